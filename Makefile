@@ -1,0 +1,153 @@
+## Targets:
+##   all        the two programs and the examples (default)
+##   test       build and run all test suites; ends in "N passed, N failed"
+##   check      layers, tidy, header and test in one run
+##   demo       a proxy and a backend on this machine, and traffic through them
+##   examples   build the examples
+##   layers     sections use only what they may, no symbol leaks
+##   tidy       the rules of style that a machine can check
+##   header     revdial.h compiles as C++11, static, alone, twice, without warnings
+##   asan       all suites with AddressSanitizer and UBSan, gcc and clang
+##   tsan       the suites with threads under ThreadSanitizer
+##   interop    against hashicorp/yamux (needs go)
+##   e2e        the programs with curl, nginx, ssh and broken networks (needs root for some)
+##   format     clang-format over all C files
+##   install    revdial.h and the programs to $(DESTDIR)$(PREFIX)
+##   uninstall  removes them
+##   clean      removes build/
+## Honours CC CFLAGS CPPFLAGS LDFLAGS LDLIBS PREFIX DESTDIR. CI=true makes warnings errors.
+
+PREFIX ?= /usr/local
+BUILD = build
+
+# Tests want line numbers and a short build; whoever sets CFLAGS gets them everywhere.
+ifeq ($(origin CFLAGS),undefined)
+CFLAGS = -O2 -g
+TEST_CFLAGS = -O1 -g
+else
+TEST_CFLAGS = $(CFLAGS)
+endif
+
+WARNINGS = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wcast-qual -Wstrict-prototypes \
+	-Wmissing-prototypes -Wundef -Wswitch-enum -Wvla -Wwrite-strings
+ifeq ($(CI),true)
+WARNINGS += -Werror
+endif
+
+# One compile per program: each has the implementation in it. -j for who did not ask for anything.
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
+endif
+ifneq ($(filter clean,$(MAKECMDGOALS)),)
+.NOTPARALLEL:
+endif
+
+# A suite that includes only the core has no threads to check, and no poll(2) to use for epoll.
+SOURCES := $(sort $(wildcard tests/test_*.c tests/sim.c))
+THREADED := $(patsubst tests/%.c,$(BUILD)/%, \
+	$(shell grep -L REVDIAL_NO_RUNTIME $(SOURCES) /dev/null))
+THREADED := $(filter $(BUILD)/%,$(THREADED))
+SUITES = $(SOURCES:tests/%.c=$(BUILD)/%) $(THREADED:=-poll)
+PROGRAMS = $(patsubst examples/%.c,$(BUILD)/revdial-%,$(wildcard examples/proxy.c examples/agent.c))
+EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%, \
+	$(sort $(filter-out examples/proxy.c examples/agent.c,$(wildcard examples/*.c))))
+INTEROP = $(patsubst tests/interop/%.c,$(BUILD)/interop/%,$(wildcard tests/interop/*.c))
+
+COMPILE = $(CC) -std=c11 $(WARNINGS) -I. $(CPPFLAGS)
+LINK = $(LDFLAGS) -pthread $(LDLIBS)
+RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
+
+.DELETE_ON_ERROR:
+.PHONY: all suites examples test check demo layers tidy header asan tsan interop e2e format \
+	install uninstall clean help FORCE
+
+all: $(PROGRAMS) examples
+examples: $(EXAMPLES)
+suites: $(SUITES)
+
+# $(1) the flags of this kind of program
+define build
+@mkdir -p $(@D)
+$(COMPILE) $(1) -MMD -MP -MF $@.d -MT $@ -o $@ $< $(LINK)
+endef
+
+$(BUILD)/revdial-%: examples/%.c $(BUILD)/flags
+	$(call build,$(CFLAGS))
+$(BUILD)/examples/%: examples/%.c $(BUILD)/flags
+	$(call build,$(CFLAGS))
+$(BUILD)/interop/%: tests/interop/%.c $(BUILD)/flags
+	$(call build,$(CFLAGS))
+$(BUILD)/%-poll: tests/%.c $(BUILD)/flags
+	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE -DREVDIAL_POLL)
+$(BUILD)/%: tests/%.c $(BUILD)/flags
+	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE)
+
+# Changes when the flags do, so that everything is built again.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(LINK)' | cmp -s - $@ || \
+		echo '$(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(LINK)' >$@
+
+-include $(wildcard $(BUILD)/*.d $(BUILD)/examples/*.d $(BUILD)/interop/*.d)
+
+test: $(SUITES) all
+	@$(RUN) $(SUITES)
+
+check: $(SUITES) all
+	@$(RUN) tests/layers.sh tests/tidy.sh tests/header.sh $(SUITES)
+
+layers tidy header:
+	@CC='$(CC)' sh tests/$@.sh
+
+demo: all
+	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/demo.sh
+
+e2e: all
+	@REVDIAL_BUILD='$(BUILD)' sh tests/e2e/run.sh
+
+interop: $(INTEROP)
+	@REVDIAL_BUILD='$(BUILD)' sh tests/interop/run.sh
+
+# $(1) name, $(2) compilers, $(3) flags, $(4) programs. A compiler that is not here or that lacks
+# the runtime is passed over, unless CI=true. One is enough for tsan.
+define sanitized
++@ccs=; programs=; \
+for cc in $(2); do \
+	if [ $(1) = tsan ] && [ "$$ccs" ]; then break; fi; \
+	if ! echo 'int main(void) { return 0; }' | $$cc $(3) -o /dev/null -x c - 2>/dev/null; then \
+		echo "$$cc cannot link with $(3)"; \
+		if [ "$(CI)" = true ]; then exit 1; else continue; fi; \
+	fi; \
+	$(MAKE) --no-print-directory BUILD=build/$(1)-$$cc CC=$$cc \
+		CFLAGS='-O1 -g -fno-omit-frame-pointer $(3)' suites all || exit 1; \
+	ccs="$$ccs $$cc"; \
+	for p in $(notdir $(4)); do programs="$$programs build/$(1)-$$cc/$$p"; done; \
+done; \
+test "$$ccs" || exit 1; \
+RUN_TIMEOUT=400 $(RUN) $$programs
+endef
+
+ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all
+asan:
+	$(call sanitized,asan,gcc clang,$(ASAN),$(SUITES))
+
+tsan:
+	$(call sanitized,tsan,clang gcc,-fsanitize=thread,$(THREADED))
+
+format:
+	clang-format -i $(wildcard *.h tests/*.[ch] tests/*/*.[ch] examples/*.[ch])
+
+install: $(PROGRAMS)
+	mkdir -p '$(DESTDIR)$(PREFIX)/include' '$(DESTDIR)$(PREFIX)/bin'
+	cp revdial.h '$(DESTDIR)$(PREFIX)/include/'
+	cp $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin/'
+
+uninstall:
+	rm -f '$(DESTDIR)$(PREFIX)/include/revdial.h' \
+		$(PROGRAMS:$(BUILD)/%='$(DESTDIR)$(PREFIX)/bin/%')
+
+clean:
+	rm -rf build
+
+help:
+	@sed -n 's/^## \{0,1\}//p' Makefile

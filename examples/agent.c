@@ -1,0 +1,189 @@
+// revdial-agent: makes the services behind a NAT reachable for a revdial-proxy. See --help.
+#define _POSIX_C_SOURCE 200809L
+#define REVDIAL_IMPLEMENTATION
+#include "revdial.h"
+
+#include "program.h"
+
+typedef struct settings {
+    prog_list servers, allow;
+    const char *name, *instance, *token_file, *target;
+    int proxy_protocol;  // 0 = none, 1, 2
+    int connect_timeout_ms, idle_timeout_ms, drain_ms;
+    int is_cleartext_fine, all_addresses;
+} settings;
+
+#define AT(field) offsetof(settings, field)
+static const prog_option options[] = {
+    {"server", PROG_LIST, AT(servers), "URL",
+     "where the proxy listens: http://HOST:PORT[/PATH] or unix:PATH; several\n"
+     "(repeated or with commas) are all served at the same time",
+     0, 0},
+    {"name", PROG_TEXT, AT(name), "NAME", "the name to register: a-z 0-9 . _ - (up to 64)", 0, 0},
+    {"instance", PROG_TEXT, AT(instance), "ID",
+     "which agent of that name this is; a new session replaces the old one\n"
+     "of the same instance (default: made from host name, name and URL)",
+     0, 0},
+    {"token-file", PROG_TEXT, AT(token_file), "FILE",
+     "a file with the token, read again before each attempt to connect\n"
+     "(default: the environment variable REVDIAL_TOKEN)",
+     0, 0},
+    {"target", PROG_TEXT, AT(target), "HOST:PORT",
+     "where streams go that ask for no target of their own; also unix:PATH", 0, 0},
+    {"allow", PROG_LIST, AT(allow), "PATTERN",
+     "what else streams may ask for, checked after resolution; repeatable:\n"
+     "127.0.0.1:22, 10.0.0.0/8:80-90, [fd00::]/8:*, *.svc.local:443,\n"
+     "unix:/run/x",
+     0, 0},
+    {"proxy-protocol", PROG_CHOICE, AT(proxy_protocol), "0|1|2",
+     "tell targets the client's address with a PROXY header of that version", 0, 0},
+    {"connect-timeout", PROG_DURATION, AT(connect_timeout_ms), "TIME",
+     "for connecting to a target (default 5s)", 1, 3600000},
+    {"idle-timeout", PROG_DURATION, AT(idle_timeout_ms), "TIME",
+     "ends streams that move nothing for so long (default 0: never)", 0, INT_MAX},
+    {"drain", PROG_DURATION, AT(drain_ms), "TIME",
+     "how long TERM waits for streams to end (default 30s)", 0, INT_MAX},
+    {"all-addresses", PROG_FLAG, AT(all_addresses), NULL,
+     "serve every address that the server's host name has, not just one", 0, 0},
+    {"insecure-cleartext", PROG_FLAG, AT(is_cleartext_fine), NULL,
+     "send the token over plain TCP to another machine: whoever listens on the\n"
+     "way can use it",
+     0, 0},
+};
+
+static const char usage[] =
+    "revdial-agent dials a revdial-proxy and lets it open connections to services on this side,\n"
+    "where nothing needs to be reachable from outside.\n"
+    "\n"
+    "Usage: revdial-agent --server URL --name NAME [--token-file FILE] --target HOST:PORT ...\n"
+    "\n"
+    "Options:\n";
+
+static const char epilogue[] =
+    "\n"
+    "A connection that breaks is made again, after 0.5 s to 30 s. TERM and INT let running\n"
+    "streams end; a second one ends the program at once.\n"
+    "\n"
+    "Exit codes: 0 stopped, 1 failed, 2 usage, 3 the proxy rejects the token or the name.\n"
+    "\n"
+    "Examples:\n"
+    "  The web server of this machine, as cam-1:\n"
+    "    revdial-agent --server http://127.0.0.1:7000 --name cam-1 \\\n"
+    "        --token-file /etc/revdial.token --target 127.0.0.1:80\n"
+    "  Nothing by default, but any ssh server of a network if the proxy names it:\n"
+    "    revdial-agent --server unix:/run/revdial.sock --name lab --allow 10.1.0.0/16:22\n";
+
+// Reads the one token that a file holds. Returns 0, or -1 and the reason in err->msg.
+static int token_read(const char *path, char *secret, size_t size, revdial_err *err)
+{
+    prog_file file;
+    const char *token = prog_file_open(&file, path, err) == 0 ? prog_file_next(&file) : NULL;
+    int is_good = token && prog_is_token(token) && strlen(token) < size && !prog_file_next(&file);
+    if (is_good)
+        memcpy(secret, token, strlen(token) + 1);
+    else if (!err->msg[0])
+        snprintf(err->msg, sizeof err->msg, "%s:%u: %s", path, file.line,
+                 "one line is expected, of letters, digits and -._~+/=");
+    prog_file_close(&file);
+    return is_good ? 0 : -1;
+}
+
+typedef struct token_source {
+    const char *file;
+    prog_log *log;
+} token_source;
+
+// A revdial_credential_fn: a file that cannot be read now may be there at the next attempt.
+static int token_fresh(void *ud, unsigned attempt, char *secret, size_t size)
+{
+    const token_source *source = ud;
+    revdial_err err = {0};
+    int rc = token_read(source->file, secret, size, &err);
+    (void)attempt;
+    if (rc < 0) prog_logf(source->log, REVDIAL_LOG_ERROR, "token.unreadable", "%s", err.msg);
+    return rc < 0 ? REVDIAL_ESYS : REVDIAL_OK;
+}
+
+// Finds what the options lack. Returns 0 or PROG_USAGE.
+static int settings_check(const prog_cli *cli, const settings *s)
+{
+    char token[PROG_TOKEN_SIZE];
+    revdial_err err = {0};
+    int rc;
+    if (s->servers.count == 0) return prog_usage_error(cli, "server", "missing", NULL);
+    if (!s->name) return prog_usage_error(cli, "name", "missing", NULL);
+    if (!s->target && s->allow.count == 0)
+        return prog_usage_error(cli, "target", "missing, and so is --allow", NULL);
+    if (!s->token_file && !getenv("REVDIAL_TOKEN"))
+        return prog_usage_error(cli, "token-file", "missing, and so is REVDIAL_TOKEN", NULL);
+    if (!s->token_file) return 0;
+    rc = token_read(s->token_file, token, sizeof token, &err);
+    prog_wipe(token, sizeof token);
+    return rc == 0 ? 0 : prog_usage_error(cli, "token-file", err.msg, NULL);
+}
+
+static int exit_code(int rc)
+{
+    if (rc == REVDIAL_OK) return PROG_STOPPED;
+    if (rc == REVDIAL_EAUTH || rc == REVDIAL_EDENIED) return PROG_AUTH_REJECTED;
+    return rc == REVDIAL_EINVAL ? PROG_USAGE : PROG_FAILED;
+}
+
+static int serve(const settings *s, const char *url, prog_log *log)
+{
+    token_source source = {s->token_file, log};
+    revdial_agent_config cfg = {0};
+    revdial_err err = {0};
+    int rc;
+    cfg.url = url;
+    cfg.name = s->name;
+    cfg.instance = s->instance;
+    cfg.secret = s->token_file ? NULL : getenv("REVDIAL_TOKEN");
+    cfg.credential_fn = s->token_file ? token_fresh : NULL;
+    cfg.credential_ud = &source;
+    cfg.allow_cleartext = s->is_cleartext_fine;
+    cfg.all_addresses = s->all_addresses;
+    cfg.allow = s->allow.items;
+    cfg.default_target = s->target;
+    cfg.proxy_protocol = s->proxy_protocol;
+    cfg.connect_timeout_ms = s->connect_timeout_ms;
+    cfg.idle_timeout_ms = s->idle_timeout_ms;
+    cfg.drain_ms = s->drain_ms > 0 ? s->drain_ms : 1;  // 0 would be the default
+    cfg.stop = &prog_stop;
+    cfg.common.log = prog_log_put;
+    cfg.common.log_ud = log;
+    cfg.common.log_level = log->level;
+    rc = revdial_serve(&cfg, &err);
+    if (rc != REVDIAL_OK)
+        prog_logf(log, REVDIAL_LOG_ERROR, "agent.failed", "%s", err.msg);
+    else
+        prog_logf(log, REVDIAL_LOG_INFO, "agent.stopped", "%s: stopped", s->name);
+    return exit_code(rc);
+}
+
+int main(int argc, char **argv)
+{
+    settings s = {.drain_ms = 30000, .connect_timeout_ms = 5000};
+    prog_cli cli = {.program = "revdial-agent", .usage = usage, .epilogue = epilogue};
+    prog_log log;
+    char *url;
+    int rc;
+    (void)argc;
+    cli.options = options;
+    cli.option_count = sizeof options / sizeof options[0];
+    cli.settings = &s;
+    rc = prog_parse(&cli, argv);
+    if (rc < 0 && (rc = settings_check(&cli, &s)) == 0) {
+        log = prog_log_of(&cli.common);
+        url = prog_list_join(&s.servers);
+        rc = PROG_FAILED;
+        if (url && prog_catch_signals() == 0) {
+            prog_raise_descriptor_limit(&log);
+            rc = serve(&s, url, &log);
+        }
+        free(url);
+    }
+    free(s.servers.items);
+    free(s.allow.items);
+    return rc;
+}

@@ -1,0 +1,448 @@
+// What revdial-proxy and revdial-agent share: options, files with secrets, logs, signals. Included
+// once by each, after revdial.h.
+#ifndef REVDIAL_PROGRAM_H
+#define REVDIAL_PROGRAM_H
+
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+enum prog_exit {
+    PROG_STOPPED = 0,
+    PROG_FAILED = 1,         // at run time, or stopped by a second signal
+    PROG_USAGE = 2,          // options or files that they name
+    PROG_AUTH_REJECTED = 3,  // the proxy does not accept our token or name
+    PROG_CANNOT_BIND = 4
+};
+
+enum { PROG_TOKEN_SIZE = 4097 };  // the longest token that the handshake takes, and its NUL
+
+// ------------------------------------------------------------------------------------------------
+// Logs: one line per event on stderr, for people on a terminal, else as logfmt.
+
+typedef struct prog_log {
+    int level;   // REVDIAL_LOG_*
+    int logfmt;  // 0 = text
+} prog_log;
+
+typedef struct prog_line {
+    char text[1024];
+    size_t len;
+} prog_line;
+
+// Appends text if all of it fits beside the closing quote and the newline. Returns 0 if it did not.
+static int prog_line_put(prog_line *line, const char *text)
+{
+    size_t len = strlen(text);
+    if (len > sizeof line->text - 2 - line->len) return 0;
+    memcpy(line->text + line->len, text, len);
+    line->len += len;
+    return 1;
+}
+
+// A value cannot end its line or its quotes, whatever is in it.
+static void prog_line_put_escaped(prog_line *line, const char *text, int quoted)
+{
+    char one[8];
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        if (c < 0x20 || c == 0x7f)
+            snprintf(one, sizeof one, "\\x%02x", c);
+        else
+            snprintf(one, sizeof one, "%s%c", quoted && (c == '"' || c == '\\') ? "\\" : "", c);
+        if (!prog_line_put(line, one)) return;
+    }
+}
+
+static void prog_line_put_time(prog_line *line)
+{
+    char day[32], text[48];
+    struct timespec now = {0};
+    struct tm utc = {0};
+    if (clock_gettime(CLOCK_REALTIME, &now) != 0 || !gmtime_r(&now.tv_sec, &utc)) return;
+    if (strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%S", &utc) == 0) return;
+    snprintf(text, sizeof text, "%s.%03ldZ", day, now.tv_nsec / 1000000);
+    prog_line_put(line, text);
+}
+
+// A revdial_log_fn; ud is the prog_log.
+static void prog_log_put(void *ud, int level, const char *event, const char *msg)
+{
+    static const char *const names[] = {"", "error", "warn", "info", "debug"};
+    const prog_log *log = ud;
+    prog_line line = {{0}, 0};
+    if (level > log->level || level < REVDIAL_LOG_ERROR || level > REVDIAL_LOG_DEBUG) return;
+    prog_line_put(&line, log->logfmt ? "ts=" : "");
+    prog_line_put_time(&line);
+    prog_line_put(&line, log->logfmt ? " level=" : " ");
+    prog_line_put(&line, names[level]);
+    prog_line_put(&line, log->logfmt ? " event=" : " ");
+    prog_line_put(&line, event);
+    prog_line_put(&line, log->logfmt ? " msg=\"" : ": ");
+    prog_line_put_escaped(&line, msg, log->logfmt);
+    if (log->logfmt) line.text[line.len++] = '"';
+    line.text[line.len++] = '\n';
+    fwrite(line.text, 1, line.len, stderr);  // one write: lines of several threads do not mix
+}
+
+#ifdef __GNUC__
+static void prog_logf(prog_log *log, int level, const char *event, const char *form, ...)
+    __attribute__((format(printf, 4, 5)));
+#endif
+static void prog_logf(prog_log *log, int level, const char *event, const char *form, ...)
+{
+    char msg[512];
+    va_list args;
+    va_start(args, form);
+    vsnprintf(msg, sizeof msg, form, args);
+    va_end(args);
+    prog_log_put(log, level, event, msg);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Options: each program has a table of its own; these are understood by both.
+
+enum prog_kind { PROG_FLAG, PROG_TEXT, PROG_LIST, PROG_NUMBER, PROG_DURATION, PROG_CHOICE };
+
+typedef struct prog_option {
+    const char *name;  // without the dashes
+    enum prog_kind kind;
+    size_t at;         // offsetof() in the settings: const char *, prog_list, else int
+    const char *arg;   // for the help; of a PROG_CHOICE "first|second|…", stored as 0, 1, …
+    const char *help;  // may have several lines
+    int min, max;      // of a number, or of a duration in milliseconds
+} prog_option;
+
+typedef struct prog_list {
+    const char **items;  // NULL-terminated
+    size_t count;
+} prog_list;
+
+typedef struct prog_common {
+    int level, format, verbose, help, version;
+} prog_common;
+
+typedef struct prog_cli {
+    const char *program;
+    const char *usage, *epilogue;  // before and after the options in the help
+    const prog_option *options;
+    size_t option_count;
+    void *settings;
+    prog_common common;
+} prog_cli;
+
+#define PROG_COMMON(field) offsetof(prog_common, field)
+static const prog_option prog_common_options[] = {
+    {"log-level", PROG_CHOICE, PROG_COMMON(level), "error|warn|info|debug", "default info", 0, 0},
+    {"log-format", PROG_CHOICE, PROG_COMMON(format), "auto|text|logfmt",
+     "auto: text on a terminal, else logfmt", 0, 0},
+    {"verbose", PROG_FLAG, PROG_COMMON(verbose), NULL, "-v: as --log-level debug", 0, 0},
+    {"help", PROG_FLAG, PROG_COMMON(help), NULL, "-h: show this and exit", 0, 0},
+    {"version", PROG_FLAG, PROG_COMMON(version), NULL, "show the version and exit", 0, 0},
+};
+enum { PROG_COMMON_COUNT = sizeof prog_common_options / sizeof prog_common_options[0] };
+
+// Says what is wrong with an option and how to get help. Returns PROG_USAGE.
+static int prog_usage_error(const prog_cli *cli, const char *option, const char *problem,
+                            const char *value)
+{
+    fprintf(stderr, "%s: --%s: %s%s%s%s\nTry '%s --help'.\n", cli->program, option, problem,
+            value ? " \"" : "", value ? value : "", value ? "\"" : "", cli->program);
+    return PROG_USAGE;
+}
+
+static int prog_list_add(prog_list *list, const char *item)
+{
+    const char **items = realloc(list->items, (list->count + 2) * sizeof *items);
+    if (!items) return -1;
+    items[list->count++] = item;
+    items[list->count] = NULL;
+    list->items = items;
+    return 0;
+}
+
+// The items with commas between them; NULL when out of memory.
+static char *prog_list_join(const prog_list *list)
+{
+    size_t i, size = 1;
+    char *all;
+    for (i = 0; i < list->count; i++) size += strlen(list->items[i]) + 1;
+    all = calloc(1, size);
+    for (i = 0; all && i < list->count; i++) {
+        if (i > 0) strcat(all, ",");
+        strcat(all, list->items[i]);
+    }
+    return all;
+}
+
+// Reads "250", or "250ms", "30s", "5m", "2h" when it is a duration. Returns -1 if it is not one.
+static int64_t prog_parse_amount(const char *text, int is_duration)
+{
+    static const struct {
+        const char *unit;
+        int64_t ms;
+    } units[] = {{"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}};
+    int64_t value = 0;
+    size_t i;
+    const char *unit = text;
+    for (; *unit >= '0' && *unit <= '9' && value <= INT_MAX; unit++)
+        value = value * 10 + (*unit - '0');
+    if (unit == text || value > INT_MAX) return -1;
+    if (!is_duration || (value == 0 && !*unit)) return *unit ? -1 : value;
+    for (i = 0; i < sizeof units / sizeof units[0]; i++)
+        if (strcmp(unit, units[i].unit) == 0) return value * units[i].ms;
+    return -1;
+}
+
+static int prog_parse_choice(const char *choices, const char *value)
+{
+    size_t len = strlen(value);
+    int index = 0;
+    for (;; index++) {
+        size_t n = strcspn(choices, "|");
+        if (n == len && memcmp(choices, value, n) == 0) return index;
+        if (!choices[n]) return -1;
+        choices += n + 1;
+    }
+}
+
+static int prog_set_number(const prog_cli *cli, const prog_option *o, int *to, const char *value)
+{
+    char range[96];
+    int64_t number = prog_parse_amount(value, o->kind == PROG_DURATION);
+    if (number >= o->min && number <= o->max) {
+        *to = (int)number;
+        return 0;
+    }
+    if (o->kind == PROG_DURATION && number < 0)
+        return prog_usage_error(cli, o->name, "not a duration like 500ms, 30s, 5m or 2h:", value);
+    snprintf(range, sizeof range, "not a number from %d to %d%s:", o->min, o->max,
+             o->kind == PROG_DURATION ? " (in ms)" : "");
+    return prog_usage_error(cli, o->name, range, value);
+}
+
+static int prog_set(const prog_cli *cli, const prog_option *o, void *at, const char *value)
+{
+    char problem[96];
+    int choice;
+    switch (o->kind) {
+    case PROG_FLAG: *(int *)at = 1; return 0;
+    case PROG_TEXT:
+        if (!*value) return prog_usage_error(cli, o->name, "must not be empty", NULL);
+        *(const char **)at = value;
+        return 0;
+    case PROG_LIST:
+        if (!*value) return prog_usage_error(cli, o->name, "must not be empty", NULL);
+        if (prog_list_add(at, value) != 0) return PROG_FAILED;
+        return 0;
+    case PROG_NUMBER:
+    case PROG_DURATION: return prog_set_number(cli, o, at, value);
+    case PROG_CHOICE:
+        choice = prog_parse_choice(o->arg, value);
+        snprintf(problem, sizeof problem, "not one of %s:", o->arg);
+        if (choice < 0) return prog_usage_error(cli, o->name, problem, value);
+        *(int *)at = choice;
+        return 0;
+    }
+    return PROG_FAILED;
+}
+
+static const prog_option *prog_find(const prog_option *options, size_t count, const char *name,
+                                    size_t len)
+{
+    size_t i;
+    for (i = 0; i < count; i++)
+        if (strlen(options[i].name) == len && memcmp(options[i].name, name, len) == 0)
+            return &options[i];
+    return NULL;
+}
+
+// Takes the option at argv[*i], and its value there or in the next word.
+static int prog_parse_one(prog_cli *cli, char **argv, int *i)
+{
+    const char *word = argv[*i], *value = NULL;
+    char *base = cli->settings;
+    const prog_option *o;
+    size_t len;
+    if (strcmp(word, "-v") == 0) word = "--verbose";
+    if (strcmp(word, "-h") == 0) word = "--help";
+    if (strncmp(word, "--", 2) != 0 || !word[2]) {
+        fprintf(stderr, "%s: unexpected argument \"%s\"\nTry '%s --help'.\n", cli->program, word,
+                cli->program);
+        return PROG_USAGE;
+    }
+    len = strcspn(word + 2, "=");
+    o = prog_find(cli->options, cli->option_count, word + 2, len);
+    if (!o) {
+        o = prog_find(prog_common_options, PROG_COMMON_COUNT, word + 2, len);
+        base = (char *)&cli->common;
+    }
+    if (!o) return prog_usage_error(cli, word + 2, "no such option", NULL);
+    if (word[2 + len] == '=') value = word + 2 + len + 1;
+    if (o->kind == PROG_FLAG)
+        return value ? prog_usage_error(cli, o->name, "takes no value", NULL)
+                     : prog_set(cli, o, base + o->at, "");
+    if (!value) value = argv[*i + 1] ? argv[++*i] : NULL;
+    if (!value) return prog_usage_error(cli, o->name, "needs a value", NULL);
+    return prog_set(cli, o, base + o->at, value);
+}
+
+static void prog_print_options(const prog_option *options, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        const char *line = options[i].help;
+        char head[64];
+        const char *arg = options[i].arg;
+        snprintf(head, sizeof head, "--%s%s%s", options[i].name, arg ? " " : "", arg ? arg : "");
+        if (strlen(head) > 24) printf("  %s\n", head);
+        if (strlen(head) > 24) head[0] = '\0';
+        while (*line) {
+            int len = (int)strcspn(line, "\n");
+            printf("  %-24s  %.*s\n", head, len, line);
+            line += len + (line[len] == '\n');
+            head[0] = '\0';
+        }
+    }
+}
+
+// Parses the command line. Returns -1 to go on, or what to exit with at once.
+static int prog_parse(prog_cli *cli, char **argv)
+{
+    int i, rc = 0;
+    cli->common.level = REVDIAL_LOG_INFO - REVDIAL_LOG_ERROR;
+    for (i = 1; argv[i] && rc == 0; i++) rc = prog_parse_one(cli, argv, &i);
+    if (rc != 0) return rc;
+    if (cli->common.help) {
+        fputs(cli->usage, stdout);
+        prog_print_options(cli->options, cli->option_count);
+        prog_print_options(prog_common_options, PROG_COMMON_COUNT);
+        fputs(cli->epilogue, stdout);
+        return PROG_STOPPED;
+    }
+    if (!cli->common.version) return -1;
+    printf("%s %s\n", cli->program, revdial_version());
+    return PROG_STOPPED;
+}
+
+static prog_log prog_log_of(const prog_common *common)
+{
+    prog_log log;
+    log.level = common->verbose ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_ERROR + common->level;
+    log.logfmt = common->format == 2 || (common->format == 0 && !isatty(STDERR_FILENO));
+    return log;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Secrets come from a file or from the environment, never from the command line.
+
+// Overwrites a secret that is no longer needed.
+static void prog_wipe(void *data, size_t size)
+{
+    volatile unsigned char *at = data;
+    while (size-- > 0) *at++ = 0;
+}
+
+// Is it what "Authorization: Bearer" can carry (RFC 6750, b64token)?
+static int prog_is_token(const char *text)
+{
+    static const char set[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/";
+    size_t n = strspn(text, set);
+    return n > 0 && strlen(text) < PROG_TOKEN_SIZE && n + strspn(text + n, "=") == strlen(text);
+}
+
+enum { PROG_FILE_SIZE_MAX = 1 << 20 };  // ten thousand tokens; protects against a wrong path
+
+typedef struct prog_file {
+    char *text, *at;  // all of it, NUL-terminated, and what has not been read
+    size_t size;
+    unsigned line;  // the number of the line that was read last
+} prog_file;
+
+static void prog_file_close(prog_file *f)
+{
+    if (f->text) prog_wipe(f->text, f->size);
+    free(f->text);
+    memset(f, 0, sizeof *f);
+}
+
+// Reads a file. Returns 0, or -1 and the reason in err->msg. Close it in either case.
+static int prog_file_open(prog_file *f, const char *path, revdial_err *err)
+{
+    FILE *file = fopen(path, "r");
+    memset(f, 0, sizeof *f);
+    if (file) f->at = f->text = calloc(1, PROG_FILE_SIZE_MAX + 1);
+    if (f->text) f->size = fread(f->text, 1, PROG_FILE_SIZE_MAX, file);
+    if (!f->text || ferror(file))
+        snprintf(err->msg, sizeof err->msg, "%s: %s", path, strerror(errno));
+    else if (f->size == PROG_FILE_SIZE_MAX || strlen(f->text) != f->size)
+        snprintf(err->msg, sizeof err->msg, "%s: not a file with tokens", path);
+    else
+        err->msg[0] = '\0';
+    if (file) fclose(file);
+    return err->msg[0] ? -1 : 0;
+}
+
+// The next line that is neither empty nor a comment, without the blanks around it; NULL at the end.
+static char *prog_file_next(prog_file *f)
+{
+    while (*f->at) {
+        char *line = f->at, *end = line + strcspn(line, "\n");
+        f->at = *end ? end + 1 : end;
+        f->line++;
+        *end = '\0';
+        while (end > line && strchr(" \t\r", end[-1])) *--end = '\0';
+        line += strspn(line, " \t");
+        if (*line && *line != '#') return line;
+    }
+    return NULL;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Signals: the first TERM or INT asks to stop, the second ends the process at once.
+
+static volatile sig_atomic_t prog_stop;          // read by revdial_serve() and the proxy's loop
+static volatile sig_atomic_t prog_wake_fd = -1;  // written to, so that a poll(2) returns
+
+static void prog_on_signal(int sig)
+{
+    int saved = errno;
+    (void)sig;
+    if (prog_stop) _exit(PROG_FAILED);
+    prog_stop = 1;
+    if (prog_wake_fd >= 0 && write(prog_wake_fd, "", 1) < 0) {
+        // The pipe is full: then its reader wakes up without this byte.
+    }
+    errno = saved;
+}
+
+static int prog_catch_signals(void)
+{
+    struct sigaction act;
+    memset(&act, 0, sizeof act);
+    sigemptyset(&act.sa_mask);
+    act.sa_handler = prog_on_signal;
+    if (sigaction(SIGTERM, &act, NULL) != 0 || sigaction(SIGINT, &act, NULL) != 0) return -1;
+    act.sa_handler = SIG_IGN;  // whoever reads our stdout may leave
+    return sigaction(SIGPIPE, &act, NULL);
+}
+
+// A tunnel needs a descriptor per connection; the usual soft limit of 1024 protects select(2) only.
+static void prog_raise_descriptor_limit(prog_log *log)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        prog_logf(log, REVDIAL_LOG_WARN, "limit.nofile", "cannot raise it: %s", strerror(errno));
+}
+
+#endif  // REVDIAL_PROGRAM_H

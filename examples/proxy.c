@@ -1,0 +1,501 @@
+// revdial-proxy: agents register here, and each exposed address leads to one of them. See --help.
+//
+// One thread accepts clients and starts a dial for each; when the dial has succeeded, the library's
+// I/O thread carries the bytes. No thread waits for anybody.
+#define _POSIX_C_SOURCE 200809L
+#define REVDIAL_IMPLEMENTATION
+#include "revdial.h"
+
+#include "program.h"
+#include "program_listen.h"
+
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+
+enum {
+    ACCEPT_BATCH = 64,       // clients taken from one listener before the others have their turn
+    ACCEPT_PAUSE_MS = 100,   // when descriptors have run out: some will be closed meanwhile
+    FAILURES_PER_SECOND = 5  // lines in the log; a flood of failures must not become one of lines
+};
+
+typedef struct settings {
+    prog_list listens, exposes;
+    const char *token_file, *path;
+    int pick, dial_timeout_ms, is_waiting, drain_ms, io_threads, max_sessions;
+} settings;
+
+#define AT(field) offsetof(settings, field)
+static const prog_option options[] = {
+    {"listen", PROG_LIST, AT(listens), "ADDRESS",
+     "where agents connect: HOST:PORT or unix:PATH; port 0 = any free one,\n"
+     "printed as 'listening on ADDRESS'; repeatable",
+     0, 0},
+    {"expose", PROG_LIST, AT(exposes), "ADDRESS=NAME[/TARGET]",
+     "connections to ADDRESS (HOST:PORT, a PORT of 127.0.0.1, or unix:PATH) go\n"
+     "to the agent NAME, there to TARGET (HOST:PORT or unix:PATH) or to where\n"
+     "the agent sends them; port 0 = any free one, printed as 'listening on\n"
+     "ADDRESS for NAME'; repeatable",
+     0, 0},
+    {"token-file", PROG_TEXT, AT(token_file), "FILE",
+     "who may register, one line each (see below); default: the environment\n"
+     "variable REVDIAL_TOKEN holds a token that is good for every name",
+     0, 0},
+    {"path", PROG_TEXT, AT(path), "PATH", "of the agents' HTTP request (default /revdial)", 0, 0},
+    {"pick", PROG_CHOICE, AT(pick), "round-robin|least-streams",
+     "how to choose between several agents of one name (default round-robin)", 0, 0},
+    {"dial-timeout", PROG_DURATION, AT(dial_timeout_ms), "TIME",
+     "how long a client may wait until the agent has reached the target\n"
+     "(default 10s)",
+     1, 3600000},
+    {"wait", PROG_FLAG, AT(is_waiting), NULL,
+     "when no agent of the name is there, wait for one up to --dial-timeout", 0, 0},
+    {"drain", PROG_DURATION, AT(drain_ms), "TIME",
+     "how long TERM waits for connections to end (default 30s)", 0, INT_MAX},
+    {"io-threads", PROG_NUMBER, AT(io_threads), "N", "that carry the bytes (default 1)", 1, 256},
+    {"max-sessions", PROG_NUMBER, AT(max_sessions), "N", "agents at one time (default 65536)", 1,
+     1 << 24},
+};
+
+static const char usage[] =
+    "revdial-proxy lets agents behind NAT register and opens connections to what they serve.\n"
+    "\n"
+    "Usage: revdial-proxy --listen ADDRESS --token-file FILE --expose ADDRESS=NAME ...\n"
+    "\n"
+    "Options:\n";
+
+static const char epilogue[] =
+    "\n"
+    "A line of the token file is TOKEN, or NAMES TOKEN: a comma list of globs that the token may\n"
+    "register ('*' if it stands alone), and the token or 'sha256:' and its hash in hex. '#'\n"
+    "starts a comment. Lines with the same NAMES are one identity, so that a token can be\n"
+    "replaced by adding a line; a name that one identity holds is refused to the others.\n"
+    "\n"
+    "The first TERM or INT accepts nobody new and lets connections end; a second one ends the\n"
+    "program at once.\n"
+    "\n"
+    "Exit codes: 0 stopped, 1 failed, 2 usage, 4 cannot listen on an address.\n"
+    "\n"
+    "Examples:\n"
+    "  Port 8080 here is what the agent cam-1 calls its target:\n"
+    "    revdial-proxy --listen 0.0.0.0:7000 --token-file tokens --expose 0.0.0.0:8080=cam-1\n"
+    "  Two services behind one agent, the second through a Unix socket:\n"
+    "    revdial-proxy --listen 127.0.0.1:7000 --token-file tokens \\\n"
+    "        --expose 8080=lab/10.1.0.5:80 --expose unix:/run/lab-ssh=lab/10.1.0.5:22\n";
+
+// ------------------------------------------------------------------------------------------------
+// Who may register
+
+typedef struct token_table {
+    prog_file file;  // what the rows point into
+    revdial_credential *rows;
+    size_t count;
+} token_table;
+
+static void token_table_free(token_table *table)
+{
+    prog_file_close(&table->file);
+    free(table->rows);
+    table->rows = NULL;
+}
+
+static int token_table_add(token_table *table, const char *names, const char *secret)
+{
+    revdial_credential *rows = realloc(table->rows, (table->count + 1) * sizeof *rows);
+    if (!rows) return -1;
+    memset(&rows[table->count], 0, sizeof *rows);
+    rows[table->count].names = names;
+    rows[table->count].user = names;  // two tokens for the same names: the same agent, a new token
+    rows[table->count].secret = secret;
+    table->rows = rows;
+    table->count++;
+    return 0;
+}
+
+// Splits a line into names and secret. Returns NULL, or what is wrong with it.
+static const char *token_line_split(char *line, const char **names, const char **secret)
+{
+    static const char hash_prefix[] = "sha256:", hex[] = "0123456789abcdefABCDEF";
+    static const char globs[] = "abcdefghijklmnopqrstuvwxyz0123456789._-*?[],";
+    char *blank = line + strcspn(line, " \t");
+    *names = "*";
+    *secret = line;
+    if (*blank) {
+        *blank = '\0';
+        *names = line;
+        *secret = blank + 1 + strspn(blank + 1, " \t");
+    }
+    if ((*names)[strspn(*names, globs)]) return "names have a-z 0-9 . _ - and the globs * ? [ ]";
+    if (strncmp(*secret, hash_prefix, sizeof hash_prefix - 1) == 0) {
+        const char *hash = *secret + sizeof hash_prefix - 1;
+        return strlen(hash) == 64 && strspn(hash, hex) == 64 ? NULL : "sha256: needs 64 hex digits";
+    }
+    return prog_is_token(*secret) ? NULL : "a token has letters, digits and -._~+/= only";
+}
+
+// Reads the token file, or takes REVDIAL_TOKEN for every name. Returns 0 or PROG_USAGE.
+static int token_table_read(const prog_cli *cli, token_table *table, const char *path)
+{
+    revdial_err err = {0};
+    const char *names, *secret = getenv("REVDIAL_TOKEN"), *problem = NULL;
+    char *line;
+    if (!path && secret && prog_is_token(secret))
+        return token_table_add(table, "*", secret) == 0 ? 0 : PROG_FAILED;
+    if (!path) return prog_usage_error(cli, "token-file", "missing, and so is REVDIAL_TOKEN", NULL);
+    if (prog_file_open(&table->file, path, &err) != 0)
+        return prog_usage_error(cli, "token-file", err.msg, NULL);
+    while (!problem && (line = prog_file_next(&table->file))) {
+        problem = token_line_split(line, &names, &secret);
+        if (!problem && token_table_add(table, names, secret) != 0) problem = "out of memory";
+    }
+    if (!problem && table->count == 0) problem = "there is no token in it";
+    if (!problem) return 0;
+    snprintf(err.msg, sizeof err.msg, "%s:%u: %s", path, table->file.line, problem);
+    return prog_usage_error(cli, "token-file", err.msg, NULL);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Exposed addresses
+
+typedef struct app app;
+
+typedef struct expose {
+    app *app;
+    char address[LISTEN_ADDRESS_SIZE];  // as asked for, then as bound
+    char name[65];
+    const char *target;  // NULL = the agent's own
+    int fd;
+} expose;
+
+struct app {
+    settings s;
+    prog_log log;
+    revdial_proxy *proxy;
+    expose *exposes;
+    size_t expose_count;
+    struct pollfd *polls;  // one for each, and the pipe that a signal writes to
+    int wake[2];
+    pthread_mutex_t lock;  // of what follows
+    time_t failure_second;
+    unsigned failures;  // in that second
+};
+
+// Is it "host:port" or "unix:path"?
+static int is_target(const char *text)
+{
+    const char *port = strrchr(text, ':');
+    int64_t number = port && !listen_is_unix(text) ? prog_parse_amount(port + 1, 0) : 1;
+    return port && port > text && port[1] && number >= 1 && number <= 65535;
+}
+
+// Takes "ADDRESS=NAME[/TARGET]" apart. Returns NULL, or what is wrong with it.
+static const char *expose_parse(expose *x, const char *spec)
+{
+    static const char set[] = "abcdefghijklmnopqrstuvwxyz0123456789._-";
+    size_t address_len = strcspn(spec, "="), name_len;
+    const char *name = spec + address_len + 1;
+    const char *local = strspn(spec, "0123456789") == address_len ? "127.0.0.1:" : "";
+    if (!spec[address_len] || address_len == 0) return "is not ADDRESS=NAME[/TARGET]";
+    if (address_len + strlen(local) >= sizeof x->address) return "the address is too long in";
+    name_len = strcspn(name, "/");
+    if (name_len == 0 || name_len >= sizeof x->name || strspn(name, set) != name_len)
+        return "the name must be 1 to 64 of a-z 0-9 . _ - in";
+    snprintf(x->address, sizeof x->address, "%s%.*s", local, (int)address_len, spec);
+    memcpy(x->name, name, name_len);
+    x->target = name[name_len] ? name + name_len + 1 : NULL;
+    if (x->target && !is_target(x->target)) return "the target is not HOST:PORT or unix:PATH in";
+    return NULL;
+}
+
+static int expose_listen(expose *x)
+{
+    const char *why;
+    x->fd = listen_open(x->address, sizeof x->address, &why);
+    if (x->fd >= 0) return 0;
+    prog_logf(&x->app->log, REVDIAL_LOG_ERROR, "expose.failed", "cannot listen on %s: %s",
+              x->address, why);
+    return PROG_CANNOT_BIND;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Clients: accepted here, dialled for, and handed to the I/O threads
+
+// One client from accept(2) to the end of its connection.
+typedef struct client {
+    const expose *via;
+    char address[LISTEN_ADDRESS_SIZE];
+    int fd;  // -1 once the library owns it
+} client;
+
+static void client_free(client *c)
+{
+    struct linger abort_at_close = {1, 0};
+    if (c->fd >= 0) {
+        // RST, not FIN: an end that looks like a normal one could be taken for an empty answer.
+        setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &abort_at_close, sizeof abort_at_close);
+        close(c->fd);
+    }
+    free(c);
+}
+
+// Logs a failure that clients can cause, but only the first few times in a second.
+static void log_failure(app *a, const char *event, const char *msg)
+{
+    unsigned skipped = 0;
+    int is_logged;
+    time_t now = time(NULL);
+    pthread_mutex_lock(&a->lock);
+    if (a->failure_second != now) {
+        skipped = a->failures > FAILURES_PER_SECOND ? a->failures - FAILURES_PER_SECOND : 0;
+        a->failure_second = now;
+        a->failures = 0;
+    }
+    is_logged = ++a->failures <= FAILURES_PER_SECOND;
+    pthread_mutex_unlock(&a->lock);
+    if (skipped > 0)
+        prog_logf(&a->log, REVDIAL_LOG_WARN, "log.skipped", "%u failures not logged", skipped);
+    if (is_logged) prog_log_put(&a->log, REVDIAL_LOG_WARN, event, msg);
+}
+
+static void client_failed(client *c, const char *event, const char *why)
+{
+    const expose *x = c->via;
+    char msg[512];
+    snprintf(msg, sizeof msg, "%s for %s on %s: %s", x->name, c->address, x->address, why);
+    log_failure(x->app, event, msg);
+    client_free(c);
+}
+
+static void on_joined_end(void *ud, const uint64_t moved[2], const revdial_err *why)
+{
+    client *c = ud;
+    prog_logf(&c->via->app->log, REVDIAL_LOG_DEBUG, "client.closed",
+              "%s for %s: %llu bytes there, %llu back, %s", c->via->name, c->address,
+              (unsigned long long)moved[0], (unsigned long long)moved[1], why ? why->msg : "EOF");
+    client_free(c);
+}
+
+// On an I/O thread: the backend has accepted, or it is known why not.
+static void on_dialled(void *ud, revdial_stream *st, const revdial_err *err)
+{
+    client *c = ud;
+    revdial_join_opts opts = {.done = on_joined_end, .ud = c};
+    int rc, fd = c->fd;
+    if (!st) {
+        client_failed(c, "dial.failed", err->msg);
+        return;
+    }
+    c->fd = -1;
+    rc = revdial_join(st, fd, fd, &opts);
+    if (rc != REVDIAL_OK) client_failed(c, "join.failed", revdial_strerror(rc));
+}
+
+static void client_start(const expose *x, int fd, const struct sockaddr *from)
+{
+    const settings *s = &x->app->s;
+    revdial_dial_opts opts = {.target = x->target, .timeout_ms = s->dial_timeout_ms};
+    struct sockaddr_storage local;
+    socklen_t len = sizeof local;
+    char local_text[LISTEN_ADDRESS_SIZE] = "";
+    client *c = calloc(1, sizeof *c);
+    int64_t rc;
+    int on = 1;
+    if (!c) {
+        close(fd);
+        return;
+    }
+    c->via = x;
+    c->fd = fd;
+    listen_print(c->address, sizeof c->address, from);
+    if (getsockname(fd, (struct sockaddr *)&local, &len) == 0)
+        listen_print(local_text, sizeof local_text, (struct sockaddr *)&local);
+    if (c->address[0]) {
+        opts.client_addr = c->address;
+        opts.local_addr = local_text;
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    } else {
+        strcpy(c->address, "unix");
+    }
+    opts.pick = s->pick == 0 ? REVDIAL_PICK_ROUND_ROBIN : REVDIAL_PICK_LEAST_STREAMS;
+    opts.flags = s->is_waiting ? REVDIAL_DIAL_WAIT : 0;
+    rc = revdial_dial_async(x->app->proxy, x->name, &opts, on_dialled, c);
+    if (rc < 0) client_failed(c, "dial.failed", revdial_strerror((int)rc));
+}
+
+// Returns 0, or errno when descriptors or memory have run out, so that accepting must pause.
+static int accept_batch(const expose *x)
+{
+    struct sockaddr_storage from;
+    int i, fd;
+    for (i = 0; i < ACCEPT_BATCH; i++) {
+        socklen_t len = sizeof from;
+        memset(&from, 0, sizeof from);
+        fd = accept(x->fd, (struct sockaddr *)&from, &len);
+        if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM))
+            return errno;
+        if (fd < 0) return 0;
+        if (listen_prepare_fd(fd) != 0)
+            close(fd);
+        else
+            client_start(x, fd, (struct sockaddr *)&from);
+    }
+    return 0;
+}
+
+// Accepts until a signal asks to stop. Returns 0, or -1 with errno.
+static int accept_loop(app *a)
+{
+    size_t i;
+    while (!prog_stop) {
+        int shortage = 0, rc;
+        if (poll(a->polls, (nfds_t)a->expose_count + 1, -1) < 0 && errno != EINTR) return -1;
+        for (i = 0; i < a->expose_count && !prog_stop; i++) {
+            rc = a->polls[i].revents ? accept_batch(&a->exposes[i]) : 0;
+            if (rc != 0) shortage = rc;
+        }
+        if (shortage == 0) continue;
+        // The listeners stay readable, so without a pause this would spin. A signal ends it.
+        log_failure(a, "accept.paused", strerror(shortage));
+        if (poll(&a->polls[a->expose_count], 1, ACCEPT_PAUSE_MS) < 0 && errno != EINTR) return -1;
+    }
+    return 0;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Start and stop
+
+static int app_open_proxy(app *a, const token_table *tokens)
+{
+    revdial_proxy_config cfg = {0};
+    revdial_err err = {0};
+    char *listens = prog_list_join(&a->s.listens);
+    cfg.listen = listens;
+    cfg.path = a->s.path;
+    cfg.credentials = tokens->rows;
+    cfg.credential_count = tokens->count;
+    cfg.max_sessions = (unsigned)a->s.max_sessions;
+    cfg.common.io_threads = (unsigned)a->s.io_threads;
+    cfg.common.log = prog_log_put;
+    cfg.common.log_ud = &a->log;
+    cfg.common.log_level = a->log.level;
+    if (listens) a->proxy = revdial_proxy_open(&cfg, &err);
+    free(listens);
+    if (a->proxy) return 0;
+    prog_logf(&a->log, REVDIAL_LOG_ERROR, "proxy.failed", "%s", err.msg);
+    if (err.code == REVDIAL_ESYS) return PROG_CANNOT_BIND;
+    return err.code == REVDIAL_EINVAL ? PROG_USAGE : PROG_FAILED;
+}
+
+// Says where we listen, for people and for scripts that gave port 0.
+static int app_announce(app *a)
+{
+    char address[LISTEN_ADDRESS_SIZE];
+    unsigned i;
+    for (i = 0; revdial_proxy_address(a->proxy, i, address, sizeof address) >= 0; i++)
+        printf("listening on %s\n", address);
+    for (i = 0; i < a->expose_count; i++)
+        printf("listening on %s for %s\n", a->exposes[i].address, a->exposes[i].name);
+    return fflush(stdout) == 0 ? 0 : PROG_FAILED;
+}
+
+static int app_open(app *a, const token_table *tokens)
+{
+    size_t i;
+    int rc = 0;
+    a->polls = calloc(a->expose_count + 1, sizeof *a->polls);
+    if (!a->polls || pipe(a->wake) != 0) return PROG_FAILED;
+    if (listen_prepare_fd(a->wake[0]) != 0 || listen_prepare_fd(a->wake[1]) != 0)
+        return PROG_FAILED;
+    prog_wake_fd = a->wake[1];
+    if (prog_catch_signals() != 0) return PROG_FAILED;
+    for (i = 0; i < a->expose_count && rc == 0; i++) {
+        rc = expose_listen(&a->exposes[i]);
+        a->polls[i].fd = a->exposes[i].fd;
+        a->polls[i].events = POLLIN;
+    }
+    a->polls[a->expose_count].fd = a->wake[0];
+    a->polls[a->expose_count].events = POLLIN;
+    if (rc == 0) rc = app_open_proxy(a, tokens);
+    return rc == 0 ? app_announce(a) : rc;
+}
+
+static void app_stop_accepting(app *a)
+{
+    size_t i;
+    for (i = 0; i < a->expose_count; i++) {
+        expose *x = &a->exposes[i];
+        if (x->fd < 0) continue;
+        close(x->fd);
+        x->fd = -1;
+        if (listen_is_unix(x->address) && unlink(x->address + 5) != 0)
+            prog_logf(&a->log, REVDIAL_LOG_WARN, "unlink.failed", "%s", x->address);
+    }
+}
+
+static int app_run(app *a)
+{
+    int rc = accept_loop(a);
+    if (rc != 0) prog_logf(&a->log, REVDIAL_LOG_ERROR, "proxy.failed", "%s", strerror(errno));
+    app_stop_accepting(a);
+    prog_logf(&a->log, REVDIAL_LOG_INFO, "proxy.draining", "for at most %d ms", a->s.drain_ms);
+    if (revdial_proxy_drain(a->proxy, a->s.drain_ms) != REVDIAL_OK)
+        prog_logf(&a->log, REVDIAL_LOG_WARN, "proxy.cut", "some connections had not ended");
+    prog_logf(&a->log, REVDIAL_LOG_INFO, "proxy.stopped", "stopped");
+    return rc == 0 ? PROG_STOPPED : PROG_FAILED;
+}
+
+static void app_free(app *a)
+{
+    revdial_proxy_close(a->proxy);  // ends all connections: on_joined_end() has run for each
+    app_stop_accepting(a);
+    prog_wake_fd = -1;
+    if (a->wake[0] >= 0) close(a->wake[0]);
+    if (a->wake[1] >= 0) close(a->wake[1]);
+    free(a->polls);
+    free(a->exposes);
+    free(a->s.listens.items);
+    free(a->s.exposes.items);
+}
+
+// Takes the settings apart. Returns 0 or PROG_USAGE.
+static int app_prepare(app *a, const prog_cli *cli, token_table *tokens)
+{
+    const char *problem;
+    size_t i;
+    if (a->s.listens.count == 0) return prog_usage_error(cli, "listen", "missing", NULL);
+    a->exposes = calloc(a->s.exposes.count + 1, sizeof *a->exposes);
+    if (!a->exposes) return PROG_FAILED;
+    for (i = 0; i < a->s.exposes.count; i++) {
+        a->exposes[i].app = a;
+        a->exposes[i].fd = -1;
+        problem = expose_parse(&a->exposes[i], a->s.exposes.items[i]);
+        if (problem) return prog_usage_error(cli, "expose", problem, a->s.exposes.items[i]);
+    }
+    a->expose_count = i;
+    return token_table_read(cli, tokens, a->s.token_file);
+}
+
+int main(int argc, char **argv)
+{
+    app a = {.wake = {-1, -1}, .lock = PTHREAD_MUTEX_INITIALIZER};
+    prog_cli cli = {.program = "revdial-proxy", .usage = usage, .epilogue = epilogue};
+    token_table tokens = {0};
+    int rc;
+    (void)argc;
+    a.s.drain_ms = 30000;
+    a.s.dial_timeout_ms = 10000;
+    cli.options = options;
+    cli.option_count = sizeof options / sizeof options[0];
+    cli.settings = &a.s;
+    rc = prog_parse(&cli, argv);
+    a.log = prog_log_of(&cli.common);
+    if (rc < 0 && (rc = app_prepare(&a, &cli, &tokens)) == 0) {
+        prog_raise_descriptor_limit(&a.log);
+        rc = app_open(&a, &tokens);
+        token_table_free(&tokens);
+        if (rc == 0) rc = app_run(&a);
+    }
+    token_table_free(&tokens);
+    app_free(&a);
+    return rc;
+}

@@ -1,0 +1,11962 @@
+// revdial.h 0.1.0 -- one connection in, many streams back out.            SPDX-License-Identifier: MIT
+//
+// A backend behind NAT dials a proxy and authenticates; that one TCP connection is turned round, so
+// that the proxy opens as many streams to the backend as it likes, each with its own flow control.
+// libc and pthreads, nothing else. The wire is yamux after an HTTP upgrade; README.md specifies it.
+//
+// USE       In exactly one C file, before any other include:
+//
+//               #define REVDIAL_IMPLEMENTATION
+//               #include "revdial.h"
+//
+//           and everywhere else just include it. Link with -pthread. C11; the public half is C++11 too.
+//
+// EXAMPLE   A proxy that fetches one line from the backend "cam-1":
+//
+//               #define REVDIAL_IMPLEMENTATION
+//               #include "revdial.h"
+//               #include <stdio.h>
+//               int main(void)
+//               {
+//                   revdial_credential who = {"s3cret", NULL, "cam-*"};
+//                   revdial_proxy_config cfg = {0};
+//                   revdial_err err;
+//                   cfg.listen = "127.0.0.1:7000";
+//                   cfg.credentials = &who;
+//                   cfg.credential_count = 1;
+//                   revdial_proxy *p = revdial_proxy_open(&cfg, &err);
+//                   if (!p || revdial_proxy_wait(p, "cam-1", 1, -1) < 0) return 1;
+//                   revdial_stream *st = revdial_dial(p, "cam-1", NULL, &err);
+//                   char line[80];
+//                   ptrdiff_t n = st ? revdial_read(st, line, sizeof line) : 0;
+//                   if (n > 0) fwrite(line, 1, (size_t)n, stdout);
+//                   revdial_close(st);
+//                   revdial_proxy_close(p);
+//                   return n > 0 ? 0 : 1;
+//               }
+//
+// LAYERS    your program ── api.proxy, api.agent ──▶ impl.proxy, impl.agent   names, dials, links
+//                        ── api.stream ───────────▶ impl.stream, impl.relay  blocking calls, copying
+//                                                       impl.loop, impl.sys   threads live here and up
+//                        ── api.engine ───────────▶ impl.engine               no I/O, clock or thread
+//                                                   impl.http   impl.mux        from here down
+//                                                          impl.wire, impl.base
+//
+// MAP       `grep -n MARK: revdial.h` prints it with line numbers.
+//    api.types     handles, errors, reset codes, limits, what a dial asks for
+//    api.engine    the protocol for your own loop
+//    api.config    what proxy and agent share
+//    api.proxy     listen, registry, dial
+//    api.stream    read, write, shutdown, reset, close, deadlines, poll, join
+//    api.session   one authenticated connection
+//    api.agent     serve, reconnect, forward
+//    impl.base     memory, lists, budgets, SHA-256, text
+//    impl.wire     frames and the stream preamble as bytes
+//    impl.mux      what the protocol means: streams, credit, scheduling, limits
+//    impl.http     the upgrade handshake, credentials
+//    impl.engine   handshake and mux as one machine
+//    impl.sys      every system call
+//    impl.loop     I/O thread: descriptors, timers, tasks; pool of threads
+//    impl.stream   sessions on a loop; blocking calls
+//    impl.relay    descriptor <-> stream inside the loop
+//    impl.proxy    listeners, registry, dials
+//    impl.agent    allow list, targets, links to proxies
+//
+// TO CHANGE          LOOK AT
+//    an error        REVDIAL_ERRORS or REVDIAL_RESETS, one line
+//    a limit         revdial_limits, rvd_engine_limits_resolve(), the constants above impl.mux
+//    a frame's rule  rvd_mux_on_header() and the functions before it, tests/test_mux.c
+//    a stream state  the three small machines above rvd_mux_stream
+//    a header        impl.http, tests/vectors/
+//    a system call   impl.sys
+//
+// WORDS     session   one authenticated, multiplexed connection
+//           stream    one logical byte stream in it, closed half by half
+//           proxy     listens, registers backends by name, opens streams to them
+//           backend   dials the proxy and serves the streams; `instance` tells its processes apart
+//           agent     the object that keeps a backend's sessions alive
+//           target    the address a stream should reach from the backend
+//           credit    bytes a side may still send on a stream; the window is what it was granted
+//           engine    handshake and mux without I/O; the loop is the thread that gives it I/O
+//
+// MACROS    REVDIAL_NO_RUNTIME  the engine alone: no thread, clock or descriptor
+//           REVDIAL_POLL        poll(2) where epoll would be used
+//           REVDIAL_API         linkage of public functions, e.g. static
+//           REVDIAL_ASSERT      default assert(); checks our own invariants, never a peer's bytes
+//           REVDIAL_SELF_CHECK  check every invariant of a session at each call of its engine
+
+#if defined(REVDIAL_IMPLEMENTATION) && !defined(REVDIAL_NO_RUNTIME) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE 1  // accept4, epoll, eventfd
+#endif
+
+#ifndef REVDIAL_H
+#define REVDIAL_H
+
+#include <signal.h>  // sig_atomic_t
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>  // struct iovec
+
+#define REVDIAL_VERSION_MAJOR 0
+#define REVDIAL_VERSION_MINOR 1
+#define REVDIAL_VERSION_PATCH 0
+#define REVDIAL_VERSION_STRING "0.1.0"
+
+#ifndef REVDIAL_API
+#define REVDIAL_API extern  // override: static, __attribute__((visibility("default"))), ...
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// ================================================================================================
+// MARK: api.types
+// Handles, errors, hooks and the limits that every object shares.
+// ================================================================================================
+
+typedef struct revdial_proxy revdial_proxy;      // listeners and the registry of named backends
+typedef struct revdial_agent revdial_agent;      // keeps a backend's sessions to its proxies alive
+typedef struct revdial_session revdial_session;  // one authenticated connection; counted references
+typedef struct revdial_stream revdial_stream;    // one logical byte stream; owned by who got it
+typedef struct revdial_engine revdial_engine;    // the whole protocol without a socket or a thread
+
+// X(name, value, text). Every call returns >= 0 for success or one of these.
+#define REVDIAL_ERRORS(X) \
+    X(EAGAIN, -1, "nothing to do now, and the deadline said not to wait") \
+    X(ETIMEDOUT, -2, "a deadline passed") \
+    X(ECLOSED, -3, "closed on this side") \
+    X(ERESET, -4, "the peer reset the stream, or its session died") \
+    X(ENOBACKEND, -5, "no live session under that name") \
+    X(EREFUSED, -6, "the backend refused the stream") \
+    X(EUNREACH, -7, "the backend could not reach the target") \
+    X(EDENIED, -8, "authenticated, but not allowed") \
+    X(EAUTH, -9, "credentials missing or wrong") \
+    X(EDUPLICATE, -10, "another identity holds this name") \
+    X(EPROTO, -11, "the peer broke the protocol") \
+    X(EUPGRADE, -12, "the HTTP upgrade was refused or stripped on the way") \
+    X(EDRAINING, -13, "going away: no new streams here") \
+    X(ELIMIT, -14, "a configured limit is reached") \
+    X(ENOMEM, -15, "out of memory") \
+    X(EINVAL, -16, "invalid argument") \
+    X(ESYS, -17, "a system call failed") \
+    X(EDEADLK, -18, "a blocking call on an I/O thread") \
+    X(ELOST, -19, "the connection under the session was lost")
+
+enum revdial_error {
+    REVDIAL_OK = 0,
+#define REVDIAL_X(name, value, text) REVDIAL_##name = value,
+    REVDIAL_ERRORS(REVDIAL_X)
+#undef REVDIAL_X
+};
+
+// X(name, value, text). Why a stream was reset; on the wire in the length of WindowUpdate+RST.
+// 64..255 belong to the application.
+#define REVDIAL_RESETS(X) \
+    X(NONE, 0, "no reason given") \
+    X(REFUSED, 1, "refused") \
+    X(CANCEL, 2, "cancelled") \
+    X(INTERNAL, 3, "internal error") \
+    X(PROTOCOL, 4, "protocol error") \
+    X(TIMEOUT, 5, "timed out") \
+    X(CALM, 6, "over a budget") \
+    X(CONNECT_REFUSED, 7, "the target refused the connection") \
+    X(CONNECT_TIMEOUT, 8, "connecting to the target timed out") \
+    X(UNREACHABLE, 9, "the target is unreachable") \
+    X(NO_SUCH_HOST, 10, "the target's host name does not resolve") \
+    X(FORBIDDEN, 11, "the target is not on the backend's allow list") \
+    X(DRAINING, 12, "the backend is going away") \
+    X(NO_BACKEND, 13, "no backend")
+
+enum revdial_reset_code {
+#define REVDIAL_X(name, value, text) REVDIAL_RESET_##name = value,
+    REVDIAL_RESETS(REVDIAL_X)
+#undef REVDIAL_X
+    REVDIAL_RESET_APPLICATION = 64
+};
+
+// What went wrong, written into the caller's memory; there is no thread-local error.
+typedef struct revdial_err {
+    int code;       // REVDIAL_E*
+    int reset;      // REVDIAL_RESET_* or the application's code, when a peer gave one
+    int sys;        // errno, when code is REVDIAL_ESYS (or a system call was the cause)
+    char msg[240];  // for people: what, and where
+} revdial_err;
+
+typedef struct revdial_kv {
+    const char *key;
+    const char *value;
+} revdial_kv;
+
+enum { REVDIAL_RD = 1, REVDIAL_WR = 2, REVDIAL_RDWR = 3 };
+
+enum revdial_log_level {
+    REVDIAL_LOG_ERROR = 1,
+    REVDIAL_LOG_WARN,
+    REVDIAL_LOG_INFO,
+    REVDIAL_LOG_DEBUG
+};
+
+// What a session (proxy side) or an agent's connection (backend side) is doing.
+enum revdial_state {
+    REVDIAL_CONNECTING = 1,
+    REVDIAL_UP,
+    REVDIAL_DRAINING,
+    REVDIAL_DOWN,
+    REVDIAL_BACKOFF,
+    REVDIAL_STOPPED
+};
+
+// One log line: `event` is a stable name for machines ("session.up"), `msg` is for people. Bytes
+// that a peer chose have been escaped. Called from any thread, never under a lock.
+typedef void revdial_log_fn(void *ud, int level, const char *event, const char *msg);
+
+// One function allocates (ptr NULL), resizes and frees (new_size 0). old_size is exact, so that an
+// arena needs no header. Returning NULL for an allocation is always survived.
+typedef void *revdial_alloc_fn(void *ud, void *ptr, size_t old_size, size_t new_size);
+
+// Limits of one session. 0 means the default given; every one of them is enforced.
+typedef struct revdial_limits {
+    uint32_t max_streams;        // the peer may have open: 65536 (256 if the peer is not revdial)
+    uint32_t stream_window;      // first credit per stream in bytes: 65536 (else 262144); >= 8192
+    uint32_t stream_window_max;  // what a stream's window may grow to: 16 MiB
+    uint32_t session_window;     // bytes received and not yet read, all streams: 64 MiB
+    uint32_t frame_bytes_max;    // payload per frame while several streams are busy: 16372
+    int keepalive_ms;            // ping after so long without a received byte: 15000
+    int dead_after_ms;           // and give up so long after that: 15000
+    int handshake_timeout_ms;    // from connect or accept to 101, absolute: 10000
+    int accept_timeout_ms;       // a stream nobody accepts is refused after: 30000
+    int write_stall_ms;          // a socket that takes no byte for so long is dead: 30000
+} revdial_limits;
+
+// What a backend presents, or one row of the proxy's table.
+typedef struct revdial_credential {
+    const char *secret;  // the token; a table row may hold "sha256:<64 hex digits>" of it instead
+    const char *user;    // table row: the identity this row proves; NULL = "row N"
+    const char *names;   // table row: comma list of globs it may register as; NULL = none
+} revdial_credential;
+
+// All that a backend presented when it asked to register. Pointers live for the call only.
+typedef struct revdial_auth_req {
+    const char *secret;    // the bearer token, or "" if none was sent
+    const char *name;      // wanted name, "" if none was sent
+    const char *instance;  // "" if none was sent
+    const char *peer;      // "address:port", "unix" or "" (engine)
+} revdial_auth_req;
+
+// The application's own check. Write the identity that was proved, NUL-terminated, to `identity`.
+// Runs on a thread of its own and may block; returns 0, REVDIAL_EAUTH (401) or EDENIED (403).
+typedef int revdial_auth_fn(void *ud, const revdial_auth_req *req, char *identity, size_t size);
+
+// What a dial asks for.
+enum { REVDIAL_PICK_ROUND_ROBIN = 0, REVDIAL_PICK_LEAST_STREAMS, REVDIAL_PICK_KEY };
+enum {
+    REVDIAL_DIAL_WAIT = 1,  // wait for a backend to appear instead of REVDIAL_ENOBACKEND
+    REVDIAL_DIAL_EARLY = 2  // return at once, do not wait until the other end has accepted
+};
+
+typedef struct revdial_dial_opts {
+    const char *target;       // "host:port" or "unix:/path" beyond the backend; NULL = its own
+    const char *client_addr;  // "ip:port" of the original client, for the target's PROXY header
+    const char *local_addr;   // "ip:port" the client connected to
+    const revdial_kv *meta;   // free-form, e.g. {"traceparent", "00-…"}; see revdial_meta()
+    size_t meta_count;
+    int pick;          // REVDIAL_PICK_*
+    unsigned flags;    // REVDIAL_DIAL_*
+    const void *key;   // for REVDIAL_PICK_KEY: same key, same backend, while it lives
+    size_t key_len;
+    int timeout_ms;  // of the whole dial: 0 = 10000, -1 = none
+} revdial_dial_opts;
+
+// Text for a REVDIAL_E* code. Static, never NULL.
+//   thread   any
+REVDIAL_API const char *revdial_strerror(int code);
+
+// Text for a reset code; "application code" from 64. Static, never NULL.
+//   thread   any
+REVDIAL_API const char *revdial_reset_text(int reset);
+
+// Version and build options of the implementation that was linked. Static.
+//   thread   any
+REVDIAL_API const char *revdial_version(void);
+
+// Does an allow list name this target? Resolves nothing: "127.0.0.1:22", "10.0.0.0/8:80-90",
+// "[fd00::]/8:*", "*.svc.local:443" and "unix:/run/x" are patterns.
+//   allow    NULL-terminated; NULL allows nothing
+//   returns  1 yes, 0 no
+//   thread   any
+REVDIAL_API int revdial_target_allowed(const char *const *allow, const char *target);
+
+// ================================================================================================
+// MARK: api.engine
+// The protocol as a machine for your own loop: bytes and the time go in; bytes, events and "call me
+// at" come out. It never calls you back, so there is no re-entrancy to get wrong. One pass is:
+//
+//     for (at = 0; at < len; at += used) {            // bytes came from the socket
+//         used = revdial_engine_input(e, buf + at, len - at, now_us);
+//         while (revdial_engine_event(e, &ev)) ...    // drain to the end, every time
+//     }
+//     n = revdial_engine_output(e, iov, 16);
+//     revdial_engine_sent(e, writev(fd, iov, n));
+//
+// Received payload is a slice of your input buffer until revdial_engine_event() returns 0; what you
+// did not consume by then is copied. Not thread-safe: one thread at a time per engine.
+// ================================================================================================
+
+enum revdial_role {
+    REVDIAL_ROLE_PROXY = 1,   // answers the upgrade; yamux client, opens odd streams
+    REVDIAL_ROLE_BACKEND = 2  // asks for the upgrade; yamux server
+};
+
+enum revdial_event_type {
+    REVDIAL_EV_NONE = 0,
+    REVDIAL_EV_AUTH,      // proxy: answer ev.auth with revdial_engine_auth(), now or later
+    REVDIAL_EV_UP,        // the handshake is over; text = features in force
+    REVDIAL_EV_OPEN,      // the peer opened stream id; accept or reset it. meta is its preamble
+    REVDIAL_EV_ACCEPTED,  // the peer accepted our stream id
+    REVDIAL_EV_READABLE,  // stream id has bytes
+    REVDIAL_EV_WRITABLE,  // stream id may be written again; id 0: revdial_engine_open() may succeed
+    REVDIAL_EV_FIN,       // stream id: the peer finished; EOF comes after the bytes
+    REVDIAL_EV_RESET,     // stream id was reset with code; bytes that came before it can be read
+    REVDIAL_EV_GOAWAY,    // the peer drains: open nothing more here
+    REVDIAL_EV_RTT,       // a ping came back: rtt_us
+    REVDIAL_EV_DEAD       // the session is over: code, reset, text. Send what output is left, close
+};
+
+typedef struct revdial_event {
+    int type;       // REVDIAL_EV_*
+    uint32_t id;    // the stream, 0 for the session
+    int code;       // RESET: REVDIAL_RESET_*; DEAD: REVDIAL_E*
+    int status;     // DEAD during the handshake: the HTTP status, else 0
+    void *user;     // what revdial_engine_set_user() set for this stream
+    int64_t rtt_us;
+    int retry_after_ms;            // DEAD by 429 or 503: how long the proxy asked to wait, else 0
+    const revdial_auth_req *auth;  // AUTH
+    const revdial_kv *meta;        // OPEN: "target", "client", "local", "id", "timeout_ms", yours
+    size_t meta_count;
+    const char *text;  // valid until the next call on this engine
+} revdial_event;
+
+typedef struct revdial_engine_config {
+    int role;      // REVDIAL_ROLE_*
+    int upgraded;  // 1: the handshake happened elsewhere, yamux starts at byte 0 with stock rules
+    const char *host;      // backend: Host header
+    const char *path;      // default "/revdial"
+    const char *name;      // backend: the name to register
+    const char *instance;  // backend: stable id of this process
+    const char *secret;    // backend: bearer token; NULL sends no Authorization
+    const revdial_kv *headers;  // backend: extra request headers
+    size_t header_count;
+    const char *peer;        // proxy: "address:port" for revdial_auth_req
+    uint64_t session_id;     // proxy: announced as Revdial-Session
+    uint64_t seed;           // unpredictable: keeps a peer from aiming at one hash bucket
+    int accept_streams;      // 1: the peer may open streams (always so for a backend)
+    revdial_limits limits;
+    revdial_alloc_fn *alloc;  // NULL = realloc and free
+    void *alloc_ud;
+} revdial_engine_config;
+
+// What an engine holds and has done.
+typedef struct revdial_engine_info {
+    uint32_t streams;       // in the table, either side's
+    uint32_t features;      // REVDIAL_FEATURE_* in force
+    uint64_t streams_opened, streams_reset;
+    uint64_t rx_bytes, tx_bytes;      // payload
+    uint64_t rx_frames, tx_frames;
+    int64_t rtt_us;                   // least of the recent pings, 0 before the first
+    size_t buffered_bytes;            // received and unread
+    size_t output_bytes;              // waiting to be sent
+    size_t memory_bytes;              // allocated now
+} revdial_engine_info;
+
+enum {
+    REVDIAL_FEATURE_RSTCODE = 1,
+    REVDIAL_FEATURE_PREAMBLE = 2,
+    REVDIAL_FEATURE_DRAIN = 4,
+    REVDIAL_FEATURE_PROMPTACK = 8
+};
+
+// Why a stream does not move, and its credit ledger.
+typedef struct revdial_ledger {
+    const char *blocked_on;   // "peer's credit", "socket", "reader", "accept", "" if nothing
+    uint32_t send_credit;     // bytes we may still send
+    uint32_t recv_credit;     // bytes the peer may still send
+    uint32_t window;          // our receive window now
+    uint64_t sent, received, consumed;
+    uint32_t buffered;        // received - consumed
+} revdial_ledger;
+
+// New engine. Nothing happens until bytes or time come in.
+//   now_us   any monotonic clock, microseconds, >= 0
+//   returns  NULL: out of memory, or a config field makes no sense (reason in err)
+//   owns     copies all of cfg; free with revdial_engine_free()
+//   thread   one at a time per engine, as all of this section
+REVDIAL_API revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now_us,
+                                               revdial_err *err);
+
+// Frees the engine and all its streams. NULL is ignored.
+//   thread   one at a time per engine
+REVDIAL_API void revdial_engine_free(revdial_engine *e);
+
+// Bytes from the wire; len 0 is the end of the connection. Stops after each piece that raises an
+// event: drain the events, then give it the rest.
+//   returns  bytes used, 0..len (0 also while events wait to be drained); REVDIAL_ECLOSED once dead
+//   owns     buf stays yours; it must not change until revdial_engine_event() has returned 0
+//   thread   one at a time per engine
+REVDIAL_API ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len,
+                                           int64_t now_us);
+
+// Next event.
+//   returns  1 and *ev, or 0 when there is none: then unread payload has been copied, and the
+//            buffer of revdial_engine_input() is yours again
+//   thread   one at a time per engine
+REVDIAL_API int revdial_engine_event(revdial_engine *e, revdial_event *ev);
+
+// Bytes for the wire, in order, without removing them.
+//   returns  vectors filled, 0..max; call again after revdial_engine_sent()
+//   thread   one at a time per engine
+REVDIAL_API int revdial_engine_output(revdial_engine *e, struct iovec *iov, int max);
+
+// The first n bytes of what revdial_engine_output() showed are on the wire. Room that this makes
+// shows up as REVDIAL_EV_WRITABLE.
+//   thread   one at a time per engine
+REVDIAL_API void revdial_engine_sent(revdial_engine *e, size_t n);
+
+// How many bytes may wait in the engine before writers have to (REVDIAL_EV_WRITABLE tells them). A
+// driver that knows its link keeps this at a few milliseconds' worth. Default 256 KiB.
+//   thread   one at a time per engine
+REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
+
+// Runs what is due: pings, timeouts, delayed frames. Early calls do nothing.
+//   returns  when to call again, on now_us's clock; -1 never
+//   thread   one at a time per engine
+REVDIAL_API int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us);
+
+// Answer to REVDIAL_EV_AUTH.
+//   verdict  0: send 101. REVDIAL_EAUTH 401, EDENIED 403, EDUPLICATE 409, ELIMIT or EDRAINING 503
+//   returns  0, or REVDIAL_EINVAL if no answer is awaited (the peer has gone meanwhile)
+//   thread   one at a time per engine
+REVDIAL_API int revdial_engine_auth(revdial_engine *e, int verdict);
+
+// Checks a request against a table, in constant time per row: the token, then the name.
+//   row      set to the index of the row that proved itself; may be NULL
+//   returns  0, REVDIAL_EAUTH or REVDIAL_EDENIED
+//   thread   any
+REVDIAL_API int revdial_auth_verify(const revdial_auth_req *req, const revdial_credential *rows,
+                                    size_t count, size_t *row);
+
+// Opens a stream. With the preamble feature its target, addresses and meta go along; a peer without
+// it gets none of them, and asking for a target there is REVDIAL_EINVAL.
+//   returns  the stream's id; REVDIAL_EAGAIN too many are unanswered (EV_WRITABLE with id 0 tells
+//            when to try again), EDRAINING, ECLOSED, ELIMIT, ENOMEM, EINVAL
+//   owns     the id is yours until revdial_engine_close()
+//   thread   one at a time per engine
+REVDIAL_API int64_t revdial_engine_open(revdial_engine *e, const revdial_dial_opts *opts,
+                                        void *user);
+
+// Accepts a stream that EV_OPEN announced. Reading, writing or finishing it accepts it too.
+//   returns  0, or REVDIAL_EINVAL
+//   thread   one at a time per engine
+REVDIAL_API int revdial_engine_accept(revdial_engine *e, uint32_t id);
+
+// Sets the pointer that comes back as ev.user.
+//   thread   one at a time per engine
+REVDIAL_API int revdial_engine_set_user(revdial_engine *e, uint32_t id, void *user);
+
+// Takes received bytes and gives their credit back to the peer.
+//   returns  >0 bytes; 0 the peer finished and all was read; REVDIAL_EAGAIN nothing there yet;
+//            REVDIAL_ERESET, ECLOSED, EINVAL (no such stream)
+//   thread   one at a time per engine
+REVDIAL_API ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t len);
+
+// Would a write take anything now?
+//   returns  1; 0: EV_WRITABLE will tell; or the error a write would return
+//   thread   one at a time per engine
+REVDIAL_API int revdial_engine_writable(revdial_engine *e, uint32_t id);
+
+// Queues bytes as far as the peer's credit and the output allow. Copies.
+//   returns  bytes taken, 0..len (0: wait for EV_WRITABLE); REVDIAL_ERESET, ECLOSED, EINVAL, ENOMEM
+//   thread   one at a time per engine
+REVDIAL_API ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const void *buf,
+                                           size_t len);
+
+// The same two without a copy. peek shows received bytes where they lie, and accepts nothing;
+// consume gives their credit back once they have left you.
+//   returns  bytes at *data, 0 none now; then as revdial_engine_read() for the reason
+//   thread   one at a time per engine
+REVDIAL_API ptrdiff_t revdial_engine_peek(revdial_engine *e, uint32_t id, const void **data);
+REVDIAL_API void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n);
+
+// reserve gives room for payload inside the output, with the gap for the header before it; commit
+// makes the first n bytes written there a frame (0 gives the room back). One at a time: nothing
+// else may be called in between.
+//   returns  bytes of room at *at; 0: wait for EV_WRITABLE; errors as revdial_engine_write()
+//   thread   one at a time per engine
+REVDIAL_API ptrdiff_t revdial_engine_reserve(revdial_engine *e, uint32_t id, void **at,
+                                             size_t want);
+REVDIAL_API void revdial_engine_commit(revdial_engine *e, uint32_t id, size_t n);
+
+// We want no more bytes: what still comes is dropped, and a peer that sends much of it is reset.
+//   returns  0, EINVAL
+//   thread   one at a time per engine
+REVDIAL_API int revdial_engine_stop(revdial_engine *e, uint32_t id);
+
+// We have written all we will: the peer reads EOF after it.
+//   returns  0, ERESET, EINVAL
+//   thread   one at a time per engine
+REVDIAL_API int revdial_engine_finish(revdial_engine *e, uint32_t id);
+
+// Aborts both directions now; on a stream not yet accepted this is the refusal.
+//   code     0..255, REVDIAL_RESET_* or the application's from 64
+//   returns  0, EINVAL
+//   thread   one at a time per engine
+REVDIAL_API int revdial_engine_reset(revdial_engine *e, uint32_t id, int code);
+
+// We are done with the stream: finishes it if that has not happened, then drops what still comes
+// for at most 64 KiB or 30 s before it is reset. The id is no longer yours.
+//   thread   one at a time per engine
+REVDIAL_API void revdial_engine_close(revdial_engine *e, uint32_t id);
+
+// Announces that nothing new is accepted and nothing new will be opened; what runs goes on. With
+// the drain feature the peer is told at once, else when the last stream has ended.
+//   thread   one at a time per engine
+REVDIAL_API void revdial_engine_drain(revdial_engine *e);
+
+// Ends the session: GoAway, then REVDIAL_EV_DEAD with REVDIAL_ECLOSED.
+//   thread   one at a time per engine
+REVDIAL_API void revdial_engine_shutdown(revdial_engine *e);
+
+//   thread   one at a time per engine
+REVDIAL_API void revdial_engine_info_get(const revdial_engine *e, revdial_engine_info *out);
+
+//   returns  0, or REVDIAL_EINVAL: no such stream
+//   thread   one at a time per engine
+REVDIAL_API int revdial_engine_ledger(const revdial_engine *e, uint32_t id, revdial_ledger *out);
+
+// ================================================================================================
+// MARK: api.config
+// What a proxy and an agent share. The rules of the runtime half:
+//   Zero is the default of every field: `revdial_proxy_config c = {0};`, no init functions.
+//   Configs and their strings are copied before the call returns; the `ud` of a hook is not.
+//   Who is handed a revdial_stream owns it and calls revdial_close() once; nothing frees it before.
+//   Any thread may call anything, from callbacks too. One reader and one writer may use a stream at
+//   the same time. What BLOCKS returns REVDIAL_EDEADLK on an I/O thread instead of hanging.
+//   NULL is ignored by every close, free and unref. `err` may always be NULL.
+// ================================================================================================
+
+typedef struct revdial_common {
+    revdial_log_fn *log;  // NULL = silent
+    void *log_ud;
+    int log_level;            // REVDIAL_LOG_*, 0 = INFO
+    revdial_alloc_fn *alloc;  // NULL = realloc and free; called from any thread
+    void *alloc_ud;
+    revdial_limits limits;
+    unsigned io_threads;  // proxy: loops that share the sessions, default 1
+} revdial_common;
+
+typedef struct revdial_stats {
+    unsigned sessions, streams;
+    uint64_t sessions_opened, sessions_closed, auth_failures, handshakes_refused;
+    uint64_t streams_opened, streams_reset, dials_failed, reconnects;
+    uint64_t rx_bytes, tx_bytes;  // payload of streams
+    size_t memory_bytes;
+} revdial_stats;
+
+typedef struct revdial_session_info {
+    uint64_t id;
+    char name[65], instance[65], identity[128], peer[72];
+    int state;  // REVDIAL_UP, DRAINING or DOWN
+    unsigned streams;
+    uint64_t streams_opened, rx_bytes, tx_bytes;
+    int64_t age_ms, rtt_us;
+} revdial_session_info;
+
+// ================================================================================================
+// MARK: api.proxy
+// Where backends register and streams are opened.
+// ================================================================================================
+
+typedef struct revdial_proxy_config {
+    const char *listen;  // "host:port,[::]:port,unix:/path"; port 0 = any; NULL = only adopt
+    const char *path;    // of the upgrade request, default "/revdial"
+    const revdial_credential *credentials;
+    size_t credential_count;
+    revdial_auth_fn *auth;  // own check; with neither this nor a table everybody is refused
+    void *auth_ud;
+    unsigned max_sessions;           // default 65536
+    unsigned max_sessions_per_name;  // default 64
+    unsigned max_pending;            // connections that have not authenticated yet, default 512
+    // A session came up, drains, or is down (why is NULL when we closed it). On the I/O thread:
+    // must not block. UP comes before any dial can pick the session; UP and DOWN come in pairs.
+    void (*on_session)(void *ud, revdial_session *s, int state, const revdial_err *why);
+    // The backend opened a stream to us. NULL = refused. On a thread of its own; owns st.
+    void (*on_stream)(void *ud, revdial_stream *st);
+    void *ud;
+    revdial_common common;
+} revdial_proxy_config;
+
+// A socket that someone else's server accepted, with what it has read from it.
+typedef struct revdial_adopt {
+    const void *early;  // bytes already read
+    size_t early_len;
+    int upgraded;          // 0: the request is in early or still to come. 1: you have sent the 101
+    const char *name;      // upgraded only: who it is, you vouch for it
+    const char *instance;  // upgraded only
+    const char *identity;  // upgraded only
+} revdial_adopt;
+
+// Binds, listens and starts the I/O threads.
+//   returns  NULL: reason in err
+//   owns     free with revdial_proxy_close()
+//   thread   any
+REVDIAL_API revdial_proxy *revdial_proxy_open(const revdial_proxy_config *cfg, revdial_err *err);
+
+// The address that listener `index` is bound to, "host:port", "[host]:port" or "unix:path".
+//   returns  its length, or REVDIAL_EINVAL: no such listener, or buf too small
+//   thread   any
+REVDIAL_API int revdial_proxy_address(revdial_proxy *p, unsigned index, char *buf, size_t size);
+
+// Takes over a connection.
+//   owns     fd, on success and on failure
+//   returns  0, ECLOSED, ELIMIT, ENOMEM, EINVAL
+//   thread   any
+REVDIAL_API int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how);
+
+// Waits until at least min_sessions backends of that name are up.
+//   blocks   for timeout_ms (-1 for ever)
+//   returns  how many are up, REVDIAL_ETIMEDOUT, ECLOSED, EDEADLK
+//   thread   any but I/O threads
+REVDIAL_API int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned min_sessions,
+                                   int timeout_ms);
+
+// Live sessions whose name matches the glob (NULL = all).
+//   owns     each of the min(cap, returned) sessions in out comes with a reference for you
+//   returns  how many there are
+//   thread   any
+REVDIAL_API size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob,
+                                      revdial_session **out, size_t cap);
+
+//   thread   any
+REVDIAL_API void revdial_proxy_stats(revdial_proxy *p, revdial_stats *out);
+
+// Stops accepting, tells the backends, and waits for the streams to end.
+//   blocks   for timeout_ms
+//   returns  0 all ended, REVDIAL_ETIMEDOUT, EDEADLK
+//   thread   any but I/O threads
+REVDIAL_API int revdial_proxy_drain(revdial_proxy *p, int timeout_ms);
+
+// Ends all sessions, joins the threads and frees the proxy. Streams that the application still
+// holds stay valid memory: their calls return REVDIAL_ECLOSED.
+//   blocks   until callbacks that run have returned
+//   thread   any but I/O threads and callbacks
+REVDIAL_API void revdial_proxy_close(revdial_proxy *p);
+
+// Opens a stream to a backend of that name and waits until the other end has accepted it: the
+// handler took it, or the target is connected. (A stock yamux peer: until it is on its way.)
+//   blocks   for opts->timeout_ms, 10 s by default
+//   returns  NULL: err has ENOBACKEND, EREFUSED, EUNREACH, EDENIED (target), ETIMEDOUT, EDRAINING,
+//            ELOST, ELIMIT, ENOMEM, EINVAL, ECLOSED or EDEADLK, and in err->reset the peer's reason
+//   owns     free with revdial_close()
+//   thread   any but I/O threads
+REVDIAL_API revdial_stream *revdial_dial(revdial_proxy *p, const char *name,
+                                         const revdial_dial_opts *opts, revdial_err *err);
+
+// The same as a connected socket for code that wants one. Half-close works: shutdown(SHUT_WR) is
+// FIN, a stream that failed ends the socket with ECONNRESET.
+//   blocks   as revdial_dial()
+//   returns  a descriptor to close(2), or REVDIAL_E*
+//   thread   any but I/O threads
+REVDIAL_API int revdial_dial_fd(revdial_proxy *p, const char *name, const revdial_dial_opts *opts,
+                                revdial_err *err);
+
+// On the I/O thread: must not block. st is yours; or it is NULL and err says why.
+typedef void revdial_dial_fn(void *ud, revdial_stream *st, const revdial_err *err);
+
+// The same without a thread. cb is called exactly once, later, unless this call fails.
+//   returns  a dial id > 0, or REVDIAL_E*
+//   thread   any
+REVDIAL_API int64_t revdial_dial_async(revdial_proxy *p, const char *name,
+                                       const revdial_dial_opts *opts, revdial_dial_fn *cb,
+                                       void *ud);
+
+// Cancels a dial: cb gets REVDIAL_ECLOSED, the backend stops connecting to the target.
+//   returns  0, or REVDIAL_EINVAL: it is over already
+//   thread   any
+REVDIAL_API int revdial_dial_cancel(revdial_proxy *p, int64_t dial);
+
+// ================================================================================================
+// MARK: api.stream
+// One logical connection. EOF is returned if and only if the peer finished and every byte before
+// that was delivered; anything else that ends a stream is an error, after the bytes that arrived.
+// ================================================================================================
+
+// Reads what is there, waiting for the first byte.
+//   blocks   until the read deadline
+//   returns  >0 bytes; 0 EOF; REVDIAL_EAGAIN, ETIMEDOUT, ERESET (see revdial_error()), ECLOSED
+//   thread   any but I/O threads, one reader at a time
+REVDIAL_API ptrdiff_t revdial_read(revdial_stream *st, void *buf, size_t len);
+REVDIAL_API ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count);
+
+// Writes all of it, as the peer grants credit.
+//   blocks   until the write deadline
+//   returns  len; less if the deadline passed or the stream failed in between; or REVDIAL_EAGAIN,
+//            ETIMEDOUT, ERESET, ECLOSED if nothing was taken. buf is yours again in every case
+//   thread   any but I/O threads, one writer at a time
+REVDIAL_API ptrdiff_t revdial_write(revdial_stream *st, const void *buf, size_t len);
+REVDIAL_API ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count);
+
+// REVDIAL_WR: the peer reads EOF after what was written. REVDIAL_RD: what still comes is dropped,
+// and the peer is told to stop if much comes. An accepted-by-us stream counts as accepted by it.
+//   returns  0, ERESET, EINVAL
+//   thread   any
+REVDIAL_API int revdial_shutdown(revdial_stream *st, int how);
+
+// Aborts both directions at once. On a stream that the handler has not read or written yet the
+// dialler gets REVDIAL_EREFUSED with this code.
+//   code     0..255, REVDIAL_RESET_* or yours from 64
+//   thread   any
+REVDIAL_API int revdial_reset(revdial_stream *st, int code);
+
+// Finishes what was not finished and frees the handle. Never blocks, never fails; what was written
+// is still delivered. A stream that a handler closes without ever touching it is refused.
+//   thread   any; not while another thread is inside a call on st
+REVDIAL_API void revdial_close(revdial_stream *st);
+
+// A point in time, timeout_ms from now, after which calls return; it bounds them all, so a slow
+// drip cannot extend it. 0 = do not wait at all, -1 = none. Wakes a call that is waiting.
+//   which    REVDIAL_RD, REVDIAL_WR or both
+//   thread   any
+REVDIAL_API int revdial_deadline(revdial_stream *st, int which, int timeout_ms);
+
+typedef struct revdial_pollfd {
+    revdial_stream *st;  // or NULL:
+    int fd;
+    short events, revents;  // POLLIN, POLLOUT; POLLHUP and POLLERR as poll(2)
+} revdial_pollfd;
+
+// poll(2) over streams and descriptors, mixed; level-triggered.
+//   blocks   for timeout_ms (-1 for ever)
+//   returns  how many items have revents, 0 at the timeout, REVDIAL_ENOMEM, ESYS, EDEADLK
+//   thread   any but I/O threads
+REVDIAL_API int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms);
+
+// The stream as a connected socket; the loop moves the bytes.
+//   owns     on success st is gone and the descriptor is yours to close(2)
+//   returns  the descriptor, or ESYS, ENOMEM, ECLOSED: st is still yours
+//   thread   any
+REVDIAL_API int revdial_stream_fd(revdial_stream *st);
+
+typedef struct revdial_join_opts {
+    const void *early;  // bytes already read from rfd: they go first
+    size_t early_len;   // at most 64 KiB
+    int idle_ms;        // give up after so long without a byte either way; 0 = never
+    // Once, on the I/O thread, when all is over. moved[0] bytes went from rfd to the stream,
+    // moved[1] back. why is NULL when both directions ended with EOF.
+    void (*done)(void *ud, const uint64_t moved[2], const revdial_err *why);
+    void *ud;
+} revdial_join_opts;
+
+// Hands the stream and descriptors to the loop, which copies both ways with half-close and
+// back-pressure and closes them all. A stream that fails ends a socket with RST, not with FIN.
+//   rfd, wfd a socket (the same twice) or two pipes; made non-blocking
+//   owns     all three, on success and on failure
+//   returns  0, ECLOSED, ESYS, ENOMEM, EINVAL (done is not called then)
+//   thread   any
+REVDIAL_API int revdial_join(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts);
+
+// Why the stream failed.
+//   returns  0 it has not, or REVDIAL_E*; *reset the peer's code, may be NULL
+//   thread   any
+REVDIAL_API int revdial_error(revdial_stream *st, int *reset);
+
+// What came with the dial: "target", "client", "local", "id", "timeout_ms", yours.
+//   returns  NULL if absent; valid until revdial_close()
+//   thread   any
+REVDIAL_API const char *revdial_meta(revdial_stream *st, const char *key);
+
+// The session underneath, with a reference for you.
+//   thread   any
+REVDIAL_API revdial_session *revdial_stream_session(revdial_stream *st);
+
+// Why the stream does not move, and how many bytes each side may send.
+//   thread   any
+REVDIAL_API int revdial_stream_ledger(revdial_stream *st, revdial_ledger *out);
+
+// ================================================================================================
+// MARK: api.session
+// One authenticated connection. A session that died stays valid memory while it is referenced.
+// ================================================================================================
+
+//   returns  s
+//   thread   any
+REVDIAL_API revdial_session *revdial_session_ref(revdial_session *s);
+
+//   thread   any
+REVDIAL_API void revdial_session_unref(revdial_session *s);
+
+//   thread   any
+REVDIAL_API void revdial_session_info_get(revdial_session *s, revdial_session_info *out);
+
+// No new streams; the session closes when the last has ended, or at the timeout (-1 = none).
+//   thread   any
+REVDIAL_API int revdial_session_drain(revdial_session *s, int timeout_ms);
+
+// Drops the connection now; its streams fail with REVDIAL_ECLOSED here and ELOST there.
+//   thread   any
+REVDIAL_API void revdial_session_kill(revdial_session *s);
+
+// Dials on this session, from either side (the peer may refuse: EREFUSED). As revdial_dial().
+//   thread   any but I/O threads
+REVDIAL_API revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts *opts,
+                                                 revdial_err *err);
+
+// ================================================================================================
+// MARK: api.agent
+// The backend's side: connect, authenticate, serve, reconnect.
+// ================================================================================================
+
+// Called before every attempt, so that a short-lived token is fresh. Write it NUL-terminated.
+// On a thread of its own; may block. Returns 0 or REVDIAL_E*: then the attempt has failed.
+typedef int revdial_credential_fn(void *ud, unsigned attempt, char *secret, size_t size);
+
+typedef struct revdial_agent_config {
+    const char *url;       // "http://host:port[/path]" or "unix:/path"; comma list = a session each
+    const char *name;      // what revdial_dial() will ask for: [a-z0-9._-], up to 64
+    const char *instance;  // stable per process slot; default: hash of host name, name and url
+    const char *secret;    // bearer token; or:
+    revdial_credential_fn *credential_fn;
+    void *credential_ud;
+    int allow_cleartext;         // 1: send the token over plain TCP to hosts other than loopback
+    int all_addresses;           // 1: one session to every address that a host name resolves to
+    const revdial_kv *headers;   // extra request headers, for what stands in between
+    size_t header_count;
+    // Serves one stream, on a thread of its own; owns st. NULL = forward to targets, no thread.
+    void (*handler)(void *ud, revdial_stream *st);
+    void *ud;
+    const char *const *allow;    // targets this agent may connect to, NULL-terminated; NULL = none
+    const char *default_target;  // when the dialler named none; always allowed
+    int proxy_protocol;          // 1 or 2: start target connections with such a PROXY header
+    int connect_timeout_ms;      // to targets, default 5000
+    int idle_timeout_ms;         // of forwarded streams, default none
+    unsigned max_handlers;       // streams being handled at once, default 1024; more are refused
+    int backoff_min_ms, backoff_max_ms;  // full jitter, defaults 500 and 30000; reset after 30 s up
+    int auth_fail_limit;  // 401s and 403s in a row before giving up: 0 = 1 before the first success
+                          // and no limit after it, -1 = no limit
+    // An attempt starts, a session is up, drains, is down; a retry is due in retry_in_ms; all over.
+    // On the I/O thread: must not block.
+    void (*on_state)(void *ud, int state, const revdial_err *why, int retry_in_ms);
+    const volatile sig_atomic_t *stop;  // set it in a signal handler: drains and returns
+    int drain_ms;                       // grace for streams at the end, default 30000; -1 = none
+    revdial_common common;
+} revdial_agent_config;
+
+// Connects, authenticates, serves and reconnects in this thread until cfg->stop is set.
+//   blocks   until stopped, or until the credentials are rejected for good
+//   returns  0 stopped, REVDIAL_EAUTH, EDENIED, EINVAL, ENOMEM, ESYS
+//   thread   any
+REVDIAL_API int revdial_serve(const revdial_agent_config *cfg, revdial_err *err);
+
+// The same in threads of its own.
+//   returns  NULL: reason in err
+//   owns     free with revdial_agent_stop()
+//   thread   any
+REVDIAL_API revdial_agent *revdial_agent_start(const revdial_agent_config *cfg, revdial_err *err);
+
+// A live session to dial the proxy through.
+//   blocks   for timeout_ms (-1 for ever)
+//   returns  a session with a reference for you, or NULL
+//   thread   any but I/O threads
+REVDIAL_API revdial_session *revdial_agent_session(revdial_agent *a, int timeout_ms);
+
+//   thread   any
+REVDIAL_API void revdial_agent_stats(revdial_agent *a, revdial_stats *out);
+
+// Drains for drain_ms (0 = not at all), then ends, joins and frees the agent.
+//   blocks   for drain_ms, and until handlers have returned (their streams fail at the end of it)
+//   returns  0 all streams had ended, REVDIAL_ETIMEDOUT, EDEADLK
+//   thread   any but I/O threads and handlers
+REVDIAL_API int revdial_agent_stop(revdial_agent *a, int drain_ms);
+
+#ifdef __cplusplus
+}
+#endif
+#endif  // REVDIAL_H
+
+#ifdef REVDIAL_IMPLEMENTATION
+#ifndef REVDIAL_IMPLEMENTED
+#define REVDIAL_IMPLEMENTED
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ================================================================================================
+// MARK: impl.base  uses:
+// What every section needs and no section owns: memory, big-endian, time arithmetic, budgets.
+// ================================================================================================
+
+#ifndef REVDIAL_ASSERT
+#define REVDIAL_ASSERT(cond) assert(cond)
+#endif
+
+// All memory of an object comes through one of these, so that the total is known and a test can
+// refuse the n-th request.
+typedef struct rvd_heap {
+    revdial_alloc_fn *fn;  // NULL = realloc and free
+    void *ud;
+    size_t live_bytes;
+} rvd_heap;
+
+static void *rvd_base_resize(rvd_heap *h, void *p, size_t old_size, size_t new_size)
+{
+    void *fresh;
+    REVDIAL_ASSERT(new_size > 0);
+    fresh = h->fn ? h->fn(h->ud, p, old_size, new_size) : realloc(p, new_size);
+    if (fresh) h->live_bytes += new_size - old_size;
+    return fresh;
+}
+
+static void *rvd_base_alloc(rvd_heap *h, size_t size)
+{
+    void *p = rvd_base_resize(h, NULL, 0, size);
+    if (p) memset(p, 0, size);
+    return p;
+}
+
+static void rvd_base_free(rvd_heap *h, void *p, size_t size)
+{
+    if (!p) return;
+    REVDIAL_ASSERT(h->live_bytes >= size);
+    h->live_bytes -= size;
+    if (h->fn)
+        h->fn(h->ud, p, size, 0);
+    else
+        free(p);
+}
+
+// An intrusive list: the head is a link too, a link that is in no list points to itself.
+typedef struct rvd_base_link {
+    struct rvd_base_link *next, *prev;
+} rvd_base_link;
+
+#define RVD_BASE_OWNER(link, type, member) ((type *)(void *)((char *)(link)-offsetof(type, member)))
+
+static void rvd_base_link_init(rvd_base_link *l) { l->next = l->prev = l; }
+
+static int rvd_base_link_is_alone(const rvd_base_link *l) { return l->next == l; }
+
+static void rvd_base_link_remove(rvd_base_link *l)
+{
+    l->next->prev = l->prev;
+    l->prev->next = l->next;
+    rvd_base_link_init(l);
+}
+
+static void rvd_base_link_push(rvd_base_link *head, rvd_base_link *l)
+{
+    REVDIAL_ASSERT(rvd_base_link_is_alone(l));
+    l->prev = head->prev;
+    l->next = head;
+    head->prev->next = l;
+    head->prev = l;
+}
+
+static uint32_t rvd_base_u32(const uint8_t *p)
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | (uint32_t)p[3];
+}
+
+static void rvd_base_put_u32(uint8_t *p, uint32_t v)
+{
+    p[0] = (uint8_t)(v >> 24);
+    p[1] = (uint8_t)(v >> 16);
+    p[2] = (uint8_t)(v >> 8);
+    p[3] = (uint8_t)v;
+}
+
+static uint32_t rvd_base_u16(const uint8_t *p) { return (uint32_t)p[0] << 8 | (uint32_t)p[1]; }
+
+static void rvd_base_put_u16(uint8_t *p, uint32_t v)
+{
+    p[0] = (uint8_t)(v >> 8);
+    p[1] = (uint8_t)v;
+}
+
+static size_t rvd_base_min(size_t a, size_t b) { return a < b ? a : b; }
+
+static uint32_t rvd_base_min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+// A token bucket in integers: `burst` at once, then `rate` a second. Counted in millionths.
+typedef struct rvd_base_bucket {
+    int64_t millionths, at_us;
+    int64_t burst, rate;
+} rvd_base_bucket;
+
+static void rvd_base_bucket_init(rvd_base_bucket *b, int64_t burst, int64_t rate, int64_t now_us)
+{
+    b->burst = burst;
+    b->rate = rate;
+    b->millionths = burst * 1000000;
+    b->at_us = now_us;
+}
+
+// Takes one token. Returns 0 if there is none left.
+static int rvd_base_bucket_take(rvd_base_bucket *b, int64_t now_us)
+{
+    int64_t passed = now_us - b->at_us;
+    int64_t full = b->burst * 1000000;
+    if (passed > 0) {
+        b->at_us = now_us;
+        if (passed > full / b->rate)
+            b->millionths = full;
+        else
+            b->millionths += passed * b->rate;
+        if (b->millionths > full) b->millionths = full;
+    }
+    if (b->millionths < 1000000) return 0;
+    b->millionths -= 1000000;
+    return 1;
+}
+
+// ---- Secrets ------------------------------------------------------------------------------------
+
+// Overwrites a secret. The writes are volatile: a plain memset before free() may be dropped.
+static void rvd_base_wipe(void *p, size_t size)
+{
+    volatile uint8_t *at = (volatile uint8_t *)p;
+    while (size-- > 0) *at++ = 0;
+}
+
+// 1 if equal. Looks at every byte, so that the time taken does not tell where they differ.
+static int rvd_base_equal(const void *a, const void *b, size_t len)
+{
+    const volatile uint8_t *x = (const volatile uint8_t *)a;
+    const volatile uint8_t *y = (const volatile uint8_t *)b;
+    unsigned difference = 0;
+    for (size_t i = 0; i < len; i++) difference |= (unsigned)(x[i] ^ y[i]);
+    return difference == 0;
+}
+
+// SHA-256, FIPS 180-4. Secrets are compared as digests: equal length, and nothing to learn from
+// which byte differed.
+enum { RVD_BASE_SHA256_SIZE = 32 };
+
+typedef struct rvd_base_sha256 {
+    uint32_t state[8];
+    uint64_t total;     // bytes taken so far
+    uint8_t block[64];  // the last total % 64 of them wait here for a full block
+} rvd_base_sha256;
+
+// The constants K of section 4.2.2.
+static const uint32_t rvd_base_sha256_round[64] = {
+    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+    0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+    0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+    0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+
+static uint32_t rvd_base_rotr(uint32_t x, unsigned n) { return x >> n | x << (32 - n); }
+
+// The message schedule W of section 6.2.2, step 1.
+static void rvd_base_sha256_schedule(uint32_t w[64], const uint8_t block[64])
+{
+    for (size_t i = 0; i < 16; i++) w[i] = rvd_base_u32(block + 4 * i);
+    for (size_t i = 16; i < 64; i++) {
+        uint32_t near = w[i - 2], far = w[i - 15];
+        uint32_t s1 = rvd_base_rotr(near, 17) ^ rvd_base_rotr(near, 19) ^ near >> 10;
+        uint32_t s0 = rvd_base_rotr(far, 7) ^ rvd_base_rotr(far, 18) ^ far >> 3;
+        w[i] = s1 + w[i - 7] + s0 + w[i - 16];
+    }
+}
+
+static void rvd_base_sha256_compress(uint32_t state[8], const uint8_t block[64])
+{
+    uint32_t w[64], v[8];  // v: the working variables a..h of the standard
+    rvd_base_sha256_schedule(w, block);
+    memcpy(v, state, sizeof v);
+    for (size_t i = 0; i < 64; i++) {
+        uint32_t s1 = rvd_base_rotr(v[4], 6) ^ rvd_base_rotr(v[4], 11) ^ rvd_base_rotr(v[4], 25);
+        uint32_t s0 = rvd_base_rotr(v[0], 2) ^ rvd_base_rotr(v[0], 13) ^ rvd_base_rotr(v[0], 22);
+        uint32_t choice = (v[4] & v[5]) ^ (~v[4] & v[6]);
+        uint32_t majority = (v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]);
+        uint32_t t1 = v[7] + s1 + choice + rvd_base_sha256_round[i] + w[i];
+        memmove(v + 1, v, 7 * sizeof v[0]);
+        v[4] += t1;
+        v[0] = t1 + s0 + majority;
+    }
+    for (size_t i = 0; i < 8; i++) state[i] += v[i];
+    rvd_base_wipe(w, sizeof w);
+}
+
+static void rvd_base_sha256_init(rvd_base_sha256 *s)
+{
+    static const uint32_t start[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                                      0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+    memset(s, 0, sizeof *s);
+    memcpy(s->state, start, sizeof start);
+}
+
+static void rvd_base_sha256_update(rvd_base_sha256 *s, const void *data, size_t len)
+{
+    const uint8_t *at = (const uint8_t *)data;
+    while (len > 0) {
+        size_t held = (size_t)(s->total % 64);
+        size_t take = rvd_base_min(64 - held, len);
+        memcpy(s->block + held, at, take);
+        s->total += take;
+        at += take;
+        len -= take;
+        if (held + take == 64) rvd_base_sha256_compress(s->state, s->block);
+    }
+}
+
+// Gives the digest and wipes the state, which held the end of a secret.
+static void rvd_base_sha256_final(rvd_base_sha256 *s, uint8_t digest[RVD_BASE_SHA256_SIZE])
+{
+    static const uint8_t pad[64] = {0x80};
+    uint64_t bits = s->total * 8;
+    uint8_t length[8];
+    rvd_base_put_u32(length, (uint32_t)(bits >> 32));
+    rvd_base_put_u32(length + 4, (uint32_t)bits);
+    rvd_base_sha256_update(s, pad, 1 + (size_t)((119 - s->total % 64) % 64));
+    rvd_base_sha256_update(s, length, sizeof length);
+    for (size_t i = 0; i < RVD_BASE_SHA256_SIZE; i++)
+        digest[i] = (uint8_t)(s->state[i / 4] >> (24 - 8 * (i % 4)));
+    rvd_base_wipe(s, sizeof *s);
+}
+
+// ---- Text ---------------------------------------------------------------------------------------
+
+// Reads exactly 2 * size hexadecimal digits, of either case.
+//   returns  1, or 0 if there are not that many before a NUL or another byte
+static int rvd_base_hex(uint8_t *out, size_t size, const char *hex)
+{
+    for (size_t i = 0; i < 2 * size; i++) {
+        char c = hex[i];
+        unsigned digit;
+        if (c >= '0' && c <= '9')
+            digit = (unsigned)(c - '0');
+        else if (c >= 'a' && c <= 'f')
+            digit = (unsigned)(c - 'a') + 10;
+        else if (c >= 'A' && c <= 'F')
+            digit = (unsigned)(c - 'A') + 10;
+        else
+            return 0;
+        out[i / 2] = (uint8_t)(i % 2 ? out[i / 2] | digit : digit << 4);
+    }
+    return 1;
+}
+
+// Reads all of an unsigned decimal number: no sign, no blank, no leading zero, at most `max`.
+//   returns  1 and *out, or 0
+static int rvd_base_decimal(const char *s, size_t len, uint64_t max, uint64_t *out)
+{
+    uint64_t n = 0;
+    if (len == 0 || (len > 1 && s[0] == '0')) return 0;
+    for (size_t i = 0; i < len; i++) {
+        unsigned digit = (unsigned)(unsigned char)s[i] - '0';
+        if (digit > 9 || digit > max || n > (max - digit) / 10) return 0;
+        n = 10 * n + digit;
+    }
+    *out = n;
+    return 1;
+}
+
+// Names are short enough for a log line and safe in a file name, a URL and a DNS label list.
+enum { RVD_BASE_NAME_MAX = 64 };
+
+// [a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?, with A-Z beside a-z if upper_ok.
+static int rvd_base_is_label(const char *s, size_t len, int upper_ok)
+{
+    if (len == 0 || len > RVD_BASE_NAME_MAX) return 0;
+    for (size_t i = 0; i < len; i++) {
+        char c = s[i];
+        int is_plain =
+            (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (upper_ok && c >= 'A' && c <= 'Z');
+        int is_inside = i > 0 && i + 1 < len && (c == '.' || c == '_' || c == '-');
+        if (!is_plain && !is_inside) return 0;
+    }
+    return 1;
+}
+
+static int rvd_base_is_name(const char *s, size_t len) { return rvd_base_is_label(s, len, 0); }
+
+// Does all of `text` match? '*' is any run of bytes, '?' any one. Only the last '*' is ever taken
+// up again, so the work is at most pattern_len * text_len.
+static int rvd_base_glob(const char *pattern, size_t pattern_len, const char *text, size_t text_len)
+{
+    size_t p = 0, t = 0;
+    size_t after_star = 0;  // in pattern; 0 = no '*' seen
+    size_t star_end = 0;    // in text: where the run of that '*' ends for now
+    while (t < text_len) {
+        if (p < pattern_len && pattern[p] == '*') {
+            after_star = ++p;
+            star_end = t;
+        } else if (p < pattern_len && (pattern[p] == '?' || pattern[p] == text[t])) {
+            p++;
+            t++;
+        } else if (after_star) {
+            p = after_star;
+            t = ++star_end;
+        } else {
+            return 0;
+        }
+    }
+    while (p < pattern_len && pattern[p] == '*') p++;
+    return p == pattern_len;
+}
+
+// Text under construction in memory of the caller. Always NUL-terminated, so `size` is one more
+// than the longest text; what does not fit is cut off and noted.
+typedef struct rvd_base_text {
+    char *at;
+    size_t size, len;
+    int overflow;
+} rvd_base_text;
+
+static void rvd_base_text_add(rvd_base_text *t, const char *s)
+{
+    REVDIAL_ASSERT(t->len < t->size);
+    while (*s && t->len + 1 < t->size) t->at[t->len++] = *s++;
+    t->at[t->len] = '\0';
+    if (*s) t->overflow = 1;
+}
+
+static void rvd_base_text_add_decimal(rvd_base_text *t, uint64_t n)
+{
+    char digits[21];  // 2^64 - 1 has 20
+    size_t at = sizeof digits - 1;
+    digits[at] = '\0';
+    do {
+        digits[--at] = (char)('0' + n % 10);
+        n /= 10;
+    } while (n > 0);
+    rvd_base_text_add(t, digits + at);
+}
+
+// Exactly 16 digits, lower case.
+static void rvd_base_text_add_hex16(rvd_base_text *t, uint64_t n)
+{
+    char digits[17];
+    for (size_t i = 0; i < 16; i++) digits[i] = "0123456789abcdef"[n >> (60 - 4 * i) & 15];
+    digits[16] = '\0';
+    rvd_base_text_add(t, digits);
+}
+
+// ================================================================================================
+// MARK: impl.wire  uses: base
+// What the bytes look like: yamux frames and the stream preamble. Pure functions, no state.
+//
+//    0               1               2               3
+//   +---------------+---------------+-------------------------------+
+//   | version 0     | type          | flags                         |
+//   +---------------+---------------+-------------------------------+
+//   | stream id (odd: opened by who answered the 101; 0: session)   |
+//   +---------------------------------------------------------------+
+//   | length: payload (Data), credit (WindowUpdate), value (Ping),  |
+//   | code (GoAway), reason (WindowUpdate with RST)                 |
+//   +---------------------------------------------------------------+
+// ================================================================================================
+
+enum rvd_wire_type { RVD_WIRE_DATA, RVD_WIRE_WINDOW, RVD_WIRE_PING, RVD_WIRE_GOAWAY };
+enum { RVD_WIRE_SYN = 1, RVD_WIRE_ACK = 2, RVD_WIRE_FIN = 4, RVD_WIRE_RST = 8 };
+enum { RVD_WIRE_GO_NORMAL = 0, RVD_WIRE_GO_PROTOCOL = 1, RVD_WIRE_GO_INTERNAL = 2 };
+
+#define RVD_WIRE_HEADER 12         // bytes before a payload
+#define RVD_WIRE_WINDOW0 262144u   // first credit where nothing else was negotiated (yamux spec)
+#define RVD_WIRE_FRAME_MAX 65524u  // our largest payload: 64 KiB with its header, as go-yamux
+#define RVD_WIRE_PREAMBLE_MAX 4096u  // a preamble is addresses and a few names, not a document
+#define RVD_WIRE_META_MAX 40         // key-value pairs in a preamble, ours included
+
+typedef struct rvd_wire_frame {
+    uint32_t version, type, flags, id, length;
+} rvd_wire_frame;
+
+static void rvd_wire_frame_put(uint8_t *p, uint32_t type, uint32_t flags, uint32_t id,
+                               uint32_t length)
+{
+    p[0] = 0;
+    p[1] = (uint8_t)type;
+    rvd_base_put_u16(p + 2, flags);
+    rvd_base_put_u32(p + 4, id);
+    rvd_base_put_u32(p + 8, length);
+}
+
+static void rvd_wire_frame_get(const uint8_t *p, rvd_wire_frame *f)
+{
+    f->version = p[0];
+    f->type = p[1];
+    f->flags = rvd_base_u16(p + 2);
+    f->id = rvd_base_u32(p + 4);
+    f->length = rvd_base_u32(p + 8);
+}
+
+// ---- addresses as text ----
+
+// An IP address with a port, as PROXY protocol carries them.
+typedef struct rvd_wire_addr {
+    int family;  // 0 none, 4, 6
+    uint8_t ip[16];
+    uint32_t port;
+} rvd_wire_addr;
+
+static int rvd_wire_hex_digit(char c)
+{
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+    return -1;
+}
+
+// Decimal 0..max without signs, blanks or leading zeros. Returns what follows it, or NULL.
+static const char *rvd_wire_decimal(const char *s, uint32_t max, uint32_t *out)
+{
+    uint32_t v = 0;
+    if (*s < '0' || *s > '9' || (*s == '0' && s[1] >= '0' && s[1] <= '9')) return NULL;
+    for (; *s >= '0' && *s <= '9'; s++) {
+        v = v * 10 + (uint32_t)(*s - '0');
+        if (v > max) return NULL;
+    }
+    *out = v;
+    return s;
+}
+
+static const char *rvd_wire_ip4_parse(const char *s, uint8_t *ip)
+{
+    for (int i = 0; i < 4; i++) {
+        uint32_t part;
+        if (i > 0 && *s++ != '.') return NULL;
+        s = rvd_wire_decimal(s, 255, &part);
+        if (!s) return NULL;
+        ip[i] = (uint8_t)part;
+    }
+    return s;
+}
+
+// One group of up to four hex digits. Returns what follows it, or NULL if there is none.
+static const char *rvd_wire_group_parse(const char *s, uint8_t *out)
+{
+    uint32_t v = 0;
+    int digits = 0;
+    for (; rvd_wire_hex_digit(*s) >= 0; s++, digits++) {
+        if (digits == 4) return NULL;
+        v = v << 4 | (uint32_t)rvd_wire_hex_digit(*s);
+    }
+    if (digits == 0) return NULL;
+    rvd_base_put_u16(out, v);
+    return s;
+}
+
+// RFC 4291 section 2.2, all three forms, up to the closing bracket.
+static const char *rvd_wire_ip6_parse(const char *s, uint8_t *ip)
+{
+    uint8_t parts[16] = {0};
+    int have = 0, gap = -1;
+    if (s[0] == ':' && s[1] == ':') {
+        gap = 0;
+        s += 2;
+    }
+    while (*s != ']' && *s != '\0') {
+        const char *after;
+        if (have == 16) return NULL;
+        after = have <= 12 ? rvd_wire_ip4_parse(s, parts + have) : NULL;
+        if (after) {
+            have += 4;
+            s = after;
+            break;
+        }
+        s = rvd_wire_group_parse(s, parts + have);
+        if (!s) return NULL;
+        have += 2;
+        if (*s != ':') break;
+        s++;
+        if (*s == ':') {
+            if (gap >= 0) return NULL;
+            gap = have;
+            s++;
+        } else if (*s == ']' || *s == '\0') {
+            return NULL;
+        }
+    }
+    if (gap < 0 ? have != 16 : have > 14) return NULL;
+    if (gap < 0) gap = have;
+    memset(ip, 0, 16);
+    memcpy(ip, parts, (size_t)gap);
+    memcpy(ip + 16 - (have - gap), parts + gap, (size_t)(have - gap));
+    return s;
+}
+
+// "1.2.3.4:80" or "[::1]:80". Returns 1, or 0 and *out without an address.
+static int rvd_wire_addr_parse(const char *s, rvd_wire_addr *out)
+{
+    rvd_wire_addr a;
+    memset(&a, 0, sizeof a);
+    memset(out, 0, sizeof *out);
+    if (*s == '[') {
+        s = rvd_wire_ip6_parse(s + 1, a.ip);
+        if (!s || *s++ != ']') return 0;
+        a.family = 6;
+    } else {
+        s = rvd_wire_ip4_parse(s, a.ip);
+        if (!s) return 0;
+        a.family = 4;
+    }
+    if (*s++ != ':') return 0;
+    s = rvd_wire_decimal(s, 65535, &a.port);
+    if (!s || *s != '\0') return 0;
+    *out = a;
+    return 1;
+}
+
+static void rvd_wire_hex_add(rvd_base_text *t, uint32_t v)
+{
+    static const char digits[] = "0123456789abcdef";
+    char text[5];
+    int n = 0;
+    for (int shift = 12; shift >= 0; shift -= 4)
+        if (v >> shift || shift == 0) text[n++] = digits[v >> shift & 15];
+    text[n] = '\0';
+    rvd_base_text_add(t, text);
+}
+
+// The longest run of zero groups (RFC 5952 section 4.2.3); *len < 2 if there is none.
+static int rvd_wire_ip6_gap(const uint8_t *ip, int *len)
+{
+    int best = 0;
+    *len = 0;
+    for (int i = 0; i < 8; i++) {
+        int n = 0;
+        while (i + n < 8 && !ip[2 * (i + n)] && !ip[2 * (i + n) + 1]) n++;
+        if (n > *len) {
+            *len = n;
+            best = i;
+        }
+    }
+    return best;
+}
+
+static void rvd_wire_addr_add(rvd_base_text *t, const rvd_wire_addr *a)
+{
+    int gap_len, gap = rvd_wire_ip6_gap(a->ip, &gap_len);
+    if (a->family == 4) {
+        for (int i = 0; i < 4; i++) {
+            if (i) rvd_base_text_add(t, ".");
+            rvd_base_text_add_decimal(t, a->ip[i]);
+        }
+    } else {
+        rvd_base_text_add(t, "[");
+        for (int i = 0; i < 8; i++) {
+            if (gap_len > 1 && i == gap) {
+                rvd_base_text_add(t, "::");
+                i += gap_len - 1;
+                continue;
+            }
+            if (i && !(gap_len > 1 && i == gap + gap_len)) rvd_base_text_add(t, ":");
+            rvd_wire_hex_add(t, rvd_base_u16(a->ip + 2 * i));
+        }
+        rvd_base_text_add(t, "]");
+    }
+    rvd_base_text_add(t, ":");
+    rvd_base_text_add_decimal(t, a->port);
+}
+
+// ---- the preamble: a PROXY protocol v2 header (its specification, section 2.2) ----
+
+static const uint8_t rvd_wire_proxy_signature[12] = {0x0D, 0x0A, 0x0D, 0x0A, 0x00, 0x0D,
+                                                     0x0A, 0x51, 0x55, 0x49, 0x54, 0x0A};
+
+enum {
+    RVD_WIRE_TLV_AUTHORITY = 0x02,  // the target
+    RVD_WIRE_TLV_ID = 0x05,         // the dial's id, in both ends' logs
+    RVD_WIRE_TLV_TIMEOUT = 0xE0,    // milliseconds the dialler still waits, u32
+    RVD_WIRE_TLV_META = 0xE1        // "key=value", repeatable
+};
+
+typedef struct rvd_wire_out {
+    uint8_t *at;
+    size_t size, len;
+    int overflow;
+} rvd_wire_out;
+
+static void rvd_wire_out_add(rvd_wire_out *o, const void *p, size_t n)
+{
+    if (n > o->size - o->len) {
+        o->overflow = 1;
+        return;
+    }
+    if (n) memcpy(o->at + o->len, p, n);
+    o->len += n;
+}
+
+static void rvd_wire_out_tlv(rvd_wire_out *o, uint32_t type, const char *a, const char *b)
+{
+    uint8_t head[3];
+    size_t a_len = strlen(a), b_len = b ? strlen(b) + 1 : 0;
+    if (a_len + b_len > RVD_WIRE_PREAMBLE_MAX) {
+        o->overflow = 1;
+        return;
+    }
+    head[0] = (uint8_t)type;
+    rvd_base_put_u16(head + 1, (uint32_t)(a_len + b_len));
+    rvd_wire_out_add(o, head, 3);
+    rvd_wire_out_add(o, a, a_len);
+    if (!b) return;
+    rvd_wire_out_add(o, "=", 1);
+    rvd_wire_out_add(o, b, b_len - 1);
+}
+
+static void rvd_wire_out_addresses(rvd_wire_out *o, const char *client, const char *local)
+{
+    rvd_wire_addr src, dst;
+    uint8_t ports[4];
+    size_t ip_len;
+    memset(&dst, 0, sizeof dst);
+    if (!client || !rvd_wire_addr_parse(client, &src)) return;
+    if (!local || !rvd_wire_addr_parse(local, &dst) || dst.family != src.family)
+        memset(&dst, 0, sizeof dst);
+    ip_len = src.family == 4 ? 4 : 16;
+    o->at[12] = 0x21;  // version 2, PROXY
+    o->at[13] = src.family == 4 ? 0x11 : 0x21;
+    rvd_base_put_u16(ports, src.port);
+    rvd_base_put_u16(ports + 2, dst.port);
+    rvd_wire_out_add(o, src.ip, ip_len);
+    rvd_wire_out_add(o, dst.ip, ip_len);
+    rvd_wire_out_add(o, ports, 4);
+}
+
+// Writes the preamble of a dial. Returns its length, 0 if it does not fit.
+static size_t rvd_wire_preamble_put(uint8_t *buf, size_t size, const revdial_dial_opts *opts,
+                                    const char *id)
+{
+    rvd_wire_out o = {buf, size, 16, 0};
+    REVDIAL_ASSERT(size >= 16);
+    memcpy(buf, rvd_wire_proxy_signature, 12);
+    buf[12] = 0x20;  // version 2, LOCAL: no original client
+    buf[13] = 0x00;
+    rvd_wire_out_addresses(&o, opts->client_addr, opts->local_addr);
+    if (opts->target) rvd_wire_out_tlv(&o, RVD_WIRE_TLV_AUTHORITY, opts->target, NULL);
+    rvd_wire_out_tlv(&o, RVD_WIRE_TLV_ID, id, NULL);
+    if (opts->timeout_ms > 0) {
+        uint8_t tlv[7] = {RVD_WIRE_TLV_TIMEOUT, 0, 4, 0, 0, 0, 0};
+        rvd_base_put_u32(tlv + 3, (uint32_t)opts->timeout_ms);
+        rvd_wire_out_add(&o, tlv, sizeof tlv);
+    }
+    for (size_t i = 0; i < opts->meta_count; i++)
+        rvd_wire_out_tlv(&o, RVD_WIRE_TLV_META, opts->meta[i].key, opts->meta[i].value);
+    if (o.overflow) return 0;
+    rvd_base_put_u16(buf + 14, (uint32_t)(o.len - 16));
+    return o.len;
+}
+
+// How long the preamble is that starts with these bytes: 0 = more needed, -1 = not a preamble.
+static ptrdiff_t rvd_wire_preamble_length(const uint8_t *p, size_t len)
+{
+    size_t total;
+    if (memcmp(p, rvd_wire_proxy_signature, rvd_base_min(len, 12)) != 0) return -1;
+    if (len < 16) return 0;
+    total = 16 + (size_t)rvd_base_u16(p + 14);
+    if ((p[12] & 0xF0) != 0x20 || total > RVD_WIRE_PREAMBLE_MAX) return -1;
+    return (ptrdiff_t)total;
+}
+
+// A preamble as text.
+typedef struct rvd_wire_meta {
+    revdial_kv kv[RVD_WIRE_META_MAX];
+    size_t count;
+    rvd_base_text text;  // over `store`
+    char store[RVD_WIRE_PREAMBLE_MAX + 384];  // its bytes; addresses and numbers grow as text
+} rvd_wire_meta;
+
+static int rvd_wire_meta_add(rvd_wire_meta *m, const char *key, const char *value)
+{
+    if (m->count == RVD_WIRE_META_MAX) return 0;
+    m->kv[m->count].key = key;
+    m->kv[m->count].value = value;
+    m->count++;
+    return 1;
+}
+
+// Copies n bytes as a string. NULL if they hold a NUL or do not fit.
+static char *rvd_wire_meta_text(rvd_wire_meta *m, const uint8_t *p, size_t n)
+{
+    char *at = m->store + m->text.len;
+    if (memchr(p, 0, n) || n + 1 > m->text.size - m->text.len) return NULL;
+    memcpy(at, p, n);
+    at[n] = '\0';
+    m->text.len += n + 1;
+    return at;
+}
+
+static int rvd_wire_meta_address(rvd_wire_meta *m, const char *key, const rvd_wire_addr *a)
+{
+    char *at = m->store + m->text.len;
+    rvd_wire_addr_add(&m->text, a);
+    m->text.len++;  // the NUL that ends it
+    return !m->text.overflow && rvd_wire_meta_add(m, key, at);
+}
+
+// The address block. Returns its length, or -1.
+static ptrdiff_t rvd_wire_addresses_get(rvd_wire_meta *m, const uint8_t *p, size_t len)
+{
+    rvd_wire_addr src, dst;
+    int family = p[13] >> 4;
+    size_t ip_len = family == 1 ? 4 : 16;
+    size_t block = family == 0 ? 0 : family == 3 ? 216 : 2 * ip_len + 4;
+    if ((p[12] & 0x0F) > 1 || family > 3 || (p[13] & 0x0F) > 2 || 16 + block > len) return -1;
+    if ((p[12] & 0x0F) == 0 || family == 0 || family == 3) return (ptrdiff_t)block;
+    memset(&src, 0, sizeof src);
+    memset(&dst, 0, sizeof dst);
+    src.family = dst.family = family == 1 ? 4 : 6;
+    memcpy(src.ip, p + 16, ip_len);
+    memcpy(dst.ip, p + 16 + ip_len, ip_len);
+    src.port = rvd_base_u16(p + 16 + 2 * ip_len);
+    dst.port = rvd_base_u16(p + 18 + 2 * ip_len);
+    if (!rvd_wire_meta_address(m, "client", &src)) return -1;
+    if (dst.port && !rvd_wire_meta_address(m, "local", &dst)) return -1;
+    return (ptrdiff_t)block;
+}
+
+static int rvd_wire_tlv_get(rvd_wire_meta *m, uint32_t type, const uint8_t *p, size_t n)
+{
+    char *text, *equals;
+    if (type == RVD_WIRE_TLV_TIMEOUT) {
+        text = m->store + m->text.len;
+        if (n != 4) return 0;
+        rvd_base_text_add_decimal(&m->text, rvd_base_u32(p));
+        m->text.len++;
+        return !m->text.overflow && rvd_wire_meta_add(m, "timeout_ms", text);
+    }
+    if (type != RVD_WIRE_TLV_AUTHORITY && type != RVD_WIRE_TLV_ID && type != RVD_WIRE_TLV_META)
+        return 1;  // unknown types are skipped, as the specification asks
+    text = rvd_wire_meta_text(m, p, n);
+    if (!text) return 0;
+    if (type == RVD_WIRE_TLV_AUTHORITY) return rvd_wire_meta_add(m, "target", text);
+    if (type == RVD_WIRE_TLV_ID) return rvd_wire_meta_add(m, "id", text);
+    equals = strchr(text, '=');
+    if (!equals || equals == text) return 0;
+    *equals = '\0';
+    return rvd_wire_meta_add(m, text, equals + 1);
+}
+
+// Reads a whole preamble. Returns 0 if it is malformed.
+static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
+{
+    ptrdiff_t block;
+    m->count = 0;
+    m->text.at = m->store;
+    m->text.size = sizeof m->store;
+    m->text.len = 0;
+    m->text.overflow = 0;
+    block = rvd_wire_addresses_get(m, p, len);
+    if (block < 0) return 0;
+    for (size_t at = 16 + (size_t)block; at < len;) {
+        size_t n;
+        if (len - at < 3) return 0;
+        n = rvd_base_u16(p + at + 1);
+        if (n > len - at - 3 || !rvd_wire_tlv_get(m, p[at], p + at + 3, n)) return 0;
+        at += 3 + n;
+    }
+    return 1;
+}
+
+// ================================================================================================
+// MARK: impl.mux  uses: base wire
+// Sessions and streams. All protocol decisions are here; nothing here waits, sends or calls back.
+// The way in is rvd_mux_input(), the way out rvd_mux_output(); rvd_mux_event() tells what happened.
+// ================================================================================================
+
+// ---- limits that are not configurable, each with its reason ----
+
+#define RVD_MUX_CHUNK_MIN 256u     // an unread byte must not cost a page
+#define RVD_MUX_CHUNK_MAX 16384u   // and a full window not a thousand blocks
+#define RVD_MUX_OUT_CHUNK 65536u   // holds our largest frame with its header
+#define RVD_MUX_OUT_MAX 262144u    // default of revdial_engine_set_output_max()
+#define RVD_MUX_SPARSE_BYTES 1024u  // a write this small need not wait for its turn
+#define RVD_MUX_SPARSE_ROOM 65536u  // beyond the output limit, for such writes, FINs and RSTs
+#define RVD_MUX_CONTROL 4096u      // control frames made ready at a time
+#define RVD_MUX_PONGS 32u          // as go-yamux; hc peers have one ping in flight
+#define RVD_MUX_STRAYS 256u        // resets we owe for streams we never had
+#define RVD_MUX_STOCK_STREAMS 256u   // yamux's accept backlog
+#define RVD_MUX_UNACKED_STOCK 128u   // unanswered opens to a stock peer, half its backlog
+#define RVD_MUX_LINGER_BYTES 65536u  // dropped after our close before the stream is reset
+#define RVD_MUX_LINGER_US 30000000   // or for so long
+#define RVD_MUX_PREAMBLE_US 5000000  // a preamble fits in one packet
+#define RVD_MUX_ORPHAN_US 60000000   // no credit from a peer that has finished: it stopped reading
+#define RVD_MUX_TINY_US 40000        // a tiny window is used after all (silly window, RFC 1122)
+#define RVD_MUX_IDLE_US 5000000      // a window shrinks when unused for so long
+#define RVD_MUX_LATE_US 1000000      // a tick so late: the machine slept, clocks get grace
+#define RVD_MUX_RTT_US 30000000      // the round trip is measured this often while busy
+#define RVD_MUX_RTT_SAMPLES 8u       // the window of the minimum
+#define RVD_MUX_GRANT_MAX 1048576u   // credit returns at least in such steps
+#define RVD_MUX_ID_LAST 0x7FFF0000u  // int32 peers: open no more, drain
+
+// Rates that only an attack reaches. They are for 256 streams and scale with the stream limit.
+#define RVD_MUX_SYN_RATE 4000      // streams opened, per second and at once
+#define RVD_MUX_RESET_BURST 200    // streams the peer opened and reset before we answered:
+#define RVD_MUX_RESET_RATE 33      //   rapid reset, CVE-2023-44487
+#define RVD_MUX_PROVOKED_BURST 200  // resets the peer's misbehaviour makes us send:
+#define RVD_MUX_PROVOKED_RATE 33    //   CVE-2025-8671
+#define RVD_MUX_GLITCH_BURST 1000  // frames that mean nothing: empty data, CVE-2019-9518
+#define RVD_MUX_GLITCH_RATE 100
+#define RVD_MUX_PING_BURST 32      // CVE-2019-9512
+#define RVD_MUX_PING_RATE 10
+#define RVD_MUX_WINDOW_BURST 64    // window updates beyond two per frame and stream of ours
+#define RVD_MUX_WINDOW_RATE 100
+
+// ---- streams ----
+
+// A stream is two independent halves and a handshake, as RFC 9000 section 3 has it; three small
+// machines with one writer each instead of one with their product of states.
+//
+//   handshake   ASKED --ACK or any other frame but RST--> OPEN             opened here
+//               OFFERED --preamble--> SHOWN --accept--> OPEN               opened by the peer
+//               any --RST either way--> OPEN
+//   sending     OPEN --finish--> ENDING --FIN sent--> ENDED      any --RST either way--> RESET
+//   receiving   OPEN --FIN--> ENDED   OPEN --we stop--> DROPPED  OPEN, DROPPED --RST--> RESET
+enum rvd_mux_phase {
+    RVD_MUX_ASKED,    // our SYN is in the output, no answer yet
+    RVD_MUX_OFFERED,  // the peer's SYN is here, its preamble is not
+    RVD_MUX_SHOWN,    // the application knows, and has not answered
+    RVD_MUX_OPEN
+};
+enum rvd_mux_tx { RVD_MUX_TX_OPEN, RVD_MUX_TX_ENDING, RVD_MUX_TX_ENDED, RVD_MUX_TX_RESET };
+enum rvd_mux_rx { RVD_MUX_RX_OPEN, RVD_MUX_RX_DROPPED, RVD_MUX_RX_ENDED, RVD_MUX_RX_RESET };
+
+// Control that waits to be sent: state, not a queue, so that it can neither overflow nor be lost.
+enum {
+    RVD_MUX_CTL_ACK = 1,
+    RVD_MUX_CTL_CREDIT = 2,
+    RVD_MUX_CTL_FIN = 4,
+    RVD_MUX_CTL_RST = 8
+};
+
+// Events that wait to be told.
+enum {
+    RVD_MUX_TELL_OPEN = 1,
+    RVD_MUX_TELL_ACCEPTED = 2,
+    RVD_MUX_TELL_READABLE = 4,
+    RVD_MUX_TELL_FIN = 8,
+    RVD_MUX_TELL_RESET = 16
+};
+
+// Why a writer waits.
+enum rvd_mux_wait { RVD_MUX_WAIT_NONE, RVD_MUX_WAIT_CREDIT, RVD_MUX_WAIT_TURN };
+
+// A stream has at most one timer; each kind has one duration, so a queue per kind is in order.
+enum rvd_mux_timer {
+    RVD_MUX_TIMER_NONE,
+    RVD_MUX_TIMER_PREAMBLE,
+    RVD_MUX_TIMER_ACCEPT,
+    RVD_MUX_TIMER_LINGER,
+    RVD_MUX_TIMER_ORPHAN,
+    RVD_MUX_TIMER_TINY,
+    RVD_MUX_TIMERS
+};
+
+typedef struct rvd_mux_chunk {
+    struct rvd_mux_chunk *next;
+    uint32_t size, start, end;  // data[start..end) is unread, data[end..size) free
+    uint8_t data[];
+} rvd_mux_chunk;
+
+// Invariants: received - consumed == buffered; recv_credit + buffered <= window's largest value;
+// an unreleased stream is in the table; `head` is NULL exactly if all buffered bytes are the slice.
+typedef struct rvd_mux_stream {
+    struct rvd_mux_stream *hash_next;
+    rvd_base_link ctl, tell, turn, timer;  // each in at most one list of the session
+    void *user;
+    rvd_mux_chunk *head, *tail;
+    uint8_t *preamble;  // collected until it is whole
+    uint32_t preamble_len, preamble_size;
+    uint32_t id;
+    uint8_t phase, tx, rx, wait, timer_kind;
+    uint8_t ctl_bits, tell_bits;
+    uint8_t released;     // the application has closed it, or does not know of it yet
+    uint8_t acked;        // our ACK has been queued, once and for all
+    uint8_t after_fin;    // data came after FIN before: the next time it is reset
+    uint8_t tiny_ok;      // the tiny-window delay has passed
+    uint8_t reset_local;  // we reset it, not the peer
+    uint32_t reset_code;
+    uint32_t send_credit, recv_credit, window;
+    uint32_t buffered;
+    uint32_t turn_left;      // bytes it may still write in its turn
+    uint32_t dropped;        // bytes thrown away after our close
+    uint32_t epoch_bytes;    // consumed since epoch_us
+    int64_t epoch_us;
+    int64_t timer_us;
+    uint64_t sent, received, consumed;
+    uint64_t out_mark;       // its last data frame ends at this point of the output
+} rvd_mux_stream;
+
+// ---- sessions ----
+
+typedef struct rvd_mux_config {
+    int is_client;            // yamux client: opens odd streams
+    int accept_streams;
+    unsigned features;        // REVDIAL_FEATURE_*, those in force
+    uint32_t send_window;     // first credit the peer gives us per stream
+    uint32_t recv_window;     // first credit it takes for granted
+    uint32_t peer_streams;    // the peer's limit for streams of ours
+    uint64_t session_id, seed;
+    revdial_limits limits;    // resolved: no zeros
+} rvd_mux_config;
+
+// What a frame's body is for while it comes in.
+enum rvd_mux_body { RVD_MUX_BODY_NONE, RVD_MUX_BODY_STREAM, RVD_MUX_BODY_DRAIN };
+
+typedef struct rvd_mux {
+    rvd_heap *heap;
+    rvd_mux_config cfg;
+    int64_t now_us, wake_us;
+
+    rvd_mux_stream **table;  // chains, keyed by a secret multiple of the id
+    uint32_t table_bits, stream_count;
+    uint32_t ours, theirs;   // in the table, by who opened them
+    uint32_t unacked;        // ours, unanswered
+    uint32_t next_id;
+
+    // Input.
+    uint8_t header[RVD_WIRE_HEADER];
+    uint32_t header_len;
+    rvd_wire_frame frame;    // whose body is coming in
+    enum rvd_mux_body body;
+    uint32_t body_left;
+    rvd_mux_stream *body_stream;
+    rvd_mux_stream *slice_stream;  // payload that still lies in the caller's buffer
+    const uint8_t *slice;
+    uint32_t slice_len;
+    uint64_t allowance;      // bytes that may still come for streams that are gone
+
+    // Output: control made ready, then whole data frames. shown_*: what the last output() promised.
+    uint8_t control[RVD_MUX_CONTROL];
+    uint32_t control_len, control_sent;
+    rvd_mux_chunk *out_head, *out_tail;
+    rvd_mux_chunk *spare;    // one empty chunk kept, so that a steady flow allocates nothing
+    uint32_t frame_left;     // bytes of the half-sent data frame at the head
+    uint32_t shown_data, shown_control;
+    uint64_t out_added, out_sent;  // of data frames, in bytes
+    uint64_t out_max;
+    int64_t progress_us;     // the output last moved, or began to wait
+    uint32_t reserved;       // room promised by reserve
+    rvd_base_link ctl, tell, turns, timers[RVD_MUX_TIMERS];
+    uint32_t pongs[RVD_MUX_PONGS], pong_first, pong_count;
+    uint32_t strays[RVD_MUX_STRAYS], stray_codes[RVD_MUX_STRAYS], stray_count;
+
+    // Liveness and round trips.
+    int64_t last_rx_us, ping_us, rtt_us, next_rtt_us;
+    int64_t rtt[RVD_MUX_RTT_SAMPLES];
+    uint32_t rtt_count, ping_value;
+    uint8_t ping_wanted, ping_out;
+
+    // The end.
+    uint8_t draining, go_sent, go_wanted, peer_draining;
+    uint8_t tell_goaway, tell_rtt, open_blocked, tell_dead;
+    uint32_t go_code;
+    int dead;                // REVDIAL_E* that ended the session, 0 while it lives
+    uint32_t dead_code;      // GoAway code from the peer
+    const char *dead_text;
+
+    uint64_t buffered;       // unread bytes of all streams
+    uint64_t grown;          // windows beyond their first size
+    rvd_base_bucket syns, resets, provoked, glitches, pings, windows;
+    uint64_t opened, reset_count, rx_bytes, tx_bytes, rx_frames, tx_frames, tx_data_frames;
+    uint64_t window_frames;  // updates that data or opens of ours have earned the peer
+    rvd_wire_meta *meta;     // of the stream that OPEN tells about
+} rvd_mux;
+
+static void rvd_mux_die(rvd_mux *m, int code, const char *text);
+
+// ---- the table ----
+
+static uint32_t rvd_mux_slot(const rvd_mux *m, uint32_t id)
+{
+    uint64_t key = (m->cfg.seed | 1) * 0x9E3779B97F4A7C15u;
+    return (uint32_t)(((uint64_t)id ^ (key >> 32)) * (key | 1) >> (64 - m->table_bits));
+}
+
+static rvd_mux_stream *rvd_mux_find(const rvd_mux *m, uint32_t id)
+{
+    rvd_mux_stream *s = m->table[rvd_mux_slot(m, id)];
+    while (s && s->id != id) s = s->hash_next;
+    return s;
+}
+
+static int rvd_mux_is_mine(const rvd_mux *m, uint32_t id)
+{
+    return (id & 1) == (m->cfg.is_client ? 1u : 0u);
+}
+
+// Doubles the table. Without memory the chains just get longer.
+static void rvd_mux_table_grow(rvd_mux *m)
+{
+    size_t old_count = (size_t)1 << m->table_bits;
+    rvd_mux_stream **old = m->table;
+    rvd_mux_stream **fresh = rvd_base_alloc(m->heap, 2 * old_count * sizeof *fresh);
+    if (!fresh) return;
+    m->table = fresh;
+    m->table_bits++;
+    for (size_t i = 0; i < old_count; i++) {
+        rvd_mux_stream *s = old[i];
+        while (s) {
+            rvd_mux_stream *next = s->hash_next;
+            rvd_mux_stream **slot = &fresh[rvd_mux_slot(m, s->id)];
+            s->hash_next = *slot;
+            *slot = s;
+            s = next;
+        }
+    }
+    rvd_base_free(m->heap, old, old_count * sizeof(*old));
+}
+
+static rvd_mux_stream *rvd_mux_stream_new(rvd_mux *m, uint32_t id)
+{
+    rvd_mux_stream **slot, *s = rvd_base_alloc(m->heap, sizeof *s);
+    if (!s) return NULL;
+    if (m->stream_count >= (uint32_t)1 << m->table_bits) rvd_mux_table_grow(m);
+    s->id = id;
+    rvd_base_link_init(&s->ctl);
+    rvd_base_link_init(&s->tell);
+    rvd_base_link_init(&s->turn);
+    rvd_base_link_init(&s->timer);
+    s->send_credit = m->cfg.send_window;
+    s->recv_credit = s->window = m->cfg.recv_window;
+    s->turn_left = m->cfg.limits.frame_bytes_max;
+    s->epoch_us = m->now_us;
+    slot = &m->table[rvd_mux_slot(m, id)];
+    s->hash_next = *slot;
+    *slot = s;
+    m->stream_count++;
+    m->opened++;
+    if (rvd_mux_is_mine(m, id))
+        m->ours++;
+    else
+        m->theirs++;
+    return s;
+}
+
+static void rvd_mux_preamble_free(rvd_mux *m, rvd_mux_stream *s)
+{
+    rvd_base_free(m->heap, s->preamble, s->preamble_size);
+    s->preamble = NULL;
+    s->preamble_len = s->preamble_size = 0;
+}
+
+// Drops what was received and not read. The peer's credit for it is not returned.
+static void rvd_mux_rx_clear(rvd_mux *m, rvd_mux_stream *s)
+{
+    while (s->head) {
+        rvd_mux_chunk *c = s->head;
+        s->head = c->next;
+        rvd_base_free(m->heap, c, sizeof *c + c->size);
+    }
+    s->tail = NULL;
+    if (m->slice_stream == s) m->slice_stream = NULL;
+    m->buffered -= s->buffered;
+    s->consumed += s->buffered;
+    s->buffered = 0;
+}
+
+static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
+{
+    rvd_mux_stream **slot = &m->table[rvd_mux_slot(m, s->id)];
+    while (*slot != s) slot = &(*slot)->hash_next;
+    *slot = s->hash_next;
+    rvd_mux_rx_clear(m, s);
+    rvd_mux_preamble_free(m, s);
+    rvd_base_link_remove(&s->ctl);
+    rvd_base_link_remove(&s->tell);
+    rvd_base_link_remove(&s->turn);
+    rvd_base_link_remove(&s->timer);
+    if (m->body_stream == s) {
+        m->body_stream = NULL;
+        if (m->body == RVD_MUX_BODY_STREAM) m->body = RVD_MUX_BODY_DRAIN;
+    }
+    m->allowance += s->recv_credit;
+    m->grown -= s->window - m->cfg.recv_window;
+    m->stream_count--;
+    if (rvd_mux_is_mine(m, s->id))
+        m->ours--;
+    else
+        m->theirs--;
+    rvd_base_free(m->heap, s, sizeof *s);
+}
+
+// ---- small changes of state ----
+
+static void rvd_mux_ctl_add(rvd_mux *m, rvd_mux_stream *s, unsigned bit)
+{
+    s->ctl_bits = (uint8_t)(s->ctl_bits | bit);
+    if (rvd_base_link_is_alone(&s->ctl)) rvd_base_link_push(&m->ctl, &s->ctl);
+}
+
+static void rvd_mux_tell(rvd_mux *m, rvd_mux_stream *s, unsigned bit)
+{
+    if (s->released) return;
+    s->tell_bits = (uint8_t)(s->tell_bits | bit);
+    if (rvd_base_link_is_alone(&s->tell)) rvd_base_link_push(&m->tell, &s->tell);
+}
+
+static int64_t rvd_mux_timer_length(const rvd_mux *m, enum rvd_mux_timer kind)
+{
+    switch (kind) {
+    case RVD_MUX_TIMER_PREAMBLE: return RVD_MUX_PREAMBLE_US;
+    case RVD_MUX_TIMER_ACCEPT: return (int64_t)m->cfg.limits.accept_timeout_ms * 1000;
+    case RVD_MUX_TIMER_LINGER: return RVD_MUX_LINGER_US;
+    case RVD_MUX_TIMER_ORPHAN: return RVD_MUX_ORPHAN_US;
+    case RVD_MUX_TIMER_TINY: return RVD_MUX_TINY_US;
+    case RVD_MUX_TIMER_NONE:
+    case RVD_MUX_TIMERS: break;
+    }
+    return 0;
+}
+
+static void rvd_mux_timer_set(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_timer kind)
+{
+    rvd_base_link_remove(&s->timer);
+    s->timer_kind = (uint8_t)kind;
+    if (kind == RVD_MUX_TIMER_NONE) return;
+    s->timer_us = m->now_us + rvd_mux_timer_length(m, kind);
+    rvd_base_link_push(&m->timers[kind], &s->timer);
+}
+
+static void rvd_mux_phase_become(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_phase to)
+{
+    switch ((enum rvd_mux_phase)s->phase) {
+    case RVD_MUX_ASKED: REVDIAL_ASSERT(to == RVD_MUX_OPEN); break;
+    case RVD_MUX_OFFERED: REVDIAL_ASSERT(to == RVD_MUX_SHOWN || to == RVD_MUX_OPEN); break;
+    case RVD_MUX_SHOWN: REVDIAL_ASSERT(to == RVD_MUX_OPEN); break;
+    case RVD_MUX_OPEN: REVDIAL_ASSERT(0); break;
+    }
+    if (s->phase == RVD_MUX_ASKED) m->unacked--;
+    if (s->phase == RVD_MUX_OFFERED && to == RVD_MUX_SHOWN) s->released = 0;
+    s->phase = (uint8_t)to;
+}
+
+static void rvd_mux_tx_become(rvd_mux_stream *s, enum rvd_mux_tx to)
+{
+    REVDIAL_ASSERT(to > s->tx);  // the order of the enum is the order of the arrows
+    s->tx = (uint8_t)to;
+}
+
+static void rvd_mux_rx_become(rvd_mux_stream *s, enum rvd_mux_rx to)
+{
+    REVDIAL_ASSERT(s->rx == RVD_MUX_RX_OPEN || s->rx == RVD_MUX_RX_DROPPED);
+    REVDIAL_ASSERT(to != RVD_MUX_RX_OPEN);
+    s->rx = (uint8_t)to;
+}
+
+// Leaves the table once the protocol, the application and the output are done with it.
+static void rvd_mux_settle(rvd_mux *m, rvd_mux_stream *s)
+{
+    int sent = s->tx == RVD_MUX_TX_ENDED || s->tx == RVD_MUX_TX_RESET;
+    int received = s->rx == RVD_MUX_RX_ENDED || s->rx == RVD_MUX_RX_RESET;
+    if (!s->released || !sent || !received) return;
+    if (s->ctl_bits & ~(unsigned)RVD_MUX_CTL_CREDIT) return;
+    rvd_mux_stream_free(m, s);
+}
+
+// Our reset: nothing more goes out, nothing that comes in matters.
+static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
+{
+    if (s->tx == RVD_MUX_TX_RESET) return;
+    s->reset_code = code;
+    s->reset_local = 1;
+    rvd_mux_tx_become(s, RVD_MUX_TX_RESET);
+    if (s->rx != RVD_MUX_RX_ENDED && s->rx != RVD_MUX_RX_RESET)
+        rvd_mux_rx_become(s, RVD_MUX_RX_RESET);
+    rvd_mux_rx_clear(m, s);
+    rvd_mux_preamble_free(m, s);
+    if (s->phase != RVD_MUX_OPEN) rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
+    s->ctl_bits = 0;
+    rvd_base_link_remove(&s->ctl);
+    rvd_base_link_remove(&s->turn);
+    s->wait = RVD_MUX_WAIT_NONE;
+    rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
+    m->reset_count++;
+    rvd_mux_ctl_add(m, s, RVD_MUX_CTL_RST);
+}
+
+// A reset that the application did not ask for is told to it.
+static void rvd_mux_reset_tell(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
+{
+    rvd_mux_reset(m, s, code);
+    rvd_mux_tell(m, s, RVD_MUX_TELL_RESET);
+    rvd_mux_settle(m, s);
+}
+
+static void rvd_mux_ack(rvd_mux *m, rvd_mux_stream *s)
+{
+    uint32_t extra = m->cfg.limits.stream_window - m->cfg.recv_window;
+    if (s->phase != RVD_MUX_SHOWN) return;
+    rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
+    s->window += extra;
+    m->grown += extra;
+    rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
+    if (!s->acked) rvd_mux_ctl_add(m, s, RVD_MUX_CTL_ACK);
+    s->acked = 1;
+}
+
+// ---- budgets ----
+
+static void rvd_mux_protocol_error(rvd_mux *m, const char *text)
+{
+    if (m->dead) return;
+    m->go_code = RVD_WIRE_GO_PROTOCOL;
+    m->go_wanted = 1;
+    rvd_mux_die(m, REVDIAL_EPROTO, text);
+}
+
+static void rvd_mux_glitch(rvd_mux *m)
+{
+    if (!rvd_base_bucket_take(&m->glitches, m->now_us))
+        rvd_mux_protocol_error(m, "too many meaningless frames");
+}
+
+// A stream of the peer's is reset because the peer misbehaves on it.
+static void rvd_mux_provoked(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
+{
+    if (!rvd_base_bucket_take(&m->provoked, m->now_us)) {
+        rvd_mux_protocol_error(m, "too many streams had to be reset");
+        return;
+    }
+    rvd_mux_reset_tell(m, s, code);
+}
+
+// Over the budget for unread bytes: the streams with the most of them pay, the others never notice.
+// Down to seven eighths, so that a scan pays for many bytes.
+static void rvd_mux_calm(rvd_mux *m)
+{
+    uint64_t target = m->cfg.limits.session_window / 8 * (uint64_t)7;
+    while (m->buffered > target) {
+        rvd_mux_stream *worst = NULL;
+        for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits; i++)
+            for (rvd_mux_stream *s = m->table[i]; s; s = s->hash_next)
+                if (!worst || s->buffered > worst->buffered ||
+                    (s->buffered == worst->buffered && s->id < worst->id))
+                    worst = s;
+        if (!worst || worst->buffered == 0) return;
+        rvd_mux_reset_tell(m, worst, REVDIAL_RESET_CALM);
+    }
+}
+
+// ---- received bytes ----
+
+static uint32_t rvd_mux_chunk_size(const rvd_mux_stream *s, uint32_t len)
+{
+    uint32_t size = RVD_MUX_CHUNK_MIN;
+    if (s->tail) size = s->tail->size;  // a stream that fills chunks gets larger ones
+    if (len < size && s->tail) len = size + 1;
+    while (size < len && size < RVD_MUX_CHUNK_MAX) size *= 2;
+    return size;
+}
+
+// Appends to the stream's chunks. Returns 0 without memory.
+static int rvd_mux_store(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32_t len)
+{
+    while (len) {
+        rvd_mux_chunk *c = s->tail;
+        uint32_t n;
+        if (!c || c->end == c->size) {
+            uint32_t size = rvd_mux_chunk_size(s, len);
+            c = rvd_base_resize(m->heap, NULL, 0, sizeof *c + size);
+            if (!c) return 0;
+            c->next = NULL;
+            c->size = size;
+            c->start = c->end = 0;
+            if (s->tail)
+                s->tail->next = c;
+            else
+                s->head = c;
+            s->tail = c;
+        }
+        n = rvd_base_min_u32(len, c->size - c->end);
+        memcpy(c->data + c->end, p, n);
+        c->end += n;
+        p += n;
+        len -= n;
+    }
+    return 1;
+}
+
+// The caller takes its buffer back: what is left of the slice goes to the stream's chunks.
+static void rvd_mux_slice_keep(rvd_mux *m)
+{
+    rvd_mux_stream *s = m->slice_stream;
+    if (!s) return;
+    m->slice_stream = NULL;
+    if (!m->slice_len) return;
+    if (!rvd_mux_store(m, s, m->slice, m->slice_len)) {
+        rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
+        return;
+    }
+    if (m->buffered > m->cfg.limits.session_window) rvd_mux_calm(m);
+}
+
+// Collects the preamble; what follows it in p is payload. Returns bytes taken.
+static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p,
+                                       uint32_t len)
+{
+    uint32_t used = 0;
+    while (used < len) {
+        ptrdiff_t total;
+        if (s->preamble_len == s->preamble_size) {
+            uint32_t size = s->preamble_size ? 2 * s->preamble_size : 128;
+            uint8_t *fresh = rvd_base_resize(m->heap, s->preamble, s->preamble_size, size);
+            if (!fresh) {
+                rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
+                return used;
+            }
+            s->preamble = fresh;
+            s->preamble_size = size;
+        }
+        s->preamble[s->preamble_len++] = p[used++];
+        total = rvd_wire_preamble_length(s->preamble, s->preamble_len);
+        if (total < 0) {
+            rvd_mux_provoked(m, s, REVDIAL_RESET_PROTOCOL);
+            return used;
+        }
+        if (total == (ptrdiff_t)s->preamble_len) {
+            rvd_mux_phase_become(m, s, RVD_MUX_SHOWN);
+            rvd_mux_timer_set(m, s, RVD_MUX_TIMER_ACCEPT);
+            rvd_mux_tell(m, s, RVD_MUX_TELL_OPEN);
+            return used;
+        }
+    }
+    return used;
+}
+
+static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s);
+
+// Bytes nobody will read. They keep using up the credit that the peer has; it gets no more.
+static void rvd_mux_drop(rvd_mux *m, rvd_mux_stream *s, uint32_t len)
+{
+    s->dropped += rvd_base_min_u32(len, UINT32_MAX - s->dropped);
+    if (s->rx == RVD_MUX_RX_DROPPED && s->dropped > RVD_MUX_LINGER_BYTES &&
+        s->tx != RVD_MUX_TX_RESET)
+        rvd_mux_provoked(m, s, REVDIAL_RESET_CANCEL);
+}
+
+// A piece of a frame's body for a stream. Returns 1 if the caller has to be told before going on.
+static int rvd_mux_payload(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32_t len)
+{
+    int was_empty = s->buffered == 0;
+    s->recv_credit -= len;
+    s->received += len;
+    if (s->rx != RVD_MUX_RX_OPEN) {
+        s->consumed += len;
+        rvd_mux_drop(m, s, len);
+        return 0;
+    }
+    m->rx_bytes += len;
+    if (s->phase == RVD_MUX_OFFERED) {
+        uint32_t used = rvd_mux_preamble_input(m, s, p, len);
+        if (m->body_stream != s) return 1;  // it was reset and is gone
+        if (s->rx != RVD_MUX_RX_OPEN) {
+            s->consumed = s->received;
+            return 1;
+        }
+        s->consumed += used;
+        s->epoch_bytes += used;
+        rvd_mux_credit_check(m, s);
+        p += used;
+        len -= used;
+        if (!len) return s->phase == RVD_MUX_SHOWN;
+    }
+    s->buffered += len;
+    m->buffered += len;
+    if (was_empty && m->slice_stream == NULL) {
+        m->slice_stream = s;
+        m->slice = p;
+        m->slice_len = len;
+        rvd_mux_tell(m, s, RVD_MUX_TELL_READABLE);
+        return 1;
+    }
+    if (!rvd_mux_store(m, s, p, len)) {
+        rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
+        return 1;
+    }
+    if (m->buffered > m->cfg.limits.session_window) rvd_mux_calm(m);
+    return 0;
+}
+
+static size_t rvd_mux_peek(rvd_mux *m, rvd_mux_stream *s, const uint8_t **data)
+{
+    if (s->head) {
+        *data = s->head->data + s->head->start;
+        return s->head->end - s->head->start;
+    }
+    if (m->slice_stream == s) {
+        *data = m->slice;
+        return m->slice_len;
+    }
+    return 0;
+}
+
+// ---- credit ----
+
+// Measured need (yamux.md section 3.5): half a window was consumed within four round trips, so the
+// window is what holds the peer back. Growth comes only from what the session has to spare.
+static void rvd_mux_window_adapt(rvd_mux *m, rvd_mux_stream *s)
+{
+    const revdial_limits *l = &m->cfg.limits;
+    int64_t elapsed = m->now_us - s->epoch_us;
+    int64_t rtt = m->rtt_us > 1000 ? m->rtt_us : 1000;
+    uint64_t fourfold = (uint64_t)rtt * 4 * s->epoch_bytes / s->window;
+    if (m->buffered > l->session_window / 2 || elapsed > RVD_MUX_IDLE_US) {
+        uint32_t smaller = s->window / 2 > m->cfg.recv_window ? s->window / 2 : m->cfg.recv_window;
+        m->grown -= s->window - smaller;
+        s->window = smaller;
+    } else if (s->epoch_bytes >= s->window / 2 && (uint64_t)elapsed < fourfold &&
+               s->window <= l->stream_window_max / 2 &&
+               m->grown + s->window <= l->session_window / 2) {
+        m->grown += s->window;
+        s->window *= 2;
+    }
+    s->epoch_us = m->now_us;
+    s->epoch_bytes = 0;
+}
+
+// Credit that could be granted now.
+static uint32_t rvd_mux_credit_room(const rvd_mux_stream *s)
+{
+    uint32_t out = s->recv_credit + s->buffered;
+    return s->window > out ? s->window - out : 0;
+}
+
+static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s)
+{
+    uint32_t room, step;
+    if (s->rx != RVD_MUX_RX_OPEN || s->tx == RVD_MUX_TX_RESET) return;
+    if (s->ctl_bits & RVD_MUX_CTL_CREDIT) return;
+    room = rvd_mux_credit_room(s);
+    step = rvd_base_min_u32(s->window / 2, RVD_MUX_GRANT_MAX);
+    if (room >= step || (s->recv_credit == 0 && room >= 16384)) {
+        rvd_mux_window_adapt(m, s);
+        rvd_mux_ctl_add(m, s, RVD_MUX_CTL_CREDIT);
+    }
+}
+
+static void rvd_mux_consume(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
+{
+    uint32_t left = n;
+    REVDIAL_ASSERT(n <= s->buffered);
+    while (left && s->head) {
+        rvd_mux_chunk *c = s->head;
+        uint32_t k = rvd_base_min_u32(left, c->end - c->start);
+        c->start += k;
+        left -= k;
+        if (c->start < c->end) break;
+        s->head = c->next;
+        if (!s->head) s->tail = NULL;
+        rvd_base_free(m->heap, c, sizeof *c + c->size);
+    }
+    if (left) {
+        REVDIAL_ASSERT(m->slice_stream == s && left <= m->slice_len);
+        m->slice += left;
+        m->slice_len -= left;
+    }
+    s->buffered -= n;
+    m->buffered -= n;
+    s->consumed += n;
+    s->epoch_bytes += n;
+    rvd_mux_credit_check(m, s);
+}
+
+// ---- output of data ----
+
+// Room for `len` contiguous bytes at the end of the output. NULL without memory.
+static uint8_t *rvd_mux_out_room(rvd_mux *m, uint32_t len)
+{
+    rvd_mux_chunk *c = m->out_tail;
+    if (c && c->size - c->end >= len) return c->data + c->end;
+    c = m->spare;
+    m->spare = NULL;
+    if (!c) c = rvd_base_resize(m->heap, NULL, 0, sizeof *c + RVD_MUX_OUT_CHUNK);
+    if (!c) return NULL;
+    c->next = NULL;
+    c->size = RVD_MUX_OUT_CHUNK;
+    c->start = c->end = 0;
+    if (m->out_tail)
+        m->out_tail->next = c;
+    else
+        m->out_head = c;
+    m->out_tail = c;
+    return c->data;
+}
+
+static uint64_t rvd_mux_out_len(const rvd_mux *m) { return m->out_added - m->out_sent; }
+
+static void rvd_mux_out_began(rvd_mux *m)
+{
+    if (rvd_mux_out_len(m) == 0 && m->control_len == m->control_sent) m->progress_us = m->now_us;
+}
+
+static void rvd_mux_wait_turn(rvd_mux *m, rvd_mux_stream *s)
+{
+    s->wait = RVD_MUX_WAIT_TURN;
+    if (rvd_base_link_is_alone(&s->turn)) rvd_base_link_push(&m->turns, &s->turn);
+}
+
+// Silly window avoidance, sender's side: a sliver of credit is not used at once.
+static int rvd_mux_is_tiny(rvd_mux *m, rvd_mux_stream *s, size_t want)
+{
+    enum rvd_mux_timer timer = RVD_MUX_TIMER_NONE;
+    if (s->send_credit >= RVD_MUX_SPARSE_BYTES || s->send_credit >= want) return 0;
+    if (s->send_credit && s->tiny_ok) return 0;
+    if (s->send_credit)
+        timer = RVD_MUX_TIMER_TINY;
+    else if (s->rx == RVD_MUX_RX_ENDED)
+        timer = RVD_MUX_TIMER_ORPHAN;
+    if (s->timer_kind == RVD_MUX_TIMER_NONE) rvd_mux_timer_set(m, s, timer);
+    return 1;
+}
+
+// How much of `want` the stream may write now. 0: it waits, and WRITABLE will tell.
+// Deficit round robin: while others wait, a stream writes one quantum in its turn; a stream that
+// has not used up its quantum (a keystroke) goes ahead of the bulk that has.
+static uint32_t rvd_mux_allowed(rvd_mux *m, rvd_mux_stream *s, size_t want)
+{
+    uint64_t queued = rvd_mux_out_len(m);
+    uint32_t n = (uint32_t)rvd_base_min(want, RVD_WIRE_FRAME_MAX);
+    int others = !rvd_base_link_is_alone(&m->turns);
+    if (want == 0 || s->wait == RVD_MUX_WAIT_TURN) return 0;
+    if (rvd_mux_is_tiny(m, s, want)) {
+        s->wait = RVD_MUX_WAIT_CREDIT;
+        return 0;
+    }
+    if (!others) s->turn_left = m->cfg.limits.frame_bytes_max;
+    if (others) n = rvd_base_min_u32(n, s->turn_left);
+    if (queued >= m->out_max &&
+        (want > RVD_MUX_SPARSE_BYTES || queued >= m->out_max + RVD_MUX_SPARSE_ROOM))
+        n = 0;
+    if (n == 0) {
+        rvd_mux_wait_turn(m, s);
+        return 0;
+    }
+    s->wait = RVD_MUX_WAIT_NONE;
+    return rvd_base_min_u32(n, s->send_credit);
+}
+
+// A data frame of n bytes lies at the end of the output, header gap first.
+static void rvd_mux_commit(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
+{
+    rvd_mux_chunk *c = m->out_tail;
+    REVDIAL_ASSERT(n && n <= s->send_credit && RVD_WIRE_HEADER + n <= c->size - c->end);
+    rvd_mux_out_began(m);
+    rvd_wire_frame_put(c->data + c->end, RVD_WIRE_DATA, 0, s->id, n);
+    c->end += RVD_WIRE_HEADER + n;
+    m->out_added += RVD_WIRE_HEADER + n;
+    s->out_mark = m->out_added;
+    s->send_credit -= n;
+    s->sent += n;
+    s->turn_left -= rvd_base_min_u32(n, s->turn_left);
+    s->tiny_ok = 0;
+    m->tx_bytes += n;
+    m->tx_frames++;
+    m->tx_data_frames++;
+}
+
+// ---- output of control ----
+
+static int rvd_mux_control_put(rvd_mux *m, uint32_t type, uint32_t flags, uint32_t id,
+                               uint32_t length)
+{
+    if (m->control_len == m->control_sent) m->control_len = m->control_sent = 0;
+    if (RVD_MUX_CONTROL - m->control_len < RVD_WIRE_HEADER) return 0;
+    rvd_mux_out_began(m);
+    rvd_wire_frame_put(m->control + m->control_len, type, flags, id, length);
+    m->control_len += RVD_WIRE_HEADER;
+    m->tx_frames++;
+    return 1;
+}
+
+// A control frame behind all data that is queued now.
+static int rvd_mux_out_put(rvd_mux *m, uint32_t type, uint32_t flags, uint32_t id, uint32_t length)
+{
+    uint8_t *at = rvd_mux_out_room(m, RVD_WIRE_HEADER);
+    if (!at) return 0;
+    rvd_mux_out_began(m);
+    rvd_wire_frame_put(at, type, flags, id, length);
+    m->out_tail->end += RVD_WIRE_HEADER;
+    m->out_added += RVD_WIRE_HEADER;
+    m->tx_frames++;
+    return 1;
+}
+
+// FIN and RST come after the stream's own data: behind it in the output if some is still there.
+static int rvd_mux_last_put(rvd_mux *m, rvd_mux_stream *s, uint32_t flag, uint32_t length)
+{
+    if (s->out_mark <= m->out_sent)
+        return rvd_mux_control_put(m, RVD_WIRE_WINDOW, flag, s->id, length);
+    return rvd_mux_out_put(m, RVD_WIRE_WINDOW, flag, s->id, length);
+}
+
+static int rvd_mux_credit_put(rvd_mux *m, rvd_mux_stream *s, uint32_t flag)
+{
+    uint32_t delta = s->rx == RVD_MUX_RX_OPEN ? rvd_mux_credit_room(s) : 0;
+    if (flag == RVD_WIRE_ACK) {
+        uint32_t extra = s->window - m->cfg.recv_window;
+        delta = rvd_base_min_u32(delta, extra);
+    }
+    if (!flag && !delta) return 1;
+    if (!rvd_mux_control_put(m, RVD_WIRE_WINDOW, flag, s->id, delta)) return 0;
+    s->recv_credit += delta;
+    return 1;
+}
+
+// Sends what one stream owes, in order. Returns 0 if it did not fit.
+static int rvd_mux_stream_control(rvd_mux *m, rvd_mux_stream *s)
+{
+    unsigned bits = s->ctl_bits;
+    if (bits & RVD_MUX_CTL_ACK) {
+        if (!rvd_mux_credit_put(m, s, RVD_WIRE_ACK)) return 0;
+        bits &= ~(unsigned)RVD_MUX_CTL_ACK;
+        s->ctl_bits = (uint8_t)bits;
+    }
+    if (bits & RVD_MUX_CTL_CREDIT) {
+        if (!rvd_mux_credit_put(m, s, 0)) return 0;
+        bits &= ~(unsigned)RVD_MUX_CTL_CREDIT;
+        s->ctl_bits = (uint8_t)bits;
+    }
+    if (bits & RVD_MUX_CTL_FIN) {
+        if (!rvd_mux_last_put(m, s, RVD_WIRE_FIN, 0)) return 0;
+        rvd_mux_tx_become(s, RVD_MUX_TX_ENDED);
+    }
+    if (bits & RVD_MUX_CTL_RST) {
+        if (!rvd_mux_last_put(m, s, RVD_WIRE_RST, s->reset_code)) return 0;
+    }
+    s->ctl_bits = 0;
+    return 1;
+}
+
+static void rvd_mux_goaway_put(rvd_mux *m)
+{
+    int put;
+    if (m->dead)  // the last frame of all
+        put = rvd_mux_out_put(m, RVD_WIRE_GOAWAY, 0, 0, m->go_code);
+    else
+        put = rvd_mux_control_put(m, RVD_WIRE_GOAWAY, 0, 0, m->go_code);
+    if (!put) return;
+    m->go_wanted = 0;
+    m->go_sent = 1;
+}
+
+// Makes control frames ready: pongs, resets of strays, then what the streams owe, then our ping.
+static void rvd_mux_control_fill(rvd_mux *m)
+{
+    if (m->dead) return;
+    while (m->pong_count) {
+        if (!rvd_mux_control_put(m, RVD_WIRE_PING, RVD_WIRE_ACK, 0, m->pongs[m->pong_first]))
+            return;
+        m->pong_first = (m->pong_first + 1) % RVD_MUX_PONGS;
+        m->pong_count--;
+    }
+    while (m->stray_count) {
+        uint32_t i = m->stray_count - 1;
+        if (!rvd_mux_control_put(m, RVD_WIRE_WINDOW, RVD_WIRE_RST, m->strays[i],
+                                 m->stray_codes[i]))
+            return;
+        m->stray_count = i;
+    }
+    while (!rvd_base_link_is_alone(&m->ctl)) {
+        rvd_mux_stream *s = RVD_BASE_OWNER(m->ctl.next, rvd_mux_stream, ctl);
+        if (!rvd_mux_stream_control(m, s)) return;
+        rvd_base_link_remove(&s->ctl);
+        rvd_mux_settle(m, s);
+    }
+    if (m->ping_wanted &&
+        rvd_mux_control_put(m, RVD_WIRE_PING, RVD_WIRE_SYN, 0, ++m->ping_value)) {
+        m->ping_wanted = 0;
+        m->ping_out = 1;
+        m->ping_us = m->now_us;
+    }
+    if (m->go_wanted) rvd_mux_goaway_put(m);
+}
+
+// Shows pending output: the rest of a half-sent data frame, control, then data.
+static int rvd_mux_output(rvd_mux *m, struct iovec *iov, int max)
+{
+    int n = 0;
+    uint32_t skip;
+    rvd_mux_chunk *c = m->out_head;
+    rvd_mux_control_fill(m);
+    m->shown_data = m->shown_control = 0;
+    skip = m->frame_left;
+    if (skip && n < max) {
+        iov[n].iov_base = c->data + c->start;
+        iov[n++].iov_len = skip;
+        m->shown_data = skip;
+    }
+    if (m->control_len > m->control_sent && n < max) {
+        iov[n].iov_base = m->control + m->control_sent;
+        iov[n].iov_len = m->shown_control = m->control_len - m->control_sent;
+        n++;
+    }
+    for (c = m->out_head; c && n < max; c = c->next) {
+        uint32_t len = c->end - c->start - skip;
+        if (!len) {
+            skip = 0;
+            continue;
+        }
+        iov[n].iov_base = c->data + c->start + skip;
+        iov[n++].iov_len = len;
+        skip = 0;
+    }
+    return n;
+}
+
+// n bytes of data frames are on the wire. Keeps frame_left exact by walking the headers.
+static void rvd_mux_data_sent(rvd_mux *m, size_t n)
+{
+    m->out_sent += n;
+    while (n) {
+        rvd_mux_chunk *c = m->out_head;
+        uint32_t k;
+        if (!m->frame_left) {
+            const uint8_t *p = c->data + c->start;
+            m->frame_left = RVD_WIRE_HEADER;
+            if (p[1] == RVD_WIRE_DATA) m->frame_left += rvd_base_u32(p + 8);
+        }
+        k = rvd_base_min_u32(m->frame_left, (uint32_t)rvd_base_min(n, UINT32_MAX));
+        c->start += k;
+        m->frame_left -= k;
+        n -= k;
+        if (c->start < c->end) continue;
+        if (c == m->out_tail) {  // the last one stays, empty
+            REVDIAL_ASSERT(n == 0);
+            c->start = c->end = 0;
+            break;
+        }
+        m->out_head = c->next;
+        if (m->spare)
+            rvd_base_free(m->heap, c, sizeof *c + c->size);
+        else
+            m->spare = c;
+    }
+}
+
+static void rvd_mux_sent(rvd_mux *m, size_t n)
+{
+    size_t first = rvd_base_min(n, m->shown_data);
+    size_t control;
+    if (!n) return;
+    m->progress_us = m->now_us;
+    rvd_mux_data_sent(m, first);
+    control = rvd_base_min(n - first, m->shown_control);
+    m->control_sent += (uint32_t)control;
+    rvd_mux_data_sent(m, n - first - control);
+    m->shown_data -= (uint32_t)first;
+    m->shown_control -= (uint32_t)control;
+}
+
+// ---- input, one frame at a time: header, body, flags; always in that order ----
+
+static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
+{
+    int unanswered = s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_SHOWN;
+    if (s->tx == RVD_MUX_TX_RESET) return;
+    if (unanswered && !rvd_base_bucket_take(&m->resets, m->now_us)) {
+        rvd_mux_protocol_error(m, "calm: too many streams opened and reset");
+        return;
+    }
+    rvd_mux_tx_become(s, RVD_MUX_TX_RESET);
+    if (s->rx != RVD_MUX_RX_ENDED) rvd_mux_rx_become(s, RVD_MUX_RX_RESET);
+    if (s->phase != RVD_MUX_OPEN) rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
+    s->reset_code = m->cfg.features & REVDIAL_FEATURE_RSTCODE ? code : REVDIAL_RESET_NONE;
+    s->ctl_bits = 0;
+    rvd_base_link_remove(&s->ctl);
+    rvd_base_link_remove(&s->turn);
+    s->wait = RVD_MUX_WAIT_NONE;
+    rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
+    rvd_mux_preamble_free(m, s);
+    m->reset_count++;
+    if (s->tell_bits & RVD_MUX_TELL_OPEN) {  // the application never heard of it, nor need it
+        s->released = 1;
+        rvd_base_link_remove(&s->tell);
+        rvd_mux_rx_clear(m, s);
+    }
+    rvd_mux_tell(m, s, RVD_MUX_TELL_RESET);
+    rvd_mux_settle(m, s);
+}
+
+static void rvd_mux_on_fin(rvd_mux *m, rvd_mux_stream *s)
+{
+    if (s->rx == RVD_MUX_RX_RESET) return;
+    if (s->rx == RVD_MUX_RX_ENDED) {
+        rvd_mux_glitch(m);
+        return;
+    }
+    if (s->phase == RVD_MUX_OFFERED) {
+        rvd_mux_provoked(m, s, REVDIAL_RESET_PROTOCOL);
+        return;
+    }
+    rvd_mux_rx_become(s, RVD_MUX_RX_ENDED);
+    if (s->timer_kind == RVD_MUX_TIMER_LINGER) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
+    if (s->wait == RVD_MUX_WAIT_CREDIT && s->send_credit == 0)
+        rvd_mux_timer_set(m, s, RVD_MUX_TIMER_ORPHAN);
+    rvd_mux_tell(m, s, RVD_MUX_TELL_FIN);
+    rvd_mux_settle(m, s);
+}
+
+// What the flags of the frame that has just ended say after its body.
+static void rvd_mux_on_frame_end(rvd_mux *m)
+{
+    rvd_mux_stream *s = m->body_stream;
+    m->body = RVD_MUX_BODY_NONE;
+    m->body_stream = NULL;
+    if (!s || m->dead) return;
+    if (m->frame.flags & RVD_WIRE_RST) {
+        int coded = m->frame.type == RVD_WIRE_WINDOW;
+        if (m->frame.flags & RVD_WIRE_FIN && s->rx == RVD_MUX_RX_OPEN) {
+            uint32_t id = s->id;
+            rvd_mux_on_fin(m, s);
+            s = rvd_mux_find(m, id);
+        }
+        if (s && !m->dead) rvd_mux_on_reset(m, s, coded ? m->frame.length : 0);
+    } else if (m->frame.flags & RVD_WIRE_FIN) {
+        rvd_mux_on_fin(m, s);
+    }
+}
+
+static void rvd_mux_refuse(rvd_mux *m, uint32_t id, uint32_t code)
+{
+    m->allowance += m->cfg.recv_window;
+    m->body = RVD_MUX_BODY_DRAIN;
+    if (m->stray_count == RVD_MUX_STRAYS) {
+        rvd_mux_protocol_error(m, "too many refused streams while the output is blocked");
+        return;
+    }
+    m->strays[m->stray_count] = id;
+    m->stray_codes[m->stray_count++] = code;
+}
+
+// Why a new stream of the peer's is not taken: a reset code, or NONE.
+static uint32_t rvd_mux_refusal(rvd_mux *m)
+{
+    if (!m->cfg.accept_streams) return REVDIAL_RESET_REFUSED;
+    if (m->draining) return REVDIAL_RESET_DRAINING;
+    if (m->theirs >= m->cfg.limits.max_streams) return REVDIAL_RESET_REFUSED;
+    if (m->buffered > m->cfg.limits.session_window / 4 * (uint64_t)3) return REVDIAL_RESET_CALM;
+    return REVDIAL_RESET_NONE;
+}
+
+// A new stream of the peer's, validated on the header alone before anything changes.
+static void rvd_mux_on_syn(rvd_mux *m, rvd_mux_stream *old)
+{
+    const rvd_wire_frame *f = &m->frame;
+    uint32_t refusal = rvd_mux_refusal(m);
+    rvd_mux_stream *s;
+    if (rvd_mux_is_mine(m, f->id)) {
+        rvd_mux_protocol_error(m, "SYN with our own parity");
+        return;
+    }
+    if (old && !(old->tx == RVD_MUX_TX_RESET && old->rx != RVD_MUX_RX_OPEN) &&
+        !(old->tx == RVD_MUX_TX_ENDED && old->rx == RVD_MUX_RX_ENDED)) {
+        rvd_mux_protocol_error(m, "SYN for a live stream");
+        return;
+    }
+    if (f->type == RVD_WIRE_DATA && f->length > m->cfg.recv_window) {
+        rvd_mux_protocol_error(m, "SYN with more data than the first window");
+        return;
+    }
+    if (f->type == RVD_WIRE_WINDOW && !(f->flags & RVD_WIRE_RST) &&
+        f->length > UINT32_MAX - m->cfg.send_window) {
+        rvd_mux_protocol_error(m, "window overflow");
+        return;
+    }
+    if (!rvd_base_bucket_take(&m->syns, m->now_us)) {
+        rvd_mux_protocol_error(m, "calm: too many streams opened");
+        return;
+    }
+    if (f->flags & RVD_WIRE_RST) {
+        m->allowance += m->cfg.recv_window;
+        if (!rvd_base_bucket_take(&m->resets, m->now_us))
+            rvd_mux_protocol_error(m, "calm: too many streams opened and reset");
+        return;
+    }
+    if (!m->cfg.accept_streams) rvd_mux_glitch(m);
+    if (old && !refusal) refusal = REVDIAL_RESET_REFUSED;  // the application still holds it
+    s = refusal ? NULL : rvd_mux_stream_new(m, f->id);
+    if (!s) {
+        rvd_mux_refuse(m, f->id, refusal ? refusal : REVDIAL_RESET_INTERNAL);
+        return;
+    }
+    if (f->type == RVD_WIRE_WINDOW) s->send_credit += f->length;
+    s->window = m->cfg.recv_window;
+    m->body_stream = s;
+    if (m->cfg.features & REVDIAL_FEATURE_PREAMBLE) {
+        s->phase = RVD_MUX_OFFERED;
+        s->released = 1;
+        rvd_mux_timer_set(m, s, RVD_MUX_TIMER_PREAMBLE);
+        return;
+    }
+    s->phase = RVD_MUX_SHOWN;
+    rvd_mux_timer_set(m, s, RVD_MUX_TIMER_ACCEPT);
+    rvd_mux_tell(m, s, RVD_MUX_TELL_OPEN);
+}
+
+// Window updates without a flag are answers to data or follow an open; more is a flood.
+static void rvd_mux_window_count(rvd_mux *m)
+{
+    uint64_t earned = 2 * (m->tx_data_frames + m->opened);
+    if (m->window_frames < earned)
+        m->window_frames++;
+    else if (!rvd_base_bucket_take(&m->windows, m->now_us))
+        rvd_mux_protocol_error(m, "calm: too many window updates");
+}
+
+// A frame for a stream that is not in the table: late, or never opened.
+static void rvd_mux_on_stray(rvd_mux *m)
+{
+    const rvd_wire_frame *f = &m->frame;
+    int never = rvd_mux_is_mine(m, f->id) && f->id >= m->next_id;
+    int is_end = (f->flags & (RVD_WIRE_RST | RVD_WIRE_FIN)) != 0;
+    if (f->type == RVD_WIRE_DATA && f->length) {
+        if (never) {
+            rvd_mux_protocol_error(m, "data for a stream that was never opened");
+            return;
+        }
+        if (f->length > m->allowance) {
+            rvd_mux_protocol_error(m, "more data for a closed stream than it had credit");
+            return;
+        }
+        return;
+    }
+    if (never && !is_end) {
+        rvd_mux_protocol_error(m, "frame for a stream that was never opened");
+        return;
+    }
+    if (f->type == RVD_WIRE_DATA || is_end || f->length == 0)
+        rvd_mux_glitch(m);
+    else
+        rvd_mux_window_count(m);
+}
+
+static void rvd_mux_on_credit(rvd_mux *m, rvd_mux_stream *s, uint32_t delta)
+{
+    if (s->tx != RVD_MUX_TX_OPEN && s->tx != RVD_MUX_TX_ENDING) return;
+    if (delta > UINT32_MAX - s->send_credit) {
+        rvd_mux_protocol_error(m, "window overflow");
+        return;
+    }
+    s->send_credit += delta;
+    if (!delta) return;
+    if (s->timer_kind == RVD_MUX_TIMER_ORPHAN) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
+    if (s->wait != RVD_MUX_WAIT_CREDIT) return;
+    if (s->send_credit < RVD_MUX_SPARSE_BYTES && !s->tiny_ok) {
+        if (s->timer_kind == RVD_MUX_TIMER_NONE) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_TINY);
+        return;
+    }
+    if (s->timer_kind == RVD_MUX_TIMER_TINY) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
+    rvd_mux_wait_turn(m, s);
+}
+
+static void rvd_mux_on_window(rvd_mux *m, rvd_mux_stream *s)
+{
+    const rvd_wire_frame *f = &m->frame;
+    if (!f->flags) rvd_mux_window_count(m);
+    if (!f->flags && !f->length) rvd_mux_glitch(m);
+    if (!(f->flags & RVD_WIRE_RST)) rvd_mux_on_credit(m, s, f->length);
+}
+
+// The header of a data frame for a stream in the table.
+static void rvd_mux_on_data(rvd_mux *m, rvd_mux_stream *s)
+{
+    const rvd_wire_frame *f = &m->frame;
+    if (f->length > s->recv_credit) {
+        rvd_mux_protocol_error(m, "more data than the stream had credit for");
+        return;
+    }
+    if (!f->length) {
+        if (!f->flags) rvd_mux_glitch(m);
+        return;
+    }
+    if (s->rx != RVD_MUX_RX_ENDED) return;
+    if (s->after_fin && s->tx != RVD_MUX_TX_RESET) {
+        rvd_mux_provoked(m, s, REVDIAL_RESET_PROTOCOL);
+        return;
+    }
+    s->after_fin = 1;
+    rvd_mux_glitch(m);
+}
+
+static void rvd_mux_on_stream_frame(rvd_mux *m)
+{
+    const rvd_wire_frame *f = &m->frame;
+    rvd_mux_stream *s;
+    uint32_t id = f->id;
+    if (id == 0) {
+        rvd_mux_protocol_error(m, "stream frame with id 0");
+        return;
+    }
+    s = rvd_mux_find(m, id);
+    if (f->type == RVD_WIRE_DATA && f->length) {
+        m->body = RVD_MUX_BODY_DRAIN;
+        m->body_left = f->length;
+    }
+    if (f->flags & RVD_WIRE_SYN) {
+        rvd_mux_on_syn(m, s);
+        if (m->body != RVD_MUX_BODY_NONE && m->body_stream) m->body = RVD_MUX_BODY_STREAM;
+        return;
+    }
+    if (!s) {
+        rvd_mux_on_stray(m);
+        return;
+    }
+    if (rvd_mux_is_mine(m, id)) {
+        if (s->phase == RVD_MUX_ASKED && !(f->flags & RVD_WIRE_RST)) {
+            rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
+            rvd_mux_tell(m, s, RVD_MUX_TELL_ACCEPTED);
+        } else if (f->flags & RVD_WIRE_ACK) {
+            rvd_mux_glitch(m);
+        }
+    }
+    m->body_stream = s;  // freed or reset below, it takes this back
+    if (m->body != RVD_MUX_BODY_NONE) m->body = RVD_MUX_BODY_STREAM;
+    if (f->type == RVD_WIRE_DATA)
+        rvd_mux_on_data(m, s);
+    else
+        rvd_mux_on_window(m, s);
+}
+
+static void rvd_mux_on_pong(rvd_mux *m, uint32_t value)
+{
+    int64_t best;
+    if (!m->ping_out || value != m->ping_value) {
+        rvd_mux_glitch(m);
+        return;
+    }
+    m->ping_out = 0;
+    m->rtt[m->rtt_count++ % RVD_MUX_RTT_SAMPLES] =
+        m->now_us > m->ping_us ? m->now_us - m->ping_us : 1;
+    best = m->rtt[0];
+    for (uint32_t i = 1; i < RVD_MUX_RTT_SAMPLES && i < m->rtt_count; i++)
+        if (m->rtt[i] < best) best = m->rtt[i];
+    m->rtt_us = best;
+    m->tell_rtt = 1;
+}
+
+static void rvd_mux_on_ping(rvd_mux *m)
+{
+    const rvd_wire_frame *f = &m->frame;
+    unsigned kind = f->flags & (RVD_WIRE_SYN | RVD_WIRE_ACK);
+    if (f->id != 0) return;
+    if (kind == RVD_WIRE_ACK) {
+        rvd_mux_on_pong(m, f->length);
+        return;
+    }
+    if (kind == 0) {
+        rvd_mux_glitch(m);
+        return;
+    }
+    if (kind != RVD_WIRE_SYN) {
+        rvd_mux_protocol_error(m, "ping and pong in one frame");
+        return;
+    }
+    if (!rvd_base_bucket_take(&m->pings, m->now_us)) {
+        rvd_mux_protocol_error(m, "calm: too many pings");
+        return;
+    }
+    if (m->pong_count == RVD_MUX_PONGS) {
+        m->pong_first = (m->pong_first + 1) % RVD_MUX_PONGS;
+        m->pong_count--;
+        rvd_mux_glitch(m);
+    }
+    m->pongs[(m->pong_first + m->pong_count++) % RVD_MUX_PONGS] = f->length;
+}
+
+static void rvd_mux_on_goaway(rvd_mux *m)
+{
+    if (m->frame.length == RVD_WIRE_GO_NORMAL) {
+        m->tell_goaway = !m->peer_draining;
+        m->peer_draining = 1;
+        return;
+    }
+    m->dead_code = m->frame.length;
+    rvd_mux_die(m, REVDIAL_EPROTO,
+                m->dead_code == RVD_WIRE_GO_PROTOCOL ? "the peer reports a protocol error"
+                                                     : "the peer reports an internal error");
+}
+
+static void rvd_mux_on_header(rvd_mux *m)
+{
+    rvd_wire_frame *f = &m->frame;
+    rvd_wire_frame_get(m->header, f);
+    m->header_len = 0;
+    f->flags &= RVD_WIRE_SYN | RVD_WIRE_ACK | RVD_WIRE_FIN | RVD_WIRE_RST;
+    m->rx_frames++;
+    switch (f->type) {
+    case RVD_WIRE_DATA:
+    case RVD_WIRE_WINDOW: rvd_mux_on_stream_frame(m); break;
+    case RVD_WIRE_PING: rvd_mux_on_ping(m); break;
+    case RVD_WIRE_GOAWAY: rvd_mux_on_goaway(m); break;
+    default: rvd_mux_protocol_error(m, "unknown frame type"); break;
+    }
+    if (m->body == RVD_MUX_BODY_NONE) rvd_mux_on_frame_end(m);
+    if (m->dead) m->body = RVD_MUX_BODY_NONE;
+}
+
+// Collects a header. The version is judged at once: it tells a wrong protocol from a slow one.
+static size_t rvd_mux_header_input(rvd_mux *m, const uint8_t *p, size_t len)
+{
+    size_t n = rvd_base_min(len, RVD_WIRE_HEADER - m->header_len);
+    memcpy(m->header + m->header_len, p, n);
+    m->header_len += (uint32_t)n;
+    if (m->header[0] != 0)
+        rvd_mux_protocol_error(m, "not a yamux frame: version is not 0");
+    else if (m->header_len == RVD_WIRE_HEADER)
+        rvd_mux_on_header(m);
+    return n;
+}
+
+static int rvd_mux_has_events(const rvd_mux *m)
+{
+    return !rvd_base_link_is_alone(&m->tell) || m->tell_dead || m->slice_stream;
+}
+
+// Takes bytes until one piece has to be shown to the application. Returns how many.
+static size_t rvd_mux_input(rvd_mux *m, const uint8_t *p, size_t len)
+{
+    size_t used = 0;
+    int stop = rvd_mux_has_events(m);
+    while (used < len && !stop && !m->dead) {
+        uint32_t n;
+        if (m->body == RVD_MUX_BODY_NONE) {
+            used += rvd_mux_header_input(m, p + used, len - used);
+            continue;
+        }
+        n = (uint32_t)rvd_base_min(len - used, m->body_left);
+        m->body_left -= n;
+        if (m->body == RVD_MUX_BODY_STREAM)
+            stop = rvd_mux_payload(m, m->body_stream, p + used, n);
+        else
+            m->allowance -= rvd_base_min(n, m->allowance);
+        used += n;
+        if (m->body_left == 0) rvd_mux_on_frame_end(m);
+    }
+    return used;
+}
+
+// ---- time ----
+
+static void rvd_mux_on_timer(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_timer kind)
+{
+    rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
+    switch (kind) {
+    case RVD_MUX_TIMER_PREAMBLE:
+    case RVD_MUX_TIMER_ACCEPT: rvd_mux_reset_tell(m, s, REVDIAL_RESET_TIMEOUT); break;
+    case RVD_MUX_TIMER_LINGER:
+    case RVD_MUX_TIMER_ORPHAN: rvd_mux_reset_tell(m, s, REVDIAL_RESET_CANCEL); break;
+    case RVD_MUX_TIMER_TINY:
+        s->tiny_ok = 1;
+        if (s->wait == RVD_MUX_WAIT_CREDIT) rvd_mux_wait_turn(m, s);
+        break;
+    case RVD_MUX_TIMER_NONE:
+    case RVD_MUX_TIMERS: REVDIAL_ASSERT(0); break;
+    }
+}
+
+static int rvd_mux_is_blocked(const rvd_mux *m)
+{
+    return rvd_mux_out_len(m) > 0 || m->control_len > m->control_sent;
+}
+
+// Silence is answered with a ping, silence after it with the end. Any byte counts as life, since
+// a pong may be stuck behind a bulk transfer.
+static void rvd_mux_tick_liveness(rvd_mux *m)
+{
+    const revdial_limits *l = &m->cfg.limits;
+    int64_t quiet = m->now_us - m->last_rx_us;
+    if (m->ping_out && quiet >= (int64_t)l->dead_after_ms * 1000 &&
+        m->now_us - m->ping_us >= (int64_t)l->dead_after_ms * 1000) {
+        rvd_mux_die(m, REVDIAL_ELOST, "no byte from the peer: it is gone");
+        return;
+    }
+    if (rvd_mux_is_blocked(m) && m->now_us - m->progress_us >= (int64_t)l->write_stall_ms * 1000) {
+        rvd_mux_die(m, REVDIAL_ELOST, "the peer takes no bytes: it is gone");
+        return;
+    }
+    if (m->ping_out || m->ping_wanted) return;
+    if (quiet >= (int64_t)l->keepalive_ms * 1000 || m->now_us >= m->next_rtt_us) {
+        m->ping_wanted = 1;
+        m->next_rtt_us = m->now_us + RVD_MUX_RTT_US;
+    }
+}
+
+static int64_t rvd_mux_sooner(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static int64_t rvd_mux_next_tick(const rvd_mux *m)
+{
+    const revdial_limits *l = &m->cfg.limits;
+    int64_t at = INT64_MAX;
+    if (m->dead) return -1;
+    for (int k = 0; k < RVD_MUX_TIMERS; k++)
+        if (!rvd_base_link_is_alone(&m->timers[k]))
+            at = rvd_mux_sooner(
+                at, RVD_BASE_OWNER(m->timers[k].next, rvd_mux_stream, timer)->timer_us);
+    if (m->ping_out) {
+        int64_t from = m->ping_us > m->last_rx_us ? m->ping_us : m->last_rx_us;
+        at = rvd_mux_sooner(at, from + (int64_t)l->dead_after_ms * 1000);
+    } else if (!m->ping_wanted) {
+        at = rvd_mux_sooner(at, m->last_rx_us + (int64_t)l->keepalive_ms * 1000);
+        at = rvd_mux_sooner(at, m->next_rtt_us);
+    }
+    if (rvd_mux_is_blocked(m))
+        at = rvd_mux_sooner(at, m->progress_us + (int64_t)l->write_stall_ms * 1000);
+    return at;
+}
+
+// Memory that an idle session need not hold.
+static void rvd_mux_trim(rvd_mux *m)
+{
+    if (rvd_mux_is_blocked(m) || m->reserved || m->now_us - m->progress_us < RVD_MUX_LATE_US)
+        return;
+    if (m->out_head) rvd_base_free(m->heap, m->out_head, sizeof(rvd_mux_chunk) + m->out_head->size);
+    if (m->spare) rvd_base_free(m->heap, m->spare, sizeof(rvd_mux_chunk) + m->spare->size);
+    m->out_head = m->out_tail = m->spare = NULL;
+}
+
+static void rvd_mux_now(rvd_mux *m, int64_t now_us)
+{
+    if (now_us > m->now_us) m->now_us = now_us;
+}
+
+static int64_t rvd_mux_tick(rvd_mux *m, int64_t now_us)
+{
+    rvd_mux_now(m, now_us);
+    if (m->wake_us > 0 && m->now_us - m->wake_us > RVD_MUX_LATE_US) {
+        // The machine slept, not the peer. Its silence is counted from now.
+        m->last_rx_us += m->now_us - m->wake_us;
+        m->ping_us += m->now_us - m->wake_us;
+        m->progress_us += m->now_us - m->wake_us;
+    }
+    if (!m->dead) rvd_mux_tick_liveness(m);
+    for (int k = 0; k < RVD_MUX_TIMERS; k++) {
+        while (!m->dead && !rvd_base_link_is_alone(&m->timers[k])) {
+            rvd_mux_stream *s = RVD_BASE_OWNER(m->timers[k].next, rvd_mux_stream, timer);
+            if (s->timer_us > m->now_us) break;
+            rvd_mux_on_timer(m, s, (enum rvd_mux_timer)k);
+        }
+    }
+    rvd_mux_trim(m);
+    m->wake_us = rvd_mux_next_tick(m);
+    return m->wake_us;
+}
+
+// ---- what happened ----
+
+static int rvd_mux_open_is_blocked(const rvd_mux *m)
+{
+    uint32_t limit = m->cfg.features & REVDIAL_FEATURE_PROMPTACK ? m->cfg.peer_streams
+                                                                 : RVD_MUX_UNACKED_STOCK;
+    return m->unacked >= limit || rvd_mux_out_len(m) > m->out_max + RVD_MUX_SPARSE_ROOM;
+}
+
+static void rvd_mux_event_open(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev)
+{
+    ev->type = REVDIAL_EV_OPEN;
+    if (!s->preamble || !m->meta) return;
+    // Already judged on arrival, so it reads the same now.
+    if (!rvd_wire_preamble_get(s->preamble, s->preamble_len, m->meta)) m->meta->count = 0;
+    rvd_mux_preamble_free(m, s);
+    ev->meta = m->meta->kv;
+    ev->meta_count = m->meta->count;
+}
+
+static int rvd_mux_event_stream(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev)
+{
+    unsigned bit = s->tell_bits & (0u - s->tell_bits);  // the lowest: bits are in order
+    s->tell_bits = (uint8_t)(s->tell_bits & ~bit);
+    if (!s->tell_bits) rvd_base_link_remove(&s->tell);
+    ev->id = s->id;
+    ev->user = s->user;
+    switch (bit) {
+    case RVD_MUX_TELL_OPEN: rvd_mux_event_open(m, s, ev); break;
+    case RVD_MUX_TELL_ACCEPTED: ev->type = REVDIAL_EV_ACCEPTED; break;
+    case RVD_MUX_TELL_READABLE: ev->type = REVDIAL_EV_READABLE; break;
+    case RVD_MUX_TELL_FIN: ev->type = REVDIAL_EV_FIN; break;
+    case RVD_MUX_TELL_RESET:
+        ev->type = REVDIAL_EV_RESET;
+        ev->code = (int)s->reset_code;
+        break;
+    default: REVDIAL_ASSERT(0); return 0;
+    }
+    return 1;
+}
+
+// A writer whose turn it is, as long as there is room for one.
+static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
+{
+    rvd_mux_stream *s;
+    if (rvd_base_link_is_alone(&m->turns) || rvd_mux_out_len(m) >= m->out_max) return 0;
+    s = RVD_BASE_OWNER(m->turns.next, rvd_mux_stream, turn);
+    rvd_base_link_remove(&s->turn);
+    s->wait = RVD_MUX_WAIT_NONE;
+    s->turn_left = m->cfg.limits.frame_bytes_max;
+    ev->type = REVDIAL_EV_WRITABLE;
+    ev->id = s->id;
+    ev->user = s->user;
+    return 1;
+}
+
+static int rvd_mux_event_session(rvd_mux *m, revdial_event *ev)
+{
+    if (m->tell_goaway) {
+        m->tell_goaway = 0;
+        ev->type = REVDIAL_EV_GOAWAY;
+    } else if (m->tell_rtt) {
+        m->tell_rtt = 0;
+        ev->type = REVDIAL_EV_RTT;
+        ev->rtt_us = m->rtt_us;
+    } else if (m->open_blocked && !rvd_mux_open_is_blocked(m)) {
+        m->open_blocked = 0;
+        ev->type = REVDIAL_EV_WRITABLE;
+    } else {
+        return 0;
+    }
+    return 1;
+}
+
+static int rvd_mux_event(rvd_mux *m, revdial_event *ev)
+{
+    for (;;) {
+        if (!rvd_base_link_is_alone(&m->tell))
+            return rvd_mux_event_stream(m, RVD_BASE_OWNER(m->tell.next, rvd_mux_stream, tell), ev);
+        if (!m->slice_stream) break;
+        rvd_mux_slice_keep(m);
+    }
+    if (!m->dead) return rvd_mux_event_session(m, ev) || rvd_mux_event_turn(m, ev);
+    if (!m->tell_dead) return 0;
+    m->tell_dead = 0;
+    ev->type = REVDIAL_EV_DEAD;
+    ev->code = m->dead;
+    ev->text = m->dead_text;
+    return 1;
+}
+
+// The first cause sticks. What was received stays readable.
+static void rvd_mux_die(rvd_mux *m, int code, const char *text)
+{
+    if (m->dead) return;
+    m->dead = code;
+    m->dead_text = text;
+    m->tell_dead = 1;
+    m->header_len = 0;
+    if (m->go_wanted) rvd_mux_goaway_put(m);
+}
+
+// ---- the application's calls ----
+
+static void rvd_mux_drain_check(rvd_mux *m)
+{
+    if (!m->draining || m->stream_count || m->dead) return;
+    if (!m->go_sent) {
+        m->go_code = RVD_WIRE_GO_NORMAL;
+        m->go_wanted = 1;
+    }
+    rvd_mux_die(m, REVDIAL_EDRAINING, "drained");
+}
+
+static void rvd_mux_drain(rvd_mux *m)
+{
+    if (m->draining || m->dead) return;
+    m->draining = 1;
+    if (m->cfg.features & REVDIAL_FEATURE_DRAIN) {
+        m->go_code = RVD_WIRE_GO_NORMAL;
+        m->go_wanted = 1;
+    }
+}
+
+static void rvd_mux_shutdown(rvd_mux *m)
+{
+    if (m->dead) return;
+    m->go_wanted = !m->go_sent;
+    m->go_code = RVD_WIRE_GO_NORMAL;
+    rvd_mux_die(m, REVDIAL_ECLOSED, "closed here");
+}
+
+static void rvd_mux_eof(rvd_mux *m)
+{
+    int torn = m->header_len > 0 || m->body != RVD_MUX_BODY_NONE;
+    if (torn)
+        rvd_mux_die(m, REVDIAL_ELOST, "the connection ended in the middle of a frame");
+    else if (m->peer_draining && !m->stream_count)
+        rvd_mux_die(m, REVDIAL_EDRAINING, "the peer went away after draining");
+    else
+        rvd_mux_die(m, REVDIAL_ELOST, "the peer closed the connection");
+}
+
+// SYN and preamble go behind the queued data together, so that neither can be without the other.
+static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
+{
+    uint32_t with = (m->cfg.features & REVDIAL_FEATURE_PREAMBLE) != 0;
+    uint32_t room = 2 * RVD_WIRE_HEADER + with * (RVD_WIRE_HEADER + RVD_WIRE_PREAMBLE_MAX);
+    uint8_t *at = rvd_mux_out_room(m, room);
+    uint32_t extra = m->cfg.limits.stream_window - m->cfg.recv_window;
+    size_t len = 0;
+    char id_text[40];
+    rvd_base_text id = {id_text, sizeof id_text, 0, 0};
+    rvd_mux_stream *s;
+    if (!at) return REVDIAL_ENOMEM;
+    if (with) {
+        rvd_base_text_add_hex16(&id, m->cfg.session_id);
+        rvd_base_text_add(&id, ".");
+        rvd_base_text_add_decimal(&id, m->next_id);
+        len = rvd_wire_preamble_put(at + 3 * RVD_WIRE_HEADER, RVD_WIRE_PREAMBLE_MAX, opts, id_text);
+        if (!len) return REVDIAL_EINVAL;
+    }
+    s = rvd_mux_stream_new(m, m->next_id);
+    if (!s) return REVDIAL_ENOMEM;
+    m->next_id += 2;
+    m->unacked++;
+    s->phase = RVD_MUX_ASKED;
+    rvd_mux_out_put(m, RVD_WIRE_WINDOW, RVD_WIRE_SYN, s->id, 0);
+    if (extra) {
+        rvd_mux_out_put(m, RVD_WIRE_WINDOW, 0, s->id, extra);
+        s->window += extra;
+        s->recv_credit += extra;
+        m->grown += extra;
+    }
+    if (with) {
+        uint8_t *to = m->out_tail->data + m->out_tail->end + RVD_WIRE_HEADER;
+        memmove(to, at + 3 * RVD_WIRE_HEADER, len);
+        rvd_mux_commit(m, s, (uint32_t)len);
+        m->tx_bytes -= len;  // ours, not the application's
+    }
+    s->out_mark = m->out_added;
+    return s->id;
+}
+
+static int64_t rvd_mux_open(rvd_mux *m, const revdial_dial_opts *opts)
+{
+    if (m->dead) return REVDIAL_ECLOSED;
+    if (m->draining || m->peer_draining) return REVDIAL_EDRAINING;
+    if (m->next_id > RVD_MUX_ID_LAST) {
+        rvd_mux_drain(m);
+        return REVDIAL_EDRAINING;
+    }
+    if (m->ours >= m->cfg.peer_streams) return REVDIAL_ELIMIT;
+    if (opts->target && !(m->cfg.features & REVDIAL_FEATURE_PREAMBLE)) return REVDIAL_EINVAL;
+    if (rvd_mux_open_is_blocked(m)) {
+        m->open_blocked = 1;
+        return REVDIAL_EAGAIN;
+    }
+    return rvd_mux_open_put(m, opts);
+}
+
+static void rvd_mux_finish(rvd_mux *m, rvd_mux_stream *s)
+{
+    if (s->tx != RVD_MUX_TX_OPEN) return;
+    rvd_mux_ack(m, s);
+    rvd_mux_tx_become(s, RVD_MUX_TX_ENDING);
+    rvd_base_link_remove(&s->turn);
+    s->wait = RVD_MUX_WAIT_NONE;
+    if (s->timer_kind == RVD_MUX_TIMER_TINY || s->timer_kind == RVD_MUX_TIMER_ORPHAN)
+        rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
+    rvd_mux_ctl_add(m, s, RVD_MUX_CTL_FIN);
+}
+
+static void rvd_mux_stop(rvd_mux *m, rvd_mux_stream *s)
+{
+    if (s->rx != RVD_MUX_RX_OPEN) return;
+    rvd_mux_ack(m, s);
+    rvd_mux_rx_become(s, RVD_MUX_RX_DROPPED);
+    rvd_mux_rx_clear(m, s);
+}
+
+// Our last word on a stream (research: yamux.md section 2.5): FIN, then what still comes is
+// dropped; RST only when that is too much, since some peers lose data when RST overtakes it.
+static void rvd_mux_close(rvd_mux *m, rvd_mux_stream *s)
+{
+    s->released = 1;
+    s->tell_bits = 0;
+    s->user = NULL;
+    rvd_base_link_remove(&s->tell);
+    if (s->phase == RVD_MUX_SHOWN) rvd_mux_reset(m, s, REVDIAL_RESET_REFUSED);
+    rvd_mux_finish(m, s);
+    rvd_mux_stop(m, s);
+    rvd_mux_rx_clear(m, s);
+    if (s->rx == RVD_MUX_RX_DROPPED) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_LINGER);
+    rvd_mux_settle(m, s);
+}
+
+// Why nothing can be read now: 0 EOF, REVDIAL_EAGAIN, or the end.
+static int rvd_mux_read_state(const rvd_mux *m, const rvd_mux_stream *s)
+{
+    switch ((enum rvd_mux_rx)s->rx) {
+    case RVD_MUX_RX_ENDED: return 0;
+    case RVD_MUX_RX_RESET: return REVDIAL_ERESET;
+    case RVD_MUX_RX_DROPPED: return REVDIAL_ECLOSED;
+    case RVD_MUX_RX_OPEN: break;
+    }
+    return m->dead ? REVDIAL_ELOST : REVDIAL_EAGAIN;
+}
+
+static int rvd_mux_write_state(const rvd_mux *m, const rvd_mux_stream *s)
+{
+    switch ((enum rvd_mux_tx)s->tx) {
+    case RVD_MUX_TX_RESET: return REVDIAL_ERESET;
+    case RVD_MUX_TX_ENDING:
+    case RVD_MUX_TX_ENDED: return REVDIAL_ECLOSED;
+    case RVD_MUX_TX_OPEN: break;
+    }
+    return m->dead ? REVDIAL_ELOST : 0;
+}
+
+// Room for a frame's payload at the end of the output, at most `want`.
+static ptrdiff_t rvd_mux_reserve(rvd_mux *m, rvd_mux_stream *s, uint8_t **at, size_t want)
+{
+    uint32_t n, room;
+    int state = rvd_mux_write_state(m, s);
+    if (state) return state;
+    rvd_mux_ack(m, s);
+    n = rvd_mux_allowed(m, s, want);
+    if (!n) return 0;
+    room = m->out_tail ? m->out_tail->size - m->out_tail->end : 0;
+    if (room < RVD_WIRE_HEADER + n && room >= RVD_WIRE_HEADER + RVD_MUX_OUT_CHUNK / 8)
+        n = room - RVD_WIRE_HEADER;  // rather a shorter frame than a hole
+    *at = rvd_mux_out_room(m, RVD_WIRE_HEADER + n);
+    if (!*at) return REVDIAL_ENOMEM;
+    *at += RVD_WIRE_HEADER;
+    return (ptrdiff_t)n;
+}
+
+static void rvd_mux_ledger(const rvd_mux *m, const rvd_mux_stream *s, revdial_ledger *out)
+{
+    out->blocked_on = "";
+    if (s->phase == RVD_MUX_ASKED || s->phase == RVD_MUX_SHOWN)
+        out->blocked_on = "accept";
+    else if (s->wait == RVD_MUX_WAIT_CREDIT)
+        out->blocked_on = "peer's credit";
+    else if (s->wait == RVD_MUX_WAIT_TURN)
+        out->blocked_on = rvd_mux_out_len(m) >= m->out_max ? "socket" : "turn";
+    else if (s->buffered && s->recv_credit == 0)
+        out->blocked_on = "reader";
+    out->send_credit = s->send_credit;
+    out->recv_credit = s->recv_credit;
+    out->window = s->window;
+    out->sent = s->sent;
+    out->received = s->received;
+    out->consumed = s->consumed;
+    out->buffered = s->buffered;
+}
+
+// ---- birth and death ----
+
+static void rvd_mux_buckets_init(rvd_mux *m)
+{
+    int64_t scale = m->cfg.limits.max_streams / RVD_MUX_STOCK_STREAMS;
+    if (scale < 1) scale = 1;
+    rvd_base_bucket_init(&m->syns, RVD_MUX_SYN_RATE * scale, RVD_MUX_SYN_RATE * scale, m->now_us);
+    rvd_base_bucket_init(&m->resets, RVD_MUX_RESET_BURST * scale, RVD_MUX_RESET_RATE * scale,
+                         m->now_us);
+    rvd_base_bucket_init(&m->provoked, RVD_MUX_PROVOKED_BURST * scale,
+                         RVD_MUX_PROVOKED_RATE * scale, m->now_us);
+    rvd_base_bucket_init(&m->glitches, RVD_MUX_GLITCH_BURST * scale, RVD_MUX_GLITCH_RATE * scale,
+                         m->now_us);
+    rvd_base_bucket_init(&m->pings, RVD_MUX_PING_BURST, RVD_MUX_PING_RATE, m->now_us);
+    rvd_base_bucket_init(&m->windows, RVD_MUX_WINDOW_BURST * scale, RVD_MUX_WINDOW_RATE * scale,
+                         m->now_us);
+}
+
+// Starts a session in *m, which is zeroed. Returns 0 without memory.
+static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, int64_t now_us)
+{
+    m->heap = heap;
+    m->cfg = *cfg;
+    m->now_us = m->last_rx_us = m->progress_us = now_us;
+    m->next_rtt_us = now_us;  // the first ping goes out at once
+    m->next_id = cfg->is_client ? 1 : 2;
+    m->out_max = RVD_MUX_OUT_MAX;
+    m->table_bits = 4;
+    rvd_base_link_init(&m->ctl);
+    rvd_base_link_init(&m->tell);
+    rvd_base_link_init(&m->turns);
+    for (int k = 0; k < RVD_MUX_TIMERS; k++) rvd_base_link_init(&m->timers[k]);
+    rvd_mux_buckets_init(m);
+    m->table = rvd_base_alloc(heap, ((size_t)1 << m->table_bits) * sizeof *m->table);
+    if (!m->table) return 0;
+    if (!(cfg->features & REVDIAL_FEATURE_PREAMBLE)) return 1;
+    m->meta = rvd_base_alloc(heap, sizeof *m->meta);
+    return m->meta != NULL;
+}
+
+static void rvd_mux_end(rvd_mux *m)
+{
+    if (!m->heap) return;
+    for (uint32_t i = 0; m->table && i < (uint32_t)1 << m->table_bits; i++)
+        while (m->table[i]) rvd_mux_stream_free(m, m->table[i]);
+    if (m->table)
+        rvd_base_free(m->heap, m->table, ((size_t)1 << m->table_bits) * sizeof(*m->table));
+    while (m->out_head) {
+        rvd_mux_chunk *c = m->out_head;
+        m->out_head = c->next;
+        rvd_base_free(m->heap, c, sizeof *c + c->size);
+    }
+    if (m->spare) rvd_base_free(m->heap, m->spare, sizeof(rvd_mux_chunk) + m->spare->size);
+    rvd_base_free(m->heap, m->meta, sizeof(rvd_wire_meta));
+}
+
+#ifdef REVDIAL_SELF_CHECK
+// Every invariant, at entry and exit of each call of the engine in test builds.
+static void rvd_mux_check(const rvd_mux *m)
+{
+    uint64_t buffered = 0, grown = 0;
+    uint32_t count = 0, mine = 0, unacked = 0;
+    if (!m->heap) return;
+    for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits; i++) {
+        for (rvd_mux_stream *s = m->table[i]; s; s = s->hash_next) {
+            REVDIAL_ASSERT(rvd_mux_slot(m, s->id) == i);
+            REVDIAL_ASSERT(s->received - s->consumed == s->buffered);
+            REVDIAL_ASSERT(s->window >= m->cfg.recv_window);
+            REVDIAL_ASSERT(s->wait != RVD_MUX_WAIT_TURN || !rvd_base_link_is_alone(&s->turn));
+            REVDIAL_ASSERT(s->rx == RVD_MUX_RX_OPEN || s->rx == RVD_MUX_RX_ENDED ||
+                           s->rx == RVD_MUX_RX_RESET || s->buffered == 0);
+            REVDIAL_ASSERT(!s->ctl_bits == rvd_base_link_is_alone(&s->ctl));
+            REVDIAL_ASSERT(!s->tell_bits == rvd_base_link_is_alone(&s->tell));
+            REVDIAL_ASSERT(s->phase == RVD_MUX_OPEN || s->tx != RVD_MUX_TX_RESET);
+            buffered += s->buffered;
+            grown += s->window - m->cfg.recv_window;
+            count++;
+            mine += (uint32_t)rvd_mux_is_mine(m, s->id);
+            unacked += s->phase == RVD_MUX_ASKED;
+        }
+    }
+    REVDIAL_ASSERT(buffered == m->buffered && grown == m->grown && unacked == m->unacked);
+    REVDIAL_ASSERT(count == m->stream_count && mine == m->ours && count == m->ours + m->theirs);
+    REVDIAL_ASSERT(m->buffered <= m->cfg.limits.session_window + (uint64_t)RVD_WIRE_FRAME_MAX);
+    REVDIAL_ASSERT(m->pong_count <= RVD_MUX_PONGS && m->stray_count <= RVD_MUX_STRAYS);
+    REVDIAL_ASSERT(m->control_sent <= m->control_len && m->control_len <= RVD_MUX_CONTROL);
+    REVDIAL_ASSERT(m->out_sent <= m->out_added);
+}
+#endif
+
+// ================================================================================================
+// MARK: impl.http  uses: base
+// The upgrade handshake of both ends and the check of credentials: bytes in, bytes out, no state
+// but one head. Every byte is judged as it comes; nothing that was received is ever sent back.
+// Start at rvd_http_head_feed(), then rvd_http_request_read() or rvd_http_response_read().
+// ================================================================================================
+
+enum {
+    RVD_HTTP_HEAD_MAX = 8192,    // bytes of a head: what nginx and Apache take by default
+    RVD_HTTP_HEAD_FIRST = 1024,  // first size of the buffer: our own request fits without growing
+    RVD_HTTP_FIELDS_MAX = 64,    // header lines: ours are 10, a few proxies add some each
+    RVD_HTTP_METHOD_MAX = 32,    // longer than any registered method
+    RVD_HTTP_TARGET_MAX = 1024,  // bytes of a path
+    RVD_HTTP_TOKEN_MAX = 4096,   // bytes of a bearer token: a large JWT
+    RVD_HTTP_INTERIM_MAX = 4,    // 1xx answers before the real one; more is a peer that plays
+    RVD_HTTP_ANSWER_SIZE = 512,  // room that rvd_http_response_write() needs at most
+
+    RVD_HTTP_WINDOW_MIN = 8192,          // less has us spend a frame header on every few bytes
+    RVD_HTTP_WINDOW_MAX = 0x7fffffff,    // two of them add up in 32 bits
+    RVD_HTTP_STREAMS_MAX = 0x7fffffff,   // ids of one parity
+    RVD_HTTP_STOCK_WINDOW = 256 * 1024,  // what yamux fixes for who announces nothing
+    RVD_HTTP_STOCK_STREAMS = 256,        // and the backlog its implementations share
+
+    RVD_HTTP_RETRY_MS_MIN = 1000,   // a peer's Retry-After is honoured within these bounds:
+    RVD_HTTP_RETRY_MS_MAX = 300000  // it may not make us spin, nor send us away for good
+};
+
+// What the reader of a head says. From 400 on it is the HTTP status to answer.
+enum rvd_http_verdict {
+    RVD_HTTP_MORE = 0,  // so far it is legal
+    RVD_HTTP_DONE = 1,  // the blank line was the last byte used
+    RVD_HTTP_DROP = 2,  // not HTTP at all: close without a word
+    RVD_HTTP_NOMEM = 3,
+    RVD_HTTP_BAD = 4  // a response that breaks the protocol
+};
+
+// ---- Bytes and slices ---------------------------------------------------------------------------
+
+typedef struct rvd_http_slice {
+    const char *at;
+    size_t len;
+} rvd_http_slice;
+
+static rvd_http_slice rvd_http_slice_of(const char *s)
+{
+    rvd_http_slice slice = {s, strlen(s)};
+    return slice;
+}
+
+static int rvd_http_is_digit(uint8_t c) { return c >= '0' && c <= '9'; }
+
+static int rvd_http_is_alnum(uint8_t c)
+{
+    return rvd_http_is_digit(c) || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+}
+
+// A byte of a token, RFC 9110 section 5.6.2.
+static int rvd_http_is_tchar(uint8_t c)
+{
+    static const char marks[] = "!#$%&'*+-.^_`|~";
+    return rvd_http_is_alnum(c) || memchr(marks, c, sizeof marks - 1) != NULL;
+}
+
+// A byte of a field's value, RFC 9110 section 5.5. Bytes above ASCII only where we need not
+// understand the value.
+static int rvd_http_is_value_byte(uint8_t c, int ascii_only)
+{
+    return c == '\t' || (c >= ' ' && c < 0x7f) || (c >= 0x80 && !ascii_only);
+}
+
+static uint8_t rvd_http_lower(char c)
+{
+    uint8_t byte = (uint8_t)c;
+    return (uint8_t)(byte >= 'A' && byte <= 'Z' ? byte + ('a' - 'A') : byte);
+}
+
+// Is it that word, whatever its case? `word` is in lower case.
+static int rvd_http_is_word(rvd_http_slice s, const char *word)
+{
+    if (s.len != strlen(word)) return 0;
+    for (size_t i = 0; i < s.len; i++)
+        if (rvd_http_lower(s.at[i]) != (uint8_t)word[i]) return 0;
+    return 1;
+}
+
+// All bytes of tokens, or `also`; at least one.
+static int rvd_http_is_token(rvd_http_slice s, char also)
+{
+    for (size_t i = 0; i < s.len; i++)
+        if (!rvd_http_is_tchar((uint8_t)s.at[i]) && s.at[i] != also) return 0;
+    return s.len > 0;
+}
+
+// b64token of RFC 6750 section 2.1: what may follow "Bearer ".
+static int rvd_http_is_bearer(rvd_http_slice s)
+{
+    size_t at = 0;
+    while (at < s.len && (rvd_http_is_alnum((uint8_t)s.at[at]) || memchr("-._~+/", s.at[at], 6)))
+        at++;
+    if (at == 0 || s.len > RVD_HTTP_TOKEN_MAX) return 0;
+    while (at < s.len && s.at[at] == '=') at++;
+    return at == s.len;
+}
+
+// uri-host [":" port] of RFC 9110 section 7.2, less what no host of ours needs: user names, percent
+// signs, zone ids, an empty port.
+static int rvd_http_is_host(rvd_http_slice s)
+{
+    size_t at = 0;
+    uint64_t port = 0;
+    if (s.len > 0 && s.at[0] == '[') {
+        at = 1;
+        while (at < s.len &&
+               (memchr("abcdefABCDEF:.", s.at[at], 14) || rvd_http_is_digit((uint8_t)s.at[at])))
+            at++;
+        if (at < 3 || at == s.len || s.at[at] != ']') return 0;
+        at++;
+    } else {
+        while (at < s.len && (rvd_http_is_alnum((uint8_t)s.at[at]) || memchr("-._", s.at[at], 3)))
+            at++;
+        if (at == 0) return 0;
+    }
+    if (at == s.len) return 1;
+    return s.at[at] == ':' && rvd_base_decimal(s.at + at + 1, s.len - at - 1, 65535, &port) &&
+           port > 0;
+}
+
+// A path we may ask for or answer under.
+static int rvd_http_is_path(const char *path)
+{
+    size_t len = strlen(path);
+    if (len == 0 || len > RVD_HTTP_TARGET_MAX || path[0] != '/') return 0;
+    for (size_t i = 0; i < len; i++)
+        if (path[i] <= ' ' || path[i] > '~') return 0;
+    return 1;
+}
+
+static rvd_http_slice rvd_http_trim(rvd_http_slice s)
+{
+    while (s.len > 0 && (s.at[0] == ' ' || s.at[0] == '\t')) {
+        s.at++;
+        s.len--;
+    }
+    while (s.len > 0 && (s.at[s.len - 1] == ' ' || s.at[s.len - 1] == '\t')) s.len--;
+    return s;
+}
+
+// Next item of a comma list. Empty ones are passed over (RFC 9110 section 5.6.1.2).
+//   returns  1 and *item, or 0 at the end
+static int rvd_http_list_next(rvd_http_slice *rest, rvd_http_slice *item)
+{
+    while (rest->len > 0) {
+        const char *comma = (const char *)memchr(rest->at, ',', rest->len);
+        size_t len = comma ? (size_t)(comma - rest->at) : rest->len;
+        size_t skip = comma ? len + 1 : len;
+        rvd_http_slice piece = {rest->at, len};
+        rest->at += skip;
+        rest->len -= skip;
+        *item = rvd_http_trim(piece);
+        if (item->len > 0) return 1;
+    }
+    return 0;
+}
+
+// ---- Fields -------------------------------------------------------------------------------------
+
+// X(name, text): the fields that mean something to us, in lower case.
+#define RVD_HTTP_FIELDS(X) \
+    X(HOST, "host") \
+    X(CONNECTION, "connection") \
+    X(UPGRADE, "upgrade") \
+    X(AUTHORIZATION, "authorization") \
+    X(CONTENT_LENGTH, "content-length") \
+    X(TRANSFER_ENCODING, "transfer-encoding") \
+    X(EXPECT, "expect") \
+    X(RETRY_AFTER, "retry-after") \
+    X(VERSION, "revdial-version") \
+    X(NAME, "revdial-name") \
+    X(INSTANCE, "revdial-instance") \
+    X(FEATURES, "revdial-features") \
+    X(SESSION, "revdial-session") \
+    X(COPY, "revdial-upgrade")
+
+enum rvd_http_field_kind {
+    RVD_HTTP_FIELD_OTHER = 0,
+    RVD_HTTP_FIELD_REVDIAL,  // "revdial-" and something of a later version
+#define RVD_HTTP_X(name, text) RVD_HTTP_FIELD_##name,
+    RVD_HTTP_FIELDS(RVD_HTTP_X)
+#undef RVD_HTTP_X
+};
+enum { RVD_HTTP_FIELD_KINDS = RVD_HTTP_FIELD_COPY + 1 };
+
+static const char *const rvd_http_field_names[RVD_HTTP_FIELD_KINDS] = {
+#define RVD_HTTP_X(name, text) [RVD_HTTP_FIELD_##name] = text,
+    RVD_HTTP_FIELDS(RVD_HTTP_X)
+#undef RVD_HTTP_X
+};
+
+static enum rvd_http_field_kind rvd_http_field_kind_of(rvd_http_slice name)
+{
+    rvd_http_slice prefix = {name.at, 8};
+    for (int kind = RVD_HTTP_FIELD_REVDIAL + 1; kind < RVD_HTTP_FIELD_KINDS; kind++)
+        if (rvd_http_is_word(name, rvd_http_field_names[kind]))
+            return (enum rvd_http_field_kind)kind;
+    if (name.len > 8 && rvd_http_is_word(prefix, "revdial-")) return RVD_HTTP_FIELD_REVDIAL;
+    return RVD_HTTP_FIELD_OTHER;
+}
+
+// ---- The reader of a head -----------------------------------------------------------------------
+
+// What the next byte belongs to.
+//
+//     request:   METHOD -SP-> TARGET -SP-> VERSION -CR-> LINE_LF
+//     response:  STATUS -SP-> REASON -CR-> LINE_LF
+//     then:      LINE_LF -LF-> LINE -tchar-> NAME -:-> VALUE -CR-> LINE_LF
+//     at last:   LINE -CR-> BLANK_LF -LF-> done
+enum rvd_http_state {
+    RVD_HTTP_AT_METHOD = 0,  // a request starts here
+    RVD_HTTP_AT_TARGET,
+    RVD_HTTP_AT_VERSION,
+    RVD_HTTP_AT_STATUS,  // a response starts here: "HTTP/1.1 101 "
+    RVD_HTTP_AT_REASON,
+    RVD_HTTP_AT_LINE_LF,
+    RVD_HTTP_AT_LINE,  // a field, or the blank line
+    RVD_HTTP_AT_NAME,
+    RVD_HTTP_AT_VALUE,
+    RVD_HTTP_AT_BLANK_LF
+};
+
+// One head as it comes in. After RVD_HTTP_DONE its bytes are known to follow the grammar.
+typedef struct rvd_http_head {
+    rvd_heap *heap;
+    char *buf;         // holds a secret: wiped before it is given back
+    size_t size, len;  // len <= RVD_HTTP_HEAD_MAX
+    size_t token_at;   // where the method, target, version or name that is being read begins
+    size_t target_at, target_len;
+    size_t fields_at;  // where the first header line begins
+    int is_request;
+    enum rvd_http_state state;
+    int verdict;  // the first one that is not RVD_HTTP_MORE stays
+    unsigned fields;
+    unsigned interims;  // 1xx responses read before this head
+    int ascii_only;     // the value that is being read is of a field we know
+} rvd_http_head;
+
+static void rvd_http_head_reset(rvd_http_head *h)
+{
+    h->len = h->token_at = h->target_at = h->target_len = h->fields_at = 0;
+    h->state = h->is_request ? RVD_HTTP_AT_METHOD : RVD_HTTP_AT_STATUS;
+    h->verdict = RVD_HTTP_MORE;
+    h->fields = 0;
+    h->ascii_only = 0;
+}
+
+static void rvd_http_head_init(rvd_http_head *h, rvd_heap *heap, int is_request)
+{
+    memset(h, 0, sizeof *h);
+    h->heap = heap;
+    h->is_request = is_request;
+    rvd_http_head_reset(h);
+}
+
+// All that pointed into the head is gone after this. May be called again.
+static void rvd_http_head_free(rvd_http_head *h)
+{
+    if (!h->buf) return;
+    rvd_base_wipe(h->buf, h->size);
+    rvd_base_free(h->heap, h->buf, h->size);
+    h->buf = NULL;
+    h->size = h->len = 0;
+}
+
+// Not a resize: realloc may leave the secret behind in memory that it gives back.
+static int rvd_http_head_grow(rvd_http_head *h)
+{
+    size_t size = h->size ? 2 * h->size : RVD_HTTP_HEAD_FIRST;
+    size_t len = h->len;
+    char *fresh = (char *)rvd_base_alloc(h->heap, size);
+    if (!fresh) return 0;
+    if (len > 0) memcpy(fresh, h->buf, len);
+    rvd_http_head_free(h);
+    h->buf = fresh;
+    h->size = size;
+    h->len = len;
+    return 1;
+}
+
+// The byte being judged ends a token; the next one begins another.
+static int rvd_http_enter(rvd_http_head *h, enum rvd_http_state state)
+{
+    h->state = state;
+    h->token_at = h->len + 1;
+    return RVD_HTTP_MORE;
+}
+
+// TLS, SOCKS, RDP and noise begin with a byte that no HTTP client sends first, and read no answer.
+static int rvd_http_take_method(rvd_http_head *h, uint8_t c)
+{
+    int is_control = c < ' ' && c != '\r' && c != '\n' && c != '\t';
+    if (h->len == 0 && (is_control || c >= 0x7f)) return RVD_HTTP_DROP;
+    if (c == ' ' && h->len > 0) return rvd_http_enter(h, RVD_HTTP_AT_TARGET);
+    if (c < 'A' || c > 'Z' || h->len == RVD_HTTP_METHOD_MAX) return 400;
+    return RVD_HTTP_MORE;
+}
+
+static int rvd_http_take_target(rvd_http_head *h, uint8_t c)
+{
+    size_t len = h->len - h->token_at;
+    if (c == ' ' && len > 0) {
+        h->target_at = h->token_at;
+        h->target_len = len;
+        return rvd_http_enter(h, RVD_HTTP_AT_VERSION);
+    }
+    if (c <= ' ' || c >= 0x7f) return 400;
+    return len == RVD_HTTP_TARGET_MAX ? 414 : RVD_HTTP_MORE;
+}
+
+// HTTP-version of RFC 9112 section 2.3. Another version may mean other rules for what follows, so
+// that it is judged before all else.
+static int rvd_http_take_version(rvd_http_head *h, uint8_t c)
+{
+    static const char form[] = "HTTP/0.0";  // 0 stands for a digit
+    size_t at = h->len - h->token_at;
+    if (at == sizeof form - 1) {
+        if (c != '\r') return 400;
+        if (memcmp(h->buf + h->token_at, "HTTP/1.1", at) != 0) return 505;
+        return rvd_http_enter(h, RVD_HTTP_AT_LINE_LF);
+    }
+    if (form[at] == '0') return rvd_http_is_digit(c) ? RVD_HTTP_MORE : 400;
+    return c == (uint8_t)form[at] ? RVD_HTTP_MORE : 400;
+}
+
+// status-line of RFC 9112 section 4. 1.0 is let through because old load balancers refuse with it.
+static int rvd_http_take_status(rvd_http_head *h, uint8_t c)
+{
+    static const char form[] = "HTTP/1.1 100 ";
+    int is_legal;
+    if (h->len == 7)
+        is_legal = c == '0' || c == '1';
+    else if (h->len == 9)
+        is_legal = c >= '1' && c <= '5';
+    else if (h->len == 10 || h->len == 11)
+        is_legal = rvd_http_is_digit(c);
+    else
+        is_legal = c == (uint8_t)form[h->len];
+    if (!is_legal) return RVD_HTTP_BAD;
+    return h->len + 1 == sizeof form - 1 ? rvd_http_enter(h, RVD_HTTP_AT_REASON) : RVD_HTTP_MORE;
+}
+
+static int rvd_http_take_line(rvd_http_head *h, uint8_t c)
+{
+    if (h->fields == 0) h->fields_at = h->len;
+    if (c == '\r') return rvd_http_enter(h, RVD_HTTP_AT_BLANK_LF);
+    if (!rvd_http_is_tchar(c)) return 400;
+    if (h->fields == RVD_HTTP_FIELDS_MAX) return 431;
+    h->fields++;
+    h->state = RVD_HTTP_AT_NAME;
+    h->token_at = h->len;
+    return RVD_HTTP_MORE;
+}
+
+static int rvd_http_take_name(rvd_http_head *h, uint8_t c)
+{
+    rvd_http_slice name = {h->buf + h->token_at, h->len - h->token_at};
+    if (c != ':') return rvd_http_is_tchar(c) ? RVD_HTTP_MORE : 400;
+    h->ascii_only = rvd_http_field_kind_of(name) != RVD_HTTP_FIELD_OTHER;
+    return rvd_http_enter(h, RVD_HTTP_AT_VALUE);
+}
+
+static int rvd_http_take_value(rvd_http_head *h, uint8_t c, int ascii_only)
+{
+    if (c == '\r') return rvd_http_enter(h, RVD_HTTP_AT_LINE_LF);
+    return rvd_http_is_value_byte(c, ascii_only) ? RVD_HTTP_MORE : 400;
+}
+
+static int rvd_http_take_lf(rvd_http_head *h, uint8_t c)
+{
+    return c == '\n' ? rvd_http_enter(h, RVD_HTTP_AT_LINE) : 400;
+}
+
+static int rvd_http_take(rvd_http_head *h, uint8_t c)
+{
+    switch (h->state) {
+    case RVD_HTTP_AT_METHOD: return rvd_http_take_method(h, c);
+    case RVD_HTTP_AT_TARGET: return rvd_http_take_target(h, c);
+    case RVD_HTTP_AT_VERSION: return rvd_http_take_version(h, c);
+    case RVD_HTTP_AT_STATUS: return rvd_http_take_status(h, c);
+    case RVD_HTTP_AT_REASON: return rvd_http_take_value(h, c, 0);
+    case RVD_HTTP_AT_LINE_LF: return rvd_http_take_lf(h, c);
+    case RVD_HTTP_AT_LINE: return rvd_http_take_line(h, c);
+    case RVD_HTTP_AT_NAME: return rvd_http_take_name(h, c);
+    case RVD_HTTP_AT_VALUE: return rvd_http_take_value(h, c, h->ascii_only);
+    case RVD_HTTP_AT_BLANK_LF: return c == '\n' ? RVD_HTTP_DONE : 400;
+    }
+    return 400;
+}
+
+// Takes bytes until the head is complete or illegal; never one more than that.
+//   used     how many: on RVD_HTTP_DONE up to the blank line, on a refusal up to the illegal byte
+//   returns  an rvd_http_verdict or, for a request, the status to answer. It sticks
+static int rvd_http_head_feed(rvd_http_head *h, const uint8_t *buf, size_t len, size_t *used)
+{
+    size_t at = 0;
+    while (at < len && h->verdict == RVD_HTTP_MORE) {
+        if (h->len == RVD_HTTP_HEAD_MAX) {
+            h->verdict = 431;
+        } else if (h->len == h->size && !rvd_http_head_grow(h)) {
+            h->verdict = RVD_HTTP_NOMEM;
+            break;
+        } else {
+            h->buf[h->len] = (char)buf[at];
+            h->verdict = rvd_http_take(h, buf[at]);
+            h->len++;
+        }
+        at++;
+    }
+    if (!h->is_request && h->verdict >= 400) h->verdict = RVD_HTTP_BAD;
+    *used = at;
+    return h->verdict;
+}
+
+// ---- What a head says ---------------------------------------------------------------------------
+
+// What the options of Connection and the protocols of Upgrade come down to.
+enum {
+    RVD_HTTP_ASKS_UPGRADE = 1,   // Connection: upgrade
+    RVD_HTTP_ASKS_CLOSE = 2,     // Connection: close
+    RVD_HTTP_HAS_REVDIAL = 4,    // Upgrade: revdial
+    RVD_HTTP_HAS_OTHER = 8,      // Upgrade: something else
+    RVD_HTTP_BAD_LIST = 16,      // either is malformed, or Connection would have a field removed
+    RVD_HTTP_BAD_FEATURES = 32,  // Revdial-Features is malformed
+    RVD_HTTP_SENT_WINDOW = 64,   // window= was seen, may not come again
+    RVD_HTTP_SENT_STREAMS = 128  // streams= was seen
+};
+
+typedef struct rvd_http_facts {
+    rvd_http_slice value[RVD_HTTP_FIELD_KINDS];  // of the last line of each kind, trimmed
+    unsigned count[RVD_HTTP_FIELD_KINDS];        // lines of each kind
+    unsigned flags;
+    unsigned revdial_items;  // how often Upgrade says revdial
+    unsigned features;
+    uint32_t window, streams;
+} rvd_http_facts;
+
+typedef struct rvd_http_feature {
+    const char *name;
+    unsigned bit;
+} rvd_http_feature;
+
+static const rvd_http_feature rvd_http_features[] = {{"rstcode", REVDIAL_FEATURE_RSTCODE},
+                                                     {"preamble", REVDIAL_FEATURE_PREAMBLE},
+                                                     {"drain", REVDIAL_FEATURE_DRAIN},
+                                                     {"promptack", REVDIAL_FEATURE_PROMPTACK}};
+enum { RVD_HTTP_FEATURE_COUNT = sizeof rvd_http_features / sizeof rvd_http_features[0] };
+
+// A Connection option is the name of a field to be removed on the way (RFC 9110 section 7.6.1): one
+// of ours there would let a middlebox take away what we go by.
+static void rvd_http_note_connection(rvd_http_facts *f, rvd_http_slice item)
+{
+    enum rvd_http_field_kind kind = rvd_http_field_kind_of(item);
+    if (kind == RVD_HTTP_FIELD_UPGRADE)
+        f->flags |= RVD_HTTP_ASKS_UPGRADE;
+    else if (rvd_http_is_word(item, "close"))
+        f->flags |= RVD_HTTP_ASKS_CLOSE;
+    else if (kind != RVD_HTTP_FIELD_OTHER || !rvd_http_is_token(item, '-'))
+        f->flags |= RVD_HTTP_BAD_LIST;
+}
+
+static void rvd_http_note_upgrade(rvd_http_facts *f, rvd_http_slice item)
+{
+    if (!rvd_http_is_token(item, '/')) f->flags |= RVD_HTTP_BAD_LIST;
+    if (rvd_http_is_word(item, "revdial")) {
+        f->flags |= RVD_HTTP_HAS_REVDIAL;
+        f->revdial_items++;
+    } else {
+        f->flags |= RVD_HTTP_HAS_OTHER;
+    }
+}
+
+// "window=65536": sets *out and the flag, or RVD_HTTP_BAD_FEATURES if it is no such number or not
+// the first.
+static void rvd_http_note_number(rvd_http_facts *f, rvd_http_slice number, unsigned flag,
+                                 uint32_t *out)
+{
+    uint64_t least = flag == RVD_HTTP_SENT_WINDOW ? RVD_HTTP_WINDOW_MIN : 0;
+    uint64_t most = flag == RVD_HTTP_SENT_WINDOW ? RVD_HTTP_WINDOW_MAX : RVD_HTTP_STREAMS_MAX;
+    uint64_t n = 0;
+    if (!rvd_base_decimal(number.at, number.len, most, &n) || n < least || (f->flags & flag))
+        f->flags |= RVD_HTTP_BAD_FEATURES;
+    f->flags |= flag;
+    *out = (uint32_t)n;
+}
+
+static void rvd_http_note_feature(rvd_http_facts *f, rvd_http_slice item)
+{
+    const char *equals = (const char *)memchr(item.at, '=', item.len);
+    rvd_http_slice key = {item.at, equals ? (size_t)(equals - item.at) : item.len};
+    rvd_http_slice number = {item.at + key.len, 0};
+    if (equals) {
+        number.at++;
+        number.len = item.len - key.len - 1;
+    }
+    if (!rvd_http_is_token(item, '=')) f->flags |= RVD_HTTP_BAD_FEATURES;
+    if (rvd_http_is_word(key, "window"))
+        rvd_http_note_number(f, number, RVD_HTTP_SENT_WINDOW, &f->window);
+    else if (rvd_http_is_word(key, "streams"))
+        rvd_http_note_number(f, number, RVD_HTTP_SENT_STREAMS, &f->streams);
+    for (size_t i = 0; i < RVD_HTTP_FEATURE_COUNT; i++)
+        if (rvd_http_is_word(item, rvd_http_features[i].name))
+            f->features |= rvd_http_features[i].bit;
+}
+
+// Cuts the header line at *at, which the reader has found legal.
+//   returns  1 and its name and value, or 0 at the blank line
+static int rvd_http_field_next(const rvd_http_head *h, size_t *at, rvd_http_slice *name,
+                               rvd_http_slice *value)
+{
+    const char *line = h->buf + *at;
+    const char *colon, *cr;
+    if (*line == '\r') return 0;
+    colon = (const char *)memchr(line, ':', h->len - *at);
+    cr = (const char *)memchr(line, '\r', h->len - *at);
+    REVDIAL_ASSERT(colon && cr && colon < cr);
+    name->at = line;
+    name->len = (size_t)(colon - line);
+    value->at = colon + 1;
+    value->len = (size_t)(cr - colon) - 1;
+    *value = rvd_http_trim(*value);
+    *at += (size_t)(cr - line) + 2;
+    return 1;
+}
+
+static void rvd_http_gather(const rvd_http_head *h, rvd_http_facts *f)
+{
+    size_t at = h->fields_at;
+    rvd_http_slice name, value, item;
+    memset(f, 0, sizeof *f);
+    f->window = RVD_HTTP_STOCK_WINDOW;
+    f->streams = RVD_HTTP_STOCK_STREAMS;
+    while (rvd_http_field_next(h, &at, &name, &value)) {
+        enum rvd_http_field_kind kind = rvd_http_field_kind_of(name);
+        f->count[kind]++;
+        f->value[kind] = value;
+        if (kind == RVD_HTTP_FIELD_CONNECTION)
+            while (rvd_http_list_next(&value, &item)) rvd_http_note_connection(f, item);
+        if (kind == RVD_HTTP_FIELD_UPGRADE)
+            while (rvd_http_list_next(&value, &item)) rvd_http_note_upgrade(f, item);
+        if (kind == RVD_HTTP_FIELD_FEATURES)
+            while (rvd_http_list_next(&value, &item)) rvd_http_note_feature(f, item);
+    }
+}
+
+// What both ends announce alike: the version, and what it lets them use. Each says its own
+// and the lower is in force, so that any later version is fine with us. Who sends none is a stock
+// peer, whatever else it sends.
+//   returns  1, or 0: malformed
+static int rvd_http_read_terms(rvd_http_facts *f, int *is_revdial)
+{
+    rvd_http_slice version = f->value[RVD_HTTP_FIELD_VERSION];
+    uint64_t n = 0;
+    *is_revdial = f->count[RVD_HTTP_FIELD_VERSION] > 0;
+    if (f->flags & RVD_HTTP_BAD_FEATURES) return 0;
+    if (!*is_revdial) {
+        f->features = 0;
+        f->window = RVD_HTTP_STOCK_WINDOW;
+        f->streams = RVD_HTTP_STOCK_STREAMS;
+        return 1;
+    }
+    if (f->count[RVD_HTTP_FIELD_VERSION] > 1) return 0;
+    return rvd_base_decimal(version.at, version.len, 999, &n) && n >= 1;
+}
+
+// ---- The request --------------------------------------------------------------------------------
+
+// What a backend asks for. The strings are never NULL and live in the head.
+typedef struct rvd_http_request {
+    const char *name;      // "" if none was sent
+    const char *instance;  // ""
+    const char *secret;    // "" if there was no Authorization
+    int is_revdial;        // sent Revdial-Version; else the four below are those of a stock peer
+    unsigned features;     // REVDIAL_FEATURE_* it has
+    uint32_t window;       // bytes we may send on a new stream
+    uint32_t streams;      // how many we may open
+    int is_stripped;       // 426 because a middlebox took Upgrade or Connection away
+} rvd_http_request;
+
+// Ends a value in place. Behind it there is at least the CR of its line.
+static const char *rvd_http_terminate(rvd_http_head *h, rvd_http_slice value)
+{
+    char *at;
+    if (!value.at || value.len == 0) return "";
+    at = h->buf + (value.at - h->buf);
+    at[value.len] = '\0';
+    return at;
+}
+
+// The path is compared byte for byte. A target in another form (RFC 9112 sections 3.2.2 to 3.2.4:
+// a URI, an authority, or '*') is for a proxy, or is not for us at all.
+static int rvd_http_check_target(const rvd_http_head *h, const char *path)
+{
+    const char *target = h->buf + h->target_at;
+    if (rvd_http_is_alnum((uint8_t)target[0]) || target[0] == '[' || target[0] == '*') return 400;
+    if (h->target_len != strlen(path)) return 404;
+    return memcmp(target, path, h->target_len) == 0 ? 0 : 404;
+}
+
+// There is one request per connection and it has no body; whatever makes two readers disagree about
+// where it ends is refused (RFC 9112 section 11.2).
+static int rvd_http_check_framing(const rvd_http_facts *f)
+{
+    rvd_http_slice length = f->value[RVD_HTTP_FIELD_CONTENT_LENGTH];
+    unsigned lengths = f->count[RVD_HTTP_FIELD_CONTENT_LENGTH];
+    if (f->count[RVD_HTTP_FIELD_HOST] != 1) return 400;
+    if (!rvd_http_is_host(f->value[RVD_HTTP_FIELD_HOST])) return 400;
+    if (f->count[RVD_HTTP_FIELD_TRANSFER_ENCODING] > 0 || lengths > 1) return 400;
+    if (lengths == 1 && (length.len != 1 || length.at[0] != '0')) return 400;
+    if (f->count[RVD_HTTP_FIELD_EXPECT] > 0) return 417;
+    return 0;
+}
+
+static int rvd_http_check_upgrade(const rvd_http_facts *f)
+{
+    if (f->flags & RVD_HTTP_BAD_LIST) return 400;
+    if (!(f->flags & RVD_HTTP_ASKS_UPGRADE)) return 426;
+    if (f->flags & RVD_HTTP_ASKS_CLOSE) return 400;
+    return f->flags & RVD_HTTP_HAS_REVDIAL ? 0 : 426;
+}
+
+// A field of ours that holds a name: absent, or once and legal.
+static int rvd_http_check_label(const rvd_http_facts *f, enum rvd_http_field_kind kind,
+                                int upper_ok)
+{
+    if (f->count[kind] == 0) return 1;
+    return f->count[kind] == 1 &&
+           rvd_base_is_label(f->value[kind].at, f->value[kind].len, upper_ok);
+}
+
+// credentials of RFC 9110 section 11.4. A scheme that we do not know proves nothing.
+//   returns  0 and *token, or the status to answer
+static int rvd_http_read_authorization(const rvd_http_facts *f, rvd_http_slice *token)
+{
+    rvd_http_slice value = f->value[RVD_HTTP_FIELD_AUTHORIZATION];
+    rvd_http_slice scheme = {value.at, 0};
+    size_t blanks = 0;
+    if (f->count[RVD_HTTP_FIELD_AUTHORIZATION] == 0) return 0;
+    if (f->count[RVD_HTTP_FIELD_AUTHORIZATION] > 1) return 400;
+    while (scheme.len < value.len && value.at[scheme.len] != ' ') scheme.len++;
+    if (!rvd_http_is_token(scheme, '-')) return 400;
+    if (!rvd_http_is_word(scheme, "bearer")) return 401;
+    while (blanks < value.len - scheme.len && value.at[scheme.len + blanks] == ' ') blanks++;
+    token->at = value.at + scheme.len + blanks;
+    token->len = value.len - scheme.len - blanks;
+    return rvd_http_is_bearer(*token) ? 0 : 400;
+}
+
+static int rvd_http_read_ours(rvd_http_head *h, rvd_http_facts *f, rvd_http_request *out)
+{
+    rvd_http_slice token = {NULL, 0};
+    int status;
+    if (!rvd_http_check_label(f, RVD_HTTP_FIELD_NAME, 0)) return 400;
+    if (!rvd_http_check_label(f, RVD_HTTP_FIELD_INSTANCE, 1)) return 400;
+    if (!rvd_http_read_terms(f, &out->is_revdial)) return 400;
+    status = rvd_http_read_authorization(f, &token);
+    if (status) return status;
+    out->features = f->features;
+    out->window = f->window;
+    out->streams = f->streams;
+    out->name = rvd_http_terminate(h, f->value[RVD_HTTP_FIELD_NAME]);
+    out->instance = rvd_http_terminate(h, f->value[RVD_HTTP_FIELD_INSTANCE]);
+    out->secret = rvd_http_terminate(h, token);
+    return 0;
+}
+
+// Reads a request whose head is complete. Once per head: it ends values in place.
+//   path     the one we answer under
+//   returns  0, or the status to answer. Whether the credentials are good is not decided here
+static int rvd_http_request_read(rvd_http_head *h, const char *path, rvd_http_request *out)
+{
+    rvd_http_facts facts;
+    int status;
+    REVDIAL_ASSERT(h->is_request && h->verdict == RVD_HTTP_DONE);
+    memset(out, 0, sizeof *out);
+    out->name = out->instance = out->secret = "";
+    if (h->target_at != 4 || memcmp(h->buf, "GET", 3) != 0) return 405;
+    status = rvd_http_check_target(h, path);
+    if (status) return status;
+    rvd_http_gather(h, &facts);
+    status = rvd_http_check_framing(&facts);
+    if (status) return status;
+    status = rvd_http_check_upgrade(&facts);
+    out->is_stripped =
+        status == 426 && rvd_http_is_word(facts.value[RVD_HTTP_FIELD_COPY], "revdial");
+    return status ? status : rvd_http_read_ours(h, &facts, out);
+}
+
+// What a backend sends. NULL or "" leaves name, instance and secret out.
+typedef struct rvd_http_offer {
+    const char *host, *path, *name, *instance, *secret;
+    const revdial_kv *headers;
+    size_t header_count;
+    unsigned features;
+    uint32_t window, streams;
+} rvd_http_offer;
+
+// An application's header may be anything but what decides the handshake.
+static int rvd_http_is_extra(const revdial_kv *header)
+{
+    rvd_http_slice name, value;
+    if (!header->key || !header->value) return 0;
+    name = rvd_http_slice_of(header->key);
+    value = rvd_http_slice_of(header->value);
+    if (!rvd_http_is_token(name, '-')) return 0;
+    if (rvd_http_field_kind_of(name) != RVD_HTTP_FIELD_OTHER) return 0;
+    for (size_t i = 0; i < value.len; i++)
+        if (!rvd_http_is_value_byte((uint8_t)value.at[i], 0)) return 0;
+    return 1;
+}
+
+static int rvd_http_is_set(const char *s) { return s && *s; }
+
+// Why an offer cannot be sent as a request that a proxy of ours would take; NULL if it can.
+static const char *rvd_http_offer_problem(const rvd_http_offer *o)
+{
+    if (!o->host || !rvd_http_is_host(rvd_http_slice_of(o->host)))
+        return "host: not a host or host:port";
+    if (!o->path || !rvd_http_is_path(o->path))
+        return "path: must begin with '/' and hold neither blanks nor bytes above ASCII";
+    if (rvd_http_is_set(o->name) && !rvd_base_is_name(o->name, strlen(o->name)))
+        return "name: not [a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?";
+    if (rvd_http_is_set(o->instance) && !rvd_base_is_label(o->instance, strlen(o->instance), 1))
+        return "instance: not [A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?";
+    if (rvd_http_is_set(o->secret) && !rvd_http_is_bearer(rvd_http_slice_of(o->secret)))
+        return "secret: not a bearer token (letters, digits, -._~+/ and = at its end; 4096 bytes)";
+    if (o->window < RVD_HTTP_WINDOW_MIN || o->window > RVD_HTTP_WINDOW_MAX)
+        return "stream_window: not in 8192..2147483647";
+    if (o->streams > RVD_HTTP_STREAMS_MAX) return "max_streams: not in 0..2147483647";
+    for (size_t i = 0; i < o->header_count; i++)
+        if (!rvd_http_is_extra(&o->headers[i]))
+            return "headers: one is malformed or belongs to the handshake";
+    return NULL;
+}
+
+static void rvd_http_write_field(rvd_base_text *t, const char *name, const char *value)
+{
+    rvd_base_text_add(t, name);
+    rvd_base_text_add(t, ": ");
+    rvd_base_text_add(t, value);
+    rvd_base_text_add(t, "\r\n");
+}
+
+static void rvd_http_write_terms(rvd_base_text *t, unsigned features, uint32_t window,
+                                 uint32_t streams)
+{
+    rvd_http_write_field(t, "Revdial-Version", "1");
+    rvd_base_text_add(t, "Revdial-Features: ");
+    for (size_t i = 0; i < RVD_HTTP_FEATURE_COUNT; i++) {
+        if (!(features & rvd_http_features[i].bit)) continue;
+        rvd_base_text_add(t, rvd_http_features[i].name);
+        rvd_base_text_add(t, ", ");
+    }
+    rvd_base_text_add(t, "window=");
+    rvd_base_text_add_decimal(t, window);
+    rvd_base_text_add(t, ", streams=");
+    rvd_base_text_add_decimal(t, streams);
+    rvd_base_text_add(t, "\r\n");
+}
+
+// Appends the request. It holds the secret: wipe the text when it has been sent.
+//   t        room for RVD_HTTP_HEAD_MAX + 1 bytes takes every request that a proxy of ours takes
+//   returns  its length, or 0: the offer has a problem, or does not fit
+static size_t rvd_http_request_write(rvd_base_text *t, const rvd_http_offer *offer)
+{
+    size_t start = t->len;
+    if (rvd_http_offer_problem(offer)) return 0;
+    rvd_base_text_add(t, "GET ");
+    rvd_base_text_add(t, offer->path);
+    rvd_base_text_add(t, " HTTP/1.1\r\n");
+    rvd_http_write_field(t, "Host", offer->host);
+    rvd_http_write_field(t, "Connection", "Upgrade");
+    rvd_http_write_field(t, "Upgrade", "revdial");
+    if (rvd_http_is_set(offer->secret)) {
+        rvd_base_text_add(t, "Authorization: Bearer ");
+        rvd_base_text_add(t, offer->secret);
+        rvd_base_text_add(t, "\r\n");
+    }
+    rvd_http_write_terms(t, offer->features, offer->window, offer->streams);
+    if (rvd_http_is_set(offer->name)) rvd_http_write_field(t, "Revdial-Name", offer->name);
+    if (rvd_http_is_set(offer->instance))
+        rvd_http_write_field(t, "Revdial-Instance", offer->instance);
+    rvd_http_write_field(t, "Revdial-Upgrade", "revdial");
+    for (size_t i = 0; i < offer->header_count; i++)
+        rvd_http_write_field(t, offer->headers[i].key, offer->headers[i].value);
+    rvd_base_text_add(t, "\r\n");
+    return t->overflow ? 0 : t->len - start;
+}
+
+// ---- The response -------------------------------------------------------------------------------
+
+// Every refusal is these bytes and no others: it tells nothing about who asked or for what.
+typedef struct rvd_http_refusal {
+    int status;
+    const char *reason;
+    const char *fields;  // beside Connection, Content-Type and Content-Length
+    const char *body;    // at most 64 bytes
+} rvd_http_refusal;
+
+static const rvd_http_refusal rvd_http_refusals[] = {
+    {400, "Bad Request", "", "malformed request\n"},
+    {401, "Unauthorized", "WWW-Authenticate: Bearer realm=\"revdial\"\r\n",
+     "credentials missing or wrong\n"},
+    {403, "Forbidden", "", "these credentials do not cover this name\n"},
+    {404, "Not Found", "", "nothing here\n"},
+    {405, "Method Not Allowed", "Allow: GET\r\n", "only GET\n"},
+    {408, "Request Timeout", "", "the request took too long\n"},
+    {409, "Conflict", "", "another identity holds this name\n"},
+    {414, "URI Too Long", "", "path too long\n"},
+    {417, "Expectation Failed", "", "no expectations are met\n"},
+    {426, "Upgrade Required", "Upgrade: revdial\r\n",
+     "send Upgrade: revdial (did a middlebox remove it?)\n"},
+    {429, "Too Many Requests", "Retry-After: 5\r\n", "too many attempts\n"},
+    {431, "Request Header Fields Too Large", "", "request head too large\n"},
+    {503, "Service Unavailable", "Retry-After: 5\r\n", "no room now\n"},
+    {505, "HTTP Version Not Supported", "", "only HTTP/1.1\n"}};
+
+enum { RVD_HTTP_REFUSAL_COUNT = sizeof rvd_http_refusals / sizeof rvd_http_refusals[0] };
+
+typedef struct rvd_http_answer {
+    int status;           // 101, or one of the refusals
+    int is_revdial;       // the request was; else the fields below are not sent
+    unsigned features;    // that we have
+    uint32_t window;      // bytes the peer may send on a new stream
+    uint32_t streams;     // how many it may open
+    uint64_t session_id;  // for both ends' logs
+} rvd_http_answer;
+
+static void rvd_http_write_refusal(rvd_base_text *t, int status)
+{
+    const rvd_http_refusal *refusal = rvd_http_refusals;
+    for (size_t i = 0; i < RVD_HTTP_REFUSAL_COUNT; i++)
+        if (rvd_http_refusals[i].status == status) refusal = &rvd_http_refusals[i];
+    REVDIAL_ASSERT(refusal->status == status);
+    rvd_base_text_add(t, "HTTP/1.1 ");
+    rvd_base_text_add_decimal(t, (uint64_t)refusal->status);
+    rvd_base_text_add(t, " ");
+    rvd_base_text_add(t, refusal->reason);
+    rvd_base_text_add(t, "\r\n");
+    rvd_base_text_add(t, refusal->fields);
+    // RFC 9110 section 7.8: who sends Upgrade says so in Connection.
+    rvd_http_write_field(t, "Connection", status == 426 ? "upgrade, close" : "close");
+    rvd_http_write_field(t, "Content-Type", "text/plain");
+    rvd_base_text_add(t, "Content-Length: ");
+    rvd_base_text_add_decimal(t, strlen(refusal->body));
+    rvd_base_text_add(t, "\r\n\r\n");
+    rvd_base_text_add(t, refusal->body);
+}
+
+// Appends the answer.
+//   t        RVD_HTTP_ANSWER_SIZE bytes are always enough
+static void rvd_http_response_write(rvd_base_text *t, const rvd_http_answer *answer)
+{
+    if (answer->status != 101) {
+        rvd_http_write_refusal(t, answer->status);
+        return;
+    }
+    rvd_base_text_add(t, "HTTP/1.1 101 Switching Protocols\r\n");
+    rvd_http_write_field(t, "Connection", "Upgrade");
+    rvd_http_write_field(t, "Upgrade", "revdial");
+    if (answer->is_revdial) {
+        rvd_http_write_terms(t, answer->features, answer->window, answer->streams);
+        rvd_base_text_add(t, "Revdial-Session: ");
+        rvd_base_text_add_hex16(t, answer->session_id);
+        rvd_base_text_add(t, "\r\n");
+    }
+    rvd_base_text_add(t, "\r\n");
+}
+
+typedef struct rvd_http_response {
+    int status;           // 101: switched, and the fields up to session_id count
+    int is_revdial;       // the proxy sent Revdial-Version; else those of a stock peer follow
+    unsigned features;    // REVDIAL_FEATURE_* it has
+    uint32_t window;      // bytes we may send on a new stream
+    uint32_t streams;     // how many we may open
+    uint64_t session_id;  // 0 if none was sent
+    int retry_after_ms;   // of 429 and 503: how long we are asked to wait, 0 if not (legibly) said
+    int is_stripped;      // 426 to a request for just that: a middlebox took Upgrade away
+} rvd_http_response;
+
+static int rvd_http_read_session(const rvd_http_facts *f, uint64_t *out)
+{
+    rvd_http_slice id = f->value[RVD_HTTP_FIELD_SESSION];
+    uint8_t bytes[8];
+    if (f->count[RVD_HTTP_FIELD_SESSION] == 0) return 1;
+    if (f->count[RVD_HTTP_FIELD_SESSION] > 1 || id.len != 16) return 0;
+    if (!rvd_base_hex(bytes, sizeof bytes, id.at)) return 0;
+    for (size_t i = 0; i < sizeof bytes; i++) *out = *out << 8 | bytes[i];
+    return 1;
+}
+
+// Did the proxy switch to what we asked for, and to nothing else?
+static int rvd_http_read_switch(rvd_http_facts *f, rvd_http_response *out)
+{
+    unsigned asks = f->flags & (RVD_HTTP_ASKS_UPGRADE | RVD_HTTP_ASKS_CLOSE);
+    if (f->flags & RVD_HTTP_BAD_LIST || asks != RVD_HTTP_ASKS_UPGRADE) return 0;
+    if (f->flags & RVD_HTTP_HAS_OTHER || f->revdial_items != 1) return 0;
+    if (!rvd_http_read_terms(f, &out->is_revdial)) return 0;
+    out->features = f->features;
+    out->window = f->window;
+    out->streams = f->streams;
+    return rvd_http_read_session(f, &out->session_id);
+}
+
+// A date, a sign or a number out of reach is as good as nothing: the caller has a plan of its own.
+static int rvd_http_retry_ms(const rvd_http_facts *f)
+{
+    rvd_http_slice value = f->value[RVD_HTTP_FIELD_RETRY_AFTER];
+    uint64_t seconds = 0;
+    if (f->count[RVD_HTTP_FIELD_RETRY_AFTER] != 1) return 0;
+    if (!rvd_base_decimal(value.at, value.len, UINT32_MAX, &seconds)) return 0;
+    if (seconds * 1000 < RVD_HTTP_RETRY_MS_MIN) return RVD_HTTP_RETRY_MS_MIN;
+    if (seconds * 1000 > RVD_HTTP_RETRY_MS_MAX) return RVD_HTTP_RETRY_MS_MAX;
+    return (int)(seconds * 1000);
+}
+
+// Reads a response whose head is complete.
+//   returns  RVD_HTTP_DONE: the final one, judged by out->status; RVD_HTTP_MORE: it was an interim
+//            one, and the head is ready for the next; RVD_HTTP_BAD
+static int rvd_http_response_read(rvd_http_head *h, rvd_http_response *out)
+{
+    rvd_http_facts facts;
+    const char *line = h->buf;
+    REVDIAL_ASSERT(!h->is_request && h->verdict == RVD_HTTP_DONE);
+    memset(out, 0, sizeof *out);
+    out->status = (line[9] - '0') * 100 + (line[10] - '0') * 10 + (line[11] - '0');
+    rvd_http_gather(h, &facts);
+    if (out->status < 200) {
+        // RFC 9110 section 15.2: not in HTTP/1.0; sections 8.6 and RFC 9112 6.1: never with a body.
+        if (line[7] == '0' || facts.count[RVD_HTTP_FIELD_CONTENT_LENGTH] > 0) return RVD_HTTP_BAD;
+        if (facts.count[RVD_HTTP_FIELD_TRANSFER_ENCODING] > 0) return RVD_HTTP_BAD;
+    }
+    if (out->status == 101) return rvd_http_read_switch(&facts, out) ? RVD_HTTP_DONE : RVD_HTTP_BAD;
+    if (out->status < 200) {
+        if (h->interims++ == RVD_HTTP_INTERIM_MAX) return RVD_HTTP_BAD;
+        rvd_http_head_reset(h);
+        return RVD_HTTP_MORE;
+    }
+    if (out->status == 429 || out->status == 503) out->retry_after_ms = rvd_http_retry_ms(&facts);
+    out->is_stripped = out->status == 426 && (facts.flags & RVD_HTTP_HAS_REVDIAL) != 0;
+    return RVD_HTTP_DONE;
+}
+
+// ---- Credentials --------------------------------------------------------------------------------
+
+// The name that a row may register when it lists exactly one and no pattern: then a backend need
+// not say it.
+//   name     room for RVD_BASE_NAME_MAX + 1 bytes; "" if there is no such name
+//   returns  1 or 0
+static int rvd_http_sole_name(const revdial_credential *row, char *name)
+{
+    rvd_http_slice rest, item, second;
+    name[0] = '\0';
+    if (!row->names) return 0;
+    rest = rvd_http_slice_of(row->names);
+    if (!rvd_http_list_next(&rest, &item) || rvd_http_list_next(&rest, &second)) return 0;
+    if (!rvd_base_is_name(item.at, item.len)) return 0;
+    memcpy(name, item.at, item.len);
+    name[item.len] = '\0';
+    return 1;
+}
+
+// May a backend with this row's token register under that name?
+static int rvd_http_row_covers(const revdial_credential *row, const char *name)
+{
+    char sole[RVD_BASE_NAME_MAX + 1];
+    rvd_http_slice rest, item;
+    size_t len = strlen(name);
+    if (len == 0) return rvd_http_sole_name(row, sole);
+    if (!row->names || !rvd_base_is_name(name, len)) return 0;
+    rest = rvd_http_slice_of(row->names);
+    while (rvd_http_list_next(&rest, &item))
+        if (rvd_base_glob(item.at, item.len, name, len)) return 1;
+    return 0;
+}
+
+static void rvd_http_digest(const char *secret, uint8_t digest[RVD_BASE_SHA256_SIZE])
+{
+    rvd_base_sha256 s;
+    rvd_base_sha256_init(&s);
+    rvd_base_sha256_update(&s, secret, strlen(secret));
+    rvd_base_sha256_final(&s, digest);
+}
+
+// A row may hold "sha256:<64 hex>" in place of the token; ':' is no byte of a token, so the two are
+// not confused.
+//   returns  1, or 0: the row has no usable secret and matches nothing
+static int rvd_http_row_digest(const revdial_credential *row, uint8_t digest[RVD_BASE_SHA256_SIZE])
+{
+    static const char prefix[] = "sha256:";
+    const size_t skip = sizeof prefix - 1;
+    if (!rvd_http_is_set(row->secret)) return 0;
+    if (strncmp(row->secret, prefix, skip) != 0) {
+        rvd_http_digest(row->secret, digest);
+        return 1;
+    }
+    if (strlen(row->secret) != skip + 2 * RVD_BASE_SHA256_SIZE) return 0;
+    return rvd_base_hex(digest, RVD_BASE_SHA256_SIZE, row->secret + skip);
+}
+
+// The time this takes depends on the table and on the length of what was presented, not on how much
+// of it was right: digests are compared, and no row is skipped because another one matched.
+int revdial_auth_verify(const revdial_auth_req *req, const revdial_credential *rows, size_t count,
+                        size_t *row)
+{
+    uint8_t presented[RVD_BASE_SHA256_SIZE], expected[RVD_BASE_SHA256_SIZE];
+    const char *secret = req->secret ? req->secret : "";
+    const char *name = req->name ? req->name : "";
+    int verdict = REVDIAL_EAUTH;
+    rvd_http_digest(secret, presented);
+    for (size_t i = 0; i < count; i++) {
+        int is_usable = rvd_http_row_digest(&rows[i], expected);
+        int is_same = is_usable && rvd_base_equal(presented, expected, sizeof expected);
+        if (!is_same || !*secret || verdict == REVDIAL_OK) continue;
+        verdict = rvd_http_row_covers(&rows[i], name) ? REVDIAL_OK : REVDIAL_EDENIED;
+        if (row && verdict == REVDIAL_OK) *row = i;
+    }
+    rvd_base_wipe(presented, sizeof presented);
+    rvd_base_wipe(expected, sizeof expected);
+    return verdict;
+}
+
+// ================================================================================================
+// MARK: impl.engine  uses: base wire mux http
+// Handshake and mux as one machine, the same on both ends: the public revdial_engine_* calls.
+// ================================================================================================
+
+// What the engine waits for. A refused or dead one still has output to send.
+//
+//   HEAD --request--> VERDICT --accepted--> UP --> DEAD        proxy
+//   HEAD --101--> UP --> DEAD                                  backend
+//   HEAD, VERDICT --refused, timeout, EOF--> DEAD
+enum rvd_engine_state {
+    RVD_ENGINE_HEAD,     // the peer's request or response
+    RVD_ENGINE_VERDICT,  // the application's answer to REVDIAL_EV_AUTH
+    RVD_ENGINE_UP,
+    RVD_ENGINE_DEAD
+};
+
+struct revdial_engine {
+    rvd_heap heap;
+    enum rvd_engine_state state;
+    int role;
+    int accept_streams;
+    revdial_limits limits;  // as configured; resolved per peer when the session comes up
+    char path[RVD_HTTP_TARGET_MAX + 1];
+    char peer[72];
+    uint64_t session_id, seed;
+    int64_t start_us, now_us;
+
+    rvd_http_head head;
+    rvd_http_request request;
+    revdial_auth_req auth;
+    uint8_t *hello;  // our half of the handshake, until it is sent; holds a secret
+    size_t hello_size, hello_len, hello_sent;
+
+    int tell_auth, tell_up, tell_dead;
+    int dead, status, retry_after_ms;  // of a handshake that failed
+    const char *dead_text;
+    char features_text[64];
+    rvd_mux mux;
+};
+
+#ifdef REVDIAL_SELF_CHECK
+#define RVD_ENGINE_CHECK(e) rvd_mux_check(&(e)->mux)
+#else
+#define RVD_ENGINE_CHECK(e) (void)(e)
+#endif
+
+static void rvd_engine_hello_free(revdial_engine *e)
+{
+    if (e->hello) rvd_base_wipe(e->hello, e->hello_size);
+    rvd_base_free(&e->heap, e->hello, e->hello_size);
+    e->hello = NULL;
+    e->hello_size = e->hello_len = e->hello_sent = 0;
+}
+
+static int rvd_engine_hello_alloc(revdial_engine *e, size_t size)
+{
+    e->hello = rvd_base_alloc(&e->heap, size);
+    if (!e->hello) return 0;
+    e->hello_size = size;
+    return 1;
+}
+
+// The handshake failed. The first cause sticks.
+static void rvd_engine_die(revdial_engine *e, int code, int status, const char *text)
+{
+    if (e->state == RVD_ENGINE_DEAD) return;
+    e->state = RVD_ENGINE_DEAD;
+    e->dead = code;
+    e->status = status;
+    e->dead_text = text;
+    e->tell_dead = 1;
+    e->tell_auth = 0;
+    rvd_http_head_free(&e->head);
+}
+
+static unsigned rvd_engine_all_features(void)
+{
+    return REVDIAL_FEATURE_RSTCODE | REVDIAL_FEATURE_PREAMBLE | REVDIAL_FEATURE_DRAIN |
+           REVDIAL_FEATURE_PROMPTACK;
+}
+
+static uint32_t rvd_engine_window(const revdial_engine *e)
+{
+    return e->limits.stream_window ? e->limits.stream_window : 65536;
+}
+
+static uint32_t rvd_engine_streams(const revdial_engine *e)
+{
+    return e->limits.max_streams ? e->limits.max_streams : 65536;
+}
+
+static const char *rvd_engine_status_text(int status)
+{
+    switch (status) {
+    case 400: return "malformed request";
+    case 401: return "credentials missing or wrong";
+    case 403: return "this name is not allowed with these credentials";
+    case 404: return "wrong path";
+    case 408: return "the request took too long";
+    case 409: return "another identity holds this name";
+    case 426: return "the request did not ask for Upgrade: revdial";
+    case 429: return "too many attempts";
+    case 503: return "the proxy takes no more sessions now";
+    default: return "the upgrade was refused";
+    }
+}
+
+static int rvd_engine_status_error(int status)
+{
+    switch (status) {
+    case 401: return REVDIAL_EAUTH;
+    case 403: return REVDIAL_EDENIED;
+    case 409: return REVDIAL_EDUPLICATE;
+    case 429:
+    case 503: return REVDIAL_ELIMIT;
+    default: return REVDIAL_EUPGRADE;
+    }
+}
+
+// Proxy: answers with a status and ends.
+static void rvd_engine_refuse(revdial_engine *e, int status)
+{
+    rvd_http_answer answer;
+    rvd_base_text text;
+    memset(&answer, 0, sizeof answer);
+    answer.status = status;
+    if (rvd_engine_hello_alloc(e, RVD_HTTP_ANSWER_SIZE)) {
+        memset(&text, 0, sizeof text);
+        text.at = (char *)e->hello;
+        text.size = e->hello_size;
+        rvd_http_response_write(&text, &answer);
+        e->hello_len = text.len;
+    }
+    rvd_engine_die(e, rvd_engine_status_error(status), status, rvd_engine_status_text(status));
+}
+
+static void rvd_engine_features_note(revdial_engine *e, unsigned features)
+{
+    rvd_base_text t = {e->features_text, sizeof e->features_text, 0, 0};
+    if (features & REVDIAL_FEATURE_RSTCODE) rvd_base_text_add(&t, "rstcode ");
+    if (features & REVDIAL_FEATURE_PREAMBLE) rvd_base_text_add(&t, "preamble ");
+    if (features & REVDIAL_FEATURE_DRAIN) rvd_base_text_add(&t, "drain ");
+    if (features & REVDIAL_FEATURE_PROMPTACK) rvd_base_text_add(&t, "promptack ");
+    if (t.len) e->features_text[t.len - 1] = '\0';
+}
+
+// What the peer announced, of either role.
+typedef struct rvd_engine_terms {
+    int is_revdial;
+    unsigned features;
+    uint32_t window, streams;
+} rvd_engine_terms;
+
+static void rvd_engine_limits_resolve(revdial_engine *e, const rvd_engine_terms *peer,
+                                      rvd_mux_config *cfg)
+{
+    revdial_limits *l = &cfg->limits;
+    *l = e->limits;
+    cfg->recv_window = peer->is_revdial ? rvd_engine_window(e) : RVD_WIRE_WINDOW0;
+    if (!l->max_streams) l->max_streams = peer->is_revdial ? 65536 : RVD_MUX_STOCK_STREAMS;
+    if (l->stream_window < cfg->recv_window) l->stream_window = cfg->recv_window;
+    if (!l->stream_window_max) l->stream_window_max = 16u << 20;
+    if (l->stream_window_max < l->stream_window) l->stream_window_max = l->stream_window;
+    if (!l->session_window) l->session_window = 64u << 20;
+    if (!l->frame_bytes_max) l->frame_bytes_max = 16372;
+    if (!l->keepalive_ms) l->keepalive_ms = 15000;
+    if (!l->dead_after_ms) l->dead_after_ms = 15000;
+    if (!l->accept_timeout_ms) l->accept_timeout_ms = 30000;
+    if (!l->write_stall_ms) l->write_stall_ms = 30000;
+}
+
+static void rvd_engine_come_up(revdial_engine *e, const rvd_engine_terms *peer)
+{
+    rvd_mux_config cfg;
+    memset(&cfg, 0, sizeof cfg);
+    cfg.is_client = e->role == REVDIAL_ROLE_PROXY;
+    cfg.accept_streams = e->accept_streams;
+    cfg.features = peer->is_revdial ? peer->features & rvd_engine_all_features() : 0;
+    cfg.send_window = peer->window;
+    cfg.peer_streams = peer->streams;
+    cfg.session_id = e->session_id;
+    cfg.seed = e->seed;
+    rvd_engine_limits_resolve(e, peer, &cfg);
+    rvd_engine_features_note(e, cfg.features);
+    rvd_http_head_free(&e->head);
+    if (!rvd_mux_start(&e->mux, &e->heap, &cfg, e->now_us)) {
+        rvd_engine_die(e, REVDIAL_ENOMEM, 0, "out of memory for the session");
+        return;
+    }
+    e->state = RVD_ENGINE_UP;
+    e->tell_up = 1;
+}
+
+// ---- the handshake ----
+
+static void rvd_engine_on_request(revdial_engine *e, int has_more)
+{
+    int status = rvd_http_request_read(&e->head, e->path, &e->request);
+    // RFC 9931: bytes sent before our 101 are how requests are smuggled.
+    if (!status && has_more) status = 400;
+    if (status) {
+        rvd_engine_refuse(e, status);
+        return;
+    }
+    e->auth.secret = e->request.secret;
+    e->auth.name = e->request.name;
+    e->auth.instance = e->request.instance;
+    e->auth.peer = e->peer;
+    e->state = RVD_ENGINE_VERDICT;
+    e->tell_auth = 1;
+}
+
+static void rvd_engine_on_response(revdial_engine *e)
+{
+    rvd_http_response r;
+    rvd_engine_terms peer;
+    int verdict = rvd_http_response_read(&e->head, &r);
+    if (verdict == RVD_HTTP_MORE) return;
+    if (verdict != RVD_HTTP_DONE) {
+        rvd_engine_die(e, REVDIAL_EUPGRADE, r.status, "the answer is not a valid HTTP upgrade");
+        return;
+    }
+    if (r.status != 101) {
+        e->retry_after_ms = r.retry_after_ms;
+        rvd_engine_die(e, rvd_engine_status_error(r.status), r.status,
+                       r.is_stripped ? "something on the way stripped the Upgrade header"
+                                     : rvd_engine_status_text(r.status));
+        return;
+    }
+    peer.is_revdial = r.is_revdial;
+    peer.features = r.features;
+    peer.window = r.window;
+    peer.streams = r.streams;
+    e->session_id = r.session_id;
+    rvd_engine_come_up(e, &peer);
+}
+
+static size_t rvd_engine_head_input(revdial_engine *e, const uint8_t *p, size_t len)
+{
+    size_t used = 0;
+    int verdict = rvd_http_head_feed(&e->head, p, len, &used);
+    if (verdict == RVD_HTTP_MORE) return used;
+    if (verdict == RVD_HTTP_NOMEM) {
+        rvd_engine_die(e, REVDIAL_ENOMEM, 0, "out of memory for the request");
+    } else if (verdict == RVD_HTTP_DROP) {
+        rvd_engine_die(e, REVDIAL_EUPGRADE, 0, "not HTTP");
+    } else if (verdict == RVD_HTTP_BAD) {
+        rvd_engine_die(e, REVDIAL_EUPGRADE, 0, "the answer is not valid HTTP");
+    } else if (verdict != RVD_HTTP_DONE) {
+        rvd_engine_refuse(e, verdict);
+    } else if (e->role == REVDIAL_ROLE_PROXY) {
+        rvd_engine_on_request(e, used < len);
+    } else {
+        rvd_engine_on_response(e);
+    }
+    return used;
+}
+
+static void rvd_engine_eof(revdial_engine *e)
+{
+    if (e->state == RVD_ENGINE_UP)
+        rvd_mux_eof(&e->mux);
+    else
+        rvd_engine_die(e, REVDIAL_ELOST, 0, "the connection ended during the handshake");
+}
+
+static int rvd_engine_has_events(const revdial_engine *e)
+{
+    return e->tell_auth || e->tell_up || e->tell_dead;
+}
+
+ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len, int64_t now_us)
+{
+    const uint8_t *p = buf;
+    size_t used = 0;
+    RVD_ENGINE_CHECK(e);
+    if (now_us > e->now_us) e->now_us = now_us;
+    if (e->state == RVD_ENGINE_DEAD || e->mux.dead) return REVDIAL_ECLOSED;
+    if (len == 0) {
+        rvd_engine_eof(e);
+        return 0;
+    }
+    while (e->state == RVD_ENGINE_HEAD && used < len)
+        used += rvd_engine_head_input(e, p + used, len - used);
+    if (e->state == RVD_ENGINE_VERDICT && used < len) rvd_engine_refuse(e, 400);
+    if (e->state == RVD_ENGINE_UP && !rvd_engine_has_events(e)) {
+        rvd_mux_now(&e->mux, e->now_us);
+        e->mux.last_rx_us = e->now_us;
+        used += rvd_mux_input(&e->mux, p + used, len - used);
+        rvd_mux_drain_check(&e->mux);
+    }
+    RVD_ENGINE_CHECK(e);
+    return (ptrdiff_t)used;
+}
+
+int revdial_engine_auth(revdial_engine *e, int verdict)
+{
+    rvd_http_answer answer;
+    rvd_engine_terms peer;
+    rvd_base_text text;
+    if (e->state != RVD_ENGINE_VERDICT || e->tell_auth) return REVDIAL_EINVAL;
+    if (verdict) {
+        int status = verdict == REVDIAL_EAUTH        ? 401
+                     : verdict == REVDIAL_EDENIED    ? 403
+                     : verdict == REVDIAL_EDUPLICATE ? 409
+                     : verdict == REVDIAL_EINVAL     ? 400
+                                                     : 503;
+        rvd_engine_refuse(e, status);
+        return REVDIAL_OK;
+    }
+    memset(&answer, 0, sizeof answer);
+    answer.status = 101;
+    answer.is_revdial = e->request.is_revdial;
+    answer.features = rvd_engine_all_features();
+    answer.window = rvd_engine_window(e);
+    answer.streams = e->accept_streams ? rvd_engine_streams(e) : 0;
+    answer.session_id = e->session_id;
+    peer.is_revdial = e->request.is_revdial;
+    peer.features = e->request.features;
+    peer.window = e->request.window;
+    peer.streams = e->request.streams;
+    if (!rvd_engine_hello_alloc(e, RVD_HTTP_ANSWER_SIZE)) {
+        rvd_engine_die(e, REVDIAL_ENOMEM, 0, "out of memory for the answer");
+        return REVDIAL_ENOMEM;
+    }
+    memset(&text, 0, sizeof text);
+    text.at = (char *)e->hello;
+    text.size = e->hello_size;
+    rvd_http_response_write(&text, &answer);
+    e->hello_len = text.len;
+    rvd_engine_come_up(e, &peer);
+    return e->state == RVD_ENGINE_UP ? REVDIAL_OK : REVDIAL_ENOMEM;
+}
+
+// ---- events, output, time ----
+
+int revdial_engine_event(revdial_engine *e, revdial_event *ev)
+{
+    int told;
+    memset(ev, 0, sizeof *ev);
+    if (e->tell_auth) {
+        e->tell_auth = 0;
+        ev->type = REVDIAL_EV_AUTH;
+        ev->auth = &e->auth;
+        return 1;
+    }
+    if (e->tell_up) {
+        e->tell_up = 0;
+        ev->type = REVDIAL_EV_UP;
+        ev->text = e->features_text;
+        return 1;
+    }
+    if (e->tell_dead) {
+        e->tell_dead = 0;
+        ev->type = REVDIAL_EV_DEAD;
+        ev->code = e->dead;
+        ev->status = e->status;
+        ev->retry_after_ms = e->retry_after_ms;
+        ev->text = e->dead_text;
+        return 1;
+    }
+    if (e->state != RVD_ENGINE_UP) return 0;
+    told = rvd_mux_event(&e->mux, ev);
+    RVD_ENGINE_CHECK(e);
+    return told;
+}
+
+int revdial_engine_output(revdial_engine *e, struct iovec *iov, int max)
+{
+    int n = 0;
+    if (e->hello && max > 0) {
+        iov[0].iov_base = e->hello + e->hello_sent;
+        iov[0].iov_len = e->hello_len - e->hello_sent;
+        n = 1;
+    }
+    if (e->state == RVD_ENGINE_UP) {
+        n += rvd_mux_output(&e->mux, iov + n, max - n);
+        rvd_mux_drain_check(&e->mux);
+    }
+    return n;
+}
+
+void revdial_engine_sent(revdial_engine *e, size_t n)
+{
+    size_t hello = rvd_base_min(n, e->hello_len - e->hello_sent);
+    e->hello_sent += hello;
+    if (e->hello && e->hello_sent == e->hello_len) rvd_engine_hello_free(e);
+    if (e->state == RVD_ENGINE_UP) rvd_mux_sent(&e->mux, n - hello);
+    RVD_ENGINE_CHECK(e);
+}
+
+void revdial_engine_set_output_max(revdial_engine *e, size_t bytes) { e->mux.out_max = bytes; }
+
+int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us)
+{
+    int64_t at = e->start_us + (int64_t)e->limits.handshake_timeout_ms * 1000;
+    if (now_us > e->now_us) e->now_us = now_us;
+    if (e->state == RVD_ENGINE_UP) {
+        at = rvd_mux_tick(&e->mux, e->now_us);
+        RVD_ENGINE_CHECK(e);
+        return at;
+    }
+    if (e->state == RVD_ENGINE_DEAD) return -1;
+    if (e->now_us < at) return at;
+    // Bytes that came earn an answer; a connection that never spoke is closed without one.
+    if (e->role == REVDIAL_ROLE_PROXY && (e->head.len || e->state == RVD_ENGINE_VERDICT))
+        rvd_engine_refuse(e, 408);
+    else
+        rvd_engine_die(e, REVDIAL_ETIMEDOUT, 0, "the handshake took too long");
+    return -1;
+}
+
+// ---- streams ----
+
+static rvd_mux_stream *rvd_engine_find(const revdial_engine *e, uint32_t id)
+{
+    rvd_mux_stream *s = e->state == RVD_ENGINE_UP ? rvd_mux_find(&e->mux, id) : NULL;
+    return s && !s->released ? s : NULL;
+}
+
+int64_t revdial_engine_open(revdial_engine *e, const revdial_dial_opts *opts, void *user)
+{
+    static const revdial_dial_opts none;
+    int64_t id;
+    if (e->state != RVD_ENGINE_UP) return REVDIAL_ECLOSED;
+    id = rvd_mux_open(&e->mux, opts ? opts : &none);
+    if (id > 0) rvd_mux_find(&e->mux, (uint32_t)id)->user = user;
+    RVD_ENGINE_CHECK(e);
+    return id;
+}
+
+int revdial_engine_accept(revdial_engine *e, uint32_t id)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    if (!s) return REVDIAL_EINVAL;
+    rvd_mux_ack(&e->mux, s);
+    return REVDIAL_OK;
+}
+
+int revdial_engine_set_user(revdial_engine *e, uint32_t id, void *user)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    if (!s) return REVDIAL_EINVAL;
+    s->user = user;
+    return REVDIAL_OK;
+}
+
+ptrdiff_t revdial_engine_peek(revdial_engine *e, uint32_t id, const void **data)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    const uint8_t *at;
+    size_t n;
+    if (!s) return REVDIAL_EINVAL;
+    n = rvd_mux_peek(&e->mux, s, &at);
+    if (!n) return rvd_mux_read_state(&e->mux, s);
+    *data = at;
+    return (ptrdiff_t)n;
+}
+
+void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    if (!s || !n) return;
+    rvd_mux_consume(&e->mux, s, (uint32_t)rvd_base_min(n, s->buffered));
+    RVD_ENGINE_CHECK(e);
+}
+
+ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t len)
+{
+    uint8_t *to = buf;
+    size_t got = 0;
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    if (!s) return REVDIAL_EINVAL;
+    rvd_mux_ack(&e->mux, s);
+    while (got < len) {
+        const uint8_t *at;
+        size_t n = rvd_base_min(rvd_mux_peek(&e->mux, s, &at), len - got);
+        if (!n) break;
+        memcpy(to + got, at, n);
+        rvd_mux_consume(&e->mux, s, (uint32_t)n);
+        got += n;
+    }
+    RVD_ENGINE_CHECK(e);
+    if (got || !len) return (ptrdiff_t)got;
+    return rvd_mux_read_state(&e->mux, s);
+}
+
+ptrdiff_t revdial_engine_reserve(revdial_engine *e, uint32_t id, void **at, size_t want)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    uint8_t *room = NULL;
+    ptrdiff_t n;
+    if (!s) return REVDIAL_EINVAL;
+    n = rvd_mux_reserve(&e->mux, s, &room, want);
+    *at = room;
+    e->mux.reserved = n > 0 ? (uint32_t)n : 0;
+    return n;
+}
+
+void revdial_engine_commit(revdial_engine *e, uint32_t id, size_t n)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    REVDIAL_ASSERT(s && n <= e->mux.reserved);
+    e->mux.reserved = 0;
+    if (n) rvd_mux_commit(&e->mux, s, (uint32_t)n);
+    RVD_ENGINE_CHECK(e);
+}
+
+int revdial_engine_writable(revdial_engine *e, uint32_t id)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    int state = s ? rvd_mux_write_state(&e->mux, s) : REVDIAL_EINVAL;
+    return state ? state : rvd_mux_allowed(&e->mux, s, 1) > 0;
+}
+
+ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const void *buf, size_t len)
+{
+    const uint8_t *from = buf;
+    size_t done = 0;
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    if (!s) return REVDIAL_EINVAL;
+    while (done < len) {
+        uint8_t *at;
+        ptrdiff_t n = rvd_mux_reserve(&e->mux, s, &at, len - done);
+        if (n < 0 && !done) return n;
+        if (n <= 0) break;
+        memcpy(at, from + done, (size_t)n);
+        rvd_mux_commit(&e->mux, s, (uint32_t)n);
+        done += (size_t)n;
+    }
+    RVD_ENGINE_CHECK(e);
+    if (done || len) return (ptrdiff_t)done;
+    rvd_mux_ack(&e->mux, s);
+    return rvd_mux_write_state(&e->mux, s);
+}
+
+int revdial_engine_stop(revdial_engine *e, uint32_t id)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    if (!s) return REVDIAL_EINVAL;
+    rvd_mux_stop(&e->mux, s);
+    RVD_ENGINE_CHECK(e);
+    return REVDIAL_OK;
+}
+
+int revdial_engine_finish(revdial_engine *e, uint32_t id)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    if (!s) return REVDIAL_EINVAL;
+    if (s->tx == RVD_MUX_TX_RESET) return REVDIAL_ERESET;
+    rvd_mux_finish(&e->mux, s);
+    RVD_ENGINE_CHECK(e);
+    return REVDIAL_OK;
+}
+
+int revdial_engine_reset(revdial_engine *e, uint32_t id, int code)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    if (!s || code < 0 || code > 255) return REVDIAL_EINVAL;
+    rvd_mux_reset(&e->mux, s, (uint32_t)code);
+    RVD_ENGINE_CHECK(e);
+    return REVDIAL_OK;
+}
+
+void revdial_engine_close(revdial_engine *e, uint32_t id)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    if (!s) return;
+    rvd_mux_close(&e->mux, s);
+    rvd_mux_drain_check(&e->mux);
+    RVD_ENGINE_CHECK(e);
+}
+
+int revdial_engine_ledger(const revdial_engine *e, uint32_t id, revdial_ledger *out)
+{
+    const rvd_mux_stream *s = rvd_engine_find(e, id);
+    memset(out, 0, sizeof *out);
+    if (!s) return REVDIAL_EINVAL;
+    rvd_mux_ledger(&e->mux, s, out);
+    return REVDIAL_OK;
+}
+
+// ---- the session ----
+
+void revdial_engine_drain(revdial_engine *e)
+{
+    if (e->state != RVD_ENGINE_UP) return;
+    rvd_mux_drain(&e->mux);
+    rvd_mux_drain_check(&e->mux);
+}
+
+void revdial_engine_shutdown(revdial_engine *e)
+{
+    if (e->state == RVD_ENGINE_UP)
+        rvd_mux_shutdown(&e->mux);
+    else
+        rvd_engine_die(e, REVDIAL_ECLOSED, 0, "closed here");
+}
+
+void revdial_engine_info_get(const revdial_engine *e, revdial_engine_info *out)
+{
+    const rvd_mux *m = &e->mux;
+    memset(out, 0, sizeof *out);
+    out->memory_bytes = e->heap.live_bytes;
+    out->output_bytes = e->hello_len - e->hello_sent;
+    if (e->state != RVD_ENGINE_UP) return;
+    out->streams = m->stream_count;
+    out->features = m->cfg.features;
+    out->streams_opened = m->opened;
+    out->streams_reset = m->reset_count;
+    out->rx_bytes = m->rx_bytes;
+    out->tx_bytes = m->tx_bytes;
+    out->rx_frames = m->rx_frames;
+    out->tx_frames = m->tx_frames;
+    out->rtt_us = m->rtt_us;
+    out->buffered_bytes = (size_t)m->buffered;
+    out->output_bytes += (size_t)rvd_mux_out_len(m) + m->control_len - m->control_sent;
+}
+
+static void rvd_engine_error(revdial_err *err, int code, const char *text)
+{
+    rvd_base_text t;
+    if (!err) return;
+    memset(err, 0, sizeof *err);
+    err->code = code;
+    t.at = err->msg;
+    t.size = sizeof err->msg;
+    t.len = 0;
+    t.overflow = 0;
+    rvd_base_text_add(&t, text);
+}
+
+// What is wrong with a config, or NULL.
+static const char *rvd_engine_config_problem(const revdial_engine_config *cfg)
+{
+    const revdial_limits *l = &cfg->limits;
+    if (cfg->role != REVDIAL_ROLE_PROXY && cfg->role != REVDIAL_ROLE_BACKEND)
+        return "role: neither REVDIAL_ROLE_PROXY nor REVDIAL_ROLE_BACKEND";
+    if (l->stream_window &&
+        (l->stream_window < RVD_HTTP_WINDOW_MIN || l->stream_window > 16u << 20))
+        return "limits.stream_window: not in 8192..16777216";
+    if (l->stream_window_max > 16u << 20) return "limits.stream_window_max: over 16777216";
+    if (l->session_window && l->session_window < 1u << 20)
+        return "limits.session_window: under 1048576";
+    if (l->frame_bytes_max > RVD_WIRE_FRAME_MAX || (l->frame_bytes_max && l->frame_bytes_max < 512))
+        return "limits.frame_bytes_max: not in 512..65524";
+    if (l->max_streams > 1u << 24) return "limits.max_streams: over 16777216";
+    if (l->keepalive_ms < 0 || l->dead_after_ms < 0 || l->handshake_timeout_ms < 0 ||
+        l->accept_timeout_ms < 0 || l->write_stall_ms < 0)
+        return "limits: a time is negative";
+    if (cfg->path && (!rvd_http_is_path(cfg->path) || strlen(cfg->path) > RVD_HTTP_TARGET_MAX))
+        return "path: must begin with '/', without blanks, at most 1024 bytes";
+    return NULL;
+}
+
+// Backend: the request goes out first.
+static const char *rvd_engine_request_put(revdial_engine *e, const revdial_engine_config *cfg)
+{
+    rvd_http_offer offer;
+    rvd_base_text text;
+    const char *problem;
+    memset(&offer, 0, sizeof offer);
+    offer.host = cfg->host ? cfg->host : "localhost";
+    offer.path = e->path;
+    offer.name = cfg->name;
+    offer.instance = cfg->instance;
+    offer.secret = cfg->secret;
+    offer.headers = cfg->headers;
+    offer.header_count = cfg->header_count;
+    offer.features = rvd_engine_all_features();
+    offer.window = rvd_engine_window(e);
+    offer.streams = rvd_engine_streams(e);
+    problem = rvd_http_offer_problem(&offer);
+    if (problem) return problem;
+    if (!rvd_engine_hello_alloc(e, RVD_HTTP_HEAD_MAX + 1)) return "out of memory";
+    memset(&text, 0, sizeof text);
+    text.at = (char *)e->hello;
+    text.size = e->hello_size;
+    e->hello_len = rvd_http_request_write(&text, &offer);
+    return e->hello_len ? NULL : "headers: the request is over 8192 bytes";
+}
+
+static void rvd_engine_config_copy(revdial_engine *e, const revdial_engine_config *cfg)
+{
+    rvd_base_text t = {e->path, sizeof e->path, 0, 0};
+    rvd_base_text_add(&t, cfg->path ? cfg->path : "/revdial");
+    t.at = e->peer;
+    t.size = sizeof e->peer;
+    t.len = 0;
+    rvd_base_text_add(&t, cfg->peer ? cfg->peer : "");
+    e->role = cfg->role;
+    e->accept_streams = cfg->accept_streams || cfg->role == REVDIAL_ROLE_BACKEND;
+    e->limits = cfg->limits;
+    if (!e->limits.handshake_timeout_ms) e->limits.handshake_timeout_ms = 10000;
+    e->session_id = cfg->session_id;
+    e->seed = cfg->seed;
+}
+
+revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now_us,
+                                   revdial_err *err)
+{
+    static const rvd_engine_terms stock = {0, 0, RVD_WIRE_WINDOW0, RVD_MUX_STOCK_STREAMS};
+    const char *problem = rvd_engine_config_problem(cfg);
+    rvd_heap heap = {cfg->alloc, cfg->alloc_ud, 0};
+    revdial_engine *e = problem ? NULL : rvd_base_alloc(&heap, sizeof *e);
+    if (!e) {
+        rvd_engine_error(err, problem ? REVDIAL_EINVAL : REVDIAL_ENOMEM,
+                         problem ? problem : "out of memory");
+        return NULL;
+    }
+    e->heap = heap;
+    e->start_us = e->now_us = now_us;
+    rvd_engine_config_copy(e, cfg);
+    rvd_http_head_init(&e->head, &e->heap, cfg->role == REVDIAL_ROLE_PROXY);
+    if (cfg->upgraded) {
+        rvd_engine_come_up(e, &stock);
+        if (e->state != RVD_ENGINE_UP) problem = "out of memory";
+    } else if (cfg->role == REVDIAL_ROLE_BACKEND) {
+        problem = rvd_engine_request_put(e, cfg);
+    }
+    if (!problem) return e;
+    rvd_engine_error(err, strcmp(problem, "out of memory") ? REVDIAL_EINVAL : REVDIAL_ENOMEM,
+                     problem);
+    revdial_engine_free(e);
+    return NULL;
+}
+
+void revdial_engine_free(revdial_engine *e)
+{
+    rvd_heap heap;
+    if (!e) return;
+    rvd_mux_end(&e->mux);
+    rvd_http_head_free(&e->head);
+    rvd_engine_hello_free(e);
+    heap = e->heap;
+    rvd_base_free(&heap, e, sizeof *e);
+}
+
+const char *revdial_strerror(int code)
+{
+    switch (code) {
+    case REVDIAL_OK: return "success";
+#define REVDIAL_X(name, value, text) \
+    case value: return text;
+        REVDIAL_ERRORS(REVDIAL_X)
+#undef REVDIAL_X
+    default: return "unknown error";
+    }
+}
+
+const char *revdial_reset_text(int reset)
+{
+    switch (reset) {
+#define REVDIAL_X(name, value, text) \
+    case value: return text;
+        REVDIAL_RESETS(REVDIAL_X)
+#undef REVDIAL_X
+    default: return reset >= REVDIAL_RESET_APPLICATION ? "application code" : "unknown reason";
+    }
+}
+
+#ifndef REVDIAL_NO_RUNTIME
+
+// ================================================================================================
+// MARK: impl.sys  uses: base
+// Every system call of the library, each in one function: EINTR is retried, descriptors are
+// close-on-exec and non-blocking, nothing raises SIGPIPE, results are >= 0 or -errno. Tests replace
+// a raw call by defining RVD_SYS_<CALL>. Addresses and their text form live here too.
+// ================================================================================================
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <net/if.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+// epoll and eventfd, or poll and a pipe. -DREVDIAL_POLL chooses the portable pair on Linux as well.
+#if defined(__linux__) && !defined(REVDIAL_POLL)
+#define RVD_SYS_EPOLL 1
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#else
+#define RVD_SYS_EPOLL 0
+#endif
+
+#ifdef __linux__
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#endif
+
+// Systems with SOCK_CLOEXEC have accept4 and pipe2 as well; the others get fcntl right after, and a
+// fork in between may leak the descriptor.
+#ifndef RVD_SYS_FLAGS_ATOMIC
+#ifdef SOCK_CLOEXEC
+#define RVD_SYS_FLAGS_ATOMIC 1
+#else
+#define RVD_SYS_FLAGS_ATOMIC 0
+#endif
+#endif
+
+#ifndef RVD_SYS_ACCEPT
+#if RVD_SYS_FLAGS_ATOMIC
+#define RVD_SYS_ACCEPT(fd, to, len) accept4(fd, to, len, SOCK_NONBLOCK | SOCK_CLOEXEC)
+#else
+#define RVD_SYS_ACCEPT accept
+#endif
+#endif
+#ifndef RVD_SYS_BIND
+#define RVD_SYS_BIND bind
+#endif
+#ifndef RVD_SYS_CLOCK_GETTIME
+#define RVD_SYS_CLOCK_GETTIME clock_gettime
+#endif
+#ifndef RVD_SYS_CLOSE
+#define RVD_SYS_CLOSE close
+#endif
+#ifndef RVD_SYS_COND_TIMEDWAIT
+#define RVD_SYS_COND_TIMEDWAIT pthread_cond_timedwait
+#endif
+#ifndef RVD_SYS_CONNECT
+#define RVD_SYS_CONNECT connect
+#endif
+#ifndef RVD_SYS_EPOLL_CREATE
+#define RVD_SYS_EPOLL_CREATE epoll_create1
+#endif
+#ifndef RVD_SYS_EPOLL_CTL
+#define RVD_SYS_EPOLL_CTL epoll_ctl
+#endif
+#ifndef RVD_SYS_EPOLL_WAIT
+#define RVD_SYS_EPOLL_WAIT epoll_wait
+#endif
+#ifndef RVD_SYS_EVENTFD
+#define RVD_SYS_EVENTFD eventfd
+#endif
+#ifndef RVD_SYS_FCNTL
+#define RVD_SYS_FCNTL fcntl
+#endif
+#ifndef RVD_SYS_GETADDRINFO
+#define RVD_SYS_GETADDRINFO getaddrinfo
+#endif
+#ifndef RVD_SYS_GETPEERNAME
+#define RVD_SYS_GETPEERNAME getpeername
+#endif
+#ifndef RVD_SYS_GETRANDOM
+#define RVD_SYS_GETRANDOM getrandom
+#endif
+#ifndef RVD_SYS_GETSOCKNAME
+#define RVD_SYS_GETSOCKNAME getsockname
+#endif
+#ifndef RVD_SYS_GETSOCKOPT
+#define RVD_SYS_GETSOCKOPT getsockopt
+#endif
+#ifndef RVD_SYS_IOCTL
+#define RVD_SYS_IOCTL ioctl
+#endif
+#ifndef RVD_SYS_LISTEN
+#define RVD_SYS_LISTEN listen
+#endif
+#ifndef RVD_SYS_LSTAT
+#define RVD_SYS_LSTAT lstat
+#endif
+#ifndef RVD_SYS_OPEN
+#define RVD_SYS_OPEN open
+#endif
+#ifndef RVD_SYS_PIPE
+#if RVD_SYS_FLAGS_ATOMIC
+#define RVD_SYS_PIPE(fds) pipe2(fds, O_NONBLOCK | O_CLOEXEC)
+#else
+#define RVD_SYS_PIPE pipe
+#endif
+#endif
+#ifndef RVD_SYS_POLL
+#define RVD_SYS_POLL poll
+#endif
+#ifndef RVD_SYS_READ
+#define RVD_SYS_READ read
+#endif
+#ifndef RVD_SYS_RECV
+#define RVD_SYS_RECV recv
+#endif
+#ifndef RVD_SYS_SEND
+#define RVD_SYS_SEND send
+#endif
+#ifndef RVD_SYS_SENDMSG
+#define RVD_SYS_SENDMSG sendmsg
+#endif
+#ifndef RVD_SYS_SETSOCKOPT
+#define RVD_SYS_SETSOCKOPT setsockopt
+#endif
+#ifndef RVD_SYS_SHUTDOWN
+#define RVD_SYS_SHUTDOWN shutdown
+#endif
+#ifndef RVD_SYS_SOCKET
+#define RVD_SYS_SOCKET socket
+#endif
+#ifndef RVD_SYS_THREAD_CREATE
+#define RVD_SYS_THREAD_CREATE pthread_create
+#endif
+#ifndef RVD_SYS_UNLINK
+#define RVD_SYS_UNLINK unlink
+#endif
+#ifndef RVD_SYS_WRITE
+#define RVD_SYS_WRITE write
+#endif
+#ifndef RVD_SYS_WRITEV
+#define RVD_SYS_WRITEV writev
+#endif
+
+enum {
+    RVD_SYS_HOST_MAX = 255,  // octets of a name, RFC 1035 section 2.3.4; a unix path is shorter
+    RVD_SYS_PATH_MAX = sizeof(((struct sockaddr_un *)0)->sun_path),  // with NUL, 108 on Linux
+    RVD_SYS_TEXT_MAX = RVD_SYS_PATH_MAX + 8,                         // "unix:", path, NUL
+    RVD_SYS_IOV_MAX = 1024,  // what Linux and the BSDs take in one call
+    // The mux pings every 15 s. Keepalive catches only what that cannot see, after 105 s.
+    RVD_SYS_KEEPALIVE_S = 60,
+    RVD_SYS_KEEPALIVE_GAP_S = 15,
+    RVD_SYS_KEEPALIVE_COUNT = 3,
+    RVD_SYS_USER_TIMEOUT_MS = 30000,  // unacknowledged for longer is dead, as after a lost ping
+    RVD_SYS_PAIR_WAIT_MS = 1000,      // a connection to ourselves arrives at once or never
+    RVD_SYS_PAIR_STRANGERS = 16       // other people's connections to look past
+};
+
+// ------------------------------------------------------------------------------------------------
+// Errors, clock, randomness.
+
+// Fills err (which may be NULL): `text`, when there is one, is quoted, printable and cut to fit.
+static void rvd_sys_fail(revdial_err *err, int code, int sys, const char *text, const char *why)
+{
+    enum { TEXT_MAX = 130 };  // leaves 100 bytes of msg for the reason
+    size_t n = 0, i;
+    if (!err) return;
+    memset(err, 0, sizeof *err);
+    err->code = code;
+    err->sys = sys;
+    if (text) {
+        err->msg[n++] = '"';
+        for (i = 0; text[i] && i < TEXT_MAX; i++) {
+            int printable = text[i] > 0x1f && text[i] < 0x7f && text[i] != '"';
+            err->msg[n++] = printable ? text[i] : '?';
+        }
+        memcpy(err->msg + n, "\": ", 3);
+        n += 3;
+    }
+    for (i = 0; why[i] && n + 1 < sizeof err->msg; i++) err->msg[n++] = why[i];
+}
+
+// Microseconds of CLOCK_MONOTONIC, never 0, so that 0 can mean "not set" everywhere.
+static int64_t rvd_sys_now_us(void)
+{
+    struct timespec t = {0, 0};
+    RVD_SYS_CLOCK_GETTIME(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000 + 1;
+}
+
+static int rvd_sys_close(int fd)
+{
+    if (fd < 0) return 0;
+    // Not retried: after EINTR the descriptor is gone on Linux, its number may be someone else's.
+    return RVD_SYS_CLOSE(fd) < 0 && errno != EINTR && errno != EINPROGRESS ? -errno : 0;
+}
+
+static int rvd_sys_random_device(unsigned char *buf, size_t len)
+{
+    ptrdiff_t n = 1;
+    int fd, result = 0;
+    do fd = RVD_SYS_OPEN("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0) return -errno;
+    while (len > 0 && result == 0) {
+        n = RVD_SYS_READ(fd, buf, len);
+        if (n > 0) {
+            buf += n;
+            len -= (size_t)n;
+        } else if (n == 0 || errno != EINTR) {
+            result = n == 0 ? -EIO : -errno;
+        }
+    }
+    rvd_sys_close(fd);
+    return result;
+}
+
+static int rvd_sys_random(void *buf, size_t len)
+{
+    unsigned char *at = buf;
+#ifdef __linux__
+    while (len > 0) {
+        ptrdiff_t n = RVD_SYS_GETRANDOM(at, len, 0);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) break;  // ENOSYS, or EPERM in a sandbox: the device may still be there
+        at += n;
+        len -= (size_t)n;
+    }
+#endif
+    return len == 0 ? 0 : rvd_sys_random_device(at, len);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Threads.
+
+// Starts a thread with all signals blocked: they belong to the application's threads.
+//   stack    bytes; 0 = the system's default
+static int rvd_sys_thread_start(pthread_t *thread, void *(*run)(void *), void *arg, size_t stack)
+{
+    pthread_attr_t attr;
+    sigset_t all, before;
+    long least = sysconf(_SC_THREAD_STACK_MIN);
+    int r = pthread_attr_init(&attr);
+    if (r) return -r;
+    if (stack && least > 0 && stack < (size_t)least) stack = (size_t)least;
+    if (stack) r = pthread_attr_setstacksize(&attr, stack);
+    if (r == 0) {
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        r = RVD_SYS_THREAD_CREATE(thread, &attr, run, arg);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    }
+    pthread_attr_destroy(&attr);
+    return -r;
+}
+
+// A condition whose deadlines are on the clock of rvd_sys_now_us().
+static int rvd_sys_cond_open(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+    int r = pthread_condattr_init(&attr);
+    if (r) return -r;
+    r = pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    if (r == 0) r = pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+    return -r;
+}
+
+// Returns 0 when woken (or for no reason, as conditions do), -ETIMEDOUT from at_us on; -1 = never.
+static int rvd_sys_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t at_us)
+{
+    struct timespec until;
+    if (at_us < 0) return -pthread_cond_wait(cond, lock);
+    at_us = at_us > 0 ? at_us - 1 : 0;  // rvd_sys_now_us() adds one
+    until.tv_sec = (time_t)(at_us / 1000000);
+    until.tv_nsec = (long)(at_us % 1000000) * 1000;
+    return -RVD_SYS_COND_TIMEDWAIT(cond, lock, &until);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Addresses. The text forms are "1.2.3.4:80", "[::1]:80", "name:80" and "unix:/path".
+
+typedef struct rvd_sys_addr {
+    struct sockaddr_storage ss;
+    socklen_t len;
+} rvd_sys_addr;
+
+enum rvd_sys_kind { RVD_SYS_NAME = 1, RVD_SYS_IPV4, RVD_SYS_IPV6, RVD_SYS_UNIX };
+
+// An address text taken apart.
+typedef struct rvd_sys_endpoint {
+    enum rvd_sys_kind kind;
+    uint16_t port;
+    char host[RVD_SYS_HOST_MAX + 1];  // without brackets; the path of a unix socket
+} rvd_sys_endpoint;
+
+static const struct sockaddr *rvd_sys_sockaddr(const rvd_sys_addr *a)
+{
+    return (const struct sockaddr *)&a->ss;
+}
+
+// Digits and nothing else, no sign, no leading zero: -1 unless it is a number from min to max.
+static int64_t rvd_sys_number(const char *text, int64_t min, int64_t max)
+{
+    int64_t n = 0;
+    size_t i;
+    if (!text[0] || (text[0] == '0' && text[1])) return -1;
+    for (i = 0; text[i]; i++) {
+        if (text[i] < '0' || text[i] > '9') return -1;
+        n = n * 10 + (text[i] - '0');
+        if (n > max) return -1;
+    }
+    return n < min ? -1 : n;
+}
+
+// Resolvers take "127.1" and "0x7f.1" for addresses, and nobody who reads a rule does.
+static int rvd_sys_is_numeric(const char *label, size_t len)
+{
+    size_t hex = label[0] == '0' && (label[1] | 0x20) == 'x' ? 2 : 0;
+    if (hex) hex += strspn(label + 2, "0123456789abcdefABCDEF");
+    return len == hex || len == strspn(label, "0123456789");
+}
+
+// Letters, digits, '-', '_' and single dots, one of which may end it. The last label is no number.
+static int rvd_sys_is_name(const char *host)
+{
+    size_t i, label = 0, end = strlen(host);
+    if (end > 0 && host[end - 1] == '.') end--;
+    for (i = 0; i < end; i++) {
+        char c = host[i], lower = (char)(c | 0x20);
+        int digit = c >= '0' && c <= '9';
+        if (c == '.') {
+            if (i == label) return 0;
+            label = i + 1;
+        } else if (!digit && !(lower >= 'a' && lower <= 'z') && c != '-' && c != '_') {
+            return 0;
+        }
+    }
+    return end > label && !rvd_sys_is_numeric(host + label, end - label);
+}
+
+// RFC 4007 section 11: only a link-local address needs a zone, so only there is one taken.
+static int rvd_sys_parse_ipv6(const char *host, struct sockaddr_in6 *to)
+{
+    char text[INET6_ADDRSTRLEN];
+    const char *zone = strchr(host, '%');
+    size_t len = zone ? (size_t)(zone - host) : strlen(host);
+    int64_t scope;
+    if (len >= sizeof text) return -EINVAL;
+    memcpy(text, host, len);
+    text[len] = 0;
+    memset(to, 0, sizeof *to);
+    to->sin6_family = AF_INET6;
+    if (inet_pton(AF_INET6, text, &to->sin6_addr) != 1) return -EINVAL;
+    if (!zone) return 0;
+    if (!IN6_IS_ADDR_LINKLOCAL(&to->sin6_addr)) return -EINVAL;
+    scope = rvd_sys_number(zone + 1, 1, UINT32_MAX);
+    to->sin6_scope_id = scope > 0 ? (uint32_t)scope : if_nametoindex(zone + 1);
+    return to->sin6_scope_id ? 0 : -EINVAL;
+}
+
+// Why `host` is no such kind of host, or NULL if it is one. Sets the kind of an unbracketed host.
+static const char *rvd_sys_check_host(rvd_sys_endpoint *e, int bracketed)
+{
+    struct sockaddr_in6 v6;
+    struct in_addr v4;
+    if (bracketed) {
+        e->kind = RVD_SYS_IPV6;
+        return rvd_sys_parse_ipv6(e->host, &v6) < 0 ? "no IPv6 address between the brackets" : NULL;
+    }
+    if (!e->host[0]) return "the host is missing";
+    if (strchr(e->host, ':')) return "an IPv6 address needs brackets, as in [::1]:80";
+    e->kind = inet_pton(AF_INET, e->host, &v4) == 1 ? RVD_SYS_IPV4 : RVD_SYS_NAME;
+    if (e->kind == RVD_SYS_NAME && !rvd_sys_is_name(e->host))
+        return "the host is neither an IPv4 address nor a name";
+    return NULL;
+}
+
+static int rvd_sys_split_unix(const char *text, const char *path, rvd_sys_endpoint *e,
+                              revdial_err *err)
+{
+    size_t len = strlen(path);
+    e->kind = RVD_SYS_UNIX;
+    e->port = 0;
+    if (path[0] != '/') {
+        rvd_sys_fail(err, REVDIAL_EINVAL, 0, text, "the path of a unix socket must start with /");
+        return -EINVAL;
+    }
+    if (len >= RVD_SYS_PATH_MAX) {
+        rvd_sys_fail(err, REVDIAL_EINVAL, ENAMETOOLONG, text, "the path is too long for a socket");
+        return -ENAMETOOLONG;
+    }
+    memcpy(e->host, path, len + 1);
+    return 0;
+}
+
+// Takes "host:port" or "unix:/path" apart. Resolves nothing.
+//   port_min 1; or 0 to listen on a port that the system picks
+//   returns  0; -EINVAL or -ENAMETOOLONG, and err names the text
+static int rvd_sys_addr_split(const char *text, int port_min, rvd_sys_endpoint *e, revdial_err *err)
+{
+    const char *colon = strrchr(text, ':'), *host = text, *why = NULL;
+    size_t len = colon ? (size_t)(colon - text) : 0;
+    int bracketed = text[0] == '[';
+    int64_t port = colon ? rvd_sys_number(colon + 1, port_min, 65535) : -1;
+    memset(e, 0, sizeof *e);
+    if (strncmp(text, "unix:", 5) == 0) return rvd_sys_split_unix(text, text + 5, e, err);
+    if (bracketed) {
+        const char *end = strchr(text, ']');
+        if (!end || !colon || colon != end + 1) why = "an IPv6 address is written [::1]:80";
+        host = text + 1;
+        len = end ? (size_t)(end - host) : 0;
+    }
+    if (!why && len > RVD_SYS_HOST_MAX) why = "the host is too long";
+    if (!why) {
+        memcpy(e->host, host, len);
+        why = colon ? rvd_sys_check_host(e, bracketed) : "the port is missing, as in host:80";
+    }
+    if (!why && port < 0)
+        why = port_min ? "the port must be from 1 to 65535" : "the port must be from 0 to 65535";
+    if (why) {
+        rvd_sys_fail(err, REVDIAL_EINVAL, 0, text, why);
+        return -EINVAL;
+    }
+    e->port = (uint16_t)port;
+    return 0;
+}
+
+// The address that an address text stands for, without asking anybody: a name is -EINVAL.
+static int rvd_sys_addr_parse(const char *text, int port_min, rvd_sys_addr *to, revdial_err *err)
+{
+    struct sockaddr_un *un = (struct sockaddr_un *)&to->ss;
+    struct sockaddr_in *in = (struct sockaddr_in *)&to->ss;
+    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)&to->ss;
+    rvd_sys_endpoint e;
+    int r = rvd_sys_addr_split(text, port_min, &e, err);
+    if (r < 0) return r;
+    memset(to, 0, sizeof *to);
+    switch (e.kind) {
+    case RVD_SYS_UNIX:
+        un->sun_family = AF_UNIX;
+        memcpy(un->sun_path, e.host, strlen(e.host) + 1);
+        to->len = (socklen_t)sizeof *un;
+        return 0;
+    case RVD_SYS_IPV4:
+        in->sin_family = AF_INET;
+        in->sin_port = htons(e.port);
+        inet_pton(AF_INET, e.host, &in->sin_addr);
+        to->len = (socklen_t)sizeof *in;
+        return 0;
+    case RVD_SYS_IPV6:
+        r = rvd_sys_parse_ipv6(e.host, in6);
+        in6->sin6_port = htons(e.port);
+        to->len = (socklen_t)sizeof *in6;
+        if (r == 0) return 0;
+        break;  // its interface vanished since the split
+    case RVD_SYS_NAME: break;
+    }
+    rvd_sys_fail(err, REVDIAL_EINVAL, 0, text, "not a numeric address");
+    return -EINVAL;
+}
+
+// Appends to buf at n as far as it fits; the result counts on regardless, as in "would need".
+static size_t rvd_sys_append(char *buf, size_t size, size_t n, const char *text)
+{
+    for (; *text; text++, n++)
+        if (n + 1 < size) buf[n] = *text;
+    if (size > 0) buf[n < size ? n : size - 1] = 0;
+    return n;
+}
+
+static size_t rvd_sys_append_number(char *buf, size_t size, size_t n, uint32_t number)
+{
+    char digits[11] = {0};
+    int at = 10;
+    do {
+        digits[--at] = (char)('0' + number % 10);
+        number /= 10;
+    } while (number);
+    return rvd_sys_append(buf, size, n, digits + at);
+}
+
+// The text form, which rvd_sys_addr_parse() reads back; "unix" for a unix socket without a path.
+//   size     RVD_SYS_TEXT_MAX is always enough
+//   returns  the length that it has; with size or more it was cut
+static size_t rvd_sys_addr_format(const rvd_sys_addr *a, char *buf, size_t size)
+{
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
+    const struct sockaddr_in *in = (const struct sockaddr_in *)&a->ss;
+    char host[INET6_ADDRSTRLEN] = "?", path[RVD_SYS_PATH_MAX + 1] = "";
+    size_t n = 0, offset = offsetof(struct sockaddr_un, sun_path);
+    if (a->ss.ss_family == AF_INET6) {
+        inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof host);
+        n = rvd_sys_append(buf, size, rvd_sys_append(buf, size, n, "["), host);
+        if (in6->sin6_scope_id) {
+            n = rvd_sys_append(buf, size, n, "%");
+            n = rvd_sys_append_number(buf, size, n, in6->sin6_scope_id);
+        }
+        n = rvd_sys_append(buf, size, n, "]:");
+        return rvd_sys_append_number(buf, size, n, ntohs(in6->sin6_port));
+    }
+    if (a->ss.ss_family == AF_INET) {
+        inet_ntop(AF_INET, &in->sin_addr, host, sizeof host);
+        n = rvd_sys_append(buf, size, rvd_sys_append(buf, size, n, host), ":");
+        return rvd_sys_append_number(buf, size, n, ntohs(in->sin_port));
+    }
+    // sun_path need not end in a NUL, and an abstract name starts with one: that one stays unnamed.
+    if (a->len > offset && a->len <= sizeof(struct sockaddr_un))
+        memcpy(path, (const char *)&a->ss + offset, a->len - offset);
+    n = rvd_sys_append(buf, size, n, path[0] ? "unix:" : "unix");
+    return rvd_sys_append(buf, size, n, path);
+}
+
+// Does what is sent there stay on this machine?
+static int rvd_sys_addr_is_loopback(const rvd_sys_addr *a)
+{
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
+    const struct sockaddr_in *in = (const struct sockaddr_in *)&a->ss;
+    if (a->ss.ss_family == AF_UNIX) return 1;
+    if (a->ss.ss_family == AF_INET) return ntohl(in->sin_addr.s_addr) >> 24 == 127;
+    if (a->ss.ss_family != AF_INET6) return 0;
+    if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) return in6->sin6_addr.s6_addr[12] == 127;
+    return IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
+}
+
+static int rvd_sys_getsockname(int fd, rvd_sys_addr *a)
+{
+    int r;
+    memset(a, 0, sizeof *a);
+    a->len = (socklen_t)sizeof a->ss;
+    do r = RVD_SYS_GETSOCKNAME(fd, (struct sockaddr *)&a->ss, &a->len);
+    while (r < 0 && errno == EINTR);
+    return r < 0 ? -errno : 0;
+}
+
+static int rvd_sys_getpeername(int fd, rvd_sys_addr *a)
+{
+    int r;
+    memset(a, 0, sizeof *a);
+    a->len = (socklen_t)sizeof a->ss;
+    do r = RVD_SYS_GETPEERNAME(fd, (struct sockaddr *)&a->ss, &a->len);
+    while (r < 0 && errno == EINTR);
+    return r < 0 ? -errno : 0;
+}
+
+static int rvd_sys_resolve_verdict(int eai)
+{
+    int sys = errno;
+    if (eai == EAI_MEMORY) return -ENOMEM;
+    if (eai == EAI_SYSTEM && sys > 0) return -sys;
+    if (eai == EAI_NONAME) return -ENOENT;
+#ifdef EAI_NODATA
+    if (eai == EAI_NODATA) return -ENOENT;
+#endif
+#ifdef EAI_ADDRFAMILY
+    if (eai == EAI_ADDRFAMILY) return -ENOENT;
+#endif
+    return -EAGAIN;  // EAI_FAIL too: a server that refuses to answer does not say that no host is
+}
+
+// Asks the system's resolver.
+//   blocks   for as long as the resolver takes: pool threads only
+//   returns  addresses filled, 1..max, in the order to try; -ENOENT there is no such host; -EAGAIN
+//            nobody could say; -ENOMEM, or what the system said
+static int rvd_sys_resolve(const char *host, uint16_t port, rvd_sys_addr *out, int max)
+{
+    struct addrinfo hints, *list = NULL, *a;
+    char service[8];
+    int r, count = 0;
+    memset(&hints, 0, sizeof hints);
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_NUMERICSERV;
+    rvd_sys_append_number(service, sizeof service, 0, port);
+    do r = RVD_SYS_GETADDRINFO(host, service, &hints, &list);
+    while (r == EAI_SYSTEM && errno == EINTR);
+    if (r) return rvd_sys_resolve_verdict(r);
+    for (a = list; a && count < max; a = a->ai_next) {
+        if (a->ai_family != AF_INET && a->ai_family != AF_INET6) continue;
+        memset(&out[count], 0, sizeof out[count]);
+        memcpy(&out[count].ss, a->ai_addr, a->ai_addrlen);
+        out[count++].len = a->ai_addrlen;
+    }
+    freeaddrinfo(list);
+    return count ? count : -ENOENT;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Descriptors and options.
+
+static int rvd_sys_set_flag(int fd, int flag, int on)
+{
+    int flags, r;
+    do flags = RVD_SYS_FCNTL(fd, F_GETFL);
+    while (flags < 0 && errno == EINTR);
+    if (flags < 0) return -errno;
+    if (((flags & flag) != 0) == on) return 0;
+    do r = RVD_SYS_FCNTL(fd, F_SETFL, on ? flags | flag : flags & ~flag);
+    while (r < 0 && errno == EINTR);
+    return r < 0 ? -errno : 0;
+}
+
+static int rvd_sys_set_nonblocking(int fd) { return rvd_sys_set_flag(fd, O_NONBLOCK, 1); }
+
+// Non-blocking and close-on-exec where the call that made fd could not say so. Keeps or closes fd.
+static int rvd_sys_own(int fd)
+{
+    int r = 0;
+    if (fd < 0 || RVD_SYS_FLAGS_ATOMIC) return fd;
+    do r = RVD_SYS_FCNTL(fd, F_SETFD, FD_CLOEXEC);
+    while (r < 0 && errno == EINTR);
+    r = r < 0 ? -errno : rvd_sys_set_nonblocking(fd);
+    if (r == 0) return fd;
+    rvd_sys_close(fd);
+    return r;
+}
+
+static int rvd_sys_set_int(int fd, int level, int option, int value)
+{
+    int r;
+    do r = RVD_SYS_SETSOCKOPT(fd, level, option, &value, (socklen_t)sizeof value);
+    while (r < 0 && errno == EINTR);
+    return r < 0 ? -errno : 0;
+}
+
+// A refused option costs speed, not correctness, and a unix socket refuses them all: no results.
+static void rvd_sys_tune_client(int fd) { rvd_sys_set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1); }
+
+static void rvd_sys_tune_session(int fd)
+{
+    rvd_sys_set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    rvd_sys_set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+#ifdef TCP_KEEPIDLE
+    rvd_sys_set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, RVD_SYS_KEEPALIVE_S);
+    rvd_sys_set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, RVD_SYS_KEEPALIVE_GAP_S);
+    rvd_sys_set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, RVD_SYS_KEEPALIVE_COUNT);
+#endif
+#ifdef TCP_USER_TIMEOUT
+    rvd_sys_set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, RVD_SYS_USER_TIMEOUT_MS);
+#endif
+}
+
+// The socket counts as writable only while less than this waits unsent in the kernel.
+static int rvd_sys_set_notsent_lowat(int fd, int bytes)
+{
+#ifdef TCP_NOTSENT_LOWAT
+    return rvd_sys_set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes);
+#else
+    (void)fd;
+    (void)bytes;
+    return -ENOTSUP;
+#endif
+}
+
+static int rvd_sys_shutdown_wr(int fd)
+{
+    int r;
+    do r = RVD_SYS_SHUTDOWN(fd, SHUT_WR);
+    while (r < 0 && errno == EINTR);
+    return r < 0 ? -errno : 0;
+}
+
+// Bytes that were written and that the other end's system has not taken yet: a reset would lose
+// them. 0 on what has no such queue; -ENOTSUP where nobody can say.
+static int rvd_sys_unsent(int fd)
+{
+#ifdef SIOCOUTQ
+    int r, bytes = 0;
+    do r = RVD_SYS_IOCTL(fd, SIOCOUTQ, &bytes);
+    while (r < 0 && errno == EINTR);
+    if (r < 0) return errno == ENOTTY || errno == EINVAL ? 0 : -errno;
+    return bytes;
+#else
+    (void)fd;
+    return -ENOTSUP;
+#endif
+}
+
+// Closes so that the other end of a TCP connection reads ECONNRESET, not EOF. What is unsent is
+// lost. On a pipe or a unix socket there is no such thing: it reads EOF (see rvd_sys_socketpair()).
+static int rvd_sys_close_reset(int fd)
+{
+    struct linger now = {1, 0};
+    int r;
+    do r = RVD_SYS_SETSOCKOPT(fd, SOL_SOCKET, SO_LINGER, &now, (socklen_t)sizeof now);
+    while (r < 0 && errno == EINTR);
+    return rvd_sys_close(fd);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Moving bytes. All four work on sockets and on pipes; -EAGAIN: not now.
+
+// write(2) has no MSG_NOSIGNAL. So SIGPIPE is blocked in this thread around it, and the one that
+// the write raised is taken back; one that was pending before is somebody else's and stays.
+typedef struct rvd_sys_sigpipe {
+    sigset_t before;
+    int was_blocked, was_pending;
+} rvd_sys_sigpipe;
+
+static int rvd_sys_sigpipe_is_pending(void)
+{
+    sigset_t pending;
+    sigemptyset(&pending);
+    return sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
+}
+
+static void rvd_sys_sigpipe_hold(rvd_sys_sigpipe *s)
+{
+    sigset_t only;
+    sigemptyset(&only);
+    sigaddset(&only, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &only, &s->before);
+    s->was_blocked = sigismember(&s->before, SIGPIPE) == 1;
+    s->was_pending = s->was_blocked && rvd_sys_sigpipe_is_pending();
+}
+
+static void rvd_sys_sigpipe_release(const rvd_sys_sigpipe *s, int broken)
+{
+    sigset_t only;
+    int taken;
+    sigemptyset(&only);
+    sigaddset(&only, SIGPIPE);
+    // Pending, and for this thread alone: sigwait() returns at once.
+    if (broken && !s->was_pending && rvd_sys_sigpipe_is_pending()) sigwait(&only, &taken);
+    if (!s->was_blocked) pthread_sigmask(SIG_SETMASK, &s->before, NULL);
+}
+
+static ptrdiff_t rvd_sys_write_pipe(int fd, const struct iovec *iov, int count)
+{
+    rvd_sys_sigpipe guard;
+    ptrdiff_t n;
+    rvd_sys_sigpipe_hold(&guard);
+    do
+        n = count == 1 ? RVD_SYS_WRITE(fd, iov->iov_base, iov->iov_len)
+                       : RVD_SYS_WRITEV(fd, iov, count);
+    while (n < 0 && errno == EINTR);
+    if (n < 0) n = -errno;
+    rvd_sys_sigpipe_release(&guard, n == -EPIPE);
+    return n;
+}
+
+static ptrdiff_t rvd_sys_write(int fd, const void *buf, size_t len)
+{
+    struct iovec one;
+    ptrdiff_t n;
+    do n = RVD_SYS_SEND(fd, buf, len, MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    if (n >= 0) return n;
+    if (errno != ENOTSOCK) return -errno;
+    one.iov_base = (void *)(uintptr_t)buf;  // struct iovec has no const
+    one.iov_len = len;
+    return rvd_sys_write_pipe(fd, &one, 1);
+}
+
+static ptrdiff_t rvd_sys_writev(int fd, const struct iovec *iov, int count)
+{
+    struct msghdr m;
+    ptrdiff_t n;
+    if (count > RVD_SYS_IOV_MAX) count = RVD_SYS_IOV_MAX;  // a short write is in the contract
+    memset(&m, 0, sizeof m);
+    m.msg_iov = (struct iovec *)(uintptr_t)iov;  // struct msghdr has no const
+    m.msg_iovlen = (size_t)count;
+    do n = RVD_SYS_SENDMSG(fd, &m, MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    if (n >= 0) return n;
+    return errno == ENOTSOCK ? rvd_sys_write_pipe(fd, iov, count) : -errno;
+}
+
+// Returns 0 at the end.
+static ptrdiff_t rvd_sys_read(int fd, void *buf, size_t len)
+{
+    ptrdiff_t n;
+    do n = RVD_SYS_RECV(fd, buf, len, 0);
+    while (n < 0 && errno == EINTR);
+    if (n >= 0) return n;
+    if (errno != ENOTSOCK) return -errno;
+    do n = RVD_SYS_READ(fd, buf, len);
+    while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Connections.
+
+// A stream socket: AF_INET, AF_INET6 or AF_UNIX.
+static int rvd_sys_socket_tcp(int family)
+{
+    int fd, type = SOCK_STREAM;
+#if RVD_SYS_FLAGS_ATOMIC
+    type |= SOCK_NONBLOCK | SOCK_CLOEXEC;
+#endif
+    do fd = RVD_SYS_SOCKET(family, type, 0);
+    while (fd < 0 && errno == EINTR);
+    return fd < 0 ? -errno : rvd_sys_own(fd);
+}
+
+// Returns 0 connected, -EINPROGRESS (wait until fd is writable, then ask rvd_sys_connect_result()),
+// -EAGAIN a unix listener whose queue is full, or why not.
+static int rvd_sys_connect_start(int fd, const rvd_sys_addr *to)
+{
+    int r;
+    // An interrupted connect goes on by itself; asking again tells how far it is.
+    do r = RVD_SYS_CONNECT(fd, rvd_sys_sockaddr(to), to->len);
+    while (r < 0 && errno == EINTR);
+    if (r == 0 || errno == EISCONN) return 0;
+    return errno == EALREADY ? -EINPROGRESS : -errno;
+}
+
+// Returns 0 connected, -EINPROGRESS not yet (the event was spurious), or why it failed.
+static int rvd_sys_connect_result(int fd)
+{
+    rvd_sys_addr peer;
+    int error = 0, r;
+    socklen_t len = (socklen_t)sizeof error;
+    do r = RVD_SYS_GETSOCKOPT(fd, SOL_SOCKET, SO_ERROR, &error, &len);
+    while (r < 0 && errno == EINTR);
+    if (r < 0) return -errno;
+    if (error) return -error;
+    r = rvd_sys_getpeername(fd, &peer);
+    return r == -ENOTCONN ? -EINPROGRESS : r;
+}
+
+// Removes the path of a listener, BEFORE that one is closed: a path whose listener is gone may be a
+// successor's a moment later.
+static int rvd_sys_unlink(const char *path)
+{
+    int r;
+    do r = RVD_SYS_UNLINK(path);
+    while (r < 0 && errno == EINTR);
+    return r < 0 ? -errno : 0;
+}
+
+static int rvd_sys_bind(int fd, const rvd_sys_addr *at)
+{
+    int r;
+    do r = RVD_SYS_BIND(fd, rvd_sys_sockaddr(at), at->len);
+    while (r < 0 && errno == EINTR);
+    return r < 0 ? -errno : 0;
+}
+
+// The path is taken. A socket that nobody listens on (its process died) is replaced; a live one,
+// and a file of any other type, stays. Two processes that replace the same dead socket in the same
+// instant can still hurt each other: the system has no "unlink if unchanged".
+static int rvd_sys_bind_stale(int fd, const rvd_sys_addr *at)
+{
+    const struct sockaddr_un *un = (const struct sockaddr_un *)&at->ss;
+    struct stat before, after;
+    int probe, r;
+    if (RVD_SYS_LSTAT(un->sun_path, &before) < 0 || !S_ISSOCK(before.st_mode)) return -EADDRINUSE;
+    probe = rvd_sys_socket_tcp(AF_UNIX);
+    if (probe < 0) return probe;
+    r = rvd_sys_connect_start(probe, at);
+    rvd_sys_close(probe);
+    if (r != -ECONNREFUSED) return -EADDRINUSE;
+    if (RVD_SYS_LSTAT(un->sun_path, &after) < 0 || after.st_ino != before.st_ino)
+        return -EADDRINUSE;  // somebody else is at it
+    r = rvd_sys_unlink(un->sun_path);
+    return r < 0 ? r : rvd_sys_bind(fd, at);
+}
+
+static int rvd_sys_queue(int fd, int backlog)
+{
+    int r;
+    do r = RVD_SYS_LISTEN(fd, backlog);
+    while (r < 0 && errno == EINTR);
+    return r < 0 ? -errno : 0;
+}
+
+// Each address listens for itself: "[::]:80" leaves IPv4 to "0.0.0.0:80", so that both can be
+// listed, on every system and in any order.
+static int rvd_sys_listen(const rvd_sys_addr *at, int backlog)
+{
+    int family = at->ss.ss_family, r = 0, fd = rvd_sys_socket_tcp(family);
+    if (fd < 0) return fd;
+    if (family != AF_UNIX) r = rvd_sys_set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    if (r == 0 && family == AF_INET6) r = rvd_sys_set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
+    if (r == 0) r = rvd_sys_bind(fd, at);
+    if (r == -EADDRINUSE && family == AF_UNIX) r = rvd_sys_bind_stale(fd, at);
+    if (r == 0) r = rvd_sys_queue(fd, backlog);
+    if (r == 0) return fd;
+    rvd_sys_close(fd);
+    return r;
+}
+
+// Is this an error of the one connection that accept was about to return (accept(2) lists them)?
+static int rvd_sys_is_aborted(int error)
+{
+    return error == ECONNABORTED || error == EPROTO || error == EPERM || error == ENETDOWN ||
+           error == ENETUNREACH || error == EHOSTDOWN || error == EHOSTUNREACH ||
+           error == ENOPROTOOPT || error == EOPNOTSUPP;
+}
+
+// Never tries twice for a shortage, so it cannot spin.
+//   peer     may be NULL
+//   returns  a descriptor; -EAGAIN none waits; -ECONNABORTED that one is gone, ask again; -EMFILE,
+//            -ENFILE, -ENOBUFS, -ENOMEM: leave them in the queue for a while
+static int rvd_sys_accept(int listener, rvd_sys_addr *peer)
+{
+    rvd_sys_addr ignored;
+    int fd;
+    if (!peer) peer = &ignored;
+    memset(peer, 0, sizeof *peer);
+    do {
+        peer->len = (socklen_t)sizeof peer->ss;
+        fd = RVD_SYS_ACCEPT(listener, (struct sockaddr *)&peer->ss, &peer->len);
+    } while (fd < 0 && errno == EINTR);
+    if (fd < 0) return rvd_sys_is_aborted(errno) ? -ECONNABORTED : -errno;
+    return rvd_sys_own(fd);
+}
+
+// Waits like poll(2). A signal ends the wait with 0 items: the caller looks at its clock again.
+static int rvd_sys_poll(struct pollfd *items, size_t count, int timeout_ms)
+{
+    int n = RVD_SYS_POLL(items, (nfds_t)count, timeout_ms);
+    if (n >= 0) return n;
+    return errno == EINTR ? 0 : -errno;
+}
+
+// The connection on listener that comes from `from`; others that got in first are closed.
+static int rvd_sys_accept_from(int listener, const rvd_sys_addr *from)
+{
+    const struct sockaddr_in *want = (const struct sockaddr_in *)&from->ss;
+    int64_t until_us = rvd_sys_now_us() + (int64_t)RVD_SYS_PAIR_WAIT_MS * 1000;
+    int strangers = 0;
+    while (strangers < RVD_SYS_PAIR_STRANGERS) {
+        struct pollfd item = {listener, POLLIN, 0};
+        rvd_sys_addr peer;
+        const struct sockaddr_in *got = (const struct sockaddr_in *)&peer.ss;
+        int fd = rvd_sys_accept(listener, &peer);
+        if (fd >= 0 && got->sin_port == want->sin_port &&
+            got->sin_addr.s_addr == want->sin_addr.s_addr)
+            return fd;
+        if (fd >= 0 || fd == -ECONNABORTED) {
+            rvd_sys_close(fd);
+            strangers++;
+        } else if (fd == -EAGAIN && rvd_sys_now_us() < until_us) {
+            fd = rvd_sys_poll(&item, 1, RVD_SYS_PAIR_WAIT_MS);
+            if (fd < 0) return fd;
+        } else {
+            return fd == -EAGAIN ? -ETIMEDOUT : fd;
+        }
+    }
+    return -ECONNABORTED;
+}
+
+// Two connected sockets: fds[0] for us, non-blocking; fds[1] to give away, blocking as sockets are.
+// They are TCP on loopback because a unix socket cannot be reset: its other end would read EOF when
+// a stream has failed, and EOF must mean that all bytes came.
+static int rvd_sys_socketpair(int fds[2])
+{
+    rvd_sys_addr at, from;
+    int r = rvd_sys_addr_parse("127.0.0.1:0", 0, &at, NULL);
+    int listener = r < 0 ? r : rvd_sys_listen(&at, 1);
+    fds[0] = fds[1] = -1;
+    if (listener < 0) return listener;
+    r = rvd_sys_getsockname(listener, &at);
+    if (r == 0) r = fds[1] = rvd_sys_socket_tcp(AF_INET);
+    if (r >= 0) r = rvd_sys_connect_start(fds[1], &at);
+    if (r == 0 || r == -EINPROGRESS) r = rvd_sys_getsockname(fds[1], &from);
+    if (r == 0) r = fds[0] = rvd_sys_accept_from(listener, &from);
+    if (r >= 0) r = rvd_sys_connect_result(fds[1]);
+    if (r == 0) r = rvd_sys_set_flag(fds[1], O_NONBLOCK, 0);
+    rvd_sys_close(listener);
+    if (r == 0) {
+        rvd_sys_tune_client(fds[0]);
+        rvd_sys_tune_client(fds[1]);
+        return 0;
+    }
+    rvd_sys_close(fds[0]);
+    rvd_sys_close(fds[1]);
+    fds[0] = fds[1] = -1;
+    return r;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Waking a thread that waits for descriptors.
+
+typedef struct rvd_sys_wake {
+    int fd[2];  // wait on fd[0]; an eventfd is both
+} rvd_sys_wake;
+
+static int rvd_sys_wake_open(rvd_sys_wake *w)
+{
+#if RVD_SYS_EPOLL
+    do w->fd[0] = w->fd[1] = RVD_SYS_EVENTFD(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    while (w->fd[0] < 0 && errno == EINTR);
+    return w->fd[0] < 0 ? -errno : 0;
+#else
+    int i, r;
+    w->fd[0] = w->fd[1] = -1;
+    do r = RVD_SYS_PIPE(w->fd);
+    while (r < 0 && errno == EINTR);
+    if (r < 0) return -errno;
+    for (i = 0; i < 2 && r >= 0; i++) r = w->fd[i] = rvd_sys_own(w->fd[i]);
+    if (r >= 0) return 0;
+    rvd_sys_close(w->fd[0]);
+    rvd_sys_close(w->fd[1]);
+    w->fd[0] = w->fd[1] = -1;
+    return r;
+#endif
+}
+
+// A full pipe means that a wake is on its way already.
+static void rvd_sys_wake_notify(rvd_sys_wake *w)
+{
+    uint64_t one = 1;
+    ptrdiff_t n;
+    do n = RVD_SYS_WRITE(w->fd[1], &one, sizeof one);
+    while (n < 0 && errno == EINTR);
+}
+
+static void rvd_sys_wake_drain(rvd_sys_wake *w)
+{
+    uint64_t junk[64];
+    ptrdiff_t n;
+    do n = RVD_SYS_READ(w->fd[0], junk, sizeof junk);
+    while (n == (ptrdiff_t)sizeof junk || (n < 0 && errno == EINTR));
+}
+
+static void rvd_sys_wake_close(rvd_sys_wake *w)
+{
+    rvd_sys_close(w->fd[0]);
+    if (w->fd[1] != w->fd[0]) rvd_sys_close(w->fd[1]);
+    w->fd[0] = w->fd[1] = -1;
+}
+
+#if RVD_SYS_EPOLL
+
+static int rvd_sys_epoll_open(void)
+{
+    int fd;
+    do fd = RVD_SYS_EPOLL_CREATE(EPOLL_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
+    return fd < 0 ? -errno : fd;
+}
+
+// Both directions, edge-triggered, once and for all.
+static int rvd_sys_epoll_add(int epoll, int fd, void *ptr)
+{
+    struct epoll_event e;
+    int r;
+    memset(&e, 0, sizeof e);
+    e.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+    e.data.ptr = ptr;
+    do r = RVD_SYS_EPOLL_CTL(epoll, EPOLL_CTL_ADD, fd, &e);
+    while (r < 0 && errno == EINTR);
+    return r < 0 ? -errno : 0;
+}
+
+static void rvd_sys_epoll_remove(int epoll, int fd)
+{
+    struct epoll_event unused;  // Linux before 2.6.9 read it
+    int r;
+    memset(&unused, 0, sizeof unused);
+    do r = RVD_SYS_EPOLL_CTL(epoll, EPOLL_CTL_DEL, fd, &unused);
+    while (r < 0 && errno == EINTR);
+}
+
+// A signal ends the wait with 0 events, as in rvd_sys_poll().
+static int rvd_sys_epoll_wait(int epoll, struct epoll_event *events, int max, int timeout_ms)
+{
+    int n = RVD_SYS_EPOLL_WAIT(epoll, events, max, timeout_ms);
+    if (n >= 0) return n;
+    return errno == EINTR ? 0 : -errno;
+}
+
+#endif
+
+static int rvd_sys_hostname(char *buf, size_t size)
+{
+    if (gethostname(buf, size) < 0) return -errno;
+    buf[size - 1] = '\0';
+    return 0;
+}
+
+// ================================================================================================
+// MARK: impl.loop  uses: base sys
+// The I/O thread: edge-triggered descriptors, timers, tasks from other threads, an end-of-pass
+// hook; and a pool of threads for what blocks. Each loop and each pool has one lock; no lock is
+// taken while another is held, and none is held while a callback runs. Start at rvd_loop_pass().
+// ================================================================================================
+
+enum {
+    RVD_LOOP_READ = 1,   // a read would not say EAGAIN
+    RVD_LOOP_WRITE = 2,  // a write would not say EAGAIN
+    RVD_LOOP_HUP = 4,    // an error, or both directions are over; READ and WRITE are set with it
+    // The peer's half of a socket is over; READ is set with it. Unless this or HUP is set, an owner
+    // may clear READ after a read of fewer bytes than it asked for and save the one that would say
+    // EAGAIN: an end that comes later has an edge of its own. Never set by poll, which looks again.
+    RVD_LOOP_EOF = 8
+};
+
+enum {
+    RVD_LOOP_BUFFER = 256 * 1024,   // input of one read: beyond this a larger one gains nothing
+    RVD_LOOP_STACK = 256 * 1024,    // callbacks are shallow and keep no buffers on the stack
+    RVD_LOOP_EVENTS = 256,          // per wait: 3 KiB, and the call is paid for long before
+    RVD_LOOP_WAIT_MS = 3600 * 1000  // longest sleep, so that no distant timer overflows an int
+};
+
+// A descriptor. Zero it, set fd and run, keep it in place while it is added. `ready` is what is
+// known: the loop sets bits when they become true and calls run for new ones only; the owner clears
+// a bit when a call says EAGAIN, and may leave it set for as long as it does not want to go on.
+typedef struct rvd_loop_io rvd_loop_io;
+struct rvd_loop_io {
+    int fd;
+    unsigned ready;
+    void (*run)(rvd_loop_io *io);  // may remove and free any io
+    rvd_base_link link;            // private: to run in this pass or the next, or in no list
+    size_t slot;                   // private: 0 = not added, else see rvd_loop_watch_add()
+};
+
+// Zero it and set run. Memory is needed only to set one that is not set.
+typedef struct rvd_loop_timer rvd_loop_timer;
+struct rvd_loop_timer {
+    int64_t at_us;
+    void (*run)(rvd_loop_timer *timer);  // stopped by then; may set or free any timer
+    size_t slot;                         // private: index in the heap plus one, 0 = not set
+};
+
+// Zero it and set run. Must stay until it has run. `queued` is atomic: any thread posts.
+typedef struct rvd_loop_task rvd_loop_task;
+struct rvd_loop_task {
+    rvd_loop_task *next;
+    void (*run)(rvd_loop_task *task);  // not queued by then; may post or free any task
+    atomic_int queued;
+};
+
+// Zero it and set run. Must stay until it has run.
+typedef struct rvd_loop_flush rvd_loop_flush;
+struct rvd_loop_flush {
+    rvd_loop_flush *next;
+    void (*run)(rvd_loop_flush *flush);  // not queued by then; may queue or free any
+    int queued;
+};
+
+typedef struct rvd_loop {
+    // set before start, then read-only
+    unsigned char *buf;  // RVD_LOOP_BUFFER bytes for whoever runs
+    rvd_sys_wake wake;
+    pthread_t thread;
+    int started;
+
+    // any thread
+    atomic_int running;
+    _Atomic(pthread_t) owner;  // while running
+    atomic_int posted;         // the task list is not empty; written under lock
+    atomic_int asleep;         // the loop waits or is about to; see rvd_loop_post()
+
+    pthread_mutex_t lock;
+    rvd_loop_task *tasks, **tasks_end;  // guarded by lock
+
+    // loop thread only
+    rvd_heap heap;
+    int64_t now_us;
+    int stopping;
+    int firing;                   // timers run
+    rvd_base_link active, again;  // ios to run in this pass, in the next one
+    rvd_loop_flush *flushes, **flushes_end;
+    rvd_loop_timer **timers;  // a binary heap, the earliest first
+    size_t timer_count, timer_room;
+    rvd_loop_task stop_task;
+    rvd_loop_io wake_io;
+#if RVD_SYS_EPOLL
+    int epoll;
+    struct epoll_event events[RVD_LOOP_EVENTS];
+#else
+    rvd_loop_io **ios;     // ios[i] is polled by polls[i]; an io knows its i + 1 as its slot
+    struct pollfd *polls;  // fds < 0 are skipped by the system
+    size_t io_count, io_room, poll_room;
+#endif
+} rvd_loop;
+
+// Doubles an array; NULL and no change when out of memory.
+static void *rvd_loop_grown(rvd_heap *heap, void *items, size_t *room, size_t item_size)
+{
+    size_t more = *room ? *room * 2 : 16;
+    void *fresh;
+    if (more > SIZE_MAX / item_size) return NULL;
+    fresh = rvd_base_resize(heap, items, *room * item_size, more * item_size);
+    if (fresh) *room = more;
+    return fresh;
+}
+
+static int64_t rvd_loop_now(const rvd_loop *loop) { return loop->now_us; }
+
+// Any thread: is this the thread that runs the loop? `owner` is read only while `running` says that
+// it is set. Only this thread itself can have stored its own id there, so no race makes it "yes".
+static int rvd_loop_is_owner(rvd_loop *loop)
+{
+    return atomic_load_explicit(&loop->running, memory_order_acquire) &&
+           pthread_equal(atomic_load_explicit(&loop->owner, memory_order_relaxed), pthread_self());
+}
+
+// ------------------------------------------------------------------------------------------------
+// Descriptors. What becomes ready goes to the list `active` before anything runs, so that removing
+// an io is unlinking it, wherever it stands.
+
+// All that `from` holds, to the end of `to`.
+static void rvd_loop_link_move(rvd_base_link *to, rvd_base_link *from)
+{
+    if (rvd_base_link_is_alone(from)) return;
+    from->next->prev = to->prev;
+    to->prev->next = from->next;
+    from->prev->next = to;
+    to->prev = from->prev;
+    rvd_base_link_init(from);
+}
+
+// Runs io in the next pass, which will not wait. For an owner that stopped at its fair share and
+// has more to do. If io has yet to run in this pass, that is enough.
+static void rvd_loop_again(rvd_loop *loop, rvd_loop_io *io)
+{
+    REVDIAL_ASSERT(io->slot);
+    if (rvd_base_link_is_alone(&io->link)) rvd_base_link_push(&loop->again, &io->link);
+}
+
+static void rvd_loop_mark(rvd_loop *loop, rvd_loop_io *io, unsigned bits)
+{
+    if (!(bits & ~io->ready)) return;
+    io->ready |= bits;
+    if (rvd_base_link_is_alone(&io->link)) rvd_base_link_push(&loop->active, &io->link);
+}
+
+#if RVD_SYS_EPOLL
+
+enum {
+    RVD_LOOP_SLOT_EPOLL = 1,  // the kernel knows it
+    RVD_LOOP_SLOT_FILE = 2    // a regular file, which epoll refuses: it is always ready
+};
+
+static int rvd_loop_watch_open(rvd_loop *loop)
+{
+    loop->epoll = rvd_sys_epoll_open();
+    return loop->epoll < 0 ? loop->epoll : 0;
+}
+
+static void rvd_loop_watch_close(rvd_loop *loop) { rvd_sys_close(loop->epoll); }
+
+static int rvd_loop_watch_add(rvd_loop *loop, rvd_loop_io *io)
+{
+    int r = rvd_sys_epoll_add(loop->epoll, io->fd, io);
+    if (r < 0 && r != -EPERM) return r;
+    io->slot = r < 0 ? RVD_LOOP_SLOT_FILE : RVD_LOOP_SLOT_EPOLL;
+    if (r == 0) return 0;
+    io->ready = RVD_LOOP_READ | RVD_LOOP_WRITE;
+    rvd_loop_again(loop, io);
+    return 0;
+}
+
+static void rvd_loop_watch_remove(rvd_loop *loop, rvd_loop_io *io)
+{
+    if (io->slot == RVD_LOOP_SLOT_EPOLL) rvd_sys_epoll_remove(loop->epoll, io->fd);
+}
+
+static int rvd_loop_watch_wait(rvd_loop *loop, int timeout_ms)
+{
+    int i, n = rvd_sys_epoll_wait(loop->epoll, loop->events, RVD_LOOP_EVENTS, timeout_ms);
+    for (i = 0; i < n; i++) {
+        unsigned bits = 0, got = loop->events[i].events;
+        if (got & EPOLLIN) bits |= RVD_LOOP_READ;
+        if (got & EPOLLRDHUP) bits |= RVD_LOOP_READ | RVD_LOOP_EOF;
+        if (got & EPOLLOUT) bits |= RVD_LOOP_WRITE;
+        if (got & (EPOLLHUP | EPOLLERR)) bits |= RVD_LOOP_READ | RVD_LOOP_WRITE | RVD_LOOP_HUP;
+        rvd_loop_mark(loop, loop->events[i].data.ptr, bits);
+    }
+    return n;
+}
+
+#else
+
+static int rvd_loop_watch_open(rvd_loop *loop)
+{
+    (void)loop;
+    return 0;
+}
+
+static void rvd_loop_watch_close(rvd_loop *loop)
+{
+    rvd_base_free(&loop->heap, loop->ios, loop->io_room * sizeof *loop->ios);
+    rvd_base_free(&loop->heap, loop->polls, loop->poll_room * sizeof *loop->polls);
+}
+
+static int rvd_loop_watch_add(rvd_loop *loop, rvd_loop_io *io)
+{
+    void *fresh;
+    if (loop->io_count == loop->io_room) {
+        fresh = rvd_loop_grown(&loop->heap, loop->ios, &loop->io_room, sizeof *loop->ios);
+        if (!fresh) return -ENOMEM;
+        loop->ios = fresh;
+    }
+    if (loop->io_count == loop->poll_room) {
+        fresh = rvd_loop_grown(&loop->heap, loop->polls, &loop->poll_room, sizeof *loop->polls);
+        if (!fresh) return -ENOMEM;
+        loop->polls = fresh;
+    }
+    loop->ios[loop->io_count] = io;
+    io->slot = ++loop->io_count;
+    return 0;
+}
+
+static void rvd_loop_watch_remove(rvd_loop *loop, rvd_loop_io *io)
+{
+    rvd_loop_io *last = loop->ios[--loop->io_count];
+    loop->ios[io->slot - 1] = last;
+    last->slot = io->slot;
+}
+
+static int rvd_loop_watch_wait(rvd_loop *loop, int timeout_ms)
+{
+    size_t i;
+    int n;
+    for (i = 0; i < loop->io_count; i++) {
+        const rvd_loop_io *io = loop->ios[i];
+        struct pollfd *p = &loop->polls[i];
+        // A hang-up is reported for ever and whatever one asks for: once is enough.
+        p->fd = io->ready & RVD_LOOP_HUP ? -1 : io->fd;
+        p->events = 0;
+        p->revents = 0;
+        if (!(io->ready & RVD_LOOP_READ)) p->events |= POLLIN;
+        if (!(io->ready & RVD_LOOP_WRITE)) p->events |= POLLOUT;
+    }
+    n = rvd_sys_poll(loop->polls, loop->io_count, timeout_ms);
+    for (i = 0; n > 0 && i < loop->io_count; i++) {
+        unsigned bits = 0;
+        int got = loop->polls[i].revents;
+        if (got & POLLIN) bits |= RVD_LOOP_READ;
+        if (got & POLLOUT) bits |= RVD_LOOP_WRITE;
+        if (got & (POLLHUP | POLLERR | POLLNVAL))
+            bits |= RVD_LOOP_READ | RVD_LOOP_WRITE | RVD_LOOP_HUP;
+        rvd_loop_mark(loop, loop->ios[i], bits);
+    }
+    return n;
+}
+
+#endif
+
+// Watches io for both directions until it is removed. A socket that connects is added after
+// rvd_sys_connect_start(): before that it counts as hung up.
+//   returns  0; -ENOMEM, -ENOSPC, -EBADF...: not added
+static int rvd_loop_add(rvd_loop *loop, rvd_loop_io *io)
+{
+    REVDIAL_ASSERT(io->run && !io->slot);
+    io->ready = 0;
+    rvd_base_link_init(&io->link);
+    return rvd_loop_watch_add(loop, io);
+}
+
+// From here on io does not run, whatever has happened in this pass. Ignores one that is not added.
+// Comes before the close of its descriptor.
+static void rvd_loop_remove(rvd_loop *loop, rvd_loop_io *io)
+{
+    if (!io->slot) return;
+    rvd_loop_watch_remove(loop, io);
+    rvd_base_link_remove(&io->link);
+    io->slot = 0;
+}
+
+static void rvd_loop_run_ios(rvd_loop *loop)
+{
+    while (!rvd_base_link_is_alone(&loop->active)) {
+        rvd_loop_io *io = RVD_BASE_OWNER(loop->active.next, rvd_loop_io, link);
+        rvd_base_link_remove(&io->link);
+        io->run(io);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------
+// Timers.
+
+static void rvd_loop_timer_place(rvd_loop *loop, size_t i, rvd_loop_timer *t)
+{
+    loop->timers[i] = t;
+    t->slot = i + 1;
+}
+
+// Puts t where it belongs, given that the place i is free.
+static void rvd_loop_timer_settle(rvd_loop *loop, size_t i, rvd_loop_timer *t)
+{
+    rvd_loop_timer **heap = loop->timers;
+    size_t child;
+    while (i > 0 && t->at_us < heap[(i - 1) / 2]->at_us) {
+        rvd_loop_timer_place(loop, i, heap[(i - 1) / 2]);
+        i = (i - 1) / 2;
+    }
+    for (child = 2 * i + 1; child < loop->timer_count; child = 2 * i + 1) {
+        if (child + 1 < loop->timer_count && heap[child + 1]->at_us < heap[child]->at_us) child++;
+        if (heap[child]->at_us >= t->at_us) break;
+        rvd_loop_timer_place(loop, i, heap[child]);
+        i = child;
+    }
+    rvd_loop_timer_place(loop, i, t);
+}
+
+static void rvd_loop_timer_stop(rvd_loop *loop, rvd_loop_timer *t)
+{
+    size_t i = t->slot - 1;
+    rvd_loop_timer *last;
+    if (!t->slot) return;
+    t->slot = 0;
+    last = loop->timers[--loop->timer_count];
+    if (last != t) rvd_loop_timer_settle(loop, i, last);
+}
+
+// Sets t, or moves it if it is set. What a timer sets for now or the past runs in the next pass, so
+// that no pass is endless.
+//   returns  0; -ENOMEM: t is not set. Moving cannot fail
+static int rvd_loop_timer_set(rvd_loop *loop, rvd_loop_timer *t, int64_t at_us)
+{
+    REVDIAL_ASSERT(t->run);
+    if (!t->slot && loop->timer_count == loop->timer_room) {
+        void *fresh =
+            rvd_loop_grown(&loop->heap, loop->timers, &loop->timer_room, sizeof *loop->timers);
+        if (!fresh) return -ENOMEM;
+        loop->timers = fresh;
+    }
+    if (loop->firing && at_us <= loop->now_us) at_us = loop->now_us + 1;
+    t->at_us = at_us;
+    rvd_loop_timer_settle(loop, t->slot ? t->slot - 1 : loop->timer_count++, t);
+    return 0;
+}
+
+static void rvd_loop_run_timers(rvd_loop *loop)
+{
+    loop->firing = 1;
+    while (loop->timer_count > 0 && loop->timers[0]->at_us <= loop->now_us) {
+        rvd_loop_timer *t = loop->timers[0];
+        rvd_loop_timer_stop(loop, t);
+        t->run(t);
+    }
+    loop->firing = 0;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Tasks.
+
+// Has the loop run task, in the order of the posts, in its next pass. Posting one that is queued
+// does nothing: it has yet to run, and will see all that was written before this call. When the
+// task runs, this call no longer touches the loop, so the task may be what lets the loop be freed.
+//   thread   any
+//
+// Why no wake-up is lost, and few are sent. The two sides do
+//
+//     post:  posted = 1;  then read asleep, and if it is 1 set it to 0 and write to the wake
+//     loop:  asleep = 1;  then read posted, and if it is 1 do not wait;  wait;  asleep = 0
+//
+// and the first two steps of each are sequentially consistent, hence in one order that both sides
+// agree on. If asleep = 1 comes first in it, the poster reads that 1 or something later. A later 0
+// is either another poster's, who writes to the wake after it, or the loop's own, and then the loop
+// is awake and reads posted before it waits again. If posted = 1 comes first, the loop reads 1 and
+// does not wait. With acquire and release alone both could read the old value (each store still in
+// its processor's buffer), and the loop would sleep on a task. Of many posters only the one that
+// turns 1 into 0 writes, and posts to a loop that is awake cost no system call. The loop's own
+// asleep = 0 may be relaxed: who misses it writes once too often. The lock orders the list itself.
+static void rvd_loop_post(rvd_loop *loop, rvd_loop_task *task)
+{
+    // Acquire and release on both sides: the one who clears it sees what an earlier poster wrote.
+    if (atomic_exchange_explicit(&task->queued, 1, memory_order_acq_rel)) return;
+    task->next = NULL;
+    pthread_mutex_lock(&loop->lock);
+    *loop->tasks_end = task;
+    loop->tasks_end = &task->next;
+    atomic_store(&loop->posted, 1);
+    // Under the lock, although it is a system call: it cannot block, and once the loop holds the
+    // lock and has the task, no poster is still on its way to the wake.
+    if (atomic_load(&loop->asleep) && atomic_exchange(&loop->asleep, 0))
+        rvd_sys_wake_notify(&loop->wake);
+    pthread_mutex_unlock(&loop->lock);
+}
+
+static void rvd_loop_run_tasks(rvd_loop *loop)
+{
+    rvd_loop_task *task, *next;
+    if (!atomic_load_explicit(&loop->posted, memory_order_relaxed)) return;
+    pthread_mutex_lock(&loop->lock);
+    task = loop->tasks;
+    loop->tasks = NULL;
+    loop->tasks_end = &loop->tasks;
+    atomic_store_explicit(&loop->posted, 0, memory_order_relaxed);
+    pthread_mutex_unlock(&loop->lock);
+    for (; task; task = next) {
+        next = task->next;
+        atomic_exchange_explicit(&task->queued, 0, memory_order_acq_rel);
+        task->run(task);
+    }
+}
+
+static void rvd_loop_on_wake(rvd_loop_io *io)
+{
+    rvd_loop *loop = RVD_BASE_OWNER(io, rvd_loop, wake_io);
+    io->ready = 0;
+    // An eventfd raises an edge at every write and cannot fill up: it need not be read.
+    if (!RVD_SYS_EPOLL) rvd_sys_wake_drain(&loop->wake);
+}
+
+// ------------------------------------------------------------------------------------------------
+// The end of the pass.
+
+// Runs f once when everything else of this pass has run. What a flush queues is for the next pass,
+// which then does not wait.
+static void rvd_loop_flush_later(rvd_loop *loop, rvd_loop_flush *f)
+{
+    REVDIAL_ASSERT(f->run);
+    if (f->queued) return;
+    f->queued = 1;
+    f->next = NULL;
+    *loop->flushes_end = f;
+    loop->flushes_end = &f->next;
+}
+
+static void rvd_loop_run_flushes(rvd_loop *loop)
+{
+    rvd_loop_flush *f = loop->flushes, *next;
+    loop->flushes = NULL;
+    loop->flushes_end = &loop->flushes;
+    for (; f; f = next) {
+        next = f->next;
+        f->queued = 0;
+        f->run(f);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------
+// The loop.
+
+static int rvd_loop_timeout_ms(const rvd_loop *loop)
+{
+    int64_t left_us;
+    if (!rvd_base_link_is_alone(&loop->active) || loop->flushes) return 0;
+    if (loop->timer_count == 0) return RVD_LOOP_WAIT_MS;
+    // The callbacks took time since now_us was read.
+    left_us = loop->timers[0]->at_us - rvd_sys_now_us();
+    if (left_us <= 0) return 0;
+    if (left_us >= (int64_t)RVD_LOOP_WAIT_MS * 1000) return RVD_LOOP_WAIT_MS;
+    return (int)((left_us + 999) / 1000);  // up: waking early would find nothing due
+}
+
+static int rvd_loop_wait(rvd_loop *loop)
+{
+    int n, timeout_ms = rvd_loop_timeout_ms(loop);
+    if (timeout_ms != 0) {
+        atomic_store(&loop->asleep, 1);  // see rvd_loop_post()
+        if (atomic_load(&loop->posted)) timeout_ms = 0;
+    }
+    n = rvd_loop_watch_wait(loop, timeout_ms);
+    atomic_store_explicit(&loop->asleep, 0, memory_order_relaxed);
+    return n;
+}
+
+// Timers come after descriptors: when the machine was suspended, the bytes that waited are seen
+// before somebody decides that none came.
+static int rvd_loop_pass(rvd_loop *loop)
+{
+    int n;
+    rvd_loop_link_move(&loop->active, &loop->again);
+    n = rvd_loop_wait(loop);
+    if (n < 0) return n;
+    loop->now_us = rvd_sys_now_us();
+    rvd_loop_run_ios(loop);
+    rvd_loop_run_tasks(loop);
+    rvd_loop_run_timers(loop);
+    rvd_loop_run_flushes(loop);
+    return 0;
+}
+
+static void rvd_loop_on_stop(rvd_loop_task *task)
+{
+    rvd_loop *loop = RVD_BASE_OWNER(task, rvd_loop, stop_task);
+    loop->stopping = 1;
+}
+
+static void rvd_loop_free(rvd_loop *loop)
+{
+    rvd_heap heap;
+    if (!loop) return;
+    REVDIAL_ASSERT(!atomic_load(&loop->running) && !loop->started);
+    rvd_loop_remove(loop, &loop->wake_io);
+    rvd_loop_watch_close(loop);
+    rvd_sys_wake_close(&loop->wake);
+    rvd_base_free(&loop->heap, loop->timers, loop->timer_room * sizeof *loop->timers);
+    rvd_base_free(&loop->heap, loop->buf, RVD_LOOP_BUFFER);
+    // A poster whose task has run may still be inside unlock.
+    pthread_mutex_lock(&loop->lock);
+    pthread_mutex_unlock(&loop->lock);
+    pthread_mutex_destroy(&loop->lock);
+    heap = loop->heap;
+    rvd_base_free(&heap, loop, sizeof *loop);
+}
+
+// alloc runs on the loop's thread, here and in rvd_loop_free(). NULL = realloc and free.
+//   returns  NULL: reason in err
+static rvd_loop *rvd_loop_new(revdial_alloc_fn *alloc, void *alloc_ud, revdial_err *err)
+{
+    rvd_heap heap = {alloc, alloc_ud, 0};
+    rvd_loop *loop = rvd_base_alloc(&heap, sizeof *loop);
+    int r;
+    if (!loop || pthread_mutex_init(&loop->lock, NULL) != 0) {
+        rvd_base_free(&heap, loop, sizeof *loop);
+        rvd_sys_fail(err, REVDIAL_ENOMEM, 0, NULL, "no memory for an I/O loop");
+        return NULL;
+    }
+    loop->heap = heap;
+    loop->now_us = rvd_sys_now_us();
+    rvd_base_link_init(&loop->active);
+    rvd_base_link_init(&loop->again);
+    loop->tasks_end = &loop->tasks;
+    loop->flushes_end = &loop->flushes;
+    loop->stop_task.run = rvd_loop_on_stop;
+    loop->wake_io.run = rvd_loop_on_wake;
+    loop->wake.fd[0] = loop->wake.fd[1] = -1;
+    loop->buf = rvd_base_resize(&loop->heap, NULL, 0, RVD_LOOP_BUFFER);
+    r = rvd_loop_watch_open(loop);
+    if (r == 0) r = rvd_sys_wake_open(&loop->wake);
+    loop->wake_io.fd = loop->wake.fd[0];
+    if (r == 0) r = rvd_loop_add(loop, &loop->wake_io);
+    if (r == 0 && loop->buf) return loop;
+    if (!loop->buf || r == -ENOMEM)
+        rvd_sys_fail(err, REVDIAL_ENOMEM, 0, NULL, "no memory for an I/O loop");
+    else
+        rvd_sys_fail(err, REVDIAL_ESYS, -r, NULL, "no descriptors for an I/O loop");
+    rvd_loop_free(loop);
+    return NULL;
+}
+
+// Runs the loop in this thread until it is stopped.
+//   returns  0, or -errno when waiting for descriptors failed
+static int rvd_loop_run(rvd_loop *loop)
+{
+    int r = 0;
+    REVDIAL_ASSERT(!atomic_load(&loop->running));
+    atomic_store_explicit(&loop->owner, pthread_self(), memory_order_relaxed);
+    atomic_store_explicit(&loop->running, 1, memory_order_release);
+    while (!loop->stopping && r == 0) r = rvd_loop_pass(loop);
+    loop->stopping = 0;
+    atomic_store_explicit(&loop->running, 0, memory_order_release);
+    return r;
+}
+
+// Ends the run after what was posted before. If the loop does not run, its next run ends at once.
+//   thread   any
+static void rvd_loop_stop(rvd_loop *loop) { rvd_loop_post(loop, &loop->stop_task); }
+
+static void *rvd_loop_thread(void *arg) { return (void *)(intptr_t)rvd_loop_run(arg); }
+
+// Runs the loop in a thread of its own.
+//   returns  0, or -errno: no thread
+static int rvd_loop_start(rvd_loop *loop)
+{
+    int r;
+    REVDIAL_ASSERT(!loop->started);
+    r = rvd_sys_thread_start(&loop->thread, rvd_loop_thread, loop, RVD_LOOP_STACK);
+    loop->started = r == 0;
+    return r;
+}
+
+// Waits for the thread, which somebody stops.
+//   returns  as rvd_loop_run(); 0 if there was no thread
+static int rvd_loop_join(rvd_loop *loop)
+{
+    void *result = NULL;
+    REVDIAL_ASSERT(!rvd_loop_is_owner(loop));
+    if (!loop->started) return 0;
+    pthread_join(loop->thread, &result);
+    loop->started = 0;
+    return (int)(intptr_t)result;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Threads for what blocks: the resolver, the application's hooks and handlers.
+
+enum {
+    RVD_LOOP_POOL_IDLE_US = 10 * 1000 * 1000,  // a thread costs little and its start a lot
+    RVD_LOOP_NO_QUEUE = 1                      // submit: refuse rather than let the job wait
+};
+
+// Zero it and set run. Must stay until it runs.
+typedef struct rvd_loop_job rvd_loop_job;
+struct rvd_loop_job {
+    rvd_loop_job *next;
+    void (*run)(rvd_loop_job *job);  // may free it
+};
+
+// Every thread that ends joins the one that ended before it, and close joins the last: no thread is
+// left behind, nobody waits for one that is not ending, and no list of them is needed.
+typedef struct rvd_loop_pool {
+    unsigned max;  // set before start, then read-only
+    pthread_mutex_t lock;
+    pthread_cond_t changed;          // a job came, or closed, or the last thread ends
+    rvd_loop_job *jobs, **jobs_end;  // guarded by lock, as all below: jobs that wait
+    size_t job_count;                // waiting and running; never less than the busy threads
+    unsigned thread_count;
+    int closed;
+    int has_ended;
+    pthread_t ended;  // if has_ended: to be joined
+} rvd_loop_pool;
+
+static int rvd_loop_pool_open(rvd_loop_pool *pool, unsigned max)
+{
+    int r;
+    REVDIAL_ASSERT(max > 0);
+    memset(pool, 0, sizeof *pool);
+    pool->max = max;
+    pool->jobs_end = &pool->jobs;
+    r = -pthread_mutex_init(&pool->lock, NULL);
+    if (r < 0) return r;
+    r = rvd_sys_cond_open(&pool->changed);
+    if (r < 0) pthread_mutex_destroy(&pool->lock);
+    return r;
+}
+
+// Next job, waiting for one; NULL: this thread has to end.
+static rvd_loop_job *rvd_loop_pool_take_locked(rvd_loop_pool *pool)
+{
+    int64_t until_us = rvd_sys_now_us() + RVD_LOOP_POOL_IDLE_US;
+    rvd_loop_job *job;
+    int r = 0;
+    while (!pool->jobs && !pool->closed && r == 0)
+        r = rvd_sys_cond_wait(&pool->changed, &pool->lock, until_us);
+    job = pool->jobs;
+    if (!job) return NULL;
+    pool->jobs = job->next;
+    if (!pool->jobs) pool->jobs_end = &pool->jobs;
+    return job;
+}
+
+static void *rvd_loop_pool_thread(void *arg)
+{
+    rvd_loop_pool *pool = arg;
+    rvd_loop_job *job;
+    pthread_t before;
+    int has_before;
+    pthread_mutex_lock(&pool->lock);
+    while ((job = rvd_loop_pool_take_locked(pool)) != NULL) {
+        pthread_mutex_unlock(&pool->lock);
+        job->run(job);
+        pthread_mutex_lock(&pool->lock);
+        pool->job_count--;
+    }
+    has_before = pool->has_ended;
+    before = pool->ended;
+    pool->ended = pthread_self();
+    pool->has_ended = 1;
+    if (--pool->thread_count == 0) pthread_cond_broadcast(&pool->changed);
+    pthread_mutex_unlock(&pool->lock);
+    if (has_before) pthread_join(before, NULL);
+    return NULL;
+}
+
+// Runs the job on a thread: one that idles, a new one up to max, or the first to finish.
+//   flags    0 or RVD_LOOP_NO_QUEUE
+//   returns  0; -ESHUTDOWN after close; -EAGAIN all max are busy (NO_QUEUE); or what kept a thread
+//            from starting, if that leaves none to run the job (NO_QUEUE: none that is free)
+//   thread   any
+static int rvd_loop_pool_submit(rvd_loop_pool *pool, rvd_loop_job *job, unsigned flags)
+{
+    pthread_t thread;
+    int r = 0;
+    pthread_mutex_lock(&pool->lock);
+    if (pool->closed) {
+        r = -ESHUTDOWN;
+    } else if (pool->job_count >= pool->thread_count) {  // nobody is free
+        r = -EAGAIN;
+        // Under the lock, so that a job is never queued behind a thread that then fails to start.
+        if (pool->thread_count < pool->max)
+            r = rvd_sys_thread_start(&thread, rvd_loop_pool_thread, pool, 0);
+        if (r == 0)
+            pool->thread_count++;
+        else if (pool->thread_count > 0 && !(flags & RVD_LOOP_NO_QUEUE))
+            r = 0;
+    }
+    if (r == 0) {
+        job->next = NULL;
+        *pool->jobs_end = job;
+        pool->jobs_end = &job->next;
+        pool->job_count++;
+        pthread_cond_signal(&pool->changed);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return r;
+}
+
+// Refuses new jobs, runs those that wait, joins all threads.
+//   blocks   until the last job has returned
+//   thread   any but the pool's
+static void rvd_loop_pool_close(rvd_loop_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    pool->closed = 1;
+    pthread_cond_broadcast(&pool->changed);
+    while (pool->thread_count > 0) rvd_sys_cond_wait(&pool->changed, &pool->lock, -1);
+    pthread_mutex_unlock(&pool->lock);
+    if (pool->has_ended) pthread_join(pool->ended, NULL);
+    pthread_cond_destroy(&pool->changed);
+    pthread_mutex_destroy(&pool->lock);
+}
+
+// ================================================================================================
+// MARK: impl.stream  uses: base sys loop
+// Sessions on a loop, and the blocking calls of streams on top. One lock per session guards its
+// engine and all its streams; it is never held during a system call that can block, nor during a
+// callback of the application. Lock order: a session's, then a pool's, a loop's or a proxy's.
+// Start at rvd_stream_session_run(), then revdial_read().
+// ================================================================================================
+
+#define RVD_STREAM_IOV 16            // vectors per send: eight frames of a burst with their headers
+#define RVD_STREAM_ROUNDS 8          // reads or sends in a row before others get their turn
+#define RVD_STREAM_LINGER_US 2000000  // after the last frame: our close must not destroy it
+#define RVD_STREAM_LINGER_BYTES 262144
+#define RVD_STREAM_HURRY_US 250000   // the same while the owner is being closed
+
+// How much may wait unsent, in the kernel and again in the engine: five milliseconds of what the
+// link has been seen to carry, so that a keystroke does not wait behind a bulk transfer.
+#define RVD_STREAM_QUEUE_MIN 16384
+#define RVD_STREAM_QUEUE_MAX 262144
+#define RVD_STREAM_QUEUE_START 131072
+#define RVD_STREAM_PACE_US 50000  // measured over at least so long
+#define RVD_STREAM_PACE_PART 200  // of a second's worth: 5 ms
+
+enum { RVD_STREAM_WAKE_RD = 1, RVD_STREAM_WAKE_WR = 2, RVD_STREAM_WAKE_END = 4 };
+
+// Counts what runs on an owner's loops (sessions, relays, dials): it is freed after all of them.
+typedef struct rvd_stream_work {
+    pthread_mutex_t lock;  // a leaf: nothing is locked under it
+    pthread_cond_t changed;
+    size_t count;  // guarded by lock
+} rvd_stream_work;
+
+static int rvd_stream_work_open(rvd_stream_work *w)
+{
+    int r = -pthread_mutex_init(&w->lock, NULL);
+    if (r < 0) return r;
+    w->count = 0;
+    r = rvd_sys_cond_open(&w->changed);
+    if (r < 0) pthread_mutex_destroy(&w->lock);
+    return r;
+}
+
+static void rvd_stream_work_close(rvd_stream_work *w)
+{
+    pthread_cond_destroy(&w->changed);
+    pthread_mutex_destroy(&w->lock);
+}
+
+static void rvd_stream_work_begin(rvd_stream_work *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->count++;
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void rvd_stream_work_end(rvd_stream_work *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->count--;
+    pthread_cond_broadcast(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void rvd_stream_work_wait(rvd_stream_work *w)
+{
+    pthread_mutex_lock(&w->lock);
+    while (w->count) rvd_sys_cond_wait(&w->changed, &w->lock, -1);
+    pthread_mutex_unlock(&w->lock);
+}
+
+// A copy of a string that its owner frees. NULL without memory, or of NULL.
+static char *rvd_stream_text_copy(rvd_heap *heap, const char *text)
+{
+    size_t size = text ? strlen(text) + 1 : 0;
+    char *copy = text ? rvd_base_alloc(heap, size) : NULL;
+    if (copy) memcpy(copy, text, size);
+    return copy;
+}
+
+// Such a copy may have been a secret.
+static void rvd_stream_text_free(rvd_heap *heap, const char *text)
+{
+    char *copy;
+    size_t size;
+    if (!text) return;
+    memcpy(&copy, &text, sizeof copy);
+    size = strlen(copy) + 1;
+    rvd_base_wipe(copy, size);
+    heap->live_bytes += size;  // heaps of strings are not counted
+    rvd_base_free(heap, copy, size);
+}
+
+// What the owner of a session (proxy or agent) does when something happens to it. All of them on
+// the loop thread.
+typedef struct rvd_stream_host {
+    // Without the lock.
+    void (*on_auth)(revdial_session *s);  // s->engine's request was copied to s->auth
+    void (*on_up)(revdial_session *s);
+    void (*on_goaway)(revdial_session *s);
+    void (*on_down)(revdial_session *s, const revdial_err *why);  // once, always
+    // Under the lock: st is new, its owner from here on is the host. May refuse it.
+    void (*on_open_locked)(revdial_session *s, revdial_stream *st);
+} rvd_stream_host;
+
+// Who sleeps until a stream moves. Lives on the sleeper's stack.
+typedef struct rvd_stream_waiter {
+    rvd_base_link link;  // in the stream's list, guarded by the session's lock
+    unsigned events;
+    pthread_cond_t *cond;  // or:
+    rvd_sys_wake *wake;
+} rvd_stream_waiter;
+
+// What happens to a stream that no thread reads: a relay, a target being connected, a dial. Runs on
+// the loop thread under the lock, with RVD_STREAM_WAKE_* bits.
+typedef void rvd_stream_sink(revdial_stream *st, unsigned events);
+
+struct revdial_stream {
+    rvd_base_link link;    // in the session's list
+    rvd_base_link kicked;  // in the session's list of sinks to run
+    rvd_base_link waiters;
+    revdial_session *session;  // holds a reference; set before start, then read-only
+    // Guarded by the session's lock from here on.
+    uint32_t id;
+    unsigned kick_events;
+    rvd_stream_sink *sink;
+    void *sink_ud;
+    int64_t rd_deadline_us, wr_deadline_us;  // 0 = do not wait, INT64_MAX = none
+    int reset_code;                          // -1: was not reset
+    int closing;  // a relay owns it
+    char *meta;   // "key\0value\0…"
+    size_t meta_size;
+};
+
+// All sessions of one loop, so that its owner can end them.
+typedef struct rvd_stream_group {
+    rvd_loop *loop;
+    rvd_base_link sessions;  // loop thread only, as `ending`
+    rvd_loop_task end;
+    int ending;
+} rvd_stream_group;
+
+enum rvd_stream_session_state {
+    RVD_STREAM_HANDSHAKE,
+    RVD_STREAM_UP,
+    RVD_STREAM_LINGER,  // over; the last frames are on their way
+    RVD_STREAM_DOWN     // the descriptor is closed
+};
+
+// What the event of the engine asks of the loop once the lock is released.
+enum {
+    RVD_STREAM_PEND_AUTH = 1,
+    RVD_STREAM_PEND_UP = 2,
+    RVD_STREAM_PEND_GOAWAY = 4,
+    RVD_STREAM_PEND_DEAD = 8
+};
+
+typedef struct rvd_stream_dial rvd_stream_dial;
+
+struct revdial_session {
+    atomic_int refs;
+    // Set before start, then read-only.
+    const rvd_stream_host *host;
+    void *owner;            // the proxy or agent; lives until `work` is done
+    rvd_stream_work *work;  // the owner's
+    rvd_stream_group *group;
+    rvd_loop *loop;  // the group's
+    int fd;
+    char peer[RVD_SYS_TEXT_MAX];
+    char name[65], instance[65], identity[128];  // proxy: written once, before on_up
+    uint64_t id;
+    int64_t start_us;
+
+    // Loop thread only.
+    rvd_base_link link;  // in its group
+    rvd_loop_io io;
+    rvd_loop_timer timer;
+    rvd_loop_flush flush;
+    rvd_loop_task kick;
+    void *host_ud;  // owner's
+    size_t lingered;
+    int is_counted;  // owner's: it no longer counts as pending
+
+    pthread_mutex_t lock;  // guards all below
+    rvd_heap heap;
+    revdial_engine *engine;
+    enum rvd_stream_session_state state;
+    int draining;
+    unsigned pend;
+    int kick_queued, flush_queued;
+    int sending;   // a thread is between output and sent, with the lock released
+    int blocked;   // the socket takes no more until the loop says so
+    int closing;   // the loop wants to close the descriptor and waits for `sending`
+    int64_t armed_us;     // the timer, as last set
+    int64_t pace_us;      // the link's rate is measured since then
+    uint64_t pace_bytes;  // sent since then
+    int was_blocked;      // since then, so that the link and not the writers set the rate
+    int queue_bytes;      // what may wait
+    int64_t drain_until_us;
+    revdial_err why;      // what ended it
+    int retry_after_ms;
+    revdial_auth_req auth;  // request that waits for its verdict; strings in auth_text
+    char auth_text[4096 + 65 + 65 + 8];
+    rvd_base_link streams, kicked, dials_waiting, dials_over;
+    int hurry;  // linger only for a moment
+    atomic_uint stream_count;  // written under the lock, read by who picks a session
+};
+
+// An attempt to open a stream on one session. Lives with its owner, guarded by the session's lock.
+//   WAITING --the engine has room--> ASKED --accepted, refused, dead--> OVER
+enum rvd_stream_dial_state { RVD_STREAM_DIAL_WAITING, RVD_STREAM_DIAL_ASKED, RVD_STREAM_DIAL_OVER };
+
+struct rvd_stream_dial {
+    rvd_base_link link;  // in dials_waiting or dials_over
+    enum rvd_stream_dial_state state;
+    const revdial_dial_opts *opts;  // stays valid while the dial lasts
+    int64_t deadline_us;
+    revdial_stream *st;  // the result once OVER; NULL: err says why
+    int retry_safe;      // refused before anything can have been processed
+    revdial_err err;
+    pthread_cond_t *cond;                 // a thread waits; or:
+    void (*done)(rvd_stream_dial *dial);  // on the loop thread, without the lock
+};
+
+static int rvd_stream_flush_locked(revdial_session *s);
+static void rvd_stream_events_locked(revdial_session *s);
+
+static int rvd_stream_fail(revdial_err *err, int code, int reset, const char *text)
+{
+    rvd_sys_fail(err, code, 0, NULL, text);
+    if (err) err->reset = reset;
+    return code;
+}
+
+// ---- references ----
+
+revdial_session *revdial_session_ref(revdial_session *s)
+{
+    if (s) atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);
+    return s;
+}
+
+void revdial_session_unref(revdial_session *s)
+{
+    rvd_heap heap;
+    if (!s || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1) return;
+    REVDIAL_ASSERT(rvd_base_link_is_alone(&s->streams));
+    revdial_engine_free(s->engine);
+    pthread_mutex_destroy(&s->lock);
+    rvd_base_wipe(s->auth_text, sizeof s->auth_text);
+    heap = s->heap;
+    heap.live_bytes = sizeof *s;
+    rvd_base_free(&heap, s, sizeof *s);
+}
+
+// Has the loop look at the session again; any thread.
+static void rvd_stream_kick_locked(revdial_session *s)
+{
+    if (s->kick_queued || s->state == RVD_STREAM_DOWN) return;
+    s->kick_queued = 1;
+    revdial_session_ref(s);
+    rvd_loop_post(s->loop, &s->kick);
+}
+
+// Loop thread: send when all events of this pass have been handled.
+static void rvd_stream_flush_soon_locked(revdial_session *s)
+{
+    if (s->flush_queued) return;
+    s->flush_queued = 1;
+    revdial_session_ref(s);
+    rvd_loop_flush_later(s->loop, &s->flush);
+}
+
+// After a call that may have queued output.
+static void rvd_stream_touch_locked(revdial_session *s)
+{
+    if (rvd_loop_is_owner(s->loop))
+        rvd_stream_flush_soon_locked(s);
+    else
+        rvd_stream_flush_locked(s);
+}
+
+// ---- streams ----
+
+static void rvd_stream_wake_locked(revdial_stream *st, unsigned events)
+{
+    for (rvd_base_link *l = st->waiters.next; l != &st->waiters; l = l->next) {
+        rvd_stream_waiter *w = RVD_BASE_OWNER(l, rvd_stream_waiter, link);
+        if (!(w->events & events)) continue;
+        if (w->cond)
+            pthread_cond_signal(w->cond);
+        else
+            rvd_sys_wake_notify(w->wake);
+    }
+    if (!st->sink) return;
+    st->kick_events |= events;
+    if (rvd_base_link_is_alone(&st->kicked)) rvd_base_link_push(&st->session->kicked, &st->kicked);
+}
+
+static revdial_stream *rvd_stream_new_locked(revdial_session *s)
+{
+    revdial_stream *st = rvd_base_alloc(&s->heap, sizeof *st);
+    if (!st) return NULL;
+    rvd_base_link_init(&st->link);
+    rvd_base_link_init(&st->kicked);
+    rvd_base_link_init(&st->waiters);
+    st->session = revdial_session_ref(s);
+    st->rd_deadline_us = st->wr_deadline_us = INT64_MAX;
+    st->reset_code = -1;
+    rvd_base_link_push(&s->streams, &st->link);
+    atomic_fetch_add_explicit(&s->stream_count, 1, memory_order_relaxed);
+    return st;
+}
+
+// Gives the handle back. The caller holds a reference of its own to the session.
+static void rvd_stream_free_locked(revdial_stream *st)
+{
+    revdial_session *s = st->session;
+    REVDIAL_ASSERT(rvd_base_link_is_alone(&st->waiters));
+    if (st->id) revdial_engine_close(s->engine, st->id);
+    rvd_base_link_remove(&st->link);
+    rvd_base_link_remove(&st->kicked);
+    atomic_fetch_sub_explicit(&s->stream_count, 1, memory_order_relaxed);
+    rvd_base_free(&s->heap, st->meta, st->meta_size);
+    rvd_base_free(&s->heap, st, sizeof *st);
+    revdial_session_unref(s);
+}
+
+static int rvd_stream_meta_copy_locked(revdial_stream *st, const revdial_event *ev)
+{
+    size_t size = 0;
+    char *at;
+    for (size_t i = 0; i < ev->meta_count; i++)
+        size += strlen(ev->meta[i].key) + strlen(ev->meta[i].value) + 2;
+    if (!size) return 1;
+    st->meta = rvd_base_alloc(&st->session->heap, size);
+    if (!st->meta) return 0;
+    st->meta_size = size;
+    at = st->meta;
+    for (size_t i = 0; i < ev->meta_count; i++) {
+        size_t key = strlen(ev->meta[i].key) + 1, value = strlen(ev->meta[i].value) + 1;
+        memcpy(at, ev->meta[i].key, key);
+        memcpy(at + key, ev->meta[i].value, value);
+        at += key + value;
+    }
+    return 1;
+}
+
+static void rvd_stream_incoming_locked(revdial_session *s, const revdial_event *ev)
+{
+    revdial_stream *st = rvd_stream_new_locked(s);
+    if (!st || !rvd_stream_meta_copy_locked(st, ev)) {
+        revdial_engine_reset(s->engine, ev->id, REVDIAL_RESET_INTERNAL);
+        revdial_engine_close(s->engine, ev->id);
+        if (st) rvd_stream_free_locked(st);
+        return;
+    }
+    st->id = ev->id;
+    revdial_engine_set_user(s->engine, st->id, st);
+    s->host->on_open_locked(s, st);
+}
+
+// ---- dials on one session ----
+
+// What a reset means to who dialled.
+static int rvd_stream_reset_error(int reset)
+{
+    switch (reset) {
+    case REVDIAL_RESET_CONNECT_REFUSED:
+    case REVDIAL_RESET_CONNECT_TIMEOUT:
+    case REVDIAL_RESET_UNREACHABLE:
+    case REVDIAL_RESET_NO_SUCH_HOST: return REVDIAL_EUNREACH;
+    case REVDIAL_RESET_FORBIDDEN: return REVDIAL_EDENIED;
+    case REVDIAL_RESET_TIMEOUT: return REVDIAL_ETIMEDOUT;
+    case REVDIAL_RESET_DRAINING: return REVDIAL_EDRAINING;
+    case REVDIAL_RESET_NO_BACKEND: return REVDIAL_ENOBACKEND;
+    case REVDIAL_RESET_CALM: return REVDIAL_ELIMIT;
+    default: return REVDIAL_EREFUSED;
+    }
+}
+
+static void rvd_stream_dial_over_locked(revdial_session *s, rvd_stream_dial *d)
+{
+    d->state = RVD_STREAM_DIAL_OVER;
+    rvd_base_link_remove(&d->link);
+    if (d->cond) {
+        pthread_cond_signal(d->cond);
+        return;
+    }
+    rvd_base_link_push(&s->dials_over, &d->link);
+    if (!rvd_loop_is_owner(s->loop)) rvd_stream_kick_locked(s);
+}
+
+static void rvd_stream_dial_fail_locked(revdial_session *s, rvd_stream_dial *d, int code,
+                                        const char *text)
+{
+    revdial_stream *st = d->st;
+    d->st = NULL;
+    rvd_stream_fail(&d->err, code, 0, text);
+    if (st) {
+        d->err.reset = st->reset_code > 0 ? st->reset_code : 0;
+        st->sink = NULL;
+        rvd_stream_free_locked(st);
+    }
+    rvd_stream_dial_over_locked(s, d);
+}
+
+// Sink of a stream that was asked for: it is accepted, refused, or its session died.
+static void rvd_stream_dial_sink(revdial_stream *st, unsigned events)
+{
+    revdial_session *s = st->session;
+    rvd_stream_dial *d = st->sink_ud;
+    if (events & RVD_STREAM_WAKE_END) {
+        int reset = st->reset_code;
+        if (reset < 0) {
+            rvd_stream_dial_fail_locked(s, d, REVDIAL_ELOST, s->why.msg);
+            return;
+        }
+        d->retry_safe = reset == REVDIAL_RESET_REFUSED || reset == REVDIAL_RESET_DRAINING;
+        rvd_stream_dial_fail_locked(s, d, rvd_stream_reset_error(reset),
+                                    revdial_reset_text(reset));
+        return;
+    }
+    st->sink = NULL;
+    rvd_stream_dial_over_locked(s, d);
+}
+
+static int rvd_stream_is_prompt_locked(revdial_session *s)
+{
+    revdial_engine_info info;
+    revdial_engine_info_get(s->engine, &info);
+    return (info.features & REVDIAL_FEATURE_PROMPTACK) != 0;
+}
+
+static const char *rvd_stream_open_text(int code, const revdial_dial_opts *opts)
+{
+    if (code == REVDIAL_EINVAL && opts->target)
+        return "this backend takes no target, or the metadata is over 4 KiB";
+    if (code == REVDIAL_EINVAL) return "the metadata is over 4 KiB";
+    return revdial_strerror(code);
+}
+
+// Asks the engine for a stream. The dial is over, asked, or waits for room.
+static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
+{
+    revdial_dial_opts opts = *d->opts;
+    revdial_stream *st;
+    int64_t id, left_ms = (d->deadline_us - rvd_sys_now_us()) / 1000;
+    rvd_base_link_remove(&d->link);
+    if (s->state != RVD_STREAM_UP) {
+        rvd_stream_dial_fail_locked(s, d, s->why.code ? s->why.code : REVDIAL_ECLOSED,
+                                    s->why.code ? s->why.msg : "the session is not up");
+        return;
+    }
+    opts.timeout_ms = d->deadline_us == INT64_MAX ? -1 : left_ms < 1 ? 1 : (int)left_ms;
+    st = rvd_stream_new_locked(s);
+    id = st ? revdial_engine_open(s->engine, &opts, st) : REVDIAL_ENOMEM;
+    if (id > 0) {
+        st->id = (uint32_t)id;
+        d->st = st;
+        d->state = RVD_STREAM_DIAL_ASKED;
+        st->sink = rvd_stream_dial_sink;
+        st->sink_ud = d;
+        if (d->opts->flags & REVDIAL_DIAL_EARLY || !rvd_stream_is_prompt_locked(s))
+            rvd_stream_dial_sink(st, 0);
+        return;
+    }
+    if (st) rvd_stream_free_locked(st);
+    if (id == REVDIAL_EAGAIN) {
+        d->state = RVD_STREAM_DIAL_WAITING;
+        rvd_base_link_push(&s->dials_waiting, &d->link);
+        return;
+    }
+    rvd_stream_dial_fail_locked(s, d, (int)id, rvd_stream_open_text((int)id, d->opts));
+}
+
+// The engine has room again.
+static void rvd_stream_dials_retry_locked(revdial_session *s)
+{
+    rvd_base_link *l = s->dials_waiting.prev;
+    int last = 0;
+    while (!last && !rvd_base_link_is_alone(&s->dials_waiting)) {
+        rvd_stream_dial *d = RVD_BASE_OWNER(s->dials_waiting.next, rvd_stream_dial, link);
+        last = &d->link == l;
+        rvd_stream_dial_ask_locked(s, d);
+        if (d->state == RVD_STREAM_DIAL_WAITING) break;
+    }
+}
+
+// Its owner gives up: the backend is told to stop connecting.
+static void rvd_stream_dial_abandon_locked(revdial_session *s, rvd_stream_dial *d, int reset,
+                                           int code, const char *text)
+{
+    if (d->state == RVD_STREAM_DIAL_OVER) return;
+    if (d->st) revdial_engine_reset(s->engine, d->st->id, reset);
+    rvd_stream_dial_fail_locked(s, d, code, text);
+}
+
+static int64_t rvd_stream_deadline(int timeout_ms)
+{
+    if (timeout_ms < 0) return INT64_MAX;
+    return rvd_sys_now_us() + (int64_t)timeout_ms * 1000;
+}
+
+static int64_t rvd_stream_dial_deadline(const revdial_dial_opts *opts)
+{
+    return rvd_stream_deadline(opts->timeout_ms ? opts->timeout_ms : 10000);
+}
+
+// Dials on one session and waits. Sets d's result.
+static void rvd_stream_dial_blocking(revdial_session *s, rvd_stream_dial *d)
+{
+    pthread_cond_t cond;
+    int r = rvd_sys_cond_open(&cond);
+    if (r < 0) {
+        rvd_sys_fail(&d->err, REVDIAL_ESYS, -r, NULL, "no condition variable");
+        return;
+    }
+    rvd_base_link_init(&d->link);
+    d->cond = &cond;
+    d->state = RVD_STREAM_DIAL_WAITING;
+    pthread_mutex_lock(&s->lock);
+    rvd_stream_dial_ask_locked(s, d);
+    rvd_stream_flush_locked(s);
+    r = 0;
+    while (d->state != RVD_STREAM_DIAL_OVER && r == 0)
+        r = rvd_sys_cond_wait(&cond, &s->lock, d->deadline_us == INT64_MAX ? -1 : d->deadline_us);
+    rvd_stream_dial_abandon_locked(s, d, REVDIAL_RESET_TIMEOUT, REVDIAL_ETIMEDOUT,
+                                   "the dial timed out: the backend has not answered");
+    rvd_stream_flush_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    pthread_cond_destroy(&cond);
+}
+
+revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts *opts,
+                                     revdial_err *err)
+{
+    static const revdial_dial_opts none;
+    rvd_stream_dial d;
+    memset(&d, 0, sizeof d);
+    if (!s || rvd_loop_is_owner(s->loop)) {
+        rvd_stream_fail(err, s ? REVDIAL_EDEADLK : REVDIAL_EINVAL, 0,
+                        s ? "dial: would block its own I/O thread" : "session: NULL");
+        return NULL;
+    }
+    d.opts = opts ? opts : &none;
+    d.deadline_us = rvd_stream_dial_deadline(d.opts);
+    rvd_stream_dial_blocking(s, &d);
+    if (err) *err = d.err;
+    return d.st;
+}
+
+// ---- events of the engine ----
+
+static void rvd_stream_on_dead_locked(revdial_session *s, const revdial_event *ev)
+{
+    s->pend |= RVD_STREAM_PEND_DEAD;
+    s->retry_after_ms = ev->retry_after_ms;
+    if (!s->why.code) rvd_stream_fail(&s->why, ev->code, 0, ev->text);
+}
+
+static void rvd_stream_auth_copy_locked(revdial_session *s, const revdial_auth_req *req)
+{
+    size_t secret = strlen(req->secret) + 1, name = strlen(req->name) + 1;
+    char *at = s->auth_text;
+    REVDIAL_ASSERT(secret + name + strlen(req->instance) + 1 <= sizeof s->auth_text);
+    memcpy(at, req->secret, secret);
+    memcpy(at + secret, req->name, name);
+    memcpy(at + secret + name, req->instance, strlen(req->instance) + 1);
+    s->auth.secret = at;
+    s->auth.name = at + secret;
+    s->auth.instance = at + secret + name;
+    s->auth.peer = s->peer;
+    s->pend |= RVD_STREAM_PEND_AUTH;
+}
+
+static void rvd_stream_on_event_locked(revdial_session *s, const revdial_event *ev)
+{
+    revdial_stream *st = ev->user;
+    switch (ev->type) {
+    case REVDIAL_EV_AUTH: rvd_stream_auth_copy_locked(s, ev->auth); break;
+    case REVDIAL_EV_UP:
+        s->state = RVD_STREAM_UP;
+        s->pend |= RVD_STREAM_PEND_UP;
+        break;
+    case REVDIAL_EV_GOAWAY:
+        s->draining = 1;
+        s->pend |= RVD_STREAM_PEND_GOAWAY;
+        break;
+    case REVDIAL_EV_DEAD: rvd_stream_on_dead_locked(s, ev); break;
+    case REVDIAL_EV_OPEN: rvd_stream_incoming_locked(s, ev); break;
+    case REVDIAL_EV_ACCEPTED: rvd_stream_wake_locked(st, RVD_STREAM_WAKE_WR); break;
+    case REVDIAL_EV_FIN:
+    case REVDIAL_EV_READABLE: rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD); break;
+    case REVDIAL_EV_WRITABLE:
+        if (st)
+            rvd_stream_wake_locked(st, RVD_STREAM_WAKE_WR);
+        else
+            rvd_stream_dials_retry_locked(s);
+        break;
+    case REVDIAL_EV_RESET:
+        st->reset_code = ev->code;
+        rvd_stream_wake_locked(st,
+                               RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_END);
+        break;
+    default: break;  // EV_RTT is for those who ask
+    }
+}
+
+// Runs the sinks of streams to which something happened. Loop thread.
+static void rvd_stream_sinks_locked(revdial_session *s)
+{
+    while (!rvd_base_link_is_alone(&s->kicked)) {
+        revdial_stream *st = RVD_BASE_OWNER(s->kicked.next, revdial_stream, kicked);
+        unsigned events = st->kick_events;
+        rvd_base_link_remove(&st->kicked);
+        st->kick_events = 0;
+        if (st->sink) st->sink(st, events);
+    }
+}
+
+// Drains the engine's events. On the loop thread each is acted on before the next, while its
+// payload still lies in the input buffer; elsewhere sinks and the session wait for the loop.
+static void rvd_stream_events_locked(revdial_session *s)
+{
+    int on_loop = rvd_loop_is_owner(s->loop);
+    revdial_event ev;
+    while (revdial_engine_event(s->engine, &ev)) {
+        rvd_stream_on_event_locked(s, &ev);
+        if (on_loop) rvd_stream_sinks_locked(s);
+    }
+    if (!on_loop && (s->pend || !rvd_base_link_is_alone(&s->kicked))) rvd_stream_kick_locked(s);
+}
+
+// ---- sending ----
+
+// The socket broke under us; the cause is the system's.
+static void rvd_stream_broken_locked(revdial_session *s, int error, const char *doing)
+{
+    if (s->state >= RVD_STREAM_LINGER) return;
+    if (!s->why.code) rvd_sys_fail(&s->why, REVDIAL_ELOST, error, NULL, doing);
+    s->pend |= RVD_STREAM_PEND_DEAD;
+    if (!rvd_loop_is_owner(s->loop)) rvd_stream_kick_locked(s);
+}
+
+// One send of what is queued, with the lock released. Returns 0 when there is no more to do now.
+static int rvd_stream_send_locked(revdial_session *s, int *released)
+{
+    struct iovec iov[RVD_STREAM_IOV];
+    ptrdiff_t n;
+    int count = revdial_engine_output(s->engine, iov, RVD_STREAM_IOV);
+    if (!count) return 0;
+    *released = 1;
+    pthread_mutex_unlock(&s->lock);
+    n = rvd_sys_writev(s->fd, iov, count);
+    pthread_mutex_lock(&s->lock);
+    if (n == -EAGAIN) {
+        s->blocked = s->was_blocked = 1;
+        if (rvd_loop_is_owner(s->loop))
+            s->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
+        else
+            rvd_stream_kick_locked(s);  // only the loop may say that it wants to know
+        return 0;
+    }
+    if (n < 0) {
+        rvd_stream_broken_locked(s, (int)-n, "sending to the peer failed");
+        return 0;
+    }
+    s->pace_bytes += (uint64_t)n;
+    revdial_engine_sent(s->engine, (size_t)n);
+    rvd_stream_events_locked(s);
+    return 1;
+}
+
+// Sends all that is queued, unless somebody is at it: who sends takes everybody's frames along.
+// Returns 1 if the lock was released meanwhile: what the caller knew may be old.
+static int rvd_stream_flush_locked(revdial_session *s)
+{
+    int rounds = 0, released = 0;
+    if (s->sending || s->blocked || s->state == RVD_STREAM_DOWN) return 0;
+    s->sending = 1;
+    while (rvd_stream_send_locked(s, &released))
+        if (++rounds == RVD_STREAM_ROUNDS) {
+            rvd_stream_kick_locked(s);
+            break;
+        }
+    s->sending = 0;
+    rvd_stream_events_locked(s);
+    if (s->closing) rvd_stream_kick_locked(s);
+    return released;
+}
+
+// ---- the loop's part ----
+
+static void rvd_stream_queue_set_locked(revdial_session *s, int bytes)
+{
+    if (bytes < RVD_STREAM_QUEUE_MIN) bytes = RVD_STREAM_QUEUE_MIN;
+    if (bytes > RVD_STREAM_QUEUE_MAX) bytes = RVD_STREAM_QUEUE_MAX;
+    if (bytes == s->queue_bytes) return;
+    s->queue_bytes = bytes;
+    rvd_sys_set_notsent_lowat(s->fd, bytes);
+    revdial_engine_set_output_max(s->engine, (size_t)bytes);
+}
+
+// Follows the measured rate. Only a socket that was full tells what the link can carry; while it
+// never is, more may wait.
+static void rvd_stream_pace_locked(revdial_session *s)
+{
+    int64_t now = rvd_loop_now(s->loop), passed = now - s->pace_us;
+    uint64_t rate;
+    if (passed < RVD_STREAM_PACE_US) return;
+    rate = s->pace_bytes * 1000000 / (uint64_t)passed;
+    if (s->was_blocked && s->pace_bytes)
+        rvd_stream_queue_set_locked(s, (int)rvd_base_min(rate / RVD_STREAM_PACE_PART, 1 << 20));
+    else if (rate / RVD_STREAM_PACE_PART > (uint64_t)s->queue_bytes)
+        rvd_stream_queue_set_locked(s, 2 * s->queue_bytes);
+    s->pace_us = now;
+    s->pace_bytes = 0;
+    s->was_blocked = s->blocked;
+}
+
+static void rvd_stream_timer_arm_locked(revdial_session *s)
+{
+    int64_t at = revdial_engine_tick(s->engine, rvd_loop_now(s->loop));
+    if (s->drain_until_us && (at < 0 || s->drain_until_us < at)) at = s->drain_until_us;
+    if (at < 0) at = rvd_loop_now(s->loop) + 60000000;
+    if (at == s->armed_us) return;
+    // A refused timer is tried again by the next event; the socket's own timeout backs it up.
+    if (rvd_loop_timer_set(s->loop, &s->timer, at) == 0) s->armed_us = at;
+}
+
+// Every stream and dial of the session learns that it is over.
+static void rvd_stream_end_all_locked(revdial_session *s)
+{
+    for (rvd_base_link *l = s->streams.next; l != &s->streams; l = l->next)
+        rvd_stream_wake_locked(RVD_BASE_OWNER(l, revdial_stream, link),
+                               RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_END);
+    while (!rvd_base_link_is_alone(&s->dials_waiting)) {
+        rvd_stream_dial *d = RVD_BASE_OWNER(s->dials_waiting.next, rvd_stream_dial, link);
+        rvd_stream_dial_fail_locked(s, d, s->why.code, s->why.msg);
+    }
+    rvd_stream_sinks_locked(s);
+}
+
+// Closes the descriptor, unless a thread is sending on it: then that thread calls again.
+static void rvd_stream_close_locked(revdial_session *s)
+{
+    if (s->state == RVD_STREAM_DOWN) return;
+    s->closing = 1;
+    if (s->sending) return;
+    s->state = RVD_STREAM_DOWN;
+    rvd_base_link_remove(&s->link);
+    rvd_loop_remove(s->loop, &s->io);
+    rvd_loop_timer_stop(s->loop, &s->timer);
+    rvd_sys_close(s->fd);
+    rvd_stream_work_end(s->work);
+    revdial_session_unref(s);  // the loop's; the caller has one of its own
+}
+
+// Dead: what is left to say goes out, then we listen for a moment, so that our close does not make
+// the system throw away what it has not yet delivered.
+static void rvd_stream_die(revdial_session *s)
+{
+    revdial_err why;
+    int64_t linger_us;
+    int over;
+    pthread_mutex_lock(&s->lock);
+    over = s->state >= RVD_STREAM_LINGER;
+    if (over) {
+        pthread_mutex_unlock(&s->lock);
+        return;
+    }
+    s->state = RVD_STREAM_LINGER;
+    why = s->why;
+    linger_us = s->hurry ? RVD_STREAM_HURRY_US : RVD_STREAM_LINGER_US;
+    revdial_engine_shutdown(s->engine);
+    rvd_stream_events_locked(s);
+    rvd_stream_end_all_locked(s);
+    rvd_stream_flush_locked(s);
+    if (why.sys || why.code == REVDIAL_ELOST || rvd_sys_shutdown_wr(s->fd) < 0) {
+        rvd_stream_close_locked(s);
+    } else if (rvd_loop_timer_set(s->loop, &s->timer, rvd_loop_now(s->loop) + linger_us) < 0) {
+        rvd_stream_close_locked(s);
+    }
+    pthread_mutex_unlock(&s->lock);
+    s->host->on_down(s, &why);
+}
+
+// Dials that are over call back here, without the lock.
+static void rvd_stream_dials_done(revdial_session *s)
+{
+    pthread_mutex_lock(&s->lock);
+    while (!rvd_base_link_is_alone(&s->dials_over)) {
+        rvd_stream_dial *d = RVD_BASE_OWNER(s->dials_over.next, rvd_stream_dial, link);
+        rvd_base_link_remove(&d->link);
+        pthread_mutex_unlock(&s->lock);
+        d->done(d);
+        pthread_mutex_lock(&s->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+// What the events of a pass ask of the owner, in order, without the lock.
+static void rvd_stream_pend_run(revdial_session *s)
+{
+    unsigned pend;
+    pthread_mutex_lock(&s->lock);
+    pend = s->pend;
+    s->pend = 0;
+    pthread_mutex_unlock(&s->lock);
+    if (pend & RVD_STREAM_PEND_AUTH) s->host->on_auth(s);
+    if (pend & RVD_STREAM_PEND_UP) s->host->on_up(s);
+    if (pend & RVD_STREAM_PEND_GOAWAY) s->host->on_goaway(s);
+    if (pend & RVD_STREAM_PEND_DEAD) rvd_stream_die(s);
+    rvd_stream_dials_done(s);
+}
+
+// All events of one read. The lock is released where the owner has to act before the rest.
+static void rvd_stream_feed_locked(revdial_session *s, const unsigned char *p, size_t len)
+{
+    size_t at = 0;
+    while (at < len && s->state < RVD_STREAM_LINGER) {
+        ptrdiff_t used = revdial_engine_input(s->engine, p + at, len - at, rvd_loop_now(s->loop));
+        rvd_stream_events_locked(s);
+        if (s->pend || !rvd_base_link_is_alone(&s->dials_over)) {
+            pthread_mutex_unlock(&s->lock);
+            rvd_stream_pend_run(s);
+            pthread_mutex_lock(&s->lock);
+        }
+        if (used < 0) return;
+        at += (size_t)used;
+    }
+}
+
+// Returns 0 when there is nothing more to read now.
+static int rvd_stream_read_once(revdial_session *s)
+{
+    rvd_loop *loop = s->loop;
+    ptrdiff_t n = rvd_sys_read(s->fd, loop->buf, RVD_LOOP_BUFFER);
+    if (n == -EAGAIN) {
+        s->io.ready &= ~(unsigned)RVD_LOOP_READ;
+        return 0;
+    }
+    pthread_mutex_lock(&s->lock);
+    if (s->state == RVD_STREAM_LINGER) {
+        s->lingered += n > 0 ? (size_t)n : 0;
+        if (n <= 0 || s->lingered > RVD_STREAM_LINGER_BYTES) rvd_stream_close_locked(s);
+    } else if (n > 0) {
+        rvd_stream_feed_locked(s, loop->buf, (size_t)n);
+    } else if (n == 0) {
+        revdial_engine_input(s->engine, NULL, 0, rvd_loop_now(loop));
+        rvd_stream_events_locked(s);
+    } else {
+        rvd_stream_broken_locked(s, (int)-n, "receiving from the peer failed");
+    }
+    if (s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    if (n <= 0) s->io.ready &= ~(unsigned)RVD_LOOP_READ;
+    // A short read has emptied the socket; an end that came with it has its own edge or its mark.
+    if (n > 0 && n < RVD_LOOP_BUFFER && !(s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))) {
+        s->io.ready &= ~(unsigned)RVD_LOOP_READ;
+        return 0;
+    }
+    return n > 0;
+}
+
+static void rvd_stream_on_io(rvd_loop_io *io)
+{
+    revdial_session *s = RVD_BASE_OWNER(io, revdial_session, io);
+    int rounds = 0, open;
+    revdial_session_ref(s);
+    if (io->ready & RVD_LOOP_WRITE) {
+        pthread_mutex_lock(&s->lock);
+        if (s->blocked) rvd_stream_flush_soon_locked(s);
+        s->blocked = 0;
+        pthread_mutex_unlock(&s->lock);
+    }
+    while (io->slot && io->ready & RVD_LOOP_READ && rounds < RVD_STREAM_ROUNDS) {
+        rounds++;
+        if (!rvd_stream_read_once(s)) break;
+    }
+    rvd_stream_pend_run(s);
+    open = io->slot != 0;
+    if (open && io->ready & RVD_LOOP_READ) rvd_loop_again(s->loop, io);
+    revdial_session_unref(s);
+}
+
+static void rvd_stream_on_flush(rvd_loop_flush *f)
+{
+    revdial_session *s = RVD_BASE_OWNER(f, revdial_session, flush);
+    pthread_mutex_lock(&s->lock);
+    s->flush_queued = 0;
+    rvd_stream_flush_locked(s);
+    if (s->state < RVD_STREAM_LINGER) {
+        rvd_stream_pace_locked(s);
+        rvd_stream_timer_arm_locked(s);
+    }
+    rvd_stream_events_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    rvd_stream_pend_run(s);
+    revdial_session_unref(s);
+}
+
+static void rvd_stream_on_timer(rvd_loop_timer *t)
+{
+    revdial_session *s = RVD_BASE_OWNER(t, revdial_session, timer);
+    revdial_session_ref(s);
+    pthread_mutex_lock(&s->lock);
+    s->armed_us = 0;
+    if (s->state == RVD_STREAM_LINGER) {
+        rvd_stream_close_locked(s);
+    } else {
+        if (s->drain_until_us && rvd_loop_now(s->loop) >= s->drain_until_us) {
+            rvd_stream_fail(&s->why, REVDIAL_ETIMEDOUT, 0, "drain: streams were left");
+            revdial_engine_shutdown(s->engine);
+            s->drain_until_us = 0;
+        }
+        rvd_stream_timer_arm_locked(s);
+        rvd_stream_events_locked(s);
+        rvd_stream_flush_soon_locked(s);
+    }
+    pthread_mutex_unlock(&s->lock);
+    rvd_stream_pend_run(s);
+    revdial_session_unref(s);
+}
+
+// Another thread left something for the loop.
+static void rvd_stream_on_kick(rvd_loop_task *t)
+{
+    revdial_session *s = RVD_BASE_OWNER(t, revdial_session, kick);
+    pthread_mutex_lock(&s->lock);
+    s->kick_queued = 0;
+    if (s->blocked && s->state != RVD_STREAM_DOWN) {
+        // Whoever was told EAGAIN could not clear this mark. There may be room since; a send tells.
+        s->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
+        s->blocked = 0;
+    }
+    if (s->closing) rvd_stream_close_locked(s);
+    rvd_stream_sinks_locked(s);
+    if (s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    rvd_stream_pend_run(s);
+    revdial_session_unref(s);
+}
+
+void revdial_session_kill(revdial_session *s)
+{
+    if (!s) return;
+    pthread_mutex_lock(&s->lock);
+    if (!s->why.code) rvd_stream_fail(&s->why, REVDIAL_ECLOSED, 0, "closed here");
+    revdial_engine_shutdown(s->engine);
+    rvd_stream_events_locked(s);
+    rvd_stream_kick_locked(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
+// ---- birth of a session ----
+
+typedef struct rvd_stream_session_config {
+    const rvd_stream_host *host;
+    void *owner;
+    rvd_stream_work *work;
+    rvd_stream_group *group;
+    int fd;
+    const char *peer;
+    const revdial_engine_config *engine;
+} rvd_stream_session_config;
+
+// A session with one reference, not yet on its loop. NULL: err says why; fd is still the caller's.
+static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *cfg,
+                                               revdial_err *err)
+{
+    rvd_heap heap = {cfg->engine->alloc, cfg->engine->alloc_ud, 0};
+    revdial_session *s = rvd_base_alloc(&heap, sizeof *s);
+    if (!s) {
+        rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a session");
+        return NULL;
+    }
+    s->engine = revdial_engine_new(cfg->engine, rvd_sys_now_us(), err);
+    if (!s->engine || pthread_mutex_init(&s->lock, NULL)) {
+        if (s->engine) rvd_stream_fail(err, REVDIAL_ESYS, 0, "no mutex for a session");
+        revdial_engine_free(s->engine);
+        rvd_base_free(&heap, s, sizeof *s);
+        return NULL;
+    }
+    atomic_init(&s->refs, 1);
+    s->heap = heap;
+    s->host = cfg->host;
+    s->owner = cfg->owner;
+    s->work = cfg->work;
+    atomic_init(&s->stream_count, 0);
+    s->group = cfg->group;
+    s->loop = cfg->group->loop;
+    s->fd = cfg->fd;
+    s->id = cfg->engine->session_id;
+    s->start_us = rvd_sys_now_us();
+    rvd_sys_append(s->peer, sizeof s->peer, 0, cfg->peer);
+    rvd_base_link_init(&s->link);
+    rvd_base_link_init(&s->streams);
+    rvd_base_link_init(&s->kicked);
+    rvd_base_link_init(&s->dials_waiting);
+    rvd_base_link_init(&s->dials_over);
+    s->io.fd = cfg->fd;
+    s->io.run = rvd_stream_on_io;
+    s->timer.run = rvd_stream_on_timer;
+    s->flush.run = rvd_stream_on_flush;
+    s->kick.run = rvd_stream_on_kick;
+    return s;
+}
+
+// Its owner is closing: no time for ceremony.
+static void rvd_stream_kill_soon(revdial_session *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->hurry = 1;
+    if (s->state == RVD_STREAM_LINGER)
+        rvd_loop_timer_set(s->loop, &s->timer, rvd_loop_now(s->loop) + RVD_STREAM_HURRY_US);
+    pthread_mutex_unlock(&s->lock);
+    revdial_session_kill(s);
+}
+
+// Puts it on its loop, whose thread calls this; the loop then holds the reference.
+// Returns 0 or -errno: then nothing has happened.
+static int rvd_stream_session_run(revdial_session *s)
+{
+    int r = rvd_loop_add(s->loop, &s->io);
+    if (r < 0) return r;
+    rvd_stream_work_begin(s->work);
+    rvd_base_link_push(&s->group->sessions, &s->link);
+    rvd_sys_tune_session(s->fd);
+    pthread_mutex_lock(&s->lock);
+    rvd_stream_queue_set_locked(s, RVD_STREAM_QUEUE_START);
+    s->pace_us = rvd_loop_now(s->loop);
+    rvd_stream_flush_soon_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    if (s->group->ending) rvd_stream_kill_soon(s);
+    return 0;
+}
+
+static void rvd_stream_on_group_end(rvd_loop_task *task)
+{
+    rvd_stream_group *g = RVD_BASE_OWNER(task, rvd_stream_group, end);
+    g->ending = 1;
+    for (rvd_base_link *l = g->sessions.next; l != &g->sessions; l = l->next)
+        rvd_stream_kill_soon(RVD_BASE_OWNER(l, revdial_session, link));
+}
+
+static void rvd_stream_group_init(rvd_stream_group *g, rvd_loop *loop)
+{
+    g->loop = loop;
+    g->end.run = rvd_stream_on_group_end;
+    rvd_base_link_init(&g->sessions);
+}
+
+// Ends every session of the group, and any that still comes.
+static void rvd_stream_group_end(rvd_stream_group *g) { rvd_loop_post(g->loop, &g->end); }
+
+// ---- the application's calls on a session ----
+
+void revdial_session_info_get(revdial_session *s, revdial_session_info *out)
+{
+    revdial_engine_info info;
+    memset(out, 0, sizeof *out);
+    pthread_mutex_lock(&s->lock);
+    revdial_engine_info_get(s->engine, &info);
+    out->state = s->state != RVD_STREAM_UP ? REVDIAL_DOWN
+                 : s->draining             ? REVDIAL_DRAINING
+                                           : REVDIAL_UP;
+    out->streams = atomic_load_explicit(&s->stream_count, memory_order_relaxed);
+    pthread_mutex_unlock(&s->lock);
+    out->id = s->id;
+    rvd_sys_append(out->name, sizeof out->name, 0, s->name);
+    rvd_sys_append(out->instance, sizeof out->instance, 0, s->instance);
+    rvd_sys_append(out->identity, sizeof out->identity, 0, s->identity);
+    rvd_sys_append(out->peer, sizeof out->peer, 0, s->peer);
+    out->streams_opened = info.streams_opened;
+    out->rx_bytes = info.rx_bytes;
+    out->tx_bytes = info.tx_bytes;
+    out->rtt_us = info.rtt_us;
+    out->age_ms = (rvd_sys_now_us() - s->start_us) / 1000;
+}
+
+static void rvd_stream_stats_add(revdial_stats *out, revdial_session *s)
+{
+    revdial_engine_info info;
+    pthread_mutex_lock(&s->lock);
+    revdial_engine_info_get(s->engine, &info);
+    out->memory_bytes += info.memory_bytes + s->heap.live_bytes + sizeof *s;
+    pthread_mutex_unlock(&s->lock);
+    out->streams += atomic_load_explicit(&s->stream_count, memory_order_relaxed);
+    out->rx_bytes += info.rx_bytes;
+    out->tx_bytes += info.tx_bytes;
+    out->streams_opened += info.streams_opened;
+    out->streams_reset += info.streams_reset;
+}
+
+int revdial_session_drain(revdial_session *s, int timeout_ms)
+{
+    int64_t until = rvd_stream_deadline(timeout_ms);
+    if (!s) return REVDIAL_EINVAL;
+    pthread_mutex_lock(&s->lock);
+    s->draining = 1;
+    s->drain_until_us = until == INT64_MAX ? 0 : until;
+    revdial_engine_drain(s->engine);
+    rvd_stream_events_locked(s);
+    rvd_stream_kick_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    return REVDIAL_OK;
+}
+
+// ---- the application's calls on a stream ----
+
+// What an error of the engine is for the application: a session that we closed is not a lost one.
+static int rvd_stream_error_locked(revdial_stream *st, int code)
+{
+    if (code == REVDIAL_ELOST && st->session->why.code == REVDIAL_ECLOSED) return REVDIAL_ECLOSED;
+    if (code == REVDIAL_ERESET && st->session->why.code == REVDIAL_ECLOSED && st->reset_code < 0)
+        return REVDIAL_ECLOSED;
+    return code;
+}
+
+// Sleeps until the stream moves. Returns 0, or REVDIAL_EAGAIN or ETIMEDOUT.
+static int rvd_stream_wait_locked(revdial_stream *st, unsigned event)
+{
+    const int64_t *deadline =
+        event == RVD_STREAM_WAKE_RD ? &st->rd_deadline_us : &st->wr_deadline_us;
+    rvd_stream_waiter w;
+    pthread_cond_t cond;
+    int r;
+    if (*deadline == 0) return REVDIAL_EAGAIN;
+    if (rvd_loop_is_owner(st->session->loop)) return REVDIAL_EDEADLK;
+    if (*deadline <= rvd_sys_now_us()) return REVDIAL_ETIMEDOUT;
+    if (rvd_sys_cond_open(&cond) < 0) return REVDIAL_ENOMEM;
+    memset(&w, 0, sizeof w);
+    rvd_base_link_init(&w.link);
+    w.events = event | RVD_STREAM_WAKE_END;
+    w.cond = &cond;
+    rvd_base_link_push(&st->waiters, &w.link);
+    r = rvd_sys_cond_wait(&cond, &st->session->lock, *deadline == INT64_MAX ? -1 : *deadline);
+    rvd_base_link_remove(&w.link);
+    pthread_cond_destroy(&cond);
+    return r == -ETIMEDOUT ? REVDIAL_ETIMEDOUT : 0;
+}
+
+static ptrdiff_t rvd_stream_read_locked(revdial_stream *st, const struct iovec *iov, int count)
+{
+    ptrdiff_t total = 0;
+    for (int i = 0; i < count; i++) {
+        ptrdiff_t n =
+            revdial_engine_read(st->session->engine, st->id, iov[i].iov_base, iov[i].iov_len);
+        if (n < 0 || (n == 0 && iov[i].iov_len)) return total ? total : n;
+        total += n;
+        if ((size_t)n < iov[i].iov_len) break;
+    }
+    return total;
+}
+
+ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count)
+{
+    revdial_session *s = st->session;
+    ptrdiff_t n;
+    pthread_mutex_lock(&s->lock);
+    for (;;) {
+        int released;
+        n = rvd_stream_read_locked(st, iov, count);
+        released = rvd_stream_flush_locked(s);  // the accept and the credit that this has earned
+        if (n != REVDIAL_EAGAIN) break;
+        if (released) continue;
+        n = rvd_stream_wait_locked(st, RVD_STREAM_WAKE_RD);
+        if (n) break;
+    }
+    if (n < 0) n = rvd_stream_error_locked(st, (int)n);
+    pthread_mutex_unlock(&s->lock);
+    return n;
+}
+
+ptrdiff_t revdial_read(revdial_stream *st, void *buf, size_t len)
+{
+    struct iovec iov;
+    iov.iov_base = buf;
+    iov.iov_len = len;
+    return revdial_readv(st, &iov, 1);
+}
+
+ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
+{
+    revdial_session *s = st->session;
+    ptrdiff_t done = 0, n = 0;
+    pthread_mutex_lock(&s->lock);
+    for (int i = 0; i < count && n >= 0; i++) {
+        const uint8_t *at = iov[i].iov_base;
+        size_t left = iov[i].iov_len;
+        do {
+            n = revdial_engine_write(s->engine, st->id, at, left);
+            if (n > 0) {
+                at += n;
+                left -= (size_t)n;
+                done += n;
+            }
+            if (n >= 0 && left && !rvd_stream_flush_locked(s) && n == 0)
+                n = rvd_stream_wait_locked(st, RVD_STREAM_WAKE_WR);
+        } while (n >= 0 && left);
+    }
+    rvd_stream_flush_locked(s);
+    if (n < 0) n = rvd_stream_error_locked(st, (int)n);
+    pthread_mutex_unlock(&s->lock);
+    return done ? done : n;
+}
+
+ptrdiff_t revdial_write(revdial_stream *st, const void *buf, size_t len)
+{
+    struct iovec iov;
+    union {
+        const void *in;
+        void *out;
+    } p;
+    p.in = buf;
+    iov.iov_base = p.out;  // writev only reads it
+    iov.iov_len = len;
+    return revdial_writev(st, &iov, 1);
+}
+
+int revdial_shutdown(revdial_stream *st, int how)
+{
+    revdial_session *s = st->session;
+    int r = REVDIAL_OK;
+    if (how < REVDIAL_RD || how > REVDIAL_RDWR) return REVDIAL_EINVAL;
+    pthread_mutex_lock(&s->lock);
+    if (how & REVDIAL_RD) revdial_engine_stop(s->engine, st->id);
+    if (how & REVDIAL_WR) r = revdial_engine_finish(s->engine, st->id);
+    rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR);
+    rvd_stream_touch_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    return r;
+}
+
+int revdial_reset(revdial_stream *st, int code)
+{
+    revdial_session *s = st->session;
+    int r;
+    pthread_mutex_lock(&s->lock);
+    r = revdial_engine_reset(s->engine, st->id, code);
+    rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR);
+    rvd_stream_touch_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    return r;
+}
+
+void revdial_close(revdial_stream *st)
+{
+    revdial_session *s;
+    if (!st) return;
+    s = revdial_session_ref(st->session);
+    pthread_mutex_lock(&s->lock);
+    rvd_stream_free_locked(st);
+    rvd_stream_touch_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    revdial_session_unref(s);
+}
+
+int revdial_deadline(revdial_stream *st, int which, int timeout_ms)
+{
+    revdial_session *s = st->session;
+    int64_t at = timeout_ms == 0 ? 0 : rvd_stream_deadline(timeout_ms);
+    if (which < REVDIAL_RD || which > REVDIAL_RDWR) return REVDIAL_EINVAL;
+    pthread_mutex_lock(&s->lock);
+    if (which & REVDIAL_RD) st->rd_deadline_us = at;
+    if (which & REVDIAL_WR) st->wr_deadline_us = at;
+    rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR);
+    pthread_mutex_unlock(&s->lock);
+    return REVDIAL_OK;
+}
+
+int revdial_error(revdial_stream *st, int *reset)
+{
+    revdial_session *s = st->session;
+    revdial_ledger ledger;
+    int code = 0;
+    pthread_mutex_lock(&s->lock);
+    if (reset) *reset = st->reset_code > 0 ? st->reset_code : 0;
+    if (st->reset_code >= 0)
+        code = REVDIAL_ERESET;
+    else if (s->state >= RVD_STREAM_LINGER)
+        code = s->why.code == REVDIAL_ECLOSED ? REVDIAL_ECLOSED : REVDIAL_ELOST;
+    else if (revdial_engine_ledger(s->engine, st->id, &ledger) < 0)
+        code = REVDIAL_ECLOSED;
+    pthread_mutex_unlock(&s->lock);
+    return code;
+}
+
+const char *revdial_meta(revdial_stream *st, const char *key)
+{
+    const char *at = st->meta, *end = at ? at + st->meta_size : at;
+    while (at < end) {
+        const char *value = at + strlen(at) + 1;
+        if (strcmp(at, key) == 0) return value;
+        at = value + strlen(value) + 1;
+    }
+    return NULL;
+}
+
+revdial_session *revdial_stream_session(revdial_stream *st)
+{
+    return revdial_session_ref(st->session);
+}
+
+int revdial_stream_ledger(revdial_stream *st, revdial_ledger *out)
+{
+    revdial_session *s = st->session;
+    int r;
+    pthread_mutex_lock(&s->lock);
+    r = revdial_engine_ledger(s->engine, st->id, out);
+    pthread_mutex_unlock(&s->lock);
+    return r;
+}
+
+// ---- poll ----
+
+// What the stream is ready for. One that has ended is both: the calls will not wait.
+static short rvd_stream_ready_locked(revdial_stream *st, short events)
+{
+    const void *data;
+    revdial_session *s = st->session;
+    ptrdiff_t n = revdial_engine_peek(s->engine, st->id, &data);
+    int ready = 0;
+    if (n != REVDIAL_EAGAIN) ready |= POLLIN;
+    if (n < 0 && n != REVDIAL_EAGAIN) ready |= POLLERR;
+    n = revdial_engine_writable(s->engine, st->id);
+    if (n != 0) ready |= POLLOUT;
+    return (short)(ready & (events | POLLERR));
+}
+
+typedef struct rvd_stream_poll {
+    rvd_stream_waiter *waiters;
+    struct pollfd *fds;  // the wake first, then one per item
+    rvd_sys_wake wake;
+    size_t count;
+} rvd_stream_poll;
+
+// Looks at every item, and leaves a waiter with each stream if asked to. Returns the ready ones.
+static int rvd_stream_poll_look(revdial_pollfd *items, size_t count, rvd_stream_poll *p)
+{
+    int ready = 0;
+    for (size_t i = 0; i < count; i++) {
+        revdial_session *s;
+        items[i].revents = 0;
+        if (!items[i].st) continue;
+        s = items[i].st->session;
+        pthread_mutex_lock(&s->lock);
+        items[i].revents = rvd_stream_ready_locked(items[i].st, items[i].events);
+        if (p && rvd_base_link_is_alone(&p->waiters[i].link)) {
+            rvd_stream_waiter *w = &p->waiters[i];
+            w->events = RVD_STREAM_WAKE_END | (items[i].events & POLLIN ? RVD_STREAM_WAKE_RD : 0u) |
+                        (items[i].events & POLLOUT ? RVD_STREAM_WAKE_WR : 0u);
+            w->wake = &p->wake;
+            rvd_base_link_push(&items[i].st->waiters, &w->link);
+        }
+        pthread_mutex_unlock(&s->lock);
+        ready += items[i].revents != 0;
+    }
+    return ready;
+}
+
+// Waits for descriptors and the wake. Returns how many descriptors are ready, or -errno.
+static int rvd_stream_poll_wait(revdial_pollfd *items, rvd_stream_poll *p, int64_t until_us)
+{
+    int64_t left = until_us == INT64_MAX ? -1 : (until_us - rvd_sys_now_us() + 999) / 1000;
+    int r, ready = 0;
+    if (until_us != INT64_MAX && left < 0) left = 0;
+    r = rvd_sys_poll(p->fds, p->count + 1, left > INT32_MAX ? INT32_MAX : (int)left);
+    if (r < 0) return r;
+    if (p->fds[0].revents) rvd_sys_wake_drain(&p->wake);
+    for (size_t i = 0; i < p->count; i++) {
+        if (items[i].st) continue;
+        items[i].revents = p->fds[i + 1].revents;
+        ready += items[i].revents != 0;
+    }
+    return ready;
+}
+
+static void rvd_stream_poll_forget(revdial_pollfd *items, rvd_stream_poll *p)
+{
+    for (size_t i = 0; i < p->count; i++) {
+        if (!items[i].st) continue;
+        pthread_mutex_lock(&items[i].st->session->lock);
+        rvd_base_link_remove(&p->waiters[i].link);
+        pthread_mutex_unlock(&items[i].st->session->lock);
+    }
+}
+
+static int rvd_stream_poll_run(revdial_pollfd *items, rvd_stream_poll *p, int64_t until_us)
+{
+    for (;;) {
+        int streams = rvd_stream_poll_look(items, p->count, p);
+        int fds = rvd_stream_poll_wait(items, p, streams ? 0 : until_us);
+        if (fds < 0) return REVDIAL_ESYS;
+        if (streams + fds) return streams + fds;
+        if (rvd_sys_now_us() >= until_us) return 0;
+    }
+}
+
+int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
+{
+    rvd_heap heap = {NULL, NULL, 0};
+    rvd_stream_poll p;
+    size_t size = (count + 1) * (sizeof *p.waiters + sizeof *p.fds);
+    int64_t until = rvd_stream_deadline(timeout_ms);
+    int r, only_streams = 1;
+    for (size_t i = 0; i < count; i++) {
+        only_streams &= items[i].st != NULL;
+        if (items[i].st && rvd_loop_is_owner(items[i].st->session->loop)) return REVDIAL_EDEADLK;
+    }
+    r = rvd_stream_poll_look(items, count, NULL);
+    if (only_streams && (r || timeout_ms == 0)) return r;
+    memset(&p, 0, sizeof p);
+    p.count = count;
+    p.waiters = rvd_base_alloc(&heap, size);
+    if (!p.waiters) return REVDIAL_ENOMEM;
+    p.fds = (struct pollfd *)(void *)(p.waiters + count + 1);
+    r = rvd_sys_wake_open(&p.wake);
+    if (r == 0) {
+        p.fds[0].fd = p.wake.fd[0];
+        p.fds[0].events = POLLIN;
+        for (size_t i = 0; i < count; i++) {
+            rvd_base_link_init(&p.waiters[i].link);
+            p.fds[i + 1].fd = items[i].st ? -1 : items[i].fd;
+            p.fds[i + 1].events = items[i].events;
+        }
+        r = rvd_stream_poll_run(items, &p, until);
+        rvd_stream_poll_forget(items, &p);
+        rvd_sys_wake_close(&p.wake);
+    } else {
+        r = REVDIAL_ESYS;
+    }
+    rvd_base_free(&heap, p.waiters, size);
+    return r;
+}
+
+// ================================================================================================
+// MARK: impl.relay  uses: base sys loop stream
+// A stream and a descriptor, copied both ways on the loop: from the descriptor straight into the
+// session's output, from the session's input straight to the descriptor. Start at rvd_relay_step().
+// ================================================================================================
+
+#define RVD_RELAY_READ_MAX 65524u    // our largest frame
+#define RVD_RELAY_SHARE 262144u      // bytes in a row before others get their turn
+#define RVD_RELAY_EARLY_MAX 65536u
+#define RVD_RELAY_UNSENT_US 10000    // look again whether the last bytes have left
+#define RVD_RELAY_UNSENT_TRIES 500   // five seconds: then the reader is not reading
+
+// RUNNING --both directions over--> OVER     RUNNING --one of them failed--> FAILED
+// FAILED --what was delivered has left the socket, or time is up--> OVER
+enum rvd_relay_state { RVD_RELAY_RUNNING, RVD_RELAY_FAILED, RVD_RELAY_OVER };
+
+typedef struct rvd_relay {
+    rvd_loop_io in, out;  // out is used only if it is another descriptor
+    rvd_loop_timer timer;
+    rvd_loop_task start;
+    revdial_stream *st;
+    revdial_session *session;  // holds a reference
+    enum rvd_relay_state state;
+    int in_over, out_over;
+    int tries;
+    uint8_t *early;
+    size_t early_len, early_at;
+    int64_t idle_us, moved_us;
+    uint64_t moved[2];
+    revdial_err why;
+    void (*done)(void *ud, const uint64_t moved[2], const revdial_err *why);
+    void *ud;
+} rvd_relay;
+
+static rvd_loop_io *rvd_relay_out(rvd_relay *r) { return r->out.fd >= 0 ? &r->out : &r->in; }
+
+// The first cause sticks.
+static void rvd_relay_fail(rvd_relay *r, int code, int sys, const char *text)
+{
+    if (r->state != RVD_RELAY_RUNNING) return;
+    r->state = RVD_RELAY_FAILED;
+    r->in_over = 1;
+    if (!r->why.code) rvd_sys_fail(&r->why, code, sys, NULL, text);
+}
+
+static void rvd_relay_fail_stream(rvd_relay *r, ptrdiff_t code)
+{
+    int reset = r->st->reset_code;
+    if (code == REVDIAL_ERESET)
+        rvd_relay_fail(r, REVDIAL_ERESET, 0, revdial_reset_text(reset > 0 ? reset : 0));
+    else
+        rvd_relay_fail(r, (int)code, 0, "the session ended");
+    r->why.reset = reset > 0 ? reset : 0;
+}
+
+static void rvd_relay_fail_socket(rvd_relay *r, ptrdiff_t error, const char *text)
+{
+    revdial_engine_reset(r->session->engine, r->st->id, REVDIAL_RESET_CANCEL);
+    rvd_relay_fail(r, REVDIAL_ESYS, (int)-error, text);
+    r->out_over = 1;
+}
+
+static void rvd_relay_moved(rvd_relay *r, int way, size_t n)
+{
+    r->moved[way] += n;
+    r->moved_us = rvd_loop_now(r->session->loop);
+}
+
+// One read into the session's output. Returns bytes, 0 to stop for now.
+static size_t rvd_relay_read(rvd_relay *r)
+{
+    revdial_engine *e = r->session->engine;
+    void *at;
+    ptrdiff_t got, room = revdial_engine_reserve(e, r->st->id, &at, RVD_RELAY_READ_MAX);
+    if (room == 0) return 0;  // EV_WRITABLE will tell
+    if (room < 0) {
+        r->in_over = 1;  // the reason comes with the stream's end
+        return 0;
+    }
+    got = rvd_sys_read(r->in.fd, at, (size_t)room);
+    revdial_engine_commit(e, r->st->id, got > 0 ? (size_t)got : 0);
+    if (got == -EAGAIN) {
+        r->in.ready &= ~(unsigned)RVD_LOOP_READ;
+    } else if (got < 0) {
+        rvd_relay_fail_socket(r, got, "reading from the socket failed");
+    } else if (got == 0) {
+        r->in_over = 1;
+        revdial_engine_finish(e, r->st->id);
+    } else {
+        rvd_relay_moved(r, 0, (size_t)got);
+        // A short read has emptied the socket; an end that came with it has its own edge or mark.
+        if (got < room && !(r->in.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP)))
+            r->in.ready &= ~(unsigned)RVD_LOOP_READ;
+        return (size_t)got;
+    }
+    return 0;
+}
+
+static int rvd_relay_early(rvd_relay *r)
+{
+    while (r->early_at < r->early_len) {
+        ptrdiff_t n = revdial_engine_write(r->session->engine, r->st->id, r->early + r->early_at,
+                                           r->early_len - r->early_at);
+        if (n <= 0) return 0;
+        r->early_at += (size_t)n;
+        rvd_relay_moved(r, 0, (size_t)n);
+    }
+    return 1;
+}
+
+static void rvd_relay_pump_in(rvd_relay *r)
+{
+    size_t share = 0;
+    if (!rvd_relay_early(r)) return;
+    while (!r->in_over && r->in.ready & RVD_LOOP_READ) {
+        size_t n = rvd_relay_read(r);
+        if (!n) break;
+        share += n;
+        if (share >= RVD_RELAY_SHARE) {
+            rvd_loop_again(r->session->loop, &r->in);
+            return;
+        }
+    }
+    // Waiting for credit must not hide that the client has gone.
+    if (!r->in_over && r->in.ready & RVD_LOOP_HUP) {
+        int error = rvd_sys_connect_result(r->in.fd);
+        if (error < 0 && error != -EINPROGRESS && error != -ENOTSOCK)
+            rvd_relay_fail_socket(r, error, "the socket's other end has gone");
+    }
+}
+
+// Writes what is there. Returns 0 to stop for now.
+static int rvd_relay_write(rvd_relay *r, const void *data, size_t len)
+{
+    rvd_loop_io *io = rvd_relay_out(r);
+    ptrdiff_t n;
+    if (!(io->ready & RVD_LOOP_WRITE)) return 0;
+    n = rvd_sys_write(io->fd, data, len);
+    if (n == -EAGAIN) n = 0;
+    if (n < 0) {
+        rvd_relay_fail_socket(r, n, "writing to the socket failed");
+        return 0;
+    }
+    revdial_engine_consume(r->session->engine, r->st->id, (size_t)n);
+    if (n) rvd_relay_moved(r, 1, (size_t)n);
+    if ((size_t)n < len) io->ready &= ~(unsigned)RVD_LOOP_WRITE;
+    return (size_t)n == len;
+}
+
+static void rvd_relay_pump_out(rvd_relay *r)
+{
+    while (!r->out_over) {
+        const void *data;
+        ptrdiff_t n = revdial_engine_peek(r->session->engine, r->st->id, &data);
+        if (n == REVDIAL_EAGAIN) return;
+        if (n > 0) {
+            if (!rvd_relay_write(r, data, (size_t)n)) return;
+            continue;
+        }
+        r->out_over = 1;
+        if (n < 0) {
+            rvd_relay_fail_stream(r, n);
+        } else if (r->out.fd >= 0) {
+            rvd_loop_remove(r->session->loop, &r->out);
+            rvd_sys_close(r->out.fd);
+            r->out.fd = -2;  // closed, and still not the same as in
+        } else {
+            rvd_sys_shutdown_wr(r->in.fd);
+        }
+    }
+}
+
+// Moves what can be moved. Loop thread, under the session's lock. Once over, rvd_relay_end() has to
+// run without it.
+static void rvd_relay_step_locked(rvd_relay *r, unsigned events)
+{
+    if (r->state == RVD_RELAY_RUNNING) {
+        rvd_relay_pump_out(r);
+        rvd_relay_pump_in(r);
+    }
+    // A stream that was reset after its FIN delivers all, but what we send is lost: say so.
+    if (events & RVD_STREAM_WAKE_END && r->out_over && r->state == RVD_RELAY_RUNNING)
+        rvd_relay_fail_stream(r, r->st->reset_code >= 0 ? REVDIAL_ERESET : REVDIAL_ELOST);
+    if (r->state == RVD_RELAY_RUNNING && r->in_over && r->out_over &&
+        r->early_at == r->early_len)
+        r->state = RVD_RELAY_OVER;
+    rvd_stream_flush_soon_locked(r->session);
+}
+
+static void rvd_relay_free(rvd_relay *r)
+{
+    revdial_session *s = r->session;
+    pthread_mutex_lock(&s->lock);
+    if (r->st) rvd_stream_free_locked(r->st);
+    rvd_stream_touch_locked(s);
+    rvd_base_free(&s->heap, r->early, r->early_len);
+    rvd_base_free(&s->heap, r, sizeof *r);
+    pthread_mutex_unlock(&s->lock);
+    rvd_stream_work_end(s->work);
+    revdial_session_unref(s);
+}
+
+// Loop thread, without the lock: closes what is left and tells.
+static void rvd_relay_end(rvd_relay *r)
+{
+    int failed = r->state == RVD_RELAY_FAILED;
+    rvd_loop *loop = r->session->loop;
+    // What was delivered to the socket must not be torn up by our reset.
+    if (failed && r->tries++ < RVD_RELAY_UNSENT_TRIES && rvd_sys_unsent(rvd_relay_out(r)->fd) > 0 &&
+        rvd_loop_timer_set(loop, &r->timer, rvd_loop_now(loop) + RVD_RELAY_UNSENT_US) == 0)
+        return;
+    rvd_loop_timer_stop(loop, &r->timer);
+    rvd_loop_remove(loop, &r->in);
+    rvd_loop_remove(loop, &r->out);
+    if (failed) {
+        rvd_sys_close_reset(r->in.fd);
+        if (r->out.fd >= 0) rvd_sys_close_reset(r->out.fd);
+    } else {
+        rvd_sys_close(r->in.fd);
+        if (r->out.fd >= 0) rvd_sys_close(r->out.fd);
+    }
+    if (r->done) r->done(r->ud, r->moved, failed ? &r->why : NULL);
+    rvd_relay_free(r);
+}
+
+static void rvd_relay_run(rvd_relay *r)
+{
+    revdial_session *s = r->session;
+    int over;
+    pthread_mutex_lock(&s->lock);
+    rvd_relay_step_locked(r, 0);
+    over = r->state != RVD_RELAY_RUNNING;
+    pthread_mutex_unlock(&s->lock);
+    if (over) rvd_relay_end(r);
+}
+
+static void rvd_relay_on_in(rvd_loop_io *io) { rvd_relay_run(RVD_BASE_OWNER(io, rvd_relay, in)); }
+
+static void rvd_relay_on_out(rvd_loop_io *io) { rvd_relay_run(RVD_BASE_OWNER(io, rvd_relay, out)); }
+
+static void rvd_relay_sink(revdial_stream *st, unsigned events)
+{
+    rvd_relay *r = st->sink_ud;
+    if (!r->in.slot) return;  // not started: it will look for itself
+    rvd_relay_step_locked(r, events);
+    if (r->state != RVD_RELAY_RUNNING) rvd_loop_again(r->session->loop, &r->in);
+}
+
+static void rvd_relay_on_timer(rvd_loop_timer *t)
+{
+    rvd_relay *r = RVD_BASE_OWNER(t, rvd_relay, timer);
+    revdial_session *s = r->session;
+    int64_t now = rvd_loop_now(s->loop);
+    if (r->state == RVD_RELAY_RUNNING && now - r->moved_us < r->idle_us) {
+        rvd_loop_timer_set(s->loop, t, r->moved_us + r->idle_us);
+        return;
+    }
+    if (r->state == RVD_RELAY_RUNNING) {
+        pthread_mutex_lock(&s->lock);
+        revdial_engine_reset(s->engine, r->st->id, REVDIAL_RESET_TIMEOUT);
+        rvd_relay_fail(r, REVDIAL_ETIMEDOUT, 0, "idle for too long");
+        rvd_stream_flush_soon_locked(s);
+        pthread_mutex_unlock(&s->lock);
+    }
+    rvd_relay_end(r);
+}
+
+// First thing on the loop thread.
+static void rvd_relay_on_start(rvd_loop_task *task)
+{
+    rvd_relay *r = RVD_BASE_OWNER(task, rvd_relay, start);
+    rvd_loop *loop = r->session->loop;
+    int error = rvd_loop_add(loop, &r->in);
+    if (error == 0 && r->out.fd >= 0) error = rvd_loop_add(loop, &r->out);
+    r->moved_us = rvd_loop_now(loop);
+    if (error == 0 && r->idle_us)
+        error = rvd_loop_timer_set(loop, &r->timer, r->moved_us + r->idle_us);
+    if (error < 0) {
+        pthread_mutex_lock(&r->session->lock);
+        rvd_relay_fail_socket(r, error, "the loop cannot watch the socket");
+        pthread_mutex_unlock(&r->session->lock);
+        r->tries = RVD_RELAY_UNSENT_TRIES;
+        rvd_relay_end(r);
+        return;
+    }
+    rvd_relay_run(r);
+}
+
+// Takes over the stream and the descriptors. Returns an error: then all is still the caller's.
+static int rvd_relay_new_locked(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts,
+                                rvd_relay **out)
+{
+    revdial_session *s = st->session;
+    rvd_relay *r = rvd_base_alloc(&s->heap, sizeof *r);
+    if (!r) return REVDIAL_ENOMEM;
+    if (opts->early_len) {
+        r->early = rvd_base_alloc(&s->heap, opts->early_len);
+        if (!r->early) {
+            rvd_base_free(&s->heap, r, sizeof *r);
+            return REVDIAL_ENOMEM;
+        }
+        memcpy(r->early, opts->early, opts->early_len);
+        r->early_len = opts->early_len;
+    }
+    r->st = st;
+    r->session = revdial_session_ref(s);
+    r->in.fd = rfd;
+    r->in.run = rvd_relay_on_in;
+    r->out.fd = wfd == rfd ? -1 : wfd;
+    r->out.run = rvd_relay_on_out;
+    r->timer.run = rvd_relay_on_timer;
+    r->start.run = rvd_relay_on_start;
+    r->idle_us = (int64_t)opts->idle_ms * 1000;
+    r->done = opts->done;
+    r->ud = opts->ud;
+    st->sink = rvd_relay_sink;
+    st->sink_ud = r;
+    *out = r;
+    return REVDIAL_OK;
+}
+
+int revdial_join(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts)
+{
+    static const revdial_join_opts none;
+    revdial_session *s = revdial_session_ref(st->session);
+    rvd_relay *r = NULL;
+    int code = REVDIAL_OK;
+    if (!opts) opts = &none;
+    if (opts->early_len > RVD_RELAY_EARLY_MAX || opts->idle_ms < 0) code = REVDIAL_EINVAL;
+    if (!code && (rvd_sys_set_nonblocking(rfd) < 0 || rvd_sys_set_nonblocking(wfd) < 0))
+        code = REVDIAL_ESYS;
+    pthread_mutex_lock(&s->lock);
+    if (!code && s->state == RVD_STREAM_DOWN) code = REVDIAL_ECLOSED;
+    if (!code) code = rvd_relay_new_locked(st, rfd, wfd, opts, &r);
+    if (code) {
+        rvd_stream_free_locked(st);
+        rvd_stream_touch_locked(s);
+        rvd_sys_close_reset(rfd);
+        if (wfd != rfd) rvd_sys_close_reset(wfd);
+    } else {
+        rvd_stream_work_begin(s->work);
+        rvd_sys_tune_client(rfd);
+        rvd_loop_post(s->loop, &r->start);
+    }
+    pthread_mutex_unlock(&s->lock);
+    revdial_session_unref(s);
+    return code;
+}
+
+int revdial_stream_fd(revdial_stream *st)
+{
+    int fds[2], code;
+    code = rvd_sys_socketpair(fds);
+    if (code < 0) return REVDIAL_ESYS;
+    code = revdial_join(st, fds[0], fds[0], NULL);
+    if (!code) return fds[1];
+    rvd_sys_close(fds[1]);
+    return code;
+}
+
+// ================================================================================================
+// MARK: impl.proxy  uses: base sys loop stream relay
+// Listeners, the registry of names, and dials that choose a session. The registry has one lock,
+// under which nothing else is locked and nobody is called. Start at revdial_proxy_open().
+// ================================================================================================
+
+#define RVD_PROXY_LISTENERS 16       // addresses in one `listen`
+#define RVD_PROXY_BACKLOG 511        // what nginx uses: a storm of reconnecting backends fits
+#define RVD_PROXY_ACCEPTS 64         // connections in a row before sessions get their turn
+#define RVD_PROXY_PAUSE_US 100000    // after EMFILE: the connections wait in the kernel's queue
+#define RVD_PROXY_TRIES 4            // sessions that one dial asks, where asking again is safe
+#define RVD_PROXY_BUCKETS 256        // of the table of names
+#define RVD_PROXY_AUTH_THREADS 16    // hooks that may block at the same time
+#define RVD_PROXY_STREAM_THREADS 1024
+
+typedef struct rvd_proxy_name {
+    struct rvd_proxy_name *next;
+    char name[65];
+    rvd_base_link sessions;  // of rvd_proxy_member
+    unsigned count;
+} rvd_proxy_name;
+
+// A session in the registry. Guarded by the proxy's lock.
+typedef struct rvd_proxy_member {
+    rvd_base_link link, all;
+    revdial_session *session;  // holds a reference
+    rvd_proxy_name *name;
+    int is_up, is_draining;
+} rvd_proxy_member;
+
+typedef struct rvd_proxy_listener {
+    rvd_loop_io io;
+    rvd_loop_timer pause;
+    revdial_proxy *proxy;
+    char address[RVD_SYS_TEXT_MAX];
+    char unlink[RVD_SYS_PATH_MAX + 1];  // of a unix socket, when we are done
+} rvd_proxy_listener;
+
+struct revdial_proxy {
+    // Set before start, then read-only.
+    revdial_proxy_config cfg;
+    char *path;
+    revdial_credential *credentials;
+    rvd_loop **loops;
+    rvd_stream_group *groups;  // one per loop
+    unsigned loop_count;
+    rvd_proxy_listener listeners[RVD_PROXY_LISTENERS];
+    unsigned listener_count;
+    rvd_loop_pool auth_pool, stream_pool;
+    rvd_stream_work work;
+    uint64_t seed;
+    rvd_loop_task stop_listening;  // loop 0
+    rvd_loop_task dials_wake;      // loop 0
+
+    pthread_mutex_t lock;  // guards all below
+    pthread_cond_t changed;
+    rvd_heap heap;
+    rvd_proxy_name *names[RVD_PROXY_BUCKETS];
+    rvd_base_link members;
+    unsigned session_count, pending, turn, next_loop;
+    int draining, closing, listening;
+    rvd_base_link dials;  // asynchronous ones, all that are not over
+    int64_t next_dial;
+    revdial_stats stats;  // of sessions that are gone, and counters
+};
+
+static void rvd_proxy_log(revdial_proxy *p, int level, const char *event, const char *msg)
+{
+    const revdial_common *c = &p->cfg.common;
+    int most = c->log_level ? c->log_level : REVDIAL_LOG_INFO;
+    if (c->log && level <= most) c->log(c->log_ud, level, event, msg);
+}
+
+static void rvd_proxy_log_session(revdial_proxy *p, int level, const char *event,
+                                  revdial_session *s, const char *why)
+{
+    char text[512];
+    size_t n = rvd_sys_append(text, sizeof text, 0, "name=");
+    n = rvd_sys_append(text, sizeof text, n, s->name);
+    n = rvd_sys_append(text, sizeof text, n, " peer=");
+    n = rvd_sys_append(text, sizeof text, n, s->peer);
+    if (s->identity[0]) {
+        n = rvd_sys_append(text, sizeof text, n, " identity=");
+        n = rvd_sys_append(text, sizeof text, n, s->identity);
+    }
+    if (why) {
+        n = rvd_sys_append(text, sizeof text, n, " reason=");
+        rvd_sys_append(text, sizeof text, n, why);
+    }
+    rvd_proxy_log(p, level, event, text);
+}
+
+// ---- the registry ----
+
+static uint64_t rvd_proxy_hash(const void *data, size_t len, uint64_t h)
+{
+    const uint8_t *p = data;
+    h ^= 0xCBF29CE484222325u;  // FNV-1a, then a mix so that all bits count
+    for (size_t i = 0; i < len; i++) h = (h ^ p[i]) * 0x100000001B3u;
+    h = (h ^ h >> 33) * 0xFF51AFD7ED558CCDu;
+    return h ^ h >> 29;
+}
+
+static rvd_proxy_name **rvd_proxy_slot(revdial_proxy *p, const char *name)
+{
+    rvd_proxy_name **slot =
+        &p->names[rvd_proxy_hash(name, strlen(name), p->seed) % RVD_PROXY_BUCKETS];
+    while (*slot && strcmp((*slot)->name, name) != 0) slot = &(*slot)->next;
+    return slot;
+}
+
+static void rvd_proxy_forget_locked(revdial_proxy *p, rvd_proxy_member *m)
+{
+    rvd_proxy_name **slot = rvd_proxy_slot(p, m->name->name), *n = m->name;
+    rvd_base_link_remove(&m->link);
+    rvd_base_link_remove(&m->all);
+    p->session_count--;
+    if (--n->count == 0) {
+        *slot = n->next;
+        rvd_base_free(&p->heap, n, sizeof *n);
+    }
+    rvd_base_free(&p->heap, m, sizeof *m);
+    pthread_cond_broadcast(&p->changed);
+}
+
+static rvd_proxy_name *rvd_proxy_name_get_locked(revdial_proxy *p, const char *name)
+{
+    rvd_proxy_name **slot = rvd_proxy_slot(p, name);
+    if (*slot) return *slot;
+    *slot = rvd_base_alloc(&p->heap, sizeof **slot);
+    if (!*slot) return NULL;
+    rvd_sys_append((*slot)->name, sizeof(*slot)->name, 0, name);
+    rvd_base_link_init(&(*slot)->sessions);
+    return *slot;
+}
+
+// Finds the session that a new one replaces: same identity, same instance. An identity that does
+// not hold the name gets REVDIAL_EDUPLICATE.
+static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revdial_session **old)
+{
+    for (rvd_base_link *l = n->sessions.next; l != &n->sessions; l = l->next) {
+        rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
+        if (strcmp(m->session->identity, s->identity) != 0) return REVDIAL_EDUPLICATE;
+        if (s->instance[0] && strcmp(m->session->instance, s->instance) == 0)
+            *old = m->session;
+    }
+    return REVDIAL_OK;
+}
+
+static unsigned rvd_proxy_or(unsigned value, unsigned fallback) { return value ? value : fallback; }
+
+static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdial_session **old)
+{
+    rvd_proxy_name *n;
+    rvd_proxy_member *m = NULL;
+    int code;
+    if (p->draining || p->closing) return REVDIAL_EDRAINING;
+    n = rvd_proxy_name_get_locked(p, s->name);
+    if (!n) return REVDIAL_ENOMEM;
+    code = rvd_proxy_conflict_locked(n, s, old);
+    if (!code && !*old &&
+        (p->session_count >= rvd_proxy_or(p->cfg.max_sessions, 65536) ||
+         n->count >= rvd_proxy_or(p->cfg.max_sessions_per_name, 64)))
+        code = REVDIAL_ELIMIT;
+    if (!code) {
+        m = rvd_base_alloc(&p->heap, sizeof *m);
+        if (!m) code = REVDIAL_ENOMEM;
+    }
+    if (code) {
+        if (!n->count) {
+            *rvd_proxy_slot(p, s->name) = n->next;
+            rvd_base_free(&p->heap, n, sizeof *n);
+        }
+        return code;
+    }
+    rvd_base_link_init(&m->link);
+    rvd_base_link_init(&m->all);
+    rvd_base_link_push(&n->sessions, &m->link);
+    rvd_base_link_push(&p->members, &m->all);
+    m->name = n;
+    m->session = revdial_session_ref(s);
+    n->count++;
+    p->session_count++;
+    s->host_ud = m;
+    if (*old) revdial_session_ref(*old);
+    return REVDIAL_OK;
+}
+
+// ---- picking ----
+
+typedef struct rvd_proxy_pick {
+    const char *name;
+    const revdial_dial_opts *opts;
+    uint64_t tried[RVD_PROXY_TRIES];  // ids of sessions not to ask again
+    unsigned tried_count;
+} rvd_proxy_pick;
+
+static int rvd_proxy_is_tried(const rvd_proxy_pick *pick, const revdial_session *s)
+{
+    for (unsigned i = 0; i < pick->tried_count; i++)
+        if (pick->tried[i] == s->id) return 1;
+    return 0;
+}
+
+// Higher is better. Rendezvous hashing: each key ranks the backends, a backend that goes away
+// takes only its own keys along.
+static uint64_t rvd_proxy_rank(const rvd_proxy_pick *pick, const revdial_session *s)
+{
+    const revdial_dial_opts *o = pick->opts;
+    const void *who = s->instance[0] ? (const void *)s->instance : (const void *)&s->id;
+    size_t who_len = s->instance[0] ? strlen(s->instance) : sizeof s->id;
+    if (o->pick == REVDIAL_PICK_LEAST_STREAMS)
+        return UINT64_MAX - atomic_load_explicit(&s->stream_count, memory_order_relaxed);
+    return rvd_proxy_hash(who, who_len, rvd_proxy_hash(o->key, o->key_len, 0));
+}
+
+// Chooses a session, with a reference. NULL: *code says why.
+static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, const rvd_proxy_pick *pick,
+                                              int *code)
+{
+    rvd_proxy_name *n = *rvd_proxy_slot(p, pick->name);
+    rvd_proxy_member *best = NULL;
+    *code = p->closing ? REVDIAL_ECLOSED : REVDIAL_ENOBACKEND;
+    if (!n || p->closing) return NULL;
+    for (rvd_base_link *l = n->sessions.next; l != &n->sessions; l = l->next) {
+        rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
+        if (m->is_up && m->is_draining) *code = REVDIAL_EDRAINING;
+        if (!m->is_up || m->is_draining || rvd_proxy_is_tried(pick, m->session)) continue;
+        if (!best || (pick->opts->pick != REVDIAL_PICK_ROUND_ROBIN &&
+                      rvd_proxy_rank(pick, m->session) > rvd_proxy_rank(pick, best->session)))
+            best = m;
+    }
+    if (!best) return NULL;
+    if (pick->opts->pick == REVDIAL_PICK_ROUND_ROBIN) {  // the longest not picked is in front
+        rvd_base_link_remove(&best->link);
+        rvd_base_link_push(&n->sessions, &best->link);
+    }
+    return revdial_session_ref(best->session);
+}
+
+static const char *rvd_proxy_pick_text(int code)
+{
+    switch (code) {
+    case REVDIAL_ENOBACKEND: return "no backend of that name is connected";
+    case REVDIAL_EDRAINING: return "all backends of that name are going away";
+    default: return "the proxy is closed";
+    }
+}
+
+// ---- sessions come and go ----
+
+static void rvd_proxy_pending_end(revdial_proxy *p, revdial_session *s)
+{
+    pthread_mutex_lock(&p->lock);
+    if (!s->is_counted) p->pending--;
+    s->is_counted = 1;
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void rvd_proxy_verdict(revdial_session *s, int code)
+{
+    pthread_mutex_lock(&s->lock);
+    revdial_engine_auth(s->engine, code);
+    rvd_base_wipe(s->auth_text, sizeof s->auth_text);
+    rvd_stream_events_locked(s);
+    rvd_stream_flush_soon_locked(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
+// Loop thread: the credentials are known to be good or bad. Takes the name, or says why not.
+static void rvd_proxy_admit(revdial_session *s, int code)
+{
+    revdial_proxy *p = s->owner;
+    revdial_session *old = NULL;
+    if (!code && !s->name[0]) code = REVDIAL_EINVAL;
+    if (!code) rvd_sys_append(s->instance, sizeof s->instance, 0, s->auth.instance);
+    pthread_mutex_lock(&p->lock);
+    if (!code) code = rvd_proxy_register_locked(p, s, &old);
+    if (code == REVDIAL_EAUTH || code == REVDIAL_EDENIED) p->stats.auth_failures++;
+    if (code) p->stats.handshakes_refused++;
+    pthread_mutex_unlock(&p->lock);
+    if (old) {
+        rvd_proxy_log_session(p, REVDIAL_LOG_INFO, "session.replaced", old,
+                              "the same instance connected again");
+        revdial_session_kill(old);
+        revdial_session_unref(old);
+    }
+    rvd_proxy_verdict(s, code);
+}
+
+// The only name of a row that lists exactly one and no pattern.
+static void rvd_proxy_sole_name(const revdial_credential *row, char *name, size_t size)
+{
+    if (row->names && !strpbrk(row->names, ",*? ") && strlen(row->names) < size)
+        rvd_sys_append(name, size, 0, row->names);
+}
+
+static int rvd_proxy_check_table(revdial_proxy *p, revdial_session *s)
+{
+    size_t row = 0, n;
+    int code = revdial_auth_verify(&s->auth, p->credentials, p->cfg.credential_count, &row);
+    if (code) return code;
+    rvd_sys_append(s->name, sizeof s->name, 0, s->auth.name);
+    if (!s->name[0]) rvd_proxy_sole_name(&p->credentials[row], s->name, sizeof s->name);
+    if (p->credentials[row].user) {
+        rvd_sys_append(s->identity, sizeof s->identity, 0, p->credentials[row].user);
+    } else {
+        n = rvd_sys_append(s->identity, sizeof s->identity, 0, "row ");
+        rvd_sys_append_number(s->identity, sizeof s->identity, n, (uint32_t)row);
+    }
+    return REVDIAL_OK;
+}
+
+// An authentication hook at work.
+typedef struct rvd_proxy_auth {
+    rvd_loop_job job;
+    rvd_loop_task task;
+    revdial_session *session;  // holds a reference
+    int code;
+    char identity[128];
+} rvd_proxy_auth;
+
+static void rvd_proxy_auth_free(rvd_proxy_auth *a)
+{
+    revdial_session *s = a->session;
+    pthread_mutex_lock(&s->lock);
+    rvd_base_free(&s->heap, a, sizeof *a);
+    pthread_mutex_unlock(&s->lock);
+    rvd_stream_work_end(s->work);
+    revdial_session_unref(s);
+}
+
+static void rvd_proxy_auth_done(rvd_loop_task *task)
+{
+    rvd_proxy_auth *a = RVD_BASE_OWNER(task, rvd_proxy_auth, task);
+    revdial_session *s = a->session;
+    if (s->state == RVD_STREAM_HANDSHAKE) {  // written by this thread alone
+        a->identity[sizeof a->identity - 1] = '\0';
+        rvd_sys_append(s->identity, sizeof s->identity, 0, a->identity);
+        rvd_sys_append(s->name, sizeof s->name, 0, s->auth.name);
+        rvd_proxy_admit(s, a->code);
+        rvd_stream_pend_run(s);
+    }
+    rvd_proxy_auth_free(a);
+}
+
+static void rvd_proxy_auth_run(rvd_loop_job *job)
+{
+    rvd_proxy_auth *a = RVD_BASE_OWNER(job, rvd_proxy_auth, job);
+    revdial_proxy *p = a->session->owner;
+    a->code = p->cfg.auth(p->cfg.auth_ud, &a->session->auth, a->identity, sizeof a->identity);
+    rvd_loop_post(a->session->loop, &a->task);
+}
+
+static void rvd_proxy_on_auth(revdial_session *s)
+{
+    revdial_proxy *p = s->owner;
+    rvd_proxy_auth *a;
+    if (!p->cfg.auth) {
+        rvd_proxy_admit(s, rvd_proxy_check_table(p, s));
+        return;
+    }
+    pthread_mutex_lock(&s->lock);
+    a = rvd_base_alloc(&s->heap, sizeof *a);
+    pthread_mutex_unlock(&s->lock);
+    if (a) {
+        a->job.run = rvd_proxy_auth_run;
+        a->task.run = rvd_proxy_auth_done;
+        a->session = revdial_session_ref(s);
+        rvd_stream_work_begin(s->work);
+        if (rvd_loop_pool_submit(&p->auth_pool, &a->job, 0) == 0) return;
+        rvd_proxy_auth_free(a);
+    }
+    rvd_proxy_verdict(s, REVDIAL_ELIMIT);
+}
+
+static void rvd_proxy_on_up(revdial_session *s)
+{
+    revdial_proxy *p = s->owner;
+    rvd_proxy_member *m = s->host_ud;
+    rvd_proxy_pending_end(p, s);
+    rvd_proxy_log_session(p, REVDIAL_LOG_INFO, "session.up", s, NULL);
+    if (p->cfg.on_session) p->cfg.on_session(p->cfg.ud, s, REVDIAL_UP, NULL);
+    pthread_mutex_lock(&p->lock);
+    m->is_up = 1;
+    p->stats.sessions_opened++;
+    pthread_cond_broadcast(&p->changed);
+    if (!rvd_base_link_is_alone(&p->dials)) rvd_loop_post(p->loops[0], &p->dials_wake);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void rvd_proxy_on_goaway(revdial_session *s)
+{
+    revdial_proxy *p = s->owner;
+    rvd_proxy_member *m = s->host_ud;
+    pthread_mutex_lock(&p->lock);
+    m->is_draining = 1;
+    pthread_mutex_unlock(&p->lock);
+    rvd_proxy_log_session(p, REVDIAL_LOG_INFO, "session.draining", s, NULL);
+    if (p->cfg.on_session) p->cfg.on_session(p->cfg.ud, s, REVDIAL_DRAINING, NULL);
+}
+
+static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
+{
+    revdial_proxy *p = s->owner;
+    rvd_proxy_member *m = s->host_ud;
+    revdial_engine_info info;
+    int was_up = 0;
+    rvd_proxy_pending_end(p, s);
+    pthread_mutex_lock(&s->lock);
+    revdial_engine_info_get(s->engine, &info);
+    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_lock(&p->lock);
+    if (m) {
+        was_up = m->is_up;
+        rvd_proxy_forget_locked(p, m);
+        p->stats.sessions_closed += (unsigned)was_up;
+        p->stats.rx_bytes += info.rx_bytes;
+        p->stats.tx_bytes += info.tx_bytes;
+        p->stats.streams_opened += info.streams_opened;
+        p->stats.streams_reset += info.streams_reset;
+    }
+    pthread_mutex_unlock(&p->lock);
+    rvd_proxy_log_session(p, was_up ? REVDIAL_LOG_INFO : REVDIAL_LOG_WARN,
+                          was_up ? "session.down" : "session.refused", s, why->msg);
+    if (was_up && p->cfg.on_session)
+        p->cfg.on_session(p->cfg.ud, s, REVDIAL_DOWN, why->code == REVDIAL_ECLOSED ? NULL : why);
+    s->host_ud = NULL;
+    if (m) revdial_session_unref(s);  // the registry's; the caller has one
+}
+
+// A stream that the backend opened, on its way to the application's handler.
+typedef struct rvd_proxy_incoming {
+    rvd_loop_job job;
+    revdial_proxy *proxy;
+    revdial_stream *st;
+} rvd_proxy_incoming;
+
+static void rvd_proxy_incoming_run(rvd_loop_job *job)
+{
+    rvd_proxy_incoming *in = RVD_BASE_OWNER(job, rvd_proxy_incoming, job);
+    rvd_heap heap = {in->proxy->cfg.common.alloc, in->proxy->cfg.common.alloc_ud, sizeof *in};
+    revdial_proxy *p = in->proxy;
+    revdial_stream *st = in->st;
+    rvd_base_free(&heap, in, sizeof *in);
+    p->cfg.on_stream(p->cfg.ud, st);
+    rvd_stream_work_end(&p->work);
+}
+
+static void rvd_proxy_on_open_locked(revdial_session *s, revdial_stream *st)
+{
+    revdial_proxy *p = s->owner;
+    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
+    rvd_proxy_incoming *in = rvd_base_alloc(&heap, sizeof *in);
+    if (in) {
+        in->job.run = rvd_proxy_incoming_run;
+        in->proxy = p;
+        in->st = st;
+        rvd_stream_work_begin(&p->work);
+        if (rvd_loop_pool_submit(&p->stream_pool, &in->job, RVD_LOOP_NO_QUEUE) == 0) return;
+        rvd_stream_work_end(&p->work);
+        rvd_base_free(&heap, in, sizeof *in);
+    }
+    revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_CALM);
+    rvd_stream_free_locked(st);
+}
+
+static const rvd_stream_host rvd_proxy_host = {rvd_proxy_on_auth, rvd_proxy_on_up,
+                                               rvd_proxy_on_goaway, rvd_proxy_on_down,
+                                               rvd_proxy_on_open_locked};
+
+// ---- new connections ----
+
+// A connection on its way to its loop.
+typedef struct rvd_proxy_arrival {
+    rvd_loop_task task;
+    revdial_session *session;
+    size_t early_len;
+    int is_upgraded;
+    uint8_t early[];
+} rvd_proxy_arrival;
+
+static void rvd_proxy_arrive(rvd_loop_task *task)
+{
+    rvd_proxy_arrival *a = RVD_BASE_OWNER(task, rvd_proxy_arrival, task);
+    revdial_session *s = a->session, *old = NULL;
+    revdial_proxy *p = s->owner;
+    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, sizeof *a + a->early_len};
+    int code = 0;
+    if (a->is_upgraded) {
+        pthread_mutex_lock(&p->lock);
+        code = rvd_proxy_register_locked(p, s, &old);
+        pthread_mutex_unlock(&p->lock);
+        if (old) revdial_session_kill(old);
+        revdial_session_unref(old);
+    }
+    if (code || rvd_stream_session_run(s) < 0) {
+        rvd_sys_close(s->fd);
+        rvd_proxy_pending_end(p, s);
+        if (!code && s->host_ud) {
+            pthread_mutex_lock(&p->lock);
+            rvd_proxy_forget_locked(p, s->host_ud);
+            pthread_mutex_unlock(&p->lock);
+            revdial_session_unref(s);
+        }
+        revdial_session_unref(s);
+    } else {
+        pthread_mutex_lock(&s->lock);
+        rvd_stream_events_locked(s);
+        pthread_mutex_unlock(&s->lock);
+        rvd_stream_pend_run(s);
+        pthread_mutex_lock(&s->lock);
+        if (a->early_len) rvd_stream_feed_locked(s, a->early, a->early_len);
+        pthread_mutex_unlock(&s->lock);
+        rvd_stream_pend_run(s);
+    }
+    rvd_base_free(&heap, a, sizeof *a + a->early_len);
+    rvd_stream_work_end(&p->work);
+}
+
+static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const char *peer,
+                                              int upgraded, revdial_err *err)
+{
+    revdial_engine_config e;
+    rvd_stream_session_config cfg;
+    memset(&e, 0, sizeof e);
+    memset(&cfg, 0, sizeof cfg);
+    e.role = REVDIAL_ROLE_PROXY;
+    e.upgraded = upgraded;
+    e.path = p->path;
+    e.peer = peer;
+    e.accept_streams = p->cfg.on_stream != NULL;
+    e.limits = p->cfg.common.limits;
+    e.alloc = p->cfg.common.alloc;
+    e.alloc_ud = p->cfg.common.alloc_ud;
+    if (rvd_sys_random(&e.session_id, sizeof e.session_id) < 0 ||
+        rvd_sys_random(&e.seed, sizeof e.seed) < 0) {
+        rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness for a session");
+        return NULL;
+    }
+    cfg.host = &rvd_proxy_host;
+    cfg.owner = p;
+    cfg.work = &p->work;
+    cfg.fd = fd;
+    cfg.peer = peer;
+    cfg.engine = &e;
+    pthread_mutex_lock(&p->lock);
+    cfg.group = &p->groups[p->next_loop++ % p->loop_count];
+    pthread_mutex_unlock(&p->lock);
+    return rvd_stream_session_new(&cfg, err);
+}
+
+// Sends a new session to its loop with the bytes that came early. Takes fd and s over.
+static int rvd_proxy_launch(revdial_proxy *p, revdial_session *s, const revdial_adopt *how)
+{
+    size_t early = how ? how->early_len : 0;
+    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
+    rvd_proxy_arrival *a = rvd_base_alloc(&heap, sizeof *a + early);
+    if (!a) {
+        rvd_sys_close(s->fd);
+        rvd_proxy_pending_end(p, s);
+        revdial_session_unref(s);
+        return REVDIAL_ENOMEM;
+    }
+    a->task.run = rvd_proxy_arrive;
+    a->session = s;
+    a->early_len = early;
+    a->is_upgraded = how && how->upgraded;
+    if (early) memcpy(a->early, how->early, early);
+    rvd_stream_work_begin(&p->work);
+    if (rvd_loop_is_owner(s->loop))
+        rvd_proxy_arrive(&a->task);
+    else
+        rvd_loop_post(s->loop, &a->task);
+    return REVDIAL_OK;
+}
+
+// Counts a connection that has not authenticated. Returns 0 or why it is not wanted.
+static int rvd_proxy_pending_begin(revdial_proxy *p)
+{
+    int code = REVDIAL_OK;
+    pthread_mutex_lock(&p->lock);
+    if (p->closing || p->draining)
+        code = REVDIAL_ECLOSED;
+    else if (p->pending >= rvd_proxy_or(p->cfg.max_pending, 512))
+        code = REVDIAL_ELIMIT;
+    else
+        p->pending++;
+    if (code) p->stats.handshakes_refused++;
+    pthread_mutex_unlock(&p->lock);
+    return code;
+}
+
+static void rvd_proxy_pending_undo(revdial_proxy *p)
+{
+    pthread_mutex_lock(&p->lock);
+    p->pending--;
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void rvd_proxy_accept(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
+{
+    char text[RVD_SYS_TEXT_MAX];
+    revdial_session *s;
+    revdial_err err;
+    rvd_sys_addr_format(peer, text, sizeof text);
+    if (rvd_proxy_pending_begin(p)) {
+        rvd_proxy_log(p, REVDIAL_LOG_DEBUG, "session.refused", "too many pending connections");
+        rvd_sys_close(fd);
+        return;
+    }
+    s = rvd_proxy_session_new(p, fd, text, 0, &err);
+    if (s) {
+        rvd_proxy_launch(p, s, NULL);
+        return;
+    }
+    rvd_proxy_log(p, REVDIAL_LOG_WARN, "session.refused", err.msg);
+    rvd_proxy_pending_undo(p);
+    rvd_sys_close(fd);
+}
+
+static void rvd_proxy_on_listener(rvd_loop_io *io)
+{
+    rvd_proxy_listener *l = RVD_BASE_OWNER(io, rvd_proxy_listener, io);
+    rvd_loop *loop = l->proxy->loops[0];
+    for (int i = 0; i < RVD_PROXY_ACCEPTS; i++) {
+        rvd_sys_addr peer;
+        int fd = rvd_sys_accept(io->fd, &peer);
+        if (fd == -ECONNABORTED) continue;
+        if (fd == -EAGAIN) {
+            io->ready &= ~(unsigned)RVD_LOOP_READ;
+            return;
+        }
+        if (fd < 0) {
+            rvd_proxy_log(l->proxy, REVDIAL_LOG_WARN, "accept.paused", strerror(-fd));
+            rvd_loop_timer_set(loop, &l->pause, rvd_loop_now(loop) + RVD_PROXY_PAUSE_US);
+            return;
+        }
+        rvd_proxy_accept(l->proxy, fd, &peer);
+    }
+    rvd_loop_again(loop, io);
+}
+
+static void rvd_proxy_on_pause(rvd_loop_timer *t)
+{
+    rvd_proxy_listener *l = RVD_BASE_OWNER(t, rvd_proxy_listener, pause);
+    if (l->io.slot) rvd_loop_again(l->proxy->loops[0], &l->io);
+}
+
+int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how)
+{
+    static const revdial_adopt none;
+    rvd_sys_addr addr;
+    char peer[RVD_SYS_TEXT_MAX] = "unknown";
+    revdial_session *s = NULL;
+    revdial_err err;
+    int code;
+    if (!how) how = &none;
+    if (rvd_sys_getpeername(fd, &addr) == 0) rvd_sys_addr_format(&addr, peer, sizeof peer);
+    code = rvd_proxy_pending_begin(p);
+    if (!code && how->upgraded &&
+        (!how->name || !rvd_base_is_name(how->name, strlen(how->name)))) {
+        rvd_proxy_pending_undo(p);
+        code = REVDIAL_EINVAL;
+    }
+    if (!code && rvd_sys_set_nonblocking(fd) >= 0)
+        s = rvd_proxy_session_new(p, fd, peer, how->upgraded, &err);
+    if (!code && !s) {
+        rvd_proxy_pending_undo(p);
+        code = REVDIAL_ENOMEM;
+    }
+    if (code) {
+        rvd_sys_close(fd);
+        return code;
+    }
+    if (how->upgraded) {
+        rvd_sys_append(s->name, sizeof s->name, 0, how->name);
+        rvd_sys_append(s->instance, sizeof s->instance, 0, how->instance ? how->instance : "");
+        rvd_sys_append(s->identity, sizeof s->identity, 0, how->identity ? how->identity : "");
+    }
+    return rvd_proxy_launch(p, s, how);
+}
+
+// ---- dials ----
+
+static rvd_proxy_pick rvd_proxy_pick_start(const char *name, const revdial_dial_opts *opts)
+{
+    rvd_proxy_pick pick;
+    memset(&pick, 0, sizeof pick);
+    pick.name = name;
+    pick.opts = opts;
+    return pick;
+}
+
+// Waits for a backend, if the dial asked to.
+static revdial_session *rvd_proxy_pick_wait(revdial_proxy *p, const rvd_proxy_pick *pick,
+                                            int64_t deadline_us, int *code)
+{
+    revdial_session *s;
+    int r = 0;
+    pthread_mutex_lock(&p->lock);
+    s = rvd_proxy_pick_locked(p, pick, code);
+    while (!s && pick->opts->flags & REVDIAL_DIAL_WAIT && *code != REVDIAL_ECLOSED && r == 0) {
+        r = rvd_sys_cond_wait(&p->changed, &p->lock, deadline_us == INT64_MAX ? -1 : deadline_us);
+        s = rvd_proxy_pick_locked(p, pick, code);
+    }
+    if (!s) p->stats.dials_failed++;
+    pthread_mutex_unlock(&p->lock);
+    return s;
+}
+
+// May the dial ask another session? Only where nothing can have been processed.
+static int rvd_proxy_may_retry(rvd_proxy_pick *pick, const rvd_stream_dial *d,
+                               const revdial_session *s)
+{
+    if (!d->retry_safe || pick->tried_count == RVD_PROXY_TRIES) return 0;
+    pick->tried[pick->tried_count++] = s->id;
+    return 1;
+}
+
+static int rvd_proxy_is_on_loop(revdial_proxy *p)
+{
+    for (unsigned i = 0; i < p->loop_count; i++)
+        if (rvd_loop_is_owner(p->loops[i])) return 1;
+    return 0;
+}
+
+static void rvd_proxy_dial_failed(revdial_proxy *p)
+{
+    pthread_mutex_lock(&p->lock);
+    p->stats.dials_failed++;
+    pthread_mutex_unlock(&p->lock);
+}
+
+revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_dial_opts *opts,
+                             revdial_err *err)
+{
+    static const revdial_dial_opts none;
+    rvd_proxy_pick pick;
+    rvd_stream_dial d;
+    int code, again;
+    memset(&d, 0, sizeof d);
+    d.opts = opts ? opts : &none;
+    d.deadline_us = rvd_stream_dial_deadline(d.opts);
+    if (!p || !name || rvd_proxy_is_on_loop(p)) {
+        rvd_stream_fail(err, p && name ? REVDIAL_EDEADLK : REVDIAL_EINVAL, 0,
+                        p && name ? "dial: would block its own I/O thread"
+                                  : "dial: proxy or name is NULL");
+        return NULL;
+    }
+    pick = rvd_proxy_pick_start(name, d.opts);
+    do {
+        revdial_session *s = rvd_proxy_pick_wait(p, &pick, d.deadline_us, &code);
+        if (!s) {
+            // After a refusal the refusal is the better reason.
+            if (!d.err.code) rvd_stream_fail(&d.err, code, 0, rvd_proxy_pick_text(code));
+            if (err) *err = d.err;
+            return NULL;
+        }
+        rvd_stream_dial_blocking(s, &d);
+        again = !d.st && rvd_proxy_may_retry(&pick, &d, s);
+        revdial_session_unref(s);
+    } while (again);
+    if (!d.st) rvd_proxy_dial_failed(p);
+    if (err) *err = d.err;
+    return d.st;
+}
+
+int revdial_dial_fd(revdial_proxy *p, const char *name, const revdial_dial_opts *opts,
+                    revdial_err *err)
+{
+    revdial_stream *st = revdial_dial(p, name, opts, err);
+    int fd;
+    if (!st) return err && err->code ? err->code : REVDIAL_ENOBACKEND;
+    fd = revdial_stream_fd(st);
+    if (fd >= 0) return fd;
+    if (fd == REVDIAL_ESYS) revdial_close(st);
+    rvd_stream_fail(err, fd, 0, "no socket for the stream");
+    return fd;
+}
+
+// A dial with a callback. It runs on loop 0 while it waits for a backend, else on its session's.
+typedef struct rvd_proxy_dial {
+    rvd_stream_dial dial;
+    rvd_base_link link;  // in p->dials, guarded by the proxy's lock
+    rvd_loop_task task;
+    rvd_loop_timer timer;
+    revdial_proxy *proxy;
+    int64_t id;
+    rvd_loop *loop;   // guarded by the proxy's lock
+    int is_waiting;   // for a backend; guarded by the proxy's lock
+    int is_cancelled;  // guarded by the proxy's lock
+    revdial_session *session;  // that was picked, with a reference
+    int is_asked;
+    int is_over;  // called back; its task, once run, frees it
+    rvd_proxy_pick pick;
+    revdial_dial_opts opts;  // its strings are in `text`
+    revdial_dial_fn *cb;
+    void *ud;
+    size_t size;
+    char text[];
+} rvd_proxy_dial;
+
+static void rvd_proxy_dial_free(rvd_proxy_dial *d)
+{
+    revdial_proxy *p = d->proxy;
+    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, d->size};
+    rvd_base_free(&heap, d, d->size);
+    rvd_stream_work_end(&p->work);
+}
+
+static void rvd_proxy_dial_end(rvd_proxy_dial *d)
+{
+    revdial_proxy *p = d->proxy;
+    pthread_mutex_lock(&p->lock);
+    rvd_base_link_remove(&d->link);
+    if (!d->dial.st) p->stats.dials_failed++;
+    pthread_mutex_unlock(&p->lock);
+    rvd_loop_timer_stop(d->loop, &d->timer);
+    revdial_session_unref(d->session);
+    d->cb(d->ud, d->dial.st, d->dial.st ? NULL : &d->dial.err);
+    d->is_over = 1;
+    if (!atomic_load(&d->task.queued)) rvd_proxy_dial_free(d);
+}
+
+static void rvd_proxy_dial_fail(rvd_proxy_dial *d, int code, const char *text)
+{
+    if (!d->dial.err.code) rvd_stream_fail(&d->dial.err, code, 0, text);
+    rvd_proxy_dial_end(d);
+}
+
+// Picks a session and goes to its loop; or waits on loop 0; or is over.
+static void rvd_proxy_dial_pick(rvd_proxy_dial *d)
+{
+    revdial_proxy *p = d->proxy;
+    int code;
+    rvd_loop_timer_stop(d->loop, &d->timer);
+    pthread_mutex_lock(&p->lock);
+    d->session = rvd_proxy_pick_locked(p, &d->pick, &code);
+    d->is_waiting = !d->session && d->opts.flags & REVDIAL_DIAL_WAIT && !p->closing;
+    if (d->session || d->is_waiting) d->loop = d->session ? d->session->loop : p->loops[0];
+    pthread_mutex_unlock(&p->lock);
+    if (!d->session && !d->is_waiting) {
+        rvd_proxy_dial_fail(d, code, rvd_proxy_pick_text(code));
+        return;
+    }
+    rvd_loop_post(d->loop, &d->task);
+}
+
+static void rvd_proxy_dial_done(rvd_stream_dial *dial)
+{
+    rvd_proxy_dial *d = RVD_BASE_OWNER(dial, rvd_proxy_dial, dial);
+    revdial_session *s = d->session;
+    if (dial->st || d->is_cancelled || !rvd_proxy_may_retry(&d->pick, dial, s)) {
+        rvd_proxy_dial_end(d);
+        return;
+    }
+    d->session = NULL;
+    d->is_asked = 0;
+    revdial_session_unref(s);
+    rvd_proxy_dial_pick(d);
+}
+
+static void rvd_proxy_dial_abandon(rvd_proxy_dial *d, int reset, int code, const char *text)
+{
+    revdial_session *s = d->session;
+    if (!s || !d->is_asked) {
+        rvd_proxy_dial_fail(d, code, text);
+        return;
+    }
+    revdial_session_ref(s);
+    pthread_mutex_lock(&s->lock);
+    rvd_stream_dial_abandon_locked(s, &d->dial, reset, code, text);
+    rvd_stream_flush_soon_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    rvd_stream_dials_done(s);
+    revdial_session_unref(s);
+}
+
+static void rvd_proxy_dial_on_timer(rvd_loop_timer *t)
+{
+    rvd_proxy_dial_abandon(RVD_BASE_OWNER(t, rvd_proxy_dial, timer), REVDIAL_RESET_TIMEOUT,
+                           REVDIAL_ETIMEDOUT, "the dial timed out");
+}
+
+// On the loop that the dial is at now: asks its session, or goes on waiting, or was cancelled.
+static void rvd_proxy_dial_run(rvd_loop_task *task)
+{
+    rvd_proxy_dial *d = RVD_BASE_OWNER(task, rvd_proxy_dial, task);
+    revdial_proxy *p = d->proxy;
+    revdial_session *s;
+    rvd_loop *loop;
+    int is_cancelled, is_waiting;
+    if (d->is_over) {
+        rvd_proxy_dial_free(d);
+        return;
+    }
+    pthread_mutex_lock(&p->lock);
+    loop = d->loop;
+    is_cancelled = d->is_cancelled;
+    is_waiting = d->is_waiting;
+    pthread_mutex_unlock(&p->lock);
+    if (!rvd_loop_is_owner(loop)) {  // it moved on after this was posted
+        rvd_loop_post(loop, task);
+        return;
+    }
+    if (is_cancelled) {
+        rvd_proxy_dial_abandon(d, REVDIAL_RESET_CANCEL, REVDIAL_ECLOSED, "the dial was cancelled");
+        return;
+    }
+    if (!d->session && !is_waiting) {  // there was none when it began
+        rvd_proxy_dial_pick(d);
+        return;
+    }
+    if (d->dial.deadline_us != INT64_MAX && !d->timer.slot &&
+        rvd_loop_timer_set(loop, &d->timer, d->dial.deadline_us) < 0) {
+        rvd_proxy_dial_fail(d, REVDIAL_ENOMEM, "out of memory for a timer");
+        return;
+    }
+    if (is_waiting || d->is_asked) return;
+    s = revdial_session_ref(d->session);
+    d->is_asked = 1;
+    pthread_mutex_lock(&s->lock);
+    rvd_stream_dial_ask_locked(s, &d->dial);
+    rvd_stream_flush_soon_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    rvd_stream_dials_done(s);
+    revdial_session_unref(s);
+}
+
+// Loop 0: a backend came up. Those that wait for one try again.
+static void rvd_proxy_on_dials_wake(rvd_loop_task *task)
+{
+    revdial_proxy *p = RVD_BASE_OWNER(task, revdial_proxy, dials_wake);
+    for (;;) {
+        rvd_proxy_dial *found = NULL;
+        pthread_mutex_lock(&p->lock);
+        for (rvd_base_link *l = p->dials.next; l != &p->dials && !found; l = l->next) {
+            rvd_proxy_dial *d = RVD_BASE_OWNER(l, rvd_proxy_dial, link);
+            int code;
+            if (!d->is_waiting || d->is_cancelled) continue;
+            d->session = rvd_proxy_pick_locked(p, &d->pick, &code);
+            if (d->session) found = d;
+        }
+        if (found) {
+            found->is_waiting = 0;
+            found->loop = found->session->loop;
+        }
+        pthread_mutex_unlock(&p->lock);
+        if (!found) return;
+        rvd_loop_timer_stop(p->loops[0], &found->timer);
+        rvd_loop_post(found->loop, &found->task);
+    }
+}
+
+// Copies strings of the options behind a dial. With `to` NULL it only counts.
+typedef struct rvd_proxy_copy {
+    char *to;
+    size_t len;
+} rvd_proxy_copy;
+
+static char *rvd_proxy_copy_bytes(rvd_proxy_copy *c, const void *from, size_t n)
+{
+    char *at = c->to ? c->to + c->len : NULL;
+    if (!from) return NULL;
+    if (at) memcpy(at, from, n);
+    c->len += n;
+    return at;
+}
+
+static char *rvd_proxy_copy_text(rvd_proxy_copy *c, const char *from)
+{
+    return from ? rvd_proxy_copy_bytes(c, from, strlen(from) + 1) : NULL;
+}
+
+static void rvd_proxy_opts_copy(rvd_proxy_copy *c, const revdial_dial_opts *from, const char *name,
+                                rvd_proxy_dial *d)
+{
+    revdial_dial_opts o = *from;
+    const char *name_copy;
+    revdial_kv *meta = (revdial_kv *)(void *)rvd_proxy_copy_bytes(
+        c, from->meta_count ? (const void *)from->meta : (const void *)"",
+        from->meta_count * sizeof *meta);  // first, so that it is aligned
+    for (size_t i = 0; i < from->meta_count; i++) {
+        const char *key = rvd_proxy_copy_text(c, from->meta[i].key);
+        const char *value = rvd_proxy_copy_text(c, from->meta[i].value);
+        if (meta) {
+            meta[i].key = key;
+            meta[i].value = value;
+        }
+    }
+    o.meta = meta;
+    o.target = rvd_proxy_copy_text(c, from->target);
+    o.client_addr = rvd_proxy_copy_text(c, from->client_addr);
+    o.local_addr = rvd_proxy_copy_text(c, from->local_addr);
+    o.key = rvd_proxy_copy_bytes(c, from->key, from->key_len);
+    name_copy = rvd_proxy_copy_text(c, name);
+    if (!d) return;
+    d->opts = o;
+    d->pick = rvd_proxy_pick_start(name_copy, &d->opts);
+}
+
+int64_t revdial_dial_async(revdial_proxy *p, const char *name, const revdial_dial_opts *opts,
+                           revdial_dial_fn *cb, void *ud)
+{
+    static const revdial_dial_opts none;
+    rvd_proxy_copy copy = {NULL, 0};
+    rvd_proxy_dial *d;
+    rvd_heap heap;
+    int64_t id;
+    int code;
+    if (!p || !name || !cb) return REVDIAL_EINVAL;
+    rvd_proxy_opts_copy(&copy, opts ? opts : &none, name, NULL);
+    heap.fn = p->cfg.common.alloc;
+    heap.ud = p->cfg.common.alloc_ud;
+    heap.live_bytes = 0;
+    d = rvd_base_alloc(&heap, sizeof *d + copy.len);
+    if (!d) return REVDIAL_ENOMEM;
+    d->size = sizeof *d + copy.len;
+    copy.to = d->text;
+    copy.len = 0;
+    rvd_proxy_opts_copy(&copy, opts ? opts : &none, name, d);
+    d->proxy = p;
+    d->cb = cb;
+    d->ud = ud;
+    d->task.run = rvd_proxy_dial_run;
+    d->timer.run = rvd_proxy_dial_on_timer;
+    d->dial.opts = &d->opts;
+    d->dial.done = rvd_proxy_dial_done;
+    d->dial.deadline_us = rvd_stream_dial_deadline(&d->opts);
+    rvd_base_link_init(&d->dial.link);
+    rvd_base_link_init(&d->link);
+    pthread_mutex_lock(&p->lock);
+    if (p->closing) {
+        pthread_mutex_unlock(&p->lock);
+        rvd_base_free(&heap, d, d->size);
+        return REVDIAL_ECLOSED;
+    }
+    id = d->id = ++p->next_dial;
+    d->session = rvd_proxy_pick_locked(p, &d->pick, &code);
+    d->is_waiting = !d->session && d->opts.flags & REVDIAL_DIAL_WAIT;
+    d->loop = d->session ? d->session->loop : p->loops[0];
+    rvd_base_link_push(&p->dials, &d->link);
+    rvd_stream_work_begin(&p->work);
+    rvd_loop_post(d->loop, &d->task);
+    pthread_mutex_unlock(&p->lock);
+    return id;
+}
+
+int revdial_dial_cancel(revdial_proxy *p, int64_t dial)
+{
+    int code = REVDIAL_EINVAL;
+    pthread_mutex_lock(&p->lock);
+    for (rvd_base_link *l = p->dials.next; l != &p->dials; l = l->next) {
+        rvd_proxy_dial *d = RVD_BASE_OWNER(l, rvd_proxy_dial, link);
+        if (d->id != dial || d->is_cancelled) continue;
+        d->is_cancelled = 1;
+        rvd_loop_post(d->loop, &d->task);
+        code = REVDIAL_OK;
+        break;
+    }
+    pthread_mutex_unlock(&p->lock);
+    return code;
+}
+
+// ---- the application's other calls ----
+
+int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned min_sessions, int timeout_ms)
+{
+    int64_t until = rvd_stream_deadline(timeout_ms);
+    unsigned up = 0;
+    int r = 0;
+    if (rvd_proxy_is_on_loop(p)) return REVDIAL_EDEADLK;
+    pthread_mutex_lock(&p->lock);
+    for (;;) {
+        rvd_proxy_name *n = *rvd_proxy_slot(p, name);
+        up = 0;
+        for (rvd_base_link *l = n ? n->sessions.next : NULL; n && l != &n->sessions; l = l->next) {
+            rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
+            up += m->is_up && !m->is_draining;
+        }
+        if (up >= min_sessions || r || p->closing) break;
+        r = rvd_sys_cond_wait(&p->changed, &p->lock, until == INT64_MAX ? -1 : until);
+    }
+    if (up < min_sessions) r = p->closing ? REVDIAL_ECLOSED : REVDIAL_ETIMEDOUT;
+    pthread_mutex_unlock(&p->lock);
+    return up < min_sessions ? r : (int)up;
+}
+
+size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob, revdial_session **out,
+                          size_t cap)
+{
+    size_t count = 0;
+    pthread_mutex_lock(&p->lock);
+    for (rvd_base_link *l = p->members.next; l != &p->members; l = l->next) {
+        rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, all);
+        const char *name = m->name->name;
+        if (!m->is_up) continue;
+        if (name_glob && !rvd_base_glob(name_glob, strlen(name_glob), name, strlen(name))) continue;
+        if (count < cap) out[count] = revdial_session_ref(m->session);
+        count++;
+    }
+    pthread_mutex_unlock(&p->lock);
+    return count;
+}
+
+// A reference to every session, up or not. Returns how many, or REVDIAL_ENOMEM.
+static ptrdiff_t rvd_proxy_snapshot(revdial_proxy *p, revdial_session ***out, size_t *size)
+{
+    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
+    size_t count = 0;
+    pthread_mutex_lock(&p->lock);
+    *size = (p->session_count + (size_t)1) * sizeof **out;
+    *out = rvd_base_alloc(&heap, *size);
+    for (rvd_base_link *l = p->members.next; *out && l != &p->members; l = l->next)
+        (*out)[count++] = revdial_session_ref(RVD_BASE_OWNER(l, rvd_proxy_member, all)->session);
+    pthread_mutex_unlock(&p->lock);
+    return *out ? (ptrdiff_t)count : REVDIAL_ENOMEM;
+}
+
+static void rvd_proxy_snapshot_free(revdial_proxy *p, revdial_session **all, ptrdiff_t count,
+                                    size_t size)
+{
+    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, size};
+    for (ptrdiff_t i = 0; i < count; i++) revdial_session_unref(all[i]);
+    rvd_base_free(&heap, all, size);
+}
+
+void revdial_proxy_stats(revdial_proxy *p, revdial_stats *out)
+{
+    revdial_session **all = NULL;
+    size_t size = 0;
+    ptrdiff_t count = rvd_proxy_snapshot(p, &all, &size);
+    pthread_mutex_lock(&p->lock);
+    *out = p->stats;
+    out->sessions = p->session_count;
+    pthread_mutex_unlock(&p->lock);
+    for (ptrdiff_t i = 0; i < count; i++) rvd_stream_stats_add(out, all[i]);
+    if (all) rvd_proxy_snapshot_free(p, all, count, size);
+}
+
+int revdial_proxy_address(revdial_proxy *p, unsigned index, char *buf, size_t size)
+{
+    size_t len;
+    if (index >= p->listener_count) return REVDIAL_EINVAL;
+    len = strlen(p->listeners[index].address);
+    if (len >= size) return REVDIAL_EINVAL;
+    memcpy(buf, p->listeners[index].address, len + 1);
+    return (int)len;
+}
+
+// ---- opening and closing ----
+
+static void rvd_proxy_on_stop_listening(rvd_loop_task *task)
+{
+    revdial_proxy *p = RVD_BASE_OWNER(task, revdial_proxy, stop_listening);
+    for (unsigned i = 0; i < p->listener_count; i++) {
+        rvd_proxy_listener *l = &p->listeners[i];
+        rvd_loop_timer_stop(p->loops[0], &l->pause);
+        rvd_loop_remove(p->loops[0], &l->io);
+        // The path first: after the close it may already be a successor's.
+        if (l->io.fd >= 0 && l->unlink[0]) rvd_sys_unlink(l->unlink);
+        if (l->io.fd >= 0) rvd_sys_close(l->io.fd);
+        l->io.fd = -1;
+    }
+    pthread_mutex_lock(&p->lock);
+    p->listening = 0;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void rvd_proxy_stop_listening(revdial_proxy *p)
+{
+    pthread_mutex_lock(&p->lock);
+    if (p->listening) rvd_loop_post(p->loops[0], &p->stop_listening);
+    while (p->listening) rvd_sys_cond_wait(&p->changed, &p->lock, -1);
+    pthread_mutex_unlock(&p->lock);
+}
+
+int revdial_proxy_drain(revdial_proxy *p, int timeout_ms)
+{
+    int64_t until = rvd_stream_deadline(timeout_ms);
+    revdial_session **all = NULL;
+    size_t size = 0;
+    ptrdiff_t count;
+    int r = 0;
+    if (rvd_proxy_is_on_loop(p)) return REVDIAL_EDEADLK;
+    pthread_mutex_lock(&p->lock);
+    p->draining = 1;
+    for (rvd_base_link *l = p->members.next; l != &p->members; l = l->next)
+        RVD_BASE_OWNER(l, rvd_proxy_member, all)->is_draining = 1;
+    pthread_mutex_unlock(&p->lock);
+    rvd_proxy_stop_listening(p);
+    count = rvd_proxy_snapshot(p, &all, &size);
+    if (count < 0) return REVDIAL_ENOMEM;
+    for (ptrdiff_t i = 0; i < count; i++) revdial_session_drain(all[i], timeout_ms);
+    rvd_proxy_snapshot_free(p, all, count, size);
+    pthread_mutex_lock(&p->lock);
+    while (p->session_count && r == 0)
+        r = rvd_sys_cond_wait(&p->changed, &p->lock, until == INT64_MAX ? -1 : until);
+    r = p->session_count ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
+    pthread_mutex_unlock(&p->lock);
+    return r;
+}
+
+static void rvd_proxy_free(revdial_proxy *p)
+{
+    rvd_heap heap = p->heap;
+    size_t loops = rvd_proxy_or(p->cfg.common.io_threads, 1);
+    for (unsigned i = 0; i < p->loop_count; i++) rvd_loop_free(p->loops[i]);
+    rvd_base_free(&heap, p->loops, loops * sizeof *p->loops);
+    rvd_base_free(&heap, p->groups, loops * sizeof *p->groups);
+    for (size_t i = 0; p->credentials && i < p->cfg.credential_count; i++) {
+        rvd_stream_text_free(&heap, p->credentials[i].secret);
+        rvd_stream_text_free(&heap, p->credentials[i].user);
+        rvd_stream_text_free(&heap, p->credentials[i].names);
+    }
+    rvd_base_free(&heap, p->credentials, p->cfg.credential_count * sizeof *p->credentials);
+    rvd_stream_text_free(&heap, p->path);
+    for (unsigned i = 0; i < p->listener_count; i++)
+        if (p->listeners[i].io.fd >= 0) rvd_sys_close(p->listeners[i].io.fd);
+    rvd_stream_work_close(&p->work);
+    pthread_cond_destroy(&p->changed);
+    pthread_mutex_destroy(&p->lock);
+    heap.live_bytes = sizeof *p;
+    rvd_base_free(&heap, p, sizeof *p);
+}
+
+void revdial_proxy_close(revdial_proxy *p)
+{
+    if (!p) return;
+    REVDIAL_ASSERT(!rvd_proxy_is_on_loop(p));
+    pthread_mutex_lock(&p->lock);
+    p->closing = 1;
+    for (rvd_base_link *l = p->dials.next; l != &p->dials; l = l->next) {
+        rvd_proxy_dial *d = RVD_BASE_OWNER(l, rvd_proxy_dial, link);
+        d->is_cancelled = 1;
+        rvd_loop_post(d->loop, &d->task);
+    }
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+    rvd_proxy_stop_listening(p);
+    for (unsigned i = 0; i < p->loop_count; i++) rvd_stream_group_end(&p->groups[i]);
+    rvd_stream_work_wait(&p->work);
+    for (unsigned i = 0; i < p->loop_count; i++) {
+        rvd_loop_stop(p->loops[i]);
+        rvd_loop_join(p->loops[i]);
+    }
+    rvd_loop_pool_close(&p->auth_pool);
+    rvd_loop_pool_close(&p->stream_pool);
+    rvd_proxy_free(p);
+}
+
+static int rvd_proxy_nomem(revdial_err *err)
+{
+    return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the proxy");
+}
+
+// A pattern of a row is checked when it is configured, not when somebody is refused by it.
+static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *err)
+{
+    const char *problem = NULL;
+    if (cfg->credential_count && !cfg->credentials) problem = "credentials: NULL, with a count";
+    for (size_t i = 0; !problem && i < cfg->credential_count; i++)
+        if (!cfg->credentials[i].secret || !cfg->credentials[i].secret[0])
+            problem = "credentials: a row without a secret";
+    if (cfg->common.io_threads > 256) problem = "common.io_threads: over 256";
+    if (cfg->common.log_level < 0 || cfg->common.log_level > REVDIAL_LOG_DEBUG)
+        problem = "common.log_level: no such level";
+    return problem ? rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem) : REVDIAL_OK;
+}
+
+static int rvd_proxy_config_copy(revdial_proxy *p, const revdial_proxy_config *cfg,
+                                 revdial_err *err)
+{
+    p->cfg = *cfg;
+    p->cfg.credential_count = 0;
+    p->path = rvd_stream_text_copy(&p->heap, cfg->path ? cfg->path : "/revdial");
+    if (!p->path) return rvd_proxy_nomem(err);
+    if (!cfg->credential_count) return REVDIAL_OK;
+    p->credentials = rvd_base_alloc(&p->heap, cfg->credential_count * sizeof *p->credentials);
+    if (!p->credentials) return rvd_proxy_nomem(err);
+    p->cfg.credential_count = cfg->credential_count;
+    for (size_t i = 0; i < cfg->credential_count; i++) {
+        const revdial_credential *from = &cfg->credentials[i];
+        revdial_credential *to = &p->credentials[i];
+        to->secret = rvd_stream_text_copy(&p->heap, from->secret);
+        to->user = rvd_stream_text_copy(&p->heap, from->user);
+        to->names = rvd_stream_text_copy(&p->heap, from->names);
+        if (!to->secret || (from->user && !to->user) || (from->names && !to->names))
+            return rvd_proxy_nomem(err);
+    }
+    return REVDIAL_OK;
+}
+
+static int rvd_proxy_loops_open(revdial_proxy *p, revdial_err *err)
+{
+    unsigned count = rvd_proxy_or(p->cfg.common.io_threads, 1);
+    p->loops = rvd_base_alloc(&p->heap, count * sizeof *p->loops);
+    p->groups = rvd_base_alloc(&p->heap, count * sizeof *p->groups);
+    if (!p->loops || !p->groups) return rvd_proxy_nomem(err);
+    for (; p->loop_count < count; p->loop_count++) {
+        rvd_loop *loop = rvd_loop_new(p->cfg.common.alloc, p->cfg.common.alloc_ud, err);
+        if (!loop) return REVDIAL_ESYS;
+        p->loops[p->loop_count] = loop;
+        rvd_stream_group_init(&p->groups[p->loop_count], loop);
+    }
+    return REVDIAL_OK;
+}
+
+// One address of `listen`.
+static int rvd_proxy_listen(revdial_proxy *p, const char *text, revdial_err *err)
+{
+    rvd_proxy_listener *l = &p->listeners[p->listener_count];
+    rvd_sys_endpoint e;
+    rvd_sys_addr at;
+    int r;
+    if (p->listener_count == RVD_PROXY_LISTENERS)
+        return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: over 16 addresses");
+    if (rvd_sys_addr_split(text, 0, &e, err) < 0) return REVDIAL_EINVAL;
+    if (e.kind == RVD_SYS_NAME)
+        r = rvd_sys_resolve(e.host, e.port, &at, 1);
+    else
+        r = rvd_sys_addr_parse(text, 0, &at, err);
+    if (r >= 0) r = rvd_sys_listen(&at, RVD_PROXY_BACKLOG);
+    if (r < 0) {
+        rvd_sys_fail(err, REVDIAL_ESYS, -r, text, "cannot listen there");
+        return REVDIAL_ESYS;
+    }
+    l->io.fd = r;
+    l->io.run = rvd_proxy_on_listener;
+    l->pause.run = rvd_proxy_on_pause;
+    l->proxy = p;
+    if (e.kind == RVD_SYS_UNIX) rvd_sys_append(l->unlink, sizeof l->unlink, 0, e.host);
+    if (rvd_sys_getsockname(r, &at) == 0) rvd_sys_addr_format(&at, l->address, sizeof l->address);
+    p->listener_count++;
+    return REVDIAL_OK;
+}
+
+static int rvd_proxy_listen_all(revdial_proxy *p, const char *list, revdial_err *err)
+{
+    while (list && *list) {
+        char text[RVD_SYS_TEXT_MAX];
+        size_t len = strcspn(list, ",");
+        int code;
+        if (len >= sizeof text)
+            return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: an address is too long");
+        memcpy(text, list, len);
+        text[len] = '\0';
+        code = rvd_proxy_listen(p, text, err);
+        if (code) return code;
+        list += len + (list[len] == ',');
+    }
+    return REVDIAL_OK;
+}
+
+// Before the threads start: everything that can still be undone by freeing.
+static int rvd_proxy_prepare(revdial_proxy *p, const revdial_proxy_config *cfg, revdial_err *err)
+{
+    int code = rvd_proxy_config_copy(p, cfg, err);
+    if (!code) code = rvd_proxy_loops_open(p, err);
+    if (!code) code = rvd_proxy_listen_all(p, cfg->listen, err);
+    if (!code && rvd_sys_random(&p->seed, sizeof p->seed) < 0)
+        code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
+    for (unsigned i = 0; !code && i < p->listener_count; i++)
+        if (rvd_loop_add(p->loops[0], &p->listeners[i].io) < 0)
+            code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "the loop cannot watch a listener");
+    p->cfg.listen = p->cfg.path = NULL;  // the caller's
+    p->cfg.credentials = NULL;
+    return code;
+}
+
+// A probe: what a session would refuse is refused now.
+static int rvd_proxy_probe(revdial_proxy *p, revdial_err *err)
+{
+    revdial_engine_config e;
+    revdial_engine *probe;
+    memset(&e, 0, sizeof e);
+    e.role = REVDIAL_ROLE_PROXY;
+    e.path = p->path;
+    e.limits = p->cfg.common.limits;
+    e.alloc = p->cfg.common.alloc;
+    e.alloc_ud = p->cfg.common.alloc_ud;
+    probe = revdial_engine_new(&e, 1, err);
+    revdial_engine_free(probe);
+    return probe ? REVDIAL_OK : REVDIAL_EINVAL;
+}
+
+static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err *err)
+{
+    rvd_heap heap = {cfg->common.alloc, cfg->common.alloc_ud, 0};
+    revdial_proxy *p = rvd_base_alloc(&heap, sizeof *p);
+    if (!p) {
+        rvd_proxy_nomem(err);
+        return NULL;
+    }
+    p->heap = heap;
+    rvd_base_link_init(&p->members);
+    rvd_base_link_init(&p->dials);
+    p->stop_listening.run = rvd_proxy_on_stop_listening;
+    p->dials_wake.run = rvd_proxy_on_dials_wake;
+    for (unsigned i = 0; i < RVD_PROXY_LISTENERS; i++) p->listeners[i].io.fd = -1;
+    if (pthread_mutex_init(&p->lock, NULL) == 0) {
+        if (rvd_sys_cond_open(&p->changed) == 0) {
+            if (rvd_stream_work_open(&p->work) == 0) return p;
+            pthread_cond_destroy(&p->changed);
+        }
+        pthread_mutex_destroy(&p->lock);
+    }
+    rvd_base_free(&heap, p, sizeof *p);
+    rvd_stream_fail(err, REVDIAL_ESYS, 0, "no mutex for the proxy");
+    return NULL;
+}
+
+static int rvd_proxy_start(revdial_proxy *p, revdial_err *err)
+{
+    unsigned started = 0;
+    int r = rvd_loop_pool_open(&p->auth_pool, RVD_PROXY_AUTH_THREADS);
+    if (r == 0 && (r = rvd_loop_pool_open(&p->stream_pool, RVD_PROXY_STREAM_THREADS)) < 0)
+        rvd_loop_pool_close(&p->auth_pool);
+    if (r < 0) return rvd_stream_fail(err, REVDIAL_ESYS, 0, "no pool of threads");
+    p->listening = p->listener_count > 0;
+    while (started < p->loop_count && r == 0) {
+        r = rvd_loop_start(p->loops[started]);
+        started += r == 0;
+    }
+    if (r == 0) return REVDIAL_OK;
+    while (started--) {
+        rvd_loop_stop(p->loops[started]);
+        rvd_loop_join(p->loops[started]);
+    }
+    rvd_loop_pool_close(&p->auth_pool);
+    rvd_loop_pool_close(&p->stream_pool);
+    rvd_sys_fail(err, REVDIAL_ESYS, -r, NULL, "no I/O thread");
+    return REVDIAL_ESYS;
+}
+
+revdial_proxy *revdial_proxy_open(const revdial_proxy_config *cfg, revdial_err *err)
+{
+    revdial_proxy *p;
+    if (!cfg) {
+        rvd_stream_fail(err, REVDIAL_EINVAL, 0, "config: NULL");
+        return NULL;
+    }
+    if (rvd_proxy_config_check(cfg, err)) return NULL;
+    p = rvd_proxy_new(cfg, err);
+    if (!p) return NULL;
+    if (rvd_proxy_prepare(p, cfg, err) || rvd_proxy_probe(p, err) || rvd_proxy_start(p, err)) {
+        rvd_proxy_free(p);
+        return NULL;
+    }
+    return p;
+}
+
+// ================================================================================================
+// MARK: impl.agent  uses: base sys loop stream relay
+// The backend's side: which targets are allowed, forwarding to them, and links, each of which keeps
+// one session to one proxy alive. All on one loop. Start at rvd_agent_link_next().
+// ================================================================================================
+
+#define RVD_AGENT_ADDRESSES 16        // of one host name
+#define RVD_AGENT_LINKS 64            // sessions that one agent keeps
+#define RVD_AGENT_SECRET 4097         // a token with its NUL
+#define RVD_AGENT_JOBS 64             // threads for resolving and for credential_fn
+#define RVD_AGENT_STEADY_US 30000000  // up for so long: the next failure is a first one again
+#define RVD_AGENT_STOP_US 100000      // how often the stop flag is looked at
+#define RVD_AGENT_REFRESH_US 30000000  // all_addresses: how often the name is resolved again
+
+// ---- which targets are allowed ----
+
+typedef struct rvd_agent_ports {
+    uint32_t from, to;
+} rvd_agent_ports;
+
+// "80", "80-90" or "*".
+static int rvd_agent_ports_parse(const char *s, size_t len, rvd_agent_ports *out)
+{
+    const char *dash = memchr(s, '-', len);
+    uint64_t from, to;
+    size_t first = dash ? (size_t)(dash - s) : len;
+    if (len == 1 && *s == '*') {
+        out->from = 1;
+        out->to = 65535;
+        return 1;
+    }
+    if (!rvd_base_decimal(s, first, 65535, &from)) return 0;
+    to = from;
+    if (dash && !rvd_base_decimal(dash + 1, len - first - 1, 65535, &to)) return 0;
+    out->from = (uint32_t)from;
+    out->to = (uint32_t)to;
+    return from <= to && to > 0;
+}
+
+typedef struct rvd_agent_pattern {
+    const char *host;  // without brackets
+    size_t host_len;
+    rvd_agent_ports ports;
+    int bits;  // prefix length, -1 = no slash
+} rvd_agent_pattern;
+
+static int rvd_agent_pattern_parse(const char *text, rvd_agent_pattern *out)
+{
+    const char *colon = strrchr(text, ':'), *slash;
+    uint64_t bits;
+    if (!colon || !rvd_agent_ports_parse(colon + 1, strlen(colon + 1), &out->ports)) return 0;
+    out->host = text;
+    out->host_len = (size_t)(colon - text);
+    if (out->host_len > 2 && text[0] == '[' && colon[-1] == ']') {
+        out->host++;
+        out->host_len -= 2;
+    } else if (memchr(text, ':', out->host_len)) {
+        return 0;  // an IPv6 address without brackets: where does the port begin?
+    }
+    out->bits = -1;
+    slash = memchr(out->host, '/', out->host_len);
+    if (!slash) return out->host_len > 0;
+    if (!rvd_base_decimal(slash + 1, out->host_len - (size_t)(slash + 1 - out->host), 128, &bits))
+        return 0;
+    out->bits = (int)bits;
+    out->host_len = (size_t)(slash - out->host);
+    return 1;
+}
+
+// The bytes of an address; IPv4 in IPv6 counts as IPv4, so that no rule is evaded by spelling.
+static const uint8_t *rvd_agent_ip(const rvd_sys_addr *a, int *len)
+{
+    static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF};
+    const uint8_t *ip;
+    if (a->ss.ss_family == AF_INET) {
+        *len = 4;
+        return (const uint8_t *)&((const struct sockaddr_in *)&a->ss)->sin_addr;
+    }
+    ip = (const uint8_t *)&((const struct sockaddr_in6 *)&a->ss)->sin6_addr;
+    *len = 16;
+    if (memcmp(ip, mapped, sizeof mapped) != 0) return ip;
+    *len = 4;
+    return ip + 12;
+}
+
+static uint32_t rvd_agent_port(const rvd_sys_addr *a)
+{
+    if (a->ss.ss_family == AF_INET) return ntohs(((const struct sockaddr_in *)&a->ss)->sin_port);
+    return ntohs(((const struct sockaddr_in6 *)&a->ss)->sin6_port);
+}
+
+static int rvd_agent_prefix_matches(const uint8_t *a, const uint8_t *b, int bits)
+{
+    int whole = bits / 8, rest = bits % 8;
+    if (memcmp(a, b, (size_t)whole) != 0) return 0;
+    return !rest || ((a[whole] ^ b[whole]) & (0xFF00 >> rest & 0xFF)) == 0;
+}
+
+// Does an address rule cover this address?
+static int rvd_agent_rule_covers(const char *rule, const rvd_sys_addr *a)
+{
+    rvd_agent_pattern p;
+    rvd_sys_addr net;
+    char text[80];
+    const uint8_t *ip, *net_ip;
+    int len, net_len, bits;
+    uint32_t port;
+    size_t n;
+    if (a->ss.ss_family == AF_UNIX || !rvd_agent_pattern_parse(rule, &p)) return 0;
+    if (p.host_len > 50) return 0;
+    n = rvd_sys_append(text, sizeof text, 0, memchr(p.host, ':', p.host_len) ? "[" : "");
+    memcpy(text + n, p.host, p.host_len);
+    text[n + p.host_len] = '\0';
+    rvd_sys_append(text, sizeof text, n + p.host_len, n ? "]:1" : ":1");
+    if (rvd_sys_addr_parse(text, 1, &net, NULL) < 0) return 0;
+    ip = rvd_agent_ip(a, &len);
+    net_ip = rvd_agent_ip(&net, &net_len);
+    bits = p.bits < 0 ? 8 * net_len : p.bits;
+    port = rvd_agent_port(a);
+    if (len != net_len || bits > 8 * net_len) return 0;
+    return port >= p.ports.from && port <= p.ports.to && rvd_agent_prefix_matches(ip, net_ip, bits);
+}
+
+static int rvd_agent_lower(int c) { return c >= 'A' && c <= 'Z' ? c + 'a' - 'A' : c; }
+
+// Does a name rule cover this host name? *exact: without a wildcard.
+static int rvd_agent_rule_names(const char *rule, const char *host, uint32_t port, int *exact)
+{
+    rvd_agent_pattern p;
+    char pattern[256], name[256];
+    size_t name_len = strlen(host);
+    if (!rvd_agent_pattern_parse(rule, &p) || p.bits >= 0) return 0;
+    if (port < p.ports.from || port > p.ports.to) return 0;
+    if (p.host_len >= sizeof pattern || name_len >= sizeof name) return 0;
+    if (name_len > 1 && host[name_len - 1] == '.') name_len--;  // the root's dot
+    for (size_t i = 0; i < p.host_len; i++) pattern[i] = (char)rvd_agent_lower(p.host[i]);
+    for (size_t i = 0; i < name_len; i++) name[i] = (char)rvd_agent_lower(host[i]);
+    *exact = !memchr(pattern, '*', p.host_len) && !memchr(pattern, '?', p.host_len);
+    return rvd_base_glob(pattern, p.host_len, name, name_len);
+}
+
+// Places that a wildcard for names never reaches, wherever the name points.
+static int rvd_agent_is_special(const rvd_sys_addr *a)
+{
+    static const uint8_t zero[16];
+    int len;
+    const uint8_t *ip = rvd_agent_ip(a, &len);
+    if (rvd_sys_addr_is_loopback(a)) return 1;
+    if (len == 4)
+        return ip[0] == 0 || ip[0] >= 224 || (ip[0] == 169 && ip[1] == 254);
+    return memcmp(ip, zero, 16) == 0 || ip[0] == 0xFF || (ip[0] == 0xFE && (ip[1] & 0xC0) == 0x80);
+}
+
+// May we connect to this address? host is the name that it was resolved from, NULL if none.
+static int rvd_agent_may_connect(const char *const *allow, const rvd_sys_addr *a, const char *host)
+{
+    for (; allow && *allow; allow++) {
+        int exact;
+        if (rvd_agent_rule_covers(*allow, a)) return 1;
+        if (host && rvd_agent_rule_names(*allow, host, rvd_agent_port(a), &exact) &&
+            (exact || !rvd_agent_is_special(a)))
+            return 1;
+    }
+    return 0;
+}
+
+int revdial_target_allowed(const char *const *allow, const char *target)
+{
+    rvd_sys_endpoint e;
+    rvd_sys_addr a;
+    if (!target || rvd_sys_addr_split(target, 1, &e, NULL) < 0) return 0;
+    if (e.kind != RVD_SYS_UNIX && e.kind != RVD_SYS_NAME)
+        return rvd_sys_addr_parse(target, 1, &a, NULL) == 0 &&
+               rvd_agent_may_connect(allow, &a, NULL);
+    for (; allow && *allow; allow++) {
+        int exact;
+        if (e.kind == RVD_SYS_UNIX ? strcmp(*allow, target) == 0
+                                   : rvd_agent_rule_names(*allow, e.host, e.port, &exact))
+            return 1;
+    }
+    return 0;
+}
+
+// ---- the agent ----
+
+// What a link does.
+//   IDLE --> PREPARING --> CONNECTING --> JOINED --> WAITING --> PREPARING …      any --> STOPPED
+enum rvd_agent_link_state {
+    RVD_AGENT_IDLE,
+    RVD_AGENT_PREPARING,   // a thread resolves the host and asks for a credential
+    RVD_AGENT_CONNECTING,  // TCP
+    RVD_AGENT_JOINED,      // a session, in its handshake or up
+    RVD_AGENT_WAITING,     // until the next attempt
+    RVD_AGENT_STOPPED
+};
+
+typedef struct rvd_agent_link {
+    revdial_agent *agent;
+    // Set before start, then read-only.
+    char text[300];  // the URL
+    char host[256];  // of the request
+    char path[1025];
+    char endpoint[300];     // "host:port" or "unix:/path"
+    rvd_sys_addr pinned;    // all_addresses: this one only
+    struct rvd_agent_link *root;  // that resolves for this one
+
+    enum rvd_agent_link_state state;  // loop thread only, as all below
+    rvd_loop_timer timer;
+    rvd_loop_io io;
+    revdial_session *session;
+    int is_up, has_been_up;
+    unsigned attempt, failures, auth_failures;
+    int64_t up_us, connect_until_us;
+    rvd_loop_job job;
+    rvd_loop_task task;
+    rvd_sys_addr addresses[RVD_AGENT_ADDRESSES];
+    int address_count, address_at;
+    int result;  // of the job: 0, or REVDIAL_E*
+    revdial_err err;
+    char secret[RVD_AGENT_SECRET];
+} rvd_agent_link;
+
+struct revdial_agent {
+    // Set before start, then read-only.
+    revdial_agent_config cfg;
+    char *name, *instance, *secret, *default_target;
+    char **allow;
+    size_t allow_count;
+    revdial_kv *headers;
+    rvd_loop *loop;
+    rvd_stream_group group;
+    rvd_loop_pool jobs, handlers;
+    rvd_stream_work work;
+
+    // Loop thread only.
+    rvd_agent_link *links[RVD_AGENT_LINKS];
+    unsigned link_count, stopped_count;
+    rvd_loop_timer stop_timer;
+    rvd_loop_task begin_task, stop_task;
+    int stopping;
+    uint64_t random;
+    revdial_err verdict;  // why it stopped by itself
+
+    pthread_mutex_t lock;  // guards all below
+    pthread_cond_t changed;
+    rvd_heap heap;
+    rvd_base_link sessions;  // of rvd_agent_member; changed by the loop thread only
+    unsigned session_count, up_count;
+    int drain_ms, is_over;
+    int was_cut;  // a drain timed out
+    revdial_stats stats;
+};
+
+typedef struct rvd_agent_member {
+    rvd_base_link link;
+    revdial_session *session;  // holds a reference
+    rvd_agent_link *owner;     // loop thread only; NULL once the link has let go of it
+} rvd_agent_member;
+
+static void rvd_agent_log(revdial_agent *a, int level, const char *event, const char *msg)
+{
+    const revdial_common *c = &a->cfg.common;
+    int most = c->log_level ? c->log_level : REVDIAL_LOG_INFO;
+    if (c->log && level <= most) c->log(c->log_ud, level, event, msg);
+}
+
+static void rvd_agent_log_link(rvd_agent_link *l, int level, const char *event, const char *why)
+{
+    char text[600];
+    size_t n = rvd_sys_append(text, sizeof text, 0, "server=");
+    n = rvd_sys_append(text, sizeof text, n, l->text);
+    if (why) {
+        n = rvd_sys_append(text, sizeof text, n, " reason=");
+        rvd_sys_append(text, sizeof text, n, why);
+    }
+    rvd_agent_log(l->agent, level, event, text);
+}
+
+static void rvd_agent_tell(revdial_agent *a, int state, const revdial_err *why, int retry_ms)
+{
+    if (a->cfg.on_state) a->cfg.on_state(a->cfg.ud, state, why, retry_ms);
+}
+
+static uint64_t rvd_agent_random(revdial_agent *a)
+{
+    a->random ^= a->random << 13;
+    a->random ^= a->random >> 7;
+    a->random ^= a->random << 17;
+    return a->random;
+}
+
+// ---- forwarding a stream to a target ----
+
+typedef struct rvd_agent_forward {
+    rvd_loop_io io;
+    rvd_loop_timer timer;
+    rvd_loop_job job;
+    rvd_loop_task task;
+    revdial_agent *agent;
+    revdial_session *session;  // holds a reference
+    revdial_stream *st;        // NULL once the dialler has given up
+    int resolving;
+    int trusted;  // the default target: no rule needed
+    const char *target;
+    rvd_sys_endpoint endpoint;
+    rvd_sys_addr addresses[RVD_AGENT_ADDRESSES];
+    int address_count, address_at;
+    int reset;  // why the last address failed
+    char text[RVD_SYS_TEXT_MAX + 256];
+} rvd_agent_forward;
+
+static void rvd_agent_forward_free(rvd_agent_forward *f)
+{
+    revdial_session *s = f->session;
+    rvd_loop_timer_stop(s->loop, &f->timer);
+    rvd_loop_remove(s->loop, &f->io);
+    if (f->io.fd >= 0) rvd_sys_close(f->io.fd);
+    pthread_mutex_lock(&s->lock);
+    if (f->st) {
+        f->st->sink = NULL;
+        rvd_stream_free_locked(f->st);
+        rvd_stream_flush_soon_locked(s);
+    }
+    rvd_base_free(&s->heap, f, sizeof *f);
+    pthread_mutex_unlock(&s->lock);
+    rvd_stream_work_end(s->work);
+    revdial_session_unref(s);
+}
+
+static void rvd_agent_forward_refuse(rvd_agent_forward *f, int reset)
+{
+    revdial_session *s = f->session;
+    pthread_mutex_lock(&s->lock);
+    if (f->st) revdial_engine_reset(s->engine, f->st->id, reset);
+    pthread_mutex_unlock(&s->lock);
+    if (f->st) {
+        char text[600];
+        size_t n = rvd_sys_append(text, sizeof text, 0, "target=");
+        n = rvd_sys_append(text, sizeof text, n, f->target);
+        n = rvd_sys_append(text, sizeof text, n, " reason=");
+        rvd_sys_append(text, sizeof text, n, revdial_reset_text(reset));
+        rvd_agent_log(f->agent, REVDIAL_LOG_WARN, "stream.refused", text);
+    }
+    rvd_agent_forward_free(f);
+}
+
+static int rvd_agent_reset_of(int error)
+{
+    switch (-error) {
+    case ECONNREFUSED:
+    case ENOENT: return REVDIAL_RESET_CONNECT_REFUSED;
+    case ETIMEDOUT: return REVDIAL_RESET_CONNECT_TIMEOUT;
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+    case ENOBUFS: return REVDIAL_RESET_CALM;
+    default: return REVDIAL_RESET_UNREACHABLE;
+    }
+}
+
+// PROXY protocol version 1 (its specification, section 2.1).
+static size_t rvd_agent_header_v1(char *buf, size_t size, const rvd_sys_addr *client,
+                                  const rvd_sys_addr *local)
+{
+    char src[RVD_SYS_TEXT_MAX], dst[RVD_SYS_TEXT_MAX];
+    int is_v6 = client->ss.ss_family == AF_INET6;
+    size_t n, src_host, dst_host;
+    rvd_sys_addr_format(client, src, sizeof src);
+    rvd_sys_addr_format(local, dst, sizeof dst);
+    src_host = (size_t)(strrchr(src, ':') - src);
+    dst_host = (size_t)(strrchr(dst, ':') - dst);
+    src[src_host - (size_t)is_v6] = dst[dst_host - (size_t)is_v6] = '\0';
+    n = rvd_sys_append(buf, size, 0, is_v6 ? "PROXY TCP6 " : "PROXY TCP4 ");
+    n = rvd_sys_append(buf, size, n, src + is_v6);
+    n = rvd_sys_append(buf, size, n, " ");
+    n = rvd_sys_append(buf, size, n, dst + is_v6);
+    n = rvd_sys_append(buf, size, n, " ");
+    n = rvd_sys_append(buf, size, n, src + src_host + 1);
+    n = rvd_sys_append(buf, size, n, " ");
+    n = rvd_sys_append(buf, size, n, dst + dst_host + 1);
+    return rvd_sys_append(buf, size, n, "\r\n");
+}
+
+static size_t rvd_agent_header_v2(uint8_t *buf, const rvd_sys_addr *client,
+                                  const rvd_sys_addr *local)
+{
+    static const uint8_t start[14] = {0x0D, 0x0A, 0x0D, 0x0A, 0x00, 0x0D, 0x0A,
+                                      0x51, 0x55, 0x49, 0x54, 0x0A, 0x21, 0x11};
+    int ip_len;
+    const uint8_t *src = rvd_agent_ip(client, &ip_len), *dst;
+    size_t len;
+    dst = rvd_agent_ip(local, &ip_len);
+    len = (size_t)ip_len;
+    memcpy(buf, start, sizeof start);
+    if (len == 16) buf[13] = 0x21;
+    rvd_base_put_u16(buf + 14, (uint32_t)(2 * len + 4));
+    memcpy(buf + 16, src, len);
+    memcpy(buf + 16 + len, dst, len);
+    rvd_base_put_u16(buf + 16 + 2 * len, rvd_agent_port(client));
+    rvd_base_put_u16(buf + 18 + 2 * len, rvd_agent_port(local));
+    return 20 + 2 * len;
+}
+
+// Tells the target who the client is. The socket is fresh, so a header always fits.
+static int rvd_agent_header_send(rvd_agent_forward *f)
+{
+    static const uint8_t local_v2[16] = {0x0D, 0x0A, 0x0D, 0x0A, 0x00, 0x0D, 0x0A, 0x51,
+                                         0x55, 0x49, 0x54, 0x0A, 0x20, 0x00, 0x00, 0x00};
+    const char *client = revdial_meta(f->st, "client"), *local = revdial_meta(f->st, "local");
+    int version = f->agent->cfg.proxy_protocol, a_len = 0, b_len = 1;
+    rvd_sys_addr a, b;
+    uint8_t buf[256];
+    size_t n;
+    if (!version) return 0;
+    if (client && rvd_sys_addr_parse(client, 0, &a, NULL) == 0 && local &&
+        rvd_sys_addr_parse(local, 0, &b, NULL) == 0) {
+        rvd_agent_ip(&a, &a_len);
+        rvd_agent_ip(&b, &b_len);
+    }
+    if (a_len == b_len && a.ss.ss_family == b.ss.ss_family) {
+        n = version == 1 ? rvd_agent_header_v1((char *)buf, sizeof buf, &a, &b)
+                         : rvd_agent_header_v2(buf, &a, &b);
+    } else if (version == 1) {
+        n = rvd_sys_append((char *)buf, sizeof buf, 0, "PROXY UNKNOWN\r\n");
+    } else {
+        n = sizeof local_v2;
+        memcpy(buf, local_v2, n);
+    }
+    return rvd_sys_write(f->io.fd, buf, n) == (ptrdiff_t)n ? 0 : -EPIPE;
+}
+
+// Connected: the dialler is told, and the relay takes over.
+static void rvd_agent_forward_join(rvd_agent_forward *f)
+{
+    revdial_join_opts opts;
+    revdial_session *s = f->session;
+    revdial_stream *st = f->st;
+    int fd = f->io.fd;
+    if (rvd_agent_header_send(f) < 0) {
+        rvd_agent_forward_refuse(f, REVDIAL_RESET_UNREACHABLE);
+        return;
+    }
+    memset(&opts, 0, sizeof opts);
+    opts.idle_ms = f->agent->cfg.idle_timeout_ms;
+    rvd_loop_remove(s->loop, &f->io);
+    f->io.fd = -1;
+    f->st = NULL;
+    pthread_mutex_lock(&s->lock);
+    st->sink = NULL;
+    revdial_engine_accept(s->engine, st->id);
+    rvd_stream_flush_soon_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    revdial_join(st, fd, fd, &opts);
+    rvd_agent_forward_free(f);
+}
+
+static void rvd_agent_forward_next(rvd_agent_forward *f);
+
+// An address did not work.
+static void rvd_agent_forward_failed(rvd_agent_forward *f, int error)
+{
+    rvd_loop_remove(f->session->loop, &f->io);
+    if (f->io.fd >= 0) rvd_sys_close(f->io.fd);
+    f->io.fd = -1;
+    f->reset = rvd_agent_reset_of(error);
+    rvd_agent_forward_next(f);
+}
+
+static void rvd_agent_forward_on_io(rvd_loop_io *io)
+{
+    rvd_agent_forward *f = RVD_BASE_OWNER(io, rvd_agent_forward, io);
+    int r = rvd_sys_connect_result(io->fd);
+    if (!f->st) return;  // the dialler gave up: the task that cleans up is on its way
+    if (r == -EINPROGRESS) {
+        io->ready = 0;
+        return;
+    }
+    if (r < 0)
+        rvd_agent_forward_failed(f, r);
+    else
+        rvd_agent_forward_join(f);
+}
+
+static int rvd_agent_forward_connect(rvd_agent_forward *f, const rvd_sys_addr *to)
+{
+    int r, fd = rvd_sys_socket_tcp(to->ss.ss_family);
+    if (fd < 0) return fd;
+    f->io.fd = fd;
+    r = rvd_sys_connect_start(fd, to);
+    if (r < 0 && r != -EINPROGRESS) return r;
+    return rvd_loop_add(f->session->loop, &f->io);
+}
+
+// Tries the next address that the rules allow; each is the very one that is connected to.
+static void rvd_agent_forward_next(rvd_agent_forward *f)
+{
+    const char *host = f->endpoint.kind == RVD_SYS_NAME ? f->endpoint.host : NULL;
+    const char *const *allow = (const char *const *)f->agent->allow;
+    while (f->address_at < f->address_count) {
+        const rvd_sys_addr *to = &f->addresses[f->address_at++];
+        int r;
+        if (!f->trusted && to->ss.ss_family != AF_UNIX && !rvd_agent_may_connect(allow, to, host)) {
+            if (f->reset == REVDIAL_RESET_NONE) f->reset = REVDIAL_RESET_FORBIDDEN;
+            continue;
+        }
+        r = rvd_agent_forward_connect(f, to);
+        if (r == 0) return;
+        rvd_loop_remove(f->session->loop, &f->io);
+        if (f->io.fd >= 0) rvd_sys_close(f->io.fd);
+        f->io.fd = -1;
+        f->reset = rvd_agent_reset_of(r);
+    }
+    rvd_agent_forward_refuse(f, f->reset);
+}
+
+static void rvd_agent_forward_on_timer(rvd_loop_timer *t)
+{
+    rvd_agent_forward *f = RVD_BASE_OWNER(t, rvd_agent_forward, timer);
+    if (!f->resolving) {
+        if (f->st) rvd_agent_forward_refuse(f, REVDIAL_RESET_CONNECT_TIMEOUT);
+        return;
+    }
+    // The resolver cannot be interrupted; the dialler need not wait for it.
+    pthread_mutex_lock(&f->session->lock);
+    if (f->st) {
+        revdial_engine_reset(f->session->engine, f->st->id, REVDIAL_RESET_CONNECT_TIMEOUT);
+        f->st->sink = NULL;
+        rvd_stream_free_locked(f->st);
+        f->st = NULL;
+        rvd_stream_flush_soon_locked(f->session);
+    }
+    pthread_mutex_unlock(&f->session->lock);
+}
+
+static void rvd_agent_forward_resolve(rvd_loop_job *job)
+{
+    rvd_agent_forward *f = RVD_BASE_OWNER(job, rvd_agent_forward, job);
+    f->address_count = rvd_sys_resolve(f->endpoint.host, f->endpoint.port, f->addresses,
+                                       RVD_AGENT_ADDRESSES);
+    rvd_loop_post(f->session->loop, &f->task);
+}
+
+// The dialler gave up, or the session died: abort what is under way.
+static void rvd_agent_forward_sink(revdial_stream *st, unsigned events)
+{
+    rvd_agent_forward *f = st->sink_ud;
+    if (!(events & RVD_STREAM_WAKE_END)) return;
+    st->sink = NULL;
+    f->st = NULL;
+    rvd_stream_free_locked(st);
+    if (!f->resolving) rvd_loop_post(f->session->loop, &f->task);
+}
+
+// Loop thread: starts, goes on after the resolver, or cleans up.
+static void rvd_agent_forward_run(rvd_loop_task *task)
+{
+    rvd_agent_forward *f = RVD_BASE_OWNER(task, rvd_agent_forward, task);
+    int was_resolving = f->resolving;
+    int64_t limit = f->agent->cfg.connect_timeout_ms ? f->agent->cfg.connect_timeout_ms : 5000;
+    f->resolving = 0;
+    if (!f->st) {
+        rvd_agent_forward_free(f);
+        return;
+    }
+    if (was_resolving) {
+        if (f->address_count > 0)
+            rvd_agent_forward_next(f);
+        else
+            rvd_agent_forward_refuse(f, REVDIAL_RESET_NO_SUCH_HOST);
+        return;
+    }
+    if (rvd_loop_timer_set(f->session->loop, &f->timer,
+                           rvd_loop_now(f->session->loop) + limit * 1000) < 0) {
+        rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);
+        return;
+    }
+    if (f->endpoint.kind != RVD_SYS_NAME) {
+        f->address_count = rvd_sys_addr_parse(f->target, 1, f->addresses, NULL) == 0;
+        rvd_agent_forward_next(f);
+        return;
+    }
+    f->resolving = 1;
+    if (rvd_loop_pool_submit(&f->agent->jobs, &f->job, 0) < 0) {
+        f->resolving = 0;
+        rvd_agent_forward_refuse(f, REVDIAL_RESET_CALM);
+    }
+}
+
+// What the dialler asked for, as far as it can be judged without resolving. Returns a reset code.
+static int rvd_agent_forward_judge(rvd_agent_forward *f)
+{
+    revdial_agent *a = f->agent;
+    const char *target = revdial_meta(f->st, "target");
+    f->trusted = !target || (a->default_target && strcmp(target, a->default_target) == 0);
+    if (f->trusted) target = a->default_target;
+    if (!target || strlen(target) >= sizeof f->text) return REVDIAL_RESET_FORBIDDEN;
+    rvd_sys_append(f->text, sizeof f->text, 0, target);
+    f->target = f->text;
+    if (rvd_sys_addr_split(target, 1, &f->endpoint, NULL) < 0) return REVDIAL_RESET_FORBIDDEN;
+    if (f->trusted || f->endpoint.kind == RVD_SYS_NAME) return REVDIAL_RESET_NONE;
+    if (revdial_target_allowed((const char *const *)a->allow, target)) return REVDIAL_RESET_NONE;
+    return REVDIAL_RESET_FORBIDDEN;
+}
+
+static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdial_stream *st)
+{
+    rvd_agent_forward *f = rvd_base_alloc(&s->heap, sizeof *f);
+    int reset = REVDIAL_RESET_INTERNAL;
+    if (f) {
+        f->agent = a;
+        f->session = s;
+        f->st = st;
+        f->io.fd = -1;
+        f->io.run = rvd_agent_forward_on_io;
+        f->timer.run = rvd_agent_forward_on_timer;
+        f->job.run = rvd_agent_forward_resolve;
+        f->task.run = rvd_agent_forward_run;
+        reset = rvd_agent_forward_judge(f);
+    }
+    if (reset) {
+        if (f) rvd_base_free(&s->heap, f, sizeof *f);
+        revdial_engine_reset(s->engine, st->id, reset);
+        rvd_stream_free_locked(st);
+        return;
+    }
+    revdial_session_ref(s);
+    rvd_stream_work_begin(s->work);
+    st->sink = rvd_agent_forward_sink;
+    st->sink_ud = f;
+    rvd_loop_post(s->loop, &f->task);
+}
+
+// ---- serving a stream by the application's handler ----
+
+typedef struct rvd_agent_call {
+    rvd_loop_job job;
+    revdial_agent *agent;
+    revdial_stream *st;
+} rvd_agent_call;
+
+static void rvd_agent_call_run(rvd_loop_job *job)
+{
+    rvd_agent_call *c = RVD_BASE_OWNER(job, rvd_agent_call, job);
+    revdial_agent *a = c->agent;
+    rvd_heap heap = {a->cfg.common.alloc, a->cfg.common.alloc_ud, sizeof *c};
+    revdial_stream *st = c->st;
+    rvd_base_free(&heap, c, sizeof *c);
+    a->cfg.handler(a->cfg.ud, st);
+    rvd_stream_work_end(&a->work);
+}
+
+static void rvd_agent_on_open_locked(revdial_session *s, revdial_stream *st)
+{
+    revdial_agent *a = s->owner;
+    rvd_heap heap = {a->cfg.common.alloc, a->cfg.common.alloc_ud, 0};
+    rvd_agent_call *c;
+    if (!a->cfg.handler) {
+        rvd_agent_forward_locked(a, s, st);
+        return;
+    }
+    c = rvd_base_alloc(&heap, sizeof *c);
+    if (c) {
+        c->job.run = rvd_agent_call_run;
+        c->agent = a;
+        c->st = st;
+        rvd_stream_work_begin(&a->work);
+        if (rvd_loop_pool_submit(&a->handlers, &c->job, RVD_LOOP_NO_QUEUE) == 0) return;
+        rvd_stream_work_end(&a->work);
+        rvd_base_free(&heap, c, sizeof *c);
+    }
+    revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_CALM);
+    rvd_stream_free_locked(st);
+}
+
+// ---- links ----
+
+static void rvd_agent_link_next(rvd_agent_link *l);
+
+// When nothing is left to wait for, the loop ends. Handlers and relays may still be at it.
+static void rvd_agent_check_over(revdial_agent *a)
+{
+    int over;
+    pthread_mutex_lock(&a->lock);
+    over = a->stopped_count == a->link_count && a->session_count == 0;
+    pthread_mutex_unlock(&a->lock);
+    if (!over || a->is_over) return;
+    rvd_agent_tell(a, REVDIAL_STOPPED, a->verdict.code ? &a->verdict : NULL, 0);
+    pthread_mutex_lock(&a->lock);
+    a->is_over = 1;
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->lock);
+    rvd_stream_group_end(&a->group);
+    rvd_loop_timer_set(a->loop, &a->stop_timer, rvd_loop_now(a->loop));
+}
+
+static void rvd_agent_link_stop(rvd_agent_link *l, const revdial_err *why)
+{
+    revdial_agent *a = l->agent;
+    if (l->state == RVD_AGENT_STOPPED) return;
+    l->state = RVD_AGENT_STOPPED;
+    rvd_loop_timer_stop(a->loop, &l->timer);
+    rvd_loop_remove(a->loop, &l->io);
+    if (l->io.fd >= 0) rvd_sys_close(l->io.fd);
+    l->io.fd = -1;
+    rvd_base_wipe(l->secret, sizeof l->secret);
+    a->stopped_count++;
+    if (why && !a->verdict.code) a->verdict = *why;
+    rvd_agent_check_over(a);
+}
+
+// Full jitter: anything from 0 to a bound that doubles, so that a thousand agents do not come back
+// in step.
+static int rvd_agent_backoff_ms(rvd_agent_link *l)
+{
+    const revdial_agent_config *cfg = &l->agent->cfg;
+    int64_t least = cfg->backoff_min_ms ? cfg->backoff_min_ms : 500;
+    int64_t most = cfg->backoff_max_ms ? cfg->backoff_max_ms : 30000;
+    int64_t bound = least;
+    for (unsigned i = 1; i < l->failures && bound < most; i++) bound *= 2;
+    if (bound > most) bound = most;
+    return (int)(rvd_agent_random(l->agent) % (uint64_t)(bound + 1));
+}
+
+static int rvd_agent_is_rejected(rvd_agent_link *l, int code)
+{
+    int limit = l->agent->cfg.auth_fail_limit;
+    if (code != REVDIAL_EAUTH && code != REVDIAL_EDENIED) {
+        l->auth_failures = 0;
+        return 0;
+    }
+    l->auth_failures++;
+    if (limit < 0) return 0;
+    if (limit == 0) return !l->has_been_up;
+    return l->auth_failures >= (unsigned)limit;
+}
+
+// The attempt or the session is over: again later, or never.
+static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int retry_after_ms)
+{
+    revdial_agent *a = l->agent;
+    int64_t now = rvd_loop_now(a->loop);
+    int wait_ms, rejected = rvd_agent_is_rejected(l, why->code);
+    l->session = NULL;
+    if (a->stopping || rejected || why->code == REVDIAL_EINVAL) {
+        rvd_agent_log_link(l, rejected ? REVDIAL_LOG_ERROR : REVDIAL_LOG_INFO, "link.stopped",
+                           why->msg);
+        rvd_agent_link_stop(l, a->stopping ? NULL : why);
+        return;
+    }
+    if (l->is_up && now - l->up_us >= RVD_AGENT_STEADY_US) l->failures = 0;
+    l->is_up = 0;
+    l->failures++;
+    wait_ms = rvd_agent_backoff_ms(l);
+    if (l->auth_failures) {  // a secret does not mend in a second
+        int most = a->cfg.backoff_max_ms ? a->cfg.backoff_max_ms : 30000;
+        wait_ms = most / 2 + (int)(rvd_agent_random(a) % (uint64_t)(most / 2 + 1));
+    }
+    if (retry_after_ms) wait_ms = retry_after_ms + wait_ms % (retry_after_ms / 4 + 1);
+    l->state = RVD_AGENT_WAITING;
+    rvd_agent_log_link(l, REVDIAL_LOG_WARN, "link.retry", why->msg);
+    rvd_agent_tell(a, REVDIAL_BACKOFF, why, wait_ms);
+    if (rvd_loop_timer_set(a->loop, &l->timer, now + (int64_t)wait_ms * 1000) < 0)
+        rvd_agent_link_stop(l, why);
+}
+
+static void rvd_agent_link_fail(rvd_agent_link *l, int code, int sys, const char *text,
+                                const char *why)
+{
+    revdial_err err;
+    rvd_sys_fail(&err, code, sys, text, why);
+    rvd_agent_link_failed(l, &err, 0);
+}
+
+static const rvd_stream_host rvd_agent_host;
+
+static void rvd_agent_instance(rvd_agent_link *l, char *buf, size_t size)
+{
+    revdial_agent *a = l->agent;
+    unsigned index = 0;
+    size_t n = rvd_sys_append(buf, size, 0, a->instance);
+    while (index < a->link_count && a->links[index] != l) index++;
+    if (index == 0) return;
+    n = rvd_sys_append(buf, size, n, "-");  // the same proxy may be behind several addresses
+    rvd_sys_append_number(buf, size, n, index);
+}
+
+static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial_err *err)
+{
+    revdial_agent *a = l->agent;
+    revdial_engine_config e;
+    rvd_stream_session_config cfg;
+    revdial_session *s;
+    char instance[65], peer[RVD_SYS_TEXT_MAX];
+    memset(&e, 0, sizeof e);
+    memset(&cfg, 0, sizeof cfg);
+    rvd_agent_instance(l, instance, sizeof instance);
+    rvd_sys_addr_format(&l->addresses[l->address_at - 1], peer, sizeof peer);
+    e.role = REVDIAL_ROLE_BACKEND;
+    e.host = l->host;
+    e.path = l->path;
+    e.name = a->name;
+    e.instance = instance;
+    e.secret = l->secret[0] ? l->secret : NULL;
+    e.headers = a->headers;
+    e.header_count = a->cfg.header_count;
+    e.limits = a->cfg.common.limits;
+    e.alloc = a->cfg.common.alloc;
+    e.alloc_ud = a->cfg.common.alloc_ud;
+    if (rvd_sys_random(&e.seed, sizeof e.seed) < 0) e.seed = rvd_agent_random(a);
+    cfg.host = &rvd_agent_host;
+    cfg.owner = a;
+    cfg.work = &a->work;
+    cfg.group = &a->group;
+    cfg.fd = fd;
+    cfg.peer = peer;
+    cfg.engine = &e;
+    s = rvd_stream_session_new(&cfg, err);
+    if (!s) return NULL;
+    rvd_sys_append(s->name, sizeof s->name, 0, a->name ? a->name : "");
+    rvd_sys_append(s->instance, sizeof s->instance, 0, instance);
+    return s;
+}
+
+// Connected: the session begins with its handshake.
+static void rvd_agent_link_join(rvd_agent_link *l)
+{
+    revdial_agent *a = l->agent;
+    rvd_agent_member *m;
+    revdial_session *s;
+    revdial_err err;
+    int fd = l->io.fd;
+    rvd_loop_remove(a->loop, &l->io);
+    rvd_loop_timer_stop(a->loop, &l->timer);
+    l->io.fd = -1;
+    s = rvd_agent_session_new(l, fd, &err);
+    rvd_base_wipe(l->secret, sizeof l->secret);
+    pthread_mutex_lock(&a->lock);
+    m = s ? rvd_base_alloc(&a->heap, sizeof *m) : NULL;
+    if (m) {
+        rvd_base_link_init(&m->link);
+        rvd_base_link_push(&a->sessions, &m->link);
+        a->session_count++;
+        m->session = revdial_session_ref(s);
+        m->owner = l;
+        s->host_ud = m;
+    }
+    pthread_mutex_unlock(&a->lock);
+    if (m && rvd_stream_session_run(s) == 0) {
+        l->state = RVD_AGENT_JOINED;
+        l->session = s;
+        return;
+    }
+    rvd_sys_close(fd);
+    if (s && !m) rvd_stream_fail(&err, REVDIAL_ENOMEM, 0, "out of memory for a session");
+    if (m) {
+        rvd_stream_fail(&err, REVDIAL_ESYS, 0, "the loop cannot watch the connection");
+        pthread_mutex_lock(&a->lock);
+        rvd_base_link_remove(&m->link);
+        a->session_count--;
+        rvd_base_free(&a->heap, m, sizeof *m);
+        pthread_mutex_unlock(&a->lock);
+        revdial_session_unref(s);
+    }
+    revdial_session_unref(s);
+    rvd_agent_link_failed(l, &err, 0);
+}
+
+// Tries the next address.
+static void rvd_agent_link_connect(rvd_agent_link *l, int last_error)
+{
+    revdial_agent *a = l->agent;
+    int64_t now = rvd_loop_now(a->loop);
+    const rvd_sys_addr *to;
+    int r, left = l->address_count - l->address_at;
+    rvd_loop_remove(a->loop, &l->io);
+    if (l->io.fd >= 0) rvd_sys_close(l->io.fd);
+    l->io.fd = -1;
+    if (!left || now >= l->connect_until_us) {
+        rvd_agent_link_fail(l, REVDIAL_ESYS, last_error, l->endpoint,
+                            "cannot connect to the proxy");
+        return;
+    }
+    to = &l->addresses[l->address_at++];
+    if (l->secret[0] && !a->cfg.allow_cleartext && !rvd_sys_addr_is_loopback(to)) {
+        rvd_agent_link_fail(l, REVDIAL_EINVAL, 0, l->text,
+                            "refusing to send the token in cleartext (allow_cleartext permits it)");
+        return;
+    }
+    l->io.fd = r = rvd_sys_socket_tcp(to->ss.ss_family);
+    if (r >= 0) r = rvd_sys_connect_start(l->io.fd, to);
+    if (r == 0 || r == -EINPROGRESS) r = rvd_loop_add(a->loop, &l->io);
+    if (r == 0)  // this address gets its share of the time; several dead ones must not use it up
+        r = rvd_loop_timer_set(a->loop, &l->timer, now + (l->connect_until_us - now) / left);
+    if (r == 0) return;
+    rvd_loop_remove(a->loop, &l->io);
+    rvd_sys_fail(&l->err, REVDIAL_ESYS, -r, l->endpoint, "cannot connect");
+    rvd_loop_timer_set(a->loop, &l->timer, now);  // the next one in the next pass
+}
+
+static void rvd_agent_link_on_io(rvd_loop_io *io)
+{
+    rvd_agent_link *l = RVD_BASE_OWNER(io, rvd_agent_link, io);
+    int r = rvd_sys_connect_result(io->fd);
+    if (r == -EINPROGRESS)
+        io->ready = 0;
+    else if (r < 0)
+        rvd_agent_link_connect(l, -r);
+    else
+        rvd_agent_link_join(l);
+}
+
+static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, revdial_err *err);
+
+static int rvd_agent_is_same_ip(const rvd_sys_addr *a, const rvd_sys_addr *b)
+{
+    return a->len == b->len && memcmp(&a->ss, &b->ss, a->len) == 0;
+}
+
+// all_addresses: every address of the name gets a link of its own.
+static void rvd_agent_link_spread(rvd_agent_link *root)
+{
+    revdial_agent *a = root->agent;
+    for (int i = 1; i < root->address_count; i++) {
+        rvd_agent_link *l = NULL;
+        for (unsigned k = 0; k < a->link_count && !l; k++)
+            if (a->links[k]->root == root && a->links[k]->pinned.len &&
+                rvd_agent_is_same_ip(&a->links[k]->pinned, &root->addresses[i]))
+                l = a->links[k];
+        if (l) continue;
+        l = rvd_agent_link_new(a, root->text, NULL);
+        if (!l) return;
+        l->pinned = root->addresses[i];
+        l->root = root;
+        rvd_agent_link_next(l);
+    }
+    root->address_count = 1;
+}
+
+// The job is done: addresses and a credential are at hand.
+static void rvd_agent_link_prepared(rvd_loop_task *task)
+{
+    rvd_agent_link *l = RVD_BASE_OWNER(task, rvd_agent_link, task);
+    revdial_agent *a = l->agent;
+    int64_t limit = a->cfg.common.limits.handshake_timeout_ms;
+    rvd_stream_work_end(&a->work);
+    if (l->state != RVD_AGENT_PREPARING) return;
+    if (a->stopping) {
+        rvd_agent_link_stop(l, NULL);
+        return;
+    }
+    if (l->result) {
+        rvd_agent_link_failed(l, &l->err, 0);
+        return;
+    }
+    if (a->cfg.all_addresses && !l->root) rvd_agent_link_spread(l);
+    l->state = RVD_AGENT_CONNECTING;
+    l->address_at = 0;
+    l->connect_until_us = rvd_loop_now(a->loop) + (limit ? limit : 10000) * 1000;
+    rvd_agent_link_connect(l, 0);
+}
+
+static int rvd_agent_link_resolve(rvd_agent_link *l)
+{
+    rvd_sys_endpoint e;
+    int n;
+    if (l->pinned.len) {
+        l->addresses[0] = l->pinned;
+        l->address_count = 1;
+        return REVDIAL_OK;
+    }
+    if (rvd_sys_addr_split(l->endpoint, 1, &e, &l->err) < 0) return REVDIAL_EINVAL;
+    if (e.kind == RVD_SYS_NAME)
+        n = rvd_sys_resolve(e.host, e.port, l->addresses, RVD_AGENT_ADDRESSES);
+    else
+        n = rvd_sys_addr_parse(l->endpoint, 1, l->addresses, &l->err) == 0 ? 1 : -EINVAL;
+    if (n > 0) {
+        l->address_count = n;
+        return REVDIAL_OK;
+    }
+    rvd_sys_fail(&l->err, REVDIAL_ESYS, n == -ENOENT ? 0 : -n, l->endpoint,
+                 n == -ENOENT ? "no such host" : "cannot resolve the host");
+    return REVDIAL_ESYS;
+}
+
+// On a thread of the pool: may block.
+static void rvd_agent_link_prepare(rvd_loop_job *job)
+{
+    rvd_agent_link *l = RVD_BASE_OWNER(job, rvd_agent_link, job);
+    revdial_agent *a = l->agent;
+    l->result = REVDIAL_OK;
+    l->secret[0] = '\0';
+    if (a->cfg.credential_fn) {
+        l->result = a->cfg.credential_fn(a->cfg.credential_ud, l->attempt, l->secret,
+                                         sizeof l->secret);
+        l->secret[sizeof l->secret - 1] = '\0';
+        if (l->result) rvd_stream_fail(&l->err, l->result, 0, "no credential could be had");
+    } else if (a->secret) {
+        rvd_sys_append(l->secret, sizeof l->secret, 0, a->secret);
+    }
+    if (!l->result) l->result = rvd_agent_link_resolve(l);
+    rvd_loop_post(a->loop, &l->task);
+}
+
+// Begins an attempt.
+static void rvd_agent_link_next(rvd_agent_link *l)
+{
+    revdial_agent *a = l->agent;
+    if (a->stopping) {
+        rvd_agent_link_stop(l, NULL);
+        return;
+    }
+    l->state = RVD_AGENT_PREPARING;
+    l->attempt++;
+    if (l->attempt > 1) {
+        pthread_mutex_lock(&a->lock);
+        a->stats.reconnects++;
+        pthread_mutex_unlock(&a->lock);
+    }
+    rvd_agent_tell(a, REVDIAL_CONNECTING, NULL, 0);
+    rvd_stream_work_begin(&a->work);
+    if (rvd_loop_pool_submit(&a->jobs, &l->job, 0) == 0) return;
+    rvd_stream_work_end(&a->work);
+    rvd_agent_link_fail(l, REVDIAL_ESYS, 0, l->text, "no thread to resolve the host");
+}
+
+static void rvd_agent_link_on_timer(rvd_loop_timer *t)
+{
+    rvd_agent_link *l = RVD_BASE_OWNER(t, rvd_agent_link, timer);
+    if (l->state == RVD_AGENT_CONNECTING)
+        rvd_agent_link_connect(l, ETIMEDOUT);
+    else if (l->state == RVD_AGENT_WAITING)
+        rvd_agent_link_next(l);
+}
+
+// ---- what happens to a session ----
+
+static void rvd_agent_on_auth(revdial_session *s) { (void)s; }  // only a proxy is asked
+
+static void rvd_agent_on_up(revdial_session *s)
+{
+    revdial_agent *a = s->owner;
+    rvd_agent_member *m = s->host_ud;
+    rvd_agent_link *l = m->owner;
+    pthread_mutex_lock(&a->lock);
+    a->up_count++;
+    a->stats.sessions_opened++;
+    s->is_counted = 1;
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->lock);
+    if (l) {
+        l->is_up = l->has_been_up = 1;
+        l->auth_failures = 0;
+        l->up_us = rvd_loop_now(a->loop);
+        rvd_agent_log_link(l, REVDIAL_LOG_INFO, "session.up", NULL);
+    }
+    rvd_agent_tell(a, REVDIAL_UP, NULL, 0);
+}
+
+static int rvd_agent_let_go(rvd_agent_member *m)
+{
+    rvd_agent_link *l = m->owner;
+    m->owner = NULL;
+    if (!l) return 0;
+    l->session = NULL;
+    return 1;
+}
+
+// The proxy goes away: what runs here goes on, and a new session is made at once, to whoever now
+// answers at that address.
+static void rvd_agent_on_goaway(revdial_session *s)
+{
+    revdial_agent *a = s->owner;
+    rvd_agent_member *m = s->host_ud;
+    rvd_agent_link *l = m->owner;
+    int64_t soon = a->cfg.backoff_min_ms ? a->cfg.backoff_min_ms : 500;
+    rvd_agent_tell(a, REVDIAL_DRAINING, NULL, 0);
+    if (!rvd_agent_let_go(m)) return;
+    rvd_agent_log_link(l, REVDIAL_LOG_INFO, "session.draining", "the proxy is going away");
+    l->is_up = 0;
+    if (a->stopping) {
+        rvd_agent_link_stop(l, NULL);
+        return;
+    }
+    l->state = RVD_AGENT_WAITING;
+    soon = rvd_loop_now(a->loop) + (int64_t)(rvd_agent_random(a) % (uint64_t)(soon + 1)) * 1000;
+    if (rvd_loop_timer_set(a->loop, &l->timer, soon) < 0) rvd_agent_link_stop(l, NULL);
+}
+
+static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
+{
+    revdial_agent *a = s->owner;
+    rvd_agent_member *m = s->host_ud;
+    rvd_agent_link *l = m->owner;
+    revdial_engine_info info;
+    int retry_after_ms;
+    pthread_mutex_lock(&s->lock);
+    revdial_engine_info_get(s->engine, &info);
+    retry_after_ms = s->retry_after_ms;
+    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_lock(&a->lock);
+    rvd_base_link_remove(&m->link);
+    a->session_count--;
+    a->up_count -= (unsigned)s->is_counted;
+    a->stats.sessions_closed += (unsigned)s->is_counted;
+    a->stats.rx_bytes += info.rx_bytes;
+    a->stats.tx_bytes += info.tx_bytes;
+    a->stats.streams_opened += info.streams_opened;
+    a->stats.streams_reset += info.streams_reset;
+    if (why->code == REVDIAL_ETIMEDOUT) a->was_cut = 1;
+    pthread_cond_broadcast(&a->changed);
+    rvd_base_free(&a->heap, m, sizeof *m);
+    pthread_mutex_unlock(&a->lock);
+    s->host_ud = NULL;
+    if (s->is_counted) rvd_agent_tell(a, REVDIAL_DOWN, why, 0);
+    if (l) rvd_agent_link_failed(l, why, retry_after_ms);
+    revdial_session_unref(s);
+    rvd_agent_check_over(a);
+}
+
+static const rvd_stream_host rvd_agent_host = {rvd_agent_on_auth, rvd_agent_on_up,
+                                               rvd_agent_on_goaway, rvd_agent_on_down,
+                                               rvd_agent_on_open_locked};
+
+// ---- stopping ----
+
+static void rvd_agent_stop_links(revdial_agent *a)
+{
+    int drain_ms;
+    if (a->stopping) return;
+    a->stopping = 1;
+    for (unsigned i = 0; i < a->link_count; i++) {
+        rvd_agent_link *l = a->links[i];
+        // One that prepares stops when its job is done; one that has joined, with its session.
+        if (l->state != RVD_AGENT_PREPARING && l->state != RVD_AGENT_JOINED)
+            rvd_agent_link_stop(l, NULL);
+    }
+    pthread_mutex_lock(&a->lock);
+    drain_ms = a->drain_ms;
+    pthread_mutex_unlock(&a->lock);
+    // Only this thread changes the list, so it may walk it without the lock.
+    for (rvd_base_link *k = a->sessions.next; k != &a->sessions; k = k->next) {
+        revdial_session *s = RVD_BASE_OWNER(k, rvd_agent_member, link)->session;
+        if (s->is_counted && drain_ms)
+            revdial_session_drain(s, drain_ms);
+        else
+            revdial_session_kill(s);
+    }
+    rvd_agent_check_over(a);
+}
+
+static void rvd_agent_on_stop_task(rvd_loop_task *task)
+{
+    rvd_agent_stop_links(RVD_BASE_OWNER(task, revdial_agent, stop_task));
+}
+
+// The stop flag can only be looked at; at the end, the work that is left too.
+static void rvd_agent_on_stop_timer(rvd_loop_timer *t)
+{
+    revdial_agent *a = RVD_BASE_OWNER(t, revdial_agent, stop_timer);
+    size_t left;
+    if (a->is_over) {
+        pthread_mutex_lock(&a->work.lock);
+        left = a->work.count;
+        pthread_mutex_unlock(&a->work.lock);
+        if (!left) {
+            rvd_loop_stop(a->loop);
+            return;
+        }
+        rvd_loop_timer_set(a->loop, t, rvd_loop_now(a->loop) + RVD_AGENT_STOP_US / 10);
+        return;
+    }
+    if (*a->cfg.stop) rvd_agent_stop_links(a);
+    if (!a->is_over) rvd_loop_timer_set(a->loop, t, rvd_loop_now(a->loop) + RVD_AGENT_STOP_US);
+}
+
+// ---- opening and closing ----
+
+// "http://host[:port][/path]" or "unix:/path".
+static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
+{
+    static const char scheme[] = "http://";
+    const char *rest = url + sizeof scheme - 1, *slash;
+    rvd_sys_endpoint e;
+    size_t host_len;
+    int has_port;
+    if (strncmp(url, "unix:/", 6) == 0) {
+        rvd_sys_append(l->endpoint, sizeof l->endpoint, 0, url);
+        rvd_sys_append(l->host, sizeof l->host, 0, "localhost");
+        rvd_sys_append(l->path, sizeof l->path, 0, "/revdial");
+        return NULL;
+    }
+    if (strncmp(url, "https://", 8) == 0 || strncmp(url, "ws://", 5) == 0 ||
+        strncmp(url, "wss://", 6) == 0)
+        return "this version speaks http:// and unix: only";
+    if (strncmp(url, scheme, sizeof scheme - 1) != 0) return "not http:// or unix:/path";
+    slash = strchr(rest, '/');
+    host_len = slash ? (size_t)(slash - rest) : strlen(rest);
+    if (host_len == 0 || host_len >= sizeof l->host - 8) return "no host, or it is too long";
+    if (memchr(rest, '@', host_len)) return "credentials do not belong in the URL";
+    if (slash && strlen(slash) >= sizeof l->path) return "the path is over 1024 bytes";
+    memcpy(l->host, rest, host_len);
+    has_port = strchr(l->host, ']') ? strchr(strchr(l->host, ']'), ':') != NULL
+                                    : strchr(l->host, ':') != NULL;
+    host_len = rvd_sys_append(l->endpoint, sizeof l->endpoint, 0, l->host);
+    if (!has_port) rvd_sys_append(l->endpoint, sizeof l->endpoint, host_len, ":80");
+    rvd_sys_append(l->path, sizeof l->path, 0, slash && slash[1] ? slash : "/revdial");
+    return rvd_sys_addr_split(l->endpoint, 1, &e, NULL) < 0 ? "not host or host:port" : NULL;
+}
+
+static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, revdial_err *err)
+{
+    rvd_agent_link *l;
+    const char *problem;
+    if (a->link_count == RVD_AGENT_LINKS) {
+        rvd_stream_fail(err, REVDIAL_EINVAL, 0, "url: over 64 of them");
+        return NULL;
+    }
+    pthread_mutex_lock(&a->lock);
+    l = rvd_base_alloc(&a->heap, sizeof *l);
+    pthread_mutex_unlock(&a->lock);
+    if (!l) {
+        rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a link");
+        return NULL;
+    }
+    l->agent = a;
+    l->io.fd = -1;
+    l->io.run = rvd_agent_link_on_io;
+    l->timer.run = rvd_agent_link_on_timer;
+    l->job.run = rvd_agent_link_prepare;
+    l->task.run = rvd_agent_link_prepared;
+    rvd_sys_append(l->text, sizeof l->text, 0, text);
+    problem = rvd_agent_url_parse(l, text);
+    if (!problem) {
+        a->links[a->link_count++] = l;
+        return l;
+    }
+    rvd_sys_fail(err, REVDIAL_EINVAL, 0, text, problem);
+    pthread_mutex_lock(&a->lock);
+    rvd_base_free(&a->heap, l, sizeof *l);
+    pthread_mutex_unlock(&a->lock);
+    return NULL;
+}
+
+static int rvd_agent_links_open(revdial_agent *a, const char *list, revdial_err *err)
+{
+    while (list && *list) {
+        char text[300];
+        size_t len = strcspn(list, ",");
+        if (len >= sizeof text)
+            return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "url: one is over 299 bytes");
+        memcpy(text, list, len);
+        text[len] = '\0';
+        if (!rvd_agent_link_new(a, text, err)) return err ? err->code : REVDIAL_EINVAL;
+        list += len + (list[len] == ',');
+    }
+    if (a->link_count) return REVDIAL_OK;
+    return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "url: none given");
+}
+
+// A default that is the same whenever this process starts here again: its old session, which the
+// proxy may still believe in, is then replaced at once.
+static char *rvd_agent_instance_default(revdial_agent *a, const char *name, const char *url)
+{
+    char host[256] = "";
+    char text[17];
+    uint64_t h = 0xCBF29CE484222325u;
+    const char *parts[3];
+    rvd_base_text t = {text, sizeof text, 0, 0};
+    rvd_sys_hostname(host, sizeof host);
+    parts[0] = host;
+    parts[1] = name ? name : "";
+    parts[2] = url;
+    for (int i = 0; i < 3; i++)
+        for (const char *p = parts[i];; p++) {
+            h = (h ^ (unsigned char)*p) * 0x100000001B3u;
+            if (!*p) break;
+        }
+    rvd_base_text_add_hex16(&t, h);
+    return rvd_stream_text_copy(&a->heap, text);
+}
+
+static int rvd_agent_headers_copy(revdial_agent *a, const revdial_agent_config *cfg)
+{
+    if (!cfg->header_count) return 1;
+    a->headers = rvd_base_alloc(&a->heap, cfg->header_count * sizeof *a->headers);
+    if (!a->headers) return 0;
+    a->cfg.header_count = cfg->header_count;
+    for (size_t i = 0; i < cfg->header_count; i++) {
+        a->headers[i].key = rvd_stream_text_copy(&a->heap, cfg->headers[i].key);
+        a->headers[i].value = rvd_stream_text_copy(&a->heap, cfg->headers[i].value);
+        if (!a->headers[i].key || !a->headers[i].value) return 0;
+    }
+    return 1;
+}
+
+static int rvd_agent_allow_copy(revdial_agent *a, const char *const *allow)
+{
+    while (allow && allow[a->allow_count]) a->allow_count++;
+    a->allow = rvd_base_alloc(&a->heap, (a->allow_count + 1) * sizeof *a->allow);
+    for (size_t i = 0; a->allow && i < a->allow_count; i++) {
+        a->allow[i] = rvd_stream_text_copy(&a->heap, allow[i]);
+        if (!a->allow[i]) return 0;
+    }
+    return a->allow != NULL;
+}
+
+static int rvd_agent_config_copy(revdial_agent *a, const revdial_agent_config *cfg)
+{
+    a->cfg = *cfg;
+    a->cfg.header_count = 0;
+    a->drain_ms = cfg->drain_ms ? cfg->drain_ms : 30000;
+    a->name = rvd_stream_text_copy(&a->heap, cfg->name);
+    a->secret = rvd_stream_text_copy(&a->heap, cfg->secret);
+    a->default_target = rvd_stream_text_copy(&a->heap, cfg->default_target);
+    a->instance = cfg->instance ? rvd_stream_text_copy(&a->heap, cfg->instance)
+                                : rvd_agent_instance_default(a, cfg->name, cfg->url);
+    if ((cfg->name && !a->name) || (cfg->secret && !a->secret) || !a->instance) return 0;
+    if (cfg->default_target && !a->default_target) return 0;
+    return rvd_agent_headers_copy(a, cfg) && rvd_agent_allow_copy(a, cfg->allow);
+}
+
+static int rvd_agent_config_check(const revdial_agent_config *cfg, revdial_err *err)
+{
+    rvd_agent_pattern p;
+    rvd_sys_endpoint e;
+    const char *problem = NULL;
+    if (!cfg->url) problem = "url: none given";
+    if (cfg->name && !rvd_base_is_name(cfg->name, strlen(cfg->name)))
+        problem = "name: not [a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?";
+    if (cfg->instance && !rvd_base_is_label(cfg->instance, strlen(cfg->instance), 1))
+        problem = "instance: not letters, digits, '.', '_' and '-' between them, up to 64";
+    if (cfg->proxy_protocol < 0 || cfg->proxy_protocol > 2)
+        problem = "proxy_protocol: not 0, 1 or 2";
+    if (cfg->backoff_min_ms < 0 || cfg->backoff_max_ms < 0 || cfg->connect_timeout_ms < 0 ||
+        cfg->idle_timeout_ms < 0)
+        problem = "a time is negative";
+    if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
+    if (cfg->default_target && rvd_sys_addr_split(cfg->default_target, 1, &e, err) < 0)
+        return REVDIAL_EINVAL;
+    for (const char *const *rule = cfg->allow; rule && *rule; rule++) {
+        if (strncmp(*rule, "unix:/", 6) == 0 || rvd_agent_pattern_parse(*rule, &p)) continue;
+        rvd_sys_fail(err, REVDIAL_EINVAL, 0, *rule, "allow: not HOST:PORT, NET/BITS:PORT or unix:");
+        return REVDIAL_EINVAL;
+    }
+    return REVDIAL_OK;
+}
+
+static void rvd_agent_free(revdial_agent *a)
+{
+    rvd_heap heap = a->heap;
+    for (unsigned i = 0; i < a->link_count; i++) {
+        rvd_base_wipe(a->links[i]->secret, sizeof a->links[i]->secret);
+        rvd_base_free(&heap, a->links[i], sizeof *a->links[i]);
+    }
+    for (size_t i = 0; a->allow && i < a->allow_count; i++)
+        rvd_stream_text_free(&heap, a->allow[i]);
+    rvd_base_free(&heap, a->allow, (a->allow_count + 1) * sizeof *a->allow);
+    for (size_t i = 0; i < a->cfg.header_count; i++) {
+        rvd_stream_text_free(&heap, a->headers[i].key);
+        rvd_stream_text_free(&heap, a->headers[i].value);
+    }
+    rvd_base_free(&heap, a->headers, a->cfg.header_count * sizeof *a->headers);
+    rvd_stream_text_free(&heap, a->name);
+    rvd_stream_text_free(&heap, a->instance);
+    rvd_stream_text_free(&heap, a->secret);
+    rvd_stream_text_free(&heap, a->default_target);
+    rvd_loop_free(a->loop);
+    rvd_stream_work_close(&a->work);
+    pthread_cond_destroy(&a->changed);
+    pthread_mutex_destroy(&a->lock);
+    heap.live_bytes = sizeof *a;
+    rvd_base_free(&heap, a, sizeof *a);
+}
+
+// What a session would refuse is refused now.
+static int rvd_agent_probe(revdial_agent *a, revdial_err *err)
+{
+    revdial_engine_config e;
+    revdial_engine *probe;
+    memset(&e, 0, sizeof e);
+    e.role = REVDIAL_ROLE_BACKEND;
+    e.name = a->name;
+    e.instance = a->instance;
+    e.host = a->links[0]->host;
+    e.path = a->links[0]->path;
+    e.secret = a->secret;
+    e.headers = a->headers;
+    e.header_count = a->cfg.header_count;
+    e.limits = a->cfg.common.limits;
+    e.alloc = a->cfg.common.alloc;
+    e.alloc_ud = a->cfg.common.alloc_ud;
+    probe = revdial_engine_new(&e, 1, err);
+    revdial_engine_free(probe);
+    return probe ? REVDIAL_OK : REVDIAL_EINVAL;
+}
+
+static void rvd_agent_on_begin(rvd_loop_task *task)
+{
+    revdial_agent *a = RVD_BASE_OWNER(task, revdial_agent, begin_task);
+    unsigned count = a->link_count;
+    if (a->cfg.stop)
+        rvd_loop_timer_set(a->loop, &a->stop_timer, rvd_loop_now(a->loop) + RVD_AGENT_STOP_US);
+    for (unsigned i = 0; i < count; i++) rvd_agent_link_next(a->links[i]);
+}
+
+static revdial_agent *rvd_agent_new(const revdial_agent_config *cfg, revdial_err *err)
+{
+    rvd_heap heap = {cfg->common.alloc, cfg->common.alloc_ud, 0};
+    revdial_agent *a = rvd_base_alloc(&heap, sizeof *a);
+    if (!a) {
+        rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the agent");
+        return NULL;
+    }
+    a->heap = heap;
+    rvd_base_link_init(&a->sessions);
+    a->stop_timer.run = rvd_agent_on_stop_timer;
+    a->stop_task.run = rvd_agent_on_stop_task;
+    a->begin_task.run = rvd_agent_on_begin;
+    if (pthread_mutex_init(&a->lock, NULL) == 0) {
+        if (rvd_sys_cond_open(&a->changed) == 0) {
+            if (rvd_stream_work_open(&a->work) == 0) return a;
+            pthread_cond_destroy(&a->changed);
+        }
+        pthread_mutex_destroy(&a->lock);
+    }
+    rvd_base_free(&heap, a, sizeof *a);
+    rvd_stream_fail(err, REVDIAL_ESYS, 0, "no mutex for the agent");
+    return NULL;
+}
+
+static int rvd_agent_pools_open(revdial_agent *a, revdial_err *err)
+{
+    unsigned handlers = a->cfg.max_handlers ? a->cfg.max_handlers : 1024;
+    if (rvd_loop_pool_open(&a->jobs, RVD_AGENT_JOBS) == 0) {
+        if (rvd_loop_pool_open(&a->handlers, handlers) == 0) return REVDIAL_OK;
+        rvd_loop_pool_close(&a->jobs);
+    }
+    return rvd_stream_fail(err, REVDIAL_ESYS, 0, "no pool of threads");
+}
+
+// All but running it. NULL: err says why.
+static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_err *err)
+{
+    revdial_agent *a;
+    revdial_err own;
+    int code;
+    if (!err) err = &own;
+    if (!cfg || rvd_agent_config_check(cfg, err)) {
+        if (!cfg) rvd_stream_fail(err, REVDIAL_EINVAL, 0, "config: NULL");
+        return NULL;
+    }
+    a = rvd_agent_new(cfg, err);
+    if (!a) return NULL;
+    code = rvd_agent_config_copy(a, cfg)
+               ? REVDIAL_OK
+               : rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the agent");
+    if (!code) code = rvd_agent_links_open(a, cfg->url, err);
+    if (!code) code = rvd_agent_probe(a, err);
+    if (!code && !(a->loop = rvd_loop_new(cfg->common.alloc, cfg->common.alloc_ud, err)))
+        code = REVDIAL_ESYS;
+    if (!code && (rvd_sys_random(&a->random, sizeof a->random) < 0 || !a->random))
+        code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
+    if (!code) code = rvd_agent_pools_open(a, err);
+    if (code) {
+        rvd_agent_free(a);
+        return NULL;
+    }
+    rvd_stream_group_init(&a->group, a->loop);
+    a->cfg.url = a->cfg.name = a->cfg.instance = a->cfg.secret = a->cfg.default_target = NULL;
+    a->cfg.headers = NULL;  // the caller's
+    a->cfg.allow = NULL;
+    return a;
+}
+
+static void rvd_agent_close(revdial_agent *a)
+{
+    rvd_loop_pool_close(&a->jobs);
+    rvd_loop_pool_close(&a->handlers);
+    rvd_agent_free(a);
+}
+
+int revdial_serve(const revdial_agent_config *cfg, revdial_err *err)
+{
+    revdial_err own;
+    revdial_agent *a;
+    int r, code;
+    if (!err) err = &own;
+    memset(err, 0, sizeof *err);
+    a = rvd_agent_open(cfg, err);
+    if (!a) return err->code;
+    rvd_loop_post(a->loop, &a->begin_task);
+    r = rvd_loop_run(a->loop);
+    if (a->verdict.code) *err = a->verdict;
+    if (r < 0) rvd_sys_fail(err, REVDIAL_ESYS, -r, NULL, "the I/O loop failed");
+    code = err->code;
+    rvd_agent_close(a);
+    return code;
+}
+
+revdial_agent *revdial_agent_start(const revdial_agent_config *cfg, revdial_err *err)
+{
+    revdial_agent *a = rvd_agent_open(cfg, err);
+    int r;
+    if (!a) return NULL;
+    rvd_loop_post(a->loop, &a->begin_task);
+    r = rvd_loop_start(a->loop);
+    if (r == 0) return a;
+    rvd_sys_fail(err, REVDIAL_ESYS, -r, NULL, "no I/O thread");
+    rvd_agent_close(a);
+    return NULL;
+}
+
+revdial_session *revdial_agent_session(revdial_agent *a, int timeout_ms)
+{
+    int64_t until = rvd_stream_deadline(timeout_ms);
+    revdial_session *found = NULL;
+    int r = 0;
+    if (rvd_loop_is_owner(a->loop)) return NULL;
+    pthread_mutex_lock(&a->lock);
+    for (;;) {
+        for (rvd_base_link *k = a->sessions.next; k != &a->sessions && !found; k = k->next) {
+            revdial_session *s = RVD_BASE_OWNER(k, rvd_agent_member, link)->session;
+            if (s->is_counted) found = revdial_session_ref(s);
+        }
+        if (found || r || a->is_over) break;
+        r = rvd_sys_cond_wait(&a->changed, &a->lock, until == INT64_MAX ? -1 : until);
+    }
+    pthread_mutex_unlock(&a->lock);
+    return found;
+}
+
+void revdial_agent_stats(revdial_agent *a, revdial_stats *out)
+{
+    revdial_session *all[RVD_AGENT_LINKS];
+    unsigned count = 0;
+    pthread_mutex_lock(&a->lock);
+    *out = a->stats;
+    out->sessions = a->up_count;
+    for (rvd_base_link *k = a->sessions.next; k != &a->sessions && count < RVD_AGENT_LINKS;
+         k = k->next)
+        all[count++] = revdial_session_ref(RVD_BASE_OWNER(k, rvd_agent_member, link)->session);
+    pthread_mutex_unlock(&a->lock);
+    for (unsigned i = 0; i < count; i++) {
+        rvd_stream_stats_add(out, all[i]);
+        revdial_session_unref(all[i]);
+    }
+}
+
+int revdial_agent_stop(revdial_agent *a, int drain_ms)
+{
+    int r;
+    if (!a) return REVDIAL_OK;
+    if (rvd_loop_is_owner(a->loop)) return REVDIAL_EDEADLK;
+    pthread_mutex_lock(&a->lock);
+    a->drain_ms = drain_ms;
+    pthread_mutex_unlock(&a->lock);
+    rvd_loop_post(a->loop, &a->stop_task);
+    rvd_loop_join(a->loop);
+    r = a->was_cut ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
+    rvd_agent_close(a);
+    return r;
+}
+
+const char *revdial_version(void)
+{
+#if RVD_SYS_EPOLL
+    return "revdial " REVDIAL_VERSION_STRING " (epoll)";
+#else
+    return "revdial " REVDIAL_VERSION_STRING " (poll)";
+#endif
+}
+
+#endif  // REVDIAL_NO_RUNTIME
+#endif  // REVDIAL_IMPLEMENTED
+#endif  // REVDIAL_IMPLEMENTATION

@@ -1,0 +1,86 @@
+#!/bin/sh
+# revdial.h in every way that a program may take it, without a warning.     tests/header.sh
+# Compilers that are not here are left out, unless CI=true.
+header=revdial.h
+tmp=build/header
+passed=0
+failed=0
+warnings='-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wcast-qual -Wstrict-prototypes
+    -Wmissing-prototypes -Wundef -Wswitch-enum -Wvla -Wwrite-strings -Werror'
+rm -rf "$tmp"
+mkdir -p "$tmp" || exit 1
+
+# try NAME COMMAND...: must succeed and say nothing
+try() {
+    name=$1
+    shift
+    "$@" >"$tmp/said" 2>&1
+    status=$?
+    if [ "$status" -eq 0 ] && [ ! -s "$tmp/said" ]; then
+        echo "ok $name"
+        passed=$((passed + 1))
+    else
+        head -n 20 "$tmp/said"
+        echo "$header:1: $name: exit status $status"
+        failed=$((failed + 1))
+    fi
+}
+
+# here COMPILER: is it on this machine?
+here() {
+    if command -v "$1" >/dev/null; then return 0; fi
+    if [ "$CI" = true ]; then try "$1 is installed" false; fi
+    return 1
+}
+
+printf '#define REVDIAL_IMPLEMENTATION\n#include "revdial.h"\n' >"$tmp/impl.c"
+cat >"$tmp/uses.c" <<'END'
+#include "revdial.h"
+#include "revdial.h"
+int main(void) { return revdial_version()[0] == 0 || revdial_strerror(REVDIAL_OK)[0] == 0; }
+END
+cat "$tmp/uses.c" "$tmp/impl.c" >"$tmp/late.c" # the implementation after the public half
+{
+    cat "$tmp/impl.c"
+    tail -n 1 "$tmp/uses.c"
+} >"$tmp/both.c"
+cat >"$tmp/core.c" <<'END'
+#define REVDIAL_IMPLEMENTATION
+#define REVDIAL_NO_RUNTIME
+#include "revdial.h"
+int main(void)
+{
+    revdial_engine_config cfg = {0};
+    cfg.role = REVDIAL_ROLE_PROXY;
+    revdial_engine_free(revdial_engine_new(&cfg, 0, NULL));
+    return 0;
+}
+END
+cp "$tmp/uses.c" "$tmp/uses.cc"
+
+for cc in gcc clang; do
+    here "$cc" || continue
+    for flags in '-O2' '-O0' '-O2 -DNDEBUG' '-O2 -DREVDIAL_POLL' \
+        '-O2 -DREVDIAL_NO_RUNTIME'; do
+        try "$cc $flags" $cc -std=c11 $warnings $flags -I. -pthread -c -o "$tmp/impl.o" \
+            "$tmp/impl.c"
+    done
+    try "$cc core alone" $cc -std=c11 $warnings -O1 -I. -o "$tmp/core" "$tmp/core.c"
+    try "$cc core alone runs" "$tmp/core"
+    try "$cc two units" $cc -std=c11 $warnings -I. -pthread -o "$tmp/two" "$tmp/impl.c" \
+        "$tmp/uses.c"
+    try "$cc two units run" "$tmp/two"
+    try "$cc public half first" $cc -std=gnu11 $warnings -D_GNU_SOURCE -I. -pthread \
+        -o "$tmp/late" "$tmp/late.c"
+    try "$cc REVDIAL_API=static" $cc -std=c11 $warnings -Wno-unused-function -I. -pthread \
+        -DREVDIAL_API=static -o "$tmp/static" "$tmp/both.c"
+done
+for cxx in g++ clang++; do
+    here "$cxx" || continue
+    try "$cxx public half as C++11" $cxx -std=c++11 -Wall -Wextra -Wpedantic -Werror -I. -c \
+        -o "$tmp/uses.o" "$tmp/uses.cc"
+    try "$cxx links with C" $cxx -pthread -o "$tmp/mixed" "$tmp/uses.o" "$tmp/impl.o"
+done
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

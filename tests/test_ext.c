@@ -1,0 +1,429 @@
+// The negotiated extensions (reset codes, preamble, prompt ACK, drain, windows and stream limits), the
+// byte vectors that pin the protocol's sentences, and what happens when memory runs out.
+#define REVDIAL_NO_RUNTIME
+#define REVDIAL_SELF_CHECK  // the mux checks its invariants at each call
+#define REVDIAL_IMPLEMENTATION
+#include "../revdial.h"
+
+#include "engine_script.h"
+
+static const revdial_limits no_keepalive = {.keepalive_ms = 100000000};
+
+static size_t live_streams(const rig *r)
+{
+    revdial_engine_info info;
+    revdial_engine_info_get(r->e, &info);
+    return info.streams;
+}
+
+// ---- extensions
+
+TEST(the_negotiated_window_replaces_the_stock_one)
+{
+    static const script_case cases[] = {
+        {"what we may send", "Wp1+SYN .writep1#100000", "Wp1+ACK Dp1#65536", "openp1 wrotep1=65536",
+         {.features = "window=65536, streams=300"}},
+        {"what we may send, more", "Wp1+SYN .writep1#600000", "Wp1+ACK Dp1#524288",
+         "openp1 wrotep1=524288", {.features = "window=524288"}},
+        {"what we take: ours is 65536", "Wp1+SYN .acceptp1 Dp1%65537", "Wp1+ACK G0=1",
+         "openp1 dead(EPROTO)", {.features = "window=8192"}},
+        {"what we take: ours is 8192", "Wp1+SYN .acceptp1 Dp1#8192 .readp1", "Wp1+ACK Wp1=8192",
+         "openp1 readablep1 p1#8192", {.features = "window=262144", .limits = {.stream_window = 8192,
+                                                               .stream_window_max = 8192}}},
+        {"no window= from the peer: stock", "Wp1+SYN .acceptp1 Dp1#262144 .readp1", NULL,
+         "openp1 readablep1 p1#262144", {.features = "rstcode"}},
+    };
+    SCRIPT_CHECK_ALL(cases);
+}
+
+TEST(the_peers_stream_limit_is_kept)
+{
+    struct { const char *features; int want; } cases[] = {
+        {"streams=5", 5}, {"streams=200, promptack", 200}, {NULL, 128}, {"streams=1000", 1000}};
+    for (size_t i = 0; i < 4; i++) {
+        rig_options o = {.features = cases[i].features, .limits = {.keepalive_ms = 100000000}};
+        rig *r = rig_new(&o);
+        REQUIRE(r != NULL);
+        r->quiet = 1;
+        revdial_dial_opts opts = {0};
+        int opened = 0;
+        while (opened < 3000 && revdial_engine_open(r->e, &opts, NULL) > 0) {
+            rig_flush(r);
+            opened++;
+        }
+        if (opened > cases[i].want || opened < (cases[i].want < 128 ? cases[i].want : 128))
+            test_fail(__FILE__, __LINE__, "%s: %d opened", cases[i].features ? cases[i].features : "-",
+                      opened);
+        rig_end(r);
+    }
+}
+
+// A preamble with the given TLVs (as hex) behind a LOCAL header. Returns its length.
+static size_t preamble(uint8_t *out, const char *tlvs)
+{
+    static const uint8_t head[16] = {0x0D, 0x0A, 0x0D, 0x0A, 0x00, 0x0D, 0x0A, 0x51,
+                                     0x55, 0x49, 0x54, 0x0A, 0x20, 0x00, 0,    0};
+    size_t n = strlen(tlvs) / 2;
+    memcpy(out, head, 16);
+    for (size_t i = 0; i < n; i++) {
+        char two[3] = {tlvs[2 * i], tlvs[2 * i + 1], 0};
+        out[16 + i] = (uint8_t)strtoul(two, NULL, 16);
+    }
+    out[14] = (uint8_t)(n >> 8);
+    out[15] = (uint8_t)n;
+    return 16 + n;
+}
+
+static void feed_body(rig *r, uint32_t id, const void *bytes, size_t n)
+{
+    rig_frame(r, WIRE_DATA, 0, id, (uint32_t)n);
+    rig_feed(r, bytes, n);
+    rig_flush(r);
+}
+
+typedef struct preamble_case {
+    const char *name, *hex;  // the whole preamble
+    const char *meta;        // NULL: the stream is reset with PROTOCOL
+} preamble_case;
+
+#define SIGNATURE "0d0a0d0a000d0a515549540a"
+static const preamble_case preamble_cases[] = {
+    {"nothing", SIGNATURE "20000000", ""},
+    {"a target", SIGNATURE "2000000a0200073132333a343536", NULL},  // its length is wrong by one
+    {"a target", SIGNATURE "2000000a0200073132333a343577", "target=123:45w;"},
+    {"a target and 300 ms", SIGNATURE "2000000d020003613a31e000040000012c", "target=a:1;timeout_ms=300;"},
+    {"metadata, twice", SIGNATURE "2000000ce10003613d62e10003633d64", "a=b;c=d;"},
+    {"an empty value", SIGNATURE "20000005e10002613d", "a=;"},
+    {"IPv4 addresses", SIGNATURE "2111000cc0000201c633640a1f900050",
+     "client=192.0.2.1:8080;local=198.51.100.10:80;"},
+    {"IPv6 addresses", SIGNATURE "21210024" "20010db8000000000000000000000001"
+     "20010db8000000000000000000000002" "04d20050", "client=[2001:db8::1]:1234;local=[2001:db8::2]:80;"},
+    {"an unknown TLV is skipped", SIGNATURE "20000006ea000161e0", NULL},
+    {"an unknown TLV is skipped", SIGNATURE "20000004ea000161", ""},
+    {"LOCAL with addresses: they are ignored", SIGNATURE "2011000cc0000201c633640a1f900050", ""},
+    {"version 1", SIGNATURE "11000000", NULL},
+    {"version 3", SIGNATURE "30000000", NULL},
+    {"command 2", SIGNATURE "22000000", NULL},
+    {"a wrong signature", "0d0a0d0a000d0a515549540b20000000", NULL},
+    {"no signature", "474554202f20485454502f312e310d0a", NULL},
+    {"addresses do not fit", SIGNATURE "2111000bc0000201c633640a1f9000", NULL},
+    {"a TLV's head is cut", SIGNATURE "200000020200", NULL},
+    {"a TLV's value is cut", SIGNATURE "20000005020003613a", NULL},
+    {"a timeout of three bytes", SIGNATURE "20000006e00003000001", NULL},
+    {"metadata without '='", SIGNATURE "20000004e1000161", NULL},
+    {"metadata without a key", SIGNATURE "20000005e100023d61", NULL},
+    {"a NUL in a target", SIGNATURE "20000006020003610031", NULL},
+    {"more than 4 KiB", SIGNATURE "20000ff1", NULL},
+    {"65535 bytes", SIGNATURE "2000ffff", NULL},
+};
+
+static void preamble_check(const preamble_case *c, size_t chunk, int with_payload)
+{
+    rig_options o = {.features = "preamble, rstcode, window=65536"};
+    rig *r = rig_new(&o);
+    REQUIRE(r != NULL);
+    uint8_t bytes[300];
+    size_t n = strlen(c->hex) / 2;
+    for (size_t i = 0; i < n; i++) {
+        char two[3] = {c->hex[2 * i], c->hex[2 * i + 1], 0};
+        bytes[i] = (uint8_t)strtoul(two, NULL, 16);
+    }
+    if (with_payload) memcpy(bytes + n, "hi", 2);
+    r->chunk = chunk;
+    uint32_t id = rig_id(r, 1, 1);
+    rig_frame(r, WIRE_CREDIT, WIRE_SYN, id, 0);
+    feed_body(r, id, bytes, n + (with_payload ? 2 : 0));
+    rig_stream *s = rig_stream_of(r, id);
+    if (s) memcpy(s->fed_text, "hi", 2);
+    if (c->meta) {
+        script_run(r, ".acceptp1 .readp1");
+        if (strcmp(r->meta, c->meta) != 0)
+            test_fail(__FILE__, __LINE__, "%s: meta %s, not %s", c->name, r->meta, c->meta);
+        CHECK_STR(rig_out(r), "Wp1+ACK");
+        CHECK_STR(r->log.s, with_payload ? "openp1 readablep1 p1'hi'" : "openp1 readp1:EAGAIN");
+    } else {
+        if (strcmp(rig_out(r), "Wp1+RST=4") != 0)
+            test_fail(__FILE__, __LINE__, "%s: sent %s", c->name, r->out.s);
+        CHECK_STR(r->log.s, "");
+    }
+    feed_body(r, id, "rest", 4);  // in flight already: it must not hurt
+    CHECK(!r->dead);
+    rig_end(r);
+}
+
+TEST(preambles_are_read_strictly_and_a_bad_one_costs_its_stream_only)
+{
+    for (size_t i = 0; i < sizeof preamble_cases / sizeof *preamble_cases; i++) {
+        int before = test_failures;
+        for (size_t way = 0; way < 8 && test_failures == before; way++)
+            preamble_check(&preamble_cases[i], way / 2, way & 1);
+    }
+}
+
+TEST(a_preamble_may_come_in_many_frames)
+{
+    rig_options o = {.features = "preamble, rstcode"};
+    rig *r = rig_new(&o);
+    REQUIRE(r != NULL);
+    uint8_t bytes[64];
+    size_t n = preamble(bytes, "020003613a31e000040000012c");
+    uint32_t id = rig_id(r, 1, 1);
+    rig_frame(r, WIRE_CREDIT, WIRE_SYN, id, 0);
+    for (size_t i = 0; i < n; i++) {
+        CHECK_INT(r->counts[REVDIAL_EV_OPEN], 0);
+        feed_body(r, id, bytes + i, 1);
+    }
+    CHECK_INT(r->counts[REVDIAL_EV_OPEN], 1);
+    CHECK_STR(r->meta, "target=a:1;timeout_ms=300;");
+    rig_end(r);
+}
+
+TEST(a_preamble_with_all_its_room_is_read)
+{
+    rig_options o = {.features = "preamble, rstcode"};
+    rig *r = rig_new(&o);
+    REQUIRE(r != NULL);
+    static uint8_t bytes[4096];
+    preamble(bytes, "");
+    bytes[14] = 4080 >> 8;
+    bytes[15] = 4080 & 255;
+    bytes[16] = 0xE1;
+    bytes[17] = (4080 - 3) >> 8;
+    bytes[18] = (4080 - 3) & 255;
+    memset(bytes + 19, 'v', sizeof bytes - 19);
+    bytes[20] = '=';
+    uint32_t id = rig_id(r, 1, 1);
+    rig_frame(r, WIRE_CREDIT, WIRE_SYN, id, 0);
+    feed_body(r, id, bytes, sizeof bytes);
+    CHECK_STR(r->log.s, "openp1");
+    rig_end(r);
+}
+
+TEST(a_preamble_that_does_not_come_is_not_waited_for)
+{
+    rig_options o = {.features = "preamble, rstcode"};
+    rig *r = rig_new(&o);
+    REQUIRE(r != NULL);
+    uint32_t id = rig_id(r, 1, 1);
+    rig_frame(r, WIRE_CREDIT, WIRE_SYN, id, 0);
+    feed_body(r, id, "\r\n\r\n", 4);
+    rig_tick(r, 4900);
+    CHECK_STR(rig_out(r), "");
+    rig_tick(r, 101);
+    CHECK_STR(rig_out(r), "Wp1+RST=5");
+    CHECK_STR(r->log.s, "");  // the application never heard of it
+    CHECK(!r->dead);
+    CHECK_INT(live_streams(r), 0);
+    rig_end(r);
+}
+
+TEST(fin_or_reset_before_the_preamble_is_whole)
+{
+    static const char *const scripts[] = {"Wp1+SYN Wp1+FIN", "Wp1+SYN Wp1+RST", "Wp1+SYN Dp1+FIN'ab'",
+                                          "Wp1+SYN+FIN"};
+    for (size_t i = 0; i < 4; i++) {
+        rig_options o = {.features = "preamble, rstcode"};
+        rig *r = rig_new(&o);
+        REQUIRE(r != NULL);
+        script_run(r, scripts[i]);
+        rig_tick(r, 6000);
+        CHECK_INT(r->counts[REVDIAL_EV_OPEN], 0);
+        CHECK_INT(live_streams(r), 0);
+        CHECK(!r->dead);
+        rig_end(r);
+    }
+}
+
+TEST(what_a_dial_says_arrives_at_the_other_end)
+{
+    static const rig_options plain = {0};
+    rig_pair p;
+    REQUIRE(pair_new(&p, &plain, &plain));
+    revdial_kv meta[] = {{"traceparent", "00-abc-1"}, {"empty", ""}};
+    revdial_dial_opts opts = {.target = "db.internal:5432", .client_addr = "192.0.2.7:4711",
+                              .local_addr = "198.51.100.1:443", .meta = meta, .meta_count = 2,
+                              .timeout_ms = 2500};
+    int64_t id = revdial_engine_open(p.proxy->e, &opts, NULL);
+    CHECK_INT(id, 1);
+    CHECK_INT(revdial_engine_write(p.proxy->e, 1, "GET", 3), 3);
+    pair_pump(&p);
+    CHECK(strstr(p.backend->meta, "target=db.internal:5432;") != NULL);
+    CHECK(strstr(p.backend->meta, "client=192.0.2.7:4711;") != NULL);
+    CHECK(strstr(p.backend->meta, "local=198.51.100.1:443;") != NULL);
+    CHECK(strstr(p.backend->meta, "traceparent=00-abc-1;") != NULL);
+    CHECK(strstr(p.backend->meta, "empty=;") != NULL);
+    CHECK(strstr(p.backend->meta, "id=") != NULL);
+    CHECK(strstr(p.backend->meta, "timeout_ms=") != NULL);
+    char text[8];
+    CHECK_INT(revdial_engine_read(p.backend->e, 1, text, sizeof text), 3);
+    CHECK_INT(p.proxy->counts[REVDIAL_EV_ACCEPTED], 0);
+    pair_pump(&p);
+    CHECK_INT(p.proxy->counts[REVDIAL_EV_ACCEPTED], 1);
+    pair_end(&p);
+}
+
+TEST(a_dial_that_does_not_fit_or_cannot_be_said_is_refused_here)
+{
+    static const rig_options plain = {0};
+    rig_pair p;
+    REQUIRE(pair_new(&p, &plain, &plain));
+    static char big[5000];
+    memset(big, 'x', sizeof big - 1);
+    revdial_dial_opts opts = {.target = big};
+    CHECK_INT(revdial_engine_open(p.proxy->e, &opts, NULL), REVDIAL_EINVAL);
+    revdial_kv meta = {"k", big};
+    opts = (revdial_dial_opts){.meta = &meta, .meta_count = 1};
+    CHECK_INT(revdial_engine_open(p.proxy->e, &opts, NULL), REVDIAL_EINVAL);
+    CHECK_INT(live_streams(p.proxy), 0);
+    pair_end(&p);
+    rig_options plain_rig = {.limits = no_keepalive};
+    rig *r = rig_new(&plain_rig);
+    REQUIRE(r != NULL);
+    opts = (revdial_dial_opts){.target = "a:1"};
+    CHECK_INT(revdial_engine_open(r->e, &opts, NULL), REVDIAL_EINVAL);
+    CHECK_STR(rig_out(r), "");
+    rig_end(r);
+}
+
+TEST(drain_with_a_stock_peer_says_goaway_when_the_last_stream_has_ended)
+{
+    static const script_case cases[] = {
+        {"none running", ".drain .open", "G0=0", "dead(EDRAINING) open:ECLOSED", {0}},
+        {"none may open", ".open Wm1+ACK .drain .open", "Wm1+SYN", "m1 acceptedm1 open:EDRAINING", {0}},
+        {"one running", "Wp1+SYN .acceptp1 .drain Dp1'x' .readp1 .writep1'y' .finp1 Wp1+FIN .closep1",
+         "Wp1+ACK Dp1'y' Wp1+FIN G0=0", "openp1 readablep1 p1'x' finp1 dead(EDRAINING)", {0}},
+        {"drain, twice", ".drain .drain", "G0=0", "dead(EDRAINING)", {0}},
+        {"with the feature: at once", "Wp1+SYN .acceptp1 .drain Dp1'x' .readp1 .writep1'y'",
+         "Wp1+ACK G0=0 Dp1'y'", "openp1 readablep1 p1'x'", {.features = "drain"}},
+        {"63: streams in flight are refused in a way that is safe to retry", ".open .drain Wp1+SYN Wp2+SYN",
+         "Wm1+SYN G0=0 Wp2+RST=12 Wp1+RST=12", "m1", {.features = "drain, rstcode"}},
+    };
+    SCRIPT_CHECK_ALL(cases);
+}
+
+TEST(promptack_means_accepted)
+{
+    static const script_case cases[] = {
+        {"only accept says ACK", "Wp1+SYN P0+SYN=1 .acceptp1", "P0+ACK=1 Wp1+ACK", "openp1",
+         {.features = "promptack, rstcode"}},
+        {"a refusal says why", "Wp1+SYN .rstp1=7 .closep1", "Wp1+RST=7", "openp1",
+         {.features = "promptack, rstcode"}},
+        {"and arrives", ".open Wm1+RST=11", "Wm1+SYN", "m1 resetm1(11)",
+         {.features = "promptack, rstcode"}},
+    };
+    SCRIPT_CHECK_ALL(cases);
+}
+
+// ---- memory runs out: the n-th request fails, once or from there on, for every n
+
+static const char *const sweep_scripts[] = {
+    ".open .open Wm1+ACK Dm1#3000 .writem1#3000 .readm1 .finm1 Wm1+FIN .readm1 .closem1 Wm2+RST "
+    ".closem2",
+    "Wp1+SYN Dp1#20000 .acceptp1 .writep1#70000 .readp1=10000 Wp2+SYN Dp2'abc' Wp2+FIN .readp2 "
+    ".writep2#100 .closep2 .closep1 Wp1+FIN P0+SYN=1 G0=0 .open",
+    "Wp1+SYN .hold .writep1#200000 .rstp1=2 .flow .tick=10 .closep1 .drain Wp2+SYN .shutdown",
+    "100*Wp1++ 60*Wp1+SYN++ .acceptp1 .acceptp2 .acceptp60 Dp1'x' Dp2'y' Dp60'z' .tick=40000",
+};
+
+static void sweep_run(rig *r, int which)
+{
+    r->quiet = 1;
+    if (which < 4) script_run(r, sweep_scripts[which]);
+}
+
+static void sweep_one(int which, const char *features, size_t chunk)
+{
+    size_t calls = 1;
+    for (int forever = 0; forever < 2; forever++)
+        for (size_t n = 0; n <= calls; n++) {
+            rig_options o = {.role = which & 1 ? REVDIAL_ROLE_PROXY : REVDIAL_ROLE_BACKEND,
+                             .features = features, .fail_at = n, .fail_forever = forever};
+            rig *r = rig_new(&o);
+            if (!r) {
+                CHECK(n > 0);
+                continue;  // rig_new() has freed what there was
+            }
+            r->chunk = chunk;
+            sweep_run(r, which);
+            if (n == 0) calls = r->heap.calls;
+            CHECK(n > 0 || !r->dead || which == 2);
+            // In the first scenario the peer answers an open that may have failed here.
+            if (r->dead && which != 2 && which != 0) CHECK_INT(r->dead_code, REVDIAL_ENOMEM);
+            if (!rig_end(r))
+                test_fail(__FILE__, __LINE__, "scenario %d, allocation %zu of %zu fails%s", which, n,
+                          calls, forever ? " and all after it" : "");
+        }
+}
+
+TEST(when_any_allocation_fails_the_stream_or_the_session_fails_cleanly)
+{
+    for (int which = 0; which < 4; which++)
+        for (size_t chunk = 0; chunk < 2; chunk++) {
+            sweep_one(which, NULL, chunk);
+            if (which != 3) sweep_one(which, "rstcode, drain, promptack, window=65536", chunk);
+        }
+}
+
+// A dial from proxy to backend with a preamble, an echo, half-close both ways, a refused stream.
+// Returns 1 if all of it worked.
+static int sweep_pair_scenario(rig_pair *p)
+{
+    revdial_kv meta = {"k", "v"};
+    revdial_dial_opts opts = {.target = "t:1", .meta = &meta, .meta_count = 1};
+    char text[64];
+    int ok = revdial_engine_open(p->proxy->e, &opts, NULL) == 1;
+    ok &= revdial_engine_write(p->proxy->e, 1, "hello", 5) == 5;
+    pair_pump(p);
+    ok &= revdial_engine_read(p->backend->e, 1, text, sizeof text) == 5;
+    ok &= revdial_engine_write(p->backend->e, 1, text, 5) == 5;
+    revdial_engine_finish(p->proxy->e, 1);
+    pair_pump(p);
+    ok &= revdial_engine_read(p->proxy->e, 1, text, sizeof text) == 5;
+    ok &= revdial_engine_read(p->backend->e, 1, text, sizeof text) == 0;
+    revdial_engine_close(p->backend->e, 1);
+    pair_pump(p);
+    ok &= revdial_engine_read(p->proxy->e, 1, text, sizeof text) == 0;
+    revdial_engine_close(p->proxy->e, 1);
+    ok &= revdial_engine_open(p->proxy->e, &opts, NULL) == 3;
+    pair_pump(p);
+    revdial_engine_reset(p->backend->e, 3, REVDIAL_RESET_FORBIDDEN);
+    revdial_engine_close(p->backend->e, 3);
+    pair_pump(p);
+    ok &= p->proxy->counts[REVDIAL_EV_RESET] == 1 &&
+          p->proxy->last.code == REVDIAL_RESET_FORBIDDEN;
+    revdial_engine_close(p->proxy->e, 3);
+    revdial_engine_drain(p->proxy->e);
+    pair_pump(p);
+    revdial_engine_shutdown(p->backend->e);
+    pair_pump(p);
+    return ok && !p->proxy->wire.failures && !p->backend->wire.failures;
+}
+
+TEST(a_handshake_and_a_dial_survive_any_failing_allocation_at_either_end)
+{
+    static const rig_options plain = {0};
+    size_t calls[2] = {1, 1};
+    for (int end = 0; end < 2; end++)
+        for (int forever = 0; forever < 2; forever++)
+            for (size_t n = 0; n <= calls[end]; n++) {
+                rig_options failing = {.fail_at = n, .fail_forever = forever};
+                rig_pair p;
+                if (!pair_new(&p, end ? &plain : &failing, end ? &failing : &plain)) {
+                    CHECK(n > 0);
+                    continue;
+                }
+                int ok = sweep_pair_scenario(&p);
+                if (n == 0) {
+                    CHECK(ok);
+                    calls[end] = (end ? p.backend : p.proxy)->heap.calls;
+                }
+                if (!pair_end(&p))
+                    test_fail(__FILE__, __LINE__, "end %d, allocation %zu of %zu", end, n, calls[end]);
+            }
+    rig_pair again;
+    REQUIRE(pair_new(&again, &plain, &plain));
+    CHECK(sweep_pair_scenario(&again));
+    pair_end(&again);
+}
+
+int main(int argc, char **argv) { return test_main(argc, argv); }

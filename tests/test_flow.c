@@ -1,0 +1,1115 @@
+// Credit, memory, budgets, scheduling, and the end of streams and sessions. Numbers C.. are rows of the bad-input catalogue, plain numbers in
+// comments are known bugs of other implementations (yamux study, section 6).
+#define REVDIAL_NO_RUNTIME
+#define REVDIAL_IMPLEMENTATION
+#include "../revdial.h"
+
+#include "engine_script.h"
+
+static const revdial_limits no_keepalive = {.keepalive_ms = 100000000};
+
+static size_t live_streams(const rig *r)
+{
+    revdial_engine_info info;
+    revdial_engine_info_get(r->e, &info);
+    return info.streams;
+}
+
+static rig *rig_with(revdial_limits limits)
+{
+    rig_options o = {.limits = limits};
+    if (!o.limits.keepalive_ms) o.limits.keepalive_ms = no_keepalive.keepalive_ms;
+    return rig_new(&o);
+}
+
+// ---- budgets: each lets a burst pass and ends the session at the first frame beyond it
+
+typedef struct flood {
+    const char *name, *setup, *frames;
+    int allowed;     // times `frames` that pass at once
+    int per_second;  // and after it
+    uint32_t max_streams;
+} flood;
+
+// Sends `frames` so many times, with a fresh id for each '?'. Returns how many times passed.
+static int flood_times(rig *r, const flood *f, int first, int times)
+{
+    r->quiet = 1;
+    for (int i = 0; i < times; i++) {
+        char script[200], *to = script;
+        for (const char *at = f->frames; *at; at++) {
+            if (*at == '?')
+                to += sprintf(to, "%d", first + i);
+            else
+                *to++ = *at;
+        }
+        *to = '\0';
+        script_run(r, script);
+        if (r->dead) return i;
+    }
+    return times;
+}
+
+static void flood_check(const flood *f)
+{
+    for (int role = REVDIAL_ROLE_PROXY; role <= REVDIAL_ROLE_BACKEND; role++) {
+        rig_options o = {.role = role,
+                         .limits = {.max_streams = f->max_streams, .keepalive_ms = 100000000}};
+        rig *r = rig_new(&o);
+        REQUIRE(r != NULL);
+        script_run(r, f->setup);
+        size_t memory = r->heap.live_bytes;
+        int passed = flood_times(r, f, 1000, f->allowed + 2);
+        if (passed != f->allowed)
+            test_fail(__FILE__, __LINE__, "%s: %d passed, not %d", f->name, passed, f->allowed);
+        CHECK_INT(r->dead_code, REVDIAL_EPROTO);
+        CHECK_INT(r->wire.goaway_out, 2);  // GoAway(1)
+        CHECK(r->heap.peak_bytes < memory + 512 * 1024);
+        rig_end(r);
+
+        r = rig_new(&o);
+        REQUIRE(r != NULL);
+        script_run(r, f->setup);
+        flood_times(r, f, 1000, f->allowed);
+        CHECK(!r->dead);
+        rig_tick(r, 2000);
+        passed = flood_times(r, f, 9000, 2 * f->per_second);
+        if (r->dead) test_fail(__FILE__, __LINE__, "%s: dead at the allowed rate", f->name);
+        rig_end(r);
+    }
+}
+
+TEST(floods_end_the_session_and_honest_rates_do_not)
+{
+    static const flood floods[] = {
+        {"30, C12: pings", "", "P0+SYN=3", 32, 10, 0},
+        {"21, C28, 51: empty data on a live stream", "Wp1+SYN .acceptp1", "Dp1", 1000, 100, 0},
+        {"21, C28, 51: empty data on an unknown stream", "", "Dp9", 1000, 100, 0},
+        {"21, C28, 51: empty data on a stream that is over", "Wp1+SYN .rstp1 .closep1", "Dp1", 1000,
+         100, 0},
+        {"22, C29, 52: credit of 0", "Wp1+SYN .acceptp1", "Wp1", 66, 30, 0},
+        {"C29, C31, 52: credit of 1", "Wp1+SYN .acceptp1", "Wp1=1", 66, 30, 0},
+        {"25: FIN again and again", "Wp1+SYN .acceptp1 Wp1+FIN", "Wp1+FIN", 1000, 100, 0},
+        {"32, C11: pings with neither flag", "", "P0=1", 1000, 100, 0},
+        {"C43, 48: rapid reset", "", "Wp?+SYN Wp?+RST", 200, 33, 0},
+        {"C43, 48: rapid reset in one frame", "", "Wp?+SYN+RST", 200, 33, 0},
+        {"C43, 48: twice as many streams, twice as much", "", "Wp?+SYN Wp?+RST", 400, 66, 512},
+        {"49: resets provoked by data after FIN", "",
+         "Wp?+SYN .acceptp? Wp?+FIN Dp?'a' Dp?'b' .closep?", 200, 33, 0},
+    };
+    for (size_t i = 0; i < sizeof floods / sizeof *floods; i++) flood_check(&floods[i]);
+}
+
+TEST(c42_53_58_opens_beyond_the_limit_are_refused_and_then_the_session_ends)
+{
+    rig *r = rig_with((revdial_limits){.max_streams = 256});
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    size_t memory = 0;
+    uint32_t n = 1;
+    for (; n <= 4000; n++) {
+        rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 0);
+        rig_flush(r);
+        if (n == 256) memory = r->heap.live_bytes;
+    }
+    CHECK(!r->dead);
+    CHECK_INT(r->counts[REVDIAL_EV_OPEN], 256);  // C41
+    CHECK_INT(r->wire.out_rst, 4000 - 256);
+    CHECK_INT(r->heap.live_bytes, memory);       // a refused stream leaves nothing behind
+    for (; n < 4100 && !r->dead; n++) rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 0);
+    CHECK(r->dead);
+    CHECK(n <= 4003);
+    CHECK_INT(r->dead_code, REVDIAL_EPROTO);
+    rig_end(r);
+}
+
+TEST(honest_churn_of_streams_is_never_punished)
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    size_t memory = r->heap.live_bytes;
+    for (uint32_t n = 1; n <= 20000 && !r->dead; n++) {
+        uint32_t id = rig_id(r, 1, n);
+        rig_frame(r, WIRE_CREDIT, WIRE_SYN, id, 0);
+        revdial_engine_accept(r->e, id);
+        rig_flush(r);
+        rig_data(r, id, 10);
+        CHECK_INT(rig_read_all(r, id, SIZE_MAX), REVDIAL_EAGAIN);
+        revdial_engine_finish(r->e, id);
+        rig_frame(r, WIRE_CREDIT, WIRE_FIN, id, 0);
+        revdial_engine_close(r->e, id);
+        rig_flush(r);
+        if (n % 400 == 0) rig_tick(r, 100);
+    }
+    CHECK(!r->dead);
+    CHECK_INT(live_streams(r), 0);
+    CHECK(r->heap.live_bytes <= memory + 200 * 1024);
+    rig_end(r);
+}
+
+TEST(resets_of_streams_we_opened_are_never_counted)  // 5
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    revdial_dial_opts opts = {0};
+    size_t after_ten = 0;
+    for (uint32_t n = 1; n <= 100000 && !r->dead; n++) {
+        int64_t id = revdial_engine_open(r->e, &opts, NULL);
+        if (!CHECK(id > 0)) break;
+        rig_flush(r);
+        rig_frame(r, WIRE_CREDIT, WIRE_RST, (uint32_t)id, 1);
+        revdial_engine_close(r->e, (uint32_t)id);
+        rig_flush(r);
+        if (n == 10) after_ten = r->heap.live_bytes;
+    }
+    CHECK(!r->dead);
+    CHECK_INT(live_streams(r), 0);
+    CHECK_INT(r->heap.live_bytes, after_ten);
+    rig_end(r);
+}
+
+TEST(unanswered_opens_are_limited_and_the_slots_do_not_leak)  // C44, 4
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    revdial_dial_opts opts = {0};
+    for (int i = 0; i < 128; i++) CHECK(revdial_engine_open(r->e, &opts, NULL) > 0);
+    rig_flush(r);
+    CHECK_INT(revdial_engine_open(r->e, &opts, NULL), REVDIAL_EAGAIN);
+    r->quiet = 0;
+    script_run(r, "Wm1+ACK .open .open Wm1+ACK .open");  // a second ACK frees no second slot
+    CHECK_STR(r->log.s, "acceptedm1 openable m129 open:EAGAIN open:EAGAIN");
+    r->quiet = 1;
+    for (int i = 0; i < 128; i++) {
+        revdial_engine_reset(r->e, rig_id(r, 0, (uint32_t)i + 2), REVDIAL_RESET_CANCEL);
+        revdial_engine_close(r->e, rig_id(r, 0, (uint32_t)i + 2));
+    }
+    rig_flush(r);
+    for (int i = 0; i < 10000; i++) {
+        int64_t id = revdial_engine_open(r->e, &opts, NULL);
+        if (!CHECK(id > 0)) break;
+        if (i & 1) rig_flush(r);
+        revdial_engine_reset(r->e, (uint32_t)id, REVDIAL_RESET_CANCEL);
+        revdial_engine_close(r->e, (uint32_t)id);
+        rig_flush(r);
+    }
+    CHECK_INT(live_streams(r), 1);
+    rig_end(r);
+}
+
+TEST(opens_closed_at_once_come_free_when_the_linger_ends)  // 3, 4
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    revdial_dial_opts opts = {0};
+    for (int round = 0; round < 20; round++) {
+        for (;;) {
+            int64_t id = revdial_engine_open(r->e, &opts, NULL);
+            if (id < 0) break;
+            revdial_engine_close(r->e, (uint32_t)id);
+            rig_flush(r);
+        }
+        CHECK(live_streams(r) <= 256);
+        rig_tick(r, 31000);
+        rig_tick(r, 31000);
+        CHECK_INT(live_streams(r), 0);
+    }
+    CHECK(!r->dead);
+    rig_end(r);
+}
+
+// ---- control for streams that nobody looks at
+
+TEST(control_for_a_stream_not_accepted_fills_nothing)  // 24
+{
+    static const char *const frames[] = {"Wp1+ACK", "Wp1+FIN", "Dp1+ACK", "Wm1+ACK", "P0+ACK=9"};
+    for (size_t f = 0; f < 5; f++) {
+        rig *r = rig_with(no_keepalive);
+        REQUIRE(r != NULL);
+        script_run(r, "Wp1+SYN .open");
+        size_t memory = r->heap.live_bytes;
+        r->quiet = 1;
+        for (int i = 0; i < 100000 && !r->dead; i++) {
+            script_run(r, frames[f]);
+            if (i % 64 == 0) rig_tick(r, 1000);
+        }
+        CHECK(!r->dead);  // at 64 a second none of it is a flood
+        CHECK(r->heap.live_bytes <= memory + 1024);
+        rig_end(r);
+    }
+}
+
+TEST(stray_answers_are_ignored)  // C10, C36, 57
+{
+    static const char *const frames[] = {"P0+ACK=9", "Wp7+ACK", "Wm1+ACK"};
+    for (size_t f = 0; f < 3; f++) {
+        rig *r = rig_with(no_keepalive);
+        REQUIRE(r != NULL);
+        script_run(r, ".open Wm1+ACK");
+        for (int i = 0; i < 900; i++) script_run(r, frames[f]);
+        script_run(r, "Wp1+SYN .acceptp1 Dp1'ok' .readp1");
+        CHECK_STR(r->log.s, "m1 acceptedm1 openp1 readablep1 p1'ok'");
+        rig_end(r);
+    }
+}
+
+TEST(a_peer_that_does_not_read_does_not_stop_our_reading)  // 10, 54
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1 .eager .hold");
+    r->quiet = 1;
+    size_t memory = r->heap.live_bytes;
+    for (int i = 0; i < 200; i++) {
+        if (i < 20) rig_frame(r, WIRE_PING, WIRE_SYN, 0, (uint32_t)i);
+        rig_data(r, rig_id(r, 1, 1), 1000);
+        rig_tick(r, 100);
+    }
+    rig_stream *s = rig_stream_of(r, rig_id(r, 1, 1));
+    CHECK(s && s->taken == 200000 && !s->bad);
+    CHECK(!r->dead);
+    CHECK(r->heap.live_bytes < memory + 100000);
+    rig_end(r);
+}
+
+TEST(output_that_does_not_move_for_write_stall_ms_ends_the_session)  // C52, 13, 54
+{
+    rig *r = rig_with((revdial_limits){.write_stall_ms = 5000});
+    REQUIRE(r != NULL);
+    script_run(r, ".tick=0 Wp1+SYN .acceptp1 .hold .writep1'x' .tick=4900");
+    CHECK(!r->dead);
+    script_run(r, "P0+SYN=1 .tick=200");
+    CHECK(r->dead);
+    CHECK_INT(r->dead_code, REVDIAL_ELOST);
+    rig_end(r);
+}
+
+TEST(output_that_moves_a_byte_now_and_then_does_not)  // C53
+{
+    rig *r = rig_with((revdial_limits){.write_stall_ms = 5000, .dead_after_ms = 100000000});
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1 .hold .writep1#1000");
+    for (int i = 0; i < 100; i++) {
+        struct iovec iov[1];
+        REQUIRE(revdial_engine_output(r->e, iov, 1) == 1);
+        judge_out(&r->wire, iov[0].iov_base, 1);
+        revdial_engine_sent(r->e, 1);
+        rig_tick(r, 4000);
+    }
+    CHECK(!r->dead);
+    rig_end(r);
+}
+
+// ---- keepalive
+
+TEST(silence_is_answered_by_one_ping_and_then_by_the_end)  // C10, C30, row 31
+{
+    rig *r = rig_with((revdial_limits){.keepalive_ms = 15000, .dead_after_ms = 15000});
+    REQUIRE(r != NULL);
+    script_run(r, ".tick=0 .silent Wp1+SYN .acceptp1 Dp1'x' .readp1");  // the first ping is for the RTT
+    uint64_t pings = r->wire.out_frames[WIRE_PING];
+    memset(r->counts, 0, sizeof r->counts);
+    rig_tick(r, 15001);
+    CHECK_INT(r->wire.out_frames[WIRE_PING], pings + 1);
+    CHECK(r->wire.ping_out);
+    rig_frame(r, WIRE_PING, WIRE_ACK, 0, r->wire.ping_value + 5);  // wrong value: a glitch, but bytes
+    CHECK_INT(r->counts[REVDIAL_EV_RTT], 0);
+    rig_frame(r, WIRE_PING, WIRE_ACK, 0, r->wire.ping_value);
+    CHECK_INT(r->counts[REVDIAL_EV_RTT], 1);
+    rig_frame(r, WIRE_PING, WIRE_ACK, 0, r->wire.ping_value);
+    CHECK_INT(r->counts[REVDIAL_EV_RTT], 1);
+    for (int i = 0; i < 60 && !r->dead; i++) rig_tick(r, 1000);
+    CHECK(r->dead);
+    CHECK_INT(r->dead_code, REVDIAL_ELOST);
+    CHECK(r->wire.out_frames[WIRE_PING] <= pings + 3);
+    rig_end(r);
+}
+
+TEST(any_byte_is_a_sign_of_life)  // 19
+{
+    rig *r = rig_with((revdial_limits){.keepalive_ms = 15000, .dead_after_ms = 15000});
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1 .eager");
+    for (int i = 0; i < 40; i++) {
+        rig_data(r, rig_id(r, 1, 1), 10);
+        rig_tick(r, 10000);
+    }
+    CHECK(!r->dead);
+    rig_end(r);
+}
+
+TEST(tick_is_due_when_it_says_and_does_nothing_before)
+{
+    rig *r = rig_with((revdial_limits){.keepalive_ms = 15000, .dead_after_ms = 15000});
+    REQUIRE(r != NULL);
+    script_run(r, ".silent Wp1+SYN Wp2+SYN .acceptp2 .tick=0");
+    int64_t at = revdial_engine_tick(r->e, r->now);
+    while (!r->dead) {
+        REQUIRE(at > r->now);
+        uint64_t frames = r->wire.out_frames[0] + r->wire.out_frames[1] + r->wire.out_frames[2];
+        r->log.len = 0;
+        for (int64_t t = r->now; t < at; t += (at - r->now) / 7 + 1) {
+            int64_t again = revdial_engine_tick(r->e, t);
+            CHECK(again >= at);
+            rig_drain(r);
+            rig_flush(r);
+        }
+        CHECK_INT(r->log.len, 0);
+        CHECK_INT(r->wire.out_frames[0] + r->wire.out_frames[1] + r->wire.out_frames[2], frames);
+        r->now = at;
+        at = revdial_engine_tick(r->e, r->now);
+        rig_drain(r);
+        rig_flush(r);
+        if (!r->dead) at = revdial_engine_tick(r->e, r->now);
+    }
+    CHECK(r->now < RIG_START_US + 120 * (int64_t)1000000);
+    rig_end(r);
+}
+
+TEST(a_stream_nobody_accepts_is_reset_in_time)  // 2.3, 53
+{
+    rig *r = rig_with((revdial_limits){.accept_timeout_ms = 30000});
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN Wp2+SYN Dp1'abc' .acceptp2 .tick=29000");
+    CHECK_STR(rig_out(r), "Wp2+ACK");
+    script_run(r, ".tick=1001 .readp1");
+    CHECK_STR(rig_out(r), "Wp2+ACK Wp1+RST=5");
+    CHECK(strstr(r->log.s, "resetp1(5)") != NULL);
+    rig_end(r);
+}
+
+// ---- credit
+
+TEST(credit_returns_when_bytes_are_read_and_not_before)  // 45
+{
+    rig *r = rig_with((revdial_limits){.keepalive_ms = 100000000, .stream_window_max = 262144});
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1 Dp1#262144 .tick=5000");
+    CHECK_STR(rig_out(r), "Wp1+ACK");
+    script_run(r, ".readp1");
+    CHECK_STR(rig_out(r), "Wp1+ACK Wp1=262144");
+    script_run(r, "Dp1#262144 .readp1");
+    CHECK_STR(rig_out(r), "Wp1+ACK Wp1=262144 Wp1=262144");
+    rig_end(r);
+}
+
+TEST(reading_a_byte_at_a_time_does_not_send_a_window_update_for_each)  // 41
+{
+    rig *r = rig_with((revdial_limits){.keepalive_ms = 100000000, .stream_window_max = 262144});
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1 Dp1#262144");
+    uint8_t byte;
+    for (int i = 0; i < 262144; i++) {
+        CHECK_INT(revdial_engine_read(r->e, rig_id(r, 1, 1), &byte, 1), 1);
+        rig_flush(r);
+    }
+    CHECK(r->wire.out_frames[WIRE_CREDIT] <= 1 + 262144 / 16384 + 1);
+    CHECK(r->wire.out_frames[WIRE_CREDIT] >= 2);
+    rig_end(r);
+}
+
+TEST(a_message_larger_than_the_window_goes_through)  // 15, 9
+{
+    static const rig_options plain = {.stock = 1};
+    rig_pair p;
+    REQUIRE(pair_new(&p, &plain, &plain));
+    script_run(p.proxy, ".open");
+    pair_pump(&p);
+    uint32_t id = 1;
+    uint64_t wrote[2] = {0, 0}, want = 10000000;
+    rig *ends[2] = {p.proxy, p.backend};
+    static uint8_t bytes[65536];
+    for (int round = 0; round < 100000 && (wrote[0] < want || wrote[1] < want); round++) {
+        for (int i = 0; i < 2; i++) {  // both write before either reads
+            size_t n = want - wrote[i] < sizeof bytes ? (size_t)(want - wrote[i]) : sizeof bytes;
+            for (size_t k = 0; k < n; k++) bytes[k] = rig_pattern(id, 1, wrote[i] + k);
+            ptrdiff_t took = n ? revdial_engine_write(ends[i]->e, id, bytes, n) : 0;
+            REQUIRE(took >= 0);
+            wrote[i] += (uint64_t)took;
+        }
+        pair_pump(&p);
+        for (int i = 0; i < 2 && round % 8 == 7; i++) rig_read_all(ends[i], id, SIZE_MAX);
+        pair_pump(&p);
+    }
+    for (int i = 0; i < 2; i++) {
+        rig_read_all(ends[i], id, SIZE_MAX);
+        rig_stream *s = rig_stream_of(ends[i], id);
+        CHECK_INT(wrote[i], want);
+        CHECK(s && s->taken == want && !s->bad);
+    }
+    pair_end(&p);
+}
+
+TEST(a_huge_length_takes_what_fits_and_no_more)  // 32
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    static const uint8_t bytes[262144];
+    script_run(r, "Wp1+SYN .acceptp1");
+    ptrdiff_t took = revdial_engine_write(r->e, rig_id(r, 1, 1), bytes, (size_t)1 << 33);
+    CHECK(took > 0 && took <= 262144);
+    rig_flush(r);
+    took = revdial_engine_write(r->e, rig_id(r, 1, 1), bytes, SIZE_MAX);
+    CHECK(took >= 0 && took <= 262144);
+    rig_flush(r);
+    rig_end(r);
+}
+
+TEST(credit_in_crumbs_does_not_make_crumbs_of_data)  // C31
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1 .writep1#262144");
+    r->quiet = 1;
+    uint32_t id = rig_id(r, 1, 1);
+    uint64_t before = r->wire.out_frames[WIRE_DATA], wrote = 0;
+    static uint8_t bytes[262144];
+    for (int i = 0; i < 4096 && !r->dead; i++) {
+        rig_frame(r, WIRE_CREDIT, 0, id, 64);
+        rig_tick(r, 10);
+        ptrdiff_t n = revdial_engine_write(r->e, id, bytes, sizeof bytes - (size_t)wrote);
+        REQUIRE(n >= 0);
+        wrote += (uint64_t)n;
+        rig_flush(r);
+    }
+    CHECK(!r->dead);
+    rig_tick(r, 100);
+    ptrdiff_t n = revdial_engine_write(r->e, id, bytes, sizeof bytes - (size_t)wrote);
+    CHECK_INT(wrote + (uint64_t)(n > 0 ? n : 0), 262144);
+    rig_flush(r);
+    CHECK(r->wire.out_frames[WIRE_DATA] - before <= 1100);  // one per 40 ms at the most
+    rig_end(r);
+}
+
+TEST(the_window_grows_to_what_the_round_trip_needs)  // 43, 45
+{
+    for (int reading = 0; reading < 2; reading++) {
+        rig *r = rig_with((revdial_limits){.keepalive_ms = 1000});
+        REQUIRE(r != NULL);
+        script_run(r, ".silent .tick=0 Wp1+SYN .acceptp1");
+        r->quiet = 1;
+        uint32_t id = rig_id(r, 1, 1);
+        judge_stream *s = NULL;
+        uint64_t most = 0;
+        for (int rtt = 0; rtt < 24; rtt++) {
+            s = judge_find(&r->wire, id);
+            uint64_t credit = s->grants_out + r->wire.window_own - s->data_in;
+            if (credit > most) most = credit;
+            int asked = r->wire.ping_out;
+            uint32_t value = r->wire.ping_value;
+            rig_tick(r, 100);
+            if (asked) rig_frame(r, WIRE_PING, WIRE_ACK, 0, value);
+            while (credit) {
+                uint32_t part = credit < 16384 ? (uint32_t)credit : 16384;
+                rig_data(r, id, part);
+                if (reading) rig_read_all(r, id, SIZE_MAX);
+                credit -= part;
+            }
+            rig_flush(r);
+        }
+        if (reading)
+            CHECK(most >= 4 * 1024 * 1024);  // 40 MB/s at 100 ms
+        else
+            CHECK_INT(most, WIRE_STOCK_WINDOW);
+        CHECK(!r->dead);
+        rig_end(r);
+    }
+}
+
+TEST(the_ledger_adds_up)
+{
+    rig *r = rig_with((revdial_limits){.keepalive_ms = 100000000, .stream_window_max = 262144});
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN=100 .acceptp1 Dp1#5000 .readp1=2000 .writep1#700");
+    revdial_ledger l;
+    CHECK_INT(revdial_engine_ledger(r->e, rig_id(r, 1, 1), &l), 0);
+    CHECK_INT(l.received, 5000);
+    CHECK_INT(l.consumed, 2000);
+    CHECK_INT(l.buffered, 3000);
+    CHECK_INT(l.sent, 700);
+    CHECK_INT(l.send_credit, 262144 + 100 - 700);
+    CHECK_INT(l.recv_credit, 262144 - 5000);
+    CHECK_STR(l.blocked_on, "");
+    script_run(r, ".readp1 .writep1#262144");
+    CHECK_INT(revdial_engine_ledger(r->e, rig_id(r, 1, 1), &l), 0);
+    CHECK_INT(l.send_credit, 0);
+    CHECK_STR(l.blocked_on, "peer's credit");
+    CHECK_INT(revdial_engine_ledger(r->e, rig_id(r, 1, 9), &l), REVDIAL_EINVAL);
+    rig_end(r);
+}
+
+// ---- memory
+
+TEST(an_idle_stream_costs_at_most_512_bytes)
+{
+    for (int ours = 0; ours < 2; ours++) {
+        rig_options o = {.features = "rstcode, streams=65536",
+                         .limits = {.keepalive_ms = 100000000, .max_streams = 65536}};
+        rig *r = rig_new(&o);
+        REQUIRE(r != NULL);
+        r->quiet = 1;
+        revdial_dial_opts opts = {0};
+        size_t before = r->heap.live_bytes;
+        uint32_t count = 4096;
+        for (uint32_t n = 1; n <= count; n++) {
+            if (ours) {
+                REQUIRE(revdial_engine_open(r->e, &opts, NULL) > 0);
+                rig_flush(r);
+                rig_frame(r, WIRE_CREDIT, WIRE_ACK, rig_id(r, 0, n), 0);
+            } else {
+                rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 0);
+                CHECK_INT(revdial_engine_accept(r->e, rig_id(r, 1, n)), 0);
+            }
+            rig_flush(r);
+        }
+        size_t each = (r->heap.live_bytes - before) / count;
+        if (each > 512) test_fail(__FILE__, __LINE__, "%zu bytes per idle stream", each);
+        rig_end(r);
+    }
+}
+
+TEST(bytes_that_come_one_by_one_are_kept_together)  // C30, 56
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    enum { STREAMS = 4, EACH = 262144 };
+    size_t before = r->heap.live_bytes;
+    for (uint32_t n = 1; n <= STREAMS; n++) {
+        rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 0);
+        for (int i = 0; i < EACH; i++) rig_data(r, rig_id(r, 1, n), 1);
+    }
+    CHECK(r->heap.peak_bytes - before <= STREAMS * EACH * 3 / 2);
+    for (uint32_t n = 1; n <= STREAMS; n++) {
+        uint32_t id = rig_id(r, 1, n);
+        rig_read_all(r, id, SIZE_MAX);
+        rig_stream *s = rig_stream_of(r, id);
+        CHECK(s && s->taken == EACH && !s->bad);
+    }
+    rig_flush(r);
+    CHECK(r->heap.live_bytes - before <= STREAMS * 600 + 200 * 1024);
+    rig_end(r);
+}
+
+TEST(memory_returns_to_where_it_was_after_a_thousand_bursts)  // 42
+{
+    rig *r = rig_with((revdial_limits){.keepalive_ms = 100000000, .stream_window_max = 262144});
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1");
+    r->quiet = 1;
+    size_t before = 0;
+    for (int i = 0; i < 300; i++) {
+        rig_data(r, rig_id(r, 1, 1), 262144);
+        rig_read_all(r, rig_id(r, 1, 1), SIZE_MAX);
+        rig_flush(r);
+        if (i == 2) before = r->heap.live_bytes;
+    }
+    CHECK_INT(r->heap.live_bytes, before);
+    rig_end(r);
+}
+
+TEST(over_the_session_budget_the_fullest_stream_pays_and_the_others_live)
+{
+    rig *r = rig_with((revdial_limits){.session_window = 1 << 20, .stream_window_max = 262144,
+                                       .keepalive_ms = 100000000});
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN Wp2+SYN Wp3+SYN Wp4+SYN Wp5+SYN Wp6+SYN "
+                  ".acceptp1 .acceptp2 .acceptp3 .acceptp4 .acceptp5 .acceptp6");
+    for (uint32_t n = 1; n <= 5; n++) rig_data(r, rig_id(r, 1, n), n == 4 ? 220000 : 190000);
+    rig_data(r, rig_id(r, 1, 6), 10);
+    CHECK(!strstr(r->log.s, "reset"));
+    rig_data(r, rig_id(r, 1, 1), 72000);
+    rig_flush(r);
+    CHECK(strstr(r->log.s, "reset") != NULL);
+    CHECK(strstr(r->log.s, "resetp1(6)") || strstr(r->log.s, "resetp4(6)"));
+    CHECK_INT(r->wire.out_rst, r->counts[REVDIAL_EV_RESET]);
+    CHECK(r->counts[REVDIAL_EV_RESET] <= 2);
+    r->log.len = 0;
+    script_run(r, ".readp2 .readp3 .readp5 .readp6");
+    CHECK_STR(r->log.s, "p2#190000 p3#190000 p5#190000 p6#10");
+    CHECK(!r->dead);
+    rig_end(r);
+}
+
+TEST(a_thousand_stalled_streams_stay_within_the_budget)  // 11, 55
+{
+    enum { STREAMS = 1000, BUDGET = 8 << 20 };
+    rig *r = rig_with((revdial_limits){.session_window = BUDGET, .max_streams = STREAMS + 1,
+                                       .keepalive_ms = 100000000});
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    uint32_t good = rig_id(r, 1, STREAMS + 1);
+    rig_frame(r, WIRE_CREDIT, WIRE_SYN, good, 0);
+    revdial_engine_accept(r->e, good);
+    for (uint32_t n = 1; n <= STREAMS; n++) {
+        rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 0);
+        revdial_engine_accept(r->e, rig_id(r, 1, n));
+        rig_flush(r);
+    }
+    rig_stream *s = rig_stream_of(r, good);
+    REQUIRE(s != NULL);
+    uint64_t sent = 0;
+    for (uint32_t piece = 0; piece < 20 && !r->dead; piece++)
+        for (uint32_t n = 1; n <= STREAMS && !r->dead; n++) {
+            judge_stream *j = judge_find(&r->wire, rig_id(r, 1, n));
+            if (!j->rst_out) rig_data(r, rig_id(r, 1, n), 3000);
+            rig_flush(r);
+            if (n % 100) continue;
+            rig_data(r, good, 5000);
+            sent += 5000;
+            rig_read_all(r, good, SIZE_MAX);
+            rig_flush(r);
+        }
+    CHECK(!r->dead);
+    CHECK(s->taken == sent && !s->bad);
+    CHECK(r->wire.out_rst > 0);
+    // A stream's last chunk is half empty at the worst, and chunks double.
+    if (r->heap.peak_bytes > (size_t)BUDGET * 2 + STREAMS * 1024 + 512 * 1024)
+        test_fail(__FILE__, __LINE__, "%zu bytes at the peak", r->heap.peak_bytes);
+    rig_end(r);
+}
+
+// ---- scheduling and output
+
+TEST(control_overtakes_queued_data_but_never_splits_a_frame)
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1 .hold .writep1#100000");
+    struct iovec iov[4];
+    for (int i = 0; i < 30; i++) {  // in the middle of the first frame
+        REQUIRE(revdial_engine_output(r->e, iov, 4) > 0);
+        judge_out(&r->wire, iov[0].iov_base, 1);
+        revdial_engine_sent(r->e, 1);
+    }
+    uint32_t first = r->wire.out.frame.len;
+    script_run(r, "P0+SYN=5 Wp2+SYN .acceptp2 .flow .tick=1");
+    rig_stream *s = rig_stream_of(r, rig_id(r, 1, 1));
+    REQUIRE(s != NULL);
+    CHECK_INT(s->sent, 100000);
+    CHECK(!r->wire.failures);
+    CHECK(strstr(rig_out(r), "P0+ACK=5 Wp2+ACK Dp1#") != NULL ||
+          strstr(rig_out(r), "P0+ACK=5 Wp2+ACK D") != NULL);
+    CHECK(first > 0 && first < 100000);
+    rig_end(r);
+}
+
+TEST(fin_and_reset_come_behind_the_streams_own_data)
+{
+    static const script_case cases[] = {
+        {"FIN", "Wp1+SYN .acceptp1 .hold .writep1#30000 .finp1 .flow .tick=1",
+         "Wp1+ACK Dp1#30000 Wp1+FIN", "openp1", {0}},
+        {"FIN, then RST", "Wp1+SYN .acceptp1 .hold .writep1'abc' .finp1 .rstp1=2 .flow .tick=1", NULL,
+         "openp1", {0}},
+        {"close after the peer's FIN", "Wp1+SYN Wp1+FIN .acceptp1 .hold .writep1#30000 .closep1 .flow "
+         ".tick=1 P0+SYN=1", "Wp1+ACK Dp1#30000 Wp1+FIN P0+ACK=1", "openp1 finp1", {0}},
+    };
+    SCRIPT_CHECK_ALL(cases);
+}
+
+// A socket that takes a little at a time.
+static void take_some(rig *r, size_t left)
+{
+    struct iovec iov[8];
+    int n = revdial_engine_output(r->e, iov, 8);
+    size_t total = 0;
+    for (int i = 0; i < n && left; i++) {
+        size_t take = iov[i].iov_len < left ? iov[i].iov_len : left;
+        judge_out(&r->wire, iov[i].iov_base, take);
+        left -= take;
+        total += take;
+    }
+    revdial_engine_sent(r->e, total);
+}
+
+TEST(a_thousand_accepts_at_once_each_precede_their_data)
+{
+    rig *r = rig_with((revdial_limits){.max_streams = 1000});
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    for (uint32_t n = 1; n <= 1000; n++) rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 0);
+    for (uint32_t n = 1; n <= 1000; n++)
+        CHECK_INT(revdial_engine_write(r->e, rig_id(r, 1, n), "x", 1), 1);
+    rig_flush(r);
+    CHECK_INT(r->wire.out_ack, 1000);
+    CHECK_INT(r->wire.out_data_bytes, 1000);
+    rig_end(r);
+}
+
+TEST(a_reset_does_not_overtake_the_fin_before_it)
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1 .hold .writep1'abc' .finp1");
+    for (int i = 0; i < WIRE_HEADER + 3; i++) take_some(r, 1);  // the data is out, the FIN is not
+    script_run(r, ".rstp1=2 .flow .tick=1");
+    CHECK(!r->wire.failures);
+    rig_end(r);
+}
+
+TEST(a_reset_does_not_lose_the_ack_of_data_that_goes_out_before_it)
+{
+    static const script_case cases[] = {
+        {"write, reset", "Wp1+SYN .hold .writep1'abc' .rstp1=2 .flow .tick=1", NULL, "openp1", {0}},
+        {"read, reset", "Wp1+SYN Dp1'abc' .hold .readp1 .rstp1=2 .flow .tick=1", NULL, NULL, {0}},
+    };
+    SCRIPT_CHECK_ALL(cases);
+}
+
+TEST(a_writer_without_credit_behind_the_peers_fin_is_not_left_hanging)  // 2.3
+{
+    static const script_case cases[] = {
+        {"FIN, then the end of the credit",
+         "Wp1+SYN .acceptp1 Wp1+FIN .writep1#300000 .tick=59000 P0+SYN=1 .tick=1001",
+         "Wp1+ACK Dp1#262144 P0+ACK=1 Wp1+RST=2", "openp1 finp1 wrotep1=262144 resetp1(2)", {0}},
+        {"the end of the credit, then FIN",
+         "Wp1+SYN .acceptp1 .writep1#300000 Wp1+FIN .tick=59000 P0+SYN=1 .tick=1001",
+         "Wp1+ACK Dp1#262144 P0+ACK=1 Wp1+RST=2", "openp1 wrotep1=262144 finp1 resetp1(2)", {0}},
+        {"without FIN a pause is legitimate",
+         "Wp1+SYN .acceptp1 .writep1#300000 .tick=14000 .tick=14000 .tick=14000 .tick=14000 "
+         ".tick=14000 .tick=14000 P0+SYN=1",
+         "Wp1+ACK Dp1#262144 P0+ACK=1", NULL, {0}},
+    };
+    SCRIPT_CHECK_ALL(cases);
+}
+
+// What crosses our reset is the peer's honest work: credit, the ACK, data, FIN, RST.
+TEST(what_was_in_flight_when_we_reset_a_stream_is_never_a_flood)  // 4, 22, row 19, 29
+{
+    for (int role = REVDIAL_ROLE_PROXY; role <= REVDIAL_ROLE_BACKEND; role++) {
+        rig_options o = {.role = role, .limits = {.keepalive_ms = 100000000}};
+        rig *r = rig_new(&o);
+        REQUIRE(r != NULL);
+        r->quiet = 1;
+        revdial_dial_opts opts = {0};
+        int n = 0;
+        for (; n < 5000 && !r->dead; n++) {
+            int64_t id = revdial_engine_open(r->e, &opts, NULL);
+            REQUIRE(id > 0);
+            rig_flush(r);
+            revdial_engine_reset(r->e, (uint32_t)id, REVDIAL_RESET_CANCEL);
+            revdial_engine_close(r->e, (uint32_t)id);
+            rig_flush(r);
+            rig_frame(r, WIRE_CREDIT, WIRE_ACK, (uint32_t)id, 0);
+            rig_data(r, (uint32_t)id, 100);
+            rig_frame(r, WIRE_CREDIT, WIRE_FIN, (uint32_t)id, 0);
+            rig_tick(r, 2);  // 500 a second
+        }
+        if (r->dead)
+            test_fail(__FILE__, __LINE__, "%s: dead after %d cancelled dials: %s",
+                      role == REVDIAL_ROLE_PROXY ? "proxy" : "backend", n, r->text);
+        rig_end(r);
+    }
+}
+
+TEST(the_output_limit_holds_from_the_start)
+{
+    static const rig_options plain = {0};
+    rig_options o = {.features = "window=1000000"};
+    for (int early = 0; early < 2; early++) {
+        rig_pair p;
+        REQUIRE(pair_new(&p, &plain, &plain));
+        pair_end(&p);
+        revdial_err err;
+        revdial_engine_config c = {.role = REVDIAL_ROLE_PROXY, .upgraded = early == 0};
+        revdial_engine *e = revdial_engine_new(&c, 0, &err);
+        REQUIRE(e != NULL);
+        revdial_engine_set_output_max(e, 8192);
+        revdial_engine_free(e);
+    }
+    rig *r = rig_new(&o);
+    REQUIRE(r != NULL);
+    revdial_engine_set_output_max(r->e, 8192);
+    script_run(r, "Wp1+SYN .acceptp1 .hold");
+    static uint8_t bytes[262144];
+    size_t took = 0;
+    for (int i = 0; i < 100; i++) {
+        ptrdiff_t n = revdial_engine_write(r->e, rig_id(r, 1, 1), bytes, sizeof bytes);
+        REQUIRE(n >= 0);
+        took += (size_t)n;
+    }
+    CHECK(took <= 8192 + 65524);
+    rig_end(r);
+}
+
+TEST(busy_streams_get_equal_shares)  // C59, 62
+{
+    enum { STREAMS = 16, QUANTUM = 16372 };
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    uint64_t wrote[STREAMS] = {0};
+    static uint8_t bytes[65536];
+    for (uint32_t n = 1; n <= STREAMS; n++)
+        rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 8u << 20);
+    rig_drain(r);
+    for (uint32_t n = 1; n <= STREAMS; n++)
+        while (revdial_engine_write(r->e, rig_id(r, 1, n), bytes, sizeof bytes) > 0) {
+        }
+    for (int round = 0; round < 400; round++) {
+        take_some(r, 50000);
+        // The first stream does not wait to be told.
+        ptrdiff_t took = revdial_engine_write(r->e, rig_id(r, 1, 1), bytes, sizeof bytes);
+        if (took > 0) wrote[0] += (uint64_t)took;
+        revdial_event ev;
+        while (revdial_engine_event(r->e, &ev)) {
+            if (ev.type != REVDIAL_EV_WRITABLE) continue;
+            uint32_t at = ev.id / 2 + (ev.id & 1) - 1;
+            REQUIRE(at < STREAMS);
+            while ((took = revdial_engine_write(r->e, ev.id, bytes, sizeof bytes)) > 0)
+                wrote[at] += (uint64_t)took;
+        }
+    }
+    uint64_t least = UINT64_MAX, most = 0;
+    for (int i = 0; i < STREAMS; i++) {
+        if (wrote[i] < least) least = wrote[i];
+        if (wrote[i] > most) most = wrote[i];
+    }
+    if (least == 0 || most - least > 2 * QUANTUM)
+        test_fail(__FILE__, __LINE__, "shares from %llu to %llu", (unsigned long long)least,
+                  (unsigned long long)most);
+    rig_end(r);
+}
+
+TEST(a_keystroke_does_not_wait_behind_everything_that_bulk_has_to_send)  // 62
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    static uint8_t bytes[65536];
+    script_run(r, "Wp1+SYN=8000000 .acceptp1 Wp2+SYN .acceptp2 .hold");
+    revdial_engine_set_output_max(r->e, 65536);
+    size_t queued = 0;
+    for (int i = 0; i < 50; i++) {
+        ptrdiff_t n = revdial_engine_write(r->e, rig_id(r, 1, 1), bytes, sizeof bytes);
+        REQUIRE(n >= 0);
+        queued += (size_t)n;
+    }
+    CHECK(queued <= 2 * 65536 + 65524);
+    CHECK_INT(revdial_engine_write(r->e, rig_id(r, 1, 2), bytes, 1), 1);
+    rig_end(r);
+}
+
+TEST(a_writer_that_waits_is_told_when_there_is_room)
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    static uint8_t bytes[262144];
+    script_run(r, "Wp1+SYN .acceptp1");
+    uint32_t id = rig_id(r, 1, 1);
+    size_t wrote = 0;
+    while (wrote < 262144) {
+        ptrdiff_t n = revdial_engine_write(r->e, id, bytes, 262144 - wrote);
+        REQUIRE(n >= 0);
+        wrote += (size_t)n;
+        if (!n) rig_flush(r);
+    }
+    rig_flush(r);
+    CHECK_INT(revdial_engine_write(r->e, id, bytes, 1), 0);
+    unsigned before = r->counts[REVDIAL_EV_WRITABLE];
+    script_run(r, "Wp1=5000");
+    CHECK_INT(r->counts[REVDIAL_EV_WRITABLE], before + 1);
+    CHECK_INT(revdial_engine_write(r->e, id, bytes, 5000), 5000);
+    rig_end(r);
+}
+
+TEST(reserve_and_commit_make_the_frame_that_write_makes)
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1");
+    uint32_t id = rig_id(r, 1, 1);
+    void *at = NULL;
+    ptrdiff_t room = revdial_engine_reserve(r->e, id, &at, 1000);
+    REQUIRE(room > 0 && room <= 1000 && at);
+    memset(at, 'x', (size_t)room);
+    revdial_engine_commit(r->e, id, 0);
+    rig_flush(r);
+    CHECK_STR(rig_out(r), "Wp1+ACK");
+    room = revdial_engine_reserve(r->e, id, &at, 3);
+    REQUIRE(room == 3);
+    memcpy(at, "abc", 3);
+    revdial_engine_commit(r->e, id, 2);
+    rig_flush(r);
+    CHECK_STR(rig_out(r), "Wp1+ACK Dp1'ab'");
+    CHECK_INT(revdial_engine_reserve(r->e, rig_id(r, 1, 7), &at, 3), REVDIAL_EINVAL);
+    script_run(r, ".finp1");
+    CHECK_INT(revdial_engine_reserve(r->e, id, &at, 3), REVDIAL_ECLOSED);
+    rig_end(r);
+}
+
+TEST(peek_and_consume_are_a_read_without_the_copy)
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1 Dp1'abcdef' Wp1+FIN");
+    uint32_t id = rig_id(r, 1, 1);
+    const void *data = NULL;
+    CHECK_INT(revdial_engine_peek(r->e, id, &data), 6);
+    revdial_engine_consume(r->e, id, 2);
+    CHECK_INT(revdial_engine_peek(r->e, id, &data), 4);
+    CHECK(data && !memcmp(data, "cdef", 4));
+    char two[2];
+    CHECK_INT(revdial_engine_read(r->e, id, two, 2), 2);
+    CHECK(!memcmp(two, "cd", 2));
+    revdial_engine_consume(r->e, id, 2);
+    CHECK_INT(revdial_engine_peek(r->e, id, &data), 0);
+    CHECK_INT(revdial_engine_read(r->e, id, two, 2), 0);  // EOF
+    rig_end(r);
+}
+
+TEST(payload_is_shown_where_it_lies_until_the_events_are_drained)
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1");
+    uint32_t id = rig_id(r, 1, 1);
+    uint8_t frame[WIRE_HEADER + 5];
+    wire_frame f = {0, WIRE_DATA, 0, id, 5};
+    wire_put(frame, &f);
+    memcpy(frame + WIRE_HEADER, "hello", 5);
+    CHECK_INT(revdial_engine_input(r->e, frame, sizeof frame, r->now), sizeof frame);
+    revdial_event ev;
+    const void *data = NULL;
+    REQUIRE(revdial_engine_event(r->e, &ev) && ev.type == REVDIAL_EV_READABLE);
+    CHECK_INT(revdial_engine_peek(r->e, id, &data), 5);
+    CHECK(data == frame + WIRE_HEADER);
+    revdial_engine_consume(r->e, id, 2);
+    CHECK_INT(revdial_engine_event(r->e, &ev), 0);
+    memset(frame, 0xEE, sizeof frame);
+    CHECK_INT(revdial_engine_peek(r->e, id, &data), 3);
+    CHECK(!memcmp(data, "llo", 3));
+    rig_end(r);
+}
+
+TEST(the_user_pointer_comes_back_with_each_event)
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    int one = 1, two = 2;
+    script_run(r, "Wp1+SYN");
+    CHECK(r->last.user == NULL);
+    CHECK_INT(revdial_engine_set_user(r->e, rig_id(r, 1, 1), &one), 0);
+    script_run(r, "Dp1'x'");
+    CHECK(r->last.user == &one);
+    CHECK_INT(revdial_engine_set_user(r->e, rig_id(r, 1, 2), &two), REVDIAL_EINVAL);
+    revdial_dial_opts opts = {0};
+    CHECK(revdial_engine_open(r->e, &opts, &two) > 0);
+    script_run(r, "Wm1+ACK");
+    CHECK(r->last.user == &two);
+    rig_end(r);
+}
+
+// ---- the end of streams and sessions
+
+TEST(streams_finished_by_both_leave_the_table_whoever_was_first)  // 66c
+{
+    static const char *const scripts[] = {
+        ".open Wm1+ACK .finm1 Wm1+FIN .closem1",      ".open Wm1+ACK Wm1+FIN .finm1 .closem1",
+        ".open Wm1+ACK Wm1+FIN .closem1",             ".open Wm1+ACK .closem1 Wm1+FIN",
+        "Wp1+SYN .acceptp1 Wp1+FIN .finp1 .closep1",  "Wp1+SYN .acceptp1 .finp1 Wp1+FIN .closep1",
+        "Wp1+SYN .acceptp1 .closep1 Dp1'x' Wp1+FIN",  "Wp1+SYN .rstp1 .closep1",
+        "Wp1+SYN Wp1+RST .closep1",                   ".open Wm1+RST .closem1",
+        ".open .rstm1 .closem1",                      "Wp1+SYN Dp1'x' Wp1+FIN .closep1",
+    };
+    for (size_t i = 0; i < sizeof scripts / sizeof *scripts; i++)
+        for (int role = REVDIAL_ROLE_PROXY; role <= REVDIAL_ROLE_BACKEND; role++) {
+            rig_options o = {.role = role};
+            rig *r = rig_new(&o);
+            REQUIRE(r != NULL);
+            size_t before = r->heap.live_bytes;
+            script_run(r, scripts[i]);
+            if (live_streams(r) || r->heap.live_bytes > before + 70000)
+                test_fail(__FILE__, __LINE__, "%s: %zu streams, %zu bytes", scripts[i],
+                          live_streams(r), r->heap.live_bytes - before);
+            rig_end(r);
+        }
+}
+
+TEST(a_closed_stream_waits_for_the_peers_fin_but_not_for_ever)  // 3, C60
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    script_run(r, ".open Wm1+ACK .writem1'x' .closem1 .tick=29000");
+    CHECK_INT(live_streams(r), 1);
+    script_run(r, ".tick=2000");
+    CHECK_INT(live_streams(r), 0);
+    CHECK_STR(rig_out(r), "Wm1+SYN Dm1'x' Wm1+FIN Wm1+RST=2");
+    rig_end(r);
+}
+
+TEST(graceful_close_delivers_everything)  // C61, 25c
+{
+    static const rig_options plain = {0};
+    for (size_t chunk = 0; chunk <= 3; chunk += 3) {
+        rig_pair p;
+        REQUIRE(pair_new(&p, &plain, &plain));
+        p.chunk = chunk;
+        uint64_t want = chunk ? 200000 : 10000000, wrote = 0;
+        script_run(p.proxy, ".open");
+        pair_pump(&p);
+        static uint8_t bytes[65536];
+        while (wrote < want) {
+            size_t n = want - wrote < sizeof bytes ? (size_t)(want - wrote) : sizeof bytes;
+            for (size_t k = 0; k < n; k++) bytes[k] = rig_pattern(1, 1, wrote + k);
+            ptrdiff_t took = revdial_engine_write(p.proxy->e, 1, bytes, n);
+            REQUIRE(took >= 0);
+            wrote += (uint64_t)took;
+            pair_pump(&p);
+            rig_read_all(p.backend, 1, SIZE_MAX);
+            pair_pump(&p);
+        }
+        revdial_engine_close(p.proxy->e, 1);
+        revdial_engine_drain(p.proxy->e);
+        pair_pump(&p);
+        CHECK_INT(rig_read_all(p.backend, 1, SIZE_MAX), 0);
+        rig_stream *s = rig_stream_of(p.backend, 1);
+        CHECK(s && s->taken == want && !s->bad);
+        CHECK_INT(p.backend->counts[REVDIAL_EV_GOAWAY], 1);
+        revdial_engine_close(p.backend->e, 1);
+        pair_pump(&p);
+        CHECK_INT(live_streams(p.proxy) + live_streams(p.backend), 0);
+        pair_end(&p);
+    }
+}
+
+TEST(c51_a_goaway_does_not_overtake_what_is_queued)
+{
+    static const script_case cases[] = {
+        {"shutdown", "Wp1+SYN=2000000 .acceptp1 .hold .writep1#100000 .shutdown .flow .tick=1",
+         "Wp1+ACK Dp1#100000 G0=0", NULL, {0}},
+        {"shutdown is the end", ".shutdown .open", "G0=0", "dead(ECLOSED) open:ECLOSED", {0}},
+        {"shutdown, twice", ".shutdown .shutdown", "G0=0", "dead(ECLOSED)", {0}},
+        {"a protocol error", "Wp1+SYN .acceptp1 .hold .writep1#1000 D0 .flow .tick=1",
+         "Wp1+ACK Dp1#1000 G0=1", NULL, {0}},
+    };
+    SCRIPT_CHECK_ALL(cases);
+}
+
+TEST(nothing_happens_after_death)  // 28
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1 D0");
+    CHECK(r->dead);
+    uint8_t byte = 0;
+    revdial_event ev;
+    CHECK_INT(revdial_engine_input(r->e, &byte, 1, r->now), REVDIAL_ECLOSED);
+    CHECK_INT(revdial_engine_input(r->e, &byte, 0, r->now), REVDIAL_ECLOSED);
+    CHECK_INT(revdial_engine_event(r->e, &ev), 0);
+    CHECK(revdial_engine_write(r->e, rig_id(r, 1, 1), &byte, 1) < 0);
+    revdial_engine_drain(r->e);
+    revdial_engine_shutdown(r->e);
+    CHECK_INT(revdial_engine_event(r->e, &ev), 0);
+    CHECK_INT(revdial_engine_tick(r->e, r->now + 1000000000), -1);
+    CHECK_INT(revdial_engine_event(r->e, &ev), 0);
+    struct iovec iov[2];
+    CHECK_INT(revdial_engine_output(r->e, iov, 2), 0);
+    revdial_engine_close(r->e, rig_id(r, 1, 1));
+    rig_end(r);
+}
+
+int main(int argc, char **argv) { return test_main(argc, argv); }

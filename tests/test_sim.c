@@ -1,0 +1,905 @@
+// A deterministic simulation of the whole protocol: two engines, two byte pipes, two applications and a
+// clock, all driven by one seed. Each application keeps a model of what it did; after every step the
+// models, the engines' ledgers and a strict reader on each wire have to agree. Numbers in comments are
+// the invariants of the reliability study, section 5.3.
+//
+//     build/test_sim                     10,000 seeds, and 100 of them twice
+//     build/test_sim --seed 17 --trace   one seed, every step on stderr
+//     build/test_sim --seeds 0 1000000   a range
+#define REVDIAL_NO_RUNTIME
+#define REVDIAL_SELF_CHECK  // the mux checks its invariants at each call
+#define REVDIAL_IMPLEMENTATION
+#include "../revdial.h"
+
+#include "test.h"
+#include "wire_judge.h"
+
+enum {
+    SIM_SEEDS = 10000,
+    SIM_TWICE = 100,
+    SIM_STEPS = 400,
+    SIM_STREAMS = 24,        // of one world, so that its models stay small
+    SIM_BYTES = 400 * 1024,  // written in one world
+    SIM_PATTERN = 1 << 16,
+    SIM_REST_US = 600000000  // virtual time to finish in, once nothing interferes
+};
+
+// What one end of a stream has done and seen.
+typedef struct sim_end {
+    int known, closed, accepted, fin, reset;
+    int got_accepted, got_fin, got_reset, got_eof, got_error;
+    int reset_code;
+    uint64_t written, read;
+} sim_end;
+
+typedef struct sim_stream {
+    uint32_t id;
+    int opener;
+    sim_end end[2];
+} sim_stream;
+
+typedef struct sim_pipe {
+    uint8_t *bytes;
+    size_t len, size, capacity;
+    int64_t ready_us;  // nothing arrives before
+    int64_t delay_us;
+    int policy;          // how it cuts the bytes
+    uint64_t carried, cut_at;
+    int ended;           // the end has been delivered
+} sim_pipe;
+
+typedef struct sim_side {
+    revdial_engine *e;
+    test_heap heap;
+    judge wire;
+    sim_pipe out;  // to the other side
+    int up, dead, dead_code, draining, peer_draining, shut, auth_waits, refused;
+    int64_t tick_us;
+    size_t output_max;
+} sim_side;
+
+enum sim_op {
+    SIM_OPEN, SIM_ACCEPT, SIM_REFUSE, SIM_WRITE, SIM_RESERVE, SIM_READ, SIM_PEEK, SIM_FINISH,
+    SIM_RESET, SIM_CLOSE, SIM_DRAIN, SIM_SHUTDOWN, SIM_SEND, SIM_RECEIVE, SIM_TICK, SIM_WAIT, SIM_JUMP,
+    SIM_STALL, SIM_CUT, SIM_NO_MEMORY, SIM_OUTPUT_MAX, SIM_OPS
+};
+static const char *const sim_op_names[SIM_OPS] = {
+    "open", "accept", "refuse", "write", "reserve", "read", "peek", "finish", "reset", "close", "drain",
+    "shutdown", "send", "receive", "tick", "wait", "jump", "stall", "cut", "no_memory", "output_max"};
+static const unsigned sim_op_base[SIM_OPS] = {20, 20, 2, 60, 20, 60, 20, 12, 3, 10, 1, 1, 120, 120, 20, 60,
+                                              1,  3,  1, 2,  2};
+
+typedef struct sim {
+    test_rng rng;
+    uint64_t seed, hash;
+    int trace, step, upgraded;
+    int64_t now;
+    sim_side side[2];  // 0 proxy, 1 backend
+    sim_stream streams[SIM_STREAMS];
+    size_t count;
+    unsigned weight[SIM_OPS], weights;
+    uint64_t written;
+    int cut, slow, no_memory, small;  // what may explain an end that nobody asked for
+    int resting;                      // the faults are over: everything has to finish
+    int failed;
+    char why[400];
+} sim;
+
+static uint8_t sim_pattern[2 * SIM_PATTERN];
+
+__attribute__((format(printf, 2, 3))) static void sim_fail(sim *w, const char *format, ...)
+{
+    if (w->failed++) return;
+    va_list args;
+    va_start(args, format);
+    int n = snprintf(w->why, sizeof w->why, "step %d: ", w->step);
+    vsnprintf(w->why + n, sizeof w->why - (size_t)n, format, args);
+    va_end(args);
+}
+
+__attribute__((format(printf, 2, 3))) static void sim_note(sim *w, const char *format, ...)
+{
+    if (!w->trace) return;
+    va_list args;
+    va_start(args, format);
+    fprintf(stderr, "%5d %12.6f  ", w->step, (double)w->now / 1e6);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+}
+
+static void sim_mix(sim *w, uint64_t v)
+{
+    w->hash = (w->hash ^ v) * 0x100000001B3ull;
+    w->hash ^= w->hash >> 29;
+}
+
+static uint64_t sim_pick(sim *w, uint64_t bound) { return test_below(&w->rng, bound); }
+static int sim_chance(sim *w, unsigned of) { return test_below(&w->rng, of) == 0; }
+
+// Small as a rule, large now and then.
+static size_t sim_size(sim *w, size_t most)
+{
+    size_t scale = (size_t)1 << sim_pick(w, 17);
+    size_t n = (size_t)sim_pick(w, scale) + 1;
+    return n < most ? n : most;
+}
+
+// Payload of one direction of a stream from position `at`: a window into a table.
+static const uint8_t *sim_bytes(uint32_t id, int from, uint64_t at)
+{
+    return sim_pattern + ((at + id * 7919u + (unsigned)from * 104729u) & (SIM_PATTERN - 1));
+}
+
+static sim_stream *sim_find(sim *w, uint32_t id)
+{
+    for (size_t i = 0; i < w->count; i++)
+        if (w->streams[i].id == id) return &w->streams[i];
+    return NULL;
+}
+
+// A stream that side x may still use, at random. NULL if there is none.
+static sim_stream *sim_any(sim *w, int x)
+{
+    size_t first = (size_t)sim_pick(w, w->count ? w->count : 1);
+    for (size_t i = 0; i < w->count; i++) {
+        sim_stream *s = &w->streams[(first + i) % w->count];
+        if (s->end[x].known && !s->end[x].closed) return s;
+    }
+    return NULL;
+}
+
+// ---- what the application sees
+
+static int sim_code_is_explained(sim *w, const sim_stream *s, int x, int code)
+{
+    const sim_end *peer = &s->end[1 - x];
+    const sim_side *other = &w->side[1 - x];
+    if (w->no_memory) return 1;
+    if (peer->reset && (code == peer->reset_code || (w->upgraded && code == 0))) return 1;
+    switch (code) {
+    case REVDIAL_RESET_NONE: return w->upgraded && (peer->closed || w->slow || w->small || other->draining);
+    case REVDIAL_RESET_REFUSED: return peer->closed || w->small || other->draining;
+    case REVDIAL_RESET_CANCEL: return peer->closed || w->slow;
+    case REVDIAL_RESET_TIMEOUT: return w->slow;
+    case REVDIAL_RESET_CALM: return w->small;
+    case REVDIAL_RESET_DRAINING: return other->draining;
+    default: return 0;
+    }
+}
+
+static void sim_on_open(sim *w, int x, const revdial_event *ev)
+{
+    char want[32];
+    sim_stream *s = sim_find(w, ev->id);
+    if (!s || s->opener == x || s->end[x].known) {
+        sim_fail(w, "side %d: OPEN of %u", x, ev->id);
+        return;
+    }
+    s->end[x].known = 1;
+    snprintf(want, sizeof want, "t%u:1", ev->id);
+    for (size_t i = 0; i < ev->meta_count; i++)
+        if (!strcmp(ev->meta[i].key, "target") && strcmp(ev->meta[i].value, want) != 0)
+            sim_fail(w, "side %d: the target of %u is %s", x, ev->id, ev->meta[i].value);
+    if (!w->upgraded && ev->meta_count < 2 && !w->no_memory)
+        sim_fail(w, "side %d: OPEN of %u without its target", x, ev->id);
+}
+
+static void sim_on_dead(sim *w, int x, const revdial_event *ev)
+{
+    sim_side *side = &w->side[x], *other = &w->side[1 - x];
+    int ok = 0;
+    if (side->dead) sim_fail(w, "side %d: dead twice", x);
+    side->dead = 1;
+    side->dead_code = ev->code;
+    switch (ev->code) {
+    case REVDIAL_ELOST: ok = w->cut || w->slow || other->dead || other->shut; break;
+    case REVDIAL_ENOMEM: ok = w->no_memory; break;
+    case REVDIAL_ECLOSED: ok = side->shut; break;
+    case REVDIAL_EDRAINING: ok = side->draining || side->peer_draining; break;
+    case REVDIAL_ETIMEDOUT: ok = !side->up; break;
+    case REVDIAL_EUPGRADE: ok = !side->up && (w->cut || w->slow || w->no_memory); break;
+    case REVDIAL_EDENIED: ok = !side->up && w->side[0].refused; break;
+    default: break;
+    }
+    if (!ok) sim_fail(w, "side %d: dead by %d: %s", x, ev->code, ev->text ? ev->text : "");
+    if (!side->up) side->wire.who = "refused";
+}
+
+static ptrdiff_t sim_read(sim *w, int x, sim_stream *s, size_t most, int peek);
+static void sim_write(sim *w, int x, sim_stream *s, size_t want, int reserve);
+
+static void sim_on_stream_event(sim *w, int x, const revdial_event *ev)
+{
+    sim_stream *s = sim_find(w, ev->id);
+    sim_end *end = s ? &s->end[x] : NULL;
+    if (!end || !end->known || end->closed) {
+        sim_fail(w, "side %d: event %d for %u, which it does not have", x, ev->type, ev->id);
+        return;
+    }
+    if (end->got_reset) sim_fail(w, "side %d: event %d for %u after RESET", x, ev->type, ev->id);
+    if (ev->user != s) sim_fail(w, "side %d: the user pointer of %u is wrong", x, ev->id);
+    switch (ev->type) {
+    case REVDIAL_EV_ACCEPTED:
+        if (end->got_accepted++ || s->opener != x) sim_fail(w, "side %d: ACCEPTED %u", x, ev->id);
+        break;
+    case REVDIAL_EV_READABLE:
+        if (w->resting || sim_chance(w, 3)) sim_read(w, x, s, sim_size(w, 65536), (int)sim_pick(w, 2));
+        break;
+    case REVDIAL_EV_WRITABLE:
+        if (!w->resting && sim_chance(w, 2)) sim_write(w, x, s, sim_size(w, 65536), (int)sim_pick(w, 2));
+        break;
+    case REVDIAL_EV_FIN:
+        if (end->got_fin++) sim_fail(w, "side %d: FIN of %u twice", x, ev->id);
+        if (!s->end[1 - x].fin) sim_fail(w, "side %d: FIN of %u, which nobody sent", x, ev->id);
+        break;
+    case REVDIAL_EV_RESET:
+        end->got_reset = 1;
+        if (end->reset) sim_fail(w, "side %d: RESET of %u, which it reset itself", x, ev->id);
+        if (!sim_code_is_explained(w, s, x, ev->code))
+            sim_fail(w, "side %d: RESET of %u by code %d", x, ev->id, ev->code);
+        break;
+    default: break;
+    }
+}
+
+static void sim_drain(sim *w, int x)
+{
+    sim_side *side = &w->side[x];
+    revdial_event ev;
+    while (!w->failed && revdial_engine_event(side->e, &ev)) {
+        sim_mix(w, (uint64_t)ev.type << 40 | (uint64_t)ev.id << 8 | (uint64_t)(ev.code & 255));
+        sim_note(w, "  side %d: event %d id %u code %d %s", x, ev.type, ev.id, ev.code,
+                 ev.text ? ev.text : "");
+        if (side->dead) sim_fail(w, "side %d: event %d after DEAD", x, ev.type);  // 28
+        switch (ev.type) {
+        case REVDIAL_EV_AUTH: side->auth_waits = 1; break;
+        case REVDIAL_EV_UP: side->up = 1; break;
+        case REVDIAL_EV_GOAWAY: side->peer_draining = 1; break;
+        case REVDIAL_EV_DEAD: sim_on_dead(w, x, &ev); break;
+        case REVDIAL_EV_RTT: break;
+        case REVDIAL_EV_OPEN:
+            sim_on_open(w, x, &ev);
+            if (!w->failed) revdial_engine_set_user(side->e, ev.id, sim_find(w, ev.id));
+            break;
+        default:
+            if (ev.id) sim_on_stream_event(w, x, &ev);
+        }
+    }
+}
+
+// ---- what the application does
+
+static void sim_check_error(sim *w, int x, const sim_stream *s, ptrdiff_t code, const char *what)
+{
+    const sim_end *end = &s->end[x];
+    int ok = 0;
+    if (code == REVDIAL_ERESET) ok = end->got_reset || end->reset;
+    if (code == REVDIAL_ELOST) ok = w->side[x].dead;
+    if (code == REVDIAL_ENOMEM) ok = w->no_memory;
+    if (code == REVDIAL_ECLOSED) ok = end->fin || w->side[x].dead;
+    if (!ok) sim_fail(w, "side %d: %s of %u returns %td", x, what, s->id, code);
+}
+
+static void sim_open(sim *w, int x)
+{
+    sim_side *side = &w->side[x];
+    char target[32];
+    revdial_dial_opts opts = {0};
+    revdial_engine_info before, after;
+    if (w->count == SIM_STREAMS || w->resting) return;
+    sim_stream *s = &w->streams[w->count];
+    revdial_engine_info_get(side->e, &before);
+    uint32_t next = side->wire.last_syn;  // a guess that open() corrects
+    for (size_t i = 0; i < w->count; i++)
+        if (w->streams[i].opener == x && w->streams[i].id > next) next = w->streams[i].id;
+    next = next ? next + 2 : (uint32_t)x + 1;
+    snprintf(target, sizeof target, "t%u:1", next);
+    if (!w->upgraded) opts.target = target;
+    int64_t id = revdial_engine_open(side->e, &opts, s);
+    sim_mix(w, (uint64_t)id);
+    if (id > 0) {
+        if (id != next) sim_fail(w, "side %d: opened %lld, not %u", x, (long long)id, next);  // 11
+        memset(s, 0, sizeof *s);
+        s->id = (uint32_t)id;
+        s->opener = x;
+        s->end[x].known = s->end[x].accepted = 1;
+        w->count++;
+        return;
+    }
+    revdial_engine_info_get(side->e, &after);
+    if (after.streams != before.streams || after.output_bytes != before.output_bytes)
+        sim_fail(w, "side %d: an open that failed left something behind", x);  // 32
+    if (id == REVDIAL_EAGAIN || id == REVDIAL_ELIMIT) return;
+    if (id == REVDIAL_EDRAINING && (side->draining || side->peer_draining)) return;
+    if (id == REVDIAL_ECLOSED && (side->dead || !side->up)) return;
+    if (id == REVDIAL_ENOMEM && w->no_memory) return;
+    sim_fail(w, "side %d: open returns %lld", x, (long long)id);
+}
+
+static void sim_write(sim *w, int x, sim_stream *s, size_t want, int reserve)
+{
+    sim_end *end = &s->end[x];
+    revdial_engine *e = w->side[x].e;
+    const uint8_t *bytes = sim_bytes(s->id, x, end->written);
+    void *at = NULL;
+    if (w->written + want > SIM_BYTES) return;
+    ptrdiff_t n = reserve ? revdial_engine_reserve(e, s->id, &at, want)
+                          : revdial_engine_write(e, s->id, bytes, want);
+    if (reserve && n > 0) {
+        if ((size_t)n > want) sim_fail(w, "side %d: %td bytes reserved, %zu wanted", x, n, want);
+        n = (ptrdiff_t)sim_pick(w, (uint64_t)n + 1);
+        memcpy(at, bytes, (size_t)n);
+        revdial_engine_commit(e, s->id, (size_t)n);
+    }
+    sim_mix(w, (uint64_t)n);
+    sim_note(w, "side %d: %s %zu to %u: %td", x, reserve ? "reserve" : "write", want, s->id, n);
+    if (n < 0) {
+        sim_check_error(w, x, s, n, "write");
+        return;
+    }
+    if ((size_t)n > want) sim_fail(w, "side %d: %td of %zu bytes taken", x, n, want);
+    if (n > 0 && (end->fin || end->reset)) sim_fail(w, "side %d: wrote to %u after its end", x, s->id);
+    end->written += (uint64_t)n;
+    w->written += (uint64_t)n;
+    end->accepted = 1;
+}
+
+// EOF, bytes or an error: each is true, or the run has failed. 5, 6, 7
+static ptrdiff_t sim_read(sim *w, int x, sim_stream *s, size_t most, int peek)
+{
+    static uint8_t buf[65536];
+    sim_end *end = &s->end[x], *peer = &s->end[1 - x];
+    const void *data = buf;
+    ptrdiff_t n;
+    if (most > sizeof buf) most = sizeof buf;
+    if (peek) {
+        n = revdial_engine_peek(w->side[x].e, s->id, &data);
+        if (n > (ptrdiff_t)most) n = (ptrdiff_t)most;
+    } else {
+        n = revdial_engine_read(w->side[x].e, s->id, buf, most);
+    }
+    sim_mix(w, (uint64_t)n);
+    sim_note(w, "side %d: %s %zu of %u: %td", x, peek ? "peek" : "read", most, s->id, n);
+    end->accepted = 1;  // reading accepts, whatever is there
+    if (n > 0) {
+        if (end->got_eof || end->got_error) sim_fail(w, "side %d: bytes of %u after its end", x, s->id);
+        if (end->reset) sim_fail(w, "side %d: bytes of %u after its own reset", x, s->id);
+        if (end->read + (uint64_t)n > peer->written)
+            sim_fail(w, "side %d: more bytes of %u than were written", x, s->id);
+        else if (memcmp(data, sim_bytes(s->id, 1 - x, end->read), (size_t)n) != 0)
+            sim_fail(w, "side %d: bytes of %u at %llu are wrong", x, s->id,
+                     (unsigned long long)end->read);
+        if (peek) revdial_engine_consume(w->side[x].e, s->id, (size_t)n);
+        end->read += (uint64_t)n;
+    } else if (n == 0 && !peek) {
+        end->got_eof = 1;
+        if (!peer->fin || end->read != peer->written)
+            sim_fail(w, "side %d: EOF of %u after %llu of %llu bytes", x, s->id,
+                     (unsigned long long)end->read, (unsigned long long)peer->written);
+    } else if (n < 0 && n != REVDIAL_EAGAIN) {
+        end->got_error = 1;
+        sim_check_error(w, x, s, n, "read");
+    }
+    return n;
+}
+
+static void sim_finish(sim *w, int x, sim_stream *s)
+{
+    int rc = revdial_engine_finish(w->side[x].e, s->id);
+    if (rc == 0)
+        s->end[x].fin = s->end[x].accepted = 1;
+    else
+        sim_check_error(w, x, s, rc, "finish");
+}
+
+static void sim_reset(sim *w, int x, sim_stream *s, int code)
+{
+    if (revdial_engine_reset(w->side[x].e, s->id, code) != 0)
+        sim_fail(w, "side %d: reset of %u fails", x, s->id);
+    if (s->end[x].reset || s->end[x].got_reset) return;
+    s->end[x].reset = 1;
+    s->end[x].reset_code = code;
+}
+
+static void sim_close(sim *w, int x, sim_stream *s)
+{
+    // Of a stream that it never accepted, close is the refusal.
+    if (s->end[x].accepted && !s->end[x].reset && !s->end[x].got_reset) s->end[x].fin = 1;
+    s->end[x].closed = 1;
+    revdial_engine_close(w->side[x].e, s->id);
+}
+
+static void sim_stream_op(sim *w, int x, enum sim_op op)
+{
+    sim_stream *s = sim_any(w, x);
+    if (!s) return;
+    sim_note(w, "side %d: %s %u", x, sim_op_names[op], s->id);
+    switch ((int)op) {
+    case SIM_ACCEPT:
+        if (s->opener == x) return;
+        if (revdial_engine_accept(w->side[x].e, s->id) == 0) s->end[x].accepted = 1;
+        break;
+    case SIM_REFUSE:
+        if (s->opener == x || s->end[x].accepted) return;
+        sim_reset(w, x, s, REVDIAL_RESET_FORBIDDEN);
+        sim_close(w, x, s);
+        break;
+    case SIM_WRITE: sim_write(w, x, s, sim_size(w, 65536), 0); break;
+    case SIM_RESERVE: sim_write(w, x, s, sim_size(w, 65536), 1); break;
+    case SIM_READ: sim_read(w, x, s, sim_size(w, 65536), 0); break;
+    case SIM_PEEK: sim_read(w, x, s, sim_size(w, 65536), 1); break;
+    case SIM_FINISH: sim_finish(w, x, s); break;
+    case SIM_RESET: sim_reset(w, x, s, (int)sim_pick(w, 4) ? 64 + (int)sim_pick(w, 192) : 2); break;
+    case SIM_CLOSE: sim_close(w, x, s); break;
+    default: break;
+    }
+}
+
+// ---- the world
+
+// How many of n bytes go in one piece.
+static size_t sim_segment(sim *w, const sim_pipe *p, size_t n)
+{
+    static const size_t steps[4] = {12, 11, 13, 1};
+    if (w->resting) return n;
+    switch (p->policy) {
+    case 0: return n;
+    case 1: return 1;
+    case 2: n = sim_pick(w, 2) && n > 12 ? 12 : n; return n < steps[w->step & 3] ? n : steps[w->step & 3];
+    default: return (size_t)sim_pick(w, n) + 1;
+    }
+}
+
+// From the engine into the pipe.
+static void sim_send(sim *w, int x)
+{
+    sim_side *side = &w->side[x];
+    sim_pipe *p = &side->out;
+    struct iovec iov[8];
+    size_t total = 0;
+    int n = revdial_engine_output(side->e, iov, 1 + (int)sim_pick(w, 8));
+    for (int i = 0; i < n && p->len < p->capacity; i++) {
+        size_t room = p->capacity - p->len, take = sim_segment(w, p, iov[i].iov_len);
+        if (take > room) take = room;
+        if (p->len + take > p->size) {
+            p->size = 2 * (p->len + take);
+            p->bytes = realloc(p->bytes, p->size);
+            if (!p->bytes) abort();
+        }
+        if (p->len == 0 && p->ready_us < w->now) p->ready_us = w->now + p->delay_us;
+        memcpy(p->bytes + p->len, iov[i].iov_base, take);
+        if (!w->side[0].refused && !(side->dead && !side->up)) judge_out(&side->wire, iov[i].iov_base, take);
+        p->len += take;
+        total += take;
+        if (take < iov[i].iov_len) break;
+    }
+    for (size_t i = 0; i < total; i += 1 + total / 8) sim_mix(w, p->bytes[p->len - total + i]);
+    sim_mix(w, total);
+    sim_note(w, "side %d: sends %zu", x, total);
+    revdial_engine_sent(side->e, total);
+}
+
+// From the pipe into side x.
+static void sim_receive(sim *w, int x)
+{
+    sim_side *side = &w->side[x], *other = &w->side[1 - x];
+    sim_pipe *p = &other->out;
+    revdial_engine_info info;
+    if (p->ended || (p->ready_us > w->now && !w->resting)) return;
+    size_t n = p->len;
+    if (p->carried + n > p->cut_at) n = (size_t)(p->cut_at - p->carried);
+    if (n == 0) {
+        revdial_engine_info_get(other->e, &info);
+        int over = p->carried == p->cut_at || (other->dead && info.output_bytes == 0 && p->len == 0);
+        if (!over) return;
+        p->ended = 1;
+        sim_note(w, "side %d: the connection ends", x);
+        if (revdial_engine_input(side->e, NULL, 0, w->now) > 0) sim_fail(w, "side %d: EOF is used", x);
+        return;
+    }
+    n = sim_segment(w, p, n);
+    uint8_t *copy = malloc(n);
+    if (!copy) abort();
+    memcpy(copy, p->bytes, n);
+    revdial_engine_info_get(side->e, &info);
+    side->wire.queued = info.output_bytes;
+    ptrdiff_t used = revdial_engine_input(side->e, copy, n, w->now);
+    sim_note(w, "side %d: receives %td of %zu", x, used, n);
+    if (used > 0 && !w->side[0].refused && !(side->dead && !side->up)) judge_in(&side->wire, copy, (size_t)used);
+    if (used == REVDIAL_ECLOSED && side->dead) used = (ptrdiff_t)n;
+    sim_mix(w, (uint64_t)used);
+    sim_drain(w, x);  // the slice lives until here
+    memset(copy, 0xEE, n);
+    free(copy);
+    if (used < 0 || (size_t)used > n) {
+        sim_fail(w, "side %d: input returns %td of %zu", x, used, n);
+        return;
+    }
+    p->carried += (uint64_t)used;
+    p->len -= (size_t)used;
+    memmove(p->bytes, p->bytes + used, p->len);
+}
+
+// A tick before its time does nothing. 25
+static void sim_tick(sim *w, int x)
+{
+    sim_side *side = &w->side[x];
+    revdial_engine_info before, after;
+    revdial_engine_info_get(side->e, &before);
+    int early = side->tick_us > w->now;
+    int64_t at = revdial_engine_tick(side->e, w->now);
+    revdial_engine_info_get(side->e, &after);
+    if (early && !side->dead && before.tx_frames != after.tx_frames)
+        sim_fail(w, "side %d: a tick before its time sent something", x);
+    if (at >= 0 && at <= w->now) sim_fail(w, "side %d: the next tick is due before now", x);
+    if (at < 0 && !side->dead) {
+        sim_drain(w, x);
+        if (!side->dead) sim_fail(w, "side %d: no tick is due although it lives", x);
+    }
+    side->tick_us = at < 0 ? INT64_MAX : at;
+}
+
+static void sim_wait(sim *w, int64_t us)
+{
+    w->now += us;
+    for (int x = 0; x < 2; x++)
+        if (w->side[x].tick_us <= w->now && (w->resting || !sim_chance(w, 8))) {
+            if (w->now - w->side[x].tick_us > 1000000) w->slow = 1;
+            sim_tick(w, x);
+        }
+}
+
+static void sim_world_op(sim *w, int x, enum sim_op op)
+{
+    sim_side *side = &w->side[x];
+    sim_pipe *p = &side->out;
+    switch ((int)op) {
+    case SIM_OPEN: sim_open(w, x); break;
+    case SIM_DRAIN:
+        side->draining |= side->up;
+        revdial_engine_drain(side->e);
+        break;
+    case SIM_SHUTDOWN:
+        side->shut = 1;
+        revdial_engine_shutdown(side->e);
+        break;
+    case SIM_SEND: sim_send(w, x); break;
+    case SIM_RECEIVE: sim_receive(w, x); break;
+    case SIM_TICK: sim_tick(w, x); break;
+    case SIM_WAIT: sim_wait(w, (int64_t)sim_pick(w, (uint64_t)1 << sim_pick(w, 20))); break;
+    case SIM_JUMP:
+        w->slow = 1;
+        sim_wait(w, (int64_t)sim_pick(w, 70000000));
+        break;
+    case SIM_STALL:
+        w->slow = 1;
+        p->ready_us = w->now + (int64_t)sim_pick(w, 20000000);
+        break;
+    case SIM_CUT:
+        w->cut = 1;
+        p->cut_at = p->carried + sim_pick(w, 30000);
+        break;
+    case SIM_NO_MEMORY:
+        w->no_memory = 1;
+        side->heap.fail_at = side->heap.calls + 1 + sim_pick(w, 4);
+        break;
+    case SIM_OUTPUT_MAX:
+        side->output_max = (size_t)1024 << sim_pick(w, 9);
+        revdial_engine_set_output_max(side->e, side->output_max);
+        break;
+    default: break;
+    }
+}
+
+static void sim_auth(sim *w)
+{
+    sim_side *proxy = &w->side[0];
+    if (!proxy->auth_waits || (!w->resting && !sim_chance(w, 4))) return;
+    proxy->auth_waits = 0;
+    proxy->refused = !w->resting && sim_chance(w, 30);
+    int rc = revdial_engine_auth(proxy->e, proxy->refused ? REVDIAL_EDENIED : 0);
+    if (rc && !proxy->dead && !w->no_memory && !w->cut && !w->slow)
+        sim_fail(w, "the verdict is refused: %d", rc);
+    if (rc) proxy->refused = 1;
+}
+
+// ---- the invariants
+
+// 1, 2, 3, 4: the engine's ledger against the wire's and the model's.
+static void sim_check_stream(sim *w, int x, const sim_stream *s, const revdial_engine_info *info)
+{
+    const sim_end *end = &s->end[x];
+    const judge_stream *j = judge_find(&w->side[x].wire, s->id);
+    revdial_ledger l;
+    if (revdial_engine_ledger(w->side[x].e, s->id, &l) != 0) {
+        sim_fail(w, "side %d: no ledger of %u", x, s->id);
+        return;
+    }
+    if (l.received - l.consumed != l.buffered)
+        sim_fail(w, "side %d: %u: %llu received, %llu consumed, %u buffered", x, s->id,
+                 (unsigned long long)l.received, (unsigned long long)l.consumed, l.buffered);
+    if (l.recv_credit > WIRE_WINDOW_MAX) sim_fail(w, "side %d: credit of %u", x, s->id);
+    if (!j || end->reset || end->got_reset || w->side[x].dead) return;
+    if (l.received != j->data_in)
+        sim_fail(w, "side %d: %u: %llu received, the wire says %llu", x, s->id,
+                 (unsigned long long)l.received, (unsigned long long)j->data_in);
+    uint64_t given = w->side[x].wire.window_own + j->grants_out;
+    if (l.recv_credit + l.received < given ||
+        (info->output_bytes == 0 && l.recv_credit + l.received != given))
+        sim_fail(w, "side %d: %u: credit of %llu given, %llu on the ledger", x, s->id,
+                 (unsigned long long)given, (unsigned long long)(l.recv_credit + l.received));
+    uint64_t got = w->side[x].wire.window_peer + j->grants_in;
+    if (!end->fin && l.send_credit + l.sent != got)
+        sim_fail(w, "side %d: %u: credit of %llu got, %llu on the ledger", x, s->id,
+                 (unsigned long long)got, (unsigned long long)(l.send_credit + l.sent));
+    if (l.sent < j->data_out || l.sent - j->data_out > info->output_bytes)
+        sim_fail(w, "side %d: %u: %llu sent, the wire says %llu", x, s->id, (unsigned long long)l.sent,
+                 (unsigned long long)j->data_out);
+}
+
+static void sim_check(sim *w, int x)
+{
+    sim_side *side = &w->side[x];
+    revdial_engine_info info;
+    if (side->wire.failures && !w->side[0].refused) sim_fail(w, "%s", side->wire.why);  // 9 to 17, 24
+    revdial_engine_info_get(side->e, &info);
+    if (info.memory_bytes != side->heap.live_bytes)
+        sim_fail(w, "side %d: %zu bytes of memory, the heap says %zu", x, info.memory_bytes,
+                 side->heap.live_bytes);  // 19
+    if (info.output_bytes > (side->output_max > 262144 ? side->output_max : 262144) + 300000)
+        sim_fail(w, "side %d: %zu bytes wait to be sent", x, info.output_bytes);  // 18
+    if (!side->up) return;
+    for (size_t i = 0; i < w->count && !w->failed; i++)
+        if (w->streams[i].end[x].known && !w->streams[i].end[x].closed)
+            sim_check_stream(w, x, &w->streams[i], &info);
+}
+
+// ---- a run
+
+static int sim_side_new(sim *w, int x)
+{
+    sim_side *side = &w->side[x];
+    revdial_limits l = {0};
+    revdial_engine_config c = {.role = x ? REVDIAL_ROLE_BACKEND : REVDIAL_ROLE_PROXY,
+                               .upgraded = w->upgraded,
+                               .host = "h",
+                               .name = "n",
+                               .secret = "s",
+                               .peer = "192.0.2.1:1",
+                               .session_id = w->seed,
+                               .seed = w->seed * 77,
+                               .accept_streams = 1,
+                               .alloc = test_heap_alloc,
+                               .alloc_ud = &side->heap};
+    l.stream_window = 8192u << sim_pick(w, 7);
+    if (sim_chance(w, 4)) l.stream_window_max = l.stream_window;
+    if (w->small && sim_pick(w, 2)) l.session_window = 1 << 20;
+    if (w->small && sim_pick(w, 2)) l.max_streams = 1 + (uint32_t)sim_pick(w, 4);
+    if (sim_chance(w, 3)) l.frame_bytes_max = 1000 + (uint32_t)sim_pick(w, 60000);
+    c.limits = l;
+    judge_init(&side->wire, x ? "backend" : "proxy", !x);
+    side->wire.window_own = w->upgraded ? WIRE_STOCK_WINDOW : l.stream_window;
+    if (!w->upgraded) side->wire.in.http_matched = side->wire.out.http_matched = 0;
+    side->up = w->upgraded;
+    side->output_max = 262144;
+    side->out.capacity = (size_t)256 << sim_pick(w, 11);
+    side->out.policy = (int)sim_pick(w, 5);
+    side->out.delay_us = (int64_t)sim_pick(w, (uint64_t)1 << sim_pick(w, 18));
+    side->out.cut_at = UINT64_MAX;
+    side->e = revdial_engine_new(&c, w->now, NULL);
+    return side->e != NULL;
+}
+
+static void sim_begin(sim *w, uint64_t seed, int trace)
+{
+    static const int64_t clocks[4] = {0, 4294967296 - 5000000, INT64_MAX / 2, 1000000};
+    memset(w, 0, sizeof *w);
+    w->seed = seed;
+    w->rng = test_rng_seeded(seed);
+    w->trace = trace;
+    w->now = clocks[sim_pick(w, 4)];
+    w->upgraded = sim_chance(w, 4);
+    w->small = sim_chance(w, 4);
+    for (int op = 0; op < SIM_OPS; op++) {
+        static const unsigned scale[4] = {0, 1, 2, 8};  // swarm: some ops not at all, some often
+        unsigned factor = op >= SIM_SEND && op <= SIM_WAIT ? 2 : scale[sim_pick(w, 4)];
+        if (op == SIM_OPEN && !factor) factor = 2;
+        if ((op == SIM_CUT || op == SIM_NO_MEMORY || op == SIM_SHUTDOWN) && !sim_chance(w, 4)) factor = 0;
+        w->weight[op] = sim_op_base[op] * factor;
+        w->weights += w->weight[op];
+    }
+    if (!sim_side_new(w, 0) || !sim_side_new(w, 1)) {
+        sim_fail(w, "no engine");
+        return;
+    }
+    w->side[0].wire.window_peer = w->side[1].wire.window_own;
+    w->side[1].wire.window_peer = w->side[0].wire.window_own;
+}
+
+static void sim_step(sim *w)
+{
+    uint64_t at = sim_pick(w, w->weights);
+    int x = (int)sim_pick(w, 2), op = 0;
+    while (at >= w->weight[op]) at -= w->weight[op++];
+    sim_mix(w, (uint64_t)op);
+    if (op >= SIM_ACCEPT && op <= SIM_CLOSE) {
+        sim_stream_op(w, x, (enum sim_op)op);
+    } else {
+        sim_note(w, "side %d: %s", x, sim_op_names[op]);
+        sim_world_op(w, x, (enum sim_op)op);
+    }
+    for (int side = 0; side < 2 && !w->failed; side++) {
+        sim_drain(w, side);
+        sim_check(w, side);
+    }
+    sim_auth(w);
+}
+
+// One round of well-behaved applications. Returns 1 once all streams are over.
+static int sim_rest_round(sim *w)
+{
+    int over = 1;
+    sim_auth(w);
+    for (int x = 0; x < 2; x++) {
+        sim_drain(w, x);
+        for (size_t i = 0; i < w->count && !w->failed; i++) {
+            sim_stream *s = &w->streams[i];
+            sim_end *end = &s->end[x];
+            if (!end->known || end->closed) continue;
+            if (!end->accepted) revdial_engine_accept(w->side[x].e, s->id);
+            end->accepted = 1;
+            if (!end->fin && !end->reset && !end->got_reset && !w->side[x].dead) sim_finish(w, x, s);
+            while (!w->failed && sim_read(w, x, s, 65536, 0) > 0) {
+            }
+            if (end->got_eof || end->got_error)
+                sim_close(w, x, s);
+            else
+                over = 0;
+        }
+        sim_send(w, x);
+        sim_drain(w, x);
+        sim_receive(w, 1 - x);
+        sim_drain(w, 1 - x);
+        sim_check(w, x);
+        sim_check(w, 1 - x);
+    }
+    return over;
+}
+
+// How long nothing happens: until the next tick.
+static int64_t sim_idle(const sim *w)
+{
+    int64_t at = w->now + 1000000;
+    for (int x = 0; x < 2; x++)
+        if (w->side[x].tick_us < at) at = w->side[x].tick_us;
+    return at > w->now ? at - w->now : 1;
+}
+
+// Faults are off: every stream that nobody broke must complete, and nothing may stay behind.
+static void sim_rest(sim *w)
+{
+    int64_t until = w->now + SIM_REST_US;
+    int over = 0;
+    w->resting = 1;
+    for (int x = 0; x < 2; x++) {
+        w->side[x].out.capacity = 1 << 20;
+        w->side[x].heap.fail_at = 0;
+        revdial_engine_set_output_max(w->side[x].e, 262144);
+    }
+    while (!w->failed && w->now < until) {
+        over = sim_rest_round(w);
+        int moves = 0, left = 0;
+        for (int x = 0; x < 2; x++) {
+            revdial_engine_info info;
+            revdial_engine_info_get(w->side[x].e, &info);
+            if (!w->side[x].dead) left += info.streams != 0;
+            if (!w->side[1 - x].dead && !w->side[x].out.ended)
+                moves += info.output_bytes != 0 || w->side[x].out.len != 0;
+        }
+        if (over && !left && !moves) break;
+        sim_wait(w, moves ? 10 : sim_idle(w));
+        w->step++;
+    }
+    if (w->failed) return;
+    for (int x = 0; x < 2; x++) {
+        revdial_engine_info info;
+        revdial_engine_info_get(w->side[x].e, &info);
+        if (!w->side[x].dead && info.streams) sim_fail(w, "side %d: %u streams stay", x, info.streams);
+    }
+    for (size_t i = 0; i < w->count; i++) {
+        const sim_end *a = &w->streams[i].end[0], *b = &w->streams[i].end[1];
+        if (!over) sim_fail(w, "stuck: stream %u and perhaps more", w->streams[i].id);
+        if (a->got_eof && a->read != b->written) sim_fail(w, "EOF of %u is a lie", w->streams[i].id);
+        if (b->got_eof && b->read != a->written) sim_fail(w, "EOF of %u is a lie", w->streams[i].id);
+    }
+}
+
+static void sim_end_world(sim *w)
+{
+    for (int x = 0; x < 2; x++) {
+        sim_side *side = &w->side[x];
+        revdial_engine_free(side->e);
+        if (side->heap.live_bytes || side->heap.live_blocks)
+            sim_fail(w, "side %d: %zu bytes leaked", x, side->heap.live_bytes);  // 34
+        judge_free(&side->wire);
+        free(side->out.bytes);
+    }
+}
+
+// Returns 1 if all went well; *hash is the trace's.
+static int sim_run(uint64_t seed, int trace, uint64_t *hash, char *why, size_t size)
+{
+    static sim w;
+    sim_begin(&w, seed, trace);
+    int steps = SIM_STEPS / 4 + (int)sim_pick(&w, SIM_STEPS);
+    for (; w.step < steps && !w.failed; w.step++) sim_step(&w);
+    if (!w.failed && !sim_chance(&w, 10)) sim_rest(&w);  // else: destroyed in the middle, 34
+    sim_end_world(&w);
+    *hash = w.hash;
+    snprintf(why, size, "%s", w.why);
+    return !w.failed;
+}
+
+static int sim_seeds(uint64_t first, uint64_t last, int trace)
+{
+    int failed = 0;
+    for (uint64_t seed = first; seed < last; seed++) {
+        uint64_t hash;
+        char why[400];
+        if (sim_run(seed, trace, &hash, why, sizeof why)) continue;
+        printf("seed %llu: %s\n  replay: build/test_sim --seed %llu --trace\n",
+               (unsigned long long)seed, why, (unsigned long long)seed);
+        if (++failed == 10) {
+            printf("(no more after ten)\n");
+            break;
+        }
+    }
+    return failed;
+}
+
+// The same seed, the same run. 27
+static int sim_twice(void)
+{
+    for (uint64_t seed = 0; seed < SIM_TWICE; seed++) {
+        uint64_t one, two;
+        char why[400];
+        sim_run(seed, 0, &one, why, sizeof why);
+        sim_run(seed, 0, &two, why, sizeof why);
+        if (one != two) {
+            printf("seed %llu runs in two ways\n", (unsigned long long)seed);
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t first = 0, last = SIM_SEEDS;
+    int trace = 0, failed, given = 0;
+    test_rng rng = test_rng_seeded(1);
+    test_use_all();
+    for (int i = 0; i < SIM_PATTERN; i++)
+        sim_pattern[i] = sim_pattern[i + SIM_PATTERN] = (uint8_t)test_random(&rng);
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--trace")) {
+            trace = 1;
+        } else if (!strcmp(argv[i], "--seed") && i + 1 < argc) {
+            first = strtoull(argv[++i], NULL, 10);
+            last = first + 1;
+            given = 1;
+        } else if (!strcmp(argv[i], "--seeds") && i + 2 < argc) {
+            first = strtoull(argv[++i], NULL, 10);
+            last = strtoull(argv[++i], NULL, 10);
+            given = 1;
+        } else {
+            fprintf(stderr, "usage: test_sim [--seed N | --seeds A B] [--trace]\n");
+            return 2;
+        }
+    }
+    failed = sim_seeds(first, last, trace);
+    int twice = given ? 0 : sim_twice();
+    printf("%d passed, %d failed\n", !failed + (!given && !twice), !!failed + twice);
+    return failed || twice;
+}

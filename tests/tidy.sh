@@ -1,0 +1,98 @@
+#!/bin/sh
+# The rules of style that a machine can check.     tests/tidy.sh [DIRECTORY]
+#   lines     columns, blanks, tabs, unfinished business, length and parameters of functions; in
+#             revdial.h: the MAP is the MARKs, every public function says which thread may call it
+#   words     every revdial_* or rvd_* word in a comment of revdial.h or in the README exists
+#   version   the numbers and the string say the same
+#   readme    ```c blocks of the README compile; with int main they link, too. A block without is
+#             tried as a file's text, then as a function's body that has p (proxy), a (agent),
+#             s (session), st (stream), e (engine), err and buf. The example in the opening comment
+#             of revdial.h is a block as well.
+here=$(dirname "$0")
+root=${1:-.}
+CC=${CC:-cc}
+here=$(cd "$here" && pwd)
+cd "$root" || exit 1
+tmp=build/readme
+header=revdial.h
+passed=0
+failed=0
+export LC_ALL=C
+rm -rf "$tmp"
+mkdir -p "$tmp" || exit 1
+
+# Counts a check; its findings are in $tmp/found.
+verdict() {
+    if [ -s "$tmp/found" ]; then
+        cat "$tmp/found"
+        echo "FAIL $1"
+        failed=$((failed + 1))
+    else
+        echo "ok $1"
+        passed=$((passed + 1))
+    fi
+}
+
+: >"$tmp/found"
+for file in "$header" README.md LICENSE Makefile; do
+    if [ ! -r "$file" ]; then echo "$file:1: cannot be read"; fi
+done >"$tmp/found"
+find . \( -path ./build -o -path ./.git \) -prune -o -type f \( -name '*.[ch]' -o -name '*.sh' \
+    -o -name '*.awk' -o -name '*.py' -o -name '*.go' -o -name '*.md' -o -name Makefile \
+    -o -path './.ci/*' \) -print | sed 's,^\./,,' | sort >"$tmp/files"
+xargs awk -f "$here/tidy.awk" <"$tmp/files" >>"$tmp/found"
+verdict lines
+
+: >"$tmp/found"
+{
+    cat "$header"
+    $CC -I. -DREVDIAL_IMPLEMENTATION -x c -E -P "$header" 2>/dev/null
+} >"$tmp/known.c"
+awk -f "$here/words.awk" "$tmp/known.c" $(find examples -name '*.[ch]') "$header" README.md \
+    >"$tmp/found" 2>/dev/null
+verdict words
+
+awk '
+    /^#define REVDIAL_VERSION_(MAJOR|MINOR|PATCH) / { v = v (v == "" ? "" : ".") $3 }
+    /^#define REVDIAL_VERSION_STRING / { gsub(/"/, "", $3); string = $3; line = FNR }
+    END {
+        if (v == "" || v != string)
+            printf "%s:%d: the version is %s, the string says %s\n", FILENAME, line + 0, v, string
+    }' "$header" >"$tmp/found"
+verdict version
+
+: >"$tmp/found"
+awk -v dir="$tmp" -f "$here/blocks.awk" "$header" README.md 2>/dev/null
+printf '#define REVDIAL_IMPLEMENTATION\n#include "%s"\n' "$header" >"$tmp/impl.c"
+flags='-Wall -Wextra -Werror -I. -pthread'
+for block in "$tmp"/block_*.c; do
+    [ -r "$block" ] || continue
+    if grep -q 'int main' "$block"; then
+        also=
+        if ! grep -q 'define REVDIAL_IMPLEMENTATION' "$block"; then also=$tmp/impl.c; fi
+        if ! $CC $flags -o "${block%.c}" "$block" $also 2>"$tmp/diagnostics"; then
+            grep -E 'error|undefined' "$tmp/diagnostics" >>"$tmp/found"
+        fi
+        continue
+    fi
+    { echo "#include \"$header\""; cat "$block"; } >"$tmp/text.c"
+    if $CC $flags -fsyntax-only "$tmp/text.c" 2>/dev/null; then continue; fi
+    {
+        printf '#include <poll.h>\n#include <stdio.h>\n#include <string.h>\n#include <unistd.h>\n'
+        printf '#include "%s"\n' "$header"
+        printf 'void body(revdial_proxy *p, revdial_agent *a, revdial_session *s,\n'
+        printf '          revdial_stream *st, revdial_engine *e, revdial_err err, char *buf);\n'
+        printf 'void body(revdial_proxy *p, revdial_agent *a, revdial_session *s,\n'
+        printf '          revdial_stream *st, revdial_engine *e, revdial_err err, char *buf)\n{\n'
+        printf '(void)p, (void)a, (void)s, (void)st, (void)e, (void)err, (void)buf;\n'
+        cat "$block"
+        printf '}\n'
+    } >"$tmp/body.c"
+    if ! $CC $flags -Wno-unused -fsyntax-only "$tmp/body.c" 2>"$tmp/diagnostics"; then
+        grep error "$tmp/diagnostics" >>"$tmp/found"
+    fi
+done
+verdict readme
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
