@@ -1,4 +1,4 @@
-// revdial.h 0.1.0 -- one connection in, many streams back out.            SPDX-License-Identifier: MIT
+// revdial.h 0.1.0 -- one connection in, many streams back out.      SPDX-License-Identifier: MIT
 //
 // A backend behind NAT dials a proxy and authenticates; that one TCP connection is turned round, so
 // that the proxy opens as many streams to the backend as it likes, each with its own flow control.
@@ -9,7 +9,7 @@
 //               #define REVDIAL_IMPLEMENTATION
 //               #include "revdial.h"
 //
-//           and everywhere else just include it. Link with -pthread. C11; the public half is C++11 too.
+//           and everywhere else just include it. Link with -pthread. C11; public half C++11 too.
 //
 // EXAMPLE   A proxy that fetches one line from the backend "cam-1":
 //
@@ -35,12 +35,12 @@
 //                   return n > 0 ? 0 : 1;
 //               }
 //
-// LAYERS    your program ── api.proxy, api.agent ──▶ impl.proxy, impl.agent   names, dials, links
-//                        ── api.stream ───────────▶ impl.stream, impl.relay  blocking calls, copying
-//                                                       impl.loop, impl.sys   threads live here and up
-//                        ── api.engine ───────────▶ impl.engine               no I/O, clock or thread
-//                                                   impl.http   impl.mux        from here down
-//                                                          impl.wire, impl.base
+// LAYERS    your program --- api.proxy, api.agent ---> impl.proxy, impl.agent  names, dials, links
+//                      --- api.stream -------------> impl.stream, impl.relay blocking, copying
+//                                                      impl.loop, impl.sys   threads: here and up
+//                      --- api.engine -------------> impl.engine             no I/O: here and down
+//                                                      impl.http, impl.mux   handshake, streams
+//                                                      impl.wire, impl.base  bytes
 //
 // MAP       `grep -n MARK: revdial.h` prints it with line numbers.
 //    api.types     handles, errors, reset codes, limits, what a dial asks for
@@ -1689,6 +1689,7 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_IDLE_US 5000000      // a window shrinks when unused for so long
 #define RVD_MUX_LATE_US 1000000      // a tick so late: the machine slept, clocks get grace
 #define RVD_MUX_RTT_US 30000000      // the round trip is measured this often while busy
+#define RVD_MUX_LATE_FRAMES 8u       // in flight when a stream ends: an ACK, a FIN, some credit
 #define RVD_MUX_RTT_SAMPLES 8u       // the window of the minimum
 #define RVD_MUX_GRANT_MAX 1048576u   // credit returns at least in such steps
 #define RVD_MUX_ID_LAST 0x7FFF0000u  // int32 peers: open no more, drain
@@ -1829,6 +1830,7 @@ typedef struct rvd_mux {
     const uint8_t *slice;
     uint32_t slice_len;
     uint64_t allowance;      // bytes that may still come for streams that are gone
+    uint64_t late_frames;    // and frames without a payload
 
     // Output: control made ready, then whole data frames. shown_*: what the last output() promised.
     uint8_t control[RVD_MUX_CONTROL];
@@ -1975,6 +1977,7 @@ static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
         if (m->body == RVD_MUX_BODY_STREAM) m->body = RVD_MUX_BODY_DRAIN;
     }
     m->allowance += s->recv_credit;
+    m->late_frames += RVD_MUX_LATE_FRAMES;
     m->grown -= s->window - m->cfg.recv_window;
     m->stream_count--;
     if (rvd_mux_is_mine(m, s->id))
@@ -2070,7 +2073,8 @@ static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     rvd_mux_rx_clear(m, s);
     rvd_mux_preamble_free(m, s);
     if (s->phase != RVD_MUX_OPEN) rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
-    s->ctl_bits = 0;
+    // A refusal takes the place of the ACK; data that is queued already still needs it in front.
+    s->ctl_bits = s->sent ? s->ctl_bits & RVD_MUX_CTL_ACK : 0;
     rvd_base_link_remove(&s->ctl);
     rvd_base_link_remove(&s->turn);
     s->wait = RVD_MUX_WAIT_NONE;
@@ -2219,6 +2223,10 @@ static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint
             return used;
         }
         if (total == (ptrdiff_t)s->preamble_len) {
+            if (!rvd_wire_preamble_get(s->preamble, s->preamble_len, m->meta)) {
+                rvd_mux_provoked(m, s, REVDIAL_RESET_PROTOCOL);
+                return used;
+            }
             rvd_mux_phase_become(m, s, RVD_MUX_SHOWN);
             rvd_mux_timer_set(m, s, RVD_MUX_TIMER_ACCEPT);
             rvd_mux_tell(m, s, RVD_MUX_TELL_OPEN);
@@ -2491,7 +2499,9 @@ static int rvd_mux_last_put(rvd_mux *m, rvd_mux_stream *s, uint32_t flag, uint32
 {
     if (s->out_mark <= m->out_sent)
         return rvd_mux_control_put(m, RVD_WIRE_WINDOW, flag, s->id, length);
-    return rvd_mux_out_put(m, RVD_WIRE_WINDOW, flag, s->id, length);
+    if (!rvd_mux_out_put(m, RVD_WIRE_WINDOW, flag, s->id, length)) return 0;
+    s->out_mark = m->out_added;
+    return 1;
 }
 
 static int rvd_mux_credit_put(rvd_mux *m, rvd_mux_stream *s, uint32_t flag)
@@ -2532,14 +2542,10 @@ static int rvd_mux_stream_control(rvd_mux *m, rvd_mux_stream *s)
     return 1;
 }
 
+// Behind all that is queued: a SYN after a GoAway would be a lie.
 static void rvd_mux_goaway_put(rvd_mux *m)
 {
-    int put;
-    if (m->dead)  // the last frame of all
-        put = rvd_mux_out_put(m, RVD_WIRE_GOAWAY, 0, 0, m->go_code);
-    else
-        put = rvd_mux_control_put(m, RVD_WIRE_GOAWAY, 0, 0, m->go_code);
-    if (!put) return;
+    if (!rvd_mux_out_put(m, RVD_WIRE_GOAWAY, 0, 0, m->go_code)) return;
     m->go_wanted = 0;
     m->go_sent = 1;
 }
@@ -2582,7 +2588,10 @@ static int rvd_mux_output(rvd_mux *m, struct iovec *iov, int max)
     int n = 0;
     uint32_t skip;
     rvd_mux_chunk *c = m->out_head;
+    int full;
     rvd_mux_control_fill(m);
+    // An ACK that found no room must not be overtaken by the data that follows it.
+    full = RVD_MUX_CONTROL - m->control_len < RVD_WIRE_HEADER && !rvd_base_link_is_alone(&m->ctl);
     m->shown_data = m->shown_control = 0;
     skip = m->frame_left;
     if (skip && n < max) {
@@ -2595,7 +2604,7 @@ static int rvd_mux_output(rvd_mux *m, struct iovec *iov, int max)
         iov[n].iov_len = m->shown_control = m->control_len - m->control_sent;
         n++;
     }
-    for (c = m->out_head; c && n < max; c = c->next) {
+    for (c = m->out_head; c && n < max && !full; c = c->next) {
         uint32_t len = c->end - c->start - skip;
         if (!len) {
             skip = 0;
@@ -2829,7 +2838,11 @@ static void rvd_mux_on_stray(rvd_mux *m)
         rvd_mux_protocol_error(m, "frame for a stream that was never opened");
         return;
     }
-    if (f->type == RVD_WIRE_DATA || is_end || f->length == 0)
+    if (f->type == RVD_WIRE_DATA && !is_end)
+        rvd_mux_glitch(m);
+    else if (m->late_frames)
+        m->late_frames--;
+    else if (is_end || f->length == 0)
         rvd_mux_glitch(m);
     else
         rvd_mux_window_count(m);
@@ -2971,7 +2984,7 @@ static void rvd_mux_on_ping(rvd_mux *m)
 static void rvd_mux_on_goaway(rvd_mux *m)
 {
     if (m->frame.length == RVD_WIRE_GO_NORMAL) {
-        m->tell_goaway = !m->peer_draining;
+        if (!m->peer_draining) m->tell_goaway = 1;
         m->peer_draining = 1;
         return;
     }
@@ -3014,7 +3027,7 @@ static size_t rvd_mux_header_input(rvd_mux *m, const uint8_t *p, size_t len)
 
 static int rvd_mux_has_events(const rvd_mux *m)
 {
-    return !rvd_base_link_is_alone(&m->tell) || m->tell_dead || m->slice_stream;
+    return !rvd_base_link_is_alone(&m->tell) || m->tell_dead || m->tell_goaway || m->slice_stream;
 }
 
 // Takes bytes until one piece has to be shown to the application. Returns how many.
@@ -3026,6 +3039,7 @@ static size_t rvd_mux_input(rvd_mux *m, const uint8_t *p, size_t len)
         uint32_t n;
         if (m->body == RVD_MUX_BODY_NONE) {
             used += rvd_mux_header_input(m, p + used, len - used);
+            stop = m->tell_goaway;  // told before what comes after it
             continue;
         }
         n = (uint32_t)rvd_base_min(len - used, m->body_left);
@@ -3386,6 +3400,7 @@ static void rvd_mux_close(rvd_mux *m, rvd_mux_stream *s)
 // Why nothing can be read now: 0 EOF, REVDIAL_EAGAIN, or the end.
 static int rvd_mux_read_state(const rvd_mux *m, const rvd_mux_stream *s)
 {
+    if (s->reset_local) return REVDIAL_ERESET;  // what had come was dropped: no EOF, even after FIN
     switch ((enum rvd_mux_rx)s->rx) {
     case RVD_MUX_RX_ENDED: return 0;
     case RVD_MUX_RX_RESET: return REVDIAL_ERESET;
@@ -3515,8 +3530,8 @@ static void rvd_mux_check(const rvd_mux *m)
             REVDIAL_ASSERT(s->wait != RVD_MUX_WAIT_TURN || !rvd_base_link_is_alone(&s->turn));
             REVDIAL_ASSERT(s->rx == RVD_MUX_RX_OPEN || s->rx == RVD_MUX_RX_ENDED ||
                            s->rx == RVD_MUX_RX_RESET || s->buffered == 0);
-            REVDIAL_ASSERT(!s->ctl_bits == rvd_base_link_is_alone(&s->ctl));
-            REVDIAL_ASSERT(!s->tell_bits == rvd_base_link_is_alone(&s->tell));
+            REVDIAL_ASSERT((s->ctl_bits == 0) == rvd_base_link_is_alone(&s->ctl));
+            REVDIAL_ASSERT((s->tell_bits == 0) == rvd_base_link_is_alone(&s->tell));
             REVDIAL_ASSERT(s->phase == RVD_MUX_OPEN || s->tx != RVD_MUX_TX_RESET);
             buffered += s->buffered;
             grown += s->window - m->cfg.recv_window;
@@ -4117,6 +4132,7 @@ typedef struct rvd_http_request {
     unsigned features;     // REVDIAL_FEATURE_* it has
     uint32_t window;       // bytes we may send on a new stream
     uint32_t streams;      // how many we may open
+    int has_window, has_streams;  // it announced them, so it understands ours
     int is_stripped;       // 426 because a middlebox took Upgrade or Connection away
 } rvd_http_request;
 
@@ -4201,6 +4217,8 @@ static int rvd_http_read_ours(rvd_http_head *h, rvd_http_facts *f, rvd_http_requ
     out->features = f->features;
     out->window = f->window;
     out->streams = f->streams;
+    out->has_window = out->is_revdial && (f->flags & RVD_HTTP_SENT_WINDOW) != 0;
+    out->has_streams = out->is_revdial && (f->flags & RVD_HTTP_SENT_STREAMS) != 0;
     out->name = rvd_http_terminate(h, f->value[RVD_HTTP_FIELD_NAME]);
     out->instance = rvd_http_terminate(h, f->value[RVD_HTTP_FIELD_INSTANCE]);
     out->secret = rvd_http_terminate(h, token);
@@ -4416,6 +4434,7 @@ typedef struct rvd_http_response {
     unsigned features;    // REVDIAL_FEATURE_* it has
     uint32_t window;      // bytes we may send on a new stream
     uint32_t streams;     // how many we may open
+    int has_window, has_streams;  // it announced them, so it understands ours
     uint64_t session_id;  // 0 if none was sent
     int retry_after_ms;   // of 429 and 503: how long we are asked to wait, 0 if not (legibly) said
     int is_stripped;      // 426 to a request for just that: a middlebox took Upgrade away
@@ -4442,6 +4461,8 @@ static int rvd_http_read_switch(rvd_http_facts *f, rvd_http_response *out)
     out->features = f->features;
     out->window = f->window;
     out->streams = f->streams;
+    out->has_window = out->is_revdial && (f->flags & RVD_HTTP_SENT_WINDOW) != 0;
+    out->has_streams = out->is_revdial && (f->flags & RVD_HTTP_SENT_STREAMS) != 0;
     return rvd_http_read_session(f, &out->session_id);
 }
 
@@ -4712,7 +4733,7 @@ static void rvd_engine_features_note(revdial_engine *e, unsigned features)
 
 // What the peer announced, of either role.
 typedef struct rvd_engine_terms {
-    int is_revdial;
+    int is_revdial, has_window, has_streams;
     unsigned features;
     uint32_t window, streams;
 } rvd_engine_terms;
@@ -4722,8 +4743,8 @@ static void rvd_engine_limits_resolve(revdial_engine *e, const rvd_engine_terms 
 {
     revdial_limits *l = &cfg->limits;
     *l = e->limits;
-    cfg->recv_window = peer->is_revdial ? rvd_engine_window(e) : RVD_WIRE_WINDOW0;
-    if (!l->max_streams) l->max_streams = peer->is_revdial ? 65536 : RVD_MUX_STOCK_STREAMS;
+    cfg->recv_window = peer->has_window ? rvd_engine_window(e) : RVD_WIRE_WINDOW0;
+    if (!l->max_streams) l->max_streams = peer->has_streams ? 65536 : RVD_MUX_STOCK_STREAMS;
     if (l->stream_window < cfg->recv_window) l->stream_window = cfg->recv_window;
     if (!l->stream_window_max) l->stream_window_max = 16u << 20;
     if (l->stream_window_max < l->stream_window) l->stream_window_max = l->stream_window;
@@ -4794,6 +4815,8 @@ static void rvd_engine_on_response(revdial_engine *e)
         return;
     }
     peer.is_revdial = r.is_revdial;
+    peer.has_window = r.has_window;
+    peer.has_streams = r.has_streams;
     peer.features = r.features;
     peer.window = r.window;
     peer.streams = r.streams;
@@ -4882,6 +4905,8 @@ int revdial_engine_auth(revdial_engine *e, int verdict)
     answer.streams = e->accept_streams ? rvd_engine_streams(e) : 0;
     answer.session_id = e->session_id;
     peer.is_revdial = e->request.is_revdial;
+    peer.has_window = e->request.has_window;
+    peer.has_streams = e->request.has_streams;
     peer.features = e->request.features;
     peer.window = e->request.window;
     peer.streams = e->request.streams;
@@ -4998,7 +5023,7 @@ int64_t revdial_engine_open(revdial_engine *e, const revdial_dial_opts *opts, vo
 int revdial_engine_accept(revdial_engine *e, uint32_t id)
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
-    if (!s) return REVDIAL_EINVAL;
+    if (!s || rvd_mux_is_mine(&e->mux, id)) return REVDIAL_EINVAL;
     rvd_mux_ack(&e->mux, s);
     return REVDIAL_OK;
 }
@@ -5265,7 +5290,7 @@ static void rvd_engine_config_copy(revdial_engine *e, const revdial_engine_confi
 revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now_us,
                                    revdial_err *err)
 {
-    static const rvd_engine_terms stock = {0, 0, RVD_WIRE_WINDOW0, RVD_MUX_STOCK_STREAMS};
+    static const rvd_engine_terms stock = {0, 0, 0, 0, RVD_WIRE_WINDOW0, RVD_MUX_STOCK_STREAMS};
     const char *problem = rvd_engine_config_problem(cfg);
     rvd_heap heap = {cfg->alloc, cfg->alloc_ud, 0};
     revdial_engine *e = problem ? NULL : rvd_base_alloc(&heap, sizeof *e);

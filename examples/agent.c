@@ -114,6 +114,8 @@ static int settings_check(const prog_cli *cli, const settings *s)
     if (!s->name) return prog_usage_error(cli, "name", "missing", NULL);
     if (!s->target && s->allow.count == 0)
         return prog_usage_error(cli, "target", "missing, and so is --allow", NULL);
+    if (s->target && !prog_is_target(s->target))
+        return prog_usage_error(cli, "target", "not HOST:PORT or unix:PATH:", s->target);
     if (!s->token_file && !getenv("REVDIAL_TOKEN"))
         return prog_usage_error(cli, "token-file", "missing, and so is REVDIAL_TOKEN", NULL);
     if (!s->token_file) return 0;
@@ -155,7 +157,7 @@ static int serve(const settings *s, const char *url, prog_log *log)
     cfg.common.log_level = log->level;
     rc = revdial_serve(&cfg, &err);
     if (rc != REVDIAL_OK)
-        prog_logf(log, REVDIAL_LOG_ERROR, "agent.failed", "%s", err.msg);
+        prog_log_error(log, "agent.failed", &err);
     else
         prog_logf(log, REVDIAL_LOG_INFO, "agent.stopped", "%s: stopped", s->name);
     return exit_code(rc);

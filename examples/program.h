@@ -106,6 +106,12 @@ static void prog_logf(prog_log *log, int level, const char *event, const char *f
     prog_log_put(log, level, event, msg);
 }
 
+static void prog_log_error(prog_log *log, const char *event, const revdial_err *err)
+{
+    prog_logf(log, REVDIAL_LOG_ERROR, event, "%s%s%s", err->msg, err->sys ? ": " : "",
+              err->sys ? strerror(err->sys) : "");
+}
+
 // ------------------------------------------------------------------------------------------------
 // Options: each program has a table of its own; these are understood by both.
 
@@ -199,6 +205,17 @@ static int64_t prog_parse_amount(const char *text, int is_duration)
     for (i = 0; i < sizeof units / sizeof units[0]; i++)
         if (strcmp(unit, units[i].unit) == 0) return value * units[i].ms;
     return -1;
+}
+
+// Is it "host:port" or "unix:path"?
+static int prog_is_target(const char *text)
+{
+    const char *port = strrchr(text, ':');
+    int64_t number;
+    if (!port || port == text || !port[1]) return 0;
+    if (strncmp(text, "unix:", 5) == 0) return 1;
+    number = prog_parse_amount(port + 1, 0);
+    return number >= 1 && number <= 65535;
 }
 
 static int prog_parse_choice(const char *choices, const char *value)

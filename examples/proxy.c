@@ -180,14 +180,6 @@ struct app {
     unsigned failures;  // in that second
 };
 
-// Is it "host:port" or "unix:path"?
-static int is_target(const char *text)
-{
-    const char *port = strrchr(text, ':');
-    int64_t number = port && !listen_is_unix(text) ? prog_parse_amount(port + 1, 0) : 1;
-    return port && port > text && port[1] && number >= 1 && number <= 65535;
-}
-
 // Takes "ADDRESS=NAME[/TARGET]" apart. Returns NULL, or what is wrong with it.
 static const char *expose_parse(expose *x, const char *spec)
 {
@@ -203,7 +195,8 @@ static const char *expose_parse(expose *x, const char *spec)
     snprintf(x->address, sizeof x->address, "%s%.*s", local, (int)address_len, spec);
     memcpy(x->name, name, name_len);
     x->target = name[name_len] ? name + name_len + 1 : NULL;
-    if (x->target && !is_target(x->target)) return "the target is not HOST:PORT or unix:PATH in";
+    if (x->target && !prog_is_target(x->target))
+        return "the target is not HOST:PORT or unix:PATH in";
     return NULL;
 }
 
@@ -381,7 +374,7 @@ static int app_open_proxy(app *a, const token_table *tokens)
     if (listens) a->proxy = revdial_proxy_open(&cfg, &err);
     free(listens);
     if (a->proxy) return 0;
-    prog_logf(&a->log, REVDIAL_LOG_ERROR, "proxy.failed", "%s", err.msg);
+    prog_log_error(&a->log, "proxy.failed", &err);
     if (err.code == REVDIAL_ESYS) return PROG_CANNOT_BIND;
     return err.code == REVDIAL_EINVAL ? PROG_USAGE : PROG_FAILED;
 }

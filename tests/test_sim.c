@@ -17,9 +17,9 @@
 enum {
     SIM_SEEDS = 10000,
     SIM_TWICE = 100,
-    SIM_STEPS = 400,
-    SIM_STREAMS = 24,        // of one world, so that its models stay small
-    SIM_BYTES = 400 * 1024,  // written in one world
+    SIM_STEPS = 4000,
+    SIM_STREAMS = 64,        // of one world, so that its models stay small
+    SIM_BYTES = 2 << 20,     // written in one world
     SIM_PATTERN = 1 << 16,
     SIM_REST_US = 600000000  // virtual time to finish in, once nothing interferes
 };
@@ -55,6 +55,7 @@ typedef struct sim_side {
     sim_pipe out;  // to the other side
     int up, dead, dead_code, draining, peer_draining, shut, auth_waits, refused;
     int64_t tick_us;
+    unsigned events;
     size_t output_max;
 } sim_side;
 
@@ -73,7 +74,7 @@ typedef struct sim {
     test_rng rng;
     uint64_t seed, hash;
     int trace, step, upgraded;
-    int64_t now;
+    int64_t now, began;
     sim_side side[2];  // 0 proxy, 1 backend
     sim_stream streams[SIM_STREAMS];
     size_t count;
@@ -86,6 +87,23 @@ typedef struct sim {
 } sim;
 
 static uint8_t sim_pattern[2 * SIM_PATTERN];
+
+// What the default run has to have met, or it tests less than it says.
+enum sim_mark {
+    SIM_MARK_EOF, SIM_MARK_RESET, SIM_MARK_REFUSED, SIM_MARK_RESET_WITH_BYTES, SIM_MARK_FIN_BEFORE_ACCEPT,
+    SIM_MARK_NO_CREDIT, SIM_MARK_OPEN_BLOCKED, SIM_MARK_OPEN_NO_MEMORY, SIM_MARK_WRITE_NO_MEMORY,
+    SIM_MARK_GOAWAY, SIM_MARK_RTT, SIM_MARK_CUT, SIM_MARK_DRAINED, SIM_MARK_SHUT, SIM_MARK_DEAD_NO_MEMORY,
+    SIM_MARK_DENIED, SIM_MARK_LINGER, SIM_MARK_TIMEOUT, SIM_MARK_RESTED, SIM_MARKS
+};
+static const char *const sim_mark_names[SIM_MARKS] = {
+    "EOF read", "RESET told", "a refusal told", "a reset behind unread bytes", "FIN before the accept",
+    "a writer without credit", "too many opens unanswered", "no memory to open", "no memory to write",
+    "GOAWAY told", "a round trip measured", "a connection cut with streams on it", "a session drained",
+    "a session shut down", "a session dead for want of memory", "a handshake denied",
+    "a stream reset because its reader had gone", "a stream nobody accepted in time",
+    "a run in which every stream ended"};
+static uint64_t sim_marks[SIM_MARKS];
+static void sim_mark(enum sim_mark m) { sim_marks[m]++; }
 
 __attribute__((format(printf, 2, 3))) static void sim_fail(sim *w, const char *format, ...)
 {
@@ -202,8 +220,12 @@ static void sim_on_dead(sim *w, int x, const revdial_event *ev)
     case REVDIAL_EDENIED: ok = !side->up && w->side[0].refused; break;
     default: break;
     }
+    if (ev->code == REVDIAL_ELOST && w->cut && w->count) sim_mark(SIM_MARK_CUT);
+    if (ev->code == REVDIAL_EDRAINING) sim_mark(SIM_MARK_DRAINED);
+    if (ev->code == REVDIAL_ECLOSED) sim_mark(SIM_MARK_SHUT);
+    if (ev->code == REVDIAL_ENOMEM) sim_mark(SIM_MARK_DEAD_NO_MEMORY);
+    if (ev->code == REVDIAL_EDENIED) sim_mark(SIM_MARK_DENIED);
     if (!ok) sim_fail(w, "side %d: dead by %d: %s", x, ev->code, ev->text ? ev->text : "");
-    if (!side->up) side->wire.who = "refused";
 }
 
 static ptrdiff_t sim_read(sim *w, int x, sim_stream *s, size_t most, int peek);
@@ -231,10 +253,16 @@ static void sim_on_stream_event(sim *w, int x, const revdial_event *ev)
         break;
     case REVDIAL_EV_FIN:
         if (end->got_fin++) sim_fail(w, "side %d: FIN of %u twice", x, ev->id);
+        if (!end->accepted) sim_mark(SIM_MARK_FIN_BEFORE_ACCEPT);
         if (!s->end[1 - x].fin) sim_fail(w, "side %d: FIN of %u, which nobody sent", x, ev->id);
         break;
     case REVDIAL_EV_RESET:
         end->got_reset = 1;
+        sim_mark(SIM_MARK_RESET);
+        if (ev->code == REVDIAL_RESET_REFUSED) sim_mark(SIM_MARK_REFUSED);
+        if (ev->code == REVDIAL_RESET_TIMEOUT) sim_mark(SIM_MARK_TIMEOUT);
+        if (s->end[1 - x].closed && ev->code == REVDIAL_RESET_CANCEL) sim_mark(SIM_MARK_LINGER);
+        if (end->read < s->end[1 - x].written) sim_mark(SIM_MARK_RESET_WITH_BYTES);
         if (end->reset) sim_fail(w, "side %d: RESET of %u, which it reset itself", x, ev->id);
         if (!sim_code_is_explained(w, s, x, ev->code))
             sim_fail(w, "side %d: RESET of %u by code %d", x, ev->id, ev->code);
@@ -248,6 +276,7 @@ static void sim_drain(sim *w, int x)
     sim_side *side = &w->side[x];
     revdial_event ev;
     while (!w->failed && revdial_engine_event(side->e, &ev)) {
+        side->events++;
         sim_mix(w, (uint64_t)ev.type << 40 | (uint64_t)ev.id << 8 | (uint64_t)(ev.code & 255));
         sim_note(w, "  side %d: event %d id %u code %d %s", x, ev.type, ev.id, ev.code,
                  ev.text ? ev.text : "");
@@ -255,9 +284,12 @@ static void sim_drain(sim *w, int x)
         switch (ev.type) {
         case REVDIAL_EV_AUTH: side->auth_waits = 1; break;
         case REVDIAL_EV_UP: side->up = 1; break;
-        case REVDIAL_EV_GOAWAY: side->peer_draining = 1; break;
+        case REVDIAL_EV_GOAWAY:
+            side->peer_draining = 1;
+            sim_mark(SIM_MARK_GOAWAY);
+            break;
         case REVDIAL_EV_DEAD: sim_on_dead(w, x, &ev); break;
-        case REVDIAL_EV_RTT: break;
+        case REVDIAL_EV_RTT: sim_mark(SIM_MARK_RTT); break;
         case REVDIAL_EV_OPEN:
             sim_on_open(w, x, &ev);
             if (!w->failed) revdial_engine_set_user(side->e, ev.id, sim_find(w, ev.id));
@@ -310,6 +342,8 @@ static void sim_open(sim *w, int x)
     revdial_engine_info_get(side->e, &after);
     if (after.streams != before.streams || after.output_bytes != before.output_bytes)
         sim_fail(w, "side %d: an open that failed left something behind", x);  // 32
+    if (id == REVDIAL_EAGAIN) sim_mark(SIM_MARK_OPEN_BLOCKED);
+    if (id == REVDIAL_ENOMEM) sim_mark(SIM_MARK_OPEN_NO_MEMORY);
     if (id == REVDIAL_EAGAIN || id == REVDIAL_ELIMIT) return;
     if (id == REVDIAL_EDRAINING && (side->draining || side->peer_draining)) return;
     if (id == REVDIAL_ECLOSED && (side->dead || !side->up)) return;
@@ -334,10 +368,12 @@ static void sim_write(sim *w, int x, sim_stream *s, size_t want, int reserve)
     }
     sim_mix(w, (uint64_t)n);
     sim_note(w, "side %d: %s %zu to %u: %td", x, reserve ? "reserve" : "write", want, s->id, n);
+    if (n == REVDIAL_ENOMEM) sim_mark(SIM_MARK_WRITE_NO_MEMORY);
     if (n < 0) {
         sim_check_error(w, x, s, n, "write");
         return;
     }
+    if (n == 0 && !reserve) sim_mark(SIM_MARK_NO_CREDIT);
     if ((size_t)n > want) sim_fail(w, "side %d: %td of %zu bytes taken", x, n, want);
     if (n > 0 && (end->fin || end->reset)) sim_fail(w, "side %d: wrote to %u after its end", x, s->id);
     end->written += (uint64_t)n;
@@ -374,6 +410,7 @@ static ptrdiff_t sim_read(sim *w, int x, sim_stream *s, size_t most, int peek)
         end->read += (uint64_t)n;
     } else if (n == 0 && !peek) {
         end->got_eof = 1;
+        sim_mark(SIM_MARK_EOF);
         if (!peer->fin || end->read != peer->written)
             sim_fail(w, "side %d: EOF of %u after %llu of %llu bytes", x, s->id,
                      (unsigned long long)end->read, (unsigned long long)peer->written);
@@ -451,6 +488,14 @@ static size_t sim_segment(sim *w, const sim_pipe *p, size_t n)
     }
 }
 
+// A handshake that failed speaks HTTP only; what a lost session would have sent matters to nobody.
+static int sim_is_mute(const sim *w, int x)
+{
+    const sim_side *side = &w->side[x];
+    if (w->side[0].refused || (side->dead && !side->up)) return 1;
+    return side->dead && (side->dead_code == REVDIAL_ELOST || side->dead_code == REVDIAL_ENOMEM);
+}
+
 // From the engine into the pipe.
 static void sim_send(sim *w, int x)
 {
@@ -469,7 +514,7 @@ static void sim_send(sim *w, int x)
         }
         if (p->len == 0 && p->ready_us < w->now) p->ready_us = w->now + p->delay_us;
         memcpy(p->bytes + p->len, iov[i].iov_base, take);
-        if (!w->side[0].refused && !(side->dead && !side->up)) judge_out(&side->wire, iov[i].iov_base, take);
+        if (!sim_is_mute(w, x)) judge_out(&side->wire, iov[i].iov_base, take);
         p->len += take;
         total += take;
         if (take < iov[i].iov_len) break;
@@ -506,7 +551,7 @@ static void sim_receive(sim *w, int x)
     side->wire.queued = info.output_bytes;
     ptrdiff_t used = revdial_engine_input(side->e, copy, n, w->now);
     sim_note(w, "side %d: receives %td of %zu", x, used, n);
-    if (used > 0 && !w->side[0].refused && !(side->dead && !side->up)) judge_in(&side->wire, copy, (size_t)used);
+    if (used > 0 && !sim_is_mute(w, x)) judge_in(&side->wire, copy, (size_t)used);
     if (used == REVDIAL_ECLOSED && side->dead) used = (ptrdiff_t)n;
     sim_mix(w, (uint64_t)used);
     sim_drain(w, x);  // the slice lives until here
@@ -521,21 +566,24 @@ static void sim_receive(sim *w, int x)
     memmove(p->bytes, p->bytes + used, p->len);
 }
 
-// A tick before its time does nothing. 25
+// A tick before the time that the last one named does nothing. 25
 static void sim_tick(sim *w, int x)
 {
     sim_side *side = &w->side[x];
     revdial_engine_info before, after;
-    revdial_engine_info_get(side->e, &before);
-    int early = side->tick_us > w->now;
-    int64_t at = revdial_engine_tick(side->e, w->now);
-    revdial_engine_info_get(side->e, &after);
-    if (early && !side->dead && before.tx_frames != after.tx_frames)
-        sim_fail(w, "side %d: a tick before its time sent something", x);
+    int64_t at = revdial_engine_tick(side->e, w->now), next;
+    sim_drain(w, x);
+    if (at < 0 && !side->dead) sim_fail(w, "side %d: no tick is due although it lives", x);
     if (at >= 0 && at <= w->now) sim_fail(w, "side %d: the next tick is due before now", x);
-    if (at < 0 && !side->dead) {
+    if (at > w->now + 1 && at < w->now + 2000000 && !w->resting && sim_chance(w, 4)) {
+        unsigned events = side->events;
+        revdial_engine_info_get(side->e, &before);
+        w->now += (int64_t)sim_pick(w, (uint64_t)(at - w->now));
+        next = revdial_engine_tick(side->e, w->now);
         sim_drain(w, x);
-        if (!side->dead) sim_fail(w, "side %d: no tick is due although it lives", x);
+        revdial_engine_info_get(side->e, &after);
+        if (next != at || before.tx_frames != after.tx_frames || side->events != events)
+            sim_fail(w, "side %d: a tick before its time did something", x);
     }
     side->tick_us = at < 0 ? INT64_MAX : at;
 }
@@ -557,7 +605,7 @@ static void sim_world_op(sim *w, int x, enum sim_op op)
     switch ((int)op) {
     case SIM_OPEN: sim_open(w, x); break;
     case SIM_DRAIN:
-        side->draining |= side->up;
+        side->draining = 1;
         revdial_engine_drain(side->e);
         break;
     case SIM_SHUTDOWN:
@@ -642,7 +690,7 @@ static void sim_check(sim *w, int x)
 {
     sim_side *side = &w->side[x];
     revdial_engine_info info;
-    if (side->wire.failures && !w->side[0].refused) sim_fail(w, "%s", side->wire.why);  // 9 to 17, 24
+    if (side->wire.failures) sim_fail(w, "%s", side->wire.why);  // 9 to 17, 24
     revdial_engine_info_get(side->e, &info);
     if (info.memory_bytes != side->heap.live_bytes)
         sim_fail(w, "side %d: %zu bytes of memory, the heap says %zu", x, info.memory_bytes,
@@ -698,7 +746,7 @@ static void sim_begin(sim *w, uint64_t seed, int trace)
     w->seed = seed;
     w->rng = test_rng_seeded(seed);
     w->trace = trace;
-    w->now = clocks[sim_pick(w, 4)];
+    w->now = w->began = clocks[sim_pick(w, 4)];
     w->upgraded = sim_chance(w, 4);
     w->small = sim_chance(w, 4);
     for (int op = 0; op < SIM_OPS; op++) {
@@ -734,6 +782,7 @@ static void sim_step(sim *w)
         sim_check(w, side);
     }
     sim_auth(w);
+    if (w->now - w->began > 4000000) w->slow = 1;  // long enough for the first timeout
 }
 
 // One round of well-behaved applications. Returns 1 once all streams are over.
@@ -807,6 +856,7 @@ static void sim_rest(sim *w)
         revdial_engine_info_get(w->side[x].e, &info);
         if (!w->side[x].dead && info.streams) sim_fail(w, "side %d: %u streams stay", x, info.streams);
     }
+    if (over && !w->side[0].dead) sim_mark(SIM_MARK_RESTED);
     for (size_t i = 0; i < w->count; i++) {
         const sim_end *a = &w->streams[i].end[0], *b = &w->streams[i].end[1];
         if (!over) sim_fail(w, "stuck: stream %u and perhaps more", w->streams[i].id);
@@ -874,6 +924,17 @@ static int sim_twice(void)
     return 0;
 }
 
+static int sim_marks_missing(void)
+{
+    int missing = 0;
+    for (int m = 0; m < SIM_MARKS; m++)
+        if (!sim_marks[m]) {
+            printf("no run met: %s\n", sim_mark_names[m]);
+            missing = 1;
+        }
+    return missing;
+}
+
 int main(int argc, char **argv)
 {
     uint64_t first = 0, last = SIM_SEEDS;
@@ -899,7 +960,11 @@ int main(int argc, char **argv)
         }
     }
     failed = sim_seeds(first, last, trace);
-    int twice = given ? 0 : sim_twice();
-    printf("%d passed, %d failed\n", !failed + (!given && !twice), !!failed + twice);
-    return failed || twice;
+    if (given) {
+        printf("%d passed, %d failed\n", !failed, !!failed);
+        return !!failed;
+    }
+    int missing = !failed && sim_marks_missing(), twice = sim_twice();
+    printf("%d passed, %d failed\n", 3 - !!failed - missing - twice, !!failed + missing + twice);
+    return failed || missing || twice;
 }

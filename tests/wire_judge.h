@@ -279,7 +279,8 @@ static inline void judge_out_stream(judge *j, const wire_frame *f)
         return;
     }
     if (s->rst_out) judge_complain(j, "a frame on %u after our RST", f->id);
-    if (s->rst_in && j->out_bytes >= s->grace)
+    // Resets may cross; nothing else may follow the peer's, unless it was on its way.
+    if (s->rst_in && f->flags != WIRE_RST && j->out_bytes >= s->grace)
         judge_complain(j, "a frame on %u after the peer's RST", f->id);
     if (f->flags == WIRE_ACK) {
         j->out_ack++;
