@@ -4,12 +4,9 @@
 // that the proxy opens as many streams to the backend as it likes, each with its own flow control.
 // libc and pthreads, nothing else. The wire is yamux after an HTTP upgrade; README.md specifies it.
 //
-// USE       In exactly one C file, before any other include:
-//
-//               #define REVDIAL_IMPLEMENTATION
-//               #include "revdial.h"
-//
-//           and everywhere else just include it. Link with -pthread. C11; public half C++11 too.
+// USE       In exactly one C file, before any other include, define REVDIAL_IMPLEMENTATION and then
+//           include this file; everywhere else just include it. Link with -pthread. C11; the public
+//           half is C++11 too.
 //
 // EXAMPLE   A proxy that fetches one line from the backend "cam-1":
 //
@@ -8599,7 +8596,7 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
 // ================================================================================================
 // MARK: impl.relay  uses: base sys loop stream
 // A stream and a descriptor, copied both ways on the loop: from the descriptor straight into the
-// session's output, from the session's input straight to the descriptor. Start at rvd_relay_step().
+// session's output, from the session's input straight to the descriptor. Start at rvd_relay_step_locked().
 // ================================================================================================
 
 #define RVD_RELAY_READ_MAX 65524u    // our largest frame

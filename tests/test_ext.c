@@ -5,6 +5,8 @@
 #define REVDIAL_IMPLEMENTATION
 #include "../revdial.h"
 
+#include <ctype.h>
+
 #include "engine_script.h"
 
 static const revdial_limits no_keepalive = {.keepalive_ms = 100000000};
@@ -58,20 +60,117 @@ TEST(the_peers_stream_limit_is_kept)
     }
 }
 
-// A preamble with the given TLVs (as hex) behind a LOCAL header. Returns its length.
-static size_t preamble(uint8_t *out, const char *tlvs)
+// ---- the byte vectors: each sentence of the protocol is played
+
+#ifndef TEST_VECTORS
+#define TEST_VECTORS "tests/vectors/"
+#endif
+
+typedef struct vector {
+    char sentence[512];
+    char text[512];   // what stands behind the bytes
+    uint8_t bytes[256];
+    size_t len;
+    int line;
+} vector;
+
+// Bytes in hex, in groups. Returns where they end.
+static const char *vector_hex(vector *v, const char *at)
 {
-    static const uint8_t head[16] = {0x0D, 0x0A, 0x0D, 0x0A, 0x00, 0x0D, 0x0A, 0x51,
-                                     0x55, 0x49, 0x54, 0x0A, 0x20, 0x00, 0,    0};
-    size_t n = strlen(tlvs) / 2;
-    memcpy(out, head, 16);
-    for (size_t i = 0; i < n; i++) {
-        char two[3] = {tlvs[2 * i], tlvs[2 * i + 1], 0};
-        out[16 + i] = (uint8_t)strtoul(two, NULL, 16);
+    v->len = 0;
+    for (;;) {
+        const char *begin = at;
+        unsigned byte;
+        while (isxdigit((unsigned char)at[0]) && isxdigit((unsigned char)at[1]) &&
+               v->len < sizeof v->bytes) {
+            sscanf(at, "%2x", &byte);
+            v->bytes[v->len++] = (uint8_t)byte;
+            at += 2;
+        }
+        if (*at != ' ' || at == begin) return begin;
+        at++;
     }
-    out[14] = (uint8_t)(n >> 8);
-    out[15] = (uint8_t)n;
-    return 16 + n;
+}
+
+// The next vector of a file. Returns 0 at its end.
+static int vector_next(FILE *f, vector *v)
+{
+    char line[1024];
+    while (fgets(line, sizeof line, f)) {
+        v->line++;
+        line[strcspn(line, "\n")] = '\0';
+        if (line[0] == '#') snprintf(v->sentence, sizeof v->sentence, "%.500s", line + 1);
+        if (line[0] == '#' || line[0] == '\0') continue;
+        const char *rest = vector_hex(v, line);
+        while (*rest == ' ') rest++;
+        snprintf(v->text, sizeof v->text, "%.500s", rest);
+        return 1;
+    }
+    return 0;
+}
+
+// What stands between two brackets at *at, which moves behind them. NULL if there is none.
+static const char *vector_bracket(const char **at, char open, char close, char out[64])
+{
+    if (**at != open) return NULL;
+    const char *end = strchr(*at, close);
+    if (!end) return NULL;
+    snprintf(out, 64, "%.*s", (int)(end - *at - 1), *at + 1);
+    *at = end + 1;
+    while (**at == ' ') (*at)++;
+    return out;
+}
+
+static void frame_vector_play(const vector *v, size_t chunk)
+{
+    char script[512], features[64], window[64];
+    int sent = !strncmp(v->text, "sent-by ", 8);
+    const char *at = v->text + (sent ? 8 : 9), *after = strstr(at, " after "), *seen;
+    REQUIRE(after != NULL);
+    rig_options o = {.role = !strncmp(at, "proxy", 5) ? REVDIAL_ROLE_PROXY : REVDIAL_ROLE_BACKEND,
+                     .limits = {.keepalive_ms = 100000000, .stream_window_max = 393216}};
+    after += 7;
+    o.features = vector_bracket(&after, '[', ']', features);
+    if (vector_bracket(&after, '{', '}', window))
+        o.limits.stream_window = (uint32_t)atoi(window);
+    else
+        o.limits.stream_window_max = 262144;
+    seen = strstr(after, " seen");
+    snprintf(script, sizeof script, "%.*s", seen ? (int)(seen - after) : 500, after);
+    rig *r = rig_new(&o);
+    REQUIRE(r != NULL);
+    r->chunk = chunk;
+    script_run(r, strcmp(script, "-") ? script : "");
+    if (sent) {
+        if (r->raw_len < v->len || memcmp(r->raw + r->raw_len - v->len, v->bytes, v->len) != 0)
+            test_fail(TEST_VECTORS "frames.txt", v->line, "not sent at the end of: %s", rig_out(r));
+    } else {
+        REQUIRE(seen != NULL);
+        const char *want = seen + 5 + (seen[5] == ' ');
+        r->log.len = 0;
+        r->log.s[0] = '\0';
+        rig_feed(r, v->bytes, v->len);
+        rig_drain(r);
+        rig_flush(r);
+        if (strcmp(r->log.s, want) != 0)
+            test_fail(TEST_VECTORS "frames.txt", v->line, "saw %s", r->log.s);
+        CHECK_INT(r->dead && r->dead_code == REVDIAL_EPROTO && r->wire.goaway_out != 2 && !r->wire.goaway_in,
+                  0);
+    }
+    rig_end(r);
+}
+
+TEST(each_sentence_about_frames_is_true_of_its_bytes)
+{
+    static vector v;
+    FILE *f = fopen(TEST_VECTORS "frames.txt", "r");
+    int count = 0;
+    REQUIRE(f != NULL);
+    memset(&v, 0, sizeof v);
+    for (; vector_next(f, &v); count++)
+        for (size_t chunk = 0; chunk < 4; chunk++) frame_vector_play(&v, chunk);
+    fclose(f);
+    CHECK(count >= 35);
 }
 
 static void feed_body(rig *r, uint32_t id, const void *bytes, size_t n)
@@ -81,69 +180,30 @@ static void feed_body(rig *r, uint32_t id, const void *bytes, size_t n)
     rig_flush(r);
 }
 
-typedef struct preamble_case {
-    const char *name, *hex;  // the whole preamble
-    const char *meta;        // NULL: the stream is reset with PROTOCOL
-} preamble_case;
-
-#define SIGNATURE "0d0a0d0a000d0a515549540a"
-static const preamble_case preamble_cases[] = {
-    {"nothing", SIGNATURE "20000000", ""},
-    {"a target", SIGNATURE "2000000a0200073132333a343536", NULL},  // its length is wrong by one
-    {"a target", SIGNATURE "2000000a0200073132333a343577", "target=123:45w;"},
-    {"a target and 300 ms", SIGNATURE "2000000d020003613a31e000040000012c", "target=a:1;timeout_ms=300;"},
-    {"metadata, twice", SIGNATURE "2000000ce10003613d62e10003633d64", "a=b;c=d;"},
-    {"an empty value", SIGNATURE "20000005e10002613d", "a=;"},
-    {"IPv4 addresses", SIGNATURE "2111000cc0000201c633640a1f900050",
-     "client=192.0.2.1:8080;local=198.51.100.10:80;"},
-    {"IPv6 addresses", SIGNATURE "21210024" "20010db8000000000000000000000001"
-     "20010db8000000000000000000000002" "04d20050", "client=[2001:db8::1]:1234;local=[2001:db8::2]:80;"},
-    {"an unknown TLV is skipped", SIGNATURE "20000006ea000161e0", NULL},
-    {"an unknown TLV is skipped", SIGNATURE "20000004ea000161", ""},
-    {"LOCAL with addresses: they are ignored", SIGNATURE "2011000cc0000201c633640a1f900050", ""},
-    {"version 1", SIGNATURE "11000000", NULL},
-    {"version 3", SIGNATURE "30000000", NULL},
-    {"command 2", SIGNATURE "22000000", NULL},
-    {"a wrong signature", "0d0a0d0a000d0a515549540b20000000", NULL},
-    {"no signature", "474554202f20485454502f312e310d0a", NULL},
-    {"addresses do not fit", SIGNATURE "2111000bc0000201c633640a1f9000", NULL},
-    {"a TLV's head is cut", SIGNATURE "200000020200", NULL},
-    {"a TLV's value is cut", SIGNATURE "20000005020003613a", NULL},
-    {"a timeout of three bytes", SIGNATURE "20000006e00003000001", NULL},
-    {"metadata without '='", SIGNATURE "20000004e1000161", NULL},
-    {"metadata without a key", SIGNATURE "20000005e100023d61", NULL},
-    {"a NUL in a target", SIGNATURE "20000006020003610031", NULL},
-    {"more than 4 KiB", SIGNATURE "20000ff1", NULL},
-    {"65535 bytes", SIGNATURE "2000ffff", NULL},
-};
-
-static void preamble_check(const preamble_case *c, size_t chunk, int with_payload)
+// The preamble as the peer's: with or without the stream's first bytes in the same frame.
+static void preamble_vector_take(const vector *v, size_t chunk, int with_payload)
 {
     rig_options o = {.features = "preamble, rstcode, window=65536"};
     rig *r = rig_new(&o);
     REQUIRE(r != NULL);
-    uint8_t bytes[300];
-    size_t n = strlen(c->hex) / 2;
-    for (size_t i = 0; i < n; i++) {
-        char two[3] = {c->hex[2 * i], c->hex[2 * i + 1], 0};
-        bytes[i] = (uint8_t)strtoul(two, NULL, 16);
-    }
-    if (with_payload) memcpy(bytes + n, "hi", 2);
+    uint8_t bytes[sizeof v->bytes + 2];
+    memcpy(bytes, v->bytes, v->len);
+    if (with_payload) memcpy(bytes + v->len, "hi", 2);
     r->chunk = chunk;
     uint32_t id = rig_id(r, 1, 1);
     rig_frame(r, WIRE_CREDIT, WIRE_SYN, id, 0);
-    feed_body(r, id, bytes, n + (with_payload ? 2 : 0));
+    feed_body(r, id, bytes, v->len + (with_payload ? 2 : 0));
     rig_stream *s = rig_stream_of(r, id);
     if (s) memcpy(s->fed_text, "hi", 2);
-    if (c->meta) {
+    const char *file = TEST_VECTORS "preamble.txt";
+    if (!strncmp(v->text, "means", 5)) {
+        const char *want = v->text + 5 + (v->text[5] == ' ');
         script_run(r, ".acceptp1 .readp1");
-        if (strcmp(r->meta, c->meta) != 0)
-            test_fail(__FILE__, __LINE__, "%s: meta %s, not %s", c->name, r->meta, c->meta);
-        CHECK_STR(rig_out(r), "Wp1+ACK");
+        if (strcmp(r->meta, want) != 0) test_fail(file, v->line, "it means %s", r->meta);
+        if (strcmp(rig_out(r), "Wp1+ACK") != 0) test_fail(file, v->line, "sent %s", rig_out(r));
         CHECK_STR(r->log.s, with_payload ? "openp1 readablep1 p1'hi'" : "openp1 readp1:EAGAIN");
     } else {
-        if (strcmp(rig_out(r), "Wp1+RST=4") != 0)
-            test_fail(__FILE__, __LINE__, "%s: sent %s", c->name, r->out.s);
+        if (strcmp(rig_out(r), "Wp1+RST=4") != 0) test_fail(file, v->line, "sent %s", rig_out(r));
         CHECK_STR(r->log.s, "");
     }
     feed_body(r, id, "rest", 4);  // in flight already: it must not hurt
@@ -151,13 +211,64 @@ static void preamble_check(const preamble_case *c, size_t chunk, int with_payloa
     rig_end(r);
 }
 
-TEST(preambles_are_read_strictly_and_a_bad_one_costs_its_stream_only)
+// The dial that `fields` describes ("target=a:1;timeout_ms=3;k=v;").
+static void preamble_vector_send(const vector *v, const char *fields)
 {
-    for (size_t i = 0; i < sizeof preamble_cases / sizeof *preamble_cases; i++) {
-        int before = test_failures;
-        for (size_t way = 0; way < 8 && test_failures == before; way++)
-            preamble_check(&preamble_cases[i], way / 2, way & 1);
+    static char text[512];
+    rig_options o = {.features = "preamble, rstcode"};
+    revdial_dial_opts opts = {.timeout_ms = -1};
+    revdial_kv meta[8];
+    rig *r = rig_new(&o);
+    REQUIRE(r != NULL);
+    snprintf(text, sizeof text, "%s", fields);
+    for (char *at = text, *end; (end = strchr(at, ';')) != NULL; at = end + 1) {
+        char *value = strchr(at, '=');
+        REQUIRE(value != NULL);
+        *end = *value++ = '\0';
+        if (!strcmp(at, "target"))
+            opts.target = value;
+        else if (!strcmp(at, "client"))
+            opts.client_addr = value;
+        else if (!strcmp(at, "local"))
+            opts.local_addr = value;
+        else if (!strcmp(at, "timeout_ms"))
+            opts.timeout_ms = atoi(value);
+        else
+            meta[opts.meta_count++] = (revdial_kv){at, value};
     }
+    opts.meta = meta;
+    CHECK_INT(revdial_engine_open(r->e, &opts, NULL), 2);
+    rig_flush(r);
+    size_t all = 2 * WIRE_HEADER + v->len;
+    uint8_t head[2 * WIRE_HEADER];
+    wire_put(head, &(wire_frame){0, WIRE_CREDIT, WIRE_SYN, 2, 0});
+    wire_put(head + WIRE_HEADER, &(wire_frame){0, WIRE_DATA, 0, 2, (uint32_t)v->len});
+    if (r->raw_len < all || memcmp(r->raw + r->raw_len - all, head, sizeof head) != 0 ||
+        memcmp(r->raw + r->raw_len - v->len, v->bytes, v->len) != 0) {
+        test_fail(TEST_VECTORS "preamble.txt", v->line, "it was not sent so");
+        for (size_t i = 0; i < v->len && r->raw_len >= all; i++)
+            fprintf(stderr, "%02x", r->raw[r->raw_len - v->len + i]);
+        fputc('\n', stderr);
+    }
+    rig_end(r);
+}
+
+TEST(each_sentence_about_preambles_is_true_of_its_bytes)
+{
+    static vector v;
+    FILE *f = fopen(TEST_VECTORS "preamble.txt", "r");
+    int count = 0;
+    REQUIRE(f != NULL);
+    memset(&v, 0, sizeof v);
+    for (; vector_next(f, &v); count++) {
+        const char *dialling = strstr(v.text, "dialling ");
+        int before = test_failures;
+        if (dialling) preamble_vector_send(&v, dialling + 9);
+        for (size_t way = 0; !dialling && way < 8 && test_failures == before; way++)
+            preamble_vector_take(&v, way / 2, way & 1);
+    }
+    fclose(f);
+    CHECK(count >= 25);
 }
 
 TEST(a_preamble_may_come_in_many_frames)
@@ -165,8 +276,9 @@ TEST(a_preamble_may_come_in_many_frames)
     rig_options o = {.features = "preamble, rstcode"};
     rig *r = rig_new(&o);
     REQUIRE(r != NULL);
-    uint8_t bytes[64];
-    size_t n = preamble(bytes, "020003613a31e000040000012c");
+    static const char text[] = "\r\n\r\n\0\r\nQUIT\n\x20\0\0\x0d\2\0\3a:1\xe0\0\4\0\0\1\x2c";
+    const char *bytes = text;
+    size_t n = sizeof text - 1;
     uint32_t id = rig_id(r, 1, 1);
     rig_frame(r, WIRE_CREDIT, WIRE_SYN, id, 0);
     for (size_t i = 0; i < n; i++) {
@@ -183,8 +295,7 @@ TEST(a_preamble_with_all_its_room_is_read)
     rig_options o = {.features = "preamble, rstcode"};
     rig *r = rig_new(&o);
     REQUIRE(r != NULL);
-    static uint8_t bytes[4096];
-    preamble(bytes, "");
+    static uint8_t bytes[4096] = "\r\n\r\n\0\r\nQUIT\n\x20";
     bytes[14] = 4080 >> 8;
     bytes[15] = 4080 & 255;
     bytes[16] = 0xE1;
