@@ -1851,7 +1851,7 @@ typedef struct rvd_mux {
     uint8_t ping_wanted, ping_out;
 
     // The end.
-    uint8_t draining, go_sent, go_wanted, peer_draining;
+    uint8_t draining, go_sent, go_wanted, peer_draining, silent;
     uint8_t tell_goaway, tell_rtt, open_blocked, tell_dead;
     uint32_t go_code;
     int dead;                // REVDIAL_E* that ended the session, 0 while it lives
@@ -2088,6 +2088,8 @@ static void rvd_mux_reset_tell(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     rvd_mux_settle(m, s);
 }
 
+static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s);
+
 static void rvd_mux_ack(rvd_mux *m, rvd_mux_stream *s)
 {
     uint32_t extra = m->cfg.limits.stream_window - m->cfg.recv_window;
@@ -2098,6 +2100,7 @@ static void rvd_mux_ack(rvd_mux *m, rvd_mux_stream *s)
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
     if (!s->acked) rvd_mux_ctl_add(m, s, RVD_MUX_CTL_ACK);
     s->acked = 1;
+    rvd_mux_credit_check(m, s);
 }
 
 // ---- budgets ----
@@ -2233,8 +2236,6 @@ static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint
     return used;
 }
 
-static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s);
-
 // Bytes nobody will read. They keep using up the credit that the peer has; it gets no more.
 static void rvd_mux_drop(rvd_mux *m, rvd_mux_stream *s, uint32_t len)
 {
@@ -2336,6 +2337,7 @@ static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s)
     uint32_t room, step;
     if (s->rx != RVD_MUX_RX_OPEN || s->tx == RVD_MUX_TX_RESET) return;
     if (s->ctl_bits & RVD_MUX_CTL_CREDIT) return;
+    if (s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_SHOWN) return;  // after the ACK
     room = rvd_mux_credit_room(s);
     step = rvd_base_min_u32(s->window / 2, RVD_MUX_GRANT_MAX);
     if (room >= step || (s->recv_credit == 0 && room >= 16384)) {
@@ -2550,7 +2552,7 @@ static void rvd_mux_goaway_put(rvd_mux *m)
 // Makes control frames ready: pongs, resets of strays, then what the streams owe, then our ping.
 static void rvd_mux_control_fill(rvd_mux *m)
 {
-    if (m->dead) return;
+    if (m->silent) return;
     while (m->pong_count) {
         if (!rvd_mux_control_put(m, RVD_WIRE_PING, RVD_WIRE_ACK, 0, m->pongs[m->pong_first]))
             return;
@@ -2570,6 +2572,8 @@ static void rvd_mux_control_fill(rvd_mux *m)
         rvd_base_link_remove(&s->ctl);
         rvd_mux_settle(m, s);
     }
+    m->silent = m->dead != 0;  // these were the last words, the GoAway behind the data apart
+    if (m->silent) return;
     if (m->ping_wanted &&
         rvd_mux_control_put(m, RVD_WIRE_PING, RVD_WIRE_SYN, 0, ++m->ping_value)) {
         m->ping_wanted = 0;
@@ -3482,7 +3486,7 @@ static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, 
     m->now_us = m->last_rx_us = m->progress_us = now_us;
     m->next_rtt_us = now_us;  // the first ping goes out at once
     m->next_id = cfg->is_client ? 1 : 2;
-    m->out_max = RVD_MUX_OUT_MAX;
+    if (!m->out_max) m->out_max = RVD_MUX_OUT_MAX;  // it may have been set before
     m->table_bits = 4;
     rvd_base_link_init(&m->ctl);
     rvd_base_link_init(&m->tell);
@@ -3518,7 +3522,7 @@ static void rvd_mux_check(const rvd_mux *m)
 {
     uint64_t buffered = 0, grown = 0;
     uint32_t count = 0, mine = 0, unacked = 0;
-    if (!m->heap) return;
+    if (!m->heap || !m->table) return;
     for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits; i++) {
         for (rvd_mux_stream *s = m->table[i]; s; s = s->hash_next) {
             REVDIAL_ASSERT(rvd_mux_slot(m, s->id) == i);

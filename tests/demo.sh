@@ -100,7 +100,8 @@ ${CC:-cc} -std=c11 -O2 -o "$build/demo_client" tests/demo_client.c || give_up "n
 "$build/demo_client" make "$dir/www/bytes/$file_bytes" $file_bytes || exit 1
 start_proxy
 if [ "$DEMO_SERVER" != handler ] && python3 -c 'import http.server' 2>/dev/null; then
-    echo '<!doctype html><title>revdial</title><p>Hello from behind the tunnel.' >"$dir/www/index.html"
+    echo "<!doctype html><title>revdial</title><p>Hello from behind the tunnel." \
+        >"$dir/www/index.html"
     start_python
 else
     start_handler
@@ -111,8 +112,10 @@ grep -q '<title>revdial</title>' "$dir/page" || give_up "not our page"
 say "a page through the tunnel: $(sed 's/<[^>]*>/ /g' "$dir/page" | tr -s ' ')"
 
 if [ "$target" ]; then
-    fetch "$target/bytes/$file_bytes" "$dir/direct" >"$dir/got" || give_up "no file without the tunnel"
+    fetch "$target/bytes/$file_bytes" "$dir/direct" >"$dir/got" ||
+        give_up "no file without the tunnel"
     say "100 MB without the tunnel: $(cat "$dir/got")"
+    rm -f "$dir/direct"
 fi
 fetch "$exposed/bytes/$file_bytes" "$dir/file" >"$dir/got" || give_up "no file"
 say "100 MB through the tunnel: $(cat "$dir/got")"

@@ -6,8 +6,8 @@
 //     'x' is a body, #n a body of n patterned bytes, %n claims n bytes that do not follow, !.. is raw
 //     hex, `30*Wp1` is thirty of them, and `30*Wp1++` counts the id up.
 // What the application and the world do starts with a dot:
-//     .open .acceptp1 .readp1 .readp1=9 .writep1'x' .writep1#9 .finp1 .rstp1=5 .closep1 .drain
-//     .shutdown .tick=1000 (ms) .eof (the connection ends) .hold .flow (output) .eager (read at once)
+//     .open .acceptp1 .readp1 .readp1=9 .writep1'x' .writep1#9 .finp1 .stopp1 .rstp1=5 .closep1
+//     .drain .shutdown .tick=1000 (ms) .eof (the connection ends) .hold .flow (output) .eager (read at once)
 //     .silent (our pings get no answer)
 // The output is printed in the same words, the data frames of one stream in a row as one, our own
 // pings left out. The log has events, and the results of calls that say something.
@@ -240,6 +240,9 @@ static void script_stream_op(rig *r, script_word *w)
     } else if (script_is(w, "fin")) {
         id = script_id(r, w);
         script_result(r, "fin", id, revdial_engine_finish(r->e, id));
+    } else if (script_is(w, "stop")) {
+        id = script_id(r, w);
+        script_result(r, "stop", id, revdial_engine_stop(r->e, id));
     } else if (script_is(w, "rst")) {
         id = script_id(r, w);
         int code = script_is(w, "=") ? (int)script_number(w) : 0;

@@ -37,6 +37,7 @@ typedef struct rig_options {
     int refuse_streams;  // proxy: accept_streams = 0
     int bare;            // the handshake is the test's own affair
     int stock;           // of a pair: no handshake, stock rules
+    size_t output_max;   // set at once, 0 = not at all
     size_t fail_at;      // allocation that fails
     int fail_forever;
 } rig_options;
@@ -510,6 +511,7 @@ static rig *rig_new(const rig_options *o)
         rig_free(r);
         return NULL;
     }
+    if (o->output_max) revdial_engine_set_output_max(r->e, o->output_max);
     rig_drain(r);
     if (o->features) rig_handshake(r, o->features);
     if (o->bare) r->wire.in.http_matched = r->wire.out.http_matched = 0;

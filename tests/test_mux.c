@@ -222,6 +222,10 @@ TEST(row_17_what_comes_after_our_close_is_dropped_for_a_while)
         {"row 17: after 30 s the stream is reset", "Wp1+SYN .acceptp1 .closep1 Dp1#10 .tick=29000 "
          "P0+SYN=1 .tick=1001", "Wp1+ACK Wp1+FIN P0+ACK=1 Wp1+RST=2", "openp1",
          {.limits = {.keepalive_ms = 600000}}},
+        {"row 17: we stop reading, and go on writing",
+         "Wp1+SYN .acceptp1 .stopp1 Dp1#60000 .writep1'x' .readp1 Wp1+FIN", "Wp1+ACK Dp1'x'", NULL, {0}},
+        {"row 17: we stop reading, and much comes", "Wp1+SYN .acceptp1 .stopp1 Dp1#40000 Dp1#40000",
+         "Wp1+ACK Wp1+RST=2", NULL, {0}},
         {"2.5: both have finished: close says nothing more",
          "Wp1+SYN .acceptp1 Wp1+FIN .finp1 .closep1 .tick=60000", "Wp1+ACK Wp1+FIN", "openp1 finp1",
          {.limits = {.keepalive_ms = 600000}}},

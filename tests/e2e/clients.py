@@ -1,0 +1,197 @@
+# Clients that do what curl and nc cannot: look at how a connection ends, stop reading, be many.
+#     python3 clients.py COMMAND ADDRESS...      each prints what it saw; addresses are HOST:PORT
+import asyncio, hashlib, os, resource, select, socket, statistics, struct, sys, time
+
+CHUNK = 1 << 18
+RESET = struct.pack("ii", 1, 0)
+
+
+def connect(address, rcvbuf=0, timeout=30):
+    sock = socket.socket(socket.AF_UNIX if address.startswith("unix:") else socket.AF_INET)
+    if rcvbuf:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+    sock.settimeout(timeout)
+    host, _, port = address.rpartition(":")
+    sock.connect(address[5:] if address.startswith("unix:") else (host, int(port)))
+    return sock
+
+
+def ending(error):
+    if isinstance(error, ConnectionResetError):
+        return "reset"
+    return "timeout" if isinstance(error, TimeoutError) else error.__class__.__name__
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+class Pace:
+    """Holds a loop to so many bytes a second; 0 = as fast as it goes."""
+
+    def __init__(self, rate):
+        self.rate, self.began = rate, time.monotonic()
+
+    def wait(self, size):
+        if self.rate:
+            time.sleep(max(0, self.began + size / self.rate - time.monotonic()))
+
+
+def read(address, path, rate="0"):
+    """Reads to the end: is it a prefix of the file, and how did it end?
+
+    Prints "reading" once a megabyte has come, then "BYTES same|different eof|reset|… MS": MS since
+    the byte that came last."""
+    sock, pace, size, same, buf = connect(address), Pace(int(rate)), 0, True, bytearray(1 << 16)
+    sock.settimeout(60)
+    last = time.monotonic()
+    with open(path, "rb") as f:
+        try:
+            while n := sock.recv_into(buf):
+                last = time.monotonic()
+                same = same and f.read(n) == memoryview(buf)[:n]
+                if size < 1 << 20 <= size + n:
+                    say("reading")
+                size += n
+                pace.wait(size)
+            how = "eof"
+        except OSError as e:
+            how = ending(e)
+    say(size, "same" if same else "different", how, round((time.monotonic() - last) * 1000))
+
+
+def write(address, path, rate="0"):
+    """Sends the file and finishes. Prints "writing" after a megabyte, then the answer or the error."""
+    sock, pace, size = connect(address), Pace(int(rate)), 0
+    sock.settimeout(60)
+    with open(path, "rb") as f:
+        try:
+            while data := f.read(1 << 16):
+                sock.sendall(data)
+                size += len(data)
+                if size == 1 << 20:
+                    say("writing")
+                pace.wait(size)
+            sock.shutdown(socket.SHUT_WR)
+            answer = sock.makefile().readline().strip() or "eof"
+        except OSError as e:
+            answer = ending(e)
+    say(size, answer)
+
+
+def finish_late(address, path):
+    """Reads to EOF first, and sends the file only then."""
+    sock = connect(address)
+    greeting = sock.makefile().read().strip()
+    with open(path, "rb") as f:
+        sock.sendfile(f)
+    sock.shutdown(socket.SHUT_WR)
+    say(greeting)
+    sock.recv(1)
+
+
+def refused(address, seconds="15"):
+    """Connects and waits: how does it end, and after how many ms?"""
+    began = time.monotonic()
+    try:
+        sock = connect(address)
+        sock.settimeout(float(seconds))
+        how = "data" if sock.recv(1) else "eof"
+    except OSError as e:
+        how = ending(e)
+    say(how, round((time.monotonic() - began) * 1000))
+
+
+def hold(address, count, *what):
+    """Connections that read one byte and then nothing more, until stdin ends ("abort": by RST)."""
+    socks = [connect(address, rcvbuf=65536) for _ in range(int(count))]
+    if "pending" not in what:
+        for s in socks:
+            s.recv(1)
+    say("holding", len(socks))
+    sys.stdin.read()
+    if "abort" in what:
+        for s in socks:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+
+def stuff(address, count):
+    """Connections that send until nothing more is taken, then wait until stdin ends."""
+    socks = [connect(address) for _ in range(int(count))]
+    total, data = 0, bytes(CHUNK)
+    poll = select.poll()
+    by_fd = {s.fileno(): s for s in socks}
+    for s in socks:
+        s.setblocking(False)
+        poll.register(s, select.POLLOUT)
+    while ready := poll.poll(500):
+        for fd, _ in ready:
+            total += by_fd[fd].send(data)
+    say("holding", len(socks), total)
+    sys.stdin.read()
+
+
+async def fetch(address, path, all_there):
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    await all_there.wait()
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    data = await reader.read()
+    writer.close()
+    head, _, body = data.partition(b"\r\n\r\n")
+    return head.startswith(b"HTTP/1.1 200") and hashlib.sha256(body).hexdigest()
+
+
+async def fetch_many(address, path, count):
+    all_there = asyncio.Barrier(count)
+    return await asyncio.gather(*(fetch(address, path, all_there) for _ in range(count)))
+
+
+def parallel(address, path, count):
+    """All connections are there before the first request is sent. Prints how many got what."""
+    began = time.monotonic()
+    bodies = asyncio.run(asyncio.wait_for(fetch_many(address, path, int(count)), 60))
+    for body in set(bodies):
+        say(bodies.count(body), body, round((time.monotonic() - began) * 1000))
+
+
+def ask(sock, message):
+    sock.sendall(message)
+    got = b""
+    while len(got) < len(message):
+        data = sock.recv(len(message) - len(got))
+        if not data:
+            return False
+        got += data
+    return got == message
+
+
+def crowd(address, count, active, rounds):
+    """Many connections to an echo server, of which some are busy; at the end each must still work."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    began = time.monotonic()
+    socks = [connect(address) for _ in range(int(count))]
+    alive = sum(ask(s, b"%08d" % i) for i, s in enumerate(socks))
+    opened = time.monotonic() - began
+    busy, times, good = socks[: int(active)], [], 0
+    say("idle", alive)
+    for _ in range(int(rounds)):
+        began = time.monotonic()
+        for i, s in enumerate(busy):
+            s.sendall(b"%064d" % i)
+        good += sum(s.recv(64, socket.MSG_WAITALL) == b"%064d" % i for i, s in enumerate(busy))
+        times.append(time.monotonic() - began)
+    still = sum(ask(s, b"still") for s in socks)
+    say(alive, good, still, round(opened * 1000), round(statistics.median(times) * 1e6 / len(busy)))
+
+
+def port(*_):
+    """A port that nobody listens on."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        say(s.getsockname()[1])
+
+
+COMMANDS = (read, write, finish_late, refused, hold, stuff, parallel, crowd, port)
+{f.__name__: f for f in COMMANDS}[sys.argv[1]](*sys.argv[2:])
