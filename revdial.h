@@ -5520,6 +5520,7 @@ enum {
     RVD_SYS_KEEPALIVE_S = 60,
     RVD_SYS_KEEPALIVE_GAP_S = 15,
     RVD_SYS_KEEPALIVE_COUNT = 3,
+    RVD_SYS_CLIENT_UNSENT = 262144,   // for one client or target: as much as a window at first
     RVD_SYS_USER_TIMEOUT_MS = 30000,  // unacknowledged for longer is dead, as after a lost ping
     RVD_SYS_PAIR_WAIT_MS = 1000,      // a connection to ourselves arrives at once or never
     RVD_SYS_PAIR_STRANGERS = 16       // other people's connections to look past
@@ -5528,7 +5529,8 @@ enum {
 // ------------------------------------------------------------------------------------------------
 // Errors, clock, randomness.
 
-// Fills err (which may be NULL): `text`, when there is one, is quoted, printable and cut to fit.
+// Fills err (which may be NULL): `text`, when there is one, is quoted, printable and cut to fit; the
+// system's own reason follows ours.
 static void rvd_sys_fail(revdial_err *err, int code, int sys, const char *text, const char *why)
 {
     enum { TEXT_MAX = 130 };  // leaves 100 bytes of msg for the reason
@@ -5546,6 +5548,11 @@ static void rvd_sys_fail(revdial_err *err, int code, int sys, const char *text, 
         memcpy(err->msg + n, "\": ", 3);
         n += 3;
     }
+    for (i = 0; why[i] && n + 1 < sizeof err->msg; i++) err->msg[n++] = why[i];
+    if (!sys) return;
+    why = strerror(sys);  // of numbers that the system gave: no unknown ones, so no static buffer
+    if (n + 3 < sizeof err->msg) err->msg[n++] = ':';
+    if (n + 2 < sizeof err->msg) err->msg[n++] = ' ';
     for (i = 0; why[i] && n + 1 < sizeof err->msg; i++) err->msg[n++] = why[i];
 }
 
@@ -5991,8 +5998,25 @@ static int rvd_sys_set_int(int fd, int level, int option, int value)
     return r < 0 ? -errno : 0;
 }
 
+// The socket counts as writable only while less than this waits unsent in the kernel.
+static int rvd_sys_set_notsent_lowat(int fd, int bytes)
+{
+#ifdef TCP_NOTSENT_LOWAT
+    return rvd_sys_set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes);
+#else
+    (void)fd;
+    (void)bytes;
+    return -ENOTSUP;
+#endif
+}
+
 // A refused option costs speed, not correctness, and a unix socket refuses them all: no results.
-static void rvd_sys_tune_client(int fd) { rvd_sys_set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1); }
+static void rvd_sys_tune_client(int fd)
+{
+    rvd_sys_set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    // Or the kernel takes megabytes for a reader that has stopped, from memory that all TCP shares.
+    rvd_sys_set_notsent_lowat(fd, RVD_SYS_CLIENT_UNSENT);
+}
 
 static void rvd_sys_tune_session(int fd)
 {
@@ -6005,18 +6029,6 @@ static void rvd_sys_tune_session(int fd)
 #endif
 #ifdef TCP_USER_TIMEOUT
     rvd_sys_set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, RVD_SYS_USER_TIMEOUT_MS);
-#endif
-}
-
-// The socket counts as writable only while less than this waits unsent in the kernel.
-static int rvd_sys_set_notsent_lowat(int fd, int bytes)
-{
-#ifdef TCP_NOTSENT_LOWAT
-    return rvd_sys_set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes);
-#else
-    (void)fd;
-    (void)bytes;
-    return -ENOTSUP;
 #endif
 }
 
@@ -7365,6 +7377,7 @@ struct revdial_session {
     rvd_base_link streams, kicked, dials_waiting, dials_over;
     int hurry;  // linger only for a moment
     atomic_uint stream_count;  // written under the lock, read by who picks a session
+    atomic_uint picked;        // dials on their way here; owner's
 };
 
 // An attempt to open a stream on one session. Lives with its owner, guarded by the session's lock.
@@ -8150,6 +8163,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->owner = cfg->owner;
     s->work = cfg->work;
     atomic_init(&s->stream_count, 0);
+    atomic_init(&s->picked, 0);
     s->group = cfg->group;
     s->loop = cfg->group->loop;
     s->fd = cfg->fd;
@@ -8606,8 +8620,8 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
 #define RVD_RELAY_READ_MAX 65524u    // our largest frame
 #define RVD_RELAY_SHARE 262144u      // bytes in a row before others get their turn
 #define RVD_RELAY_EARLY_MAX 65536u
-#define RVD_RELAY_UNSENT_US 10000    // look again whether the last bytes have left
-#define RVD_RELAY_UNSENT_TRIES 500   // five seconds: then the reader is not reading
+#define RVD_RELAY_UNSENT_US 10000    // whether the last bytes have left: looked at after so long,
+#define RVD_RELAY_UNSENT_TRIES 9     // then after twice that, up to five seconds in all
 
 // RUNNING --both directions over--> OVER     RUNNING --one of them failed--> FAILED
 // FAILED --what was delivered has left the socket, or time is up--> OVER
@@ -8806,7 +8820,8 @@ static void rvd_relay_end(rvd_relay *r)
     rvd_loop *loop = r->session->loop;
     // What was delivered to the socket must not be torn up by our reset.
     if (failed && r->tries++ < RVD_RELAY_UNSENT_TRIES && rvd_sys_unsent(rvd_relay_out(r)->fd) > 0 &&
-        rvd_loop_timer_set(loop, &r->timer, rvd_loop_now(loop) + RVD_RELAY_UNSENT_US) == 0)
+        rvd_loop_timer_set(loop, &r->timer,
+                           rvd_loop_now(loop) + (RVD_RELAY_UNSENT_US << (r->tries - 1))) == 0)
         return;
     rvd_loop_timer_stop(loop, &r->timer);
     rvd_loop_remove(loop, &r->in);
@@ -9169,7 +9184,8 @@ static uint64_t rvd_proxy_rank(const rvd_proxy_pick *pick, const revdial_session
     const void *who = s->instance[0] ? (const void *)s->instance : (const void *)&s->id;
     size_t who_len = s->instance[0] ? strlen(s->instance) : sizeof s->id;
     if (o->pick == REVDIAL_PICK_LEAST_STREAMS)
-        return UINT64_MAX - atomic_load_explicit(&s->stream_count, memory_order_relaxed);
+        return UINT64_MAX - atomic_load_explicit(&s->stream_count, memory_order_relaxed) -
+               atomic_load_explicit(&s->picked, memory_order_relaxed);
     return rvd_proxy_hash(who, who_len, rvd_proxy_hash(o->key, o->key_len, 0));
 }
 
@@ -9190,11 +9206,20 @@ static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, const rvd_proxy_
             best = m;
     }
     if (!best) return NULL;
-    if (pick->opts->pick == REVDIAL_PICK_ROUND_ROBIN) {  // the longest not picked is in front
+    if (pick->opts->pick != REVDIAL_PICK_KEY) {  // the longest not picked is in front
         rvd_base_link_remove(&best->link);
         rvd_base_link_push(&n->sessions, &best->link);
     }
+    atomic_fetch_add_explicit(&best->session->picked, 1, memory_order_relaxed);
     return revdial_session_ref(best->session);
+}
+
+// The dial has become a stream, or has failed: it no longer counts by itself.
+static void rvd_proxy_unpick(revdial_session *s)
+{
+    if (!s) return;
+    atomic_fetch_sub_explicit(&s->picked, 1, memory_order_relaxed);
+    revdial_session_unref(s);
 }
 
 static const char *rvd_proxy_pick_text(int code)
@@ -9718,7 +9743,7 @@ revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_d
         }
         rvd_stream_dial_blocking(s, &d);
         again = !d.st && rvd_proxy_may_retry(&pick, &d, s);
-        revdial_session_unref(s);
+        rvd_proxy_unpick(s);
     } while (again);
     if (!d.st) rvd_proxy_dial_failed(p);
     if (err) *err = d.err;
@@ -9776,7 +9801,7 @@ static void rvd_proxy_dial_end(rvd_proxy_dial *d)
     if (!d->dial.st) p->stats.dials_failed++;
     pthread_mutex_unlock(&p->lock);
     rvd_loop_timer_stop(d->loop, &d->timer);
-    revdial_session_unref(d->session);
+    rvd_proxy_unpick(d->session);
     d->cb(d->ud, d->dial.st, d->dial.st ? NULL : &d->dial.err);
     d->is_over = 1;
     if (!atomic_load(&d->task.queued)) rvd_proxy_dial_free(d);
@@ -9816,7 +9841,7 @@ static void rvd_proxy_dial_done(rvd_stream_dial *dial)
     }
     d->session = NULL;
     d->is_asked = 0;
-    revdial_session_unref(s);
+    rvd_proxy_unpick(s);
     rvd_proxy_dial_pick(d);
 }
 
@@ -9838,8 +9863,10 @@ static void rvd_proxy_dial_abandon(rvd_proxy_dial *d, int reset, int code, const
 
 static void rvd_proxy_dial_on_timer(rvd_loop_timer *t)
 {
-    rvd_proxy_dial_abandon(RVD_BASE_OWNER(t, rvd_proxy_dial, timer), REVDIAL_RESET_TIMEOUT,
-                           REVDIAL_ETIMEDOUT, "the dial timed out");
+    rvd_proxy_dial *d = RVD_BASE_OWNER(t, rvd_proxy_dial, timer);
+    rvd_proxy_dial_abandon(d, REVDIAL_RESET_TIMEOUT, REVDIAL_ETIMEDOUT,
+                           d->session ? "the dial timed out: the backend has not answered"
+                                      : "the dial timed out: no backend of that name came up");
 }
 
 // On the loop that the dial is at now: asks its session, or goes on waiting, or was cancelled.
@@ -11134,6 +11161,15 @@ static int rvd_agent_backoff_ms(rvd_agent_link *l)
     return (int)(rvd_agent_random(l->agent) % (uint64_t)(bound + 1));
 }
 
+// A session that was up for long makes the next failure a first one.
+static void rvd_agent_count_failure(rvd_agent_link *l)
+{
+    int64_t now = rvd_loop_now(l->agent->loop);
+    if (l->is_up && now - l->up_us >= RVD_AGENT_STEADY_US) l->failures = 0;
+    l->is_up = 0;
+    l->failures++;
+}
+
 static int rvd_agent_is_rejected(rvd_agent_link *l, int code)
 {
     int limit = l->agent->cfg.auth_fail_limit;
@@ -11155,14 +11191,12 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
     int wait_ms, rejected = rvd_agent_is_rejected(l, why->code);
     l->session = NULL;
     if (a->stopping || rejected || why->code == REVDIAL_EINVAL) {
-        rvd_agent_log_link(l, rejected ? REVDIAL_LOG_ERROR : REVDIAL_LOG_INFO, "link.stopped",
+        rvd_agent_log_link(l, a->stopping ? REVDIAL_LOG_INFO : REVDIAL_LOG_ERROR, "link.stopped",
                            why->msg);
         rvd_agent_link_stop(l, a->stopping ? NULL : why);
         return;
     }
-    if (l->is_up && now - l->up_us >= RVD_AGENT_STEADY_US) l->failures = 0;
-    l->is_up = 0;
-    l->failures++;
+    rvd_agent_count_failure(l);
     wait_ms = rvd_agent_backoff_ms(l);
     if (l->auth_failures) {  // a secret does not mend in a second
         int most = a->cfg.backoff_max_ms ? a->cfg.backoff_max_ms : 30000;
@@ -11296,7 +11330,7 @@ static void rvd_agent_link_connect(rvd_agent_link *l, int last_error)
     to = &l->addresses[l->address_at++];
     if (l->secret[0] && !a->cfg.allow_cleartext && !rvd_sys_addr_is_loopback(to)) {
         rvd_agent_link_fail(l, REVDIAL_EINVAL, 0, l->text,
-                            "refusing to send the token in cleartext (allow_cleartext permits it)");
+                            "refusing to send the token in cleartext beyond this machine");
         return;
     }
     l->io.fd = r = rvd_sys_socket_tcp(to->ss.ss_family);
@@ -11478,24 +11512,24 @@ static int rvd_agent_let_go(rvd_agent_member *m)
     return 1;
 }
 
-// The proxy goes away: what runs here goes on, and a new session is made at once, to whoever now
+// The proxy goes away: what runs here goes on, and a new session is made soon, to whoever now
 // answers at that address.
 static void rvd_agent_on_goaway(revdial_session *s)
 {
     revdial_agent *a = s->owner;
     rvd_agent_member *m = s->host_ud;
     rvd_agent_link *l = m->owner;
-    int64_t soon = a->cfg.backoff_min_ms ? a->cfg.backoff_min_ms : 500;
+    int64_t soon;
     rvd_agent_tell(a, REVDIAL_DRAINING, NULL, 0);
     if (!rvd_agent_let_go(m)) return;
     rvd_agent_log_link(l, REVDIAL_LOG_INFO, "session.draining", "the proxy is going away");
-    l->is_up = 0;
+    rvd_agent_count_failure(l);  // or two agents of one instance would chase each other for ever
     if (a->stopping) {
         rvd_agent_link_stop(l, NULL);
         return;
     }
     l->state = RVD_AGENT_WAITING;
-    soon = rvd_loop_now(a->loop) + (int64_t)(rvd_agent_random(a) % (uint64_t)(soon + 1)) * 1000;
+    soon = rvd_loop_now(a->loop) + (int64_t)rvd_agent_backoff_ms(l) * 1000;
     if (rvd_loop_timer_set(a->loop, &l->timer, soon) < 0) rvd_agent_link_stop(l, NULL);
 }
 

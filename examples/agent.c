@@ -9,7 +9,7 @@ typedef struct settings {
     prog_list servers, allow;
     const char *name, *instance, *token_file, *target;
     int proxy_protocol;  // 0 = none, 1, 2
-    int connect_timeout_ms, idle_timeout_ms, drain_ms;
+    int connect_timeout_ms, idle_timeout_ms, drain_ms, keepalive_ms, dead_after_ms;
     int is_cleartext_fine, all_addresses;
 } settings;
 
@@ -43,6 +43,12 @@ static const prog_option options[] = {
      "ends streams that move nothing for so long (default 0: never)", 0, INT_MAX},
     {"drain", PROG_DURATION, AT(drain_ms), "TIME",
      "how long TERM waits for streams to end (default 30s)", 0, INT_MAX},
+    {"keepalive", PROG_DURATION, AT(keepalive_ms), "TIME",
+     "asks a proxy that has been silent for so long for a sign of life (default\n"
+     "15s)",
+     1, 3600000},
+    {"dead-after", PROG_DURATION, AT(dead_after_ms), "TIME",
+     "gives it up so long after that, and connects again (default 15s)", 1, 3600000},
     {"all-addresses", PROG_FLAG, AT(all_addresses), NULL,
      "serve every address that the server's host name has, not just one", 0, 0},
     {"insecure-cleartext", PROG_FLAG, AT(is_cleartext_fine), NULL,
@@ -151,6 +157,8 @@ static int serve(const settings *s, const char *url, prog_log *log)
     cfg.connect_timeout_ms = s->connect_timeout_ms;
     cfg.idle_timeout_ms = s->idle_timeout_ms;
     cfg.drain_ms = s->drain_ms > 0 ? s->drain_ms : 1;  // 0 would be the default
+    cfg.common.limits.keepalive_ms = s->keepalive_ms;
+    cfg.common.limits.dead_after_ms = s->dead_after_ms;
     cfg.stop = &prog_stop;
     cfg.common.log = prog_log_put;
     cfg.common.log_ud = log;

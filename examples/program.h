@@ -108,8 +108,7 @@ static void prog_logf(prog_log *log, int level, const char *event, const char *f
 
 static void prog_log_error(prog_log *log, const char *event, const revdial_err *err)
 {
-    prog_logf(log, REVDIAL_LOG_ERROR, event, "%s%s%s", err->msg, err->sys ? ": " : "",
-              err->sys ? strerror(err->sys) : "");
+    prog_log_put(log, REVDIAL_LOG_ERROR, event, err->msg);
 }
 
 // ------------------------------------------------------------------------------------------------

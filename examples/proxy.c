@@ -23,6 +23,7 @@ typedef struct settings {
     prog_list listens, exposes;
     const char *token_file, *path;
     int pick, dial_timeout_ms, is_waiting, drain_ms, io_threads, max_sessions;
+    int keepalive_ms, dead_after_ms;
 } settings;
 
 #define AT(field) offsetof(settings, field)
@@ -52,6 +53,12 @@ static const prog_option options[] = {
      "when no agent of the name is there, wait for one up to --dial-timeout", 0, 0},
     {"drain", PROG_DURATION, AT(drain_ms), "TIME",
      "how long TERM waits for connections to end (default 30s)", 0, INT_MAX},
+    {"keepalive", PROG_DURATION, AT(keepalive_ms), "TIME",
+     "asks an agent that has been silent for so long for a sign of life (default\n"
+     "15s)",
+     1, 3600000},
+    {"dead-after", PROG_DURATION, AT(dead_after_ms), "TIME",
+     "gives it up so long after that (default 15s)", 1, 3600000},
     {"io-threads", PROG_NUMBER, AT(io_threads), "N", "that carry the bytes (default 1)", 1, 256},
     {"max-sessions", PROG_NUMBER, AT(max_sessions), "N", "agents at one time (default 65536)", 1,
      1 << 24},
@@ -368,6 +375,8 @@ static int app_open_proxy(app *a, const token_table *tokens)
     cfg.credential_count = tokens->count;
     cfg.max_sessions = (unsigned)a->s.max_sessions;
     cfg.common.io_threads = (unsigned)a->s.io_threads;
+    cfg.common.limits.keepalive_ms = a->s.keepalive_ms;
+    cfg.common.limits.dead_after_ms = a->s.dead_after_ms;
     cfg.common.log = prog_log_put;
     cfg.common.log_ud = &a->log;
     cfg.common.log_level = a->log.level;

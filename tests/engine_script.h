@@ -2,13 +2,13 @@
 //
 // A scenario is words. Frames that the peer sends, as `type id flags length-or-body`:
 //     Wp1+SYN   Wm1+ACK=100   Dp1'hello'   Dp1#70000   Dp1%300000   P0+SYN=7   G0=0   !0100...
-//     p1 p2 ... are the peer's ids in order, m1 m2 ... the engine's: so each case runs in both roles.
-//     'x' is a body, #n a body of n patterned bytes, %n claims n bytes that do not follow, !.. is raw
-//     hex, `30*Wp1` is thirty of them, and `30*Wp1++` counts the id up.
+//     p1 p2 ... are the peer's ids in order, m1 m2 ... the engine's: each case runs in both roles.
+//     'x' is a body, #n a body of n patterned bytes, %n claims n bytes that do not follow, !.. is
+//     raw hex, `30*Wp1` is thirty of it, and `30*Wp1++` counts the id up.
 // What the application and the world do starts with a dot:
 //     .open .acceptp1 .readp1 .readp1=9 .writep1'x' .writep1#9 .finp1 .stopp1 .rstp1=5 .closep1
-//     .drain .shutdown .tick=1000 (ms) .eof (the connection ends) .hold .flow (output) .eager (read at once)
-//     .silent (our pings get no answer)
+//     .drain .shutdown .tick=1000 (ms) .eof (the connection ends) .hold .flow (output)
+//     .eager (read at once) .silent (our pings get no answer)
 // The output is printed in the same words, the data frames of one stream in a row as one, our own
 // pings left out. The log has events, and the results of calls that say something.
 #ifndef REVDIAL_TEST_ENGINE_SCRIPT_H
@@ -17,10 +17,10 @@
 #include "engine_util.h"
 
 typedef struct script_case {
-    const char *name;    // number of the row, and what it says
+    const char *name;  // number of the row, and what it says
     const char *script;
-    const char *out;     // NULL: not looked at
-    const char *log;     // NULL: not looked at
+    const char *out;  // NULL: not looked at
+    const char *log;  // NULL: not looked at
     rig_options options;
 } script_case;
 
@@ -216,8 +216,8 @@ static void script_write(rig *r, script_word *w)
     while (done < want) {
         size_t part = want - done < sizeof bytes ? (size_t)(want - done) : sizeof bytes;
         for (size_t i = 0; i < part; i++)
-            bytes[i] = text ? (uint8_t)text[done + i]
-                            : rig_pattern(id, 0, (s ? s->written : 0) + i);
+            bytes[i] =
+                text ? (uint8_t)text[done + i] : rig_pattern(id, 0, (s ? s->written : 0) + i);
         n = revdial_engine_write(r->e, id, bytes, part);
         if (n <= 0) break;
         done += (uint64_t)n;
@@ -334,11 +334,13 @@ static int script_try(const script_case *c, int role, size_t chunk, size_t cut, 
     if (!r->held) judge_rest(&r->wire);
     const char *who = role == REVDIAL_ROLE_PROXY ? "proxy" : "backend";
     if (c->out && strcmp(r->out.s, c->out) != 0)
-        test_fail(__FILE__, __LINE__, "[%s] %s (chunk %zu, cut %zu): sent\n      %s\n    not\n      %s",
-                  c->name, who, chunk, cut, r->out.s, c->out);
+        test_fail(__FILE__, __LINE__,
+                  "[%s] %s (chunk %zu, cut %zu): sent\n      %s\n    not\n      %s", c->name, who,
+                  chunk, cut, r->out.s, c->out);
     if (c->log && strcmp(r->log.s, c->log) != 0)
-        test_fail(__FILE__, __LINE__, "[%s] %s (chunk %zu, cut %zu): saw\n      %s\n    not\n      %s",
-                  c->name, who, chunk, cut, r->log.s, c->log);
+        test_fail(__FILE__, __LINE__,
+                  "[%s] %s (chunk %zu, cut %zu): saw\n      %s\n    not\n      %s", c->name, who,
+                  chunk, cut, r->log.s, c->log);
     if (r->wire.failures)
         test_fail(__FILE__, __LINE__, "[%s] %s (chunk %zu, cut %zu): %s", c->name, who, chunk, cut,
                   r->wire.why);

@@ -1,5 +1,5 @@
-// What the engine's tests share: a rig, which is an engine, a counting heap, a virtual clock and a judge
-// on its wire. It logs what the application sees and prints what comes out, in the words of
+// What the engine's tests share: a rig, which is an engine, a counting heap, a virtual clock and a
+// judge on its wire. It logs what the application sees and prints what comes out, in the words of
 // engine_script.h. Include revdial.h first.
 #ifndef REVDIAL_TEST_ENGINE_UTIL_H
 #define REVDIAL_TEST_ENGINE_UTIL_H
@@ -20,18 +20,18 @@ typedef struct rig_text {
 // What a test's peer and application know of one stream.
 typedef struct rig_stream {
     uint32_t id;
-    uint64_t fed;       // payload bytes that the peer has sent
-    uint64_t written;   // that the application has written
-    uint64_t taken;     // that the application has read
-    uint64_t sent;      // that came out
-    uint64_t shown;     // of `taken`, logged already
-    int bad;            // a byte read was not the one sent
+    uint64_t fed;                                     // payload bytes that the peer has sent
+    uint64_t written;                                 // that the application has written
+    uint64_t taken;                                   // that the application has read
+    uint64_t sent;                                    // that came out
+    uint64_t shown;                                   // of `taken`, logged already
+    int bad;                                          // a byte read was not the one sent
     char text[RIG_KEEP + 1], out_text[RIG_KEEP + 1];  // the first bytes
     char fed_text[RIG_KEEP + 1];
 } rig_stream;
 
 typedef struct rig_options {
-    int role;           // REVDIAL_ROLE_*; 0 = backend
+    int role;              // REVDIAL_ROLE_*; 0 = backend
     const char *features;  // NULL: upgraded elsewhere; else the peer's Revdial-Features
     revdial_limits limits;
     int refuse_streams;  // proxy: accept_streams = 0
@@ -51,15 +51,15 @@ typedef struct rig {
     judge wire;
     rig_text out, log;
     int dead, dead_code;
-    int held;      // output is not taken
-    int eager;     // READABLE is answered by a read
-    int stuck;     // input() took nothing although no event waited
-    int quiet;     // no text
-    int silent;    // our pings get no answer
-    size_t chunk;  // feed at most so many bytes at once, 0 = all
-    size_t cut;    // and one cut after so many bytes of all, 0 = none
-    size_t fed;    // bytes of all
-    uint32_t run_id;     // output: data frames of this stream go on
+    int held;         // output is not taken
+    int eager;        // READABLE is answered by a read
+    int stuck;        // input() took nothing although no event waited
+    int quiet;        // no text
+    int silent;       // our pings get no answer
+    size_t chunk;     // feed at most so many bytes at once, 0 = all
+    size_t cut;       // and one cut after so many bytes of all, 0 = none
+    size_t fed;       // bytes of all
+    uint32_t run_id;  // output: data frames of this stream go on
     uint64_t run_bytes;
     rig_stream streams[RIG_STREAMS];
     size_t stream_count;
@@ -173,10 +173,9 @@ static void rig_end_run(rig *r)
 
 static void rig_seen(void *ud, const wire_frame *f)
 {
-    static const char *const names[16] = {"",     "+SYN",     "+ACK",     "+SYN+ACK",
-                                          "+FIN", "+SYN+FIN", "+ACK+FIN", "?",
-                                          "+RST", "?",        "+ACK+RST", "?",
-                                          "+FIN+RST"};
+    static const char *const names[16] = {"",         "+SYN",     "+ACK",    "+SYN+ACK", "+FIN",
+                                          "+SYN+FIN", "+ACK+FIN", "?",       "+RST",     "?",
+                                          "+ACK+RST", "?",        "+FIN+RST"};
     rig *r = ud;
     char name[16], len[16] = "";
     if (r->quiet) return;
@@ -287,8 +286,9 @@ static void rig_note_open(rig *r, const revdial_event *ev)
 
 static void rig_log_event(rig *r, const revdial_event *ev)
 {
-    static const char *const names[] = {"none",     "auth", "up",    "open",   "accepted", "readable",
-                                        "writable", "fin",  "reset", "goaway", "rtt",      "dead"};
+    static const char *const names[] = {"none",     "auth",     "up",       "open",
+                                        "accepted", "readable", "writable", "fin",
+                                        "reset",    "goaway",   "rtt",      "dead"};
     char name[16];
     const char *what = ev->type >= 0 && ev->type < 12 ? names[ev->type] : "?";
     if (ev->type == REVDIAL_EV_DEAD)
@@ -400,8 +400,7 @@ static void rig_tick(rig *r, int64_t ms)
     revdial_engine_tick(r->e, r->now);
     rig_drain(r);
     rig_flush(r);
-    if (r->wire.ping_out && !r->silent)
-        rig_frame(r, WIRE_PING, WIRE_ACK, 0, r->wire.ping_value);
+    if (r->wire.ping_out && !r->silent) rig_frame(r, WIRE_PING, WIRE_ACK, 0, r->wire.ping_value);
 }
 
 // What came out so far, in words.
@@ -470,8 +469,7 @@ static void rig_windows(rig *r, const rig_options *o)
 {
     uint32_t own = o->limits.stream_window;
     int told = o->bare || (o->features && strstr(o->features, "window="));
-    if (told)
-        r->wire.window_own = own ? own : 65536;
+    if (told) r->wire.window_own = own ? own : 65536;
     if (o->bare)
         r->wire.window_peer = 65536;
     else

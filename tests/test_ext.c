@@ -1,5 +1,5 @@
-// The negotiated extensions (reset codes, preamble, prompt ACK, drain, windows and stream limits), the
-// byte vectors that pin the protocol's sentences, and what happens when memory runs out.
+// The negotiated extensions (reset codes, preamble, prompt ACK, drain, windows and stream limits),
+// the byte vectors that pin the protocol's sentences, and what happens when memory runs out.
 #define REVDIAL_NO_RUNTIME
 #define REVDIAL_SELF_CHECK  // the mux checks its invariants at each call
 #define REVDIAL_IMPLEMENTATION
@@ -23,24 +23,42 @@ static size_t live_streams(const rig *r)
 TEST(the_negotiated_window_replaces_the_stock_one)
 {
     static const script_case cases[] = {
-        {"what we may send", "Wp1+SYN .writep1#100000", "Wp1+ACK Dp1#65536", "openp1 wrotep1=65536",
+        {"what we may send",
+         "Wp1+SYN .writep1#100000",
+         "Wp1+ACK Dp1#65536",
+         "openp1 wrotep1=65536",
          {.features = "window=65536, streams=300"}},
-        {"what we may send, more", "Wp1+SYN .writep1#600000", "Wp1+ACK Dp1#524288",
-         "openp1 wrotep1=524288", {.features = "window=524288"}},
-        {"what we take: ours is 65536", "Wp1+SYN .acceptp1 Dp1%65537", "Wp1+ACK G0=1",
-         "openp1 dead(EPROTO)", {.features = "window=8192"}},
-        {"what we take: ours is 8192", "Wp1+SYN .acceptp1 Dp1#8192 .readp1", "Wp1+ACK Wp1=8192",
-         "openp1 readablep1 p1#8192", {.features = "window=262144", .limits = {.stream_window = 8192,
-                                                               .stream_window_max = 8192}}},
-        {"no window= from the peer: stock", "Wp1+SYN .acceptp1 Dp1#262144 .readp1", NULL,
-         "openp1 readablep1 p1#262144", {.features = "rstcode"}},
+        {"what we may send, more",
+         "Wp1+SYN .writep1#600000",
+         "Wp1+ACK Dp1#524288",
+         "openp1 wrotep1=524288",
+         {.features = "window=524288"}},
+        {"what we take: ours is 65536",
+         "Wp1+SYN .acceptp1 Dp1%65537",
+         "Wp1+ACK G0=1",
+         "openp1 dead(EPROTO)",
+         {.features = "window=8192"}},
+        {"what we take: ours is 8192",
+         "Wp1+SYN .acceptp1 Dp1#8192 .readp1",
+         "Wp1+ACK Wp1=8192",
+         "openp1 readablep1 p1#8192",
+         {.features = "window=262144",
+          .limits = {.stream_window = 8192, .stream_window_max = 8192}}},
+        {"no window= from the peer: stock",
+         "Wp1+SYN .acceptp1 Dp1#262144 .readp1",
+         NULL,
+         "openp1 readablep1 p1#262144",
+         {.features = "rstcode"}},
     };
     SCRIPT_CHECK_ALL(cases);
 }
 
 TEST(the_peers_stream_limit_is_kept)
 {
-    struct { const char *features; int want; } cases[] = {
+    struct {
+        const char *features;
+        int want;
+    } cases[] = {
         {"streams=5", 5}, {"streams=200, promptack", 200}, {NULL, 128}, {"streams=1000", 1000}};
     for (size_t i = 0; i < 4; i++) {
         rig_options o = {.features = cases[i].features, .limits = {.keepalive_ms = 100000000}};
@@ -54,8 +72,8 @@ TEST(the_peers_stream_limit_is_kept)
             opened++;
         }
         if (opened > cases[i].want || opened < (cases[i].want < 128 ? cases[i].want : 128))
-            test_fail(__FILE__, __LINE__, "%s: %d opened", cases[i].features ? cases[i].features : "-",
-                      opened);
+            test_fail(__FILE__, __LINE__, "%s: %d opened",
+                      cases[i].features ? cases[i].features : "-", opened);
         rig_end(r);
     }
 }
@@ -68,7 +86,7 @@ TEST(the_peers_stream_limit_is_kept)
 
 typedef struct vector {
     char sentence[512];
-    char text[512];   // what stands behind the bytes
+    char text[512];  // what stands behind the bytes
     uint8_t bytes[256];
     size_t len;
     int line;
@@ -154,7 +172,8 @@ static void frame_vector_play(const vector *v, size_t chunk)
         rig_flush(r);
         if (strcmp(r->log.s, want) != 0)
             test_fail(TEST_VECTORS "frames.txt", v->line, "saw %s", r->log.s);
-        CHECK_INT(r->dead && r->dead_code == REVDIAL_EPROTO && r->wire.goaway_out != 2 && !r->wire.goaway_in,
+        CHECK_INT(r->dead && r->dead_code == REVDIAL_EPROTO && r->wire.goaway_out != 2 &&
+                      !r->wire.goaway_in,
                   0);
     }
     rig_end(r);
@@ -330,8 +349,8 @@ TEST(a_preamble_that_does_not_come_is_not_waited_for)
 
 TEST(fin_or_reset_before_the_preamble_is_whole)
 {
-    static const char *const scripts[] = {"Wp1+SYN Wp1+FIN", "Wp1+SYN Wp1+RST", "Wp1+SYN Dp1+FIN'ab'",
-                                          "Wp1+SYN+FIN"};
+    static const char *const scripts[] = {"Wp1+SYN Wp1+FIN", "Wp1+SYN Wp1+RST",
+                                          "Wp1+SYN Dp1+FIN'ab'", "Wp1+SYN+FIN"};
     for (size_t i = 0; i < 4; i++) {
         rig_options o = {.features = "preamble, rstcode"};
         rig *r = rig_new(&o);
@@ -351,8 +370,11 @@ TEST(what_a_dial_says_arrives_at_the_other_end)
     rig_pair p;
     REQUIRE(pair_new(&p, &plain, &plain));
     revdial_kv meta[] = {{"traceparent", "00-abc-1"}, {"empty", ""}};
-    revdial_dial_opts opts = {.target = "db.internal:5432", .client_addr = "192.0.2.7:4711",
-                              .local_addr = "198.51.100.1:443", .meta = meta, .meta_count = 2,
+    revdial_dial_opts opts = {.target = "db.internal:5432",
+                              .client_addr = "192.0.2.7:4711",
+                              .local_addr = "198.51.100.1:443",
+                              .meta = meta,
+                              .meta_count = 2,
                               .timeout_ms = 2500};
     int64_t id = revdial_engine_open(p.proxy->e, &opts, NULL);
     CHECK_INT(id, 1);
@@ -400,14 +422,27 @@ TEST(drain_with_a_stock_peer_says_goaway_when_the_last_stream_has_ended)
 {
     static const script_case cases[] = {
         {"none running", ".drain .open", "G0=0", "dead(EDRAINING) open:ECLOSED", {0}},
-        {"none may open", ".open Wm1+ACK .drain .open", "Wm1+SYN", "m1 acceptedm1 open:EDRAINING", {0}},
-        {"one running", "Wp1+SYN .acceptp1 .drain Dp1'x' .readp1 .writep1'y' .finp1 Wp1+FIN .closep1",
-         "Wp1+ACK Dp1'y' Wp1+FIN G0=0", "openp1 readablep1 p1'x' finp1 dead(EDRAINING)", {0}},
+        {"none may open",
+         ".open Wm1+ACK .drain .open",
+         "Wm1+SYN",
+         "m1 acceptedm1 open:EDRAINING",
+         {0}},
+        {"one running",
+         "Wp1+SYN .acceptp1 .drain Dp1'x' .readp1 .writep1'y' .finp1 Wp1+FIN .closep1",
+         "Wp1+ACK Dp1'y' Wp1+FIN G0=0",
+         "openp1 readablep1 p1'x' finp1 dead(EDRAINING)",
+         {0}},
         {"drain, twice", ".drain .drain", "G0=0", "dead(EDRAINING)", {0}},
-        {"with the feature: at once", "Wp1+SYN .acceptp1 .drain Dp1'x' .readp1 .writep1'y'",
-         "Wp1+ACK G0=0 Dp1'y'", "openp1 readablep1 p1'x'", {.features = "drain"}},
-        {"63: streams in flight are refused in a way that is safe to retry", ".open .drain Wp1+SYN Wp2+SYN",
-         "Wm1+SYN G0=0 Wp2+RST=12 Wp1+RST=12", "m1", {.features = "drain, rstcode"}},
+        {"with the feature: at once",
+         "Wp1+SYN .acceptp1 .drain Dp1'x' .readp1 .writep1'y'",
+         "Wp1+ACK G0=0 Dp1'y'",
+         "openp1 readablep1 p1'x'",
+         {.features = "drain"}},
+        {"63: streams in flight are refused in a way that is safe to retry",
+         ".open .drain Wp1+SYN Wp2+SYN",
+         "Wm1+SYN G0=0 Wp2+RST=12 Wp1+RST=12",
+         "m1",
+         {.features = "drain, rstcode"}},
     };
     SCRIPT_CHECK_ALL(cases);
 }
@@ -415,11 +450,20 @@ TEST(drain_with_a_stock_peer_says_goaway_when_the_last_stream_has_ended)
 TEST(promptack_means_accepted)
 {
     static const script_case cases[] = {
-        {"only accept says ACK", "Wp1+SYN P0+SYN=1 .acceptp1", "P0+ACK=1 Wp1+ACK", "openp1",
+        {"only accept says ACK",
+         "Wp1+SYN P0+SYN=1 .acceptp1",
+         "P0+ACK=1 Wp1+ACK",
+         "openp1",
          {.features = "promptack, rstcode"}},
-        {"a refusal says why", "Wp1+SYN .rstp1=7 .closep1", "Wp1+RST=7", "openp1",
+        {"a refusal says why",
+         "Wp1+SYN .rstp1=7 .closep1",
+         "Wp1+RST=7",
+         "openp1",
          {.features = "promptack, rstcode"}},
-        {"and arrives", ".open Wm1+RST=11", "Wm1+SYN", "m1 resetm1(11)",
+        {"and arrives",
+         ".open Wm1+RST=11",
+         "Wm1+SYN",
+         "m1 resetm1(11)",
          {.features = "promptack, rstcode"}},
     };
     SCRIPT_CHECK_ALL(cases);
@@ -448,7 +492,9 @@ static void sweep_one(int which, const char *features, size_t chunk)
     for (int forever = 0; forever < 2; forever++)
         for (size_t n = 0; n <= calls; n++) {
             rig_options o = {.role = which & 1 ? REVDIAL_ROLE_PROXY : REVDIAL_ROLE_BACKEND,
-                             .features = features, .fail_at = n, .fail_forever = forever};
+                             .features = features,
+                             .fail_at = n,
+                             .fail_forever = forever};
             rig *r = rig_new(&o);
             if (!r) {
                 CHECK(n > 0);
@@ -461,8 +507,8 @@ static void sweep_one(int which, const char *features, size_t chunk)
             // In the first scenario the peer answers an open that may have failed here.
             if (r->dead && which != 2 && which != 0) CHECK_INT(r->dead_code, REVDIAL_ENOMEM);
             if (!rig_end(r))
-                test_fail(__FILE__, __LINE__, "scenario %d, allocation %zu of %zu fails%s", which, n,
-                          calls, forever ? " and all after it" : "");
+                test_fail(__FILE__, __LINE__, "scenario %d, allocation %zu of %zu fails%s", which,
+                          n, calls, forever ? " and all after it" : "");
         }
 }
 
@@ -500,8 +546,7 @@ static int sweep_pair_scenario(rig_pair *p)
     revdial_engine_reset(p->backend->e, 3, REVDIAL_RESET_FORBIDDEN);
     revdial_engine_close(p->backend->e, 3);
     pair_pump(p);
-    ok &= p->proxy->counts[REVDIAL_EV_RESET] == 1 &&
-          p->proxy->last.code == REVDIAL_RESET_FORBIDDEN;
+    ok &= p->proxy->counts[REVDIAL_EV_RESET] == 1 && p->proxy->last.code == REVDIAL_RESET_FORBIDDEN;
     revdial_engine_close(p->proxy->e, 3);
     revdial_engine_drain(p->proxy->e);
     pair_pump(p);
@@ -529,7 +574,8 @@ TEST(a_handshake_and_a_dial_survive_any_failing_allocation_at_either_end)
                     calls[end] = (end ? p.backend : p.proxy)->heap.calls;
                 }
                 if (!pair_end(&p))
-                    test_fail(__FILE__, __LINE__, "end %d, allocation %zu of %zu", end, n, calls[end]);
+                    test_fail(__FILE__, __LINE__, "end %d, allocation %zu of %zu", end, n,
+                              calls[end]);
             }
     rig_pair again;
     REQUIRE(pair_new(&again, &plain, &plain));

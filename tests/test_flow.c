@@ -1,5 +1,5 @@
-// Credit, memory, budgets, scheduling, and the end of streams and sessions. Numbers C.. are rows of the bad-input catalogue, plain numbers in
-// comments are known bugs of other implementations (yamux study, section 6).
+// Budgets, keepalive, credit and memory. Numbers C.. are rows of the bad-input catalogue, plain
+// numbers in comments are known bugs of other implementations (yamux study, section 6).
 #define REVDIAL_NO_RUNTIME
 #define REVDIAL_IMPLEMENTATION
 #include "../revdial.h"
@@ -116,7 +116,7 @@ TEST(c42_53_58_opens_beyond_the_limit_are_refused_and_then_the_session_ends)
     CHECK(!r->dead);
     CHECK_INT(r->counts[REVDIAL_EV_OPEN], 256);  // C41
     CHECK_INT(r->wire.out_rst, 4000 - 256);
-    CHECK_INT(r->heap.live_bytes, memory);       // a refused stream leaves nothing behind
+    CHECK_INT(r->heap.live_bytes, memory);  // a refused stream leaves nothing behind
     for (; n < 4100 && !r->dead; n++) rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 0);
     CHECK(r->dead);
     CHECK(n <= 4003);
@@ -311,13 +311,15 @@ TEST(silence_is_answered_by_one_ping_and_then_by_the_end)  // C10, C30, row 31
 {
     rig *r = rig_with((revdial_limits){.keepalive_ms = 15000, .dead_after_ms = 15000});
     REQUIRE(r != NULL);
-    script_run(r, ".tick=0 .silent Wp1+SYN .acceptp1 Dp1'x' .readp1");  // the first ping is for the RTT
+    script_run(
+        r, ".tick=0 .silent Wp1+SYN .acceptp1 Dp1'x' .readp1");  // the first ping is for the RTT
     uint64_t pings = r->wire.out_frames[WIRE_PING];
     memset(r->counts, 0, sizeof r->counts);
     rig_tick(r, 15001);
     CHECK_INT(r->wire.out_frames[WIRE_PING], pings + 1);
     CHECK(r->wire.ping_out);
-    rig_frame(r, WIRE_PING, WIRE_ACK, 0, r->wire.ping_value + 5);  // wrong value: a glitch, but bytes
+    rig_frame(r, WIRE_PING, WIRE_ACK, 0,
+              r->wire.ping_value + 5);  // wrong value: a glitch, but bytes
     CHECK_INT(r->counts[REVDIAL_EV_RTT], 0);
     rig_frame(r, WIRE_PING, WIRE_ACK, 0, r->wire.ping_value);
     CHECK_INT(r->counts[REVDIAL_EV_RTT], 1);
@@ -615,8 +617,8 @@ TEST(memory_returns_to_where_it_was_after_a_thousand_bursts)  // 42
 
 TEST(over_the_session_budget_the_fullest_stream_pays_and_the_others_live)
 {
-    rig *r = rig_with((revdial_limits){.session_window = 1 << 20, .stream_window_max = 262144,
-                                       .keepalive_ms = 100000000});
+    rig *r = rig_with((revdial_limits){
+        .session_window = 1 << 20, .stream_window_max = 262144, .keepalive_ms = 100000000});
     REQUIRE(r != NULL);
     script_run(r, "Wp1+SYN Wp2+SYN Wp3+SYN Wp4+SYN Wp5+SYN Wp6+SYN "
                   ".acceptp1 .acceptp2 .acceptp3 .acceptp4 .acceptp5 .acceptp6");
@@ -639,8 +641,8 @@ TEST(over_the_session_budget_the_fullest_stream_pays_and_the_others_live)
 TEST(a_thousand_stalled_streams_stay_within_the_budget)  // 11, 55
 {
     enum { STREAMS = 1000, BUDGET = 8 << 20 };
-    rig *r = rig_with((revdial_limits){.session_window = BUDGET, .max_streams = STREAMS + 1,
-                                       .keepalive_ms = 100000000});
+    rig *r = rig_with((revdial_limits){
+        .session_window = BUDGET, .max_streams = STREAMS + 1, .keepalive_ms = 100000000});
     REQUIRE(r != NULL);
     r->quiet = 1;
     uint32_t good = rig_id(r, 1, STREAMS + 1);
@@ -674,479 +676,28 @@ TEST(a_thousand_stalled_streams_stay_within_the_budget)  // 11, 55
     rig_end(r);
 }
 
-// ---- scheduling and output
-
-TEST(control_overtakes_queued_data_but_never_splits_a_frame)
+TEST(streams_that_end_give_their_bytes_back_to_the_session)  // 46
 {
-    rig *r = rig_with(no_keepalive);
-    REQUIRE(r != NULL);
-    script_run(r, "Wp1+SYN .acceptp1 .hold .writep1#100000");
-    struct iovec iov[4];
-    for (int i = 0; i < 30; i++) {  // in the middle of the first frame
-        REQUIRE(revdial_engine_output(r->e, iov, 4) > 0);
-        judge_out(&r->wire, iov[0].iov_base, 1);
-        revdial_engine_sent(r->e, 1);
-    }
-    uint32_t first = r->wire.out.frame.len;
-    script_run(r, "P0+SYN=5 Wp2+SYN .acceptp2 .flow .tick=1");
-    rig_stream *s = rig_stream_of(r, rig_id(r, 1, 1));
-    REQUIRE(s != NULL);
-    CHECK_INT(s->sent, 100000);
-    CHECK(!r->wire.failures);
-    CHECK(strstr(rig_out(r), "P0+ACK=5 Wp2+ACK Dp1#") != NULL ||
-          strstr(rig_out(r), "P0+ACK=5 Wp2+ACK D") != NULL);
-    CHECK(first > 0 && first < 100000);
-    rig_end(r);
-}
-
-TEST(fin_and_reset_come_behind_the_streams_own_data)
-{
-    static const script_case cases[] = {
-        {"FIN", "Wp1+SYN .acceptp1 .hold .writep1#30000 .finp1 .flow .tick=1",
-         "Wp1+ACK Dp1#30000 Wp1+FIN", "openp1", {0}},
-        {"FIN, then RST", "Wp1+SYN .acceptp1 .hold .writep1'abc' .finp1 .rstp1=2 .flow .tick=1", NULL,
-         "openp1", {0}},
-        {"close after the peer's FIN", "Wp1+SYN Wp1+FIN .acceptp1 .hold .writep1#30000 .closep1 .flow "
-         ".tick=1 P0+SYN=1", "Wp1+ACK Dp1#30000 Wp1+FIN P0+ACK=1", "openp1 finp1", {0}},
-    };
-    SCRIPT_CHECK_ALL(cases);
-}
-
-// A socket that takes a little at a time.
-static void take_some(rig *r, size_t left)
-{
-    struct iovec iov[8];
-    int n = revdial_engine_output(r->e, iov, 8);
-    size_t total = 0;
-    for (int i = 0; i < n && left; i++) {
-        size_t take = iov[i].iov_len < left ? iov[i].iov_len : left;
-        judge_out(&r->wire, iov[i].iov_base, take);
-        left -= take;
-        total += take;
-    }
-    revdial_engine_sent(r->e, total);
-}
-
-TEST(a_thousand_accepts_at_once_each_precede_their_data)
-{
-    rig *r = rig_with((revdial_limits){.max_streams = 1000});
-    REQUIRE(r != NULL);
-    r->quiet = 1;
-    for (uint32_t n = 1; n <= 1000; n++) rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 0);
-    for (uint32_t n = 1; n <= 1000; n++)
-        CHECK_INT(revdial_engine_write(r->e, rig_id(r, 1, n), "x", 1), 1);
-    rig_flush(r);
-    CHECK_INT(r->wire.out_ack, 1000);
-    CHECK_INT(r->wire.out_data_bytes, 1000);
-    rig_end(r);
-}
-
-TEST(a_reset_does_not_overtake_the_fin_before_it)
-{
-    rig *r = rig_with(no_keepalive);
-    REQUIRE(r != NULL);
-    script_run(r, "Wp1+SYN .acceptp1 .hold .writep1'abc' .finp1");
-    for (int i = 0; i < WIRE_HEADER + 3; i++) take_some(r, 1);  // the data is out, the FIN is not
-    script_run(r, ".rstp1=2 .flow .tick=1");
-    CHECK(!r->wire.failures);
-    rig_end(r);
-}
-
-TEST(a_reset_does_not_lose_the_ack_of_data_that_goes_out_before_it)
-{
-    static const script_case cases[] = {
-        {"write, reset", "Wp1+SYN .hold .writep1'abc' .rstp1=2 .flow .tick=1", NULL, "openp1", {0}},
-        {"read, reset", "Wp1+SYN Dp1'abc' .hold .readp1 .rstp1=2 .flow .tick=1", NULL, NULL, {0}},
-    };
-    SCRIPT_CHECK_ALL(cases);
-}
-
-TEST(a_writer_without_credit_behind_the_peers_fin_is_not_left_hanging)  // 2.3
-{
-    static const script_case cases[] = {
-        {"FIN, then the end of the credit",
-         "Wp1+SYN .acceptp1 Wp1+FIN .writep1#300000 .tick=59000 P0+SYN=1 .tick=1001",
-         "Wp1+ACK Dp1#262144 P0+ACK=1 Wp1+RST=2", "openp1 finp1 wrotep1=262144 resetp1(2)", {0}},
-        {"the end of the credit, then FIN",
-         "Wp1+SYN .acceptp1 .writep1#300000 Wp1+FIN .tick=59000 P0+SYN=1 .tick=1001",
-         "Wp1+ACK Dp1#262144 P0+ACK=1 Wp1+RST=2", "openp1 wrotep1=262144 finp1 resetp1(2)", {0}},
-        {"without FIN a pause is legitimate",
-         "Wp1+SYN .acceptp1 .writep1#300000 .tick=14000 .tick=14000 .tick=14000 .tick=14000 "
-         ".tick=14000 .tick=14000 P0+SYN=1",
-         "Wp1+ACK Dp1#262144 P0+ACK=1", NULL, {0}},
-    };
-    SCRIPT_CHECK_ALL(cases);
-}
-
-// What crosses our reset is the peer's honest work: credit, the ACK, data, FIN, RST.
-TEST(what_was_in_flight_when_we_reset_a_stream_is_never_a_flood)  // 4, 22, row 19, 29
-{
-    for (int role = REVDIAL_ROLE_PROXY; role <= REVDIAL_ROLE_BACKEND; role++) {
-        rig_options o = {.role = role, .limits = {.keepalive_ms = 100000000}};
-        rig *r = rig_new(&o);
-        REQUIRE(r != NULL);
-        r->quiet = 1;
-        revdial_dial_opts opts = {0};
-        int n = 0;
-        for (; n < 5000 && !r->dead; n++) {
-            int64_t id = revdial_engine_open(r->e, &opts, NULL);
-            REQUIRE(id > 0);
-            rig_flush(r);
-            revdial_engine_reset(r->e, (uint32_t)id, REVDIAL_RESET_CANCEL);
-            revdial_engine_close(r->e, (uint32_t)id);
-            rig_flush(r);
-            rig_frame(r, WIRE_CREDIT, WIRE_ACK, (uint32_t)id, 0);
-            rig_data(r, (uint32_t)id, 100);
-            rig_frame(r, WIRE_CREDIT, WIRE_FIN, (uint32_t)id, 0);
-            rig_tick(r, 2);  // 500 a second
-        }
-        if (r->dead)
-            test_fail(__FILE__, __LINE__, "%s: dead after %d cancelled dials: %s",
-                      role == REVDIAL_ROLE_PROXY ? "proxy" : "backend", n, r->text);
-        rig_end(r);
-    }
-}
-
-TEST(the_output_limit_holds_from_the_start)
-{
-    for (int early = 0; early < 2; early++) {
-        rig_options o = {.features = "window=1000000", .output_max = early ? 8192 : 0};
-        rig *r = rig_new(&o);
-        REQUIRE(r != NULL);
-        if (!early) revdial_engine_set_output_max(r->e, 8192);
-        script_run(r, "Wp1+SYN .acceptp1 .hold");
-        static uint8_t bytes[262144];
-        size_t took = 0;
-        for (int i = 0; i < 100; i++) {
-            ptrdiff_t n = revdial_engine_write(r->e, rig_id(r, 1, 1), bytes, sizeof bytes);
-            REQUIRE(n >= 0);
-            took += (size_t)n;
-        }
-        if (took > 8192 + 65524)
-            test_fail(__FILE__, __LINE__, "%zu bytes taken, limit set %s", took,
-                      early ? "before the handshake" : "after it");
-        rig_end(r);
-    }
-}
-
-TEST(busy_streams_get_equal_shares)  // C59, 62
-{
-    enum { STREAMS = 16, QUANTUM = 16372 };
-    rig *r = rig_with(no_keepalive);
-    REQUIRE(r != NULL);
-    r->quiet = 1;
-    uint64_t wrote[STREAMS] = {0};
-    static uint8_t bytes[65536];
-    for (uint32_t n = 1; n <= STREAMS; n++)
-        rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 8u << 20);
-    rig_drain(r);
-    for (uint32_t n = 1; n <= STREAMS; n++)
-        while (revdial_engine_write(r->e, rig_id(r, 1, n), bytes, sizeof bytes) > 0) {
-        }
-    for (int round = 0; round < 400; round++) {
-        take_some(r, 50000);
-        // The first stream does not wait to be told.
-        ptrdiff_t took = revdial_engine_write(r->e, rig_id(r, 1, 1), bytes, sizeof bytes);
-        if (took > 0) wrote[0] += (uint64_t)took;
-        revdial_event ev;
-        while (revdial_engine_event(r->e, &ev)) {
-            if (ev.type != REVDIAL_EV_WRITABLE) continue;
-            uint32_t at = ev.id / 2 + (ev.id & 1) - 1;
-            REQUIRE(at < STREAMS);
-            while ((took = revdial_engine_write(r->e, ev.id, bytes, sizeof bytes)) > 0)
-                wrote[at] += (uint64_t)took;
-        }
-    }
-    uint64_t least = UINT64_MAX, most = 0;
-    for (int i = 0; i < STREAMS; i++) {
-        if (wrote[i] < least) least = wrote[i];
-        if (wrote[i] > most) most = wrote[i];
-    }
-    if (least == 0 || most - least > 2 * QUANTUM)
-        test_fail(__FILE__, __LINE__, "shares from %llu to %llu", (unsigned long long)least,
-                  (unsigned long long)most);
-    rig_end(r);
-}
-
-TEST(a_keystroke_does_not_wait_behind_everything_that_bulk_has_to_send)  // 62
-{
-    rig *r = rig_with(no_keepalive);
-    REQUIRE(r != NULL);
-    static uint8_t bytes[65536];
-    script_run(r, "Wp1+SYN=8000000 .acceptp1 Wp2+SYN .acceptp2 .hold");
-    revdial_engine_set_output_max(r->e, 65536);
-    size_t queued = 0;
-    for (int i = 0; i < 50; i++) {
-        ptrdiff_t n = revdial_engine_write(r->e, rig_id(r, 1, 1), bytes, sizeof bytes);
-        REQUIRE(n >= 0);
-        queued += (size_t)n;
-    }
-    CHECK(queued <= 2 * 65536 + 65524);
-    CHECK_INT(revdial_engine_write(r->e, rig_id(r, 1, 2), bytes, 1), 1);
-    rig_end(r);
-}
-
-TEST(a_writer_that_waits_is_told_when_there_is_room)
-{
-    rig *r = rig_with(no_keepalive);
-    REQUIRE(r != NULL);
-    static uint8_t bytes[262144];
-    script_run(r, "Wp1+SYN .acceptp1");
-    uint32_t id = rig_id(r, 1, 1);
-    size_t wrote = 0;
-    while (wrote < 262144) {
-        ptrdiff_t n = revdial_engine_write(r->e, id, bytes, 262144 - wrote);
-        REQUIRE(n >= 0);
-        wrote += (size_t)n;
-        if (!n) rig_flush(r);
-    }
-    rig_flush(r);
-    CHECK_INT(revdial_engine_write(r->e, id, bytes, 1), 0);
-    unsigned before = r->counts[REVDIAL_EV_WRITABLE];
-    script_run(r, "Wp1=5000");
-    CHECK_INT(r->counts[REVDIAL_EV_WRITABLE], before + 1);
-    CHECK_INT(revdial_engine_write(r->e, id, bytes, 5000), 5000);
-    rig_end(r);
-}
-
-TEST(reserve_and_commit_make_the_frame_that_write_makes)
-{
-    rig *r = rig_with(no_keepalive);
-    REQUIRE(r != NULL);
-    script_run(r, "Wp1+SYN .acceptp1");
-    uint32_t id = rig_id(r, 1, 1);
-    void *at = NULL;
-    ptrdiff_t room = revdial_engine_reserve(r->e, id, &at, 1000);
-    REQUIRE(room > 0 && room <= 1000 && at);
-    memset(at, 'x', (size_t)room);
-    revdial_engine_commit(r->e, id, 0);
-    rig_flush(r);
-    CHECK_STR(rig_out(r), "Wp1+ACK");
-    room = revdial_engine_reserve(r->e, id, &at, 3);
-    REQUIRE(room == 3);
-    memcpy(at, "abc", 3);
-    revdial_engine_commit(r->e, id, 2);
-    rig_flush(r);
-    CHECK_STR(rig_out(r), "Wp1+ACK Dp1'ab'");
-    CHECK_INT(revdial_engine_reserve(r->e, rig_id(r, 1, 7), &at, 3), REVDIAL_EINVAL);
-    script_run(r, ".finp1");
-    CHECK_INT(revdial_engine_reserve(r->e, id, &at, 3), REVDIAL_ECLOSED);
-    rig_end(r);
-}
-
-TEST(peek_and_consume_are_a_read_without_the_copy)
-{
-    rig *r = rig_with(no_keepalive);
-    REQUIRE(r != NULL);
-    script_run(r, "Wp1+SYN .acceptp1 Dp1'abcdef' Wp1+FIN");
-    uint32_t id = rig_id(r, 1, 1);
-    const void *data = NULL;
-    CHECK_INT(revdial_engine_peek(r->e, id, &data), 6);
-    revdial_engine_consume(r->e, id, 2);
-    CHECK_INT(revdial_engine_peek(r->e, id, &data), 4);
-    CHECK(data && !memcmp(data, "cdef", 4));
-    char two[2];
-    CHECK_INT(revdial_engine_read(r->e, id, two, 2), 2);
-    CHECK(!memcmp(two, "cd", 2));
-    revdial_engine_consume(r->e, id, 2);
-    CHECK_INT(revdial_engine_peek(r->e, id, &data), 0);
-    CHECK_INT(revdial_engine_read(r->e, id, two, 2), 0);  // EOF
-    rig_end(r);
-}
-
-TEST(payload_is_shown_where_it_lies_until_the_events_are_drained)
-{
-    rig *r = rig_with(no_keepalive);
-    REQUIRE(r != NULL);
-    script_run(r, "Wp1+SYN .acceptp1");
-    uint32_t id = rig_id(r, 1, 1);
-    uint8_t frame[WIRE_HEADER + 5];
-    wire_frame f = {0, WIRE_DATA, 0, id, 5};
-    wire_put(frame, &f);
-    memcpy(frame + WIRE_HEADER, "hello", 5);
-    CHECK_INT(revdial_engine_input(r->e, frame, sizeof frame, r->now), sizeof frame);
-    revdial_event ev;
-    const void *data = NULL;
-    REQUIRE(revdial_engine_event(r->e, &ev) && ev.type == REVDIAL_EV_READABLE);
-    CHECK_INT(revdial_engine_peek(r->e, id, &data), 5);
-    CHECK(data == frame + WIRE_HEADER);
-    revdial_engine_consume(r->e, id, 2);
-    CHECK_INT(revdial_engine_event(r->e, &ev), 0);
-    memset(frame, 0xEE, sizeof frame);
-    CHECK_INT(revdial_engine_peek(r->e, id, &data), 3);
-    CHECK(!memcmp(data, "llo", 3));
-    rig_end(r);
-}
-
-TEST(the_user_pointer_comes_back_with_each_event)
-{
-    rig *r = rig_with(no_keepalive);
-    REQUIRE(r != NULL);
-    int one = 1, two = 2;
-    script_run(r, "Wp1+SYN");
-    CHECK(r->last.user == NULL);
-    CHECK_INT(revdial_engine_set_user(r->e, rig_id(r, 1, 1), &one), 0);
-    script_run(r, "Dp1'x'");
-    CHECK(r->last.user == &one);
-    CHECK_INT(revdial_engine_set_user(r->e, rig_id(r, 1, 2), &two), REVDIAL_EINVAL);
-    revdial_dial_opts opts = {0};
-    CHECK(revdial_engine_open(r->e, &opts, &two) > 0);
-    script_run(r, "Wm1+ACK");
-    CHECK(r->last.user == &two);
-    rig_end(r);
-}
-
-// ---- the end of streams and sessions
-
-TEST(streams_finished_by_both_leave_the_table_whoever_was_first)  // 66c
-{
-    static const char *const scripts[] = {
-        ".open Wm1+ACK .finm1 Wm1+FIN .closem1",      ".open Wm1+ACK Wm1+FIN .finm1 .closem1",
-        ".open Wm1+ACK Wm1+FIN .closem1",             ".open Wm1+ACK .closem1 Wm1+FIN",
-        "Wp1+SYN .acceptp1 Wp1+FIN .finp1 .closep1",  "Wp1+SYN .acceptp1 .finp1 Wp1+FIN .closep1",
-        "Wp1+SYN .acceptp1 .closep1 Dp1'x' Wp1+FIN",  "Wp1+SYN .rstp1 .closep1",
-        "Wp1+SYN Wp1+RST .closep1",                   ".open Wm1+RST .closem1",
-        ".open .rstm1 .closem1",                      "Wp1+SYN Dp1'x' Wp1+FIN .closep1",
-    };
-    for (size_t i = 0; i < sizeof scripts / sizeof *scripts; i++)
-        for (int role = REVDIAL_ROLE_PROXY; role <= REVDIAL_ROLE_BACKEND; role++) {
-            rig_options o = {.role = role};
-            rig *r = rig_new(&o);
-            REQUIRE(r != NULL);
-            size_t before = r->heap.live_bytes;
-            script_run(r, scripts[i]);
-            if (live_streams(r) || r->heap.live_bytes > before + 70000)
-                test_fail(__FILE__, __LINE__, "%s: %zu streams, %zu bytes", scripts[i],
-                          live_streams(r), r->heap.live_bytes - before);
-            rig_end(r);
-        }
-}
-
-TEST(a_closed_stream_waits_for_the_peers_fin_but_not_for_ever)  // 3, C60
-{
-    rig *r = rig_with(no_keepalive);
-    REQUIRE(r != NULL);
-    script_run(r, ".open Wm1+ACK .writem1'x' .closem1 .tick=29000");
-    CHECK_INT(live_streams(r), 1);
-    script_run(r, ".tick=2000");
-    CHECK_INT(live_streams(r), 0);
-    CHECK_STR(rig_out(r), "Wm1+SYN Dm1'x' Wm1+FIN Wm1+RST=2");
-    rig_end(r);
-}
-
-TEST(graceful_close_delivers_everything)  // C61, 25c
-{
-    static const rig_options plain = {0};
-    for (size_t chunk = 0; chunk <= 3; chunk += 3) {
-        rig_pair p;
-        REQUIRE(pair_new(&p, &plain, &plain));
-        p.chunk = chunk;
-        uint64_t want = chunk ? 200000 : 10000000, wrote = 0;
-        script_run(p.proxy, ".open");
-        pair_pump(&p);
-        static uint8_t bytes[65536];
-        while (wrote < want) {
-            size_t n = want - wrote < sizeof bytes ? (size_t)(want - wrote) : sizeof bytes;
-            for (size_t k = 0; k < n; k++) bytes[k] = rig_pattern(1, 1, wrote + k);
-            ptrdiff_t took = revdial_engine_write(p.proxy->e, 1, bytes, n);
-            REQUIRE(took >= 0);
-            wrote += (uint64_t)took;
-            pair_pump(&p);
-            rig_read_all(p.backend, 1, SIZE_MAX);
-            pair_pump(&p);
-        }
-        revdial_engine_close(p.proxy->e, 1);
-        revdial_engine_drain(p.proxy->e);
-        pair_pump(&p);
-        CHECK_INT(rig_read_all(p.backend, 1, SIZE_MAX), 0);
-        rig_stream *s = rig_stream_of(p.backend, 1);
-        CHECK(s && s->taken == want && !s->bad);
-        CHECK_INT(p.backend->counts[REVDIAL_EV_GOAWAY], 1);
-        revdial_engine_close(p.backend->e, 1);
-        pair_pump(&p);
-        CHECK_INT(live_streams(p.proxy) + live_streams(p.backend), 0);
-        pair_end(&p);
-    }
-}
-
-TEST(c51_a_goaway_does_not_overtake_what_is_queued)
-{
-    static const script_case cases[] = {
-        {"shutdown", "Wp1+SYN=2000000 .acceptp1 .hold .writep1#100000 .shutdown .flow .tick=1",
-         "Wp1+ACK Dp1#100000 G0=0", NULL, {0}},
-        {"shutdown is the end", ".shutdown .open", "G0=0", "dead(ECLOSED) open:ECLOSED", {0}},
-        {"shutdown, twice", ".shutdown .shutdown", "G0=0", "dead(ECLOSED)", {0}},
-        {"a protocol error", "Wp1+SYN .acceptp1 .hold .writep1#1000 D0 .flow .tick=1",
-         "Wp1+ACK Dp1#1000 G0=1", NULL, {0}},
-    };
-    SCRIPT_CHECK_ALL(cases);
-}
-
-TEST(shutdown_still_says_what_was_accepted_and_finished)
-{
-    static const script_case cases[] = {
-        {"FIN", "Wp1+SYN .acceptp1 .writep1'x' .hold .finp1 .shutdown .flow .tick=1",
-         "Wp1+ACK Dp1'x' Wp1+FIN G0=0", "openp1 dead(ECLOSED)", {0}},
-        {"ACK", "Wp1+SYN .hold .writep1'x' .shutdown .flow .tick=1", "Wp1+ACK Dp1'x' G0=0",
-         "openp1 dead(ECLOSED)", {0}},
-        {"RST", "Wp1+SYN .acceptp1 .hold .rstp1=9 .shutdown .flow .tick=1", "Wp1+ACK Wp1+RST=9 G0=0",
-         "openp1 dead(ECLOSED)", {0}},
-    };
-    SCRIPT_CHECK_ALL(cases);
-}
-
-// A reset of ours drops what was not read: whatever the peer had finished, that is no EOF.
-TEST(bytes_lost_by_our_own_reset_are_never_followed_by_eof)
-{
-    static const char *const scripts[] = {
-        "Wp1+SYN Dp1'abc' Wp1+FIN .rstp1=2 .readp1",
-        "Wp1+SYN .acceptp1 Dp1'abc' Wp1+FIN Dp1'x' Dp1'y' .readp1",              // row 18
-        "Wp1+SYN Dp1'abc' Wp1+FIN .tick=31000 .readp1",                          // nobody accepted
-        "Wp1+SYN .acceptp1 Dp1'abc' Wp1+FIN .writep1#300000 .tick=61000 .readp1",  // row 2.3
-    };
-    for (size_t i = 0; i < sizeof scripts / sizeof *scripts; i++) {
-        rig *r = rig_with(no_keepalive);
-        REQUIRE(r != NULL);
-        script_run(r, scripts[i]);
-        if (strstr(r->log.s, "eofp1") && !strstr(r->log.s, "p1'abc'"))
-            test_fail(__FILE__, __LINE__, "%s: %s", scripts[i], r->log.s);
-        CHECK_INT(r->wire.out_rst, 1);
-        rig_end(r);
-    }
     rig *r = rig_with((revdial_limits){.session_window = 1 << 20});
     REQUIRE(r != NULL);
-    script_run(r, "Wp1+SYN Wp2+SYN Wp3+SYN Wp4+SYN Wp5+SYN");
-    for (uint32_t n = 1; n <= 5; n++) {
-        revdial_engine_accept(r->e, rig_id(r, 1, n));
-        rig_data(r, rig_id(r, 1, n), n == 1 ? 250000 : 200000);
-        if (n == 1) rig_frame(r, WIRE_CREDIT, WIRE_FIN, rig_id(r, 1, 1), 0);
+    r->quiet = 1;
+    for (uint32_t n = 1; n <= 3000 && !r->dead; n++) {
+        uint32_t id = rig_id(r, 1, n);
+        rig_frame(r, WIRE_CREDIT, WIRE_SYN, id, 0);
+        revdial_engine_accept(r->e, id);
+        rig_data(r, id, 3000);
+        if (n % 3 == 0) revdial_engine_reset(r->e, id, REVDIAL_RESET_CANCEL);
+        if (n % 3 == 1) rig_frame(r, WIRE_CREDIT, WIRE_RST, id, 0);
+        if (n % 3 == 2) rig_frame(r, WIRE_CREDIT, WIRE_FIN, id, 0);
+        revdial_engine_close(r->e, id);
+        rig_tick(r, 10);
     }
-    rig_flush(r);
-    CHECK(strstr(r->log.s, "resetp1(6)") != NULL);
-    CHECK(rig_read_all(r, rig_id(r, 1, 1), SIZE_MAX) < 0);
-    rig_end(r);
-}
-
-TEST(nothing_happens_after_death)  // 28
-{
-    rig *r = rig_with(no_keepalive);
-    REQUIRE(r != NULL);
-    script_run(r, "Wp1+SYN .acceptp1 D0");
-    CHECK(r->dead);
-    uint8_t byte = 0;
-    revdial_event ev;
-    CHECK_INT(revdial_engine_input(r->e, &byte, 1, r->now), REVDIAL_ECLOSED);
-    CHECK_INT(revdial_engine_input(r->e, &byte, 0, r->now), REVDIAL_ECLOSED);
-    CHECK_INT(revdial_engine_event(r->e, &ev), 0);
-    CHECK(revdial_engine_write(r->e, rig_id(r, 1, 1), &byte, 1) < 0);
-    revdial_engine_drain(r->e);
-    revdial_engine_shutdown(r->e);
-    CHECK_INT(revdial_engine_event(r->e, &ev), 0);
-    CHECK_INT(revdial_engine_tick(r->e, r->now + 1000000000), -1);
-    CHECK_INT(revdial_engine_event(r->e, &ev), 0);
-    struct iovec iov[2];
-    CHECK_INT(revdial_engine_output(r->e, iov, 2), 0);
-    revdial_engine_close(r->e, rig_id(r, 1, 1));
+    revdial_engine_info info;
+    revdial_engine_info_get(r->e, &info);
+    CHECK_INT(info.buffered_bytes, 0);
+    CHECK_INT(info.streams, 0);
+    CHECK_INT(r->counts[REVDIAL_EV_OPEN], 3000);
+    CHECK(!r->dead);
     rig_end(r);
 }
 

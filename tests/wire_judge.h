@@ -1,6 +1,7 @@
-// An independent, strict reader of the wire. It sees every byte that an engine took in and every byte
-// that it sent, keeps its own ledger of each stream, and complains about any frame that a careful
-// sender would not have sent. It shares no code with the library: what it knows is the protocol.
+// An independent, strict reader of the wire. It sees every byte that an engine took in and every
+// byte that it sent, keeps its own ledger of each stream, and complains about any frame that a
+// careful sender would not have sent. It shares no code with the library: what it knows is the
+// protocol.
 #ifndef REVDIAL_TEST_WIRE_JUDGE_H
 #define REVDIAL_TEST_WIRE_JUDGE_H
 
@@ -15,7 +16,7 @@ enum { WIRE_SYN = 1, WIRE_ACK = 2, WIRE_FIN = 4, WIRE_RST = 8 };
 enum {
     WIRE_HEADER = 12,
     WIRE_STOCK_WINDOW = 262144,
-    WIRE_DATA_MAX = 65524,             // 64 KiB less the header
+    WIRE_DATA_MAX = 65524,  // 64 KiB less the header
     WIRE_WINDOW_MAX = 16 * 1024 * 1024,
     WIRE_PONGS = 32
 };
@@ -66,11 +67,11 @@ typedef struct judge_stream {
 
 typedef struct judge {
     const char *who;
-    int odd;                          // the engine opens odd ids
+    int odd;          // the engine opens odd ids
     uint64_t queued;  // set by who feeds: output that waits, and may cross the peer's FIN or RST
     uint64_t out_bytes;
     uint32_t window_own, window_peer;  // first credit that the engine gives, that it gets
-    uint64_t budget;                  // most credit the engine may have given and not got back
+    uint64_t budget;                   // most credit the engine may have given and not got back
     wire_reader in, out;
     judge_stream *slots;
     size_t slot_count, stream_count;
@@ -85,7 +86,7 @@ typedef struct judge {
     uint64_t out_frames[4], out_data_bytes, out_rst, out_fin, out_syn, out_ack, pongs, in_frames;
     uint32_t data_min, data_max;  // sizes of data frames sent
     int failures;
-    char why[256];                       // the first complaint
+    char why[256];                                // the first complaint
     void (*seen)(void *ud, const wire_frame *f);  // every frame the engine sent, at its header
     void (*body)(void *ud, uint32_t id, const uint8_t *bytes, size_t n);
     void (*arrived)(void *ud, uint32_t id, const uint8_t *bytes, size_t n);  // payload it took in

@@ -131,10 +131,7 @@ def stuff(address, count):
     sys.stdin.read()
 
 
-async def fetch(address, path, all_there):
-    host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    await all_there.wait()
+async def fetch(reader, writer, path):
     writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     data = await reader.read()
     writer.close()
@@ -143,8 +140,9 @@ async def fetch(address, path, all_there):
 
 
 async def fetch_many(address, path, count):
-    all_there = asyncio.Barrier(count)
-    return await asyncio.gather(*(fetch(address, path, all_there) for _ in range(count)))
+    host, _, port = address.rpartition(":")
+    pairs = await asyncio.gather(*(asyncio.open_connection(host, int(port)) for _ in range(count)))
+    return await asyncio.gather(*(fetch(*pair, path) for pair in pairs))
 
 
 def parallel(address, path, count):

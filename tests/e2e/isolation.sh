@@ -1,0 +1,83 @@
+# Streams whose readers have stopped hold up nobody, and what they hold is bounded.
+
+stopped=200
+session_window_kib=65536 # of revdial_limits: received and not yet read, over all streams
+programs_kib=16384       # code, stacks, buffers of the loop, 1.5 KiB for each relay
+
+big=$dir/www/big
+if [ ! -r "$big" ]; then
+    mkdir -p "$dir/www" && make_file "$big" 1024 || return 1
+fi
+big_bytes=$(stat -c %s "$big")
+
+start_isolation() {
+    start_peers peers "$big" || return
+    start_proxy proxy --expose "127.0.0.1:0=web/${address_of[source]}" \
+        --expose "127.0.0.1:0=web/${address_of[flood]}" --expose "127.0.0.1:0=web/${address_of[deaf]}" \
+        --expose "127.0.0.1:0=web/${address_of[echo]}" --expose "127.0.0.1:0=web/${address_of[sink]}" ||
+        return
+    start_agent agent --allow '127.0.0.1:*'
+}
+
+# Sets $took to the milliseconds of 1 GiB through the tunnel.
+move_1_gib() {
+    local began=$EPOCHREALTIME size
+    size=$(timeout 60 nc -N -d "${exposed[0]%:*}" "${exposed[0]##*:}" | cmp - "$big" && echo same)
+    took=$(milliseconds_since "$began")
+    [ "$size" = same ] || fail "the 1 GiB that came through is not the file"
+}
+
+median() { printf '%s\n' "$@" | sort -n | sed -n "$((($# + 1) / 2))p"; }
+
+memory_is_bounded() {
+    local p a
+    p=$(peak_kib proxy) && a=$(peak_kib agent) || { fail "a program has died"; return; }
+    figures="$figures; proxy $((p / 1024)) MiB, agent $((a / 1024)) MiB at most"
+    [ "$p" -le $((session_window_kib + programs_kib)) ] && [ "$a" -le $((session_window_kib + programs_kib)) ] ||
+        fail "the proxy had $p KiB and the agent $a KiB, over $((session_window_kib + programs_kib))"
+}
+
+# beside FUNCTION...: 1 GiB alone and beside what FUNCTION starts, in turn, three times each
+moves_1_gib_beside() {
+    local alone=() beside=() a b
+    for _ in 1 2 3; do
+        move_1_gib || return
+        alone+=("$took")
+        "$@" || return
+        move_1_gib || return
+        beside+=("$took")
+        is_running holder || { fail "the stopped readers have gone: $(tail -n 1 "$dir/holder.log")"; return; }
+        end_now holder
+    done
+    a=$(median "${alone[@]}")
+    b=$(median "${beside[@]}")
+    figures="alone $a ms (${alone[*]}), beside them $b ms (${beside[*]}), ratio $((b * 100 / a)) %"
+    [ "$b" -le $((3 * a)) ] || { fail "three times slower: $figures"; return; }
+    memory_is_bounded
+}
+
+readers_stop() {
+    hold_open holder clients hold "${exposed[1]}" "$stopped"
+    said holder.out "^holding $stopped" 10
+}
+
+targets_stop_reading() {
+    hold_open holder clients stuff "${exposed[2]}" "$stopped"
+    said holder.out "^holding $stopped" 20
+}
+
+idle_ones_stay_alive() {
+    local got
+    got=$(clients crowd "${exposed[3]}" 2000 100 100 2>&1 | tail -n 1)
+    set -- $got
+    [ "$1 $2 $3" = "2000 10000 2000" ] || { fail "alive, echoed, alive at the end: $got"; return; }
+    figures="opened in $4 ms, then 100 of them exchanged 64 bytes every $5 us each"
+    memory_is_bounded
+}
+
+ulimit -n "$(ulimit -Hn)"
+check 'proxy, agent and servers are ready' start_isolation || return 0
+check "1 GiB beside $stopped stopped readers" moves_1_gib_beside readers_stop
+check "1 GiB beside $stopped targets that do not read" moves_1_gib_beside targets_stop_reading
+check '2,000 idle connections, 100 busy ones' idle_ones_stay_alive
+check 'proxy and agent end well' stop agent proxy

@@ -1,0 +1,194 @@
+# What the end-to-end checks share: processes known by their ids, waiting for what they say, and one
+# line for each check. Sourced by run.sh.
+
+build=$(cd "${REVDIAL_BUILD:-build}" && pwd) || exit 1
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+dir=$build/e2e.$$
+passed=0
+failed=0
+declare -A pid_of     # of the processes that have a name
+declare -A address_of # where the exposed addresses and peers.py listen, by name
+all_pids=()
+namespaces=()
+
+clients() { timeout -k 2 120 python3 "$here/clients.py" "$@"; }
+
+# What another promise needs of this machine; a check calls it with what is missing.
+fail() {
+    why="$*"
+    return 1
+}
+
+# check NAME FUNCTION ARGUMENT...
+# The function leaves its figures in $figures, or says why it failed in $why and returns 1.
+check() {
+    local name=$1 began=$EPOCHREALTIME took
+    shift
+    figures=
+    why=
+    if "$@"; then
+        took=$(milliseconds_since "$began")
+        printf 'ok   %-48s %6d ms  %s\n' "$name" "$took" "$figures"
+        passed=$((passed + 1))
+        return 0
+    fi
+    printf 'FAIL %s: %s\n' "$name" "${why:-$* failed}"
+    failed=$((failed + 1))
+    return 1
+}
+
+milliseconds_since() { echo $(((${EPOCHREALTIME/[.,]/} - ${1/[.,]/}) / 1000)); }
+
+# ---- processes ----
+
+# start NAME COMMAND...: in the background; its output is $dir/NAME.out, its errors $dir/NAME.log
+start() {
+    local name=$1
+    shift
+    "$@" >"$dir/$name.out" 2>"$dir/$name.log" </dev/null &
+    pid_of[$name]=$!
+    all_pids+=($!)
+}
+
+# hold_open NAME COMMAND...: the same, with a stdin that lets go when let_go NAME is called
+hold_open() {
+    local name=$1
+    shift
+    rm -f "$dir/$name.in"
+    mkfifo "$dir/$name.in" || return 1
+    "$@" >"$dir/$name.out" 2>"$dir/$name.log" <"$dir/$name.in" &
+    pid_of[$name]=$!
+    all_pids+=($!)
+    exec {fifo}>"$dir/$name.in"
+    fifo_of[$name]=$fifo
+}
+declare -A fifo_of
+
+let_go() {
+    local fd=${fifo_of[$1]:-}
+    if [ "$fd" ]; then exec {fd}>&-; fi
+    unset "fifo_of[$1]"
+}
+
+is_running() { [ "${pid_of[$1]:-}" ] && kill -0 "${pid_of[$1]}" 2>/dev/null; }
+
+# Waits until a process has ended and leaves its exit status in $status. await_end NAME SECONDS
+await_end() {
+    local pid=${pid_of[$1]} until=$((${EPOCHREALTIME/[.,]/} + $2 * 1000000))
+    while kill -0 "$pid" 2>/dev/null; do
+        if [ "${EPOCHREALTIME/[.,]/}" -gt "$until" ]; then
+            fail "$1 (pid $pid) still runs after $2 s"
+            return
+        fi
+        sleep 0.02
+    done
+    wait "$pid"
+    status=$?
+    unset "pid_of[$1]"
+}
+
+# Ends processes at once, whatever they do.
+end_now() {
+    local name
+    for name in "$@"; do
+        [ "${pid_of[$name]:-}" ] || continue
+        kill -KILL "${pid_of[$name]}" 2>/dev/null
+        wait "${pid_of[$name]}" 2>/dev/null
+        unset "pid_of[$name]"
+        let_go "$name"
+    done
+}
+
+# Asks processes to end, as their operator would; each must end well. stop NAME...
+stop() {
+    local name
+    for name in "$@"; do
+        kill -TERM "${pid_of[$name]}" 2>/dev/null || { fail "$name had died"; return; }
+        await_end "$name" 10 || return
+        [ "$status" -eq 0 ] || { fail "$name ended with $status"; return; }
+    done
+}
+
+clean_up() {
+    local code=$? pid ns
+    trap - EXIT
+    for pid in "${all_pids[@]}"; do kill -KILL "$pid" 2>/dev/null; done
+    for pid in "${all_pids[@]}"; do wait "$pid" 2>/dev/null; done
+    for ns in "${namespaces[@]}"; do ip netns del "$ns" 2>/dev/null; done
+    if [ "${E2E_KEEP:-}" ]; then echo "kept: $dir"; else rm -rf "$dir"; fi
+    exit "$code"
+}
+
+# ---- waiting ----
+
+# until_true SECONDS COMMAND...
+until_true() {
+    local until=$((${EPOCHREALTIME/[.,]/} + $1 * 1000000))
+    shift
+    until "$@"; do
+        [ "${EPOCHREALTIME/[.,]/}" -gt "$until" ] && return 1
+        sleep 0.02
+    done
+}
+
+count() { grep -Ec -- "$2" "$dir/$1"; }
+has_lines() { [ "$(count "$1" "$2")" -ge "$3" ]; }
+
+# said FILE PATTERN SECONDS [COUNT]: waits until a file has so many such lines
+said() {
+    if until_true "$3" has_lines "$1" "$2" "${4:-1}"; then return 0; fi
+    fail "no '$2' in $1 after $3 s; it ends: $(tail -n 2 "$dir/$1" | tr '\n' ' ')"
+}
+
+# ---- the two programs ----
+
+# start_proxy NAME OPTION...: sets $tunnel, and $exposed[] in the order of --expose. A network
+# namespace to be in is $proxy_in.
+start_proxy() {
+    local name=$1
+    shift
+    start "$name" "${proxy_in[@]}" "$build/revdial-proxy" --listen "${proxy_at:-127.0.0.1:0}" \
+        --token-file "$dir/tokens" "$@"
+    said "$name.out" '^listening on' 5 || return
+    tunnel=$(sed -n '1s/^listening on //p' "$dir/$name.out")
+    mapfile -t exposed < <(sed -n 's/^listening on \(.*\) for .*$/\1/p' "$dir/$name.out")
+}
+proxy_in=()
+agent_in=()
+
+# start_agent NAME OPTION...: registers as "web" unless told otherwise, and waits until it is up.
+start_agent() {
+    start_agent_only "$@" && said "$1.log" 'event=session.up' 5
+}
+
+start_agent_only() {
+    local name=$1
+    shift
+    start "$name" "${agent_in[@]}" "$build/revdial-agent" --server "http://$tunnel" --name web \
+        --token-file "$dir/token" "$@"
+}
+
+# The highest resident set that a process has had, in KiB.
+peak_kib() { awk '/^VmHWM:/ { print $2 }' "/proc/${pid_of[$1]}/status"; }
+
+# start_peers NAME FILE [ADDRESS]: fills address_of[]
+start_peers() {
+    local peer port
+    start "$1" "${agent_in[@]}" python3 "$here/peers.py" "$2" ${3:+"$3"}
+    said "$1.out" '^upload' 10 || return
+    while read -r peer port; do address_of[$peer]=${3:-127.0.0.1}:$port; done <"$dir/$1.out"
+}
+
+sha256() { sha256sum "$1" | cut -d ' ' -f 1; }
+
+# make_file PATH MEGABYTES: nothing in it repeats, and it takes no longer than to write it
+make_file() {
+    python3 - "$1" "$2" <<'END_OF_PYTHON'
+import os, sys
+block = os.urandom(1 << 20)
+with open(sys.argv[1], "wb") as f:
+    for i in range(int(sys.argv[2])):
+        at = i * 1021 % len(block)
+        f.write(i.to_bytes(8, "big") + block[at + 8:] + block[:at])
+END_OF_PYTHON
+}

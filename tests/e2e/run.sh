@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# The two programs with real peers: curl, nginx, ssh, nc, stopped readers, killed processes, broken
+# networks.     make e2e, or REVDIAL_BUILD=build bash tests/e2e/run.sh [PART...]
+#   traffic     bytes through the tunnel are the same at the other end
+#   isolation   200 streams whose readers have stopped; 2,000 idle connections
+#   truth       an end that is not the peer's EOF never looks like one; dead peers are noticed
+#   refusals    a dial that fails says why, to that client alone
+#   programs    options, exit codes, signals, PROXY protocol, several agents, secrets
+# One line for each check; what is missing on this machine is a failed check. Network namespaces
+# need root. E2E_KEEP=1 keeps logs.
+set -u
+export LC_ALL=C
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/lib.sh"
+trap clean_up EXIT
+trap 'exit 1' HUP INT TERM
+rm -rf "$dir"
+mkdir -p "$dir" || exit 1
+
+is_here() { PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null || fail "$1 is not installed ($2)"; }
+
+for tool in "curl curl" "nginx nginx" "ssh openssh-client" "ssh-keygen openssh-client" \
+    "sshd openssh-server" "nc netcat-openbsd" "ip iproute2" "ss iproute2" "python3 python3"; do
+    set -- "${tool% *}" "${tool#* }" "$@"
+    if ! is_here "$1" "$2"; then check "$1 is here" is_here "$1" "$2"; fi
+    shift 2
+done
+PATH=$PATH:/usr/sbin:/sbin
+
+umask 077
+token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+echo "$token" >"$dir/token"
+echo "* $token" >"$dir/tokens"
+
+parts=("$@")
+[ $# -gt 0 ] || parts=(traffic isolation truth refusals programs)
+for part in "${parts[@]}"; do
+    . "$here/$part.sh" || { echo "FAIL $part: did not run"; failed=$((failed + 1)); }
+    end_now "${!pid_of[@]}"
+done
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

@@ -1,0 +1,202 @@
+# Bytes through the tunnel are the same at the other end, whoever sends them and however they end.
+
+www=$dir/www
+big=$www/big
+mkdir -p "$www/small" || return 1
+make_file "$big" 1024 || return 1
+big_bytes=$(stat -c %s "$big")
+big_sha=$(sha256 "$big")
+make_file "$dir/piece" 8
+piece_bytes=$(stat -c %s "$dir/piece")
+piece_sha=$(sha256 "$dir/piece")
+echo 'hello from behind the tunnel' >"$www/index.html"
+head -c 20000 "$big" >"$www/small/page"
+for i in $(seq 500); do ln -s page "$www/small/$i"; done
+
+start_nginx() {
+    local port
+    port=$(clients port)
+    cat >"$dir/nginx.conf" <<END_OF_CONFIG
+daemon off;
+worker_processes 1;
+pid $dir/nginx.pid;
+error_log stderr;
+user $(id -un) $(id -gn);
+events { worker_connections 4096; }
+http {
+    access_log off;
+    sendfile on;
+    client_body_temp_path $dir/nginx.body;
+    proxy_temp_path $dir/nginx.proxy;
+    fastcgi_temp_path $dir/nginx.fastcgi;
+    uwsgi_temp_path $dir/nginx.uwsgi;
+    scgi_temp_path $dir/nginx.scgi;
+    server {
+        listen 127.0.0.1:$port backlog=4096;
+        root $www;
+    }
+}
+END_OF_CONFIG
+    start nginx nginx -e stderr -c "$dir/nginx.conf"
+    until_true 5 curl -sf -o /dev/null "http://127.0.0.1:$port/" ||
+        { fail "nginx: $(tail -n 1 "$dir/nginx.log")"; return; }
+    address_of[nginx]=127.0.0.1:$port
+}
+
+start_sshd() {
+    local port
+    port=$(clients port)
+    ssh-keygen -q -t ed25519 -N '' -f "$dir/host_key" && ssh-keygen -q -t ed25519 -N '' -f "$dir/id" ||
+        { fail "ssh-keygen failed"; return; }
+    cp "$dir/id.pub" "$dir/authorized_keys"
+    cat >"$dir/sshd_config" <<END_OF_CONFIG
+ListenAddress 127.0.0.1:$port
+HostKey $dir/host_key
+AuthorizedKeysFile $dir/authorized_keys
+PidFile none
+StrictModes no
+PasswordAuthentication no
+PermitRootLogin prohibit-password
+UsePAM no
+END_OF_CONFIG
+    # sshd wants /run/sshd when it is root; it gets one that only it can see.
+    if [ "$(id -u)" -eq 0 ]; then
+        start sshd unshare -m sh -c 'mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && exec "$@"' \
+            sh "$(command -v sshd)" -D -e -f "$dir/sshd_config"
+    else
+        start sshd "$(command -v sshd)" -D -e -f "$dir/sshd_config"
+    fi
+    said sshd.log 'Server listening' 5 || return
+    address_of[sshd]=127.0.0.1:$port
+}
+
+start_http_server() {
+    start httpd python3 -u -m http.server --bind 127.0.0.1 --directory "$www" 0
+    said httpd.out '^Serving HTTP' 5 || return
+    address_of[httpd]=127.0.0.1:$(sed -n 's/.* port \([0-9]*\) .*/\1/p' "$dir/httpd.out")
+}
+
+exposed_peers=(nginx httpd sshd upload closing source sink first echo)
+start_tunnel() {
+    local peer i options=()
+    for peer in "${exposed_peers[@]}"; do
+        options+=(--expose "127.0.0.1:0=web/${address_of[$peer]:-127.0.0.1:9}")
+    done
+    start_proxy proxy "${options[@]}" || return
+    for i in "${!exposed_peers[@]}"; do at[${exposed_peers[$i]}]=${exposed[$i]}; done
+    start_agent agent --allow '127.0.0.1:*'
+}
+declare -A at
+
+gets_a_page() {
+    local got
+    got=$(curl -sS --max-time 10 "http://${at[$1]}/" 2>&1)
+    [ "$got" = "$(cat "$www/index.html")" ] || fail "got '$got'"
+}
+
+downloads() {
+    local sums
+    sums=$(curl -sS --max-time 60 -o >(sha256sum >"$dir/sum") -w '%{size_download} %{speed_download}' \
+        "http://${at[$1]}/${2-big}" 2>&1)
+    until_true 10 [ -s "$dir/sum" ]
+    [ "$(cut -d ' ' -f 1 "$dir/sum")" = "$big_sha" ] || { fail "another file came: $sums"; return; }
+    figures="${sums%% *} bytes, $((${sums##* } / 1000000)) MB/s"
+}
+
+uploads() {
+    local got
+    got=$(curl -sS --max-time 60 -T "$big" -w '%{size_upload} %{speed_upload}' "http://${at[upload]}/" 2>&1)
+    [ "${got%%$'\n'*}" = "$big_sha" ] || { fail "the server saw another file: $got"; return; }
+    got=${got##*$'\n'}
+    figures="${got%% *} bytes, $((${got##* } / 1000000)) MB/s"
+}
+
+# curl has at most 300 at one time; clients.py opens all of them before it asks the first.
+gets_500_with_curl() {
+    local got
+    mkdir -p "$dir/got"
+    got=$(curl -sS --max-time 60 --parallel --parallel-immediate --parallel-max 300 \
+        -o "$dir/got/#1" "http://${at[nginx]}/small/[1-500]" 2>&1)
+    got=$(cat "$dir"/got/* | sha256sum)
+    [ "$got" = "$(for _ in $(seq 500); do cat "$www/small/page"; done | sha256sum)" ] ||
+        fail "$(find "$dir/got" -type f | wc -l) files came, not all of them right"
+}
+
+gets_500_at_one_time() {
+    local got
+    got=$(clients parallel "${at[nginx]}" /small/page 500 2>&1 | tail -n 3)
+    figures=${got##* }
+    [ "${got% *}" = "500 $(sha256 "$www/small/page")" ] || { fail "$got"; return; }
+    figures="$figures ms for all"
+}
+
+ssh_through() {
+    timeout 30 ssh -F /dev/null -i "$dir/id" -o IdentitiesOnly=yes -o BatchMode=yes -o LogLevel=ERROR \
+        -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+        -p "${at[sshd]##*:}" "$(id -un)@127.0.0.1" "$@"
+}
+
+shows_an_ssh_banner() {
+    local banner
+    banner=$(timeout 5 nc -N "${at[sshd]%:*}" "${at[sshd]##*:}" </dev/null | head -n 1)
+    figures=${banner%$'\r'}
+    case $banner in SSH-2.0-*) ;; *) fail "the banner is '$banner'" ;; esac
+}
+
+runs_a_command_by_ssh() {
+    local got
+    got=$(ssh_through 'echo hi' 2>&1)
+    [ "$got" = hi ] || fail "$got; $(tail -n 1 "$dir/sshd.log")"
+}
+
+copies_by_ssh() {
+    local got
+    got=$(ssh_through sha256sum <"$dir/piece" 2>&1)
+    [ "${got%% *}" = "$piece_sha" ] || { fail "there: $got"; return; }
+    got=$(ssh_through cat "$dir/piece" 2>&1 | sha256sum)
+    [ "${got%% *}" = "$piece_sha" ] || { fail "back: $got"; return; }
+    figures="$piece_bytes bytes each way"
+}
+
+client_finishes_first() {
+    local got
+    got=$(timeout 20 nc -N "${at[sink]%:*}" "${at[sink]##*:}" <"$dir/piece")
+    figures=$got
+    [ "$got" = "$piece_sha $piece_bytes" ] || fail "the server answered '$got'"
+}
+
+server_finishes_first() {
+    local got
+    got=$(clients finish_late "${at[first]}" "$dir/piece" 2>&1)
+    [ "$got" = "I have finished" ] || { fail "the client got '$got'"; return; }
+    said peers.out '^first' 10 || return
+    figures=$(grep '^first .* ' "$dir/peers.out" | grep -v '^first [0-9]*$' | tail -n 1)
+    [ "$figures" = "first eof $piece_bytes $piece_sha" ] || fail "the server saw '$figures'"
+}
+
+reads_to_eof_with_nc() {
+    local got
+    got=$(timeout 60 nc -N -d "${at[source]%:*}" "${at[source]##*:}" | sha256sum)
+    [ "${got%% *}" = "$big_sha" ] || fail "another file came"
+}
+
+check 'nginx is ready' start_nginx
+check 'sshd is ready' start_sshd
+check 'the http.server of python is ready' start_http_server
+check 'the other servers are ready' start_peers peers "$big"
+check 'proxy and agent are ready' start_tunnel || return 0
+check 'curl gets a page of nginx' gets_a_page nginx
+check 'curl gets a page of http.server' gets_a_page httpd
+check 'curl gets 1 GiB of nginx' downloads nginx
+check 'curl gets 1 GiB of http.server' downloads httpd
+check 'curl gets 1 GiB that only the end delimits' downloads closing ''
+check 'curl sends 1 GiB' uploads
+check 'curl gets 500 pages in parallel' gets_500_with_curl
+check '500 pages are asked for at one time' gets_500_at_one_time
+check 'nc sees the banner of sshd' shows_an_ssh_banner
+check 'ssh runs a command' runs_a_command_by_ssh
+check 'ssh copies a file there and back' copies_by_ssh
+check 'nc -N finishes, then the server answers' client_finishes_first
+check 'the server finishes, then the client sends' server_finishes_first
+check 'nc reads 1 GiB to EOF' reads_to_eof_with_nc
+check 'proxy and agent end well' stop agent proxy

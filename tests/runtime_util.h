@@ -1,0 +1,715 @@
+// What the tests of the runtime share: gates to wait at, a resolver without a network, a world (a
+// proxy and agents on loopback), a backend's handler that does what the dialler asks for, and raw TCP
+// ends that speak the wire by hand. Nothing here sleeps to let something happen: what is awaited
+// opens a gate, and a wait that lasts ten seconds is a failure.
+#ifndef REVDIAL_TEST_RUNTIME_UTIL_H
+#define REVDIAL_TEST_RUNTIME_UTIL_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "test.h"
+
+static int util_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+                            struct addrinfo **out);
+#define RVD_SYS_GETADDRINFO util_getaddrinfo
+#define REVDIAL_IMPLEMENTATION
+#include "revdial.h"
+
+enum { UTIL_WAIT_MS = 10000 };
+
+// ------------------------------------------------------------------------------------------------
+// Gates: a count that threads raise and others wait for.
+
+typedef struct util_gate {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int count;
+} util_gate;
+
+#define UTIL_GATE {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0}
+
+static inline void util_gate_init(util_gate *g)
+{
+    pthread_mutex_init(&g->lock, NULL);
+    pthread_cond_init(&g->changed, NULL);
+    g->count = 0;
+}
+
+static inline void util_gate_add(util_gate *g, int n)
+{
+    pthread_mutex_lock(&g->lock);
+    g->count += n;
+    pthread_cond_broadcast(&g->changed);
+    pthread_mutex_unlock(&g->lock);
+}
+
+static inline int util_gate_count(util_gate *g)
+{
+    pthread_mutex_lock(&g->lock);
+    int n = g->count;
+    pthread_mutex_unlock(&g->lock);
+    return n;
+}
+
+static inline struct timespec util_until(int ms)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    t.tv_sec += ms / 1000;
+    t.tv_nsec += ms % 1000 * 1000000L;
+    if (t.tv_nsec >= 1000000000L) {
+        t.tv_sec++;
+        t.tv_nsec -= 1000000000L;
+    }
+    return t;
+}
+
+static inline int util_gate_wait_ms(util_gate *g, int at_least, int ms)
+{
+    struct timespec until = util_until(ms);
+    int r = 0;
+    pthread_mutex_lock(&g->lock);
+    while (g->count < at_least && r == 0) r = pthread_cond_timedwait(&g->changed, &g->lock, &until);
+    r = g->count >= at_least;
+    pthread_mutex_unlock(&g->lock);
+    return r;
+}
+
+static inline int util_gate_wait(util_gate *g, int at_least)
+{
+    return util_gate_wait_ms(g, at_least, UTIL_WAIT_MS);
+}
+
+static inline int64_t util_now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static inline void util_nap_ms(int ms) { poll(NULL, 0, ms); }
+
+// What the library offers no event for is asked again and again.
+#define UTIL_EVENTUALLY(cond) \
+    do { \
+        int64_t until_ = util_now_ms() + UTIL_WAIT_MS; \
+        while (!(cond) && util_now_ms() < until_) util_nap_ms(1); \
+        CHECK(cond); \
+    } while (0)
+
+static inline pthread_t util_thread(void *(*run)(void *), void *arg)
+{
+    pthread_t t;
+    if (pthread_create(&t, NULL, run, arg) != 0) abort();
+    return t;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Names resolve here:
+//   *.invalid     no such host             slow.test    no such host, once the gate is open
+//   loop.test     127.0.0.1                many.test    127.0.0.2 ... 127.0.0.15, then 127.0.0.1
+//   two.test      127.0.0.1, 127.0.0.2     else         as the system says
+
+static util_gate util_resolver_entered = UTIL_GATE, util_resolver_open = UTIL_GATE;
+
+static inline struct addrinfo *util_numeric(const char *host, const char *port,
+                                            const struct addrinfo *hints)
+{
+    struct addrinfo *list = NULL, h = *hints;
+    h.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+    if (getaddrinfo(host, port, &h, &list) != 0) abort();
+    return list;
+}
+
+static int util_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+                            struct addrinfo **out)
+{
+    const char *dot = strrchr(host, '.');
+    int first = 1, last = 1;
+    if (strcmp(host, "slow.test") == 0) {
+        util_gate_add(&util_resolver_entered, 1);
+        util_gate_wait(&util_resolver_open, 1);
+        return EAI_NONAME;
+    }
+    if (dot && strcmp(dot, ".invalid") == 0) return EAI_NONAME;
+    if (!dot || strcmp(dot, ".test") != 0) return getaddrinfo(host, port, hints, out);
+    if (strcmp(host, "two.test") == 0) last = 2;
+    if (strcmp(host, "many.test") == 0) first = 2, last = 16;
+    *out = NULL;
+    for (int i = last; i >= first; i--) {
+        char text[32];
+        snprintf(text, sizeof text, "127.0.0.%d", i == 16 ? 1 : i);
+        struct addrinfo *one = util_numeric(text, port, hints);
+        one->ai_next = *out;
+        *out = one;
+    }
+    return 0;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Logs of states, as on_session and on_state tell them.
+
+typedef struct util_state {
+    int state, code, retry_ms;
+    uint64_t id;
+    char msg[240];
+} util_state;
+
+typedef struct util_log {
+    util_gate gate;  // its lock guards all, its count the items
+    util_state items[512];
+} util_log;
+
+static inline void util_log_add(util_log *l, const util_state *s)
+{
+    pthread_mutex_lock(&l->gate.lock);
+    if (l->gate.count < 512) l->items[l->gate.count++] = *s;
+    pthread_cond_broadcast(&l->gate.changed);
+    pthread_mutex_unlock(&l->gate.lock);
+}
+
+static inline int util_log_count_locked(const util_log *l, int state, util_state *last)
+{
+    int n = 0;
+    for (int i = 0; i < l->gate.count; i++) {
+        if (state && l->items[i].state != state) continue;
+        n++;
+        if (last) *last = l->items[i];
+    }
+    return n;
+}
+
+// How often a state (0: any) was told; *last is the latest of them.
+static inline int util_log_count(util_log *l, int state, util_state *last)
+{
+    pthread_mutex_lock(&l->gate.lock);
+    int n = util_log_count_locked(l, state, last);
+    pthread_mutex_unlock(&l->gate.lock);
+    return n;
+}
+
+// Waits until a state was told n times. Returns 1, or 0 if it was not.
+static inline int util_log_wait(util_log *l, int state, int n, util_state *last)
+{
+    struct timespec until = util_until(UTIL_WAIT_MS);
+    int r = 0, count;
+    pthread_mutex_lock(&l->gate.lock);
+    while ((count = util_log_count_locked(l, state, last)) < n && r == 0)
+        r = pthread_cond_timedwait(&l->gate.changed, &l->gate.lock, &until);
+    pthread_mutex_unlock(&l->gate.lock);
+    return count >= n;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Payload: the byte at an offset of a stream.
+
+static inline uint8_t util_byte(uint64_t offset, unsigned seed)
+{
+    uint64_t x = (offset / 8 + seed) * 0x9E3779B97F4A7C15u;
+    return (uint8_t)(x >> (8 * (offset % 8)));
+}
+
+static inline void util_fill(uint8_t *p, size_t len, uint64_t offset, unsigned seed)
+{
+    for (size_t i = 0; i < len; i++) p[i] = util_byte(offset + i, seed);
+}
+
+static inline int util_matches(const uint8_t *p, size_t len, uint64_t offset, unsigned seed)
+{
+    for (size_t i = 0; i < len; i++)
+        if (p[i] != util_byte(offset + i, seed)) return 0;
+    return 1;
+}
+
+// Writes so many bytes of the payload. Returns how many were taken.
+static inline uint64_t util_write_payload(revdial_stream *st, uint64_t len, unsigned seed)
+{
+    uint8_t buf[16384];
+    uint64_t at = 0;
+    while (at < len) {
+        size_t n = len - at < sizeof buf ? (size_t)(len - at) : sizeof buf;
+        util_fill(buf, n, at, seed);
+        ptrdiff_t w = revdial_write(st, buf, n);
+        if (w > 0) at += (uint64_t)w;
+        if (w != (ptrdiff_t)n) break;
+    }
+    return at;
+}
+
+typedef struct util_read {
+    uint64_t bytes;
+    int end;     // 0 EOF, or the error
+    int reset;   // its code
+    int is_bad;  // a byte was not the one sent
+} util_read;
+
+// Reads to the end, whatever that is.
+static inline util_read util_read_payload(revdial_stream *st, unsigned seed)
+{
+    uint8_t buf[16384];
+    util_read r = {0, 0, 0, 0};
+    ptrdiff_t n;
+    while ((n = revdial_read(st, buf, sizeof buf)) > 0) {
+        if (!util_matches(buf, (size_t)n, r.bytes, seed)) r.is_bad = 1;
+        r.bytes += (uint64_t)n;
+    }
+    r.end = (int)n;
+    revdial_error(st, &r.reset);
+    return r;
+}
+
+static inline ptrdiff_t util_read_all(revdial_stream *st, void *buf, size_t len)
+{
+    size_t got = 0;
+    while (got < len) {
+        ptrdiff_t n = revdial_read(st, (char *)buf + got, len - got);
+        if (n <= 0) return got ? (ptrdiff_t)got : n;
+        got += (size_t)n;
+    }
+    return (ptrdiff_t)got;
+}
+
+// ------------------------------------------------------------------------------------------------
+// The world.
+
+enum { WORLD_AGENTS = 4 };
+
+typedef struct world world;
+struct world {
+    revdial_proxy_config pcfg;
+    revdial_agent_config acfg;
+    revdial_proxy *proxy;
+    revdial_agent *agents[WORLD_AGENTS];
+    char address[80], url[100];
+    util_log sessions;               // what on_session said
+    util_log states;                 // what on_state said, of all agents
+    util_gate begun, held, ended;    // handlers
+    util_gate go;                    // opened: handlers that wait go on
+    pthread_mutex_t lock;
+    util_read last;                  // what the last handler that read to the end has seen
+    atomic_int serving;
+};
+
+static inline void world_note(world *w, const util_read *r)
+{
+    pthread_mutex_lock(&w->lock);
+    w->last = *r;
+    pthread_mutex_unlock(&w->lock);
+    util_gate_add(&w->ended, 1);
+}
+
+static inline util_read world_last(world *w)
+{
+    pthread_mutex_lock(&w->lock);
+    util_read r = w->last;
+    pthread_mutex_unlock(&w->lock);
+    return r;
+}
+
+static inline void util_echo(revdial_stream *st)
+{
+    char buf[16384];
+    ptrdiff_t n;
+    while ((n = revdial_read(st, buf, sizeof buf)) > 0)
+        if (revdial_write(st, buf, (size_t)n) != n) return;
+    if (n == 0) revdial_shutdown(st, REVDIAL_WR);
+}
+
+// Does what the dialler's metadata "do" says; "n" is its number:
+//   echo (default)  sends back what comes, then EOF       refuse     closes without a touch
+//   refuse-code     resets with n before a touch          reset      reads a byte, resets with n
+//   source          writes n bytes, EOF, waits            flood      writes until it fails
+//   sink            reads to the end, says "ok"           hold       accepts, reads to the end
+//   silent          touches nothing until `go`            stop       accepts, reads after `go`
+static inline void util_handler(void *ud, revdial_stream *st)
+{
+    world *w = ud;
+    const char *what = revdial_meta(st, "do"), *n_text = revdial_meta(st, "n");
+    unsigned long n = n_text ? strtoul(n_text, NULL, 10) : 0;
+    util_read r = {0, 0, 0, 0};
+    char c;
+    atomic_fetch_add(&w->serving, 1);
+    util_gate_add(&w->begun, 1);
+    if (!what || strcmp(what, "echo") == 0) {
+        util_echo(st);
+    } else if (strcmp(what, "refuse-code") == 0) {
+        revdial_reset(st, (int)n);
+    } else if (strcmp(what, "reset") == 0) {
+        revdial_read(st, &c, 1);
+        revdial_reset(st, (int)n);
+    } else if (strcmp(what, "source") == 0) {
+        util_write_payload(st, n, 1);
+        revdial_shutdown(st, REVDIAL_WR);
+        r = util_read_payload(st, 2);
+    } else if (strcmp(what, "flood") == 0) {
+        revdial_write(st, "", 0);
+        r.bytes = util_write_payload(st, UINT64_MAX, 1);
+        r.end = revdial_error(st, &r.reset);
+    } else if (strcmp(what, "sink") == 0) {
+        r = util_read_payload(st, 2);
+        if (r.end == 0) revdial_write(st, "ok", 2);
+    } else if (strcmp(what, "hold") == 0) {
+        revdial_write(st, "", 0);  // accepts
+        util_gate_add(&w->held, 1);
+        r = util_read_payload(st, 2);
+    } else if (strcmp(what, "silent") == 0) {
+        util_gate_add(&w->held, 1);
+        util_gate_wait(&w->go, 1);
+        r = util_read_payload(st, 2);
+    } else if (strcmp(what, "stop") == 0) {
+        revdial_write(st, "", 0);
+        util_gate_add(&w->held, 1);
+        util_gate_wait(&w->go, 1);
+        r = util_read_payload(st, 2);
+    }
+    revdial_close(st);
+    atomic_fetch_sub(&w->serving, 1);
+    world_note(w, &r);
+}
+
+static inline void util_on_session(void *ud, revdial_session *s, int state, const revdial_err *why)
+{
+    world *w = ud;
+    util_state e = {state, why ? why->code : 0, 0, 0, ""};
+    revdial_session_info info;
+    revdial_session_info_get(s, &info);
+    e.id = info.id;
+    if (why) snprintf(e.msg, sizeof e.msg, "%s", why->msg);
+    util_log_add(&w->sessions, &e);
+}
+
+static inline void util_on_state(void *ud, int state, const revdial_err *why, int retry_in_ms)
+{
+    world *w = ud;
+    util_state e = {state, why ? why->code : 0, retry_in_ms, 0, ""};
+    if (why) snprintf(e.msg, sizeof e.msg, "%s", why->msg);
+    util_log_add(&w->states, &e);
+}
+
+// Fills in what every test wants; a test changes w->pcfg and w->acfg before it opens things.
+static inline void world_init(world *w)
+{
+    static const revdial_credential who = {"s3cret", "alice", "*"};
+    memset(w, 0, sizeof *w);
+    util_gate_init(&w->sessions.gate);
+    util_gate_init(&w->states.gate);
+    util_gate_init(&w->begun);
+    util_gate_init(&w->held);
+    util_gate_init(&w->ended);
+    util_gate_init(&w->go);
+    pthread_mutex_init(&w->lock, NULL);
+    w->pcfg.listen = "127.0.0.1:0";
+    w->pcfg.credentials = &who;
+    w->pcfg.credential_count = 1;
+    w->pcfg.on_session = util_on_session;
+    w->pcfg.ud = w;
+    w->acfg.name = "cam-1";
+    w->acfg.secret = "s3cret";
+    w->acfg.handler = util_handler;
+    w->acfg.on_state = util_on_state;
+    w->acfg.ud = w;
+    w->acfg.backoff_min_ms = 1;
+    w->acfg.backoff_max_ms = 20;
+}
+
+static inline int world_open_proxy(world *w)
+{
+    revdial_err err = {0};
+    w->proxy = revdial_proxy_open(&w->pcfg, &err);
+    if (!w->proxy) return test_fail(__FILE__, __LINE__, "no proxy: %s", err.msg);
+    if (revdial_proxy_address(w->proxy, 0, w->address, sizeof w->address) > 0)
+        snprintf(w->url, sizeof w->url, "http://%s", w->address);
+    return 1;
+}
+
+// Starts agent i as w->acfg says, and waits until it is up.
+static inline int world_open_agent(world *w, int i)
+{
+    revdial_err err = {0};
+    if (!w->acfg.url) w->acfg.url = w->url;
+    w->agents[i] = revdial_agent_start(&w->acfg, &err);
+    if (!w->agents[i]) return test_fail(__FILE__, __LINE__, "no agent: %s", err.msg);
+    revdial_session *s = revdial_agent_session(w->agents[i], UTIL_WAIT_MS);
+    if (!s) return test_fail(__FILE__, __LINE__, "the agent did not come up");
+    revdial_session_unref(s);
+    return 1;
+}
+
+// Both, and the proxy knows it.
+static inline int world_open(world *w)
+{
+    return world_open_proxy(w) && world_open_agent(w, 0) &&
+           revdial_proxy_wait(w->proxy, w->acfg.name, 1, UTIL_WAIT_MS) >= 1;
+}
+
+static inline void world_close(world *w)
+{
+    util_gate_add(&w->go, 1);
+    for (int i = 0; i < WORLD_AGENTS; i++) {
+        revdial_agent_stop(w->agents[i], 0);
+        w->agents[i] = NULL;
+    }
+    revdial_proxy_close(w->proxy);
+    w->proxy = NULL;
+}
+
+// Dials cam-1 for something that util_handler() knows.
+static inline revdial_stream *world_dial(world *w, const char *what, unsigned long n,
+                                         revdial_err *err)
+{
+    char number[24];
+    revdial_kv meta[2] = {{"do", what}, {"n", number}};
+    revdial_dial_opts opts = {0};
+    snprintf(number, sizeof number, "%lu", n);
+    opts.meta = meta;
+    opts.meta_count = 2;
+    return revdial_dial(w->proxy, "cam-1", &opts, err);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Raw TCP.
+
+static inline int raw_listen(int backlog, int *port)
+{
+    struct sockaddr_in at;
+    socklen_t len = sizeof at;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+    memset(&at, 0, sizeof at);
+    at.sin_family = AF_INET;
+    at.sin_port = htons((uint16_t)*port);
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(fd, (struct sockaddr *)&at, sizeof at) < 0 || listen(fd, backlog) < 0) abort();
+    getsockname(fd, (struct sockaddr *)&at, &len);
+    *port = ntohs(at.sin_port);
+    return fd;
+}
+
+// A port of loopback at which nobody listens.
+static inline int raw_closed_port(void)
+{
+    int port = 0;
+    close(raw_listen(1, &port));
+    return port;
+}
+
+static inline int raw_wait(int fd, short events, int ms)
+{
+    struct pollfd p = {fd, events, 0};
+    int r;
+    do r = poll(&p, 1, ms);
+    while (r < 0 && errno == EINTR);
+    return r > 0;
+}
+
+static inline int raw_accept(int listener)
+{
+    return raw_wait(listener, POLLIN, UTIL_WAIT_MS) ? accept4(listener, NULL, NULL, SOCK_CLOEXEC)
+                                                    : -1;
+}
+
+static inline int raw_connect(const char *address)
+{
+    struct sockaddr_in at;
+    const char *colon = strrchr(address, ':');
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+    memset(&at, 0, sizeof at);
+    at.sin_family = AF_INET;
+    at.sin_port = htons((uint16_t)atoi(colon + 1));
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (connect(fd, (struct sockaddr *)&at, sizeof at) < 0) {
+        close(fd);
+        return -1;
+    }
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    return fd;
+}
+
+static inline int raw_send(int fd, const void *data, size_t len)
+{
+    size_t at = 0;
+    while (at < len) {
+        ssize_t n = send(fd, (const char *)data + at, len - at, MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return 0;
+        at += (size_t)n;
+    }
+    return 1;
+}
+
+static inline int raw_say(int fd, const char *text) { return raw_send(fd, text, strlen(text)); }
+
+// One read, within ten seconds: bytes, 0 EOF, -1 reset or nothing came.
+static inline ssize_t raw_read(int fd, void *buf, size_t len)
+{
+    return raw_wait(fd, POLLIN, UTIL_WAIT_MS) ? recv(fd, buf, len, 0) : -1;
+}
+
+static inline int raw_read_all(int fd, void *buf, size_t len)
+{
+    size_t got = 0;
+    while (got < len) {
+        ssize_t n = raw_read(fd, (char *)buf + got, len - got);
+        if (n <= 0) return 0;
+        got += (size_t)n;
+    }
+    return 1;
+}
+
+// Reads a head of HTTP, and not a byte more. Returns its length, 0 if the peer ended before.
+static inline size_t raw_head(int fd, char *buf, size_t size)
+{
+    size_t len = 0;
+    buf[0] = '\0';
+    while (len + 1 < size && raw_read(fd, buf + len, 1) == 1) {
+        buf[++len] = '\0';
+        if (len >= 4 && memcmp(buf + len - 4, "\r\n\r\n", 4) == 0) return len;
+    }
+    return 0;
+}
+
+static inline int raw_status(const char *head)
+{
+    return strncmp(head, "HTTP/1.1 ", 9) == 0 ? atoi(head + 9) : 0;
+}
+
+// Reads until the peer ends. Returns 0 if it ended with FIN, -1 with RST or never; *len of size.
+static inline int raw_drain(int fd, char *buf, size_t size, size_t *len)
+{
+    char junk[4096];
+    *len = 0;
+    for (;;) {
+        ssize_t n = raw_read(fd, junk, sizeof junk);
+        if (n <= 0) return (int)n;
+        for (ssize_t i = 0; i < n && *len + 1 < size; i++) buf[(*len)++] = junk[i];
+        if (size) buf[*len] = '\0';
+    }
+}
+
+static inline void raw_close_reset(int fd)
+{
+    struct linger now = {1, 0};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+    close(fd);
+}
+
+// A registration; `more` is further header lines, each with its CR LF.
+static inline void raw_request(char *buf, size_t size, const char *name, const char *token,
+                               const char *more)
+{
+    snprintf(buf, size,
+             "GET /revdial HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+             "Upgrade: revdial\r\nAuthorization: Bearer %s\r\nRevdial-Name: %s\r\n%s\r\n",
+             token, name, more ? more : "");
+}
+
+// Registers by hand as a stock yamux peer. Returns the descriptor, or -1.
+static inline int raw_backend(const char *address, const char *name, const char *more)
+{
+    char buf[2048];
+    int fd = raw_connect(address);
+    if (fd < 0) return -1;
+    raw_request(buf, sizeof buf, name, "s3cret", more);
+    raw_say(fd, buf);
+    if (raw_head(fd, buf, sizeof buf) && raw_status(buf) == 101) return fd;
+    close(fd);
+    return -1;
+}
+
+// Frames of yamux, by hand.
+enum { RAW_DATA, RAW_WINDOW, RAW_PING, RAW_GOAWAY };
+enum { RAW_SYN = 1, RAW_ACK = 2, RAW_FIN = 4, RAW_RST = 8 };
+
+typedef struct raw_frame {
+    uint8_t type;
+    uint16_t flags;
+    uint32_t id, len;
+} raw_frame;
+
+static inline int raw_frame_send(int fd, uint8_t type, uint16_t flags, uint32_t id, uint32_t len)
+{
+    uint8_t h[12] = {0, type, (uint8_t)(flags >> 8), (uint8_t)flags};
+    for (int i = 0; i < 4; i++) {
+        h[4 + i] = (uint8_t)(id >> (24 - 8 * i));
+        h[8 + i] = (uint8_t)(len >> (24 - 8 * i));
+    }
+    return raw_send(fd, h, sizeof h);
+}
+
+static inline int raw_frame_read(int fd, raw_frame *f)
+{
+    uint8_t h[12];
+    if (!raw_read_all(fd, h, sizeof h) || h[0] != 0) return 0;
+    f->type = h[1];
+    f->flags = (uint16_t)(h[2] << 8 | h[3]);
+    f->id = (uint32_t)h[4] << 24 | (uint32_t)h[5] << 16 | (uint32_t)h[6] << 8 | h[7];
+    f->len = (uint32_t)h[8] << 24 | (uint32_t)h[9] << 16 | (uint32_t)h[10] << 8 | h[11];
+    return 1;
+}
+
+// The next frame of that type; others, and their payload, are skipped.
+static inline int raw_frame_await(int fd, uint8_t type, raw_frame *f)
+{
+    uint8_t junk[4096];
+    while (raw_frame_read(fd, f)) {
+        if (f->type == type) return 1;
+        for (uint32_t left = f->type == RAW_DATA ? f->len : 0; left;) {
+            uint32_t n = left < sizeof junk ? left : (uint32_t)sizeof junk;
+            if (!raw_read_all(fd, junk, n)) return 0;
+            left -= n;
+        }
+    }
+    return 0;
+}
+
+// A proxy by hand: takes one connection and reads its request. Returns the descriptor, or -1.
+static inline int raw_proxy_accept(int listener, char *head, size_t size)
+{
+    int fd = raw_accept(listener);
+    if (fd >= 0 && raw_head(fd, head, size)) return fd;
+    if (fd >= 0) close(fd);
+    return -1;
+}
+
+#define RAW_101 "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n\r\n"
+
+// ------------------------------------------------------------------------------------------------
+// What the process holds.
+
+static inline int util_entries(const char *path)
+{
+    DIR *d = opendir(path);
+    int n = 0;
+    if (!d) return -1;
+    while (readdir(d)) n++;
+    closedir(d);
+    return n;
+}
+
+static inline int util_fds(void) { return util_entries("/proc/self/fd"); }
+static inline int util_threads(void) { return util_entries("/proc/self/task"); }
+
+#endif
