@@ -2236,13 +2236,14 @@ static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint
     return used;
 }
 
-// Bytes nobody will read. They keep using up the credit that the peer has; it gets no more.
+// Bytes nobody will read. They use up the credit that the peer has; it gets no more, but the news
+// that it had better stop.
 static void rvd_mux_drop(rvd_mux *m, rvd_mux_stream *s, uint32_t len)
 {
     s->dropped += rvd_base_min_u32(len, UINT32_MAX - s->dropped);
-    if (s->rx == RVD_MUX_RX_DROPPED && s->dropped > RVD_MUX_LINGER_BYTES &&
-        s->tx != RVD_MUX_TX_RESET)
-        rvd_mux_provoked(m, s, REVDIAL_RESET_CANCEL);
+    if (s->rx != RVD_MUX_RX_DROPPED || s->tx == RVD_MUX_TX_RESET) return;
+    if (s->dropped >= RVD_MUX_LINGER_BYTES || s->recv_credit == 0)
+        rvd_mux_reset_tell(m, s, REVDIAL_RESET_CANCEL);
 }
 
 // A piece of a frame's body for a stream. Returns 1 if the caller has to be told before going on.
@@ -7299,7 +7300,8 @@ struct revdial_stream {
     rvd_stream_sink *sink;
     void *sink_ud;
     int64_t rd_deadline_us, wr_deadline_us;  // 0 = do not wait, INT64_MAX = none
-    int reset_code;                          // -1: was not reset
+    int reset_code;                          // -1: was not reset by the peer
+    int is_aborted;                          // we reset it
     int closing;  // a relay owns it
     char *meta;   // "key\0value\0…"
     size_t meta_size;
@@ -8288,6 +8290,7 @@ int revdial_session_drain(revdial_session *s, int timeout_ms)
 // What an error of the engine is for the application: a session that we closed is not a lost one.
 static int rvd_stream_error_locked(revdial_stream *st, int code)
 {
+    if (st->is_aborted) return REVDIAL_ECLOSED;
     if (code == REVDIAL_ELOST && st->session->why.code == REVDIAL_ECLOSED) return REVDIAL_ECLOSED;
     if (code == REVDIAL_ERESET && st->session->why.code == REVDIAL_ECLOSED && st->reset_code < 0)
         return REVDIAL_ECLOSED;
@@ -8415,6 +8418,7 @@ int revdial_reset(revdial_stream *st, int code)
     int r;
     pthread_mutex_lock(&s->lock);
     r = revdial_engine_reset(s->engine, st->id, code);
+    if (!r && st->reset_code < 0) st->is_aborted = 1;
     rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR);
     rvd_stream_touch_locked(s);
     pthread_mutex_unlock(&s->lock);
@@ -8453,7 +8457,9 @@ int revdial_error(revdial_stream *st, int *reset)
     int code = 0;
     pthread_mutex_lock(&s->lock);
     if (reset) *reset = st->reset_code > 0 ? st->reset_code : 0;
-    if (st->reset_code >= 0)
+    if (st->is_aborted)
+        code = REVDIAL_ECLOSED;
+    else if (st->reset_code >= 0)
         code = REVDIAL_ERESET;
     else if (s->state >= RVD_STREAM_LINGER)
         code = s->why.code == REVDIAL_ECLOSED ? REVDIAL_ECLOSED : REVDIAL_ELOST;
@@ -8491,18 +8497,20 @@ int revdial_stream_ledger(revdial_stream *st, revdial_ledger *out)
 
 // ---- poll ----
 
-// What the stream is ready for. One that has ended is both: the calls will not wait.
+// What the stream is ready for, as poll(2) has it: where a call would not wait. POLLHUP when both
+// directions are over, POLLERR when it failed; these two need not be asked for.
 static short rvd_stream_ready_locked(revdial_stream *st, short events)
 {
     const void *data;
-    revdial_session *s = st->session;
-    ptrdiff_t n = revdial_engine_peek(s->engine, st->id, &data);
+    revdial_engine *e = st->session->engine;
+    ptrdiff_t in = revdial_engine_peek(e, st->id, &data);
+    ptrdiff_t out = events & POLLOUT || in <= 0 ? revdial_engine_writable(e, st->id) : 0;
     int ready = 0;
-    if (n != REVDIAL_EAGAIN) ready |= POLLIN;
-    if (n < 0 && n != REVDIAL_EAGAIN) ready |= POLLERR;
-    n = revdial_engine_writable(s->engine, st->id);
-    if (n != 0) ready |= POLLOUT;
-    return (short)(ready & (events | POLLERR));
+    if (in != REVDIAL_EAGAIN) ready |= POLLIN;
+    if (out != 0) ready |= POLLOUT;
+    if (in <= 0 && in != REVDIAL_EAGAIN && out < 0) ready |= POLLHUP;
+    if (in < 0 && in != REVDIAL_EAGAIN) ready |= POLLERR;
+    return (short)(ready & (events | POLLHUP | POLLERR));
 }
 
 typedef struct rvd_stream_poll {
@@ -8842,7 +8850,7 @@ static void rvd_relay_run(rvd_relay *r)
     revdial_session *s = r->session;
     int over;
     pthread_mutex_lock(&s->lock);
-    rvd_relay_step_locked(r, 0);
+    rvd_relay_step_locked(r, r->st->reset_code >= 0 ? RVD_STREAM_WAKE_END : 0);
     over = r->state != RVD_RELAY_RUNNING;
     pthread_mutex_unlock(&s->lock);
     if (over) rvd_relay_end(r);
@@ -8933,41 +8941,45 @@ static int rvd_relay_new_locked(revdial_stream *st, int rfd, int wfd, const revd
     return REVDIAL_OK;
 }
 
-int revdial_join(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts)
+// Starts a relay. On an error all three are still the caller's.
+static int rvd_relay_begin(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts)
 {
     static const revdial_join_opts none;
-    revdial_session *s = revdial_session_ref(st->session);
+    revdial_session *s = st->session;
     rvd_relay *r = NULL;
-    int code = REVDIAL_OK;
+    int code;
     if (!opts) opts = &none;
-    if (opts->early_len > RVD_RELAY_EARLY_MAX || opts->idle_ms < 0) code = REVDIAL_EINVAL;
-    if (!code && (rvd_sys_set_nonblocking(rfd) < 0 || rvd_sys_set_nonblocking(wfd) < 0))
-        code = REVDIAL_ESYS;
+    if (opts->early_len > RVD_RELAY_EARLY_MAX || opts->idle_ms < 0) return REVDIAL_EINVAL;
+    if (rvd_sys_set_nonblocking(rfd) < 0 || rvd_sys_set_nonblocking(wfd) < 0) return REVDIAL_ESYS;
     pthread_mutex_lock(&s->lock);
-    if (!code && s->state == RVD_STREAM_DOWN) code = REVDIAL_ECLOSED;
-    if (!code) code = rvd_relay_new_locked(st, rfd, wfd, opts, &r);
-    if (code) {
-        rvd_stream_free_locked(st);
-        rvd_stream_touch_locked(s);
-        rvd_sys_close_reset(rfd);
-        if (wfd != rfd) rvd_sys_close_reset(wfd);
-    } else {
+    code = s->state == RVD_STREAM_DOWN ? REVDIAL_ECLOSED
+                                       : rvd_relay_new_locked(st, rfd, wfd, opts, &r);
+    if (!code) {
         rvd_stream_work_begin(s->work);
-        rvd_sys_tune_client(rfd);
+        rvd_sys_tune_client(wfd);
         rvd_loop_post(s->loop, &r->start);
     }
     pthread_mutex_unlock(&s->lock);
-    revdial_session_unref(s);
+    return code;
+}
+
+int revdial_join(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts)
+{
+    int code = rvd_relay_begin(st, rfd, wfd, opts);
+    if (!code) return REVDIAL_OK;
+    revdial_close(st);
+    rvd_sys_close_reset(rfd);
+    if (wfd != rfd) rvd_sys_close_reset(wfd);
     return code;
 }
 
 int revdial_stream_fd(revdial_stream *st)
 {
     int fds[2], code;
-    code = rvd_sys_socketpair(fds);
-    if (code < 0) return REVDIAL_ESYS;
-    code = revdial_join(st, fds[0], fds[0], NULL);
+    if (rvd_sys_socketpair(fds) < 0) return REVDIAL_ESYS;
+    code = rvd_relay_begin(st, fds[0], fds[0], NULL);
     if (!code) return fds[1];
+    rvd_sys_close(fds[0]);
     rvd_sys_close(fds[1]);
     return code;
 }
@@ -9753,14 +9765,14 @@ revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_d
 int revdial_dial_fd(revdial_proxy *p, const char *name, const revdial_dial_opts *opts,
                     revdial_err *err)
 {
-    revdial_stream *st = revdial_dial(p, name, opts, err);
+    revdial_err own;
+    revdial_stream *st = revdial_dial(p, name, opts, err ? err : &own);
     int fd;
-    if (!st) return err && err->code ? err->code : REVDIAL_ENOBACKEND;
+    if (!st) return err ? err->code : own.code;
     fd = revdial_stream_fd(st);
     if (fd >= 0) return fd;
-    if (fd == REVDIAL_ESYS) revdial_close(st);
-    rvd_stream_fail(err, fd, 0, "no socket for the stream");
-    return fd;
+    revdial_close(st);
+    return rvd_stream_fail(err, fd, 0, "no socket for the stream");
 }
 
 // A dial with a callback. It runs on loop 0 while it waits for a backend, else on its session's.

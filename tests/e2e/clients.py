@@ -6,10 +6,13 @@ CHUNK = 1 << 18
 RESET = struct.pack("ii", 1, 0)
 
 
-def connect(address, rcvbuf=0, timeout=30):
+def connect(address, buffers=0, timeout=30):
+    """With small buffers the system does not take megabytes that nobody reads; the end is RST then."""
     sock = socket.socket(socket.AF_UNIX if address.startswith("unix:") else socket.AF_INET)
-    if rcvbuf:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+    if buffers:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     sock.settimeout(timeout)
     host, _, port = address.rpartition(":")
     sock.connect(address[5:] if address.startswith("unix:") else (host, int(port)))
@@ -79,6 +82,20 @@ def write(address, path, rate="0"):
     say(size, answer)
 
 
+def idle(address):
+    """Exchanges a byte, then waits. Prints "idle", then how it ended and after how many ms."""
+    sock = connect(address)
+    ask(sock, b"!")
+    say("idle")
+    sock.settimeout(60)
+    began = time.monotonic()
+    try:
+        how = "data" if sock.recv(1) else "eof"
+    except OSError as e:
+        how = ending(e)
+    say(how, round((time.monotonic() - began) * 1000))
+
+
 def finish_late(address, path):
     """Reads to EOF first, and sends the file only then."""
     sock = connect(address)
@@ -103,21 +120,19 @@ def refused(address, seconds="15"):
 
 
 def hold(address, count, *what):
-    """Connections that read one byte and then nothing more, until stdin ends ("abort": by RST)."""
-    socks = [connect(address, rcvbuf=65536) for _ in range(int(count))]
+    """Connections that read one byte and then nothing more, until stdin ends ("pending": not even
+    that one). They end with RST."""
+    socks = [connect(address, buffers=65536) for _ in range(int(count))]
     if "pending" not in what:
         for s in socks:
             s.recv(1)
     say("holding", len(socks))
     sys.stdin.read()
-    if "abort" in what:
-        for s in socks:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
 def stuff(address, count):
     """Connections that send until nothing more is taken, then wait until stdin ends."""
-    socks = [connect(address) for _ in range(int(count))]
+    socks = [connect(address, buffers=65536) for _ in range(int(count))]
     total, data = 0, bytes(CHUNK)
     poll = select.poll()
     by_fd = {s.fileno(): s for s in socks}
@@ -191,5 +206,5 @@ def port(*_):
         say(s.getsockname()[1])
 
 
-COMMANDS = (read, write, finish_late, refused, hold, stuff, parallel, crowd, port)
+COMMANDS = (read, write, idle, finish_late, refused, hold, stuff, parallel, crowd, port)
 {f.__name__: f for f in COMMANDS}[sys.argv[1]](*sys.argv[2:])

@@ -37,17 +37,19 @@ memory_is_bounded() {
         fail "the proxy had $p KiB and the agent $a KiB, over $((session_window_kib + programs_kib))"
 }
 
-# beside FUNCTION...: 1 GiB alone and beside what FUNCTION starts, in turn, three times each
+# moves_1_gib_beside FUNCTION TIMES: 1 GiB alone and beside what FUNCTION starts, in turn
 moves_1_gib_beside() {
     local alone=() beside=() a b
-    for _ in 1 2 3; do
+    for _ in $(seq "$2"); do
         move_1_gib || return
         alone+=("$took")
-        "$@" || return
+        "$1" || return
+        until_quiet 10 proxy agent || return
         move_1_gib || return
         beside+=("$took")
-        is_running holder || { fail "the stopped readers have gone: $(tail -n 1 "$dir/holder.log")"; return; }
+        is_running holder || { fail "they have gone: $(tail -n 1 "$dir/holder.log")"; return; }
         end_now holder
+        until_quiet 10 proxy agent || return
     done
     a=$(median "${alone[@]}")
     b=$(median "${beside[@]}")
@@ -76,8 +78,10 @@ idle_ones_stay_alive() {
 }
 
 ulimit -n "$(ulimit -Hn)"
-check 'proxy, agent and servers are ready' start_isolation || return 0
-check "1 GiB beside $stopped stopped readers" moves_1_gib_beside readers_stop
-check "1 GiB beside $stopped targets that do not read" moves_1_gib_beside targets_stop_reading
+check 'proxy, agent and servers are ready' start_isolation || return
+check "1 GiB beside $stopped stopped readers" moves_1_gib_beside readers_stop 3
+end_now holder
+check "1 GiB beside $stopped targets that do not read" moves_1_gib_beside targets_stop_reading 1
+end_now holder
 check '2,000 idle connections, 100 busy ones' idle_ones_stay_alive
 check 'proxy and agent end well' stop agent proxy

@@ -45,6 +45,7 @@ milliseconds_since() { echo $(((${EPOCHREALTIME/[.,]/} - ${1/[.,]/}) / 1000)); }
 start() {
     local name=$1
     shift
+    : >"$dir/$name.out" >"$dir/$name.log"
     "$@" >"$dir/$name.out" 2>"$dir/$name.log" </dev/null &
     pid_of[$name]=$!
     all_pids+=($!)
@@ -55,6 +56,7 @@ hold_open() {
     local name=$1
     shift
     rm -f "$dir/$name.in"
+    : >"$dir/$name.out" >"$dir/$name.log"
     mkfifo "$dir/$name.in" || return 1
     "$@" >"$dir/$name.out" 2>"$dir/$name.log" <"$dir/$name.in" &
     pid_of[$name]=$!
@@ -120,6 +122,26 @@ clean_up() {
 }
 
 # ---- waiting ----
+
+ticks() {
+    local name total=0 words
+    for name in "$@"; do
+        read -ra words <"/proc/${pid_of[$name]}/stat"
+        total=$((total + words[13] + words[14]))
+    done
+    echo "$total"
+}
+
+# Waits until processes have used no processor time for a while. until_quiet SECONDS NAME...
+until_quiet() {
+    local until=$((${EPOCHREALTIME/[.,]/} + $1 * 1000000)) before=-1 now=
+    shift
+    while now=$(ticks "$@") && [ "$now" != "$before" ]; do
+        [ "${EPOCHREALTIME/[.,]/}" -gt "$until" ] && { fail "$* are still busy"; return; }
+        before=$now
+        sleep 0.3
+    done
+}
 
 # until_true SECONDS COMMAND...
 until_true() {

@@ -59,7 +59,8 @@ def first(sock):
 
 
 def flood(sock):
-    """Sends for ever."""
+    """Sends for ever. Little waits in the system, which has no memory for all of it."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
     zeros = bytes(CHUNK)
     try:
         while True:

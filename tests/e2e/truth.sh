@@ -1,0 +1,159 @@
+# An end that is not the peer's EOF never looks like one, and a peer that says nothing any more is
+# noticed within keepalive + dead-after, also when no FIN arrives.
+
+keepalive_ms=500
+dead_after_ms=1000
+notice_ms=$((keepalive_ms + dead_after_ms + 1000)) # one second for a busy machine
+back_ms=10000 # after a short outage; backoff is at most 0.5, 1, 2, 4 s in a row
+rate=40000000 # bytes a second: 1 GiB takes 26 s, so that a kill comes in the middle
+
+big=$dir/www/big
+if [ ! -r "$big" ]; then
+    mkdir -p "$dir/www" && make_file "$big" 1024 || return
+fi
+big_bytes=$(stat -c %s "$big")
+liveness=(--keepalive ${keepalive_ms}ms --dead-after ${dead_after_ms}ms)
+
+# The same ports after a restart: the agent and the clients know them.
+start_truth() {
+    [ "${truth_port:-}" ] || truth_port=$(clients port)
+    [ "${truth_source:-}" ] || truth_source=$(clients port)
+    [ "${truth_sink:-}" ] || truth_sink=$(clients port)
+    is_running peers || start_peers peers "$big" || return
+    proxy_at=127.0.0.1:$truth_port start_proxy proxy "${liveness[@]}" \
+        --expose "$truth_source=web/${address_of[source]}" --expose "$truth_sink=web/${address_of[sink]}" \
+        --expose "127.0.0.1:0=web/${address_of[echo]}" || return
+    is_running agent || start_truth_agent
+}
+
+start_truth_agent() { start_agent agent "${liveness[@]}" --allow '127.0.0.1:*'; }
+
+# A download, an upload and an idle connection, all in the middle.
+start_transfers() {
+    start reader "${proxy_in[@]}" timeout 100 python3 "$here/clients.py" read "${exposed[0]}" "$big" $rate
+    start writer "${proxy_in[@]}" timeout 100 python3 "$here/clients.py" write "${exposed[1]}" "$big" $rate
+    start idler "${proxy_in[@]}" timeout 100 python3 "$here/clients.py" idle "${exposed[2]}"
+    sinks_before=$(count peers.out '^sink [a-zA-Z]')
+    said reader.out '^reading' 10 && said writer.out '^writing' 10 && said idler.out '^idle' 10
+}
+
+# What each end saw after the cut: a prefix, then an error.
+each_end_sees_an_error() {
+    local got sink bytes
+    said reader.out ' (same|different) ' 60 && said writer.out '^[0-9]' 60 && said idler.out '^[a-z]+ [0-9]' 60 || return
+    got=$(tail -n 1 "$dir/reader.out")
+    [[ "$got" =~ ^([0-9]+)\ same\ reset\  ]] || { fail "the download ended with: $got"; return; }
+    bytes=${BASH_REMATCH[1]}
+    [ "$bytes" -lt "$big_bytes" ] || { fail "the download was over before the cut"; return; }
+    got=$(tail -n 1 "$dir/writer.out")
+    [[ "$got" =~ \ (reset|BrokenPipeError)$ ]] || { fail "the upload ended with: $got"; return; }
+    got=$(tail -n 1 "$dir/idler.out")
+    [[ "$got" =~ ^reset\  ]] || { fail "the idle connection ended with: $got"; return; }
+    said peers.out '^sink [a-zA-Z]' 10 $((sinks_before + 1)) || return
+    sink=$(grep '^sink [a-zA-Z]' "$dir/peers.out" | tail -n 1)
+    [[ "$sink" =~ ^sink\ reset\  ]] || { fail "the target of the upload saw: ${sink% *}"; return; }
+    figures="$bytes bytes came, then the error"
+}
+
+is_serving() { [ "$(echo alive | timeout 2 "${proxy_in[@]}" nc -N "${exposed[2]%:*}" "${exposed[2]##*:}")" = alive ]; }
+
+# back_within MILLISECONDS SINCE
+back_within() {
+    until_true $(($1 / 1000 + 1)) is_serving || { fail "not serving $1 ms later"; return; }
+    took=$(milliseconds_since "$2")
+    [ "$took" -le "$1" ] || { fail "serving after $took ms"; return; }
+    figures="serving after $took ms"
+}
+
+agent_is_killed() {
+    start_transfers || return
+    end_now agent
+    each_end_sees_an_error
+}
+
+proxy_is_killed() {
+    start_transfers || return
+    end_now proxy
+    each_end_sees_an_error
+}
+
+proxy_comes_back() {
+    local since=$EPOCHREALTIME
+    start_truth && back_within $back_ms "$since"
+}
+
+# is_stopped NAME OTHER LINE: OTHER says LINE in time; then NAME goes on, and all works again
+is_stopped() {
+    local before since noticed
+    start_transfers || return
+    before=$(count "$2.log" "$3")
+    since=$EPOCHREALTIME
+    kill -STOP "${pid_of[$1]}"
+    said "$2.log" "$3" 10 $((before + 1))
+    noticed=$(milliseconds_since "$since")
+    kill -CONT "${pid_of[$1]}"
+    [ "$noticed" -le $notice_ms ] || { fail "${why:-noticed after $noticed ms}"; return; }
+    each_end_sees_an_error && back_within $((back_ms + noticed)) "$since" &&
+        figures="noticed after $noticed ms, $figures"
+}
+
+# ---- the same with a cable between them ----
+
+proxy_ns=revdial-$$-proxy
+agent_ns=revdial-$$-agent
+start_cable() {
+    [ "$(id -u)" -eq 0 ] || { fail "network namespaces need root"; return; }
+    ip netns add "$proxy_ns" && namespaces+=("$proxy_ns") && ip netns add "$agent_ns" &&
+        namespaces+=("$agent_ns") &&
+        ip link add v0 netns "$proxy_ns" type veth peer name v1 netns "$agent_ns" &&
+        ip -n "$proxy_ns" addr add 10.77.0.1/24 dev v0 && ip -n "$agent_ns" addr add 10.77.0.2/24 dev v1 &&
+        ip -n "$proxy_ns" link set lo up && ip -n "$agent_ns" link set lo up &&
+        ip -n "$proxy_ns" link set v0 up && ip -n "$agent_ns" link set v1 up ||
+        { fail "no network namespaces here"; return; }
+    proxy_in=(ip netns exec "$proxy_ns")
+    agent_in=(ip netns exec "$agent_ns")
+    start_peers peers "$big" || return
+    proxy_at=10.77.0.1:7000 start_proxy proxy "${liveness[@]}" \
+        --expose "127.0.0.1:0=web/${address_of[source]}" --expose "127.0.0.1:0=web/${address_of[sink]}" \
+        --expose "127.0.0.1:0=web/${address_of[echo]}" || return
+    start_agent agent "${liveness[@]}" --insecure-cleartext --allow '127.0.0.1:*'
+}
+
+cable_is_out() {
+    local down retries since p a
+    start_transfers || return
+    down=$(count proxy.log event=session.down)
+    retries=$(count agent.log event=link.retry)
+    since=$EPOCHREALTIME
+    ip -n "$proxy_ns" link set v0 down
+    said proxy.log event=session.down 10 $((down + 1))
+    p=$(milliseconds_since "$since")
+    said agent.log event=link.retry 10 $((retries + 1))
+    a=$(milliseconds_since "$since")
+    [ "$p" -le $notice_ms ] && [ "$a" -le $notice_ms ] ||
+        { fail "the proxy noticed after $p ms, the agent after $a ms at most"; return; }
+    each_end_sees_an_error || return
+    figures="the proxy noticed after $p ms, the agent after $a ms at most"
+}
+
+cable_is_in() {
+    local since=$EPOCHREALTIME
+    ip -n "$proxy_ns" link set v0 up
+    back_within $back_ms "$since"
+}
+
+check 'proxy, agent and servers are ready' start_truth || return
+check 'kill -9 of the agent in mid-transfer' agent_is_killed
+check 'another agent serves' start_truth_agent
+check 'kill -9 of the proxy in mid-transfer' proxy_is_killed
+check 'another proxy, and the agent is back' proxy_comes_back
+check 'SIGSTOP of the agent' is_stopped agent proxy event=session.down
+check 'SIGSTOP of the proxy' is_stopped proxy agent event=link.retry
+check 'proxy and agent end well' stop agent proxy
+end_now peers
+check 'two network namespaces and a cable are ready' start_cable
+check 'the cable is pulled out' cable_is_out
+check 'the cable is put in, and the agent is back' cable_is_in
+check 'proxy and agent end well' stop agent proxy
+proxy_in=()
+agent_in=()
