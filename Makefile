@@ -103,7 +103,7 @@ demo: all
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/demo.sh
 
 e2e: all
-	@REVDIAL_BUILD='$(BUILD)' sh tests/e2e/run.sh
+	@REVDIAL_BUILD='$(BUILD)' bash tests/e2e/run.sh $(E2E)
 
 interop: $(INTEROP)
 	@REVDIAL_BUILD='$(BUILD)' sh tests/interop/run.sh

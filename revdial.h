@@ -295,6 +295,8 @@ REVDIAL_API int revdial_target_allowed(const char *const *allow, const char *tar
 //     }
 //     n = revdial_engine_output(e, iov, 16);
 //     revdial_engine_sent(e, writev(fd, iov, n));
+//     while (revdial_engine_event(e, &ev)) ...        // after any call: drain before you wait
+//     wake_us = revdial_engine_tick(e, now_us);       // any call may have brought it forward
 //
 // Received payload is a slice of your input buffer until revdial_engine_event() returns 0; what you
 // did not consume by then is copied. Not thread-safe: one thread at a time per engine.
@@ -311,13 +313,13 @@ enum revdial_event_type {
     REVDIAL_EV_UP,        // the handshake is over; text = features in force
     REVDIAL_EV_OPEN,      // the peer opened stream id; accept or reset it. meta is its preamble
     REVDIAL_EV_ACCEPTED,  // the peer accepted our stream id
-    REVDIAL_EV_READABLE,  // stream id has bytes
+    REVDIAL_EV_READABLE,  // stream id has bytes where it had none: read until EAGAIN
     REVDIAL_EV_WRITABLE,  // stream id may be written again; id 0: revdial_engine_open() may succeed
     REVDIAL_EV_FIN,       // stream id: the peer finished; EOF comes after the bytes
     REVDIAL_EV_RESET,     // stream id was reset with code; bytes that came before it can be read
     REVDIAL_EV_GOAWAY,    // the peer drains: open nothing more here
     REVDIAL_EV_RTT,       // a ping came back: rtt_us
-    REVDIAL_EV_DEAD       // the session is over: code, reset, text. Send what output is left, close
+    REVDIAL_EV_DEAD       // the session is over: code, text. Send what output is left, close
 };
 
 typedef struct revdial_event {
@@ -375,7 +377,7 @@ enum {
 
 // Why a stream does not move, and its credit ledger.
 typedef struct revdial_ledger {
-    const char *blocked_on;   // "peer's credit", "socket", "reader", "accept", "" if nothing
+    const char *blocked_on;   // "peer's credit", "socket", "turn", "reader", "accept", "" if nothing
     uint32_t send_credit;     // bytes we may still send
     uint32_t recv_credit;     // bytes the peer may still send
     uint32_t window;          // our receive window now
@@ -528,7 +530,7 @@ REVDIAL_API void revdial_engine_info_get(const revdial_engine *e, revdial_engine
 
 //   returns  0, or REVDIAL_EINVAL: no such stream
 //   thread   one at a time per engine
-REVDIAL_API int revdial_engine_ledger(const revdial_engine *e, uint32_t id, revdial_ledger *out);
+REVDIAL_API int revdial_engine_ledger(revdial_engine *e, uint32_t id, revdial_ledger *out);
 
 // ================================================================================================
 // MARK: api.config
@@ -1260,7 +1262,7 @@ static void rvd_base_text_add_hex16(rvd_base_text *t, uint64_t n)
 
 enum rvd_wire_type { RVD_WIRE_DATA, RVD_WIRE_WINDOW, RVD_WIRE_PING, RVD_WIRE_GOAWAY };
 enum { RVD_WIRE_SYN = 1, RVD_WIRE_ACK = 2, RVD_WIRE_FIN = 4, RVD_WIRE_RST = 8 };
-enum { RVD_WIRE_GO_NORMAL = 0, RVD_WIRE_GO_PROTOCOL = 1, RVD_WIRE_GO_INTERNAL = 2 };
+enum { RVD_WIRE_GO_NORMAL = 0, RVD_WIRE_GO_PROTOCOL = 1 };  // 2: internal error
 
 #define RVD_WIRE_HEADER 12         // bytes before a payload
 #define RVD_WIRE_WINDOW0 262144u   // first credit where nothing else was negotiated (yamux spec)
@@ -1670,12 +1672,15 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_CHUNK_MIN 256u     // an unread byte must not cost a page
 #define RVD_MUX_CHUNK_MAX 16384u   // and a full window not a thousand blocks
 #define RVD_MUX_OUT_CHUNK 65536u   // holds our largest frame with its header
+#define RVD_MUX_OUT_LEAST 4096u     // less would stop the writers
 #define RVD_MUX_OUT_MAX 262144u    // default of revdial_engine_set_output_max()
 #define RVD_MUX_SPARSE_BYTES 1024u  // a write this small need not wait for its turn
 #define RVD_MUX_SPARSE_ROOM 65536u  // beyond the output limit, for such writes, FINs and RSTs
 #define RVD_MUX_CONTROL 4096u      // control frames made ready at a time
+#define RVD_MUX_EXACT_VICTIMS 16    // streams reset one by one when unread bytes are too many
+#define RVD_MUX_REFUSALS 16384u    // of streams, queued while the peer takes no bytes
+#define RVD_MUX_PREAMBLES 4194304u  // bytes of unfinished preambles, all streams
 #define RVD_MUX_PONGS 32u          // as go-yamux; hc peers have one ping in flight
-#define RVD_MUX_STRAYS 256u        // resets we owe for streams we never had
 #define RVD_MUX_STOCK_STREAMS 256u   // yamux's accept backlog
 #define RVD_MUX_UNACKED_STOCK 128u   // unanswered opens to a stock peer, half its backlog
 #define RVD_MUX_LINGER_BYTES 65536u  // dropped after our close before the stream is reset
@@ -1685,9 +1690,10 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_TINY_US 40000        // a tiny window is used after all (silly window, RFC 1122)
 #define RVD_MUX_IDLE_US 5000000      // a window shrinks when unused for so long
 #define RVD_MUX_LATE_US 1000000      // a tick so late: the machine slept, clocks get grace
-#define RVD_MUX_RTT_US 30000000      // the round trip is measured this often while busy
+#define RVD_MUX_RTT_US 30000000      // the round trip is measured this often
 #define RVD_MUX_LATE_FRAMES 8u       // in flight when a stream ends: an ACK, a FIN, some credit
 #define RVD_MUX_RTT_SAMPLES 8u       // the window of the minimum
+#define RVD_MUX_CREDIT_STEP 256u     // a peer may return credit in steps as small as this
 #define RVD_MUX_GRANT_MAX 1048576u   // credit returns at least in such steps
 #define RVD_MUX_ID_LAST 0x7FFF0000u  // int32 peers: open no more, drain
 
@@ -1777,6 +1783,7 @@ typedef struct rvd_mux_stream {
     uint8_t after_fin;    // data came after FIN before: the next time it is reset
     uint8_t tiny_ok;      // the tiny-window delay has passed
     uint8_t reset_local;  // we reset it, not the peer
+    uint8_t stopped;      // the application wants no more: it gets no EOF either
     uint32_t reset_code;
     uint32_t send_credit, recv_credit, window;
     uint32_t buffered;
@@ -1811,6 +1818,7 @@ typedef struct rvd_mux {
     int64_t now_us, wake_us;
 
     rvd_mux_stream **table;  // chains, keyed by a secret multiple of the id
+    rvd_mux_stream *last;    // that was found: calls on a stream come in groups
     uint32_t table_bits, stream_count;
     uint32_t ours, theirs;   // in the table, by who opened them
     uint32_t unacked;        // ours, unanswered
@@ -1842,7 +1850,6 @@ typedef struct rvd_mux {
     uint32_t reserved;       // room promised by reserve
     rvd_base_link ctl, tell, turns, timers[RVD_MUX_TIMERS];
     uint32_t pongs[RVD_MUX_PONGS], pong_first, pong_count;
-    uint32_t strays[RVD_MUX_STRAYS], stray_codes[RVD_MUX_STRAYS], stray_count;
 
     // Liveness and round trips.
     int64_t last_rx_us, ping_us, rtt_us, next_rtt_us;
@@ -1855,11 +1862,12 @@ typedef struct rvd_mux {
     uint8_t tell_goaway, tell_rtt, open_blocked, tell_dead;
     uint32_t go_code;
     int dead;                // REVDIAL_E* that ended the session, 0 while it lives
-    uint32_t dead_code;      // GoAway code from the peer
     const char *dead_text;
 
     uint64_t buffered;       // unread bytes of all streams
     uint64_t grown;          // windows beyond their first size
+    uint64_t preambles;      // bytes held for preambles
+    uint32_t refusals;       // since the output was last below its limit
     rvd_base_bucket syns, resets, provoked, glitches, pings, windows;
     uint64_t opened, reset_count, rx_bytes, tx_bytes, rx_frames, tx_frames, tx_data_frames;
     uint64_t window_frames;  // updates that data or opens of ours have earned the peer
@@ -1876,10 +1884,13 @@ static uint32_t rvd_mux_slot(const rvd_mux *m, uint32_t id)
     return (uint32_t)(((uint64_t)id ^ (key >> 32)) * (key | 1) >> (64 - m->table_bits));
 }
 
-static rvd_mux_stream *rvd_mux_find(const rvd_mux *m, uint32_t id)
+static rvd_mux_stream *rvd_mux_find(rvd_mux *m, uint32_t id)
 {
-    rvd_mux_stream *s = m->table[rvd_mux_slot(m, id)];
+    rvd_mux_stream *s = m->last;
+    if (s && s->id == id) return s;
+    s = m->table[rvd_mux_slot(m, id)];
     while (s && s->id != id) s = s->hash_next;
+    m->last = s;
     return s;
 }
 
@@ -1939,6 +1950,7 @@ static rvd_mux_stream *rvd_mux_stream_new(rvd_mux *m, uint32_t id)
 static void rvd_mux_preamble_free(rvd_mux *m, rvd_mux_stream *s)
 {
     rvd_base_free(m->heap, s->preamble, s->preamble_size);
+    m->preambles -= s->preamble_size;
     s->preamble = NULL;
     s->preamble_len = s->preamble_size = 0;
 }
@@ -1963,6 +1975,7 @@ static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
     rvd_mux_stream **slot = &m->table[rvd_mux_slot(m, s->id)];
     while (*slot != s) slot = &(*slot)->hash_next;
     *slot = s->hash_next;
+    if (m->last == s) m->last = NULL;
     rvd_mux_rx_clear(m, s);
     rvd_mux_preamble_free(m, s);
     rvd_base_link_remove(&s->ctl);
@@ -1997,6 +2010,12 @@ static void rvd_mux_tell(rvd_mux *m, rvd_mux_stream *s, unsigned bit)
     if (s->released) return;
     s->tell_bits = (uint8_t)(s->tell_bits | bit);
     if (rvd_base_link_is_alone(&s->tell)) rvd_base_link_push(&m->tell, &s->tell);
+}
+
+static void rvd_mux_untell(rvd_mux_stream *s)
+{
+    s->tell_bits = 0;
+    rvd_base_link_remove(&s->tell);
 }
 
 static int64_t rvd_mux_timer_length(const rvd_mux *m, enum rvd_mux_timer kind)
@@ -2129,21 +2148,45 @@ static void rvd_mux_provoked(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     rvd_mux_reset_tell(m, s, code);
 }
 
+// A stream pays with its unread bytes. One that the peer has reset already kept them for the
+// reader, who now learns that they are gone: never EOF.
+static void rvd_mux_sacrifice(rvd_mux *m, rvd_mux_stream *s)
+{
+    if (s->tx != RVD_MUX_TX_RESET) {
+        rvd_mux_reset_tell(m, s, REVDIAL_RESET_CALM);
+        return;
+    }
+    s->reset_local = 1;
+    rvd_mux_rx_clear(m, s);
+}
+
+static rvd_mux_stream *rvd_mux_worst(const rvd_mux *m)
+{
+    rvd_mux_stream *worst = NULL;
+    for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits; i++)
+        for (rvd_mux_stream *s = m->table[i]; s; s = s->hash_next)
+            if (!worst || s->buffered > worst->buffered ||
+                (s->buffered == worst->buffered && s->id < worst->id))
+                worst = s;
+    return worst;
+}
+
 // Over the budget for unread bytes: the streams with the most of them pay, the others never notice.
-// Down to seven eighths, so that a scan pays for many bytes.
+// Down to seven eighths, so that a scan pays for many bytes; and after a few exact choices all
+// above a bound that halves, so that a thousand small victims do not cost a thousand scans.
 static void rvd_mux_calm(rvd_mux *m)
 {
     uint64_t target = m->cfg.limits.session_window / 8 * (uint64_t)7;
-    while (m->buffered > target) {
-        rvd_mux_stream *worst = NULL;
-        for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits; i++)
-            for (rvd_mux_stream *s = m->table[i]; s; s = s->hash_next)
-                if (!worst || s->buffered > worst->buffered ||
-                    (s->buffered == worst->buffered && s->id < worst->id))
-                    worst = s;
-        if (!worst || worst->buffered == 0) return;
-        rvd_mux_reset_tell(m, worst, REVDIAL_RESET_CALM);
+    uint32_t bound = 0;
+    for (int i = 0; i < RVD_MUX_EXACT_VICTIMS && m->buffered > target; i++) {
+        rvd_mux_stream *worst = rvd_mux_worst(m);
+        bound = worst->buffered;
+        rvd_mux_sacrifice(m, worst);
     }
+    for (; m->buffered > target && bound; bound /= 2)
+        for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits && m->buffered > target; i++)
+            for (rvd_mux_stream *s = m->table[i]; s; s = s->hash_next)
+                if (s->buffered >= bound) rvd_mux_sacrifice(m, s);
 }
 
 // ---- received bytes ----
@@ -2213,8 +2256,13 @@ static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint
                 rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
                 return used;
             }
+            m->preambles += size - s->preamble_size;
             s->preamble = fresh;
             s->preamble_size = size;
+            if (m->preambles > RVD_MUX_PREAMBLES) {
+                rvd_mux_reset_tell(m, s, REVDIAL_RESET_CALM);
+                return used;
+            }
         }
         s->preamble[s->preamble_len++] = p[used++];
         total = rvd_wire_preamble_length(s->preamble, s->preamble_len);
@@ -2242,7 +2290,9 @@ static void rvd_mux_drop(rvd_mux *m, rvd_mux_stream *s, uint32_t len)
 {
     s->dropped += rvd_base_min_u32(len, UINT32_MAX - s->dropped);
     if (s->rx != RVD_MUX_RX_DROPPED || s->tx == RVD_MUX_TX_RESET) return;
-    if (s->dropped >= RVD_MUX_LINGER_BYTES || s->recv_credit == 0)
+    // A stock peer loses what it has not read when it is reset: it gets its time to finish.
+    if (s->dropped >= RVD_MUX_LINGER_BYTES ||
+        (s->recv_credit == 0 && m->cfg.features & REVDIAL_FEATURE_RSTCODE))
         rvd_mux_reset_tell(m, s, REVDIAL_RESET_CANCEL);
 }
 
@@ -2312,12 +2362,14 @@ static void rvd_mux_window_adapt(rvd_mux *m, rvd_mux_stream *s)
     int64_t elapsed = m->now_us - s->epoch_us;
     int64_t rtt = m->rtt_us > 1000 ? m->rtt_us : 1000;
     uint64_t fourfold = (uint64_t)rtt * 4 * s->epoch_bytes / s->window;
-    if (m->buffered > l->session_window / 2 || elapsed > RVD_MUX_IDLE_US) {
+    int pressed = m->buffered > l->session_window / 2;
+    // Large windows are granted in small steps: an epoch goes on until half a window was consumed.
+    if (s->epoch_bytes < s->window / 2 && !pressed && elapsed <= RVD_MUX_IDLE_US) return;
+    if (pressed || elapsed > RVD_MUX_IDLE_US) {
         uint32_t smaller = s->window / 2 > m->cfg.recv_window ? s->window / 2 : m->cfg.recv_window;
         m->grown -= s->window - smaller;
         s->window = smaller;
-    } else if (s->epoch_bytes >= s->window / 2 && (uint64_t)elapsed < fourfold &&
-               s->window <= l->stream_window_max / 2 &&
+    } else if ((uint64_t)elapsed < fourfold && s->window <= l->stream_window_max / 2 &&
                m->grown + s->window <= l->session_window / 2) {
         m->grown += s->window;
         s->window *= 2;
@@ -2341,7 +2393,7 @@ static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s)
     if (s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_SHOWN) return;  // after the ACK
     room = rvd_mux_credit_room(s);
     step = rvd_base_min_u32(s->window / 2, RVD_MUX_GRANT_MAX);
-    if (room >= step || (s->recv_credit == 0 && room >= 16384)) {
+    if (room >= step || (s->recv_credit < RVD_MUX_SPARSE_BYTES && room >= 16384)) {
         rvd_mux_window_adapt(m, s);
         rvd_mux_ctl_add(m, s, RVD_MUX_CTL_CREDIT);
     }
@@ -2423,23 +2475,24 @@ static int rvd_mux_is_tiny(rvd_mux *m, rvd_mux_stream *s, size_t want)
 }
 
 // How much of `want` the stream may write now. 0: it waits, and WRITABLE will tell.
-// Deficit round robin: while others wait, a stream writes one quantum in its turn; a stream that
-// has not used up its quantum (a keystroke) goes ahead of the bulk that has.
+// Deficit round robin: while others wait, a stream writes one quantum in its turn. One that has
+// hardly used its quantum (a keystroke) need not wait behind the bulk that has, up to a bound.
 static uint32_t rvd_mux_allowed(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
     uint64_t queued = rvd_mux_out_len(m);
     uint32_t n = (uint32_t)rvd_base_min(want, RVD_WIRE_FRAME_MAX);
-    int others = !rvd_base_link_is_alone(&m->turns);
+    uint32_t quantum = m->cfg.limits.frame_bytes_max;
+    int others = !rvd_base_link_is_alone(&m->turns), full = queued >= m->out_max;
     if (want == 0 || s->wait == RVD_MUX_WAIT_TURN) return 0;
     if (rvd_mux_is_tiny(m, s, want)) {
         s->wait = RVD_MUX_WAIT_CREDIT;
         return 0;
     }
-    if (!others) s->turn_left = m->cfg.limits.frame_bytes_max;
-    if (others) n = rvd_base_min_u32(n, s->turn_left);
-    if (queued >= m->out_max &&
-        (want > RVD_MUX_SPARSE_BYTES || queued >= m->out_max + RVD_MUX_SPARSE_ROOM))
-        n = 0;
+    if (!others && !full) s->turn_left = quantum;
+    if (others || full) n = rvd_base_min_u32(n, s->turn_left);
+    if (full && want > RVD_MUX_SPARSE_BYTES && s->turn_left + RVD_MUX_SPARSE_BYTES <= quantum) n = 0;
+    if (full) n = rvd_base_min_u32(n, RVD_MUX_SPARSE_BYTES);
+    if (queued >= m->out_max + RVD_MUX_SPARSE_ROOM) n = 0;
     if (n == 0) {
         rvd_mux_wait_turn(m, s);
         return 0;
@@ -2550,7 +2603,7 @@ static void rvd_mux_goaway_put(rvd_mux *m)
     m->go_sent = 1;
 }
 
-// Makes control frames ready: pongs, resets of strays, then what the streams owe, then our ping.
+// Makes control frames ready: pongs, then what the streams owe, then our ping.
 static void rvd_mux_control_fill(rvd_mux *m)
 {
     if (m->silent) return;
@@ -2560,28 +2613,21 @@ static void rvd_mux_control_fill(rvd_mux *m)
         m->pong_first = (m->pong_first + 1) % RVD_MUX_PONGS;
         m->pong_count--;
     }
-    while (m->stray_count) {
-        uint32_t i = m->stray_count - 1;
-        if (!rvd_mux_control_put(m, RVD_WIRE_WINDOW, RVD_WIRE_RST, m->strays[i],
-                                 m->stray_codes[i]))
-            return;
-        m->stray_count = i;
-    }
     while (!rvd_base_link_is_alone(&m->ctl)) {
         rvd_mux_stream *s = RVD_BASE_OWNER(m->ctl.next, rvd_mux_stream, ctl);
         if (!rvd_mux_stream_control(m, s)) return;
         rvd_base_link_remove(&s->ctl);
         rvd_mux_settle(m, s);
     }
-    m->silent = m->dead != 0;  // these were the last words, the GoAway behind the data apart
-    if (m->silent) return;
-    if (m->ping_wanted &&
-        rvd_mux_control_put(m, RVD_WIRE_PING, RVD_WIRE_SYN, 0, ++m->ping_value)) {
+    if (m->ping_wanted && !m->dead &&
+        rvd_mux_control_put(m, RVD_WIRE_PING, RVD_WIRE_SYN, 0, m->ping_value + 1)) {
+        m->ping_value++;
         m->ping_wanted = 0;
         m->ping_out = 1;
         m->ping_us = m->now_us;
     }
     if (m->go_wanted) rvd_mux_goaway_put(m);
+    m->silent = m->dead != 0;  // those were the last words
 }
 
 // Shows pending output: the rest of a half-sent data frame, control, then data.
@@ -2676,7 +2722,7 @@ static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     rvd_mux_tx_become(s, RVD_MUX_TX_RESET);
     if (s->rx != RVD_MUX_RX_ENDED) rvd_mux_rx_become(s, RVD_MUX_RX_RESET);
     if (s->phase != RVD_MUX_OPEN) rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
-    s->reset_code = m->cfg.features & REVDIAL_FEATURE_RSTCODE ? code : REVDIAL_RESET_NONE;
+    s->reset_code = m->cfg.features & REVDIAL_FEATURE_RSTCODE && code <= 255 ? code : 0;
     s->ctl_bits = 0;
     rvd_base_link_remove(&s->ctl);
     rvd_base_link_remove(&s->turn);
@@ -2736,12 +2782,11 @@ static void rvd_mux_refuse(rvd_mux *m, uint32_t id, uint32_t code)
 {
     m->allowance += m->cfg.recv_window;
     m->body = RVD_MUX_BODY_DRAIN;
-    if (m->stray_count == RVD_MUX_STRAYS) {
+    if (rvd_mux_out_len(m) <= m->out_max) m->refusals = 0;
+    if (++m->refusals > RVD_MUX_REFUSALS)
         rvd_mux_protocol_error(m, "too many refused streams while the output is blocked");
-        return;
-    }
-    m->strays[m->stray_count] = id;
-    m->stray_codes[m->stray_count++] = code;
+    else if (!rvd_mux_out_put(m, RVD_WIRE_WINDOW, RVD_WIRE_RST, id, code))
+        rvd_mux_die(m, REVDIAL_ENOMEM, "out of memory for a refusal");
 }
 
 // Why a new stream of the peer's is not taken: a reset code, or NONE.
@@ -2796,7 +2841,6 @@ static void rvd_mux_on_syn(rvd_mux *m, rvd_mux_stream *old)
         return;
     }
     if (f->type == RVD_WIRE_WINDOW) s->send_credit += f->length;
-    s->window = m->cfg.recv_window;
     m->body_stream = s;
     if (m->cfg.features & REVDIAL_FEATURE_PREAMBLE) {
         s->phase = RVD_MUX_OFFERED;
@@ -2809,10 +2853,11 @@ static void rvd_mux_on_syn(rvd_mux *m, rvd_mux_stream *old)
     rvd_mux_tell(m, s, RVD_MUX_TELL_OPEN);
 }
 
-// Window updates without a flag are answers to data or follow an open; more is a flood.
+// Window updates without a flag are answers to data, in steps of a size that somebody may use, or
+// follow an open; more is a flood.
 static void rvd_mux_window_count(rvd_mux *m)
 {
-    uint64_t earned = 2 * (m->tx_data_frames + m->opened);
+    uint64_t earned = 2 * (m->tx_data_frames + m->opened) + m->tx_bytes / RVD_MUX_CREDIT_STEP;
     if (m->window_frames < earned)
         m->window_frames++;
     else if (!rvd_base_bucket_take(&m->windows, m->now_us))
@@ -2873,7 +2918,9 @@ static void rvd_mux_on_window(rvd_mux *m, rvd_mux_stream *s)
 {
     const rvd_wire_frame *f = &m->frame;
     if (!f->flags) rvd_mux_window_count(m);
-    if (!f->flags && !f->length) rvd_mux_glitch(m);
+    if (!(f->flags & (RVD_WIRE_FIN | RVD_WIRE_RST)) && !f->length &&
+        !(f->flags & RVD_WIRE_ACK && rvd_mux_is_mine(m, s->id)))
+        rvd_mux_glitch(m);
     if (!(f->flags & RVD_WIRE_RST)) rvd_mux_on_credit(m, s, f->length);
 }
 
@@ -2958,7 +3005,10 @@ static void rvd_mux_on_ping(rvd_mux *m)
 {
     const rvd_wire_frame *f = &m->frame;
     unsigned kind = f->flags & (RVD_WIRE_SYN | RVD_WIRE_ACK);
-    if (f->id != 0) return;
+    if (f->id != 0) {
+        rvd_mux_glitch(m);
+        return;
+    }
     if (kind == RVD_WIRE_ACK) {
         rvd_mux_on_pong(m, f->length);
         return;
@@ -2986,13 +3036,15 @@ static void rvd_mux_on_ping(rvd_mux *m)
 static void rvd_mux_on_goaway(rvd_mux *m)
 {
     if (m->frame.length == RVD_WIRE_GO_NORMAL) {
-        if (!m->peer_draining) m->tell_goaway = 1;
+        if (m->peer_draining)
+            rvd_mux_glitch(m);
+        else
+            m->tell_goaway = 1;
         m->peer_draining = 1;
         return;
     }
-    m->dead_code = m->frame.length;
     rvd_mux_die(m, REVDIAL_EPROTO,
-                m->dead_code == RVD_WIRE_GO_PROTOCOL ? "the peer reports a protocol error"
+                m->frame.length == RVD_WIRE_GO_PROTOCOL ? "the peer reports a protocol error"
                                                      : "the peer reports an internal error");
 }
 
@@ -3113,10 +3165,12 @@ static int64_t rvd_mux_next_tick(const rvd_mux *m)
         if (!rvd_base_link_is_alone(&m->timers[k]))
             at = rvd_mux_sooner(
                 at, RVD_BASE_OWNER(m->timers[k].next, rvd_mux_stream, timer)->timer_us);
-    if (m->ping_out) {
+    if (m->ping_wanted) {  // it goes out with the next output; look again in any case
+        at = rvd_mux_sooner(at, m->now_us + (int64_t)l->dead_after_ms * 1000);
+    } else if (m->ping_out) {
         int64_t from = m->ping_us > m->last_rx_us ? m->ping_us : m->last_rx_us;
         at = rvd_mux_sooner(at, from + (int64_t)l->dead_after_ms * 1000);
-    } else if (!m->ping_wanted) {
+    } else {
         at = rvd_mux_sooner(at, m->last_rx_us + (int64_t)l->keepalive_ms * 1000);
         at = rvd_mux_sooner(at, m->next_rtt_us);
     }
@@ -3140,15 +3194,22 @@ static void rvd_mux_now(rvd_mux *m, int64_t now_us)
     if (now_us > m->now_us) m->now_us = now_us;
 }
 
+// The machine slept, not the peer: what was to happen meanwhile is due so much later.
+static void rvd_mux_forgive(rvd_mux *m, int64_t late_us)
+{
+    m->last_rx_us = rvd_mux_sooner(m->last_rx_us + late_us, m->now_us);
+    m->ping_us = rvd_mux_sooner(m->ping_us + late_us, m->now_us);
+    m->progress_us = rvd_mux_sooner(m->progress_us + late_us, m->now_us);
+    for (int k = 0; k < RVD_MUX_TIMERS; k++)
+        for (rvd_base_link *l = m->timers[k].next; l != &m->timers[k]; l = l->next)
+            RVD_BASE_OWNER(l, rvd_mux_stream, timer)->timer_us += late_us;
+}
+
 static int64_t rvd_mux_tick(rvd_mux *m, int64_t now_us)
 {
     rvd_mux_now(m, now_us);
-    if (m->wake_us > 0 && m->now_us - m->wake_us > RVD_MUX_LATE_US) {
-        // The machine slept, not the peer. Its silence is counted from now.
-        m->last_rx_us += m->now_us - m->wake_us;
-        m->ping_us += m->now_us - m->wake_us;
-        m->progress_us += m->now_us - m->wake_us;
-    }
+    if (m->wake_us > 0 && m->now_us - m->wake_us > RVD_MUX_LATE_US)
+        rvd_mux_forgive(m, m->now_us - m->wake_us);
     if (!m->dead) rvd_mux_tick_liveness(m);
     for (int k = 0; k < RVD_MUX_TIMERS; k++) {
         while (!m->dead && !rvd_base_link_is_alone(&m->timers[k])) {
@@ -3261,7 +3322,6 @@ static void rvd_mux_die(rvd_mux *m, int code, const char *text)
     m->dead_text = text;
     m->tell_dead = 1;
     m->header_len = 0;
-    if (m->go_wanted) rvd_mux_goaway_put(m);
 }
 
 // ---- the application's calls ----
@@ -3299,7 +3359,7 @@ static void rvd_mux_eof(rvd_mux *m)
     int torn = m->header_len > 0 || m->body != RVD_MUX_BODY_NONE;
     if (torn)
         rvd_mux_die(m, REVDIAL_ELOST, "the connection ended in the middle of a frame");
-    else if (m->peer_draining && !m->stream_count)
+    else if (m->peer_draining)
         rvd_mux_die(m, REVDIAL_EDRAINING, "the peer went away after draining");
     else
         rvd_mux_die(m, REVDIAL_ELOST, "the peer closed the connection");
@@ -3379,6 +3439,7 @@ static void rvd_mux_stop(rvd_mux *m, rvd_mux_stream *s)
 {
     if (s->rx != RVD_MUX_RX_OPEN) return;
     rvd_mux_ack(m, s);
+    s->stopped = 1;
     rvd_mux_rx_become(s, RVD_MUX_RX_DROPPED);
     rvd_mux_rx_clear(m, s);
 }
@@ -3388,9 +3449,8 @@ static void rvd_mux_stop(rvd_mux *m, rvd_mux_stream *s)
 static void rvd_mux_close(rvd_mux *m, rvd_mux_stream *s)
 {
     s->released = 1;
-    s->tell_bits = 0;
     s->user = NULL;
-    rvd_base_link_remove(&s->tell);
+    rvd_mux_untell(s);
     if (s->phase == RVD_MUX_SHOWN) rvd_mux_reset(m, s, REVDIAL_RESET_REFUSED);
     rvd_mux_finish(m, s);
     rvd_mux_stop(m, s);
@@ -3403,6 +3463,7 @@ static void rvd_mux_close(rvd_mux *m, rvd_mux_stream *s)
 static int rvd_mux_read_state(const rvd_mux *m, const rvd_mux_stream *s)
 {
     if (s->reset_local) return REVDIAL_ERESET;  // what had come was dropped: no EOF, even after FIN
+    if (s->stopped) return REVDIAL_ECLOSED;
     switch ((enum rvd_mux_rx)s->rx) {
     case RVD_MUX_RX_ENDED: return 0;
     case RVD_MUX_RX_RESET: return REVDIAL_ERESET;
@@ -3545,7 +3606,7 @@ static void rvd_mux_check(const rvd_mux *m)
     REVDIAL_ASSERT(buffered == m->buffered && grown == m->grown && unacked == m->unacked);
     REVDIAL_ASSERT(count == m->stream_count && mine == m->ours && count == m->ours + m->theirs);
     REVDIAL_ASSERT(m->buffered <= m->cfg.limits.session_window + (uint64_t)RVD_WIRE_FRAME_MAX);
-    REVDIAL_ASSERT(m->pong_count <= RVD_MUX_PONGS && m->stray_count <= RVD_MUX_STRAYS);
+    REVDIAL_ASSERT(m->pong_count <= RVD_MUX_PONGS);
     REVDIAL_ASSERT(m->control_sent <= m->control_len && m->control_len <= RVD_MUX_CONTROL);
     REVDIAL_ASSERT(m->out_sent <= m->out_added);
 }
@@ -4922,7 +4983,9 @@ int revdial_engine_auth(revdial_engine *e, int verdict)
     rvd_http_response_write(&text, &answer);
     e->hello_len = text.len;
     rvd_engine_come_up(e, &peer);
-    return e->state == RVD_ENGINE_UP ? REVDIAL_OK : REVDIAL_ENOMEM;
+    if (e->state == RVD_ENGINE_UP) return REVDIAL_OK;
+    rvd_engine_hello_free(e);  // or the peer would be told yes
+    return REVDIAL_ENOMEM;
 }
 
 // ---- events, output, time ----
@@ -4982,7 +5045,10 @@ void revdial_engine_sent(revdial_engine *e, size_t n)
     RVD_ENGINE_CHECK(e);
 }
 
-void revdial_engine_set_output_max(revdial_engine *e, size_t bytes) { e->mux.out_max = bytes; }
+void revdial_engine_set_output_max(revdial_engine *e, size_t bytes)
+{
+    e->mux.out_max = bytes < RVD_MUX_OUT_LEAST ? RVD_MUX_OUT_LEAST : bytes;
+}
 
 int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us)
 {
@@ -5005,7 +5071,7 @@ int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us)
 
 // ---- streams ----
 
-static rvd_mux_stream *rvd_engine_find(const revdial_engine *e, uint32_t id)
+static rvd_mux_stream *rvd_engine_find(revdial_engine *e, uint32_t id)
 {
     rvd_mux_stream *s = e->state == RVD_ENGINE_UP ? rvd_mux_find(&e->mux, id) : NULL;
     return s && !s->released ? s : NULL;
@@ -5103,7 +5169,7 @@ int revdial_engine_writable(revdial_engine *e, uint32_t id)
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
     int state = s ? rvd_mux_write_state(&e->mux, s) : REVDIAL_EINVAL;
-    return state ? state : rvd_mux_allowed(&e->mux, s, 1) > 0;
+    return state ? state : rvd_mux_allowed(&e->mux, s, RVD_MUX_SPARSE_BYTES) > 0;
 }
 
 ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const void *buf, size_t len)
@@ -5151,6 +5217,7 @@ int revdial_engine_reset(revdial_engine *e, uint32_t id, int code)
     rvd_mux_stream *s = rvd_engine_find(e, id);
     if (!s || code < 0 || code > 255) return REVDIAL_EINVAL;
     rvd_mux_reset(&e->mux, s, (uint32_t)code);
+    rvd_mux_untell(s);  // who resets need not be told
     RVD_ENGINE_CHECK(e);
     return REVDIAL_OK;
 }
@@ -5164,7 +5231,7 @@ void revdial_engine_close(revdial_engine *e, uint32_t id)
     RVD_ENGINE_CHECK(e);
 }
 
-int revdial_engine_ledger(const revdial_engine *e, uint32_t id, revdial_ledger *out)
+int revdial_engine_ledger(revdial_engine *e, uint32_t id, revdial_ledger *out)
 {
     const rvd_mux_stream *s = rvd_engine_find(e, id);
     memset(out, 0, sizeof *out);

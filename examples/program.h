@@ -344,7 +344,7 @@ static int prog_parse(prog_cli *cli, char **argv)
         return PROG_STOPPED;
     }
     if (!cli->common.version) return -1;
-    printf("%s %s\n", cli->program, revdial_version());
+    printf("%s %s\n", cli->program, REVDIAL_VERSION_STRING);
     return PROG_STOPPED;
 }
 

@@ -12,6 +12,9 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#ifdef __linux__
+#include <sys/epoll.h>
+#endif
 
 enum {
     ACCEPT_BATCH = 64,       // clients taken from one listener before the others have their turn
@@ -180,9 +183,10 @@ struct app {
     revdial_proxy *proxy;
     expose *exposes;
     size_t expose_count;
-    struct pollfd *polls;  // one for each, and the pipe that a signal writes to
+    struct pollfd *polls;  // one for each, the pipe that a signal writes to, and `gone`
     int wake[2];
-    pthread_mutex_t lock;  // of what follows
+    int gone;              // an epoll of the clients that are being dialled for, or -1
+    pthread_mutex_t lock;  // of what follows, and of which clients `gone` has
     time_t failure_second;
     unsigned failures;  // in that second
 };
@@ -229,13 +233,64 @@ typedef struct client {
 
 static void client_free(client *c)
 {
-    struct linger abort_at_close = {1, 0};
-    if (c->fd >= 0) {
-        // RST, not FIN: an end that looks like a normal one could be taken for an empty answer.
-        setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &abort_at_close, sizeof abort_at_close);
-        close(c->fd);
-    }
+    if (c->fd >= 0) close(c->fd);
     free(c);
+}
+
+// With this on, a client reads ECONNRESET when we close it or are killed, not EOF: an end that looks
+// like a normal one could be taken for an empty answer.
+static void client_abort_at_close(const client *c, int on)
+{
+    struct linger now = {on, 0};
+    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+}
+
+// ---- clients that go away before the agent has reached the target: nobody needs their dial ----
+// RST tells. FIN does not: a client may have finished sending and wait for the answer.
+
+static void gone_open(app *a)
+{
+#ifdef __linux__
+    a->gone = epoll_create1(EPOLL_CLOEXEC);
+    if (a->gone < 0)
+        prog_logf(&a->log, REVDIAL_LOG_WARN, "epoll.failed", "%s: dials go on for clients that left",
+                  strerror(errno));
+#endif
+    a->polls[a->expose_count + 1].fd = a->gone;  // poll(2) passes over -1
+    a->polls[a->expose_count + 1].events = POLLIN;
+}
+
+static void gone_add_locked(app *a, int fd, int64_t dial)
+{
+#ifdef __linux__
+    struct epoll_event ev = {.events = EPOLLET, .data.u64 = (uint64_t)dial};  // and HUP, as always
+    if (a->gone >= 0) epoll_ctl(a->gone, EPOLL_CTL_ADD, fd, &ev);
+#else
+    (void)a, (void)fd, (void)dial;
+#endif
+}
+
+static void gone_remove(app *a, int fd)
+{
+#ifdef __linux__
+    struct epoll_event unused;
+    pthread_mutex_lock(&a->lock);  // client_start() may not have added it yet
+    if (a->gone >= 0) epoll_ctl(a->gone, EPOLL_CTL_DEL, fd, &unused);
+    pthread_mutex_unlock(&a->lock);
+#else
+    (void)a, (void)fd;
+#endif
+}
+
+static void gone_cancel(app *a)
+{
+#ifdef __linux__
+    struct epoll_event events[ACCEPT_BATCH];
+    int i, count = epoll_wait(a->gone, events, ACCEPT_BATCH, 0);
+    for (i = 0; i < count; i++) revdial_dial_cancel(a->proxy, (int64_t)events[i].data.u64);
+#else
+    (void)a;
+#endif
 }
 
 // Logs a failure that clients can cause, but only the first few times in a second.
@@ -281,10 +336,12 @@ static void on_dialled(void *ud, revdial_stream *st, const revdial_err *err)
     client *c = ud;
     revdial_join_opts opts = {.done = on_joined_end, .ud = c};
     int rc, fd = c->fd;
+    gone_remove(c->via->app, fd);
     if (!st) {
         client_failed(c, "dial.failed", err->msg);
         return;
     }
+    client_abort_at_close(c, 0);
     c->fd = -1;
     rc = revdial_join(st, fd, fd, &opts);
     if (rc != REVDIAL_OK) client_failed(c, "join.failed", revdial_strerror(rc));
@@ -292,7 +349,8 @@ static void on_dialled(void *ud, revdial_stream *st, const revdial_err *err)
 
 static void client_start(const expose *x, int fd, const struct sockaddr *from)
 {
-    const settings *s = &x->app->s;
+    app *a = x->app;
+    const settings *s = &a->s;
     revdial_dial_opts opts = {.target = x->target, .timeout_ms = s->dial_timeout_ms};
     struct sockaddr_storage local;
     socklen_t len = sizeof local;
@@ -306,6 +364,7 @@ static void client_start(const expose *x, int fd, const struct sockaddr *from)
     }
     c->via = x;
     c->fd = fd;
+    client_abort_at_close(c, 1);
     listen_print(c->address, sizeof c->address, from);
     if (getsockname(fd, (struct sockaddr *)&local, &len) == 0)
         listen_print(local_text, sizeof local_text, (struct sockaddr *)&local);
@@ -318,7 +377,10 @@ static void client_start(const expose *x, int fd, const struct sockaddr *from)
     }
     opts.pick = s->pick == 0 ? REVDIAL_PICK_ROUND_ROBIN : REVDIAL_PICK_LEAST_STREAMS;
     opts.flags = s->is_waiting ? REVDIAL_DIAL_WAIT : 0;
-    rc = revdial_dial_async(x->app->proxy, x->name, &opts, on_dialled, c);
+    pthread_mutex_lock(&a->lock);
+    rc = revdial_dial_async(a->proxy, x->name, &opts, on_dialled, c);
+    if (rc > 0) gone_add_locked(a, fd, rc);
+    pthread_mutex_unlock(&a->lock);
     if (rc < 0) client_failed(c, "dial.failed", revdial_strerror((int)rc));
 }
 
@@ -348,7 +410,8 @@ static int accept_loop(app *a)
     size_t i;
     while (!prog_stop) {
         int shortage = 0, rc;
-        if (poll(a->polls, (nfds_t)a->expose_count + 1, -1) < 0 && errno != EINTR) return -1;
+        if (poll(a->polls, (nfds_t)a->expose_count + 2, -1) < 0 && errno != EINTR) return -1;
+        if (a->polls[a->expose_count + 1].revents) gone_cancel(a);
         for (i = 0; i < a->expose_count && !prog_stop; i++) {
             rc = a->polls[i].revents ? accept_batch(&a->exposes[i]) : 0;
             if (rc != 0) shortage = rc;
@@ -404,7 +467,7 @@ static int app_open(app *a, const token_table *tokens)
 {
     size_t i;
     int rc = 0;
-    a->polls = calloc(a->expose_count + 1, sizeof *a->polls);
+    a->polls = calloc(a->expose_count + 2, sizeof *a->polls);
     if (!a->polls || pipe(a->wake) != 0) return PROG_FAILED;
     if (listen_prepare_fd(a->wake[0]) != 0 || listen_prepare_fd(a->wake[1]) != 0)
         return PROG_FAILED;
@@ -417,6 +480,7 @@ static int app_open(app *a, const token_table *tokens)
     }
     a->polls[a->expose_count].fd = a->wake[0];
     a->polls[a->expose_count].events = POLLIN;
+    gone_open(a);
     if (rc == 0) rc = app_open_proxy(a, tokens);
     return rc == 0 ? app_announce(a) : rc;
 }
@@ -451,6 +515,7 @@ static void app_free(app *a)
     revdial_proxy_close(a->proxy);  // ends all connections: on_joined_end() has run for each
     app_stop_accepting(a);
     prog_wake_fd = -1;
+    if (a->gone >= 0) close(a->gone);
     if (a->wake[0] >= 0) close(a->wake[0]);
     if (a->wake[1] >= 0) close(a->wake[1]);
     free(a->polls);
@@ -479,7 +544,7 @@ static int app_prepare(app *a, const prog_cli *cli, token_table *tokens)
 
 int main(int argc, char **argv)
 {
-    app a = {.wake = {-1, -1}, .lock = PTHREAD_MUTEX_INITIALIZER};
+    app a = {.wake = {-1, -1}, .gone = -1, .lock = PTHREAD_MUTEX_INITIALIZER};
     prog_cli cli = {.program = "revdial-proxy", .usage = usage, .epilogue = epilogue};
     token_table tokens = {0};
     int rc;

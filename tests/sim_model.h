@@ -19,7 +19,8 @@ enum {
 
 // What one end of a stream has done and seen.
 typedef struct sim_end {
-    int known, closed, accepted, fin, reset;
+    int known, closed, accepted, fin, reset, stopped;
+    int waiting;  // a write took nothing: WRITABLE has to come
     int got_accepted, got_fin, got_reset, got_eof, got_error;
     int reset_code;
     uint64_t written, read;
@@ -62,6 +63,7 @@ enum sim_op {
     SIM_PEEK,
     SIM_FINISH,
     SIM_RESET,
+    SIM_STOP,
     SIM_CLOSE,
     SIM_DRAIN,
     SIM_SHUTDOWN,
@@ -77,11 +79,11 @@ enum sim_op {
     SIM_OPS
 };
 static const char *const sim_op_names[SIM_OPS] = {
-    "open",   "accept", "refuse", "write", "reserve",  "read",      "peek",
-    "finish", "reset",  "close",  "drain", "shutdown", "send",      "receive",
-    "tick",   "wait",   "jump",   "stall", "cut",      "no_memory", "output_max"};
-static const unsigned sim_op_base[SIM_OPS] = {20, 20,  2,   60, 20, 60, 20, 12, 3, 10, 1,
-                                              1,  120, 120, 20, 60, 1,  3,  1,  2, 2};
+    "open",  "accept", "refuse", "write", "reserve",   "read",      "peek",    "finish",
+    "reset", "stop",   "close",  "drain", "shutdown",  "send",      "receive", "tick",
+    "wait",  "jump",   "stall",  "cut",   "no_memory", "output_max"};
+static const unsigned sim_op_base[SIM_OPS] = {20, 20, 2,   60,  20, 60, 20, 12, 3, 1, 10,
+                                              1,  1,  120, 120, 20, 60, 1,  3,  1, 2, 2};
 
 typedef struct sim {
     test_rng rng;
@@ -218,9 +220,10 @@ static int sim_code_is_explained(sim *w, const sim_stream *s, int x, int code)
     if (peer->reset && (code == peer->reset_code || (w->upgraded && code == 0))) return 1;
     switch (code) {
     case REVDIAL_RESET_NONE:
-        return w->upgraded && (peer->closed || w->slow || w->small || other->draining);
+        return w->upgraded &&
+               (peer->closed || peer->stopped || w->slow || w->small || other->draining);
     case REVDIAL_RESET_REFUSED: return peer->closed || w->small || other->draining;
-    case REVDIAL_RESET_CANCEL: return peer->closed || w->slow;
+    case REVDIAL_RESET_CANCEL: return peer->closed || peer->stopped || w->slow;
     case REVDIAL_RESET_TIMEOUT: return w->slow;
     case REVDIAL_RESET_CALM: return w->small;
     case REVDIAL_RESET_DRAINING: return other->draining;
@@ -292,6 +295,7 @@ static void sim_on_stream_event(sim *w, int x, const revdial_event *ev)
             sim_read(w, x, s, sim_size(w, 65536), (int)sim_pick(w, 2));
         break;
     case REVDIAL_EV_WRITABLE:
+        end->waiting = 0;
         if (!w->resting && sim_chance(w, 2))
             sim_write(w, x, s, sim_size(w, 65536), (int)sim_pick(w, 2));
         break;
@@ -302,17 +306,29 @@ static void sim_on_stream_event(sim *w, int x, const revdial_event *ev)
         break;
     case REVDIAL_EV_RESET:
         end->got_reset = 1;
+        end->reset = 0;  // the peer was first, although we heard of it only now
         sim_mark(SIM_MARK_RESET);
         if (ev->code == REVDIAL_RESET_REFUSED) sim_mark(SIM_MARK_REFUSED);
         if (ev->code == REVDIAL_RESET_TIMEOUT) sim_mark(SIM_MARK_TIMEOUT);
         if (s->end[1 - x].closed && ev->code == REVDIAL_RESET_CANCEL) sim_mark(SIM_MARK_LINGER);
         if (end->read < s->end[1 - x].written) sim_mark(SIM_MARK_RESET_WITH_BYTES);
-        if (end->reset) sim_fail(w, "side %d: RESET of %u, which it reset itself", x, ev->id);
         if (!sim_code_is_explained(w, s, x, ev->code))
             sim_fail(w, "side %d: RESET of %u by code %d", x, ev->id, ev->code);
         break;
     default: break;
     }
+}
+
+static void sim_close(sim *w, int x, sim_stream *s);
+static void sim_reset(sim *w, int x, sim_stream *s, int code);
+
+// Now and then the application leaves in the middle of the news.
+static void sim_leave(sim *w, int x, sim_stream *s)
+{
+    if (w->resting || !s || s->end[x].closed || !sim_chance(w, 40)) return;
+    sim_note(w, "  side %d: leaves %u", x, s->id);
+    if (sim_chance(w, 2)) sim_reset(w, x, s, REVDIAL_RESET_CANCEL);
+    if (sim_chance(w, 2)) sim_close(w, x, s);
 }
 
 static void sim_drain(sim *w, int x)
@@ -341,6 +357,7 @@ static void sim_drain(sim *w, int x)
         default:
             if (ev.id) sim_on_stream_event(w, x, &ev);
         }
+        if (ev.id) sim_leave(w, x, sim_find(w, ev.id));
     }
 }
 
@@ -353,7 +370,7 @@ static void sim_check_error(sim *w, int x, const sim_stream *s, ptrdiff_t code, 
     if (code == REVDIAL_ERESET) ok = end->got_reset || end->reset;
     if (code == REVDIAL_ELOST) ok = w->side[x].dead;
     if (code == REVDIAL_ENOMEM) ok = w->no_memory;
-    if (code == REVDIAL_ECLOSED) ok = end->fin || w->side[x].dead;
+    if (code == REVDIAL_ECLOSED) ok = end->fin || end->stopped || w->side[x].dead;
     if (!ok) sim_fail(w, "side %d: %s of %u returns %td", x, what, s->id, code);
 }
 
@@ -402,6 +419,7 @@ static void sim_write(sim *w, int x, sim_stream *s, size_t want, int reserve)
     const uint8_t *bytes = sim_bytes(s->id, x, end->written);
     void *at = NULL;
     if (w->written + want > SIM_BYTES) return;
+    int can = sim_chance(w, 4) ? revdial_engine_writable(e, s->id) : -100;
     ptrdiff_t n = reserve ? revdial_engine_reserve(e, s->id, &at, want)
                           : revdial_engine_write(e, s->id, bytes, want);
     if (reserve && n > 0) {
@@ -410,6 +428,8 @@ static void sim_write(sim *w, int x, sim_stream *s, size_t want, int reserve)
         memcpy(at, bytes, (size_t)n);
         revdial_engine_commit(e, s->id, (size_t)n);
     }
+    if ((can < 0 && can != -100 && n != can) || (can == 1 && n <= 0 && !reserve && !w->no_memory))
+        sim_fail(w, "side %d: writable says %d of %u, write %td", x, can, s->id, n);
     sim_mix(w, (uint64_t)n);
     sim_note(w, "side %d: %s %zu to %u: %td", x, reserve ? "reserve" : "write", want, s->id, n);
     if (n == REVDIAL_ENOMEM) sim_mark(SIM_MARK_WRITE_NO_MEMORY);
@@ -418,6 +438,7 @@ static void sim_write(sim *w, int x, sim_stream *s, size_t want, int reserve)
         return;
     }
     if (n == 0 && !reserve) sim_mark(SIM_MARK_NO_CREDIT);
+    end->waiting = n == 0 && !reserve;
     if ((size_t)n > want) sim_fail(w, "side %d: %td of %zu bytes taken", x, n, want);
     if (n > 0 && (end->fin || end->reset))
         sim_fail(w, "side %d: wrote to %u after its end", x, s->id);
@@ -446,7 +467,8 @@ static ptrdiff_t sim_read(sim *w, int x, sim_stream *s, size_t most, int peek)
     if (n > 0) {
         if (end->got_eof || end->got_error)
             sim_fail(w, "side %d: bytes of %u after its end", x, s->id);
-        if (end->reset) sim_fail(w, "side %d: bytes of %u after its own reset", x, s->id);
+        if (end->reset || end->stopped)
+            sim_fail(w, "side %d: bytes of %u, which it did not want", x, s->id);
         if (end->read + (uint64_t)n > peer->written)
             sim_fail(w, "side %d: more bytes of %u than were written", x, s->id);
         else if (memcmp(data, sim_bytes(s->id, 1 - x, end->read), (size_t)n) != 0)
@@ -514,6 +536,10 @@ static void sim_stream_op(sim *w, int x, enum sim_op op)
     case SIM_PEEK: sim_read(w, x, s, sim_size(w, 65536), 1); break;
     case SIM_FINISH: sim_finish(w, x, s); break;
     case SIM_RESET: sim_reset(w, x, s, (int)sim_pick(w, 4) ? 64 + (int)sim_pick(w, 192) : 2); break;
+    case SIM_STOP:
+        if (revdial_engine_stop(w->side[x].e, s->id) != 0) sim_fail(w, "side %d: stop fails", x);
+        s->end[x].stopped = s->end[x].accepted = 1;
+        break;
     case SIM_CLOSE: sim_close(w, x, s); break;
     default: break;
     }

@@ -440,7 +440,7 @@ TEST(drain_with_a_stock_peer_says_goaway_when_the_last_stream_has_ended)
          {.features = "drain"}},
         {"63: streams in flight are refused in a way that is safe to retry",
          ".open .drain Wp1+SYN Wp2+SYN",
-         "Wm1+SYN G0=0 Wp2+RST=12 Wp1+RST=12",
+         "Wm1+SYN G0=0 Wp1+RST=12 Wp2+RST=12",
          "m1",
          {.features = "drain, rstcode"}},
     };

@@ -90,6 +90,10 @@ TEST(floods_end_the_session_and_honest_rates_do_not)
          100, 0},
         {"22, C29, 52: credit of 0", "Wp1+SYN .acceptp1", "Wp1", 66, 30, 0},
         {"C29, C31, 52: credit of 1", "Wp1+SYN .acceptp1", "Wp1=1", 66, 30, 0},
+        {"3, C29: credit of 1 behind an unknown flag", "Wp1+SYN .acceptp1", "Wp1+0x40=1", 66, 30,
+         0},
+        {"3, C28: empty data behind an unknown flag", "Wp1+SYN .acceptp1", "Dp1+0x40", 1000, 100,
+         0},
         {"25: FIN again and again", "Wp1+SYN .acceptp1 Wp1+FIN", "Wp1+FIN", 1000, 100, 0},
         {"32, C11: pings with neither flag", "", "P0=1", 1000, 100, 0},
         {"C43, 48: rapid reset", "", "Wp?+SYN Wp?+RST", 200, 33, 0},
@@ -111,7 +115,7 @@ TEST(c42_53_58_opens_beyond_the_limit_are_refused_and_then_the_session_ends)
     for (; n <= 4000; n++) {
         rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 0);
         rig_flush(r);
-        if (n == 256) memory = r->heap.live_bytes;
+        if (n == 300) memory = r->heap.live_bytes;  // with room for refusals
     }
     CHECK(!r->dead);
     CHECK_INT(r->counts[REVDIAL_EV_OPEN], 256);  // C41
@@ -598,6 +602,21 @@ TEST(bytes_that_come_one_by_one_are_kept_together)  // C30, 56
     rig_end(r);
 }
 
+TEST(an_unread_byte_does_not_cost_a_page)
+{
+    enum { STREAMS = 1000 };
+    rig *r = rig_with((revdial_limits){.max_streams = STREAMS});
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    size_t before = r->heap.live_bytes;
+    for (uint32_t n = 1; n <= STREAMS; n++) {
+        rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 0);
+        rig_data(r, rig_id(r, 1, n), 1);
+    }
+    CHECK((r->heap.live_bytes - before) / STREAMS <= 1024);
+    rig_end(r);
+}
+
 TEST(memory_returns_to_where_it_was_after_a_thousand_bursts)  // 42
 {
     rig *r = rig_with((revdial_limits){.keepalive_ms = 100000000, .stream_window_max = 262144});
@@ -635,6 +654,18 @@ TEST(over_the_session_budget_the_fullest_stream_pays_and_the_others_live)
     script_run(r, ".readp2 .readp3 .readp5 .readp6");
     CHECK_STR(r->log.s, "p2#190000 p3#190000 p5#190000 p6#10");
     CHECK(!r->dead);
+    rig_end(r);
+}
+
+TEST(the_session_budget_counts_what_comes_in_one_large_piece_too)
+{
+    rig *r = rig_with((revdial_limits){.session_window = 1 << 20});
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN Wp2+SYN Wp3+SYN Wp4+SYN Wp5+SYN .acceptp1 .acceptp2 .acceptp3 .acceptp4 "
+                  ".acceptp5 Dp1#260000 Dp2#250000 Dp3#240000 Dp4#230000");
+    CHECK(!strstr(r->log.s, "reset"));
+    script_run(r, "Dp5#150000");
+    CHECK_STR(rig_out(r), "Wp1+ACK Wp2+ACK Wp3+ACK Wp4+ACK Wp5+ACK Wp1+RST=6");
     rig_end(r);
 }
 

@@ -14,20 +14,26 @@
 TEST(row_1_to_3_version_type_and_unknown_flags)
 {
     static const script_case cases[] = {
-        {"row 1, C1: version 1", "!010000000000000000000000", "G0=1", "dead(EPROTO)", {0}},
-        {"row 1, C1: version 0x16, a TLS record",
-         "!160301020001000001fc0303",
+        {"row 1, C1: version 1, else a good ping",
+         "!010200010000000000000007",
          "G0=1",
          "dead(EPROTO)",
          {0}},
-        {"row 1, C1: version 'H', a stray HTTP response",
-         "!485454502f312e3120343030",
+        {"row 1, C1: version 0x16, as of a TLS record",
+         "!160200010000000000000007",
          "G0=1",
          "dead(EPROTO)",
          {0}},
-        {"row 1, C1: version 255", "!ff0000000000000000000000", "G0=1", "dead(EPROTO)", {0}},
+        {"row 1, C1: version 'H', as of a stray HTTP response",
+         "!480200010000000000000007",
+         "G0=1",
+         "dead(EPROTO)",
+         {0}},
+        {"row 1, C1: version 255", "!ff0200010000000000000007", "G0=1", "dead(EPROTO)", {0}},
+        {"row 1, C1: a TLS record", "!160301020001000001fc0303", "G0=1", "dead(EPROTO)", {0}},
+        {"row 1, C1: an HTTP response", "!485454502f312e3120343030", "G0=1", "dead(EPROTO)", {0}},
         {"row 1: what follows is not looked at",
-         "!010000000000000000000000 P0+SYN=7",
+         "!010200010000000000000007 P0+SYN=7",
          "G0=1",
          "dead(EPROTO)",
          {0}},
@@ -57,7 +63,7 @@ TEST(every_version_and_every_type_that_does_not_exist_ends_the_session)
         rig_options o = {.role = v & 1 ? REVDIAL_ROLE_PROXY : REVDIAL_ROLE_BACKEND};
         rig *r = rig_new(&o);
         REQUIRE(r != NULL);
-        uint8_t head[WIRE_HEADER] = {0};
+        uint8_t head[WIRE_HEADER] = {0, 2, 0, 1};  // else a good ping
         head[v < 256 ? 0 : 1] = (uint8_t)v;
         if (v >= 256 && (v & 255) < 4) head[0] = 9;
         rig_feed(r, head, sizeof head);

@@ -276,7 +276,7 @@ TEST(bytes_that_came_before_a_reset_can_be_read)
 {
     world w;
     char buf[32];
-    raw_frame f;
+    raw_frame f = {0};
     world_init(&w);
     if (world_open_proxy(&w)) {
         int fd = raw_backend(w.address, "cam-1", NULL);
@@ -1021,7 +1021,7 @@ TEST(a_join_of_a_stream_that_was_reset_after_its_FIN_delivers_all_and_reports_th
     world w;
     joined j;
     int fds[2];
-    raw_frame f;
+    raw_frame f = {0};
     size_t bytes;
     world_init(&w);
     if (world_open_proxy(&w) && tcp_pair(fds)) {

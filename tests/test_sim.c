@@ -343,11 +343,12 @@ static int sim_rest_round(sim *w)
             if (!end->known || end->closed) continue;
             if (!end->accepted) revdial_engine_accept(w->side[x].e, s->id);
             end->accepted = 1;
-            if (!end->fin && !end->reset && !end->got_reset && !w->side[x].dead)
+            // A writer that was told to wait does so: WRITABLE has to come.
+            if (!end->fin && !end->waiting && !end->reset && !end->got_reset && !w->side[x].dead)
                 sim_finish(w, x, s);
             while (!w->failed && sim_read(w, x, s, 65536, 0) > 0) {
             }
-            if (end->got_eof || end->got_error)
+            if ((end->got_eof && end->fin) || end->got_error || w->side[x].dead)
                 sim_close(w, x, s);
             else
                 over = 0;

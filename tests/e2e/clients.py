@@ -1,6 +1,6 @@
 # Clients that do what curl and nc cannot: look at how a connection ends, stop reading, be many.
 #     python3 clients.py COMMAND ADDRESS...      each prints what it saw; addresses are HOST:PORT
-import asyncio, hashlib, os, resource, select, socket, statistics, struct, sys, time
+import asyncio, hashlib, os, resource, select, signal, socket, statistics, struct, sys, time
 
 CHUNK = 1 << 18
 RESET = struct.pack("ii", 1, 0)
@@ -199,6 +199,18 @@ def crowd(address, count, active, rounds):
     say(alive, good, still, round(opened * 1000), round(statistics.median(times) * 1e6 / len(busy)))
 
 
+def answer(port, *command):
+    """A server that gets its address only now: listens, then runs the command; answers once."""
+    with socket.socket() as listener:
+        listener.bind(("", int(port)))
+        listener.listen()
+        os.system(" ".join(command))
+        sock, _ = listener.accept()
+        question = sock.makefile().read().strip()
+        sock.sendall(f"answer to {question}\n".encode())
+        sock.close()
+
+
 def port(*_):
     """A port that nobody listens on."""
     with socket.socket() as s:
@@ -206,5 +218,6 @@ def port(*_):
         say(s.getsockname()[1])
 
 
-COMMANDS = (read, write, idle, finish_late, refused, hold, stuff, parallel, crowd, port)
+signal.alarm(120)  # whatever happens, no client stays behind
+COMMANDS = (read, write, idle, finish_late, refused, hold, stuff, parallel, crowd, answer, port)
 {f.__name__: f for f in COMMANDS}[sys.argv[1]](*sys.argv[2:])

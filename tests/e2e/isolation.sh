@@ -4,11 +4,6 @@ stopped=200
 session_window_kib=65536 # of revdial_limits: received and not yet read, over all streams
 programs_kib=16384       # code, stacks, buffers of the loop, 1.5 KiB for each relay
 
-big=$dir/www/big
-if [ ! -r "$big" ]; then
-    mkdir -p "$dir/www" && make_file "$big" 1024 || return 1
-fi
-big_bytes=$(stat -c %s "$big")
 
 start_isolation() {
     start_peers peers "$big" || return
@@ -59,18 +54,18 @@ moves_1_gib_beside() {
 }
 
 readers_stop() {
-    hold_open holder clients hold "${exposed[1]}" "$stopped"
+    hold_client holder hold "${exposed[1]}" "$stopped"
     said holder.out "^holding $stopped" 10
 }
 
 targets_stop_reading() {
-    hold_open holder clients stuff "${exposed[2]}" "$stopped"
+    hold_client holder stuff "${exposed[2]}" "$stopped"
     said holder.out "^holding $stopped" 20
 }
 
 idle_ones_stay_alive() {
     local got
-    got=$(clients crowd "${exposed[3]}" 2000 100 100 2>&1 | tail -n 1)
+    got=$(client crowd "${exposed[3]}" 2000 100 100 2>&1 | tail -n 1)
     set -- $got
     [ "$1 $2 $3" = "2000 10000 2000" ] || { fail "alive, echoed, alive at the end: $got"; return; }
     figures="opened in $4 ms, then 100 of them exchanged 64 bytes every $5 us each"

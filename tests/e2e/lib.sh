@@ -11,9 +11,12 @@ declare -A address_of # where the exposed addresses and peers.py listen, by name
 all_pids=()
 namespaces=()
 
-clients() { timeout -k 2 120 python3 "$here/clients.py" "$@"; }
+# Clients are where the proxy is.
+client() { "${proxy_in[@]}" python3 "$here/clients.py" "$@"; }
+start_client() { start "$1" "${proxy_in[@]}" python3 "$here/clients.py" "${@:2}"; }
+hold_client() { hold_open "$1" "${proxy_in[@]}" python3 "$here/clients.py" "${@:2}"; }
 
-# What another promise needs of this machine; a check calls it with what is missing.
+# fail WHY: what a check that fails returns with
 fail() {
     why="$*"
     return 1
@@ -41,11 +44,17 @@ milliseconds_since() { echo $(((${EPOCHREALTIME/[.,]/} - ${1/[.,]/}) / 1000)); }
 
 # ---- processes ----
 
+# What the one before of that name said is in $dir/before.log.
+new_output() {
+    cat "$dir/$1.out" "$dir/$1.log" >>"$dir/before.log" 2>/dev/null
+    : >"$dir/$1.out" >"$dir/$1.log"
+}
+
 # start NAME COMMAND...: in the background; its output is $dir/NAME.out, its errors $dir/NAME.log
 start() {
     local name=$1
     shift
-    : >"$dir/$name.out" >"$dir/$name.log"
+    new_output "$name"
     "$@" >"$dir/$name.out" 2>"$dir/$name.log" </dev/null &
     pid_of[$name]=$!
     all_pids+=($!)
@@ -56,7 +65,7 @@ hold_open() {
     local name=$1
     shift
     rm -f "$dir/$name.in"
-    : >"$dir/$name.out" >"$dir/$name.log"
+    new_output "$name"
     mkfifo "$dir/$name.in" || return 1
     "$@" >"$dir/$name.out" 2>"$dir/$name.log" <"$dir/$name.in" &
     pid_of[$name]=$!
@@ -213,4 +222,77 @@ with open(sys.argv[1], "wb") as f:
         at = i * 1021 % len(block)
         f.write(i.to_bytes(8, "big") + block[at + 8:] + block[:at])
 END_OF_PYTHON
+}
+
+# start_nginx NAME OPTION...: serves $www, on a port of its own with these options to "listen", and
+# logs the client that a PROXY header named. address_of[NAME]
+start_nginx() {
+    local name=$1 port
+    port=$(client port)
+    shift
+    cat >"$dir/$name.conf" <<END_OF_CONFIG
+daemon off;
+worker_processes 1;
+pid $dir/$name.pid;
+error_log stderr;
+user $(id -un) $(id -gn);
+events { worker_connections 4096; }
+http {
+    log_format client '\$proxy_protocol_addr:\$proxy_protocol_port \$uri';
+    access_log $dir/$name.access client;
+    sendfile on;
+    client_body_temp_path $dir/$name.body;
+    proxy_temp_path $dir/$name.proxy;
+    fastcgi_temp_path $dir/$name.fastcgi;
+    uwsgi_temp_path $dir/$name.uwsgi;
+    scgi_temp_path $dir/$name.scgi;
+    server {
+        listen 127.0.0.1:$port backlog=4096 $*;
+        listen unix:$dir/$name.sock;
+        root $www;
+    }
+}
+END_OF_CONFIG
+    start "$name" nginx -e stderr -c "$dir/$name.conf"
+    until_true 5 curl -sf -o /dev/null --unix-socket "$dir/$name.sock" http://x/ ||
+        { fail "nginx: $(tail -n 1 "$dir/$name.log")"; return; }
+    address_of[$name]=127.0.0.1:$port
+}
+
+www=$dir/www
+big=$www/big
+# Files for all parts: a big one, whose bytes are known, and a page.
+make_files() {
+    mkdir -p "$www/small" && make_file "$big" 1024 || return
+    big_bytes=$(stat -c %s "$big")
+    big_sha=$(sha256 "$big")
+    echo 'hello from behind the tunnel' >"$www/index.html"
+}
+
+# ---- two machines with a cable ----
+
+proxy_ns=revdial-$$-proxy
+agent_ns=revdial-$$-agent
+
+# The proxy's side is 10.77.0.1 on v0, the agent's 10.77.0.2 on v1. What is started from now on by
+# start_proxy, start_agent and start_peers is there.
+start_cable() {
+    [ "$(id -u)" -eq 0 ] || { fail "network namespaces need root"; return; }
+    ip netns add "$proxy_ns" && namespaces+=("$proxy_ns") && ip netns add "$agent_ns" &&
+        namespaces+=("$agent_ns") &&
+        ip link add v0 netns "$proxy_ns" type veth peer name v1 netns "$agent_ns" &&
+        ip -n "$proxy_ns" addr add 10.77.0.1/24 dev v0 && ip -n "$agent_ns" addr add 10.77.0.2/24 dev v1 &&
+        ip -n "$proxy_ns" link set lo up && ip -n "$agent_ns" link set lo up &&
+        ip -n "$proxy_ns" link set v0 up && ip -n "$agent_ns" link set v1 up ||
+        { fail "no network namespaces here"; return; }
+    proxy_in=(ip netns exec "$proxy_ns")
+    agent_in=(ip netns exec "$agent_ns")
+}
+
+pull_the_cable() {
+    local ns
+    for ns in "${namespaces[@]}"; do ip netns del "$ns"; done
+    namespaces=()
+    proxy_in=()
+    agent_in=()
 }

@@ -1,4 +1,5 @@
 # Servers that stand behind the agent, all in one process.     python3 peers.py FILE [ADDRESS]
+# Or a name server that knows no name, on port 53 of loopback.   python3 peers.py names
 # Prints "NAME PORT" for each, then one line for each connection whose end matters to a test:
 # "NAME eof|reset|ERROR BYTES SHA256". FILE is what the ones that send it send.
 import hashlib, http.server, os, socket, socketserver, sys, threading
@@ -81,6 +82,24 @@ def deaf(sock):
     threading.Event().wait()
 
 
+def know_no_name():
+    """RFC 1035, section 4.1.1: the question comes back with QR, RD, RA and RCODE 3, name error."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 53))
+        say("ready")
+        while True:
+            question, client = sock.recvfrom(512)
+            sock.sendto(question[:2] + b"\x81\x83" + question[4:6] + bytes(6) + question[12:], client)
+
+
+def who(name):
+    def serve(sock):
+        """Says its name."""
+        sock.sendall(name.encode() + b"\n")
+
+    return serve
+
+
 class Raw(socketserver.ThreadingTCPServer):
     request_queue_size = 4096
     daemon_threads = True
@@ -143,8 +162,11 @@ class Web(http.server.ThreadingHTTPServer):
         super().__init__((ADDRESS, 0), handler)
 
 
+if FILE == "names":
+    know_no_name()
 threading.stack_size(1 << 18)
 servers = {f.__name__: Raw(f) for f in (source, sink, first, flood, echo, deaf)}
+servers |= {name: Raw(who(name)) for name in ("ann", "bob", "cid")}
 servers |= {"closing": Web(Closing), "upload": Web(Upload)}
 for name, server in servers.items():
     say(name, server.server_address[1])

@@ -17,21 +17,20 @@ trap 'exit 1' HUP INT TERM
 rm -rf "$dir"
 mkdir -p "$dir" || exit 1
 
-is_here() { PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null || fail "$1 is not installed ($2)"; }
+is_here() { command -v "$1" >/dev/null || fail "the package $2 is not installed"; }
 
-for tool in "curl curl" "nginx nginx" "ssh openssh-client" "ssh-keygen openssh-client" \
-    "sshd openssh-server" "nc netcat-openbsd" "ip iproute2" "ss iproute2" "python3 python3"; do
-    set -- "${tool% *}" "${tool#* }" "$@"
-    if ! is_here "$1" "$2"; then check "$1 is here" is_here "$1" "$2"; fi
-    shift 2
-done
 PATH=$PATH:/usr/sbin:/sbin
+for tool in curl=curl nginx=nginx ssh=openssh-client ssh-keygen=openssh-client sshd=openssh-server \
+    nc=netcat-openbsd ip=iproute2 ss=iproute2 python3=python3 ps=procps; do
+    is_here "${tool%=*}" "${tool#*=}" || check "${tool%=*} is here" is_here "${tool%=*}" "${tool#*=}"
+done
 
 umask 077
 token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 echo "$token" >"$dir/token"
 echo "* $token" >"$dir/tokens"
 
+make_files || { echo "FAIL no files to send: is the disk full?"; exit 1; }
 parts=("$@")
 [ $# -gt 0 ] || parts=(traffic isolation truth refusals programs)
 for part in "${parts[@]}"; do

@@ -1,51 +1,14 @@
 # Bytes through the tunnel are the same at the other end, whoever sends them and however they end.
 
-www=$dir/www
-big=$www/big
-mkdir -p "$www/small" || return 1
-make_file "$big" 1024 || return 1
-big_bytes=$(stat -c %s "$big")
-big_sha=$(sha256 "$big")
 make_file "$dir/piece" 8
 piece_bytes=$(stat -c %s "$dir/piece")
 piece_sha=$(sha256 "$dir/piece")
-echo 'hello from behind the tunnel' >"$www/index.html"
 head -c 20000 "$big" >"$www/small/page"
 for i in $(seq 500); do ln -s page "$www/small/$i"; done
 
-start_nginx() {
-    local port
-    port=$(clients port)
-    cat >"$dir/nginx.conf" <<END_OF_CONFIG
-daemon off;
-worker_processes 1;
-pid $dir/nginx.pid;
-error_log stderr;
-user $(id -un) $(id -gn);
-events { worker_connections 4096; }
-http {
-    access_log off;
-    sendfile on;
-    client_body_temp_path $dir/nginx.body;
-    proxy_temp_path $dir/nginx.proxy;
-    fastcgi_temp_path $dir/nginx.fastcgi;
-    uwsgi_temp_path $dir/nginx.uwsgi;
-    scgi_temp_path $dir/nginx.scgi;
-    server {
-        listen 127.0.0.1:$port backlog=4096;
-        root $www;
-    }
-}
-END_OF_CONFIG
-    start nginx nginx -e stderr -c "$dir/nginx.conf"
-    until_true 5 curl -sf -o /dev/null "http://127.0.0.1:$port/" ||
-        { fail "nginx: $(tail -n 1 "$dir/nginx.log")"; return; }
-    address_of[nginx]=127.0.0.1:$port
-}
-
 start_sshd() {
     local port
-    port=$(clients port)
+    port=$(client port)
     ssh-keygen -q -t ed25519 -N '' -f "$dir/host_key" && ssh-keygen -q -t ed25519 -N '' -f "$dir/id" ||
         { fail "ssh-keygen failed"; return; }
     cp "$dir/id.pub" "$dir/authorized_keys"
@@ -124,7 +87,7 @@ gets_500_with_curl() {
 
 gets_500_at_one_time() {
     local got
-    got=$(clients parallel "${at[nginx]}" /small/page 500 2>&1 | tail -n 3)
+    got=$(client parallel "${at[nginx]}" /small/page 500 2>&1 | tail -n 3)
     figures=${got##* }
     [ "${got% *}" = "500 $(sha256 "$www/small/page")" ] || { fail "$got"; return; }
     figures="$figures ms for all"
@@ -167,7 +130,7 @@ client_finishes_first() {
 
 server_finishes_first() {
     local got
-    got=$(clients finish_late "${at[first]}" "$dir/piece" 2>&1)
+    got=$(client finish_late "${at[first]}" "$dir/piece" 2>&1)
     [ "$got" = "I have finished" ] || { fail "the client got '$got'"; return; }
     said peers.out '^first' 10 || return
     figures=$(grep '^first .* ' "$dir/peers.out" | grep -v '^first [0-9]*$' | tail -n 1)
@@ -180,7 +143,7 @@ reads_to_eof_with_nc() {
     [ "${got%% *}" = "$big_sha" ] || fail "another file came"
 }
 
-check 'nginx is ready' start_nginx
+check 'nginx is ready' start_nginx nginx
 check 'sshd is ready' start_sshd
 check 'the http.server of python is ready' start_http_server
 check 'the other servers are ready' start_peers peers "$big"

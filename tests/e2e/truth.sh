@@ -7,18 +7,13 @@ notice_ms=$((keepalive_ms + dead_after_ms + 1000)) # one second for a busy machi
 back_ms=10000 # after a short outage; backoff is at most 0.5, 1, 2, 4 s in a row
 rate=40000000 # bytes a second: 1 GiB takes 26 s, so that a kill comes in the middle
 
-big=$dir/www/big
-if [ ! -r "$big" ]; then
-    mkdir -p "$dir/www" && make_file "$big" 1024 || return
-fi
-big_bytes=$(stat -c %s "$big")
 liveness=(--keepalive ${keepalive_ms}ms --dead-after ${dead_after_ms}ms)
 
 # The same ports after a restart: the agent and the clients know them.
 start_truth() {
-    [ "${truth_port:-}" ] || truth_port=$(clients port)
-    [ "${truth_source:-}" ] || truth_source=$(clients port)
-    [ "${truth_sink:-}" ] || truth_sink=$(clients port)
+    [ "${truth_port:-}" ] || truth_port=$(client port)
+    [ "${truth_source:-}" ] || truth_source=$(client port)
+    [ "${truth_sink:-}" ] || truth_sink=$(client port)
     is_running peers || start_peers peers "$big" || return
     proxy_at=127.0.0.1:$truth_port start_proxy proxy "${liveness[@]}" \
         --expose "$truth_source=web/${address_of[source]}" --expose "$truth_sink=web/${address_of[sink]}" \
@@ -30,9 +25,9 @@ start_truth_agent() { start_agent agent "${liveness[@]}" --allow '127.0.0.1:*'; 
 
 # A download, an upload and an idle connection, all in the middle.
 start_transfers() {
-    start reader "${proxy_in[@]}" timeout 100 python3 "$here/clients.py" read "${exposed[0]}" "$big" $rate
-    start writer "${proxy_in[@]}" timeout 100 python3 "$here/clients.py" write "${exposed[1]}" "$big" $rate
-    start idler "${proxy_in[@]}" timeout 100 python3 "$here/clients.py" idle "${exposed[2]}"
+    start_client reader read "${exposed[0]}" "$big" $rate
+    start_client writer write "${exposed[1]}" "$big" $rate
+    start_client idler idle "${exposed[2]}"
     sinks_before=$(count peers.out '^sink [a-zA-Z]')
     said reader.out '^reading' 10 && said writer.out '^writing' 10 && said idler.out '^idle' 10
 }
@@ -99,19 +94,8 @@ is_stopped() {
 
 # ---- the same with a cable between them ----
 
-proxy_ns=revdial-$$-proxy
-agent_ns=revdial-$$-agent
-start_cable() {
-    [ "$(id -u)" -eq 0 ] || { fail "network namespaces need root"; return; }
-    ip netns add "$proxy_ns" && namespaces+=("$proxy_ns") && ip netns add "$agent_ns" &&
-        namespaces+=("$agent_ns") &&
-        ip link add v0 netns "$proxy_ns" type veth peer name v1 netns "$agent_ns" &&
-        ip -n "$proxy_ns" addr add 10.77.0.1/24 dev v0 && ip -n "$agent_ns" addr add 10.77.0.2/24 dev v1 &&
-        ip -n "$proxy_ns" link set lo up && ip -n "$agent_ns" link set lo up &&
-        ip -n "$proxy_ns" link set v0 up && ip -n "$agent_ns" link set v1 up ||
-        { fail "no network namespaces here"; return; }
-    proxy_in=(ip netns exec "$proxy_ns")
-    agent_in=(ip netns exec "$agent_ns")
+start_net() {
+    start_cable || return
     start_peers peers "$big" || return
     proxy_at=10.77.0.1:7000 start_proxy proxy "${liveness[@]}" \
         --expose "127.0.0.1:0=web/${address_of[source]}" --expose "127.0.0.1:0=web/${address_of[sink]}" \
@@ -151,9 +135,8 @@ check 'SIGSTOP of the agent' is_stopped agent proxy event=session.down
 check 'SIGSTOP of the proxy' is_stopped proxy agent event=link.retry
 check 'proxy and agent end well' stop agent proxy
 end_now peers
-check 'two network namespaces and a cable are ready' start_cable
+check 'two network namespaces and a cable are ready' start_net
 check 'the cable is pulled out' cable_is_out
 check 'the cable is put in, and the agent is back' cable_is_in
 check 'proxy and agent end well' stop agent proxy
-proxy_in=()
-agent_in=()
+pull_the_cable

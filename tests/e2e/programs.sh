@@ -1,0 +1,272 @@
+# What the operator of the two programs relies on: options, exit codes, signals, what they log.
+
+# says PROGRAM STATUS PATTERN OPTION...: it ends with that status and says that
+says() {
+    local out program=$1 want=$2 pattern=$3
+    shift 3
+    out=$(timeout 10 "$build/revdial-$program" "$@" 2>&1 </dev/null)
+    status=$?
+    [ "$status" -eq "$want" ] || { fail "$program $*: ends with $status, not $want: $out"; return; }
+    [[ "$out" =~ $pattern ]] || { fail "$program $*: says $out"; return; }
+}
+
+helps() {
+    local program option
+    for program in proxy agent; do
+        says $program 0 'Usage: revdial-'$program'.*--token-file FILE.*--drain TIME.*Exit codes:' --help || return
+        says $program 0 '^revdial-'$program' [0-9]+\.[0-9]+\.[0-9]+$' --version || return
+        for option in $("$build/revdial-$program" --help | grep -o '^  --[a-z-]*' | tr -d ' -' | tr '\n' ' '); do
+            figures="$figures $option"
+        done
+    done
+    figures="$(wc -w <<<"$figures") options"
+}
+
+# Each line: the program, what it must name, and the options.
+bad_options() {
+    local program pattern options count=0
+    while read -r program pattern options; do
+        eval "says $program 2 '$pattern' $options" || return
+        count=$((count + 1))
+    done <<'END_OF_LIST'
+proxy --listen
+proxy --frobnicate --frobnicate
+proxy --listen --listen
+proxy --token-file --listen 127.0.0.1:0 --expose 127.0.0.1:0=web
+proxy --token-file.*nowhere --listen 127.0.0.1:0 --token-file /nowhere/at/all
+proxy --expose.*nobody --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose nobody
+proxy --expose.*UPPER --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose 8080=UPPER
+proxy --drain.*soon --drain soon
+proxy --io-threads.*0 --io-threads 0
+proxy --pick.*best --pick best
+proxy --wait.*value --wait=yes
+proxy unexpected.*web web
+agent --server
+agent --name --server http://127.0.0.1:1
+agent --target --server http://127.0.0.1:1 --name web --token-file "$dir/token"
+agent --target.*80 --server http://127.0.0.1:1 --name web --token-file "$dir/token" --target 80
+agent --token-file.*nowhere --server http://127.0.0.1:1 --name web --target 127.0.0.1:80 --token-file /nowhere
+agent --proxy-protocol.*3 --proxy-protocol 3
+agent --keepalive.*15 --keepalive 15
+agent https --server https://127.0.0.1:1 --name web --token-file "$dir/token" --target 127.0.0.1:80
+agent name --server http://127.0.0.1:1 --name UPPER --token-file "$dir/token" --target 127.0.0.1:80
+agent nonsense --server http://127.0.0.1:1 --name web --token-file "$dir/token" --allow nonsense
+END_OF_LIST
+    figures="$count wrong command lines"
+}
+
+# The token of "web" only; what it must not do is be another name.
+start_programs() {
+    start_nginx nginx || return
+    start_nginx nginx1 proxy_protocol && start_nginx nginx2 proxy_protocol || return
+    start_peers peers "$big" || return
+    rm -f "$dir/exposed.sock"
+    web_token=w$token
+    echo "web,pool,v1,v2,unix $web_token" >"$dir/web_tokens"
+    echo "$web_token" >"$dir/web_token"
+    start_web_proxy
+}
+
+start_web_proxy() {
+    start proxy "$build/revdial-proxy" --listen "${web_at:-127.0.0.1:0}" --listen "unix:$dir/tunnel.sock" \
+        --token-file "$dir/web_tokens" --verbose --drain 20s \
+        --expose 127.0.0.1:0=web --expose "unix:$dir/exposed.sock=web" --expose 127.0.0.1:0=pool \
+        --expose 127.0.0.1:0=v1 --expose 127.0.0.1:0=v2 --expose "127.0.0.1:0=web/${address_of[source]}" \
+        --expose 127.0.0.1:0=unix
+    said proxy.out '^listening on' 5 || return
+    tunnel=$(sed -n '1s/^listening on //p' "$dir/proxy.out")
+    web_at=$tunnel
+    mapfile -t exposed < <(sed -n 's/^listening on \(.*\) for .*$/\1/p' "$dir/proxy.out")
+}
+
+# start_web_agent NAME OPTION...
+start_web_agent() {
+    start "$1" "$build/revdial-agent" --server "http://$tunnel" --name web --token-file "$dir/web_token" \
+        --target "${address_of[nginx]}" --allow '127.0.0.1:*' --verbose "${@:2}"
+    said "$1.log" event=session.up 5
+}
+
+listening_lines() {
+    local lines
+    lines=$(sed "s,$dir/,,; s/:[0-9]*\( for.*\)\?$/:PORT\1/" "$dir/proxy.out" | tr '\n' '|')
+    [ "$lines" = "listening on 127.0.0.1:PORT|listening on unix:tunnel.sock|listening on 127.0.0.1:PORT for web|\
+listening on unix:exposed.sock for web|listening on 127.0.0.1:PORT for pool|listening on 127.0.0.1:PORT for v1|\
+listening on 127.0.0.1:PORT for v2|listening on 127.0.0.1:PORT for web|listening on 127.0.0.1:PORT for unix|" ] ||
+        fail "$lines"
+}
+
+address_in_use() {
+    says proxy 4 "$tunnel.*in use" --listen "$tunnel" --token-file "$dir/tokens" --expose 127.0.0.1:0=web || return
+    says proxy 4 "${exposed[0]}.*in use" --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose "${exposed[0]}=web" ||
+        return
+    says proxy 4 'exposed.sock.*in use' --listen 127.0.0.1:0 --token-file "$dir/tokens" \
+        --expose "unix:$dir/exposed.sock=web"
+}
+
+rejected() {
+    local options=(--server "http://$tunnel" --target 127.0.0.1:9)
+    echo "x$token" >"$dir/wrong_token"
+    says agent 3 'link.stopped' "${options[@]}" --name web --token-file "$dir/wrong_token" || return
+    says agent 3 'link.stopped' "${options[@]}" --name other --token-file "$dir/web_token" || return
+    said proxy.log 'event=session.refused' 1 2
+}
+
+unix_socket() {
+    local got
+    got=$(curl -sS --max-time 5 --unix-socket "$dir/exposed.sock" http://anything/ 2>&1)
+    [ "$got" = "$(cat "$www/index.html")" ] || { fail "got $got"; return; }
+}
+
+# The agent dials the proxy through a Unix socket, and its target is one, too.
+all_unix() {
+    start unix_agent "$build/revdial-agent" --server "unix:$dir/tunnel.sock" --name unix \
+        --token-file "$dir/web_token" --target "unix:$dir/nginx.sock"
+    said unix_agent.log event=session.up 5 || return
+    got=$(curl -sS --max-time 5 "http://${exposed[6]}/" 2>&1)
+    [ "$got" = "$(cat "$www/index.html")" ] || { fail "got $got"; return; }
+    stop unix_agent
+}
+
+# proxy_header VERSION: nginx sees the address that curl had
+proxy_header() {
+    local got at=${exposed[$(($1 + 2))]}
+    start_web_agent "v$1" --name "v$1" --target "${address_of[nginx$1]}" --proxy-protocol "$1" || return
+    got=$(curl -sS --max-time 5 --interface 127.0.0.5 -w '%{local_ip}:%{local_port}' "http://$at/?v$1" 2>&1)
+    got=${got##*$'\n'}
+    until_true 2 grep -q "^$got /" "$dir/nginx$1.access" ||
+        { fail "curl was $got, nginx saw $(tail -n 1 "$dir/nginx$1.access")"; return; }
+    figures="$got"
+    stop "v$1"
+}
+
+round_robin() {
+    local name got i
+    for name in ann bob cid; do
+        start_web_agent "$name" --name pool --instance "$name" --target "${address_of[$name]}" || return
+    done
+    got=$(for i in $(seq 30); do nc -N -d "${exposed[2]%:*}" "${exposed[2]##*:}"; done)
+    figures=$(sort <<<"$got" | uniq -c | tr -s ' \n' ' ')
+    [ "$figures" = " 10 ann 10 bob 10 cid " ] || { fail "30 connections went to:$figures"; return; }
+    stop bob || return
+    got=$(for i in $(seq 30); do nc -N -d "${exposed[2]%:*}" "${exposed[2]##*:}"; done | sort | uniq -c | tr -s ' \n' ' ')
+    figures="$figures; without bob$got"
+    [ "$got" = " 15 ann 15 cid " ] || { fail "$figures"; return; }
+    stop ann cid
+}
+
+# A download that takes about two seconds, for what happens meanwhile.
+start_download() {
+    start_client download read "${exposed[5]}" "$big" "${1:-500000000}"
+    said download.out '^reading' 10
+}
+
+download_is_whole() {
+    said download.out '[0-9] (same|different) ' 60 || return
+    [[ "$(tail -n 1 "$dir/download.out")" =~ ^$big_bytes\ same\ eof\  ]] ||
+        fail "the download ended with: $(tail -n 1 "$dir/download.out")"
+}
+
+new_ones_are_refused() { [[ "$(client refused "$1" 2>&1)" =~ ^(reset|ConnectionRefusedError)\  ]]; }
+
+agent_drains() {
+    start_web_agent agent && start_download || return
+    kill -TERM "${pid_of[agent]}"
+    said proxy.log 'event=session.draining.*name=web' 2 || return
+    new_ones_are_refused "${exposed[0]}" || { fail "a new connection was served"; return; }
+    is_running agent || { fail "the agent did not wait"; return; }
+    download_is_whole && await_end agent 2 || return
+    [ "$status" -eq 0 ] || fail "the agent ended with $status"
+}
+
+proxy_drains() {
+    start_web_agent agent && start_download || return
+    kill -TERM "${pid_of[proxy]}"
+    said proxy.log 'event=proxy.draining' 2 || return
+    new_ones_are_refused "${exposed[0]}" || { fail "a new connection was served"; return; }
+    is_running proxy || { fail "the proxy did not wait"; return; }
+    download_is_whole && await_end proxy 2 || return
+    [ "$status" -eq 0 ] || { fail "the proxy ended with $status"; return; }
+    [ ! -e "$dir/exposed.sock" ] && [ ! -e "$dir/tunnel.sock" ] || fail "a socket file stayed"
+}
+
+agent_finds_the_new_proxy() {
+    local since=$EPOCHREALTIME
+    start_web_proxy || return
+    until_true 10 curl -sf -o /dev/null --max-time 2 "http://${exposed[0]}/" || { fail "no page 10 s later"; return; }
+    figures="after $(milliseconds_since "$since") ms"
+}
+
+# second_term PROGRAM: while it waits for a download, which then ends with an error
+second_term() {
+    local since
+    start_download 40000000 || return
+    kill -TERM "${pid_of[$1]}"
+    said "$1.log" 'event=(proxy|session|agent).draining|event=link.stopped' 2 || sleep 0.3
+    is_running "$1" || { fail "the first one ended it"; return; }
+    since=$EPOCHREALTIME
+    kill -TERM "${pid_of[$1]}"
+    await_end "$1" 2 || return
+    figures="after $(milliseconds_since "$since") ms"
+    [ "$status" -eq 1 ] || { fail "it ended with $status"; return; }
+    said download.out '[0-9] (same|different) ' 60 || return
+    [[ "$(tail -n 1 "$dir/download.out")" =~ ^[0-9]+\ same\ reset\  ]] ||
+        fail "the download ended with: $(tail -n 1 "$dir/download.out")"
+}
+
+# The token is wrong when the agent starts, and is mended before there is a proxy to ask.
+token_is_read_again() {
+    echo "x$token" >"$dir/late_token"
+    start late "$build/revdial-agent" --server "http://$tunnel" --name web --token-file "$dir/late_token" \
+        --target "${address_of[nginx]}"
+    said late.log 'event=link.retry' 5 || return
+    cp "$dir/web_token" "$dir/late_token"
+    start_web_proxy && said late.log event=session.up 10
+}
+
+drain_is_bounded() {
+    start short "$build/revdial-agent" --server "http://$tunnel" --name v1 --token-file "$dir/web_token" \
+        --target "${address_of[flood]}" --drain 500ms
+    said short.log event=session.up 5 || return
+    start_client flooded read "${exposed[3]}" "$big" 40000000
+    said flooded.out '^reading' 5 || return
+    kill -TERM "${pid_of[short]}"
+    local since=$EPOCHREALTIME
+    await_end short 3 || return
+    figures="ended with $status after $(milliseconds_since "$since") ms"
+    said flooded.out ' reset ' 30
+}
+
+# Neither command lines nor logs have them, and -v was on.
+no_secrets() {
+    local found
+    found=$(ps axww -o args= | grep -F "$token" | grep -v grep)
+    [ -z "$found" ] || { fail "ps shows: $found"; return; }
+    found=$(grep -lF "$token" "$dir"/*.log "$dir"/*.out)
+    [ -z "$found" ] || { fail "it is in $found"; return; }
+    figures="$(cat "$dir"/*.log "$dir"/*.out | wc -l) lines of logs"
+}
+
+check '--help and --version' helps
+check 'wrong options are named, exit code 2' bad_options
+check 'proxy and servers are ready' start_programs || return
+check '"listening on" for each address' listening_lines
+check 'an address in use, exit code 4' address_in_use
+check 'a wrong token or name, exit code 3' rejected
+check 'an agent of that proxy' start_web_agent agent
+check 'curl --unix-socket' unix_socket
+check 'Unix sockets all the way' all_unix
+check 'nginx sees the client by PROXY v1' proxy_header 1
+check 'nginx sees the client by PROXY v2' proxy_header 2
+check 'three agents of one name take turns' round_robin
+check 'the agent ends well' stop agent
+check 'TERM lets the download of an agent end' agent_drains
+check 'TERM lets the download of a proxy end' proxy_drains
+check 'its agent finds the next proxy' agent_finds_the_new_proxy
+check 'the drain of an agent is bounded' drain_is_bounded
+check 'a second TERM ends the agent, exit code 1' second_term agent
+check 'another agent' start_web_agent agent
+check 'a second TERM ends the proxy, exit code 1' second_term proxy
+end_now agent
+check 'a token file is read before each attempt' token_is_read_again
+check 'no secret in ps or logs' no_secrets
+check 'all end well' stop late proxy
