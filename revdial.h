@@ -468,7 +468,7 @@ REVDIAL_API int revdial_engine_set_user(revdial_engine *e, uint32_t id, void *us
 //   thread   one at a time per engine
 REVDIAL_API ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t len);
 
-// Would a write take anything now?
+// Would a write of any size take something now?
 //   returns  1; 0: EV_WRITABLE will tell; or the error a write would return
 //   thread   one at a time per engine
 REVDIAL_API int revdial_engine_writable(revdial_engine *e, uint32_t id);
@@ -5169,7 +5169,7 @@ int revdial_engine_writable(revdial_engine *e, uint32_t id)
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
     int state = s ? rvd_mux_write_state(&e->mux, s) : REVDIAL_EINVAL;
-    return state ? state : rvd_mux_allowed(&e->mux, s, RVD_MUX_SPARSE_BYTES) > 0;
+    return state ? state : rvd_mux_allowed(&e->mux, s, RVD_WIRE_FRAME_MAX) > 0;
 }
 
 ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const void *buf, size_t len)
@@ -7253,6 +7253,7 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 #define RVD_STREAM_ROUNDS 8          // reads or sends in a row before others get their turn
 #define RVD_STREAM_LINGER_US 2000000  // after the last frame: our close must not destroy it
 #define RVD_STREAM_LINGER_BYTES 262144
+#define RVD_STREAM_LAST_US 30000000  // for the last frames, as for any others (write_stall_ms)
 #define RVD_STREAM_HURRY_US 250000   // the same while the owner is being closed
 
 // How much may wait unsent, in the kernel and again in the engine: five milliseconds of what the
@@ -7374,10 +7375,16 @@ struct revdial_stream {
     size_t meta_size;
 };
 
-// All sessions of one loop, so that its owner can end them.
+// Something on a loop that may outlast its session: a relay to a reader that does not read.
+typedef struct rvd_stream_guest {
+    rvd_base_link link;
+    void (*end)(struct rvd_stream_guest *guest);  // be over soon, whatever it costs
+} rvd_stream_guest;
+
+// All that runs on one loop, so that its owner can end it.
 typedef struct rvd_stream_group {
     rvd_loop *loop;
-    rvd_base_link sessions;  // loop thread only, as `ending`
+    rvd_base_link sessions, guests;  // loop thread only, as `ending`
     rvd_loop_task end;
     int ending;
 } rvd_stream_group;
@@ -7394,7 +7401,9 @@ enum {
     RVD_STREAM_PEND_AUTH = 1,
     RVD_STREAM_PEND_UP = 2,
     RVD_STREAM_PEND_GOAWAY = 4,
-    RVD_STREAM_PEND_DEAD = 8
+    RVD_STREAM_PEND_DEAD = 8,
+    RVD_STREAM_PEND_DOWN = 16,   // the owner is told
+    RVD_STREAM_PEND_CLOSED = 32  // and may forget it: the descriptor is closed
 };
 
 typedef struct rvd_stream_dial rvd_stream_dial;
@@ -7422,6 +7431,7 @@ struct revdial_session {
     void *host_ud;  // owner's
     size_t lingered;
     int is_counted;  // owner's: it no longer counts as pending
+    int is_checked;  // owner's: a hook is at work on it
 
     pthread_mutex_t lock;  // guards all below
     rvd_heap heap;
@@ -7444,9 +7454,12 @@ struct revdial_session {
     revdial_auth_req auth;  // request that waits for its verdict; strings in auth_text
     char auth_text[4096 + 65 + 65 + 8];
     rvd_base_link streams, kicked, dials_waiting, dials_over;
-    int hurry;  // linger only for a moment
+    int hurry;         // linger only for a moment
+    int has_finished;  // all has been said, and the peer told so
+    int is_told_down;  // the owner has been, by on_down
     atomic_uint stream_count;  // written under the lock, read by who picks a session
     atomic_uint picked;        // dials on their way here; owner's
+    atomic_int is_leaving;     // drains or is over: no new streams; read by who picks a session
 };
 
 // An attempt to open a stream on one session. Lives with its owner, guarded by the session's lock.
@@ -7514,13 +7527,39 @@ static void rvd_stream_flush_soon_locked(revdial_session *s)
     rvd_loop_flush_later(s->loop, &s->flush);
 }
 
+// Is this the session's I/O thread? The loop exists for as long as the session is not down.
+static int rvd_stream_on_loop_locked(revdial_session *s)
+{
+    return s->state != RVD_STREAM_DOWN && rvd_loop_is_owner(s->loop);
+}
+
+static int rvd_stream_is_on_loop(revdial_session *s)
+{
+    int yes;
+    pthread_mutex_lock(&s->lock);
+    yes = rvd_stream_on_loop_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    return yes;
+}
+
 // After a call that may have queued output.
 static void rvd_stream_touch_locked(revdial_session *s)
 {
-    if (rvd_loop_is_owner(s->loop))
+    if (s->state == RVD_STREAM_DOWN) return;
+    if (rvd_stream_on_loop_locked(s))
         rvd_stream_flush_soon_locked(s);
     else
         rvd_stream_flush_locked(s);
+}
+
+static int rvd_stream_is_leaving(const revdial_session *s)
+{
+    return atomic_load_explicit(&s->is_leaving, memory_order_relaxed);
+}
+
+static void rvd_stream_leaves(revdial_session *s)
+{
+    atomic_store_explicit(&s->is_leaving, 1, memory_order_relaxed);
 }
 
 // ---- streams ----
@@ -7631,7 +7670,7 @@ static void rvd_stream_dial_over_locked(revdial_session *s, rvd_stream_dial *d)
         return;
     }
     rvd_base_link_push(&s->dials_over, &d->link);
-    if (!rvd_loop_is_owner(s->loop)) rvd_stream_kick_locked(s);
+    if (!rvd_stream_on_loop_locked(s)) rvd_stream_kick_locked(s);
 }
 
 static void rvd_stream_dial_fail_locked(revdial_session *s, rvd_stream_dial *d, int code,
@@ -7656,7 +7695,13 @@ static void rvd_stream_dial_sink(revdial_stream *st, unsigned events)
     if (events & RVD_STREAM_WAKE_END) {
         int reset = st->reset_code;
         if (reset < 0) {
-            rvd_stream_dial_fail_locked(s, d, REVDIAL_ELOST, s->why.msg);
+            // A backend that drained and went without an answer has not taken the stream.
+            d->retry_safe = s->why.code == REVDIAL_EDRAINING;
+            rvd_stream_dial_fail_locked(s, d,
+                                        s->why.code == REVDIAL_ECLOSED || d->retry_safe
+                                            ? s->why.code
+                                            : REVDIAL_ELOST,
+                                        s->why.msg);
             return;
         }
         d->retry_safe = reset == REVDIAL_RESET_REFUSED || reset == REVDIAL_RESET_DRAINING;
@@ -7690,6 +7735,8 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
     revdial_stream *st;
     int64_t id, left_ms = (d->deadline_us - rvd_sys_now_us()) / 1000;
     rvd_base_link_remove(&d->link);
+    memset(&d->err, 0, sizeof d->err);
+    d->retry_safe = 1;  // until something has been sent
     if (s->state != RVD_STREAM_UP) {
         rvd_stream_dial_fail_locked(s, d, s->why.code ? s->why.code : REVDIAL_ECLOSED,
                                     s->why.code ? s->why.msg : "the session is not up");
@@ -7701,6 +7748,7 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
     if (id > 0) {
         st->id = (uint32_t)id;
         d->st = st;
+        d->retry_safe = 0;
         d->state = RVD_STREAM_DIAL_ASKED;
         st->sink = rvd_stream_dial_sink;
         st->sink_ud = d;
@@ -7714,6 +7762,7 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
         rvd_base_link_push(&s->dials_waiting, &d->link);
         return;
     }
+    d->retry_safe = id != REVDIAL_EINVAL && id != REVDIAL_ENOMEM;
     rvd_stream_dial_fail_locked(s, d, (int)id, rvd_stream_open_text((int)id, d->opts));
 }
 
@@ -7735,6 +7784,7 @@ static void rvd_stream_dial_abandon_locked(revdial_session *s, rvd_stream_dial *
                                            int code, const char *text)
 {
     if (d->state == RVD_STREAM_DIAL_OVER) return;
+    d->retry_safe = 0;
     if (d->st) revdial_engine_reset(s->engine, d->st->id, reset);
     rvd_stream_dial_fail_locked(s, d, code, text);
 }
@@ -7781,7 +7831,7 @@ revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts
     static const revdial_dial_opts none;
     rvd_stream_dial d;
     memset(&d, 0, sizeof d);
-    if (!s || rvd_loop_is_owner(s->loop)) {
+    if (!s || rvd_stream_is_on_loop(s)) {
         rvd_stream_fail(err, s ? REVDIAL_EDEADLK : REVDIAL_EINVAL, 0,
                         s ? "dial: would block its own I/O thread" : "session: NULL");
         return NULL;
@@ -7797,6 +7847,7 @@ revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts
 
 static void rvd_stream_on_dead_locked(revdial_session *s, const revdial_event *ev)
 {
+    rvd_stream_leaves(s);
     s->pend |= RVD_STREAM_PEND_DEAD;
     s->retry_after_ms = ev->retry_after_ms;
     if (!s->why.code) rvd_stream_fail(&s->why, ev->code, 0, ev->text);
@@ -7828,6 +7879,7 @@ static void rvd_stream_on_event_locked(revdial_session *s, const revdial_event *
         break;
     case REVDIAL_EV_GOAWAY:
         s->draining = 1;
+        rvd_stream_leaves(s);
         s->pend |= RVD_STREAM_PEND_GOAWAY;
         break;
     case REVDIAL_EV_DEAD: rvd_stream_on_dead_locked(s, ev); break;
@@ -7866,7 +7918,7 @@ static void rvd_stream_sinks_locked(revdial_session *s)
 // payload still lies in the input buffer; elsewhere sinks and the session wait for the loop.
 static void rvd_stream_events_locked(revdial_session *s)
 {
-    int on_loop = rvd_loop_is_owner(s->loop);
+    int on_loop = rvd_stream_on_loop_locked(s);
     revdial_event ev;
     while (revdial_engine_event(s->engine, &ev)) {
         rvd_stream_on_event_locked(s, &ev);
@@ -7883,7 +7935,7 @@ static void rvd_stream_broken_locked(revdial_session *s, int error, const char *
     if (s->state >= RVD_STREAM_LINGER) return;
     if (!s->why.code) rvd_sys_fail(&s->why, REVDIAL_ELOST, error, NULL, doing);
     s->pend |= RVD_STREAM_PEND_DEAD;
-    if (!rvd_loop_is_owner(s->loop)) rvd_stream_kick_locked(s);
+    if (!rvd_stream_on_loop_locked(s)) rvd_stream_kick_locked(s);
 }
 
 // One send of what is queued, with the lock released. Returns 0 when there is no more to do now.
@@ -7899,7 +7951,7 @@ static int rvd_stream_send_locked(revdial_session *s, int *released)
     pthread_mutex_lock(&s->lock);
     if (n == -EAGAIN) {
         s->blocked = s->was_blocked = 1;
-        if (rvd_loop_is_owner(s->loop))
+        if (rvd_stream_on_loop_locked(s))
             s->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
         else
             rvd_stream_kick_locked(s);  // only the loop may say that it wants to know
@@ -7929,7 +7981,8 @@ static int rvd_stream_flush_locked(revdial_session *s)
         }
     s->sending = 0;
     rvd_stream_events_locked(s);
-    if (s->closing) rvd_stream_kick_locked(s);
+    if (s->closing || (s->state == RVD_STREAM_LINGER && !rvd_stream_on_loop_locked(s)))
+        rvd_stream_kick_locked(s);
     return released;
 }
 
@@ -7985,7 +8038,8 @@ static void rvd_stream_end_all_locked(revdial_session *s)
     rvd_stream_sinks_locked(s);
 }
 
-// Closes the descriptor, unless a thread is sending on it: then that thread calls again.
+// Closes the descriptor, unless a thread is sending on it: then that thread calls again. Has to be
+// followed by rvd_stream_pend_run().
 static void rvd_stream_close_locked(revdial_session *s)
 {
     if (s->state == RVD_STREAM_DOWN) return;
@@ -7996,37 +8050,49 @@ static void rvd_stream_close_locked(revdial_session *s)
     rvd_loop_remove(s->loop, &s->io);
     rvd_loop_timer_stop(s->loop, &s->timer);
     rvd_sys_close(s->fd);
-    rvd_stream_work_end(s->work);
-    revdial_session_unref(s);  // the loop's; the caller has one of its own
+    s->pend |= RVD_STREAM_PEND_DOWN | RVD_STREAM_PEND_CLOSED;
 }
 
-// Dead: what is left to say goes out, then we listen for a moment, so that our close does not make
-// the system throw away what it has not yet delivered.
+// While it lingers: once all has been said, so much is told to the peer; then we listen for a
+// moment, so that our close does not make the system throw away what it has not yet delivered.
+static void rvd_stream_linger_locked(revdial_session *s)
+{
+    struct iovec rest;
+    int64_t wait_us = s->hurry ? RVD_STREAM_HURRY_US : RVD_STREAM_LINGER_US;
+    if (s->state != RVD_STREAM_LINGER || s->has_finished || s->sending || s->blocked) return;
+    if (revdial_engine_output(s->engine, &rest, 1)) return;  // the next flush goes on
+    s->has_finished = 1;
+    if (rvd_sys_shutdown_wr(s->fd) < 0 ||
+        rvd_loop_timer_set(s->loop, &s->timer, rvd_loop_now(s->loop) + wait_us) < 0)
+        rvd_stream_close_locked(s);
+}
+
+// Dead: every stream learns of it at once; what is left to say goes out as the peer takes it.
 static void rvd_stream_die(revdial_session *s)
 {
-    revdial_err why;
-    int64_t linger_us;
-    int over;
+    int64_t wait_us;
     pthread_mutex_lock(&s->lock);
-    over = s->state >= RVD_STREAM_LINGER;
-    if (over) {
+    if (s->state >= RVD_STREAM_LINGER) {
         pthread_mutex_unlock(&s->lock);
         return;
     }
+    // One that never came up gets a short farewell: strangers must not hold descriptors for long.
+    if (s->state == RVD_STREAM_HANDSHAKE) s->hurry = 1;
     s->state = RVD_STREAM_LINGER;
-    why = s->why;
-    linger_us = s->hurry ? RVD_STREAM_HURRY_US : RVD_STREAM_LINGER_US;
+    wait_us = s->hurry ? RVD_STREAM_HURRY_US : RVD_STREAM_LAST_US;
     revdial_engine_shutdown(s->engine);
     rvd_stream_events_locked(s);
     rvd_stream_end_all_locked(s);
-    rvd_stream_flush_locked(s);
-    if (why.sys || why.code == REVDIAL_ELOST || rvd_sys_shutdown_wr(s->fd) < 0) {
+    if (s->why.sys || s->why.code == REVDIAL_ELOST ||
+        rvd_loop_timer_set(s->loop, &s->timer, rvd_loop_now(s->loop) + wait_us) < 0) {
         rvd_stream_close_locked(s);
-    } else if (rvd_loop_timer_set(s->loop, &s->timer, rvd_loop_now(s->loop) + linger_us) < 0) {
-        rvd_stream_close_locked(s);
+    } else {
+        rvd_stream_flush_locked(s);
+        rvd_stream_linger_locked(s);
     }
+    // A drained session is over when its last byte is out, any other one now.
+    if (s->why.code != REVDIAL_EDRAINING) s->pend |= RVD_STREAM_PEND_DOWN;
     pthread_mutex_unlock(&s->lock);
-    s->host->on_down(s, &why);
 }
 
 // Dials that are over call back here, without the lock.
@@ -8047,15 +8113,24 @@ static void rvd_stream_dials_done(revdial_session *s)
 static void rvd_stream_pend_run(revdial_session *s)
 {
     unsigned pend;
-    pthread_mutex_lock(&s->lock);
-    pend = s->pend;
-    s->pend = 0;
-    pthread_mutex_unlock(&s->lock);
-    if (pend & RVD_STREAM_PEND_AUTH) s->host->on_auth(s);
-    if (pend & RVD_STREAM_PEND_UP) s->host->on_up(s);
-    if (pend & RVD_STREAM_PEND_GOAWAY) s->host->on_goaway(s);
-    if (pend & RVD_STREAM_PEND_DEAD) rvd_stream_die(s);
-    rvd_stream_dials_done(s);
+    do {
+        pthread_mutex_lock(&s->lock);
+        pend = s->pend;
+        s->pend = 0;
+        if (s->is_told_down) pend &= ~(unsigned)RVD_STREAM_PEND_DOWN;
+        if (pend & RVD_STREAM_PEND_DOWN) s->is_told_down = 1;
+        pthread_mutex_unlock(&s->lock);
+        if (pend & RVD_STREAM_PEND_AUTH) s->host->on_auth(s);
+        if (pend & RVD_STREAM_PEND_UP) s->host->on_up(s);
+        if (pend & RVD_STREAM_PEND_GOAWAY) s->host->on_goaway(s);
+        if (pend & RVD_STREAM_PEND_DEAD) rvd_stream_die(s);
+        rvd_stream_dials_done(s);
+        if (pend & RVD_STREAM_PEND_DOWN) s->host->on_down(s, &s->why);
+        if (pend & RVD_STREAM_PEND_CLOSED) {
+            rvd_stream_work_end(s->work);  // from here on the owner may be gone
+            revdial_session_unref(s);      // the loop's; the caller has one of its own
+        }
+    } while (pend);
 }
 
 // All events of one read. The lock is released where the owner has to act before the rest.
@@ -8133,11 +8208,13 @@ static void rvd_stream_on_flush(rvd_loop_flush *f)
     revdial_session *s = RVD_BASE_OWNER(f, revdial_session, flush);
     pthread_mutex_lock(&s->lock);
     s->flush_queued = 0;
-    rvd_stream_flush_locked(s);
     if (s->state < RVD_STREAM_LINGER) {
         rvd_stream_pace_locked(s);
-        rvd_stream_timer_arm_locked(s);
+        revdial_engine_tick(s->engine, rvd_loop_now(s->loop));  // it may want to say something
     }
+    rvd_stream_flush_locked(s);
+    if (s->state < RVD_STREAM_LINGER) rvd_stream_timer_arm_locked(s);
+    rvd_stream_linger_locked(s);
     rvd_stream_events_locked(s);
     pthread_mutex_unlock(&s->lock);
     rvd_stream_pend_run(s);
@@ -8154,7 +8231,8 @@ static void rvd_stream_on_timer(rvd_loop_timer *t)
         rvd_stream_close_locked(s);
     } else {
         if (s->drain_until_us && rvd_loop_now(s->loop) >= s->drain_until_us) {
-            rvd_stream_fail(&s->why, REVDIAL_ETIMEDOUT, 0, "drain: streams were left");
+            if (!s->why.code)
+                rvd_stream_fail(&s->why, REVDIAL_ETIMEDOUT, 0, "drain: streams were left");
             revdial_engine_shutdown(s->engine);
             s->drain_until_us = 0;
         }
@@ -8180,7 +8258,7 @@ static void rvd_stream_on_kick(rvd_loop_task *t)
     }
     if (s->closing) rvd_stream_close_locked(s);
     rvd_stream_sinks_locked(s);
-    if (s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
+    if (s->state != RVD_STREAM_DOWN) rvd_stream_flush_soon_locked(s);
     pthread_mutex_unlock(&s->lock);
     rvd_stream_pend_run(s);
     revdial_session_unref(s);
@@ -8191,6 +8269,7 @@ void revdial_session_kill(revdial_session *s)
     if (!s) return;
     pthread_mutex_lock(&s->lock);
     if (!s->why.code) rvd_stream_fail(&s->why, REVDIAL_ECLOSED, 0, "closed here");
+    rvd_stream_leaves(s);
     revdial_engine_shutdown(s->engine);
     rvd_stream_events_locked(s);
     rvd_stream_kick_locked(s);
@@ -8233,6 +8312,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->work = cfg->work;
     atomic_init(&s->stream_count, 0);
     atomic_init(&s->picked, 0);
+    atomic_init(&s->is_leaving, 0);
     s->group = cfg->group;
     s->loop = cfg->group->loop;
     s->fd = cfg->fd;
@@ -8257,8 +8337,11 @@ static void rvd_stream_kill_soon(revdial_session *s)
 {
     pthread_mutex_lock(&s->lock);
     s->hurry = 1;
+    // Last frames of a drain may still be on their way out: they get some seconds.
     if (s->state == RVD_STREAM_LINGER)
-        rvd_loop_timer_set(s->loop, &s->timer, rvd_loop_now(s->loop) + RVD_STREAM_HURRY_US);
+        rvd_loop_timer_set(s->loop, &s->timer,
+                           rvd_loop_now(s->loop) +
+                               (s->has_finished ? RVD_STREAM_HURRY_US : RVD_STREAM_LINGER_US));
     pthread_mutex_unlock(&s->lock);
     revdial_session_kill(s);
 }
@@ -8287,6 +8370,10 @@ static void rvd_stream_on_group_end(rvd_loop_task *task)
     g->ending = 1;
     for (rvd_base_link *l = g->sessions.next; l != &g->sessions; l = l->next)
         rvd_stream_kill_soon(RVD_BASE_OWNER(l, revdial_session, link));
+    for (rvd_base_link *l = g->guests.next; l != &g->guests; l = l->next) {
+        rvd_stream_guest *guest = RVD_BASE_OWNER(l, rvd_stream_guest, link);
+        guest->end(guest);
+    }
 }
 
 static void rvd_stream_group_init(rvd_stream_group *g, rvd_loop *loop)
@@ -8294,6 +8381,7 @@ static void rvd_stream_group_init(rvd_stream_group *g, rvd_loop *loop)
     g->loop = loop;
     g->end.run = rvd_stream_on_group_end;
     rvd_base_link_init(&g->sessions);
+    rvd_base_link_init(&g->guests);
 }
 
 // Ends every session of the group, and any that still comes.
@@ -8344,6 +8432,7 @@ int revdial_session_drain(revdial_session *s, int timeout_ms)
     if (!s) return REVDIAL_EINVAL;
     pthread_mutex_lock(&s->lock);
     s->draining = 1;
+    rvd_stream_leaves(s);
     s->drain_until_us = until == INT64_MAX ? 0 : until;
     revdial_engine_drain(s->engine);
     rvd_stream_events_locked(s);
@@ -8373,7 +8462,7 @@ static int rvd_stream_wait_locked(revdial_stream *st, unsigned event)
     pthread_cond_t cond;
     int r;
     if (*deadline == 0) return REVDIAL_EAGAIN;
-    if (rvd_loop_is_owner(st->session->loop)) return REVDIAL_EDEADLK;
+    if (rvd_stream_on_loop_locked(st->session)) return REVDIAL_EDEADLK;
     if (*deadline <= rvd_sys_now_us()) return REVDIAL_ETIMEDOUT;
     if (rvd_sys_cond_open(&cond) < 0) return REVDIAL_ENOMEM;
     memset(&w, 0, sizeof w);
@@ -8658,7 +8747,7 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
     int r, only_streams = 1;
     for (size_t i = 0; i < count; i++) {
         only_streams &= items[i].st != NULL;
-        if (items[i].st && rvd_loop_is_owner(items[i].st->session->loop)) return REVDIAL_EDEADLK;
+        if (items[i].st && rvd_stream_is_on_loop(items[i].st->session)) return REVDIAL_EDEADLK;
     }
     r = rvd_stream_poll_look(items, count, NULL);
     if (only_streams && (r || timeout_ms == 0)) return r;
@@ -8696,20 +8785,26 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
 #define RVD_RELAY_SHARE 262144u      // bytes in a row before others get their turn
 #define RVD_RELAY_EARLY_MAX 65536u
 #define RVD_RELAY_UNSENT_US 10000    // whether the last bytes have left: looked at after so long,
-#define RVD_RELAY_UNSENT_TRIES 9     // then after twice that, up to five seconds in all
+#define RVD_RELAY_UNSENT_TRIES 9     // then after twice that, up to 2.5 seconds in all
+#define RVD_RELAY_HURRY_TRIES 8      // while closing: the last of them only
 
 // RUNNING --both directions over--> OVER     RUNNING --one of them failed--> FAILED
 // FAILED --what was delivered has left the socket, or time is up--> OVER
 enum rvd_relay_state { RVD_RELAY_RUNNING, RVD_RELAY_FAILED, RVD_RELAY_OVER };
 
+// What became of reading from the descriptor.
+enum rvd_relay_in { RVD_RELAY_IN_OPEN, RVD_RELAY_IN_ENDED, RVD_RELAY_IN_LOST };
+
 typedef struct rvd_relay {
+    rvd_stream_guest guest;
     rvd_loop_io in, out;  // out is used only if it is another descriptor
     rvd_loop_timer timer;
     rvd_loop_task start;
     revdial_stream *st;
     revdial_session *session;  // holds a reference
     enum rvd_relay_state state;
-    int in_over, out_over;
+    enum rvd_relay_in in_state;
+    int out_over;
     int tries;
     uint8_t *early;
     size_t early_len, early_at;
@@ -8727,7 +8822,7 @@ static void rvd_relay_fail(rvd_relay *r, int code, int sys, const char *text)
 {
     if (r->state != RVD_RELAY_RUNNING) return;
     r->state = RVD_RELAY_FAILED;
-    r->in_over = 1;
+    r->in_state = RVD_RELAY_IN_LOST;
     if (!r->why.code) rvd_sys_fail(&r->why, code, sys, NULL, text);
 }
 
@@ -8737,7 +8832,7 @@ static void rvd_relay_fail_stream(rvd_relay *r, ptrdiff_t code)
     if (code == REVDIAL_ERESET)
         rvd_relay_fail(r, REVDIAL_ERESET, 0, revdial_reset_text(reset > 0 ? reset : 0));
     else
-        rvd_relay_fail(r, (int)code, 0, "the session ended");
+        rvd_relay_fail(r, rvd_stream_error_locked(r->st, (int)code), 0, "the session ended");
     r->why.reset = reset > 0 ? reset : 0;
 }
 
@@ -8746,6 +8841,13 @@ static void rvd_relay_fail_socket(rvd_relay *r, ptrdiff_t error, const char *tex
     revdial_engine_reset(r->session->engine, r->st->id, REVDIAL_RESET_CANCEL);
     rvd_relay_fail(r, REVDIAL_ESYS, (int)-error, text);
     r->out_over = 1;
+}
+
+// Without memory the stream fails, on both ends: ending it quietly would look like EOF.
+static void rvd_relay_fail_memory(rvd_relay *r)
+{
+    revdial_engine_reset(r->session->engine, r->st->id, REVDIAL_RESET_INTERNAL);
+    rvd_relay_fail(r, REVDIAL_ENOMEM, 0, "out of memory for the stream");
 }
 
 static void rvd_relay_moved(rvd_relay *r, int way, size_t n)
@@ -8761,8 +8863,12 @@ static size_t rvd_relay_read(rvd_relay *r)
     void *at;
     ptrdiff_t got, room = revdial_engine_reserve(e, r->st->id, &at, RVD_RELAY_READ_MAX);
     if (room == 0) return 0;  // EV_WRITABLE will tell
+    if (room == REVDIAL_ENOMEM) {
+        rvd_relay_fail_memory(r);
+        return 0;
+    }
     if (room < 0) {
-        r->in_over = 1;  // the reason comes with the stream's end
+        r->in_state = RVD_RELAY_IN_LOST;  // told when what was received has been delivered
         return 0;
     }
     got = rvd_sys_read(r->in.fd, at, (size_t)room);
@@ -8772,7 +8878,7 @@ static size_t rvd_relay_read(rvd_relay *r)
     } else if (got < 0) {
         rvd_relay_fail_socket(r, got, "reading from the socket failed");
     } else if (got == 0) {
-        r->in_over = 1;
+        r->in_state = RVD_RELAY_IN_ENDED;
         revdial_engine_finish(e, r->st->id);
     } else {
         rvd_relay_moved(r, 0, (size_t)got);
@@ -8789,6 +8895,8 @@ static int rvd_relay_early(rvd_relay *r)
     while (r->early_at < r->early_len) {
         ptrdiff_t n = revdial_engine_write(r->session->engine, r->st->id, r->early + r->early_at,
                                            r->early_len - r->early_at);
+        if (n == REVDIAL_ENOMEM) rvd_relay_fail_memory(r);
+        if (n < 0 && r->state == RVD_RELAY_RUNNING) r->in_state = RVD_RELAY_IN_LOST;
         if (n <= 0) return 0;
         r->early_at += (size_t)n;
         rvd_relay_moved(r, 0, (size_t)n);
@@ -8800,7 +8908,7 @@ static void rvd_relay_pump_in(rvd_relay *r)
 {
     size_t share = 0;
     if (!rvd_relay_early(r)) return;
-    while (!r->in_over && r->in.ready & RVD_LOOP_READ) {
+    while (r->in_state == RVD_RELAY_IN_OPEN && r->in.ready & RVD_LOOP_READ) {
         size_t n = rvd_relay_read(r);
         if (!n) break;
         share += n;
@@ -8810,7 +8918,7 @@ static void rvd_relay_pump_in(rvd_relay *r)
         }
     }
     // Waiting for credit must not hide that the client has gone.
-    if (!r->in_over && r->in.ready & RVD_LOOP_HUP) {
+    if (r->in_state == RVD_RELAY_IN_OPEN && r->in.ready & RVD_LOOP_HUP) {
         int error = rvd_sys_connect_result(r->in.fd);
         if (error < 0 && error != -EINPROGRESS && error != -ENOTSOCK)
             rvd_relay_fail_socket(r, error, "the socket's other end has gone");
@@ -8867,10 +8975,11 @@ static void rvd_relay_step_locked(rvd_relay *r, unsigned events)
         rvd_relay_pump_in(r);
     }
     // A stream that was reset after its FIN delivers all, but what we send is lost: say so.
-    if (events & RVD_STREAM_WAKE_END && r->out_over && r->state == RVD_RELAY_RUNNING)
+    if (events & RVD_STREAM_WAKE_END && r->in_state == RVD_RELAY_IN_OPEN)
+        r->in_state = RVD_RELAY_IN_LOST;
+    if (r->state == RVD_RELAY_RUNNING && r->out_over && r->in_state == RVD_RELAY_IN_LOST)
         rvd_relay_fail_stream(r, r->st->reset_code >= 0 ? REVDIAL_ERESET : REVDIAL_ELOST);
-    if (r->state == RVD_RELAY_RUNNING && r->in_over && r->out_over &&
-        r->early_at == r->early_len)
+    if (r->state == RVD_RELAY_RUNNING && r->out_over && r->in_state == RVD_RELAY_IN_ENDED)
         r->state = RVD_RELAY_OVER;
     rvd_stream_flush_soon_locked(r->session);
 }
@@ -8896,11 +9005,12 @@ static void rvd_relay_end(rvd_relay *r)
     // What was delivered to the socket must not be torn up by our reset.
     if (failed && r->tries++ < RVD_RELAY_UNSENT_TRIES && rvd_sys_unsent(rvd_relay_out(r)->fd) > 0 &&
         rvd_loop_timer_set(loop, &r->timer,
-                           rvd_loop_now(loop) + (RVD_RELAY_UNSENT_US << (r->tries - 1))) == 0)
+                           rvd_loop_now(loop) + (RVD_RELAY_UNSENT_US << ((r->tries - 1) % 8))) == 0)
         return;
     rvd_loop_timer_stop(loop, &r->timer);
     rvd_loop_remove(loop, &r->in);
     rvd_loop_remove(loop, &r->out);
+    rvd_base_link_remove(&r->guest.link);
     if (failed) {
         rvd_sys_close_reset(r->in.fd);
         if (r->out.fd >= 0) rvd_sys_close_reset(r->out.fd);
@@ -8915,12 +9025,16 @@ static void rvd_relay_end(rvd_relay *r)
 static void rvd_relay_run(rvd_relay *r)
 {
     revdial_session *s = r->session;
+    unsigned events;
     int over;
     pthread_mutex_lock(&s->lock);
-    rvd_relay_step_locked(r, r->st->reset_code >= 0 ? RVD_STREAM_WAKE_END : 0);
+    // What happened before it began, or while it waited, is seen now.
+    events = r->st->reset_code >= 0 || s->state >= RVD_STREAM_LINGER ? RVD_STREAM_WAKE_END : 0;
+    rvd_relay_step_locked(r, events);
     over = r->state != RVD_RELAY_RUNNING;
     pthread_mutex_unlock(&s->lock);
-    if (over) rvd_relay_end(r);
+    // One that waits for its last bytes to leave is looked at when its timer says so.
+    if (over && !(r->tries && r->timer.slot)) rvd_relay_end(r);
 }
 
 static void rvd_relay_on_in(rvd_loop_io *io) { rvd_relay_run(RVD_BASE_OWNER(io, rvd_relay, in)); }
@@ -8954,12 +9068,27 @@ static void rvd_relay_on_timer(rvd_loop_timer *t)
     rvd_relay_end(r);
 }
 
+// Its owner is closing: a reader that does not read is not waited for.
+static void rvd_relay_on_group_end(rvd_stream_guest *guest)
+{
+    rvd_relay *r = RVD_BASE_OWNER(guest, rvd_relay, guest);
+    revdial_session *s = r->session;
+    pthread_mutex_lock(&s->lock);
+    revdial_engine_reset(s->engine, r->st->id, REVDIAL_RESET_CANCEL);
+    rvd_relay_fail(r, REVDIAL_ECLOSED, 0, "closed here");
+    pthread_mutex_unlock(&s->lock);
+    if (r->tries < RVD_RELAY_HURRY_TRIES) r->tries = RVD_RELAY_HURRY_TRIES;
+    rvd_loop_timer_stop(s->loop, &r->timer);
+    if (r->in.slot) rvd_loop_again(s->loop, &r->in);
+}
+
 // First thing on the loop thread.
 static void rvd_relay_on_start(rvd_loop_task *task)
 {
     rvd_relay *r = RVD_BASE_OWNER(task, rvd_relay, start);
     rvd_loop *loop = r->session->loop;
     int error = rvd_loop_add(loop, &r->in);
+    rvd_base_link_push(&r->session->group->guests, &r->guest.link);
     if (error == 0 && r->out.fd >= 0) error = rvd_loop_add(loop, &r->out);
     r->moved_us = rvd_loop_now(loop);
     if (error == 0 && r->idle_us)
@@ -8972,6 +9101,7 @@ static void rvd_relay_on_start(rvd_loop_task *task)
         rvd_relay_end(r);
         return;
     }
+    if (r->session->group->ending) rvd_relay_on_group_end(&r->guest);
     rvd_relay_run(r);
 }
 
@@ -8991,6 +9121,8 @@ static int rvd_relay_new_locked(revdial_stream *st, int rfd, int wfd, const revd
         memcpy(r->early, opts->early, opts->early_len);
         r->early_len = opts->early_len;
     }
+    rvd_base_link_init(&r->guest.link);
+    r->guest.end = rvd_relay_on_group_end;
     r->st = st;
     r->session = revdial_session_ref(s);
     r->in.fd = rfd;
@@ -9034,6 +9166,7 @@ int revdial_join(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *
 {
     int code = rvd_relay_begin(st, rfd, wfd, opts);
     if (!code) return REVDIAL_OK;
+    revdial_reset(st, REVDIAL_RESET_INTERNAL);  // closing alone would look like EOF
     revdial_close(st);
     rvd_sys_close_reset(rfd);
     if (wfd != rfd) rvd_sys_close_reset(wfd);
@@ -9078,7 +9211,7 @@ typedef struct rvd_proxy_member {
     rvd_base_link link, all;
     revdial_session *session;  // holds a reference
     rvd_proxy_name *name;
-    int is_up, is_draining;
+    int is_up;
 } rvd_proxy_member;
 
 typedef struct rvd_proxy_listener {
@@ -9193,6 +9326,7 @@ static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revd
 {
     for (rvd_base_link *l = n->sessions.next; l != &n->sessions; l = l->next) {
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
+        if (rvd_stream_is_leaving(m->session)) continue;
         if (strcmp(m->session->identity, s->identity) != 0) return REVDIAL_EDUPLICATE;
         if (s->instance[0] && strcmp(m->session->instance, s->instance) == 0)
             *old = m->session;
@@ -9278,8 +9412,9 @@ static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, const rvd_proxy_
     if (!n || p->closing) return NULL;
     for (rvd_base_link *l = n->sessions.next; l != &n->sessions; l = l->next) {
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
-        if (m->is_up && m->is_draining) *code = REVDIAL_EDRAINING;
-        if (!m->is_up || m->is_draining || rvd_proxy_is_tried(pick, m->session)) continue;
+        if (m->is_up && rvd_stream_is_leaving(m->session)) *code = REVDIAL_EDRAINING;
+        if (!m->is_up || rvd_stream_is_leaving(m->session)) continue;
+        if (rvd_proxy_is_tried(pick, m->session)) continue;
         if (!best || (pick->opts->pick != REVDIAL_PICK_ROUND_ROBIN &&
                       rvd_proxy_rank(pick, m->session) > rvd_proxy_rank(pick, best->session)))
             best = m;
@@ -9306,6 +9441,7 @@ static const char *rvd_proxy_pick_text(int code)
     switch (code) {
     case REVDIAL_ENOBACKEND: return "no backend of that name is connected";
     case REVDIAL_EDRAINING: return "all backends of that name are going away";
+    case REVDIAL_ETIMEDOUT: return "the dial timed out: no backend of that name came up";
     default: return "the proxy is closed";
     }
 }
@@ -9383,9 +9519,13 @@ typedef struct rvd_proxy_auth {
     char identity[128];
 } rvd_proxy_auth;
 
+// A connection that is gone counts as pending for as long as its check goes on: or a stranger could
+// have any number of them queued.
 static void rvd_proxy_auth_free(rvd_proxy_auth *a)
 {
     revdial_session *s = a->session;
+    s->is_checked = 0;
+    if (s->is_told_down) rvd_proxy_pending_end(s->owner, s);
     pthread_mutex_lock(&s->lock);
     rvd_base_free(&s->heap, a, sizeof *a);
     pthread_mutex_unlock(&s->lock);
@@ -9411,7 +9551,10 @@ static void rvd_proxy_auth_run(rvd_loop_job *job)
 {
     rvd_proxy_auth *a = RVD_BASE_OWNER(job, rvd_proxy_auth, job);
     revdial_proxy *p = a->session->owner;
-    a->code = p->cfg.auth(p->cfg.auth_ud, &a->session->auth, a->identity, sizeof a->identity);
+    a->code = REVDIAL_EAUTH;  // of nobody: it is not asked about who has gone
+    if (!rvd_stream_is_leaving(a->session))
+        a->code =
+            p->cfg.auth(p->cfg.auth_ud, &a->session->auth, a->identity, sizeof a->identity);
     rvd_loop_post(a->session->loop, &a->task);
 }
 
@@ -9430,6 +9573,7 @@ static void rvd_proxy_on_auth(revdial_session *s)
         a->job.run = rvd_proxy_auth_run;
         a->task.run = rvd_proxy_auth_done;
         a->session = revdial_session_ref(s);
+        s->is_checked = 1;
         rvd_stream_work_begin(s->work);
         if (rvd_loop_pool_submit(&p->auth_pool, &a->job, 0) == 0) return;
         rvd_proxy_auth_free(a);
@@ -9441,6 +9585,7 @@ static void rvd_proxy_on_up(revdial_session *s)
 {
     revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->host_ud;
+    int draining;
     rvd_proxy_pending_end(p, s);
     rvd_proxy_log_session(p, REVDIAL_LOG_INFO, "session.up", s, NULL);
     if (p->cfg.on_session) p->cfg.on_session(p->cfg.ud, s, REVDIAL_UP, NULL);
@@ -9449,16 +9594,14 @@ static void rvd_proxy_on_up(revdial_session *s)
     p->stats.sessions_opened++;
     pthread_cond_broadcast(&p->changed);
     if (!rvd_base_link_is_alone(&p->dials)) rvd_loop_post(p->loops[0], &p->dials_wake);
+    draining = p->draining;
     pthread_mutex_unlock(&p->lock);
+    if (draining) revdial_session_drain(s, -1);  // it came up while the others were told
 }
 
 static void rvd_proxy_on_goaway(revdial_session *s)
 {
     revdial_proxy *p = s->owner;
-    rvd_proxy_member *m = s->host_ud;
-    pthread_mutex_lock(&p->lock);
-    m->is_draining = 1;
-    pthread_mutex_unlock(&p->lock);
     rvd_proxy_log_session(p, REVDIAL_LOG_INFO, "session.draining", s, NULL);
     if (p->cfg.on_session) p->cfg.on_session(p->cfg.ud, s, REVDIAL_DRAINING, NULL);
 }
@@ -9469,7 +9612,7 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     rvd_proxy_member *m = s->host_ud;
     revdial_engine_info info;
     int was_up = 0;
-    rvd_proxy_pending_end(p, s);
+    if (!s->is_checked) rvd_proxy_pending_end(p, s);
     pthread_mutex_lock(&s->lock);
     revdial_engine_info_get(s->engine, &info);
     pthread_mutex_unlock(&s->lock);
@@ -9755,21 +9898,41 @@ static rvd_proxy_pick rvd_proxy_pick_start(const char *name, const revdial_dial_
     return pick;
 }
 
+// Should the dial wait for a backend to appear? Not after one has refused it.
+static int rvd_proxy_waits(const rvd_proxy_pick *pick, const revdial_err *refusal)
+{
+    return pick->opts->flags & REVDIAL_DIAL_WAIT && refusal->code != REVDIAL_EREFUSED;
+}
+
 // Waits for a backend, if the dial asked to.
 static revdial_session *rvd_proxy_pick_wait(revdial_proxy *p, const rvd_proxy_pick *pick,
-                                            int64_t deadline_us, int *code)
+                                            const rvd_stream_dial *d, int *code)
 {
+    int64_t until = d->deadline_us == INT64_MAX ? -1 : d->deadline_us;
     revdial_session *s;
     int r = 0;
     pthread_mutex_lock(&p->lock);
     s = rvd_proxy_pick_locked(p, pick, code);
-    while (!s && pick->opts->flags & REVDIAL_DIAL_WAIT && *code != REVDIAL_ECLOSED && r == 0) {
-        r = rvd_sys_cond_wait(&p->changed, &p->lock, deadline_us == INT64_MAX ? -1 : deadline_us);
+    while (!s && rvd_proxy_waits(pick, &d->err) && *code != REVDIAL_ECLOSED && r == 0) {
+        r = rvd_sys_cond_wait(&p->changed, &p->lock, until);
         s = rvd_proxy_pick_locked(p, pick, code);
     }
+    if (!s && r) *code = REVDIAL_ETIMEDOUT;
     if (!s) p->stats.dials_failed++;
     pthread_mutex_unlock(&p->lock);
     return s;
+}
+
+// A caller that may be inside while the proxy is closed is counted, so that the proxy outlives the
+// call. Returns 0 if it is closed already.
+static int rvd_proxy_enter(revdial_proxy *p)
+{
+    int open;
+    pthread_mutex_lock(&p->lock);
+    open = !p->closing;
+    if (open) rvd_stream_work_begin(&p->work);
+    pthread_mutex_unlock(&p->lock);
+    return open;
 }
 
 // May the dial ask another session? Only where nothing can have been processed.
@@ -9795,13 +9958,31 @@ static void rvd_proxy_dial_failed(revdial_proxy *p)
     pthread_mutex_unlock(&p->lock);
 }
 
+// Asks one session after the other, as long as that is safe. A refusal is a better reason than
+// that there is nobody else to ask.
+static void rvd_proxy_dial_sessions(revdial_proxy *p, const char *name, rvd_stream_dial *d)
+{
+    rvd_proxy_pick pick = rvd_proxy_pick_start(name, d->opts);
+    int code, again;
+    do {
+        revdial_session *s = rvd_proxy_pick_wait(p, &pick, d, &code);
+        if (!s) {
+            if (!d->err.code || code == REVDIAL_ETIMEDOUT || code == REVDIAL_ECLOSED)
+                rvd_stream_fail(&d->err, code, 0, rvd_proxy_pick_text(code));
+            return;
+        }
+        rvd_stream_dial_blocking(s, d);
+        again = !d->st && rvd_proxy_may_retry(&pick, d, s);
+        rvd_proxy_unpick(s);
+    } while (again);
+    if (!d->st) rvd_proxy_dial_failed(p);
+}
+
 revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_dial_opts *opts,
                              revdial_err *err)
 {
     static const revdial_dial_opts none;
-    rvd_proxy_pick pick;
     rvd_stream_dial d;
-    int code, again;
     memset(&d, 0, sizeof d);
     d.opts = opts ? opts : &none;
     d.deadline_us = rvd_stream_dial_deadline(d.opts);
@@ -9811,20 +9992,12 @@ revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_d
                                   : "dial: proxy or name is NULL");
         return NULL;
     }
-    pick = rvd_proxy_pick_start(name, d.opts);
-    do {
-        revdial_session *s = rvd_proxy_pick_wait(p, &pick, d.deadline_us, &code);
-        if (!s) {
-            // After a refusal the refusal is the better reason.
-            if (!d.err.code) rvd_stream_fail(&d.err, code, 0, rvd_proxy_pick_text(code));
-            if (err) *err = d.err;
-            return NULL;
-        }
-        rvd_stream_dial_blocking(s, &d);
-        again = !d.st && rvd_proxy_may_retry(&pick, &d, s);
-        rvd_proxy_unpick(s);
-    } while (again);
-    if (!d.st) rvd_proxy_dial_failed(p);
+    if (!rvd_proxy_enter(p)) {
+        rvd_stream_fail(err, REVDIAL_ECLOSED, 0, rvd_proxy_pick_text(REVDIAL_ECLOSED));
+        return NULL;
+    }
+    rvd_proxy_dial_sessions(p, name, &d);
+    rvd_stream_work_end(&p->work);
     if (err) *err = d.err;
     return d.st;
 }
@@ -9838,6 +10011,7 @@ int revdial_dial_fd(revdial_proxy *p, const char *name, const revdial_dial_opts 
     if (!st) return err ? err->code : own.code;
     fd = revdial_stream_fd(st);
     if (fd >= 0) return fd;
+    revdial_reset(st, REVDIAL_RESET_INTERNAL);
     revdial_close(st);
     return rvd_stream_fail(err, fd, 0, "no socket for the stream");
 }
@@ -9892,29 +10066,47 @@ static void rvd_proxy_dial_fail(rvd_proxy_dial *d, int code, const char *text)
     rvd_proxy_dial_end(d);
 }
 
-// Picks a session and goes to its loop; or waits on loop 0; or is over.
+// Picks a session and goes to its loop; or waits on loop 0; or is over. Once posted the dial may be
+// gone, so the post is the last thing, under the lock.
 static void rvd_proxy_dial_pick(rvd_proxy_dial *d)
 {
     revdial_proxy *p = d->proxy;
-    int code;
+    int code, is_over;
     rvd_loop_timer_stop(d->loop, &d->timer);
     pthread_mutex_lock(&p->lock);
     d->session = rvd_proxy_pick_locked(p, &d->pick, &code);
-    d->is_waiting = !d->session && d->opts.flags & REVDIAL_DIAL_WAIT && !p->closing;
-    if (d->session || d->is_waiting) d->loop = d->session ? d->session->loop : p->loops[0];
-    pthread_mutex_unlock(&p->lock);
-    if (!d->session && !d->is_waiting) {
-        rvd_proxy_dial_fail(d, code, rvd_proxy_pick_text(code));
-        return;
+    d->is_waiting = !d->session && rvd_proxy_waits(&d->pick, &d->dial.err) && !p->closing;
+    is_over = !d->session && !d->is_waiting;
+    if (!is_over) {
+        d->loop = d->session ? d->session->loop : p->loops[0];
+        rvd_loop_post(d->loop, &d->task);
     }
-    rvd_loop_post(d->loop, &d->task);
+    pthread_mutex_unlock(&p->lock);
+    if (is_over) rvd_proxy_dial_fail(d, code, rvd_proxy_pick_text(code));
+}
+
+static int rvd_proxy_dial_is_cancelled(rvd_proxy_dial *d)
+{
+    int yes;
+    pthread_mutex_lock(&d->proxy->lock);
+    yes = d->is_cancelled;
+    pthread_mutex_unlock(&d->proxy->lock);
+    return yes;
 }
 
 static void rvd_proxy_dial_done(rvd_stream_dial *dial)
 {
     rvd_proxy_dial *d = RVD_BASE_OWNER(dial, rvd_proxy_dial, dial);
     revdial_session *s = d->session;
-    if (dial->st || d->is_cancelled || !rvd_proxy_may_retry(&d->pick, dial, s)) {
+    if (rvd_proxy_dial_is_cancelled(d)) {  // whatever came of it
+        if (dial->st) revdial_reset(dial->st, REVDIAL_RESET_CANCEL);
+        revdial_close(dial->st);
+        dial->st = NULL;
+        rvd_stream_fail(&dial->err, REVDIAL_ECLOSED, 0, "the dial was cancelled");
+        rvd_proxy_dial_end(d);
+        return;
+    }
+    if (dial->st || !rvd_proxy_may_retry(&d->pick, dial, s)) {
         rvd_proxy_dial_end(d);
         return;
     }
@@ -9993,29 +10185,26 @@ static void rvd_proxy_dial_run(rvd_loop_task *task)
     revdial_session_unref(s);
 }
 
-// Loop 0: a backend came up. Those that wait for one try again.
+// Loop 0: a backend came up. Those that wait for one try again. Their timers run on this thread, so
+// nothing happens to them meanwhile; once posted, under the lock, they belong to another.
 static void rvd_proxy_on_dials_wake(rvd_loop_task *task)
 {
     revdial_proxy *p = RVD_BASE_OWNER(task, revdial_proxy, dials_wake);
-    for (;;) {
-        rvd_proxy_dial *found = NULL;
-        pthread_mutex_lock(&p->lock);
-        for (rvd_base_link *l = p->dials.next; l != &p->dials && !found; l = l->next) {
-            rvd_proxy_dial *d = RVD_BASE_OWNER(l, rvd_proxy_dial, link);
-            int code;
-            if (!d->is_waiting || d->is_cancelled) continue;
-            d->session = rvd_proxy_pick_locked(p, &d->pick, &code);
-            if (d->session) found = d;
-        }
-        if (found) {
-            found->is_waiting = 0;
-            found->loop = found->session->loop;
-        }
-        pthread_mutex_unlock(&p->lock);
-        if (!found) return;
-        rvd_loop_timer_stop(p->loops[0], &found->timer);
-        rvd_loop_post(found->loop, &found->task);
+    rvd_base_link *next;
+    pthread_mutex_lock(&p->lock);
+    for (rvd_base_link *l = p->dials.next; l != &p->dials; l = next) {
+        rvd_proxy_dial *d = RVD_BASE_OWNER(l, rvd_proxy_dial, link);
+        int code;
+        next = l->next;
+        if (!d->is_waiting || d->is_cancelled) continue;
+        d->session = rvd_proxy_pick_locked(p, &d->pick, &code);
+        if (!d->session) continue;
+        rvd_loop_timer_stop(p->loops[0], &d->timer);
+        d->is_waiting = 0;
+        d->loop = d->session->loop;
+        rvd_loop_post(d->loop, &d->task);
     }
+    pthread_mutex_unlock(&p->lock);
 }
 
 // Copies strings of the options behind a dial. With `to` NULL it only counts.
@@ -10136,19 +10325,21 @@ int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned min_sessions
     unsigned up = 0;
     int r = 0;
     if (rvd_proxy_is_on_loop(p)) return REVDIAL_EDEADLK;
+    if (!rvd_proxy_enter(p)) return REVDIAL_ECLOSED;
     pthread_mutex_lock(&p->lock);
     for (;;) {
         rvd_proxy_name *n = *rvd_proxy_slot(p, name);
         up = 0;
         for (rvd_base_link *l = n ? n->sessions.next : NULL; n && l != &n->sessions; l = l->next) {
             rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
-            up += m->is_up && !m->is_draining;
+            up += m->is_up && !rvd_stream_is_leaving(m->session);
         }
         if (up >= min_sessions || r || p->closing) break;
         r = rvd_sys_cond_wait(&p->changed, &p->lock, until == INT64_MAX ? -1 : until);
     }
     if (up < min_sessions) r = p->closing ? REVDIAL_ECLOSED : REVDIAL_ETIMEDOUT;
     pthread_mutex_unlock(&p->lock);
+    rvd_stream_work_end(&p->work);
     return up < min_sessions ? r : (int)up;
 }
 
@@ -10252,8 +10443,6 @@ int revdial_proxy_drain(revdial_proxy *p, int timeout_ms)
     if (rvd_proxy_is_on_loop(p)) return REVDIAL_EDEADLK;
     pthread_mutex_lock(&p->lock);
     p->draining = 1;
-    for (rvd_base_link *l = p->members.next; l != &p->members; l = l->next)
-        RVD_BASE_OWNER(l, rvd_proxy_member, all)->is_draining = 1;
     pthread_mutex_unlock(&p->lock);
     rvd_proxy_stop_listening(p);
     count = rvd_proxy_snapshot(p, &all, &size);

@@ -34,7 +34,10 @@
 
 static int util_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
                             struct addrinfo **out);
+static int util_thread_create(pthread_t *t, const pthread_attr_t *attr, void *(*run)(void *),
+                              void *arg);
 #define RVD_SYS_GETADDRINFO util_getaddrinfo
+#define RVD_SYS_THREAD_CREATE util_thread_create
 #define REVDIAL_IMPLEMENTATION
 #include "revdial.h"
 
@@ -169,6 +172,18 @@ static int util_getaddrinfo(const char *host, const char *port, const struct add
     return 0;
 }
 
+// The library's next threads that cannot be had: so many are spared, so many fail.
+static atomic_int util_thread_spare, util_thread_fail;
+
+static int util_thread_create(pthread_t *t, const pthread_attr_t *attr, void *(*run)(void *),
+                              void *arg)
+{
+    if (atomic_load(&util_thread_fail) > 0 && atomic_fetch_sub(&util_thread_spare, 1) <= 0 &&
+        atomic_fetch_sub(&util_thread_fail, 1) > 0)
+        return EAGAIN;
+    return pthread_create(t, attr, run, arg);
+}
+
 // ------------------------------------------------------------------------------------------------
 // Logs of states, as on_session and on_state tell them.
 
@@ -259,6 +274,34 @@ static inline uint64_t util_write_payload(revdial_stream *st, uint64_t len, unsi
     return at;
 }
 
+// Bulk is cheap to check: a pattern that repeats with a period no buffer has.
+enum { UTIL_PERIOD = 65521, UTIL_BULK = 32768 };
+
+static inline const uint8_t *util_pattern(uint64_t offset)
+{
+    static uint8_t pattern[UTIL_PERIOD + UTIL_BULK];
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static int is_filled;
+    pthread_mutex_lock(&lock);
+    if (!is_filled) util_fill(pattern, UTIL_PERIOD, 0, 3);
+    if (!is_filled) memcpy(pattern + UTIL_PERIOD, pattern, UTIL_BULK);
+    is_filled = 1;
+    pthread_mutex_unlock(&lock);
+    return pattern + offset % UTIL_PERIOD;
+}
+
+static inline uint64_t util_write_bulk(revdial_stream *st, uint64_t len)
+{
+    uint64_t at = 0;
+    while (at < len) {
+        size_t n = len - at < UTIL_BULK ? (size_t)(len - at) : UTIL_BULK;
+        ptrdiff_t w = revdial_write(st, util_pattern(at), n);
+        if (w > 0) at += (uint64_t)w;
+        if (w != (ptrdiff_t)n) break;
+    }
+    return at;
+}
+
 typedef struct util_read {
     uint64_t bytes;
     int end;     // 0 EOF, or the error
@@ -274,6 +317,20 @@ static inline util_read util_read_payload(revdial_stream *st, unsigned seed)
     ptrdiff_t n;
     while ((n = revdial_read(st, buf, sizeof buf)) > 0) {
         if (!util_matches(buf, (size_t)n, r.bytes, seed)) r.is_bad = 1;
+        r.bytes += (uint64_t)n;
+    }
+    r.end = (int)n;
+    revdial_error(st, &r.reset);
+    return r;
+}
+
+static inline util_read util_read_bulk(revdial_stream *st)
+{
+    uint8_t buf[UTIL_BULK];
+    util_read r = {0, 0, 0, 0};
+    ptrdiff_t n;
+    while ((n = revdial_read(st, buf, sizeof buf)) > 0) {
+        if (memcmp(buf, util_pattern(r.bytes), (size_t)n) != 0) r.is_bad = 1;
         r.bytes += (uint64_t)n;
     }
     r.end = (int)n;
@@ -344,6 +401,7 @@ static inline void util_echo(revdial_stream *st)
 //   source          writes n bytes, EOF, waits            flood      writes until it fails
 //   sink            reads to the end, says "ok"           hold       accepts, reads to the end
 //   silent          touches nothing until `go`            stop       accepts, reads after `go`
+//   bulk            as source, in bulk                    bulk-sink  as sink, in bulk
 static inline void util_handler(void *ud, revdial_stream *st)
 {
     world *w = ud;
@@ -364,6 +422,13 @@ static inline void util_handler(void *ud, revdial_stream *st)
         util_write_payload(st, n, 1);
         revdial_shutdown(st, REVDIAL_WR);
         r = util_read_payload(st, 2);
+    } else if (strcmp(what, "bulk") == 0) {
+        util_write_bulk(st, n);
+        revdial_shutdown(st, REVDIAL_WR);
+        r = util_read_bulk(st);
+    } else if (strcmp(what, "bulk-sink") == 0) {
+        r = util_read_bulk(st);
+        if (r.end == 0) revdial_write(st, "ok", 2);
     } else if (strcmp(what, "flood") == 0) {
         revdial_write(st, "", 0);
         r.bytes = util_write_payload(st, UINT64_MAX, 1);

@@ -348,7 +348,8 @@ static int sim_rest_round(sim *w)
                 sim_finish(w, x, s);
             while (!w->failed && sim_read(w, x, s, 65536, 0) > 0) {
             }
-            if ((end->got_eof && end->fin) || end->got_error || w->side[x].dead)
+            int said = end->fin || end->reset || end->got_reset;
+            if ((end->got_eof && said) || end->got_error || w->side[x].dead)
                 sim_close(w, x, s);
             else
                 over = 0;

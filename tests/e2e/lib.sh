@@ -36,6 +36,7 @@ check() {
         return 0
     fi
     printf 'FAIL %s: %s\n' "$name" "${why:-$* failed}"
+    for name in "${!pid_of[@]}"; do tail -n 3 "$dir/$name.log" | sed "s/^/    $name: /"; done
     failed=$((failed + 1))
     return 1
 }

@@ -189,13 +189,6 @@ proxy_drains() {
     [ ! -e "$dir/exposed.sock" ] && [ ! -e "$dir/tunnel.sock" ] || fail "a socket file stayed"
 }
 
-agent_finds_the_new_proxy() {
-    local since=$EPOCHREALTIME
-    start_web_proxy || return
-    until_true 10 curl -sf -o /dev/null --max-time 2 "http://${exposed[0]}/" || { fail "no page 10 s later"; return; }
-    figures="after $(milliseconds_since "$since") ms"
-}
-
 # second_term PROGRAM: while it waits for a download, which then ends with an error
 second_term() {
     local since
@@ -261,8 +254,10 @@ check 'three agents of one name take turns' round_robin
 check 'the agent ends well' stop agent
 check 'TERM lets the download of an agent end' agent_drains
 check 'TERM lets the download of a proxy end' proxy_drains
-check 'its agent finds the next proxy' agent_finds_the_new_proxy
+end_now agent
+check 'another proxy' start_web_proxy
 check 'the drain of an agent is bounded' drain_is_bounded
+check 'an agent' start_web_agent agent
 check 'a second TERM ends the agent, exit code 1' second_term agent
 check 'another agent' start_web_agent agent
 check 'a second TERM ends the proxy, exit code 1' second_term proxy

@@ -1,0 +1,1206 @@
+// The backend's side: what an agent makes of a proxy's answers, how it comes back, how it stops, and
+// which targets it connects to. The rows R.. are those of the table of bad answers that need a
+// socket.
+#include "runtime_util.h"
+
+// ------------------------------------------------------------------------------------------------
+// A proxy played by the test
+
+typedef struct stage {
+    world w;
+    int listener, port;
+    char url[64], head[2048];
+} stage;
+
+static void stage_open(stage *s)
+{
+    world_init(&s->w);
+    s->port = 0;
+    s->listener = raw_listen(8, &s->port);
+    snprintf(s->url, sizeof s->url, "http://127.0.0.1:%d", s->port);
+    s->w.acfg.url = s->url;
+}
+
+static int stage_agent(stage *s)
+{
+    revdial_err err = {0};
+    s->w.agents[0] = revdial_agent_start(&s->w.acfg, &err);
+    return s->w.agents[0] ? 1 : test_fail(__FILE__, __LINE__, "no agent: %s", err.msg);
+}
+
+// The next attempt: its descriptor, its request in s->head.
+static int stage_accept(stage *s)
+{
+    int fd = raw_proxy_accept(s->listener, s->head, sizeof s->head);
+    CHECK(fd >= 0);
+    return fd;
+}
+
+static void stage_close(stage *s)
+{
+    world_close(&s->w);
+    close(s->listener);
+}
+
+// Answers one attempt and closes.
+static void stage_answer(stage *s, const char *answer)
+{
+    int fd = stage_accept(s);
+    raw_say(fd, answer);
+    shutdown(fd, SHUT_WR);
+    char buf[64];
+    size_t len;
+    raw_drain(fd, buf, sizeof buf, &len);
+    close(fd);
+}
+
+TEST(R1_R2_frames_that_come_with_the_101_are_not_lost_however_it_is_cut)
+{
+    static const char ping[] = "\0\2\0\1\0\0\0\0\0\0\0\x2A";
+    char answer[sizeof RAW_101 + 12];
+    size_t len = sizeof RAW_101 - 1 + 12;
+    raw_frame f = {0};
+    stage s;
+    memcpy(answer, RAW_101, sizeof RAW_101 - 1);
+    memcpy(answer + sizeof RAW_101 - 1, ping, 12);
+    stage_open(&s);
+    if (stage_agent(&s)) {
+        for (size_t cut = 0; cut < len; cut += 7) {
+            int fd = stage_accept(&s);
+            raw_send(fd, answer, cut);
+            sched_yield();
+            raw_send(fd, answer + cut, len - cut);
+            CHECK(raw_frame_await(fd, RAW_PING, &f));
+            while (f.flags != RAW_ACK && raw_frame_await(fd, RAW_PING, &f)) {
+            }
+            CHECK_INT(f.len, 42);
+            raw_close_reset(fd);
+        }
+    }
+    stage_close(&s);
+}
+
+TEST(R4_to_R9_R23_each_refusal_is_its_own_error_and_is_followed_by_another_attempt)
+{
+    static const struct {
+        const char *answer;
+        int code;
+    } rows[] = {
+        {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", REVDIAL_EUPGRADE},           // R4
+        {"HTTP/1.1 204 No Content\r\n\r\n", REVDIAL_EUPGRADE},
+        {"HTTP/1.1 401 Unauthorized\r\n\r\n", REVDIAL_EAUTH},                           // R5
+        {"HTTP/1.1 403 Forbidden\r\n\r\n", REVDIAL_EDENIED},
+        {"HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1:1/\r\n\r\n", REVDIAL_EUPGRADE},  // R6
+        {"HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:1/\r\n\r\n", REVDIAL_EUPGRADE},
+        {"HTTP/1.1 407 Who\r\nProxy-Authenticate: Basic\r\n\r\n", REVDIAL_EUPGRADE},
+        {"HTTP/1.1 404 Not Found\r\n\r\n", REVDIAL_EUPGRADE},                           // R7
+        {"HTTP/1.1 409 Conflict\r\n\r\n", REVDIAL_EDUPLICATE},
+        {"HTTP/1.1 426 Upgrade Required\r\n\r\n", REVDIAL_EUPGRADE},
+        {"HTTP/1.1 429 Slow\r\n\r\n", REVDIAL_ELIMIT},                                  // R8
+        {"HTTP/1.1 503 Full\r\n\r\n", REVDIAL_ELIMIT},
+        {"HTTP/1.1 503 Full\r\nRetry-After: -1\r\n\r\n", REVDIAL_ELIMIT},
+        {"HTTP/1.1 503 Full\r\nRetry-After: soon\r\n\r\n", REVDIAL_ELIMIT},
+        {"HTTP/1.1 101 Yes\r\nConnection: Upgrade\r\n\r\n", REVDIAL_EUPGRADE},          // R9
+        {"HTTP/1.1 101 Yes\r\nUpgrade: revdial\r\n\r\n", REVDIAL_EUPGRADE},             // R10
+        {"HTTP/1.1 101 Yes\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+         REVDIAL_EUPGRADE},
+        {"SSH-2.0-OpenSSH_9.2\r\n\r\n", REVDIAL_EUPGRADE},
+        {"", REVDIAL_ELOST},                                                            // R17
+        {"HTTP/1.1 101 Yes\r\nConn", REVDIAL_ELOST},
+        {RAW_101, REVDIAL_ELOST},
+        {RAW_101 "HTTP/1.1 200 OK\r\n\r\n", REVDIAL_EPROTO},                            // R19
+    };
+    stage s;
+    util_state e = {0};
+    stage_open(&s);
+    s.w.acfg.auth_fail_limit = -1;
+    if (stage_agent(&s)) {
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            stage_answer(&s, rows[i].answer);
+            CHECK(strncmp(s.head, "GET /revdial HTTP/1.1\r\n", 23) == 0);
+            if (!CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, (int)i + 1, &e))) break;
+            if (e.code != rows[i].code || !e.msg[0])
+                test_fail(__FILE__, __LINE__, "\"%.30s\": %d %s", rows[i].answer, e.code, e.msg);
+        }
+    }
+    stage_close(&s);
+}
+
+TEST(R8_Retry_After_is_waited_for_within_reason)
+{
+    static const struct {
+        const char *answer;
+        int least, most;
+    } rows[] = {
+        {"HTTP/1.1 503 Full\r\nRetry-After: 1\r\n\r\n", 1000, 1250},
+        {"HTTP/1.1 429 Slow\r\nRetry-After: 7\r\n\r\n", 7000, 8750},
+        {"HTTP/1.1 503 Full\r\nRetry-After: 1000000000\r\n\r\n", 0, 375000},
+        {"HTTP/1.1 503 Full\r\nRetry-After: 99999999999999999999\r\n\r\n", 0, 375000},
+        {"HTTP/1.1 503 Full\r\nRetry-After: 0\r\n\r\n", 0, 1250},
+        {"HTTP/1.1 404 No\r\nRetry-After: 7\r\n\r\n", 0, 20},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        stage s;
+        util_state e = {0};
+        stage_open(&s);
+        if (stage_agent(&s)) {
+            stage_answer(&s, rows[i].answer);
+            CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 1, &e));
+            if (e.retry_ms < rows[i].least || e.retry_ms > rows[i].most)
+                test_fail(__FILE__, __LINE__, "\"%s\": %d ms", rows[i].answer, e.retry_ms);
+            if (i == 0) {  // and it does come back then
+                int64_t began = util_now_ms();
+                int fd = stage_accept(&s);
+                CHECK(util_now_ms() - began >= 500);
+                close(fd);
+            }
+        }
+        stage_close(&s);
+    }
+}
+
+TEST(R16_a_proxy_that_says_nothing_or_drips_is_given_up_at_the_deadline)
+{
+    stage s;
+    util_state e = {0};
+    stage_open(&s);
+    s.w.acfg.common.limits.handshake_timeout_ms = 50;
+    if (stage_agent(&s)) {
+        int fd = stage_accept(&s);
+        CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 1, &e));
+        CHECK_INT(e.code, REVDIAL_ETIMEDOUT);
+        close(fd);
+        fd = stage_accept(&s);
+        raw_say(fd, "HTTP/1.1 101 Yes\r\nX: ");
+        while (!raw_wait(fd, POLLIN, 5)) raw_say(fd, "a");
+        CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 2, &e));
+        CHECK_INT(e.code, REVDIAL_ETIMEDOUT);
+        close(fd);
+        // Attempts that timed out are no streams that were cut.
+        CHECK_INT(revdial_agent_stop(s.w.agents[0], 1000), 0);
+        s.w.agents[0] = NULL;
+    }
+    stage_close(&s);
+}
+
+TEST(R18_an_answer_that_comes_before_the_request_is_read_is_reported)
+{
+    stage s;
+    util_state e = {0};
+    stage_open(&s);
+    s.w.acfg.auth_fail_limit = -1;
+    if (stage_agent(&s)) {
+        int fd = raw_accept(s.listener);
+        raw_say(fd, "HTTP/1.1 403 Forbidden\r\n\r\n");
+        shutdown(fd, SHUT_WR);
+        CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 1, &e));
+        CHECK_INT(e.code, REVDIAL_EDENIED);
+        close(fd);
+    }
+    stage_close(&s);
+}
+
+TEST(R23_the_body_of_a_refusal_is_not_read_to_its_end)
+{
+    stage s;
+    util_state e = {0};
+    char junk[65536];
+    memset(junk, 'x', sizeof junk);
+    stage_open(&s);
+    if (stage_agent(&s)) {
+        int fd = stage_accept(&s);
+        raw_say(fd, "HTTP/1.1 404 No\r\nContent-Length: 1073741824\r\n\r\n");
+        size_t sent = 0;
+        while (sent < 64u << 20 && raw_send(fd, junk, sizeof junk)) sent += sizeof junk;
+        CHECK(sent < 64u << 20);
+        CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 1, &e));
+        CHECK_INT(e.code, REVDIAL_EUPGRADE);
+        close(fd);
+    }
+    stage_close(&s);
+}
+
+TEST(R27_a_proxy_that_opens_even_streams_breaks_the_protocol)
+{
+    stage s;
+    raw_frame f = {0};
+    util_state e = {0};
+    stage_open(&s);
+    if (stage_agent(&s)) {
+        int fd = stage_accept(&s);
+        raw_say(fd, RAW_101);
+        raw_frame_send(fd, RAW_WINDOW, RAW_SYN, 2, 0);
+        CHECK(raw_frame_await(fd, RAW_GOAWAY, &f));
+        CHECK_INT(f.len, 1);
+        CHECK(util_log_wait(&s.w.states, REVDIAL_DOWN, 1, &e));
+        CHECK_INT(e.code, REVDIAL_EPROTO);
+        close(fd);
+    }
+    stage_close(&s);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Credentials
+
+TEST(rejected_credentials_end_an_agent_that_was_never_up)
+{
+    static const struct {
+        const char *secret, *name;
+        int code;
+    } rows[] = {{"wrong", "cam-1", REVDIAL_EAUTH}, {"s3cret", "dog", REVDIAL_EDENIED}};
+    static const revdial_credential who = {"s3cret", "alice", "cam-*"};
+    for (int i = 0; i < 2; i++) {
+        world w;
+        revdial_err err = {0};
+        util_state e = {0};
+        world_init(&w);
+        w.pcfg.credentials = &who;
+        if (world_open_proxy(&w)) {
+            w.acfg.url = w.url;
+            w.acfg.secret = rows[i].secret;
+            w.acfg.name = rows[i].name;
+            CHECK_INT(revdial_serve(&w.acfg, &err), rows[i].code);
+            CHECK_INT(err.code, rows[i].code);
+            CHECK(err.msg[0] != '\0');
+            CHECK_INT(util_log_count(&w.states, REVDIAL_CONNECTING, NULL), 1);
+            CHECK(util_log_wait(&w.states, REVDIAL_STOPPED, 1, &e));
+            CHECK_INT(e.code, rows[i].code);
+            w.agents[0] = revdial_agent_start(&w.acfg, &err);
+            CHECK(util_log_wait(&w.states, REVDIAL_STOPPED, 2, &e));
+            CHECK_INT(e.code, rows[i].code);
+            CHECK(revdial_agent_session(w.agents[0], UTIL_WAIT_MS) == NULL);
+        }
+        world_close(&w);
+    }
+}
+
+TEST(auth_fail_limit_counts_rejections_in_a_row_and_BACKOFF_says_why)
+{
+    stage s;
+    util_state e = {0};
+    stage_open(&s);
+    s.w.acfg.auth_fail_limit = 3;
+    if (stage_agent(&s)) {
+        stage_answer(&s, "HTTP/1.1 401 No\r\n\r\n");
+        CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 1, &e));
+        CHECK_INT(e.code, REVDIAL_EAUTH);
+        stage_answer(&s, "HTTP/1.1 403 No\r\n\r\n");
+        CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 2, &e));
+        CHECK_INT(e.code, REVDIAL_EDENIED);
+        stage_answer(&s, "HTTP/1.1 500 No\r\n\r\n");  // not a rejection: counted anew
+        stage_answer(&s, "HTTP/1.1 401 No\r\n\r\n");
+        stage_answer(&s, "HTTP/1.1 401 No\r\n\r\n");
+        CHECK_INT(util_log_count(&s.w.states, REVDIAL_STOPPED, NULL), 0);
+        stage_answer(&s, "HTTP/1.1 401 No\r\n\r\n");
+        CHECK(util_log_wait(&s.w.states, REVDIAL_STOPPED, 1, &e));
+        CHECK_INT(e.code, REVDIAL_EAUTH);
+    }
+    stage_close(&s);
+}
+
+TEST(after_the_first_success_rejections_do_not_end_an_agent)
+{
+    stage s;
+    stage_open(&s);
+    if (stage_agent(&s)) {
+        stage_answer(&s, RAW_101);
+        for (int i = 0; i < 3; i++) stage_answer(&s, "HTTP/1.1 401 No\r\n\r\n");
+        CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 4, NULL));
+        CHECK_INT(util_log_count(&s.w.states, REVDIAL_STOPPED, NULL), 0);
+    }
+    stage_close(&s);
+}
+
+static atomic_uint fresh_last;
+
+static int fresh_credential(void *ud, unsigned attempt, char *secret, size_t size)
+{
+    (void)ud;
+    atomic_store(&fresh_last, attempt);
+    if (attempt == 2) return REVDIAL_EAUTH;
+    snprintf(secret, size, "token-%u", attempt);
+    return 0;
+}
+
+TEST(every_attempt_gets_a_fresh_credential)
+{
+    stage s;
+    util_state e = {0};
+    stage_open(&s);
+    s.w.acfg.secret = NULL;
+    s.w.acfg.credential_fn = fresh_credential;
+    s.w.acfg.auth_fail_limit = -1;
+    if (stage_agent(&s)) {
+        stage_answer(&s, "HTTP/1.1 500 No\r\n\r\n");
+        CHECK(strstr(s.head, "Authorization: Bearer token-1\r\n") != NULL);
+        CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 2, &e));  // the second had none
+        CHECK_INT(e.code, REVDIAL_EAUTH);
+        stage_answer(&s, "HTTP/1.1 500 No\r\n\r\n");
+        CHECK(strstr(s.head, "Authorization: Bearer token-3\r\n") != NULL);
+    }
+    stage_close(&s);
+    CHECK(atomic_load(&fresh_last) >= 3);
+}
+
+TEST(a_token_is_not_sent_in_cleartext_beyond_loopback_and_nothing_is_connected)
+{
+    static const char *const urls[] = {"http://192.0.2.1:7000", "http://0.0.0.0:7000"};
+    for (int i = 0; i < 2; i++) {
+        world w;
+        revdial_err err = {0};
+        world_init(&w);
+        w.acfg.url = urls[i];
+        CHECK_INT(revdial_serve(&w.acfg, &err), REVDIAL_EINVAL);
+        CHECK(strstr(err.msg, "cleartext") != NULL);
+        CHECK_INT(util_log_count(&w.states, REVDIAL_BACKOFF, NULL), 0);
+        CHECK_INT(util_log_count(&w.states, REVDIAL_STOPPED, NULL), 1);
+    }
+}
+
+TEST(a_URL_or_field_that_makes_no_sense_is_refused_at_the_start)
+{
+    static const char *const urls[] = {
+        "", "127.0.0.1:80", "http://", "http://:80", "http://a b:80", "http://u:p@host:80",
+        "https://host:443", "ws://host", "wss://host", "ftp://host", "http://host:0",
+        "http://host:65536", "http://[::1", "http://host:80/a b", "unix:relative", "HTTP//x",
+        "http://ok:80,bad",
+    };
+    static const char *const names[] = {"A", "a/b", "-a", "a.", "a\r\nX: y", " a"};
+    static const char *const secrets[] = {"a\r\nX: y", "a b\n", "\xff"};
+    static const char *const allows[] = {"nohost", "1.2.3.4", "1.2.3.4/33:80", "[::1:80",
+                                         "host:0", "host:9-1"};
+    world w;
+    revdial_err err;
+    for (size_t i = 0; i < sizeof urls / sizeof *urls; i++) {
+        world_init(&w);
+        memset(&err, 0, sizeof err);
+        w.acfg.url = urls[i];
+        revdial_agent *a = revdial_agent_start(&w.acfg, &err);
+        if (a || err.code != REVDIAL_EINVAL || !err.msg[0])
+            test_fail(__FILE__, __LINE__, "\"%s\": %d %s", urls[i], err.code, err.msg);
+        revdial_agent_stop(a, 0);
+    }
+    for (int i = 0; i < 6 + 3 + 6 + 4; i++) {
+        const char *allow[2] = {NULL, NULL};
+        world_init(&w);
+        memset(&err, 0, sizeof err);
+        w.acfg.url = "http://127.0.0.1:1";
+        if (i < 6) w.acfg.name = names[i];
+        else if (i < 9) w.acfg.secret = secrets[i - 6];
+        else if (i < 15) {
+            allow[0] = allows[i - 9];
+            w.acfg.allow = allow;
+        } else if (i == 15) w.acfg.instance = "a b";
+        else if (i == 16) w.acfg.proxy_protocol = 3;
+        else if (i == 17) w.acfg.default_target = "nohost";
+        else w.acfg.connect_timeout_ms = -1;
+        revdial_agent *a = revdial_agent_start(&w.acfg, &err);
+        if (a || err.code != REVDIAL_EINVAL)
+            test_fail(__FILE__, __LINE__, "field %d: %d %s", i, err.code, err.msg);
+        revdial_agent_stop(a, 0);
+    }
+}
+
+TEST(extra_headers_the_name_and_the_instance_are_in_the_request)
+{
+    stage s;
+    revdial_kv headers[2] = {{"X-One", "1"}, {"X-Two", "zwei"}};
+    char url[80];
+    stage_open(&s);
+    snprintf(url, sizeof url, "%s/some/path", s.url);
+    s.w.acfg.url = url;
+    s.w.acfg.headers = headers;
+    s.w.acfg.header_count = 2;
+    s.w.acfg.instance = "slot-1";
+    if (stage_agent(&s)) {
+        stage_answer(&s, RAW_101);
+        CHECK(strncmp(s.head, "GET /some/path HTTP/1.1\r\n", 25) == 0);
+        CHECK(strstr(s.head, "X-One: 1\r\n") && strstr(s.head, "X-Two: zwei\r\n"));
+        CHECK(strstr(s.head, "Revdial-Name: cam-1\r\n") != NULL);
+        CHECK(strstr(s.head, "Revdial-Instance: slot-1\r\n") != NULL);
+        CHECK(strstr(s.head, "Revdial-Version: 1\r\n") != NULL);
+    }
+    stage_close(&s);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Coming back
+
+TEST(an_agent_keeps_a_session_to_each_of_its_URLs)
+{
+    world a, b;
+    char urls[300];
+    revdial_stats stats;
+    world_init(&a);
+    world_init(&b);
+    if (world_open_proxy(&a) && world_open_proxy(&b)) {
+        snprintf(urls, sizeof urls, "%s,%s", a.url, b.url);
+        a.acfg.url = urls;
+        CHECK(world_open_agent(&a, 0));
+        CHECK_INT(revdial_proxy_wait(a.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+        CHECK_INT(revdial_proxy_wait(b.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+        CHECK(util_log_wait(&a.states, REVDIAL_UP, 2, NULL));
+        revdial_agent_stats(a.agents[0], &stats);
+        CHECK_INT(stats.sessions, 2);
+        revdial_proxy_close(b.proxy);  // the other does not notice
+        b.proxy = NULL;
+        revdial_stream *st = world_dial(&a, "echo", 0, NULL);
+        CHECK(st != NULL);
+        revdial_close(st);
+    }
+    world_close(&a);
+    world_close(&b);
+}
+
+TEST(an_agent_can_reach_one_proxy_through_two_URLs_or_all_addresses_of_a_name)
+{
+    world w;
+    char urls[300];
+    for (int all = 0; all < 2; all++) {
+        world_init(&w);
+        if (all) w.pcfg.listen = "0.0.0.0:0";
+        if (world_open_proxy(&w)) {
+            const char *port = strrchr(w.address, ':');
+            if (all) snprintf(urls, sizeof urls, "http://two.test%s", port);
+            else snprintf(urls, sizeof urls, "%s,%s", w.url, w.url);
+            w.acfg.url = urls;
+            w.acfg.all_addresses = all;
+            CHECK(world_open_agent(&w, 0));
+            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
+        }
+        world_close(&w);
+    }
+}
+
+TEST(R25_R26_addresses_are_tried_in_turn_until_one_answers)
+{
+    world w;
+    char url[100];
+    world_init(&w);
+    if (world_open_proxy(&w)) {
+        snprintf(url, sizeof url, "http://many.test%s", strrchr(w.address, ':'));
+        w.acfg.url = url;
+        CHECK(world_open_agent(&w, 0));
+        CHECK_INT(util_log_count(&w.states, REVDIAL_BACKOFF, NULL), 0);
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+    }
+    world_close(&w);
+}
+
+TEST(R25_a_name_that_does_not_resolve_or_a_closed_port_is_tried_again_with_backoff)
+{
+    char closed[64];
+    const char *urls[] = {"http://nosuch.invalid:80", closed};
+    snprintf(closed, sizeof closed, "http://127.0.0.1:%d", raw_closed_port());
+    for (int i = 0; i < 2; i++) {
+        world w;
+        util_state e = {0};
+        world_init(&w);
+        w.acfg.url = urls[i];
+        w.agents[0] = revdial_agent_start(&w.acfg, NULL);
+        CHECK(util_log_wait(&w.states, REVDIAL_BACKOFF, 5, &e));
+        CHECK_INT(e.code, REVDIAL_ESYS);
+        CHECK(strstr(e.msg, i ? "127.0.0.1" : "nosuch.invalid") != NULL);
+        CHECK(e.retry_ms >= 0 && e.retry_ms <= 20);
+        revdial_stats stats;
+        revdial_agent_stats(w.agents[0], &stats);
+        CHECK(stats.reconnects >= 4);
+        CHECK_INT(stats.sessions, 0);
+        world_close(&w);
+    }
+}
+
+TEST(backoff_is_never_above_its_bound_and_grows_from_its_least)
+{
+    world w;
+    char url[64];
+    snprintf(url, sizeof url, "http://127.0.0.1:%d", raw_closed_port());
+    world_init(&w);
+    w.acfg.url = url;
+    w.acfg.backoff_min_ms = 2;
+    w.acfg.backoff_max_ms = 16;
+    w.agents[0] = revdial_agent_start(&w.acfg, NULL);
+    CHECK(util_log_wait(&w.states, REVDIAL_BACKOFF, 12, NULL));
+    int n = 0, most = 0;
+    pthread_mutex_lock(&w.states.gate.lock);
+    for (int i = 0; i < w.states.gate.count; i++) {
+        const util_state *e = &w.states.items[i];
+        if (e->state != REVDIAL_BACKOFF) continue;
+        int bound = n < 3 ? 2 << n : 16;
+        n++;
+        if (e->retry_ms > bound)
+            test_fail(__FILE__, __LINE__, "failure %d waits %d ms", n, e->retry_ms);
+        if (e->retry_ms > most) most = e->retry_ms;
+    }
+    pthread_mutex_unlock(&w.states.gate.lock);
+    CHECK(most > 2);  // in twelve draws
+    world_close(&w);
+}
+
+TEST(an_agent_comes_back_when_the_proxy_does)
+{
+    world w;
+    char address[80];
+    world_init(&w);
+    if (world_open(&w)) {
+        snprintf(address, sizeof address, "%s", w.address);
+        for (int i = 0; i < 3; i++) {
+            revdial_proxy_close(w.proxy);
+            CHECK(util_log_wait(&w.states, REVDIAL_DOWN, i + 1, NULL));
+            w.pcfg.listen = address;
+            if (!CHECK(world_open_proxy(&w))) break;
+            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+            CHECK(util_log_wait(&w.states, REVDIAL_UP, i + 2, NULL));
+            revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+            CHECK(st != NULL);
+            revdial_close(st);
+        }
+    }
+    world_close(&w);
+}
+
+TEST(when_the_proxy_drains_a_session_a_new_one_comes_and_the_streams_of_the_old_go_on)
+{
+    world w;
+    char buf[4];
+    world_init(&w);
+    if (world_open(&w)) {
+        revdial_stream *old = world_dial(&w, "echo", 0, NULL);
+        if (CHECK(old != NULL)) {
+            revdial_session *s = revdial_stream_session(old);
+            revdial_session_info info;
+            util_state e = {0};
+            CHECK_INT(revdial_session_drain(s, -1), 0);
+            CHECK(util_log_wait(&w.states, REVDIAL_UP, 2, NULL));
+            CHECK(util_log_wait(&w.sessions, REVDIAL_UP, 2, &e));
+            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+            revdial_stream *fresh = world_dial(&w, "echo", 0, NULL);
+            if (CHECK(fresh != NULL)) {
+                revdial_session *t = revdial_stream_session(fresh);
+                CHECK(t != s);
+                revdial_session_unref(t);
+            }
+            CHECK_INT(revdial_write(old, "ping", 4), 4);
+            CHECK_INT(util_read_all(old, buf, 4), 4);
+            revdial_session_info_get(s, &info);
+            CHECK_INT(info.state, REVDIAL_DRAINING);
+            revdial_close(old);
+            CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));  // with its last stream
+            CHECK(util_log_wait(&w.states, REVDIAL_DOWN, 1, NULL));
+            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, 0), 1);
+            revdial_close(fresh);
+            revdial_session_unref(s);
+        }
+    }
+    world_close(&w);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Stopping
+
+// The flag is meant for signal handlers: a plain store, of which a race detector would complain.
+#if defined(__clang__) || defined(__GNUC__)
+__attribute__((no_sanitize("thread"), noinline))
+#endif
+static void raise_flag(volatile sig_atomic_t *flag)
+{
+    *flag = 1;
+}
+
+typedef struct serving {
+    world *w;
+    util_gate done;
+    int result;
+} serving;
+
+static void *serving_run(void *arg)
+{
+    serving *s = arg;
+    s->result = revdial_serve(&s->w->acfg, NULL);
+    util_gate_add(&s->done, 1);
+    return NULL;
+}
+
+TEST(the_stop_flag_drains_and_ends_serve_with_0)
+{
+    static volatile sig_atomic_t stop;
+    world w;
+    serving s = {&w, UTIL_GATE, 0};
+    char buf[4];
+    world_init(&w);
+    if (world_open_proxy(&w)) {
+        w.acfg.url = w.url;
+        w.acfg.stop = &stop;
+        pthread_t t = util_thread(serving_run, &s);
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+        raise_flag(&stop);
+        CHECK(util_log_wait(&w.sessions, REVDIAL_DRAINING, 1, NULL));
+        CHECK_INT(util_gate_count(&s.done), 0);  // a stream is still there
+        revdial_err err;
+        CHECK(world_dial(&w, "echo", 0, &err) == NULL);
+        CHECK(err.code == REVDIAL_EDRAINING || err.code == REVDIAL_ENOBACKEND);
+        if (CHECK(st != NULL)) {
+            CHECK_INT(revdial_write(st, "ping", 4), 4);
+            CHECK_INT(util_read_all(st, buf, 4), 4);
+        }
+        revdial_close(st);
+        CHECK(util_gate_wait(&s.done, 1));
+        pthread_join(t, NULL);
+        CHECK_INT(s.result, 0);
+        CHECK(util_log_wait(&w.states, REVDIAL_STOPPED, 1, NULL));
+    }
+    world_close(&w);
+}
+
+TEST(agent_stop_waits_for_streams_as_long_as_it_was_told_and_says_whether_they_ended)
+{
+    world w;
+    world_init(&w);
+    if (world_open(&w)) {
+        revdial_stream *st = world_dial(&w, "hold", 0, NULL);
+        CHECK(st != NULL);
+        CHECK_INT(revdial_agent_stop(w.agents[0], 30), REVDIAL_ETIMEDOUT);
+        w.agents[0] = NULL;
+        CHECK(util_gate_wait(&w.ended, 1));
+        CHECK(world_last(&w).end < 0);
+        revdial_close(st);
+        CHECK(world_open_agent(&w, 0));
+        revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
+        st = world_dial(&w, "hold", 0, NULL);
+        CHECK(st != NULL);
+        CHECK_INT(revdial_agent_stop(w.agents[0], 0), REVDIAL_ETIMEDOUT);
+        w.agents[0] = NULL;
+        revdial_close(st);
+        CHECK(world_open_agent(&w, 0));
+        CHECK_INT(revdial_agent_stop(w.agents[0], UTIL_WAIT_MS), 0);
+        w.agents[0] = NULL;
+    }
+    world_close(&w);
+}
+
+// A listener whose queue is full: a connect to it hangs.
+typedef struct hole {
+    int listener, port, fds[8], count;
+} hole;
+
+static int hole_open(hole *h)
+{
+    char address[32];
+    h->port = 0;
+    h->listener = raw_listen(0, &h->port);
+    snprintf(address, sizeof address, "127.0.0.1:%d", h->port);
+    struct sockaddr_in at;
+    memset(&at, 0, sizeof at);
+    at.sin_family = AF_INET;
+    at.sin_port = htons((uint16_t)h->port);
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    for (h->count = 0; h->count < 8;) {
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        h->fds[h->count++] = fd;
+        if (connect(fd, (struct sockaddr *)&at, sizeof at) < 0 && !raw_wait(fd, POLLOUT, 30))
+            return 1;
+    }
+    return test_fail(__FILE__, __LINE__, "the queue of a listener does not fill up");
+}
+
+static void hole_close(hole *h)
+{
+    while (h->count) close(h->fds[--h->count]);
+    close(h->listener);
+}
+
+TEST(F39_an_agent_stops_at_once_while_it_connects_shakes_hands_or_waits)
+{
+    enum { CONNECTS, SHAKES_HANDS, WAITS, RESOLVES };
+    hole h;
+    if (!hole_open(&h)) return;
+    for (int what = CONNECTS; what <= RESOLVES; what++) {
+        stage s;
+        char url[64];
+        int fd = -1;
+        stage_open(&s);
+        if (what == CONNECTS) {
+            snprintf(url, sizeof url, "http://127.0.0.1:%d", h.port);
+            s.w.acfg.url = url;
+        }
+        if (what == RESOLVES) s.w.acfg.url = "http://slow.test:80";
+        if (what == WAITS) s.w.acfg.backoff_min_ms = s.w.acfg.backoff_max_ms = 3600000;
+        if (stage_agent(&s)) {
+            CHECK(util_log_wait(&s.w.states, REVDIAL_CONNECTING, 1, NULL));
+            if (what == SHAKES_HANDS) fd = stage_accept(&s);
+            if (what == WAITS) {
+                stage_answer(&s, "HTTP/1.1 500 No\r\n\r\n");
+                CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 1, NULL));
+            }
+            if (what == RESOLVES) {
+                // The resolver cannot be interrupted: stop waits for it and no longer.
+                CHECK(util_gate_wait(&util_resolver_entered, 1));
+                util_gate_add(&util_resolver_open, 1);
+            }
+            int64_t began = util_now_ms();
+            CHECK_INT(revdial_agent_stop(s.w.agents[0], 5000), 0);
+            CHECK(util_now_ms() - began < 4000);
+            s.w.agents[0] = NULL;
+            CHECK_INT(util_log_count(&s.w.states, REVDIAL_STOPPED, NULL), 1);
+        }
+        if (fd >= 0) close(fd);
+        stage_close(&s);
+    }
+    hole_close(&h);
+}
+
+static void on_state_that_blocks(void *ud, int state, const revdial_err *why, int retry_in_ms)
+{
+    world *w = ud;
+    if (state == REVDIAL_UP) {
+        util_state e = {100, 0, 0, 0, ""};
+        e.code = revdial_agent_stop(w->agents[0], 0);
+        e.retry_ms = revdial_agent_session(w->agents[0], 1000) != NULL;
+        util_log_add(&w->states, &e);
+    }
+    util_on_state(ud, state, why, retry_in_ms);
+}
+
+TEST(U7_stopping_an_agent_in_its_own_callback_is_EDEADLK)
+{
+    stage s;
+    util_state e = {0};
+    stage_open(&s);
+    s.w.acfg.on_state = on_state_that_blocks;
+    if (stage_agent(&s)) {  // s.w.agents[0] is set before the 101
+        int fd = stage_accept(&s);
+        raw_say(fd, RAW_101);
+        CHECK(util_log_wait(&s.w.states, 100, 1, &e));
+        CHECK_INT(e.code, REVDIAL_EDEADLK);
+        CHECK_INT(e.retry_ms, 0);
+        close(fd);
+    }
+    stage_close(&s);
+}
+
+TEST(more_streams_than_max_handlers_are_refused_and_others_are_served_again_later)
+{
+    world w;
+    revdial_err err;
+    world_init(&w);
+    w.acfg.max_handlers = 2;
+    if (world_open(&w)) {
+        revdial_stream *a = world_dial(&w, "hold", 0, NULL), *b = world_dial(&w, "hold", 0, NULL);
+        CHECK(a && b);
+        CHECK(world_dial(&w, "echo", 0, &err) == NULL);
+        CHECK_INT(err.code, REVDIAL_ELIMIT);
+        CHECK_INT(err.reset, REVDIAL_RESET_CALM);
+        revdial_close(a);
+        CHECK(util_gate_wait(&w.ended, 1));
+        revdial_stream *c = NULL;
+        UTIL_EVENTUALLY(c || (c = world_dial(&w, "echo", 0, NULL)) != NULL);
+        revdial_close(b);
+        revdial_close(c);
+    }
+    world_close(&w);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Targets
+
+TEST(X1_the_allow_list_matches_what_it_names_and_no_spelling_of_anything_else)
+{
+    static const char *const nets[] = {"10.0.0.0/8:80-90", "[fd00::]/8:*", "192.168.1.5:443",
+                                       "*.svc.local:443", "unix:/run/x", "db.example:5432", NULL};
+    static const char *const names[] = {"*:*", NULL};
+    static const char *const loopback[] = {"127.0.0.1:22", NULL};
+    static const char *const everything[] = {"0.0.0.0/0:*", "[::]/0:*", NULL};
+    static const struct {
+        const char *const *allow;
+        const char *target;
+        int want;
+    } rows[] = {
+        {nets, "10.1.2.3:80", 1},          {nets, "10.1.2.3:90", 1},
+        {nets, "10.1.2.3:91", 0},          {nets, "10.1.2.3:79", 0},
+        {nets, "11.0.0.1:80", 0},          {nets, "[::ffff:10.1.2.3]:80", 1},
+        {nets, "[fd12::1]:9", 1},          {nets, "[fe80::1]:9", 0},
+        {nets, "[fc00::1]:9", 0},          {nets, "192.168.1.5:443", 1},
+        {nets, "192.168.1.5:80", 0},       {nets, "192.168.1.6:443", 0},
+        {nets, "a.svc.local:443", 1},      {nets, "A.SVC.LOCAL:443", 1},
+        {nets, "a.svc.local.:443", 1},     {nets, "svc.local:443", 0},
+        {nets, "a.svc.local.evil:443", 0}, {nets, "a.svc.local:80", 0},
+        {nets, "db.example:5432", 1},      {nets, "db.example:5433", 0},
+        {nets, "xdb.example:5432", 0},     {nets, "unix:/run/x", 1},
+        {nets, "unix:/run/y", 0},          {nets, "unix:/run/x/", 0},
+        {nets, "unix:/run/../run/x", 0},   {nets, "/run/x", 0},
+        {loopback, "127.0.0.1:22", 1},     {loopback, "127.1:22", 0},
+        {loopback, "0x7f000001:22", 0},    {loopback, "2130706433:22", 0},
+        {loopback, "0177.0.0.1:22", 0},    {loopback, "127.0.0.1:022", 0},
+        {loopback, "[::ffff:127.0.0.1]:22", 1}, {loopback, "[::1]:22", 0},
+        {loopback, "localhost:22", 0},     {loopback, "localhost.:22", 0},
+        {loopback, "127.0.0.1:0", 0},      {loopback, "127.0.0.1:65536", 0},
+        {loopback, "127.0.0.1:-1", 0},     {loopback, "127.0.0.1", 0},
+        {loopback, "", 0},                 {loopback, ":22", 0},
+        {loopback, "127.0.0.1:22 ", 0},    {loopback, " 127.0.0.1:22", 0},
+        {loopback, "0.0.0.0:22", 0},       {loopback, "[::]:22", 0},
+        {loopback, "127.0.0.2:22", 0},     {loopback, "169.254.169.254:80", 0},
+        {names, "any.host:1", 1},          {names, "10.0.0.1:80", 0},
+        {names, "[::1]:80", 0},            {names, "unix:/run/x", 0},
+        {everything, "8.8.8.8:53", 1},     {everything, "[2001:db8::1]:53", 1},
+        {everything, "any.host:53", 0},    {everything, "unix:/run/x", 0},
+        {NULL, "10.1.2.3:80", 0},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (revdial_target_allowed(rows[i].allow, rows[i].target) != rows[i].want)
+            test_fail(__FILE__, __LINE__, "%s with %s...: not %d", rows[i].target,
+                      rows[i].allow ? rows[i].allow[0] : "nothing", rows[i].want);
+    CHECK_INT(revdial_target_allowed(nets, NULL), 0);
+}
+
+static const char *const loopback_allowed[] = {"127.0.0.1:*", "nosuch.invalid:*", "loop.test:*",
+                                               "two.test:*",  "*.test:*",         "slow.test:*",
+                                               NULL};
+
+static int open_forwarder(world *w)
+{
+    w->acfg.handler = NULL;
+    if (!w->acfg.allow) w->acfg.allow = loopback_allowed;
+    return world_open(w);
+}
+
+static revdial_stream *dial_target(world *w, const char *target, revdial_err *err)
+{
+    revdial_dial_opts opts = {.target = target};
+    return revdial_dial(w->proxy, "cam-1", &opts, err);
+}
+
+static int dial_port(world *w, int port, revdial_stream **st)
+{
+    char target[32];
+    snprintf(target, sizeof target, "127.0.0.1:%d", port);
+    revdial_err err = {0};
+    *st = dial_target(w, target, &err);
+    return *st ? 1 : test_fail(__FILE__, __LINE__, "%s: %s", target, err.msg);
+}
+
+TEST(an_agent_without_a_handler_forwards_to_targets_with_half_close)
+{
+    world w;
+    int port = 0, listener = raw_listen(4, &port);
+    char buf[16];
+    revdial_stream *st;
+    world_init(&w);
+    if (open_forwarder(&w) && dial_port(&w, port, &st)) {
+        int fd = raw_accept(listener);
+        CHECK_INT(revdial_write(st, "request", 7), 7);
+        revdial_shutdown(st, REVDIAL_WR);
+        CHECK(raw_read_all(fd, buf, 7) && memcmp(buf, "request", 7) == 0);
+        CHECK_INT(raw_read(fd, buf, 1), 0);
+        raw_say(fd, "response");
+        close(fd);
+        CHECK_INT(util_read_all(st, buf, 8), 8);
+        CHECK(memcmp(buf, "response", 8) == 0);
+        CHECK_INT(revdial_read(st, buf, 1), 0);
+        revdial_close(st);
+    }
+    close(listener);
+    world_close(&w);
+}
+
+TEST(F21_a_target_that_resets_resets_the_stream_after_its_bytes)
+{
+    world w;
+    int port = 0, listener = raw_listen(4, &port), reset = 0;
+    char buf[16];
+    revdial_stream *st;
+    world_init(&w);
+    if (open_forwarder(&w) && dial_port(&w, port, &st)) {
+        int fd = raw_accept(listener);
+        raw_say(fd, "some");
+        CHECK_INT(util_read_all(st, buf, 4), 4);
+        raw_close_reset(fd);
+        CHECK_INT(revdial_read(st, buf, 1), REVDIAL_ERESET);
+        CHECK_INT(revdial_error(st, &reset), REVDIAL_ERESET);
+        CHECK_INT(reset, REVDIAL_RESET_CANCEL);
+        revdial_close(st);
+    }
+    close(listener);
+    world_close(&w);
+}
+
+TEST(a_dial_that_the_agent_cannot_connect_says_why_and_hurts_nobody_else)
+{
+    char closed[32], black[32];
+    hole h;
+    REQUIRE(hole_open(&h));
+    snprintf(closed, sizeof closed, "127.0.0.1:%d", raw_closed_port());
+    snprintf(black, sizeof black, "127.0.0.1:%d", h.port);
+    const struct {
+        const char *target;
+        int code, reset;
+    } rows[] = {
+        {closed, REVDIAL_EUNREACH, REVDIAL_RESET_CONNECT_REFUSED},
+        {"nosuch.invalid:80", REVDIAL_EUNREACH, REVDIAL_RESET_NO_SUCH_HOST},
+        {"127.0.0.2:80", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
+        {"10.0.0.1:80", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
+        {"127.1:80", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
+        {"unix:/run/x", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
+        {"nonsense", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
+        {NULL, REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},  // there is no default
+        {black, REVDIAL_EUNREACH, REVDIAL_RESET_CONNECT_TIMEOUT},
+    };
+    world w;
+    int port = 0, listener = raw_listen(4, &port);
+    revdial_stream *other, *st;
+    char buf[4];
+    world_init(&w);
+    w.acfg.connect_timeout_ms = 60;
+    if (open_forwarder(&w) && dial_port(&w, port, &other)) {
+        int fd = raw_accept(listener);
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            revdial_err err = {0};
+            st = dial_target(&w, rows[i].target, &err);
+            if (st || err.code != rows[i].code || err.reset != rows[i].reset)
+                test_fail(__FILE__, __LINE__, "%s: %d, reset %d: %s", rows[i].target, err.code,
+                          err.reset, err.msg);
+            revdial_close(st);
+        }
+        CHECK_INT(revdial_write(other, "ping", 4), 4);
+        CHECK(raw_read_all(fd, buf, 4));
+        revdial_close(other);
+        close(fd);
+    }
+    close(listener);
+    world_close(&w);
+    hole_close(&h);
+}
+
+TEST(a_name_is_judged_by_the_address_it_resolves_to)
+{
+    static const char *const wild[] = {"*.test:*", NULL};
+    static const char *const second[] = {"127.0.0.2:*", "nobody:1", NULL};
+    world w;
+    int port = 0, listener = raw_listen(4, &port);
+    char target[40];
+    revdial_err err = {0};
+    snprintf(target, sizeof target, "loop.test:%d", port);
+    world_init(&w);
+    w.acfg.allow = wild;  // a wildcard for names does not reach loopback
+    if (open_forwarder(&w)) {
+        CHECK(dial_target(&w, target, &err) == NULL);
+        CHECK_INT(err.reset, REVDIAL_RESET_FORBIDDEN);
+    }
+    world_close(&w);
+    world_init(&w);
+    if (open_forwarder(&w)) {  // the exact name does
+        revdial_stream *st = dial_target(&w, target, &err);
+        CHECK(st != NULL);
+        revdial_close(st);
+    }
+    world_close(&w);
+    world_init(&w);
+    w.acfg.allow = second;  // of two addresses only the second may be connected to
+    if (open_forwarder(&w)) {
+        snprintf(target, sizeof target, "two.test:%d", port);
+        CHECK(dial_target(&w, target, &err) == NULL);
+        CHECK_INT(err.reset, REVDIAL_RESET_CONNECT_REFUSED);  // nobody listens there
+        int fd = raw_wait(listener, POLLIN, 0) ? accept(listener, NULL, NULL) : -1;
+        CHECK(fd >= 0);  // the one stream of before
+        close(fd);
+        CHECK(!raw_wait(listener, POLLIN, 0));
+    }
+    close(listener);
+    world_close(&w);
+}
+
+TEST(the_default_target_is_used_when_none_is_named_and_needs_no_rule)
+{
+    static const char *const none[] = {NULL};
+    world w;
+    int port = 0, listener = raw_listen(4, &port);
+    char target[32];
+    snprintf(target, sizeof target, "127.0.0.1:%d", port);
+    world_init(&w);
+    w.acfg.default_target = target;
+    w.acfg.allow = none;
+    if (open_forwarder(&w)) {
+        revdial_err err;
+        revdial_stream *a = dial_target(&w, NULL, &err), *b = dial_target(&w, target, &err);
+        CHECK(a && b);
+        CHECK(dial_target(&w, "127.0.0.1:1", &err) == NULL);
+        CHECK_INT(err.reset, REVDIAL_RESET_FORBIDDEN);
+        revdial_close(a);
+        revdial_close(b);
+    }
+    close(listener);
+    world_close(&w);
+}
+
+TEST(unix_targets_are_connected_to_where_they_are_listed)
+{
+    char dir[] = "/tmp/revdial-test-XXXXXX", target[64];
+    const char *allow[] = {target, NULL};
+    struct sockaddr_un at;
+    world w;
+    char buf[4];
+    REQUIRE(mkdtemp(dir) != NULL);
+    snprintf(target, sizeof target, "unix:%s/s", dir);
+    memset(&at, 0, sizeof at);
+    at.sun_family = AF_UNIX;
+    snprintf(at.sun_path, sizeof at.sun_path, "%s", target + 5);
+    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK_INT(bind(listener, (struct sockaddr *)&at, sizeof at), 0);
+    CHECK_INT(listen(listener, 4), 0);
+    world_init(&w);
+    w.acfg.allow = allow;
+    if (open_forwarder(&w)) {
+        revdial_err err = {0};
+        revdial_stream *st = dial_target(&w, target, &err);
+        if (CHECK(st != NULL)) {
+            int fd = raw_accept(listener);
+            raw_say(fd, "ping");
+            CHECK_INT(util_read_all(st, buf, 4), 4);
+            close(fd);
+            revdial_close(st);
+        }
+        unlink(at.sun_path);
+        CHECK(dial_target(&w, target, &err) == NULL);
+        CHECK_INT(err.reset, REVDIAL_RESET_CONNECT_REFUSED);
+    }
+    close(listener);
+    unlink(at.sun_path);
+    rmdir(dir);
+    world_close(&w);
+}
+
+TEST(the_target_is_told_the_client_in_PROXY_v1_or_v2)
+{
+    static const uint8_t v2[28] = "\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0C\xC0\0\2\7\xC6\x33\x64\1\x04\xD2\1"
+                                  "\xBB";
+    static const uint8_t v2_local[16] = "\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    static const struct {
+        int version;
+        const char *client, *local;
+        const void *want;
+        size_t len;
+    } rows[] = {
+        {1, "192.0.2.7:1234", "198.51.100.1:443",
+         "PROXY TCP4 192.0.2.7 198.51.100.1 1234 443\r\n", 44},
+        {1, "[2001:db8::7]:1234", "[2001:db8::1]:443",
+         "PROXY TCP6 2001:db8::7 2001:db8::1 1234 443\r\n", 45},
+        {1, NULL, NULL, "PROXY UNKNOWN\r\n", 15},
+        {2, "192.0.2.7:1234", "198.51.100.1:443", v2, 28},
+        {2, NULL, NULL, v2_local, 16},
+    };
+    int port = 0, listener = raw_listen(4, &port);
+    char target[32], buf[128];
+    snprintf(target, sizeof target, "127.0.0.1:%d", port);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        world w;
+        world_init(&w);
+        w.acfg.proxy_protocol = rows[i].version;
+        if (open_forwarder(&w)) {
+            revdial_dial_opts opts = {.target = target, .client_addr = rows[i].client,
+                                      .local_addr = rows[i].local};
+            revdial_stream *st = revdial_dial(w.proxy, "cam-1", &opts, NULL);
+            int fd = raw_accept(listener);
+            if (CHECK(st && fd >= 0) && CHECK_INT(revdial_write(st, "!", 1), 1) &&
+                CHECK(raw_read_all(fd, buf, rows[i].len + 1))) {
+                if (memcmp(buf, rows[i].want, rows[i].len) != 0 || buf[rows[i].len] != '!')
+                    test_fail(__FILE__, __LINE__, "row %zu: %.60s", i, buf);
+            }
+            revdial_close(st);
+            close(fd);
+        }
+        world_close(&w);
+    }
+    close(listener);
+}
+
+static void on_cancelled(void *ud, revdial_stream *st, const revdial_err *err)
+{
+    (void)err;
+    revdial_close(st);
+    util_gate_add(ud, 1);
+}
+
+TEST(F22_F23_a_dial_that_is_given_up_aborts_the_agents_connect)
+{
+    enum { CANCELLED, TIMED_OUT, SESSION_DIED };
+    hole h;
+    char target[32];
+    REQUIRE(hole_open(&h));
+    snprintf(target, sizeof target, "127.0.0.1:%d", h.port);
+    for (int how = CANCELLED; how <= SESSION_DIED; how++) {
+        world w;
+        util_gate done = UTIL_GATE;
+        revdial_dial_opts opts = {.target = target};
+        world_init(&w);
+        w.acfg.connect_timeout_ms = 60000;
+        if (open_forwarder(&w)) {
+            int before = util_fds();
+            int64_t id[10];
+            opts.timeout_ms = how == TIMED_OUT ? 40 : 60000;
+            for (int i = 0; i < 10; i++)
+                id[i] = revdial_dial_async(w.proxy, "cam-1", &opts, on_cancelled, &done);
+            UTIL_EVENTUALLY(util_fds() == before + 10 || how == TIMED_OUT);
+            if (how == CANCELLED)
+                for (int i = 0; i < 10; i++) CHECK_INT(revdial_dial_cancel(w.proxy, id[i]), 0);
+            if (how == SESSION_DIED) {
+                revdial_session *s;
+                revdial_proxy_list(w.proxy, NULL, &s, 1);
+                revdial_session_kill(s);
+                revdial_session_unref(s);
+            }
+            CHECK(util_gate_wait(&done, 10));
+            UTIL_EVENTUALLY(util_fds() == before);
+        }
+        world_close(&w);
+        CHECK_INT(done.count, 10);
+    }
+    hole_close(&h);
+}
+
+TEST(a_dial_that_is_given_up_while_its_name_resolves_ends_without_waiting_for_the_resolver)
+{
+    world w;
+    revdial_err err = {0};
+    revdial_dial_opts opts = {.target = "slow.test:80", .timeout_ms = 40};
+    util_resolver_open.count = 0;
+    int entered = util_gate_count(&util_resolver_entered);
+    world_init(&w);
+    if (open_forwarder(&w)) {
+        CHECK(revdial_dial(w.proxy, "cam-1", &opts, &err) == NULL);
+        CHECK_INT(err.code, REVDIAL_ETIMEDOUT);
+        CHECK(util_gate_wait(&util_resolver_entered, entered + 1));
+        // Others resolve and connect meanwhile.
+        int port = 0, listener = raw_listen(1, &port);
+        char target[32];
+        snprintf(target, sizeof target, "loop.test:%d", port);
+        revdial_stream *st = dial_target(&w, target, &err);
+        CHECK(st != NULL);
+        revdial_close(st);
+        close(listener);
+    }
+    util_gate_add(&util_resolver_open, 1);
+    world_close(&w);
+}
+
+TEST(an_idle_forwarded_stream_ends_when_idle_timeout_says_so)
+{
+    world w;
+    int port = 0, listener = raw_listen(4, &port), reset = 0;
+    revdial_stream *st;
+    char c;
+    world_init(&w);
+    w.acfg.idle_timeout_ms = 30;
+    if (open_forwarder(&w) && dial_port(&w, port, &st)) {
+        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ERESET);
+        revdial_error(st, &reset);
+        CHECK_INT(reset, REVDIAL_RESET_TIMEOUT);
+        revdial_close(st);
+    }
+    close(listener);
+    world_close(&w);
+}
+
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}
