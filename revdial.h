@@ -256,7 +256,7 @@ typedef struct revdial_dial_opts {
     const char *target;       // "host:port" or "unix:/path" beyond the backend; NULL = its own
     const char *client_addr;  // "ip:port" of the original client, for the target's PROXY header
     const char *local_addr;   // "ip:port" the client connected to
-    const revdial_kv *meta;   // free-form, e.g. {"traceparent", "00-…"}; see revdial_meta()
+    const revdial_kv *meta;   // free-form, e.g. {"traceparent", "00-…"}; keys without '=', not ours
     size_t meta_count;
     int pick;          // REVDIAL_PICK_*
     unsigned flags;    // REVDIAL_DIAL_*
@@ -1474,6 +1474,15 @@ enum {
     RVD_WIRE_TLV_META = 0xE1        // "key=value", repeatable
 };
 
+// Keys that the preamble says in other ways: nobody may forge them as metadata.
+static int rvd_wire_is_reserved(const char *key)
+{
+    static const char *const keys[] = {"target", "client", "local", "id", "timeout_ms"};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+        if (strcmp(key, keys[i]) == 0) return 1;
+    return 0;
+}
+
 typedef struct rvd_wire_out {
     uint8_t *at;
     size_t size, len;
@@ -1526,7 +1535,7 @@ static void rvd_wire_out_addresses(rvd_wire_out *o, const char *client, const ch
     rvd_wire_out_add(o, ports, 4);
 }
 
-// Writes the preamble of a dial. Returns its length, 0 if it does not fit.
+// Writes the preamble of a dial. Returns its length, 0 if it does not fit or a key is not allowed.
 static size_t rvd_wire_preamble_put(uint8_t *buf, size_t size, const revdial_dial_opts *opts,
                                     const char *id)
 {
@@ -1543,8 +1552,11 @@ static size_t rvd_wire_preamble_put(uint8_t *buf, size_t size, const revdial_dia
         rvd_base_put_u32(tlv + 3, (uint32_t)opts->timeout_ms);
         rvd_wire_out_add(&o, tlv, sizeof tlv);
     }
-    for (size_t i = 0; i < opts->meta_count; i++)
-        rvd_wire_out_tlv(&o, RVD_WIRE_TLV_META, opts->meta[i].key, opts->meta[i].value);
+    for (size_t i = 0; i < opts->meta_count; i++) {
+        const char *key = opts->meta[i].key;
+        if (!*key || strchr(key, '=') || rvd_wire_is_reserved(key)) return 0;
+        rvd_wire_out_tlv(&o, RVD_WIRE_TLV_META, key, opts->meta[i].value);
+    }
     if (o.overflow) return 0;
     rvd_base_put_u16(buf + 14, (uint32_t)(o.len - 16));
     return o.len;
@@ -1637,6 +1649,7 @@ static int rvd_wire_tlv_get(rvd_wire_meta *m, uint32_t type, const uint8_t *p, s
     equals = strchr(text, '=');
     if (!equals || equals == text) return 0;
     *equals = '\0';
+    if (rvd_wire_is_reserved(text)) return 0;
     return rvd_wire_meta_add(m, text, equals + 1);
 }
 
@@ -2317,6 +2330,7 @@ static int rvd_mux_payload(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint
         }
         s->consumed += used;
         s->epoch_bytes += used;
+        m->rx_bytes -= used;  // the dial's, not the application's
         rvd_mux_credit_check(m, s);
         p += used;
         len -= used;
@@ -6690,7 +6704,7 @@ static int rvd_loop_watch_add(rvd_loop *loop, rvd_loop_io *io)
     if (r < 0 && r != -EPERM) return r;
     io->slot = r < 0 ? RVD_LOOP_SLOT_FILE : RVD_LOOP_SLOT_EPOLL;
     if (r == 0) return 0;
-    io->ready = RVD_LOOP_READ | RVD_LOOP_WRITE;
+    io->ready = RVD_LOOP_READ | RVD_LOOP_WRITE | RVD_LOOP_EOF;  // a short read says nothing
     rvd_loop_again(loop, io);
     return 0;
 }
@@ -7723,8 +7737,8 @@ static int rvd_stream_is_prompt_locked(revdial_session *s)
 static const char *rvd_stream_open_text(int code, const revdial_dial_opts *opts)
 {
     if (code == REVDIAL_EINVAL && opts->target)
-        return "this backend takes no target, or the metadata is over 4 KiB";
-    if (code == REVDIAL_EINVAL) return "the metadata is over 4 KiB";
+        return "this backend takes no target, or the metadata is bad or over 4 KiB";
+    if (code == REVDIAL_EINVAL) return "the metadata is over 4 KiB, or a key is empty or ours";
     return revdial_strerror(code);
 }
 
@@ -9194,7 +9208,7 @@ int revdial_stream_fd(revdial_stream *st)
 #define RVD_PROXY_BACKLOG 511        // what nginx uses: a storm of reconnecting backends fits
 #define RVD_PROXY_ACCEPTS 64         // connections in a row before sessions get their turn
 #define RVD_PROXY_PAUSE_US 100000    // after EMFILE: the connections wait in the kernel's queue
-#define RVD_PROXY_TRIES 4            // sessions that one dial asks, where asking again is safe
+#define RVD_PROXY_TRIES 4            // more sessions that one dial asks, where that is safe
 #define RVD_PROXY_BUCKETS 256        // of the table of names
 #define RVD_PROXY_AUTH_THREADS 16    // hooks that may block at the same time
 #define RVD_PROXY_STREAM_THREADS 1024
@@ -9245,6 +9259,7 @@ struct revdial_proxy {
     rvd_base_link members;
     unsigned session_count, pending, turn, next_loop;
     int draining, closing, listening;
+    int was_cut;  // a drain ended sessions that had streams left
     rvd_base_link dials;  // asynchronous ones, all that are not over
     int64_t next_dial;
     revdial_stats stats;  // of sessions that are gone, and counters
@@ -9619,6 +9634,7 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     pthread_mutex_lock(&p->lock);
     if (m) {
         was_up = m->is_up;
+        if (why->code == REVDIAL_ETIMEDOUT && p->draining) p->was_cut = 1;
         rvd_proxy_forget_locked(p, m);
         p->stats.sessions_closed += (unsigned)was_up;
         p->stats.rx_bytes += info.rx_bytes;
@@ -9839,7 +9855,8 @@ static void rvd_proxy_on_listener(rvd_loop_io *io)
         }
         if (fd < 0) {
             rvd_proxy_log(l->proxy, REVDIAL_LOG_WARN, "accept.paused", strerror(-fd));
-            rvd_loop_timer_set(loop, &l->pause, rvd_loop_now(loop) + RVD_PROXY_PAUSE_US);
+            if (rvd_loop_timer_set(loop, &l->pause, rvd_loop_now(loop) + RVD_PROXY_PAUSE_US) < 0)
+                rvd_loop_again(loop, io);
             return;
         }
         rvd_proxy_accept(l->proxy, fd, &peer);
@@ -10452,7 +10469,7 @@ int revdial_proxy_drain(revdial_proxy *p, int timeout_ms)
     pthread_mutex_lock(&p->lock);
     while (p->session_count && r == 0)
         r = rvd_sys_cond_wait(&p->changed, &p->lock, until == INT64_MAX ? -1 : until);
-    r = p->session_count ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
+    r = p->session_count || p->was_cut ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
     pthread_mutex_unlock(&p->lock);
     return r;
 }
@@ -10718,7 +10735,6 @@ revdial_proxy *revdial_proxy_open(const revdial_proxy_config *cfg, revdial_err *
 #define RVD_AGENT_JOBS 64             // threads for resolving and for credential_fn
 #define RVD_AGENT_STEADY_US 30000000  // up for so long: the next failure is a first one again
 #define RVD_AGENT_STOP_US 100000      // how often the stop flag is looked at
-#define RVD_AGENT_REFRESH_US 30000000  // all_addresses: how often the name is resolved again
 
 // ---- which targets are allowed ----
 
@@ -10752,40 +10768,46 @@ typedef struct rvd_agent_pattern {
     int bits;  // prefix length, -1 = no slash
 } rvd_agent_pattern;
 
+// "HOST:PORTS", "NET/BITS:PORTS"; IPv6 in brackets: "[fd00::]/8:*" or "[fd00::/8]:*".
 static int rvd_agent_pattern_parse(const char *text, rvd_agent_pattern *out)
 {
-    const char *colon = strrchr(text, ':'), *slash;
+    const char *colon = strrchr(text, ':'), *end = colon, *slash;
     uint64_t bits;
     if (!colon || !rvd_agent_ports_parse(colon + 1, strlen(colon + 1), &out->ports)) return 0;
     out->host = text;
-    out->host_len = (size_t)(colon - text);
-    if (out->host_len > 2 && text[0] == '[' && colon[-1] == ']') {
-        out->host++;
-        out->host_len -= 2;
-    } else if (memchr(text, ':', out->host_len)) {
-        return 0;  // an IPv6 address without brackets: where does the port begin?
-    }
     out->bits = -1;
-    slash = memchr(out->host, '/', out->host_len);
-    if (!slash) return out->host_len > 0;
-    if (!rvd_base_decimal(slash + 1, out->host_len - (size_t)(slash + 1 - out->host), 128, &bits))
-        return 0;
-    out->bits = (int)bits;
-    out->host_len = (size_t)(slash - out->host);
-    return 1;
+    slash = memchr(text, '/', (size_t)(end - text));
+    if (slash) {
+        size_t len = (size_t)(end - slash - 1) - (*text == '[' && end[-1] == ']');
+        if (!rvd_base_decimal(slash + 1, len, *text == '[' ? 128 : 32, &bits)) return 0;
+        out->bits = (int)bits;
+        end = slash;
+    }
+    if (*text == '[') {
+        int is_closed = end[-1] == ']', closes_later = slash && colon[-1] == ']';
+        if (is_closed == closes_later || end - text < 3) return 0;
+        out->host++;
+        end -= is_closed;
+    }
+    out->host_len = (size_t)(end - out->host);
+    // An IPv6 address without brackets: where would its port begin?
+    return out->host_len > 0 && (*text == '[' || !memchr(out->host, ':', out->host_len));
+}
+
+static const uint8_t *rvd_agent_ip_raw(const rvd_sys_addr *a)
+{
+    if (a->ss.ss_family == AF_INET)
+        return (const uint8_t *)&((const struct sockaddr_in *)&a->ss)->sin_addr;
+    return (const uint8_t *)&((const struct sockaddr_in6 *)&a->ss)->sin6_addr;
 }
 
 // The bytes of an address; IPv4 in IPv6 counts as IPv4, so that no rule is evaded by spelling.
 static const uint8_t *rvd_agent_ip(const rvd_sys_addr *a, int *len)
 {
     static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF};
-    const uint8_t *ip;
-    if (a->ss.ss_family == AF_INET) {
-        *len = 4;
-        return (const uint8_t *)&((const struct sockaddr_in *)&a->ss)->sin_addr;
-    }
-    ip = (const uint8_t *)&((const struct sockaddr_in6 *)&a->ss)->sin6_addr;
-    *len = 16;
+    const uint8_t *ip = rvd_agent_ip_raw(a);
+    *len = a->ss.ss_family == AF_INET ? 4 : 16;
+    if (*len == 4) return ip;
     if (memcmp(ip, mapped, sizeof mapped) != 0) return ip;
     *len = 4;
     return ip + 12;
@@ -10955,7 +10977,7 @@ struct revdial_agent {
     rvd_base_link sessions;  // of rvd_agent_member; changed by the loop thread only
     unsigned session_count, up_count;
     int drain_ms, is_over;
-    int was_cut;  // a drain timed out
+    int was_cut;  // streams were left when it stopped
     revdial_stats stats;
 };
 
@@ -11013,7 +11035,8 @@ typedef struct rvd_agent_forward {
     rvd_sys_endpoint endpoint;
     rvd_sys_addr addresses[RVD_AGENT_ADDRESSES];
     int address_count, address_at;
-    int reset;  // why the last address failed
+    int64_t until_us;
+    int reset;  // why it is refused: by what was asked, or how the last address failed
     char text[RVD_SYS_TEXT_MAX + 256];
 } rvd_agent_forward;
 
@@ -11052,6 +11075,14 @@ static void rvd_agent_forward_refuse(rvd_agent_forward *f, int reset)
     rvd_agent_forward_free(f);
 }
 
+// What became of resolving.
+static int rvd_agent_reset_of_name(int error)
+{
+    if (error == -ENOENT) return REVDIAL_RESET_NO_SUCH_HOST;
+    return error == -ENOMEM ? REVDIAL_RESET_CALM : REVDIAL_RESET_UNREACHABLE;
+}
+
+// What became of connecting. A unix socket that is not there refuses like a port that is closed.
 static int rvd_agent_reset_of(int error)
 {
     switch (-error) {
@@ -11094,11 +11125,8 @@ static size_t rvd_agent_header_v2(uint8_t *buf, const rvd_sys_addr *client,
 {
     static const uint8_t start[14] = {0x0D, 0x0A, 0x0D, 0x0A, 0x00, 0x0D, 0x0A,
                                       0x51, 0x55, 0x49, 0x54, 0x0A, 0x21, 0x11};
-    int ip_len;
-    const uint8_t *src = rvd_agent_ip(client, &ip_len), *dst;
-    size_t len;
-    dst = rvd_agent_ip(local, &ip_len);
-    len = (size_t)ip_len;
+    size_t len = client->ss.ss_family == AF_INET ? 4 : 16;
+    const uint8_t *src = rvd_agent_ip_raw(client), *dst = rvd_agent_ip_raw(local);
     memcpy(buf, start, sizeof start);
     if (len == 16) buf[13] = 0x21;
     rvd_base_put_u16(buf + 14, (uint32_t)(2 * len + 4));
@@ -11109,25 +11137,33 @@ static size_t rvd_agent_header_v2(uint8_t *buf, const rvd_sys_addr *client,
     return 20 + 2 * len;
 }
 
+// The addresses of the header. Returns 0 if the client's is not known; where it connected to may be
+// all zeros.
+static int rvd_agent_header_addresses(revdial_stream *st, rvd_sys_addr *client, rvd_sys_addr *local)
+{
+    const char *from = revdial_meta(st, "client"), *to = revdial_meta(st, "local");
+    if (!from || rvd_sys_addr_parse(from, 0, client, NULL) < 0) return 0;
+    if (client->ss.ss_family == AF_UNIX) return 0;
+    if (to && rvd_sys_addr_parse(to, 0, local, NULL) == 0 &&
+        local->ss.ss_family == client->ss.ss_family)
+        return 1;
+    return rvd_sys_addr_parse(client->ss.ss_family == AF_INET ? "0.0.0.0:0" : "[::]:0", 0, local,
+                              NULL) == 0;
+}
+
 // Tells the target who the client is. The socket is fresh, so a header always fits.
 static int rvd_agent_header_send(rvd_agent_forward *f)
 {
     static const uint8_t local_v2[16] = {0x0D, 0x0A, 0x0D, 0x0A, 0x00, 0x0D, 0x0A, 0x51,
                                          0x55, 0x49, 0x54, 0x0A, 0x20, 0x00, 0x00, 0x00};
-    const char *client = revdial_meta(f->st, "client"), *local = revdial_meta(f->st, "local");
-    int version = f->agent->cfg.proxy_protocol, a_len = 0, b_len = 1;
-    rvd_sys_addr a, b;
+    int version = f->agent->cfg.proxy_protocol;
+    rvd_sys_addr client, local;
     uint8_t buf[256];
     size_t n;
     if (!version) return 0;
-    if (client && rvd_sys_addr_parse(client, 0, &a, NULL) == 0 && local &&
-        rvd_sys_addr_parse(local, 0, &b, NULL) == 0) {
-        rvd_agent_ip(&a, &a_len);
-        rvd_agent_ip(&b, &b_len);
-    }
-    if (a_len == b_len && a.ss.ss_family == b.ss.ss_family) {
-        n = version == 1 ? rvd_agent_header_v1((char *)buf, sizeof buf, &a, &b)
-                         : rvd_agent_header_v2(buf, &a, &b);
+    if (rvd_agent_header_addresses(f->st, &client, &local)) {
+        n = version == 1 ? rvd_agent_header_v1((char *)buf, sizeof buf, &client, &local)
+                         : rvd_agent_header_v2(buf, &client, &local);
     } else if (version == 1) {
         n = rvd_sys_append((char *)buf, sizeof buf, 0, "PROXY UNKNOWN\r\n");
     } else {
@@ -11155,10 +11191,17 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     f->st = NULL;
     pthread_mutex_lock(&s->lock);
     st->sink = NULL;
+    pthread_mutex_unlock(&s->lock);
+    if (rvd_relay_begin(st, fd, fd, &opts)) {
+        rvd_sys_close_reset(fd);
+        f->st = st;
+        rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);
+        return;
+    }
+    pthread_mutex_lock(&s->lock);
     revdial_engine_accept(s->engine, st->id);
     rvd_stream_flush_soon_locked(s);
     pthread_mutex_unlock(&s->lock);
-    revdial_join(st, fd, fd, &opts);
     rvd_agent_forward_free(f);
 }
 
@@ -11191,12 +11234,17 @@ static void rvd_agent_forward_on_io(rvd_loop_io *io)
 
 static int rvd_agent_forward_connect(rvd_agent_forward *f, const rvd_sys_addr *to)
 {
+    int64_t now = rvd_loop_now(f->session->loop);
+    int left = f->address_count - f->address_at + 1;
     int r, fd = rvd_sys_socket_tcp(to->ss.ss_family);
     if (fd < 0) return fd;
     f->io.fd = fd;
     r = rvd_sys_connect_start(fd, to);
     if (r < 0 && r != -EINPROGRESS) return r;
-    return rvd_loop_add(f->session->loop, &f->io);
+    r = rvd_loop_add(f->session->loop, &f->io);
+    if (r < 0) return r;
+    // Its share of the time that is left: several dead addresses must not hide a live one.
+    return rvd_loop_timer_set(f->session->loop, &f->timer, now + (f->until_us - now) / left);
 }
 
 // Tries the next address that the rules allow; each is the very one that is connected to.
@@ -11204,7 +11252,7 @@ static void rvd_agent_forward_next(rvd_agent_forward *f)
 {
     const char *host = f->endpoint.kind == RVD_SYS_NAME ? f->endpoint.host : NULL;
     const char *const *allow = (const char *const *)f->agent->allow;
-    while (f->address_at < f->address_count) {
+    while (f->address_at < f->address_count && rvd_loop_now(f->session->loop) < f->until_us) {
         const rvd_sys_addr *to = &f->addresses[f->address_at++];
         int r;
         if (!f->trusted && to->ss.ss_family != AF_UNIX && !rvd_agent_may_connect(allow, to, host)) {
@@ -11225,7 +11273,7 @@ static void rvd_agent_forward_on_timer(rvd_loop_timer *t)
 {
     rvd_agent_forward *f = RVD_BASE_OWNER(t, rvd_agent_forward, timer);
     if (!f->resolving) {
-        if (f->st) rvd_agent_forward_refuse(f, REVDIAL_RESET_CONNECT_TIMEOUT);
+        if (f->st) rvd_agent_forward_failed(f, -ETIMEDOUT);
         return;
     }
     // The resolver cannot be interrupted; the dialler need not wait for it.
@@ -11270,15 +11318,19 @@ static void rvd_agent_forward_run(rvd_loop_task *task)
         rvd_agent_forward_free(f);
         return;
     }
+    if (f->reset && !was_resolving) {
+        rvd_agent_forward_refuse(f, f->reset);
+        return;
+    }
     if (was_resolving) {
         if (f->address_count > 0)
             rvd_agent_forward_next(f);
         else
-            rvd_agent_forward_refuse(f, REVDIAL_RESET_NO_SUCH_HOST);
+            rvd_agent_forward_refuse(f, rvd_agent_reset_of_name(f->address_count));
         return;
     }
-    if (rvd_loop_timer_set(f->session->loop, &f->timer,
-                           rvd_loop_now(f->session->loop) + limit * 1000) < 0) {
+    f->until_us = rvd_loop_now(f->session->loop) + limit * 1000;
+    if (rvd_loop_timer_set(f->session->loop, &f->timer, f->until_us) < 0) {
         rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);
         return;
     }
@@ -11294,6 +11346,17 @@ static void rvd_agent_forward_run(rvd_loop_task *task)
     }
 }
 
+static int rvd_agent_has_address_rule(const revdial_agent *a)
+{
+    for (size_t i = 0; i < a->allow_count; i++) {
+        rvd_agent_pattern p;
+        if (!rvd_agent_pattern_parse(a->allow[i], &p)) continue;
+        if (p.bits >= 0 || memchr(p.host, ':', p.host_len)) return 1;
+        if (p.host_len && p.host[p.host_len - 1] >= '0' && p.host[p.host_len - 1] <= '9') return 1;
+    }
+    return 0;
+}
+
 // What the dialler asked for, as far as it can be judged without resolving. Returns a reset code.
 static int rvd_agent_forward_judge(rvd_agent_forward *f)
 {
@@ -11301,37 +11364,35 @@ static int rvd_agent_forward_judge(rvd_agent_forward *f)
     const char *target = revdial_meta(f->st, "target");
     f->trusted = !target || (a->default_target && strcmp(target, a->default_target) == 0);
     if (f->trusted) target = a->default_target;
+    f->target = f->text;
     if (!target || strlen(target) >= sizeof f->text) return REVDIAL_RESET_FORBIDDEN;
     rvd_sys_append(f->text, sizeof f->text, 0, target);
-    f->target = f->text;
     if (rvd_sys_addr_split(target, 1, &f->endpoint, NULL) < 0) return REVDIAL_RESET_FORBIDDEN;
-    if (f->trusted || f->endpoint.kind == RVD_SYS_NAME) return REVDIAL_RESET_NONE;
+    if (f->trusted) return REVDIAL_RESET_NONE;
     if (revdial_target_allowed((const char *const *)a->allow, target)) return REVDIAL_RESET_NONE;
+    // A name that no rule names may still resolve to an address that a rule covers. Without such
+    // rules it is not resolved: the dialler learns nothing about names here.
+    if (f->endpoint.kind == RVD_SYS_NAME && rvd_agent_has_address_rule(a)) return REVDIAL_RESET_NONE;
     return REVDIAL_RESET_FORBIDDEN;
 }
 
 static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdial_stream *st)
 {
     rvd_agent_forward *f = rvd_base_alloc(&s->heap, sizeof *f);
-    int reset = REVDIAL_RESET_INTERNAL;
-    if (f) {
-        f->agent = a;
-        f->session = s;
-        f->st = st;
-        f->io.fd = -1;
-        f->io.run = rvd_agent_forward_on_io;
-        f->timer.run = rvd_agent_forward_on_timer;
-        f->job.run = rvd_agent_forward_resolve;
-        f->task.run = rvd_agent_forward_run;
-        reset = rvd_agent_forward_judge(f);
-    }
-    if (reset) {
-        if (f) rvd_base_free(&s->heap, f, sizeof *f);
-        revdial_engine_reset(s->engine, st->id, reset);
+    if (!f) {
+        revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_INTERNAL);
         rvd_stream_free_locked(st);
         return;
     }
-    revdial_session_ref(s);
+    f->agent = a;
+    f->session = revdial_session_ref(s);
+    f->st = st;
+    f->io.fd = -1;
+    f->io.run = rvd_agent_forward_on_io;
+    f->timer.run = rvd_agent_forward_on_timer;
+    f->job.run = rvd_agent_forward_resolve;
+    f->task.run = rvd_agent_forward_run;
+    f->reset = rvd_agent_forward_judge(f);
     rvd_stream_work_begin(s->work);
     st->sink = rvd_agent_forward_sink;
     st->sink_ud = f;
@@ -11821,7 +11882,7 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
     a->stats.tx_bytes += info.tx_bytes;
     a->stats.streams_opened += info.streams_opened;
     a->stats.streams_reset += info.streams_reset;
-    if (why->code == REVDIAL_ETIMEDOUT) a->was_cut = 1;
+    if (why->code == REVDIAL_ETIMEDOUT && a->stopping && s->is_counted) a->was_cut = 1;
     pthread_cond_broadcast(&a->changed);
     rvd_base_free(&a->heap, m, sizeof *m);
     pthread_mutex_unlock(&a->lock);
@@ -11855,10 +11916,12 @@ static void rvd_agent_stop_links(revdial_agent *a)
     // Only this thread changes the list, so it may walk it without the lock.
     for (rvd_base_link *k = a->sessions.next; k != &a->sessions; k = k->next) {
         revdial_session *s = RVD_BASE_OWNER(k, rvd_agent_member, link)->session;
-        if (s->is_counted && drain_ms)
+        if (s->is_counted && drain_ms) {
             revdial_session_drain(s, drain_ms);
-        else
+        } else {
+            a->was_cut |= atomic_load_explicit(&s->stream_count, memory_order_relaxed) != 0;
             revdial_session_kill(s);
+        }
     }
     rvd_agent_check_over(a);
 }
