@@ -256,7 +256,7 @@ typedef struct revdial_dial_opts {
     const char *target;       // "host:port" or "unix:/path" beyond the backend; NULL = its own
     const char *client_addr;  // "ip:port" of the original client, for the target's PROXY header
     const char *local_addr;   // "ip:port" the client connected to
-    const revdial_kv *meta;   // free-form, e.g. {"traceparent", "00-…"}; keys without '=', not ours
+    const revdial_kv *meta;   // free-form, e.g. {"traceparent", "00-…"}; no '=' in keys, not ours
     size_t meta_count;
     int pick;          // REVDIAL_PICK_*
     unsigned flags;    // REVDIAL_DIAL_*
@@ -377,7 +377,7 @@ enum {
 
 // Why a stream does not move, and its credit ledger.
 typedef struct revdial_ledger {
-    const char *blocked_on;   // "peer's credit", "socket", "turn", "reader", "accept", "" if nothing
+    const char *blocked_on;   // "peer's credit", "socket", "turn", "reader", "accept" or ""
     uint32_t send_credit;     // bytes we may still send
     uint32_t recv_credit;     // bytes the peer may still send
     uint32_t window;          // our receive window now
@@ -463,7 +463,7 @@ REVDIAL_API int revdial_engine_accept(revdial_engine *e, uint32_t id);
 REVDIAL_API int revdial_engine_set_user(revdial_engine *e, uint32_t id, void *user);
 
 // Takes received bytes and gives their credit back to the peer.
-//   returns  >0 bytes; 0 the peer finished and all was read; REVDIAL_EAGAIN nothing there yet;
+//   returns  >0 bytes; 0 the peer finished and all was read; REVDIAL_EAGAIN nothing there yet; ELOST
 //            REVDIAL_ERESET, ECLOSED, EINVAL (no such stream)
 //   thread   one at a time per engine
 REVDIAL_API ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t len);
@@ -2093,7 +2093,11 @@ static void rvd_mux_settle(rvd_mux *m, rvd_mux_stream *s)
 // Our reset: nothing more goes out, nothing that comes in matters.
 static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 {
-    if (s->tx == RVD_MUX_TX_RESET) return;
+    if (s->tx == RVD_MUX_TX_RESET) {  // by the peer; what it sent is no longer wanted
+        s->reset_local = 1;
+        rvd_mux_rx_clear(m, s);
+        return;
+    }
     s->reset_code = code;
     s->reset_local = 1;
     rvd_mux_tx_become(s, RVD_MUX_TX_RESET);
@@ -2504,7 +2508,7 @@ static uint32_t rvd_mux_allowed(rvd_mux *m, rvd_mux_stream *s, size_t want)
     }
     if (!others && !full) s->turn_left = quantum;
     if (others || full) n = rvd_base_min_u32(n, s->turn_left);
-    if (full && want > RVD_MUX_SPARSE_BYTES && s->turn_left + RVD_MUX_SPARSE_BYTES <= quantum) n = 0;
+    if (full && want > RVD_MUX_SPARSE_BYTES && quantum - s->turn_left >= RVD_MUX_SPARSE_BYTES) n = 0;
     if (full) n = rvd_base_min_u32(n, RVD_MUX_SPARSE_BYTES);
     if (queued >= m->out_max + RVD_MUX_SPARSE_ROOM) n = 0;
     if (n == 0) {
@@ -3451,11 +3455,10 @@ static void rvd_mux_finish(rvd_mux *m, rvd_mux_stream *s)
 
 static void rvd_mux_stop(rvd_mux *m, rvd_mux_stream *s)
 {
-    if (s->rx != RVD_MUX_RX_OPEN) return;
     rvd_mux_ack(m, s);
     s->stopped = 1;
-    rvd_mux_rx_become(s, RVD_MUX_RX_DROPPED);
     rvd_mux_rx_clear(m, s);
+    if (s->rx == RVD_MUX_RX_OPEN) rvd_mux_rx_become(s, RVD_MUX_RX_DROPPED);
 }
 
 // Our last word on a stream (research: yamux.md section 2.5): FIN, then what still comes is
@@ -5611,8 +5614,8 @@ enum {
 // ------------------------------------------------------------------------------------------------
 // Errors, clock, randomness.
 
-// Fills err (which may be NULL): `text`, when there is one, is quoted, printable and cut to fit; the
-// system's own reason follows ours.
+// Fills err (which may be NULL): `text`, when there is one, is quoted, printable and cut to fit;
+// the system's own reason follows ours.
 static void rvd_sys_fail(revdial_err *err, int code, int sys, const char *text, const char *why)
 {
     enum { TEXT_MAX = 130 };  // leaves 100 bytes of msg for the reason
@@ -8631,7 +8634,7 @@ int revdial_error(revdial_stream *st, int *reset)
         code = REVDIAL_ECLOSED;
     else if (st->reset_code >= 0)
         code = REVDIAL_ERESET;
-    else if (s->state >= RVD_STREAM_LINGER)
+    else if (s->why.code || s->state >= RVD_STREAM_LINGER)
         code = s->why.code == REVDIAL_ECLOSED ? REVDIAL_ECLOSED : REVDIAL_ELOST;
     else if (revdial_engine_ledger(s->engine, st->id, &ledger) < 0)
         code = REVDIAL_ECLOSED;
@@ -8792,7 +8795,7 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
 // ================================================================================================
 // MARK: impl.relay  uses: base sys loop stream
 // A stream and a descriptor, copied both ways on the loop: from the descriptor straight into the
-// session's output, from the session's input straight to the descriptor. Start at rvd_relay_step_locked().
+// session's output, from its input straight to the descriptor. Start at rvd_relay_step_locked().
 // ================================================================================================
 
 #define RVD_RELAY_READ_MAX 65524u    // our largest frame
@@ -10966,7 +10969,7 @@ struct revdial_agent {
     rvd_agent_link *links[RVD_AGENT_LINKS];
     unsigned link_count, stopped_count;
     rvd_loop_timer stop_timer;
-    rvd_loop_task begin_task, stop_task;
+    rvd_loop_task begin_task, stop_task, look_task;
     int stopping;
     uint64_t random;
     revdial_err verdict;  // why it stopped by itself
@@ -11372,8 +11375,9 @@ static int rvd_agent_forward_judge(rvd_agent_forward *f)
     if (revdial_target_allowed((const char *const *)a->allow, target)) return REVDIAL_RESET_NONE;
     // A name that no rule names may still resolve to an address that a rule covers. Without such
     // rules it is not resolved: the dialler learns nothing about names here.
-    if (f->endpoint.kind == RVD_SYS_NAME && rvd_agent_has_address_rule(a)) return REVDIAL_RESET_NONE;
-    return REVDIAL_RESET_FORBIDDEN;
+    if (f->endpoint.kind != RVD_SYS_NAME || !rvd_agent_has_address_rule(a))
+        return REVDIAL_RESET_FORBIDDEN;
+    return REVDIAL_RESET_NONE;
 }
 
 static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdial_stream *st)
@@ -11445,6 +11449,13 @@ static void rvd_agent_on_open_locked(revdial_session *s, revdial_stream *st)
 
 static void rvd_agent_link_next(rvd_agent_link *l);
 
+// Has the loop look whether it is time to stop. Without memory for a timer it looks all the time.
+static void rvd_agent_look_again(revdial_agent *a, int64_t wait_us)
+{
+    if (rvd_loop_timer_set(a->loop, &a->stop_timer, rvd_loop_now(a->loop) + wait_us) < 0)
+        rvd_loop_post(a->loop, &a->look_task);
+}
+
 // When nothing is left to wait for, the loop ends. Handlers and relays may still be at it.
 static void rvd_agent_check_over(revdial_agent *a)
 {
@@ -11459,7 +11470,7 @@ static void rvd_agent_check_over(revdial_agent *a)
     pthread_cond_broadcast(&a->changed);
     pthread_mutex_unlock(&a->lock);
     rvd_stream_group_end(&a->group);
-    rvd_loop_timer_set(a->loop, &a->stop_timer, rvd_loop_now(a->loop));
+    rvd_agent_look_again(a, 0);
 }
 
 static void rvd_agent_link_stop(rvd_agent_link *l, const revdial_err *why)
@@ -11932,23 +11943,31 @@ static void rvd_agent_on_stop_task(rvd_loop_task *task)
 }
 
 // The stop flag can only be looked at; at the end, the work that is left too.
-static void rvd_agent_on_stop_timer(rvd_loop_timer *t)
+static void rvd_agent_look(revdial_agent *a)
 {
-    revdial_agent *a = RVD_BASE_OWNER(t, revdial_agent, stop_timer);
     size_t left;
-    if (a->is_over) {
-        pthread_mutex_lock(&a->work.lock);
-        left = a->work.count;
-        pthread_mutex_unlock(&a->work.lock);
-        if (!left) {
-            rvd_loop_stop(a->loop);
-            return;
-        }
-        rvd_loop_timer_set(a->loop, t, rvd_loop_now(a->loop) + RVD_AGENT_STOP_US / 10);
+    if (!a->is_over && *a->cfg.stop) rvd_agent_stop_links(a);
+    if (!a->is_over) {
+        rvd_agent_look_again(a, RVD_AGENT_STOP_US);
         return;
     }
-    if (*a->cfg.stop) rvd_agent_stop_links(a);
-    if (!a->is_over) rvd_loop_timer_set(a->loop, t, rvd_loop_now(a->loop) + RVD_AGENT_STOP_US);
+    pthread_mutex_lock(&a->work.lock);
+    left = a->work.count;
+    pthread_mutex_unlock(&a->work.lock);
+    if (left)
+        rvd_agent_look_again(a, RVD_AGENT_STOP_US / 10);
+    else
+        rvd_loop_stop(a->loop);
+}
+
+static void rvd_agent_on_stop_timer(rvd_loop_timer *t)
+{
+    rvd_agent_look(RVD_BASE_OWNER(t, revdial_agent, stop_timer));
+}
+
+static void rvd_agent_on_look_task(rvd_loop_task *task)
+{
+    rvd_agent_look(RVD_BASE_OWNER(task, revdial_agent, look_task));
 }
 
 // ---- opening and closing ----
@@ -12176,8 +12195,7 @@ static void rvd_agent_on_begin(rvd_loop_task *task)
 {
     revdial_agent *a = RVD_BASE_OWNER(task, revdial_agent, begin_task);
     unsigned count = a->link_count;
-    if (a->cfg.stop)
-        rvd_loop_timer_set(a->loop, &a->stop_timer, rvd_loop_now(a->loop) + RVD_AGENT_STOP_US);
+    if (a->cfg.stop) rvd_agent_look_again(a, RVD_AGENT_STOP_US);
     for (unsigned i = 0; i < count; i++) rvd_agent_link_next(a->links[i]);
 }
 
@@ -12194,6 +12212,7 @@ static revdial_agent *rvd_agent_new(const revdial_agent_config *cfg, revdial_err
     a->stop_timer.run = rvd_agent_on_stop_timer;
     a->stop_task.run = rvd_agent_on_stop_task;
     a->begin_task.run = rvd_agent_on_begin;
+    a->look_task.run = rvd_agent_on_look_task;
     if (pthread_mutex_init(&a->lock, NULL) == 0) {
         if (rvd_sys_cond_open(&a->changed) == 0) {
             if (rvd_stream_work_open(&a->work) == 0) return a;

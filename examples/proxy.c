@@ -237,8 +237,8 @@ static void client_free(client *c)
     free(c);
 }
 
-// With this on, a client reads ECONNRESET when we close it or are killed, not EOF: an end that looks
-// like a normal one could be taken for an empty answer.
+// With this on, a client reads ECONNRESET when we close it or are killed, not EOF: an end that
+// looks like a normal one could be taken for an empty answer.
 static void client_abort_at_close(const client *c, int on)
 {
     struct linger now = {on, 0};
@@ -253,8 +253,8 @@ static void gone_open(app *a)
 #ifdef __linux__
     a->gone = epoll_create1(EPOLL_CLOEXEC);
     if (a->gone < 0)
-        prog_logf(&a->log, REVDIAL_LOG_WARN, "epoll.failed", "%s: dials go on for clients that left",
-                  strerror(errno));
+        prog_logf(&a->log, REVDIAL_LOG_WARN, "epoll.failed",
+                  "%s: a client that leaves does not end its dial", strerror(errno));
 #endif
     a->polls[a->expose_count + 1].fd = a->gone;  // poll(2) passes over -1
     a->polls[a->expose_count + 1].events = POLLIN;

@@ -1003,7 +1003,7 @@ static void *dialling_run(void *arg)
 static pthread_t dialling_start(dialling *d, world *w)
 {
     d->w = w;
-    d->name = "cam-1";
+    if (!d->name) d->name = "cam-1";
     util_gate_init(&d->began);
     util_gate_init(&d->done);
     pthread_t t = util_thread(dialling_run, d);
@@ -1527,22 +1527,22 @@ static void *waiting_run(void *arg)
 TEST(U6_closing_the_proxy_wakes_all_who_wait_for_it)
 {
     world w;
-    dialling d[3];
+    dialling d[2];
     waiting x;
     called c;
-    pthread_t t[4];
+    pthread_t t[3];
     revdial_kv meta = {"do", "silent"};
     memset(d, 0, sizeof d);
     memset(&x, 0, sizeof x);
     world_init(&w);
     if (world_open(&w)) {
         called_init(&c, &w);
+        d[0].name = "nobody";
         d[0].opts.flags = REVDIAL_DIAL_WAIT;
         d[0].opts.timeout_ms = -1;
         d[1].opts.meta = &meta;
         d[1].opts.meta_count = 1;
         d[1].opts.timeout_ms = -1;
-        d[2].opts.timeout_ms = -1;
         for (int i = 0; i < 2; i++) t[i] = dialling_start(&d[i], &w);
         CHECK(util_gate_wait(&w.held, 1));
         revdial_dial_opts opts = {.flags = REVDIAL_DIAL_WAIT, .timeout_ms = -1};
@@ -1560,6 +1560,11 @@ TEST(U6_closing_the_proxy_wakes_all_who_wait_for_it)
         CHECK_INT(c.err.code, REVDIAL_ECLOSED);
         CHECK(util_gate_wait(&x.done, 1));
         for (int i = 0; i < 3; i++) pthread_join(t[i], NULL);
+        CHECK_INT(x.result, REVDIAL_ECLOSED);
+        for (int i = 0; i < 2; i++) {
+            CHECK(d[i].st == NULL);
+            CHECK_INT(d[i].err.code, REVDIAL_ECLOSED);
+        }
     }
     world_close(&w);
 }

@@ -492,6 +492,23 @@ TEST(credit_in_crumbs_does_not_make_crumbs_of_data)  // C31
     rig_end(r);
 }
 
+TEST(a_tiny_window_is_used_after_all_when_no_more_comes)
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    script_run(r, ".tick=0 Wp1+SYN .acceptp1 .writep1#300000 Wp1=100");
+    uint32_t id = rig_id(r, 1, 1);
+    static const uint8_t bytes[5000];
+    CHECK_INT(revdial_engine_write(r->e, id, bytes, sizeof bytes), 0);
+    unsigned told = r->counts[REVDIAL_EV_WRITABLE];
+    CHECK(revdial_engine_tick(r->e, r->now) <= r->now + 50000);
+    rig_tick(r, 50);
+    CHECK_INT(r->counts[REVDIAL_EV_WRITABLE], told + 1);
+    CHECK_INT(revdial_engine_write(r->e, id, bytes, sizeof bytes), 100);
+    CHECK_INT(revdial_engine_write(r->e, id, bytes, sizeof bytes), 0);
+    rig_end(r);
+}
+
 TEST(the_window_grows_to_what_the_round_trip_needs)  // 43, 45
 {
     for (int reading = 0; reading < 2; reading++) {

@@ -7,7 +7,7 @@ RESET = struct.pack("ii", 1, 0)
 
 
 def connect(address, buffers=0, timeout=30):
-    """With small buffers the system does not take megabytes that nobody reads; the end is RST then."""
+    """With small buffers the system takes no megabytes that nobody reads; they end with RST."""
     sock = socket.socket(socket.AF_UNIX if address.startswith("unix:") else socket.AF_INET)
     if buffers:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
@@ -43,8 +43,8 @@ class Pace:
 def read(address, path, rate="0"):
     """Reads to the end: is it a prefix of the file, and how did it end?
 
-    Prints "reading" once a megabyte has come, then "BYTES same|different eof|reset|… MS": MS since
-    the byte that came last."""
+    Prints "reading" once a megabyte has come, then "BYTES same|different eof|reset|… MS", the
+    latter since the byte that came last."""
     sock, pace, size, same, buf = connect(address), Pace(int(rate)), 0, True, bytearray(1 << 16)
     sock.settimeout(60)
     last = time.monotonic()
@@ -64,7 +64,7 @@ def read(address, path, rate="0"):
 
 
 def write(address, path, rate="0"):
-    """Sends the file and finishes. Prints "writing" after a megabyte, then the answer or the error."""
+    """Sends the file and finishes. Prints "writing" after a megabyte, then the answer or error."""
     sock, pace, size = connect(address), Pace(int(rate)), 0
     sock.settimeout(60)
     with open(path, "rb") as f:
@@ -180,7 +180,7 @@ def ask(sock, message):
 
 
 def crowd(address, count, active, rounds):
-    """Many connections to an echo server, of which some are busy; at the end each must still work."""
+    """Many connections to an echo server, some of them busy; at the end each must still work."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     began = time.monotonic()

@@ -1,23 +1,22 @@
 # Streams whose readers have stopped hold up nobody, and what they hold is bounded.
 
 stopped=200
-session_window_kib=65536 # of revdial_limits: received and not yet read, over all streams
-programs_kib=16384       # code, stacks, buffers of the loop, 1.5 KiB for each relay
+# What each program may have: 64 MiB that were received and not read (session_window of
+# revdial_limits), and 16 MiB for code, stacks, buffers of the loop, 1.5 KiB for each relay.
+budget_kib=$((65536 + 16384))
 
 
 start_isolation() {
     start_peers peers "$big" || return
-    start_proxy proxy --expose "127.0.0.1:0=web/${address_of[source]}" \
-        --expose "127.0.0.1:0=web/${address_of[flood]}" --expose "127.0.0.1:0=web/${address_of[deaf]}" \
-        --expose "127.0.0.1:0=web/${address_of[echo]}" --expose "127.0.0.1:0=web/${address_of[sink]}" ||
-        return
+    exposing web source flood deaf echo
+    start_proxy proxy "${exposes[@]}" || return
     start_agent agent --allow '127.0.0.1:*'
 }
 
 # Sets $took to the milliseconds of 1 GiB through the tunnel.
 move_1_gib() {
     local began=$EPOCHREALTIME size
-    size=$(timeout 60 nc -N -d "${exposed[0]%:*}" "${exposed[0]##*:}" | cmp - "$big" && echo same)
+    size=$(through "${exposed[0]}" -N -d | cmp - "$big" && echo same)
     took=$(milliseconds_since "$began")
     [ "$size" = same ] || fail "the 1 GiB that came through is not the file"
 }
@@ -28,8 +27,8 @@ memory_is_bounded() {
     local p a
     p=$(peak_kib proxy) && a=$(peak_kib agent) || { fail "a program has died"; return; }
     figures="$figures; proxy $((p / 1024)) MiB, agent $((a / 1024)) MiB at most"
-    [ "$p" -le $((session_window_kib + programs_kib)) ] && [ "$a" -le $((session_window_kib + programs_kib)) ] ||
-        fail "the proxy had $p KiB and the agent $a KiB, over $((session_window_kib + programs_kib))"
+    [ "$p" -le $budget_kib ] && [ "$a" -le $budget_kib ] ||
+        fail "the proxy had $p KiB and the agent $a KiB, over $budget_kib"
 }
 
 # moves_1_gib_beside FUNCTION TIMES: 1 GiB alone and beside what FUNCTION starts, in turn
@@ -72,11 +71,21 @@ idle_ones_stay_alive() {
     memory_is_bounded
 }
 
+# The clients have aborted, the targets still do not read: what was on its way is given up.
+held() { ss -tnH state established dst "${address_of[deaf]}" | wc -l; }
+holds_nothing() { [ "$(held)" -eq 0 ]; }
+what_is_left_is_given_up() {
+    local since=$EPOCHREALTIME
+    until_true 15 holds_nothing || { fail "$(held) connections to targets stay"; return; }
+    figures="gone after $(milliseconds_since "$since") ms"
+}
+
 ulimit -n "$(ulimit -Hn)"
 check 'proxy, agent and servers are ready' start_isolation || return
 check "1 GiB beside $stopped stopped readers" moves_1_gib_beside readers_stop 3
 end_now holder
 check "1 GiB beside $stopped targets that do not read" moves_1_gib_beside targets_stop_reading 1
 end_now holder
+check 'the agent lets go of targets that do not read' what_is_left_is_given_up
 check '2,000 idle connections, 100 busy ones' idle_ones_stay_alive
 check 'proxy and agent end well' stop agent proxy

@@ -188,6 +188,20 @@ start_proxy() {
 proxy_in=()
 agent_in=()
 
+# exposing NAME TARGET...: fills $exposes with options for free ports. A target may be the name of a
+# server that was started.
+exposing() {
+    local name=$1 target
+    shift
+    exposes=()
+    for target in "$@"; do
+        exposes+=(--expose "127.0.0.1:0=$name/${address_of[$target]:-$target}")
+    done
+}
+
+# through ADDRESS OPTION...: nc, where the clients are
+through() { "${proxy_in[@]}" timeout 60 nc "${@:2}" "${1%:*}" "${1##*:}"; }
+
 # start_agent NAME OPTION...: registers as "web" unless told otherwise, and waits until it is up.
 start_agent() {
     start_agent_only "$@" && said "$1.log" 'event=session.up' 5
@@ -231,9 +245,10 @@ start_nginx() {
     local name=$1 port
     port=$(client port)
     shift
+    rm -f "$dir/$name.sock"
     cat >"$dir/$name.conf" <<END_OF_CONFIG
 daemon off;
-worker_processes 1;
+master_process off;
 pid $dir/$name.pid;
 error_log stderr;
 user $(id -un) $(id -gn);
@@ -282,7 +297,8 @@ start_cable() {
     ip netns add "$proxy_ns" && namespaces+=("$proxy_ns") && ip netns add "$agent_ns" &&
         namespaces+=("$agent_ns") &&
         ip link add v0 netns "$proxy_ns" type veth peer name v1 netns "$agent_ns" &&
-        ip -n "$proxy_ns" addr add 10.77.0.1/24 dev v0 && ip -n "$agent_ns" addr add 10.77.0.2/24 dev v1 &&
+        ip -n "$proxy_ns" addr add 10.77.0.1/24 dev v0 &&
+        ip -n "$agent_ns" addr add 10.77.0.2/24 dev v1 &&
         ip -n "$proxy_ns" link set lo up && ip -n "$agent_ns" link set lo up &&
         ip -n "$proxy_ns" link set v0 up && ip -n "$agent_ns" link set v1 up ||
         { fail "no network namespaces here"; return; }

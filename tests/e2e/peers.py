@@ -88,8 +88,8 @@ def know_no_name():
         sock.bind(("127.0.0.1", 53))
         say("ready")
         while True:
-            question, client = sock.recvfrom(512)
-            sock.sendto(question[:2] + b"\x81\x83" + question[4:6] + bytes(6) + question[12:], client)
+            q, client = sock.recvfrom(512)
+            sock.sendto(q[:2] + b"\x81\x83" + q[4:6] + bytes(6) + q[12:], client)
 
 
 def who(name):

@@ -13,13 +13,10 @@ says() {
 helps() {
     local program option
     for program in proxy agent; do
-        says $program 0 'Usage: revdial-'$program'.*--token-file FILE.*--drain TIME.*Exit codes:' --help || return
+        says $program 0 'Usage: revdial-'$program'.*--token-file FILE.*Exit codes:' --help || return
         says $program 0 '^revdial-'$program' [0-9]+\.[0-9]+\.[0-9]+$' --version || return
-        for option in $("$build/revdial-$program" --help | grep -o '^  --[a-z-]*' | tr -d ' -' | tr '\n' ' '); do
-            figures="$figures $option"
-        done
+        figures="$figures $program $("$build/revdial-$program" --help | grep -c '^  --') options"
     done
-    figures="$(wc -w <<<"$figures") options"
 }
 
 # Each line: the program, what it must name, and the options.
@@ -45,7 +42,7 @@ agent --server
 agent --name --server http://127.0.0.1:1
 agent --target --server http://127.0.0.1:1 --name web --token-file "$dir/token"
 agent --target.*80 --server http://127.0.0.1:1 --name web --token-file "$dir/token" --target 80
-agent --token-file.*nowhere --server http://127.0.0.1:1 --name web --target 127.0.0.1:80 --token-file /nowhere
+agent --token-file.*nowhere --server unix:/x --name web --target 127.0.0.1:80 --token-file /nowhere
 agent --proxy-protocol.*3 --proxy-protocol 3
 agent --keepalive.*15 --keepalive 15
 agent https --server https://127.0.0.1:1 --name web --token-file "$dir/token" --target 127.0.0.1:80
@@ -68,11 +65,11 @@ start_programs() {
 }
 
 start_web_proxy() {
-    start proxy "$build/revdial-proxy" --listen "${web_at:-127.0.0.1:0}" --listen "unix:$dir/tunnel.sock" \
-        --token-file "$dir/web_tokens" --verbose --drain 20s \
+    start proxy "$build/revdial-proxy" --token-file "$dir/web_tokens" --verbose --drain 20s \
+        --listen "${web_at:-127.0.0.1:0}" --listen "unix:$dir/tunnel.sock" \
         --expose 127.0.0.1:0=web --expose "unix:$dir/exposed.sock=web" --expose 127.0.0.1:0=pool \
-        --expose 127.0.0.1:0=v1 --expose 127.0.0.1:0=v2 --expose "127.0.0.1:0=web/${address_of[source]}" \
-        --expose 127.0.0.1:0=unix
+        --expose 127.0.0.1:0=v1 --expose 127.0.0.1:0=v2 \
+        --expose "127.0.0.1:0=web/${address_of[source]}" --expose 127.0.0.1:0=unix
     said proxy.out '^listening on' 5 || return
     tunnel=$(sed -n '1s/^listening on //p' "$dir/proxy.out")
     web_at=$tunnel
@@ -81,26 +78,27 @@ start_web_proxy() {
 
 # start_web_agent NAME OPTION...
 start_web_agent() {
-    start "$1" "$build/revdial-agent" --server "http://$tunnel" --name web --token-file "$dir/web_token" \
-        --target "${address_of[nginx]}" --allow '127.0.0.1:*' --verbose "${@:2}"
+    start "$1" "$build/revdial-agent" --server "http://$tunnel" --name web --verbose \
+        --token-file "$dir/web_token" --target "${address_of[nginx]}" --allow '127.0.0.1:*' "${@:2}"
     said "$1.log" event=session.up 5
 }
 
 listening_lines() {
     local lines
-    lines=$(sed "s,$dir/,,; s/:[0-9]*\( for.*\)\?$/:PORT\1/" "$dir/proxy.out" | tr '\n' '|')
-    [ "$lines" = "listening on 127.0.0.1:PORT|listening on unix:tunnel.sock|listening on 127.0.0.1:PORT for web|\
-listening on unix:exposed.sock for web|listening on 127.0.0.1:PORT for pool|listening on 127.0.0.1:PORT for v1|\
-listening on 127.0.0.1:PORT for v2|listening on 127.0.0.1:PORT for web|listening on 127.0.0.1:PORT for unix|" ] ||
-        fail "$lines"
+    lines=$(sed "s,$dir/,,; s/:[0-9]*\( for.*\)\?$/:PORT\1/; s/listening on //" "$dir/proxy.out" |
+        tr '\n' '|')
+    [ "$lines" = "127.0.0.1:PORT|unix:tunnel.sock|127.0.0.1:PORT for web|unix:exposed.sock for web|\
+127.0.0.1:PORT for pool|127.0.0.1:PORT for v1|127.0.0.1:PORT for v2|127.0.0.1:PORT for web|\
+127.0.0.1:PORT for unix|" ] || fail "$lines"
 }
 
 address_in_use() {
-    says proxy 4 "$tunnel.*in use" --listen "$tunnel" --token-file "$dir/tokens" --expose 127.0.0.1:0=web || return
-    says proxy 4 "${exposed[0]}.*in use" --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose "${exposed[0]}=web" ||
-        return
-    says proxy 4 'exposed.sock.*in use' --listen 127.0.0.1:0 --token-file "$dir/tokens" \
-        --expose "unix:$dir/exposed.sock=web"
+    local rest=(--token-file "$dir/tokens" --listen)
+    says proxy 4 "$tunnel.*in use" "${rest[@]}" "$tunnel" || return
+    says proxy 4 'tunnel.sock.*in use' "${rest[@]}" "unix:$dir/tunnel.sock" || return
+    rest+=(127.0.0.1:0 --expose)
+    says proxy 4 "${exposed[0]}.*in use" "${rest[@]}" "${exposed[0]}=web" || return
+    says proxy 4 'exposed.sock.*in use' "${rest[@]}" "unix:$dir/exposed.sock=web"
 }
 
 rejected() {
@@ -130,8 +128,10 @@ all_unix() {
 # proxy_header VERSION: nginx sees the address that curl had
 proxy_header() {
     local got at=${exposed[$(($1 + 2))]}
-    start_web_agent "v$1" --name "v$1" --target "${address_of[nginx$1]}" --proxy-protocol "$1" || return
-    got=$(curl -sS --max-time 5 --interface 127.0.0.5 -w '%{local_ip}:%{local_port}' "http://$at/?v$1" 2>&1)
+    start_web_agent "v$1" --name "v$1" --target "${address_of[nginx$1]}" --proxy-protocol "$1" ||
+        return
+    got=$(curl -sS --max-time 5 --interface 127.0.0.5 -w '%{local_ip}:%{local_port}' \
+        "http://$at/" 2>&1)
     got=${got##*$'\n'}
     until_true 2 grep -q "^$got /" "$dir/nginx$1.access" ||
         { fail "curl was $got, nginx saw $(tail -n 1 "$dir/nginx$1.access")"; return; }
@@ -139,16 +139,22 @@ proxy_header() {
     stop "v$1"
 }
 
+# Who answers 30 connections, and how often each.
+who_answers() {
+    local i
+    for i in $(seq 30); do through "${exposed[2]}" -N -d; done | sort | uniq -c | tr -s ' \n' ' '
+}
+
 round_robin() {
-    local name got i
+    local name got
     for name in ann bob cid; do
-        start_web_agent "$name" --name pool --instance "$name" --target "${address_of[$name]}" || return
+        start_web_agent "$name" --name pool --instance "$name" \
+            --target "${address_of[$name]}" || return
     done
-    got=$(for i in $(seq 30); do nc -N -d "${exposed[2]%:*}" "${exposed[2]##*:}"; done)
-    figures=$(sort <<<"$got" | uniq -c | tr -s ' \n' ' ')
+    figures=$(who_answers)
     [ "$figures" = " 10 ann 10 bob 10 cid " ] || { fail "30 connections went to:$figures"; return; }
     stop bob || return
-    got=$(for i in $(seq 30); do nc -N -d "${exposed[2]%:*}" "${exposed[2]##*:}"; done | sort | uniq -c | tr -s ' \n' ' ')
+    got=$(who_answers)
     figures="$figures; without bob$got"
     [ "$got" = " 15 ann 15 cid " ] || { fail "$figures"; return; }
     stop ann cid
@@ -194,7 +200,7 @@ second_term() {
     local since
     start_download 40000000 || return
     kill -TERM "${pid_of[$1]}"
-    said "$1.log" 'event=(proxy|session|agent).draining|event=link.stopped' 2 || sleep 0.3
+    said proxy.log 'event=(proxy|session).draining' 2 || return
     is_running "$1" || { fail "the first one ended it"; return; }
     since=$EPOCHREALTIME
     kill -TERM "${pid_of[$1]}"
@@ -209,17 +215,15 @@ second_term() {
 # The token is wrong when the agent starts, and is mended before there is a proxy to ask.
 token_is_read_again() {
     echo "x$token" >"$dir/late_token"
-    start late "$build/revdial-agent" --server "http://$tunnel" --name web --token-file "$dir/late_token" \
-        --target "${address_of[nginx]}"
+    start late "$build/revdial-agent" --server "http://$tunnel" --name web \
+        --token-file "$dir/late_token" --target "${address_of[nginx]}"
     said late.log 'event=link.retry' 5 || return
     cp "$dir/web_token" "$dir/late_token"
     start_web_proxy && said late.log event=session.up 10
 }
 
 drain_is_bounded() {
-    start short "$build/revdial-agent" --server "http://$tunnel" --name v1 --token-file "$dir/web_token" \
-        --target "${address_of[flood]}" --drain 500ms
-    said short.log event=session.up 5 || return
+    start_web_agent short --name v1 --target "${address_of[flood]}" --drain 500ms || return
     start_client flooded read "${exposed[3]}" "$big" 40000000
     said flooded.out '^reading' 5 || return
     kill -TERM "${pid_of[short]}"
@@ -232,8 +236,8 @@ drain_is_bounded() {
 # Neither command lines nor logs have them, and -v was on.
 no_secrets() {
     local found
-    found=$(ps axww -o args= | grep -F "$token" | grep -v grep)
-    [ -z "$found" ] || { fail "ps shows: $found"; return; }
+    found=$(grep -lFf "$dir/token" /proc/[0-9]*/cmdline 2>/dev/null | head -n 1)
+    [ -z "$found" ] || { fail "ps shows: $(tr '\0' ' ' <"$found")"; return; }
     found=$(grep -lF "$token" "$dir"/*.log "$dir"/*.out)
     [ -z "$found" ] || { fail "it is in $found"; return; }
     figures="$(cat "$dir"/*.log "$dir"/*.out | wc -l) lines of logs"

@@ -7,9 +7,12 @@
 #   refusals    a dial that fails says why, to that client alone
 #   programs    options, exit codes, signals, PROXY protocol, several agents, secrets
 # One line for each check; what is missing on this machine is a failed check. Network namespaces
-# need root. E2E_KEEP=1 keeps logs.
+# need root, or sudo without a password. E2E_KEEP=1 keeps logs.
 set -u
 export LC_ALL=C
+if [ "$(id -u)" -ne 0 ] && sudo -n true 2>/dev/null; then
+    exec sudo -n REVDIAL_BUILD="${REVDIAL_BUILD:-build}" E2E_KEEP="${E2E_KEEP:-}" bash "$0" "$@"
+fi
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lib.sh"
 trap clean_up EXIT
@@ -21,8 +24,10 @@ is_here() { command -v "$1" >/dev/null || fail "the package $2 is not installed"
 
 PATH=$PATH:/usr/sbin:/sbin
 for tool in curl=curl nginx=nginx ssh=openssh-client ssh-keygen=openssh-client sshd=openssh-server \
-    nc=netcat-openbsd ip=iproute2 ss=iproute2 python3=python3 ps=procps; do
-    is_here "${tool%=*}" "${tool#*=}" || check "${tool%=*} is here" is_here "${tool%=*}" "${tool#*=}"
+    nc=netcat-openbsd ip=iproute2 ss=iproute2 python3=python3; do
+    set -- "${tool%=*}" "${tool#*=}" "$@"
+    is_here "$1" "$2" || check "$1 is here" is_here "$1" "$2"
+    shift 2
 done
 
 umask 077

@@ -9,8 +9,8 @@ for i in $(seq 500); do ln -s page "$www/small/$i"; done
 start_sshd() {
     local port
     port=$(client port)
-    ssh-keygen -q -t ed25519 -N '' -f "$dir/host_key" && ssh-keygen -q -t ed25519 -N '' -f "$dir/id" ||
-        { fail "ssh-keygen failed"; return; }
+    ssh-keygen -q -t ed25519 -N '' -f "$dir/host_key" &&
+        ssh-keygen -q -t ed25519 -N '' -f "$dir/id" || { fail "ssh-keygen failed"; return; }
     cp "$dir/id.pub" "$dir/authorized_keys"
     cat >"$dir/sshd_config" <<END_OF_CONFIG
 ListenAddress 127.0.0.1:$port
@@ -24,7 +24,8 @@ UsePAM no
 END_OF_CONFIG
     # sshd wants /run/sshd when it is root; it gets one that only it can see.
     if [ "$(id -u)" -eq 0 ]; then
-        start sshd unshare -m sh -c 'mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && exec "$@"' \
+        start sshd unshare -m sh -c \
+            'mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && exec "$@"' \
             sh "$(command -v sshd)" -D -e -f "$dir/sshd_config"
     else
         start sshd "$(command -v sshd)" -D -e -f "$dir/sshd_config"
@@ -59,8 +60,8 @@ gets_a_page() {
 
 downloads() {
     local sums
-    sums=$(curl -sS --max-time 60 -o >(sha256sum >"$dir/sum") -w '%{size_download} %{speed_download}' \
-        "http://${at[$1]}/${2-big}" 2>&1)
+    sums=$(curl -sS --max-time 60 -o >(sha256sum >"$dir/sum") \
+        -w '%{size_download} %{speed_download}' "http://${at[$1]}/${2-big}" 2>&1)
     until_true 10 [ -s "$dir/sum" ]
     [ "$(cut -d ' ' -f 1 "$dir/sum")" = "$big_sha" ] || { fail "another file came: $sums"; return; }
     figures="${sums%% *} bytes, $((${sums##* } / 1000000)) MB/s"
@@ -68,7 +69,8 @@ downloads() {
 
 uploads() {
     local got
-    got=$(curl -sS --max-time 60 -T "$big" -w '%{size_upload} %{speed_upload}' "http://${at[upload]}/" 2>&1)
+    got=$(curl -sS --max-time 60 -T "$big" -w '%{size_upload} %{speed_upload}' \
+        "http://${at[upload]}/" 2>&1)
     [ "${got%%$'\n'*}" = "$big_sha" ] || { fail "the server saw another file: $got"; return; }
     got=${got##*$'\n'}
     figures="${got%% *} bytes, $((${got##* } / 1000000)) MB/s"
@@ -94,14 +96,14 @@ gets_500_at_one_time() {
 }
 
 ssh_through() {
-    timeout 30 ssh -F /dev/null -i "$dir/id" -o IdentitiesOnly=yes -o BatchMode=yes -o LogLevel=ERROR \
-        -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+    timeout 30 ssh -F /dev/null -i "$dir/id" -o IdentitiesOnly=yes -o BatchMode=yes \
+        -o LogLevel=ERROR -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
         -p "${at[sshd]##*:}" "$(id -un)@127.0.0.1" "$@"
 }
 
 shows_an_ssh_banner() {
     local banner
-    banner=$(timeout 5 nc -N "${at[sshd]%:*}" "${at[sshd]##*:}" </dev/null | head -n 1)
+    banner=$(through "${at[sshd]}" -N </dev/null | head -n 1)
     figures=${banner%$'\r'}
     case $banner in SSH-2.0-*) ;; *) fail "the banner is '$banner'" ;; esac
 }
@@ -123,7 +125,7 @@ copies_by_ssh() {
 
 client_finishes_first() {
     local got
-    got=$(timeout 20 nc -N "${at[sink]%:*}" "${at[sink]##*:}" <"$dir/piece")
+    got=$(through "${at[sink]}" -N <"$dir/piece")
     figures=$got
     [ "$got" = "$piece_sha $piece_bytes" ] || fail "the server answered '$got'"
 }
@@ -139,7 +141,7 @@ server_finishes_first() {
 
 reads_to_eof_with_nc() {
     local got
-    got=$(timeout 60 nc -N -d "${at[source]%:*}" "${at[source]##*:}" | sha256sum)
+    got=$(through "${at[source]}" -N -d | sha256sum)
     [ "${got%% *}" = "$big_sha" ] || fail "another file came"
 }
 

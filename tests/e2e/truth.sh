@@ -16,7 +16,8 @@ start_truth() {
     [ "${truth_sink:-}" ] || truth_sink=$(client port)
     is_running peers || start_peers peers "$big" || return
     proxy_at=127.0.0.1:$truth_port start_proxy proxy "${liveness[@]}" \
-        --expose "$truth_source=web/${address_of[source]}" --expose "$truth_sink=web/${address_of[sink]}" \
+        --expose "$truth_source=web/${address_of[source]}" \
+        --expose "$truth_sink=web/${address_of[sink]}" \
         --expose "127.0.0.1:0=web/${address_of[echo]}" || return
     is_running agent || start_truth_agent
 }
@@ -35,7 +36,8 @@ start_transfers() {
 # What each end saw after the cut: a prefix, then an error.
 each_end_sees_an_error() {
     local got sink bytes
-    said reader.out ' (same|different) ' 60 && said writer.out '^[0-9]' 60 && said idler.out '^[a-z]+ [0-9]' 60 || return
+    said reader.out ' (same|different) ' 60 && said writer.out '^[0-9]' 60 &&
+        said idler.out '^[a-z]+ [0-9]' 60 || return
     got=$(tail -n 1 "$dir/reader.out")
     [[ "$got" =~ ^([0-9]+)\ same\ reset\  ]] || { fail "the download ended with: $got"; return; }
     bytes=${BASH_REMATCH[1]}
@@ -50,7 +52,7 @@ each_end_sees_an_error() {
     figures="$bytes bytes came, then the error"
 }
 
-is_serving() { [ "$(echo alive | timeout 2 "${proxy_in[@]}" nc -N "${exposed[2]%:*}" "${exposed[2]##*:}")" = alive ]; }
+is_serving() { [ "$(through "${exposed[2]}" -N <<<alive)" = alive ]; }
 
 # back_within MILLISECONDS SINCE
 back_within() {
@@ -97,9 +99,8 @@ is_stopped() {
 start_net() {
     start_cable || return
     start_peers peers "$big" || return
-    proxy_at=10.77.0.1:7000 start_proxy proxy "${liveness[@]}" \
-        --expose "127.0.0.1:0=web/${address_of[source]}" --expose "127.0.0.1:0=web/${address_of[sink]}" \
-        --expose "127.0.0.1:0=web/${address_of[echo]}" || return
+    exposing web source sink echo
+    proxy_at=10.77.0.1:7000 start_proxy proxy "${liveness[@]}" "${exposes[@]}" || return
     start_agent agent "${liveness[@]}" --insecure-cleartext --allow '127.0.0.1:*'
 }
 
