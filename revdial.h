@@ -2012,8 +2012,11 @@ static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
 
 // ---- small changes of state ----
 
+// What a stream owes. A dead session takes no more on: a FIN by who was told that writing failed
+// would make what was lost look whole.
 static void rvd_mux_ctl_add(rvd_mux *m, rvd_mux_stream *s, unsigned bit)
 {
+    if (m->dead) return;
     s->ctl_bits = (uint8_t)(s->ctl_bits | bit);
     if (rvd_base_link_is_alone(&s->ctl)) rvd_base_link_push(&m->ctl, &s->ctl);
 }

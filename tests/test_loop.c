@@ -1189,7 +1189,7 @@ TEST(a_regular_file_is_always_ready)
     unlink(path);
     watcher_open(&w, loop, fd);
     one_pass(loop);
-    CHECK(w.runs == 1 && w.seen == (RVD_LOOP_READ | RVD_LOOP_WRITE | RVD_LOOP_EOF));
+    CHECK(w.runs == 1 && (w.seen & ~(unsigned)RVD_LOOP_EOF) == (RVD_LOOP_READ | RVD_LOOP_WRITE));
     one_pass(loop);
     CHECK_INT(w.runs, 1);
     rvd_loop_remove(loop, &w.io);
