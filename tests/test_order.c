@@ -460,6 +460,18 @@ TEST(c51_a_goaway_does_not_overtake_what_is_queued)
     SCRIPT_CHECK_ALL(cases);
 }
 
+TEST(a_stream_that_is_closed_after_the_session_died_gets_no_FIN)  // it would make a cut look whole
+{
+    static const script_case cases[] = {
+        {"shutdown, close",
+         "Wp1+SYN .acceptp1 .writep1'x' .hold .shutdown .finp1 .closep1 .flow .tick=1",
+         "Wp1+ACK Dp1'x' G0=0",
+         NULL,
+         {0}},
+    };
+    SCRIPT_CHECK_ALL(cases);
+}
+
 TEST(shutdown_still_says_what_was_accepted_and_finished)
 {
     static const script_case cases[] = {
