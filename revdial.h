@@ -5416,6 +5416,17 @@ void revdial_engine_free(revdial_engine *e)
     rvd_base_free(&heap, e, sizeof *e);
 }
 
+const char *revdial_version(void)
+{
+#if defined(REVDIAL_NO_RUNTIME)
+    return "revdial " REVDIAL_VERSION_STRING " (engine)";
+#elif defined(REVDIAL_POLL) || !defined(__linux__)
+    return "revdial " REVDIAL_VERSION_STRING " (poll)";
+#else
+    return "revdial " REVDIAL_VERSION_STRING " (epoll)";
+#endif
+}
+
 const char *revdial_strerror(int code)
 {
     switch (code) {
@@ -12359,15 +12370,6 @@ int revdial_agent_stop(revdial_agent *a, int drain_ms)
     r = a->was_cut ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
     rvd_agent_close(a);
     return r;
-}
-
-const char *revdial_version(void)
-{
-#if RVD_SYS_EPOLL
-    return "revdial " REVDIAL_VERSION_STRING " (epoll)";
-#else
-    return "revdial " REVDIAL_VERSION_STRING " (poll)";
-#endif
 }
 
 #endif  // REVDIAL_NO_RUNTIME
