@@ -2309,7 +2309,7 @@ static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint
 static void rvd_mux_drop(rvd_mux *m, rvd_mux_stream *s, uint32_t len)
 {
     s->dropped += rvd_base_min_u32(len, UINT32_MAX - s->dropped);
-    if (s->rx != RVD_MUX_RX_DROPPED || s->tx == RVD_MUX_TX_RESET) return;
+    if (s->rx != RVD_MUX_RX_DROPPED || s->tx == RVD_MUX_TX_RESET || m->dead) return;
     // A stock peer loses what it has not read when it is reset: it gets its time to finish.
     if (s->dropped >= RVD_MUX_LINGER_BYTES ||
         (s->recv_credit == 0 && m->cfg.features & REVDIAL_FEATURE_RSTCODE))
@@ -3153,14 +3153,27 @@ static int rvd_mux_is_blocked(const rvd_mux *m)
     return rvd_mux_out_len(m) > 0 || m->control_len > m->control_sent;
 }
 
+// Do we wait for a pong? Also for that of a ping stuck behind what the socket does not take.
+static int rvd_mux_is_asking(const rvd_mux *m)
+{
+    return m->ping_out || (m->ping_wanted && rvd_mux_is_blocked(m));
+}
+
+// Since when nothing has moved that could be a sign of life.
+static int64_t rvd_mux_silent_us(const rvd_mux *m)
+{
+    int64_t at = m->ping_us > m->last_rx_us ? m->ping_us : m->last_rx_us;
+    return m->ping_wanted && m->progress_us > at ? m->progress_us : at;
+}
+
 // Silence is answered with a ping, silence after it with the end. Any byte counts as life, since
 // a pong may be stuck behind a bulk transfer.
 static void rvd_mux_tick_liveness(rvd_mux *m)
 {
     const revdial_limits *l = &m->cfg.limits;
     int64_t quiet = m->now_us - m->last_rx_us;
-    if (m->ping_out && quiet >= (int64_t)l->dead_after_ms * 1000 &&
-        m->now_us - m->ping_us >= (int64_t)l->dead_after_ms * 1000) {
+    if (rvd_mux_is_asking(m) &&
+        m->now_us - rvd_mux_silent_us(m) >= (int64_t)l->dead_after_ms * 1000) {
         rvd_mux_die(m, REVDIAL_ELOST, "no byte from the peer: it is gone");
         return;
     }
@@ -3171,6 +3184,7 @@ static void rvd_mux_tick_liveness(rvd_mux *m)
     if (m->ping_out || m->ping_wanted) return;
     if (quiet >= (int64_t)l->keepalive_ms * 1000 || m->now_us >= m->next_rtt_us) {
         m->ping_wanted = 1;
+        m->ping_us = m->now_us;
         m->next_rtt_us = m->now_us + RVD_MUX_RTT_US;
     }
 }
@@ -3186,11 +3200,10 @@ static int64_t rvd_mux_next_tick(const rvd_mux *m)
         if (!rvd_base_link_is_alone(&m->timers[k]))
             at = rvd_mux_sooner(
                 at, RVD_BASE_OWNER(m->timers[k].next, rvd_mux_stream, timer)->timer_us);
-    if (m->ping_wanted) {  // it goes out with the next output; look again in any case
+    if (rvd_mux_is_asking(m)) {
+        at = rvd_mux_sooner(at, rvd_mux_silent_us(m) + (int64_t)l->dead_after_ms * 1000);
+    } else if (m->ping_wanted) {  // it goes out with the next output; look again in any case
         at = rvd_mux_sooner(at, m->now_us + (int64_t)l->dead_after_ms * 1000);
-    } else if (m->ping_out) {
-        int64_t from = m->ping_us > m->last_rx_us ? m->ping_us : m->last_rx_us;
-        at = rvd_mux_sooner(at, from + (int64_t)l->dead_after_ms * 1000);
     } else {
         at = rvd_mux_sooner(at, m->last_rx_us + (int64_t)l->keepalive_ms * 1000);
         at = rvd_mux_sooner(at, m->next_rtt_us);
@@ -3482,8 +3495,8 @@ static void rvd_mux_close(rvd_mux *m, rvd_mux_stream *s)
 // Why nothing can be read now: 0 EOF, REVDIAL_EAGAIN, or the end.
 static int rvd_mux_read_state(const rvd_mux *m, const rvd_mux_stream *s)
 {
-    if (s->reset_local) return REVDIAL_ERESET;  // what had come was dropped: no EOF, even after FIN
     if (s->stopped) return REVDIAL_ECLOSED;
+    if (s->reset_local) return REVDIAL_ERESET;  // what had come was dropped: no EOF, even after FIN
     switch ((enum rvd_mux_rx)s->rx) {
     case RVD_MUX_RX_ENDED: return 0;
     case RVD_MUX_RX_RESET: return REVDIAL_ERESET;
@@ -5218,6 +5231,7 @@ int revdial_engine_stop(revdial_engine *e, uint32_t id)
     rvd_mux_stream *s = rvd_engine_find(e, id);
     if (!s) return REVDIAL_EINVAL;
     rvd_mux_stop(&e->mux, s);
+    rvd_mux_drop(&e->mux, s, 0);  // with its credit used up nothing more comes: it is told now
     RVD_ENGINE_CHECK(e);
     return REVDIAL_OK;
 }
@@ -6155,14 +6169,21 @@ static int rvd_sys_unsent(int fd)
 #endif
 }
 
+// While this is on, the other end of a TCP connection reads ECONNRESET when the descriptor is
+// closed, also when the system does that because the process was killed.
+static void rvd_sys_set_abort(int fd, int on)
+{
+    struct linger now = {on, 0};
+    int r;
+    do r = RVD_SYS_SETSOCKOPT(fd, SOL_SOCKET, SO_LINGER, &now, (socklen_t)sizeof now);
+    while (r < 0 && errno == EINTR);
+}
+
 // Closes so that the other end of a TCP connection reads ECONNRESET, not EOF. What is unsent is
 // lost. On a pipe or a unix socket there is no such thing: it reads EOF (see rvd_sys_socketpair()).
 static int rvd_sys_close_reset(int fd)
 {
-    struct linger now = {1, 0};
-    int r;
-    do r = RVD_SYS_SETSOCKOPT(fd, SOL_SOCKET, SO_LINGER, &now, (socklen_t)sizeof now);
-    while (r < 0 && errno == EINTR);
+    rvd_sys_set_abort(fd, 1);
     return rvd_sys_close(fd);
 }
 
@@ -8818,6 +8839,7 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
 #define RVD_RELAY_UNSENT_US 10000    // whether the last bytes have left: looked at after so long,
 #define RVD_RELAY_UNSENT_TRIES 9     // then after twice that, up to 2.5 seconds in all
 #define RVD_RELAY_HURRY_TRIES 8      // while closing: the last of them only
+#define RVD_RELAY_LEFT_US 5000000    // last bytes of a dead stream wait so long
 
 // RUNNING --both directions over--> OVER     RUNNING --one of them failed--> FAILED
 // FAILED --what was delivered has left the socket, or time is up--> OVER
@@ -8989,12 +9011,25 @@ static void rvd_relay_pump_out(rvd_relay *r)
             rvd_relay_fail_stream(r, n);
         } else if (r->out.fd >= 0) {
             rvd_loop_remove(r->session->loop, &r->out);
+            rvd_sys_set_abort(r->out.fd, 0);
             rvd_sys_close(r->out.fd);
             r->out.fd = -2;  // closed, and still not the same as in
         } else {
             rvd_sys_shutdown_wr(r->in.fd);
         }
     }
+}
+
+// The stream is dead, and its last bytes wait for a reader, who may never read again.
+static void rvd_relay_left(rvd_relay *r)
+{
+    rvd_loop *loop = r->session->loop;
+    int64_t now = rvd_loop_now(loop);
+    if (r->idle_us > 0 && r->idle_us <= RVD_RELAY_LEFT_US) return;
+    r->idle_us = RVD_RELAY_LEFT_US;
+    r->moved_us = now;
+    if (rvd_loop_timer_set(loop, &r->timer, now + r->idle_us) < 0)
+        rvd_relay_fail_stream(r, r->st->reset_code >= 0 ? REVDIAL_ERESET : REVDIAL_ELOST);
 }
 
 // Moves what can be moved. Loop thread, under the session's lock. Once over, rvd_relay_end() has to
@@ -9008,6 +9043,8 @@ static void rvd_relay_step_locked(rvd_relay *r, unsigned events)
     // A stream that was reset after its FIN delivers all, but what we send is lost: say so.
     if (events & RVD_STREAM_WAKE_END && r->in_state == RVD_RELAY_IN_OPEN)
         r->in_state = RVD_RELAY_IN_LOST;
+    if (events & RVD_STREAM_WAKE_END && r->state == RVD_RELAY_RUNNING && !r->out_over)
+        rvd_relay_left(r);
     if (r->state == RVD_RELAY_RUNNING && r->out_over && r->in_state == RVD_RELAY_IN_LOST)
         rvd_relay_fail_stream(r, r->st->reset_code >= 0 ? REVDIAL_ERESET : REVDIAL_ELOST);
     if (r->state == RVD_RELAY_RUNNING && r->out_over && r->in_state == RVD_RELAY_IN_ENDED)
@@ -9046,6 +9083,7 @@ static void rvd_relay_end(rvd_relay *r)
         rvd_sys_close_reset(r->in.fd);
         if (r->out.fd >= 0) rvd_sys_close_reset(r->out.fd);
     } else {
+        rvd_sys_set_abort(r->in.fd, 0);
         rvd_sys_close(r->in.fd);
         if (r->out.fd >= 0) rvd_sys_close(r->out.fd);
     }
@@ -9091,6 +9129,10 @@ static void rvd_relay_on_timer(rvd_loop_timer *t)
     }
     if (r->state == RVD_RELAY_RUNNING) {
         pthread_mutex_lock(&s->lock);
+        if (r->st->reset_code >= 0)
+            rvd_relay_fail_stream(r, REVDIAL_ERESET);
+        else if (s->state >= RVD_STREAM_LINGER)
+            rvd_relay_fail_stream(r, REVDIAL_ELOST);
         revdial_engine_reset(s->engine, r->st->id, REVDIAL_RESET_TIMEOUT);
         rvd_relay_fail(r, REVDIAL_ETIMEDOUT, 0, "idle for too long");
         rvd_stream_flush_soon_locked(s);
@@ -9187,6 +9229,8 @@ static int rvd_relay_begin(revdial_stream *st, int rfd, int wfd, const revdial_j
     if (!code) {
         rvd_stream_work_begin(s->work);
         rvd_sys_tune_client(wfd);
+        rvd_sys_set_abort(rfd, 1);  // a process that is killed must not end them with FIN
+        if (wfd != rfd) rvd_sys_set_abort(wfd, 1);
         rvd_loop_post(s->loop, &r->start);
     }
     pthread_mutex_unlock(&s->lock);

@@ -119,8 +119,9 @@ static inline void util_nap_ms(int ms) { poll(NULL, 0, ms); }
 #define UTIL_EVENTUALLY(cond) \
     do { \
         int64_t until_ = util_now_ms() + UTIL_WAIT_MS; \
-        while (!(cond) && util_now_ms() < until_) util_nap_ms(1); \
-        CHECK(cond); \
+        int is_true_; \
+        while (!(is_true_ = (cond)) && util_now_ms() < until_) util_nap_ms(1); \
+        if (!is_true_) test_fail(__FILE__, __LINE__, "never: %s", #cond); \
     } while (0)
 
 static inline pthread_t util_thread(void *(*run)(void *), void *arg)

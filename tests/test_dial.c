@@ -161,13 +161,25 @@ TEST(A67_a_full_proxy_answers_503_with_Retry_After_and_only_to_those_it_knows)
     }
 }
 
+// Counts connections that have come to their end.
+static void on_log(void *ud, int level, const char *event, const char *msg)
+{
+    (void)level;
+    (void)msg;
+    if (strcmp(event, "session.down") == 0 || strcmp(event, "session.refused") == 0)
+        util_gate_add(ud, 1);
+}
+
 TEST(A70_to_A72_a_peer_that_goes_away_around_the_101_leaves_pairs_of_callbacks_and_a_free_name)
 {
     world w;
+    util_gate over = UTIL_GATE;
     char buf[1024], junk[1024];
     size_t len;
     revdial_stats stats;
     world_init(&w);
+    w.pcfg.common.log = on_log;
+    w.pcfg.common.log_ud = &over;
     if (world_open_proxy(&w)) {
         int before = util_fds();
         raw_request(buf, sizeof buf, "cam-1", "s3cret", NULL);
@@ -182,8 +194,10 @@ TEST(A70_to_A72_a_peer_that_goes_away_around_the_101_leaves_pairs_of_callbacks_a
                 close(fd);
             }
         }
+        CHECK(util_gate_wait(&over, 20));
         UTIL_EVENTUALLY(util_fds() == before);
-        UTIL_EVENTUALLY((revdial_proxy_stats(w.proxy, &stats), stats.sessions == 0));
+        revdial_proxy_stats(w.proxy, &stats);
+        CHECK_INT(stats.sessions, 0);
         UTIL_EVENTUALLY(util_log_count(&w.sessions, REVDIAL_UP, NULL) ==
                         util_log_count(&w.sessions, REVDIAL_DOWN, NULL));
         CHECK_INT(revdial_proxy_list(w.proxy, NULL, NULL, 0), 0);
