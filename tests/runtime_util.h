@@ -1,7 +1,7 @@
 // What the tests of the runtime share: gates to wait at, a resolver without a network, a world (a
-// proxy and agents on loopback), a backend's handler that does what the dialler asks for, and raw TCP
-// ends that speak the wire by hand. Nothing here sleeps to let something happen: what is awaited
-// opens a gate, and a wait that lasts ten seconds is a failure.
+// proxy and agents on loopback), a backend's handler that does what the dialler asks for, and raw
+// TCP ends that speak the wire by hand. Nothing here sleeps to let something happen: what is
+// awaited opens a gate, and a wait that lasts ten seconds is a failure.
 #ifndef REVDIAL_TEST_RUNTIME_UTIL_H
 #define REVDIAL_TEST_RUNTIME_UTIL_H
 
@@ -52,7 +52,10 @@ typedef struct util_gate {
     int count;
 } util_gate;
 
-#define UTIL_GATE {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0}
+#define UTIL_GATE \
+    { \
+        PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0 \
+    }
 
 static inline void util_gate_init(util_gate *g)
 {
@@ -362,12 +365,12 @@ struct world {
     revdial_proxy *proxy;
     revdial_agent *agents[WORLD_AGENTS];
     char address[80], url[100];
-    util_log sessions;               // what on_session said
-    util_log states;                 // what on_state said, of all agents
-    util_gate begun, held, ended;    // handlers
-    util_gate go;                    // opened: handlers that wait go on
+    util_log sessions;             // what on_session said
+    util_log states;               // what on_state said, of all agents
+    util_gate begun, held, ended;  // handlers
+    util_gate go;                  // opened: handlers that wait go on
     pthread_mutex_t lock;
-    util_read last;                  // what the last handler that read to the end has seen
+    util_read last;  // what the last handler that read to the end has seen
     atomic_int serving;
 };
 
@@ -760,7 +763,39 @@ static inline int raw_proxy_accept(int listener, char *head, size_t size)
     return -1;
 }
 
-#define RAW_101 "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n\r\n"
+// A listener whose queue is full: a connect to it hangs.
+typedef struct hole {
+    int listener, port, fds[8], count;
+} hole;
+
+static inline int hole_open(hole *h)
+{
+    char address[32];
+    h->port = 0;
+    h->listener = raw_listen(0, &h->port);
+    snprintf(address, sizeof address, "127.0.0.1:%d", h->port);
+    struct sockaddr_in at;
+    memset(&at, 0, sizeof at);
+    at.sin_family = AF_INET;
+    at.sin_port = htons((uint16_t)h->port);
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    for (h->count = 0; h->count < 8;) {
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        h->fds[h->count++] = fd;
+        if (connect(fd, (struct sockaddr *)&at, sizeof at) < 0 && !raw_wait(fd, POLLOUT, 30))
+            return 1;
+    }
+    return test_fail(__FILE__, __LINE__, "the queue of a listener does not fill up");
+}
+
+static inline void hole_close(hole *h)
+{
+    while (h->count) close(h->fds[--h->count]);
+    close(h->listener);
+}
+
+#define RAW_101 \
+    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n\r\n"
 
 // ------------------------------------------------------------------------------------------------
 // What the process holds.

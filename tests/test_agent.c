@@ -1,6 +1,5 @@
-// The backend's side: what an agent makes of a proxy's answers, how it comes back, how it stops, and
-// which targets it connects to. The rows R.. are those of the table of bad answers that need a
-// socket.
+// What an agent makes of a proxy's answers, how it comes back, and how it stops. The rows R.. are
+// those of the table of bad answers that need a socket.
 #include "runtime_util.h"
 
 // ------------------------------------------------------------------------------------------------
@@ -86,29 +85,28 @@ TEST(R4_to_R9_R23_each_refusal_is_its_own_error_and_is_followed_by_another_attem
         const char *answer;
         int code;
     } rows[] = {
-        {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", REVDIAL_EUPGRADE},           // R4
+        {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", REVDIAL_EUPGRADE},  // R4
         {"HTTP/1.1 204 No Content\r\n\r\n", REVDIAL_EUPGRADE},
-        {"HTTP/1.1 401 Unauthorized\r\n\r\n", REVDIAL_EAUTH},                           // R5
+        {"HTTP/1.1 401 Unauthorized\r\n\r\n", REVDIAL_EAUTH},  // R5
         {"HTTP/1.1 403 Forbidden\r\n\r\n", REVDIAL_EDENIED},
         {"HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1:1/\r\n\r\n", REVDIAL_EUPGRADE},  // R6
         {"HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:1/\r\n\r\n", REVDIAL_EUPGRADE},
         {"HTTP/1.1 407 Who\r\nProxy-Authenticate: Basic\r\n\r\n", REVDIAL_EUPGRADE},
-        {"HTTP/1.1 404 Not Found\r\n\r\n", REVDIAL_EUPGRADE},                           // R7
+        {"HTTP/1.1 404 Not Found\r\n\r\n", REVDIAL_EUPGRADE},  // R7
         {"HTTP/1.1 409 Conflict\r\n\r\n", REVDIAL_EDUPLICATE},
         {"HTTP/1.1 426 Upgrade Required\r\n\r\n", REVDIAL_EUPGRADE},
-        {"HTTP/1.1 429 Slow\r\n\r\n", REVDIAL_ELIMIT},                                  // R8
+        {"HTTP/1.1 429 Slow\r\n\r\n", REVDIAL_ELIMIT},  // R8
         {"HTTP/1.1 503 Full\r\n\r\n", REVDIAL_ELIMIT},
         {"HTTP/1.1 503 Full\r\nRetry-After: -1\r\n\r\n", REVDIAL_ELIMIT},
         {"HTTP/1.1 503 Full\r\nRetry-After: soon\r\n\r\n", REVDIAL_ELIMIT},
-        {"HTTP/1.1 101 Yes\r\nConnection: Upgrade\r\n\r\n", REVDIAL_EUPGRADE},          // R9
-        {"HTTP/1.1 101 Yes\r\nUpgrade: revdial\r\n\r\n", REVDIAL_EUPGRADE},             // R10
-        {"HTTP/1.1 101 Yes\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
-         REVDIAL_EUPGRADE},
+        {"HTTP/1.1 101 Yes\r\nConnection: Upgrade\r\n\r\n", REVDIAL_EUPGRADE},  // R9
+        {"HTTP/1.1 101 Yes\r\nUpgrade: revdial\r\n\r\n", REVDIAL_EUPGRADE},     // R10
+        {"HTTP/1.1 101 Yes\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", REVDIAL_EUPGRADE},
         {"SSH-2.0-OpenSSH_9.2\r\n\r\n", REVDIAL_EUPGRADE},
-        {"", REVDIAL_ELOST},                                                            // R17
+        {"", REVDIAL_ELOST},  // R17
         {"HTTP/1.1 101 Yes\r\nConn", REVDIAL_ELOST},
         {RAW_101, REVDIAL_ELOST},
-        {RAW_101 "HTTP/1.1 200 OK\r\n\r\n", REVDIAL_EPROTO},                            // R19
+        {RAW_101 "HTTP/1.1 200 OK\r\n\r\n", REVDIAL_EPROTO},  // R19
     };
     stage s;
     util_state e = {0};
@@ -360,15 +358,28 @@ TEST(a_token_is_not_sent_in_cleartext_beyond_loopback_and_nothing_is_connected)
 TEST(a_URL_or_field_that_makes_no_sense_is_refused_at_the_start)
 {
     static const char *const urls[] = {
-        "", "127.0.0.1:80", "http://", "http://:80", "http://a b:80", "http://u:p@host:80",
-        "https://host:443", "ws://host", "wss://host", "ftp://host", "http://host:0",
-        "http://host:65536", "http://[::1", "http://host:80/a b", "unix:relative", "HTTP//x",
+        "",
+        "127.0.0.1:80",
+        "http://",
+        "http://:80",
+        "http://a b:80",
+        "http://u:p@host:80",
+        "https://host:443",
+        "ws://host",
+        "wss://host",
+        "ftp://host",
+        "http://host:0",
+        "http://host:65536",
+        "http://[::1",
+        "http://host:80/a b",
+        "unix:relative",
+        "HTTP//x",
         "http://ok:80,bad",
     };
     static const char *const names[] = {"A", "a/b", "-a", "a.", "a\r\nX: y", " a"};
     static const char *const secrets[] = {"a\r\nX: y", "a b\n", "\xff"};
-    static const char *const allows[] = {"nohost", "1.2.3.4", "1.2.3.4/33:80", "[::1:80",
-                                         "host:0", "host:9-1"};
+    static const char *const allows[] = {"nohost",  "1.2.3.4", "1.2.3.4/33:80",
+                                         "[::1:80", "host:0",  "host:9-1"};
     world w;
     revdial_err err;
     for (size_t i = 0; i < sizeof urls / sizeof *urls; i++) {
@@ -385,15 +396,21 @@ TEST(a_URL_or_field_that_makes_no_sense_is_refused_at_the_start)
         world_init(&w);
         memset(&err, 0, sizeof err);
         w.acfg.url = "http://127.0.0.1:1";
-        if (i < 6) w.acfg.name = names[i];
-        else if (i < 9) w.acfg.secret = secrets[i - 6];
+        if (i < 6)
+            w.acfg.name = names[i];
+        else if (i < 9)
+            w.acfg.secret = secrets[i - 6];
         else if (i < 15) {
             allow[0] = allows[i - 9];
             w.acfg.allow = allow;
-        } else if (i == 15) w.acfg.instance = "a b";
-        else if (i == 16) w.acfg.proxy_protocol = 3;
-        else if (i == 17) w.acfg.default_target = "nohost";
-        else w.acfg.connect_timeout_ms = -1;
+        } else if (i == 15)
+            w.acfg.instance = "a b";
+        else if (i == 16)
+            w.acfg.proxy_protocol = 3;
+        else if (i == 17)
+            w.acfg.default_target = "nohost";
+        else
+            w.acfg.connect_timeout_ms = -1;
         revdial_agent *a = revdial_agent_start(&w.acfg, &err);
         if (a || err.code != REVDIAL_EINVAL)
             test_fail(__FILE__, __LINE__, "field %d: %d %s", i, err.code, err.msg);
@@ -461,8 +478,10 @@ TEST(an_agent_can_reach_one_proxy_through_two_URLs_or_all_addresses_of_a_name)
         if (all) w.pcfg.listen = "0.0.0.0:0";
         if (world_open_proxy(&w)) {
             const char *port = strrchr(w.address, ':');
-            if (all) snprintf(urls, sizeof urls, "http://two.test%s", port);
-            else snprintf(urls, sizeof urls, "%s,%s", w.url, w.url);
+            if (all)
+                snprintf(urls, sizeof urls, "http://two.test%s", port);
+            else
+                snprintf(urls, sizeof urls, "%s,%s", w.url, w.url);
             w.acfg.url = urls;
             w.acfg.all_addresses = all;
             CHECK(world_open_agent(&w, 0));
@@ -602,7 +621,8 @@ TEST(when_the_proxy_drains_a_session_a_new_one_comes_and_the_streams_of_the_old_
 #if defined(__clang__) || defined(__GNUC__)
 __attribute__((no_sanitize("thread"), noinline))
 #endif
-static void raise_flag(volatile sig_atomic_t *flag)
+static void
+raise_flag(volatile sig_atomic_t *flag)
 {
     *flag = 1;
 }
@@ -677,37 +697,6 @@ TEST(agent_stop_waits_for_streams_as_long_as_it_was_told_and_says_whether_they_e
         w.agents[0] = NULL;
     }
     world_close(&w);
-}
-
-// A listener whose queue is full: a connect to it hangs.
-typedef struct hole {
-    int listener, port, fds[8], count;
-} hole;
-
-static int hole_open(hole *h)
-{
-    char address[32];
-    h->port = 0;
-    h->listener = raw_listen(0, &h->port);
-    snprintf(address, sizeof address, "127.0.0.1:%d", h->port);
-    struct sockaddr_in at;
-    memset(&at, 0, sizeof at);
-    at.sin_family = AF_INET;
-    at.sin_port = htons((uint16_t)h->port);
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    for (h->count = 0; h->count < 8;) {
-        int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-        h->fds[h->count++] = fd;
-        if (connect(fd, (struct sockaddr *)&at, sizeof at) < 0 && !raw_wait(fd, POLLOUT, 30))
-            return 1;
-    }
-    return test_fail(__FILE__, __LINE__, "the queue of a listener does not fill up");
-}
-
-static void hole_close(hole *h)
-{
-    while (h->count) close(h->fds[--h->count]);
-    close(h->listener);
 }
 
 TEST(F39_an_agent_stops_at_once_while_it_connects_shakes_hands_or_waits)
@@ -801,406 +790,4 @@ TEST(more_streams_than_max_handlers_are_refused_and_others_are_served_again_late
     world_close(&w);
 }
 
-// ------------------------------------------------------------------------------------------------
-// Targets
-
-TEST(X1_the_allow_list_matches_what_it_names_and_no_spelling_of_anything_else)
-{
-    static const char *const nets[] = {"10.0.0.0/8:80-90", "[fd00::]/8:*", "192.168.1.5:443",
-                                       "*.svc.local:443", "unix:/run/x", "db.example:5432", NULL};
-    static const char *const names[] = {"*:*", NULL};
-    static const char *const loopback[] = {"127.0.0.1:22", NULL};
-    static const char *const everything[] = {"0.0.0.0/0:*", "[::]/0:*", NULL};
-    static const struct {
-        const char *const *allow;
-        const char *target;
-        int want;
-    } rows[] = {
-        {nets, "10.1.2.3:80", 1},          {nets, "10.1.2.3:90", 1},
-        {nets, "10.1.2.3:91", 0},          {nets, "10.1.2.3:79", 0},
-        {nets, "11.0.0.1:80", 0},          {nets, "[::ffff:10.1.2.3]:80", 1},
-        {nets, "[fd12::1]:9", 1},          {nets, "[fe80::1]:9", 0},
-        {nets, "[fc00::1]:9", 0},          {nets, "192.168.1.5:443", 1},
-        {nets, "192.168.1.5:80", 0},       {nets, "192.168.1.6:443", 0},
-        {nets, "a.svc.local:443", 1},      {nets, "A.SVC.LOCAL:443", 1},
-        {nets, "a.svc.local.:443", 1},     {nets, "svc.local:443", 0},
-        {nets, "a.svc.local.evil:443", 0}, {nets, "a.svc.local:80", 0},
-        {nets, "db.example:5432", 1},      {nets, "db.example:5433", 0},
-        {nets, "xdb.example:5432", 0},     {nets, "unix:/run/x", 1},
-        {nets, "unix:/run/y", 0},          {nets, "unix:/run/x/", 0},
-        {nets, "unix:/run/../run/x", 0},   {nets, "/run/x", 0},
-        {loopback, "127.0.0.1:22", 1},     {loopback, "127.1:22", 0},
-        {loopback, "0x7f000001:22", 0},    {loopback, "2130706433:22", 0},
-        {loopback, "0177.0.0.1:22", 0},    {loopback, "127.0.0.1:022", 0},
-        {loopback, "[::ffff:127.0.0.1]:22", 1}, {loopback, "[::1]:22", 0},
-        {loopback, "localhost:22", 0},     {loopback, "localhost.:22", 0},
-        {loopback, "127.0.0.1:0", 0},      {loopback, "127.0.0.1:65536", 0},
-        {loopback, "127.0.0.1:-1", 0},     {loopback, "127.0.0.1", 0},
-        {loopback, "", 0},                 {loopback, ":22", 0},
-        {loopback, "127.0.0.1:22 ", 0},    {loopback, " 127.0.0.1:22", 0},
-        {loopback, "0.0.0.0:22", 0},       {loopback, "[::]:22", 0},
-        {loopback, "127.0.0.2:22", 0},     {loopback, "169.254.169.254:80", 0},
-        {names, "any.host:1", 1},          {names, "10.0.0.1:80", 0},
-        {names, "[::1]:80", 0},            {names, "unix:/run/x", 0},
-        {everything, "8.8.8.8:53", 1},     {everything, "[2001:db8::1]:53", 1},
-        {everything, "any.host:53", 0},    {everything, "unix:/run/x", 0},
-        {NULL, "10.1.2.3:80", 0},
-    };
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (revdial_target_allowed(rows[i].allow, rows[i].target) != rows[i].want)
-            test_fail(__FILE__, __LINE__, "%s with %s...: not %d", rows[i].target,
-                      rows[i].allow ? rows[i].allow[0] : "nothing", rows[i].want);
-    CHECK_INT(revdial_target_allowed(nets, NULL), 0);
-}
-
-static const char *const loopback_allowed[] = {"127.0.0.1:*", "nosuch.invalid:*", "loop.test:*",
-                                               "two.test:*",  "*.test:*",         "slow.test:*",
-                                               NULL};
-
-static int open_forwarder(world *w)
-{
-    w->acfg.handler = NULL;
-    if (!w->acfg.allow) w->acfg.allow = loopback_allowed;
-    return world_open(w);
-}
-
-static revdial_stream *dial_target(world *w, const char *target, revdial_err *err)
-{
-    revdial_dial_opts opts = {.target = target};
-    return revdial_dial(w->proxy, "cam-1", &opts, err);
-}
-
-static int dial_port(world *w, int port, revdial_stream **st)
-{
-    char target[32];
-    snprintf(target, sizeof target, "127.0.0.1:%d", port);
-    revdial_err err = {0};
-    *st = dial_target(w, target, &err);
-    return *st ? 1 : test_fail(__FILE__, __LINE__, "%s: %s", target, err.msg);
-}
-
-TEST(an_agent_without_a_handler_forwards_to_targets_with_half_close)
-{
-    world w;
-    int port = 0, listener = raw_listen(4, &port);
-    char buf[16];
-    revdial_stream *st;
-    world_init(&w);
-    if (open_forwarder(&w) && dial_port(&w, port, &st)) {
-        int fd = raw_accept(listener);
-        CHECK_INT(revdial_write(st, "request", 7), 7);
-        revdial_shutdown(st, REVDIAL_WR);
-        CHECK(raw_read_all(fd, buf, 7) && memcmp(buf, "request", 7) == 0);
-        CHECK_INT(raw_read(fd, buf, 1), 0);
-        raw_say(fd, "response");
-        close(fd);
-        CHECK_INT(util_read_all(st, buf, 8), 8);
-        CHECK(memcmp(buf, "response", 8) == 0);
-        CHECK_INT(revdial_read(st, buf, 1), 0);
-        revdial_close(st);
-    }
-    close(listener);
-    world_close(&w);
-}
-
-TEST(F21_a_target_that_resets_resets_the_stream_after_its_bytes)
-{
-    world w;
-    int port = 0, listener = raw_listen(4, &port), reset = 0;
-    char buf[16];
-    revdial_stream *st;
-    world_init(&w);
-    if (open_forwarder(&w) && dial_port(&w, port, &st)) {
-        int fd = raw_accept(listener);
-        raw_say(fd, "some");
-        CHECK_INT(util_read_all(st, buf, 4), 4);
-        raw_close_reset(fd);
-        CHECK_INT(revdial_read(st, buf, 1), REVDIAL_ERESET);
-        CHECK_INT(revdial_error(st, &reset), REVDIAL_ERESET);
-        CHECK_INT(reset, REVDIAL_RESET_CANCEL);
-        revdial_close(st);
-    }
-    close(listener);
-    world_close(&w);
-}
-
-TEST(a_dial_that_the_agent_cannot_connect_says_why_and_hurts_nobody_else)
-{
-    char closed[32], black[32];
-    hole h;
-    REQUIRE(hole_open(&h));
-    snprintf(closed, sizeof closed, "127.0.0.1:%d", raw_closed_port());
-    snprintf(black, sizeof black, "127.0.0.1:%d", h.port);
-    const struct {
-        const char *target;
-        int code, reset;
-    } rows[] = {
-        {closed, REVDIAL_EUNREACH, REVDIAL_RESET_CONNECT_REFUSED},
-        {"nosuch.invalid:80", REVDIAL_EUNREACH, REVDIAL_RESET_NO_SUCH_HOST},
-        {"127.0.0.2:80", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
-        {"10.0.0.1:80", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
-        {"127.1:80", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
-        {"unix:/run/x", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
-        {"nonsense", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
-        {NULL, REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},  // there is no default
-        {black, REVDIAL_EUNREACH, REVDIAL_RESET_CONNECT_TIMEOUT},
-    };
-    world w;
-    int port = 0, listener = raw_listen(4, &port);
-    revdial_stream *other, *st;
-    char buf[4];
-    world_init(&w);
-    w.acfg.connect_timeout_ms = 60;
-    if (open_forwarder(&w) && dial_port(&w, port, &other)) {
-        int fd = raw_accept(listener);
-        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-            revdial_err err = {0};
-            st = dial_target(&w, rows[i].target, &err);
-            if (st || err.code != rows[i].code || err.reset != rows[i].reset)
-                test_fail(__FILE__, __LINE__, "%s: %d, reset %d: %s", rows[i].target, err.code,
-                          err.reset, err.msg);
-            revdial_close(st);
-        }
-        CHECK_INT(revdial_write(other, "ping", 4), 4);
-        CHECK(raw_read_all(fd, buf, 4));
-        revdial_close(other);
-        close(fd);
-    }
-    close(listener);
-    world_close(&w);
-    hole_close(&h);
-}
-
-TEST(a_name_is_judged_by_the_address_it_resolves_to)
-{
-    static const char *const wild[] = {"*.test:*", NULL};
-    static const char *const second[] = {"127.0.0.2:*", "nobody:1", NULL};
-    world w;
-    int port = 0, listener = raw_listen(4, &port);
-    char target[40];
-    revdial_err err = {0};
-    snprintf(target, sizeof target, "loop.test:%d", port);
-    world_init(&w);
-    w.acfg.allow = wild;  // a wildcard for names does not reach loopback
-    if (open_forwarder(&w)) {
-        CHECK(dial_target(&w, target, &err) == NULL);
-        CHECK_INT(err.reset, REVDIAL_RESET_FORBIDDEN);
-    }
-    world_close(&w);
-    world_init(&w);
-    if (open_forwarder(&w)) {  // the exact name does
-        revdial_stream *st = dial_target(&w, target, &err);
-        CHECK(st != NULL);
-        revdial_close(st);
-    }
-    world_close(&w);
-    world_init(&w);
-    w.acfg.allow = second;  // of two addresses only the second may be connected to
-    if (open_forwarder(&w)) {
-        snprintf(target, sizeof target, "two.test:%d", port);
-        CHECK(dial_target(&w, target, &err) == NULL);
-        CHECK_INT(err.reset, REVDIAL_RESET_CONNECT_REFUSED);  // nobody listens there
-        int fd = raw_wait(listener, POLLIN, 0) ? accept(listener, NULL, NULL) : -1;
-        CHECK(fd >= 0);  // the one stream of before
-        close(fd);
-        CHECK(!raw_wait(listener, POLLIN, 0));
-    }
-    close(listener);
-    world_close(&w);
-}
-
-TEST(the_default_target_is_used_when_none_is_named_and_needs_no_rule)
-{
-    static const char *const none[] = {NULL};
-    world w;
-    int port = 0, listener = raw_listen(4, &port);
-    char target[32];
-    snprintf(target, sizeof target, "127.0.0.1:%d", port);
-    world_init(&w);
-    w.acfg.default_target = target;
-    w.acfg.allow = none;
-    if (open_forwarder(&w)) {
-        revdial_err err;
-        revdial_stream *a = dial_target(&w, NULL, &err), *b = dial_target(&w, target, &err);
-        CHECK(a && b);
-        CHECK(dial_target(&w, "127.0.0.1:1", &err) == NULL);
-        CHECK_INT(err.reset, REVDIAL_RESET_FORBIDDEN);
-        revdial_close(a);
-        revdial_close(b);
-    }
-    close(listener);
-    world_close(&w);
-}
-
-TEST(unix_targets_are_connected_to_where_they_are_listed)
-{
-    char dir[] = "/tmp/revdial-test-XXXXXX", target[64];
-    const char *allow[] = {target, NULL};
-    struct sockaddr_un at;
-    world w;
-    char buf[4];
-    REQUIRE(mkdtemp(dir) != NULL);
-    snprintf(target, sizeof target, "unix:%s/s", dir);
-    memset(&at, 0, sizeof at);
-    at.sun_family = AF_UNIX;
-    snprintf(at.sun_path, sizeof at.sun_path, "%s", target + 5);
-    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK_INT(bind(listener, (struct sockaddr *)&at, sizeof at), 0);
-    CHECK_INT(listen(listener, 4), 0);
-    world_init(&w);
-    w.acfg.allow = allow;
-    if (open_forwarder(&w)) {
-        revdial_err err = {0};
-        revdial_stream *st = dial_target(&w, target, &err);
-        if (CHECK(st != NULL)) {
-            int fd = raw_accept(listener);
-            raw_say(fd, "ping");
-            CHECK_INT(util_read_all(st, buf, 4), 4);
-            close(fd);
-            revdial_close(st);
-        }
-        unlink(at.sun_path);
-        CHECK(dial_target(&w, target, &err) == NULL);
-        CHECK_INT(err.reset, REVDIAL_RESET_CONNECT_REFUSED);
-    }
-    close(listener);
-    unlink(at.sun_path);
-    rmdir(dir);
-    world_close(&w);
-}
-
-TEST(the_target_is_told_the_client_in_PROXY_v1_or_v2)
-{
-    static const uint8_t v2[28] = "\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0C\xC0\0\2\7\xC6\x33\x64\1\x04\xD2\1"
-                                  "\xBB";
-    static const uint8_t v2_local[16] = "\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
-    static const struct {
-        int version;
-        const char *client, *local;
-        const void *want;
-        size_t len;
-    } rows[] = {
-        {1, "192.0.2.7:1234", "198.51.100.1:443",
-         "PROXY TCP4 192.0.2.7 198.51.100.1 1234 443\r\n", 44},
-        {1, "[2001:db8::7]:1234", "[2001:db8::1]:443",
-         "PROXY TCP6 2001:db8::7 2001:db8::1 1234 443\r\n", 45},
-        {1, NULL, NULL, "PROXY UNKNOWN\r\n", 15},
-        {2, "192.0.2.7:1234", "198.51.100.1:443", v2, 28},
-        {2, NULL, NULL, v2_local, 16},
-    };
-    int port = 0, listener = raw_listen(4, &port);
-    char target[32], buf[128];
-    snprintf(target, sizeof target, "127.0.0.1:%d", port);
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        world w;
-        world_init(&w);
-        w.acfg.proxy_protocol = rows[i].version;
-        if (open_forwarder(&w)) {
-            revdial_dial_opts opts = {.target = target, .client_addr = rows[i].client,
-                                      .local_addr = rows[i].local};
-            revdial_stream *st = revdial_dial(w.proxy, "cam-1", &opts, NULL);
-            int fd = raw_accept(listener);
-            if (CHECK(st && fd >= 0) && CHECK_INT(revdial_write(st, "!", 1), 1) &&
-                CHECK(raw_read_all(fd, buf, rows[i].len + 1))) {
-                if (memcmp(buf, rows[i].want, rows[i].len) != 0 || buf[rows[i].len] != '!')
-                    test_fail(__FILE__, __LINE__, "row %zu: %.60s", i, buf);
-            }
-            revdial_close(st);
-            close(fd);
-        }
-        world_close(&w);
-    }
-    close(listener);
-}
-
-static void on_cancelled(void *ud, revdial_stream *st, const revdial_err *err)
-{
-    (void)err;
-    revdial_close(st);
-    util_gate_add(ud, 1);
-}
-
-TEST(F22_F23_a_dial_that_is_given_up_aborts_the_agents_connect)
-{
-    enum { CANCELLED, TIMED_OUT, SESSION_DIED };
-    hole h;
-    char target[32];
-    REQUIRE(hole_open(&h));
-    snprintf(target, sizeof target, "127.0.0.1:%d", h.port);
-    for (int how = CANCELLED; how <= SESSION_DIED; how++) {
-        world w;
-        util_gate done = UTIL_GATE;
-        revdial_dial_opts opts = {.target = target};
-        world_init(&w);
-        w.acfg.connect_timeout_ms = 60000;
-        if (open_forwarder(&w)) {
-            int before = util_fds();
-            int64_t id[10];
-            opts.timeout_ms = how == TIMED_OUT ? 40 : 60000;
-            for (int i = 0; i < 10; i++)
-                id[i] = revdial_dial_async(w.proxy, "cam-1", &opts, on_cancelled, &done);
-            UTIL_EVENTUALLY(util_fds() == before + 10 || how == TIMED_OUT);
-            if (how == CANCELLED)
-                for (int i = 0; i < 10; i++) CHECK_INT(revdial_dial_cancel(w.proxy, id[i]), 0);
-            if (how == SESSION_DIED) {
-                revdial_session *s;
-                revdial_proxy_list(w.proxy, NULL, &s, 1);
-                revdial_session_kill(s);
-                revdial_session_unref(s);
-            }
-            CHECK(util_gate_wait(&done, 10));
-            UTIL_EVENTUALLY(util_fds() == before);
-        }
-        world_close(&w);
-        CHECK_INT(done.count, 10);
-    }
-    hole_close(&h);
-}
-
-TEST(a_dial_that_is_given_up_while_its_name_resolves_ends_without_waiting_for_the_resolver)
-{
-    world w;
-    revdial_err err = {0};
-    revdial_dial_opts opts = {.target = "slow.test:80", .timeout_ms = 40};
-    util_resolver_open.count = 0;
-    int entered = util_gate_count(&util_resolver_entered);
-    world_init(&w);
-    if (open_forwarder(&w)) {
-        CHECK(revdial_dial(w.proxy, "cam-1", &opts, &err) == NULL);
-        CHECK_INT(err.code, REVDIAL_ETIMEDOUT);
-        CHECK(util_gate_wait(&util_resolver_entered, entered + 1));
-        // Others resolve and connect meanwhile.
-        int port = 0, listener = raw_listen(1, &port);
-        char target[32];
-        snprintf(target, sizeof target, "loop.test:%d", port);
-        revdial_stream *st = dial_target(&w, target, &err);
-        CHECK(st != NULL);
-        revdial_close(st);
-        close(listener);
-    }
-    util_gate_add(&util_resolver_open, 1);
-    world_close(&w);
-}
-
-TEST(an_idle_forwarded_stream_ends_when_idle_timeout_says_so)
-{
-    world w;
-    int port = 0, listener = raw_listen(4, &port), reset = 0;
-    revdial_stream *st;
-    char c;
-    world_init(&w);
-    w.acfg.idle_timeout_ms = 30;
-    if (open_forwarder(&w) && dial_port(&w, port, &st)) {
-        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ERESET);
-        revdial_error(st, &reset);
-        CHECK_INT(reset, REVDIAL_RESET_TIMEOUT);
-        revdial_close(st);
-    }
-    close(listener);
-    world_close(&w);
-}
-
-int main(int argc, char **argv)
-{
-    return test_main(argc, argv);
-}
+int main(int argc, char **argv) { return test_main(argc, argv); }
