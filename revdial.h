@@ -463,8 +463,8 @@ REVDIAL_API int revdial_engine_accept(revdial_engine *e, uint32_t id);
 REVDIAL_API int revdial_engine_set_user(revdial_engine *e, uint32_t id, void *user);
 
 // Takes received bytes and gives their credit back to the peer.
-//   returns  >0 bytes; 0 the peer finished and all was read; REVDIAL_EAGAIN nothing there yet; ELOST
-//            REVDIAL_ERESET, ECLOSED, EINVAL (no such stream)
+//   returns  >0 bytes; 0 the peer finished and all was read; REVDIAL_EAGAIN nothing there yet;
+//            REVDIAL_ERESET, ELOST, ECLOSED, EINVAL (no such stream)
 //   thread   one at a time per engine
 REVDIAL_API ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t len);
 
@@ -2511,7 +2511,8 @@ static uint32_t rvd_mux_allowed(rvd_mux *m, rvd_mux_stream *s, size_t want)
     }
     if (!others && !full) s->turn_left = quantum;
     if (others || full) n = rvd_base_min_u32(n, s->turn_left);
-    if (full && want > RVD_MUX_SPARSE_BYTES && quantum - s->turn_left >= RVD_MUX_SPARSE_BYTES) n = 0;
+    if (full && want > RVD_MUX_SPARSE_BYTES && s->turn_left + RVD_MUX_SPARSE_BYTES <= quantum)
+        n = 0;
     if (full) n = rvd_base_min_u32(n, RVD_MUX_SPARSE_BYTES);
     if (queued >= m->out_max + RVD_MUX_SPARSE_ROOM) n = 0;
     if (n == 0) {

@@ -6,8 +6,8 @@
 //         CHECK_INT(taken, 64);      // notes the failure and goes on
 //     }
 //
-// Run a test program with words to run only the tests whose names contain one of them. The last line
-// is "N passed, N failed".
+// Run a test program with words to run only the tests whose names contain one of them. The last
+// line is "N passed, N failed".
 #ifndef REVDIAL_TEST_H
 #define REVDIAL_TEST_H
 
