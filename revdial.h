@@ -166,10 +166,10 @@ enum revdial_error {
     X(NO_BACKEND, 13, "no backend")
 
 enum revdial_reset_code {
+    REVDIAL_RESET_APPLICATION = 64,
 #define REVDIAL_X(name, value, text) REVDIAL_RESET_##name = value,
     REVDIAL_RESETS(REVDIAL_X)
 #undef REVDIAL_X
-    REVDIAL_RESET_APPLICATION = 64
 };
 
 // What went wrong, written into the caller's memory; there is no thread-local error.
@@ -258,9 +258,9 @@ typedef struct revdial_dial_opts {
     const char *local_addr;   // "ip:port" the client connected to
     const revdial_kv *meta;   // free-form, e.g. {"traceparent", "00-…"}; no '=' in keys, not ours
     size_t meta_count;
-    int pick;          // REVDIAL_PICK_*
-    unsigned flags;    // REVDIAL_DIAL_*
-    const void *key;   // for REVDIAL_PICK_KEY: same key, same backend, while it lives
+    int pick;         // REVDIAL_PICK_*
+    unsigned flags;   // REVDIAL_DIAL_*
+    const void *key;  // for REVDIAL_PICK_KEY: same key, same backend, while it lives
     size_t key_len;
     int timeout_ms;  // of the whole dial: 0 = 10000, -1 = none
 } revdial_dial_opts;
@@ -323,11 +323,11 @@ enum revdial_event_type {
 };
 
 typedef struct revdial_event {
-    int type;       // REVDIAL_EV_*
-    uint32_t id;    // the stream, 0 for the session
-    int code;       // RESET: REVDIAL_RESET_*; DEAD: REVDIAL_E*
-    int status;     // DEAD during the handshake: the HTTP status, else 0
-    void *user;     // what revdial_engine_set_user() set for this stream
+    int type;     // REVDIAL_EV_*
+    uint32_t id;  // the stream, 0 for the session
+    int code;     // RESET: REVDIAL_RESET_*; DEAD: REVDIAL_E*
+    int status;   // DEAD during the handshake: the HTTP status, else 0
+    void *user;   // what revdial_engine_set_user() set for this stream
     int64_t rtt_us;
     int retry_after_ms;            // DEAD by 429 or 503: how long the proxy asked to wait, else 0
     const revdial_auth_req *auth;  // AUTH
@@ -339,17 +339,17 @@ typedef struct revdial_event {
 typedef struct revdial_engine_config {
     int role;      // REVDIAL_ROLE_*
     int upgraded;  // 1: the handshake happened elsewhere, yamux starts at byte 0 with stock rules
-    const char *host;      // backend: Host header
-    const char *path;      // default "/revdial"
-    const char *name;      // backend: the name to register
-    const char *instance;  // backend: stable id of this process
-    const char *secret;    // backend: bearer token; NULL sends no Authorization
+    const char *host;           // backend: Host header
+    const char *path;           // default "/revdial"
+    const char *name;           // backend: the name to register
+    const char *instance;       // backend: stable id of this process
+    const char *secret;         // backend: bearer token; NULL sends no Authorization
     const revdial_kv *headers;  // backend: extra request headers
     size_t header_count;
-    const char *peer;        // proxy: "address:port" for revdial_auth_req
-    uint64_t session_id;     // proxy: announced as Revdial-Session
-    uint64_t seed;           // unpredictable: keeps a peer from aiming at one hash bucket
-    int accept_streams;      // 1: the peer may open streams (always so for a backend)
+    const char *peer;     // proxy: "address:port" for revdial_auth_req
+    uint64_t session_id;  // proxy: announced as Revdial-Session
+    uint64_t seed;        // unpredictable: keeps a peer from aiming at one hash bucket
+    int accept_streams;   // 1: the peer may open streams (always so for a backend)
     revdial_limits limits;
     revdial_alloc_fn *alloc;  // NULL = realloc and free
     void *alloc_ud;
@@ -357,15 +357,15 @@ typedef struct revdial_engine_config {
 
 // What an engine holds and has done.
 typedef struct revdial_engine_info {
-    uint32_t streams;       // in the table, either side's
-    uint32_t features;      // REVDIAL_FEATURE_* in force
+    uint32_t streams;   // in the table, either side's
+    uint32_t features;  // REVDIAL_FEATURE_* in force
     uint64_t streams_opened, streams_reset;
-    uint64_t rx_bytes, tx_bytes;      // payload
+    uint64_t rx_bytes, tx_bytes;  // payload
     uint64_t rx_frames, tx_frames;
-    int64_t rtt_us;                   // least of the recent pings, 0 before the first
-    size_t buffered_bytes;            // received and unread
-    size_t output_bytes;              // waiting to be sent
-    size_t memory_bytes;              // allocated now
+    int64_t rtt_us;         // least of the recent pings, 0 before the first
+    size_t buffered_bytes;  // received and unread
+    size_t output_bytes;    // waiting to be sent
+    size_t memory_bytes;    // allocated now
 } revdial_engine_info;
 
 enum {
@@ -377,12 +377,12 @@ enum {
 
 // Why a stream does not move, and its credit ledger.
 typedef struct revdial_ledger {
-    const char *blocked_on;   // "peer's credit", "socket", "turn", "reader", "accept" or ""
-    uint32_t send_credit;     // bytes we may still send
-    uint32_t recv_credit;     // bytes the peer may still send
-    uint32_t window;          // our receive window now
+    const char *blocked_on;  // "peer's credit", "socket", "turn", "reader", "accept" or ""
+    uint32_t send_credit;    // bytes we may still send
+    uint32_t recv_credit;    // bytes the peer may still send
+    uint32_t window;         // our receive window now
     uint64_t sent, received, consumed;
-    uint32_t buffered;        // received - consumed
+    uint32_t buffered;  // received - consumed
 } revdial_ledger;
 
 // New engine. Nothing happens until bytes or time come in.
@@ -825,9 +825,9 @@ typedef struct revdial_agent_config {
     const char *secret;    // bearer token; or:
     revdial_credential_fn *credential_fn;
     void *credential_ud;
-    int allow_cleartext;         // 1: send the token over plain TCP to hosts other than loopback
-    int all_addresses;           // 1: one session to every address that a host name resolves to
-    const revdial_kv *headers;   // extra request headers, for what stands in between
+    int allow_cleartext;        // 1: send the token over plain TCP to hosts other than loopback
+    int all_addresses;          // 1: one session to every address that a host name resolves to
+    const revdial_kv *headers;  // extra request headers, for what stands in between
     size_t header_count;
     // Serves one stream, on a thread of its own; owns st. NULL = forward to targets, no thread.
     void (*handler)(void *ud, revdial_stream *st);
@@ -940,9 +940,15 @@ typedef struct rvd_base_link {
 
 #define RVD_BASE_OWNER(link, type, member) ((type *)(void *)((char *)(link)-offsetof(type, member)))
 
-static void rvd_base_link_init(rvd_base_link *l) { l->next = l->prev = l; }
+static void rvd_base_link_init(rvd_base_link *l)
+{
+    l->next = l->prev = l;
+}
 
-static int rvd_base_link_is_alone(const rvd_base_link *l) { return l->next == l; }
+static int rvd_base_link_is_alone(const rvd_base_link *l)
+{
+    return l->next == l;
+}
 
 static void rvd_base_link_remove(rvd_base_link *l)
 {
@@ -973,7 +979,10 @@ static void rvd_base_put_u32(uint8_t *p, uint32_t v)
     p[3] = (uint8_t)v;
 }
 
-static uint32_t rvd_base_u16(const uint8_t *p) { return (uint32_t)p[0] << 8 | (uint32_t)p[1]; }
+static uint32_t rvd_base_u16(const uint8_t *p)
+{
+    return (uint32_t)p[0] << 8 | (uint32_t)p[1];
+}
 
 static void rvd_base_put_u16(uint8_t *p, uint32_t v)
 {
@@ -981,9 +990,15 @@ static void rvd_base_put_u16(uint8_t *p, uint32_t v)
     p[1] = (uint8_t)v;
 }
 
-static size_t rvd_base_min(size_t a, size_t b) { return a < b ? a : b; }
+static size_t rvd_base_min(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
 
-static uint32_t rvd_base_min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
+static uint32_t rvd_base_min_u32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
 
 // A token bucket in integers: `burst` at once, then `rate` a second. Counted in millionths.
 typedef struct rvd_base_bucket {
@@ -1057,7 +1072,10 @@ static const uint32_t rvd_base_sha256_round[64] = {
     0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
 
-static uint32_t rvd_base_rotr(uint32_t x, unsigned n) { return x >> n | x << (32 - n); }
+static uint32_t rvd_base_rotr(uint32_t x, unsigned n)
+{
+    return x >> n | x << (32 - n);
+}
 
 // The message schedule W of section 6.2.2, step 1.
 static void rvd_base_sha256_schedule(uint32_t w[64], const uint8_t block[64])
@@ -1181,7 +1199,10 @@ static int rvd_base_is_label(const char *s, size_t len, int upper_ok)
     return 1;
 }
 
-static int rvd_base_is_name(const char *s, size_t len) { return rvd_base_is_label(s, len, 0); }
+static int rvd_base_is_name(const char *s, size_t len)
+{
+    return rvd_base_is_label(s, len, 0);
+}
 
 // Does all of `text` match? '*' is any run of bytes, '?' any one. Only the last '*' is ever taken
 // up again, so the work is at most pattern_len * text_len.
@@ -1264,9 +1285,9 @@ enum rvd_wire_type { RVD_WIRE_DATA, RVD_WIRE_WINDOW, RVD_WIRE_PING, RVD_WIRE_GOA
 enum { RVD_WIRE_SYN = 1, RVD_WIRE_ACK = 2, RVD_WIRE_FIN = 4, RVD_WIRE_RST = 8 };
 enum { RVD_WIRE_GO_NORMAL = 0, RVD_WIRE_GO_PROTOCOL = 1 };  // 2: internal error
 
-#define RVD_WIRE_HEADER 12         // bytes before a payload
-#define RVD_WIRE_WINDOW0 262144u   // first credit where nothing else was negotiated (yamux spec)
-#define RVD_WIRE_FRAME_MAX 65524u  // our largest payload: 64 KiB with its header, as go-yamux
+#define RVD_WIRE_HEADER 12           // bytes before a payload
+#define RVD_WIRE_WINDOW0 262144u     // first credit where nothing else was negotiated (yamux spec)
+#define RVD_WIRE_FRAME_MAX 65524u    // our largest payload: 64 KiB with its header, as go-yamux
 #define RVD_WIRE_PREAMBLE_MAX 4096u  // a preamble is addresses and a few names, not a document
 #define RVD_WIRE_META_MAX 40         // key-value pairs in a preamble, ours included
 
@@ -1577,7 +1598,7 @@ static ptrdiff_t rvd_wire_preamble_length(const uint8_t *p, size_t len)
 typedef struct rvd_wire_meta {
     revdial_kv kv[RVD_WIRE_META_MAX];
     size_t count;
-    rvd_base_text text;  // over `store`
+    rvd_base_text text;                       // over `store`
     char store[RVD_WIRE_PREAMBLE_MAX + 384];  // its bytes; addresses and numbers grow as text
 } rvd_wire_meta;
 
@@ -1682,18 +1703,18 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 
 // ---- limits that are not configurable, each with its reason ----
 
-#define RVD_MUX_CHUNK_MIN 256u     // an unread byte must not cost a page
-#define RVD_MUX_CHUNK_MAX 16384u   // and a full window not a thousand blocks
-#define RVD_MUX_OUT_CHUNK 65536u   // holds our largest frame with its header
-#define RVD_MUX_OUT_LEAST 4096u     // less would stop the writers
-#define RVD_MUX_OUT_MAX 262144u    // default of revdial_engine_set_output_max()
-#define RVD_MUX_SPARSE_BYTES 1024u  // a write this small need not wait for its turn
-#define RVD_MUX_SPARSE_ROOM 65536u  // beyond the output limit, for such writes, FINs and RSTs
-#define RVD_MUX_CONTROL 4096u      // control frames made ready at a time
-#define RVD_MUX_EXACT_VICTIMS 16    // streams reset one by one when unread bytes are too many
-#define RVD_MUX_REFUSALS 16384u    // of streams, queued while the peer takes no bytes
-#define RVD_MUX_PREAMBLES 4194304u  // bytes of unfinished preambles, all streams
-#define RVD_MUX_PONGS 32u          // as go-yamux; hc peers have one ping in flight
+#define RVD_MUX_CHUNK_MIN 256u       // an unread byte must not cost a page
+#define RVD_MUX_CHUNK_MAX 16384u     // and a full window not a thousand blocks
+#define RVD_MUX_OUT_CHUNK 65536u     // holds our largest frame with its header
+#define RVD_MUX_OUT_LEAST 4096u      // less would stop the writers
+#define RVD_MUX_OUT_MAX 262144u      // default of revdial_engine_set_output_max()
+#define RVD_MUX_SPARSE_BYTES 1024u   // a write this small need not wait for its turn
+#define RVD_MUX_SPARSE_ROOM 65536u   // beyond the output limit, for such writes, FINs and RSTs
+#define RVD_MUX_CONTROL 4096u        // control frames made ready at a time
+#define RVD_MUX_EXACT_VICTIMS 16     // streams reset one by one when unread bytes are too many
+#define RVD_MUX_REFUSALS 16384u      // of streams, queued while the peer takes no bytes
+#define RVD_MUX_PREAMBLES 4194304u   // bytes of unfinished preambles, all streams
+#define RVD_MUX_PONGS 32u            // as go-yamux; hc peers have one ping in flight
 #define RVD_MUX_STOCK_STREAMS 256u   // yamux's accept backlog
 #define RVD_MUX_UNACKED_STOCK 128u   // unanswered opens to a stock peer, half its backlog
 #define RVD_MUX_LINGER_BYTES 65536u  // dropped after our close before the stream is reset
@@ -1711,16 +1732,16 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_ID_LAST 0x7FFF0000u  // int32 peers: open no more, drain
 
 // Rates that only an attack reaches. They are for 256 streams and scale with the stream limit.
-#define RVD_MUX_SYN_RATE 4000      // streams opened, per second and at once
-#define RVD_MUX_RESET_BURST 200    // streams the peer opened and reset before we answered:
-#define RVD_MUX_RESET_RATE 33      //   rapid reset, CVE-2023-44487
+#define RVD_MUX_SYN_RATE 4000       // streams opened, per second and at once
+#define RVD_MUX_RESET_BURST 200     // streams the peer opened and reset before we answered:
+#define RVD_MUX_RESET_RATE 33       //   rapid reset, CVE-2023-44487
 #define RVD_MUX_PROVOKED_BURST 200  // resets the peer's misbehaviour makes us send:
 #define RVD_MUX_PROVOKED_RATE 33    //   CVE-2025-8671
-#define RVD_MUX_GLITCH_BURST 1000  // frames that mean nothing: empty data, CVE-2019-9518
+#define RVD_MUX_GLITCH_BURST 1000   // frames that mean nothing: empty data, CVE-2019-9518
 #define RVD_MUX_GLITCH_RATE 100
-#define RVD_MUX_PING_BURST 32      // CVE-2019-9512
+#define RVD_MUX_PING_BURST 32  // CVE-2019-9512
 #define RVD_MUX_PING_RATE 10
-#define RVD_MUX_WINDOW_BURST 64    // window updates beyond two per frame and stream of ours
+#define RVD_MUX_WINDOW_BURST 64  // window updates beyond two per frame and stream of ours
 #define RVD_MUX_WINDOW_RATE 100
 
 // ---- streams ----
@@ -1743,12 +1764,7 @@ enum rvd_mux_tx { RVD_MUX_TX_OPEN, RVD_MUX_TX_ENDING, RVD_MUX_TX_ENDED, RVD_MUX_
 enum rvd_mux_rx { RVD_MUX_RX_OPEN, RVD_MUX_RX_DROPPED, RVD_MUX_RX_ENDED, RVD_MUX_RX_RESET };
 
 // Control that waits to be sent: state, not a queue, so that it can neither overflow nor be lost.
-enum {
-    RVD_MUX_CTL_ACK = 1,
-    RVD_MUX_CTL_CREDIT = 2,
-    RVD_MUX_CTL_FIN = 4,
-    RVD_MUX_CTL_RST = 8
-};
+enum { RVD_MUX_CTL_ACK = 1, RVD_MUX_CTL_CREDIT = 2, RVD_MUX_CTL_FIN = 4, RVD_MUX_CTL_RST = 8 };
 
 // Events that wait to be told.
 enum {
@@ -1800,26 +1816,26 @@ typedef struct rvd_mux_stream {
     uint32_t reset_code;
     uint32_t send_credit, recv_credit, window;
     uint32_t buffered;
-    uint32_t turn_left;      // bytes it may still write in its turn
-    uint32_t dropped;        // bytes thrown away after our close
-    uint32_t epoch_bytes;    // consumed since epoch_us
+    uint32_t turn_left;    // bytes it may still write in its turn
+    uint32_t dropped;      // bytes thrown away after our close
+    uint32_t epoch_bytes;  // consumed since epoch_us
     int64_t epoch_us;
     int64_t timer_us;
     uint64_t sent, received, consumed;
-    uint64_t out_mark;       // its last data frame ends at this point of the output
+    uint64_t out_mark;  // its last data frame ends at this point of the output
 } rvd_mux_stream;
 
 // ---- sessions ----
 
 typedef struct rvd_mux_config {
-    int is_client;            // yamux client: opens odd streams
+    int is_client;  // yamux client: opens odd streams
     int accept_streams;
-    unsigned features;        // REVDIAL_FEATURE_*, those in force
-    uint32_t send_window;     // first credit the peer gives us per stream
-    uint32_t recv_window;     // first credit it takes for granted
-    uint32_t peer_streams;    // the peer's limit for streams of ours
+    unsigned features;      // REVDIAL_FEATURE_*, those in force
+    uint32_t send_window;   // first credit the peer gives us per stream
+    uint32_t recv_window;   // first credit it takes for granted
+    uint32_t peer_streams;  // the peer's limit for streams of ours
     uint64_t session_id, seed;
-    revdial_limits limits;    // resolved: no zeros
+    revdial_limits limits;  // resolved: no zeros
 } rvd_mux_config;
 
 // What a frame's body is for while it comes in.
@@ -1833,34 +1849,34 @@ typedef struct rvd_mux {
     rvd_mux_stream **table;  // chains, keyed by a secret multiple of the id
     rvd_mux_stream *last;    // that was found: calls on a stream come in groups
     uint32_t table_bits, stream_count;
-    uint32_t ours, theirs;   // in the table, by who opened them
-    uint32_t unacked;        // ours, unanswered
+    uint32_t ours, theirs;  // in the table, by who opened them
+    uint32_t unacked;       // ours, unanswered
     uint32_t next_id;
 
     // Input.
     uint8_t header[RVD_WIRE_HEADER];
     uint32_t header_len;
-    rvd_wire_frame frame;    // whose body is coming in
+    rvd_wire_frame frame;  // whose body is coming in
     enum rvd_mux_body body;
     uint32_t body_left;
     rvd_mux_stream *body_stream;
     rvd_mux_stream *slice_stream;  // payload that still lies in the caller's buffer
     const uint8_t *slice;
     uint32_t slice_len;
-    uint64_t allowance;      // bytes that may still come for streams that are gone
-    uint64_t late_frames;    // and frames without a payload
+    uint64_t allowance;    // bytes that may still come for streams that are gone
+    uint64_t late_frames;  // and frames without a payload
 
     // Output: control made ready, then whole data frames. shown_*: what the last output() promised.
     uint8_t control[RVD_MUX_CONTROL];
     uint32_t control_len, control_sent;
     rvd_mux_chunk *out_head, *out_tail;
-    rvd_mux_chunk *spare;    // one empty chunk kept, so that a steady flow allocates nothing
-    uint32_t frame_left;     // bytes of the half-sent data frame at the head
+    rvd_mux_chunk *spare;  // one empty chunk kept, so that a steady flow allocates nothing
+    uint32_t frame_left;   // bytes of the half-sent data frame at the head
     uint32_t shown_data, shown_control;
     uint64_t out_added, out_sent;  // of data frames, in bytes
     uint64_t out_max;
-    int64_t progress_us;     // the output last moved, or began to wait
-    uint32_t reserved;       // room promised by reserve
+    int64_t progress_us;  // the output last moved, or began to wait
+    uint32_t reserved;    // room promised by reserve
     rvd_base_link ctl, tell, turns, timers[RVD_MUX_TIMERS];
     uint32_t pongs[RVD_MUX_PONGS], pong_first, pong_count;
 
@@ -1874,13 +1890,13 @@ typedef struct rvd_mux {
     uint8_t draining, go_sent, go_wanted, peer_draining, silent;
     uint8_t tell_goaway, tell_rtt, open_blocked, tell_dead;
     uint32_t go_code;
-    int dead;                // REVDIAL_E* that ended the session, 0 while it lives
+    int dead;  // REVDIAL_E* that ended the session, 0 while it lives
     const char *dead_text;
 
-    uint64_t buffered;       // unread bytes of all streams
-    uint64_t grown;          // windows beyond their first size
-    uint64_t preambles;      // bytes held for preambles
-    uint32_t refusals;       // since the output was last below its limit
+    uint64_t buffered;   // unread bytes of all streams
+    uint64_t grown;      // windows beyond their first size
+    uint64_t preambles;  // bytes held for preambles
+    uint32_t refusals;   // since the output was last below its limit
     rvd_base_bucket syns, resets, provoked, glitches, pings, windows;
     uint64_t opened, reset_count, rx_bytes, tx_bytes, rx_frames, tx_frames, tx_data_frames;
     uint64_t window_frames;  // updates that data or opens of ours have earned the peer
@@ -2468,7 +2484,10 @@ static uint8_t *rvd_mux_out_room(rvd_mux *m, uint32_t len)
     return c->data;
 }
 
-static uint64_t rvd_mux_out_len(const rvd_mux *m) { return m->out_added - m->out_sent; }
+static uint64_t rvd_mux_out_len(const rvd_mux *m)
+{
+    return m->out_added - m->out_sent;
+}
 
 static void rvd_mux_out_began(rvd_mux *m)
 {
@@ -3067,7 +3086,7 @@ static void rvd_mux_on_goaway(rvd_mux *m)
     }
     rvd_mux_die(m, REVDIAL_EPROTO,
                 m->frame.length == RVD_WIRE_GO_PROTOCOL ? "the peer reports a protocol error"
-                                                     : "the peer reports an internal error");
+                                                        : "the peer reports an internal error");
 }
 
 static void rvd_mux_on_header(rvd_mux *m)
@@ -3190,7 +3209,10 @@ static void rvd_mux_tick_liveness(rvd_mux *m)
     }
 }
 
-static int64_t rvd_mux_sooner(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t rvd_mux_sooner(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
 
 static int64_t rvd_mux_next_tick(const rvd_mux *m)
 {
@@ -3199,8 +3221,8 @@ static int64_t rvd_mux_next_tick(const rvd_mux *m)
     if (m->dead) return -1;
     for (int k = 0; k < RVD_MUX_TIMERS; k++)
         if (!rvd_base_link_is_alone(&m->timers[k]))
-            at = rvd_mux_sooner(
-                at, RVD_BASE_OWNER(m->timers[k].next, rvd_mux_stream, timer)->timer_us);
+            at = rvd_mux_sooner(at,
+                                RVD_BASE_OWNER(m->timers[k].next, rvd_mux_stream, timer)->timer_us);
     if (rvd_mux_is_asking(m)) {
         at = rvd_mux_sooner(at, rvd_mux_silent_us(m) + (int64_t)l->dead_after_ms * 1000);
     } else if (m->ping_wanted) {  // it goes out with the next output; look again in any case
@@ -3262,8 +3284,8 @@ static int64_t rvd_mux_tick(rvd_mux *m, int64_t now_us)
 
 static int rvd_mux_open_is_blocked(const rvd_mux *m)
 {
-    uint32_t limit = m->cfg.features & REVDIAL_FEATURE_PROMPTACK ? m->cfg.peer_streams
-                                                                 : RVD_MUX_UNACKED_STOCK;
+    uint32_t limit =
+        m->cfg.features & REVDIAL_FEATURE_PROMPTACK ? m->cfg.peer_streams : RVD_MUX_UNACKED_STOCK;
     return m->unacked >= limit || rvd_mux_out_len(m) > m->out_max + RVD_MUX_SPARSE_ROOM;
 }
 
@@ -3695,7 +3717,10 @@ static rvd_http_slice rvd_http_slice_of(const char *s)
     return slice;
 }
 
-static int rvd_http_is_digit(uint8_t c) { return c >= '0' && c <= '9'; }
+static int rvd_http_is_digit(uint8_t c)
+{
+    return c >= '0' && c <= '9';
+}
 
 static int rvd_http_is_alnum(uint8_t c)
 {
@@ -4230,7 +4255,7 @@ typedef struct rvd_http_request {
     uint32_t window;       // bytes we may send on a new stream
     uint32_t streams;      // how many we may open
     int has_window, has_streams;  // it announced them, so it understands ours
-    int is_stripped;       // 426 because a middlebox took Upgrade or Connection away
+    int is_stripped;              // 426 because a middlebox took Upgrade or Connection away
 } rvd_http_request;
 
 // Ends a value in place. Behind it there is at least the CR of its line.
@@ -4367,7 +4392,10 @@ static int rvd_http_is_extra(const revdial_kv *header)
     return 1;
 }
 
-static int rvd_http_is_set(const char *s) { return s && *s; }
+static int rvd_http_is_set(const char *s)
+{
+    return s && *s;
+}
 
 // Why an offer cannot be sent as a request that a proxy of ours would take; NULL if it can.
 static const char *rvd_http_offer_problem(const rvd_http_offer *o)
@@ -4526,15 +4554,15 @@ static void rvd_http_response_write(rvd_base_text *t, const rvd_http_answer *ans
 }
 
 typedef struct rvd_http_response {
-    int status;           // 101: switched, and the fields up to session_id count
-    int is_revdial;       // the proxy sent Revdial-Version; else those of a stock peer follow
-    unsigned features;    // REVDIAL_FEATURE_* it has
-    uint32_t window;      // bytes we may send on a new stream
-    uint32_t streams;     // how many we may open
+    int status;         // 101: switched, and the fields up to session_id count
+    int is_revdial;     // the proxy sent Revdial-Version; else those of a stock peer follow
+    unsigned features;  // REVDIAL_FEATURE_* it has
+    uint32_t window;    // bytes we may send on a new stream
+    uint32_t streams;   // how many we may open
     int has_window, has_streams;  // it announced them, so it understands ours
-    uint64_t session_id;  // 0 if none was sent
-    int retry_after_ms;   // of 429 and 503: how long we are asked to wait, 0 if not (legibly) said
-    int is_stripped;      // 426 to a request for just that: a middlebox took Upgrade away
+    uint64_t session_id;          // 0 if none was sent
+    int retry_after_ms;  // of 429 and 503: how long we are asked to wait, 0 if not (legibly) said
+    int is_stripped;     // 426 to a request for just that: a middlebox took Upgrade away
 } rvd_http_response;
 
 static int rvd_http_read_session(const rvd_http_facts *f, uint64_t *out)
@@ -6089,7 +6117,10 @@ static int rvd_sys_set_flag(int fd, int flag, int on)
     return r < 0 ? -errno : 0;
 }
 
-static int rvd_sys_set_nonblocking(int fd) { return rvd_sys_set_flag(fd, O_NONBLOCK, 1); }
+static int rvd_sys_set_nonblocking(int fd)
+{
+    return rvd_sys_set_flag(fd, O_NONBLOCK, 1);
+}
 
 // Non-blocking and close-on-exec where the call that made fd could not say so. Keeps or closes fd.
 static int rvd_sys_own(int fd)
@@ -6682,7 +6713,10 @@ static void *rvd_loop_grown(rvd_heap *heap, void *items, size_t *room, size_t it
     return fresh;
 }
 
-static int64_t rvd_loop_now(const rvd_loop *loop) { return loop->now_us; }
+static int64_t rvd_loop_now(const rvd_loop *loop)
+{
+    return loop->now_us;
+}
 
 // Any thread: is this the thread that runs the loop? `owner` is read only while `running` says that
 // it is set. Only this thread itself can have stored its own id there, so no race makes it "yes".
@@ -6735,7 +6769,10 @@ static int rvd_loop_watch_open(rvd_loop *loop)
     return loop->epoll < 0 ? loop->epoll : 0;
 }
 
-static void rvd_loop_watch_close(rvd_loop *loop) { rvd_sys_close(loop->epoll); }
+static void rvd_loop_watch_close(rvd_loop *loop)
+{
+    rvd_sys_close(loop->epoll);
+}
 
 static int rvd_loop_watch_add(rvd_loop *loop, rvd_loop_io *io)
 {
@@ -7138,9 +7175,15 @@ static int rvd_loop_run(rvd_loop *loop)
 
 // Ends the run after what was posted before. If the loop does not run, its next run ends at once.
 //   thread   any
-static void rvd_loop_stop(rvd_loop *loop) { rvd_loop_post(loop, &loop->stop_task); }
+static void rvd_loop_stop(rvd_loop *loop)
+{
+    rvd_loop_post(loop, &loop->stop_task);
+}
 
-static void *rvd_loop_thread(void *arg) { return (void *)(intptr_t)rvd_loop_run(arg); }
+static void *rvd_loop_thread(void *arg)
+{
+    return (void *)(intptr_t)rvd_loop_run(arg);
+}
 
 // Runs the loop in a thread of its own.
 //   returns  0, or -errno: no thread
@@ -7302,8 +7345,8 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 // Start at rvd_stream_session_run(), then revdial_read().
 // ================================================================================================
 
-#define RVD_STREAM_IOV 16            // vectors per send: eight frames of a burst with their headers
-#define RVD_STREAM_ROUNDS 8          // reads or sends in a row before others get their turn
+#define RVD_STREAM_IOV 16    // vectors per send: eight frames of a burst with their headers
+#define RVD_STREAM_ROUNDS 8  // reads or sends in a row before others get their turn
 #define RVD_STREAM_LINGER_US 2000000  // after the last frame: our close must not destroy it
 #define RVD_STREAM_LINGER_BYTES 262144
 #define RVD_STREAM_LAST_US 30000000  // for the last frames, as for any others (write_stall_ms)
@@ -7423,8 +7466,8 @@ struct revdial_stream {
     int64_t rd_deadline_us, wr_deadline_us;  // 0 = do not wait, INT64_MAX = none
     int reset_code;                          // -1: was not reset by the peer
     int is_aborted;                          // we reset it
-    int closing;  // a relay owns it
-    char *meta;   // "key\0value\0…"
+    int closing;                             // a relay owns it
+    char *meta;                              // "key\0value\0…"
     size_t meta_size;
 };
 
@@ -7493,23 +7536,23 @@ struct revdial_session {
     int draining;
     unsigned pend;
     int kick_queued, flush_queued;
-    int sending;   // a thread is between output and sent, with the lock released
-    int blocked;   // the socket takes no more until the loop says so
-    int closing;   // the loop wants to close the descriptor and waits for `sending`
+    int sending;          // a thread is between output and sent, with the lock released
+    int blocked;          // the socket takes no more until the loop says so
+    int closing;          // the loop wants to close the descriptor and waits for `sending`
     int64_t armed_us;     // the timer, as last set
     int64_t pace_us;      // the link's rate is measured since then
     uint64_t pace_bytes;  // sent since then
     int was_blocked;      // since then, so that the link and not the writers set the rate
     int queue_bytes;      // what may wait
     int64_t drain_until_us;
-    revdial_err why;      // what ended it
+    revdial_err why;  // what ended it
     int retry_after_ms;
     revdial_auth_req auth;  // request that waits for its verdict; strings in auth_text
     char auth_text[4096 + 65 + 65 + 8];
     rvd_base_link streams, kicked, dials_waiting, dials_over;
-    int hurry;         // linger only for a moment
-    int has_finished;  // all has been said, and the peer told so
-    int is_told_down;  // the owner has been, by on_down
+    int hurry;                 // linger only for a moment
+    int has_finished;          // all has been said, and the peer told so
+    int is_told_down;          // the owner has been, by on_down
     atomic_uint stream_count;  // written under the lock, read by who picks a session
     atomic_uint picked;        // dials on their way here; owner's
     atomic_int is_leaving;     // drains or is over: no new streams; read by who picks a session
@@ -7750,16 +7793,13 @@ static void rvd_stream_dial_sink(revdial_stream *st, unsigned events)
         if (reset < 0) {
             // A backend that drained and went without an answer has not taken the stream.
             d->retry_safe = s->why.code == REVDIAL_EDRAINING;
-            rvd_stream_dial_fail_locked(s, d,
-                                        s->why.code == REVDIAL_ECLOSED || d->retry_safe
-                                            ? s->why.code
-                                            : REVDIAL_ELOST,
-                                        s->why.msg);
+            rvd_stream_dial_fail_locked(
+                s, d, s->why.code == REVDIAL_ECLOSED || d->retry_safe ? s->why.code : REVDIAL_ELOST,
+                s->why.msg);
             return;
         }
         d->retry_safe = reset == REVDIAL_RESET_REFUSED || reset == REVDIAL_RESET_DRAINING;
-        rvd_stream_dial_fail_locked(s, d, rvd_stream_reset_error(reset),
-                                    revdial_reset_text(reset));
+        rvd_stream_dial_fail_locked(s, d, rvd_stream_reset_error(reset), revdial_reset_text(reset));
         return;
     }
     st->sink = NULL;
@@ -7948,8 +7988,7 @@ static void rvd_stream_on_event_locked(revdial_session *s, const revdial_event *
         break;
     case REVDIAL_EV_RESET:
         st->reset_code = ev->code;
-        rvd_stream_wake_locked(st,
-                               RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_END);
+        rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_END);
         break;
     default: break;  // EV_RTT is for those who ask
     }
@@ -8438,7 +8477,10 @@ static void rvd_stream_group_init(rvd_stream_group *g, rvd_loop *loop)
 }
 
 // Ends every session of the group, and any that still comes.
-static void rvd_stream_group_end(rvd_stream_group *g) { rvd_loop_post(g->loop, &g->end); }
+static void rvd_stream_group_end(rvd_stream_group *g)
+{
+    rvd_loop_post(g->loop, &g->end);
+}
 
 // ---- the application's calls on a session ----
 
@@ -8834,13 +8876,13 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
 // session's output, from its input straight to the descriptor. Start at rvd_relay_step_locked().
 // ================================================================================================
 
-#define RVD_RELAY_READ_MAX 65524u    // our largest frame
-#define RVD_RELAY_SHARE 262144u      // bytes in a row before others get their turn
+#define RVD_RELAY_READ_MAX 65524u  // our largest frame
+#define RVD_RELAY_SHARE 262144u    // bytes in a row before others get their turn
 #define RVD_RELAY_EARLY_MAX 65536u
-#define RVD_RELAY_UNSENT_US 10000    // whether the last bytes have left: looked at after so long,
-#define RVD_RELAY_UNSENT_TRIES 9     // then after twice that, up to 2.5 seconds in all
-#define RVD_RELAY_HURRY_TRIES 8      // while closing: the last of them only
-#define RVD_RELAY_LEFT_US 5000000    // last bytes of a dead stream wait so long
+#define RVD_RELAY_UNSENT_US 10000  // whether the last bytes have left: looked at after so long,
+#define RVD_RELAY_UNSENT_TRIES 9   // then after twice that, up to 2.5 seconds in all
+#define RVD_RELAY_HURRY_TRIES 8    // while closing: the last of them only
+#define RVD_RELAY_LEFT_US 5000000  // last bytes of a dead stream wait so long
 
 // RUNNING --both directions over--> OVER     RUNNING --one of them failed--> FAILED
 // FAILED --what was delivered has left the socket, or time is up--> OVER
@@ -8869,7 +8911,10 @@ typedef struct rvd_relay {
     void *ud;
 } rvd_relay;
 
-static rvd_loop_io *rvd_relay_out(rvd_relay *r) { return r->out.fd >= 0 ? &r->out : &r->in; }
+static rvd_loop_io *rvd_relay_out(rvd_relay *r)
+{
+    return r->out.fd >= 0 ? &r->out : &r->in;
+}
 
 // The first cause sticks.
 static void rvd_relay_fail(rvd_relay *r, int code, int sys, const char *text)
@@ -9107,9 +9152,15 @@ static void rvd_relay_run(rvd_relay *r)
     if (over && !(r->tries && r->timer.slot)) rvd_relay_end(r);
 }
 
-static void rvd_relay_on_in(rvd_loop_io *io) { rvd_relay_run(RVD_BASE_OWNER(io, rvd_relay, in)); }
+static void rvd_relay_on_in(rvd_loop_io *io)
+{
+    rvd_relay_run(RVD_BASE_OWNER(io, rvd_relay, in));
+}
 
-static void rvd_relay_on_out(rvd_loop_io *io) { rvd_relay_run(RVD_BASE_OWNER(io, rvd_relay, out)); }
+static void rvd_relay_on_out(rvd_loop_io *io)
+{
+    rvd_relay_run(RVD_BASE_OWNER(io, rvd_relay, out));
+}
 
 static void rvd_relay_sink(revdial_stream *st, unsigned events)
 {
@@ -9266,13 +9317,13 @@ int revdial_stream_fd(revdial_stream *st)
 // under which nothing else is locked and nobody is called. Start at revdial_proxy_open().
 // ================================================================================================
 
-#define RVD_PROXY_LISTENERS 16       // addresses in one `listen`
-#define RVD_PROXY_BACKLOG 511        // what nginx uses: a storm of reconnecting backends fits
-#define RVD_PROXY_ACCEPTS 64         // connections in a row before sessions get their turn
-#define RVD_PROXY_PAUSE_US 100000    // after EMFILE: the connections wait in the kernel's queue
-#define RVD_PROXY_TRIES 4            // more sessions that one dial asks, where that is safe
-#define RVD_PROXY_BUCKETS 256        // of the table of names
-#define RVD_PROXY_AUTH_THREADS 16    // hooks that may block at the same time
+#define RVD_PROXY_LISTENERS 16     // addresses in one `listen`
+#define RVD_PROXY_BACKLOG 511      // what nginx uses: a storm of reconnecting backends fits
+#define RVD_PROXY_ACCEPTS 64       // connections in a row before sessions get their turn
+#define RVD_PROXY_PAUSE_US 100000  // after EMFILE: the connections wait in the kernel's queue
+#define RVD_PROXY_TRIES 4          // more sessions that one dial asks, where that is safe
+#define RVD_PROXY_BUCKETS 256      // of the table of names
+#define RVD_PROXY_AUTH_THREADS 16  // hooks that may block at the same time
 #define RVD_PROXY_STREAM_THREADS 1024
 
 typedef struct rvd_proxy_name {
@@ -9321,7 +9372,7 @@ struct revdial_proxy {
     rvd_base_link members;
     unsigned session_count, pending, turn, next_loop;
     int draining, closing, listening;
-    int was_cut;  // a drain ended sessions that had streams left
+    int was_cut;          // a drain ended sessions that had streams left
     rvd_base_link dials;  // asynchronous ones, all that are not over
     int64_t next_dial;
     revdial_stats stats;  // of sessions that are gone, and counters
@@ -9405,13 +9456,15 @@ static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revd
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
         if (rvd_stream_is_leaving(m->session)) continue;
         if (strcmp(m->session->identity, s->identity) != 0) return REVDIAL_EDUPLICATE;
-        if (s->instance[0] && strcmp(m->session->instance, s->instance) == 0)
-            *old = m->session;
+        if (s->instance[0] && strcmp(m->session->instance, s->instance) == 0) *old = m->session;
     }
     return REVDIAL_OK;
 }
 
-static unsigned rvd_proxy_or(unsigned value, unsigned fallback) { return value ? value : fallback; }
+static unsigned rvd_proxy_or(unsigned value, unsigned fallback)
+{
+    return value ? value : fallback;
+}
 
 static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdial_session **old)
 {
@@ -9630,8 +9683,7 @@ static void rvd_proxy_auth_run(rvd_loop_job *job)
     revdial_proxy *p = a->session->owner;
     a->code = REVDIAL_EAUTH;  // of nobody: it is not asked about who has gone
     if (!rvd_stream_is_leaving(a->session))
-        a->code =
-            p->cfg.auth(p->cfg.auth_ud, &a->session->auth, a->identity, sizeof a->identity);
+        a->code = p->cfg.auth(p->cfg.auth_ud, &a->session->auth, a->identity, sizeof a->identity);
     rvd_loop_post(a->session->loop, &a->task);
 }
 
@@ -9943,8 +9995,7 @@ int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how)
     if (!how) how = &none;
     if (rvd_sys_getpeername(fd, &addr) == 0) rvd_sys_addr_format(&addr, peer, sizeof peer);
     code = rvd_proxy_pending_begin(p);
-    if (!code && how->upgraded &&
-        (!how->name || !rvd_base_is_name(how->name, strlen(how->name)))) {
+    if (!code && how->upgraded && (!how->name || !rvd_base_is_name(how->name, strlen(how->name)))) {
         rvd_proxy_pending_undo(p);
         code = REVDIAL_EINVAL;
     }
@@ -10103,9 +10154,9 @@ typedef struct rvd_proxy_dial {
     rvd_loop_timer timer;
     revdial_proxy *proxy;
     int64_t id;
-    rvd_loop *loop;   // guarded by the proxy's lock
-    int is_waiting;   // for a backend; guarded by the proxy's lock
-    int is_cancelled;  // guarded by the proxy's lock
+    rvd_loop *loop;            // guarded by the proxy's lock
+    int is_waiting;            // for a backend; guarded by the proxy's lock
+    int is_cancelled;          // guarded by the proxy's lock
     revdial_session *session;  // that was picked, with a reference
     int is_asked;
     int is_over;  // called back; its task, once run, frees it
@@ -10913,7 +10964,10 @@ static int rvd_agent_rule_covers(const char *rule, const rvd_sys_addr *a)
     return port >= p.ports.from && port <= p.ports.to && rvd_agent_prefix_matches(ip, net_ip, bits);
 }
 
-static int rvd_agent_lower(int c) { return c >= 'A' && c <= 'Z' ? c + 'a' - 'A' : c; }
+static int rvd_agent_lower(int c)
+{
+    return c >= 'A' && c <= 'Z' ? c + 'a' - 'A' : c;
+}
 
 // Does a name rule cover this host name? *exact: without a wildcard.
 static int rvd_agent_rule_names(const char *rule, const char *host, uint32_t port, int *exact)
@@ -10938,8 +10992,7 @@ static int rvd_agent_is_special(const rvd_sys_addr *a)
     int len;
     const uint8_t *ip = rvd_agent_ip(a, &len);
     if (rvd_sys_addr_is_loopback(a)) return 1;
-    if (len == 4)
-        return ip[0] == 0 || ip[0] >= 224 || (ip[0] == 169 && ip[1] == 254);
+    if (len == 4) return ip[0] == 0 || ip[0] >= 224 || (ip[0] == 169 && ip[1] == 254);
     return memcmp(ip, zero, 16) == 0 || ip[0] == 0xFF || (ip[0] == 0xFE && (ip[1] & 0xC0) == 0x80);
 }
 
@@ -10992,8 +11045,8 @@ typedef struct rvd_agent_link {
     char text[300];  // the URL
     char host[256];  // of the request
     char path[1025];
-    char endpoint[300];     // "host:port" or "unix:/path"
-    rvd_sys_addr pinned;    // all_addresses: this one only
+    char endpoint[300];           // "host:port" or "unix:/path"
+    rvd_sys_addr pinned;          // all_addresses: this one only
     struct rvd_agent_link *root;  // that resolves for this one
 
     enum rvd_agent_link_state state;  // loop thread only, as all below
@@ -11353,8 +11406,8 @@ static void rvd_agent_forward_on_timer(rvd_loop_timer *t)
 static void rvd_agent_forward_resolve(rvd_loop_job *job)
 {
     rvd_agent_forward *f = RVD_BASE_OWNER(job, rvd_agent_forward, job);
-    f->address_count = rvd_sys_resolve(f->endpoint.host, f->endpoint.port, f->addresses,
-                                       RVD_AGENT_ADDRESSES);
+    f->address_count =
+        rvd_sys_resolve(f->endpoint.host, f->endpoint.port, f->addresses, RVD_AGENT_ADDRESSES);
     rvd_loop_post(f->session->loop, &f->task);
 }
 
@@ -11836,8 +11889,8 @@ static void rvd_agent_link_prepare(rvd_loop_job *job)
     l->result = REVDIAL_OK;
     l->secret[0] = '\0';
     if (a->cfg.credential_fn) {
-        l->result = a->cfg.credential_fn(a->cfg.credential_ud, l->attempt, l->secret,
-                                         sizeof l->secret);
+        l->result =
+            a->cfg.credential_fn(a->cfg.credential_ud, l->attempt, l->secret, sizeof l->secret);
         l->secret[sizeof l->secret - 1] = '\0';
         if (l->result) rvd_stream_fail(&l->err, l->result, 0, "no credential could be had");
     } else if (a->secret) {
@@ -11880,7 +11933,10 @@ static void rvd_agent_link_on_timer(rvd_loop_timer *t)
 
 // ---- what happens to a session ----
 
-static void rvd_agent_on_auth(revdial_session *s) { (void)s; }  // only a proxy is asked
+static void rvd_agent_on_auth(revdial_session *s)
+{
+    (void)s;
+}  // only a proxy is asked
 
 static void rvd_agent_on_up(revdial_session *s)
 {

@@ -12,7 +12,10 @@
 
 enum { LISTEN_ADDRESS_SIZE = 136 };  // "unix:" and a sun_path, or an address and a port
 
-static int listen_is_unix(const char *address) { return strncmp(address, "unix:", 5) == 0; }
+static int listen_is_unix(const char *address)
+{
+    return strncmp(address, "unix:", 5) == 0;
+}
 
 // Writes "address:port"; nothing for a socket of another family.
 static void listen_print(char *to, size_t size, const struct sockaddr *addr)

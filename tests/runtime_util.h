@@ -116,7 +116,10 @@ static inline int64_t util_now_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-static inline void util_nap_ms(int ms) { poll(NULL, 0, ms); }
+static inline void util_nap_ms(int ms)
+{
+    poll(NULL, 0, ms);
+}
 
 // What the library offers no event for is asked again and again.
 #define UTIL_EVENTUALLY(cond) \
@@ -629,7 +632,10 @@ static inline int raw_send(int fd, const void *data, size_t len)
     return 1;
 }
 
-static inline int raw_say(int fd, const char *text) { return raw_send(fd, text, strlen(text)); }
+static inline int raw_say(int fd, const char *text)
+{
+    return raw_send(fd, text, strlen(text));
+}
 
 // One read, within ten seconds: bytes, 0 EOF, -1 reset or nothing came.
 static inline ssize_t raw_read(int fd, void *buf, size_t len)
@@ -810,7 +816,13 @@ static inline int util_entries(const char *path)
     return n;
 }
 
-static inline int util_fds(void) { return util_entries("/proc/self/fd"); }
-static inline int util_threads(void) { return util_entries("/proc/self/task"); }
+static inline int util_fds(void)
+{
+    return util_entries("/proc/self/fd");
+}
+static inline int util_threads(void)
+{
+    return util_entries("/proc/self/task");
+}
 
 #endif

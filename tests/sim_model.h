@@ -146,7 +146,10 @@ static const char *const sim_mark_names[SIM_MARKS] = {"EOF read",
                                                       "a stream nobody accepted in time",
                                                       "a run in which every stream ended"};
 static uint64_t sim_marks[SIM_MARKS];
-static void sim_mark(enum sim_mark m) { sim_marks[m]++; }
+static void sim_mark(enum sim_mark m)
+{
+    sim_marks[m]++;
+}
 
 __attribute__((format(printf, 2, 3))) static void sim_fail(sim *w, const char *format, ...)
 {
@@ -175,8 +178,14 @@ static void sim_mix(sim *w, uint64_t v)
     w->hash ^= w->hash >> 29;
 }
 
-static uint64_t sim_pick(sim *w, uint64_t bound) { return test_below(&w->rng, bound); }
-static int sim_chance(sim *w, unsigned of) { return test_below(&w->rng, of) == 0; }
+static uint64_t sim_pick(sim *w, uint64_t bound)
+{
+    return test_below(&w->rng, bound);
+}
+static int sim_chance(sim *w, unsigned of)
+{
+    return test_below(&w->rng, of) == 0;
+}
 
 // Small as a rule, large now and then.
 static size_t sim_size(sim *w, size_t most)

@@ -158,6 +158,9 @@ static inline test_rng test_rng_seeded(uint64_t seed)
     test_random(&r);
     return r;
 }
-static inline void test_heap_use(void) { (void)test_heap_alloc; }
+static inline void test_heap_use(void)
+{
+    (void)test_heap_alloc;
+}
 
 #endif

@@ -790,4 +790,7 @@ TEST(more_streams_than_max_handlers_are_refused_and_others_are_served_again_late
     world_close(&w);
 }
 
-int main(int argc, char **argv) { return test_main(argc, argv); }
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}

@@ -875,4 +875,7 @@ TEST(U6_closing_the_proxy_wakes_all_who_wait_for_it)
     world_close(&w);
 }
 
-int main(int argc, char **argv) { return test_main(argc, argv); }
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}

@@ -583,4 +583,7 @@ TEST(a_handshake_and_a_dial_survive_any_failing_allocation_at_either_end)
     pair_end(&again);
 }
 
-int main(int argc, char **argv) { return test_main(argc, argv); }
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}

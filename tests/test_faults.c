@@ -329,7 +329,10 @@ TEST(all_who_wait_wake_at_the_death_of_their_session_and_at_the_close_of_the_pro
 }
 
 static atomic_int pipe_signals;
-static void on_sigpipe(int sig) { atomic_fetch_add(&pipe_signals, sig == SIGPIPE); }
+static void on_sigpipe(int sig)
+{
+    atomic_fetch_add(&pipe_signals, sig == SIGPIPE);
+}
 
 TEST(U24_nothing_that_breaks_raises_SIGPIPE)
 {
@@ -584,4 +587,7 @@ TEST(B2_a_backend_that_takes_no_bytes_is_dead_after_write_stall)
     world_close(&w);
 }
 
-int main(int argc, char **argv) { return test_main(argc, argv); }
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}

@@ -749,4 +749,7 @@ TEST(streams_that_end_give_their_bytes_back_to_the_session)  // 46
     rig_end(r);
 }
 
-int main(int argc, char **argv) { return test_main(argc, argv); }
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}

@@ -435,4 +435,7 @@ TEST(an_idle_forwarded_stream_ends_when_idle_timeout_says_so)
     world_close(&w);
 }
 
-int main(int argc, char **argv) { return test_main(argc, argv); }
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}

@@ -2028,4 +2028,7 @@ TEST(text_is_cut_off_and_says_so)
     CHECK_STR(wide, "18446744073709551615");
 }
 
-int main(int argc, char **argv) { return test_main(argc, argv); }
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}

@@ -601,4 +601,7 @@ TEST(U1_NULL_is_ignored_by_every_close_free_and_unref)
     CHECK_INT(revdial_target_allowed(NULL, NULL), 0);
 }
 
-int main(int argc, char **argv) { return test_main(argc, argv); }
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}

@@ -99,9 +99,15 @@ static void fault_clear(void)
     atomic_store(&fault_now_us, 0);
 }
 
-static int calls_of(enum fault_call call) { return atomic_load(&fault_count[call]); }
+static int calls_of(enum fault_call call)
+{
+    return atomic_load(&fault_count[call]);
+}
 
-static size_t fault_len(size_t len) { return atomic_load(&fault_short) && len > 1 ? 1 : len; }
+static size_t fault_len(size_t len)
+{
+    return atomic_load(&fault_short) && len > 1 ? 1 : len;
+}
 
 static int fault_clock(clockid_t id, struct timespec *t)
 {
@@ -178,7 +184,10 @@ static ssize_t fault_vector(int fd, const struct iovec *iov, int count, int is_s
 #define RVD_SYS_WRITEV(fd, iov, count) fault_vector(fd, iov, count, 0)
 
 // fault_error of GETADDRINFO is an EAI_* code; an EINTR comes as EAI_SYSTEM.
-static int fault_eai(void) { return errno == EINTR ? EAI_SYSTEM : errno; }
+static int fault_eai(void)
+{
+    return errno == EINTR ? EAI_SYSTEM : errno;
+}
 
 #define REVDIAL_IMPLEMENTATION
 #include "revdial.h"
@@ -1326,7 +1335,10 @@ TEST(U34_a_loop_survives_the_failure_of_any_allocation)
     rvd_loop_free(NULL);
 }
 
-static void timer_ignore(rvd_loop_timer *t) { (void)t; }
+static void timer_ignore(rvd_loop_timer *t)
+{
+    (void)t;
+}
 
 TEST(U34_a_timer_or_descriptor_that_finds_no_memory_is_not_set_and_hurts_no_other)
 {

@@ -550,4 +550,7 @@ TEST(row_21_to_24_frames_that_say_little)
     SCRIPT_CHECK_ALL(cases);
 }
 
-int main(int argc, char **argv) { return test_main(argc, argv); }
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}

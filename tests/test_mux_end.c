@@ -489,4 +489,7 @@ TEST(calls_on_ids_that_do_not_exist_are_refused)
     SCRIPT_CHECK_ALL(cases);
 }
 
-int main(int argc, char **argv) { return test_main(argc, argv); }
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}

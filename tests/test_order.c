@@ -549,4 +549,7 @@ TEST(nothing_happens_after_death)  // 28
     rig_end(r);
 }
 
-int main(int argc, char **argv) { return test_main(argc, argv); }
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}

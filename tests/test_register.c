@@ -721,4 +721,7 @@ TEST(an_adoption_that_is_refused_has_closed_the_descriptor)
     world_close(&w);
 }
 
-int main(int argc, char **argv) { return test_main(argc, argv); }
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}

@@ -359,7 +359,10 @@ static pthread_t blocked_start(blocked *b, revdial_stream *st, int writes)
 
 // In a wait that no event tells of: the ledger does not show readers, so it is given a moment. That
 // the moment was too short weakens the test, and cannot fail it.
-static void blocked_settle(void) { util_nap_ms(20); }
+static void blocked_settle(void)
+{
+    util_nap_ms(20);
+}
 
 TEST(U17_a_deadline_of_0_does_not_wait_and_one_that_passed_says_so)
 {
@@ -673,4 +676,7 @@ out:
     world_close(&w);
 }
 
-int main(int argc, char **argv) { return test_main(argc, argv); }
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}

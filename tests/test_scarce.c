@@ -193,7 +193,10 @@ TEST(U30_a_proxy_without_descriptors_lets_connections_wait_and_its_sessions_live
     world_close(&w);
 }
 
-static void on_alarm(int sig) { (void)sig; }
+static void on_alarm(int sig)
+{
+    (void)sig;
+}
 
 TEST(U25_a_storm_of_signals_interrupts_nothing)
 {
@@ -411,4 +414,7 @@ TEST(U14_U51_dials_resets_kills_and_questions_from_many_threads_end_well)
               util_log_count(&w.sessions, REVDIAL_DOWN, NULL));
 }
 
-int main(int argc, char **argv) { return test_main(argc, argv); }
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}

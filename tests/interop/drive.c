@@ -141,9 +141,18 @@ static int echo(uint64_t count)
     return ok;
 }
 
-static int check_echo(void) { return echo(BUF_BYTES); }
-static int check_empty_echo(void) { return echo(0); }
-static int check_both_ways(void) { return echo(BULK_BYTES); }
+static int check_echo(void)
+{
+    return echo(BUF_BYTES);
+}
+static int check_empty_echo(void)
+{
+    return echo(0);
+}
+static int check_both_ways(void)
+{
+    return echo(BULK_BYTES);
+}
 
 // One of many streams: small enough to be sent before anything is read.
 typedef struct one_of_many {

@@ -85,7 +85,10 @@ static inline sha256 sha256_begin(void)
     return s;
 }
 
-static inline uint32_t sha256_turn(uint32_t x, int n) { return x >> n | x << (32 - n); }
+static inline uint32_t sha256_turn(uint32_t x, int n)
+{
+    return x >> n | x << (32 - n);
+}
 
 static inline void sha256_block(sha256 *s)
 {
