@@ -562,6 +562,61 @@ static inline revdial_stream *world_dial(world *w, const char *what, unsigned lo
 }
 
 // ------------------------------------------------------------------------------------------------
+// Dials: by a thread that blocks, and with a callback.
+
+typedef struct dialling {
+    world *w;
+    const char *name;
+    revdial_dial_opts opts;
+    util_gate began, done;
+    revdial_stream *st;
+    revdial_err err;
+} dialling;
+
+static inline void *dialling_run(void *arg)
+{
+    dialling *d = arg;
+    util_gate_add(&d->began, 1);
+    d->st = revdial_dial(d->w->proxy, d->name, &d->opts, &d->err);
+    util_gate_add(&d->done, 1);
+    return NULL;
+}
+
+static inline pthread_t dialling_start(dialling *d, world *w)
+{
+    d->w = w;
+    if (!d->name) d->name = "cam-1";
+    util_gate_init(&d->began);
+    util_gate_init(&d->done);
+    pthread_t t = util_thread(dialling_run, d);
+    util_gate_wait(&d->began, 1);
+    return t;
+}
+
+typedef struct called {
+    util_gate done;
+    revdial_stream *st;
+    revdial_err err;
+    world *w;
+    int blocking[6];
+} called;
+
+static inline void on_dial(void *ud, revdial_stream *st, const revdial_err *err)
+{
+    called *c = ud;
+    c->st = st;
+    if (err) c->err = *err;
+    util_gate_add(&c->done, 1);
+}
+
+static inline void called_init(called *c, world *w)
+{
+    memset(c, 0, sizeof *c);
+    util_gate_init(&c->done);
+    c->w = w;
+}
+
+// ------------------------------------------------------------------------------------------------
 // Raw TCP.
 
 static inline int raw_listen(int backlog, int *port)

@@ -556,6 +556,26 @@ TEST(backoff_is_never_above_its_bound_and_grows_from_its_least)
     world_close(&w);
 }
 
+TEST(R17_a_proxy_that_takes_sessions_and_drops_them_is_backed_off_from)
+{
+    stage s;
+    int bound_seen = 0;
+    stage_open(&s);
+    s.w.acfg.backoff_min_ms = 1;
+    s.w.acfg.backoff_max_ms = 200;
+    if (stage_agent(&s)) {
+        for (int i = 0; i < 12; i++) {
+            util_state e = {0};
+            stage_answer(&s, RAW_101);
+            if (!CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, i + 1, &e))) break;
+            CHECK(e.retry_ms <= 1 << i);
+            if (e.retry_ms > bound_seen) bound_seen = e.retry_ms;
+        }
+        CHECK(bound_seen > 8);  // had each been a first failure, it would be 1
+    }
+    stage_close(&s);
+}
+
 TEST(an_agent_comes_back_when_the_proxy_does)
 {
     world w;

@@ -1,4 +1,4 @@
-// Which backend a dial gets, dials with callbacks, draining and closing the proxy.
+// Which backend a dial gets, and dials with callbacks.
 #include "runtime_util.h"
 
 // ------------------------------------------------------------------------------------------------
@@ -385,35 +385,6 @@ TEST(an_early_dial_returns_at_once_and_learns_of_a_refusal_later)
     world_close(&w);
 }
 
-typedef struct dialling {
-    world *w;
-    const char *name;
-    revdial_dial_opts opts;
-    util_gate began, done;
-    revdial_stream *st;
-    revdial_err err;
-} dialling;
-
-static void *dialling_run(void *arg)
-{
-    dialling *d = arg;
-    util_gate_add(&d->began, 1);
-    d->st = revdial_dial(d->w->proxy, d->name, &d->opts, &d->err);
-    util_gate_add(&d->done, 1);
-    return NULL;
-}
-
-static pthread_t dialling_start(dialling *d, world *w)
-{
-    d->w = w;
-    if (!d->name) d->name = "cam-1";
-    util_gate_init(&d->began);
-    util_gate_init(&d->done);
-    pthread_t t = util_thread(dialling_run, d);
-    util_gate_wait(&d->began, 1);
-    return t;
-}
-
 TEST(DIAL_WAIT_waits_for_a_backend_and_no_longer_than_its_time)
 {
     world w;
@@ -436,29 +407,6 @@ TEST(DIAL_WAIT_waits_for_a_backend_and_no_longer_than_its_time)
         revdial_close(d.st);
     }
     world_close(&w);
-}
-
-typedef struct called {
-    util_gate done;
-    revdial_stream *st;
-    revdial_err err;
-    world *w;
-    int blocking[6];
-} called;
-
-static void on_dial(void *ud, revdial_stream *st, const revdial_err *err)
-{
-    called *c = ud;
-    c->st = st;
-    if (err) c->err = *err;
-    util_gate_add(&c->done, 1);
-}
-
-static void called_init(called *c, world *w)
-{
-    memset(c, 0, sizeof *c);
-    util_gate_init(&c->done);
-    c->w = w;
 }
 
 TEST(an_asynchronous_dial_calls_back_once_with_a_stream_or_an_error)
@@ -667,212 +615,96 @@ TEST(a_callback_may_dial_again)
 }
 
 // ------------------------------------------------------------------------------------------------
-// Listeners, draining, closing
+// Dials that have to wait for room
 
-TEST(U21_addresses_that_cannot_be_listened_at_are_errors_and_leak_nothing)
+TEST(dials_beyond_what_a_stock_peer_may_leave_unanswered_wait_for_an_answer_to_one)
 {
-    char used[80], list[200], dir[] = "/tmp/revdial-test-XXXXXX";
+    enum { ROOM = 128 };
+    static revdial_stream *st[ROOM];
     world w;
-    revdial_err err;
-    world_init(&w);
-    REQUIRE(mkdtemp(dir) != NULL);
-    if (world_open_proxy(&w)) {
-        int before = util_fds(), threads = util_threads();
-        snprintf(used, sizeof used, "%s", w.address);
-        snprintf(list, sizeof list, "127.0.0.1:0,%s", used);
-        const char *rows[] = {used,
-                              list,
-                              "127.0.0.1",
-                              "127.0.0.1:65536",
-                              "nosuch.invalid:80",
-                              "unix:relative",
-                              "unix:/nosuchdir/x",
-                              "[::1",
-                              "192.0.2.1:0"};
-        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-            revdial_proxy_config cfg = w.pcfg;
-            cfg.listen = rows[i];
-            revdial_proxy *p = revdial_proxy_open(&cfg, &err);
-            if (p) test_fail(__FILE__, __LINE__, "%s: opened", rows[i]);
-            if (!p && (err.code > -1 || !err.msg[0]))
-                test_fail(__FILE__, __LINE__, "%s: %d %s", rows[i], err.code, err.msg);
-            if (i == 0) CHECK_INT(err.sys, EADDRINUSE);
-            revdial_proxy_close(p);
-        }
-        CHECK_INT(util_fds(), before);
-        UTIL_EVENTUALLY(util_threads() == threads);
-    }
-    world_close(&w);
-    rmdir(dir);
-}
-
-TEST(a_proxy_listens_at_several_addresses_and_tells_each)
-{
-    char dir[] = "/tmp/revdial-test-XXXXXX", list[200], buf[150], path[100];
-    world w;
-    world_init(&w);
-    REQUIRE(mkdtemp(dir) != NULL);
-    snprintf(path, sizeof path, "%s/s", dir);
-    snprintf(list, sizeof list, "127.0.0.1:0,unix:%s,127.0.0.1:0", path);
-    w.pcfg.listen = list;
-    if (world_open_proxy(&w)) {
-        int n = revdial_proxy_address(w.proxy, 1, buf, sizeof buf);
-        CHECK_INT(n, strlen(buf));
-        CHECK(strncmp(buf, "unix:", 5) == 0 && strcmp(buf + 5, path) == 0);
-        CHECK_INT(revdial_proxy_address(w.proxy, 1, buf, (size_t)n), REVDIAL_EINVAL);
-        CHECK_INT(revdial_proxy_address(w.proxy, 1, buf, (size_t)n + 1), n);
-        CHECK(revdial_proxy_address(w.proxy, 2, buf, sizeof buf) > 0);
-        CHECK(strcmp(buf, w.address) != 0);
-        CHECK_INT(revdial_proxy_address(w.proxy, 3, buf, sizeof buf), REVDIAL_EINVAL);
-        snprintf(buf, sizeof buf, "unix:%s", path);
-        w.acfg.url = buf;
-        CHECK(world_open_agent(&w, 0));
-        revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        CHECK(st != NULL);
-        revdial_close(st);
-    }
-    world_close(&w);
-    CHECK_INT(access(path, F_OK), -1);
-    rmdir(dir);
-}
-
-TEST(U22_a_proxy_can_be_opened_again_at_once_where_it_was)
-{
-    world w;
-    char address[80];
-    world_init(&w);
-    if (world_open(&w)) {
-        snprintf(address, sizeof address, "%s", w.address);
-        revdial_proxy_close(w.proxy);
-        w.pcfg.listen = address;
-        if (CHECK(world_open_proxy(&w))) {
-            // The agent comes back by itself.
-            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
-            revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-            CHECK(st != NULL);
-            revdial_close(st);
-        }
-    }
-    world_close(&w);
-}
-
-TEST(drain_lets_streams_end_refuses_new_ones_and_then_ends_the_sessions)
-{
-    world w;
-    char buf[4];
-    revdial_err err;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        CHECK(st != NULL);
-        CHECK_INT(revdial_proxy_drain(w.proxy, 0), REVDIAL_ETIMEDOUT);
-        (void)buf;
-        revdial_close(st);
-    }
-    world_close(&w);
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS);
-        if (CHECK(st != NULL)) {
-            revdial_session_unref(s);
-            s = revdial_stream_session(st);
-            revdial_session_drain(s, -1);
-            CHECK(util_log_wait(&w.states, REVDIAL_DRAINING, 1, NULL));
-            CHECK(revdial_session_dial(s, NULL, &err) == NULL);
-            CHECK_INT(err.code, REVDIAL_EDRAINING);
-            CHECK_INT(revdial_write(st, "ping", 4), 4);
-            CHECK_INT(util_read_all(st, buf, 4), 4);
-            revdial_close(st);
-            CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
-        }
-        revdial_session_unref(s);
-    }
-    world_close(&w);
-}
-
-TEST(a_drain_that_waits_ends_when_the_last_stream_has)
-{
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "source", 4000000, NULL);
-        if (CHECK(st != NULL)) {
-            util_read r;
-            revdial_pollfd p = {st, 0, POLLIN, 0};
-            revdial_poll(&p, 1, UTIL_WAIT_MS);
-            revdial_session *s = revdial_stream_session(st);
-            revdial_session_drain(s, UTIL_WAIT_MS);
-            r = util_read_payload(st, 1);
-            CHECK_INT(r.bytes, 4000000);
-            CHECK_INT(r.end, 0);
-            revdial_close(st);
-            CHECK_INT(revdial_proxy_drain(w.proxy, UTIL_WAIT_MS), 0);
-            revdial_session_unref(s);
-        }
-    }
-    world_close(&w);
-}
-
-typedef struct waiting {
-    revdial_proxy *proxy;
-    util_gate began, done;
-    int result;
-} waiting;
-
-static void *waiting_run(void *arg)
-{
-    waiting *x = arg;
-    util_gate_add(&x->began, 1);
-    x->result = revdial_proxy_wait(x->proxy, "nobody", 1, -1);
-    util_gate_add(&x->done, 1);
-    return NULL;
-}
-
-TEST(U6_closing_the_proxy_wakes_all_who_wait_for_it)
-{
-    world w;
-    dialling d[2];
-    waiting x;
+    raw_frame f = {0};
     called c;
-    pthread_t t[3];
-    revdial_kv meta = {"do", "silent"};
-    memset(d, 0, sizeof d);
-    memset(&x, 0, sizeof x);
+    dialling d;
+    uint32_t first = 0;
+    memset(&d, 0, sizeof d);
     world_init(&w);
-    if (world_open(&w)) {
+    if (world_open_proxy(&w)) {
+        int fd = raw_backend(w.address, "cam-1", NULL), n = 0;
+        revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
+        while (n < ROOM && (st[n] = revdial_dial(w.proxy, "cam-1", NULL, NULL)) != NULL) n++;
+        CHECK_INT(n, ROOM);
         called_init(&c, &w);
-        d[0].name = "nobody";
-        d[0].opts.flags = REVDIAL_DIAL_WAIT;
-        d[0].opts.timeout_ms = -1;
-        d[1].opts.meta = &meta;
-        d[1].opts.meta_count = 1;
-        d[1].opts.timeout_ms = -1;
-        for (int i = 0; i < 2; i++) t[i] = dialling_start(&d[i], &w);
-        CHECK(util_gate_wait(&w.held, 1));
-        revdial_dial_opts opts = {.flags = REVDIAL_DIAL_WAIT, .timeout_ms = -1};
-        CHECK(revdial_dial_async(w.proxy, "nobody", &opts, on_dial, &c) > 0);
-        x.proxy = w.proxy;
-        util_gate_init(&x.began);
-        util_gate_init(&x.done);
-        t[2] = util_thread(waiting_run, &x);
-        util_gate_wait(&x.began, 1);
-        util_nap_ms(20);
-        revdial_proxy *p = w.proxy;
-        revdial_proxy_close(p);
-        w.proxy = NULL;
-        CHECK(util_gate_wait(&c.done, 1));
-        CHECK_INT(c.err.code, REVDIAL_ECLOSED);
-        CHECK(util_gate_wait(&x.done, 1));
-        for (int i = 0; i < 3; i++) pthread_join(t[i], NULL);
-        CHECK_INT(x.result, REVDIAL_ECLOSED);
+        pthread_t t = dialling_start(&d, &w);
+        CHECK(revdial_dial_async(w.proxy, "cam-1", NULL, on_dial, &c) > 0);
+        revdial_dial_opts opts = {.timeout_ms = 20};
+        revdial_err err;
+        CHECK(revdial_dial(w.proxy, "cam-1", &opts, &err) == NULL);
+        CHECK_INT(err.code, REVDIAL_ETIMEDOUT);
+        CHECK_INT(util_gate_count(&c.done) + util_gate_count(&d.done), 0);
         for (int i = 0; i < 2; i++) {
-            CHECK(d[i].st == NULL);
-            CHECK_INT(d[i].err.code, REVDIAL_ECLOSED);
+            CHECK(raw_frame_await(fd, RAW_WINDOW, &f));
+            if (!first) first = f.id;
+            raw_frame_send(fd, RAW_WINDOW, RAW_ACK, f.id, 0);
         }
+        CHECK(util_gate_wait(&c.done, 1) && util_gate_wait(&d.done, 1));
+        pthread_join(t, NULL);
+        CHECK(c.st && d.st && first == 1);
+        revdial_close(c.st);
+        revdial_close(d.st);
+        while (n) revdial_close(st[--n]);
+        close(fd);
     }
     world_close(&w);
+}
+
+TEST(a_dial_over_the_peers_stream_limit_is_ELIMIT_until_a_stream_ends)
+{
+    world w;
+    revdial_err err;
+    world_init(&w);
+    w.acfg.common.limits.max_streams = 2;
+    if (world_open(&w)) {
+        revdial_stream *a = world_dial(&w, "echo", 0, NULL), *b = world_dial(&w, "echo", 0, NULL);
+        CHECK(a && b);
+        CHECK(world_dial(&w, "echo", 0, &err) == NULL);
+        CHECK_INT(err.code, REVDIAL_ELIMIT);
+        revdial_close(a);
+        revdial_stream *c = NULL;
+        UTIL_EVENTUALLY((c = world_dial(&w, "echo", 0, NULL)) != NULL);
+        revdial_close(b);
+        revdial_close(c);
+    }
+    world_close(&w);
+}
+
+TEST(waiting_dials_that_are_cancelled_while_backends_come_and_go_call_back_exactly_once)
+{
+    enum { DIALS = 120 };
+    static called c[DIALS];
+    world w;
+    revdial_dial_opts opts = {.flags = REVDIAL_DIAL_WAIT, .timeout_ms = 2000};
+    int wrong = 0;
+    world_init(&w);
+    w.pcfg.common.io_threads = 2;
+    if (world_open_proxy(&w)) {
+        for (int i = 0; i < DIALS; i++) {
+            called_init(&c[i], &w);
+            int64_t id = revdial_dial_async(w.proxy, "cam-1", &opts, on_dial, &c[i]);
+            int fd = i % 4 == 0 ? raw_backend(w.address, "cam-1", NULL) : -1;
+            if (i % 2) revdial_dial_cancel(w.proxy, id);
+            if (fd >= 0) close(fd);
+        }
+        int fd = raw_backend(w.address, "cam-1", NULL);  // for those that still wait
+        for (int i = 0; i < DIALS; i++) {
+            CHECK(util_gate_wait(&c[i].done, 1));
+            wrong += !c[i].st && c[i].err.code == 0;
+            revdial_close(c[i].st);
+        }
+        close(fd);
+    }
+    world_close(&w);
+    for (int i = 0; i < DIALS; i++) wrong += c[i].done.count != 1;
+    CHECK_INT(wrong, 0);
 }
 
 int main(int argc, char **argv)
