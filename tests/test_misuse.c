@@ -1,5 +1,5 @@
-// What callers do wrong, or at the wrong time: rows U of the table of misuse that no other suite has,
-// and A71. The answer is an error that says what, or what the caller meant; never a hang or a crash.
+// What callers do wrong, or at the wrong time: rows U of the table of misuse that no other suite
+// has, and A71. The answer is an error that says what, or what was meant; no hang and no crash.
 #include "runtime_util.h"
 
 TEST(U2_limits_that_make_no_sense_are_refused_and_named)
