@@ -871,7 +871,8 @@ REVDIAL_API revdial_session *revdial_agent_session(revdial_agent *a, int timeout
 REVDIAL_API void revdial_agent_stats(revdial_agent *a, revdial_stats *out);
 
 // Drains for drain_ms (0 = not at all), then ends, joins and frees the agent.
-//   blocks   for drain_ms, and until handlers have returned (their streams fail at the end of it)
+//   blocks   for drain_ms, and until handlers have returned (their streams fail at the end of it),
+//            as well as credential_fn and the system's resolver, if an attempt is in them
 //   returns  0 all streams had ended, REVDIAL_ETIMEDOUT, EDEADLK
 //   thread   any but I/O threads and handlers
 REVDIAL_API int revdial_agent_stop(revdial_agent *a, int drain_ms);
@@ -1882,6 +1883,7 @@ typedef struct rvd_mux {
 
     // Liveness and round trips.
     int64_t last_rx_us, ping_us, rtt_us, next_rtt_us;
+    int64_t drain_us;        // an idle session that drains stays until then
     int64_t rtt[RVD_MUX_RTT_SAMPLES];
     uint32_t rtt_count, ping_value;
     uint8_t ping_wanted, ping_out;
@@ -3233,6 +3235,7 @@ static int64_t rvd_mux_next_tick(const rvd_mux *m)
     }
     if (rvd_mux_is_blocked(m))
         at = rvd_mux_sooner(at, m->progress_us + (int64_t)l->write_stall_ms * 1000);
+    if (m->draining && !m->stream_count) at = rvd_mux_sooner(at, m->drain_us);
     return at;
 }
 
@@ -3386,6 +3389,7 @@ static void rvd_mux_die(rvd_mux *m, int code, const char *text)
 static void rvd_mux_drain_check(rvd_mux *m)
 {
     if (!m->draining || m->stream_count || m->dead) return;
+    if (m->now_us < m->drain_us) return;  // a SYN that crosses our GoAway gets its refusal
     if (!m->go_sent) {
         m->go_code = RVD_WIRE_GO_NORMAL;
         m->go_wanted = 1;
@@ -3397,6 +3401,7 @@ static void rvd_mux_drain(rvd_mux *m)
 {
     if (m->draining || m->dead) return;
     m->draining = 1;
+    m->drain_us = m->now_us + 4 * m->rtt_us;
     if (m->cfg.features & REVDIAL_FEATURE_DRAIN) {
         m->go_code = RVD_WIRE_GO_NORMAL;
         m->go_wanted = 1;
@@ -5118,8 +5123,9 @@ int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us)
     if (now_us > e->now_us) e->now_us = now_us;
     if (e->state == RVD_ENGINE_UP) {
         at = rvd_mux_tick(&e->mux, e->now_us);
+        rvd_mux_drain_check(&e->mux);
         RVD_ENGINE_CHECK(e);
-        return at;
+        return e->mux.dead ? -1 : at;
     }
     if (e->state == RVD_ENGINE_DEAD) return -1;
     if (e->now_us < at) return at;
@@ -7791,11 +7797,11 @@ static void rvd_stream_dial_sink(revdial_stream *st, unsigned events)
     if (events & RVD_STREAM_WAKE_END) {
         int reset = st->reset_code;
         if (reset < 0) {
-            // A backend that drained and went without an answer has not taken the stream.
-            d->retry_safe = s->why.code == REVDIAL_EDRAINING;
-            rvd_stream_dial_fail_locked(
-                s, d, s->why.code == REVDIAL_ECLOSED || d->retry_safe ? s->why.code : REVDIAL_ELOST,
-                s->why.msg);
+            // Nobody said that it was not processed, so nobody else is asked.
+            int code = s->why.code == REVDIAL_ECLOSED || s->why.code == REVDIAL_EDRAINING
+                           ? s->why.code
+                           : REVDIAL_ELOST;
+            rvd_stream_dial_fail_locked(s, d, code, s->why.msg);
             return;
         }
         d->retry_safe = reset == REVDIAL_RESET_REFUSED || reset == REVDIAL_RESET_DRAINING;
@@ -9596,6 +9602,17 @@ static void rvd_proxy_verdict(revdial_session *s, int code)
     pthread_mutex_unlock(&s->lock);
 }
 
+// Ends a session in favour of a new one. It counts as lost: nobody here has closed it.
+static void rvd_proxy_replace(revdial_session *old)
+{
+    pthread_mutex_lock(&old->lock);
+    if (!old->why.code)
+        rvd_stream_fail(&old->why, REVDIAL_ELOST, 0, "the same instance connected again");
+    pthread_mutex_unlock(&old->lock);
+    revdial_session_kill(old);
+    revdial_session_unref(old);
+}
+
 // Loop thread: the credentials are known to be good or bad. Takes the name, or says why not.
 static void rvd_proxy_admit(revdial_session *s, int code)
 {
@@ -9611,8 +9628,7 @@ static void rvd_proxy_admit(revdial_session *s, int code)
     if (old) {
         rvd_proxy_log_session(p, REVDIAL_LOG_INFO, "session.replaced", old,
                               "the same instance connected again");
-        revdial_session_kill(old);
-        revdial_session_unref(old);
+        rvd_proxy_replace(old);
     }
     rvd_proxy_verdict(s, code);
 }
@@ -9827,8 +9843,7 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
         pthread_mutex_lock(&p->lock);
         code = rvd_proxy_register_locked(p, s, &old);
         pthread_mutex_unlock(&p->lock);
-        if (old) revdial_session_kill(old);
-        revdial_session_unref(old);
+        if (old) rvd_proxy_replace(old);
     }
     if (code || rvd_stream_session_run(s) < 0) {
         rvd_sys_close(s->fd);
@@ -12432,7 +12447,7 @@ revdial_session *revdial_agent_session(revdial_agent *a, int timeout_ms)
     for (;;) {
         for (rvd_base_link *k = a->sessions.next; k != &a->sessions && !found; k = k->next) {
             revdial_session *s = RVD_BASE_OWNER(k, rvd_agent_member, link)->session;
-            if (s->is_counted) found = revdial_session_ref(s);
+            if (s->is_counted && !rvd_stream_is_leaving(s)) found = revdial_session_ref(s);
         }
         if (found || r || a->is_over) break;
         r = rvd_sys_cond_wait(&a->changed, &a->lock, until == INT64_MAX ? -1 : until);
