@@ -17,7 +17,7 @@ say() { echo "demo: $*"; }
 # Waits until a process has written so many lines to a file.     lines_of PID FILE COUNT
 lines_of() {
     for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do
-        if [ "$(wc -l <"$2")" -ge "$3" ]; then return 0; fi
+        if [ -f "$2" ] && [ "$(wc -l <"$2")" -ge "$3" ]; then return 0; fi
         kill -0 "$1" 2>/dev/null || return 1
         sleep 0.1 2>/dev/null || sleep 1
     done
