@@ -219,7 +219,7 @@ typedef struct revdial_limits {
     uint32_t stream_window_max;  // what a stream's window may grow to: 16 MiB
     uint32_t session_window;     // bytes received and not yet read, all streams: 64 MiB
     uint32_t frame_bytes_max;    // payload per frame while several streams are busy: 16372
-    int keepalive_ms;            // ping after so long without a received byte: 15000
+    int keepalive_ms;            // ping after so long without a byte: 15000; peers take 10 pings a second
     int dead_after_ms;           // and give up so long after that: 15000
     int handshake_timeout_ms;    // from connect or accept to 101, absolute: 10000
     int accept_timeout_ms;       // a stream nobody accepts is refused after: 30000
