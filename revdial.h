@@ -219,7 +219,7 @@ typedef struct revdial_limits {
     uint32_t stream_window_max;  // what a stream's window may grow to: 16 MiB
     uint32_t session_window;     // bytes received and not yet read, all streams: 64 MiB
     uint32_t frame_bytes_max;    // payload per frame while several streams are busy: 16372
-    int keepalive_ms;            // ping after so long without a byte: 15000; peers take 10 pings a second
+    int keepalive_ms;            // ping after so long without a byte: 15000; not under 100
     int dead_after_ms;           // and give up so long after that: 15000
     int handshake_timeout_ms;    // from connect or accept to 101, absolute: 10000
     int accept_timeout_ms;       // a stream nobody accepts is refused after: 30000
@@ -1883,7 +1883,7 @@ typedef struct rvd_mux {
 
     // Liveness and round trips.
     int64_t last_rx_us, ping_us, rtt_us, next_rtt_us;
-    int64_t drain_us;        // an idle session that drains stays until then
+    int64_t drain_us;  // an idle session that drains stays until then
     int64_t rtt[RVD_MUX_RTT_SAMPLES];
     uint32_t rtt_count, ping_value;
     uint8_t ping_wanted, ping_out;
