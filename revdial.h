@@ -700,7 +700,7 @@ REVDIAL_API ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov,
 //   blocks   until the write deadline
 //   returns  len; less if the deadline passed or the stream failed in between; or REVDIAL_EAGAIN,
 //            ETIMEDOUT, ERESET, ECLOSED if nothing was taken. buf is yours again in every case
-//   thread   any but I/O threads, one writer at a time
+//   thread   any but I/O threads; calls of several threads are not mixed, one waits for the other
 REVDIAL_API ptrdiff_t revdial_write(revdial_stream *st, const void *buf, size_t len);
 REVDIAL_API ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count);
 
@@ -7473,6 +7473,7 @@ struct revdial_stream {
     int reset_code;                          // -1: was not reset by the peer
     int is_aborted;                          // we reset it
     int closing;                             // a relay owns it
+    int is_writing;                          // a call is at it; others wait until it is done
     char *meta;                              // "key\0value\0…"
     size_t meta_size;
 };
@@ -8617,11 +8618,31 @@ ptrdiff_t revdial_read(revdial_stream *st, void *buf, size_t len)
     return revdial_readv(st, &iov, 1);
 }
 
+// Writers of one stream take turns, so that a call's bytes stay together however often it waits.
+static int rvd_stream_write_begin_locked(revdial_stream *st)
+{
+    while (st->is_writing) {
+        int r = rvd_stream_wait_locked(st, RVD_STREAM_WAKE_WR);
+        if (r) return r;
+    }
+    st->is_writing = 1;
+    return 0;
+}
+
+static void rvd_stream_write_end_locked(revdial_stream *st)
+{
+    st->is_writing = 0;
+    if (!rvd_base_link_is_alone(&st->waiters)) rvd_stream_wake_locked(st, RVD_STREAM_WAKE_WR);
+}
+
 ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
 {
     revdial_session *s = st->session;
-    ptrdiff_t done = 0, n = 0;
+    ptrdiff_t done = 0, n;
+    int has_turn;
     pthread_mutex_lock(&s->lock);
+    n = rvd_stream_write_begin_locked(st);
+    has_turn = n == 0;
     for (int i = 0; i < count && n >= 0; i++) {
         const uint8_t *at = iov[i].iov_base;
         size_t left = iov[i].iov_len;
@@ -8636,6 +8657,7 @@ ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
                 n = rvd_stream_wait_locked(st, RVD_STREAM_WAKE_WR);
         } while (n >= 0 && left);
     }
+    if (has_turn) rvd_stream_write_end_locked(st);
     rvd_stream_flush_locked(s);
     if (n < 0) n = rvd_stream_error_locked(st, (int)n);
     pthread_mutex_unlock(&s->lock);

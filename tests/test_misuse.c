@@ -97,7 +97,7 @@ typedef struct writer {
     char letter;
 } writer;
 
-enum { RECORD = 512, RECORDS = 400 };
+enum { RECORD = 512, RECORDS = 2000 };  // far more than a window: both have to wait
 
 static void *writer_run(void *arg)
 {
