@@ -462,6 +462,12 @@ REVDIAL_API int revdial_engine_accept(revdial_engine *e, uint32_t id);
 //   thread   one at a time per engine
 REVDIAL_API int revdial_engine_set_user(revdial_engine *e, uint32_t id, void *user);
 
+// How many of the next bytes from the wire are payload of this stream, with nothing unread before
+// them. Received straight into the buffer that revdial_engine_read() will be given, and shown to
+// revdial_engine_input() there, so many are read without a copy. 0 is always a right answer.
+//   thread   one at a time per engine
+REVDIAL_API size_t revdial_engine_expected(revdial_engine *e, uint32_t id);
+
 // Takes received bytes and gives their credit back to the peer.
 //   returns  >0 bytes; 0 the peer finished and all was read; REVDIAL_EAGAIN nothing there yet;
 //            REVDIAL_ERESET, ELOST, ECLOSED, EINVAL (no such stream)
@@ -2376,6 +2382,14 @@ static int rvd_mux_payload(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint
     }
     if (m->buffered > m->cfg.limits.session_window) rvd_mux_calm(m);
     return 0;
+}
+
+// How many of the next bytes from the wire are for s alone, with nothing unread before them.
+static size_t rvd_mux_expected(const rvd_mux *m, const rvd_mux_stream *s)
+{
+    if (m->body != RVD_MUX_BODY_STREAM || m->body_stream != s || m->dead) return 0;
+    if (s->rx != RVD_MUX_RX_OPEN || s->phase == RVD_MUX_OFFERED || s->buffered) return 0;
+    return m->body_left;
 }
 
 static size_t rvd_mux_peek(rvd_mux *m, rvd_mux_stream *s, const uint8_t **data)
@@ -5192,6 +5206,12 @@ void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n)
     RVD_ENGINE_CHECK(e);
 }
 
+size_t revdial_engine_expected(revdial_engine *e, uint32_t id)
+{
+    const rvd_mux_stream *s = rvd_engine_find(e, id);
+    return s ? rvd_mux_expected(&e->mux, s) : 0;
+}
+
 ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t len)
 {
     uint8_t *to = buf;
@@ -5203,7 +5223,7 @@ ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t 
         const uint8_t *at;
         size_t n = rvd_base_min(rvd_mux_peek(&e->mux, s, &at), len - got);
         if (!n) break;
-        memcpy(to + got, at, n);
+        if (at != to + got) memcpy(to + got, at, n);  // see revdial_engine_expected()
         rvd_mux_consume(&e->mux, s, (uint32_t)n);
         got += n;
     }
@@ -5627,6 +5647,9 @@ const char *revdial_reset_text(int reset)
 #endif
 #ifndef RVD_SYS_READ
 #define RVD_SYS_READ read
+#endif
+#ifndef RVD_SYS_READV
+#define RVD_SYS_READV readv
 #endif
 #ifndef RVD_SYS_RECV
 #define RVD_SYS_RECV recv
@@ -6317,6 +6340,14 @@ static ptrdiff_t rvd_sys_read(int fd, void *buf, size_t len)
     return n < 0 ? -errno : n;
 }
 
+static ptrdiff_t rvd_sys_readv(int fd, const struct iovec *iov, int count)
+{
+    ptrdiff_t n;
+    do n = RVD_SYS_READV(fd, iov, count);
+    while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
 // ------------------------------------------------------------------------------------------------
 // Connections.
 
@@ -6585,6 +6616,18 @@ static int rvd_sys_epoll_add(int epoll, int fd, void *ptr)
     return r < 0 ? -errno : 0;
 }
 
+// Muted, nothing but the end of the connection is reported. Unmuting reports what is ready.
+static void rvd_sys_epoll_mute(int epoll, int fd, void *ptr, int on)
+{
+    struct epoll_event e;
+    int r;
+    memset(&e, 0, sizeof e);
+    e.events = on ? EPOLLET : EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+    e.data.ptr = ptr;
+    do r = RVD_SYS_EPOLL_CTL(epoll, EPOLL_CTL_MOD, fd, &e);
+    while (r < 0 && errno == EINTR);
+}
+
 static void rvd_sys_epoll_remove(int epoll, int fd)
 {
     struct epoll_event unused;  // Linux before 2.6.9 read it
@@ -6796,6 +6839,11 @@ static void rvd_loop_watch_remove(rvd_loop *loop, rvd_loop_io *io)
     if (io->slot == RVD_LOOP_SLOT_EPOLL) rvd_sys_epoll_remove(loop->epoll, io->fd);
 }
 
+static void rvd_loop_watch_mute(rvd_loop *loop, rvd_loop_io *io, int on)
+{
+    rvd_sys_epoll_mute(loop->epoll, io->fd, io, on);
+}
+
 static int rvd_loop_watch_wait(rvd_loop *loop, int timeout_ms)
 {
     int i, n = rvd_sys_epoll_wait(loop->epoll, loop->events, RVD_LOOP_EVENTS, timeout_ms);
@@ -6849,6 +6897,11 @@ static void rvd_loop_watch_remove(rvd_loop *loop, rvd_loop_io *io)
     last->slot = io->slot;
 }
 
+static void rvd_loop_watch_mute(rvd_loop *loop, rvd_loop_io *io, int on)
+{
+    (void)loop, (void)io, (void)on;
+}
+
 static int rvd_loop_watch_wait(rvd_loop *loop, int timeout_ms)
 {
     size_t i;
@@ -6897,6 +6950,14 @@ static void rvd_loop_remove(rvd_loop *loop, rvd_loop_io *io)
     rvd_loop_watch_remove(loop, io);
     rvd_base_link_remove(&io->link);
     io->slot = 0;
+}
+
+// Another thread reads this descriptor for a while, and the loop does not hear of it. One that is
+// unmuted is reported again if it is ready. Only where RVD_SYS_EPOLL; io has to stay added.
+//   thread   any
+static void rvd_loop_mute(rvd_loop *loop, rvd_loop_io *io, int on)
+{
+    rvd_loop_watch_mute(loop, io, on);
 }
 
 static void rvd_loop_run_ios(rvd_loop *loop)
@@ -7351,8 +7412,14 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 // Start at rvd_stream_session_run(), then revdial_read().
 // ================================================================================================
 
-#define RVD_STREAM_IOV 16    // vectors per send: eight frames of a burst with their headers
-#define RVD_STREAM_ROUNDS 8  // reads or sends in a row before others get their turn
+#define RVD_STREAM_IOV 16          // vectors per send: eight frames of a burst with their headers
+#define RVD_STREAM_ROUNDS 8        // reads or sends in a row before others get their turn
+#define RVD_STREAM_SPILL 16384     // of a thread's read: enough for a burst of small frames
+#define RVD_STREAM_SPILL_LESS 512  // beside much of its own: headers, but little that gets copied
+#define RVD_STREAM_SOON_US 200     // a thread that reads again so soon
+#define RVD_STREAM_RETURNS 4       // and so often is expected back
+#define RVD_STREAM_LEASE_US 1000
+#define RVD_STREAM_CROWD 32
 #define RVD_STREAM_LINGER_US 2000000  // after the last frame: our close must not destroy it
 #define RVD_STREAM_LINGER_BYTES 262144
 #define RVD_STREAM_LAST_US 30000000  // for the last frames, as for any others (write_stall_ms)
@@ -7447,16 +7514,21 @@ typedef struct rvd_stream_host {
     void (*on_open_locked)(revdial_session *s, revdial_stream *st);
 } rvd_stream_host;
 
-// Who sleeps until a stream moves. Lives on the sleeper's stack.
+// Who sleeps until a stream moves. Lives on the sleeper's stack, guarded by the session's lock.
 typedef struct rvd_stream_waiter {
-    rvd_base_link link;  // in the stream's list, guarded by the session's lock
+    rvd_base_link link;  // in the stream's list; alone: waits for something else
     unsigned events;
+    int woken;
     pthread_cond_t *cond;  // or:
     rvd_sys_wake *wake;
+    // A reader's buffer: what arrives while it sleeps goes there at once.
+    uint32_t id;
+    uint8_t *buf;
+    size_t len, got;
 } rvd_stream_waiter;
 
-// What happens to a stream that no thread reads: a relay, a target being connected, a dial. Runs on
-// the loop thread under the lock, with RVD_STREAM_WAKE_* bits.
+// What happens to a stream that no thread reads: a relay, a target being connected, a dial. Runs
+// under the lock, with RVD_STREAM_WAKE_* bits.
 typedef void rvd_stream_sink(revdial_stream *st, unsigned events);
 
 struct revdial_stream {
@@ -7469,6 +7541,7 @@ struct revdial_stream {
     unsigned kick_events;
     rvd_stream_sink *sink;
     void *sink_ud;
+    int sink_is_loops;                       // it runs on the loop thread only
     int64_t rd_deadline_us, wr_deadline_us;  // 0 = do not wait, INT64_MAX = none
     int reset_code;                          // -1: was not reset by the peer
     int is_aborted;                          // we reset it
@@ -7499,6 +7572,9 @@ enum rvd_stream_session_state {
     RVD_STREAM_DOWN     // the descriptor is closed
 };
 
+// Who reads the socket; see "who reads" below.
+enum rvd_stream_reader { RVD_STREAM_BY_LOOP, RVD_STREAM_BY_THREAD, RVD_STREAM_BY_LEASE };
+
 // What the event of the engine asks of the loop once the lock is released.
 enum {
     RVD_STREAM_PEND_AUTH = 1,
@@ -7528,7 +7604,7 @@ struct revdial_session {
     // Loop thread only.
     rvd_base_link link;  // in its group
     rvd_loop_io io;
-    rvd_loop_timer timer;
+    rvd_loop_timer timer, lease;
     rvd_loop_flush flush;
     rvd_loop_task kick;
     void *host_ud;  // owner's
@@ -7545,7 +7621,7 @@ struct revdial_session {
     int kick_queued, flush_queued;
     int sending;          // a thread is between output and sent, with the lock released
     int blocked;          // the socket takes no more until the loop says so
-    int closing;          // the loop wants to close the descriptor and waits for `sending`
+    int closing;          // the loop wants to close the descriptor and waits for who uses it
     int64_t armed_us;     // the timer, as last set
     int64_t pace_us;      // the link's rate is measured since then
     uint64_t pace_bytes;  // sent since then
@@ -7556,13 +7632,28 @@ struct revdial_session {
     int retry_after_ms;
     revdial_auth_req auth;  // request that waits for its verdict; strings in auth_text
     char auth_text[4096 + 65 + 65 + 8];
-    rvd_base_link streams, kicked, dials_waiting, dials_over;
-    int hurry;                 // linger only for a moment
-    int has_finished;          // all has been said, and the peer told so
-    int is_told_down;          // the owner has been, by on_down
-    atomic_uint stream_count;  // written under the lock, read by who picks a session
-    atomic_uint picked;        // dials on their way here; owner's
-    atomic_int is_leaving;     // drains or is over: no new streams; read by who picks a session
+    rvd_base_link streams, dials_waiting, dials_over;
+    rvd_base_link kicked, kicked_here;  // sinks to run: by the loop, by whoever handles events
+    enum rvd_stream_reader reader;
+    int loop_reads;              // the loop is between a read and the end of its events
+    rvd_stream_waiter *driving;  // of the thread that reads
+    int polling;                 // it is about to sleep, or does: interrupt it if need be
+    int read_first;              // it would not sleep: the last read was full
+    size_t waiting;              // waiters, in all
+    size_t loop_sinks;           // streams that need the loop
+    unsigned crowd;              // waits to come that are left to the loop: there were several
+    unsigned returns;            // times in a row that the thread was back soon
+    int64_t left_us;             // it went
+    int lease_armed;
+    uint32_t drives, lease_drives;  // how often a thread has read, now and when the lease began
+    rvd_sys_wake interrupt;         // opened with spill
+    uint8_t *spill;                 // RVD_STREAM_SPILL bytes for what is not the reader's own
+    int hurry;                      // linger only for a moment
+    int has_finished;               // all has been said, and the peer told so
+    int is_told_down;               // the owner has been, by on_down
+    atomic_uint stream_count;       // written under the lock, read by who picks a session
+    atomic_uint picked;             // dials on their way here; owner's
+    atomic_int is_leaving;  // drains or is over: no new streams; read by who picks a session
 };
 
 // An attempt to open a stream on one session. Lives with its owner, guarded by the session's lock.
@@ -7577,12 +7668,13 @@ struct rvd_stream_dial {
     revdial_stream *st;  // the result once OVER; NULL: err says why
     int retry_safe;      // refused before anything can have been processed
     revdial_err err;
-    pthread_cond_t *cond;                 // a thread waits; or:
+    rvd_stream_waiter *waiter;            // a thread waits; or:
     void (*done)(rvd_stream_dial *dial);  // on the loop thread, without the lock
 };
 
 static int rvd_stream_flush_locked(revdial_session *s);
 static void rvd_stream_events_locked(revdial_session *s);
+static int rvd_stream_sleep_locked(revdial_session *s, rvd_stream_waiter *w, int64_t deadline_us);
 
 static int rvd_stream_fail(revdial_err *err, int code, int reset, const char *text)
 {
@@ -7605,6 +7697,8 @@ void revdial_session_unref(revdial_session *s)
     if (!s || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1) return;
     REVDIAL_ASSERT(rvd_base_link_is_alone(&s->streams));
     revdial_engine_free(s->engine);
+    if (s->spill) rvd_sys_wake_close(&s->interrupt);
+    rvd_base_free(&s->heap, s->spill, RVD_STREAM_SPILL);
     pthread_mutex_destroy(&s->lock);
     rvd_base_wipe(s->auth_text, sizeof s->auth_text);
     heap = s->heap;
@@ -7665,21 +7759,83 @@ static void rvd_stream_leaves(revdial_session *s)
     atomic_store_explicit(&s->is_leaving, 1, memory_order_relaxed);
 }
 
+// The thread that reads the socket has to look at the session.
+static void rvd_stream_interrupt_locked(revdial_session *s)
+{
+    if (!s->polling) return;
+    s->polling = 0;
+    rvd_sys_wake_notify(&s->interrupt);
+}
+
+// The loop watches the socket again. What is there already is reported to it.
+static void rvd_stream_watch_locked(revdial_session *s)
+{
+    if (s->reader == RVD_STREAM_BY_LOOP) return;
+    s->reader = RVD_STREAM_BY_LOOP;
+    if (s->state == RVD_STREAM_DOWN) return;
+    rvd_loop_mute(s->loop, &s->io, 0);
+    if (s->blocked) rvd_stream_kick_locked(s);
+}
+
 // ---- streams ----
+
+static void rvd_stream_rouse_locked(revdial_session *s, rvd_stream_waiter *w)
+{
+    if (w->wake) {
+        rvd_sys_wake_notify(w->wake);
+    } else if (!w->woken) {
+        w->woken = 1;
+        if (w == s->driving)
+            rvd_stream_interrupt_locked(s);
+        else
+            pthread_cond_signal(w->cond);
+    }
+}
 
 static void rvd_stream_wake_locked(revdial_stream *st, unsigned events)
 {
+    revdial_session *s = st->session;
     for (rvd_base_link *l = st->waiters.next; l != &st->waiters; l = l->next) {
         rvd_stream_waiter *w = RVD_BASE_OWNER(l, rvd_stream_waiter, link);
-        if (!(w->events & events)) continue;
-        if (w->cond)
-            pthread_cond_signal(w->cond);
-        else
-            rvd_sys_wake_notify(w->wake);
+        if (w->events & events) rvd_stream_rouse_locked(s, w);
     }
     if (!st->sink) return;
     st->kick_events |= events;
-    if (rvd_base_link_is_alone(&st->kicked)) rvd_base_link_push(&st->session->kicked, &st->kicked);
+    if (rvd_base_link_is_alone(&st->kicked))
+        rvd_base_link_push(st->sink_is_loops ? &s->kicked : &s->kicked_here, &st->kicked);
+}
+
+// What has arrived goes into the buffers of the threads that wait for it.
+static void rvd_stream_deliver_locked(revdial_stream *st)
+{
+    revdial_session *s = st->session;
+    for (rvd_base_link *l = st->waiters.next; l != &st->waiters; l = l->next) {
+        rvd_stream_waiter *w = RVD_BASE_OWNER(l, rvd_stream_waiter, link);
+        ptrdiff_t n;
+        if (!w->buf || w->got == w->len) continue;
+        n = revdial_engine_read(s->engine, st->id, w->buf + w->got, w->len - w->got);
+        if (n <= 0) return;
+        w->got += (size_t)n;
+        rvd_stream_rouse_locked(s, w);
+    }
+}
+
+// Who is told of what happens to the stream from now on; NULL: nobody.
+static void rvd_stream_sink_set_locked(revdial_stream *st, rvd_stream_sink *sink, void *ud,
+                                       int is_loops)
+{
+    revdial_session *s = st->session;
+    if (st->sink_is_loops) s->loop_sinks--;
+    rvd_base_link_remove(&st->kicked);
+    st->sink = sink;
+    st->sink_ud = ud;
+    st->sink_is_loops = is_loops;
+    if (!is_loops) return;
+    s->loop_sinks++;
+    if (s->reader == RVD_STREAM_BY_THREAD)
+        rvd_stream_interrupt_locked(s);
+    else
+        rvd_stream_watch_locked(s);
 }
 
 static revdial_stream *rvd_stream_new_locked(revdial_session *s)
@@ -7702,9 +7858,10 @@ static void rvd_stream_free_locked(revdial_stream *st)
 {
     revdial_session *s = st->session;
     REVDIAL_ASSERT(rvd_base_link_is_alone(&st->waiters));
+    rvd_stream_sink_set_locked(st, NULL, NULL, 0);
+    if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);  // it may not be back soon
     if (st->id) revdial_engine_close(s->engine, st->id);
     rvd_base_link_remove(&st->link);
-    rvd_base_link_remove(&st->kicked);
     atomic_fetch_sub_explicit(&s->stream_count, 1, memory_order_relaxed);
     rvd_base_free(&s->heap, st->meta, st->meta_size);
     rvd_base_free(&s->heap, st, sizeof *st);
@@ -7768,8 +7925,8 @@ static void rvd_stream_dial_over_locked(revdial_session *s, rvd_stream_dial *d)
 {
     d->state = RVD_STREAM_DIAL_OVER;
     rvd_base_link_remove(&d->link);
-    if (d->cond) {
-        pthread_cond_signal(d->cond);
+    if (d->waiter) {
+        rvd_stream_rouse_locked(s, d->waiter);
         return;
     }
     rvd_base_link_push(&s->dials_over, &d->link);
@@ -7784,7 +7941,6 @@ static void rvd_stream_dial_fail_locked(revdial_session *s, rvd_stream_dial *d, 
     rvd_stream_fail(&d->err, code, 0, text);
     if (st) {
         d->err.reset = st->reset_code > 0 ? st->reset_code : 0;
-        st->sink = NULL;
         rvd_stream_free_locked(st);
     }
     rvd_stream_dial_over_locked(s, d);
@@ -7809,7 +7965,7 @@ static void rvd_stream_dial_sink(revdial_stream *st, unsigned events)
         rvd_stream_dial_fail_locked(s, d, rvd_stream_reset_error(reset), revdial_reset_text(reset));
         return;
     }
-    st->sink = NULL;
+    rvd_stream_sink_set_locked(st, NULL, NULL, 0);
     rvd_stream_dial_over_locked(s, d);
 }
 
@@ -7850,8 +8006,7 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
         d->st = st;
         d->retry_safe = 0;
         d->state = RVD_STREAM_DIAL_ASKED;
-        st->sink = rvd_stream_dial_sink;
-        st->sink_ud = d;
+        rvd_stream_sink_set_locked(st, rvd_stream_dial_sink, d, 0);
         if (d->opts->flags & REVDIAL_DIAL_EARLY || !rvd_stream_is_prompt_locked(s))
             rvd_stream_dial_sink(st, 0);
         return;
@@ -7903,21 +8058,22 @@ static int64_t rvd_stream_dial_deadline(const revdial_dial_opts *opts)
 // Dials on one session and waits. Sets d's result.
 static void rvd_stream_dial_blocking(revdial_session *s, rvd_stream_dial *d)
 {
+    rvd_stream_waiter w;
     pthread_cond_t cond;
     int r = rvd_sys_cond_open(&cond);
     if (r < 0) {
         rvd_sys_fail(&d->err, REVDIAL_ESYS, -r, NULL, "no condition variable");
         return;
     }
+    memset(&w, 0, sizeof w);
+    w.cond = &cond;
     rvd_base_link_init(&d->link);
-    d->cond = &cond;
+    d->waiter = &w;
     d->state = RVD_STREAM_DIAL_WAITING;
     pthread_mutex_lock(&s->lock);
     rvd_stream_dial_ask_locked(s, d);
     rvd_stream_flush_locked(s);
-    r = 0;
-    while (d->state != RVD_STREAM_DIAL_OVER && r == 0)
-        r = rvd_sys_cond_wait(&cond, &s->lock, d->deadline_us == INT64_MAX ? -1 : d->deadline_us);
+    rvd_stream_sleep_locked(s, &w, d->deadline_us);
     rvd_stream_dial_abandon_locked(s, d, REVDIAL_RESET_TIMEOUT, REVDIAL_ETIMEDOUT,
                                    "the dial timed out: the backend has not answered");
     rvd_stream_flush_locked(s);
@@ -7985,8 +8141,11 @@ static void rvd_stream_on_event_locked(revdial_session *s, const revdial_event *
     case REVDIAL_EV_DEAD: rvd_stream_on_dead_locked(s, ev); break;
     case REVDIAL_EV_OPEN: rvd_stream_incoming_locked(s, ev); break;
     case REVDIAL_EV_ACCEPTED: rvd_stream_wake_locked(st, RVD_STREAM_WAKE_WR); break;
-    case REVDIAL_EV_FIN:
-    case REVDIAL_EV_READABLE: rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD); break;
+    case REVDIAL_EV_READABLE:
+        rvd_stream_deliver_locked(st);
+        rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD);
+        break;
+    case REVDIAL_EV_FIN: rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD); break;
     case REVDIAL_EV_WRITABLE:
         if (st)
             rvd_stream_wake_locked(st, RVD_STREAM_WAKE_WR);
@@ -8001,11 +8160,11 @@ static void rvd_stream_on_event_locked(revdial_session *s, const revdial_event *
     }
 }
 
-// Runs the sinks of streams to which something happened. Loop thread.
-static void rvd_stream_sinks_locked(revdial_session *s)
+// Runs the sinks of streams to which something happened.
+static void rvd_stream_sinks_locked(rvd_base_link *kicked)
 {
-    while (!rvd_base_link_is_alone(&s->kicked)) {
-        revdial_stream *st = RVD_BASE_OWNER(s->kicked.next, revdial_stream, kicked);
+    while (!rvd_base_link_is_alone(kicked)) {
+        revdial_stream *st = RVD_BASE_OWNER(kicked->next, revdial_stream, kicked);
         unsigned events = st->kick_events;
         rvd_base_link_remove(&st->kicked);
         st->kick_events = 0;
@@ -8014,14 +8173,15 @@ static void rvd_stream_sinks_locked(revdial_session *s)
 }
 
 // Drains the engine's events. On the loop thread each is acted on before the next, while its
-// payload still lies in the input buffer; elsewhere sinks and the session wait for the loop.
+// payload still lies in the input buffer; elsewhere relays and the session wait for the loop.
 static void rvd_stream_events_locked(revdial_session *s)
 {
     int on_loop = rvd_stream_on_loop_locked(s);
     revdial_event ev;
     while (revdial_engine_event(s->engine, &ev)) {
         rvd_stream_on_event_locked(s, &ev);
-        if (on_loop) rvd_stream_sinks_locked(s);
+        rvd_stream_sinks_locked(&s->kicked_here);
+        if (on_loop) rvd_stream_sinks_locked(&s->kicked);
     }
     if (!on_loop && (s->pend || !rvd_base_link_is_alone(&s->kicked))) rvd_stream_kick_locked(s);
 }
@@ -8037,6 +8197,19 @@ static void rvd_stream_broken_locked(revdial_session *s, int error, const char *
     if (!rvd_stream_on_loop_locked(s)) rvd_stream_kick_locked(s);
 }
 
+// The socket takes no more. Who waits for it is told to watch for room.
+static void rvd_stream_blocked_locked(revdial_session *s)
+{
+    s->blocked = s->was_blocked = 1;
+    if (rvd_stream_on_loop_locked(s)) s->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
+    if (s->reader == RVD_STREAM_BY_THREAD)
+        rvd_stream_interrupt_locked(s);
+    else if (s->reader == RVD_STREAM_BY_LEASE)
+        rvd_stream_watch_locked(s);
+    else if (!rvd_stream_on_loop_locked(s))
+        rvd_stream_kick_locked(s);  // only the loop may say that it wants to know
+}
+
 // One send of what is queued, with the lock released. Returns 0 when there is no more to do now.
 static int rvd_stream_send_locked(revdial_session *s, int *released)
 {
@@ -8049,11 +8222,7 @@ static int rvd_stream_send_locked(revdial_session *s, int *released)
     n = rvd_sys_writev(s->fd, iov, count);
     pthread_mutex_lock(&s->lock);
     if (n == -EAGAIN) {
-        s->blocked = s->was_blocked = 1;
-        if (rvd_stream_on_loop_locked(s))
-            s->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
-        else
-            rvd_stream_kick_locked(s);  // only the loop may say that it wants to know
+        rvd_stream_blocked_locked(s);
         return 0;
     }
     if (n < 0) {
@@ -8099,9 +8268,9 @@ static void rvd_stream_queue_set_locked(revdial_session *s, int bytes)
 
 // Follows the measured rate. Only a socket that was full tells what the link can carry; while it
 // never is, more may wait.
-static void rvd_stream_pace_locked(revdial_session *s)
+static void rvd_stream_pace_locked(revdial_session *s, int64_t now)
 {
-    int64_t now = rvd_loop_now(s->loop), passed = now - s->pace_us;
+    int64_t passed = now - s->pace_us;
     uint64_t rate;
     if (passed < RVD_STREAM_PACE_US) return;
     rate = s->pace_bytes * 1000000 / (uint64_t)passed;
@@ -8134,20 +8303,23 @@ static void rvd_stream_end_all_locked(revdial_session *s)
         rvd_stream_dial *d = RVD_BASE_OWNER(s->dials_waiting.next, rvd_stream_dial, link);
         rvd_stream_dial_fail_locked(s, d, s->why.code, s->why.msg);
     }
-    rvd_stream_sinks_locked(s);
+    rvd_stream_sinks_locked(&s->kicked_here);
+    rvd_stream_sinks_locked(&s->kicked);
 }
 
-// Closes the descriptor, unless a thread is sending on it: then that thread calls again. Has to be
+// Closes the descriptor, unless a thread is at it: then that thread calls again. Has to be
 // followed by rvd_stream_pend_run().
 static void rvd_stream_close_locked(revdial_session *s)
 {
     if (s->state == RVD_STREAM_DOWN) return;
     s->closing = 1;
-    if (s->sending) return;
+    if (s->reader == RVD_STREAM_BY_THREAD) rvd_stream_interrupt_locked(s);
+    if (s->sending || s->reader == RVD_STREAM_BY_THREAD) return;
     s->state = RVD_STREAM_DOWN;
     rvd_base_link_remove(&s->link);
     rvd_loop_remove(s->loop, &s->io);
     rvd_loop_timer_stop(s->loop, &s->timer);
+    rvd_loop_timer_stop(s->loop, &s->lease);
     rvd_sys_close(s->fd);
     s->pend |= RVD_STREAM_PEND_DOWN | RVD_STREAM_PEND_CLOSED;
 }
@@ -8182,6 +8354,7 @@ static void rvd_stream_die(revdial_session *s)
     revdial_engine_shutdown(s->engine);
     rvd_stream_events_locked(s);
     rvd_stream_end_all_locked(s);
+    if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
     if (s->why.sys || s->why.code == REVDIAL_ELOST ||
         rvd_loop_timer_set(s->loop, &s->timer, rvd_loop_now(s->loop) + wait_us) < 0) {
         rvd_stream_close_locked(s);
@@ -8249,16 +8422,30 @@ static void rvd_stream_feed_locked(revdial_session *s, const unsigned char *p, s
     }
 }
 
+// The loop is about to read. Not while a thread does.
+static int rvd_stream_loop_claims(revdial_session *s)
+{
+    int claimed;
+    pthread_mutex_lock(&s->lock);
+    claimed = s->reader == RVD_STREAM_BY_LOOP;
+    s->loop_reads = claimed;
+    pthread_mutex_unlock(&s->lock);
+    return claimed;
+}
+
 // Returns 0 when there is nothing more to read now.
 static int rvd_stream_read_once(revdial_session *s)
 {
     rvd_loop *loop = s->loop;
-    ptrdiff_t n = rvd_sys_read(s->fd, loop->buf, RVD_LOOP_BUFFER);
+    ptrdiff_t n = -EAGAIN;
+    if (rvd_stream_loop_claims(s)) n = rvd_sys_read(s->fd, loop->buf, RVD_LOOP_BUFFER);
+    pthread_mutex_lock(&s->lock);
     if (n == -EAGAIN) {
+        s->loop_reads = 0;
+        pthread_mutex_unlock(&s->lock);
         s->io.ready &= ~(unsigned)RVD_LOOP_READ;
         return 0;
     }
-    pthread_mutex_lock(&s->lock);
     if (s->state == RVD_STREAM_LINGER) {
         s->lingered += n > 0 ? (size_t)n : 0;
         if (n <= 0 || s->lingered > RVD_STREAM_LINGER_BYTES) rvd_stream_close_locked(s);
@@ -8271,6 +8458,7 @@ static int rvd_stream_read_once(revdial_session *s)
         rvd_stream_broken_locked(s, (int)-n, "receiving from the peer failed");
     }
     if (s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
+    s->loop_reads = 0;
     pthread_mutex_unlock(&s->lock);
     if (n <= 0) s->io.ready &= ~(unsigned)RVD_LOOP_READ;
     // A short read has emptied the socket; an end that came with it has its own edge or its mark.
@@ -8308,7 +8496,7 @@ static void rvd_stream_on_flush(rvd_loop_flush *f)
     pthread_mutex_lock(&s->lock);
     s->flush_queued = 0;
     if (s->state < RVD_STREAM_LINGER) {
-        rvd_stream_pace_locked(s);
+        rvd_stream_pace_locked(s, rvd_loop_now(s->loop));
         revdial_engine_tick(s->engine, rvd_loop_now(s->loop));  // it may want to say something
     }
     rvd_stream_flush_locked(s);
@@ -8344,6 +8532,32 @@ static void rvd_stream_on_timer(rvd_loop_timer *t)
     revdial_session_unref(s);
 }
 
+// Begins the lease that a thread has asked for.
+static void rvd_stream_lease_locked(revdial_session *s)
+{
+    if (!s->lease_armed || s->lease.slot || s->state != RVD_STREAM_UP) return;
+    s->lease_drives = s->drives;
+    if (rvd_loop_timer_set(s->loop, &s->lease, rvd_loop_now(s->loop) + RVD_STREAM_LEASE_US) == 0)
+        return;
+    s->lease_armed = 0;
+    if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
+}
+
+// Has a thread read since the lease began? Then it goes on. One that has not come back is no longer
+// waited for; one that sleeps in its read asks for a new lease when it goes.
+static void rvd_stream_on_lease(rvd_loop_timer *t)
+{
+    revdial_session *s = RVD_BASE_OWNER(t, revdial_session, lease);
+    pthread_mutex_lock(&s->lock);
+    s->lease_armed = s->reader != RVD_STREAM_BY_LOOP && s->drives != s->lease_drives;
+    if (s->reader == RVD_STREAM_BY_LEASE && !s->lease_armed) {
+        s->returns = 0;
+        rvd_stream_watch_locked(s);
+    }
+    rvd_stream_lease_locked(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
 // Another thread left something for the loop.
 static void rvd_stream_on_kick(rvd_loop_task *t)
 {
@@ -8356,7 +8570,8 @@ static void rvd_stream_on_kick(rvd_loop_task *t)
         s->blocked = 0;
     }
     if (s->closing) rvd_stream_close_locked(s);
-    rvd_stream_sinks_locked(s);
+    rvd_stream_sinks_locked(&s->kicked);
+    rvd_stream_lease_locked(s);
     if (s->state != RVD_STREAM_DOWN) rvd_stream_flush_soon_locked(s);
     pthread_mutex_unlock(&s->lock);
     rvd_stream_pend_run(s);
@@ -8373,6 +8588,193 @@ void revdial_session_kill(revdial_session *s)
     rvd_stream_events_locked(s);
     rvd_stream_kick_locked(s);
     pthread_mutex_unlock(&s->lock);
+}
+
+// ---- who reads ----
+//
+// A thread that waits and is the only one reads the socket itself, straight into its own buffer
+// where the next bytes are its own: a message then costs it no more hand-overs than on a bare
+// socket. It serves whoever else has something coming meanwhile. At most one reads at a time:
+//
+//     LOOP    the loop watches the socket and reads
+//     THREAD  a thread reads (`driving`); the loop is muted and may write only
+//     LEASE   nobody reads, the loop is muted: the thread went to its caller and is due back
+//
+//     LOOP --a thread waits, alone, and no stream needs the loop--> THREAD
+//     LEASE --a thread waits, alone--> THREAD
+//     THREAD --goes; others wait, the socket is full, or it is seldom back soon--> LOOP
+//     THREAD --goes, and has been back soon some times in a row--> LEASE
+//     LEASE --none came for a lease; another waits; a stream ends; a relay begins--> LOOP
+//
+// The lease saves the two system calls per message that mute and unmute the loop. What comes in
+// while it runs is read up to two leases late; nobody waits for it, or that thread would read.
+
+// Is it for a thread to read? Where several wait the loop reads for all of them in one call.
+static int rvd_stream_may_drive_locked(revdial_session *s)
+{
+    if (!RVD_SYS_EPOLL || s->state != RVD_STREAM_UP || s->reader == RVD_STREAM_BY_THREAD) return 0;
+    if (s->loop_reads || s->loop_sinks || s->closing || s->pend) return 0;
+    if (s->waiting > 1) s->crowd = RVD_STREAM_CROWD;
+    if (s->crowd > 0) {
+        s->crowd--;
+        return 0;
+    }
+    if (s->spill) return 1;
+    s->spill = rvd_base_alloc(&s->heap, RVD_STREAM_SPILL);
+    if (!s->spill) return 0;
+    if (rvd_sys_wake_open(&s->interrupt) == 0) return 1;
+    rvd_base_free(&s->heap, s->spill, RVD_STREAM_SPILL);
+    s->spill = NULL;
+    return 0;
+}
+
+// Reads what has come, without the lock, after sleeping until something has. Sets *room if the
+// socket can be written, where that was waited for.
+static ptrdiff_t rvd_stream_drive_wait(revdial_session *s, const struct iovec *iov, int timeout_ms,
+                                       int *room)
+{
+    struct pollfd p[2];
+    int wants_room = *room, r;
+    *room = 0;
+    if (s->read_first) {
+        ptrdiff_t n = rvd_sys_readv(s->fd, iov, 2);
+        if (n != -EAGAIN) return n;
+    }
+    p[0].fd = s->fd;
+    p[0].events = wants_room ? POLLIN | POLLOUT : POLLIN;
+    p[0].revents = 0;
+    p[1].fd = s->interrupt.fd[0];
+    p[1].events = POLLIN;
+    r = rvd_sys_poll(p, 2, timeout_ms);
+    if (r < 0) return r;
+    *room = wants_room && p[0].revents & (POLLOUT | POLLERR | POLLHUP);
+    return p[0].revents & (POLLIN | POLLERR | POLLHUP) ? rvd_sys_readv(s->fd, iov, 2) : -EAGAIN;
+}
+
+// Bytes that a thread has read.
+static void rvd_stream_drive_feed_locked(revdial_session *s, const uint8_t *p, size_t len,
+                                         int64_t now_us)
+{
+    size_t at = 0;
+    while (at < len && s->state == RVD_STREAM_UP) {
+        ptrdiff_t used = revdial_engine_input(s->engine, p + at, len - at, now_us);
+        rvd_stream_events_locked(s);
+        if (used < 0) return;
+        at += (size_t)used;
+    }
+}
+
+static void rvd_stream_drive_read_locked(revdial_session *s, const struct iovec *iov, ptrdiff_t n,
+                                         int64_t now_us)
+{
+    size_t own = n > 0 ? rvd_base_min((size_t)n, iov[0].iov_len) : 0;
+    s->read_first = n > 0 && (size_t)n == iov[0].iov_len + iov[1].iov_len;
+    if (n > 0) {
+        rvd_stream_drive_feed_locked(s, iov[0].iov_base, own, now_us);
+        rvd_stream_drive_feed_locked(s, iov[1].iov_base, (size_t)n - own, now_us);
+    } else if (n == 0) {
+        revdial_engine_input(s->engine, NULL, 0, now_us);
+        rvd_stream_events_locked(s);
+    } else if (n != -EAGAIN) {
+        rvd_stream_broken_locked(s, (int)-n, "receiving from the peer failed");
+    }
+}
+
+// What the loop would do at the end of its pass.
+static void rvd_stream_drive_flush_locked(revdial_session *s, int64_t now_us)
+{
+    int64_t at;
+    if (s->state != RVD_STREAM_UP) return;
+    rvd_stream_pace_locked(s, now_us);
+    at = revdial_engine_tick(s->engine, now_us);
+    if (at >= 0 && at < s->armed_us) rvd_stream_kick_locked(s);
+    rvd_stream_flush_locked(s);
+}
+
+// One sleep, one read. Returns 0 or -ETIMEDOUT.
+static int rvd_stream_drive_step_locked(revdial_session *s, rvd_stream_waiter *w,
+                                        int64_t deadline_us)
+{
+    size_t own = w->buf ? revdial_engine_expected(s->engine, w->id) : 0;
+    int room = s->blocked, timeout_ms = -1;
+    struct iovec iov[2];
+    int64_t now_us;
+    ptrdiff_t n;
+    iov[0].iov_base = w->buf ? w->buf + w->got : NULL;
+    iov[0].iov_len = rvd_base_min(own, w->len - w->got);
+    iov[1].iov_base = s->spill;
+    iov[1].iov_len = iov[0].iov_len < RVD_STREAM_SPILL ? RVD_STREAM_SPILL : RVD_STREAM_SPILL_LESS;
+    if (deadline_us != INT64_MAX) {
+        int64_t left = (deadline_us - rvd_sys_now_us() + 999) / 1000;
+        timeout_ms = left < 0 ? 0 : left > INT32_MAX ? INT32_MAX : (int)left;
+    }
+    s->polling = 1;
+    pthread_mutex_unlock(&s->lock);
+    n = rvd_stream_drive_wait(s, iov, timeout_ms, &room);
+    now_us = rvd_sys_now_us();
+    pthread_mutex_lock(&s->lock);
+    if (!s->polling) rvd_sys_wake_drain(&s->interrupt);
+    s->polling = 0;
+    if (room) s->blocked = 0;
+    s->left_us = now_us;
+    rvd_stream_drive_read_locked(s, iov, n, now_us);
+    if (room || !w->woken) rvd_stream_drive_flush_locked(s, now_us);
+    return now_us >= deadline_us ? -ETIMEDOUT : 0;
+}
+
+static void rvd_stream_drive_begin_locked(revdial_session *s, rvd_stream_waiter *w)
+{
+    if (s->reader == RVD_STREAM_BY_LOOP) rvd_loop_mute(s->loop, &s->io, 1);
+    s->reader = RVD_STREAM_BY_THREAD;
+    s->driving = w;
+    s->drives++;
+    if (rvd_sys_now_us() - s->left_us > RVD_STREAM_SOON_US)
+        s->returns = 0;
+    else if (s->returns < RVD_STREAM_RETURNS)
+        s->returns++;
+}
+
+static void rvd_stream_drive_end_locked(revdial_session *s)
+{
+    int is_due_back = s->returns == RVD_STREAM_RETURNS && s->waiting == 1 && !s->loop_sinks;
+    s->driving = NULL;
+    s->reader = RVD_STREAM_BY_LEASE;
+    if (!is_due_back || s->blocked || s->closing || s->state != RVD_STREAM_UP) {
+        rvd_stream_watch_locked(s);
+    } else if (!s->lease_armed) {
+        s->lease_armed = 1;
+        rvd_stream_kick_locked(s);
+    }
+    if (s->closing) rvd_stream_kick_locked(s);
+}
+
+// Reads for all until w is woken, or somebody else should read. Returns 0 or -ETIMEDOUT.
+static int rvd_stream_drive_locked(revdial_session *s, rvd_stream_waiter *w, int64_t deadline_us)
+{
+    int r = 0;
+    rvd_stream_drive_begin_locked(s, w);
+    while (!w->woken && r == 0 && s->state == RVD_STREAM_UP && !s->loop_sinks && !s->closing &&
+           !s->pend)
+        r = rvd_stream_drive_step_locked(s, w, deadline_us);
+    rvd_stream_drive_end_locked(s);
+    return r;
+}
+
+// Sleeps until w is woken. Returns 0 or -ETIMEDOUT.
+static int rvd_stream_sleep_locked(revdial_session *s, rvd_stream_waiter *w, int64_t deadline_us)
+{
+    int r = 0;
+    s->waiting++;
+    while (!w->woken && r == 0) {
+        if (rvd_stream_may_drive_locked(s)) {
+            r = rvd_stream_drive_locked(s, w, deadline_us);
+            continue;
+        }
+        if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
+        r = rvd_sys_cond_wait(w->cond, &s->lock, deadline_us == INT64_MAX ? -1 : deadline_us);
+    }
+    s->waiting--;
+    return r;
 }
 
 // ---- birth of a session ----
@@ -8421,11 +8823,13 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     rvd_base_link_init(&s->link);
     rvd_base_link_init(&s->streams);
     rvd_base_link_init(&s->kicked);
+    rvd_base_link_init(&s->kicked_here);
     rvd_base_link_init(&s->dials_waiting);
     rvd_base_link_init(&s->dials_over);
     s->io.fd = cfg->fd;
     s->io.run = rvd_stream_on_io;
     s->timer.run = rvd_stream_on_timer;
+    s->lease.run = rvd_stream_on_lease;
     s->flush.run = rvd_stream_on_flush;
     s->kick.run = rvd_stream_on_kick;
     return s;
@@ -8555,26 +8959,30 @@ static int rvd_stream_error_locked(revdial_stream *st, int code)
     return code;
 }
 
-// Sleeps until the stream moves. Returns 0, or REVDIAL_EAGAIN or ETIMEDOUT.
-static int rvd_stream_wait_locked(revdial_stream *st, unsigned event)
+// Sleeps until the stream moves. Returns bytes that have come into buf meanwhile (NULL: a writer
+// waits), 0, or REVDIAL_EAGAIN, ETIMEDOUT, EDEADLK, ENOMEM.
+static ptrdiff_t rvd_stream_wait_locked(revdial_stream *st, void *buf, size_t len)
 {
-    const int64_t *deadline =
-        event == RVD_STREAM_WAKE_RD ? &st->rd_deadline_us : &st->wr_deadline_us;
+    const int64_t *deadline = buf ? &st->rd_deadline_us : &st->wr_deadline_us;
     rvd_stream_waiter w;
     pthread_cond_t cond;
     int r;
     if (*deadline == 0) return REVDIAL_EAGAIN;
     if (rvd_stream_on_loop_locked(st->session)) return REVDIAL_EDEADLK;
-    if (*deadline <= rvd_sys_now_us()) return REVDIAL_ETIMEDOUT;
+    if (*deadline != INT64_MAX && *deadline <= rvd_sys_now_us()) return REVDIAL_ETIMEDOUT;
     if (rvd_sys_cond_open(&cond) < 0) return REVDIAL_ENOMEM;
     memset(&w, 0, sizeof w);
     rvd_base_link_init(&w.link);
-    w.events = event | RVD_STREAM_WAKE_END;
+    w.events = RVD_STREAM_WAKE_END | (buf ? RVD_STREAM_WAKE_RD : RVD_STREAM_WAKE_WR);
     w.cond = &cond;
+    w.id = st->id;
+    w.buf = buf;
+    w.len = len;
     rvd_base_link_push(&st->waiters, &w.link);
-    r = rvd_sys_cond_wait(&cond, &st->session->lock, *deadline == INT64_MAX ? -1 : *deadline);
+    r = rvd_stream_sleep_locked(st->session, &w, *deadline);
     rvd_base_link_remove(&w.link);
     pthread_cond_destroy(&cond);
+    if (w.got) return (ptrdiff_t)w.got;
     return r == -ETIMEDOUT ? REVDIAL_ETIMEDOUT : 0;
 }
 
@@ -8595,6 +9003,7 @@ ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count)
 {
     revdial_session *s = st->session;
     ptrdiff_t n;
+    int first = 0;
     pthread_mutex_lock(&s->lock);
     for (;;) {
         int released;
@@ -8602,7 +9011,9 @@ ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count)
         released = rvd_stream_flush_locked(s);  // the accept and the credit that this has earned
         if (n != REVDIAL_EAGAIN) break;
         if (released) continue;
-        n = rvd_stream_wait_locked(st, RVD_STREAM_WAKE_RD);
+        while (first < count - 1 && !iov[first].iov_len) first++;
+        n = rvd_stream_wait_locked(st, iov[first].iov_base, iov[first].iov_len);
+        if (n > 0) rvd_stream_flush_locked(s);
         if (n) break;
     }
     if (n < 0) n = rvd_stream_error_locked(st, (int)n);
@@ -8622,7 +9033,7 @@ ptrdiff_t revdial_read(revdial_stream *st, void *buf, size_t len)
 static int rvd_stream_write_begin_locked(revdial_stream *st)
 {
     while (st->is_writing) {
-        int r = rvd_stream_wait_locked(st, RVD_STREAM_WAKE_WR);
+        int r = (int)rvd_stream_wait_locked(st, NULL, 0);
         if (r) return r;
     }
     st->is_writing = 1;
@@ -8654,7 +9065,7 @@ ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
                 done += n;
             }
             if (n >= 0 && left && !rvd_stream_flush_locked(s) && n == 0)
-                n = rvd_stream_wait_locked(st, RVD_STREAM_WAKE_WR);
+                n = rvd_stream_wait_locked(st, NULL, 0);
         } while (n >= 0 && left);
     }
     if (has_turn) rvd_stream_write_end_locked(st);
@@ -8816,6 +9227,8 @@ static int rvd_stream_poll_look(revdial_pollfd *items, size_t count, rvd_stream_
                         (items[i].events & POLLOUT ? RVD_STREAM_WAKE_WR : 0u);
             w->wake = &p->wake;
             rvd_base_link_push(&items[i].st->waiters, &w->link);
+            s->waiting++;
+            if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
         }
         pthread_mutex_unlock(&s->lock);
         ready += items[i].revents != 0;
@@ -8846,6 +9259,7 @@ static void rvd_stream_poll_forget(revdial_pollfd *items, rvd_stream_poll *p)
         if (!items[i].st) continue;
         pthread_mutex_lock(&items[i].st->session->lock);
         rvd_base_link_remove(&p->waiters[i].link);
+        items[i].st->session->waiting--;
         pthread_mutex_unlock(&items[i].st->session->lock);
     }
 }
@@ -9287,8 +9701,7 @@ static int rvd_relay_new_locked(revdial_stream *st, int rfd, int wfd, const revd
     r->idle_us = (int64_t)opts->idle_ms * 1000;
     r->done = opts->done;
     r->ud = opts->ud;
-    st->sink = rvd_relay_sink;
-    st->sink_ud = r;
+    rvd_stream_sink_set_locked(st, rvd_relay_sink, r, 1);
     *out = r;
     return REVDIAL_OK;
 }
@@ -11200,7 +11613,7 @@ static void rvd_agent_forward_free(rvd_agent_forward *f)
     if (f->io.fd >= 0) rvd_sys_close(f->io.fd);
     pthread_mutex_lock(&s->lock);
     if (f->st) {
-        f->st->sink = NULL;
+        rvd_stream_sink_set_locked(f->st, NULL, NULL, 0);
         rvd_stream_free_locked(f->st);
         rvd_stream_flush_soon_locked(s);
     }
@@ -11342,7 +11755,7 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     f->io.fd = -1;
     f->st = NULL;
     pthread_mutex_lock(&s->lock);
-    st->sink = NULL;
+    rvd_stream_sink_set_locked(st, NULL, NULL, 0);
     pthread_mutex_unlock(&s->lock);
     if (rvd_relay_begin(st, fd, fd, &opts)) {
         rvd_sys_close_reset(fd);
@@ -11432,7 +11845,7 @@ static void rvd_agent_forward_on_timer(rvd_loop_timer *t)
     pthread_mutex_lock(&f->session->lock);
     if (f->st) {
         revdial_engine_reset(f->session->engine, f->st->id, REVDIAL_RESET_CONNECT_TIMEOUT);
-        f->st->sink = NULL;
+        rvd_stream_sink_set_locked(f->st, NULL, NULL, 0);
         rvd_stream_free_locked(f->st);
         f->st = NULL;
         rvd_stream_flush_soon_locked(f->session);
@@ -11453,7 +11866,6 @@ static void rvd_agent_forward_sink(revdial_stream *st, unsigned events)
 {
     rvd_agent_forward *f = st->sink_ud;
     if (!(events & RVD_STREAM_WAKE_END)) return;
-    st->sink = NULL;
     f->st = NULL;
     rvd_stream_free_locked(st);
     if (!f->resolving) rvd_loop_post(f->session->loop, &f->task);
@@ -11547,8 +11959,7 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
     f->task.run = rvd_agent_forward_run;
     f->reset = rvd_agent_forward_judge(f);
     rvd_stream_work_begin(s->work);
-    st->sink = rvd_agent_forward_sink;
-    st->sink_ud = f;
+    rvd_stream_sink_set_locked(st, rvd_agent_forward_sink, f, 1);
     rvd_loop_post(s->loop, &f->task);
 }
 

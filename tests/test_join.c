@@ -330,6 +330,8 @@ TEST(a_join_that_is_refused_has_closed_all_three_and_calls_nobody)
     world_init(&w);
     if (world_open(&w)) {
         revdial_join_opts o = joined_opts(&j);
+        revdial_close(world_dial(&w, "hold", 0, NULL));  // both sides have what a thread needs
+        CHECK(util_gate_wait(&w.ended, 1));
         before = util_fds();
         o.early = "";
         o.early_len = 65537;
@@ -346,7 +348,7 @@ TEST(a_join_that_is_refused_has_closed_all_three_and_calls_nobody)
         close(fds[0]);
         o = joined_opts(&j);
         CHECK_INT(revdial_join(world_dial(&w, "hold", 0, NULL), -1, -1, &o), REVDIAL_ESYS);
-        CHECK(util_gate_wait(&w.ended, 3));
+        CHECK(util_gate_wait(&w.ended, 4));
         CHECK_INT(util_fds(), before);
         CHECK_INT(j.done.count, 0);
     }
