@@ -11479,9 +11479,8 @@ int revdial_target_allowed(const char *const *allow, const char *target)
 // ---- the agent ----
 
 // What a link does.
-//   IDLE --> PREPARING --> CONNECTING --> JOINED --> WAITING --> PREPARING …      any --> STOPPED
+//   PREPARING --> CONNECTING --> JOINED --> WAITING --> PREPARING …      any --> STOPPED
 enum rvd_agent_link_state {
-    RVD_AGENT_IDLE,
     RVD_AGENT_PREPARING,   // a thread resolves the host and asks for a credential
     RVD_AGENT_CONNECTING,  // TCP
     RVD_AGENT_JOINED,      // a session, in its handshake or up
@@ -11500,7 +11499,7 @@ typedef struct rvd_agent_link {
     struct rvd_agent_link *root;  // that resolves for this one
 
     enum rvd_agent_link_state state;  // loop thread only, as all below
-    rvd_loop_timer timer;
+    rvd_loop_timer timer;  // set until STOPPED, if only for never: to move it needs no memory
     rvd_loop_io io;
     revdial_session *session;
     int is_up, has_been_up;
@@ -11584,6 +11583,31 @@ static uint64_t rvd_agent_random(revdial_agent *a)
     return a->random;
 }
 
+// Begins to connect; the timer runs at at_us if that takes longer. On failure io may hold a
+// descriptor: rvd_agent_hang_up().
+static int rvd_agent_connect(rvd_loop *loop, rvd_loop_io *io, rvd_loop_timer *t,
+                             const rvd_sys_addr *to, int64_t at_us)
+{
+    int r = io->fd = rvd_sys_socket_tcp(to->ss.ss_family);
+    if (r >= 0) r = rvd_sys_connect_start(io->fd, to);
+    if (r == 0 || r == -EINPROGRESS) r = rvd_loop_add(loop, io);
+    return r < 0 ? r : rvd_loop_timer_set(loop, t, at_us);
+}
+
+static void rvd_agent_hang_up(rvd_loop *loop, rvd_loop_io *io)
+{
+    rvd_loop_remove(loop, io);
+    if (io->fd >= 0) rvd_sys_close(io->fd);
+    io->fd = -1;
+}
+
+// When to give up one address, so that it gets its share of the time that is left: several dead
+// ones must not hide a live one.
+static int64_t rvd_agent_share(int64_t now, int64_t until_us, int addresses_left)
+{
+    return now + (until_us - now) / addresses_left;
+}
+
 // ---- forwarding a stream to a target ----
 
 typedef struct rvd_agent_forward {
@@ -11609,8 +11633,7 @@ static void rvd_agent_forward_free(rvd_agent_forward *f)
 {
     revdial_session *s = f->session;
     rvd_loop_timer_stop(s->loop, &f->timer);
-    rvd_loop_remove(s->loop, &f->io);
-    if (f->io.fd >= 0) rvd_sys_close(f->io.fd);
+    rvd_agent_hang_up(s->loop, &f->io);
     pthread_mutex_lock(&s->lock);
     if (f->st) {
         rvd_stream_sink_set_locked(f->st, NULL, NULL, 0);
@@ -11775,9 +11798,7 @@ static void rvd_agent_forward_next(rvd_agent_forward *f);
 // An address did not work.
 static void rvd_agent_forward_failed(rvd_agent_forward *f, int error)
 {
-    rvd_loop_remove(f->session->loop, &f->io);
-    if (f->io.fd >= 0) rvd_sys_close(f->io.fd);
-    f->io.fd = -1;
+    rvd_agent_hang_up(f->session->loop, &f->io);
     f->reset = rvd_agent_reset_of(error);
     rvd_agent_forward_next(f);
 }
@@ -11797,38 +11818,23 @@ static void rvd_agent_forward_on_io(rvd_loop_io *io)
         rvd_agent_forward_join(f);
 }
 
-static int rvd_agent_forward_connect(rvd_agent_forward *f, const rvd_sys_addr *to)
-{
-    int64_t now = rvd_loop_now(f->session->loop);
-    int left = f->address_count - f->address_at + 1;
-    int r, fd = rvd_sys_socket_tcp(to->ss.ss_family);
-    if (fd < 0) return fd;
-    f->io.fd = fd;
-    r = rvd_sys_connect_start(fd, to);
-    if (r < 0 && r != -EINPROGRESS) return r;
-    r = rvd_loop_add(f->session->loop, &f->io);
-    if (r < 0) return r;
-    // Its share of the time that is left: several dead addresses must not hide a live one.
-    return rvd_loop_timer_set(f->session->loop, &f->timer, now + (f->until_us - now) / left);
-}
-
 // Tries the next address that the rules allow; each is the very one that is connected to.
 static void rvd_agent_forward_next(rvd_agent_forward *f)
 {
     const char *host = f->endpoint.kind == RVD_SYS_NAME ? f->endpoint.host : NULL;
     const char *const *allow = (const char *const *)f->agent->allow;
-    while (f->address_at < f->address_count && rvd_loop_now(f->session->loop) < f->until_us) {
+    rvd_loop *loop = f->session->loop;
+    int64_t now = rvd_loop_now(loop);
+    while (f->address_at < f->address_count && now < f->until_us) {
+        int r, left = f->address_count - f->address_at;
         const rvd_sys_addr *to = &f->addresses[f->address_at++];
-        int r;
         if (!f->trusted && to->ss.ss_family != AF_UNIX && !rvd_agent_may_connect(allow, to, host)) {
             if (f->reset == REVDIAL_RESET_NONE) f->reset = REVDIAL_RESET_FORBIDDEN;
             continue;
         }
-        r = rvd_agent_forward_connect(f, to);
+        r = rvd_agent_connect(loop, &f->io, &f->timer, to, rvd_agent_share(now, f->until_us, left));
         if (r == 0) return;
-        rvd_loop_remove(f->session->loop, &f->io);
-        if (f->io.fd >= 0) rvd_sys_close(f->io.fd);
-        f->io.fd = -1;
+        rvd_agent_hang_up(loop, &f->io);
         f->reset = rvd_agent_reset_of(r);
     }
     rvd_agent_forward_refuse(f, f->reset);
@@ -12039,9 +12045,7 @@ static void rvd_agent_link_stop(rvd_agent_link *l, const revdial_err *why)
     if (l->state == RVD_AGENT_STOPPED) return;
     l->state = RVD_AGENT_STOPPED;
     rvd_loop_timer_stop(a->loop, &l->timer);
-    rvd_loop_remove(a->loop, &l->io);
-    if (l->io.fd >= 0) rvd_sys_close(l->io.fd);
-    l->io.fd = -1;
+    rvd_agent_hang_up(a->loop, &l->io);
     rvd_base_wipe(l->secret, sizeof l->secret);
     a->stopped_count++;
     if (why && !a->verdict.code) a->verdict = *why;
@@ -12083,11 +12087,23 @@ static int rvd_agent_is_rejected(rvd_agent_link *l, int code)
     return l->auth_failures >= (unsigned)limit;
 }
 
+static void rvd_agent_link_move_timer(rvd_agent_link *l, int64_t at_us)
+{
+    int r = rvd_loop_timer_set(l->agent->loop, &l->timer, at_us);
+    REVDIAL_ASSERT(r == 0);  // it has its slot
+    (void)r;
+}
+
+static void rvd_agent_link_wait(rvd_agent_link *l, int wait_ms)
+{
+    l->state = RVD_AGENT_WAITING;
+    rvd_agent_link_move_timer(l, rvd_loop_now(l->agent->loop) + (int64_t)wait_ms * 1000);
+}
+
 // The attempt or the session is over: again later, or never.
 static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int retry_after_ms)
 {
     revdial_agent *a = l->agent;
-    int64_t now = rvd_loop_now(a->loop);
     int wait_ms, rejected = rvd_agent_is_rejected(l, why->code);
     l->session = NULL;
     if (a->stopping || rejected || why->code == REVDIAL_EINVAL) {
@@ -12096,18 +12112,16 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
         rvd_agent_link_stop(l, a->stopping ? NULL : why);
         return;
     }
-    rvd_agent_count_failure(l);
+    if (!retry_after_ms) rvd_agent_count_failure(l);  // a proxy that says when is not a failing one
     wait_ms = rvd_agent_backoff_ms(l);
     if (l->auth_failures) {  // a secret does not mend in a second
         int most = a->cfg.backoff_max_ms ? a->cfg.backoff_max_ms : 30000;
         wait_ms = most / 2 + (int)(rvd_agent_random(a) % (uint64_t)(most / 2 + 1));
     }
     if (retry_after_ms) wait_ms = retry_after_ms + wait_ms % (retry_after_ms / 4 + 1);
-    l->state = RVD_AGENT_WAITING;
     rvd_agent_log_link(l, REVDIAL_LOG_WARN, "link.retry", why->msg);
     rvd_agent_tell(a, REVDIAL_BACKOFF, why, wait_ms);
-    if (rvd_loop_timer_set(a->loop, &l->timer, now + (int64_t)wait_ms * 1000) < 0)
-        rvd_agent_link_stop(l, why);
+    rvd_agent_link_wait(l, wait_ms);
 }
 
 static void rvd_agent_link_fail(rvd_agent_link *l, int code, int sys, const char *text,
@@ -12177,7 +12191,7 @@ static void rvd_agent_link_join(rvd_agent_link *l)
     revdial_err err;
     int fd = l->io.fd;
     rvd_loop_remove(a->loop, &l->io);
-    rvd_loop_timer_stop(a->loop, &l->timer);
+    rvd_agent_link_move_timer(l, INT64_MAX);
     l->io.fd = -1;
     s = rvd_agent_session_new(l, fd, &err);
     rvd_base_wipe(l->secret, sizeof l->secret);
@@ -12219,9 +12233,7 @@ static void rvd_agent_link_connect(rvd_agent_link *l, int last_error)
     int64_t now = rvd_loop_now(a->loop);
     const rvd_sys_addr *to;
     int r, left = l->address_count - l->address_at;
-    rvd_loop_remove(a->loop, &l->io);
-    if (l->io.fd >= 0) rvd_sys_close(l->io.fd);
-    l->io.fd = -1;
+    rvd_agent_hang_up(a->loop, &l->io);
     if (!left || now >= l->connect_until_us) {
         rvd_agent_link_fail(l, REVDIAL_ESYS, last_error, l->endpoint,
                             "cannot connect to the proxy");
@@ -12233,15 +12245,12 @@ static void rvd_agent_link_connect(rvd_agent_link *l, int last_error)
                             "refusing to send the token in cleartext beyond this machine");
         return;
     }
-    l->io.fd = r = rvd_sys_socket_tcp(to->ss.ss_family);
-    if (r >= 0) r = rvd_sys_connect_start(l->io.fd, to);
-    if (r == 0 || r == -EINPROGRESS) r = rvd_loop_add(a->loop, &l->io);
-    if (r == 0)  // this address gets its share of the time; several dead ones must not use it up
-        r = rvd_loop_timer_set(a->loop, &l->timer, now + (l->connect_until_us - now) / left);
+    r = rvd_agent_connect(a->loop, &l->io, &l->timer, to,
+                          rvd_agent_share(now, l->connect_until_us, left));
     if (r == 0) return;
     rvd_loop_remove(a->loop, &l->io);
     rvd_sys_fail(&l->err, REVDIAL_ESYS, -r, l->endpoint, "cannot connect");
-    rvd_loop_timer_set(a->loop, &l->timer, now);  // the next one in the next pass
+    rvd_agent_link_move_timer(l, now);  // the next one in the next pass
 }
 
 static void rvd_agent_link_on_io(rvd_loop_io *io)
@@ -12373,6 +12382,7 @@ static void rvd_agent_link_next(rvd_agent_link *l)
 static void rvd_agent_link_on_timer(rvd_loop_timer *t)
 {
     rvd_agent_link *l = RVD_BASE_OWNER(t, rvd_agent_link, timer);
+    rvd_agent_link_move_timer(l, INT64_MAX);  // into the slot that it has just left
     if (l->state == RVD_AGENT_CONNECTING)
         rvd_agent_link_connect(l, ETIMEDOUT);
     else if (l->state == RVD_AGENT_WAITING)
@@ -12422,7 +12432,6 @@ static void rvd_agent_on_goaway(revdial_session *s)
     revdial_agent *a = s->owner;
     rvd_agent_member *m = s->host_ud;
     rvd_agent_link *l = m->owner;
-    int64_t soon;
     rvd_agent_tell(a, REVDIAL_DRAINING, NULL, 0);
     if (!rvd_agent_let_go(m)) return;
     rvd_agent_log_link(l, REVDIAL_LOG_INFO, "session.draining", "the proxy is going away");
@@ -12431,9 +12440,7 @@ static void rvd_agent_on_goaway(revdial_session *s)
         rvd_agent_link_stop(l, NULL);
         return;
     }
-    l->state = RVD_AGENT_WAITING;
-    soon = rvd_loop_now(a->loop) + (int64_t)rvd_agent_backoff_ms(l) * 1000;
-    if (rvd_loop_timer_set(a->loop, &l->timer, soon) < 0) rvd_agent_link_stop(l, NULL);
+    rvd_agent_link_wait(l, rvd_agent_backoff_ms(l));
 }
 
 static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
@@ -12590,11 +12597,14 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
     l->task.run = rvd_agent_link_prepared;
     rvd_sys_append(l->text, sizeof l->text, 0, text);
     problem = rvd_agent_url_parse(l, text);
-    if (!problem) {
+    if (!problem && rvd_loop_timer_set(a->loop, &l->timer, INT64_MAX) == 0) {
         a->links[a->link_count++] = l;
         return l;
     }
-    rvd_sys_fail(err, REVDIAL_EINVAL, 0, text, problem);
+    if (problem)
+        rvd_sys_fail(err, REVDIAL_EINVAL, 0, text, problem);
+    else
+        rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a link");
     pthread_mutex_lock(&a->lock);
     rvd_base_free(&a->heap, l, sizeof *l);
     pthread_mutex_unlock(&a->lock);
@@ -12814,10 +12824,10 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
     code = rvd_agent_config_copy(a, cfg)
                ? REVDIAL_OK
                : rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the agent");
-    if (!code) code = rvd_agent_links_open(a, cfg->url, err);
-    if (!code) code = rvd_agent_probe(a, err);
     if (!code && !(a->loop = rvd_loop_new(cfg->common.alloc, cfg->common.alloc_ud, err)))
         code = REVDIAL_ESYS;
+    if (!code) code = rvd_agent_links_open(a, cfg->url, err);
+    if (!code) code = rvd_agent_probe(a, err);
     if (!code && (rvd_sys_random(&a->random, sizeof a->random) < 0 || !a->random))
         code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
     if (!code) code = rvd_agent_pools_open(a, err);

@@ -36,6 +36,10 @@ static int util_getaddrinfo(const char *host, const char *port, const struct add
                             struct addrinfo **out);
 static int util_thread_create(pthread_t *t, const pthread_attr_t *attr, void *(*run)(void *),
                               void *arg);
+static int util_accept(int fd, struct sockaddr *from, socklen_t *len);
+static int util_clock_gettime(clockid_t id, struct timespec *t);
+#define RVD_SYS_ACCEPT util_accept
+#define RVD_SYS_CLOCK_GETTIME util_clock_gettime
 #define RVD_SYS_GETADDRINFO util_getaddrinfo
 #define RVD_SYS_THREAD_CREATE util_thread_create
 #define REVDIAL_IMPLEMENTATION
@@ -189,6 +193,67 @@ static int util_thread_create(pthread_t *t, const pthread_attr_t *attr, void *(*
         atomic_fetch_sub(&util_thread_fail, 1) > 0)
         return EAGAIN;
     return pthread_create(t, attr, run, arg);
+}
+
+// The library's accepts that failed for want of descriptors.
+static atomic_int util_accepts_without_fd;
+
+static int util_accept(int fd, struct sockaddr *from, socklen_t *len)
+{
+    int r = accept4(fd, from, len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (r < 0 && errno == EMFILE) atomic_fetch_add(&util_accepts_without_fd, 1);
+    return r;
+}
+
+// The library's clock runs as the system's, or stands where a test puts it.
+static atomic_llong util_clock_stands_us;  // 0: it runs
+static atomic_int util_other_clocks;       // how often another clock was asked for
+
+static int util_clock_gettime(clockid_t id, struct timespec *t)
+{
+    long long us = atomic_load(&util_clock_stands_us);
+    if (id != CLOCK_MONOTONIC) atomic_fetch_add(&util_other_clocks, 1);
+    if (us == 0) return clock_gettime(id, t);
+    t->tv_sec = (time_t)(us / 1000000);
+    t->tv_nsec = (long)(us % 1000000 * 1000);
+    return 0;
+}
+
+static inline void util_clock_stop(void)
+{
+    atomic_store(&util_clock_stands_us, util_now_ms() * 1000);
+}
+static inline void util_clock_advance_ms(int ms)
+{
+    atomic_fetch_add(&util_clock_stands_us, ms * 1000LL);
+}
+static inline void util_clock_run(void)
+{
+    atomic_store(&util_clock_stands_us, 0);
+}
+
+typedef struct util_settling {
+    rvd_loop_task task;
+    util_gate ran;
+} util_settling;
+
+static inline void util_settle_run(rvd_loop_task *task)
+{
+    util_gate_add(&RVD_BASE_OWNER(task, util_settling, task)->ran, 1);
+}
+
+// Returns when the loop has run the timers that are due by the clock as it stands: those of the
+// pass that runs the first task, before the pass that runs the second.
+static inline void util_settle(rvd_loop *loop)
+{
+    static util_settling s[2];
+    for (int i = 0; i < 2; i++) {
+        memset(&s[i], 0, sizeof s[i]);
+        util_gate_init(&s[i].ran);
+        s[i].task.run = util_settle_run;
+        rvd_loop_post(loop, &s[i].task);
+        util_gate_wait(&s[i].ran, 1);
+    }
 }
 
 // ------------------------------------------------------------------------------------------------

@@ -146,15 +146,57 @@ TEST(R8_Retry_After_is_waited_for_within_reason)
             CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 1, &e));
             if (e.retry_ms < rows[i].least || e.retry_ms > rows[i].most)
                 test_fail(__FILE__, __LINE__, "\"%s\": %d ms", rows[i].answer, e.retry_ms);
-            if (i == 0) {  // and it does come back then
-                int64_t began = util_now_ms();
-                int fd = stage_accept(&s);
-                CHECK(util_now_ms() - began >= 500);
-                close(fd);
-            }
         }
         stage_close(&s);
     }
+}
+
+TEST(R8_the_next_attempt_comes_when_BACKOFF_said_and_not_before)
+{
+    stage s;
+    util_state e = {0};
+    stage_open(&s);
+    util_clock_stop();
+    if (stage_agent(&s)) {
+        rvd_loop *loop = s.w.agents[0]->loop;
+        stage_answer(&s, "HTTP/1.1 503 Full\r\nRetry-After: 100\r\n\r\n");
+        CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 1, &e));
+        util_clock_advance_ms(e.retry_ms - 1);
+        util_settle(loop);
+        CHECK_INT(util_log_count(&s.w.states, REVDIAL_CONNECTING, NULL), 1);
+        util_clock_advance_ms(2);
+        util_settle(loop);
+        CHECK_INT(util_log_count(&s.w.states, REVDIAL_CONNECTING, NULL), 2);
+        stage_answer(&s, "HTTP/1.1 503 Full\r\n\r\n");
+    }
+    util_clock_run();
+    stage_close(&s);
+}
+
+TEST(R8_a_proxy_that_says_when_to_come_back_does_not_make_the_backoff_grow)
+{
+    enum { ANSWERS = 20 };
+    stage s;
+    util_state e = {0};
+    stage_open(&s);
+    s.w.acfg.backoff_min_ms = 1;
+    s.w.acfg.backoff_max_ms = 1 << ANSWERS;
+    util_clock_stop();
+    if (stage_agent(&s)) {
+        for (int i = 1; i <= ANSWERS; i++) {
+            stage_answer(&s, "HTTP/1.1 503 Full\r\nRetry-After: 5\r\n\r\n");
+            CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, i, &e));
+            CHECK(e.retry_ms >= 5000 && e.retry_ms <= 6250);
+            util_settle(s.w.agents[0]->loop);  // its timer is set
+            util_clock_advance_ms(e.retry_ms + 1);
+            util_settle(s.w.agents[0]->loop);
+        }
+        stage_answer(&s, "HTTP/1.1 500 No\r\n\r\n");  // the first failure
+        CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, ANSWERS + 1, &e));
+        CHECK(e.retry_ms <= 1);
+    }
+    util_clock_run();
+    stage_close(&s);
 }
 
 TEST(R16_a_proxy_that_says_nothing_or_drips_is_given_up_at_the_deadline)
@@ -506,7 +548,7 @@ TEST(R25_R26_addresses_are_tried_in_turn_until_one_answers)
     world_close(&w);
 }
 
-TEST(R25_a_name_that_does_not_resolve_or_a_closed_port_is_tried_again_with_backoff)
+TEST(R25_U53_a_name_that_does_not_resolve_or_a_closed_port_is_tried_again_with_backoff)
 {
     char closed[64];
     const char *urls[] = {"http://nosuch.invalid:80", closed};
@@ -529,7 +571,7 @@ TEST(R25_a_name_that_does_not_resolve_or_a_closed_port_is_tried_again_with_backo
     }
 }
 
-TEST(backoff_is_never_above_its_bound_and_grows_from_its_least)
+TEST(U53_backoff_is_never_above_its_bound_and_grows_from_its_least)
 {
     world w;
     char url[64];
@@ -556,6 +598,41 @@ TEST(backoff_is_never_above_its_bound_and_grows_from_its_least)
     world_close(&w);
 }
 
+static atomic_int memory_is_short;
+
+static void *short_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
+{
+    (void)ud;
+    if (new_size > old_size && atomic_load(&memory_is_short)) return NULL;
+    if (new_size) return realloc(ptr, new_size);
+    free(ptr);
+    return NULL;
+}
+
+static void on_state_memory_ends(void *ud, int state, const revdial_err *why, int retry_in_ms)
+{
+    world *w = ud;
+    if (util_log_count(&w->states, 0, NULL) == 0) atomic_store(&memory_is_short, 1);
+    util_on_state(ud, state, why, retry_in_ms);
+}
+
+TEST(U34_a_link_goes_on_trying_while_there_is_no_memory_at_all)
+{
+    world w;
+    world_init(&w);
+    w.acfg.common.alloc = short_alloc;
+    w.acfg.on_state = on_state_memory_ends;
+    if (world_open_proxy(&w)) {
+        w.acfg.url = w.url;
+        w.agents[0] = revdial_agent_start(&w.acfg, NULL);
+        CHECK(w.agents[0] && util_log_wait(&w.states, REVDIAL_BACKOFF, 5, NULL));
+        atomic_store(&memory_is_short, 0);
+        CHECK(util_log_wait(&w.states, REVDIAL_UP, 1, NULL));
+        CHECK_INT(util_log_count(&w.states, REVDIAL_STOPPED, NULL), 0);
+    }
+    world_close(&w);
+}
+
 TEST(R17_a_proxy_that_takes_sessions_and_drops_them_is_backed_off_from)
 {
     stage s;
@@ -576,7 +653,7 @@ TEST(R17_a_proxy_that_takes_sessions_and_drops_them_is_backed_off_from)
     stage_close(&s);
 }
 
-TEST(an_agent_comes_back_when_the_proxy_does)
+TEST(U53_an_agent_comes_back_when_the_proxy_does)
 {
     world w;
     char address[80];
@@ -719,7 +796,7 @@ TEST(agent_stop_waits_for_streams_as_long_as_it_was_told_and_says_whether_they_e
     world_close(&w);
 }
 
-TEST(F39_an_agent_stops_at_once_while_it_connects_shakes_hands_or_waits)
+TEST(F39_U18_an_agent_stops_at_once_while_it_connects_shakes_hands_or_waits)
 {
     enum { CONNECTS, SHAKES_HANDS, WAITS, RESOLVES };
     hole h;
@@ -729,6 +806,7 @@ TEST(F39_an_agent_stops_at_once_while_it_connects_shakes_hands_or_waits)
         char url[64];
         int fd = -1;
         stage_open(&s);
+        s.w.acfg.common.limits.handshake_timeout_ms = 3600000;
         if (what == CONNECTS) {
             snprintf(url, sizeof url, "http://127.0.0.1:%d", h.port);
             s.w.acfg.url = url;
@@ -747,9 +825,8 @@ TEST(F39_an_agent_stops_at_once_while_it_connects_shakes_hands_or_waits)
                 CHECK(util_gate_wait(&util_resolver_entered, 1));
                 util_gate_add(&util_resolver_open, 1);
             }
-            int64_t began = util_now_ms();
-            CHECK_INT(revdial_agent_stop(s.w.agents[0], 5000), 0);
-            CHECK(util_now_ms() - began < 4000);
+            // Were it to wait for anything, it would wait until the harness ends it.
+            CHECK_INT(revdial_agent_stop(s.w.agents[0], -1), 0);
             s.w.agents[0] = NULL;
             CHECK_INT(util_log_count(&s.w.states, REVDIAL_STOPPED, NULL), 1);
         }
