@@ -277,7 +277,7 @@ static void *waiter_run(void *arg)
     return NULL;
 }
 
-TEST(all_who_wait_wake_at_the_death_of_their_session_and_at_the_close_of_the_proxy)
+TEST(U18_all_who_wait_wake_at_the_death_of_their_session_and_at_the_close_of_the_proxy)
 {
     enum { KILLED_HERE, KILLED_THERE, PROXY_CLOSED };
     for (int how = KILLED_HERE; how <= PROXY_CLOSED; how++) {
