@@ -336,6 +336,12 @@ typedef struct revdial_event {
     const char *text;  // valid until the next call on this engine
 } revdial_event;
 
+// What the bytes ride in once the handshake is over. The proxy speaks what it is asked for.
+enum revdial_carrier {
+    REVDIAL_CARRIER_RAW = 0,       // Upgrade: revdial
+    REVDIAL_CARRIER_WEBSOCKET = 1  // Upgrade: websocket, for front ends that pass nothing else
+};
+
 typedef struct revdial_engine_config {
     int role;      // REVDIAL_ROLE_*
     int upgraded;  // 1: the handshake happened elsewhere, yamux starts at byte 0 with stock rules
@@ -825,7 +831,9 @@ REVDIAL_API revdial_stream *revdial_session_dial(revdial_session *s, const revdi
 typedef int revdial_credential_fn(void *ud, unsigned attempt, char *secret, size_t size);
 
 typedef struct revdial_agent_config {
-    const char *url;       // "http://host:port[/path]" or "unix:/path"; comma list = a session each
+    // "http://host[:port][/path]" or "unix:/path"; ws:// where a front end passes only WebSocket,
+    // https:// and wss:// over TLS. A comma list is a session each.
+    const char *url;
     const char *name;      // what revdial_dial() will ask for: [a-z0-9._-], up to 64
     const char *instance;  // stable per process slot; default: hash of host name, name and url
     const char *secret;    // bearer token; or:
@@ -11495,6 +11503,8 @@ typedef struct rvd_agent_link {
     char host[256];  // of the request
     char path[1025];
     char endpoint[300];           // "host:port" or "unix:/path"
+    int secure;                   // over TLS
+    int carrier;                  // REVDIAL_CARRIER_*
     rvd_sys_addr pinned;          // all_addresses: this one only
     struct rvd_agent_link *root;  // that resolves for this one
 
@@ -12240,7 +12250,7 @@ static void rvd_agent_link_connect(rvd_agent_link *l, int last_error)
         return;
     }
     to = &l->addresses[l->address_at++];
-    if (l->secret[0] && !a->cfg.allow_cleartext && !rvd_sys_addr_is_loopback(to)) {
+    if (l->secret[0] && !l->secure && !a->cfg.allow_cleartext && !rvd_sys_addr_is_loopback(to)) {
         rvd_agent_link_fail(l, REVDIAL_EINVAL, 0, l->text,
                             "refusing to send the token in cleartext beyond this machine");
         return;
@@ -12542,11 +12552,30 @@ static void rvd_agent_on_look_task(rvd_loop_task *task)
 
 // ---- opening and closing ----
 
-// "http://host[:port][/path]" or "unix:/path".
+typedef struct rvd_agent_scheme {
+    const char *text, *port;
+    int secure, carrier;
+} rvd_agent_scheme;
+
+// NULL: none of ours.
+static const rvd_agent_scheme *rvd_agent_url_scheme(const char *url)
+{
+    static const rvd_agent_scheme schemes[] = {
+        {"http://", ":80", 0, REVDIAL_CARRIER_RAW},
+        {"https://", ":443", 1, REVDIAL_CARRIER_RAW},
+        {"ws://", ":80", 0, REVDIAL_CARRIER_WEBSOCKET},
+        {"wss://", ":443", 1, REVDIAL_CARRIER_WEBSOCKET},
+    };
+    for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++)
+        if (strncmp(url, schemes[i].text, strlen(schemes[i].text)) == 0) return &schemes[i];
+    return NULL;
+}
+
+// "SCHEME://host[:port][/path]" or "unix:/path".
 static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
 {
-    static const char scheme[] = "http://";
-    const char *rest = url + sizeof scheme - 1, *slash;
+    const rvd_agent_scheme *scheme = rvd_agent_url_scheme(url);
+    const char *rest, *slash;
     rvd_sys_endpoint e;
     size_t host_len;
     int has_port;
@@ -12556,10 +12585,10 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
         rvd_sys_append(l->path, sizeof l->path, 0, "/revdial");
         return NULL;
     }
-    if (strncmp(url, "https://", 8) == 0 || strncmp(url, "ws://", 5) == 0 ||
-        strncmp(url, "wss://", 6) == 0)
-        return "this version speaks http:// and unix: only";
-    if (strncmp(url, scheme, sizeof scheme - 1) != 0) return "not http:// or unix:/path";
+    if (!scheme) return "not http://, https://, ws://, wss:// or unix:/path";
+    l->secure = scheme->secure;
+    l->carrier = scheme->carrier;
+    rest = url + strlen(scheme->text);
     slash = strchr(rest, '/');
     host_len = slash ? (size_t)(slash - rest) : strlen(rest);
     if (host_len == 0 || host_len >= sizeof l->host - 8) return "no host, or it is too long";
@@ -12569,9 +12598,17 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
     has_port = strchr(l->host, ']') ? strchr(strchr(l->host, ']'), ':') != NULL
                                     : strchr(l->host, ':') != NULL;
     host_len = rvd_sys_append(l->endpoint, sizeof l->endpoint, 0, l->host);
-    if (!has_port) rvd_sys_append(l->endpoint, sizeof l->endpoint, host_len, ":80");
+    if (!has_port) rvd_sys_append(l->endpoint, sizeof l->endpoint, host_len, scheme->port);
     rvd_sys_append(l->path, sizeof l->path, 0, slash && slash[1] ? slash : "/revdial");
     return rvd_sys_addr_split(l->endpoint, 1, &e, NULL) < 0 ? "not host or host:port" : NULL;
+}
+
+// A URL that is understood and that this agent cannot serve.
+static const char *rvd_agent_link_problem(const rvd_agent_link *l)
+{
+    if (l->secure) return "https:// and wss:// need a TLS transport, and none is configured";
+    if (l->carrier == REVDIAL_CARRIER_WEBSOCKET) return "this version speaks no WebSocket";
+    return NULL;
 }
 
 static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, revdial_err *err)
@@ -12597,6 +12634,7 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
     l->task.run = rvd_agent_link_prepared;
     rvd_sys_append(l->text, sizeof l->text, 0, text);
     problem = rvd_agent_url_parse(l, text);
+    if (!problem) problem = rvd_agent_link_problem(l);
     if (!problem && rvd_loop_timer_set(a->loop, &l->timer, INT64_MAX) == 0) {
         a->links[a->link_count++] = l;
         return l;

@@ -397,7 +397,47 @@ TEST(a_token_is_not_sent_in_cleartext_beyond_loopback_and_nothing_is_connected)
     }
 }
 
-TEST(a_URL_or_field_that_makes_no_sense_is_refused_at_the_start)
+TEST(a_URL_says_whether_TLS_is_used_and_what_the_bytes_ride_in)
+{
+    static const struct {
+        const char *url, *endpoint, *host, *path;
+        int secure, carrier;
+    } rows[] = {
+        {"http://h", "h:80", "h", "/revdial", 0, REVDIAL_CARRIER_RAW},
+        {"http://h:8080/", "h:8080", "h:8080", "/revdial", 0, REVDIAL_CARRIER_RAW},
+        {"https://h/p", "h:443", "h", "/p", 1, REVDIAL_CARRIER_RAW},
+        {"https://[::1]:9", "[::1]:9", "[::1]:9", "/revdial", 1, REVDIAL_CARRIER_RAW},
+        {"ws://[::1]/a/b", "[::1]:80", "[::1]", "/a/b", 0, REVDIAL_CARRIER_WEBSOCKET},
+        {"wss://h:80", "h:80", "h:80", "/revdial", 1, REVDIAL_CARRIER_WEBSOCKET},
+        {"wss://h", "h:443", "h", "/revdial", 1, REVDIAL_CARRIER_WEBSOCKET},
+        {"unix:/run/p", "unix:/run/p", "localhost", "/revdial", 0, REVDIAL_CARRIER_RAW},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        rvd_agent_link l = {0};
+        CHECK(rvd_agent_url_parse(&l, rows[i].url) == NULL);
+        CHECK_STR(l.endpoint, rows[i].endpoint);
+        CHECK_STR(l.host, rows[i].host);
+        CHECK_STR(l.path, rows[i].path);
+        CHECK_INT(l.secure, rows[i].secure);
+        CHECK_INT(l.carrier, rows[i].carrier);
+    }
+}
+
+TEST(a_URL_that_needs_TLS_says_so_where_there_is_none)
+{
+    static const char *const urls[] = {"https://host:443", "wss://host/revdial"};
+    for (int i = 0; i < 2; i++) {
+        world w;
+        revdial_err err = {0};
+        world_init(&w);
+        w.acfg.url = urls[i];
+        CHECK(!revdial_agent_start(&w.acfg, &err));
+        CHECK_INT(err.code, REVDIAL_EINVAL);
+        CHECK(strstr(err.msg, "TLS") != NULL);
+    }
+}
+
+TEST(U39_a_URL_or_field_that_makes_no_sense_is_refused_at_the_start)
 {
     static const char *const urls[] = {
         "",
@@ -406,9 +446,11 @@ TEST(a_URL_or_field_that_makes_no_sense_is_refused_at_the_start)
         "http://:80",
         "http://a b:80",
         "http://u:p@host:80",
-        "https://host:443",
-        "ws://host",
-        "wss://host",
+        "ws://",
+        "ws:/x",
+        "WS://host",
+        "ws://host:",
+        "wss://u@host",
         "ftp://host",
         "http://host:0",
         "http://host:65536",
