@@ -52,6 +52,7 @@ PROGRAMS = $(patsubst examples/%.c,$(BUILD)/revdial-%,$(wildcard examples/proxy.
 EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%, \
 	$(sort $(filter-out examples/proxy.c examples/agent.c,$(wildcard examples/*.c))))
 INTEROP = $(patsubst tests/interop/%.c,$(BUILD)/interop/%,$(wildcard tests/interop/*.c))
+BENCHES = $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
 
 COMPILE = $(CC) -std=c11 $(WARNINGS) -I. $(CPPFLAGS)
 LINK = $(LDFLAGS) -pthread $(LDLIBS)
@@ -77,6 +78,8 @@ $(BUILD)/examples/%: examples/%.c $(BUILD)/flags
 	$(call build,$(CFLAGS))
 $(BUILD)/interop/%: tests/interop/%.c $(BUILD)/flags
 	$(call build,$(CFLAGS))
+$(BUILD)/bench/%: tests/bench/%.c $(BUILD)/flags
+	$(call build,$(CFLAGS) -D_GNU_SOURCE)
 $(BUILD)/%-poll: tests/%.c $(BUILD)/flags
 	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE -DREVDIAL_POLL)
 $(BUILD)/%: tests/%.c $(BUILD)/flags
@@ -88,7 +91,8 @@ $(BUILD)/flags: FORCE
 	@echo '$(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(LINK)' | cmp -s - $@ || \
 		echo '$(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(LINK)' >$@
 
--include $(wildcard $(BUILD)/*.d $(BUILD)/examples/*.d $(BUILD)/interop/*.d)
+-include $(wildcard $(BUILD)/*.d $(BUILD)/examples/*.d $(BUILD)/interop/*.d \
+	$(BUILD)/bench/*.d)
 
 test: $(SUITES) all
 	@$(RUN) $(SUITES)
