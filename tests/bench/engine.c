@@ -1,6 +1,6 @@
 // The engine without sockets.
 //     build/bench/engine JOB COUNT       runs COUNT frames, prints how many it did in a second
-//     build/bench/engine memory COUNT    opens COUNT streams, prints the bytes that one of them costs
+//     build/bench/engine memory COUNT    opens COUNT streams, prints the bytes of one of them
 // The frames that come in are made before the clock starts, and come 64 KiB at a time, as a socket
 // gives them. Two runs of different COUNT under callgrind, subtracted, are the instructions of one
 // frame: tests/bench/engine.sh does that.
