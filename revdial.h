@@ -315,6 +315,7 @@ enum revdial_event_type {
     REVDIAL_EV_ACCEPTED,  // the peer accepted our stream id
     REVDIAL_EV_READABLE,  // stream id has bytes where it had none: read until EAGAIN
     REVDIAL_EV_WRITABLE,  // stream id may be written again; id 0: revdial_engine_open() may succeed
+    REVDIAL_EV_SENT,      // stream id: all that was lent has left; the memory is yours again
     REVDIAL_EV_FIN,       // stream id: the peer finished; EOF comes after the bytes
     REVDIAL_EV_RESET,     // stream id was reset with code; bytes that came before it can be read
     REVDIAL_EV_GOAWAY,    // the peer drains: open nothing more here
@@ -422,8 +423,8 @@ REVDIAL_API int revdial_engine_event(revdial_engine *e, revdial_event *ev);
 //   thread   one at a time per engine
 REVDIAL_API int revdial_engine_output(revdial_engine *e, struct iovec *iov, int max);
 
-// The first n bytes of what revdial_engine_output() showed are on the wire. Room that this makes
-// shows up as REVDIAL_EV_WRITABLE.
+// The first n bytes of what revdial_engine_output() showed are on the wire, the others are shown
+// again by its next call. Room that this makes shows up as REVDIAL_EV_WRITABLE.
 //   thread   one at a time per engine
 REVDIAL_API void revdial_engine_sent(revdial_engine *e, size_t n);
 
@@ -506,6 +507,26 @@ REVDIAL_API void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n
 REVDIAL_API ptrdiff_t revdial_engine_reserve(revdial_engine *e, uint32_t id, void **at,
                                              size_t want);
 REVDIAL_API void revdial_engine_commit(revdial_engine *e, uint32_t id, size_t n);
+
+// A write without a copy: what it takes stays where it is and is shown by revdial_engine_output()
+// behind a header. The memory must stay as it is until all of it has left: EV_SENT tells, and
+// revdial_engine_lent() is 0. RESET and DEAD end the telling, not the need: recall it then.
+//   returns  bytes taken, as revdial_engine_write()
+//   owns     buf is yours, and must not change while revdial_engine_lent() is not 0
+//   thread   one at a time per engine
+REVDIAL_API ptrdiff_t revdial_engine_lend(revdial_engine *e, uint32_t id, const void *buf,
+                                          size_t len);
+
+// Bytes lent on this stream, closed or not, that are still needed.
+//   thread   one at a time per engine
+REVDIAL_API size_t revdial_engine_lent(revdial_engine *e, uint32_t id);
+
+// Takes lent memory back before it has left: copies what is still needed. What the last
+// revdial_engine_output() showed may be on its way; that part stays lent until
+// revdial_engine_sent(), also of 0 bytes. Then call again.
+//   returns  bytes that are still needed where they are; REVDIAL_ENOMEM: all that were
+//   thread   one at a time per engine
+REVDIAL_API ptrdiff_t revdial_engine_recall(revdial_engine *e, uint32_t id);
 
 // We want no more bytes: what still comes is dropped, and a peer that sends much of it is reset.
 //   returns  0, EINVAL
@@ -1786,8 +1807,9 @@ enum {
     RVD_MUX_TELL_OPEN = 1,
     RVD_MUX_TELL_ACCEPTED = 2,
     RVD_MUX_TELL_READABLE = 4,
-    RVD_MUX_TELL_FIN = 8,
-    RVD_MUX_TELL_RESET = 16
+    RVD_MUX_TELL_SENT = 8,
+    RVD_MUX_TELL_FIN = 16,
+    RVD_MUX_TELL_RESET = 32
 };
 
 // Why a writer waits.
@@ -1833,12 +1855,24 @@ typedef struct rvd_mux_stream {
     uint32_t buffered;
     uint32_t turn_left;    // bytes it may still write in its turn
     uint32_t dropped;      // bytes thrown away after our close
+    uint32_t lent;         // bytes of its loans that lie with the lender
     uint32_t epoch_bytes;  // consumed since epoch_us
     int64_t epoch_us;
     int64_t timer_us;
     uint64_t sent, received, consumed;
     uint64_t out_mark;  // its last data frame ends at this point of the output
 } rvd_mux_stream;
+
+// Payload that was lent: its header lies in the output, its bytes with the lender or, after a
+// recall, in `copy`. Loans are in the order of the output.
+typedef struct rvd_mux_loan {
+    struct rvd_mux_loan *next;
+    rvd_mux_stream *stream;  // whose lender's they are; NULL: `copy`
+    const uint8_t *bytes;    // the first that has not left
+    uint8_t *copy;
+    uint64_t at;         // where bytes[0] comes in the output, on out_added's scale
+    uint32_t len, size;  // bytes left, bytes that were lent
+} rvd_mux_loan;
 
 // ---- sessions ----
 
@@ -1888,7 +1922,9 @@ typedef struct rvd_mux {
     rvd_mux_chunk *spare;  // one empty chunk kept, so that a steady flow allocates nothing
     uint32_t frame_left;   // bytes of the half-sent data frame at the head
     uint32_t shown_data, shown_control;
-    uint64_t out_added, out_sent;  // of data frames, in bytes
+    uint64_t out_added, out_sent;  // of data frames, in bytes, lent ones included
+    uint64_t out_shown;            // up to here the last output() showed them; then out_sent
+    rvd_mux_loan *loans, *loans_last;
     uint64_t out_max;
     int64_t progress_us;  // the output last moved, or began to wait
     uint32_t reserved;    // room promised by reserve
@@ -2115,12 +2151,12 @@ static void rvd_mux_rx_become(rvd_mux_stream *s, enum rvd_mux_rx to)
     s->rx = (uint8_t)to;
 }
 
-// Leaves the table once the protocol, the application and the output are done with it.
+// Leaves the table once the protocol, the application, lenders and the output are done with it.
 static void rvd_mux_settle(rvd_mux *m, rvd_mux_stream *s)
 {
     int sent = s->tx == RVD_MUX_TX_ENDED || s->tx == RVD_MUX_TX_RESET;
     int received = s->rx == RVD_MUX_RX_ENDED || s->rx == RVD_MUX_RX_RESET;
-    if (!s->released || !sent || !received) return;
+    if (!s->released || !sent || !received || s->lent) return;
     if (s->ctl_bits & ~(unsigned)RVD_MUX_CTL_CREDIT) return;
     rvd_mux_stream_free(m, s);
 }
@@ -2566,14 +2602,15 @@ static uint32_t rvd_mux_allowed(rvd_mux *m, rvd_mux_stream *s, size_t want)
     return rvd_base_min_u32(n, s->send_credit);
 }
 
-// A data frame of n bytes lies at the end of the output, header gap first.
-static void rvd_mux_commit(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
+// The end of the output gets a data frame of n bytes; `here` of them, all or none, lie there behind
+// the gap for the header.
+static void rvd_mux_frame_add(rvd_mux *m, rvd_mux_stream *s, uint32_t n, uint32_t here)
 {
     rvd_mux_chunk *c = m->out_tail;
-    REVDIAL_ASSERT(n && n <= s->send_credit && RVD_WIRE_HEADER + n <= c->size - c->end);
+    REVDIAL_ASSERT(n && n <= s->send_credit && RVD_WIRE_HEADER + here <= c->size - c->end);
     rvd_mux_out_began(m);
     rvd_wire_frame_put(c->data + c->end, RVD_WIRE_DATA, 0, s->id, n);
-    c->end += RVD_WIRE_HEADER + n;
+    c->end += RVD_WIRE_HEADER + here;
     m->out_added += RVD_WIRE_HEADER + n;
     s->out_mark = m->out_added;
     s->send_credit -= n;
@@ -2583,6 +2620,85 @@ static void rvd_mux_commit(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
     m->tx_bytes += n;
     m->tx_frames++;
     m->tx_data_frames++;
+}
+
+static void rvd_mux_commit(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
+{
+    rvd_mux_frame_add(m, s, n, n);
+}
+
+// ---- loans ----
+
+// A data frame of n bytes whose payload stays where it is. Returns 0 without memory.
+static int rvd_mux_loan_add(rvd_mux *m, rvd_mux_stream *s, const uint8_t *bytes, uint32_t n)
+{
+    rvd_mux_loan *loan = rvd_base_alloc(m->heap, sizeof *loan);
+    if (!loan) return 0;
+    if (!rvd_mux_out_room(m, RVD_WIRE_HEADER)) {
+        rvd_base_free(m->heap, loan, sizeof *loan);
+        return 0;
+    }
+    rvd_mux_frame_add(m, s, n, 0);
+    loan->stream = s;
+    loan->bytes = bytes;
+    loan->at = m->out_added - n;
+    loan->len = loan->size = n;
+    if (m->loans)
+        m->loans_last->next = loan;
+    else
+        m->loans = loan;
+    m->loans_last = loan;
+    s->lent += n;
+    return 1;
+}
+
+static void rvd_mux_loan_free(rvd_mux *m, rvd_mux_loan *loan)
+{
+    rvd_base_free(m->heap, loan->copy, loan->size);
+    rvd_base_free(m->heap, loan, sizeof *loan);
+}
+
+// n bytes of the stream's lender are no longer needed.
+static void rvd_mux_loan_repay(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
+{
+    s->lent -= n;
+    if (s->lent) return;
+    if (!m->dead && s->tx != RVD_MUX_TX_RESET) rvd_mux_tell(m, s, RVD_MUX_TELL_SENT);
+    rvd_mux_settle(m, s);
+}
+
+// n bytes of the first loan are on the wire.
+static void rvd_mux_loan_sent(rvd_mux *m, uint32_t n)
+{
+    rvd_mux_loan *loan = m->loans;
+    rvd_mux_stream *s = loan->stream;
+    loan->bytes += n;
+    loan->at += n;
+    loan->len -= n;
+    if (!loan->len) {
+        m->loans = loan->next;
+        rvd_mux_loan_free(m, loan);
+    }
+    if (s) rvd_mux_loan_repay(m, s, n);
+}
+
+// Copies what is still to be sent of the stream's loans, but for what is on its way. What was
+// copied before memory ran out is no longer lent. Returns bytes still lent, or REVDIAL_ENOMEM.
+static ptrdiff_t rvd_mux_recall(rvd_mux *m, rvd_mux_stream *s)
+{
+    uint32_t lent = s->lent;
+    for (rvd_mux_loan *loan = m->loans; loan && lent; loan = loan->next) {
+        uint8_t *copy;
+        if (loan->stream != s || loan->at < m->out_shown) continue;
+        copy = rvd_base_resize(m->heap, NULL, 0, loan->size);
+        if (!copy) return REVDIAL_ENOMEM;
+        memcpy(copy, loan->bytes, loan->len);
+        loan->bytes = loan->copy = copy;
+        loan->stream = NULL;
+        lent -= loan->len;
+        s->lent -= loan->len;
+    }
+    return (ptrdiff_t)lent;
 }
 
 // ---- output of control ----
@@ -2695,83 +2811,136 @@ static void rvd_mux_control_fill(rvd_mux *m)
     m->silent = m->dead != 0;  // those were the last words
 }
 
+// Where output() is in the data frames: in a chunk, or at a loan that comes next.
+typedef struct rvd_mux_cursor {
+    const rvd_mux_chunk *chunk;
+    uint32_t start;  // in it
+    const rvd_mux_loan *loan;
+    uint64_t at;
+} rvd_mux_cursor;
+
+// Fills vectors with data frames, up to `end`. Returns how many are filled now.
+static int rvd_mux_show(rvd_mux_cursor *c, uint64_t end, struct iovec *iov, int n, int max)
+{
+    while (c->at < end && n < max) {
+        uint64_t len = end - c->at;
+        const uint8_t *from;
+        if (c->loan && c->loan->at == c->at) {
+            from = c->loan->bytes;
+            if (len >= c->loan->len) {
+                len = c->loan->len;
+                c->loan = c->loan->next;
+            }
+        } else if (c->start == c->chunk->end) {
+            c->chunk = c->chunk->next;
+            c->start = c->chunk->start;
+            continue;
+        } else {
+            if (c->loan && len > c->loan->at - c->at) len = c->loan->at - c->at;
+            from = c->chunk->data + c->start;
+            len = rvd_base_min((size_t)len, c->chunk->end - c->start);
+            c->start += (uint32_t)len;
+        }
+        // writev() takes what may not be changed as what may; it is not going to.
+        iov[n].iov_base = (void *)(uintptr_t)from;
+        iov[n++].iov_len = (size_t)len;
+        c->at += len;
+    }
+    return n;
+}
+
 // Shows pending output: the rest of a half-sent data frame, control, then data.
 static int rvd_mux_output(rvd_mux *m, struct iovec *iov, int max)
 {
-    int n = 0;
-    uint32_t skip;
-    rvd_mux_chunk *c = m->out_head;
-    int full;
+    rvd_mux_cursor c;
+    int n, full;
     rvd_mux_control_fill(m);
     // An ACK that found no room must not be overtaken by the data that follows it.
     full = RVD_MUX_CONTROL - m->control_len < RVD_WIRE_HEADER && !rvd_base_link_is_alone(&m->ctl);
-    m->shown_data = m->shown_control = 0;
-    skip = m->frame_left;
-    if (skip && n < max) {
-        iov[n].iov_base = c->data + c->start;
-        iov[n++].iov_len = skip;
-        m->shown_data = skip;
-    }
-    if (m->control_len > m->control_sent && n < max) {
+    c.chunk = m->out_head;
+    c.start = m->out_head ? m->out_head->start : 0;
+    c.loan = m->loans;
+    c.at = m->out_sent;
+    m->shown_control = 0;
+    n = rvd_mux_show(&c, m->out_sent + m->frame_left, iov, 0, max);
+    m->shown_data = (uint32_t)(c.at - m->out_sent);
+    if (m->shown_data == m->frame_left && m->control_len > m->control_sent && n < max) {
         iov[n].iov_base = m->control + m->control_sent;
         iov[n].iov_len = m->shown_control = m->control_len - m->control_sent;
         n++;
     }
-    for (c = m->out_head; c && n < max && !full; c = c->next) {
-        uint32_t len = c->end - c->start - skip;
-        if (!len) {
-            skip = 0;
-            continue;
-        }
-        iov[n].iov_base = c->data + c->start + skip;
-        iov[n++].iov_len = len;
-        skip = 0;
-    }
+    if (!full) n = rvd_mux_show(&c, m->out_added, iov, n, max);
+    m->out_shown = c.at;
     return n;
+}
+
+// The first chunk is used up. The last one stays, empty.
+static void rvd_mux_chunk_done(rvd_mux *m)
+{
+    rvd_mux_chunk *c = m->out_head;
+    if (c == m->out_tail) {
+        c->start = c->end = 0;
+        return;
+    }
+    m->out_head = c->next;
+    if (m->spare)
+        rvd_base_free(m->heap, c, sizeof *c + c->size);
+    else
+        m->spare = c;
+}
+
+// n bytes, no more than are left of one frame, are on the wire.
+static void rvd_mux_out_advance(rvd_mux *m, uint32_t n)
+{
+    while (n) {
+        rvd_mux_chunk *c = m->out_head;
+        rvd_mux_loan *loan = m->loans;
+        uint32_t k;
+        if (loan && loan->at == m->out_sent) {
+            k = rvd_base_min_u32(n, loan->len);
+            m->out_sent += k;
+            rvd_mux_loan_sent(m, k);
+        } else {
+            k = rvd_base_min_u32(n, c->end - c->start);
+            if (loan && k > loan->at - m->out_sent) k = (uint32_t)(loan->at - m->out_sent);
+            m->out_sent += k;
+            c->start += k;
+            if (c->start == c->end) rvd_mux_chunk_done(m);
+        }
+        n -= k;
+    }
 }
 
 // n bytes of data frames are on the wire. Keeps frame_left exact by walking the headers.
 static void rvd_mux_data_sent(rvd_mux *m, size_t n)
 {
-    m->out_sent += n;
     while (n) {
-        rvd_mux_chunk *c = m->out_head;
         uint32_t k;
         if (!m->frame_left) {
-            const uint8_t *p = c->data + c->start;
+            const uint8_t *p = m->out_head->data + m->out_head->start;
             m->frame_left = RVD_WIRE_HEADER;
             if (p[1] == RVD_WIRE_DATA) m->frame_left += rvd_base_u32(p + 8);
         }
-        k = rvd_base_min_u32(m->frame_left, (uint32_t)rvd_base_min(n, UINT32_MAX));
-        c->start += k;
+        k = (uint32_t)rvd_base_min(n, m->frame_left);
         m->frame_left -= k;
         n -= k;
-        if (c->start < c->end) continue;
-        if (c == m->out_tail) {  // the last one stays, empty
-            REVDIAL_ASSERT(n == 0);
-            c->start = c->end = 0;
-            break;
-        }
-        m->out_head = c->next;
-        if (m->spare)
-            rvd_base_free(m->heap, c, sizeof *c + c->size);
-        else
-            m->spare = c;
+        rvd_mux_out_advance(m, k);
     }
 }
 
 static void rvd_mux_sent(rvd_mux *m, size_t n)
 {
     size_t first = rvd_base_min(n, m->shown_data);
-    size_t control;
-    if (!n) return;
-    m->progress_us = m->now_us;
-    rvd_mux_data_sent(m, first);
-    control = rvd_base_min(n - first, m->shown_control);
-    m->control_sent += (uint32_t)control;
-    rvd_mux_data_sent(m, n - first - control);
+    size_t control = rvd_base_min(n - first, m->shown_control);
     m->shown_data -= (uint32_t)first;
     m->shown_control -= (uint32_t)control;
+    if (n) {
+        m->progress_us = m->now_us;
+        rvd_mux_data_sent(m, first);
+        m->control_sent += (uint32_t)control;
+        rvd_mux_data_sent(m, n - first - control);
+    }
+    m->out_shown = m->out_sent;
 }
 
 // ---- input, one frame at a time: header, body, flags; always in that order ----
@@ -3336,6 +3505,7 @@ static int rvd_mux_event_stream(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev
     case RVD_MUX_TELL_OPEN: rvd_mux_event_open(m, s, ev); break;
     case RVD_MUX_TELL_ACCEPTED: ev->type = REVDIAL_EV_ACCEPTED; break;
     case RVD_MUX_TELL_READABLE: ev->type = REVDIAL_EV_READABLE; break;
+    case RVD_MUX_TELL_SENT: ev->type = REVDIAL_EV_SENT; break;
     case RVD_MUX_TELL_FIN: ev->type = REVDIAL_EV_FIN; break;
     case RVD_MUX_TELL_RESET:
         ev->type = REVDIAL_EV_RESET;
@@ -3585,6 +3755,18 @@ static ptrdiff_t rvd_mux_reserve(rvd_mux *m, rvd_mux_stream *s, uint8_t **at, si
     return (ptrdiff_t)n;
 }
 
+// As rvd_mux_reserve(), without room for a payload.
+static ptrdiff_t rvd_mux_lend(rvd_mux *m, rvd_mux_stream *s, const uint8_t *bytes, size_t len)
+{
+    uint32_t n;
+    int state = rvd_mux_write_state(m, s);
+    if (state) return state;
+    rvd_mux_ack(m, s);
+    n = rvd_mux_allowed(m, s, len);
+    if (n && !rvd_mux_loan_add(m, s, bytes, n)) return REVDIAL_ENOMEM;
+    return (ptrdiff_t)n;
+}
+
 static void rvd_mux_ledger(const rvd_mux *m, const rvd_mux_stream *s, revdial_ledger *out)
 {
     out->blocked_on = "";
@@ -3652,6 +3834,11 @@ static void rvd_mux_end(rvd_mux *m)
         while (m->table[i]) rvd_mux_stream_free(m, m->table[i]);
     if (m->table)
         rvd_base_free(m->heap, m->table, ((size_t)1 << m->table_bits) * sizeof(*m->table));
+    while (m->loans) {
+        rvd_mux_loan *loan = m->loans;
+        m->loans = loan->next;
+        rvd_mux_loan_free(m, loan);
+    }
     while (m->out_head) {
         rvd_mux_chunk *c = m->out_head;
         m->out_head = c->next;
@@ -3662,10 +3849,25 @@ static void rvd_mux_end(rvd_mux *m)
 }
 
 #ifdef REVDIAL_SELF_CHECK
+// Loans lie in the output, one behind the other. Returns what is lent.
+static uint64_t rvd_mux_loans_check(const rvd_mux *m)
+{
+    uint64_t lent = 0, at = m->out_sent;
+    for (const rvd_mux_loan *loan = m->loans; loan; loan = loan->next) {
+        REVDIAL_ASSERT(loan->at >= at && loan->len && loan->len <= loan->size);
+        REVDIAL_ASSERT(loan->next || loan == m->loans_last);
+        at = loan->at + loan->len;
+        REVDIAL_ASSERT((loan->stream == NULL) == (loan->copy != NULL));
+        if (loan->stream) lent += loan->len;
+    }
+    REVDIAL_ASSERT(at <= m->out_added);
+    return lent;
+}
+
 // Every invariant, at entry and exit of each call of the engine in test builds.
 static void rvd_mux_check(const rvd_mux *m)
 {
-    uint64_t buffered = 0, grown = 0;
+    uint64_t buffered = 0, grown = 0, lent = 0;
     uint32_t count = 0, mine = 0, unacked = 0;
     if (!m->heap || !m->table) return;
     for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits; i++) {
@@ -3681,6 +3883,7 @@ static void rvd_mux_check(const rvd_mux *m)
             REVDIAL_ASSERT(s->phase == RVD_MUX_OPEN || s->tx != RVD_MUX_TX_RESET);
             buffered += s->buffered;
             grown += s->window - m->cfg.recv_window;
+            lent += s->lent;
             count++;
             mine += (uint32_t)rvd_mux_is_mine(m, s->id);
             unacked += s->phase == RVD_MUX_ASKED;
@@ -3691,7 +3894,8 @@ static void rvd_mux_check(const rvd_mux *m)
     REVDIAL_ASSERT(m->buffered <= m->cfg.limits.session_window + (uint64_t)RVD_WIRE_FRAME_MAX);
     REVDIAL_ASSERT(m->pong_count <= RVD_MUX_PONGS);
     REVDIAL_ASSERT(m->control_sent <= m->control_len && m->control_len <= RVD_MUX_CONTROL);
-    REVDIAL_ASSERT(m->out_sent <= m->out_added);
+    REVDIAL_ASSERT(m->out_sent <= m->out_shown && m->out_shown <= m->out_added);
+    REVDIAL_ASSERT(lent == rvd_mux_loans_check(m));
 }
 #endif
 
@@ -5287,6 +5491,37 @@ ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const void *buf, 
     if (done || len) return (ptrdiff_t)done;
     rvd_mux_ack(&e->mux, s);
     return rvd_mux_write_state(&e->mux, s);
+}
+
+ptrdiff_t revdial_engine_lend(revdial_engine *e, uint32_t id, const void *buf, size_t len)
+{
+    const uint8_t *from = buf;
+    size_t done = 0;
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    if (!s) return REVDIAL_EINVAL;
+    while (done < len) {
+        ptrdiff_t n = rvd_mux_lend(&e->mux, s, from + done, len - done);
+        if (n < 0 && !done) return n;
+        if (n <= 0) break;
+        done += (size_t)n;
+    }
+    RVD_ENGINE_CHECK(e);
+    return (ptrdiff_t)done;
+}
+
+size_t revdial_engine_lent(revdial_engine *e, uint32_t id)
+{
+    rvd_mux_stream *s = e->state == RVD_ENGINE_UP ? rvd_mux_find(&e->mux, id) : NULL;
+    return s ? s->lent : 0;
+}
+
+ptrdiff_t revdial_engine_recall(revdial_engine *e, uint32_t id)
+{
+    rvd_mux_stream *s = e->state == RVD_ENGINE_UP ? rvd_mux_find(&e->mux, id) : NULL;
+    ptrdiff_t n = s ? rvd_mux_recall(&e->mux, s) : 0;
+    if (n == 0 && s) rvd_mux_settle(&e->mux, s);
+    RVD_ENGINE_CHECK(e);
+    return n;
 }
 
 int revdial_engine_stop(revdial_engine *e, uint32_t id)

@@ -20,12 +20,13 @@ typedef struct rig_text {
 // What a test's peer and application know of one stream.
 typedef struct rig_stream {
     uint32_t id;
-    uint64_t fed;                                     // payload bytes that the peer has sent
-    uint64_t written;                                 // that the application has written
-    uint64_t taken;                                   // that the application has read
-    uint64_t sent;                                    // that came out
-    uint64_t shown;                                   // of `taken`, logged already
-    int bad;                                          // a byte read was not the one sent
+    uint64_t fed;      // payload bytes that the peer has sent
+    uint64_t written;  // that the application has written
+    uint64_t taken;    // that the application has read
+    uint64_t sent;     // that came out
+    uint64_t shown;    // of `taken`, logged already
+    int bad;           // a byte read was not the one sent
+    uint64_t out_bad;  // 1 + the first byte that came out and is not the pattern's, 0 = none
     char text[RIG_KEEP + 1], out_text[RIG_KEEP + 1];  // the first bytes
     char fed_text[RIG_KEEP + 1];
 } rig_stream;
@@ -197,6 +198,8 @@ static void rig_body(void *ud, uint32_t id, const uint8_t *bytes, size_t n)
     rig_stream *s = rig_stream_of(r, id);
     if (!s || r->quiet) return;
     rig_note_bytes(s->out_text, s->sent, bytes, n);
+    for (size_t i = 0; i < n && !s->out_bad; i++)
+        if (bytes[i] != rig_pattern(id, 0, s->sent + i)) s->out_bad = s->sent + i + 1;
     s->sent += n;
     r->run_bytes += n;
 }
@@ -228,6 +231,21 @@ static void rig_flush(rig *r)
         revdial_engine_sent(r->e, total);
         rig_drain(r);
     }
+}
+
+// A socket that takes a little: at most `left` bytes of one output.
+static inline void rig_take(rig *r, size_t left)
+{
+    struct iovec iov[8];
+    int n = revdial_engine_output(r->e, iov, 8);
+    size_t total = 0;
+    for (int i = 0; i < n && left; i++) {
+        size_t take = iov[i].iov_len < left ? iov[i].iov_len : left;
+        judge_out(&r->wire, iov[i].iov_base, take);
+        left -= take;
+        total += take;
+    }
+    revdial_engine_sent(r->e, total);
 }
 
 // ---- events
@@ -286,11 +304,11 @@ static void rig_note_open(rig *r, const revdial_event *ev)
 
 static void rig_log_event(rig *r, const revdial_event *ev)
 {
-    static const char *const names[] = {"none",     "auth",     "up",       "open",
-                                        "accepted", "readable", "writable", "fin",
-                                        "reset",    "goaway",   "rtt",      "dead"};
+    static const char *const names[] = {"none",     "auth",     "up",   "open", "accepted",
+                                        "readable", "writable", "sent", "fin",  "reset",
+                                        "goaway",   "rtt",      "dead"};
     char name[16];
-    const char *what = ev->type >= 0 && ev->type < 12 ? names[ev->type] : "?";
+    const char *what = ev->type >= 0 && ev->type < 13 ? names[ev->type] : "?";
     if (ev->type == REVDIAL_EV_DEAD)
         rig_say(&r->log, "dead(%s)", rig_error_name(ev->code));
     else if (ev->type == REVDIAL_EV_RESET)
@@ -326,6 +344,7 @@ static void rig_on_event(rig *r, const revdial_event *ev)
         return;
     case REVDIAL_EV_NONE:
     case REVDIAL_EV_ACCEPTED:
+    case REVDIAL_EV_SENT:
     case REVDIAL_EV_FIN:
     case REVDIAL_EV_RESET:
     case REVDIAL_EV_GOAWAY: break;

@@ -24,6 +24,8 @@ typedef struct sim_end {
     int got_accepted, got_fin, got_reset, got_eof, got_error;
     int reset_code;
     uint64_t written, read;
+    uint8_t *lent;  // memory that the engine may still need
+    size_t lent_len;
 } sim_end;
 
 typedef struct sim_stream {
@@ -59,12 +61,14 @@ enum sim_op {
     SIM_REFUSE,
     SIM_WRITE,
     SIM_RESERVE,
+    SIM_LEND,
     SIM_READ,
     SIM_PEEK,
     SIM_FINISH,
     SIM_RESET,
     SIM_STOP,
     SIM_CLOSE,
+    SIM_RECALL,
     SIM_DRAIN,
     SIM_SHUTDOWN,
     SIM_SEND,
@@ -79,11 +83,11 @@ enum sim_op {
     SIM_OPS
 };
 static const char *const sim_op_names[SIM_OPS] = {
-    "open",  "accept", "refuse", "write", "reserve",   "read",      "peek",    "finish",
-    "reset", "stop",   "close",  "drain", "shutdown",  "send",      "receive", "tick",
-    "wait",  "jump",   "stall",  "cut",   "no_memory", "output_max"};
-static const unsigned sim_op_base[SIM_OPS] = {20, 20, 2,   60,  20, 60, 20, 12, 3, 1, 10,
-                                              1,  1,  120, 120, 20, 60, 1,  3,  1, 2, 2};
+    "open",    "accept", "refuse", "write", "reserve", "lend",  "read",      "peek",
+    "finish",  "reset",  "stop",   "close", "recall",  "drain", "shutdown",  "send",
+    "receive", "tick",   "wait",   "jump",  "stall",   "cut",   "no_memory", "output_max"};
+static const unsigned sim_op_base[SIM_OPS] = {20, 20, 2, 60,  20,  20, 60, 20, 12, 3, 1, 10,
+                                              10, 1,  1, 120, 120, 20, 60, 1,  3,  1, 2, 2};
 
 typedef struct sim {
     test_rng rng;
@@ -114,6 +118,11 @@ enum sim_mark {
     SIM_MARK_OPEN_BLOCKED,
     SIM_MARK_OPEN_NO_MEMORY,
     SIM_MARK_WRITE_NO_MEMORY,
+    SIM_MARK_SENT,
+    SIM_MARK_RECALLED,
+    SIM_MARK_RECALLED_LATE,
+    SIM_MARK_RECALL_NO_MEMORY,
+    SIM_MARK_LENT_AT_CLOSE,
     SIM_MARK_GOAWAY,
     SIM_MARK_RTT,
     SIM_MARK_CUT,
@@ -135,6 +144,11 @@ static const char *const sim_mark_names[SIM_MARKS] = {"EOF read",
                                                       "too many opens unanswered",
                                                       "no memory to open",
                                                       "no memory to write",
+                                                      "lent bytes that left",
+                                                      "lent bytes taken back",
+                                                      "lent bytes that were on their way",
+                                                      "no memory to take lent bytes back",
+                                                      "a close with lent bytes",
                                                       "GOAWAY told",
                                                       "a round trip measured",
                                                       "a connection cut with streams on it",
@@ -283,7 +297,7 @@ static void sim_on_dead(sim *w, int x, const revdial_event *ev)
 }
 
 static ptrdiff_t sim_read(sim *w, int x, sim_stream *s, size_t most, int peek);
-static void sim_write(sim *w, int x, sim_stream *s, size_t want, int reserve);
+static void sim_write(sim *w, int x, sim_stream *s, size_t want, enum sim_op how);
 
 static void sim_on_stream_event(sim *w, int x, const revdial_event *ev)
 {
@@ -306,7 +320,12 @@ static void sim_on_stream_event(sim *w, int x, const revdial_event *ev)
     case REVDIAL_EV_WRITABLE:
         end->waiting = 0;
         if (!w->resting && sim_chance(w, 2))
-            sim_write(w, x, s, sim_size(w, 65536), (int)sim_pick(w, 2));
+            sim_write(w, x, s, sim_size(w, 65536), SIM_WRITE + (int)sim_pick(w, 3));
+        break;
+    case REVDIAL_EV_SENT:
+        if (!end->lent || revdial_engine_lent(w->side[x].e, s->id))
+            sim_fail(w, "side %d: SENT of %u", x, ev->id);
+        sim_mark(SIM_MARK_SENT);
         break;
     case REVDIAL_EV_FIN:
         if (end->got_fin++) sim_fail(w, "side %d: FIN of %u twice", x, ev->id);
@@ -421,27 +440,85 @@ static void sim_open(sim *w, int x)
     sim_fail(w, "side %d: open returns %lld", x, (long long)id);
 }
 
-static void sim_write(sim *w, int x, sim_stream *s, size_t want, int reserve)
+// The engine needs the lent memory no more: what it would still read there is wrong, or a crash.
+static void sim_lent_free(sim_end *end)
+{
+    if (!end->lent) return;
+    memset(end->lent, 0xEE, end->lent_len);
+    free(end->lent);
+    end->lent = NULL;
+}
+
+// Takes back what side x has lent, of one stream.
+static void sim_recall(sim *w, int x)
+{
+    size_t first = (size_t)sim_pick(w, w->count ? w->count : 1);
+    for (size_t i = 0; i < w->count; i++) {
+        sim_stream *s = &w->streams[(first + i) % w->count];
+        sim_end *end = &s->end[x];
+        if (!end->lent) continue;
+        size_t lent = revdial_engine_lent(w->side[x].e, s->id);
+        ptrdiff_t n = revdial_engine_recall(w->side[x].e, s->id);
+        sim_note(w, "side %d: recall %zu of %u: %td left", x, lent, s->id, n);
+        if (n == 0) sim_mark(SIM_MARK_RECALLED);
+        if (n > 0) sim_mark(SIM_MARK_RECALLED_LATE);
+        if (n == REVDIAL_ENOMEM) sim_mark(SIM_MARK_RECALL_NO_MEMORY);
+        if (n > (ptrdiff_t)lent || (n < 0 && (n != REVDIAL_ENOMEM || !w->no_memory)) ||
+            (n >= 0 && (size_t)n != revdial_engine_lent(w->side[x].e, s->id)))
+            sim_fail(w, "side %d: recall of %zu of %u returns %td", x, lent, s->id, n);
+        if (n == 0) sim_lent_free(end);
+        return;
+    }
+}
+
+static ptrdiff_t sim_lend(sim *w, int x, sim_stream *s, const uint8_t *bytes, size_t want)
+{
+    sim_end *end = &s->end[x];
+    uint8_t *copy = malloc(want);
+    if (!copy) abort();
+    memcpy(copy, bytes, want);
+    ptrdiff_t n = revdial_engine_lend(w->side[x].e, s->id, copy, want);
+    if (n <= 0) {
+        free(copy);
+        return n;
+    }
+    end->lent = copy;
+    end->lent_len = want;
+    return n;
+}
+
+static ptrdiff_t sim_reserve(sim *w, int x, sim_stream *s, const uint8_t *bytes, size_t want)
+{
+    void *at = NULL;
+    ptrdiff_t n = revdial_engine_reserve(w->side[x].e, s->id, &at, want);
+    if (n <= 0) return n;
+    if ((size_t)n > want) sim_fail(w, "side %d: %td bytes reserved, %zu wanted", x, n, want);
+    n = (ptrdiff_t)sim_pick(w, (uint64_t)n + 1);
+    memcpy(at, bytes, (size_t)n);
+    revdial_engine_commit(w->side[x].e, s->id, (size_t)n);
+    return n;
+}
+
+static void sim_write(sim *w, int x, sim_stream *s, size_t want, enum sim_op how)
 {
     sim_end *end = &s->end[x];
     revdial_engine *e = w->side[x].e;
     const uint8_t *bytes = sim_bytes(s->id, x, end->written);
-    void *at = NULL;
+    int reserve = how == SIM_RESERVE;
+    ptrdiff_t n;
     if (w->written + want > SIM_BYTES) return;
     int can = sim_chance(w, 4) ? revdial_engine_writable(e, s->id) : -100;
-    ptrdiff_t n = reserve ? revdial_engine_reserve(e, s->id, &at, want)
-                          : revdial_engine_write(e, s->id, bytes, want);
-    if (reserve && n > 0) {
-        if ((size_t)n > want) sim_fail(w, "side %d: %td bytes reserved, %zu wanted", x, n, want);
-        n = (ptrdiff_t)sim_pick(w, (uint64_t)n + 1);
-        memcpy(at, bytes, (size_t)n);
-        revdial_engine_commit(e, s->id, (size_t)n);
-    }
+    if (reserve)
+        n = sim_reserve(w, x, s, bytes, want);
+    else if (how == SIM_LEND && !end->lent)
+        n = sim_lend(w, x, s, bytes, want);
+    else
+        n = revdial_engine_write(e, s->id, bytes, want);
     if ((can < 0 && can != -100 && n != can) ||
         (can == 1 && n <= 0 && want <= 1024 && !reserve && !w->no_memory))
         sim_fail(w, "side %d: writable says %d of %u, write %td", x, can, s->id, n);
     sim_mix(w, (uint64_t)n);
-    sim_note(w, "side %d: %s %zu to %u: %td", x, reserve ? "reserve" : "write", want, s->id, n);
+    sim_note(w, "side %d: %s %zu to %u: %td", x, sim_op_names[how], want, s->id, n);
     if (n == REVDIAL_ENOMEM) sim_mark(SIM_MARK_WRITE_NO_MEMORY);
     if (n < 0) {
         sim_check_error(w, x, s, n, "write");
@@ -524,6 +601,7 @@ static void sim_close(sim *w, int x, sim_stream *s)
     // Of a stream that it never accepted, close is the refusal.
     if (s->end[x].accepted && !s->end[x].reset && !s->end[x].got_reset) s->end[x].fin = 1;
     s->end[x].closed = 1;
+    if (s->end[x].lent) sim_mark(SIM_MARK_LENT_AT_CLOSE);
     revdial_engine_close(w->side[x].e, s->id);
 }
 
@@ -542,8 +620,9 @@ static void sim_stream_op(sim *w, int x, enum sim_op op)
         sim_reset(w, x, s, REVDIAL_RESET_FORBIDDEN);
         sim_close(w, x, s);
         break;
-    case SIM_WRITE: sim_write(w, x, s, sim_size(w, 65536), 0); break;
-    case SIM_RESERVE: sim_write(w, x, s, sim_size(w, 65536), 1); break;
+    case SIM_WRITE:
+    case SIM_RESERVE:
+    case SIM_LEND: sim_write(w, x, s, sim_size(w, 65536), op); break;
     case SIM_READ: sim_read(w, x, s, sim_size(w, 65536), 0); break;
     case SIM_PEEK: sim_read(w, x, s, sim_size(w, 65536), 1); break;
     case SIM_FINISH: sim_finish(w, x, s); break;

@@ -72,21 +72,6 @@ TEST(fin_and_reset_come_behind_the_streams_own_data)
     SCRIPT_CHECK_ALL(cases);
 }
 
-// A socket that takes a little at a time.
-static void take_some(rig *r, size_t left)
-{
-    struct iovec iov[8];
-    int n = revdial_engine_output(r->e, iov, 8);
-    size_t total = 0;
-    for (int i = 0; i < n && left; i++) {
-        size_t take = iov[i].iov_len < left ? iov[i].iov_len : left;
-        judge_out(&r->wire, iov[i].iov_base, take);
-        left -= take;
-        total += take;
-    }
-    revdial_engine_sent(r->e, total);
-}
-
 TEST(a_thousand_accepts_at_once_each_precede_their_data)
 {
     rig *r = rig_with((revdial_limits){.max_streams = 1000});
@@ -106,7 +91,7 @@ TEST(a_reset_does_not_overtake_the_fin_before_it)
     rig *r = rig_with(no_keepalive);
     REQUIRE(r != NULL);
     script_run(r, "Wp1+SYN .acceptp1 .hold .writep1'abc' .finp1");
-    for (int i = 0; i < WIRE_HEADER + 3; i++) take_some(r, 1);  // the data is out, the FIN is not
+    for (int i = 0; i < WIRE_HEADER + 3; i++) rig_take(r, 1);  // the data is out, the FIN is not
     script_run(r, ".rstp1=2 .flow .tick=1");
     CHECK(!r->wire.failures);
     rig_end(r);
@@ -210,7 +195,7 @@ TEST(busy_streams_get_equal_shares)  // C59, 62
         while (revdial_engine_write(r->e, rig_id(r, 1, n), bytes, sizeof bytes) > 0) {
         }
     for (int round = 0; round < 400; round++) {
-        take_some(r, 50000);
+        rig_take(r, 50000);
         // The first stream does not wait to be told.
         ptrdiff_t took = revdial_engine_write(r->e, rig_id(r, 1, 1), bytes, sizeof bytes);
         if (took > 0) wrote[0] += (uint64_t)took;

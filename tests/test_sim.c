@@ -46,6 +46,7 @@ static void sim_send(sim *w, int x)
     struct iovec iov[8];
     size_t total = 0;
     int n = revdial_engine_output(side->e, iov, 1 + (int)sim_pick(w, 8));
+    if (sim_chance(w, 8)) sim_recall(w, x);  // what was shown stays
     for (int i = 0; i < n && p->len < p->capacity; i++) {
         size_t room = p->capacity - p->len, take = sim_segment(w, p, iov[i].iov_len);
         if (take > room) take = room;
@@ -148,6 +149,7 @@ static void sim_world_op(sim *w, int x, enum sim_op op)
     sim_pipe *p = &side->out;
     switch ((int)op) {
     case SIM_OPEN: sim_open(w, x); break;
+    case SIM_RECALL: sim_recall(w, x); break;
     case SIM_DRAIN:
         side->draining = 1;
         revdial_engine_drain(side->e);
@@ -241,6 +243,8 @@ static void sim_check(sim *w, int x)
                  side->heap.live_bytes);  // 19
     if (info.output_bytes > (side->output_max > 262144 ? side->output_max : 262144) + 300000)
         sim_fail(w, "side %d: %zu bytes wait to be sent", x, info.output_bytes);  // 18
+    for (size_t i = 0; i < w->count; i++)
+        if (!revdial_engine_lent(side->e, w->streams[i].id)) sim_lent_free(&w->streams[i].end[x]);
     if (!side->up) return;
     for (size_t i = 0; i < w->count && !w->failed; i++)
         if (w->streams[i].end[x].known && !w->streams[i].end[x].closed)
@@ -409,6 +413,8 @@ static void sim_rest(sim *w)
     for (size_t i = 0; i < w->count; i++) {
         const sim_end *a = &w->streams[i].end[0], *b = &w->streams[i].end[1];
         if (!over) sim_fail(w, "stuck: stream %u and perhaps more", w->streams[i].id);
+        if ((a->lent && !w->side[0].dead) || (b->lent && !w->side[1].dead))
+            sim_fail(w, "bytes of %u stay lent", w->streams[i].id);
         if (a->got_eof && a->read != b->written)
             sim_fail(w, "EOF of %u is a lie", w->streams[i].id);
         if (b->got_eof && b->read != a->written)
@@ -421,6 +427,7 @@ static void sim_end_world(sim *w)
     for (int x = 0; x < 2; x++) {
         sim_side *side = &w->side[x];
         revdial_engine_free(side->e);
+        for (size_t i = 0; i < w->count; i++) sim_lent_free(&w->streams[i].end[x]);
         if (side->heap.live_bytes || side->heap.live_blocks)
             sim_fail(w, "side %d: %zu bytes leaked", x, side->heap.live_bytes);  // 34
         judge_free(&side->wire);
