@@ -5792,8 +5792,10 @@ const char *revdial_reset_text(int reset)
 // epoll and eventfd, or poll and a pipe. -DREVDIAL_POLL chooses the portable pair on Linux as well.
 #if defined(__linux__) && !defined(REVDIAL_POLL)
 #define RVD_SYS_EPOLL 1
+#include <linux/futex.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #else
 #define RVD_SYS_EPOLL 0
 #endif
@@ -5850,6 +5852,9 @@ const char *revdial_reset_text(int reset)
 #endif
 #ifndef RVD_SYS_FCNTL
 #define RVD_SYS_FCNTL fcntl
+#endif
+#ifndef RVD_SYS_FUTEX
+#define RVD_SYS_FUTEX(...) syscall(SYS_futex, __VA_ARGS__)
 #endif
 #ifndef RVD_SYS_GETADDRINFO
 #define RVD_SYS_GETADDRINFO getaddrinfo
@@ -6056,16 +6061,109 @@ static int rvd_sys_cond_open(pthread_cond_t *cond)
     return -r;
 }
 
+// A point in time of rvd_sys_now_us(), which adds one.
+static void rvd_sys_timespec(struct timespec *to, int64_t at_us)
+{
+    at_us = at_us > 0 ? at_us - 1 : 0;
+    to->tv_sec = (time_t)(at_us / 1000000);
+    to->tv_nsec = (long)(at_us % 1000000) * 1000;
+}
+
 // Returns 0 when woken (or for no reason, as conditions do), -ETIMEDOUT from at_us on; -1 = never.
 static int rvd_sys_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t at_us)
 {
     struct timespec until;
     if (at_us < 0) return -pthread_cond_wait(cond, lock);
-    at_us = at_us > 0 ? at_us - 1 : 0;  // rvd_sys_now_us() adds one
-    until.tv_sec = (time_t)(at_us / 1000000);
-    until.tv_nsec = (long)(at_us % 1000000) * 1000;
+    rvd_sys_timespec(&until, at_us);
     return -RVD_SYS_COND_TIMEDWAIT(cond, lock, &until);
 }
+
+// One thread waits until another one opens it, which is then done with it: it may be gone by then.
+// (Where there is a futex_time64, the size of a timespec is not ours to know.)
+#if RVD_SYS_EPOLL && !defined(SYS_futex_time64)
+
+// The one who opens makes a system call only if the other sleeps; with a mutex and a condition the
+// one who wakes up would often wait for the lock as well. The wake may come when the memory is
+// something else's already: a futex may always wake for no reason.
+typedef struct rvd_sys_latch {
+    atomic_int state;  // 0 shut, 1 shut and somebody sleeps, 2 open
+} rvd_sys_latch;
+
+static int rvd_sys_latch_init(rvd_sys_latch *l)
+{
+    atomic_init(&l->state, 0);
+    return 0;
+}
+
+static void rvd_sys_latch_free(rvd_sys_latch *l)
+{
+    (void)l;
+}
+
+static void rvd_sys_latch_open(rvd_sys_latch *l)
+{
+    if (atomic_exchange_explicit(&l->state, 2, memory_order_acq_rel) == 1)
+        RVD_SYS_FUTEX(&l->state, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+// Returns 0, or -ETIMEDOUT from at_us on; -1 = never.
+static int rvd_sys_latch_wait(rvd_sys_latch *l, int64_t at_us)
+{
+    int shut = 0;
+    struct timespec until;
+    rvd_sys_timespec(&until, at_us);
+    if (!atomic_compare_exchange_strong(&l->state, &shut, 1) && shut == 2) return 0;
+    while (atomic_load_explicit(&l->state, memory_order_acquire) == 1)
+        if (RVD_SYS_FUTEX(&l->state, FUTEX_WAIT_BITSET_PRIVATE, 1, at_us < 0 ? NULL : &until, NULL,
+                          FUTEX_BITSET_MATCH_ANY) < 0 &&
+            errno == ETIMEDOUT)
+            return -ETIMEDOUT;
+    return 0;
+}
+
+#else
+
+typedef struct rvd_sys_latch {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    int is_open;  // guarded by lock
+} rvd_sys_latch;
+
+static int rvd_sys_latch_init(rvd_sys_latch *l)
+{
+    int r = -pthread_mutex_init(&l->lock, NULL);
+    l->is_open = 0;
+    if (r < 0) return r;
+    r = rvd_sys_cond_open(&l->cond);
+    if (r < 0) pthread_mutex_destroy(&l->lock);
+    return r;
+}
+
+static void rvd_sys_latch_free(rvd_sys_latch *l)
+{
+    pthread_cond_destroy(&l->cond);
+    pthread_mutex_destroy(&l->lock);
+}
+
+static void rvd_sys_latch_open(rvd_sys_latch *l)
+{
+    pthread_mutex_lock(&l->lock);
+    l->is_open = 1;
+    pthread_cond_signal(&l->cond);
+    pthread_mutex_unlock(&l->lock);
+}
+
+static int rvd_sys_latch_wait(rvd_sys_latch *l, int64_t at_us)
+{
+    int r = 0;
+    pthread_mutex_lock(&l->lock);
+    while (!l->is_open && r == 0) r = rvd_sys_cond_wait(&l->cond, &l->lock, at_us);
+    if (l->is_open) r = 0;
+    pthread_mutex_unlock(&l->lock);
+    return r;
+}
+
+#endif
 
 // ------------------------------------------------------------------------------------------------
 // Addresses. The text forms are "1.2.3.4:80", "[::1]:80", "name:80" and "unix:/path".
@@ -6560,6 +6658,7 @@ static ptrdiff_t rvd_sys_writev(int fd, const struct iovec *iov, int count)
 {
     struct msghdr m;
     ptrdiff_t n;
+    if (count == 1) return rvd_sys_write(fd, iov->iov_base, iov->iov_len);  // costs less
     if (count > RVD_SYS_IOV_MAX) count = RVD_SYS_IOV_MAX;  // a short write is in the contract
     memset(&m, 0, sizeof m);
     m.msg_iov = (struct iovec *)(uintptr_t)iov;  // struct msghdr has no const
@@ -6586,6 +6685,7 @@ static ptrdiff_t rvd_sys_read(int fd, void *buf, size_t len)
 static ptrdiff_t rvd_sys_readv(int fd, const struct iovec *iov, int count)
 {
     ptrdiff_t n;
+    if (count == 1) return rvd_sys_read(fd, iov->iov_base, iov->iov_len);
     do n = RVD_SYS_READV(fd, iov, count);
     while (n < 0 && errno == EINTR);
     return n < 0 ? -errno : n;
@@ -7758,17 +7858,20 @@ typedef struct rvd_stream_host {
 } rvd_stream_host;
 
 // Who sleeps until a stream moves. Lives on the sleeper's stack, guarded by the session's lock.
-typedef struct rvd_stream_waiter {
+typedef struct rvd_stream_waiter rvd_stream_waiter;
+struct rvd_stream_waiter {
     rvd_base_link link;  // in the stream's list; alone: waits for something else
     unsigned events;
     int woken;
-    pthread_cond_t *cond;  // or:
+    int is_let_go;  // by the latch, now or soon: it has to stay until then
+    rvd_stream_waiter *next_roused;
+    rvd_sys_latch *latch;  // or:
     rvd_sys_wake *wake;
     // A reader's buffer: what arrives while it sleeps goes there at once.
     uint32_t id;
     uint8_t *buf;
     size_t len, got;
-} rvd_stream_waiter;
+};
 
 // What happens to a stream that no thread reads: a relay, a target being connected, a dial. Runs
 // under the lock, with RVD_STREAM_WAKE_* bits.
@@ -7883,10 +7986,11 @@ struct revdial_session {
     int polling;                 // it is about to sleep, or does: interrupt it if need be
     int read_first;              // it would not sleep: the last read was full
     size_t waiting;              // waiters, in all
-    size_t loop_sinks;           // streams that need the loop
-    unsigned crowd;              // waits to come that are left to the loop: there were several
-    unsigned returns;            // times in a row that the thread was back soon
-    int64_t left_us;             // it went
+    rvd_stream_waiter *roused, **roused_end;  // those to be let go without the lock
+    size_t loop_sinks;                        // streams that need the loop
+    unsigned crowd;    // waits to come that are left to the loop: there were several
+    unsigned returns;  // times in a row that the thread was back soon
+    int64_t left_us;   // it went
     int lease_armed;
     uint32_t drives, lease_drives;  // how often a thread has read, now and when the lease began
     rvd_sys_wake interrupt;         // opened with spill
@@ -8022,16 +8126,44 @@ static void rvd_stream_watch_locked(revdial_session *s)
 
 // ---- streams ----
 
+// While the loop handles what it has read, threads are collected and let go once it has released
+// the lock, which they all need: else each would wake up only to wait for it.
 static void rvd_stream_rouse_locked(revdial_session *s, rvd_stream_waiter *w)
 {
     if (w->wake) {
         rvd_sys_wake_notify(w->wake);
-    } else if (!w->woken) {
-        w->woken = 1;
-        if (w == s->driving)
-            rvd_stream_interrupt_locked(s);
-        else
-            pthread_cond_signal(w->cond);
+        return;
+    }
+    if (w->woken) return;
+    w->woken = 1;
+    if (w == s->driving) {
+        rvd_stream_interrupt_locked(s);
+        return;
+    }
+    w->is_let_go = 1;
+    if (s->loop_reads) {
+        *s->roused_end = w;
+        s->roused_end = &w->next_roused;
+    } else {
+        rvd_sys_latch_open(w->latch);
+    }
+}
+
+static rvd_stream_waiter *rvd_stream_roused_take_locked(revdial_session *s)
+{
+    rvd_stream_waiter *first = s->roused;
+    s->roused = NULL;
+    s->roused_end = &s->roused;
+    return first;
+}
+
+// Without the lock.
+static void rvd_stream_roused_go(rvd_stream_waiter *w)
+{
+    while (w) {
+        rvd_stream_waiter *next = w->next_roused;  // w is gone as soon as it may go
+        rvd_sys_latch_open(w->latch);
+        w = next;
     }
 }
 
@@ -8302,14 +8434,14 @@ static int64_t rvd_stream_dial_deadline(const revdial_dial_opts *opts)
 static void rvd_stream_dial_blocking(revdial_session *s, rvd_stream_dial *d)
 {
     rvd_stream_waiter w;
-    pthread_cond_t cond;
-    int r = rvd_sys_cond_open(&cond);
+    rvd_sys_latch latch;
+    int r = rvd_sys_latch_init(&latch);
     if (r < 0) {
         rvd_sys_fail(&d->err, REVDIAL_ESYS, -r, NULL, "no condition variable");
         return;
     }
     memset(&w, 0, sizeof w);
-    w.cond = &cond;
+    w.latch = &latch;
     rvd_base_link_init(&d->link);
     d->waiter = &w;
     d->state = RVD_STREAM_DIAL_WAITING;
@@ -8321,7 +8453,7 @@ static void rvd_stream_dial_blocking(revdial_session *s, rvd_stream_dial *d)
                                    "the dial timed out: the backend has not answered");
     rvd_stream_flush_locked(s);
     pthread_mutex_unlock(&s->lock);
-    pthread_cond_destroy(&cond);
+    rvd_sys_latch_free(&latch);
 }
 
 revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts *opts,
@@ -8680,16 +8812,11 @@ static int rvd_stream_loop_claims(revdial_session *s)
 static int rvd_stream_read_once(revdial_session *s)
 {
     rvd_loop *loop = s->loop;
+    rvd_stream_waiter *roused;
     ptrdiff_t n = -EAGAIN;
     if (rvd_stream_loop_claims(s)) n = rvd_sys_read(s->fd, loop->buf, RVD_LOOP_BUFFER);
     pthread_mutex_lock(&s->lock);
-    if (n == -EAGAIN) {
-        s->loop_reads = 0;
-        pthread_mutex_unlock(&s->lock);
-        s->io.ready &= ~(unsigned)RVD_LOOP_READ;
-        return 0;
-    }
-    if (s->state == RVD_STREAM_LINGER) {
+    if (s->state == RVD_STREAM_LINGER && n != -EAGAIN) {
         s->lingered += n > 0 ? (size_t)n : 0;
         if (n <= 0 || s->lingered > RVD_STREAM_LINGER_BYTES) rvd_stream_close_locked(s);
     } else if (n > 0) {
@@ -8697,12 +8824,14 @@ static int rvd_stream_read_once(revdial_session *s)
     } else if (n == 0) {
         revdial_engine_input(s->engine, NULL, 0, rvd_loop_now(loop));
         rvd_stream_events_locked(s);
-    } else {
+    } else if (n != -EAGAIN) {
         rvd_stream_broken_locked(s, (int)-n, "receiving from the peer failed");
     }
-    if (s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
+    if (n != -EAGAIN && s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
     s->loop_reads = 0;
+    roused = rvd_stream_roused_take_locked(s);
     pthread_mutex_unlock(&s->lock);
+    rvd_stream_roused_go(roused);
     if (n <= 0) s->io.ready &= ~(unsigned)RVD_LOOP_READ;
     // A short read has emptied the socket; an end that came with it has its own edge or its mark.
     if (n > 0 && n < RVD_LOOP_BUFFER && !(s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))) {
@@ -8871,6 +9000,12 @@ static int rvd_stream_may_drive_locked(revdial_session *s)
     return 0;
 }
 
+static ptrdiff_t rvd_stream_drive_recv(revdial_session *s, const struct iovec *iov)
+{
+    int skip = iov[0].iov_len == 0;
+    return rvd_sys_readv(s->fd, iov + skip, 2 - skip);
+}
+
 // Reads what has come, without the lock, after sleeping until something has. Sets *room if the
 // socket can be written, where that was waited for.
 static ptrdiff_t rvd_stream_drive_wait(revdial_session *s, const struct iovec *iov, int timeout_ms,
@@ -8880,7 +9015,7 @@ static ptrdiff_t rvd_stream_drive_wait(revdial_session *s, const struct iovec *i
     int wants_room = *room, r;
     *room = 0;
     if (s->read_first) {
-        ptrdiff_t n = rvd_sys_readv(s->fd, iov, 2);
+        ptrdiff_t n = rvd_stream_drive_recv(s, iov);
         if (n != -EAGAIN) return n;
     }
     p[0].fd = s->fd;
@@ -8891,7 +9026,7 @@ static ptrdiff_t rvd_stream_drive_wait(revdial_session *s, const struct iovec *i
     r = rvd_sys_poll(p, 2, timeout_ms);
     if (r < 0) return r;
     *room = wants_room && p[0].revents & (POLLOUT | POLLERR | POLLHUP);
-    return p[0].revents & (POLLIN | POLLERR | POLLHUP) ? rvd_sys_readv(s->fd, iov, 2) : -EAGAIN;
+    return p[0].revents & (POLLIN | POLLERR | POLLHUP) ? rvd_stream_drive_recv(s, iov) : -EAGAIN;
 }
 
 // Bytes that a thread has read.
@@ -9003,10 +9138,11 @@ static int rvd_stream_drive_locked(revdial_session *s, rvd_stream_waiter *w, int
     return r;
 }
 
-// Sleeps until w is woken. Returns 0 or -ETIMEDOUT.
+// Sleeps until w is woken, which may have been before; from then on nobody knows w.
+// Returns 0 or -ETIMEDOUT.
 static int rvd_stream_sleep_locked(revdial_session *s, rvd_stream_waiter *w, int64_t deadline_us)
 {
-    int r = 0;
+    int r = 0, has_passed = 0;
     s->waiting++;
     while (!w->woken && r == 0) {
         if (rvd_stream_may_drive_locked(s)) {
@@ -9014,8 +9150,18 @@ static int rvd_stream_sleep_locked(revdial_session *s, rvd_stream_waiter *w, int
             continue;
         }
         if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
-        r = rvd_sys_cond_wait(w->cond, &s->lock, deadline_us == INT64_MAX ? -1 : deadline_us);
+        pthread_mutex_unlock(&s->lock);
+        r = rvd_sys_latch_wait(w->latch, deadline_us == INT64_MAX ? -1 : deadline_us);
+        has_passed = r == 0;
+        pthread_mutex_lock(&s->lock);
     }
+    if (w->woken) r = 0;
+    if (w->is_let_go && !has_passed) {
+        pthread_mutex_unlock(&s->lock);
+        rvd_sys_latch_wait(w->latch, -1);
+        pthread_mutex_lock(&s->lock);
+    }
+    w->woken = 1;
     s->waiting--;
     return r;
 }
@@ -9073,6 +9219,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->io.run = rvd_stream_on_io;
     s->timer.run = rvd_stream_on_timer;
     s->lease.run = rvd_stream_on_lease;
+    s->roused_end = &s->roused;
     s->flush.run = rvd_stream_on_flush;
     s->kick.run = rvd_stream_on_kick;
     return s;
@@ -9208,23 +9355,23 @@ static ptrdiff_t rvd_stream_wait_locked(revdial_stream *st, void *buf, size_t le
 {
     const int64_t *deadline = buf ? &st->rd_deadline_us : &st->wr_deadline_us;
     rvd_stream_waiter w;
-    pthread_cond_t cond;
+    rvd_sys_latch latch;
     int r;
     if (*deadline == 0) return REVDIAL_EAGAIN;
     if (rvd_stream_on_loop_locked(st->session)) return REVDIAL_EDEADLK;
     if (*deadline != INT64_MAX && *deadline <= rvd_sys_now_us()) return REVDIAL_ETIMEDOUT;
-    if (rvd_sys_cond_open(&cond) < 0) return REVDIAL_ENOMEM;
+    if (rvd_sys_latch_init(&latch) < 0) return REVDIAL_ENOMEM;
     memset(&w, 0, sizeof w);
     rvd_base_link_init(&w.link);
     w.events = RVD_STREAM_WAKE_END | (buf ? RVD_STREAM_WAKE_RD : RVD_STREAM_WAKE_WR);
-    w.cond = &cond;
+    w.latch = &latch;
     w.id = st->id;
     w.buf = buf;
     w.len = len;
     rvd_base_link_push(&st->waiters, &w.link);
     r = rvd_stream_sleep_locked(st->session, &w, *deadline);
     rvd_base_link_remove(&w.link);
-    pthread_cond_destroy(&cond);
+    rvd_sys_latch_free(&latch);
     if (w.got) return (ptrdiff_t)w.got;
     return r == -ETIMEDOUT ? REVDIAL_ETIMEDOUT : 0;
 }
