@@ -11,6 +11,7 @@
 ##   tsan       the suites with threads under ThreadSanitizer
 ##   interop    against hashicorp/yamux (needs go)
 ##   e2e        the programs with curl, nginx, ssh and broken networks (needs root for some)
+##   bench      how fast it is beside other tunnels (needs python3; BENCH="relay link lib engine")
 ##   format     clang-format over all C files
 ##   install    revdial.h and the programs to $(DESTDIR)$(PREFIX)
 ##   uninstall  removes them
@@ -59,7 +60,7 @@ LINK = $(LDFLAGS) -pthread $(LDLIBS)
 RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
-.PHONY: all suites examples test check demo layers tidy header asan tsan interop e2e format \
+.PHONY: all suites examples test check demo layers tidy header asan tsan interop e2e bench format \
 	install uninstall clean help FORCE
 
 all: $(PROGRAMS) examples
@@ -111,6 +112,9 @@ e2e: all
 
 interop: $(INTEROP)
 	@REVDIAL_BUILD='$(BUILD)' sh tests/interop/run.sh
+
+bench: $(BENCHES) $(PROGRAMS)
+	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' python3 tests/bench/run.py $(BENCH)
 
 # $(1) name, $(2) compilers, $(3) flags, $(4) programs. A compiler that is not here or that lacks
 # the runtime is passed over, unless CI=true. One is enough for tsan.

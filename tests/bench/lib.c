@@ -1,9 +1,10 @@
 // The library alone: two processes, one TCP connection on loopback, in turn with bare sockets that
 // do the same.
-//     build/bench/lib [-r ROUNDS] [-t SECONDS] [-w WAY,...] [-m] [JOB...]
+//     build/bench/lib [-r ROUNDS] [-s FIRST] [-t SECONDS] [-w WAY,...] [-m] [JOB...]
 // Prints medians: what was done in a second and its ratio to the first way (bare sockets), the
 // median and the 99th percentile of one, and the processor time that both processes spent on one.
-// -m prints a line of key=value for each measurement instead.
+// -m prints a line of key=value for each measurement instead. Rounds are numbered from FIRST, who
+// begins depends on the number.
 //
 // The ways:
 //   bare      blocking sockets, one for each stream, a thread for each on both sides
@@ -49,6 +50,7 @@ enum { JOB_COUNT = sizeof jobs / sizeof jobs[0], WAY_COUNT = sizeof ways / sizeo
 
 typedef struct lib_options {
     int rounds;
+    int first;  // number of the first of them
     double seconds;
     const char *ways;  // NULL = all
     int lines;
@@ -177,7 +179,7 @@ static void run_job(const lib_options *o, const lib_job *job)
     double first = 0;
     for (int round = 0; round < o->rounds; round++) {
         for (int i = 0; i < WAY_COUNT; i++) {
-            int w = (round + i) % WAY_COUNT;
+            int w = (o->first + round + i) % WAY_COUNT;
             if (!is_wanted(o, &ways[w], job)) continue;
             all[w][round] = measure(&ways[w], job, o->seconds);
             if (o->lines) print_line(job, &ways[w], &all[w][round]);
@@ -193,7 +195,8 @@ static void run_job(const lib_options *o, const lib_job *job)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: lib [-r ROUNDS] [-t SECONDS] [-w WAY,...] [-m] [JOB...]\njobs:");
+    fprintf(stderr,
+            "usage: lib [-r ROUNDS] [-s FIRST] [-t SECONDS] [-w WAY,...] [-m] [JOB...]\njobs:");
     for (int i = 0; i < JOB_COUNT; i++) fprintf(stderr, " %s", jobs[i].name);
     fprintf(stderr, "\nways:");
     for (int i = 0; i < WAY_COUNT; i++) fprintf(stderr, " %s", ways[i].name);
@@ -211,16 +214,17 @@ static const lib_job *find_job(const char *name)
 int main(int argc, char **argv)
 {
     lib_options o = {.rounds = 5, .seconds = 1};
-    for (int c; (c = getopt(argc, argv, "r:t:w:m")) != -1;) {
+    for (int c; (c = getopt(argc, argv, "r:s:t:w:m")) != -1;) {
         switch (c) {
         case 'r': o.rounds = atoi(optarg); break;
+        case 's': o.first = atoi(optarg); break;
         case 't': o.seconds = atof(optarg); break;
         case 'w': o.ways = optarg; break;
         case 'm': o.lines = 1; break;
         default: return usage();
         }
     }
-    if (o.rounds < 1 || o.rounds > ROUNDS_MAX || o.seconds <= 0) return usage();
+    if (o.rounds < 1 || o.rounds > ROUNDS_MAX || o.first < 0 || o.seconds <= 0) return usage();
     bench_raise_limits();
     for (int i = optind; i < argc; i++)
         if (!find_job(argv[i])) return usage();

@@ -1,0 +1,292 @@
+"""The tunnels that the benchmark compares: how each is started, and where its clients connect.
+
+A peer that cannot be had here says why in `missing` and takes no part.
+"""
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def free_port():
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(condition, seconds, what):
+    end = time.monotonic() + seconds
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > end:
+            raise RuntimeError(f"{what} after {seconds} s")
+        time.sleep(0.02)
+
+
+def echoes(port):
+    """Does a byte come back through this port?"""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 2) as s:
+            s.settimeout(2)
+            s.sendall(b"E-")
+            return s.recv(1) == b"-"
+    except OSError:
+        return False
+
+
+def version_of(command, pattern=r"(\d+\.\d+\S*)"):
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return "?"
+    found = re.search(pattern, done.stdout)
+    return found.group(1) if found else "?"
+
+
+class Processes:
+    """Children, known by their ids; all end with this object."""
+
+    def __init__(self, directory):
+        self.directory = os.path.abspath(directory)
+        self.children = []
+        os.makedirs(self.directory, exist_ok=True)
+
+    def start(self, name, command, **more):
+        """In the background; returns the process, its output is in .out_path."""
+        path = os.path.join(self.directory, f"{name}-{len(self.children)}")
+        with open(path + ".out", "w") as out, open(path + ".log", "w") as log:
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=log,
+                                     start_new_session=True, **more)
+        child.out_path = path + ".out"
+        child.log_path = path + ".log"
+        self.children.append(child)
+        return child
+
+    def said(self, child, pattern, path=None, seconds=10):
+        """Waits for a line of the child's output; returns its first group."""
+        def look():
+            if child.poll() is not None:
+                with open(child.log_path) as f:
+                    raise RuntimeError(f"ended with {child.returncode}: {f.read()[-300:]}")
+            with open(path or child.out_path) as f:
+                found = re.search(pattern, f.read())
+            return found and found.group(1)
+        return wait_for(look, seconds, f"no '{pattern}' in {path or child.out_path}")
+
+    def port_of(self, child):
+        return int(self.said(child, r"listening on 127\.0\.0\.1:(\d+)"))
+
+    def end(self):
+        for child in self.children:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        self.children = []
+
+
+class Peer:
+    """One tunnel. start() brings it up between clients and the server on `target`; `line` puts a
+    link between its two halves: line(port) is a port that leads to `port`."""
+    name = ""
+    missing = None
+    connections = 1 << 20   # that it can have at one time
+    has_own_credit = False  # a stream's speed over a long link is the tunnel's own affair
+
+    def __init__(self, build):
+        self.build = build
+        self.port = None
+        self.sides = []  # proxy's and agent's process, for memory
+
+    def version(self):
+        return ""
+
+    def start(self, run, target, line):
+        raise NotImplementedError
+
+    def up(self, run, target, line=lambda port: port):
+        self.start(run, target, line)
+        wait_for(lambda: echoes(self.port), 10, f"{self.name}: nothing comes back")
+
+
+class Direct(Peer):
+    name = "direct"
+
+    def start(self, run, target, line):
+        self.port = line(target)
+
+
+class Revdial(Peer):
+    name = "revdial"
+    has_own_credit = True
+    agents = 1
+
+    def version(self):
+        return version_of([f"{self.build}/revdial-proxy", "--version"])
+
+    def start(self, run, target, line):
+        env = dict(os.environ, REVDIAL_TOKEN="bench-token")
+        proxy = run.start("revdial-proxy", [
+            f"{self.build}/revdial-proxy", "--listen", "127.0.0.1:0", "--expose",
+            "127.0.0.1:0=bench", "--io-threads", str(self.agents)], env=env)
+        tunnel = line(int(run.said(proxy, r"listening on 127\.0\.0\.1:(\d+)\n")))
+        self.port = int(run.said(proxy, r"listening on 127\.0\.0\.1:(\d+) for"))
+        self.sides = [proxy]
+        for i in range(self.agents):
+            agent = run.start("revdial-agent", [
+                f"{self.build}/revdial-agent", "--server", f"http://127.0.0.1:{tunnel}", "--name",
+                "bench", "--instance", f"bench-{i}", "--target", f"127.0.0.1:{target}"], env=env)
+            run.said(agent, "(session.up)", agent.log_path)
+            self.sides.append(agent)
+
+
+class RevdialTwo(Revdial):
+    """Two agents, whose sessions are on two I/O threads of the proxy."""
+    name = "revdial-two"
+    agents = 2
+
+
+HAPROXY = """\
+global
+    nbthread 1
+    maxconn {connections}
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+listen bench
+    bind 127.0.0.1:{port}
+    server next 127.0.0.1:{to}
+"""
+
+
+class Haproxy(Peer):
+    """Two plain proxies in a row: the least that a relay through two programs can be."""
+    name = "haproxy"
+
+    def __init__(self, build):
+        super().__init__(build)
+        self.program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+        if not self.program:
+            self.missing = "haproxy is not installed"
+        # Each takes two descriptors, and it does not start when it cannot have as many.
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        self.connections = min(25000, (limit - 200) // 2)
+
+    def version(self):
+        return version_of([self.program, "-v"])
+
+    def start_one(self, run, to):
+        port = free_port()
+        path = os.path.join(run.directory, f"haproxy-{port}.cfg")
+        with open(path, "w") as f:
+            f.write(HAPROXY.format(port=port, to=to, connections=self.connections))
+        self.sides.insert(0, run.start("haproxy", [self.program, "-db", "-f", path]))
+        return port
+
+    def start(self, run, target, line):
+        self.sides = []
+        self.port = self.start_one(run, line(self.start_one(run, target)))
+
+
+class Yamux(Peer):
+    """Go, hashicorp/yamux and io.Copy: what one writes in an afternoon."""
+    name = "yamux"
+    has_own_credit = True
+
+    def __init__(self, build):
+        super().__init__(build)
+        self.program = go_build(f"{build}/bench/peer", os.path.join(HERE, "go"), ".")
+        if not self.program:
+            self.missing = "the Go program does not build here"
+
+    def version(self):
+        with open(os.path.join(HERE, "go", "go.mod")) as f:
+            return re.search(r"yamux (v\S+)", f.read()).group(1) + ", " + go_version()
+
+    def start(self, run, target, line):
+        proxy = run.start("yamux-proxy", [self.program, "proxy"])
+        tunnel = line(int(run.said(proxy, r"listening on 127\.0\.0\.1:(\d+)\n")))
+        self.port = int(run.said(proxy, r"listening on 127\.0\.0\.1:(\d+) for"))
+        agent = run.start("yamux-agent", [self.program, "agent", f"127.0.0.1:{tunnel}",
+                                          f"127.0.0.1:{target}"])
+        self.sides = [proxy, agent]
+
+
+SSHD = """\
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {dir}/host
+PidFile none
+AuthorizedKeysFile {dir}/user.pub
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+AllowTcpForwarding yes
+UseDNS no
+"""
+
+
+class Ssh(Peer):
+    """ssh -R with an sshd and keys of its own."""
+    name = "ssh"
+    has_own_credit = True
+
+    def __init__(self, build):
+        super().__init__(build)
+        self.sshd = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin")
+        if not self.sshd or not shutil.which("ssh") or not shutil.which("ssh-keygen"):
+            self.missing = "openssh-server and openssh-client are not both installed"
+
+    def version(self):
+        return version_of(["ssh", "-V"], r"OpenSSH_(\S+?),? ")
+
+    def start(self, run, target, line):
+        where = os.path.join(run.directory, f"ssh-{free_port()}")
+        os.makedirs(where)
+        if os.geteuid() == 0:
+            os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # sshd wants an empty place
+        for key in "host", "user":
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{where}/{key}"],
+                           check=True, stdin=subprocess.DEVNULL)
+        port, self.port = free_port(), free_port()
+        with open(f"{where}/config", "w") as f:
+            f.write(SSHD.format(port=port, dir=where))
+        server = run.start("sshd", [self.sshd, "-D", "-e", "-f", f"{where}/config"])
+        run.said(server, "(Server listening)", server.log_path)
+        client = run.start("ssh", [
+            "ssh", "-N", "-F", "none", "-i", f"{where}/user", "-p", str(line(port)),
+            "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+            "-o", "ExitOnForwardFailure=yes", "-R", f"127.0.0.1:{self.port}:127.0.0.1:{target}",
+            "127.0.0.1"])
+        self.sides = [server, client]
+
+
+def go_version():
+    return version_of(["go", "version"], r"(go\d\S+)")
+
+
+def go_build(program, directory, package):
+    """Returns the program's path, or None."""
+    if not shutil.which("go"):
+        return None
+    try:
+        subprocess.run(["go", "build", "-o", os.path.abspath(program), package], cwd=directory,
+                       check=True, timeout=240, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+    except (subprocess.SubprocessError, OSError):
+        return None
+    return os.path.abspath(program)
+
+
+ALL = [Direct, Revdial, RevdialTwo, Haproxy, Yamux, Ssh]

@@ -1,0 +1,298 @@
+"""What the benchmark says: text for the terminal, the same as markdown, and plots as SVG."""
+import os
+
+import svg
+
+UNITS = {"MBps": "MB/s", "per_s": "/s", "p50_us": "us p50", "p99_us": "us p99", "fair": "least share"}
+LESS_IS_MORE = ("p50_us", "p99_us")
+REFERENCE = "haproxy"
+
+
+def number(value):
+    if value is None:
+        return "-"
+    if value >= 9999.5:
+        return f"{value / 1000:.1f}k" if value < 99950 else f"{value / 1000:.0f}k"
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.3g}"
+
+
+class Table:
+    """Rows of text, printed with columns that line up and written as markdown."""
+
+    def __init__(self, title, head):
+        self.title, self.rows = title, [head]
+
+    def add(self, *cells):
+        self.rows.append([str(c) for c in cells])
+
+    def is_empty(self):
+        return len(self.rows) < 2
+
+    def text(self):
+        widths = [max(len(row[i]) for row in self.rows) for i in range(len(self.rows[0]))]
+        lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w)
+                           for i, (c, w) in enumerate(zip(row, widths))).rstrip()
+                 for row in self.rows]
+        return f"\n{self.title}\n" + "\n".join(lines)
+
+    def markdown(self):
+        lines = ["| " + " | ".join(row) + " |" for row in self.rows]
+        lines.insert(1, "|---|" + "--:|" * (len(self.rows[0]) - 1))
+        return f"\n### {self.title}\n\n" + "\n".join(lines)
+
+
+def names_in(results, jobs):
+    """Peers in the order in which they first appear."""
+    found = []
+    for job in jobs:
+        found += [p for p in results.of.get(job, {}) if p not in found]
+    order = ["direct", "revdial", "revdial-two", "haproxy", "yamux", "ssh"]
+    return sorted(found, key=lambda p: order.index(p) if p in order else len(order))
+
+
+# ---- tables ----
+
+def relay_table(results, jobs):
+    names = names_in(results, [j[0] for j in jobs])
+    table = Table(f"Relay, one load generator (in brackets: ratio to {REFERENCE})",
+                  ["job", ""] + names)
+    for job, what, _, keys in jobs:
+        for key in keys if job in results.of else []:
+            cells = []
+            for name in names:
+                ratio = results.ratio(job, name, REFERENCE, key)
+                value = number(results.median(job, name, key))
+                cells.append(value if ratio is None or key == "fair" or name == REFERENCE
+                             else f"{value} ({ratio:.2f})")
+            table.add(what, UNITS[key], *cells)
+    return table
+
+
+def crowd_table(results):
+    table = Table("Idle connections", ["peer", "500 active alone /s", "500 active of all /s",
+                                       "ratio", "bytes of one idle, proxy", "agent"])
+    for name in names_in(results, ["crowd", "idle"]):
+        ratio = results.ratio("crowd", name, name, "per_s", "crowd-alone")
+        table.add(name, number(results.median("crowd-alone", name, "per_s")),
+                  number(results.median("crowd", name, "per_s")),
+                  "-" if ratio is None else f"{ratio:.2f}",
+                  number(results.median("idle", name, "proxy_bytes")),
+                  number(results.median("idle", name, "agent_bytes")))
+    return table
+
+
+def link_table(results, notes):
+    link = notes.get("link")
+    if not link:
+        return Table("", [])
+    rtts = [r for r in link["rtts_ms"] if f"rtt{r}" in results.of]
+    table = Table(f"Links: thin is {link['one_way_ms']} ms each way, {link['mbit']} Mbit/s, "
+                  f"{link['queue_kib']} KiB queue; the others have no limit",
+                  ["peer", "thin: bulk MB/s", "thin: ping p99 ms"] +
+                  [f"RTT {r} ms: MB/s" for r in rtts])
+    for name in names_in(results, ["thin"] + [f"rtt{r}" for r in rtts]):
+        p99 = results.median("thin", name, "p99_us")
+        table.add(name, number(results.median("thin", name, "MBps")),
+                  number(p99 and p99 / 1e3),
+                  *[number(results.median(f"rtt{r}", name, "MBps")) for r in rtts])
+    return table
+
+
+def lib_table(results):
+    table = Table("The library alone: two processes, one TCP connection on loopback",
+                  ["job", "way", "rate", "to bare", "p50 us", "p99 us", "CPU us each",
+                   "bytes each"])
+    for job in [j for j in results.of if j.startswith("lib-")]:
+        for way in results.of[job]:
+            ratio = results.ratio(job, way, "bare", "rate")
+            memory = results.median(job, way, "memory")
+            table.add(job[4:], way, number(results.median(job, way, "rate")),
+                      "-" if ratio is None else f"{ratio:.2f}",
+                      number(results.median(job, way, "p50_us")),
+                      number(results.median(job, way, "p99_us")),
+                      number(results.median(job, way, "cpu_us")),
+                      number(memory) if memory and memory > 0 else "-")
+    return table
+
+
+def engine_table(results, notes):
+    table = Table("The engine without sockets", ["job", "what", "instructions", "frames/s"])
+    for name, what in notes.get("engine", {}).items():
+        job = f"engine-{name}"
+        table.add(name, what, number(results.median(job, "revdial", "instructions")),
+                  number(results.median(job, "revdial", "per_s")))
+    memory = results.median("engine-memory", "revdial", "bytes_each")
+    if memory is not None:
+        table.add("memory", "bytes of one idle stream", number(memory), "")
+    return table
+
+
+# ---- aims ----
+
+class Aims:
+    """What must be reached, and whether it was. What was not measured has no row."""
+
+    def __init__(self, results):
+        self.results = results
+        self.table = Table("Aims", ["what", "against", "aim", "measured", "reached"])
+
+    def add(self, what, against, aim, value, is_reached, form="{:.2f} x"):
+        if value is not None:
+            self.table.add(what, against, aim, form.format(value), "yes" if is_reached else "NO")
+
+    def least(self, what, against, least, value, form="{:.2f} x"):
+        self.add(what, against, f">= {form.format(least)}", value,
+                 value is not None and value >= least, form)
+
+    def most(self, what, against, most, value, form="{:.2f} x"):
+        self.add(what, against, f"<= {form.format(most)}", value,
+                 value is not None and value <= most, form)
+
+    def ratio(self, job, other, key):
+        return self.results.ratio(job, "revdial", other, key)
+
+
+def relay_aims(aims):
+    other = "two HAProxies"
+    for job, what, least in (("up1", "bulk up, 1 connection", 1.4),
+                             ("down1", "bulk down, 1 connection", 1.4),
+                             ("up16", "bulk up, 16 connections", 1.6),
+                             ("down16", "bulk down, 16 connections", 1.6)):
+        aims.least(what, other, least, aims.ratio(job, REFERENCE, "MBps"))
+    aims.most("ping-pong, 1 connection, p50", other, 0.9, aims.ratio("ping1", REFERENCE, "p50_us"))
+    aims.least("ping-pong, 500 connections", other, 2.5, aims.ratio("ping500", REFERENCE, "per_s"))
+    aims.least("connect + echo + close", other, 1.2, aims.ratio("touch1", REFERENCE, "per_s"))
+    aims.least("the same, 32 in flight", other, 2.0, aims.ratio("touch32", REFERENCE, "per_s"))
+    aims.most("4 bulk + 1 ping: p99", other, 0.2, aims.ratio("mixed", REFERENCE, "p99_us"))
+    aims.least("4 bulk + 1 ping: bulk", other, 1.6, aims.ratio("mixed", REFERENCE, "MBps"))
+    for name in "yamux", "ssh":
+        for job, key, is_time in (
+                ("up1", "MBps", 0), ("down1", "MBps", 0), ("up16", "MBps", 0),
+                ("down16", "MBps", 0), ("ping1", "p50_us", 1), ("ping500", "per_s", 0),
+                ("touch1", "per_s", 0), ("touch32", "per_s", 0), ("mixed", "p99_us", 1),
+                ("mixed", "MBps", 0)):
+            value = aims.ratio(job, name, key)
+            if is_time:
+                aims.most(f"{job} {UNITS[key]}", name, 0.6, value)
+            else:
+                aims.least(f"{job} {UNITS[key]}", name, 2, value)
+    for job in "up16", "down16":
+        aims.least(f"{job}: least share of 16", "their mean", 0.9,
+                   aims.results.median(job, "revdial", "fair"), "{:.2f}")
+
+
+def idle_aims(aims):
+    results = aims.results
+    aims.least("500 active of 10,000", "500 alone", 0.8,
+               results.ratio("crowd", "revdial", "revdial", "per_s", "crowd-alone"))
+    for side in "proxy", "agent":
+        aims.most(f"idle relayed connection, {side}", "", 1024,
+                  results.median("idle", "revdial", f"{side}_bytes"), "{:.0f} bytes")
+
+
+def link_aims(aims, notes):
+    results = aims.results
+    for rtt in notes.get("link", {}).get("rtts_ms", []):
+        window = (16 << 20) / (rtt / 1e3) / 1e6
+        value = results.median(f"rtt{rtt}", "revdial", "MBps")
+        if value is not None and rtt >= 100:
+            aims.least(f"1 stream, RTT {rtt} ms, after 10 RTT", f"{window:.0f} MB/s", 0.8,
+                       value / window)
+    aims.most("thin link: ping p99", "yamux", 0.5, aims.ratio("thin", "yamux", "p99_us"))
+    aims.least("thin link: bulk", "yamux", 0.9, aims.ratio("thin", "yamux", "MBps"))
+
+
+def lib_aims(aims):
+    results = aims.results
+    for job in "bulk1", "ping1":
+        aims.least(f"library, {job}", "bare socket", 0.85,
+                   aims.ratio(f"lib-{job}", "bare", "rate"))
+    aims.least("library, ping1, polling before sleep", "bare socket", 3,
+               results.ratio("lib-ping1", "spin", "bare", "rate"))
+    for way in "revdial", "spin":
+        aims.most(f"library, asleep, {way}: CPU", "", 1000,
+                  results.median("lib-asleep", way, "cpu_us"), "{:.0f} us/s")
+    for job in "ping1000", "open64":
+        for way, least in (("revdial", 2.5), ("poll", 4), ("engine", 4)):
+            aims.least(f"library, {job}, {way}", "yamux", least,
+                       results.ratio(f"lib-{job}", way, "yamux", "rate"))
+    aims.least("library, ping1 beside 10,000 idle streams", "beside 10", 0.97,
+               results.ratio("lib-idle10000", "revdial", "revdial", "rate", "lib-idle10"))
+
+
+def engine_aims(aims):
+    results = aims.results
+    aims.most("engine, 64 bytes in and read", "", 300,
+              results.median("engine-in64", "revdial", "instructions"), "{:.0f} instructions")
+    many = results.median("engine-in64-idle", "revdial", "instructions")
+    one = results.median("engine-in64", "revdial", "instructions")
+    if many and one:
+        aims.most("engine, the same beside 10,000 idle streams", "alone", 1.01, many / one)
+    aims.most("engine, idle stream", "", 512,
+              results.median("engine-memory", "revdial", "bytes_each"), "{:.0f} bytes")
+
+
+def aims_table(results, notes):
+    aims = Aims(results)
+    relay_aims(aims)
+    idle_aims(aims)
+    link_aims(aims, notes)
+    lib_aims(aims)
+    engine_aims(aims)
+    return aims.table
+
+
+# ---- plots ----
+
+def write_plots(out, results, notes, jobs):
+    names = names_in(results, [j[0] for j in jobs])
+    panels = []
+    for job, what, _, keys in jobs:
+        values = [(n, results.median(job, n, keys[0])) for n in names]
+        values = [(n, v) for n, v in values if v is not None]
+        if values:
+            note = "less is better" if keys[0] in LESS_IS_MORE else ""
+            panels.append((f"{what} ({UNITS[keys[0]]})", note, values))
+    if panels:
+        svg.bars(os.path.join(out, "relay.svg"), "Relay: median of each job", panels, number)
+    rows = []
+    for name in names:
+        points = [results.median(job, name, key) for job in ("ping1", "mixed")
+                  for key in ("p50_us", "p99_us")]
+        if None not in points and 0 not in points:
+            rows.append((name, points[:2], points[2:]))
+    if rows:
+        svg.ranges(os.path.join(out, "latency.svg"),
+                   "A 64-byte ping-pong, p50 to p99: alone, and beside 4 bulk transfers", rows)
+    rtts = [r for r in notes.get("link", {}).get("rtts_ms", []) if f"rtt{r}" in results.of]
+    lines = {}
+    for rtt in rtts:
+        for name in names_in(results, [f"rtt{rtt}"]):
+            value = results.median(f"rtt{rtt}", name, "MBps")
+            if value:
+                lines.setdefault(name, []).append((rtt, value))
+    if lines:
+        lines["16 MiB per RTT"] = [(r, (16 << 20) / (r / 1e3) / 1e6) for r in rtts]
+        svg.curves(os.path.join(out, "rtt.svg"), "One stream over a long link (ms, MB/s)", lines)
+
+
+def write(out, results, notes, jobs):
+    """Prints everything, writes results.md and the plots. Returns the exit status."""
+    tables = [relay_table(results, jobs), crowd_table(results), link_table(results, notes),
+              lib_table(results), engine_table(results, notes), aims_table(results, notes)]
+    tables = [t for t in tables if not t.is_empty()]
+    facts = dict(notes["machine"], **notes.get("peers", {}))
+    with open(os.path.join(out, "results.md"), "w") as f:
+        f.write("".join(f"- {k}: {v}\n" for k, v in facts.items() if v))
+        f.write("\n".join(t.markdown() + "\n" for t in tables))
+    print("\n".join(t.text() for t in tables))
+    print("\n" + "\n".join(f"{k}: {v}" for k, v in notes.get("peers", {}).items() if v))
+    write_plots(out, results, notes, jobs)
+    missing = [f"{job} {peer}" for job, of in results.of.items() for peer, rounds in of.items()
+               if {} in rounds]
+    for name in missing:
+        print(f"bench: {name} gave no figures")
+    written = [n for n in ("results.md", "results.json", "relay.svg", "latency.svg", "rtt.svg")
+               if os.path.exists(os.path.join(out, n))]
+    print("\nwritten: " + " ".join(os.path.join(out, n) for n in written))
+    return 1 if missing or not results.of else 0

@@ -1,0 +1,355 @@
+#!/usr/bin/env python3
+"""The benchmark: `make bench`, or make bench BENCH="relay link lib engine" for some of its parts.
+
+    relay    a load generator over plain TCP, through each tunnel and without one
+    link     the tunnels over a long thin link and over long fat ones
+    lib      the library alone: two processes, one connection, beside bare sockets and Go's yamux
+    engine   the protocol without sockets: instructions of a frame, frames per second
+
+In each round every peer does a job once, in an order that changes; what is printed are medians
+over the rounds, and medians of the rounds' ratios. Results are also written to build/bench:
+results.md, results.json and *.svg.
+
+Environment:
+    BENCH_ROUNDS    rounds (5)
+    BENCH_SECONDS   of one measurement (0.5)
+    BENCH_PEERS     peers by name, instead of all that are there: "direct revdial haproxy"
+    BENCH_SMOKE     1: shows that everything runs, says nothing about speed (one short round)
+"""
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import peers
+import report
+
+BUILD = os.environ.get("REVDIAL_BUILD", "build")
+OUT = os.path.join(BUILD, "bench")
+SMOKE = os.environ.get("BENCH_SMOKE", "") not in ("", "0")
+ROUNDS = int(os.environ.get("BENCH_ROUNDS") or (1 if SMOKE else 5))
+SECONDS = float(os.environ.get("BENCH_SECONDS") or (0.1 if SMOKE else 0.5))
+IDLE = 200 if SMOKE else 2000
+CROWD = 1000 if SMOKE else 10000
+
+# name, what, the load generator's arguments, figures that it is about
+RELAY = [
+    ("up1", "bulk up, 1 connection", "up -c 1", ["MBps"]),
+    ("down1", "bulk down, 1 connection", "down -c 1", ["MBps"]),
+    ("up16", "bulk up, 16 connections", "up -c 16", ["MBps", "fair"]),
+    ("down16", "bulk down, 16 connections", "down -c 16", ["MBps", "fair"]),
+    ("ping1", "ping-pong, 1 connection", "ping -c 1", ["p50_us", "p99_us"]),
+    ("ping500", "ping-pong, 500 connections", "ping -c 500", ["per_s", "p99_us"]),
+    ("touch1", "connect + echo + close", "touch -c 1", ["per_s"]),
+    ("touch32", "the same, 32 in flight", "touch -c 32", ["per_s"]),
+    ("mixed", "4 bulk + 1 ping", "mixed -c 4", ["MBps", "p99_us", "p50_us"]),
+]
+CROWD_PEERS = ("direct", "revdial", "haproxy")
+RTTS_MS = (10, 40, 100)
+THIN = {"one_way_ms": 20, "mbit": 10, "queue_kib": 32}
+
+LIB = ["bulk1", "bulk16", "ping1", "ping1000", "open1", "open64", "idle10", "idle100", "idle1000",
+       "idle10000", "asleep"]
+YAMUX_LIB = ("bulk1", "bulk16", "ping1", "ping1000", "open1", "open64")
+ENGINE = ["in64", "in64-1000", "in64-idle", "in64-peek", "out64", "out64-1000", "out64-idle",
+          "in16k", "in16k-peek", "out16k", "out16k-place"]
+
+
+class Results:
+    """Figures of every round: [job][peer] is a list of dictionaries, one for each round."""
+
+    def __init__(self):
+        self.of = {}
+
+    def add(self, job, peer, figures):
+        self.of.setdefault(job, {}).setdefault(peer, []).append(figures)
+
+    def values(self, job, peer, key):
+        return [f.get(key) for f in self.of.get(job, {}).get(peer, [])]
+
+    def median(self, job, peer, key):
+        values = [v for v in self.values(job, peer, key) if v is not None]
+        return statistics.median(values) if values else None
+
+    def ratio(self, job, peer, other, key, other_job=None):
+        """Median of the rounds' ratios, None if one of the two is not there."""
+        pairs = zip(self.values(job, peer, key), self.values(other_job or job, other, key))
+        ratios = [a / b for a, b in pairs if a is not None and b]
+        return statistics.median(ratios) if ratios else None
+
+
+def parse(line):
+    """'name key=value ...' as a dictionary of floats."""
+    return {k: float(v) for k, v in re.findall(r"(\w+)=(-?[\d.]+)(?: |$)", line)}
+
+
+def measured(command, seconds=60):
+    """The figures that a program prints; none if it fails, which is said."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+        lines = done.stdout.strip().splitlines()
+        if done.returncode == 0 and lines:
+            return parse(lines[-1])
+        why = done.stderr.strip() or f"exit status {done.returncode}"
+    except subprocess.TimeoutExpired:
+        why = f"stopped after {seconds} s"
+    print(f"  {' '.join(command)}: {why}")
+    return {}
+
+
+def in_turn(items, round_number):
+    """The same items, another one first in each round."""
+    at = round_number % len(items)
+    return items[at:] + items[:at]
+
+
+def load(port, arguments, seconds=SECONDS, warm=None):
+    command = [f"{OUT}/load", *arguments.split(), str(port), "-t", str(seconds)]
+    if warm is not None:
+        command += ["-w", str(warm)]
+    figures = measured(command, 60 + 2 * seconds)
+    time.sleep(0.05)  # what the tunnel still has to clear away is not the next one's cost
+    return figures
+
+
+def start_server(run):
+    return run.port_of(run.start("server", [f"{OUT}/load", "serve"]))
+
+
+def wanted_peers():
+    only = os.environ.get("BENCH_PEERS", "").split()
+    there = []
+    for kind in peers.ALL:
+        if only and kind.name not in only:
+            continue
+        peer = kind(BUILD)
+        if peer.missing:
+            print(f"  {peer.name}: {peer.missing}; left out")
+        else:
+            there.append(peer)
+    return there
+
+
+def bring_up(run, there, target, line=lambda port: port):
+    """Those that are up; why the others are not is said."""
+    up = []
+    for peer in there:
+        try:
+            peer.up(run, target, line)
+            up.append(peer)
+        except (RuntimeError, OSError, subprocess.SubprocessError) as e:
+            print(f"  {peer.name}: {e}; left out")
+    return up
+
+
+# ---- relay ----
+
+def anonymous_bytes(process):
+    """Memory of its own that a process and its children hold."""
+    total = 0
+    for pid in [process.pid, *children_of(process.pid)]:
+        with open(f"/proc/{pid}/status") as f:
+            total += 1024 * int(re.search(r"RssAnon:\s*(\d+)", f.read()).group(1))
+    return total
+
+
+def children_of(pid):
+    found = []
+    with open(f"/proc/{pid}/task/{pid}/children") as f:
+        for child in f.read().split():
+            found += [int(child), *children_of(int(child))]
+    return found
+
+
+def idle_memory(peer):
+    """Bytes that each side of a fresh tunnel needs for one more idle connection."""
+    run = peers.Processes(os.path.join(OUT, "run", f"idle-{peer.name}"))
+    try:
+        peer.up(run, start_server(run))
+        before = [anonymous_bytes(side) for side in peer.sides]
+        holder = subprocess.Popen([f"{OUT}/load", "idle", str(peer.port), "-c", str(IDLE)],
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        ready = holder.stdout.readline()
+        time.sleep(0.3)
+        after = [anonymous_bytes(side) for side in peer.sides]
+        holder.communicate()
+        if not ready.startswith("ready"):
+            return {}
+        grown = [(a - b) / IDLE for a, b in zip(after, before)]
+        return {"proxy_bytes": grown[0], "agent_bytes": grown[1]}
+    except (RuntimeError, OSError) as e:
+        print(f"  {peer.name}: {e}")
+        return {}
+    finally:
+        run.end()
+
+
+def part_relay(results, notes):
+    there = wanted_peers()
+    run = peers.Processes(os.path.join(OUT, "run", "relay"))
+    try:
+        up = bring_up(run, there, start_server(run))
+        notes["peers"] = {p.name: p.version() for p in up}
+        for name, what, arguments, _ in RELAY:
+            began = time.monotonic()
+            for round_number in range(ROUNDS):
+                for peer in in_turn(up, round_number):
+                    results.add(name, peer.name, load(peer.port, arguments))
+            progress(f"relay {what}", began)
+        began = time.monotonic()
+        crowd = [p for p in up if p.name in CROWD_PEERS and p.connections >= CROWD]
+        for round_number in range(ROUNDS):
+            for peer in in_turn(crowd, round_number) if crowd else []:
+                results.add("crowd-alone", peer.name, load(peer.port, "ping -c 500"))
+                results.add("crowd", peer.name, load(peer.port, f"ping -c 500 -i {CROWD - 500}"))
+                time.sleep(0.3)
+        progress(f"relay {CROWD} connections, 500 of them active", began)
+    finally:
+        run.end()
+    began = time.monotonic()
+    for peer in there:
+        if peer.name not in ("direct", "revdial-two"):
+            results.add("idle", peer.name, idle_memory(peer))
+    progress(f"relay memory of {IDLE} idle connections", began)
+
+
+# ---- link ----
+
+def part_link(results, notes):
+    notes["link"] = dict(THIN, rtts_ms=RTTS_MS)
+    for rtt in (0, *RTTS_MS):
+        link_part(results, rtt)
+
+
+def link_part(results, rtt):
+    """rtt 0 is the thin link. There nobody needs much of the processor: all peers at one time."""
+    run = peers.Processes(os.path.join(OUT, "run", f"link-{rtt}"))
+    options = [str(rtt / 2)]
+    if rtt == 0:
+        options = [str(THIN["one_way_ms"]), str(THIN["mbit"]), str(THIN["queue_kib"])]
+
+    def line(port):
+        return run.port_of(run.start("delay", [f"{OUT}/delay", str(port), *options]))
+
+    began = time.monotonic()
+    try:
+        there = [p for p in wanted_peers() if p.has_own_credit and p.name != "revdial-two"]
+        up = bring_up(run, there, start_server(run), line)
+        for round_number in range(ROUNDS):
+            if rtt == 0:
+                thin_round(results, up)
+                continue
+            for peer in in_turn(up, round_number):
+                warm = 10 * rtt / 1e3  # windows have so long to grow
+                results.add(f"rtt{rtt}", peer.name, load(peer.port, "down", SECONDS, warm))
+    finally:
+        run.end()
+    progress("link thin" if rtt == 0 else f"link {rtt} ms", began)
+
+
+def thin_round(results, up):
+    seconds, warm = (0.5, 0.3) if SMOKE else (4, 2)
+    command = ["-c", "1", "-t", str(seconds), "-w", str(warm)]
+    running = [(p, subprocess.Popen([f"{OUT}/load", "mixed", str(p.port), *command],
+                                    stdout=subprocess.PIPE, text=True)) for p in up]
+    for peer, process in running:
+        results.add("thin", peer.name, parse(process.communicate()[0].strip()))
+
+
+# ---- lib, engine ----
+
+def part_lib(results, notes):
+    go = peers.Yamux(BUILD)
+    for job in LIB:
+        began = time.monotonic()
+        ways = ["lib"] + (["yamux"] if job in YAMUX_LIB and not go.missing else [])
+        for round_number in range(ROUNDS):
+            for way in in_turn(ways, round_number):
+                if way == "yamux":
+                    figures = measured([go.program, "lib", "-t", str(SECONDS), job])
+                    results.add(f"lib-{job}", "yamux", figures)
+                    continue
+                lib_round(results, job, round_number)
+        progress(f"lib {job}", began)
+
+
+def lib_round(results, job, round_number):
+    """Every way of build/bench/lib once."""
+    command = [f"{OUT}/lib", "-m", "-r", "1", "-s", str(round_number), "-t", str(SECONDS), job]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    if done.returncode != 0:
+        print(f"  {' '.join(command)}: {done.stderr.strip()}")
+    for line in done.stdout.splitlines():
+        results.add(f"lib-{job}", re.search(r"way=(\S+)", line).group(1), parse(line))
+
+
+def part_engine(results, notes):
+    began = time.monotonic()
+    results.add("engine-memory", "revdial", measured([f"{OUT}/engine", "memory", "10000"]))
+    done = subprocess.run(["sh", os.path.join(peers.HERE, "engine.sh"), *ENGINE], timeout=300,
+                          capture_output=True, text=True,
+                          env=dict(os.environ, BENCH_FRAMES="2000" if SMOKE else "20000"))
+    for text in done.stdout.splitlines():
+        if not text.startswith("memory"):
+            name, what = text.split()[0], re.search(r'what="(.*)"', text).group(1)
+            results.add(f"engine-{name}", "revdial", parse(text.split(" what=")[0]))
+            notes.setdefault("engine", {})[name] = what
+    progress("engine", began)
+
+
+# ---- all of it ----
+
+def progress(what, began):
+    print(f"  {what:<52} {time.monotonic() - began:6.1f} s", flush=True)
+
+
+def raise_limits():
+    for most in (1 << 18, resource.getrlimit(resource.RLIMIT_NOFILE)[1]):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            return
+        except (ValueError, OSError):
+            continue
+
+
+def machine():
+    cpu = peers.version_of(["lscpu"], r"Model name:\s*(.*)")
+    return {
+        "processor": f"{os.cpu_count()} x {cpu}",
+        "kernel": " ".join(os.uname()[i] for i in (0, 2, 4)),
+        "compiler": peers.version_of([os.environ.get("CC", "cc"), "--version"], r"(.*)"),
+        "load before": "%.1f %.1f %.1f" % os.getloadavg(),
+        "date": time.strftime("%Y-%m-%d"),
+        "rounds": str(ROUNDS),
+        "seconds": str(SECONDS),
+    }
+
+
+PARTS = {"relay": part_relay, "link": part_link, "lib": part_lib, "engine": part_engine}
+
+
+def main(names):
+    wanted = names or list(PARTS)
+    unknown = [n for n in wanted if n not in PARTS]
+    if unknown:
+        print(f"bench: no part {unknown[0]}; there are {' '.join(PARTS)}", file=sys.stderr)
+        return 2
+    raise_limits()
+    os.makedirs(OUT, exist_ok=True)
+    results, notes = Results(), {"machine": machine()}
+    for key, value in notes["machine"].items():
+        print(f"{key + ':':<14}{value}")
+    for name in wanted:
+        print(name, flush=True)
+        PARTS[name](results, notes)
+    with open(os.path.join(OUT, "results.json"), "w") as f:
+        json.dump({"notes": notes, "results": results.of}, f, indent=1)
+    return report.write(OUT, results, notes, RELAY)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
