@@ -12,6 +12,7 @@
 ##   interop    against hashicorp/yamux (needs go)
 ##   e2e        the programs with curl, nginx, ssh and broken networks (needs root for some)
 ##   bench      how fast it is beside other tunnels (needs python3; BENCH="relay link lib engine")
+##   bench-peers  builds frp and rathole for it (downloads them; needs go, cargo)
 ##   format     clang-format over all C files
 ##   install    revdial.h and the programs to $(DESTDIR)$(PREFIX)
 ##   uninstall  removes them
@@ -60,8 +61,8 @@ LINK = $(LDFLAGS) -pthread $(LDLIBS)
 RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
-.PHONY: all suites examples test check demo layers tidy header asan tsan interop e2e bench format \
-	install uninstall clean help FORCE
+.PHONY: all suites examples test check demo layers tidy header asan tsan interop e2e bench \
+	bench-peers format install uninstall clean help FORCE
 
 all: $(PROGRAMS) examples
 examples: $(EXAMPLES)
@@ -115,6 +116,9 @@ interop: $(INTEROP)
 
 bench: $(BENCHES) $(PROGRAMS)
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' python3 tests/bench/run.py $(BENCH)
+
+bench-peers:
+	@REVDIAL_BUILD='$(BUILD)' sh tests/bench/get_peers.sh
 
 # $(1) name, $(2) compilers, $(3) flags, $(4) programs. A compiler that is not here or that lacks
 # the runtime is passed over, unless CI=true. One is enough for tsan.

@@ -72,6 +72,13 @@ class Processes:
         self.children.append(child)
         return child
 
+    def write(self, name, text):
+        """A file for a child to read; returns its path."""
+        path = os.path.join(self.directory, name)
+        with open(path, "w") as f:
+            f.write(text)
+        return path
+
     def said(self, child, pattern, path=None, seconds=10):
         """Waits for a line of the child's output; returns its first group."""
         def look():
@@ -188,9 +195,8 @@ class Haproxy(Peer):
 
     def start_one(self, run, to):
         port = free_port()
-        path = os.path.join(run.directory, f"haproxy-{port}.cfg")
-        with open(path, "w") as f:
-            f.write(HAPROXY.format(port=port, to=to, connections=self.connections))
+        path = run.write(f"haproxy-{port}.cfg",
+                         HAPROXY.format(port=port, to=to, connections=self.connections))
         self.sides.insert(0, run.start("haproxy", [self.program, "-db", "-f", path]))
         return port
 
@@ -260,9 +266,8 @@ class Ssh(Peer):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{where}/{key}"],
                            check=True, stdin=subprocess.DEVNULL)
         port, self.port = free_port(), free_port()
-        with open(f"{where}/config", "w") as f:
-            f.write(SSHD.format(port=port, dir=where))
-        server = run.start("sshd", [self.sshd, "-D", "-e", "-f", f"{where}/config"])
+        config = run.write(f"sshd-{port}.conf", SSHD.format(port=port, dir=where))
+        server = run.start("sshd", [self.sshd, "-D", "-e", "-f", config])
         run.said(server, "(Server listening)", server.log_path)
         client = run.start("ssh", [
             "ssh", "-N", "-F", "none", "-i", f"{where}/user", "-p", str(line(port)),
@@ -270,6 +275,99 @@ class Ssh(Peer):
             "-o", "ExitOnForwardFailure=yes", "-R", f"127.0.0.1:{self.port}:127.0.0.1:{target}",
             "127.0.0.1"])
         self.sides = [server, client]
+
+
+FRPS = """\
+bindAddr = "127.0.0.1"
+bindPort = {port}
+"""
+FRPC = """\
+serverAddr = "127.0.0.1"
+serverPort = {tunnel}
+transport.tls.enable = false
+[[proxies]]
+name = "bench"
+type = "tcp"
+localIP = "127.0.0.1"
+localPort = {target}
+remotePort = {exposed}
+"""
+
+
+class Frp(Peer):
+    """As it comes, but for its TLS, which is off: nobody here encrypts but ssh."""
+    name = "frp"
+    has_own_credit = True
+
+    def __init__(self, build):
+        super().__init__(build)
+        self.server, self.client = built(build, "frps"), built(build, "frpc")
+        if not self.server or not self.client:
+            self.missing = NOT_BUILT
+
+    def version(self):
+        return version_of([self.server, "--version"])
+
+    def start(self, run, target, line):
+        port, self.port = free_port(), free_port()
+        proxy = run.start("frps", [self.server, "-c", run.write(
+            f"frps-{port}.toml", FRPS.format(port=port))])
+        run.said(proxy, "(started successfully)")
+        agent = run.start("frpc", [self.client, "-c", run.write(f"frpc-{port}.toml", FRPC.format(
+            tunnel=line(port), target=target, exposed=self.port))])
+        self.sides = [proxy, agent]
+
+
+RATHOLE = """\
+[server]
+bind_addr = "127.0.0.1:{port}"
+default_token = "bench"
+[server.services.bench]
+bind_addr = "127.0.0.1:{exposed}"
+"""
+RATHOLE_CLIENT = """\
+[client]
+remote_addr = "127.0.0.1:{tunnel}"
+default_token = "bench"
+[client.services.bench]
+local_addr = "127.0.0.1:{target}"
+"""
+
+
+class Rathole(Peer):
+    """It has a TCP connection of its own for each client, so that nothing is multiplexed."""
+    name = "rathole"
+
+    def __init__(self, build):
+        super().__init__(build)
+        self.program = built(build, "rathole")
+        if not self.program:
+            self.missing = NOT_BUILT
+
+    def version(self):
+        return version_of([self.program, "--version"], r"rathole (\d\S+)")
+
+    def start(self, run, target, line):
+        port, self.port = free_port(), free_port()
+        proxy = run.start("rathole-proxy", [self.program, "--server", run.write(
+            f"rathole-{port}.toml", RATHOLE.format(port=port, exposed=self.port))])
+        wait_for(lambda: is_open(port), 10, "rathole: does not listen")
+        agent = run.start("rathole-agent", [self.program, "--client", run.write(
+            f"rathole-client-{port}.toml",
+            RATHOLE_CLIENT.format(tunnel=line(port), target=target))])
+        self.sides = [proxy, agent]
+
+
+NOT_BUILT = "not in build/bench/peers nor on the path (make bench-peers)"
+
+
+def built(build, name):
+    return shutil.which(name, path=f"{build}/bench/peers") or shutil.which(name)
+
+
+def is_open(port):
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
 
 
 def go_version():
@@ -289,4 +387,4 @@ def go_build(program, directory, package):
     return os.path.abspath(program)
 
 
-ALL = [Direct, Revdial, RevdialTwo, Haproxy, Yamux, Ssh]
+ALL = [Direct, Revdial, RevdialTwo, Haproxy, Yamux, Ssh, Frp, Rathole]

@@ -3,7 +3,8 @@ import os
 
 import svg
 
-UNITS = {"MBps": "MB/s", "per_s": "/s", "p50_us": "us p50", "p99_us": "us p99", "fair": "least share"}
+UNITS = {"MBps": "MB/s", "per_s": "/s", "p50_us": "us p50", "p99_us": "us p99",
+         "fair": "least share"}
 LESS_IS_MORE = ("p50_us", "p99_us")
 REFERENCE = "haproxy"
 
@@ -46,7 +47,7 @@ def names_in(results, jobs):
     found = []
     for job in jobs:
         found += [p for p in results.of.get(job, {}) if p not in found]
-    order = ["direct", "revdial", "revdial-two", "haproxy", "yamux", "ssh"]
+    order = ["direct", "revdial", "revdial-two", "haproxy", "yamux", "ssh", "frp", "rathole"]
     return sorted(found, key=lambda p: order.index(p) if p in order else len(order))
 
 
@@ -245,6 +246,8 @@ def aims_table(results, notes):
 # ---- plots ----
 
 def write_plots(out, results, notes, jobs):
+    """Returns the names of the files."""
+    written = []
     names = names_in(results, [j[0] for j in jobs])
     panels = []
     for job, what, _, keys in jobs:
@@ -254,6 +257,7 @@ def write_plots(out, results, notes, jobs):
             note = "less is better" if keys[0] in LESS_IS_MORE else ""
             panels.append((f"{what} ({UNITS[keys[0]]})", note, values))
     if panels:
+        written.append("relay.svg")
         svg.bars(os.path.join(out, "relay.svg"), "Relay: median of each job", panels, number)
     rows = []
     for name in names:
@@ -262,6 +266,7 @@ def write_plots(out, results, notes, jobs):
         if None not in points and 0 not in points:
             rows.append((name, points[:2], points[2:]))
     if rows:
+        written.append("latency.svg")
         svg.ranges(os.path.join(out, "latency.svg"),
                    "A 64-byte ping-pong, p50 to p99: alone, and beside 4 bulk transfers", rows)
     rtts = [r for r in notes.get("link", {}).get("rtts_ms", []) if f"rtt{r}" in results.of]
@@ -273,7 +278,9 @@ def write_plots(out, results, notes, jobs):
                 lines.setdefault(name, []).append((rtt, value))
     if lines:
         lines["16 MiB per RTT"] = [(r, (16 << 20) / (r / 1e3) / 1e6) for r in rtts]
+        written.append("rtt.svg")
         svg.curves(os.path.join(out, "rtt.svg"), "One stream over a long link (ms, MB/s)", lines)
+    return written
 
 
 def write(out, results, notes, jobs):
@@ -287,12 +294,10 @@ def write(out, results, notes, jobs):
         f.write("\n".join(t.markdown() + "\n" for t in tables))
     print("\n".join(t.text() for t in tables))
     print("\n" + "\n".join(f"{k}: {v}" for k, v in notes.get("peers", {}).items() if v))
-    write_plots(out, results, notes, jobs)
+    written = ["results.md", "results.json", *write_plots(out, results, notes, jobs)]
     missing = [f"{job} {peer}" for job, of in results.of.items() for peer, rounds in of.items()
                if {} in rounds]
     for name in missing:
         print(f"bench: {name} gave no figures")
-    written = [n for n in ("results.md", "results.json", "relay.svg", "latency.svg", "rtt.svg")
-               if os.path.exists(os.path.join(out, n))]
     print("\nwritten: " + " ".join(os.path.join(out, n) for n in written))
     return 1 if missing or not results.of else 0
