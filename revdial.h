@@ -3335,7 +3335,7 @@ static size_t rvd_mux_input(rvd_mux *m, const uint8_t *p, size_t len)
         if (m->body == RVD_MUX_BODY_STREAM)
             stop = rvd_mux_payload(m, m->body_stream, p + used, n);
         else
-            m->allowance -= rvd_base_min(n, m->allowance);
+            m->allowance -= n < m->allowance ? n : m->allowance;
         used += n;
         if (m->body_left == 0) rvd_mux_on_frame_end(m);
     }
@@ -8650,7 +8650,8 @@ static void rvd_stream_pace_locked(revdial_session *s, int64_t now)
     if (passed < RVD_STREAM_PACE_US) return;
     rate = s->pace_bytes * 1000000 / (uint64_t)passed;
     if (s->was_blocked && s->pace_bytes)
-        rvd_stream_queue_set_locked(s, (int)rvd_base_min(rate / RVD_STREAM_PACE_PART, 1 << 20));
+        rvd_stream_queue_set_locked(
+            s, (int)rvd_base_min((size_t)(rate / RVD_STREAM_PACE_PART), 1 << 20));
     else if (rate / RVD_STREAM_PACE_PART > (uint64_t)s->queue_bytes)
         rvd_stream_queue_set_locked(s, 2 * s->queue_bytes);
     s->pace_us = now;

@@ -1,6 +1,6 @@
 #!/bin/sh
 # revdial.h in every way that a program may take it, without a warning.     tests/header.sh
-# Compilers that are not here are left out, unless CI=true.
+# Compilers that are not here are left out, unless CI=true. U.. are rows of the table of misuse.
 header=revdial.h
 tmp=build/header
 passed=0
@@ -22,6 +22,21 @@ try() {
     else
         head -n 20 "$tmp/said"
         echo "$header:1: $name: exit status $status"
+        failed=$((failed + 1))
+    fi
+}
+
+# fails NAME PATTERN COMMAND...: must fail, and say something that matches
+fails() {
+    name=$1
+    pattern=$2
+    shift 2
+    if ! "$@" >"$tmp/said" 2>&1 && grep -Eq "$pattern" "$tmp/said"; then
+        echo "ok $name"
+        passed=$((passed + 1))
+    else
+        head -n 20 "$tmp/said"
+        echo "$header:1: $name: does not fail with \"$pattern\""
         failed=$((failed + 1))
     fi
 }
@@ -57,11 +72,27 @@ int main(void)
 }
 END
 cp "$tmp/uses.c" "$tmp/uses.cc"
+cat "$tmp/impl.c" "$tmp/impl.c" "$tmp/uses.c" >"$tmp/twice.c"
+cat >"$tmp/wrong.c" <<'END'
+#include "revdial.h"
+void wrong(revdial_session *s);
+void wrong(revdial_session *s) { revdial_close(s); }
+END
+# What depends on the locale, or on a clock that people set.
+moody='(__ctype_.*|_?_?(is|to)(alnum|alpha|cntrl|digit|graph|lower|print|punct|space|upper|xdigit)'
+moody="$moody|ato[fil]+|strto[a-z]+|[a-z_]*(printf|scanf)[a-z_]*|strn?casecmp|str(coll|xfrm)"
+moody="$moody|setlocale|localeconv|mb[a-z]+|wc[a-z]+|time|gettimeofday|(local|gm)time(_r)?)"
+
+# steady CC: does the implementation need none of those?
+steady() {
+    $1 -std=c11 -O2 -fno-builtin -I. -c -o "$tmp/steady.o" "$tmp/impl.c" &&
+        ! nm -u "$tmp/steady.o" | awk '{ print $NF }' | grep -Ex "$moody"
+}
 
 for cc in gcc clang; do
     here "$cc" || continue
-    for flags in '-O2' '-O0' '-O2 -DNDEBUG' '-O2 -DREVDIAL_POLL' \
-        '-O2 -DREVDIAL_NO_RUNTIME'; do
+    for flags in '-O2' '-O0' '-O2 -DNDEBUG' '-O2 -DREVDIAL_POLL' '-O2 -DREVDIAL_NO_RUNTIME' \
+        '-O2 -fshort-enums -funsigned-char' '-O2 -fsigned-char'; do # U43
         try "$cc $flags" $cc -std=c11 $warnings $flags -I. -pthread -c -o "$tmp/impl.o" \
             "$tmp/impl.c"
     done
@@ -72,9 +103,30 @@ for cc in gcc clang; do
     try "$cc two units run" "$tmp/two"
     try "$cc public half first" $cc -std=gnu11 $warnings -D_GNU_SOURCE -I. -pthread \
         -o "$tmp/late" "$tmp/late.c"
+    try "$cc public half as C99 (U43)" $cc -std=c99 $warnings -I. -c -o "$tmp/uses.o" \
+        "$tmp/uses.c"
+    try "$cc implementation twice in one unit (U44)" $cc -std=c11 $warnings -I. -pthread \
+        -o "$tmp/twice" "$tmp/twice.c"
+    fails "$cc implementation in two units (U44)" '(multiple|duplicate).*revdial_' \
+        $cc -std=c11 -I. -pthread -o "$tmp/both" "$tmp/both.c" "$tmp/impl.c"
+    fails "$cc a handle of another type (U5)" incompatible $cc -std=c11 -Werror -I. -c \
+        -o "$tmp/wrong.o" "$tmp/wrong.c"
+    try "$cc neither locale nor wall clock (U35, U47)" steady "$cc"
+    # The headers of the kernel are the same for both; a library for 32 bits may not be here.
+    echo '#include <gnu/stubs.h>' >"$tmp/stubs.c"
+    if [ "$CI" = true ] || $cc -m32 -E -o /dev/null "$tmp/stubs.c" 2>/dev/null; then
+        try "$cc -m32 (U43)" $cc -std=c11 $warnings -O2 -m32 -I. \
+            -idirafter "/usr/include/$(uname -m)-linux-gnu" -c -o "$tmp/impl.o" "$tmp/impl.c"
+    fi
     try "$cc REVDIAL_API=static" $cc -std=c11 $warnings -Wno-unused-function -I. -pthread \
         -DREVDIAL_API=static -o "$tmp/static" "$tmp/both.c"
 done
+if here gcc; then
+    for flags in -O0 -O2 -O3; do
+        try "gcc $flags, no frame over 4 KiB (U48)" gcc -std=c11 $flags -Wstack-usage=4096 -Wvla \
+            -Werror -I. -pthread -c -o "$tmp/impl.o" "$tmp/impl.c"
+    done
+fi
 for cxx in g++ clang++; do
     here "$cxx" || continue
     try "$cxx public half as C++11" $cxx -std=c++11 -Wall -Wextra -Wpedantic -Werror -I. -c \

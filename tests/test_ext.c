@@ -290,6 +290,29 @@ TEST(each_sentence_about_preambles_is_true_of_its_bytes)
     CHECK(count >= 25);
 }
 
+TEST(U49_bytes_may_lie_at_any_address)
+{
+    for (size_t off = 0; off < 8; off++) {
+        uint64_t room[64];
+        uint8_t *at = (uint8_t *)room + off;
+        rig *r = rig_new(&(rig_options){0});
+        REQUIRE(r != NULL);
+        uint32_t id = rig_id(r, 1, 1);
+        wire_put(at, &(wire_frame){0, WIRE_CREDIT, WIRE_SYN, id, 0});
+        wire_put(at + WIRE_HEADER, &(wire_frame){0, WIRE_DATA, 0, id, 9});
+        memcpy(at + 2 * WIRE_HEADER, "unaligned", 9);
+        rig_feed(r, at, 2 * WIRE_HEADER + 9);
+        memset(room, 0, sizeof room);
+        CHECK_INT(revdial_engine_read(r->e, id, at, 9), 9);
+        CHECK(memcmp(at, "unaligned", 9) == 0);
+        CHECK_INT(revdial_engine_write(r->e, id, at, 9), 9);
+        rig_flush(r);
+        judge_stream *s = judge_find(&r->wire, id);
+        CHECK(s && s->data_out == 9);
+        rig_end(r);
+    }
+}
+
 TEST(a_preamble_may_come_in_many_frames)
 {
     rig_options o = {.features = "preamble, rstcode"};

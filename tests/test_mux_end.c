@@ -447,6 +447,37 @@ TEST(ids_of_ours_have_our_parity_and_grow)
     SCRIPT_CHECK_ALL(cases);
 }
 
+TEST(c22_when_our_ids_run_out_the_session_drains_and_what_runs_goes_on)  // 66
+{
+    static const revdial_dial_opts none;
+    for (int role = REVDIAL_ROLE_PROXY; role <= REVDIAL_ROLE_BACKEND; role++) {
+        rig_options o = {.role = role, .features = "rstcode, drain, streams=65536"};
+        rig *r = rig_new(&o);
+        REQUIRE(r != NULL);
+        uint32_t last = RVD_MUX_ID_LAST - (role == REVDIAL_ROLE_PROXY);
+        r->e->mux.next_id = last - 2;
+        CHECK_INT(revdial_engine_open(r->e, &none, NULL), last - 2);
+        CHECK_INT(revdial_engine_open(r->e, &none, NULL), last);
+        CHECK_INT(revdial_engine_open(r->e, &none, NULL), REVDIAL_EDRAINING);
+        CHECK_INT(revdial_engine_open(r->e, &none, NULL), REVDIAL_EDRAINING);
+        rig_flush(r);
+        CHECK(strstr(rig_out(r), "G0=0") != NULL);  // once, behind the SYNs
+        rig_frame(r, WIRE_CREDIT, WIRE_ACK, last, 0);
+        CHECK_INT(revdial_engine_write(r->e, last, "on", 2), 2);
+        rig_flush(r);
+        CHECK(!r->dead);
+        revdial_engine_reset(r->e, last, 0);
+        revdial_engine_reset(r->e, last - 2, 0);
+        revdial_engine_close(r->e, last);
+        revdial_engine_close(r->e, last - 2);
+        rig_flush(r);
+        rig_tick(r, 60000);
+        CHECK(r->dead);
+        CHECK_INT(r->dead_code, REVDIAL_EDRAINING);
+        rig_end(r);
+    }
+}
+
 TEST(c62_two_clients_notice_at_the_first_syn)  // 68
 {
     static const script_case c = {"both open odd ids", "Wm1+SYN", "G0=1", "dead(EPROTO)", {0}};
@@ -455,7 +486,7 @@ TEST(c62_two_clients_notice_at_the_first_syn)  // 68
 
 // ---- calls that are wrong, on streams in every state
 
-TEST(calls_on_ids_that_do_not_exist_are_refused)
+TEST(U5_calls_on_ids_that_do_not_exist_are_refused)
 {
     static const script_case cases[] = {
         {"unknown",

@@ -176,7 +176,7 @@ static void sim_world_op(sim *w, int x, enum sim_op op)
         break;
     case SIM_NO_MEMORY:
         w->no_memory = 1;
-        side->heap.fail_at = side->heap.calls + 1 + sim_pick(w, 4);
+        side->heap.fail_at = side->heap.calls + 1 + (size_t)sim_pick(w, 4);
         break;
     case SIM_OUTPUT_MAX:
         side->output_max = (size_t)1024 << sim_pick(w, 9);
