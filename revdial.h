@@ -37,6 +37,7 @@
 //                                                      impl.loop, impl.sys   threads: here and up
 //                      --- api.engine -------------> impl.engine             no I/O: here and down
 //                                                      impl.http, impl.mux   handshake, streams
+//                                                      impl.via              egress proxies
 //                                                      impl.wire, impl.base  bytes
 //
 // MAP       `grep -n MARK: revdial.h` prints it with line numbers.
@@ -51,6 +52,7 @@
 //    impl.wire     frames and the stream preamble as bytes
 //    impl.mux      what the protocol means: streams, credit, scheduling, limits
 //    impl.http     the upgrade handshake, credentials
+//    impl.via      the way through an egress proxy: CONNECT and SOCKS5
 //    impl.engine   handshake and mux as one machine
 //    impl.sys      every system call
 //    impl.loop     I/O thread: descriptors, timers, tasks; pool of threads
@@ -117,6 +119,7 @@ typedef struct revdial_agent revdial_agent;      // keeps a backend's sessions t
 typedef struct revdial_session revdial_session;  // one authenticated connection; counted references
 typedef struct revdial_stream revdial_stream;    // one logical byte stream; owned by who got it
 typedef struct revdial_engine revdial_engine;    // the whole protocol without a socket or a thread
+typedef struct revdial_via revdial_via;          // what is said to an egress proxy, also without
 
 // X(name, value, text). Every call returns >= 0 for success or one of these.
 #define REVDIAL_ERRORS(X) \
@@ -564,6 +567,51 @@ REVDIAL_API void revdial_engine_info_get(const revdial_engine *e, revdial_engine
 //   returns  0, or REVDIAL_EINVAL: no such stream
 //   thread   one at a time per engine
 REVDIAL_API int revdial_engine_ledger(revdial_engine *e, uint32_t id, revdial_ledger *out);
+
+// What a backend says to an egress proxy, on a connection to it, before TLS and before the
+// handshake of an engine. A machine of the same kind: bytes in, bytes out, no waiting.
+//   url      "http://[user:password@]host:port": CONNECT (RFC 9110 section 9.3.6), Basic; or
+//            "socks5://[user:password@]host:port" (RFC 1928, 1929), "socks5h:" being the same.
+//            In user and password every byte but letters, digits and -._~ is written %XX
+//   target   "host:port" of the proxy. A name is sent as it is: the egress proxy resolves it
+//   alloc    NULL = realloc and free
+//   returns  NULL: out of memory, or one of the texts makes no sense. The reason in err never
+//            quotes the url, which may hold a password
+//   owns     copies url and target; free with revdial_via_free()
+//   thread   one at a time per way
+REVDIAL_API revdial_via *revdial_via_new(const char *url, const char *target,
+                                         revdial_alloc_fn *alloc, void *alloc_ud, revdial_err *err);
+
+// Wipes and frees. NULL is ignored.
+//   thread   one at a time per way
+REVDIAL_API void revdial_via_free(revdial_via *v);
+
+// Where to connect to: the egress proxy's "host:port". Valid until revdial_via_free().
+//   thread   one at a time per way
+REVDIAL_API const char *revdial_via_address(const revdial_via *v);
+
+// Bytes from the egress proxy; len 0 is the end of the connection.
+//   returns  bytes used, 0..len; what is left once the way is open is the first of what comes
+//            through it
+//   thread   one at a time per way
+REVDIAL_API size_t revdial_via_input(revdial_via *v, const void *buf, size_t len);
+
+// Bytes for the egress proxy, without removing them.
+//   returns  how many, 0 if there is nothing to send now
+//   thread   one at a time per way
+REVDIAL_API size_t revdial_via_output(const revdial_via *v, const void **data);
+
+// The first n bytes of what revdial_via_output() showed have been sent; they are wiped.
+//   thread   one at a time per way
+REVDIAL_API void revdial_via_sent(revdial_via *v, size_t n);
+
+// How far it is.
+//   err             why it failed; names the egress proxy, so that nobody looks for it elsewhere
+//   retry_after_ms  how long the egress proxy asked to wait, else 0; may be NULL
+//   returns  0 not yet; 1 open; REVDIAL_EAUTH it wants other credentials; EUNREACH it refuses, or
+//            cannot reach the target; EPROTO, ELOST, ENOMEM
+//   thread   one at a time per way
+REVDIAL_API int revdial_via_state(const revdial_via *v, revdial_err *err, int *retry_after_ms);
 
 // ================================================================================================
 // MARK: api.config
@@ -1300,6 +1348,22 @@ static void rvd_base_text_add_hex16(rvd_base_text *t, uint64_t n)
     for (size_t i = 0; i < 16; i++) digits[i] = "0123456789abcdef"[n >> (60 - 4 * i) & 15];
     digits[16] = '\0';
     rvd_base_text_add(t, digits);
+}
+
+// RFC 4648 section 4, with its padding.
+static void rvd_base_text_add_base64(rvd_base_text *t, const void *data, size_t len)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const uint8_t *at = (const uint8_t *)data;
+    char four[5] = {0};
+    for (; len > 0; at += rvd_base_min(len, 3), len -= rvd_base_min(len, 3)) {
+        uint32_t bits = (uint32_t)at[0] << 16;
+        if (len > 1) bits |= (uint32_t)at[1] << 8;
+        if (len > 2) bits |= at[2];
+        for (size_t i = 0; i < 4; i++) four[i] = i > len ? '=' : digits[bits >> (18 - 6 * i) & 63];
+        rvd_base_text_add(t, four);
+    }
+    rvd_base_wipe(four, sizeof four);  // what is coded here may be a password
 }
 
 // ================================================================================================
@@ -4938,6 +5002,481 @@ int revdial_auth_verify(const revdial_auth_req *req, const revdial_credential *r
     rvd_base_wipe(presented, sizeof presented);
     rvd_base_wipe(expected, sizeof expected);
     return verdict;
+}
+
+// ================================================================================================
+// MARK: impl.via  uses: base wire http
+// The way through an egress proxy, before TLS and before our handshake: HTTP CONNECT (RFC 9110
+// section 9.3.6) and SOCKS5 (RFC 1928, RFC 1929). Bytes in, bytes out. All that we shall ever say
+// is written down at birth, and wiped as it is sent. Start at revdial_via_input().
+// ================================================================================================
+
+enum {
+    RVD_VIA_HOST_MAX = 255,       // octets of a name (RFC 1035 section 2.3.4), a byte in SOCKS5
+    RVD_VIA_ADDRESS_SIZE = 264,   // with brackets, a port and NUL
+    RVD_VIA_USER_MAX = 255,       // RFC 1929: a length is one byte
+    RVD_VIA_PASSWORD_MAX = 1024,  // over CONNECT some are tokens
+    RVD_VIA_OUT_SIZE = 2560,      // CONNECT with two hosts and the longest credentials in base64
+    RVD_VIA_REPLY_MAX = 262       // RFC 1928 section 6, with a name of 255 bytes
+};
+
+// What the next bytes from the egress proxy are.
+//     CONNECT:  ANSWER --> OPEN
+//     SOCKS5:   METHOD --> LOGIN --> REPLY --> OPEN, or METHOD --> REPLY      any --> FAILED
+enum rvd_via_state {
+    RVD_VIA_ANSWER,  // the head of its HTTP response
+    RVD_VIA_METHOD,  // how it wants us to authenticate
+    RVD_VIA_LOGIN,   // what it thinks of our credentials
+    RVD_VIA_REPLY,   // what became of its connect
+    RVD_VIA_OPEN,
+    RVD_VIA_FAILED
+};
+
+struct revdial_via {
+    rvd_heap heap;
+    enum rvd_via_state state;
+    int has_login;
+    char address[RVD_VIA_ADDRESS_SIZE];
+    // All we say: to SOCKS5 a greeting, from login_at a login, from request_at the request.
+    uint8_t out[RVD_VIA_OUT_SIZE];
+    size_t login_at, request_at, out_len;
+    size_t out_sent, out_end;          // what may be sent now: out_sent..out_end
+    rvd_http_head head;                // ANSWER
+    uint8_t reply[RVD_VIA_REPLY_MAX];  // METHOD, LOGIN, REPLY
+    size_t reply_len;
+    revdial_err err;
+    int retry_after_ms;
+};
+
+// ---- the URL ----
+
+// Lives on the stack of revdial_via_new(), which wipes it.
+typedef struct rvd_via_url {
+    int is_socks, has_login;
+    rvd_http_slice address;
+    size_t user_len, password_len;
+    char user[RVD_VIA_USER_MAX], password[RVD_VIA_PASSWORD_MAX];
+} rvd_via_url;
+
+// Length of what is before the last ':' of "host:port"; 0 if there is no port.
+static size_t rvd_via_host_len(rvd_http_slice s)
+{
+    size_t len = s.len;
+    if (len == 0 || s.at[len - 1] == ']') return 0;
+    while (len > 0 && s.at[len - 1] != ':') len--;
+    return len > 0 ? len - 1 : 0;
+}
+
+static int rvd_via_is_address(rvd_http_slice s)
+{
+    size_t len = rvd_via_host_len(s);
+    return len > 0 && len <= RVD_VIA_HOST_MAX && rvd_http_is_host(s);
+}
+
+static int rvd_via_is_target(const char *text)
+{
+    rvd_wire_addr a;
+    if (!rvd_via_is_address(rvd_http_slice_of(text))) return 0;
+    return text[0] != '[' || rvd_wire_addr_parse(text, &a);
+}
+
+// userinfo of RFC 3986 section 3.2.1, decoded. A NUL or another control character has no place in a
+// name or a password (RFC 7617 section 2).
+//   returns  its length, or -1: another byte, or too many
+static ptrdiff_t rvd_via_decode(rvd_http_slice from, char *to, size_t size)
+{
+    size_t len = 0;
+    for (size_t at = 0; at < from.len; at++, len++) {
+        uint8_t c = (uint8_t)from.at[at];
+        int is_plain = rvd_http_is_alnum(c) || memchr("-._~!$&'()*+,;=", c, 15) != NULL;
+        if (len == size || (!is_plain && c != '%')) return -1;
+        if (c == '%') {
+            if (from.len - at < 3 || !rvd_base_hex(&c, 1, from.at + at + 1)) return -1;
+            if (c < ' ' || c == 0x7f) return -1;
+            at += 2;
+        }
+        to[len] = (char)c;
+    }
+    return (ptrdiff_t)len;
+}
+
+// "user[:password]".
+static const char *rvd_via_login_parse(rvd_http_slice info, rvd_via_url *u)
+{
+    static const char why[] = "via: user name or password too long, or not written as a URL wants";
+    const char *colon = (const char *)memchr(info.at, ':', info.len);
+    size_t user_len = colon ? (size_t)(colon - info.at) : info.len;
+    rvd_http_slice user = {info.at, user_len}, password = {info.at + user_len, 0};
+    ptrdiff_t n;
+    if (colon) {
+        password.at++;
+        password.len = info.len - user_len - 1;
+    }
+    n = rvd_via_decode(user, u->user, sizeof u->user);
+    if (n < 0) return why;
+    u->user_len = (size_t)n;
+    n = rvd_via_decode(password, u->password, sizeof u->password);
+    if (n < 0) return why;
+    u->password_len = (size_t)n;
+    u->has_login = 1;
+    if (u->is_socks)
+        return u->user_len && n && n <= RVD_VIA_USER_MAX
+                   ? NULL
+                   : "via: SOCKS5 wants a user name and a password of 1 to 255 bytes each";
+    // RFC 7617 section 2: the first colon ends the name.
+    return memchr(u->user, ':', u->user_len) ? "via: no ':' may be in a user name" : NULL;
+}
+
+// Returns why it is none of ours, without quoting it, or NULL.
+static const char *rvd_via_url_parse(const char *text, rvd_via_url *u)
+{
+    static const char *const schemes[] = {"http://", "socks5://", "socks5h://"};
+    rvd_http_slice rest = rvd_http_slice_of(text), info = {NULL, 0};
+    const char *at = NULL, *problem;
+    size_t i = 0, count = sizeof schemes / sizeof schemes[0];
+    while (i < count && strncmp(text, schemes[i], strlen(schemes[i])) != 0) i++;
+    if (i == count) return "via: not http://HOST:PORT or socks5://HOST:PORT";
+    u->is_socks = i > 0;
+    rest.at += strlen(schemes[i]);
+    rest.len -= strlen(schemes[i]);
+    at = (const char *)memchr(rest.at, '@', rest.len);
+    if (at) {
+        info.at = rest.at;
+        info.len = (size_t)(at - rest.at);
+        rest.at += info.len + 1;
+        rest.len -= info.len + 1;
+        problem = rvd_via_login_parse(info, u);
+        if (problem) return problem;
+    }
+    if (rest.len > 0 && rest.at[rest.len - 1] == '/') rest.len--;
+    u->address = rest;
+    return rvd_via_is_address(rest) ? NULL : "via: not HOST:PORT behind the scheme and the login";
+}
+
+// ---- what we say ----
+
+static void rvd_via_say_connect(revdial_via *v, const rvd_via_url *u, const char *target)
+{
+    char login[RVD_VIA_USER_MAX + 1 + RVD_VIA_PASSWORD_MAX];
+    rvd_base_text t = {(char *)v->out, sizeof v->out, 0, 0};
+    rvd_base_text_add(&t, "CONNECT ");
+    rvd_base_text_add(&t, target);
+    rvd_base_text_add(&t, " HTTP/1.1\r\n");
+    rvd_http_write_field(&t, "Host", target);
+    if (u->has_login) {
+        memcpy(login, u->user, u->user_len);
+        login[u->user_len] = ':';
+        memcpy(login + u->user_len + 1, u->password, u->password_len);
+        rvd_base_text_add(&t, "Proxy-Authorization: Basic ");
+        rvd_base_text_add_base64(&t, login, u->user_len + 1 + u->password_len);
+        rvd_base_text_add(&t, "\r\n");
+        rvd_base_wipe(login, sizeof login);
+    }
+    rvd_base_text_add(&t, "\r\n");
+    REVDIAL_ASSERT(!t.overflow);
+    v->out_len = v->out_end = t.len;
+}
+
+// RFC 1928 section 5: an address in its own form, a name with its length.
+static void rvd_via_say_target(rvd_wire_out *o, const char *target)
+{
+    size_t host_len = rvd_via_host_len(rvd_http_slice_of(target));
+    const char *digits = target + host_len + 1;
+    rvd_wire_addr a;
+    uint8_t head[5] = {5, 1, 0, 3, 0};  // version, CONNECT, reserved, what kind of address
+    uint8_t port[2];
+    uint64_t number = 0;
+    rvd_base_decimal(digits, strlen(digits), 65535, &number);
+    rvd_base_put_u16(port, (uint32_t)number);
+    if (rvd_wire_addr_parse(target, &a)) {
+        head[3] = a.family == 4 ? 1 : 4;
+        rvd_wire_out_add(o, head, 4);
+        rvd_wire_out_add(o, a.ip, a.family == 4 ? 4 : 16);
+    } else {
+        head[4] = (uint8_t)host_len;
+        rvd_wire_out_add(o, head, 5);
+        rvd_wire_out_add(o, target, host_len);
+    }
+    rvd_wire_out_add(o, port, 2);
+}
+
+static void rvd_via_say_socks(revdial_via *v, const rvd_via_url *u, const char *target)
+{
+    static const uint8_t open[] = {5, 1, 0}, either[] = {5, 2, 0, 2};  // RFC 1928 section 3
+    uint8_t lengths[2] = {(uint8_t)u->user_len, (uint8_t)u->password_len};
+    static const uint8_t version = 1;  // RFC 1929 section 2
+    rvd_wire_out o = {v->out, sizeof v->out, 0, 0};
+    if (!u->has_login) {
+        rvd_wire_out_add(&o, open, sizeof open);
+        v->login_at = o.len;
+    } else {
+        rvd_wire_out_add(&o, either, sizeof either);
+        v->login_at = o.len;
+        rvd_wire_out_add(&o, &version, 1);
+        rvd_wire_out_add(&o, &lengths[0], 1);
+        rvd_wire_out_add(&o, u->user, u->user_len);
+        rvd_wire_out_add(&o, &lengths[1], 1);
+        rvd_wire_out_add(&o, u->password, u->password_len);
+    }
+    v->request_at = o.len;
+    rvd_via_say_target(&o, target);
+    REVDIAL_ASSERT(!o.overflow);
+    v->out_len = o.len;
+    v->out_end = v->login_at;
+}
+
+// ---- what it answers ----
+
+// `number` is what the egress proxy gave as its reason, -1 if it gave none.
+static void rvd_via_fail(revdial_via *v, int code, int number, const char *why)
+{
+    rvd_base_text t = {v->err.msg, sizeof v->err.msg, 0, 0};
+    char address[128];  // leaves room for the reason
+    rvd_base_text cut = {address, sizeof address, 0, 0};
+    rvd_base_text_add(&cut, v->address);
+    v->state = RVD_VIA_FAILED;
+    v->err.code = code;
+    rvd_base_text_add(&t, "egress proxy ");
+    rvd_base_text_add(&t, address);
+    if (number >= 0) {
+        rvd_base_text_add(&t, " refused: ");
+        rvd_base_text_add_decimal(&t, (uint64_t)number);
+        rvd_base_text_add(&t, ", ");
+    } else {
+        rvd_base_text_add(&t, ": ");
+    }
+    rvd_base_text_add(&t, why);
+    v->out_end = v->out_sent;  // nothing more to say
+}
+
+static const char *rvd_via_status_text(int status)
+{
+    switch (status) {
+    case 400: return "it takes our CONNECT for malformed";
+    case 403: return "its rules forbid this destination";
+    case 404: return "it does not know this destination";
+    case 405:
+    case 501: return "it does no CONNECT";
+    case 429: return "too many requests";
+    case 500: return "it has an internal error";
+    case 502: return "it got no connection to the destination";
+    case 503: return "it cannot serve this now, or cannot reach the destination";
+    case 504: return "its connection to the destination timed out";
+    default: return status < 400 ? "not what a CONNECT is answered with" : "it does not say more";
+    }
+}
+
+// The head of its response is complete.
+static void rvd_via_judge(revdial_via *v, const rvd_http_response *r)
+{
+    v->retry_after_ms = r->retry_after_ms;
+    if (r->status == 407) {
+        rvd_via_fail(v, REVDIAL_EAUTH, 407,
+                     v->has_login ? "it rejects the user name or the password"
+                                  : "it wants a user name and a password");
+    } else if (r->status / 100 != 2) {
+        rvd_via_fail(v, r->status < 300 ? REVDIAL_EPROTO : REVDIAL_EUNREACH, r->status,
+                     rvd_via_status_text(r->status));
+    } else if (v->out_sent != v->out_end) {
+        rvd_via_fail(v, REVDIAL_EPROTO, -1, "it answered before it was asked");
+    } else {
+        v->state = RVD_VIA_OPEN;  // RFC 9110 section 9.3.6: what follows the head is the tunnel
+    }
+}
+
+static size_t rvd_via_take_answer(revdial_via *v, const uint8_t *buf, size_t len)
+{
+    rvd_http_response r;
+    size_t used = 0;
+    int verdict = rvd_http_head_feed(&v->head, buf, len, &used);
+    if (verdict == RVD_HTTP_DONE) verdict = rvd_http_response_read(&v->head, &r);
+    if (verdict == RVD_HTTP_DONE)
+        rvd_via_judge(v, &r);
+    else if (verdict == RVD_HTTP_NOMEM)
+        rvd_via_fail(v, REVDIAL_ENOMEM, -1, "out of memory for its answer");
+    else if (verdict != RVD_HTTP_MORE)
+        rvd_via_fail(v, REVDIAL_EPROTO, -1, "its answer is not that of an HTTP proxy");
+    return used;
+}
+
+// RFC 1928 section 3.
+static void rvd_via_take_method(revdial_via *v)
+{
+    if (v->reply[1] == 2 && v->has_login) {
+        v->state = RVD_VIA_LOGIN;
+        v->out_end = v->request_at;
+    } else if (v->reply[1] == 0) {
+        v->state = RVD_VIA_REPLY;
+        rvd_base_wipe(v->out + v->out_sent, v->request_at - v->out_sent);  // it is not asked for
+        v->out_sent = v->request_at;
+        v->out_end = v->out_len;
+    } else if (v->reply[1] == 0xff) {
+        rvd_via_fail(v, REVDIAL_EAUTH, 255,
+                     v->has_login ? "it takes no user name and password"
+                                  : "it wants a user name and a password");
+    } else {
+        rvd_via_fail(v, REVDIAL_EPROTO, -1, "it wants a method that it was not offered");
+    }
+}
+
+// RFC 1929 section 2. Its version is not looked at: there are proxies that say 5.
+static void rvd_via_take_login(revdial_via *v)
+{
+    if (v->reply[1] != 0) {
+        rvd_via_fail(v, REVDIAL_EAUTH, v->reply[1], "it rejects the user name or the password");
+        return;
+    }
+    v->state = RVD_VIA_REPLY;
+    v->out_end = v->out_len;
+}
+
+// RFC 1928 section 6.
+static void rvd_via_take_reply(revdial_via *v)
+{
+    static const char *const texts[] = {"",
+                                        "it failed, and does not say why",
+                                        "its rules forbid this destination",
+                                        "the network of the destination is unreachable",
+                                        "the destination is unreachable, or has no such name",
+                                        "the destination refuses the connection",
+                                        "the packets to the destination expire on the way",
+                                        "it does no CONNECT",
+                                        "it cannot reach addresses of this kind"};
+    size_t rep = v->reply[1];
+    if (rep == 0)
+        v->state = RVD_VIA_OPEN;
+    else
+        rvd_via_fail(v, REVDIAL_EUNREACH, (int)rep,
+                     rep < sizeof texts / sizeof texts[0] ? texts[rep]
+                                                          : "nobody knows this number");
+}
+
+// How long the message is, as far as its bytes tell. A refusal ends with its code.
+static size_t rvd_via_reply_size(const revdial_via *v)
+{
+    if (v->state != RVD_VIA_REPLY || v->reply_len < 2 || v->reply[1] != 0) return 2;
+    if (v->reply_len < 5) return 5;
+    if (v->reply[3] == 3) return 7 + (size_t)v->reply[4];
+    return v->reply[3] == 1 ? 10 : 22;
+}
+
+static int rvd_via_reply_is_legal(const revdial_via *v)
+{
+    const uint8_t *p = v->reply;
+    if (v->state != RVD_VIA_LOGIN && p[0] != 5) return 0;
+    return v->state != RVD_VIA_REPLY || v->reply_len < 4 || p[1] != 0 || p[3] == 1 || p[3] == 3 ||
+           p[3] == 4;
+}
+
+// Takes a byte of a SOCKS5 message: none but its own.
+static void rvd_via_take_socks(revdial_via *v, uint8_t c)
+{
+    v->reply[v->reply_len++] = c;
+    if (!rvd_via_reply_is_legal(v)) {
+        rvd_via_fail(v, REVDIAL_EPROTO, -1, "its answer is not that of a SOCKS5 proxy");
+        return;
+    }
+    if (v->reply_len < rvd_via_reply_size(v)) return;
+    v->reply_len = 0;
+    if (v->out_sent != v->out_end)
+        rvd_via_fail(v, REVDIAL_EPROTO, -1, "it answered before it was asked");
+    else if (v->state == RVD_VIA_METHOD)
+        rvd_via_take_method(v);
+    else if (v->state == RVD_VIA_LOGIN)
+        rvd_via_take_login(v);
+    else
+        rvd_via_take_reply(v);
+}
+
+// ---- the door ----
+
+static revdial_via *rvd_via_born(rvd_heap *heap, const rvd_via_url *u, const char *target)
+{
+    revdial_via *v = (revdial_via *)rvd_base_alloc(heap, sizeof *v);
+    if (!v) return NULL;
+    v->heap = *heap;
+    v->has_login = u->has_login;
+    v->state = u->is_socks ? RVD_VIA_METHOD : RVD_VIA_ANSWER;
+    memcpy(v->address, u->address.at, u->address.len);
+    rvd_http_head_init(&v->head, &v->heap, 0);
+    if (u->is_socks)
+        rvd_via_say_socks(v, u, target);
+    else
+        rvd_via_say_connect(v, u, target);
+    return v;
+}
+
+revdial_via *revdial_via_new(const char *url, const char *target, revdial_alloc_fn *alloc,
+                             void *alloc_ud, revdial_err *err)
+{
+    rvd_heap heap = {alloc, alloc_ud, 0};
+    rvd_via_url u;
+    revdial_via *v = NULL;
+    const char *problem;
+    memset(&u, 0, sizeof u);
+    problem = url ? rvd_via_url_parse(url, &u) : "via: NULL";
+    if (!problem && (!target || !rvd_via_is_target(target)))
+        problem = "via: only a server at HOST:PORT is reached through an egress proxy";
+    if (!problem) v = rvd_via_born(&heap, &u, target);
+    rvd_base_wipe(&u, sizeof u);
+    if (!v && err) {
+        rvd_base_text t = {err->msg, sizeof err->msg, 0, 0};
+        memset(err, 0, sizeof *err);
+        err->code = problem ? REVDIAL_EINVAL : REVDIAL_ENOMEM;
+        rvd_base_text_add(&t, problem ? problem : "out of memory for the egress proxy");
+    }
+    return v;
+}
+
+void revdial_via_free(revdial_via *v)
+{
+    rvd_heap heap;
+    if (!v) return;
+    rvd_http_head_free(&v->head);
+    heap = v->heap;
+    rvd_base_wipe(v, sizeof *v);
+    rvd_base_free(&heap, v, sizeof *v);
+}
+
+const char *revdial_via_address(const revdial_via *v)
+{
+    return v->address;
+}
+
+size_t revdial_via_input(revdial_via *v, const void *buf, size_t len)
+{
+    const uint8_t *p = (const uint8_t *)buf;
+    size_t at = 0;
+    if (len == 0 && v->state < RVD_VIA_OPEN)
+        rvd_via_fail(v, REVDIAL_ELOST, -1, "it closed the connection without an answer");
+    while (at < len && v->state < RVD_VIA_OPEN) {
+        if (v->state == RVD_VIA_ANSWER)
+            at += rvd_via_take_answer(v, p + at, len - at);
+        else
+            rvd_via_take_socks(v, p[at++]);
+    }
+    return at;
+}
+
+size_t revdial_via_output(const revdial_via *v, const void **data)
+{
+    *data = v->out + v->out_sent;
+    return v->out_end - v->out_sent;
+}
+
+void revdial_via_sent(revdial_via *v, size_t n)
+{
+    n = rvd_base_min(n, v->out_end - v->out_sent);
+    rvd_base_wipe(v->out + v->out_sent, n);
+    v->out_sent += n;
+}
+
+int revdial_via_state(const revdial_via *v, revdial_err *err, int *retry_after_ms)
+{
+    if (retry_after_ms) *retry_after_ms = v->retry_after_ms;
+    if (v->state != RVD_VIA_FAILED) return v->state == RVD_VIA_OPEN;
+    if (err) *err = v->err;
+    return v->err.code;
 }
 
 // ================================================================================================
