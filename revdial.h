@@ -908,8 +908,12 @@ typedef struct revdial_agent_config {
     const char *secret;    // bearer token; or:
     revdial_credential_fn *credential_fn;
     void *credential_ud;
-    int allow_cleartext;        // 1: send the token over plain TCP to hosts other than loopback
-    int all_addresses;          // 1: one session to every address that a host name resolves to
+    int allow_cleartext;  // 1: send the token over plain TCP to hosts other than loopback
+    // Egress proxy to go through, as for revdial_via_new(): "http://user:password@host:port" or
+    // "socks5://…". NULL = none; the environment is never looked at.
+    const char *via;
+    int all_addresses;          // 1: one session to every address that a host name resolves to;
+                                // not with via, where the egress proxy resolves it
     const revdial_kv *headers;  // extra request headers, for what stands in between
     size_t header_count;
     // Serves one stream, on a thread of its own; owns st. NULL = forward to targets, no thread.
@@ -922,8 +926,9 @@ typedef struct revdial_agent_config {
     int idle_timeout_ms;         // of forwarded streams, default none
     unsigned max_handlers;       // streams being handled at once, default 1024; more are refused
     int backoff_min_ms, backoff_max_ms;  // full jitter, defaults 500 and 30000; reset after 30 s up
-    int auth_fail_limit;  // 401s and 403s in a row before giving up: 0 = 1 before the first success
-                          // and no limit after it, -1 = no limit
+    int auth_fail_limit;  // 401s, 403s and logins that the egress proxy refused, in a row before
+                          // giving up: 0 = 1 before the first success and no limit after it,
+                          // -1 = no limit
     // An attempt starts, a session is up, drains, is down; a retry is due in retry_in_ms; all over.
     // On the I/O thread: must not block.
     void (*on_state)(void *ud, int state, const revdial_err *why, int retry_in_ms);
@@ -7230,6 +7235,15 @@ static ptrdiff_t rvd_sys_readv(int fd, const struct iovec *iov, int count)
     return n < 0 ? -errno : n;
 }
 
+// Looks at what a socket has, without taking it. Returns 0 at the end.
+static ptrdiff_t rvd_sys_peek(int fd, void *buf, size_t len)
+{
+    ptrdiff_t n;
+    do n = RVD_SYS_RECV(fd, buf, len, MSG_PEEK);
+    while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
 // ------------------------------------------------------------------------------------------------
 // Connections.
 
@@ -12225,6 +12239,7 @@ revdial_proxy *revdial_proxy_open(const revdial_proxy_config *cfg, revdial_err *
 #define RVD_AGENT_ADDRESSES 16        // of one host name
 #define RVD_AGENT_LINKS 64            // sessions that one agent keeps
 #define RVD_AGENT_SECRET 4097         // a token with its NUL
+#define RVD_AGENT_VIA_PEEK 4096       // an egress proxy's answer is a few hundred bytes
 #define RVD_AGENT_JOBS 64             // threads for resolving and for credential_fn
 #define RVD_AGENT_STEADY_US 30000000  // up for so long: the next failure is a first one again
 #define RVD_AGENT_STOP_US 100000      // how often the stop flag is looked at
@@ -12409,10 +12424,12 @@ int revdial_target_allowed(const char *const *allow, const char *target)
 // ---- the agent ----
 
 // What a link does.
-//   PREPARING --> CONNECTING --> JOINED --> WAITING --> PREPARING …      any --> STOPPED
+//   PREPARING --> CONNECTING --> [PASSING -->] JOINED --> WAITING --> PREPARING …
+//   any --> STOPPED
 enum rvd_agent_link_state {
     RVD_AGENT_PREPARING,   // a thread resolves the host and asks for a credential
     RVD_AGENT_CONNECTING,  // TCP
+    RVD_AGENT_PASSING,     // asks the egress proxy to connect us
     RVD_AGENT_JOINED,      // a session, in its handshake or up
     RVD_AGENT_WAITING,     // until the next attempt
     RVD_AGENT_STOPPED
@@ -12433,6 +12450,7 @@ typedef struct rvd_agent_link {
     enum rvd_agent_link_state state;  // loop thread only, as all below
     rvd_loop_timer timer;  // set until STOPPED, if only for never: to move it needs no memory
     rvd_loop_io io;
+    revdial_via *via;  // PASSING
     revdial_session *session;
     int is_up, has_been_up;
     unsigned attempt, failures, auth_failures;
@@ -12450,6 +12468,7 @@ struct revdial_agent {
     // Set before start, then read-only.
     revdial_agent_config cfg;
     char *name, *instance, *secret, *default_target;
+    char *via, *via_address;  // NULL = none
     char **allow;
     size_t allow_count;
     revdial_kv *headers;
@@ -12492,9 +12511,13 @@ static void rvd_agent_log(revdial_agent *a, int level, const char *event, const 
 
 static void rvd_agent_log_link(rvd_agent_link *l, int level, const char *event, const char *why)
 {
-    char text[600];
+    char text[900];
     size_t n = rvd_sys_append(text, sizeof text, 0, "server=");
     n = rvd_sys_append(text, sizeof text, n, l->text);
+    if (l->agent->via) {
+        n = rvd_sys_append(text, sizeof text, n, " via=");
+        n = rvd_sys_append(text, sizeof text, n, l->agent->via_address);
+    }
     if (why) {
         n = rvd_sys_append(text, sizeof text, n, " reason=");
         rvd_sys_append(text, sizeof text, n, why);
@@ -12978,6 +13001,8 @@ static void rvd_agent_link_stop(rvd_agent_link *l, const revdial_err *why)
     l->state = RVD_AGENT_STOPPED;
     rvd_loop_timer_stop(a->loop, &l->timer);
     rvd_agent_hang_up(a->loop, &l->io);
+    revdial_via_free(l->via);
+    l->via = NULL;
     rvd_base_wipe(l->secret, sizeof l->secret);
     a->stopped_count++;
     if (why && !a->verdict.code) a->verdict = *why;
@@ -13158,6 +13183,30 @@ static void rvd_agent_link_join(rvd_agent_link *l)
     rvd_agent_link_failed(l, &err, 0);
 }
 
+// Who listens on the way could read the token. That is about the server: an egress proxy on this
+// machine is one more that sends on what it gets.
+static int rvd_agent_link_is_cleartext(const rvd_agent_link *l, const rvd_sys_addr *to)
+{
+    rvd_sys_addr server;
+    if (l->secure) return 0;
+    if (!rvd_sys_addr_is_loopback(to)) return 1;
+    if (!l->agent->via) return 0;
+    return rvd_sys_addr_parse(l->endpoint, 1, &server, NULL) < 0 ||
+           !rvd_sys_addr_is_loopback(&server);
+}
+
+// Whom we connect to, and what that is called.
+static const char *rvd_agent_link_hop(const rvd_agent_link *l)
+{
+    return l->agent->via ? l->agent->via_address : l->endpoint;
+}
+
+static const char *rvd_agent_link_why(const rvd_agent_link *l, const char *of_proxy,
+                                      const char *of_via)
+{
+    return l->agent->via ? of_via : of_proxy;
+}
+
 // Tries the next address.
 static void rvd_agent_link_connect(rvd_agent_link *l, int last_error)
 {
@@ -13167,12 +13216,13 @@ static void rvd_agent_link_connect(rvd_agent_link *l, int last_error)
     int r, left = l->address_count - l->address_at;
     rvd_agent_hang_up(a->loop, &l->io);
     if (!left || now >= l->connect_until_us) {
-        rvd_agent_link_fail(l, REVDIAL_ESYS, last_error, l->endpoint,
-                            "cannot connect to the proxy");
+        rvd_agent_link_fail(l, REVDIAL_ESYS, last_error, rvd_agent_link_hop(l),
+                            rvd_agent_link_why(l, "cannot connect to the proxy",
+                                               "cannot connect to the egress proxy"));
         return;
     }
     to = &l->addresses[l->address_at++];
-    if (l->secret[0] && !l->secure && !a->cfg.allow_cleartext && !rvd_sys_addr_is_loopback(to)) {
+    if (l->secret[0] && !a->cfg.allow_cleartext && rvd_agent_link_is_cleartext(l, to)) {
         rvd_agent_link_fail(l, REVDIAL_EINVAL, 0, l->text,
                             "refusing to send the token in cleartext beyond this machine");
         return;
@@ -13181,18 +13231,114 @@ static void rvd_agent_link_connect(rvd_agent_link *l, int last_error)
                           rvd_agent_share(now, l->connect_until_us, left));
     if (r == 0) return;
     rvd_loop_remove(a->loop, &l->io);
-    rvd_sys_fail(&l->err, REVDIAL_ESYS, -r, l->endpoint, "cannot connect");
+    rvd_sys_fail(&l->err, REVDIAL_ESYS, -r, rvd_agent_link_hop(l), "cannot connect");
     rvd_agent_link_move_timer(l, now);  // the next one in the next pass
+}
+
+// ---- through an egress proxy ----
+
+static void rvd_agent_via_failed(rvd_agent_link *l, const revdial_err *why, int retry_after_ms)
+{
+    rvd_agent_hang_up(l->agent->loop, &l->io);
+    revdial_via_free(l->via);
+    l->via = NULL;
+    rvd_agent_link_failed(l, why, retry_after_ms);
+}
+
+// Returns 0, or -errno: nothing more can be sent, but the answer may have come before that.
+static int rvd_agent_via_send(rvd_agent_link *l)
+{
+    const void *data;
+    size_t len;
+    while (l->io.ready & RVD_LOOP_WRITE && (len = revdial_via_output(l->via, &data)) > 0) {
+        ptrdiff_t n = rvd_sys_write(l->io.fd, data, len);
+        if (n < 0) l->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
+        if (n < 0 && n != -EAGAIN) return (int)n;
+        if (n > 0) revdial_via_sent(l->via, (size_t)n);
+    }
+    return 0;
+}
+
+// Takes from the socket what belongs to the egress proxy's answer and nothing behind it: that is
+// for whoever has the descriptor next, as if there were no egress proxy.
+//   returns  1 go on, -EAGAIN nothing has come, or what is wrong with the connection
+static int rvd_agent_via_receive(rvd_agent_link *l)
+{
+    unsigned char *buf = l->agent->loop->buf;
+    ptrdiff_t n = -EAGAIN;
+    size_t used;
+    if (l->io.ready & RVD_LOOP_READ) n = rvd_sys_peek(l->io.fd, buf, RVD_AGENT_VIA_PEEK);
+    if (n == -EAGAIN) l->io.ready &= ~(unsigned)RVD_LOOP_READ;
+    if (n < 0) return (int)n;
+    used = revdial_via_input(l->via, buf, (size_t)n);
+    if (used > 0) n = rvd_sys_read(l->io.fd, buf, used);
+    return n < 0 ? (int)n : 1;
+}
+
+// Goes on with the egress proxy for as long as there is something to send or to read.
+static void rvd_agent_via_pass(rvd_agent_link *l)
+{
+    int sent = 0, r, state, retry_after_ms;
+    revdial_err err;
+    do {
+        if (sent == 0) sent = rvd_agent_via_send(l);
+        r = rvd_agent_via_receive(l);
+        state = revdial_via_state(l->via, &err, &retry_after_ms);
+    } while (r > 0 && state == 0);
+    if (state == 0 && r == -EAGAIN && sent == 0) return;
+    if (state == 0) {
+        rvd_sys_fail(&err, REVDIAL_ELOST, r == -EAGAIN ? -sent : -r, rvd_agent_link_hop(l),
+                     "the connection to the egress proxy was lost");
+        state = err.code;
+    }
+    if (state < 0) {
+        rvd_agent_via_failed(l, &err, retry_after_ms);
+        return;
+    }
+    revdial_via_free(l->via);
+    l->via = NULL;
+    rvd_agent_link_join(l);
+}
+
+static void rvd_agent_via_timed_out(rvd_agent_link *l)
+{
+    revdial_err err;
+    rvd_sys_fail(&err, REVDIAL_ETIMEDOUT, 0, rvd_agent_link_hop(l),
+                 "the egress proxy did not answer in time");
+    rvd_agent_via_failed(l, &err, 0);
+}
+
+// The egress proxy is connected to. One of its addresses lives, so it gets all of the time.
+static void rvd_agent_via_begin(rvd_agent_link *l)
+{
+    revdial_agent *a = l->agent;
+    revdial_err err;
+    l->state = RVD_AGENT_PASSING;
+    l->via =
+        revdial_via_new(a->via, l->endpoint, a->cfg.common.alloc, a->cfg.common.alloc_ud, &err);
+    if (!l->via) {
+        rvd_agent_via_failed(l, &err, 0);
+        return;
+    }
+    rvd_agent_link_move_timer(l, l->connect_until_us);
+    rvd_agent_via_pass(l);
 }
 
 static void rvd_agent_link_on_io(rvd_loop_io *io)
 {
     rvd_agent_link *l = RVD_BASE_OWNER(io, rvd_agent_link, io);
-    int r = rvd_sys_connect_result(io->fd);
+    int r;
+    if (l->state == RVD_AGENT_PASSING) {
+        rvd_agent_via_pass(l);
+        return;
+    }
+    r = rvd_sys_connect_result(io->fd);
     if (r == -EINPROGRESS)
         io->ready = 0;
     else if (r < 0)
         rvd_agent_link_connect(l, -r);
+    else if (l->agent->via)
+        rvd_agent_via_begin(l);
     else
         rvd_agent_link_join(l);
 }
@@ -13249,6 +13395,7 @@ static void rvd_agent_link_prepared(rvd_loop_task *task)
 
 static int rvd_agent_link_resolve(rvd_agent_link *l)
 {
+    const char *hop = rvd_agent_link_hop(l);
     rvd_sys_endpoint e;
     int n;
     if (l->pinned.len) {
@@ -13256,17 +13403,18 @@ static int rvd_agent_link_resolve(rvd_agent_link *l)
         l->address_count = 1;
         return REVDIAL_OK;
     }
-    if (rvd_sys_addr_split(l->endpoint, 1, &e, &l->err) < 0) return REVDIAL_EINVAL;
+    if (rvd_sys_addr_split(hop, 1, &e, &l->err) < 0) return REVDIAL_EINVAL;
     if (e.kind == RVD_SYS_NAME)
         n = rvd_sys_resolve(e.host, e.port, l->addresses, RVD_AGENT_ADDRESSES);
     else
-        n = rvd_sys_addr_parse(l->endpoint, 1, l->addresses, &l->err) == 0 ? 1 : -EINVAL;
+        n = rvd_sys_addr_parse(hop, 1, l->addresses, &l->err) == 0 ? 1 : -EINVAL;
     if (n > 0) {
         l->address_count = n;
         return REVDIAL_OK;
     }
-    rvd_sys_fail(&l->err, REVDIAL_ESYS, n == -ENOENT ? 0 : -n, l->endpoint,
-                 n == -ENOENT ? "no such host" : "cannot resolve the host");
+    rvd_sys_fail(&l->err, REVDIAL_ESYS, n == -ENOENT ? 0 : -n, hop,
+                 n == -ENOENT ? rvd_agent_link_why(l, "no such host", "no such egress proxy")
+                              : "cannot resolve the host");
     return REVDIAL_ESYS;
 }
 
@@ -13317,6 +13465,8 @@ static void rvd_agent_link_on_timer(rvd_loop_timer *t)
     rvd_agent_link_move_timer(l, INT64_MAX);  // into the slot that it has just left
     if (l->state == RVD_AGENT_CONNECTING)
         rvd_agent_link_connect(l, ETIMEDOUT);
+    else if (l->state == RVD_AGENT_PASSING)
+        rvd_agent_via_timed_out(l);
     else if (l->state == RVD_AGENT_WAITING)
         rvd_agent_link_next(l);
 }
@@ -13642,10 +13792,11 @@ static int rvd_agent_config_copy(revdial_agent *a, const revdial_agent_config *c
     a->name = rvd_stream_text_copy(&a->heap, cfg->name);
     a->secret = rvd_stream_text_copy(&a->heap, cfg->secret);
     a->default_target = rvd_stream_text_copy(&a->heap, cfg->default_target);
+    a->via = rvd_stream_text_copy(&a->heap, cfg->via);
     a->instance = cfg->instance ? rvd_stream_text_copy(&a->heap, cfg->instance)
                                 : rvd_agent_instance_default(a, cfg->name, cfg->url);
     if ((cfg->name && !a->name) || (cfg->secret && !a->secret) || !a->instance) return 0;
-    if (cfg->default_target && !a->default_target) return 0;
+    if ((cfg->default_target && !a->default_target) || (cfg->via && !a->via)) return 0;
     return rvd_agent_headers_copy(a, cfg) && rvd_agent_allow_copy(a, cfg->allow);
 }
 
@@ -13680,6 +13831,7 @@ static void rvd_agent_free(revdial_agent *a)
     rvd_heap heap = a->heap;
     for (unsigned i = 0; i < a->link_count; i++) {
         rvd_base_wipe(a->links[i]->secret, sizeof a->links[i]->secret);
+        revdial_via_free(a->links[i]->via);
         rvd_base_free(&heap, a->links[i], sizeof *a->links[i]);
     }
     for (size_t i = 0; a->allow && i < a->allow_count; i++)
@@ -13694,6 +13846,8 @@ static void rvd_agent_free(revdial_agent *a)
     rvd_stream_text_free(&heap, a->instance);
     rvd_stream_text_free(&heap, a->secret);
     rvd_stream_text_free(&heap, a->default_target);
+    rvd_stream_text_free(&heap, a->via);
+    rvd_stream_text_free(&heap, a->via_address);
     rvd_loop_free(a->loop);
     rvd_stream_work_close(&a->work);
     pthread_cond_destroy(&a->changed);
@@ -13722,6 +13876,27 @@ static int rvd_agent_probe(revdial_agent *a, revdial_err *err)
     probe = revdial_engine_new(&e, 1, err);
     revdial_engine_free(probe);
     return probe ? REVDIAL_OK : REVDIAL_EINVAL;
+}
+
+// The same for the way to each proxy.
+static int rvd_agent_probe_via(revdial_agent *a, revdial_err *err)
+{
+    rvd_sys_endpoint e;
+    if (!a->via) return REVDIAL_OK;
+    if (a->cfg.all_addresses)
+        return rvd_stream_fail(err, REVDIAL_EINVAL, 0,
+                               "all_addresses: with via the egress proxy resolves the name");
+    for (unsigned i = 0; i < a->link_count; i++) {
+        revdial_via *v = revdial_via_new(a->via, a->links[i]->endpoint, a->cfg.common.alloc,
+                                         a->cfg.common.alloc_ud, err);
+        if (!v) return err->code;
+        if (!a->via_address)
+            a->via_address = rvd_stream_text_copy(&a->heap, revdial_via_address(v));
+        revdial_via_free(v);
+    }
+    if (!a->via_address)
+        return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the agent");
+    return rvd_sys_addr_split(a->via_address, 1, &e, err) < 0 ? REVDIAL_EINVAL : REVDIAL_OK;
 }
 
 static void rvd_agent_on_begin(rvd_loop_task *task)
@@ -13788,6 +13963,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
         code = REVDIAL_ESYS;
     if (!code) code = rvd_agent_links_open(a, cfg->url, err);
     if (!code) code = rvd_agent_probe(a, err);
+    if (!code) code = rvd_agent_probe_via(a, err);
     if (!code && (rvd_sys_random(&a->random, sizeof a->random) < 0 || !a->random))
         code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
     if (!code) code = rvd_agent_pools_open(a, err);
@@ -13797,6 +13973,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
     }
     rvd_stream_group_init(&a->group, a->loop);
     a->cfg.url = a->cfg.name = a->cfg.instance = a->cfg.secret = a->cfg.default_target = NULL;
+    a->cfg.via = NULL;
     a->cfg.headers = NULL;  // the caller's
     a->cfg.allow = NULL;
     return a;
