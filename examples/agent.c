@@ -5,9 +5,11 @@
 
 #include "program.h"
 
+enum { VIA_SIZE = 4097 };  // 255 and 1024 bytes of a login as %XX, and a host
+
 typedef struct settings {
     prog_list servers, allow;
-    const char *name, *instance, *token_file, *target;
+    const char *name, *instance, *token_file, *target, *via, *via_file;
     int proxy_protocol;  // 0 = none, 1, 2
     int connect_timeout_ms, idle_timeout_ms, drain_ms, keepalive_ms, dead_after_ms;
     int is_cleartext_fine, all_addresses;
@@ -27,6 +29,14 @@ static const prog_option options[] = {
     {"token-file", PROG_TEXT, AT(token_file), "FILE",
      "a file with the token, read again before each attempt to connect\n"
      "(default: the environment variable REVDIAL_TOKEN)",
+     0, 0},
+    {"via", PROG_TEXT, AT(via), "URL",
+     "an egress proxy to go through: http://HOST:PORT (CONNECT) or\n"
+     "socks5://HOST:PORT; it resolves the names of the servers",
+     0, 0},
+    {"via-file", PROG_TEXT, AT(via_file), "FILE",
+     "a file with such a URL, which may have a login: http://USER:PASSWORD@...\n"
+     "(default: the environment variable REVDIAL_VIA, and no other)",
      0, 0},
     {"target", PROG_TEXT, AT(target), "HOST:PORT",
      "where streams go that ask for no target of their own; also unix:PATH", 0, 0},
@@ -70,7 +80,8 @@ static const char epilogue[] =
     "A connection that breaks is made again, after 0.5 s to 30 s. TERM and INT let running\n"
     "streams end; a second one ends the program at once.\n"
     "\n"
-    "Exit codes: 0 stopped, 1 failed, 2 usage, 3 the proxy rejects the token or the name.\n"
+    "Exit codes: 0 stopped, 1 failed, 2 usage, 3 the proxy rejects the token or the name, or the\n"
+    "egress proxy the login.\n"
     "\n"
     "Examples:\n"
     "  The web server of this machine, as cam-1:\n"
@@ -110,6 +121,31 @@ static int token_fresh(void *ud, unsigned attempt, char *secret, size_t size)
     return rc < 0 ? REVDIAL_ESYS : REVDIAL_OK;
 }
 
+// Finds the egress proxy's URL and copies it; leaves "" if there is none. A command line is read by
+// everybody on the machine, so no password may come from there. Returns 0 or PROG_USAGE.
+static int via_find(const prog_cli *cli, const settings *s, char *url, size_t size)
+{
+    revdial_err err = {0};
+    const char *found = s->via ? s->via : getenv("REVDIAL_VIA");
+    prog_file file = {0};
+    int rc = 0;
+    url[0] = '\0';
+    if (s->via && s->via_file) return prog_usage_error(cli, "via", "not with --via-file", NULL);
+    if (s->via && strchr(s->via, '@'))
+        return prog_usage_error(cli, "via", "a login belongs in --via-file or REVDIAL_VIA", NULL);
+    if (s->via_file) {
+        found = prog_file_open(&file, s->via_file, &err) == 0 ? prog_file_next(&file) : NULL;
+        if (!found || prog_file_next(&file))
+            rc = prog_usage_error(cli, "via-file",
+                                  err.msg[0] ? err.msg : "one line is expected, a URL", NULL);
+    }
+    if (rc == 0 && found && strlen(found) < size) memcpy(url, found, strlen(found) + 1);
+    if (rc == 0 && found && strlen(found) >= size)
+        rc = prog_usage_error(cli, s->via_file ? "via-file" : "via", "too long", NULL);
+    prog_file_close(&file);
+    return rc;
+}
+
 // Finds what the options lack. Returns 0 or PROG_USAGE.
 static int settings_check(const prog_cli *cli, const settings *s)
 {
@@ -137,7 +173,7 @@ static int exit_code(int rc)
     return rc == REVDIAL_EINVAL ? PROG_USAGE : PROG_FAILED;
 }
 
-static int serve(const settings *s, const char *url, prog_log *log)
+static int serve(const settings *s, const char *url, const char *via, prog_log *log)
 {
     token_source source = {s->token_file, log};
     revdial_agent_config cfg = {0};
@@ -151,6 +187,7 @@ static int serve(const settings *s, const char *url, prog_log *log)
     cfg.credential_ud = &source;
     cfg.allow_cleartext = s->is_cleartext_fine;
     cfg.all_addresses = s->all_addresses;
+    cfg.via = via[0] ? via : NULL;
     cfg.allow = s->allow.items;
     cfg.default_target = s->target;
     cfg.proxy_protocol = s->proxy_protocol;
@@ -176,22 +213,24 @@ int main(int argc, char **argv)
     settings s = {.drain_ms = 30000, .connect_timeout_ms = 5000};
     prog_cli cli = {.program = "revdial-agent", .usage = usage, .epilogue = epilogue};
     prog_log log;
-    char *url;
+    char *url, via[VIA_SIZE];
     int rc;
     (void)argc;
     cli.options = options;
     cli.option_count = sizeof options / sizeof options[0];
     cli.settings = &s;
     rc = prog_parse(&cli, argv);
-    if (rc < 0 && (rc = settings_check(&cli, &s)) == 0) {
+    if (rc < 0 && (rc = settings_check(&cli, &s)) == 0 &&
+        (rc = via_find(&cli, &s, via, sizeof via)) == 0) {
         log = prog_log_of(&cli.common);
         url = prog_list_join(&s.servers);
         rc = PROG_FAILED;
         if (url && prog_catch_signals() == 0) {
             prog_raise_descriptor_limit(&log);
-            rc = serve(&s, url, &log);
+            rc = serve(&s, url, via, &log);
         }
         free(url);
+        prog_wipe(via, sizeof via);
     }
     free(s.servers.items);
     free(s.allow.items);
