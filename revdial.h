@@ -5263,7 +5263,7 @@ static const char *rvd_via_status_text(int status)
     case 405:
     case 501: return "it does no CONNECT";
     case 429: return "too many requests";
-    case 500: return "it has an internal error";
+    case 500: return "it failed, or cannot reach the destination";
     case 502: return "it got no connection to the destination";
     case 503: return "it cannot serve this now, or cannot reach the destination";
     case 504: return "its connection to the destination timed out";
@@ -5275,8 +5275,8 @@ static const char *rvd_via_status_text(int status)
 static void rvd_via_judge(revdial_via *v, const rvd_http_response *r)
 {
     v->retry_after_ms = r->retry_after_ms;
-    if (r->status == 407) {
-        rvd_via_fail(v, REVDIAL_EAUTH, 407,
+    if (r->status == 407 || r->status == 401) {  // by RFC 9110 it is 407; tinyproxy sends either
+        rvd_via_fail(v, REVDIAL_EAUTH, r->status,
                      v->has_login ? "it rejects the user name or the password"
                                   : "it wants a user name and a password");
     } else if (r->status / 100 != 2) {

@@ -275,6 +275,36 @@ END_OF_CONFIG
     address_of[$name]=127.0.0.1:$port
 }
 
+# start_sshd: on a port of its own at $sshd_at, for who has $dir/id. address_of[sshd]
+start_sshd() {
+    local port at=${sshd_at:-127.0.0.1}
+    port=$(client port)
+    rm -f "$dir/host_key" "$dir/id"
+    ssh-keygen -q -t ed25519 -N '' -f "$dir/host_key" &&
+        ssh-keygen -q -t ed25519 -N '' -f "$dir/id" || { fail "ssh-keygen failed"; return; }
+    cp "$dir/id.pub" "$dir/authorized_keys"
+    cat >"$dir/sshd_config" <<END_OF_CONFIG
+ListenAddress $at:$port
+HostKey $dir/host_key
+AuthorizedKeysFile $dir/authorized_keys
+PidFile none
+StrictModes no
+PasswordAuthentication no
+PermitRootLogin prohibit-password
+UsePAM no
+END_OF_CONFIG
+    # sshd wants /run/sshd when it is root; it gets one that only it can see.
+    if [ "$(id -u)" -eq 0 ]; then
+        start sshd "${proxy_in[@]}" unshare -m sh -c \
+            'mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && exec "$@"' \
+            sh "$(command -v sshd)" -D -e -f "$dir/sshd_config"
+    else
+        start sshd "${proxy_in[@]}" "$(command -v sshd)" -D -e -f "$dir/sshd_config"
+    fi
+    said sshd.log 'Server listening' 5 || return
+    address_of[sshd]=$at:$port
+}
+
 www=$dir/www
 big=$www/big
 # Files for all parts: a big one, whose bytes are known, and a page.

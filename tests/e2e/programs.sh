@@ -22,6 +22,8 @@ helps() {
 # Each line: the program, what it must name, and the options.
 bad_options() {
     local program pattern options count=0
+    local agent="--server http://127.0.0.1:1 --name web --target 127.0.0.1:80"
+    agent="$agent --token-file $dir/token"
     while read -r program pattern options; do
         eval "says $program 2 '$pattern' $options" || return
         count=$((count + 1))
@@ -45,6 +47,13 @@ agent --target.*80 --server http://127.0.0.1:1 --name web --token-file "$dir/tok
 agent --token-file.*nowhere --server unix:/x --name web --target 127.0.0.1:80 --token-file /nowhere
 agent --proxy-protocol.*3 --proxy-protocol 3
 agent --keepalive.*15 --keepalive 15
+agent --via.*login $agent --via http://user:password@127.0.0.1:1
+agent --via.*--via-file $agent --via http://127.0.0.1:1 --via-file "$dir/token"
+agent --via-file.*nowhere $agent --via-file /nowhere
+agent via:.not.http $agent --via https://127.0.0.1:1
+agent via:.not.http $agent --via-file "$dir/token"
+agent via:.*server $agent --server unix:/x --via http://127.0.0.1:1
+agent all_addresses $agent --all-addresses --via http://127.0.0.1:1
 agent https --server https://127.0.0.1:1 --name web --token-file "$dir/token" --target 127.0.0.1:80
 agent name --server http://127.0.0.1:1 --name UPPER --token-file "$dir/token" --target 127.0.0.1:80
 agent nonsense --server http://127.0.0.1:1 --name web --token-file "$dir/token" --allow nonsense

@@ -5,6 +5,7 @@
 #   isolation   200 streams whose readers have stopped; 2,000 idle connections
 #   truth       an end that is not the peer's EOF never looks like one; dead peers are noticed
 #   refusals    a dial that fails says why, to that client alone
+#   egress      agents that get out through tinyproxy, squid, microsocks, dante, ssh -D
 #   programs    options, exit codes, signals, PROXY protocol, several agents, secrets
 # One line for each check; what is missing on this machine is a failed check. Network namespaces
 # need root, or sudo without a password. E2E_KEEP=1 keeps logs.
@@ -24,7 +25,8 @@ is_here() { command -v "$1" >/dev/null || fail "the package $2 is not installed"
 
 PATH=$PATH:/usr/sbin:/sbin
 for tool in curl=curl nginx=nginx ssh=openssh-client ssh-keygen=openssh-client sshd=openssh-server \
-    nc=netcat-openbsd ip=iproute2 ss=iproute2 python3=python3; do
+    nc=netcat-openbsd ip=iproute2 ss=iproute2 python3=python3 openssl=openssl tinyproxy=tinyproxy \
+    microsocks=microsocks squid=squid danted=dante-server; do
     set -- "${tool%=*}" "${tool#*=}" "$@"
     is_here "$1" "$2" || check "$1 is here" is_here "$1" "$2"
     shift 2
@@ -37,7 +39,7 @@ echo "* $token" >"$dir/tokens"
 
 make_files || { echo "FAIL no files to send: is the disk full?"; exit 1; }
 parts=("$@")
-[ $# -gt 0 ] || parts=(traffic isolation truth refusals programs)
+[ $# -gt 0 ] || parts=(traffic isolation truth refusals egress programs)
 for part in "${parts[@]}"; do
     . "$here/$part.sh"
     end_now "${!pid_of[@]}"

@@ -6,34 +6,6 @@ piece_sha=$(sha256 "$dir/piece")
 head -c 20000 "$big" >"$www/small/page"
 for i in $(seq 500); do ln -s page "$www/small/$i"; done
 
-start_sshd() {
-    local port
-    port=$(client port)
-    ssh-keygen -q -t ed25519 -N '' -f "$dir/host_key" &&
-        ssh-keygen -q -t ed25519 -N '' -f "$dir/id" || { fail "ssh-keygen failed"; return; }
-    cp "$dir/id.pub" "$dir/authorized_keys"
-    cat >"$dir/sshd_config" <<END_OF_CONFIG
-ListenAddress 127.0.0.1:$port
-HostKey $dir/host_key
-AuthorizedKeysFile $dir/authorized_keys
-PidFile none
-StrictModes no
-PasswordAuthentication no
-PermitRootLogin prohibit-password
-UsePAM no
-END_OF_CONFIG
-    # sshd wants /run/sshd when it is root; it gets one that only it can see.
-    if [ "$(id -u)" -eq 0 ]; then
-        start sshd unshare -m sh -c \
-            'mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && exec "$@"' \
-            sh "$(command -v sshd)" -D -e -f "$dir/sshd_config"
-    else
-        start sshd "$(command -v sshd)" -D -e -f "$dir/sshd_config"
-    fi
-    said sshd.log 'Server listening' 5 || return
-    address_of[sshd]=127.0.0.1:$port
-}
-
 start_http_server() {
     start httpd python3 -u -m http.server --bind 127.0.0.1 --directory "$www" 0
     said httpd.out '^Serving HTTP' 5 || return
