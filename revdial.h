@@ -632,6 +632,10 @@ typedef struct revdial_common {
     void *alloc_ud;
     revdial_limits limits;
     unsigned io_threads;  // proxy: loops that share the sessions, default 1
+    // Who waits for bytes polls for up to so many microseconds before it sleeps, as long as its waits
+    // are that short and the core is not wanted otherwise. 20 to 100 where a round trip on this
+    // machine or rack matters more than processor time; 0 = never
+    unsigned spin_us;
 } revdial_common;
 
 typedef struct revdial_stats {
@@ -6325,6 +6329,7 @@ const char *revdial_reset_text(int reset)
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
@@ -7568,10 +7573,15 @@ enum {
 };
 
 enum {
-    RVD_LOOP_BUFFER = 256 * 1024,   // input of one read: beyond this a larger one gains nothing
-    RVD_LOOP_STACK = 256 * 1024,    // callbacks are shallow and keep no buffers on the stack
-    RVD_LOOP_EVENTS = 256,          // per wait: 3 KiB, and the call is paid for long before
-    RVD_LOOP_WAIT_MS = 3600 * 1000  // longest sleep, so that no distant timer overflows an int
+    RVD_LOOP_BUFFER = 256 * 1024,    // input of one read: beyond this a larger one gains nothing
+    RVD_LOOP_STACK = 256 * 1024,     // callbacks are shallow and keep no buffers on the stack
+    RVD_LOOP_EVENTS = 256,           // per wait: 3 KiB, and the call is paid for long before
+    RVD_LOOP_WAIT_MS = 3600 * 1000,  // longest sleep, so that no distant timer overflows an int
+    RVD_LOOP_SPIN_MAX_US = 1000,     // beyond this a sleep is as good
+    RVD_LOOP_SPIN_MOST = 8,          // bounds of a score: so much of the past counts
+    RVD_LOOP_SPIN_LEAST = -16,
+    RVD_LOOP_SPIN_CROWDED = -2000,  // short waits to come before it is tried again
+    RVD_LOOP_SPIN_PAUSE_US = 20     // a look takes less, a turn of somebody else more
 };
 
 // A descriptor. Zero it, set fd and run, keep it in place while it is added. `ready` is what is
@@ -7610,6 +7620,13 @@ struct rvd_loop_flush {
     int queued;
 };
 
+// Polling before sleep. Waking a core that idles takes longer than most answers on the same machine
+// or rack, so who waits may poll for a while, if that pays: `score` counts what waits have shown.
+typedef struct rvd_loop_spin {
+    int limit_us;  // set before start, then read-only; 0 = never
+    int score;     // < 0: not now
+} rvd_loop_spin;
+
 typedef struct rvd_loop {
     // set before start, then read-only
     unsigned char *buf;  // RVD_LOOP_BUFFER bytes for whoever runs
@@ -7627,6 +7644,7 @@ typedef struct rvd_loop {
     rvd_loop_task *tasks, **tasks_end;  // guarded by lock
 
     // loop thread only
+    rvd_loop_spin spin;
     rvd_heap heap;
     int64_t now_us;
     int stopping;
@@ -8021,6 +8039,42 @@ static void rvd_loop_run_flushes(rvd_loop *loop)
 }
 
 // ------------------------------------------------------------------------------------------------
+// Polling before sleep.
+
+// Before the loop starts.
+static void rvd_loop_spin_limit(rvd_loop *loop, unsigned us)
+{
+    loop->spin.limit_us = (int)rvd_base_min_u32(us, RVD_LOOP_SPIN_MAX_US);
+}
+
+static int rvd_loop_spin_pays(const rvd_loop_spin *p)
+{
+    return p->limit_us > 0 && p->score >= 0;
+}
+
+// Between two looks, which take a microsecond or two: whoever else wants this core may have it. A
+// pause that long tells that somebody did.
+//   returns  0 when the time is up, or when polling is in somebody's way
+static int rvd_loop_spin_on(rvd_loop_spin *p, int64_t begun_us, int64_t *last_us)
+{
+    int64_t now;
+    sched_yield();
+    now = rvd_sys_now_us();
+    if (now - *last_us > RVD_LOOP_SPIN_PAUSE_US) p->score = RVD_LOOP_SPIN_CROWDED;
+    *last_us = now;
+    return p->score >= 0 && now - begun_us < p->limit_us;
+}
+
+// After a wait of so long, polled or slept.
+static void rvd_loop_spin_learn(rvd_loop_spin *p, int64_t waited_us)
+{
+    if (waited_us > p->limit_us)
+        p->score -= p->score > RVD_LOOP_SPIN_LEAST ? 2 : 0;
+    else if (p->score < RVD_LOOP_SPIN_MOST)
+        p->score++;
+}
+
+// ------------------------------------------------------------------------------------------------
 // The loop.
 
 static int rvd_loop_timeout_ms(const rvd_loop *loop)
@@ -8035,9 +8089,25 @@ static int rvd_loop_timeout_ms(const rvd_loop *loop)
     return (int)((left_us + 999) / 1000);  // up: waking early would find nothing due
 }
 
+// Looks again and again for a while. Returns as a wait does, 0: nothing came.
+static int rvd_loop_wait_awake(rvd_loop *loop)
+{
+    int64_t begun = rvd_sys_now_us(), last = begun;
+    int n;
+    do n = rvd_loop_watch_wait(loop, 0);
+    while (n == 0 && !atomic_load_explicit(&loop->posted, memory_order_relaxed) &&
+           rvd_loop_spin_on(&loop->spin, begun, &last));
+    return n;
+}
+
 static int rvd_loop_wait(rvd_loop *loop)
 {
     int n, timeout_ms = rvd_loop_timeout_ms(loop);
+    if (timeout_ms != 0 && rvd_loop_spin_pays(&loop->spin)) {
+        n = rvd_loop_wait_awake(loop);
+        if (n != 0) return n;
+        timeout_ms = rvd_loop_timeout_ms(loop);
+    }
     if (timeout_ms != 0) {
         atomic_store(&loop->asleep, 1);  // see rvd_loop_post()
         if (atomic_load(&loop->posted)) timeout_ms = 0;
@@ -8052,10 +8122,12 @@ static int rvd_loop_wait(rvd_loop *loop)
 static int rvd_loop_pass(rvd_loop *loop)
 {
     int n;
+    int64_t begun_us = loop->spin.limit_us > 0 ? rvd_sys_now_us() : 0;
     rvd_loop_link_move(&loop->active, &loop->again);
     n = rvd_loop_wait(loop);
     if (n < 0) return n;
     loop->now_us = rvd_sys_now_us();
+    if (loop->spin.limit_us > 0) rvd_loop_spin_learn(&loop->spin, loop->now_us - begun_us);
     rvd_loop_run_ios(loop);
     rvd_loop_run_tasks(loop);
     rvd_loop_run_timers(loop);
@@ -8538,7 +8610,8 @@ struct revdial_session {
     rvd_stream_waiter *driving;  // of the thread that reads
     int polling;                 // it is about to sleep, or does: interrupt it if need be
     int read_first;              // it would not sleep: the last read was full
-    size_t waiting;              // waiters, in all
+    rvd_loop_spin spin;
+    size_t waiting;                           // waiters, in all
     rvd_stream_waiter *roused, **roused_end;  // those to be let go without the lock
     size_t loop_sinks;                        // streams that need the loop
     unsigned crowd;    // waits to come that are left to the loop: there were several
@@ -9566,10 +9639,13 @@ static ptrdiff_t rvd_stream_drive_wait(revdial_session *s, const struct iovec *i
                                        int *room)
 {
     struct pollfd p[2];
-    int wants_room = *room, r;
+    int wants_room = *room, r, spins = !wants_room && rvd_loop_spin_pays(&s->spin);
+    int64_t begun_us = spins ? rvd_sys_now_us() : 0, last_us = begun_us;
     *room = 0;
-    if (s->read_first) {
-        ptrdiff_t n = rvd_stream_drive_recv(s, iov);
+    if (s->read_first || spins) {
+        ptrdiff_t n;
+        do n = rvd_stream_drive_recv(s, iov);
+        while (n == -EAGAIN && spins && rvd_loop_spin_on(&s->spin, begun_us, &last_us));
         if (n != -EAGAIN) return n;
     }
     p[0].fd = s->fd;
@@ -9630,7 +9706,7 @@ static int rvd_stream_drive_step_locked(revdial_session *s, rvd_stream_waiter *w
     size_t own = w->buf ? revdial_engine_expected(s->engine, w->id) : 0;
     int room = s->blocked, timeout_ms = -1;
     struct iovec iov[2];
-    int64_t now_us;
+    int64_t now_us, begun_us = s->spin.limit_us > 0 ? rvd_sys_now_us() : 0;
     ptrdiff_t n;
     iov[0].iov_base = w->buf ? w->buf + w->got : NULL;
     iov[0].iov_len = rvd_base_min(own, w->len - w->got);
@@ -9649,6 +9725,7 @@ static int rvd_stream_drive_step_locked(revdial_session *s, rvd_stream_waiter *w
     s->polling = 0;
     if (room) s->blocked = 0;
     s->left_us = now_us;
+    if (s->spin.limit_us > 0) rvd_loop_spin_learn(&s->spin, now_us - begun_us);
     rvd_stream_drive_read_locked(s, iov, n, now_us);
     if (room || !w->woken) rvd_stream_drive_flush_locked(s, now_us);
     return now_us >= deadline_us ? -ETIMEDOUT : 0;
@@ -9759,6 +9836,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     atomic_init(&s->is_leaving, 0);
     s->group = cfg->group;
     s->loop = cfg->group->loop;
+    s->spin.limit_us = s->loop->spin.limit_us;
     s->fd = cfg->fd;
     s->id = cfg->engine->session_id;
     s->start_us = rvd_sys_now_us();
@@ -12080,6 +12158,7 @@ static int rvd_proxy_loops_open(revdial_proxy *p, revdial_err *err)
     for (; p->loop_count < count; p->loop_count++) {
         rvd_loop *loop = rvd_loop_new(p->cfg.common.alloc, p->cfg.common.alloc_ud, err);
         if (!loop) return REVDIAL_ESYS;
+        rvd_loop_spin_limit(loop, p->cfg.common.spin_us);
         p->loops[p->loop_count] = loop;
         rvd_stream_group_init(&p->groups[p->loop_count], loop);
     }
@@ -13961,6 +14040,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
                : rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the agent");
     if (!code && !(a->loop = rvd_loop_new(cfg->common.alloc, cfg->common.alloc_ud, err)))
         code = REVDIAL_ESYS;
+    if (!code) rvd_loop_spin_limit(a->loop, cfg->common.spin_us);
     if (!code) code = rvd_agent_links_open(a, cfg->url, err);
     if (!code) code = rvd_agent_probe(a, err);
     if (!code) code = rvd_agent_probe_via(a, err);

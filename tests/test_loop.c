@@ -850,7 +850,7 @@ TEST(U26_U28_bytes_arrive_whole_through_EINTR_and_one_byte_calls_on_sockets_and_
 
 TEST(U29_errors_of_sending_and_receiving_come_back_as_they_are)
 {
-    struct iovec iov = {(void *)(uintptr_t) "x", 1};
+    struct iovec iov[2] = {{(void *)(uintptr_t) "x", 1}, {(void *)(uintptr_t) "y", 1}};
     char byte;
     int fds[2];
     new_pair(fds);
@@ -858,11 +858,11 @@ TEST(U29_errors_of_sending_and_receiving_come_back_as_they_are)
     fault_set(SEND, ENOBUFS, 1);
     CHECK_INT(rvd_sys_write(fds[0], "x", 1), -ENOBUFS);
     fault_set(SENDMSG, ENOMEM, 1);
-    CHECK_INT(rvd_sys_writev(fds[0], &iov, 1), -ENOMEM);
+    CHECK_INT(rvd_sys_writev(fds[0], iov, 2), -ENOMEM);
     fault_set(RECV, ETIMEDOUT, 1);
     CHECK_INT(rvd_sys_read(fds[0], &byte, 1), -ETIMEDOUT);
     CHECK_INT(rvd_sys_read(fds[0], &byte, 1), -EAGAIN);
-    CHECK_INT(rvd_sys_writev(fds[0], &iov, 1), 1);
+    CHECK_INT(rvd_sys_writev(fds[0], iov, 1), 1);
     CHECK_INT(rvd_sys_read(fds[1], &byte, 1), 1);
     close(fds[0]);
     close(fds[1]);

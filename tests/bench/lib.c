@@ -39,9 +39,7 @@ enum { ANSWERS = 1 << KIND_PING | 1 << KIND_OPEN };
 static const lib_way ways[] = {
     {"bare", serve_bare, drive_threads, ALL_KINDS, 0, 1, 0, 0},
     {"revdial", serve_revdial, drive_threads, ALL_KINDS, 0, 1, 0, 0},
-#ifdef BENCH_SPIN
     {"spin", serve_revdial, drive_threads, ALL_KINDS, 0, 1, LIB_SPIN_US, 0},
-#endif
     {"two", serve_revdial, drive_threads, BUSY, 16, 2, 0, 0},
     {"poll", serve_revdial, drive_poll, ANSWERS, 64, 1, 0, 1},
     {"engine", serve_engine, drive_engine, BUSY | ANSWERS, 0, 1, 0, 0},

@@ -181,9 +181,7 @@ static void handle(void *ud, revdial_stream *st)
 static void common_config(revdial_common *common, const lib_way *way)
 {
     common->io_threads = way->sessions;
-#ifdef BENCH_SPIN
     common->spin_us = way->spin_us;
-#endif
 }
 
 static void serve_revdial(const lib_run *r, int ctl)
