@@ -632,7 +632,7 @@ typedef struct revdial_common {
     void *alloc_ud;
     revdial_limits limits;
     unsigned io_threads;  // proxy: loops that share the sessions, default 1
-    // Who waits for bytes polls for up to so many microseconds before it sleeps, as long as its waits
+    // Who waits for bytes polls for up to so many microseconds before it sleeps, as long as waits
     // are that short and the core is not wanted otherwise. 20 to 100 where a round trip on this
     // machine or rack matters more than processor time; 0 = never
     unsigned spin_us;
@@ -8854,6 +8854,13 @@ static revdial_stream *rvd_stream_new_locked(revdial_session *s)
     return st;
 }
 
+static void rvd_stream_meta_free_locked(revdial_stream *st)
+{
+    rvd_base_free(&st->session->heap, st->meta, st->meta_size);
+    st->meta = NULL;
+    st->meta_size = 0;
+}
+
 // Gives the handle back. The caller holds a reference of its own to the session.
 static void rvd_stream_free_locked(revdial_stream *st)
 {
@@ -8864,7 +8871,7 @@ static void rvd_stream_free_locked(revdial_stream *st)
     if (st->id) revdial_engine_close(s->engine, st->id);
     rvd_base_link_remove(&st->link);
     atomic_fetch_sub_explicit(&s->stream_count, 1, memory_order_relaxed);
-    rvd_base_free(&s->heap, st->meta, st->meta_size);
+    rvd_stream_meta_free_locked(st);
     rvd_base_free(&s->heap, st, sizeof *st);
     revdial_session_unref(s);
 }
@@ -10370,7 +10377,8 @@ typedef struct rvd_relay {
     size_t early_len, early_at;
     int64_t idle_us, moved_us;
     uint64_t moved[2];
-    revdial_err why;
+    int why_code, why_reset, why_sys;
+    const char *why_text;  // static
     void (*done)(void *ud, const uint64_t moved[2], const revdial_err *why);
     void *ud;
 } rvd_relay;
@@ -10386,7 +10394,10 @@ static void rvd_relay_fail(rvd_relay *r, int code, int sys, const char *text)
     if (r->state != RVD_RELAY_RUNNING) return;
     r->state = RVD_RELAY_FAILED;
     r->in_state = RVD_RELAY_IN_LOST;
-    if (!r->why.code) rvd_sys_fail(&r->why, code, sys, NULL, text);
+    if (r->why_code) return;
+    r->why_code = code;
+    r->why_sys = sys;
+    r->why_text = text;
 }
 
 static void rvd_relay_fail_stream(rvd_relay *r, ptrdiff_t code)
@@ -10396,7 +10407,7 @@ static void rvd_relay_fail_stream(rvd_relay *r, ptrdiff_t code)
         rvd_relay_fail(r, REVDIAL_ERESET, 0, revdial_reset_text(reset > 0 ? reset : 0));
     else
         rvd_relay_fail(r, rvd_stream_error_locked(r->st, (int)code), 0, "the session ended");
-    r->why.reset = reset > 0 ? reset : 0;
+    r->why_reset = reset > 0 ? reset : 0;
 }
 
 static void rvd_relay_fail_socket(rvd_relay *r, ptrdiff_t error, const char *text)
@@ -10580,6 +10591,7 @@ static void rvd_relay_end(rvd_relay *r)
 {
     int failed = r->state == RVD_RELAY_FAILED;
     rvd_loop *loop = r->session->loop;
+    revdial_err why;
     // What was delivered to the socket must not be torn up by our reset.
     if (failed && r->tries++ < RVD_RELAY_UNSENT_TRIES && rvd_sys_unsent(rvd_relay_out(r)->fd) > 0 &&
         rvd_loop_timer_set(loop, &r->timer,
@@ -10597,7 +10609,9 @@ static void rvd_relay_end(rvd_relay *r)
         rvd_sys_close(r->in.fd);
         if (r->out.fd >= 0) rvd_sys_close(r->out.fd);
     }
-    if (r->done) r->done(r->ud, r->moved, failed ? &r->why : NULL);
+    if (failed) rvd_sys_fail(&why, r->why_code, r->why_sys, NULL, r->why_text);
+    if (failed) why.reset = r->why_reset;
+    if (r->done) r->done(r->ud, r->moved, failed ? &why : NULL);
     rvd_relay_free(r);
 }
 
@@ -10742,6 +10756,7 @@ static int rvd_relay_begin(revdial_stream *st, int rfd, int wfd, const revdial_j
     code = s->state == RVD_STREAM_DOWN ? REVDIAL_ECLOSED
                                        : rvd_relay_new_locked(st, rfd, wfd, opts, &r);
     if (!code) {
+        rvd_stream_meta_free_locked(st);  // nobody is left to ask for it
         rvd_stream_work_begin(s->work);
         rvd_sys_tune_client(wfd);
         rvd_sys_set_abort(rfd, 1);  // a process that is killed must not end them with FIN
@@ -12656,11 +12671,12 @@ typedef struct rvd_agent_forward {
     int trusted;  // the default target: no rule needed
     const char *target;
     rvd_sys_endpoint endpoint;
-    rvd_sys_addr addresses[RVD_AGENT_ADDRESSES];
     int address_count, address_at;
     int64_t until_us;
     int reset;  // why it is refused: by what was asked, or how the last address failed
     char text[RVD_SYS_TEXT_MAX + 256];
+    size_t size;               // in memory
+    rvd_sys_addr addresses[];  // room for those of a name, or for the one that was asked for
 } rvd_agent_forward;
 
 static void rvd_agent_forward_free(rvd_agent_forward *f)
@@ -12674,7 +12690,7 @@ static void rvd_agent_forward_free(rvd_agent_forward *f)
         rvd_stream_free_locked(f->st);
         rvd_stream_flush_soon_locked(s);
     }
-    rvd_base_free(&s->heap, f, sizeof *f);
+    rvd_base_free(&s->heap, f, f->size);
     pthread_mutex_unlock(&s->lock);
     rvd_stream_work_end(s->work);
     revdial_session_unref(s);
@@ -12962,16 +12978,13 @@ static int rvd_agent_has_address_rule(const revdial_agent *a)
 }
 
 // What the dialler asked for, as far as it can be judged without resolving. Returns a reset code.
-static int rvd_agent_forward_judge(rvd_agent_forward *f)
+static int rvd_agent_forward_judge(rvd_agent_forward *f, const char *target)
 {
     revdial_agent *a = f->agent;
-    const char *target = revdial_meta(f->st, "target");
-    f->trusted = !target || (a->default_target && strcmp(target, a->default_target) == 0);
-    if (f->trusted) target = a->default_target;
+    f->trusted = a->default_target && target && strcmp(target, a->default_target) == 0;
     f->target = f->text;
-    if (!target || strlen(target) >= sizeof f->text) return REVDIAL_RESET_FORBIDDEN;
+    if (!f->endpoint.kind || strlen(target) >= sizeof f->text) return REVDIAL_RESET_FORBIDDEN;
     rvd_sys_append(f->text, sizeof f->text, 0, target);
-    if (rvd_sys_addr_split(target, 1, &f->endpoint, NULL) < 0) return REVDIAL_RESET_FORBIDDEN;
     if (f->trusted) return REVDIAL_RESET_NONE;
     if (revdial_target_allowed((const char *const *)a->allow, target)) return REVDIAL_RESET_NONE;
     // A name that no rule names may still resolve to an address that a rule covers. Without such
@@ -12983,21 +12996,30 @@ static int rvd_agent_forward_judge(rvd_agent_forward *f)
 
 static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdial_stream *st)
 {
-    rvd_agent_forward *f = rvd_base_alloc(&s->heap, sizeof *f);
+    const char *asked = revdial_meta(st, "target"), *target = asked ? asked : a->default_target;
+    rvd_sys_endpoint e;
+    rvd_agent_forward *f;
+    size_t size = sizeof *f;
+    memset(&e, 0, sizeof e);
+    if (!target || rvd_sys_addr_split(target, 1, &e, NULL) < 0) e.kind = 0;
+    size += (e.kind == RVD_SYS_NAME ? RVD_AGENT_ADDRESSES : 1) * sizeof *f->addresses;
+    f = rvd_base_alloc(&s->heap, size);
     if (!f) {
         revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_INTERNAL);
         rvd_stream_free_locked(st);
         return;
     }
+    f->size = size;
     f->agent = a;
     f->session = revdial_session_ref(s);
     f->st = st;
+    f->endpoint = e;
     f->io.fd = -1;
     f->io.run = rvd_agent_forward_on_io;
     f->timer.run = rvd_agent_forward_on_timer;
     f->job.run = rvd_agent_forward_resolve;
     f->task.run = rvd_agent_forward_run;
-    f->reset = rvd_agent_forward_judge(f);
+    f->reset = rvd_agent_forward_judge(f, target);
     rvd_stream_work_begin(s->work);
     rvd_stream_sink_set_locked(st, rvd_agent_forward_sink, f, 1);
     rvd_loop_post(s->loop, &f->task);
