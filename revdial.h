@@ -15,7 +15,7 @@
 //               #include <stdio.h>
 //               int main(void)
 //               {
-//                   revdial_credential who = {"s3cret", NULL, "cam-*"};
+//                   revdial_credential who = {"s3cret", NULL, "cam-*", 0};
 //                   revdial_proxy_config cfg = {0};
 //                   revdial_err err;
 //                   cfg.listen = "127.0.0.1:7000";
@@ -229,22 +229,43 @@ typedef struct revdial_limits {
     int write_stall_ms;          // a socket that takes no byte for so long is dead: 30000
 } revdial_limits;
 
-// What a backend presents, or one row of the proxy's table.
+// Ways to authenticate; a set of them where a field says so.
+enum {
+    REVDIAL_AUTH_BEARER = 1,  // a token, RFC 6750
+    REVDIAL_AUTH_BASIC = 2,   // user and password, RFC 7617
+    REVDIAL_AUTH_DIGEST = 4   // both ends prove the password and do not send it, RFC 7616, SHA-256
+};
+
+// One row of the proxy's table.
 typedef struct revdial_credential {
-    const char *secret;  // the token; a table row may hold "sha256:<64 hex digits>" of it instead
-    const char *user;    // table row: the identity this row proves; NULL = "row N"
-    const char *names;   // table row: comma list of globs it may register as; NULL = none
+    // The token or password. Instead of it a row may hold "sha256:<64 hex digits>" of it, or, for
+    // DIGEST alone, "ha1:<64 hex digits>" of user:realm:password.
+    const char *secret;
+    const char *user;   // the identity this row proves; BASIC, DIGEST: the user. NULL = "row N"
+    const char *names;  // comma list of globs it may register as; NULL = none
+    unsigned schemes;   // REVDIAL_AUTH_*, a set: by which it may be presented; 0 = BEARER
 } revdial_credential;
+
+// What came with DIGEST, RFC 7616 section 3.4. The nonce is fresh and ours, realm and uri too.
+typedef struct revdial_digest {
+    const char *realm, *nonce, *uri, *nc, *cnonce, *response;
+} revdial_digest;
 
 // All that a backend presented when it asked to register. Pointers live for the call only.
 typedef struct revdial_auth_req {
-    const char *secret;    // the bearer token, or "" if none was sent
-    const char *name;      // wanted name, "" if none was sent
-    const char *instance;  // "" if none was sent
-    const char *peer;      // "address:port", "unix" or "" (engine)
+    const char *secret;            // the token or password, "" if none was sent
+    const char *name;              // wanted name, "" if none was sent
+    const char *instance;          // "" if none was sent
+    const char *peer;              // "address:port", "unix" or "" (engine)
+    unsigned scheme;               // REVDIAL_AUTH_*, 0 if none was sent
+    const char *user;              // BASIC, DIGEST, else ""
+    const revdial_digest *digest;  // DIGEST, else NULL: let revdial_auth_verify() judge it
+    char *proof;  // DIGEST: revdial_auth_verify() leaves here what proves to the backend that we
+                  // know the password, too; room for 65 bytes. Without it a backend goes away
 } revdial_auth_req;
 
 // The application's own check. Write the identity that was proved, NUL-terminated, to `identity`.
+// For DIGEST fetch the row of req->user and have revdial_auth_verify() check it.
 // Runs on a thread of its own and may block; returns 0, REVDIAL_EAUTH (401) or EDENIED (403).
 typedef int revdial_auth_fn(void *ud, const revdial_auth_req *req, char *identity, size_t size);
 
@@ -334,6 +355,7 @@ typedef struct revdial_event {
     void *user;   // what revdial_engine_set_user() set for this stream
     int64_t rtt_us;
     int retry_after_ms;            // DEAD by 429 or 503: how long the proxy asked to wait, else 0
+    const char *challenge;         // DEAD by 401: for cfg.challenge of the next try; NULL: rejected
     const revdial_auth_req *auth;  // AUTH
     const revdial_kv *meta;        // OPEN: "target", "client", "local", "id", "timeout_ms", yours
     size_t meta_count;
@@ -349,16 +371,26 @@ enum revdial_carrier {
 typedef struct revdial_engine_config {
     int role;      // REVDIAL_ROLE_*
     int upgraded;  // 1: the handshake happened elsewhere, yamux starts at byte 0 with stock rules
-    const char *host;           // backend: Host header
-    const char *path;           // default "/revdial"
-    const char *name;           // backend: the name to register
-    const char *instance;       // backend: stable id of this process
-    const char *secret;         // backend: bearer token; NULL sends no Authorization
+    const char *host;      // backend: Host header
+    const char *path;      // default "/revdial"
+    const char *name;      // backend: the name to register
+    const char *instance;  // backend: stable id of this process
+    const char *secret;    // backend: token or password; NULL sends no Authorization
+    const char *user;      // backend: of BASIC and DIGEST
+    // REVDIAL_AUTH_*, a set; 0 = BEARER. Proxy: asks for these. Backend: may use these. BEARER or
+    // BASIC alone is sent at once, else the strongest that the proxy's 401 asks for: it ends this
+    // engine with ev.challenge, with which the next one knows how. With DIGEST alone, or once it
+    // was sent, a proxy that does not prove that it knows the password is refused.
+    unsigned auth_schemes;
+    const char *challenge;      // backend: from the last attempt's REVDIAL_EV_DEAD
+    const char *realm;          // proxy: of the 401; default "revdial"
+    const char *nonce;          // proxy: of a 401 with DIGEST, unpredictable and never given twice.
+                                // Which of them may be answered, once, is for the caller to judge
     const revdial_kv *headers;  // backend: extra request headers
     size_t header_count;
     const char *peer;     // proxy: "address:port" for revdial_auth_req
     uint64_t session_id;  // proxy: announced as Revdial-Session
-    uint64_t seed;        // unpredictable: keeps a peer from aiming at one hash bucket
+    uint64_t seed;        // unpredictable: for the hash of stream ids and the cnonce of DIGEST
     int accept_streams;   // 1: the peer may open streams (always so for a backend)
     revdial_limits limits;
     revdial_alloc_fn *alloc;  // NULL = realloc and free
@@ -442,12 +474,14 @@ REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
 REVDIAL_API int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us);
 
 // Answer to REVDIAL_EV_AUTH.
-//   verdict  0: send 101. REVDIAL_EAUTH 401, EDENIED 403, EDUPLICATE 409, ELIMIT or EDRAINING 503
+//   verdict  0: send 101. REVDIAL_EAUTH 401, EAGAIN 401 for a nonce that may not be used (again),
+//            EDENIED 403, EDUPLICATE 409, EREFUSED 429, ELIMIT or EDRAINING 503
 //   returns  0, or REVDIAL_EINVAL if no answer is awaited (the peer has gone meanwhile)
 //   thread   one at a time per engine
 REVDIAL_API int revdial_engine_auth(revdial_engine *e, int verdict);
 
-// Checks a request against a table, in constant time per row: the token, then the name.
+// Checks a request against a table: what was presented, then the name. Takes as long for a user
+// that is in no row as for one that is, and as long for any wrong secret.
 //   row      set to the index of the row that proved itself; may be NULL
 //   returns  0, REVDIAL_EAUTH or REVDIAL_EDENIED
 //   thread   any
@@ -665,11 +699,20 @@ typedef struct revdial_proxy_config {
     const char *path;    // of the upgrade request, default "/revdial"
     const revdial_credential *credentials;
     size_t credential_count;
-    revdial_auth_fn *auth;  // own check; with neither this nor a table everybody is refused
+    revdial_auth_fn *auth;  // own check, in place of the table; without either all are refused
     void *auth_ud;
+    unsigned auth_schemes;  // REVDIAL_AUTH_*, a set: what a 401 asks for; 0 = what the table has,
+                            // BEARER with a hook
+    const char *realm;      // of BASIC and DIGEST, default "revdial"
+    // Wrong credentials that one source (an IPv4 address, an IPv6 /64) may present in a row,
+    // default 10; then one every 5 s, and whatever else it presents gets 429 unseen. Ten times as
+    // many where a session comes from. -1: no limit, for when all come through one load balancer.
+    int max_auth_failures;
     unsigned max_sessions;           // default 65536
     unsigned max_sessions_per_name;  // default 64
-    unsigned max_pending;            // connections that have not authenticated yet, default 512
+    // Connections that have not authenticated yet, default 512. One more, and of the source that
+    // has the most of them the one that has been at its request for longest is dropped for it.
+    unsigned max_pending;
     // A session came up, drains, or is down (why is NULL when we closed it). On the I/O thread:
     // must not block. UP comes before any dial can pick the session; UP and DOWN come in pairs.
     void (*on_session)(void *ud, revdial_session *s, int state, const revdial_err *why);
@@ -705,6 +748,19 @@ REVDIAL_API int revdial_proxy_address(revdial_proxy *p, unsigned index, char *bu
 //   returns  0, ECLOSED, ELIMIT, ENOMEM, EINVAL
 //   thread   any
 REVDIAL_API int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how);
+
+// Replaces the table of credentials for requests to come. Sessions stay until they reconnect.
+//   drop     1: those end whose identity and name no row of the new table has
+//   returns  0; REVDIAL_EINVAL, ENOMEM: the old table is in force, or not all sessions were ended
+//   owns     copies the rows (secrets as hashes, so that no proxy's memory has them)
+//   thread   any
+REVDIAL_API int revdial_proxy_set_credentials(revdial_proxy *p, const revdial_credential *rows,
+                                              size_t count, int drop);
+
+// Replaces the application's check for requests to come; NULL = the table. Calls of the old one
+// that run may go on until revdial_proxy_close().
+//   thread   any
+REVDIAL_API void revdial_proxy_set_auth(revdial_proxy *p, revdial_auth_fn *auth, void *auth_ud);
 
 // Waits until at least min_sessions backends of that name are up.
 //   blocks   for timeout_ms (-1 for ever)
@@ -899,7 +955,8 @@ REVDIAL_API revdial_stream *revdial_session_dial(revdial_session *s, const revdi
 // The backend's side: connect, authenticate, serve, reconnect.
 // ================================================================================================
 
-// Called before every attempt, so that a short-lived token is fresh. Write it NUL-terminated.
+// Called before every attempt, so that a short-lived token or a password that was changed is fresh.
+// Write it NUL-terminated; it is wiped when the attempt is over.
 // On a thread of its own; may block. Returns 0 or REVDIAL_E*: then the attempt has failed.
 typedef int revdial_credential_fn(void *ud, unsigned attempt, char *secret, size_t size);
 
@@ -909,10 +966,15 @@ typedef struct revdial_agent_config {
     const char *url;
     const char *name;      // what revdial_dial() will ask for: [a-z0-9._-], up to 64
     const char *instance;  // stable per process slot; default: hash of host name, name and url
-    const char *secret;    // bearer token; or:
+    const char *secret;    // token or password, kept for reconnects; or:
     revdial_credential_fn *credential_fn;
     void *credential_ud;
-    int allow_cleartext;  // 1: send the token over plain TCP to hosts other than loopback
+    const char *user;       // of BASIC and DIGEST
+    unsigned auth_schemes;  // REVDIAL_AUTH_*, a set of what we may use: the strongest that the
+                            // proxy asks for is taken. 0 = BEARER. DIGEST alone also has the
+                            // proxy prove that it knows the password
+    int allow_cleartext;    // 1: send a token or password over plain TCP to hosts other than
+                            // loopback; DIGEST sends none and needs no leave
     // Egress proxy to go through, as for revdial_via_new(): "http://user:password@host:port" or
     // "socks5://…". NULL = none; the environment is never looked at.
     const char *via;
@@ -958,6 +1020,12 @@ REVDIAL_API revdial_agent *revdial_agent_start(const revdial_agent_config *cfg, 
 //   returns  a session with a reference for you, or NULL
 //   thread   any but I/O threads
 REVDIAL_API revdial_session *revdial_agent_session(revdial_agent *a, int timeout_ms);
+
+// Replaces the allow list, for targets that are connected to from now on. What runs goes on.
+//   allow    as in the config
+//   returns  0; REVDIAL_EINVAL: a pattern makes no sense, or ENOMEM: the old list is in force
+//   thread   any
+REVDIAL_API int revdial_agent_set_allow(revdial_agent *a, const char *const *allow);
 
 //   thread   any
 REVDIAL_API void revdial_agent_stats(revdial_agent *a, revdial_stats *out);
@@ -1238,6 +1306,26 @@ static void rvd_base_sha256_final(rvd_base_sha256 *s, uint8_t digest[RVD_BASE_SH
     rvd_base_wipe(s, sizeof *s);
 }
 
+// HMAC-SHA-256, RFC 2104, with a key of 32 bytes.
+static void rvd_base_hmac(const uint8_t key[RVD_BASE_SHA256_SIZE], const void *data, size_t len,
+                          uint8_t mac[RVD_BASE_SHA256_SIZE])
+{
+    rvd_base_sha256 s;
+    uint8_t pad[64];
+    for (size_t i = 0; i < sizeof pad; i++)
+        pad[i] = (uint8_t)((i < RVD_BASE_SHA256_SIZE ? key[i] : 0) ^ 0x36);
+    rvd_base_sha256_init(&s);
+    rvd_base_sha256_update(&s, pad, sizeof pad);
+    rvd_base_sha256_update(&s, data, len);
+    rvd_base_sha256_final(&s, mac);
+    for (size_t i = 0; i < sizeof pad; i++) pad[i] ^= 0x36 ^ 0x5c;
+    rvd_base_sha256_init(&s);
+    rvd_base_sha256_update(&s, pad, sizeof pad);
+    rvd_base_sha256_update(&s, mac, RVD_BASE_SHA256_SIZE);
+    rvd_base_sha256_final(&s, mac);
+    rvd_base_wipe(pad, sizeof pad);
+}
+
 // ---- Text ---------------------------------------------------------------------------------------
 
 // Reads exactly 2 * size hexadecimal digits, of either case.
@@ -1350,6 +1438,16 @@ static void rvd_base_text_add_decimal(rvd_base_text *t, uint64_t n)
     rvd_base_text_add(t, digits + at);
 }
 
+// Two digits a byte, lower case.
+static void rvd_base_text_add_hex(rvd_base_text *t, const uint8_t *bytes, size_t len)
+{
+    static const char digits[] = "0123456789abcdef";
+    for (size_t i = 0; i < len; i++) {
+        char pair[3] = {digits[bytes[i] >> 4], digits[bytes[i] & 15], '\0'};
+        rvd_base_text_add(t, pair);
+    }
+}
+
 // Exactly 16 digits, lower case.
 static void rvd_base_text_add_hex16(rvd_base_text *t, uint64_t n)
 {
@@ -1373,6 +1471,36 @@ static void rvd_base_text_add_base64(rvd_base_text *t, const void *data, size_t 
         rvd_base_text_add(t, four);
     }
     rvd_base_wipe(four, sizeof four);  // what is coded here may be a password
+}
+
+static int rvd_base_base64_value(char c)
+{
+    if (c >= 'A' && c <= 'Z') return c - 'A';
+    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
+    if (c >= '0' && c <= '9') return c - '0' + 52;
+    return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
+// Reads all of such text: every digit, full padding, and no bits left over (section 3.5). `out` has
+// room for 3 bytes per 4 digits and may be where the text is.
+//   returns  how many bytes, or -1: something else
+static ptrdiff_t rvd_base_base64_read(uint8_t *out, const char *text, size_t len)
+{
+    size_t pads = 0, bytes = 0;
+    if (len % 4) return -1;
+    while (pads < 2 && pads < len && text[len - 1 - pads] == '=') pads++;
+    for (size_t i = 0; i < len; i += 4) {
+        size_t digits = i + 4 == len ? 4 - pads : 4;
+        uint32_t n = 0;
+        for (size_t k = 0; k < digits; k++) {
+            int value = rvd_base_base64_value(text[i + k]);
+            if (value < 0) return -1;
+            n |= (uint32_t)value << (18 - 6 * k);
+        }
+        for (size_t k = 0; k + 1 < digits; k++) out[bytes++] = (uint8_t)(n >> (16 - 8 * k));
+        if (digits < 4 && n & (digits == 3 ? 0xff : 0xffff)) return -1;
+    }
+    return (ptrdiff_t)bytes;
 }
 
 // ================================================================================================
@@ -3980,14 +4108,21 @@ static void rvd_mux_check(const rvd_mux *m)
 // ================================================================================================
 
 enum {
-    RVD_HTTP_HEAD_MAX = 8192,    // bytes of a head: what nginx and Apache take by default
-    RVD_HTTP_HEAD_FIRST = 1024,  // first size of the buffer: our own request fits without growing
-    RVD_HTTP_FIELDS_MAX = 64,    // header lines: ours are 10, a few proxies add some each
-    RVD_HTTP_METHOD_MAX = 32,    // longer than any registered method
-    RVD_HTTP_TARGET_MAX = 1024,  // bytes of a path
-    RVD_HTTP_TOKEN_MAX = 4096,   // bytes of a bearer token: a large JWT
-    RVD_HTTP_INTERIM_MAX = 4,    // 1xx answers before the real one; more is a peer that plays
-    RVD_HTTP_ANSWER_SIZE = 512,  // room that rvd_http_response_write() needs at most
+    RVD_HTTP_HEAD_MAX = 8192,     // bytes of a head: what nginx and Apache take by default
+    RVD_HTTP_HEAD_FIRST = 1024,   // first size of the buffer: our own request fits without growing
+    RVD_HTTP_FIELDS_MAX = 64,     // header lines: ours are 10, a few proxies add some each
+    RVD_HTTP_METHOD_MAX = 32,     // longer than any registered method
+    RVD_HTTP_TARGET_MAX = 1024,   // bytes of a path
+    RVD_HTTP_TOKEN_MAX = 4096,    // bytes of a bearer token: a large JWT
+    RVD_HTTP_INTERIM_MAX = 4,     // 1xx answers before the real one; more is a peer that plays
+    RVD_HTTP_ANSWER_SIZE = 1024,  // room that rvd_http_response_write() needs at most
+
+    RVD_HTTP_PASSWORD_MAX = 2048,  // bytes: with the user and in base64 no more than a token
+    RVD_HTTP_USER_MAX = 127,       // bytes of a user's name: what an identity may have
+    RVD_HTTP_REALM_MAX = 64,       // bytes of a realm
+    RVD_HTTP_NONCE_MAX = 256,      // bytes of a nonce, cnonce or opaque of the peer; ours have 64
+    RVD_HTTP_HEX_SIZE = 65,        // a SHA-256 in hex and its NUL
+    RVD_HTTP_PARAMS_MAX = 32,      // parameters of one scheme: Digest has 12
 
     RVD_HTTP_WINDOW_MIN = 8192,          // less has us spend a frame header on every few bytes
     RVD_HTTP_WINDOW_MAX = 0x7fffffff,    // two of them add up in 32 bits
@@ -4151,6 +4286,8 @@ static int rvd_http_list_next(rvd_http_slice *rest, rvd_http_slice *item)
     X(TRANSFER_ENCODING, "transfer-encoding") \
     X(EXPECT, "expect") \
     X(RETRY_AFTER, "retry-after") \
+    X(CHALLENGE, "www-authenticate") \
+    X(PROOF, "authentication-info") \
     X(VERSION, "revdial-version") \
     X(NAME, "revdial-name") \
     X(INSTANCE, "revdial-instance") \
@@ -4396,6 +4533,210 @@ static int rvd_http_head_feed(rvd_http_head *h, const uint8_t *buf, size_t len, 
     return h->verdict;
 }
 
+// ---- Challenges and parameters ------------------------------------------------------------------
+
+// X(name, text): the parameters of Digest, its challenge and its proof.
+#define RVD_HTTP_PARAMS(X) \
+    X(USERNAME, "username") \
+    X(REALM, "realm") \
+    X(NONCE, "nonce") \
+    X(URI, "uri") \
+    X(RESPONSE, "response") \
+    X(QOP, "qop") \
+    X(NC, "nc") \
+    X(CNONCE, "cnonce") \
+    X(ALGORITHM, "algorithm") \
+    X(OPAQUE, "opaque") \
+    X(USERHASH, "userhash") \
+    X(STALE, "stale") \
+    X(RSPAUTH, "rspauth")
+
+enum rvd_http_param {
+#define RVD_HTTP_X(name, text) RVD_HTTP_PARAM_##name,
+    RVD_HTTP_PARAMS(RVD_HTTP_X)
+#undef RVD_HTTP_X
+};
+enum { RVD_HTTP_PARAM_KINDS = RVD_HTTP_PARAM_RSPAUTH + 1 };
+
+typedef struct rvd_http_params {
+    rvd_http_slice value[RVD_HTTP_PARAM_KINDS];
+    unsigned seen;  // a bit of each kind
+    unsigned count;
+} rvd_http_params;
+
+static void rvd_http_skip(rvd_http_slice *s, size_t len)
+{
+    s->at += len;
+    s->len -= len;
+}
+
+static void rvd_http_skip_any(rvd_http_slice *s, const char *set, size_t set_len)
+{
+    while (s->len > 0 && memchr(set, s->at[0], set_len)) rvd_http_skip(s, 1);
+}
+
+static rvd_http_slice rvd_http_take_token(rvd_http_slice *rest)
+{
+    rvd_http_slice token = {rest->at, 0};
+    while (token.len < rest->len && rvd_http_is_tchar((uint8_t)rest->at[token.len])) token.len++;
+    rvd_http_skip(rest, token.len);
+    return token;
+}
+
+// What stands behind the '=' of an auth-param (RFC 9110 section 11.2): a token or a quoted string.
+// One with a backslash is refused: none of ours has any, and two readers may differ about it.
+//   returns  1 and *value, or 0
+static int rvd_http_take_value_of(rvd_http_slice *rest, rvd_http_slice *value)
+{
+    rvd_http_skip_any(rest, " \t", 2);
+    if (rest->len > 0 && rest->at[0] == '"') {
+        rvd_http_skip(rest, 1);
+        value->at = rest->at;
+        value->len = 0;
+        while (value->len < rest->len && !memchr("\"\\", rest->at[value->len], 2)) value->len++;
+        if (value->len == rest->len || rest->at[value->len] != '"') return 0;
+        rvd_http_skip(rest, value->len + 1);
+    } else {
+        *value = rvd_http_take_token(rest);
+        if (value->len == 0) return 0;
+    }
+    rvd_http_skip_any(rest, " \t", 2);
+    return rest->len == 0 || rest->at[0] == ',';
+}
+
+// Takes "= value" of a parameter with that name. Those that we do not know are counted only.
+//   returns  0: malformed, too many, or one that was there before
+static int rvd_http_take_param(rvd_http_slice *rest, rvd_http_slice name, rvd_http_params *out)
+{
+    rvd_http_slice value;
+    if (rest->len == 0 || rest->at[0] != '=') return 0;
+    rvd_http_skip(rest, 1);
+    if (!rvd_http_take_value_of(rest, &value) || out->count++ == RVD_HTTP_PARAMS_MAX) return 0;
+#define RVD_HTTP_X(kind, text) \
+    if (rvd_http_is_word(name, text)) { \
+        if (out->seen & 1u << RVD_HTTP_PARAM_##kind) return 0; \
+        out->seen |= 1u << RVD_HTTP_PARAM_##kind; \
+        out->value[RVD_HTTP_PARAM_##kind] = value; \
+    }
+    RVD_HTTP_PARAMS(RVD_HTTP_X)
+#undef RVD_HTTP_X
+    return 1;
+}
+
+// Reads a comma list of parameters and nothing else.
+static int rvd_http_params_read(rvd_http_slice rest, rvd_http_params *out)
+{
+    memset(out, 0, sizeof *out);
+    for (;;) {
+        rvd_http_slice name;
+        rvd_http_skip_any(&rest, " \t,", 3);
+        if (rest.len == 0) return 1;
+        name = rvd_http_take_token(&rest);
+        rvd_http_skip_any(&rest, " \t", 2);
+        if (name.len == 0 || !rvd_http_take_param(&rest, name, out)) return 0;
+    }
+}
+
+// What the WWW-Authenticate lines of a 401 ask for.
+typedef struct rvd_http_challenge {
+    unsigned schemes;  // REVDIAL_AUTH_*; DIGEST only with SHA-256 and qop=auth
+    int is_bad;        // something broke the grammar; counts if nothing else is of use
+    int is_stale;      // of the DIGEST one
+    rvd_http_slice realm, nonce, opaque;
+} rvd_http_challenge;
+
+static int rvd_http_lists(rvd_http_slice list, const char *word)
+{
+    rvd_http_slice item;
+    while (rvd_http_list_next(&list, &item))
+        if (rvd_http_is_word(item, word)) return 1;
+    return 0;
+}
+
+// One challenge is complete. Of several Digest ones the first that we can answer counts: MD5, which
+// is what no algorithm means, is none.
+static void rvd_http_challenge_note(rvd_http_challenge *c, rvd_http_slice scheme,
+                                    const rvd_http_params *p)
+{
+    const unsigned needed = 1u << RVD_HTTP_PARAM_REALM | 1u << RVD_HTTP_PARAM_NONCE;
+    if (rvd_http_is_word(scheme, "bearer")) c->schemes |= REVDIAL_AUTH_BEARER;
+    if (rvd_http_is_word(scheme, "basic")) c->schemes |= REVDIAL_AUTH_BASIC;
+    if (!rvd_http_is_word(scheme, "digest") || c->schemes & REVDIAL_AUTH_DIGEST) return;
+    if (!rvd_http_is_word(p->value[RVD_HTTP_PARAM_ALGORITHM], "sha-256")) return;
+    if (!rvd_http_lists(p->value[RVD_HTTP_PARAM_QOP], "auth")) return;
+    c->realm = p->value[RVD_HTTP_PARAM_REALM];
+    c->nonce = p->value[RVD_HTTP_PARAM_NONCE];
+    c->opaque = p->value[RVD_HTTP_PARAM_OPAQUE];
+    c->is_stale = rvd_http_is_word(p->value[RVD_HTTP_PARAM_STALE], "true");
+    if ((p->seen & needed) != needed || c->nonce.len == 0 || c->realm.len > RVD_HTTP_REALM_MAX ||
+        c->nonce.len > RVD_HTTP_NONCE_MAX || c->opaque.len > RVD_HTTP_NONCE_MAX)
+        c->is_bad = 1;
+    else
+        c->schemes |= REVDIAL_AUTH_DIGEST;
+}
+
+// Adds one line, which may hold several challenges (RFC 9110 section 11.6.1): a token without '='
+// behind it begins the next one.
+static void rvd_http_challenge_read(rvd_http_challenge *c, rvd_http_slice rest)
+{
+    rvd_http_slice scheme = {NULL, 0}, word;
+    rvd_http_params params;
+    memset(&params, 0, sizeof params);
+    for (;;) {
+        rvd_http_skip_any(&rest, " \t,", 3);
+        if (rest.len == 0) break;
+        word = rvd_http_take_token(&rest);
+        rvd_http_skip_any(&rest, " \t", 2);
+        if (word.len > 0 && (rest.len == 0 || rest.at[0] != '=')) {
+            rvd_http_challenge_note(c, scheme, &params);
+            memset(&params, 0, sizeof params);
+            scheme = word;
+        } else if (word.len == 0 || !rvd_http_take_param(&rest, word, &params)) {
+            c->is_bad = 1;
+            return;
+        }
+    }
+    rvd_http_challenge_note(c, scheme, &params);
+}
+
+// ---- Digest -------------------------------------------------------------------------------------
+
+// The SHA-256 of strings with ':' between them, in hex.
+static void rvd_http_hash(const char *const *parts, size_t count, char hex[RVD_HTTP_HEX_SIZE])
+{
+    uint8_t digest[RVD_BASE_SHA256_SIZE];
+    rvd_base_text t = {hex, RVD_HTTP_HEX_SIZE, 0, 0};
+    rvd_base_sha256 s;
+    rvd_base_sha256_init(&s);
+    for (size_t i = 0; i < count; i++) {
+        if (i > 0) rvd_base_sha256_update(&s, ":", 1);
+        rvd_base_sha256_update(&s, parts[i], strlen(parts[i]));
+    }
+    rvd_base_sha256_final(&s, digest);
+    rvd_base_text_add_hex(&t, digest, sizeof digest);
+    rvd_base_wipe(digest, sizeof digest);
+}
+
+// H(A1) of RFC 7616 section 3.4.2: as good as the password, within the realm.
+static void rvd_http_ha1(const char *user, const char *realm, const char *secret,
+                         char hex[RVD_HTTP_HEX_SIZE])
+{
+    const char *const parts[] = {user, realm, secret};
+    rvd_http_hash(parts, 3, hex);
+}
+
+// The response of section 3.4.1. With "" for the method it is the proof of the other end, rspauth
+// of section 3.5.
+static void rvd_http_respond(const revdial_digest *d, const char *ha1, const char *method,
+                             char hex[RVD_HTTP_HEX_SIZE])
+{
+    const char *const a2[] = {method, d->uri};
+    char ha2[RVD_HTTP_HEX_SIZE];
+    const char *const parts[] = {ha1, d->nonce, d->nc, d->cnonce, "auth", ha2};
+    rvd_http_hash(a2, 2, ha2);
+    rvd_http_hash(parts, 6, hex);
+}
+
 // ---- What a head says ---------------------------------------------------------------------------
 
 // What the options of Connection and the protocols of Upgrade come down to.
@@ -4417,6 +4758,7 @@ typedef struct rvd_http_facts {
     unsigned revdial_items;  // how often Upgrade says revdial
     unsigned features;
     uint32_t window, streams;
+    rvd_http_challenge challenge;  // all lines of it
 } rvd_http_facts;
 
 typedef struct rvd_http_feature {
@@ -4524,6 +4866,7 @@ static void rvd_http_gather(const rvd_http_head *h, rvd_http_facts *f)
             while (rvd_http_list_next(&value, &item)) rvd_http_note_upgrade(f, item);
         if (kind == RVD_HTTP_FIELD_FEATURES)
             while (rvd_http_list_next(&value, &item)) rvd_http_note_feature(f, item);
+        if (kind == RVD_HTTP_FIELD_CHALLENGE) rvd_http_challenge_read(&f->challenge, value);
     }
 }
 
@@ -4553,11 +4896,14 @@ static int rvd_http_read_terms(rvd_http_facts *f, int *is_revdial)
 typedef struct rvd_http_request {
     const char *name;      // "" if none was sent
     const char *instance;  // ""
-    const char *secret;    // "" if there was no Authorization
-    int is_revdial;        // sent Revdial-Version; else the four below are those of a stock peer
-    unsigned features;     // REVDIAL_FEATURE_* it has
-    uint32_t window;       // bytes we may send on a new stream
-    uint32_t streams;      // how many we may open
+    unsigned scheme;       // REVDIAL_AUTH_* of Authorization, 0 if there was none
+    const char *secret;    // token or password, ""
+    const char *user;      // ""
+    revdial_digest digest;
+    int is_revdial;     // sent Revdial-Version; else the four below are those of a stock peer
+    unsigned features;  // REVDIAL_FEATURE_* it has
+    uint32_t window;    // bytes we may send on a new stream
+    uint32_t streams;   // how many we may open
     int has_window, has_streams;  // it announced them, so it understands ours
     int is_stripped;              // 426 because a middlebox took Upgrade or Connection away
 } rvd_http_request;
@@ -4613,32 +4959,93 @@ static int rvd_http_check_label(const rvd_http_facts *f, enum rvd_http_field_kin
            rvd_base_is_label(f->value[kind].at, f->value[kind].len, upper_ok);
 }
 
-// credentials of RFC 9110 section 11.4. A scheme that we do not know proves nothing.
-//   returns  0 and *token, or the status to answer
-static int rvd_http_read_authorization(const rvd_http_facts *f, rvd_http_slice *token)
+static int rvd_http_is_lower_hex(rvd_http_slice s, size_t len)
 {
-    rvd_http_slice value = f->value[RVD_HTTP_FIELD_AUTHORIZATION];
-    rvd_http_slice scheme = {value.at, 0};
-    size_t blanks = 0;
+    if (s.len != len) return 0;
+    for (size_t i = 0; i < len; i++)
+        if (!memchr("0123456789abcdef", s.at[i], 16)) return 0;
+    return 1;
+}
+
+static int rvd_http_read_bearer(rvd_http_head *h, rvd_http_slice token, rvd_http_request *out)
+{
+    if (!rvd_http_is_bearer(token)) return 400;
+    out->scheme = REVDIAL_AUTH_BEARER;
+    out->secret = rvd_http_terminate(h, token);
+    return 0;
+}
+
+// RFC 7617 section 2: base64 of user ':' password, decoded where it stands. What is not that proves
+// nothing, and nobody is told why.
+static int rvd_http_read_basic(rvd_http_head *h, rvd_http_slice token, rvd_http_request *out)
+{
+    char *at = h->buf + (token.at - h->buf), *colon;
+    ptrdiff_t len = -1;
+    if (token.len <= RVD_HTTP_TOKEN_MAX)
+        len = rvd_base_base64_read((uint8_t *)at, token.at, token.len);
+    colon = len > 0 ? (char *)memchr(at, ':', (size_t)len) : NULL;
+    if (!colon || colon - at > RVD_HTTP_USER_MAX) return 401;
+    for (ptrdiff_t i = 0; i < len; i++)
+        if ((uint8_t)at[i] < ' ' || at[i] == 0x7f) return 401;
+    *colon = at[len] = '\0';
+    out->scheme = REVDIAL_AUTH_BASIC;
+    out->user = at;
+    out->secret = colon + 1;
+    return 0;
+}
+
+// RFC 7616 section 3.4. Whether the nonce may be used, and realm and uri are ours, is judged later.
+static int rvd_http_read_digest(rvd_http_head *h, rvd_http_slice rest, rvd_http_request *out)
+{
+    const unsigned needed = (1u << (RVD_HTTP_PARAM_CNONCE + 1)) - 1;  // the first eight
+    rvd_http_params p;
+    const rvd_http_slice *v = p.value;
+    if (!rvd_http_params_read(rest, &p) || (p.seen & needed) != needed) return 400;
+    if (v[RVD_HTTP_PARAM_USERNAME].len > RVD_HTTP_USER_MAX) return 400;
+    if (v[RVD_HTTP_PARAM_REALM].len > RVD_HTTP_REALM_MAX) return 400;
+    if (v[RVD_HTTP_PARAM_URI].len > RVD_HTTP_TARGET_MAX) return 400;
+    if (v[RVD_HTTP_PARAM_NONCE].len > RVD_HTTP_NONCE_MAX) return 400;
+    if (v[RVD_HTTP_PARAM_CNONCE].len > RVD_HTTP_NONCE_MAX) return 400;
+    if (!rvd_http_is_lower_hex(v[RVD_HTTP_PARAM_RESPONSE], 64)) return 400;
+    if (!rvd_http_is_lower_hex(v[RVD_HTTP_PARAM_NC], 8)) return 400;
+    if (!rvd_http_is_word(v[RVD_HTTP_PARAM_ALGORITHM], "sha-256")) return 401;  // absent: MD5
+    if (!rvd_http_is_word(v[RVD_HTTP_PARAM_QOP], "auth")) return 401;
+    if (rvd_http_is_word(v[RVD_HTTP_PARAM_USERHASH], "true")) return 401;
+    out->scheme = REVDIAL_AUTH_DIGEST;
+    out->user = rvd_http_terminate(h, v[RVD_HTTP_PARAM_USERNAME]);
+    out->digest.realm = rvd_http_terminate(h, v[RVD_HTTP_PARAM_REALM]);
+    out->digest.nonce = rvd_http_terminate(h, v[RVD_HTTP_PARAM_NONCE]);
+    out->digest.uri = rvd_http_terminate(h, v[RVD_HTTP_PARAM_URI]);
+    out->digest.nc = rvd_http_terminate(h, v[RVD_HTTP_PARAM_NC]);
+    out->digest.cnonce = rvd_http_terminate(h, v[RVD_HTTP_PARAM_CNONCE]);
+    out->digest.response = rvd_http_terminate(h, v[RVD_HTTP_PARAM_RESPONSE]);
+    return 0;
+}
+
+// credentials of RFC 9110 section 11.4. A scheme that we do not know proves nothing.
+//   returns  0 and what was presented, or the status to answer
+static int rvd_http_read_authorization(rvd_http_head *h, const rvd_http_facts *f,
+                                       rvd_http_request *out)
+{
+    rvd_http_slice rest = f->value[RVD_HTTP_FIELD_AUTHORIZATION], scheme;
     if (f->count[RVD_HTTP_FIELD_AUTHORIZATION] == 0) return 0;
     if (f->count[RVD_HTTP_FIELD_AUTHORIZATION] > 1) return 400;
-    while (scheme.len < value.len && value.at[scheme.len] != ' ') scheme.len++;
-    if (!rvd_http_is_token(scheme, '-')) return 400;
-    if (!rvd_http_is_word(scheme, "bearer")) return 401;
-    while (blanks < value.len - scheme.len && value.at[scheme.len + blanks] == ' ') blanks++;
-    token->at = value.at + scheme.len + blanks;
-    token->len = value.len - scheme.len - blanks;
-    return rvd_http_is_bearer(*token) ? 0 : 400;
+    scheme = rvd_http_take_token(&rest);
+    if (scheme.len == 0 || (rest.len > 0 && rest.at[0] != ' ')) return 400;
+    rvd_http_skip_any(&rest, " ", 1);
+    if (rvd_http_is_word(scheme, "bearer")) return rvd_http_read_bearer(h, rest, out);
+    if (rvd_http_is_word(scheme, "basic")) return rvd_http_read_basic(h, rest, out);
+    if (rvd_http_is_word(scheme, "digest")) return rvd_http_read_digest(h, rest, out);
+    return 401;
 }
 
 static int rvd_http_read_ours(rvd_http_head *h, rvd_http_facts *f, rvd_http_request *out)
 {
-    rvd_http_slice token = {NULL, 0};
     int status;
     if (!rvd_http_check_label(f, RVD_HTTP_FIELD_NAME, 0)) return 400;
     if (!rvd_http_check_label(f, RVD_HTTP_FIELD_INSTANCE, 1)) return 400;
     if (!rvd_http_read_terms(f, &out->is_revdial)) return 400;
-    status = rvd_http_read_authorization(f, &token);
+    status = rvd_http_read_authorization(h, f, out);
     if (status) return status;
     out->features = f->features;
     out->window = f->window;
@@ -4647,7 +5054,6 @@ static int rvd_http_read_ours(rvd_http_head *h, rvd_http_facts *f, rvd_http_requ
     out->has_streams = out->is_revdial && (f->flags & RVD_HTTP_SENT_STREAMS) != 0;
     out->name = rvd_http_terminate(h, f->value[RVD_HTTP_FIELD_NAME]);
     out->instance = rvd_http_terminate(h, f->value[RVD_HTTP_FIELD_INSTANCE]);
-    out->secret = rvd_http_terminate(h, token);
     return 0;
 }
 
@@ -4660,7 +5066,7 @@ static int rvd_http_request_read(rvd_http_head *h, const char *path, rvd_http_re
     int status;
     REVDIAL_ASSERT(h->is_request && h->verdict == RVD_HTTP_DONE);
     memset(out, 0, sizeof *out);
-    out->name = out->instance = out->secret = "";
+    out->name = out->instance = out->secret = out->user = "";
     if (h->target_at != 4 || memcmp(h->buf, "GET", 3) != 0) return 405;
     status = rvd_http_check_target(h, path);
     if (status) return status;
@@ -4676,6 +5082,10 @@ static int rvd_http_request_read(rvd_http_head *h, const char *path, rvd_http_re
 // What a backend sends. NULL or "" leaves name, instance and secret out.
 typedef struct rvd_http_offer {
     const char *host, *path, *name, *instance, *secret;
+    unsigned scheme;               // REVDIAL_AUTH_*, 0 = BEARER
+    const char *user;              // BASIC, DIGEST
+    const revdial_digest *digest;  // DIGEST
+    const char *opaque;            // DIGEST: of the challenge, "" = there was none
     const revdial_kv *headers;
     size_t header_count;
     unsigned features;
@@ -4701,6 +5111,35 @@ static int rvd_http_is_set(const char *s)
     return s && *s;
 }
 
+// May it stand between quotes?
+static int rvd_http_is_quotable(const char *text, size_t max)
+{
+    size_t len = strlen(text);
+    for (size_t i = 0; i < len; i++)
+        if (text[i] < ' ' || text[i] > '~' || text[i] == '"' || text[i] == '\\') return 0;
+    return len > 0 && len <= max;
+}
+
+// A user's name also stands before the ':' of Basic.
+static int rvd_http_is_user(const char *user)
+{
+    return user && rvd_http_is_quotable(user, RVD_HTTP_USER_MAX) && !strchr(user, ':');
+}
+
+static const char *rvd_http_secret_problem(unsigned scheme, const char *user, const char *secret)
+{
+    size_t len = strlen(secret);
+    if (scheme == REVDIAL_AUTH_BEARER || scheme == 0)
+        return rvd_http_is_bearer(rvd_http_slice_of(secret))
+                   ? NULL
+                   : "secret: not a bearer token (letters, digits, -._~+/ and = at its end; 4096 "
+                     "bytes)";
+    if (!rvd_http_is_user(user)) return "user: not 1 to 127 of printable ASCII without : \" and \\";
+    for (size_t i = 0; i < len; i++)
+        if ((uint8_t)secret[i] < ' ' || secret[i] == 0x7f) return "secret: has a control byte";
+    return len > RVD_HTTP_PASSWORD_MAX ? "secret: a password over 2048 bytes" : NULL;
+}
+
 // Why an offer cannot be sent as a request that a proxy of ours would take; NULL if it can.
 static const char *rvd_http_offer_problem(const rvd_http_offer *o)
 {
@@ -4712,8 +5151,8 @@ static const char *rvd_http_offer_problem(const rvd_http_offer *o)
         return "name: not [a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?";
     if (rvd_http_is_set(o->instance) && !rvd_base_is_label(o->instance, strlen(o->instance), 1))
         return "instance: not [A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?";
-    if (rvd_http_is_set(o->secret) && !rvd_http_is_bearer(rvd_http_slice_of(o->secret)))
-        return "secret: not a bearer token (letters, digits, -._~+/ and = at its end; 4096 bytes)";
+    if (rvd_http_is_set(o->secret) && rvd_http_secret_problem(o->scheme, o->user, o->secret))
+        return rvd_http_secret_problem(o->scheme, o->user, o->secret);
     if (o->window < RVD_HTTP_WINDOW_MIN || o->window > RVD_HTTP_WINDOW_MAX)
         return "stream_window: not in 8192..2147483647";
     if (o->streams > RVD_HTTP_STREAMS_MAX) return "max_streams: not in 0..2147483647";
@@ -4748,6 +5187,60 @@ static void rvd_http_write_terms(rvd_base_text *t, unsigned features, uint32_t w
     rvd_base_text_add(t, "\r\n");
 }
 
+static void rvd_http_write_quoted(rvd_base_text *t, const char *before, const char *value)
+{
+    rvd_base_text_add(t, before);
+    rvd_base_text_add(t, "=\"");
+    rvd_base_text_add(t, value);
+    rvd_base_text_add(t, "\"");
+}
+
+static void rvd_http_write_basic(rvd_base_text *t, const rvd_http_offer *o)
+{
+    char pair[RVD_HTTP_USER_MAX + RVD_HTTP_PASSWORD_MAX + 2];
+    rvd_base_text both = {pair, sizeof pair, 0, 0};
+    rvd_base_text_add(&both, o->user);
+    rvd_base_text_add(&both, ":");
+    rvd_base_text_add(&both, o->secret);
+    rvd_base_text_add_base64(t, pair, both.len);
+    rvd_base_wipe(pair, sizeof pair);
+}
+
+static void rvd_http_write_digest(rvd_base_text *t, const rvd_http_offer *o)
+{
+    char ha1[RVD_HTTP_HEX_SIZE], response[RVD_HTTP_HEX_SIZE];
+    rvd_http_ha1(o->user, o->digest->realm, o->secret, ha1);
+    rvd_http_respond(o->digest, ha1, "GET", response);
+    rvd_http_write_quoted(t, "username", o->user);
+    rvd_http_write_quoted(t, ", realm", o->digest->realm);
+    rvd_http_write_quoted(t, ", uri", o->digest->uri);
+    rvd_base_text_add(t, ", algorithm=SHA-256");
+    rvd_http_write_quoted(t, ", nonce", o->digest->nonce);
+    rvd_base_text_add(t, ", nc=");
+    rvd_base_text_add(t, o->digest->nc);
+    rvd_http_write_quoted(t, ", cnonce", o->digest->cnonce);
+    rvd_base_text_add(t, ", qop=auth");
+    rvd_http_write_quoted(t, ", response", response);
+    if (rvd_http_is_set(o->opaque)) rvd_http_write_quoted(t, ", opaque", o->opaque);
+    rvd_base_wipe(ha1, sizeof ha1);
+}
+
+static void rvd_http_write_authorization(rvd_base_text *t, const rvd_http_offer *o)
+{
+    rvd_base_text_add(t, "Authorization: ");
+    if (o->scheme == REVDIAL_AUTH_DIGEST) {
+        rvd_base_text_add(t, "Digest ");
+        rvd_http_write_digest(t, o);
+    } else if (o->scheme == REVDIAL_AUTH_BASIC) {
+        rvd_base_text_add(t, "Basic ");
+        rvd_http_write_basic(t, o);
+    } else {
+        rvd_base_text_add(t, "Bearer ");
+        rvd_base_text_add(t, o->secret);
+    }
+    rvd_base_text_add(t, "\r\n");
+}
+
 // Appends the request. It holds the secret: wipe the text when it has been sent.
 //   t        room for RVD_HTTP_HEAD_MAX + 1 bytes takes every request that a proxy of ours takes
 //   returns  its length, or 0: the offer has a problem, or does not fit
@@ -4761,11 +5254,7 @@ static size_t rvd_http_request_write(rvd_base_text *t, const rvd_http_offer *off
     rvd_http_write_field(t, "Host", offer->host);
     rvd_http_write_field(t, "Connection", "Upgrade");
     rvd_http_write_field(t, "Upgrade", "revdial");
-    if (rvd_http_is_set(offer->secret)) {
-        rvd_base_text_add(t, "Authorization: Bearer ");
-        rvd_base_text_add(t, offer->secret);
-        rvd_base_text_add(t, "\r\n");
-    }
+    if (rvd_http_is_set(offer->secret)) rvd_http_write_authorization(t, offer);
     rvd_http_write_terms(t, offer->features, offer->window, offer->streams);
     if (rvd_http_is_set(offer->name)) rvd_http_write_field(t, "Revdial-Name", offer->name);
     if (rvd_http_is_set(offer->instance))
@@ -4789,8 +5278,7 @@ typedef struct rvd_http_refusal {
 
 static const rvd_http_refusal rvd_http_refusals[] = {
     {400, "Bad Request", "", "malformed request\n"},
-    {401, "Unauthorized", "WWW-Authenticate: Bearer realm=\"revdial\"\r\n",
-     "credentials missing or wrong\n"},
+    {401, "Unauthorized", "", "credentials missing or wrong\n"},  // and what would do
     {403, "Forbidden", "", "these credentials do not cover this name\n"},
     {404, "Not Found", "", "nothing here\n"},
     {405, "Method Not Allowed", "Allow: GET\r\n", "only GET\n"},
@@ -4814,10 +5302,38 @@ typedef struct rvd_http_answer {
     uint32_t window;      // bytes the peer may send on a new stream
     uint32_t streams;     // how many it may open
     uint64_t session_id;  // for both ends' logs
+    unsigned schemes;     // 401: REVDIAL_AUTH_* that we ask for; 0 = BEARER
+    const char *realm;    // 401: NULL = "revdial"
+    const char *nonce;    // 401 with DIGEST
+    int is_stale;         // 401: the credentials were not looked at, only the nonce
+    const char *proof;    // 101 to DIGEST, else NULL
+    const char *cnonce;   // 101 to DIGEST: the peer's
 } rvd_http_answer;
 
-static void rvd_http_write_refusal(rvd_base_text *t, int status)
+// One line for each scheme, the strongest first (RFC 7235 lets a client go by the order).
+static void rvd_http_write_challenges(rvd_base_text *t, const rvd_http_answer *answer)
 {
+    unsigned schemes = answer->schemes ? answer->schemes : REVDIAL_AUTH_BEARER;
+    const char *realm = answer->realm ? answer->realm : "revdial";
+    if (schemes & REVDIAL_AUTH_DIGEST) {
+        rvd_http_write_quoted(t, "WWW-Authenticate: Digest realm", realm);
+        rvd_base_text_add(t, ", qop=\"auth\", algorithm=SHA-256");
+        rvd_http_write_quoted(t, ", nonce", answer->nonce);
+        rvd_base_text_add(t, answer->is_stale ? ", stale=true\r\n" : "\r\n");
+    }
+    if (schemes & REVDIAL_AUTH_BEARER) {
+        rvd_http_write_quoted(t, "WWW-Authenticate: Bearer realm", realm);
+        rvd_base_text_add(t, "\r\n");
+    }
+    if (schemes & REVDIAL_AUTH_BASIC) {
+        rvd_http_write_quoted(t, "WWW-Authenticate: Basic realm", realm);
+        rvd_base_text_add(t, "\r\n");
+    }
+}
+
+static void rvd_http_write_refusal(rvd_base_text *t, const rvd_http_answer *answer)
+{
+    int status = answer->status;
     const rvd_http_refusal *refusal = rvd_http_refusals;
     for (size_t i = 0; i < RVD_HTTP_REFUSAL_COUNT; i++)
         if (rvd_http_refusals[i].status == status) refusal = &rvd_http_refusals[i];
@@ -4828,6 +5344,7 @@ static void rvd_http_write_refusal(rvd_base_text *t, int status)
     rvd_base_text_add(t, refusal->reason);
     rvd_base_text_add(t, "\r\n");
     rvd_base_text_add(t, refusal->fields);
+    if (status == 401) rvd_http_write_challenges(t, answer);
     // RFC 9110 section 7.8: who sends Upgrade says so in Connection.
     rvd_http_write_field(t, "Connection", status == 426 ? "upgrade, close" : "close");
     rvd_http_write_field(t, "Content-Type", "text/plain");
@@ -4842,12 +5359,17 @@ static void rvd_http_write_refusal(rvd_base_text *t, int status)
 static void rvd_http_response_write(rvd_base_text *t, const rvd_http_answer *answer)
 {
     if (answer->status != 101) {
-        rvd_http_write_refusal(t, answer->status);
+        rvd_http_write_refusal(t, answer);
         return;
     }
     rvd_base_text_add(t, "HTTP/1.1 101 Switching Protocols\r\n");
     rvd_http_write_field(t, "Connection", "Upgrade");
     rvd_http_write_field(t, "Upgrade", "revdial");
+    if (answer->proof) {  // RFC 7616 section 3.5
+        rvd_http_write_quoted(t, "Authentication-Info: rspauth", answer->proof);
+        rvd_http_write_quoted(t, ", qop=auth, nc=00000001, cnonce", answer->cnonce);
+        rvd_base_text_add(t, "\r\n");
+    }
     if (answer->is_revdial) {
         rvd_http_write_terms(t, answer->features, answer->window, answer->streams);
         rvd_base_text_add(t, "Revdial-Session: ");
@@ -4867,6 +5389,8 @@ typedef struct rvd_http_response {
     uint64_t session_id;          // 0 if none was sent
     int retry_after_ms;  // of 429 and 503: how long we are asked to wait, 0 if not (legibly) said
     int is_stripped;     // 426 to a request for just that: a middlebox took Upgrade away
+    rvd_http_challenge challenge;  // of 401
+    rvd_http_slice proof;          // of 101, empty if none was sent
 } rvd_http_response;
 
 static int rvd_http_read_session(const rvd_http_facts *f, uint64_t *out)
@@ -4878,6 +5402,16 @@ static int rvd_http_read_session(const rvd_http_facts *f, uint64_t *out)
     if (!rvd_base_hex(bytes, sizeof bytes, id.at)) return 0;
     for (size_t i = 0; i < sizeof bytes; i++) *out = *out << 8 | bytes[i];
     return 1;
+}
+
+// rspauth of RFC 7616 section 3.5. Whatever is not that proves nothing.
+static rvd_http_slice rvd_http_read_proof(const rvd_http_facts *f)
+{
+    static const rvd_http_slice none;
+    rvd_http_params params;
+    if (f->count[RVD_HTTP_FIELD_PROOF] != 1) return none;
+    if (!rvd_http_params_read(f->value[RVD_HTTP_FIELD_PROOF], &params)) return none;
+    return params.value[RVD_HTTP_PARAM_RSPAUTH];
 }
 
 // Did the proxy switch to what we asked for, and to nothing else?
@@ -4892,6 +5426,7 @@ static int rvd_http_read_switch(rvd_http_facts *f, rvd_http_response *out)
     out->streams = f->streams;
     out->has_window = out->is_revdial && (f->flags & RVD_HTTP_SENT_WINDOW) != 0;
     out->has_streams = out->is_revdial && (f->flags & RVD_HTTP_SENT_STREAMS) != 0;
+    out->proof = rvd_http_read_proof(f);
     return rvd_http_read_session(f, &out->session_id);
 }
 
@@ -4930,6 +5465,7 @@ static int rvd_http_response_read(rvd_http_head *h, rvd_http_response *out)
         return RVD_HTTP_MORE;
     }
     if (out->status == 429 || out->status == 503) out->retry_after_ms = rvd_http_retry_ms(&facts);
+    out->challenge = facts.challenge;
     out->is_stripped = out->status == 426 && (facts.flags & RVD_HTTP_HAS_REVDIAL) != 0;
     return RVD_HTTP_DONE;
 }
@@ -4975,41 +5511,131 @@ static void rvd_http_digest(const char *secret, uint8_t digest[RVD_BASE_SHA256_S
     rvd_base_sha256_final(&s, digest);
 }
 
-// A row may hold "sha256:<64 hex>" in place of the token; ':' is no byte of a token, so the two are
-// not confused.
-//   returns  1, or 0: the row has no usable secret and matches nothing
-static int rvd_http_row_digest(const revdial_credential *row, uint8_t digest[RVD_BASE_SHA256_SIZE])
+// A row may hold a hash in place of its secret: a prefix and 64 hex digits. ':' is no byte of a
+// token, so that the two are not confused.
+//   returns  1 and *digest, 0: the prefix is not there, -1: the digits are not
+static int rvd_http_row_hash(const char *secret, const char *prefix,
+                             uint8_t digest[RVD_BASE_SHA256_SIZE])
 {
-    static const char prefix[] = "sha256:";
-    const size_t skip = sizeof prefix - 1;
-    if (!rvd_http_is_set(row->secret)) return 0;
-    if (strncmp(row->secret, prefix, skip) != 0) {
-        rvd_http_digest(row->secret, digest);
-        return 1;
-    }
-    if (strlen(row->secret) != skip + 2 * RVD_BASE_SHA256_SIZE) return 0;
-    return rvd_base_hex(digest, RVD_BASE_SHA256_SIZE, row->secret + skip);
+    size_t skip = strlen(prefix);
+    if (strncmp(secret, prefix, skip) != 0) return 0;
+    if (strlen(secret) != skip + 2 * (size_t)RVD_BASE_SHA256_SIZE) return -1;
+    return rvd_base_hex(digest, RVD_BASE_SHA256_SIZE, secret + skip) ? 1 : -1;
 }
 
-// The time this takes depends on the table and on the length of what was presented, not on how much
-// of it was right: digests are compared, and no row is skipped because another one matched.
+static unsigned rvd_http_row_schemes(const revdial_credential *row)
+{
+    return row->schemes ? row->schemes : REVDIAL_AUTH_BEARER;
+}
+
+// The SHA-256 of a row's token or password.
+//   returns  1, or 0: the row has none and matches nothing
+static int rvd_http_row_digest(const char *secret, uint8_t digest[RVD_BASE_SHA256_SIZE])
+{
+    uint8_t other[RVD_BASE_SHA256_SIZE];
+    int found;
+    if (!*secret || rvd_http_row_hash(secret, "ha1:", other)) return 0;
+    found = rvd_http_row_hash(secret, "sha256:", digest);
+    if (found == 0) rvd_http_digest(secret, digest);
+    return found >= 0;
+}
+
+// The H(A1) of a row, in hex. The user is the one that was presented: the row's own.
+static int rvd_http_row_ha1(const char *secret, const revdial_auth_req *req,
+                            char hex[RVD_HTTP_HEX_SIZE])
+{
+    uint8_t digest[RVD_BASE_SHA256_SIZE];
+    rvd_base_text t = {hex, RVD_HTTP_HEX_SIZE, 0, 0};
+    int found;
+    if (!*secret || rvd_http_row_hash(secret, "sha256:", digest)) return 0;
+    found = rvd_http_row_hash(secret, "ha1:", digest);
+    if (found == 0) rvd_http_ha1(req->user, req->digest->realm, secret, hex);
+    if (found == 1) rvd_base_text_add_hex(&t, digest, sizeof digest);
+    rvd_base_wipe(digest, sizeof digest);
+    return found >= 0;
+}
+
+// A request that is being checked.
+typedef struct rvd_http_claim {
+    const revdial_auth_req *req;
+    unsigned scheme;
+    uint8_t presented[RVD_BASE_SHA256_SIZE];  // BEARER, BASIC: of the secret
+    char proof[RVD_HTTP_HEX_SIZE];            // DIGEST: ours, by the row that was looked at last
+} rvd_http_claim;
+
+static int rvd_http_proves_digest(rvd_http_claim *c, const char *secret)
+{
+    const revdial_digest *d = c->req->digest;
+    char ha1[RVD_HTTP_HEX_SIZE], response[RVD_HTTP_HEX_SIZE];
+    int is_same;
+    if (!rvd_http_row_ha1(secret, c->req, ha1)) return 0;
+    rvd_http_respond(d, ha1, "GET", response);
+    rvd_http_respond(d, ha1, "", c->proof);
+    is_same = strlen(d->response) == 64 && rvd_base_equal(response, d->response, 64);
+    rvd_base_wipe(ha1, sizeof ha1);
+    rvd_base_wipe(response, sizeof response);
+    return is_same;
+}
+
+// Does what was presented prove this secret? As much work whether it does or not.
+static int rvd_http_proves(rvd_http_claim *c, const char *secret)
+{
+    uint8_t expected[RVD_BASE_SHA256_SIZE];
+    int is_same;
+    if (c->scheme == REVDIAL_AUTH_DIGEST) return rvd_http_proves_digest(c, secret);
+    is_same = rvd_http_row_digest(secret, expected) &&
+              rvd_base_equal(c->presented, expected, sizeof expected) && c->req->secret[0];
+    rvd_base_wipe(expected, sizeof expected);
+    return is_same;
+}
+
+// Is this row one to look at? A token stands for itself, anything else is a user's.
+static int rvd_http_is_candidate(const revdial_credential *row, const rvd_http_claim *c)
+{
+    const char *user = c->req->user;
+    if (!row->secret || !(rvd_http_row_schemes(row) & c->scheme)) return 0;
+    if (c->scheme == REVDIAL_AUTH_BEARER) return 1;
+    return row->user && strlen(row->user) == strlen(user) &&
+           rvd_base_equal(row->user, user, strlen(user));
+}
+
+// Digests are compared, and no row is skipped because another one matched. A user that nobody has
+// costs as much as one with a row.
+static int rvd_http_check_rows(rvd_http_claim *c, const revdial_credential *rows, size_t count,
+                               size_t *row)
+{
+    const char *name = c->req->name ? c->req->name : "";
+    int verdict = REVDIAL_EAUTH;
+    size_t looked_at = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (!rvd_http_is_candidate(&rows[i], c)) continue;
+        looked_at++;
+        if (!rvd_http_proves(c, rows[i].secret) || verdict == REVDIAL_OK) continue;
+        verdict = rvd_http_row_covers(&rows[i], name) ? REVDIAL_OK : REVDIAL_EDENIED;
+        if (verdict != REVDIAL_OK) continue;
+        if (row) *row = i;
+        if (c->scheme == REVDIAL_AUTH_DIGEST && c->req->proof)
+            memcpy(c->req->proof, c->proof, sizeof c->proof);
+    }
+    if (looked_at == 0) rvd_http_proves(c, "nobody");
+    return verdict;
+}
+
 int revdial_auth_verify(const revdial_auth_req *req, const revdial_credential *rows, size_t count,
                         size_t *row)
 {
-    uint8_t presented[RVD_BASE_SHA256_SIZE], expected[RVD_BASE_SHA256_SIZE];
-    const char *secret = req->secret ? req->secret : "";
-    const char *name = req->name ? req->name : "";
-    int verdict = REVDIAL_EAUTH;
-    rvd_http_digest(secret, presented);
-    for (size_t i = 0; i < count; i++) {
-        int is_usable = rvd_http_row_digest(&rows[i], expected);
-        int is_same = is_usable && rvd_base_equal(presented, expected, sizeof expected);
-        if (!is_same || !*secret || verdict == REVDIAL_OK) continue;
-        verdict = rvd_http_row_covers(&rows[i], name) ? REVDIAL_OK : REVDIAL_EDENIED;
-        if (row && verdict == REVDIAL_OK) *row = i;
-    }
-    rvd_base_wipe(presented, sizeof presented);
-    rvd_base_wipe(expected, sizeof expected);
+    revdial_auth_req own = *req;
+    rvd_http_claim claim;
+    int verdict;
+    memset(&claim, 0, sizeof claim);
+    if (!own.secret) own.secret = "";
+    if (!own.user) own.user = "";
+    claim.req = &own;
+    claim.scheme = own.scheme ? own.scheme : REVDIAL_AUTH_BEARER;
+    if (claim.scheme == REVDIAL_AUTH_DIGEST && !own.digest) return REVDIAL_EAUTH;
+    rvd_http_digest(own.secret, claim.presented);
+    verdict = rvd_http_check_rows(&claim, rows, count, row);
+    rvd_base_wipe(&claim, sizeof claim);
     return verdict;
 }
 
@@ -5519,7 +6145,14 @@ struct revdial_engine {
     rvd_http_head head;
     rvd_http_request request;
     revdial_auth_req auth;
-    uint8_t *hello;  // our half of the handshake, until it is sent; holds a secret
+    unsigned auth_schemes;
+    char realm[RVD_HTTP_REALM_MAX + 1], nonce[RVD_HTTP_HEX_SIZE];  // proxy: of our 401
+    // DIGEST. Proxy: what revdial_auth_verify() left; backend: what the proxy's answer must hold.
+    char proof[RVD_HTTP_HEX_SIZE];
+    unsigned sent_scheme;  // backend: of our Authorization, 0 if there was none
+    int has_secret;        // backend
+    char *challenge;       // backend: of the 401, if the next attempt can do better
+    uint8_t *hello;        // our half of the handshake, until it is sent; holds a secret
     size_t hello_size, hello_len, hello_sent;
 
     int tell_auth, tell_up, tell_dead;
@@ -5609,12 +6242,16 @@ static int rvd_engine_status_error(int status)
 }
 
 // Proxy: answers with a status and ends.
-static void rvd_engine_refuse(revdial_engine *e, int status)
+static void rvd_engine_refuse(revdial_engine *e, int status, int is_stale)
 {
     rvd_http_answer answer;
     rvd_base_text text;
     memset(&answer, 0, sizeof answer);
     answer.status = status;
+    answer.schemes = e->auth_schemes;
+    answer.realm = e->realm;
+    answer.nonce = e->nonce;
+    answer.is_stale = is_stale;
     if (rvd_engine_hello_alloc(e, RVD_HTTP_ANSWER_SIZE)) {
         memset(&text, 0, sizeof text);
         text.at = (char *)e->hello;
@@ -5684,21 +6321,84 @@ static void rvd_engine_come_up(revdial_engine *e, const rvd_engine_terms *peer)
 
 // ---- the handshake ----
 
+// Credentials of a kind that was not asked for, or meant for another place, are not looked at.
+static int rvd_engine_is_meant(const revdial_engine *e)
+{
+    const rvd_http_request *r = &e->request;
+    if (r->scheme && !(e->auth_schemes & r->scheme)) return 0;
+    if (r->scheme != REVDIAL_AUTH_DIGEST) return 1;
+    return strcmp(r->digest.realm, e->realm) == 0 && strcmp(r->digest.uri, e->path) == 0;
+}
+
 static void rvd_engine_on_request(revdial_engine *e, int has_more)
 {
     int status = rvd_http_request_read(&e->head, e->path, &e->request);
+    if (!status && !rvd_engine_is_meant(e)) status = 401;
     // RFC 9931: bytes sent before our 101 are how requests are smuggled.
     if (!status && has_more) status = 400;
     if (status) {
-        rvd_engine_refuse(e, status);
+        rvd_engine_refuse(e, status, 0);
         return;
     }
     e->auth.secret = e->request.secret;
     e->auth.name = e->request.name;
     e->auth.instance = e->request.instance;
     e->auth.peer = e->peer;
+    e->auth.scheme = e->request.scheme;
+    e->auth.user = e->request.user;
+    if (e->request.scheme == REVDIAL_AUTH_DIGEST) {
+        e->auth.digest = &e->request.digest;
+        e->auth.proof = e->proof;
+    }
     e->state = RVD_ENGINE_VERDICT;
     e->tell_auth = 1;
+}
+
+// Keeps what the next attempt needs to know of a 401: the strongest challenge that we may answer.
+static int rvd_engine_keep_challenge(revdial_engine *e, const rvd_http_challenge *c)
+{
+    unsigned fit = c->schemes & e->auth_schemes;
+    rvd_base_text t = {NULL, RVD_HTTP_ANSWER_SIZE, 0, 0};
+    e->challenge = rvd_base_alloc(&e->heap, t.size);
+    if (!e->challenge) return 0;
+    t.at = e->challenge;
+    if (fit & REVDIAL_AUTH_DIGEST) {
+        rvd_base_text_add(&t, "Digest algorithm=SHA-256, qop=auth");
+        rvd_http_write_quoted(&t, ", realm", rvd_http_terminate(&e->head, c->realm));
+        rvd_http_write_quoted(&t, ", nonce", rvd_http_terminate(&e->head, c->nonce));
+        rvd_http_write_quoted(&t, ", opaque", rvd_http_terminate(&e->head, c->opaque));
+    } else {
+        rvd_base_text_add(&t, fit & REVDIAL_AUTH_BEARER ? "Bearer" : "Basic");
+    }
+    return 1;
+}
+
+// A 401 is a rejection if we have said all that we can, else it tells how to say it.
+static void rvd_engine_on_unauthorized(revdial_engine *e, const rvd_http_challenge *c)
+{
+    int is_stale = e->sent_scheme == REVDIAL_AUTH_DIGEST && c->is_stale;
+    const char *text = rvd_engine_status_text(401);
+    int code = REVDIAL_EAUTH;
+    if (e->has_secret && (!e->sent_scheme || is_stale)) {
+        if (c->schemes & e->auth_schemes) {
+            text = "the proxy asks for credentials";
+            if (!rvd_engine_keep_challenge(e, c)) code = REVDIAL_ENOMEM;
+        } else if (c->is_bad) {
+            code = REVDIAL_EUPGRADE;
+            text = "the proxy's challenge is malformed";
+        } else {
+            text = "the proxy asks for no credentials of a kind that we may send";
+        }
+    }
+    rvd_engine_die(e, code, 401, text);
+}
+
+// Has the proxy shown that it knows the password, if it must?
+static int rvd_engine_is_proved(const revdial_engine *e, const rvd_http_response *r)
+{
+    if (e->sent_scheme != REVDIAL_AUTH_DIGEST) return e->auth_schemes != REVDIAL_AUTH_DIGEST;
+    return r->proof.len == RVD_HTTP_HEX_SIZE - 1 &&
+           rvd_base_equal(r->proof.at, e->proof, r->proof.len);
 }
 
 static void rvd_engine_on_response(revdial_engine *e)
@@ -5709,6 +6409,14 @@ static void rvd_engine_on_response(revdial_engine *e)
     if (verdict == RVD_HTTP_MORE) return;
     if (verdict != RVD_HTTP_DONE) {
         rvd_engine_die(e, REVDIAL_EUPGRADE, r.status, "the answer is not a valid HTTP upgrade");
+        return;
+    }
+    if (r.status == 401) {
+        rvd_engine_on_unauthorized(e, &r.challenge);
+        return;
+    }
+    if (r.status == 101 && !rvd_engine_is_proved(e, &r)) {
+        rvd_engine_die(e, REVDIAL_EAUTH, 101, "the proxy did not prove that it knows the password");
         return;
     }
     if (r.status != 101) {
@@ -5740,7 +6448,7 @@ static size_t rvd_engine_head_input(revdial_engine *e, const uint8_t *p, size_t 
     } else if (verdict == RVD_HTTP_BAD) {
         rvd_engine_die(e, REVDIAL_EUPGRADE, 0, "the answer is not valid HTTP");
     } else if (verdict != RVD_HTTP_DONE) {
-        rvd_engine_refuse(e, verdict);
+        rvd_engine_refuse(e, verdict, 0);
     } else if (e->role == REVDIAL_ROLE_PROXY) {
         rvd_engine_on_request(e, used < len);
     } else {
@@ -5775,7 +6483,7 @@ ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len, i
     }
     while (e->state == RVD_ENGINE_HEAD && used < len)
         used += rvd_engine_head_input(e, p + used, len - used);
-    if (e->state == RVD_ENGINE_VERDICT && used < len) rvd_engine_refuse(e, 400);
+    if (e->state == RVD_ENGINE_VERDICT && used < len) rvd_engine_refuse(e, 400, 0);
     if (e->state == RVD_ENGINE_UP && !rvd_engine_has_events(e)) {
         rvd_mux_now(&e->mux, e->now_us);
         e->mux.last_rx_us = e->now_us;
@@ -5786,6 +6494,19 @@ ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len, i
     return (ptrdiff_t)used;
 }
 
+static int rvd_engine_verdict_status(int verdict)
+{
+    switch (verdict) {
+    case REVDIAL_EAGAIN:
+    case REVDIAL_EAUTH: return 401;
+    case REVDIAL_EDENIED: return 403;
+    case REVDIAL_EDUPLICATE: return 409;
+    case REVDIAL_EINVAL: return 400;
+    case REVDIAL_EREFUSED: return 429;
+    default: return 503;
+    }
+}
+
 int revdial_engine_auth(revdial_engine *e, int verdict)
 {
     rvd_http_answer answer;
@@ -5793,12 +6514,7 @@ int revdial_engine_auth(revdial_engine *e, int verdict)
     rvd_base_text text;
     if (e->state != RVD_ENGINE_VERDICT || e->tell_auth) return REVDIAL_EINVAL;
     if (verdict) {
-        int status = verdict == REVDIAL_EAUTH        ? 401
-                     : verdict == REVDIAL_EDENIED    ? 403
-                     : verdict == REVDIAL_EDUPLICATE ? 409
-                     : verdict == REVDIAL_EINVAL     ? 400
-                                                     : 503;
-        rvd_engine_refuse(e, status);
+        rvd_engine_refuse(e, rvd_engine_verdict_status(verdict), verdict == REVDIAL_EAGAIN);
         return REVDIAL_OK;
     }
     memset(&answer, 0, sizeof answer);
@@ -5808,6 +6524,8 @@ int revdial_engine_auth(revdial_engine *e, int verdict)
     answer.window = rvd_engine_window(e);
     answer.streams = e->accept_streams ? rvd_engine_streams(e) : 0;
     answer.session_id = e->session_id;
+    if (e->proof[0]) answer.proof = e->proof;
+    answer.cnonce = e->request.digest.cnonce;
     peer.is_revdial = e->request.is_revdial;
     peer.has_window = e->request.has_window;
     peer.has_streams = e->request.has_streams;
@@ -5853,6 +6571,7 @@ int revdial_engine_event(revdial_engine *e, revdial_event *ev)
         ev->code = e->dead;
         ev->status = e->status;
         ev->retry_after_ms = e->retry_after_ms;
+        ev->challenge = e->challenge;
         ev->text = e->dead_text;
         return 1;
     }
@@ -5905,7 +6624,7 @@ int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us)
     if (e->now_us < at) return at;
     // Bytes that came earn an answer; a connection that never spoke is closed without one.
     if (e->role == REVDIAL_ROLE_PROXY && (e->head.len || e->state == RVD_ENGINE_VERDICT))
-        rvd_engine_refuse(e, 408);
+        rvd_engine_refuse(e, 408, 0);
     else
         rvd_engine_die(e, REVDIAL_ETIMEDOUT, 0, "the handshake took too long");
     return -1;
@@ -6188,36 +6907,123 @@ static const char *rvd_engine_config_problem(const revdial_engine_config *cfg)
     if (l->keepalive_ms < 0 || l->dead_after_ms < 0 || l->handshake_timeout_ms < 0 ||
         l->accept_timeout_ms < 0 || l->write_stall_ms < 0)
         return "limits: a time is negative";
+    if (cfg->auth_schemes >= 2 * REVDIAL_AUTH_DIGEST) return "auth_schemes: an unknown one";
+    if (cfg->realm && !rvd_http_is_quotable(cfg->realm, RVD_HTTP_REALM_MAX))
+        return "realm: not 1 to 64 of printable ASCII without \" and \\";
+    if (cfg->role == REVDIAL_ROLE_PROXY && cfg->auth_schemes & REVDIAL_AUTH_DIGEST &&
+        (!cfg->nonce || !rvd_http_is_quotable(cfg->nonce, RVD_HTTP_HEX_SIZE - 1)))
+        return "nonce: DIGEST needs one, of 1 to 64 of printable ASCII without \" and \\";
     if (cfg->path && (!rvd_http_is_path(cfg->path) || strlen(cfg->path) > RVD_HTTP_TARGET_MAX))
         return "path: must begin with '/', without blanks, at most 1024 bytes";
     return NULL;
 }
 
-// Backend: the request goes out first.
-static const char *rvd_engine_request_put(revdial_engine *e, const revdial_engine_config *cfg)
+// How a backend answers the challenge of its last attempt. Text that the request is made of.
+typedef struct rvd_engine_answer {
+    revdial_digest digest;
+    char realm[RVD_HTTP_REALM_MAX + 1];
+    char nonce[RVD_HTTP_NONCE_MAX + 1], opaque[RVD_HTTP_NONCE_MAX + 1];
+    char cnonce[33];
+} rvd_engine_answer;
+
+static void rvd_engine_copy(char *to, rvd_http_slice from)
 {
-    rvd_http_offer offer;
+    if (from.len > 0) memcpy(to, from.at, from.len);
+    to[from.len] = '\0';
+}
+
+// Which scheme to use now: one that needs no challenge, or the strongest that was asked for.
+//   returns  REVDIAL_AUTH_*, 0: none yet, -1: the challenge is not one of ours
+static int rvd_engine_scheme(const revdial_engine *e, const char *challenge,
+                             rvd_http_challenge *out)
+{
+    unsigned fit = e->auth_schemes;
+    memset(out, 0, sizeof *out);
+    if (fit == REVDIAL_AUTH_BEARER || fit == REVDIAL_AUTH_BASIC) return (int)fit;
+    if (!challenge) return 0;
+    for (const char *c = challenge; *c; c++)
+        if (*c < ' ' || *c > '~') return -1;
+    rvd_http_challenge_read(out, rvd_http_slice_of(challenge));
+    fit &= out->schemes;
+    if (fit & REVDIAL_AUTH_DIGEST) return REVDIAL_AUTH_DIGEST;
+    if (fit & REVDIAL_AUTH_BEARER) return REVDIAL_AUTH_BEARER;
+    return fit ? REVDIAL_AUTH_BASIC : -1;
+}
+
+// DIGEST: what we answer, and what the proxy's answer to it must be. The cnonce is made from the
+// seed and the nonce, so that no proxy can choose all that we hash.
+static void rvd_engine_answer_make(revdial_engine *e, const rvd_http_challenge *c,
+                                   const rvd_http_offer *offer, rvd_engine_answer *a)
+{
+    uint8_t key[RVD_BASE_SHA256_SIZE] = {0}, mac[RVD_BASE_SHA256_SIZE];
+    char ha1[RVD_HTTP_HEX_SIZE];
+    rvd_base_text t = {a->cnonce, sizeof a->cnonce, 0, 0};
+    rvd_engine_copy(a->realm, c->realm);
+    rvd_engine_copy(a->nonce, c->nonce);
+    rvd_engine_copy(a->opaque, c->opaque);
+    rvd_base_put_u32(key, (uint32_t)(e->seed >> 32));
+    rvd_base_put_u32(key + 4, (uint32_t)e->seed);
+    rvd_base_hmac(key, a->nonce, strlen(a->nonce), mac);
+    rvd_base_text_add_hex(&t, mac, (sizeof a->cnonce - 1) / 2);
+    a->digest.realm = a->realm;
+    a->digest.nonce = a->nonce;
+    a->digest.uri = e->path;
+    a->digest.nc = "00000001";
+    a->digest.cnonce = a->cnonce;
+    rvd_http_ha1(offer->user, a->realm, offer->secret, ha1);
+    rvd_http_respond(&a->digest, ha1, "", e->proof);
+    rvd_base_wipe(ha1, sizeof ha1);
+}
+
+// Backend: the request goes out first.
+static const char *rvd_engine_request_write(revdial_engine *e, const rvd_http_offer *offer)
+{
     rvd_base_text text;
-    const char *problem;
-    memset(&offer, 0, sizeof offer);
-    offer.host = cfg->host ? cfg->host : "localhost";
-    offer.path = e->path;
-    offer.name = cfg->name;
-    offer.instance = cfg->instance;
-    offer.secret = cfg->secret;
-    offer.headers = cfg->headers;
-    offer.header_count = cfg->header_count;
-    offer.features = rvd_engine_all_features();
-    offer.window = rvd_engine_window(e);
-    offer.streams = rvd_engine_streams(e);
-    problem = rvd_http_offer_problem(&offer);
+    const char *problem = rvd_http_offer_problem(offer);
     if (problem) return problem;
     if (!rvd_engine_hello_alloc(e, RVD_HTTP_HEAD_MAX + 1)) return "out of memory";
     memset(&text, 0, sizeof text);
     text.at = (char *)e->hello;
     text.size = e->hello_size;
-    e->hello_len = rvd_http_request_write(&text, &offer);
+    e->hello_len = rvd_http_request_write(&text, offer);
     return e->hello_len ? NULL : "headers: the request is over 8192 bytes";
+}
+
+static const char *rvd_engine_request_put(revdial_engine *e, const revdial_engine_config *cfg)
+{
+    rvd_http_offer offer;
+    rvd_http_challenge challenge;
+    rvd_engine_answer answer;
+    int scheme = rvd_engine_scheme(e, cfg->challenge, &challenge);
+    memset(&offer, 0, sizeof offer);
+    memset(&answer, 0, sizeof answer);
+    if (scheme < 0) return "challenge: not one that REVDIAL_EV_DEAD gave";
+    e->has_secret = rvd_http_is_set(cfg->secret);
+    offer.host = cfg->host ? cfg->host : "localhost";
+    offer.path = e->path;
+    offer.name = cfg->name;
+    offer.instance = cfg->instance;
+    offer.headers = cfg->headers;
+    offer.header_count = cfg->header_count;
+    offer.features = rvd_engine_all_features();
+    offer.window = rvd_engine_window(e);
+    offer.streams = rvd_engine_streams(e);
+    if (e->has_secret) {  // checked now, if only sent later
+        const char *problem = rvd_http_secret_problem(
+            scheme ? (unsigned)scheme : REVDIAL_AUTH_DIGEST, cfg->user, cfg->secret);
+        if (problem) return problem;
+    }
+    if (e->has_secret && scheme) {
+        e->sent_scheme = offer.scheme = (unsigned)scheme;
+        offer.user = cfg->user;
+        offer.secret = cfg->secret;
+    }
+    if (e->sent_scheme == REVDIAL_AUTH_DIGEST) {
+        rvd_engine_answer_make(e, &challenge, &offer, &answer);
+        offer.digest = &answer.digest;
+        offer.opaque = answer.opaque;
+    }
+    return rvd_engine_request_write(e, &offer);
 }
 
 static void rvd_engine_config_copy(revdial_engine *e, const revdial_engine_config *cfg)
@@ -6234,6 +7040,15 @@ static void rvd_engine_config_copy(revdial_engine *e, const revdial_engine_confi
     if (!e->limits.handshake_timeout_ms) e->limits.handshake_timeout_ms = 10000;
     e->session_id = cfg->session_id;
     e->seed = cfg->seed;
+    e->auth_schemes = cfg->auth_schemes ? cfg->auth_schemes : REVDIAL_AUTH_BEARER;
+    t.at = e->realm;
+    t.size = sizeof e->realm;
+    t.len = 0;
+    rvd_base_text_add(&t, cfg->realm ? cfg->realm : "revdial");
+    t.at = e->nonce;
+    t.size = sizeof e->nonce;
+    t.len = 0;
+    rvd_base_text_add(&t, cfg->nonce ? cfg->nonce : "");
 }
 
 revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now_us,
@@ -6272,6 +7087,8 @@ void revdial_engine_free(revdial_engine *e)
     rvd_mux_end(&e->mux);
     rvd_http_head_free(&e->head);
     rvd_engine_hello_free(e);
+    rvd_base_wipe(e->proof, sizeof e->proof);
+    rvd_base_free(&e->heap, e->challenge, RVD_HTTP_ANSWER_SIZE);
     heap = e->heap;
     rvd_base_free(&heap, e, sizeof *e);
 }
@@ -8401,6 +9218,10 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 #define RVD_STREAM_PACE_US 50000  // measured over at least so long
 #define RVD_STREAM_PACE_PART 200  // of a second's worth: 5 ms
 
+// Text of a request: name and instance, and a token of 4096 bytes, or a user and a password of
+// less, or what belongs to Digest, which is less still.
+enum { RVD_STREAM_AUTH_TEXT = 4096 + 65 + 65 + 16 };
+
 enum { RVD_STREAM_WAKE_RD = 1, RVD_STREAM_WAKE_WR = 2, RVD_STREAM_WAKE_END = 4 };
 
 // Counts what runs on an owner's loops (sessions, relays, dials): it is freed after all of them.
@@ -8580,8 +9401,10 @@ struct revdial_session {
     rvd_loop_task kick;
     void *host_ud;  // owner's
     size_t lingered;
-    int is_counted;  // owner's: it no longer counts as pending
-    int is_checked;  // owner's: a hook is at work on it
+    int is_counted;        // owner's: it no longer counts as pending; a proxy has its lock for it
+    int is_checked;        // owner's: a hook is at work on it
+    rvd_base_link asking;  // proxy: its request is not complete; guarded by the proxy's lock
+    uint64_t source;       // proxy: whom to count it with, 0 = nobody; set before start
 
     pthread_mutex_t lock;  // guards all below
     rvd_heap heap;
@@ -8602,7 +9425,9 @@ struct revdial_session {
     revdial_err why;  // what ended it
     int retry_after_ms;
     revdial_auth_req auth;  // request that waits for its verdict; strings in auth_text
-    char auth_text[4096 + 65 + 65 + 8];
+    revdial_digest digest;  // of auth
+    char auth_text[RVD_STREAM_AUTH_TEXT];
+    char *challenge;  // backend: of a 401 that the next attempt can answer, else NULL
     rvd_base_link streams, dials_waiting, dials_over;
     rvd_base_link kicked, kicked_here;  // sinks to run: by the loop, by whoever handles events
     enum rvd_stream_reader reader;
@@ -8674,6 +9499,7 @@ void revdial_session_unref(revdial_session *s)
     rvd_base_free(&s->heap, s->spill, RVD_STREAM_SPILL);
     pthread_mutex_destroy(&s->lock);
     rvd_base_wipe(s->auth_text, sizeof s->auth_text);
+    rvd_stream_text_free(&s->heap, s->challenge);
     heap = s->heap;
     heap.live_bytes = sizeof *s;
     rvd_base_free(&heap, s, sizeof *s);
@@ -9114,22 +9940,40 @@ static void rvd_stream_on_dead_locked(revdial_session *s, const revdial_event *e
     rvd_stream_leaves(s);
     s->pend |= RVD_STREAM_PEND_DEAD;
     s->retry_after_ms = ev->retry_after_ms;
+    if (ev->challenge) s->challenge = rvd_stream_text_copy(&s->heap, ev->challenge);
     if (!s->why.code) rvd_stream_fail(&s->why, ev->code, 0, ev->text);
+}
+
+// Copies a string to the text of the request. Returns the copy.
+static const char *rvd_stream_auth_add_locked(revdial_session *s, size_t *at, const char *text)
+{
+    char *copy = s->auth_text + *at;
+    size_t size = text ? strlen(text) + 1 : 0;
+    if (!text) return NULL;
+    REVDIAL_ASSERT(*at + size <= sizeof s->auth_text);
+    memcpy(copy, text, size);
+    *at += size;
+    return copy;
 }
 
 static void rvd_stream_auth_copy_locked(revdial_session *s, const revdial_auth_req *req)
 {
-    size_t secret = strlen(req->secret) + 1, name = strlen(req->name) + 1;
-    char *at = s->auth_text;
-    REVDIAL_ASSERT(secret + name + strlen(req->instance) + 1 <= sizeof s->auth_text);
-    memcpy(at, req->secret, secret);
-    memcpy(at + secret, req->name, name);
-    memcpy(at + secret + name, req->instance, strlen(req->instance) + 1);
-    s->auth.secret = at;
-    s->auth.name = at + secret;
-    s->auth.instance = at + secret + name;
+    size_t at = 0;
+    s->auth = *req;
+    s->auth.secret = rvd_stream_auth_add_locked(s, &at, req->secret);
+    s->auth.user = rvd_stream_auth_add_locked(s, &at, req->user);
+    s->auth.name = rvd_stream_auth_add_locked(s, &at, req->name);
+    s->auth.instance = rvd_stream_auth_add_locked(s, &at, req->instance);
     s->auth.peer = s->peer;
     s->pend |= RVD_STREAM_PEND_AUTH;
+    if (!req->digest) return;
+    s->digest.realm = rvd_stream_auth_add_locked(s, &at, req->digest->realm);
+    s->digest.nonce = rvd_stream_auth_add_locked(s, &at, req->digest->nonce);
+    s->digest.uri = rvd_stream_auth_add_locked(s, &at, req->digest->uri);
+    s->digest.nc = rvd_stream_auth_add_locked(s, &at, req->digest->nc);
+    s->digest.cnonce = rvd_stream_auth_add_locked(s, &at, req->digest->cnonce);
+    s->digest.response = rvd_stream_auth_add_locked(s, &at, req->digest->response);
+    s->auth.digest = &s->digest;
 }
 
 static void rvd_stream_on_event_locked(revdial_session *s, const revdial_event *ev)
@@ -9454,7 +10298,9 @@ static int rvd_stream_read_once(revdial_session *s)
         s->lingered += n > 0 ? (size_t)n : 0;
         if (n <= 0 || s->lingered > RVD_STREAM_LINGER_BYTES) rvd_stream_close_locked(s);
     } else if (n > 0) {
+        int was_handshake = s->state == RVD_STREAM_HANDSHAKE;
         rvd_stream_feed_locked(s, loop->buf, (size_t)n);
+        if (was_handshake) rvd_base_wipe(loop->buf, (size_t)n);  // there was a secret in it
     } else if (n == 0) {
         revdial_engine_input(s->engine, NULL, 0, rvd_loop_now(loop));
         rvd_stream_events_locked(s);
@@ -9849,6 +10695,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->start_us = rvd_sys_now_us();
     rvd_sys_append(s->peer, sizeof s->peer, 0, cfg->peer);
     rvd_base_link_init(&s->link);
+    rvd_base_link_init(&s->asking);
     rvd_base_link_init(&s->streams);
     rvd_base_link_init(&s->kicked);
     rvd_base_link_init(&s->kicked_here);
@@ -10803,6 +11650,28 @@ int revdial_stream_fd(revdial_stream *st)
 #define RVD_PROXY_BUCKETS 256      // of the table of names
 #define RVD_PROXY_AUTH_THREADS 16  // hooks that may block at the same time
 #define RVD_PROXY_STREAM_THREADS 1024
+#define RVD_PROXY_NONCES 65536        // challenges that may wait for their answer
+#define RVD_PROXY_NONCE_US 60000000   // for a backend that connects again to answer, that is long
+#define RVD_PROXY_FAILURES 10         // typing errors and rollouts; nothing for who guesses
+#define RVD_PROXY_FAILURE_US 5000000  // what a failure costs: Retry-After of a 429
+#define RVD_PROXY_SOURCES 4096        // that failed and are remembered: 64 KiB
+#define RVD_PROXY_WAYS 4              // places where one of them may stand
+#define RVD_PROXY_LOG_BURST 20        // lines about strangers at once, and
+#define RVD_PROXY_LOG_RATE 5          // a second
+
+// The rows of a table, with hashes for secrets. Replaced as a whole.
+typedef struct rvd_proxy_table {
+    unsigned refs;  // guarded by the proxy's lock
+    unsigned schemes;
+    size_t room, count;
+    revdial_credential rows[];  // user is never NULL
+} rvd_proxy_table;
+
+// A source of wrong credentials. Each puts it further into debt, which time pays off.
+typedef struct rvd_proxy_source {
+    uint64_t who;
+    int64_t clear_us;  // when all is paid
+} rvd_proxy_source;
 
 typedef struct rvd_proxy_name {
     struct rvd_proxy_name *next;
@@ -10830,8 +11699,8 @@ typedef struct rvd_proxy_listener {
 struct revdial_proxy {
     // Set before start, then read-only.
     revdial_proxy_config cfg;
-    char *path;
-    revdial_credential *credentials;
+    char *path, *realm;
+    uint8_t nonce_key[RVD_BASE_SHA256_SIZE];
     rvd_loop **loops;
     rvd_stream_group *groups;  // one per loop
     unsigned loop_count;
@@ -10846,6 +11715,17 @@ struct revdial_proxy {
     pthread_mutex_t lock;  // guards all below
     pthread_cond_t changed;
     rvd_heap heap;
+    rvd_proxy_table *table;
+    revdial_auth_fn *auth;
+    void *auth_ud;
+    uint64_t nonces;                           // made so far
+    uint8_t nonce_used[RVD_PROXY_NONCES / 8];  // bits, of the latest of them
+    rvd_proxy_source *sources;                 // NULL until somebody fails
+    uint16_t sessions_of[RVD_PROXY_BUCKETS];   // by the hash of their source
+    rvd_base_link waiting;                     // sessions whose request is not complete, by age
+    uint16_t waiting_of[RVD_PROXY_BUCKETS];    // by the hash of their source
+    rvd_base_bucket stranger_lines;            // of the log
+    unsigned stranger_lines_left_out;
     rvd_proxy_name *names[RVD_PROXY_BUCKETS];
     rvd_base_link members;
     unsigned session_count, pending, turn, next_loop;
@@ -10893,6 +11773,12 @@ static uint64_t rvd_proxy_hash(const void *data, size_t len, uint64_t h)
     return h ^ h >> 29;
 }
 
+// Of a source, in a way that nobody outside can foresee.
+static size_t rvd_proxy_bucket(const revdial_proxy *p, uint64_t source)
+{
+    return (size_t)(rvd_proxy_hash(&source, sizeof source, p->seed) % RVD_PROXY_BUCKETS);
+}
+
 static rvd_proxy_name **rvd_proxy_slot(revdial_proxy *p, const char *name)
 {
     rvd_proxy_name **slot =
@@ -10907,6 +11793,7 @@ static void rvd_proxy_forget_locked(revdial_proxy *p, rvd_proxy_member *m)
     rvd_base_link_remove(&m->link);
     rvd_base_link_remove(&m->all);
     p->session_count--;
+    p->sessions_of[rvd_proxy_bucket(p, m->session->source)]--;
     if (--n->count == 0) {
         *slot = n->next;
         rvd_base_free(&p->heap, n, sizeof *n);
@@ -10976,6 +11863,7 @@ static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdi
     m->session = revdial_session_ref(s);
     n->count++;
     p->session_count++;
+    p->sessions_of[rvd_proxy_bucket(p, s->source)]++;
     s->host_ud = m;
     if (*old) revdial_session_ref(*old);
     return REVDIAL_OK;
@@ -11056,11 +11944,24 @@ static const char *rvd_proxy_pick_text(int code)
 
 // ---- sessions come and go ----
 
+static void rvd_proxy_waiting_end_locked(revdial_proxy *p, revdial_session *s)
+{
+    if (rvd_base_link_is_alone(&s->asking)) return;
+    rvd_base_link_remove(&s->asking);
+    p->waiting_of[rvd_proxy_bucket(p, s->source)]--;
+}
+
+static void rvd_proxy_pending_end_locked(revdial_proxy *p, revdial_session *s)
+{
+    rvd_proxy_waiting_end_locked(p, s);
+    if (!s->is_counted) p->pending--;
+    s->is_counted = 1;
+}
+
 static void rvd_proxy_pending_end(revdial_proxy *p, revdial_session *s)
 {
     pthread_mutex_lock(&p->lock);
-    if (!s->is_counted) p->pending--;
-    s->is_counted = 1;
+    rvd_proxy_pending_end_locked(p, s);
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -11074,27 +11975,35 @@ static void rvd_proxy_verdict(revdial_session *s, int code)
     pthread_mutex_unlock(&s->lock);
 }
 
+// Ends a session for a reason that is not the application's. Takes a reference over.
+static void rvd_proxy_end(revdial_session *s, int code, const char *why)
+{
+    pthread_mutex_lock(&s->lock);
+    if (!s->why.code) rvd_stream_fail(&s->why, code, 0, why);
+    pthread_mutex_unlock(&s->lock);
+    revdial_session_kill(s);
+    revdial_session_unref(s);
+}
+
 // Ends a session in favour of a new one. It counts as lost: nobody here has closed it.
 static void rvd_proxy_replace(revdial_session *old)
 {
-    pthread_mutex_lock(&old->lock);
-    if (!old->why.code)
-        rvd_stream_fail(&old->why, REVDIAL_ELOST, 0, "the same instance connected again");
-    pthread_mutex_unlock(&old->lock);
-    revdial_session_kill(old);
-    revdial_session_unref(old);
+    rvd_proxy_end(old, REVDIAL_ELOST, "the same instance connected again");
 }
 
 // Loop thread: the credentials are known to be good or bad. Takes the name, or says why not.
-static void rvd_proxy_admit(revdial_session *s, int code)
+//   table    that was asked, NULL: a hook was. One that was replaced meanwhile admits nobody
+static void rvd_proxy_admit(revdial_session *s, int code, const rvd_proxy_table *table)
 {
     revdial_proxy *p = s->owner;
     revdial_session *old = NULL;
     if (!code && !s->name[0]) code = REVDIAL_EINVAL;
     if (!code) rvd_sys_append(s->instance, sizeof s->instance, 0, s->auth.instance);
     pthread_mutex_lock(&p->lock);
+    if (!code && table && table != p->table) code = REVDIAL_ELIMIT;
     if (!code) code = rvd_proxy_register_locked(p, s, &old);
-    if (code == REVDIAL_EAUTH || code == REVDIAL_EDENIED) p->stats.auth_failures++;
+    if (s->auth.scheme && (code == REVDIAL_EAUTH || code == REVDIAL_EDENIED))
+        p->stats.auth_failures++;
     if (code) p->stats.handshakes_refused++;
     pthread_mutex_unlock(&p->lock);
     if (old) {
@@ -11105,6 +12014,145 @@ static void rvd_proxy_admit(revdial_session *s, int code)
     rvd_proxy_verdict(s, code);
 }
 
+// ---- the table of credentials ----
+
+static void rvd_proxy_table_free(rvd_heap *heap, rvd_proxy_table *t)
+{
+    if (!t) return;
+    for (size_t i = 0; i < t->room; i++) {
+        rvd_stream_text_free(heap, t->rows[i].secret);
+        rvd_stream_text_free(heap, t->rows[i].user);
+        rvd_stream_text_free(heap, t->rows[i].names);
+    }
+    heap->live_bytes += sizeof *t + t->room * sizeof *t->rows;  // not counted either
+    rvd_base_free(heap, t, sizeof *t + t->room * sizeof *t->rows);
+}
+
+static unsigned rvd_proxy_row_schemes(const revdial_credential *row)
+{
+    return row->schemes ? row->schemes : REVDIAL_AUTH_BEARER;
+}
+
+// What stands in the table for a secret: a prefix and a hash. With a user it is the one of Digest.
+static char *rvd_proxy_secret_hash(rvd_heap *heap, const char *secret, const char *user,
+                                   const char *realm)
+{
+    char text[sizeof "sha256:" + 2 * RVD_BASE_SHA256_SIZE];
+    rvd_base_text t = {text, sizeof text, 0, 0};
+    uint8_t digest[RVD_BASE_SHA256_SIZE];
+    rvd_base_sha256 s;
+    if (strncmp(secret, "sha256:", 7) == 0 || strncmp(secret, "ha1:", 4) == 0)
+        return rvd_stream_text_copy(heap, secret);
+    rvd_base_sha256_init(&s);
+    if (user) {
+        rvd_base_sha256_update(&s, user, strlen(user));
+        rvd_base_sha256_update(&s, ":", 1);
+        rvd_base_sha256_update(&s, realm, strlen(realm));
+        rvd_base_sha256_update(&s, ":", 1);
+    }
+    rvd_base_sha256_update(&s, secret, strlen(secret));
+    rvd_base_sha256_final(&s, digest);
+    rvd_base_text_add(&t, user ? "ha1:" : "sha256:");
+    rvd_base_text_add_hex(&t, digest, sizeof digest);
+    return rvd_stream_text_copy(heap, text);
+}
+
+// Adds a row for some of its schemes. Returns 0 without memory.
+static int rvd_proxy_table_add(revdial_proxy *p, rvd_proxy_table *t, const revdial_credential *row,
+                               unsigned schemes)
+{
+    revdial_credential *to = &t->rows[t->count];
+    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
+    int is_digest = schemes == REVDIAL_AUTH_DIGEST;
+    if (!schemes) return 1;
+    t->count++;
+    t->schemes |= schemes;
+    to->schemes = schemes;
+    to->secret = rvd_proxy_secret_hash(&heap, row->secret, is_digest ? row->user : NULL, p->realm);
+    to->user = rvd_stream_text_copy(&heap, row->user);
+    to->names = rvd_stream_text_copy(&heap, row->names);
+    return to->secret && to->user && (to->names || !row->names);
+}
+
+static rvd_proxy_table *rvd_proxy_table_new(revdial_proxy *p, const revdial_credential *rows,
+                                            size_t count)
+{
+    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
+    rvd_proxy_table *t;
+    if (count > SIZE_MAX / 4 / sizeof *t->rows) return NULL;
+    t = rvd_base_alloc(&heap, sizeof *t + 2 * count * sizeof *t->rows);
+    if (!t) return NULL;
+    t->refs = 1;
+    t->room = 2 * count;
+    for (size_t i = 0; i < count; i++) {
+        revdial_credential row = rows[i];
+        unsigned schemes = rvd_proxy_row_schemes(&row);
+        char number[24];
+        size_t n = rvd_sys_append(number, sizeof number, 0, "row ");
+        rvd_sys_append_number(number, sizeof number, n, (uint32_t)i);
+        if (!row.user) row.user = number;
+        if (rvd_proxy_table_add(p, t, &row, schemes & ~(unsigned)REVDIAL_AUTH_DIGEST) &&
+            rvd_proxy_table_add(p, t, &row, schemes & REVDIAL_AUTH_DIGEST))
+            continue;
+        rvd_proxy_table_free(&heap, t);
+        return NULL;
+    }
+    return t;
+}
+
+static void rvd_proxy_table_unref(revdial_proxy *p, rvd_proxy_table *t)
+{
+    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
+    unsigned refs;
+    pthread_mutex_lock(&p->lock);
+    refs = --t->refs;
+    pthread_mutex_unlock(&p->lock);
+    if (!refs) rvd_proxy_table_free(&heap, t);
+}
+
+static rvd_proxy_table *rvd_proxy_table_ref(revdial_proxy *p)
+{
+    rvd_proxy_table *t;
+    pthread_mutex_lock(&p->lock);
+    t = p->table;
+    t->refs++;
+    pthread_mutex_unlock(&p->lock);
+    return t;
+}
+
+// A row is checked when it is configured, not when somebody is refused by it.
+static const char *rvd_proxy_row_problem(const revdial_credential *row)
+{
+    const unsigned named = REVDIAL_AUTH_BASIC | REVDIAL_AUTH_DIGEST;
+    unsigned schemes = rvd_proxy_row_schemes(row);
+    if (!row->secret || !row->secret[0]) return "credentials: a row without a secret";
+    if (schemes >= 2 * REVDIAL_AUTH_DIGEST) return "credentials: a row with an unknown scheme";
+    if (schemes & named && (!row->user || !row->user[0]))
+        return "credentials: a row for BASIC or DIGEST without a user";
+    if (schemes & REVDIAL_AUTH_DIGEST && strncmp(row->secret, "sha256:", 7) == 0)
+        return "credentials: DIGEST needs the password, or ha1: and its hash";
+    if (schemes != REVDIAL_AUTH_DIGEST && strncmp(row->secret, "ha1:", 4) == 0)
+        return "credentials: ha1: is for DIGEST alone";
+    return NULL;
+}
+
+static const char *rvd_proxy_rows_problem(const revdial_credential *rows, size_t count)
+{
+    const char *problem = count && !rows ? "credentials: NULL, with a count" : NULL;
+    for (size_t i = 0; !problem && i < count; i++) problem = rvd_proxy_row_problem(&rows[i]);
+    return problem;
+}
+
+// What a 401 asks for now; 0 = the engine's default.
+static unsigned rvd_proxy_schemes(revdial_proxy *p)
+{
+    unsigned schemes = p->cfg.auth_schemes;
+    pthread_mutex_lock(&p->lock);
+    if (!schemes && !p->auth) schemes = p->table->schemes;
+    pthread_mutex_unlock(&p->lock);
+    return schemes;
+}
+
 // The only name of a row that lists exactly one and no pattern.
 static void rvd_proxy_sole_name(const revdial_credential *row, char *name, size_t size)
 {
@@ -11112,27 +12160,168 @@ static void rvd_proxy_sole_name(const revdial_credential *row, char *name, size_
         rvd_sys_append(name, size, 0, row->names);
 }
 
-static int rvd_proxy_check_table(revdial_proxy *p, revdial_session *s)
+static int rvd_proxy_check_table(const rvd_proxy_table *t, revdial_session *s)
 {
-    size_t row = 0, n;
-    int code = revdial_auth_verify(&s->auth, p->credentials, p->cfg.credential_count, &row);
+    size_t row = 0;
+    int code = revdial_auth_verify(&s->auth, t->rows, t->count, &row);
     if (code) return code;
     rvd_sys_append(s->name, sizeof s->name, 0, s->auth.name);
-    if (!s->name[0]) rvd_proxy_sole_name(&p->credentials[row], s->name, sizeof s->name);
-    if (p->credentials[row].user) {
-        rvd_sys_append(s->identity, sizeof s->identity, 0, p->credentials[row].user);
-    } else {
-        n = rvd_sys_append(s->identity, sizeof s->identity, 0, "row ");
-        rvd_sys_append_number(s->identity, sizeof s->identity, n, (uint32_t)row);
-    }
+    if (!s->name[0]) rvd_proxy_sole_name(&t->rows[row], s->name, sizeof s->name);
+    rvd_sys_append(s->identity, sizeof s->identity, 0, t->rows[row].user);
     return REVDIAL_OK;
 }
+
+// ---- nonces of Digest ----
+// A nonce is its number and its time, sealed: 16 bytes of HMAC over both, then both, masked with
+// the HMAC of the seal, so that strangers learn nothing of either. No memory but a bit for each of
+// the last 65536: set once it was answered.
+
+enum { RVD_PROXY_SEAL = 16, RVD_PROXY_NONCE_SIZE = 2 * 2 * RVD_PROXY_SEAL + 1 };
+
+static void rvd_proxy_put_u64(uint8_t *to, uint64_t n)
+{
+    rvd_base_put_u32(to, (uint32_t)(n >> 32));
+    rvd_base_put_u32(to + 4, (uint32_t)n);
+}
+
+static uint64_t rvd_proxy_u64(const uint8_t *from)
+{
+    return (uint64_t)rvd_base_u32(from) << 32 | rvd_base_u32(from + 4);
+}
+
+// Masks or unmasks 16 bytes with what only we can make of their seal.
+static void rvd_proxy_nonce_mask(const revdial_proxy *p, const uint8_t *seal, uint8_t *bytes)
+{
+    uint8_t input[RVD_PROXY_SEAL + 1], mac[RVD_BASE_SHA256_SIZE];
+    memcpy(input, seal, RVD_PROXY_SEAL);
+    input[RVD_PROXY_SEAL] = 'm';  // one more byte than what is sealed: another HMAC
+    rvd_base_hmac(p->nonce_key, input, sizeof input, mac);
+    for (size_t i = 0; i < RVD_PROXY_SEAL; i++) bytes[i] ^= mac[i];
+}
+
+static void rvd_proxy_nonce_make(revdial_proxy *p, char text[RVD_PROXY_NONCE_SIZE])
+{
+    rvd_base_text t = {text, RVD_PROXY_NONCE_SIZE, 0, 0};
+    uint8_t bytes[RVD_PROXY_SEAL], mac[RVD_BASE_SHA256_SIZE];
+    uint64_t number;
+    pthread_mutex_lock(&p->lock);
+    number = p->nonces++;
+    p->nonce_used[number % RVD_PROXY_NONCES / 8] &= (uint8_t) ~(1u << number % 8);
+    pthread_mutex_unlock(&p->lock);
+    rvd_proxy_put_u64(bytes, number);
+    rvd_proxy_put_u64(bytes + 8, (uint64_t)rvd_sys_now_us());
+    rvd_base_hmac(p->nonce_key, bytes, sizeof bytes, mac);
+    rvd_proxy_nonce_mask(p, mac, bytes);
+    rvd_base_text_add_hex(&t, mac, RVD_PROXY_SEAL);
+    rvd_base_text_add_hex(&t, bytes, sizeof bytes);
+}
+
+// May this nonce be answered? Only once, and soon, whatever comes of it.
+static int rvd_proxy_nonce_take(revdial_proxy *p, const revdial_digest *d)
+{
+    uint8_t raw[2 * RVD_PROXY_SEAL], mac[RVD_BASE_SHA256_SIZE], *bytes = raw + RVD_PROXY_SEAL;
+    uint64_t number, age_us;
+    int may;
+    if (strcmp(d->nc, "00000001") != 0 || strlen(d->nonce) != RVD_PROXY_NONCE_SIZE - 1) return 0;
+    if (!rvd_base_hex(raw, sizeof raw, d->nonce)) return 0;
+    rvd_proxy_nonce_mask(p, raw, bytes);
+    rvd_base_hmac(p->nonce_key, bytes, RVD_PROXY_SEAL, mac);
+    if (!rvd_base_equal(mac, raw, RVD_PROXY_SEAL)) return 0;
+    number = rvd_proxy_u64(bytes);
+    age_us = (uint64_t)rvd_sys_now_us() - rvd_proxy_u64(bytes + 8);
+    pthread_mutex_lock(&p->lock);
+    may = p->nonces - number - 1 < RVD_PROXY_NONCES && age_us <= RVD_PROXY_NONCE_US &&
+          !(p->nonce_used[number % RVD_PROXY_NONCES / 8] & 1u << number % 8);
+    if (may) p->nonce_used[number % RVD_PROXY_NONCES / 8] |= (uint8_t)(1u << number % 8);
+    pthread_mutex_unlock(&p->lock);
+    return may;
+}
+
+// ---- sources of wrong credentials ----
+
+// Whom to hold responsible: an IPv4 address, or an IPv6 /64, which is what one customer gets. 0 is
+// nobody: a Unix socket has permissions of its own.
+static uint64_t rvd_proxy_source_of(const rvd_sys_addr *a)
+{
+    static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF};
+    const uint8_t *ip6 = (const uint8_t *)&((const struct sockaddr_in6 *)&a->ss)->sin6_addr;
+    if (a->ss.ss_family == AF_INET)
+        return 1ull << 32 | ntohl(((const struct sockaddr_in *)&a->ss)->sin_addr.s_addr);
+    if (a->ss.ss_family != AF_INET6) return 0;
+    if (memcmp(ip6, mapped, sizeof mapped) == 0) return 1ull << 32 | rvd_base_u32(ip6 + 12);
+    return rvd_proxy_u64(ip6) ? rvd_proxy_u64(ip6) : 1;
+}
+
+// Where a source stands. If it does not and is to, it takes the place of the one that owes least.
+static rvd_proxy_source *rvd_proxy_source_locked(revdial_proxy *p, uint64_t who, int make)
+{
+    size_t at = (size_t)(rvd_proxy_hash(&who, sizeof who, p->seed) %
+                         (RVD_PROXY_SOURCES / RVD_PROXY_WAYS) * RVD_PROXY_WAYS);
+    rvd_proxy_source *least;
+    if (!p->sources && make)
+        p->sources = rvd_base_alloc(&p->heap, RVD_PROXY_SOURCES * sizeof *p->sources);
+    if (!p->sources) return NULL;
+    least = &p->sources[at];
+    for (size_t i = 0; i < RVD_PROXY_WAYS; i++) {
+        rvd_proxy_source *source = &p->sources[at + i];
+        if (source->who == who) return source;
+        if (source->clear_us < least->clear_us) least = source;
+    }
+    if (!make) return NULL;
+    least->who = who;
+    least->clear_us = 0;
+    return least;
+}
+
+// How many failures a source may owe before its credentials are no longer looked at. Where a
+// session comes from others live as well.
+static int64_t rvd_proxy_source_limit_locked(const revdial_proxy *p, uint64_t who)
+{
+    int limit = p->cfg.max_auth_failures ? p->cfg.max_auth_failures : RVD_PROXY_FAILURES;
+    if (!who || limit < 0) return INT32_MAX;
+    return p->sessions_of[rvd_proxy_bucket(p, who)] ? (int64_t)limit * 10 : limit;
+}
+
+// May its credentials be looked at?
+static int rvd_proxy_source_may(revdial_proxy *p, uint64_t who)
+{
+    const rvd_proxy_source *source;
+    int may = 1;
+    pthread_mutex_lock(&p->lock);
+    source = rvd_proxy_source_locked(p, who, 0);
+    if (source)
+        may = source->clear_us - rvd_sys_now_us() <=
+              (rvd_proxy_source_limit_locked(p, who) - 1) * RVD_PROXY_FAILURE_US;
+    pthread_mutex_unlock(&p->lock);
+    return may;
+}
+
+// Its credentials were wrong. What it owes is bounded, however many checks ran side by side.
+static void rvd_proxy_source_failed(revdial_proxy *p, uint64_t who)
+{
+    int64_t now_us = rvd_sys_now_us(), most_us;
+    rvd_proxy_source *source;
+    if (!who || p->cfg.max_auth_failures < 0) return;
+    pthread_mutex_lock(&p->lock);
+    most_us = now_us + rvd_proxy_source_limit_locked(p, who) * RVD_PROXY_FAILURE_US;
+    source = rvd_proxy_source_locked(p, who, 1);
+    if (source) {
+        if (source->clear_us < now_us) source->clear_us = now_us;
+        source->clear_us += RVD_PROXY_FAILURE_US;
+        if (source->clear_us > most_us) source->clear_us = most_us;
+    }
+    pthread_mutex_unlock(&p->lock);
+}
+
+// ---- the check ----
 
 // An authentication hook at work.
 typedef struct rvd_proxy_auth {
     rvd_loop_job job;
     rvd_loop_task task;
     revdial_session *session;  // holds a reference
+    revdial_auth_fn *check;
+    void *ud;
     int code;
     char identity[128];
 } rvd_proxy_auth;
@@ -11151,6 +12340,13 @@ static void rvd_proxy_auth_free(rvd_proxy_auth *a)
     revdial_session_unref(s);
 }
 
+// The verdict on credentials that were looked at.
+static void rvd_proxy_judged(revdial_session *s, int code, const rvd_proxy_table *table)
+{
+    if (s->auth.scheme && code == REVDIAL_EAUTH) rvd_proxy_source_failed(s->owner, s->source);
+    rvd_proxy_admit(s, code, table);
+}
+
 static void rvd_proxy_auth_done(rvd_loop_task *task)
 {
     rvd_proxy_auth *a = RVD_BASE_OWNER(task, rvd_proxy_auth, task);
@@ -11159,7 +12355,7 @@ static void rvd_proxy_auth_done(rvd_loop_task *task)
         a->identity[sizeof a->identity - 1] = '\0';
         rvd_sys_append(s->identity, sizeof s->identity, 0, a->identity);
         rvd_sys_append(s->name, sizeof s->name, 0, s->auth.name);
-        rvd_proxy_admit(s, a->code);
+        rvd_proxy_judged(s, a->code, NULL);
         rvd_stream_pend_run(s);
     }
     rvd_proxy_auth_free(a);
@@ -11168,21 +12364,17 @@ static void rvd_proxy_auth_done(rvd_loop_task *task)
 static void rvd_proxy_auth_run(rvd_loop_job *job)
 {
     rvd_proxy_auth *a = RVD_BASE_OWNER(job, rvd_proxy_auth, job);
-    revdial_proxy *p = a->session->owner;
     a->code = REVDIAL_EAUTH;  // of nobody: it is not asked about who has gone
     if (!rvd_stream_is_leaving(a->session))
-        a->code = p->cfg.auth(p->cfg.auth_ud, &a->session->auth, a->identity, sizeof a->identity);
+        a->code = a->check(a->ud, &a->session->auth, a->identity, sizeof a->identity);
     rvd_loop_post(a->session->loop, &a->task);
 }
 
-static void rvd_proxy_on_auth(revdial_session *s)
+// Has the application's hook look at it, on another thread.
+static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *check, void *ud)
 {
     revdial_proxy *p = s->owner;
     rvd_proxy_auth *a;
-    if (!p->cfg.auth) {
-        rvd_proxy_admit(s, rvd_proxy_check_table(p, s));
-        return;
-    }
     pthread_mutex_lock(&s->lock);
     a = rvd_base_alloc(&s->heap, sizeof *a);
     pthread_mutex_unlock(&s->lock);
@@ -11190,12 +12382,38 @@ static void rvd_proxy_on_auth(revdial_session *s)
         a->job.run = rvd_proxy_auth_run;
         a->task.run = rvd_proxy_auth_done;
         a->session = revdial_session_ref(s);
+        a->check = check;
+        a->ud = ud;
         s->is_checked = 1;
         rvd_stream_work_begin(s->work);
         if (rvd_loop_pool_submit(&p->auth_pool, &a->job, 0) == 0) return;
         rvd_proxy_auth_free(a);
     }
     rvd_proxy_verdict(s, REVDIAL_ELIMIT);
+}
+
+static void rvd_proxy_on_auth(revdial_session *s)
+{
+    revdial_proxy *p = s->owner;
+    revdial_auth_fn *check;
+    rvd_proxy_table *table;
+    void *ud;
+    pthread_mutex_lock(&p->lock);
+    rvd_proxy_waiting_end_locked(p, s);
+    check = p->auth;
+    ud = p->auth_ud;
+    pthread_mutex_unlock(&p->lock);
+    if (s->auth.digest && !rvd_proxy_nonce_take(p, s->auth.digest)) {
+        rvd_proxy_admit(s, REVDIAL_EAGAIN, NULL);
+    } else if (s->auth.scheme && !rvd_proxy_source_may(p, s->source)) {
+        rvd_proxy_admit(s, REVDIAL_EREFUSED, NULL);
+    } else if (check) {
+        rvd_proxy_ask(s, check, ud);
+    } else {
+        table = rvd_proxy_table_ref(p);
+        rvd_proxy_judged(s, rvd_proxy_check_table(table, s), table);
+        rvd_proxy_table_unref(p, table);
+    }
 }
 
 static void rvd_proxy_on_up(revdial_session *s)
@@ -11223,6 +12441,30 @@ static void rvd_proxy_on_goaway(revdial_session *s)
     if (p->cfg.on_session) p->cfg.on_session(p->cfg.ud, s, REVDIAL_DRAINING, NULL);
 }
 
+// Strangers do not fill the log. Who only asked how to authenticate has done nothing wrong.
+static void rvd_proxy_log_refused(revdial_proxy *p, revdial_session *s, const revdial_err *why)
+{
+    int is_asking = why->code == REVDIAL_EAUTH && !s->auth.scheme;
+    unsigned left_out = 0;
+    int is_logged = 1;
+    char text[64];
+    if (!is_asking) {
+        pthread_mutex_lock(&p->lock);
+        is_logged = rvd_base_bucket_take(&p->stranger_lines, rvd_sys_now_us());
+        left_out = is_logged ? p->stranger_lines_left_out : 0;
+        p->stranger_lines_left_out = is_logged ? 0 : p->stranger_lines_left_out + 1;
+        pthread_mutex_unlock(&p->lock);
+    }
+    if (left_out) {
+        size_t n = rvd_sys_append(text, sizeof text, 0, "refused and not logged: ");
+        rvd_sys_append_number(text, sizeof text, n, left_out);
+        rvd_proxy_log(p, REVDIAL_LOG_WARN, "log.skipped", text);
+    }
+    if (is_logged)
+        rvd_proxy_log_session(p, is_asking ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_WARN,
+                              "session.refused", s, why->msg);
+}
+
 static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
 {
     revdial_proxy *p = s->owner;
@@ -11245,8 +12487,10 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
         p->stats.streams_reset += info.streams_reset;
     }
     pthread_mutex_unlock(&p->lock);
-    rvd_proxy_log_session(p, was_up ? REVDIAL_LOG_INFO : REVDIAL_LOG_WARN,
-                          was_up ? "session.down" : "session.refused", s, why->msg);
+    if (was_up)
+        rvd_proxy_log_session(p, REVDIAL_LOG_INFO, "session.down", s, why->msg);
+    else
+        rvd_proxy_log_refused(p, s, why);
     if (was_up && p->cfg.on_session)
         p->cfg.on_session(p->cfg.ud, s, REVDIAL_DOWN, why->code == REVDIAL_ECLOSED ? NULL : why);
     s->host_ud = NULL;
@@ -11304,6 +12548,14 @@ typedef struct rvd_proxy_arrival {
     uint8_t early[];
 } rvd_proxy_arrival;
 
+static void rvd_proxy_waiting_begin(revdial_proxy *p, revdial_session *s)
+{
+    pthread_mutex_lock(&p->lock);
+    rvd_base_link_push(&p->waiting, &s->asking);
+    p->waiting_of[rvd_proxy_bucket(p, s->source)]++;
+    pthread_mutex_unlock(&p->lock);
+}
+
 static void rvd_proxy_arrive(rvd_loop_task *task)
 {
     rvd_proxy_arrival *a = RVD_BASE_OWNER(task, rvd_proxy_arrival, task);
@@ -11332,26 +12584,37 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
         rvd_stream_events_locked(s);
         pthread_mutex_unlock(&s->lock);
         rvd_stream_pend_run(s);
+        if (!a->is_upgraded) rvd_proxy_waiting_begin(p, s);
         pthread_mutex_lock(&s->lock);
         if (a->early_len) rvd_stream_feed_locked(s, a->early, a->early_len);
         pthread_mutex_unlock(&s->lock);
         rvd_stream_pend_run(s);
     }
+    rvd_base_wipe(a->early, a->early_len);
     rvd_base_free(&heap, a, sizeof *a + a->early_len);
     rvd_stream_work_end(&p->work);
 }
 
-static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const char *peer,
+static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rvd_sys_addr *peer,
                                               int upgraded, revdial_err *err)
 {
     revdial_engine_config e;
     rvd_stream_session_config cfg;
+    revdial_session *s;
+    char nonce[RVD_PROXY_NONCE_SIZE], text[RVD_SYS_TEXT_MAX] = "unknown";
+    if (peer) rvd_sys_addr_format(peer, text, sizeof text);
     memset(&e, 0, sizeof e);
     memset(&cfg, 0, sizeof cfg);
     e.role = REVDIAL_ROLE_PROXY;
     e.upgraded = upgraded;
     e.path = p->path;
-    e.peer = peer;
+    e.realm = p->realm;
+    e.peer = text;
+    e.auth_schemes = rvd_proxy_schemes(p);
+    if (e.auth_schemes & REVDIAL_AUTH_DIGEST) {
+        rvd_proxy_nonce_make(p, nonce);
+        e.nonce = nonce;
+    }
     e.accept_streams = p->cfg.on_stream != NULL;
     e.limits = p->cfg.common.limits;
     e.alloc = p->cfg.common.alloc;
@@ -11365,12 +12628,14 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const ch
     cfg.owner = p;
     cfg.work = &p->work;
     cfg.fd = fd;
-    cfg.peer = peer;
+    cfg.peer = text;
     cfg.engine = &e;
     pthread_mutex_lock(&p->lock);
     cfg.group = &p->groups[p->next_loop++ % p->loop_count];
     pthread_mutex_unlock(&p->lock);
-    return rvd_stream_session_new(&cfg, err);
+    s = rvd_stream_session_new(&cfg, err);
+    if (s && peer) s->source = rvd_proxy_source_of(peer);
+    return s;
 }
 
 // Sends a new session to its loop with the bytes that came early. Takes fd and s over.
@@ -11398,19 +12663,39 @@ static int rvd_proxy_launch(revdial_proxy *p, revdial_session *s, const revdial_
     return REVDIAL_OK;
 }
 
+// Whom to drop for a newcomer: of the source with the most connections whose request is not
+// complete, the oldest. Who is served in time is younger than that, and a source that has few is
+// never the one. Returns a reference, or NULL.
+static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p)
+{
+    size_t most = 0;
+    for (size_t i = 1; i < RVD_PROXY_BUCKETS; i++)
+        if (p->waiting_of[i] > p->waiting_of[most]) most = i;
+    for (rvd_base_link *l = p->waiting.next; l != &p->waiting; l = l->next) {
+        revdial_session *s = RVD_BASE_OWNER(l, revdial_session, asking);
+        if (rvd_proxy_bucket(p, s->source) == most) return revdial_session_ref(s);
+    }
+    return NULL;
+}
+
 // Counts a connection that has not authenticated. Returns 0 or why it is not wanted.
 static int rvd_proxy_pending_begin(revdial_proxy *p)
 {
+    revdial_session *victim = NULL;
     int code = REVDIAL_OK;
     pthread_mutex_lock(&p->lock);
     if (p->closing || p->draining)
         code = REVDIAL_ECLOSED;
     else if (p->pending >= rvd_proxy_or(p->cfg.max_pending, 512))
+        victim = rvd_proxy_victim_locked(p);
+    if (victim)
+        rvd_proxy_pending_end_locked(p, victim);
+    else if (!code && p->pending >= rvd_proxy_or(p->cfg.max_pending, 512))
         code = REVDIAL_ELIMIT;
-    else
-        p->pending++;
-    if (code) p->stats.handshakes_refused++;
+    if (!code) p->pending++;
+    if (code || victim) p->stats.handshakes_refused++;
     pthread_mutex_unlock(&p->lock);
+    if (victim) rvd_proxy_end(victim, REVDIAL_ELOST, "dropped for a newer one: too many pending");
     return code;
 }
 
@@ -11423,16 +12708,14 @@ static void rvd_proxy_pending_undo(revdial_proxy *p)
 
 static void rvd_proxy_accept(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
 {
-    char text[RVD_SYS_TEXT_MAX];
     revdial_session *s;
     revdial_err err;
-    rvd_sys_addr_format(peer, text, sizeof text);
     if (rvd_proxy_pending_begin(p)) {
         rvd_proxy_log(p, REVDIAL_LOG_DEBUG, "session.refused", "too many pending connections");
         rvd_sys_close(fd);
         return;
     }
-    s = rvd_proxy_session_new(p, fd, text, 0, &err);
+    s = rvd_proxy_session_new(p, fd, peer, 0, &err);
     if (s) {
         rvd_proxy_launch(p, s, NULL);
         return;
@@ -11475,19 +12758,18 @@ int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how)
 {
     static const revdial_adopt none;
     rvd_sys_addr addr;
-    char peer[RVD_SYS_TEXT_MAX] = "unknown";
     revdial_session *s = NULL;
     revdial_err err;
-    int code;
+    int code, has_peer;
     if (!how) how = &none;
-    if (rvd_sys_getpeername(fd, &addr) == 0) rvd_sys_addr_format(&addr, peer, sizeof peer);
+    has_peer = rvd_sys_getpeername(fd, &addr) == 0;
     code = rvd_proxy_pending_begin(p);
     if (!code && how->upgraded && (!how->name || !rvd_base_is_name(how->name, strlen(how->name)))) {
         rvd_proxy_pending_undo(p);
         code = REVDIAL_EINVAL;
     }
     if (!code && rvd_sys_set_nonblocking(fd) >= 0)
-        s = rvd_proxy_session_new(p, fd, peer, how->upgraded, &err);
+        s = rvd_proxy_session_new(p, fd, has_peer ? &addr : NULL, how->upgraded, &err);
     if (!code && !s) {
         rvd_proxy_pending_undo(p);
         code = REVDIAL_ENOMEM;
@@ -11999,6 +13281,60 @@ static void rvd_proxy_snapshot_free(revdial_proxy *p, revdial_session **all, ptr
     rvd_base_free(&heap, all, size);
 }
 
+static int rvd_proxy_lists(const char *names, const char *name)
+{
+    while (names && *names) {
+        size_t len = strcspn(names, ","), from = strspn(names, " \t"), to = len;
+        while (to > from && (names[to - 1] == ' ' || names[to - 1] == '\t')) to--;
+        if (to > from && rvd_base_glob(names + from, to - from, name, strlen(name))) return 1;
+        names += len + (names[len] == ',');
+    }
+    return 0;
+}
+
+static int rvd_proxy_table_has(const rvd_proxy_table *t, const revdial_session *s)
+{
+    for (size_t i = 0; i < t->count; i++)
+        if (strcmp(t->rows[i].user, s->identity) == 0 && rvd_proxy_lists(t->rows[i].names, s->name))
+            return 1;
+    return 0;
+}
+
+int revdial_proxy_set_credentials(revdial_proxy *p, const revdial_credential *rows, size_t count,
+                                  int drop)
+{
+    revdial_session **all = NULL;
+    rvd_proxy_table *fresh, *old;
+    size_t size = 0;
+    ptrdiff_t sessions = 0;
+    if (rvd_proxy_rows_problem(rows, count)) return REVDIAL_EINVAL;
+    fresh = rvd_proxy_table_new(p, rows, count);
+    if (!fresh) return REVDIAL_ENOMEM;
+    pthread_mutex_lock(&p->lock);
+    old = p->table;
+    p->table = fresh;
+    fresh->refs++;  // for the comparison below
+    pthread_mutex_unlock(&p->lock);
+    rvd_proxy_table_unref(p, old);
+    if (drop) sessions = rvd_proxy_snapshot(p, &all, &size);
+    for (ptrdiff_t i = 0; i < sessions; i++) {
+        if (rvd_proxy_table_has(fresh, all[i])) continue;
+        rvd_proxy_log_session(p, REVDIAL_LOG_INFO, "session.revoked", all[i], NULL);
+        rvd_proxy_end(revdial_session_ref(all[i]), REVDIAL_EAUTH, "its credential was withdrawn");
+    }
+    if (all) rvd_proxy_snapshot_free(p, all, sessions, size);
+    rvd_proxy_table_unref(p, fresh);
+    return sessions < 0 ? REVDIAL_ENOMEM : REVDIAL_OK;
+}
+
+void revdial_proxy_set_auth(revdial_proxy *p, revdial_auth_fn *auth, void *auth_ud)
+{
+    pthread_mutex_lock(&p->lock);
+    p->auth = auth;
+    p->auth_ud = auth_ud;
+    pthread_mutex_unlock(&p->lock);
+}
+
 void revdial_proxy_stats(revdial_proxy *p, revdial_stats *out)
 {
     revdial_session **all = NULL;
@@ -12081,18 +13417,16 @@ static void rvd_proxy_free(revdial_proxy *p)
     for (unsigned i = 0; i < p->loop_count; i++) rvd_loop_free(p->loops[i]);
     rvd_base_free(&heap, p->loops, loops * sizeof *p->loops);
     rvd_base_free(&heap, p->groups, loops * sizeof *p->groups);
-    for (size_t i = 0; p->credentials && i < p->cfg.credential_count; i++) {
-        rvd_stream_text_free(&heap, p->credentials[i].secret);
-        rvd_stream_text_free(&heap, p->credentials[i].user);
-        rvd_stream_text_free(&heap, p->credentials[i].names);
-    }
-    rvd_base_free(&heap, p->credentials, p->cfg.credential_count * sizeof *p->credentials);
+    rvd_proxy_table_free(&heap, p->table);
+    if (p->sources) rvd_base_free(&heap, p->sources, RVD_PROXY_SOURCES * sizeof *p->sources);
     rvd_stream_text_free(&heap, p->path);
+    rvd_stream_text_free(&heap, p->realm);
     for (unsigned i = 0; i < p->listener_count; i++)
         if (p->listeners[i].io.fd >= 0) rvd_sys_close(p->listeners[i].io.fd);
     rvd_stream_work_close(&p->work);
     pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->lock);
+    rvd_base_wipe(p->nonce_key, sizeof p->nonce_key);
     heap.live_bytes = sizeof *p;
     rvd_base_free(&heap, p, sizeof *p);
 }
@@ -12127,14 +13461,9 @@ static int rvd_proxy_nomem(revdial_err *err)
     return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the proxy");
 }
 
-// A pattern of a row is checked when it is configured, not when somebody is refused by it.
 static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *err)
 {
-    const char *problem = NULL;
-    if (cfg->credential_count && !cfg->credentials) problem = "credentials: NULL, with a count";
-    for (size_t i = 0; !problem && i < cfg->credential_count; i++)
-        if (!cfg->credentials[i].secret || !cfg->credentials[i].secret[0])
-            problem = "credentials: a row without a secret";
+    const char *problem = rvd_proxy_rows_problem(cfg->credentials, cfg->credential_count);
     if (cfg->common.io_threads > 256) problem = "common.io_threads: over 256";
     if (cfg->common.log_level < 0 || cfg->common.log_level > REVDIAL_LOG_DEBUG)
         problem = "common.log_level: no such level";
@@ -12145,23 +13474,13 @@ static int rvd_proxy_config_copy(revdial_proxy *p, const revdial_proxy_config *c
                                  revdial_err *err)
 {
     p->cfg = *cfg;
-    p->cfg.credential_count = 0;
+    p->auth = cfg->auth;
+    p->auth_ud = cfg->auth_ud;
     p->path = rvd_stream_text_copy(&p->heap, cfg->path ? cfg->path : "/revdial");
-    if (!p->path) return rvd_proxy_nomem(err);
-    if (!cfg->credential_count) return REVDIAL_OK;
-    p->credentials = rvd_base_alloc(&p->heap, cfg->credential_count * sizeof *p->credentials);
-    if (!p->credentials) return rvd_proxy_nomem(err);
-    p->cfg.credential_count = cfg->credential_count;
-    for (size_t i = 0; i < cfg->credential_count; i++) {
-        const revdial_credential *from = &cfg->credentials[i];
-        revdial_credential *to = &p->credentials[i];
-        to->secret = rvd_stream_text_copy(&p->heap, from->secret);
-        to->user = rvd_stream_text_copy(&p->heap, from->user);
-        to->names = rvd_stream_text_copy(&p->heap, from->names);
-        if (!to->secret || (from->user && !to->user) || (from->names && !to->names))
-            return rvd_proxy_nomem(err);
-    }
-    return REVDIAL_OK;
+    p->realm = rvd_stream_text_copy(&p->heap, cfg->realm ? cfg->realm : "revdial");
+    if (!p->path || !p->realm) return rvd_proxy_nomem(err);
+    p->table = rvd_proxy_table_new(p, cfg->credentials, cfg->credential_count);
+    return p->table ? REVDIAL_OK : rvd_proxy_nomem(err);
 }
 
 static int rvd_proxy_loops_open(revdial_proxy *p, revdial_err *err)
@@ -12232,12 +13551,13 @@ static int rvd_proxy_prepare(revdial_proxy *p, const revdial_proxy_config *cfg, 
     int code = rvd_proxy_config_copy(p, cfg, err);
     if (!code) code = rvd_proxy_loops_open(p, err);
     if (!code) code = rvd_proxy_listen_all(p, cfg->listen, err);
-    if (!code && rvd_sys_random(&p->seed, sizeof p->seed) < 0)
+    if (!code && (rvd_sys_random(&p->seed, sizeof p->seed) < 0 ||
+                  rvd_sys_random(p->nonce_key, sizeof p->nonce_key) < 0))
         code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
     for (unsigned i = 0; !code && i < p->listener_count; i++)
         if (rvd_loop_add(p->loops[0], &p->listeners[i].io) < 0)
             code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "the loop cannot watch a listener");
-    p->cfg.listen = p->cfg.path = NULL;  // the caller's
+    p->cfg.listen = p->cfg.path = p->cfg.realm = NULL;  // the caller's
     p->cfg.credentials = NULL;
     return code;
 }
@@ -12250,6 +13570,9 @@ static int rvd_proxy_probe(revdial_proxy *p, revdial_err *err)
     memset(&e, 0, sizeof e);
     e.role = REVDIAL_ROLE_PROXY;
     e.path = p->path;
+    e.realm = p->realm;
+    e.auth_schemes = rvd_proxy_schemes(p);
+    e.nonce = "probe";
     e.limits = p->cfg.common.limits;
     e.alloc = p->cfg.common.alloc;
     e.alloc_ud = p->cfg.common.alloc_ud;
@@ -12269,6 +13592,9 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
     p->heap = heap;
     rvd_base_link_init(&p->members);
     rvd_base_link_init(&p->dials);
+    rvd_base_link_init(&p->waiting);
+    rvd_base_bucket_init(&p->stranger_lines, RVD_PROXY_LOG_BURST, RVD_PROXY_LOG_RATE,
+                         rvd_sys_now_us());
     p->stop_listening.run = rvd_proxy_on_stop_listening;
     p->dials_wake.run = rvd_proxy_on_dials_wake;
     for (unsigned i = 0; i < RVD_PROXY_LISTENERS; i++) p->listeners[i].io.fd = -1;
@@ -12334,6 +13660,8 @@ revdial_proxy *revdial_proxy_open(const revdial_proxy_config *cfg, revdial_err *
 #define RVD_AGENT_LINKS 64            // sessions that one agent keeps
 #define RVD_AGENT_SECRET 4097         // a token with its NUL
 #define RVD_AGENT_VIA_PEEK 4096       // an egress proxy's answer is a few hundred bytes
+#define RVD_AGENT_CHALLENGE 1024      // text of a 401 that the next attempt answers
+#define RVD_AGENT_CHALLENGES 3        // of one attempt: the first, and nonces stale on the way
 #define RVD_AGENT_JOBS 64             // threads for resolving and for credential_fn
 #define RVD_AGENT_STEADY_US 30000000  // up for so long: the next failure is a first one again
 #define RVD_AGENT_STOP_US 100000      // how often the stop flag is looked at
@@ -12555,16 +13883,16 @@ typedef struct rvd_agent_link {
     int address_count, address_at;
     int result;  // of the job: 0, or REVDIAL_E*
     revdial_err err;
-    char secret[RVD_AGENT_SECRET];
+    char secret[RVD_AGENT_SECRET];  // until the handshake is over
+    char challenge[RVD_AGENT_CHALLENGE];
+    unsigned challenges;  // of this attempt
 } rvd_agent_link;
 
 struct revdial_agent {
     // Set before start, then read-only.
     revdial_agent_config cfg;
-    char *name, *instance, *secret, *default_target;
+    char *name, *instance, *secret, *user, *default_target;
     char *via, *via_address;  // NULL = none
-    char **allow;
-    size_t allow_count;
     revdial_kv *headers;
     rvd_loop *loop;
     rvd_stream_group group;
@@ -12583,6 +13911,7 @@ struct revdial_agent {
     pthread_mutex_t lock;  // guards all below
     pthread_cond_t changed;
     rvd_heap heap;
+    char **allow;            // NULL-terminated
     rvd_base_link sessions;  // of rvd_agent_member; changed by the loop thread only
     unsigned session_count, up_count;
     int drain_ms, is_over;
@@ -12869,16 +14198,25 @@ static void rvd_agent_forward_on_io(rvd_loop_io *io)
 }
 
 // Tries the next address that the rules allow; each is the very one that is connected to.
+static int rvd_agent_may_reach(revdial_agent *a, const rvd_sys_addr *to, const char *host)
+{
+    int may;
+    pthread_mutex_lock(&a->lock);
+    may = rvd_agent_may_connect((const char *const *)a->allow, to, host);
+    pthread_mutex_unlock(&a->lock);
+    return may;
+}
+
 static void rvd_agent_forward_next(rvd_agent_forward *f)
 {
     const char *host = f->endpoint.kind == RVD_SYS_NAME ? f->endpoint.host : NULL;
-    const char *const *allow = (const char *const *)f->agent->allow;
     rvd_loop *loop = f->session->loop;
     int64_t now = rvd_loop_now(loop);
     while (f->address_at < f->address_count && now < f->until_us) {
         int r, left = f->address_count - f->address_at;
         const rvd_sys_addr *to = &f->addresses[f->address_at++];
-        if (!f->trusted && to->ss.ss_family != AF_UNIX && !rvd_agent_may_connect(allow, to, host)) {
+        if (!f->trusted && to->ss.ss_family != AF_UNIX &&
+            !rvd_agent_may_reach(f->agent, to, host)) {
             if (f->reset == REVDIAL_RESET_NONE) f->reset = REVDIAL_RESET_FORBIDDEN;
             continue;
         }
@@ -12966,15 +14304,27 @@ static void rvd_agent_forward_run(rvd_loop_task *task)
     }
 }
 
-static int rvd_agent_has_address_rule(const revdial_agent *a)
+static int rvd_agent_has_address_rule(const char *const *allow)
 {
-    for (size_t i = 0; i < a->allow_count; i++) {
+    for (; *allow; allow++) {
         rvd_agent_pattern p;
-        if (!rvd_agent_pattern_parse(a->allow[i], &p)) continue;
+        if (!rvd_agent_pattern_parse(*allow, &p)) continue;
         if (p.bits >= 0 || memchr(p.host, ':', p.host_len)) return 1;
         if (p.host_len && p.host[p.host_len - 1] >= '0' && p.host[p.host_len - 1] <= '9') return 1;
     }
     return 0;
+}
+
+// A name that no rule names may still resolve to an address that a rule covers. Without such rules
+// it is not resolved: the dialler learns nothing about names here.
+static int rvd_agent_judge_target(revdial_agent *a, const char *target, int is_name)
+{
+    int may;
+    pthread_mutex_lock(&a->lock);
+    may = revdial_target_allowed((const char *const *)a->allow, target) ||
+          (is_name && rvd_agent_has_address_rule((const char *const *)a->allow));
+    pthread_mutex_unlock(&a->lock);
+    return may ? REVDIAL_RESET_NONE : REVDIAL_RESET_FORBIDDEN;
 }
 
 // What the dialler asked for, as far as it can be judged without resolving. Returns a reset code.
@@ -12986,12 +14336,7 @@ static int rvd_agent_forward_judge(rvd_agent_forward *f, const char *target)
     if (!f->endpoint.kind || strlen(target) >= sizeof f->text) return REVDIAL_RESET_FORBIDDEN;
     rvd_sys_append(f->text, sizeof f->text, 0, target);
     if (f->trusted) return REVDIAL_RESET_NONE;
-    if (revdial_target_allowed((const char *const *)a->allow, target)) return REVDIAL_RESET_NONE;
-    // A name that no rule names may still resolve to an address that a rule covers. Without such
-    // rules it is not resolved: the dialler learns nothing about names here.
-    if (f->endpoint.kind != RVD_SYS_NAME || !rvd_agent_has_address_rule(a))
-        return REVDIAL_RESET_FORBIDDEN;
-    return REVDIAL_RESET_NONE;
+    return rvd_agent_judge_target(a, target, f->endpoint.kind == RVD_SYS_NAME);
 }
 
 static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdial_stream *st)
@@ -13164,6 +14509,7 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
     revdial_agent *a = l->agent;
     int wait_ms, rejected = rvd_agent_is_rejected(l, why->code);
     l->session = NULL;
+    rvd_base_wipe(l->secret, sizeof l->secret);
     if (a->stopping || rejected || why->code == REVDIAL_EINVAL) {
         rvd_agent_log_link(l, a->stopping ? REVDIAL_LOG_INFO : REVDIAL_LOG_ERROR, "link.stopped",
                            why->msg);
@@ -13203,6 +14549,28 @@ static void rvd_agent_instance(rvd_agent_link *l, char *buf, size_t size)
     rvd_sys_append_number(buf, size, n, index);
 }
 
+// Who listens on the way could read the token. That is about the server: an egress proxy on this
+// machine is one more that sends on what it gets.
+static int rvd_agent_link_is_cleartext(const rvd_agent_link *l, const rvd_sys_addr *to)
+{
+    rvd_sys_addr server;
+    if (l->secure) return 0;
+    if (!rvd_sys_addr_is_loopback(to)) return 1;
+    if (!l->agent->via) return 0;
+    return rvd_sys_addr_parse(l->endpoint, 1, &server, NULL) < 0 ||
+           !rvd_sys_addr_is_loopback(&server);
+}
+
+// What we may use towards that address: in cleartext beyond this machine nothing that would show
+// the secret, whatever the proxy asks for.
+static unsigned rvd_agent_schemes(const rvd_agent_link *l, const rvd_sys_addr *to)
+{
+    const revdial_agent_config *cfg = &l->agent->cfg;
+    unsigned schemes = cfg->auth_schemes ? cfg->auth_schemes : REVDIAL_AUTH_BEARER;
+    if (cfg->allow_cleartext || !rvd_agent_link_is_cleartext(l, to)) return schemes;
+    return schemes & REVDIAL_AUTH_DIGEST;
+}
+
 static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial_err *err)
 {
     revdial_agent *a = l->agent;
@@ -13220,12 +14588,18 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
     e.name = a->name;
     e.instance = instance;
     e.secret = l->secret[0] ? l->secret : NULL;
+    e.user = a->user;
+    e.auth_schemes = rvd_agent_schemes(l, &l->addresses[l->address_at - 1]);
+    e.challenge = l->challenge[0] ? l->challenge : NULL;
     e.headers = a->headers;
     e.header_count = a->cfg.header_count;
     e.limits = a->cfg.common.limits;
     e.alloc = a->cfg.common.alloc;
     e.alloc_ud = a->cfg.common.alloc_ud;
-    if (rvd_sys_random(&e.seed, sizeof e.seed) < 0) e.seed = rvd_agent_random(a);
+    if (rvd_sys_random(&e.seed, sizeof e.seed) < 0) {
+        rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness for a session");
+        return NULL;
+    }
     cfg.host = &rvd_agent_host;
     cfg.owner = a;
     cfg.work = &a->work;
@@ -13252,7 +14626,6 @@ static void rvd_agent_link_join(rvd_agent_link *l)
     rvd_agent_link_move_timer(l, INT64_MAX);
     l->io.fd = -1;
     s = rvd_agent_session_new(l, fd, &err);
-    rvd_base_wipe(l->secret, sizeof l->secret);
     pthread_mutex_lock(&a->lock);
     m = s ? rvd_base_alloc(&a->heap, sizeof *m) : NULL;
     if (m) {
@@ -13284,18 +14657,6 @@ static void rvd_agent_link_join(rvd_agent_link *l)
     rvd_agent_link_failed(l, &err, 0);
 }
 
-// Who listens on the way could read the token. That is about the server: an egress proxy on this
-// machine is one more that sends on what it gets.
-static int rvd_agent_link_is_cleartext(const rvd_agent_link *l, const rvd_sys_addr *to)
-{
-    rvd_sys_addr server;
-    if (l->secure) return 0;
-    if (!rvd_sys_addr_is_loopback(to)) return 1;
-    if (!l->agent->via) return 0;
-    return rvd_sys_addr_parse(l->endpoint, 1, &server, NULL) < 0 ||
-           !rvd_sys_addr_is_loopback(&server);
-}
-
 // Whom we connect to, and what that is called.
 static const char *rvd_agent_link_hop(const rvd_agent_link *l)
 {
@@ -13323,7 +14684,7 @@ static void rvd_agent_link_connect(rvd_agent_link *l, int last_error)
         return;
     }
     to = &l->addresses[l->address_at++];
-    if (l->secret[0] && !a->cfg.allow_cleartext && rvd_agent_link_is_cleartext(l, to)) {
+    if (l->secret[0] && !rvd_agent_schemes(l, to)) {
         rvd_agent_link_fail(l, REVDIAL_EINVAL, 0, l->text,
                             "refusing to send the token in cleartext beyond this machine");
         return;
@@ -13425,6 +14786,25 @@ static void rvd_agent_via_begin(rvd_agent_link *l)
     rvd_agent_via_pass(l);
 }
 
+static void rvd_agent_link_begin(rvd_agent_link *l)
+{
+    int64_t limit = l->agent->cfg.common.limits.handshake_timeout_ms;
+    l->state = RVD_AGENT_CONNECTING;
+    l->connect_until_us = rvd_loop_now(l->agent->loop) + (limit ? limit : 10000) * 1000;
+    rvd_agent_link_connect(l, 0);
+}
+
+// The proxy has said how it wants our credentials: once more, at the same address, on a connection
+// of its own (there is one request per connection). That is no failure, and nobody waits.
+static void rvd_agent_link_answer(rvd_agent_link *l, const char *challenge)
+{
+    rvd_agent_log_link(l, REVDIAL_LOG_DEBUG, "link.challenged", NULL);
+    rvd_sys_append(l->challenge, sizeof l->challenge, 0, challenge);
+    l->session = NULL;
+    l->address_at--;
+    rvd_agent_link_begin(l);
+}
+
 static void rvd_agent_link_on_io(rvd_loop_io *io)
 {
     rvd_agent_link *l = RVD_BASE_OWNER(io, rvd_agent_link, io);
@@ -13476,7 +14856,6 @@ static void rvd_agent_link_prepared(rvd_loop_task *task)
 {
     rvd_agent_link *l = RVD_BASE_OWNER(task, rvd_agent_link, task);
     revdial_agent *a = l->agent;
-    int64_t limit = a->cfg.common.limits.handshake_timeout_ms;
     rvd_stream_work_end(&a->work);
     if (l->state != RVD_AGENT_PREPARING) return;
     if (a->stopping) {
@@ -13488,10 +14867,10 @@ static void rvd_agent_link_prepared(rvd_loop_task *task)
         return;
     }
     if (a->cfg.all_addresses && !l->root) rvd_agent_link_spread(l);
-    l->state = RVD_AGENT_CONNECTING;
     l->address_at = 0;
-    l->connect_until_us = rvd_loop_now(a->loop) + (limit ? limit : 10000) * 1000;
-    rvd_agent_link_connect(l, 0);
+    l->challenge[0] = '\0';
+    l->challenges = 0;
+    rvd_agent_link_begin(l);
 }
 
 static int rvd_agent_link_resolve(rvd_agent_link *l)
@@ -13584,6 +14963,7 @@ static void rvd_agent_on_up(revdial_session *s)
     revdial_agent *a = s->owner;
     rvd_agent_member *m = s->host_ud;
     rvd_agent_link *l = m->owner;
+    if (l) rvd_base_wipe(l->secret, sizeof l->secret);
     pthread_mutex_lock(&a->lock);
     a->up_count++;
     a->stats.sessions_opened++;
@@ -13632,10 +15012,12 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
     rvd_agent_member *m = s->host_ud;
     rvd_agent_link *l = m->owner;
     revdial_engine_info info;
+    const char *challenge;
     int retry_after_ms;
     pthread_mutex_lock(&s->lock);
     revdial_engine_info_get(s->engine, &info);
     retry_after_ms = s->retry_after_ms;
+    challenge = s->challenge;  // written once, before this
     pthread_mutex_unlock(&s->lock);
     pthread_mutex_lock(&a->lock);
     rvd_base_link_remove(&m->link);
@@ -13652,7 +15034,13 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
     pthread_mutex_unlock(&a->lock);
     s->host_ud = NULL;
     if (s->is_counted) rvd_agent_tell(a, REVDIAL_DOWN, why, 0);
-    if (l) rvd_agent_link_failed(l, why, retry_after_ms);
+    if (l && challenge && l->challenges++ < RVD_AGENT_CHALLENGES && !a->stopping)
+        rvd_agent_link_answer(l, challenge);
+    else if (l && challenge)
+        rvd_agent_link_fail(l, REVDIAL_EUPGRADE, 0, l->text,
+                            "refuses answers to its own challenges (are there several of it?)");
+    else if (l)
+        rvd_agent_link_failed(l, why, retry_after_ms);
     revdial_session_unref(s);
     rvd_agent_check_over(a);
 }
@@ -13874,15 +15262,55 @@ static int rvd_agent_headers_copy(revdial_agent *a, const revdial_agent_config *
     return 1;
 }
 
-static int rvd_agent_allow_copy(revdial_agent *a, const char *const *allow)
+static void rvd_agent_allow_free(rvd_heap *heap, char **allow)
 {
-    while (allow && allow[a->allow_count]) a->allow_count++;
-    a->allow = rvd_base_alloc(&a->heap, (a->allow_count + 1) * sizeof *a->allow);
-    for (size_t i = 0; a->allow && i < a->allow_count; i++) {
-        a->allow[i] = rvd_stream_text_copy(&a->heap, allow[i]);
-        if (!a->allow[i]) return 0;
+    size_t count = 0;
+    if (!allow) return;
+    for (; allow[count]; count++) rvd_stream_text_free(heap, allow[count]);
+    rvd_base_free(heap, allow, (count + 1) * sizeof *allow);
+}
+
+static char **rvd_agent_allow_copy(rvd_heap *heap, const char *const *allow)
+{
+    size_t count = 0, size;
+    char **copy;
+    while (allow && allow[count]) count++;
+    size = (count + 1) * sizeof *copy;
+    copy = rvd_base_alloc(heap, size);
+    for (size_t i = 0; copy && i < count; i++) {
+        copy[i] = rvd_stream_text_copy(heap, allow[i]);
+        if (copy[i]) continue;
+        while (i > 0) rvd_stream_text_free(heap, copy[--i]);
+        rvd_base_free(heap, copy, size);
+        return NULL;
     }
-    return a->allow != NULL;
+    return copy;
+}
+
+static int rvd_agent_allow_check(const char *const *allow, revdial_err *err)
+{
+    rvd_agent_pattern p;
+    for (; allow && *allow; allow++) {
+        if (strncmp(*allow, "unix:/", 6) == 0 || rvd_agent_pattern_parse(*allow, &p)) continue;
+        rvd_sys_fail(err, REVDIAL_EINVAL, 0, *allow,
+                     "allow: not HOST:PORT, NET/BITS:PORT or unix:");
+        return REVDIAL_EINVAL;
+    }
+    return REVDIAL_OK;
+}
+
+int revdial_agent_set_allow(revdial_agent *a, const char *const *allow)
+{
+    char **fresh, **old;
+    int code = rvd_agent_allow_check(allow, NULL);
+    if (code) return code;
+    pthread_mutex_lock(&a->lock);
+    fresh = rvd_agent_allow_copy(&a->heap, allow);
+    old = fresh ? a->allow : NULL;
+    if (fresh) a->allow = fresh;
+    rvd_agent_allow_free(&a->heap, old);
+    pthread_mutex_unlock(&a->lock);
+    return fresh ? REVDIAL_OK : REVDIAL_ENOMEM;
 }
 
 static int rvd_agent_config_copy(revdial_agent *a, const revdial_agent_config *cfg)
@@ -13898,12 +15326,13 @@ static int rvd_agent_config_copy(revdial_agent *a, const revdial_agent_config *c
                                 : rvd_agent_instance_default(a, cfg->name, cfg->url);
     if ((cfg->name && !a->name) || (cfg->secret && !a->secret) || !a->instance) return 0;
     if ((cfg->default_target && !a->default_target) || (cfg->via && !a->via)) return 0;
-    return rvd_agent_headers_copy(a, cfg) && rvd_agent_allow_copy(a, cfg->allow);
+    a->user = rvd_stream_text_copy(&a->heap, cfg->user);
+    a->allow = rvd_agent_allow_copy(&a->heap, cfg->allow);
+    return a->allow && (a->user || !cfg->user) && rvd_agent_headers_copy(a, cfg);
 }
 
 static int rvd_agent_config_check(const revdial_agent_config *cfg, revdial_err *err)
 {
-    rvd_agent_pattern p;
     rvd_sys_endpoint e;
     const char *problem = NULL;
     if (!cfg->url) problem = "url: none given";
@@ -13919,12 +15348,7 @@ static int rvd_agent_config_check(const revdial_agent_config *cfg, revdial_err *
     if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
     if (cfg->default_target && rvd_sys_addr_split(cfg->default_target, 1, &e, err) < 0)
         return REVDIAL_EINVAL;
-    for (const char *const *rule = cfg->allow; rule && *rule; rule++) {
-        if (strncmp(*rule, "unix:/", 6) == 0 || rvd_agent_pattern_parse(*rule, &p)) continue;
-        rvd_sys_fail(err, REVDIAL_EINVAL, 0, *rule, "allow: not HOST:PORT, NET/BITS:PORT or unix:");
-        return REVDIAL_EINVAL;
-    }
-    return REVDIAL_OK;
+    return rvd_agent_allow_check(cfg->allow, err);
 }
 
 static void rvd_agent_free(revdial_agent *a)
@@ -13935,9 +15359,7 @@ static void rvd_agent_free(revdial_agent *a)
         revdial_via_free(a->links[i]->via);
         rvd_base_free(&heap, a->links[i], sizeof *a->links[i]);
     }
-    for (size_t i = 0; a->allow && i < a->allow_count; i++)
-        rvd_stream_text_free(&heap, a->allow[i]);
-    rvd_base_free(&heap, a->allow, (a->allow_count + 1) * sizeof *a->allow);
+    rvd_agent_allow_free(&heap, a->allow);
     for (size_t i = 0; i < a->cfg.header_count; i++) {
         rvd_stream_text_free(&heap, a->headers[i].key);
         rvd_stream_text_free(&heap, a->headers[i].value);
@@ -13946,6 +15368,7 @@ static void rvd_agent_free(revdial_agent *a)
     rvd_stream_text_free(&heap, a->name);
     rvd_stream_text_free(&heap, a->instance);
     rvd_stream_text_free(&heap, a->secret);
+    rvd_stream_text_free(&heap, a->user);
     rvd_stream_text_free(&heap, a->default_target);
     rvd_stream_text_free(&heap, a->via);
     rvd_stream_text_free(&heap, a->via_address);
@@ -13969,6 +15392,8 @@ static int rvd_agent_probe(revdial_agent *a, revdial_err *err)
     e.host = a->links[0]->host;
     e.path = a->links[0]->path;
     e.secret = a->secret;
+    e.user = a->user;
+    e.auth_schemes = a->cfg.auth_schemes;
     e.headers = a->headers;
     e.header_count = a->cfg.header_count;
     e.limits = a->cfg.common.limits;
@@ -14076,6 +15501,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
     rvd_stream_group_init(&a->group, a->loop);
     a->cfg.url = a->cfg.name = a->cfg.instance = a->cfg.secret = a->cfg.default_target = NULL;
     a->cfg.via = NULL;
+    a->cfg.user = NULL;
     a->cfg.headers = NULL;  // the caller's
     a->cfg.allow = NULL;
     return a;

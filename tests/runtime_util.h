@@ -549,7 +549,7 @@ static inline void util_on_state(void *ud, int state, const revdial_err *why, in
 // Fills in what every test wants; a test changes w->pcfg and w->acfg before it opens things.
 static inline void world_init(world *w)
 {
-    static const revdial_credential who = {"s3cret", "alice", "*"};
+    static const revdial_credential who = {"s3cret", "alice", "*", 0};
     memset(w, 0, sizeof *w);
     util_gate_init(&w->sessions.gate);
     util_gate_init(&w->states.gate);

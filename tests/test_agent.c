@@ -288,7 +288,7 @@ TEST(rejected_credentials_end_an_agent_that_was_never_up)
         const char *secret, *name;
         int code;
     } rows[] = {{"wrong", "cam-1", REVDIAL_EAUTH}, {"s3cret", "dog", REVDIAL_EDENIED}};
-    static const revdial_credential who = {"s3cret", "alice", "cam-*"};
+    static const revdial_credential who = {"s3cret", "alice", "cam-*", 0};
     for (int i = 0; i < 2; i++) {
         world w;
         revdial_err err = {0};

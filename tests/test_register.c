@@ -55,7 +55,7 @@ TEST(A1_to_A4_A7_what_does_not_ask_rightly_is_answered_or_dropped_and_leaves_not
         {REQUEST("s3cret", "dog-1"), 0, 403},
         {"SSH-2.0-OpenSSH\r\n", 0, 400},
     };
-    static const revdial_credential who = {"s3cret", "alice", "cam-*"};
+    static const revdial_credential who = {"s3cret", "alice", "cam-*", 0};
     world w;
     revdial_stats stats;
     world_init(&w);
@@ -111,7 +111,7 @@ TEST(A6_a_request_in_segments_of_one_byte_is_answered_with_101)
 
 TEST(A66_a_name_that_another_identity_holds_is_409_after_authentication_only)
 {
-    static const revdial_credential who[] = {{"s3cret", "alice", "*"}, {"other", "bob", "*"}};
+    static const revdial_credential who[] = {{"s3cret", "alice", "*", 0}, {"other", "bob", "*", 0}};
     static const knock rows[] = {{REQUEST("other", "cam-1"), 0, 409},
                                  {REQUEST("wrong", "cam-1"), 0, 401}};
     world w;
@@ -388,13 +388,13 @@ TEST(A76_a_forwarded_address_is_not_believed)
 
 TEST(a_credential_registers_the_names_it_lists_and_no_other)
 {
-    static const revdial_credential who[] = {{"t1", "alice", "cam-*,door"},
-                                             {"t2", "bob", NULL},
-                                             {"t3", NULL, "only"},
+    static const revdial_credential who[] = {{"t1", "alice", "cam-*,door", 0},
+                                             {"t2", "bob", NULL, 0},
+                                             {"t3", NULL, "only", 0},
                                              {"sha256:"
                                               "88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e1"
                                               "61936f031589",
-                                              "carol", "*"}};  // of "abcd"
+                                              "carol", "*", 0}};  // of "abcd"
     static const knock rows[] = {
         {REQUEST("t1", "cam-7"), 0, 101}, {REQUEST("t1", "door"), 0, 101},
         {REQUEST("t1", "doors"), 0, 403}, {REQUEST("t1", "cam"), 0, 403},
@@ -430,7 +430,7 @@ TEST(with_neither_table_nor_hook_everybody_is_refused)
     world_close(&w);
 }
 
-TEST(max_pending_connections_are_served_and_the_next_is_dropped_at_once)
+TEST(beyond_max_pending_the_oldest_connection_gives_way_to_the_newest)
 {
     world w;
     char buf[64];
@@ -438,19 +438,21 @@ TEST(max_pending_connections_are_served_and_the_next_is_dropped_at_once)
     world_init(&w);
     w.pcfg.max_pending = 3;
     if (world_open_proxy(&w)) {
-        int fds[3];
+        int fds[4];
         for (int i = 0; i < 3; i++) {
             fds[i] = raw_connect(w.address);
             raw_say(fds[i], "GET ");
         }
-        int fd = raw_connect(w.address);
-        raw_drain(fd, buf, sizeof buf, &len);
+        fds[3] = raw_backend(w.address, "cam-1", NULL);
+        CHECK(fds[3] >= 0);
+        CHECK_INT(raw_drain(fds[0], buf, sizeof buf, &len), 0);
         CHECK_INT(len, 0);
-        close(fd);
-        for (int i = 0; i < 3; i++) close(fds[i]);
-        // Their places are free again.
-        UTIL_EVENTUALLY((fd = raw_backend(w.address, "cam-1", NULL)) >= 0);
-        close(fd);
+        for (int i = 1; i < 3; i++) {
+            raw_say(fds[i], "/x HTTP/1.1\r\nHost: h\r\n\r\n");
+            CHECK(raw_wait(fds[i], POLLIN, UTIL_WAIT_MS) && raw_read(fds[i], buf, 12) == 12);
+            CHECK(memcmp(buf, "HTTP/1.1 404", 12) == 0);
+        }
+        for (int i = 0; i < 4; i++) close(fds[i]);
     }
     world_close(&w);
 }

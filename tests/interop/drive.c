@@ -362,7 +362,7 @@ static void log_line(void *ud, int level, const char *event, const char *msg)
 
 static revdial_proxy *open_proxy(char *url, size_t size)
 {
-    const revdial_credential credential = {token, "peer", "peer"};
+    const revdial_credential credential = {token, "peer", "peer", 0};
     revdial_proxy_config cfg = {0};
     revdial_err err = {0};
     revdial_proxy *p;
