@@ -1529,7 +1529,12 @@ static void write_answer(char *buf, size_t size, const rvd_http_answer *answer)
 TEST(the_101_is_the_one_of_the_vector_and_a_backend_takes_it)
 {
     static vector v;
-    rvd_http_answer answer = {101, 1, 15, 65536, 65536, 0x00c0ffee12345678u};
+    rvd_http_answer answer = {.status = 101,
+                              .is_revdial = 1,
+                              .features = 15,
+                              .window = 65536,
+                              .streams = 65536,
+                              .session_id = 0x00c0ffee12345678u};
     char buf[RVD_HTTP_ANSWER_SIZE];
     answered a;
     REQUIRE(vector_load(&v, "handshake-101"));
@@ -1556,7 +1561,7 @@ TEST(P17_every_refusal_is_the_one_of_its_vector)
                                    414, 417, 426, 429, 431, 503, 505};
     for (size_t i = 0; i < COUNT(statuses); i++) {
         static vector v;
-        rvd_http_answer answer = {statuses[i], 1, 15, 65536, 65536, 7};
+        rvd_http_answer answer = {.status = statuses[i], .is_revdial = 1};
         char buf[RVD_HTTP_ANSWER_SIZE], name[32];
         const char *body;
         answered a;
@@ -1754,7 +1759,8 @@ static int verify(const char *secret, const char *name, const revdial_credential
 
 TEST(A53_A56_A62_only_the_exact_token_is_accepted)
 {
-    static const revdial_credential rows[] = {{"s3cret", NULL, "cam-*"}, {"other", NULL, "door"}};
+    static const revdial_credential rows[] = {{"s3cret", NULL, "cam-*", 0},
+                                              {"other", NULL, "door", 0}};
     CHECK_INT(verify("s3cret", "cam-1", rows, 2), 0);
     CHECK_INT(verify("other", "door", rows, 2), 1);
     CHECK_INT(verify("s3cre", "cam-1", rows, 2), REVDIAL_EAUTH);
@@ -1768,11 +1774,11 @@ TEST(A53_A56_A62_only_the_exact_token_is_accepted)
 
 TEST(A63_a_good_token_does_not_register_a_name_it_does_not_list)
 {
-    static const revdial_credential rows[] = {{"a", NULL, "cam-*, door"},
-                                              {"b", NULL, NULL},
-                                              {"c", NULL, ""},
-                                              {"d", NULL, "*"},
-                                              {"a", NULL, "gate"}};
+    static const revdial_credential rows[] = {{"a", NULL, "cam-*, door", 0},
+                                              {"b", NULL, NULL, 0},
+                                              {"c", NULL, "", 0},
+                                              {"d", NULL, "*", 0},
+                                              {"a", NULL, "gate", 0}};
     CHECK_INT(verify("a", "cam-77", rows, 5), 0);
     CHECK_INT(verify("a", "door", rows, 5), 0);
     CHECK_INT(verify("a", "gate", rows, 5), 4);  // a later row with the same token
@@ -1787,13 +1793,15 @@ TEST(A63_a_good_token_does_not_register_a_name_it_does_not_list)
 TEST(a_row_may_hold_the_hash_of_its_token)
 {
     static const revdial_credential rows[] = {
-        {"sha256:" HASH_OF_ABC, NULL, "a"},
-        {"sha256:" HASH_OF_ABC "0", NULL, "long"},
-        {"sha256:ba7816bf", NULL, "short"},
-        {"sha256:BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD", NULL, "upper"},
-        {"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", NULL, "empty"},
-        {"", NULL, "none"},
-        {NULL, NULL, "null"}};
+        {"sha256:" HASH_OF_ABC, NULL, "a", 0},
+        {"sha256:" HASH_OF_ABC "0", NULL, "long", 0},
+        {"sha256:ba7816bf", NULL, "short", 0},
+        {"sha256:BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD", NULL, "upper",
+         0},
+        {"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", NULL, "empty",
+         0},
+        {"", NULL, "none", 0},
+        {NULL, NULL, "null", 0}};
     CHECK_INT(verify("abc", "a", rows, COUNT(rows)), 0);
     CHECK_INT(verify("abc", "upper", rows, COUNT(rows)), 3);
     CHECK_INT(verify("abc", "long", rows, COUNT(rows)), REVDIAL_EDENIED);
@@ -1816,7 +1824,7 @@ TEST(a_backend_without_a_name_gets_the_only_one_its_credential_lists)
                  {"Cam", ""},        {",", ""},
                  {"*", ""}};
     for (size_t i = 0; i < COUNT(cases); i++) {
-        revdial_credential row = {"abc", NULL, cases[i].names};
+        revdial_credential row = {"abc", NULL, cases[i].names, 0};
         char name[RVD_BASE_NAME_MAX + 1];
         CHECK_INT(rvd_http_sole_name(&row, name), cases[i].want[0] != '\0');
         CHECK_STR(name, cases[i].want);
@@ -2026,6 +2034,327 @@ TEST(text_is_cut_off_and_says_so)
     w.len = 0;
     rvd_base_text_add_decimal(&w, UINT64_MAX);
     CHECK_STR(wide, "18446744073709551615");
+}
+
+// ---- Ways to authenticate -----------------------------------------------------------------------
+
+#define DIGEST_OF(more) \
+    "Digest username=\"alice\", realm=\"revdial\", nonce=\"n\", uri=\"/revdial\", qop=auth, " \
+    "nc=00000001, cnonce=\"c\", response=\"" RESPONSE "\", algorithm=SHA-256" more
+#define RESPONSE "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+TEST(A57_basic_is_decoded_strictly_or_proves_nothing)
+{
+    static const char frame[] = ASK "Authorization: @\r\n" END;
+    static char long_pair[4400] = ASK "Authorization: Basic ";
+    size_t len = strlen(long_pair);
+    rvd_http_head head;
+    rvd_http_request request;
+    rvd_heap heap = {NULL, NULL, 0};
+    size_t used;
+    static const char good[] = ASK "Authorization: bAsIc  dXNlcjpwYTpzcw==\r\n" END;
+    check_values("A57", ACCEPTED, frame,
+                 VALUES("Basic dXNlcjpwYTpzcw==", "Basic Og==", "Basic dTo=", "Basic w6k6w6k="));
+    check_values("A57", 401, frame,
+                 VALUES("Basic", "Basic ", "Basic dXNlcjpwYTpzcw", "Basic dXNlcjpwYTpzcw=",
+                        "Basic dXNlcjpwYTpzcw===", "Basic dXNlcjpwYTpzcx==", "Basic dXNl cjpw",
+                        "Basic dXNlcg==", "Basic dX*lcjpw", "Basic dQA6cA==", "Basic dTpwAA==",
+                        "Basic dTpwCg==", "Basic dTpwfw==", "Basic ====", "Basic =",
+                        "Basic dXNl-zpw", "Basic dXNlcjpw, Basic dXNlcjpw"));
+    memset(long_pair + len, 'a', 4096);  // no ':' in 3 KiB
+    memcpy(long_pair + len + 4096, "\r\n\r\n", 5);
+    CHECK_INT(ask((const uint8_t *)long_pair, len + 4100, 0, 4100).status, 401);
+    memcpy(long_pair + len, "YTpB", 4);
+    CHECK_INT(ask((const uint8_t *)long_pair, len + 4100, 0, 4100).status, ACCEPTED);
+    memcpy(long_pair + len + 4096, "aaaa\r\n\r\n", 9);
+    CHECK_INT(ask((const uint8_t *)long_pair, len + 4104, 0, 4104).status, 401);
+    rvd_http_head_init(&head, &heap, 1);
+    CHECK_INT(rvd_http_head_feed(&head, (const uint8_t *)good, sizeof good - 1, &used), 1);
+    CHECK_INT(rvd_http_request_read(&head, PATH, &request), 0);
+    CHECK_INT(request.scheme, REVDIAL_AUTH_BASIC);
+    CHECK_STR(request.user, "user");
+    CHECK_STR(request.secret, "pa:ss");
+    rvd_http_head_free(&head);
+}
+
+TEST(A58_to_A61_digest_has_all_of_its_parameters_once)
+{
+    static const char *const names[] = {"username", "realm", "nonce",  "uri",
+                                        "qop",      "nc",    "cnonce", "response"};
+    static const char frame[] = ASK "Authorization: @\r\n" END;
+    static char many[8000], request[8192];
+    ask_case c = {"A58", 400, request, 0};
+    size_t len;
+    check_values("A58", ACCEPTED, frame,
+                 VALUES(DIGEST_OF(""), DIGEST_OF(", opaque=\"o\", later=\"x\""), DIGEST_OF(",,  ,"),
+                        DIGEST_OF(", userhash=false")));
+    for (size_t i = 0; i < COUNT(names); i++) {  // without one of them, and with one twice
+        static const char whole[] = DIGEST_OF("");
+        char what[20];
+        const char *at, *end;
+        snprintf(what, sizeof what, "%s=", names[i]);
+        at = strstr(whole, what);
+        end = strchr(at, ',');
+        snprintf(request, sizeof request, ASK "Authorization: %.*s%s\r\n\r\n", (int)(at - whole),
+                 whole, end + 1);
+        c.len = strlen(request);
+        check_case(&c);
+        snprintf(request, sizeof request, ASK "Authorization: %s, %.*s\r\n\r\n", whole,
+                 (int)(end - at), at);
+        c.len = strlen(request);
+        check_case(&c);
+    }
+    check_values("A59 A60", 401, frame,
+                 VALUES(DIGEST_OF("-sess"), DIGEST_OF("x"), DIGEST_OF(", userhash=true")));
+    check_values("A61", 400, frame,
+                 VALUES("Digest", "Digest ", "Digest x", "Digest x=", "Digest =x", "Digest x=\"",
+                        DIGEST_OF(", opaque=\"x"), DIGEST_OF(", opaque=\"x\\\"y\""),
+                        DIGEST_OF(", opaque=\"x\" y=z"), DIGEST_OF(", opaque=x y"),
+                        DIGEST_OF(", x=\"a\\b\""), DIGEST_OF(", algorithm=SHA-256"),
+                        DIGEST_OF(", opaque=a, OPAQUE=b"), DIGEST_OF(" opaque=a"), DIGEST_OF(", x"),
+                        DIGEST_OF(", x=y;")));
+    len = (size_t)snprintf(many, sizeof many, ASK "Authorization: " DIGEST_OF(""));
+    for (int i = 0; i < 1000 && len < 7900; i++)
+        len += (size_t)snprintf(many + len, sizeof many - len, ", x=y");
+    memcpy(many + len, "\r\n\r\n", 4);
+    CHECK_INT(ask((const uint8_t *)many, len + 4, 0, len + 4).status, 400);
+}
+
+TEST(A61_values_of_digest_are_bounded)
+{
+    static const struct {
+        const char *name;
+        int max;
+    } rows[] = {{"username", 127}, {"realm", 64}, {"nonce", 256}, {"uri", 1024}, {"cnonce", 256}};
+    for (size_t i = 0; i < COUNT(rows); i++)
+        for (int more = 0; more < 2; more++) {
+            static const char whole[] = DIGEST_OF("");
+            static char request[8192];
+            char what[20], value[1100];
+            const char *at, *end;
+            int len;
+            memset(value, 'v', sizeof value);
+            value[rows[i].max + more] = '\0';
+            snprintf(what, sizeof what, "%s=\"", rows[i].name);
+            at = strstr(whole, what) + strlen(what);
+            end = strchr(at, '"');
+            len = snprintf(request, sizeof request, ASK "Authorization: %.*s%s%s\r\n\r\n",
+                           (int)(at - whole), whole, value, end);
+            CHECK_INT(ask((const uint8_t *)request, (size_t)len, 0, 4096).status,
+                      more ? 400 : ACCEPTED);
+        }
+}
+
+TEST(the_example_of_RFC_7616_section_3_9_1_comes_out)
+{
+    static const revdial_digest d = {"http-auth@example.org",
+                                     "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v",
+                                     "/dir/index.html",
+                                     "00000001",
+                                     "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ",
+                                     NULL};
+    char ha1[RVD_HTTP_HEX_SIZE], response[RVD_HTTP_HEX_SIZE];
+    rvd_http_ha1("Mufasa", d.realm, "Circle of Life", ha1);
+    CHECK_STR(ha1, "7987c64c30e25f1b74be53f966b49b90f2808aa92faf9a00262392d7b4794232");
+    rvd_http_respond(&d, ha1, "GET", response);
+    CHECK_STR(response, "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1");
+}
+
+TEST(hmac_gives_the_codes_of_RFC_4231)
+{
+    uint8_t key[32] = {0}, mac[32];
+    memset(key, 0x0b, 20);  // the rest is what shorter keys are filled up with
+    rvd_base_hmac(key, "Hi There", 8, mac);
+    check_digest("Hi There", mac,
+                 "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
+    memset(key, 0, sizeof key);
+    memcpy(key, "Jefe", 4);
+    rvd_base_hmac(key, BYTES("what do ya want for nothing?"), mac);
+    check_digest("Jefe", mac, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+}
+
+TEST(base64_is_that_of_RFC_4648_and_nothing_else_is_read)
+{
+    static const char *const pairs[][2] = {{"", ""},
+                                           {"f", "Zg=="},
+                                           {"fo", "Zm8="},
+                                           {"foo", "Zm9v"},
+                                           {"foob", "Zm9vYg=="},
+                                           {"fooba", "Zm9vYmE="},
+                                           {"foobar", "Zm9vYmFy"}};
+    static const char *const bad[] = {"Z",    "Zg",       "Zg=",   "Zh==", "Zm9=", "Z===", "====",
+                                      "=Zg=", "Zg==Zg==", "Zm8\n", "Zm9-", "Zm9 ", "Zg=a", "Zm9v="};
+    uint8_t out[64], all[256];
+    char text[400];
+    for (size_t i = 0; i < COUNT(pairs); i++) {
+        rvd_base_text t = {text, sizeof text, 0, 0};
+        text[0] = '\0';
+        rvd_base_text_add_base64(&t, pairs[i][0], strlen(pairs[i][0]));
+        CHECK_STR(text, pairs[i][1]);
+        ptrdiff_t n = rvd_base_base64_read((uint8_t *)text, text, strlen(text));  // in place
+        CHECK_INT(n, strlen(pairs[i][0]));
+        if (n >= 0) CHECK(memcmp(text, pairs[i][0], (size_t)n) == 0);
+    }
+    for (size_t i = 0; i < COUNT(bad); i++)
+        CHECK_INT(rvd_base_base64_read(out, bad[i], strlen(bad[i])), -1);
+    for (size_t i = 0; i < sizeof all; i++) all[i] = (uint8_t)(i * 7);
+    rvd_base_text t = {text, sizeof text, 0, 0};
+    rvd_base_text_add_base64(&t, all, sizeof all);
+    CHECK_INT(rvd_base_base64_read((uint8_t *)text, text, t.len), sizeof all);
+    CHECK(memcmp(text, all, sizeof all) == 0);
+}
+
+// A proxy's engine and a backend's, and what either said last.
+typedef struct shaking {
+    test_heap memory;
+    revdial_engine_config proxy, backend;
+    revdial_credential row;
+    char said[2][4096];  // by the proxy, by the backend
+    char challenge[1024];
+    int code, status, is_up[2];
+} shaking;
+
+static size_t shake_move(revdial_engine *from, revdial_engine *to, char *said)
+{
+    struct iovec iov[4];
+    size_t total = 0;
+    int n;
+    while ((n = revdial_engine_output(from, iov, 4)) > 0) {
+        size_t len = iov[0].iov_len;
+        if (total + len < 4096) memcpy(said + total, iov[0].iov_base, len);
+        revdial_engine_input(to, iov[0].iov_base, len, 2);
+        revdial_engine_sent(from, len);
+        total += len;
+    }
+    if (total) said[total < 4095 ? total : 4095] = '\0';
+    return total;
+}
+
+static void shake_events(shaking *s, revdial_engine *e, int who)
+{
+    revdial_event ev;
+    while (revdial_engine_event(e, &ev)) {
+        if (ev.type == REVDIAL_EV_UP) s->is_up[who] = 1;
+        if (ev.type == REVDIAL_EV_AUTH)
+            revdial_engine_auth(e, revdial_auth_verify(ev.auth, &s->row, 1, NULL));
+        if (ev.type == REVDIAL_EV_DEAD && who == 1) {
+            s->code = ev.code;
+            s->status = ev.status;
+            if (ev.challenge) copy_text(s->challenge, sizeof s->challenge, ev.challenge);
+        }
+    }
+}
+
+// One connection.
+static void shake(shaking *s)
+{
+    revdial_engine *p, *b;
+    s->proxy.role = REVDIAL_ROLE_PROXY;
+    s->backend.role = REVDIAL_ROLE_BACKEND;
+    s->proxy.alloc = s->backend.alloc = test_heap_alloc;
+    s->proxy.alloc_ud = s->backend.alloc_ud = &s->memory;
+    s->backend.challenge = s->challenge[0] ? s->challenge : NULL;
+    s->code = s->status = s->is_up[0] = s->is_up[1] = 0;
+    p = revdial_engine_new(&s->proxy, 1, NULL);
+    b = revdial_engine_new(&s->backend, 1, NULL);
+    s->challenge[0] = '\0';
+    for (int i = 0; p && b && i < 4; i++) {
+        shake_move(b, p, s->said[1]);
+        shake_events(s, p, 0);
+        if (s->is_up[1] || s->is_up[0]) break;
+        shake_move(p, b, s->said[0]);
+        shake_events(s, b, 1);
+    }
+    if (p && b && s->is_up[0]) {
+        shake_move(p, b, s->said[0]);
+        shake_events(s, b, 1);
+    }
+    revdial_engine_free(p);
+    revdial_engine_free(b);
+}
+
+static void shake_init(shaking *s)
+{
+    memset(s, 0, sizeof *s);
+    s->row = (revdial_credential){"s3cret", "alice", "cam-1", REVDIAL_AUTH_DIGEST};
+    s->proxy.auth_schemes = REVDIAL_AUTH_DIGEST;
+    s->proxy.nonce = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    s->proxy.session_id = 0x00c0ffee12345678u;
+    s->backend.host = "proxy.example:7000";
+    s->backend.name = "cam-1";
+    s->backend.instance = "i-7F3a";
+    s->backend.user = "alice";
+    s->backend.secret = "s3cret";
+    s->backend.auth_schemes = REVDIAL_AUTH_DIGEST;
+    s->backend.seed = 7;
+}
+
+TEST(a_handshake_with_digest_is_the_one_of_the_vectors)
+{
+    static shaking s;
+    static vector v;
+    static const char *const names[2][2] = {{"handshake-digest-401", "handshake-digest-first"},
+                                            {"handshake-digest-101", "handshake-digest-answer"}};
+    shake_init(&s);
+    for (int i = 0; i < 2; i++) {
+        shake(&s);
+        for (int who = 0; who < 2; who++)
+            if (CHECK(vector_load(&v, names[i][who]))) CHECK_STR(s.said[who], v.bytes);
+        CHECK_INT(s.is_up[1], i);
+        CHECK_INT(s.status, i ? 0 : 401);
+    }
+    CHECK(!strstr(s.said[1], "s3cret"));
+    CHECK_INT(s.memory.live_blocks, 0);
+}
+
+TEST(without_memory_nobody_is_let_in_who_proved_nothing_and_nothing_leaks)
+{
+    static shaking s;
+    for (int wrong = 0; wrong < 2; wrong++)
+        for (int forever = 0; forever < 2; forever++)
+            for (size_t n = 1; n < 40; n++) {
+                shake_init(&s);
+                if (wrong) s.backend.secret = "s3cret2";
+                s.memory.fail_at = n;
+                s.memory.fail_forever = forever;
+                shake(&s);
+                CHECK_INT(s.is_up[0] || s.is_up[1], 0);
+                if (s.challenge[0]) shake(&s);
+                if (wrong) CHECK_INT(s.is_up[0] || s.is_up[1], 0);
+                CHECK_INT(s.memory.live_blocks, 0);
+                CHECK_INT(s.memory.live_bytes, 0);
+            }
+}
+
+TEST(an_engine_refuses_a_realm_a_nonce_or_a_challenge_that_it_could_not_send)
+{
+    static const char *const bad[] = {"a\"b", "a\\b", "a\r\nb", "\x80", ""};
+    static const char *const challenges[] = {
+        "", "Digest", "Basic",
+        "Digest realm=\"r\", nonce=\"n\r\nX: y\", algorithm=SHA-256, qop=auth",
+        "Digest realm=\"r\", nonce=\"n\", algorithm=MD5, qop=auth"};
+    static shaking s;
+    revdial_err err;
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        shake_init(&s);
+        s.proxy.role = REVDIAL_ROLE_PROXY;
+        s.proxy.realm = bad[i];
+        CHECK(revdial_engine_new(&s.proxy, 1, &err) == NULL);
+        CHECK_INT(err.code, REVDIAL_EINVAL);
+        s.proxy.realm = NULL;
+        s.proxy.nonce = i ? bad[i] : NULL;
+        CHECK(revdial_engine_new(&s.proxy, 1, &err) == NULL);
+        shake_init(&s);
+        s.backend.role = REVDIAL_ROLE_BACKEND;
+        s.backend.challenge = challenges[i];
+        CHECK(revdial_engine_new(&s.backend, 1, &err) == NULL);
+        CHECK_INT(err.code, REVDIAL_EINVAL);
+        s.backend.challenge = NULL;
+        s.backend.user = bad[i];
+        CHECK(revdial_engine_new(&s.backend, 1, &err) == NULL);
+    }
+    s.proxy.auth_schemes = 64;
+    CHECK(revdial_engine_new(&s.proxy, 1, &err) == NULL);
 }
 
 int main(int argc, char **argv)

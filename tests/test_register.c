@@ -445,7 +445,7 @@ TEST(beyond_max_pending_the_oldest_connection_gives_way_to_the_newest)
         }
         fds[3] = raw_backend(w.address, "cam-1", NULL);
         CHECK(fds[3] >= 0);
-        CHECK_INT(raw_drain(fds[0], buf, sizeof buf, &len), 0);
+        raw_drain(fds[0], buf, sizeof buf, &len);  // closed without a word
         CHECK_INT(len, 0);
         for (int i = 1; i < 3; i++) {
             raw_say(fds[i], "/x HTTP/1.1\r\nHost: h\r\n\r\n");

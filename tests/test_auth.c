@@ -1,0 +1,1429 @@
+// Ways to authenticate, at both ends and against ends that cheat: schemes, challenges, replays,
+// tables and hooks that are replaced, limits before authentication, and where secrets are left.
+// Rows by the numbers of the tables of bad input (A, R) and of threats (P, B, X).
+#include "runtime_util.h"
+
+enum { BEARER = REVDIAL_AUTH_BEARER, BASIC = REVDIAL_AUTH_BASIC, DIGEST = REVDIAL_AUTH_DIGEST };
+
+// ------------------------------------------------------------------------------------------------
+// Clients by hand
+
+// Connects from an address of loopback of its own: 127.0.0.`last`.
+static int connect_from(const char *address, int last)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET}, from = {.sin_family = AF_INET};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    at.sin_port = htons((uint16_t)atoi(strrchr(address, ':') + 1));
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    from.sin_addr.s_addr = htonl(0x7f000000u + (unsigned)last);
+    if (bind(fd, (struct sockaddr *)&from, sizeof from) == 0 &&
+        connect(fd, (struct sockaddr *)&at, sizeof at) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+// Asks for cam-1 with that value of Authorization, NULL = none, and leaves what came in `answer`.
+// Returns the status; *kept, if asked for, is the connection after a 101.
+typedef struct asking {
+    const char *authorization, *name, *more;
+    int from;
+    char answer[2048];
+    int kept;
+} asking;
+
+static int ask(const char *address, asking *a)
+{
+    char head[4096];
+    size_t len = 0;
+    int fd = connect_from(address, a->from ? a->from : 1);
+    a->kept = -1;
+    a->answer[0] = '\0';
+    if (!CHECK(fd >= 0)) return 0;
+    snprintf(
+        head, sizeof head,
+        "GET /revdial HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n"
+        "Revdial-Name: %s\r\n%s%s%s%s\r\n",
+        a->name ? a->name : "cam-1", a->authorization ? "Authorization: " : "",
+        a->authorization ? a->authorization : "", a->authorization ? "\r\n" : "",
+        a->more ? a->more : "");
+    raw_say(fd, head);
+    raw_head(fd, a->answer, sizeof a->answer);
+    if (raw_status(a->answer) == 101) {
+        a->kept = fd;
+        return 101;
+    }
+    len = strlen(a->answer);
+    raw_drain(fd, a->answer + len, sizeof a->answer - len, &len);
+    close(fd);
+    return raw_status(a->answer);
+}
+
+// The value between quotes behind `key=`, of an answer.
+static const char *quoted(const char *answer, const char *key, char *out, size_t size)
+{
+    char what[40];
+    const char *at;
+    snprintf(what, sizeof what, "%s=\"", key);
+    at = strstr(answer, what);
+    out[0] = '\0';
+    if (at) snprintf(out, size, "%.*s", (int)strcspn(at + strlen(what), "\""), at + strlen(what));
+    return out;
+}
+
+// What a client of Digest knows and sends; a test changes what it wants to be wrong.
+typedef struct knowing {
+    const char *user, *password, *realm, *uri, *nc, *cnonce, *more;
+    char nonce[300], ha1[65], authorization[2048];
+} knowing;
+
+static void fetch_nonce(const char *address, knowing *k)
+{
+    asking a = {0};
+    CHECK_INT(ask(address, &a), 401);
+    quoted(a.answer, "nonce", k->nonce, sizeof k->nonce);
+    CHECK(k->nonce[0]);
+}
+
+static const char *digest_of(knowing *k)
+{
+    char response[65];
+    revdial_digest d = {0};
+    if (!k->user) k->user = "alice";
+    if (!k->password) k->password = "s3cret";
+    if (!k->realm) k->realm = "revdial";
+    if (!k->uri) k->uri = "/revdial";
+    if (!k->nc) k->nc = "00000001";
+    if (!k->cnonce) k->cnonce = "0a4f113b";
+    d.realm = k->realm;
+    d.nonce = k->nonce;
+    d.uri = k->uri;
+    d.nc = k->nc;
+    d.cnonce = k->cnonce;
+    rvd_http_ha1(k->user, k->realm, k->password, k->ha1);
+    rvd_http_respond(&d, k->ha1, "GET", response);
+    snprintf(k->authorization, sizeof k->authorization,
+             "Digest username=\"%s\", realm=\"%s\", nonce=\"%s\", uri=\"%s\", qop=auth, nc=%s, "
+             "cnonce=\"%s\", response=\"%s\", %s",
+             k->user, k->realm, k->nonce, k->uri, k->nc, k->cnonce, response,
+             k->more ? k->more : "algorithm=SHA-256");
+    return k->authorization;
+}
+
+static int ask_digest(const char *address, knowing *k, asking *a)
+{
+    a->authorization = digest_of(k);
+    return ask(address, a);
+}
+
+// One row of each kind, and the same password for all.
+static const revdial_credential all_kinds[] = {{"s3cret", "alice", "*", DIGEST},
+                                               {"t0ken", "robot", "*", BEARER},
+                                               {"s3cret", "basil", "*", BASIC}};
+
+static int open_with(world *w, const revdial_credential *rows, size_t count)
+{
+    world_init(w);
+    w->pcfg.credentials = rows;
+    w->pcfg.credential_count = count;
+    w->pcfg.max_auth_failures = -1;
+    return world_open_proxy(w);
+}
+
+static int session_identity(world *w, const char *name, const char *want)
+{
+    revdial_session *s = NULL;
+    revdial_session_info info = {0};
+    if (revdial_proxy_list(w->proxy, name, &s, 1) >= 1) revdial_session_info_get(s, &info);
+    revdial_session_unref(s);
+    return CHECK_STR(info.identity, want);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Schemes, end to end
+
+TEST(an_agent_authenticates_by_each_scheme_and_its_challenge_is_no_failure)
+{
+    static const struct {
+        unsigned schemes;
+        const char *secret, *user, *identity;
+    } rows[] = {{DIGEST, "s3cret", "alice", "alice"},
+                {BASIC, "s3cret", "basil", "basil"},
+                {BEARER, "t0ken", NULL, "robot"},
+                {0, "t0ken", NULL, "robot"},
+                {DIGEST | BASIC, "s3cret", "alice", "alice"},
+                {BASIC | BEARER, "t0ken", "basil", "robot"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        world w;
+        revdial_stats stats;
+        if (open_with(&w, all_kinds, 3)) {
+            w.acfg.secret = rows[i].secret;
+            w.acfg.user = rows[i].user;
+            w.acfg.auth_schemes = rows[i].schemes;
+            CHECK(world_open_agent(&w, 0));
+            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+            session_identity(&w, "cam-1", rows[i].identity);
+            revdial_proxy_stats(w.proxy, &stats);
+            CHECK_INT(stats.auth_failures, 0);
+            CHECK_INT(util_log_count(&w.states, REVDIAL_BACKOFF, NULL), 0);
+            CHECK_INT(util_log_count(&w.states, REVDIAL_CONNECTING, NULL), 1);
+            revdial_agent_stats(w.agents[0], &stats);
+            CHECK_INT(stats.reconnects, 0);
+            revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+            CHECK(st != NULL);
+            revdial_close(st);
+        }
+        world_close(&w);
+    }
+}
+
+TEST(a_wrong_password_or_user_is_rejected_by_each_scheme)
+{
+    static const struct {
+        unsigned schemes;
+        const char *secret, *user;
+    } rows[] = {{DIGEST, "s3cre", "alice"},  {DIGEST, "s3cret", "nobody"},
+                {DIGEST, "s3cret", "basil"}, {BASIC, "s3crets", "basil"},
+                {BASIC, "s3cret", "alice"},  {BEARER, "s3cret", NULL}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        world w;
+        revdial_err err = {0};
+        revdial_stats stats;
+        if (open_with(&w, all_kinds, 3)) {
+            w.acfg.url = w.url;
+            w.acfg.secret = rows[i].secret;
+            w.acfg.user = rows[i].user;
+            w.acfg.auth_schemes = rows[i].schemes;
+            CHECK_INT(revdial_serve(&w.acfg, &err), REVDIAL_EAUTH);
+            revdial_proxy_stats(w.proxy, &stats);
+            CHECK_INT(stats.auth_failures, 1);
+        }
+        world_close(&w);
+    }
+}
+
+TEST(a_401_asks_for_each_scheme_of_the_table_on_a_line_of_its_own_strongest_first)
+{
+    static const revdial_credential both = {"s3cret", "alice", "*", BASIC | BEARER};
+    world w;
+    asking a = {0};
+    if (open_with(&w, all_kinds, 3)) {
+        CHECK_INT(ask(w.address, &a), 401);
+        const char *digest = strstr(a.answer, "\r\nWWW-Authenticate: Digest realm=\"revdial\"");
+        const char *bearer = strstr(a.answer, "\r\nWWW-Authenticate: Bearer realm=\"revdial\"\r\n");
+        const char *basic = strstr(a.answer, "\r\nWWW-Authenticate: Basic realm=\"revdial\"\r\n");
+        CHECK(digest && bearer && basic && digest < bearer && bearer < basic);
+        CHECK(strstr(a.answer, "algorithm=SHA-256") && strstr(a.answer, "qop=\"auth\""));
+        CHECK(!strstr(a.answer, "stale"));
+    }
+    world_close(&w);
+    if (open_with(&w, &both, 1)) {
+        CHECK_INT(ask(w.address, &a), 401);
+        CHECK(!strstr(a.answer, "Digest") && strstr(a.answer, "Basic"));
+    }
+    world_close(&w);
+}
+
+TEST(A57_a_password_may_hold_colons_and_bytes_above_ASCII)
+{
+    static const revdial_credential row = {"pa:ss:\xc3\xa9", "user", "*", BASIC | DIGEST};
+    for (int i = 0; i < 2; i++) {
+        world w;
+        if (open_with(&w, &row, 1)) {
+            w.acfg.secret = row.secret;
+            w.acfg.user = row.user;
+            w.acfg.auth_schemes = i ? DIGEST : BASIC;
+            CHECK(world_open_agent(&w, 0));
+        }
+        world_close(&w);
+    }
+}
+
+TEST(a_table_may_hold_hashes_and_rows_that_cannot_work_are_refused)
+{
+    static const revdial_credential bad[] = {{NULL, "u", "*", BASIC},
+                                             {"", "u", "*", BASIC},
+                                             {"p", NULL, "*", BASIC},
+                                             {"p", "", "*", DIGEST},
+                                             {"p", "u", "*", 64},
+                                             {"sha256:00", "u", "*", DIGEST},
+                                             {"ha1:00", "u", "*", BASIC},
+                                             {"ha1:00", "u", "*", BASIC | DIGEST},
+                                             {"sha256:00", "u", "*", BASIC | DIGEST}};
+    revdial_credential good[2] = {{NULL, "alice", "*", DIGEST}, {NULL, "alice", "*", BASIC}};
+    char ha1[80] = "ha1:", hash[80] = "sha256:";
+    const char *const secret[] = {"s3cret"};
+    world w;
+    rvd_http_ha1("alice", "here", "s3cret", ha1 + 4);
+    rvd_http_hash(secret, 1, hash + 7);
+    good[0].secret = ha1;
+    good[1].secret = hash;
+    world_init(&w);
+    w.pcfg.credentials = good;
+    w.pcfg.credential_count = 2;
+    w.pcfg.realm = "here";
+    if (world_open_proxy(&w)) {
+        w.acfg.user = "alice";
+        w.acfg.auth_schemes = DIGEST;
+        CHECK(world_open_agent(&w, 0));
+        w.acfg.auth_schemes = BASIC;
+        w.acfg.instance = "other";
+        CHECK(world_open_agent(&w, 1));
+        for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+            CHECK_INT(revdial_proxy_set_credentials(w.proxy, &bad[i], 1, 0), REVDIAL_EINVAL);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, NULL, 1, 0), REVDIAL_EINVAL);
+    }
+    world_close(&w);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        revdial_err err = {0};
+        world_init(&w);
+        w.pcfg.credentials = &bad[i];
+        CHECK(revdial_proxy_open(&w.pcfg, &err) == NULL);
+        CHECK_INT(err.code, REVDIAL_EINVAL);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------
+// Digest at the proxy
+
+TEST(P9_A60_a_nonce_is_answered_once_and_a_replay_is_refused)
+{
+    static const char *const wrong_nc[] = {"00000002", "00000000", "ffffffff"};
+    world w;
+    knowing k = {0};
+    asking a = {0};
+    char proof[80], want[65];
+    if (open_with(&w, all_kinds, 3)) {
+        fetch_nonce(w.address, &k);
+        CHECK_INT(ask_digest(w.address, &k, &a), 101);
+        revdial_digest d = {.nonce = k.nonce, .uri = k.uri, .nc = k.nc, .cnonce = k.cnonce};
+        rvd_http_respond(&d, k.ha1, "", want);
+        CHECK_STR(quoted(a.answer, "rspauth", proof, sizeof proof), want);
+        CHECK_STR(quoted(a.answer, ", cnonce", proof, sizeof proof), k.cnonce);
+        int first = a.kept;
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+        CHECK_INT(ask(w.address, &a), 401);  // the same bytes again
+        CHECK(strstr(a.answer, ", stale=true\r\n") != NULL);
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, 0), 1);  // its session was not replaced
+        CHECK_INT(util_log_count(&w.sessions, 0, NULL), 1);
+        close(first);
+        for (int i = 0; i < 3; i++) {
+            k.nc = wrong_nc[i];
+            fetch_nonce(w.address, &k);
+            CHECK_INT(ask_digest(w.address, &k, &a), 401);
+            CHECK(strstr(a.answer, "stale=true") != NULL);
+        }
+        k.nc = NULL;
+        fetch_nonce(w.address, &k);
+        k.password = "wrong";
+        CHECK_INT(ask_digest(w.address, &k, &a), 401);
+        CHECK(!strstr(a.answer, "stale"));
+        k.password = NULL;  // a wrong answer has used the nonce up
+        CHECK_INT(ask_digest(w.address, &k, &a), 401);
+        CHECK(strstr(a.answer, "stale=true") != NULL);
+    }
+    world_close(&w);
+}
+
+static void seal(revdial_proxy *p, uint64_t number, int64_t at_us, char *text)
+{
+    uint8_t bytes[16], mac[32];
+    rvd_base_text t = {text, RVD_PROXY_NONCE_SIZE, 0, 0};
+    rvd_proxy_put_u64(bytes, number);
+    rvd_proxy_put_u64(bytes + 8, (uint64_t)at_us);
+    rvd_base_hmac(p->nonce_key, bytes, sizeof bytes, mac);
+    rvd_proxy_nonce_mask(p, mac, bytes);
+    rvd_base_text_add_hex(&t, mac, 16);
+    rvd_base_text_add_hex(&t, bytes, 16);
+}
+
+TEST(A60_a_nonce_that_is_forged_old_or_from_the_future_is_stale)
+{
+    world w;
+    knowing k = {0};
+    asking a = {0};
+    if (open_with(&w, all_kinds, 3)) {
+        int64_t now = rvd_sys_now_us();
+        for (int i = 0; i < 6; i++) {
+            fetch_nonce(w.address, &k);
+            pthread_mutex_lock(&w.proxy->lock);
+            w.proxy->nonces += i == 5 ? 65536 : 0;  // so many challenges later
+            uint64_t next = w.proxy->nonces;
+            pthread_mutex_unlock(&w.proxy->lock);
+            if (i == 0) k.nonce[0] = k.nonce[0] == '0' ? '1' : '0';
+            if (i == 1) k.nonce[63] = k.nonce[63] == '0' ? '1' : '0';
+            if (i == 2) seal(w.proxy, next - 1, now - 61000000, k.nonce);
+            if (i == 3) seal(w.proxy, next - 1, now + 61000000, k.nonce);
+            if (i == 4) seal(w.proxy, next + 7, now, k.nonce);  // not given yet
+            CHECK_INT(ask_digest(w.address, &k, &a), 401);
+            CHECK(strstr(a.answer, "stale=true") != NULL);
+        }
+        pthread_mutex_lock(&w.proxy->lock);
+        w.proxy->nonces += 7;
+        pthread_mutex_unlock(&w.proxy->lock);
+        seal(w.proxy, w.proxy->nonces - 1, now - 50000000, k.nonce);  // and this is how it works
+        CHECK_INT(ask_digest(w.address, &k, &a), 101);
+        close(a.kept);
+    }
+    world_close(&w);
+}
+
+TEST(A59_A60_digest_for_another_place_or_by_another_algorithm_is_401)
+{
+    static const knowing rows[] = {
+        {.realm = "elsewhere"},
+        {.uri = "/revdial2"},
+        {.more = "algorithm=MD5"},
+        {.more = "algorithm=SHA-256-sess"},
+        {.more = "algorithm=MD5-sess"},
+        {.more = "algorithm=SHA-512-256"},
+        {.more = "opaque=\"x\""},  // no algorithm means MD5
+        {.more = "algorithm=SHA-256, userhash=true"},
+    };
+    world w;
+    asking a = {0};
+    if (open_with(&w, all_kinds, 3)) {
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            knowing k = rows[i];
+            fetch_nonce(w.address, &k);
+            int status = ask_digest(w.address, &k, &a);
+            if (status != 401) test_fail(__FILE__, __LINE__, "row %zu: %d", i, status);
+        }
+        knowing k = {.more = "algorithm=sha-256, userhash=false, opaque=\"\", later=1"};
+        fetch_nonce(w.address, &k);
+        CHECK_INT(ask_digest(w.address, &k, &a), 101);
+        close(a.kept);
+    }
+    world_close(&w);
+}
+
+// All 401s of a proxy, with the nonce cut out.
+static const char *without_nonce(char *answer)
+{
+    char *at = strstr(answer, "nonce=\"");
+    if (at) memset(at + 7, '-', strcspn(at + 7, "\""));
+    return answer;
+}
+
+TEST(P7_P17_A62_every_401_is_the_same_whoever_asked_for_whatever)
+{
+    static const char *const presented[] = {
+        NULL,
+        "Bearer wrong",
+        "Bearer s3cret",
+        "Basic YWxpY2U6d3Jvbmc=",  // alice:wrong
+        "Basic bm9ib2R5OndYb25n",
+        "Basic !",
+        "Token t0ken",
+    };
+    world w;
+    char first[2048] = "";
+    if (open_with(&w, all_kinds, 3)) {
+        for (size_t i = 0; i < sizeof presented / sizeof *presented + 3; i++) {
+            asking a = {0};
+            knowing k = {.user = i % 2 ? "nobody" : "alice", .password = "wrong"};
+            if (i < sizeof presented / sizeof *presented)
+                a.authorization = presented[i];
+            else
+                fetch_nonce(w.address, &k);
+            a.name = i % 2 ? "cam-1" : "dog";
+            if (!a.authorization && i) a.authorization = digest_of(&k);
+            CHECK_INT(ask(w.address, &a), 401);
+            without_nonce(a.answer);
+            if (i == 0) strcpy(first, a.answer);
+            CHECK_STR(a.answer, first);
+        }
+        CHECK(!strstr(first, "Server:") && !strstr(first, "alice") && !strstr(first, "cam"));
+    }
+    world_close(&w);
+}
+
+TEST(who_proves_nothing_gets_no_proof_of_ours)
+{
+    static const revdial_credential rows[] = {{"s3cret", "alice", "a", DIGEST},
+                                              {"other", "alice", "*", DIGEST}};
+    knowing k = {.nonce = "n"};
+    char proof[65] = "", want[65];
+    revdial_digest d = {"revdial", "n", "/revdial", "00000001", "c", NULL};
+    revdial_auth_req req = {.secret = "", .name = "b", .scheme = DIGEST, .digest = &d};
+    size_t row = 9;
+    char response[65];
+    req.proof = proof;
+    d.response = response;
+    for (int i = 0; i < 3; i++) {
+        req.user = i == 2 ? "nobody" : "alice";
+        rvd_http_ha1("alice", "revdial", i == 1 ? "wrong" : "s3cret", k.ha1);
+        rvd_http_respond(&d, k.ha1, "GET", response);
+        CHECK_INT(revdial_auth_verify(&req, rows, 2, &row), i ? REVDIAL_EAUTH : REVDIAL_EDENIED);
+        CHECK_STR(proof, "");
+    }
+    req.user = "alice";
+    rvd_http_ha1("alice", "revdial", "other", k.ha1);  // the second row of that user
+    rvd_http_respond(&d, k.ha1, "GET", response);
+    rvd_http_respond(&d, k.ha1, "", want);
+    CHECK_INT(revdial_auth_verify(&req, rows, 2, &row), 0);
+    CHECK_INT(row, 1);
+    CHECK_STR(proof, want);
+    req.digest = NULL;
+    CHECK_INT(revdial_auth_verify(&req, rows, 2, NULL), REVDIAL_EAUTH);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Digest at the agent, against a proxy by hand
+
+typedef struct cheat {
+    world w;
+    int listener, fd;
+    char head[4096];
+} cheat;
+
+static void cheat_open(cheat *c, unsigned schemes)
+{
+    int port = 0;
+    world_init(&c->w);
+    c->listener = raw_listen(8, &port);
+    snprintf(c->w.url, sizeof c->w.url, "http://127.0.0.1:%d", port);
+    c->w.acfg.url = c->w.url;
+    c->w.acfg.user = "alice";
+    c->w.acfg.auth_schemes = schemes;
+    c->w.agents[0] = revdial_agent_start(&c->w.acfg, NULL);
+}
+
+// Reads a request and answers it.
+static void cheat_answer(cheat *c, const char *answer)
+{
+    c->fd = raw_proxy_accept(c->listener, c->head, sizeof c->head);
+    CHECK(c->fd >= 0);
+    raw_say(c->fd, answer);
+    shutdown(c->fd, SHUT_WR);
+    raw_read(c->fd, c->head + sizeof c->head - 1, 1);
+    close(c->fd);
+}
+
+static void cheat_close(cheat *c)
+{
+    world_close(&c->w);
+    close(c->listener);
+}
+
+// The agent ended with that code, and never showed what it knows.
+static void cheat_ended(cheat *c, const char *row, int code)
+{
+    util_state e = {0};
+    if (!util_log_wait(&c->w.states, REVDIAL_STOPPED, 1, &e) || e.code != code)
+        test_fail(__FILE__, __LINE__, "%s: %d, not %d: %s", row, e.code, code, e.msg);
+    if (strstr(e.msg, "s3cret")) test_fail(__FILE__, __LINE__, "%s: %s", row, e.msg);
+}
+
+#define ASKS(challenge) "HTTP/1.1 401 No\r\n" challenge "Content-Length: 0\r\n\r\n"
+#define GOOD \
+    "WWW-Authenticate: Digest realm=\"r\", nonce=\"n1\", qop=\"auth\", algorithm=SHA-256\r\n"
+
+TEST(P10_R21_a_proxy_that_asks_for_less_than_digest_gets_nothing)
+{
+    static const char *const rows[] = {
+        ASKS("WWW-Authenticate: Basic realm=\"r\"\r\n"),
+        ASKS("WWW-Authenticate: Bearer\r\nWWW-Authenticate: Basic realm=\"r\"\r\n"),
+        ASKS("WWW-Authenticate: Digest realm=\"r\", nonce=\"n\", qop=\"auth\"\r\n"),
+        ASKS("WWW-Authenticate: Digest realm=\"r\", nonce=\"n\", qop=\"auth\", algorithm=MD5\r\n"),
+        ASKS("WWW-Authenticate: Digest realm=\"r\", nonce=\"n\", algorithm=SHA-256\r\n"),
+        ASKS("WWW-Authenticate: Digest realm=\"r\", nonce=\"n\", qop=\"auth-int\", "
+             "algorithm=SHA-256\r\n"),
+        ASKS("WWW-Authenticate: Negotiate\r\n"),
+        ASKS(""),
+        RAW_101,
+        "HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n"
+        "Authentication-Info: rspauth=\"\"\r\n\r\n",
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        cheat c;
+        cheat_open(&c, DIGEST);
+        cheat_answer(&c, rows[i]);
+        CHECK(!strstr(c.head, "Authorization"));
+        cheat_ended(&c, rows[i], REVDIAL_EAUTH);
+        CHECK_INT(util_log_count(&c.w.states, REVDIAL_UP, NULL), 0);
+        cheat_close(&c);
+    }
+}
+
+TEST(R22_a_malformed_challenge_is_an_error_of_its_own_and_nothing_is_sent)
+{
+    static char huge[8192], many[8000];
+    const char *const rows[] = {
+        ASKS("WWW-Authenticate: Digest realm=\"r\", qop=\"auth\", algorithm=SHA-256\r\n"),
+        ASKS("WWW-Authenticate: Digest realm=\"r\", nonce=\"\", qop=\"auth\", "
+             "algorithm=SHA-256\r\n"),
+        ASKS("WWW-Authenticate: Digest nonce=\"n\", qop=\"auth\", algorithm=SHA-256\r\n"),
+        ASKS("WWW-Authenticate: Digest realm=\"r, nonce=\"n\"\r\n"),
+        ASKS("WWW-Authenticate: Digest realm=\"r\\\"\", nonce=\"n\"\r\n"),
+        ASKS("WWW-Authenticate: Digest realm=\"r\", realm=\"r\", nonce=\"n\"\r\n"),
+        ASKS("WWW-Authenticate: Digest realm=\"r\" nonce=\"n\"\r\n"),
+        ASKS("WWW-Authenticate: Digest realm=, nonce=\"n\"\r\n"),
+        ASKS("WWW-Authenticate: \"Digest\"\r\n"),
+        huge,
+        many,
+    };
+    size_t len = (size_t)snprintf(huge, sizeof huge,
+                                  "HTTP/1.1 401 No\r\nWWW-Authenticate: Digest realm=\"r\", "
+                                  "qop=\"auth\", algorithm=SHA-256, nonce=\"");
+    memset(huge + len, 'n', 7000);
+    strcpy(huge + len + 7000, "\"\r\n\r\n");
+    len = (size_t)snprintf(many, sizeof many, "HTTP/1.1 401 No\r\nWWW-Authenticate: Digest a=b");
+    for (int i = 0; i < 100; i++) len += (size_t)snprintf(many + len, sizeof many - len, ", a=b");
+    strcpy(many + len, "\r\n\r\n");
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        cheat c;
+        util_state e = {0};
+        cheat_open(&c, DIGEST);
+        cheat_answer(&c, rows[i]);
+        CHECK(!strstr(c.head, "Authorization"));
+        CHECK(util_log_wait(&c.w.states, REVDIAL_BACKOFF, 1, &e));
+        if (e.code != REVDIAL_EUPGRADE)
+            test_fail(__FILE__, __LINE__, "\"%.80s\": %d %s", rows[i], e.code, e.msg);
+        cheat_close(&c);
+    }
+}
+
+TEST(R22_of_a_hundred_challenges_the_first_that_can_be_answered_is)
+{
+    static char answer[8000];
+    char nonce[40];
+    size_t len = (size_t)snprintf(answer, sizeof answer, "HTTP/1.1 401 No\r\nWWW-Authenticate: A");
+    cheat c;
+    for (int i = 0; i < 97; i++)
+        len += (size_t)snprintf(answer + len, sizeof answer - len, "%s",
+                                i % 2 ? ", Digest realm=\"x\", nonce=m, algorithm=MD5" : ",B c=d");
+    snprintf(answer + len, sizeof answer - len,
+             "\r\n" GOOD "WWW-Authenticate: Digest realm=\"r\", nonce=\"n2\", qop=\"auth\", "
+             "algorithm=SHA-256\r\nWWW-Authenticate: Negotiate abc==\r\n\r\n");
+    cheat_open(&c, DIGEST | BASIC);
+    cheat_answer(&c, answer);
+    cheat_answer(&c, "HTTP/1.1 403 No\r\n\r\n");
+    CHECK_STR(quoted(c.head, ", nonce", nonce, sizeof nonce), "n1");
+    CHECK(strstr(c.head, "Authorization: Digest username=\"alice\"") != NULL);
+    cheat_ended(&c, "403", REVDIAL_EDENIED);
+    cheat_close(&c);
+}
+
+TEST(P10_a_proxy_that_cannot_prove_the_password_is_left)
+{
+    static const char *const rows[] = {
+        RAW_101,
+        "HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n"
+        "Authentication-Info: "
+        "rspauth=\"753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6"
+        "c1\"\r\n\r\n",
+        "HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n"
+        "Authentication-Info: rspauth=\r\n\r\n",
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        cheat c;
+        cheat_open(&c, DIGEST | BASIC);
+        cheat_answer(&c, ASKS(GOOD));
+        cheat_answer(&c, rows[i]);
+        CHECK(strstr(c.head, "Authorization: Digest ") && !strstr(c.head, "s3cret"));
+        cheat_ended(&c, rows[i], REVDIAL_EAUTH);
+        CHECK_INT(util_log_count(&c.w.states, REVDIAL_UP, NULL), 0);
+        cheat_close(&c);
+    }
+}
+
+TEST(a_stale_nonce_is_answered_again_at_once_but_not_for_ever)
+{
+    cheat c;
+    util_state e = {0};
+    char cnonces[2][40];
+    cheat_open(&c, DIGEST);
+    for (int i = 0; i < 2; i++) {
+        cheat_answer(&c, i ? ASKS("WWW-Authenticate: Digest realm=\"r\", nonce=\"n2\", stale=TRUE, "
+                                  "qop=\"auth\", algorithm=SHA-256\r\n")
+                           : ASKS(GOOD));
+    }
+    cheat_answer(&c, ASKS("WWW-Authenticate: Digest realm=\"r\", nonce=\"n2\", stale=true, "
+                          "qop=\"auth\", algorithm=SHA-256\r\n"));
+    CHECK(strstr(c.head, "nonce=\"n2\"") != NULL);
+    quoted(c.head, "cnonce", cnonces[0], sizeof cnonces[0]);
+    CHECK_INT(util_log_count(&c.w.states, REVDIAL_BACKOFF, NULL), 0);
+    cheat_answer(&c, ASKS("WWW-Authenticate: Digest realm=\"r\", nonce=\"n2\", stale=true, "
+                          "qop=\"auth\", algorithm=SHA-256\r\n"));
+    quoted(c.head, "cnonce", cnonces[1], sizeof cnonces[1]);
+    CHECK(strlen(cnonces[0]) == 32 && strcmp(cnonces[0], cnonces[1]) != 0);
+    CHECK(util_log_wait(&c.w.states, REVDIAL_BACKOFF, 1, &e));  // the proxy is broken, not we
+    CHECK_INT(e.code, REVDIAL_EUPGRADE);
+    cheat_answer(&c, ASKS(GOOD));  // a new attempt knows no nonce
+    CHECK(!strstr(c.head, "Authorization"));
+    cheat_answer(&c, ASKS(GOOD));  // not stale: rejected
+    cheat_ended(&c, "401", REVDIAL_EAUTH);
+    cheat_close(&c);
+}
+
+static int count_credentials(void *ud, unsigned attempt, char *secret, size_t size)
+{
+    util_gate_add(ud, 1);
+    (void)attempt;
+    snprintf(secret, size, "s3cret");
+    return 0;
+}
+
+TEST(credential_fn_is_asked_once_for_both_requests_of_an_attempt)
+{
+    world w;
+    util_gate asked = UTIL_GATE;
+    if (open_with(&w, all_kinds, 3)) {
+        w.acfg.secret = NULL;
+        w.acfg.credential_fn = count_credentials;
+        w.acfg.credential_ud = &asked;
+        w.acfg.user = "alice";
+        w.acfg.auth_schemes = DIGEST;
+        CHECK(world_open_agent(&w, 0));
+        CHECK_INT(util_gate_count(&asked), 1);
+    }
+    world_close(&w);
+}
+
+TEST(P11_what_would_show_the_secret_is_not_sent_in_cleartext_beyond_loopback)
+{
+    static const unsigned sets[] = {BASIC, BASIC | BEARER};
+    for (size_t i = 0; i < 2; i++) {
+        world w;
+        revdial_err err = {0};
+        world_init(&w);
+        w.acfg.url = "http://192.0.2.1:7000";
+        w.acfg.user = "alice";
+        w.acfg.auth_schemes = sets[i];
+        CHECK_INT(revdial_serve(&w.acfg, &err), REVDIAL_EINVAL);
+        CHECK(strstr(err.msg, "cleartext") != NULL);
+    }
+    // Of a set, only what is safe there is left.
+    revdial_agent a;
+    rvd_agent_link l;
+    rvd_sys_addr far, near;
+    memset(&a, 0, sizeof a);
+    memset(&l, 0, sizeof l);
+    l.agent = &a;
+    CHECK_INT(rvd_sys_addr_parse("192.0.2.1:1", 1, &far, NULL), 0);
+    CHECK_INT(rvd_sys_addr_parse("127.0.0.1:1", 1, &near, NULL), 0);
+    a.cfg.auth_schemes = DIGEST | BASIC | BEARER;
+    CHECK_INT(rvd_agent_schemes(&l, &far), DIGEST);
+    CHECK_INT(rvd_agent_schemes(&l, &near), DIGEST | BASIC | BEARER);
+    l.secure = 1;
+    CHECK_INT(rvd_agent_schemes(&l, &far), DIGEST | BASIC | BEARER);
+    l.secure = 0;
+    a.cfg.allow_cleartext = 1;
+    CHECK_INT(rvd_agent_schemes(&l, &far), DIGEST | BASIC | BEARER);
+    a.cfg.allow_cleartext = 0;
+    a.cfg.auth_schemes = 0;
+    CHECK_INT(rvd_agent_schemes(&l, &far), 0);
+}
+
+TEST(U41_users_and_passwords_that_cannot_be_sent_are_refused_at_the_start)
+{
+    static const struct {
+        const char *user, *secret;
+    } rows[] = {{NULL, "x"},     {"", "x"},         {"a:b", "x"},    {"a\"b", "x"},  {"a\\b", "x"},
+                {"a\r\nb", "x"}, {"\xc3\xa9", "x"}, {"a", "x\r\ny"}, {"a", "x\x7f"}, {"a", "\x01"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        for (unsigned scheme = BASIC; scheme <= DIGEST; scheme *= 2) {
+            world w;
+            revdial_err err = {0};
+            world_init(&w);
+            w.acfg.url = "http://127.0.0.1:1";
+            w.acfg.user = rows[i].user;
+            w.acfg.secret = rows[i].secret;
+            w.acfg.auth_schemes = scheme;
+            w.agents[0] = revdial_agent_start(&w.acfg, &err);
+            CHECK(w.agents[0] == NULL);
+            CHECK_INT(err.code, REVDIAL_EINVAL);
+            CHECK(!strstr(err.msg, rows[i].secret) || !rows[i].secret[1]);
+            world_close(&w);
+        }
+}
+
+// ------------------------------------------------------------------------------------------------
+// Hooks and tables
+
+typedef struct hooked {
+    util_gate called, go;
+    revdial_auth_req seen;
+    char user[64], secret[64];
+    revdial_credential row;
+} hooked;
+
+static int hook_with_row(void *ud, const revdial_auth_req *req, char *identity, size_t size)
+{
+    hooked *h = ud;
+    h->seen = *req;
+    snprintf(h->user, sizeof h->user, "%s", req->user);
+    snprintf(h->secret, sizeof h->secret, "%s", req->secret);
+    util_gate_add(&h->called, 1);
+    util_gate_wait(&h->go, 1);
+    snprintf(identity, size, "hook:%s", req->user);
+    return revdial_auth_verify(req, &h->row, 1, NULL);
+}
+
+static int hook_that_accepts(void *ud, const revdial_auth_req *req, char *identity, size_t size)
+{
+    (void)ud, (void)req;
+    snprintf(identity, size, "anybody");
+    return 0;
+}
+
+TEST(a_hook_judges_each_scheme_and_may_answer_later)
+{
+    static const unsigned schemes[] = {DIGEST, BASIC};
+    for (int i = 0; i < 2; i++) {
+        world w;
+        hooked h = {.called = UTIL_GATE, .go = UTIL_GATE};
+        h.row = (revdial_credential){"s3cret", "alice", "*", DIGEST | BASIC};
+        world_init(&w);
+        w.pcfg.credentials = NULL;
+        w.pcfg.credential_count = 0;
+        w.pcfg.auth = hook_with_row;
+        w.pcfg.auth_ud = &h;
+        w.pcfg.auth_schemes = DIGEST | BASIC;
+        if (world_open_proxy(&w)) {
+            w.acfg.url = w.url;
+            w.acfg.user = "alice";
+            w.acfg.auth_schemes = schemes[i];
+            w.agents[0] = revdial_agent_start(&w.acfg, NULL);
+            if (i == 0) {  // the request that has no credentials goes to the hook as well
+                CHECK(util_gate_wait(&h.called, 1));
+                CHECK_INT(h.seen.scheme, 0);
+                util_gate_add(&h.go, 1);
+            }
+            CHECK(util_gate_wait(&h.called, 2 - i));
+            util_gate_add(&h.go, 1);
+            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+            CHECK_INT(h.seen.scheme, schemes[i]);
+            CHECK_STR(h.user, "alice");
+            CHECK_STR(h.secret, i ? "s3cret" : "");
+            session_identity(&w, "cam-1", "hook:alice");
+        }
+        world_close(&w);
+    }
+}
+
+TEST(a_hook_that_accepts_digest_unseen_has_no_proof_for_the_backend)
+{
+    world w;
+    revdial_err err = {0};
+    world_init(&w);
+    w.pcfg.auth = hook_that_accepts;
+    w.pcfg.auth_schemes = DIGEST;
+    if (world_open_proxy(&w)) {
+        w.acfg.url = w.url;
+        w.acfg.user = "alice";
+        w.acfg.auth_schemes = DIGEST;
+        CHECK_INT(revdial_serve(&w.acfg, &err), REVDIAL_EAUTH);
+    }
+    world_close(&w);
+}
+
+TEST(credentials_of_a_kind_that_was_not_asked_for_never_reach_the_hook)
+{
+    world w;
+    world_init(&w);
+    w.pcfg.auth = hook_that_accepts;
+    if (world_open_proxy(&w)) {
+        asking a = {.authorization = "Basic YWxpY2U6czNjcmV0"};
+        CHECK_INT(ask(w.address, &a), 401);
+        a.authorization = "Bearer x";
+        CHECK_INT(ask(w.address, &a), 101);
+        close(a.kept);
+    }
+    world_close(&w);
+}
+
+TEST(B8_a_new_table_rules_at_once_and_drops_only_who_is_no_longer_in_it)
+{
+    static const revdial_credential fresh[] = {{"new", "alice", "cam-*", BEARER},
+                                               {"t0ken", "robot", "dog", BEARER}};
+    world w;
+    asking a = {.authorization = "Bearer t0ken"}, b = {.authorization = "Bearer new"};
+    util_state e = {0};
+    if (open_with(&w, all_kinds, 3)) {
+        knowing k = {0};
+        asking d = {.name = "cam-2"};
+        fetch_nonce(w.address, &k);
+        CHECK_INT(ask_digest(w.address, &k, &d), 101);
+        CHECK_INT(ask(w.address, &a), 101);
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, NULL, 0, 0), 0);  // nobody, from now on
+        asking c = a;
+        CHECK_INT(ask(w.address, &c), 401);
+        CHECK(!strstr(c.answer, "Digest"));
+        CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 2, 1), 0);
+        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, &e));  // robot has lost cam-1
+        CHECK_INT(e.code, REVDIAL_EAUTH);
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-2", 1, 0), 1);
+        CHECK_INT(ask(w.address, &b), 101);
+        CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 1);
+        close(a.kept);
+        close(b.kept);
+        close(d.kept);
+    }
+    world_close(&w);
+}
+
+TEST(a_hook_can_take_over_from_the_table_and_give_back)
+{
+    world w;
+    if (open_with(&w, all_kinds, 3)) {
+        asking a = {.authorization = "Bearer anything"};
+        CHECK_INT(ask(w.address, &a), 401);
+        revdial_proxy_set_auth(w.proxy, hook_that_accepts, NULL);
+        CHECK_INT(ask(w.address, &a), 101);
+        close(a.kept);
+        revdial_proxy_set_auth(w.proxy, NULL, NULL);
+        CHECK_INT(ask(w.address, &a), 401);
+    }
+    world_close(&w);
+}
+
+typedef struct reloading {
+    world *w;
+    atomic_int stop;
+} reloading;
+
+static void *reload_run(void *arg)
+{
+    reloading *r = arg;
+    for (int i = 0; !atomic_load(&r->stop); i++) {
+        CHECK_INT(revdial_proxy_set_credentials(r->w->proxy, all_kinds, 3, i % 2), 0);
+        sched_yield();
+    }
+    return NULL;
+}
+
+TEST(a_table_may_be_replaced_while_backends_register)
+{
+    world w;
+    reloading r = {.w = &w};
+    if (open_with(&w, all_kinds, 3)) {
+        pthread_t t = util_thread(reload_run, &r);
+        for (int i = 0; i < 40; i++) {
+            knowing k = {0};
+            asking a = {0};
+            int status;
+            fetch_nonce(w.address, &k);
+            status = ask_digest(w.address, &k, &a);
+            CHECK(status == 101 || status == 503);  // 503: the table changed under the check
+            if (a.kept >= 0) close(a.kept);
+        }
+        atomic_store(&r.stop, 1);
+        pthread_join(t, NULL);
+    }
+    world_close(&w);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Limits before authentication
+
+TEST(P8_who_presents_wrong_credentials_again_and_again_gets_429_and_its_neighbours_do_not)
+{
+    world w;
+    revdial_stats stats;
+    if (open_with(&w, all_kinds, 3)) {
+        w.proxy->cfg.max_auth_failures = 0;  // the default
+        asking bad = {.authorization = "Bearer wrong", .from = 2};
+        asking good = {.authorization = "Bearer t0ken", .from = 2};
+        asking near = {.authorization = "Bearer t0ken", .from = 3}, none = {.from = 2};
+        for (int i = 0; i < 10; i++) CHECK_INT(ask(w.address, &bad), 401);
+        for (int i = 0; i < 3; i++) CHECK_INT(ask(w.address, &bad), 429);
+        CHECK(strstr(bad.answer, "Retry-After: 5\r\n") != NULL);
+        CHECK_INT(ask(w.address, &good), 429);  // unseen, or it would tell a guess from a hit
+        CHECK_INT(ask(w.address, &none), 401);
+        CHECK_INT(ask(w.address, &near), 101);
+        close(near.kept);
+        revdial_proxy_stats(w.proxy, &stats);
+        CHECK_INT(stats.auth_failures, 10);
+        // Time pays off. What is owed is bounded, so it does not take for ever.
+        pthread_mutex_lock(&w.proxy->lock);
+        for (int i = 0; i < RVD_PROXY_SOURCES; i++) w.proxy->sources[i].clear_us -= 5000000;
+        pthread_mutex_unlock(&w.proxy->lock);
+        CHECK_INT(ask(w.address, &bad), 401);
+        CHECK_INT(ask(w.address, &bad), 429);
+    }
+    world_close(&w);
+}
+
+TEST(P8_a_source_with_a_session_is_given_ten_times_as_many)
+{
+    world w;
+    if (open_with(&w, all_kinds, 3)) {
+        w.proxy->cfg.max_auth_failures = 2;
+        asking bad = {.authorization = "Bearer wrong", .from = 2};
+        asking good = {.authorization = "Bearer t0ken", .from = 2};
+        CHECK_INT(ask(w.address, &good), 101);
+        int first = good.kept;
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+        for (int i = 0; i < 15; i++) CHECK_INT(ask(w.address, &bad), 401);
+        good.more = "Revdial-Instance: b\r\n";
+        CHECK_INT(ask(w.address, &good), 101);
+        close(good.kept);
+        close(first);
+        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 2, NULL));
+        CHECK_INT(ask(w.address, &bad), 429);
+    }
+    world_close(&w);
+}
+
+TEST(P8_the_memory_of_sources_is_bounded_and_the_worst_are_kept)
+{
+    test_heap memory = {0};
+    world w;
+    world_init(&w);
+    w.pcfg.common.alloc = test_heap_alloc;
+    w.pcfg.common.alloc_ud = &memory;
+    w.pcfg.listen = NULL;
+    if (world_open_proxy(&w)) {
+        size_t before = memory.live_bytes;
+        for (uint64_t i = 0; i < 11; i++) rvd_proxy_source_failed(w.proxy, 7);
+        for (uint64_t i = 1000; i < 101000; i++) rvd_proxy_source_failed(w.proxy, i << 16);
+        CHECK_INT(memory.live_bytes - before, 65536);
+        CHECK_INT(rvd_proxy_source_may(w.proxy, 7), 0);
+        CHECK_INT(rvd_proxy_source_may(w.proxy, 8), 1);
+    }
+    world_close(&w);
+    CHECK_INT(memory.live_bytes, 0);
+}
+
+TEST(P8_a_source_is_an_IPv4_address_or_an_IPv6_64)
+{
+    static const struct {
+        const char *a, *b;
+        int same;
+    } rows[] = {{"192.0.2.1:1", "192.0.2.1:2", 1},
+                {"192.0.2.1:1", "192.0.2.2:1", 0},
+                {"192.0.2.1:1", "[::ffff:192.0.2.1]:9", 1},
+                {"[2001:db8::1]:1", "[2001:db8::ffff:ffff:ffff:ffff]:1", 1},
+                {"[2001:db8::1]:1", "[2001:db8:0:1::1]:1", 0},
+                {"[::1]:1", "[::2]:1", 1}};
+    rvd_sys_addr a, b;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        CHECK_INT(rvd_sys_addr_parse(rows[i].a, 1, &a, NULL), 0);
+        CHECK_INT(rvd_sys_addr_parse(rows[i].b, 1, &b, NULL), 0);
+        CHECK_INT(rvd_proxy_source_of(&a) == rvd_proxy_source_of(&b), rows[i].same);
+        CHECK(rvd_proxy_source_of(&a) != 0);
+    }
+    CHECK_INT(rvd_sys_addr_parse("unix:/x", 1, &a, NULL), 0);
+    CHECK_INT(rvd_proxy_source_of(&a), 0);
+}
+
+TEST(a_429_makes_the_agent_wait_and_is_no_rejection)
+{
+    world w;
+    util_state e = {0};
+    if (open_with(&w, all_kinds, 3)) {
+        w.proxy->cfg.max_auth_failures = 1;
+        asking bad = {.authorization = "Bearer wrong"};
+        CHECK_INT(ask(w.address, &bad), 401);
+        w.acfg.url = w.url;
+        w.acfg.secret = "t0ken";
+        w.agents[0] = revdial_agent_start(&w.acfg, NULL);
+        CHECK(util_log_wait(&w.states, REVDIAL_BACKOFF, 1, &e));
+        CHECK_INT(e.code, REVDIAL_ELIMIT);
+        CHECK(e.retry_ms >= 5000 && e.retry_ms <= 7000);
+    }
+    world_close(&w);
+}
+
+typedef struct drip {
+    const char *address;
+    int from, count, alive;
+    int fds[1000];
+    atomic_int stop;
+    util_gate going;
+} drip;
+
+static void drip_open(drip *d, int i)
+{
+    d->fds[i] = connect_from(d->address, d->from);
+    if (d->fds[i] >= 0) raw_say(d->fds[i], "GET /revdial HTTP/1.1\r\nX: ");
+}
+
+// Keeps so many connections open that send a byte now and then; whoever is cut off comes back.
+static void *drip_run(void *arg)
+{
+    drip *d = arg;
+    for (int i = 0; i < d->count; i++) drip_open(d, i);
+    util_gate_add(&d->going, 1);
+    while (!atomic_load(&d->stop)) {
+        for (int i = 0; i < d->count && !atomic_load(&d->stop); i++) {
+            if (d->fds[i] >= 0 && raw_wait(d->fds[i], POLLIN | POLLHUP, 0)) {
+                close(d->fds[i]);
+                drip_open(d, i);
+            } else if (d->fds[i] >= 0) {
+                raw_say(d->fds[i], "x");
+            }
+        }
+        util_nap_ms(20);
+        util_gate_add(&d->going, 1);
+    }
+    for (int i = 0; i < d->count; i++) close(d->fds[i]);
+    return NULL;
+}
+
+TEST(P1_P2_a_thousand_connections_that_drip_do_not_keep_a_backend_out)
+{
+    struct rlimit limit;
+    world w;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    for (int same = 0; same < 2; same++) {
+        static drip d;
+        memset(&d, 0, sizeof d);
+        util_gate_init(&d.going);
+        if (open_with(&w, all_kinds, 3)) {
+            d.address = w.address;
+            d.from = same ? 1 : 2;  // where the backend is, or elsewhere
+            d.count = 1000;
+            pthread_t t = util_thread(drip_run, &d);
+            CHECK(util_gate_wait(&d.going, 2));  // all are there, and those cut off came back
+            w.acfg.user = "alice";
+            w.acfg.auth_schemes = DIGEST;
+            CHECK(world_open_agent(&w, 0));
+            CHECK_INT(util_log_count(&w.states, REVDIAL_BACKOFF, NULL), 0);
+            int seen = util_gate_count(&d.going);
+            CHECK(util_gate_wait(&d.going, seen + 2));  // and it stays
+            revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+            CHECK(st != NULL);
+            revdial_close(st);
+            pthread_mutex_lock(&w.proxy->lock);
+            CHECK(w.proxy->pending <= 512);
+            pthread_mutex_unlock(&w.proxy->lock);
+            atomic_store(&d.stop, 1);
+            pthread_join(t, NULL);
+        }
+        world_close(&w);
+    }
+}
+
+TEST(P2_a_full_waiting_room_drops_the_oldest_of_who_has_the_most)
+{
+    world w;
+    int fds[6];
+    char byte;
+    world_init(&w);
+    w.pcfg.max_pending = 5;
+    if (world_open_proxy(&w)) {
+        fds[0] = connect_from(w.address, 2);  // the oldest of all, but one of two
+        for (int i = 1; i < 5; i++) fds[i] = connect_from(w.address, i == 4 ? 2 : 3);
+        UTIL_EVENTUALLY((pthread_mutex_lock(&w.proxy->lock),
+                         byte = w.proxy->pending == 5 && !rvd_base_link_is_alone(&w.proxy->waiting),
+                         pthread_mutex_unlock(&w.proxy->lock), byte));
+        fds[5] = connect_from(w.address, 4);
+        CHECK_INT(raw_read(fds[1], &byte, 1), 0);  // the oldest of three
+        for (int i = 0; i < 6; i++) {
+            if (i == 1) continue;
+            raw_say(fds[i], "GET /x HTTP/1.1\r\nHost: h\r\n\r\n");
+            char answer[512] = "";
+            CHECK(raw_head(fds[i], answer, sizeof answer) > 0);
+            CHECK_INT(raw_status(answer), 404);
+        }
+        for (int i = 0; i < 6; i++) close(fds[i]);
+    }
+    world_close(&w);
+}
+
+typedef struct lines {
+    util_gate all, refused;
+    char secret[64];
+    atomic_int leaked;
+} lines;
+
+static void log_lines(void *ud, int level, const char *event, const char *msg)
+{
+    lines *l = ud;
+    (void)level;
+    util_gate_add(&l->all, 1);
+    if (strcmp(event, "session.refused") == 0) util_gate_add(&l->refused, 1);
+    if (l->secret[0] && (strstr(msg, l->secret) || strstr(event, l->secret)))
+        atomic_store(&l->leaked, 1);
+}
+
+TEST(P16_strangers_do_not_fill_the_log)
+{
+    world w;
+    lines l;
+    memset(&l, 0, sizeof l);
+    util_gate_init(&l.all);
+    util_gate_init(&l.refused);
+    world_init(&w);
+    w.pcfg.common.log = log_lines;
+    w.pcfg.common.log_ud = &l;
+    w.pcfg.common.log_level = REVDIAL_LOG_INFO;
+    w.pcfg.max_auth_failures = -1;
+    if (world_open_proxy(&w)) {
+        int64_t began = util_now_ms();
+        revdial_stats stats;
+        for (int i = 0; i < 300; i++) {
+            asking bad = {.authorization = "Bearer wrong"};
+            CHECK_INT(ask(w.address, &bad), 401);
+        }
+        UTIL_EVENTUALLY((revdial_proxy_stats(w.proxy, &stats), stats.handshakes_refused == 300));
+        int64_t seconds = (util_now_ms() - began) / 1000 + 1;
+        CHECK(util_gate_count(&l.refused) <= RVD_PROXY_LOG_BURST + RVD_PROXY_LOG_RATE * seconds);
+        CHECK(util_gate_count(&l.refused) >= 1);
+    }
+    world_close(&w);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Backends that share a proxy
+
+TEST(B4_B5_a_credential_cannot_take_see_or_reset_the_name_of_another)
+{
+    static const revdial_credential rows[] = {{"a-pass", "alice", "cam-*", DIGEST | BASIC},
+                                              {"b-pass", "bob", "door, cam-9", DIGEST | BASIC},
+                                              {"c-tok", "carol", "*", BEARER}};
+    static const char *const confused[] = {"cam-1", "cam", "doors", "door.a", "cam-99"};
+    world w;
+    if (open_with(&w, rows, 3)) {
+        w.acfg.user = "alice";
+        w.acfg.secret = "a-pass";
+        w.acfg.auth_schemes = DIGEST;
+        w.acfg.instance = "I-1";
+        CHECK(world_open_agent(&w, 0));
+        revdial_stream *held = world_dial(&w, "hold", 0, NULL);
+        CHECK(held != NULL);
+        for (size_t i = 0; i < sizeof confused / sizeof *confused; i++) {
+            asking b = {.authorization = "Basic Ym9iOmItcGFzcw==",
+                        .name = confused[i],
+                        .more = "Revdial-Instance: I-1\r\n"};
+            char live[2048];
+            CHECK_INT(ask(w.address, &b), 403);
+            strcpy(live, b.answer);
+            b.name = "cam-404";  // and whether a name is in use does not show
+            CHECK_INT(ask(w.address, &b), 403);
+            CHECK_STR(b.answer, live);
+        }
+        // A user of the other, by each scheme; with the other's nonce; with one's own password.
+        knowing k = {.user = "alice", .password = "b-pass"};
+        asking d = {.more = "Revdial-Instance: I-1\r\n"};
+        fetch_nonce(w.address, &k);
+        CHECK_INT(ask_digest(w.address, &k, &d), 401);
+        asking basic = {.authorization = "Basic YWxpY2U6Yi1wYXNz"};  // alice:b-pass
+        CHECK_INT(ask(w.address, &basic), 401);
+        // Who may register any name still does not get one that is held, whatever its instance.
+        asking c = {.authorization = "Bearer c-tok", .more = "Revdial-Instance: I-1\r\n"};
+        CHECK_INT(ask(w.address, &c), 409);
+        CHECK_INT(util_log_count(&w.sessions, 0, NULL), 1);  // UP of alice, and nothing since
+        CHECK_INT(revdial_write(held, "x", 1), 1);
+        revdial_close(held);
+        session_identity(&w, "*", "alice");
+    }
+    world_close(&w);
+}
+
+// All that a backend sent in a session, sent again.
+TEST(a_recorded_session_that_is_played_again_is_refused)
+{
+    world w;
+    char request[4096], answer[2048];
+    size_t len;
+    if (open_with(&w, all_kinds, 3)) {
+        int port = 0, tap = raw_listen(4, &port);
+        char url[64];
+        snprintf(url, sizeof url, "http://127.0.0.1:%d", port);
+        w.acfg.url = url;
+        w.acfg.user = "alice";
+        w.acfg.auth_schemes = DIGEST;
+        w.agents[0] = revdial_agent_start(&w.acfg, NULL);
+        int inside = -1, outside = -1;
+        for (int i = 0; i < 2; i++) {  // in the middle, and listening
+            inside = raw_proxy_accept(tap, request, sizeof request);
+            outside = raw_connect(w.address);
+            raw_say(outside, request);
+            len = raw_head(outside, answer, sizeof answer);
+            raw_send(inside, answer, len);
+            if (i == 0) close(inside), close(outside);
+        }
+        CHECK_INT(raw_status(answer), 101);
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+        int again = raw_connect(w.address);
+        raw_say(again, request);
+        raw_head(again, answer, sizeof answer);
+        CHECK_INT(raw_status(answer), 401);
+        CHECK(strstr(answer, "stale=true") != NULL);
+        CHECK_INT(util_log_count(&w.sessions, 0, NULL), 1);
+        close(again);
+        close(inside);
+        close(outside);
+        close(tap);
+    }
+    world_close(&w);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Secrets
+
+// A secret that this file can make and recognise, byte by byte, without ever holding it.
+enum { HIDDEN_LEN = 24 };
+static const uint8_t hidden_mask[HIDDEN_LEN] = {0x51, 0x13, 0x22, 0x7a, 0x4c, 0x05, 0x61, 0x18,
+                                                0x33, 0x42, 0x0f, 0x71, 0x2a, 0x5d, 0x66, 0x1b,
+                                                0x07, 0x39, 0x44, 0x58, 0x12, 0x6e, 0x23, 0x70};
+
+static char hidden_letter(int which, size_t i)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz012345";
+    return letters[(hidden_mask[i] * 7 + (int)i * 13 + which * 5) % 32];
+}
+
+// The same in base64, as it stands behind "alice:".
+static char hidden_digit(int which, size_t i)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    uint32_t n = 0;
+    for (size_t k = 0; k < 3; k++) n = n << 8 | (uint8_t)hidden_letter(which, i / 4 * 3 + k);
+    return digits[n >> (18 - 6 * (i % 4)) & 63];
+}
+
+static void hidden_make(char *secret, int which)
+{
+    for (size_t i = 0; i < HIDDEN_LEN; i++) secret[i] = hidden_letter(which, i);
+    secret[HIDDEN_LEN] = '\0';
+}
+
+// How often it is in that memory, in either form.
+static int hidden_count(const uint8_t *at, size_t len, int which)
+{
+    const size_t digits = HIDDEN_LEN / 3 * 4;
+    int found = 0;
+    for (size_t i = 0; i + HIDDEN_LEN <= len; i++) {
+        size_t k = 0, d = 0;
+        while (k < HIDDEN_LEN && at[i + k] == hidden_letter(which, k)) k++;
+        while (d < digits && i + digits <= len && at[i + d] == hidden_digit(which, d)) d++;
+        found += k == HIDDEN_LEN || d == digits;
+    }
+    return found;
+}
+
+// Looks through all of the process that can be written to, but for the block it reads into.
+static int hidden_scan(int which)
+{
+    static uint8_t block[1 << 16];
+    int found = 0, memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+    FILE *maps = fopen("/proc/self/maps", "r");
+    char line[512];
+    while (maps && fgets(line, sizeof line, maps)) {
+        unsigned long from, to;
+        char rights[8];
+        if (sscanf(line, "%lx-%lx %7s", &from, &to, rights) != 3 || rights[1] != 'w') continue;
+        if (to - from > 1ul << 32) continue;  // of a sanitizer
+        for (unsigned long at = from; at < to;) {
+            uintptr_t own = (uintptr_t)block;
+            size_t want = to - at < sizeof block ? to - at : sizeof block;
+            ssize_t n = at + want > own && at < own + sizeof block
+                            ? -1
+                            : pread(memory, block, want, (off_t)at);
+            if (n > 0) found += hidden_count(block, (size_t)n, which);
+            memset(block, 0, sizeof block);
+            at += want == sizeof block && at + want < to ? want - 2 * HIDDEN_LEN : want;
+        }
+    }
+    if (maps) fclose(maps);
+    close(memory);
+    return found;
+}
+
+static atomic_int hidden_dirty;  // blocks that were given back with the secret in them
+
+static void *hidden_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
+{
+    if (ptr && hidden_count(ptr, old_size, *(int *)ud)) atomic_fetch_add(&hidden_dirty, 1);
+    if (new_size == 0) {
+        free(ptr);
+        return NULL;
+    }
+    void *fresh = malloc(new_size);
+    if (fresh && ptr) memcpy(fresh, ptr, old_size < new_size ? old_size : new_size);
+    free(ptr);
+    return fresh;
+}
+
+static int hidden_credential(void *ud, unsigned attempt, char *secret, size_t size)
+{
+    (void)attempt, (void)size;
+    hidden_make(secret, *(int *)ud);
+    return 0;
+}
+
+TEST(no_secret_is_left_in_memory_logs_or_errors_once_the_handshake_is_over)
+{
+    static const unsigned schemes[] = {BEARER, BASIC, DIGEST};
+    for (int which = 0; which < 5; which++) {  // a hook for Digest needs a row of its own
+        world w;
+        lines l;
+        char secret[HIDDEN_LEN + 1];
+        revdial_credential row = {secret, "alice", "*", schemes[which % 3]};
+        int with_hook = which >= 3;
+        memset(&l, 0, sizeof l);
+        util_gate_init(&l.all);
+        util_gate_init(&l.refused);
+        atomic_store(&hidden_dirty, 0);
+        hidden_make(secret, which);
+        CHECK(hidden_scan(which) >= 1);  // the scan finds what is there
+        world_init(&w);
+        w.pcfg.credentials = &row;
+        w.pcfg.common.alloc = w.acfg.common.alloc = hidden_alloc;
+        w.pcfg.common.alloc_ud = w.acfg.common.alloc_ud = &which;
+        w.pcfg.common.log = w.acfg.common.log = log_lines;
+        w.pcfg.common.log_ud = w.acfg.common.log_ud = &l;
+        w.pcfg.common.log_level = w.acfg.common.log_level = REVDIAL_LOG_DEBUG;
+        w.pcfg.auth = with_hook ? hook_that_accepts : NULL;
+        w.pcfg.auth_schemes = schemes[which % 3];
+        w.acfg.secret = NULL;
+        w.acfg.credential_fn = hidden_credential;
+        w.acfg.credential_ud = &which;
+        w.acfg.user = "alice";
+        w.acfg.auth_schemes = schemes[which % 3];
+        if (world_open_proxy(&w)) {
+            rvd_base_wipe(secret, sizeof secret);
+            CHECK(world_open_agent(&w, 0));
+            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+            int left = hidden_scan(which);
+            if (left) test_fail(__FILE__, __LINE__, "scheme %u: %d copies left", row.schemes, left);
+            CHECK(util_gate_count(&l.all) >= 2);
+        }
+        world_close(&w);
+        CHECK_INT(atomic_load(&hidden_dirty), 0);
+    }
+}
+
+TEST(no_wrong_secret_is_left_in_memory_logs_or_errors_when_it_is_refused)
+{
+    static const unsigned schemes[] = {BEARER, BASIC, DIGEST};
+    for (int which = 6; which < 9; which++) {
+        world w;
+        lines l;
+        revdial_err err = {0};
+        memset(&l, 0, sizeof l);
+        util_gate_init(&l.all);
+        util_gate_init(&l.refused);
+        atomic_store(&hidden_dirty, 0);
+        if (open_with(&w, all_kinds, 3)) {
+            w.acfg.url = w.url;
+            w.acfg.secret = NULL;
+            w.acfg.credential_fn = hidden_credential;
+            w.acfg.credential_ud = &which;
+            w.acfg.user = "alice";
+            w.acfg.auth_schemes = schemes[which - 6];
+            w.acfg.common.alloc = hidden_alloc;
+            w.acfg.common.alloc_ud = &which;
+            CHECK_INT(revdial_serve(&w.acfg, &err), REVDIAL_EAUTH);
+            CHECK_INT(hidden_count((const uint8_t *)&err, sizeof err, which), 0);
+            int left = hidden_scan(which);
+            if (left) test_fail(__FILE__, __LINE__, "scheme %d: %d copies left", which, left);
+        }
+        world_close(&w);
+        CHECK_INT(atomic_load(&hidden_dirty), 0);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}
