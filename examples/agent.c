@@ -5,11 +5,19 @@
 
 #include "program.h"
 
+#include <fcntl.h>
+#include <poll.h>
+#include <stdatomic.h>
+
+enum auth { AUTH_BEARER, AUTH_BASIC, AUTH_DIGEST };  // in the order of the option
+
 enum { VIA_SIZE = 4097 };  // 255 and 1024 bytes of a login as %XX, and a host
 
 typedef struct settings {
     prog_list servers, allow;
     const char *name, *instance, *token_file, *target, *via, *via_file;
+    const char *user, *allow_file;
+    int auth;
     int proxy_protocol;  // 0 = none, 1, 2
     int connect_timeout_ms, idle_timeout_ms, drain_ms, keepalive_ms, dead_after_ms;
     int is_cleartext_fine, all_addresses;
@@ -27,9 +35,14 @@ static const prog_option options[] = {
      "of the same instance (default: made from host name, name and URL)",
      0, 0},
     {"token-file", PROG_TEXT, AT(token_file), "FILE",
-     "a file with the token, read again before each attempt to connect\n"
-     "(default: the environment variable REVDIAL_TOKEN)",
+     "a file with the token or password, read again before each attempt to\n"
+     "connect (default: the environment variable REVDIAL_TOKEN)",
      0, 0},
+    {"auth", PROG_CHOICE, AT(auth), "bearer|basic|digest",
+     "how to present it (default bearer). digest shows it to nobody and has the\n"
+     "proxy prove that it knows it, too: good enough without TLS",
+     0, 0},
+    {"user", PROG_TEXT, AT(user), "USER", "whose password it is, for basic and digest", 0, 0},
     {"via", PROG_TEXT, AT(via), "URL",
      "an egress proxy to go through: http://HOST:PORT (CONNECT) or\n"
      "socks5://HOST:PORT; it resolves the names of the servers",
@@ -45,6 +58,8 @@ static const prog_option options[] = {
      "127.0.0.1:22, 10.0.0.0/8:80-90, [fd00::]/8:*, *.svc.local:443,\n"
      "unix:/run/x",
      0, 0},
+    {"allow-file", PROG_TEXT, AT(allow_file), "FILE",
+     "more of these, one a line; HUP reads it again", 0, 0},
     {"proxy-protocol", PROG_CHOICE, AT(proxy_protocol), "0|1|2",
      "tell targets the client's address with a PROXY header of that version", 0, 0},
     {"connect-timeout", PROG_DURATION, AT(connect_timeout_ms), "TIME",
@@ -78,7 +93,8 @@ static const char usage[] =
 static const char epilogue[] =
     "\n"
     "A connection that breaks is made again, after 0.5 s to 30 s. TERM and INT let running\n"
-    "streams end; a second one ends the program at once.\n"
+    "streams end; a second one ends the program at once. HUP reads the file of --allow-file\n"
+    "again; if it is wrong, what it said before stays in force.\n"
     "\n"
     "Exit codes: 0 stopped, 1 failed, 2 usage, 3 the proxy rejects the token or the name, or the\n"
     "egress proxy the login.\n"
@@ -90,23 +106,26 @@ static const char epilogue[] =
     "  Nothing by default, but any ssh server of a network if the proxy names it:\n"
     "    revdial-agent --server unix:/run/revdial.sock --name lab --allow 10.1.0.0/16:22\n";
 
-// Reads the one token that a file holds. Returns 0, or -1 and the reason in err->msg.
-static int token_read(const char *path, char *secret, size_t size, revdial_err *err)
+// Reads the one token or password that a file holds. Returns 0, or -1 and the reason in err->msg.
+static int token_read(const char *path, int auth, char *secret, size_t size, revdial_err *err)
 {
     prog_file file;
     const char *token = prog_file_open(&file, path, err) == 0 ? prog_file_next(&file) : NULL;
-    int is_good = token && prog_is_token(token) && strlen(token) < size && !prog_file_next(&file);
+    int is_good = token && strlen(token) < size && !prog_file_next(&file) &&
+                  (auth == AUTH_BEARER ? prog_is_token(token) : prog_is_password(token));
     if (is_good)
         memcpy(secret, token, strlen(token) + 1);
     else if (!err->msg[0])
         snprintf(err->msg, sizeof err->msg, "%s:%u: %s", path, file.line,
-                 "one line is expected, of letters, digits and -._~+/=");
+                 auth == AUTH_BEARER ? "one line is expected, of letters, digits and -._~+/="
+                                     : "one line is expected, a password");
     prog_file_close(&file);
     return is_good ? 0 : -1;
 }
 
 typedef struct token_source {
     const char *file;
+    int auth;
     prog_log *log;
 } token_source;
 
@@ -115,7 +134,7 @@ static int token_fresh(void *ud, unsigned attempt, char *secret, size_t size)
 {
     const token_source *source = ud;
     revdial_err err = {0};
-    int rc = token_read(source->file, secret, size, &err);
+    int rc = token_read(source->file, source->auth, secret, size, &err);
     (void)attempt;
     if (rc < 0) prog_logf(source->log, REVDIAL_LOG_ERROR, "token.unreadable", "%s", err.msg);
     return rc < 0 ? REVDIAL_ESYS : REVDIAL_OK;
@@ -154,14 +173,16 @@ static int settings_check(const prog_cli *cli, const settings *s)
     int rc;
     if (s->servers.count == 0) return prog_usage_error(cli, "server", "missing", NULL);
     if (!s->name) return prog_usage_error(cli, "name", "missing", NULL);
-    if (!s->target && s->allow.count == 0)
+    if (!s->target && s->allow.count == 0 && !s->allow_file)
         return prog_usage_error(cli, "target", "missing, and so is --allow", NULL);
     if (s->target && !prog_is_target(s->target))
         return prog_usage_error(cli, "target", "not HOST:PORT or unix:PATH:", s->target);
     if (!s->token_file && !getenv("REVDIAL_TOKEN"))
         return prog_usage_error(cli, "token-file", "missing, and so is REVDIAL_TOKEN", NULL);
+    if ((s->auth != AUTH_BEARER) != (s->user != NULL))
+        return prog_usage_error(cli, "user", "goes with --auth basic and digest", s->user);
     if (!s->token_file) return 0;
-    rc = token_read(s->token_file, token, sizeof token, &err);
+    rc = token_read(s->token_file, s->auth, token, sizeof token, &err);
     prog_wipe(token, sizeof token);
     return rc == 0 ? 0 : prog_usage_error(cli, "token-file", err.msg, NULL);
 }
@@ -173,39 +194,152 @@ static int exit_code(int rc)
     return rc == REVDIAL_EINVAL ? PROG_USAGE : PROG_FAILED;
 }
 
+// What the agent may connect to: the options and the file. Returns 0, or -1 and the reason.
+static int allow_read(const settings *s, prog_file *file, prog_list *list, revdial_err *err)
+{
+    char *line;
+    size_t i;
+    for (i = 0; i < s->allow.count; i++)
+        if (prog_list_add(list, s->allow.items[i]) != 0) return -1;
+    if (!s->allow_file) return 0;
+    if (prog_file_open(file, s->allow_file, err) != 0) return -1;
+    while ((line = prog_file_next(file)))
+        if (prog_list_add(list, line) != 0) return -1;
+    return 0;
+}
+
+// The agent at work, as the main thread sees it.
+typedef struct running {
+    const settings *s;
+    prog_log *log;
+    revdial_agent *agent;
+    int wake[2];
+    atomic_int is_over;  // by itself
+    revdial_err why;     // written before it
+} running;
+
+// A byte that ends the wait of the main thread.
+static void running_wake(int fd)
+{
+    if (write(fd, "", 1) < 0) {
+        // The pipe is full: then its reader wakes up without this byte.
+    }
+}
+
+// On the I/O thread.
+static void on_state(void *ud, int state, const revdial_err *why, int retry_in_ms)
+{
+    running *r = ud;
+    (void)retry_in_ms;
+    if (state != REVDIAL_STOPPED) return;
+    if (why) r->why = *why;
+    atomic_store(&r->is_over, 1);
+    running_wake(r->wake[1]);
+}
+
+// HUP: what files say now is for what happens from now on. What is wrong changes nothing.
+static void running_reload(running *r)
+{
+    revdial_err err = {0};
+    prog_file file = {0};
+    prog_list list = {0};
+    int rc = REVDIAL_OK;
+    prog_hup = 0;
+    if (allow_read(r->s, &file, &list, &err) == 0)
+        rc = revdial_agent_set_allow(r->agent, list.items);
+    if (err.msg[0])
+        prog_log_error(r->log, "allow.unreadable", &err);
+    else
+        prog_logf(r->log, rc ? REVDIAL_LOG_ERROR : REVDIAL_LOG_INFO, "agent.reload",
+                  "allow list: %s", revdial_strerror(rc));
+    free(list.items);
+    prog_file_close(&file);
+}
+
+// Waits for the end, the agent's own or by a signal. Returns what revdial_serve() would.
+static int running_wait(running *r)
+{
+    struct pollfd p = {r->wake[0], POLLIN, 0};
+    char bytes[16];
+    while (!prog_stop && !atomic_load(&r->is_over)) {
+        if (poll(&p, 1, -1) > 0)
+            while (read(r->wake[0], bytes, sizeof bytes) > 0) continue;
+        if (prog_hup) running_reload(r);
+    }
+    revdial_agent_stop(r->agent, r->s->drain_ms);
+    return r->why.code;
+}
+
+static int running_open(running *r)
+{
+    int i;
+    if (pipe(r->wake) != 0) return -1;
+    for (i = 0; i < 2; i++)
+        if (fcntl(r->wake[i], F_SETFL, O_NONBLOCK) < 0 ||
+            fcntl(r->wake[i], F_SETFD, FD_CLOEXEC) < 0)
+            return -1;
+    prog_wake_fd = r->wake[1];
+    return 0;
+}
+
+static int run(running *r, const revdial_agent_config *cfg)
+{
+    int rc = REVDIAL_ESYS;
+    if (running_open(r) == 0) {
+        r->agent = revdial_agent_start(cfg, &r->why);
+        rc = r->agent ? running_wait(r) : r->why.code;
+    }
+    prog_wake_fd = -1;
+    if (rc != REVDIAL_OK)
+        prog_log_error(r->log, "agent.failed", &r->why);
+    else
+        prog_logf(r->log, REVDIAL_LOG_INFO, "agent.stopped", "%s: stopped", r->s->name);
+    return exit_code(rc);
+}
+
 static int serve(const settings *s, const char *url, const char *via, prog_log *log)
 {
-    token_source source = {s->token_file, log};
+    static const unsigned schemes[] = {REVDIAL_AUTH_BEARER, REVDIAL_AUTH_BASIC,
+                                       REVDIAL_AUTH_DIGEST};
+    token_source source = {s->token_file, s->auth, log};
+    running r = {.s = s, .log = log, .wake = {-1, -1}};
     revdial_agent_config cfg = {0};
-    revdial_err err = {0};
-    int rc;
+    prog_file allow_file = {0};
+    prog_list allow = {0};
+    int rc = PROG_USAGE;
     cfg.url = url;
     cfg.name = s->name;
     cfg.instance = s->instance;
     cfg.secret = s->token_file ? NULL : getenv("REVDIAL_TOKEN");
     cfg.credential_fn = s->token_file ? token_fresh : NULL;
     cfg.credential_ud = &source;
+    cfg.user = s->user;
+    cfg.auth_schemes = schemes[s->auth];
     cfg.allow_cleartext = s->is_cleartext_fine;
     cfg.all_addresses = s->all_addresses;
     cfg.via = via[0] ? via : NULL;
-    cfg.allow = s->allow.items;
     cfg.default_target = s->target;
     cfg.proxy_protocol = s->proxy_protocol;
     cfg.connect_timeout_ms = s->connect_timeout_ms;
     cfg.idle_timeout_ms = s->idle_timeout_ms;
-    cfg.drain_ms = s->drain_ms > 0 ? s->drain_ms : 1;  // 0 would be the default
     cfg.common.limits.keepalive_ms = s->keepalive_ms;
     cfg.common.limits.dead_after_ms = s->dead_after_ms;
-    cfg.stop = &prog_stop;
+    cfg.on_state = on_state;
+    cfg.ud = &r;
     cfg.common.log = prog_log_put;
     cfg.common.log_ud = log;
     cfg.common.log_level = log->level;
-    rc = revdial_serve(&cfg, &err);
-    if (rc != REVDIAL_OK)
-        prog_log_error(log, "agent.failed", &err);
-    else
-        prog_logf(log, REVDIAL_LOG_INFO, "agent.stopped", "%s: stopped", s->name);
-    return exit_code(rc);
+    if (allow_read(s, &allow_file, &allow, &r.why) == 0) {
+        cfg.allow = allow.items;
+        rc = run(&r, &cfg);
+    } else {
+        prog_log_error(log, "allow.unreadable", &r.why);
+    }
+    free(allow.items);
+    prog_file_close(&allow_file);
+    if (r.wake[0] >= 0) close(r.wake[0]);
+    if (r.wake[1] >= 0) close(r.wake[1]);
+    return rc;
 }
 
 int main(int argc, char **argv)

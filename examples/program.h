@@ -375,6 +375,14 @@ static int prog_is_token(const char *text)
     return n > 0 && strlen(text) < PROG_TOKEN_SIZE && n + strspn(text + n, "=") == strlen(text);
 }
 
+// Is it what Basic and Digest can carry as a password?
+static int prog_is_password(const char *text)
+{
+    const char *at = text;
+    while ((unsigned char)*at >= ' ' && *at != 0x7f) at++;
+    return !*at && *text && at - text <= 2048;
+}
+
 enum { PROG_FILE_SIZE_MAX = 1 << 20 };  // ten thousand tokens; protects against a wrong path
 
 typedef struct prog_file {
@@ -395,6 +403,7 @@ static int prog_file_open(prog_file *f, const char *path, revdial_err *err)
 {
     FILE *file = fopen(path, "r");
     memset(f, 0, sizeof *f);
+    if (file) setvbuf(file, NULL, _IONBF, 0);  // a buffer would be given back with secrets in it
     if (file) f->at = f->text = calloc(1, PROG_FILE_SIZE_MAX + 1);
     if (f->text) f->size = fread(f->text, 1, PROG_FILE_SIZE_MAX, file);
     if (!f->text || ferror(file))
@@ -423,17 +432,22 @@ static char *prog_file_next(prog_file *f)
 }
 
 // ------------------------------------------------------------------------------------------------
-// Signals: the first TERM or INT asks to stop, the second ends the process at once.
+// Signals: the first TERM or INT asks to stop, the second ends the process at once. HUP asks to
+// read files again.
 
+static volatile sig_atomic_t prog_hup;
 static volatile sig_atomic_t prog_stop;          // read by revdial_serve() and the proxy's loop
 static volatile sig_atomic_t prog_wake_fd = -1;  // written to, so that a poll(2) returns
 
 static void prog_on_signal(int sig)
 {
     int saved = errno;
-    (void)sig;
-    if (prog_stop) _exit(PROG_FAILED);
-    prog_stop = 1;
+    if (sig == SIGHUP) {
+        prog_hup = 1;
+    } else {
+        if (prog_stop) _exit(PROG_FAILED);
+        prog_stop = 1;
+    }
     if (prog_wake_fd >= 0 && write(prog_wake_fd, "", 1) < 0) {
         // The pipe is full: then its reader wakes up without this byte.
     }
@@ -447,6 +461,7 @@ static int prog_catch_signals(void)
     sigemptyset(&act.sa_mask);
     act.sa_handler = prog_on_signal;
     if (sigaction(SIGTERM, &act, NULL) != 0 || sigaction(SIGINT, &act, NULL) != 0) return -1;
+    if (sigaction(SIGHUP, &act, NULL) != 0) return -1;
     act.sa_handler = SIG_IGN;  // whoever reads our stdout may leave
     return sigaction(SIGPIPE, &act, NULL);
 }

@@ -7,6 +7,7 @@
 #include "revdial.h"
 
 #include "program.h"
+#include "program_auth.h"
 #include "program_listen.h"
 
 #include <netinet/tcp.h>
@@ -24,9 +25,10 @@ enum {
 
 typedef struct settings {
     prog_list listens, exposes;
-    const char *token_file, *path;
+    token_paths credentials;
+    const char *path;
     int pick, dial_timeout_ms, is_waiting, drain_ms, io_threads, max_sessions;
-    int keepalive_ms, dead_after_ms;
+    int keepalive_ms, dead_after_ms, auth_failures;
 } settings;
 
 #define AT(field) offsetof(settings, field)
@@ -41,10 +43,12 @@ static const prog_option options[] = {
      "the agent sends them; port 0 = any free one, printed as 'listening on\n"
      "ADDRESS for NAME'; repeatable",
      0, 0},
-    {"token-file", PROG_TEXT, AT(token_file), "FILE",
+    {"token-file", PROG_TEXT, AT(credentials.tokens), "FILE",
      "who may register, one line each (see below); default: the environment\n"
      "variable REVDIAL_TOKEN holds a token that is good for every name",
      0, 0},
+    {"auth-file", PROG_TEXT, AT(credentials.auth), "FILE",
+     "the same for users with passwords, one line each (see below)", 0, 0},
     {"path", PROG_TEXT, AT(path), "PATH", "of the agents' HTTP request (default /revdial)", 0, 0},
     {"pick", PROG_CHOICE, AT(pick), "round-robin|least-streams",
      "how to choose between several agents of one name (default round-robin)", 0, 0},
@@ -62,6 +66,11 @@ static const prog_option options[] = {
      1, 3600000},
     {"dead-after", PROG_DURATION, AT(dead_after_ms), "TIME",
      "gives it up so long after that (default 15s)", 1, 3600000},
+    {"auth-failures", PROG_NUMBER, AT(auth_failures), "N",
+     "wrong credentials in a row that one address may present before it gets\n"
+     "429, then one every 5 s (default 10); 0: no limit, for when all agents\n"
+     "come through one load balancer",
+     0, 1 << 20},
     {"io-threads", PROG_NUMBER, AT(io_threads), "N", "that carry the bytes (default 1)", 1, 256},
     {"max-sessions", PROG_NUMBER, AT(max_sessions), "N", "agents at one time (default 65536)", 1,
      1 << 24},
@@ -81,8 +90,14 @@ static const char epilogue[] =
     "starts a comment. Lines with the same NAMES are one identity, so that a token can be\n"
     "replaced by adding a line; a name that one identity holds is refused to the others.\n"
     "\n"
+    "A line of the auth file is SCHEMES NAMES USER SECRET: a comma list of bearer, basic and\n"
+    "digest; the names as above; who it is ('-' with bearer: as in the token file); and the\n"
+    "password or token, up to the end of the line. For basic and bearer it may be 'sha256:' and\n"
+    "its hash, for digest 'ha1:' and the SHA-256 of USER:revdial:PASSWORD, in hex.\n"
+    "\n"
     "The first TERM or INT accepts nobody new and lets connections end; a second one ends the\n"
-    "program at once.\n"
+    "program at once. HUP reads both files again: agents whose line is gone are disconnected,\n"
+    "all others stay. If a file is wrong, what it said before stays in force.\n"
     "\n"
     "Exit codes: 0 stopped, 1 failed, 2 usage, 4 cannot listen on an address.\n"
     "\n"
@@ -92,77 +107,6 @@ static const char epilogue[] =
     "  Two services behind one agent, the second through a Unix socket:\n"
     "    revdial-proxy --listen 127.0.0.1:7000 --token-file tokens \\\n"
     "        --expose 8080=lab/10.1.0.5:80 --expose unix:/run/lab-ssh=lab/10.1.0.5:22\n";
-
-// ------------------------------------------------------------------------------------------------
-// Who may register
-
-typedef struct token_table {
-    prog_file file;  // what the rows point into
-    revdial_credential *rows;
-    size_t count;
-} token_table;
-
-static void token_table_free(token_table *table)
-{
-    prog_file_close(&table->file);
-    free(table->rows);
-    table->rows = NULL;
-}
-
-static int token_table_add(token_table *table, const char *names, const char *secret)
-{
-    revdial_credential *rows = realloc(table->rows, (table->count + 1) * sizeof *rows);
-    if (!rows) return -1;
-    memset(&rows[table->count], 0, sizeof *rows);
-    rows[table->count].names = names;
-    rows[table->count].user = names;  // two tokens for the same names: the same agent, a new token
-    rows[table->count].secret = secret;
-    table->rows = rows;
-    table->count++;
-    return 0;
-}
-
-// Splits a line into names and secret. Returns NULL, or what is wrong with it.
-static const char *token_line_split(char *line, const char **names, const char **secret)
-{
-    static const char hash_prefix[] = "sha256:", hex[] = "0123456789abcdefABCDEF";
-    static const char globs[] = "abcdefghijklmnopqrstuvwxyz0123456789._-*?[],";
-    char *blank = line + strcspn(line, " \t");
-    *names = "*";
-    *secret = line;
-    if (*blank) {
-        *blank = '\0';
-        *names = line;
-        *secret = blank + 1 + strspn(blank + 1, " \t");
-    }
-    if ((*names)[strspn(*names, globs)]) return "names have a-z 0-9 . _ - and the globs * ? [ ]";
-    if (strncmp(*secret, hash_prefix, sizeof hash_prefix - 1) == 0) {
-        const char *hash = *secret + sizeof hash_prefix - 1;
-        return strlen(hash) == 64 && strspn(hash, hex) == 64 ? NULL : "sha256: needs 64 hex digits";
-    }
-    return prog_is_token(*secret) ? NULL : "a token has letters, digits and -._~+/= only";
-}
-
-// Reads the token file, or takes REVDIAL_TOKEN for every name. Returns 0 or PROG_USAGE.
-static int token_table_read(const prog_cli *cli, token_table *table, const char *path)
-{
-    revdial_err err = {0};
-    const char *names, *secret = getenv("REVDIAL_TOKEN"), *problem = NULL;
-    char *line;
-    if (!path && secret && prog_is_token(secret))
-        return token_table_add(table, "*", secret) == 0 ? 0 : PROG_FAILED;
-    if (!path) return prog_usage_error(cli, "token-file", "missing, and so is REVDIAL_TOKEN", NULL);
-    if (prog_file_open(&table->file, path, &err) != 0)
-        return prog_usage_error(cli, "token-file", err.msg, NULL);
-    while (!problem && (line = prog_file_next(&table->file))) {
-        problem = token_line_split(line, &names, &secret);
-        if (!problem && token_table_add(table, names, secret) != 0) problem = "out of memory";
-    }
-    if (!problem && table->count == 0) problem = "there is no token in it";
-    if (!problem) return 0;
-    snprintf(err.msg, sizeof err.msg, "%s:%u: %s", path, table->file.line, problem);
-    return prog_usage_error(cli, "token-file", err.msg, NULL);
-}
 
 // ------------------------------------------------------------------------------------------------
 // Exposed addresses
@@ -404,6 +348,27 @@ static int accept_batch(const expose *x)
     return 0;
 }
 
+// HUP: what files hold now is for the agents that come from now on, and for those whose line is
+// gone. What is wrong changes nothing.
+static void app_reload(app *a)
+{
+    token_table tokens = {0};
+    revdial_err err = {0};
+    char byte[16];
+    int rc;
+    if (!prog_hup) return;
+    prog_hup = 0;
+    while (read(a->wake[0], byte, sizeof byte) > 0) continue;
+    if (token_table_read(&tokens, &a->s.credentials, &err) != 0) {
+        prog_log_error(&a->log, "tokens.unreadable", &err);
+    } else {
+        rc = revdial_proxy_set_credentials(a->proxy, tokens.rows, tokens.count, 1);
+        prog_logf(&a->log, rc ? REVDIAL_LOG_ERROR : REVDIAL_LOG_INFO, "proxy.reload",
+                  "credentials: %s", revdial_strerror(rc));
+    }
+    token_table_free(&tokens);
+}
+
 // Accepts until a signal asks to stop. Returns 0, or -1 with errno.
 static int accept_loop(app *a)
 {
@@ -411,6 +376,7 @@ static int accept_loop(app *a)
     while (!prog_stop) {
         int shortage = 0, rc;
         if (poll(a->polls, (nfds_t)a->expose_count + 2, -1) < 0 && errno != EINTR) return -1;
+        app_reload(a);
         if (a->polls[a->expose_count + 1].revents) gone_cancel(a);
         for (i = 0; i < a->expose_count && !prog_stop; i++) {
             rc = a->polls[i].revents ? accept_batch(&a->exposes[i]) : 0;
@@ -437,6 +403,7 @@ static int app_open_proxy(app *a, const token_table *tokens)
     cfg.credentials = tokens->rows;
     cfg.credential_count = tokens->count;
     cfg.max_sessions = (unsigned)a->s.max_sessions;
+    cfg.max_auth_failures = a->s.auth_failures ? a->s.auth_failures : -1;
     cfg.common.io_threads = (unsigned)a->s.io_threads;
     cfg.common.limits.keepalive_ms = a->s.keepalive_ms;
     cfg.common.limits.dead_after_ms = a->s.dead_after_ms;
@@ -527,6 +494,7 @@ static void app_free(app *a)
 // Takes the settings apart. Returns 0 or PROG_USAGE.
 static int app_prepare(app *a, const prog_cli *cli, token_table *tokens)
 {
+    revdial_err err = {0};
     const char *problem;
     size_t i;
     if (a->s.listens.count == 0) return prog_usage_error(cli, "listen", "missing", NULL);
@@ -539,7 +507,8 @@ static int app_prepare(app *a, const prog_cli *cli, token_table *tokens)
         if (problem) return prog_usage_error(cli, "expose", problem, a->s.exposes.items[i]);
     }
     a->expose_count = i;
-    return token_table_read(cli, tokens, a->s.token_file);
+    if (token_table_read(tokens, &a->s.credentials, &err) == 0) return 0;
+    return prog_usage_error(cli, a->s.credentials.auth ? "auth-file" : "token-file", err.msg, NULL);
 }
 
 int main(int argc, char **argv)
@@ -551,6 +520,7 @@ int main(int argc, char **argv)
     (void)argc;
     a.s.drain_ms = 30000;
     a.s.dial_timeout_ms = 10000;
+    a.s.auth_failures = 10;
     cli.options = options;
     cli.option_count = sizeof options / sizeof options[0];
     cli.settings = &a.s;

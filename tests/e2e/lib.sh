@@ -315,6 +315,12 @@ make_files() {
     echo 'hello from behind the tunnel' >"$www/index.html"
 }
 
+start_http_server() {
+    start httpd python3 -u -m http.server --bind 127.0.0.1 --directory "$www" 0
+    said httpd.out '^Serving HTTP' 5 || return
+    address_of[httpd]=127.0.0.1:$(sed -n 's/.* port \([0-9]*\) .*/\1/p' "$dir/httpd.out")
+}
+
 # ---- two machines with a cable ----
 
 proxy_ns=revdial-$$-proxy

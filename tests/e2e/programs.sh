@@ -40,6 +40,13 @@ proxy --io-threads.*0 --io-threads 0
 proxy --pick.*best --pick best
 proxy --wait.*value --wait=yes
 proxy unexpected.*web web
+proxy --token-file.*--auth-file --listen 127.0.0.1:0
+proxy --auth-file.*nowhere --listen 127.0.0.1:0 --auth-file /nowhere
+proxy --auth-file.*:1:.SCHEMES --listen 127.0.0.1:0 --auth-file "$dir/tokens"
+agent --user $agent --auth digest
+agent --user.*alice $agent --user alice
+agent --auth.*ntlm --auth ntlm
+agent allow.*nowhere $agent --allow-file /nowhere
 agent --server
 agent --name --server http://127.0.0.1:1
 agent --target --server http://127.0.0.1:1 --name web --token-file "$dir/token"

@@ -6,6 +6,7 @@
 #   truth       an end that is not the peer's EOF never looks like one; dead peers are noticed
 #   refusals    a dial that fails says why, to that client alone
 #   egress      agents that get out through tinyproxy, squid, microsocks, dante, ssh -D
+#   auth        curl at the proxy's endpoint, files that HUP reads again, where secrets are
 #   programs    options, exit codes, signals, PROXY protocol, several agents, secrets
 # One line for each check; what is missing on this machine is a failed check. Network namespaces
 # need root, or sudo without a password. E2E_KEEP=1 keeps logs.
@@ -39,7 +40,7 @@ echo "* $token" >"$dir/tokens"
 
 make_files || { echo "FAIL no files to send: is the disk full?"; exit 1; }
 parts=("$@")
-[ $# -gt 0 ] || parts=(traffic isolation truth refusals egress programs)
+[ $# -gt 0 ] || parts=(traffic isolation truth refusals egress auth programs)
 for part in "${parts[@]}"; do
     . "$here/$part.sh"
     end_now "${!pid_of[@]}"

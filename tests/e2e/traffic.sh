@@ -6,12 +6,6 @@ piece_sha=$(sha256 "$dir/piece")
 head -c 20000 "$big" >"$www/small/page"
 for i in $(seq 500); do ln -s page "$www/small/$i"; done
 
-start_http_server() {
-    start httpd python3 -u -m http.server --bind 127.0.0.1 --directory "$www" 0
-    said httpd.out '^Serving HTTP' 5 || return
-    address_of[httpd]=127.0.0.1:$(sed -n 's/.* port \([0-9]*\) .*/\1/p' "$dir/httpd.out")
-}
-
 exposed_peers=(nginx httpd sshd upload closing source sink first echo)
 start_tunnel() {
     local peer i options=()

@@ -1,0 +1,166 @@
+# Ways to authenticate: curl is the client that nobody here wrote.
+
+password="pa ss:$(od -An -N12 -tx1 /dev/urandom | tr -d ' \n')"
+printf '%s\n' "$password" >"$dir/password"
+ha1=$(printf %s "carol:revdial:$password" | sha256sum | cut -d ' ' -f 1)
+
+auth_lines() {
+    printf '%s\n' '# who may register' "digest,basic web,probe-* alice $password" \
+        "bearer  probe-*  -  $token" "digest web,probe-* carol ha1:$ha1"
+}
+
+# curl_asks STATUS OPTION...: what curl gets when it asks to register as probe-1. After a 101 it
+# would wait for ever.
+curl_asks() {
+    local want=$1 got
+    shift
+    got=$(printf '%s' "${login:+user=\"$login\"}" | curl -sS -m 1 -K - -o /dev/null -D "$dir/head" \
+        --http1.1 -H 'Connection: Upgrade' -H 'Upgrade: revdial' -H 'Revdial-Name: probe-1' \
+        -w '%{http_code}' "$@" "http://$tunnel/revdial" 2>/dev/null)
+    [ "$got" = "$want" ] || fail "curl $* says $got, not $want: $(tr '\r\n' '  ' <"$dir/head")"
+}
+
+open_proxy() {
+    auth_lines >"$dir/auth"
+    start proxy "$build/revdial-proxy" --listen 127.0.0.1:0 --auth-file "$dir/auth" \
+        --expose "127.0.0.1:0=web/${address_of[httpd]}" "$@"
+    said proxy.out '^listening on .* for' 5 || return
+    tunnel=$(sed -n '1s/^listening on //p' "$dir/proxy.out")
+    mapfile -t exposed < <(sed -n 's/^listening on \(.*\) for .*$/\1/p' "$dir/proxy.out")
+}
+
+curl_digest() {
+    login="alice:$password" curl_asks 101 --digest || return
+    grep -q '^Authentication-Info: rspauth="' "$dir/head" || { fail "no rspauth"; return; }
+    login="carol:$password" curl_asks 101 --digest || return
+    login="carol:$password" curl_asks 101 --anyauth || return  # it takes the strongest
+    grep -q '^Authentication-Info' "$dir/head" || { fail "--anyauth was not Digest"; return; }
+    login="alice:${password}x" curl_asks 401 --digest || return
+    login="nobody:$password" curl_asks 401 --digest || return
+    figures=$(grep -c '^WWW-Authenticate' "$dir/head")
+    [ "$figures" -eq 6 ] || { fail "$figures challenges in two answers"; return; }
+    figures=$(curl --version | head -n 1 | cut -d ' ' -f 1,2)
+}
+
+curl_basic_and_bearer() {
+    login="alice:$password" curl_asks 101 --basic || return
+    login="alice:x$password" curl_asks 401 --basic || return
+    login="carol:$password" curl_asks 401 --basic || return  # her line has digest only
+    curl_asks 101 -H "Authorization: Bearer $token" || return
+    curl_asks 401 -H "Authorization: Bearer ${token}0"
+}
+
+agent_with() {
+    start agent "$build/revdial-agent" --server "http://$tunnel" --name web "$@"
+}
+
+page_through() { curl -sS -m 5 -o /dev/null "http://${exposed[0]}/" 2>"$dir/curl.err"; }
+
+digest_end_to_end() {
+    agent_with --auth digest --user alice --token-file "$dir/password" \
+        --allow "${address_of[httpd]}" || return
+    said agent.log 'event=session.up' 5 || return
+    page_through || { fail "no page: $(cat "$dir/curl.err")"; return; }
+    [ "$(count agent.log 'event=link.retry')" -eq 0 ] || fail "the challenge counted as a failure"
+}
+
+# Looks through all memory of a process that can be written to.
+memory_has() {
+    python3 - "${pid_of[$1]}" "$2" <<'END_OF_PYTHON'
+import sys
+pid, path = sys.argv[1:]
+secret = open(path, "rb").read().strip()
+for line in open(f"/proc/{pid}/maps"):
+    span, rights = line.split()[:2]
+    if "w" not in rights or "[v" in line:
+        continue
+    at, end = (int(x, 16) for x in span.split("-"))
+    with open(f"/proc/{pid}/mem", "rb", 0) as memory:
+        memory.seek(at)
+        if secret in (memory.read(end - at) or b""):
+            print(line.strip())
+            sys.exit(0)
+sys.exit(1)
+END_OF_PYTHON
+}
+
+no_secret_left() {
+    local name where
+    for name in proxy agent; do
+        where=$(memory_has "$name" "$dir/password") && { fail "in the memory of $name: $where"; return; }
+        grep -qF -- "$password" "$dir/$name.log" "$dir/$name.out" "/proc/${pid_of[$name]}/cmdline" &&
+            { fail "in what $name says"; return; }
+    done
+    where=$(memory_has agent <(printf %s "session.up")) || fail "the scan finds nothing at all"
+}
+
+hup() { kill -HUP "${pid_of[$1]}"; }
+
+hup_drops_who_is_gone() {
+    auth_lines | grep -v alice >"$dir/auth"
+    hup proxy
+    said proxy.log 'event=session.revoked.*name=web' 5 || return
+    said agent.log 'event=link.retry' 5 || return
+    login="alice:$password" curl_asks 401 --digest || return
+    login="carol:$password" curl_asks 101 --digest || return
+    auth_lines >"$dir/auth"
+    echo 'digest web' >>"$dir/auth"
+    hup proxy
+    said proxy.log 'event=tokens.unreadable.*auth:5: SCHEMES' 5 || return
+    login="carol:$password" curl_asks 101 --digest || return
+    auth_lines >"$dir/auth"
+    hup proxy
+    said proxy.log 'event=proxy.reload' 5 2 || return
+    login="alice:$password" curl_asks 101 --digest || return
+    end_now agent  # it waits half a minute before it tries again
+}
+
+hup_reads_the_allow_list() {
+    echo '# nothing yet' >"$dir/allowed"
+    agent_with --auth digest --user carol --token-file "$dir/password" --allow-file "$dir/allowed"
+    said agent.log 'event=session.up' 5 || return
+    page_through && { fail "a target that nothing allows was reached"; return; }
+    echo "${address_of[httpd]}" >"$dir/allowed"
+    hup agent
+    said agent.log 'event=agent.reload' 5 || return
+    page_through || { fail "no page: $(cat "$dir/curl.err")"; return; }
+    echo 'nonsense' >"$dir/allowed"
+    hup agent
+    said agent.log 'event=agent.reload.*invalid' 5 || return
+    page_through || { fail "a wrong file was taken"; return; }
+    : >"$dir/allowed"
+    hup agent
+    said agent.log 'event=agent.reload' 5 3 || return
+    page_through && { fail "still allowed"; return; }
+    stop agent
+}
+
+wrong_password_ends_an_agent() {
+    echo wrong >"$dir/wrong"
+    agent_with --auth digest --user alice --token-file "$dir/wrong" --target 127.0.0.1:9
+    await_end agent 5 || return
+    [ "$status" -eq 3 ] || { fail "ends with $status"; return; }
+    said agent.log 'credentials missing or wrong' 1
+}
+
+guessing_is_slow() {
+    local i
+    for i in 1 2 3; do login="alice:guess$i" curl_asks 401 --basic || return; done
+    login="alice:guess" curl_asks 429 --basic || return
+    grep -qi '^Retry-After: 5' "$dir/head" || { fail "no Retry-After"; return; }
+    login="alice:$password" curl_asks 429 --basic || return
+    login="alice:$password" curl_asks 101 --basic --interface 127.0.0.9
+}
+
+check "the http.server of python is ready" start_http_server
+check "proxy with an auth file starts" open_proxy --auth-failures 0
+check "curl --digest and --anyauth" curl_digest
+check "curl --basic, Bearer" curl_basic_and_bearer
+check "agent --auth digest" digest_end_to_end
+check "no secret in memory, logs, command lines" no_secret_left
+check "HUP drops who is gone, a wrong file nobody" hup_drops_who_is_gone
+check "HUP reads the agent's allow list" hup_reads_the_allow_list
+check "a wrong password ends an agent with 3" wrong_password_ends_an_agent
+end_now proxy
+check "proxy starts again" open_proxy --auth-failures 3
+check "429 after three guesses, for one address" guessing_is_slow
