@@ -145,8 +145,10 @@ static inline pthread_t util_thread(void *(*run)(void *), void *arg)
 // Names resolve here:
 //   *.invalid     no such host             slow.test    no such host, once the gate is open
 //   loop.test     127.0.0.1                many.test    127.0.0.2 ... 127.0.0.15, then 127.0.0.1
-//   two.test      127.0.0.1, 127.0.0.2     else         as the system says
+//   two.test      127.0.0.1, 127.0.0.2     rebind.test  127.0.0.2 when first asked, then 127.0.0.1
+//   else          as the system says
 
+static atomic_int util_rebind_asked;
 static util_gate util_resolver_entered = UTIL_GATE, util_resolver_open = UTIL_GATE;
 
 static inline struct addrinfo *util_numeric(const char *host, const char *port,
@@ -171,6 +173,8 @@ static int util_getaddrinfo(const char *host, const char *port, const struct add
     if (dot && strcmp(dot, ".invalid") == 0) return EAI_NONAME;
     if (!dot || strcmp(dot, ".test") != 0) return getaddrinfo(host, port, hints, out);
     if (strcmp(host, "two.test") == 0) last = 2;
+    if (strcmp(host, "rebind.test") == 0 && atomic_fetch_add(&util_rebind_asked, 1) == 0)
+        first = last = 2;
     if (strcmp(host, "many.test") == 0) first = 2, last = 16;
     *out = NULL;
     for (int i = last; i >= first; i--) {

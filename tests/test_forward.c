@@ -243,6 +243,72 @@ TEST(a_name_is_judged_by_the_address_it_resolves_to)
     world_close(&w);
 }
 
+// What is judged is what is connected to: the name is asked for once, and a name server that then
+// answers otherwise changes nothing.
+TEST(X1_a_name_that_is_redirected_between_check_and_use_leads_nowhere_else)
+{
+    static const char *const other[] = {"127.0.0.2:*", NULL};
+    static const char *const wild[] = {"*.test:*", "127.0.0.2:*", NULL};
+    for (int i = 0; i < 2; i++) {
+        world w;
+        int port = 0, listener = raw_listen(4, &port);
+        char target[40];
+        revdial_err err = {0};
+        snprintf(target, sizeof target, "rebind.test:%d", port);
+        atomic_store(&util_rebind_asked, 0);
+        world_init(&w);
+        w.acfg.allow = i ? wild : other;
+        if (open_forwarder(&w)) {
+            CHECK(dial_target(&w, target, &err) == NULL);
+            CHECK_INT(err.reset, REVDIAL_RESET_CONNECT_REFUSED);  // at 127.0.0.2
+            CHECK_INT(atomic_load(&util_rebind_asked), 1);
+            CHECK(dial_target(&w, target, &err) == NULL);
+            CHECK_INT(err.reset, REVDIAL_RESET_FORBIDDEN);  // 127.0.0.1
+            CHECK_INT(atomic_load(&util_rebind_asked), 2);
+            CHECK(!raw_wait(listener, POLLIN, 0));
+        }
+        close(listener);
+        world_close(&w);
+    }
+}
+
+TEST(an_allow_list_that_is_replaced_rules_at_once_and_leaves_what_runs)
+{
+    static const char *const none[] = {NULL};
+    static const char *const bad[] = {"127.0.0.1:*", "nonsense", NULL};
+    static const char *const back[] = {"127.0.0.1:*", NULL};
+    world w;
+    int port = 0, listener = raw_listen(4, &port);
+    char target[32], byte;
+    revdial_err err = {0};
+    revdial_stream *st;
+    snprintf(target, sizeof target, "127.0.0.1:%d", port);
+    world_init(&w);
+    if (open_forwarder(&w) && dial_port(&w, port, &st)) {
+        int fd = raw_accept(listener);
+        CHECK_INT(revdial_agent_set_allow(w.agents[0], bad), REVDIAL_EINVAL);
+        revdial_stream *more = dial_target(&w, target, &err);
+        CHECK(more != NULL);
+        revdial_close(more);
+        CHECK_INT(revdial_agent_set_allow(w.agents[0], none), 0);
+        CHECK(dial_target(&w, target, &err) == NULL);
+        CHECK_INT(err.reset, REVDIAL_RESET_FORBIDDEN);
+        CHECK_INT(revdial_agent_set_allow(w.agents[0], NULL), 0);
+        CHECK(dial_target(&w, "loop.test:1", &err) == NULL);
+        CHECK_INT(err.reset, REVDIAL_RESET_FORBIDDEN);
+        raw_say(fd, "x");
+        CHECK_INT(util_read_all(st, &byte, 1), 1);
+        CHECK_INT(revdial_agent_set_allow(w.agents[0], back), 0);
+        more = dial_target(&w, target, &err);
+        CHECK(more != NULL);
+        revdial_close(more);
+        revdial_close(st);
+        close(fd);
+    }
+    close(listener);
+    world_close(&w);
+}
+
 TEST(the_default_target_is_used_when_none_is_named_and_needs_no_rule)
 {
     static const char *const none[] = {NULL};

@@ -87,9 +87,10 @@ END_OF_PYTHON
 no_secret_left() {
     local name where
     for name in proxy agent; do
-        where=$(memory_has "$name" "$dir/password") && { fail "in the memory of $name: $where"; return; }
-        grep -qF -- "$password" "$dir/$name.log" "$dir/$name.out" "/proc/${pid_of[$name]}/cmdline" &&
-            { fail "in what $name says"; return; }
+        where=$(memory_has "$name" "$dir/password") &&
+            { fail "in the memory of $name: $where"; return; }
+        grep -qF -- "$password" "$dir/$name.log" "$dir/$name.out" \
+            "/proc/${pid_of[$name]}/cmdline" && { fail "in what $name says"; return; }
     done
     where=$(memory_has agent <(printf %s "session.up")) || fail "the scan finds nothing at all"
 }
