@@ -160,6 +160,9 @@ typedef struct load_conn {
     int64_t since;
 } load_conn;
 
+// Once all connections are there, the warm-up begins; after it what happens counts.
+typedef enum load_phase { PHASE_CONNECTING, PHASE_WARMING, PHASE_COUNTING, PHASE_OVER } load_phase;
+
 typedef struct load_run {
     const load_job *job;
     struct sockaddr_in to;
@@ -169,14 +172,15 @@ typedef struct load_run {
     load_conn *all;
     unsigned count, begun, settled;  // idle ones come first
     unsigned connecting;
-    int64_t start, end;  // of what counts; 0 before all idle connections are there
+    load_phase phase;
+    int64_t start, end;  // of what counts; 0 before that begins
     bench_samples times;
     uint64_t done, fails, sources;
 } load_run;
 
 static int is_counted(const load_run *r, int64_t ns)
 {
-    return r->start != 0 && ns >= r->start && ns <= r->end;
+    return r->phase == PHASE_COUNTING && ns >= r->start;
 }
 
 static void conn_begin(load_run *r, load_conn *c)
@@ -300,32 +304,49 @@ static void begin_more(load_run *r)
     while (r->begun < most && r->connecting < CONNECTING_MAX) conn_begin(r, &r->all[r->begun++]);
 }
 
+// Those that connect again and again never are all connected.
+static int is_all_there(const load_run *r)
+{
+    return r->begun == r->count && (r->connecting == 0 || r->job->role == ROLE_TOUCH);
+}
+
+static void next_phase(load_run *r, int64_t now)
+{
+    switch (r->phase) {
+    case PHASE_CONNECTING:
+        if (r->job->role == ROLE_IDLE && r->settled == r->count) r->phase = PHASE_OVER;
+        if (r->job->role == ROLE_IDLE || !is_all_there(r)) return;
+        r->phase = PHASE_WARMING;
+        r->start = now + (int64_t)(r->warm * 1e9);
+        return;
+    case PHASE_WARMING:
+        if (now < r->start) return;
+        for (unsigned i = 0; i < r->count; i++) r->all[i].before = r->all[i].moved;
+        r->phase = PHASE_COUNTING;
+        r->start = now;
+        r->end = now + (int64_t)(r->seconds * 1e9);
+        return;
+    case PHASE_COUNTING:
+        if (now < r->end) return;
+        r->phase = PHASE_OVER;
+        r->end = now;
+        return;
+    case PHASE_OVER: return;
+    }
+}
+
 static void run_turns(load_run *r)
 {
     struct epoll_event ev[512];
-    int warm = 0;
     int64_t moved = bench_now_ns();
-    for (;;) {
+    while (r->phase != PHASE_OVER) {
         begin_more(r);
-        int n = epoll_wait(r->ep, ev, 512, 100);
+        int n = epoll_wait(r->ep, ev, 512, 10);
         for (int i = 0; i < n; i++) conn_turn(r, ev[i].data.ptr, ev[i].events);
         int64_t now = bench_now_ns();
         if (n > 0) moved = now;
         if (now - moved > STUCK_NS) bench_die("load: %s is stuck", r->job->name);
-        if (r->job->role == ROLE_IDLE && r->settled == r->count) return;
-        if (r->start == 0 && r->settled >= r->idle) {
-            r->start = now + (int64_t)(r->warm * 1e9);
-            r->end = r->start + (int64_t)(r->seconds * 1e9);
-        }
-        for (unsigned i = 0; !warm && r->start != 0 && now >= r->start && i < r->count; i++)
-            r->all[i].before = r->all[i].moved;
-        if (r->start != 0 && now >= r->start && !warm) {
-            warm = 1;
-            r->start = now;
-        }
-        if (r->start == 0 || now < r->end) continue;
-        r->end = now;
-        return;
+        next_phase(r, now);
     }
 }
 

@@ -345,7 +345,7 @@ class Rathole(Peer):
             self.missing = NOT_BUILT
 
     def version(self):
-        return version_of([self.program, "--version"], r"rathole (\d\S+)")
+        return version_of([self.program, "--version"], r"Build Version:\s*(\S+)")
 
     def start(self, run, target, line):
         port, self.port = free_port(), free_port()

@@ -14,6 +14,7 @@ Environment:
     BENCH_ROUNDS    rounds (5)
     BENCH_SECONDS   of one measurement (0.5)
     BENCH_PEERS     peers by name, instead of all that are there: "direct revdial haproxy"
+    BENCH_CPUS      processors to use, instead of all: "0"
     BENCH_SMOKE     1: shows that everything runs, says nothing about speed (one short round)
 """
 import json
@@ -30,6 +31,8 @@ import report
 
 BUILD = os.environ.get("REVDIAL_BUILD", "build")
 OUT = os.path.join(BUILD, "bench")
+ONLY = os.environ.get("BENCH_PEERS", "").split()
+CPUS = {int(n) for n in os.environ.get("BENCH_CPUS", "").split()}
 SMOKE = os.environ.get("BENCH_SMOKE", "") not in ("", "0")
 ROUNDS = int(os.environ.get("BENCH_ROUNDS") or (1 if SMOKE else 5))
 SECONDS = float(os.environ.get("BENCH_SECONDS") or (0.1 if SMOKE else 0.5))
@@ -49,14 +52,24 @@ RELAY = [
     ("mixed", "4 bulk + 1 ping", "mixed -c 4", ["MBps", "p99_us", "p50_us"]),
 ]
 CROWD_PEERS = ("direct", "revdial", "haproxy")
-RTTS_MS = (10, 40, 100)
+RTTS_MS = (10,) if SMOKE else (10, 40, 100)
 THIN = {"one_way_ms": 20, "mbit": 10, "queue_kib": 32}
 
 LIB = ["bulk1", "bulk16", "ping1", "ping1000", "open1", "open64", "idle10", "idle100", "idle1000",
        "idle10000", "asleep"]
+if SMOKE:
+    LIB.remove("idle10000")  # it takes long to open them
 YAMUX_LIB = ("bulk1", "bulk16", "ping1", "ping1000", "open1", "open64")
 ENGINE = ["in64", "in64-1000", "in64-idle", "in64-peek", "out64", "out64-1000", "out64-idle",
           "in16k", "in16k-peek", "out16k", "out16k-place"]
+if SMOKE:
+    ENGINE = ["in64", "out64", "in16k"]
+
+# The figure of each job that cannot be 0.
+WORK = {name: keys[0] for name, _, _, keys in RELAY}
+WORK.update({f"lib-{name}": "rate" for name in LIB if name != "asleep"})
+WORK.update({f"engine-{name}": "per_s" for name in ENGINE})
+WORK.update({f"rtt{rtt}": "MBps" for rtt in RTTS_MS}, thin="MBps", crowd="per_s")
 
 
 class Results:
@@ -80,6 +93,18 @@ class Results:
         pairs = zip(self.values(job, peer, key), self.values(other_job or job, other, key))
         ratios = [a / b for a, b in pairs if a is not None and b]
         return statistics.median(ratios) if ratios else None
+
+
+    def faults(self):
+        """What did not run, and what ran and did nothing."""
+        found = []
+        for job, of in self.of.items():
+            for peer, rounds in of.items():
+                if not all(rounds):
+                    found.append(f"{job}: {peer} failed")
+                elif job in WORK and any(not f.get(WORK[job]) for f in rounds):
+                    found.append(f"{job}: {peer} did nothing")
+        return found if self.of else ["nothing was measured"]
 
 
 def parse(line):
@@ -121,28 +146,34 @@ def start_server(run):
 
 
 def wanted_peers():
-    only = os.environ.get("BENCH_PEERS", "").split()
-    there = []
+    """Those that can be had; an instance serves one tunnel, so this makes new ones."""
+    known = [kind(BUILD) for kind in peers.ALL if not ONLY or kind.name in ONLY]
+    return [peer for peer in known if not peer.missing]
+
+
+def say_who_is_missing(notes):
     for kind in peers.ALL:
-        if only and kind.name not in only:
-            continue
         peer = kind(BUILD)
-        if peer.missing:
-            print(f"  {peer.name}: {peer.missing}; left out")
-        else:
-            there.append(peer)
-    return there
+        if peer.missing and (not ONLY or peer.name in ONLY):
+            leave_out(notes, peer.name, peer.missing)
 
 
-def bring_up(run, there, target, line=lambda port: port):
+def leave_out(notes, name, why):
+    """A peer that was asked for by name should have been there."""
+    print(f"  {name}: {why}; left out")
+    if name in ONLY:
+        notes.setdefault("faults", []).append(f"{name} was asked for and is not there")
+
+
+def bring_up(run, notes, target, line=lambda port: port, choose=lambda peer: True):
     """Those that are up; why the others are not is said."""
     up = []
-    for peer in there:
+    for peer in filter(choose, wanted_peers()):
         try:
             peer.up(run, target, line)
             up.append(peer)
         except (RuntimeError, OSError, subprocess.SubprocessError) as e:
-            print(f"  {peer.name}: {e}; left out")
+            leave_out(notes, peer.name, e)
     return up
 
 
@@ -189,10 +220,10 @@ def idle_memory(peer):
 
 
 def part_relay(results, notes):
-    there = wanted_peers()
+    say_who_is_missing(notes)
     run = peers.Processes(os.path.join(OUT, "run", "relay"))
     try:
-        up = bring_up(run, there, start_server(run))
+        up = bring_up(run, notes, start_server(run))
         notes["peers"] = {p.name: p.version() for p in up}
         for name, what, arguments, _ in RELAY:
             began = time.monotonic()
@@ -211,7 +242,7 @@ def part_relay(results, notes):
     finally:
         run.end()
     began = time.monotonic()
-    for peer in there:
+    for peer in wanted_peers():
         if peer.name not in ("direct", "revdial-two"):
             results.add("idle", peer.name, idle_memory(peer))
     progress(f"relay memory of {IDLE} idle connections", began)
@@ -222,10 +253,10 @@ def part_relay(results, notes):
 def part_link(results, notes):
     notes["link"] = dict(THIN, rtts_ms=RTTS_MS)
     for rtt in (0, *RTTS_MS):
-        link_part(results, rtt)
+        link_part(results, notes, rtt)
 
 
-def link_part(results, rtt):
+def link_part(results, notes, rtt):
     """rtt 0 is the thin link. There nobody needs much of the processor: all peers at one time."""
     run = peers.Processes(os.path.join(OUT, "run", f"link-{rtt}"))
     options = [str(rtt / 2)]
@@ -237,8 +268,8 @@ def link_part(results, rtt):
 
     began = time.monotonic()
     try:
-        there = [p for p in wanted_peers() if p.has_own_credit and p.name != "revdial-two"]
-        up = bring_up(run, there, start_server(run), line)
+        up = bring_up(run, notes, start_server(run), line,
+                      lambda peer: peer.has_own_credit and peer.name != "revdial-two")
         for round_number in range(ROUNDS):
             if rtt == 0:
                 thin_round(results, up)
@@ -319,7 +350,7 @@ def raise_limits():
 def machine():
     cpu = peers.version_of(["lscpu"], r"Model name:\s*(.*)")
     return {
-        "processor": f"{os.cpu_count()} x {cpu}",
+        "processor": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} x {cpu}",
         "kernel": " ".join(os.uname()[i] for i in (0, 2, 4)),
         "compiler": peers.version_of([os.environ.get("CC", "cc"), "--version"], r"(.*)"),
         "load before": "%.1f %.1f %.1f" % os.getloadavg(),
@@ -339,6 +370,8 @@ def main(names):
         print(f"bench: no part {unknown[0]}; there are {' '.join(PARTS)}", file=sys.stderr)
         return 2
     raise_limits()
+    if CPUS:
+        os.sched_setaffinity(0, CPUS)  # children inherit it
     os.makedirs(OUT, exist_ok=True)
     results, notes = Results(), {"machine": machine()}
     for key, value in notes["machine"].items():
@@ -348,7 +381,10 @@ def main(names):
         PARTS[name](results, notes)
     with open(os.path.join(OUT, "results.json"), "w") as f:
         json.dump({"notes": notes, "results": results.of}, f, indent=1)
-    return report.write(OUT, results, notes, RELAY)
+    faults = notes.get("faults", []) + results.faults()
+    report.write(OUT, results, notes, RELAY)
+    print("".join(f"\nbench: {fault}" for fault in faults))
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":
