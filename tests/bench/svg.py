@@ -6,6 +6,7 @@ COLOURS = {"direct": "#9aa0a6", "revdial": "#1f6feb", "revdial-two": "#79b0ff",
            "haproxy": "#d29922", "yamux": "#2da44e", "ssh": "#8250df", "frp": "#cf222e",
            "rathole": "#bf5700", "chisel": "#1b7c83"}
 OTHER = "#57606a"
+GRID = "#eaeef2"
 
 
 def colour(name):
@@ -82,7 +83,7 @@ def ranges(path, title, rows):
     scale = Scale([v for _, a, b in rows for v in (*a, *b)], 110, 780)
     bottom = 50 + 44 * len(rows)
     for tick in scale.ticks():
-        d.path([(scale.at(tick), 44), (scale.at(tick), bottom)], "#d0d7de")
+        d.path([(scale.at(tick), 44), (scale.at(tick), bottom)], GRID)
         words = f"{tick / 1000:g} ms" if tick >= 1000 else f"{tick:g} us"
         d.text(scale.at(tick), bottom + 18, words, size=11, anchor="middle")
     for i, (name, alone, loaded) in enumerate(rows):
@@ -101,12 +102,14 @@ def curves(path, title, lines):
     d = Drawing(720, 430, title)
     points = [p for line in lines.values() for p in line]
     across = Scale([x for x, _ in points], 70, 520)
-    up = Scale([y for _, y in points], 380, 50)
-    for tick in across.ticks():
-        d.path([(across.at(tick), 50), (across.at(tick), 380)], "#d0d7de")
-        d.text(across.at(tick), 400, f"{tick:g}", size=11, anchor="middle")
+    up = Scale([y for _, y in points], 380, 66)
+    for x in sorted({x for x, _ in points}):
+        d.path([(across.at(x), 66), (across.at(x), 380)], GRID)
+        d.text(across.at(x), 398, f"{x:g}", size=11, anchor="middle")
+    d.text(295, 418, "round trip, ms", anchor="middle")
+    d.text(62, 48, "MB/s", size=11, anchor="end")
     for tick in up.ticks():
-        d.path([(70, up.at(tick)), (520, up.at(tick))], "#d0d7de")
+        d.path([(70, up.at(tick)), (520, up.at(tick))], GRID)
         d.text(62, up.at(tick) + 4, f"{tick:g}", size=11, anchor="end")
     placed = []
     for name, line in sorted(lines.items(), key=lambda item: up.at(item[1][-1][1])):
