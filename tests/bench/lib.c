@@ -23,12 +23,13 @@
 #include <getopt.h>
 
 static const lib_job jobs[] = {
-    {"bulk1", KIND_BULK, 1, 0},       {"bulk16", KIND_BULK, 16, 0},
-    {"ping1", KIND_PING, 1, 0},       {"ping1000", KIND_PING, 1000, 0},
-    {"open1", KIND_OPEN, 1, 0},       {"open64", KIND_OPEN, 64, 0},
-    {"idle10", KIND_PING, 1, 10},     {"idle100", KIND_PING, 1, 100},
-    {"idle1000", KIND_PING, 1, 1000}, {"idle10000", KIND_PING, 1, 10000},
-    {"asleep", KIND_ASLEEP, 0, 100},
+    {"bulk1", KIND_BULK, 1, 0, 0},           {"bulk16", KIND_BULK, 16, 0, 0},
+    {"ping1", KIND_PING, 1, 0, 0},           {"ping1000", KIND_PING, 1000, 0, 0},
+    {"open1", KIND_OPEN, 1, 0, 0},           {"open64", KIND_OPEN, 64, 0, 0},
+    {"idle10", KIND_PING, 1, 10, 0},         {"idle100", KIND_PING, 1, 100, 0},
+    {"idle1000", KIND_PING, 1, 1000, 0},     {"idle10000", KIND_PING, 1, 10000, 0},
+    {"asleep", KIND_ASLEEP, 0, 100, 0},      {"others1000", KIND_PING, 1, 0, 1000},
+    {"asleep1000", KIND_ASLEEP, 0, 0, 1000},
 };
 
 enum { ALL_KINDS = 1 << KIND_BULK | 1 << KIND_PING | 1 << KIND_OPEN | 1 << KIND_ASLEEP };
@@ -128,6 +129,7 @@ static int is_listed(const char *list, const char *name)
 static int is_wanted(const lib_options *o, const lib_way *way, const lib_job *job)
 {
     if (o->ways && !is_listed(o->ways, way->name)) return 0;
+    if (job->others && way->serve != serve_revdial) return 0;
     return way->kinds & 1U << job->kind && job->streams >= way->streams_min;
 }
 

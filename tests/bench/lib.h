@@ -29,6 +29,7 @@ typedef struct lib_job {
     lib_kind kind;
     unsigned streams;  // at one time
     unsigned idle;     // and so many more that do nothing
+    unsigned others;   // sessions that do nothing beside the one that works
 } lib_job;
 
 struct lib_run;

@@ -184,6 +184,19 @@ static void common_config(revdial_common *common, const lib_way *way)
     common->spin_us = way->spin_us;
 }
 
+// Sessions that do nothing, each of a backend of its own.
+static void start_others(const revdial_agent_config *like, unsigned count)
+{
+    revdial_agent_config cfg = *like;
+    revdial_err err = {0};
+    char name[32];
+    cfg.name = name;
+    for (unsigned i = 0; i < count; i++) {
+        snprintf(name, sizeof name, "other-%u", i);
+        if (!revdial_agent_start(&cfg, &err)) bench_die("an agent: %s", err.msg);
+    }
+}
+
 static void serve_revdial(const lib_run *r, int ctl)
 {
     char url[96], address[80] = "";
@@ -196,6 +209,7 @@ static void serve_revdial(const lib_run *r, int ctl)
     cfg.max_handlers = 1 << 16;
     common_config(&cfg.common, r->way);
     if (r->way->polls) cfg.ud = poll_server_start();
+    start_others(&cfg, r->job->others);
     revdial_serve(&cfg, &err);
     bench_die("the agent: %s", err.msg);
 }
@@ -237,6 +251,10 @@ static void link_up(lib_link *l, const lib_run *r)
     for (unsigned i = 0; i < r->way->sessions; i++) lib_tell(r->ctl[i], address, sizeof address);
     if (revdial_proxy_wait(l->proxy, "bench", r->way->sessions, 10000) < 0)
         bench_die("no agent came");
+    for (revdial_stats now = {0}; now.sessions < r->way->sessions + r->job->others;) {
+        usleep(1000);
+        revdial_proxy_stats(l->proxy, &now);
+    }
 }
 
 // As Go's yamux and a socket's connect() do it: nobody waits until the other side has accepted,

@@ -57,9 +57,9 @@ RTTS_MS = (10,) if SMOKE else (10, 40, 100)
 THIN = {"one_way_ms": 20, "mbit": 10, "queue_kib": 32}
 
 LIB = ["bulk1", "bulk16", "ping1", "ping1000", "open1", "open64", "idle10", "idle100", "idle1000",
-       "idle10000", "asleep"]
-if SMOKE:
-    LIB.remove("idle10000")  # it takes long to open them
+       "idle10000", "asleep", "others1000", "asleep1000"]
+if SMOKE:  # it takes long to open them
+    LIB = [name for name in LIB if name not in ("idle10000", "others1000", "asleep1000")]
 YAMUX_LIB = ("bulk1", "bulk16", "ping1", "ping1000", "open1", "open64")
 ENGINE = ["in64", "in64-1000", "in64-idle", "in64-peek", "out64", "out64-1000", "out64-idle",
           "in16k", "in16k-peek", "out16k", "out16k-place"]
@@ -68,7 +68,7 @@ if SMOKE:
 
 # The figure of each job that cannot be 0.
 WORK = {name: keys[0] for name, _, _, keys in RELAY}
-WORK.update({f"lib-{name}": "rate" for name in LIB if name != "asleep"})
+WORK.update({f"lib-{name}": "rate" for name in LIB if "asleep" not in name})
 WORK.update({f"engine-{name}": "per_s" for name in ENGINE})
 WORK.update({f"rtt{rtt}": "MBps" for rtt in RTTS_MS}, thin="MBps", crowd="per_s")
 
