@@ -208,7 +208,7 @@ static void serve_revdial(const lib_run *r, int ctl)
     cfg.instance = address;
     cfg.max_handlers = 1 << 16;
     common_config(&cfg.common, r->way);
-    if (r->way->polls) cfg.ud = poll_server_start();
+    if (r->way->polls && r->job->kind == KIND_PING) cfg.ud = poll_server_start();
     start_others(&cfg, r->job->others);
     revdial_serve(&cfg, &err);
     bench_die("the agent: %s", err.msg);

@@ -106,6 +106,7 @@ class Peer:
     link between its two halves: line(port) is a port that leads to `port`."""
     name = ""
     missing = None
+    is_wanted = True
     connections = 1 << 20   # that it can have at one time
     has_own_credit = False  # a stream's speed over a long link is the tunnel's own affair
 
@@ -160,6 +161,16 @@ class RevdialTwo(Revdial):
     """Two agents, whose sessions are on two I/O threads of the proxy."""
     name = "revdial-two"
     agents = 2
+
+
+class RevdialOld(Revdial):
+    """Another build of the same, to see what a change has brought."""
+    name = "revdial-old"
+
+    def __init__(self, build):
+        super().__init__(os.environ.get("BENCH_OLD", ""))
+        if not self.build:
+            self.is_wanted = False
 
 
 HAPROXY = """\
@@ -387,4 +398,4 @@ def go_build(program, directory, package):
     return os.path.abspath(program)
 
 
-ALL = [Direct, Revdial, RevdialTwo, Haproxy, Yamux, Ssh, Frp, Rathole]
+ALL = [Direct, Revdial, RevdialTwo, RevdialOld, Haproxy, Yamux, Ssh, Frp, Rathole]

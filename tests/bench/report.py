@@ -1,6 +1,7 @@
 """What the benchmark says: text for the terminal, the same as markdown, and plots as SVG."""
 import os
 
+import peers
 import svg
 
 UNITS = {"MBps": "MB/s", "per_s": "/s", "p50_us": "us p50", "p99_us": "us p99",
@@ -47,8 +48,8 @@ def names_in(results, jobs):
     found = []
     for job in jobs:
         found += [p for p in results.of.get(job, {}) if p not in found]
-    order = ["direct", "revdial", "revdial-two", "haproxy", "yamux", "ssh", "frp", "rathole"]
-    return sorted(found, key=lambda p: order.index(p) if p in order else len(order))
+    order = [kind.name for kind in peers.ALL]
+    return sorted(found, key=order.index)
 
 
 # ---- tables ----
@@ -66,6 +67,22 @@ def relay_table(results, jobs):
                 cells.append(value if ratio is None or key == "fair" or name == REFERENCE
                              else f"{value} ({ratio:.2f})")
             table.add(what, UNITS[key], *cells)
+    return table
+
+
+def old_table(results, jobs):
+    """What a change has brought: ratios of this build to BENCH_OLD."""
+    table = Table("This build to the other: ratios", ["job", "", "ratio"])
+    for job, what, _, keys in jobs:
+        for key in keys:
+            ratio = results.ratio(job, "revdial", "revdial-old", key)
+            if ratio is not None:
+                table.add(what, UNITS[key], f"{ratio:.2f}")
+    for job in [j for j in results.of if j.startswith("lib-")]:
+        for way in results.of[job]:
+            ratio = results.ratio(job, way, f"old-{way}", "rate")
+            if ratio is not None:
+                table.add(f"{job}, {way}", "/s", f"{ratio:.2f}")
     return table
 
 
@@ -88,7 +105,8 @@ def link_table(results, notes):
         return Table("", [])
     rtts = [r for r in link["rtts_ms"] if f"rtt{r}" in results.of]
     table = Table(f"Links: thin is {link['one_way_ms']} ms each way, {link['mbit']} Mbit/s, "
-                  f"{link['queue_kib']} KiB queue; the others have no limit",
+                  f"{link['queue_kib']} KiB queue; the others have no limit; "
+                  "a ping that does not come back counts as long as it was watched",
                   ["peer", "thin: bulk MB/s", "thin: ping p99 ms"] +
                   [f"RTT {r} ms: MB/s" for r in rtts])
     for name in names_in(results, ["thin"] + [f"rtt{r}" for r in rtts]):
@@ -291,7 +309,8 @@ def write_plots(out, results, notes, jobs):
 def write(out, results, notes, jobs):
     """Prints everything, writes results.md and the plots."""
     tables = [relay_table(results, jobs), crowd_table(results), link_table(results, notes),
-              lib_table(results), engine_table(results, notes), aims_table(results, notes)]
+              lib_table(results), engine_table(results, notes), old_table(results, jobs),
+              aims_table(results, notes)]
     tables = [t for t in tables if not t.is_empty()]
     facts = dict(notes["machine"], **notes.get("peers", {}))
     with open(os.path.join(out, "results.md"), "w") as f:

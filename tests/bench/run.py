@@ -14,6 +14,8 @@ Environment:
     BENCH_ROUNDS    rounds (5)
     BENCH_SECONDS   of one measurement (0.5)
     BENCH_PEERS     peers by name, instead of all that are there: "direct revdial haproxy"
+    BENCH_JOBS      jobs by name, instead of all: "up1 ping500" of relay, "bulk1" of lib, ...
+    BENCH_OLD       another build's directory: it takes part as revdial-old, and in lib as old-*
     BENCH_CPUS      processors to use, instead of all: "0"
     BENCH_SMOKE     1: shows that everything runs, says nothing about speed (one short round)
 """
@@ -31,6 +33,8 @@ import report
 
 BUILD = os.environ.get("REVDIAL_BUILD", "build")
 OUT = os.path.join(BUILD, "bench")
+JOBS = os.environ.get("BENCH_JOBS", "").split()
+OLD = os.environ.get("BENCH_OLD", "")
 ONLY = os.environ.get("BENCH_PEERS", "").split()
 CPUS = {int(n) for n in os.environ.get("BENCH_CPUS", "").split()}
 SMOKE = os.environ.get("BENCH_SMOKE", "") not in ("", "0")
@@ -52,7 +56,7 @@ RELAY = [
     ("mixed", "4 bulk + 1 ping", "mixed -c 4", ["MBps", "p99_us", "p50_us"]),
 ]
 LONGER = {"mixed": 3}  # the 99th percentile of few pings would be their worst
-CROWD_PEERS = ("direct", "revdial", "haproxy")
+CROWD_PEERS = ("direct", "revdial", "revdial-old", "haproxy")
 RTTS_MS = (10,) if SMOKE else (10, 40, 100)
 THIN = {"one_way_ms": 20, "mbit": 10, "queue_kib": 32}
 
@@ -65,6 +69,11 @@ ENGINE = ["in64", "in64-1000", "in64-idle", "in64-peek", "out64", "out64-1000", 
           "in16k", "in16k-peek", "out16k", "out16k-place"]
 if SMOKE:
     ENGINE = ["in64", "out64", "in16k"]
+
+if JOBS:
+    RELAY = [job for job in RELAY if job[0] in JOBS]
+    LIB = [name for name in LIB if name in JOBS]
+    ENGINE = [name for name in ENGINE if name in JOBS]
 
 # The figure of each job that cannot be 0.
 WORK = {name: keys[0] for name, _, _, keys in RELAY}
@@ -127,6 +136,10 @@ def measured(command, seconds=60):
     return {}
 
 
+def is_job(name):
+    return not JOBS or name in JOBS
+
+
 def in_turn(items, round_number):
     """The same items, another one first in each round."""
     at = round_number % len(items)
@@ -149,7 +162,7 @@ def start_server(run):
 def wanted_peers():
     """Those that can be had; an instance serves one tunnel, so this makes new ones."""
     known = [kind(BUILD) for kind in peers.ALL if not ONLY or kind.name in ONLY]
-    return [peer for peer in known if not peer.missing]
+    return [peer for peer in known if peer.is_wanted and not peer.missing]
 
 
 def say_who_is_missing(notes):
@@ -220,6 +233,18 @@ def idle_memory(peer):
         run.end()
 
 
+def crowd_rounds(results, up):
+    """500 active connections, by themselves and among idle ones."""
+    began = time.monotonic()
+    crowd = [p for p in up if p.name in CROWD_PEERS and p.connections >= CROWD]
+    for round_number in range(ROUNDS):
+        for peer in in_turn(crowd, round_number) if crowd else []:
+            results.add("crowd-alone", peer.name, load(peer.port, "ping -c 500"))
+            results.add("crowd", peer.name, load(peer.port, f"ping -c 500 -i {CROWD - 500}"))
+            time.sleep(0.3)
+    progress(f"relay {CROWD} connections, 500 of them active", began)
+
+
 def part_relay(results, notes):
     say_who_is_missing(notes)
     run = peers.Processes(os.path.join(OUT, "run", "relay"))
@@ -233,18 +258,12 @@ def part_relay(results, notes):
                     seconds = SECONDS * LONGER.get(name, 1)
                     results.add(name, peer.name, load(peer.port, arguments, seconds))
             progress(f"relay {what}", began)
-        began = time.monotonic()
-        crowd = [p for p in up if p.name in CROWD_PEERS and p.connections >= CROWD]
-        for round_number in range(ROUNDS):
-            for peer in in_turn(crowd, round_number) if crowd else []:
-                results.add("crowd-alone", peer.name, load(peer.port, "ping -c 500"))
-                results.add("crowd", peer.name, load(peer.port, f"ping -c 500 -i {CROWD - 500}"))
-                time.sleep(0.3)
-        progress(f"relay {CROWD} connections, 500 of them active", began)
+        if is_job("crowd"):
+            crowd_rounds(results, up)
     finally:
         run.end()
     began = time.monotonic()
-    for peer in wanted_peers():
+    for peer in wanted_peers() if is_job("idle") else []:
         if peer.name not in ("direct", "revdial-two"):
             results.add("idle", peer.name, idle_memory(peer))
     progress(f"relay memory of {IDLE} idle connections", began)
@@ -255,7 +274,8 @@ def part_relay(results, notes):
 def part_link(results, notes):
     notes["link"] = dict(THIN, rtts_ms=RTTS_MS)
     for rtt in (0, *RTTS_MS):
-        link_part(results, notes, rtt)
+        if is_job(f"rtt{rtt}" if rtt else "thin"):
+            link_part(results, notes, rtt)
 
 
 def link_part(results, notes, rtt):
@@ -290,7 +310,10 @@ def thin_round(results, up):
     running = [(p, subprocess.Popen([f"{OUT}/load", "mixed", str(p.port), *command],
                                     stdout=subprocess.PIPE, text=True)) for p in up]
     for peer, process in running:
-        results.add("thin", peer.name, parse(process.communicate()[0].strip()))
+        figures = parse(process.communicate()[0].strip())
+        if figures.get("p99_us") == 0:  # it waited all the time, and longer
+            figures["p99_us"] = seconds * 1e6
+        results.add("thin", peer.name, figures)
 
 
 # ---- lib, engine ----
@@ -299,25 +322,30 @@ def part_lib(results, notes):
     go = peers.Yamux(BUILD)
     for job in LIB:
         began = time.monotonic()
-        ways = ["lib"] + (["yamux"] if job in YAMUX_LIB and not go.missing else [])
+        ways = ["lib"] + (["old"] if OLD else [])
+        ways += ["yamux"] if job in YAMUX_LIB and not go.missing else []
         for round_number in range(ROUNDS):
             for way in in_turn(ways, round_number):
                 if way == "yamux":
                     figures = measured([go.program, "lib", "-t", str(SECONDS), job])
                     results.add(f"lib-{job}", "yamux", figures)
                     continue
-                lib_round(results, job, round_number)
+                lib_round(results, job, round_number, OLD if way == "old" else "")
         progress(f"lib {job}", began)
 
 
-def lib_round(results, job, round_number):
+def lib_round(results, job, round_number, old):
     """Every way of build/bench/lib once."""
-    command = [f"{OUT}/lib", "-m", "-r", "1", "-s", str(round_number), "-t", str(SECONDS), job]
+    program = [f"{old or BUILD}/bench/lib"]
+    if old:  # bare sockets are the same everywhere
+        program += ["-w", "revdial,spin,two,poll,engine"]
+    command = [*program, "-m", "-r", "1", "-s", str(round_number), "-t", str(SECONDS), job]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     if done.returncode != 0:
         print(f"  {' '.join(command)}: {done.stderr.strip()}")
     for line in done.stdout.splitlines():
-        results.add(f"lib-{job}", re.search(r"way=(\S+)", line).group(1), parse(line))
+        way = re.search(r"way=(\S+)", line).group(1)
+        results.add(f"lib-{job}", f"old-{way}" if old else way, parse(line))
 
 
 def part_engine(results, notes):
