@@ -56,7 +56,6 @@ PROGRAMS = $(patsubst examples/%.c,$(BUILD)/revdial-%,$(wildcard examples/proxy.
 EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%, \
 	$(sort $(filter-out examples/proxy.c examples/agent.c,$(wildcard examples/*.c))))
 INTEROP = $(patsubst tests/interop/%.c,$(BUILD)/interop/%,$(wildcard tests/interop/*.c))
-BENCH_SPIN = $(shell grep -q ' spin_us;' revdial.h && echo -DBENCH_SPIN)
 BENCHES = $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
 
 COMPILE = $(CC) -std=c11 $(WARNINGS) -I. $(CPPFLAGS)
@@ -84,7 +83,7 @@ $(BUILD)/examples/%: examples/%.c $(BUILD)/flags
 $(BUILD)/interop/%: tests/interop/%.c $(BUILD)/flags
 	$(call build,$(CFLAGS))
 $(BUILD)/bench/%: tests/bench/%.c $(BUILD)/flags
-	$(call build,$(CFLAGS) -D_GNU_SOURCE $(BENCH_SPIN))
+	$(call build,$(CFLAGS) -D_GNU_SOURCE)
 $(BUILD)/%-poll: tests/%.c $(BUILD)/flags
 	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE -DREVDIAL_POLL)
 $(BUILD)/%: tests/%.c $(BUILD)/flags

@@ -137,6 +137,7 @@ class Revdial(Peer):
     name = "revdial"
     has_own_credit = True
     agents = 1
+    options = ()  # of both programs
 
     def version(self):
         return version_of([f"{self.build}/revdial-proxy", "--version"])
@@ -145,14 +146,15 @@ class Revdial(Peer):
         env = dict(os.environ, REVDIAL_TOKEN="bench-token")
         proxy = run.start("revdial-proxy", [
             f"{self.build}/revdial-proxy", "--listen", "127.0.0.1:0", "--expose",
-            "127.0.0.1:0=bench", "--io-threads", str(self.agents)], env=env)
+            "127.0.0.1:0=bench", "--io-threads", str(self.agents), *self.options], env=env)
         tunnel = line(int(run.said(proxy, r"listening on 127\.0\.0\.1:(\d+)\n")))
         self.port = int(run.said(proxy, r"listening on 127\.0\.0\.1:(\d+) for"))
         self.sides = [proxy]
         for i in range(self.agents):
             agent = run.start("revdial-agent", [
                 f"{self.build}/revdial-agent", "--server", f"http://127.0.0.1:{tunnel}", "--name",
-                "bench", "--instance", f"bench-{i}", "--target", f"127.0.0.1:{target}"], env=env)
+                "bench", "--instance", f"bench-{i}", "--target", f"127.0.0.1:{target}",
+                *self.options], env=env)
             run.said(agent, "(session.up)", agent.log_path)
             self.sides.append(agent)
 
@@ -163,14 +165,23 @@ class RevdialTwo(Revdial):
     agents = 2
 
 
+class RevdialWith(Revdial):
+    """The same with other options."""
+    name = "revdial-with"
+
+    def __init__(self, build):
+        super().__init__(build)
+        self.options = os.environ.get("BENCH_WITH", "").split()
+        self.is_wanted = bool(self.options)
+
+
 class RevdialOld(Revdial):
     """Another build of the same, to see what a change has brought."""
     name = "revdial-old"
 
     def __init__(self, build):
         super().__init__(os.environ.get("BENCH_OLD", ""))
-        if not self.build:
-            self.is_wanted = False
+        self.is_wanted = bool(self.build)
 
 
 HAPROXY = """\
@@ -398,4 +409,4 @@ def go_build(program, directory, package):
     return os.path.abspath(program)
 
 
-ALL = [Direct, Revdial, RevdialTwo, RevdialOld, Haproxy, Yamux, Ssh, Frp, Rathole]
+ALL = [Direct, Revdial, RevdialTwo, RevdialWith, RevdialOld, Haproxy, Yamux, Ssh, Frp, Rathole]

@@ -70,19 +70,20 @@ def relay_table(results, jobs):
     return table
 
 
-def old_table(results, jobs):
-    """What a change has brought: ratios of this build to BENCH_OLD."""
-    table = Table("This build to the other: ratios", ["job", "", "ratio"])
-    for job, what, _, keys in jobs:
-        for key in keys:
-            ratio = results.ratio(job, "revdial", "revdial-old", key)
-            if ratio is not None:
-                table.add(what, UNITS[key], f"{ratio:.2f}")
+def change_table(results, jobs):
+    """What a change has brought, or what options bring."""
+    head = ["job", "", "to BENCH_OLD", "BENCH_WITH to it"]
+    table = Table("Ratios of one revdial to another", head)
+    for job, what, key in [(j, w, k) for j, w, _, keys in jobs for k in keys]:
+        ratios = (results.ratio(job, "revdial", "revdial-old", key),
+                  results.ratio(job, "revdial-with", "revdial", key))
+        if ratios != (None, None):
+            table.add(what, UNITS[key], *["-" if r is None else f"{r:.2f}" for r in ratios])
     for job in [j for j in results.of if j.startswith("lib-")]:
         for way in results.of[job]:
             ratio = results.ratio(job, way, f"old-{way}", "rate")
             if ratio is not None:
-                table.add(f"{job}, {way}", "/s", f"{ratio:.2f}")
+                table.add(f"{job}, {way}", "/s", f"{ratio:.2f}", "-")
     return table
 
 
@@ -309,7 +310,7 @@ def write_plots(out, results, notes, jobs):
 def write(out, results, notes, jobs):
     """Prints everything, writes results.md and the plots."""
     tables = [relay_table(results, jobs), crowd_table(results), link_table(results, notes),
-              lib_table(results), engine_table(results, notes), old_table(results, jobs),
+              lib_table(results), engine_table(results, notes), change_table(results, jobs),
               aims_table(results, notes)]
     tables = [t for t in tables if not t.is_empty()]
     facts = dict(notes["machine"], **notes.get("peers", {}))

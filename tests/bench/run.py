@@ -16,6 +16,7 @@ Environment:
     BENCH_PEERS     peers by name, instead of all that are there: "direct revdial haproxy"
     BENCH_JOBS      jobs by name, instead of all: "up1 ping500" of relay, "bulk1" of lib, ...
     BENCH_OLD       another build's directory: it takes part as revdial-old, and in lib as old-*
+    BENCH_WITH      options for both programs: they take part as revdial-with, too
     BENCH_CPUS      processors to use, instead of all: "0"
     BENCH_SMOKE     1: shows that everything runs, says nothing about speed (one short round)
 """
@@ -56,7 +57,8 @@ RELAY = [
     ("mixed", "4 bulk + 1 ping", "mixed -c 4", ["MBps", "p99_us", "p50_us"]),
 ]
 LONGER = {"mixed": 3}  # the 99th percentile of few pings would be their worst
-CROWD_PEERS = ("direct", "revdial", "revdial-old", "haproxy")
+CROWD_PEERS = ("direct", "revdial", "revdial-with", "revdial-old",
+               "haproxy")
 RTTS_MS = (10,) if SMOKE else (10, 40, 100)
 THIN = {"one_way_ms": 20, "mbit": 10, "queue_kib": 32}
 
