@@ -656,6 +656,9 @@ REVDIAL_API int revdial_via_state(const revdial_via *v, revdial_err *err, int *r
 //   Any thread may call anything, from callbacks too. One reader and one writer may use a stream at
 //   the same time. What BLOCKS returns REVDIAL_EDEADLK on an I/O thread instead of hanging.
 //   NULL is ignored by every close, free and unref. `err` may always be NULL.
+//   No lock is held while a hook runs, and a hook returns: what leaves it by longjmp(), by an
+//   exception or by pthread_exit() leaves the library in an unknown state. So does pthread_cancel()
+//   of a thread that is inside a call: have it disabled there (pthread_setcancelstate()).
 // ================================================================================================
 
 typedef struct revdial_common {
@@ -7292,9 +7295,6 @@ const char *revdial_reset_text(int reset)
 #ifndef RVD_SYS_WRITE
 #define RVD_SYS_WRITE write
 #endif
-#ifndef RVD_SYS_WRITEV
-#define RVD_SYS_WRITEV writev
-#endif
 
 enum {
     RVD_SYS_HOST_MAX = 255,  // octets of a name, RFC 1035 section 2.3.4; a unix path is shorter
@@ -7993,14 +7993,12 @@ static void rvd_sys_sigpipe_release(const rvd_sys_sigpipe *s, int broken)
     if (!s->was_blocked) pthread_sigmask(SIG_SETMASK, &s->before, NULL);
 }
 
-static ptrdiff_t rvd_sys_write_pipe(int fd, const struct iovec *iov, int count)
+static ptrdiff_t rvd_sys_write_pipe(int fd, const void *buf, size_t len)
 {
     rvd_sys_sigpipe guard;
     ptrdiff_t n;
     rvd_sys_sigpipe_hold(&guard);
-    do
-        n = count == 1 ? RVD_SYS_WRITE(fd, iov->iov_base, iov->iov_len)
-                       : RVD_SYS_WRITEV(fd, iov, count);
+    do n = RVD_SYS_WRITE(fd, buf, len);
     while (n < 0 && errno == EINTR);
     if (n < 0) n = -errno;
     rvd_sys_sigpipe_release(&guard, n == -EPIPE);
@@ -8009,30 +8007,27 @@ static ptrdiff_t rvd_sys_write_pipe(int fd, const struct iovec *iov, int count)
 
 static ptrdiff_t rvd_sys_write(int fd, const void *buf, size_t len)
 {
-    struct iovec one;
     ptrdiff_t n;
     do n = RVD_SYS_SEND(fd, buf, len, MSG_NOSIGNAL);
     while (n < 0 && errno == EINTR);
     if (n >= 0) return n;
-    if (errno != ENOTSOCK) return -errno;
-    one.iov_base = (void *)(uintptr_t)buf;  // struct iovec has no const
-    one.iov_len = len;
-    return rvd_sys_write_pipe(fd, &one, 1);
+    return errno == ENOTSOCK ? rvd_sys_write_pipe(fd, buf, len) : -errno;
 }
 
+// To a socket only: what has taken its number, if it was closed behind our back, gets nothing.
 static ptrdiff_t rvd_sys_writev(int fd, const struct iovec *iov, int count)
 {
     struct msghdr m;
     ptrdiff_t n;
-    if (count == 1) return rvd_sys_write(fd, iov->iov_base, iov->iov_len);  // costs less
     if (count > RVD_SYS_IOV_MAX) count = RVD_SYS_IOV_MAX;  // a short write is in the contract
     memset(&m, 0, sizeof m);
     m.msg_iov = (struct iovec *)(uintptr_t)iov;  // struct msghdr has no const
     m.msg_iovlen = (size_t)count;
-    do n = RVD_SYS_SENDMSG(fd, &m, MSG_NOSIGNAL);
+    do
+        n = count == 1 ? RVD_SYS_SEND(fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL)  // costs less
+                       : RVD_SYS_SENDMSG(fd, &m, MSG_NOSIGNAL);
     while (n < 0 && errno == EINTR);
-    if (n >= 0) return n;
-    return errno == ENOTSOCK ? rvd_sys_write_pipe(fd, iov, count) : -errno;
+    return n < 0 ? -errno : n;
 }
 
 // Returns 0 at the end.
@@ -10173,7 +10168,8 @@ static void rvd_stream_close_locked(revdial_session *s)
     rvd_loop_remove(s->loop, &s->io);
     rvd_loop_timer_stop(s->loop, &s->timer);
     rvd_loop_timer_stop(s->loop, &s->lease);
-    rvd_sys_close(s->fd);
+    // Somebody closed it behind our back: the number may be somebody else's by now.
+    if (s->why.sys != EBADF && s->why.sys != ENOTSOCK) rvd_sys_close(s->fd);
     s->pend |= RVD_STREAM_PEND_DOWN | RVD_STREAM_PEND_CLOSED;
 }
 

@@ -4,6 +4,7 @@
 #define REVDIAL_PROGRAM_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -401,18 +403,19 @@ static void prog_file_close(prog_file *f)
 // Reads a file. Returns 0, or -1 and the reason in err->msg. Close it in either case.
 static int prog_file_open(prog_file *f, const char *path, revdial_err *err)
 {
-    FILE *file = fopen(path, "r");
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // so that a FIFO cannot hang us
+    struct stat kind;
+    ssize_t n = -1;
     memset(f, 0, sizeof *f);
-    if (file) setvbuf(file, NULL, _IONBF, 0);  // a buffer would be given back with secrets in it
-    if (file) f->at = f->text = calloc(1, PROG_FILE_SIZE_MAX + 1);
-    if (f->text) f->size = fread(f->text, 1, PROG_FILE_SIZE_MAX, file);
-    if (!f->text || ferror(file))
+    if (fd >= 0) f->at = f->text = calloc(1, PROG_FILE_SIZE_MAX + 1);
+    if (f->text) n = read(fd, f->text, PROG_FILE_SIZE_MAX);
+    if (n >= 0) f->size = (size_t)n;
+    err->msg[0] = '\0';
+    if (n < 0 || fstat(fd, &kind) < 0)
         snprintf(err->msg, sizeof err->msg, "%s: %s", path, strerror(errno));
-    else if (f->size == PROG_FILE_SIZE_MAX || strlen(f->text) != f->size)
+    else if (!S_ISREG(kind.st_mode) || n == PROG_FILE_SIZE_MAX || strlen(f->text) != f->size)
         snprintf(err->msg, sizeof err->msg, "%s: not a file with tokens", path);
-    else
-        err->msg[0] = '\0';
-    if (file) fclose(file);
+    if (fd >= 0) close(fd);
     return err->msg[0] ? -1 : 0;
 }
 

@@ -38,8 +38,10 @@ static int util_thread_create(pthread_t *t, const pthread_attr_t *attr, void *(*
                               void *arg);
 static int util_accept(int fd, struct sockaddr *from, socklen_t *len);
 static int util_clock_gettime(clockid_t id, struct timespec *t);
+static int util_close(int fd);
 #define RVD_SYS_ACCEPT util_accept
 #define RVD_SYS_CLOCK_GETTIME util_clock_gettime
+#define RVD_SYS_CLOSE util_close
 #define RVD_SYS_GETADDRINFO util_getaddrinfo
 #define RVD_SYS_THREAD_CREATE util_thread_create
 #define REVDIAL_IMPLEMENTATION
@@ -207,6 +209,15 @@ static int util_accept(int fd, struct sockaddr *from, socklen_t *len)
     int r = accept4(fd, from, len, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (r < 0 && errno == EMFILE) atomic_fetch_add(&util_accepts_without_fd, 1);
     return r;
+}
+
+// How often the library has closed the descriptor that it is watched for.
+static atomic_int util_close_watched = -1, util_closes;
+
+static int util_close(int fd)
+{
+    if (fd == atomic_load(&util_close_watched)) atomic_fetch_add(&util_closes, 1);
+    return close(fd);
 }
 
 // The library's clock runs as the system's, or stands where a test puts it.

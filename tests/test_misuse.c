@@ -154,6 +154,480 @@ TEST(U20_a_dial_on_a_session_that_drains_or_is_down_says_which)
     world_close(&w);
 }
 
+// A session's descriptor is closed by the application (0), or taken by a pipe (1).
+static void world_steal_descriptor(world *w, int is_taken)
+{
+    int pipes[2], unread = -1;
+    revdial_session *s = NULL;
+    util_state e = {0};
+    CHECK_INT(pipe(pipes), 0);
+    int fd = raw_backend(w->address, "cam-1", NULL);
+    CHECK(fd >= 0 && revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS) == 1);
+    REQUIRE(revdial_proxy_list(w->proxy, NULL, &s, 1) == 1);
+    atomic_store(&util_closes, 0);
+    atomic_store(&util_close_watched, s->fd);
+    if (is_taken)
+        CHECK_INT(dup2(pipes[1], s->fd), s->fd);
+    else
+        CHECK_INT(close(s->fd), 0);
+    revdial_close(revdial_session_dial(s, NULL, NULL));  // has it send something
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, is_taken + 1, &e));
+    CHECK_INT(e.code, REVDIAL_ELOST);
+    CHECK(strstr(e.msg, strerror(is_taken ? ENOTSOCK : EBADF)) != NULL);
+    CHECK_INT(atomic_load(&util_closes), 0);
+    atomic_store(&util_close_watched, -1);
+    CHECK(fcntl(s->fd, F_GETFD) >= 0 ? is_taken : !is_taken);
+    CHECK_INT(ioctl(pipes[0], FIONREAD, &unread), 0);
+    CHECK_INT(unread, 0);
+    if (is_taken) close(s->fd);
+    revdial_session_unref(s);
+    close(pipes[0]);
+    close(pipes[1]);
+    close(fd);
+}
+
+TEST(U32_a_descriptor_closed_behind_our_back_ends_its_session_and_is_not_closed_again)
+{
+    world w;
+    world_init(&w);
+    if (world_open_proxy(&w))
+        for (int is_taken = 0; is_taken < 2; is_taken++) world_steal_descriptor(&w, is_taken);
+    world_close(&w);
+}
+
+TEST(U10_a_handler_that_blocks_holds_up_neither_other_streams_nor_pings)
+{
+    static const char ping[] = "\0\2\0\1\0\0\0\0\0\0\0\x2A";
+    world w;
+    char buf[4];
+    world_init(&w);
+    if (world_open(&w)) {
+        revdial_stream *blocked = world_dial(&w, "stop", 0, NULL);
+        CHECK(blocked && util_gate_wait(&w.held, 1));  // its handler waits at a gate
+        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+        if (CHECK(st != NULL)) {
+            CHECK_INT(revdial_write(st, "ping", 4), 4);
+            CHECK_INT(util_read_all(st, buf, 4), 4);
+        }
+        revdial_close(st);
+        revdial_close(blocked);
+    }
+    world_close(&w);
+    // The same by hand: what answers a ping is not the thread that serves a stream.
+    int port = 0, listener = raw_listen(1, &port);
+    char url[64], head[2048];
+    raw_frame f = {0};
+    snprintf(url, sizeof url, "http://127.0.0.1:%d", port);
+    world_init(&w);
+    w.acfg.url = url;
+    w.agents[0] = revdial_agent_start(&w.acfg, NULL);
+    int fd = raw_proxy_accept(listener, head, sizeof head);
+    raw_say(fd, RAW_101);
+    raw_frame_send(fd, RAW_WINDOW, RAW_SYN, 1, 0);
+    CHECK(util_gate_wait(&w.begun, 1));  // it reads, and there is nothing
+    raw_send(fd, ping, sizeof ping - 1);
+    while (raw_frame_await(fd, RAW_PING, &f) && f.flags != RAW_ACK) {
+    }
+    CHECK_INT(f.len, 42);
+    close(fd);
+    close(listener);
+    world_close(&w);
+}
+
+static util_gate stall_entered = UTIL_GATE, stall_open = UTIL_GATE;
+
+static void on_session_that_stalls(void *ud, revdial_session *s, int state, const revdial_err *why)
+{
+    revdial_session_info info;
+    util_on_session(ud, s, state, why);
+    revdial_session_info_get(s, &info);
+    if (state != REVDIAL_UP || strcmp(info.name, "stalled") != 0) return;
+    util_gate_add(&stall_entered, 1);
+    util_gate_wait(&stall_open, 1);
+}
+
+TEST(U10_a_callback_that_blocks_stalls_the_sessions_of_its_thread_and_no_other)
+{
+    world w;
+    world_init(&w);
+    w.pcfg.common.io_threads = 2;
+    w.pcfg.on_session = on_session_that_stalls;
+    if (world_open(&w)) {
+        w.acfg.name = "stalled";
+        w.agents[1] = revdial_agent_start(&w.acfg, NULL);
+        CHECK(util_gate_wait(&stall_entered, 1));
+        for (int i = 0; i < 3; i++) {
+            revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+            CHECK(st != NULL);
+            revdial_close(st);
+        }
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, 0), 1);
+        util_gate_add(&stall_open, 1);
+        CHECK_INT(revdial_proxy_wait(w.proxy, "stalled", 1, UTIL_WAIT_MS), 1);
+        revdial_stream *st = NULL;
+        UTIL_EVENTUALLY((st = revdial_dial(w.proxy, "stalled", NULL, NULL)) != NULL);
+        revdial_close(st);
+    }
+    util_gate_add(&stall_open, 1);
+    world_close(&w);
+}
+
+// Every hook looks whether it could take the locks that its library could hold.
+typedef struct lock_watch {
+    world w;
+    _Atomic(revdial_proxy *) proxy;
+    _Atomic(revdial_agent *) agent;
+    atomic_int hooks, held;  // hooks that looked: a bit each
+} lock_watch;
+
+enum {
+    HOOK_SESSION = 1,
+    HOOK_STATE = 2,
+    HOOK_LOG = 4,
+    HOOK_AUTH = 8,
+    HOOK_CREDENTIAL = 16,
+    HOOK_HANDLER = 32,
+    HOOK_DIAL = 64,
+    HOOK_JOIN = 128,
+    HOOKS = 255
+};
+
+static void lock_try(lock_watch *x, pthread_mutex_t *lock)
+{
+    struct timespec until = util_until(UTIL_WAIT_MS);
+    if (pthread_mutex_timedlock(lock, &until) == 0)
+        pthread_mutex_unlock(lock);
+    else
+        atomic_fetch_add(&x->held, 1);
+}
+
+static void lock_try_session(lock_watch *x, revdial_session *s)
+{
+    lock_try(x, &s->lock);
+    lock_try(x, &s->loop->lock);
+}
+
+static void lock_try_all(lock_watch *x, int hook)
+{
+    revdial_proxy *p = atomic_load(&x->proxy);
+    revdial_agent *a = atomic_load(&x->agent);
+    revdial_session *s[2];
+    if (p) lock_try(x, &p->lock);
+    if (a) lock_try(x, &a->lock);
+    size_t n = p ? revdial_proxy_list(p, NULL, s, 2) : 0;
+    for (size_t i = 0; i < n && i < 2; i++) {
+        lock_try_session(x, s[i]);
+        revdial_session_unref(s[i]);
+    }
+    atomic_fetch_or(&x->hooks, p && a ? hook : 0);
+}
+
+static void lock_on_session(void *ud, revdial_session *s, int state, const revdial_err *why)
+{
+    lock_watch *x = ud;
+    lock_try_session(x, s);
+    lock_try_all(x, HOOK_SESSION);
+    util_on_session(&x->w, s, state, why);
+}
+static void lock_on_state(void *ud, int state, const revdial_err *why, int retry_in_ms)
+{
+    lock_watch *x = ud;
+    lock_try_all(x, HOOK_STATE);
+    util_on_state(&x->w, state, why, retry_in_ms);
+}
+static void lock_log(void *ud, int level, const char *event, const char *msg)
+{
+    (void)level, (void)event, (void)msg;
+    lock_try_all(ud, HOOK_LOG);
+}
+static int lock_auth(void *ud, const revdial_auth_req *req, char *identity, size_t size)
+{
+    lock_try_all(ud, HOOK_AUTH);
+    snprintf(identity, size, "%s", req->name);
+    return 0;
+}
+static int lock_credential(void *ud, unsigned attempt, char *secret, size_t size)
+{
+    (void)attempt;
+    lock_try_all(ud, HOOK_CREDENTIAL);
+    snprintf(secret, size, "any");
+    return 0;
+}
+static void lock_handler(void *ud, revdial_stream *st)
+{
+    lock_watch *x = ud;
+    lock_try_session(x, st->session);
+    lock_try_all(x, HOOK_HANDLER);
+    util_handler(&x->w, st);
+}
+static void lock_on_dial(void *ud, revdial_stream *st, const revdial_err *err)
+{
+    lock_watch *x = ud;
+    (void)err;
+    if (st) lock_try_session(x, st->session);
+    lock_try_all(x, HOOK_DIAL);
+    revdial_close(st);
+    util_gate_add(&x->w.held, 1);
+}
+static void lock_joined(void *ud, const uint64_t moved[2], const revdial_err *why)
+{
+    lock_watch *x = ud;
+    (void)moved, (void)why;
+    lock_try_all(x, HOOK_JOIN);
+    util_gate_add(&x->w.held, 1);
+}
+
+TEST(U11_no_lock_is_held_while_a_hook_runs)
+{
+    lock_watch *x = calloc(1, sizeof *x);
+    REQUIRE(x != NULL);
+    world *w = &x->w;
+    world_init(w);
+    w->pcfg.on_session = lock_on_session;
+    w->pcfg.auth = lock_auth;
+    w->pcfg.credential_count = 0;
+    w->acfg.on_state = lock_on_state;
+    w->acfg.credential_fn = lock_credential;
+    w->acfg.handler = lock_handler;
+    w->pcfg.ud = w->pcfg.auth_ud = w->acfg.ud = w->acfg.credential_ud = x;
+    w->pcfg.common.log = w->acfg.common.log = lock_log;
+    w->pcfg.common.log_ud = w->acfg.common.log_ud = x;
+    w->pcfg.common.log_level = w->acfg.common.log_level = REVDIAL_LOG_DEBUG;
+    if (world_open(w)) {
+        atomic_store(&x->proxy, w->proxy);
+        atomic_store(&x->agent, w->agents[0]);
+        revdial_session *s = revdial_agent_session(w->agents[0], UTIL_WAIT_MS);
+        revdial_session_kill(s);  // all of it once more, now that all is known
+        revdial_session_unref(s);
+        CHECK(util_log_wait(&w->states, REVDIAL_UP, 2, NULL));
+        CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, NULL));
+        CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+        CHECK(revdial_dial_async(w->proxy, "cam-1", NULL, lock_on_dial, x) > 0);
+        CHECK(util_gate_wait(&w->held, 1));
+        revdial_stream *st = world_dial(w, "echo", 0, NULL);
+        int pair[2];
+        CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+        revdial_join_opts join = {.done = lock_joined, .ud = x};
+        CHECK_INT(revdial_join(st, pair[0], pair[0], &join), 0);
+        close(pair[1]);
+        CHECK(util_gate_wait(&w->held, 2));
+    }
+    atomic_store(&x->proxy, NULL);
+    atomic_store(&x->agent, NULL);
+    world_close(w);
+    CHECK_INT(atomic_load(&x->held), 0);
+    CHECK_INT(atomic_load(&x->hooks), HOOKS);
+    free(x);
+}
+
+TEST(U35_only_the_monotonic_clock_is_asked_and_waits_are_by_it)
+{
+    world w;
+    pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_cond_t cond;
+    atomic_store(&util_other_clocks, 0);
+    world_init(&w);
+    if (world_open(&w)) {
+        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+        revdial_pollfd p = {st, 0, POLLIN, 0};
+        char c;
+        CHECK(st != NULL);
+        revdial_deadline(st, REVDIAL_RD, 1);
+        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ETIMEDOUT);
+        CHECK_INT(revdial_poll(&p, 1, 1), 0);
+        CHECK_INT(revdial_proxy_wait(w.proxy, "nobody", 1, 1), REVDIAL_ETIMEDOUT);
+        revdial_close(st);
+    }
+    world_close(&w);
+    CHECK_INT(atomic_load(&util_other_clocks), 0);
+    // A condition by the wall clock would take a time since boot as one long past.
+    REQUIRE(rvd_sys_cond_open(&cond) == 0);
+    pthread_mutex_lock(&lock);
+    int64_t at = rvd_sys_now_us() + 2000;
+    while (rvd_sys_cond_wait(&cond, &lock, at) != -ETIMEDOUT) {
+    }
+    CHECK(rvd_sys_now_us() >= at);
+    pthread_mutex_unlock(&lock);
+    pthread_cond_destroy(&cond);
+}
+
+// A text of so many letters.
+static const char *letters(size_t n)
+{
+    static char text[(1 << 20) + 1];
+    memset(text, 'a', n);
+    text[n] = '\0';
+    return text;
+}
+
+static int agent_takes(const revdial_agent_config *cfg)
+{
+    revdial_err err = {0};
+    revdial_agent *a = revdial_agent_start(cfg, &err);
+    if (!a && (err.code != REVDIAL_EINVAL || !err.msg[0]))
+        test_fail(__FILE__, __LINE__, "%d %s", err.code, err.msg);
+    revdial_agent_stop(a, 0);
+    return a != NULL;
+}
+
+TEST(U40_names_tokens_and_paths_are_taken_up_to_their_limit)
+{
+    enum { NAME, INSTANCE, TOKEN, HEADER, FIELDS };
+    static const size_t limits[FIELDS] = {64, 64, 4096, 0};
+    char url[64];
+    snprintf(url, sizeof url, "http://127.0.0.1:%d", raw_closed_port());
+    for (int field = NAME; field < FIELDS; field++) {
+        const size_t sizes[] = {1, limits[field], limits[field] + 1, 1 << 20};
+        for (int i = 0; i < 4; i++) {
+            world w;
+            world_init(&w);
+            w.acfg.url = url;
+            revdial_kv header = {"X-Long", letters(sizes[i])};
+            if (field == NAME) w.acfg.name = header.value;
+            if (field == INSTANCE) w.acfg.instance = header.value;
+            if (field == TOKEN) w.acfg.secret = header.value;
+            if (field == HEADER) {  // no limit of its own: the head has one
+                if (i == 1 || i == 2) continue;
+                w.acfg.headers = &header;
+                w.acfg.header_count = 1;
+            }
+            if (agent_takes(&w.acfg) != (i < 2))
+                test_fail(__FILE__, __LINE__, "field %d with %zu bytes", field, sizes[i]);
+        }
+    }
+    for (int i = 0; i < 2; i++) {  // a URL is bounded before its path is
+        world w;
+        char *long_url = malloc((1 << 20) + 100);
+        if (!long_url) abort();
+        sprintf(long_url, "%s/%s", url, letters(i ? (size_t)1 << 20 : 299 - strlen(url) - 1));
+        world_init(&w);
+        w.acfg.url = long_url;
+        CHECK_INT(agent_takes(&w.acfg), !i);
+        free(long_url);
+    }
+}
+
+TEST(U40_what_a_dial_says_is_refused_beyond_its_limit_and_the_session_lives)
+{
+    static const size_t sizes[] = {64, 65, 5000, 1 << 20};
+    world w;
+    world_init(&w);
+    if (world_open(&w)) {
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            revdial_err err = {0};
+            revdial_kv meta = {"k", letters(sizes[i])};
+            revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
+            CHECK(revdial_dial(w.proxy, meta.value, NULL, &err) == NULL);
+            CHECK(err.code == REVDIAL_ENOBACKEND || err.code == REVDIAL_EINVAL);
+            revdial_stream *st = revdial_dial(w.proxy, "cam-1", &opts, &err);
+            CHECK((st != NULL) == (i < 2));
+            CHECK(st || err.code == REVDIAL_EINVAL);
+            revdial_close(st);
+        }
+    }
+    world_close(&w);
+}
+
+TEST(U41_a_token_that_could_break_out_of_its_line_is_refused)
+{
+    static const char *const bad[] = {"a\r\nX: y", "a\r",  "a\nb",  "a b",  " a", "a ",
+                                      "a\tb",      "\xff", "a\x7f", "a\"b", "a=b"};
+    char url[64];
+    snprintf(url, sizeof url, "http://127.0.0.1:%d", raw_closed_port());
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        world w;
+        world_init(&w);
+        w.acfg.url = url;
+        w.acfg.secret = bad[i];
+        if (agent_takes(&w.acfg)) test_fail(__FILE__, __LINE__, "token %d is taken", (int)i);
+    }
+}
+
+typedef struct small {
+    world *w;
+    int ok;
+} small;
+
+static void *small_run(void *arg)
+{
+    small *x = arg;
+    char buf[4];
+    revdial_err err;
+    revdial_stream *st = world_dial(x->w, "echo", 0, &err);
+    revdial_pollfd p = {st, 0, POLLIN, 0};
+    x->ok = st && revdial_write(st, "ping", 4) == 4 && revdial_poll(&p, 1, UTIL_WAIT_MS) == 1 &&
+            util_read_all(st, buf, 4) == 4;
+    int fd = st ? revdial_stream_fd(st) : -1;
+    x->ok = x->ok && fd >= 0;
+    close(fd);
+    return NULL;
+}
+
+TEST(U48_a_thread_with_a_stack_of_64_KiB_is_enough)
+{
+    size_t size = 65536;
+    world w;
+    pthread_attr_t attr;
+    pthread_t t;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    size *= 8;  // their frames are larger
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+    size *= 8;
+#endif
+#endif
+    world_init(&w);
+    if (world_open(&w)) {
+        small x = {&w, 0};
+        pthread_attr_init(&attr);
+        CHECK_INT(pthread_attr_setstacksize(&attr, size), 0);
+        CHECK_INT(pthread_create(&t, &attr, small_run, &x), 0);
+        pthread_join(t, NULL);
+        CHECK(x.ok);
+        pthread_attr_destroy(&attr);
+    }
+    world_close(&w);
+}
+
+static void *cancelled_run(void *arg)
+{
+    reader *r = arg;
+    int before;
+    char c;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+    r->end = revdial_read(r->st, &c, 1);
+    r->bytes = 1;
+    pthread_setcancelstate(before, &before);
+    pthread_testcancel();
+    r->bytes = 2;
+    return NULL;
+}
+
+TEST(U52_a_thread_that_is_cancelled_with_cancelling_disabled_ends_after_the_call)
+{
+    world w;
+    world_init(&w);
+    if (world_open(&w)) {
+        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+        if (CHECK(st != NULL)) {
+            reader r = {st, 0, 0, -1};
+            void *result = NULL;
+            pthread_t t = util_thread(cancelled_run, &r);
+            pthread_cancel(t);
+            CHECK_INT(revdial_write(st, "x", 1), 1);
+            pthread_join(t, &result);
+            CHECK(result == PTHREAD_CANCELED);
+            CHECK(r.bytes == 0 || (r.bytes == 1 && r.end == 1));
+            // Whether it was cancelled before or after its call: the session is as it was.
+            revdial_stream *next = world_dial(&w, "echo", 0, NULL);
+            CHECK(next != NULL);
+            revdial_close(next);
+            revdial_close(st);
+        }
+    }
+    world_close(&w);
+}
+
 TEST(U37_a_clock_near_its_end_works_like_any_other)
 {
     static const int64_t starts[] = {0, INT64_C(4294967290000), INT64_MAX - INT64_C(3600000000)};

@@ -1,0 +1,63 @@
+// What the two programs share: files with tokens.
+#define REVDIAL_IMPLEMENTATION
+#include "../revdial.h"
+
+#include <sys/stat.h>
+
+#include "test.h"
+
+#pragma GCC diagnostic ignored "-Wunused-function"  // each program uses all of it, we do not
+#include "../examples/program.h"
+
+// What opening the file says; its first token in token.
+static int file_says(const char *path, char token[64], char msg[240])
+{
+    prog_file f;
+    revdial_err err = {0};
+    int r = prog_file_open(&f, path, &err);
+    const char *first = r == 0 ? prog_file_next(&f) : NULL;
+    snprintf(token, 64, "%s", first ? first : "");
+    snprintf(msg, 240, "%s", err.msg);
+    prog_file_close(&f);
+    return r;
+}
+
+static void file_write(const char *path, const char *text, size_t len)
+{
+    FILE *f = fopen(path, "w");
+    if (!f) abort();
+    for (size_t i = 0; i < len; i++) fputc(text[i % strlen(text)], f);
+    if (fclose(f) != 0) abort();
+}
+
+TEST(U42_a_file_with_tokens_is_a_file_of_bounded_size_and_nothing_else_hangs)
+{
+    char dir[] = "/tmp/revdial-test.XXXXXX", path[64], fifo[64], token[64], msg[240];
+    REQUIRE(mkdtemp(dir) != NULL);
+    snprintf(path, sizeof path, "%s/tokens", dir);
+    snprintf(fifo, sizeof fifo, "%s/fifo", dir);
+    CHECK_INT(mkfifo(fifo, 0600), 0);
+    file_write(path, "# mine\ns3cret\n", 14);
+    CHECK_INT(file_says(path, token, msg), 0);
+    CHECK_STR(token, "s3cret");
+    const char *const bad[] = {"/nowhere/at/all", dir, fifo, "/dev/zero", "/dev/null", ""};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        if (file_says(bad[i], token, msg) == 0 || !strstr(msg, bad[i]) || strlen(msg) < 3)
+            test_fail(__FILE__, __LINE__, "\"%s\": \"%s\"", bad[i], msg);
+    }
+    file_write(path, "s3cret\n", (1 << 20) + 1);
+    CHECK_INT(file_says(path, token, msg), -1);
+    CHECK(strstr(msg, "not a file with tokens") != NULL);
+    file_write(path, "s3cret\n", (1 << 20) - 1);
+    CHECK_INT(file_says(path, token, msg), 0);
+    chmod(path, 0);
+    if (geteuid() != 0) CHECK_INT(file_says(path, token, msg), -1);
+    unlink(path);
+    unlink(fifo);
+    rmdir(dir);
+}
+
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}
