@@ -9846,6 +9846,11 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
         rvd_base_link_push(&s->dials_waiting, &d->link);
         return;
     }
+    if (id == REVDIAL_EDRAINING) {  // of its own accord, if it has run out of ids
+        s->draining = 1;
+        rvd_stream_leaves(s);
+        rvd_stream_kick_locked(s);
+    }
     d->retry_safe = id != REVDIAL_EINVAL && id != REVDIAL_ENOMEM;
     rvd_stream_dial_fail_locked(s, d, (int)id, rvd_stream_open_text((int)id, d->opts));
 }
@@ -15151,6 +15156,7 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
     if (host_len == 0 || host_len >= sizeof l->host - 8) return "no host, or it is too long";
     if (memchr(rest, '@', host_len)) return "credentials do not belong in the URL";
     if (slash && strlen(slash) >= sizeof l->path) return "the path is over 1024 bytes";
+    if (slash && strchr(slash, '#')) return "a fragment does not belong in the URL";
     memcpy(l->host, rest, host_len);
     has_port = strchr(l->host, ']') ? strchr(strchr(l->host, ']'), ':') != NULL
                                     : strchr(l->host, ':') != NULL;

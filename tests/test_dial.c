@@ -210,6 +210,34 @@ TEST(a_session_that_was_told_to_drain_is_not_picked_while_another_is_there)
     world_close(&w);
 }
 
+TEST(c22_a_session_without_stream_ids_is_replaced_and_its_streams_go_on)
+{
+    world w;
+    char buf[4];
+    world_init(&w);
+    if (world_open(&w)) {
+        revdial_stream *old = world_dial(&w, "echo", 0, NULL);
+        if (CHECK(old != NULL)) {
+            revdial_session *s = revdial_stream_session(old), *t = NULL;
+            revdial_dial_opts opts = {.flags = REVDIAL_DIAL_WAIT, .timeout_ms = UTIL_WAIT_MS};
+            pthread_mutex_lock(&s->lock);
+            s->engine->mux.next_id = RVD_MUX_ID_LAST + 1;
+            pthread_mutex_unlock(&s->lock);
+            revdial_stream *fresh = revdial_dial(w.proxy, "cam-1", &opts, NULL);
+            if (CHECK(fresh != NULL)) t = revdial_stream_session(fresh);
+            CHECK(t != s);
+            CHECK_INT(revdial_write(old, "ping", 4), 4);
+            CHECK_INT(util_read_all(old, buf, 4), 4);
+            revdial_close(old);
+            CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
+            revdial_close(fresh);
+            revdial_session_unref(s);
+            revdial_session_unref(t);
+        }
+    }
+    world_close(&w);
+}
+
 TEST(wait_counts_backends_and_list_takes_a_glob_and_gives_references)
 {
     world w;
