@@ -437,6 +437,32 @@ TEST(a_URL_that_needs_TLS_says_so_where_there_is_none)
     }
 }
 
+TEST(U39_a_URL_is_taken_apart_exactly)
+{
+    static const struct {
+        const char *url, *host, *endpoint, *path;
+    } rows[] = {
+        {"http://host", "host", "host:80", "/revdial"},
+        {"http://host/", "host", "host:80", "/revdial"},
+        {"http://HOST:7000/a/b?c=d", "HOST:7000", "HOST:7000", "/a/b?c=d"},
+        {"http://1.2.3.4:1/%2e%00", "1.2.3.4:1", "1.2.3.4:1", "/%2e%00"},
+        {"http://[::1]", "[::1]", "[::1]:80", "/revdial"},
+        {"http://[::1]:65535/x", "[::1]:65535", "[::1]:65535", "/x"},
+        {"http://[fe80::1%1]:7000", "[fe80::1%1]:7000", "[fe80::1%1]:7000", "/revdial"},
+        {"unix:/run/x.sock", "localhost", "unix:/run/x.sock", "/revdial"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        rvd_agent_link *l = calloc(1, sizeof *l);
+        REQUIRE(l != NULL);
+        const char *problem = rvd_agent_url_parse(l, rows[i].url);
+        if (problem) test_fail(__FILE__, __LINE__, "%s: %s", rows[i].url, problem);
+        CHECK_STR(l->host, rows[i].host);
+        CHECK_STR(l->endpoint, rows[i].endpoint);
+        CHECK_STR(l->path, rows[i].path);
+        free(l);
+    }
+}
+
 TEST(U39_a_URL_or_field_that_makes_no_sense_is_refused_at_the_start)
 {
     static const char *const urls[] = {
@@ -456,6 +482,15 @@ TEST(U39_a_URL_or_field_that_makes_no_sense_is_refused_at_the_start)
         "http://host:65536",
         "http://[::1",
         "http://host:80/a b",
+        "http://host:",
+        "http://host:80x",
+        "http://host:80/a\x01",
+        "http://host:80/a#b",
+        "http://host#b",
+        "http://ho%00st",
+        "HTTP://host",
+        "http:/host",
+        "ws:/x",
         "unix:relative",
         "HTTP//x",
         "http://ok:80,bad",
@@ -527,7 +562,7 @@ TEST(extra_headers_the_name_and_the_instance_are_in_the_request)
 // ------------------------------------------------------------------------------------------------
 // Coming back
 
-TEST(an_agent_keeps_a_session_to_each_of_its_URLs)
+TEST(U43_an_agent_keeps_a_session_to_each_of_two_proxies_that_share_nothing)
 {
     world a, b;
     char urls[300];

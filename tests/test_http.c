@@ -7,6 +7,8 @@
 
 #include "test.h"
 
+#include <ctype.h>
+#include <locale.h>
 #include <regex.h>
 
 #ifndef TEST_VECTORS
@@ -2355,6 +2357,34 @@ TEST(an_engine_refuses_a_realm_a_nonce_or_a_challenge_that_it_could_not_send)
     }
     s.proxy.auth_schemes = 64;
     CHECK(revdial_engine_new(&s.proxy, 1, &err) == NULL);
+}
+
+// ------------------------------------------------------------------------------------------------
+// The same where letters and numbers are others: in Turkish, the lower case of I is not i.
+
+static void locale_command(const char *form, const char *dir)
+{
+    char command[300];
+    snprintf(command, sizeof command, form, dir);
+    if (system(command) != 0) return;  // no such tool here: tests/header.sh looks at the calls
+}
+
+TEST(U47_in_a_Turkish_locale_everything_above_is_as_it_was)
+{
+    char dir[] = "/tmp/revdial-test.XXXXXX";
+    REQUIRE(mkdtemp(dir) != NULL);
+    locale_command("localedef -i tr_TR -f ISO-8859-9 %s/tr_TR >/dev/null 2>&1", dir);
+    setenv("LOCPATH", dir, 1);
+    if (setlocale(LC_ALL, "tr_TR")) {
+        CHECK(tolower('I') != 'i');
+        CHECK_STR(localeconv()->decimal_point, ",");
+        for (test_case *c = test_first; strncmp(c->name, "U47", 3) != 0; c = c->next)
+            if (!strstr(c->name, "the_reference"))
+                c->run();  // which is made of regular expressions
+    }
+    setlocale(LC_ALL, "C");
+    unsetenv("LOCPATH");
+    locale_command("rm -r %s", dir);
 }
 
 int main(int argc, char **argv)

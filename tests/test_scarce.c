@@ -2,6 +2,13 @@
 // signals storm, and when many threads do everything at once.
 #include "runtime_util.h"
 
+#ifdef __linux__
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#endif
+
 // ------------------------------------------------------------------------------------------------
 // Memory that cannot be had
 
@@ -270,6 +277,98 @@ TEST(U31_it_works_with_descriptors_0_1_and_2_closed)
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
     }
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+// ------------------------------------------------------------------------------------------------
+// U46: places where something is missing. Each is a process of its own, which says where it is in
+// the environment: its exit status is that of the one test that it runs.
+
+enum { PLACE_NOT_ALLOWED = 77 };
+
+#ifdef __linux__
+static int place_without_getrandom(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getrandom, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog filter = {sizeof code / sizeof *code, code};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+#else
+static int place_without_getrandom(void)
+{
+    return 0;
+}
+#endif
+
+// An empty directory that is gone as soon as we are in it: no /dev, no /etc, no /proc.
+static int place_without_files(int is_root)
+{
+    char dir[] = "/tmp/revdial-test.XXXXXX";
+    return mkdtemp(dir) && chdir(dir) == 0 && rmdir(dir) == 0 && (!is_root || chroot(".") == 0);
+}
+
+TEST(U46_a_world_works_at_the_place_that_it_is_told)
+{
+    const char *place = getenv("U46_PLACE");
+    int has_files = !place || !strstr(place, "no-files"), ok = 1;
+    int has_random = !place || !strstr(place, "no-getrandom");
+    revdial_err err = {0};
+    world w;
+    if (place && strstr(place, "no-cwd")) ok = place_without_files(0);
+    if (ok && !has_files) ok = place_without_files(1);
+    if (ok && !has_random) ok = place_without_getrandom();
+    if (!ok) _exit(PLACE_NOT_ALLOWED);
+    world_init(&w);
+    if (!has_files && !has_random) {
+        CHECK(revdial_proxy_open(&w.pcfg, &err) == NULL);
+        CHECK_INT(err.code, REVDIAL_ESYS);
+        CHECK(strstr(err.msg, "randomness") != NULL);
+        w.acfg.url = "http://127.0.0.1:1";
+        CHECK(revdial_agent_start(&w.acfg, &err) == NULL);
+        CHECK(strstr(err.msg, "randomness") != NULL);
+        return;
+    }
+    if (world_open(&w)) {
+        char buf[4];
+        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+        if (CHECK(st != NULL)) {
+            CHECK_INT(revdial_write(st, "ping", 4), 4);
+            CHECK_INT(util_read_all(st, buf, 4), 4);
+        }
+        revdial_close(st);
+    }
+    world_close(&w);
+}
+
+TEST(U46_without_a_directory_files_or_getrandom_it_works_or_says_why)
+{
+    static const char *const places[] = {"no-cwd", "no-files", "no-getrandom",
+                                         "no-files no-getrandom"};
+    char self[4096];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    REQUIRE(n > 0);
+    self[n] = '\0';
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        int status = -1;
+        pid_t pid = fork();
+        if (pid == 0) {
+            setenv("U46_PLACE", places[i], 1);
+            setenv("ASAN_OPTIONS", "detect_leaks=0", 1);  // which looks into /proc
+            dup2(open("/dev/null", O_WRONLY), 1);
+            execl(self, self, "U46_a_world_works", (char *)NULL);
+            _exit(99);
+        }
+        while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+        }
+        if (!WIFEXITED(status) ||
+            (WEXITSTATUS(status) != 0 && WEXITSTATUS(status) != PLACE_NOT_ALLOWED))
+            test_fail(__FILE__, __LINE__, "%s: status %x", places[i], (unsigned)status);
+    }
 }
 
 TEST(U23_no_descriptor_of_ours_survives_exec_and_a_child_that_exits_hurts_nothing)
