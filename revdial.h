@@ -1062,6 +1062,13 @@ REVDIAL_API int revdial_agent_stop(revdial_agent *a, int drain_ms);
 #define REVDIAL_ASSERT(cond) assert(cond)
 #endif
 
+// A function that is not part of a hot path, so that those who call it stay short.
+#if defined(__GNUC__)
+#define RVD_BASE_SLOW __attribute__((noinline))
+#else
+#define RVD_BASE_SLOW
+#endif
+
 // All memory of an object comes through one of these, so that the total is known and a test can
 // refuse the n-th request.
 typedef struct rvd_heap {
@@ -1135,12 +1142,12 @@ static uint32_t rvd_base_u32(const uint8_t *p)
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | (uint32_t)p[3];
 }
 
-static void rvd_base_put_u32(uint8_t *p, uint32_t v)
+// v's own bytes, read as big-endian, are a number whose own bytes are v in big-endian; unlike four
+// shifts, each compiler makes that one instruction.
+static inline void rvd_base_put_u32(uint8_t *p, uint32_t v)
 {
-    p[0] = (uint8_t)(v >> 24);
-    p[1] = (uint8_t)(v >> 16);
-    p[2] = (uint8_t)(v >> 8);
-    p[3] = (uint8_t)v;
+    uint32_t turned = rvd_base_u32((const uint8_t *)&v);
+    memcpy(p, &turned, sizeof turned);
 }
 
 static uint32_t rvd_base_u16(const uint8_t *p)
@@ -2016,6 +2023,15 @@ enum {
     RVD_MUX_TELL_RESET = 32
 };
 
+// The same for the session. SLICE: READABLE for the slice, which is not in the list of streams.
+enum {
+    RVD_MUX_NEWS_SLICE = 1,
+    RVD_MUX_NEWS_GOAWAY = 2,
+    RVD_MUX_NEWS_RTT = 4,
+    RVD_MUX_NEWS_OPENABLE = 8,  // once it is true
+    RVD_MUX_NEWS_DEAD = 16
+};
+
 // Why a writer waits.
 enum rvd_mux_wait { RVD_MUX_WAIT_NONE, RVD_MUX_WAIT_CREDIT, RVD_MUX_WAIT_TURN };
 
@@ -2036,7 +2052,7 @@ typedef struct rvd_mux_chunk {
     uint8_t data[];
 } rvd_mux_chunk;
 
-// Invariants: received - consumed == buffered; recv_credit + buffered <= window's largest value;
+// Invariants: recv_credit + buffered <= window's largest value;
 // an unreleased stream is in the table; `head` is NULL exactly if all buffered bytes are the slice.
 typedef struct rvd_mux_stream {
     struct rvd_mux_stream *hash_next;
@@ -2063,7 +2079,7 @@ typedef struct rvd_mux_stream {
     uint32_t epoch_bytes;  // consumed since epoch_us
     int64_t epoch_us;
     int64_t timer_us;
-    uint64_t sent, received, consumed;
+    uint64_t sent, received;
     uint64_t out_mark;  // its last data frame ends at this point of the output
 } rvd_mux_stream;
 
@@ -2101,6 +2117,7 @@ typedef struct rvd_mux {
 
     rvd_mux_stream **table;  // chains, keyed by a secret multiple of the id
     rvd_mux_stream *last;    // that was found: calls on a stream come in groups
+    uint64_t table_key;      // odd, and nobody's to guess
     uint32_t table_bits, stream_count;
     uint32_t ours, theirs;  // in the table, by who opened them
     uint32_t unacked;       // ours, unanswered
@@ -2116,6 +2133,7 @@ typedef struct rvd_mux {
     rvd_mux_stream *slice_stream;  // payload that still lies in the caller's buffer
     const uint8_t *slice;
     uint32_t slice_len;
+    unsigned news;         // RVD_MUX_NEWS_*, to be told
     uint64_t allowance;    // bytes that may still come for streams that are gone
     uint64_t late_frames;  // and frames without a payload
 
@@ -2125,9 +2143,12 @@ typedef struct rvd_mux {
     rvd_mux_chunk *out_head, *out_tail;
     rvd_mux_chunk *spare;  // one empty chunk kept, so that a steady flow allocates nothing
     uint32_t frame_left;   // bytes of the half-sent data frame at the head
-    uint32_t shown_data, shown_control;
-    uint64_t out_added, out_sent;  // of data frames, in bytes, lent ones included
-    uint64_t out_shown;            // up to here the last output() showed them; then out_sent
+    uint32_t shown_data, shown_control;  // bytes in front of the other data frames
+    uint64_t out_added, out_sent;        // of data frames, in bytes, lent ones included
+    uint64_t out_shown;                  // up to here the last output() showed them; then out_sent
+    uint64_t out_edge;                   // here a frame ended when output() last showed all
+    rvd_mux_stream *growing;             // its frame at the very end may still get longer
+    uint32_t growing_len;
     rvd_mux_loan *loans, *loans_last;
     uint64_t out_max;
     int64_t progress_us;  // the output last moved, or began to wait
@@ -2144,7 +2165,6 @@ typedef struct rvd_mux {
 
     // The end.
     uint8_t draining, go_sent, go_wanted, peer_draining, silent;
-    uint8_t tell_goaway, tell_rtt, open_blocked, tell_dead;
     uint32_t go_code;
     int dead;  // REVDIAL_E* that ended the session, 0 while it lives
     const char *dead_text;
@@ -2163,20 +2183,23 @@ static void rvd_mux_die(rvd_mux *m, int code, const char *text);
 
 // ---- the table ----
 
-static uint32_t rvd_mux_slot(const rvd_mux *m, uint32_t id)
+static inline uint32_t rvd_mux_slot(const rvd_mux *m, uint32_t id)
 {
-    uint64_t key = (m->cfg.seed | 1) * 0x9E3779B97F4A7C15u;
-    return (uint32_t)(((uint64_t)id ^ (key >> 32)) * (key | 1) >> (64 - m->table_bits));
+    return (uint32_t)((id ^ m->table_key >> 32) * m->table_key >> (64 - m->table_bits));
 }
 
-static rvd_mux_stream *rvd_mux_find(rvd_mux *m, uint32_t id)
+RVD_BASE_SLOW static rvd_mux_stream *rvd_mux_look_up(rvd_mux *m, uint32_t id)
 {
-    rvd_mux_stream *s = m->last;
-    if (s && s->id == id) return s;
-    s = m->table[rvd_mux_slot(m, id)];
+    rvd_mux_stream *s = m->table[rvd_mux_slot(m, id)];
     while (s && s->id != id) s = s->hash_next;
     m->last = s;
     return s;
+}
+
+static inline rvd_mux_stream *rvd_mux_find(rvd_mux *m, uint32_t id)
+{
+    rvd_mux_stream *s = m->last;
+    return s && s->id == id ? s : rvd_mux_look_up(m, id);
 }
 
 static int rvd_mux_is_mine(const rvd_mux *m, uint32_t id)
@@ -2249,9 +2272,11 @@ static void rvd_mux_rx_clear(rvd_mux *m, rvd_mux_stream *s)
         rvd_base_free(m->heap, c, sizeof *c + c->size);
     }
     s->tail = NULL;
-    if (m->slice_stream == s) m->slice_stream = NULL;
+    if (m->slice_stream == s) {
+        m->slice_stream = NULL;
+        m->news &= ~(unsigned)RVD_MUX_NEWS_SLICE;
+    }
     m->buffered -= s->buffered;
-    s->consumed += s->buffered;
     s->buffered = 0;
 }
 
@@ -2261,6 +2286,7 @@ static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
     while (*slot != s) slot = &(*slot)->hash_next;
     *slot = s->hash_next;
     if (m->last == s) m->last = NULL;
+    if (m->growing == s) m->growing = NULL;
     rvd_mux_rx_clear(m, s);
     rvd_mux_preamble_free(m, s);
     rvd_base_link_remove(&s->ctl);
@@ -2399,7 +2425,7 @@ static void rvd_mux_reset_tell(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     rvd_mux_settle(m, s);
 }
 
-static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s);
+RVD_BASE_SLOW static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s);
 
 static void rvd_mux_ack(rvd_mux *m, rvd_mux_stream *s)
 {
@@ -2524,7 +2550,6 @@ static int rvd_mux_store(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32
 static void rvd_mux_slice_keep(rvd_mux *m)
 {
     rvd_mux_stream *s = m->slice_stream;
-    if (!s) return;
     m->slice_stream = NULL;
     if (!m->slice_len) return;
     if (!rvd_mux_store(m, s, m->slice, m->slice_len)) {
@@ -2591,11 +2616,9 @@ static void rvd_mux_drop(rvd_mux *m, rvd_mux_stream *s, uint32_t len)
 // A piece of a frame's body for a stream. Returns 1 if the caller has to be told before going on.
 static int rvd_mux_payload(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32_t len)
 {
-    int was_empty = s->buffered == 0;
     s->recv_credit -= len;
     s->received += len;
     if (s->rx != RVD_MUX_RX_OPEN) {
-        s->consumed += len;
         rvd_mux_drop(m, s, len);
         return 0;
     }
@@ -2603,11 +2626,7 @@ static int rvd_mux_payload(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint
     if (s->phase == RVD_MUX_OFFERED) {
         uint32_t used = rvd_mux_preamble_input(m, s, p, len);
         if (m->body_stream != s) return 1;  // it was reset and is gone
-        if (s->rx != RVD_MUX_RX_OPEN) {
-            s->consumed = s->received;
-            return 1;
-        }
-        s->consumed += used;
+        if (s->rx != RVD_MUX_RX_OPEN) return 1;
         s->epoch_bytes += used;
         m->rx_bytes -= used;  // the dial's, not the application's
         rvd_mux_credit_check(m, s);
@@ -2615,15 +2634,16 @@ static int rvd_mux_payload(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint
         len -= used;
         if (!len) return s->phase == RVD_MUX_SHOWN;
     }
-    s->buffered += len;
-    m->buffered += len;
-    if (was_empty && m->slice_stream == NULL) {
+    if (!s->buffered && !m->slice_stream) {
         m->slice_stream = s;
         m->slice = p;
-        m->slice_len = len;
+        m->slice_len = s->buffered = len;
+        m->buffered += len;
         rvd_mux_tell(m, s, RVD_MUX_TELL_READABLE);
         return 1;
     }
+    s->buffered += len;
+    m->buffered += len;
     if (!rvd_mux_store(m, s, p, len)) {
         rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
         return 1;
@@ -2640,7 +2660,7 @@ static size_t rvd_mux_expected(const rvd_mux *m, const rvd_mux_stream *s)
     return m->body_left;
 }
 
-static size_t rvd_mux_peek(rvd_mux *m, rvd_mux_stream *s, const uint8_t **data)
+static inline size_t rvd_mux_peek(rvd_mux *m, rvd_mux_stream *s, const uint8_t **data)
 {
     if (s->head) {
         *data = s->head->data + s->head->start;
@@ -2686,54 +2706,61 @@ static uint32_t rvd_mux_credit_room(const rvd_mux_stream *s)
     return s->window > out ? s->window - out : 0;
 }
 
-static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s)
+// Is there so much to grant that the peer has to hear of it?
+static inline int rvd_mux_credit_is_due(const rvd_mux_stream *s)
 {
-    uint32_t room, step;
+    uint32_t room = rvd_mux_credit_room(s);
+    uint32_t step = rvd_base_min_u32(s->window / 2, RVD_MUX_GRANT_MAX);
+    return room >= step || (room >= 16384 && s->recv_credit < RVD_MUX_SPARSE_BYTES);
+}
+
+RVD_BASE_SLOW static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s)
+{
+    if (!rvd_mux_credit_is_due(s)) return;
     if (s->rx != RVD_MUX_RX_OPEN || s->tx == RVD_MUX_TX_RESET) return;
     if (s->ctl_bits & RVD_MUX_CTL_CREDIT) return;
     if (s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_SHOWN) return;  // after the ACK
-    room = rvd_mux_credit_room(s);
-    step = rvd_base_min_u32(s->window / 2, RVD_MUX_GRANT_MAX);
-    if (room >= step || (s->recv_credit < RVD_MUX_SPARSE_BYTES && room >= 16384)) {
-        rvd_mux_window_adapt(m, s);
-        rvd_mux_ctl_add(m, s, RVD_MUX_CTL_CREDIT);
-    }
+    rvd_mux_window_adapt(m, s);
+    rvd_mux_ctl_add(m, s, RVD_MUX_CTL_CREDIT);
 }
 
-static void rvd_mux_consume(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
+RVD_BASE_SLOW static void rvd_mux_chunks_consume(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
 {
-    uint32_t left = n;
-    REVDIAL_ASSERT(n <= s->buffered);
-    while (left && s->head) {
+    while (n && s->head) {
         rvd_mux_chunk *c = s->head;
-        uint32_t k = rvd_base_min_u32(left, c->end - c->start);
+        uint32_t k = rvd_base_min_u32(n, c->end - c->start);
         c->start += k;
-        left -= k;
+        n -= k;
         if (c->start < c->end) break;
         s->head = c->next;
         if (!s->head) s->tail = NULL;
         rvd_base_free(m->heap, c, sizeof *c + c->size);
     }
-    if (left) {
-        REVDIAL_ASSERT(m->slice_stream == s && left <= m->slice_len);
-        m->slice += left;
-        m->slice_len -= left;
+    REVDIAL_ASSERT(n == 0);
+}
+
+static inline void rvd_mux_consume(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
+{
+    REVDIAL_ASSERT(n <= s->buffered);
+    if (s->head) {
+        rvd_mux_chunks_consume(m, s, n);
+    } else {
+        REVDIAL_ASSERT(m->slice_stream == s && n <= m->slice_len);
+        m->slice += n;
+        m->slice_len -= n;
     }
     s->buffered -= n;
     m->buffered -= n;
-    s->consumed += n;
     s->epoch_bytes += n;
-    rvd_mux_credit_check(m, s);
+    if (rvd_mux_credit_is_due(s)) rvd_mux_credit_check(m, s);
 }
 
 // ---- output of data ----
 
-// Room for `len` contiguous bytes at the end of the output. NULL without memory.
-static uint8_t *rvd_mux_out_room(rvd_mux *m, uint32_t len)
+RVD_BASE_SLOW static uint8_t *rvd_mux_out_chunk(rvd_mux *m)
 {
-    rvd_mux_chunk *c = m->out_tail;
-    if (c && c->size - c->end >= len) return c->data + c->end;
-    c = m->spare;
+    rvd_mux_chunk *c = m->spare;
+    m->growing = NULL;
     m->spare = NULL;
     if (!c) c = rvd_base_resize(m->heap, NULL, 0, sizeof *c + RVD_MUX_OUT_CHUNK);
     if (!c) return NULL;
@@ -2746,6 +2773,13 @@ static uint8_t *rvd_mux_out_room(rvd_mux *m, uint32_t len)
         m->out_head = c;
     m->out_tail = c;
     return c->data;
+}
+
+// Room for `len` contiguous bytes at the end of the output. NULL without memory.
+static inline uint8_t *rvd_mux_out_room(rvd_mux *m, uint32_t len)
+{
+    rvd_mux_chunk *c = m->out_tail;
+    return c && c->size - c->end >= len ? c->data + c->end : rvd_mux_out_chunk(m);
 }
 
 static uint64_t rvd_mux_out_len(const rvd_mux *m)
@@ -2778,10 +2812,9 @@ static int rvd_mux_is_tiny(rvd_mux *m, rvd_mux_stream *s, size_t want)
     return 1;
 }
 
-// How much of `want` the stream may write now. 0: it waits, and WRITABLE will tell.
 // Deficit round robin: while others wait, a stream writes one quantum in its turn. One that has
 // hardly used its quantum (a keystroke) need not wait behind the bulk that has, up to a bound.
-static uint32_t rvd_mux_allowed(rvd_mux *m, rvd_mux_stream *s, size_t want)
+RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
     uint64_t queued = rvd_mux_out_len(m);
     uint32_t n = (uint32_t)rvd_base_min(want, RVD_WIRE_FRAME_MAX);
@@ -2806,29 +2839,66 @@ static uint32_t rvd_mux_allowed(rvd_mux *m, rvd_mux_stream *s, size_t want)
     return rvd_base_min_u32(n, s->send_credit);
 }
 
-// The end of the output gets a data frame of n bytes; `here` of them, all or none, lie there behind
-// the gap for the header.
-static void rvd_mux_frame_add(rvd_mux *m, rvd_mux_stream *s, uint32_t n, uint32_t here)
+// How much of `want` the stream may write now. 0: it waits, and WRITABLE will tell.
+static inline uint32_t rvd_mux_allowed(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
-    rvd_mux_chunk *c = m->out_tail;
-    REVDIAL_ASSERT(n && n <= s->send_credit && RVD_WIRE_HEADER + here <= c->size - c->end);
-    rvd_mux_out_began(m);
-    rvd_wire_frame_put(c->data + c->end, RVD_WIRE_DATA, 0, s->id, n);
-    c->end += RVD_WIRE_HEADER + here;
-    m->out_added += RVD_WIRE_HEADER + n;
+    uint32_t n = (uint32_t)rvd_base_min(want, RVD_WIRE_FRAME_MAX);
+    if (!rvd_base_link_is_alone(&m->turns) || rvd_mux_out_len(m) >= m->out_max || n == 0 ||
+        s->send_credit < RVD_MUX_SPARSE_BYTES)
+        return rvd_mux_allowed_in_turn(m, s, want);
+    s->turn_left = m->cfg.limits.frame_bytes_max;
+    s->wait = RVD_MUX_WAIT_NONE;
+    return rvd_base_min_u32(n, s->send_credit);
+}
+
+// n bytes of the stream's are now in the output, with whatever is in front of them.
+static inline void rvd_mux_account(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
+{
     s->out_mark = m->out_added;
     s->send_credit -= n;
     s->sent += n;
     s->turn_left -= rvd_base_min_u32(n, s->turn_left);
     s->tiny_ok = 0;
     m->tx_bytes += n;
+}
+
+// The end of the output gets a data frame of n bytes; `here` of them, all or none, lie there behind
+// the gap for the header.
+static inline void rvd_mux_frame_add(rvd_mux *m, rvd_mux_stream *s, uint32_t n, uint32_t here)
+{
+    rvd_mux_chunk *c = m->out_tail;
+    REVDIAL_ASSERT(n && n <= s->send_credit && RVD_WIRE_HEADER + here <= c->size - c->end);
+    rvd_mux_out_began(m);
+    rvd_wire_frame_put(c->data + c->end, RVD_WIRE_DATA, 0, s->id, n);
+    m->growing = here ? s : NULL;
+    m->growing_len = n;
+    c->end += RVD_WIRE_HEADER + here;
+    m->out_added += RVD_WIRE_HEADER + n;
     m->tx_frames++;
     m->tx_data_frames++;
+    rvd_mux_account(m, s, n);
 }
 
 static void rvd_mux_commit(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
 {
     rvd_mux_frame_add(m, s, n, n);
+}
+
+// Small writes of one stream in a row share a frame, as long as nobody has seen it. Returns 0 where
+// that cannot be.
+static inline int rvd_mux_frame_grow(rvd_mux *m, rvd_mux_stream *s, const uint8_t *bytes,
+                                     uint32_t n)
+{
+    rvd_mux_chunk *c = m->out_tail;
+    if (m->growing != s || s->out_mark != m->out_added || c->size - c->end < n) return 0;
+    if (n > m->cfg.limits.frame_bytes_max - m->growing_len) return 0;
+    memcpy(c->data + c->end, bytes, n);
+    c->end += n;
+    m->growing_len += n;
+    rvd_base_put_u32(c->data + c->end - m->growing_len - 4, m->growing_len);
+    m->out_added += n;
+    rvd_mux_account(m, s, n);
+    return 1;
 }
 
 // ---- loans ----
@@ -2988,8 +3058,15 @@ static void rvd_mux_goaway_put(rvd_mux *m)
     m->go_sent = 1;
 }
 
+// Is there control to make ready? A session that has just died has its last words.
+static inline int rvd_mux_has_control(const rvd_mux *m)
+{
+    return !rvd_base_link_is_alone(&m->ctl) || m->pong_count || m->ping_wanted || m->go_wanted ||
+           m->dead;
+}
+
 // Makes control frames ready: pongs, then what the streams owe, then our ping.
-static void rvd_mux_control_fill(rvd_mux *m)
+RVD_BASE_SLOW static void rvd_mux_control_fill(rvd_mux *m)
 {
     if (m->silent) return;
     while (m->pong_count) {
@@ -3057,24 +3134,31 @@ static int rvd_mux_show(rvd_mux_cursor *c, uint64_t end, struct iovec *iov, int 
 static int rvd_mux_output(rvd_mux *m, struct iovec *iov, int max)
 {
     rvd_mux_cursor c;
-    int n, full;
-    rvd_mux_control_fill(m);
-    // An ACK that found no room must not be overtaken by the data that follows it.
-    full = RVD_MUX_CONTROL - m->control_len < RVD_WIRE_HEADER && !rvd_base_link_is_alone(&m->ctl);
+    int n = 0, full = 0;
+    if (rvd_mux_has_control(m)) {
+        rvd_mux_control_fill(m);
+        // An ACK that found no room must not be overtaken by the data that follows it.
+        full =
+            RVD_MUX_CONTROL - m->control_len < RVD_WIRE_HEADER && !rvd_base_link_is_alone(&m->ctl);
+    }
+    m->growing = NULL;
     c.chunk = m->out_head;
     c.start = m->out_head ? m->out_head->start : 0;
     c.loan = m->loans;
     c.at = m->out_sent;
-    m->shown_control = 0;
-    n = rvd_mux_show(&c, m->out_sent + m->frame_left, iov, 0, max);
-    m->shown_data = (uint32_t)(c.at - m->out_sent);
-    if (m->shown_data == m->frame_left && m->control_len > m->control_sent && n < max) {
-        iov[n].iov_base = m->control + m->control_sent;
-        iov[n].iov_len = m->shown_control = m->control_len - m->control_sent;
-        n++;
+    m->shown_data = m->shown_control = 0;
+    if (m->control_len > m->control_sent) {
+        n = rvd_mux_show(&c, m->out_sent + m->frame_left, iov, 0, max);
+        m->shown_data = (uint32_t)(c.at - m->out_sent);
+        if (m->shown_data == m->frame_left && n < max) {
+            iov[n].iov_base = m->control + m->control_sent;
+            iov[n].iov_len = m->shown_control = m->control_len - m->control_sent;
+            n++;
+        }
     }
     if (!full) n = rvd_mux_show(&c, m->out_added, iov, n, max);
     m->out_shown = c.at;
+    if (c.at == m->out_added) m->out_edge = c.at;
     return n;
 }
 
@@ -3093,19 +3177,19 @@ static void rvd_mux_chunk_done(rvd_mux *m)
         m->spare = c;
 }
 
-// n bytes, no more than are left of one frame, are on the wire.
-static void rvd_mux_out_advance(rvd_mux *m, uint32_t n)
+// n bytes of chunks and loans are on the wire.
+static void rvd_mux_out_advance(rvd_mux *m, size_t n)
 {
     while (n) {
         rvd_mux_chunk *c = m->out_head;
         rvd_mux_loan *loan = m->loans;
         uint32_t k;
         if (loan && loan->at == m->out_sent) {
-            k = rvd_base_min_u32(n, loan->len);
+            k = (uint32_t)rvd_base_min(n, loan->len);
             m->out_sent += k;
             rvd_mux_loan_sent(m, k);
         } else {
-            k = rvd_base_min_u32(n, c->end - c->start);
+            k = (uint32_t)rvd_base_min(n, c->end - c->start);
             if (loan && k > loan->at - m->out_sent) k = (uint32_t)(loan->at - m->out_sent);
             m->out_sent += k;
             c->start += k;
@@ -3115,9 +3199,15 @@ static void rvd_mux_out_advance(rvd_mux *m, uint32_t n)
     }
 }
 
-// n bytes of data frames are on the wire. Keeps frame_left exact by walking the headers.
+// n bytes of data frames are on the wire. Keeps frame_left exact; where not all that was shown has
+// gone, by walking the headers.
 static void rvd_mux_data_sent(rvd_mux *m, size_t n)
 {
+    if (n && m->out_sent + n == m->out_edge) {
+        rvd_mux_out_advance(m, n);
+        m->frame_left = 0;
+        return;
+    }
     while (n) {
         uint32_t k;
         if (!m->frame_left) {
@@ -3132,6 +3222,7 @@ static void rvd_mux_data_sent(rvd_mux *m, size_t n)
     }
 }
 
+// Budget: all that was shown has gone, as a rule; then it costs nothing per frame.
 static void rvd_mux_sent(rvd_mux *m, size_t n)
 {
     size_t first = rvd_base_min(n, m->shown_data);
@@ -3436,7 +3527,7 @@ static void rvd_mux_on_pong(rvd_mux *m, uint32_t value)
     for (uint32_t i = 1; i < RVD_MUX_RTT_SAMPLES && i < m->rtt_count; i++)
         if (m->rtt[i] < best) best = m->rtt[i];
     m->rtt_us = best;
-    m->tell_rtt = 1;
+    m->news |= RVD_MUX_NEWS_RTT;
 }
 
 static void rvd_mux_on_ping(rvd_mux *m)
@@ -3477,7 +3568,7 @@ static void rvd_mux_on_goaway(rvd_mux *m)
         if (m->peer_draining)
             rvd_mux_glitch(m);
         else
-            m->tell_goaway = 1;
+            m->news |= RVD_MUX_NEWS_GOAWAY;
         m->peer_draining = 1;
         return;
     }
@@ -3517,21 +3608,23 @@ static size_t rvd_mux_header_input(rvd_mux *m, const uint8_t *p, size_t len)
     return n;
 }
 
+// Must the application be asked before anything else comes in?
 static int rvd_mux_has_events(const rvd_mux *m)
 {
-    return !rvd_base_link_is_alone(&m->tell) || m->tell_dead || m->tell_goaway || m->slice_stream;
+    return m->slice_stream || m->news & (RVD_MUX_NEWS_GOAWAY | RVD_MUX_NEWS_DEAD) ||
+           !rvd_base_link_is_alone(&m->tell);
 }
 
 // Takes bytes until one piece has to be shown to the application. Returns how many.
-static size_t rvd_mux_input(rvd_mux *m, const uint8_t *p, size_t len)
+RVD_BASE_SLOW static size_t rvd_mux_any_input(rvd_mux *m, const uint8_t *p, size_t len)
 {
     size_t used = 0;
-    int stop = rvd_mux_has_events(m);
+    int stop = 0;
     while (used < len && !stop && !m->dead) {
         uint32_t n;
         if (m->body == RVD_MUX_BODY_NONE) {
             used += rvd_mux_header_input(m, p + used, len - used);
-            stop = m->tell_goaway;  // told before what comes after it
+            stop = (m->news & RVD_MUX_NEWS_GOAWAY) != 0;  // told before what comes after it
             continue;
         }
         n = (uint32_t)rvd_base_min(len - used, m->body_left);
@@ -3544,6 +3637,41 @@ static size_t rvd_mux_input(rvd_mux *m, const uint8_t *p, size_t len)
         if (m->body_left == 0) rvd_mux_on_frame_end(m);
     }
     return used;
+}
+
+// Is a whole data frame here, without flags, for a stream in full swing that has read all before
+// it? Nearly all frames are, so they are judged where they lie.
+static inline rvd_mux_stream *rvd_mux_plain(rvd_mux *m, const uint8_t *p, size_t len)
+{
+    rvd_mux_stream *s;
+    uint32_t n;
+    if (len <= RVD_WIRE_HEADER || rvd_base_u32(p) != 0) return NULL;  // version 0, Data, no flag
+    n = rvd_base_u32(p + 8);
+    if ((size_t)n - 1 >= len - RVD_WIRE_HEADER) return NULL;  // 0, or not all of it is here
+    s = rvd_mux_find(m, rvd_base_u32(p + 4));
+    if (!s || s->phase != RVD_MUX_OPEN || s->rx != RVD_MUX_RX_OPEN) return NULL;
+    return n > s->recv_credit || s->buffered ? NULL : s;
+}
+
+// The only way in. Budget of a plain frame: no copy, no list, no token, no clock, about 60
+// instructions; whatever else comes is taken apart by rvd_mux_any_input().
+static inline size_t rvd_mux_input(rvd_mux *m, const uint8_t *p, size_t len)
+{
+    rvd_mux_stream *s;
+    if (rvd_mux_has_events(m)) return 0;
+    s = m->body == RVD_MUX_BODY_NONE && !m->header_len ? rvd_mux_plain(m, p, len) : NULL;
+    if (!s) return rvd_mux_any_input(m, p, len);
+    m->slice_stream = s;
+    m->slice = p + RVD_WIRE_HEADER;
+    m->slice_len = rvd_base_u32(p + 8);
+    m->news |= RVD_MUX_NEWS_SLICE;
+    m->buffered += m->slice_len;
+    m->rx_bytes += m->slice_len;
+    m->rx_frames++;
+    s->buffered = m->slice_len;
+    s->received += m->slice_len;
+    s->recv_credit -= m->slice_len;
+    return RVD_WIRE_HEADER + m->slice_len;
 }
 
 // ---- time ----
@@ -3701,6 +3829,7 @@ static void rvd_mux_event_open(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev)
 static int rvd_mux_event_stream(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev)
 {
     unsigned bit = s->tell_bits & (0u - s->tell_bits);  // the lowest: bits are in order
+    memset(ev, 0, sizeof *ev);
     s->tell_bits = (uint8_t)(s->tell_bits & ~bit);
     if (!s->tell_bits) rvd_base_link_remove(&s->tell);
     ev->id = s->id;
@@ -3724,50 +3853,66 @@ static int rvd_mux_event_stream(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev
 static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
 {
     rvd_mux_stream *s;
-    if (rvd_base_link_is_alone(&m->turns) || rvd_mux_out_len(m) >= m->out_max) return 0;
+    if (rvd_mux_out_len(m) >= m->out_max) return 0;
     s = RVD_BASE_OWNER(m->turns.next, rvd_mux_stream, turn);
     rvd_base_link_remove(&s->turn);
     s->wait = RVD_MUX_WAIT_NONE;
     s->turn_left = m->cfg.limits.frame_bytes_max;
-    ev->type = REVDIAL_EV_WRITABLE;
-    ev->id = s->id;
-    ev->user = s->user;
+    *ev = (revdial_event){.type = REVDIAL_EV_WRITABLE, .id = s->id, .user = s->user};
     return 1;
 }
 
 static int rvd_mux_event_session(rvd_mux *m, revdial_event *ev)
 {
-    if (m->tell_goaway) {
-        m->tell_goaway = 0;
-        ev->type = REVDIAL_EV_GOAWAY;
-    } else if (m->tell_rtt) {
-        m->tell_rtt = 0;
-        ev->type = REVDIAL_EV_RTT;
-        ev->rtt_us = m->rtt_us;
-    } else if (m->open_blocked && !rvd_mux_open_is_blocked(m)) {
-        m->open_blocked = 0;
-        ev->type = REVDIAL_EV_WRITABLE;
-    } else {
+    unsigned bit;
+    if (m->news & RVD_MUX_NEWS_DEAD)
+        bit = RVD_MUX_NEWS_DEAD;
+    else if (m->news & RVD_MUX_NEWS_GOAWAY)
+        bit = RVD_MUX_NEWS_GOAWAY;
+    else if (m->news & RVD_MUX_NEWS_RTT)
+        bit = RVD_MUX_NEWS_RTT;
+    else if (m->news & RVD_MUX_NEWS_OPENABLE && !rvd_mux_open_is_blocked(m))
+        bit = RVD_MUX_NEWS_OPENABLE;
+    else
         return 0;
+    m->news &= ~bit;
+    memset(ev, 0, sizeof *ev);
+    ev->type = bit == RVD_MUX_NEWS_DEAD     ? REVDIAL_EV_DEAD
+               : bit == RVD_MUX_NEWS_GOAWAY ? REVDIAL_EV_GOAWAY
+               : bit == RVD_MUX_NEWS_RTT    ? REVDIAL_EV_RTT
+                                            : REVDIAL_EV_WRITABLE;
+    if (bit == RVD_MUX_NEWS_RTT) ev->rtt_us = m->rtt_us;
+    if (bit == RVD_MUX_NEWS_DEAD) {
+        ev->code = m->dead;
+        ev->text = m->dead_text;
     }
     return 1;
 }
 
-static int rvd_mux_event(rvd_mux *m, revdial_event *ev)
+RVD_BASE_SLOW static int rvd_mux_event_any(rvd_mux *m, revdial_event *ev)
 {
-    for (;;) {
-        if (!rvd_base_link_is_alone(&m->tell))
-            return rvd_mux_event_stream(m, RVD_BASE_OWNER(m->tell.next, rvd_mux_stream, tell), ev);
-        if (!m->slice_stream) break;
-        rvd_mux_slice_keep(m);
+    if (m->slice_stream && rvd_base_link_is_alone(&m->tell)) rvd_mux_slice_keep(m);
+    if (!rvd_base_link_is_alone(&m->tell))
+        return rvd_mux_event_stream(m, RVD_BASE_OWNER(m->tell.next, rvd_mux_stream, tell), ev);
+    if (m->news && rvd_mux_event_session(m, ev)) return 1;
+    return !rvd_base_link_is_alone(&m->turns) && !m->dead && rvd_mux_event_turn(m, ev);
+}
+
+// Writes *ev only if there is one to tell. Budget of the two usual answers, READABLE for the slice
+// and none once it was read: no list is changed, 20 instructions each.
+static inline int rvd_mux_event(rvd_mux *m, revdial_event *ev)
+{
+    if (m->news & RVD_MUX_NEWS_SLICE) {
+        const rvd_mux_stream *s = m->slice_stream;
+        m->news &= ~(unsigned)RVD_MUX_NEWS_SLICE;
+        *ev = (revdial_event){.type = REVDIAL_EV_READABLE, .id = s->id, .user = s->user};
+        return 1;
     }
-    if (!m->dead) return rvd_mux_event_session(m, ev) || rvd_mux_event_turn(m, ev);
-    if (!m->tell_dead) return 0;
-    m->tell_dead = 0;
-    ev->type = REVDIAL_EV_DEAD;
-    ev->code = m->dead;
-    ev->text = m->dead_text;
-    return 1;
+    if (!m->slice_len) m->slice_stream = NULL;
+    if (!m->slice_stream && !m->news && rvd_base_link_is_alone(&m->tell) &&
+        rvd_base_link_is_alone(&m->turns))
+        return 0;
+    return rvd_mux_event_any(m, ev);
 }
 
 // The first cause sticks. What was received stays readable.
@@ -3776,7 +3921,7 @@ static void rvd_mux_die(rvd_mux *m, int code, const char *text)
     if (m->dead) return;
     m->dead = code;
     m->dead_text = text;
-    m->tell_dead = 1;
+    m->news = (m->news & RVD_MUX_NEWS_SLICE) | RVD_MUX_NEWS_DEAD;
     m->header_len = 0;
 }
 
@@ -3859,6 +4004,7 @@ static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
         memmove(to, at + 3 * RVD_WIRE_HEADER, len);
         rvd_mux_commit(m, s, (uint32_t)len);
         m->tx_bytes -= len;  // ours, not the application's
+        m->growing = NULL;   // the preamble has a frame to itself
     }
     s->out_mark = m->out_added;
     return s->id;
@@ -3875,7 +4021,7 @@ static int64_t rvd_mux_open(rvd_mux *m, const revdial_dial_opts *opts)
     if (m->ours >= m->cfg.peer_streams) return REVDIAL_ELIMIT;
     if (opts->target && !(m->cfg.features & REVDIAL_FEATURE_PREAMBLE)) return REVDIAL_EINVAL;
     if (rvd_mux_open_is_blocked(m)) {
-        m->open_blocked = 1;
+        m->news |= RVD_MUX_NEWS_OPENABLE;
         return REVDIAL_EAGAIN;
     }
     return rvd_mux_open_put(m, opts);
@@ -3932,6 +4078,7 @@ static int rvd_mux_read_state(const rvd_mux *m, const rvd_mux_stream *s)
 
 static int rvd_mux_write_state(const rvd_mux *m, const rvd_mux_stream *s)
 {
+    if (s->tx == RVD_MUX_TX_OPEN && !m->dead) return 0;
     switch ((enum rvd_mux_tx)s->tx) {
     case RVD_MUX_TX_RESET: return REVDIAL_ERESET;
     case RVD_MUX_TX_ENDING:
@@ -3941,21 +4088,44 @@ static int rvd_mux_write_state(const rvd_mux *m, const rvd_mux_stream *s)
     return m->dead ? REVDIAL_ELOST : 0;
 }
 
-// Room for a frame's payload at the end of the output, at most `want`.
+// Room for the payload of a frame of at most n bytes at the end of the output. Returns how many, 0
+// without memory.
+static inline uint32_t rvd_mux_frame_room(rvd_mux *m, uint8_t **at, uint32_t n)
+{
+    uint32_t room = m->out_tail ? m->out_tail->size - m->out_tail->end : 0;
+    if (room < RVD_WIRE_HEADER + n && room >= RVD_WIRE_HEADER + RVD_MUX_OUT_CHUNK / 8)
+        n = room - RVD_WIRE_HEADER;  // rather a shorter frame than a hole
+    *at = rvd_mux_out_room(m, RVD_WIRE_HEADER + n);
+    if (!*at) return 0;
+    *at += RVD_WIRE_HEADER;
+    return n;
+}
+
 static ptrdiff_t rvd_mux_reserve(rvd_mux *m, rvd_mux_stream *s, uint8_t **at, size_t want)
 {
-    uint32_t n, room;
+    uint32_t n;
     int state = rvd_mux_write_state(m, s);
     if (state) return state;
     rvd_mux_ack(m, s);
     n = rvd_mux_allowed(m, s, want);
     if (!n) return 0;
-    room = m->out_tail ? m->out_tail->size - m->out_tail->end : 0;
-    if (room < RVD_WIRE_HEADER + n && room >= RVD_WIRE_HEADER + RVD_MUX_OUT_CHUNK / 8)
-        n = room - RVD_WIRE_HEADER;  // rather a shorter frame than a hole
-    *at = rvd_mux_out_room(m, RVD_WIRE_HEADER + n);
-    if (!*at) return REVDIAL_ENOMEM;
-    *at += RVD_WIRE_HEADER;
+    n = rvd_mux_frame_room(m, at, n);
+    return n ? (ptrdiff_t)n : REVDIAL_ENOMEM;
+}
+
+static ptrdiff_t rvd_mux_write(rvd_mux *m, rvd_mux_stream *s, const uint8_t *bytes, size_t len)
+{
+    uint8_t *at;
+    uint32_t n;
+    int state = rvd_mux_write_state(m, s);
+    if (state) return state;
+    rvd_mux_ack(m, s);
+    n = rvd_mux_allowed(m, s, len);
+    if (!n || rvd_mux_frame_grow(m, s, bytes, n)) return (ptrdiff_t)n;
+    n = rvd_mux_frame_room(m, &at, n);
+    if (!n) return REVDIAL_ENOMEM;
+    memcpy(at, bytes, n);
+    rvd_mux_commit(m, s, n);
     return (ptrdiff_t)n;
 }
 
@@ -3987,7 +4157,7 @@ static void rvd_mux_ledger(const rvd_mux *m, const rvd_mux_stream *s, revdial_le
     out->window = s->window;
     out->sent = s->sent;
     out->received = s->received;
-    out->consumed = s->consumed;
+    out->consumed = s->received - s->buffered;
     out->buffered = s->buffered;
 }
 
@@ -4019,6 +4189,7 @@ static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, 
     m->next_id = cfg->is_client ? 1 : 2;
     if (!m->out_max) m->out_max = RVD_MUX_OUT_MAX;  // it may have been set before
     m->table_bits = 4;
+    m->table_key = ((cfg->seed | 1) * 0x9E3779B97F4A7C15u) | 1;
     rvd_base_link_init(&m->ctl);
     rvd_base_link_init(&m->tell);
     rvd_base_link_init(&m->turns);
@@ -4077,7 +4248,7 @@ static void rvd_mux_check(const rvd_mux *m)
     for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits; i++) {
         for (rvd_mux_stream *s = m->table[i]; s; s = s->hash_next) {
             REVDIAL_ASSERT(rvd_mux_slot(m, s->id) == i);
-            REVDIAL_ASSERT(s->received - s->consumed == s->buffered);
+            REVDIAL_ASSERT(s->received >= s->buffered);
             REVDIAL_ASSERT(s->window >= m->cfg.recv_window);
             REVDIAL_ASSERT(s->wait != RVD_MUX_WAIT_TURN || !rvd_base_link_is_alone(&s->turn));
             REVDIAL_ASSERT(s->rx == RVD_MUX_RX_OPEN || s->rx == RVD_MUX_RX_ENDED ||
@@ -6468,33 +6639,40 @@ static void rvd_engine_eof(revdial_engine *e)
         rvd_engine_die(e, REVDIAL_ELOST, 0, "the connection ended during the handshake");
 }
 
-static int rvd_engine_has_events(const revdial_engine *e)
+// Without a word of the handshake's left to tell. A session that is up has at most EV_UP.
+static inline int rvd_engine_is_up(const revdial_engine *e)
 {
-    return e->tell_auth || e->tell_up || e->tell_dead;
+    return e->state == RVD_ENGINE_UP && !e->tell_up;
+}
+
+// What comes before the session is up, and its end.
+RVD_BASE_SLOW static ptrdiff_t rvd_engine_early_input(revdial_engine *e, const uint8_t *p,
+                                                      size_t len)
+{
+    size_t used = 0;
+    if (e->state == RVD_ENGINE_DEAD || e->mux.dead) return REVDIAL_ECLOSED;
+    if (len == 0) rvd_engine_eof(e);
+    while (e->state == RVD_ENGINE_HEAD && used < len)
+        used += rvd_engine_head_input(e, p + used, len - used);
+    if (e->state == RVD_ENGINE_VERDICT && used < len) rvd_engine_refuse(e, 400, 0);
+    return (ptrdiff_t)used;
 }
 
 ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len, int64_t now_us)
 {
-    const uint8_t *p = buf;
-    size_t used = 0;
+    ptrdiff_t used;
     RVD_ENGINE_CHECK(e);
     if (now_us > e->now_us) e->now_us = now_us;
-    if (e->state == RVD_ENGINE_DEAD || e->mux.dead) return REVDIAL_ECLOSED;
-    if (len == 0) {
-        rvd_engine_eof(e);
-        return 0;
-    }
-    while (e->state == RVD_ENGINE_HEAD && used < len)
-        used += rvd_engine_head_input(e, p + used, len - used);
-    if (e->state == RVD_ENGINE_VERDICT && used < len) rvd_engine_refuse(e, 400, 0);
-    if (e->state == RVD_ENGINE_UP && !rvd_engine_has_events(e)) {
+    if (!rvd_engine_is_up(e) || e->mux.dead || len == 0) {
+        used = rvd_engine_early_input(e, buf, len);
+    } else {
         rvd_mux_now(&e->mux, e->now_us);
         e->mux.last_rx_us = e->now_us;
-        used += rvd_mux_input(&e->mux, p + used, len - used);
+        used = (ptrdiff_t)rvd_mux_input(&e->mux, buf, len);
         rvd_mux_drain_check(&e->mux);
     }
     RVD_ENGINE_CHECK(e);
-    return (ptrdiff_t)used;
+    return used;
 }
 
 static int rvd_engine_verdict_status(int verdict)
@@ -6552,23 +6730,19 @@ int revdial_engine_auth(revdial_engine *e, int verdict)
 
 // ---- events, output, time ----
 
-int revdial_engine_event(revdial_engine *e, revdial_event *ev)
+// The handshake's events.
+RVD_BASE_SLOW static int rvd_engine_event_own(revdial_engine *e, revdial_event *ev)
 {
-    int told;
     memset(ev, 0, sizeof *ev);
     if (e->tell_auth) {
         e->tell_auth = 0;
         ev->type = REVDIAL_EV_AUTH;
         ev->auth = &e->auth;
-        return 1;
-    }
-    if (e->tell_up) {
+    } else if (e->tell_up) {
         e->tell_up = 0;
         ev->type = REVDIAL_EV_UP;
         ev->text = e->features_text;
-        return 1;
-    }
-    if (e->tell_dead) {
+    } else if (e->tell_dead) {
         e->tell_dead = 0;
         ev->type = REVDIAL_EV_DEAD;
         ev->code = e->dead;
@@ -6576,9 +6750,15 @@ int revdial_engine_event(revdial_engine *e, revdial_event *ev)
         ev->retry_after_ms = e->retry_after_ms;
         ev->challenge = e->challenge;
         ev->text = e->dead_text;
-        return 1;
     }
-    if (e->state != RVD_ENGINE_UP) return 0;
+    return ev->type != REVDIAL_EV_NONE;
+}
+
+int revdial_engine_event(revdial_engine *e, revdial_event *ev)
+{
+    int told;
+    ev->type = REVDIAL_EV_NONE;
+    if (!rvd_engine_is_up(e)) return rvd_engine_event_own(e, ev);
     told = rvd_mux_event(&e->mux, ev);
     RVD_ENGINE_CHECK(e);
     return told;
@@ -6701,10 +6881,9 @@ ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t 
     rvd_mux_stream *s = rvd_engine_find(e, id);
     if (!s) return REVDIAL_EINVAL;
     rvd_mux_ack(&e->mux, s);
-    while (got < len) {
-        const uint8_t *at;
+    while (got < len && s->buffered) {
+        const uint8_t *at = NULL;
         size_t n = rvd_base_min(rvd_mux_peek(&e->mux, s, &at), len - got);
-        if (!n) break;
         if (at != to + got) memcpy(to + got, at, n);  // see revdial_engine_expected()
         rvd_mux_consume(&e->mux, s, (uint32_t)n);
         got += n;
@@ -6749,12 +6928,9 @@ ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const void *buf, 
     rvd_mux_stream *s = rvd_engine_find(e, id);
     if (!s) return REVDIAL_EINVAL;
     while (done < len) {
-        uint8_t *at;
-        ptrdiff_t n = rvd_mux_reserve(&e->mux, s, &at, len - done);
+        ptrdiff_t n = rvd_mux_write(&e->mux, s, from + done, len - done);
         if (n < 0 && !done) return n;
         if (n <= 0) break;
-        memcpy(at, from + done, (size_t)n);
-        rvd_mux_commit(&e->mux, s, (uint32_t)n);
         done += (size_t)n;
     }
     RVD_ENGINE_CHECK(e);

@@ -468,6 +468,15 @@ static void rig_handshake(rig *r, const char *features)
     r->fed = 0;
 }
 
+// The bytes of a stream that came out: so many, each the one that was written.
+static inline void rig_check_out(rig *r, uint32_t id, uint64_t count)
+{
+    const rig_stream *s = rig_stream_of(r, id);
+    CHECK_INT(s ? s->sent : 0, count);
+    if (s && s->out_bad)
+        test_fail(__FILE__, __LINE__, "byte %llu is wrong", (unsigned long long)s->out_bad - 1);
+}
+
 // The peer's window when a feature list names one.
 static uint32_t rig_feature(const char *features, const char *key, uint32_t otherwise)
 {

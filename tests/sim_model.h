@@ -320,7 +320,7 @@ static void sim_on_stream_event(sim *w, int x, const revdial_event *ev)
     case REVDIAL_EV_WRITABLE:
         end->waiting = 0;
         if (!w->resting && sim_chance(w, 2))
-            sim_write(w, x, s, sim_size(w, 65536), SIM_WRITE + (int)sim_pick(w, 3));
+            sim_write(w, x, s, sim_size(w, 65536), (enum sim_op)(SIM_WRITE + (int)sim_pick(w, 3)));
         break;
     case REVDIAL_EV_SENT:
         if (!end->lent || revdial_engine_lent(w->side[x].e, s->id))

@@ -387,6 +387,16 @@ TEST(fin_or_reset_before_the_preamble_is_whole)
     }
 }
 
+TEST(a_preamble_has_a_frame_to_itself)
+{
+    rig_options o = {.features = "preamble", .limits = {.keepalive_ms = 100000000}};
+    rig *r = rig_new(&o);
+    REQUIRE(r != NULL);
+    script_run(r, ".hold .open .writem1'ab' .writem1'cd' .flow");
+    CHECK_INT(r->wire.out_frames[WIRE_DATA], 2);
+    rig_end(r);
+}
+
 TEST(what_a_dial_says_arrives_at_the_other_end)
 {
     static const rig_options plain = {0};

@@ -33,15 +33,6 @@ static void scribble(uint8_t *bytes, size_t n)
     free(bytes);
 }
 
-// The bytes of a stream that came out: so many, each the one that was written.
-static void check_out(rig *r, uint32_t id, uint64_t count)
-{
-    const rig_stream *s = rig_stream_of(r, id);
-    CHECK_INT(s ? s->sent : 0, count);
-    if (s && s->out_bad)
-        test_fail(__FILE__, __LINE__, "byte %llu is wrong", (unsigned long long)s->out_bad - 1);
-}
-
 TEST(lent_bytes_are_shown_where_they_lie)
 {
     rig *r = rig_ready();
@@ -60,7 +51,7 @@ TEST(lent_bytes_are_shown_where_they_lie)
     CHECK_INT(revdial_engine_lent(r->e, id), 0);
     scribble(bytes, 5000);
     CHECK_STR(rig_out(r), "Wp1+ACK Wp2+ACK Dp1#5000");
-    check_out(r, id, 5000);
+    rig_check_out(r, id, 5000);
     rig_end(r);
 }
 
@@ -82,8 +73,8 @@ TEST(lent_and_copied_bytes_keep_their_order)
         script_run(r, "P0+SYN=7");  // overtakes what is queued, splits no frame
         for (int i = 0; i < 100000 && !r->wire.out_fin; i++) rig_take(r, step);
         script_run(r, ".flow");
-        check_out(r, one, 600 + 9000);
-        check_out(r, two, 300 + 9000);
+        rig_check_out(r, one, 600 + 9000);
+        rig_check_out(r, two, 300 + 9000);
         CHECK(r->counts[REVDIAL_EV_SENT] >= 2);
         CHECK_INT(revdial_engine_lent(r->e, one) + revdial_engine_lent(r->e, two), 0);
         for (int i = 0; i < 6; i++) scribble(bytes[i], 3000);
@@ -114,7 +105,7 @@ TEST(a_large_loan_is_cut_into_frames_within_credit_and_turn)
     script_run(r, "Wp1=100000");
     CHECK_INT(revdial_engine_lend(r->e, id, bytes + n, 300000 - (size_t)n), 300000 - n);
     script_run(r, ".flow");
-    check_out(r, id, 300000);
+    rig_check_out(r, id, 300000);
     CHECK_INT(r->counts[REVDIAL_EV_SENT], 2);
     scribble(bytes, 300000);
     rig_end(r);
@@ -151,7 +142,7 @@ TEST(recalled_bytes_go_out_although_their_memory_is_gone)
         CHECK_INT(revdial_engine_lent(r->e, id), 0);
         scribble(bytes, 4000);
         script_run(r, ".flow .writep1#10");
-        check_out(r, id, 4010);
+        rig_check_out(r, id, 4010);
         CHECK_INT(r->counts[REVDIAL_EV_SENT], sent > 4300);  // nothing to tell who took it back
         rig_end(r);
     }
@@ -174,7 +165,7 @@ TEST(what_is_on_its_way_cannot_be_recalled_before_sent)
     CHECK_INT(revdial_engine_recall(r->e, id), 0);
     scribble(first, 3000);
     script_run(r, ".flow");
-    check_out(r, id, 5000);
+    rig_check_out(r, id, 5000);
     CHECK(revdial_engine_output(r->e, iov, 8) == 0);
 
     first = pattern_new(r, id, 100);
@@ -185,7 +176,7 @@ TEST(what_is_on_its_way_cannot_be_recalled_before_sent)
     CHECK_INT(revdial_engine_recall(r->e, id), 0);
     scribble(first, 100);
     script_run(r, ".flow");
-    check_out(r, id, 5100);
+    rig_check_out(r, id, 5100);
     rig_end(r);
 }
 
@@ -211,7 +202,7 @@ TEST(a_reset_does_not_end_the_need_for_lent_bytes)
             script_run(r, ".flow");
             CHECK_INT(revdial_engine_lent(r->e, id), 0);
             CHECK_INT(r->counts[REVDIAL_EV_SENT], sent >= 2012);
-            check_out(r, id, 2000);
+            rig_check_out(r, id, 2000);
             if (!(i & 1)) scribble(bytes, 2000);
             rig_end(r);
         }
@@ -234,7 +225,7 @@ TEST(a_dead_session_shows_its_loans_until_they_are_recalled)
         }
         script_run(r, ".flow");
         CHECK_STR(rig_out(r), "Wp1+ACK Wp2+ACK Dp1#2000 G0=0");
-        check_out(r, id, 2000);
+        rig_check_out(r, id, 2000);
         CHECK_INT(r->counts[REVDIAL_EV_SENT], 0);
         CHECK_INT(revdial_engine_lent(r->e, id), 0);
         free(bytes);
@@ -279,7 +270,7 @@ TEST(a_loan_without_memory_leaves_nothing_behind)
         CHECK_INT(n, 0);
         scribble(bytes, 60000);
         script_run(r, ".flow");
-        check_out(r, id, 60000);
+        rig_check_out(r, id, 60000);
         rig_end(r);
     }
 }

@@ -285,6 +285,54 @@ TEST(reserve_and_commit_make_the_frame_that_write_makes)
     rig_end(r);
 }
 
+// Data frames that came out since the last call.
+static uint64_t frames_out(rig *r)
+{
+    static uint64_t before;
+    uint64_t now = r->wire.out_frames[WIRE_DATA], n = now > before ? now - before : now;
+    before = now;
+    return n;
+}
+
+TEST(small_writes_in_a_row_share_a_frame_until_it_has_been_seen)
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    uint32_t one = rig_id(r, 1, 1);
+    struct iovec iov[4];
+    void *at = NULL;
+    script_run(r, "Wp1+SYN .acceptp1 Wp2+SYN .acceptp2 .hold");
+    frames_out(r);
+    script_run(r, ".writep1'abc' .writep1'def' .writep1'ghi' .flow .hold");
+    CHECK_INT(frames_out(r), 1);
+    script_run(r, ".writep1'1' .writep2'2' .writep1'3' .writep1'4' .flow .hold");
+    CHECK_INT(frames_out(r), 3);
+    script_run(r, ".writep1'5'");
+    CHECK(revdial_engine_output(r->e, iov, 4) > 0);  // somebody may be sending it now
+    script_run(r, ".writep1'6' .flow .hold");
+    CHECK_INT(frames_out(r), 2);
+    script_run(r, ".writep2#58000 .writep1'7'");
+    CHECK(revdial_engine_reserve(r->e, one, &at, 60000) > 0);  // in a chunk of its own
+    revdial_engine_commit(r->e, one, 0);
+    script_run(r, ".writep1'8' .flow .hold .writep1'9' .finp1 .flow");
+    CHECK_STR(rig_out(r), "Wp1+ACK Wp2+ACK Dp1'abcdefghi' Dp1'1' Dp2'2' Dp1'34' Dp1'56' "
+                          "Dp2#58000 Dp1'789' Wp1+FIN");
+    rig_end(r);
+}
+
+TEST(a_shared_frame_grows_no_longer_than_frames_are)
+{
+    rig *r = rig_with((revdial_limits){.frame_bytes_max = 1000, .keepalive_ms = 100000000});
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1 .hold");
+    frames_out(r);
+    for (int i = 0; i < 100; i++) script_run(r, ".writep1#100");
+    script_run(r, ".flow");
+    CHECK_INT(frames_out(r), 10);
+    rig_check_out(r, rig_id(r, 1, 1), 10000);
+    rig_end(r);
+}
+
 TEST(peek_and_consume_are_a_read_without_the_copy)
 {
     rig *r = rig_with(no_keepalive);
