@@ -1969,13 +1969,14 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_PREAMBLE_US 5000000  // a preamble fits in one packet
 #define RVD_MUX_ORPHAN_US 60000000   // no credit from a peer that has finished: it stopped reading
 #define RVD_MUX_TINY_US 40000        // a tiny window is used after all (silly window, RFC 1122)
-#define RVD_MUX_IDLE_US 5000000      // a window shrinks when unused for so long
-#define RVD_MUX_LATE_US 1000000      // a tick so late: the machine slept, clocks get grace
-#define RVD_MUX_RTT_US 30000000      // the round trip is measured this often
-#define RVD_MUX_LATE_FRAMES 8u       // in flight when a stream ends: an ACK, a FIN, some credit
-#define RVD_MUX_RTT_SAMPLES 8u       // the window of the minimum
-#define RVD_MUX_CREDIT_STEP 256u     // a peer may return credit in steps as small as this
-#define RVD_MUX_GRANT_MAX 1048576u   // credit returns at least in such steps
+#define RVD_MUX_PROMISE_US 5000     // who was told to write and has not yet is no longer waited for
+#define RVD_MUX_IDLE_US 5000000     // a window shrinks when unused for so long
+#define RVD_MUX_LATE_US 1000000     // a tick so late: the machine slept, clocks get grace
+#define RVD_MUX_RTT_US 30000000     // the round trip is measured this often
+#define RVD_MUX_LATE_FRAMES 8u      // in flight when a stream ends: an ACK, a FIN, some credit
+#define RVD_MUX_RTT_SAMPLES 8u      // the window of the minimum
+#define RVD_MUX_CREDIT_STEP 256u    // a peer may return credit in steps as small as this
+#define RVD_MUX_GRANT_MAX 1048576u  // credit returns at least in such steps
 #define RVD_MUX_ID_LAST 0x7FFF0000u  // int32 peers: open no more, drain
 
 // Rates that only an attack reaches. They are for 256 streams and scale with the stream limit.
@@ -2074,6 +2075,7 @@ typedef struct rvd_mux_stream {
     uint32_t send_credit, recv_credit, window;
     uint32_t buffered;
     uint32_t turn_left;    // bytes it may still write in its turn
+    uint32_t promise;      // it was told to write in this round, and has not yet; 0 = no
     uint32_t dropped;      // bytes thrown away after our close
     uint32_t lent;         // bytes of its loans that lie with the lender
     uint32_t epoch_bytes;  // consumed since epoch_us
@@ -2153,6 +2155,10 @@ typedef struct rvd_mux {
     uint64_t out_max;
     int64_t progress_us;  // the output last moved, or began to wait
     uint32_t reserved;    // room promised by reserve
+    // Room is promised with WRITABLE: as many writers are woken as it will last for, not all that
+    // wait. Promises of earlier rounds are void.
+    uint32_t promised, promise_round;
+    int64_t promised_us;  // the last one
     rvd_base_link ctl, tell, turns, timers[RVD_MUX_TIMERS];
     uint32_t pongs[RVD_MUX_PONGS], pong_first, pong_count;
 
@@ -2280,6 +2286,20 @@ static void rvd_mux_rx_clear(rvd_mux *m, rvd_mux_stream *s)
     s->buffered = 0;
 }
 
+// The stream writes, or never will.
+static void rvd_mux_promise_keep(rvd_mux *m, rvd_mux_stream *s)
+{
+    if (s->promise && s->promise == m->promise_round) m->promised--;
+    s->promise = 0;
+}
+
+static void rvd_mux_turn_leave(rvd_mux *m, rvd_mux_stream *s)
+{
+    rvd_base_link_remove(&s->turn);
+    s->wait = RVD_MUX_WAIT_NONE;
+    rvd_mux_promise_keep(m, s);
+}
+
 static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
 {
     rvd_mux_stream **slot = &m->table[rvd_mux_slot(m, s->id)];
@@ -2291,7 +2311,7 @@ static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
     rvd_mux_preamble_free(m, s);
     rvd_base_link_remove(&s->ctl);
     rvd_base_link_remove(&s->tell);
-    rvd_base_link_remove(&s->turn);
+    rvd_mux_turn_leave(m, s);
     rvd_base_link_remove(&s->timer);
     if (m->body_stream == s) {
         m->body_stream = NULL;
@@ -2410,8 +2430,7 @@ static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     // A refusal takes the place of the ACK; data that is queued already still needs it in front.
     s->ctl_bits = s->sent ? s->ctl_bits & RVD_MUX_CTL_ACK : 0;
     rvd_base_link_remove(&s->ctl);
-    rvd_base_link_remove(&s->turn);
-    s->wait = RVD_MUX_WAIT_NONE;
+    rvd_mux_turn_leave(m, s);
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
     m->reset_count++;
     rvd_mux_ctl_add(m, s, RVD_MUX_CTL_RST);
@@ -3254,8 +3273,7 @@ static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     s->reset_code = m->cfg.features & REVDIAL_FEATURE_RSTCODE && code <= 255 ? code : 0;
     s->ctl_bits = 0;
     rvd_base_link_remove(&s->ctl);
-    rvd_base_link_remove(&s->turn);
-    s->wait = RVD_MUX_WAIT_NONE;
+    rvd_mux_turn_leave(m, s);
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
     rvd_mux_preamble_free(m, s);
     m->reset_count++;
@@ -3759,6 +3777,8 @@ static int64_t rvd_mux_next_tick(const rvd_mux *m)
     if (rvd_mux_is_blocked(m))
         at = rvd_mux_sooner(at, m->progress_us + (int64_t)l->write_stall_ms * 1000);
     if (m->draining && !m->stream_count) at = rvd_mux_sooner(at, m->drain_us);
+    if (m->promised && !rvd_base_link_is_alone(&m->turns))
+        at = rvd_mux_sooner(at, m->promised_us + RVD_MUX_PROMISE_US);
     return at;
 }
 
@@ -3772,9 +3792,18 @@ static void rvd_mux_trim(rvd_mux *m)
     m->out_head = m->out_tail = m->spare = NULL;
 }
 
-static void rvd_mux_now(rvd_mux *m, int64_t now_us)
+// Those who were told to write have had their time.
+static void rvd_mux_promises_end(rvd_mux *m)
+{
+    if (m->now_us - m->promised_us < RVD_MUX_PROMISE_US) return;
+    m->promised = 0;
+    if (++m->promise_round == 0) m->promise_round = 1;
+}
+
+static inline void rvd_mux_now(rvd_mux *m, int64_t now_us)
 {
     if (now_us > m->now_us) m->now_us = now_us;
+    if (m->promised) rvd_mux_promises_end(m);
 }
 
 // The machine slept, not the peer: what was to happen meanwhile is due so much later.
@@ -3849,15 +3878,18 @@ static int rvd_mux_event_stream(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev
     return 1;
 }
 
-// A writer whose turn it is, as long as there is room for one.
+// A writer whose turn it is, as long as there is room for one more than were promised it.
 static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
 {
+    uint32_t quantum = m->cfg.limits.frame_bytes_max;
     rvd_mux_stream *s;
-    if (rvd_mux_out_len(m) >= m->out_max) return 0;
+    if (rvd_mux_out_len(m) + (uint64_t)m->promised * quantum >= m->out_max) return 0;
     s = RVD_BASE_OWNER(m->turns.next, rvd_mux_stream, turn);
-    rvd_base_link_remove(&s->turn);
-    s->wait = RVD_MUX_WAIT_NONE;
-    s->turn_left = m->cfg.limits.frame_bytes_max;
+    rvd_mux_turn_leave(m, s);
+    s->turn_left = quantum;
+    s->promise = m->promise_round;
+    m->promised++;
+    m->promised_us = m->now_us;
     *ev = (revdial_event){.type = REVDIAL_EV_WRITABLE, .id = s->id, .user = s->user};
     return 1;
 }
@@ -4032,8 +4064,7 @@ static void rvd_mux_finish(rvd_mux *m, rvd_mux_stream *s)
     if (s->tx != RVD_MUX_TX_OPEN) return;
     rvd_mux_ack(m, s);
     rvd_mux_tx_become(s, RVD_MUX_TX_ENDING);
-    rvd_base_link_remove(&s->turn);
-    s->wait = RVD_MUX_WAIT_NONE;
+    rvd_mux_turn_leave(m, s);
     if (s->timer_kind == RVD_MUX_TIMER_TINY || s->timer_kind == RVD_MUX_TIMER_ORPHAN)
         rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
     rvd_mux_ctl_add(m, s, RVD_MUX_CTL_FIN);
@@ -4107,6 +4138,7 @@ static ptrdiff_t rvd_mux_reserve(rvd_mux *m, rvd_mux_stream *s, uint8_t **at, si
     int state = rvd_mux_write_state(m, s);
     if (state) return state;
     rvd_mux_ack(m, s);
+    if (s->promise) rvd_mux_promise_keep(m, s);
     n = rvd_mux_allowed(m, s, want);
     if (!n) return 0;
     n = rvd_mux_frame_room(m, at, n);
@@ -4120,6 +4152,7 @@ static ptrdiff_t rvd_mux_write(rvd_mux *m, rvd_mux_stream *s, const uint8_t *byt
     int state = rvd_mux_write_state(m, s);
     if (state) return state;
     rvd_mux_ack(m, s);
+    if (s->promise) rvd_mux_promise_keep(m, s);
     n = rvd_mux_allowed(m, s, len);
     if (!n || rvd_mux_frame_grow(m, s, bytes, n)) return (ptrdiff_t)n;
     n = rvd_mux_frame_room(m, &at, n);
@@ -4136,6 +4169,7 @@ static ptrdiff_t rvd_mux_lend(rvd_mux *m, rvd_mux_stream *s, const uint8_t *byte
     int state = rvd_mux_write_state(m, s);
     if (state) return state;
     rvd_mux_ack(m, s);
+    if (s->promise) rvd_mux_promise_keep(m, s);
     n = rvd_mux_allowed(m, s, len);
     if (n && !rvd_mux_loan_add(m, s, bytes, n)) return REVDIAL_ENOMEM;
     return (ptrdiff_t)n;
@@ -4187,6 +4221,7 @@ static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, 
     m->now_us = m->last_rx_us = m->progress_us = now_us;
     m->next_rtt_us = now_us;  // the first ping goes out at once
     m->next_id = cfg->is_client ? 1 : 2;
+    m->promise_round = 1;
     if (!m->out_max) m->out_max = RVD_MUX_OUT_MAX;  // it may have been set before
     m->table_bits = 4;
     m->table_key = ((cfg->seed | 1) * 0x9E3779B97F4A7C15u) | 1;
@@ -4243,7 +4278,7 @@ static uint64_t rvd_mux_loans_check(const rvd_mux *m)
 static void rvd_mux_check(const rvd_mux *m)
 {
     uint64_t buffered = 0, grown = 0, lent = 0;
-    uint32_t count = 0, mine = 0, unacked = 0;
+    uint32_t count = 0, mine = 0, unacked = 0, promised = 0;
     if (!m->heap || !m->table) return;
     for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits; i++) {
         for (rvd_mux_stream *s = m->table[i]; s; s = s->hash_next) {
@@ -4262,11 +4297,13 @@ static void rvd_mux_check(const rvd_mux *m)
             count++;
             mine += (uint32_t)rvd_mux_is_mine(m, s->id);
             unacked += s->phase == RVD_MUX_ASKED;
+            promised += s->promise == m->promise_round;
         }
     }
     REVDIAL_ASSERT(buffered == m->buffered && grown == m->grown && unacked == m->unacked);
     REVDIAL_ASSERT(count == m->stream_count && mine == m->ours && count == m->ours + m->theirs);
     REVDIAL_ASSERT(m->buffered <= m->cfg.limits.session_window + (uint64_t)RVD_WIRE_FRAME_MAX);
+    REVDIAL_ASSERT(promised == m->promised);
     REVDIAL_ASSERT(m->pong_count <= RVD_MUX_PONGS);
     REVDIAL_ASSERT(m->control_sent <= m->control_len && m->control_len <= RVD_MUX_CONTROL);
     REVDIAL_ASSERT(m->out_sent <= m->out_shown && m->out_shown <= m->out_added);

@@ -219,6 +219,83 @@ TEST(busy_streams_get_equal_shares)  // C59, 62
     rig_end(r);
 }
 
+enum { HERD = 500, HERD_OUTPUT = 65536 };
+
+// HERD streams of the peer's, each of which waits for its turn behind a full output.
+static rig *herd_new(void)
+{
+    static const uint8_t bytes[65536];
+    rig *r = rig_with((revdial_limits){.max_streams = HERD, .keepalive_ms = 100000000});
+    if (!r) return NULL;
+    r->quiet = 1;
+    for (uint32_t n = 1; n <= HERD; n++)
+        rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 8u << 20);
+    revdial_engine_set_output_max(r->e, HERD_OUTPUT);
+    for (uint32_t n = 1; n <= HERD; n++) revdial_engine_accept(r->e, rig_id(r, 1, n));
+    rig_flush(r);
+    r->held = 1;
+    for (uint32_t n = 1; n <= HERD; n++)
+        while (revdial_engine_write(r->e, rig_id(r, 1, n), bytes, sizeof bytes) > 0) {
+        }
+    return r;
+}
+
+// Drains the events. Returns how many were told to write; the last HERD of them are in `ids`.
+static int herd_told(rig *r, uint32_t ids[HERD])
+{
+    revdial_event ev;
+    int n = 0;
+    while (revdial_engine_event(r->e, &ev))
+        if (ev.type == REVDIAL_EV_WRITABLE) ids[n++ % HERD] = ev.id;
+    return n;
+}
+
+TEST(as_many_writers_are_woken_as_there_is_room_for)
+{
+    static const uint8_t bytes[65536];
+    uint32_t ids[HERD];
+    uint64_t told = 0, empty = 0;
+    rig *r = herd_new();
+    REQUIRE(r != NULL);
+    for (int round = 0; round < 1000; round++) {
+        rig_take(r, 30000);
+        int n = herd_told(r, ids);
+        for (int i = 0; i < n; i++)  // all are awake before the first of them writes
+            empty += revdial_engine_write(r->e, ids[i], bytes, 16000) <= 0;
+        for (int i = 0; i < n; i++)
+            while (revdial_engine_write(r->e, ids[i], bytes, 16000) > 0) {
+            }
+        told += (uint64_t)n;
+    }
+    CHECK(told >= 1500);
+    if (empty)
+        test_fail(__FILE__, __LINE__, "%llu of %llu were woken for nothing",
+                  (unsigned long long)empty, (unsigned long long)told);
+    rig_end(r);
+}
+
+TEST(who_is_woken_and_does_not_write_keeps_nobody_else_waiting)
+{
+    uint32_t ids[HERD];
+    rig *r = herd_new();
+    REQUIRE(r != NULL);
+    int total = 0;
+    for (int i = 0; i < 100; i++) rig_take(r, 1 << 20);
+    for (int i = 0; i < HERD && total < HERD - 50; i++) {
+        int n = herd_told(r, ids);
+        total += n;
+        if (n > HERD_OUTPUT / 16372 + 1) test_fail(__FILE__, __LINE__, "%d at once", n);
+        int64_t at = revdial_engine_tick(r->e, r->now);
+        if (!CHECK(at > r->now && at <= r->now + 10000)) break;
+        if (i % 3 == 0) revdial_engine_reset(r->e, ids[0], REVDIAL_RESET_CANCEL);
+        if (i % 3 == 1) revdial_engine_finish(r->e, ids[0]);
+        r->now = at;
+        revdial_engine_tick(r->e, r->now);
+    }
+    CHECK(total >= HERD - 50);
+    rig_end(r);
+}
+
 TEST(a_keystroke_does_not_wait_behind_everything_that_bulk_has_to_send)  // 62
 {
     rig *r = rig_with(no_keepalive);

@@ -116,8 +116,10 @@ static void sim_tick(sim *w, int x)
 {
     sim_side *side = &w->side[x];
     revdial_engine_info before, after;
-    int64_t at = revdial_engine_tick(side->e, w->now), next;
-    sim_drain(w, x);
+    int64_t at, next;
+    revdial_engine_tick(side->e, w->now);
+    sim_drain(w, x);  // which may bring the next one forward
+    at = revdial_engine_tick(side->e, w->now);
     if (at < 0 && !side->dead) sim_fail(w, "side %d: no tick is due although it lives", x);
     if (at >= 0 && at <= w->now) sim_fail(w, "side %d: the next tick is due before now", x);
     if (at > w->now + 1 && at < w->now + 2000000 && !w->resting && sim_chance(w, 4)) {
