@@ -1536,6 +1536,7 @@ enum { RVD_WIRE_GO_NORMAL = 0, RVD_WIRE_GO_PROTOCOL = 1 };  // 2: internal error
 #define RVD_WIRE_WINDOW0 262144u     // first credit where nothing else was negotiated (yamux spec)
 #define RVD_WIRE_FRAME_MAX 65524u    // our largest payload: 64 KiB with its header, as go-yamux
 #define RVD_WIRE_PREAMBLE_MAX 4096u  // a preamble is addresses and a few names, not a document
+#define RVD_WIRE_PREAMBLE_HEAD 16u   // of them say how long it is
 #define RVD_WIRE_META_MAX 40         // key-value pairs in a preamble, ours included
 
 typedef struct rvd_wire_frame {
@@ -1707,13 +1708,13 @@ static int rvd_wire_ip6_gap(const uint8_t *ip, int *len)
 
 static void rvd_wire_addr_add(rvd_base_text *t, const rvd_wire_addr *a)
 {
-    int gap_len, gap = rvd_wire_ip6_gap(a->ip, &gap_len);
     if (a->family == 4) {
         for (int i = 0; i < 4; i++) {
             if (i) rvd_base_text_add(t, ".");
             rvd_base_text_add_decimal(t, a->ip[i]);
         }
     } else {
+        int gap_len, gap = rvd_wire_ip6_gap(a->ip, &gap_len);
         rvd_base_text_add(t, "[");
         for (int i = 0; i < 8; i++) {
             if (gap_len > 1 && i == gap) {
@@ -1835,8 +1836,8 @@ static ptrdiff_t rvd_wire_preamble_length(const uint8_t *p, size_t len)
 {
     size_t total;
     if (memcmp(p, rvd_wire_proxy_signature, rvd_base_min(len, 12)) != 0) return -1;
-    if (len < 16) return 0;
-    total = 16 + (size_t)rvd_base_u16(p + 14);
+    if (len < RVD_WIRE_PREAMBLE_HEAD) return 0;
+    total = RVD_WIRE_PREAMBLE_HEAD + (size_t)rvd_base_u16(p + 14);
     if ((p[12] & 0xF0) != 0x20 || total > RVD_WIRE_PREAMBLE_MAX) return -1;
     return (ptrdiff_t)total;
 }
@@ -1960,6 +1961,7 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_CONTROL 4096u        // control frames made ready at a time
 #define RVD_MUX_EXACT_VICTIMS 16     // streams reset one by one when unread bytes are too many
 #define RVD_MUX_REFUSALS 16384u      // of streams, queued while the peer takes no bytes
+#define RVD_MUX_PREAMBLE_MIN 128u    // most are shorter
 #define RVD_MUX_PREAMBLES 4194304u   // bytes of unfinished preambles, all streams
 #define RVD_MUX_PONGS 32u            // as go-yamux; hc peers have one ping in flight
 #define RVD_MUX_STOCK_STREAMS 256u   // yamux's accept backlog
@@ -2181,8 +2183,9 @@ typedef struct rvd_mux {
     uint32_t refusals;   // since the output was last below its limit
     rvd_base_bucket syns, resets, provoked, glitches, pings, windows;
     uint64_t opened, reset_count, rx_bytes, tx_bytes, rx_frames, tx_frames, tx_data_frames;
-    uint64_t window_frames;  // updates that data or opens of ours have earned the peer
-    rvd_wire_meta *meta;     // of the stream that OPEN tells about
+    uint64_t window_frames;       // updates that data or opens of ours have earned the peer
+    rvd_wire_meta *meta;          // of the stream that OPEN tells about; comes and goes
+    rvd_mux_stream *meta_stream;  // the one it is about to tell about
 } rvd_mux;
 
 static void rvd_mux_die(rvd_mux *m, int code, const char *text);
@@ -2307,6 +2310,7 @@ static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
     *slot = s->hash_next;
     if (m->last == s) m->last = NULL;
     if (m->growing == s) m->growing = NULL;
+    if (m->meta_stream == s) m->meta_stream = NULL;
     rvd_mux_rx_clear(m, s);
     rvd_mux_preamble_free(m, s);
     rvd_base_link_remove(&s->ctl);
@@ -2578,42 +2582,70 @@ static void rvd_mux_slice_keep(rvd_mux *m)
     if (m->buffered > m->cfg.limits.session_window) rvd_mux_calm(m);
 }
 
+// Keeps n bytes of a preamble. Returns 0 if the stream was reset instead.
+static int rvd_mux_preamble_keep(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32_t n)
+{
+    uint32_t size = s->preamble_size ? s->preamble_size : RVD_MUX_PREAMBLE_MIN;
+    while (size < s->preamble_len + n) size *= 2;
+    if (size > s->preamble_size) {
+        uint8_t *fresh = rvd_base_resize(m->heap, s->preamble, s->preamble_size, size);
+        if (!fresh) {
+            rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
+            return 0;
+        }
+        m->preambles += size - s->preamble_size;
+        s->preamble = fresh;
+        s->preamble_size = size;
+    }
+    if (m->preambles > RVD_MUX_PREAMBLES) {
+        rvd_mux_reset_tell(m, s, REVDIAL_RESET_CALM);
+        return 0;
+    }
+    memcpy(s->preamble + s->preamble_len, p, n);
+    s->preamble_len += n;
+    return 1;
+}
+
+// The preamble is whole. What it says waits in m->meta for the event, since nothing else comes in
+// before that was told.
+static void rvd_mux_preamble_read(rvd_mux *m, rvd_mux_stream *s)
+{
+    if (!m->meta) m->meta = rvd_base_alloc(m->heap, sizeof *m->meta);
+    if (!m->meta) {
+        rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
+        return;
+    }
+    if (!rvd_wire_preamble_get(s->preamble, s->preamble_len, m->meta)) {
+        rvd_mux_provoked(m, s, REVDIAL_RESET_PROTOCOL);
+        return;
+    }
+    m->meta_stream = s;
+    rvd_mux_preamble_free(m, s);
+    rvd_mux_phase_become(m, s, RVD_MUX_SHOWN);
+    rvd_mux_timer_set(m, s, RVD_MUX_TIMER_ACCEPT);
+    rvd_mux_tell(m, s, RVD_MUX_TELL_OPEN);
+}
+
 // Collects the preamble; what follows it in p is payload. Returns bytes taken.
 static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p,
                                        uint32_t len)
 {
     uint32_t used = 0;
     while (used < len) {
+        uint32_t whole = RVD_WIRE_PREAMBLE_HEAD, n;  // as far as we know
         ptrdiff_t total;
-        if (s->preamble_len == s->preamble_size) {
-            uint32_t size = s->preamble_size ? 2 * s->preamble_size : 128;
-            uint8_t *fresh = rvd_base_resize(m->heap, s->preamble, s->preamble_size, size);
-            if (!fresh) {
-                rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
-                return used;
-            }
-            m->preambles += size - s->preamble_size;
-            s->preamble = fresh;
-            s->preamble_size = size;
-            if (m->preambles > RVD_MUX_PREAMBLES) {
-                rvd_mux_reset_tell(m, s, REVDIAL_RESET_CALM);
-                return used;
-            }
-        }
-        s->preamble[s->preamble_len++] = p[used++];
+        if (s->preamble_len >= whole)
+            whole = (uint32_t)rvd_wire_preamble_length(s->preamble, s->preamble_len);
+        n = rvd_base_min_u32(len - used, whole - s->preamble_len);
+        if (!rvd_mux_preamble_keep(m, s, p + used, n)) return used;
+        used += n;
         total = rvd_wire_preamble_length(s->preamble, s->preamble_len);
         if (total < 0) {
             rvd_mux_provoked(m, s, REVDIAL_RESET_PROTOCOL);
             return used;
         }
         if (total == (ptrdiff_t)s->preamble_len) {
-            if (!rvd_wire_preamble_get(s->preamble, s->preamble_len, m->meta)) {
-                rvd_mux_provoked(m, s, REVDIAL_RESET_PROTOCOL);
-                return used;
-            }
-            rvd_mux_phase_become(m, s, RVD_MUX_SHOWN);
-            rvd_mux_timer_set(m, s, RVD_MUX_TIMER_ACCEPT);
-            rvd_mux_tell(m, s, RVD_MUX_TELL_OPEN);
+            rvd_mux_preamble_read(m, s);
             return used;
         }
     }
@@ -3790,6 +3822,9 @@ static void rvd_mux_trim(rvd_mux *m)
     if (m->out_head) rvd_base_free(m->heap, m->out_head, sizeof(rvd_mux_chunk) + m->out_head->size);
     if (m->spare) rvd_base_free(m->heap, m->spare, sizeof(rvd_mux_chunk) + m->spare->size);
     m->out_head = m->out_tail = m->spare = NULL;
+    if (m->meta_stream) return;
+    rvd_base_free(m->heap, m->meta, sizeof *m->meta);
+    m->meta = NULL;
 }
 
 // Those who were told to write have had their time.
@@ -3847,10 +3882,8 @@ static int rvd_mux_open_is_blocked(const rvd_mux *m)
 static void rvd_mux_event_open(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev)
 {
     ev->type = REVDIAL_EV_OPEN;
-    if (!s->preamble || !m->meta) return;
-    // Already judged on arrival, so it reads the same now.
-    if (!rvd_wire_preamble_get(s->preamble, s->preamble_len, m->meta)) m->meta->count = 0;
-    rvd_mux_preamble_free(m, s);
+    if (m->meta_stream != s) return;
+    m->meta_stream = NULL;
     ev->meta = m->meta->kv;
     ev->meta_count = m->meta->count;
 }
@@ -4231,10 +4264,7 @@ static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, 
     for (int k = 0; k < RVD_MUX_TIMERS; k++) rvd_base_link_init(&m->timers[k]);
     rvd_mux_buckets_init(m);
     m->table = rvd_base_alloc(heap, ((size_t)1 << m->table_bits) * sizeof *m->table);
-    if (!m->table) return 0;
-    if (!(cfg->features & REVDIAL_FEATURE_PREAMBLE)) return 1;
-    m->meta = rvd_base_alloc(heap, sizeof *m->meta);
-    return m->meta != NULL;
+    return m->table != NULL;
 }
 
 static void rvd_mux_end(rvd_mux *m)
