@@ -14753,7 +14753,7 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
     revdial_agent *a = l->agent;
     int wait_ms, rejected = rvd_agent_is_rejected(l, why->code);
     l->session = NULL;
-    rvd_base_wipe(l->secret, sizeof l->secret);
+    rvd_base_wipe(l->secret, sizeof l->secret);  // the next attempt gets its own
     if (a->stopping || rejected || why->code == REVDIAL_EINVAL) {
         rvd_agent_log_link(l, a->stopping ? REVDIAL_LOG_INFO : REVDIAL_LOG_ERROR, "link.stopped",
                            why->msg);

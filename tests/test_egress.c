@@ -360,7 +360,7 @@ TEST(no_byte_of_the_handshake_is_sent_before_the_way_is_open)
     stage_close(&s);
 }
 
-TEST(an_egress_proxy_that_says_when_is_taken_at_its_word)
+TEST(an_egress_proxy_that_says_when_is_taken_at_its_word_and_no_secret_is_kept_meanwhile)
 {
     stage s;
     util_state e = {0};
@@ -369,6 +369,11 @@ TEST(an_egress_proxy_that_says_when_is_taken_at_its_word)
         stage_say(stage_accept(&s), "HTTP/1.1 503 X\r\nRetry-After: 7\r\n\r\n");
         CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 1, &e));
         CHECK(e.retry_ms >= 7000 && e.retry_ms <= 8750);
+        // And nothing is kept until then: the loop does not touch the link, so that we may look.
+        const rvd_agent_link *l = s.w.agents[0]->links[0];
+        CHECK(l->via == NULL && l->io.fd < 0);
+        for (size_t i = 0; i < sizeof l->secret; i++)
+            if (l->secret[i]) test_fail(__FILE__, __LINE__, "byte %zu of the token", i);
     }
     stage_close(&s);
 }
