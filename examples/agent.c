@@ -362,6 +362,8 @@ int main(int argc, char **argv)
         if (url && prog_catch_signals() == 0) {
             prog_raise_descriptor_limit(&log);
             rc = serve(&s, url, via, &log);
+        } else {
+            prog_logf(&log, REVDIAL_LOG_ERROR, "agent.failed", "%s", strerror(errno));
         }
         free(url);
         prog_wipe(via, sizeof via);

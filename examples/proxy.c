@@ -328,6 +328,12 @@ static void client_start(const expose *x, int fd, const struct sockaddr *from)
     if (rc < 0) client_failed(c, "dial.failed", revdial_strerror((int)rc));
 }
 
+// Is there none left of something that others give back?
+static int is_shortage(int error)
+{
+    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
+}
+
 // Returns 0, or errno when descriptors or memory have run out, so that accepting must pause.
 static int accept_batch(const expose *x)
 {
@@ -337,8 +343,7 @@ static int accept_batch(const expose *x)
         socklen_t len = sizeof from;
         memset(&from, 0, sizeof from);
         fd = accept(x->fd, (struct sockaddr *)&from, &len);
-        if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM))
-            return errno;
+        if (fd < 0 && is_shortage(errno)) return errno;
         if (fd < 0) return 0;
         if (listen_prepare_fd(fd) != 0)
             close(fd);
@@ -414,8 +419,15 @@ static int app_open_proxy(app *a, const token_table *tokens)
     free(listens);
     if (a->proxy) return 0;
     prog_log_error(&a->log, "proxy.failed", &err);
-    if (err.code == REVDIAL_ESYS) return PROG_CANNOT_BIND;
+    if (err.code == REVDIAL_ESYS && !is_shortage(err.sys)) return PROG_CANNOT_BIND;
     return err.code == REVDIAL_EINVAL ? PROG_USAGE : PROG_FAILED;
+}
+
+// Says what the system did not do for us; errno has the reason.
+static int app_failed(app *a, const char *what)
+{
+    prog_logf(&a->log, REVDIAL_LOG_ERROR, "proxy.failed", "%s: %s", what, strerror(errno));
+    return PROG_FAILED;
 }
 
 // Says where we listen, for people and for scripts that gave port 0.
@@ -427,7 +439,7 @@ static int app_announce(app *a)
         printf("listening on %s\n", address);
     for (i = 0; i < a->expose_count; i++)
         printf("listening on %s for %s\n", a->exposes[i].address, a->exposes[i].name);
-    return fflush(stdout) == 0 ? 0 : PROG_FAILED;
+    return fflush(stdout) == 0 ? 0 : app_failed(a, "cannot print the addresses");
 }
 
 static int app_open(app *a, const token_table *tokens)
@@ -435,11 +447,11 @@ static int app_open(app *a, const token_table *tokens)
     size_t i;
     int rc = 0;
     a->polls = calloc(a->expose_count + 2, sizeof *a->polls);
-    if (!a->polls || pipe(a->wake) != 0) return PROG_FAILED;
-    if (listen_prepare_fd(a->wake[0]) != 0 || listen_prepare_fd(a->wake[1]) != 0)
-        return PROG_FAILED;
+    if (!a->polls || pipe(a->wake) != 0 || listen_prepare_fd(a->wake[0]) != 0 ||
+        listen_prepare_fd(a->wake[1]) != 0)
+        return app_failed(a, "no pipe for signals");
     prog_wake_fd = a->wake[1];
-    if (prog_catch_signals() != 0) return PROG_FAILED;
+    if (prog_catch_signals() != 0) return app_failed(a, "cannot catch signals");
     for (i = 0; i < a->expose_count && rc == 0; i++) {
         rc = expose_listen(&a->exposes[i]);
         a->polls[i].fd = a->exposes[i].fd;

@@ -19,6 +19,25 @@ helps() {
     done
 }
 
+# The options of a program, as the README lists them, and as --help does.
+option_rows() {
+    sed -n 's/^| `\(--[^`]*\)` | \('"$1"'\|both\) |.*/\1/p' "$here/../../README.md" |
+        tr -d '\\' | sort
+}
+option_helps() {
+    "$build/revdial-$1" --help |
+        sed -n 's/^  \(--[a-z-]*\( [^ ]\+\)\?\)\(  .*\)\?$/\1/p' | sort
+}
+
+readme_has_the_options() {
+    local program difference
+    for program in proxy agent; do
+        difference=$(diff <(option_rows $program) <(option_helps $program)) ||
+            { fail "$program, README and --help: $difference"; return; }
+        figures="$figures $program $(option_rows $program | wc -l)"
+    done
+}
+
 # Each line: the program, what it must name, and the options.
 bad_options() {
     local program pattern options count=0
@@ -141,6 +160,34 @@ all_unix() {
     stop unix_agent
 }
 
+# fails_with_descriptors N PROGRAM OPTION...: not many more than stdin, stdout and stderr
+fails_with_descriptors() {
+    local out status
+    out=$(timeout 10 sh -c 'ulimit -n $0 && exec "$@"' "$1" "$build/revdial-$2" "${@:3}" 2>&1)
+    status=$?
+    [ "$status" -eq 1 ] || { fail "it ends with $status: $out"; return; }
+    figures=$(sed -n 's/.*msg="\(.*\)"$/\1/p' <<<"$out")
+    [ "$figures" ] || fail "it says $out"
+}
+
+# Whoever reads the addresses must not wait for ever.
+cannot_announce() {
+    local out status
+    out=$(timeout 10 "$build/revdial-proxy" --listen 127.0.0.1:0 --token-file "$dir/tokens" \
+        2>&1 >/dev/full)
+    status=$?
+    [ "$status" -eq 1 ] && [[ "$out" =~ "cannot print" ]] || fail "it ends with $status: $out"
+}
+
+ends_with_int() {
+    start_web_agent interrupted --instance interrupted && kill -INT "${pid_of[interrupted]}" &&
+        await_end interrupted 5 || return
+    [ "$status" -eq 0 ] || { fail "the agent ended with $status"; return; }
+    start other "$build/revdial-proxy" --listen 127.0.0.1:0 --token-file "$dir/tokens"
+    said other.out '^listening on' 5 && kill -INT "${pid_of[other]}" && await_end other 5 || return
+    [ "$status" -eq 0 ] || fail "the proxy ended with $status"
+}
+
 # proxy_header VERSION: nginx sees the address that curl had
 proxy_header() {
     local got at=${exposed[$(($1 + 2))]}
@@ -260,11 +307,20 @@ no_secrets() {
 }
 
 check '--help and --version' helps
+check 'the README lists the options of --help' readme_has_the_options
 check 'wrong options are named, exit code 2' bad_options
 check 'proxy and servers are ready' start_programs || return
 check '"listening on" for each address' listening_lines
 check 'an address in use, exit code 4' address_in_use
 check 'a wrong token or name, exit code 3' rejected
+for descriptors in 4 6 8; do
+    check "a proxy with $descriptors descriptors, exit code 1" \
+        fails_with_descriptors $descriptors proxy --listen 127.0.0.1:0 --token-file "$dir/tokens"
+done
+check 'an agent with 4 descriptors, exit code 1' fails_with_descriptors 4 agent \
+    --server "http://$tunnel" --name web --target 127.0.0.1:9 --token-file "$dir/web_token"
+check 'addresses that cannot be printed, exit code 1' cannot_announce
+check 'INT is as good as TERM, exit code 0' ends_with_int
 check 'an agent of that proxy' start_web_agent agent
 check 'curl --unix-socket' unix_socket
 check 'Unix sockets all the way' all_unix
