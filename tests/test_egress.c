@@ -1,5 +1,33 @@
 // An agent that reaches its proxy through an egress proxy: what passes, what fails and who is said
 // to have failed, when credentials count as rejected, and what is kept secret.
+#include <errno.h>
+#include <stdatomic.h>
+#include <sys/socket.h>
+
+// A system that moves one byte at a time, and is interrupted before each of them.
+static atomic_int trickles, calls;
+
+static int is_interrupted(void)
+{
+    if (!atomic_load(&trickles) || atomic_fetch_add(&calls, 1) % 2) return 0;
+    errno = EINTR;
+    return 1;
+}
+
+static ssize_t trickle_send(int fd, const void *buf, size_t len, int flags)
+{
+    if (is_interrupted()) return -1;
+    return send(fd, buf, atomic_load(&trickles) ? 1 : len, flags);
+}
+
+static ssize_t trickle_recv(int fd, void *buf, size_t len, int flags)
+{
+    if (is_interrupted()) return -1;
+    return recv(fd, buf, atomic_load(&trickles) && flags & MSG_PEEK ? 1 : len, flags);
+}
+
+#define RVD_SYS_SEND trickle_send
+#define RVD_SYS_RECV trickle_recv
 #include "runtime_util.h"
 
 #define SECRET "hunter2hunter2"  // in no log and no error
@@ -176,6 +204,25 @@ TEST(streams_work_through_CONNECT_and_SOCKS5_with_and_without_a_login_and_after_
         gate_close(&g);
         nothing_leaked(&w);
     }
+}
+
+TEST(a_system_that_moves_one_byte_at_a_time_opens_the_way_as_well)
+{
+    atomic_store(&trickles, 1);
+    for (int is_socks = 0; is_socks < 2; is_socks++) {
+        world w;
+        gate g;
+        gate_open(&g, is_socks, LOGIN);
+        atomic_store(&g.wants_login, 1);
+        gate_world(&w, &g);
+        CHECK(world_open(&w) && echoes(&w));
+        CHECK_INT(atomic_load(&g.passed), 1);
+        world_close(&w);
+        gate_close(&g);
+        nothing_leaked(&w);
+    }
+    atomic_store(&trickles, 0);
+    CHECK(atomic_load(&calls) > 100);
 }
 
 TEST(a_login_that_the_egress_proxy_rejects_ends_an_agent_that_was_never_up)
