@@ -2433,7 +2433,7 @@ static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     if (s->phase != RVD_MUX_OPEN) rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
     // A refusal takes the place of the ACK; data that is queued already still needs it in front.
     s->ctl_bits = s->sent ? s->ctl_bits & RVD_MUX_CTL_ACK : 0;
-    rvd_base_link_remove(&s->ctl);
+    if (!s->ctl_bits) rvd_base_link_remove(&s->ctl);
     rvd_mux_turn_leave(m, s);
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
     m->reset_count++;

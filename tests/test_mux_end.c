@@ -520,6 +520,22 @@ TEST(U5_calls_on_ids_that_do_not_exist_are_refused)
     SCRIPT_CHECK_ALL(cases);
 }
 
+TEST(a_reset_after_the_end_leaves_the_ACK_before_the_data_that_is_queued)
+{
+    static const rig_options plain = {0};
+    rig *r = rig_new(&plain);
+    REQUIRE(r != NULL);
+    r->held = 1;
+    script_run(r, "Wp1+SYN .acceptp1 .writep1'x'");
+    revdial_engine_shutdown(r->e);
+    CHECK_INT(revdial_engine_reset(r->e, rig_id(r, 1, 1), REVDIAL_RESET_CANCEL), 0);
+    rig_drain(r);
+    r->held = 0;
+    rig_flush(r);
+    CHECK_STR(rig_out(r), "Wp1+ACK Dp1'x' G0=0");
+    rig_end(r);
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);
