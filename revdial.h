@@ -38,7 +38,8 @@
 //                      --- api.engine -------------> impl.engine             no I/O: here and down
 //                                                      impl.http, impl.mux   handshake, streams
 //                                                      impl.via              egress proxies
-//                                                      impl.wire, impl.base  bytes
+//                                                      impl.ws, impl.wire    frames
+//                                                      impl.base             bytes
 //
 // MAP       `grep -n MARK: revdial.h` prints it with line numbers.
 //    api.types     handles, errors, reset codes, limits, what a dial asks for
@@ -48,12 +49,13 @@
 //    api.stream    read, write, shutdown, reset, close, deadlines, poll, join
 //    api.session   one authenticated connection
 //    api.agent     serve, reconnect, forward
-//    impl.base     memory, lists, budgets, SHA-256, text
+//    impl.base     memory, lists, budgets, SHA-256 and SHA-1, text
 //    impl.wire     frames and the stream preamble as bytes
 //    impl.mux      what the protocol means: streams, credit, scheduling, limits
 //    impl.http     the upgrade handshake, credentials
 //    impl.via      the way through an egress proxy: CONNECT and SOCKS5
-//    impl.engine   handshake and mux as one machine
+//    impl.ws       WebSocket frames as a carrier
+//    impl.engine   handshake, carrier and mux as one machine
 //    impl.sys      every system call
 //    impl.loop     I/O thread: descriptors, timers, tasks; pool of threads
 //    impl.stream   sessions on a loop; blocking calls
@@ -371,6 +373,7 @@ enum revdial_carrier {
 typedef struct revdial_engine_config {
     int role;      // REVDIAL_ROLE_*
     int upgraded;  // 1: the handshake happened elsewhere, yamux starts at byte 0 with stock rules
+    int carrier;   // REVDIAL_CARRIER_*; a proxy is told by the request, unless upgraded
     const char *host;      // backend: Host header
     const char *path;      // default "/revdial"
     const char *name;      // backend: the name to register
@@ -390,7 +393,7 @@ typedef struct revdial_engine_config {
     size_t header_count;
     const char *peer;     // proxy: "address:port" for revdial_auth_req
     uint64_t session_id;  // proxy: announced as Revdial-Session
-    uint64_t seed;        // unpredictable: for the hash of stream ids and the cnonce of DIGEST
+    uint64_t seed;        // unpredictable: for hashes of ids, DIGEST's cnonce, WebSocket's masks
     int accept_streams;   // 1: the peer may open streams (always so for a backend)
     revdial_limits limits;
     revdial_alloc_fn *alloc;  // NULL = realloc and free
@@ -401,6 +404,7 @@ typedef struct revdial_engine_config {
 typedef struct revdial_engine_info {
     uint32_t streams;   // in the table, either side's
     uint32_t features;  // REVDIAL_FEATURE_* in force
+    int carrier;        // REVDIAL_CARRIER_*
     uint64_t streams_opened, streams_reset;
     uint64_t rx_bytes, tx_bytes;  // payload
     uint64_t rx_frames, tx_frames;
@@ -1334,6 +1338,52 @@ static void rvd_base_hmac(const uint8_t key[RVD_BASE_SHA256_SIZE], const void *d
     rvd_base_sha256_update(&s, mac, RVD_BASE_SHA256_SIZE);
     rvd_base_sha256_final(&s, mac);
     rvd_base_wipe(pad, sizeof pad);
+}
+
+// SHA-1, FIPS 180-4. Broken for signatures; the WebSocket handshake needs it to show that the
+// other end has read a header, nothing more.
+enum { RVD_BASE_SHA1_SIZE = 20 };
+
+// f and K of sections 4.1.1 and 4.2.1, which change every 20 rounds.
+static uint32_t rvd_base_sha1_mix(size_t round, const uint32_t v[5])
+{
+    uint32_t choice = (v[1] & v[2]) | (~v[1] & v[3]);
+    uint32_t parity = v[1] ^ v[2] ^ v[3];
+    uint32_t majority = (v[1] & v[2]) | (v[1] & v[3]) | (v[2] & v[3]);
+    if (round < 20) return choice + 0x5a827999;
+    if (round < 40) return parity + 0x6ed9eba1;
+    return round < 60 ? majority + 0x8f1bbcdc : parity + 0xca62c1d6;
+}
+
+static void rvd_base_sha1_compress(uint32_t state[5], const uint8_t block[64])
+{
+    uint32_t w[80], v[5];  // v: the working variables a..e of the standard
+    for (size_t i = 0; i < 16; i++) w[i] = rvd_base_u32(block + 4 * i);
+    for (size_t i = 16; i < 80; i++)
+        w[i] = rvd_base_rotr(w[i - 3] ^ w[i - 8] ^ w[i - 14] ^ w[i - 16], 31);
+    memcpy(v, state, sizeof v);
+    for (size_t i = 0; i < 80; i++) {
+        uint32_t t = rvd_base_rotr(v[0], 27) + rvd_base_sha1_mix(i, v) + v[4] + w[i];
+        memmove(v + 1, v, 4 * sizeof v[0]);
+        v[2] = rvd_base_rotr(v[2], 2);
+        v[0] = t;
+    }
+    for (size_t i = 0; i < 5; i++) state[i] += v[i];
+}
+
+static void rvd_base_sha1(const void *data, size_t len, uint8_t digest[RVD_BASE_SHA1_SIZE])
+{
+    uint32_t state[5] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
+    const uint8_t *at = (const uint8_t *)data;
+    uint8_t tail[128] = {0};  // the last bytes, 0x80, zeros, the length in bits
+    size_t left = len % 64, tail_len = left < 56 ? 64 : 128;
+    for (size_t i = 0; i + 64 <= len; i += 64) rvd_base_sha1_compress(state, at + i);
+    if (left) memcpy(tail, at + len - left, left);
+    tail[left] = 0x80;
+    rvd_base_put_u32(tail + tail_len - 8, (uint32_t)((uint64_t)len >> 29));
+    rvd_base_put_u32(tail + tail_len - 4, (uint32_t)((uint64_t)len << 3));
+    for (size_t i = 0; i < tail_len; i += 64) rvd_base_sha1_compress(state, tail + i);
+    for (size_t i = 0; i < 5; i++) rvd_base_put_u32(digest + 4 * i, state[i]);
 }
 
 // ---- Text ---------------------------------------------------------------------------------------
@@ -4534,6 +4584,12 @@ static int rvd_http_list_next(rvd_http_slice *rest, rvd_http_slice *item)
     X(INSTANCE, "revdial-instance") \
     X(FEATURES, "revdial-features") \
     X(SESSION, "revdial-session") \
+    X(WS_KEY, "sec-websocket-key") \
+    X(WS_VERSION, "sec-websocket-version") \
+    X(WS_PROTOCOL, "sec-websocket-protocol") \
+    X(WS_ACCEPT, "sec-websocket-accept") \
+    X(WS_EXTENSIONS, "sec-websocket-extensions") \
+    X(ORIGIN, "origin") \
     X(COPY, "revdial-upgrade")
 
 enum rvd_http_field_kind {
@@ -4982,21 +5038,22 @@ static void rvd_http_respond(const revdial_digest *d, const char *ha1, const cha
 
 // What the options of Connection and the protocols of Upgrade come down to.
 enum {
-    RVD_HTTP_ASKS_UPGRADE = 1,   // Connection: upgrade
-    RVD_HTTP_ASKS_CLOSE = 2,     // Connection: close
-    RVD_HTTP_HAS_REVDIAL = 4,    // Upgrade: revdial
-    RVD_HTTP_HAS_OTHER = 8,      // Upgrade: something else
-    RVD_HTTP_BAD_LIST = 16,      // either is malformed, or Connection would have a field removed
-    RVD_HTTP_BAD_FEATURES = 32,  // Revdial-Features is malformed
-    RVD_HTTP_SENT_WINDOW = 64,   // window= was seen, may not come again
-    RVD_HTTP_SENT_STREAMS = 128  // streams= was seen
+    RVD_HTTP_ASKS_UPGRADE = 1,    // Connection: upgrade
+    RVD_HTTP_ASKS_CLOSE = 2,      // Connection: close
+    RVD_HTTP_HAS_REVDIAL = 4,     // Upgrade: revdial
+    RVD_HTTP_HAS_WEBSOCKET = 8,   // Upgrade: websocket
+    RVD_HTTP_BAD_LIST = 16,       // either is malformed, or Connection would have a field removed
+    RVD_HTTP_BAD_FEATURES = 32,   // Revdial-Features is malformed
+    RVD_HTTP_SENT_WINDOW = 64,    // window= was seen, may not come again
+    RVD_HTTP_SENT_STREAMS = 128,  // streams= was seen
+    RVD_HTTP_HAS_PROTOCOL = 256   // Sec-WebSocket-Protocol: revdial
 };
 
 typedef struct rvd_http_facts {
     rvd_http_slice value[RVD_HTTP_FIELD_KINDS];  // of the last line of each kind, trimmed
     unsigned count[RVD_HTTP_FIELD_KINDS];        // lines of each kind
     unsigned flags;
-    unsigned revdial_items;  // how often Upgrade says revdial
+    unsigned upgrades, protocols;  // items of Upgrade, of Sec-WebSocket-Protocol
     unsigned features;
     uint32_t window, streams;
     rvd_http_challenge challenge;  // all lines of it
@@ -5029,12 +5086,16 @@ static void rvd_http_note_connection(rvd_http_facts *f, rvd_http_slice item)
 static void rvd_http_note_upgrade(rvd_http_facts *f, rvd_http_slice item)
 {
     if (!rvd_http_is_token(item, '/')) f->flags |= RVD_HTTP_BAD_LIST;
-    if (rvd_http_is_word(item, "revdial")) {
-        f->flags |= RVD_HTTP_HAS_REVDIAL;
-        f->revdial_items++;
-    } else {
-        f->flags |= RVD_HTTP_HAS_OTHER;
-    }
+    if (rvd_http_is_word(item, "revdial")) f->flags |= RVD_HTTP_HAS_REVDIAL;
+    if (rvd_http_is_word(item, "websocket")) f->flags |= RVD_HTTP_HAS_WEBSOCKET;
+    f->upgrades++;
+}
+
+// RFC 6455 section 11.3.4: subprotocols are compared as they stand.
+static void rvd_http_note_protocol(rvd_http_facts *f, rvd_http_slice item)
+{
+    if (item.len == 7 && memcmp(item.at, "revdial", 7) == 0) f->flags |= RVD_HTTP_HAS_PROTOCOL;
+    f->protocols++;
 }
 
 // "window=65536": sets *out and the flag, or RVD_HTTP_BAD_FEATURES if it is no such number or not
@@ -5108,6 +5169,8 @@ static void rvd_http_gather(const rvd_http_head *h, rvd_http_facts *f)
         if (kind == RVD_HTTP_FIELD_FEATURES)
             while (rvd_http_list_next(&value, &item)) rvd_http_note_feature(f, item);
         if (kind == RVD_HTTP_FIELD_CHALLENGE) rvd_http_challenge_read(&f->challenge, value);
+        if (kind == RVD_HTTP_FIELD_WS_PROTOCOL)
+            while (rvd_http_list_next(&value, &item)) rvd_http_note_protocol(f, item);
     }
 }
 
@@ -5131,6 +5194,68 @@ static int rvd_http_read_terms(rvd_http_facts *f, int *is_revdial)
     return rvd_base_decimal(version.at, version.len, 999, &n) && n >= 1;
 }
 
+// ---- WebSocket ----------------------------------------------------------------------------------
+
+enum { RVD_HTTP_ACCEPT_SIZE = 29 };  // the 20 bytes of a SHA-1 in base64
+
+// Sec-WebSocket-Accept for a key shows that who answers knows WebSocket (RFC 6455 section 4.2.2).
+static void rvd_http_accept_of(rvd_http_slice key, char accept[RVD_HTTP_ACCEPT_SIZE])
+{
+    static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    uint8_t both[24 + sizeof guid - 1], digest[RVD_BASE_SHA1_SIZE];
+    rvd_base_text t = {accept, RVD_HTTP_ACCEPT_SIZE, 0, 0};
+    REVDIAL_ASSERT(key.len == 24);
+    memcpy(both, key.at, 24);
+    memcpy(both + 24, guid, sizeof guid - 1);
+    rvd_base_sha1(both, sizeof both, digest);
+    rvd_base_text_add_base64(&t, digest, sizeof digest);
+}
+
+// 16 bytes in base64.
+static int rvd_http_is_ws_key(rvd_http_slice s)
+{
+    if (s.len != 24 || s.at[22] != '=' || s.at[23] != '=') return 0;
+    for (size_t i = 0; i < 22; i++)
+        if (!rvd_http_is_alnum((uint8_t)s.at[i]) && s.at[i] != '+' && s.at[i] != '/') return 0;
+    return memchr("AQgw", s.at[21], 4) != NULL;  // 4 of its 6 bits are padding
+}
+
+// A browser says whose page asks (RFC 6455 section 10.2): one of another site must not register
+// with what the browser knows, such as a client certificate.
+static int rvd_http_is_same_origin(const rvd_http_facts *f)
+{
+    rvd_http_slice origin = f->value[RVD_HTTP_FIELD_ORIGIN], host = f->value[RVD_HTTP_FIELD_HOST];
+    size_t skip = origin.len > host.len ? origin.len - host.len : 0;
+    rvd_http_slice scheme = {origin.at, skip};
+    if (f->count[RVD_HTTP_FIELD_ORIGIN] == 0) return 1;
+    if (f->count[RVD_HTTP_FIELD_ORIGIN] > 1) return 0;
+    if (!rvd_http_is_word(scheme, "http://") && !rvd_http_is_word(scheme, "https://")) return 0;
+    for (size_t i = 0; i < host.len; i++)
+        if (rvd_http_lower(origin.at[skip + i]) != rvd_http_lower(host.at[i])) return 0;
+    return 1;
+}
+
+// The fields of RFC 6455 section 4.2.1 beside those of every upgrade. Extensions are ignored.
+//   returns  0, or the status to answer
+static int rvd_http_check_websocket(const rvd_http_facts *f)
+{
+    rvd_http_slice version = f->value[RVD_HTTP_FIELD_WS_VERSION];
+    if (f->count[RVD_HTTP_FIELD_WS_VERSION] > 1 || f->count[RVD_HTTP_FIELD_WS_KEY] > 1) return 400;
+    if (!rvd_http_is_word(version, "13")) return 426;
+    if (!rvd_http_is_ws_key(f->value[RVD_HTTP_FIELD_WS_KEY])) return 400;
+    if (!(f->flags & RVD_HTTP_HAS_PROTOCOL)) return 400;
+    return rvd_http_is_same_origin(f) ? 0 : 403;
+}
+
+// Does the 101 answer this key, with our subprotocol and no extension (section 4.1)?
+static int rvd_http_is_ws_switch(const rvd_http_facts *f, const char *accept)
+{
+    rvd_http_slice got = f->value[RVD_HTTP_FIELD_WS_ACCEPT];
+    if (f->count[RVD_HTTP_FIELD_WS_ACCEPT] != 1 || f->count[RVD_HTTP_FIELD_WS_EXTENSIONS]) return 0;
+    if (got.len != strlen(accept) || memcmp(got.at, accept, got.len) != 0) return 0;
+    return f->protocols == 1 && f->flags & RVD_HTTP_HAS_PROTOCOL;
+}
+
 // ---- The request --------------------------------------------------------------------------------
 
 // What a backend asks for. The strings are never NULL and live in the head.
@@ -5145,8 +5270,10 @@ typedef struct rvd_http_request {
     unsigned features;  // REVDIAL_FEATURE_* it has
     uint32_t window;    // bytes we may send on a new stream
     uint32_t streams;   // how many we may open
-    int has_window, has_streams;  // it announced them, so it understands ours
-    int is_stripped;              // 426 because a middlebox took Upgrade or Connection away
+    int has_window, has_streams;        // it announced them, so it understands ours
+    int is_stripped;                    // 426 because a middlebox took Upgrade or Connection away
+    int carrier;                        // REVDIAL_CARRIER_*
+    char accept[RVD_HTTP_ACCEPT_SIZE];  // WebSocket: what the answer to its key is
 } rvd_http_request;
 
 // Ends a value in place. Behind it there is at least the CR of its line.
@@ -5188,7 +5315,15 @@ static int rvd_http_check_upgrade(const rvd_http_facts *f)
     if (f->flags & RVD_HTTP_BAD_LIST) return 400;
     if (!(f->flags & RVD_HTTP_ASKS_UPGRADE)) return 426;
     if (f->flags & RVD_HTTP_ASKS_CLOSE) return 400;
-    return f->flags & RVD_HTTP_HAS_REVDIAL ? 0 : 426;
+    if (f->flags & RVD_HTTP_HAS_REVDIAL) return 0;
+    return f->flags & RVD_HTTP_HAS_WEBSOCKET ? rvd_http_check_websocket(f) : 426;
+}
+
+// Did the request ask for an upgrade, as the copy that nothing on the way knows says?
+static int rvd_http_has_copy(const rvd_http_facts *f)
+{
+    rvd_http_slice copy = f->value[RVD_HTTP_FIELD_COPY];
+    return rvd_http_is_word(copy, "revdial") || rvd_http_is_word(copy, "websocket");
 }
 
 // A field of ours that holds a name: absent, or once and legal.
@@ -5315,9 +5450,13 @@ static int rvd_http_request_read(rvd_http_head *h, const char *path, rvd_http_re
     status = rvd_http_check_framing(&facts);
     if (status) return status;
     status = rvd_http_check_upgrade(&facts);
-    out->is_stripped =
-        status == 426 && rvd_http_is_word(facts.value[RVD_HTTP_FIELD_COPY], "revdial");
-    return status ? status : rvd_http_read_ours(h, &facts, out);
+    out->is_stripped = status == 426 && rvd_http_has_copy(&facts);
+    if (status) return status;
+    if (!(facts.flags & RVD_HTTP_HAS_REVDIAL)) {
+        out->carrier = REVDIAL_CARRIER_WEBSOCKET;
+        rvd_http_accept_of(facts.value[RVD_HTTP_FIELD_WS_KEY], out->accept);
+    }
+    return rvd_http_read_ours(h, &facts, out);
 }
 
 // What a backend sends. NULL or "" leaves name, instance and secret out.
@@ -5327,6 +5466,7 @@ typedef struct rvd_http_offer {
     const char *user;              // BASIC, DIGEST
     const revdial_digest *digest;  // DIGEST
     const char *opaque;            // DIGEST: of the challenge, "" = there was none
+    const char *ws_key;            // WebSocket: Sec-WebSocket-Key; NULL asks for the raw carrier
     const revdial_kv *headers;
     size_t header_count;
     unsigned features;
@@ -5487,6 +5627,7 @@ static void rvd_http_write_authorization(rvd_base_text *t, const rvd_http_offer 
 //   returns  its length, or 0: the offer has a problem, or does not fit
 static size_t rvd_http_request_write(rvd_base_text *t, const rvd_http_offer *offer)
 {
+    const char *carrier = offer->ws_key ? "websocket" : "revdial";
     size_t start = t->len;
     if (rvd_http_offer_problem(offer)) return 0;
     rvd_base_text_add(t, "GET ");
@@ -5494,13 +5635,18 @@ static size_t rvd_http_request_write(rvd_base_text *t, const rvd_http_offer *off
     rvd_base_text_add(t, " HTTP/1.1\r\n");
     rvd_http_write_field(t, "Host", offer->host);
     rvd_http_write_field(t, "Connection", "Upgrade");
-    rvd_http_write_field(t, "Upgrade", "revdial");
+    rvd_http_write_field(t, "Upgrade", carrier);
+    if (offer->ws_key) {
+        rvd_http_write_field(t, "Sec-WebSocket-Version", "13");
+        rvd_http_write_field(t, "Sec-WebSocket-Key", offer->ws_key);
+        rvd_http_write_field(t, "Sec-WebSocket-Protocol", "revdial");
+    }
     if (rvd_http_is_set(offer->secret)) rvd_http_write_authorization(t, offer);
     rvd_http_write_terms(t, offer->features, offer->window, offer->streams);
     if (rvd_http_is_set(offer->name)) rvd_http_write_field(t, "Revdial-Name", offer->name);
     if (rvd_http_is_set(offer->instance))
         rvd_http_write_field(t, "Revdial-Instance", offer->instance);
-    rvd_http_write_field(t, "Revdial-Upgrade", "revdial");
+    rvd_http_write_field(t, "Revdial-Upgrade", carrier);
     for (size_t i = 0; i < offer->header_count; i++)
         rvd_http_write_field(t, offer->headers[i].key, offer->headers[i].value);
     rvd_base_text_add(t, "\r\n");
@@ -5527,8 +5673,8 @@ static const rvd_http_refusal rvd_http_refusals[] = {
     {409, "Conflict", "", "another identity holds this name\n"},
     {414, "URI Too Long", "", "path too long\n"},
     {417, "Expectation Failed", "", "no expectations are met\n"},
-    {426, "Upgrade Required", "Upgrade: revdial\r\n",
-     "send Upgrade: revdial (did a middlebox remove it?)\n"},
+    {426, "Upgrade Required", "Upgrade: revdial, websocket\r\nSec-WebSocket-Version: 13\r\n",
+     "send Upgrade: revdial or websocket (did a middlebox remove it?)\n"},
     {429, "Too Many Requests", "Retry-After: 5\r\n", "too many attempts\n"},
     {431, "Request Header Fields Too Large", "", "request head too large\n"},
     {503, "Service Unavailable", "Retry-After: 5\r\n", "no room now\n"},
@@ -5549,6 +5695,7 @@ typedef struct rvd_http_answer {
     int is_stale;         // 401: the credentials were not looked at, only the nonce
     const char *proof;    // 101 to DIGEST, else NULL
     const char *cnonce;   // 101 to DIGEST: the peer's
+    const char *accept;   // WebSocket: Sec-WebSocket-Accept; NULL for the raw carrier
 } rvd_http_answer;
 
 // One line for each scheme, the strongest first (RFC 7235 lets a client go by the order).
@@ -5605,7 +5752,11 @@ static void rvd_http_response_write(rvd_base_text *t, const rvd_http_answer *ans
     }
     rvd_base_text_add(t, "HTTP/1.1 101 Switching Protocols\r\n");
     rvd_http_write_field(t, "Connection", "Upgrade");
-    rvd_http_write_field(t, "Upgrade", "revdial");
+    rvd_http_write_field(t, "Upgrade", answer->accept ? "websocket" : "revdial");
+    if (answer->accept) {
+        rvd_http_write_field(t, "Sec-WebSocket-Accept", answer->accept);
+        rvd_http_write_field(t, "Sec-WebSocket-Protocol", "revdial");
+    }
     if (answer->proof) {  // RFC 7616 section 3.5
         rvd_http_write_quoted(t, "Authentication-Info: rspauth", answer->proof);
         rvd_http_write_quoted(t, ", qop=auth, nc=00000001, cnonce", answer->cnonce);
@@ -5656,11 +5807,12 @@ static rvd_http_slice rvd_http_read_proof(const rvd_http_facts *f)
 }
 
 // Did the proxy switch to what we asked for, and to nothing else?
-static int rvd_http_read_switch(rvd_http_facts *f, rvd_http_response *out)
+static int rvd_http_read_switch(rvd_http_facts *f, const char *accept, rvd_http_response *out)
 {
     unsigned asks = f->flags & (RVD_HTTP_ASKS_UPGRADE | RVD_HTTP_ASKS_CLOSE);
     if (f->flags & RVD_HTTP_BAD_LIST || asks != RVD_HTTP_ASKS_UPGRADE) return 0;
-    if (f->flags & RVD_HTTP_HAS_OTHER || f->revdial_items != 1) return 0;
+    if (!(f->flags & (accept ? RVD_HTTP_HAS_WEBSOCKET : RVD_HTTP_HAS_REVDIAL))) return 0;
+    if (f->upgrades != 1 || (accept && !rvd_http_is_ws_switch(f, accept))) return 0;
     if (!rvd_http_read_terms(f, &out->is_revdial)) return 0;
     out->features = f->features;
     out->window = f->window;
@@ -5684,9 +5836,10 @@ static int rvd_http_retry_ms(const rvd_http_facts *f)
 }
 
 // Reads a response whose head is complete.
+//   accept   WebSocket: the Sec-WebSocket-Accept that answers our key; NULL if we asked for raw
 //   returns  RVD_HTTP_DONE: the final one, judged by out->status; RVD_HTTP_MORE: it was an interim
 //            one, and the head is ready for the next; RVD_HTTP_BAD
-static int rvd_http_response_read(rvd_http_head *h, rvd_http_response *out)
+static int rvd_http_response_read(rvd_http_head *h, const char *accept, rvd_http_response *out)
 {
     rvd_http_facts facts;
     const char *line = h->buf;
@@ -5699,7 +5852,8 @@ static int rvd_http_response_read(rvd_http_head *h, rvd_http_response *out)
         if (line[7] == '0' || facts.count[RVD_HTTP_FIELD_CONTENT_LENGTH] > 0) return RVD_HTTP_BAD;
         if (facts.count[RVD_HTTP_FIELD_TRANSFER_ENCODING] > 0) return RVD_HTTP_BAD;
     }
-    if (out->status == 101) return rvd_http_read_switch(&facts, out) ? RVD_HTTP_DONE : RVD_HTTP_BAD;
+    if (out->status == 101)
+        return rvd_http_read_switch(&facts, accept, out) ? RVD_HTTP_DONE : RVD_HTTP_BAD;
     if (out->status < 200) {
         if (h->interims++ == RVD_HTTP_INTERIM_MAX) return RVD_HTTP_BAD;
         rvd_http_head_reset(h);
@@ -5707,7 +5861,8 @@ static int rvd_http_response_read(rvd_http_head *h, rvd_http_response *out)
     }
     if (out->status == 429 || out->status == 503) out->retry_after_ms = rvd_http_retry_ms(&facts);
     out->challenge = facts.challenge;
-    out->is_stripped = out->status == 426 && (facts.flags & RVD_HTTP_HAS_REVDIAL) != 0;
+    out->is_stripped = out->status == 426 &&
+                       facts.flags & (accept ? RVD_HTTP_HAS_WEBSOCKET : RVD_HTTP_HAS_REVDIAL);
     return RVD_HTTP_DONE;
 }
 
@@ -6165,7 +6320,7 @@ static size_t rvd_via_take_answer(revdial_via *v, const uint8_t *buf, size_t len
     rvd_http_response r;
     size_t used = 0;
     int verdict = rvd_http_head_feed(&v->head, buf, len, &used);
-    if (verdict == RVD_HTTP_DONE) verdict = rvd_http_response_read(&v->head, &r);
+    if (verdict == RVD_HTTP_DONE) verdict = rvd_http_response_read(&v->head, NULL, &r);
     if (verdict == RVD_HTTP_DONE)
         rvd_via_judge(v, &r);
     else if (verdict == RVD_HTTP_NOMEM)
@@ -6356,8 +6511,530 @@ int revdial_via_state(const revdial_via *v, revdial_err *err, int *retry_after_m
 }
 
 // ================================================================================================
-// MARK: impl.engine  uses: base wire mux http
-// Handshake and mux as one machine, the same on both ends: the public revdial_engine_* calls.
+// MARK: impl.ws  uses: base
+// WebSocket (RFC 6455) as a carrier, both ends: frames around the bytes of a session. Bytes in,
+// bytes out; where a message ends means nothing here. In: rvd_ws_input() shows payload piece by
+// piece, rvd_ws_taken() says what of it was used. Out: rvd_ws_data_put() and rvd_ws_close_put()
+// begin frames, rvd_ws_show() and rvd_ws_sent() bring them to the wire.
+//
+//    0               1               2
+//   +-+-+-+-+-------+-+-------------+- - - - - - - - - - -+- - - - - - - - -+- - - - - - - - - -
+//   |F|0 0 0| opcode|M| length 0-125| 126: 16, 127: 64 bits| M: key, 4 bytes | payload
+//   +-+-+-+-+-------+-+-------------+- - - - - - - - - - -+- - - - - - - - -+- - - - - - - - - -
+// ================================================================================================
+
+enum {
+    RVD_WS_WORK = 65536,         // bytes masked at a time: a frame of yamux at its largest
+    RVD_WS_FEW = 128,            // and while there is no memory for so many
+    RVD_WS_PAYLOAD_MAX = 65536,  // of a frame we send: more than some libraries take in a message
+    RVD_WS_CONTROL_MAX = 125,    // RFC 6455 section 5.5
+    RVD_WS_HEADER_MAX = 14,      // 2, length 8, key 4
+    RVD_WS_IDLE_US = 1000000,    // unused for so long, the work buffer is given back
+    RVD_WS_GLITCH_BURST = 1000,  // frames in a row that bring no payload: pings, empty messages
+    RVD_WS_GLITCH_RATE = 100
+};
+
+enum {
+    RVD_WS_CONTINUATION = 0,
+    RVD_WS_TEXT = 1,
+    RVD_WS_BINARY = 2,
+    RVD_WS_CLOSE = 8,
+    RVD_WS_PING = 9,
+    RVD_WS_PONG = 10
+};
+
+// Why a side closes, RFC 6455 section 7.4.1.
+enum {
+    RVD_WS_STATUS_NONE = 0,  // not said
+    RVD_WS_STATUS_NORMAL = 1000,
+    RVD_WS_STATUS_AWAY = 1001,
+    RVD_WS_STATUS_PROTOCOL = 1002,
+    RVD_WS_STATUS_UNSUPPORTED = 1003,
+    RVD_WS_STATUS_BAD_DATA = 1007,
+    RVD_WS_STATUS_POLICY = 1008,
+    RVD_WS_STATUS_INTERNAL = 1011
+};
+
+// What comes in.      OPEN --the peer's Close--> CLOSED      OPEN --it breaks the rules--> FAILED
+enum rvd_ws_state { RVD_WS_OPEN, RVD_WS_CLOSED, RVD_WS_FAILED };
+
+typedef struct rvd_ws {
+    rvd_heap *heap;
+    int is_client;  // the side that masks
+    int64_t now_us;
+
+    // Input: the frame that is coming in.
+    enum rvd_ws_state state;
+    int status;        // of the peer's Close, or that ours shall have
+    const char *text;  // FAILED: why
+    uint8_t in_head[RVD_WS_HEADER_MAX];
+    uint32_t in_head_len;
+    uint32_t in_opcode;
+    uint32_t in_mask_at;  // of its payload unmasked so far, modulo 4
+    uint64_t in_left;     // of its payload
+    uint8_t in_key[4];
+    uint8_t in_body;     // its header is complete
+    uint8_t in_message;  // the next data frame has to continue this one's message
+    uint8_t has_moved;   // payload has come since the last frame without
+    uint8_t control[RVD_WS_CONTROL_MAX];
+    uint32_t control_len;
+    rvd_base_bucket glitches;
+
+    // Output. The peer may have sent many pings: the last one is answered (section 5.5.3).
+    uint8_t out_head[2 * (RVD_WS_HEADER_MAX + RVD_WS_CONTROL_MAX)];  // a pong, a header
+    uint32_t out_head_len, out_head_sent;
+    uint64_t out_left;  // of the payload behind it
+    uint8_t pong[RVD_WS_CONTROL_MAX];
+    uint32_t pong_len;
+    uint8_t pong_wanted, close_put;
+
+    // Keys: unpredictable to who chooses the payload (section 10.3), eight from each digest.
+    uint8_t secret[8], keys[RVD_BASE_SHA256_SIZE], out_key[4];
+    uint32_t keys_left;
+    uint64_t key_blocks;
+
+    // A client masks what goes out here, a server unmasks what comes in: bytes [work_at, work_end).
+    uint8_t *work;
+    uint8_t few[RVD_WS_FEW];
+    size_t work_at, work_end;
+    int64_t work_us;  // used last
+} rvd_ws;
+
+// ---- keys and masks ----
+
+// Bytes that nobody can tell without the seed, and that do not tell it.
+static void rvd_ws_derive(const char *what, const uint8_t seed[8], uint64_t n, uint8_t digest[32])
+{
+    rvd_base_sha256 s;
+    uint8_t count[8];
+    rvd_base_put_u32(count, (uint32_t)(n >> 32));
+    rvd_base_put_u32(count + 4, (uint32_t)n);
+    rvd_base_sha256_init(&s);
+    rvd_base_sha256_update(&s, what, strlen(what));
+    rvd_base_sha256_update(&s, seed, 8);
+    rvd_base_sha256_update(&s, count, sizeof count);
+    rvd_base_sha256_final(&s, digest);
+}
+
+static void rvd_ws_seed_put(uint8_t bytes[8], uint64_t seed)
+{
+    rvd_base_put_u32(bytes, (uint32_t)(seed >> 32));
+    rvd_base_put_u32(bytes + 4, (uint32_t)seed);
+}
+
+// The client's nonce for Sec-WebSocket-Key: 16 bytes in base64.
+static void rvd_ws_nonce(uint64_t seed, char text[25])
+{
+    rvd_base_text t = {text, 25, 0, 0};
+    uint8_t bytes[8], digest[RVD_BASE_SHA256_SIZE];
+    rvd_ws_seed_put(bytes, seed);
+    rvd_ws_derive("nonce", bytes, 0, digest);
+    rvd_base_text_add_base64(&t, digest, 16);
+}
+
+static void rvd_ws_key_next(rvd_ws *w)
+{
+    if (!w->keys_left) {
+        rvd_ws_derive("mask", w->secret, w->key_blocks++, w->keys);
+        w->keys_left = sizeof w->keys / 4;
+    }
+    w->keys_left--;
+    memcpy(w->out_key, w->keys + (size_t)4 * w->keys_left, 4);
+}
+
+// XORs with the key, eight bytes at a time. `at` is the first one's place in its payload.
+static void rvd_ws_mask(uint8_t *restrict to, const uint8_t *restrict from, size_t len,
+                        const uint8_t key[4], size_t at)
+{
+    uint8_t turned[8];
+    uint64_t wide, bytes;
+    size_t i = 0;
+    for (size_t k = 0; k < 8; k++) turned[k] = key[(at + k) % 4];
+    memcpy(&wide, turned, 8);
+    for (; i + 8 <= len; i += 8) {
+        memcpy(&bytes, from + i, 8);
+        bytes ^= wide;
+        memcpy(to + i, &bytes, 8);
+    }
+    for (; i < len; i++) to[i] = from[i] ^ turned[i % 8];
+}
+
+// Where masking happens: `few` bytes while there is no memory for more. Only while it is empty.
+static uint8_t *rvd_ws_work(rvd_ws *w, size_t *size)
+{
+    REVDIAL_ASSERT(w->work_at == w->work_end);
+    w->work_at = w->work_end = 0;
+    w->work_us = w->now_us;
+    if (!w->work) w->work = rvd_base_resize(w->heap, NULL, 0, RVD_WS_WORK);
+    *size = w->work ? RVD_WS_WORK : RVD_WS_FEW;
+    return w->work ? w->work : w->few;
+}
+
+// ---- input ----
+
+static void rvd_ws_fail(rvd_ws *w, int status, const char *text)
+{
+    w->state = RVD_WS_FAILED;
+    w->status = status;
+    w->text = text;
+}
+
+static int rvd_ws_is_control(const rvd_ws *w)
+{
+    return w->in_opcode >= RVD_WS_CLOSE;
+}
+
+// What is wrong with the first two bytes of a frame, or NULL.
+static const char *rvd_ws_problem(const rvd_ws *w)
+{
+    int is_final = w->in_head[0] >> 7, is_masked = w->in_head[1] >> 7;
+    if (w->in_head[0] & 0x70) return "WebSocket: reserved bits are set";
+    switch (w->in_head[0] & 15) {
+    case RVD_WS_CONTINUATION:
+        if (!w->in_message) return "WebSocket: a continuation of nothing";
+        break;
+    case RVD_WS_TEXT:
+    case RVD_WS_BINARY:
+        if (w->in_message) return "WebSocket: a message begins inside another";
+        break;
+    case RVD_WS_CLOSE:
+    case RVD_WS_PING:
+    case RVD_WS_PONG:
+        if (!is_final || (w->in_head[1] & 127) > RVD_WS_CONTROL_MAX)
+            return "WebSocket: a control frame in pieces, or over 125 bytes";
+        break;
+    default: return "WebSocket: unknown opcode";
+    }
+    if (is_masked && w->is_client) return "WebSocket: a masked frame from a server";
+    if (!is_masked && !w->is_client) return "WebSocket: a frame without mask from a client";
+    return NULL;
+}
+
+static uint32_t rvd_ws_head_len(const rvd_ws *w)
+{
+    uint32_t length = w->in_head[1] & 127;
+    return 2 + (length == 126 ? 2u : length == 127 ? 8u : 0u) + (w->is_client ? 0u : 4u);
+}
+
+// The length, in the fewest bytes that it fits in (section 5.2). Returns 0 if it is not.
+static int rvd_ws_length_get(const rvd_ws *w, uint64_t *out)
+{
+    const uint8_t *p = w->in_head + 2;
+    uint32_t length = w->in_head[1] & 127;
+    *out = length;
+    if (length == 126) *out = rvd_base_u16(p);
+    if (length == 127) *out = (uint64_t)rvd_base_u32(p) << 32 | rvd_base_u32(p + 4);
+    if (length == 126) return *out > 125;
+    return length != 127 || (*out > 0xFFFF && *out >> 63 == 0);
+}
+
+// Pings, pongs and empty messages, unless there is payload between them, are counted.
+static void rvd_ws_glitch(rvd_ws *w)
+{
+    int is_fine = w->has_moved || rvd_base_bucket_take(&w->glitches, w->now_us);
+    w->has_moved = 0;
+    if (!is_fine) rvd_ws_fail(w, RVD_WS_STATUS_POLICY, "calm: too many frames without payload");
+}
+
+// A status that may be sent: sections 7.4.1 and 7.4.2.
+static int rvd_ws_is_status(uint32_t status)
+{
+    if (status >= 3000) return status < 5000;
+    return status >= 1000 && status <= 1014 && status != 1004 && status != 1005 && status != 1006;
+}
+
+static void rvd_ws_on_close(rvd_ws *w)
+{
+    uint32_t status = w->control_len >= 2 ? rvd_base_u16(w->control) : 0;
+    if (w->control_len == 1 || (w->control_len && !rvd_ws_is_status(status))) {
+        rvd_ws_fail(w, RVD_WS_STATUS_PROTOCOL, "WebSocket: no valid status in Close");
+        return;
+    }
+    w->state = RVD_WS_CLOSED;
+    w->status = (int)status;
+}
+
+static void rvd_ws_on_frame_end(rvd_ws *w)
+{
+    w->in_body = 0;
+    w->in_head_len = 0;
+    if (!rvd_ws_is_control(w)) {
+        w->in_message = !(w->in_head[0] >> 7);
+        if ((w->in_head[1] & 127) == 0) rvd_ws_glitch(w);
+        return;
+    }
+    if (w->in_opcode == RVD_WS_CLOSE) {
+        rvd_ws_on_close(w);
+        return;
+    }
+    if (w->in_opcode == RVD_WS_PING) {
+        memcpy(w->pong, w->control, w->control_len);
+        w->pong_len = w->control_len;
+        w->pong_wanted = 1;
+    }
+    rvd_ws_glitch(w);
+}
+
+static void rvd_ws_on_head(rvd_ws *w)
+{
+    if (!rvd_ws_length_get(w, &w->in_left)) {
+        rvd_ws_fail(w, RVD_WS_STATUS_PROTOCOL, "WebSocket: a length in too many bytes");
+        return;
+    }
+    if (!w->is_client) memcpy(w->in_key, w->in_head + w->in_head_len - 4, 4);
+    w->in_body = 1;
+    w->in_mask_at = 0;
+    w->control_len = 0;
+    if (!w->in_left) rvd_ws_on_frame_end(w);
+}
+
+// Collects a header. Its first two bytes are judged before the rest is waited for.
+static size_t rvd_ws_head_input(rvd_ws *w, const uint8_t *p, size_t len)
+{
+    uint32_t want = w->in_head_len < 2 ? 2 : rvd_ws_head_len(w);
+    size_t n = rvd_base_min(len, want - w->in_head_len);
+    memcpy(w->in_head + w->in_head_len, p, n);
+    w->in_head_len += (uint32_t)n;
+    if (w->in_head_len < want) return n;
+    if (want == 2) {
+        const char *problem = rvd_ws_problem(w);
+        w->in_opcode = w->in_head[0] & 15;
+        if (problem)
+            rvd_ws_fail(w, RVD_WS_STATUS_PROTOCOL, problem);
+        else if (w->in_opcode == RVD_WS_TEXT)
+            rvd_ws_fail(w, RVD_WS_STATUS_UNSUPPORTED, "WebSocket: text, where all is binary");
+        if (w->state != RVD_WS_OPEN || rvd_ws_head_len(w) > 2) return n;
+    }
+    rvd_ws_on_head(w);
+    return n;
+}
+
+static size_t rvd_ws_control_input(rvd_ws *w, const uint8_t *p, size_t len)
+{
+    size_t n = rvd_base_min(len, (size_t)w->in_left);
+    if (w->is_client)
+        memcpy(w->control + w->control_len, p, n);
+    else
+        rvd_ws_mask(w->control + w->control_len, p, n, w->in_key, w->control_len);
+    w->control_len += (uint32_t)n;
+    w->in_left -= n;
+    if (!w->in_left) rvd_ws_on_frame_end(w);
+    return n;
+}
+
+typedef struct rvd_ws_piece {
+    const uint8_t *at;
+    size_t len;  // 0: there is none
+} rvd_ws_piece;
+
+// Payload: in place if it is not masked. What was unmasked and not taken is shown again, for the
+// caller comes back with the same bytes.
+static void rvd_ws_payload_show(rvd_ws *w, const uint8_t *p, size_t len, rvd_ws_piece *piece)
+{
+    uint8_t *work = w->work ? w->work : w->few;
+    size_t size;
+    if (len > w->in_left) len = (size_t)w->in_left;
+    piece->at = p;
+    piece->len = len;
+    if (w->is_client) return;
+    if (w->work_at == w->work_end) {
+        work = rvd_ws_work(w, &size);
+        w->work_end = rvd_base_min(len, size);
+        rvd_ws_mask(work, p, w->work_end, w->in_key, w->in_mask_at);
+        w->in_mask_at = (uint32_t)((w->in_mask_at + w->work_end) % 4);
+    }
+    piece->at = work + w->work_at;
+    piece->len = rvd_base_min(len, w->work_end - w->work_at);
+}
+
+// Takes headers and control frames up to the next payload, or to the end of p or of the session.
+//   piece    payload that follows the bytes used, if any: valid until the next call
+//   returns  bytes used
+static size_t rvd_ws_input(rvd_ws *w, const uint8_t *p, size_t len, rvd_ws_piece *piece)
+{
+    size_t used = 0;
+    piece->len = 0;
+    while (used < len && w->state == RVD_WS_OPEN) {
+        if (!w->in_body) {
+            used += rvd_ws_head_input(w, p + used, len - used);
+        } else if (rvd_ws_is_control(w)) {
+            used += rvd_ws_control_input(w, p + used, len - used);
+        } else {
+            rvd_ws_payload_show(w, p + used, len - used, piece);
+            break;
+        }
+    }
+    return used;
+}
+
+// n bytes of the piece have been used.
+static void rvd_ws_taken(rvd_ws *w, size_t n)
+{
+    REVDIAL_ASSERT(n <= w->in_left);
+    if (!n) return;
+    w->in_left -= n;
+    w->has_moved = 1;
+    if (!w->is_client) w->work_at += n;
+    if (!w->in_left) rvd_ws_on_frame_end(w);
+}
+
+// Would the end of the connection cut a frame in two?
+static int rvd_ws_is_torn(const rvd_ws *w)
+{
+    return w->in_head_len > 0 || w->in_body;
+}
+
+// ---- output ----
+
+// Is the frame before out, so that another one may begin?
+static int rvd_ws_is_between(const rvd_ws *w)
+{
+    return w->out_head_sent == w->out_head_len && !w->out_left;
+}
+
+// A header; a client's frame has a key of its own, which is in out_key then.
+static void rvd_ws_head_put(rvd_ws *w, unsigned opcode, uint64_t len)
+{
+    uint8_t *p = w->out_head + w->out_head_len;
+    uint8_t mask = w->is_client ? 0x80 : 0;
+    REVDIAL_ASSERT(len <= RVD_WS_PAYLOAD_MAX);
+    *p++ = (uint8_t)(0x80 | opcode);
+    if (len <= 125) {
+        *p++ = (uint8_t)(mask | len);
+    } else if (len <= 0xFFFF) {
+        *p++ = mask | 126;
+        rvd_base_put_u16(p, (uint32_t)len);
+        p += 2;
+    } else {
+        *p++ = mask | 127;
+        rvd_base_put_u32(p, 0);
+        rvd_base_put_u32(p + 4, (uint32_t)len);
+        p += 8;
+    }
+    if (mask) {
+        memcpy(p, w->out_key, 4);
+        p += 4;
+    }
+    w->out_head_len = (uint32_t)(p - w->out_head);
+}
+
+static void rvd_ws_control_put(rvd_ws *w, unsigned opcode, const uint8_t *body, uint32_t len)
+{
+    static const uint8_t plain[4];
+    const uint8_t *key = plain;
+    if (w->is_client) {
+        rvd_ws_key_next(w);
+        key = w->out_key;
+    }
+    rvd_ws_head_put(w, opcode, len);
+    rvd_ws_mask(w->out_head + w->out_head_len, body, len, key, 0);
+    w->out_head_len += len;
+}
+
+// The pong that is owed, if any.
+static void rvd_ws_pong_put(rvd_ws *w)
+{
+    REVDIAL_ASSERT(rvd_ws_is_between(w));
+    w->out_head_len = w->out_head_sent = 0;
+    if (w->pong_wanted) rvd_ws_control_put(w, RVD_WS_PONG, w->pong, w->pong_len);
+    w->pong_wanted = 0;
+}
+
+// Client: takes bytes for the frame that comes next, masked. Returns how many.
+static size_t rvd_ws_gather(rvd_ws *w, const struct iovec *iov, int count)
+{
+    size_t size, n = 0;
+    uint8_t *work = rvd_ws_work(w, &size);
+    size = rvd_base_min(size, RVD_WS_PAYLOAD_MAX);
+    rvd_ws_key_next(w);
+    for (int i = 0; i < count && n < size; i++) {
+        size_t k = rvd_base_min(iov[i].iov_len, size - n);
+        rvd_ws_mask(work + n, iov[i].iov_base, k, w->out_key, n);
+        n += k;
+    }
+    w->work_end = n;
+    return n;
+}
+
+// Begins a frame of len bytes: a client's lie in its work, a server's are the caller's to show.
+static void rvd_ws_data_put(rvd_ws *w, size_t len)
+{
+    rvd_ws_head_put(w, RVD_WS_BINARY, len);
+    w->out_left = len;
+}
+
+// The last frame. Without status it says nothing.
+static void rvd_ws_close_put(rvd_ws *w, int status)
+{
+    uint8_t body[2];
+    REVDIAL_ASSERT(rvd_ws_is_between(w) && !w->close_put);
+    w->out_head_len = w->out_head_sent = 0;
+    rvd_base_put_u16(body, (uint32_t)status);
+    rvd_ws_control_put(w, RVD_WS_CLOSE, body, status ? 2 : 0);
+    w->close_put = 1;
+}
+
+// Shows what is left of headers, and of a client's payload. Returns vectors filled.
+static int rvd_ws_show(rvd_ws *w, struct iovec *iov, int max)
+{
+    int n = 0;
+    if (w->out_head_sent < w->out_head_len && n < max) {
+        iov[n].iov_base = w->out_head + w->out_head_sent;
+        iov[n++].iov_len = w->out_head_len - w->out_head_sent;
+    }
+    if (w->is_client && w->out_left && n < max) {
+        iov[n].iov_base = (w->work ? w->work : w->few) + w->work_at;
+        iov[n++].iov_len = w->work_end - w->work_at;
+    }
+    return n;
+}
+
+// n bytes are on the wire. Returns how many of them were payload.
+static size_t rvd_ws_sent(rvd_ws *w, size_t n)
+{
+    size_t head = rvd_base_min(n, w->out_head_len - w->out_head_sent);
+    w->out_head_sent += (uint32_t)head;
+    n -= head;
+    REVDIAL_ASSERT(n <= w->out_left);
+    w->out_left -= n;
+    if (w->is_client) w->work_at += n;
+    return n;
+}
+
+// ---- birth and death ----
+
+static rvd_ws *rvd_ws_new(rvd_heap *heap, int is_client, uint64_t seed, int64_t now_us)
+{
+    rvd_ws *w = rvd_base_alloc(heap, sizeof *w);
+    if (!w) return NULL;
+    w->heap = heap;
+    w->is_client = is_client;
+    w->now_us = now_us;
+    rvd_ws_seed_put(w->secret, seed);
+    rvd_base_bucket_init(&w->glitches, RVD_WS_GLITCH_BURST, RVD_WS_GLITCH_RATE, now_us);
+    return w;
+}
+
+// Memory that an idle session need not hold.
+static void rvd_ws_trim(rvd_ws *w, int64_t now_us)
+{
+    if (!w->work || w->work_at < w->work_end || now_us - w->work_us < RVD_WS_IDLE_US) return;
+    rvd_base_free(w->heap, w->work, RVD_WS_WORK);
+    w->work = NULL;
+    w->work_at = w->work_end = 0;
+}
+
+static void rvd_ws_free(rvd_ws *w)
+{
+    if (!w) return;
+    if (w->work) rvd_base_free(w->heap, w->work, RVD_WS_WORK);
+    rvd_base_wipe(w->secret, sizeof w->secret);
+    rvd_base_free(w->heap, w, sizeof *w);
+}
+
+// ================================================================================================
+// MARK: impl.engine  uses: base wire mux http ws
+// Handshake, carrier and mux as one machine, on both ends: the public revdial_engine_* calls.
 // ================================================================================================
 
 // What the engine waits for. A refused or dead one still has output to send.
@@ -6400,6 +7077,9 @@ struct revdial_engine {
     int dead, status, retry_after_ms;  // of a handshake that failed
     const char *dead_text;
     char features_text[64];
+    int carrier;                        // REVDIAL_CARRIER_*
+    char accept[RVD_HTTP_ACCEPT_SIZE];  // backend: what has to answer our key
+    rvd_ws *ws;                         // NULL: the mux's bytes go as they are
     rvd_mux mux;
 };
 
@@ -6463,7 +7143,7 @@ static const char *rvd_engine_status_text(int status)
     case 404: return "wrong path";
     case 408: return "the request took too long";
     case 409: return "another identity holds this name";
-    case 426: return "the request did not ask for Upgrade: revdial";
+    case 426: return "the request did not ask for Upgrade: revdial or websocket";
     case 429: return "too many attempts";
     case 503: return "the proxy takes no more sessions now";
     default: return "the upgrade was refused";
@@ -6552,7 +7232,10 @@ static void rvd_engine_come_up(revdial_engine *e, const rvd_engine_terms *peer)
     rvd_engine_limits_resolve(e, peer, &cfg);
     rvd_engine_features_note(e, cfg.features);
     rvd_http_head_free(&e->head);
-    if (!rvd_mux_start(&e->mux, &e->heap, &cfg, e->now_us)) {
+    if (e->carrier == REVDIAL_CARRIER_WEBSOCKET)
+        e->ws = rvd_ws_new(&e->heap, !cfg.is_client, e->seed, e->now_us);
+    if ((e->carrier == REVDIAL_CARRIER_WEBSOCKET && !e->ws) ||
+        !rvd_mux_start(&e->mux, &e->heap, &cfg, e->now_us)) {
         rvd_engine_die(e, REVDIAL_ENOMEM, 0, "out of memory for the session");
         return;
     }
@@ -6591,6 +7274,7 @@ static void rvd_engine_on_request(revdial_engine *e, int has_more)
         e->auth.digest = &e->request.digest;
         e->auth.proof = e->proof;
     }
+    e->carrier = e->request.carrier;
     e->state = RVD_ENGINE_VERDICT;
     e->tell_auth = 1;
 }
@@ -6646,7 +7330,7 @@ static void rvd_engine_on_response(revdial_engine *e)
 {
     rvd_http_response r;
     rvd_engine_terms peer;
-    int verdict = rvd_http_response_read(&e->head, &r);
+    int verdict = rvd_http_response_read(&e->head, e->accept[0] ? e->accept : NULL, &r);
     if (verdict == RVD_HTTP_MORE) return;
     if (verdict != RVD_HTTP_DONE) {
         rvd_engine_die(e, REVDIAL_EUPGRADE, r.status, "the answer is not a valid HTTP upgrade");
@@ -6698,9 +7382,109 @@ static size_t rvd_engine_head_input(revdial_engine *e, const uint8_t *p, size_t 
     return used;
 }
 
+// ---- the WebSocket carrier ----
+
+// Bytes that the mux has ready for the wire.
+static size_t rvd_engine_ready(const rvd_mux *m)
+{
+    return (size_t)rvd_mux_out_len(m) + m->control_len - m->control_sent;
+}
+
+// The peer's Close is the end of the connection, with or without a reason.
+static void rvd_engine_ws_ended(revdial_engine *e)
+{
+    rvd_mux *m = &e->mux;
+    switch (e->ws->state == RVD_WS_FAILED ? -1 : e->ws->status) {
+    case -1: rvd_mux_die(m, REVDIAL_EPROTO, e->ws->text); break;
+    case RVD_WS_STATUS_NONE:
+    case RVD_WS_STATUS_NORMAL:
+    case RVD_WS_STATUS_AWAY: rvd_mux_eof(m); break;
+    case RVD_WS_STATUS_PROTOCOL:
+    case RVD_WS_STATUS_UNSUPPORTED:
+    case RVD_WS_STATUS_BAD_DATA:
+        rvd_mux_die(m, REVDIAL_EPROTO, "WebSocket: the peer reports a protocol error");
+        break;
+    default: rvd_mux_die(m, REVDIAL_ELOST, "WebSocket: the peer closed it, and not as usual");
+    }
+}
+
+static size_t rvd_engine_ws_input(revdial_engine *e, const uint8_t *p, size_t len)
+{
+    rvd_mux *m = &e->mux;
+    rvd_ws *w = e->ws;
+    size_t used = 0;
+    w->now_us = e->now_us;
+    while (used < len && w->state == RVD_WS_OPEN && !m->dead && !rvd_mux_has_events(m)) {
+        rvd_ws_piece piece;
+        size_t n;
+        used += rvd_ws_input(w, p + used, len - used, &piece);
+        if (!piece.len) continue;
+        n = rvd_mux_input(m, piece.at, piece.len);
+        rvd_ws_taken(w, n);
+        used += n;
+    }
+    if (w->state != RVD_WS_OPEN) rvd_engine_ws_ended(e);
+    return used;
+}
+
+// The status of our Close, once the mux has said its last; -1: not now, or not at all.
+static int rvd_engine_ws_status(const revdial_engine *e)
+{
+    const rvd_mux *m = &e->mux;
+    if (e->ws->close_put) return -1;
+    if (e->ws->state != RVD_WS_OPEN) return e->ws->status;
+    if (!m->silent || m->dead == REVDIAL_ELOST) return -1;
+    return m->dead == REVDIAL_EPROTO   ? RVD_WS_STATUS_PROTOCOL
+           : m->dead == REVDIAL_ENOMEM ? RVD_WS_STATUS_INTERNAL
+                                       : RVD_WS_STATUS_NORMAL;
+}
+
+// Begins the next frames: a pong, all that the mux has ready as one data frame, or Close. After the
+// peer's Close the mux talks to nobody.
+static void rvd_engine_ws_begin(revdial_engine *e)
+{
+    struct iovec iov[8];
+    rvd_mux *m = &e->mux;
+    rvd_ws *w = e->ws;
+    int status, count;
+    size_t len = 0;
+    w->now_us = e->now_us;
+    if (w->state == RVD_WS_OPEN && !w->close_put) {
+        rvd_ws_pong_put(w);
+        count = rvd_mux_output(m, iov, w->is_client ? 8 : 0);
+        len = rvd_engine_ready(m);
+        if (len && w->is_client) len = rvd_ws_gather(w, iov, count);
+        if (len) rvd_ws_data_put(w, rvd_base_min(len, RVD_WS_PAYLOAD_MAX));
+    }
+    if (!rvd_ws_is_between(w)) return;
+    status = rvd_engine_ws_status(e);
+    if (status >= 0) rvd_ws_close_put(w, status);
+}
+
+// A server shows the mux's own output behind the header: the frame is the next out_left bytes of
+// it, whatever they will be, for what is ready grows only.
+static int rvd_engine_ws_output(revdial_engine *e, struct iovec *iov, int max)
+{
+    rvd_ws *w = e->ws;
+    uint64_t left;
+    int n, count;
+    if (rvd_ws_is_between(w)) rvd_engine_ws_begin(e);
+    n = rvd_ws_show(w, iov, max);
+    if (w->is_client || !w->out_left) return n;
+    left = w->out_left;
+    count = n + rvd_mux_output(&e->mux, iov + n, max - n);
+    for (; n < count && left; n++) {
+        if (iov[n].iov_len > left) iov[n].iov_len = (size_t)left;
+        left -= iov[n].iov_len;
+    }
+    return n;
+}
+
 static void rvd_engine_eof(revdial_engine *e)
 {
-    if (e->state == RVD_ENGINE_UP)
+    if (e->state == RVD_ENGINE_UP && e->ws && rvd_ws_is_torn(e->ws))
+        rvd_mux_die(&e->mux, REVDIAL_ELOST, "the connection ended in the middle of a frame");
+    else if (e->state == RVD_ENGINE_UP)
         rvd_mux_eof(&e->mux);
     else
         rvd_engine_die(e, REVDIAL_ELOST, 0, "the connection ended during the handshake");
@@ -6735,7 +7519,8 @@ ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len, i
     } else {
         rvd_mux_now(&e->mux, e->now_us);
         e->mux.last_rx_us = e->now_us;
-        used = (ptrdiff_t)rvd_mux_input(&e->mux, buf, len);
+        used = (ptrdiff_t)(e->ws ? rvd_engine_ws_input(e, buf, len)
+                                 : rvd_mux_input(&e->mux, buf, len));
         rvd_mux_drain_check(&e->mux);
     }
     RVD_ENGINE_CHECK(e);
@@ -6774,6 +7559,7 @@ int revdial_engine_auth(revdial_engine *e, int verdict)
     answer.session_id = e->session_id;
     if (e->proof[0]) answer.proof = e->proof;
     answer.cnonce = e->request.digest.cnonce;
+    answer.accept = e->request.carrier == REVDIAL_CARRIER_WEBSOCKET ? e->request.accept : NULL;
     peer.is_revdial = e->request.is_revdial;
     peer.has_window = e->request.has_window;
     peer.has_streams = e->request.has_streams;
@@ -6840,7 +7626,8 @@ int revdial_engine_output(revdial_engine *e, struct iovec *iov, int max)
         n = 1;
     }
     if (e->state == RVD_ENGINE_UP) {
-        n += rvd_mux_output(&e->mux, iov + n, max - n);
+        n += e->ws ? rvd_engine_ws_output(e, iov + n, max - n)
+                   : rvd_mux_output(&e->mux, iov + n, max - n);
         rvd_mux_drain_check(&e->mux);
     }
     return n;
@@ -6851,7 +7638,9 @@ void revdial_engine_sent(revdial_engine *e, size_t n)
     size_t hello = rvd_base_min(n, e->hello_len - e->hello_sent);
     e->hello_sent += hello;
     if (e->hello && e->hello_sent == e->hello_len) rvd_engine_hello_free(e);
-    if (e->state == RVD_ENGINE_UP) rvd_mux_sent(&e->mux, n - hello);
+    n -= hello;
+    if (e->ws) n = rvd_ws_sent(e->ws, n);
+    if (e->state == RVD_ENGINE_UP) rvd_mux_sent(&e->mux, n);
     RVD_ENGINE_CHECK(e);
 }
 
@@ -6867,6 +7656,7 @@ int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us)
     if (e->state == RVD_ENGINE_UP) {
         at = rvd_mux_tick(&e->mux, e->now_us);
         rvd_mux_drain_check(&e->mux);
+        if (e->ws && !e->mux.slice_stream) rvd_ws_trim(e->ws, e->now_us);
         RVD_ENGINE_CHECK(e);
         return e->mux.dead ? -1 : at;
     }
@@ -7107,6 +7897,7 @@ void revdial_engine_info_get(const revdial_engine *e, revdial_engine_info *out)
     const rvd_mux *m = &e->mux;
     memset(out, 0, sizeof *out);
     out->memory_bytes = e->heap.live_bytes;
+    out->carrier = e->carrier;
     out->output_bytes = e->hello_len - e->hello_sent;
     if (e->state != RVD_ENGINE_UP) return;
     out->streams = m->stream_count;
@@ -7119,7 +7910,8 @@ void revdial_engine_info_get(const revdial_engine *e, revdial_engine_info *out)
     out->tx_frames = m->tx_frames;
     out->rtt_us = m->rtt_us;
     out->buffered_bytes = (size_t)m->buffered;
-    out->output_bytes += (size_t)rvd_mux_out_len(m) + m->control_len - m->control_sent;
+    out->output_bytes += rvd_engine_ready(m);
+    if (e->ws) out->output_bytes += e->ws->out_head_len - e->ws->out_head_sent;
 }
 
 static void rvd_engine_error(revdial_err *err, int code, const char *text)
@@ -7141,6 +7933,8 @@ static const char *rvd_engine_config_problem(const revdial_engine_config *cfg)
     const revdial_limits *l = &cfg->limits;
     if (cfg->role != REVDIAL_ROLE_PROXY && cfg->role != REVDIAL_ROLE_BACKEND)
         return "role: neither REVDIAL_ROLE_PROXY nor REVDIAL_ROLE_BACKEND";
+    if (cfg->carrier != REVDIAL_CARRIER_RAW && cfg->carrier != REVDIAL_CARRIER_WEBSOCKET)
+        return "carrier: neither REVDIAL_CARRIER_RAW nor REVDIAL_CARRIER_WEBSOCKET";
     if (l->stream_window &&
         (l->stream_window < RVD_HTTP_WINDOW_MIN || l->stream_window > 16u << 20))
         return "limits.stream_window: not in 8192..16777216";
@@ -7221,6 +8015,15 @@ static void rvd_engine_answer_make(revdial_engine *e, const rvd_http_challenge *
     rvd_base_wipe(ha1, sizeof ha1);
 }
 
+// Backend: our key, and in e->accept what has to answer it; NULL for the raw carrier.
+static const char *rvd_engine_ws_key(revdial_engine *e, char key[25])
+{
+    if (e->carrier != REVDIAL_CARRIER_WEBSOCKET) return NULL;
+    rvd_ws_nonce(e->seed, key);
+    rvd_http_accept_of(rvd_http_slice_of(key), e->accept);
+    return key;
+}
+
 // Backend: the request goes out first.
 static const char *rvd_engine_request_write(revdial_engine *e, const rvd_http_offer *offer)
 {
@@ -7240,6 +8043,7 @@ static const char *rvd_engine_request_put(revdial_engine *e, const revdial_engin
     rvd_http_offer offer;
     rvd_http_challenge challenge;
     rvd_engine_answer answer;
+    char key[25];
     int scheme = rvd_engine_scheme(e, cfg->challenge, &challenge);
     memset(&offer, 0, sizeof offer);
     memset(&answer, 0, sizeof answer);
@@ -7249,6 +8053,7 @@ static const char *rvd_engine_request_put(revdial_engine *e, const revdial_engin
     offer.path = e->path;
     offer.name = cfg->name;
     offer.instance = cfg->instance;
+    offer.ws_key = rvd_engine_ws_key(e, key);
     offer.headers = cfg->headers;
     offer.header_count = cfg->header_count;
     offer.features = rvd_engine_all_features();
@@ -7295,6 +8100,7 @@ static void rvd_engine_config_copy(revdial_engine *e, const revdial_engine_confi
     t.size = sizeof e->nonce;
     t.len = 0;
     rvd_base_text_add(&t, cfg->nonce ? cfg->nonce : "");
+    e->carrier = cfg->carrier;
 }
 
 revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now_us,
@@ -7331,6 +8137,7 @@ void revdial_engine_free(revdial_engine *e)
     rvd_heap heap;
     if (!e) return;
     rvd_mux_end(&e->mux);
+    rvd_ws_free(e->ws);
     rvd_http_head_free(&e->head);
     rvd_engine_hello_free(e);
     rvd_base_wipe(e->proof, sizeof e->proof);
@@ -14829,6 +15636,7 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
     e.role = REVDIAL_ROLE_BACKEND;
     e.host = l->host;
     e.path = l->path;
+    e.carrier = l->carrier;
     e.name = a->name;
     e.instance = instance;
     e.secret = l->secret[0] ? l->secret : NULL;
@@ -15413,7 +16221,6 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
 static const char *rvd_agent_link_problem(const rvd_agent_link *l)
 {
     if (l->secure) return "https:// and wss:// need a TLS transport, and none is configured";
-    if (l->carrier == REVDIAL_CARRIER_WEBSOCKET) return "this version speaks no WebSocket";
     return NULL;
 }
 

@@ -5,6 +5,8 @@
 //     p1 p2 ... are the peer's ids in order, m1 m2 ... the engine's: each case runs in both roles.
 //     'x' is a body, #n a body of n patterned bytes, %n claims n bytes that do not follow, !.. is
 //     raw hex, `30*Wp1` is thirty of it, and `30*Wp1++` counts the id up.
+// Over WebSocket all that goes into a frame of its own; frames by hand are ^ and their first byte:
+//     ^89'hello'   ^82!0001...   ^88=1000 (a status)   ^8a   and ^!.. is raw hex, in no frame.
 // What the application and the world do starts with a dot:
 //     .open .acceptp1 .readp1 .readp1=9 .writep1'x' .writep1#9 .finp1 .stopp1 .rstp1=5 .closep1
 //     .drain .shutdown .tick=1000 (ms) .eof (the connection ends) .hold .flow (output)
@@ -150,6 +152,34 @@ static void script_hex(script_bytes *b, script_word w)
         uint8_t byte = (uint8_t)strtoul(two, NULL, 16);
         script_add(b, &byte, 1);
     }
+}
+
+// Flushes what is before it, so that the frames keep their order.
+static void script_ws(rig *r, script_bytes *b, script_word w)
+{
+    script_bytes body = {0};
+    char first[3] = {0};
+    rig_feed(r, b->at, b->len);
+    b->len = 0;
+    w.s++;
+    if (*w.s != '!') {
+        memcpy(first, w.s, 2);
+        w.s += 2;
+    }
+    if (*w.s == '!')
+        script_hex(&body, w);
+    else if (*w.s == '\'')
+        script_add(&body, w.s + 1, (size_t)(w.end - w.s) - 2);
+    else if (script_is(&w, "=")) {
+        uint64_t status = script_number(&w);
+        uint8_t two[2] = {(uint8_t)(status >> 8), (uint8_t)status};
+        script_add(&body, two, 2);
+    }
+    if (first[0])
+        rig_ws_frame(r, (unsigned)strtoul(first, NULL, 16), body.at, body.len);
+    else
+        rig_feed_raw(r, body.at, body.len);
+    free(body.at);
 }
 
 static void script_send(rig *r, script_bytes *b)
@@ -308,7 +338,11 @@ static void script_run(rig *r, const char *script)
                 count = script_number(&w);
                 w.s++;
             }
-            for (uint32_t i = 0; i < count; i++) script_frame(r, &bytes, w, step * i);
+            for (uint32_t i = 0; i < count; i++)
+                if (*w.s == '^')
+                    script_ws(r, &bytes, w);
+                else
+                    script_frame(r, &bytes, w, step * i);
         }
         at = w.end;
     }

@@ -37,6 +37,8 @@ typedef struct rig_options {
     revdial_limits limits;
     int refuse_streams;  // proxy: accept_streams = 0
     int bare;            // the handshake is the test's own affair
+    int carrier;         // REVDIAL_CARRIER_*; what the test feeds is put into frames
+    int paired;          // fed by another engine: in frames already
     int stock;           // of a pair: no handshake, stock rules
     size_t output_max;   // set at once, 0 = not at all
     size_t fail_at;      // allocation that fails
@@ -52,11 +54,13 @@ typedef struct rig {
     judge wire;
     rig_text out, log;
     int dead, dead_code;
-    int held;         // output is not taken
-    int eager;        // READABLE is answered by a read
-    int stuck;        // input() took nothing although no event waited
-    int quiet;        // no text
-    int silent;       // our pings get no answer
+    int held;    // output is not taken
+    int eager;   // READABLE is answered by a read
+    int stuck;   // input() took nothing although no event waited
+    int quiet;   // no text
+    int silent;  // our pings get no answer
+    int wraps;   // what is fed goes into WebSocket frames
+    unsigned wrapped;
     size_t chunk;     // feed at most so many bytes at once, 0 = all
     size_t cut;       // and one cut after so many bytes of all, 0 = none
     size_t fed;       // bytes of all
@@ -190,6 +194,22 @@ static void rig_seen(void *ud, const wire_frame *f)
     if (f->len || f->type == WIRE_GOAWAY) snprintf(len, sizeof len, "=%u", f->len);
     rig_say(&r->out, "%c%s%s%s", "DWPG"[f->type & 3], rig_id_name(r, f->id, name),
             names[f->flags & 15], len);
+}
+
+// Control frames of WebSocket: pong'Hello', close(1000), close().
+static void rig_ws_seen(void *ud, int opcode, const uint8_t *bytes, size_t n)
+{
+    judge *j = ud;
+    rig *r = j->ud;
+    unsigned status = n >= 2 ? (unsigned)bytes[0] << 8 | bytes[1] : 0;
+    rig_end_run(r);
+    if (opcode == WS_CLOSE && n)
+        rig_say(&r->out, "close(%u)", status);
+    else if (opcode == WS_CLOSE)
+        rig_say(&r->out, "close()");
+    else
+        rig_say(&r->out, "%s'%.*s'", opcode == WS_PONG ? "pong" : "ping", (int)n,
+                (const char *)bytes);
 }
 
 static void rig_body(void *ud, uint32_t id, const uint8_t *bytes, size_t n)
@@ -388,7 +408,7 @@ static size_t rig_feed_once(rig *r, const uint8_t *bytes, size_t n)
     return (size_t)used;
 }
 
-static void rig_feed(rig *r, const void *data, size_t n)
+static void rig_feed_raw(rig *r, const void *data, size_t n)
 {
     const uint8_t *bytes = data;
     size_t at = 0;
@@ -401,6 +421,36 @@ static void rig_feed(rig *r, const void *data, size_t n)
         r->fed += used;
     }
     if (at < n) r->fed += n - at;
+}
+
+// A WebSocket frame from the peer, with a mask if it has to have one.
+static void rig_ws_frame(rig *r, unsigned first, const void *body, size_t n)
+{
+    uint8_t *frame = calloc(1, n + 14), *p = frame, key[4] = {0};
+    if (!frame) abort();
+    *p++ = (uint8_t)first;
+    *p++ = (uint8_t)(n < 126 ? n : n < 65536 ? 126 : 127);
+    if (n >= 65536) p += 4;
+    if (n >= 65536) *p++ = (uint8_t)(n >> 24);
+    if (n >= 65536) *p++ = (uint8_t)(n >> 16);
+    if (n >= 126) *p++ = (uint8_t)(n >> 8);
+    if (n >= 126) *p++ = (uint8_t)n;
+    if (r->role == REVDIAL_ROLE_PROXY) {
+        frame[1] |= 0x80;
+        for (int i = 0; i < 4; i++) *p++ = key[i] = (uint8_t)(++r->wrapped * 0x9Du + 0x5Au);
+    }
+    for (size_t i = 0; i < n; i++) *p++ = (uint8_t)(((const uint8_t *)body)[i] ^ key[i % 4]);
+    rig_feed_raw(r, frame, (size_t)(p - frame));
+    free(frame);
+}
+
+static void rig_feed(rig *r, const void *data, size_t n)
+{
+    if (!n) return;
+    if (r->wraps)
+        rig_ws_frame(r, 0x82, data, n);
+    else
+        rig_feed_raw(r, data, n);
 }
 
 // A frame from the peer, by hand.
@@ -445,10 +495,45 @@ static inline void rig_data(rig *r, uint32_t id, uint32_t len)
 
 // ---- life
 
+static void rig_ws_handshake(rig *r, const char *features)
+{
+    static const char name[] = "Sec-WebSocket-Key: ";
+    char text[512], accept[RVD_HTTP_ACCEPT_SIZE] = "";
+    rvd_http_slice key;
+    rig_flush(r);
+    r->raw[r->raw_len < sizeof r->raw ? r->raw_len : sizeof r->raw - 1] = 0;
+    key.at = strstr((const char *)r->raw, name);
+    key.len = 24;
+    if (key.at) key.at += sizeof name - 1;
+    if (key.at) rvd_http_accept_of(key, accept);
+    if (r->role == REVDIAL_ROLE_PROXY)
+        snprintf(text, sizeof text,
+                 "GET /revdial HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+                 "Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                 "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: revdial\r\n"
+                 "Authorization: Bearer t\r\nRevdial-Version: 1\r\nRevdial-Name: n\r\n"
+                 "Revdial-Features: %s\r\n\r\n",
+                 features);
+    else
+        snprintf(text, sizeof text,
+                 "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
+                 "Upgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n"
+                 "Sec-WebSocket-Protocol: revdial\r\nRevdial-Version: 1\r\n"
+                 "Revdial-Features: %s\r\n\r\n",
+                 accept, features);
+    rig_feed_raw(r, text, strlen(text));
+    rig_flush(r);
+    r->fed = 0;
+}
+
 static void rig_handshake(rig *r, const char *features)
 {
     char text[512];
     r->wire.in.http_matched = r->wire.out.http_matched = 0;
+    if (r->wire.framed) {
+        rig_ws_handshake(r, features);
+        return;
+    }
     if (r->role == REVDIAL_ROLE_PROXY)
         snprintf(text, sizeof text,
                  "GET /revdial HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n"
@@ -517,6 +602,7 @@ static rig *rig_new(const rig_options *o)
     r->upgraded = !o->features && !o->bare;
     revdial_engine_config c = {.role = r->role,
                                .upgraded = r->upgraded,
+                               .carrier = o->carrier,
                                .host = "x",
                                .name = "n",
                                .secret = "t",
@@ -528,6 +614,8 @@ static rig *rig_new(const rig_options *o)
                                .alloc_ud = &r->heap};
     judge_init(&r->wire, r->role == REVDIAL_ROLE_PROXY ? "proxy" : "backend",
                r->role == REVDIAL_ROLE_PROXY);
+    if (o->carrier == REVDIAL_CARRIER_WEBSOCKET) judge_frame(&r->wire);
+    r->wire.ws_out.seen = rig_ws_seen;
     r->wire.seen = rig_seen;
     r->wire.body = rig_body;
     r->wire.ud = r;
@@ -540,6 +628,7 @@ static rig *rig_new(const rig_options *o)
     if (o->output_max) revdial_engine_set_output_max(r->e, o->output_max);
     rig_drain(r);
     if (o->features) rig_handshake(r, o->features);
+    r->wraps = r->wire.framed && !o->bare && !o->paired;
     if (o->bare) r->wire.in.http_matched = r->wire.out.http_matched = 0;
     if (!o->bare) rig_flush(r);
     r->out.len = r->log.len = 0;
@@ -612,6 +701,7 @@ static inline int pair_new(rig_pair *p, const rig_options *proxy, const rig_opti
     a.role = REVDIAL_ROLE_PROXY;
     b.role = REVDIAL_ROLE_BACKEND;
     a.bare = b.bare = !a.stock;
+    a.paired = b.paired = 1;
     memset(p, 0, sizeof *p);
     p->proxy = rig_new(&a);
     p->backend = rig_new(&b);

@@ -7,6 +7,8 @@
 #include "test.h"
 #include "wire_judge.h"
 
+#define SIM_WEBSOCKET (UINT64_C(1) << 32)  // seeds from here on run over the WebSocket carrier
+
 enum {
     SIM_SEEDS = 10000,
     SIM_TWICE = 100,
@@ -92,7 +94,7 @@ static const unsigned sim_op_base[SIM_OPS] = {20, 20, 2, 60,  20,  20, 60, 20, 1
 typedef struct sim {
     test_rng rng;
     uint64_t seed, hash;
-    int trace, step, upgraded;
+    int trace, step, upgraded, websocket;
     int64_t now, began;
     sim_side side[2];  // 0 proxy, 1 backend
     sim_stream streams[SIM_STREAMS];

@@ -21,6 +21,12 @@
 #define CONN "Connection: Upgrade\r\n"
 #define UPGR "Upgrade: revdial\r\n"
 #define ASK GET HOST CONN UPGR  // what every legal request says
+#define WS_UPGR "Upgrade: websocket\r\n"
+#define WS_VERSION "Sec-WebSocket-Version: 13\r\n"
+#define WS_KEY "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+#define WS_PROTOCOL "Sec-WebSocket-Protocol: revdial\r\n"
+#define WS_ACCEPT_TEXT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  // of that key: RFC 6455 section 1.3
+#define WS_ASK GET HOST CONN WS_UPGR WS_VERSION WS_KEY WS_PROTOCOL
 #define END "\r\n"
 #define SWITCH "HTTP/1.1 101 Switching Protocols\r\n" CONN UPGR
 #define BYTES(text) (text), sizeof(text) - 1
@@ -34,7 +40,8 @@ typedef struct asked {
     int status;
     size_t used;
     char name[80], instance[80], secret[4200];
-    int is_revdial, is_stripped;
+    char accept[40];
+    int is_revdial, is_stripped, carrier;
     unsigned features;
     uint32_t window, streams;
 } asked;
@@ -101,6 +108,8 @@ static asked ask(const uint8_t *s, size_t len, size_t first, size_t step)
         copy_text(a.name, sizeof a.name, request.name);
         copy_text(a.instance, sizeof a.instance, request.instance);
         copy_text(a.secret, sizeof a.secret, request.secret);
+        copy_text(a.accept, sizeof a.accept, request.accept);
+        a.carrier = request.carrier;
         a.is_revdial = request.is_revdial;
         a.is_stripped = request.is_stripped;
         a.features = request.features;
@@ -118,8 +127,9 @@ static int same_asked(const asked *a, const asked *b)
 {
     return a->status == b->status && a->used == b->used && strcmp(a->name, b->name) == 0 &&
            strcmp(a->instance, b->instance) == 0 && strcmp(a->secret, b->secret) == 0 &&
-           a->is_revdial == b->is_revdial && a->is_stripped == b->is_stripped &&
-           a->features == b->features && a->window == b->window && a->streams == b->streams;
+           a->carrier == b->carrier && a->is_revdial == b->is_revdial &&
+           a->is_stripped == b->is_stripped && a->features == b->features &&
+           a->window == b->window && a->streams == b->streams;
 }
 
 // Whole, split at every byte, byte by byte. The bytes lie in memory of exactly their size, so that
@@ -507,6 +517,77 @@ TEST(A51_A52_upgrade_lists_revdial)
     check_values("A51", 400, frame, VALUES("revdial revdial", "revdial, \"x\"", "revdial;q=1"));
 }
 
+TEST(A51_A52_upgrade_may_list_websocket)
+{
+    static const ask_case cases[] = {
+        {"as RFC 6455 shows it", ACCEPTED, BYTES(WS_ASK END)},
+        {"case and order", ACCEPTED,
+         BYTES(GET HOST
+               "upgrade: WebSocket\r\nconnection: keep-alive, upgrade\r\n" WS_KEY WS_PROTOCOL
+               "sec-websocket-version:13\r\n" END)},
+        {"with extensions", ACCEPTED,
+         BYTES(WS_ASK "Sec-WebSocket-Extensions: permessage-deflate\r\n" END)},
+        {"no version", 426, BYTES(GET HOST CONN WS_UPGR WS_KEY WS_PROTOCOL END)},
+        {"no key", 400, BYTES(GET HOST CONN WS_UPGR WS_VERSION WS_PROTOCOL END)},
+        {"no protocol", 400, BYTES(GET HOST CONN WS_UPGR WS_VERSION WS_KEY END)},
+        {"version twice", 400, BYTES(WS_ASK WS_VERSION END)},
+        {"key twice", 400, BYTES(WS_ASK WS_KEY END)},
+        {"A47 no Connection", 426, BYTES(GET HOST WS_UPGR WS_VERSION WS_KEY WS_PROTOCOL END)},
+        {"A50 Connection lists the key", 400,
+         BYTES(GET HOST "Connection: upgrade, sec-websocket-key\r\n" WS_UPGR WS_VERSION WS_KEY
+                   WS_PROTOCOL END)},
+    };
+    static const char version[] =
+        GET HOST CONN WS_UPGR WS_KEY WS_PROTOCOL "Sec-WebSocket-Version: @\r\n" END;
+    static const char key[] =
+        GET HOST CONN WS_UPGR WS_VERSION WS_PROTOCOL "Sec-WebSocket-Key: @\r\n" END;
+    static const char protocol[] =
+        GET HOST CONN WS_UPGR WS_VERSION WS_KEY "Sec-WebSocket-Protocol: @\r\n" END;
+    static const char both[] = GET HOST CONN WS_VERSION WS_KEY WS_PROTOCOL "Upgrade: @\r\n" END;
+    CHECK_CASES(cases);
+    check_values("version", 426, version,
+                 VALUES("", "8", "12", "14", "013", "13, 8", "13.0", "+13"));
+    check_values("key", 400, key,
+                 VALUES("", "dGhlIHNhbXBsZSBub25jZQ=", "dGhlIHNhbXBsZSBub25jZQ===",
+                        "dGhlIHNhbXBsZSBub25jZR==", "dGhlIHNhbXBsZSBub25jZQAA",
+                        "dGhlIHNhbXBsZSBub25-ZQ==", "dGhlIHNhbXBsZSBub25jZQ= ",
+                        "dGhlIHNhbXBsZSBub25jZQ==, x", "dGhl HNhbXBsZSBub25jZQ=="));
+    check_values("protocol", 400, protocol,
+                 VALUES("", "Revdial", "revdial2", "yamux", "revdial.v1"));
+    check_values("protocol", ACCEPTED, protocol,
+                 VALUES("revdial", "mqtt, revdial", "mqtt\r\nSec-WebSocket-Protocol: revdial",
+                        "revdial, revdial"));
+    CHECK_INT(ask_every_way("raw wins", BYTES(WS_ASK UPGR END)).carrier, REVDIAL_CARRIER_RAW);
+    check_values("both", ACCEPTED, both, VALUES("h2c, websocket", "websocket, revdial"));
+    check_values("neither", 426, both, VALUES("websocket/13", "xwebsocket", "websockets"));
+}
+
+TEST(a_WebSocket_request_without_our_fields_is_a_stock_peers)
+{
+    asked a = ask_every_way("stock", BYTES(WS_ASK END));
+    CHECK_INT(a.status, ACCEPTED);
+    CHECK_INT(a.carrier, REVDIAL_CARRIER_WEBSOCKET);
+    CHECK_STR(a.accept, WS_ACCEPT_TEXT);
+    CHECK_INT(a.is_revdial, 0);
+    CHECK_INT(a.window, 262144);
+    CHECK_INT(a.streams, 256);
+    CHECK_INT(ask_every_way("raw", BYTES(ASK END)).carrier, REVDIAL_CARRIER_RAW);
+}
+
+TEST(a_browsers_page_may_ask_only_where_it_comes_from)
+{
+    static const char frame[] = WS_ASK "Origin: @\r\n" END;
+    check_values("same", ACCEPTED, frame,
+                 VALUES("http://proxy.example:7000", "https://proxy.example:7000",
+                        "HTTPS://Proxy.Example:7000"));
+    check_values("other", 403, frame,
+                 VALUES("", "null", "proxy.example:7000", "http://proxy.example",
+                        "http://evil.example:7000", "http://evil.proxy.example:7000",
+                        "http://proxy.example:7000/", "ftp://proxy.example:7000",
+                        "http://proxy.example:7000\r\nOrigin: http://proxy.example:7000"));
+    check_values("raw", ACCEPTED, ASK "Origin: @\r\n" END, VALUES("http://evil.example"));
+}
+
 TEST(a_stripped_upgrade_is_told_from_one_never_asked_for)
 {
     asked a = ask_every_way("copy", BYTES(GET HOST CONN "Revdial-Upgrade: revdial\r\n" END));
@@ -514,6 +595,8 @@ TEST(a_stripped_upgrade_is_told_from_one_never_asked_for)
     CHECK_INT(a.is_stripped, 1);
     a = ask_every_way("copy", BYTES(GET HOST UPGR "Revdial-Upgrade: revdial\r\n" END));
     CHECK_INT(a.status, 426);
+    CHECK_INT(a.is_stripped, 1);
+    a = ask_every_way("copy", BYTES(GET HOST CONN "Revdial-Upgrade: websocket\r\n" END));
     CHECK_INT(a.is_stripped, 1);
     a = ask_every_way("no copy", BYTES(GET HOST CONN END));
     CHECK_INT(a.status, 426);
@@ -627,6 +710,8 @@ TEST(checks_come_in_a_fixed_order)
         {"Host before Expect", 400, BYTES(GET "Expect: x\r\n" END)},
         {"Expect before Upgrade", 417, BYTES(GET HOST "Expect: x\r\n" END)},
         {"Upgrade before name", 426, BYTES(GET HOST "Revdial-Name: *\r\n" END)},
+        {"key before name", 400, BYTES(GET HOST CONN WS_UPGR WS_VERSION "Revdial-Name: *\r\n" END)},
+        {"origin before scheme", 403, BYTES(WS_ASK "Origin: x\r\nAuthorization: X y\r\n" END)},
         {"name before scheme", 400, BYTES(ASK "Revdial-Name: *\r\nAuthorization: X y\r\n" END)},
     };
     CHECK_CASES(cases);
@@ -665,6 +750,8 @@ enum ref_pattern {
     RE_SCHEME,
     RE_STATUS,
     RE_SESSION,
+    RE_WS_KEY,
+    RE_ORIGIN,
     RE_COUNT
 };
 
@@ -672,8 +759,8 @@ enum ref_pattern {
 static const char *const ref_patterns[RE_COUNT] = {
     "^[[*0-9A-Za-z]",
     "^([0-9A-Za-z._-]+|\\[[0-9A-Fa-f:.]{2,}\\])(:[1-9][0-9]{0,4})?$",
-    "^(host|connection|authorization|content-length|transfer-encoding|expect|retry-after|"
-    "revdial-.+)$",
+    "^(host|connection|authorization|content-length|transfer-encoding|expect|retry-after|origin|"
+    "sec-websocket-(key|version|protocol|accept|extensions)|revdial-.+)$",
     "^[" TCHAR "]+$",
     "^[/" TCHAR "]+$",
     "^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$",
@@ -686,9 +773,11 @@ static const char *const ref_patterns[RE_COUNT] = {
     "^[" TCHAR "]+( .*)?$",
     "^HTTP/1[.][01] [1-5][0-9][0-9] ",
     "^[0-9a-f]{16}$",
+    "^[A-Za-z0-9+/]{21}[AQgw]==$",
+    "^https?://",
 };
-static const int ref_folds[RE_COUNT] = {
-    [RE_OURS] = 1, [RE_INSTANCE] = 1, [RE_NUMBERED] = 1, [RE_BEARER] = 1, [RE_SESSION] = 1};
+static const int ref_folds[RE_COUNT] = {[RE_OURS] = 1,   [RE_INSTANCE] = 1, [RE_NUMBERED] = 1,
+                                        [RE_BEARER] = 1, [RE_SESSION] = 1,  [RE_ORIGIN] = 1};
 
 static int ref_matches(enum ref_pattern which, const char *text)
 {
@@ -862,7 +951,7 @@ static void ref_each(const ref_head *r, const char *name, ref_item_fn *fn, void 
 }
 
 typedef struct ref_lists {
-    int is_bad, upgrade, close, revdial, other;
+    int is_bad, upgrade, close, revdial, websocket, other, subprotocol, subprotocols;
     int is_bad_feature, window_seen, streams_seen;
     unsigned features;
     unsigned long window, streams;
@@ -882,8 +971,17 @@ static void ref_protocol(void *ud, const char *item)
     l->is_bad |= !ref_matches(RE_PROTOCOL, item);
     if (ref_same(item, "revdial"))
         l->revdial++;
+    else if (ref_same(item, "websocket"))
+        l->websocket++;
     else
         l->other++;
+}
+
+static void ref_subprotocol(void *ud, const char *item)
+{
+    ref_lists *l = ud;
+    l->subprotocol |= strcmp(item, "revdial") == 0;
+    l->subprotocols++;
 }
 
 static void ref_feature(void *ud, const char *item)
@@ -913,7 +1011,23 @@ static ref_lists ref_lists_of(const ref_head *r)
     ref_each(r, "connection", ref_option, &l);
     ref_each(r, "upgrade", ref_protocol, &l);
     ref_each(r, "revdial-features", ref_feature, &l);
+    ref_each(r, "sec-websocket-protocol", ref_subprotocol, &l);
     return l;
+}
+
+// A request that asks for WebSocket and not for revdial.
+static int ref_websocket(const ref_head *r, const ref_lists *l, const char *host)
+{
+    int keys, versions, origins;
+    const char *key = ref_value(r, "sec-websocket-key", &keys);
+    const char *version = ref_value(r, "sec-websocket-version", &versions);
+    const char *origin = ref_value(r, "origin", &origins);
+    if (versions > 1 || keys > 1) return 400;
+    if (!versions || strcmp(version, "13") != 0) return 426;
+    if (!keys || !ref_matches(RE_WS_KEY, key) || !l->subprotocol) return 400;
+    if (!origins) return 0;
+    if (origins > 1 || !ref_matches(RE_ORIGIN, origin)) return 403;
+    return ref_same(strstr(origin, "//") + 2, host) ? 0 : 403;
 }
 
 // What the credentials and our own fields come to.
@@ -954,6 +1068,7 @@ static int ref_decide(const ref_head *r, asked *out)
     const char *copy = ref_value(r, "revdial-upgrade", &copies);
     ref_lists l = ref_lists_of(r);
     const char *port;
+    int status;
     ref_value(r, "transfer-encoding", &codings);
     ref_value(r, "expect", &expects);
     if (strcmp(r->method, "GET") != 0) return 405;
@@ -965,11 +1080,12 @@ static int ref_decide(const ref_head *r, asked *out)
     if (codings || lengths > 1 || (lengths && strcmp(length, "0") != 0)) return 400;
     if (expects) return 417;
     if (l.is_bad || (l.upgrade && l.close)) return 400;
-    if (!l.upgrade || !l.revdial) {
-        out->is_stripped = copies && ref_same(copy, "revdial");
-        return 426;
-    }
-    return ref_ours(r, &l, out);
+    status = l.upgrade && (l.revdial || l.websocket) ? 0 : 426;
+    if (!status && !l.revdial) status = ref_websocket(r, &l, host);
+    if (status == 426)
+        out->is_stripped = copies && (ref_same(copy, "revdial") || ref_same(copy, "websocket"));
+    out->carrier = !status && !l.revdial ? REVDIAL_CARRIER_WEBSOCKET : REVDIAL_CARRIER_RAW;
+    return status ? status : ref_ours(r, &l, out);
 }
 
 static asked ref_ask(const uint8_t *s, size_t len)
@@ -1005,25 +1121,32 @@ static void check_against_reference(const uint8_t *s, size_t len, size_t step, c
               how, got.status, got.used, want.status, want.used, (int)len, (const char *)s);
 }
 
+static const char mutated_ws[] = WS_ASK "Origin: https://proxy.example:7000\r\n"
+                                        "Revdial-Name: cam-1\r\nRevdial-Upgrade: websocket\r\n" END;
 static const char mutated[] = ASK
     "Authorization: Bearer aB3-._~+/==\r\nRevdial-Version: 1\r\nRevdial-Name: cam-1\r\n"
     "Revdial-Instance: I_7.x\r\nX-Any: v\r\nContent-Length: 0\r\nRevdial-Upgrade: revdial\r\n"
     "Revdial-Features: rstcode, preamble, drain, promptack, window=65536, streams=65536\r\n" END;
 
-TEST(A77_every_byte_at_every_offset_is_judged_as_the_reference_does)
+static void check_substitutions(const char *legal, size_t len)
 {
-    uint8_t s[sizeof mutated];
-    const size_t len = sizeof mutated - 1;
-    memcpy(s, mutated, sizeof s);
+    uint8_t s[1024];
+    memcpy(s, legal, len);
     CHECK_INT(ref_ask(s, len).status, ACCEPTED);
-    CHECK_INT(ref_ask(s, len).features, 15);
     for (size_t at = 0; at < len && test_failures < 5; at++) {
         for (int c = 0; c < 256; c++) {
             s[at] = (uint8_t)c;
             check_against_reference(s, len, len, "A77 substituted");
         }
-        s[at] = (uint8_t)mutated[at];
+        s[at] = (uint8_t)legal[at];
     }
+}
+
+TEST(A77_every_byte_at_every_offset_is_judged_as_the_reference_does)
+{
+    CHECK_INT(ref_ask((const uint8_t *)mutated, sizeof mutated - 1).features, 15);
+    check_substitutions(BYTES(mutated));
+    check_substitutions(BYTES(mutated_ws));
 }
 
 TEST(A77_every_byte_inserted_or_removed_is_judged_as_the_reference_does)
@@ -1073,7 +1196,13 @@ static const char *const splices[] = {"\r\n",
                                       "X: \xff\r\n",
                                       "[::1]:80",
                                       "4294967296",
-                                      "-1"};
+                                      "-1",
+                                      WS_UPGR,
+                                      WS_KEY,
+                                      WS_VERSION,
+                                      WS_PROTOCOL,
+                                      "websocket",
+                                      "Origin: http://x\r\n"};
 
 // One change: a random byte, bytes cut out, bytes said twice, or a word of the protocol put in.
 static size_t mutate(test_rng *rng, uint8_t *s, size_t len, size_t size)
@@ -1103,7 +1232,8 @@ TEST(A77_random_changes_are_judged_as_the_reference_does)
     for (int round = 0; round < 60000 && test_failures < 5; round++) {
         uint8_t s[1024];
         size_t len = sizeof mutated - 1, changes = 1 + (size_t)test_below(&rng, 4);
-        memcpy(s, mutated, len);
+        if (round % 2) len = sizeof mutated_ws - 1;
+        memcpy(s, round % 2 ? mutated_ws : mutated, len);
         while (changes--) len = mutate(&rng, s, len, sizeof s);
         check_against_reference(s, len, 1 + (size_t)test_below(&rng, 200), "A77 changed");
     }
@@ -1118,6 +1248,8 @@ typedef struct answered {
 } answered;
 
 // Feeds heads until the final one.
+static const char *asked_ws;  // NULL: raw was asked for; else the right Sec-WebSocket-Accept
+
 static answered listen_for(const uint8_t *s, size_t len, size_t first, size_t step)
 {
     static answered zero;
@@ -1132,7 +1264,7 @@ static answered listen_for(const uint8_t *s, size_t len, size_t first, size_t st
         if (piece > len - a.used) piece = len - a.used;
         verdict = rvd_http_head_feed(&head, s + a.used, piece, &used);
         a.used += used;
-        if (verdict == RVD_HTTP_DONE) verdict = rvd_http_response_read(&head, &a.r);
+        if (verdict == RVD_HTTP_DONE) verdict = rvd_http_response_read(&head, asked_ws, &a.r);
     }
     a.status = verdict == RVD_HTTP_DONE ? a.r.status : status_of(verdict);
     rvd_http_head_free(&head);
@@ -1378,6 +1510,15 @@ TEST(R23_the_body_of_a_refusal_is_not_read)
     CHECK_INT(a.used, sizeof head - 1);
 }
 
+static int ref_is_ws_answer(const ref_head *r, const ref_lists *l)
+{
+    int accepts, extensions;
+    const char *accept = ref_value(r, "sec-websocket-accept", &accepts);
+    ref_value(r, "sec-websocket-extensions", &extensions);
+    return accepts == 1 && strcmp(accept, asked_ws) == 0 && !extensions && l->subprotocol &&
+           l->subprotocols == 1;
+}
+
 // The reference for responses; shares the reading of header lines.
 static int ref_answer(const uint8_t *s, size_t len)
 {
@@ -1406,20 +1547,22 @@ static int ref_answer(const uint8_t *s, size_t len)
     ref_value(&r, "transfer-encoding", &codings);
     if (lengths || codings || line[7] == '0') return BAD;
     if (status != 101) return MORE;
-    if (l.is_bad || !l.upgrade || l.close || l.revdial != 1 || l.other) return BAD;
+    if (l.is_bad || !l.upgrade || l.close || l.other) return BAD;
+    if (l.revdial != !asked_ws || l.websocket != !!asked_ws) return BAD;
+    if (asked_ws && !ref_is_ws_answer(&r, &l)) return BAD;
     if (l.is_bad_feature || versions > 1 || sessions > 1) return BAD;
     if (versions && !ref_matches(RE_VERSION, version)) return BAD;
     return sessions && !ref_matches(RE_SESSION, session) ? BAD : 101;
 }
 
-TEST(every_byte_at_every_offset_of_a_101_is_judged_as_the_reference_does)
+#define WS_SWITCH \
+    "HTTP/1.1 101 Switching Protocols\r\n" CONN WS_UPGR "Sec-WebSocket-Accept: " WS_ACCEPT_TEXT \
+    "\r\n" WS_PROTOCOL
+
+static void check_answer_bytes(const char *legal, size_t len)
 {
-    static const char legal[] =
-        SWITCH "Revdial-Version: 1\r\nRevdial-Session: 00c0ffee12345678\r\nX-Any: v\r\n"
-               "Revdial-Features: rstcode, drain, window=65536, streams=65536\r\n" END;
-    uint8_t s[sizeof legal];
-    const size_t len = sizeof legal - 1;
-    memcpy(s, legal, sizeof s);
+    uint8_t s[1024];
+    memcpy(s, legal, len);
     CHECK_INT(ref_answer(s, len), 101);
     for (size_t at = 0; at < len && test_failures < 5; at++) {
         for (int c = 0; c < 256; c++) {
@@ -1432,6 +1575,50 @@ TEST(every_byte_at_every_offset_of_a_101_is_judged_as_the_reference_does)
         }
         s[at] = (uint8_t)legal[at];
     }
+}
+
+TEST(every_byte_at_every_offset_of_a_101_is_judged_as_the_reference_does)
+{
+    static const char raw[] =
+        SWITCH "Revdial-Version: 1\r\nRevdial-Session: 00c0ffee12345678\r\nX-Any: v\r\n"
+               "Revdial-Features: rstcode, drain, window=65536, streams=65536\r\n" END;
+    static const char ws[] = WS_SWITCH "Revdial-Version: 1\r\n" END;
+    check_answer_bytes(BYTES(raw));
+    asked_ws = WS_ACCEPT_TEXT;
+    check_answer_bytes(BYTES(ws));
+    asked_ws = NULL;
+}
+
+TEST(R9_a_101_to_WebSocket_proves_that_the_key_was_read)
+{
+#define L101 "HTTP/1.1 101 Switching Protocols\r\n"
+#define ACCEPT "Sec-WebSocket-Accept: " WS_ACCEPT_TEXT "\r\n"
+    static const ask_case cases[] = {
+        {"legal", 101, BYTES(WS_SWITCH END)},
+        {"legal, stock case", 101,
+         BYTES(L101 "upgrade: WebSocket\r\nConnection: upgrade\r\n" ACCEPT WS_PROTOCOL END)},
+        {"raw for WebSocket", BAD, BYTES(L101 CONN UPGR ACCEPT WS_PROTOCOL END)},
+        {"both", BAD, BYTES(WS_SWITCH UPGR END)},
+        {"no accept", BAD, BYTES(L101 CONN WS_UPGR WS_PROTOCOL END)},
+        {"accept twice", BAD, BYTES(WS_SWITCH ACCEPT END)},
+        {"another accept", BAD,
+         BYTES(L101 CONN WS_UPGR WS_PROTOCOL
+               "Sec-WebSocket-Accept: S3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" END)},
+        {"a longer accept", BAD,
+         BYTES(L101 CONN WS_UPGR WS_PROTOCOL "Sec-WebSocket-Accept: " WS_ACCEPT_TEXT "=\r\n" END)},
+        {"no protocol", BAD, BYTES(L101 CONN WS_UPGR ACCEPT END)},
+        {"another protocol", BAD,
+         BYTES(L101 CONN WS_UPGR ACCEPT "Sec-WebSocket-Protocol: mqtt\r\n" END)},
+        {"two protocols", BAD,
+         BYTES(L101 CONN WS_UPGR ACCEPT "Sec-WebSocket-Protocol: mqtt, revdial\r\n" END)},
+        {"an extension", BAD, BYTES(WS_SWITCH "Sec-WebSocket-Extensions: x\r\n" END)},
+    };
+    asked_ws = WS_ACCEPT_TEXT;
+    CHECK_ANSWERS(cases);
+    asked_ws = NULL;
+    CHECK_INT(listen_every_way("WebSocket for raw", BYTES(WS_SWITCH END)).status, BAD);
+#undef ACCEPT
+#undef L101
 }
 
 // ---- What we send -------------------------------------------------------------------------------
@@ -1497,6 +1684,7 @@ static size_t write_request(char *buf, size_t size, const rvd_http_offer *offer)
 TEST(the_request_is_the_one_of_the_vector_and_a_proxy_takes_it)
 {
     static vector v;
+    rvd_http_offer offer = good_offer;
     char buf[8193];
     asked a;
     REQUIRE(vector_load(&v, "handshake-request"));
@@ -1512,6 +1700,15 @@ TEST(the_request_is_the_one_of_the_vector_and_a_proxy_takes_it)
     CHECK_INT(a.features, 15);
     CHECK_INT(a.window, 65536);
     CHECK_INT(a.streams, 65536);
+    REQUIRE(vector_load(&v, "handshake-request-websocket"));
+    offer.ws_key = "dGhlIHNhbXBsZSBub25jZQ==";
+    CHECK_INT(write_request(buf, sizeof buf, &offer), v.len);
+    CHECK_STR(buf, v.bytes);
+    a = ask_every_way("WebSocket vector", v.bytes, v.len);
+    CHECK_INT(a.status, ACCEPTED);
+    CHECK_INT(a.carrier, REVDIAL_CARRIER_WEBSOCKET);
+    CHECK_STR(a.accept, WS_ACCEPT_TEXT);
+    CHECK_INT(a.features, 15);
     REQUIRE(vector_load(&v, "handshake-request-stock"));
     a = ask_every_way("stock vector", v.bytes, v.len);
     CHECK_INT(a.status, ACCEPTED);
@@ -1550,6 +1747,12 @@ TEST(the_101_is_the_one_of_the_vector_and_a_backend_takes_it)
     CHECK_INT(a.r.window, 65536);
     CHECK_INT(a.r.streams, 65536);
     CHECK(a.r.session_id == 0x00c0ffee12345678u);
+    answer.accept = asked_ws = WS_ACCEPT_TEXT;
+    REQUIRE(vector_load(&v, "handshake-101-websocket"));
+    write_answer(buf, sizeof buf, &answer);
+    CHECK_STR(buf, v.bytes);
+    CHECK_INT(listen_every_way("101 WebSocket", v.bytes, v.len).status, 101);
+    answer.accept = asked_ws = NULL;
     answer.is_revdial = 0;
     REQUIRE(vector_load(&v, "handshake-101-stock"));
     write_answer(buf, sizeof buf, &answer);
@@ -1723,7 +1926,7 @@ TEST(a_head_is_wiped_before_its_memory_is_given_back)
     CHECK_INT(freed_dirty, 0);
     rvd_http_head_init(&head, &heap, 0);  // what an interim response left behind goes too
     CHECK_INT(rvd_http_head_feed(&head, (const uint8_t *)interim, sizeof interim - 1, &used), 1);
-    CHECK_INT(rvd_http_response_read(&head, &response), RVD_HTTP_MORE);
+    CHECK_INT(rvd_http_response_read(&head, NULL, &response), RVD_HTTP_MORE);
     rvd_http_head_free(&head);
     CHECK_INT(freed_blocks, 4);
     CHECK_INT(freed_dirty, 0);

@@ -3,9 +3,9 @@
 // step the models, the engines' ledgers and a strict reader on each wire have to agree. Numbers in
 // comments are the invariants of the reliability study, section 5.3.
 //
-//     build/test_sim                     10,000 seeds, and 100 of them twice
+//     build/test_sim                     10,000 seeds, 5,000 over WebSocket, and 100 of them twice
 //     build/test_sim --seed 17 --trace   one seed, every step on stderr
-//     build/test_sim --seeds 0 1000000   a range
+//     build/test_sim --seeds 0 1000000   a range; from 2^32 on all is in WebSocket frames
 #define REVDIAL_NO_RUNTIME
 #define REVDIAL_SELF_CHECK  // the mux checks its invariants at each call
 #define REVDIAL_IMPLEMENTATION
@@ -261,6 +261,7 @@ static int sim_side_new(sim *w, int x)
     revdial_limits l = {0};
     revdial_engine_config c = {.role = x ? REVDIAL_ROLE_BACKEND : REVDIAL_ROLE_PROXY,
                                .upgraded = w->upgraded,
+                               .carrier = w->websocket && (x || w->upgraded),
                                .host = "h",
                                .name = "n",
                                .secret = "s",
@@ -277,6 +278,7 @@ static int sim_side_new(sim *w, int x)
     if (sim_chance(w, 3)) l.frame_bytes_max = 1000 + (uint32_t)sim_pick(w, 60000);
     c.limits = l;
     judge_init(&side->wire, x ? "backend" : "proxy", !x);
+    if (w->websocket) judge_frame(&side->wire);
     side->wire.window_own = w->upgraded ? WIRE_STOCK_WINDOW : l.stream_window;
     if (!w->upgraded) side->wire.in.http_matched = side->wire.out.http_matched = 0;
     side->up = w->upgraded;
@@ -294,6 +296,7 @@ static void sim_begin(sim *w, uint64_t seed, int trace)
     static const int64_t clocks[4] = {0, 4294967296 - 5000000, INT64_MAX / 2, 1000000};
     memset(w, 0, sizeof *w);
     w->seed = seed;
+    w->websocket = seed >= SIM_WEBSOCKET;
     w->rng = test_rng_seeded(seed);
     w->trace = trace;
     w->now = w->began = clocks[sim_pick(w, 4)];
@@ -476,10 +479,18 @@ TEST(ten_thousand_seeds_keep_every_invariant)
         if (!sim_marks[m]) test_fail(__FILE__, __LINE__, "no run met: %s", sim_mark_names[m]);
 }
 
+TEST(five_thousand_seeds_over_WebSocket_keep_every_invariant)
+{
+    memset(sim_marks, 0, sizeof sim_marks);
+    CHECK_INT(sim_seeds(SIM_WEBSOCKET, SIM_WEBSOCKET + SIM_SEEDS / 2, 0), 0);
+    for (int m = 0; m < SIM_MARKS && !test_failures; m++)
+        if (!sim_marks[m]) test_fail(__FILE__, __LINE__, "no run met: %s", sim_mark_names[m]);
+}
+
 TEST(the_same_seed_is_the_same_run)  // 27
 {
-    for (uint64_t seed = 0; seed < SIM_TWICE; seed++) {
-        uint64_t one, two;
+    for (uint64_t i = 0; i < SIM_TWICE; i++) {
+        uint64_t seed = i % 2 ? i : SIM_WEBSOCKET + i, one, two;
         char why[400];
         sim_run(seed, 0, &one, why, sizeof why);
         sim_run(seed, 0, &two, why, sizeof why);

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ws_reader.h"
+
 enum { WIRE_DATA = 0, WIRE_CREDIT = 1, WIRE_PING = 2, WIRE_GOAWAY = 3 };
 enum { WIRE_SYN = 1, WIRE_ACK = 2, WIRE_FIN = 4, WIRE_RST = 8 };
 enum {
@@ -73,6 +75,8 @@ typedef struct judge {
     uint32_t window_own, window_peer;  // first credit that the engine gives, that it gets
     uint64_t budget;                   // most credit the engine may have given and not got back
     wire_reader in, out;
+    int framed;  // after the head all is in WebSocket frames
+    ws_reader ws_in, ws_out;
     judge_stream *slots;
     size_t slot_count, stream_count;
     uint32_t last_syn;
@@ -370,11 +374,11 @@ static inline size_t wire_step(wire_reader *r, const uint8_t *bytes, size_t n, i
     return take;
 }
 
-static inline void judge_in(judge *j, const void *data, size_t n)
+static inline void judge_in_frames(void *ud, const uint8_t *bytes, size_t n)
 {
-    const uint8_t *bytes = data;
+    judge *j = ud;
     wire_reader *r = &j->in;
-    size_t at = wire_skip_http(r, bytes, n);
+    size_t at = 0;
     while (at < n) {
         int headed;
         size_t took = wire_step(r, bytes + at, n - at, &headed);
@@ -390,12 +394,11 @@ static inline void judge_in(judge *j, const void *data, size_t n)
     }
 }
 
-static inline void judge_out(judge *j, const void *data, size_t n)
+static inline void judge_out_frames(void *ud, const uint8_t *bytes, size_t n)
 {
-    const uint8_t *bytes = data;
+    judge *j = ud;
     wire_reader *r = &j->out;
-    size_t at = wire_skip_http(r, bytes, n);
-    j->out_bytes += at;
+    size_t at = 0;
     while (at < n) {
         int headed;
         size_t took = wire_step(r, bytes + at, n - at, &headed);
@@ -408,10 +411,46 @@ static inline void judge_out(judge *j, const void *data, size_t n)
     }
 }
 
+static inline void judge_in(judge *j, const void *data, size_t n)
+{
+    size_t at = wire_skip_http(&j->in, data, n);
+    const uint8_t *bytes = (const uint8_t *)data + at;
+    if (j->framed)
+        ws_read(&j->ws_in, bytes, n - at);
+    else
+        judge_in_frames(j, bytes, n - at);
+}
+
+static inline void judge_out(judge *j, const void *data, size_t n)
+{
+    size_t at = wire_skip_http(&j->out, data, n);
+    const uint8_t *bytes = (const uint8_t *)data + at;
+    j->out_bytes += at;
+    if (!j->framed) {
+        judge_out_frames(j, bytes, n - at);
+        return;
+    }
+    ws_read(&j->ws_out, bytes, n - at);
+    if (j->ws_out.wrong) judge_complain(j, "WebSocket: %s", j->ws_out.wrong);
+}
+
+// All after the head is in WebSocket frames. The side that opens odd ids is the server.
+static inline void judge_frame(judge *j)
+{
+    j->framed = 1;
+    j->ws_in.ud = j->ws_out.ud = j;
+    j->ws_in.payload = judge_in_frames;
+    j->ws_out.payload = judge_out_frames;
+    j->ws_out.strict = 1;
+    j->ws_in.masked = j->odd;
+    j->ws_out.masked = !j->odd;
+}
+
 // Nothing half said: to be asked when all output has been taken.
 static inline void judge_rest(judge *j)
 {
     if (j->out.have || j->out.body_left) judge_complain(j, "output ends inside a frame");
+    if (j->ws_out.have) judge_complain(j, "output ends inside a WebSocket frame");
     if (j->ping_count && !j->goaway_out) judge_complain(j, "%u pings unanswered", j->ping_count);
 }
 
