@@ -690,7 +690,8 @@ typedef struct revdial_stats {
 typedef struct revdial_session_info {
     uint64_t id;
     char name[65], instance[65], identity[128], peer[72];
-    int state;  // REVDIAL_UP, DRAINING or DOWN
+    int state;    // REVDIAL_UP, DRAINING or DOWN
+    int carrier;  // REVDIAL_CARRIER_*
     unsigned streams;
     uint64_t streams_opened, rx_bytes, tx_bytes;
     int64_t age_ms, rtt_us;
@@ -11245,6 +11246,7 @@ static void rvd_stream_linger_locked(revdial_session *s)
 // Dead: every stream learns of it at once; what is left to say goes out as the peer takes it.
 static void rvd_stream_die(revdial_session *s)
 {
+    revdial_engine_info info;
     int64_t wait_us;
     pthread_mutex_lock(&s->lock);
     if (s->state >= RVD_STREAM_LINGER) {
@@ -11259,6 +11261,9 @@ static void rvd_stream_die(revdial_session *s)
     rvd_stream_events_locked(s);
     rvd_stream_end_all_locked(s);
     if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
+    revdial_engine_info_get(s->engine, &info);
+    // Who said Close waits for ours; then it is as lost as any other.
+    if (info.carrier == REVDIAL_CARRIER_WEBSOCKET && !s->why.sys) rvd_stream_flush_locked(s);
     if (s->why.sys || s->why.code == REVDIAL_ELOST ||
         rvd_loop_timer_set(s->loop, &s->timer, rvd_loop_now(s->loop) + wait_us) < 0) {
         rvd_stream_close_locked(s);
@@ -11838,6 +11843,7 @@ void revdial_session_info_get(revdial_session *s, revdial_session_info *out)
     rvd_sys_append(out->instance, sizeof out->instance, 0, s->instance);
     rvd_sys_append(out->identity, sizeof out->identity, 0, s->identity);
     rvd_sys_append(out->peer, sizeof out->peer, 0, s->peer);
+    out->carrier = info.carrier;
     out->streams_opened = info.streams_opened;
     out->rx_bytes = info.rx_bytes;
     out->tx_bytes = info.tx_bytes;

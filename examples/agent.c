@@ -26,8 +26,9 @@ typedef struct settings {
 #define AT(field) offsetof(settings, field)
 static const prog_option options[] = {
     {"server", PROG_LIST, AT(servers), "URL",
-     "where the proxy listens: http://HOST:PORT[/PATH] or unix:PATH; several\n"
-     "(repeated or with commas) are all served at the same time",
+     "where the proxy listens: http://HOST[:PORT][/PATH] or unix:PATH, or ws://\n"
+     "in place of http:// where a load balancer passes nothing but WebSocket;\n"
+     "several (repeated or with commas) are all served at the same time",
      0, 0},
     {"name", PROG_TEXT, AT(name), "NAME", "the name to register: a-z 0-9 . _ - (up to 64)", 0, 0},
     {"instance", PROG_TEXT, AT(instance), "ID",

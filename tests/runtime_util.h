@@ -441,6 +441,10 @@ static inline ptrdiff_t util_read_all(revdial_stream *st, void *buf, size_t len)
 
 enum { WORLD_AGENTS = 4 };
 
+#ifndef WORLD_SCHEME
+#define WORLD_SCHEME "http"  // of the agents' URL; ws runs a suite over the WebSocket carrier
+#endif
+
 typedef struct world world;
 struct world {
     revdial_proxy_config pcfg;
@@ -593,7 +597,7 @@ static inline int world_open_proxy(world *w)
     w->proxy = revdial_proxy_open(&w->pcfg, &err);
     if (!w->proxy) return test_fail(__FILE__, __LINE__, "no proxy: %s", err.msg);
     if (revdial_proxy_address(w->proxy, 0, w->address, sizeof w->address) > 0)
-        snprintf(w->url, sizeof w->url, "http://%s", w->address);
+        snprintf(w->url, sizeof w->url, "%s://%s", WORLD_SCHEME, w->address);
     return 1;
 }
 

@@ -1,0 +1,3 @@
+// The runtime's suite once more, over the WebSocket carrier.
+#define WORLD_SCHEME "ws"
+#include "test_runtime.c"
