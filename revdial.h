@@ -12804,10 +12804,14 @@ static void rvd_proxy_log_session(revdial_proxy *p, int level, const char *event
                                   revdial_session *s, const char *why)
 {
     char text[512];
+    revdial_session_info info;
     size_t n = rvd_sys_append(text, sizeof text, 0, "name=");
     n = rvd_sys_append(text, sizeof text, n, s->name);
     n = rvd_sys_append(text, sizeof text, n, " peer=");
     n = rvd_sys_append(text, sizeof text, n, s->peer);
+    revdial_session_info_get(s, &info);
+    if (info.carrier == REVDIAL_CARRIER_WEBSOCKET)
+        n = rvd_sys_append(text, sizeof text, n, " carrier=websocket");
     if (s->identity[0]) {
         n = rvd_sys_append(text, sizeof text, n, " identity=");
         n = rvd_sys_append(text, sizeof text, n, s->identity);

@@ -8,6 +8,7 @@
 #   egress      agents that get out through tinyproxy, squid, microsocks, dante, ssh -D
 #   auth        curl at the proxy's endpoint, files that HUP reads again, where secrets are
 #   programs    options, exit codes, signals, PROXY protocol, several agents, secrets
+#   carriers    Upgrade: revdial and WebSocket through nginx and HAProxy
 # One line for each check; what is missing on this machine is a failed check. Network namespaces
 # need root, or sudo without a password. E2E_KEEP=1 keeps logs.
 set -u
@@ -25,9 +26,9 @@ mkdir -p "$dir" || exit 1
 is_here() { command -v "$1" >/dev/null || fail "the package $2 is not installed"; }
 
 PATH=$PATH:/usr/sbin:/sbin
-for tool in curl=curl nginx=nginx ssh=openssh-client ssh-keygen=openssh-client sshd=openssh-server \
-    nc=netcat-openbsd ip=iproute2 ss=iproute2 python3=python3 openssl=openssl tinyproxy=tinyproxy \
-    microsocks=microsocks squid=squid danted=dante-server; do
+for tool in curl=curl nginx=nginx haproxy=haproxy ssh=openssh-client ssh-keygen=openssh-client \
+    sshd=openssh-server nc=netcat-openbsd ip=iproute2 ss=iproute2 python3=python3 openssl=openssl \
+    tinyproxy=tinyproxy microsocks=microsocks squid=squid danted=dante-server; do
     set -- "${tool%=*}" "${tool#*=}" "$@"
     is_here "$1" "$2" || check "$1 is here" is_here "$1" "$2"
     shift 2
@@ -40,7 +41,7 @@ echo "* $token" >"$dir/tokens"
 
 make_files || { echo "FAIL no files to send: is the disk full?"; exit 1; }
 parts=("$@")
-[ $# -gt 0 ] || parts=(traffic isolation truth refusals egress auth programs)
+[ $# -gt 0 ] || parts=(traffic isolation truth refusals egress auth programs carriers)
 for part in "${parts[@]}"; do
     . "$here/$part.sh"
     end_now "${!pid_of[@]}"

@@ -1,0 +1,159 @@
+# Both carriers through nginx and HAProxy, configured by the very lines that the README shows.
+
+make_file "$www/medium" 192
+medium_sha=$(sha256 "$www/medium")
+head -c 20000 "$big" >"$www/small/page"
+
+# The README's block in that language, with a port that is free and the tunnel's address.
+readme_block() {
+    awk -v fence="\`\`\`$1" '$0 == fence { inside = 1; next } /^```/ { inside = 0 } inside' \
+        "$here/../../README.md" | sed "s/127\.0\.0\.1:7000/$tunnel/; s/bind :8000/bind $front/"
+}
+
+# start_front nginx|haproxy [SED_SCRIPT]: at $front, with the README's lines changed by the script
+start_front() {
+    "configure_$1" "${2:-}" >"$dir/$1.front" || return
+    case $1 in
+    nginx) start front nginx -e stderr -c "$dir/nginx.front" ;;
+    haproxy) start front haproxy -db -f "$dir/haproxy.front" ;;
+    esac
+    until_true 5 answers || fail "$1: $(tail -n 1 "$dir/front.log")"
+}
+
+answers() { [ "$(curl -s -o /dev/null -w '%{http_code}' "http://$front/revdial")" = 426 ]; }
+
+configure_haproxy() { readme_block haproxy | sed "$1"; }
+
+configure_nginx() {
+    cat <<END_OF_CONFIG
+daemon off;
+master_process off;
+pid $dir/front.pid;
+error_log stderr;
+user $(id -un) $(id -gn);
+events { worker_connections 4096; }
+http {
+    access_log off;
+    client_body_temp_path $dir/front.body;
+    proxy_temp_path $dir/front.proxy;
+    fastcgi_temp_path $dir/front.fastcgi;
+    uwsgi_temp_path $dir/front.uwsgi;
+    scgi_temp_path $dir/front.scgi;
+    server {
+        listen $front;
+$(readme_block nginx | sed "$1")
+    }
+}
+END_OF_CONFIG
+}
+
+start_carriers() {
+    start_nginx nginx && start_peers peers "$big" || return
+    exposing web nginx upload sink source
+    start_proxy proxy --keepalive 1s --dead-after 5s "${exposes[@]}" || return
+    front=127.0.0.1:$(client port)
+}
+
+# through_front FRONT SCHEME: an agent comes in by it
+through_front() {
+    local ups
+    start_front "$1" || return
+    ups=$(count proxy.log 'event=session.up')
+    start_agent agent --server "$2://$front" --keepalive 1s --dead-after 5s \
+        --allow '127.0.0.1:*' || return
+    said proxy.log 'event=session.up' 5 $((ups + 1)) || return
+    figures=$(sed -n 's/.*event=session.up.*name=web peer=\([^" ]*\)\( *[^"]*\).*/\2/p' \
+        "$dir/proxy.log" | tail -n 1)
+    case "$2$figures" in
+    ws*carrier=websocket*) ;;
+    ws* | *carrier*) fail "it is the other carrier: $figures" ;;
+    esac
+}
+
+copies() {
+    local got sum
+    got=$(curl -sS --max-time 60 -o >(sha256sum >"$dir/sum") -w '%{speed_download}' \
+        "http://${exposed[0]}/medium" 2>&1)
+    until_true 10 [ -s "$dir/sum" ]
+    read -r sum _ <"$dir/sum"
+    [ "$sum" = "$medium_sha" ] || { fail "another file came: $got"; return; }
+    rm -f "$dir/sum"
+    figures="down $((got / 1000000)) MB/s"
+    got=$(curl -sS --max-time 60 -T "$www/medium" -w '%{speed_upload}' "http://${exposed[1]}/" 2>&1)
+    [ "${got%%$'\n'*}" = "$medium_sha" ] || { fail "another file went: $got"; return; }
+    figures="$figures, up $((${got##*$'\n'} / 1000000)) MB/s"
+}
+
+many_pages() {
+    local got
+    got=$(client parallel "${exposed[0]}" /small/page 200 2>&1 | tail -n 3)
+    figures="${got##* } ms"
+    [ "${got% *}" = "200 $(sha256 "$www/small/page")" ] || fail "$got"
+}
+
+finishes_first() {
+    local got
+    got=$(through "${exposed[2]}" -N <"$www/medium")
+    [ "$got" = "$medium_sha $(stat -c %s "$www/medium")" ] || fail "the server answered '$got'"
+}
+
+# The front dies in the middle of a transfer: the client is told, and the agent comes back.
+front_dies() {
+    local ups got
+    ups=$(count agent.log 'event=session.up')
+    start_client reader read "${exposed[3]}" "$big" 50000000
+    said reader.out '^reading' 10 || return
+    end_now front
+    said reader.out same 10 || return
+    got=$(tail -n 1 "$dir/reader.out")
+    [[ "$got" =~ ^[0-9]+\ same\ reset\  ]] || { fail "the client saw: $got"; return; }
+    start_front "$1" || return
+    said agent.log 'event=session.up' 20 $((ups + 1)) || return
+    copies
+}
+
+# Idle for longer than the front allows: the keepalives are its traffic.
+outlives_idleness() {
+    local downs
+    stop agent && end_now front && start_front "$1" "$2" || return
+    start_agent agent --server "$3://$front" --keepalive 1s --allow '127.0.0.1:*' || return
+    downs=$(count proxy.log 'event=session.down')
+    sleep 4
+    [ "$(count proxy.log 'event=session.down')" -eq "$downs" ] || { fail "it went down"; return; }
+    curl -sf --max-time 5 -o /dev/null "http://${exposed[0]}/" || fail "no page afterwards"
+}
+
+# Without the lines that carry Upgrade on, the agent says what is wrong.
+says_stripped() {
+    local scheme
+    end_now front
+    start_front nginx '/proxy_set_header/d' || return
+    for scheme in http ws; do
+        start_agent_only agent --server "$scheme://$front" --allow '127.0.0.1:*'
+        said agent.log 'event=link.retry.*stripped' 5 || return
+        stop agent || return
+    done
+    figures=$(sed -n 's/.*reason=\([^"]*\).*/\1/p' "$dir/agent.log" | head -n 1)
+}
+
+declare -A impatient=([haproxy]='s/timeout tunnel 60s/timeout tunnel 2s/'
+    [nginx]='s/proxy_pass .*/& proxy_read_timeout 2s; proxy_send_timeout 2s;/')
+
+check 'nginx, servers and a proxy are ready' start_carriers || return
+for balancer in haproxy nginx; do
+    for scheme in http ws; do
+        is="$scheme:// through $balancer"
+        check "$is: the agent comes up" through_front $balancer $scheme || continue
+        check "$is: 192 MiB down and up" copies
+        check "$is: 200 pages at one time" many_pages
+        check "$is: a client finishes first" finishes_first
+        check "$is: the balancer is killed" front_dies $balancer
+        check "$is: an idle session stays" outlives_idleness $balancer \
+            "${impatient[$balancer]}" $scheme
+        check "$is: the agent ends well" stop agent
+        end_now front
+    done
+done
+check 'an Upgrade that got lost is noticed' says_stripped
+end_now front
+check 'the proxy ends well' stop proxy
