@@ -10,7 +10,7 @@
 ##   asan       all suites with AddressSanitizer and UBSan, gcc and clang
 ##   tsan       the suites with threads under ThreadSanitizer
 ##   portable   the engine's suites with 32 bits, and big-endian (needs a cross compiler and qemu)
-##   interop    against hashicorp/yamux (needs go)
+##   interop    against other yamux and WebSocket libraries (needs go, node, npm)
 ##   e2e        the programs with curl, nginx, ssh and broken networks (needs root for some)
 ##   bench      how fast it is beside other tunnels (needs python3; BENCH="relay link lib engine")
 ##   bench-peers  builds frp and rathole for it (downloads them; needs go, cargo)

@@ -38,7 +38,8 @@ for file in "$header" README.md LICENSE Makefile; do
     if [ ! -r "$file" ]; then echo "$file:1: cannot be read"; fi
 done >"$tmp/found"
 find . \( -path ./build -o -path ./.git \) -prune -o -type f \( -name '*.[ch]' -o -name '*.sh' \
-    -o -name '*.awk' -o -name '*.py' -o -name '*.go' -o -name '*.md' -o -name Makefile \
+    -o -name '*.awk' -o -name '*.py' -o -name '*.go' -o -name '*.mjs' -o -name '*.md' \
+    -o -name Makefile \
     -o -path './.ci/*' \) -print | sed 's,^\./,,' | sort >"$tmp/files"
 xargs awk -f "$here/tidy.awk" <"$tmp/files" >>"$tmp/found"
 verdict lines
