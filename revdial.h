@@ -7729,7 +7729,7 @@ void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n)
 size_t revdial_engine_expected(revdial_engine *e, uint32_t id)
 {
     const rvd_mux_stream *s = rvd_engine_find(e, id);
-    return s ? rvd_mux_expected(&e->mux, s) : 0;
+    return s && !e->ws ? rvd_mux_expected(&e->mux, s) : 0;  // behind a WebSocket nobody knows
 }
 
 ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t len)
