@@ -702,6 +702,24 @@ typedef struct revdial_session_info {
 // Where backends register and streams are opened.
 // ================================================================================================
 
+// A port for clients. Each connection to it becomes a stream: dialled and joined by the I/O threads,
+// without a thread of its own. One that cannot be has its connection reset.
+typedef struct revdial_expose {
+    const char *listen;  // "host:port" or "unix:/path"; port 0 = any, see revdial_proxy_address()
+    const char *name;    // the backend
+    revdial_dial_opts dial;  // of each; its client_addr and local_addr are the connection's
+    int idle_ms;             // a connection ends after so long without a byte; 0 = never
+} revdial_expose;
+
+// What became of such a connection.
+typedef struct revdial_client {
+    size_t expose;           // index of its port in the config
+    const char *address;     // "host:port" or "unix"
+    int is_joined;           // 0: the dial failed
+    uint64_t moved[2];       // bytes to the backend, and back
+    const revdial_err *why;  // NULL: both directions ended with EOF
+} revdial_client;
+
 typedef struct revdial_proxy_config {
     const char *listen;  // "host:port,[::]:port,unix:/path"; port 0 = any; NULL = only adopt
     const char *path;    // of the upgrade request, default "/revdial"
@@ -726,6 +744,10 @@ typedef struct revdial_proxy_config {
     void (*on_session)(void *ud, revdial_session *s, int state, const revdial_err *why);
     // The backend opened a stream to us. NULL = refused. On a thread of its own; owns st.
     void (*on_stream)(void *ud, revdial_stream *st);
+    const revdial_expose *exposes;
+    size_t expose_count;
+    // A client's connection to one of them is over. On an I/O thread: must not block.
+    void (*on_client)(void *ud, const revdial_client *client);
     void *ud;
     revdial_common common;
 } revdial_proxy_config;
@@ -746,7 +768,8 @@ typedef struct revdial_adopt {
 //   thread   any
 REVDIAL_API revdial_proxy *revdial_proxy_open(const revdial_proxy_config *cfg, revdial_err *err);
 
-// The address that listener `index` is bound to, "host:port", "[host]:port" or "unix:path".
+// The address that listener `index` is bound to, "host:port", "[host]:port" or "unix:path". Those
+// of `listen` come first, then one for each of `exposes`.
 //   returns  its length, or REVDIAL_EINVAL: no such listener, or buf too small
 //   thread   any
 REVDIAL_API int revdial_proxy_address(revdial_proxy *p, unsigned index, char *buf, size_t size);
@@ -8212,12 +8235,14 @@ const char *revdial_reset_text(int reset)
 // epoll and eventfd, or poll and a pipe. -DREVDIAL_POLL chooses the portable pair on Linux as well.
 #if defined(__linux__) && !defined(REVDIAL_POLL)
 #define RVD_SYS_EPOLL 1
+#define RVD_SYS_INHERITS 1  // an accepted socket has the options of its listener
 #include <linux/futex.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
 #else
 #define RVD_SYS_EPOLL 0
+#define RVD_SYS_INHERITS 0
 #endif
 
 #ifdef __linux__
@@ -12646,29 +12671,37 @@ static int rvd_relay_new_locked(revdial_stream *st, int rfd, int wfd, const revd
     return REVDIAL_OK;
 }
 
-// Starts a relay. On an error all three are still the caller's.
-static int rvd_relay_begin(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts)
+// Starts a relay on descriptors that are prepared for it. On an error all three are still the
+// caller's.
+static int rvd_relay_start(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts)
 {
-    static const revdial_join_opts none;
     revdial_session *s = st->session;
     rvd_relay *r = NULL;
     int code;
-    if (!opts) opts = &none;
-    if (opts->early_len > RVD_RELAY_EARLY_MAX || opts->idle_ms < 0) return REVDIAL_EINVAL;
-    if (rvd_sys_set_nonblocking(rfd) < 0 || rvd_sys_set_nonblocking(wfd) < 0) return REVDIAL_ESYS;
     pthread_mutex_lock(&s->lock);
     code = s->state == RVD_STREAM_DOWN ? REVDIAL_ECLOSED
                                        : rvd_relay_new_locked(st, rfd, wfd, opts, &r);
     if (!code) {
         rvd_stream_meta_free_locked(st);  // nobody is left to ask for it
         rvd_stream_work_begin(s->work);
-        rvd_sys_tune_client(wfd);
-        rvd_sys_set_abort(rfd, 1);  // a process that is killed must not end them with FIN
-        if (wfd != rfd) rvd_sys_set_abort(wfd, 1);
         rvd_loop_post(s->loop, &r->start);
     }
     pthread_mutex_unlock(&s->lock);
     return code;
+}
+
+// The same on any descriptors.
+static int rvd_relay_begin(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts)
+{
+    static const revdial_join_opts none;
+    if (!opts) opts = &none;
+    if (opts->early_len > RVD_RELAY_EARLY_MAX || opts->idle_ms < 0) return REVDIAL_EINVAL;
+    if (rvd_sys_set_nonblocking(rfd) < 0) return REVDIAL_ESYS;
+    if (wfd != rfd && rvd_sys_set_nonblocking(wfd) < 0) return REVDIAL_ESYS;
+    rvd_sys_tune_client(wfd);
+    rvd_sys_set_abort(rfd, 1);  // a process that is killed must not end them with FIN
+    if (wfd != rfd) rvd_sys_set_abort(wfd, 1);
+    return rvd_relay_start(st, rfd, wfd, opts);
 }
 
 int revdial_join(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts)
@@ -12699,13 +12732,13 @@ int revdial_stream_fd(revdial_stream *st)
 // under which nothing else is locked and nobody is called. Start at revdial_proxy_open().
 // ================================================================================================
 
-#define RVD_PROXY_LISTENERS 16     // addresses in one `listen`
-#define RVD_PROXY_BACKLOG 511      // what nginx uses: a storm of reconnecting backends fits
-#define RVD_PROXY_ACCEPTS 64       // connections in a row before sessions get their turn
-#define RVD_PROXY_PAUSE_US 100000  // after EMFILE: the connections wait in the kernel's queue
-#define RVD_PROXY_TRIES 4          // more sessions that one dial asks, where that is safe
-#define RVD_PROXY_BUCKETS 256      // of the table of names
-#define RVD_PROXY_AUTH_THREADS 16  // hooks that may block at the same time
+#define RVD_PROXY_BACKLOG 511            // what nginx uses: a storm of reconnecting backends fits
+#define RVD_PROXY_ACCEPTS 64             // connections in a row before sessions get their turn
+#define RVD_PROXY_CLIENT_WATCH_US 50000  // most dials take less
+#define RVD_PROXY_PAUSE_US 100000        // after EMFILE: the connections wait in the kernel's queue
+#define RVD_PROXY_TRIES 4                // more sessions that one dial asks, where that is safe
+#define RVD_PROXY_BUCKETS 256            // of the table of names
+#define RVD_PROXY_AUTH_THREADS 16        // hooks that may block at the same time
 #define RVD_PROXY_STREAM_THREADS 1024
 #define RVD_PROXY_NONCES 65536        // challenges that may wait for their answer
 #define RVD_PROXY_NONCE_US 60000000   // for a backend that connects again to answer, that is long
@@ -12749,9 +12782,26 @@ typedef struct rvd_proxy_listener {
     rvd_loop_io io;
     rvd_loop_timer pause;
     revdial_proxy *proxy;
+    const revdial_expose *expose;  // NULL: for backends
     char address[RVD_SYS_TEXT_MAX];
     char unlink[RVD_SYS_PATH_MAX + 1];  // of a unix socket, when we are done
 } rvd_proxy_listener;
+
+// A client of an exposed port, from accept(2) to the end of its connection.
+//   LISTED --the dial takes long--> WATCHED      both --the dial is over--> JOINED or gone
+enum rvd_proxy_client_state { RVD_PROXY_LISTED, RVD_PROXY_WATCHED, RVD_PROXY_JOINED };
+
+typedef struct rvd_proxy_client {
+    rvd_base_link link;  // in p->clients while LISTED; guarded by the proxy's lock, as state
+    enum rvd_proxy_client_state state;
+    rvd_loop_io io;  // loop 0: while WATCHED, for a client that goes away
+    rvd_loop_task task;
+    const rvd_proxy_listener *listener;
+    revdial_stream *st;  // what came of the dial, or:
+    revdial_err *why;
+    int64_t dial, since_us;
+    char address[];
+} rvd_proxy_client;
 
 struct revdial_proxy {
     // Set before start, then read-only.
@@ -12761,8 +12811,12 @@ struct revdial_proxy {
     rvd_loop **loops;
     rvd_stream_group *groups;  // one per loop
     unsigned loop_count;
-    rvd_proxy_listener listeners[RVD_PROXY_LISTENERS];
-    unsigned listener_count;
+    rvd_proxy_listener *listeners;  // those for backends first
+    unsigned listener_count, listener_room;
+    revdial_expose *exposes;  // their texts lie behind each other in expose_text
+    char *expose_text;
+    size_t expose_text_size;
+    rvd_loop_timer client_watch;  // loop 0
     rvd_loop_pool auth_pool, stream_pool;
     rvd_stream_work work;
     uint64_t seed;
@@ -12789,6 +12843,7 @@ struct revdial_proxy {
     int draining, closing, listening;
     int was_cut;          // a drain ended sessions that had streams left
     rvd_base_link dials;  // asynchronous ones, all that are not over
+    rvd_base_link clients;
     int64_t next_dial;
     revdial_stats stats;  // of sessions that are gone, and counters
 };
@@ -13786,6 +13841,8 @@ static void rvd_proxy_accept(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
     rvd_sys_close(fd);
 }
 
+static void rvd_proxy_client_begin(const rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer);
+
 static void rvd_proxy_on_listener(rvd_loop_io *io)
 {
     rvd_proxy_listener *l = RVD_BASE_OWNER(io, rvd_proxy_listener, io);
@@ -13804,7 +13861,10 @@ static void rvd_proxy_on_listener(rvd_loop_io *io)
                 rvd_loop_again(loop, io);
             return;
         }
-        rvd_proxy_accept(l->proxy, fd, &peer);
+        if (l->expose)
+            rvd_proxy_client_begin(l, fd, &peer);
+        else
+            rvd_proxy_accept(l->proxy, fd, &peer);
     }
     rvd_loop_again(loop, io);
 }
@@ -13998,11 +14058,17 @@ typedef struct rvd_proxy_dial {
     char text[];
 } rvd_proxy_dial;
 
+static void rvd_proxy_dial_drop(rvd_proxy_dial *d)
+{
+    const revdial_common *common = &d->proxy->cfg.common;
+    rvd_heap heap = {common->alloc, common->alloc_ud, d->size};
+    rvd_base_free(&heap, d, d->size);
+}
+
 static void rvd_proxy_dial_free(rvd_proxy_dial *d)
 {
     revdial_proxy *p = d->proxy;
-    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, d->size};
-    rvd_base_free(&heap, d, d->size);
+    rvd_proxy_dial_drop(d);
     rvd_stream_work_end(&p->work);
 }
 
@@ -14187,11 +14253,9 @@ static char *rvd_proxy_copy_text(rvd_proxy_copy *c, const char *from)
     return from ? rvd_proxy_copy_bytes(c, from, strlen(from) + 1) : NULL;
 }
 
-static void rvd_proxy_opts_copy(rvd_proxy_copy *c, const revdial_dial_opts *from, const char *name,
-                                rvd_proxy_dial *d)
+static revdial_dial_opts rvd_proxy_opts_copy(rvd_proxy_copy *c, const revdial_dial_opts *from)
 {
     revdial_dial_opts o = *from;
-    const char *name_copy;
     revdial_kv *meta = (revdial_kv *)(void *)rvd_proxy_copy_bytes(
         c, from->meta_count ? (const void *)from->meta : (const void *)"",
         from->meta_count * sizeof *meta);  // first, so that it is aligned
@@ -14208,35 +14272,27 @@ static void rvd_proxy_opts_copy(rvd_proxy_copy *c, const revdial_dial_opts *from
     o.client_addr = rvd_proxy_copy_text(c, from->client_addr);
     o.local_addr = rvd_proxy_copy_text(c, from->local_addr);
     o.key = rvd_proxy_copy_bytes(c, from->key, from->key_len);
-    name_copy = rvd_proxy_copy_text(c, name);
-    if (!d) return;
-    d->opts = o;
-    d->pick = rvd_proxy_pick_start(name_copy, &d->opts);
+    return o;
 }
 
-int64_t revdial_dial_async(revdial_proxy *p, const char *name, const revdial_dial_opts *opts,
-                           revdial_dial_fn *cb, void *ud)
+// Returns NULL without memory.
+static rvd_proxy_dial *rvd_proxy_dial_new(revdial_proxy *p, const char *name,
+                                          const revdial_dial_opts *opts)
 {
     static const revdial_dial_opts none;
     rvd_proxy_copy copy = {NULL, 0};
+    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
     rvd_proxy_dial *d;
-    rvd_heap heap;
-    int64_t id;
-    int code;
-    if (!p || !name || !cb) return REVDIAL_EINVAL;
-    rvd_proxy_opts_copy(&copy, opts ? opts : &none, name, NULL);
-    heap.fn = p->cfg.common.alloc;
-    heap.ud = p->cfg.common.alloc_ud;
-    heap.live_bytes = 0;
+    rvd_proxy_opts_copy(&copy, opts ? opts : &none);
+    rvd_proxy_copy_text(&copy, name);
     d = rvd_base_alloc(&heap, sizeof *d + copy.len);
-    if (!d) return REVDIAL_ENOMEM;
+    if (!d) return NULL;
     d->size = sizeof *d + copy.len;
     copy.to = d->text;
     copy.len = 0;
-    rvd_proxy_opts_copy(&copy, opts ? opts : &none, name, d);
+    d->opts = rvd_proxy_opts_copy(&copy, opts ? opts : &none);
+    d->pick = rvd_proxy_pick_start(rvd_proxy_copy_text(&copy, name), &d->opts);
     d->proxy = p;
-    d->cb = cb;
-    d->ud = ud;
     d->task.run = rvd_proxy_dial_run;
     d->timer.run = rvd_proxy_dial_on_timer;
     d->dial.opts = &d->opts;
@@ -14244,20 +14300,35 @@ int64_t revdial_dial_async(revdial_proxy *p, const char *name, const revdial_dia
     d->dial.deadline_us = rvd_stream_dial_deadline(&d->opts);
     rvd_base_link_init(&d->dial.link);
     rvd_base_link_init(&d->link);
-    pthread_mutex_lock(&p->lock);
-    if (p->closing) {
-        pthread_mutex_unlock(&p->lock);
-        rvd_base_free(&heap, d, d->size);
-        return REVDIAL_ECLOSED;
-    }
-    id = d->id = ++p->next_dial;
+    return d;
+}
+
+// Once the lock is released the dial may be over.
+static int64_t rvd_proxy_dial_start_locked(revdial_proxy *p, rvd_proxy_dial *d)
+{
+    int code;
+    d->id = ++p->next_dial;
     d->session = rvd_proxy_pick_locked(p, &d->pick, &code);
     d->is_waiting = !d->session && d->opts.flags & REVDIAL_DIAL_WAIT;
     d->loop = d->session ? d->session->loop : p->loops[0];
     rvd_base_link_push(&p->dials, &d->link);
     rvd_stream_work_begin(&p->work);
     rvd_loop_post(d->loop, &d->task);
+    return d->id;
+}
+
+int64_t revdial_dial_async(revdial_proxy *p, const char *name, const revdial_dial_opts *opts,
+                           revdial_dial_fn *cb, void *ud)
+{
+    rvd_proxy_dial *d = p && name && cb ? rvd_proxy_dial_new(p, name, opts) : NULL;
+    int64_t id = REVDIAL_ECLOSED;
+    if (!d) return p && name && cb ? REVDIAL_ENOMEM : REVDIAL_EINVAL;
+    d->cb = cb;
+    d->ud = ud;
+    pthread_mutex_lock(&p->lock);
+    if (!p->closing) id = rvd_proxy_dial_start_locked(p, d);
     pthread_mutex_unlock(&p->lock);
+    if (id < 0) rvd_proxy_dial_drop(d);
     return id;
 }
 
@@ -14275,6 +14346,188 @@ int revdial_dial_cancel(revdial_proxy *p, int64_t dial)
     }
     pthread_mutex_unlock(&p->lock);
     return code;
+}
+
+// ---- clients of exposed ports ----
+// Accepted on loop 0, dialled for as revdial_dial_async() does it, joined on their session's loop.
+
+static void rvd_proxy_client_end(rvd_proxy_client *c, const uint64_t moved[2],
+                                 const revdial_err *why)
+{
+    revdial_proxy *p = c->listener->proxy;
+    size_t size = sizeof *c + strlen(c->address) + 1;
+    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, size};
+    revdial_client told;
+    memset(&told, 0, sizeof told);
+    told.expose = (size_t)(c->listener->expose - p->exposes);
+    told.address = c->address;
+    told.is_joined = c->state == RVD_PROXY_JOINED;
+    if (moved) memcpy(told.moved, moved, sizeof told.moved);
+    told.why = why;
+    if (p->cfg.on_client) p->cfg.on_client(p->cfg.ud, &told);
+    rvd_base_free(&heap, c, size);
+    rvd_stream_work_end(&p->work);
+}
+
+static void rvd_proxy_client_failed(rvd_proxy_client *c, const revdial_err *why)
+{
+    rvd_sys_close_reset(c->io.fd);
+    rvd_proxy_client_end(c, NULL, why);
+}
+
+static void rvd_proxy_client_on_over(void *ud, const uint64_t moved[2], const revdial_err *why)
+{
+    rvd_proxy_client_end(ud, moved, why);
+}
+
+// The dial has succeeded, and nobody watches the client any more.
+static void rvd_proxy_client_join(rvd_proxy_client *c)
+{
+    revdial_join_opts opts;
+    revdial_err err;
+    int code;
+    memset(&opts, 0, sizeof opts);
+    opts.idle_ms = c->listener->expose->idle_ms;
+    opts.done = rvd_proxy_client_on_over;
+    opts.ud = c;
+    c->state = RVD_PROXY_JOINED;
+    code = rvd_relay_start(c->st, c->io.fd, c->io.fd, &opts);
+    if (!code) return;
+    revdial_reset(c->st, REVDIAL_RESET_INTERNAL);
+    revdial_close(c->st);
+    rvd_stream_fail(&err, code, 0, "the connection could not be joined");
+    rvd_proxy_client_failed(c, &err);
+}
+
+// Loop 0: no longer watched.
+static void rvd_proxy_client_unwatch(rvd_loop_task *task)
+{
+    rvd_proxy_client *c = RVD_BASE_OWNER(task, rvd_proxy_client, task);
+    revdial_proxy *p = c->listener->proxy;
+    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, sizeof *c->why};
+    revdial_err why;
+    rvd_loop_remove(p->loops[0], &c->io);
+    if (c->st) {
+        rvd_proxy_client_join(c);
+        return;
+    }
+    rvd_stream_fail(&why, REVDIAL_ENOMEM, 0, "the dial failed, and there was no memory to say why");
+    if (c->why) why = *c->why;
+    rvd_base_free(&heap, c->why, sizeof *c->why);
+    rvd_proxy_client_failed(c, &why);
+}
+
+static void rvd_proxy_client_on_dialled(void *ud, revdial_stream *st, const revdial_err *err)
+{
+    rvd_proxy_client *c = ud;
+    revdial_proxy *p = c->listener->proxy;
+    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
+    int is_watched;
+    pthread_mutex_lock(&p->lock);
+    is_watched = c->state == RVD_PROXY_WATCHED;
+    rvd_base_link_remove(&c->link);
+    pthread_mutex_unlock(&p->lock);
+    c->st = st;
+    if (is_watched) {  // by loop 0, which need not be this one
+        c->why = st ? NULL : rvd_base_alloc(&heap, sizeof *c->why);
+        if (c->why) *c->why = *err;
+        rvd_loop_post(p->loops[0], &c->task);
+    } else if (st) {
+        rvd_proxy_client_join(c);
+    } else {
+        rvd_proxy_client_failed(c, err);
+    }
+}
+
+// RST while it is dialled for: nobody needs the dial. FIN says nothing: a client may have finished
+// sending and wait for the answer.
+static void rvd_proxy_client_on_io(rvd_loop_io *io)
+{
+    rvd_proxy_client *c = RVD_BASE_OWNER(io, rvd_proxy_client, io);
+    if (io->ready & RVD_LOOP_HUP) revdial_dial_cancel(c->listener->proxy, c->dial);
+}
+
+// Loop 0. Most dials are over before their client is worth a system call.
+static void rvd_proxy_on_client_watch(rvd_loop_timer *t)
+{
+    revdial_proxy *p = RVD_BASE_OWNER(t, revdial_proxy, client_watch);
+    int64_t old = rvd_loop_now(p->loops[0]) - RVD_PROXY_CLIENT_WATCH_US;
+    pthread_mutex_lock(&p->lock);
+    while (!rvd_base_link_is_alone(&p->clients)) {
+        rvd_proxy_client *c = RVD_BASE_OWNER(p->clients.next, rvd_proxy_client, link);
+        if (c->since_us > old) {
+            rvd_loop_timer_set(p->loops[0], t, c->since_us + RVD_PROXY_CLIENT_WATCH_US);
+            break;
+        }
+        rvd_base_link_remove(&c->link);
+        if (rvd_loop_add(p->loops[0], &c->io) == 0) c->state = RVD_PROXY_WATCHED;
+    }
+    pthread_mutex_unlock(&p->lock);
+}
+
+// Returns 0, or REVDIAL_E*: the client is still there.
+static int rvd_proxy_client_dial(rvd_proxy_client *c, const char *local)
+{
+    const revdial_expose *x = c->listener->expose;
+    revdial_proxy *p = c->listener->proxy;
+    revdial_dial_opts opts = x->dial;
+    rvd_proxy_dial *d;
+    int64_t id = REVDIAL_ECLOSED;
+    opts.client_addr = local ? c->address : NULL;
+    opts.local_addr = local;
+    d = rvd_proxy_dial_new(p, x->name, &opts);
+    if (!d) return REVDIAL_ENOMEM;
+    d->cb = rvd_proxy_client_on_dialled;
+    d->ud = c;
+    if (!p->client_watch.slot)  // without memory a client that goes away is found out later
+        rvd_loop_timer_set(p->loops[0], &p->client_watch, c->since_us + RVD_PROXY_CLIENT_WATCH_US);
+    pthread_mutex_lock(&p->lock);
+    if (!p->closing) {
+        rvd_base_link_push(&p->clients, &c->link);
+        c->dial = p->next_dial + 1;
+        id = rvd_proxy_dial_start_locked(p, d);
+    }
+    pthread_mutex_unlock(&p->lock);
+    if (id > 0) return REVDIAL_OK;
+    rvd_proxy_dial_drop(d);
+    return (int)id;
+}
+
+static void rvd_proxy_client_begin(const rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer)
+{
+    revdial_proxy *p = l->proxy;
+    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
+    char from[RVD_SYS_TEXT_MAX], local[RVD_SYS_TEXT_MAX];
+    const char *to = NULL;
+    rvd_sys_addr at;
+    rvd_proxy_client *c;
+    revdial_err err;
+    int code;
+    rvd_sys_addr_format(peer, from, sizeof from);
+    if (!RVD_SYS_INHERITS) rvd_sys_tune_client(fd);
+    if (!RVD_SYS_INHERITS) rvd_sys_set_abort(fd, 1);
+    if (peer->ss.ss_family != AF_UNIX && rvd_sys_getsockname(fd, &at) == 0) {
+        rvd_sys_addr_format(&at, local, sizeof local);
+        to = local;
+    }
+    c = rvd_base_alloc(&heap, sizeof *c + strlen(from) + 1);
+    if (!c) {
+        rvd_proxy_log(p, REVDIAL_LOG_WARN, "client.refused", "out of memory for a client");
+        rvd_sys_close_reset(fd);
+        return;
+    }
+    memcpy(c->address, from, strlen(from) + 1);
+    rvd_base_link_init(&c->link);
+    c->io.fd = fd;
+    c->io.run = rvd_proxy_client_on_io;
+    c->task.run = rvd_proxy_client_unwatch;
+    c->listener = l;
+    c->since_us = rvd_loop_now(p->loops[0]);
+    rvd_stream_work_begin(&p->work);
+    code = rvd_proxy_client_dial(c, to);
+    if (!code) return;
+    rvd_stream_fail(&err, code, 0, revdial_strerror(code));
+    rvd_proxy_client_failed(c, &err);
 }
 
 // ---- the application's other calls ----
@@ -14484,6 +14737,9 @@ static void rvd_proxy_free(revdial_proxy *p)
     rvd_stream_text_free(&heap, p->realm);
     for (unsigned i = 0; i < p->listener_count; i++)
         if (p->listeners[i].io.fd >= 0) rvd_sys_close(p->listeners[i].io.fd);
+    rvd_base_free(&heap, p->listeners, p->listener_room * sizeof *p->listeners);
+    rvd_base_free(&heap, p->exposes, p->cfg.expose_count * sizeof *p->exposes);
+    rvd_base_free(&heap, p->expose_text, p->expose_text_size);
     rvd_stream_work_close(&p->work);
     pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->lock);
@@ -14526,6 +14782,14 @@ static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *
 {
     const char *problem = rvd_proxy_rows_problem(cfg->credentials, cfg->credential_count);
     if (cfg->common.io_threads > 256) problem = "common.io_threads: over 256";
+    if (cfg->expose_count && !cfg->exposes) problem = "exposes: NULL, with a count";
+    for (size_t i = 0; !problem && i < cfg->expose_count; i++) {
+        const revdial_expose *x = &cfg->exposes[i];
+        if (!x->listen || !x->name || !rvd_base_is_name(x->name, strlen(x->name)))
+            problem = "exposes: one without a port to listen on, or without a backend's name";
+        else if (x->idle_ms < 0)
+            problem = "exposes: idle_ms is negative";
+    }
     if (cfg->common.log_level < 0 || cfg->common.log_level > REVDIAL_LOG_DEBUG)
         problem = "common.log_level: no such level";
     return problem ? rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem) : REVDIAL_OK;
@@ -14567,8 +14831,6 @@ static int rvd_proxy_listen(revdial_proxy *p, const char *text, revdial_err *err
     rvd_sys_endpoint e;
     rvd_sys_addr at;
     int r;
-    if (p->listener_count == RVD_PROXY_LISTENERS)
-        return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: over 16 addresses");
     if (rvd_sys_addr_split(text, 0, &e, err) < 0) return REVDIAL_EINVAL;
     if (e.kind == RVD_SYS_NAME)
         r = rvd_sys_resolve(e.host, e.port, &at, 1);
@@ -14589,6 +14851,47 @@ static int rvd_proxy_listen(revdial_proxy *p, const char *text, revdial_err *err
     return REVDIAL_OK;
 }
 
+// A copy of the ports to expose, with one block for all their texts.
+static int rvd_proxy_exposes_copy(revdial_proxy *p, const revdial_proxy_config *cfg,
+                                  revdial_err *err)
+{
+    rvd_proxy_copy copy = {NULL, 0};
+    p->cfg.expose_count = 0;
+    if (!cfg->expose_count) return REVDIAL_OK;
+    p->exposes = rvd_base_alloc(&p->heap, cfg->expose_count * sizeof *p->exposes);
+    if (!p->exposes) return rvd_proxy_nomem(err);
+    p->cfg.expose_count = cfg->expose_count;
+    for (int pass = 0; pass < 2; pass++) {
+        for (size_t i = 0; i < cfg->expose_count; i++) {
+            p->exposes[i] = cfg->exposes[i];
+            p->exposes[i].dial = rvd_proxy_opts_copy(&copy, &cfg->exposes[i].dial);
+            p->exposes[i].name = rvd_proxy_copy_text(&copy, cfg->exposes[i].name);
+            copy.len = (copy.len + sizeof(void *) - 1) & ~(sizeof(void *) - 1);
+        }
+        if (pass) break;
+        p->expose_text_size = copy.len;
+        copy.to = p->expose_text = rvd_base_alloc(&p->heap, copy.len);
+        if (!copy.to) return rvd_proxy_nomem(err);
+        copy.len = 0;
+    }
+    return REVDIAL_OK;
+}
+
+// The ports for clients.
+static int rvd_proxy_expose_all(revdial_proxy *p, revdial_err *err)
+{
+    for (size_t i = 0; i < p->cfg.expose_count; i++) {
+        rvd_proxy_listener *l = &p->listeners[p->listener_count];
+        int code = rvd_proxy_listen(p, p->exposes[i].listen, err);
+        if (code) return code;
+        p->exposes[i].listen = NULL;  // the caller's
+        l->expose = &p->exposes[i];
+        rvd_sys_tune_client(l->io.fd);
+        rvd_sys_set_abort(l->io.fd, 1);
+    }
+    return REVDIAL_OK;
+}
+
 static int rvd_proxy_listen_all(revdial_proxy *p, const char *list, revdial_err *err)
 {
     while (list && *list) {
@@ -14606,12 +14909,26 @@ static int rvd_proxy_listen_all(revdial_proxy *p, const char *list, revdial_err 
     return REVDIAL_OK;
 }
 
+// Room for all listeners: they must not move.
+static int rvd_proxy_listeners_open(revdial_proxy *p, const char *list, revdial_err *err)
+{
+    size_t room = p->cfg.expose_count + 1;
+    for (; list && *list; list++) room += *list == ',';
+    p->listeners = rvd_base_alloc(&p->heap, room * sizeof *p->listeners);
+    if (!p->listeners) return rvd_proxy_nomem(err);
+    p->listener_room = (unsigned)room;
+    return REVDIAL_OK;
+}
+
 // Before the threads start: everything that can still be undone by freeing.
 static int rvd_proxy_prepare(revdial_proxy *p, const revdial_proxy_config *cfg, revdial_err *err)
 {
     int code = rvd_proxy_config_copy(p, cfg, err);
     if (!code) code = rvd_proxy_loops_open(p, err);
+    if (!code) code = rvd_proxy_exposes_copy(p, cfg, err);
+    if (!code) code = rvd_proxy_listeners_open(p, cfg->listen, err);
     if (!code) code = rvd_proxy_listen_all(p, cfg->listen, err);
+    if (!code) code = rvd_proxy_expose_all(p, err);
     if (!code && (rvd_sys_random(&p->seed, sizeof p->seed) < 0 ||
                   rvd_sys_random(p->nonce_key, sizeof p->nonce_key) < 0))
         code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
@@ -14653,12 +14970,13 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
     p->heap = heap;
     rvd_base_link_init(&p->members);
     rvd_base_link_init(&p->dials);
+    rvd_base_link_init(&p->clients);
     rvd_base_link_init(&p->waiting);
     rvd_base_bucket_init(&p->stranger_lines, RVD_PROXY_LOG_BURST, RVD_PROXY_LOG_RATE,
                          rvd_sys_now_us());
     p->stop_listening.run = rvd_proxy_on_stop_listening;
     p->dials_wake.run = rvd_proxy_on_dials_wake;
-    for (unsigned i = 0; i < RVD_PROXY_LISTENERS; i++) p->listeners[i].io.fd = -1;
+    p->client_watch.run = rvd_proxy_on_client_watch;
     if (pthread_mutex_init(&p->lock, NULL) == 0) {
         if (rvd_sys_cond_open(&p->changed) == 0) {
             if (rvd_stream_work_open(&p->work) == 0) return p;
@@ -15220,7 +15538,9 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     pthread_mutex_lock(&s->lock);
     rvd_stream_sink_set_locked(st, NULL, NULL, 0);
     pthread_mutex_unlock(&s->lock);
-    if (rvd_relay_begin(st, fd, fd, &opts)) {
+    rvd_sys_tune_client(fd);
+    rvd_sys_set_abort(fd, 1);
+    if (rvd_relay_start(st, fd, fd, &opts)) {
         rvd_sys_close_reset(fd);
         f->st = st;
         rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);

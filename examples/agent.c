@@ -20,6 +20,7 @@ typedef struct settings {
     int auth;
     int proxy_protocol;  // 0 = none, 1, 2
     int connect_timeout_ms, idle_timeout_ms, drain_ms, keepalive_ms, dead_after_ms;
+    int spin_us;
     int is_cleartext_fine, all_addresses;
 } settings;
 
@@ -75,6 +76,10 @@ static const prog_option options[] = {
      1, 3600000},
     {"dead-after", PROG_DURATION, AT(dead_after_ms), "TIME",
      "gives it up so long after that, and connects again (default 15s)", 1, 3600000},
+    {"spin-us", PROG_NUMBER, AT(spin_us), "N",
+     "the I/O thread polls for up to N microseconds before it sleeps, while\n"
+     "that pays (default 0: never)",
+     0, 1000},
     {"all-addresses", PROG_FLAG, AT(all_addresses), NULL,
      "serve every address that the server's host name has, not just one", 0, 0},
     {"insecure-cleartext", PROG_FLAG, AT(is_cleartext_fine), NULL,
@@ -323,6 +328,7 @@ static int serve(const settings *s, const char *url, const char *via, prog_log *
     cfg.proxy_protocol = s->proxy_protocol;
     cfg.connect_timeout_ms = s->connect_timeout_ms;
     cfg.idle_timeout_ms = s->idle_timeout_ms;
+    cfg.common.spin_us = (unsigned)s->spin_us;
     cfg.common.limits.keepalive_ms = s->keepalive_ms;
     cfg.common.limits.dead_after_ms = s->dead_after_ms;
     cfg.on_state = on_state;

@@ -1,0 +1,294 @@
+// Exposed ports: clients of the proxy that become streams without a thread of their own.
+#include "runtime_util.h"
+
+typedef struct told {
+    util_gate gate;
+    pthread_mutex_t lock;
+    revdial_client last;
+    revdial_err why;
+    char address[80];
+} told;
+
+static told clients = {.gate = UTIL_GATE, .lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void on_client(void *ud, const revdial_client *client)
+{
+    (void)ud;
+    pthread_mutex_lock(&clients.lock);
+    clients.last = *client;
+    memset(&clients.why, 0, sizeof clients.why);
+    if (client->why) clients.why = *client->why;
+    snprintf(clients.address, sizeof clients.address, "%s", client->address);
+    pthread_mutex_unlock(&clients.lock);
+    util_gate_add(&clients.gate, 1);
+}
+
+// A world whose proxy exposes what x says. Returns its port's address in `at`.
+static int exposed_open(world *w, const revdial_expose *x, char *at, size_t size)
+{
+    util_gate_init(&clients.gate);
+    w->pcfg.exposes = x;
+    w->pcfg.expose_count = 1;
+    w->pcfg.on_client = on_client;
+    return world_open(w) && revdial_proxy_address(w->proxy, 1, at, size) > 0;
+}
+
+TEST(a_client_of_an_exposed_port_reaches_the_backend_and_half_closes)
+{
+    revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
+    char at[80], buf[64];
+    size_t len;
+    world w;
+    world_init(&w);
+    if (exposed_open(&w, &x, at, sizeof at)) {
+        int fd = raw_connect(at);
+        CHECK(raw_say(fd, "hello"));
+        shutdown(fd, SHUT_WR);
+        CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), 0);
+        CHECK_STR(buf, "hello");
+        CHECK(util_gate_wait(&clients.gate, 1));
+        CHECK_INT(clients.last.is_joined, 1);
+        CHECK_INT(clients.last.expose, 0);
+        CHECK_INT(clients.last.moved[0], 5);
+        CHECK_INT(clients.last.moved[1], 5);
+        CHECK_INT(clients.why.code, 0);
+        CHECK(strncmp(clients.address, "127.0.0.1:", 10) == 0);
+        close(fd);
+    }
+    world_close(&w);
+}
+
+TEST(what_a_port_asks_for_goes_with_each_dial)
+{
+    static const revdial_kv meta[] = {{"do", "source"}, {"n", "1000"}};
+    char name[] = "cam-1", listen[] = "127.0.0.1:0", at[80], buf[2000];
+    revdial_expose x = {.listen = listen, .name = name};
+    size_t len;
+    world w;
+    world_init(&w);
+    x.dial.meta = meta;
+    x.dial.meta_count = 2;
+    if (exposed_open(&w, &x, at, sizeof at)) {
+        memset(name, 'x', 5);  // it has its own copy
+        memset(listen, 'x', 5);
+        for (int i = 0; i < 3; i++) {
+            int fd = raw_connect(at);
+            shutdown(fd, SHUT_WR);
+            CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), 0);
+            CHECK_INT(len, 1000);
+            CHECK(util_matches((const uint8_t *)buf, 1000, 0, 1));
+            close(fd);
+        }
+    }
+    world_close(&w);
+}
+
+TEST(a_client_whose_dial_fails_is_reset_and_why_is_told)
+{
+    revdial_expose x = {.listen = "127.0.0.1:0", .name = "nobody"};
+    char at[80];
+    size_t len;
+    world w;
+    world_init(&w);
+    if (exposed_open(&w, &x, at, sizeof at)) {
+        int before = util_fds();
+        int fd = raw_connect(at);
+        CHECK_INT(raw_drain(fd, at, sizeof at, &len), -1);
+        CHECK_INT(len, 0);
+        CHECK(util_gate_wait(&clients.gate, 1));
+        CHECK_INT(clients.last.is_joined, 0);
+        CHECK_INT(clients.why.code, REVDIAL_ENOBACKEND);
+        close(fd);
+        CHECK_INT(util_fds(), before);
+    }
+    world_close(&w);
+}
+
+// Longer than the moment after which a client is watched, with one I/O thread and with several.
+TEST(a_client_that_goes_away_while_it_is_dialled_for_ends_its_dial)
+{
+    for (unsigned threads = 1; threads <= 3; threads += 2) {
+        static const revdial_kv meta[] = {{"do", "silent"}};
+        revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
+        char at[80];
+        world w;
+        world_init(&w);
+        w.pcfg.common.io_threads = threads;
+        x.dial.meta = meta;
+        x.dial.meta_count = 1;
+        x.dial.timeout_ms = -1;
+        if (exposed_open(&w, &x, at, sizeof at)) {
+            int fd = raw_connect(at);
+            CHECK(util_gate_wait(&w.held, 1));
+            raw_close_reset(fd);
+            CHECK(util_gate_wait(&clients.gate, 1));
+            CHECK_INT(clients.last.is_joined, 0);
+            CHECK_INT(clients.why.code, REVDIAL_ECLOSED);
+        }
+        world_close(&w);
+    }
+}
+
+// By then it is watched by the first I/O thread, and its session belongs to another.
+TEST(a_client_whose_dial_takes_long_is_joined_or_refused_all_the_same)
+{
+    for (int refused = 0; refused < 2; refused++) {
+        static const revdial_kv meta[] = {{"do", "silent"}};
+        revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
+        char at[80], buf[64];
+        size_t len;
+        world w;
+        world_init(&w);
+        w.pcfg.common.io_threads = 3;
+        x.dial.meta = meta;
+        x.dial.meta_count = 1;
+        x.dial.timeout_ms = refused ? 120 : -1;
+        if (exposed_open(&w, &x, at, sizeof at)) {
+            int fd = raw_connect(at);
+            CHECK(util_gate_wait(&w.held, 1));
+            util_nap_ms(60);        // no event tells that it is watched; without it this tests less
+            shutdown(fd, SHUT_WR);  // not a reason to give up
+            if (!refused) util_gate_add(&w.go, 1);
+            CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), refused ? -1 : 0);
+            CHECK(util_gate_wait(&clients.gate, 1));
+            CHECK_INT(clients.last.is_joined, !refused);
+            CHECK_INT(clients.why.code, refused ? REVDIAL_ETIMEDOUT : 0);
+            close(fd);
+        }
+        world_close(&w);
+    }
+}
+
+TEST(an_exposed_unix_socket_is_there_while_the_proxy_listens)
+{
+    char dir[] = "/tmp/revdial-test-XXXXXX", listen[100], at[120], buf[64];
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    revdial_expose x = {.name = "cam-1"};
+    size_t len;
+    world w;
+    world_init(&w);
+    REQUIRE(mkdtemp(dir) != NULL);
+    snprintf(listen, sizeof listen, "unix:%s/s", dir);
+    x.listen = listen;
+    if (exposed_open(&w, &x, at, sizeof at)) {
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        CHECK_STR(at, listen);
+        snprintf(to.sun_path, sizeof to.sun_path, "%s", listen + 5);
+        CHECK_INT(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+        CHECK(raw_say(fd, "x"));
+        shutdown(fd, SHUT_WR);
+        CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), 0);
+        CHECK_STR(buf, "x");
+        CHECK(util_gate_wait(&clients.gate, 1));
+        CHECK_STR(clients.address, "unix");
+        close(fd);
+    }
+    world_close(&w);
+    CHECK_INT(access(listen + 5, F_OK), -1);
+    rmdir(dir);
+}
+
+TEST(closing_the_proxy_tells_of_every_client_it_had)
+{
+    static const revdial_kv meta[] = {{"do", "silent"}};
+    revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
+    enum { CLIENTS = 20 };
+    int fds[CLIENTS];
+    char at[80];
+    size_t len;
+    world w;
+    world_init(&w);
+    x.dial.meta = meta;
+    x.dial.meta_count = 1;
+    if (exposed_open(&w, &x, at, sizeof at)) {
+        for (int i = 0; i < CLIENTS; i++) fds[i] = raw_connect(at);
+        CHECK(util_gate_wait(&w.held, CLIENTS));
+        revdial_proxy_close(w.proxy);
+        w.proxy = NULL;
+        CHECK_INT(util_gate_count(&clients.gate), CLIENTS);
+        for (int i = 0; i < CLIENTS; i++) {
+            CHECK_INT(raw_drain(fds[i], at, sizeof at, &len), -1);
+            close(fds[i]);
+        }
+    }
+    world_close(&w);
+}
+
+TEST(a_port_that_makes_no_sense_is_refused_with_a_reason)
+{
+    static const revdial_expose rows[] = {
+        {.listen = NULL, .name = "cam-1"},
+        {.listen = "127.0.0.1:0", .name = NULL},
+        {.listen = "127.0.0.1:0", .name = "not a name"},
+        {.listen = "127.0.0.1:0", .name = "cam-1", .idle_ms = -1},
+        {.listen = "127.0.0.1", .name = "cam-1"},
+        {.listen = "127.0.0.1:70000", .name = "cam-1"},
+    };
+    int before = util_fds();
+    world w;
+    world_init(&w);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        revdial_err err = {0};
+        w.pcfg.exposes = &rows[i];
+        w.pcfg.expose_count = 1;
+        CHECK(revdial_proxy_open(&w.pcfg, &err) == NULL);
+        CHECK_INT(err.code, REVDIAL_EINVAL);
+        CHECK(err.msg[0]);
+    }
+    w.pcfg.exposes = NULL;
+    CHECK(revdial_proxy_open(&w.pcfg, NULL) == NULL);
+    CHECK_INT(util_fds(), before);
+    world_close(&w);
+}
+
+static pthread_mutex_t heap_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void *locked_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
+{
+    pthread_mutex_lock(&heap_lock);
+    void *p = test_heap_alloc(ud, ptr, old_size, new_size);
+    pthread_mutex_unlock(&heap_lock);
+    return p;
+}
+
+// The n-th allocation from now on fails; 0: none.
+static void heap_fail(test_heap *h, size_t n)
+{
+    pthread_mutex_lock(&heap_lock);
+    h->fail_at = n ? h->calls + n : 0;
+    pthread_mutex_unlock(&heap_lock);
+}
+
+// Whatever the n-th allocation was for, the client gets an end and nothing is left behind.
+TEST(a_client_that_finds_no_memory_is_reset_or_served)
+{
+    test_heap heap = {0};
+    for (size_t n = 1; n < 10; n++) {
+        revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
+        char at[80], buf[64];
+        size_t len;
+        world w;
+        world_init(&w);
+        w.pcfg.common.alloc = locked_alloc;
+        w.pcfg.common.alloc_ud = &heap;
+        if (exposed_open(&w, &x, at, sizeof at)) {
+            heap_fail(&heap, n);
+            int fd = raw_connect(at);
+            int said = raw_say(fd, "x");  // or that was where the reset was told
+            shutdown(fd, SHUT_WR);
+            int end = raw_drain(fd, buf, sizeof buf, &len);
+            if (said && end != -1 && len != 1)
+                test_fail(__FILE__, __LINE__, "%zu: end %d after %zu bytes", n, end, len);
+            close(fd);
+            heap_fail(&heap, 0);
+        }
+        world_close(&w);
+        CHECK_INT(heap.live_blocks, 0);
+        CHECK_INT(heap.live_bytes, 0);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}
