@@ -4,12 +4,13 @@
 #include <stdatomic.h>
 #include <sys/socket.h>
 
-// A system that moves one byte at a time, and is interrupted before each of them.
-static atomic_int trickles, calls;
+// A system that moves so many bytes one at a time, and is interrupted before each of them. Only what
+// is said to the egress proxy: a session takes a short send for a full socket, as it is on Linux.
+static atomic_int trickle, calls, peeks_little;
 
 static int is_interrupted(void)
 {
-    if (!atomic_load(&trickles) || atomic_fetch_add(&calls, 1) % 2) return 0;
+    if (atomic_load(&trickle) <= 0 || atomic_fetch_add(&calls, 1) % 2) return 0;
     errno = EINTR;
     return 1;
 }
@@ -17,13 +18,13 @@ static int is_interrupted(void)
 static ssize_t trickle_send(int fd, const void *buf, size_t len, int flags)
 {
     if (is_interrupted()) return -1;
-    return send(fd, buf, atomic_load(&trickles) ? 1 : len, flags);
+    return send(fd, buf, atomic_fetch_sub(&trickle, 1) > 0 ? 1 : len, flags);
 }
 
 static ssize_t trickle_recv(int fd, void *buf, size_t len, int flags)
 {
     if (is_interrupted()) return -1;
-    return recv(fd, buf, atomic_load(&trickles) && flags & MSG_PEEK ? 1 : len, flags);
+    return recv(fd, buf, flags & MSG_PEEK && atomic_load(&peeks_little) ? 1 : len, flags);
 }
 
 #define RVD_SYS_SEND trickle_send
@@ -208,21 +209,23 @@ TEST(streams_work_through_CONNECT_and_SOCKS5_with_and_without_a_login_and_after_
 
 TEST(a_system_that_moves_one_byte_at_a_time_opens_the_way_as_well)
 {
-    atomic_store(&trickles, 1);
+    atomic_store(&peeks_little, 1);
     for (int is_socks = 0; is_socks < 2; is_socks++) {
         world w;
         gate g;
         gate_open(&g, is_socks, LOGIN);
         atomic_store(&g.wants_login, 1);
         gate_world(&w, &g);
+        atomic_store(&trickle, 30);  // the shorter of the two says 35
         CHECK(world_open(&w) && echoes(&w));
+        CHECK(atomic_load(&trickle) <= 0);
         CHECK_INT(atomic_load(&g.passed), 1);
         world_close(&w);
         gate_close(&g);
         nothing_leaked(&w);
     }
-    atomic_store(&trickles, 0);
-    CHECK(atomic_load(&calls) > 100);
+    atomic_store(&peeks_little, 0);
+    CHECK(atomic_load(&calls) >= 60);
 }
 
 TEST(a_login_that_the_egress_proxy_rejects_ends_an_agent_that_was_never_up)
