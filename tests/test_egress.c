@@ -4,8 +4,8 @@
 #include <stdatomic.h>
 #include <sys/socket.h>
 
-// A system that moves so many bytes one at a time, and is interrupted before each of them. Only what
-// is said to the egress proxy: a session takes a short send for a full socket, as it is on Linux.
+// A system that moves so many bytes one at a time, and is interrupted before each of them. Only
+// what is said to the egress proxy: a session takes a short send for a full socket, as on Linux.
 static atomic_int trickle, calls, peeks_little;
 
 static int is_interrupted(void)
