@@ -113,7 +113,8 @@ start_closed_ones() {
 via_agent() {
     end_now agent
     start "$1" "${agent_in[@]}" "$build/revdial-agent" --name web --verbose \
-        --token-file "$dir/token" --server "http://${server:-tunnel.example:${tunnel##*:}}" \
+        --server "${scheme:-http}://${server:-tunnel.example:${tunnel##*:}}" \
+        --token-file "$dir/token" \
         --allow '127.0.0.1:*' "${in_cleartext[@]}" "${@:2}"
 }
 in_cleartext=(--insecure-cleartext)
@@ -190,6 +191,7 @@ check 'squid is ready' start_squid
 check 'dante is ready' start_danted
 check 'ssh -D is ready' start_ssh
 check 'tinyproxy' works --via $tiny
+scheme=ws check 'tinyproxy and WebSocket' works --via $tiny
 check 'tinyproxy with a login' works --via-file "$dir/via_http"
 check 'tinyproxy from the environment' from_the_environment
 check 'squid with a login' works --via-file "$dir/via_squid"
