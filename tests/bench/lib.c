@@ -99,7 +99,7 @@ static lib_figures figures_of(lib_run *r)
     f.p50_us = bench_quantile_us(&r->times, 0.5);
     f.p99_us = bench_quantile_us(&r->times, 0.99);
     // Asleep there is nothing to divide by but the second.
-    double slept = (double)(r->last - r->start) / 1e9 + 0.2 * r->seconds;
+    double slept = (double)(r->last - r->begun) / 1e9;
     double all = r->job->kind == KIND_ASLEEP ? slept : (double)r->all / unit;
     f.cpu_us = all > 0 ? (double)r->cpu / 1e3 / all : 0;
     return f;

@@ -49,7 +49,7 @@ typedef struct lib_run {
     const lib_job *job;
     const lib_way *way;
     double seconds;
-    int64_t start, end;
+    int64_t begun, start, end;
     int64_t last;   // when the last byte was known to have arrived
     int64_t cpu;    // of all processes, from start to the end of the job
     uint64_t done;  // messages or opens between start and end; bytes from start to last
@@ -69,10 +69,13 @@ static inline int64_t lib_cpu_ns(const lib_run *r)
     return ns;
 }
 
-// A fifth of the time goes by before anything counts: windows grow, threads start.
+// A fifth of the time goes by before anything counts, and not less than a tenth of a second:
+// windows grow, threads start.
 static inline void lib_begin(lib_run *r)
 {
-    r->start = bench_now_ns() + (int64_t)(r->seconds * 0.2e9);
+    double warm = r->seconds > 0.5 ? 0.2 * r->seconds : 0.1;
+    r->begun = bench_now_ns();
+    r->start = r->begun + (int64_t)(warm * 1e9);
     r->end = r->start + (int64_t)(r->seconds * 1e9);
     r->cpu = -lib_cpu_ns(r);
 }

@@ -1,5 +1,5 @@
 module revdial/bench
 
-go 1.20
+go 1.21
 
 require github.com/hashicorp/yamux v0.1.2

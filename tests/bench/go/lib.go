@@ -187,11 +187,42 @@ func libMain(args []string) {
 	flags := flag.NewFlagSet("lib", flag.ExitOnError)
 	seconds := flags.Float64("t", 1, "seconds of the measurement")
 	_ = flags.Parse(args)
-	name := flags.Arg(0)
-	job, known := jobs[name]
+	job, known := jobs[flags.Arg(0)]
 	if !known {
-		check(fmt.Errorf("no job %q", name))
+		check(fmt.Errorf("no job %q", flags.Arg(0)))
 	}
+	session, server := startServer()
+	r := &run{session: session}
+	work := r.prepare(job.kind, job.streams)
+	length := time.Duration(*seconds * 1e9)
+	r.start = time.Now().Add(max(length/5, 100*time.Millisecond))
+	r.end = r.start.Add(length)
+	cpu := -processorTime(server.Pid)
+	var group sync.WaitGroup
+	for _, one := range work {
+		group.Add(1)
+		go func(one func()) {
+			defer group.Done()
+			one()
+		}(one)
+	}
+	group.Wait()
+	took, unit := length, 1.0
+	if job.kind == "bulk" {
+		took, unit = time.Since(r.start), 1e6
+	}
+	cpu += processorTime(server.Pid)
+	sort.Slice(r.times, func(i, k int) bool { return r.times[i] < r.times[k] })
+	fmt.Printf("%s way=yamux rate=%.2f p50_us=%.2f p99_us=%.2f cpu_us=%.3f memory=-1\n",
+		flags.Arg(0), float64(r.done)/unit/took.Seconds(), quantile(r.times, 0.5),
+		quantile(r.times, 0.99), float64(cpu.Nanoseconds())/1e3/(float64(r.all)/unit))
+	_ = session.Close()
+	_ = server.Kill()
+	_, _ = server.Wait()
+}
+
+// startServer runs the answering half in a process of its own and connects to it.
+func startServer() (*yamux.Session, *os.Process) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(err)
 	server := exec.Command(os.Args[0], "lib-server", listener.Addr().String())
@@ -202,44 +233,23 @@ func libMain(args []string) {
 	check(err)
 	session, err := yamux.Client(conn, config())
 	check(err)
+	return session, server.Process
+}
 
-	r := &run{session: session}
-	var streams []*yamux.Stream
-	for i := 0; i < job.streams && job.kind != "open"; i++ {
-		streams = append(streams, r.open(map[string]string{"bulk": "S", "ping": "E"}[job.kind]))
+// prepare opens the streams that a job has from its beginning; what it returns runs at one time.
+func (r *run) prepare(kind string, count int) []func() {
+	var work []func()
+	for i := 0; i < count; i++ {
+		switch kind {
+		case "bulk":
+			stream := r.open("S")
+			work = append(work, func() { r.bulk(stream) })
+		case "ping":
+			stream := r.open("E")
+			work = append(work, func() { r.ping(stream) })
+		default:
+			work = append(work, r.touch)
+		}
 	}
-	length := time.Duration(*seconds * 1e9)
-	r.start = time.Now().Add(length / 5)
-	r.end = r.start.Add(length)
-	cpu := -processorTime(server.Process.Pid)
-	var group sync.WaitGroup
-	for i := 0; i < job.streams; i++ {
-		group.Add(1)
-		go func(i int) {
-			defer group.Done()
-			switch job.kind {
-			case "bulk":
-				r.bulk(streams[i])
-			case "ping":
-				r.ping(streams[i])
-			default:
-				r.touch()
-			}
-		}(i)
-	}
-	group.Wait()
-	took := length
-	unit := 1.0
-	if job.kind == "bulk" {
-		took = time.Since(r.start)
-		unit = 1e6
-	}
-	cpu += processorTime(server.Process.Pid)
-	sort.Slice(r.times, func(i, k int) bool { return r.times[i] < r.times[k] })
-	fmt.Printf("%s way=yamux rate=%.2f p50_us=%.2f p99_us=%.2f cpu_us=%.3f memory=-1\n", name,
-		float64(r.done)/unit/took.Seconds(), quantile(r.times, 0.5), quantile(r.times, 0.99),
-		float64(cpu.Nanoseconds())/1e3/(float64(r.all)/unit))
-	_ = session.Close()
-	_ = server.Process.Kill()
-	_ = server.Wait()
+	return work
 }
