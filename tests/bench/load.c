@@ -7,6 +7,7 @@
 //     touch     connects, one byte there and back, closes; so many at a time
 //     mixed     up on all connections, and ping on one more
 //     idle      opens them, each one byte there and back, says "ready", holds them until stdin ends
+// `all` is what was done from first to last: megabytes if there are any, else messages.
 // -i opens so many idle connections beside any job. What happens in the warm-up does not count.
 //
 // The first byte of a connection: 'E' send back, 'S' take and say 8 bytes of total now and then,
@@ -175,7 +176,7 @@ typedef struct load_run {
     load_phase phase;
     int64_t start, end;  // of what counts; 0 before that begins
     bench_samples times;
-    uint64_t done, fails, sources;
+    uint64_t done, total, fails, sources;  // total: with those that do not count
 } load_run;
 
 static int is_counted(const load_run *r, int64_t ns)
@@ -257,6 +258,7 @@ static void conn_back(load_run *r, load_conn *c, size_t len)
     c->got += len;
     if (c->role == ROLE_PING && c->got < MESSAGE_BYTES) return;
     c->got = 0;
+    r->total += c->role != ROLE_IDLE;
     if (is_counted(r, c->since) && is_counted(r, now) && c->role != ROLE_IDLE) {
         r->done++;
         bench_add(&r->times, now - c->since);
@@ -352,19 +354,20 @@ static void run_turns(load_run *r)
 
 static void print_result(load_run *r)
 {
-    double seconds = (double)(r->end - r->start) / 1e9, total = 0, least = -1;
+    double seconds = (double)(r->end - r->start) / 1e9, total = 0, least = -1, all = 0;
     for (unsigned i = 0; i < r->count; i++) {
         const load_conn *c = &r->all[i];
         if (c->role != ROLE_UP && c->role != ROLE_DOWN) continue;
         double rate = (double)(c->moved - c->before) / BENCH_MB / seconds;
         total += rate;
+        all += (double)c->moved / BENCH_MB;
         if (least < 0 || rate < least) least = rate;
     }
     bench_sort(&r->times);
-    printf("%s MBps=%.2f fair=%.3f per_s=%.1f p50_us=%.1f p99_us=%.1f fails=%llu\n", r->job->name,
-           total, total > 0 ? least * r->conns / total : 1, (double)r->done / seconds,
+    printf("%s MBps=%.2f fair=%.3f per_s=%.1f p50_us=%.1f p99_us=%.1f all=%.3f fails=%llu\n",
+           r->job->name, total, total > 0 ? least * r->conns / total : 1, (double)r->done / seconds,
            bench_quantile_us(&r->times, 0.5), bench_quantile_us(&r->times, 0.99),
-           (unsigned long long)r->fails);
+           all > 0 ? all : (double)r->total, (unsigned long long)r->fails);
 }
 
 static int run(load_run *r)

@@ -70,6 +70,18 @@ def relay_table(results, jobs):
     return table
 
 
+def cost_table(results, jobs):
+    """What others do to the machine meanwhile changes little here."""
+    names = [n for n in names_in(results, [j[0] for j in jobs]) if n != "direct"]
+    table = Table("What both sides of a tunnel spend on one message, or on one megabyte of bulk",
+                  ["job", ""] + names)
+    for job, what, _, _ in jobs if names else []:
+        for key, unit in ("cpu_us", "us CPU"), ("switches", "switches"):
+            if job in results.of:
+                table.add(what, unit, *[number(results.median(job, n, key)) for n in names])
+    return table
+
+
 def change_table(results, jobs):
     """What a change has brought, or what options bring."""
     head = ["job", "", "to BENCH_OLD", "BENCH_WITH to it"]
@@ -309,8 +321,9 @@ def write_plots(out, results, notes, jobs):
 
 def write(out, results, notes, jobs):
     """Prints everything, writes results.md and the plots."""
-    tables = [relay_table(results, jobs), crowd_table(results), link_table(results, notes),
-              lib_table(results), engine_table(results, notes), change_table(results, jobs),
+    tables = [relay_table(results, jobs), cost_table(results, jobs),
+              crowd_table(results), link_table(results, notes), lib_table(results),
+              engine_table(results, notes), change_table(results, jobs),
               aims_table(results, notes)]
     tables = [t for t in tables if not t.is_empty()]
     facts = dict(notes["machine"], **notes.get("peers", {}))

@@ -203,21 +203,45 @@ def bring_up(run, notes, target, line=lambda port: port, choose=lambda peer: Tru
 
 # ---- relay ----
 
+def family(pid):
+    """A process and its children, and theirs."""
+    found = [pid]
+    with open(f"/proc/{pid}/task/{pid}/children") as f:
+        for child in f.read().split():
+            found += family(int(child))
+    return found
+
+
 def anonymous_bytes(process):
     """Memory of its own that a process and its children hold."""
     total = 0
-    for pid in [process.pid, *children_of(process.pid)]:
+    for pid in family(process.pid):
         with open(f"/proc/{pid}/status") as f:
             total += 1024 * int(re.search(r"RssAnon:\s*(\d+)", f.read()).group(1))
     return total
 
 
-def children_of(pid):
-    found = []
-    with open(f"/proc/{pid}/task/{pid}/children") as f:
-        for child in f.read().split():
-            found += [int(child), *children_of(int(child))]
-    return found
+def cost_so_far(peer):
+    """Processor seconds and switches of context of both sides of a tunnel, in all their life."""
+    seconds = switches = 0
+    for pid in [p for side in peer.sides for p in family(side.pid)]:
+        seconds += time.clock_gettime((~pid << 3) | 2)  # the kernel's name for its processor time
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/status") as f:
+                switches += sum(int(n) for n in re.findall(r"voluntary_ctxt_switches:\s*(\d+)",
+                                                           f.read()))
+    return seconds, switches
+
+
+def load_and_cost(peer, arguments, seconds):
+    """Adds what both sides of the tunnel spent on one message, or on one megabyte."""
+    before = cost_so_far(peer)
+    figures = load(peer.port, arguments, seconds)
+    after = cost_so_far(peer)
+    if peer.sides and figures.get("all"):
+        figures["cpu_us"] = 1e6 * (after[0] - before[0]) / figures["all"]
+        figures["switches"] = (after[1] - before[1]) / figures["all"]
+    return figures
 
 
 def idle_memory(peer):
@@ -266,7 +290,7 @@ def part_relay(results, notes):
             for round_number in range(ROUNDS):
                 for peer in in_turn(up, round_number):
                     seconds = SECONDS * LONGER.get(name, 1)
-                    results.add(name, peer.name, load(peer.port, arguments, seconds))
+                    results.add(name, peer.name, load_and_cost(peer, arguments, seconds))
             progress(f"relay {what}", began)
         if is_job("crowd"):
             crowd_rounds(results, up)
