@@ -82,6 +82,22 @@ def cost_table(results, jobs):
     return table
 
 
+def calls_table(results, jobs):
+    """The four system calls that are most, and all of them."""
+    table = Table("System calls of both sides for one message, or for one megabyte of bulk",
+                  ["job", "peer", "all", "most"])
+    for job, what, _, _ in jobs:
+        for name in names_in(results, [f"calls-{job}"]):
+            calls = {}
+            for counted in results.of[f"calls-{job}"][name]:
+                for call, n in counted.items():
+                    calls[call] = max(n, calls.get(call, 0))
+            most = sorted(calls.items(), key=lambda item: -item[1])[:4]
+            table.add(what, name, number(sum(calls.values())),
+                      ", ".join(f"{call} {number(n)}" for call, n in most))
+    return table
+
+
 def change_table(results, jobs):
     """What a change has brought, or what options bring."""
     head = ["job", "", "to BENCH_OLD", "BENCH_WITH to it"]
@@ -321,7 +337,7 @@ def write_plots(out, results, notes, jobs):
 
 def write(out, results, notes, jobs):
     """Prints everything, writes results.md and the plots."""
-    tables = [relay_table(results, jobs), cost_table(results, jobs),
+    tables = [relay_table(results, jobs), cost_table(results, jobs), calls_table(results, jobs),
               crowd_table(results), link_table(results, notes), lib_table(results),
               engine_table(results, notes), change_table(results, jobs),
               aims_table(results, notes)]

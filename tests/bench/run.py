@@ -5,6 +5,7 @@
     link     the tunnels over a long thin link and over long fat ones
     lib      the library alone: two processes, one connection, beside bare sockets and Go's yamux
     engine   the protocol without sockets: instructions of a frame, frames per second
+    calls    system calls of both sides for one message, under strace; only when asked for
 
 In each round every peer does a job once, in an order that changes; what is printed are medians
 over the rounds, and medians of the rounds' ratios. Results are also written to build/bench:
@@ -24,6 +25,7 @@ import json
 import os
 import re
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -399,6 +401,40 @@ def part_engine(results, notes):
     progress("engine", began)
 
 
+# ---- calls ----
+
+def part_calls(results, notes):
+    run = peers.Processes(os.path.join(OUT, "run", "calls"))
+    began = time.monotonic()
+    try:
+        for peer in bring_up(run, notes, start_server(run), choose=lambda p: p.name != "direct"):
+            for name, _, arguments, _ in RELAY:
+                results.add(f"calls-{name}", peer.name, calls_of(run, peer, arguments))
+    finally:
+        run.end()
+    progress("calls", began)
+
+
+def calls_of(run, peer, arguments):
+    """System calls for one message or megabyte, by name. Under strace everything is slow."""
+    counts, tracers = {}, []
+    for pid in [p for side in peer.sides for p in family(side.pid)]:
+        out = os.path.join(run.directory, f"strace-{pid}")
+        tracer = run.start("strace", ["strace", "-f", "-c", "-o", out, "-p", str(pid)])
+        run.said(tracer, "(attached)", tracer.log_path)
+        tracers.append((tracer, out))
+    figures = load(peer.port, arguments, 1)
+    for tracer, out in tracers:
+        tracer.send_signal(signal.SIGINT)  # it lets go and writes its summary
+        tracer.wait()
+        with open(out) as f:
+            for count, call in re.findall(r"^ *[\d.]+ +[\d.]+ +\d+ +(\d+) .*?(\w+)$", f.read(),
+                                          re.MULTILINE):
+                if call != "total":
+                    counts[call] = counts.get(call, 0) + int(count)
+    return {call: n / figures["all"] for call, n in counts.items()} if figures.get("all") else {}
+
+
 # ---- all of it ----
 
 def progress(what, began):
@@ -427,11 +463,12 @@ def machine():
     }
 
 
-PARTS = {"relay": part_relay, "link": part_link, "lib": part_lib, "engine": part_engine}
+PARTS = {"relay": part_relay, "link": part_link, "lib": part_lib, "engine": part_engine,
+         "calls": part_calls}
 
 
 def main(names):
-    wanted = names or list(PARTS)
+    wanted = names or [n for n in PARTS if n != "calls"]
     unknown = [n for n in wanted if n not in PARTS]
     if unknown:
         print(f"bench: no part {unknown[0]}; there are {' '.join(PARTS)}", file=sys.stderr)
