@@ -5,7 +5,7 @@
     link     the tunnels over a long thin link and over long fat ones
     lib      the library alone: two processes, one connection, beside bare sockets and Go's yamux
     engine   the protocol without sockets: instructions of a frame, frames per second
-    calls    system calls of both sides for one message, under strace; only when asked for
+    calls    system calls of both sides for one message, by perf; only when asked for
 
 In each round every peer does a job once, in an order that changes; what is printed are medians
 over the rounds, and medians of the rounds' ratios. Results are also written to build/bench:
@@ -25,7 +25,6 @@ import json
 import os
 import re
 import resource
-import signal
 import statistics
 import subprocess
 import sys
@@ -416,23 +415,19 @@ def part_calls(results, notes):
 
 
 def calls_of(run, peer, arguments):
-    """System calls for one message or megabyte, by name. Under strace everything is slow."""
-    counts, tracers = {}, []
-    for pid in [p for side in peer.sides for p in family(side.pid)]:
-        out = os.path.join(run.directory, f"strace-{pid}")
-        tracer = run.start("strace", ["strace", "-f", "-c", "-o", out, "-p", str(pid)])
-        run.said(tracer, "(attached)", tracer.log_path)
-        tracers.append((tracer, out))
-    figures = load(peer.port, arguments, 1)
-    for tracer, out in tracers:
-        tracer.send_signal(signal.SIGINT)  # it lets go and writes its summary
-        tracer.wait()
-        with open(out) as f:
-            for count, call in re.findall(r"^ *[\d.]+ +[\d.]+ +\d+ +(\d+) .*?(\w+)$", f.read(),
-                                          re.MULTILINE):
-                if call != "total":
-                    counts[call] = counts.get(call, 0) + int(count)
-    return {call: n / figures["all"] for call, n in counts.items()} if figures.get("all") else {}
+    """System calls for one message or megabyte, by name, as perf counts them."""
+    time.sleep(0.3)  # what the job before has left is not this one's
+    out = os.path.join(run.directory, "perf")
+    pids = ",".join(str(p) for side in peer.sides for p in family(side.pid))
+    figures = measured(["perf", "trace", "-s", "-o", out, "-p", pids, "--", f"{OUT}/load",
+                        *arguments.split(), str(peer.port), "-t", str(SECONDS)])
+    if not figures.get("all"):
+        return {}
+    counts = {}
+    with open(out) as f:
+        for call, count in re.findall(r"^ +(\w+) +(\d+) +\d+ +[\d.]+ ", f.read(), re.MULTILINE):
+            counts[call] = counts.get(call, 0) + int(count)
+    return {call: n / figures["all"] for call, n in counts.items()}
 
 
 # ---- all of it ----
