@@ -420,7 +420,7 @@ def calls_of(run, peer, arguments):
     out = os.path.join(run.directory, "perf")
     pids = ",".join(str(p) for side in peer.sides for p in family(side.pid))
     figures = measured(["perf", "trace", "-s", "-o", out, "-p", pids, "--", f"{OUT}/load",
-                        *arguments.split(), str(peer.port), "-t", str(SECONDS)])
+                        *arguments.split(), str(peer.port), "-t", str(3 * SECONDS)])
     if not figures.get("all"):
         return {}
     counts = {}
