@@ -55,9 +55,9 @@ typedef struct lib_options {
     int lines;
 } lib_options;
 
-// Of one measurement. Rates are per second; MB for bulk.
+// Of one measurement. Rates are per second, MB for bulk; `all` has what came before it counted.
 typedef struct lib_figures {
-    double rate, p50_us, p99_us, cpu_us, memory;
+    double rate, p50_us, p99_us, cpu_us, memory, all;
 } lib_figures;
 enum { FIGURES = sizeof(lib_figures) / sizeof(double), ROUNDS_MAX = 99 };
 
@@ -100,8 +100,8 @@ static lib_figures figures_of(lib_run *r)
     f.p99_us = bench_quantile_us(&r->times, 0.99);
     // Asleep there is nothing to divide by but the second.
     double slept = (double)(r->last - r->begun) / 1e9;
-    double all = r->job->kind == KIND_ASLEEP ? slept : (double)r->all / unit;
-    f.cpu_us = all > 0 ? (double)r->cpu / 1e3 / all : 0;
+    f.all = r->job->kind == KIND_ASLEEP ? slept : (double)r->all / unit;
+    f.cpu_us = f.all > 0 ? (double)r->cpu / 1e3 / f.all : 0;
     return f;
 }
 
@@ -155,8 +155,8 @@ static lib_figures median(const lib_figures *of, int count)
 
 static void print_line(const lib_job *job, const lib_way *way, const lib_figures *f)
 {
-    printf("%s way=%s rate=%.2f p50_us=%.2f p99_us=%.2f cpu_us=%.3f memory=%.1f\n", job->name,
-           way->name, f->rate, f->p50_us, f->p99_us, f->cpu_us, f->memory);
+    printf("%s way=%s rate=%.2f p50_us=%.2f p99_us=%.2f cpu_us=%.3f memory=%.1f all=%.3f\n",
+           job->name, way->name, f->rate, f->p50_us, f->p99_us, f->cpu_us, f->memory, f->all);
     fflush(stdout);
 }
 

@@ -81,11 +81,12 @@ if JOBS:
     LIB = [name for name in LIB if name in JOBS]
     ENGINE = [name for name in ENGINE if name in JOBS]
 
-# The figure of each job that cannot be 0.
-WORK = {name: keys[0] for name, _, _, keys in RELAY}
-WORK.update({f"lib-{name}": "rate" for name in LIB if "asleep" not in name})
-WORK.update({f"engine-{name}": "per_s" for name in ENGINE})
-WORK.update({f"rtt{rtt}": "MBps" for rtt in RTTS_MS}, thin="MBps", crowd="per_s")
+
+def work_figure(job):
+    """The figure that cannot be 0 when a job ran; None if there is no such figure."""
+    if "asleep" in job or job in ("idle", "engine-memory") or job.startswith("calls-"):
+        return None
+    return "per_s" if job.startswith("engine-") else "all"
 
 
 class Results:
@@ -118,7 +119,7 @@ class Results:
             for peer, rounds in of.items():
                 if not all(rounds):
                     found.append(f"{job}: {peer} failed")
-                elif job in WORK and any(not f.get(WORK[job]) for f in rounds):
+                elif work_figure(job) and any(not f.get(work_figure(job)) for f in rounds):
                     found.append(f"{job}: {peer} did nothing")
         return found if self.of else ["nothing was measured"]
 
@@ -153,7 +154,7 @@ def is_job(name):
 
 def in_turn(items, round_number):
     """The same items, another one first in each round."""
-    at = round_number % len(items)
+    at = round_number % max(len(items), 1)
     return items[at:] + items[:at]
 
 
@@ -273,7 +274,7 @@ def crowd_rounds(results, up):
     began = time.monotonic()
     crowd = [p for p in up if p.name in CROWD_PEERS and p.connections >= CROWD]
     for round_number in range(ROUNDS):
-        for peer in in_turn(crowd, round_number) if crowd else []:
+        for peer in in_turn(crowd, round_number):
             results.add("crowd-alone", peer.name, load(peer.port, "ping -c 500"))
             results.add("crowd", peer.name, load(peer.port, f"ping -c 500 -i {CROWD - 500}"))
             time.sleep(0.3)
@@ -467,6 +468,11 @@ def main(names):
     unknown = [n for n in wanted if n not in PARTS]
     if unknown:
         print(f"bench: no part {unknown[0]}; there are {' '.join(PARTS)}", file=sys.stderr)
+        return 2
+    names = [kind.name for kind in peers.ALL]
+    unknown = [n for n in ONLY if n not in names]
+    if unknown:
+        print(f"bench: no peer {unknown[0]}; there are {' '.join(names)}", file=sys.stderr)
         return 2
     raise_limits()
     if CPUS:

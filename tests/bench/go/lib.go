@@ -213,9 +213,10 @@ func libMain(args []string) {
 	}
 	cpu += processorTime(server.Pid)
 	sort.Slice(r.times, func(i, k int) bool { return r.times[i] < r.times[k] })
-	fmt.Printf("%s way=yamux rate=%.2f p50_us=%.2f p99_us=%.2f cpu_us=%.3f memory=-1\n",
+	fmt.Printf("%s way=yamux rate=%.2f p50_us=%.2f p99_us=%.2f cpu_us=%.3f all=%.3f\n",
 		flags.Arg(0), float64(r.done)/unit/took.Seconds(), quantile(r.times, 0.5),
-		quantile(r.times, 0.99), float64(cpu.Nanoseconds())/1e3/(float64(r.all)/unit))
+		quantile(r.times, 0.99), float64(cpu.Nanoseconds())/1e3/(float64(r.all)/unit),
+		float64(r.all)/unit)
 	_ = session.Close()
 	_ = server.Kill()
 	_, _ = server.Wait()
