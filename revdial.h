@@ -235,7 +235,8 @@ typedef struct revdial_limits {
 enum {
     REVDIAL_AUTH_BEARER = 1,  // a token, RFC 6750
     REVDIAL_AUTH_BASIC = 2,   // user and password, RFC 7617
-    REVDIAL_AUTH_DIGEST = 4   // both ends prove the password and do not send it, RFC 7616, SHA-256
+    REVDIAL_AUTH_DIGEST = 4,  // both ends prove the password and do not send it, RFC 7616, SHA-256
+    REVDIAL_AUTH_MTLS = 8  // the certificate that the transport has verified; proxy's tables only
 };
 
 // One row of the proxy's table.
@@ -243,7 +244,10 @@ typedef struct revdial_credential {
     // The token or password. Instead of it a row may hold "sha256:<64 hex digits>" of it, or, for
     // DIGEST alone, "ha1:<64 hex digits>" of user:realm:password.
     const char *secret;
-    const char *user;   // the identity this row proves; BASIC, DIGEST: the user. NULL = "row N"
+    // The identity this row proves, NULL = "row N"; BASIC, DIGEST: the user. MTLS (which needs no
+    // secret): a glob for an entry of revdial_identity.san, "DNS:*.cams.example", or for its
+    // subject; the identity is then what it matched, and none longer than 127 bytes.
+    const char *user;
     const char *names;  // comma list of globs it may register as; NULL = none
     unsigned schemes;   // REVDIAL_AUTH_*, a set: by which it may be presented; 0 = BEARER
 } revdial_credential;
@@ -253,13 +257,22 @@ typedef struct revdial_digest {
     const char *realm, *nonce, *uri, *nc, *cnonce, *response;
 } revdial_digest;
 
+// What a transport has verified about the peer.
+typedef struct revdial_identity {
+    int verified;       // 0: nothing; the rest is empty then
+    char subject[256];  // "CN=cam-1, O=Cams"
+    char san[512];      // "DNS:cam-1.example,URI:spiffe://x/y": as many entries as fit whole
+    uint8_t cert_sha256[32];
+} revdial_identity;
+
 // All that a backend presented when it asked to register. Pointers live for the call only.
 typedef struct revdial_auth_req {
     const char *secret;            // the token or password, "" if none was sent
     const char *name;              // wanted name, "" if none was sent
     const char *instance;          // "" if none was sent
     const char *peer;              // "address:port", "unix" or "" (engine)
-    unsigned scheme;               // REVDIAL_AUTH_*, 0 if none was sent
+    const revdial_identity *tls;   // what its certificate proves; NULL: it showed none, or no TLS
+    unsigned scheme;               // REVDIAL_AUTH_*, 0 if none was sent: then tls counts
     const char *user;              // BASIC, DIGEST, else ""
     const revdial_digest *digest;  // DIGEST, else NULL: let revdial_auth_verify() judge it
     char *proof;  // DIGEST: revdial_auth_verify() leaves here what proves to the backend that we
@@ -1492,6 +1505,19 @@ static int rvd_base_glob(const char *pattern, size_t pattern_len, const char *te
     }
     while (p < pattern_len && pattern[p] == '*') p++;
     return p == pattern_len;
+}
+
+// Which entry of a comma list does the pattern match?
+//   returns  the entry and its length, or NULL
+static const char *rvd_base_entry(const char *list, const char *pattern, size_t *len)
+{
+    while (*list) {
+        const char *comma = strchr(list, ',');
+        *len = comma ? (size_t)(comma - list) : strlen(list);
+        if (rvd_base_glob(pattern, strlen(pattern), list, *len)) return list;
+        list += *len + (comma != NULL);
+    }
+    return NULL;
 }
 
 // Text under construction in memory of the caller. Always NUL-terminated, so `size` is one more
@@ -6041,12 +6067,42 @@ static int rvd_http_check_rows(rvd_http_claim *c, const revdial_credential *rows
     return verdict;
 }
 
+// Who a verified certificate is, in the words of a row.
+static int rvd_http_row_is_of(const revdial_credential *row, const revdial_identity *peer)
+{
+    size_t len;
+    if (!row->user || !(rvd_http_row_schemes(row) & REVDIAL_AUTH_MTLS)) return 0;
+    if (rvd_base_entry(peer->san, row->user, &len)) return len > 0 && len <= RVD_HTTP_USER_MAX;
+    len = strlen(peer->subject);
+    return len > 0 && len <= RVD_HTTP_USER_MAX &&
+           rvd_base_glob(row->user, strlen(row->user), peer->subject, len);
+}
+
+// A certificate that no row is of is denied, unless there is another way to prove something.
+static int rvd_http_check_peer(const revdial_auth_req *req, const revdial_credential *rows,
+                               size_t count, size_t *row)
+{
+    const char *name = req->name ? req->name : "";
+    int is_known = 0, has_other = 0;
+    for (size_t i = 0; i < count; i++) {
+        has_other |= rvd_http_row_schemes(&rows[i]) != REVDIAL_AUTH_MTLS;
+        if (!rvd_http_row_is_of(&rows[i], req->tls)) continue;
+        is_known = 1;
+        if (!rvd_http_row_covers(&rows[i], name)) continue;
+        if (row) *row = i;
+        return REVDIAL_OK;
+    }
+    return has_other && !is_known ? REVDIAL_EAUTH : REVDIAL_EDENIED;
+}
+
 int revdial_auth_verify(const revdial_auth_req *req, const revdial_credential *rows, size_t count,
                         size_t *row)
 {
     revdial_auth_req own = *req;
     rvd_http_claim claim;
     int verdict;
+    if (!own.scheme && !rvd_http_is_set(own.secret) && own.tls && own.tls->verified)
+        return rvd_http_check_peer(req, rows, count, row);
     memset(&claim, 0, sizeof claim);
     if (!own.secret) own.secret = "";
     if (!own.user) own.user = "";
@@ -12749,12 +12805,15 @@ int revdial_stream_fd(revdial_stream *st)
 #define RVD_PROXY_LOG_BURST 20        // lines about strangers at once, and
 #define RVD_PROXY_LOG_RATE 5          // a second
 
+// Those that show the secret: their rows hold the same hash.
+#define RVD_PROXY_SENT_SCHEMES (unsigned)(REVDIAL_AUTH_BEARER | REVDIAL_AUTH_BASIC)
+
 // The rows of a table, with hashes for secrets. Replaced as a whole.
 typedef struct rvd_proxy_table {
     unsigned refs;  // guarded by the proxy's lock
     unsigned schemes;
     size_t room, count;
-    revdial_credential rows[];  // user is never NULL
+    revdial_credential rows[];  // user is never NULL, secret only with MTLS alone
 } rvd_proxy_table;
 
 // A source of wrong credentials. Each puts it further into debt, which time pays off.
@@ -13184,10 +13243,12 @@ static int rvd_proxy_table_add(revdial_proxy *p, rvd_proxy_table *t, const revdi
     t->count++;
     t->schemes |= schemes;
     to->schemes = schemes;
-    to->secret = rvd_proxy_secret_hash(&heap, row->secret, is_digest ? row->user : NULL, p->realm);
+    if (schemes != REVDIAL_AUTH_MTLS)
+        to->secret =
+            rvd_proxy_secret_hash(&heap, row->secret, is_digest ? row->user : NULL, p->realm);
     to->user = rvd_stream_text_copy(&heap, row->user);
     to->names = rvd_stream_text_copy(&heap, row->names);
-    return to->secret && to->user && (to->names || !row->names);
+    return (to->secret || schemes == REVDIAL_AUTH_MTLS) && to->user && (to->names || !row->names);
 }
 
 static rvd_proxy_table *rvd_proxy_table_new(revdial_proxy *p, const revdial_credential *rows,
@@ -13196,10 +13257,10 @@ static rvd_proxy_table *rvd_proxy_table_new(revdial_proxy *p, const revdial_cred
     rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
     rvd_proxy_table *t;
     if (count > SIZE_MAX / 4 / sizeof *t->rows) return NULL;
-    t = rvd_base_alloc(&heap, sizeof *t + 2 * count * sizeof *t->rows);
+    t = rvd_base_alloc(&heap, sizeof *t + 3 * count * sizeof *t->rows);
     if (!t) return NULL;
     t->refs = 1;
-    t->room = 2 * count;
+    t->room = 3 * count;
     for (size_t i = 0; i < count; i++) {
         revdial_credential row = rows[i];
         unsigned schemes = rvd_proxy_row_schemes(&row);
@@ -13207,8 +13268,9 @@ static rvd_proxy_table *rvd_proxy_table_new(revdial_proxy *p, const revdial_cred
         size_t n = rvd_sys_append(number, sizeof number, 0, "row ");
         rvd_sys_append_number(number, sizeof number, n, (uint32_t)i);
         if (!row.user) row.user = number;
-        if (rvd_proxy_table_add(p, t, &row, schemes & ~(unsigned)REVDIAL_AUTH_DIGEST) &&
-            rvd_proxy_table_add(p, t, &row, schemes & REVDIAL_AUTH_DIGEST))
+        if (rvd_proxy_table_add(p, t, &row, schemes & RVD_PROXY_SENT_SCHEMES) &&
+            rvd_proxy_table_add(p, t, &row, schemes & REVDIAL_AUTH_DIGEST) &&
+            rvd_proxy_table_add(p, t, &row, schemes & REVDIAL_AUTH_MTLS))
             continue;
         rvd_proxy_table_free(&heap, t);
         return NULL;
@@ -13239,15 +13301,15 @@ static rvd_proxy_table *rvd_proxy_table_ref(revdial_proxy *p)
 // A row is checked when it is configured, not when somebody is refused by it.
 static const char *rvd_proxy_row_problem(const revdial_credential *row)
 {
-    const unsigned named = REVDIAL_AUTH_BASIC | REVDIAL_AUTH_DIGEST;
     unsigned schemes = rvd_proxy_row_schemes(row);
+    if (schemes >= 2 * REVDIAL_AUTH_MTLS) return "credentials: a row with an unknown scheme";
+    if (schemes & ~(unsigned)REVDIAL_AUTH_BEARER && (!row->user || !row->user[0]))
+        return "credentials: a row for BASIC, DIGEST or MTLS without a user";
+    if (schemes == REVDIAL_AUTH_MTLS) return NULL;
     if (!row->secret || !row->secret[0]) return "credentials: a row without a secret";
-    if (schemes >= 2 * REVDIAL_AUTH_DIGEST) return "credentials: a row with an unknown scheme";
-    if (schemes & named && (!row->user || !row->user[0]))
-        return "credentials: a row for BASIC or DIGEST without a user";
     if (schemes & REVDIAL_AUTH_DIGEST && strncmp(row->secret, "sha256:", 7) == 0)
         return "credentials: DIGEST needs the password, or ha1: and its hash";
-    if (schemes != REVDIAL_AUTH_DIGEST && strncmp(row->secret, "ha1:", 4) == 0)
+    if (schemes & RVD_PROXY_SENT_SCHEMES && strncmp(row->secret, "ha1:", 4) == 0)
         return "credentials: ha1: is for DIGEST alone";
     return NULL;
 }
@@ -13266,7 +13328,7 @@ static unsigned rvd_proxy_schemes(revdial_proxy *p)
     pthread_mutex_lock(&p->lock);
     if (!schemes && !p->auth) schemes = p->table->schemes;
     pthread_mutex_unlock(&p->lock);
-    return schemes;
+    return schemes & ~(unsigned)REVDIAL_AUTH_MTLS;  // a certificate has come by now, or never
 }
 
 // The only name of a row that lists exactly one and no pattern.
@@ -13276,6 +13338,18 @@ static void rvd_proxy_sole_name(const revdial_credential *row, char *name, size_
         rvd_sys_append(name, size, 0, row->names);
 }
 
+// What a row's glob has matched of a certificate. It fits: a longer one matches no row.
+static void rvd_proxy_peer_identity(revdial_session *s, const char *pattern)
+{
+    const revdial_identity *peer = s->auth.tls;
+    size_t len = strlen(peer->subject);
+    const char *entry = rvd_base_entry(peer->san, pattern, &len);
+    if (!entry) len = strlen(entry = peer->subject);
+    REVDIAL_ASSERT(len < sizeof s->identity);
+    memcpy(s->identity, entry, len);
+    s->identity[len] = '\0';
+}
+
 static int rvd_proxy_check_table(const rvd_proxy_table *t, revdial_session *s)
 {
     size_t row = 0;
@@ -13283,7 +13357,10 @@ static int rvd_proxy_check_table(const rvd_proxy_table *t, revdial_session *s)
     if (code) return code;
     rvd_sys_append(s->name, sizeof s->name, 0, s->auth.name);
     if (!s->name[0]) rvd_proxy_sole_name(&t->rows[row], s->name, sizeof s->name);
-    rvd_sys_append(s->identity, sizeof s->identity, 0, t->rows[row].user);
+    if (t->rows[row].schemes == REVDIAL_AUTH_MTLS)
+        rvd_proxy_peer_identity(s, t->rows[row].user);
+    else
+        rvd_sys_append(s->identity, sizeof s->identity, 0, t->rows[row].user);
     return REVDIAL_OK;
 }
 
@@ -14608,9 +14685,13 @@ static int rvd_proxy_lists(const char *names, const char *name)
 
 static int rvd_proxy_table_has(const rvd_proxy_table *t, const revdial_session *s)
 {
-    for (size_t i = 0; i < t->count; i++)
-        if (strcmp(t->rows[i].user, s->identity) == 0 && rvd_proxy_lists(t->rows[i].names, s->name))
-            return 1;
+    for (size_t i = 0; i < t->count; i++) {
+        const char *user = t->rows[i].user;
+        int is_of = t->rows[i].schemes == REVDIAL_AUTH_MTLS
+                        ? rvd_base_glob(user, strlen(user), s->identity, strlen(s->identity))
+                        : strcmp(user, s->identity) == 0;
+        if (is_of && rvd_proxy_lists(t->rows[i].names, s->name)) return 1;
+    }
     return 0;
 }
 

@@ -77,13 +77,14 @@ static unsigned schemes_parse(const char *text)
         unsigned bit;
     } known[] = {{"bearer", REVDIAL_AUTH_BEARER},
                  {"basic", REVDIAL_AUTH_BASIC},
-                 {"digest", REVDIAL_AUTH_DIGEST}};
+                 {"digest", REVDIAL_AUTH_DIGEST},
+                 {"mtls", REVDIAL_AUTH_MTLS}};
     unsigned all = 0;
     for (;; text++) {
         size_t len = strcspn(text, ","), i = 0;
-        while (i < 3 && (strlen(known[i].name) != len || memcmp(known[i].name, text, len) != 0))
+        while (i < 4 && (strlen(known[i].name) != len || memcmp(known[i].name, text, len) != 0))
             i++;
-        if (i == 3) return 0;
+        if (i == 4) return 0;
         all |= known[i].bit;
         text += len;
         if (!*text) return all;
@@ -108,8 +109,10 @@ static const char *auth_line_take(token_table *table, char *line)
     char *names = word_end(line), *user = word_end(names), *secret = word_end(user);
     revdial_credential row = {secret, user, names, schemes_parse(line)};
     const char *problem = names_problem(names);
+    if (row.schemes == REVDIAL_AUTH_MTLS && *user && !*secret)
+        return problem ? problem : token_table_add(table, &row);
     if (!*secret) return "SCHEMES NAMES USER SECRET are expected";
-    if (!row.schemes) return "schemes are bearer, basic and digest, with commas between";
+    if (!row.schemes) return "schemes are bearer, basic, digest and mtls, with commas between";
     if (problem) return problem;
     if (strcmp(user, "-") == 0 && row.schemes == REVDIAL_AUTH_BEARER) row.user = names;
     if (strlen(user) > 127 || strpbrk(user, ":\"\\")) return "a user has no : \" or \\";

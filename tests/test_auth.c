@@ -283,6 +283,38 @@ TEST(a_table_may_hold_hashes_and_rows_that_cannot_work_are_refused)
     }
 }
 
+TEST(A68_a_certificate_is_an_identity_by_itself)
+{
+    static const revdial_credential rows[] = {
+        {NULL, "DNS:*.cams.example", "cam-*", REVDIAL_AUTH_MTLS},
+        {NULL, "CN=door", "door", REVDIAL_AUTH_MTLS}};
+    static const revdial_identity cam = {.verified = 1, .san = "email:x@y,DNS:cam-1.cams.example"};
+    static const revdial_identity door = {.verified = 1, .subject = "CN=door"};
+    static const revdial_credential bad = {NULL, NULL, "*", REVDIAL_AUTH_MTLS};
+    revdial_session s;  // what the proxy's check looks at
+    world w;
+    if (open_with(&w, rows, 2)) {
+        memset(&s, 0, sizeof s);
+        s.auth = (revdial_auth_req){.secret = "", .name = "cam-1", .tls = &cam};
+        CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
+        CHECK_STR(s.identity, "DNS:cam-1.cams.example");
+        CHECK_INT(rvd_proxy_table_has(w.proxy->table, &s), 1);
+        s.auth.name = "door";
+        CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), REVDIAL_EDENIED);
+        memset(&s, 0, sizeof s);
+        s.auth = (revdial_auth_req){.secret = "", .name = "", .tls = &door};
+        CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
+        CHECK_STR(s.identity, "CN=door");
+        CHECK_STR(s.name, "door");
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, rows, 1, 0), 0);
+        CHECK_INT(rvd_proxy_table_has(w.proxy->table, &s), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, &bad, 1, 0), REVDIAL_EINVAL);
+        asking a = {0};
+        CHECK_INT(ask(w.address, &a), 401);  // nobody has a certificate here
+    }
+    world_close(&w);
+}
+
 // ------------------------------------------------------------------------------------------------
 // Digest at the proxy
 

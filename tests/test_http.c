@@ -2411,6 +2411,56 @@ TEST(base64_is_that_of_RFC_4648_and_nothing_else_is_read)
     CHECK(memcmp(text, all, sizeof all) == 0);
 }
 
+TEST(A68_B5_a_certificate_registers_what_its_row_says_and_nothing_else)
+{
+    static const revdial_identity peer = {
+        .verified = 1,
+        .subject = "CN=cam-1, O=Cams",
+        .san = "DNS:cam-1.cams.example,URI:spiffe://cams/cam-1,email:a@b"};
+    static const revdial_identity unverified = {.san = "DNS:cam-1.cams.example"};
+    enum { MTLS = REVDIAL_AUTH_MTLS, OK = REVDIAL_OK };
+    static const struct {
+        const char *user, *names, *name;
+        int want;
+    } cases[] = {{"DNS:cam-1.cams.example", "cam-1", "cam-1", OK},
+                 {"DNS:*.cams.example", "cam-*", "cam-1", OK},
+                 {"URI:spiffe://cams/*", "*", "cam-1", OK},
+                 {"CN=cam-1, O=Cams", "cam-1", "cam-1", OK},
+                 {"CN=cam-?, *", "cam-1", "", OK},
+                 {"DNS:cam-1.cams.example", "cam-2", "cam-1", REVDIAL_EDENIED},
+                 {"DNS:cam-1.cams.example", NULL, "cam-1", REVDIAL_EDENIED},
+                 {"DNS:cam-2.cams.example", "*", "cam-1", REVDIAL_EDENIED},
+                 {"cam-1.cams.example", "*", "cam-1", REVDIAL_EDENIED},
+                 {"DNS:cam-1.cams.example,URI:*", "*", "cam-1", REVDIAL_EDENIED},
+                 {"DNS:cam-1.cams.exampl", "*", "cam-1", REVDIAL_EDENIED},
+                 {"DNS:CAM-1.cams.example", "*", "cam-1", REVDIAL_EDENIED},
+                 {"CN=cam-1", "*", "cam-1", REVDIAL_EDENIED},
+                 {"", "*", "cam-1", REVDIAL_EDENIED},
+                 {NULL, "*", "cam-1", REVDIAL_EDENIED}};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        revdial_credential rows[2] = {{NULL, cases[i].user, cases[i].names, MTLS},
+                                      {"t", "bob", "*", REVDIAL_AUTH_BEARER}};
+        revdial_auth_req req = {.secret = "", .name = cases[i].name, .tls = &peer};
+        int others = cases[i].want == OK || i == 5 || i == 6 ? cases[i].want : REVDIAL_EAUTH;
+        size_t row = 9;
+        CHECK_INT(revdial_auth_verify(&req, rows, 1, &row), cases[i].want);
+        CHECK_INT(row, cases[i].want == OK ? 0 : 9);
+        CHECK_INT(revdial_auth_verify(&req, rows, 2, NULL), others);  // it may still send a token
+        req.tls = &unverified;
+        CHECK_INT(revdial_auth_verify(&req, rows, 1, NULL), REVDIAL_EAUTH);
+        req.tls = NULL;
+        CHECK_INT(revdial_auth_verify(&req, rows, 1, NULL), REVDIAL_EAUTH);
+        req.tls = &peer;
+        req.scheme = REVDIAL_AUTH_BEARER;  // what was sent counts, the certificate does not help
+        req.secret = "x";
+        CHECK_INT(revdial_auth_verify(&req, rows, 2, NULL), REVDIAL_EAUTH);
+        req.secret = "t";
+        req.name = "any";
+        CHECK_INT(revdial_auth_verify(&req, rows, 2, &row), OK);
+        CHECK_INT(row, 1);
+    }
+}
+
 // A proxy's engine and a backend's, and what either said last.
 typedef struct shaking {
     test_heap memory;
