@@ -794,7 +794,7 @@ REVDIAL_API int revdial_proxy_address(revdial_proxy *p, unsigned index, char *bu
 REVDIAL_API int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how);
 
 // Replaces the table of credentials for requests to come. Sessions stay until they reconnect.
-//   drop     1: those end whose identity and name no row of the new table has
+//   drop     1: those that came by the table end if it has no row for their identity and name now
 //   returns  0; REVDIAL_EINVAL, ENOMEM: the old table is in force, or not all sessions were ended
 //   owns     copies the rows (secrets as hashes, so that no proxy's memory has them)
 //   thread   any
@@ -10530,6 +10530,7 @@ struct revdial_session {
     size_t lingered;
     int is_counted;        // owner's: it no longer counts as pending; a proxy has its lock for it
     int is_checked;        // owner's: a hook is at work on it
+    int is_listed;         // owner's: a row of a table has admitted it; set before it is registered
     rvd_base_link asking;  // proxy: its request is not complete; guarded by the proxy's lock
     uint64_t source;       // proxy: whom to count it with, 0 = nobody; set before start
 
@@ -13361,6 +13362,7 @@ static int rvd_proxy_check_table(const rvd_proxy_table *t, revdial_session *s)
         rvd_proxy_peer_identity(s, t->rows[row].user);
     else
         rvd_sys_append(s->identity, sizeof s->identity, 0, t->rows[row].user);
+    s->is_listed = 1;
     return REVDIAL_OK;
 }
 
@@ -14713,7 +14715,7 @@ int revdial_proxy_set_credentials(revdial_proxy *p, const revdial_credential *ro
     rvd_proxy_table_unref(p, old);
     if (drop) sessions = rvd_proxy_snapshot(p, &all, &size);
     for (ptrdiff_t i = 0; i < sessions; i++) {
-        if (rvd_proxy_table_has(fresh, all[i])) continue;
+        if (!all[i]->is_listed || rvd_proxy_table_has(fresh, all[i])) continue;
         rvd_proxy_log_session(p, REVDIAL_LOG_INFO, "session.revoked", all[i], NULL);
         rvd_proxy_end(revdial_session_ref(all[i]), REVDIAL_EAUTH, "its credential was withdrawn");
     }

@@ -898,6 +898,28 @@ TEST(B8_a_new_table_rules_at_once_and_drops_only_who_is_no_longer_in_it)
     world_close(&w);
 }
 
+TEST(B8_sessions_that_did_not_come_by_the_table_are_not_dropped_by_it)
+{
+    world w;
+    if (open_with(&w, all_kinds, 3)) {
+        asking a = {.authorization = "Bearer x"};
+        revdial_adopt how = {.upgraded = 1, .name = "cam-2", .identity = "vouched"};
+        int pair[2];
+        revdial_proxy_set_auth(w.proxy, hook_that_accepts, NULL);
+        CHECK_INT(ask(w.address, &a), 101);
+        CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+        CHECK_INT(revdial_proxy_adopt(w.proxy, pair[0], &how), 0);
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-2", 1, UTIL_WAIT_MS), 1);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, NULL, 0, 1), 0);
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, 0), 1);
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-2", 1, 0), 1);
+        close(a.kept);
+        close(pair[1]);
+    }
+    world_close(&w);
+}
+
 TEST(a_hook_can_take_over_from_the_table_and_give_back)
 {
     world w;
@@ -1061,6 +1083,49 @@ TEST(a_429_makes_the_agent_wait_and_is_no_rejection)
     world_close(&w);
 }
 
+static int pending_of(revdial_proxy *p)
+{
+    int pending;
+    pthread_mutex_lock(&p->lock);
+    pending = (int)p->pending;
+    pthread_mutex_unlock(&p->lock);
+    return pending;
+}
+
+TEST(P14_a_peer_that_goes_away_anywhere_in_its_request_leaves_nothing)
+{
+    world w;
+    knowing k = {0};
+    char request[3000];
+    if (open_with(&w, all_kinds, 3)) {
+        int fds = util_fds(), threads = util_threads();
+        fetch_nonce(w.address, &k);
+        snprintf(request, sizeof request,
+                 "GET /revdial HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n"
+                 "Authorization: %s\r\nRevdial-Name: cam-1\r\n\r\n",
+                 digest_of(&k));
+        for (size_t len = 0; len < strlen(request); len += 1 + len / 40)
+            for (int reset = 0; reset < 2; reset++) {
+                int fd = raw_connect(w.address);
+                raw_send(fd, request, len);
+                if (reset)
+                    raw_close_reset(fd);
+                else
+                    close(fd);
+            }
+        UTIL_EVENTUALLY(util_fds() == fds);
+        UTIL_EVENTUALLY(pending_of(w.proxy) == 0);
+        CHECK_INT(util_threads(), threads);
+        CHECK(rvd_base_link_is_alone(&w.proxy->waiting));
+        for (int i = 0; i < RVD_PROXY_BUCKETS; i++) CHECK_INT(w.proxy->waiting_of[i], 0);
+        CHECK_INT(util_log_count(&w.sessions, 0, NULL), 0);
+        asking a = {.authorization = digest_of(&k)};
+        CHECK_INT(ask(w.address, &a), 101);  // nobody has used the nonce up
+        close(a.kept);
+    }
+    world_close(&w);
+}
+
 typedef struct drip {
     const char *address;
     int from, count, alive;
@@ -1123,9 +1188,7 @@ TEST(P1_P2_a_thousand_connections_that_drip_do_not_keep_a_backend_out)
             revdial_stream *st = world_dial(&w, "echo", 0, NULL);
             CHECK(st != NULL);
             revdial_close(st);
-            pthread_mutex_lock(&w.proxy->lock);
-            CHECK(w.proxy->pending <= 512);
-            pthread_mutex_unlock(&w.proxy->lock);
+            CHECK(pending_of(w.proxy) <= 512);
             atomic_store(&d.stop, 1);
             pthread_join(t, NULL);
         }
@@ -1143,9 +1206,7 @@ TEST(P2_a_full_waiting_room_drops_the_oldest_of_who_has_the_most)
     if (world_open_proxy(&w)) {
         fds[0] = connect_from(w.address, 2);  // the oldest of all, but one of two
         for (int i = 1; i < 5; i++) fds[i] = connect_from(w.address, i == 4 ? 2 : 3);
-        UTIL_EVENTUALLY((pthread_mutex_lock(&w.proxy->lock),
-                         byte = w.proxy->pending == 5 && !rvd_base_link_is_alone(&w.proxy->waiting),
-                         pthread_mutex_unlock(&w.proxy->lock), byte));
+        UTIL_EVENTUALLY(pending_of(w.proxy) == 5);
         fds[5] = connect_from(w.address, 4);
         CHECK_INT(raw_read(fds[1], &byte, 1), 0);  // the oldest of three
         for (int i = 0; i < 6; i++) {
