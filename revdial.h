@@ -749,6 +749,9 @@ typedef struct revdial_proxy_config {
     int max_auth_failures;
     unsigned max_sessions;           // default 65536
     unsigned max_sessions_per_name;  // default 64
+    // Of one identity, under all of its names: default no limit, which lets who may register any
+    // name take all of max_sessions.
+    unsigned max_sessions_per_identity;
     // Connections that have not authenticated yet, default 512. One more, and of the source that
     // has the most of them the one that has been at its request for longest is dropped for it.
     unsigned max_pending;
@@ -13002,6 +13005,16 @@ static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revd
     return REVDIAL_OK;
 }
 
+// Has this identity as many sessions as it may have? Looks at all sessions, if there is a limit.
+static int rvd_proxy_is_greedy_locked(const revdial_proxy *p, const char *identity)
+{
+    unsigned count = 0, limit = p->cfg.max_sessions_per_identity;
+    if (!limit) return 0;
+    for (rvd_base_link *l = p->members.next; l != &p->members && count < limit; l = l->next)
+        count += strcmp(RVD_BASE_OWNER(l, rvd_proxy_member, all)->session->identity, identity) == 0;
+    return count >= limit;
+}
+
 static unsigned rvd_proxy_or(unsigned value, unsigned fallback)
 {
     return value ? value : fallback;
@@ -13018,7 +13031,8 @@ static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdi
     code = rvd_proxy_conflict_locked(n, s, old);
     if (!code && !*old &&
         (p->session_count >= rvd_proxy_or(p->cfg.max_sessions, 65536) ||
-         n->count >= rvd_proxy_or(p->cfg.max_sessions_per_name, 64)))
+         n->count >= rvd_proxy_or(p->cfg.max_sessions_per_name, 64) ||
+         rvd_proxy_is_greedy_locked(p, s->identity)))
         code = REVDIAL_ELIMIT;
     if (!code) {
         m = rvd_base_alloc(&p->heap, sizeof *m);

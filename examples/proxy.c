@@ -23,7 +23,7 @@ typedef struct settings {
     token_paths credentials;
     const char *path;
     int pick, dial_timeout_ms, is_waiting, drain_ms, io_threads, max_sessions;
-    int keepalive_ms, dead_after_ms, auth_failures, spin_us;
+    int keepalive_ms, dead_after_ms, auth_failures, max_per_identity, spin_us;
 } settings;
 
 #define AT(field) offsetof(settings, field)
@@ -73,6 +73,8 @@ static const prog_option options[] = {
      0, 1000},
     {"max-sessions", PROG_NUMBER, AT(max_sessions), "N", "agents at one time (default 65536)", 1,
      1 << 24},
+    {"max-per-identity", PROG_NUMBER, AT(max_per_identity), "N",
+     "agents of one line of the files (default: no limit)", 1, 1 << 24},
 };
 
 static const char usage[] =
@@ -258,6 +260,7 @@ static int app_open_proxy(app *a, const token_table *tokens)
     cfg.credentials = tokens->rows;
     cfg.credential_count = tokens->count;
     cfg.max_sessions = (unsigned)a->s.max_sessions;
+    cfg.max_sessions_per_identity = (unsigned)a->s.max_per_identity;
     cfg.max_auth_failures = a->s.auth_failures ? a->s.auth_failures : -1;
     cfg.common.io_threads = (unsigned)a->s.io_threads;
     cfg.common.spin_us = (unsigned)a->s.spin_us;
