@@ -1420,8 +1420,10 @@ static int hidden_count(const uint8_t *at, size_t len, int which)
 {
     const size_t digits = HIDDEN_LEN / 3 * 4;
     int found = 0;
+    const uint8_t first[2] = {(uint8_t)hidden_letter(which, 0), (uint8_t)hidden_digit(which, 0)};
     for (size_t i = 0; i + HIDDEN_LEN <= len; i++) {
         size_t k = 0, d = 0;
+        if (at[i] != first[0] && at[i] != first[1]) continue;
         while (k < HIDDEN_LEN && at[i + k] == hidden_letter(which, k)) k++;
         while (d < digits && i + digits <= len && at[i + d] == hidden_digit(which, d)) d++;
         found += k == HIDDEN_LEN || d == digits;
