@@ -92,7 +92,7 @@ no_secret_left() {
         grep -qF -- "$password" "$dir/$name.log" "$dir/$name.out" \
             "/proc/${pid_of[$name]}/cmdline" && { fail "in what $name says"; return; }
     done
-    where=$(memory_has agent <(printf %s "session.up")) || fail "the scan finds nothing at all"
+    where=$(memory_has agent <(printf %s "$dir/password")) || fail "the scan finds no argument"
 }
 
 hup() { kill -HUP "${pid_of[$1]}"; }
