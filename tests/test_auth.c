@@ -547,6 +547,9 @@ static void cheat_ended(cheat *c, const char *row, int code)
     if (strstr(e.msg, "s3cret")) test_fail(__FILE__, __LINE__, "%s: %s", row, e.msg);
 }
 
+#define PROVES(what) \
+    "HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n" \
+    "Authentication-Info: rspauth=" what "\r\n\r\n"
 #define ASKS(challenge) "HTTP/1.1 401 No\r\n" challenge "Content-Length: 0\r\n\r\n"
 #define GOOD \
     "WWW-Authenticate: Digest realm=\"r\", nonce=\"n1\", qop=\"auth\", algorithm=SHA-256\r\n"
@@ -564,8 +567,7 @@ TEST(P10_R21_a_proxy_that_asks_for_less_than_digest_gets_nothing)
         ASKS("WWW-Authenticate: Negotiate\r\n"),
         ASKS(""),
         RAW_101,
-        "HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n"
-        "Authentication-Info: rspauth=\"\"\r\n\r\n",
+        PROVES("\"\""),
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         cheat c;
@@ -641,12 +643,8 @@ TEST(P10_a_proxy_that_cannot_prove_the_password_is_left)
 {
     static const char *const rows[] = {
         RAW_101,
-        "HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n"
-        "Authentication-Info: "
-        "rspauth=\"753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6"
-        "c1\"\r\n\r\n",
-        "HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n"
-        "Authentication-Info: rspauth=\r\n\r\n",
+        PROVES("\"753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1\""),
+        PROVES(""),
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         cheat c;
