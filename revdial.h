@@ -69,6 +69,7 @@
 //    a frame's rule  rvd_mux_on_header() and the functions before it, tests/test_mux.c
 //    a stream state  the three small machines above rvd_mux_stream
 //    a header        impl.http, tests/vectors/
+//    a way to prove  Challenges, Digest and Credentials in impl.http; rvd_proxy_on_auth()
 //    a system call   impl.sys
 //
 // WORDS     session   one authenticated, multiplexed connection
