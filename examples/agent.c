@@ -291,7 +291,9 @@ static int running_open(running *r)
 static int run(running *r, const revdial_agent_config *cfg)
 {
     int rc = REVDIAL_ESYS;
-    if (running_open(r) == 0) {
+    if (running_open(r) != 0) {
+        snprintf(r->why.msg, sizeof r->why.msg, "no pipe for signals: %s", strerror(errno));
+    } else {
         r->agent = revdial_agent_start(cfg, &r->why);
         rc = r->agent ? running_wait(r) : r->why.code;
     } else {
