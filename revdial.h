@@ -2081,6 +2081,7 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_RTT_US 30000000     // the round trip is measured this often
 #define RVD_MUX_LATE_FRAMES 8u      // in flight when a stream ends: an ACK, a FIN, some credit
 #define RVD_MUX_RTT_SAMPLES 8u      // the window of the minimum
+#define RVD_MUX_RTT_LOAD 65536u     // bytes between a ping and its pong that make it queue
 #define RVD_MUX_CREDIT_STEP 256u    // a peer may return credit in steps as small as this
 #define RVD_MUX_GRANT_MAX 1048576u  // credit returns at least in such steps
 #define RVD_MUX_ID_LAST 0x7FFF0000u  // int32 peers: open no more, drain
@@ -2270,7 +2271,8 @@ typedef struct rvd_mux {
 
     // Liveness and round trips.
     int64_t last_rx_us, ping_us, rtt_us, next_rtt_us;
-    int64_t drain_us;  // an idle session that drains stays until then
+    uint64_t ping_bytes;  // payload of both ways when the ping went out
+    int64_t drain_us;     // an idle session that drains stays until then
     int64_t rtt[RVD_MUX_RTT_SAMPLES];
     uint32_t rtt_count, ping_value;
     uint8_t ping_wanted, ping_out;
@@ -3242,6 +3244,7 @@ RVD_BASE_SLOW static void rvd_mux_control_fill(rvd_mux *m)
         m->ping_wanted = 0;
         m->ping_out = 1;
         m->ping_us = m->now_us;
+        m->ping_bytes = m->rx_bytes + m->tx_bytes;
     }
     if (m->go_wanted) rvd_mux_goaway_put(m);
     m->silent = m->dead != 0;  // those were the last words
@@ -3669,19 +3672,22 @@ static void rvd_mux_on_stream_frame(rvd_mux *m)
 
 static void rvd_mux_on_pong(rvd_mux *m, uint32_t value)
 {
-    int64_t best;
+    int64_t best, took = m->now_us > m->ping_us ? m->now_us - m->ping_us : 1;
+    uint64_t moved = m->rx_bytes + m->tx_bytes - m->ping_bytes;
     if (!m->ping_out || value != m->ping_value) {
         rvd_mux_glitch(m);
         return;
     }
     m->ping_out = 0;
-    m->rtt[m->rtt_count++ % RVD_MUX_RTT_SAMPLES] =
-        m->now_us > m->ping_us ? m->now_us - m->ping_us : 1;
+    m->news |= RVD_MUX_NEWS_RTT;
+    // Under load it tells how long the queues are. Were it to count, the window would grow for it,
+    // and make them longer.
+    if (m->rtt_count && took > m->rtt_us && moved > RVD_MUX_RTT_LOAD) return;
+    m->rtt[m->rtt_count++ % RVD_MUX_RTT_SAMPLES] = took;
     best = m->rtt[0];
     for (uint32_t i = 1; i < RVD_MUX_RTT_SAMPLES && i < m->rtt_count; i++)
         if (m->rtt[i] < best) best = m->rtt[i];
     m->rtt_us = best;
-    m->news |= RVD_MUX_NEWS_RTT;
 }
 
 static void rvd_mux_on_ping(rvd_mux *m)

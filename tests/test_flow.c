@@ -509,39 +509,119 @@ TEST(a_tiny_window_is_used_after_all_when_no_more_comes)
     rig_end(r);
 }
 
-TEST(the_window_grows_to_what_the_round_trip_needs)  // 43, 45
+// A path of 100 ms: each round trip, the peer sends what it may, up to what the path carries in that
+// time, and it is read or not. Returns the largest credit seen in so many round trips.
+static uint64_t window_after(int round_trips, uint64_t path_bytes, int is_read)
 {
-    for (int reading = 0; reading < 2; reading++) {
-        rig *r = rig_with((revdial_limits){.keepalive_ms = 1000});
-        REQUIRE(r != NULL);
-        script_run(r, ".silent .tick=0 Wp1+SYN .acceptp1");
-        r->quiet = 1;
-        uint32_t id = rig_id(r, 1, 1);
-        judge_stream *s = NULL;
-        uint64_t most = 0;
-        for (int rtt = 0; rtt < 24; rtt++) {
-            s = judge_find(&r->wire, id);
-            uint64_t credit = s->grants_out + r->wire.window_own - s->data_in;
-            if (credit > most) most = credit;
-            int asked = r->wire.ping_out;
-            uint32_t value = r->wire.ping_value;
-            rig_tick(r, 100);
-            if (asked) rig_frame(r, WIRE_PING, WIRE_ACK, 0, value);
-            while (credit) {
-                uint32_t part = credit < 16384 ? (uint32_t)credit : 16384;
-                rig_data(r, id, part);
-                if (reading) rig_read_all(r, id, SIZE_MAX);
-                credit -= part;
-            }
-            rig_flush(r);
+    rig *r = rig_with((revdial_limits){.keepalive_ms = 1000, .stream_window_max = 16u << 20});
+    uint64_t most = 0;
+    if (!CHECK(r != NULL)) return 0;
+    script_run(r, ".silent .tick=0 Wp1+SYN .acceptp1");
+    r->quiet = 1;
+    uint32_t id = rig_id(r, 1, 1);
+    for (int rtt = 0; rtt < round_trips; rtt++) {
+        judge_stream *s = judge_find(&r->wire, id);
+        uint64_t credit = s->grants_out + r->wire.window_own - s->data_in;
+        int asked = r->wire.ping_out;
+        uint32_t value = r->wire.ping_value;
+        if (credit > most) most = credit;
+        if (credit > path_bytes) credit = path_bytes;
+        rig_tick(r, 100);
+        if (asked) rig_frame(r, WIRE_PING, WIRE_ACK, 0, value);
+        while (credit) {
+            uint32_t part = credit < 16384 ? (uint32_t)credit : 16384;
+            rig_data(r, id, part);
+            if (is_read) rig_read_all(r, id, SIZE_MAX);
+            credit -= part;
         }
-        if (reading)
-            CHECK(most >= 4 * 1024 * 1024);  // 40 MB/s at 100 ms
-        else
-            CHECK_INT(most, WIRE_STOCK_WINDOW);
-        CHECK(!r->dead);
-        rig_end(r);
+        rig_flush(r);
     }
+    CHECK(!r->dead);
+    rig_end(r);
+    return most;
+}
+
+TEST(the_window_grows_to_what_the_round_trip_needs_and_not_far_beyond)  // 43
+{
+    static const uint64_t paths[] = {512 << 10, 2 << 20, 4 << 20};  // 5, 20 and 40 MB/s
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        uint64_t soon = window_after(10, paths[i], 1), later = window_after(60, paths[i], 1);
+        if (soon < paths[i] || later > 4 * paths[i])
+            test_fail(__FILE__, __LINE__, "path of %llu: window %llu after 10, %llu after 60",
+                      (unsigned long long)paths[i], (unsigned long long)soon,
+                      (unsigned long long)later);
+    }
+}
+
+TEST(the_window_does_not_grow_by_bytes_that_nobody_reads)  // 45
+{
+    CHECK_INT(window_after(24, UINT64_MAX, 0), WIRE_STOCK_WINDOW);
+}
+
+// A link in virtual time: so many bytes per millisecond, behind a queue without end, and a sender
+// that uses all the credit it has. Pongs wait in the queue like everything else.
+typedef struct bottleneck {
+    rig *r;
+    uint32_t id;
+    uint32_t bytes_per_ms, delay_ms;
+    uint64_t queued, most;  // bytes; the largest credit seen
+    int64_t pong_ms;        // when the pong is through, 0 = none on its way
+    uint32_t pong;
+    int is_read;
+} bottleneck;
+
+static uint64_t bottleneck_credit(const bottleneck *b)
+{
+    judge_stream *s = judge_find(&b->r->wire, b->id);
+    return s->grants_out + b->r->wire.window_own - s->data_in;
+}
+
+static void bottleneck_step(bottleneck *b, int64_t now_ms, uint32_t step_ms)
+{
+    rig *r = b->r;
+    uint64_t credit = bottleneck_credit(b), through = (uint64_t)b->bytes_per_ms * step_ms;
+    b->queued = credit;  // all that may be sent has been
+    if (credit > b->most) b->most = credit;
+    if (r->wire.ping_out && !b->pong_ms) {
+        b->pong = r->wire.ping_value;
+        b->pong_ms = now_ms + b->delay_ms + (int64_t)(b->queued / b->bytes_per_ms);
+    }
+    if (b->pong_ms && b->pong_ms <= now_ms) {
+        rig_frame(r, WIRE_PING, WIRE_ACK, 0, b->pong);
+        b->pong_ms = 0;
+    }
+    rig_tick(r, step_ms);
+    if (through > b->queued) through = b->queued;
+    while (through && !r->dead) {
+        uint32_t part = through < 16384 ? (uint32_t)through : 16384;
+        rig_data(r, b->id, part);
+        if (b->is_read) rig_read_all(r, b->id, SIZE_MAX);
+        through -= part;
+    }
+    rig_flush(r);
+}
+
+static uint64_t bottleneck_run(uint32_t bytes_per_ms, uint32_t delay_ms, uint32_t step_ms,
+                               uint32_t minutes)
+{
+    rig *r = rig_with((revdial_limits){.keepalive_ms = 100000000});
+    bottleneck b = {.r = r, .bytes_per_ms = bytes_per_ms, .delay_ms = delay_ms, .is_read = 1};
+    if (!CHECK(r != NULL)) return 0;
+    script_run(r, ".tick=0");
+    script_run(r, ".silent Wp1+SYN .acceptp1");
+    r->quiet = 1;
+    b.id = rig_id(r, 1, 1);
+    for (int64_t now = 1; now <= minutes * 60000 && !r->dead; now += step_ms)
+        bottleneck_step(&b, now, step_ms);
+    CHECK(!r->dead);
+    rig_end(r);
+    return b.most;
+}
+
+TEST(a_queue_in_the_path_does_not_make_the_window_grow_for_ever)  // 44
+{
+    // 20 ms without load; a window of 4 MiB would make it 16 seconds.
+    CHECK(bottleneck_run(256, 20, 100, 10) <= 2 * WIRE_STOCK_WINDOW);
 }
 
 TEST(the_ledger_adds_up)
