@@ -719,12 +719,20 @@ static inline int raw_listen(int backlog, int *port)
     return fd;
 }
 
-// A port of loopback at which nobody listens.
+// A port of loopback at which nobody listens, nor will: it stays taken until the program ends.
 static inline int raw_closed_port(void)
 {
-    int port = 0;
-    close(raw_listen(1, &port));
-    return port;
+    static int port;
+    struct sockaddr_in at;
+    socklen_t len = sizeof at;
+    if (port) return port;
+    memset(&at, 0, sizeof at);
+    at.sin_family = AF_INET;
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (bind(fd, (struct sockaddr *)&at, len) < 0) abort();
+    if (getsockname(fd, (struct sockaddr *)&at, &len) < 0) abort();
+    return port = ntohs(at.sin_port);
 }
 
 static inline int raw_wait(int fd, short events, int ms)

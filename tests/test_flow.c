@@ -509,8 +509,8 @@ TEST(a_tiny_window_is_used_after_all_when_no_more_comes)
     rig_end(r);
 }
 
-// A path of 100 ms: each round trip, the peer sends what it may, up to what the path carries in that
-// time, and it is read or not. Returns the largest credit seen in so many round trips.
+// A path of 100 ms: each round trip, the peer sends what it may, up to what the path carries in
+// that time, and it is read or not. Returns the largest credit seen in so many round trips.
 static uint64_t window_after(int round_trips, uint64_t path_bytes, int is_read)
 {
     rig *r = rig_with((revdial_limits){.keepalive_ms = 1000, .stream_window_max = 16u << 20});

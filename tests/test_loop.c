@@ -592,7 +592,7 @@ TEST(U27_a_connect_that_has_not_finished_is_not_taken_for_done)
 
 TEST(v4_and_v6_wildcards_share_a_port_in_either_order)
 {
-    for (int order = 0; order < 2; order++) {
+    for (int order = 0, tries = 0; order < 2; order++) {
         rvd_sys_addr first = address(order ? "[::]:0" : "0.0.0.0:0"), second, bound;
         int a = rvd_sys_listen(&first, 1), b;
         if (a == -EAFNOSUPPORT || a == -EADDRNOTAVAIL) return;  // a host without IPv6
@@ -601,9 +601,12 @@ TEST(v4_and_v6_wildcards_share_a_port_in_either_order)
         // The port is at the same place in both kinds of address.
         ((struct sockaddr_in *)&second.ss)->sin_port = ((struct sockaddr_in *)&bound.ss)->sin_port;
         b = rvd_sys_listen(&second, 1);
-        CHECK(b >= 0 || b == -EAFNOSUPPORT || b == -EADDRNOTAVAIL);
         rvd_sys_close(a);
         rvd_sys_close(b);
+        if (b == -EADDRINUSE && tries++ < 20)
+            order--;  // by somebody else, it may be: with another port
+        else
+            CHECK(b >= 0 || b == -EAFNOSUPPORT || b == -EADDRNOTAVAIL);
     }
 }
 
