@@ -2081,7 +2081,7 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_RTT_US 30000000     // the round trip is measured this often
 #define RVD_MUX_LATE_FRAMES 8u      // in flight when a stream ends: an ACK, a FIN, some credit
 #define RVD_MUX_RTT_SAMPLES 8u      // the window of the minimum
-#define RVD_MUX_RTT_LOAD 65536u     // bytes between a ping and its pong that make it queue
+#define RVD_MUX_RTT_LOAD 32768u     // so many bytes during a ping may have been a queue before it
 #define RVD_MUX_CREDIT_STEP 256u    // a peer may return credit in steps as small as this
 #define RVD_MUX_GRANT_MAX 1048576u  // credit returns at least in such steps
 #define RVD_MUX_ID_LAST 0x7FFF0000u  // int32 peers: open no more, drain
@@ -2271,9 +2271,9 @@ typedef struct rvd_mux {
 
     // Liveness and round trips.
     int64_t last_rx_us, ping_us, rtt_us, next_rtt_us;
-    uint64_t ping_bytes;  // payload of both ways when the ping went out
-    int64_t drain_us;     // an idle session that drains stays until then
+    int64_t drain_us;  // an idle session that drains stays until then
     int64_t rtt[RVD_MUX_RTT_SAMPLES];
+    uint64_t ping_rx_bytes;  // when the ping went out
     uint32_t rtt_count, ping_value;
     uint8_t ping_wanted, ping_out;
 
@@ -2877,7 +2877,6 @@ RVD_BASE_SLOW static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s)
     if (s->rx != RVD_MUX_RX_OPEN || s->tx == RVD_MUX_TX_RESET) return;
     if (s->ctl_bits & RVD_MUX_CTL_CREDIT) return;
     if (s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_SHOWN) return;  // after the ACK
-    rvd_mux_window_adapt(m, s);
     rvd_mux_ctl_add(m, s, RVD_MUX_CTL_CREDIT);
 }
 
@@ -3171,7 +3170,11 @@ static int rvd_mux_last_put(rvd_mux *m, rvd_mux_stream *s, uint32_t flag, uint32
 
 static int rvd_mux_credit_put(rvd_mux *m, rvd_mux_stream *s, uint32_t flag)
 {
-    uint32_t delta = s->rx == RVD_MUX_RX_OPEN ? rvd_mux_credit_room(s) : 0;
+    uint32_t delta = 0;
+    if (s->rx == RVD_MUX_RX_OPEN) {
+        if (!flag) rvd_mux_window_adapt(m, s);  // to all that was consumed until now
+        delta = rvd_mux_credit_room(s);
+    }
     if (flag == RVD_WIRE_ACK) {
         uint32_t extra = s->window - m->cfg.recv_window;
         delta = rvd_base_min_u32(delta, extra);
@@ -3244,7 +3247,7 @@ RVD_BASE_SLOW static void rvd_mux_control_fill(rvd_mux *m)
         m->ping_wanted = 0;
         m->ping_out = 1;
         m->ping_us = m->now_us;
-        m->ping_bytes = m->rx_bytes + m->tx_bytes;
+        m->ping_rx_bytes = m->rx_bytes;
     }
     if (m->go_wanted) rvd_mux_goaway_put(m);
     m->silent = m->dead != 0;  // those were the last words
@@ -3673,16 +3676,14 @@ static void rvd_mux_on_stream_frame(rvd_mux *m)
 static void rvd_mux_on_pong(rvd_mux *m, uint32_t value)
 {
     int64_t best, took = m->now_us > m->ping_us ? m->now_us - m->ping_us : 1;
-    uint64_t moved = m->rx_bytes + m->tx_bytes - m->ping_bytes;
     if (!m->ping_out || value != m->ping_value) {
         rvd_mux_glitch(m);
         return;
     }
     m->ping_out = 0;
     m->news |= RVD_MUX_NEWS_RTT;
-    // Under load it tells how long the queues are. Were it to count, the window would grow for it,
-    // and make them longer.
-    if (m->rtt_count && took > m->rtt_us && moved > RVD_MUX_RTT_LOAD) return;
+    // A round trip that our own bulk has filled would make windows grow, and they the round trip.
+    if (m->rtt_us && took > m->rtt_us && m->rx_bytes - m->ping_rx_bytes > RVD_MUX_RTT_LOAD) return;
     m->rtt[m->rtt_count++ % RVD_MUX_RTT_SAMPLES] = took;
     best = m->rtt[0];
     for (uint32_t i = 1; i < RVD_MUX_RTT_SAMPLES && i < m->rtt_count; i++)

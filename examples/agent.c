@@ -296,7 +296,9 @@ static int run(running *r, const revdial_agent_config *cfg)
     } else {
         r->agent = revdial_agent_start(cfg, &r->why);
         rc = r->agent ? running_wait(r) : r->why.code;
-    } else {
+    }
+    else
+    {
         snprintf(r->why.msg, sizeof r->why.msg, "no pipe for signals: %s", strerror(errno));
     }
     prog_wake_fd = -1;

@@ -624,6 +624,215 @@ TEST(a_queue_in_the_path_does_not_make_the_window_grow_for_ever)  // 44
     CHECK(bottleneck_run(256, 20, 100, 10) <= 2 * WIRE_STOCK_WINDOW);
 }
 
+// A long link in virtual time, a millisecond a step: what leaves the queue in a step arrives
+// together. Without a queue the link takes from the engine only what it carries.
+enum { LINK_STEPS = 256, LINK_STEP_US = 1000 };
+
+typedef struct link_way {
+    rig *from, *to;
+    uint8_t *bytes[LINK_STEPS];
+    size_t len[LINK_STEPS], size[LINK_STEPS];
+    size_t most;  // that it carries in a step
+    uint8_t *queue;
+    size_t queue_start, queue_end, queue_size;
+} link_way;
+
+typedef struct link_sim {
+    rig_pair ends;
+    link_way down, up;  // down: from the proxy, who writes
+    uint32_t id, step, delay;
+    uint64_t read, read_most;  // bytes the reader has read, and may
+} link_sim;
+
+static void link_carry(link_way *w, uint32_t slot, const uint8_t *bytes, size_t n)
+{
+    if (n == 0) return;
+    if (w->size[slot] < w->len[slot] + n) {
+        w->size[slot] = 2 * (w->len[slot] + n);
+        w->bytes[slot] = realloc(w->bytes[slot], w->size[slot]);
+        if (!w->bytes[slot]) abort();
+    }
+    memcpy(w->bytes[slot] + w->len[slot], bytes, n);
+    w->len[slot] += n;
+}
+
+// Bytes enter the link, behind those of this step that have. Returns how many left the engine.
+static size_t link_enter(link_way *w, uint32_t slot)
+{
+    struct iovec iov[16];
+    size_t total = 0;
+    int n = revdial_engine_output(w->from->e, iov, 16);
+    for (int i = 0; i < n; i++) {
+        size_t room = w->queue ? w->queue_size - w->queue_end : w->most - w->len[slot];
+        size_t take = iov[i].iov_len < room ? iov[i].iov_len : room;
+        if (w->queue) {
+            memcpy(w->queue + w->queue_end, iov[i].iov_base, take);
+            w->queue_end += take;
+        } else {
+            link_carry(w, slot, iov[i].iov_base, take);
+        }
+        total += take;
+    }
+    revdial_engine_sent(w->from->e, total);
+    return total;
+}
+
+static void link_queue_move(link_way *w, uint32_t slot)
+{
+    size_t n = w->queue_end - w->queue_start;
+    if (n > w->most) n = w->most;
+    link_carry(w, slot, w->queue + w->queue_start, n);
+    w->queue_start += n;
+    if (w->queue_start < w->queue_size / 2) return;
+    memmove(w->queue, w->queue + w->queue_start, w->queue_end - w->queue_start);
+    w->queue_end -= w->queue_start;
+    w->queue_start = 0;
+}
+
+static void link_read(link_sim *l, uint32_t id)
+{
+    static uint8_t sink[65536];
+    ptrdiff_t n = 1;
+    while (n > 0 && l->read < l->read_most) {
+        uint64_t want = l->read_most - l->read;
+        n = revdial_engine_read(l->ends.backend->e, id, sink,
+                                want < sizeof sink ? (size_t)want : sizeof sink);
+        if (n > 0) l->read += (uint64_t)n;
+    }
+}
+
+static void link_events(link_sim *l, rig *r)
+{
+    revdial_event ev;
+    while (revdial_engine_event(r->e, &ev))
+        if (ev.type == REVDIAL_EV_READABLE) link_read(l, ev.id);
+}
+
+static void link_leave(link_sim *l, link_way *w, int64_t now_us)
+{
+    uint32_t slot = (l->step - l->delay) % LINK_STEPS;
+    for (size_t at = 0; at < w->len[slot];) {
+        ptrdiff_t used =
+            revdial_engine_input(w->to->e, w->bytes[slot] + at, w->len[slot] - at, now_us);
+        link_events(l, w->to);
+        if (!CHECK(used >= 0)) break;
+        at += (size_t)used;
+    }
+    w->len[slot] = 0;
+    revdial_engine_tick(w->to->e, now_us);
+    link_events(l, w->to);
+}
+
+// Both ends do all they can for so many milliseconds; the reader reads `most` in each. Returns
+// bytes read.
+static uint64_t link_run(link_sim *l, uint32_t steps, uint64_t most)
+{
+    static const uint8_t bytes[65536];
+    uint64_t before = l->read;
+    for (uint32_t end = l->step + steps; l->step != end; l->step++) {
+        int64_t now_us = RIG_START_US + (int64_t)l->step * LINK_STEP_US;
+        uint32_t slot = l->step % LINK_STEPS;
+        size_t entered;
+        l->read_most = most < UINT64_MAX - l->read ? l->read + most : UINT64_MAX;
+        link_leave(l, &l->down, now_us);
+        link_leave(l, &l->up, now_us);
+        if (l->id) link_read(l, l->id);
+        link_enter(&l->up, slot);
+        do {
+            while (revdial_engine_write(l->ends.proxy->e, l->id, bytes, sizeof bytes) > 0) {
+            }
+            entered = link_enter(&l->down, slot);
+            link_events(l, l->ends.proxy);
+        } while (entered);
+        if (l->down.queue) link_queue_move(&l->down, slot);
+    }
+    return l->read - before;
+}
+
+// Opens a stream, once the round trip has been measured.
+static void link_new(link_sim *l, uint32_t rtt_ms, size_t bytes_per_ms, size_t queue)
+{
+    static const rig_options plain = {0};
+    memset(l, 0, sizeof *l);
+    if (!pair_new(&l->ends, &plain, &plain)) abort();
+    l->down.from = l->up.to = l->ends.proxy;
+    l->up.from = l->down.to = l->ends.backend;
+    l->down.most = bytes_per_ms;
+    l->up.most = SIZE_MAX;
+    l->down.queue_size = queue;
+    l->down.queue = queue ? malloc(queue) : NULL;
+    l->delay = rtt_ms / 2;
+    link_run(l, 2 * rtt_ms, 0);
+    int64_t id = revdial_engine_open(l->ends.proxy->e, NULL, NULL);
+    l->id = id > 0 ? (uint32_t)id : 0;
+}
+
+static uint32_t link_window(const link_sim *l)
+{
+    revdial_ledger ledger;
+    revdial_engine_ledger(l->ends.backend->e, l->id, &ledger);
+    return ledger.window;
+}
+
+static void link_end(link_sim *l)
+{
+    rig_end(l->ends.proxy);
+    rig_end(l->ends.backend);
+    free(l->down.queue);
+    for (int i = 0; i < LINK_STEPS; i++) {
+        free(l->down.bytes[i]);
+        free(l->up.bytes[i]);
+    }
+}
+
+TEST(a_long_link_is_full_within_ten_round_trips)  // 43, 47
+{
+    static const struct {
+        uint32_t rtt_ms;
+        size_t bytes_per_ms;
+    } links[] = {{100, SIZE_MAX}, {100, 100000}, {100, 20000}, {100, 1000}, {20, 200000},
+                 {20, SIZE_MAX},  {50, 100000},  {200, 50000}, {4, 1000000}};
+    for (size_t i = 0; i < sizeof links / sizeof *links; i++) {
+        static link_sim l;
+        uint32_t rtt_ms = links[i].rtt_ms;
+        uint64_t full = 16u << 20, least = UINT64_MAX;
+        if (full / rtt_ms > links[i].bytes_per_ms) full = rtt_ms * links[i].bytes_per_ms;
+        link_new(&l, rtt_ms, links[i].bytes_per_ms, 0);
+        link_run(&l, 9 * rtt_ms, UINT64_MAX);
+        for (int rtt = 9; rtt < 20; rtt++) {
+            uint64_t n = link_run(&l, rtt_ms, UINT64_MAX);
+            if (n < least) least = n;
+        }
+        if (least < full / 5 * 4)
+            test_fail(__FILE__, __LINE__, "%u ms: %llu of %llu bytes in a round trip", rtt_ms,
+                      (unsigned long long)least, (unsigned long long)full);
+        link_end(&l);
+    }
+}
+
+TEST(a_window_grows_by_what_is_read_not_by_what_comes)  // 45
+{
+    static link_sim l;
+    link_new(&l, 100, SIZE_MAX, 0);
+    link_run(&l, 3000, 1000);  // the reader's 1 MB/s takes 100 KB in a round trip
+    CHECK(link_window(&l) <= 8 * 100 * 1000);
+    link_run(&l, 3000, 0);
+    CHECK(link_window(&l) <= 8 * 100 * 1000);
+    link_end(&l);
+}
+
+TEST(a_queue_that_the_window_has_filled_does_not_make_it_grow)  // 44
+{
+    static link_sim l;
+    uint32_t rtt_ms = 20, bytes_per_ms = 1000;
+    link_new(&l, rtt_ms, bytes_per_ms, 64u << 20);
+    link_run(&l, 1000 * 1000, UINT64_MAX);  // longer than the round trips are remembered
+    CHECK(l.read > 900 * 1000 * (uint64_t)bytes_per_ms);
+    if (link_window(&l) > 8 * rtt_ms * bytes_per_ms)
+        test_fail(__FILE__, __LINE__, "a window of %u bytes", link_window(&l));
+    link_end(&l);
+}
+
 TEST(the_ledger_adds_up)
 {
     rig *r = rig_with((revdial_limits){.keepalive_ms = 100000000, .stream_window_max = 262144});
