@@ -1107,10 +1107,12 @@ REVDIAL_API int revdial_agent_stop(revdial_agent *a, int drain_ms);
 #define REVDIAL_ASSERT(cond) assert(cond)
 #endif
 
-// A function that is not part of a hot path, so that those who call it stay short.
+// FAST: part of a hot path, whoever calls it. SLOW: no part of one, so that its callers stay short.
 #if defined(__GNUC__)
+#define RVD_BASE_FAST inline __attribute__((always_inline))
 #define RVD_BASE_SLOW __attribute__((noinline))
 #else
+#define RVD_BASE_FAST inline
 #define RVD_BASE_SLOW
 #endif
 
@@ -2895,7 +2897,7 @@ RVD_BASE_SLOW static void rvd_mux_chunks_consume(rvd_mux *m, rvd_mux_stream *s, 
     REVDIAL_ASSERT(n == 0);
 }
 
-static inline void rvd_mux_consume(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
+static RVD_BASE_FAST void rvd_mux_consume(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
 {
     REVDIAL_ASSERT(n <= s->buffered);
     if (s->head) {
@@ -2909,6 +2911,30 @@ static inline void rvd_mux_consume(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
     m->buffered -= n;
     s->epoch_bytes += n;
     if (rvd_mux_credit_is_due(s)) rvd_mux_credit_check(m, s);
+}
+
+RVD_BASE_SLOW static size_t rvd_mux_chunks_read(rvd_mux *m, rvd_mux_stream *s, uint8_t *to,
+                                                size_t len)
+{
+    size_t got = 0;
+    while (got < len && s->buffered) {
+        const uint8_t *at = NULL;
+        size_t n = rvd_base_min(rvd_mux_peek(m, s, &at), len - got);
+        memcpy(to + got, at, n);
+        rvd_mux_consume(m, s, (uint32_t)n);
+        got += n;
+    }
+    return got;
+}
+
+static RVD_BASE_FAST size_t rvd_mux_read(rvd_mux *m, rvd_mux_stream *s, uint8_t *to, size_t len)
+{
+    size_t n = rvd_base_min(len, s->buffered);
+    if (s->head) return rvd_mux_chunks_read(m, s, to, len);
+    if (n == 0) return 0;
+    if (to != m->slice) memcpy(to, m->slice, n);  // see revdial_engine_expected()
+    rvd_mux_consume(m, s, (uint32_t)n);
+    return n;
 }
 
 // ---- output of data ----
@@ -2943,9 +2969,14 @@ static uint64_t rvd_mux_out_len(const rvd_mux *m)
     return m->out_added - m->out_sent;
 }
 
+static int rvd_mux_is_blocked(const rvd_mux *m)
+{
+    return rvd_mux_out_len(m) > 0 || m->control_len > m->control_sent;
+}
+
 static void rvd_mux_out_began(rvd_mux *m)
 {
-    if (rvd_mux_out_len(m) == 0 && m->control_len == m->control_sent) m->progress_us = m->now_us;
+    if (!rvd_mux_is_blocked(m)) m->progress_us = m->now_us;
 }
 
 static void rvd_mux_wait_turn(rvd_mux *m, rvd_mux_stream *s)
@@ -3303,11 +3334,12 @@ static int rvd_mux_output(rvd_mux *m, struct iovec *iov, int max)
             RVD_MUX_CONTROL - m->control_len < RVD_WIRE_HEADER && !rvd_base_link_is_alone(&m->ctl);
     }
     m->growing = NULL;
+    m->shown_data = m->shown_control = 0;
+    if (!rvd_mux_is_blocked(m)) return 0;
     c.chunk = m->out_head;
     c.start = m->out_head ? m->out_head->start : 0;
     c.loan = m->loans;
     c.at = m->out_sent;
-    m->shown_data = m->shown_control = 0;
     if (m->control_len > m->control_sent) {
         n = rvd_mux_show(&c, m->out_sent + m->frame_left, iov, 0, max);
         m->shown_data = (uint32_t)(c.at - m->out_sent);
@@ -3802,7 +3834,7 @@ RVD_BASE_SLOW static size_t rvd_mux_any_input(rvd_mux *m, const uint8_t *p, size
 
 // Is a whole data frame here, without flags, for a stream in full swing that has read all before
 // it? Nearly all frames are, so they are judged where they lie.
-static inline rvd_mux_stream *rvd_mux_plain(rvd_mux *m, const uint8_t *p, size_t len)
+static RVD_BASE_FAST rvd_mux_stream *rvd_mux_plain(rvd_mux *m, const uint8_t *p, size_t len)
 {
     rvd_mux_stream *s;
     uint32_t n;
@@ -3816,7 +3848,7 @@ static inline rvd_mux_stream *rvd_mux_plain(rvd_mux *m, const uint8_t *p, size_t
 
 // The only way in. Budget of a plain frame: no copy, no list, no token, no clock, about 60
 // instructions; whatever else comes is taken apart by rvd_mux_any_input().
-static inline size_t rvd_mux_input(rvd_mux *m, const uint8_t *p, size_t len)
+static RVD_BASE_FAST size_t rvd_mux_input(rvd_mux *m, const uint8_t *p, size_t len)
 {
     rvd_mux_stream *s;
     if (rvd_mux_has_events(m)) return 0;
@@ -3852,11 +3884,6 @@ static void rvd_mux_on_timer(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_timer k
     case RVD_MUX_TIMER_NONE:
     case RVD_MUX_TIMERS: REVDIAL_ASSERT(0); break;
     }
-}
-
-static int rvd_mux_is_blocked(const rvd_mux *m)
-{
-    return rvd_mux_out_len(m) > 0 || m->control_len > m->control_sent;
 }
 
 // Do we wait for a pong? Also for that of a ping stuck behind what the socket does not take.
@@ -4076,7 +4103,7 @@ RVD_BASE_SLOW static int rvd_mux_event_any(rvd_mux *m, revdial_event *ev)
 
 // Writes *ev only if there is one to tell. Budget of the two usual answers, READABLE for the slice
 // and none once it was read: no list is changed, 20 instructions each.
-static inline int rvd_mux_event(rvd_mux *m, revdial_event *ev)
+static RVD_BASE_FAST int rvd_mux_event(rvd_mux *m, revdial_event *ev)
 {
     if (m->news & RVD_MUX_NEWS_SLICE) {
         const rvd_mux_stream *s = m->slice_stream;
@@ -7165,6 +7192,7 @@ struct revdial_engine {
     size_t hello_size, hello_len, hello_sent;
 
     int tell_auth, tell_up, tell_dead;
+    int is_up;                         // and EV_UP has been told: nothing but the mux has a say
     int dead, status, retry_after_ms;  // of a handshake that failed
     const char *dead_text;
     char features_text[64];
@@ -7201,6 +7229,7 @@ static void rvd_engine_die(revdial_engine *e, int code, int status, const char *
 {
     if (e->state == RVD_ENGINE_DEAD) return;
     e->state = RVD_ENGINE_DEAD;
+    e->is_up = 0;
     e->dead = code;
     e->status = status;
     e->dead_text = text;
@@ -7504,7 +7533,7 @@ static size_t rvd_engine_ws_input(revdial_engine *e, const uint8_t *p, size_t le
     rvd_mux *m = &e->mux;
     rvd_ws *w = e->ws;
     size_t used = 0;
-    w->now_us = e->now_us;
+    w->now_us = e->mux.now_us;
     while (used < len && w->state == RVD_WS_OPEN && !m->dead && !rvd_mux_has_events(m)) {
         rvd_ws_piece piece;
         size_t n;
@@ -7539,7 +7568,7 @@ static void rvd_engine_ws_begin(revdial_engine *e)
     rvd_ws *w = e->ws;
     int status, count;
     size_t len = 0;
-    w->now_us = e->now_us;
+    w->now_us = e->mux.now_us;
     if (w->state == RVD_WS_OPEN && !w->close_put) {
         rvd_ws_pong_put(w);
         count = rvd_mux_output(m, iov, w->is_client ? 8 : 0);
@@ -7581,12 +7610,6 @@ static void rvd_engine_eof(revdial_engine *e)
         rvd_engine_die(e, REVDIAL_ELOST, 0, "the connection ended during the handshake");
 }
 
-// Without a word of the handshake's left to tell. A session that is up has at most EV_UP.
-static inline int rvd_engine_is_up(const revdial_engine *e)
-{
-    return e->state == RVD_ENGINE_UP && !e->tell_up;
-}
-
 // What comes before the session is up, and its end.
 RVD_BASE_SLOW static ptrdiff_t rvd_engine_early_input(revdial_engine *e, const uint8_t *p,
                                                       size_t len)
@@ -7604,12 +7627,12 @@ ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len, i
 {
     ptrdiff_t used;
     RVD_ENGINE_CHECK(e);
-    if (now_us > e->now_us) e->now_us = now_us;
-    if (!rvd_engine_is_up(e) || e->mux.dead || len == 0) {
+    if (!e->is_up || e->mux.dead || len == 0) {
+        if (now_us > e->now_us) e->now_us = now_us;
         used = rvd_engine_early_input(e, buf, len);
     } else {
-        rvd_mux_now(&e->mux, e->now_us);
-        e->mux.last_rx_us = e->now_us;
+        rvd_mux_now(&e->mux, now_us);
+        e->mux.last_rx_us = e->mux.now_us;
         used = (ptrdiff_t)(e->ws ? rvd_engine_ws_input(e, buf, len)
                                  : rvd_mux_input(&e->mux, buf, len));
         rvd_mux_drain_check(&e->mux);
@@ -7684,6 +7707,7 @@ RVD_BASE_SLOW static int rvd_engine_event_own(revdial_engine *e, revdial_event *
         ev->auth = &e->auth;
     } else if (e->tell_up) {
         e->tell_up = 0;
+        e->is_up = 1;
         ev->type = REVDIAL_EV_UP;
         ev->text = e->features_text;
     } else if (e->tell_dead) {
@@ -7701,8 +7725,7 @@ RVD_BASE_SLOW static int rvd_engine_event_own(revdial_engine *e, revdial_event *
 int revdial_engine_event(revdial_engine *e, revdial_event *ev)
 {
     int told;
-    ev->type = REVDIAL_EV_NONE;
-    if (!rvd_engine_is_up(e)) return rvd_engine_event_own(e, ev);
+    if (!e->is_up) return rvd_engine_event_own(e, ev);
     told = rvd_mux_event(&e->mux, ev);
     RVD_ENGINE_CHECK(e);
     return told;
@@ -7824,21 +7847,13 @@ size_t revdial_engine_expected(revdial_engine *e, uint32_t id)
 
 ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t len)
 {
-    uint8_t *to = buf;
-    size_t got = 0;
     rvd_mux_stream *s = rvd_engine_find(e, id);
+    size_t got;
     if (!s) return REVDIAL_EINVAL;
-    rvd_mux_ack(&e->mux, s);
-    while (got < len && s->buffered) {
-        const uint8_t *at = NULL;
-        size_t n = rvd_base_min(rvd_mux_peek(&e->mux, s, &at), len - got);
-        if (at != to + got) memcpy(to + got, at, n);  // see revdial_engine_expected()
-        rvd_mux_consume(&e->mux, s, (uint32_t)n);
-        got += n;
-    }
+    if (s->phase == RVD_MUX_SHOWN) rvd_mux_ack(&e->mux, s);
+    got = rvd_mux_read(&e->mux, s, buf, len);
     RVD_ENGINE_CHECK(e);
-    if (got || !len) return (ptrdiff_t)got;
-    return rvd_mux_read_state(&e->mux, s);
+    return got || !len ? (ptrdiff_t)got : rvd_mux_read_state(&e->mux, s);
 }
 
 ptrdiff_t revdial_engine_reserve(revdial_engine *e, uint32_t id, void **at, size_t want)
