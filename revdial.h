@@ -44,6 +44,7 @@
 // MAP       `grep -n MARK: revdial.h` prints it with line numbers.
 //    api.types     handles, errors, reset codes, limits, what a dial asks for
 //    api.engine    the protocol for your own loop
+//    api.transport TLS, or anything else between the socket and the session
 //    api.config    what proxy and agent share
 //    api.proxy     listen, registry, dial
 //    api.stream    read, write, shutdown, reset, close, deadlines, poll, join
@@ -144,7 +145,8 @@ typedef struct revdial_via revdial_via;          // what is said to an egress pr
     X(EINVAL, -16, "invalid argument") \
     X(ESYS, -17, "a system call failed") \
     X(EDEADLK, -18, "a blocking call on an I/O thread") \
-    X(ELOST, -19, "the connection under the session was lost")
+    X(ELOST, -19, "the connection under the session was lost") \
+    X(ETLS, -20, "the TLS handshake, a certificate or a record was not good")
 
 enum revdial_error {
     REVDIAL_OK = 0,
@@ -253,6 +255,14 @@ typedef struct revdial_credential {
     unsigned schemes;   // REVDIAL_AUTH_*, a set: by which it may be presented; 0 = BEARER
 } revdial_credential;
 
+// What a transport has verified about the peer.
+typedef struct revdial_identity {
+    int verified;       // 0: nothing; the rest is empty then
+    char subject[256];  // "CN=cam-1, O=Cams"
+    char san[512];      // "DNS:cam-1.example,URI:spiffe://x/y": as many entries as fit whole
+    uint8_t cert_sha256[32];
+} revdial_identity;
+
 // What came with DIGEST, RFC 7616 section 3.4. The nonce is fresh and ours, realm and uri too.
 typedef struct revdial_digest {
     const char *realm, *nonce, *uri, *nc, *cnonce, *response;
@@ -275,6 +285,7 @@ typedef struct revdial_auth_req {
     const revdial_identity *tls;   // what its certificate proves; NULL: it showed none, or no TLS
     unsigned scheme;               // REVDIAL_AUTH_*, 0 if none was sent: then tls counts
     const char *user;              // BASIC, DIGEST, else ""
+    const revdial_identity *tls;   // what its certificate proves; NULL: it showed none, or no TLS
     const revdial_digest *digest;  // DIGEST, else NULL: let revdial_auth_verify() judge it
     char *proof;  // DIGEST: revdial_auth_verify() leaves here what proves to the backend that we
                   // know the password, too; room for 65 bytes. Without it a backend goes away
@@ -666,6 +677,43 @@ REVDIAL_API void revdial_via_sent(revdial_via *v, size_t n);
 REVDIAL_API int revdial_via_state(const revdial_via *v, revdial_err *err, int *retry_after_ms);
 
 // ================================================================================================
+// MARK: api.transport
+// What moves a session's bytes in place of the bare socket: TLS (revdial_tls.h is one), or anything
+// that is a reliable stream of bytes. Nothing here may block, call revdial, or raise SIGPIPE.
+// ================================================================================================
+
+// A transport could not go on: again when the socket can be read, or written. Either call may want
+// either.
+enum { REVDIAL_WANT_READ = -30, REVDIAL_WANT_WRITE = -31 };
+
+// One connection's. Calls never overlap, but come from different threads. Those that may be NULL
+// say so. do_handshake comes first, until it has returned 0; nothing but do_reason and do_close
+// follows an error. (Names with do_, because some systems #define read, write and close.)
+typedef struct revdial_transport {
+    void *ctx;
+    int (*do_handshake)(void *ctx);  // 0 done, REVDIAL_WANT_* or REVDIAL_E*; NULL = none needed
+    // >0 bytes; 0 the peer said that it has finished; WANT_*; E*. A connection that ends without
+    // that word is REVDIAL_ELOST: it may have been cut.
+    ptrdiff_t (*do_read)(void *ctx, void *buf, size_t len);
+    // >0 bytes, WANT_* or E*. After WANT_* it is called with the same pointer and length again.
+    ptrdiff_t (*do_write)(void *ctx, const void *buf, size_t len);
+    size_t (*do_pending)(void *ctx);      // bytes for do_read that the socket does not show
+    int (*do_finish)(void *ctx);          // say that we have finished: 0, WANT_* or E*
+    void (*do_close)(void *ctx);          // free ctx; the descriptor stays open
+    const char *(*do_reason)(void *ctx);  // of the last error, for people; NULL = no text
+    int (*do_peer)(void *ctx, revdial_identity *out);  // after the handshake; NULL = unknown
+} revdial_transport;
+
+// Makes them.
+typedef struct revdial_tls {
+    void *ud;
+    // Called once per connection, whose descriptor is non-blocking. host is what the peer must
+    // prove to be; NULL: we are the server. Returns 0, or REVDIAL_E* and err, and *out is not used.
+    //   thread   any, several at one time
+    int (*wrap)(void *ud, int fd, const char *host, revdial_transport *out, revdial_err *err);
+} revdial_tls;
+
+// ================================================================================================
 // MARK: api.config
 // What a proxy and an agent share. The rules of the runtime half:
 //   Zero is the default of every field: `revdial_proxy_config c = {0};`, no init functions.
@@ -691,6 +739,8 @@ typedef struct revdial_common {
     // are that short and the core is not wanted otherwise. 20 to 100 where a round trip on this
     // machine or rack matters more than processor time; 0 = never
     unsigned spin_us;
+    // Agent: for https:// and wss://. Proxy: for all its listeners but unix:. Must outlive both.
+    const revdial_tls *tls;
 } revdial_common;
 
 typedef struct revdial_stats {
@@ -777,6 +827,8 @@ typedef struct revdial_adopt {
     const char *name;      // upgraded only: who it is, you vouch for it
     const char *instance;  // upgraded only
     const char *identity;  // upgraded only
+    // Your TLS on it; NULL: none, whatever common.tls says. Taken over like fd.
+    const revdial_transport *transport;
 } revdial_adopt;
 
 // Binds, listens and starts the I/O threads.
@@ -1026,6 +1078,7 @@ typedef struct revdial_agent_config {
     // Egress proxy to go through, as for revdial_via_new(): "http://user:password@host:port" or
     // "socks5://…". NULL = none; the environment is never looked at.
     const char *via;
+    const char *server_name;    // that certificates must be for; default: the host of the URL
     int all_addresses;          // 1: one session to every address that a host name resolves to;
                                 // not with via, where the egress proxy resolves it
     const revdial_kv *headers;  // extra request headers, for what stands in between
@@ -10371,6 +10424,10 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 #define RVD_STREAM_PACE_US 50000  // measured over at least so long
 #define RVD_STREAM_PACE_PART 200  // of a second's worth: 5 ms
 
+#define RVD_STREAM_RECORD 16384  // payload of one TLS record, RFC 8446 section 5.1
+#define RVD_STREAM_RECORDS 4     // in a row, one way
+#define RVD_STREAM_BRIEF 4096    // so little waits for the loop while that is at the transport
+
 // Text of a request: name and instance, and a token of 4096 bytes, or a user and a password of
 // less, or what belongs to Digest, which is less still.
 enum { RVD_STREAM_AUTH_TEXT = 4096 + 65 + 65 + 16 };
@@ -10530,6 +10587,30 @@ enum {
     RVD_STREAM_PEND_CLOSED = 32  // and may forget it: the descriptor is closed
 };
 
+// A transport of the session's own.
+//   HANDSHAKE --done--> OPEN --all was said--> OVER      HANDSHAKE, OPEN --an error--> OVER
+enum rvd_stream_wire_state {
+    RVD_STREAM_WIRE_HANDSHAKE,
+    RVD_STREAM_WIRE_OPEN,
+    RVD_STREAM_WIRE_OVER  // what the socket still brings is dropped
+};
+
+// What is to be sent is copied here first: so that many frames become one record, and so that what
+// the transport was once given stays as it is until it is done with it, whatever becomes of the
+// frames. The copy is nothing beside the encryption.
+typedef struct rvd_stream_wire {
+    revdial_transport t;    // set before start, then read-only
+    revdial_identity peer;  // loop thread only until the request is judged
+    pthread_mutex_t lock;   // a leaf, around each call of t; guards what follows
+    enum rvd_stream_wire_state state;
+    ptrdiff_t next;  // what do_read is to return the next time; 1: call it
+    revdial_err why;
+    // Who is `sending` only:
+    size_t held_at, held_len;  // what do_write has not taken yet
+    size_t sent_bytes;         // in all, up to a record: the first may hold a secret
+    uint8_t held[RVD_STREAM_RECORD];
+} rvd_stream_wire;
+
 typedef struct rvd_stream_dial rvd_stream_dial;
 
 struct revdial_session {
@@ -10541,6 +10622,7 @@ struct revdial_session {
     rvd_stream_group *group;
     rvd_loop *loop;  // the group's
     int fd;
+    rvd_stream_wire *wire;  // NULL: bytes move through fd itself
     char peer[RVD_SYS_TEXT_MAX];
     char name[65], instance[65], identity[128];  // proxy: written once, before on_up
     uint64_t id;
@@ -10552,7 +10634,8 @@ struct revdial_session {
     rvd_loop_timer timer, lease;
     rvd_loop_flush flush;
     rvd_loop_task kick;
-    void *host_ud;  // owner's
+    void *host_ud;   // owner's
+    int read_waits;  // a read wants the socket writable
     size_t lingered;
     int is_counted;        // owner's: it no longer counts as pending; a proxy has its lock for it
     int is_checked;        // owner's: a hook is at work on it
@@ -10635,6 +10718,224 @@ static int rvd_stream_fail(revdial_err *err, int code, int reset, const char *te
     return code;
 }
 
+// ---- the wire: the socket, or a transport on it ----
+// Without the session's lock. Results are bytes, REVDIAL_WANT_*, or REVDIAL_E* with *err.
+
+static rvd_stream_wire *rvd_stream_wire_new(rvd_heap *heap, const revdial_transport *t,
+                                            revdial_err *err)
+{
+    rvd_stream_wire *w = rvd_base_alloc(heap, sizeof *w);
+    if (w && pthread_mutex_init(&w->lock, NULL) == 0) {
+        w->t = *t;
+        w->next = 1;
+        w->state = t->do_handshake ? RVD_STREAM_WIRE_HANDSHAKE : RVD_STREAM_WIRE_OPEN;
+        return w;
+    }
+    rvd_base_free(heap, w, sizeof *w);
+    rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a transport");
+    return NULL;
+}
+
+// The transport goes when the descriptor does; the identity stays as long as the session.
+static void rvd_stream_wire_close(rvd_stream_wire *w)
+{
+    if (!w || !w->t.do_close) return;
+    w->t.do_close(w->t.ctx);
+    w->t.do_close = NULL;
+}
+
+static void rvd_stream_wire_free(rvd_heap *heap, rvd_stream_wire *w)
+{
+    if (!w) return;
+    rvd_stream_wire_close(w);
+    pthread_mutex_destroy(&w->lock);
+    rvd_base_wipe(w, sizeof *w);
+    rvd_base_free(heap, w, sizeof *w);
+}
+
+static enum rvd_stream_wire_state rvd_stream_wire_state(rvd_stream_wire *w)
+{
+    enum rvd_stream_wire_state state;
+    pthread_mutex_lock(&w->lock);
+    state = w->state;
+    pthread_mutex_unlock(&w->lock);
+    return state;
+}
+
+// Bytes that a write left unfinished. Asked by who sends, or under the session's lock while nobody
+// does.
+static int rvd_stream_wire_holds(const revdial_session *s)
+{
+    return s->wire && s->wire->held_len;
+}
+
+static int rvd_stream_is_wanting(ptrdiff_t n)
+{
+    return n == REVDIAL_WANT_READ || n == REVDIAL_WANT_WRITE;
+}
+
+// What a call of the transport has returned. With its lock.
+static ptrdiff_t rvd_stream_wire_result(rvd_stream_wire *w, ptrdiff_t n, revdial_err *err)
+{
+    const char *why;
+    int code = n < -INT_MAX ? REVDIAL_ETLS : (int)n;
+    if (n >= 0 || rvd_stream_is_wanting(n)) return n;
+    w->state = RVD_STREAM_WIRE_OVER;
+    why = w->t.do_reason ? w->t.do_reason(w->t.ctx) : NULL;
+    return rvd_stream_fail(err, code, 0, why ? why : revdial_strerror(code));
+}
+
+// A step of the transport's handshake. Returns 0 when it is done.
+static int rvd_stream_wire_shake(rvd_stream_wire *w, revdial_err *err)
+{
+    int r;
+    pthread_mutex_lock(&w->lock);
+    r = (int)rvd_stream_wire_result(w, w->t.do_handshake(w->t.ctx), err);
+    if (r == 0) {
+        w->state = RVD_STREAM_WIRE_OPEN;
+        if (w->t.do_peer && w->t.do_peer(w->t.ctx, &w->peer) < 0)
+            memset(&w->peer, 0, sizeof w->peer);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return r;
+}
+
+// Several records make one read, so that who waits for them is woken once. An end or an error
+// behind them is for the next time. With its lock.
+static ptrdiff_t rvd_stream_wire_records(rvd_stream_wire *w, uint8_t *buf, size_t len)
+{
+    ptrdiff_t n = w->next;
+    size_t at = 0;
+    for (int i = 0; n > 0 && i < RVD_STREAM_RECORDS; i++) {
+        if (at && len - at < RVD_STREAM_RECORD) break;
+        n = rvd_stream_wire_result(w, w->t.do_read(w->t.ctx, buf + at, len - at), &w->why);
+        if (n > 0) at += (size_t)n;
+    }
+    // REVDIAL_WANT_* is not kept: by then there may be more, and the event of it gone by.
+    w->next = at && n <= 0 && !rvd_stream_is_wanting(n) ? n : 1;
+    return at ? (ptrdiff_t)at : n;
+}
+
+// Returns 0 when the peer has finished. A transport may hold bytes that the socket does not show:
+// only REVDIAL_WANT_* says that there is nothing more.
+static ptrdiff_t rvd_stream_wire_read(revdial_session *s, void *buf, size_t len, revdial_err *err)
+{
+    rvd_stream_wire *w = s->wire;
+    ptrdiff_t n;
+    if (w) {
+        int is_open;
+        pthread_mutex_lock(&w->lock);
+        is_open = w->state == RVD_STREAM_WIRE_OPEN || w->next <= 0;
+        n = is_open ? rvd_stream_wire_records(w, buf, len) : 0;
+        if (is_open && n < 0) *err = w->why;
+        pthread_mutex_unlock(&w->lock);
+        if (is_open) return n;
+        if (s->state < RVD_STREAM_LINGER) return REVDIAL_WANT_READ;  // no byte goes past it
+    }
+    n = rvd_sys_read(s->fd, buf, len);
+    if (n >= 0) return n;
+    if (n == -EAGAIN) return REVDIAL_WANT_READ;
+    rvd_sys_fail(err, REVDIAL_ELOST, (int)-n, NULL, "receiving from the peer failed");
+    return REVDIAL_ELOST;
+}
+
+// Gives the transport what it holds still to take. Returns 0 when it has all of it.
+static ptrdiff_t rvd_stream_wire_push(rvd_stream_wire *w, revdial_err *err)
+{
+    while (w->held_len) {
+        ptrdiff_t n = REVDIAL_WANT_READ;  // when it is over: who found out has told the session
+        pthread_mutex_lock(&w->lock);
+        if (w->state == RVD_STREAM_WIRE_OPEN)
+            n = rvd_stream_wire_result(
+                w, w->t.do_write(w->t.ctx, w->held + w->held_at, w->held_len), err);
+        pthread_mutex_unlock(&w->lock);
+        if (n < 0) return n;
+        if (w->sent_bytes < RVD_STREAM_RECORD) rvd_base_wipe(w->held + w->held_at, (size_t)n);
+        w->sent_bytes = rvd_base_min(w->sent_bytes + (size_t)n, RVD_STREAM_RECORD);
+        w->held_at += (size_t)n;
+        w->held_len -= (size_t)n;
+    }
+    return 0;
+}
+
+// Takes bytes from vectors, behind the first `skip` of them, up to a record. Returns how many.
+static size_t rvd_stream_wire_gather(rvd_stream_wire *w, const struct iovec *iov, int count,
+                                     size_t skip)
+{
+    w->held_at = 0;
+    for (int i = 0; i < count && w->held_len < sizeof w->held; i++) {
+        size_t from = rvd_base_min(skip, iov[i].iov_len);
+        size_t n = rvd_base_min(iov[i].iov_len - from, sizeof w->held - w->held_len);
+        skip -= from;
+        if (n) memcpy(w->held + w->held_len, (const uint8_t *)iov[i].iov_base + from, n);
+        w->held_len += n;
+    }
+    return w->held_len;
+}
+
+// The transport is in use, and what there is to write is not worth waiting for.
+static int rvd_stream_wire_is_busy(revdial_session *s, const struct iovec *iov, int count)
+{
+    size_t len = 0;
+    for (int i = 0; i < count; i++) len += iov[i].iov_len;
+    if (len > RVD_STREAM_BRIEF || rvd_loop_is_owner(s->loop)) return 0;
+    if (pthread_mutex_trylock(&s->wire->lock)) return 1;
+    pthread_mutex_unlock(&s->wire->lock);
+    return 0;
+}
+
+// As a write to a non-blocking socket. Only who is `sending` may call it. REVDIAL_WANT_READ says
+// that the loop should try.
+static ptrdiff_t rvd_stream_wire_write(revdial_session *s, const struct iovec *iov, int count,
+                                       revdial_err *err)
+{
+    rvd_stream_wire *w = s->wire;
+    size_t taken = 0, more = 1;
+    ptrdiff_t n;
+    if (!w) {
+        n = rvd_sys_writev(s->fd, iov, count);
+        if (n >= 0) return n;
+        if (n == -EAGAIN) return REVDIAL_WANT_WRITE;
+        rvd_sys_fail(err, REVDIAL_ELOST, (int)-n, NULL, "sending to the peer failed");
+        return REVDIAL_ELOST;
+    }
+    if (rvd_stream_wire_is_busy(s, iov, count)) return REVDIAL_WANT_READ;
+    if (rvd_stream_wire_state(w) == RVD_STREAM_WIRE_HANDSHAKE) return REVDIAL_WANT_READ;
+    n = rvd_stream_wire_push(w, err);
+    for (int i = 0; n == 0 && more && i < RVD_STREAM_RECORDS; i++) {
+        more = rvd_stream_wire_gather(w, iov, count, taken);
+        taken += more;
+        n = rvd_stream_wire_push(w, err);
+    }
+    return n == 0 || (taken && rvd_stream_is_wanting(n)) ? (ptrdiff_t)taken : n;
+}
+
+// Says to the peer that nothing more comes. Only who is `sending` may call it.
+static int rvd_stream_wire_finish(revdial_session *s)
+{
+    rvd_stream_wire *w = s->wire;
+    int r = 0;
+    if (w) {
+        pthread_mutex_lock(&w->lock);
+        if (w->state == RVD_STREAM_WIRE_OPEN)
+            r = (int)rvd_stream_wire_result(w, w->t.do_finish(w->t.ctx), NULL);
+        if (!rvd_stream_is_wanting(r)) w->state = RVD_STREAM_WIRE_OVER;
+        pthread_mutex_unlock(&w->lock);
+        if (rvd_stream_is_wanting(r)) return r;
+    }
+    return rvd_sys_shutdown_wr(s->fd) < 0 ? REVDIAL_ELOST : REVDIAL_OK;
+}
+
+// Does the transport hold bytes that no event of the socket will tell of? A write may bring some.
+static int rvd_stream_wire_pending(rvd_stream_wire *w)
+{
+    size_t n = 0;
+    pthread_mutex_lock(&w->lock);
+    if (w->state == RVD_STREAM_WIRE_OPEN) n = w->t.do_pending(w->t.ctx);
+    pthread_mutex_unlock(&w->lock);
+    return n != 0;
+}
+
 // ---- references ----
 
 revdial_session *revdial_session_ref(revdial_session *s)
@@ -10655,7 +10956,8 @@ void revdial_session_unref(revdial_session *s)
     rvd_base_wipe(s->auth_text, sizeof s->auth_text);
     rvd_stream_text_free(&s->heap, s->challenge);
     heap = s->heap;
-    heap.live_bytes = sizeof *s;
+    heap.live_bytes = sizeof *s + (s->wire ? sizeof *s->wire : 0);
+    rvd_stream_wire_free(&heap, s->wire);
     rvd_base_free(&heap, s, sizeof *s);
 }
 
@@ -11100,7 +11402,11 @@ static void rvd_stream_on_dead_locked(revdial_session *s, const revdial_event *e
     s->pend |= RVD_STREAM_PEND_DEAD;
     s->retry_after_ms = ev->retry_after_ms;
     if (ev->challenge) s->challenge = rvd_stream_text_copy(&s->heap, ev->challenge);
-    if (!s->why.code) rvd_stream_fail(&s->why, ev->code, 0, ev->text);
+    if (s->why.code) return;
+    if (s->wire && rvd_stream_wire_state(s->wire) == RVD_STREAM_WIRE_HANDSHAKE)
+        rvd_stream_fail(&s->why, ev->code, 0, "the TLS handshake was not over in time");
+    else
+        rvd_stream_fail(&s->why, ev->code, 0, ev->text);
 }
 
 // Copies a string to the text of the request. Returns the copy.
@@ -11124,6 +11430,7 @@ static void rvd_stream_auth_copy_locked(revdial_session *s, const revdial_auth_r
     s->auth.name = rvd_stream_auth_add_locked(s, &at, req->name);
     s->auth.instance = rvd_stream_auth_add_locked(s, &at, req->instance);
     s->auth.peer = s->peer;
+    s->auth.tls = s->wire && s->wire->peer.verified ? &s->wire->peer : NULL;
     s->pend |= RVD_STREAM_PEND_AUTH;
     if (!req->digest) return;
     s->digest.realm = rvd_stream_auth_add_locked(s, &at, req->digest->realm);
@@ -11199,19 +11506,20 @@ static void rvd_stream_events_locked(revdial_session *s)
 
 // ---- sending ----
 
-// The socket broke under us; the cause is the system's.
-static void rvd_stream_broken_locked(revdial_session *s, int error, const char *doing)
+// The wire broke under us.
+static void rvd_stream_broken_locked(revdial_session *s, const revdial_err *err)
 {
     if (s->state >= RVD_STREAM_LINGER) return;
-    if (!s->why.code) rvd_sys_fail(&s->why, REVDIAL_ELOST, error, NULL, doing);
+    if (!s->why.code) s->why = *err;
     s->pend |= RVD_STREAM_PEND_DEAD;
     if (!rvd_stream_on_loop_locked(s)) rvd_stream_kick_locked(s);
 }
 
 // The socket takes no more. Who waits for it is told to watch for room.
-static void rvd_stream_blocked_locked(revdial_session *s)
+static void rvd_stream_blocked_locked(revdial_session *s, int want)
 {
-    s->blocked = s->was_blocked = 1;
+    s->blocked = 1;
+    s->was_blocked |= want == REVDIAL_WANT_WRITE;
     if (rvd_stream_on_loop_locked(s)) s->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
     if (s->reader == RVD_STREAM_BY_THREAD)
         rvd_stream_interrupt_locked(s);
@@ -11225,19 +11533,22 @@ static void rvd_stream_blocked_locked(revdial_session *s)
 static int rvd_stream_send_locked(revdial_session *s, int *released)
 {
     struct iovec iov[RVD_STREAM_IOV];
+    revdial_err err;
     ptrdiff_t n;
-    int count = revdial_engine_output(s->engine, iov, RVD_STREAM_IOV);
-    if (!count) return 0;
+    int count = revdial_engine_output(s->engine, iov, RVD_STREAM_IOV), is_pending;
+    if (!count && !rvd_stream_wire_holds(s)) return 0;
     *released = 1;
     pthread_mutex_unlock(&s->lock);
-    n = rvd_sys_writev(s->fd, iov, count);
+    n = rvd_stream_wire_write(s, iov, count, &err);
+    is_pending = s->wire && rvd_stream_wire_pending(s->wire);
     pthread_mutex_lock(&s->lock);
-    if (n == -EAGAIN) {
-        rvd_stream_blocked_locked(s);
+    if (is_pending) rvd_stream_kick_locked(s);
+    if (rvd_stream_is_wanting(n)) {
+        rvd_stream_blocked_locked(s, (int)n);
         return 0;
     }
     if (n < 0) {
-        rvd_stream_broken_locked(s, (int)-n, "sending to the peer failed");
+        rvd_stream_broken_locked(s, &err);
         return 0;
     }
     s->pace_bytes += (uint64_t)n;
@@ -11260,7 +11571,9 @@ static int rvd_stream_flush_locked(revdial_session *s)
         }
     s->sending = 0;
     rvd_stream_events_locked(s);
-    if (s->closing || (s->state == RVD_STREAM_LINGER && !rvd_stream_on_loop_locked(s)))
+    // The last stream of a drain may have ended just now, and only the loop sets timers.
+    if (s->closing ||
+        ((s->draining || s->state == RVD_STREAM_LINGER) && !rvd_stream_on_loop_locked(s)))
         rvd_stream_kick_locked(s);
     return released;
 }
@@ -11343,11 +11656,29 @@ static void rvd_stream_linger_locked(revdial_session *s)
 {
     struct iovec rest;
     int64_t wait_us = s->hurry ? RVD_STREAM_HURRY_US : RVD_STREAM_LINGER_US;
-    if (s->state != RVD_STREAM_LINGER || s->has_finished || s->sending || s->blocked) return;
-    if (revdial_engine_output(s->engine, &rest, 1)) return;  // the next flush goes on
+    int r, is_mute = s->wire && rvd_stream_wire_state(s->wire) != RVD_STREAM_WIRE_OPEN;
+    if (s->state != RVD_STREAM_LINGER || s->has_finished || s->sending) return;
+    // Without a transport that works there is nothing to say, but its own last word may be on its
+    // way: why the handshake failed.
+    if (!is_mute && s->blocked) return;
+    if (!is_mute && (rvd_stream_wire_holds(s) || revdial_engine_output(s->engine, &rest, 1)))
+        return;  // the next flush goes on
+    s->sending = 1;
+    pthread_mutex_unlock(&s->lock);
+    r = rvd_stream_wire_finish(s);
+    pthread_mutex_lock(&s->lock);
+    s->sending = 0;
+    if (rvd_stream_is_wanting(r)) {
+        s->blocked = 1;
+        if (r == REVDIAL_WANT_WRITE) s->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
+        return;
+    }
     s->has_finished = 1;
-    if (rvd_sys_shutdown_wr(s->fd) < 0 ||
-        rvd_loop_timer_set(s->loop, &s->timer, rvd_loop_now(s->loop) + wait_us) < 0)
+    if (s->wire) {  // the socket itself is read from now on
+        s->io.ready |= RVD_LOOP_READ;
+        rvd_loop_again(s->loop, &s->io);
+    }
+    if (r < 0 || rvd_loop_timer_set(s->loop, &s->timer, rvd_loop_now(s->loop) + wait_us) < 0)
         rvd_stream_close_locked(s);
 }
 
@@ -11416,6 +11747,7 @@ static void rvd_stream_pend_run(revdial_session *s)
         rvd_stream_dials_done(s);
         if (pend & RVD_STREAM_PEND_DOWN) s->host->on_down(s, &s->why);
         if (pend & RVD_STREAM_PEND_CLOSED) {
+            rvd_stream_wire_close(s->wire);
             rvd_stream_work_end(s->work);  // from here on the owner may be gone
             revdial_session_unref(s);      // the loop's; the caller has one of its own
         }
@@ -11450,15 +11782,43 @@ static int rvd_stream_loop_claims(revdial_session *s)
     return claimed;
 }
 
+// Loop thread: a call wants to hear of the socket.
+static void rvd_stream_wait_io(revdial_session *s, int want)
+{
+    s->io.ready &= ~(unsigned)(want == REVDIAL_WANT_READ ? RVD_LOOP_READ : RVD_LOOP_WRITE);
+}
+
+// The transport's handshake. Returns 1 when bytes may move.
+static int rvd_stream_shake(revdial_session *s)
+{
+    revdial_err err;
+    int r;
+    if (!s->wire || rvd_stream_wire_state(s->wire) != RVD_STREAM_WIRE_HANDSHAKE) return 1;
+    if (s->state >= RVD_STREAM_LINGER) return 0;  // written by this thread alone
+    r = rvd_stream_wire_shake(s->wire, &err);
+    if (r == 0) return 1;
+    if (rvd_stream_is_wanting(r)) {
+        rvd_stream_wait_io(s, r);
+        return 0;
+    }
+    pthread_mutex_lock(&s->lock);
+    rvd_stream_broken_locked(s, &err);
+    pthread_mutex_unlock(&s->lock);
+    return 0;
+}
+
 // Returns 0 when there is nothing more to read now.
 static int rvd_stream_read_once(revdial_session *s)
 {
     rvd_loop *loop = s->loop;
     rvd_stream_waiter *roused;
-    ptrdiff_t n = -EAGAIN;
-    if (rvd_stream_loop_claims(s)) n = rvd_sys_read(s->fd, loop->buf, RVD_LOOP_BUFFER);
+    revdial_err err;
+    ptrdiff_t n = REVDIAL_WANT_READ;
+    int is_wanting;
+    if (rvd_stream_loop_claims(s)) n = rvd_stream_wire_read(s, loop->buf, RVD_LOOP_BUFFER, &err);
+    is_wanting = rvd_stream_is_wanting(n);
     pthread_mutex_lock(&s->lock);
-    if (s->state == RVD_STREAM_LINGER && n != -EAGAIN) {
+    if (s->state == RVD_STREAM_LINGER && !is_wanting) {
         s->lingered += n > 0 ? (size_t)n : 0;
         if (n <= 0 || s->lingered > RVD_STREAM_LINGER_BYTES) rvd_stream_close_locked(s);
     } else if (n > 0) {
@@ -11468,15 +11828,17 @@ static int rvd_stream_read_once(revdial_session *s)
     } else if (n == 0) {
         revdial_engine_input(s->engine, NULL, 0, rvd_loop_now(loop));
         rvd_stream_events_locked(s);
-    } else if (n != -EAGAIN) {
-        rvd_stream_broken_locked(s, (int)-n, "receiving from the peer failed");
+    } else if (!is_wanting) {
+        rvd_stream_broken_locked(s, &err);
     }
-    if (n != -EAGAIN && s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
+    if (!is_wanting && s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
     s->loop_reads = 0;
     roused = rvd_stream_roused_take_locked(s);
     pthread_mutex_unlock(&s->lock);
     rvd_stream_roused_go(roused);
-    if (n <= 0) s->io.ready &= ~(unsigned)RVD_LOOP_READ;
+    s->read_waits = n == REVDIAL_WANT_WRITE;
+    if (n <= 0) rvd_stream_wait_io(s, s->read_waits ? REVDIAL_WANT_WRITE : REVDIAL_WANT_READ);
+    if (s->wire) return n > 0;
     // A short read has emptied the socket; an end that came with it has its own edge or its mark.
     if (n > 0 && n < RVD_LOOP_BUFFER && !(s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))) {
         s->io.ready &= ~(unsigned)RVD_LOOP_READ;
@@ -11488,20 +11850,23 @@ static int rvd_stream_read_once(revdial_session *s)
 static void rvd_stream_on_io(rvd_loop_io *io)
 {
     revdial_session *s = RVD_BASE_OWNER(io, revdial_session, io);
-    int rounds = 0, open;
+    int rounds = 0, open, is_shaken;
     revdial_session_ref(s);
-    if (io->ready & RVD_LOOP_WRITE) {
+    s->read_waits = 0;
+    is_shaken = rvd_stream_shake(s);
+    if (is_shaken && (io->ready & RVD_LOOP_WRITE || s->wire)) {  // a write may wait for a read
         pthread_mutex_lock(&s->lock);
         if (s->blocked) rvd_stream_flush_soon_locked(s);
         s->blocked = 0;
         pthread_mutex_unlock(&s->lock);
     }
-    while (io->slot && io->ready & RVD_LOOP_READ && rounds < RVD_STREAM_ROUNDS) {
+    while (is_shaken && io->slot && io->ready & RVD_LOOP_READ && rounds < RVD_STREAM_ROUNDS) {
         rounds++;
         if (!rvd_stream_read_once(s)) break;
     }
     rvd_stream_pend_run(s);
-    open = io->slot != 0;
+    open = io->slot != 0 && !s->read_waits;
+    if (s->wire && rvd_stream_wire_state(s->wire) == RVD_STREAM_WIRE_HANDSHAKE) open = 0;
     if (open && io->ready & RVD_LOOP_READ) rvd_loop_again(s->loop, io);
     revdial_session_unref(s);
 }
@@ -11589,6 +11954,10 @@ static void rvd_stream_on_kick(rvd_loop_task *t)
     rvd_stream_sinks_locked(&s->kicked);
     rvd_stream_lease_locked(s);
     if (s->state != RVD_STREAM_DOWN) rvd_stream_flush_soon_locked(s);
+    if (s->wire && s->state != RVD_STREAM_DOWN && rvd_stream_wire_pending(s->wire)) {
+        s->io.ready |= RVD_LOOP_READ;
+        rvd_loop_again(s->loop, &s->io);
+    }
     pthread_mutex_unlock(&s->lock);
     rvd_stream_pend_run(s);
     revdial_session_unref(s);
@@ -11628,6 +11997,7 @@ void revdial_session_kill(revdial_session *s)
 // Is it for a thread to read? Where several wait the loop reads for all of them in one call.
 static int rvd_stream_may_drive_locked(revdial_session *s)
 {
+    if (s->wire) return 0;  // the loop decrypts for all
     if (!RVD_SYS_EPOLL || s->state != RVD_STREAM_UP || s->reader == RVD_STREAM_BY_THREAD) return 0;
     if (s->loop_reads || s->loop_sinks || s->closing || s->pend) return 0;
     if (s->waiting > 1) s->crowd = RVD_STREAM_CROWD;
@@ -11693,6 +12063,7 @@ static void rvd_stream_drive_read_locked(revdial_session *s, const struct iovec 
                                          int64_t now_us)
 {
     size_t own = n > 0 ? rvd_base_min((size_t)n, iov[0].iov_len) : 0;
+    revdial_err err;
     s->read_first = n > 0 && (size_t)n == iov[0].iov_len + iov[1].iov_len;
     if (n > 0) {
         rvd_stream_drive_feed_locked(s, iov[0].iov_base, own, now_us);
@@ -11701,7 +12072,8 @@ static void rvd_stream_drive_read_locked(revdial_session *s, const struct iovec 
         revdial_engine_input(s->engine, NULL, 0, now_us);
         rvd_stream_events_locked(s);
     } else if (n != -EAGAIN) {
-        rvd_stream_broken_locked(s, (int)-n, "receiving from the peer failed");
+        rvd_sys_fail(&err, REVDIAL_ELOST, (int)-n, NULL, "receiving from the peer failed");
+        rvd_stream_broken_locked(s, &err);
     }
 }
 
@@ -11824,9 +12196,33 @@ typedef struct rvd_stream_session_config {
     int fd;
     const char *peer;
     const revdial_engine_config *engine;
+    const revdial_tls *tls;              // NULL: none
+    const char *tls_host;                // what the peer must prove to be; NULL: we are the server
+    const revdial_transport *transport;  // one that is made already, instead
 } rvd_stream_session_config;
 
-// A session with one reference, not yet on its loop. NULL: err says why; fd is still the caller's.
+static int rvd_stream_session_wire(revdial_session *s, const rvd_stream_session_config *cfg,
+                                   revdial_err *err)
+{
+    revdial_transport t;
+    int code;
+    if (!cfg->tls && !cfg->transport) return REVDIAL_OK;
+    if (cfg->transport) {
+        t = *cfg->transport;
+    } else {
+        memset(&t, 0, sizeof t);
+        rvd_stream_fail(err, REVDIAL_ETLS, 0, "the transport cannot be set up");
+        code = cfg->tls->wrap(cfg->tls->ud, cfg->fd, cfg->tls_host, &t, err);
+        if (code) return code;
+    }
+    s->wire = rvd_stream_wire_new(&s->heap, &t, err);
+    if (s->wire) return REVDIAL_OK;
+    if (!cfg->transport) t.do_close(t.ctx);
+    return REVDIAL_ENOMEM;
+}
+
+// A session with one reference, not yet on its loop. NULL: err, which must not be NULL, says why;
+// fd and transport are still the caller's.
 static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *cfg,
                                                revdial_err *err)
 {
@@ -11872,7 +12268,9 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->roused_end = &s->roused;
     s->flush.run = rvd_stream_on_flush;
     s->kick.run = rvd_stream_on_kick;
-    return s;
+    if (!rvd_stream_session_wire(s, cfg, err)) return s;
+    revdial_session_unref(s);
+    return NULL;
 }
 
 // Its owner is closing: no time for ceremony.
@@ -13827,8 +14225,9 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
     rvd_stream_work_end(&p->work);
 }
 
+// how is NULL for a connection that a listener of ours has accepted.
 static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rvd_sys_addr *peer,
-                                              int upgraded, revdial_err *err)
+                                              const revdial_adopt *how, revdial_err *err)
 {
     revdial_engine_config e;
     rvd_stream_session_config cfg;
@@ -13838,7 +14237,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     memset(&e, 0, sizeof e);
     memset(&cfg, 0, sizeof cfg);
     e.role = REVDIAL_ROLE_PROXY;
-    e.upgraded = upgraded;
+    e.upgraded = how && how->upgraded;
     e.path = p->path;
     e.realm = p->realm;
     e.peer = text;
@@ -13862,6 +14261,10 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     cfg.fd = fd;
     cfg.peer = text;
     cfg.engine = &e;
+    if (how)
+        cfg.transport = how->transport;
+    else if (strncmp(text, "unix", 4) != 0)  // files have permissions of their own
+        cfg.tls = p->cfg.common.tls;
     pthread_mutex_lock(&p->lock);
     cfg.group = &p->groups[p->next_loop++ % p->loop_count];
     pthread_mutex_unlock(&p->lock);
@@ -13947,7 +14350,7 @@ static void rvd_proxy_accept(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
         rvd_sys_close(fd);
         return;
     }
-    s = rvd_proxy_session_new(p, fd, peer, 0, &err);
+    s = rvd_proxy_session_new(p, fd, peer, NULL, &err);
     if (s) {
         rvd_proxy_launch(p, s, NULL);
         return;
@@ -14006,12 +14409,13 @@ int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how)
         code = REVDIAL_EINVAL;
     }
     if (!code && rvd_sys_set_nonblocking(fd) >= 0)
-        s = rvd_proxy_session_new(p, fd, has_peer ? &addr : NULL, how->upgraded, &err);
+        s = rvd_proxy_session_new(p, fd, has_peer ? &addr : NULL, how, &err);
     if (!code && !s) {
         rvd_proxy_pending_undo(p);
         code = REVDIAL_ENOMEM;
     }
     if (code) {
+        if (how->transport) how->transport->do_close(how->transport->ctx);
         rvd_sys_close(fd);
         return code;
     }
@@ -15364,6 +15768,7 @@ typedef struct rvd_agent_link {
     char path[1025];
     char endpoint[300];           // "host:port" or "unix:/path"
     int secure;                   // over TLS
+    char tls_host[256];           // what its certificate must be for, unless server_name says
     int carrier;                  // REVDIAL_CARRIER_*
     rvd_sys_addr pinned;          // all_addresses: this one only
     struct rvd_agent_link *root;  // that resolves for this one
@@ -15390,7 +15795,7 @@ typedef struct rvd_agent_link {
 struct revdial_agent {
     // Set before start, then read-only.
     revdial_agent_config cfg;
-    char *name, *instance, *secret, *user, *default_target;
+    char *name, *instance, *secret, *user, *default_target, *server_name;
     char *via, *via_address;  // NULL = none
     revdial_kv *headers;
     rvd_loop *loop;
@@ -16109,6 +16514,8 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
     cfg.fd = fd;
     cfg.peer = peer;
     cfg.engine = &e;
+    if (l->secure) cfg.tls = a->cfg.common.tls;
+    cfg.tls_host = a->server_name ? a->server_name : l->tls_host;
     s = rvd_stream_session_new(&cfg, err);
     if (!s) return NULL;
     rvd_sys_append(s->name, sizeof s->name, 0, a->name ? a->name : "");
@@ -16664,13 +17071,16 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
     host_len = rvd_sys_append(l->endpoint, sizeof l->endpoint, 0, l->host);
     if (!has_port) rvd_sys_append(l->endpoint, sizeof l->endpoint, host_len, scheme->port);
     rvd_sys_append(l->path, sizeof l->path, 0, slash && slash[1] ? slash : "/revdial");
-    return rvd_sys_addr_split(l->endpoint, 1, &e, NULL) < 0 ? "not host or host:port" : NULL;
+    if (rvd_sys_addr_split(l->endpoint, 1, &e, NULL) < 0) return "not host or host:port";
+    rvd_sys_append(l->tls_host, sizeof l->tls_host, 0, e.host);
+    return NULL;
 }
 
 // A URL that is understood and that this agent cannot serve.
 static const char *rvd_agent_link_problem(const rvd_agent_link *l)
 {
-    if (l->secure) return "https:// and wss:// need a TLS transport, and none is configured";
+    if (l->secure && !l->agent->cfg.common.tls)
+        return "https:// and wss:// need a TLS transport, and none is configured";
     return NULL;
 }
 
@@ -16823,11 +17233,13 @@ static int rvd_agent_config_copy(revdial_agent *a, const revdial_agent_config *c
     a->name = rvd_stream_text_copy(&a->heap, cfg->name);
     a->secret = rvd_stream_text_copy(&a->heap, cfg->secret);
     a->default_target = rvd_stream_text_copy(&a->heap, cfg->default_target);
+    a->server_name = rvd_stream_text_copy(&a->heap, cfg->server_name);
     a->via = rvd_stream_text_copy(&a->heap, cfg->via);
     a->instance = cfg->instance ? rvd_stream_text_copy(&a->heap, cfg->instance)
                                 : rvd_agent_instance_default(a, cfg->name, cfg->url);
     if ((cfg->name && !a->name) || (cfg->secret && !a->secret) || !a->instance) return 0;
     if ((cfg->default_target && !a->default_target) || (cfg->via && !a->via)) return 0;
+    if (cfg->server_name && !a->server_name) return 0;
     a->user = rvd_stream_text_copy(&a->heap, cfg->user);
     a->allow = rvd_agent_allow_copy(&a->heap, cfg->allow);
     return a->allow && (a->user || !cfg->user) && rvd_agent_headers_copy(a, cfg);
@@ -16874,6 +17286,7 @@ static void rvd_agent_free(revdial_agent *a)
     rvd_stream_text_free(&heap, a->default_target);
     rvd_stream_text_free(&heap, a->via);
     rvd_stream_text_free(&heap, a->via_address);
+    rvd_stream_text_free(&heap, a->server_name);
     rvd_loop_free(a->loop);
     rvd_stream_work_close(&a->work);
     pthread_cond_destroy(&a->changed);
@@ -17004,6 +17417,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
     a->cfg.url = a->cfg.name = a->cfg.instance = a->cfg.secret = a->cfg.default_target = NULL;
     a->cfg.via = NULL;
     a->cfg.user = NULL;
+    a->cfg.server_name = NULL;
     a->cfg.headers = NULL;  // the caller's
     a->cfg.allow = NULL;
     return a;

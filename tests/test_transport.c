@@ -1,0 +1,737 @@
+// Sessions on a transport that is not TLS but behaves as badly as one may: both directions want
+// both directions, bytes come one by one, reads hide bytes from the socket, peers stall, lie and
+// are cut off. Rows D11 to D28 of the TLS table that are ours and not the TLS library's.
+#include "runtime_util.h"
+
+// ------------------------------------------------------------------------------------------------
+// The toy: records of type, length (2 bytes) and payload, XORed. A hello each way comes first.
+//   D payload    K "answer me before I write on"    A the answer    F I have finished
+
+enum { TOY_RECORD = 4096, TOY_HEAD = 3, TOY_KEY = 0x5A };
+
+typedef struct toy_rules {
+    int byte_wise;      // one byte per system call
+    int ask_every;      // a K after so many records; 0 = never
+    int read_ahead;     // a read decodes all that the socket has
+    int is_mute;        // never says hello
+    int refuses;        // the handshake fails
+    int fails_wrap;     // REVDIAL_E* of wrap
+    int knows_peer;     // do_peer proves something
+    int unsent;         // bytes of SO_SNDBUF, so that writes do stop
+    atomic_int cut;     // 1: the next read shuts the connection down without F
+    atomic_int break_;  // 1: the next record that comes is not good
+} toy_rules;
+
+typedef struct toy_count {
+    atomic_int alive, overlaps, changed, late, finished, wants_back, hidden;
+    char host[300];
+    util_gate shaken;
+} toy_count;
+
+typedef struct toy {
+    const toy_rules *rules;
+    toy_count *count;
+    int fd, said_hello, heard_hello, asked, is_over, has_failed;
+    const char *reason;
+    atomic_int busy;
+    const void *held;  // a write that wants to be repeated
+    size_t held_len;
+    int is_encoded, records;
+    uint8_t out[2 * TOY_RECORD];
+    size_t out_at, out_len;
+    uint8_t in[TOY_HEAD + TOY_RECORD];
+    size_t in_len;
+    uint8_t *plain;
+    size_t plain_at, plain_len, plain_size;
+} toy;
+
+static void toy_enter(toy *t)
+{
+    if (atomic_exchange(&t->busy, 1)) atomic_fetch_add(&t->count->overlaps, 1);
+    if (t->has_failed) atomic_fetch_add(&t->count->late, 1);
+}
+
+static int toy_leave(toy *t, int r)
+{
+    if (r < 0 && r > REVDIAL_WANT_READ) t->has_failed = 1;
+    atomic_store(&t->busy, 0);
+    return r;
+}
+
+static int toy_fail(toy *t, int code, const char *reason)
+{
+    t->reason = reason;
+    return code;
+}
+
+static int toy_flush(toy *t)
+{
+    while (t->out_len) {
+        size_t len = t->rules->byte_wise ? 1 : t->out_len;
+        ssize_t n = send(t->fd, t->out + t->out_at, len, MSG_NOSIGNAL);
+        if (n < 0 && errno == EAGAIN) return REVDIAL_WANT_WRITE;
+        if (n < 0) return toy_fail(t, REVDIAL_ELOST, "toy: cannot send");
+        t->out_at += (size_t)n;
+        t->out_len -= (size_t)n;
+    }
+    t->out_at = 0;
+    return 0;
+}
+
+static void toy_put(toy *t, char type, const void *payload, size_t len)
+{
+    uint8_t *at = t->out + t->out_at + t->out_len;
+    if (t->out_at + t->out_len + TOY_HEAD + len > sizeof t->out) abort();
+    at[0] = (uint8_t)type;
+    at[1] = (uint8_t)(len >> 8);
+    at[2] = (uint8_t)len;
+    for (size_t i = 0; i < len; i++) at[TOY_HEAD + i] = ((const uint8_t *)payload)[i] ^ TOY_KEY;
+    t->out_len += TOY_HEAD + len;
+}
+
+static int toy_take(toy *t, const uint8_t *payload, size_t len)
+{
+    if (atomic_exchange((atomic_int *)(uintptr_t)&t->rules->break_, 0))
+        return toy_fail(t, REVDIAL_ETLS, "toy: a record is not good");
+    if (t->plain_at == t->plain_len) t->plain_at = t->plain_len = 0;
+    if (t->plain_len + len > t->plain_size) {
+        t->plain_size = 2 * (t->plain_len + len);
+        t->plain = realloc(t->plain, t->plain_size);
+        if (!t->plain) abort();
+    }
+    for (size_t i = 0; i < len; i++) t->plain[t->plain_len + i] = payload[i] ^ TOY_KEY;
+    t->plain_len += len;
+    return 0;
+}
+
+static int toy_record(toy *t)
+{
+    size_t len = (size_t)t->in[1] << 8 | t->in[2];
+    t->in_len = 0;
+    switch (t->in[0]) {
+    case 'H': t->heard_hello = 1; return 0;
+    case 'D': return toy_take(t, t->in + TOY_HEAD, len);
+    case 'K':
+        if (t->out_at + t->out_len + TOY_HEAD > sizeof t->out) abort();
+        toy_put(t, 'A', NULL, 0);
+        return 0;
+    case 'A': t->asked = 0; return 0;
+    case 'F': t->is_over = 1; return 0;
+    default: return toy_fail(t, REVDIAL_ETLS, "toy: not a record");
+    }
+}
+
+// Reads up to the end of one record. Returns 1 for a record, or what stopped it.
+static int toy_pump(toy *t)
+{
+    for (;;) {
+        size_t need =
+            t->in_len < TOY_HEAD ? TOY_HEAD : TOY_HEAD + ((size_t)t->in[1] << 8 | (size_t)t->in[2]);
+        ssize_t n;
+        if (need > sizeof t->in) return toy_fail(t, REVDIAL_ETLS, "toy: too long a record");
+        if (t->in_len == need) {
+            int r = toy_record(t);
+            return r < 0 ? r : 1;
+        }
+        n = recv(t->fd, t->in + t->in_len, t->rules->byte_wise ? 1 : need - t->in_len, 0);
+        if (n < 0 && errno == EAGAIN) return REVDIAL_WANT_READ;
+        if (n < 0) return toy_fail(t, REVDIAL_ELOST, "toy: cannot receive");
+        if (n == 0) return toy_fail(t, REVDIAL_ELOST, "toy: cut off");
+        t->in_len += (size_t)n;
+    }
+}
+
+static int toy_shake(toy *t)
+{
+    int r;
+    if (t->rules->refuses) return toy_fail(t, REVDIAL_ETLS, "toy: refused");
+    if (!t->rules->is_mute && !t->said_hello) toy_put(t, 'H', NULL, 0);
+    t->said_hello = 1;
+    r = toy_flush(t);
+    while (r == 0 && !t->heard_hello) {
+        r = toy_pump(t);
+        if (r > 0) r = 0;
+    }
+    return r;
+}
+
+static int toy_do_handshake(void *ctx)
+{
+    toy *t = ctx;
+    toy_enter(t);
+    int r = toy_shake(t);
+    if (r == 0) util_gate_add(&t->count->shaken, 1);
+    return toy_leave(t, r);
+}
+
+static ptrdiff_t toy_read(toy *t, void *buf, size_t len)
+{
+    if (atomic_exchange((atomic_int *)(uintptr_t)&t->rules->cut, 0)) shutdown(t->fd, SHUT_RDWR);
+    for (;;) {
+        int r = toy_flush(t);  // an answer that the peer waits for
+        if (r == REVDIAL_WANT_WRITE) atomic_fetch_add(&t->count->wants_back, 1);
+        if (r < 0) return r;
+        if (t->plain_len > t->plain_at && (!t->rules->read_ahead || (r = toy_pump(t)) <= 0)) {
+            size_t n = t->plain_len - t->plain_at;
+            if (r < 0 && r != REVDIAL_WANT_READ) return r;
+            if (n > len) n = len;
+            memcpy(buf, t->plain + t->plain_at, n);
+            t->plain_at += n;
+            return (ptrdiff_t)n;
+        }
+        if (t->is_over) return 0;
+        if (r == 0) r = toy_pump(t);
+        if (r < 0) return r;
+    }
+}
+
+static ptrdiff_t toy_do_read(void *ctx, void *buf, size_t len)
+{
+    toy_enter(ctx);
+    return toy_leave(ctx, (int)toy_read(ctx, buf, len));
+}
+
+static ptrdiff_t toy_write(toy *t, const void *buf, size_t len)
+{
+    int r;
+    if (t->held && (t->held != buf || t->held_len != len)) atomic_fetch_add(&t->count->changed, 1);
+    if (len > TOY_RECORD) len = TOY_RECORD;
+    if (!t->is_encoded) {
+        if ((r = toy_flush(t)) < 0) return r;
+        if (t->rules->ask_every && ++t->records % t->rules->ask_every == 0) {
+            toy_put(t, 'K', NULL, 0);
+            t->asked = 1;
+        }
+        toy_put(t, 'D', buf, len);
+        t->is_encoded = 1;
+    }
+    if ((r = toy_flush(t)) < 0) return r;
+    while (t->asked) {
+        if ((r = toy_pump(t)) < 0) {
+            if (r == REVDIAL_WANT_READ) atomic_fetch_add(&t->count->wants_back, 1);
+            return r;
+        }
+        if ((r = toy_flush(t)) < 0) return r;
+    }
+    if (t->plain_len > t->plain_at) atomic_fetch_add(&t->count->hidden, 1);
+    t->is_encoded = 0;
+    return (ptrdiff_t)len;
+}
+
+static ptrdiff_t toy_do_write(void *ctx, const void *buf, size_t len)
+{
+    toy *t = ctx;
+    toy_enter(t);
+    ptrdiff_t n = toy_write(t, buf, len);
+    t->held = n < 0 ? buf : NULL;
+    t->held_len = len;
+    return toy_leave(t, (int)n);
+}
+
+static size_t toy_do_pending(void *ctx)
+{
+    toy *t = ctx;
+    toy_enter(t);
+    return (size_t)toy_leave(t, (int)(t->plain_len - t->plain_at));
+}
+
+static int toy_do_finish(void *ctx)
+{
+    toy *t = ctx;
+    toy_enter(t);
+    if (t->is_encoded) atomic_fetch_add(&t->count->changed, 1);
+    int r = toy_flush(t);
+    if (r == 0 && !t->asked) {
+        toy_put(t, 'F', NULL, 0);
+        t->asked = 1;  // once
+        r = toy_flush(t);
+    }
+    if (r == 0) atomic_fetch_add(&t->count->finished, 1);
+    return toy_leave(t, r);
+}
+
+static void toy_do_close(void *ctx)
+{
+    toy *t = ctx;
+    if (atomic_exchange(&t->busy, 1)) atomic_fetch_add(&t->count->overlaps, 1);
+    atomic_fetch_sub(&t->count->alive, 1);
+    free(t->plain);
+    free(t);
+}
+
+static const char *toy_do_reason(void *ctx)
+{
+    return ((toy *)ctx)->reason;
+}
+
+static int toy_do_peer(void *ctx, revdial_identity *out)
+{
+    toy *t = ctx;
+    if (!t->rules->knows_peer) return REVDIAL_EINVAL;
+    out->verified = 1;
+    snprintf(out->subject, sizeof out->subject, "CN=toy");
+    return 0;
+}
+
+typedef struct toy_maker {
+    revdial_tls tls;
+    toy_rules rules;
+    toy_count count;
+} toy_maker;
+
+static int toy_wrap(void *ud, int fd, const char *host, revdial_transport *out, revdial_err *err)
+{
+    toy_maker *m = ud;
+    toy *t = calloc(1, sizeof *t);
+    if (!t) abort();
+    if (m->rules.fails_wrap) {
+        free(t);
+        err->code = m->rules.fails_wrap;
+        snprintf(err->msg, sizeof err->msg, "toy: not today");
+        return err->code;
+    }
+    if (host) snprintf(m->count.host, sizeof m->count.host, "%s", host);
+    if (m->rules.unsent)
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &m->rules.unsent, sizeof m->rules.unsent);
+    atomic_fetch_add(&m->count.alive, 1);
+    t->rules = &m->rules;
+    t->count = &m->count;
+    t->fd = fd;
+    memset(out, 0, sizeof *out);
+    out->ctx = t;
+    out->do_handshake = toy_do_handshake;
+    out->do_read = toy_do_read;
+    out->do_write = toy_do_write;
+    out->do_pending = toy_do_pending;
+    out->do_finish = toy_do_finish;
+    out->do_close = toy_do_close;
+    out->do_reason = toy_do_reason;
+    out->do_peer = toy_do_peer;
+    return 0;
+}
+
+// ------------------------------------------------------------------------------------------------
+// A world on toys: one for each side.
+
+typedef struct toy_world {
+    world w;
+    toy_maker proxy, agent;
+    util_gate refused;
+    char said[512];  // by the proxy's first session.refused
+} toy_world;
+
+static void toy_log(void *ud, int level, const char *event, const char *msg)
+{
+    toy_world *tw = ud;
+    (void)level;
+    if (strcmp(event, "session.refused") != 0) return;
+    pthread_mutex_lock(&tw->w.lock);
+    if (!tw->said[0]) snprintf(tw->said, sizeof tw->said, "%s", msg);
+    pthread_mutex_unlock(&tw->w.lock);
+    util_gate_add(&tw->refused, 1);
+}
+
+static void toy_maker_init(toy_maker *m)
+{
+    memset(m, 0, sizeof *m);
+    m->tls.ud = m;
+    m->tls.wrap = toy_wrap;
+    util_gate_init(&m->count.shaken);
+}
+
+static toy_world *toy_world_new(void)
+{
+    toy_world *tw = calloc(1, sizeof *tw);
+    if (!tw) abort();
+    world_init(&tw->w);
+    util_gate_init(&tw->refused);
+    toy_maker_init(&tw->proxy);
+    toy_maker_init(&tw->agent);
+    tw->w.pcfg.common.tls = &tw->proxy.tls;
+    tw->w.pcfg.common.log = toy_log;
+    tw->w.pcfg.common.log_ud = tw;
+    tw->w.acfg.common.tls = &tw->agent.tls;
+    return tw;
+}
+
+static int toy_world_proxy(toy_world *tw)
+{
+    if (!world_open_proxy(&tw->w)) return 0;
+    snprintf(tw->w.url, sizeof tw->w.url, "https://%s", tw->w.address);
+    return 1;
+}
+
+static int toy_world_open(toy_world *tw)
+{
+    return toy_world_proxy(tw) && world_open_agent(&tw->w, 0) &&
+           revdial_proxy_wait(tw->w.proxy, tw->w.acfg.name, 1, UTIL_WAIT_MS) >= 1;
+}
+
+static void toy_check(const toy_count *c)
+{
+    CHECK_INT(atomic_load(&c->alive), 0);
+    CHECK_INT(atomic_load(&c->overlaps), 0);
+    CHECK_INT(atomic_load(&c->changed), 0);
+    CHECK_INT(atomic_load(&c->late), 0);
+}
+
+static void toy_world_free(toy_world *tw)
+{
+    world_close(&tw->w);
+    toy_check(&tw->proxy.count);
+    toy_check(&tw->agent.count);
+    free(tw);
+}
+
+// Both ways at once, in several streams.
+typedef struct toy_flow {
+    world *w;
+    uint64_t bytes;
+    util_read got;
+    uint64_t sent;
+} toy_flow;
+
+static void *toy_flow_write(void *arg)
+{
+    struct {
+        toy_flow *f;
+        revdial_stream *st;
+    } *job = arg;
+    job->f->sent = util_write_payload(job->st, job->f->bytes, 1);
+    revdial_shutdown(job->st, REVDIAL_WR);
+    return NULL;
+}
+
+static void *toy_flow_run(void *arg)
+{
+    toy_flow *f = arg;
+    revdial_err err = {0};
+    struct {
+        toy_flow *f;
+        revdial_stream *st;
+    } job = {f, world_dial(f->w, "echo", 0, &err)};
+    if (!job.st) return NULL;
+    pthread_t t = util_thread(toy_flow_write, &job);
+    f->got = util_read_payload(job.st, 1);
+    pthread_join(t, NULL);
+    revdial_close(job.st);
+    return NULL;
+}
+
+static void toy_flows(world *w, int count, uint64_t bytes)
+{
+    toy_flow flows[8];
+    pthread_t threads[8];
+    memset(flows, 0, sizeof flows);
+    for (int i = 0; i < count; i++) {
+        flows[i].w = w;
+        flows[i].bytes = bytes + (uint64_t)i;
+        threads[i] = util_thread(toy_flow_run, &flows[i]);
+    }
+    for (int i = 0; i < count; i++) {
+        pthread_join(threads[i], NULL);
+        CHECK_INT(flows[i].sent, flows[i].bytes);
+        CHECK_INT(flows[i].got.bytes, flows[i].bytes);
+        CHECK_INT(flows[i].got.end, 0);
+        CHECK(!flows[i].got.is_bad);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------
+
+TEST(a_session_moves_through_its_transport_and_both_sides_say_that_they_have_finished)
+{
+    toy_world *tw = toy_world_new();
+    if (toy_world_open(tw)) toy_flows(&tw->w, 4, 300000);
+    CHECK_STR(tw->agent.count.host, "127.0.0.1");
+    revdial_agent_stop(tw->w.agents[0], 1000);
+    tw->w.agents[0] = NULL;
+    UTIL_EVENTUALLY(atomic_load(&tw->proxy.count.alive) == 0);
+    CHECK_INT(atomic_load(&tw->agent.count.finished), 1);  // D17
+    CHECK_INT(atomic_load(&tw->proxy.count.finished), 1);
+    toy_world_free(tw);
+}
+
+// D22
+TEST(a_write_that_wants_a_read_and_a_read_that_wants_a_write_are_repeated_as_they_were)
+{
+    toy_world *tw = toy_world_new();
+    toy_maker *both[2] = {&tw->proxy, &tw->agent};
+    for (int i = 0; i < 2; i++) {
+        both[i]->rules.ask_every = 2 + i;
+        both[i]->rules.unsent = 4096;
+    }
+    if (toy_world_open(tw)) toy_flows(&tw->w, 6, 200000);
+    CHECK(atomic_load(&tw->proxy.count.wants_back) > 0);
+    CHECK(atomic_load(&tw->agent.count.wants_back) > 0);
+    toy_world_free(tw);
+}
+
+// A write takes in what the peer sent meanwhile: the socket will not tell of it again.
+TEST(bytes_that_the_socket_does_not_show_are_read)
+{
+    toy_world *tw = toy_world_new();
+    tw->proxy.rules.ask_every = tw->agent.rules.ask_every = 1;
+    tw->proxy.rules.read_ahead = tw->agent.rules.read_ahead = 1;
+    if (toy_world_open(tw)) toy_flows(&tw->w, 6, 200000);
+    CHECK(atomic_load(&tw->proxy.count.hidden) + atomic_load(&tw->agent.count.hidden) > 0);
+    toy_world_free(tw);
+}
+
+// D12, D28
+TEST(handshake_and_streams_survive_single_bytes)
+{
+    toy_world *tw = toy_world_new();
+    tw->proxy.rules.byte_wise = tw->agent.rules.byte_wise = 1;
+    if (toy_world_open(tw)) toy_flows(&tw->w, 2, 20000);
+    toy_world_free(tw);
+}
+
+// D11
+TEST(a_stalled_handshake_ends_at_its_deadline_and_holds_up_nobody)
+{
+    toy_world *tw = toy_world_new();
+    tw->w.pcfg.common.limits.handshake_timeout_ms = 400;
+    REQUIRE(toy_world_proxy(tw));
+    int fd = raw_connect(tw->w.address);  // says nothing at all
+    CHECK(world_open_agent(&tw->w, 0));
+    CHECK(util_gate_wait(&tw->refused, 1));
+    CHECK(strstr(tw->said, "the TLS handshake was not over in time") != NULL);
+    char buf[64];
+    size_t len;
+    CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), 0);
+    close(fd);
+    revdial_stream *st = world_dial(&tw->w, "echo", 0, NULL);
+    CHECK(st != NULL);
+    revdial_close(st);
+    toy_world_free(tw);
+}
+
+TEST(an_agent_whose_proxy_says_no_hello_is_told_why_it_gave_up)
+{
+    toy_world *tw = toy_world_new();
+    util_state last = {0};
+    tw->proxy.rules.is_mute = 1;
+    tw->w.acfg.common.limits.handshake_timeout_ms = 200;
+    revdial_err err = {0};
+    REQUIRE(toy_world_proxy(tw));
+    tw->w.acfg.url = tw->w.url;
+    tw->w.agents[0] = revdial_agent_start(&tw->w.acfg, &err);
+    CHECK(util_log_wait(&tw->w.states, REVDIAL_BACKOFF, 1, &last));
+    CHECK_INT(last.code, REVDIAL_ETIMEDOUT);
+    CHECK(strstr(last.msg, "TLS handshake") != NULL);
+    toy_world_free(tw);
+}
+
+TEST(a_handshake_that_fails_is_etls_with_its_reason_on_both_sides)
+{
+    for (int i = 0; i < 2; i++) {
+        toy_world *tw = toy_world_new();
+        util_state last = {0};
+        revdial_err err = {0};
+        (i ? &tw->proxy : &tw->agent)->rules.refuses = 1;
+        REQUIRE(toy_world_proxy(tw));
+        tw->w.acfg.url = tw->w.url;
+        tw->w.agents[0] = revdial_agent_start(&tw->w.acfg, &err);
+        CHECK(util_log_wait(&tw->w.states, REVDIAL_BACKOFF, 1, &last));
+        CHECK(util_gate_wait(&tw->refused, 1));
+        CHECK_INT(last.code, i ? REVDIAL_ELOST : REVDIAL_ETLS);
+        CHECK_STR(last.msg, i ? "toy: cut off" : "toy: refused");
+        CHECK(strstr(tw->said, i ? "toy: refused" : "toy: cut off") != NULL);
+        toy_world_free(tw);
+    }
+}
+
+TEST(a_transport_that_cannot_be_made_is_a_failed_attempt)
+{
+    toy_world *tw = toy_world_new();
+    util_state last = {0};
+    revdial_err err = {0};
+    tw->agent.rules.fails_wrap = REVDIAL_EINVAL;
+    REQUIRE(toy_world_proxy(tw));
+    tw->w.acfg.url = tw->w.url;
+    tw->w.agents[0] = revdial_agent_start(&tw->w.acfg, &err);
+    CHECK(util_log_wait(&tw->w.states, REVDIAL_STOPPED, 1, &last));
+    CHECK_INT(last.code, REVDIAL_EINVAL);
+    CHECK_STR(last.msg, "toy: not today");
+    toy_world_free(tw);
+}
+
+// D16
+TEST(a_connection_that_is_cut_is_never_eof_on_either_side)
+{
+    for (int i = 0; i < 2; i++) {
+        toy_world *tw = toy_world_new();
+        revdial_err err = {0};
+        util_state last = {0};
+        REQUIRE(toy_world_open(tw));
+        revdial_stream *st = world_dial(&tw->w, "sink", 0, &err);
+        REQUIRE(st != NULL);
+        CHECK_INT(util_write_payload(st, 50000, 2), 50000);
+        atomic_store(&(i ? &tw->proxy : &tw->agent)->rules.cut, 1);
+        util_write_payload(st, 50000, 2);
+        util_read mine = util_read_payload(st, 1);
+        CHECK_INT(mine.end, REVDIAL_ELOST);
+        revdial_close(st);
+        CHECK(util_gate_wait(&tw->w.ended, 1));
+        CHECK(world_last(&tw->w).end < 0);
+        CHECK(util_log_wait(&tw->w.sessions, REVDIAL_DOWN, 1, &last));
+        CHECK_INT(last.code, REVDIAL_ELOST);
+        CHECK_INT(atomic_load(&tw->proxy.count.finished), 0);
+        toy_world_free(tw);
+    }
+}
+
+// D18
+TEST(a_bad_record_ends_the_session_and_none_of_it_is_delivered)
+{
+    toy_world *tw = toy_world_new();
+    revdial_err err = {0};
+    util_state last = {0};
+    REQUIRE(toy_world_open(tw));
+    revdial_stream *st = world_dial(&tw->w, "echo", 0, &err);
+    REQUIRE(st != NULL);
+    char c;
+    CHECK_INT(revdial_write(st, "x", 1), 1);
+    CHECK_INT(revdial_read(st, &c, 1), 1);
+    atomic_store(&tw->proxy.rules.break_, 1);
+    CHECK_INT(revdial_write(st, "y", 1), 1);
+    CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ELOST);
+    CHECK(util_log_wait(&tw->w.sessions, REVDIAL_DOWN, 1, &last));
+    CHECK_INT(last.code, REVDIAL_ETLS);
+    CHECK_STR(last.msg, "toy: a record is not good");
+    revdial_close(st);
+    toy_world_free(tw);
+}
+
+typedef struct judged {
+    int calls, has_tls;
+    char subject[256];
+} judged;
+
+static int judge(void *ud, const revdial_auth_req *req, char *identity, size_t size)
+{
+    judged *j = ud;
+    j->calls++;
+    j->has_tls = req->tls != NULL;
+    if (req->tls) snprintf(j->subject, sizeof j->subject, "%s", req->tls->subject);
+    snprintf(identity, size, "somebody");
+    return 0;
+}
+
+TEST(a_verified_identity_reaches_the_check_and_an_unverified_one_does_not)
+{
+    for (int i = 0; i < 2; i++) {
+        toy_world *tw = toy_world_new();
+        judged j = {0, 0, ""};
+        tw->proxy.rules.knows_peer = i;
+        tw->w.pcfg.auth = judge;
+        tw->w.pcfg.auth_ud = &j;
+        CHECK(toy_world_open(tw));
+        CHECK_INT(j.calls, 1);
+        CHECK_INT(j.has_tls, i);
+        CHECK_STR(j.subject, i ? "CN=toy" : "");
+        toy_world_free(tw);
+    }
+}
+
+TEST(an_adopted_connection_brings_its_own_transport)
+{
+    toy_world *tw = toy_world_new();
+    int port = 0, listener = raw_listen(4, &port);
+    revdial_err err = {0};
+    revdial_adopt how = {0};
+    revdial_transport t;
+    REQUIRE(toy_world_proxy(tw));
+    snprintf(tw->w.url, sizeof tw->w.url, "https://localhost:%d", port);
+    tw->w.acfg.url = tw->w.url;
+    tw->w.agents[0] = revdial_agent_start(&tw->w.acfg, &err);
+    int fd = raw_accept(listener);
+    REQUIRE(fd >= 0);
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    CHECK_INT(toy_wrap(&tw->proxy, fd, NULL, &t, &err), 0);
+    how.transport = &t;
+    CHECK_INT(revdial_proxy_adopt(tw->w.proxy, fd, &how), 0);
+    CHECK(revdial_proxy_wait(tw->w.proxy, "cam-1", 1, UTIL_WAIT_MS) >= 1);
+    toy_flows(&tw->w, 2, 50000);
+    CHECK_STR(tw->agent.count.host, "localhost");
+    close(listener);
+    toy_world_free(tw);
+}
+
+TEST(an_adopted_transport_is_closed_when_the_connection_is_not_wanted)
+{
+    toy_world *tw = toy_world_new();
+    revdial_err err = {0};
+    revdial_adopt how = {0};
+    revdial_transport t;
+    int fds[2];
+    REQUIRE(toy_world_proxy(tw));
+    REQUIRE(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    CHECK_INT(toy_wrap(&tw->proxy, fds[0], NULL, &t, &err), 0);
+    how.transport = &t;
+    how.upgraded = 1;
+    how.name = "Not A Name";
+    CHECK_INT(revdial_proxy_adopt(tw->w.proxy, fds[0], &how), REVDIAL_EINVAL);
+    CHECK_INT(atomic_load(&tw->proxy.count.alive), 0);
+    close(fds[1]);
+    toy_world_free(tw);
+}
+
+TEST(unix_listeners_and_adopted_sockets_stay_plain)
+{
+    toy_world *tw = toy_world_new();
+    char path[64], listen[80];
+    snprintf(path, sizeof path, "/tmp/revdial-toy-%d.sock", (int)getpid());
+    snprintf(listen, sizeof listen, "unix:%s", path);
+    tw->w.pcfg.listen = listen;
+    REQUIRE(world_open_proxy(&tw->w));
+    snprintf(tw->w.url, sizeof tw->w.url, "%s", listen);
+    CHECK(world_open_agent(&tw->w, 0));
+    CHECK_INT(util_gate_count(&tw->proxy.count.shaken), 0);
+    toy_world_free(tw);
+}
+
+TEST(server_name_is_what_the_peer_must_prove)
+{
+    static const struct {
+        const char *url, *server_name, *host;
+    } rows[] = {{"https://127.0.0.1:%d", NULL, "127.0.0.1"},
+                {"https://loop.test:%d", NULL, "loop.test"},
+                {"https://LOOP.test:%d/x", "cam.example", "cam.example"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        toy_world *tw = toy_world_new();
+        revdial_err err = {0};
+        REQUIRE(toy_world_proxy(tw));
+        snprintf(tw->w.url, sizeof tw->w.url, rows[i].url, atoi(strchr(tw->w.address, ':') + 1));
+        tw->w.acfg.url = tw->w.url;
+        tw->w.acfg.server_name = rows[i].server_name;
+        tw->w.agents[0] = revdial_agent_start(&tw->w.acfg, &err);
+        CHECK(util_gate_wait(&tw->agent.count.shaken, 1));
+        CHECK_STR(tw->agent.count.host, rows[i].host);
+        toy_world_free(tw);
+    }
+}
+
+TEST(plain_http_at_a_tls_listener_gets_nothing_and_is_named)
+{
+    toy_world *tw = toy_world_new();
+    char request[512];
+    size_t len;
+    REQUIRE(toy_world_proxy(tw));
+    int fd = raw_connect(tw->w.address);
+    raw_request(request, sizeof request, "cam-1", "s3cret", NULL);
+    raw_say(fd, request);
+    char buf[256];
+    raw_drain(fd, buf, sizeof buf, &len);
+    CHECK(strstr(buf, "HTTP") == NULL);
+    CHECK(util_gate_wait(&tw->refused, 1));
+    CHECK(strstr(tw->said, "toy: ") != NULL);
+    close(fd);
+    toy_world_free(tw);
+}
+
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}
