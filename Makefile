@@ -11,6 +11,7 @@
 ##   tsan       the suites with threads under ThreadSanitizer
 ##   portable   the engine's suites with 32 bits, and big-endian (needs a cross compiler and qemu)
 ##   interop    against other yamux and WebSocket libraries (needs go, node, npm)
+##   tls        revdial_tls.h and the programs with TLS (needs mbedTLS and openssl)
 ##   e2e        the programs with curl, nginx, ssh and broken networks (needs root for some)
 ##   bench      how fast it is beside other tunnels (needs python3; BENCH="relay link lib engine")
 ##   bench-peers  builds frp and rathole for it (downloads them; needs go, cargo)
@@ -18,7 +19,8 @@
 ##   install    revdial.h and the programs to $(DESTDIR)$(PREFIX)
 ##   uninstall  removes them
 ##   clean      removes build/
-## Honours CC CFLAGS CPPFLAGS LDFLAGS LDLIBS PREFIX DESTDIR. CI=true makes warnings errors.
+## Honours CC CFLAGS CPPFLAGS LDFLAGS LDLIBS PREFIX DESTDIR. CI=true makes warnings errors. TLS=no
+## leaves TLS out of the programs, which is also what happens where mbedTLS is not.
 
 PREFIX ?= /usr/local
 BUILD = build
@@ -58,26 +60,40 @@ EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%, \
 INTEROP = $(patsubst tests/interop/%.c,$(BUILD)/interop/%,$(wildcard tests/interop/*.c))
 BENCHES = $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
 
+# The programs have TLS where mbedTLS compiles and links.
+TLS_LIBS ?= -lmbedtls -lmbedx509 -lmbedcrypto
+ifeq ($(origin TLS),undefined)
+TLS := $(shell echo 'int main(void) { mbedtls_ssl_init(0); return 0; }' | \
+	$(CC) -w $(CPPFLAGS) $(LDFLAGS) -include mbedtls/ssl.h -x c -o /dev/null - $(TLS_LIBS) \
+	2>/dev/null && echo yes)
+endif
+ifeq ($(TLS),yes)
+PROGRAM_TLS = -DPROGRAM_TLS
+PROGRAM_LIBS = $(TLS_LIBS)
+endif
+
 COMPILE = $(CC) -std=c11 $(WARNINGS) -I. $(CPPFLAGS)
 LINK = $(LDFLAGS) -pthread $(LDLIBS)
 RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
-.PHONY: all suites examples test check demo layers tidy header asan tsan portable interop e2e \
-	bench bench-peers format install uninstall clean help FORCE
+.PHONY: all suites examples test check demo layers tidy header asan tsan portable interop tls \
+	e2e bench bench-peers format install uninstall clean help FORCE
 
 all: $(PROGRAMS) examples
 examples: $(EXAMPLES)
 suites: $(SUITES)
 
-# $(1) the flags of this kind of program
+# $(1) the flags of this kind of program, $(2) its libraries
 define build
 @mkdir -p $(@D)
-$(COMPILE) $(1) -MMD -MP -MF $@.d -MT $@ -o $@ $< $(LINK)
+$(COMPILE) $(1) -MMD -MP -MF $@.d -MT $@ -o $@ $< $(2) $(LINK)
 endef
 
 $(BUILD)/revdial-%: examples/%.c $(BUILD)/flags
-	$(call build,$(CFLAGS))
+	$(call build,$(CFLAGS) $(PROGRAM_TLS),$(PROGRAM_LIBS))
+$(BUILD)/tls/%: tests/tls/%.c $(BUILD)/flags
+	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE -Itests,$(TLS_LIBS))
 $(BUILD)/examples/%: examples/%.c $(BUILD)/flags
 	$(call build,$(CFLAGS))
 $(BUILD)/interop/%: tests/interop/%.c $(BUILD)/flags
@@ -92,11 +108,11 @@ $(BUILD)/%: tests/%.c $(BUILD)/flags
 # Changes when the flags do, so that everything is built again.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
-	@echo '$(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(LINK)' | cmp -s - $@ || \
-		echo '$(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(LINK)' >$@
+	@echo '$(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(LINK) $(TLS)' | cmp -s - $@ || \
+		echo '$(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(LINK) $(TLS)' >$@
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/examples/*.d $(BUILD)/interop/*.d \
-	$(BUILD)/bench/*.d)
+	$(BUILD)/bench/*.d $(BUILD)/tls/*.d)
 
 test: $(SUITES) all
 	@$(RUN) $(SUITES)
@@ -112,6 +128,10 @@ demo: all
 
 e2e: all
 	@REVDIAL_BUILD='$(BUILD)' bash tests/e2e/run.sh $(E2E)
+
+# Its suite needs mbedTLS; without it this fails and says so.
+tls: $(PROGRAMS) $(if $(filter yes,$(TLS)),$(BUILD)/tls/test_tls)
+	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/tls/run.sh
 
 interop: $(INTEROP)
 	@REVDIAL_BUILD='$(BUILD)' sh tests/interop/run.sh
@@ -171,11 +191,11 @@ format:
 
 install: $(PROGRAMS)
 	mkdir -p '$(DESTDIR)$(PREFIX)/include' '$(DESTDIR)$(PREFIX)/bin'
-	cp revdial.h '$(DESTDIR)$(PREFIX)/include/'
+	cp revdial.h revdial_tls.h '$(DESTDIR)$(PREFIX)/include/'
 	cp $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin/'
 
 uninstall:
-	rm -f '$(DESTDIR)$(PREFIX)/include/revdial.h' \
+	rm -f '$(DESTDIR)$(PREFIX)/include/revdial.h' '$(DESTDIR)$(PREFIX)/include/revdial_tls.h' \
 		$(PROGRAMS:$(BUILD)/%='$(DESTDIR)$(PREFIX)/bin/%')
 
 clean:

@@ -4,6 +4,7 @@
 #include "revdial.h"
 
 #include "program.h"
+#include "program_tls.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -22,14 +23,16 @@ typedef struct settings {
     int connect_timeout_ms, idle_timeout_ms, drain_ms, keepalive_ms, dead_after_ms;
     int spin_us;
     int is_cleartext_fine, all_addresses;
+    const char *server_name;
+    prog_tls_files tls;
 } settings;
 
 #define AT(field) offsetof(settings, field)
 static const prog_option options[] = {
     {"server", PROG_LIST, AT(servers), "URL",
-     "where the proxy listens: http://HOST[:PORT][/PATH] or unix:PATH, or ws://\n"
-     "in place of http:// where a load balancer passes nothing but WebSocket;\n"
-     "several (repeated or with commas) are all served at the same time",
+     "where the proxy listens: https://HOST[:PORT][/PATH], http://... without\n"
+     "TLS, wss:// and ws:// through a WebSocket, or unix:PATH; several\n"
+     "(repeated or with commas) are all served at the same time",
      0, 0},
     {"name", PROG_TEXT, AT(name), "NAME", "the name to register: a-z 0-9 . _ - (up to 64)", 0, 0},
     {"instance", PROG_TEXT, AT(instance), "ID",
@@ -52,6 +55,15 @@ static const prog_option options[] = {
     {"via-file", PROG_TEXT, AT(via_file), "FILE",
      "a file with such a URL, which may have a login: http://USER:PASSWORD@...\n"
      "(default: the environment variable REVDIAL_VIA, and no other)",
+     0, 0},
+    {"tls-ca", PROG_TEXT, AT(tls.ca), "FILE",
+     "authorities that may vouch for the proxy (default: those of the system)", 0, 0},
+    {"tls-cert", PROG_TEXT, AT(tls.cert), "FILE",
+     "our own certificate, for a proxy that asks for one", 0, 0},
+    {"tls-key", PROG_TEXT, AT(tls.key), "FILE", "its key, not encrypted", 0, 0},
+    {"server-name", PROG_TEXT, AT(server_name), "HOST",
+     "the name that the proxy's certificate must have (default: the host of\n"
+     "the URL)",
      0, 0},
     {"target", PROG_TEXT, AT(target), "HOST:PORT",
      "where streams go that ask for no target of their own; also unix:PATH", 0, 0},
@@ -98,16 +110,17 @@ static const char usage[] =
 
 static const char epilogue[] =
     "\n"
-    "A connection that breaks is made again, after 0.5 s to 30 s. TERM and INT let running\n"
-    "streams end; a second one ends the program at once. HUP reads the file of --allow-file\n"
-    "again; if it is wrong, what it said before stays in force.\n"
+    "A connection that breaks is made again, after 0.5 s to 30 s; the files with token and\n"
+    "certificates are read again for it. TERM and INT let running streams end; a second one\n"
+    "ends the program at once. HUP reads the file of --allow-file again; if it is wrong, what it\n"
+    "said before stays in force.\n"
     "\n"
     "Exit codes: 0 stopped, 1 failed, 2 usage, 3 the proxy rejects the token or the name, or the\n"
     "egress proxy the login.\n"
     "\n"
     "Examples:\n"
     "  The web server of this machine, as cam-1:\n"
-    "    revdial-agent --server http://127.0.0.1:7000 --name cam-1 \\\n"
+    "    revdial-agent --server https://proxy.example:7000 --name cam-1 \\\n"
     "        --token-file /etc/revdial.token --target 127.0.0.1:80\n"
     "  Nothing by default, but any ssh server of a network if the proxy names it:\n"
     "    revdial-agent --server unix:/run/revdial.sock --name lab --allow 10.1.0.0/16:22\n";
@@ -129,19 +142,24 @@ static int token_read(const char *path, int auth, char *secret, size_t size, rev
     return is_good ? 0 : -1;
 }
 
-typedef struct token_source {
-    const char *file;
+typedef struct sources {
+    const char *token_file, *token;
     int auth;
+    revdial_tls *tls;
     prog_log *log;
-} token_source;
+} sources;
 
-// A revdial_credential_fn: a file that cannot be read now may be there at the next attempt.
-static int token_fresh(void *ud, unsigned attempt, char *secret, size_t size)
+// A revdial_credential_fn: what cannot be read now may be there at the next attempt.
+static int sources_fresh(void *ud, unsigned attempt, char *secret, size_t size)
 {
-    const token_source *source = ud;
+    const sources *source = ud;
     revdial_err err = {0};
-    int rc = token_read(source->file, source->auth, secret, size, &err);
-    (void)attempt;
+    int rc = 0;
+    if (attempt > 1) prog_tls_reload(source->tls, source->log);
+    if (source->token_file)
+        rc = token_read(source->token_file, source->auth, secret, size, &err);
+    else
+        snprintf(secret, size, "%s", source->token ? source->token : "");
     if (rc < 0) prog_logf(source->log, REVDIAL_LOG_ERROR, "token.unreadable", "%s", err.msg);
     return rc < 0 ? REVDIAL_ESYS : REVDIAL_OK;
 }
@@ -183,10 +201,14 @@ static int settings_check(const prog_cli *cli, const settings *s)
         return prog_usage_error(cli, "target", "missing, and so is --allow", NULL);
     if (s->target && !prog_is_target(s->target))
         return prog_usage_error(cli, "target", "not HOST:PORT or unix:PATH:", s->target);
-    if (!s->token_file && !getenv("REVDIAL_TOKEN"))
+    if (!s->token_file && !getenv("REVDIAL_TOKEN") && !s->tls.cert)
         return prog_usage_error(cli, "token-file", "missing, and so is REVDIAL_TOKEN", NULL);
     if ((s->auth != AUTH_BEARER) != (s->user != NULL))
         return prog_usage_error(cli, "user", "goes with --auth basic and digest", s->user);
+    if (!s->token_file && s->auth == AUTH_BEARER && getenv("REVDIAL_TOKEN") &&
+        !prog_is_token(getenv("REVDIAL_TOKEN")))
+        return prog_usage_error(cli, "token-file", "REVDIAL_TOKEN has other characters than tokens",
+                                NULL);
     if (!s->token_file) return 0;
     rc = token_read(s->token_file, s->auth, token, sizeof token, &err);
     prog_wipe(token, sizeof token);
@@ -309,11 +331,12 @@ static int run(running *r, const revdial_agent_config *cfg)
     return exit_code(rc);
 }
 
-static int serve(const settings *s, const char *url, const char *via, prog_log *log)
+static int serve(const settings *s, const char *url, const char *via, revdial_tls *tls,
+                 prog_log *log)
 {
     static const unsigned schemes[] = {REVDIAL_AUTH_BEARER, REVDIAL_AUTH_BASIC,
                                        REVDIAL_AUTH_DIGEST};
-    token_source source = {s->token_file, s->auth, log};
+    sources source = {s->token_file, getenv("REVDIAL_TOKEN"), s->auth, tls, log};
     running r = {.s = s, .log = log, .wake = {-1, -1}};
     revdial_agent_config cfg = {0};
     prog_file allow_file = {0};
@@ -322,8 +345,7 @@ static int serve(const settings *s, const char *url, const char *via, prog_log *
     cfg.url = url;
     cfg.name = s->name;
     cfg.instance = s->instance;
-    cfg.secret = s->token_file ? NULL : getenv("REVDIAL_TOKEN");
-    cfg.credential_fn = s->token_file ? token_fresh : NULL;
+    cfg.credential_fn = sources_fresh;
     cfg.credential_ud = &source;
     cfg.user = s->user;
     cfg.auth_schemes = schemes[s->auth];
@@ -339,6 +361,8 @@ static int serve(const settings *s, const char *url, const char *via, prog_log *
     cfg.common.limits.dead_after_ms = s->dead_after_ms;
     cfg.on_state = on_state;
     cfg.ud = &r;
+    cfg.server_name = s->server_name;
+    cfg.common.tls = tls;
     cfg.common.log = prog_log_put;
     cfg.common.log_ud = log;
     cfg.common.log_level = log->level;
@@ -355,14 +379,26 @@ static int serve(const settings *s, const char *url, const char *via, prog_log *
     return rc;
 }
 
+// With https:// or wss:// among the servers. Returns 0 if there is no TLS then.
+static int open_tls(const settings *s, const char *url, revdial_tls **tls)
+{
+    revdial_err err = {0};
+    if (!s->tls.ca && !s->tls.cert && !strstr(url, "https://") && !strstr(url, "wss://")) return 1;
+    *tls = prog_tls_open(&s->tls, PROG_TLS_CLIENT, &err);
+    if (!*tls) fprintf(stderr, "revdial-agent: %s\n", err.msg);
+    return *tls != NULL;
+}
+
 int main(int argc, char **argv)
 {
     settings s = {.drain_ms = 30000, .connect_timeout_ms = 5000};
     prog_cli cli = {.program = "revdial-agent", .usage = usage, .epilogue = epilogue};
+    revdial_tls *tls = NULL;
     prog_log log;
     char *url, via[VIA_SIZE];
     int rc;
     (void)argc;
+    cli.extra = PROG_TLS_VERSION;
     cli.options = options;
     cli.option_count = sizeof options / sizeof options[0];
     cli.settings = &s;
@@ -372,12 +408,15 @@ int main(int argc, char **argv)
         log = prog_log_of(&cli.common);
         url = prog_list_join(&s.servers);
         rc = PROG_FAILED;
-        if (url && prog_catch_signals() == 0) {
+        if (url && !open_tls(&s, url, &tls)) {
+            rc = PROG_USAGE;
+        } else if (url && prog_catch_signals() == 0) {
             prog_raise_descriptor_limit(&log);
-            rc = serve(&s, url, via, &log);
+            rc = serve(&s, url, via, tls, &log);
         } else {
             prog_logf(&log, REVDIAL_LOG_ERROR, "agent.failed", "%s", strerror(errno));
         }
+        prog_tls_free(tls);
         free(url);
         prog_wipe(via, sizeof via);
     }

@@ -139,6 +139,7 @@ typedef struct prog_common {
 typedef struct prog_cli {
     const char *program;
     const char *usage, *epilogue;  // before and after the options in the help
+    const char *extra;             // what --version says behind the version, or NULL
     const prog_option *options;
     size_t option_count;
     void *settings;
@@ -346,7 +347,8 @@ static int prog_parse(prog_cli *cli, char **argv)
         return PROG_STOPPED;
     }
     if (!cli->common.version) return -1;
-    printf("%s %s\n", cli->program, REVDIAL_VERSION_STRING);
+    printf("%s %s%s%s\n", cli->program, REVDIAL_VERSION_STRING, cli->extra ? ", " : "",
+           cli->extra ? cli->extra : "");
     return PROG_STOPPED;
 }
 

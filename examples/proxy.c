@@ -8,6 +8,7 @@
 
 #include "program.h"
 #include "program_auth.h"
+#include "program_tls.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -24,6 +25,7 @@ typedef struct settings {
     const char *path;
     int pick, dial_timeout_ms, is_waiting, drain_ms, io_threads, max_sessions;
     int keepalive_ms, dead_after_ms, auth_failures, max_per_identity, spin_us;
+    prog_tls_files tls;
 } settings;
 
 #define AT(field) offsetof(settings, field)
@@ -44,6 +46,15 @@ static const prog_option options[] = {
      0, 0},
     {"auth-file", PROG_TEXT, AT(credentials.auth), "FILE",
      "the same for users with passwords, one line each (see below)", 0, 0},
+    {"tls-cert", PROG_TEXT, AT(tls.cert), "FILE",
+     "agents connect with TLS (https://), and this certificate, followed by\n"
+     "those that lead to its authority, is shown to them; unix: stays plain",
+     0, 0},
+    {"tls-key", PROG_TEXT, AT(tls.key), "FILE", "the key of that certificate, not encrypted", 0, 0},
+    {"client-ca", PROG_TEXT, AT(tls.ca), "FILE",
+     "authorities, and their revocation lists, of agents' certificates: only\n"
+     "agents that have one are heard",
+     0, 0},
     {"path", PROG_TEXT, AT(path), "PATH", "of the agents' HTTP request (default /revdial)", 0, 0},
     {"pick", PROG_CHOICE, AT(pick), "round-robin|least-streams",
      "how to choose between several agents of one name (default round-robin)", 0, 0},
@@ -98,14 +109,16 @@ static const char epilogue[] =
     "alone, without a SECRET: USER is a glob for what a certificate proves, 'DNS:*.cams.example'.\n"
     "\n"
     "The first TERM or INT accepts nobody new and lets connections end; a second one ends the\n"
-    "program at once. HUP reads both files again: agents whose line is gone are disconnected,\n"
-    "all others stay. If a file is wrong, what it said before stays in force.\n"
+    "program at once. HUP reads all files again: agents whose line is gone are disconnected, new\n"
+    "ones see the new certificate, all others stay. If a file is wrong, what it said before stays\n"
+    "in force.\n"
     "\n"
     "Exit codes: 0 stopped, 1 failed, 2 usage, 4 cannot listen on an address.\n"
     "\n"
     "Examples:\n"
     "  Port 8080 here is what the agent cam-1 calls its target:\n"
-    "    revdial-proxy --listen 0.0.0.0:7000 --token-file tokens --expose 0.0.0.0:8080=cam-1\n"
+    "    revdial-proxy --listen 0.0.0.0:7000 --tls-cert proxy.pem --tls-key proxy.key \\\n"
+    "        --token-file tokens --expose 0.0.0.0:8080=cam-1\n"
     "  Two services behind one agent, the second through a Unix socket:\n"
     "    revdial-proxy --listen 127.0.0.1:7000 --token-file tokens \\\n"
     "        --expose 8080=lab/10.1.0.5:80 --expose unix:/run/lab-ssh=lab/10.1.0.5:22\n";
@@ -123,6 +136,7 @@ typedef struct app {
     settings s;
     prog_log log;
     revdial_proxy *proxy;
+    revdial_tls *tls;
     expose *exposes;
     size_t expose_count;
     int wake[2];           // a pipe that a signal writes to
@@ -215,6 +229,7 @@ static void app_reload(app *a)
                   "credentials: %s", revdial_strerror(rc));
     }
     token_table_free(&tokens);
+    prog_tls_reload(a->tls, &a->log);
 }
 
 // Until a signal asks to stop. Returns 0, or -1 with errno.
@@ -266,6 +281,7 @@ static int app_open_proxy(app *a, const token_table *tokens)
     cfg.common.spin_us = (unsigned)a->s.spin_us;
     cfg.common.limits.keepalive_ms = a->s.keepalive_ms;
     cfg.common.limits.dead_after_ms = a->s.dead_after_ms;
+    cfg.common.tls = a->tls;
     cfg.common.log = prog_log_put;
     cfg.common.log_ud = &a->log;
     cfg.common.log_level = a->log.level;
@@ -334,12 +350,23 @@ static int app_run(app *a)
 static void app_free(app *a)
 {
     revdial_proxy_close(a->proxy);  // ends all connections: on_client() has run for each
+    prog_tls_free(a->tls);
     prog_wake_fd = -1;
     if (a->wake[0] >= 0) close(a->wake[0]);
     if (a->wake[1] >= 0) close(a->wake[1]);
     free(a->exposes);
     free(a->s.listens.items);
     free(a->s.exposes.items);
+}
+
+// Returns 0 if there should be TLS and there is none.
+static int app_open_tls(app *a)
+{
+    revdial_err err = {0};
+    if (!a->s.tls.cert && !a->s.tls.key && !a->s.tls.ca) return 1;
+    a->tls = prog_tls_open(&a->s.tls, PROG_TLS_SERVER, &err);
+    if (!a->tls) fprintf(stderr, "revdial-proxy: %s\n", err.msg);
+    return a->tls != NULL;
 }
 
 // Takes the settings apart. Returns 0 or PROG_USAGE.
@@ -356,6 +383,7 @@ static int app_prepare(app *a, const prog_cli *cli, token_table *tokens)
         if (problem) return prog_usage_error(cli, "expose", problem, a->s.exposes.items[i]);
     }
     a->expose_count = i;
+    if (!app_open_tls(a)) return PROG_USAGE;
     if (token_table_read(tokens, &a->s.credentials, &err) == 0) return 0;
     return prog_usage_error(cli, a->s.credentials.auth ? "auth-file" : "token-file", err.msg, NULL);
 }
@@ -364,6 +392,7 @@ int main(int argc, char **argv)
 {
     app a = {.wake = {-1, -1}, .lock = PTHREAD_MUTEX_INITIALIZER};
     prog_cli cli = {.program = "revdial-proxy", .usage = usage, .epilogue = epilogue};
+    cli.extra = PROG_TLS_VERSION;
     token_table tokens = {0};
     int rc;
     (void)argc;
