@@ -1,0 +1,802 @@
+// revdial_tls.h between a proxy and an agent: the rows of the TLS table by their numbers. What
+// needs a foreign peer is in peers.sh, what needs no TLS in tests/test_transport.c.
+#include "tls_util.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define TLS_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define TLS_SANITIZED 1
+#endif
+#endif
+#ifndef TLS_SANITIZED
+#define TLS_SANITIZED 0
+#endif
+
+// ------------------------------------------------------------------------------------------------
+// The clock of mbedTLS and its allocator, in place of libc's. Sanitizers have an allocator already.
+
+static atomic_long tls_clock_offset;
+
+time_t time(time_t *out)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    t.tv_sec += atomic_load(&tls_clock_offset);
+    if (out) *out = t.tv_sec;
+    return t.tv_sec;
+}
+
+static atomic_long tls_calloc_left = -1;  // until one fails; -1 = none does
+static atomic_long tls_calloc_count;
+
+#if !TLS_SANITIZED
+void *__libc_calloc(size_t count, size_t size);
+void *calloc(size_t count, size_t size)
+{
+    atomic_fetch_add(&tls_calloc_count, 1);
+    if (atomic_load(&tls_calloc_left) >= 0 && atomic_fetch_sub(&tls_calloc_left, 1) == 0)
+        return NULL;
+    return __libc_calloc(count, size);
+}
+#endif
+
+// ------------------------------------------------------------------------------------------------
+
+static void tls_flow(tls_world *tw)
+{
+    revdial_err err = {0};
+    for (int i = 0; i < 3; i++) {
+        revdial_stream *st = world_dial(&tw->w, "bulk", 3000000, &err);
+        REQUIRE(st != NULL);
+        util_read r = util_read_bulk(st);
+        CHECK_INT(r.bytes, 3000000);
+        CHECK_INT(r.end, 0);
+        CHECK(!r.is_bad);
+        revdial_close(st);
+    }
+}
+
+TEST(streams_flow_over_tls_with_each_kind_of_key)
+{
+    static const char *const names[] = {"server", "server_rsa"};
+    for (int i = 0; i < 2; i++) {
+        tls_world *tw = tls_world_new(tls_server(names[i], NULL), tls_client(NULL, "ca.pem"));
+        if (tls_world_open(tw)) {
+            CHECK(tls_echo(tw, 20000));
+            tls_flow(tw);
+            CHECK(!tw->has_seen);
+        }
+        tls_world_free(tw);
+    }
+}
+
+// The agent's reason for a proxy that has this certificate; nothing secret may have been sent.
+static void tls_is_refused(const char *server, const char *name, const char *reason)
+{
+    tls_world *tw = tls_world_new(tls_server(server, NULL), tls_client(NULL, "ca.pem"));
+    util_state last = {0};
+    if (tls_world_proxy(tw)) {
+        tw->w.acfg.server_name = name;
+        if (tls_world_start(tw)) util_log_wait(&tw->w.states, REVDIAL_BACKOFF, 1, &last);
+        if (last.code != REVDIAL_ETLS || !strstr(last.msg, reason))
+            test_fail(__FILE__, __LINE__, "%s: %d, %s", server, last.code, last.msg);
+        CHECK(util_gate_wait(&tw->refused, 1));
+        if (!strstr(tw->said, "the peer refuses: ") &&
+            (!RVD_TLS_HAS_1_3 || !strstr(tw->said, "the peer gave up")))
+            test_fail(__FILE__, __LINE__, "%s: the proxy says %s", server, tw->said);
+        CHECK_INT(atomic_load(&tw->judged), 0);
+    }
+    tls_world_free(tw);
+}
+
+TEST(D1_a_certificate_that_is_not_good_ends_it_before_any_credential)
+{
+    tls_is_refused("expired", "localhost", "has expired, by this machine's clock");
+    tls_is_refused("future", "localhost", "is not valid yet, by this machine's clock");
+    tls_is_refused("self", "localhost", "is self-signed and not one that is trusted");
+    tls_is_refused("unknown", "localhost", "is signed by an authority that is not trusted");
+}
+
+TEST(D2_only_the_name_that_was_asked_for_will_do)
+{
+    static const struct {
+        const char *server, *name;
+        int is_good;
+    } rows[] = {
+        {"server", "loop.test", 1},     {"server", "a.wild.test", 1}, {"server", "LOCALHOST", 1},
+        {"server", "a.b.wild.test", 0}, {"server", "wild.test", 0},   {"server", "localhos", 0},
+        {"server", "localhost2", 0},    {"server", "cam-1.test", 0},  {"cn_only", "localhost", 1},
+        {"cn_only", "other.test", 0},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        tls_world *tw;
+        if (!rows[i].is_good) {
+            tls_is_refused(rows[i].server, rows[i].name, "is for another name than \"");
+            continue;
+        }
+        tw = tls_world_new(tls_server(rows[i].server, NULL), tls_client(NULL, "ca.pem"));
+        tw->w.acfg.server_name = rows[i].name;
+        if (!tls_world_open(tw)) test_fail(__FILE__, __LINE__, "%s is refused", rows[i].name);
+        tls_world_free(tw);
+    }
+}
+
+TEST(D2_an_address_is_verified_or_refused_before_a_byte_is_sent)
+{
+    tls_world *tw = tls_world_new(tls_server("address", NULL), tls_client(NULL, "ca.pem"));
+    util_state last = {0};
+    tw->w.acfg.server_name = NULL;
+    if (RVD_TLS_VERIFIES_IP) {
+        CHECK(tls_world_open(tw));
+    } else if (tls_world_proxy(tw) && tls_world_start(tw)) {
+        CHECK(util_log_wait(&tw->w.states, REVDIAL_STOPPED, 1, &last));
+        CHECK_INT(last.code, REVDIAL_EINVAL);
+        CHECK(strstr(last.msg, "cannot verify an address: set server_name") != NULL);
+    }
+    tls_world_free(tw);
+}
+
+// D3, D4: on the factory itself
+TEST(D3_D4_a_name_that_is_none_is_refused_by_the_factory)
+{
+    static char longest[260];
+    revdial_tls *client = tls_client(NULL, "ca.pem"), *server = tls_server("server", NULL);
+    revdial_transport t;
+    revdial_err err = {0};
+    memset(longest, 'a', 254);
+    for (size_t i = 60; i < 254; i += 60) longest[i] = '.';
+    const struct {
+        const char *host;
+        int code;
+    } rows[] = {{NULL, REVDIAL_EINVAL},
+                {"", REVDIAL_EINVAL},
+                {".", REVDIAL_EINVAL},
+                {"loc alhost", REVDIAL_EINVAL},
+                {"l\xC3\xB6.test", REVDIAL_EINVAL},
+                {longest, REVDIAL_EINVAL},
+                {longest + 1, 0},
+                {"localhost.", 0}};
+    REQUIRE(client && server);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        int code = client->wrap(client->ud, 0, rows[i].host, &t, &err);
+        if (code != rows[i].code) test_fail(__FILE__, __LINE__, "row %d: %d", (int)i, code);
+        if (!code && i + 1 == sizeof rows / sizeof *rows)
+            CHECK_STR(((rvd_tls_link *)t.ctx)->host, "localhost");
+        if (!code) t.do_close(t.ctx);
+    }
+    CHECK_INT(server->wrap(server->ud, 0, "localhost", &t, &err), REVDIAL_EINVAL);
+    revdial_tls_free(client);
+    revdial_tls_free(server);
+}
+
+// A proxy by hand that answers with an older version.
+TEST(D5_a_server_of_an_old_version_is_refused_and_named)
+{
+    uint8_t hello[5 + 4 + 38] = {22, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2};
+    hello[5 + 4 + 35] = 0xC0;  // ECDHE-ECDSA-AES128-SHA
+    hello[5 + 4 + 36] = 0x09;
+    tls_world *tw = tls_world_new(tls_server("server", NULL), tls_client(NULL, "ca.pem"));
+    int port = 0, listener = raw_listen(4, &port);
+    util_state last = {0};
+    char buf[1024];
+    snprintf(tw->w.url, sizeof tw->w.url, "https://127.0.0.1:%d", port);
+    tw->w.acfg.url = tw->w.url;
+    REQUIRE(tls_world_start(tw));
+    int fd = raw_accept(listener);
+    CHECK(raw_read(fd, buf, sizeof buf) > 5);
+    raw_send(fd, hello, sizeof hello);
+    CHECK(util_log_wait(&tw->w.states, REVDIAL_BACKOFF, 1, &last));
+    CHECK_INT(last.code, REVDIAL_ETLS);
+    if (!strstr(last.msg, "speaks no version that is accepted"))
+        test_fail(__FILE__, __LINE__, "it says %s", last.msg);
+    close(fd);
+    close(listener);
+    tls_world_free(tw);
+}
+
+TEST(D7_weak_keys_and_hashes_are_refused)
+{
+    tls_is_refused("weak", "localhost", "is too weak");
+    tls_is_refused("sha1", "localhost", "is too weak");
+}
+
+// What the proxy says of an agent that shows this certificate, and what the agent is told.
+static void tls_cam_is_refused(const char *cam, const char *reason, const char *told)
+{
+    tls_world *tw = tls_world_new(tls_server("server", "ca_crl.pem"), tls_client(cam, "ca.pem"));
+    util_state last = {0};
+    if (tls_world_proxy(tw) && tls_world_start(tw)) {
+        util_gate_wait(&tw->refused, 1);
+        if (!strstr(tw->said, reason))
+            test_fail(__FILE__, __LINE__, "%s: the proxy says %s", cam ? cam : "none", tw->said);
+        util_log_wait(&tw->w.states, REVDIAL_BACKOFF, 1, &last);
+        if (RVD_TLS_HAS_1_3 && strstr(last.msg, "the peer gave up")) told = "TLS: ";
+        if (!strstr(last.msg, told) || (last.code != REVDIAL_ETLS && last.code != REVDIAL_ELOST))
+            test_fail(__FILE__, __LINE__, "%s: the agent says %s", cam ? cam : "none", last.msg);
+        CHECK_INT(atomic_load(&tw->judged), 0);
+    }
+    tls_world_free(tw);
+}
+
+TEST(D8_an_agent_without_a_good_certificate_is_not_heard)
+{
+    tls_cam_is_refused(NULL, "the peer showed no certificate, and one is required",
+                       "wants a certificate from us");
+    tls_cam_is_refused("cam_unknown", "is signed by an authority that is not trusted", "TLS: ");
+    tls_cam_is_refused("cam_expired", "has expired", "TLS: ");
+    tls_cam_is_refused("cam_revoked", "has been revoked", "TLS: ");
+    tls_cam_is_refused("cam_server", "is not meant for this use", "TLS: ");
+    tls_cam_is_refused("self", "is self-signed and not one that is trusted", "TLS: ");
+    tls_cam_is_refused("cam_deep", "TLS: ", "TLS: ");
+    tls_cam_is_refused("cam_big", "TLS: ", "TLS: ");
+}
+
+// An authority's own certificate may have no key usage for signatures: then that is the reason.
+TEST(D8_an_authority_below_ours_cannot_log_in_as_a_backend)
+{
+    tls_cam_is_refused("cam_authority", "TLS: the peer's certificate ", "TLS: ");
+}
+
+TEST(a_verified_certificate_reaches_the_hook_whole)
+{
+    tls_world *tw = tls_world_new(tls_server("server", "ca_crl.pem"), tls_client("cam", "ca.pem"));
+    mbedtls_x509_crt cert;
+    unsigned char hash[32];
+    if (tls_world_open(tw)) {
+        mbedtls_x509_crt_init(&cert);
+        CHECK_INT(mbedtls_x509_crt_parse_file(&cert, tls_file("cam.pem")), 0);
+        mbedtls_md(mbedtls_md_info_from_type(MBEDTLS_MD_SHA256), cert.raw.p, cert.raw.len, hash);
+        mbedtls_x509_crt_free(&cert);
+        CHECK(tw->has_seen && tw->seen.verified);
+        CHECK_STR(tw->seen.subject, "CN=cam-1");
+        CHECK_STR(tw->seen.san, "DNS:cam-1.cams.test,URI:spiffe://cams.test/cam-1");
+        CHECK(memcmp(hash, tw->seen.cert_sha256, sizeof hash) == 0);
+        CHECK(tls_echo(tw, 5000));
+    }
+    tls_world_free(tw);
+}
+
+TEST(D9_a_good_certificate_that_may_not_have_the_name_gets_403)
+{
+    tls_world *tw = tls_world_new(tls_server("server", "ca.pem"), tls_client("cam", "ca.pem"));
+    util_state last = {0};
+    tw->verdict = REVDIAL_EDENIED;
+    if (tls_world_proxy(tw) && tls_world_start(tw)) {
+        CHECK(util_log_wait(&tw->w.states, REVDIAL_STOPPED, 1, &last));
+        CHECK_INT(last.code, REVDIAL_EDENIED);
+        CHECK_INT(atomic_load(&tw->judged), 1);
+    }
+    tls_world_free(tw);
+}
+
+// cert and key are file names, or text if they begin with a dash.
+static void tls_load(const char *cert, const char *key, const char *ca, const char *reason)
+{
+    revdial_tls_config cfg = {NULL, NULL, NULL};
+    revdial_err err = {0};
+    if (ca) cfg.ca = tls_file(ca);
+    if (cert) cfg.cert = *cert == '-' ? cert : tls_file(cert);
+    if (key) cfg.key = *key == '-' ? key : tls_file(key);
+    revdial_tls *t = revdial_tls_server(&cfg, &err);
+    if (reason ? t || !strstr(err.msg, reason) : !t)
+        test_fail(__FILE__, __LINE__, "%s, %s: %s", cert, key, t ? "is taken" : err.msg);
+    if (reason) CHECK(err.code < 0);
+    revdial_tls_free(t);
+}
+
+TEST(D10_files_that_are_not_good_are_named)
+{
+    tls_load("server.pem", "server.key", NULL, NULL);
+    tls_load("server.der", "server.key.der", NULL, NULL);
+    tls_load("server.pem", "server2.key", NULL, "server2.key: the key does not belong to the");
+    tls_load("server.pem", "server_encrypted.key", NULL, "encrypted.key: the key is encrypted");
+    tls_load("empty.pem", "server.key", NULL, "empty.pem: is empty");
+    tls_load("text.pem", "server.key", NULL, "text.pem: holds no certificate");
+    tls_load("server.pem", "text.pem", NULL, "text.pem: holds no key");
+    tls_load("", "server.key", NULL, ": is a directory");
+    tls_load("not-there.pem", "server.key", NULL, "not-there.pem: No such file");
+    tls_load("server.pem", "server.key", "text.pem", "text.pem: not all of it is certificates");
+    tls_load("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "server.key", NULL,
+             "cert: holds no certificate");
+    tls_load("server.pem", NULL, NULL, "belong together");
+    tls_load(NULL, "server.key", NULL, "belong together");
+    tls_load(NULL, NULL, NULL, "a server needs a certificate");
+}
+
+TEST(D10_an_unreadable_file_is_named)
+{
+    if (getuid() == 0) return;  // root reads everything
+    CHECK_INT(chmod(tls_file("server2.key"), 0), 0);
+    tls_load("server2.pem", "server2.key", NULL, "server2.key: Permission denied");
+    CHECK_INT(chmod(tls_file("server2.key"), 0600), 0);
+}
+
+TEST(certificates_may_be_given_as_text)
+{
+    rvd_tls_blob cert, key, ca;
+    revdial_tls_config cfg = {NULL, NULL, NULL};
+    revdial_err err = {0};
+    REQUIRE(rvd_tls_blob_load(&cert, tls_file("server.pem"), "", &err) == 0);
+    REQUIRE(rvd_tls_blob_load(&key, tls_file("server.key"), "", &err) == 0);
+    REQUIRE(rvd_tls_blob_load(&ca, tls_file("ca.pem"), "", &err) == 0);
+    cfg.cert = (char *)cert.data;
+    cfg.key = (char *)key.data;
+    revdial_tls *server = revdial_tls_server(&cfg, &err);
+    memset(&cfg, 0, sizeof cfg);
+    cfg.ca = (char *)ca.data;
+    tls_world *tw = tls_world_new(server, revdial_tls_client(&cfg, &err));
+    CHECK(tls_world_open(tw));
+    tls_world_free(tw);
+    rvd_tls_blob_free(&cert);
+    rvd_tls_blob_free(&key);
+    rvd_tls_blob_free(&ca);
+}
+
+// D11: whatever was said before. The other way round too: a proxy that stops in the middle.
+TEST(D11_a_stall_anywhere_in_the_handshake_ends_at_the_deadline)
+{
+    static const long points[] = {0, 1, 4, 5, 6, 60, 150, 250, 300, 350, 400};
+    for (size_t i = 0; i < 2 * sizeof points / sizeof *points; i++) {
+        size_t n = sizeof points / sizeof *points;
+        int way = i >= n;
+        tls_world *tw = tls_world_new(tls_server("server", NULL), tls_client(NULL, "ca.pem"));
+        tls_relay r;
+        util_state last = {0};
+        tw->w.pcfg.common.limits.handshake_timeout_ms = way ? 5000 : 150;
+        tw->w.acfg.common.limits.handshake_timeout_ms = way ? 150 : 5000;
+        tw->w.acfg.backoff_min_ms = tw->w.acfg.backoff_max_ms = 600000;
+        REQUIRE(tls_world_proxy(tw));
+        tls_relay_init(&r);
+        r.stop_after[way] = points[i % n];
+        tls_relay_start(&r, tw);
+        if (tls_world_start(tw)) {
+            CHECK(util_gate_wait(&tw->refused, 1));
+            CHECK(util_log_wait(&tw->w.states, REVDIAL_BACKOFF, 1, &last));
+            // The last points are behind the handshake of TLS.
+            if (!strstr(way ? last.msg : tw->said, "the TLS handshake was not over in time") &&
+                (points[i % n] < 200 || !strstr(way ? last.msg : tw->said, "took too long")))
+                test_fail(__FILE__, __LINE__, "point %ld: %s", points[i % n],
+                          way ? last.msg : tw->said);
+        }
+        tls_world_free(tw);
+        tls_relay_end(&r);
+    }
+}
+
+// D12, D28
+TEST(D12_single_bytes_make_a_handshake_and_streams)
+{
+    tls_world *tw = tls_world_new(tls_server("server", "ca.pem"), tls_client("cam", "ca.pem"));
+    tls_relay r;
+    REQUIRE(tls_world_proxy(tw));
+    tls_relay_init(&r);
+    r.chunk = 1;
+    tls_relay_start(&r, tw);
+    if (world_open_agent(&tw->w, 0) &&
+        revdial_proxy_wait(tw->w.proxy, "cam-1", 1, UTIL_WAIT_MS) >= 1)
+        CHECK(tls_echo(tw, 3000));
+    tls_world_free(tw);
+    tls_relay_end(&r);
+}
+
+// D13, D14: bytes of a client that is none. The connection has to be over, without the deadline.
+static void tls_is_dropped(const char *what, const void *bytes, size_t len, int times)
+{
+    tls_world *tw = tls_world_new(tls_server("server", NULL), tls_client(NULL, "ca.pem"));
+    char buf[64];
+    size_t got;
+    tw->w.pcfg.common.limits.handshake_timeout_ms = 60000;
+    REQUIRE(tls_world_proxy(tw));
+    int fd = raw_connect(tw->w.address);
+    for (int i = 0; i < times && raw_send(fd, bytes, len); i++) continue;
+    shutdown(fd, SHUT_WR);
+    raw_drain(fd, buf, sizeof buf, &got);
+    if (!util_gate_wait(&tw->refused, 1) || !strstr(tw->said, "TLS: "))
+        test_fail(__FILE__, __LINE__, "%s: %s", what, tw->said);
+    CHECK_INT(atomic_load(&tw->judged), 0);
+    close(fd);
+    tls_world_free(tw);
+}
+
+TEST(D13_D14_hellos_and_records_that_are_too_much_are_refused)
+{
+    static uint8_t big[5 + 16384 + 2048 + 1];
+    uint8_t head[] = {22, 3, 1, 0x40, 0, 1, 0, 0xFF, 0xF0, 3, 3};  // a hello of 64 KiB
+    uint8_t empty[] = {22, 3, 1, 0, 0}, ssl2[] = {0x80, 0x2E, 1, 0, 2, 0, 0x15, 0, 0, 0, 0x10, 1};
+    uint8_t alerts[] = {21, 3, 1, 0, 2, 1, 100};
+    memcpy(big, head, sizeof head);
+    tls_is_dropped("a hello of 64 KiB", big, 5 + 16384, 4);
+    big[3] = (uint8_t)((sizeof big - 5) >> 8);
+    big[4] = (uint8_t)(sizeof big - 5);
+    tls_is_dropped("a record that is too long", big, sizeof big, 1);
+    tls_is_dropped("empty records", empty, sizeof empty, 10000);
+    tls_is_dropped("SSL 2", ssl2, sizeof ssl2, 1);
+    tls_is_dropped("warnings", alerts, sizeof alerts, 10000);
+    tls_is_dropped("HTTP", "GET /revdial HTTP/1.1\r\nHost: x\r\n\r\n", 35, 1);
+    // 1000 extensions of four bytes each
+    uint8_t *p = big;
+    size_t body = 2 + 32 + 1 + 4 + 2 + 2 + 4000;
+    memset(big, 0, sizeof big);
+    p[0] = 22, p[1] = 3, p[2] = 1, p[3] = (uint8_t)((body + 4) >> 8), p[4] = (uint8_t)(body + 4);
+    p[5] = 1, p[7] = (uint8_t)(body >> 8), p[8] = (uint8_t)body, p[9] = p[10] = 3;
+    p += 11 + 32 + 1;
+    p[1] = 2, p[2] = 0xC0, p[3] = 0x2B, p[4] = 1, p[6] = 4000 >> 8, p[7] = 4000 & 0xFF;
+    for (int i = 0; i < 1000; i++) p[8 + 4 * i] = 0xFE, p[9 + 4 * i] = (uint8_t)i;
+    tls_is_dropped("1000 extensions", big, 5 + 4 + body, 1);
+}
+
+TEST(D16_a_cut_connection_is_an_error_for_both_and_never_eof)
+{
+    tls_world *tw = tls_world_new(tls_server("server", NULL), tls_client(NULL, "ca.pem"));
+    tls_relay r;
+    revdial_err err = {0};
+    util_state last = {0};
+    REQUIRE(tls_world_proxy(tw));
+    tls_relay_init(&r);
+    tls_relay_start(&r, tw);
+    REQUIRE(world_open_agent(&tw->w, 0));
+    REQUIRE(revdial_proxy_wait(tw->w.proxy, "cam-1", 1, UTIL_WAIT_MS) >= 1);
+    revdial_stream *st = world_dial(&tw->w, "sink", 0, &err);
+    REQUIRE(st != NULL);
+    CHECK_INT(util_write_payload(st, 10000, 2), 10000);
+    atomic_store(&r.cut, 1);
+    util_write_payload(st, 10000, 2);
+    CHECK_INT(util_read_payload(st, 1).end, REVDIAL_ELOST);
+    revdial_close(st);
+    CHECK(util_gate_wait(&tw->w.ended, 1));
+    CHECK_INT(world_last(&tw->w).end, REVDIAL_ELOST);
+    CHECK(util_log_wait(&tw->w.sessions, REVDIAL_DOWN, 1, &last));
+    CHECK_INT(last.code, REVDIAL_ELOST);
+    CHECK(strstr(last.msg, "without close_notify: it may have been cut") != NULL);
+    CHECK(util_log_wait(&tw->w.states, REVDIAL_DOWN, 1, &last));
+    CHECK_INT(last.code, REVDIAL_ELOST);
+    tls_world_free(tw);
+    tls_relay_end(&r);
+}
+
+TEST(D17_a_drain_ends_with_close_notify_both_ways)
+{
+    tls_world *tw = tls_world_new(tls_server("server", NULL), tls_client(NULL, "ca.pem"));
+    util_state last = {0};
+    REQUIRE(tls_world_open(tw));
+    CHECK(tls_echo(tw, 1000));
+    CHECK_INT(revdial_agent_stop(tw->w.agents[0], 5000), 0);
+    tw->w.agents[0] = NULL;
+    CHECK(util_log_wait(&tw->w.sessions, REVDIAL_DOWN, 1, &last));
+    CHECK(strstr(last.msg, "cut") == NULL);
+    tls_world_free(tw);
+}
+
+TEST(D18_an_altered_record_ends_the_session_and_is_not_delivered)
+{
+    for (int way = 0; way < 2; way++) {
+        tls_world *tw = tls_world_new(tls_server("server", NULL), tls_client(NULL, "ca.pem"));
+        tls_relay r;
+        revdial_err err = {0};
+        util_state last = {0};
+        char c = 0;
+        REQUIRE(tls_world_proxy(tw));
+        tls_relay_init(&r);
+        tls_relay_start(&r, tw);
+        REQUIRE(world_open_agent(&tw->w, 0));
+        REQUIRE(revdial_proxy_wait(tw->w.proxy, "cam-1", 1, UTIL_WAIT_MS) >= 1);
+        revdial_stream *st = world_dial(&tw->w, "echo", 0, &err);
+        REQUIRE(st != NULL);
+        CHECK_INT(revdial_write(st, "x", 1), 1);
+        CHECK_INT(revdial_read(st, &c, 1), 1);
+        atomic_store(&r.flip[way], 1);
+        CHECK_INT(revdial_write(st, "yyyyyyyyyyyyyyyyyyyy", 20), 20);
+        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ELOST);
+        CHECK(util_log_wait(&tw->w.sessions, REVDIAL_DOWN, 1, &last));
+        CHECK_INT(last.code, REVDIAL_ETLS);
+        CHECK(strstr(last.msg, "TLS: ") != NULL);
+        revdial_close(st);
+        tls_world_free(tw);
+        tls_relay_end(&r);
+    }
+}
+
+typedef struct tls_busy {
+    tls_world *tw;
+    util_read got;
+    uint64_t sent;
+    int kind;
+} tls_busy;
+
+static void *tls_busy_run(void *arg)
+{
+    tls_busy *b = arg;
+    revdial_err err = {0};
+    revdial_stream *st = world_dial(&b->tw->w, b->kind ? "bulk" : "bulk-sink", 2000000, &err);
+    if (!st) return NULL;
+    if (b->kind) {
+        b->got = util_read_bulk(st);
+    } else {
+        b->sent = util_write_bulk(st, 2000000);
+        revdial_shutdown(st, REVDIAL_WR);
+        char ok[2];
+        if (util_read_all(st, ok, 2) == 2) b->got.bytes = b->sent;
+    }
+    revdial_close(st);
+    return NULL;
+}
+
+TEST(D23_many_threads_read_and_write_at_once)
+{
+    tls_world *tw = tls_world_new(tls_server("server", NULL), tls_client(NULL, "ca.pem"));
+    tls_busy busy[8];
+    pthread_t threads[8];
+    REQUIRE(tls_world_open(tw));
+    memset(busy, 0, sizeof busy);
+    for (int i = 0; i < 8; i++) {
+        busy[i].tw = tw;
+        busy[i].kind = i % 2;
+        threads[i] = util_thread(tls_busy_run, &busy[i]);
+    }
+    for (int i = 0; i < 8; i++) {
+        pthread_join(threads[i], NULL);
+        CHECK_INT(busy[i].got.bytes, 2000000);
+        CHECK(!busy[i].got.is_bad);
+    }
+    tls_world_free(tw);
+}
+
+TEST(D24_without_randomness_there_is_no_tls)
+{
+#if MBEDTLS_VERSION_NUMBER < 0x04000000
+    revdial_tls_config cfg = tls_files("server", NULL);
+    revdial_err err = {0};
+    atomic_store(&tls_entropy_fails, 1);
+    CHECK(revdial_tls_server(&cfg, &err) == NULL);
+    atomic_store(&tls_entropy_fails, 0);
+    CHECK_INT(err.code, REVDIAL_ESYS);
+    CHECK(strstr(err.msg, "no randomness") != NULL);
+#endif
+}
+
+// Two ends in one thread. Returns 1 if both believe that the handshake is over.
+static int tls_shake_pair(revdial_tls *server, revdial_tls *client, int is_said)
+{
+    revdial_transport s, c;
+    revdial_err err = {0};
+    int fds[2], rs = REVDIAL_WANT_READ, rc = REVDIAL_WANT_READ, ok = 0;
+    char buf[16] = "";
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds)) abort();
+    if (client->wrap(client->ud, fds[0], "localhost", &c, &err) == 0) {
+        if (server->wrap(server->ud, fds[1], NULL, &s, &err) == 0) {
+            for (int i = 0; i < 50; i++) {
+                if (rc <= REVDIAL_WANT_READ) rc = c.do_handshake(c.ctx);
+                if (rs <= REVDIAL_WANT_READ) rs = s.do_handshake(s.ctx);
+            }
+            ok = rc == 0 && rs == 0;
+            if (ok && is_said) {
+                atomic_store(&tls_calloc_left, -1);
+                CHECK_INT(c.do_write(c.ctx, "hello", 5), 5);
+                CHECK_INT(s.do_read(s.ctx, buf, sizeof buf), 5);
+                CHECK_STR(buf, "hello");
+            }
+            s.do_close(s.ctx);
+        }
+        c.do_close(c.ctx);
+    }
+    close(fds[0]);
+    close(fds[1]);
+    return ok;
+}
+
+TEST(D25_without_memory_nobody_is_authenticated)
+{
+    revdial_tls *server = tls_server("server", "ca.pem"), *client = tls_client("cam", "ca.pem");
+    REQUIRE(server && client);
+    long before = atomic_load(&tls_calloc_count), calls;
+    CHECK(tls_shake_pair(server, client, 1));
+    calls = atomic_load(&tls_calloc_count) - before;
+    if (!TLS_SANITIZED) CHECK(calls > 100);
+    for (long k = 0; k<calls; k += calls> 4000 ? calls / 4000 + 1 : 1) {
+        atomic_store(&tls_calloc_left, k);
+        tls_shake_pair(server, client, 1);
+        if (atomic_load(&tls_calloc_left) >= 0) break;
+        atomic_store(&tls_calloc_left, -1);
+    }
+    atomic_store(&tls_calloc_left, -1);
+    CHECK(tls_shake_pair(server, client, 1));
+    revdial_tls_free(server);
+    revdial_tls_free(client);
+}
+
+TEST(D25_without_memory_there_are_no_makers_and_no_leaks)
+{
+    revdial_tls_config cfg = tls_files("server", "ca_crl.pem");
+    revdial_err err = {0};
+    long k = 0;
+    revdial_tls *t = NULL;
+    if (TLS_SANITIZED) return;
+    for (; !t && k < 5000; k++) {
+        atomic_store(&tls_calloc_left, k);
+        memset(&err, 0, sizeof err);
+        t = revdial_tls_server(&cfg, &err);
+        if (!t && !err.code) test_fail(__FILE__, __LINE__, "allocation %ld: no reason", k);
+        atomic_store(&tls_calloc_left, -1);
+    }
+    CHECK(t != NULL && k > 10);
+    revdial_tls_free(t);
+}
+
+TEST(D26_a_wrong_clock_is_named)
+{
+    static const long offsets[] = {-50L * 365 * 86400, 75L * 365 * 86400};
+    for (int i = 0; i < 2; i++) {
+        atomic_store(&tls_clock_offset, offsets[i]);
+        tls_is_refused("server", "localhost", "by this machine's clock");
+        atomic_store(&tls_clock_offset, 0);
+    }
+}
+
+TEST(D30_a_child_process_needs_an_object_of_its_own)
+{
+    revdial_tls *client = tls_client(NULL, "ca.pem");
+    revdial_transport before, t;
+    revdial_err err = {0};
+    int status = -1;
+    REQUIRE(client != NULL);
+    REQUIRE(client->wrap(client->ud, 0, "localhost", &before, &err) == 0);
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(client->wrap(client->ud, 0, "localhost", &t, &err) != REVDIAL_EINVAL ||
+              before.do_handshake(before.ctx) != REVDIAL_EINVAL);
+    REQUIRE(pid > 0);
+    CHECK_INT(waitpid(pid, &status, 0), pid);
+    CHECK_INT(status, 0);
+    before.do_close(before.ctx);
+    revdial_tls_free(client);
+}
+
+static int tls_copy_file(const char *from, const char *to)
+{
+    char buf[8192];
+    int in = open(tls_file(from), O_RDONLY), out = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    ssize_t n = in >= 0 ? read(in, buf, sizeof buf) : -1;
+    int ok = n > 0 && out >= 0 && write(out, buf, (size_t)n) == n;
+    mbedtls_platform_zeroize(buf, sizeof buf);  // a later test looks for keys in memory
+    close(in);
+    close(out);
+    return ok;
+}
+
+TEST(a_reload_is_for_new_connections_and_drops_none)
+{
+    char cert[300], key[300];
+    revdial_tls_config cfg = {NULL, cert, key};
+    revdial_err err = {0};
+    snprintf(cert, sizeof cert, "%s", tls_file("reload.pem"));
+    snprintf(key, sizeof key, "%s", tls_file("reload.key"));
+    REQUIRE(tls_copy_file("server.pem", cert) && tls_copy_file("server.key", key));
+    revdial_tls *server = revdial_tls_server(&cfg, &err), *client = tls_client(NULL, "ca.pem");
+    tls_world *tw = tls_world_new(server, client);
+    REQUIRE(tls_world_open(tw));
+    revdial_stream *st = world_dial(&tw->w, "echo", 0, &err);
+    REQUIRE(st != NULL);
+    CHECK(tls_shake_pair(server, client, 0));
+
+    REQUIRE(tls_copy_file("unknown.pem", cert));  // its key is still the old one
+    CHECK_INT(revdial_tls_reload(server, &err), REVDIAL_EINVAL);
+    CHECK(strstr(err.msg, "reload.key: the key does not belong") != NULL);
+    CHECK(tls_shake_pair(server, client, 0));
+
+    REQUIRE(tls_copy_file("unknown.key", key));
+    CHECK_INT(revdial_tls_reload(server, &err), 0);
+    CHECK(!tls_shake_pair(server, client, 0));
+    char c = 0;
+    CHECK_INT(revdial_write(st, "x", 1), 1);
+    CHECK_INT(revdial_read(st, &c, 1), 1);
+    CHECK_INT(c, 'x');
+    revdial_close(st);
+    tls_world_free(tw);
+    unlink(cert);
+    unlink(key);
+}
+
+TEST(connections_may_outlast_their_maker)
+{
+    revdial_tls *client = tls_client(NULL, "ca.pem");
+    revdial_transport t;
+    revdial_err err = {0};
+    REQUIRE(client != NULL);
+    CHECK_INT(client->wrap(client->ud, 0, "localhost", &t, &err), 0);
+    CHECK_INT(revdial_tls_reload(client, &err), 0);
+    revdial_tls_free(client);
+    t.do_close(t.ctx);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Secrets in memory. The needles are made of halves here, so that this text itself is none.
+
+static int tls_fresh_token(void *ud, unsigned attempt, char *secret, size_t size)
+{
+    (void)ud;
+    (void)attempt;
+    snprintf(secret, size, "%s%s", "h4yst4ck", "-n33dl3-t0k3n");
+    return 0;
+}
+
+// How often it stands in memory that can be written. `needle` is XORed, so that it is not found
+// itself.
+static int tls_found(const uint8_t *needle, size_t len)
+{
+    FILE *maps = fopen("/proc/self/maps", "r");
+    int mem = open("/proc/self/mem", O_RDONLY), found = 0;
+    char line[512];
+    static uint8_t buf[1 << 16];
+    while (maps && fgets(line, sizeof line, maps)) {
+        unsigned long from, to;
+        char mode[8];
+        if (sscanf(line, "%lx-%lx %7s", &from, &to, mode) != 3 || strncmp(mode, "rw", 2) != 0)
+            continue;
+        for (unsigned long at = from; at < to; at += sizeof buf - 64) {
+            size_t want = to - at < sizeof buf ? to - at : sizeof buf;
+            ssize_t n = pread(mem, buf, want, (off_t)at);
+            if (n <= 0) break;
+            for (size_t i = 0; i + len <= (size_t)n; i++) {
+                size_t k = 0;
+                unsigned long where = at + i;
+                if (where + len > (unsigned long)(uintptr_t)buf &&
+                    where < (unsigned long)(uintptr_t)(buf + sizeof buf))
+                    continue;
+                while (k < len && buf[i + k] == (needle[k] ^ 0xA5)) k++;
+                if (k == len) found++;
+            }
+        }
+        memset(buf, 0, sizeof buf);
+    }
+    if (maps) fclose(maps);
+    close(mem);
+    return found;
+}
+
+// A line in the middle of a key file, XORed.
+static size_t tls_key_needle(const char *file, uint8_t *needle, size_t size)
+{
+    int fd = open(tls_file(file), O_RDONLY);
+    char text[200] = "";
+    size_t n = 0;
+    const char *line;
+    if (fd < 0 || read(fd, text, sizeof text - 1) < 0) return 0;
+    close(fd);
+    line = strchr(text, '\n');
+    for (; line && n < size && line[1 + n] != '\n'; n++) needle[n] = (uint8_t)(line[1 + n] ^ 0xA5);
+    mbedtls_platform_zeroize(text, sizeof text);
+    return n;
+}
+
+TEST(secrets_are_not_in_memory_once_a_session_is_up)
+{
+    tls_world *tw = tls_world_new(tls_server("server", "ca.pem"), tls_client("cam", "ca.pem"));
+    static const char token[] = "h4yst4ck-n33dl3-t0k3n";
+    uint8_t needle[64], key[64];
+    size_t key_len = tls_key_needle("server.key", key, 40);
+    if (TLS_SANITIZED) {  // they keep freed memory as it was
+        tls_world_free(tw);
+        return;
+    }
+    for (size_t i = 0; i < sizeof token - 1; i++) needle[i] = (uint8_t)(token[i] ^ 0xA5);
+    tw->w.acfg.secret = NULL;
+    tw->w.acfg.credential_fn = tls_fresh_token;
+    REQUIRE(tls_world_open(tw));
+    CHECK(tls_echo(tw, 1000));
+    CHECK_INT(atomic_load(&tw->judged), 1);
+    CHECK_INT(tls_found(needle, sizeof token - 1), 0);
+    CHECK(key_len >= 32);
+    CHECK_INT(tls_found(key, key_len), 0);
+    // It would be found if it were there.
+    char *here = strdup(token);
+    CHECK(tls_found(needle, sizeof token - 1) >= 1);
+    free(here);
+    tls_world_free(tw);
+}
+
+int main(int argc, char **argv)
+{
+    signal(SIGPIPE, SIG_DFL);  // nothing here may raise it
+    return test_main(argc, argv);
+}
