@@ -13,7 +13,7 @@
 ##   interop    against other yamux and WebSocket libraries (needs go, node, npm)
 ##   tls        revdial_tls.h and the programs with TLS (needs mbedTLS and openssl)
 ##   e2e        the programs with curl, nginx, ssh and broken networks (needs root for some)
-##   bench      how fast it is beside other tunnels (needs python3; BENCH="relay link lib engine")
+##   bench      how fast it is beside other tunnels (needs python3; BENCH="relay lib" for parts)
 ##   bench-peers  builds frp and rathole for it (downloads them; needs go, cargo)
 ##   format     clang-format over all C files
 ##   install    revdial.h and the programs to $(DESTDIR)$(PREFIX)
@@ -58,7 +58,8 @@ PROGRAMS = $(patsubst examples/%.c,$(BUILD)/revdial-%,$(wildcard examples/proxy.
 EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%, \
 	$(sort $(filter-out examples/proxy.c examples/agent.c,$(wildcard examples/*.c))))
 INTEROP = $(patsubst tests/interop/%.c,$(BUILD)/interop/%,$(wildcard tests/interop/*.c))
-BENCHES = $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
+BENCHES = $(patsubst tests/bench/%.c,$(BUILD)/bench/%, \
+	$(filter-out tests/bench/tls.c,$(wildcard tests/bench/*.c)))
 
 # The programs have TLS where mbedTLS compiles and links.
 TLS_LIBS ?= -lmbedtls -lmbedx509 -lmbedcrypto
@@ -98,6 +99,8 @@ $(BUILD)/examples/%: examples/%.c $(BUILD)/flags
 	$(call build,$(CFLAGS))
 $(BUILD)/interop/%: tests/interop/%.c $(BUILD)/flags
 	$(call build,$(CFLAGS))
+$(BUILD)/bench/tls: tests/bench/tls.c $(BUILD)/flags
+	$(call build,$(CFLAGS),$(TLS_LIBS))
 $(BUILD)/bench/%: tests/bench/%.c $(BUILD)/flags
 	$(call build,$(CFLAGS) -D_GNU_SOURCE)
 $(BUILD)/%-poll: tests/%.c $(BUILD)/flags
@@ -136,7 +139,7 @@ tls: $(PROGRAMS) $(if $(filter yes,$(TLS)),$(BUILD)/tls/test_tls)
 interop: $(INTEROP)
 	@REVDIAL_BUILD='$(BUILD)' sh tests/interop/run.sh
 
-bench: $(BENCHES) $(PROGRAMS)
+bench: $(BENCHES) $(PROGRAMS) $(if $(filter yes,$(TLS)),$(BUILD)/bench/tls)
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' python3 tests/bench/run.py $(BENCH)
 
 bench-peers:

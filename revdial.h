@@ -268,21 +268,12 @@ typedef struct revdial_digest {
     const char *realm, *nonce, *uri, *nc, *cnonce, *response;
 } revdial_digest;
 
-// What a transport has verified about the peer.
-typedef struct revdial_identity {
-    int verified;       // 0: nothing; the rest is empty then
-    char subject[256];  // "CN=cam-1, O=Cams"
-    char san[512];      // "DNS:cam-1.example,URI:spiffe://x/y": as many entries as fit whole
-    uint8_t cert_sha256[32];
-} revdial_identity;
-
 // All that a backend presented when it asked to register. Pointers live for the call only.
 typedef struct revdial_auth_req {
     const char *secret;            // the token or password, "" if none was sent
     const char *name;              // wanted name, "" if none was sent
     const char *instance;          // "" if none was sent
     const char *peer;              // "address:port", "unix" or "" (engine)
-    const revdial_identity *tls;   // what its certificate proves; NULL: it showed none, or no TLS
     unsigned scheme;               // REVDIAL_AUTH_*, 0 if none was sent: then tls counts
     const char *user;              // BASIC, DIGEST, else ""
     const revdial_identity *tls;   // what its certificate proves; NULL: it showed none, or no TLS

@@ -319,10 +319,6 @@ static int run(running *r, const revdial_agent_config *cfg)
         r->agent = revdial_agent_start(cfg, &r->why);
         rc = r->agent ? running_wait(r) : r->why.code;
     }
-    else
-    {
-        snprintf(r->why.msg, sizeof r->why.msg, "no pipe for signals: %s", strerror(errno));
-    }
     prog_wake_fd = -1;
     if (rc != REVDIAL_OK)
         prog_log_error(r->log, "agent.failed", &r->why);

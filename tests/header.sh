@@ -72,6 +72,7 @@ int main(void)
 }
 END
 cp "$tmp/uses.c" "$tmp/uses.cc"
+echo '#include "revdial_tls.h"' >"$tmp/tls.cc" # its public half needs no mbedTLS
 cat "$tmp/impl.c" "$tmp/impl.c" "$tmp/uses.c" >"$tmp/twice.c"
 cat >"$tmp/wrong.c" <<'END'
 #include "revdial.h"
@@ -131,6 +132,8 @@ for cxx in g++ clang++; do
     here "$cxx" || continue
     try "$cxx public half as C++11" $cxx -std=c++11 -Wall -Wextra -Wpedantic -Werror -I. -c \
         -o "$tmp/uses.o" "$tmp/uses.cc"
+    try "$cxx revdial_tls.h as C++11" $cxx -std=c++11 -Wall -Wextra -Wpedantic -Werror -I. -c \
+        -o "$tmp/tls.o" "$tmp/tls.cc"
     try "$cxx links with C" $cxx -pthread -o "$tmp/mixed" "$tmp/uses.o" "$tmp/impl.o"
 done
 

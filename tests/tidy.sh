@@ -46,7 +46,7 @@ verdict lines
 
 : >"$tmp/found"
 {
-    cat "$header"
+    cat "$header" revdial_tls.h
     $CC -I. -DREVDIAL_IMPLEMENTATION -x c -E -P "$header" 2>/dev/null
 } >"$tmp/known.c"
 awk -f "$here/words.awk" "$tmp/known.c" $(find examples -name '*.[ch]') "$header" README.md \
@@ -76,11 +76,11 @@ for block in "$tmp"/block_*.c; do
         fi
         continue
     fi
-    { echo "#include \"$header\""; cat "$block"; } >"$tmp/text.c"
+    { echo '#include "revdial_tls.h"'; cat "$block"; } >"$tmp/text.c"
     if $CC $flags -fsyntax-only "$tmp/text.c" 2>/dev/null; then continue; fi
     {
         printf '#include <poll.h>\n#include <stdio.h>\n#include <string.h>\n#include <unistd.h>\n'
-        printf '#include "%s"\n' "$header"
+        printf '#include "revdial_tls.h"\n'
         printf 'void body(revdial_proxy *p, revdial_agent *a, revdial_session *s,\n'
         printf '          revdial_stream *st, revdial_engine *e, revdial_err err, char *buf);\n'
         printf 'void body(revdial_proxy *p, revdial_agent *a, revdial_session *s,\n'

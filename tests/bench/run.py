@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The benchmark: `make bench`, or make bench BENCH="relay link lib engine" for some of its parts.
+"""The benchmark: `make bench`, or make bench BENCH="relay link lib tls" for some of its parts.
 
     relay    a load generator over plain TCP, through each tunnel and without one
     link     the tunnels over a long thin link and over long fat ones
     lib      the library alone: two processes, one connection, beside bare sockets and Go's yamux
     engine   the protocol without sockets: instructions of a frame, frames per second
     calls    system calls of both sides for one message, by perf; only when asked for
+    tls      bulk through TLS beside mbedTLS alone
 
 In each round every peer does a job once, in an order that changes; what is printed are medians
 over the rounds, and medians of the rounds' ratios. Results are also written to build/bench:
@@ -431,6 +432,19 @@ def calls_of(run, peer, arguments):
     return {call: n / figures["all"] for call, n in counts.items()}
 
 
+# ---- tls: where there is mbedTLS and openssl ----
+
+def part_tls(results, notes):
+    began = time.monotonic()
+    certs = os.path.join(OUT, "certs")
+    os.makedirs(certs, exist_ok=True)
+    subprocess.run(["sh", os.path.join(peers.HERE, "../tls/certs.sh"), certs], check=True)
+    files = [os.path.join(certs, name) for name in ("server.pem", "server.key", "ca.pem")]
+    subprocess.run([f"{OUT}/tls", *files, "0.2" if SMOKE else "2", "1" if SMOKE else "5"],
+                   timeout=120, check=True)
+    progress("tls", began)
+
+
 # ---- all of it ----
 
 def progress(what, began):
@@ -460,11 +474,12 @@ def machine():
 
 
 PARTS = {"relay": part_relay, "link": part_link, "lib": part_lib, "engine": part_engine,
-         "calls": part_calls}
+         "calls": part_calls, "tls": part_tls}
 
 
 def main(names):
-    wanted = names or [n for n in PARTS if n != "calls"]
+    wanted = names or [n for n in PARTS
+                       if n != "calls" and (n != "tls" or os.path.exists(f"{OUT}/tls"))]
     unknown = [n for n in wanted if n not in PARTS]
     if unknown:
         print(f"bench: no part {unknown[0]}; there are {' '.join(PARTS)}", file=sys.stderr)
