@@ -499,6 +499,8 @@ def main(names):
     for name in wanted:
         print(name, flush=True)
         PARTS[name](results, notes)
+    if wanted == ["tls"]:  # which prints what it has found itself
+        return 0
     with open(os.path.join(OUT, "results.json"), "w") as f:
         json.dump({"notes": notes, "results": results.of}, f, indent=1)
     faults = notes.get("faults", []) + results.faults()

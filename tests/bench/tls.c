@@ -185,7 +185,7 @@ static void tls_source(const tls_bench *b, revdial_proxy *p)
 static tls_result tls_stream(const tls_bench *b)
 {
     revdial_tls_config files = {NULL, b->cert, b->key};
-    revdial_credential who = {"s3cret", NULL, "sink"};
+    revdial_credential who = {.secret = "s3cret", .names = "sink"};
     revdial_proxy_config cfg = {0};
     revdial_err err = {0};
     char address[80] = "";
