@@ -624,8 +624,7 @@ TEST(a_queue_in_the_path_does_not_make_the_window_grow_for_ever)  // 44
     CHECK(bottleneck_run(256, 20, 100, 10) <= 2 * WIRE_STOCK_WINDOW);
 }
 
-// A long link in virtual time, a millisecond a step: what leaves the queue in a step arrives
-// together. Without a queue the link takes from the engine only what it carries.
+// A long link in virtual time, a millisecond a step: what enters it in a step arrives together.
 enum { LINK_STEPS = 256, LINK_STEP_US = 1000 };
 
 typedef struct link_way {
@@ -633,15 +632,13 @@ typedef struct link_way {
     uint8_t *bytes[LINK_STEPS];
     size_t len[LINK_STEPS], size[LINK_STEPS];
     size_t most;  // that it carries in a step
-    uint8_t *queue;
-    size_t queue_start, queue_end, queue_size;
 } link_way;
 
 typedef struct link_sim {
     rig_pair ends;
     link_way down, up;  // down: from the proxy, who writes
     uint32_t id, step, delay;
-    uint64_t read, read_most;  // bytes the reader has read, and may
+    uint64_t read;
 } link_sim;
 
 static void link_carry(link_way *w, uint32_t slot, const uint8_t *bytes, size_t n)
@@ -663,42 +660,21 @@ static size_t link_enter(link_way *w, uint32_t slot)
     size_t total = 0;
     int n = revdial_engine_output(w->from->e, iov, 16);
     for (int i = 0; i < n; i++) {
-        size_t room = w->queue ? w->queue_size - w->queue_end : w->most - w->len[slot];
+        size_t room = w->most - w->len[slot];
         size_t take = iov[i].iov_len < room ? iov[i].iov_len : room;
-        if (w->queue) {
-            memcpy(w->queue + w->queue_end, iov[i].iov_base, take);
-            w->queue_end += take;
-        } else {
-            link_carry(w, slot, iov[i].iov_base, take);
-        }
+        link_carry(w, slot, iov[i].iov_base, take);
         total += take;
     }
     revdial_engine_sent(w->from->e, total);
     return total;
 }
 
-static void link_queue_move(link_way *w, uint32_t slot)
-{
-    size_t n = w->queue_end - w->queue_start;
-    if (n > w->most) n = w->most;
-    link_carry(w, slot, w->queue + w->queue_start, n);
-    w->queue_start += n;
-    if (w->queue_start < w->queue_size / 2) return;
-    memmove(w->queue, w->queue + w->queue_start, w->queue_end - w->queue_start);
-    w->queue_end -= w->queue_start;
-    w->queue_start = 0;
-}
-
 static void link_read(link_sim *l, uint32_t id)
 {
     static uint8_t sink[65536];
-    ptrdiff_t n = 1;
-    while (n > 0 && l->read < l->read_most) {
-        uint64_t want = l->read_most - l->read;
-        n = revdial_engine_read(l->ends.backend->e, id, sink,
-                                want < sizeof sink ? (size_t)want : sizeof sink);
-        if (n > 0) l->read += (uint64_t)n;
-    }
+    ptrdiff_t n;
+    while ((n = revdial_engine_read(l->ends.backend->e, id, sink, sizeof sink)) > 0)
+        l->read += (uint64_t)n;
 }
 
 static void link_events(link_sim *l, rig *r)
@@ -723,9 +699,8 @@ static void link_leave(link_sim *l, link_way *w, int64_t now_us)
     link_events(l, w->to);
 }
 
-// Both ends do all they can for so many milliseconds; the reader reads `most` in each. Returns
-// bytes read.
-static uint64_t link_run(link_sim *l, uint32_t steps, uint64_t most)
+// Both ends do all they can for so many milliseconds. Returns bytes read.
+static uint64_t link_run(link_sim *l, uint32_t steps)
 {
     static const uint8_t bytes[65536];
     uint64_t before = l->read;
@@ -733,10 +708,8 @@ static uint64_t link_run(link_sim *l, uint32_t steps, uint64_t most)
         int64_t now_us = RIG_START_US + (int64_t)l->step * LINK_STEP_US;
         uint32_t slot = l->step % LINK_STEPS;
         size_t entered;
-        l->read_most = most < UINT64_MAX - l->read ? l->read + most : UINT64_MAX;
         link_leave(l, &l->down, now_us);
         link_leave(l, &l->up, now_us);
-        if (l->id) link_read(l, l->id);
         link_enter(&l->up, slot);
         do {
             while (revdial_engine_write(l->ends.proxy->e, l->id, bytes, sizeof bytes) > 0) {
@@ -744,13 +717,12 @@ static uint64_t link_run(link_sim *l, uint32_t steps, uint64_t most)
             entered = link_enter(&l->down, slot);
             link_events(l, l->ends.proxy);
         } while (entered);
-        if (l->down.queue) link_queue_move(&l->down, slot);
     }
     return l->read - before;
 }
 
 // Opens a stream, once the round trip has been measured.
-static void link_new(link_sim *l, uint32_t rtt_ms, size_t bytes_per_ms, size_t queue)
+static void link_new(link_sim *l, uint32_t rtt_ms, size_t bytes_per_ms)
 {
     static const rig_options plain = {0};
     memset(l, 0, sizeof *l);
@@ -759,26 +731,16 @@ static void link_new(link_sim *l, uint32_t rtt_ms, size_t bytes_per_ms, size_t q
     l->up.from = l->down.to = l->ends.backend;
     l->down.most = bytes_per_ms;
     l->up.most = SIZE_MAX;
-    l->down.queue_size = queue;
-    l->down.queue = queue ? malloc(queue) : NULL;
     l->delay = rtt_ms / 2;
-    link_run(l, 2 * rtt_ms, 0);
+    link_run(l, 2 * rtt_ms);
     int64_t id = revdial_engine_open(l->ends.proxy->e, NULL, NULL);
     l->id = id > 0 ? (uint32_t)id : 0;
-}
-
-static uint32_t link_window(const link_sim *l)
-{
-    revdial_ledger ledger;
-    revdial_engine_ledger(l->ends.backend->e, l->id, &ledger);
-    return ledger.window;
 }
 
 static void link_end(link_sim *l)
 {
     rig_end(l->ends.proxy);
     rig_end(l->ends.backend);
-    free(l->down.queue);
     for (int i = 0; i < LINK_STEPS; i++) {
         free(l->down.bytes[i]);
         free(l->up.bytes[i]);
@@ -797,10 +759,10 @@ TEST(a_long_link_is_full_within_ten_round_trips)  // 43, 47
         uint32_t rtt_ms = links[i].rtt_ms;
         uint64_t full = 16u << 20, least = UINT64_MAX;
         if (full / rtt_ms > links[i].bytes_per_ms) full = rtt_ms * links[i].bytes_per_ms;
-        link_new(&l, rtt_ms, links[i].bytes_per_ms, 0);
-        link_run(&l, 9 * rtt_ms, UINT64_MAX);
+        link_new(&l, rtt_ms, links[i].bytes_per_ms);
+        link_run(&l, 9 * rtt_ms);
         for (int rtt = 9; rtt < 20; rtt++) {
-            uint64_t n = link_run(&l, rtt_ms, UINT64_MAX);
+            uint64_t n = link_run(&l, rtt_ms);
             if (n < least) least = n;
         }
         if (least < full / 5 * 4)
@@ -808,29 +770,6 @@ TEST(a_long_link_is_full_within_ten_round_trips)  // 43, 47
                       (unsigned long long)least, (unsigned long long)full);
         link_end(&l);
     }
-}
-
-TEST(a_window_grows_by_what_is_read_not_by_what_comes)  // 45
-{
-    static link_sim l;
-    link_new(&l, 100, SIZE_MAX, 0);
-    link_run(&l, 3000, 1000);  // the reader's 1 MB/s takes 100 KB in a round trip
-    CHECK(link_window(&l) <= 8 * 100 * 1000);
-    link_run(&l, 3000, 0);
-    CHECK(link_window(&l) <= 8 * 100 * 1000);
-    link_end(&l);
-}
-
-TEST(a_queue_that_the_window_has_filled_does_not_make_it_grow)  // 44
-{
-    static link_sim l;
-    uint32_t rtt_ms = 20, bytes_per_ms = 1000;
-    link_new(&l, rtt_ms, bytes_per_ms, 64u << 20);
-    link_run(&l, 1000 * 1000, UINT64_MAX);  // longer than the round trips are remembered
-    CHECK(l.read > 900 * 1000 * (uint64_t)bytes_per_ms);
-    if (link_window(&l) > 8 * rtt_ms * bytes_per_ms)
-        test_fail(__FILE__, __LINE__, "a window of %u bytes", link_window(&l));
-    link_end(&l);
 }
 
 TEST(the_ledger_adds_up)
