@@ -7040,6 +7040,14 @@ static void rvd_ws_taken(rvd_ws *w, size_t n)
     if (!w->in_left) rvd_ws_on_frame_end(w);
 }
 
+// How many of the next bytes are payload as it stands: what is masked never is.
+static size_t rvd_ws_expected(const rvd_ws *w)
+{
+    int is_plain = w->is_client && w->in_body && !rvd_ws_is_control(w);
+    if (!is_plain) return 0;
+    return w->in_left < SIZE_MAX ? (size_t)w->in_left : SIZE_MAX;
+}
+
 // Would the end of the connection cut a frame in two?
 static int rvd_ws_is_torn(const rvd_ws *w)
 {
@@ -7886,7 +7894,8 @@ void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n)
 size_t revdial_engine_expected(revdial_engine *e, uint32_t id)
 {
     const rvd_mux_stream *s = rvd_engine_find(e, id);
-    return s && !e->ws ? rvd_mux_expected(&e->mux, s) : 0;  // behind a WebSocket nobody knows
+    size_t n = s ? rvd_mux_expected(&e->mux, s) : 0;
+    return n && e->ws ? rvd_base_min(n, rvd_ws_expected(e->ws)) : n;
 }
 
 ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t len)

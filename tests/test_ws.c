@@ -342,6 +342,32 @@ TEST(an_idle_session_holds_no_buffer_for_masks)
     }
 }
 
+// A reader may receive these bytes where it wants them: they must be payload and nothing else.
+TEST(what_is_expected_is_payload_that_is_not_masked_and_ends_with_its_frame)
+{
+    for (int role = REVDIAL_ROLE_PROXY; role <= REVDIAL_ROLE_BACKEND; role++) {
+        rig_options o = {OVER_WEBSOCKET, .role = role};
+        rig *r = rig_new(&o);
+        REQUIRE(r != NULL);
+        uint32_t id = rig_id(r, 1, 1);
+        uint8_t head[12] = {0, 0, 0, 0, 0, 0, 0, (uint8_t)id, 0, 0, 3, 0xe8}, frame[20];
+        int is_plain = role == REVDIAL_ROLE_BACKEND;
+        rig_frame(r, WIRE_CREDIT, WIRE_SYN, id, 0);
+        revdial_engine_accept(r->e, id);
+        r->eager = 1;
+        rig_ws_frame(r, 0x82, head, sizeof head);
+        CHECK_INT(revdial_engine_expected(r->e, id), 0);  // a header of WebSocket comes next
+        memset(frame, 0, sizeof frame);
+        frame[0] = 0x82;
+        frame[1] = (uint8_t)(is_plain ? 100 : 100 | 0x80);
+        rig_feed_raw(r, frame, is_plain ? 2 : 6);
+        CHECK_INT(revdial_engine_expected(r->e, id), is_plain ? 100 : 0);
+        rig_feed_raw(r, head, 1);
+        CHECK_INT(revdial_engine_expected(r->e, id), is_plain ? 99 : 0);
+        rig_end(r);
+    }
+}
+
 // ---- what goes out
 
 // A carrier that has taken n patterned bytes of output, and the frames that came out.
