@@ -80,6 +80,7 @@
 //           agent     the object that keeps a backend's sessions alive
 //           target    the address a stream should reach from the backend
 //           credit    bytes a side may still send on a stream; the window is what it was granted
+//           carrier   what the bytes of yamux ride in: the connection as it is, or WebSocket frames
 //           engine    handshake and mux without I/O; the loop is the thread that gives it I/O
 //
 // MACROS    REVDIAL_NO_RUNTIME  the engine alone: no thread, clock or descriptor
