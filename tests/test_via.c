@@ -695,7 +695,7 @@ TEST(random_answers_end_or_wait_and_never_take_more_than_there_is)
         revdial_via_input(v, start, strlen(start));
         for (int i = 0; i < 20; i++) {
             uint8_t buf[16];
-            size_t len = 1 + test_below(&r, sizeof buf);
+            size_t len = 1 + (size_t)test_below(&r, sizeof buf);
             for (size_t k = 0; k < len; k++) buf[k] = (uint8_t)(test_random(&r) % 7);
             if (test_below(&r, 2)) revdial_via_sent(v, SIZE_MAX);
             CHECK(revdial_via_input(v, buf, len) <= len);
