@@ -11545,6 +11545,7 @@ static int rvd_stream_send_locked(revdial_session *s, int *released)
     pthread_mutex_lock(&s->lock);
     if (is_pending) rvd_stream_kick_locked(s);
     if (rvd_stream_is_wanting(n)) {
+        revdial_engine_sent(s->engine, 0);  // none of it is on its way
         rvd_stream_blocked_locked(s, (int)n);
         return 0;
     }
@@ -12078,14 +12079,19 @@ static void rvd_stream_drive_read_locked(revdial_session *s, const struct iovec 
     }
 }
 
+// What a thread has done may want the timer earlier, and only the loop sets it.
+static void rvd_stream_rearm_locked(revdial_session *s, int64_t now_us)
+{
+    int64_t at = revdial_engine_tick(s->engine, now_us);
+    if (at >= 0 && at < s->armed_us) rvd_stream_kick_locked(s);
+}
+
 // What the loop would do at the end of its pass.
 static void rvd_stream_drive_flush_locked(revdial_session *s, int64_t now_us)
 {
-    int64_t at;
     if (s->state != RVD_STREAM_UP) return;
     rvd_stream_pace_locked(s, now_us);
-    at = revdial_engine_tick(s->engine, now_us);
-    if (at >= 0 && at < s->armed_us) rvd_stream_kick_locked(s);
+    rvd_stream_rearm_locked(s, now_us);
     rvd_stream_flush_locked(s);
 }
 
@@ -12171,6 +12177,7 @@ static int rvd_stream_sleep_locked(revdial_session *s, rvd_stream_waiter *w, int
             continue;
         }
         if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
+        if (s->state == RVD_STREAM_UP) rvd_stream_rearm_locked(s, rvd_sys_now_us());
         pthread_mutex_unlock(&s->lock);
         r = rvd_sys_latch_wait(w->latch, deadline_us == INT64_MAX ? -1 : deadline_us);
         has_passed = r == 0;
