@@ -758,7 +758,7 @@ typedef struct revdial_session_info {
 // Where backends register and streams are opened.
 // ================================================================================================
 
-// A port for clients. Each connection to it becomes a stream: dialled and joined by the I/O threads,
+// A port for clients. Each connection to it becomes a stream, dialled and joined by the I/O threads
 // without a thread of its own. One that cannot be has its connection reset.
 typedef struct revdial_expose {
     const char *listen;  // "host:port" or "unix:/path"; port 0 = any, see revdial_proxy_address()
@@ -12129,11 +12129,13 @@ static int rvd_stream_drive_step_locked(revdial_session *s, rvd_stream_waiter *w
 
 static void rvd_stream_drive_begin_locked(revdial_session *s, rvd_stream_waiter *w)
 {
+    int64_t now_us = rvd_sys_now_us();
     if (s->reader == RVD_STREAM_BY_LOOP) rvd_loop_mute(s->loop, &s->io, 1);
     s->reader = RVD_STREAM_BY_THREAD;
     s->driving = w;
     s->drives++;
-    if (rvd_sys_now_us() - s->left_us > RVD_STREAM_SOON_US)
+    rvd_stream_rearm_locked(s, now_us);
+    if (now_us - s->left_us > RVD_STREAM_SOON_US)
         s->returns = 0;
     else if (s->returns < RVD_STREAM_RETURNS)
         s->returns++;
