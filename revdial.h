@@ -2105,6 +2105,7 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_CHUNK_MIN 256u       // an unread byte must not cost a page
 #define RVD_MUX_CHUNK_MAX 16384u     // and a full window not a thousand blocks
 #define RVD_MUX_OUT_CHUNK 65536u     // holds our largest frame with its header
+#define RVD_MUX_SPARES 1048576u      // bytes kept of each size while bytes move
 #define RVD_MUX_OUT_LEAST 4096u      // less would stop the writers
 #define RVD_MUX_OUT_MAX 262144u      // default of revdial_engine_set_output_max()
 #define RVD_MUX_SPARSE_BYTES 1024u   // a write this small need not wait for its turn
@@ -2127,6 +2128,7 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_LATE_US 1000000     // a tick so late: the machine slept, clocks get grace
 #define RVD_MUX_RTT_US 30000000     // the round trip is measured this often
 #define RVD_MUX_LATE_FRAMES 8u      // in flight when a stream ends: an ACK, a FIN, some credit
+#define RVD_MUX_RTT_LEAST 125        // on one machine: more in flight only waits, and leaves the cache
 #define RVD_MUX_RTT_SAMPLES 8u      // the window of the minimum
 #define RVD_MUX_RTT_LOAD 32768u     // so many bytes during a ping may have been a queue before it
 #define RVD_MUX_CREDIT_STEP 256u    // a peer may return credit in steps as small as this
@@ -2252,6 +2254,13 @@ typedef struct rvd_mux_loan {
 
 // ---- sessions ----
 
+// Empty chunks of one size, so that a steady flow allocates nothing: the system takes freed memory
+// away and clears it when it gives it back, which costs as much as a copy.
+typedef struct rvd_mux_spares {
+    rvd_mux_chunk *first;
+    uint32_t bytes;
+} rvd_mux_spares;
+
 typedef struct rvd_mux_config {
     int is_client;  // yamux client: opens odd streams
     int accept_streams;
@@ -2297,8 +2306,8 @@ typedef struct rvd_mux {
     uint8_t control[RVD_MUX_CONTROL];
     uint32_t control_len, control_sent;
     rvd_mux_chunk *out_head, *out_tail;
-    rvd_mux_chunk *spare;  // one empty chunk kept, so that a steady flow allocates nothing
-    uint32_t frame_left;   // bytes of the half-sent data frame at the head
+    rvd_mux_spares spares[2];            // for input, for output
+    uint32_t frame_left;                 // bytes of the half-sent data frame at the head
     uint32_t shown_data, shown_control;  // bytes in front of the other data frames
     uint64_t out_added, out_sent;        // of data frames, in bytes, lent ones included
     uint64_t out_shown;                  // up to here the last output() showed them; then out_sent
@@ -2342,6 +2351,57 @@ typedef struct rvd_mux {
 } rvd_mux;
 
 static void rvd_mux_die(rvd_mux *m, int code, const char *text);
+
+// ---- chunks ----
+
+// NULL: chunks of that size are not kept.
+static rvd_mux_spares *rvd_mux_spares_of(rvd_mux *m, uint32_t size)
+{
+    if (size == RVD_MUX_CHUNK_MAX) return &m->spares[0];
+    return size == RVD_MUX_OUT_CHUNK ? &m->spares[1] : NULL;
+}
+
+// Empty, and in no list. NULL without memory.
+static rvd_mux_chunk *rvd_mux_chunk_new(rvd_mux *m, uint32_t size)
+{
+    rvd_mux_spares *spares = rvd_mux_spares_of(m, size);
+    rvd_mux_chunk *c = spares ? spares->first : NULL;
+    if (c) {
+        spares->first = c->next;
+        spares->bytes -= size;
+    } else {
+        c = rvd_base_resize(m->heap, NULL, 0, sizeof *c + size);
+        if (!c) return NULL;
+    }
+    c->next = NULL;
+    c->size = size;
+    c->start = c->end = 0;
+    return c;
+}
+
+static void rvd_mux_chunk_free(rvd_mux *m, rvd_mux_chunk *c)
+{
+    rvd_mux_spares *spares = rvd_mux_spares_of(m, c->size);
+    if (!spares || spares->bytes + c->size > RVD_MUX_SPARES) {
+        rvd_base_free(m->heap, c, sizeof *c + c->size);
+        return;
+    }
+    c->next = spares->first;
+    spares->first = c;
+    spares->bytes += c->size;
+}
+
+static void rvd_mux_spares_free(rvd_mux *m)
+{
+    for (int i = 0; i < 2; i++) {
+        while (m->spares[i].first) {
+            rvd_mux_chunk *c = m->spares[i].first;
+            m->spares[i].first = c->next;
+            rvd_base_free(m->heap, c, sizeof *c + c->size);
+        }
+        m->spares[i].bytes = 0;
+    }
+}
 
 // ---- the table ----
 
@@ -2431,7 +2491,7 @@ static void rvd_mux_rx_clear(rvd_mux *m, rvd_mux_stream *s)
     while (s->head) {
         rvd_mux_chunk *c = s->head;
         s->head = c->next;
-        rvd_base_free(m->heap, c, sizeof *c + c->size);
+        rvd_mux_chunk_free(m, c);
     }
     s->tail = NULL;
     if (m->slice_stream == s) {
@@ -2702,11 +2762,8 @@ static int rvd_mux_store(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32
         uint32_t n;
         if (!c || c->end == c->size) {
             uint32_t size = rvd_mux_chunk_size(s, len);
-            c = rvd_base_resize(m->heap, NULL, 0, sizeof *c + size);
+            c = rvd_mux_chunk_new(m, size);
             if (!c) return 0;
-            c->next = NULL;
-            c->size = size;
-            c->start = c->end = 0;
             if (s->tail)
                 s->tail->next = c;
             else
@@ -2885,7 +2942,7 @@ static void rvd_mux_window_adapt(rvd_mux *m, rvd_mux_stream *s)
 {
     const revdial_limits *l = &m->cfg.limits;
     int64_t elapsed = m->now_us - s->epoch_us;
-    int64_t rtt = m->rtt_us > 1000 ? m->rtt_us : 1000;
+    int64_t rtt = m->rtt_us > RVD_MUX_RTT_LEAST ? m->rtt_us : RVD_MUX_RTT_LEAST;
     uint64_t fourfold = (uint64_t)rtt * 4 * s->epoch_bytes / s->window;
     int pressed = m->buffered > l->session_window / 2;
     // Large windows are granted in small steps: an epoch goes on until half a window was consumed.
@@ -2937,7 +2994,7 @@ RVD_BASE_SLOW static void rvd_mux_chunks_consume(rvd_mux *m, rvd_mux_stream *s, 
         if (c->start < c->end) break;
         s->head = c->next;
         if (!s->head) s->tail = NULL;
-        rvd_base_free(m->heap, c, sizeof *c + c->size);
+        rvd_mux_chunk_free(m, c);
     }
     REVDIAL_ASSERT(n == 0);
 }
@@ -2986,14 +3043,9 @@ static RVD_BASE_FAST size_t rvd_mux_read(rvd_mux *m, rvd_mux_stream *s, uint8_t 
 
 RVD_BASE_SLOW static uint8_t *rvd_mux_out_chunk(rvd_mux *m)
 {
-    rvd_mux_chunk *c = m->spare;
+    rvd_mux_chunk *c = rvd_mux_chunk_new(m, RVD_MUX_OUT_CHUNK);
     m->growing = NULL;
-    m->spare = NULL;
-    if (!c) c = rvd_base_resize(m->heap, NULL, 0, sizeof *c + RVD_MUX_OUT_CHUNK);
     if (!c) return NULL;
-    c->next = NULL;
-    c->size = RVD_MUX_OUT_CHUNK;
-    c->start = c->end = 0;
     if (m->out_tail)
         m->out_tail->next = c;
     else
@@ -3409,10 +3461,7 @@ static void rvd_mux_chunk_done(rvd_mux *m)
         return;
     }
     m->out_head = c->next;
-    if (m->spare)
-        rvd_base_free(m->heap, c, sizeof *c + c->size);
-    else
-        m->spare = c;
+    rvd_mux_chunk_free(m, c);
 }
 
 // n bytes of chunks and loans are on the wire.
@@ -4003,8 +4052,8 @@ static void rvd_mux_trim(rvd_mux *m)
     if (rvd_mux_is_blocked(m) || m->reserved || m->now_us - m->progress_us < RVD_MUX_LATE_US)
         return;
     if (m->out_head) rvd_base_free(m->heap, m->out_head, sizeof(rvd_mux_chunk) + m->out_head->size);
-    if (m->spare) rvd_base_free(m->heap, m->spare, sizeof(rvd_mux_chunk) + m->spare->size);
-    m->out_head = m->out_tail = m->spare = NULL;
+    m->out_head = m->out_tail = NULL;
+    rvd_mux_spares_free(m);
     if (m->meta_stream) return;
     rvd_base_free(m->heap, m->meta, sizeof *m->meta);
     m->meta = NULL;
@@ -4467,7 +4516,7 @@ static void rvd_mux_end(rvd_mux *m)
         m->out_head = c->next;
         rvd_base_free(m->heap, c, sizeof *c + c->size);
     }
-    if (m->spare) rvd_base_free(m->heap, m->spare, sizeof(rvd_mux_chunk) + m->spare->size);
+    rvd_mux_spares_free(m);
     rvd_base_free(m->heap, m->meta, sizeof(rvd_wire_meta));
 }
 

@@ -663,7 +663,7 @@ TEST(an_upgraded_connection_is_a_session_at_once_and_its_early_bytes_are_frames)
     world_init(&w);
     w.pcfg.listen = NULL;
     if (world_open_proxy(&w)) {
-        revdial_adopt how = {ping, sizeof ping, 1, "cam-9", "i9", "mallory"};
+        revdial_adopt how = {ping, sizeof ping, 1, "cam-9", "i9", "mallory", NULL};
         CHECK_INT(adopt_pair(&w, fds, &how), 0);
         CHECK(raw_frame_await(fds[0], RAW_PING, &f));
         CHECK_INT(f.len, 42);
