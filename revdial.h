@@ -2105,7 +2105,7 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_CHUNK_MIN 256u       // an unread byte must not cost a page
 #define RVD_MUX_CHUNK_MAX 16384u     // and a full window not a thousand blocks
 #define RVD_MUX_OUT_CHUNK 65536u     // holds our largest frame with its header
-#define RVD_MUX_SPARES 1048576u      // bytes kept of each size while bytes move
+#define RVD_MUX_SPARES 4194304u      // bytes kept of each size while bytes move
 #define RVD_MUX_OUT_LEAST 4096u      // less would stop the writers
 #define RVD_MUX_OUT_MAX 262144u      // default of revdial_engine_set_output_max()
 #define RVD_MUX_SPARSE_BYTES 1024u   // a write this small need not wait for its turn
@@ -2123,16 +2123,16 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_PREAMBLE_US 5000000  // a preamble fits in one packet
 #define RVD_MUX_ORPHAN_US 60000000   // no credit from a peer that has finished: it stopped reading
 #define RVD_MUX_TINY_US 40000        // a tiny window is used after all (silly window, RFC 1122)
-#define RVD_MUX_PROMISE_US 5000     // who was told to write and has not yet is no longer waited for
-#define RVD_MUX_IDLE_US 5000000     // a window shrinks when unused for so long
-#define RVD_MUX_LATE_US 1000000     // a tick so late: the machine slept, clocks get grace
-#define RVD_MUX_RTT_US 30000000     // the round trip is measured this often
-#define RVD_MUX_LATE_FRAMES 8u      // in flight when a stream ends: an ACK, a FIN, some credit
-#define RVD_MUX_RTT_LEAST 125        // on one machine: more in flight only waits, and leaves the cache
-#define RVD_MUX_RTT_SAMPLES 8u      // the window of the minimum
-#define RVD_MUX_RTT_LOAD 32768u     // so many bytes during a ping may have been a queue before it
-#define RVD_MUX_CREDIT_STEP 256u    // a peer may return credit in steps as small as this
-#define RVD_MUX_GRANT_MAX 1048576u  // credit returns at least in such steps
+#define RVD_MUX_PROMISE_US 5000   // who was told to write and has not yet is no longer waited for
+#define RVD_MUX_IDLE_US 5000000   // a window shrinks when unused for so long
+#define RVD_MUX_LATE_US 1000000   // a tick so late: the machine slept, clocks get grace
+#define RVD_MUX_RTT_US 30000000   // the round trip is measured this often
+#define RVD_MUX_LATE_FRAMES 8u    // in flight when a stream ends: an ACK, a FIN, some credit
+#define RVD_MUX_RTT_LEAST 1000    // below this what costs is not the distance but the wake-ups
+#define RVD_MUX_RTT_SAMPLES 8u    // the window of the minimum
+#define RVD_MUX_RTT_LOAD 32768u   // so many bytes during a ping may have been a queue before it
+#define RVD_MUX_CREDIT_STEP 256u  // a peer may return credit in steps as small as this
+#define RVD_MUX_GRANT_MAX 1048576u   // credit returns at least in such steps
 #define RVD_MUX_ID_LAST 0x7FFF0000u  // int32 peers: open no more, drain
 
 // Rates that only an attack reaches. They are for 256 streams and scale with the stream limit.
@@ -9648,6 +9648,7 @@ enum {
 enum {
     RVD_LOOP_BUFFER = 256 * 1024,    // input of one read: beyond this a larger one gains nothing
     RVD_LOOP_STACK = 256 * 1024,     // callbacks are shallow and keep no buffers on the stack
+    RVD_LOOP_BATCH = 32,             // descriptors between two flushes in a pass
     RVD_LOOP_EVENTS = 256,           // per wait: 3 KiB, and the call is paid for long before
     RVD_LOOP_WAIT_MS = 3600 * 1000,  // longest sleep, so that no distant timer overflows an int
     RVD_LOOP_SPIN_MAX_US = 1000,     // beyond this a sleep is as good
@@ -9947,15 +9948,6 @@ static void rvd_loop_mute(rvd_loop *loop, rvd_loop_io *io, int on)
     rvd_loop_watch_mute(loop, io, on);
 }
 
-static void rvd_loop_run_ios(rvd_loop *loop)
-{
-    while (!rvd_base_link_is_alone(&loop->active)) {
-        rvd_loop_io *io = RVD_BASE_OWNER(loop->active.next, rvd_loop_io, link);
-        rvd_base_link_remove(&io->link);
-        io->run(io);
-    }
-}
-
 // ------------------------------------------------------------------------------------------------
 // Timers.
 
@@ -10108,6 +10100,18 @@ static void rvd_loop_run_flushes(rvd_loop *loop)
         next = f->next;
         f->queued = 0;
         f->run(f);
+    }
+}
+
+// What waits to be sent does not wait for all of a large pass: others can begin on it meanwhile.
+static void rvd_loop_run_ios(rvd_loop *loop)
+{
+    int count = 0;
+    while (!rvd_base_link_is_alone(&loop->active)) {
+        rvd_loop_io *io = RVD_BASE_OWNER(loop->active.next, rvd_loop_io, link);
+        rvd_base_link_remove(&io->link);
+        io->run(io);
+        if (++count % RVD_LOOP_BATCH == 0) rvd_loop_run_flushes(loop);
     }
 }
 
