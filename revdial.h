@@ -2123,16 +2123,16 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_PREAMBLE_US 5000000  // a preamble fits in one packet
 #define RVD_MUX_ORPHAN_US 60000000   // no credit from a peer that has finished: it stopped reading
 #define RVD_MUX_TINY_US 40000        // a tiny window is used after all (silly window, RFC 1122)
-#define RVD_MUX_PROMISE_US 5000   // who was told to write and has not yet is no longer waited for
-#define RVD_MUX_IDLE_US 5000000   // a window shrinks when unused for so long
-#define RVD_MUX_LATE_US 1000000   // a tick so late: the machine slept, clocks get grace
-#define RVD_MUX_RTT_US 30000000   // the round trip is measured this often
-#define RVD_MUX_LATE_FRAMES 8u    // in flight when a stream ends: an ACK, a FIN, some credit
-#define RVD_MUX_RTT_LEAST 1000    // below this what costs is not the distance but the wake-ups
-#define RVD_MUX_RTT_SAMPLES 8u    // the window of the minimum
-#define RVD_MUX_RTT_LOAD 32768u   // so many bytes during a ping may have been a queue before it
-#define RVD_MUX_CREDIT_STEP 256u  // a peer may return credit in steps as small as this
-#define RVD_MUX_GRANT_MAX 1048576u   // credit returns at least in such steps
+#define RVD_MUX_PROMISE_US 5000     // who was told to write and has not yet is no longer waited for
+#define RVD_MUX_IDLE_US 5000000     // a window shrinks when unused for so long
+#define RVD_MUX_LATE_US 1000000     // a tick so late: the machine slept, clocks get grace
+#define RVD_MUX_RTT_US 30000000     // the round trip is measured this often
+#define RVD_MUX_LATE_FRAMES 8u      // in flight when a stream ends: an ACK, a FIN, some credit
+#define RVD_MUX_RTT_LEAST 1000      // below this what costs is not the distance but the wake-ups
+#define RVD_MUX_RTT_SAMPLES 8u      // the window of the minimum
+#define RVD_MUX_RTT_LOAD 32768u     // so many bytes during a ping may have been a queue before it
+#define RVD_MUX_CREDIT_STEP 256u    // a peer may return credit in steps as small as this
+#define RVD_MUX_GRANT_MAX 1048576u  // credit returns at least in such steps
 #define RVD_MUX_ID_LAST 0x7FFF0000u  // int32 peers: open no more, drain
 
 // Rates that only an attack reaches. They are for 256 streams and scale with the stream limit.
@@ -10723,6 +10723,7 @@ struct revdial_session {
     rvd_base_link kicked, kicked_here;  // sinks to run: by the loop, by whoever handles events
     enum rvd_stream_reader reader;
     int loop_reads;              // the loop is between a read and the end of its events
+    int collects;                // it lets go together whom these have roused
     rvd_stream_waiter *driving;  // of the thread that reads
     int polling;                 // it is about to sleep, or does: interrupt it if need be
     int read_first;              // it would not sleep: the last read was full
@@ -11103,7 +11104,7 @@ static void rvd_stream_rouse_locked(revdial_session *s, rvd_stream_waiter *w)
         return;
     }
     w->is_let_go = 1;
-    if (s->loop_reads) {
+    if (s->collects) {
         *s->roused_end = w;
         s->roused_end = &w->next_roused;
     } else {
@@ -11809,6 +11810,18 @@ static void rvd_stream_pend_run(revdial_session *s)
     } while (pend);
 }
 
+// The same between two events of a read. Nobody stays asleep for the owner's callbacks.
+static void rvd_stream_pend_run_locked(revdial_session *s)
+{
+    rvd_stream_waiter *roused = rvd_stream_roused_take_locked(s);
+    s->collects = 0;
+    pthread_mutex_unlock(&s->lock);
+    rvd_stream_roused_go(roused);
+    rvd_stream_pend_run(s);
+    pthread_mutex_lock(&s->lock);
+    s->collects = 1;
+}
+
 // All events of one read. The lock is released where the owner has to act before the rest.
 static void rvd_stream_feed_locked(revdial_session *s, const unsigned char *p, size_t len)
 {
@@ -11816,14 +11829,25 @@ static void rvd_stream_feed_locked(revdial_session *s, const unsigned char *p, s
     while (at < len && s->state < RVD_STREAM_LINGER) {
         ptrdiff_t used = revdial_engine_input(s->engine, p + at, len - at, rvd_loop_now(s->loop));
         rvd_stream_events_locked(s);
-        if (s->pend || !rvd_base_link_is_alone(&s->dials_over)) {
-            pthread_mutex_unlock(&s->lock);
-            rvd_stream_pend_run(s);
-            pthread_mutex_lock(&s->lock);
-        }
+        if (s->pend || !rvd_base_link_is_alone(&s->dials_over)) rvd_stream_pend_run_locked(s);
         if (used < 0) return;
         at += (size_t)used;
     }
+}
+
+// What came with a new session. Its caller has set loop_reads before the session could be up, so
+// that no thread reads what follows before this is in.
+static void rvd_stream_feed_early(revdial_session *s, const unsigned char *p, size_t len)
+{
+    rvd_stream_waiter *roused;
+    pthread_mutex_lock(&s->lock);
+    s->collects = 1;
+    rvd_stream_feed_locked(s, p, len);
+    s->loop_reads = s->collects = 0;
+    roused = rvd_stream_roused_take_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    rvd_stream_roused_go(roused);
+    rvd_stream_pend_run(s);
 }
 
 // The loop is about to read. Not while a thread does.
@@ -11832,7 +11856,7 @@ static int rvd_stream_loop_claims(revdial_session *s)
     int claimed;
     pthread_mutex_lock(&s->lock);
     claimed = s->reader == RVD_STREAM_BY_LOOP;
-    s->loop_reads = claimed;
+    s->loop_reads = s->collects = claimed;
     pthread_mutex_unlock(&s->lock);
     return claimed;
 }
@@ -11887,7 +11911,7 @@ static int rvd_stream_read_once(revdial_session *s)
         rvd_stream_broken_locked(s, &err);
     }
     if (!is_wanting && s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
-    s->loop_reads = 0;
+    s->loop_reads = s->collects = 0;
     roused = rvd_stream_roused_take_locked(s);
     pthread_mutex_unlock(&s->lock);
     rvd_stream_roused_go(roused);
@@ -12098,7 +12122,7 @@ static ptrdiff_t rvd_stream_drive_wait(revdial_session *s, const struct iovec *i
     r = rvd_sys_poll(p, 2, timeout_ms);
     if (r < 0) return r;
     *room = wants_room && p[0].revents & (POLLOUT | POLLERR | POLLHUP);
-    return p[0].revents & (POLLIN | POLLERR | POLLHUP) ? rvd_stream_drive_recv(s, iov) : -EAGAIN;
+    return p[0].revents & ~POLLOUT ? rvd_stream_drive_recv(s, iov) : -EAGAIN;
 }
 
 // Bytes that a thread has read.
@@ -12205,7 +12229,8 @@ static void rvd_stream_drive_end_locked(revdial_session *s)
         s->lease_armed = 1;
         rvd_stream_kick_locked(s);
     }
-    if (s->closing) rvd_stream_kick_locked(s);
+    // The end goes on: the loop waited for us to go, or we have seen the room for the last frames.
+    if (s->closing || s->state != RVD_STREAM_UP) rvd_stream_kick_locked(s);
 }
 
 // Reads for all until w is woken, or somebody else should read. Returns 0 or -ETIMEDOUT.
@@ -14274,14 +14299,12 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
         revdial_session_unref(s);
     } else {
         pthread_mutex_lock(&s->lock);
+        s->loop_reads = 1;
         rvd_stream_events_locked(s);
         pthread_mutex_unlock(&s->lock);
         rvd_stream_pend_run(s);
         if (!a->is_upgraded) rvd_proxy_waiting_begin(p, s);
-        pthread_mutex_lock(&s->lock);
-        if (a->early_len) rvd_stream_feed_locked(s, a->early, a->early_len);
-        pthread_mutex_unlock(&s->lock);
-        rvd_stream_pend_run(s);
+        rvd_stream_feed_early(s, a->early, a->early_len);
     }
     rvd_base_wipe(a->early, a->early_len);
     rvd_base_free(&heap, a, sizeof *a + a->early_len);
