@@ -2105,7 +2105,7 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_CHUNK_MIN 256u       // an unread byte must not cost a page
 #define RVD_MUX_CHUNK_MAX 16384u     // and a full window not a thousand blocks
 #define RVD_MUX_OUT_CHUNK 65536u     // holds our largest frame with its header
-#define RVD_MUX_SPARES 4194304u      // bytes kept of each size while bytes move
+#define RVD_MUX_SPARES 1048576u      // bytes kept of each size while bytes move
 #define RVD_MUX_OUT_LEAST 4096u      // less would stop the writers
 #define RVD_MUX_OUT_MAX 262144u      // default of revdial_engine_set_output_max()
 #define RVD_MUX_SPARSE_BYTES 1024u   // a write this small need not wait for its turn
@@ -10457,8 +10457,10 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 // Start at rvd_stream_session_run(), then revdial_read().
 // ================================================================================================
 
-#define RVD_STREAM_IOV 16          // vectors per send: eight frames of a burst with their headers
-#define RVD_STREAM_ROUNDS 8        // reads or sends in a row before others get their turn
+#define RVD_STREAM_IOV 16     // vectors per send: eight frames of a burst with their headers
+#define RVD_STREAM_ROUNDS 8   // reads or sends in a row before others get their turn
+#define RVD_STREAM_LEND 8192  // less is copied faster than it is lent
+#define RVD_STREAM_RECALL_US 10000
 #define RVD_STREAM_SPILL 16384     // of a thread's read: enough for a burst of small frames
 #define RVD_STREAM_SPILL_LESS 512  // beside much of its own: headers, but little that gets copied
 #define RVD_STREAM_SOON_US 200     // a thread that reads again so soon
@@ -12556,6 +12558,37 @@ ptrdiff_t revdial_read(revdial_stream *st, void *buf, size_t len)
     return revdial_readv(st, &iov, 1);
 }
 
+// The caller's memory is needed no more. Where there is none to copy it to, that has to wait until
+// it has been sent, or the descriptor is closed.
+static void rvd_stream_recall_locked(revdial_stream *st)
+{
+    revdial_session *s = st->session;
+    while (revdial_engine_recall(s->engine, st->id) != 0 && s->state != RVD_STREAM_DOWN) {
+        rvd_sys_latch never;
+        if (rvd_sys_latch_init(&never) < 0) continue;
+        pthread_mutex_unlock(&s->lock);
+        rvd_sys_latch_wait(&never, rvd_sys_now_us() + RVD_STREAM_RECALL_US);
+        rvd_sys_latch_free(&never);
+        pthread_mutex_lock(&s->lock);
+        rvd_stream_flush_locked(s);
+    }
+}
+
+// Takes what may be sent now. A large piece is sent from where it lies if nobody is sending, and
+// copied only if the socket does not take all of it.
+static ptrdiff_t rvd_stream_put_locked(revdial_stream *st, const uint8_t *data, size_t len)
+{
+    revdial_session *s = st->session;
+    ptrdiff_t n;
+    if (len < RVD_STREAM_LEND || s->sending || s->blocked || s->wire)
+        return revdial_engine_write(s->engine, st->id, data, len);
+    n = revdial_engine_lend(s->engine, st->id, data, len);
+    if (n <= 0) return n;
+    rvd_stream_flush_locked(s);
+    rvd_stream_recall_locked(st);
+    return n;
+}
+
 // Writers of one stream take turns, so that a call's bytes stay together however often it waits.
 static int rvd_stream_write_begin_locked(revdial_stream *st)
 {
@@ -12585,7 +12618,7 @@ ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
         const uint8_t *at = iov[i].iov_base;
         size_t left = iov[i].iov_len;
         do {
-            n = revdial_engine_write(s->engine, st->id, at, left);
+            n = rvd_stream_put_locked(st, at, left);
             if (n > 0) {
                 at += n;
                 left -= (size_t)n;
