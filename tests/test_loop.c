@@ -1462,6 +1462,48 @@ TEST(U36_after_a_jump_of_the_clock_a_periodic_timer_runs_once_a_pass)
     fault_clear();
 }
 
+TEST(polling_stops_when_it_does_not_pay_and_comes_back_when_waits_are_short)
+{
+    rvd_loop_spin p = {50, 0};
+    int waits = 0;
+    CHECK(rvd_loop_spin_pays(&p));
+    for (int i = 0; i < 1000; i++) rvd_loop_spin_learn(&p, 50);
+    CHECK_INT(p.score, RVD_LOOP_SPIN_MOST);  // a good past is soon outweighed
+    for (; rvd_loop_spin_pays(&p); waits++) rvd_loop_spin_learn(&p, 51);
+    CHECK_INT(waits, RVD_LOOP_SPIN_MOST / 2 + 1);
+    for (int i = 0; i < 1000; i++) rvd_loop_spin_learn(&p, 3600000000LL);
+    CHECK_INT(p.score, RVD_LOOP_SPIN_LEAST);  // and so is a bad one
+    for (waits = 0; !rvd_loop_spin_pays(&p); waits++) rvd_loop_spin_learn(&p, 0);
+    CHECK_INT(waits, -RVD_LOOP_SPIN_LEAST);
+    p.limit_us = 0;
+    CHECK(!rvd_loop_spin_pays(&p));
+}
+
+TEST(polling_ends_with_its_time_and_gives_way_to_whoever_wants_the_core)
+{
+    rvd_loop_spin p = {50, 0};
+    int64_t begun = 999999, last = begun;
+    for (int us = 10; us < 50; us += 10) {
+        atomic_store(&fault_now_us, 1000000 + us);
+        CHECK(rvd_loop_spin_on(&p, begun, &last));
+    }
+    atomic_store(&fault_now_us, 1000050);
+    CHECK(!rvd_loop_spin_on(&p, begun, &last));
+    CHECK_INT(p.score, 0);  // the time is up; that is no sign of a crowd
+    last = begun = rvd_sys_now_us();
+    atomic_fetch_add(&fault_now_us, RVD_LOOP_SPIN_PAUSE_US + 1);
+    CHECK(!rvd_loop_spin_on(&p, begun, &last));
+    CHECK_INT(p.score, RVD_LOOP_SPIN_CROWDED);
+    rvd_loop_spin_learn(&p, 1000);
+    CHECK_INT(p.score, RVD_LOOP_SPIN_CROWDED);  // long waits make it no worse
+    for (int i = 0; i < -RVD_LOOP_SPIN_CROWDED; i++) {
+        CHECK(!rvd_loop_spin_pays(&p));
+        rvd_loop_spin_learn(&p, 0);
+    }
+    CHECK(rvd_loop_spin_pays(&p));
+    fault_clear();
+}
+
 TEST(the_wait_is_rounded_up_and_bounded)
 {
     static const struct {
