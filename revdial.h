@@ -12072,8 +12072,9 @@ void revdial_session_kill(revdial_session *s)
 //     THREAD --goes, and has been back soon some times in a row--> LEASE
 //     LEASE --none came for a lease; another waits; a stream ends; a relay begins--> LOOP
 //
-// The lease saves the two system calls per message that mute and unmute the loop. What comes in
-// while it runs is read up to two leases late; nobody waits for it, or that thread would read.
+// The lease saves the two system calls per message that mute and unmute the loop. No thread waits
+// while it runs, but a stream that the peer opens then, or the answer to an asynchronous dial, is
+// read up to two leases late. tests/test_reader_model.c goes through all interleavings of this.
 
 // Is it for a thread to read? Where several wait the loop reads for all of them in one call.
 static int rvd_stream_may_drive_locked(revdial_session *s)

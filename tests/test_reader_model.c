@@ -1,0 +1,450 @@
+// Who reads a session's socket: every interleaving of the algorithm above "who reads" in revdial.h,
+// for the loop and two threads that read, each its own stream, of one session.
+//
+// A step is what happens under one hold of the session's lock, or one system call without it. The
+// comment at each step names the function it stands for. The search is breadth first over all
+// states, so that the trace to a broken invariant is a shortest one. Each mutation leaves out one
+// thing that the algorithm does, and the search has to find what that breaks. No thread runs here,
+// as in the suites with REVDIAL_NO_RUNTIME.
+#include "test.h"
+
+enum { THREADS = 2, ARRIVALS = 3 };
+
+typedef enum reader { LOOP, THREAD, LEASE } reader;
+typedef enum loop_at { ASLEEP, RUN, CLAIMED, READ, LET_GO } loop_at;
+typedef enum thread_at { AWAY, POLLS, RECEIVES, HAS_READ, SLEEPS, HURRIES } thread_at;
+
+// Sets of streams are bits: 1 << thread.
+typedef struct thread_state {
+    unsigned at : 3;
+    unsigned waits : 1;      // its waiter is known to the session
+    unsigned woken : 1;      // rvd_stream_waiter.woken
+    unsigned is_let_go : 1;  // .is_let_go
+    unsigned latch : 1;      // open
+    unsigned holds : 2;      // what a thread that reads has received
+} thread_state;
+
+typedef struct state {
+    thread_state t[THREADS];
+    unsigned socket : 2;    // streams for which bytes are in the socket
+    unsigned unread : 2;    // streams with bytes in their chunks
+    unsigned arrivals : 2;  // still to come
+    unsigned reader : 2;
+    unsigned edge : 1;  // epoll has something to report to the loop
+    unsigned muted : 1;
+    unsigned loop : 3;
+    unsigned loop_reads : 1;
+    unsigned loop_holds : 2;
+    unsigned roused : 2;  // waiters collected, to be let go without the lock
+    unsigned going : 2;   // the same once taken from the list
+    unsigned polling : 1;
+    unsigned notified : 1;  // the interrupt's eventfd
+    unsigned kick : 1;
+    unsigned lease_armed : 1;
+    unsigned lease_timer : 1;
+    unsigned drove : 1;   // since the lease began
+    unsigned sinks : 1;   // a relay runs: the session needs the loop
+    unsigned rouses : 1;  // somebody may still wake a thread for another reason
+} state;
+
+enum mutation {
+    NONE,
+    UNMUTE_WITHOUT_EDGE,    // EPOLL_CTL_MOD did not report what is there already
+    DRIVE_BESIDE_THE_LOOP,  // may_drive() does not look at loop_reads
+    LOOP_BESIDE_A_THREAD,   // loop_claims() does not look at reader
+    LOSE_THE_ROUSED,        // read_once() takes the list only when it has read something
+    NO_INTERRUPT,           // who wakes a thread that polls does not write to its eventfd
+    LEASE_WITHOUT_TIMER,    // drive_end() asks for no lease
+    LEASE_FOR_SEVERAL,      // drive_end() does not look whether others wait
+    SLEEP_IN_A_LEASE,       // sleep() does not give the socket back to the loop
+    LEAVE_BEFORE_LATCH,     // sleep() does not wait for a latch that is yet to be opened
+    RELAY_WITHOUT_WATCH,    // sink_set() does not end a lease
+    MUTATIONS
+};
+
+static const char *const mutation_names[MUTATIONS] = {"none",
+                                                      "unmute without edge",
+                                                      "drive beside the loop",
+                                                      "loop beside a thread",
+                                                      "lose the roused",
+                                                      "no interrupt",
+                                                      "lease without timer",
+                                                      "lease for several",
+                                                      "sleep in a lease",
+                                                      "leave before latch",
+                                                      "relay without watch"};
+
+static enum mutation mutated;
+
+// ------------------------------------------------------------------------------------------------
+// The algorithm
+
+static unsigned waiting(const state *s)
+{
+    return s->t[0].waits + s->t[1].waits;
+}
+
+// rvd_stream_watch_locked()
+static void watch(state *s)
+{
+    if (s->reader == LOOP) return;
+    s->reader = LOOP;
+    s->muted = 0;
+    if (s->socket && mutated != UNMUTE_WITHOUT_EDGE) s->edge = 1;
+}
+
+// rvd_stream_interrupt_locked()
+static void interrupt(state *s)
+{
+    if (!s->polling || mutated == NO_INTERRUPT) return;
+    s->polling = 0;
+    s->notified = 1;
+}
+
+static int is_driving(const thread_state *t)
+{
+    return t->at == POLLS || t->at == RECEIVES || t->at == HAS_READ;
+}
+
+// rvd_stream_rouse_locked()
+static void rouse(state *s, int k)
+{
+    thread_state *t = &s->t[k];
+    if (t->woken) return;
+    t->woken = 1;
+    if (is_driving(t)) {
+        interrupt(s);
+        return;
+    }
+    t->is_let_go = 1;
+    if (s->loop_reads)
+        s->roused |= 1u << k;
+    else
+        t->latch = 1;
+}
+
+// The engine's events of what was received: rvd_stream_deliver_locked()
+static void deliver(state *s, unsigned streams)
+{
+    for (int k = 0; k < THREADS; k++) {
+        if (!(streams & 1u << k)) continue;
+        if (s->t[k].waits)
+            rouse(s, k);
+        else
+            s->unread |= 1u << k;
+    }
+}
+
+// rvd_stream_may_drive_locked(); `crowd` is a choice of the search
+static int may_drive(const state *s)
+{
+    if (s->reader == THREAD || s->sinks || waiting(s) > 1) return 0;
+    return !s->loop_reads || mutated == DRIVE_BESIDE_THE_LOOP;
+}
+
+// rvd_stream_drive_begin_locked() and the first half of drive_step
+static void drive(state *s, int k)
+{
+    s->muted = 1;
+    s->reader = THREAD;
+    s->drove = 1;
+    s->polling = 1;
+    s->t[k].at = POLLS;
+}
+
+// rvd_stream_drive_end_locked(); is_hot is a choice of the search
+static void drive_end(state *s, int is_hot)
+{
+    s->reader = LEASE;
+    if (!is_hot || s->sinks || (waiting(s) > 1 && mutated != LEASE_FOR_SEVERAL)) {
+        watch(s);
+    } else if (!s->lease_armed && mutated != LEASE_WITHOUT_TIMER) {
+        s->lease_armed = 1;
+        s->kick = 1;
+    }
+}
+
+static void forget(state *s, int k)
+{
+    thread_state none = {0};
+    s->t[k] = none;
+}
+
+// rvd_stream_sleep_locked(), where it does not drive
+static void sleep_on(state *s, int k)
+{
+    if (s->reader == LEASE && mutated != SLEEP_IN_A_LEASE) watch(s);
+    s->t[k].at = SLEEPS;
+}
+
+// The same at its end
+static void sleep_end(state *s, int k)
+{
+    thread_state *t = &s->t[k];
+    if (t->is_let_go && !t->latch && mutated != LEAVE_BEFORE_LATCH)
+        t->at = HURRIES;
+    else
+        forget(s, k);
+}
+
+// ------------------------------------------------------------------------------------------------
+// The search
+
+typedef struct node {
+    state s;
+    uint32_t from;  // index of the node before, itself at the start
+    const char *step;
+} node;
+
+enum { NODES = 1 << 21, TABLE = 1 << 22 };
+static node *nodes;
+static uint32_t *table;
+static uint32_t count, here;
+static int internal;  // steps out of this state that need nothing from outside
+static const char *broken;
+
+static uint64_t hash(const state *s)
+{
+    uint64_t h = 1469598103934665603u;
+    const unsigned char *p = (const unsigned char *)s;
+    for (size_t i = 0; i < sizeof *s; i++) h = (h ^ p[i]) * 1099511628211u;
+    return h ^ h >> 29;
+}
+
+static void reach(const state *s, const char *step)
+{
+    uint64_t at = hash(s) % TABLE;
+    while (table[at]) {
+        if (memcmp(&nodes[table[at] - 1].s, s, sizeof *s) == 0) return;
+        at = (at + 1) % TABLE;
+    }
+    if (count == NODES) {
+        broken = "more states than there is room for";
+        return;
+    }
+    nodes[count].s = *s;
+    nodes[count].from = here;
+    nodes[count].step = step;
+    table[at] = ++count;
+}
+
+#define STEP(name, ...) \
+    do { \
+        state s = *from; \
+        __VA_ARGS__ \
+        internal++; \
+        reach(&s, name); \
+    } while (0)
+
+// rvd_loop_pass(), rvd_stream_on_io(), read_once(), on_kick(), on_lease()
+static void loop_steps(const state *from)
+{
+    if (from->loop == ASLEEP && from->edge)
+        STEP("loop: woken by the socket", {
+            s.edge = 0;
+            s.loop = RUN;
+        });
+    if (from->loop == ASLEEP && from->kick)
+        STEP("loop: kicked", {
+            s.kick = 0;
+            if (s.lease_armed && !s.lease_timer) {
+                s.lease_timer = 1;
+                s.drove = 0;
+            }
+        });
+    if (from->loop == ASLEEP && from->lease_timer)
+        STEP("loop: the lease ends", {
+            s.lease_armed = s.reader != LOOP && s.drove;
+            if (s.reader == LEASE && !s.lease_armed) watch(&s);
+            s.lease_timer = s.lease_armed;
+            s.drove = 0;
+        });
+    if (from->loop == RUN)
+        STEP("loop: claims", {
+            s.loop_reads = s.reader == LOOP || mutated == LOOP_BESIDE_A_THREAD;
+            s.loop = s.loop_reads ? CLAIMED : ASLEEP;
+        });
+    if (from->loop == CLAIMED)
+        STEP("loop: reads", {
+            s.loop_holds = s.socket;
+            s.socket = 0;
+            s.loop = READ;
+        });
+    if (from->loop == READ)
+        STEP("loop: handles what it has read", {
+            unsigned had = s.loop_holds;
+            s.loop_holds = 0;
+            deliver(&s, had);
+            s.loop_reads = 0;
+            if (had || mutated != LOSE_THE_ROUSED) {
+                s.going = s.roused;
+                s.roused = 0;
+            }
+            s.loop = LET_GO;
+        });
+    for (int k = 0; k < THREADS && from->loop == LET_GO; k++) {
+        if (!(from->going & 1u << k)) continue;
+        STEP("loop: lets a thread go", {
+            if (!s.t[k].waits) broken = "a waiter that is gone was let go";
+            s.going &= ~(1u << k) & 3;
+            s.t[k].latch = 1;
+        });
+    }
+    if (from->loop == LET_GO && !from->going) STEP("loop: done", { s.loop = ASLEEP; });
+}
+
+static void thread_steps(const state *from, int k)
+{
+    const thread_state *t = &from->t[k];
+    if (t->at == POLLS && (from->socket || from->notified))
+        STEP("thread: poll returns", { s.t[k].at = from->socket ? RECEIVES : HAS_READ; });
+    if (t->at == RECEIVES)
+        STEP("thread: receives", {
+            s.t[k].holds = s.socket;
+            s.socket = 0;
+            s.t[k].at = HAS_READ;
+        });
+    for (int is_hot = 0; is_hot < 2 && t->at == HAS_READ; is_hot++)
+        STEP("thread: handles it", {
+            unsigned had = s.t[k].holds;
+            s.t[k].holds = 0;
+            if (!s.polling) s.notified = 0;
+            s.polling = 0;
+            deliver(&s, had);
+            if (!s.t[k].woken && !s.sinks) {
+                drive(&s, k);
+            } else {
+                drive_end(&s, is_hot);
+                if (s.t[k].woken)
+                    sleep_end(&s, k);
+                else
+                    sleep_on(&s, k);
+            }
+        });
+    if (t->at == SLEEPS && t->latch) STEP("thread: was let go", { sleep_end(&s, k); });
+    if (t->at == HURRIES && t->latch) STEP("thread: was let go late", { forget(&s, k); });
+}
+
+// What comes from outside, and may or may not.
+static void outer_steps(const state *from)
+{
+    int before = internal;
+    for (int k = 0; k < THREADS; k++) {
+        const thread_state *t = &from->t[k];
+        if (from->arrivals)
+            STEP("bytes arrive", {
+                s.arrivals--;
+                s.socket |= 1u << k;
+                if (!s.muted) s.edge = 1;
+            });
+        for (int crowd = 0; crowd < 2 && t->at == AWAY; crowd++)
+            STEP("thread: reads", {
+                if (s.unread & 1u << k) {
+                    s.unread &= ~(1u << k) & 3;
+                } else {
+                    s.t[k].waits = 1;
+                    if (!crowd && may_drive(&s))
+                        drive(&s, k);
+                    else
+                        sleep_on(&s, k);
+                }
+            });
+        for (int is_hot = 0; is_hot < 2 && t->at == POLLS; is_hot++)
+            STEP("thread: its deadline passes in poll", {
+                if (!s.polling) s.notified = 0;
+                s.polling = 0;
+                drive_end(&s, is_hot);
+                sleep_end(&s, k);
+            });
+        if (t->at == SLEEPS && !t->latch)
+            STEP("thread: its deadline passes", {
+                s.t[k].woken = 1;
+                sleep_end(&s, k);
+            });
+        if (from->rouses && t->waits)
+            STEP("somebody wakes the thread", {
+                s.rouses = 0;
+                rouse(&s, k);
+            });
+    }
+    if (!from->sinks)
+        STEP("a relay begins", {
+            s.sinks = 1;
+            if (s.reader == THREAD)
+                interrupt(&s);
+            else if (mutated != RELAY_WITHOUT_WATCH)
+                watch(&s);
+        });
+    internal = before;
+}
+
+static void judge(const state *s)
+{
+    int reads = s->loop == CLAIMED;
+    for (int k = 0; k < THREADS; k++) {
+        const thread_state *t = &s->t[k];
+        reads += t->at == RECEIVES;
+        if (t->waits && !t->woken && s->unread & 1u << k)
+            broken = "a thread waits for what is in its chunks";
+        if (!internal && t->woken) broken = "a thread was woken and sleeps for ever";
+        if (s->reader == LEASE && t->at == SLEEPS && !t->woken)
+            broken = "a thread waits while nobody looks at the socket";
+    }
+    if (reads > 1) broken = "two read at one time";
+    if (!internal && s->socket) broken = "bytes wait in the socket and nobody will look";
+    if (s->sinks && s->reader == LEASE) broken = "a relay runs while nobody looks at the socket";
+    if (!internal && s->sinks && s->reader != LOOP) broken = "a relay runs beside a thread";
+}
+
+static void trace(uint32_t at, int depth)
+{
+    if (nodes[at].from != at && depth < 60) trace(nodes[at].from, depth + 1);
+    printf("      %s\n", nodes[at].step);
+}
+
+// Returns what is broken, or NULL.
+static const char *search(enum mutation m)
+{
+    state start;
+    memset(&start, 0, sizeof start);
+    start.arrivals = ARRIVALS;
+    start.rouses = 1;
+    mutated = m;
+    broken = NULL;
+    memset(table, 0, TABLE * sizeof *table);
+    count = here = 0;
+    reach(&start, "start");
+    for (here = 0; here < count && !broken; here++) {
+        internal = 0;
+        loop_steps(&nodes[here].s);
+        for (int k = 0; k < THREADS; k++) thread_steps(&nodes[here].s, k);
+        outer_steps(&nodes[here].s);
+        if (!broken) judge(&nodes[here].s);
+        if (broken && m == NONE) trace(here, 0);
+    }
+    return broken;
+}
+
+TEST(whoever_reads_no_byte_and_no_thread_is_left_behind)
+{
+    const char *what = search(NONE);
+    if (what) test_fail(__FILE__, __LINE__, "%s, after %u states", what, count);
+    CHECK(count > 10000);
+    printf("      %u states\n", count);
+}
+
+TEST(each_thing_that_the_algorithm_does_is_needed)
+{
+    for (int m = NONE + 1; m < MUTATIONS; m++) {
+        const char *what = search((enum mutation)m);
+        if (!what) test_fail(__FILE__, __LINE__, "%s: nothing breaks", mutation_names[m]);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    nodes = calloc(NODES, sizeof *nodes);
+    table = calloc(TABLE, sizeof *table);
+    if (!nodes || !table) return 1;
+    return test_main(argc, argv);
+}
