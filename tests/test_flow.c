@@ -848,6 +848,49 @@ TEST(bytes_that_come_one_by_one_are_kept_together)  // C30, 56
     rig_end(r);
 }
 
+static void feed_header(rig *r, uint32_t id, uint8_t len)
+{
+    uint8_t h[12] = {
+        0, 0, 0, 0,  (uint8_t)(id >> 24), (uint8_t)(id >> 16), (uint8_t)(id >> 8), (uint8_t)id,
+        0, 0, 0, len};
+    revdial_event ev;
+    CHECK_INT(revdial_engine_input(r->e, h, sizeof h, r->now), sizeof h);
+    while (revdial_engine_event(r->e, &ev)) continue;
+}
+
+TEST(what_is_expected_is_read_where_it_was_received)
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    uint32_t id = rig_id(r, 1, 1);
+    uint8_t buf[100], other[100];
+    revdial_event ev;
+    rig_frame(r, WIRE_CREDIT, WIRE_SYN, id, 0);
+    CHECK_INT(revdial_engine_accept(r->e, id), 0);
+    CHECK_INT(revdial_engine_expected(r->e, id), 0);
+    feed_header(r, id, 100);
+    CHECK_INT(revdial_engine_expected(r->e, id), 100);
+    CHECK_INT(revdial_engine_expected(r->e, id + 2), 0);
+    for (int i = 0; i < 100; i++) buf[i] = (uint8_t)i;
+    CHECK_INT(revdial_engine_input(r->e, buf, 40, r->now), 40);
+    CHECK(revdial_engine_event(r->e, &ev) && ev.type == REVDIAL_EV_READABLE && ev.id == id);
+    CHECK_INT(revdial_engine_read(r->e, id, buf, sizeof buf), 40);
+    for (int i = 0; i < 40; i++) CHECK_INT(buf[i], i);
+    while (revdial_engine_event(r->e, &ev)) continue;
+    CHECK_INT(revdial_engine_expected(r->e, id), 60);
+    CHECK_INT(revdial_engine_input(r->e, buf + 40, 60, r->now), 60);
+    while (revdial_engine_event(r->e, &ev)) continue;
+    feed_header(r, id, 10);
+    CHECK_INT(revdial_engine_expected(r->e, id), 0);  // 60 unread bytes come first
+    CHECK_INT(revdial_engine_read(r->e, id, other, sizeof other), 60);
+    CHECK(memcmp(other, buf + 40, 60) == 0);
+    CHECK_INT(revdial_engine_expected(r->e, id), 10);
+    CHECK_INT(revdial_engine_reset(r->e, id, 0), 0);
+    CHECK_INT(revdial_engine_expected(r->e, id), 0);
+    rig_end(r);
+}
+
 TEST(an_unread_byte_does_not_cost_a_page)
 {
     enum { STREAMS = 1000 };

@@ -110,6 +110,106 @@ TEST(a_descriptor_closed_behind_a_thread_that_reads_is_a_lost_session)
     world_close(&w);
 }
 
+// ------------------------------------------------------------------------------------------------
+// Everything at once, on one session: threads that read, poll, give up and try again, and relays
+// that take the socket back to the loop.
+
+enum { CROWD = 5, CROWD_ROUNDS = 60 };
+
+typedef struct member {
+    world *w;
+    unsigned seed;
+    atomic_int bad;
+} member;
+
+// Reads what is there as the round asks for it. Returns bytes, or what ended it.
+static ptrdiff_t member_read(revdial_stream *st, int fd, unsigned way, uint8_t *buf, size_t len)
+{
+    revdial_pollfd item = {st, -1, POLLIN, 0};
+    ptrdiff_t n;
+    if (way == 1) return raw_read(fd, buf, len);
+    if (way == 2 && revdial_poll(&item, 1, UTIL_WAIT_MS) != 1) return REVDIAL_ETIMEDOUT;
+    do {
+        revdial_deadline(st, REVDIAL_RD, way == 3 ? 1 : UTIL_WAIT_MS);
+        n = revdial_read(st, buf, len);
+    } while (n == REVDIAL_ETIMEDOUT && way == 3);
+    return n;
+}
+
+static int member_round(member *m, unsigned round)
+{
+    unsigned way = (m->seed + round) % 4;
+    size_t size = 1 + (m->seed * 7919u + round * 104729u) % 40000u, got = 0;
+    static _Thread_local uint8_t out[40000], in[40000];
+    revdial_stream *st = world_dial(m->w, "echo", 0, NULL);
+    int fd = -1, ok;
+    if (!st) return 0;
+    util_fill(out, size, round, m->seed);
+    if (way == 1 && (fd = revdial_stream_fd(st)) < 0) return 0;
+    ok = fd >= 0 ? raw_send(fd, out, size) : revdial_write(st, out, size) == (ptrdiff_t)size;
+    while (ok && got < size) {
+        ptrdiff_t n = member_read(st, fd, way, in + got, size - got);
+        if (n <= 0) break;
+        got += (size_t)n;
+    }
+    if (fd >= 0)
+        close(fd);
+    else
+        revdial_close(st);
+    return got == size && memcmp(in, out, size) == 0;
+}
+
+static void *member_run(void *arg)
+{
+    member *m = arg;
+    for (unsigned round = 0; round < CROWD_ROUNDS; round++)
+        if (!member_round(m, round)) atomic_fetch_add(&m->bad, 1);
+    return NULL;
+}
+
+TEST(threads_polls_and_relays_share_a_session_and_no_byte_is_lost)
+{
+    world w;
+    world_init(&w);
+    w.pcfg.common.spin_us = 20;
+    if (world_open(&w)) {
+        member m[CROWD];
+        pthread_t t[CROWD];
+        for (unsigned i = 0; i < CROWD; i++) {
+            m[i].w = &w;
+            m[i].seed = i;
+            atomic_init(&m[i].bad, 0);
+            t[i] = util_thread(member_run, &m[i]);
+        }
+        for (int i = 0; i < CROWD; i++) {
+            pthread_join(t[i], NULL);
+            CHECK_INT(atomic_load(&m[i].bad), 0);
+        }
+    }
+    world_close(&w);
+}
+
+TEST(large_writes_from_the_callers_memory_arrive_as_they_are)
+{
+    enum { SIZE = 3000000, ROUNDS = 5 };
+    world w;
+    world_init(&w);
+    if (world_open(&w)) {
+        for (unsigned round = 0; round < ROUNDS; round++) {
+            revdial_stream *st = world_dial(&w, "bulk-sink", 0, NULL);
+            char ok[2] = "";
+            CHECK_INT(util_write_bulk(st, SIZE), SIZE);
+            revdial_shutdown(st, REVDIAL_WR);
+            CHECK_INT(util_read_all(st, ok, 2), 2);
+            revdial_close(st);
+            CHECK(util_gate_wait(&w.ended, (int)round + 1));
+            CHECK_INT(world_last(&w).bytes, SIZE);
+            CHECK_INT(world_last(&w).is_bad, 0);
+        }
+    }
+    world_close(&w);
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);
