@@ -13341,6 +13341,7 @@ int revdial_stream_fd(revdial_stream *st)
 #define RVD_PROXY_PAUSE_US 100000        // after EMFILE: the connections wait in the kernel's queue
 #define RVD_PROXY_TRIES 4                // more sessions that one dial asks, where that is safe
 #define RVD_PROXY_BUCKETS 256            // of the table of names
+#define RVD_PROXY_SOURCE_BUCKETS 16384   // hashes of sources: strangers seldom share one
 #define RVD_PROXY_AUTH_THREADS 16        // hooks that may block at the same time
 #define RVD_PROXY_STREAM_THREADS 1024
 #define RVD_PROXY_NONCES 65536        // challenges that may wait for their answer
@@ -13438,9 +13439,9 @@ struct revdial_proxy {
     uint64_t nonces;                           // made so far
     uint8_t nonce_used[RVD_PROXY_NONCES / 8];  // bits, of the latest of them
     rvd_proxy_source *sources;                 // NULL until somebody fails
-    uint16_t sessions_of[RVD_PROXY_BUCKETS];   // by the hash of their source
+    uint16_t sessions_of[RVD_PROXY_SOURCE_BUCKETS];   // by the hash of their source
     rvd_base_link waiting;                     // sessions whose request is not complete, by age
-    uint16_t waiting_of[RVD_PROXY_BUCKETS];    // by the hash of their source
+    uint16_t waiting_of[RVD_PROXY_SOURCE_BUCKETS];    // by the hash of their source
     rvd_base_bucket stranger_lines;            // of the log
     unsigned stranger_lines_left_out;
     rvd_proxy_name *names[RVD_PROXY_BUCKETS];
@@ -13498,7 +13499,7 @@ static uint64_t rvd_proxy_hash(const void *data, size_t len, uint64_t h)
 // Of a source, in a way that nobody outside can foresee.
 static size_t rvd_proxy_bucket(const revdial_proxy *p, uint64_t source)
 {
-    return (size_t)(rvd_proxy_hash(&source, sizeof source, p->seed) % RVD_PROXY_BUCKETS);
+    return (size_t)(rvd_proxy_hash(&source, sizeof source, p->seed) % RVD_PROXY_SOURCE_BUCKETS);
 }
 
 static rvd_proxy_name **rvd_proxy_slot(revdial_proxy *p, const char *name)
@@ -14424,7 +14425,7 @@ static int rvd_proxy_launch(revdial_proxy *p, revdial_session *s, const revdial_
 static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p)
 {
     size_t most = 0;
-    for (size_t i = 1; i < RVD_PROXY_BUCKETS; i++)
+    for (size_t i = 1; i < RVD_PROXY_SOURCE_BUCKETS; i++)
         if (p->waiting_of[i] > p->waiting_of[most]) most = i;
     for (rvd_base_link *l = p->waiting.next; l != &p->waiting; l = l->next) {
         revdial_session *s = RVD_BASE_OWNER(l, revdial_session, asking);
