@@ -731,7 +731,7 @@ typedef struct revdial_common {
     // are that short and the core is not wanted otherwise. 20 to 100 where a round trip on this
     // machine or rack matters more than processor time; 0 = never
     unsigned spin_us;
-    // Agent: for https:// and wss://. Proxy: for all its listeners but unix:. Must outlive both.
+    // Agent: for https:// and wss://. Proxy: for `listen`, except unix:. Must outlive both.
     const revdial_tls *tls;
 } revdial_common;
 
@@ -759,15 +759,17 @@ typedef struct revdial_session_info {
 // ================================================================================================
 
 // A port for clients. Each connection to it becomes a stream, dialled and joined by the I/O threads
-// without a thread of its own. One that cannot be has its connection reset.
+// without a thread of its own. One that cannot be has its connection reset (a unix socket: closed).
 typedef struct revdial_expose {
     const char *listen;  // "host:port" or "unix:/path"; port 0 = any, see revdial_proxy_address()
     const char *name;    // the backend
     revdial_dial_opts dial;  // of each; its client_addr and local_addr are the connection's
     int idle_ms;             // a connection ends after so long without a byte; 0 = never
+    unsigned max_waiting;    // clients dialled for at one time, default 4096; one more is reset
 } revdial_expose;
 
-// What became of such a connection.
+// What became of such a connection; valid during the call. A client that went away while it was
+// dialled for is REVDIAL_ECLOSED, as one that we closed; one without memory is only logged.
 typedef struct revdial_client {
     size_t expose;           // index of its port in the config
     const char *address;     // "host:port" or "unix"
@@ -9630,9 +9632,9 @@ static int rvd_sys_hostname(char *buf, size_t size)
 
 // ================================================================================================
 // MARK: impl.loop  uses: base sys
-// The I/O thread: edge-triggered descriptors, timers, tasks from other threads, an end-of-pass
-// hook; and a pool of threads for what blocks. Each loop and each pool has one lock; no lock is
-// taken while another is held, and none is held while a callback runs. Start at rvd_loop_pass().
+// The I/O thread: edge-triggered descriptors, timers, tasks from other threads, a hook for what may
+// wait; and a pool of threads for what blocks. Each loop and each pool has one lock; none is taken
+// while another is held, and none is held while a callback runs. Start at rvd_loop_pass().
 // ================================================================================================
 
 enum {
@@ -10079,8 +10081,8 @@ static void rvd_loop_on_wake(rvd_loop_io *io)
 // ------------------------------------------------------------------------------------------------
 // The end of the pass.
 
-// Runs f once when everything else of this pass has run. What a flush queues is for the next pass,
-// which then does not wait.
+// Runs f once, after at most RVD_LOOP_BATCH more descriptors. What a flush queues is for the next
+// time, for which the loop does not wait.
 static void rvd_loop_flush_later(rvd_loop *loop, rvd_loop_flush *f)
 {
     REVDIAL_ASSERT(f->run);
@@ -10457,16 +10459,16 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 // Start at rvd_stream_session_run(), then revdial_read().
 // ================================================================================================
 
-#define RVD_STREAM_IOV 16     // vectors per send: eight frames of a burst with their headers
-#define RVD_STREAM_ROUNDS 8   // reads or sends in a row before others get their turn
-#define RVD_STREAM_LEND 8192  // less is copied faster than it is lent
-#define RVD_STREAM_RECALL_US 10000
-#define RVD_STREAM_SPILL 16384     // of a thread's read: enough for a burst of small frames
-#define RVD_STREAM_SPILL_LESS 512  // beside much of its own: headers, but little that gets copied
-#define RVD_STREAM_SOON_US 200     // a thread that reads again so soon
-#define RVD_STREAM_RETURNS 4       // and so often is expected back
-#define RVD_STREAM_LEASE_US 1000
-#define RVD_STREAM_CROWD 32
+#define RVD_STREAM_IOV 16           // vectors per send: eight frames of a burst with their headers
+#define RVD_STREAM_ROUNDS 8         // reads or sends in a row before others get their turn
+#define RVD_STREAM_LEND 8192        // less is copied faster than it is lent
+#define RVD_STREAM_RECALL_US 10000  // then it is looked whether there is memory again
+#define RVD_STREAM_SPILL 16384      // of a thread's read: enough for a burst of small frames
+#define RVD_STREAM_SPILL_LESS 512   // beside much of its own: headers, but little that gets copied
+#define RVD_STREAM_SOON_US 200      // a thread that reads again so soon
+#define RVD_STREAM_RETURNS 4        // and so often is expected back
+#define RVD_STREAM_LEASE_US 1000    // many messages; and what is not read meanwhile is little late
+#define RVD_STREAM_CROWD 32         // several threads seldom become one for a single wait
 #define RVD_STREAM_LINGER_US 2000000  // after the last frame: our close must not destroy it
 #define RVD_STREAM_LINGER_BYTES 262144
 #define RVD_STREAM_LAST_US 30000000  // for the last frames, as for any others (write_stall_ms)
@@ -11615,6 +11617,14 @@ static int rvd_stream_send_locked(revdial_session *s, int *released)
     return 1;
 }
 
+// What a thread has done may want the timer earlier, and only the loop sets it.
+static void rvd_stream_rearm_locked(revdial_session *s, int64_t now_us)
+{
+    int64_t at = revdial_engine_tick(s->engine, now_us);
+    rvd_stream_events_locked(s);  // room that was promised and not used is another's now
+    if (at >= 0 && (!s->armed_us || at < s->armed_us)) rvd_stream_kick_locked(s);
+}
+
 // Sends all that is queued, unless somebody is at it: who sends takes everybody's frames along.
 // Returns 1 if the lock was released meanwhile: what the caller knew may be old.
 static int rvd_stream_flush_locked(revdial_session *s)
@@ -11633,6 +11643,9 @@ static int rvd_stream_flush_locked(revdial_session *s)
     if (s->closing ||
         ((s->draining || s->state == RVD_STREAM_LINGER) && !rvd_stream_on_loop_locked(s)))
         rvd_stream_kick_locked(s);
+    // Room that this has made was promised to somebody, for a while only.
+    if (released && s->waiting && s->state == RVD_STREAM_UP && !rvd_stream_on_loop_locked(s))
+        rvd_stream_rearm_locked(s, rvd_sys_now_us());
     return released;
 }
 
@@ -12159,19 +12172,11 @@ static void rvd_stream_drive_read_locked(revdial_session *s, const struct iovec 
     }
 }
 
-// What a thread has done may want the timer earlier, and only the loop sets it.
-static void rvd_stream_rearm_locked(revdial_session *s, int64_t now_us)
-{
-    int64_t at = revdial_engine_tick(s->engine, now_us);
-    if (at >= 0 && at < s->armed_us) rvd_stream_kick_locked(s);
-}
-
 // What the loop would do at the end of its pass.
 static void rvd_stream_drive_flush_locked(revdial_session *s, int64_t now_us)
 {
     if (s->state != RVD_STREAM_UP) return;
     rvd_stream_pace_locked(s, now_us);
-    rvd_stream_rearm_locked(s, now_us);
     rvd_stream_flush_locked(s);
 }
 
@@ -12566,10 +12571,14 @@ static void rvd_stream_recall_locked(revdial_stream *st)
     revdial_session *s = st->session;
     while (revdial_engine_recall(s->engine, st->id) != 0 && s->state != RVD_STREAM_DOWN) {
         rvd_sys_latch never;
-        if (rvd_sys_latch_init(&never) < 0) continue;
+        int has_latch = rvd_sys_latch_init(&never) == 0;
         pthread_mutex_unlock(&s->lock);
-        rvd_sys_latch_wait(&never, rvd_sys_now_us() + RVD_STREAM_RECALL_US);
-        rvd_sys_latch_free(&never);
+        if (has_latch) {
+            rvd_sys_latch_wait(&never, rvd_sys_now_us() + RVD_STREAM_RECALL_US);
+            rvd_sys_latch_free(&never);
+        } else {
+            sched_yield();
+        }
         pthread_mutex_lock(&s->lock);
         rvd_stream_flush_locked(s);
     }
@@ -13331,12 +13340,14 @@ int revdial_stream_fd(revdial_stream *st)
 
 // ================================================================================================
 // MARK: impl.proxy  uses: base sys loop stream relay
-// Listeners, the registry of names, and dials that choose a session. The registry has one lock,
-// under which nothing else is locked and nobody is called. Start at revdial_proxy_open().
+// Listeners, clients of exposed ports, the registry of names, and dials that choose a session. The
+// registry has one lock; under it only a loop's and the count's are taken, and nobody is called.
+// Start at revdial_proxy_open().
 // ================================================================================================
 
-#define RVD_PROXY_BACKLOG 511            // what nginx uses: a storm of reconnecting backends fits
-#define RVD_PROXY_ACCEPTS 64             // connections in a row before sessions get their turn
+#define RVD_PROXY_BACKLOG 511           // what nginx uses: a storm of reconnecting backends fits
+#define RVD_PROXY_ACCEPTS 64            // connections in a row before sessions get their turn
+#define RVD_PROXY_CLIENTS_WAITING 4096   // those of an absent backend must not take all descriptors
 #define RVD_PROXY_CLIENT_WATCH_US 50000  // most dials take less
 #define RVD_PROXY_PAUSE_US 100000        // after EMFILE: the connections wait in the kernel's queue
 #define RVD_PROXY_TRIES 4                // more sessions that one dial asks, where that is safe
@@ -13392,6 +13403,7 @@ typedef struct rvd_proxy_listener {
     const revdial_expose *expose;  // NULL: for backends
     char address[RVD_SYS_TEXT_MAX];
     char unlink[RVD_SYS_PATH_MAX + 1];  // of a unix socket, when we are done
+    unsigned waiting;                   // clients that are dialled for; guarded by the proxy's lock
 } rvd_proxy_listener;
 
 // A client of an exposed port, from accept(2) to the end of its connection.
@@ -13403,7 +13415,7 @@ typedef struct rvd_proxy_client {
     enum rvd_proxy_client_state state;
     rvd_loop_io io;  // loop 0: while WATCHED, for a client that goes away
     rvd_loop_task task;
-    const rvd_proxy_listener *listener;
+    rvd_proxy_listener *listener;
     revdial_stream *st;  // what came of the dial, or:
     revdial_err *why;
     int64_t dial, since_us;
@@ -13436,13 +13448,13 @@ struct revdial_proxy {
     rvd_proxy_table *table;
     revdial_auth_fn *auth;
     void *auth_ud;
-    uint64_t nonces;                           // made so far
-    uint8_t nonce_used[RVD_PROXY_NONCES / 8];  // bits, of the latest of them
-    rvd_proxy_source *sources;                 // NULL until somebody fails
-    uint16_t sessions_of[RVD_PROXY_SOURCE_BUCKETS];   // by the hash of their source
-    rvd_base_link waiting;                     // sessions whose request is not complete, by age
-    uint16_t waiting_of[RVD_PROXY_SOURCE_BUCKETS];    // by the hash of their source
-    rvd_base_bucket stranger_lines;            // of the log
+    uint64_t nonces;                                 // made so far
+    uint8_t nonce_used[RVD_PROXY_NONCES / 8];        // bits, of the latest of them
+    rvd_proxy_source *sources;                       // NULL until somebody fails
+    uint16_t sessions_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their source
+    rvd_base_link waiting;  // sessions whose request is not complete, by age
+    uint16_t waiting_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their source
+    rvd_base_bucket stranger_lines;                 // of the log
     unsigned stranger_lines_left_out;
     rvd_proxy_name *names[RVD_PROXY_BUCKETS];
     rvd_base_link members;
@@ -14481,7 +14493,7 @@ static void rvd_proxy_accept(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
     rvd_sys_close(fd);
 }
 
-static void rvd_proxy_client_begin(const rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer);
+static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer);
 
 static void rvd_proxy_on_listener(rvd_loop_io *io)
 {
@@ -15065,6 +15077,7 @@ static void rvd_proxy_client_on_dialled(void *ud, revdial_stream *st, const revd
     rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
     int is_watched;
     pthread_mutex_lock(&p->lock);
+    c->listener->waiting--;
     is_watched = c->state == RVD_PROXY_WATCHED;
     rvd_base_link_remove(&c->link);
     pthread_mutex_unlock(&p->lock);
@@ -15123,7 +15136,10 @@ static int rvd_proxy_client_dial(rvd_proxy_client *c, const char *local)
     if (!p->client_watch.slot)  // without memory a client that goes away is found out later
         rvd_loop_timer_set(p->loops[0], &p->client_watch, c->since_us + RVD_PROXY_CLIENT_WATCH_US);
     pthread_mutex_lock(&p->lock);
-    if (!p->closing) {
+    if (c->listener->waiting >= rvd_proxy_or(x->max_waiting, RVD_PROXY_CLIENTS_WAITING)) {
+        id = REVDIAL_ELIMIT;
+    } else if (!p->closing) {
+        c->listener->waiting++;
         rvd_base_link_push(&p->clients, &c->link);
         c->dial = p->next_dial + 1;
         id = rvd_proxy_dial_start_locked(p, d);
@@ -15134,7 +15150,7 @@ static int rvd_proxy_client_dial(rvd_proxy_client *c, const char *local)
     return (int)id;
 }
 
-static void rvd_proxy_client_begin(const rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer)
+static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer)
 {
     revdial_proxy *p = l->proxy;
     rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
@@ -15380,8 +15396,11 @@ static void rvd_proxy_free(revdial_proxy *p)
     if (p->sources) rvd_base_free(&heap, p->sources, RVD_PROXY_SOURCES * sizeof *p->sources);
     rvd_stream_text_free(&heap, p->path);
     rvd_stream_text_free(&heap, p->realm);
-    for (unsigned i = 0; i < p->listener_count; i++)
-        if (p->listeners[i].io.fd >= 0) rvd_sys_close(p->listeners[i].io.fd);
+    for (unsigned i = 0; i < p->listener_count; i++) {
+        rvd_proxy_listener *l = &p->listeners[i];
+        if (l->io.fd >= 0 && l->unlink[0]) rvd_sys_unlink(l->unlink);
+        if (l->io.fd >= 0) rvd_sys_close(l->io.fd);
+    }
     rvd_base_free(&heap, p->listeners, p->listener_room * sizeof *p->listeners);
     rvd_base_free(&heap, p->exposes, p->cfg.expose_count * sizeof *p->exposes);
     rvd_base_free(&heap, p->expose_text, p->expose_text_size);
@@ -15643,13 +15662,13 @@ static int rvd_proxy_start(revdial_proxy *p, revdial_err *err)
     if (r < 0) return rvd_stream_fail(err, REVDIAL_ESYS, 0, "no pool of threads");
     p->listening = p->listener_count > 0;
     while (started < p->loop_count && r == 0) {
-        r = rvd_loop_start(p->loops[started]);
+        r = rvd_loop_start(p->loops[p->loop_count - 1 - started]);  // 0, which accepts, is the last
         started += r == 0;
     }
     if (r == 0) return REVDIAL_OK;
     while (started--) {
-        rvd_loop_stop(p->loops[started]);
-        rvd_loop_join(p->loops[started]);
+        rvd_loop_stop(p->loops[p->loop_count - 1 - started]);
+        rvd_loop_join(p->loops[p->loop_count - 1 - started]);
     }
     rvd_loop_pool_close(&p->auth_pool);
     rvd_loop_pool_close(&p->stream_pool);

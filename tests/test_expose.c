@@ -159,6 +159,34 @@ TEST(a_client_whose_dial_takes_long_is_joined_or_refused_all_the_same)
     }
 }
 
+// Or those of a backend that is away would take the descriptors that it needs to come back.
+TEST(clients_that_wait_are_bounded_and_one_more_is_reset)
+{
+    revdial_expose x = {.listen = "127.0.0.1:0", .name = "later", .max_waiting = 2};
+    char at[80];
+    size_t len;
+    int fds[3];
+    world w;
+    world_init(&w);
+    x.dial.flags = REVDIAL_DIAL_WAIT;
+    x.dial.timeout_ms = -1;
+    if (exposed_open(&w, &x, at, sizeof at)) {
+        char buf[8];
+        for (int i = 0; i < 3; i++) fds[i] = raw_connect(at);
+        CHECK_INT(raw_drain(fds[2], buf, sizeof buf, &len), -1);
+        CHECK(util_gate_wait(&clients.gate, 1));
+        CHECK_INT(clients.why.code, REVDIAL_ELIMIT);
+        w.acfg.name = "later";
+        CHECK(world_open_agent(&w, 1));
+        for (int i = 0; i < 2; i++) {
+            CHECK(raw_say(fds[i], "x"));
+            CHECK_INT(raw_read(fds[i], buf, 1), 1);
+        }
+        for (int i = 0; i < 3; i++) close(fds[i]);
+    }
+    world_close(&w);
+}
+
 TEST(an_exposed_unix_socket_is_there_while_the_proxy_listens)
 {
     char dir[] = "/tmp/revdial-test-XXXXXX", listen[100], at[120], buf[64];
