@@ -14,7 +14,7 @@ helps() {
     local program option
     for program in proxy agent; do
         says $program 0 'Usage: revdial-'$program'.*--token-file FILE.*Exit codes:' --help || return
-        says $program 0 '^revdial-'$program' [0-9]+\.[0-9]+\.[0-9]+$' --version || return
+        says $program 0 '^revdial-'$program' [0-9.]+(, mbedTLS [0-9.]+)?$' --version || return
         figures="$figures $program $("$build/revdial-$program" --help | grep -c '^  --') options"
     done
 }
@@ -80,7 +80,7 @@ agent via:.not.http $agent --via https://127.0.0.1:1
 agent via:.not.http $agent --via-file "$dir/token"
 agent via:.*server $agent --server unix:/x --via http://127.0.0.1:1
 agent all_addresses $agent --all-addresses --via http://127.0.0.1:1
-agent https --server https://127.0.0.1:1 --name web --token-file "$dir/token" --target 127.0.0.1:80
+agent ftp --server ftp://127.0.0.1:1 --name web --token-file "$dir/token" --target 127.0.0.1:80
 agent name --server http://127.0.0.1:1 --name UPPER --token-file "$dir/token" --target 127.0.0.1:80
 agent nonsense --server http://127.0.0.1:1 --name web --token-file "$dir/token" --allow nonsense
 END_OF_LIST
@@ -313,7 +313,7 @@ check 'proxy and servers are ready' start_programs || return
 check '"listening on" for each address' listening_lines
 check 'an address in use, exit code 4' address_in_use
 check 'a wrong token or name, exit code 3' rejected
-for descriptors in 4 6 8; do
+for descriptors in 4 6 7; do
     check "a proxy with $descriptors descriptors, exit code 1" \
         fails_with_descriptors $descriptors proxy --listen 127.0.0.1:0 --token-file "$dir/tokens"
 done
