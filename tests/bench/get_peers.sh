@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds the tunnels that no package of Debian brings, into build/bench/peers, for `make bench`.
 #     tests/bench/get_peers.sh [frp] [rathole]
-# Downloads them from the Go module proxy and from crates.io, at the versions below. Takes minutes.
+# Downloads them from the registries of Go and of Rust, at the versions below. Takes minutes.
 # What cannot be had is said and left out; the benchmark does without.
 frp=v0.65.0
 rathole=0.5.0
