@@ -16,35 +16,35 @@ typedef enum thread_at { AWAY, POLLS, RECEIVES, HAS_READ, SLEEPS, HURRIES } thre
 
 // Sets of streams are bits: 1 << thread.
 typedef struct thread_state {
-    unsigned at : 3;
-    unsigned waits : 1;      // its waiter is known to the session
-    unsigned woken : 1;      // rvd_stream_waiter.woken
-    unsigned is_let_go : 1;  // .is_let_go
-    unsigned latch : 1;      // open
-    unsigned holds : 2;      // what a thread that reads has received
+    unsigned at;
+    unsigned waits;      // its waiter is known to the session
+    unsigned woken;      // rvd_stream_waiter.woken
+    unsigned is_let_go;  // .is_let_go
+    unsigned latch;      // open
+    unsigned holds;      // what a thread that reads has received
 } thread_state;
 
 typedef struct state {
     thread_state t[THREADS];
-    unsigned socket : 2;    // streams for which bytes are in the socket
-    unsigned unread : 2;    // streams with bytes in their chunks
-    unsigned arrivals : 2;  // still to come
-    unsigned reader : 2;
-    unsigned edge : 1;  // epoll has something to report to the loop
-    unsigned muted : 1;
-    unsigned loop : 3;
-    unsigned loop_reads : 1;
-    unsigned loop_holds : 2;
-    unsigned roused : 2;  // waiters collected, to be let go without the lock
-    unsigned going : 2;   // the same once taken from the list
-    unsigned polling : 1;
-    unsigned notified : 1;  // the interrupt's eventfd
-    unsigned kick : 1;
-    unsigned lease_armed : 1;
-    unsigned lease_timer : 1;
-    unsigned drove : 1;   // since the lease began
-    unsigned sinks : 1;   // a relay runs: the session needs the loop
-    unsigned rouses : 1;  // somebody may still wake a thread for another reason
+    unsigned socket;    // streams for which bytes are in the socket
+    unsigned unread;    // streams with bytes in their chunks
+    unsigned arrivals;  // still to come
+    unsigned reader;
+    unsigned edge;  // epoll has something to report to the loop
+    unsigned muted;
+    unsigned loop;
+    unsigned loop_reads;
+    unsigned loop_holds;
+    unsigned roused;  // waiters collected, to be let go without the lock
+    unsigned going;   // the same once taken from the list
+    unsigned polling;
+    unsigned notified;  // the interrupt's eventfd
+    unsigned kick;
+    unsigned lease_armed;
+    unsigned lease_timer;
+    unsigned drove;   // since the lease began
+    unsigned sinks;   // a relay runs: the session needs the loop
+    unsigned rouses;  // somebody may still wake a thread for another reason
 } state;
 
 enum mutation {
