@@ -25,12 +25,14 @@
 PREFIX ?= /usr/local
 BUILD = build
 
-# Tests want line numbers and a short build; whoever sets CFLAGS gets them everywhere.
+# Tests want line numbers and a short build, and those with threads wait more than they work; whoever sets CFLAGS gets them everywhere.
 ifeq ($(origin CFLAGS),undefined)
 CFLAGS = -O2 -g
 TEST_CFLAGS = -O1 -g
+THREAD_CFLAGS = -g
 else
 TEST_CFLAGS = $(CFLAGS)
+THREAD_CFLAGS = $(CFLAGS)
 endif
 
 WARNINGS = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wcast-qual -Wstrict-prototypes \
@@ -104,7 +106,9 @@ $(BUILD)/bench/tls: tests/bench/tls.c $(BUILD)/flags
 $(BUILD)/bench/%: tests/bench/%.c $(BUILD)/flags
 	$(call build,$(CFLAGS) -D_GNU_SOURCE)
 $(BUILD)/%-poll: tests/%.c $(BUILD)/flags
-	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE -DREVDIAL_POLL)
+	$(call build,$(THREAD_CFLAGS) -D_GNU_SOURCE -DREVDIAL_POLL)
+$(THREADED): $(BUILD)/%: tests/%.c $(BUILD)/flags
+	$(call build,$(THREAD_CFLAGS) -D_GNU_SOURCE)
 $(BUILD)/%: tests/%.c $(BUILD)/flags
 	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE)
 
