@@ -25,8 +25,8 @@
 PREFIX ?= /usr/local
 BUILD = build
 
-# Tests want line numbers and a short build, and those with threads wait more than they work. Whoever
-# sets CFLAGS gets them everywhere.
+# Tests want line numbers and a short build, and those with threads wait more than they work.
+# Whoever sets CFLAGS gets them everywhere.
 ifeq ($(origin CFLAGS),undefined)
 CFLAGS = -O2 -g
 TEST_CFLAGS = -O1 -g
