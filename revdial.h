@@ -12177,7 +12177,9 @@ static void rvd_stream_drive_flush_locked(revdial_session *s, int64_t now_us)
 {
     if (s->state != RVD_STREAM_UP) return;
     rvd_stream_pace_locked(s, now_us);
-    rvd_stream_flush_locked(s);
+    // What came in may want the timer as well, and a flush that sends nothing does not look.
+    if (!rvd_stream_flush_locked(s) && s->state == RVD_STREAM_UP)
+        rvd_stream_rearm_locked(s, now_us);
 }
 
 // One sleep, one read. Returns 0 or -ETIMEDOUT.
@@ -13345,8 +13347,8 @@ int revdial_stream_fd(revdial_stream *st)
 // Start at revdial_proxy_open().
 // ================================================================================================
 
-#define RVD_PROXY_BACKLOG 511           // what nginx uses: a storm of reconnecting backends fits
-#define RVD_PROXY_ACCEPTS 64            // connections in a row before sessions get their turn
+#define RVD_PROXY_BACKLOG 511            // what nginx uses: a storm of reconnecting backends fits
+#define RVD_PROXY_ACCEPTS 64             // connections in a row before sessions get their turn
 #define RVD_PROXY_CLIENTS_WAITING 4096   // those of an absent backend must not take all descriptors
 #define RVD_PROXY_CLIENT_WATCH_US 50000  // most dials take less
 #define RVD_PROXY_PAUSE_US 100000        // after EMFILE: the connections wait in the kernel's queue

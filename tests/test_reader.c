@@ -111,6 +111,62 @@ TEST(a_descriptor_closed_behind_a_thread_that_reads_is_a_lost_session)
 }
 
 // ------------------------------------------------------------------------------------------------
+// Timers that a thread's reading brings about, and that only the loop can set
+
+// The next frame of data with a payload, which goes to `to`.
+static int raw_frame_await_data(int fd, raw_frame *f, uint8_t *to)
+{
+    while (raw_frame_read(fd, f))
+        if (f->type == RAW_DATA && f->len) return raw_read_all(fd, to, f->len);
+    return 0;
+}
+
+static void *tiny_write(void *arg)
+{
+    static uint8_t bytes[262144 + 10];
+    revdial_stream *st = arg;
+    revdial_deadline(st, REVDIAL_WR, 2 * UTIL_WAIT_MS);
+    return (void *)(intptr_t)revdial_write(st, bytes, sizeof bytes);
+}
+
+// A few bytes of credit are kept for a moment, for more may follow. The thread that waits for it
+// reads the socket itself, and has nothing to send when they come.
+TEST(a_few_bytes_of_credit_are_used_after_a_moment)
+{
+    static uint8_t junk[65536];
+    world w;
+    world_init(&w);
+    REQUIRE(world_open_proxy(&w));
+    int fd = raw_backend(w.address, "cam-1", NULL);
+    CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+    revdial_stream *st = revdial_dial(w.proxy, "cam-1", NULL, NULL);
+    if (CHECK(fd >= 0 && st)) {
+        pthread_t t = util_thread(tiny_write, st);
+        raw_frame f = {0};
+        uint32_t got = 0;
+        void *written = NULL;
+        CHECK(raw_frame_read(fd, &f));
+        while (f.type == RAW_PING && raw_frame_read(fd, &f)) continue;
+        raw_frame_send(fd, RAW_WINDOW, RAW_ACK, f.id, 0);  // or the credit would wake the thread
+        while (got < 262144 && raw_frame_await_data(fd, &f, junk)) got += f.len;
+        CHECK_INT(got, 262144);
+        revdial_session *session = revdial_stream_session(st);
+        enum rvd_stream_reader reader = RVD_STREAM_BY_LOOP;
+        UTIL_EVENTUALLY(waiting_on(session, &reader) == 1);
+        if (RVD_SYS_EPOLL) CHECK_INT(reader, RVD_STREAM_BY_THREAD);
+        revdial_session_unref(session);
+        raw_frame_send(fd, RAW_WINDOW, 0, f.id, 10);
+        CHECK(raw_frame_await_data(fd, &f, junk));
+        CHECK_INT(f.len, 10);
+        pthread_join(t, &written);
+        CHECK_INT((intptr_t)written, 262144 + 10);
+    }
+    revdial_close(st);
+    if (fd >= 0) close(fd);
+    world_close(&w);
+}
+
+// ------------------------------------------------------------------------------------------------
 // Everything at once, on one session: threads that read, poll, give up and try again, and relays
 // that take the socket back to the loop.
 
