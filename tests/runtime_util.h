@@ -39,9 +39,14 @@ static int util_thread_create(pthread_t *t, const pthread_attr_t *attr, void *(*
 static int util_accept(int fd, struct sockaddr *from, socklen_t *len);
 static int util_clock_gettime(clockid_t id, struct timespec *t);
 static int util_close(int fd);
+static int util_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *until);
+static const struct timespec *util_real(const struct timespec *until, struct timespec *room);
 #define RVD_SYS_ACCEPT util_accept
 #define RVD_SYS_CLOCK_GETTIME util_clock_gettime
 #define RVD_SYS_CLOSE util_close
+#define RVD_SYS_COND_TIMEDWAIT util_cond_timedwait
+#define RVD_SYS_FUTEX(word, op, value, until, word2, mask) \
+    syscall(SYS_futex, word, op, value, util_real(until, &(struct timespec){0, 0}), word2, mask)
 #define RVD_SYS_GETADDRINFO util_getaddrinfo
 #define RVD_SYS_THREAD_CREATE util_thread_create
 #define REVDIAL_IMPLEMENTATION
@@ -220,23 +225,49 @@ static int util_close(int fd)
     return close(fd);
 }
 
-// The library's clock runs as the system's, or stands where a test puts it.
+// The library's clock runs as the system's, or stands where a test puts it. It never goes back: from
+// where it was put, it runs on, ahead of the system's.
 static atomic_llong util_clock_stands_us;  // 0: it runs
-static atomic_int util_other_clocks;       // how often another clock was asked for
+static atomic_llong util_clock_ahead_us;
+static atomic_int util_other_clocks;  // how often another clock was asked for
+
+static inline struct timespec util_clock_at(long long us)
+{
+    return (struct timespec){(time_t)(us / 1000000), (long)(us % 1000000 * 1000)};
+}
+static inline long long util_clock_us(const struct timespec *t)
+{
+    return (long long)t->tv_sec * 1000000 + t->tv_nsec / 1000;
+}
 
 static int util_clock_gettime(clockid_t id, struct timespec *t)
 {
     long long us = atomic_load(&util_clock_stands_us);
+    int r = clock_gettime(id, t);
     if (id != CLOCK_MONOTONIC) atomic_fetch_add(&util_other_clocks, 1);
-    if (us == 0) return clock_gettime(id, t);
-    t->tv_sec = (time_t)(us / 1000000);
-    t->tv_nsec = (long)(us % 1000000 * 1000);
-    return 0;
+    *t = util_clock_at(us ? us : util_clock_us(t) + atomic_load(&util_clock_ahead_us));
+    return r;
+}
+
+// A deadline by the library's clock, on the system's. NULL = none.
+static const struct timespec *util_real(const struct timespec *until, struct timespec *room)
+{
+    if (!until) return NULL;
+    *room = util_clock_at(util_clock_us(until) - atomic_load(&util_clock_ahead_us));
+    return room;
+}
+
+static int util_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *until)
+{
+    struct timespec room;
+    return pthread_cond_timedwait(c, m, util_real(until, &room));
 }
 
 static inline void util_clock_stop(void)
 {
-    atomic_store(&util_clock_stands_us, util_now_ms() * 1000);
+    struct timespec now;
+    util_clock_gettime(CLOCK_MONOTONIC, &now);
+    atomic_store(&util_clock_stands_us, util_clock_us(&now));
 }
 static inline void util_clock_advance_ms(int ms)
 {
@@ -244,6 +275,10 @@ static inline void util_clock_advance_ms(int ms)
 }
 static inline void util_clock_run(void)
 {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    long long ahead = atomic_load(&util_clock_stands_us) - util_clock_us(&now);
+    if (ahead > atomic_load(&util_clock_ahead_us)) atomic_store(&util_clock_ahead_us, ahead);
     atomic_store(&util_clock_stands_us, 0);
 }
 

@@ -11,11 +11,13 @@
 #ifndef REVDIAL_TEST_H
 #define REVDIAL_TEST_H
 
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef void test_fn(void);
 typedef struct test_case {
@@ -84,15 +86,29 @@ static inline void test_use_all(void)
     (void)test_check_str;
 }
 
+// Whoever stops a suite that hangs is told where.
+static const char *volatile test_running = "";
+
+static void test_on_term(int sig)
+{
+    static const char hangs[] = "  stopped in ";
+    ssize_t n = write(STDERR_FILENO, hangs, sizeof hangs - 1);
+    n += write(STDERR_FILENO, test_running, strlen(test_running));
+    n += write(STDERR_FILENO, "\n", 1);
+    _exit(n > 0 ? 128 + sig : 1);
+}
+
 static int test_main(int argc, char **argv)
 {
     int passed = 0, failed = 0;
     test_use_all();
+    signal(SIGTERM, test_on_term);
     for (test_case *c = test_first; c; c = c->next) {
         int wanted = argc < 2;
         for (int i = 1; i < argc; i++) wanted |= strstr(c->name, argv[i]) != NULL;
         if (!wanted) continue;
         test_failures = 0;
+        test_running = c->name;
         c->run();
         if (test_failures) {
             failed++;
