@@ -1,28 +1,27 @@
 #!/bin/sh
-# Runs test programs, each bounded in time, and adds up what they say.
+# Runs test programs, each bounded in time, as many at once as there are processors, and adds up
+# what they say.
 #     tests/run.sh PROGRAM...        *.sh are run by sh
 # One line per suite, the whole output of those that failed, and a last line "N passed, N failed". A
 # suite ends with such a line itself; one that does not, or whose exit status disagrees with it
 # (a sanitizer's report at exit, a crash), counts one failure more.
 limit=${RUN_TIMEOUT:-100}
-passed=0
-failed=0
-out=$(mktemp) || exit 1
-trap 'rm -f "$out"' EXIT
-trap 'exit 1' HUP INT TERM
 
-for program in "$@"; do
-    name=${program#build/}
-    case $program in
-    *.sh) set -- sh "$program" ;;
-    */*) set -- "$program" ;;
-    *) set -- "./$program" ;;
+# run_one PROGRAM FILE: the line in FILE begins with what it counted.
+run_one() {
+    name=${1#build/}
+    case $1 in
+    *.sh) set -- "$2" sh "$1" ;;
+    */*) set -- "$2" "$1" ;;
+    *) set -- "$2" "./$1" ;;
     esac
+    out=$1
+    shift
     began=$(date +%s)
-    timeout -k 5 "$limit" "$@" >"$out" 2>&1 </dev/null
+    timeout -k 5 "$limit" "$@" >"$out.log" 2>&1 </dev/null
     status=$?
     took=$(($(date +%s) - began))
-    last=$(tail -n 1 "$out")
+    last=$(tail -n 1 "$out.log")
     problem=
     ok=0
     bad=0
@@ -36,11 +35,29 @@ for program in "$@"; do
     fi
     if [ "$status" -eq 124 ]; then problem="stopped after $limit s"; fi
     if [ "$problem" ]; then bad=$((bad + 1)); fi
-    passed=$((passed + ok))
-    failed=$((failed + bad))
-    if [ "$bad" -ne 0 ]; then sed 's/^/    /' "$out"; fi
-    printf '%-28s %4d passed, %d failed  %3d s  %s\n' "$name" "$ok" "$bad" "$took" "$problem" |
-        sed 's/ *$//'
-done
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+    {
+        if [ "$bad" -ne 0 ]; then sed 's/^/    /' "$out.log"; fi
+        printf '%-28s %4d passed, %d failed  %3d s  %s\n' "$name" "$ok" "$bad" "$took" \
+            "$problem" | sed 's/ *$//'
+    } >"$out.said"
+    cat "$out.said"
+    echo "$ok $bad" >"$out.sum"
+}
+
+if [ "${1-}" = --one ]; then
+    run_one "$3" "$2/$(echo "$3" | tr / _)"
+    exit
+fi
+
+results=$(mktemp -d) || exit 1
+trap 'rm -rf "$results"' EXIT
+trap 'exit 1' HUP INT TERM
+jobs=${RUN_JOBS:-$(nproc 2>/dev/null || echo 2)}
+printf '%s\n' "$@" | xargs -P "$jobs" -n 1 sh "$0" --one "$results"
+totals=$(find "$results" -name '*.sum' -exec cat {} + |
+    awk '{ ok += $1; bad += $2; n++ } END { print ok + 0, bad + 0, n + 0 }')
+set -- "$#" $totals
+missing=$(($1 - $4))  # a run that was itself cut down
+bad=$(($3 + missing))
+echo "$2 passed, $bad failed"
+[ "$bad" -eq 0 ] && [ "$2" -gt 0 ]

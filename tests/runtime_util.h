@@ -225,8 +225,8 @@ static int util_close(int fd)
     return close(fd);
 }
 
-// The library's clock runs as the system's, or stands where a test puts it. It never goes back: from
-// where it was put, it runs on, ahead of the system's.
+// The library's clock runs as the system's, or stands where a test puts it. It never goes back:
+// from where it was put, it runs on, ahead of the system's.
 static atomic_llong util_clock_stands_us;  // 0: it runs
 static atomic_llong util_clock_ahead_us;
 static atomic_int util_other_clocks;  // how often another clock was asked for
