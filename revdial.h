@@ -765,7 +765,7 @@ typedef struct revdial_expose {
     const char *name;    // the backend
     revdial_dial_opts dial;  // of each; its client_addr and local_addr are the connection's
     int idle_ms;             // a connection ends after so long without a byte; 0 = never
-    unsigned max_waiting;    // clients dialled for at one time, default 4096; one more is reset
+    unsigned max_waiting;    // clients dialled for at one time, default 4096; more are not accepted
 } revdial_expose;
 
 // What became of such a connection; valid during the call. A client that went away while it was
@@ -13405,7 +13405,9 @@ typedef struct rvd_proxy_listener {
     const revdial_expose *expose;  // NULL: for backends
     char address[RVD_SYS_TEXT_MAX];
     char unlink[RVD_SYS_PATH_MAX + 1];  // of a unix socket, when we are done
-    unsigned waiting;                   // clients that are dialled for; guarded by the proxy's lock
+    rvd_loop_task resume;               // loop 0: accepts again
+    unsigned waiting;                   // clients dialled for; guarded by the proxy's lock, as:
+    int is_full;                        // nothing is accepted before a dial is over
 } rvd_proxy_listener;
 
 // A client of an exposed port, from accept(2) to the end of its connection.
@@ -14497,11 +14499,27 @@ static void rvd_proxy_accept(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
 
 static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer);
 
+// How many may be accepted now. A port that is full leaves clients in the system's queue: in a burst
+// it is soon their turn, and those of an absent backend cost nothing there.
+static unsigned rvd_proxy_accepts(rvd_proxy_listener *l)
+{
+    unsigned most, left;
+    if (!l->expose) return RVD_PROXY_ACCEPTS;
+    most = rvd_proxy_or(l->expose->max_waiting, RVD_PROXY_CLIENTS_WAITING);
+    pthread_mutex_lock(&l->proxy->lock);
+    left = l->waiting < most ? most - l->waiting : 0;
+    l->is_full = left == 0;
+    pthread_mutex_unlock(&l->proxy->lock);
+    return rvd_base_min_u32(left, RVD_PROXY_ACCEPTS);
+}
+
 static void rvd_proxy_on_listener(rvd_loop_io *io)
 {
     rvd_proxy_listener *l = RVD_BASE_OWNER(io, rvd_proxy_listener, io);
     rvd_loop *loop = l->proxy->loops[0];
-    for (int i = 0; i < RVD_PROXY_ACCEPTS; i++) {
+    unsigned most = rvd_proxy_accepts(l);
+    if (most == 0) return;
+    for (unsigned i = 0; i < most; i++) {
         rvd_sys_addr peer;
         int fd = rvd_sys_accept(io->fd, &peer);
         if (fd == -ECONNABORTED) continue;
@@ -14526,6 +14544,12 @@ static void rvd_proxy_on_listener(rvd_loop_io *io)
 static void rvd_proxy_on_pause(rvd_loop_timer *t)
 {
     rvd_proxy_listener *l = RVD_BASE_OWNER(t, rvd_proxy_listener, pause);
+    if (l->io.slot) rvd_loop_again(l->proxy->loops[0], &l->io);
+}
+
+static void rvd_proxy_on_resume(rvd_loop_task *task)
+{
+    rvd_proxy_listener *l = RVD_BASE_OWNER(task, rvd_proxy_listener, resume);
     if (l->io.slot) rvd_loop_again(l->proxy->loops[0], &l->io);
 }
 
@@ -15077,12 +15101,15 @@ static void rvd_proxy_client_on_dialled(void *ud, revdial_stream *st, const revd
     rvd_proxy_client *c = ud;
     revdial_proxy *p = c->listener->proxy;
     rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
-    int is_watched;
+    int is_watched, was_full;
     pthread_mutex_lock(&p->lock);
     c->listener->waiting--;
+    was_full = c->listener->is_full;
+    c->listener->is_full = 0;
     is_watched = c->state == RVD_PROXY_WATCHED;
     rvd_base_link_remove(&c->link);
     pthread_mutex_unlock(&p->lock);
+    if (was_full) rvd_loop_post(p->loops[0], &c->listener->resume);
     c->st = st;
     if (is_watched) {  // by loop 0, which need not be this one
         c->why = st ? NULL : rvd_base_alloc(&heap, sizeof *c->why);
@@ -15138,9 +15165,7 @@ static int rvd_proxy_client_dial(rvd_proxy_client *c, const char *local)
     if (!p->client_watch.slot)  // without memory a client that goes away is found out later
         rvd_loop_timer_set(p->loops[0], &p->client_watch, c->since_us + RVD_PROXY_CLIENT_WATCH_US);
     pthread_mutex_lock(&p->lock);
-    if (c->listener->waiting >= rvd_proxy_or(x->max_waiting, RVD_PROXY_CLIENTS_WAITING)) {
-        id = REVDIAL_ELIMIT;
-    } else if (!p->closing) {
+    if (!p->closing) {
         c->listener->waiting++;
         rvd_base_link_push(&p->clients, &c->link);
         c->dial = p->next_dial + 1;
@@ -15510,6 +15535,7 @@ static int rvd_proxy_listen(revdial_proxy *p, const char *text, revdial_err *err
     l->io.fd = r;
     l->io.run = rvd_proxy_on_listener;
     l->pause.run = rvd_proxy_on_pause;
+    l->resume.run = rvd_proxy_on_resume;
     l->proxy = p;
     if (e.kind == RVD_SYS_UNIX) rvd_sys_append(l->unlink, sizeof l->unlink, 0, e.host);
     if (rvd_sys_getsockname(r, &at) == 0) rvd_sys_addr_format(&at, l->address, sizeof l->address);

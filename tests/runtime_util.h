@@ -207,11 +207,12 @@ static int util_thread_create(pthread_t *t, const pthread_attr_t *attr, void *(*
 }
 
 // The library's accepts that failed for want of descriptors.
-static atomic_int util_accepts_without_fd;
+static atomic_int util_accepts, util_accepts_without_fd;
 
 static int util_accept(int fd, struct sockaddr *from, socklen_t *len)
 {
     int r = accept4(fd, from, len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (r >= 0) atomic_fetch_add(&util_accepts, 1);
     if (r < 0 && errno == EMFILE) atomic_fetch_add(&util_accepts_without_fd, 1);
     return r;
 }

@@ -160,29 +160,37 @@ TEST(a_client_whose_dial_takes_long_is_joined_or_refused_all_the_same)
 }
 
 // Or those of a backend that is away would take the descriptors that it needs to come back.
-TEST(clients_that_wait_are_bounded_and_one_more_is_reset)
+TEST(clients_that_wait_are_bounded_and_one_more_is_accepted_when_it_is_its_turn)
 {
     revdial_expose x = {.listen = "127.0.0.1:0", .name = "later", .max_waiting = 2};
-    char at[80];
-    size_t len;
-    int fds[3];
+    struct linger reset = {1, 0};
+    char at[80], buf[8];
+    int fds[4];
     world w;
     world_init(&w);
     x.dial.flags = REVDIAL_DIAL_WAIT;
     x.dial.timeout_ms = -1;
     if (exposed_open(&w, &x, at, sizeof at)) {
-        char buf[8];
-        for (int i = 0; i < 3; i++) fds[i] = raw_connect(at);
-        CHECK_INT(raw_drain(fds[2], buf, sizeof buf, &len), -1);
+        int before = atomic_load(&util_accepts);
+        for (int i = 0; i < 4; i++) fds[i] = raw_connect(at);
+        UTIL_EVENTUALLY(atomic_load(&util_accepts) == before + 2);
+        util_settle(w.proxy->loops[0]);
+        CHECK_INT(atomic_load(&util_accepts), before + 2);
+        // One of those that wait goes away: the third has its place, not the fourth.
+        setsockopt(fds[0], SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+        close(fds[0]);
         CHECK(util_gate_wait(&clients.gate, 1));
-        CHECK_INT(clients.why.code, REVDIAL_ELIMIT);
+        CHECK_INT(clients.why.code, REVDIAL_ECLOSED);
+        UTIL_EVENTUALLY(atomic_load(&util_accepts) == before + 3);
+        util_settle(w.proxy->loops[0]);
+        CHECK_INT(atomic_load(&util_accepts), before + 3);
         w.acfg.name = "later";
         CHECK(world_open_agent(&w, 1));
-        for (int i = 0; i < 2; i++) {
+        for (int i = 1; i < 4; i++) {
             CHECK(raw_say(fds[i], "x"));
             CHECK_INT(raw_read(fds[i], buf, 1), 1);
         }
-        for (int i = 0; i < 3; i++) close(fds[i]);
+        for (int i = 1; i < 4; i++) close(fds[i]);
     }
     world_close(&w);
 }

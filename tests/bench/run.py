@@ -247,6 +247,16 @@ def load_and_cost(peer, arguments, seconds):
     return figures
 
 
+def wait_for_no_connections(peer, least=64):
+    """Until no process of the tunnel holds more descriptors than it needs by itself."""
+    pids = [p for side in peer.sides for p in family(side.pid)]
+    until = time.monotonic() + 20
+    while any(len(os.listdir(f"/proc/{pid}/fd")) > least for pid in pids):
+        if time.monotonic() > until:
+            raise RuntimeError(f"{peer.name}: connections that have ended are still open")
+        time.sleep(0.02)
+
+
 def idle_memory(peer):
     """Bytes that each side of a fresh tunnel needs for one more idle connection."""
     run = peers.Processes(os.path.join(OUT, "run", f"idle-{peer.name}"))
@@ -277,8 +287,9 @@ def crowd_rounds(results, up):
     for round_number in range(ROUNDS):
         for peer in in_turn(crowd, round_number):
             results.add("crowd-alone", peer.name, load(peer.port, "ping -c 500"))
+            wait_for_no_connections(peer)  # the limit is for those of both jobs
             results.add("crowd", peer.name, load(peer.port, f"ping -c 500 -i {CROWD - 500}"))
-            time.sleep(0.3)
+            wait_for_no_connections(peer)
     progress(f"relay {CROWD} connections, 500 of them active", began)
 
 
