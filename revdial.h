@@ -14498,9 +14498,8 @@ static void rvd_proxy_accept(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
 }
 
 static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer);
-
-// How many may be accepted now. A port that is full leaves clients in the system's queue: in a burst
-// it is soon their turn, and those of an absent backend cost nothing there.
+// How many may be accepted now. A port that is full leaves clients in the system's queue: in a
+// burst it is soon their turn, and those of an absent backend cost nothing there.
 static unsigned rvd_proxy_accepts(rvd_proxy_listener *l)
 {
     unsigned most, left;
