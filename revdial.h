@@ -10727,13 +10727,12 @@ struct revdial_session {
     rvd_base_link kicked, kicked_here;  // sinks to run: by the loop, by whoever handles events
     enum rvd_stream_reader reader;
     int loop_reads;              // the loop is between a read and the end of its events
-    int collects;                // it lets go together whom these have roused
     rvd_stream_waiter *driving;  // of the thread that reads
     int polling;                 // it is about to sleep, or does: interrupt it if need be
     int read_first;              // it would not sleep: the last read was full
     rvd_loop_spin spin;
     size_t waiting;                           // waiters, in all
-    rvd_stream_waiter *roused, **roused_end;  // those to be let go without the lock
+    rvd_stream_waiter *roused, **roused_end;  // those to be let go with the lock
     size_t loop_sinks;                        // streams that need the loop
     unsigned crowd;    // waits to come that are left to the loop: there were several
     unsigned returns;  // times in a row that the thread was back soon
@@ -10765,6 +10764,26 @@ struct rvd_stream_dial {
     rvd_stream_waiter *waiter;            // a thread waits; or:
     void (*done)(rvd_stream_dial *dial);  // on the loop thread, without the lock
 };
+
+static void rvd_stream_lock(revdial_session *s)
+{
+    pthread_mutex_lock(&s->lock);
+}
+
+// The only way to release the lock: lets go the threads that were roused under it. They wait until
+// then, s may be gone.
+static void rvd_stream_unlock(revdial_session *s)
+{
+    rvd_stream_waiter *w = s->roused;
+    s->roused = NULL;
+    s->roused_end = &s->roused;
+    pthread_mutex_unlock(&s->lock);
+    while (w) {
+        rvd_stream_waiter *next = w->next_roused;  // w is gone as soon as it may go
+        rvd_sys_latch_open(w->latch);
+        w = next;
+    }
+}
 
 static int rvd_stream_flush_locked(revdial_session *s);
 static void rvd_stream_events_locked(revdial_session *s);
@@ -11047,9 +11066,9 @@ static int rvd_stream_on_loop_locked(revdial_session *s)
 static int rvd_stream_is_on_loop(revdial_session *s)
 {
     int yes;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     yes = rvd_stream_on_loop_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return yes;
 }
 
@@ -11093,8 +11112,8 @@ static void rvd_stream_watch_locked(revdial_session *s)
 
 // ---- streams ----
 
-// While the loop handles what it has read, threads are collected and let go once it has released
-// the lock, which they all need: else each would wake up only to wait for it.
+// Threads are let go when the lock is released, which they all need: else each would wake up only
+// to wait for it.
 static void rvd_stream_rouse_locked(revdial_session *s, rvd_stream_waiter *w)
 {
     if (w->wake) {
@@ -11108,30 +11127,8 @@ static void rvd_stream_rouse_locked(revdial_session *s, rvd_stream_waiter *w)
         return;
     }
     w->is_let_go = 1;
-    if (s->collects) {
-        *s->roused_end = w;
-        s->roused_end = &w->next_roused;
-    } else {
-        rvd_sys_latch_open(w->latch);
-    }
-}
-
-static rvd_stream_waiter *rvd_stream_roused_take_locked(revdial_session *s)
-{
-    rvd_stream_waiter *first = s->roused;
-    s->roused = NULL;
-    s->roused_end = &s->roused;
-    return first;
-}
-
-// Without the lock.
-static void rvd_stream_roused_go(rvd_stream_waiter *w)
-{
-    while (w) {
-        rvd_stream_waiter *next = w->next_roused;  // w is gone as soon as it may go
-        rvd_sys_latch_open(w->latch);
-        w = next;
-    }
+    *s->roused_end = w;
+    s->roused_end = &w->next_roused;
 }
 
 static void rvd_stream_wake_locked(revdial_stream *st, unsigned events)
@@ -11424,14 +11421,14 @@ static void rvd_stream_dial_blocking(revdial_session *s, rvd_stream_dial *d)
     rvd_base_link_init(&d->link);
     d->waiter = &w;
     d->state = RVD_STREAM_DIAL_WAITING;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     rvd_stream_dial_ask_locked(s, d);
     rvd_stream_flush_locked(s);
     rvd_stream_sleep_locked(s, &w, d->deadline_us);
     rvd_stream_dial_abandon_locked(s, d, REVDIAL_RESET_TIMEOUT, REVDIAL_ETIMEDOUT,
                                    "the dial timed out: the backend has not answered");
     rvd_stream_flush_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_sys_latch_free(&latch);
 }
 
@@ -11597,10 +11594,10 @@ static int rvd_stream_send_locked(revdial_session *s, int *released)
     int count = revdial_engine_output(s->engine, iov, RVD_STREAM_IOV), is_pending;
     if (!count && !rvd_stream_wire_holds(s)) return 0;
     *released = 1;
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     n = rvd_stream_wire_write(s, iov, count, &err);
     is_pending = s->wire && rvd_stream_wire_pending(s->wire);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (is_pending) rvd_stream_kick_locked(s);
     if (rvd_stream_is_wanting(n)) {
         revdial_engine_sent(s->engine, 0);  // none of it is on its way
@@ -11735,9 +11732,9 @@ static void rvd_stream_linger_locked(revdial_session *s)
     if (!is_mute && (rvd_stream_wire_holds(s) || revdial_engine_output(s->engine, &rest, 1)))
         return;  // the next flush goes on
     s->sending = 1;
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     r = rvd_stream_wire_finish(s);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     s->sending = 0;
     if (rvd_stream_is_wanting(r)) {
         s->blocked = 1;
@@ -11758,9 +11755,9 @@ static void rvd_stream_die(revdial_session *s)
 {
     revdial_engine_info info;
     int64_t wait_us;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (s->state >= RVD_STREAM_LINGER) {
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
         return;
     }
     // One that never came up gets a short farewell: strangers must not hold descriptors for long.
@@ -11783,21 +11780,21 @@ static void rvd_stream_die(revdial_session *s)
     }
     // A drained session is over when its last byte is out, any other one now.
     if (s->why.code != REVDIAL_EDRAINING) s->pend |= RVD_STREAM_PEND_DOWN;
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
 }
 
 // Dials that are over call back here, without the lock.
 static void rvd_stream_dials_done(revdial_session *s)
 {
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     while (!rvd_base_link_is_alone(&s->dials_over)) {
         rvd_stream_dial *d = RVD_BASE_OWNER(s->dials_over.next, rvd_stream_dial, link);
         rvd_base_link_remove(&d->link);
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
         d->done(d);
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
     }
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
 }
 
 // What the events of a pass ask of the owner, in order, without the lock.
@@ -11805,12 +11802,12 @@ static void rvd_stream_pend_run(revdial_session *s)
 {
     unsigned pend;
     do {
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
         pend = s->pend;
         s->pend = 0;
         if (s->is_told_down) pend &= ~(unsigned)RVD_STREAM_PEND_DOWN;
         if (pend & RVD_STREAM_PEND_DOWN) s->is_told_down = 1;
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
         if (pend & RVD_STREAM_PEND_AUTH) s->host->on_auth(s);
         if (pend & RVD_STREAM_PEND_UP) s->host->on_up(s);
         if (pend & RVD_STREAM_PEND_GOAWAY) s->host->on_goaway(s);
@@ -11828,13 +11825,9 @@ static void rvd_stream_pend_run(revdial_session *s)
 // The same between two events of a read. Nobody stays asleep for the owner's callbacks.
 static void rvd_stream_pend_run_locked(revdial_session *s)
 {
-    rvd_stream_waiter *roused = rvd_stream_roused_take_locked(s);
-    s->collects = 0;
-    pthread_mutex_unlock(&s->lock);
-    rvd_stream_roused_go(roused);
+    rvd_stream_unlock(s);
     rvd_stream_pend_run(s);
-    pthread_mutex_lock(&s->lock);
-    s->collects = 1;
+    rvd_stream_lock(s);
 }
 
 // All events of one read. The lock is released where the owner has to act before the rest.
@@ -11854,14 +11847,10 @@ static void rvd_stream_feed_locked(revdial_session *s, const unsigned char *p, s
 // that no thread reads what follows before this is in.
 static void rvd_stream_feed_early(revdial_session *s, const unsigned char *p, size_t len)
 {
-    rvd_stream_waiter *roused;
-    pthread_mutex_lock(&s->lock);
-    s->collects = 1;
+    rvd_stream_lock(s);
     rvd_stream_feed_locked(s, p, len);
-    s->loop_reads = s->collects = 0;
-    roused = rvd_stream_roused_take_locked(s);
-    pthread_mutex_unlock(&s->lock);
-    rvd_stream_roused_go(roused);
+    s->loop_reads = 0;
+    rvd_stream_unlock(s);
     rvd_stream_pend_run(s);
 }
 
@@ -11869,10 +11858,10 @@ static void rvd_stream_feed_early(revdial_session *s, const unsigned char *p, si
 static int rvd_stream_loop_claims(revdial_session *s)
 {
     int claimed;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     claimed = s->reader == RVD_STREAM_BY_LOOP;
-    s->loop_reads = s->collects = claimed;
-    pthread_mutex_unlock(&s->lock);
+    s->loop_reads = claimed;
+    rvd_stream_unlock(s);
     return claimed;
 }
 
@@ -11895,9 +11884,9 @@ static int rvd_stream_shake(revdial_session *s)
         rvd_stream_wait_io(s, r);
         return 0;
     }
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     rvd_stream_broken_locked(s, &err);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return 0;
 }
 
@@ -11905,13 +11894,12 @@ static int rvd_stream_shake(revdial_session *s)
 static int rvd_stream_read_once(revdial_session *s)
 {
     rvd_loop *loop = s->loop;
-    rvd_stream_waiter *roused;
     revdial_err err;
     ptrdiff_t n = REVDIAL_WANT_READ;
     int is_wanting;
     if (rvd_stream_loop_claims(s)) n = rvd_stream_wire_read(s, loop->buf, RVD_LOOP_BUFFER, &err);
     is_wanting = rvd_stream_is_wanting(n);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (s->state == RVD_STREAM_LINGER && !is_wanting) {
         s->lingered += n > 0 ? (size_t)n : 0;
         if (n <= 0 || s->lingered > RVD_STREAM_LINGER_BYTES) rvd_stream_close_locked(s);
@@ -11926,10 +11914,8 @@ static int rvd_stream_read_once(revdial_session *s)
         rvd_stream_broken_locked(s, &err);
     }
     if (!is_wanting && s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
-    s->loop_reads = s->collects = 0;
-    roused = rvd_stream_roused_take_locked(s);
-    pthread_mutex_unlock(&s->lock);
-    rvd_stream_roused_go(roused);
+    s->loop_reads = 0;
+    rvd_stream_unlock(s);
     s->read_waits = n == REVDIAL_WANT_WRITE;
     if (n <= 0) rvd_stream_wait_io(s, s->read_waits ? REVDIAL_WANT_WRITE : REVDIAL_WANT_READ);
     if (s->wire) return n > 0;
@@ -11949,10 +11935,10 @@ static void rvd_stream_on_io(rvd_loop_io *io)
     s->read_waits = 0;
     is_shaken = rvd_stream_shake(s);
     if (is_shaken && (io->ready & RVD_LOOP_WRITE || s->wire)) {  // a write may wait for a read
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
         if (s->blocked) rvd_stream_flush_soon_locked(s);
         s->blocked = 0;
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
     }
     while (is_shaken && io->slot && io->ready & RVD_LOOP_READ && rounds < RVD_STREAM_ROUNDS) {
         rounds++;
@@ -11968,7 +11954,7 @@ static void rvd_stream_on_io(rvd_loop_io *io)
 static void rvd_stream_on_flush(rvd_loop_flush *f)
 {
     revdial_session *s = RVD_BASE_OWNER(f, revdial_session, flush);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     s->flush_queued = 0;
     if (s->state < RVD_STREAM_LINGER) {
         rvd_stream_pace_locked(s, rvd_loop_now(s->loop));
@@ -11978,7 +11964,7 @@ static void rvd_stream_on_flush(rvd_loop_flush *f)
     if (s->state < RVD_STREAM_LINGER) rvd_stream_timer_arm_locked(s);
     rvd_stream_linger_locked(s);
     rvd_stream_events_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_stream_pend_run(s);
     revdial_session_unref(s);
 }
@@ -11987,7 +11973,7 @@ static void rvd_stream_on_timer(rvd_loop_timer *t)
 {
     revdial_session *s = RVD_BASE_OWNER(t, revdial_session, timer);
     revdial_session_ref(s);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     s->armed_us = 0;
     if (s->state == RVD_STREAM_LINGER) {
         rvd_stream_close_locked(s);
@@ -12002,7 +11988,7 @@ static void rvd_stream_on_timer(rvd_loop_timer *t)
         rvd_stream_events_locked(s);
         rvd_stream_flush_soon_locked(s);
     }
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_stream_pend_run(s);
     revdial_session_unref(s);
 }
@@ -12023,21 +12009,21 @@ static void rvd_stream_lease_locked(revdial_session *s)
 static void rvd_stream_on_lease(rvd_loop_timer *t)
 {
     revdial_session *s = RVD_BASE_OWNER(t, revdial_session, lease);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     s->lease_armed = s->reader != RVD_STREAM_BY_LOOP && s->drives != s->lease_drives;
     if (s->reader == RVD_STREAM_BY_LEASE && !s->lease_armed) {
         s->returns = 0;
         rvd_stream_watch_locked(s);
     }
     rvd_stream_lease_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
 }
 
 // Another thread left something for the loop.
 static void rvd_stream_on_kick(rvd_loop_task *t)
 {
     revdial_session *s = RVD_BASE_OWNER(t, revdial_session, kick);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     s->kick_queued = 0;
     if (s->blocked && s->state != RVD_STREAM_DOWN) {
         // Whoever was told EAGAIN could not clear this mark. There may be room since; a send tells.
@@ -12052,7 +12038,7 @@ static void rvd_stream_on_kick(rvd_loop_task *t)
         s->io.ready |= RVD_LOOP_READ;
         rvd_loop_again(s->loop, &s->io);
     }
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_stream_pend_run(s);
     revdial_session_unref(s);
 }
@@ -12060,13 +12046,13 @@ static void rvd_stream_on_kick(rvd_loop_task *t)
 void revdial_session_kill(revdial_session *s)
 {
     if (!s) return;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (!s->why.code) rvd_stream_fail(&s->why, REVDIAL_ECLOSED, 0, "closed here");
     rvd_stream_leaves(s);
     revdial_engine_shutdown(s->engine);
     rvd_stream_events_locked(s);
     rvd_stream_kick_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
 }
 
 // ---- who reads ----
@@ -12200,10 +12186,10 @@ static int rvd_stream_drive_step_locked(revdial_session *s, rvd_stream_waiter *w
         timeout_ms = left < 0 ? 0 : left > INT32_MAX ? INT32_MAX : (int)left;
     }
     s->polling = 1;
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     n = rvd_stream_drive_wait(s, iov, timeout_ms, &room);
     now_us = rvd_sys_now_us();
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (!s->polling) rvd_sys_wake_drain(&s->interrupt);
     s->polling = 0;
     if (room) s->blocked = 0;
@@ -12268,16 +12254,16 @@ static int rvd_stream_sleep_locked(revdial_session *s, rvd_stream_waiter *w, int
         }
         if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
         if (s->state == RVD_STREAM_UP) rvd_stream_rearm_locked(s, rvd_sys_now_us());
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
         r = rvd_sys_latch_wait(w->latch, deadline_us == INT64_MAX ? -1 : deadline_us);
         has_passed = r == 0;
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
     }
     if (w->woken) r = 0;
     if (w->is_let_go && !has_passed) {
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
         rvd_sys_latch_wait(w->latch, -1);
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
     }
     w->woken = 1;
     s->waiting--;
@@ -12374,14 +12360,14 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
 // Its owner is closing: no time for ceremony.
 static void rvd_stream_kill_soon(revdial_session *s)
 {
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     s->hurry = 1;
     // Last frames of a drain may still be on their way out: they get some seconds.
     if (s->state == RVD_STREAM_LINGER)
         rvd_loop_timer_set(s->loop, &s->timer,
                            rvd_loop_now(s->loop) +
                                (s->has_finished ? RVD_STREAM_HURRY_US : RVD_STREAM_LINGER_US));
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     revdial_session_kill(s);
 }
 
@@ -12394,11 +12380,11 @@ static int rvd_stream_session_run(revdial_session *s)
     rvd_stream_work_begin(s->work);
     rvd_base_link_push(&s->group->sessions, &s->link);
     rvd_sys_tune_session(s->fd);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     rvd_stream_queue_set_locked(s, RVD_STREAM_QUEUE_START);
     s->pace_us = rvd_loop_now(s->loop);
     rvd_stream_flush_soon_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     if (s->group->ending) rvd_stream_kill_soon(s);
     return 0;
 }
@@ -12435,13 +12421,13 @@ void revdial_session_info_get(revdial_session *s, revdial_session_info *out)
 {
     revdial_engine_info info;
     memset(out, 0, sizeof *out);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     revdial_engine_info_get(s->engine, &info);
     out->state = s->state != RVD_STREAM_UP ? REVDIAL_DOWN
                  : s->draining             ? REVDIAL_DRAINING
                                            : REVDIAL_UP;
     out->streams = atomic_load_explicit(&s->stream_count, memory_order_relaxed);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     out->id = s->id;
     rvd_sys_append(out->name, sizeof out->name, 0, s->name);
     rvd_sys_append(out->instance, sizeof out->instance, 0, s->instance);
@@ -12458,10 +12444,10 @@ void revdial_session_info_get(revdial_session *s, revdial_session_info *out)
 static void rvd_stream_stats_add(revdial_stats *out, revdial_session *s)
 {
     revdial_engine_info info;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     revdial_engine_info_get(s->engine, &info);
     out->memory_bytes += info.memory_bytes + s->heap.live_bytes + sizeof *s;
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     out->streams += atomic_load_explicit(&s->stream_count, memory_order_relaxed);
     out->rx_bytes += info.rx_bytes;
     out->tx_bytes += info.tx_bytes;
@@ -12473,14 +12459,14 @@ int revdial_session_drain(revdial_session *s, int timeout_ms)
 {
     int64_t until = rvd_stream_deadline(timeout_ms);
     if (!s) return REVDIAL_EINVAL;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     s->draining = 1;
     rvd_stream_leaves(s);
     s->drain_until_us = until == INT64_MAX ? 0 : until;
     revdial_engine_drain(s->engine);
     rvd_stream_events_locked(s);
     rvd_stream_kick_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return REVDIAL_OK;
 }
 
@@ -12541,7 +12527,7 @@ ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count)
     revdial_session *s = st->session;
     ptrdiff_t n;
     int first = 0;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     for (;;) {
         int released;
         n = rvd_stream_read_locked(st, iov, count);
@@ -12554,7 +12540,7 @@ ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count)
         if (n) break;
     }
     if (n < 0) n = rvd_stream_error_locked(st, (int)n);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return n;
 }
 
@@ -12574,14 +12560,14 @@ static void rvd_stream_recall_locked(revdial_stream *st)
     while (revdial_engine_recall(s->engine, st->id) != 0 && s->state != RVD_STREAM_DOWN) {
         rvd_sys_latch never;
         int has_latch = rvd_sys_latch_init(&never) == 0;
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
         if (has_latch) {
             rvd_sys_latch_wait(&never, rvd_sys_now_us() + RVD_STREAM_RECALL_US);
             rvd_sys_latch_free(&never);
         } else {
             sched_yield();
         }
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
         rvd_stream_flush_locked(s);
     }
 }
@@ -12623,7 +12609,7 @@ ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
     revdial_session *s = st->session;
     ptrdiff_t done = 0, n;
     int has_turn;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     n = rvd_stream_write_begin_locked(st);
     has_turn = n == 0;
     for (int i = 0; i < count && n >= 0; i++) {
@@ -12643,7 +12629,7 @@ ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
     if (has_turn) rvd_stream_write_end_locked(st);
     rvd_stream_flush_locked(s);
     if (n < 0) n = rvd_stream_error_locked(st, (int)n);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return done ? done : n;
 }
 
@@ -12665,12 +12651,12 @@ int revdial_shutdown(revdial_stream *st, int how)
     revdial_session *s = st->session;
     int r = REVDIAL_OK;
     if (how < REVDIAL_RD || how > REVDIAL_RDWR) return REVDIAL_EINVAL;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (how & REVDIAL_RD) revdial_engine_stop(s->engine, st->id);
     if (how & REVDIAL_WR) r = revdial_engine_finish(s->engine, st->id);
     rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR);
     rvd_stream_touch_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return r;
 }
 
@@ -12678,12 +12664,12 @@ int revdial_reset(revdial_stream *st, int code)
 {
     revdial_session *s = st->session;
     int r;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     r = revdial_engine_reset(s->engine, st->id, code);
     if (!r && st->reset_code < 0) st->is_aborted = 1;
     rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR);
     rvd_stream_touch_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return r;
 }
 
@@ -12692,10 +12678,10 @@ void revdial_close(revdial_stream *st)
     revdial_session *s;
     if (!st) return;
     s = revdial_session_ref(st->session);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     rvd_stream_free_locked(st);
     rvd_stream_touch_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     revdial_session_unref(s);
 }
 
@@ -12704,11 +12690,11 @@ int revdial_deadline(revdial_stream *st, int which, int timeout_ms)
     revdial_session *s = st->session;
     int64_t at = timeout_ms == 0 ? 0 : rvd_stream_deadline(timeout_ms);
     if (which < REVDIAL_RD || which > REVDIAL_RDWR) return REVDIAL_EINVAL;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (which & REVDIAL_RD) st->rd_deadline_us = at;
     if (which & REVDIAL_WR) st->wr_deadline_us = at;
     rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return REVDIAL_OK;
 }
 
@@ -12717,7 +12703,7 @@ int revdial_error(revdial_stream *st, int *reset)
     revdial_session *s = st->session;
     revdial_ledger ledger;
     int code = 0;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (reset) *reset = st->reset_code > 0 ? st->reset_code : 0;
     if (st->is_aborted)
         code = REVDIAL_ECLOSED;
@@ -12727,7 +12713,7 @@ int revdial_error(revdial_stream *st, int *reset)
         code = s->why.code == REVDIAL_ECLOSED ? REVDIAL_ECLOSED : REVDIAL_ELOST;
     else if (revdial_engine_ledger(s->engine, st->id, &ledger) < 0)
         code = REVDIAL_ECLOSED;
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return code;
 }
 
@@ -12751,9 +12737,9 @@ int revdial_stream_ledger(revdial_stream *st, revdial_ledger *out)
 {
     revdial_session *s = st->session;
     int r;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     r = revdial_engine_ledger(s->engine, st->id, out);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return r;
 }
 
@@ -12791,7 +12777,7 @@ static int rvd_stream_poll_look(revdial_pollfd *items, size_t count, rvd_stream_
         items[i].revents = 0;
         if (!items[i].st) continue;
         s = items[i].st->session;
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
         items[i].revents = rvd_stream_ready_locked(items[i].st, items[i].events);
         if (p && rvd_base_link_is_alone(&p->waiters[i].link)) {
             rvd_stream_waiter *w = &p->waiters[i];
@@ -12802,7 +12788,7 @@ static int rvd_stream_poll_look(revdial_pollfd *items, size_t count, rvd_stream_
             s->waiting++;
             if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
         }
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
         ready += items[i].revents != 0;
     }
     return ready;
@@ -12829,10 +12815,10 @@ static void rvd_stream_poll_forget(revdial_pollfd *items, rvd_stream_poll *p)
 {
     for (size_t i = 0; i < p->count; i++) {
         if (!items[i].st) continue;
-        pthread_mutex_lock(&items[i].st->session->lock);
+        rvd_stream_lock(items[i].st->session);
         rvd_base_link_remove(&p->waiters[i].link);
         items[i].st->session->waiting--;
-        pthread_mutex_unlock(&items[i].st->session->lock);
+        rvd_stream_unlock(items[i].st->session);
     }
 }
 
@@ -13119,12 +13105,12 @@ static void rvd_relay_step_locked(rvd_relay *r, unsigned events)
 static void rvd_relay_free(rvd_relay *r)
 {
     revdial_session *s = r->session;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (r->st) rvd_stream_free_locked(r->st);
     rvd_stream_touch_locked(s);
     rvd_base_free(&s->heap, r->early, r->early_len);
     rvd_base_free(&s->heap, r, sizeof *r);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_stream_work_end(s->work);
     revdial_session_unref(s);
 }
@@ -13163,12 +13149,12 @@ static void rvd_relay_run(rvd_relay *r)
     revdial_session *s = r->session;
     unsigned events;
     int over;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     // What happened before it began, or while it waited, is seen now.
     events = r->st->reset_code >= 0 || s->state >= RVD_STREAM_LINGER ? RVD_STREAM_WAKE_END : 0;
     rvd_relay_step_locked(r, events);
     over = r->state != RVD_RELAY_RUNNING;
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     // One that waits for its last bytes to leave is looked at when its timer says so.
     if (over && !(r->tries && r->timer.slot)) rvd_relay_end(r);
 }
@@ -13201,7 +13187,7 @@ static void rvd_relay_on_timer(rvd_loop_timer *t)
         return;
     }
     if (r->state == RVD_RELAY_RUNNING) {
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
         if (r->st->reset_code >= 0)
             rvd_relay_fail_stream(r, REVDIAL_ERESET);
         else if (s->state >= RVD_STREAM_LINGER)
@@ -13209,7 +13195,7 @@ static void rvd_relay_on_timer(rvd_loop_timer *t)
         revdial_engine_reset(s->engine, r->st->id, REVDIAL_RESET_TIMEOUT);
         rvd_relay_fail(r, REVDIAL_ETIMEDOUT, 0, "idle for too long");
         rvd_stream_flush_soon_locked(s);
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
     }
     rvd_relay_end(r);
 }
@@ -13219,10 +13205,10 @@ static void rvd_relay_on_group_end(rvd_stream_guest *guest)
 {
     rvd_relay *r = RVD_BASE_OWNER(guest, rvd_relay, guest);
     revdial_session *s = r->session;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     revdial_engine_reset(s->engine, r->st->id, REVDIAL_RESET_CANCEL);
     rvd_relay_fail(r, REVDIAL_ECLOSED, 0, "closed here");
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     if (r->tries < RVD_RELAY_HURRY_TRIES) r->tries = RVD_RELAY_HURRY_TRIES;
     rvd_loop_timer_stop(s->loop, &r->timer);
     if (r->in.slot) rvd_loop_again(s->loop, &r->in);
@@ -13240,9 +13226,9 @@ static void rvd_relay_on_start(rvd_loop_task *task)
     if (error == 0 && r->idle_us)
         error = rvd_loop_timer_set(loop, &r->timer, r->moved_us + r->idle_us);
     if (error < 0) {
-        pthread_mutex_lock(&r->session->lock);
+        rvd_stream_lock(r->session);
         rvd_relay_fail_socket(r, error, "the loop cannot watch the socket");
-        pthread_mutex_unlock(&r->session->lock);
+        rvd_stream_unlock(r->session);
         r->tries = RVD_RELAY_UNSENT_TRIES;
         rvd_relay_end(r);
         return;
@@ -13292,7 +13278,7 @@ static int rvd_relay_start(revdial_stream *st, int rfd, int wfd, const revdial_j
     revdial_session *s = st->session;
     rvd_relay *r = NULL;
     int code;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     code = s->state == RVD_STREAM_DOWN ? REVDIAL_ECLOSED
                                        : rvd_relay_new_locked(st, rfd, wfd, opts, &r);
     if (!code) {
@@ -13300,7 +13286,7 @@ static int rvd_relay_start(revdial_stream *st, int rfd, int wfd, const revdial_j
         rvd_stream_work_begin(s->work);
         rvd_loop_post(s->loop, &r->start);
     }
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return code;
 }
 
@@ -13717,20 +13703,20 @@ static void rvd_proxy_pending_end(revdial_proxy *p, revdial_session *s)
 
 static void rvd_proxy_verdict(revdial_session *s, int code)
 {
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     revdial_engine_auth(s->engine, code);
     rvd_base_wipe(s->auth_text, sizeof s->auth_text);
     rvd_stream_events_locked(s);
     rvd_stream_flush_soon_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
 }
 
 // Ends a session for a reason that is not the application's. Takes a reference over.
 static void rvd_proxy_end(revdial_session *s, int code, const char *why)
 {
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (!s->why.code) rvd_stream_fail(&s->why, code, 0, why);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     revdial_session_kill(s);
     revdial_session_unref(s);
 }
@@ -14102,9 +14088,9 @@ static void rvd_proxy_auth_free(rvd_proxy_auth *a)
     revdial_session *s = a->session;
     s->is_checked = 0;
     if (s->is_told_down) rvd_proxy_pending_end(s->owner, s);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     rvd_base_free(&s->heap, a, sizeof *a);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_stream_work_end(s->work);
     revdial_session_unref(s);
 }
@@ -14144,9 +14130,9 @@ static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *check, void *ud)
 {
     revdial_proxy *p = s->owner;
     rvd_proxy_auth *a;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     a = rvd_base_alloc(&s->heap, sizeof *a);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     if (a) {
         a->job.run = rvd_proxy_auth_run;
         a->task.run = rvd_proxy_auth_done;
@@ -14241,9 +14227,9 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     revdial_engine_info info;
     int was_up = 0;
     if (!s->is_checked) rvd_proxy_pending_end(p, s);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     revdial_engine_info_get(s->engine, &info);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     pthread_mutex_lock(&p->lock);
     if (m) {
         was_up = m->is_up;
@@ -14349,10 +14335,10 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
         }
         revdial_session_unref(s);
     } else {
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
         s->loop_reads = 1;
         rvd_stream_events_locked(s);
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
         rvd_stream_pend_run(s);
         if (!a->is_upgraded) rvd_proxy_waiting_begin(p, s);
         rvd_stream_feed_early(s, a->early, a->early_len);
@@ -14828,10 +14814,10 @@ static void rvd_proxy_dial_abandon(rvd_proxy_dial *d, int reset, int code, const
         return;
     }
     revdial_session_ref(s);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     rvd_stream_dial_abandon_locked(s, &d->dial, reset, code, text);
     rvd_stream_flush_soon_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_stream_dials_done(s);
     revdial_session_unref(s);
 }
@@ -14881,10 +14867,10 @@ static void rvd_proxy_dial_run(rvd_loop_task *task)
     if (is_waiting || d->is_asked) return;
     s = revdial_session_ref(d->session);
     d->is_asked = 1;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     rvd_stream_dial_ask_locked(s, &d->dial);
     rvd_stream_flush_soon_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_stream_dials_done(s);
     revdial_session_unref(s);
 }
@@ -16084,14 +16070,14 @@ static void rvd_agent_forward_free(rvd_agent_forward *f)
     revdial_session *s = f->session;
     rvd_loop_timer_stop(s->loop, &f->timer);
     rvd_agent_hang_up(s->loop, &f->io);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (f->st) {
         rvd_stream_sink_set_locked(f->st, NULL, NULL, 0);
         rvd_stream_free_locked(f->st);
         rvd_stream_flush_soon_locked(s);
     }
     rvd_base_free(&s->heap, f, f->size);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_stream_work_end(s->work);
     revdial_session_unref(s);
 }
@@ -16099,9 +16085,9 @@ static void rvd_agent_forward_free(rvd_agent_forward *f)
 static void rvd_agent_forward_refuse(rvd_agent_forward *f, int reset)
 {
     revdial_session *s = f->session;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (f->st) revdial_engine_reset(s->engine, f->st->id, reset);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     if (f->st) {
         char text[600];
         size_t n = rvd_sys_append(text, sizeof text, 0, "target=");
@@ -16227,9 +16213,9 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     rvd_loop_remove(s->loop, &f->io);
     f->io.fd = -1;
     f->st = NULL;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     rvd_stream_sink_set_locked(st, NULL, NULL, 0);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_sys_tune_client(fd);
     rvd_sys_set_abort(fd, 1);
     if (rvd_relay_start(st, fd, fd, &opts)) {
@@ -16238,10 +16224,10 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
         rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);
         return;
     }
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     revdial_engine_accept(s->engine, st->id);
     rvd_stream_flush_soon_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_agent_forward_free(f);
 }
 
@@ -16309,7 +16295,7 @@ static void rvd_agent_forward_on_timer(rvd_loop_timer *t)
         return;
     }
     // The resolver cannot be interrupted; the dialler need not wait for it.
-    pthread_mutex_lock(&f->session->lock);
+    rvd_stream_lock(f->session);
     if (f->st) {
         revdial_engine_reset(f->session->engine, f->st->id, REVDIAL_RESET_CONNECT_TIMEOUT);
         rvd_stream_sink_set_locked(f->st, NULL, NULL, 0);
@@ -16317,7 +16303,7 @@ static void rvd_agent_forward_on_timer(rvd_loop_timer *t)
         f->st = NULL;
         rvd_stream_flush_soon_locked(f->session);
     }
-    pthread_mutex_unlock(&f->session->lock);
+    rvd_stream_unlock(f->session);
 }
 
 static void rvd_agent_forward_resolve(rvd_loop_job *job)
@@ -17090,11 +17076,11 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
     revdial_engine_info info;
     const char *challenge;
     int retry_after_ms;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     revdial_engine_info_get(s->engine, &info);
     retry_after_ms = s->retry_after_ms;
     challenge = s->challenge;  // written once, before this
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     pthread_mutex_lock(&a->lock);
     rvd_base_link_remove(&m->link);
     a->session_count--;
