@@ -10461,6 +10461,8 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 
 #define RVD_STREAM_IOV 16           // vectors per send: eight frames of a burst with their headers
 #define RVD_STREAM_ROUNDS 8         // reads or sends in a row before others get their turn
+#define RVD_STREAM_BURST 65536      // after such a read of the loop there may be more at once,
+#define RVD_STREAM_PIECE 4096       // and a thread that got so much of a piece waits for the rest
 #define RVD_STREAM_LEND 8192        // less is copied faster than it is lent
 #define RVD_STREAM_RECALL_US 10000  // then it is looked whether there is memory again
 #define RVD_STREAM_SPILL 16384      // of a thread's read: enough for a burst of small frames
@@ -10490,7 +10492,12 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 // less, or what belongs to Digest, which is less still.
 enum { RVD_STREAM_AUTH_TEXT = 4096 + 65 + 65 + 16 };
 
-enum { RVD_STREAM_WAKE_RD = 1, RVD_STREAM_WAKE_WR = 2, RVD_STREAM_WAKE_END = 4 };
+enum {
+    RVD_STREAM_WAKE_RD = 1,
+    RVD_STREAM_WAKE_WR = 2,
+    RVD_STREAM_WAKE_END = 4,
+    RVD_STREAM_WAKE_CALL = 8  // the application has changed what there is to wait for
+};
 
 // Counts what runs on an owner's loops (sessions, relays, dials): it is freed after all of them.
 typedef struct rvd_stream_work {
@@ -10581,9 +10588,11 @@ struct rvd_stream_waiter {
     rvd_stream_waiter *next_roused;
     rvd_sys_latch *latch;  // or:
     rvd_sys_wake *wake;
-    // A reader's buffer: what arrives while it sleeps goes there at once.
+    // A reader's buffer: what arrives while it sleeps goes there at once. Or a writer's bytes: they
+    // are lent to the engine as there is room, and it sleeps until the last of them is sent.
     uint32_t id;
     uint8_t *buf;
+    const uint8_t *from;
     size_t len, got;
 };
 
@@ -10695,6 +10704,8 @@ struct revdial_session {
     void *host_ud;   // owner's
     int read_waits;  // a read wants the socket writable
     size_t lingered;
+    int holds;                // readers that got a piece may get more, before they are let go
+    rvd_stream_waiter *held;  // they
     int is_counted;        // owner's: it no longer counts as pending; a proxy has its lock for it
     int is_checked;        // owner's: a hook is at work on it
     int is_listed;         // owner's: a row of a table has admitted it; set before it is registered
@@ -10709,6 +10720,7 @@ struct revdial_session {
     unsigned pend;
     int kick_queued, flush_queued;
     int sending;          // a thread is between output and sent, with the lock released
+    int supplied;         // a sleeping writer's bytes have come to the output since the last send
     int blocked;          // the socket takes no more until the loop says so
     int closing;          // the loop wants to close the descriptor and waits for who uses it
     int64_t armed_us;     // the timer, as last set
@@ -10770,6 +10782,15 @@ static void rvd_stream_lock(revdial_session *s)
     pthread_mutex_lock(&s->lock);
 }
 
+static void rvd_stream_let_go(rvd_stream_waiter *w)
+{
+    while (w) {
+        rvd_stream_waiter *next = w->next_roused;  // w is gone as soon as it may go
+        rvd_sys_latch_open(w->latch);
+        w = next;
+    }
+}
+
 // The only way to release the lock: lets go the threads that were roused under it. They wait until
 // then, s may be gone.
 static void rvd_stream_unlock(revdial_session *s)
@@ -10778,11 +10799,15 @@ static void rvd_stream_unlock(revdial_session *s)
     s->roused = NULL;
     s->roused_end = &s->roused;
     pthread_mutex_unlock(&s->lock);
-    while (w) {
-        rvd_stream_waiter *next = w->next_roused;  // w is gone as soon as it may go
-        rvd_sys_latch_open(w->latch);
-        w = next;
-    }
+    rvd_stream_let_go(w);
+}
+
+// Loop thread, without the lock: the pass is over, or will last.
+static void rvd_stream_let_held_go(revdial_session *s)
+{
+    rvd_stream_waiter *w = s->held;
+    s->held = NULL;
+    rvd_stream_let_go(w);
 }
 
 static int rvd_stream_flush_locked(revdial_session *s);
@@ -11127,6 +11152,11 @@ static void rvd_stream_rouse_locked(revdial_session *s, rvd_stream_waiter *w)
         return;
     }
     w->is_let_go = 1;
+    if (s->holds && w->got >= RVD_STREAM_PIECE && w->got < w->len) {
+        w->next_roused = s->held;
+        s->held = w;
+        return;
+    }
     *s->roused_end = w;
     s->roused_end = &w->next_roused;
 }
@@ -11157,6 +11187,31 @@ static void rvd_stream_deliver_locked(revdial_stream *st)
         w->got += (size_t)n;
         rvd_stream_rouse_locked(s, w);
     }
+}
+
+// Takes bytes of the thread that sleeps in a write, as many as there is room for. Returns 0 if
+// there is no such thread.
+static int rvd_stream_supply_locked(revdial_stream *st)
+{
+    revdial_session *s = st->session;
+    for (rvd_base_link *l = st->waiters.next; l != &st->waiters; l = l->next) {
+        rvd_stream_waiter *w = RVD_BASE_OWNER(l, rvd_stream_waiter, link);
+        size_t left = w->len - w->got;
+        ptrdiff_t n = 0;
+        if (!w->from) continue;
+        if (left >= RVD_STREAM_LEND && !s->wire)
+            n = revdial_engine_lend(s->engine, st->id, w->from + w->got, left);
+        else if (left)
+            n = revdial_engine_write(s->engine, st->id, w->from + w->got, left);
+        if (n > 0) {
+            w->got += (size_t)n;
+            s->supplied = 1;
+        }
+        if (n < 0 || (w->got == w->len && !revdial_engine_lent(s->engine, st->id)))
+            rvd_stream_rouse_locked(s, w);
+        return 1;
+    }
+    return 0;
 }
 
 // Who is told of what happens to the stream from now on; NULL: nobody.
@@ -11515,16 +11570,19 @@ static void rvd_stream_on_event_locked(revdial_session *s, const revdial_event *
     case REVDIAL_EV_DEAD: rvd_stream_on_dead_locked(s, ev); break;
     case REVDIAL_EV_OPEN: rvd_stream_incoming_locked(s, ev); break;
     case REVDIAL_EV_ACCEPTED: rvd_stream_wake_locked(st, RVD_STREAM_WAKE_WR); break;
+    case REVDIAL_EV_SENT:
+        if (st) rvd_stream_supply_locked(st);
+        break;
     case REVDIAL_EV_READABLE:
         rvd_stream_deliver_locked(st);
         rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD);
         break;
     case REVDIAL_EV_FIN: rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD); break;
     case REVDIAL_EV_WRITABLE:
-        if (st)
-            rvd_stream_wake_locked(st, RVD_STREAM_WAKE_WR);
-        else
+        if (!st)
             rvd_stream_dials_retry_locked(s);
+        else if (!rvd_stream_supply_locked(st))
+            rvd_stream_wake_locked(st, RVD_STREAM_WAKE_WR);
         break;
     case REVDIAL_EV_RESET:
         st->reset_code = ev->code;
@@ -11558,6 +11616,7 @@ static void rvd_stream_events_locked(revdial_session *s)
         if (on_loop) rvd_stream_sinks_locked(&s->kicked);
     }
     if (!on_loop && (s->pend || !rvd_base_link_is_alone(&s->kicked))) rvd_stream_kick_locked(s);
+    if (on_loop && s->supplied && !s->sending) rvd_stream_flush_soon_locked(s);
 }
 
 // ---- sending ----
@@ -11619,6 +11678,7 @@ static void rvd_stream_rearm_locked(revdial_session *s, int64_t now_us)
 {
     int64_t at = revdial_engine_tick(s->engine, now_us);
     rvd_stream_events_locked(s);  // room that was promised and not used is another's now
+    if (s->supplied && !s->sending) rvd_stream_kick_locked(s);
     if (at >= 0 && (!s->armed_us || at < s->armed_us)) rvd_stream_kick_locked(s);
 }
 
@@ -11629,13 +11689,13 @@ static int rvd_stream_flush_locked(revdial_session *s)
     int rounds = 0, released = 0;
     if (s->sending || s->blocked || s->state == RVD_STREAM_DOWN) return 0;
     s->sending = 1;
-    while (rvd_stream_send_locked(s, &released))
-        if (++rounds == RVD_STREAM_ROUNDS) {
-            rvd_stream_kick_locked(s);
-            break;
-        }
-    s->sending = 0;
-    rvd_stream_events_locked(s);
+    do {
+        s->supplied = 0;
+        while (rounds < RVD_STREAM_ROUNDS && rvd_stream_send_locked(s, &released)) rounds++;
+        rvd_stream_events_locked(s);
+    } while (s->supplied && !s->blocked && rounds < RVD_STREAM_ROUNDS);
+    if (rounds == RVD_STREAM_ROUNDS) rvd_stream_kick_locked(s);
+    s->supplied = s->sending = 0;
     // The last stream of a drain may have ended just now, and only the loop sets timers.
     if (s->closing ||
         ((s->draining || s->state == RVD_STREAM_LINGER) && !rvd_stream_on_loop_locked(s)))
@@ -11825,7 +11885,9 @@ static void rvd_stream_pend_run(revdial_session *s)
 // The same between two events of a read. Nobody stays asleep for the owner's callbacks.
 static void rvd_stream_pend_run_locked(revdial_session *s)
 {
+    s->holds = 0;
     rvd_stream_unlock(s);
+    rvd_stream_let_held_go(s);
     rvd_stream_pend_run(s);
     rvd_stream_lock(s);
 }
@@ -11890,8 +11952,9 @@ static int rvd_stream_shake(revdial_session *s)
     return 0;
 }
 
-// Returns 0 when there is nothing more to read now.
-static int rvd_stream_read_once(revdial_session *s)
+// Returns 0 when there is nothing more to read now. The last one in a pass holds nobody
+// back.
+static int rvd_stream_read_once(revdial_session *s, int is_last)
 {
     rvd_loop *loop = s->loop;
     revdial_err err;
@@ -11905,7 +11968,9 @@ static int rvd_stream_read_once(revdial_session *s)
         if (n <= 0 || s->lingered > RVD_STREAM_LINGER_BYTES) rvd_stream_close_locked(s);
     } else if (n > 0) {
         int was_handshake = s->state == RVD_STREAM_HANDSHAKE;
+        s->holds = !is_last && n >= RVD_STREAM_BURST;
         rvd_stream_feed_locked(s, loop->buf, (size_t)n);
+        s->holds = 0;
         if (was_handshake) rvd_base_wipe(loop->buf, (size_t)n);  // there was a secret in it
     } else if (n == 0) {
         revdial_engine_input(s->engine, NULL, 0, rvd_loop_now(loop));
@@ -11920,7 +11985,8 @@ static int rvd_stream_read_once(revdial_session *s)
     if (n <= 0) rvd_stream_wait_io(s, s->read_waits ? REVDIAL_WANT_WRITE : REVDIAL_WANT_READ);
     if (s->wire) return n > 0;
     // A short read has emptied the socket; an end that came with it has its own edge or its mark.
-    if (n > 0 && n < RVD_LOOP_BUFFER && !(s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))) {
+    if (n > 0 && n < RVD_LOOP_BUFFER && !s->held &&
+        !(s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))) {
         s->io.ready &= ~(unsigned)RVD_LOOP_READ;
         return 0;
     }
@@ -11942,8 +12008,9 @@ static void rvd_stream_on_io(rvd_loop_io *io)
     }
     while (is_shaken && io->slot && io->ready & RVD_LOOP_READ && rounds < RVD_STREAM_ROUNDS) {
         rounds++;
-        if (!rvd_stream_read_once(s)) break;
+        if (!rvd_stream_read_once(s, rounds == RVD_STREAM_ROUNDS)) break;
     }
+    rvd_stream_let_held_go(s);
     rvd_stream_pend_run(s);
     open = io->slot != 0 && !s->read_waits;
     if (s->wire && rvd_stream_wire_state(s->wire) == RVD_STREAM_WIRE_HANDSHAKE) open = 0;
@@ -12482,30 +12549,33 @@ static int rvd_stream_error_locked(revdial_stream *st, int code)
     return code;
 }
 
-// Sleeps until the stream moves. Returns bytes that have come into buf meanwhile (NULL: a writer
-// waits), 0, or REVDIAL_EAGAIN, ETIMEDOUT, EDEADLK, ENOMEM.
-static ptrdiff_t rvd_stream_wait_locked(revdial_stream *st, void *buf, size_t len)
+// Sleeps until the stream moves: w says what is waited for, the rest of it is set here. Returns
+// bytes that have come into its buffer, or were taken from it, meanwhile, 0, or REVDIAL_EAGAIN,
+// ETIMEDOUT, EDEADLK, ENOMEM.
+static ptrdiff_t rvd_stream_wait_locked(revdial_stream *st, rvd_stream_waiter *w)
 {
-    const int64_t *deadline = buf ? &st->rd_deadline_us : &st->wr_deadline_us;
-    rvd_stream_waiter w;
+    revdial_session *s = st->session;
+    const int64_t *deadline =
+        w->events & RVD_STREAM_WAKE_RD ? &st->rd_deadline_us : &st->wr_deadline_us;
     rvd_sys_latch latch;
     int r;
     if (*deadline == 0) return REVDIAL_EAGAIN;
-    if (rvd_stream_on_loop_locked(st->session)) return REVDIAL_EDEADLK;
+    if (rvd_stream_on_loop_locked(s)) return REVDIAL_EDEADLK;
     if (*deadline != INT64_MAX && *deadline <= rvd_sys_now_us()) return REVDIAL_ETIMEDOUT;
     if (rvd_sys_latch_init(&latch) < 0) return REVDIAL_ENOMEM;
-    memset(&w, 0, sizeof w);
-    rvd_base_link_init(&w.link);
-    w.events = RVD_STREAM_WAKE_END | (buf ? RVD_STREAM_WAKE_RD : RVD_STREAM_WAKE_WR);
-    w.latch = &latch;
-    w.id = st->id;
-    w.buf = buf;
-    w.len = len;
-    rvd_base_link_push(&st->waiters, &w.link);
-    r = rvd_stream_sleep_locked(st->session, &w, *deadline);
-    rvd_base_link_remove(&w.link);
+    rvd_base_link_init(&w->link);
+    w->events |= RVD_STREAM_WAKE_END;
+    w->latch = &latch;
+    w->id = st->id;
+    rvd_base_link_push(&st->waiters, &w->link);
+    if (w->from) {
+        rvd_stream_supply_locked(st);
+        if (s->supplied) rvd_stream_flush_locked(s);
+    }
+    r = rvd_stream_sleep_locked(s, w, *deadline);
+    rvd_base_link_remove(&w->link);
     rvd_sys_latch_free(&latch);
-    if (w.got) return (ptrdiff_t)w.got;
+    if (w->got) return (ptrdiff_t)w->got;
     return r == -ETIMEDOUT ? REVDIAL_ETIMEDOUT : 0;
 }
 
@@ -12529,13 +12599,16 @@ ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count)
     int first = 0;
     rvd_stream_lock(s);
     for (;;) {
+        rvd_stream_waiter w = {.events = RVD_STREAM_WAKE_RD};
         int released;
         n = rvd_stream_read_locked(st, iov, count);
         released = rvd_stream_flush_locked(s);  // the accept and the credit that this has earned
         if (n != REVDIAL_EAGAIN) break;
         if (released) continue;
         while (first < count - 1 && !iov[first].iov_len) first++;
-        n = rvd_stream_wait_locked(st, iov[first].iov_base, iov[first].iov_len);
+        w.buf = iov[first].iov_base;
+        w.len = iov[first].iov_len;
+        n = rvd_stream_wait_locked(st, &w);
         if (n > 0) rvd_stream_flush_locked(s);
         if (n) break;
     }
@@ -12587,11 +12660,21 @@ static ptrdiff_t rvd_stream_put_locked(revdial_stream *st, const uint8_t *data, 
     return n;
 }
 
+// Leaves the bytes to whoever sends, and sleeps until they are sent. Returns as a wait does.
+static ptrdiff_t rvd_stream_leave_locked(revdial_stream *st, const uint8_t *data, size_t len)
+{
+    rvd_stream_waiter w = {.events = RVD_STREAM_WAKE_CALL, .from = data, .len = len};
+    ptrdiff_t n = rvd_stream_wait_locked(st, &w);
+    if (revdial_engine_lent(st->session->engine, st->id)) rvd_stream_recall_locked(st);
+    return n;
+}
+
 // Writers of one stream take turns, so that a call's bytes stay together however often it waits.
 static int rvd_stream_write_begin_locked(revdial_stream *st)
 {
     while (st->is_writing) {
-        int r = (int)rvd_stream_wait_locked(st, NULL, 0);
+        rvd_stream_waiter w = {.events = RVD_STREAM_WAKE_WR};
+        int r = (int)rvd_stream_wait_locked(st, &w);
         if (r) return r;
     }
     st->is_writing = 1;
@@ -12608,7 +12691,7 @@ ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
 {
     revdial_session *s = st->session;
     ptrdiff_t done = 0, n;
-    int has_turn;
+    int has_turn, waits = 0;
     rvd_stream_lock(s);
     n = rvd_stream_write_begin_locked(st);
     has_turn = n == 0;
@@ -12616,14 +12699,13 @@ ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
         const uint8_t *at = iov[i].iov_base;
         size_t left = iov[i].iov_len;
         do {
-            n = rvd_stream_put_locked(st, at, left);
+            n = waits ? rvd_stream_leave_locked(st, at, left) : rvd_stream_put_locked(st, at, left);
             if (n > 0) {
                 at += n;
                 left -= (size_t)n;
                 done += n;
             }
-            if (n >= 0 && left && !rvd_stream_flush_locked(s) && n == 0)
-                n = rvd_stream_wait_locked(st, NULL, 0);
+            waits = left && !waits && n == 0 && !rvd_stream_flush_locked(s);
         } while (n >= 0 && left);
     }
     if (has_turn) rvd_stream_write_end_locked(st);
@@ -12654,7 +12736,7 @@ int revdial_shutdown(revdial_stream *st, int how)
     rvd_stream_lock(s);
     if (how & REVDIAL_RD) revdial_engine_stop(s->engine, st->id);
     if (how & REVDIAL_WR) r = revdial_engine_finish(s->engine, st->id);
-    rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR);
+    rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_CALL);
     rvd_stream_touch_locked(s);
     rvd_stream_unlock(s);
     return r;
@@ -12667,7 +12749,7 @@ int revdial_reset(revdial_stream *st, int code)
     rvd_stream_lock(s);
     r = revdial_engine_reset(s->engine, st->id, code);
     if (!r && st->reset_code < 0) st->is_aborted = 1;
-    rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR);
+    rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_CALL);
     rvd_stream_touch_locked(s);
     rvd_stream_unlock(s);
     return r;
@@ -12693,7 +12775,7 @@ int revdial_deadline(revdial_stream *st, int which, int timeout_ms)
     rvd_stream_lock(s);
     if (which & REVDIAL_RD) st->rd_deadline_us = at;
     if (which & REVDIAL_WR) st->wr_deadline_us = at;
-    rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR);
+    rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_CALL);
     rvd_stream_unlock(s);
     return REVDIAL_OK;
 }

@@ -555,7 +555,7 @@ static inline void util_handler(void *ud, revdial_stream *st)
         r = util_read_bulk(st);
     } else if (strcmp(what, "bulk-sink") == 0) {
         r = util_read_bulk(st);
-        if (r.end == 0) revdial_write(st, "ok", 2);
+        if (r.end == 0) revdial_write(st, r.is_bad ? "no" : "ok", 2);
     } else if (strcmp(what, "flood") == 0) {
         revdial_write(st, "", 0);
         r.bytes = util_write_payload(st, UINT64_MAX, 1);

@@ -37,6 +37,7 @@ typedef struct state {
     unsigned loop_holds;
     unsigned roused;  // waiters collected, to be let go when the lock is released
     unsigned going;   // the same once it has been
+    unsigned held;    // collected, to be let go at the end of the loop's pass
     unsigned polling;
     unsigned notified;  // the interrupt's eventfd
     unsigned kick;
@@ -53,6 +54,7 @@ enum mutation {
     DRIVE_BESIDE_THE_LOOP,  // may_drive() does not look at loop_reads
     LOOP_BESIDE_A_THREAD,   // loop_claims() does not look at reader
     LOSE_THE_ROUSED,        // somebody releases the lock without rvd_stream_unlock()
+    LOSE_THE_HELD,          // on_io() lets go whom it has held back only if it has read something
     NO_INTERRUPT,           // who wakes a thread that polls does not write to its eventfd
     LEASE_WITHOUT_TIMER,    // drive_end() asks for no lease
     LEASE_FOR_SEVERAL,      // drive_end() does not look whether others wait
@@ -67,6 +69,7 @@ static const char *const mutation_names[MUTATIONS] = {"none",
                                                       "drive beside the loop",
                                                       "loop beside a thread",
                                                       "lose the roused",
+                                                      "lose the held",
                                                       "no interrupt",
                                                       "lease without timer",
                                                       "lease for several",
@@ -242,6 +245,13 @@ static void reach(const state *s, const char *step)
         reach(&s, name); \
     } while (0)
 
+// rvd_stream_let_held_go(); let go as by rvd_stream_unlock()
+static void let_held_go(state *s)
+{
+    s->going |= s->held;
+    s->held = 0;
+}
+
 // rvd_loop_pass(), rvd_stream_on_io(), read_once(), on_kick(), on_lease()
 static void loop_steps(const state *from)
 {
@@ -269,6 +279,7 @@ static void loop_steps(const state *from)
         STEP("loop: claims", {
             s.loop_reads = s.reader == LOOP || mutated == LOOP_BESIDE_A_THREAD;
             s.loop = s.loop_reads ? CLAIMED : ASLEEP;
+            if (s.loop == ASLEEP) let_held_go(&s);
         });
     if (from->loop == CLAIMED)
         STEP("loop: reads", {
@@ -276,13 +287,19 @@ static void loop_steps(const state *from)
             s.socket = 0;
             s.loop = READ;
         });
-    if (from->loop == READ)
+    for (int holds = 0; holds < 2 && from->loop == READ; holds++)
         STEP("loop: handles what it has read", {
             unsigned had = s.loop_holds;
             s.loop_holds = 0;
             deliver(&s, had);
             s.loop_reads = 0;
-            s.loop = ASLEEP;
+            s.loop = had && holds ? RUN : ASLEEP;
+            if (s.loop == RUN) {
+                s.held |= s.roused;
+                s.roused = 0;
+            } else if (had || mutated != LOSE_THE_HELD) {
+                let_held_go(&s);
+            }
         });
 }
 
