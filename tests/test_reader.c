@@ -393,6 +393,70 @@ TEST(a_write_that_gives_up_has_its_memory_back)
     world_close(&w);
 }
 
+// Reads that ask for parts: of which shape, the round says. Returns bytes, into `to` in their order.
+static ptrdiff_t shaped_read(revdial_stream *st, unsigned shape, uint8_t *to, size_t len)
+{
+    struct iovec iov[5] = {{NULL, 0}, {NULL, 0}, {NULL, 0}, {NULL, 0}, {NULL, 0}};
+    size_t first = shape % 3 == 0 ? 1 : shape % 3 == 1 ? len / 2 : len;
+    if (first > len) first = len;
+    iov[shape & 1].iov_base = to;
+    iov[shape & 1].iov_len = first;
+    iov[2 + (shape >> 1 & 1)].iov_base = to + first;
+    iov[2 + (shape >> 1 & 1)].iov_len = len - first;
+    return revdial_readv(st, iov, 5);
+}
+
+TEST(reads_of_any_shape_and_size_give_the_bytes_in_order)
+{
+    enum { ASKED = 70000, LONGEST = 9000 };
+    static uint8_t out[ASKED], in[ASKED];
+    static const size_t sizes[] = {1, 2, 11, 12, 13, 63, 64, 512, 513, 4096, LONGEST};
+    world w;
+    world_init(&w);
+    if (world_open(&w)) {
+        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+        size_t at = 0, got = 0;
+        REQUIRE(st != NULL);
+        revdial_deadline(st, REVDIAL_RDWR, UTIL_WAIT_MS);
+        util_fill(out, ASKED, 0, 7);
+        for (unsigned round = 0; got < ASKED; round++) {
+            size_t more = sizes[round * 7 % 11], asks = sizes[round % 11];
+            if (more > ASKED - at) more = ASKED - at;
+            if (asks > ASKED - got) asks = ASKED - got;
+            CHECK_INT(revdial_write(st, out + at, more), more);
+            at += more;
+            if (at == got) continue;
+            ptrdiff_t n = shaped_read(st, round, in + got, asks);
+            if (!CHECK(n > 0 && (size_t)n <= asks)) break;
+            got += (size_t)n;
+        }
+        CHECK(memcmp(in, out, ASKED) == 0);
+        revdial_close(st);
+    }
+    world_close(&w);
+}
+
+TEST(a_read_into_nothing_does_not_wait_and_takes_nothing)
+{
+    struct iovec none[2] = {{NULL, 0}, {NULL, 0}};
+    world w;
+    world_init(&w);
+    if (world_open(&w)) {
+        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+        char c = 0;
+        REQUIRE(st != NULL);
+        revdial_pollfd item = {st, -1, POLLIN, 0};
+        CHECK_INT(revdial_readv(st, none, 2), 0);
+        CHECK_INT(revdial_write(st, "x", 1), 1);
+        CHECK_INT(revdial_poll(&item, 1, UTIL_WAIT_MS), 1);
+        CHECK_INT(revdial_readv(st, none, 2), 0);
+        CHECK_INT(revdial_read(st, &c, 1), 1);
+        CHECK_INT(c, 'x');
+        revdial_close(st);
+    }
+    world_close(&w);
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);
