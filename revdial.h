@@ -10131,17 +10131,31 @@ static int rvd_loop_spin_pays(const rvd_loop_spin *p)
     return p->limit_us > 0 && p->score >= 0;
 }
 
+typedef struct rvd_loop_look {
+    int64_t begun_us, last_us;
+    int is_late;  // the last pause was long
+} rvd_loop_look;
+
+static rvd_loop_look rvd_loop_look_begin(void)
+{
+    int64_t now = rvd_sys_now_us();
+    rvd_loop_look look = {now, now, 0};
+    return look;
+}
+
 // Between two looks, which take a microsecond or two: whoever else wants this core may have it. A
-// pause that long tells that somebody did.
+// longer pause tells that somebody did. It may have been who answers: then the look after it finds
+// something. If it does not, or if the pause alone was too long, polling is in somebody's way.
 //   returns  0 when the time is up, or when polling is in somebody's way
-static int rvd_loop_spin_on(rvd_loop_spin *p, int64_t begun_us, int64_t *last_us)
+static int rvd_loop_spin_on(rvd_loop_spin *p, rvd_loop_look *look)
 {
     int64_t now;
-    sched_yield();
+    if (!look->is_late) sched_yield();
     now = rvd_sys_now_us();
-    if (now - *last_us > RVD_LOOP_SPIN_PAUSE_US) p->score = RVD_LOOP_SPIN_CROWDED;
-    *last_us = now;
-    return p->score >= 0 && now - begun_us < p->limit_us;
+    if (look->is_late || now - look->last_us > p->limit_us) p->score = RVD_LOOP_SPIN_CROWDED;
+    look->is_late = now - look->last_us > RVD_LOOP_SPIN_PAUSE_US;
+    look->last_us = now;
+    return p->score >= 0 && now - look->begun_us < p->limit_us;
 }
 
 // After a wait of so long, polled or slept.
@@ -10171,11 +10185,11 @@ static int rvd_loop_timeout_ms(const rvd_loop *loop)
 // Looks again and again for a while. Returns as a wait does, 0: nothing came.
 static int rvd_loop_wait_awake(rvd_loop *loop)
 {
-    int64_t begun = rvd_sys_now_us(), last = begun;
+    rvd_loop_look look = rvd_loop_look_begin();
     int n;
     do n = rvd_loop_watch_wait(loop, 0);
     while (n == 0 && !atomic_load_explicit(&loop->posted, memory_order_relaxed) &&
-           rvd_loop_spin_on(&loop->spin, begun, &last));
+           rvd_loop_spin_on(&loop->spin, &look));
     return n;
 }
 
@@ -12175,12 +12189,13 @@ static ptrdiff_t rvd_stream_drive_wait(revdial_session *s, const struct iovec *i
 {
     struct pollfd p[2];
     int wants_room = *room, r, spins = !wants_room && rvd_loop_spin_pays(&s->spin);
-    int64_t begun_us = spins ? rvd_sys_now_us() : 0, last_us = begun_us;
     *room = 0;
     if (s->read_first || spins) {
+        rvd_loop_look look = {0};
         ptrdiff_t n;
+        if (spins) look = rvd_loop_look_begin();
         do n = rvd_stream_drive_recv(s, iov);
-        while (n == -EAGAIN && spins && rvd_loop_spin_on(&s->spin, begun_us, &last_us));
+        while (n == -EAGAIN && spins && rvd_loop_spin_on(&s->spin, &look));
         if (n != -EAGAIN) return n;
     }
     p[0].fd = s->fd;
