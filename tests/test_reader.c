@@ -393,7 +393,7 @@ TEST(a_write_that_gives_up_has_its_memory_back)
     world_close(&w);
 }
 
-// Reads that ask for parts: of which shape, the round says. Returns bytes, into `to` in their order.
+// Reads that ask for parts; the round says of which shape. Returns bytes, in `to` in their order.
 static ptrdiff_t shaped_read(revdial_stream *st, unsigned shape, uint8_t *to, size_t len)
 {
     struct iovec iov[5] = {{NULL, 0}, {NULL, 0}, {NULL, 0}, {NULL, 0}, {NULL, 0}};
