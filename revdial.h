@@ -10053,10 +10053,9 @@ static void rvd_loop_post(rvd_loop *loop, rvd_loop_task *task)
     pthread_mutex_unlock(&loop->lock);
 }
 
-static void rvd_loop_run_tasks(rvd_loop *loop)
+static void rvd_loop_run_posted(rvd_loop *loop)
 {
     rvd_loop_task *task, *next;
-    if (!atomic_load_explicit(&loop->posted, memory_order_relaxed)) return;
     pthread_mutex_lock(&loop->lock);
     task = loop->tasks;
     loop->tasks = NULL;
@@ -10068,6 +10067,14 @@ static void rvd_loop_run_tasks(rvd_loop *loop)
         atomic_exchange_explicit(&task->queued, 0, memory_order_acq_rel);
         task->run(task);
     }
+}
+
+// Those that these post in turn still belong to this pass: what they write goes out together. The
+// others wait for the next one, or a task that posts itself would keep descriptors from running.
+static void rvd_loop_run_tasks(rvd_loop *loop)
+{
+    for (int i = 0; i < 2 && atomic_load_explicit(&loop->posted, memory_order_relaxed); i++)
+        rvd_loop_run_posted(loop);
 }
 
 static void rvd_loop_on_wake(rvd_loop_io *io)
@@ -10605,6 +10612,7 @@ struct revdial_stream {
     int64_t rd_deadline_us, wr_deadline_us;  // 0 = do not wait, INT64_MAX = none
     int reset_code;                          // -1: was not reset by the peer
     int is_aborted;                          // we reset it
+    int is_dialled;                          // by us
     int closing;                             // a relay owns it
     int is_writing;                          // a call is at it; others wait until it is done
     char *meta;                              // "key\0value\0…"
@@ -11352,6 +11360,7 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
     id = st ? revdial_engine_open(s->engine, &opts, st) : REVDIAL_ENOMEM;
     if (id > 0) {
         st->id = (uint32_t)id;
+        st->is_dialled = 1;
         d->st = st;
         d->retry_safe = 0;
         d->state = RVD_STREAM_DIAL_ASKED;
@@ -13236,6 +13245,9 @@ static void rvd_relay_on_start(rvd_loop_task *task)
     int error = rvd_loop_add(loop, &r->in);
     rvd_base_link_push(&r->session->group->guests, &r->guest.link);
     if (error == 0 && r->out.fd >= 0) error = rvd_loop_add(loop, &r->out);
+    // Who has a stream dialled mostly speaks first, and most sockets have room: no need to be told.
+    rvd_relay_out(r)->ready |= RVD_LOOP_WRITE;
+    if (r->st->is_dialled) r->in.ready |= RVD_LOOP_READ;
     r->moved_us = rvd_loop_now(loop);
     if (error == 0 && r->idle_us)
         error = rvd_loop_timer_set(loop, &r->timer, r->moved_us + r->idle_us);

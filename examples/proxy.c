@@ -23,7 +23,7 @@ typedef struct settings {
     prog_list listens, exposes;
     token_paths credentials;
     const char *path;
-    int pick, dial_timeout_ms, is_waiting, drain_ms, io_threads, max_sessions;
+    int pick, dial_timeout_ms, is_waiting, is_early, drain_ms, io_threads, max_sessions;
     int keepalive_ms, dead_after_ms, auth_failures, max_per_identity, spin_us;
     prog_tls_files tls;
 } settings;
@@ -64,6 +64,10 @@ static const prog_option options[] = {
      1, 3600000},
     {"wait", PROG_FLAG, AT(is_waiting), NULL,
      "when no agent of the name is there, wait for one up to --dial-timeout", 0, 0},
+    {"early", PROG_FLAG, AT(is_early), NULL,
+     "send what a client says along without waiting for the agent: one round\n"
+     "trip less, but when the agent refuses, no other one is asked",
+     0, 0},
     {"drain", PROG_DURATION, AT(drain_ms), "TIME",
      "how long TERM waits for connections to end (default 30s)", 0, INT_MAX},
     {"keepalive", PROG_DURATION, AT(keepalive_ms), "TIME",
@@ -255,7 +259,8 @@ static void app_expose(const app *a, revdial_expose *exposes)
         x->dial.target = a->exposes[i].target;
         x->dial.timeout_ms = a->s.dial_timeout_ms;
         x->dial.pick = a->s.pick == 0 ? REVDIAL_PICK_ROUND_ROBIN : REVDIAL_PICK_LEAST_STREAMS;
-        x->dial.flags = a->s.is_waiting ? REVDIAL_DIAL_WAIT : 0;
+        if (a->s.is_waiting) x->dial.flags |= REVDIAL_DIAL_WAIT;
+        if (a->s.is_early) x->dial.flags |= REVDIAL_DIAL_EARLY;
     }
 }
 

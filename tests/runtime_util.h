@@ -294,11 +294,11 @@ static inline void util_settle_run(rvd_loop_task *task)
 }
 
 // Returns when the loop has run the timers that are due by the clock as it stands: those of the
-// pass that runs the first task, before the pass that runs the second.
+// pass that runs the first task. The second may be of the same pass; the third is not.
 static inline void util_settle(rvd_loop *loop)
 {
-    static util_settling s[2];
-    for (int i = 0; i < 2; i++) {
+    static util_settling s[3];
+    for (int i = 0; i < 3; i++) {
         memset(&s[i], 0, sizeof s[i]);
         util_gate_init(&s[i].ran);
         s[i].task.run = util_settle_run;
