@@ -52,7 +52,7 @@ static const struct timespec *util_real(const struct timespec *until, struct tim
 #define REVDIAL_IMPLEMENTATION
 #include "revdial.h"
 
-enum { UTIL_WAIT_MS = 10000 };
+enum { UTIL_WAIT_MS = 20000 };
 
 // ------------------------------------------------------------------------------------------------
 // Gates: a count that threads raise and others wait for.
@@ -293,12 +293,12 @@ static inline void util_settle_run(rvd_loop_task *task)
     util_gate_add(&RVD_BASE_OWNER(task, util_settling, task)->ran, 1);
 }
 
-// Returns when the loop has run the timers that are due by the clock as it stands: those of the
-// pass that runs the first task. The second may be of the same pass; the third is not.
+// Returns when the loop has run the timers that are due by the clock as it stands: when a whole pass
+// lies behind the one that runs the first task, and at most two of them are of the same pass.
 static inline void util_settle(rvd_loop *loop)
 {
-    static util_settling s[3];
-    for (int i = 0; i < 3; i++) {
+    static util_settling s[5];
+    for (int i = 0; i < 5; i++) {
         memset(&s[i], 0, sizeof s[i]);
         util_gate_init(&s[i].ran);
         s[i].task.run = util_settle_run;
