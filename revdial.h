@@ -785,6 +785,8 @@ typedef struct revdial_proxy_config {
     size_t credential_count;
     revdial_auth_fn *auth;  // own check, in place of the table; without either all are refused
     void *auth_ud;
+    int auth_anonymous;     // 1: it is asked about those who present nothing, too; else they get
+                            // 401 without it
     unsigned auth_schemes;  // REVDIAL_AUTH_*, a set: what a 401 asks for; 0 = what the table has,
                             // BEARER with a hook
     const char *realm;      // of BASIC and DIGEST, default "revdial"
@@ -10706,7 +10708,7 @@ struct revdial_session {
     int is_counted;        // owner's: it no longer counts as pending; a proxy has its lock for it
     int is_checked;        // owner's: a hook is at work on it
     int is_listed;         // owner's: a row of a table has admitted it; set before it is registered
-    rvd_base_link asking;  // proxy: its request is not complete; guarded by the proxy's lock
+    rvd_base_link asking;  // proxy: it may have to give way; guarded by the proxy's lock
     uint64_t source;       // proxy: whom to count it with, 0 = nobody; set before start
 
     pthread_mutex_t lock;  // guards all below
@@ -13368,6 +13370,7 @@ int revdial_stream_fd(revdial_stream *st)
 #define RVD_PROXY_BUCKETS 256            // of the table of names
 #define RVD_PROXY_SOURCE_BUCKETS 16384   // hashes of sources: strangers seldom share one
 #define RVD_PROXY_AUTH_THREADS 16        // hooks that may block at the same time
+#define RVD_PROXY_ASKED 8                // of them for one source: others find a thread, too
 #define RVD_PROXY_STREAM_THREADS 1024
 #define RVD_PROXY_NONCES 65536        // challenges that may wait for their answer
 #define RVD_PROXY_NONCE_US 60000000   // for a backend that connects again to answer, that is long
@@ -13468,8 +13471,10 @@ struct revdial_proxy {
     uint8_t nonce_used[RVD_PROXY_NONCES / 8];        // bits, of the latest of them
     rvd_proxy_source *sources;                       // NULL until somebody fails
     uint16_t sessions_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their source
-    rvd_base_link waiting;  // sessions whose request is not complete, by age
+    rvd_base_link waiting;  // sessions whose request is not complete, or is queued, by age
+    rvd_base_link queued;   // of rvd_proxy_auth
     uint16_t waiting_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their source
+    uint16_t asked_of[RVD_PROXY_SOURCE_BUCKETS];    // hooks at work, by the hash of the source
     rvd_base_bucket stranger_lines;                 // of the log
     unsigned stranger_lines_left_out;
     rvd_proxy_name *names[RVD_PROXY_BUCKETS];
@@ -13705,6 +13710,12 @@ static const char *rvd_proxy_pick_text(int code)
 }
 
 // ---- sessions come and go ----
+
+static void rvd_proxy_waiting_begin_locked(revdial_proxy *p, revdial_session *s)
+{
+    rvd_base_link_push(&p->waiting, &s->asking);
+    p->waiting_of[rvd_proxy_bucket(p, s->source)]++;
+}
 
 static void rvd_proxy_waiting_end_locked(revdial_proxy *p, revdial_session *s)
 {
@@ -14096,16 +14107,69 @@ static void rvd_proxy_source_failed(revdial_proxy *p, uint64_t who)
 
 // ---- the check ----
 
-// An authentication hook at work.
+// An authentication hook at work, or to be.
+//   QUEUED --one of its source is done--> ASKED --> freed       QUEUED --it goes away--> freed
 typedef struct rvd_proxy_auth {
+    rvd_base_link link;  // in p->queued; guarded by the proxy's lock
     rvd_loop_job job;
     rvd_loop_task task;
     revdial_session *session;  // holds a reference
     revdial_auth_fn *check;
     void *ud;
+    int is_counted;  // in asked_of
     int code;
     char identity[128];
 } rvd_proxy_auth;
+
+static void rvd_proxy_auth_submit(rvd_proxy_auth *a)
+{
+    revdial_proxy *p = a->session->owner;
+    if (rvd_loop_pool_submit(&p->auth_pool, &a->job, 0) == 0) return;
+    a->code = REVDIAL_ELIMIT;
+    rvd_loop_post(a->session->loop, &a->task);
+}
+
+// A hook may take its time, and there are few threads for it. So that one source does not have them
+// all, what it sends beyond RVD_PROXY_ASKED waits, and gives way to newcomers as whoever has not
+// sent a whole request.
+static void rvd_proxy_auth_start(revdial_proxy *p, rvd_proxy_auth *a)
+{
+    revdial_session *s = a->session;
+    uint16_t *asked = &p->asked_of[rvd_proxy_bucket(p, s->source)];
+    int may = 1;
+    if (s->source && p->cfg.max_auth_failures >= 0) {
+        pthread_mutex_lock(&p->lock);
+        may = a->is_counted = *asked < RVD_PROXY_ASKED;
+        if (may)
+            ++*asked;
+        else
+            rvd_base_link_push(&p->queued, &a->link);
+        if (!may) rvd_proxy_waiting_begin_locked(p, s);
+        pthread_mutex_unlock(&p->lock);
+    }
+    if (may) rvd_proxy_auth_submit(a);
+}
+
+// One of this source is done: the next one has its place.
+static void rvd_proxy_auth_next(revdial_proxy *p, uint64_t source)
+{
+    size_t bucket = rvd_proxy_bucket(p, source);
+    rvd_proxy_auth *next = NULL;
+    pthread_mutex_lock(&p->lock);
+    p->asked_of[bucket]--;
+    for (rvd_base_link *l = p->queued.next; !next && l != &p->queued; l = l->next) {
+        rvd_proxy_auth *a = RVD_BASE_OWNER(l, rvd_proxy_auth, link);
+        if (rvd_proxy_bucket(p, a->session->source) == bucket) next = a;
+    }
+    if (next) {
+        rvd_base_link_remove(&next->link);
+        rvd_proxy_waiting_end_locked(p, next->session);
+        next->is_counted = 1;
+        p->asked_of[bucket]++;
+    }
+    pthread_mutex_unlock(&p->lock);
+    if (next) rvd_proxy_auth_submit(next);
+}
 
 // A connection that is gone counts as pending for as long as its check goes on: or a stranger could
 // have any number of them queued.
@@ -14113,6 +14177,7 @@ static void rvd_proxy_auth_free(rvd_proxy_auth *a)
 {
     revdial_session *s = a->session;
     s->is_checked = 0;
+    if (a->is_counted) rvd_proxy_auth_next(s->owner, s->source);
     if (s->is_told_down) rvd_proxy_pending_end(s->owner, s);
     pthread_mutex_lock(&s->lock);
     rvd_base_free(&s->heap, a, sizeof *a);
@@ -14145,10 +14210,13 @@ static void rvd_proxy_auth_done(rvd_loop_task *task)
 static void rvd_proxy_auth_run(rvd_loop_job *job)
 {
     rvd_proxy_auth *a = RVD_BASE_OWNER(job, rvd_proxy_auth, job);
+    revdial_session *s = a->session;
     a->code = REVDIAL_EAUTH;  // of nobody: it is not asked about who has gone
-    if (!rvd_stream_is_leaving(a->session))
-        a->code = a->check(a->ud, &a->session->auth, a->identity, sizeof a->identity);
-    rvd_loop_post(a->session->loop, &a->task);
+    if (s->auth.scheme && !rvd_proxy_source_may(s->owner, s->source))
+        a->code = REVDIAL_EREFUSED;  // it has failed too often since
+    else if (!rvd_stream_is_leaving(s))
+        a->code = a->check(a->ud, &s->auth, a->identity, sizeof a->identity);
+    rvd_loop_post(s->loop, &a->task);
 }
 
 // Has the application's hook look at it, on another thread.
@@ -14159,18 +14227,33 @@ static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *check, void *ud)
     pthread_mutex_lock(&s->lock);
     a = rvd_base_alloc(&s->heap, sizeof *a);
     pthread_mutex_unlock(&s->lock);
-    if (a) {
-        a->job.run = rvd_proxy_auth_run;
-        a->task.run = rvd_proxy_auth_done;
-        a->session = revdial_session_ref(s);
-        a->check = check;
-        a->ud = ud;
-        s->is_checked = 1;
-        rvd_stream_work_begin(s->work);
-        if (rvd_loop_pool_submit(&p->auth_pool, &a->job, 0) == 0) return;
-        rvd_proxy_auth_free(a);
+    if (!a) {
+        rvd_proxy_verdict(s, REVDIAL_ELIMIT);
+        return;
     }
-    rvd_proxy_verdict(s, REVDIAL_ELIMIT);
+    rvd_base_link_init(&a->link);
+    a->job.run = rvd_proxy_auth_run;
+    a->task.run = rvd_proxy_auth_done;
+    a->session = revdial_session_ref(s);
+    a->check = check;
+    a->ud = ud;
+    s->is_checked = 1;
+    rvd_stream_work_begin(s->work);
+    rvd_proxy_auth_start(p, a);
+}
+
+// Loop thread: one that waits for its turn with the hook has gone.
+static void rvd_proxy_unask(revdial_proxy *p, const revdial_session *s)
+{
+    rvd_proxy_auth *gone = NULL;
+    pthread_mutex_lock(&p->lock);
+    for (rvd_base_link *l = p->queued.next; !gone && l != &p->queued; l = l->next) {
+        rvd_proxy_auth *a = RVD_BASE_OWNER(l, rvd_proxy_auth, link);
+        if (a->session == s) gone = a;
+    }
+    if (gone) rvd_base_link_remove(&gone->link);
+    pthread_mutex_unlock(&p->lock);
+    if (gone) rvd_proxy_auth_free(gone);
 }
 
 static void rvd_proxy_on_auth(revdial_session *s)
@@ -14188,6 +14271,8 @@ static void rvd_proxy_on_auth(revdial_session *s)
         rvd_proxy_admit(s, REVDIAL_EAGAIN, NULL);
     } else if (s->auth.scheme && !rvd_proxy_source_may(p, s->source)) {
         rvd_proxy_admit(s, REVDIAL_EREFUSED, NULL);
+    } else if (check && !s->auth.scheme && !s->auth.tls && !p->cfg.auth_anonymous) {
+        rvd_proxy_admit(s, REVDIAL_EAUTH, NULL);  // not worth a thread
     } else if (check) {
         rvd_proxy_ask(s, check, ud);
     } else {
@@ -14252,6 +14337,7 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     rvd_proxy_member *m = s->host_ud;
     revdial_engine_info info;
     int was_up = 0;
+    if (s->is_checked) rvd_proxy_unask(p, s);
     if (!s->is_checked) rvd_proxy_pending_end(p, s);
     pthread_mutex_lock(&s->lock);
     revdial_engine_info_get(s->engine, &info);
@@ -14329,14 +14415,6 @@ typedef struct rvd_proxy_arrival {
     uint8_t early[];
 } rvd_proxy_arrival;
 
-static void rvd_proxy_waiting_begin(revdial_proxy *p, revdial_session *s)
-{
-    pthread_mutex_lock(&p->lock);
-    rvd_base_link_push(&p->waiting, &s->asking);
-    p->waiting_of[rvd_proxy_bucket(p, s->source)]++;
-    pthread_mutex_unlock(&p->lock);
-}
-
 static void rvd_proxy_arrive(rvd_loop_task *task)
 {
     rvd_proxy_arrival *a = RVD_BASE_OWNER(task, rvd_proxy_arrival, task);
@@ -14366,7 +14444,9 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
         rvd_stream_events_locked(s);
         pthread_mutex_unlock(&s->lock);
         rvd_stream_pend_run(s);
-        if (!a->is_upgraded) rvd_proxy_waiting_begin(p, s);
+        pthread_mutex_lock(&p->lock);
+        if (!a->is_upgraded) rvd_proxy_waiting_begin_locked(p, s);
+        pthread_mutex_unlock(&p->lock);
         rvd_stream_feed_early(s, a->early, a->early_len);
     }
     rvd_base_wipe(a->early, a->early_len);
@@ -15675,6 +15755,7 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
     rvd_base_link_init(&p->dials);
     rvd_base_link_init(&p->clients);
     rvd_base_link_init(&p->waiting);
+    rvd_base_link_init(&p->queued);
     rvd_base_bucket_init(&p->stranger_lines, RVD_PROXY_LOG_BURST, RVD_PROXY_LOG_RATE,
                          rvd_sys_now_us());
     p->stop_listening.run = rvd_proxy_on_stop_listening;

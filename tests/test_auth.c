@@ -772,6 +772,15 @@ TEST(U41_users_and_passwords_that_cannot_be_sent_are_refused_at_the_start)
 // ------------------------------------------------------------------------------------------------
 // Hooks and tables
 
+static int pending_of(revdial_proxy *p)
+{
+    int pending;
+    pthread_mutex_lock(&p->lock);
+    pending = (int)p->pending;
+    pthread_mutex_unlock(&p->lock);
+    return pending;
+}
+
 typedef struct hooked {
     util_gate called, go;
     revdial_auth_req seen;
@@ -816,12 +825,7 @@ TEST(a_hook_judges_each_scheme_and_may_answer_later)
             w.acfg.user = "alice";
             w.acfg.auth_schemes = schemes[i];
             w.agents[0] = revdial_agent_start(&w.acfg, NULL);
-            if (i == 0) {  // the request that has no credentials goes to the hook as well
-                CHECK(util_gate_wait(&h.called, 1));
-                CHECK_INT(h.seen.scheme, 0);
-                util_gate_add(&h.go, 1);
-            }
-            CHECK(util_gate_wait(&h.called, 2 - i));
+            CHECK(util_gate_wait(&h.called, 1));
             util_gate_add(&h.go, 1);
             CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
             CHECK_INT(h.seen.scheme, schemes[i]);
@@ -862,6 +866,118 @@ TEST(credentials_of_a_kind_that_was_not_asked_for_never_reach_the_hook)
         close(a.kept);
     }
     world_close(&w);
+}
+
+TEST(who_presents_nothing_gets_401_unseen_unless_the_hook_wants_to_hear_of_it)
+{
+    for (int wants = 0; wants < 2; wants++) {
+        world w;
+        hooked h = {.called = UTIL_GATE, .go = UTIL_GATE};
+        util_gate_add(&h.go, 1);
+        world_init(&w);
+        w.pcfg.auth = hook_with_row;  // refuses all
+        w.pcfg.auth_ud = &h;
+        w.pcfg.auth_anonymous = wants;
+        w.pcfg.auth_schemes = DIGEST | BEARER;
+        if (world_open_proxy(&w)) {
+            asking none = {0}, some = {.authorization = "Bearer x"};
+            for (int i = 0; i < 20; i++)
+                CHECK_INT(ask(w.address, &none), 401);  // no penalty either
+            CHECK(strstr(none.answer, "WWW-Authenticate: Digest ") != NULL);
+            CHECK(strstr(none.answer, "WWW-Authenticate: Bearer ") != NULL);
+            CHECK_INT(util_gate_count(&h.called), wants ? 20 : 0);
+            CHECK_INT(ask(w.address, &some), 401);
+            CHECK_INT(util_gate_count(&h.called), wants ? 21 : 1);
+        }
+        world_close(&w);
+    }
+}
+
+enum { CROWD = RVD_PROXY_ASKED + 20 };
+
+typedef struct crowd {
+    int fds[CROWD];
+    char answer[2048];
+} crowd;
+
+static int crowd_join(const char *address, int from)
+{
+    int fd = connect_from(address, from);
+    raw_say(fd, "GET /revdial HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+                "Upgrade: revdial\r\nRevdial-Name: cam-1\r\nAuthorization: Bearer x\r\n\r\n");
+    return fd;
+}
+
+// Opens more than the hook is asked about at one time, and waits until it is.
+static void crowd_open(crowd *c, world *w, hooked *h)
+{
+    for (int i = 0; i < CROWD; i++) c->fds[i] = crowd_join(w->address, 2);
+    CHECK(util_gate_wait(&h->called, RVD_PROXY_ASKED));
+    UTIL_EVENTUALLY(pending_of(w->proxy) == CROWD);
+}
+
+static int hook_world(world *w, hooked *h)
+{
+    world_init(w);
+    util_gate_init(&h->called);
+    util_gate_init(&h->go);
+    w->pcfg.auth = hook_with_row;  // refuses all
+    w->pcfg.auth_ud = h;
+    return world_open_proxy(w);
+}
+
+static void hook_world_close(world *w, hooked *h)
+{
+    util_gate_add(&h->go, 1);
+    UTIL_EVENTUALLY(pending_of(w->proxy) == 0);
+    CHECK(rvd_base_link_is_alone(&w->proxy->queued) && rvd_base_link_is_alone(&w->proxy->waiting));
+    for (int i = 0; i < RVD_PROXY_SOURCE_BUCKETS; i++) CHECK_INT(w->proxy->asked_of[i], 0);
+    world_close(w);
+}
+
+TEST(one_source_keeps_no_more_than_half_of_the_threads_for_hooks_busy)
+{
+    world w;
+    crowd c;
+    hooked h = {0};
+    int refused = 0;
+    if (hook_world(&w, &h)) {
+        crowd_open(&c, &w, &h);
+        close(c.fds[0]);          // who has gone still has its thread
+        close(c.fds[CROWD - 1]);  // and who goes while it waits is not asked about
+        UTIL_EVENTUALLY(pending_of(w.proxy) == CROWD - 1);
+        CHECK_INT(util_gate_count(&h.called), RVD_PROXY_ASKED);
+        int other = crowd_join(w.address, 3);
+        CHECK(util_gate_wait(&h.called, RVD_PROXY_ASKED + 1));  // another source is
+        util_gate_add(&h.go, 1);
+        CHECK(raw_head(other, c.answer, sizeof c.answer) > 0);
+        close(other);
+        for (int i = 1; i < CROWD - 1; i++) {
+            raw_head(c.fds[i], c.answer, sizeof c.answer);
+            refused += raw_status(c.answer) == 429;
+            close(c.fds[i]);
+        }
+        CHECK(refused >= 2);  // by then it had failed ten times
+        CHECK(util_gate_count(&h.called) < CROWD);
+    }
+    hook_world_close(&w, &h);
+}
+
+TEST(P2_requests_that_wait_for_their_turn_with_the_hook_give_way_to_newcomers)
+{
+    world w;
+    crowd c;
+    hooked h = {0};
+    if (hook_world(&w, &h)) {
+        w.proxy->cfg.max_pending = CROWD;
+        crowd_open(&c, &w, &h);
+        int other = crowd_join(w.address, 3);
+        CHECK_INT(raw_read(c.fds[RVD_PROXY_ASKED], c.answer, 1), 0);  // the oldest that waits
+        CHECK(util_gate_wait(&h.called, RVD_PROXY_ASKED + 1));
+        for (int i = 0; i < CROWD; i++) close(c.fds[i]);
+        close(other);
+    }
+    hook_world_close(&w, &h);
 }
 
 TEST(B8_a_new_table_rules_at_once_and_drops_only_who_is_no_longer_in_it)
@@ -1079,15 +1195,6 @@ TEST(a_429_makes_the_agent_wait_and_is_no_rejection)
         CHECK(e.retry_ms >= 5000 && e.retry_ms <= 7000);
     }
     world_close(&w);
-}
-
-static int pending_of(revdial_proxy *p)
-{
-    int pending;
-    pthread_mutex_lock(&p->lock);
-    pending = (int)p->pending;
-    pthread_mutex_unlock(&p->lock);
-    return pending;
 }
 
 TEST(P14_a_peer_that_goes_away_anywhere_in_its_request_leaves_nothing)
