@@ -248,7 +248,8 @@ typedef struct revdial_credential {
     // The token or password. Instead of it a row may hold "sha256:<64 hex digits>" of it, or, for
     // DIGEST alone, "ha1:<64 hex digits>" of user:realm:password.
     const char *secret;
-    // The identity this row proves, NULL = "row N"; BASIC, DIGEST: the user. MTLS (which needs no
+    // The identity this row proves; NULL: one of the secret's own, "token " and 16 hex digits, as
+    // long as this proxy lives. BASIC, DIGEST: the user. MTLS (which needs no
     // secret): a glob for an entry of revdial_identity.san, "DNS:*.cams.example", or for its
     // subject; the identity is then what it matched, and none longer than 127 bytes.
     const char *user;
@@ -846,7 +847,8 @@ REVDIAL_API int revdial_proxy_address(revdial_proxy *p, unsigned index, char *bu
 REVDIAL_API int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how);
 
 // Replaces the table of credentials for requests to come. Sessions stay until they reconnect.
-//   drop     1: those that came by the table end if it has no row for their identity and name now
+//   drop     1: those that came by the table end if it has no row now with the identity and the
+//            secret that they came by and a glob for their name
 //   returns  0; REVDIAL_EINVAL, ENOMEM: the old table is in force, or not all sessions were ended
 //   owns     copies the rows (secrets as hashes, so that no proxy's memory has them)
 //   thread   any
@@ -10708,6 +10710,7 @@ struct revdial_session {
     int is_counted;        // owner's: it no longer counts as pending; a proxy has its lock for it
     int is_checked;        // owner's: a hook is at work on it
     int is_listed;         // owner's: a row of a table has admitted it; set before it is registered
+    uint64_t row_mark;     // owner's: which; set before it is registered
     rvd_base_link asking;  // proxy: it may have to give way; guarded by the proxy's lock
     uint64_t source;       // proxy: whom to count it with, 0 = nobody; set before start
 
@@ -13389,6 +13392,7 @@ typedef struct rvd_proxy_table {
     unsigned refs;  // guarded by the proxy's lock
     unsigned schemes;
     size_t room, count;
+    uint64_t *marks;  // of each row's user and secret, wherever it stands; behind the rows
     revdial_credential rows[];  // user is never NULL, secret only with MTLS alone
 } rvd_proxy_table;
 
@@ -13789,6 +13793,18 @@ static void rvd_proxy_admit(revdial_session *s, int code, const rvd_proxy_table 
 
 // ---- the table of credentials ----
 
+// Where the marks begin: behind the rows, at a multiple of their size.
+static size_t rvd_proxy_table_marks(size_t room)
+{
+    size_t at = sizeof(rvd_proxy_table) + room * sizeof(revdial_credential);
+    return (at + sizeof(uint64_t) - 1) / sizeof(uint64_t) * sizeof(uint64_t);
+}
+
+static size_t rvd_proxy_table_size(size_t room)
+{
+    return rvd_proxy_table_marks(room) + room * sizeof(uint64_t);
+}
+
 static void rvd_proxy_table_free(rvd_heap *heap, rvd_proxy_table *t)
 {
     if (!t) return;
@@ -13797,8 +13813,8 @@ static void rvd_proxy_table_free(rvd_heap *heap, rvd_proxy_table *t)
         rvd_stream_text_free(heap, t->rows[i].user);
         rvd_stream_text_free(heap, t->rows[i].names);
     }
-    heap->live_bytes += sizeof *t + t->room * sizeof *t->rows;  // not counted either
-    rvd_base_free(heap, t, sizeof *t + t->room * sizeof *t->rows);
+    heap->live_bytes += rvd_proxy_table_size(t->room);  // not counted either
+    rvd_base_free(heap, t, rvd_proxy_table_size(t->room));
 }
 
 static unsigned rvd_proxy_row_schemes(const revdial_credential *row)
@@ -13830,23 +13846,44 @@ static char *rvd_proxy_secret_hash(rvd_heap *heap, const char *secret, const cha
     return rvd_stream_text_copy(heap, text);
 }
 
+// By this a session knows the row that admitted it in a later table: not by the place where it
+// stands, and not after its secret was changed. What nonces are made of has 16 or 17 bytes, so that
+// the key has no other use for 32. NULL for user or secret: none.
+static uint64_t rvd_proxy_mark(const revdial_proxy *p, const char *user, const char *secret)
+{
+    uint8_t digest[RVD_BASE_SHA256_SIZE];
+    rvd_base_sha256 s;
+    rvd_base_sha256_init(&s);
+    if (user) rvd_base_sha256_update(&s, user, strlen(user));
+    rvd_base_sha256_update(&s, "", 1);
+    if (secret) rvd_base_sha256_update(&s, secret, strlen(secret));
+    rvd_base_sha256_final(&s, digest);
+    rvd_base_hmac(p->nonce_key, digest, sizeof digest, digest);
+    return (uint64_t)rvd_base_u32(digest) << 32 | rvd_base_u32(digest + 4);
+}
+
 // Adds a row for some of its schemes. Returns 0 without memory.
 static int rvd_proxy_table_add(revdial_proxy *p, rvd_proxy_table *t, const revdial_credential *row,
                                unsigned schemes)
 {
     revdial_credential *to = &t->rows[t->count];
     rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
-    int is_digest = schemes == REVDIAL_AUTH_DIGEST;
+    int is_digest = schemes == REVDIAL_AUTH_DIGEST, has_secret = schemes != REVDIAL_AUTH_MTLS;
+    char own[sizeof "token " + 16];
+    rvd_base_text identity = {own, sizeof own, 0, 0};
     if (!schemes) return 1;
-    t->count++;
     t->schemes |= schemes;
     to->schemes = schemes;
-    if (schemes != REVDIAL_AUTH_MTLS)
+    if (has_secret)
         to->secret =
             rvd_proxy_secret_hash(&heap, row->secret, is_digest ? row->user : NULL, p->realm);
-    to->user = rvd_stream_text_copy(&heap, row->user);
+    t->marks[t->count] = rvd_proxy_mark(p, row->user, to->secret);
+    rvd_base_text_add(&identity, "token ");
+    rvd_base_text_add_hex16(&identity, t->marks[t->count]);
+    to->user = rvd_stream_text_copy(&heap, row->user ? row->user : own);
     to->names = rvd_stream_text_copy(&heap, row->names);
-    return (to->secret || schemes == REVDIAL_AUTH_MTLS) && to->user && (to->names || !row->names);
+    t->count++;
+    return (to->secret || !has_secret) && to->user && (to->names || !row->names);
 }
 
 static rvd_proxy_table *rvd_proxy_table_new(revdial_proxy *p, const revdial_credential *rows,
@@ -13854,21 +13891,17 @@ static rvd_proxy_table *rvd_proxy_table_new(revdial_proxy *p, const revdial_cred
 {
     rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
     rvd_proxy_table *t;
-    if (count > SIZE_MAX / 4 / sizeof *t->rows) return NULL;
-    t = rvd_base_alloc(&heap, sizeof *t + 3 * count * sizeof *t->rows);
+    if (count > SIZE_MAX / 8 / sizeof *t->rows) return NULL;
+    t = rvd_base_alloc(&heap, rvd_proxy_table_size(3 * count));
     if (!t) return NULL;
     t->refs = 1;
     t->room = 3 * count;
+    t->marks = (uint64_t *)(void *)((char *)t + rvd_proxy_table_marks(t->room));
     for (size_t i = 0; i < count; i++) {
-        revdial_credential row = rows[i];
-        unsigned schemes = rvd_proxy_row_schemes(&row);
-        char number[24];
-        size_t n = rvd_sys_append(number, sizeof number, 0, "row ");
-        rvd_sys_append_number(number, sizeof number, n, (uint32_t)i);
-        if (!row.user) row.user = number;
-        if (rvd_proxy_table_add(p, t, &row, schemes & RVD_PROXY_SENT_SCHEMES) &&
-            rvd_proxy_table_add(p, t, &row, schemes & REVDIAL_AUTH_DIGEST) &&
-            rvd_proxy_table_add(p, t, &row, schemes & REVDIAL_AUTH_MTLS))
+        unsigned schemes = rvd_proxy_row_schemes(&rows[i]);
+        if (rvd_proxy_table_add(p, t, &rows[i], schemes & RVD_PROXY_SENT_SCHEMES) &&
+            rvd_proxy_table_add(p, t, &rows[i], schemes & REVDIAL_AUTH_DIGEST) &&
+            rvd_proxy_table_add(p, t, &rows[i], schemes & REVDIAL_AUTH_MTLS))
             continue;
         rvd_proxy_table_free(&heap, t);
         return NULL;
@@ -13960,6 +13993,7 @@ static int rvd_proxy_check_table(const rvd_proxy_table *t, revdial_session *s)
     else
         rvd_sys_append(s->identity, sizeof s->identity, 0, t->rows[row].user);
     s->is_listed = 1;
+    s->row_mark = t->marks[row];
     return REVDIAL_OK;
 }
 
@@ -15381,13 +15415,15 @@ static int rvd_proxy_lists(const char *names, const char *name)
     return 0;
 }
 
+// Would the session still be admitted by what it has shown? A certificate is known by what a row
+// matched of it, which another row may match now.
 static int rvd_proxy_table_has(const rvd_proxy_table *t, const revdial_session *s)
 {
     for (size_t i = 0; i < t->count; i++) {
         const char *user = t->rows[i].user;
         int is_of = t->rows[i].schemes == REVDIAL_AUTH_MTLS
                         ? rvd_base_glob(user, strlen(user), s->identity, strlen(s->identity))
-                        : strcmp(user, s->identity) == 0;
+                        : t->marks[i] == s->row_mark;
         if (is_of && rvd_proxy_lists(t->rows[i].names, s->name)) return 1;
     }
     return 0;
@@ -15706,15 +15742,16 @@ static int rvd_proxy_listeners_open(revdial_proxy *p, const char *list, revdial_
 // Before the threads start: everything that can still be undone by freeing.
 static int rvd_proxy_prepare(revdial_proxy *p, const revdial_proxy_config *cfg, revdial_err *err)
 {
-    int code = rvd_proxy_config_copy(p, cfg, err);
+    int code = REVDIAL_OK;
+    if (rvd_sys_random(&p->seed, sizeof p->seed) < 0 ||
+        rvd_sys_random(p->nonce_key, sizeof p->nonce_key) < 0)
+        code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
+    if (!code) code = rvd_proxy_config_copy(p, cfg, err);
     if (!code) code = rvd_proxy_loops_open(p, err);
     if (!code) code = rvd_proxy_exposes_copy(p, cfg, err);
     if (!code) code = rvd_proxy_listeners_open(p, cfg->listen, err);
     if (!code) code = rvd_proxy_listen_all(p, cfg->listen, err);
     if (!code) code = rvd_proxy_expose_all(p, err);
-    if (!code && (rvd_sys_random(&p->seed, sizeof p->seed) < 0 ||
-                  rvd_sys_random(p->nonce_key, sizeof p->nonce_key) < 0))
-        code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
     for (unsigned i = 0; !code && i < p->listener_count; i++)
         if (rvd_loop_add(p->loops[0], &p->listeners[i].io) < 0)
             code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "the loop cannot watch a listener");

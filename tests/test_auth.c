@@ -983,6 +983,7 @@ TEST(P2_requests_that_wait_for_their_turn_with_the_hook_give_way_to_newcomers)
 TEST(B8_a_new_table_rules_at_once_and_drops_only_who_is_no_longer_in_it)
 {
     static const revdial_credential fresh[] = {{"new", "alice", "cam-*", BEARER},
+                                               {"s3cret", "alice", "cam-*", DIGEST},
                                                {"t0ken", "robot", "dog", BEARER}};
     world w;
     asking a = {.authorization = "Bearer t0ken"}, b = {.authorization = "Bearer new"};
@@ -999,7 +1000,7 @@ TEST(B8_a_new_table_rules_at_once_and_drops_only_who_is_no_longer_in_it)
         CHECK_INT(ask(w.address, &c), 401);
         CHECK(!strstr(c.answer, "Digest"));
         CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 2, 1), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 3, 1), 0);
         CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, &e));  // robot has lost cam-1
         CHECK_INT(e.code, REVDIAL_EAUTH);
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-2", 1, 0), 1);
@@ -1008,6 +1009,82 @@ TEST(B8_a_new_table_rules_at_once_and_drops_only_who_is_no_longer_in_it)
         close(a.kept);
         close(b.kept);
         close(d.kept);
+    }
+    world_close(&w);
+}
+
+// Registers a name by that, and leaves the connection in *fd.
+static void hold(world *w, const char *authorization, const char *name, int *fd)
+{
+    asking a = {.authorization = authorization, .name = name};
+    CHECK_INT(ask(w->address, &a), 101);
+    CHECK_INT(revdial_proxy_wait(w->proxy, name, 1, UTIL_WAIT_MS), 1);
+    *fd = a.kept;
+}
+
+TEST(B8_a_session_ends_with_the_secret_that_admitted_it)
+{
+    static const revdial_credential fresh[] = {{"other", "robot", "*", BEARER},
+                                               {"s3cret", "basil", "*", BASIC},
+                                               {"s3cret2", "alice", "*", DIGEST},
+                                               {"s3cret", "alice", "*", BASIC | BEARER}};
+    char hash[80] = "sha256:";
+    const char *const secret[] = {"t0ken"};
+    revdial_credential same[] = {all_kinds[2], all_kinds[0], {hash, "robot", "*", BEARER}};
+    world w;
+    rvd_http_hash(secret, 1, hash + 7);
+    if (open_with(&w, all_kinds, 3)) {
+        int fds[3];
+        knowing k = {0};
+        fetch_nonce(w.address, &k);
+        hold(&w, digest_of(&k), "cam-1", &fds[0]);
+        hold(&w, "Bearer t0ken", "cam-2", &fds[1]);
+        hold(&w, "Basic YmFzaWw6czNjcmV0", "cam-3", &fds[2]);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, same, 3, 1), 0);   // in another order
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 4, 0), 0);  // and without dropping
+        CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 4, 1), 0);
+        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 2, NULL));
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-3", 1, 0), 1);
+        CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 2);
+        for (int i = 0; i < 3; i++) close(fds[i]);
+    }
+    world_close(&w);
+}
+
+TEST(B4_tokens_without_a_user_are_an_identity_each_wherever_they_stand_in_the_table)
+{
+    static const revdial_credential rows[] = {{"one", NULL, "*", 0}, {"two", NULL, "*", 0}};
+    static const revdial_credential moved[] = {
+        {"new", NULL, "*", 0}, {"two", NULL, "*", 0}, {"one", NULL, "*", 0}};
+    world w;
+    revdial_session *s = NULL;
+    revdial_session_info info[2] = {{0}};
+    if (open_with(&w, rows, 2)) {
+        int fds[2];
+        hold(&w, "Bearer one", "cam-1", &fds[0]);
+        hold(&w, "Bearer two", "cam-2", &fds[1]);
+        asking other = {.authorization = "Bearer two", .more = "Revdial-Instance: i\r\n"};
+        CHECK_INT(ask(w.address, &other), 409);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, moved, 3, 1), 0);
+        other.authorization = "Bearer new";
+        CHECK_INT(ask(w.address, &other), 409);
+        for (int i = 0; i < 2; i++) {
+            CHECK_INT(revdial_proxy_list(w.proxy, i ? "cam-2" : "cam-1", &s, 1), 1);
+            revdial_session_info_get(s, &info[i]);
+            revdial_session_unref(s);
+            CHECK_INT(strlen(info[i].identity), 22);
+            CHECK(strncmp(info[i].identity, "token ", 6) == 0);
+        }
+        CHECK(strcmp(info[0].identity, info[1].identity) != 0);
+        other.authorization = "Bearer one";  // the same backend, in another instance
+        CHECK_INT(ask(w.address, &other), 101);
+        CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, moved, 2, 1), 0);
+        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 2, NULL));
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-2", 1, 0), 1);
+        for (int i = 0; i < 2; i++) close(fds[i]);
+        close(other.kept);
     }
     world_close(&w);
 }
