@@ -792,8 +792,8 @@ typedef struct revdial_proxy_config {
                             // BEARER with a hook
     const char *realm;      // of BASIC and DIGEST, default "revdial"
     // Wrong credentials that one source (an IPv4 address, an IPv6 /64) may present in a row,
-    // default 10; then one every 5 s, and whatever else it presents gets 429 unseen. Ten times as
-    // many where a session comes from. -1: no limit, for when all come through one load balancer.
+    // default 10; then one every 5 s, and whatever else it presents gets 429 unseen. An IPv6 /48
+    // may eight times as many, and as often. Ten times as many where a session comes from. -1: no limit, for when all come through one load balancer.
     int max_auth_failures;
     unsigned max_sessions;           // default 65536
     unsigned max_sessions_per_name;  // default 64
@@ -13379,6 +13379,7 @@ int revdial_stream_fd(revdial_stream *st)
 #define RVD_PROXY_NONCE_US 60000000   // for a backend that connects again to answer, that is long
 #define RVD_PROXY_FAILURES 10         // typing errors and rollouts; nothing for who guesses
 #define RVD_PROXY_FAILURE_US 5000000  // what a failure costs: Retry-After of a 429
+#define RVD_PROXY_BLOCK 8             // so many sources' failures are one block's due
 #define RVD_PROXY_SOURCES 4096        // that failed and are remembered: 64 KiB
 #define RVD_PROXY_WAYS 4              // places where one of them may stand
 #define RVD_PROXY_LOG_BURST 20        // lines about strangers at once, and
@@ -13474,11 +13475,11 @@ struct revdial_proxy {
     uint64_t nonces;                                 // made so far
     uint8_t nonce_used[RVD_PROXY_NONCES / 8];        // bits, of the latest of them
     rvd_proxy_source *sources;                       // NULL until somebody fails
-    uint16_t sessions_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their source
+    uint16_t sessions_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their source, and block
     rvd_base_link waiting;  // sessions whose request is not complete, or is queued, by age
     rvd_base_link queued;   // of rvd_proxy_auth
-    uint16_t waiting_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their source
-    uint16_t asked_of[RVD_PROXY_SOURCE_BUCKETS];    // hooks at work, by the hash of the source
+    uint16_t waiting_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their block
+    uint16_t asked_of[RVD_PROXY_SOURCE_BUCKETS];    // hooks at work, by the hash of the block
     rvd_base_bucket stranger_lines;                 // of the log
     unsigned stranger_lines_left_out;
     rvd_proxy_name *names[RVD_PROXY_BUCKETS];
@@ -13533,10 +13534,34 @@ static uint64_t rvd_proxy_hash(const void *data, size_t len, uint64_t h)
     return h ^ h >> 29;
 }
 
+// The block of addresses that a source is from. Who rents one machine is often given an IPv6 /48,
+// 65536 sources. What is a matter of who comes first, a place in a full waiting room or at a hook,
+// is counted for the whole of it; but not wrong credentials alone, or one customer of a carrier who
+// guesses would lock out all others. The ids of blocks are apart from those of sources: no address
+// that is in use begins with their first three bits. IPv4 has none: it is too scarce.
+static uint64_t rvd_proxy_block(uint64_t source)
+{
+    return source >> 33 ? ~(source | 0xFFFF) : source;
+}
+
 // Of a source, in a way that nobody outside can foresee.
 static size_t rvd_proxy_bucket(const revdial_proxy *p, uint64_t source)
 {
     return (size_t)(rvd_proxy_hash(&source, sizeof source, p->seed) % RVD_PROXY_SOURCE_BUCKETS);
+}
+
+static void rvd_proxy_count_session_locked(revdial_proxy *p, uint64_t source, int step)
+{
+    uint64_t block = rvd_proxy_block(source);
+    uint16_t *own = &p->sessions_of[rvd_proxy_bucket(p, source)];
+    uint16_t *all = &p->sessions_of[rvd_proxy_bucket(p, block)];
+    *own = (uint16_t)(*own + step);
+    if (block != source) *all = (uint16_t)(*all + step);
+}
+
+static size_t rvd_proxy_block_bucket(const revdial_proxy *p, const revdial_session *s)
+{
+    return rvd_proxy_bucket(p, rvd_proxy_block(s->source));
 }
 
 static rvd_proxy_name **rvd_proxy_slot(revdial_proxy *p, const char *name)
@@ -13553,7 +13578,7 @@ static void rvd_proxy_forget_locked(revdial_proxy *p, rvd_proxy_member *m)
     rvd_base_link_remove(&m->link);
     rvd_base_link_remove(&m->all);
     p->session_count--;
-    p->sessions_of[rvd_proxy_bucket(p, m->session->source)]--;
+    rvd_proxy_count_session_locked(p, m->session->source, -1);
     if (--n->count == 0) {
         *slot = n->next;
         rvd_base_free(&p->heap, n, sizeof *n);
@@ -13634,7 +13659,7 @@ static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdi
     m->session = revdial_session_ref(s);
     n->count++;
     p->session_count++;
-    p->sessions_of[rvd_proxy_bucket(p, s->source)]++;
+    rvd_proxy_count_session_locked(p, s->source, 1);
     s->host_ud = m;
     if (*old) revdial_session_ref(*old);
     return REVDIAL_OK;
@@ -13718,14 +13743,14 @@ static const char *rvd_proxy_pick_text(int code)
 static void rvd_proxy_waiting_begin_locked(revdial_proxy *p, revdial_session *s)
 {
     rvd_base_link_push(&p->waiting, &s->asking);
-    p->waiting_of[rvd_proxy_bucket(p, s->source)]++;
+    p->waiting_of[rvd_proxy_block_bucket(p, s)]++;
 }
 
 static void rvd_proxy_waiting_end_locked(revdial_proxy *p, revdial_session *s)
 {
     if (rvd_base_link_is_alone(&s->asking)) return;
     rvd_base_link_remove(&s->asking);
-    p->waiting_of[rvd_proxy_bucket(p, s->source)]--;
+    p->waiting_of[rvd_proxy_block_bucket(p, s)]--;
 }
 
 static void rvd_proxy_pending_end_locked(revdial_proxy *p, revdial_session *s)
@@ -14108,34 +14133,45 @@ static int64_t rvd_proxy_source_limit_locked(const revdial_proxy *p, uint64_t wh
     return p->sessions_of[rvd_proxy_bucket(p, who)] ? (int64_t)limit * 10 : limit;
 }
 
+static int rvd_proxy_source_may_locked(revdial_proxy *p, uint64_t who)
+{
+    const rvd_proxy_source *source = rvd_proxy_source_locked(p, who, 0);
+    return !source || source->clear_us - rvd_sys_now_us() <=
+                          (rvd_proxy_source_limit_locked(p, who) - 1) * RVD_PROXY_FAILURE_US;
+}
+
 // May its credentials be looked at?
 static int rvd_proxy_source_may(revdial_proxy *p, uint64_t who)
 {
-    const rvd_proxy_source *source;
-    int may = 1;
+    int may;
     pthread_mutex_lock(&p->lock);
-    source = rvd_proxy_source_locked(p, who, 0);
-    if (source)
-        may = source->clear_us - rvd_sys_now_us() <=
-              (rvd_proxy_source_limit_locked(p, who) - 1) * RVD_PROXY_FAILURE_US;
+    may =
+        rvd_proxy_source_may_locked(p, who) && rvd_proxy_source_may_locked(p, rvd_proxy_block(who));
     pthread_mutex_unlock(&p->lock);
     return may;
 }
 
-// Its credentials were wrong. What it owes is bounded, however many checks ran side by side.
+// What it owes is bounded, however many checks ran side by side.
+static void rvd_proxy_source_charge_locked(revdial_proxy *p, uint64_t who, int64_t due_us)
+{
+    int64_t now_us = rvd_sys_now_us();
+    int64_t most_us = now_us + rvd_proxy_source_limit_locked(p, who) * RVD_PROXY_FAILURE_US;
+    rvd_proxy_source *source = rvd_proxy_source_locked(p, who, 1);
+    if (!source) return;
+    if (source->clear_us < now_us) source->clear_us = now_us;
+    source->clear_us += due_us;
+    if (source->clear_us > most_us) source->clear_us = most_us;
+}
+
+// Its credentials were wrong.
 static void rvd_proxy_source_failed(revdial_proxy *p, uint64_t who)
 {
-    int64_t now_us = rvd_sys_now_us(), most_us;
-    rvd_proxy_source *source;
+    uint64_t block = rvd_proxy_block(who);
     if (!who || p->cfg.max_auth_failures < 0) return;
     pthread_mutex_lock(&p->lock);
-    most_us = now_us + rvd_proxy_source_limit_locked(p, who) * RVD_PROXY_FAILURE_US;
-    source = rvd_proxy_source_locked(p, who, 1);
-    if (source) {
-        if (source->clear_us < now_us) source->clear_us = now_us;
-        source->clear_us += RVD_PROXY_FAILURE_US;
-        if (source->clear_us > most_us) source->clear_us = most_us;
-    }
+    rvd_proxy_source_charge_locked(p, who, RVD_PROXY_FAILURE_US);
+    if (block != who)
+        rvd_proxy_source_charge_locked(p, block, RVD_PROXY_FAILURE_US / RVD_PROXY_BLOCK);
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -14169,7 +14205,7 @@ static void rvd_proxy_auth_submit(rvd_proxy_auth *a)
 static void rvd_proxy_auth_start(revdial_proxy *p, rvd_proxy_auth *a)
 {
     revdial_session *s = a->session;
-    uint16_t *asked = &p->asked_of[rvd_proxy_bucket(p, s->source)];
+    uint16_t *asked = &p->asked_of[rvd_proxy_block_bucket(p, s)];
     int may = 1;
     if (s->source && p->cfg.max_auth_failures >= 0) {
         pthread_mutex_lock(&p->lock);
@@ -14185,15 +14221,15 @@ static void rvd_proxy_auth_start(revdial_proxy *p, rvd_proxy_auth *a)
 }
 
 // One of this source is done: the next one has its place.
-static void rvd_proxy_auth_next(revdial_proxy *p, uint64_t source)
+static void rvd_proxy_auth_next(revdial_proxy *p, const revdial_session *s)
 {
-    size_t bucket = rvd_proxy_bucket(p, source);
+    size_t bucket = rvd_proxy_block_bucket(p, s);
     rvd_proxy_auth *next = NULL;
     pthread_mutex_lock(&p->lock);
     p->asked_of[bucket]--;
     for (rvd_base_link *l = p->queued.next; !next && l != &p->queued; l = l->next) {
         rvd_proxy_auth *a = RVD_BASE_OWNER(l, rvd_proxy_auth, link);
-        if (rvd_proxy_bucket(p, a->session->source) == bucket) next = a;
+        if (rvd_proxy_block_bucket(p, a->session) == bucket) next = a;
     }
     if (next) {
         rvd_base_link_remove(&next->link);
@@ -14211,7 +14247,7 @@ static void rvd_proxy_auth_free(rvd_proxy_auth *a)
 {
     revdial_session *s = a->session;
     s->is_checked = 0;
-    if (a->is_counted) rvd_proxy_auth_next(s->owner, s->source);
+    if (a->is_counted) rvd_proxy_auth_next(s->owner, s);
     if (s->is_told_down) rvd_proxy_pending_end(s->owner, s);
     pthread_mutex_lock(&s->lock);
     rvd_base_free(&s->heap, a, sizeof *a);
@@ -14571,7 +14607,7 @@ static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p)
         if (p->waiting_of[i] > p->waiting_of[most]) most = i;
     for (rvd_base_link *l = p->waiting.next; l != &p->waiting; l = l->next) {
         revdial_session *s = RVD_BASE_OWNER(l, revdial_session, asking);
-        if (rvd_proxy_bucket(p, s->source) == most) return revdial_session_ref(s);
+        if (rvd_proxy_block_bucket(p, s) == most) return revdial_session_ref(s);
     }
     return NULL;
 }

@@ -1256,6 +1256,52 @@ TEST(P8_a_source_is_an_IPv4_address_or_an_IPv6_64)
     CHECK_INT(rvd_proxy_source_of(&a), 0);
 }
 
+static uint64_t source_of(const char *address)
+{
+    rvd_sys_addr a;
+    CHECK_INT(rvd_sys_addr_parse(address, 1, &a, NULL), 0);
+    return rvd_proxy_source_of(&a);
+}
+
+TEST(P8_an_IPv6_48_pays_for_its_64s_and_one_of_them_does_not_lock_out_the_others)
+{
+    world w;
+    world_init(&w);
+    w.pcfg.listen = NULL;
+    if (world_open_proxy(&w)) {
+        revdial_proxy *p = w.proxy;
+        uint64_t one = source_of("[2001:db8:7::1]:1"), next = source_of("[2001:db8:7:1::1]:1");
+        uint64_t other = source_of("[2001:db8:8::1]:1"), four = source_of("192.0.2.1:1");
+        for (int i = 0; i < 100; i++) rvd_proxy_source_failed(p, four);
+        CHECK_INT(rvd_proxy_source_may(p, four), 0);
+        CHECK_INT(rvd_proxy_source_may(p, source_of("192.0.2.2:1")), 1);
+        for (int i = 0; i < 10; i++) rvd_proxy_source_failed(p, one);
+        CHECK_INT(rvd_proxy_source_may(p, one), 0);
+        CHECK_INT(rvd_proxy_source_may(p, next), 1);
+        for (uint64_t i = 2; i < 72; i++) rvd_proxy_source_failed(p, one + i);  // each its first
+        CHECK_INT(rvd_proxy_source_may(p, next), 0);
+        CHECK_INT(rvd_proxy_source_may(p, other), 1);
+        // A session from there is given ten times as many, and so is the block.
+        pthread_mutex_lock(&p->lock);
+        rvd_proxy_count_session_locked(p, next, 1);
+        CHECK_INT(rvd_proxy_source_may_locked(p, rvd_proxy_block(next)), 1);
+        rvd_proxy_count_session_locked(p, next, -1);
+        pthread_mutex_unlock(&p->lock);
+        CHECK_INT(rvd_proxy_source_may(p, next), 0);
+    }
+    world_close(&w);
+}
+
+TEST(P2_P8_a_block_is_a_48_of_IPv6_and_an_address_of_IPv4)
+{
+    uint64_t six = source_of("[2001:db8:7::1]:1"), four = source_of("192.0.2.1:1");
+    CHECK(rvd_proxy_block(six) == rvd_proxy_block(source_of("[2001:db8:7:ffff::1]:1")));
+    CHECK(rvd_proxy_block(six) != rvd_proxy_block(source_of("[2001:db8:8::1]:1")));
+    CHECK(rvd_proxy_block(six) != six);  // the block is not its first /64
+    CHECK(rvd_proxy_block(four) == four);
+    CHECK_INT(rvd_proxy_block(0), 0);
+}
+
 TEST(a_429_makes_the_agent_wait_and_is_no_rejection)
 {
     world w;
