@@ -793,7 +793,8 @@ typedef struct revdial_proxy_config {
     const char *realm;      // of BASIC and DIGEST, default "revdial"
     // Wrong credentials that one source (an IPv4 address, an IPv6 /64) may present in a row,
     // default 10; then one every 5 s, and whatever else it presents gets 429 unseen. An IPv6 /48
-    // may eight times as many, and as often. Ten times as many where a session comes from. -1: no limit, for when all come through one load balancer.
+    // may eight times as many, and as often. Ten times as many where a session comes from.
+    // -1: no limit, for when all come through one load balancer.
     int max_auth_failures;
     unsigned max_sessions;           // default 65536
     unsigned max_sessions_per_name;  // default 64
@@ -1084,7 +1085,10 @@ typedef struct revdial_agent_config {
     // Serves one stream, on a thread of its own; owns st. NULL = forward to targets, no thread.
     void (*handler)(void *ud, revdial_stream *st);
     void *ud;
-    const char *const *allow;    // targets this agent may connect to, NULL-terminated; NULL = none
+    // Targets this agent may connect to, NULL-terminated; NULL = none. A host name is followed to
+    // private addresses and to those of the internet; to loopback ("localhost" excepted), to
+    // link-local ones and to others that no name should lead to only where they have a rule, too.
+    const char *const *allow;
     const char *default_target;  // when the dialler named none; always allowed
     int proxy_protocol;          // 1 or 2: start target connections with such a PROXY header
     int connect_timeout_ms;      // to targets, default 5000
@@ -16022,8 +16026,9 @@ static int rvd_agent_lower(int c)
     return c >= 'A' && c <= 'Z' ? c + 'a' - 'A' : c;
 }
 
-// Does a name rule cover this host name? *exact: without a wildcard.
-static int rvd_agent_rule_names(const char *rule, const char *host, uint32_t port, int *exact)
+// Does a name rule cover this host name? *is_local: it is "localhost" and the rule says so, which
+// is loopback whatever a name server says (RFC 6761 section 6.3).
+static int rvd_agent_rule_names(const char *rule, const char *host, uint32_t port, int *is_local)
 {
     rvd_agent_pattern p;
     char pattern[256], name[256];
@@ -16034,29 +16039,71 @@ static int rvd_agent_rule_names(const char *rule, const char *host, uint32_t por
     if (name_len > 1 && host[name_len - 1] == '.') name_len--;  // the root's dot
     for (size_t i = 0; i < p.host_len; i++) pattern[i] = (char)rvd_agent_lower(p.host[i]);
     for (size_t i = 0; i < name_len; i++) name[i] = (char)rvd_agent_lower(host[i]);
-    *exact = !memchr(pattern, '*', p.host_len) && !memchr(pattern, '?', p.host_len);
+    *is_local = p.host_len == 9 && memcmp(pattern, "localhost", 9) == 0;
     return rvd_base_glob(pattern, p.host_len, name, name_len);
 }
 
-// Places that a wildcard for names never reaches, wherever the name points.
+typedef struct rvd_agent_net {
+    uint8_t ip[16];
+    int bits;
+} rvd_agent_net;
+
+static int rvd_agent_is_in(const uint8_t *ip, const rvd_agent_net *nets, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (rvd_agent_prefix_matches(ip, nets[i].ip, nets[i].bits)) return 1;
+    return 0;
+}
+
+// Most of RFC 6890, and where clouds tell a machine its own secrets. Private networks (RFC 1918)
+// are what agents are for.
+static int rvd_agent_is_special_v4(const uint8_t *ip)
+{
+    static const rvd_agent_net nets[] = {
+        {{0}, 8},                  // "this" host
+        {{100, 64}, 10},           // carriers' NAT; 100.100.100.200 tells secrets
+        {{127}, 8},                // loopback
+        {{168, 63, 129, 16}, 32},  // tells secrets
+        {{169, 254}, 16},          // link-local; 169.254.169.254 tells secrets
+        {{192, 0, 0}, 24},         // protocols; 192.0.0.192 tells secrets
+        {{224}, 3}};               // multicast, reserved, broadcast
+    return rvd_agent_is_in(ip, nets, sizeof nets / sizeof *nets);
+}
+
+static int rvd_agent_is_special_v6(const uint8_t *ip)
+{
+    static const rvd_agent_net nets[] = {
+        {{0}, 96},                          // ::, ::1, IPv4 without a prefix of its own
+        {{0, 0x64, 0xFF, 0x9B, 0, 1}, 48},  // NAT64 of the network's own (RFC 8215)
+        {{0x20, 0x01}, 32},                 // Teredo: any IPv4, in disguise
+        {{0xFD, 0, 0x0E, 0xC2}, 32},        // fd00:ec2::254 tells secrets
+        {{0xFD, 0x20, 0, 0xCE}, 32},        // fd20:ce::254 does
+        {{0xFE, 0x80}, 10},                 // link-local
+        {{0xFF}, 8}};                       // multicast
+    static const rvd_agent_net nat64 = {{0, 0x64, 0xFF, 0x9B}, 96},
+                               six_to_four = {{0x20, 0x02}, 16};
+    if (rvd_agent_is_in(ip, &nat64, 1)) return rvd_agent_is_special_v4(ip + 12);
+    if (rvd_agent_is_in(ip, &six_to_four, 1)) return rvd_agent_is_special_v4(ip + 2);
+    return rvd_agent_is_in(ip, nets, sizeof nets / sizeof *nets);
+}
+
+// Addresses that a rule for names never reaches, wherever the name points: who decides that is its
+// name server, not who wrote the rule.
 static int rvd_agent_is_special(const rvd_sys_addr *a)
 {
-    static const uint8_t zero[16];
     int len;
     const uint8_t *ip = rvd_agent_ip(a, &len);
-    if (rvd_sys_addr_is_loopback(a)) return 1;
-    if (len == 4) return ip[0] == 0 || ip[0] >= 224 || (ip[0] == 169 && ip[1] == 254);
-    return memcmp(ip, zero, 16) == 0 || ip[0] == 0xFF || (ip[0] == 0xFE && (ip[1] & 0xC0) == 0x80);
+    return len == 4 ? rvd_agent_is_special_v4(ip) : rvd_agent_is_special_v6(ip);
 }
 
 // May we connect to this address? host is the name that it was resolved from, NULL if none.
 static int rvd_agent_may_connect(const char *const *allow, const rvd_sys_addr *a, const char *host)
 {
     for (; allow && *allow; allow++) {
-        int exact;
+        int is_local;
         if (rvd_agent_rule_covers(*allow, a)) return 1;
-        if (host && rvd_agent_rule_names(*allow, host, rvd_agent_port(a), &exact) &&
-            (exact || !rvd_agent_is_special(a)))
+        if (host && rvd_agent_rule_names(*allow, host, rvd_agent_port(a), &is_local) &&
+            (is_local ? rvd_sys_addr_is_loopback(a) : !rvd_agent_is_special(a)))
             return 1;
     }
     return 0;
@@ -16071,9 +16118,9 @@ int revdial_target_allowed(const char *const *allow, const char *target)
         return rvd_sys_addr_parse(target, 1, &a, NULL) == 0 &&
                rvd_agent_may_connect(allow, &a, NULL);
     for (; allow && *allow; allow++) {
-        int exact;
+        int is_local;
         if (e.kind == RVD_SYS_UNIX ? strcmp(*allow, target) == 0
-                                   : rvd_agent_rule_names(*allow, e.host, e.port, &exact))
+                                   : rvd_agent_rule_names(*allow, e.host, e.port, &is_local))
             return 1;
     }
     return 0;
