@@ -407,6 +407,8 @@ typedef struct revdial_engine_config {
     const char *realm;          // proxy: of the 401; default "revdial"
     const char *nonce;          // proxy: of a 401 with DIGEST, unpredictable and never given twice.
                                 // Which of them may be answered, once, is for the caller to judge
+    const char *origins;        // proxy: comma list of globs, of pages in browsers that may ask,
+                                // "https://ops.example"; at most 1024 bytes; NULL = none
     const revdial_kv *headers;  // backend: extra request headers
     size_t header_count;
     const char *peer;     // proxy: "address:port" for revdial_auth_req
@@ -791,6 +793,9 @@ typedef struct revdial_proxy_config {
     unsigned auth_schemes;  // REVDIAL_AUTH_*, a set: what a 401 asks for; 0 = what the table has,
                             // BEARER with a hook
     const char *realm;      // of BASIC and DIGEST, default "revdial"
+    // Pages in browsers that may register, a comma list of globs, "https://ops.example"; NULL =
+    // none: whoever sends an Origin that is not listed gets 403.
+    const char *origins;
     // Wrong credentials that one source (an IPv4 address, an IPv6 /64) may present in a row,
     // default 10; then one every 5 s, and whatever else it presents gets 429 unseen. An IPv6 /48
     // may eight times as many, and as often. Ten times as many where a session comes from.
@@ -5412,21 +5417,6 @@ static int rvd_http_is_ws_key(rvd_http_slice s)
     return memchr("AQgw", s.at[21], 4) != NULL;  // 4 of its 6 bits are padding
 }
 
-// A browser says whose page asks (RFC 6455 section 10.2): one of another site must not register
-// with what the browser knows, such as a client certificate.
-static int rvd_http_is_same_origin(const rvd_http_facts *f)
-{
-    rvd_http_slice origin = f->value[RVD_HTTP_FIELD_ORIGIN], host = f->value[RVD_HTTP_FIELD_HOST];
-    size_t skip = origin.len > host.len ? origin.len - host.len : 0;
-    rvd_http_slice scheme = {origin.at, skip};
-    if (f->count[RVD_HTTP_FIELD_ORIGIN] == 0) return 1;
-    if (f->count[RVD_HTTP_FIELD_ORIGIN] > 1) return 0;
-    if (!rvd_http_is_word(scheme, "http://") && !rvd_http_is_word(scheme, "https://")) return 0;
-    for (size_t i = 0; i < host.len; i++)
-        if (rvd_http_lower(origin.at[skip + i]) != rvd_http_lower(host.at[i])) return 0;
-    return 1;
-}
-
 // The fields of RFC 6455 section 4.2.1 beside those of every upgrade. Extensions are ignored.
 //   returns  0, or the status to answer
 static int rvd_http_check_websocket(const rvd_http_facts *f)
@@ -5435,8 +5425,7 @@ static int rvd_http_check_websocket(const rvd_http_facts *f)
     if (f->count[RVD_HTTP_FIELD_WS_VERSION] > 1 || f->count[RVD_HTTP_FIELD_WS_KEY] > 1) return 400;
     if (!rvd_http_is_word(version, "13")) return 426;
     if (!rvd_http_is_ws_key(f->value[RVD_HTTP_FIELD_WS_KEY])) return 400;
-    if (!(f->flags & RVD_HTTP_HAS_PROTOCOL)) return 400;
-    return rvd_http_is_same_origin(f) ? 0 : 403;
+    return f->flags & RVD_HTTP_HAS_PROTOCOL ? 0 : 400;
 }
 
 // Does the 101 answer this key, with our subprotocol and no extension (section 4.1)?
@@ -5509,6 +5498,21 @@ static int rvd_http_check_upgrade(const rvd_http_facts *f)
     if (f->flags & RVD_HTTP_ASKS_CLOSE) return 400;
     if (f->flags & RVD_HTTP_HAS_REVDIAL) return 0;
     return f->flags & RVD_HTTP_HAS_WEBSOCKET ? rvd_http_check_websocket(f) : 426;
+}
+
+// A browser says whose page asks (RFC 6455 section 10.2), and nobody else need say it. A page must
+// not register with what its browser knows, such as a client certificate, or what its machine may
+// reach. That the page is from the Host that it asks means nothing: where its name leads is up to
+// who wrote the page.
+static int rvd_http_may_origin(const rvd_http_facts *f, const char *origins)
+{
+    rvd_http_slice rest, item, origin = f->value[RVD_HTTP_FIELD_ORIGIN];
+    if (f->count[RVD_HTTP_FIELD_ORIGIN] == 0) return 1;
+    if (f->count[RVD_HTTP_FIELD_ORIGIN] > 1 || !origins) return 0;
+    rest = rvd_http_slice_of(origins);
+    while (rvd_http_list_next(&rest, &item))
+        if (rvd_base_glob(item.at, item.len, origin.at, origin.len)) return 1;
+    return 0;
 }
 
 // Did the request ask for an upgrade, as the copy that nothing on the way knows says?
@@ -5627,8 +5631,10 @@ static int rvd_http_read_ours(rvd_http_head *h, rvd_http_facts *f, rvd_http_requ
 
 // Reads a request whose head is complete. Once per head: it ends values in place.
 //   path     the one we answer under
+//   origins  of browsers' pages that may ask; NULL = none
 //   returns  0, or the status to answer. Whether the credentials are good is not decided here
-static int rvd_http_request_read(rvd_http_head *h, const char *path, rvd_http_request *out)
+static int rvd_http_request_read(rvd_http_head *h, const char *path, const char *origins,
+                                 rvd_http_request *out)
 {
     rvd_http_facts facts;
     int status;
@@ -5644,6 +5650,7 @@ static int rvd_http_request_read(rvd_http_head *h, const char *path, rvd_http_re
     status = rvd_http_check_upgrade(&facts);
     out->is_stripped = status == 426 && rvd_http_has_copy(&facts);
     if (status) return status;
+    if (!rvd_http_may_origin(&facts, origins)) return 403;
     if (!(facts.flags & RVD_HTTP_HAS_REVDIAL)) {
         out->carrier = REVDIAL_CARRIER_WEBSOCKET;
         rvd_http_accept_of(facts.value[RVD_HTTP_FIELD_WS_KEY], out->accept);
@@ -7287,6 +7294,8 @@ struct revdial_engine {
     revdial_limits limits;  // as configured; resolved per peer when the session comes up
     char path[RVD_HTTP_TARGET_MAX + 1];
     char peer[72];
+    char *origins;  // proxy: NULL = none
+    size_t origins_size;
     uint64_t session_id, seed;
     int64_t start_us, now_us;
 
@@ -7488,7 +7497,7 @@ static int rvd_engine_is_meant(const revdial_engine *e)
 
 static void rvd_engine_on_request(revdial_engine *e, int has_more)
 {
-    int status = rvd_http_request_read(&e->head, e->path, &e->request);
+    int status = rvd_http_request_read(&e->head, e->path, e->origins, &e->request);
     if (!status && !rvd_engine_is_meant(e)) status = 401;
     // RFC 9931: bytes sent before our 101 are how requests are smuggled.
     if (!status && has_more) status = 400;
@@ -8174,6 +8183,8 @@ static const char *rvd_engine_config_problem(const revdial_engine_config *cfg)
         return "nonce: DIGEST needs one, of 1 to 64 of printable ASCII without \" and \\";
     if (cfg->path && (!rvd_http_is_path(cfg->path) || strlen(cfg->path) > RVD_HTTP_TARGET_MAX))
         return "path: must begin with '/', without blanks, at most 1024 bytes";
+    if (cfg->origins && strlen(cfg->origins) > RVD_HTTP_TARGET_MAX)
+        return "origins: over 1024 bytes";
     return NULL;
 }
 
@@ -8296,6 +8307,17 @@ static const char *rvd_engine_request_put(revdial_engine *e, const revdial_engin
     return rvd_engine_request_write(e, &offer);
 }
 
+// Returns NULL, or what is wrong.
+static const char *rvd_engine_origins_copy(revdial_engine *e, const char *origins)
+{
+    if (!origins) return NULL;
+    e->origins_size = strlen(origins) + 1;
+    e->origins = (char *)rvd_base_alloc(&e->heap, e->origins_size);
+    if (!e->origins) return "out of memory";
+    memcpy(e->origins, origins, e->origins_size);
+    return NULL;
+}
+
 static void rvd_engine_config_copy(revdial_engine *e, const revdial_engine_config *cfg)
 {
     rvd_base_text t = {e->path, sizeof e->path, 0, 0};
@@ -8338,10 +8360,11 @@ revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now
     e->start_us = e->now_us = now_us;
     rvd_engine_config_copy(e, cfg);
     rvd_http_head_init(&e->head, &e->heap, cfg->role == REVDIAL_ROLE_PROXY);
-    if (cfg->upgraded) {
+    problem = rvd_engine_origins_copy(e, cfg->origins);
+    if (!problem && cfg->upgraded) {
         rvd_engine_come_up(e, &stock);
         if (e->state != RVD_ENGINE_UP) problem = "out of memory";
-    } else if (cfg->role == REVDIAL_ROLE_BACKEND) {
+    } else if (!problem && cfg->role == REVDIAL_ROLE_BACKEND) {
         problem = rvd_engine_request_put(e, cfg);
     }
     if (!problem) return e;
@@ -8361,6 +8384,7 @@ void revdial_engine_free(revdial_engine *e)
     rvd_engine_hello_free(e);
     rvd_base_wipe(e->proof, sizeof e->proof);
     rvd_base_free(&e->heap, e->challenge, RVD_HTTP_ANSWER_SIZE);
+    rvd_base_free(&e->heap, e->origins, e->origins_size);
     heap = e->heap;
     rvd_base_free(&heap, e, sizeof *e);
 }
@@ -13453,7 +13477,7 @@ typedef struct rvd_proxy_client {
 struct revdial_proxy {
     // Set before start, then read-only.
     revdial_proxy_config cfg;
-    char *path, *realm;
+    char *path, *realm, *origins;
     uint8_t nonce_key[RVD_BASE_SHA256_SIZE];
     rvd_loop **loops;
     rvd_stream_group *groups;  // one per loop
@@ -14543,6 +14567,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     e.upgraded = how && how->upgraded;
     e.path = p->path;
     e.realm = p->realm;
+    e.origins = p->origins;
     e.peer = text;
     e.auth_schemes = rvd_proxy_schemes(p);
     if (e.auth_schemes & REVDIAL_AUTH_DIGEST) {
@@ -15590,6 +15615,7 @@ static void rvd_proxy_free(revdial_proxy *p)
     if (p->sources) rvd_base_free(&heap, p->sources, RVD_PROXY_SOURCES * sizeof *p->sources);
     rvd_stream_text_free(&heap, p->path);
     rvd_stream_text_free(&heap, p->realm);
+    rvd_stream_text_free(&heap, p->origins);
     for (unsigned i = 0; i < p->listener_count; i++) {
         rvd_proxy_listener *l = &p->listeners[i];
         if (l->io.fd >= 0 && l->unlink[0]) rvd_sys_unlink(l->unlink);
@@ -15661,7 +15687,8 @@ static int rvd_proxy_config_copy(revdial_proxy *p, const revdial_proxy_config *c
     p->auth_ud = cfg->auth_ud;
     p->path = rvd_stream_text_copy(&p->heap, cfg->path ? cfg->path : "/revdial");
     p->realm = rvd_stream_text_copy(&p->heap, cfg->realm ? cfg->realm : "revdial");
-    if (!p->path || !p->realm) return rvd_proxy_nomem(err);
+    p->origins = rvd_stream_text_copy(&p->heap, cfg->origins);
+    if (!p->path || !p->realm || (cfg->origins && !p->origins)) return rvd_proxy_nomem(err);
     p->table = rvd_proxy_table_new(p, cfg->credentials, cfg->credential_count);
     return p->table ? REVDIAL_OK : rvd_proxy_nomem(err);
 }
@@ -15795,7 +15822,7 @@ static int rvd_proxy_prepare(revdial_proxy *p, const revdial_proxy_config *cfg, 
     for (unsigned i = 0; !code && i < p->listener_count; i++)
         if (rvd_loop_add(p->loops[0], &p->listeners[i].io) < 0)
             code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "the loop cannot watch a listener");
-    p->cfg.listen = p->cfg.path = p->cfg.realm = NULL;  // the caller's
+    p->cfg.listen = p->cfg.path = p->cfg.realm = p->cfg.origins = NULL;  // the caller's
     p->cfg.credentials = NULL;
     return code;
 }
@@ -15809,6 +15836,7 @@ static int rvd_proxy_probe(revdial_proxy *p, revdial_err *err)
     e.role = REVDIAL_ROLE_PROXY;
     e.path = p->path;
     e.realm = p->realm;
+    e.origins = p->origins;
     e.auth_schemes = rvd_proxy_schemes(p);
     e.nonce = "probe";
     e.limits = p->cfg.common.limits;

@@ -20,7 +20,7 @@ enum {
 };
 
 typedef struct settings {
-    prog_list listens, exposes;
+    prog_list listens, exposes, origins;
     token_paths credentials;
     const char *path;
     int pick, dial_timeout_ms, is_waiting, is_early, drain_ms, io_threads, max_sessions;
@@ -56,6 +56,10 @@ static const prog_option options[] = {
      "agents that have one are heard",
      0, 0},
     {"path", PROG_TEXT, AT(path), "PATH", "of the agents' HTTP request (default /revdial)", 0, 0},
+    {"origin", PROG_LIST, AT(origins), "ORIGIN",
+     "a page in a browser that may be an agent, https://ops.example or a glob\n"
+     "of such; repeatable; default: no page may",
+     0, 0},
     {"pick", PROG_CHOICE, AT(pick), "round-robin|least-streams",
      "how to choose between several agents of one name (default round-robin)", 0, 0},
     {"dial-timeout", PROG_DURATION, AT(dial_timeout_ms), "TIME",
@@ -269,7 +273,7 @@ static int app_open_proxy(app *a, const token_table *tokens)
 {
     revdial_proxy_config cfg = {0};
     revdial_err err = {0};
-    char *listens = prog_list_join(&a->s.listens);
+    char *listens = prog_list_join(&a->s.listens), *origins = prog_list_join(&a->s.origins);
     revdial_expose *exposes = calloc(a->expose_count + 1, sizeof *exposes);
     if (exposes) app_expose(a, exposes);
     cfg.exposes = exposes;
@@ -278,6 +282,7 @@ static int app_open_proxy(app *a, const token_table *tokens)
     cfg.ud = a;
     cfg.listen = listens;
     cfg.path = a->s.path;
+    cfg.origins = origins;
     cfg.credentials = tokens->rows;
     cfg.credential_count = tokens->count;
     cfg.max_sessions = (unsigned)a->s.max_sessions;
@@ -291,8 +296,9 @@ static int app_open_proxy(app *a, const token_table *tokens)
     cfg.common.log = prog_log_put;
     cfg.common.log_ud = &a->log;
     cfg.common.log_level = a->log.level;
-    if (listens && exposes) a->proxy = revdial_proxy_open(&cfg, &err);
+    if (listens && origins && exposes) a->proxy = revdial_proxy_open(&cfg, &err);
     free(listens);
+    free(origins);
     free(exposes);
     if (a->proxy) return 0;
     prog_log_error(&a->log, "proxy.failed", &err);
@@ -363,6 +369,7 @@ static void app_free(app *a)
     free(a->exposes);
     free(a->s.listens.items);
     free(a->s.exposes.items);
+    free(a->s.origins.items);
 }
 
 // Returns 0 if there should be TLS and there is none.
