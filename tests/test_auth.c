@@ -8,21 +8,6 @@ enum { BEARER = REVDIAL_AUTH_BEARER, BASIC = REVDIAL_AUTH_BASIC, DIGEST = REVDIA
 // ------------------------------------------------------------------------------------------------
 // Clients by hand
 
-// Connects from an address of loopback of its own: 127.0.0.`last`.
-static int connect_from(const char *address, int last)
-{
-    struct sockaddr_in at = {.sin_family = AF_INET}, from = {.sin_family = AF_INET};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    at.sin_port = htons((uint16_t)atoi(strrchr(address, ':') + 1));
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    from.sin_addr.s_addr = htonl(0x7f000000u + (unsigned)last);
-    if (bind(fd, (struct sockaddr *)&from, sizeof from) == 0 &&
-        connect(fd, (struct sockaddr *)&at, sizeof at) == 0)
-        return fd;
-    close(fd);
-    return -1;
-}
-
 // Asks for cam-1 with that value of Authorization, NULL = none, and leaves what came in `answer`.
 // Returns the status; *kept, if asked for, is the connection after a 101.
 typedef struct asking {
@@ -36,7 +21,7 @@ static int ask(const char *address, asking *a)
 {
     char head[4096];
     size_t len = 0;
-    int fd = connect_from(address, a->from ? a->from : 1);
+    int fd = raw_connect_from(address, a->from ? a->from : 1);
     a->kept = -1;
     a->answer[0] = '\0';
     if (!CHECK(fd >= 0)) return 0;
@@ -902,7 +887,7 @@ typedef struct crowd {
 
 static int crowd_join(const char *address, int from)
 {
-    int fd = connect_from(address, from);
+    int fd = raw_connect_from(address, from);
     raw_say(fd, "GET /revdial HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
                 "Upgrade: revdial\r\nRevdial-Name: cam-1\r\nAuthorization: Bearer x\r\n\r\n");
     return fd;
@@ -1364,7 +1349,7 @@ typedef struct drip {
 
 static void drip_open(drip *d, int i)
 {
-    d->fds[i] = connect_from(d->address, d->from);
+    d->fds[i] = raw_connect_from(d->address, d->from);
     if (d->fds[i] >= 0) raw_say(d->fds[i], "GET /revdial HTTP/1.1\r\nX: ");
 }
 
@@ -1432,10 +1417,10 @@ TEST(P2_a_full_waiting_room_drops_the_oldest_of_who_has_the_most)
     world_init(&w);
     w.pcfg.max_pending = 5;
     if (world_open_proxy(&w)) {
-        fds[0] = connect_from(w.address, 2);  // the oldest of all, but one of two
-        for (int i = 1; i < 5; i++) fds[i] = connect_from(w.address, i == 4 ? 2 : 3);
+        fds[0] = raw_connect_from(w.address, 2);  // the oldest of all, but one of two
+        for (int i = 1; i < 5; i++) fds[i] = raw_connect_from(w.address, i == 4 ? 2 : 3);
         UTIL_EVENTUALLY(pending_of(w.proxy) == 5);
-        fds[5] = connect_from(w.address, 4);
+        fds[5] = raw_connect_from(w.address, 4);
         CHECK_INT(raw_read(fds[1], &byte, 1), 0);  // the oldest of three
         for (int i = 0; i < 6; i++) {
             if (i == 1) continue;
