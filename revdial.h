@@ -252,6 +252,9 @@ typedef struct revdial_credential {
     // long as this proxy lives. BASIC, DIGEST: the user. MTLS (which needs no
     // secret): a glob for an entry of revdial_identity.san, "DNS:*.cams.example", or for its
     // subject; the identity is then what it matched, and none longer than 127 bytes.
+    // A '*' in it ties each certificate to names of its own: in `names` a '*' is what that one has
+    // matched, so "DNS:*.cams.example" with "cam-*" lets 7.cams.example register cam-7 and no
+    // other. "**" there is any; other wildcards in both are refused.
     const char *user;
     const char *names;  // comma list of globs it may register as; NULL = none
     unsigned schemes;   // REVDIAL_AUTH_*, a set: by which it may be presented; 0 = BEARER
@@ -1573,17 +1576,98 @@ static int rvd_base_glob(const char *pattern, size_t pattern_len, const char *te
     return p == pattern_len;
 }
 
-// Which entry of a comma list does the pattern match?
-//   returns  the entry and its length, or NULL
-static const char *rvd_base_entry(const char *list, const char *pattern, size_t *len)
+static unsigned rvd_base_wildcards(const char *s, size_t len)
 {
-    while (*list) {
-        const char *comma = strchr(list, ',');
-        *len = comma ? (size_t)(comma - list) : strlen(list);
-        if (rvd_base_glob(pattern, strlen(pattern), list, *len)) return list;
-        list += *len + (comma != NULL);
+    unsigned count = 0;
+    for (size_t i = 0; i < len; i++) count += s[i] == '*' || s[i] == '?';
+    return count;
+}
+
+// What a certificate has shown of itself: the text that a row's glob has matched.
+typedef struct rvd_base_shown {
+    const char *glob, *at;
+    size_t len;
+} rvd_base_shown;
+
+// Where a glob has matched a certificate, a '*' of a name's pattern stands for what the glob's '*'
+// has: or each of a fleet could take the names of all others. "**" says that it may. Any other
+// wildcards in both would leave that open.
+enum rvd_base_tie { RVD_BASE_UNTIED, RVD_BASE_TIED, RVD_BASE_UNCLEAR };
+
+static enum rvd_base_tie rvd_base_tie_of(const char *glob, const char *pattern, size_t len)
+{
+    size_t glob_len = strlen(glob);
+    unsigned theirs = rvd_base_wildcards(glob, glob_len), ours = rvd_base_wildcards(pattern, len);
+    if (theirs == 0 || ours == 0) return RVD_BASE_UNTIED;
+    for (size_t i = 1; i < len; i++)
+        if (pattern[i] == '*' && pattern[i - 1] == '*') return RVD_BASE_UNTIED;
+    if (theirs > 1 || ours > 1 || !strchr(glob, '*') || !memchr(pattern, '*', len))
+        return RVD_BASE_UNCLEAR;
+    return RVD_BASE_TIED;
+}
+
+static int rvd_base_tied_matches(const char *pattern, size_t len, const char *name,
+                                 const rvd_base_shown *shown)
+{
+    size_t head = (size_t)((const char *)memchr(pattern, '*', len) - pattern);
+    size_t skip = (size_t)(strchr(shown->glob, '*') - shown->glob);
+    size_t middle = shown->len + 1 - strlen(shown->glob), tail = len - head - 1;
+    if (strlen(name) != head + middle + tail) return 0;
+    return memcmp(name, pattern, head) == 0 && memcmp(name + head, shown->at + skip, middle) == 0 &&
+           memcmp(name + head + middle, pattern + head + 1, tail) == 0;
+}
+
+// Takes the next item off a comma list, without the blanks around it; empty ones are passed over.
+//   returns  its length, 0 at the end
+static size_t rvd_base_item(const char **list, const char **item)
+{
+    while (**list) {
+        const char *at = *list, *comma = strchr(at, ',');
+        const char *end = comma ? comma : at + strlen(at);
+        *list = comma ? comma + 1 : end;
+        while (at < end && (*at == ' ' || *at == '\t')) at++;
+        while (at < end && (end[-1] == ' ' || end[-1] == '\t')) end--;
+        *item = at;
+        if (at < end) return (size_t)(end - at);
     }
-    return NULL;
+    return 0;
+}
+
+// Does a comma list of globs cover that name? shown: by a certificate; NULL = by something else.
+static int rvd_base_covers(const char *names, const char *name, const rvd_base_shown *shown)
+{
+    const char *item;
+    size_t len;
+    while (names && (len = rvd_base_item(&names, &item)) > 0) {
+        enum rvd_base_tie tie = shown ? rvd_base_tie_of(shown->glob, item, len) : RVD_BASE_UNTIED;
+        if (tie == RVD_BASE_UNTIED && rvd_base_glob(item, len, name, strlen(name))) return 1;
+        if (tie == RVD_BASE_TIED && rvd_base_tied_matches(item, len, name, shown)) return 1;
+    }
+    return 0;
+}
+
+enum { RVD_BASE_SHOWN_MAX = 127 };  // bytes: what an identity may have
+
+static int rvd_base_shows(const revdial_credential *row, const char *name, rvd_base_shown *shown)
+{
+    if (shown->len == 0 || shown->len > RVD_BASE_SHOWN_MAX) return 0;
+    if (!rvd_base_glob(shown->glob, strlen(shown->glob), shown->at, shown->len)) return 0;
+    return !name || rvd_base_covers(row->names, name, shown);
+}
+
+// What of a verified certificate is meant by a row, and lets it register that name there? An entry
+// of its SANs, or else its subject. With name NULL any that is meant.
+static int rvd_base_show(const revdial_credential *row, const revdial_identity *peer,
+                         const char *name, rvd_base_shown *out)
+{
+    const char *list = peer->san;
+    if (!row->user) return 0;
+    out->glob = row->user;
+    while ((out->len = rvd_base_item(&list, &out->at)) > 0)
+        if (rvd_base_shows(row, name, out)) return 1;
+    out->at = peer->subject;
+    out->len = strlen(peer->subject);
+    return rvd_base_shows(row, name, out);
 }
 
 // Text under construction in memory of the caller. Always NUL-terminated, so `size` is one more
@@ -6084,18 +6168,13 @@ static int rvd_http_sole_name(const revdial_credential *row, char *name)
     return 1;
 }
 
-// May a backend with this row's token register under that name?
-static int rvd_http_row_covers(const revdial_credential *row, const char *name)
+// May a backend with this row's secret register under that name? shown: with its certificate.
+static int rvd_http_row_covers(const revdial_credential *row, const char *name,
+                               const rvd_base_shown *shown)
 {
     char sole[RVD_BASE_NAME_MAX + 1];
-    rvd_http_slice rest, item;
-    size_t len = strlen(name);
-    if (len == 0) return rvd_http_sole_name(row, sole);
-    if (!row->names || !rvd_base_is_name(name, len)) return 0;
-    rest = rvd_http_slice_of(row->names);
-    while (rvd_http_list_next(&rest, &item))
-        if (rvd_base_glob(item.at, item.len, name, len)) return 1;
-    return 0;
+    if (!*name) return rvd_http_sole_name(row, sole);
+    return rvd_base_is_name(name, strlen(name)) && rvd_base_covers(row->names, name, shown);
 }
 
 static void rvd_http_digest(const char *secret, uint8_t digest[RVD_BASE_SHA256_SIZE])
@@ -6206,7 +6285,7 @@ static int rvd_http_check_rows(rvd_http_claim *c, const revdial_credential *rows
         if (!rvd_http_is_candidate(&rows[i], c)) continue;
         looked_at++;
         if (!rvd_http_proves(c, rows[i].secret) || verdict == REVDIAL_OK) continue;
-        verdict = rvd_http_row_covers(&rows[i], name) ? REVDIAL_OK : REVDIAL_EDENIED;
+        verdict = rvd_http_row_covers(&rows[i], name, NULL) ? REVDIAL_OK : REVDIAL_EDENIED;
         if (verdict != REVDIAL_OK) continue;
         if (row) *row = i;
         if (c->scheme == REVDIAL_AUTH_DIGEST && c->req->proof)
@@ -6216,28 +6295,21 @@ static int rvd_http_check_rows(rvd_http_claim *c, const revdial_credential *rows
     return verdict;
 }
 
-// Who a verified certificate is, in the words of a row.
-static int rvd_http_row_is_of(const revdial_credential *row, const revdial_identity *peer)
-{
-    size_t len;
-    if (!row->user || !(rvd_http_row_schemes(row) & REVDIAL_AUTH_MTLS)) return 0;
-    if (rvd_base_entry(peer->san, row->user, &len)) return len > 0 && len <= RVD_HTTP_USER_MAX;
-    len = strlen(peer->subject);
-    return len > 0 && len <= RVD_HTTP_USER_MAX &&
-           rvd_base_glob(row->user, strlen(row->user), peer->subject, len);
-}
-
 // A certificate that no row is of is denied, unless there is another way to prove something.
 static int rvd_http_check_peer(const revdial_auth_req *req, const revdial_credential *rows,
                                size_t count, size_t *row)
 {
     const char *name = req->name ? req->name : "";
+    rvd_base_shown shown;
     int is_known = 0, has_other = 0;
     for (size_t i = 0; i < count; i++) {
-        has_other |= rvd_http_row_schemes(&rows[i]) != REVDIAL_AUTH_MTLS;
-        if (!rvd_http_row_is_of(&rows[i], req->tls)) continue;
+        unsigned schemes = rvd_http_row_schemes(&rows[i]);
+        has_other |= schemes != REVDIAL_AUTH_MTLS;
+        if (!(schemes & REVDIAL_AUTH_MTLS)) continue;
+        if (!rvd_base_show(&rows[i], req->tls, NULL, &shown)) continue;
         is_known = 1;
-        if (!rvd_http_row_covers(&rows[i], name)) continue;
+        if (*name && !rvd_base_show(&rows[i], req->tls, name, &shown)) continue;
+        if (!rvd_http_row_covers(&rows[i], name, &shown)) continue;
         if (row) *row = i;
         return REVDIAL_OK;
     }
@@ -14112,6 +14184,15 @@ static rvd_proxy_table *rvd_proxy_table_ref(revdial_proxy *p)
     return t;
 }
 
+static int rvd_proxy_row_is_unclear(const revdial_credential *row)
+{
+    const char *names = row->names, *item;
+    size_t len;
+    while (names && (len = rvd_base_item(&names, &item)) > 0)
+        if (rvd_base_tie_of(row->user, item, len) == RVD_BASE_UNCLEAR) return 1;
+    return 0;
+}
+
 // A row is checked when it is configured, not when somebody is refused by it.
 static const char *rvd_proxy_row_problem(const revdial_credential *row)
 {
@@ -14119,6 +14200,8 @@ static const char *rvd_proxy_row_problem(const revdial_credential *row)
     if (schemes >= 2 * REVDIAL_AUTH_MTLS) return "credentials: a row with an unknown scheme";
     if (schemes & ~(unsigned)REVDIAL_AUTH_BEARER && (!row->user || !row->user[0]))
         return "credentials: a row for BASIC, DIGEST or MTLS without a user";
+    if (schemes & REVDIAL_AUTH_MTLS && rvd_proxy_row_is_unclear(row))
+        return "credentials: MTLS: which of the names is a certificate's? One * in both, or **";
     if (schemes == REVDIAL_AUTH_MTLS) return NULL;
     if (!row->secret || !row->secret[0]) return "credentials: a row without a secret";
     if (schemes & REVDIAL_AUTH_DIGEST && strncmp(row->secret, "sha256:", 7) == 0)
@@ -14152,16 +14235,14 @@ static void rvd_proxy_sole_name(const revdial_credential *row, char *name, size_
         rvd_sys_append(name, size, 0, row->names);
 }
 
-// What a row's glob has matched of a certificate. It fits: a longer one matches no row.
-static void rvd_proxy_peer_identity(revdial_session *s, const char *pattern)
+// What has let a certificate in, by a row that did. It fits: what is longer matches no row.
+static void rvd_proxy_peer_identity(revdial_session *s, const revdial_credential *row)
 {
-    const revdial_identity *peer = s->auth.tls;
-    size_t len = strlen(peer->subject);
-    const char *entry = rvd_base_entry(peer->san, pattern, &len);
-    if (!entry) len = strlen(entry = peer->subject);
-    REVDIAL_ASSERT(len < sizeof s->identity);
-    memcpy(s->identity, entry, len);
-    s->identity[len] = '\0';
+    rvd_base_shown shown;
+    if (!rvd_base_show(row, s->auth.tls, s->auth.name[0] ? s->auth.name : NULL, &shown)) return;
+    REVDIAL_ASSERT(shown.len < sizeof s->identity);
+    memcpy(s->identity, shown.at, shown.len);
+    s->identity[shown.len] = '\0';
 }
 
 static int rvd_proxy_check_table(const rvd_proxy_table *t, revdial_session *s)
@@ -14172,7 +14253,7 @@ static int rvd_proxy_check_table(const rvd_proxy_table *t, revdial_session *s)
     rvd_sys_append(s->name, sizeof s->name, 0, s->auth.name);
     if (!s->name[0]) rvd_proxy_sole_name(&t->rows[row], s->name, sizeof s->name);
     if (t->rows[row].schemes == REVDIAL_AUTH_MTLS)
-        rvd_proxy_peer_identity(s, t->rows[row].user);
+        rvd_proxy_peer_identity(s, &t->rows[row]);
     else
         rvd_sys_append(s->identity, sizeof s->identity, 0, t->rows[row].user);
     s->is_listed = 1;
@@ -15600,27 +15681,17 @@ static void rvd_proxy_snapshot_free(revdial_proxy *p, revdial_session **all, ptr
     rvd_base_free(&heap, all, size);
 }
 
-static int rvd_proxy_lists(const char *names, const char *name)
-{
-    while (names && *names) {
-        size_t len = strcspn(names, ","), from = strspn(names, " \t"), to = len;
-        while (to > from && (names[to - 1] == ' ' || names[to - 1] == '\t')) to--;
-        if (to > from && rvd_base_glob(names + from, to - from, name, strlen(name))) return 1;
-        names += len + (names[len] == ',');
-    }
-    return 0;
-}
-
 // Would the session still be admitted by what it has shown? A certificate is known by what a row
 // matched of it, which another row may match now.
 static int rvd_proxy_table_has(const rvd_proxy_table *t, const revdial_session *s)
 {
     for (size_t i = 0; i < t->count; i++) {
-        const char *user = t->rows[i].user;
-        int is_of = t->rows[i].schemes == REVDIAL_AUTH_MTLS
-                        ? rvd_base_glob(user, strlen(user), s->identity, strlen(s->identity))
-                        : t->marks[i] == s->row_mark;
-        if (is_of && rvd_proxy_lists(t->rows[i].names, s->name)) return 1;
+        const revdial_credential *row = &t->rows[i];
+        rvd_base_shown shown = {row->user, s->identity, strlen(s->identity)};
+        int has = row->schemes == REVDIAL_AUTH_MTLS
+                      ? rvd_base_shows(row, s->name, &shown)
+                      : t->marks[i] == s->row_mark && rvd_base_covers(row->names, s->name, NULL);
+        if (has) return 1;
     }
     return 0;
 }

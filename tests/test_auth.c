@@ -270,12 +270,16 @@ TEST(a_table_may_hold_hashes_and_rows_that_cannot_work_are_refused)
 
 TEST(A68_a_certificate_is_an_identity_by_itself)
 {
-    static const revdial_credential rows[] = {
-        {NULL, "DNS:*.cams.example", "cam-*", REVDIAL_AUTH_MTLS},
-        {NULL, "CN=door", "door", REVDIAL_AUTH_MTLS}};
-    static const revdial_identity cam = {.verified = 1, .san = "email:x@y,DNS:cam-1.cams.example"};
+    static const revdial_credential rows[] = {{NULL, "DNS:*.cams.example", "*", REVDIAL_AUTH_MTLS},
+                                              {NULL, "CN=door", "door", REVDIAL_AUTH_MTLS}};
+    static const revdial_identity cam = {
+        .verified = 1, .san = "email:x@y,DNS:cam-1.cams.example,DNS:cam-2.cams.example"};
     static const revdial_identity door = {.verified = 1, .subject = "CN=door"};
-    static const revdial_credential bad = {NULL, NULL, "*", REVDIAL_AUTH_MTLS};
+    static const revdial_credential bad[] = {{NULL, NULL, "*", REVDIAL_AUTH_MTLS},
+                                             {NULL, "DNS:*.*", "*", REVDIAL_AUTH_MTLS},
+                                             {NULL, "DNS:?", "*", REVDIAL_AUTH_MTLS},
+                                             {NULL, "DNS:*", "a, b-?", REVDIAL_AUTH_MTLS}};
+    static const revdial_credential other = {NULL, "DNS:*.cams.example", "x*", REVDIAL_AUTH_MTLS};
     revdial_session s;  // what the proxy's check looks at
     world w;
     if (open_with(&w, rows, 2)) {
@@ -286,6 +290,16 @@ TEST(A68_a_certificate_is_an_identity_by_itself)
         CHECK_INT(rvd_proxy_table_has(w.proxy->table, &s), 1);
         s.auth.name = "door";
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), REVDIAL_EDENIED);
+        s.auth.name = "cam-3";
+        CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), REVDIAL_EDENIED);
+        memset(&s, 0, sizeof s);
+        s.auth = (revdial_auth_req){.secret = "", .name = "cam-2", .tls = &cam};
+        CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
+        CHECK_STR(s.identity, "DNS:cam-2.cams.example");
+        CHECK_INT(rvd_proxy_table_has(w.proxy->table, &s), 1);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, &other, 1, 0), 0);
+        CHECK_INT(rvd_proxy_table_has(w.proxy->table, &s), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, rows, 2, 0), 0);
         memset(&s, 0, sizeof s);
         s.auth = (revdial_auth_req){.secret = "", .name = "", .tls = &door};
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
@@ -293,7 +307,8 @@ TEST(A68_a_certificate_is_an_identity_by_itself)
         CHECK_STR(s.name, "door");
         CHECK_INT(revdial_proxy_set_credentials(w.proxy, rows, 1, 0), 0);
         CHECK_INT(rvd_proxy_table_has(w.proxy->table, &s), 0);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, &bad, 1, 0), REVDIAL_EINVAL);
+        for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+            CHECK_INT(revdial_proxy_set_credentials(w.proxy, &bad[i], 1, 0), REVDIAL_EINVAL);
         asking a = {0};
         CHECK_INT(ask(w.address, &a), 401);  // nobody has a certificate here
     }

@@ -2428,27 +2428,41 @@ TEST(A68_B5_a_certificate_registers_what_its_row_says_and_nothing_else)
     enum { MTLS = REVDIAL_AUTH_MTLS, OK = REVDIAL_OK };
     static const struct {
         const char *user, *names, *name;
-        int want;
-    } cases[] = {{"DNS:cam-1.cams.example", "cam-1", "cam-1", OK},
-                 {"DNS:*.cams.example", "cam-*", "cam-1", OK},
-                 {"URI:spiffe://cams/*", "*", "cam-1", OK},
-                 {"CN=cam-1, O=Cams", "cam-1", "cam-1", OK},
-                 {"CN=cam-?, *", "cam-1", "", OK},
-                 {"DNS:cam-1.cams.example", "cam-2", "cam-1", REVDIAL_EDENIED},
-                 {"DNS:cam-1.cams.example", NULL, "cam-1", REVDIAL_EDENIED},
-                 {"DNS:cam-2.cams.example", "*", "cam-1", REVDIAL_EDENIED},
-                 {"cam-1.cams.example", "*", "cam-1", REVDIAL_EDENIED},
-                 {"DNS:cam-1.cams.example,URI:*", "*", "cam-1", REVDIAL_EDENIED},
-                 {"DNS:cam-1.cams.exampl", "*", "cam-1", REVDIAL_EDENIED},
-                 {"DNS:CAM-1.cams.example", "*", "cam-1", REVDIAL_EDENIED},
-                 {"CN=cam-1", "*", "cam-1", REVDIAL_EDENIED},
-                 {"", "*", "cam-1", REVDIAL_EDENIED},
-                 {NULL, "*", "cam-1", REVDIAL_EDENIED}};
+        int want, is_known;
+    } cases[] = {{"DNS:cam-1.cams.example", "cam-1", "cam-1", OK, 0},
+                 {"DNS:cam-1.cams.example", "cam-*", "cam-2", OK, 0},
+                 {"DNS:*.cams.example", "*", "cam-1", OK, 0},
+                 {"DNS:cam-*.cams.example", "door, dog-*, cam-*", "cam-1", OK, 0},
+                 {"DNS:cam-*.cams.example", "c*", "c1", OK, 0},
+                 {"DNS:*.cams.example", "c**", "cam-1", OK, 0},
+                 {"DNS:*.cams.example", "door", "door", OK, 0},
+                 {"URI:spiffe://cams/*", "*", "cam-1", OK, 0},
+                 {"*", "URI*", "cam-1", REVDIAL_EDENIED, 1},
+                 {"DNS:*.cams.example", "*", "cam-2", REVDIAL_EDENIED, 1},
+                 {"DNS:*.cams.example", "*", "cam-11", REVDIAL_EDENIED, 1},
+                 {"DNS:*.cams.example", "cam-*", "cam-1", REVDIAL_EDENIED, 1},
+                 {"DNS:cam-*.cams.example", "*", "cam-1", REVDIAL_EDENIED, 1},
+                 {"DNS:cam-*.cams.example", "cam-*", "cam-", REVDIAL_EDENIED, 1},
+                 {"DNS:cam-?.cams.example", "cam-*", "cam-1", REVDIAL_EDENIED, 1},
+                 {"DNS:cam-*.cams.example", "cam-?", "cam-1", REVDIAL_EDENIED, 1},
+                 {"*:cam-*.cams.example", "cam-*", "cam-1", REVDIAL_EDENIED, 1},
+                 {"CN=cam-1, O=Cams", "cam-1", "cam-1", OK, 0},
+                 {"CN=cam-?, *", "cam-1", "", OK, 0},
+                 {"DNS:cam-1.cams.example", "cam-2", "cam-1", REVDIAL_EDENIED, 1},
+                 {"DNS:cam-1.cams.example", NULL, "cam-1", REVDIAL_EDENIED, 1},
+                 {"DNS:cam-2.cams.example", "*", "cam-1", REVDIAL_EDENIED, 0},
+                 {"cam-1.cams.example", "*", "cam-1", REVDIAL_EDENIED, 0},
+                 {"DNS:cam-1.cams.example,URI:*", "*", "cam-1", REVDIAL_EDENIED, 0},
+                 {"DNS:cam-1.cams.exampl", "*", "cam-1", REVDIAL_EDENIED, 0},
+                 {"DNS:CAM-1.cams.example", "*", "cam-1", REVDIAL_EDENIED, 0},
+                 {"CN=cam-1", "*", "cam-1", REVDIAL_EDENIED, 0},
+                 {"", "*", "cam-1", REVDIAL_EDENIED, 0},
+                 {NULL, "*", "cam-1", REVDIAL_EDENIED, 0}};
     for (size_t i = 0; i < COUNT(cases); i++) {
         revdial_credential rows[2] = {{NULL, cases[i].user, cases[i].names, MTLS},
                                       {"t", "bob", "*", REVDIAL_AUTH_BEARER}};
         revdial_auth_req req = {.secret = "", .name = cases[i].name, .tls = &peer};
-        int others = cases[i].want == OK || i == 5 || i == 6 ? cases[i].want : REVDIAL_EAUTH;
+        int others = cases[i].want == OK || cases[i].is_known ? cases[i].want : REVDIAL_EAUTH;
         size_t row = 9;
         CHECK_INT(revdial_auth_verify(&req, rows, 1, &row), cases[i].want);
         CHECK_INT(row, cases[i].want == OK ? 0 : 9);
