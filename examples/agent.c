@@ -70,7 +70,8 @@ static const prog_option options[] = {
     {"allow", PROG_LIST, AT(allow), "PATTERN",
      "what else streams may ask for, checked after resolution; repeatable:\n"
      "127.0.0.1:22, 10.0.0.0/8:80-90, [fd00::]/8:*, *.svc.local:443,\n"
-     "unix:/run/x",
+     "unix:/run/x. A name leads to loopback (but localhost) and link-local\n"
+     "addresses only where these have a pattern, too",
      0, 0},
     {"allow-file", PROG_TEXT, AT(allow_file), "FILE",
      "more of these, one a line; HUP reads it again", 0, 0},

@@ -803,6 +803,21 @@ static inline int raw_connect(const char *address)
     return fd;
 }
 
+// Connects from an address of loopback of its own: 127.0.0.`last`.
+static inline int raw_connect_from(const char *address, int last)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET}, from = {.sin_family = AF_INET};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    at.sin_port = htons((uint16_t)atoi(strrchr(address, ':') + 1));
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    from.sin_addr.s_addr = htonl(0x7f000000u + (unsigned)last);
+    if (bind(fd, (struct sockaddr *)&from, sizeof from) == 0 &&
+        connect(fd, (struct sockaddr *)&at, sizeof at) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
 static inline int raw_send(int fd, const void *data, size_t len)
 {
     size_t at = 0;

@@ -507,6 +507,94 @@ TEST(a_stalled_handshake_ends_at_its_deadline_and_holds_up_nobody)
     toy_world_free(tw);
 }
 
+// A proxy that has so many handshakes under way at one time, and lets each have its turn for so
+// long while others wait. Its toys say hello when they have a turn.
+static toy_world *turns_world(unsigned max, int64_t turn_us)
+{
+    toy_world *tw = toy_world_new();
+    if (!toy_world_proxy(tw)) abort();
+    CHECK_INT(tw->w.proxy->groups[0].turns_max, 64);
+    tw->w.proxy->groups[0].turns_max = max;
+    tw->w.proxy->groups[0].turn_us = turn_us;
+    return tw;
+}
+
+static int pending_of(revdial_proxy *p)
+{
+    int pending;
+    pthread_mutex_lock(&p->lock);
+    pending = (int)p->pending;
+    pthread_mutex_unlock(&p->lock);
+    return pending;
+}
+
+static int has_turn(int fd)
+{
+    char hello[TOY_HEAD];
+    return raw_read_all(fd, hello, sizeof hello) && hello[0] == 'H';
+}
+
+TEST(P12_handshakes_beyond_the_limit_wait_for_their_turn)
+{
+    toy_world *tw = turns_world(2, 60 * 1000000);
+    int fds[5];
+    for (int i = 0; i < 2; i++) {
+        fds[i] = raw_connect_from(tw->w.address, 2);
+        CHECK(has_turn(fds[i]));
+    }
+    for (int i = 2; i < 5; i++) {
+        fds[i] = raw_connect_from(tw->w.address, i == 3 ? 3 : 2);
+        raw_say(fds[i], "H");  // it is not looked at
+        UTIL_EVENTUALLY(pending_of(tw->w.proxy) == i + 1);
+    }
+    close(fds[0]);
+    CHECK(has_turn(fds[3]));  // of the source that has none, before the newest
+    CHECK(!raw_wait(fds[2], POLLIN, 0) && !raw_wait(fds[4], POLLIN, 0));
+    raw_close_reset(fds[4]);  // who leaves while it waits takes no turn
+    close(fds[1]);
+    CHECK(has_turn(fds[2]));
+    close(fds[2]);
+    close(fds[3]);
+    UTIL_EVENTUALLY(pending_of(tw->w.proxy) == 0);
+    toy_world_free(tw);
+}
+
+TEST(P12_half_open_handshakes_give_way_the_oldest_of_the_most_crowded_source_first)
+{
+    toy_world *tw = turns_world(4, 50000);
+    char byte[TOY_HEAD];
+    int other = raw_connect_from(tw->w.address, 3), fds[20];
+    CHECK(has_turn(other));  // is slow, but alone
+    for (int i = 0; i < 20; i++) {
+        fds[i] = raw_connect_from(tw->w.address, 2);
+        if (i < 3) CHECK(has_turn(fds[i]));
+    }
+    CHECK(world_open_agent(&tw->w, 0));
+    CHECK_INT(util_log_count(&tw->w.states, REVDIAL_BACKOFF, NULL), 0);
+    CHECK_INT(raw_read(fds[0], byte, 1), 0);
+    CHECK(!raw_wait(other, POLLIN, 0));
+    for (int i = 0; i < 20; i++) close(fds[i]);
+    raw_say(other, "H");
+    raw_send(other, "\0\0", 2);
+    CHECK(util_gate_wait(&tw->proxy.count.shaken, 2));  // and goes on
+    close(other);
+    toy_world_free(tw);
+}
+
+TEST(P12_in_a_storm_all_get_their_turns)
+{
+    toy_world *tw = turns_world(1, 60 * 1000000);
+    int fds[40];
+    for (int i = 0; i < 40; i++) {
+        fds[i] = raw_connect_from(tw->w.address, 2 + i % 20);
+        raw_send(fds[i], "H\0\0", TOY_HEAD);
+    }
+    for (int i = 0; i < 40; i++) CHECK(has_turn(fds[i]));
+    CHECK(util_gate_wait(&tw->proxy.count.shaken, 40));
+    for (int i = 0; i < 40; i++) close(fds[i]);
+    toy_world_free(tw);
+}
+
 TEST(an_agent_whose_proxy_says_no_hello_is_told_why_it_gave_up)
 {
     toy_world *tw = toy_world_new();
