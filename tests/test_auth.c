@@ -1,27 +1,12 @@
 // Ways to authenticate, at both ends and against ends that cheat: schemes, challenges, replays,
 // tables and hooks that are replaced, limits before authentication, and where secrets are left.
 // Rows by the numbers of the tables of bad input (A, R) and of threats (P, B, X).
-#include "runtime_util.h"
+#include "flood_util.h"
 
 enum { BEARER = REVDIAL_AUTH_BEARER, BASIC = REVDIAL_AUTH_BASIC, DIGEST = REVDIAL_AUTH_DIGEST };
 
 // ------------------------------------------------------------------------------------------------
 // Clients by hand
-
-// Connects from an address of loopback of its own: 127.0.0.`last`.
-static int connect_from(const char *address, int last)
-{
-    struct sockaddr_in at = {.sin_family = AF_INET}, from = {.sin_family = AF_INET};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    at.sin_port = htons((uint16_t)atoi(strrchr(address, ':') + 1));
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    from.sin_addr.s_addr = htonl(0x7f000000u + (unsigned)last);
-    if (bind(fd, (struct sockaddr *)&from, sizeof from) == 0 &&
-        connect(fd, (struct sockaddr *)&at, sizeof at) == 0)
-        return fd;
-    close(fd);
-    return -1;
-}
 
 // Asks for cam-1 with that value of Authorization, NULL = none, and leaves what came in `answer`.
 // Returns the status; *kept, if asked for, is the connection after a 101.
@@ -1081,15 +1066,6 @@ TEST(a_429_makes_the_agent_wait_and_is_no_rejection)
     world_close(&w);
 }
 
-static int pending_of(revdial_proxy *p)
-{
-    int pending;
-    pthread_mutex_lock(&p->lock);
-    pending = (int)p->pending;
-    pthread_mutex_unlock(&p->lock);
-    return pending;
-}
-
 TEST(P14_a_peer_that_goes_away_anywhere_in_its_request_leaves_nothing)
 {
     world w;
@@ -1122,76 +1098,6 @@ TEST(P14_a_peer_that_goes_away_anywhere_in_its_request_leaves_nothing)
         close(a.kept);
     }
     world_close(&w);
-}
-
-typedef struct drip {
-    const char *address;
-    int from, count, alive;
-    int fds[1000];
-    atomic_int stop;
-    util_gate going;
-} drip;
-
-static void drip_open(drip *d, int i)
-{
-    d->fds[i] = connect_from(d->address, d->from);
-    if (d->fds[i] >= 0) raw_say(d->fds[i], "GET /revdial HTTP/1.1\r\nX: ");
-}
-
-// Keeps so many connections open that send a byte now and then; whoever is cut off comes back.
-static void *drip_run(void *arg)
-{
-    drip *d = arg;
-    for (int i = 0; i < d->count; i++) drip_open(d, i);
-    util_gate_add(&d->going, 1);
-    while (!atomic_load(&d->stop)) {
-        for (int i = 0; i < d->count && !atomic_load(&d->stop); i++) {
-            if (d->fds[i] >= 0 && raw_wait(d->fds[i], POLLIN | POLLHUP, 0)) {
-                close(d->fds[i]);
-                drip_open(d, i);
-            } else if (d->fds[i] >= 0) {
-                raw_say(d->fds[i], "x");
-            }
-        }
-        util_nap_ms(20);
-        util_gate_add(&d->going, 1);
-    }
-    for (int i = 0; i < d->count; i++) close(d->fds[i]);
-    return NULL;
-}
-
-TEST(P1_P2_a_thousand_connections_that_drip_do_not_keep_a_backend_out)
-{
-    struct rlimit limit;
-    world w;
-    getrlimit(RLIMIT_NOFILE, &limit);
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
-    for (int same = 0; same < 2; same++) {
-        static drip d;
-        memset(&d, 0, sizeof d);
-        util_gate_init(&d.going);
-        if (open_with(&w, all_kinds, 3)) {
-            d.address = w.address;
-            d.from = same ? 1 : 2;  // where the backend is, or elsewhere
-            d.count = 1000;
-            pthread_t t = util_thread(drip_run, &d);
-            CHECK(util_gate_wait(&d.going, 2));  // all are there, and those cut off came back
-            w.acfg.user = "alice";
-            w.acfg.auth_schemes = DIGEST;
-            CHECK(world_open_agent(&w, 0));
-            CHECK_INT(util_log_count(&w.states, REVDIAL_BACKOFF, NULL), 0);
-            int seen = util_gate_count(&d.going);
-            CHECK(util_gate_wait(&d.going, seen + 2));  // and it stays
-            revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-            CHECK(st != NULL);
-            revdial_close(st);
-            CHECK(pending_of(w.proxy) <= 512);
-            atomic_store(&d.stop, 1);
-            pthread_join(t, NULL);
-        }
-        world_close(&w);
-    }
 }
 
 TEST(P2_a_full_waiting_room_drops_the_oldest_of_who_has_the_most)

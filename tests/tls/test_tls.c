@@ -2,6 +2,8 @@
 // needs a foreign peer is in peers.sh, what needs no TLS in tests/test_transport.c.
 #include "tls_util.h"
 
+#include "flood_util.h"
+
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define TLS_SANITIZED 1
 #elif defined(__has_feature)
@@ -424,6 +426,25 @@ TEST(D13_D14_hellos_and_records_that_are_too_much_are_refused)
     p[1] = 2, p[2] = 0xC0, p[3] = 0x2B, p[4] = 1, p[6] = 4000 >> 8, p[7] = 4000 & 0xFF;
     for (int i = 0; i < 1000; i++) p[8 + 4 * i] = 0xFE, p[9 + 4 * i] = (uint8_t)i;
     tls_is_dropped("1000 extensions", big, 5 + 4 + body, 1);
+}
+
+TEST(P1_P12_a_thousand_hellos_that_drip_do_not_keep_a_backend_out)
+{
+    static const char hello[] = {22, 3, 1, 2, 0, 1, 0, 1, (char)0xFC, 3, 3};  // 512 bytes of it
+    static drip d = {.hello = hello, .hello_len = sizeof hello};
+    for (int from = 1; from <= 2; from++) {  // where the backend is, or elsewhere
+        tls_world *tw = tls_world_new(tls_server("server", NULL), tls_client(NULL, "ca.pem"));
+        REQUIRE(tls_world_proxy(tw));
+        CHECK(drip_start(&d, tw->w.address, from));
+        CHECK(world_open_agent(&tw->w, 0));
+        CHECK_INT(util_log_count(&tw->w.states, REVDIAL_BACKOFF, NULL), 0);
+        int seen = util_gate_count(&d.going);
+        CHECK(util_gate_wait(&d.going, seen + 2));  // and it stays
+        CHECK(tls_echo(tw, 1000));
+        CHECK(pending_of(tw->w.proxy) <= 512);
+        drip_stop(&d);
+        tls_world_free(tw);
+    }
 }
 
 TEST(D16_a_cut_connection_is_an_error_for_both_and_never_eof)
