@@ -13,6 +13,7 @@
 ##   interop    against other yamux and WebSocket libraries (needs go, node, npm)
 ##   tls        revdial_tls.h and the programs with TLS (needs mbedTLS and openssl)
 ##   tls-versions  the same on other versions of mbedTLS (downloads them; needs cargo)
+##   timing     nothing but a verdict depends on a secret's bytes (needs valgrind)
 ##   e2e        the programs with curl, nginx, ssh and broken networks (needs root for some)
 ##   bench      how fast it is beside other tunnels (needs python3; BENCH="relay lib" for parts)
 ##   bench-peers  builds frp and rathole for it (downloads them; needs go, cargo)
@@ -84,7 +85,7 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test check demo layers tidy header asan tsan portable interop tls \
-	tls-versions e2e bench bench-peers format install uninstall clean help FORCE
+	tls-versions timing e2e bench bench-peers format install uninstall clean help FORCE
 
 all: $(PROGRAMS) examples
 examples: $(EXAMPLES)
@@ -146,6 +147,9 @@ tls: $(PROGRAMS) $(if $(filter yes,$(TLS)),$(BUILD)/tls/test_tls)
 tls-versions:
 	@mkdir -p $(BUILD)
 	+@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' MAKE='$(MAKE)' sh tests/tls/versions.sh
+
+timing:
+	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/timing/run.sh
 
 interop: $(INTEROP)
 	@REVDIAL_BUILD='$(BUILD)' sh tests/interop/run.sh
