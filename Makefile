@@ -13,6 +13,7 @@
 ##   interop    against other yamux and WebSocket libraries (needs go, node, npm)
 ##   tls        revdial_tls.h and the programs with TLS (needs mbedTLS and openssl)
 ##   tls-versions  the same on other versions of mbedTLS (downloads them; needs cargo)
+##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=60 in all, FUZZ="engine via")
 ##   timing     nothing but a verdict depends on a secret's bytes (needs valgrind)
 ##   e2e        the programs with curl, nginx, ssh and broken networks (needs root for some)
 ##   bench      how fast it is beside other tunnels (needs python3; BENCH="relay lib" for parts)
@@ -85,7 +86,7 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test check demo layers tidy header asan tsan portable interop tls \
-	tls-versions timing e2e bench bench-peers format install uninstall clean help FORCE
+	tls-versions fuzz timing e2e bench bench-peers format install uninstall clean help FORCE
 
 all: $(PROGRAMS) examples
 examples: $(EXAMPLES)
@@ -147,6 +148,9 @@ tls: $(PROGRAMS) $(if $(filter yes,$(TLS)),$(BUILD)/tls/test_tls)
 tls-versions:
 	@mkdir -p $(BUILD)
 	+@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' MAKE='$(MAKE)' sh tests/tls/versions.sh
+
+fuzz:
+	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/fuzz/run.sh $(FUZZ)
 
 timing:
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/timing/run.sh
