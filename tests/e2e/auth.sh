@@ -90,7 +90,8 @@ no_secret_left() {
     printf 'alice:%s' "$(cat "$1")" | base64 -w 0 >"$dir/coded"
     for name in proxy agent; do
         for file in "$1" "$dir/coded"; do
-            where=$(memory_has "$name" "$file") && { fail "in the memory of $name: $where"; return; }
+            where=$(memory_has "$name" "$file") &&
+                { fail "in the memory of $name: $where"; return; }
             grep -qFf "$file" "$dir/$name.log" "$dir/$name.out" "/proc/${pid_of[$name]}/cmdline" &&
                 { fail "in what $name says"; return; }
         done
