@@ -12,6 +12,9 @@
 ##   portable   the engine's suites with 32 bits, and big-endian (needs a cross compiler and qemu)
 ##   interop    against other yamux and WebSocket libraries (needs go, node, npm)
 ##   tls        revdial_tls.h and the programs with TLS (needs mbedTLS and openssl)
+##   tls-versions  the same on other versions of mbedTLS (downloads them; needs cargo)
+##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=60 in all, FUZZ="engine via")
+##   timing     nothing but a verdict depends on a secret's bytes (needs valgrind)
 ##   e2e        the programs with curl, nginx, ssh and broken networks (needs root for some)
 ##   bench      how fast it is beside other tunnels (needs python3; BENCH="relay lib" for parts)
 ##   bench-peers  builds frp and rathole for it (downloads them; needs go, cargo)
@@ -20,7 +23,8 @@
 ##   uninstall  removes them
 ##   clean      removes build/
 ## Honours CC CFLAGS CPPFLAGS LDFLAGS LDLIBS PREFIX DESTDIR. CI=true makes warnings errors. TLS=no
-## leaves TLS out of the programs, which is also what happens where mbedTLS is not.
+## leaves TLS out of the programs, which is also what happens where mbedTLS is not; TLS_LIBS is what
+## it is linked with.
 
 PREFIX ?= /usr/local
 BUILD = build
@@ -82,7 +86,7 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test check demo layers tidy header asan tsan portable interop tls \
-	e2e bench bench-peers format install uninstall clean help FORCE
+	tls-versions fuzz timing e2e bench bench-peers format install uninstall clean help FORCE
 
 all: $(PROGRAMS) examples
 examples: $(EXAMPLES)
@@ -140,6 +144,16 @@ e2e: all
 # Its suite needs mbedTLS; without it this fails and says so.
 tls: $(PROGRAMS) $(if $(filter yes,$(TLS)),$(BUILD)/tls/test_tls)
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/tls/run.sh
+
+tls-versions:
+	@mkdir -p $(BUILD)
+	+@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' MAKE='$(MAKE)' sh tests/tls/versions.sh
+
+fuzz:
+	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/fuzz/run.sh $(FUZZ)
+
+timing:
+	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/timing/run.sh
 
 interop: $(INTEROP)
 	@REVDIAL_BUILD='$(BUILD)' sh tests/interop/run.sh

@@ -1698,12 +1698,17 @@ static void rvd_base_text_add_decimal(rvd_base_text *t, uint64_t n)
     rvd_base_text_add(t, digits + at);
 }
 
+// Without a table or a branch: no cache learns what is coded here, which may be a secret's hash.
+static char rvd_base_hex_digit(unsigned n)
+{
+    return (char)('0' + n + ((9 - n) >> 8 & ('a' - '0' - 10)));
+}
+
 // Two digits a byte, lower case.
 static void rvd_base_text_add_hex(rvd_base_text *t, const uint8_t *bytes, size_t len)
 {
-    static const char digits[] = "0123456789abcdef";
     for (size_t i = 0; i < len; i++) {
-        char pair[3] = {digits[bytes[i] >> 4], digits[bytes[i] & 15], '\0'};
+        char pair[3] = {rvd_base_hex_digit(bytes[i] >> 4), rvd_base_hex_digit(bytes[i] & 15), 0};
         rvd_base_text_add(t, pair);
     }
 }

@@ -648,6 +648,7 @@ typedef struct rvd_tls_link {
     rvd_tls_setup *setup;
     int fd;
     int sys;             // errno of the socket's last error
+    int is_dry;          // the socket had nothing more to read
     int is_self_signed;  // the certificate that nobody vouches for
     int depth_max;       // of the certificates that were looked at
     char host[256];
@@ -673,7 +674,8 @@ static int rvd_tls_recv(void *ctx, unsigned char *buf, size_t len)
     do n = recv(l->fd, buf, len, 0);
     while (n < 0 && errno == EINTR);
     if (n >= 0) return (int)n;  // 0 becomes CONN_EOF, or 0 of mbedtls_ssl_read()
-    if (errno == EAGAIN || errno == EWOULDBLOCK) return MBEDTLS_ERR_SSL_WANT_READ;
+    l->is_dry = errno == EAGAIN || errno == EWOULDBLOCK;
+    if (l->is_dry) return MBEDTLS_ERR_SSL_WANT_READ;
     l->sys = errno;
     return MBEDTLS_ERR_NET_RECV_FAILED;
 }
@@ -811,12 +813,26 @@ static int rvd_tls_do_handshake(void *ctx)
     return r == 0 ? 0 : rvd_tls_result(l, r);
 }
 
+#define RVD_TLS_IDLE_MAX 64  // messages in a row; a server sends two tickets or a few more
+
+// A ticket is nothing to us. With one in its hands mbedTLS 4.0 also says WANT_READ when the socket
+// has more, and whoever then waited for the socket could wait for ever.
+static int rvd_tls_may_go_on(const rvd_tls_link *l, int r)
+{
+    return rvd_tls_is_ticket(r) || (r == MBEDTLS_ERR_SSL_WANT_READ && !l->is_dry);
+}
+
 static ptrdiff_t rvd_tls_do_read(void *ctx, void *buf, size_t len)
 {
     rvd_tls_link *l = ctx;
-    int r;
+    int r, idle = 0;
+    l->is_dry = 0;
     do r = mbedtls_ssl_read(&l->ssl, buf, len);
-    while (rvd_tls_is_ticket(r));
+    while (rvd_tls_may_go_on(l, r) && ++idle < RVD_TLS_IDLE_MAX);
+    if (idle == RVD_TLS_IDLE_MAX) {
+        rvd_tls_say(l, "the peer sends messages without end that carry nothing", "");
+        return REVDIAL_ETLS;
+    }
     if (r > 0) return r;
     if (r == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) return 0;
     return rvd_tls_result(l, r == 0 ? MBEDTLS_ERR_SSL_CONN_EOF : r);
@@ -825,7 +841,9 @@ static ptrdiff_t rvd_tls_do_read(void *ctx, void *buf, size_t len)
 static ptrdiff_t rvd_tls_do_write(void *ctx, const void *buf, size_t len)
 {
     rvd_tls_link *l = ctx;
-    int r = mbedtls_ssl_write(&l->ssl, buf, len);
+    int r;
+    do r = mbedtls_ssl_write(&l->ssl, buf, len);
+    while (rvd_tls_is_ticket(r));  // one that a read had begun with
     return r > 0 ? r : rvd_tls_result(l, r);
 }
 
