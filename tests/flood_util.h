@@ -5,31 +5,6 @@
 // Included first: it chooses the feature macros of everything.
 #include "runtime_util.h"
 
-// Connects from an address of loopback of its own: 127.0.0.`last`.
-static inline int connect_from(const char *address, int last)
-{
-    struct sockaddr_in at = {.sin_family = AF_INET}, from = {.sin_family = AF_INET};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    at.sin_port = htons((uint16_t)atoi(strrchr(address, ':') + 1));
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    from.sin_addr.s_addr = htonl(0x7f000000u + (unsigned)last);
-    if (bind(fd, (struct sockaddr *)&from, sizeof from) == 0 &&
-        connect(fd, (struct sockaddr *)&at, sizeof at) == 0)
-        return fd;
-    close(fd);
-    return -1;
-}
-
-// Connections that have not authenticated yet.
-static inline int pending_of(revdial_proxy *p)
-{
-    int pending;
-    pthread_mutex_lock(&p->lock);
-    pending = (int)p->pending;
-    pthread_mutex_unlock(&p->lock);
-    return pending;
-}
-
 // As many descriptors as this machine gives to one process: both ends are here.
 static inline void flood_unlimit(void)
 {
@@ -52,7 +27,7 @@ typedef struct drip {
 
 static inline void drip_open(drip *d, int i)
 {
-    d->fds[i] = connect_from(d->address, d->from);
+    d->fds[i] = raw_connect_from(d->address, d->from);
     if (d->fds[i] >= 0) raw_send(d->fds[i], d->hello, d->hello_len);
 }
 

@@ -912,6 +912,16 @@ static inline int raw_backend(const char *address, const char *name, const char 
     return -1;
 }
 
+// Connections that have not authenticated yet.
+static inline int pending_of(revdial_proxy *p)
+{
+    int pending;
+    pthread_mutex_lock(&p->lock);
+    pending = (int)p->pending;
+    pthread_mutex_unlock(&p->lock);
+    return pending;
+}
+
 // Frames of yamux, by hand.
 enum { RAW_DATA, RAW_WINDOW, RAW_PING, RAW_GOAWAY };
 enum { RAW_SYN = 1, RAW_ACK = 2, RAW_FIN = 4, RAW_RST = 8 };

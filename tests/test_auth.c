@@ -773,15 +773,6 @@ TEST(U41_users_and_passwords_that_cannot_be_sent_are_refused_at_the_start)
 // ------------------------------------------------------------------------------------------------
 // Hooks and tables
 
-static int pending_of(revdial_proxy *p)
-{
-    int pending;
-    pthread_mutex_lock(&p->lock);
-    pending = (int)p->pending;
-    pthread_mutex_unlock(&p->lock);
-    return pending;
-}
-
 typedef struct hooked {
     util_gate called, go;
     revdial_auth_req seen;

@@ -37,7 +37,7 @@ TEST(P2_two_thousand_silent_connections_do_not_keep_a_backend_out_and_cost_littl
     flood_unlimit();
     world_init(&w);
     if (world_open_proxy(&w)) {
-        for (int i = 0; i < COUNT; i++) fds[i] = connect_from(w.address, 1 + i % 3);
+        for (int i = 0; i < COUNT; i++) fds[i] = raw_connect_from(w.address, 1 + i % 3);
         CHECK(world_open_agent(&w, 0));
         CHECK_INT(util_log_count(&w.states, REVDIAL_BACKOFF, NULL), 0);
         UTIL_EVENTUALLY(pending_of(w.proxy) == 511);  // one went for the backend
@@ -67,8 +67,8 @@ TEST(P20_A40_no_page_in_a_browser_registers_with_what_the_browser_knows)
         {403, PAGE_WS PAGE_KNOWS "Host: proxy.test\r\nOrigin: https://evil.test\r\n\r\n"},
         {403, PAGE_WS PAGE_KNOWS "Host: proxy.test\r\nOrigin: null\r\n\r\n"},
         {403, PAGE_WS PAGE_KNOWS "Host: proxy.test\r\nOrigin: http://proxy.test.evil.test\r\n\r\n"},
-        // A name of the page's own that leads here (DNS rebinding): for it the browser knows none.
-        {401, PAGE_WS "Host: evil.test\r\nOrigin: http://evil.test\r\n\r\n"},
+        // A name of the page's own that leads here (DNS rebinding).
+        {403, PAGE_WS "Host: evil.test\r\nOrigin: http://evil.test\r\n\r\n"},
         {426, "GET /revdial HTTP/1.1\r\n" PAGE_KNOWS "Host: proxy.test\r\n\r\n"},
         {405, "POST /revdial HTTP/1.1\r\n" PAGE_KNOWS "Host: proxy.test\r\n"
               "Content-Length: 0\r\n\r\n"},

@@ -519,15 +519,6 @@ static toy_world *turns_world(unsigned max, int64_t turn_us)
     return tw;
 }
 
-static int pending_of(revdial_proxy *p)
-{
-    int pending;
-    pthread_mutex_lock(&p->lock);
-    pending = (int)p->pending;
-    pthread_mutex_unlock(&p->lock);
-    return pending;
-}
-
 static int has_turn(int fd)
 {
     char hello[TOY_HEAD];
