@@ -648,6 +648,7 @@ typedef struct rvd_tls_link {
     rvd_tls_setup *setup;
     int fd;
     int sys;             // errno of the socket's last error
+    int has_ended;       // the peer's side of the socket
     int is_self_signed;  // the certificate that nobody vouches for
     int depth_max;       // of the certificates that were looked at
     char host[256];
@@ -672,7 +673,8 @@ static int rvd_tls_recv(void *ctx, unsigned char *buf, size_t len)
     ssize_t n;
     do n = recv(l->fd, buf, len, 0);
     while (n < 0 && errno == EINTR);
-    if (n >= 0) return (int)n;  // 0 becomes CONN_EOF, or 0 of mbedtls_ssl_read()
+    if (n == 0) l->has_ended = 1;
+    if (n >= 0) return (int)n;
     if (errno == EAGAIN || errno == EWOULDBLOCK) return MBEDTLS_ERR_SSL_WANT_READ;
     l->sys = errno;
     return MBEDTLS_ERR_NET_RECV_FAILED;
@@ -815,8 +817,9 @@ static ptrdiff_t rvd_tls_do_read(void *ctx, void *buf, size_t len)
 {
     rvd_tls_link *l = ctx;
     int r;
+    // 0 may also be an empty record: of too many in a row mbedTLS makes an error.
     do r = mbedtls_ssl_read(&l->ssl, buf, len);
-    while (rvd_tls_is_ticket(r));
+    while (rvd_tls_is_ticket(r) || (r == 0 && !l->has_ended));
     if (r > 0) return r;
     if (r == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) return 0;
     return rvd_tls_result(l, r == 0 ? MBEDTLS_ERR_SSL_CONN_EOF : r);
