@@ -61,6 +61,7 @@ PROGRAMS = $(patsubst examples/%.c,$(BUILD)/revdial-%,$(wildcard examples/proxy.
 EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%, \
 	$(sort $(filter-out examples/proxy.c examples/agent.c,$(wildcard examples/*.c))))
 INTEROP = $(patsubst tests/interop/%.c,$(BUILD)/interop/%,$(wildcard tests/interop/*.c))
+TLS_SUITES = $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/tls/test_*.c))
 BENCHES = $(patsubst tests/bench/%.c,$(BUILD)/bench/%, \
 	$(filter-out tests/bench/tls.c,$(wildcard tests/bench/*.c)))
 
@@ -137,9 +138,9 @@ demo: all
 e2e: all
 	@REVDIAL_BUILD='$(BUILD)' bash tests/e2e/run.sh $(E2E)
 
-# Its suite needs mbedTLS; without it this fails and says so.
-tls: $(PROGRAMS) $(if $(filter yes,$(TLS)),$(BUILD)/tls/test_tls)
-	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/tls/run.sh
+# Its suites need mbedTLS; without it this fails and says so.
+tls: $(PROGRAMS) $(if $(filter yes,$(TLS)),$(TLS_SUITES))
+	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/tls/run.sh $(TLS_SUITES)
 
 interop: $(INTEROP)
 	@REVDIAL_BUILD='$(BUILD)' sh tests/interop/run.sh
