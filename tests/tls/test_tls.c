@@ -304,12 +304,37 @@ TEST(D10_files_that_are_not_good_are_named)
     tls_load(NULL, NULL, NULL, "a server needs a certificate");
 }
 
+// Root reads everything, so it is nobody that tries.
 TEST(D10_an_unreadable_file_is_named)
 {
-    if (getuid() == 0) return;  // root reads everything
-    CHECK_INT(chmod(tls_file("server2.key"), 0), 0);
-    tls_load("server2.pem", "server2.key", NULL, "server2.key: Permission denied");
-    CHECK_INT(chmod(tls_file("server2.key"), 0600), 0);
+    rvd_tls_blob cert, key;
+    revdial_tls_config cfg = {NULL, NULL, "unreadable.key"};
+    revdial_err err = {0};
+    int status = -1, fd;
+    REQUIRE(rvd_tls_blob_load(&cert, tls_file("server.pem"), "", &err) == 0);
+    REQUIRE(rvd_tls_blob_load(&key, tls_file("server.key"), "", &err) == 0);
+    cfg.cert = (char *)cert.data;
+    pid_t pid = fork();
+    if (pid == 0) {
+        char dir[] = "/tmp/revdial-XXXXXX";
+        if (!mkdtemp(dir) || chmod(dir, 0755) < 0 || chdir(dir) < 0) _exit(1);
+        fd = open(cfg.key, O_WRONLY | O_CREAT, 0644);
+        if (fd < 0 || write(fd, key.data, key.len) != (ssize_t)key.len) _exit(2);
+        if (getuid() == 0 && setresuid(65534, 65534, 0) < 0) _exit(3);
+        revdial_tls *t = revdial_tls_server(&cfg, &err);
+        if (!t) _exit(4);
+        revdial_tls_free(t);
+        if (seteuid(getuid() == 65534 ? 0 : getuid()) < 0 || fchmod(fd, 0) < 0) _exit(5);
+        if (getuid() == 65534 && seteuid(65534) < 0) _exit(6);
+        if (revdial_tls_server(&cfg, &err)) _exit(7);
+        if (strcmp(err.msg, "unreadable.key: Permission denied") != 0) _exit(8);
+        if (getuid() == 65534 && seteuid(0) < 0) _exit(9);
+        _exit(unlink(cfg.key) < 0 || rmdir(dir) < 0 ? 10 : 0);
+    }
+    CHECK_INT(waitpid(pid, &status, 0), pid);
+    CHECK_INT(status, 0);
+    rvd_tls_blob_free(&cert);
+    rvd_tls_blob_free(&key);
 }
 
 TEST(certificates_may_be_given_as_text)
@@ -767,6 +792,16 @@ static size_t tls_key_needle(const char *file, uint8_t *needle, size_t size)
     for (; line && n < size && line[1 + n] != '\n'; n++) needle[n] = (uint8_t)(line[1 + n] ^ 0xA5);
     mbedtls_platform_zeroize(text, sizeof text);
     return n;
+}
+
+TEST(D10_a_key_that_is_refused_does_not_stay_in_memory)
+{
+    uint8_t key[64];
+    size_t len = tls_key_needle("server2.key", key, 40);
+    if (TLS_SANITIZED) return;
+    tls_load("server.pem", "server2.key", NULL, "the key does not belong to the");
+    CHECK(len >= 32);
+    CHECK_INT(tls_found(key, len), 0);
 }
 
 TEST(secrets_are_not_in_memory_once_a_session_is_up)
