@@ -59,7 +59,7 @@ through_front() {
     local ups
     start_front "$1" || return
     ups=$(count proxy.log 'event=session.up')
-    start_agent agent --server "$2://$front" --keepalive 1s --dead-after 5s \
+    server_url=$2://$front start_agent agent --keepalive 1s --dead-after 5s \
         --allow '127.0.0.1:*' || return
     said proxy.log 'event=session.up' 5 $((ups + 1)) || return
     figures=$(sed -n 's/.*event=session.up.*name=web peer=\([^" ]*\)\( *[^"]*\).*/\2/p' \
@@ -116,7 +116,7 @@ front_dies() {
 outlives_idleness() {
     local downs
     stop agent && end_now front && start_front "$1" "$2" || return
-    start_agent agent --server "$3://$front" --keepalive 1s --allow '127.0.0.1:*' || return
+    server_url=$3://$front start_agent agent --keepalive 1s --allow '127.0.0.1:*' || return
     downs=$(count proxy.log 'event=session.down')
     sleep 4
     [ "$(count proxy.log 'event=session.down')" -eq "$downs" ] || { fail "it went down"; return; }
@@ -129,7 +129,7 @@ says_stripped() {
     end_now front
     start_front nginx '/proxy_set_header/d' || return
     for scheme in http ws; do
-        start_agent_only agent --server "$scheme://$front" --allow '127.0.0.1:*'
+        server_url=$scheme://$front start_agent_only agent --allow '127.0.0.1:*'
         said agent.log 'event=link.retry.*stripped' 5 || return
         stop agent || return
     done
