@@ -798,6 +798,8 @@ static int rvd_tls_result(rvd_tls_link *l, int r)
         rvd_tls_say(l, "what the peer says is not TLS", "");
     else if (r == MBEDTLS_ERR_SSL_INVALID_MAC)  // as 3.6 and 4.0 have it, also an alert in 1.3
         rvd_tls_say(l, "a record was altered on the way, or the peer gave up", "");
+    else if (l->maker->is_server && l->ssl.RVD_TLS_FIELD(state) == MBEDTLS_SSL_CLIENT_HELLO)
+        rvd_tls_say(l, "what the peer says is not TLS, or no hello that can be read", "");
     else if (!l->maker->is_server &&
              (l->ssl.RVD_TLS_FIELD(state) == MBEDTLS_SSL_SERVER_HELLO || rvd_tls_is_hello_error(r)))
         rvd_tls_say(l, "the peer's hello is broken, or chooses what we did not offer", "");
