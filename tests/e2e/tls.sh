@@ -134,7 +134,7 @@ start_mtls() {
 mtls_agent() {
     local shown=(--tls-cert "$certs/$1.pem" --tls-key "$certs/$1.key")
     if [ "$1" = none ]; then shown=(--token-file "$dir/token"); fi
-    start agent "$build/revdial-agent" --server "${scheme:-https}://localhost:${front##*:}" \
+    start agent "$build/revdial-agent" --server "${mtls_scheme:-https}://localhost:${front##*:}" \
         --name "$2" --tls-ca "$certs/ca.pem" "${shown[@]}" --allow '127.0.0.1:*' "${@:3}"
 }
 
@@ -153,7 +153,7 @@ is_admitted() {
 
 # Bytes for who has shown nothing but a certificate.
 serves_by_certificate() {
-    scheme=$1 mtls_agent cam gate
+    mtls_scheme=$1 mtls_agent cam gate
     said agent.log 'event=session.up' 5 || return
     copies && finishes_first && stop agent
 }
