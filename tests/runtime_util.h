@@ -293,8 +293,8 @@ static inline void util_settle_run(rvd_loop_task *task)
     util_gate_add(&RVD_BASE_OWNER(task, util_settling, task)->ran, 1);
 }
 
-// Returns when the loop has run the timers that are due by the clock as it stands: when a whole pass
-// lies behind the one that runs the first task, and at most two of them are of the same pass.
+// Returns when the loop has run the timers that are due by the clock as it stands: a whole pass
+// lies behind the one that runs the first task, and at most two tasks are of the same pass.
 static inline void util_settle(rvd_loop *loop)
 {
     static util_settling s[5];
