@@ -9833,7 +9833,8 @@ typedef struct rvd_loop {
     rvd_heap heap;
     int64_t now_us;
     int stopping;
-    int firing;                   // timers run
+    int firing;  // timers run
+    uint64_t passes;
     rvd_base_link active, again;  // ios to run in this pass, in the next one
     rvd_loop_flush *flushes, **flushes_end;
     rvd_loop_timer **timers;  // a binary heap, the earliest first
@@ -9864,6 +9865,12 @@ static void *rvd_loop_grown(rvd_heap *heap, void *items, size_t *room, size_t it
 static int64_t rvd_loop_now(const rvd_loop *loop)
 {
     return loop->now_us;
+}
+
+// Which pass it is, for what an owner does but so often in each.
+static uint64_t rvd_loop_passes(const rvd_loop *loop)
+{
+    return loop->passes;
 }
 
 // Any thread: is this the thread that runs the loop? `owner` is read only while `running` says that
@@ -10318,6 +10325,7 @@ static int rvd_loop_pass(rvd_loop *loop)
 {
     int n;
     int64_t begun_us = loop->spin.limit_us > 0 ? rvd_sys_now_us() : 0;
+    loop->passes++;
     rvd_loop_link_move(&loop->active, &loop->again);
     n = rvd_loop_wait(loop);
     if (n < 0) return n;
@@ -10577,6 +10585,7 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 
 #define RVD_STREAM_IOV 16           // vectors per send: eight frames of a burst with their headers
 #define RVD_STREAM_ROUNDS 8         // reads or sends in a row before others get their turn
+#define RVD_STREAM_SHAKE_US 2000    // of a pass of the loop for the handshakes of transports
 #define RVD_STREAM_LEND 8192        // less is copied faster than it is lent
 #define RVD_STREAM_RECALL_US 10000  // then it is looked whether there is memory again
 #define RVD_STREAM_SPILL 16384      // of a thread's read: enough for a burst of small frames
@@ -10737,14 +10746,11 @@ typedef struct rvd_stream_guest {
 // All that runs on one loop, so that its owner can end it.
 typedef struct rvd_stream_group {
     rvd_loop *loop;
-    rvd_base_link sessions, guests;  // loop thread only, as all but what is set before start
+    rvd_base_link sessions, guests;  // loop thread only, as all below
     rvd_loop_task end;
     int ending;
-    unsigned turns_max;   // handshakes of transports at one time; set before start, 0: any
-    int64_t turn_us;      // that one of them may take while others wait; set before start
-    unsigned turn_count;  // sessions that have a turn
-    rvd_base_link turns, turn_waits;  // those, and those that wait for one, by age
-    rvd_loop_timer turn_timer;
+    uint64_t shake_pass;  // of the loop
+    int64_t shake_us;     // that transports' handshakes have taken in that pass
 } rvd_stream_group;
 
 enum rvd_stream_session_state {
@@ -10824,8 +10830,6 @@ struct revdial_session {
     rvd_base_link asking;  // proxy: it may have to give way; guarded by the proxy's lock
     uint64_t source;       // proxy: whom to count it with, 0 = nobody; set before start
     uint64_t block;        // proxy: the same where places are short
-    rvd_base_link turn;    // in turns or turn_waits of its group
-    int64_t turn_us;       // when it got its turn for the handshake, 0: it has none
 
     pthread_mutex_t lock;  // guards all below
     rvd_heap heap;
@@ -11880,106 +11884,11 @@ static void rvd_stream_linger_locked(revdial_session *s)
         rvd_stream_close_locked(s);
 }
 
-// ---- turns for handshakes ----
-// The handshake of a transport may cost milliseconds of the loop's time. So many are under way at
-// one time; one more is not looked at before one of them is over. Of the block with the most turns
-// the oldest has to go for it, once it has had turn_us. Next is one of a block with the fewest, and
-// of those the newest: it has the most time left, and a flood waits behind it.
-//   waits --a place is free--> has a turn --the handshake is over, or the session--> neither
-
-static unsigned rvd_stream_turns_of(const rvd_stream_group *g, uint64_t block)
-{
-    unsigned count = 0;
-    for (rvd_base_link *l = g->turns.next; l != &g->turns; l = l->next)
-        count += RVD_BASE_OWNER(l, revdial_session, turn)->block == block;
-    return count;
-}
-
-static void rvd_stream_turn_give(revdial_session *s)
-{
-    rvd_stream_group *g = s->group;
-    rvd_base_link_remove(&s->turn);
-    rvd_base_link_push(&g->turns, &s->turn);
-    s->turn_us = rvd_loop_now(g->loop);
-    g->turn_count++;
-}
-
-// Whose turn is next; NULL = nobody waits.
-static revdial_session *rvd_stream_turn_next(const rvd_stream_group *g)
-{
-    revdial_session *next = NULL;
-    unsigned least = 0;
-    for (rvd_base_link *l = g->turn_waits.prev; l != &g->turn_waits; l = l->prev) {
-        revdial_session *s = RVD_BASE_OWNER(l, revdial_session, turn);
-        unsigned count = rvd_stream_turns_of(g, s->block);
-        if (next && count >= least) continue;
-        next = s;
-        least = count;
-    }
-    return next;
-}
-
-// Loop thread: it needs none any more.
-static void rvd_stream_turn_end(revdial_session *s)
-{
-    rvd_stream_group *g = s->group;
-    revdial_session *next;
-    rvd_base_link_remove(&s->turn);
-    if (!s->turn_us) return;
-    s->turn_us = 0;
-    g->turn_count--;
-    next = rvd_stream_turn_next(g);
-    if (!next) return;
-    rvd_stream_turn_give(next);
-    rvd_loop_again(g->loop, &next->io);
-}
-
-// Who has to go for the next one, once it has had its time; NULL = nobody: none waits, or it is of
-// a block with as many turns.
-static revdial_session *rvd_stream_turn_victim(const rvd_stream_group *g)
-{
-    const revdial_session *next = rvd_stream_turn_next(g);
-    revdial_session *victim = NULL;
-    unsigned most = 0;
-    for (rvd_base_link *l = g->turns.next; next && l != &g->turns; l = l->next) {
-        revdial_session *s = RVD_BASE_OWNER(l, revdial_session, turn);
-        unsigned count = rvd_stream_turns_of(g, s->block);
-        if (count <= most) continue;
-        victim = s;
-        most = count;
-    }
-    if (!victim || victim->block == next->block) return victim;
-    return most > rvd_stream_turns_of(g, next->block) ? victim : NULL;
-}
-
-// Without memory for the timer they wait until a handshake is over.
-static void rvd_stream_turn_watch(rvd_stream_group *g)
-{
-    const revdial_session *victim = rvd_stream_turn_victim(g);
-    if (victim) rvd_loop_timer_set(g->loop, &g->turn_timer, victim->turn_us + g->turn_us);
-}
-
-// Loop thread: may this session go on with its handshake?
-static int rvd_stream_turn_take(revdial_session *s)
-{
-    rvd_stream_group *g = s->group;
-    if (!g->turns_max || s->turn_us) return 1;
-    if (g->turn_count < g->turns_max) {
-        rvd_stream_turn_give(s);
-        return 1;
-    }
-    if (!rvd_base_link_is_alone(&s->turn)) return 0;
-    rvd_base_link_push(&g->turn_waits, &s->turn);
-    rvd_stream_turn_watch(g);
-    return 0;
-}
-
 // Dead: every stream learns of it at once; what is left to say goes out as the peer takes it.
 static void rvd_stream_die(revdial_session *s)
 {
     revdial_engine_info info;
     int64_t wait_us;
-    rvd_stream_turn_end(s);
     pthread_mutex_lock(&s->lock);
     if (s->state >= RVD_STREAM_LINGER) {
         pthread_mutex_unlock(&s->lock);
@@ -12104,40 +12013,35 @@ static void rvd_stream_wait_io(revdial_session *s, int want)
     s->io.ready &= ~(unsigned)(want == REVDIAL_WANT_READ ? RVD_LOOP_READ : RVD_LOOP_WRITE);
 }
 
-static void rvd_stream_on_turn_timer(rvd_loop_timer *t)
+// A step of a transport's handshake may take milliseconds. Once a pass of the loop has spent so long
+// on them, the next in line goes on in the next pass: meanwhile the bytes of all others move.
+static int rvd_stream_shake_waits(revdial_session *s)
 {
-    rvd_stream_group *g = RVD_BASE_OWNER(t, rvd_stream_group, turn_timer);
-    int64_t old_us = rvd_loop_now(g->loop) - g->turn_us;
-    revdial_session *s;
-    revdial_err err;
-    rvd_stream_fail(&err, REVDIAL_ETIMEDOUT, 0,
-                    "the TLS handshake took long, and others waited for their turn");
-    while ((s = rvd_stream_turn_victim(g)) != NULL && s->turn_us <= old_us) {
-        revdial_session_ref(s);
-        pthread_mutex_lock(&s->lock);
-        rvd_stream_broken_locked(s, &err);
-        pthread_mutex_unlock(&s->lock);
-        rvd_stream_pend_run(s);
-        revdial_session_unref(s);
-    }
-    rvd_stream_turn_watch(g);
+    rvd_stream_group *g = s->group;
+    if (g->shake_pass != rvd_loop_passes(s->loop)) g->shake_us = 0;
+    g->shake_pass = rvd_loop_passes(s->loop);
+    if (g->shake_us < RVD_STREAM_SHAKE_US) return 0;
+    rvd_loop_again(s->loop, &s->io);
+    return 1;
 }
 
 // The transport's handshake. Returns 1 when bytes may move.
 static int rvd_stream_shake(revdial_session *s)
 {
     revdial_err err;
+    int64_t begun_us;
     int r;
     if (!s->wire || rvd_stream_wire_state(s->wire) != RVD_STREAM_WIRE_HANDSHAKE) return 1;
     if (s->state >= RVD_STREAM_LINGER) return 0;  // written by this thread alone
-    if (!rvd_stream_turn_take(s)) return 0;
+    if (rvd_stream_shake_waits(s)) return 0;
+    begun_us = rvd_sys_now_us();
     r = rvd_stream_wire_shake(s->wire, &err);
+    s->group->shake_us += rvd_sys_now_us() - begun_us;
+    if (r == 0) return 1;
     if (rvd_stream_is_wanting(r)) {
         rvd_stream_wait_io(s, r);
         return 0;
     }
-    rvd_stream_turn_end(s);
-    if (r == 0) return 1;
     pthread_mutex_lock(&s->lock);
     rvd_stream_broken_locked(s, &err);
     pthread_mutex_unlock(&s->lock);
@@ -12597,7 +12501,6 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     rvd_sys_append(s->peer, sizeof s->peer, 0, cfg->peer);
     rvd_base_link_init(&s->link);
     rvd_base_link_init(&s->asking);
-    rvd_base_link_init(&s->turn);
     rvd_base_link_init(&s->streams);
     rvd_base_link_init(&s->kicked);
     rvd_base_link_init(&s->kicked_here);
@@ -12663,9 +12566,6 @@ static void rvd_stream_group_init(rvd_stream_group *g, rvd_loop *loop)
 {
     g->loop = loop;
     g->end.run = rvd_stream_on_group_end;
-    g->turn_timer.run = rvd_stream_on_turn_timer;
-    rvd_base_link_init(&g->turns);
-    rvd_base_link_init(&g->turn_waits);
     rvd_base_link_init(&g->sessions);
     rvd_base_link_init(&g->guests);
 }
@@ -13608,8 +13508,6 @@ int revdial_stream_fd(revdial_stream *st)
 #define RVD_PROXY_AUTH_THREADS 16        // hooks that may block at the same time
 #define RVD_PROXY_ASKED 8                // of them for one source: others find a thread, too
 #define RVD_PROXY_STREAM_THREADS 1024
-#define RVD_PROXY_TURNS 64            // TLS handshakes of one I/O thread at one time
-#define RVD_PROXY_TURN_US 2000000     // two slow round trips, and a slow device's arithmetic
 #define RVD_PROXY_NONCES 65536        // challenges that may wait for their answer
 #define RVD_PROXY_NONCE_US 60000000   // for a backend that connects again to answer, that is long
 #define RVD_PROXY_FAILURES 10         // typing errors and rollouts; nothing for who guesses
@@ -15912,8 +15810,6 @@ static int rvd_proxy_loops_open(revdial_proxy *p, revdial_err *err)
         rvd_loop_spin_limit(loop, p->cfg.common.spin_us);
         p->loops[p->loop_count] = loop;
         rvd_stream_group_init(&p->groups[p->loop_count], loop);
-        p->groups[p->loop_count].turns_max = RVD_PROXY_TURNS;
-        p->groups[p->loop_count].turn_us = RVD_PROXY_TURN_US;
     }
     return REVDIAL_OK;
 }
