@@ -12,6 +12,9 @@
 ##   portable   the engine's suites with 32 bits, and big-endian (needs a cross compiler and qemu)
 ##   interop    against other yamux and WebSocket libraries (needs go, node, npm)
 ##   tls        revdial_tls.h and the programs with TLS (needs mbedTLS and openssl)
+##   tls-versions  the same on other versions of mbedTLS (downloads them; needs cargo)
+##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=60 in all, FUZZ="engine via")
+##   timing     nothing but a verdict depends on a secret's bytes (needs valgrind)
 ##   e2e        the programs with curl, nginx, ssh and broken networks (needs root for some)
 ##   bench      how fast it is beside other tunnels (needs python3; BENCH="relay lib" for parts)
 ##   bench-peers  builds frp and rathole for it (downloads them; needs go, cargo)
@@ -20,7 +23,8 @@
 ##   uninstall  removes them
 ##   clean      removes build/
 ## Honours CC CFLAGS CPPFLAGS LDFLAGS LDLIBS PREFIX DESTDIR. CI=true makes warnings errors. TLS=no
-## leaves TLS out of the programs, which is also what happens where mbedTLS is not.
+## leaves TLS out of the programs, which is also what happens where mbedTLS is not; TLS_LIBS is what
+## it is linked with.
 
 PREFIX ?= /usr/local
 BUILD = build
@@ -61,6 +65,7 @@ PROGRAMS = $(patsubst examples/%.c,$(BUILD)/revdial-%,$(wildcard examples/proxy.
 EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%, \
 	$(sort $(filter-out examples/proxy.c examples/agent.c,$(wildcard examples/*.c))))
 INTEROP = $(patsubst tests/interop/%.c,$(BUILD)/interop/%,$(wildcard tests/interop/*.c))
+TLS_SUITES = $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/tls/test_*.c))
 BENCHES = $(patsubst tests/bench/%.c,$(BUILD)/bench/%, \
 	$(filter-out tests/bench/tls.c,$(wildcard tests/bench/*.c)))
 
@@ -82,12 +87,13 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test check demo layers tidy header asan tsan portable interop tls \
-	e2e bench bench-peers format install uninstall clean help FORCE
+	tls-versions fuzz timing e2e bench bench-peers format install uninstall clean help FORCE
 
 all: $(PROGRAMS) examples
 examples: $(EXAMPLES)
 suites: $(SUITES)
 
+comma = ,
 # $(1) the flags of this kind of program, $(2) its libraries
 define build
 @mkdir -p $(@D)
@@ -96,8 +102,10 @@ endef
 
 $(BUILD)/revdial-%: examples/%.c $(BUILD)/flags
 	$(call build,$(CFLAGS) $(PROGRAM_TLS),$(PROGRAM_LIBS))
+# A function that is bound when it is first called has the linker save all registers, and with them
+# the secret that memcpy() has just moved, on a stack that the suite looks through.
 $(BUILD)/tls/%: tests/tls/%.c $(BUILD)/flags
-	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE -Itests,$(TLS_LIBS))
+	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE -Itests -Wl$(comma)-z$(comma)now,$(TLS_LIBS))
 $(BUILD)/examples/%: examples/%.c $(BUILD)/flags
 	$(call build,$(CFLAGS))
 $(BUILD)/interop/%: tests/interop/%.c $(BUILD)/flags
@@ -137,9 +145,19 @@ demo: all
 e2e: all
 	@REVDIAL_BUILD='$(BUILD)' bash tests/e2e/run.sh $(E2E)
 
-# Its suite needs mbedTLS; without it this fails and says so.
-tls: $(PROGRAMS) $(if $(filter yes,$(TLS)),$(BUILD)/tls/test_tls)
-	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/tls/run.sh
+# Its suites need mbedTLS; without it this fails and says so.
+tls: $(PROGRAMS) $(if $(filter yes,$(TLS)),$(TLS_SUITES))
+	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/tls/run.sh $(TLS_SUITES)
+
+tls-versions:
+	@mkdir -p $(BUILD)
+	+@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' MAKE='$(MAKE)' sh tests/tls/versions.sh
+
+fuzz:
+	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/fuzz/run.sh $(FUZZ)
+
+timing:
+	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/timing/run.sh
 
 interop: $(INTEROP)
 	@REVDIAL_BUILD='$(BUILD)' sh tests/interop/run.sh

@@ -248,9 +248,13 @@ typedef struct revdial_credential {
     // The token or password. Instead of it a row may hold "sha256:<64 hex digits>" of it, or, for
     // DIGEST alone, "ha1:<64 hex digits>" of user:realm:password.
     const char *secret;
-    // The identity this row proves, NULL = "row N"; BASIC, DIGEST: the user. MTLS (which needs no
+    // The identity this row proves; NULL: one of the secret's own, "token " and 16 hex digits, as
+    // long as this proxy lives. BASIC, DIGEST: the user. MTLS (which needs no
     // secret): a glob for an entry of revdial_identity.san, "DNS:*.cams.example", or for its
     // subject; the identity is then what it matched, and none longer than 127 bytes.
+    // A '*' in it ties each certificate to names of its own: in `names` a '*' is what that one has
+    // matched, so "DNS:*.cams.example" with "cam-*" lets 7.cams.example register cam-7 and no
+    // other. "**" there is any; other wildcards in both are refused.
     const char *user;
     const char *names;  // comma list of globs it may register as; NULL = none
     unsigned schemes;   // REVDIAL_AUTH_*, a set: by which it may be presented; 0 = BEARER
@@ -406,6 +410,8 @@ typedef struct revdial_engine_config {
     const char *realm;          // proxy: of the 401; default "revdial"
     const char *nonce;          // proxy: of a 401 with DIGEST, unpredictable and never given twice.
                                 // Which of them may be answered, once, is for the caller to judge
+    const char *origins;        // proxy: comma list of globs, of pages in browsers that may ask,
+                                // "https://ops.example"; at most 1024 bytes; NULL = none
     const revdial_kv *headers;  // backend: extra request headers
     size_t header_count;
     const char *peer;     // proxy: "address:port" for revdial_auth_req
@@ -785,12 +791,18 @@ typedef struct revdial_proxy_config {
     size_t credential_count;
     revdial_auth_fn *auth;  // own check, in place of the table; without either all are refused
     void *auth_ud;
+    int auth_anonymous;     // 1: it is asked about those who present nothing, too; else they get
+                            // 401 without it
     unsigned auth_schemes;  // REVDIAL_AUTH_*, a set: what a 401 asks for; 0 = what the table has,
                             // BEARER with a hook
     const char *realm;      // of BASIC and DIGEST, default "revdial"
+    // Pages in browsers that may register, a comma list of globs, "https://ops.example"; NULL =
+    // none: whoever sends an Origin that is not listed gets 403.
+    const char *origins;
     // Wrong credentials that one source (an IPv4 address, an IPv6 /64) may present in a row,
-    // default 10; then one every 5 s, and whatever else it presents gets 429 unseen. Ten times as
-    // many where a session comes from. -1: no limit, for when all come through one load balancer.
+    // default 10; then one every 5 s, and whatever else it presents gets 429 unseen. An IPv6 /48
+    // may eight times as many, and as often. Ten times as many where a session comes from.
+    // -1: no limit, for when all come through one load balancer.
     int max_auth_failures;
     unsigned max_sessions;           // default 65536
     unsigned max_sessions_per_name;  // default 64
@@ -844,7 +856,8 @@ REVDIAL_API int revdial_proxy_address(revdial_proxy *p, unsigned index, char *bu
 REVDIAL_API int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how);
 
 // Replaces the table of credentials for requests to come. Sessions stay until they reconnect.
-//   drop     1: those that came by the table end if it has no row for their identity and name now
+//   drop     1: those that came by the table end if it has no row now with the identity and the
+//            secret that they came by and a glob for their name
 //   returns  0; REVDIAL_EINVAL, ENOMEM: the old table is in force, or not all sessions were ended
 //   owns     copies the rows (secrets as hashes, so that no proxy's memory has them)
 //   thread   any
@@ -1080,7 +1093,10 @@ typedef struct revdial_agent_config {
     // Serves one stream, on a thread of its own; owns st. NULL = forward to targets, no thread.
     void (*handler)(void *ud, revdial_stream *st);
     void *ud;
-    const char *const *allow;    // targets this agent may connect to, NULL-terminated; NULL = none
+    // Targets this agent may connect to, NULL-terminated; NULL = none. A host name is followed to
+    // private addresses and to those of the internet; to loopback ("localhost" excepted), to
+    // link-local ones and to others that no name should lead to only where they have a rule, too.
+    const char *const *allow;
     const char *default_target;  // when the dialler named none; always allowed
     int proxy_protocol;          // 1 or 2: start target connections with such a PROXY header
     int connect_timeout_ms;      // to targets, default 5000
@@ -1560,17 +1576,98 @@ static int rvd_base_glob(const char *pattern, size_t pattern_len, const char *te
     return p == pattern_len;
 }
 
-// Which entry of a comma list does the pattern match?
-//   returns  the entry and its length, or NULL
-static const char *rvd_base_entry(const char *list, const char *pattern, size_t *len)
+static unsigned rvd_base_wildcards(const char *s, size_t len)
 {
-    while (*list) {
-        const char *comma = strchr(list, ',');
-        *len = comma ? (size_t)(comma - list) : strlen(list);
-        if (rvd_base_glob(pattern, strlen(pattern), list, *len)) return list;
-        list += *len + (comma != NULL);
+    unsigned count = 0;
+    for (size_t i = 0; i < len; i++) count += s[i] == '*' || s[i] == '?';
+    return count;
+}
+
+// What a certificate has shown of itself: the text that a row's glob has matched.
+typedef struct rvd_base_shown {
+    const char *glob, *at;
+    size_t len;
+} rvd_base_shown;
+
+// Where a glob has matched a certificate, a '*' of a name's pattern stands for what the glob's '*'
+// has: or each of a fleet could take the names of all others. "**" says that it may. Any other
+// wildcards in both would leave that open.
+enum rvd_base_tie { RVD_BASE_UNTIED, RVD_BASE_TIED, RVD_BASE_UNCLEAR };
+
+static enum rvd_base_tie rvd_base_tie_of(const char *glob, const char *pattern, size_t len)
+{
+    size_t glob_len = strlen(glob);
+    unsigned theirs = rvd_base_wildcards(glob, glob_len), ours = rvd_base_wildcards(pattern, len);
+    if (theirs == 0 || ours == 0) return RVD_BASE_UNTIED;
+    for (size_t i = 1; i < len; i++)
+        if (pattern[i] == '*' && pattern[i - 1] == '*') return RVD_BASE_UNTIED;
+    if (theirs > 1 || ours > 1 || !strchr(glob, '*') || !memchr(pattern, '*', len))
+        return RVD_BASE_UNCLEAR;
+    return RVD_BASE_TIED;
+}
+
+static int rvd_base_tied_matches(const char *pattern, size_t len, const char *name,
+                                 const rvd_base_shown *shown)
+{
+    size_t head = (size_t)((const char *)memchr(pattern, '*', len) - pattern);
+    size_t skip = (size_t)(strchr(shown->glob, '*') - shown->glob);
+    size_t middle = shown->len + 1 - strlen(shown->glob), tail = len - head - 1;
+    if (strlen(name) != head + middle + tail) return 0;
+    return memcmp(name, pattern, head) == 0 && memcmp(name + head, shown->at + skip, middle) == 0 &&
+           memcmp(name + head + middle, pattern + head + 1, tail) == 0;
+}
+
+// Takes the next item off a comma list, without the blanks around it; empty ones are passed over.
+//   returns  its length, 0 at the end
+static size_t rvd_base_item(const char **list, const char **item)
+{
+    while (**list) {
+        const char *at = *list, *comma = strchr(at, ',');
+        const char *end = comma ? comma : at + strlen(at);
+        *list = comma ? comma + 1 : end;
+        while (at < end && (*at == ' ' || *at == '\t')) at++;
+        while (at < end && (end[-1] == ' ' || end[-1] == '\t')) end--;
+        *item = at;
+        if (at < end) return (size_t)(end - at);
     }
-    return NULL;
+    return 0;
+}
+
+// Does a comma list of globs cover that name? shown: by a certificate; NULL = by something else.
+static int rvd_base_covers(const char *names, const char *name, const rvd_base_shown *shown)
+{
+    const char *item;
+    size_t len;
+    while (names && (len = rvd_base_item(&names, &item)) > 0) {
+        enum rvd_base_tie tie = shown ? rvd_base_tie_of(shown->glob, item, len) : RVD_BASE_UNTIED;
+        if (tie == RVD_BASE_UNTIED && rvd_base_glob(item, len, name, strlen(name))) return 1;
+        if (tie == RVD_BASE_TIED && rvd_base_tied_matches(item, len, name, shown)) return 1;
+    }
+    return 0;
+}
+
+enum { RVD_BASE_SHOWN_MAX = 127 };  // bytes: what an identity may have
+
+static int rvd_base_shows(const revdial_credential *row, const char *name, rvd_base_shown *shown)
+{
+    if (shown->len == 0 || shown->len > RVD_BASE_SHOWN_MAX) return 0;
+    if (!rvd_base_glob(shown->glob, strlen(shown->glob), shown->at, shown->len)) return 0;
+    return !name || rvd_base_covers(row->names, name, shown);
+}
+
+// What of a verified certificate is meant by a row, and lets it register that name there? An entry
+// of its SANs, or else its subject. With name NULL any that is meant.
+static int rvd_base_show(const revdial_credential *row, const revdial_identity *peer,
+                         const char *name, rvd_base_shown *out)
+{
+    const char *list = peer->san;
+    if (!row->user) return 0;
+    out->glob = row->user;
+    while ((out->len = rvd_base_item(&list, &out->at)) > 0)
+        if (rvd_base_shows(row, name, out)) return 1;
+    out->at = peer->subject;
+    out->len = strlen(peer->subject);
+    return rvd_base_shows(row, name, out);
 }
 
 // Text under construction in memory of the caller. Always NUL-terminated, so `size` is one more
@@ -1601,12 +1698,17 @@ static void rvd_base_text_add_decimal(rvd_base_text *t, uint64_t n)
     rvd_base_text_add(t, digits + at);
 }
 
+// Without a table or a branch: no cache learns what is coded here, which may be a secret's hash.
+static char rvd_base_hex_digit(unsigned n)
+{
+    return (char)('0' + n + ((9 - n) >> 8 & ('a' - '0' - 10)));
+}
+
 // Two digits a byte, lower case.
 static void rvd_base_text_add_hex(rvd_base_text *t, const uint8_t *bytes, size_t len)
 {
-    static const char digits[] = "0123456789abcdef";
     for (size_t i = 0; i < len; i++) {
-        char pair[3] = {digits[bytes[i] >> 4], digits[bytes[i] & 15], '\0'};
+        char pair[3] = {rvd_base_hex_digit(bytes[i] >> 4), rvd_base_hex_digit(bytes[i] & 15), 0};
         rvd_base_text_add(t, pair);
     }
 }
@@ -5404,21 +5506,6 @@ static int rvd_http_is_ws_key(rvd_http_slice s)
     return memchr("AQgw", s.at[21], 4) != NULL;  // 4 of its 6 bits are padding
 }
 
-// A browser says whose page asks (RFC 6455 section 10.2): one of another site must not register
-// with what the browser knows, such as a client certificate.
-static int rvd_http_is_same_origin(const rvd_http_facts *f)
-{
-    rvd_http_slice origin = f->value[RVD_HTTP_FIELD_ORIGIN], host = f->value[RVD_HTTP_FIELD_HOST];
-    size_t skip = origin.len > host.len ? origin.len - host.len : 0;
-    rvd_http_slice scheme = {origin.at, skip};
-    if (f->count[RVD_HTTP_FIELD_ORIGIN] == 0) return 1;
-    if (f->count[RVD_HTTP_FIELD_ORIGIN] > 1) return 0;
-    if (!rvd_http_is_word(scheme, "http://") && !rvd_http_is_word(scheme, "https://")) return 0;
-    for (size_t i = 0; i < host.len; i++)
-        if (rvd_http_lower(origin.at[skip + i]) != rvd_http_lower(host.at[i])) return 0;
-    return 1;
-}
-
 // The fields of RFC 6455 section 4.2.1 beside those of every upgrade. Extensions are ignored.
 //   returns  0, or the status to answer
 static int rvd_http_check_websocket(const rvd_http_facts *f)
@@ -5427,8 +5514,7 @@ static int rvd_http_check_websocket(const rvd_http_facts *f)
     if (f->count[RVD_HTTP_FIELD_WS_VERSION] > 1 || f->count[RVD_HTTP_FIELD_WS_KEY] > 1) return 400;
     if (!rvd_http_is_word(version, "13")) return 426;
     if (!rvd_http_is_ws_key(f->value[RVD_HTTP_FIELD_WS_KEY])) return 400;
-    if (!(f->flags & RVD_HTTP_HAS_PROTOCOL)) return 400;
-    return rvd_http_is_same_origin(f) ? 0 : 403;
+    return f->flags & RVD_HTTP_HAS_PROTOCOL ? 0 : 400;
 }
 
 // Does the 101 answer this key, with our subprotocol and no extension (section 4.1)?
@@ -5501,6 +5587,21 @@ static int rvd_http_check_upgrade(const rvd_http_facts *f)
     if (f->flags & RVD_HTTP_ASKS_CLOSE) return 400;
     if (f->flags & RVD_HTTP_HAS_REVDIAL) return 0;
     return f->flags & RVD_HTTP_HAS_WEBSOCKET ? rvd_http_check_websocket(f) : 426;
+}
+
+// A browser says whose page asks (RFC 6455 section 10.2), and nobody else need say it. A page must
+// not register with what its browser knows, such as a client certificate, or what its machine may
+// reach. That the page is from the Host that it asks means nothing: where its name leads is up to
+// who wrote the page.
+static int rvd_http_may_origin(const rvd_http_facts *f, const char *origins)
+{
+    rvd_http_slice rest, item, origin = f->value[RVD_HTTP_FIELD_ORIGIN];
+    if (f->count[RVD_HTTP_FIELD_ORIGIN] == 0) return 1;
+    if (f->count[RVD_HTTP_FIELD_ORIGIN] > 1 || !origins) return 0;
+    rest = rvd_http_slice_of(origins);
+    while (rvd_http_list_next(&rest, &item))
+        if (rvd_base_glob(item.at, item.len, origin.at, origin.len)) return 1;
+    return 0;
 }
 
 // Did the request ask for an upgrade, as the copy that nothing on the way knows says?
@@ -5619,8 +5720,10 @@ static int rvd_http_read_ours(rvd_http_head *h, rvd_http_facts *f, rvd_http_requ
 
 // Reads a request whose head is complete. Once per head: it ends values in place.
 //   path     the one we answer under
+//   origins  of browsers' pages that may ask; NULL = none
 //   returns  0, or the status to answer. Whether the credentials are good is not decided here
-static int rvd_http_request_read(rvd_http_head *h, const char *path, rvd_http_request *out)
+static int rvd_http_request_read(rvd_http_head *h, const char *path, const char *origins,
+                                 rvd_http_request *out)
 {
     rvd_http_facts facts;
     int status;
@@ -5636,6 +5739,7 @@ static int rvd_http_request_read(rvd_http_head *h, const char *path, rvd_http_re
     status = rvd_http_check_upgrade(&facts);
     out->is_stripped = status == 426 && rvd_http_has_copy(&facts);
     if (status) return status;
+    if (!rvd_http_may_origin(&facts, origins)) return 403;
     if (!(facts.flags & RVD_HTTP_HAS_REVDIAL)) {
         out->carrier = REVDIAL_CARRIER_WEBSOCKET;
         rvd_http_accept_of(facts.value[RVD_HTTP_FIELD_WS_KEY], out->accept);
@@ -6069,18 +6173,13 @@ static int rvd_http_sole_name(const revdial_credential *row, char *name)
     return 1;
 }
 
-// May a backend with this row's token register under that name?
-static int rvd_http_row_covers(const revdial_credential *row, const char *name)
+// May a backend with this row's secret register under that name? shown: with its certificate.
+static int rvd_http_row_covers(const revdial_credential *row, const char *name,
+                               const rvd_base_shown *shown)
 {
     char sole[RVD_BASE_NAME_MAX + 1];
-    rvd_http_slice rest, item;
-    size_t len = strlen(name);
-    if (len == 0) return rvd_http_sole_name(row, sole);
-    if (!row->names || !rvd_base_is_name(name, len)) return 0;
-    rest = rvd_http_slice_of(row->names);
-    while (rvd_http_list_next(&rest, &item))
-        if (rvd_base_glob(item.at, item.len, name, len)) return 1;
-    return 0;
+    if (!*name) return rvd_http_sole_name(row, sole);
+    return rvd_base_is_name(name, strlen(name)) && rvd_base_covers(row->names, name, shown);
 }
 
 static void rvd_http_digest(const char *secret, uint8_t digest[RVD_BASE_SHA256_SIZE])
@@ -6191,7 +6290,7 @@ static int rvd_http_check_rows(rvd_http_claim *c, const revdial_credential *rows
         if (!rvd_http_is_candidate(&rows[i], c)) continue;
         looked_at++;
         if (!rvd_http_proves(c, rows[i].secret) || verdict == REVDIAL_OK) continue;
-        verdict = rvd_http_row_covers(&rows[i], name) ? REVDIAL_OK : REVDIAL_EDENIED;
+        verdict = rvd_http_row_covers(&rows[i], name, NULL) ? REVDIAL_OK : REVDIAL_EDENIED;
         if (verdict != REVDIAL_OK) continue;
         if (row) *row = i;
         if (c->scheme == REVDIAL_AUTH_DIGEST && c->req->proof)
@@ -6201,28 +6300,21 @@ static int rvd_http_check_rows(rvd_http_claim *c, const revdial_credential *rows
     return verdict;
 }
 
-// Who a verified certificate is, in the words of a row.
-static int rvd_http_row_is_of(const revdial_credential *row, const revdial_identity *peer)
-{
-    size_t len;
-    if (!row->user || !(rvd_http_row_schemes(row) & REVDIAL_AUTH_MTLS)) return 0;
-    if (rvd_base_entry(peer->san, row->user, &len)) return len > 0 && len <= RVD_HTTP_USER_MAX;
-    len = strlen(peer->subject);
-    return len > 0 && len <= RVD_HTTP_USER_MAX &&
-           rvd_base_glob(row->user, strlen(row->user), peer->subject, len);
-}
-
 // A certificate that no row is of is denied, unless there is another way to prove something.
 static int rvd_http_check_peer(const revdial_auth_req *req, const revdial_credential *rows,
                                size_t count, size_t *row)
 {
     const char *name = req->name ? req->name : "";
+    rvd_base_shown shown;
     int is_known = 0, has_other = 0;
     for (size_t i = 0; i < count; i++) {
-        has_other |= rvd_http_row_schemes(&rows[i]) != REVDIAL_AUTH_MTLS;
-        if (!rvd_http_row_is_of(&rows[i], req->tls)) continue;
+        unsigned schemes = rvd_http_row_schemes(&rows[i]);
+        has_other |= schemes != REVDIAL_AUTH_MTLS;
+        if (!(schemes & REVDIAL_AUTH_MTLS)) continue;
+        if (!rvd_base_show(&rows[i], req->tls, NULL, &shown)) continue;
         is_known = 1;
-        if (!rvd_http_row_covers(&rows[i], name)) continue;
+        if (*name && !rvd_base_show(&rows[i], req->tls, name, &shown)) continue;
+        if (!rvd_http_row_covers(&rows[i], name, &shown)) continue;
         if (row) *row = i;
         return REVDIAL_OK;
     }
@@ -7279,6 +7371,8 @@ struct revdial_engine {
     revdial_limits limits;  // as configured; resolved per peer when the session comes up
     char path[RVD_HTTP_TARGET_MAX + 1];
     char peer[72];
+    char *origins;  // proxy: NULL = none
+    size_t origins_size;
     uint64_t session_id, seed;
     int64_t start_us, now_us;
 
@@ -7480,7 +7574,7 @@ static int rvd_engine_is_meant(const revdial_engine *e)
 
 static void rvd_engine_on_request(revdial_engine *e, int has_more)
 {
-    int status = rvd_http_request_read(&e->head, e->path, &e->request);
+    int status = rvd_http_request_read(&e->head, e->path, e->origins, &e->request);
     if (!status && !rvd_engine_is_meant(e)) status = 401;
     // RFC 9931: bytes sent before our 101 are how requests are smuggled.
     if (!status && has_more) status = 400;
@@ -8166,6 +8260,8 @@ static const char *rvd_engine_config_problem(const revdial_engine_config *cfg)
         return "nonce: DIGEST needs one, of 1 to 64 of printable ASCII without \" and \\";
     if (cfg->path && (!rvd_http_is_path(cfg->path) || strlen(cfg->path) > RVD_HTTP_TARGET_MAX))
         return "path: must begin with '/', without blanks, at most 1024 bytes";
+    if (cfg->origins && strlen(cfg->origins) > RVD_HTTP_TARGET_MAX)
+        return "origins: over 1024 bytes";
     return NULL;
 }
 
@@ -8288,6 +8384,17 @@ static const char *rvd_engine_request_put(revdial_engine *e, const revdial_engin
     return rvd_engine_request_write(e, &offer);
 }
 
+// Returns NULL, or what is wrong.
+static const char *rvd_engine_origins_copy(revdial_engine *e, const char *origins)
+{
+    if (!origins) return NULL;
+    e->origins_size = strlen(origins) + 1;
+    e->origins = (char *)rvd_base_alloc(&e->heap, e->origins_size);
+    if (!e->origins) return "out of memory";
+    memcpy(e->origins, origins, e->origins_size);
+    return NULL;
+}
+
 static void rvd_engine_config_copy(revdial_engine *e, const revdial_engine_config *cfg)
 {
     rvd_base_text t = {e->path, sizeof e->path, 0, 0};
@@ -8330,10 +8437,11 @@ revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now
     e->start_us = e->now_us = now_us;
     rvd_engine_config_copy(e, cfg);
     rvd_http_head_init(&e->head, &e->heap, cfg->role == REVDIAL_ROLE_PROXY);
-    if (cfg->upgraded) {
+    problem = rvd_engine_origins_copy(e, cfg->origins);
+    if (!problem && cfg->upgraded) {
         rvd_engine_come_up(e, &stock);
         if (e->state != RVD_ENGINE_UP) problem = "out of memory";
-    } else if (cfg->role == REVDIAL_ROLE_BACKEND) {
+    } else if (!problem && cfg->role == REVDIAL_ROLE_BACKEND) {
         problem = rvd_engine_request_put(e, cfg);
     }
     if (!problem) return e;
@@ -8353,6 +8461,7 @@ void revdial_engine_free(revdial_engine *e)
     rvd_engine_hello_free(e);
     rvd_base_wipe(e->proof, sizeof e->proof);
     rvd_base_free(&e->heap, e->challenge, RVD_HTTP_ANSWER_SIZE);
+    rvd_base_free(&e->heap, e->origins, e->origins_size);
     heap = e->heap;
     rvd_base_free(&heap, e, sizeof *e);
 }
@@ -9724,7 +9833,8 @@ typedef struct rvd_loop {
     rvd_heap heap;
     int64_t now_us;
     int stopping;
-    int firing;                   // timers run
+    int firing;  // timers run
+    uint64_t passes;
     rvd_base_link active, again;  // ios to run in this pass, in the next one
     rvd_loop_flush *flushes, **flushes_end;
     rvd_loop_timer **timers;  // a binary heap, the earliest first
@@ -9755,6 +9865,12 @@ static void *rvd_loop_grown(rvd_heap *heap, void *items, size_t *room, size_t it
 static int64_t rvd_loop_now(const rvd_loop *loop)
 {
     return loop->now_us;
+}
+
+// Which pass it is, for what an owner does but so often in each.
+static uint64_t rvd_loop_passes(const rvd_loop *loop)
+{
+    return loop->passes;
 }
 
 // Any thread: is this the thread that runs the loop? `owner` is read only while `running` says that
@@ -10053,10 +10169,9 @@ static void rvd_loop_post(rvd_loop *loop, rvd_loop_task *task)
     pthread_mutex_unlock(&loop->lock);
 }
 
-static void rvd_loop_run_tasks(rvd_loop *loop)
+static void rvd_loop_run_posted(rvd_loop *loop)
 {
     rvd_loop_task *task, *next;
-    if (!atomic_load_explicit(&loop->posted, memory_order_relaxed)) return;
     pthread_mutex_lock(&loop->lock);
     task = loop->tasks;
     loop->tasks = NULL;
@@ -10068,6 +10183,14 @@ static void rvd_loop_run_tasks(rvd_loop *loop)
         atomic_exchange_explicit(&task->queued, 0, memory_order_acq_rel);
         task->run(task);
     }
+}
+
+// Those that these post in turn still belong to this pass: what they write goes out together. The
+// others wait for the next one, or a task that posts itself would keep descriptors from running.
+static void rvd_loop_run_tasks(rvd_loop *loop)
+{
+    for (int i = 0; i < 2 && atomic_load_explicit(&loop->posted, memory_order_relaxed); i++)
+        rvd_loop_run_posted(loop);
 }
 
 static void rvd_loop_on_wake(rvd_loop_io *io)
@@ -10216,6 +10339,7 @@ static int rvd_loop_pass(rvd_loop *loop)
 {
     int n;
     int64_t begun_us = loop->spin.limit_us > 0 ? rvd_sys_now_us() : 0;
+    loop->passes++;
     rvd_loop_link_move(&loop->active, &loop->again);
     n = rvd_loop_wait(loop);
     if (n < 0) return n;
@@ -10477,6 +10601,7 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 #define RVD_STREAM_ROUNDS 8         // reads or sends in a row before others get their turn
 #define RVD_STREAM_BURST 65536      // after such a read of the loop there may be more at once,
 #define RVD_STREAM_PIECE 4096       // and a thread that got so much of a piece waits for the rest
+#define RVD_STREAM_SHAKE_US 2000    // of a pass of the loop for the handshakes of transports
 #define RVD_STREAM_LEND 8192        // less is copied faster than it is lent
 #define RVD_STREAM_RECALL_US 10000  // then it is looked whether there is memory again
 #define RVD_STREAM_SPILL 16384      // of a thread's read: enough for a burst of small frames
@@ -10628,6 +10753,7 @@ struct revdial_stream {
     int64_t rd_deadline_us, wr_deadline_us;  // 0 = do not wait, INT64_MAX = none
     int reset_code;                          // -1: was not reset by the peer
     int is_aborted;                          // we reset it
+    int is_dialled;                          // by us
     int closing;                             // a relay owns it
     int is_writing;                          // a call is at it; others wait until it is done
     char *meta;                              // "key\0value\0…"
@@ -10643,9 +10769,11 @@ typedef struct rvd_stream_guest {
 // All that runs on one loop, so that its owner can end it.
 typedef struct rvd_stream_group {
     rvd_loop *loop;
-    rvd_base_link sessions, guests;  // loop thread only, as `ending`
+    rvd_base_link sessions, guests;  // loop thread only, as all below
     rvd_loop_task end;
     int ending;
+    uint64_t shake_pass;  // of the loop
+    int64_t shake_us;     // that transports' handshakes have taken in that pass
 } rvd_stream_group;
 
 enum rvd_stream_session_state {
@@ -10723,8 +10851,10 @@ struct revdial_session {
     int is_counted;        // owner's: it no longer counts as pending; a proxy has its lock for it
     int is_checked;        // owner's: a hook is at work on it
     int is_listed;         // owner's: a row of a table has admitted it; set before it is registered
-    rvd_base_link asking;  // proxy: its request is not complete; guarded by the proxy's lock
+    uint64_t row_mark;     // owner's: which; set before it is registered
+    rvd_base_link asking;  // proxy: it may have to give way; guarded by the proxy's lock
     uint64_t source;       // proxy: whom to count it with, 0 = nobody; set before start
+    uint64_t block;        // proxy: the same where places are short
 
     pthread_mutex_t lock;  // guards all below
     rvd_heap heap;
@@ -11418,6 +11548,7 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
     id = st ? revdial_engine_open(s->engine, &opts, st) : REVDIAL_ENOMEM;
     if (id > 0) {
         st->id = (uint32_t)id;
+        st->is_dialled = 1;
         d->st = st;
         d->retry_safe = 0;
         d->state = RVD_STREAM_DIAL_ASKED;
@@ -11947,14 +12078,30 @@ static void rvd_stream_wait_io(revdial_session *s, int want)
     s->io.ready &= ~(unsigned)(want == REVDIAL_WANT_READ ? RVD_LOOP_READ : RVD_LOOP_WRITE);
 }
 
+// A step of a transport's handshake may take milliseconds. Once a pass of the loop has spent so long
+// on them, the next in line goes on in the next pass: meanwhile the bytes of all others move.
+static int rvd_stream_shake_waits(revdial_session *s)
+{
+    rvd_stream_group *g = s->group;
+    if (g->shake_pass != rvd_loop_passes(s->loop)) g->shake_us = 0;
+    g->shake_pass = rvd_loop_passes(s->loop);
+    if (g->shake_us < RVD_STREAM_SHAKE_US) return 0;
+    rvd_loop_again(s->loop, &s->io);
+    return 1;
+}
+
 // The transport's handshake. Returns 1 when bytes may move.
 static int rvd_stream_shake(revdial_session *s)
 {
     revdial_err err;
+    int64_t begun_us;
     int r;
     if (!s->wire || rvd_stream_wire_state(s->wire) != RVD_STREAM_WIRE_HANDSHAKE) return 1;
     if (s->state >= RVD_STREAM_LINGER) return 0;  // written by this thread alone
+    if (rvd_stream_shake_waits(s)) return 0;
+    begun_us = rvd_sys_now_us();
     r = rvd_stream_wire_shake(s->wire, &err);
+    s->group->shake_us += rvd_sys_now_us() - begun_us;
     if (r == 0) return 1;
     if (rvd_stream_is_wanting(r)) {
         rvd_stream_wait_io(s, r);
@@ -13319,6 +13466,9 @@ static void rvd_relay_on_start(rvd_loop_task *task)
     int error = rvd_loop_add(loop, &r->in);
     rvd_base_link_push(&r->session->group->guests, &r->guest.link);
     if (error == 0 && r->out.fd >= 0) error = rvd_loop_add(loop, &r->out);
+    // Who has a stream dialled mostly speaks first, and most sockets have room: no need to be told.
+    rvd_relay_out(r)->ready |= RVD_LOOP_WRITE;
+    if (r->st->is_dialled) r->in.ready |= RVD_LOOP_READ;
     r->moved_us = rvd_loop_now(loop);
     if (error == 0 && r->idle_us)
         error = rvd_loop_timer_set(loop, &r->timer, r->moved_us + r->idle_us);
@@ -13439,11 +13589,13 @@ int revdial_stream_fd(revdial_stream *st)
 #define RVD_PROXY_BUCKETS 256            // of the table of names
 #define RVD_PROXY_SOURCE_BUCKETS 16384   // hashes of sources: strangers seldom share one
 #define RVD_PROXY_AUTH_THREADS 16        // hooks that may block at the same time
+#define RVD_PROXY_ASKED 8                // of them for one source: others find a thread, too
 #define RVD_PROXY_STREAM_THREADS 1024
 #define RVD_PROXY_NONCES 65536        // challenges that may wait for their answer
 #define RVD_PROXY_NONCE_US 60000000   // for a backend that connects again to answer, that is long
 #define RVD_PROXY_FAILURES 10         // typing errors and rollouts; nothing for who guesses
 #define RVD_PROXY_FAILURE_US 5000000  // what a failure costs: Retry-After of a 429
+#define RVD_PROXY_BLOCK 8             // so many sources' failures are one block's due
 #define RVD_PROXY_SOURCES 4096        // that failed and are remembered: 64 KiB
 #define RVD_PROXY_WAYS 4              // places where one of them may stand
 #define RVD_PROXY_LOG_BURST 20        // lines about strangers at once, and
@@ -13457,6 +13609,7 @@ typedef struct rvd_proxy_table {
     unsigned refs;  // guarded by the proxy's lock
     unsigned schemes;
     size_t room, count;
+    uint64_t *marks;  // of each row's user and secret, wherever it stands; behind the rows
     revdial_credential rows[];  // user is never NULL, secret only with MTLS alone
 } rvd_proxy_table;
 
@@ -13512,7 +13665,7 @@ typedef struct rvd_proxy_client {
 struct revdial_proxy {
     // Set before start, then read-only.
     revdial_proxy_config cfg;
-    char *path, *realm;
+    char *path, *realm, *origins;
     uint8_t nonce_key[RVD_BASE_SHA256_SIZE];
     rvd_loop **loops;
     rvd_stream_group *groups;  // one per loop
@@ -13538,9 +13691,11 @@ struct revdial_proxy {
     uint64_t nonces;                                 // made so far
     uint8_t nonce_used[RVD_PROXY_NONCES / 8];        // bits, of the latest of them
     rvd_proxy_source *sources;                       // NULL until somebody fails
-    uint16_t sessions_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their source
-    rvd_base_link waiting;  // sessions whose request is not complete, by age
-    uint16_t waiting_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their source
+    uint16_t sessions_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their source, and block
+    rvd_base_link waiting;  // sessions whose request is not complete, or is queued, by age
+    rvd_base_link queued;   // of rvd_proxy_auth
+    uint16_t waiting_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their block
+    uint16_t asked_of[RVD_PROXY_SOURCE_BUCKETS];    // hooks at work, by the hash of the block
     rvd_base_bucket stranger_lines;                 // of the log
     unsigned stranger_lines_left_out;
     rvd_proxy_name *names[RVD_PROXY_BUCKETS];
@@ -13595,10 +13750,34 @@ static uint64_t rvd_proxy_hash(const void *data, size_t len, uint64_t h)
     return h ^ h >> 29;
 }
 
+// The block of addresses that a source is from. Who rents one machine is often given an IPv6 /48,
+// 65536 sources. What is a matter of who comes first, a place in a full waiting room or at a hook,
+// is counted for the whole of it; but not wrong credentials alone, or one customer of a carrier who
+// guesses would lock out all others. The ids of blocks are apart from those of sources: no address
+// that is in use begins with their first three bits. IPv4 has none: it is too scarce.
+static uint64_t rvd_proxy_block(uint64_t source)
+{
+    return source >> 33 ? ~(source | 0xFFFF) : source;
+}
+
 // Of a source, in a way that nobody outside can foresee.
 static size_t rvd_proxy_bucket(const revdial_proxy *p, uint64_t source)
 {
     return (size_t)(rvd_proxy_hash(&source, sizeof source, p->seed) % RVD_PROXY_SOURCE_BUCKETS);
+}
+
+static void rvd_proxy_count_session_locked(revdial_proxy *p, uint64_t source, int step)
+{
+    uint64_t block = rvd_proxy_block(source);
+    uint16_t *own = &p->sessions_of[rvd_proxy_bucket(p, source)];
+    uint16_t *all = &p->sessions_of[rvd_proxy_bucket(p, block)];
+    *own = (uint16_t)(*own + step);
+    if (block != source) *all = (uint16_t)(*all + step);
+}
+
+static size_t rvd_proxy_block_bucket(const revdial_proxy *p, const revdial_session *s)
+{
+    return rvd_proxy_bucket(p, s->block);
 }
 
 static rvd_proxy_name **rvd_proxy_slot(revdial_proxy *p, const char *name)
@@ -13615,7 +13794,7 @@ static void rvd_proxy_forget_locked(revdial_proxy *p, rvd_proxy_member *m)
     rvd_base_link_remove(&m->link);
     rvd_base_link_remove(&m->all);
     p->session_count--;
-    p->sessions_of[rvd_proxy_bucket(p, m->session->source)]--;
+    rvd_proxy_count_session_locked(p, m->session->source, -1);
     if (--n->count == 0) {
         *slot = n->next;
         rvd_base_free(&p->heap, n, sizeof *n);
@@ -13696,7 +13875,7 @@ static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdi
     m->session = revdial_session_ref(s);
     n->count++;
     p->session_count++;
-    p->sessions_of[rvd_proxy_bucket(p, s->source)]++;
+    rvd_proxy_count_session_locked(p, s->source, 1);
     s->host_ud = m;
     if (*old) revdial_session_ref(*old);
     return REVDIAL_OK;
@@ -13777,11 +13956,17 @@ static const char *rvd_proxy_pick_text(int code)
 
 // ---- sessions come and go ----
 
+static void rvd_proxy_waiting_begin_locked(revdial_proxy *p, revdial_session *s)
+{
+    rvd_base_link_push(&p->waiting, &s->asking);
+    p->waiting_of[rvd_proxy_block_bucket(p, s)]++;
+}
+
 static void rvd_proxy_waiting_end_locked(revdial_proxy *p, revdial_session *s)
 {
     if (rvd_base_link_is_alone(&s->asking)) return;
     rvd_base_link_remove(&s->asking);
-    p->waiting_of[rvd_proxy_bucket(p, s->source)]--;
+    p->waiting_of[rvd_proxy_block_bucket(p, s)]--;
 }
 
 static void rvd_proxy_pending_end_locked(revdial_proxy *p, revdial_session *s)
@@ -13849,6 +14034,18 @@ static void rvd_proxy_admit(revdial_session *s, int code, const rvd_proxy_table 
 
 // ---- the table of credentials ----
 
+// Where the marks begin: behind the rows, at a multiple of their size.
+static size_t rvd_proxy_table_marks(size_t room)
+{
+    size_t at = sizeof(rvd_proxy_table) + room * sizeof(revdial_credential);
+    return (at + sizeof(uint64_t) - 1) / sizeof(uint64_t) * sizeof(uint64_t);
+}
+
+static size_t rvd_proxy_table_size(size_t room)
+{
+    return rvd_proxy_table_marks(room) + room * sizeof(uint64_t);
+}
+
 static void rvd_proxy_table_free(rvd_heap *heap, rvd_proxy_table *t)
 {
     if (!t) return;
@@ -13857,8 +14054,8 @@ static void rvd_proxy_table_free(rvd_heap *heap, rvd_proxy_table *t)
         rvd_stream_text_free(heap, t->rows[i].user);
         rvd_stream_text_free(heap, t->rows[i].names);
     }
-    heap->live_bytes += sizeof *t + t->room * sizeof *t->rows;  // not counted either
-    rvd_base_free(heap, t, sizeof *t + t->room * sizeof *t->rows);
+    heap->live_bytes += rvd_proxy_table_size(t->room);  // not counted either
+    rvd_base_free(heap, t, rvd_proxy_table_size(t->room));
 }
 
 static unsigned rvd_proxy_row_schemes(const revdial_credential *row)
@@ -13890,23 +14087,44 @@ static char *rvd_proxy_secret_hash(rvd_heap *heap, const char *secret, const cha
     return rvd_stream_text_copy(heap, text);
 }
 
+// By this a session knows the row that admitted it in a later table: not by the place where it
+// stands, and not after its secret was changed. What nonces are made of has 16 or 17 bytes, so that
+// the key has no other use for 32. NULL for user or secret: none.
+static uint64_t rvd_proxy_mark(const revdial_proxy *p, const char *user, const char *secret)
+{
+    uint8_t digest[RVD_BASE_SHA256_SIZE];
+    rvd_base_sha256 s;
+    rvd_base_sha256_init(&s);
+    if (user) rvd_base_sha256_update(&s, user, strlen(user));
+    rvd_base_sha256_update(&s, "", 1);
+    if (secret) rvd_base_sha256_update(&s, secret, strlen(secret));
+    rvd_base_sha256_final(&s, digest);
+    rvd_base_hmac(p->nonce_key, digest, sizeof digest, digest);
+    return (uint64_t)rvd_base_u32(digest) << 32 | rvd_base_u32(digest + 4);
+}
+
 // Adds a row for some of its schemes. Returns 0 without memory.
 static int rvd_proxy_table_add(revdial_proxy *p, rvd_proxy_table *t, const revdial_credential *row,
                                unsigned schemes)
 {
     revdial_credential *to = &t->rows[t->count];
     rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
-    int is_digest = schemes == REVDIAL_AUTH_DIGEST;
+    int is_digest = schemes == REVDIAL_AUTH_DIGEST, has_secret = schemes != REVDIAL_AUTH_MTLS;
+    char own[sizeof "token " + 16];
+    rvd_base_text identity = {own, sizeof own, 0, 0};
     if (!schemes) return 1;
-    t->count++;
     t->schemes |= schemes;
     to->schemes = schemes;
-    if (schemes != REVDIAL_AUTH_MTLS)
+    if (has_secret)
         to->secret =
             rvd_proxy_secret_hash(&heap, row->secret, is_digest ? row->user : NULL, p->realm);
-    to->user = rvd_stream_text_copy(&heap, row->user);
+    t->marks[t->count] = rvd_proxy_mark(p, row->user, to->secret);
+    rvd_base_text_add(&identity, "token ");
+    rvd_base_text_add_hex16(&identity, t->marks[t->count]);
+    to->user = rvd_stream_text_copy(&heap, row->user ? row->user : own);
     to->names = rvd_stream_text_copy(&heap, row->names);
-    return (to->secret || schemes == REVDIAL_AUTH_MTLS) && to->user && (to->names || !row->names);
+    t->count++;
+    return (to->secret || !has_secret) && to->user && (to->names || !row->names);
 }
 
 static rvd_proxy_table *rvd_proxy_table_new(revdial_proxy *p, const revdial_credential *rows,
@@ -13914,21 +14132,17 @@ static rvd_proxy_table *rvd_proxy_table_new(revdial_proxy *p, const revdial_cred
 {
     rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
     rvd_proxy_table *t;
-    if (count > SIZE_MAX / 4 / sizeof *t->rows) return NULL;
-    t = rvd_base_alloc(&heap, sizeof *t + 3 * count * sizeof *t->rows);
+    if (count > SIZE_MAX / 8 / sizeof *t->rows) return NULL;
+    t = rvd_base_alloc(&heap, rvd_proxy_table_size(3 * count));
     if (!t) return NULL;
     t->refs = 1;
     t->room = 3 * count;
+    t->marks = (uint64_t *)(void *)((char *)t + rvd_proxy_table_marks(t->room));
     for (size_t i = 0; i < count; i++) {
-        revdial_credential row = rows[i];
-        unsigned schemes = rvd_proxy_row_schemes(&row);
-        char number[24];
-        size_t n = rvd_sys_append(number, sizeof number, 0, "row ");
-        rvd_sys_append_number(number, sizeof number, n, (uint32_t)i);
-        if (!row.user) row.user = number;
-        if (rvd_proxy_table_add(p, t, &row, schemes & RVD_PROXY_SENT_SCHEMES) &&
-            rvd_proxy_table_add(p, t, &row, schemes & REVDIAL_AUTH_DIGEST) &&
-            rvd_proxy_table_add(p, t, &row, schemes & REVDIAL_AUTH_MTLS))
+        unsigned schemes = rvd_proxy_row_schemes(&rows[i]);
+        if (rvd_proxy_table_add(p, t, &rows[i], schemes & RVD_PROXY_SENT_SCHEMES) &&
+            rvd_proxy_table_add(p, t, &rows[i], schemes & REVDIAL_AUTH_DIGEST) &&
+            rvd_proxy_table_add(p, t, &rows[i], schemes & REVDIAL_AUTH_MTLS))
             continue;
         rvd_proxy_table_free(&heap, t);
         return NULL;
@@ -13956,6 +14170,15 @@ static rvd_proxy_table *rvd_proxy_table_ref(revdial_proxy *p)
     return t;
 }
 
+static int rvd_proxy_row_is_unclear(const revdial_credential *row)
+{
+    const char *names = row->names, *item;
+    size_t len;
+    while (names && (len = rvd_base_item(&names, &item)) > 0)
+        if (rvd_base_tie_of(row->user, item, len) == RVD_BASE_UNCLEAR) return 1;
+    return 0;
+}
+
 // A row is checked when it is configured, not when somebody is refused by it.
 static const char *rvd_proxy_row_problem(const revdial_credential *row)
 {
@@ -13963,6 +14186,8 @@ static const char *rvd_proxy_row_problem(const revdial_credential *row)
     if (schemes >= 2 * REVDIAL_AUTH_MTLS) return "credentials: a row with an unknown scheme";
     if (schemes & ~(unsigned)REVDIAL_AUTH_BEARER && (!row->user || !row->user[0]))
         return "credentials: a row for BASIC, DIGEST or MTLS without a user";
+    if (schemes & REVDIAL_AUTH_MTLS && rvd_proxy_row_is_unclear(row))
+        return "credentials: MTLS: which of the names is a certificate's? One * in both, or **";
     if (schemes == REVDIAL_AUTH_MTLS) return NULL;
     if (!row->secret || !row->secret[0]) return "credentials: a row without a secret";
     if (schemes & REVDIAL_AUTH_DIGEST && strncmp(row->secret, "sha256:", 7) == 0)
@@ -13996,16 +14221,14 @@ static void rvd_proxy_sole_name(const revdial_credential *row, char *name, size_
         rvd_sys_append(name, size, 0, row->names);
 }
 
-// What a row's glob has matched of a certificate. It fits: a longer one matches no row.
-static void rvd_proxy_peer_identity(revdial_session *s, const char *pattern)
+// What has let a certificate in, by a row that did. It fits: what is longer matches no row.
+static void rvd_proxy_peer_identity(revdial_session *s, const revdial_credential *row)
 {
-    const revdial_identity *peer = s->auth.tls;
-    size_t len = strlen(peer->subject);
-    const char *entry = rvd_base_entry(peer->san, pattern, &len);
-    if (!entry) len = strlen(entry = peer->subject);
-    REVDIAL_ASSERT(len < sizeof s->identity);
-    memcpy(s->identity, entry, len);
-    s->identity[len] = '\0';
+    rvd_base_shown shown;
+    if (!rvd_base_show(row, s->auth.tls, s->auth.name[0] ? s->auth.name : NULL, &shown)) return;
+    REVDIAL_ASSERT(shown.len < sizeof s->identity);
+    memcpy(s->identity, shown.at, shown.len);
+    s->identity[shown.len] = '\0';
 }
 
 static int rvd_proxy_check_table(const rvd_proxy_table *t, revdial_session *s)
@@ -14016,10 +14239,11 @@ static int rvd_proxy_check_table(const rvd_proxy_table *t, revdial_session *s)
     rvd_sys_append(s->name, sizeof s->name, 0, s->auth.name);
     if (!s->name[0]) rvd_proxy_sole_name(&t->rows[row], s->name, sizeof s->name);
     if (t->rows[row].schemes == REVDIAL_AUTH_MTLS)
-        rvd_proxy_peer_identity(s, t->rows[row].user);
+        rvd_proxy_peer_identity(s, &t->rows[row]);
     else
         rvd_sys_append(s->identity, sizeof s->identity, 0, t->rows[row].user);
     s->is_listed = 1;
+    s->row_mark = t->marks[row];
     return REVDIAL_OK;
 }
 
@@ -14134,49 +14358,113 @@ static int64_t rvd_proxy_source_limit_locked(const revdial_proxy *p, uint64_t wh
     return p->sessions_of[rvd_proxy_bucket(p, who)] ? (int64_t)limit * 10 : limit;
 }
 
+static int rvd_proxy_source_may_locked(revdial_proxy *p, uint64_t who)
+{
+    const rvd_proxy_source *source = rvd_proxy_source_locked(p, who, 0);
+    return !source || source->clear_us - rvd_sys_now_us() <=
+                          (rvd_proxy_source_limit_locked(p, who) - 1) * RVD_PROXY_FAILURE_US;
+}
+
 // May its credentials be looked at?
 static int rvd_proxy_source_may(revdial_proxy *p, uint64_t who)
 {
-    const rvd_proxy_source *source;
-    int may = 1;
+    int may;
     pthread_mutex_lock(&p->lock);
-    source = rvd_proxy_source_locked(p, who, 0);
-    if (source)
-        may = source->clear_us - rvd_sys_now_us() <=
-              (rvd_proxy_source_limit_locked(p, who) - 1) * RVD_PROXY_FAILURE_US;
+    may =
+        rvd_proxy_source_may_locked(p, who) && rvd_proxy_source_may_locked(p, rvd_proxy_block(who));
     pthread_mutex_unlock(&p->lock);
     return may;
 }
 
-// Its credentials were wrong. What it owes is bounded, however many checks ran side by side.
+// What it owes is bounded, however many checks ran side by side.
+static void rvd_proxy_source_charge_locked(revdial_proxy *p, uint64_t who, int64_t due_us)
+{
+    int64_t now_us = rvd_sys_now_us();
+    int64_t most_us = now_us + rvd_proxy_source_limit_locked(p, who) * RVD_PROXY_FAILURE_US;
+    rvd_proxy_source *source = rvd_proxy_source_locked(p, who, 1);
+    if (!source) return;
+    if (source->clear_us < now_us) source->clear_us = now_us;
+    source->clear_us += due_us;
+    if (source->clear_us > most_us) source->clear_us = most_us;
+}
+
+// Its credentials were wrong.
 static void rvd_proxy_source_failed(revdial_proxy *p, uint64_t who)
 {
-    int64_t now_us = rvd_sys_now_us(), most_us;
-    rvd_proxy_source *source;
+    uint64_t block = rvd_proxy_block(who);
     if (!who || p->cfg.max_auth_failures < 0) return;
     pthread_mutex_lock(&p->lock);
-    most_us = now_us + rvd_proxy_source_limit_locked(p, who) * RVD_PROXY_FAILURE_US;
-    source = rvd_proxy_source_locked(p, who, 1);
-    if (source) {
-        if (source->clear_us < now_us) source->clear_us = now_us;
-        source->clear_us += RVD_PROXY_FAILURE_US;
-        if (source->clear_us > most_us) source->clear_us = most_us;
-    }
+    rvd_proxy_source_charge_locked(p, who, RVD_PROXY_FAILURE_US);
+    if (block != who)
+        rvd_proxy_source_charge_locked(p, block, RVD_PROXY_FAILURE_US / RVD_PROXY_BLOCK);
     pthread_mutex_unlock(&p->lock);
 }
 
 // ---- the check ----
 
-// An authentication hook at work.
+// An authentication hook at work, or to be.
+//   QUEUED --one of its source is done--> ASKED --> freed       QUEUED --it goes away--> freed
 typedef struct rvd_proxy_auth {
+    rvd_base_link link;  // in p->queued; guarded by the proxy's lock
     rvd_loop_job job;
     rvd_loop_task task;
     revdial_session *session;  // holds a reference
     revdial_auth_fn *check;
     void *ud;
+    int is_counted;  // in asked_of
     int code;
     char identity[128];
 } rvd_proxy_auth;
+
+static void rvd_proxy_auth_submit(rvd_proxy_auth *a)
+{
+    revdial_proxy *p = a->session->owner;
+    if (rvd_loop_pool_submit(&p->auth_pool, &a->job, 0) == 0) return;
+    a->code = REVDIAL_ELIMIT;
+    rvd_loop_post(a->session->loop, &a->task);
+}
+
+// A hook may take its time, and there are few threads for it. So that one source does not have them
+// all, what it sends beyond RVD_PROXY_ASKED waits, and gives way to newcomers as whoever has not
+// sent a whole request.
+static void rvd_proxy_auth_start(revdial_proxy *p, rvd_proxy_auth *a)
+{
+    revdial_session *s = a->session;
+    uint16_t *asked = &p->asked_of[rvd_proxy_block_bucket(p, s)];
+    int may = 1;
+    if (s->source && p->cfg.max_auth_failures >= 0) {
+        pthread_mutex_lock(&p->lock);
+        may = a->is_counted = *asked < RVD_PROXY_ASKED;
+        if (may)
+            ++*asked;
+        else
+            rvd_base_link_push(&p->queued, &a->link);
+        if (!may) rvd_proxy_waiting_begin_locked(p, s);
+        pthread_mutex_unlock(&p->lock);
+    }
+    if (may) rvd_proxy_auth_submit(a);
+}
+
+// One of this source is done: the next one has its place.
+static void rvd_proxy_auth_next(revdial_proxy *p, const revdial_session *s)
+{
+    size_t bucket = rvd_proxy_block_bucket(p, s);
+    rvd_proxy_auth *next = NULL;
+    pthread_mutex_lock(&p->lock);
+    p->asked_of[bucket]--;
+    for (rvd_base_link *l = p->queued.next; !next && l != &p->queued; l = l->next) {
+        rvd_proxy_auth *a = RVD_BASE_OWNER(l, rvd_proxy_auth, link);
+        if (rvd_proxy_block_bucket(p, a->session) == bucket) next = a;
+    }
+    if (next) {
+        rvd_base_link_remove(&next->link);
+        rvd_proxy_waiting_end_locked(p, next->session);
+        next->is_counted = 1;
+        p->asked_of[bucket]++;
+    }
+    pthread_mutex_unlock(&p->lock);
+    if (next) rvd_proxy_auth_submit(next);
+}
 
 // A connection that is gone counts as pending for as long as its check goes on: or a stranger could
 // have any number of them queued.
@@ -14184,6 +14472,7 @@ static void rvd_proxy_auth_free(rvd_proxy_auth *a)
 {
     revdial_session *s = a->session;
     s->is_checked = 0;
+    if (a->is_counted) rvd_proxy_auth_next(s->owner, s);
     if (s->is_told_down) rvd_proxy_pending_end(s->owner, s);
     rvd_stream_lock(s);
     rvd_base_free(&s->heap, a, sizeof *a);
@@ -14216,10 +14505,13 @@ static void rvd_proxy_auth_done(rvd_loop_task *task)
 static void rvd_proxy_auth_run(rvd_loop_job *job)
 {
     rvd_proxy_auth *a = RVD_BASE_OWNER(job, rvd_proxy_auth, job);
+    revdial_session *s = a->session;
     a->code = REVDIAL_EAUTH;  // of nobody: it is not asked about who has gone
-    if (!rvd_stream_is_leaving(a->session))
-        a->code = a->check(a->ud, &a->session->auth, a->identity, sizeof a->identity);
-    rvd_loop_post(a->session->loop, &a->task);
+    if (s->auth.scheme && !rvd_proxy_source_may(s->owner, s->source))
+        a->code = REVDIAL_EREFUSED;  // it has failed too often since
+    else if (!rvd_stream_is_leaving(s))
+        a->code = a->check(a->ud, &s->auth, a->identity, sizeof a->identity);
+    rvd_loop_post(s->loop, &a->task);
 }
 
 // Has the application's hook look at it, on another thread.
@@ -14230,18 +14522,33 @@ static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *check, void *ud)
     rvd_stream_lock(s);
     a = rvd_base_alloc(&s->heap, sizeof *a);
     rvd_stream_unlock(s);
-    if (a) {
-        a->job.run = rvd_proxy_auth_run;
-        a->task.run = rvd_proxy_auth_done;
-        a->session = revdial_session_ref(s);
-        a->check = check;
-        a->ud = ud;
-        s->is_checked = 1;
-        rvd_stream_work_begin(s->work);
-        if (rvd_loop_pool_submit(&p->auth_pool, &a->job, 0) == 0) return;
-        rvd_proxy_auth_free(a);
+    if (!a) {
+        rvd_proxy_verdict(s, REVDIAL_ELIMIT);
+        return;
     }
-    rvd_proxy_verdict(s, REVDIAL_ELIMIT);
+    rvd_base_link_init(&a->link);
+    a->job.run = rvd_proxy_auth_run;
+    a->task.run = rvd_proxy_auth_done;
+    a->session = revdial_session_ref(s);
+    a->check = check;
+    a->ud = ud;
+    s->is_checked = 1;
+    rvd_stream_work_begin(s->work);
+    rvd_proxy_auth_start(p, a);
+}
+
+// Loop thread: one that waits for its turn with the hook has gone.
+static void rvd_proxy_unask(revdial_proxy *p, const revdial_session *s)
+{
+    rvd_proxy_auth *gone = NULL;
+    pthread_mutex_lock(&p->lock);
+    for (rvd_base_link *l = p->queued.next; !gone && l != &p->queued; l = l->next) {
+        rvd_proxy_auth *a = RVD_BASE_OWNER(l, rvd_proxy_auth, link);
+        if (a->session == s) gone = a;
+    }
+    if (gone) rvd_base_link_remove(&gone->link);
+    pthread_mutex_unlock(&p->lock);
+    if (gone) rvd_proxy_auth_free(gone);
 }
 
 static void rvd_proxy_on_auth(revdial_session *s)
@@ -14259,6 +14566,8 @@ static void rvd_proxy_on_auth(revdial_session *s)
         rvd_proxy_admit(s, REVDIAL_EAGAIN, NULL);
     } else if (s->auth.scheme && !rvd_proxy_source_may(p, s->source)) {
         rvd_proxy_admit(s, REVDIAL_EREFUSED, NULL);
+    } else if (check && !s->auth.scheme && !s->auth.tls && !p->cfg.auth_anonymous) {
+        rvd_proxy_admit(s, REVDIAL_EAUTH, NULL);  // not worth a thread
     } else if (check) {
         rvd_proxy_ask(s, check, ud);
     } else {
@@ -14323,6 +14632,7 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     rvd_proxy_member *m = s->host_ud;
     revdial_engine_info info;
     int was_up = 0;
+    if (s->is_checked) rvd_proxy_unask(p, s);
     if (!s->is_checked) rvd_proxy_pending_end(p, s);
     rvd_stream_lock(s);
     revdial_engine_info_get(s->engine, &info);
@@ -14400,14 +14710,6 @@ typedef struct rvd_proxy_arrival {
     uint8_t early[];
 } rvd_proxy_arrival;
 
-static void rvd_proxy_waiting_begin(revdial_proxy *p, revdial_session *s)
-{
-    pthread_mutex_lock(&p->lock);
-    rvd_base_link_push(&p->waiting, &s->asking);
-    p->waiting_of[rvd_proxy_bucket(p, s->source)]++;
-    pthread_mutex_unlock(&p->lock);
-}
-
 static void rvd_proxy_arrive(rvd_loop_task *task)
 {
     rvd_proxy_arrival *a = RVD_BASE_OWNER(task, rvd_proxy_arrival, task);
@@ -14437,7 +14739,9 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
         rvd_stream_events_locked(s);
         rvd_stream_unlock(s);
         rvd_stream_pend_run(s);
-        if (!a->is_upgraded) rvd_proxy_waiting_begin(p, s);
+        pthread_mutex_lock(&p->lock);
+        if (!a->is_upgraded) rvd_proxy_waiting_begin_locked(p, s);
+        pthread_mutex_unlock(&p->lock);
         rvd_stream_feed_early(s, a->early, a->early_len);
     }
     rvd_base_wipe(a->early, a->early_len);
@@ -14460,6 +14764,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     e.upgraded = how && how->upgraded;
     e.path = p->path;
     e.realm = p->realm;
+    e.origins = p->origins;
     e.peer = text;
     e.auth_schemes = rvd_proxy_schemes(p);
     if (e.auth_schemes & REVDIAL_AUTH_DIGEST) {
@@ -14490,6 +14795,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     pthread_mutex_unlock(&p->lock);
     s = rvd_stream_session_new(&cfg, err);
     if (s && peer) s->source = rvd_proxy_source_of(peer);
+    if (s) s->block = rvd_proxy_block(s->source);
     return s;
 }
 
@@ -14528,7 +14834,7 @@ static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p)
         if (p->waiting_of[i] > p->waiting_of[most]) most = i;
     for (rvd_base_link *l = p->waiting.next; l != &p->waiting; l = l->next) {
         revdial_session *s = RVD_BASE_OWNER(l, revdial_session, asking);
-        if (rvd_proxy_bucket(p, s->source) == most) return revdial_session_ref(s);
+        if (rvd_proxy_block_bucket(p, s) == most) return revdial_session_ref(s);
     }
     return NULL;
 }
@@ -15361,25 +15667,17 @@ static void rvd_proxy_snapshot_free(revdial_proxy *p, revdial_session **all, ptr
     rvd_base_free(&heap, all, size);
 }
 
-static int rvd_proxy_lists(const char *names, const char *name)
-{
-    while (names && *names) {
-        size_t len = strcspn(names, ","), from = strspn(names, " \t"), to = len;
-        while (to > from && (names[to - 1] == ' ' || names[to - 1] == '\t')) to--;
-        if (to > from && rvd_base_glob(names + from, to - from, name, strlen(name))) return 1;
-        names += len + (names[len] == ',');
-    }
-    return 0;
-}
-
+// Would the session still be admitted by what it has shown? A certificate is known by what a row
+// matched of it, which another row may match now.
 static int rvd_proxy_table_has(const rvd_proxy_table *t, const revdial_session *s)
 {
     for (size_t i = 0; i < t->count; i++) {
-        const char *user = t->rows[i].user;
-        int is_of = t->rows[i].schemes == REVDIAL_AUTH_MTLS
-                        ? rvd_base_glob(user, strlen(user), s->identity, strlen(s->identity))
-                        : strcmp(user, s->identity) == 0;
-        if (is_of && rvd_proxy_lists(t->rows[i].names, s->name)) return 1;
+        const revdial_credential *row = &t->rows[i];
+        rvd_base_shown shown = {row->user, s->identity, strlen(s->identity)};
+        int has = row->schemes == REVDIAL_AUTH_MTLS
+                      ? rvd_base_shows(row, s->name, &shown)
+                      : t->marks[i] == s->row_mark && rvd_base_covers(row->names, s->name, NULL);
+        if (has) return 1;
     }
     return 0;
 }
@@ -15505,6 +15803,7 @@ static void rvd_proxy_free(revdial_proxy *p)
     if (p->sources) rvd_base_free(&heap, p->sources, RVD_PROXY_SOURCES * sizeof *p->sources);
     rvd_stream_text_free(&heap, p->path);
     rvd_stream_text_free(&heap, p->realm);
+    rvd_stream_text_free(&heap, p->origins);
     for (unsigned i = 0; i < p->listener_count; i++) {
         rvd_proxy_listener *l = &p->listeners[i];
         if (l->io.fd >= 0 && l->unlink[0]) rvd_sys_unlink(l->unlink);
@@ -15576,7 +15875,8 @@ static int rvd_proxy_config_copy(revdial_proxy *p, const revdial_proxy_config *c
     p->auth_ud = cfg->auth_ud;
     p->path = rvd_stream_text_copy(&p->heap, cfg->path ? cfg->path : "/revdial");
     p->realm = rvd_stream_text_copy(&p->heap, cfg->realm ? cfg->realm : "revdial");
-    if (!p->path || !p->realm) return rvd_proxy_nomem(err);
+    p->origins = rvd_stream_text_copy(&p->heap, cfg->origins);
+    if (!p->path || !p->realm || (cfg->origins && !p->origins)) return rvd_proxy_nomem(err);
     p->table = rvd_proxy_table_new(p, cfg->credentials, cfg->credential_count);
     return p->table ? REVDIAL_OK : rvd_proxy_nomem(err);
 }
@@ -15697,19 +15997,20 @@ static int rvd_proxy_listeners_open(revdial_proxy *p, const char *list, revdial_
 // Before the threads start: everything that can still be undone by freeing.
 static int rvd_proxy_prepare(revdial_proxy *p, const revdial_proxy_config *cfg, revdial_err *err)
 {
-    int code = rvd_proxy_config_copy(p, cfg, err);
+    int code = REVDIAL_OK;
+    if (rvd_sys_random(&p->seed, sizeof p->seed) < 0 ||
+        rvd_sys_random(p->nonce_key, sizeof p->nonce_key) < 0)
+        code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
+    if (!code) code = rvd_proxy_config_copy(p, cfg, err);
     if (!code) code = rvd_proxy_loops_open(p, err);
     if (!code) code = rvd_proxy_exposes_copy(p, cfg, err);
     if (!code) code = rvd_proxy_listeners_open(p, cfg->listen, err);
     if (!code) code = rvd_proxy_listen_all(p, cfg->listen, err);
     if (!code) code = rvd_proxy_expose_all(p, err);
-    if (!code && (rvd_sys_random(&p->seed, sizeof p->seed) < 0 ||
-                  rvd_sys_random(p->nonce_key, sizeof p->nonce_key) < 0))
-        code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
     for (unsigned i = 0; !code && i < p->listener_count; i++)
         if (rvd_loop_add(p->loops[0], &p->listeners[i].io) < 0)
             code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "the loop cannot watch a listener");
-    p->cfg.listen = p->cfg.path = p->cfg.realm = NULL;  // the caller's
+    p->cfg.listen = p->cfg.path = p->cfg.realm = p->cfg.origins = NULL;  // the caller's
     p->cfg.credentials = NULL;
     return code;
 }
@@ -15723,6 +16024,7 @@ static int rvd_proxy_probe(revdial_proxy *p, revdial_err *err)
     e.role = REVDIAL_ROLE_PROXY;
     e.path = p->path;
     e.realm = p->realm;
+    e.origins = p->origins;
     e.auth_schemes = rvd_proxy_schemes(p);
     e.nonce = "probe";
     e.limits = p->cfg.common.limits;
@@ -15746,6 +16048,7 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
     rvd_base_link_init(&p->dials);
     rvd_base_link_init(&p->clients);
     rvd_base_link_init(&p->waiting);
+    rvd_base_link_init(&p->queued);
     rvd_base_bucket_init(&p->stranger_lines, RVD_PROXY_LOG_BURST, RVD_PROXY_LOG_RATE,
                          rvd_sys_now_us());
     p->stop_listening.run = rvd_proxy_on_stop_listening;
@@ -15939,8 +16242,9 @@ static int rvd_agent_lower(int c)
     return c >= 'A' && c <= 'Z' ? c + 'a' - 'A' : c;
 }
 
-// Does a name rule cover this host name? *exact: without a wildcard.
-static int rvd_agent_rule_names(const char *rule, const char *host, uint32_t port, int *exact)
+// Does a name rule cover this host name? *is_local: it is "localhost" and the rule says so, which
+// is loopback whatever a name server says (RFC 6761 section 6.3).
+static int rvd_agent_rule_names(const char *rule, const char *host, uint32_t port, int *is_local)
 {
     rvd_agent_pattern p;
     char pattern[256], name[256];
@@ -15951,29 +16255,71 @@ static int rvd_agent_rule_names(const char *rule, const char *host, uint32_t por
     if (name_len > 1 && host[name_len - 1] == '.') name_len--;  // the root's dot
     for (size_t i = 0; i < p.host_len; i++) pattern[i] = (char)rvd_agent_lower(p.host[i]);
     for (size_t i = 0; i < name_len; i++) name[i] = (char)rvd_agent_lower(host[i]);
-    *exact = !memchr(pattern, '*', p.host_len) && !memchr(pattern, '?', p.host_len);
+    *is_local = p.host_len == 9 && memcmp(pattern, "localhost", 9) == 0;
     return rvd_base_glob(pattern, p.host_len, name, name_len);
 }
 
-// Places that a wildcard for names never reaches, wherever the name points.
+typedef struct rvd_agent_net {
+    uint8_t ip[16];
+    int bits;
+} rvd_agent_net;
+
+static int rvd_agent_is_in(const uint8_t *ip, const rvd_agent_net *nets, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (rvd_agent_prefix_matches(ip, nets[i].ip, nets[i].bits)) return 1;
+    return 0;
+}
+
+// Most of RFC 6890, and where clouds tell a machine its own secrets. Private networks (RFC 1918)
+// are what agents are for.
+static int rvd_agent_is_special_v4(const uint8_t *ip)
+{
+    static const rvd_agent_net nets[] = {
+        {{0}, 8},                  // "this" host
+        {{100, 64}, 10},           // carriers' NAT; 100.100.100.200 tells secrets
+        {{127}, 8},                // loopback
+        {{168, 63, 129, 16}, 32},  // tells secrets
+        {{169, 254}, 16},          // link-local; 169.254.169.254 tells secrets
+        {{192, 0, 0}, 24},         // protocols; 192.0.0.192 tells secrets
+        {{224}, 3}};               // multicast, reserved, broadcast
+    return rvd_agent_is_in(ip, nets, sizeof nets / sizeof *nets);
+}
+
+static int rvd_agent_is_special_v6(const uint8_t *ip)
+{
+    static const rvd_agent_net nets[] = {
+        {{0}, 96},                          // ::, ::1, IPv4 without a prefix of its own
+        {{0, 0x64, 0xFF, 0x9B, 0, 1}, 48},  // NAT64 of the network's own (RFC 8215)
+        {{0x20, 0x01}, 32},                 // Teredo: any IPv4, in disguise
+        {{0xFD, 0, 0x0E, 0xC2}, 32},        // fd00:ec2::254 tells secrets
+        {{0xFD, 0x20, 0, 0xCE}, 32},        // fd20:ce::254 does
+        {{0xFE, 0x80}, 10},                 // link-local
+        {{0xFF}, 8}};                       // multicast
+    static const rvd_agent_net nat64 = {{0, 0x64, 0xFF, 0x9B}, 96},
+                               six_to_four = {{0x20, 0x02}, 16};
+    if (rvd_agent_is_in(ip, &nat64, 1)) return rvd_agent_is_special_v4(ip + 12);
+    if (rvd_agent_is_in(ip, &six_to_four, 1)) return rvd_agent_is_special_v4(ip + 2);
+    return rvd_agent_is_in(ip, nets, sizeof nets / sizeof *nets);
+}
+
+// Addresses that a rule for names never reaches, wherever the name points: who decides that is its
+// name server, not who wrote the rule.
 static int rvd_agent_is_special(const rvd_sys_addr *a)
 {
-    static const uint8_t zero[16];
     int len;
     const uint8_t *ip = rvd_agent_ip(a, &len);
-    if (rvd_sys_addr_is_loopback(a)) return 1;
-    if (len == 4) return ip[0] == 0 || ip[0] >= 224 || (ip[0] == 169 && ip[1] == 254);
-    return memcmp(ip, zero, 16) == 0 || ip[0] == 0xFF || (ip[0] == 0xFE && (ip[1] & 0xC0) == 0x80);
+    return len == 4 ? rvd_agent_is_special_v4(ip) : rvd_agent_is_special_v6(ip);
 }
 
 // May we connect to this address? host is the name that it was resolved from, NULL if none.
 static int rvd_agent_may_connect(const char *const *allow, const rvd_sys_addr *a, const char *host)
 {
     for (; allow && *allow; allow++) {
-        int exact;
+        int is_local;
         if (rvd_agent_rule_covers(*allow, a)) return 1;
-        if (host && rvd_agent_rule_names(*allow, host, rvd_agent_port(a), &exact) &&
-            (exact || !rvd_agent_is_special(a)))
+        if (host && rvd_agent_rule_names(*allow, host, rvd_agent_port(a), &is_local) &&
+            (is_local ? rvd_sys_addr_is_loopback(a) : !rvd_agent_is_special(a)))
             return 1;
     }
     return 0;
@@ -15988,9 +16334,9 @@ int revdial_target_allowed(const char *const *allow, const char *target)
         return rvd_sys_addr_parse(target, 1, &a, NULL) == 0 &&
                rvd_agent_may_connect(allow, &a, NULL);
     for (; allow && *allow; allow++) {
-        int exact;
+        int is_local;
         if (e.kind == RVD_SYS_UNIX ? strcmp(*allow, target) == 0
-                                   : rvd_agent_rule_names(*allow, e.host, e.port, &exact))
+                                   : rvd_agent_rule_names(*allow, e.host, e.port, &is_local))
             return 1;
     }
     return 0;

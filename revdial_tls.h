@@ -300,6 +300,16 @@ static int rvd_tls_is_choice_error(int code)
 #endif
 }
 
+// What a server's hello may be wrong with.
+static int rvd_tls_is_hello_error(int code)
+{
+#ifdef MBEDTLS_ERR_SSL_BAD_HS_SERVER_HELLO
+    return code == MBEDTLS_ERR_SSL_BAD_HS_SERVER_HELLO;
+#else
+    return code == MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER;
+#endif
+}
+
 static int rvd_tls_is_ticket(int code)
 {
 #ifdef MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET
@@ -648,6 +658,8 @@ typedef struct rvd_tls_link {
     rvd_tls_setup *setup;
     int fd;
     int sys;             // errno of the socket's last error
+    int is_dry;          // the socket had nothing more to read
+    int has_ended;       // the peer's side of the socket
     int is_self_signed;  // the certificate that nobody vouches for
     int depth_max;       // of the certificates that were looked at
     char host[256];
@@ -672,8 +684,10 @@ static int rvd_tls_recv(void *ctx, unsigned char *buf, size_t len)
     ssize_t n;
     do n = recv(l->fd, buf, len, 0);
     while (n < 0 && errno == EINTR);
-    if (n >= 0) return (int)n;  // 0 becomes CONN_EOF, or 0 of mbedtls_ssl_read()
-    if (errno == EAGAIN || errno == EWOULDBLOCK) return MBEDTLS_ERR_SSL_WANT_READ;
+    if (n == 0) l->has_ended = 1;
+    if (n >= 0) return (int)n;
+    l->is_dry = errno == EAGAIN || errno == EWOULDBLOCK;
+    if (l->is_dry) return MBEDTLS_ERR_SSL_WANT_READ;
     l->sys = errno;
     return MBEDTLS_ERR_NET_RECV_FAILED;
 }
@@ -786,6 +800,11 @@ static int rvd_tls_result(rvd_tls_link *l, int r)
         rvd_tls_say(l, "what the peer says is not TLS", "");
     else if (r == MBEDTLS_ERR_SSL_INVALID_MAC)  // as 3.6 and 4.0 have it, also an alert in 1.3
         rvd_tls_say(l, "a record was altered on the way, or the peer gave up", "");
+    else if (l->maker->is_server && l->ssl.RVD_TLS_FIELD(state) == MBEDTLS_SSL_CLIENT_HELLO)
+        rvd_tls_say(l, "what the peer says is not TLS, or no hello that can be read", "");
+    else if (!l->maker->is_server &&
+             (l->ssl.RVD_TLS_FIELD(state) == MBEDTLS_SSL_SERVER_HELLO || rvd_tls_is_hello_error(r)))
+        rvd_tls_say(l, "the peer's hello is broken, or chooses what we did not offer", "");
     else {
         mbedtls_strerror(r, text, sizeof text);
         rvd_tls_say(l, text, "");
@@ -811,12 +830,27 @@ static int rvd_tls_do_handshake(void *ctx)
     return r == 0 ? 0 : rvd_tls_result(l, r);
 }
 
+#define RVD_TLS_IDLE_MAX 64  // messages in a row; a server sends two tickets or a few more
+
+// A ticket is nothing to us. With one in its hands mbedTLS 4.0 also says WANT_READ when the socket
+// has more, and whoever then waited for the socket could wait for ever. 0 may be an empty record.
+static int rvd_tls_may_go_on(const rvd_tls_link *l, int r)
+{
+    return rvd_tls_is_ticket(r) || (r == MBEDTLS_ERR_SSL_WANT_READ && !l->is_dry) ||
+           (r == 0 && !l->has_ended);
+}
+
 static ptrdiff_t rvd_tls_do_read(void *ctx, void *buf, size_t len)
 {
     rvd_tls_link *l = ctx;
-    int r;
+    int r, idle = 0;
+    l->is_dry = 0;
     do r = mbedtls_ssl_read(&l->ssl, buf, len);
-    while (rvd_tls_is_ticket(r));
+    while (rvd_tls_may_go_on(l, r) && ++idle < RVD_TLS_IDLE_MAX);
+    if (idle == RVD_TLS_IDLE_MAX) {
+        rvd_tls_say(l, "the peer sends messages without end that carry nothing", "");
+        return REVDIAL_ETLS;
+    }
     if (r > 0) return r;
     if (r == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) return 0;
     return rvd_tls_result(l, r == 0 ? MBEDTLS_ERR_SSL_CONN_EOF : r);
@@ -825,7 +859,9 @@ static ptrdiff_t rvd_tls_do_read(void *ctx, void *buf, size_t len)
 static ptrdiff_t rvd_tls_do_write(void *ctx, const void *buf, size_t len)
 {
     rvd_tls_link *l = ctx;
-    int r = mbedtls_ssl_write(&l->ssl, buf, len);
+    int r;
+    do r = mbedtls_ssl_write(&l->ssl, buf, len);
+    while (rvd_tls_is_ticket(r));  // one that a read had begun with
     return r > 0 ? r : rvd_tls_result(l, r);
 }
 

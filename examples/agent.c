@@ -70,7 +70,8 @@ static const prog_option options[] = {
     {"allow", PROG_LIST, AT(allow), "PATTERN",
      "what else streams may ask for, checked after resolution; repeatable:\n"
      "127.0.0.1:22, 10.0.0.0/8:80-90, [fd00::]/8:*, *.svc.local:443,\n"
-     "unix:/run/x",
+     "unix:/run/x. A name leads to loopback (but localhost) and link-local\n"
+     "addresses only where these have a pattern, too",
      0, 0},
     {"allow-file", PROG_TEXT, AT(allow_file), "FILE",
      "more of these, one a line; HUP reads it again", 0, 0},
@@ -112,8 +113,8 @@ static const char epilogue[] =
     "\n"
     "A connection that breaks is made again, after 0.5 s to 30 s; the files with token and\n"
     "certificates are read again for it. TERM and INT let running streams end; a second one\n"
-    "ends the program at once. HUP reads the file of --allow-file again; if it is wrong, what it\n"
-    "said before stays in force.\n"
+    "ends the program at once. HUP reads the file of --allow-file and the certificates again; if\n"
+    "one is wrong, what it said before stays in force.\n"
     "\n"
     "Exit codes: 0 stopped, 1 failed, 2 usage, 3 the proxy rejects the token or the name, or the\n"
     "egress proxy the login.\n"
@@ -240,6 +241,7 @@ static int allow_read(const settings *s, prog_file *file, prog_list *list, revdi
 typedef struct running {
     const settings *s;
     prog_log *log;
+    revdial_tls *tls;
     revdial_agent *agent;
     int wake[2];
     atomic_int is_over;  // by itself
@@ -282,6 +284,7 @@ static void running_reload(running *r)
                   "allow list: %s", revdial_strerror(rc));
     free(list.items);
     prog_file_close(&file);
+    prog_tls_reload(r->tls, r->log);
 }
 
 // Waits for the end, the agent's own or by a signal. Returns what revdial_serve() would.
@@ -333,7 +336,7 @@ static int serve(const settings *s, const char *url, const char *via, revdial_tl
     static const unsigned schemes[] = {REVDIAL_AUTH_BEARER, REVDIAL_AUTH_BASIC,
                                        REVDIAL_AUTH_DIGEST};
     sources source = {s->token_file, getenv("REVDIAL_TOKEN"), s->auth, tls, log};
-    running r = {.s = s, .log = log, .wake = {-1, -1}};
+    running r = {.s = s, .log = log, .tls = tls, .wake = {-1, -1}};
     revdial_agent_config cfg = {0};
     prog_file allow_file = {0};
     prog_list allow = {0};

@@ -55,6 +55,13 @@ static char *word_end(char *line)
     return end + 1 + strspn(end + 1, " \t");
 }
 
+// Tokens of the same names are the same agent with a new token: but who may take any name is not
+// the same as all others who may.
+static const char *identity_of(const char *names)
+{
+    return strcmp(names, "*") == 0 ? NULL : names;
+}
+
 // A line of the token file. Returns NULL, or what is wrong with it.
 static const char *token_line_take(token_table *table, char *line)
 {
@@ -62,7 +69,7 @@ static const char *token_line_take(token_table *table, char *line)
     revdial_credential row = {.names = *rest ? line : "*", .secret = *rest ? rest : line};
     const char *problem = names_problem(row.names);
     if (problem) return problem;
-    row.user = row.names;  // two tokens for the same names: the same agent, a new token
+    row.user = identity_of(row.names);
     if (is_hash(row.secret, "sha256:") < 0) return "sha256: needs 64 hex digits";
     if (!is_hash(row.secret, "sha256:") && !prog_is_token(row.secret))
         return "a token has letters, digits and -._~+/= only";
@@ -114,7 +121,7 @@ static const char *auth_line_take(token_table *table, char *line)
     if (!*secret) return "SCHEMES NAMES USER SECRET are expected";
     if (!row.schemes) return "schemes are bearer, basic, digest and mtls, with commas between";
     if (problem) return problem;
-    if (strcmp(user, "-") == 0 && row.schemes == REVDIAL_AUTH_BEARER) row.user = names;
+    if (strcmp(user, "-") == 0 && row.schemes == REVDIAL_AUTH_BEARER) row.user = identity_of(names);
     if (strlen(user) > 127 || strpbrk(user, ":\"\\")) return "a user has no : \" or \\";
     problem = auth_secret_problem(&row);
     return problem ? problem : token_table_add(table, &row);

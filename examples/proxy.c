@@ -20,10 +20,10 @@ enum {
 };
 
 typedef struct settings {
-    prog_list listens, exposes;
+    prog_list listens, exposes, origins;
     token_paths credentials;
     const char *path;
-    int pick, dial_timeout_ms, is_waiting, drain_ms, io_threads, max_sessions;
+    int pick, dial_timeout_ms, is_waiting, is_early, drain_ms, io_threads, max_sessions;
     int keepalive_ms, dead_after_ms, auth_failures, max_per_identity, spin_us;
     prog_tls_files tls;
 } settings;
@@ -56,6 +56,10 @@ static const prog_option options[] = {
      "agents that have one are heard",
      0, 0},
     {"path", PROG_TEXT, AT(path), "PATH", "of the agents' HTTP request (default /revdial)", 0, 0},
+    {"origin", PROG_LIST, AT(origins), "ORIGIN",
+     "a page in a browser that may be an agent, https://ops.example or a glob\n"
+     "of such; repeatable; default: no page may",
+     0, 0},
     {"pick", PROG_CHOICE, AT(pick), "round-robin|least-streams",
      "how to choose between several agents of one name (default round-robin)", 0, 0},
     {"dial-timeout", PROG_DURATION, AT(dial_timeout_ms), "TIME",
@@ -64,6 +68,10 @@ static const prog_option options[] = {
      1, 3600000},
     {"wait", PROG_FLAG, AT(is_waiting), NULL,
      "when no agent of the name is there, wait for one up to --dial-timeout", 0, 0},
+    {"early", PROG_FLAG, AT(is_early), NULL,
+     "send what a client says along without waiting for the agent: one round\n"
+     "trip less, but when the agent refuses, no other one is asked",
+     0, 0},
     {"drain", PROG_DURATION, AT(drain_ms), "TIME",
      "how long TERM waits for connections to end (default 30s)", 0, INT_MAX},
     {"keepalive", PROG_DURATION, AT(keepalive_ms), "TIME",
@@ -100,18 +108,21 @@ static const char epilogue[] =
     "A line of the token file is TOKEN, or NAMES TOKEN: a comma list of globs that the token may\n"
     "register ('*' if it stands alone), and the token or 'sha256:' and its hash in hex. '#'\n"
     "starts a comment. Lines with the same NAMES are one identity, so that a token can be\n"
-    "replaced by adding a line; a name that one identity holds is refused to the others.\n"
+    "replaced by adding a line; a name that one identity holds is refused to the others. Where\n"
+    "NAMES is '*' each token is an identity by itself.\n"
     "\n"
     "A line of the auth file is SCHEMES NAMES USER SECRET: a comma list of bearer, basic and\n"
     "digest; the names as above; who it is ('-' with bearer: as in the token file); and the\n"
     "password or token, up to the end of the line. For basic and bearer it may be 'sha256:' and\n"
     "its hash, for digest 'ha1:' and the SHA-256 of USER:revdial:PASSWORD, in hex. mtls stands\n"
-    "alone, without a SECRET: USER is a glob for what a certificate proves, 'DNS:*.cams.example'.\n"
+    "alone, without a SECRET: USER is a glob for what a certificate proves, 'DNS:*.cams.example',\n"
+    "and a '*' in NAMES is then what the '*' in USER stands for: 'mtls cam-* DNS:*.cams.example'\n"
+    "lets 7.cams.example be cam-7 and nothing else. '**' in NAMES is anything.\n"
     "\n"
     "The first TERM or INT accepts nobody new and lets connections end; a second one ends the\n"
-    "program at once. HUP reads all files again: agents whose line is gone are disconnected, new\n"
-    "ones see the new certificate, all others stay. If a file is wrong, what it said before stays\n"
-    "in force.\n"
+    "program at once. HUP reads all files again: agents whose line is gone, or has another\n"
+    "secret, are disconnected, new ones see the new certificate, all others stay. If a file is\n"
+    "wrong, what it said before stays in force.\n"
     "\n"
     "Exit codes: 0 stopped, 1 failed, 2 usage, 4 cannot listen on an address.\n"
     "\n"
@@ -255,7 +266,8 @@ static void app_expose(const app *a, revdial_expose *exposes)
         x->dial.target = a->exposes[i].target;
         x->dial.timeout_ms = a->s.dial_timeout_ms;
         x->dial.pick = a->s.pick == 0 ? REVDIAL_PICK_ROUND_ROBIN : REVDIAL_PICK_LEAST_STREAMS;
-        x->dial.flags = a->s.is_waiting ? REVDIAL_DIAL_WAIT : 0;
+        if (a->s.is_waiting) x->dial.flags |= REVDIAL_DIAL_WAIT;
+        if (a->s.is_early) x->dial.flags |= REVDIAL_DIAL_EARLY;
     }
 }
 
@@ -263,7 +275,7 @@ static int app_open_proxy(app *a, const token_table *tokens)
 {
     revdial_proxy_config cfg = {0};
     revdial_err err = {0};
-    char *listens = prog_list_join(&a->s.listens);
+    char *listens = prog_list_join(&a->s.listens), *origins = prog_list_join(&a->s.origins);
     revdial_expose *exposes = calloc(a->expose_count + 1, sizeof *exposes);
     if (exposes) app_expose(a, exposes);
     cfg.exposes = exposes;
@@ -272,6 +284,7 @@ static int app_open_proxy(app *a, const token_table *tokens)
     cfg.ud = a;
     cfg.listen = listens;
     cfg.path = a->s.path;
+    cfg.origins = origins;
     cfg.credentials = tokens->rows;
     cfg.credential_count = tokens->count;
     cfg.max_sessions = (unsigned)a->s.max_sessions;
@@ -285,8 +298,9 @@ static int app_open_proxy(app *a, const token_table *tokens)
     cfg.common.log = prog_log_put;
     cfg.common.log_ud = &a->log;
     cfg.common.log_level = a->log.level;
-    if (listens && exposes) a->proxy = revdial_proxy_open(&cfg, &err);
+    if (listens && origins && exposes) a->proxy = revdial_proxy_open(&cfg, &err);
     free(listens);
+    free(origins);
     free(exposes);
     if (a->proxy) return 0;
     prog_log_error(&a->log, "proxy.failed", &err);
@@ -357,6 +371,7 @@ static void app_free(app *a)
     free(a->exposes);
     free(a->s.listens.items);
     free(a->s.exposes.items);
+    free(a->s.origins.items);
 }
 
 // Returns 0 if there should be TLS and there is none.

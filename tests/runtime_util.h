@@ -52,7 +52,7 @@ static const struct timespec *util_real(const struct timespec *until, struct tim
 #define REVDIAL_IMPLEMENTATION
 #include "revdial.h"
 
-enum { UTIL_WAIT_MS = 10000 };
+enum { UTIL_WAIT_MS = 20000 };
 
 // ------------------------------------------------------------------------------------------------
 // Gates: a count that threads raise and others wait for.
@@ -293,12 +293,12 @@ static inline void util_settle_run(rvd_loop_task *task)
     util_gate_add(&RVD_BASE_OWNER(task, util_settling, task)->ran, 1);
 }
 
-// Returns when the loop has run the timers that are due by the clock as it stands: those of the
-// pass that runs the first task, before the pass that runs the second.
+// Returns when the loop has run the timers that are due by the clock as it stands: a whole pass
+// lies behind the one that runs the first task, and at most two tasks are of the same pass.
 static inline void util_settle(rvd_loop *loop)
 {
-    static util_settling s[2];
-    for (int i = 0; i < 2; i++) {
+    static util_settling s[5];
+    for (int i = 0; i < 5; i++) {
         memset(&s[i], 0, sizeof s[i]);
         util_gate_init(&s[i].ran);
         s[i].task.run = util_settle_run;
@@ -803,6 +803,21 @@ static inline int raw_connect(const char *address)
     return fd;
 }
 
+// Connects from an address of loopback of its own: 127.0.0.`last`.
+static inline int raw_connect_from(const char *address, int last)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET}, from = {.sin_family = AF_INET};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    at.sin_port = htons((uint16_t)atoi(strrchr(address, ':') + 1));
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    from.sin_addr.s_addr = htonl(0x7f000000u + (unsigned)last);
+    if (bind(fd, (struct sockaddr *)&from, sizeof from) == 0 &&
+        connect(fd, (struct sockaddr *)&at, sizeof at) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
 static inline int raw_send(int fd, const void *data, size_t len)
 {
     size_t at = 0;
@@ -895,6 +910,16 @@ static inline int raw_backend(const char *address, const char *name, const char 
     if (raw_head(fd, buf, sizeof buf) && raw_status(buf) == 101) return fd;
     close(fd);
     return -1;
+}
+
+// Connections that have not authenticated yet.
+static inline int pending_of(revdial_proxy *p)
+{
+    int pending;
+    pthread_mutex_lock(&p->lock);
+    pending = (int)p->pending;
+    pthread_mutex_unlock(&p->lock);
+    return pending;
 }
 
 // Frames of yamux, by hand.

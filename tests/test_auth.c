@@ -1,27 +1,13 @@
 // Ways to authenticate, at both ends and against ends that cheat: schemes, challenges, replays,
 // tables and hooks that are replaced, limits before authentication, and where secrets are left.
 // Rows by the numbers of the tables of bad input (A, R) and of threats (P, B, X).
-#include "runtime_util.h"
+#include "flood_util.h"
+#include "secret_util.h"
 
 enum { BEARER = REVDIAL_AUTH_BEARER, BASIC = REVDIAL_AUTH_BASIC, DIGEST = REVDIAL_AUTH_DIGEST };
 
 // ------------------------------------------------------------------------------------------------
 // Clients by hand
-
-// Connects from an address of loopback of its own: 127.0.0.`last`.
-static int connect_from(const char *address, int last)
-{
-    struct sockaddr_in at = {.sin_family = AF_INET}, from = {.sin_family = AF_INET};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    at.sin_port = htons((uint16_t)atoi(strrchr(address, ':') + 1));
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    from.sin_addr.s_addr = htonl(0x7f000000u + (unsigned)last);
-    if (bind(fd, (struct sockaddr *)&from, sizeof from) == 0 &&
-        connect(fd, (struct sockaddr *)&at, sizeof at) == 0)
-        return fd;
-    close(fd);
-    return -1;
-}
 
 // Asks for cam-1 with that value of Authorization, NULL = none, and leaves what came in `answer`.
 // Returns the status; *kept, if asked for, is the connection after a 101.
@@ -36,7 +22,7 @@ static int ask(const char *address, asking *a)
 {
     char head[4096];
     size_t len = 0;
-    int fd = connect_from(address, a->from ? a->from : 1);
+    int fd = raw_connect_from(address, a->from ? a->from : 1);
     a->kept = -1;
     a->answer[0] = '\0';
     if (!CHECK(fd >= 0)) return 0;
@@ -285,12 +271,16 @@ TEST(a_table_may_hold_hashes_and_rows_that_cannot_work_are_refused)
 
 TEST(A68_a_certificate_is_an_identity_by_itself)
 {
-    static const revdial_credential rows[] = {
-        {NULL, "DNS:*.cams.example", "cam-*", REVDIAL_AUTH_MTLS},
-        {NULL, "CN=door", "door", REVDIAL_AUTH_MTLS}};
-    static const revdial_identity cam = {.verified = 1, .san = "email:x@y,DNS:cam-1.cams.example"};
+    static const revdial_credential rows[] = {{NULL, "DNS:*.cams.example", "*", REVDIAL_AUTH_MTLS},
+                                              {NULL, "CN=door", "door", REVDIAL_AUTH_MTLS}};
+    static const revdial_identity cam = {
+        .verified = 1, .san = "email:x@y,DNS:cam-1.cams.example,DNS:cam-2.cams.example"};
     static const revdial_identity door = {.verified = 1, .subject = "CN=door"};
-    static const revdial_credential bad = {NULL, NULL, "*", REVDIAL_AUTH_MTLS};
+    static const revdial_credential bad[] = {{NULL, NULL, "*", REVDIAL_AUTH_MTLS},
+                                             {NULL, "DNS:*.*", "*", REVDIAL_AUTH_MTLS},
+                                             {NULL, "DNS:?", "*", REVDIAL_AUTH_MTLS},
+                                             {NULL, "DNS:*", "a, b-?", REVDIAL_AUTH_MTLS}};
+    static const revdial_credential other = {NULL, "DNS:*.cams.example", "x*", REVDIAL_AUTH_MTLS};
     revdial_session s;  // what the proxy's check looks at
     world w;
     if (open_with(&w, rows, 2)) {
@@ -301,6 +291,16 @@ TEST(A68_a_certificate_is_an_identity_by_itself)
         CHECK_INT(rvd_proxy_table_has(w.proxy->table, &s), 1);
         s.auth.name = "door";
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), REVDIAL_EDENIED);
+        s.auth.name = "cam-3";
+        CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), REVDIAL_EDENIED);
+        memset(&s, 0, sizeof s);
+        s.auth = (revdial_auth_req){.secret = "", .name = "cam-2", .tls = &cam};
+        CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
+        CHECK_STR(s.identity, "DNS:cam-2.cams.example");
+        CHECK_INT(rvd_proxy_table_has(w.proxy->table, &s), 1);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, &other, 1, 0), 0);
+        CHECK_INT(rvd_proxy_table_has(w.proxy->table, &s), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, rows, 2, 0), 0);
         memset(&s, 0, sizeof s);
         s.auth = (revdial_auth_req){.secret = "", .name = "", .tls = &door};
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
@@ -308,7 +308,8 @@ TEST(A68_a_certificate_is_an_identity_by_itself)
         CHECK_STR(s.name, "door");
         CHECK_INT(revdial_proxy_set_credentials(w.proxy, rows, 1, 0), 0);
         CHECK_INT(rvd_proxy_table_has(w.proxy->table, &s), 0);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, &bad, 1, 0), REVDIAL_EINVAL);
+        for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+            CHECK_INT(revdial_proxy_set_credentials(w.proxy, &bad[i], 1, 0), REVDIAL_EINVAL);
         asking a = {0};
         CHECK_INT(ask(w.address, &a), 401);  // nobody has a certificate here
     }
@@ -791,6 +792,17 @@ static int hook_with_row(void *ud, const revdial_auth_req *req, char *identity, 
     return revdial_auth_verify(req, &h->row, 1, NULL);
 }
 
+// Of many at a time.
+static int hook_that_waits(void *ud, const revdial_auth_req *req, char *identity, size_t size)
+{
+    hooked *h = ud;
+    (void)req;
+    util_gate_add(&h->called, 1);
+    util_gate_wait(&h->go, 1);
+    snprintf(identity, size, "nobody");
+    return REVDIAL_EAUTH;
+}
+
 static int hook_that_accepts(void *ud, const revdial_auth_req *req, char *identity, size_t size)
 {
     (void)ud, (void)req;
@@ -816,12 +828,7 @@ TEST(a_hook_judges_each_scheme_and_may_answer_later)
             w.acfg.user = "alice";
             w.acfg.auth_schemes = schemes[i];
             w.agents[0] = revdial_agent_start(&w.acfg, NULL);
-            if (i == 0) {  // the request that has no credentials goes to the hook as well
-                CHECK(util_gate_wait(&h.called, 1));
-                CHECK_INT(h.seen.scheme, 0);
-                util_gate_add(&h.go, 1);
-            }
-            CHECK(util_gate_wait(&h.called, 2 - i));
+            CHECK(util_gate_wait(&h.called, 1));
             util_gate_add(&h.go, 1);
             CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
             CHECK_INT(h.seen.scheme, schemes[i]);
@@ -864,9 +871,122 @@ TEST(credentials_of_a_kind_that_was_not_asked_for_never_reach_the_hook)
     world_close(&w);
 }
 
+TEST(who_presents_nothing_gets_401_unseen_unless_the_hook_wants_to_hear_of_it)
+{
+    for (int wants = 0; wants < 2; wants++) {
+        world w;
+        hooked h = {.called = UTIL_GATE, .go = UTIL_GATE};
+        util_gate_add(&h.go, 1);
+        world_init(&w);
+        w.pcfg.auth = hook_with_row;  // refuses all
+        w.pcfg.auth_ud = &h;
+        w.pcfg.auth_anonymous = wants;
+        w.pcfg.auth_schemes = DIGEST | BEARER;
+        if (world_open_proxy(&w)) {
+            asking none = {0}, some = {.authorization = "Bearer x"};
+            for (int i = 0; i < 20; i++)
+                CHECK_INT(ask(w.address, &none), 401);  // no penalty either
+            CHECK(strstr(none.answer, "WWW-Authenticate: Digest ") != NULL);
+            CHECK(strstr(none.answer, "WWW-Authenticate: Bearer ") != NULL);
+            CHECK_INT(util_gate_count(&h.called), wants ? 20 : 0);
+            CHECK_INT(ask(w.address, &some), 401);
+            CHECK_INT(util_gate_count(&h.called), wants ? 21 : 1);
+        }
+        world_close(&w);
+    }
+}
+
+enum { CROWD = RVD_PROXY_ASKED + 20 };
+
+typedef struct crowd {
+    int fds[CROWD];
+    char answer[2048];
+} crowd;
+
+static int crowd_join(const char *address, int from)
+{
+    int fd = raw_connect_from(address, from);
+    raw_say(fd, "GET /revdial HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+                "Upgrade: revdial\r\nRevdial-Name: cam-1\r\nAuthorization: Bearer x\r\n\r\n");
+    return fd;
+}
+
+// Opens more than the hook is asked about at one time, and waits until it is.
+static void crowd_open(crowd *c, world *w, hooked *h)
+{
+    for (int i = 0; i < CROWD; i++) c->fds[i] = crowd_join(w->address, 2);
+    CHECK(util_gate_wait(&h->called, RVD_PROXY_ASKED));
+    UTIL_EVENTUALLY(pending_of(w->proxy) == CROWD);
+}
+
+static int hook_world(world *w, hooked *h)
+{
+    world_init(w);
+    util_gate_init(&h->called);
+    util_gate_init(&h->go);
+    w->pcfg.auth = hook_that_waits;
+    w->pcfg.auth_ud = h;
+    return world_open_proxy(w);
+}
+
+static void hook_world_close(world *w, hooked *h)
+{
+    util_gate_add(&h->go, 1);
+    UTIL_EVENTUALLY(pending_of(w->proxy) == 0);
+    CHECK(rvd_base_link_is_alone(&w->proxy->queued) && rvd_base_link_is_alone(&w->proxy->waiting));
+    for (int i = 0; i < RVD_PROXY_SOURCE_BUCKETS; i++) CHECK_INT(w->proxy->asked_of[i], 0);
+    world_close(w);
+}
+
+TEST(one_source_keeps_no_more_than_half_of_the_threads_for_hooks_busy)
+{
+    world w;
+    crowd c;
+    hooked h = {0};
+    int refused = 0;
+    if (hook_world(&w, &h)) {
+        crowd_open(&c, &w, &h);
+        close(c.fds[0]);          // who has gone still has its thread
+        close(c.fds[CROWD - 1]);  // and who goes while it waits is not asked about
+        UTIL_EVENTUALLY(pending_of(w.proxy) == CROWD - 1);
+        CHECK_INT(util_gate_count(&h.called), RVD_PROXY_ASKED);
+        int other = crowd_join(w.address, 3);
+        CHECK(util_gate_wait(&h.called, RVD_PROXY_ASKED + 1));  // another source is
+        util_gate_add(&h.go, 1);
+        CHECK(raw_head(other, c.answer, sizeof c.answer) > 0);
+        close(other);
+        for (int i = 1; i < CROWD - 1; i++) {
+            raw_head(c.fds[i], c.answer, sizeof c.answer);
+            refused += raw_status(c.answer) == 429;
+            close(c.fds[i]);
+        }
+        CHECK(refused >= 2);  // by then it had failed ten times
+        CHECK(util_gate_count(&h.called) < CROWD);
+    }
+    hook_world_close(&w, &h);
+}
+
+TEST(P2_requests_that_wait_for_their_turn_with_the_hook_give_way_to_newcomers)
+{
+    world w;
+    crowd c;
+    hooked h = {0};
+    if (hook_world(&w, &h)) {
+        w.proxy->cfg.max_pending = CROWD;
+        crowd_open(&c, &w, &h);
+        int other = crowd_join(w.address, 3);
+        CHECK_INT(raw_read(c.fds[RVD_PROXY_ASKED], c.answer, 1), 0);  // the oldest that waits
+        CHECK(util_gate_wait(&h.called, RVD_PROXY_ASKED + 1));
+        for (int i = 0; i < CROWD; i++) close(c.fds[i]);
+        close(other);
+    }
+    hook_world_close(&w, &h);
+}
+
 TEST(B8_a_new_table_rules_at_once_and_drops_only_who_is_no_longer_in_it)
 {
     static const revdial_credential fresh[] = {{"new", "alice", "cam-*", BEARER},
+                                               {"s3cret", "alice", "cam-*", DIGEST},
                                                {"t0ken", "robot", "dog", BEARER}};
     world w;
     asking a = {.authorization = "Bearer t0ken"}, b = {.authorization = "Bearer new"};
@@ -883,7 +1003,7 @@ TEST(B8_a_new_table_rules_at_once_and_drops_only_who_is_no_longer_in_it)
         CHECK_INT(ask(w.address, &c), 401);
         CHECK(!strstr(c.answer, "Digest"));
         CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 2, 1), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 3, 1), 0);
         CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, &e));  // robot has lost cam-1
         CHECK_INT(e.code, REVDIAL_EAUTH);
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-2", 1, 0), 1);
@@ -892,6 +1012,82 @@ TEST(B8_a_new_table_rules_at_once_and_drops_only_who_is_no_longer_in_it)
         close(a.kept);
         close(b.kept);
         close(d.kept);
+    }
+    world_close(&w);
+}
+
+// Registers a name by that, and leaves the connection in *fd.
+static void hold(world *w, const char *authorization, const char *name, int *fd)
+{
+    asking a = {.authorization = authorization, .name = name};
+    CHECK_INT(ask(w->address, &a), 101);
+    CHECK_INT(revdial_proxy_wait(w->proxy, name, 1, UTIL_WAIT_MS), 1);
+    *fd = a.kept;
+}
+
+TEST(B8_a_session_ends_with_the_secret_that_admitted_it)
+{
+    static const revdial_credential fresh[] = {{"other", "robot", "*", BEARER},
+                                               {"s3cret", "basil", "*", BASIC},
+                                               {"s3cret2", "alice", "*", DIGEST},
+                                               {"s3cret", "alice", "*", BASIC | BEARER}};
+    char hash[80] = "sha256:";
+    const char *const secret[] = {"t0ken"};
+    revdial_credential same[] = {all_kinds[2], all_kinds[0], {hash, "robot", "*", BEARER}};
+    world w;
+    rvd_http_hash(secret, 1, hash + 7);
+    if (open_with(&w, all_kinds, 3)) {
+        int fds[3];
+        knowing k = {0};
+        fetch_nonce(w.address, &k);
+        hold(&w, digest_of(&k), "cam-1", &fds[0]);
+        hold(&w, "Bearer t0ken", "cam-2", &fds[1]);
+        hold(&w, "Basic YmFzaWw6czNjcmV0", "cam-3", &fds[2]);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, same, 3, 1), 0);   // in another order
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 4, 0), 0);  // and without dropping
+        CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 4, 1), 0);
+        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 2, NULL));
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-3", 1, 0), 1);
+        CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 2);
+        for (int i = 0; i < 3; i++) close(fds[i]);
+    }
+    world_close(&w);
+}
+
+TEST(B4_tokens_without_a_user_are_an_identity_each_wherever_they_stand_in_the_table)
+{
+    static const revdial_credential rows[] = {{"one", NULL, "*", 0}, {"two", NULL, "*", 0}};
+    static const revdial_credential moved[] = {
+        {"new", NULL, "*", 0}, {"two", NULL, "*", 0}, {"one", NULL, "*", 0}};
+    world w;
+    revdial_session *s = NULL;
+    revdial_session_info info[2] = {{0}};
+    if (open_with(&w, rows, 2)) {
+        int fds[2];
+        hold(&w, "Bearer one", "cam-1", &fds[0]);
+        hold(&w, "Bearer two", "cam-2", &fds[1]);
+        asking other = {.authorization = "Bearer two", .more = "Revdial-Instance: i\r\n"};
+        CHECK_INT(ask(w.address, &other), 409);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, moved, 3, 1), 0);
+        other.authorization = "Bearer new";
+        CHECK_INT(ask(w.address, &other), 409);
+        for (int i = 0; i < 2; i++) {
+            CHECK_INT(revdial_proxy_list(w.proxy, i ? "cam-2" : "cam-1", &s, 1), 1);
+            revdial_session_info_get(s, &info[i]);
+            revdial_session_unref(s);
+            CHECK_INT(strlen(info[i].identity), 22);
+            CHECK(strncmp(info[i].identity, "token ", 6) == 0);
+        }
+        CHECK(strcmp(info[0].identity, info[1].identity) != 0);
+        other.authorization = "Bearer one";  // the same backend, in another instance
+        CHECK_INT(ask(w.address, &other), 101);
+        CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, moved, 2, 1), 0);
+        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 2, NULL));
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-2", 1, 0), 1);
+        for (int i = 0; i < 2; i++) close(fds[i]);
+        close(other.kept);
     }
     world_close(&w);
 }
@@ -1063,6 +1259,52 @@ TEST(P8_a_source_is_an_IPv4_address_or_an_IPv6_64)
     CHECK_INT(rvd_proxy_source_of(&a), 0);
 }
 
+static uint64_t source_of(const char *address)
+{
+    rvd_sys_addr a;
+    CHECK_INT(rvd_sys_addr_parse(address, 1, &a, NULL), 0);
+    return rvd_proxy_source_of(&a);
+}
+
+TEST(P8_an_IPv6_48_pays_for_its_64s_and_one_of_them_does_not_lock_out_the_others)
+{
+    world w;
+    world_init(&w);
+    w.pcfg.listen = NULL;
+    if (world_open_proxy(&w)) {
+        revdial_proxy *p = w.proxy;
+        uint64_t one = source_of("[2001:db8:7::1]:1"), next = source_of("[2001:db8:7:1::1]:1");
+        uint64_t other = source_of("[2001:db8:8::1]:1"), four = source_of("192.0.2.1:1");
+        for (int i = 0; i < 100; i++) rvd_proxy_source_failed(p, four);
+        CHECK_INT(rvd_proxy_source_may(p, four), 0);
+        CHECK_INT(rvd_proxy_source_may(p, source_of("192.0.2.2:1")), 1);
+        for (int i = 0; i < 10; i++) rvd_proxy_source_failed(p, one);
+        CHECK_INT(rvd_proxy_source_may(p, one), 0);
+        CHECK_INT(rvd_proxy_source_may(p, next), 1);
+        for (uint64_t i = 2; i < 72; i++) rvd_proxy_source_failed(p, one + i);  // each its first
+        CHECK_INT(rvd_proxy_source_may(p, next), 0);
+        CHECK_INT(rvd_proxy_source_may(p, other), 1);
+        // A session from there is given ten times as many, and so is the block.
+        pthread_mutex_lock(&p->lock);
+        rvd_proxy_count_session_locked(p, next, 1);
+        CHECK_INT(rvd_proxy_source_may_locked(p, rvd_proxy_block(next)), 1);
+        rvd_proxy_count_session_locked(p, next, -1);
+        pthread_mutex_unlock(&p->lock);
+        CHECK_INT(rvd_proxy_source_may(p, next), 0);
+    }
+    world_close(&w);
+}
+
+TEST(P2_P8_a_block_is_a_48_of_IPv6_and_an_address_of_IPv4)
+{
+    uint64_t six = source_of("[2001:db8:7::1]:1"), four = source_of("192.0.2.1:1");
+    CHECK(rvd_proxy_block(six) == rvd_proxy_block(source_of("[2001:db8:7:ffff::1]:1")));
+    CHECK(rvd_proxy_block(six) != rvd_proxy_block(source_of("[2001:db8:8::1]:1")));
+    CHECK(rvd_proxy_block(six) != six);  // the block is not its first /64
+    CHECK(rvd_proxy_block(four) == four);
+    CHECK_INT(rvd_proxy_block(0), 0);
+}
+
 TEST(a_429_makes_the_agent_wait_and_is_no_rejection)
 {
     world w;
@@ -1079,15 +1321,6 @@ TEST(a_429_makes_the_agent_wait_and_is_no_rejection)
         CHECK(e.retry_ms >= 5000 && e.retry_ms <= 7000);
     }
     world_close(&w);
-}
-
-static int pending_of(revdial_proxy *p)
-{
-    int pending;
-    pthread_mutex_lock(&p->lock);
-    pending = (int)p->pending;
-    pthread_mutex_unlock(&p->lock);
-    return pending;
 }
 
 TEST(P14_a_peer_that_goes_away_anywhere_in_its_request_leaves_nothing)
@@ -1124,76 +1357,6 @@ TEST(P14_a_peer_that_goes_away_anywhere_in_its_request_leaves_nothing)
     world_close(&w);
 }
 
-typedef struct drip {
-    const char *address;
-    int from, count, alive;
-    int fds[1000];
-    atomic_int stop;
-    util_gate going;
-} drip;
-
-static void drip_open(drip *d, int i)
-{
-    d->fds[i] = connect_from(d->address, d->from);
-    if (d->fds[i] >= 0) raw_say(d->fds[i], "GET /revdial HTTP/1.1\r\nX: ");
-}
-
-// Keeps so many connections open that send a byte now and then; whoever is cut off comes back.
-static void *drip_run(void *arg)
-{
-    drip *d = arg;
-    for (int i = 0; i < d->count; i++) drip_open(d, i);
-    util_gate_add(&d->going, 1);
-    while (!atomic_load(&d->stop)) {
-        for (int i = 0; i < d->count && !atomic_load(&d->stop); i++) {
-            if (d->fds[i] >= 0 && raw_wait(d->fds[i], POLLIN | POLLHUP, 0)) {
-                close(d->fds[i]);
-                drip_open(d, i);
-            } else if (d->fds[i] >= 0) {
-                raw_say(d->fds[i], "x");
-            }
-        }
-        util_nap_ms(20);
-        util_gate_add(&d->going, 1);
-    }
-    for (int i = 0; i < d->count; i++) close(d->fds[i]);
-    return NULL;
-}
-
-TEST(P1_P2_a_thousand_connections_that_drip_do_not_keep_a_backend_out)
-{
-    struct rlimit limit;
-    world w;
-    getrlimit(RLIMIT_NOFILE, &limit);
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
-    for (int same = 0; same < 2; same++) {
-        static drip d;
-        memset(&d, 0, sizeof d);
-        util_gate_init(&d.going);
-        if (open_with(&w, all_kinds, 3)) {
-            d.address = w.address;
-            d.from = same ? 1 : 2;  // where the backend is, or elsewhere
-            d.count = 1000;
-            pthread_t t = util_thread(drip_run, &d);
-            CHECK(util_gate_wait(&d.going, 2));  // all are there, and those cut off came back
-            w.acfg.user = "alice";
-            w.acfg.auth_schemes = DIGEST;
-            CHECK(world_open_agent(&w, 0));
-            CHECK_INT(util_log_count(&w.states, REVDIAL_BACKOFF, NULL), 0);
-            int seen = util_gate_count(&d.going);
-            CHECK(util_gate_wait(&d.going, seen + 2));  // and it stays
-            revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-            CHECK(st != NULL);
-            revdial_close(st);
-            CHECK(pending_of(w.proxy) <= 512);
-            atomic_store(&d.stop, 1);
-            pthread_join(t, NULL);
-        }
-        world_close(&w);
-    }
-}
-
 TEST(P2_a_full_waiting_room_drops_the_oldest_of_who_has_the_most)
 {
     world w;
@@ -1202,10 +1365,10 @@ TEST(P2_a_full_waiting_room_drops_the_oldest_of_who_has_the_most)
     world_init(&w);
     w.pcfg.max_pending = 5;
     if (world_open_proxy(&w)) {
-        fds[0] = connect_from(w.address, 2);  // the oldest of all, but one of two
-        for (int i = 1; i < 5; i++) fds[i] = connect_from(w.address, i == 4 ? 2 : 3);
+        fds[0] = raw_connect_from(w.address, 2);  // the oldest of all, but one of two
+        for (int i = 1; i < 5; i++) fds[i] = raw_connect_from(w.address, i == 4 ? 2 : 3);
         UTIL_EVENTUALLY(pending_of(w.proxy) == 5);
-        fds[5] = connect_from(w.address, 4);
+        fds[5] = raw_connect_from(w.address, 4);
         CHECK_INT(raw_read(fds[1], &byte, 1), 0);  // the oldest of three
         for (int i = 0; i < 6; i++) {
             if (i == 1) continue;
@@ -1222,6 +1385,7 @@ TEST(P2_a_full_waiting_room_drops_the_oldest_of_who_has_the_most)
 typedef struct lines {
     util_gate all, refused;
     char secret[64];
+    int hidden;  // 1 + which of the hidden ones
     atomic_int leaked;
 } lines;
 
@@ -1232,6 +1396,8 @@ static void log_lines(void *ud, int level, const char *event, const char *msg)
     util_gate_add(&l->all, 1);
     if (strcmp(event, "session.refused") == 0) util_gate_add(&l->refused, 1);
     if (l->secret[0] && (strstr(msg, l->secret) || strstr(event, l->secret)))
+        atomic_store(&l->leaked, 1);
+    if (l->hidden && hidden_count((const uint8_t *)msg, strlen(msg), l->hidden - 1))
         atomic_store(&l->leaked, 1);
 }
 
@@ -1386,92 +1552,6 @@ TEST(a_recorded_session_that_is_played_again_is_refused)
 // ------------------------------------------------------------------------------------------------
 // Secrets
 
-// A secret that this file can make and recognise, byte by byte, without ever holding it.
-enum { HIDDEN_LEN = 24 };
-static const uint8_t hidden_mask[HIDDEN_LEN] = {0x51, 0x13, 0x22, 0x7a, 0x4c, 0x05, 0x61, 0x18,
-                                                0x33, 0x42, 0x0f, 0x71, 0x2a, 0x5d, 0x66, 0x1b,
-                                                0x07, 0x39, 0x44, 0x58, 0x12, 0x6e, 0x23, 0x70};
-
-static char hidden_letter(int which, size_t i)
-{
-    static const char letters[] = "abcdefghijklmnopqrstuvwxyz012345";
-    return letters[(hidden_mask[i] * 7 + (int)i * 13 + which * 5) % 32];
-}
-
-// The same in base64, as it stands behind "alice:".
-static char hidden_digit(int which, size_t i)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    uint32_t n = 0;
-    for (size_t k = 0; k < 3; k++) n = n << 8 | (uint8_t)hidden_letter(which, i / 4 * 3 + k);
-    return digits[n >> (18 - 6 * (i % 4)) & 63];
-}
-
-static void hidden_make(char *secret, int which)
-{
-    for (size_t i = 0; i < HIDDEN_LEN; i++) secret[i] = hidden_letter(which, i);
-    secret[HIDDEN_LEN] = '\0';
-}
-
-// How often it is in that memory, in either form.
-static int hidden_count(const uint8_t *at, size_t len, int which)
-{
-    const size_t digits = HIDDEN_LEN / 3 * 4;
-    int found = 0;
-    const uint8_t first[2] = {(uint8_t)hidden_letter(which, 0), (uint8_t)hidden_digit(which, 0)};
-    for (size_t i = 0; i + HIDDEN_LEN <= len; i++) {
-        size_t k = 0, d = 0;
-        if (at[i] != first[0] && at[i] != first[1]) continue;
-        while (k < HIDDEN_LEN && at[i + k] == hidden_letter(which, k)) k++;
-        while (d < digits && i + digits <= len && at[i + d] == hidden_digit(which, d)) d++;
-        found += k == HIDDEN_LEN || d == digits;
-    }
-    return found;
-}
-
-// Looks through all of the process that can be written to, but for the block it reads into.
-static int hidden_scan(int which)
-{
-    static uint8_t block[1 << 16];
-    int found = 0, memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
-    FILE *maps = fopen("/proc/self/maps", "r");
-    char line[512];
-    while (maps && fgets(line, sizeof line, maps)) {
-        unsigned long from, to;
-        char rights[8];
-        if (sscanf(line, "%lx-%lx %7s", &from, &to, rights) != 3 || rights[1] != 'w') continue;
-        if (to - from > 1ul << 28) continue;  // of a sanitizer
-        for (unsigned long at = from; at < to;) {
-            uintptr_t own = (uintptr_t)block;
-            size_t want = to - at < sizeof block ? to - at : sizeof block;
-            ssize_t n = at + want > own && at < own + sizeof block
-                            ? -1
-                            : pread(memory, block, want, (off_t)at);
-            if (n > 0) found += hidden_count(block, (size_t)n, which);
-            memset(block, 0, sizeof block);
-            at += want == sizeof block && at + want < to ? want - 2 * HIDDEN_LEN : want;
-        }
-    }
-    if (maps) fclose(maps);
-    close(memory);
-    return found;
-}
-
-static atomic_int hidden_dirty;  // blocks that were given back with the secret in them
-
-static void *hidden_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
-{
-    if (ptr && hidden_count(ptr, old_size, *(int *)ud)) atomic_fetch_add(&hidden_dirty, 1);
-    if (new_size == 0) {
-        free(ptr);
-        return NULL;
-    }
-    void *fresh = malloc(new_size);
-    if (fresh && ptr) memcpy(fresh, ptr, old_size < new_size ? old_size : new_size);
-    free(ptr);
-    return fresh;
-}
-
 static int hidden_credential(void *ud, unsigned attempt, char *secret, size_t size)
 {
     (void)attempt, (void)size;
@@ -1491,6 +1571,7 @@ TEST(no_secret_is_left_in_memory_logs_or_errors_once_the_handshake_is_over)
         memset(&l, 0, sizeof l);
         util_gate_init(&l.all);
         util_gate_init(&l.refused);
+        l.hidden = 1 + which;
         atomic_store(&hidden_dirty, 0);
         hidden_make(secret, which);
         CHECK(hidden_scan(which) >= 1);  // the scan finds what is there
@@ -1517,6 +1598,7 @@ TEST(no_secret_is_left_in_memory_logs_or_errors_once_the_handshake_is_over)
             CHECK(util_gate_count(&l.all) >= 2);
         }
         world_close(&w);
+        CHECK_INT(atomic_load(&l.leaked), 0);
         CHECK_INT(atomic_load(&hidden_dirty), 0);
     }
 }
@@ -1531,8 +1613,15 @@ TEST(no_wrong_secret_is_left_in_memory_logs_or_errors_when_it_is_refused)
         memset(&l, 0, sizeof l);
         util_gate_init(&l.all);
         util_gate_init(&l.refused);
+        l.hidden = 1 + which;
         atomic_store(&hidden_dirty, 0);
-        if (open_with(&w, all_kinds, 3)) {
+        world_init(&w);
+        w.pcfg.credentials = all_kinds;
+        w.pcfg.credential_count = 3;
+        w.pcfg.common.log = w.acfg.common.log = log_lines;
+        w.pcfg.common.log_ud = w.acfg.common.log_ud = &l;
+        w.pcfg.common.log_level = w.acfg.common.log_level = REVDIAL_LOG_DEBUG;
+        if (world_open_proxy(&w)) {
             w.acfg.url = w.url;
             w.acfg.secret = NULL;
             w.acfg.credential_fn = hidden_credential;
@@ -1545,8 +1634,10 @@ TEST(no_wrong_secret_is_left_in_memory_logs_or_errors_when_it_is_refused)
             CHECK_INT(hidden_count((const uint8_t *)&err, sizeof err, which), 0);
             int left = hidden_scan(which);
             if (left) test_fail(__FILE__, __LINE__, "scheme %d: %d copies left", which, left);
+            CHECK(util_gate_count(&l.all) >= 2);
         }
         world_close(&w);
+        CHECK_INT(atomic_load(&l.leaked), 0);
         CHECK_INT(atomic_load(&hidden_dirty), 0);
     }
 }

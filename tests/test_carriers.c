@@ -138,6 +138,26 @@ TEST(a_ping_is_answered_and_Close_too_before_the_connection_ends)
     world_close(&w);
 }
 
+TEST(P20_a_page_in_a_browser_registers_only_if_the_proxy_lists_it)
+{
+    static const char *const own = WS_REQUEST("Revdial-Name: cam-1\r\n"
+                                              "Origin: http://localhost\r\n");
+    for (int is_listed = 0; is_listed < 2; is_listed++) {
+        world w;
+        world_init(&w);
+        w.pcfg.origins = is_listed ? "https://x.example, http://local*" : NULL;
+        if (world_open_proxy(&w)) {
+            char head[1024] = "";
+            int fd = raw_connect(w.address);
+            raw_say(fd, own);
+            raw_head(fd, head, sizeof head);
+            CHECK_INT(raw_status(head), is_listed ? 101 : 403);
+            close(fd);
+        }
+        world_close(&w);
+    }
+}
+
 TEST(a_broken_frame_gets_its_Close_and_a_wrong_request_no_session)
 {
     static const struct {

@@ -30,6 +30,7 @@ static ssize_t trickle_recv(int fd, void *buf, size_t len, int flags)
 #define RVD_SYS_SEND trickle_send
 #define RVD_SYS_RECV trickle_recv
 #include "runtime_util.h"
+#include "secret_util.h"
 
 #define SECRET "hunter2hunter2"  // in no log and no error
 #define LOGIN "user:" SECRET "@"
@@ -86,9 +87,13 @@ static void gate_pump(int a, int b)
 static int gate_http(gate *g, int fd, char *target)
 {
     char head[2048];
+    int has_target, is_good;
     if (!raw_head(fd, head, sizeof head)) return 0;
-    if (sscanf(head, "CONNECT %63s HTTP/1.1\r\n", target) != 1) return 0;
-    if (atomic_load(&g->wants_login) && !strstr(head, "\r\n" BASIC)) {
+    has_target = sscanf(head, "CONNECT %63s HTTP/1.1\r\n", target) == 1;
+    is_good = strstr(head, "\r\n" BASIC) != NULL;
+    rvd_base_wipe(head, sizeof head);
+    if (!has_target) return 0;
+    if (atomic_load(&g->wants_login) && !is_good) {
         raw_say(fd, "HTTP/1.1 407 Who?\r\nContent-Length: 0\r\n\r\n");
         return 0;
     }
@@ -107,8 +112,11 @@ static int gate_socks(gate *g, int fd, char *target)
     if (method == 0xFF) return 0;
     if (method == 2) {
         static const char login[] = "\1\4user\16" SECRET;
-        if (!raw_read_all(fd, b, sizeof login - 1)) return 0;
-        int is_good = memcmp(b, login, sizeof login - 1) == 0;
+        if (!raw_read_all(fd, b, 2) || !raw_read_all(fd, b + 2, b[1] + 1u)) return 0;
+        size_t len = 3u + b[1];
+        if (!raw_read_all(fd, b + len, b[len - 1])) return 0;
+        int is_good = !atomic_load(&g->wants_login) || memcmp(b, login, sizeof login - 1) == 0;
+        rvd_base_wipe(b, sizeof b);
         raw_send(fd, is_good ? "\1\0" : "\1\1", 2);
         if (!is_good) return 0;
     }
@@ -426,6 +434,51 @@ TEST(an_egress_proxy_that_says_when_is_taken_at_its_word_and_no_secret_is_kept_m
             if (l->secret[i]) test_fail(__FILE__, __LINE__, "byte %zu of the token", i);
     }
     stage_close(&s);
+}
+
+static atomic_int hidden_logged;
+
+static void hidden_log(void *ud, int level, const char *event, const char *msg)
+{
+    (void)level;
+    (void)event;
+    if (hidden_count((const uint8_t *)msg, strlen(msg), *(int *)ud))
+        atomic_fetch_add(&hidden_logged, 1);
+}
+
+TEST(the_login_of_an_egress_proxy_is_in_memory_once_for_reconnects_and_nowhere_afterwards)
+{
+    for (int which = 10; which < 12; which++) {
+        world w;
+        gate g;
+        char login[HIDDEN_LEN + 8] = "alice:";
+        hidden_make(login + 6, which);
+        strcat(login, "@");
+        atomic_store(&hidden_dirty, 0);
+        atomic_store(&hidden_logged, 0);
+        gate_open(&g, which & 1, login);
+        gate_world(&w, &g);
+        w.acfg.common.alloc = hidden_alloc;
+        w.acfg.common.log = hidden_log;
+        w.acfg.common.alloc_ud = w.acfg.common.log_ud = &which;
+        rvd_base_wipe(login, sizeof login);
+        if (world_open_proxy(&w) && world_open_agent(&w, 0)) {
+            rvd_base_wipe(g.via, sizeof g.via);
+            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+            gate_cut(&g);
+            CHECK(util_log_wait(&w.states, REVDIAL_UP, 2, NULL));
+            CHECK_INT(hidden_scan(which), 1);
+            for (int i = 0; i < w.states.gate.count; i++) {
+                const char *msg = w.states.items[i].msg;
+                CHECK_INT(hidden_count((const uint8_t *)msg, strlen(msg), which), 0);
+            }
+        }
+        world_close(&w);
+        gate_close(&g);
+        CHECK_INT(hidden_scan(which), 0);
+        CHECK_INT(atomic_load(&hidden_dirty), 0);
+        CHECK_INT(atomic_load(&hidden_logged), 0);
+    }
 }
 
 TEST(an_egress_proxy_that_says_nothing_or_drips_is_given_up_at_the_deadline)

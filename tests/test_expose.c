@@ -159,6 +159,40 @@ TEST(a_client_whose_dial_takes_long_is_joined_or_refused_all_the_same)
     }
 }
 
+TEST(an_early_port_sends_what_a_client_says_before_the_backend_has_accepted)
+{
+    for (int early = 0; early < 2; early++) {
+        revdial_expose x = {.listen = "127.0.0.1:0", .name = "raw"};
+        char at[80], heard[6] = "", said[8];
+        raw_frame f = {0};
+        size_t len;
+        world w;
+        world_init(&w);
+        if (early) x.dial.flags = REVDIAL_DIAL_EARLY;
+        if (!CHECK(exposed_open(&w, &x, at, sizeof at))) break;
+        int backend =
+            raw_backend(w.address, "raw", "Revdial-Version: 1\r\nRevdial-Features: promptack\r\n");
+        CHECK_INT(revdial_proxy_wait(w.proxy, "raw", 1, UTIL_WAIT_MS), 1);
+        int fd = raw_connect(at);
+        CHECK(raw_say(fd, "hello"));
+        CHECK(raw_frame_await(backend, RAW_WINDOW, &f) && f.flags & RAW_SYN);
+        if (early) {
+            CHECK(raw_frame_await(backend, RAW_DATA, &f) && f.len == 5);
+            CHECK(raw_read_all(backend, heard, 5));
+            CHECK_STR(heard, "hello");
+        }
+        raw_frame_send(backend, RAW_WINDOW, RAW_RST, f.id, 0);
+        CHECK_INT(raw_drain(fd, said, sizeof said, &len), -1);
+        CHECK(util_gate_wait(&clients.gate, 1));
+        CHECK_INT(clients.last.is_joined, early);
+        CHECK_INT(clients.last.moved[0], early ? 5 : 0);
+        CHECK_INT(clients.why.code, early ? REVDIAL_ERESET : REVDIAL_EREFUSED);
+        close(fd);
+        close(backend);
+        world_close(&w);
+    }
+}
+
 // Or those of a backend that is away would take the descriptors that it needs to come back.
 TEST(clients_that_wait_are_bounded_and_one_more_is_accepted_when_it_is_its_turn)
 {

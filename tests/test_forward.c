@@ -215,14 +215,14 @@ TEST(a_name_is_judged_by_the_address_it_resolves_to)
     revdial_err err = {0};
     snprintf(target, sizeof target, "loop.test:%d", port);
     world_init(&w);
-    w.acfg.allow = wild;  // a wildcard for names does not reach loopback
+    w.acfg.allow = wild;  // a rule for names does not reach loopback
     if (open_forwarder(&w)) {
         CHECK(dial_target(&w, target, &err) == NULL);
         CHECK_INT(err.reset, REVDIAL_RESET_FORBIDDEN);
     }
     world_close(&w);
     world_init(&w);
-    if (open_forwarder(&w)) {  // the exact name does
+    if (open_forwarder(&w)) {  // a rule for the address does
         revdial_stream *st = dial_target(&w, target, &err);
         CHECK(st != NULL);
         revdial_close(st);
@@ -270,6 +270,104 @@ TEST(X1_a_name_that_is_redirected_between_check_and_use_leads_nowhere_else)
         close(listener);
         world_close(&w);
     }
+}
+
+// Which addresses a name that is allowed may lead to, when no rule lists them.
+TEST(X1_a_name_that_is_allowed_leads_to_no_special_address_however_it_is_written)
+{
+    static const char *const exact[] = {"db.example:80", NULL}, *const wild[] = {"*.example:80",
+                                                                                 NULL};
+    static const char *const both[] = {"db.example:80", "0.0.0.0/0:80", "[::]/0:80", NULL};
+    static const char *const special[] = {"127.0.0.1:80",
+                                          "127.8.8.8:80",
+                                          "0.0.0.0:80",
+                                          "0.1.2.3:80",
+                                          "169.254.169.254:80",
+                                          "169.254.0.1:80",
+                                          "100.64.0.1:80",
+                                          "100.100.100.200:80",
+                                          "100.127.255.255:80",
+                                          "224.0.0.1:80",
+                                          "255.255.255.255:80",
+                                          "240.0.0.1:80",
+                                          "192.0.0.192:80",
+                                          "168.63.129.16:80",
+                                          "[::]:80",
+                                          "[::1]:80",
+                                          "[::7f00:1]:80",
+                                          "[::ffff:127.0.0.1]:80",
+                                          "[::ffff:a9fe:a9fe]:80",
+                                          "[64:ff9b::7f00:1]:80",
+                                          "[64:ff9b::169.254.169.254]:80",
+                                          "[64:ff9b::6440:1]:80",
+                                          "[64:ff9b:1::a00:1]:80",
+                                          "[2002:7f00:1::1]:80",
+                                          "[2002:a9fe:a9fe::1]:80",
+                                          "[2001:0:5ef5::1]:80",
+                                          "[fe80::1]:80",
+                                          "[febf::1]:80",
+                                          "[ff02::1]:80",
+                                          "[fd00:ec2::254]:80"};
+    static const char *const usual[] = {
+        "8.8.8.8:80",    "10.1.2.3:80",           "192.168.1.1:80",       "172.16.0.1:80",
+        "100.63.0.1:80", "100.128.0.1:80",        "169.253.0.1:80",       "[2001:db8::1]:80",
+        "[fd12::1]:80",  "[64:ff9b::808:808]:80", "[2002:808:808::1]:80", "[2606:4700::1]:80"};
+    rvd_sys_addr a;
+    for (size_t i = 0; i < sizeof special / sizeof *special; i++) {
+        CHECK_INT(rvd_sys_addr_parse(special[i], 1, &a, NULL), 0);
+        if (rvd_agent_may_connect(exact, &a, "db.example") ||
+            rvd_agent_may_connect(wild, &a, "db.example"))
+            test_fail(__FILE__, __LINE__, "a name leads to %s", special[i]);
+        if (!rvd_agent_may_connect(both, &a, "db.example"))
+            test_fail(__FILE__, __LINE__, "%s has a rule and is not reached", special[i]);
+    }
+    for (size_t i = 0; i < sizeof usual / sizeof *usual; i++) {
+        CHECK_INT(rvd_sys_addr_parse(usual[i], 1, &a, NULL), 0);
+        if (!rvd_agent_may_connect(exact, &a, "db.example") ||
+            !rvd_agent_may_connect(wild, &a, "db.example"))
+            test_fail(__FILE__, __LINE__, "no name leads to %s", usual[i]);
+    }
+}
+
+TEST(X1_localhost_is_loopback_where_it_is_allowed_and_nothing_else)
+{
+    static const char *const local[] = {"localhost:80", NULL}, *const wild[] = {"*:80", NULL};
+    static const struct {
+        const char *const *allow;
+        const char *address;
+        int want;
+    } rows[] = {{local, "127.0.0.1:80", 1}, {local, "[::1]:80", 1},
+                {local, "127.0.0.1:81", 0}, {local, "169.254.169.254:80", 0},
+                {local, "10.0.0.1:80", 0},  {wild, "127.0.0.1:80", 0}};
+    rvd_sys_addr a;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        CHECK_INT(rvd_sys_addr_parse(rows[i].address, 1, &a, NULL), 0);
+        if (rvd_agent_may_connect(rows[i].allow, &a, "localhost") != rows[i].want)
+            test_fail(__FILE__, __LINE__, "localhost at %s: not %d", rows[i].address, rows[i].want);
+    }
+}
+
+TEST(X1_an_exact_name_that_leads_to_loopback_is_refused_unless_it_is_the_default_target)
+{
+    static const char *const named[] = {"loop.test:*", NULL};
+    world w;
+    int port = 0, listener = raw_listen(4, &port);
+    char target[40];
+    revdial_err err = {0};
+    snprintf(target, sizeof target, "loop.test:%d", port);
+    for (int is_default = 0; is_default < 2; is_default++) {
+        world_init(&w);
+        w.acfg.allow = named;
+        w.acfg.default_target = is_default ? target : NULL;
+        if (open_forwarder(&w)) {
+            revdial_stream *st = dial_target(&w, target, &err);
+            CHECK_INT(st != NULL, is_default);
+            if (!st) CHECK_INT(err.reset, REVDIAL_RESET_FORBIDDEN);
+            revdial_close(st);
+        }
+        world_close(&w);
+    }
+    close(listener);
 }
 
 TEST(an_allow_list_that_is_replaced_rules_at_once_and_leaves_what_runs)

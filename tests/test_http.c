@@ -16,6 +16,7 @@
 #endif
 
 #define PATH "/revdial"
+#define ORIGINS "https://proxy.example:7000, https://*.pages.example"
 #define GET "GET /revdial HTTP/1.1\r\n"
 #define HOST "Host: proxy.example:7000\r\n"
 #define CONN "Connection: Upgrade\r\n"
@@ -104,7 +105,7 @@ static asked ask(const uint8_t *s, size_t len, size_t first, size_t step)
     verdict = feed_pieces(&head, &in, &a.used);
     a.status = status_of(verdict);
     if (verdict == RVD_HTTP_DONE) {
-        a.status = rvd_http_request_read(&head, PATH, &request);
+        a.status = rvd_http_request_read(&head, PATH, ORIGINS, &request);
         copy_text(a.name, sizeof a.name, request.name);
         copy_text(a.instance, sizeof a.instance, request.instance);
         copy_text(a.secret, sizeof a.secret, request.secret);
@@ -574,18 +575,20 @@ TEST(a_WebSocket_request_without_our_fields_is_a_stock_peers)
     CHECK_INT(ask_every_way("raw", BYTES(ASK END)).carrier, REVDIAL_CARRIER_RAW);
 }
 
-TEST(a_browsers_page_may_ask_only_where_it_comes_from)
+// P20: that it comes from the Host means nothing, since a page can have its own name lead here.
+TEST(P20_a_browsers_page_may_ask_only_if_it_is_listed)
 {
-    static const char frame[] = WS_ASK "Origin: @\r\n" END;
-    check_values("same", ACCEPTED, frame,
-                 VALUES("http://proxy.example:7000", "https://proxy.example:7000",
-                        "HTTPS://Proxy.Example:7000"));
-    check_values("other", 403, frame,
-                 VALUES("", "null", "proxy.example:7000", "http://proxy.example",
-                        "http://evil.example:7000", "http://evil.proxy.example:7000",
-                        "http://proxy.example:7000/", "ftp://proxy.example:7000",
-                        "http://proxy.example:7000\r\nOrigin: http://proxy.example:7000"));
-    check_values("raw", ACCEPTED, ASK "Origin: @\r\n" END, VALUES("http://evil.example"));
+    static const char *const frames[] = {WS_ASK "Origin: @\r\n" END, ASK "Origin: @\r\n" END};
+    for (int i = 0; i < 2; i++) {
+        check_values("listed", ACCEPTED, frames[i],
+                     VALUES("https://proxy.example:7000", "https://a.pages.example"));
+        check_values("others", 403, frames[i],
+                     VALUES("", "null", "proxy.example:7000", "http://proxy.example:7000",
+                            "https://proxy.example", "http://evil.example:7000",
+                            "https://proxy.example:7000/", "HTTPS://proxy.example:7000",
+                            "https://a.pages.example.evil", "https://pages.example",
+                            "https://proxy.example:7000\r\nOrigin: https://proxy.example:7000"));
+    }
 }
 
 TEST(a_stripped_upgrade_is_told_from_one_never_asked_for)
@@ -774,10 +777,10 @@ static const char *const ref_patterns[RE_COUNT] = {
     "^HTTP/1[.][01] [1-5][0-9][0-9] ",
     "^[0-9a-f]{16}$",
     "^[A-Za-z0-9+/]{21}[AQgw]==$",
-    "^https?://",
+    "^https://(proxy[.]example:7000|.*[.]pages[.]example)$",
 };
-static const int ref_folds[RE_COUNT] = {[RE_OURS] = 1,   [RE_INSTANCE] = 1, [RE_NUMBERED] = 1,
-                                        [RE_BEARER] = 1, [RE_SESSION] = 1,  [RE_ORIGIN] = 1};
+static const int ref_folds[RE_COUNT] = {
+    [RE_OURS] = 1, [RE_INSTANCE] = 1, [RE_NUMBERED] = 1, [RE_BEARER] = 1, [RE_SESSION] = 1};
 
 static int ref_matches(enum ref_pattern which, const char *text)
 {
@@ -1016,18 +1019,21 @@ static ref_lists ref_lists_of(const ref_head *r)
 }
 
 // A request that asks for WebSocket and not for revdial.
-static int ref_websocket(const ref_head *r, const ref_lists *l, const char *host)
+static int ref_websocket(const ref_head *r, const ref_lists *l)
 {
-    int keys, versions, origins;
+    int keys, versions;
     const char *key = ref_value(r, "sec-websocket-key", &keys);
     const char *version = ref_value(r, "sec-websocket-version", &versions);
-    const char *origin = ref_value(r, "origin", &origins);
     if (versions > 1 || keys > 1) return 400;
     if (!versions || strcmp(version, "13") != 0) return 426;
-    if (!keys || !ref_matches(RE_WS_KEY, key) || !l->subprotocol) return 400;
-    if (!origins) return 0;
-    if (origins > 1 || !ref_matches(RE_ORIGIN, origin)) return 403;
-    return ref_same(strstr(origin, "//") + 2, host) ? 0 : 403;
+    return keys && ref_matches(RE_WS_KEY, key) && l->subprotocol ? 0 : 400;
+}
+
+static int ref_origin(const ref_head *r)
+{
+    int origins;
+    const char *origin = ref_value(r, "origin", &origins);
+    return !origins || (origins == 1 && ref_matches(RE_ORIGIN, origin)) ? 0 : 403;
 }
 
 // What the credentials and our own fields come to.
@@ -1081,9 +1087,10 @@ static int ref_decide(const ref_head *r, asked *out)
     if (expects) return 417;
     if (l.is_bad || (l.upgrade && l.close)) return 400;
     status = l.upgrade && (l.revdial || l.websocket) ? 0 : 426;
-    if (!status && !l.revdial) status = ref_websocket(r, &l, host);
+    if (!status && !l.revdial) status = ref_websocket(r, &l);
     if (status == 426)
         out->is_stripped = copies && (ref_same(copy, "revdial") || ref_same(copy, "websocket"));
+    if (!status) status = ref_origin(r);
     out->carrier = !status && !l.revdial ? REVDIAL_CARRIER_WEBSOCKET : REVDIAL_CARRIER_RAW;
     return status ? status : ref_ours(r, &l, out);
 }
@@ -2277,7 +2284,7 @@ TEST(A57_basic_is_decoded_strictly_or_proves_nothing)
     CHECK_INT(ask((const uint8_t *)long_pair, len + 4104, 0, 4104).status, 401);
     rvd_http_head_init(&head, &heap, 1);
     CHECK_INT(rvd_http_head_feed(&head, (const uint8_t *)good, sizeof good - 1, &used), 1);
-    CHECK_INT(rvd_http_request_read(&head, PATH, &request), 0);
+    CHECK_INT(rvd_http_request_read(&head, PATH, ORIGINS, &request), 0);
     CHECK_INT(request.scheme, REVDIAL_AUTH_BASIC);
     CHECK_STR(request.user, "user");
     CHECK_STR(request.secret, "pa:ss");
@@ -2421,27 +2428,41 @@ TEST(A68_B5_a_certificate_registers_what_its_row_says_and_nothing_else)
     enum { MTLS = REVDIAL_AUTH_MTLS, OK = REVDIAL_OK };
     static const struct {
         const char *user, *names, *name;
-        int want;
-    } cases[] = {{"DNS:cam-1.cams.example", "cam-1", "cam-1", OK},
-                 {"DNS:*.cams.example", "cam-*", "cam-1", OK},
-                 {"URI:spiffe://cams/*", "*", "cam-1", OK},
-                 {"CN=cam-1, O=Cams", "cam-1", "cam-1", OK},
-                 {"CN=cam-?, *", "cam-1", "", OK},
-                 {"DNS:cam-1.cams.example", "cam-2", "cam-1", REVDIAL_EDENIED},
-                 {"DNS:cam-1.cams.example", NULL, "cam-1", REVDIAL_EDENIED},
-                 {"DNS:cam-2.cams.example", "*", "cam-1", REVDIAL_EDENIED},
-                 {"cam-1.cams.example", "*", "cam-1", REVDIAL_EDENIED},
-                 {"DNS:cam-1.cams.example,URI:*", "*", "cam-1", REVDIAL_EDENIED},
-                 {"DNS:cam-1.cams.exampl", "*", "cam-1", REVDIAL_EDENIED},
-                 {"DNS:CAM-1.cams.example", "*", "cam-1", REVDIAL_EDENIED},
-                 {"CN=cam-1", "*", "cam-1", REVDIAL_EDENIED},
-                 {"", "*", "cam-1", REVDIAL_EDENIED},
-                 {NULL, "*", "cam-1", REVDIAL_EDENIED}};
+        int want, is_known;
+    } cases[] = {{"DNS:cam-1.cams.example", "cam-1", "cam-1", OK, 0},
+                 {"DNS:cam-1.cams.example", "cam-*", "cam-2", OK, 0},
+                 {"DNS:*.cams.example", "*", "cam-1", OK, 0},
+                 {"DNS:cam-*.cams.example", "door, dog-*, cam-*", "cam-1", OK, 0},
+                 {"DNS:cam-*.cams.example", "c*", "c1", OK, 0},
+                 {"DNS:*.cams.example", "c**", "cam-1", OK, 0},
+                 {"DNS:*.cams.example", "door", "door", OK, 0},
+                 {"URI:spiffe://cams/*", "*", "cam-1", OK, 0},
+                 {"*", "URI*", "cam-1", REVDIAL_EDENIED, 1},
+                 {"DNS:*.cams.example", "*", "cam-2", REVDIAL_EDENIED, 1},
+                 {"DNS:*.cams.example", "*", "cam-11", REVDIAL_EDENIED, 1},
+                 {"DNS:*.cams.example", "cam-*", "cam-1", REVDIAL_EDENIED, 1},
+                 {"DNS:cam-*.cams.example", "*", "cam-1", REVDIAL_EDENIED, 1},
+                 {"DNS:cam-*.cams.example", "cam-*", "cam-", REVDIAL_EDENIED, 1},
+                 {"DNS:cam-?.cams.example", "cam-*", "cam-1", REVDIAL_EDENIED, 1},
+                 {"DNS:cam-*.cams.example", "cam-?", "cam-1", REVDIAL_EDENIED, 1},
+                 {"*:cam-*.cams.example", "cam-*", "cam-1", REVDIAL_EDENIED, 1},
+                 {"CN=cam-1, O=Cams", "cam-1", "cam-1", OK, 0},
+                 {"CN=cam-?, *", "cam-1", "", OK, 0},
+                 {"DNS:cam-1.cams.example", "cam-2", "cam-1", REVDIAL_EDENIED, 1},
+                 {"DNS:cam-1.cams.example", NULL, "cam-1", REVDIAL_EDENIED, 1},
+                 {"DNS:cam-2.cams.example", "*", "cam-1", REVDIAL_EDENIED, 0},
+                 {"cam-1.cams.example", "*", "cam-1", REVDIAL_EDENIED, 0},
+                 {"DNS:cam-1.cams.example,URI:*", "*", "cam-1", REVDIAL_EDENIED, 0},
+                 {"DNS:cam-1.cams.exampl", "*", "cam-1", REVDIAL_EDENIED, 0},
+                 {"DNS:CAM-1.cams.example", "*", "cam-1", REVDIAL_EDENIED, 0},
+                 {"CN=cam-1", "*", "cam-1", REVDIAL_EDENIED, 0},
+                 {"", "*", "cam-1", REVDIAL_EDENIED, 0},
+                 {NULL, "*", "cam-1", REVDIAL_EDENIED, 0}};
     for (size_t i = 0; i < COUNT(cases); i++) {
         revdial_credential rows[2] = {{NULL, cases[i].user, cases[i].names, MTLS},
                                       {"t", "bob", "*", REVDIAL_AUTH_BEARER}};
         revdial_auth_req req = {.secret = "", .name = cases[i].name, .tls = &peer};
-        int others = cases[i].want == OK || i == 5 || i == 6 ? cases[i].want : REVDIAL_EAUTH;
+        int others = cases[i].want == OK || cases[i].is_known ? cases[i].want : REVDIAL_EAUTH;
         size_t row = 9;
         CHECK_INT(revdial_auth_verify(&req, rows, 1, &row), cases[i].want);
         CHECK_INT(row, cases[i].want == OK ? 0 : 9);

@@ -1814,10 +1814,10 @@ TEST(posting_a_queued_task_does_nothing_and_a_task_may_post_itself)
     CHECK_INT(s.runs, 1);
     s.repost = 2;
     rvd_loop_post(loop, &s.task);
-    for (int pass = 2; pass <= 4; pass++) {
-        CHECK_INT(rvd_loop_pass(loop), 0);
-        CHECK_INT(s.runs, pass);
-    }
+    CHECK_INT(rvd_loop_pass(loop), 0);  // and what that posted; the last has to wait
+    CHECK_INT(s.runs, 3);
+    CHECK_INT(rvd_loop_pass(loop), 0);
+    CHECK_INT(s.runs, 4);
     rvd_loop_free(loop);
     sem_destroy(&s.done);
 }

@@ -22,10 +22,22 @@ typedef struct toy_rules {
     atomic_int break_;  // 1: the next record that comes is not good
 } toy_rules;
 
+// How many steps of handshakes a pass of the loop has, if each takes a millisecond. The loop's alone
+// once it is posted.
+typedef struct shake_watch {
+    rvd_loop *loop;  // NULL: nobody counts
+    rvd_loop_task task;
+    util_gate held, goes;
+    uint64_t pass;
+    int steps;
+    atomic_int most;
+} shake_watch;
+
 typedef struct toy_count {
     atomic_int alive, overlaps, changed, late, finished, wants_back, hidden;
     char host[300];
     util_gate shaken;
+    shake_watch watch;
 } toy_count;
 
 typedef struct toy {
@@ -155,10 +167,21 @@ static int toy_shake(toy *t)
     return r;
 }
 
+static void shake_watch_step(shake_watch *watch)
+{
+    if (!watch->loop) return;
+    if (watch->pass != rvd_loop_passes(watch->loop)) watch->steps = 0;
+    watch->pass = rvd_loop_passes(watch->loop);
+    watch->steps++;
+    util_clock_advance_ms(1);  // that is what it takes
+    if (watch->steps > atomic_load(&watch->most)) atomic_store(&watch->most, watch->steps);
+}
+
 static int toy_do_handshake(void *ctx)
 {
     toy *t = ctx;
     toy_enter(t);
+    shake_watch_step(&t->count->watch);
     int r = toy_shake(t);
     if (r == 0) util_gate_add(&t->count->shaken, 1);
     return toy_leave(t, r);
@@ -337,6 +360,8 @@ static void toy_maker_init(toy_maker *m)
     m->tls.ud = m;
     m->tls.wrap = toy_wrap;
     util_gate_init(&m->count.shaken);
+    util_gate_init(&m->count.watch.held);
+    util_gate_init(&m->count.watch.goes);
 }
 
 static toy_world *toy_world_new(void)
@@ -504,6 +529,37 @@ TEST(a_stalled_handshake_ends_at_its_deadline_and_holds_up_nobody)
     revdial_stream *st = world_dial(&tw->w, "echo", 0, NULL);
     CHECK(st != NULL);
     revdial_close(st);
+    toy_world_free(tw);
+}
+
+static void shake_watch_run(rvd_loop_task *task)
+{
+    shake_watch *watch = RVD_BASE_OWNER(task, shake_watch, task);
+    util_gate_add(&watch->held, 1);
+    util_gate_wait(&watch->goes, 1);
+}
+
+// All say hello while the loop is busy, and the proxy finds them at once.
+TEST(P12_in_a_storm_handshakes_leave_time_for_the_bytes_of_others)
+{
+    toy_world *tw = toy_world_new();
+    shake_watch *watch = &tw->proxy.count.watch;
+    int fds[40];
+    REQUIRE(toy_world_proxy(tw));
+    watch->loop = tw->w.proxy->loops[0];
+    watch->task.run = shake_watch_run;
+    util_clock_stop();
+    rvd_loop_post(watch->loop, &watch->task);
+    CHECK(util_gate_wait(&watch->held, 1));
+    for (int i = 0; i < 40; i++) {
+        fds[i] = raw_connect_from(tw->w.address, 2 + i % 20);
+        raw_send(fds[i], "H\0\0", TOY_HEAD);
+    }
+    util_gate_add(&watch->goes, 1);
+    CHECK(util_gate_wait(&tw->proxy.count.shaken, 40));
+    util_clock_run();
+    CHECK_INT(atomic_load(&watch->most), 2);
+    for (int i = 0; i < 40; i++) close(fds[i]);
     toy_world_free(tw);
 }
 

@@ -61,7 +61,8 @@ typedef struct wire_reader {
 
 typedef struct judge_stream {
     uint32_t id;
-    int used;  // the slot holds a stream
+    int used;      // the slot holds a stream
+    int is_mixed;  // its id was used again while frames of the one before may have waited
     int ours, acked_out, fin_out, rst_out, fin_in, rst_in;
     uint64_t grace;  // up to here the output had been queued when the peer's FIN or RST was read
     uint64_t data_out, data_in, grants_out, grants_in;
@@ -157,8 +158,11 @@ static inline judge_stream *judge_begin(judge *j, uint32_t id, int ours)
 {
     if (2 * j->stream_count >= j->slot_count) judge_grow(j);
     judge_stream *s = judge_slot(j->slots, j->slot_count, id);
+    int is_settled = s->rst_out || (s->fin_out && s->fin_in);
+    int is_mixed = s->used && (s->is_mixed || !is_settled);
     if (!s->used) j->stream_count++;
     memset(s, 0, sizeof *s);
+    s->is_mixed = is_mixed;
     s->used = 1;
     s->id = id;
     s->ours = ours;
@@ -283,6 +287,7 @@ static inline void judge_out_stream(judge *j, const wire_frame *f)
         judge_complain(j, "type %u flags %u on unknown stream %u", f->type, f->flags, f->id);
         return;
     }
+    if (s->is_mixed) return;
     if (s->rst_out) judge_complain(j, "a frame on %u after our RST", f->id);
     // Resets may cross; nothing else may follow the peer's, unless it was on its way.
     if (s->rst_in && f->flags != WIRE_RST && j->out_bytes >= s->grace)

@@ -84,15 +84,29 @@ sys.exit(1)
 END_OF_PYTHON
 }
 
+# no_secret_left FILE: neither what is in it, nor its base64 behind "alice:"
 no_secret_left() {
-    local name where
+    local name where file
+    printf 'alice:%s' "$(cat "$1")" | base64 -w 0 >"$dir/coded"
     for name in proxy agent; do
-        where=$(memory_has "$name" "$dir/password") &&
-            { fail "in the memory of $name: $where"; return; }
-        grep -qF -- "$password" "$dir/$name.log" "$dir/$name.out" \
-            "/proc/${pid_of[$name]}/cmdline" && { fail "in what $name says"; return; }
+        for file in "$1" "$dir/coded"; do
+            where=$(memory_has "$name" "$file") &&
+                { fail "in the memory of $name: $where"; return; }
+            grep -qFf "$file" "$dir/$name.log" "$dir/$name.out" "/proc/${pid_of[$name]}/cmdline" &&
+                { fail "in what $name says"; return; }
+        done
     done
-    where=$(memory_has agent <(printf %s "$dir/password")) || fail "the scan finds no argument"
+    where=$(memory_has agent <(printf %s "$1")) || fail "the scan finds no argument"
+}
+
+# The same for an agent that has come up by another scheme. no_secret_left_by SCHEME FILE OPTION...
+no_secret_left_by() {
+    local scheme=$1 file=$2
+    shift 2
+    agent_with --auth "$scheme" --token-file "$file" --target 127.0.0.1:9 --log-level debug "$@"
+    said agent.log 'event=session.up' 5 || return
+    no_secret_left "$file" || return
+    stop agent
 }
 
 hup() { kill -HUP "${pid_of[$1]}"; }
@@ -158,7 +172,11 @@ check "proxy with an auth file starts" open_proxy --auth-failures 0
 check "curl --digest and --anyauth" curl_digest
 check "curl --basic, Bearer" curl_basic_and_bearer
 check "agent --auth digest" digest_end_to_end
-check "no secret in memory, logs, command lines" no_secret_left
+check "no secret in memory, logs, command lines" no_secret_left "$dir/password"
+stop agent
+check "the same with Basic" no_secret_left_by basic "$dir/password" --user alice
+check "the same with Bearer" no_secret_left_by bearer "$dir/token" --name probe-2
+check "agent --auth digest again" digest_end_to_end
 check "HUP drops who is gone, a wrong file nobody" hup_drops_who_is_gone
 check "HUP reads the agent's allow list" hup_reads_the_allow_list
 check "a wrong password ends an agent with 3" wrong_password_ends_an_agent

@@ -1,51 +1,6 @@
-# Both carriers through nginx and HAProxy, configured by the very lines that the README shows.
+# Both carriers through nginx and HAProxy.
 
-make_file "$www/medium" 192
-medium_sha=$(sha256 "$www/medium")
-head -c 20000 "$big" >"$www/small/page"
-
-# The README's block in that language, with a port that is free and the tunnel's address.
-readme_block() {
-    awk -v fence="\`\`\`$1" '$0 == fence { inside = 1; next } /^```/ { inside = 0 } inside' \
-        "$here/../../README.md" | sed "s/127\.0\.0\.1:7000/$tunnel/; s/bind :8000/bind $front/"
-}
-
-# start_front nginx|haproxy [SED_SCRIPT]: at $front, with the README's lines changed by the script
-start_front() {
-    "configure_$1" "${2:-}" >"$dir/$1.front" || return
-    case $1 in
-    nginx) start front nginx -e stderr -c "$dir/nginx.front" ;;
-    haproxy) start front haproxy -db -f "$dir/haproxy.front" ;;
-    esac
-    until_true 5 answers || fail "$1: $(tail -n 1 "$dir/front.log")"
-}
-
-answers() { [ "$(curl -s -o /dev/null -w '%{http_code}' "http://$front/revdial")" = 426 ]; }
-
-configure_haproxy() { readme_block haproxy | sed "$1"; }
-
-configure_nginx() {
-    cat <<END_OF_CONFIG
-daemon off;
-master_process off;
-pid $dir/front.pid;
-error_log stderr;
-user $(id -un) $(id -gn);
-events { worker_connections 4096; }
-http {
-    access_log off;
-    client_body_temp_path $dir/front.body;
-    proxy_temp_path $dir/front.proxy;
-    fastcgi_temp_path $dir/front.fastcgi;
-    uwsgi_temp_path $dir/front.uwsgi;
-    scgi_temp_path $dir/front.scgi;
-    server {
-        listen $front;
-$(readme_block nginx | sed "$1")
-    }
-}
-END_OF_CONFIG
-}
+. "$here/front.sh"
 
 start_carriers() {
     start_nginx nginx && start_peers peers "$big" || return
@@ -59,7 +14,7 @@ through_front() {
     local ups
     start_front "$1" || return
     ups=$(count proxy.log 'event=session.up')
-    start_agent agent --server "$2://$front" --keepalive 1s --dead-after 5s \
+    server_url=$2://$front start_agent agent --keepalive 1s --dead-after 5s \
         --allow '127.0.0.1:*' || return
     said proxy.log 'event=session.up' 5 $((ups + 1)) || return
     figures=$(sed -n 's/.*event=session.up.*name=web peer=\([^" ]*\)\( *[^"]*\).*/\2/p' \
@@ -68,33 +23,6 @@ through_front() {
     ws*carrier=websocket*) ;;
     ws* | *carrier*) fail "it is the other carrier: $figures" ;;
     esac
-}
-
-copies() {
-    local got sum
-    got=$(curl -sS --max-time 60 -o >(sha256sum >"$dir/sum") -w '%{speed_download}' \
-        "http://${exposed[0]}/medium" 2>&1)
-    until_true 10 [ -s "$dir/sum" ]
-    read -r sum _ <"$dir/sum"
-    [ "$sum" = "$medium_sha" ] || { fail "another file came: $got"; return; }
-    rm -f "$dir/sum"
-    figures="down $((got / 1000000)) MB/s"
-    got=$(curl -sS --max-time 60 -T "$www/medium" -w '%{speed_upload}' "http://${exposed[1]}/" 2>&1)
-    [ "${got%%$'\n'*}" = "$medium_sha" ] || { fail "another file went: $got"; return; }
-    figures="$figures, up $((${got##*$'\n'} / 1000000)) MB/s"
-}
-
-many_pages() {
-    local got
-    got=$(client parallel "${exposed[0]}" /small/page 200 2>&1 | tail -n 3)
-    figures="${got##* } ms"
-    [ "${got% *}" = "200 $(sha256 "$www/small/page")" ] || fail "$got"
-}
-
-finishes_first() {
-    local got
-    got=$(through "${exposed[2]}" -N <"$www/medium")
-    [ "$got" = "$medium_sha $(stat -c %s "$www/medium")" ] || fail "the server answered '$got'"
 }
 
 # The front dies in the middle of a transfer: the client is told, and the agent comes back.
@@ -116,7 +44,7 @@ front_dies() {
 outlives_idleness() {
     local downs
     stop agent && end_now front && start_front "$1" "$2" || return
-    start_agent agent --server "$3://$front" --keepalive 1s --allow '127.0.0.1:*' || return
+    server_url=$3://$front start_agent agent --keepalive 1s --allow '127.0.0.1:*' || return
     downs=$(count proxy.log 'event=session.down')
     sleep 4
     [ "$(count proxy.log 'event=session.down')" -eq "$downs" ] || { fail "it went down"; return; }
@@ -129,7 +57,7 @@ says_stripped() {
     end_now front
     start_front nginx '/proxy_set_header/d' || return
     for scheme in http ws; do
-        start_agent_only agent --server "$scheme://$front" --allow '127.0.0.1:*'
+        server_url=$scheme://$front start_agent_only agent --allow '127.0.0.1:*'
         said agent.log 'event=link.retry.*stripped' 5 || return
         stop agent || return
     done

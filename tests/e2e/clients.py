@@ -211,6 +211,30 @@ def answer(port, *command):
         sock.close()
 
 
+def one_answer(stream):
+    """The status of the answer that comes next; its body, of a Content-Length, is read, too."""
+    status, length = stream.readline().split(b" ")[1:2], 0
+    while line := stream.readline().strip().lower():
+        if line.startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    stream.read(length)
+    return status[0].decode() if status else "closed"
+
+
+def talk(address, *requests):
+    """Sends requests (files) one after the other on one connection, as long as it is there."""
+    sock, seen = connect(address, timeout=5), []
+    stream = sock.makefile("rb")
+    try:
+        for path in requests:
+            with open(path, "rb") as f:
+                sock.sendall(f.read())
+            seen.append(one_answer(stream))
+    except OSError as e:
+        seen.append("closed" if ending(e) in ("reset", "BrokenPipeError") else ending(e))
+    say(*seen)
+
+
 def port(*_):
     """A port that nobody listens on."""
     with socket.socket() as s:
@@ -219,5 +243,6 @@ def port(*_):
 
 
 signal.alarm(120)  # whatever happens, no client stays behind
-COMMANDS = (read, write, idle, finish_late, refused, hold, stuff, parallel, crowd, answer, port)
+COMMANDS = (read, write, idle, finish_late, refused, hold, stuff, parallel, crowd, answer, talk)
+COMMANDS += (port,)
 {f.__name__: f for f in COMMANDS}[sys.argv[1]](*sys.argv[2:])

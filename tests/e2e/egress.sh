@@ -23,7 +23,7 @@ is_up() { until_true 5 answers "$1" || fail "nobody listens on $1; $(tail -n 2 "
 # start_tinyproxy NAME PORT LINE...
 start_tinyproxy() {
     printf '%s\n' "Port $2" 'Listen 10.77.0.1' 'Timeout 600' "ConnectPort ${tunnel##*:}" \
-        'ConnectPort 9' "${@:3}" >"$dir/$1.conf"
+        "ConnectPort ${tls_tunnel##*:}" 'ConnectPort 9' "${@:3}" >"$dir/$1.conf"
     start_egress "$1" tinyproxy -d -c "$dir/$1.conf"
     is_up "10.77.0.1:$2" "$1"
 }
@@ -62,6 +62,7 @@ user.unprivileged: root
 logoutput: stderr
 client pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
 socks pass { from: 0.0.0.0/0 to: 127.0.0.1/32 port = ${tunnel##*:} command: connect }
+socks pass { from: 0.0.0.0/0 to: 127.0.0.1/32 port = ${tls_tunnel##*:} command: connect }
 socks block { from: 0.0.0.0/0 to: 0.0.0.0/0 }
 END_OF_CONFIG
     start_egress danted danted -f "$dir/danted.conf"
@@ -79,9 +80,18 @@ start_ssh() {
     is_up 127.0.0.1:1083 ssh
 }
 
+# A second proxy, whose certificate is for loop.test: at $tls_tunnel and $tls_exposed[].
+start_tls_proxy() {
+    mkdir -p "$dir/certs" && sh "$here/../tls/certs.sh" "$dir/certs" || return
+    start_proxy tls_proxy --tls-cert "$dir/certs/server.pem" --tls-key "$dir/certs/server.key" \
+        "${exposes[@]}" || { fail 'no proxy with TLS: libmbedtls-dev'; return; }
+    tls_tunnel=$tunnel
+    tls_exposed=("${exposed[@]}")
+}
+
 start_behind() {
     start_cable || return
-    printf '127.0.0.1 localhost tunnel.example\n' >"$dir/hosts"
+    printf '127.0.0.1 localhost tunnel.example loop.test\n' >"$dir/hosts"
     echo 'nameserver 127.0.0.1' >"$dir/resolv.conf"
     chmod go+r "$dir/hosts" "$dir/resolv.conf"
     echo "agent:$(openssl passwd -apr1 "$egress_password")" >"$dir/users"
@@ -89,7 +99,8 @@ start_behind() {
     said names.out ready 5 || return
     start_peers peers "$dir/part" || return
     exposing web source upload
-    start_proxy proxy "${exposes[@]}" || return
+    start_tls_proxy && start_proxy proxy "${exposes[@]}" || return
+    plain_exposed=("${exposed[@]}")
     echo "http://agent:pass%2Ew0rd%2D$$@10.77.0.1:3129" >"$dir/via_http"
     echo "socks5://$egress_login@10.77.0.1:1081" >"$dir/via_socks"
     echo "http://$egress_login@10.77.0.1:3130" >"$dir/via_squid"
@@ -158,6 +169,23 @@ refused_by() {
     stop agent
 }
 
+# secure SCHEME HOST OPTION...: through TLS, and nothing is allowed in cleartext
+secure() {
+    local scheme=$1 server=$2:${tls_tunnel##*:} in_cleartext=() verdict
+    exposed=("${tls_exposed[@]}")
+    works --tls-ca "$dir/certs/ca.pem" "${@:3}"
+    verdict=$?
+    exposed=("${plain_exposed[@]}")
+    return $verdict
+}
+
+# The egress proxy is believed in nothing: it has led to somebody else.
+is_verified() {
+    local scheme=wss server=$1:${tls_tunnel##*:} in_cleartext=()
+    refused_by 'TLS: the peer.s certificate is for another name than .*tunnel.example' \
+        --tls-ca "$dir/certs/ca.pem" "${@:2}"
+}
+
 comes_back() {
     via_agent agent --via http://10.77.0.1:3128 --target "${address_of[ann]}"
     said agent.log event=session.up 5 || return
@@ -199,6 +227,17 @@ check 'microsocks' works --via $micro
 check 'microsocks with a login' works --via-file "$dir/via_socks"
 server=$tunnel check 'dante' works --via socks5://10.77.0.1:1082
 server=$tunnel check 'ssh -D' works --via socks5://127.0.0.1:1083
+for way in https wss; do
+    check "$way:// and tinyproxy" secure $way loop.test --via $tiny
+    check "$way:// and tinyproxy with a login" secure $way loop.test --via-file "$dir/via_http"
+    check "$way:// and squid with a login" secure $way loop.test --via-file "$dir/via_squid"
+    check "$way:// and microsocks" secure $way loop.test --via $micro
+    check "$way:// and microsocks with a login" secure $way loop.test --via-file "$dir/via_socks"
+    check "$way:// and dante" secure $way 127.0.0.1 --via socks5://10.77.0.1:1082 \
+        --server-name loop.test
+done
+check 'X4 tinyproxy leads to another' is_verified tunnel.example --via $tiny
+check 'X4 microsocks leads to another' is_verified tunnel.example --via $micro
 server=$tunnel check 'no token in cleartext, exit code 2' keeps_its_token
 check 'tinyproxy rejects a login, exit code 3' rejected_by 3 \
     'egress proxy 10.77.0.1:3129 refused: 401, it rejects' --via-file "$dir/via_wrong_http"
@@ -223,5 +262,5 @@ check 'HTTP to a SOCKS5 proxy' refused_by 'not that of an HTTP proxy|without an 
     --via http://10.77.0.1:1080
 check 'an egress proxy that comes back' comes_back
 check 'no password in logs and ps' no_password
-check 'all end well' stop proxy
+check 'all end well' stop proxy tls_proxy
 pull_the_cable

@@ -203,6 +203,7 @@ exposing() {
 through() { "${proxy_in[@]}" timeout 60 nc "${@:2}" "${1%:*}" "${1##*:}"; }
 
 # start_agent NAME OPTION...: registers as "web" unless told otherwise, and waits until it is up.
+# It dials $server_url if that is set, else the proxy.
 start_agent() {
     start_agent_only "$@" && said "$1.log" 'event=session.up' 5
 }
@@ -210,8 +211,8 @@ start_agent() {
 start_agent_only() {
     local name=$1
     shift
-    start "$name" "${agent_in[@]}" "$build/revdial-agent" --server "http://$tunnel" --name web \
-        --token-file "$dir/token" "$@"
+    start "$name" "${agent_in[@]}" "$build/revdial-agent" \
+        --server "${server_url:-http://$tunnel}" --name web --token-file "$dir/token" "$@"
 }
 
 # The highest resident set that a process has had, in KiB.

@@ -9,6 +9,9 @@
 #   auth        curl at the proxy's endpoint, files that HUP reads again, where secrets are
 #   programs    options, exit codes, signals, PROXY protocol, several agents, secrets
 #   carriers    Upgrade: revdial and WebSocket through nginx and HAProxy
+#   tls         https:// and wss://, to the proxy and to what terminates TLS before it; certificates
+#               as credentials
+#   strangers   what balancers pass on from whom they do not know
 # One line for each check; what is missing on this machine is a failed check. Network namespaces
 # need root, or sudo without a password. E2E_KEEP=1 keeps logs.
 set -u
@@ -41,7 +44,8 @@ echo "* $token" >"$dir/tokens"
 
 make_files || { echo "FAIL no files to send: is the disk full?"; exit 1; }
 parts=("$@")
-[ $# -gt 0 ] || parts=(traffic isolation truth refusals egress auth programs carriers)
+[ $# -gt 0 ] || parts=(traffic isolation truth refusals egress auth programs carriers tls
+    strangers)
 for part in "${parts[@]}"; do
     . "$here/$part.sh"
     end_now "${!pid_of[@]}"

@@ -72,6 +72,7 @@ openssl req -config conf -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -node
     -out self.pem -subj /CN=localhost -days 1000 -addext 'subjectAltName=DNS:localhost'
 
 request cam cam-1 && sign cam ca "$cam$dials"
+request cam2 cam-2 && sign cam2 ca "subjectAltName=DNS:cam-2.cams.test\n$dials"
 request cam_unknown cam-1 && sign cam_unknown other "$cam$dials"
 request cam_expired cam-1 && sign cam_expired ca "$cam$dials" "$past" "$recent"
 request cam_server cam-1 && sign cam_server ca "$cam$serves"

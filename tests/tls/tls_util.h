@@ -27,7 +27,7 @@ static inline int tls_entropy(void *ctx, unsigned char *out, size_t len)
 }
 
 // A file of the certificates' directory. Eight at a time.
-static const char *tls_file(const char *name)
+static inline const char *tls_file(const char *name)
 {
     static char paths[8][300];
     static atomic_uint turn;
@@ -38,7 +38,7 @@ static const char *tls_file(const char *name)
 }
 
 // NAME.pem and NAME.key; ca is a file name.
-static revdial_tls_config tls_files(const char *name, const char *ca)
+static inline revdial_tls_config tls_files(const char *name, const char *ca)
 {
     revdial_tls_config cfg = {NULL, NULL, NULL};
     char pem[80], key[80];
@@ -51,7 +51,7 @@ static revdial_tls_config tls_files(const char *name, const char *ca)
     return cfg;
 }
 
-static revdial_tls *tls_server(const char *name, const char *client_ca)
+static inline revdial_tls *tls_server(const char *name, const char *client_ca)
 {
     revdial_tls_config cfg = tls_files(name, client_ca);
     revdial_err err = {0};
@@ -60,7 +60,7 @@ static revdial_tls *tls_server(const char *name, const char *client_ca)
     return t;
 }
 
-static revdial_tls *tls_client(const char *name, const char *ca)
+static inline revdial_tls *tls_client(const char *name, const char *ca)
 {
     revdial_tls_config cfg = tls_files(name, ca);
     revdial_err err = {0};
@@ -82,7 +82,7 @@ typedef struct tls_world {
     int has_seen;
 } tls_world;
 
-static void tls_log(void *ud, int level, const char *event, const char *msg)
+static inline void tls_log(void *ud, int level, const char *event, const char *msg)
 {
     tls_world *tw = ud;
     (void)level;
@@ -93,7 +93,7 @@ static void tls_log(void *ud, int level, const char *event, const char *msg)
     util_gate_add(&tw->refused, 1);
 }
 
-static int tls_judge(void *ud, const revdial_auth_req *req, char *identity, size_t size)
+static inline int tls_judge(void *ud, const revdial_auth_req *req, char *identity, size_t size)
 {
     tls_world *tw = ud;
     pthread_mutex_lock(&tw->w.lock);
@@ -106,7 +106,7 @@ static int tls_judge(void *ud, const revdial_auth_req *req, char *identity, size
 }
 
 // Takes the makers over.
-static tls_world *tls_world_new(revdial_tls *server, revdial_tls *client)
+static inline tls_world *tls_world_new(revdial_tls *server, revdial_tls *client)
 {
     tls_world *tw = calloc(1, sizeof *tw);
     if (!tw) abort();
@@ -124,7 +124,7 @@ static tls_world *tls_world_new(revdial_tls *server, revdial_tls *client)
     return tw;
 }
 
-static int tls_world_proxy(tls_world *tw)
+static inline int tls_world_proxy(tls_world *tw)
 {
     if (!tw->server || !tw->client || !world_open_proxy(&tw->w)) return 0;
     snprintf(tw->w.url, sizeof tw->w.url, "https://%s", tw->w.address);
@@ -132,20 +132,20 @@ static int tls_world_proxy(tls_world *tw)
     return 1;
 }
 
-static int tls_world_start(tls_world *tw)
+static inline int tls_world_start(tls_world *tw)
 {
     revdial_err err = {0};
     tw->w.agents[0] = revdial_agent_start(&tw->w.acfg, &err);
     return tw->w.agents[0] || test_fail(__FILE__, __LINE__, "no agent: %s", err.msg);
 }
 
-static int tls_world_open(tls_world *tw)
+static inline int tls_world_open(tls_world *tw)
 {
     return tls_world_proxy(tw) && world_open_agent(&tw->w, 0) &&
            revdial_proxy_wait(tw->w.proxy, tw->w.acfg.name, 1, UTIL_WAIT_MS) >= 1;
 }
 
-static void tls_world_free(tls_world *tw)
+static inline void tls_world_free(tls_world *tw)
 {
     world_close(&tw->w);
     revdial_tls_free(tw->server);
@@ -154,7 +154,7 @@ static void tls_world_free(tls_world *tw)
 }
 
 // Sends and gets back so many bytes. Returns 1 if they came back as they were.
-static int tls_echo(tls_world *tw, size_t len)
+static inline int tls_echo(tls_world *tw, size_t len)
 {
     revdial_err err = {0};
     revdial_stream *st = world_dial(&tw->w, "echo", 0, &err);
@@ -190,7 +190,7 @@ typedef struct tls_relay_half {
     int way;
 } tls_relay_half;
 
-static void *tls_relay_copy(void *arg)
+static inline void *tls_relay_copy(void *arg)
 {
     tls_relay_half half = *(tls_relay_half *)arg;
     tls_relay *r = half.relay;
@@ -216,7 +216,7 @@ static void *tls_relay_copy(void *arg)
     return NULL;
 }
 
-static void *tls_relay_run(void *arg)
+static inline void *tls_relay_run(void *arg)
 {
     tls_relay *r = arg;
     char address[40];
@@ -238,14 +238,14 @@ static void *tls_relay_run(void *arg)
     return NULL;
 }
 
-static void tls_relay_init(tls_relay *r)
+static inline void tls_relay_init(tls_relay *r)
 {
     memset(r, 0, sizeof *r);
     r->stop_after[0] = r->stop_after[1] = -1;
 }
 
 // Between the world's proxy and the agent that will be started.
-static void tls_relay_start(tls_relay *r, tls_world *tw)
+static inline void tls_relay_start(tls_relay *r, tls_world *tw)
 {
     r->proxy_port = atoi(strrchr(tw->w.address, ':') + 1);
     r->listener = raw_listen(4, &r->port);
@@ -253,7 +253,7 @@ static void tls_relay_start(tls_relay *r, tls_world *tw)
     snprintf(tw->w.url, sizeof tw->w.url, "https://127.0.0.1:%d", r->port);
 }
 
-static void tls_relay_end(tls_relay *r)
+static inline void tls_relay_end(tls_relay *r)
 {
     pthread_join(r->main, NULL);
     for (int i = 0; i < 2; i++)

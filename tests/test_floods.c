@@ -1,0 +1,395 @@
+// Floods on real sockets, before and after authentication: strangers that wait, drip or storm, a
+// hostile backend beside an honest one, a hostile proxy. Rows by the numbers of the tables of
+// threats (P, B, X) and of bad input (A).
+#include "flood_util.h"
+
+// ------------------------------------------------------------------------------------------------
+// Strangers
+
+TEST(P1_P2_a_thousand_connections_that_drip_do_not_keep_a_backend_out)
+{
+    static const char hello[] = "GET /revdial HTTP/1.1\r\nX: ";
+    static drip d = {.hello = hello, .hello_len = sizeof hello - 1};
+    for (int from = 1; from <= 2; from++) {  // where the backend is, or elsewhere
+        world w;
+        world_init(&w);
+        if (world_open_proxy(&w) && CHECK(drip_start(&d, w.address, from))) {
+            CHECK(world_open_agent(&w, 0));
+            CHECK_INT(util_log_count(&w.states, REVDIAL_BACKOFF, NULL), 0);
+            int seen = util_gate_count(&d.going);
+            CHECK(util_gate_wait(&d.going, seen + 2));  // and it stays
+            revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+            CHECK(st != NULL);
+            revdial_close(st);
+            CHECK(pending_of(w.proxy) <= 512);
+            drip_stop(&d);
+        }
+        world_close(&w);
+    }
+}
+
+TEST(P2_two_thousand_silent_connections_do_not_keep_a_backend_out_and_cost_little)
+{
+    enum { COUNT = 2000 };
+    static int fds[COUNT];
+    world w;
+    revdial_stats stats = {0};
+    flood_unlimit();
+    world_init(&w);
+    if (world_open_proxy(&w)) {
+        for (int i = 0; i < COUNT; i++) fds[i] = raw_connect_from(w.address, 1 + i % 3);
+        CHECK(world_open_agent(&w, 0));
+        CHECK_INT(util_log_count(&w.states, REVDIAL_BACKOFF, NULL), 0);
+        UTIL_EVENTUALLY(pending_of(w.proxy) == 511);  // one went for the backend
+        revdial_proxy_stats(w.proxy, &stats);
+        CHECK_INT(stats.sessions, 1);
+        CHECK(stats.memory_bytes < 512u * 16384);
+        for (int i = 0; i < COUNT; i++) close(fds[i]);
+        UTIL_EVENTUALLY(pending_of(w.proxy) == 0);
+    }
+    world_close(&w);
+}
+
+// A page in a browser can ask anything but for what its browser forbids: it sets no Upgrade and no
+// Authorization, and a WebSocket says whose page opened it. What the browser knows goes along.
+TEST(P20_A40_no_page_in_a_browser_registers_with_what_the_browser_knows)
+{
+#define PAGE_WS \
+    "GET /revdial HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" \
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" \
+    "Sec-WebSocket-Protocol: revdial\r\n"
+#define PAGE_KNOWS "Authorization: Basic YWxpY2U6czNjcmV0\r\n"  // alice:s3cret
+    static const struct {
+        int status;
+        const char *request;
+    } pages[] = {
+        {101, PAGE_WS PAGE_KNOWS "Host: proxy.test\r\n\r\n"},  // no page: it is good
+        {403, PAGE_WS PAGE_KNOWS "Host: proxy.test\r\nOrigin: https://evil.test\r\n\r\n"},
+        {403, PAGE_WS PAGE_KNOWS "Host: proxy.test\r\nOrigin: null\r\n\r\n"},
+        {403, PAGE_WS PAGE_KNOWS "Host: proxy.test\r\nOrigin: http://proxy.test.evil.test\r\n\r\n"},
+        // A name of the page's own that leads here (DNS rebinding).
+        {403, PAGE_WS "Host: evil.test\r\nOrigin: http://evil.test\r\n\r\n"},
+        {426, "GET /revdial HTTP/1.1\r\n" PAGE_KNOWS "Host: proxy.test\r\n\r\n"},
+        {405, "POST /revdial HTTP/1.1\r\n" PAGE_KNOWS "Host: proxy.test\r\n"
+              "Content-Length: 0\r\n\r\n"},
+        {405, "OPTIONS /revdial HTTP/1.1\r\nHost: proxy.test\r\nOrigin: https://evil.test\r\n"
+              "Access-Control-Request-Method: GET\r\n\r\n"},
+    };
+    static const revdial_credential row = {"s3cret", "alice", "cam-1", REVDIAL_AUTH_BASIC};
+    world w;
+    world_init(&w);
+    w.pcfg.credentials = &row;
+    if (world_open_proxy(&w)) {
+        for (size_t i = 0; i < sizeof pages / sizeof *pages; i++) {
+            char answer[1024];
+            int fd = raw_connect(w.address);
+            raw_say(fd, pages[i].request);
+            raw_head(fd, answer, sizeof answer);
+            if (raw_status(answer) != pages[i].status)
+                test_fail(__FILE__, __LINE__, "page %d: %s", (int)i, answer);
+            CHECK(strcasestr(answer, "access-control") == NULL);
+            close(fd);
+        }
+        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
+        CHECK_INT(util_log_count(&w.sessions, REVDIAL_UP, NULL), 1);
+    }
+    world_close(&w);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Backends
+
+// What came in answer to a flood.
+typedef struct tally {
+    int resets, others;
+    int goaway;  // its code, -1: none came
+} tally;
+
+// Reads what is there; with `to_the_end` until the peer ends.
+static void tally_read(tally *t, int fd, int to_the_end)
+{
+    raw_frame f;
+    while ((to_the_end || raw_wait(fd, POLLIN, 0)) && t->goaway < 0 && raw_frame_read(fd, &f)) {
+        if (f.type == RAW_GOAWAY)
+            t->goaway = (int)f.len;
+        else if (f.type == RAW_WINDOW && f.flags & RAW_RST)
+            t->resets++;
+        else
+            t->others++;
+    }
+}
+
+// Opens `count` streams, `also` with a frame of that flag behind each; returns how many it could.
+static int tally_flood(tally *t, int fd, uint32_t first, int count, uint16_t also)
+{
+    int n = 0;
+    for (; n < count && t->goaway < 0; n++) {
+        uint32_t id = first + 2 * (uint32_t)n;
+        if (!raw_frame_send(fd, RAW_WINDOW, RAW_SYN, id, 0)) break;
+        if (also && !raw_frame_send(fd, RAW_WINDOW, also, id, 0)) break;
+        if (n % 16 == 0) tally_read(t, fd, 0);
+    }
+    return n;
+}
+
+TEST(B1_streams_that_a_backend_opens_are_refused_and_a_flood_of_them_ends_its_session)
+{
+    world w;
+    world_init(&w);
+    if (world_open(&w)) {
+        tally calm = {0, 0, -1}, wild = {0, 0, -1};
+        int threads = util_threads(), fd = raw_backend(w.address, "evil", NULL);
+        CHECK_INT(tally_flood(&calm, fd, 2, 900, 0), 900);
+        while (calm.resets < 900 && calm.goaway < 0 && raw_wait(fd, POLLIN, UTIL_WAIT_MS))
+            tally_read(&calm, fd, 0);
+        CHECK_INT(calm.resets, 900);
+        CHECK_INT(calm.goaway, -1);
+        tally_flood(&wild, fd, 1802, 2000, 0);
+        tally_read(&wild, fd, 1);
+        CHECK(wild.resets <= 200);
+        CHECK_INT(wild.goaway, 1);
+        CHECK_INT(util_threads(), threads);
+        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+        CHECK(st != NULL);
+        revdial_close(st);
+        close(fd);
+        UTIL_EVENTUALLY(revdial_proxy_list(w.proxy, "evil", NULL, 0) == 0);
+        CHECK_INT(revdial_proxy_list(w.proxy, "cam-1", NULL, 0), 1);
+    }
+    world_close(&w);
+}
+
+static void *honest_run(void *arg)
+{
+    world *w = arg;
+    intptr_t good = 0;
+    for (int i = 0; i < 8; i++) {
+        revdial_stream *st = world_dial(w, "bulk", 3000000, NULL);
+        util_read r = util_read_bulk(st);
+        good += r.bytes == 3000000 && r.end == 0 && !r.is_bad;
+        revdial_close(st);
+    }
+    return (void *)good;
+}
+
+// What a hostile backend does with a stream that it was asked for; each its own session.
+static void hostile_answer(int fd, unsigned round, uint32_t id)
+{
+    test_rng rng = test_rng_seeded(round);
+    uint8_t junk[4096];
+    switch (round % 4) {
+    case 0: raw_frame_send(fd, RAW_WINDOW, RAW_RST, id, 0); break;
+    case 1: raw_frame_send(fd, RAW_DATA, 0, id, 0x7fffffff); break;
+    case 2: raw_frame_send(fd, RAW_WINDOW, RAW_ACK, id, 0xffffffff); break;
+    default:
+        for (size_t i = 0; i < sizeof junk; i++) junk[i] = (uint8_t)test_below(&rng, 256);
+        raw_send(fd, junk, sizeof junk);
+    }
+}
+
+TEST(B3_garbage_and_resets_of_one_backend_do_not_reach_the_streams_of_another)
+{
+    world w;
+    void *good = NULL;
+    world_init(&w);
+    if (world_open(&w)) {
+        revdial_session *before = NULL, *after = NULL;
+        revdial_proxy_list(w.proxy, "cam-1", &before, 1);
+        pthread_t honest = util_thread(honest_run, &w);
+        for (unsigned round = 0; round < 100; round++) {
+            raw_frame f = {0};
+            char byte;
+            int fd = raw_backend(w.address, "evil", NULL);
+            UTIL_EVENTUALLY(revdial_proxy_list(w.proxy, "evil", NULL, 0) == 1);
+            revdial_stream *st = revdial_dial(w.proxy, "evil", NULL, NULL);
+            CHECK(st != NULL && raw_frame_read(fd, &f) && f.flags & RAW_SYN);
+            hostile_answer(fd, round, f.id);
+            CHECK(revdial_read(st, &byte, 1) < 0);  // its own stream fails, and not with EOF
+            revdial_close(st);
+            close(fd);
+            UTIL_EVENTUALLY(revdial_proxy_list(w.proxy, "evil", NULL, 0) == 0);
+        }
+        pthread_join(honest, &good);
+        CHECK_INT((intptr_t)good, 8);
+        revdial_proxy_list(w.proxy, "cam-1", &after, 1);
+        CHECK(before == after);
+        revdial_session_unref(before);
+        revdial_session_unref(after);
+    }
+    world_close(&w);
+}
+
+enum { STORM_THREADS = 4, STORM_EACH = 250 };
+
+typedef struct storm {
+    const char *address;
+    int number;
+    int fds[STORM_EACH];
+    pthread_t thread;
+} storm;
+
+// All ask at once; whoever is not heard, as the waiting room is full, asks again.
+static void *storm_run(void *arg)
+{
+    storm *s = arg;
+    char name[40], buf[1024];
+    for (int i = 0; i < STORM_EACH; i++) {
+        s->fds[i] = raw_connect(s->address);
+        snprintf(name, sizeof name, "storm-%d", s->number * STORM_EACH + i);
+        raw_request(buf, sizeof buf, name, "s3cret", NULL);
+        if (s->fds[i] >= 0) raw_say(s->fds[i], buf);
+    }
+    for (int i = 0; i < STORM_EACH; i++) {
+        int is_up =
+            s->fds[i] >= 0 && raw_head(s->fds[i], buf, sizeof buf) && raw_status(buf) == 101;
+        if (is_up) continue;
+        if (s->fds[i] >= 0) close(s->fds[i]);
+        snprintf(name, sizeof name, "storm-%d", s->number * STORM_EACH + i);
+        s->fds[i] = raw_backend(s->address, name, NULL);
+    }
+    return NULL;
+}
+
+// Would hang if a lock of the proxy were held.
+static int storm_judge(void *ud, const revdial_auth_req *req, char *identity, size_t size)
+{
+    world *w = ud;
+    revdial_stats stats;
+    if (!w->proxy) return REVDIAL_EAUTH;
+    revdial_proxy_stats(w->proxy, &stats);
+    revdial_proxy_list(w->proxy, req->name, NULL, 0);
+    snprintf(identity, size, "%s", req->name);
+    return strcmp(req->secret, "s3cret") == 0 ? 0 : REVDIAL_EAUTH;
+}
+
+TEST(B7_a_thousand_backends_that_come_back_at_once_are_all_taken_and_nobody_else_waits)
+{
+    static storm storms[STORM_THREADS];
+    flood_unlimit();
+    for (int with_hook = 0; with_hook < 2; with_hook++) {
+        world w;
+        world_init(&w);
+        if (with_hook) w.pcfg.auth = storm_judge, w.pcfg.auth_ud = &w;
+        if (!world_open(&w)) break;
+        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+        for (int again = 0; again < 2; again++) {
+            for (int i = 0; i < STORM_THREADS; i++) {
+                storms[i].address = w.address;
+                storms[i].number = i;
+                storms[i].thread = util_thread(storm_run, &storms[i]);
+            }
+            char byte = 'a';
+            CHECK_INT(revdial_write(st, &byte, 1), 1);
+            CHECK_INT(revdial_read(st, &byte, 1), 1);
+            for (int i = 0; i < STORM_THREADS; i++) pthread_join(storms[i].thread, NULL);
+            UTIL_EVENTUALLY(revdial_proxy_list(w.proxy, "storm-*", NULL, 0) == 1000);
+            for (int i = 0; i < STORM_THREADS; i++)
+                for (int k = 0; k < STORM_EACH; k++) close(storms[i].fds[k]);
+            if (again) UTIL_EVENTUALLY(revdial_proxy_list(w.proxy, NULL, NULL, 0) == 1);
+        }
+        revdial_close(st);
+        world_close(&w);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------
+// A proxy
+
+// An agent that forwards to a target which never answers, and a proxy by hand.
+typedef struct trap {
+    world w;
+    hole target;
+    char url[64], address[40];
+    int listener, fds;
+} trap;
+
+static int trap_open(trap *t)
+{
+    int port = 0;
+    world_init(&t->w);
+    t->listener = raw_listen(8, &port);
+    snprintf(t->url, sizeof t->url, "http://127.0.0.1:%d", port);
+    if (!hole_open(&t->target)) return 0;
+    snprintf(t->address, sizeof t->address, "127.0.0.1:%d", t->target.port);
+    t->w.acfg.url = t->url;
+    t->w.acfg.handler = NULL;
+    t->w.acfg.default_target = t->address;
+    t->w.acfg.connect_timeout_ms = 60000;
+    t->w.agents[0] = revdial_agent_start(&t->w.acfg, NULL);
+    return t->w.agents[0] != NULL;
+}
+
+static int trap_session(trap *t)
+{
+    char head[4096];
+    int fd = raw_proxy_accept(t->listener, head, sizeof head);
+    raw_say(fd, RAW_101);
+    t->fds = util_fds();
+    return fd;
+}
+
+static void trap_close(trap *t)
+{
+    world_close(&t->w);
+    hole_close(&t->target);
+    close(t->listener);
+}
+
+TEST(X2_a_proxy_that_opens_streams_without_end_gets_no_more_than_the_limit_and_then_a_GoAway)
+{
+    trap t;
+    tally seen = {0, 0, -1};
+    if (trap_open(&t)) {
+        int fd = trap_session(&t), most = 0, n = 300;
+        tally_flood(&seen, fd, 1, n, 0);
+        UTIL_EVENTUALLY(util_fds() - t.fds == 256);  // the sockets of targets
+        for (; n < 10000 && seen.goaway < 0; n += 100) {
+            if (tally_flood(&seen, fd, 1 + 2 * (uint32_t)n, 100, 0) < 100) break;
+            int held = util_fds() - t.fds;
+            if (held > most) most = held;
+        }
+        tally_read(&seen, fd, 1);
+        CHECK_INT(seen.goaway, 1);
+        CHECK_INT(most, 256);
+        CHECK(seen.resets >= 3000 && seen.resets <= n);
+        close(fd);
+        util_state why = {0};
+        CHECK(util_log_wait(&t.w.states, REVDIAL_BACKOFF, 1, &why));
+        CHECK_INT(why.code, REVDIAL_EPROTO);
+        fd = trap_session(&t);  // it comes back, with all of them closed
+        UTIL_EVENTUALLY(util_fds() <= t.fds);
+        close(fd);
+    }
+    trap_close(&t);
+}
+
+TEST(X3_streams_that_are_reset_at_once_count_until_they_are_gone_and_then_the_session_ends)
+{
+    trap t;
+    tally seen = {0, 0, -1};
+    if (trap_open(&t)) {
+        int fd = trap_session(&t), most = 0, n = 0, sent = 0;
+        for (; n < 100000 && seen.goaway < 0; n += 20) {
+            int some = tally_flood(&seen, fd, 1 + 2 * (uint32_t)n, 20, RAW_RST);
+            int held = util_fds() - t.fds;
+            sent += some;
+            if (held > most) most = held;
+            if (some < 20) break;
+        }
+        tally_read(&seen, fd, 1);
+        CHECK_INT(seen.goaway, 1);
+        CHECK(most <= 256);
+        CHECK(sent >= 200);
+        CHECK(sent < 100000);
+        close(fd);
+        util_state why = {0};
+        CHECK(util_log_wait(&t.w.states, REVDIAL_BACKOFF, 1, &why));
+        CHECK_INT(why.code, REVDIAL_EPROTO);
+    }
+    trap_close(&t);
+}
+
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}

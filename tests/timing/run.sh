@@ -1,0 +1,58 @@
+#!/bin/sh
+# Secrets under valgrind: nothing but a verdict depends on their bytes. And the same with headers in
+# which they are compared as one should not: each must be noticed.     make timing
+dir=${REVDIAL_BUILD:-build}/timing
+cc=${CC:-cc}
+passed=0
+failed=0
+mkdir -p "$dir" || exit 1
+if ! command -v valgrind >/dev/null; then
+    echo "valgrind is missing"
+    echo "0 passed, 1 failed"
+    exit 1
+fi
+
+# verdicts OPTIMISATION INCLUDES: functions keep their names, and the compiler puts nothing in place
+# of memcmp.
+verdicts() {
+    $cc -std=c11 -g "$1" -fno-inline -fno-builtin -D_GNU_SOURCE -I"$2" -I. -Itests \
+        -o "$dir/verdicts" tests/timing/verdicts.c -pthread || exit 1
+    valgrind -q --error-exitcode=9 --suppressions=tests/timing/verdicts.supp "$dir/verdicts" \
+        >"$dir/log" 2>&1
+}
+
+count() {
+    if [ "$2" -eq "$3" ]; then
+        passed=$((passed + 1))
+    else
+        echo "FAIL $1: exit status $2, not $3"
+        tail -n 20 "$dir/log" | sed 's/^/    /'
+        failed=$((failed + 1))
+    fi
+}
+
+for level in -O0 -O2; do
+    verdicts $level .
+    count "secrets at $level" $? 0
+done
+
+# noticed FUNCTION FROM TO: with a header in which that function is otherwise
+noticed() {
+    sed "/^static int $1(/,/^}/s/$2/$3/" revdial.h >"$dir/revdial.h"
+    if cmp -s revdial.h "$dir/revdial.h"; then
+        echo "FAIL $1 is not what it was: nothing to replace"
+        failed=$((failed + 1))
+    fi
+    verdicts -O0 "$dir"
+    count "$1 with $3" $? 9
+    rm -f "$dir/revdial.h"
+}
+noticed rvd_base_equal 'return difference == 0' 'return memcmp(a, b, len) == 0'
+noticed rvd_base_equal 'difference |= ' 'if (x[i] != y[i]) return 0; else difference |= '
+noticed rvd_http_proves rvd_base_equal '!memcmp'
+noticed rvd_http_proves_digest rvd_base_equal '!strncmp'
+noticed rvd_proxy_nonce_take rvd_base_equal '!memcmp'
+noticed rvd_engine_is_proved rvd_base_equal '!memcmp'
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
