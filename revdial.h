@@ -10599,6 +10599,7 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 
 #define RVD_STREAM_IOV 16           // vectors per send: eight frames of a burst with their headers
 #define RVD_STREAM_ROUNDS 8         // reads or sends in a row before others get their turn
+#define RVD_STREAM_LOOKS 256        // at a session's streams, in a poll
 #define RVD_STREAM_BURST 65536      // after such a read of the loop there may be more at once,
 #define RVD_STREAM_PIECE 4096       // and a thread that got so much of a piece waits for the rest
 #define RVD_STREAM_SHAKE_US 2000    // of a pass of the loop for the handshakes of transports
@@ -10717,6 +10718,24 @@ typedef struct rvd_stream_host {
     void (*on_open_locked)(revdial_session *s, revdial_stream *st);
 } rvd_stream_host;
 
+// Wakes a thread that polls; once until it is heard, however many streams move meanwhile.
+typedef struct rvd_stream_bell {
+    rvd_sys_wake wake;
+    atomic_int is_rung;
+} rvd_stream_bell;
+
+static void rvd_stream_bell_ring(rvd_stream_bell *b)
+{
+    if (!atomic_exchange(&b->is_rung, 1)) rvd_sys_wake_notify(&b->wake);
+}
+
+// What has moved is looked at after this.
+static void rvd_stream_bell_hear(rvd_stream_bell *b)
+{
+    rvd_sys_wake_drain(&b->wake);
+    atomic_store(&b->is_rung, 0);
+}
+
 // Who sleeps until a stream moves. Lives on the sleeper's stack, guarded by the session's lock.
 typedef struct rvd_stream_waiter rvd_stream_waiter;
 struct rvd_stream_waiter {
@@ -10726,7 +10745,7 @@ struct rvd_stream_waiter {
     int is_let_go;  // by the latch, now or soon: it has to stay until then
     rvd_stream_waiter *next_roused;
     rvd_sys_latch *latch;  // or:
-    rvd_sys_wake *wake;
+    rvd_stream_bell *bell;
     // A reader's buffer: what arrives while it sleeps goes there at once. Or a writer's bytes: they
     // are lent to the engine as there is room, and it sleeps until the last of them is sent.
     uint32_t id;
@@ -10747,6 +10766,7 @@ struct revdial_stream {
     // Guarded by the session's lock from here on.
     uint32_t id;
     unsigned kick_events;
+    short quiet;  // events that a poll did not find, POLLERR among them, and nothing came since
     rvd_stream_sink *sink;
     void *sink_ud;
     int sink_is_loops;                       // it runs on the loop thread only
@@ -10865,6 +10885,8 @@ struct revdial_session {
     int kick_queued, flush_queued;
     int sending;          // a thread is between output and sent, with the lock released
     int supplied;         // a sleeping writer's bytes have come to the output since the last send
+    size_t awaited;       // writes of a thread that polls, which was told of so many streams
+    pthread_t awaits;     // if awaited: that thread
     int blocked;          // the socket takes no more until the loop says so
     int closing;          // the loop wants to close the descriptor and waits for who uses it
     int64_t armed_us;     // the timer, as last set
@@ -11285,8 +11307,8 @@ static void rvd_stream_watch_locked(revdial_session *s)
 // to wait for it.
 static void rvd_stream_rouse_locked(revdial_session *s, rvd_stream_waiter *w)
 {
-    if (w->wake) {
-        rvd_sys_wake_notify(w->wake);
+    if (w->bell) {
+        rvd_stream_bell_ring(w->bell);
         return;
     }
     if (w->woken) return;
@@ -11308,6 +11330,7 @@ static void rvd_stream_rouse_locked(revdial_session *s, rvd_stream_waiter *w)
 static void rvd_stream_wake_locked(revdial_stream *st, unsigned events)
 {
     revdial_session *s = st->session;
+    st->quiet = 0;
     for (rvd_base_link *l = st->waiters.next; l != &st->waiters; l = l->next) {
         rvd_stream_waiter *w = RVD_BASE_OWNER(l, rvd_stream_waiter, link);
         if (w->events & events) rvd_stream_rouse_locked(s, w);
@@ -11724,10 +11747,12 @@ static void rvd_stream_on_event_locked(revdial_session *s, const revdial_event *
         break;
     case REVDIAL_EV_FIN: rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD); break;
     case REVDIAL_EV_WRITABLE:
-        if (!st)
+        if (!st) {
             rvd_stream_dials_retry_locked(s);
-        else if (!rvd_stream_supply_locked(st))
-            rvd_stream_wake_locked(st, RVD_STREAM_WAKE_WR);
+        } else {
+            st->quiet = 0;
+            if (!rvd_stream_supply_locked(st)) rvd_stream_wake_locked(st, RVD_STREAM_WAKE_WR);
+        }
         break;
     case REVDIAL_EV_RESET:
         st->reset_code = ev->code;
@@ -11849,6 +11874,29 @@ static int rvd_stream_flush_locked(revdial_session *s)
     if (released && s->waiting && s->state == RVD_STREAM_UP && !rvd_stream_on_loop_locked(s))
         rvd_stream_rearm_locked(s, rvd_sys_now_us());
     return released;
+}
+
+// A thread that polls was told of several streams at once, and is at them: what its calls leave to
+// be sent goes out when it has written to the last of them, when it polls again, or when the loop
+// gets to it, whatever comes first.
+static int rvd_stream_awaits_more_locked(revdial_session *s)
+{
+    struct iovec first;
+    if (s->awaited < 2 || !pthread_equal(s->awaits, pthread_self())) return 0;
+    if (!s->sending && !s->kick_queued && revdial_engine_output(s->engine, &first, 1))
+        rvd_stream_kick_locked(s);
+    return 1;
+}
+
+// A call has written, and sends it or leaves it.
+static void rvd_stream_written_locked(revdial_session *s)
+{
+    if (rvd_stream_awaits_more_locked(s)) {
+        s->awaited--;
+        return;
+    }
+    s->awaited = 0;
+    rvd_stream_flush_locked(s);
 }
 
 // ---- the loop's part ----
@@ -12764,7 +12812,9 @@ ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count)
         rvd_stream_waiter w = {.events = RVD_STREAM_WAKE_RD};
         int released;
         n = rvd_stream_read_locked(st, iov, count);
-        released = rvd_stream_flush_locked(s);  // the accept and the credit that this has earned
+        released = 0;  // goes out: the accept and the credit that this has earned
+        if (n == REVDIAL_EAGAIN || !rvd_stream_awaits_more_locked(s))
+            released = rvd_stream_flush_locked(s);
         if (n != REVDIAL_EAGAIN) break;
         if (released) continue;
         while (first < count - 1 && !iov[first].iov_len) first++;
@@ -12871,7 +12921,7 @@ ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
         } while (n >= 0 && left);
     }
     if (has_turn) rvd_stream_write_end_locked(st);
-    rvd_stream_flush_locked(s);
+    rvd_stream_written_locked(s);
     if (n < 0) n = rvd_stream_error_locked(st, (int)n);
     rvd_stream_unlock(s);
     return done ? done : n;
@@ -12990,127 +13040,162 @@ int revdial_stream_ledger(revdial_stream *st, revdial_ledger *out)
 // ---- poll ----
 
 // What the stream is ready for, as poll(2) has it: where a call would not wait. POLLHUP when both
-// directions are over, POLLERR when it failed; these two need not be asked for.
+// directions are over, POLLERR when it failed; these two need not be asked for. Most streams of a
+// large poll are as quiet as they were in the last one.
 static short rvd_stream_ready_locked(revdial_stream *st, short events)
 {
     const void *data;
     revdial_engine *e = st->session->engine;
-    ptrdiff_t in = revdial_engine_peek(e, st->id, &data);
-    ptrdiff_t out = events & POLLOUT || in <= 0 ? revdial_engine_writable(e, st->id) : 0;
+    ptrdiff_t in, out;
     int ready = 0;
+    if (((events & (POLLIN | POLLOUT)) | POLLERR) == (st->quiet & (events | POLLERR))) return 0;
+    in = revdial_engine_peek(e, st->id, &data);
+    out = events & POLLOUT || in <= 0 ? revdial_engine_writable(e, st->id) : 0;
     if (in != REVDIAL_EAGAIN) ready |= POLLIN;
     if (out != 0) ready |= POLLOUT;
     if (in <= 0 && in != REVDIAL_EAGAIN && out < 0) ready |= POLLHUP;
     if (in < 0 && in != REVDIAL_EAGAIN) ready |= POLLERR;
-    return (short)(ready & (events | POLLHUP | POLLERR));
+    ready &= events | POLLHUP | POLLERR;
+    st->quiet = (short)(ready ? 0 : (events & (POLLIN | POLLOUT)) | POLLERR);
+    return (short)ready;
 }
 
 typedef struct rvd_stream_poll {
-    rvd_stream_waiter *waiters;
-    struct pollfd *fds;  // the wake first, then one per item
-    rvd_sys_wake wake;
-    size_t count;
+    revdial_pollfd *items;
+    size_t count, fd_count;
+    struct pollfd *fds;          // of the items that are descriptors, then the bell
+    rvd_stream_waiter *waiters;  // one per item; NULL: it does not wait
+    rvd_stream_bell bell;
 } rvd_stream_poll;
 
-// Looks at every item, and leaves a waiter with each stream if asked to. Returns the ready ones.
-static int rvd_stream_poll_look(revdial_pollfd *items, size_t count, rvd_stream_poll *p)
+static void rvd_stream_poll_leave_locked(rvd_stream_poll *p, size_t i)
+{
+    const revdial_pollfd *item = &p->items[i];
+    rvd_stream_waiter *w = &p->waiters[i];
+    revdial_session *s = item->st->session;
+    if (w->bell) return;
+    rvd_base_link_init(&w->link);
+    w->events = RVD_STREAM_WAKE_END | (item->events & POLLIN ? RVD_STREAM_WAKE_RD : 0u) |
+                (item->events & POLLOUT ? RVD_STREAM_WAKE_WR : 0u);
+    w->bell = &p->bell;
+    rvd_base_link_push(&item->st->waiters, &w->link);
+    s->waiting++;
+    if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
+}
+
+// Looks at streams from items[i] on, as long as they are of one session, and so many at most.
+// Returns how many it looked at; adds the ready ones.
+static size_t rvd_stream_poll_look_at(rvd_stream_poll *p, size_t i, int *ready)
+{
+    revdial_session *s = p->items[i].st->session;
+    size_t end = rvd_base_min(p->count, i + RVD_STREAM_LOOKS), at = i, found = 0;
+    rvd_stream_lock(s);
+    if (s->awaited) rvd_stream_flush_locked(s);
+    for (; at < end && p->items[at].st && p->items[at].st->session == s; at++) {
+        revdial_pollfd *item = &p->items[at];
+        item->revents = rvd_stream_ready_locked(item->st, item->events);
+        found += item->revents != 0;
+        if (p->waiters) rvd_stream_poll_leave_locked(p, at);
+    }
+    s->awaits = pthread_self();
+    s->awaited = found;
+    rvd_stream_unlock(s);
+    *ready += (int)found;
+    return at - i;
+}
+
+// Looks at every stream, and leaves a waiter with each if it is to wait. Returns the ready ones.
+static int rvd_stream_poll_look(rvd_stream_poll *p)
 {
     int ready = 0;
-    for (size_t i = 0; i < count; i++) {
-        revdial_session *s;
-        items[i].revents = 0;
-        if (!items[i].st) continue;
-        s = items[i].st->session;
-        rvd_stream_lock(s);
-        items[i].revents = rvd_stream_ready_locked(items[i].st, items[i].events);
-        if (p && rvd_base_link_is_alone(&p->waiters[i].link)) {
-            rvd_stream_waiter *w = &p->waiters[i];
-            w->events = RVD_STREAM_WAKE_END | (items[i].events & POLLIN ? RVD_STREAM_WAKE_RD : 0u) |
-                        (items[i].events & POLLOUT ? RVD_STREAM_WAKE_WR : 0u);
-            w->wake = &p->wake;
-            rvd_base_link_push(&items[i].st->waiters, &w->link);
-            s->waiting++;
-            if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
-        }
-        rvd_stream_unlock(s);
-        ready += items[i].revents != 0;
-    }
+    for (size_t i = 0; i < p->count;)
+        i += p->items[i].st ? rvd_stream_poll_look_at(p, i, &ready) : 1;
     return ready;
 }
 
-// Waits for descriptors and the wake. Returns how many descriptors are ready, or -errno.
-static int rvd_stream_poll_wait(revdial_pollfd *items, rvd_stream_poll *p, int64_t until_us)
+// Looks at the descriptors, or waits for them and the bell. Returns how many of the descriptors are
+// ready, or -errno.
+static int rvd_stream_poll_fds(rvd_stream_poll *p, int64_t until_us)
 {
     int64_t left = until_us == INT64_MAX ? -1 : (until_us - rvd_sys_now_us() + 999) / 1000;
+    const struct pollfd *fd = p->fds;
     int r, ready = 0;
     if (until_us != INT64_MAX && left < 0) left = 0;
-    r = rvd_sys_poll(p->fds, p->count + 1, left > INT32_MAX ? INT32_MAX : (int)left);
+    if (!p->fd_count && !p->waiters) return 0;
+    r = rvd_sys_poll(p->fds, p->fd_count + (p->waiters != NULL),
+                     left > INT32_MAX ? INT32_MAX : (int)left);
     if (r < 0) return r;
-    if (p->fds[0].revents) rvd_sys_wake_drain(&p->wake);
+    if (p->waiters && p->fds[p->fd_count].revents) rvd_stream_bell_hear(&p->bell);
     for (size_t i = 0; i < p->count; i++) {
-        if (items[i].st) continue;
-        items[i].revents = p->fds[i + 1].revents;
-        ready += items[i].revents != 0;
+        if (p->items[i].st) continue;
+        p->items[i].revents = fd++->revents;
+        ready += p->items[i].revents != 0;
     }
     return ready;
 }
 
-static void rvd_stream_poll_forget(revdial_pollfd *items, rvd_stream_poll *p)
+// With a waiter at every stream.
+static int rvd_stream_poll_run(rvd_stream_poll *p, int64_t until_us)
 {
+    int r;
+    do {
+        int streams = rvd_stream_poll_look(p);
+        r = rvd_stream_poll_fds(p, streams ? 0 : until_us);
+        if (r < 0) return REVDIAL_ESYS;
+        r += streams;
+    } while (!r && rvd_sys_now_us() < until_us);
     for (size_t i = 0; i < p->count; i++) {
-        if (!items[i].st) continue;
-        rvd_stream_lock(items[i].st->session);
+        revdial_session *s = p->items[i].st ? p->items[i].st->session : NULL;
+        if (!s) continue;
+        rvd_stream_lock(s);
         rvd_base_link_remove(&p->waiters[i].link);
-        items[i].st->session->waiting--;
-        rvd_stream_unlock(items[i].st->session);
+        s->waiting--;
+        rvd_stream_unlock(s);
     }
+    return r;
 }
 
-static int rvd_stream_poll_run(revdial_pollfd *items, rvd_stream_poll *p, int64_t until_us)
+static int rvd_stream_poll_wait(rvd_stream_poll *p, rvd_heap *heap, int64_t until_us)
 {
-    for (;;) {
-        int streams = rvd_stream_poll_look(items, p->count, p);
-        int fds = rvd_stream_poll_wait(items, p, streams ? 0 : until_us);
-        if (fds < 0) return REVDIAL_ESYS;
-        if (streams + fds) return streams + fds;
-        if (rvd_sys_now_us() >= until_us) return 0;
-    }
+    size_t size = (p->count + 1) * sizeof *p->waiters;
+    int r;
+    if (rvd_sys_wake_open(&p->bell.wake) < 0) return REVDIAL_ESYS;
+    p->waiters = rvd_base_alloc(heap, size);
+    p->fds[p->fd_count].fd = p->bell.wake.fd[0];
+    p->fds[p->fd_count].events = POLLIN;
+    r = p->waiters ? rvd_stream_poll_run(p, until_us) : REVDIAL_ENOMEM;
+    rvd_sys_wake_close(&p->bell.wake);
+    rvd_base_free(heap, p->waiters, size);
+    return r;
 }
 
 int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
 {
     rvd_heap heap = {NULL, NULL, 0};
-    rvd_stream_poll p;
-    size_t size = (count + 1) * (sizeof *p.waiters + sizeof *p.fds);
+    rvd_stream_poll p = {.items = items, .count = count};
+    const revdial_session *before = NULL;
     int64_t until = rvd_stream_deadline(timeout_ms);
-    int r, only_streams = 1;
+    size_t size, k = 0;
+    int r, streams;
     for (size_t i = 0; i < count; i++) {
-        only_streams &= items[i].st != NULL;
-        if (items[i].st && rvd_stream_is_on_loop(items[i].st->session)) return REVDIAL_EDEADLK;
+        revdial_session *s = items[i].st ? items[i].st->session : NULL;
+        p.fd_count += !s;
+        if (s && s != before && rvd_stream_is_on_loop(s)) return REVDIAL_EDEADLK;
+        before = s;
     }
-    r = rvd_stream_poll_look(items, count, NULL);
-    if (only_streams && (r || timeout_ms == 0)) return r;
-    memset(&p, 0, sizeof p);
-    p.count = count;
-    p.waiters = rvd_base_alloc(&heap, size);
-    if (!p.waiters) return REVDIAL_ENOMEM;
-    p.fds = (struct pollfd *)(void *)(p.waiters + count + 1);
-    r = rvd_sys_wake_open(&p.wake);
-    if (r == 0) {
-        p.fds[0].fd = p.wake.fd[0];
-        p.fds[0].events = POLLIN;
-        for (size_t i = 0; i < count; i++) {
-            rvd_base_link_init(&p.waiters[i].link);
-            p.fds[i + 1].fd = items[i].st ? -1 : items[i].fd;
-            p.fds[i + 1].events = items[i].events;
-        }
-        r = rvd_stream_poll_run(items, &p, until);
-        rvd_stream_poll_forget(items, &p);
-        rvd_sys_wake_close(&p.wake);
-    } else {
-        r = REVDIAL_ESYS;
+    size = (p.fd_count + 1) * sizeof *p.fds;
+    p.fds = rvd_base_alloc(&heap, size);
+    if (!p.fds) return REVDIAL_ENOMEM;
+    for (size_t i = 0; i < count; i++) {
+        if (items[i].st) continue;
+        p.fds[k].fd = items[i].fd;
+        p.fds[k++].events = items[i].events;
     }
-    rvd_base_free(&heap, p.waiters, size);
+    streams = rvd_stream_poll_look(&p);
+    r = rvd_stream_poll_fds(&p, 0);
+    r = r < 0 ? REVDIAL_ESYS : r + streams;
+    if (!r && timeout_ms) r = rvd_stream_poll_wait(&p, &heap, until);
+    rvd_base_free(&heap, p.fds, size);
     return r;
 }
 
