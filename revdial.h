@@ -12126,8 +12126,8 @@ static void rvd_stream_wait_io(revdial_session *s, int want)
     s->io.ready &= ~(unsigned)(want == REVDIAL_WANT_READ ? RVD_LOOP_READ : RVD_LOOP_WRITE);
 }
 
-// A step of a transport's handshake may take milliseconds. Once a pass of the loop has spent so long
-// on them, the next in line goes on in the next pass: meanwhile the bytes of all others move.
+// A step of a transport's handshake may take milliseconds. Once a pass of the loop has spent its
+// time on them, the next in line goes on in the next pass: meanwhile the bytes of all others move.
 static int rvd_stream_shake_waits(revdial_session *s)
 {
     rvd_stream_group *g = s->group;

@@ -22,8 +22,8 @@ typedef struct toy_rules {
     atomic_int break_;  // 1: the next record that comes is not good
 } toy_rules;
 
-// How many steps of handshakes a pass of the loop has, if each takes a millisecond. The loop's alone
-// once it is posted.
+// How many steps of handshakes a pass of the loop has, if each takes a millisecond. The loop has it
+// to itself once it is posted.
 typedef struct shake_watch {
     rvd_loop *loop;  // NULL: nobody counts
     rvd_loop_task task;
