@@ -981,7 +981,10 @@ typedef struct revdial_pollfd {
     short events, revents;  // POLLIN, POLLOUT; POLLHUP and POLLERR as poll(2)
 } revdial_pollfd;
 
-// poll(2) over streams and descriptors, mixed; level-triggered.
+// poll(2) over streams and descriptors, mixed; level-triggered. Neighbours in the array should be
+// of one session: it is locked once for them. If several streams of a session are ready, what the
+// thread then writes to them goes out together: with the last one's, with the next poll, or when
+// the I/O thread gets to it, which is woken for that at once.
 //   blocks   for timeout_ms (-1 for ever)
 //   returns  how many items have revents, 0 at the timeout, REVDIAL_ENOMEM, ESYS, EDEADLK
 //   thread   any but I/O threads
