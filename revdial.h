@@ -981,7 +981,10 @@ typedef struct revdial_pollfd {
     short events, revents;  // POLLIN, POLLOUT; POLLHUP and POLLERR as poll(2)
 } revdial_pollfd;
 
-// poll(2) over streams and descriptors, mixed; level-triggered.
+// poll(2) over streams and descriptors, mixed; level-triggered. Neighbours in the array should be
+// of one session: it is locked once for them. If several streams of a session are ready, what the
+// thread then writes to them goes out together: with the last one's, with the next poll, or when
+// the I/O thread gets to it, which is woken for that at once.
 //   blocks   for timeout_ms (-1 for ever)
 //   returns  how many items have revents, 0 at the timeout, REVDIAL_ENOMEM, ESYS, EDEADLK
 //   thread   any but I/O threads
@@ -10254,17 +10257,31 @@ static int rvd_loop_spin_pays(const rvd_loop_spin *p)
     return p->limit_us > 0 && p->score >= 0;
 }
 
+typedef struct rvd_loop_look {
+    int64_t begun_us, last_us;
+    int is_late;  // the last pause was long
+} rvd_loop_look;
+
+static rvd_loop_look rvd_loop_look_begin(void)
+{
+    int64_t now = rvd_sys_now_us();
+    rvd_loop_look look = {now, now, 0};
+    return look;
+}
+
 // Between two looks, which take a microsecond or two: whoever else wants this core may have it. A
-// pause that long tells that somebody did.
+// longer pause tells that somebody did. It may have been who answers: then the look after it finds
+// something. If it does not, or if the pause alone was too long, polling is in somebody's way.
 //   returns  0 when the time is up, or when polling is in somebody's way
-static int rvd_loop_spin_on(rvd_loop_spin *p, int64_t begun_us, int64_t *last_us)
+static int rvd_loop_spin_on(rvd_loop_spin *p, rvd_loop_look *look)
 {
     int64_t now;
-    sched_yield();
+    if (!look->is_late) sched_yield();
     now = rvd_sys_now_us();
-    if (now - *last_us > RVD_LOOP_SPIN_PAUSE_US) p->score = RVD_LOOP_SPIN_CROWDED;
-    *last_us = now;
-    return p->score >= 0 && now - begun_us < p->limit_us;
+    if (look->is_late || now - look->last_us > p->limit_us) p->score = RVD_LOOP_SPIN_CROWDED;
+    look->is_late = now - look->last_us > RVD_LOOP_SPIN_PAUSE_US;
+    look->last_us = now;
+    return p->score >= 0 && now - look->begun_us < p->limit_us;
 }
 
 // After a wait of so long, polled or slept.
@@ -10294,11 +10311,11 @@ static int rvd_loop_timeout_ms(const rvd_loop *loop)
 // Looks again and again for a while. Returns as a wait does, 0: nothing came.
 static int rvd_loop_wait_awake(rvd_loop *loop)
 {
-    int64_t begun = rvd_sys_now_us(), last = begun;
+    rvd_loop_look look = rvd_loop_look_begin();
     int n;
     do n = rvd_loop_watch_wait(loop, 0);
     while (n == 0 && !atomic_load_explicit(&loop->posted, memory_order_relaxed) &&
-           rvd_loop_spin_on(&loop->spin, begun, &last));
+           rvd_loop_spin_on(&loop->spin, &look));
     return n;
 }
 
@@ -10585,6 +10602,9 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 
 #define RVD_STREAM_IOV 16           // vectors per send: eight frames of a burst with their headers
 #define RVD_STREAM_ROUNDS 8         // reads or sends in a row before others get their turn
+#define RVD_STREAM_LOOKS 256        // at a session's streams, in a poll
+#define RVD_STREAM_BURST 65536      // after such a read of the loop there may be more at once,
+#define RVD_STREAM_PIECE 4096       // and a thread that got so much of a piece waits for the rest
 #define RVD_STREAM_SHAKE_US 2000    // of a pass of the loop for the handshakes of transports
 #define RVD_STREAM_LEND 8192        // less is copied faster than it is lent
 #define RVD_STREAM_RECALL_US 10000  // then it is looked whether there is memory again
@@ -10615,7 +10635,12 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 // less, or what belongs to Digest, which is less still.
 enum { RVD_STREAM_AUTH_TEXT = 4096 + 65 + 65 + 16 };
 
-enum { RVD_STREAM_WAKE_RD = 1, RVD_STREAM_WAKE_WR = 2, RVD_STREAM_WAKE_END = 4 };
+enum {
+    RVD_STREAM_WAKE_RD = 1,
+    RVD_STREAM_WAKE_WR = 2,
+    RVD_STREAM_WAKE_END = 4,
+    RVD_STREAM_WAKE_CALL = 8  // the application has changed what there is to wait for
+};
 
 // Counts what runs on an owner's loops (sessions, relays, dials): it is freed after all of them.
 typedef struct rvd_stream_work {
@@ -10696,6 +10721,24 @@ typedef struct rvd_stream_host {
     void (*on_open_locked)(revdial_session *s, revdial_stream *st);
 } rvd_stream_host;
 
+// Wakes a thread that polls; once until it is heard, however many streams move meanwhile.
+typedef struct rvd_stream_bell {
+    rvd_sys_wake wake;
+    atomic_int is_rung;
+} rvd_stream_bell;
+
+static void rvd_stream_bell_ring(rvd_stream_bell *b)
+{
+    if (!atomic_exchange(&b->is_rung, 1)) rvd_sys_wake_notify(&b->wake);
+}
+
+// What has moved is looked at after this.
+static void rvd_stream_bell_hear(rvd_stream_bell *b)
+{
+    rvd_sys_wake_drain(&b->wake);
+    atomic_store(&b->is_rung, 0);
+}
+
 // Who sleeps until a stream moves. Lives on the sleeper's stack, guarded by the session's lock.
 typedef struct rvd_stream_waiter rvd_stream_waiter;
 struct rvd_stream_waiter {
@@ -10705,10 +10748,12 @@ struct rvd_stream_waiter {
     int is_let_go;  // by the latch, now or soon: it has to stay until then
     rvd_stream_waiter *next_roused;
     rvd_sys_latch *latch;  // or:
-    rvd_sys_wake *wake;
-    // A reader's buffer: what arrives while it sleeps goes there at once.
+    rvd_stream_bell *bell;
+    // A reader's buffer: what arrives while it sleeps goes there at once. Or a writer's bytes: they
+    // are lent to the engine as there is room, and it sleeps until the last of them is sent.
     uint32_t id;
     uint8_t *buf;
+    const uint8_t *from;
     size_t len, got;
 };
 
@@ -10724,6 +10769,7 @@ struct revdial_stream {
     // Guarded by the session's lock from here on.
     uint32_t id;
     unsigned kick_events;
+    short quiet;  // events that a poll did not find, POLLERR among them, and nothing came since
     rvd_stream_sink *sink;
     void *sink_ud;
     int sink_is_loops;                       // it runs on the loop thread only
@@ -10823,6 +10869,8 @@ struct revdial_session {
     void *host_ud;   // owner's
     int read_waits;  // a read wants the socket writable
     size_t lingered;
+    int holds;                // readers that got a piece may get more, before they are let go
+    rvd_stream_waiter *held;  // they
     int is_counted;        // owner's: it no longer counts as pending; a proxy has its lock for it
     int is_checked;        // owner's: a hook is at work on it
     int is_listed;         // owner's: a row of a table has admitted it; set before it is registered
@@ -10839,6 +10887,9 @@ struct revdial_session {
     unsigned pend;
     int kick_queued, flush_queued;
     int sending;          // a thread is between output and sent, with the lock released
+    int supplied;         // a sleeping writer's bytes have come to the output since the last send
+    size_t awaited;       // writes of a thread that polls, which was told of so many streams
+    pthread_t awaits;     // if awaited: that thread
     int blocked;          // the socket takes no more until the loop says so
     int closing;          // the loop wants to close the descriptor and waits for who uses it
     int64_t armed_us;     // the timer, as last set
@@ -10857,13 +10908,12 @@ struct revdial_session {
     rvd_base_link kicked, kicked_here;  // sinks to run: by the loop, by whoever handles events
     enum rvd_stream_reader reader;
     int loop_reads;              // the loop is between a read and the end of its events
-    int collects;                // it lets go together whom these have roused
     rvd_stream_waiter *driving;  // of the thread that reads
     int polling;                 // it is about to sleep, or does: interrupt it if need be
     int read_first;              // it would not sleep: the last read was full
     rvd_loop_spin spin;
     size_t waiting;                           // waiters, in all
-    rvd_stream_waiter *roused, **roused_end;  // those to be let go without the lock
+    rvd_stream_waiter *roused, **roused_end;  // those to be let go with the lock
     size_t loop_sinks;                        // streams that need the loop
     unsigned crowd;    // waits to come that are left to the loop: there were several
     unsigned returns;  // times in a row that the thread was back soon
@@ -10895,6 +10945,39 @@ struct rvd_stream_dial {
     rvd_stream_waiter *waiter;            // a thread waits; or:
     void (*done)(rvd_stream_dial *dial);  // on the loop thread, without the lock
 };
+
+static void rvd_stream_lock(revdial_session *s)
+{
+    pthread_mutex_lock(&s->lock);
+}
+
+static void rvd_stream_let_go(rvd_stream_waiter *w)
+{
+    while (w) {
+        rvd_stream_waiter *next = w->next_roused;  // w is gone as soon as it may go
+        rvd_sys_latch_open(w->latch);
+        w = next;
+    }
+}
+
+// The only way to release the lock: lets go the threads that were roused under it. They wait until
+// then, s may be gone.
+static void rvd_stream_unlock(revdial_session *s)
+{
+    rvd_stream_waiter *w = s->roused;
+    s->roused = NULL;
+    s->roused_end = &s->roused;
+    pthread_mutex_unlock(&s->lock);
+    rvd_stream_let_go(w);
+}
+
+// Loop thread, without the lock: the pass is over, or will last.
+static void rvd_stream_let_held_go(revdial_session *s)
+{
+    rvd_stream_waiter *w = s->held;
+    s->held = NULL;
+    rvd_stream_let_go(w);
+}
 
 static int rvd_stream_flush_locked(revdial_session *s);
 static void rvd_stream_events_locked(revdial_session *s);
@@ -11177,9 +11260,9 @@ static int rvd_stream_on_loop_locked(revdial_session *s)
 static int rvd_stream_is_on_loop(revdial_session *s)
 {
     int yes;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     yes = rvd_stream_on_loop_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return yes;
 }
 
@@ -11223,12 +11306,12 @@ static void rvd_stream_watch_locked(revdial_session *s)
 
 // ---- streams ----
 
-// While the loop handles what it has read, threads are collected and let go once it has released
-// the lock, which they all need: else each would wake up only to wait for it.
+// Threads are let go when the lock is released, which they all need: else each would wake up only
+// to wait for it.
 static void rvd_stream_rouse_locked(revdial_session *s, rvd_stream_waiter *w)
 {
-    if (w->wake) {
-        rvd_sys_wake_notify(w->wake);
+    if (w->bell) {
+        rvd_stream_bell_ring(w->bell);
         return;
     }
     if (w->woken) return;
@@ -11238,35 +11321,19 @@ static void rvd_stream_rouse_locked(revdial_session *s, rvd_stream_waiter *w)
         return;
     }
     w->is_let_go = 1;
-    if (s->collects) {
-        *s->roused_end = w;
-        s->roused_end = &w->next_roused;
-    } else {
-        rvd_sys_latch_open(w->latch);
+    if (s->holds && w->got >= RVD_STREAM_PIECE && w->got < w->len) {
+        w->next_roused = s->held;
+        s->held = w;
+        return;
     }
-}
-
-static rvd_stream_waiter *rvd_stream_roused_take_locked(revdial_session *s)
-{
-    rvd_stream_waiter *first = s->roused;
-    s->roused = NULL;
-    s->roused_end = &s->roused;
-    return first;
-}
-
-// Without the lock.
-static void rvd_stream_roused_go(rvd_stream_waiter *w)
-{
-    while (w) {
-        rvd_stream_waiter *next = w->next_roused;  // w is gone as soon as it may go
-        rvd_sys_latch_open(w->latch);
-        w = next;
-    }
+    *s->roused_end = w;
+    s->roused_end = &w->next_roused;
 }
 
 static void rvd_stream_wake_locked(revdial_stream *st, unsigned events)
 {
     revdial_session *s = st->session;
+    st->quiet = 0;
     for (rvd_base_link *l = st->waiters.next; l != &st->waiters; l = l->next) {
         rvd_stream_waiter *w = RVD_BASE_OWNER(l, rvd_stream_waiter, link);
         if (w->events & events) rvd_stream_rouse_locked(s, w);
@@ -11290,6 +11357,31 @@ static void rvd_stream_deliver_locked(revdial_stream *st)
         w->got += (size_t)n;
         rvd_stream_rouse_locked(s, w);
     }
+}
+
+// Takes bytes of the thread that sleeps in a write, as many as there is room for. Returns 0 if
+// there is no such thread.
+static int rvd_stream_supply_locked(revdial_stream *st)
+{
+    revdial_session *s = st->session;
+    for (rvd_base_link *l = st->waiters.next; l != &st->waiters; l = l->next) {
+        rvd_stream_waiter *w = RVD_BASE_OWNER(l, rvd_stream_waiter, link);
+        size_t left = w->len - w->got;
+        ptrdiff_t n = 0;
+        if (!w->from) continue;
+        if (left >= RVD_STREAM_LEND && !s->wire)
+            n = revdial_engine_lend(s->engine, st->id, w->from + w->got, left);
+        else if (left)
+            n = revdial_engine_write(s->engine, st->id, w->from + w->got, left);
+        if (n > 0) {
+            w->got += (size_t)n;
+            s->supplied = 1;
+        }
+        if (n < 0 || (w->got == w->len && !revdial_engine_lent(s->engine, st->id)))
+            rvd_stream_rouse_locked(s, w);
+        return 1;
+    }
+    return 0;
 }
 
 // Who is told of what happens to the stream from now on; NULL: nobody.
@@ -11555,14 +11647,14 @@ static void rvd_stream_dial_blocking(revdial_session *s, rvd_stream_dial *d)
     rvd_base_link_init(&d->link);
     d->waiter = &w;
     d->state = RVD_STREAM_DIAL_WAITING;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     rvd_stream_dial_ask_locked(s, d);
     rvd_stream_flush_locked(s);
     rvd_stream_sleep_locked(s, &w, d->deadline_us);
     rvd_stream_dial_abandon_locked(s, d, REVDIAL_RESET_TIMEOUT, REVDIAL_ETIMEDOUT,
                                    "the dial timed out: the backend has not answered");
     rvd_stream_flush_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_sys_latch_free(&latch);
 }
 
@@ -11649,16 +11741,21 @@ static void rvd_stream_on_event_locked(revdial_session *s, const revdial_event *
     case REVDIAL_EV_DEAD: rvd_stream_on_dead_locked(s, ev); break;
     case REVDIAL_EV_OPEN: rvd_stream_incoming_locked(s, ev); break;
     case REVDIAL_EV_ACCEPTED: rvd_stream_wake_locked(st, RVD_STREAM_WAKE_WR); break;
+    case REVDIAL_EV_SENT:
+        if (st) rvd_stream_supply_locked(st);
+        break;
     case REVDIAL_EV_READABLE:
         rvd_stream_deliver_locked(st);
         rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD);
         break;
     case REVDIAL_EV_FIN: rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD); break;
     case REVDIAL_EV_WRITABLE:
-        if (st)
-            rvd_stream_wake_locked(st, RVD_STREAM_WAKE_WR);
-        else
+        if (!st) {
             rvd_stream_dials_retry_locked(s);
+        } else {
+            st->quiet = 0;
+            if (!rvd_stream_supply_locked(st)) rvd_stream_wake_locked(st, RVD_STREAM_WAKE_WR);
+        }
         break;
     case REVDIAL_EV_RESET:
         st->reset_code = ev->code;
@@ -11692,6 +11789,7 @@ static void rvd_stream_events_locked(revdial_session *s)
         if (on_loop) rvd_stream_sinks_locked(&s->kicked);
     }
     if (!on_loop && (s->pend || !rvd_base_link_is_alone(&s->kicked))) rvd_stream_kick_locked(s);
+    if (on_loop && s->supplied && !s->sending) rvd_stream_flush_soon_locked(s);
 }
 
 // ---- sending ----
@@ -11728,10 +11826,10 @@ static int rvd_stream_send_locked(revdial_session *s, int *released)
     int count = revdial_engine_output(s->engine, iov, RVD_STREAM_IOV), is_pending;
     if (!count && !rvd_stream_wire_holds(s)) return 0;
     *released = 1;
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     n = rvd_stream_wire_write(s, iov, count, &err);
     is_pending = s->wire && rvd_stream_wire_pending(s->wire);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (is_pending) rvd_stream_kick_locked(s);
     if (rvd_stream_is_wanting(n)) {
         revdial_engine_sent(s->engine, 0);  // none of it is on its way
@@ -11753,6 +11851,7 @@ static void rvd_stream_rearm_locked(revdial_session *s, int64_t now_us)
 {
     int64_t at = revdial_engine_tick(s->engine, now_us);
     rvd_stream_events_locked(s);  // room that was promised and not used is another's now
+    if (s->supplied && !s->sending) rvd_stream_kick_locked(s);
     if (at >= 0 && (!s->armed_us || at < s->armed_us)) rvd_stream_kick_locked(s);
 }
 
@@ -11763,13 +11862,13 @@ static int rvd_stream_flush_locked(revdial_session *s)
     int rounds = 0, released = 0;
     if (s->sending || s->blocked || s->state == RVD_STREAM_DOWN) return 0;
     s->sending = 1;
-    while (rvd_stream_send_locked(s, &released))
-        if (++rounds == RVD_STREAM_ROUNDS) {
-            rvd_stream_kick_locked(s);
-            break;
-        }
-    s->sending = 0;
-    rvd_stream_events_locked(s);
+    do {
+        s->supplied = 0;
+        while (rounds < RVD_STREAM_ROUNDS && rvd_stream_send_locked(s, &released)) rounds++;
+        rvd_stream_events_locked(s);
+    } while (s->supplied && !s->blocked && rounds < RVD_STREAM_ROUNDS);
+    if (rounds == RVD_STREAM_ROUNDS) rvd_stream_kick_locked(s);
+    s->supplied = s->sending = 0;
     // The last stream of a drain may have ended just now, and only the loop sets timers.
     if (s->closing ||
         ((s->draining || s->state == RVD_STREAM_LINGER) && !rvd_stream_on_loop_locked(s)))
@@ -11778,6 +11877,29 @@ static int rvd_stream_flush_locked(revdial_session *s)
     if (released && s->waiting && s->state == RVD_STREAM_UP && !rvd_stream_on_loop_locked(s))
         rvd_stream_rearm_locked(s, rvd_sys_now_us());
     return released;
+}
+
+// A thread that polls was told of several streams at once, and is at them: what its calls leave to
+// be sent goes out when it has written to the last of them, when it polls again, or when the loop
+// gets to it, whatever comes first.
+static int rvd_stream_awaits_more_locked(revdial_session *s)
+{
+    struct iovec first;
+    if (s->awaited < 2 || !pthread_equal(s->awaits, pthread_self())) return 0;
+    if (!s->sending && !s->kick_queued && revdial_engine_output(s->engine, &first, 1))
+        rvd_stream_kick_locked(s);
+    return 1;
+}
+
+// A call has written, and sends it or leaves it.
+static void rvd_stream_written_locked(revdial_session *s)
+{
+    if (rvd_stream_awaits_more_locked(s)) {
+        s->awaited--;
+        return;
+    }
+    s->awaited = 0;
+    rvd_stream_flush_locked(s);
 }
 
 // ---- the loop's part ----
@@ -11866,9 +11988,9 @@ static void rvd_stream_linger_locked(revdial_session *s)
     if (!is_mute && (rvd_stream_wire_holds(s) || revdial_engine_output(s->engine, &rest, 1)))
         return;  // the next flush goes on
     s->sending = 1;
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     r = rvd_stream_wire_finish(s);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     s->sending = 0;
     if (rvd_stream_is_wanting(r)) {
         s->blocked = 1;
@@ -11889,9 +12011,9 @@ static void rvd_stream_die(revdial_session *s)
 {
     revdial_engine_info info;
     int64_t wait_us;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (s->state >= RVD_STREAM_LINGER) {
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
         return;
     }
     // One that never came up gets a short farewell: strangers must not hold descriptors for long.
@@ -11914,21 +12036,21 @@ static void rvd_stream_die(revdial_session *s)
     }
     // A drained session is over when its last byte is out, any other one now.
     if (s->why.code != REVDIAL_EDRAINING) s->pend |= RVD_STREAM_PEND_DOWN;
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
 }
 
 // Dials that are over call back here, without the lock.
 static void rvd_stream_dials_done(revdial_session *s)
 {
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     while (!rvd_base_link_is_alone(&s->dials_over)) {
         rvd_stream_dial *d = RVD_BASE_OWNER(s->dials_over.next, rvd_stream_dial, link);
         rvd_base_link_remove(&d->link);
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
         d->done(d);
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
     }
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
 }
 
 // What the events of a pass ask of the owner, in order, without the lock.
@@ -11936,12 +12058,12 @@ static void rvd_stream_pend_run(revdial_session *s)
 {
     unsigned pend;
     do {
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
         pend = s->pend;
         s->pend = 0;
         if (s->is_told_down) pend &= ~(unsigned)RVD_STREAM_PEND_DOWN;
         if (pend & RVD_STREAM_PEND_DOWN) s->is_told_down = 1;
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
         if (pend & RVD_STREAM_PEND_AUTH) s->host->on_auth(s);
         if (pend & RVD_STREAM_PEND_UP) s->host->on_up(s);
         if (pend & RVD_STREAM_PEND_GOAWAY) s->host->on_goaway(s);
@@ -11959,13 +12081,11 @@ static void rvd_stream_pend_run(revdial_session *s)
 // The same between two events of a read. Nobody stays asleep for the owner's callbacks.
 static void rvd_stream_pend_run_locked(revdial_session *s)
 {
-    rvd_stream_waiter *roused = rvd_stream_roused_take_locked(s);
-    s->collects = 0;
-    pthread_mutex_unlock(&s->lock);
-    rvd_stream_roused_go(roused);
+    s->holds = 0;
+    rvd_stream_unlock(s);
+    rvd_stream_let_held_go(s);
     rvd_stream_pend_run(s);
-    pthread_mutex_lock(&s->lock);
-    s->collects = 1;
+    rvd_stream_lock(s);
 }
 
 // All events of one read. The lock is released where the owner has to act before the rest.
@@ -11985,14 +12105,10 @@ static void rvd_stream_feed_locked(revdial_session *s, const unsigned char *p, s
 // that no thread reads what follows before this is in.
 static void rvd_stream_feed_early(revdial_session *s, const unsigned char *p, size_t len)
 {
-    rvd_stream_waiter *roused;
-    pthread_mutex_lock(&s->lock);
-    s->collects = 1;
+    rvd_stream_lock(s);
     rvd_stream_feed_locked(s, p, len);
-    s->loop_reads = s->collects = 0;
-    roused = rvd_stream_roused_take_locked(s);
-    pthread_mutex_unlock(&s->lock);
-    rvd_stream_roused_go(roused);
+    s->loop_reads = 0;
+    rvd_stream_unlock(s);
     rvd_stream_pend_run(s);
 }
 
@@ -12000,10 +12116,10 @@ static void rvd_stream_feed_early(revdial_session *s, const unsigned char *p, si
 static int rvd_stream_loop_claims(revdial_session *s)
 {
     int claimed;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     claimed = s->reader == RVD_STREAM_BY_LOOP;
-    s->loop_reads = s->collects = claimed;
-    pthread_mutex_unlock(&s->lock);
+    s->loop_reads = claimed;
+    rvd_stream_unlock(s);
     return claimed;
 }
 
@@ -12042,29 +12158,31 @@ static int rvd_stream_shake(revdial_session *s)
         rvd_stream_wait_io(s, r);
         return 0;
     }
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     rvd_stream_broken_locked(s, &err);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return 0;
 }
 
-// Returns 0 when there is nothing more to read now.
-static int rvd_stream_read_once(revdial_session *s)
+// Returns 0 when there is nothing more to read now. The last one in a pass holds nobody
+// back.
+static int rvd_stream_read_once(revdial_session *s, int is_last)
 {
     rvd_loop *loop = s->loop;
-    rvd_stream_waiter *roused;
     revdial_err err;
     ptrdiff_t n = REVDIAL_WANT_READ;
     int is_wanting;
     if (rvd_stream_loop_claims(s)) n = rvd_stream_wire_read(s, loop->buf, RVD_LOOP_BUFFER, &err);
     is_wanting = rvd_stream_is_wanting(n);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (s->state == RVD_STREAM_LINGER && !is_wanting) {
         s->lingered += n > 0 ? (size_t)n : 0;
         if (n <= 0 || s->lingered > RVD_STREAM_LINGER_BYTES) rvd_stream_close_locked(s);
     } else if (n > 0) {
         int was_handshake = s->state == RVD_STREAM_HANDSHAKE;
+        s->holds = !is_last && n >= RVD_STREAM_BURST;
         rvd_stream_feed_locked(s, loop->buf, (size_t)n);
+        s->holds = 0;
         if (was_handshake) rvd_base_wipe(loop->buf, (size_t)n);  // there was a secret in it
     } else if (n == 0) {
         revdial_engine_input(s->engine, NULL, 0, rvd_loop_now(loop));
@@ -12073,15 +12191,14 @@ static int rvd_stream_read_once(revdial_session *s)
         rvd_stream_broken_locked(s, &err);
     }
     if (!is_wanting && s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
-    s->loop_reads = s->collects = 0;
-    roused = rvd_stream_roused_take_locked(s);
-    pthread_mutex_unlock(&s->lock);
-    rvd_stream_roused_go(roused);
+    s->loop_reads = 0;
+    rvd_stream_unlock(s);
     s->read_waits = n == REVDIAL_WANT_WRITE;
     if (n <= 0) rvd_stream_wait_io(s, s->read_waits ? REVDIAL_WANT_WRITE : REVDIAL_WANT_READ);
     if (s->wire) return n > 0;
     // A short read has emptied the socket; an end that came with it has its own edge or its mark.
-    if (n > 0 && n < RVD_LOOP_BUFFER && !(s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))) {
+    if (n > 0 && n < RVD_LOOP_BUFFER && !s->held &&
+        !(s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))) {
         s->io.ready &= ~(unsigned)RVD_LOOP_READ;
         return 0;
     }
@@ -12096,15 +12213,16 @@ static void rvd_stream_on_io(rvd_loop_io *io)
     s->read_waits = 0;
     is_shaken = rvd_stream_shake(s);
     if (is_shaken && (io->ready & RVD_LOOP_WRITE || s->wire)) {  // a write may wait for a read
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
         if (s->blocked) rvd_stream_flush_soon_locked(s);
         s->blocked = 0;
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
     }
     while (is_shaken && io->slot && io->ready & RVD_LOOP_READ && rounds < RVD_STREAM_ROUNDS) {
         rounds++;
-        if (!rvd_stream_read_once(s)) break;
+        if (!rvd_stream_read_once(s, rounds == RVD_STREAM_ROUNDS)) break;
     }
+    rvd_stream_let_held_go(s);
     rvd_stream_pend_run(s);
     open = io->slot != 0 && !s->read_waits;
     if (s->wire && rvd_stream_wire_state(s->wire) == RVD_STREAM_WIRE_HANDSHAKE) open = 0;
@@ -12115,7 +12233,7 @@ static void rvd_stream_on_io(rvd_loop_io *io)
 static void rvd_stream_on_flush(rvd_loop_flush *f)
 {
     revdial_session *s = RVD_BASE_OWNER(f, revdial_session, flush);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     s->flush_queued = 0;
     if (s->state < RVD_STREAM_LINGER) {
         rvd_stream_pace_locked(s, rvd_loop_now(s->loop));
@@ -12125,7 +12243,7 @@ static void rvd_stream_on_flush(rvd_loop_flush *f)
     if (s->state < RVD_STREAM_LINGER) rvd_stream_timer_arm_locked(s);
     rvd_stream_linger_locked(s);
     rvd_stream_events_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_stream_pend_run(s);
     revdial_session_unref(s);
 }
@@ -12134,7 +12252,7 @@ static void rvd_stream_on_timer(rvd_loop_timer *t)
 {
     revdial_session *s = RVD_BASE_OWNER(t, revdial_session, timer);
     revdial_session_ref(s);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     s->armed_us = 0;
     if (s->state == RVD_STREAM_LINGER) {
         rvd_stream_close_locked(s);
@@ -12149,7 +12267,7 @@ static void rvd_stream_on_timer(rvd_loop_timer *t)
         rvd_stream_events_locked(s);
         rvd_stream_flush_soon_locked(s);
     }
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_stream_pend_run(s);
     revdial_session_unref(s);
 }
@@ -12170,21 +12288,21 @@ static void rvd_stream_lease_locked(revdial_session *s)
 static void rvd_stream_on_lease(rvd_loop_timer *t)
 {
     revdial_session *s = RVD_BASE_OWNER(t, revdial_session, lease);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     s->lease_armed = s->reader != RVD_STREAM_BY_LOOP && s->drives != s->lease_drives;
     if (s->reader == RVD_STREAM_BY_LEASE && !s->lease_armed) {
         s->returns = 0;
         rvd_stream_watch_locked(s);
     }
     rvd_stream_lease_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
 }
 
 // Another thread left something for the loop.
 static void rvd_stream_on_kick(rvd_loop_task *t)
 {
     revdial_session *s = RVD_BASE_OWNER(t, revdial_session, kick);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     s->kick_queued = 0;
     if (s->blocked && s->state != RVD_STREAM_DOWN) {
         // Whoever was told EAGAIN could not clear this mark. There may be room since; a send tells.
@@ -12199,7 +12317,7 @@ static void rvd_stream_on_kick(rvd_loop_task *t)
         s->io.ready |= RVD_LOOP_READ;
         rvd_loop_again(s->loop, &s->io);
     }
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_stream_pend_run(s);
     revdial_session_unref(s);
 }
@@ -12207,13 +12325,13 @@ static void rvd_stream_on_kick(rvd_loop_task *t)
 void revdial_session_kill(revdial_session *s)
 {
     if (!s) return;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (!s->why.code) rvd_stream_fail(&s->why, REVDIAL_ECLOSED, 0, "closed here");
     rvd_stream_leaves(s);
     revdial_engine_shutdown(s->engine);
     rvd_stream_events_locked(s);
     rvd_stream_kick_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
 }
 
 // ---- who reads ----
@@ -12269,12 +12387,13 @@ static ptrdiff_t rvd_stream_drive_wait(revdial_session *s, const struct iovec *i
 {
     struct pollfd p[2];
     int wants_room = *room, r, spins = !wants_room && rvd_loop_spin_pays(&s->spin);
-    int64_t begun_us = spins ? rvd_sys_now_us() : 0, last_us = begun_us;
     *room = 0;
     if (s->read_first || spins) {
+        rvd_loop_look look = {0};
         ptrdiff_t n;
+        if (spins) look = rvd_loop_look_begin();
         do n = rvd_stream_drive_recv(s, iov);
-        while (n == -EAGAIN && spins && rvd_loop_spin_on(&s->spin, begun_us, &last_us));
+        while (n == -EAGAIN && spins && rvd_loop_spin_on(&s->spin, &look));
         if (n != -EAGAIN) return n;
     }
     p[0].fd = s->fd;
@@ -12347,10 +12466,10 @@ static int rvd_stream_drive_step_locked(revdial_session *s, rvd_stream_waiter *w
         timeout_ms = left < 0 ? 0 : left > INT32_MAX ? INT32_MAX : (int)left;
     }
     s->polling = 1;
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     n = rvd_stream_drive_wait(s, iov, timeout_ms, &room);
     now_us = rvd_sys_now_us();
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (!s->polling) rvd_sys_wake_drain(&s->interrupt);
     s->polling = 0;
     if (room) s->blocked = 0;
@@ -12415,16 +12534,16 @@ static int rvd_stream_sleep_locked(revdial_session *s, rvd_stream_waiter *w, int
         }
         if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
         if (s->state == RVD_STREAM_UP) rvd_stream_rearm_locked(s, rvd_sys_now_us());
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
         r = rvd_sys_latch_wait(w->latch, deadline_us == INT64_MAX ? -1 : deadline_us);
         has_passed = r == 0;
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
     }
     if (w->woken) r = 0;
     if (w->is_let_go && !has_passed) {
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
         rvd_sys_latch_wait(w->latch, -1);
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
     }
     w->woken = 1;
     s->waiting--;
@@ -12521,14 +12640,14 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
 // Its owner is closing: no time for ceremony.
 static void rvd_stream_kill_soon(revdial_session *s)
 {
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     s->hurry = 1;
     // Last frames of a drain may still be on their way out: they get some seconds.
     if (s->state == RVD_STREAM_LINGER)
         rvd_loop_timer_set(s->loop, &s->timer,
                            rvd_loop_now(s->loop) +
                                (s->has_finished ? RVD_STREAM_HURRY_US : RVD_STREAM_LINGER_US));
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     revdial_session_kill(s);
 }
 
@@ -12541,11 +12660,11 @@ static int rvd_stream_session_run(revdial_session *s)
     rvd_stream_work_begin(s->work);
     rvd_base_link_push(&s->group->sessions, &s->link);
     rvd_sys_tune_session(s->fd);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     rvd_stream_queue_set_locked(s, RVD_STREAM_QUEUE_START);
     s->pace_us = rvd_loop_now(s->loop);
     rvd_stream_flush_soon_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     if (s->group->ending) rvd_stream_kill_soon(s);
     return 0;
 }
@@ -12582,13 +12701,13 @@ void revdial_session_info_get(revdial_session *s, revdial_session_info *out)
 {
     revdial_engine_info info;
     memset(out, 0, sizeof *out);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     revdial_engine_info_get(s->engine, &info);
     out->state = s->state != RVD_STREAM_UP ? REVDIAL_DOWN
                  : s->draining             ? REVDIAL_DRAINING
                                            : REVDIAL_UP;
     out->streams = atomic_load_explicit(&s->stream_count, memory_order_relaxed);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     out->id = s->id;
     rvd_sys_append(out->name, sizeof out->name, 0, s->name);
     rvd_sys_append(out->instance, sizeof out->instance, 0, s->instance);
@@ -12605,10 +12724,10 @@ void revdial_session_info_get(revdial_session *s, revdial_session_info *out)
 static void rvd_stream_stats_add(revdial_stats *out, revdial_session *s)
 {
     revdial_engine_info info;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     revdial_engine_info_get(s->engine, &info);
     out->memory_bytes += info.memory_bytes + s->heap.live_bytes + sizeof *s;
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     out->streams += atomic_load_explicit(&s->stream_count, memory_order_relaxed);
     out->rx_bytes += info.rx_bytes;
     out->tx_bytes += info.tx_bytes;
@@ -12620,14 +12739,14 @@ int revdial_session_drain(revdial_session *s, int timeout_ms)
 {
     int64_t until = rvd_stream_deadline(timeout_ms);
     if (!s) return REVDIAL_EINVAL;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     s->draining = 1;
     rvd_stream_leaves(s);
     s->drain_until_us = until == INT64_MAX ? 0 : until;
     revdial_engine_drain(s->engine);
     rvd_stream_events_locked(s);
     rvd_stream_kick_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return REVDIAL_OK;
 }
 
@@ -12643,30 +12762,33 @@ static int rvd_stream_error_locked(revdial_stream *st, int code)
     return code;
 }
 
-// Sleeps until the stream moves. Returns bytes that have come into buf meanwhile (NULL: a writer
-// waits), 0, or REVDIAL_EAGAIN, ETIMEDOUT, EDEADLK, ENOMEM.
-static ptrdiff_t rvd_stream_wait_locked(revdial_stream *st, void *buf, size_t len)
+// Sleeps until the stream moves: w says what is waited for, the rest of it is set here. Returns
+// bytes that have come into its buffer, or were taken from it, meanwhile, 0, or REVDIAL_EAGAIN,
+// ETIMEDOUT, EDEADLK, ENOMEM.
+static ptrdiff_t rvd_stream_wait_locked(revdial_stream *st, rvd_stream_waiter *w)
 {
-    const int64_t *deadline = buf ? &st->rd_deadline_us : &st->wr_deadline_us;
-    rvd_stream_waiter w;
+    revdial_session *s = st->session;
+    const int64_t *deadline =
+        w->events & RVD_STREAM_WAKE_RD ? &st->rd_deadline_us : &st->wr_deadline_us;
     rvd_sys_latch latch;
     int r;
     if (*deadline == 0) return REVDIAL_EAGAIN;
-    if (rvd_stream_on_loop_locked(st->session)) return REVDIAL_EDEADLK;
+    if (rvd_stream_on_loop_locked(s)) return REVDIAL_EDEADLK;
     if (*deadline != INT64_MAX && *deadline <= rvd_sys_now_us()) return REVDIAL_ETIMEDOUT;
     if (rvd_sys_latch_init(&latch) < 0) return REVDIAL_ENOMEM;
-    memset(&w, 0, sizeof w);
-    rvd_base_link_init(&w.link);
-    w.events = RVD_STREAM_WAKE_END | (buf ? RVD_STREAM_WAKE_RD : RVD_STREAM_WAKE_WR);
-    w.latch = &latch;
-    w.id = st->id;
-    w.buf = buf;
-    w.len = len;
-    rvd_base_link_push(&st->waiters, &w.link);
-    r = rvd_stream_sleep_locked(st->session, &w, *deadline);
-    rvd_base_link_remove(&w.link);
+    rvd_base_link_init(&w->link);
+    w->events |= RVD_STREAM_WAKE_END;
+    w->latch = &latch;
+    w->id = st->id;
+    rvd_base_link_push(&st->waiters, &w->link);
+    if (w->from) {
+        rvd_stream_supply_locked(st);
+        if (s->supplied) rvd_stream_flush_locked(s);
+    }
+    r = rvd_stream_sleep_locked(s, w, *deadline);
+    rvd_base_link_remove(&w->link);
     rvd_sys_latch_free(&latch);
-    if (w.got) return (ptrdiff_t)w.got;
+    if (w->got) return (ptrdiff_t)w->got;
     return r == -ETIMEDOUT ? REVDIAL_ETIMEDOUT : 0;
 }
 
@@ -12688,20 +12810,25 @@ ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count)
     revdial_session *s = st->session;
     ptrdiff_t n;
     int first = 0;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     for (;;) {
+        rvd_stream_waiter w = {.events = RVD_STREAM_WAKE_RD};
         int released;
         n = rvd_stream_read_locked(st, iov, count);
-        released = rvd_stream_flush_locked(s);  // the accept and the credit that this has earned
+        released = 0;  // goes out: the accept and the credit that this has earned
+        if (n == REVDIAL_EAGAIN || !rvd_stream_awaits_more_locked(s))
+            released = rvd_stream_flush_locked(s);
         if (n != REVDIAL_EAGAIN) break;
         if (released) continue;
         while (first < count - 1 && !iov[first].iov_len) first++;
-        n = rvd_stream_wait_locked(st, iov[first].iov_base, iov[first].iov_len);
+        w.buf = iov[first].iov_base;
+        w.len = iov[first].iov_len;
+        n = rvd_stream_wait_locked(st, &w);
         if (n > 0) rvd_stream_flush_locked(s);
         if (n) break;
     }
     if (n < 0) n = rvd_stream_error_locked(st, (int)n);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return n;
 }
 
@@ -12721,14 +12848,14 @@ static void rvd_stream_recall_locked(revdial_stream *st)
     while (revdial_engine_recall(s->engine, st->id) != 0 && s->state != RVD_STREAM_DOWN) {
         rvd_sys_latch never;
         int has_latch = rvd_sys_latch_init(&never) == 0;
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
         if (has_latch) {
             rvd_sys_latch_wait(&never, rvd_sys_now_us() + RVD_STREAM_RECALL_US);
             rvd_sys_latch_free(&never);
         } else {
             sched_yield();
         }
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
         rvd_stream_flush_locked(s);
     }
 }
@@ -12748,11 +12875,21 @@ static ptrdiff_t rvd_stream_put_locked(revdial_stream *st, const uint8_t *data, 
     return n;
 }
 
+// Leaves the bytes to whoever sends, and sleeps until they are sent. Returns as a wait does.
+static ptrdiff_t rvd_stream_leave_locked(revdial_stream *st, const uint8_t *data, size_t len)
+{
+    rvd_stream_waiter w = {.events = RVD_STREAM_WAKE_CALL, .from = data, .len = len};
+    ptrdiff_t n = rvd_stream_wait_locked(st, &w);
+    if (revdial_engine_lent(st->session->engine, st->id)) rvd_stream_recall_locked(st);
+    return n;
+}
+
 // Writers of one stream take turns, so that a call's bytes stay together however often it waits.
 static int rvd_stream_write_begin_locked(revdial_stream *st)
 {
     while (st->is_writing) {
-        int r = (int)rvd_stream_wait_locked(st, NULL, 0);
+        rvd_stream_waiter w = {.events = RVD_STREAM_WAKE_WR};
+        int r = (int)rvd_stream_wait_locked(st, &w);
         if (r) return r;
     }
     st->is_writing = 1;
@@ -12769,28 +12906,27 @@ ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
 {
     revdial_session *s = st->session;
     ptrdiff_t done = 0, n;
-    int has_turn;
-    pthread_mutex_lock(&s->lock);
+    int has_turn, waits = 0;
+    rvd_stream_lock(s);
     n = rvd_stream_write_begin_locked(st);
     has_turn = n == 0;
     for (int i = 0; i < count && n >= 0; i++) {
         const uint8_t *at = iov[i].iov_base;
         size_t left = iov[i].iov_len;
         do {
-            n = rvd_stream_put_locked(st, at, left);
+            n = waits ? rvd_stream_leave_locked(st, at, left) : rvd_stream_put_locked(st, at, left);
             if (n > 0) {
                 at += n;
                 left -= (size_t)n;
                 done += n;
             }
-            if (n >= 0 && left && !rvd_stream_flush_locked(s) && n == 0)
-                n = rvd_stream_wait_locked(st, NULL, 0);
+            waits = left && !waits && n == 0 && !rvd_stream_flush_locked(s);
         } while (n >= 0 && left);
     }
     if (has_turn) rvd_stream_write_end_locked(st);
-    rvd_stream_flush_locked(s);
+    rvd_stream_written_locked(s);
     if (n < 0) n = rvd_stream_error_locked(st, (int)n);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return done ? done : n;
 }
 
@@ -12812,12 +12948,12 @@ int revdial_shutdown(revdial_stream *st, int how)
     revdial_session *s = st->session;
     int r = REVDIAL_OK;
     if (how < REVDIAL_RD || how > REVDIAL_RDWR) return REVDIAL_EINVAL;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (how & REVDIAL_RD) revdial_engine_stop(s->engine, st->id);
     if (how & REVDIAL_WR) r = revdial_engine_finish(s->engine, st->id);
-    rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR);
+    rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_CALL);
     rvd_stream_touch_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return r;
 }
 
@@ -12825,12 +12961,12 @@ int revdial_reset(revdial_stream *st, int code)
 {
     revdial_session *s = st->session;
     int r;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     r = revdial_engine_reset(s->engine, st->id, code);
     if (!r && st->reset_code < 0) st->is_aborted = 1;
-    rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR);
+    rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_CALL);
     rvd_stream_touch_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return r;
 }
 
@@ -12839,10 +12975,10 @@ void revdial_close(revdial_stream *st)
     revdial_session *s;
     if (!st) return;
     s = revdial_session_ref(st->session);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     rvd_stream_free_locked(st);
     rvd_stream_touch_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     revdial_session_unref(s);
 }
 
@@ -12851,11 +12987,11 @@ int revdial_deadline(revdial_stream *st, int which, int timeout_ms)
     revdial_session *s = st->session;
     int64_t at = timeout_ms == 0 ? 0 : rvd_stream_deadline(timeout_ms);
     if (which < REVDIAL_RD || which > REVDIAL_RDWR) return REVDIAL_EINVAL;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (which & REVDIAL_RD) st->rd_deadline_us = at;
     if (which & REVDIAL_WR) st->wr_deadline_us = at;
-    rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_CALL);
+    rvd_stream_unlock(s);
     return REVDIAL_OK;
 }
 
@@ -12864,7 +13000,7 @@ int revdial_error(revdial_stream *st, int *reset)
     revdial_session *s = st->session;
     revdial_ledger ledger;
     int code = 0;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (reset) *reset = st->reset_code > 0 ? st->reset_code : 0;
     if (st->is_aborted)
         code = REVDIAL_ECLOSED;
@@ -12874,7 +13010,7 @@ int revdial_error(revdial_stream *st, int *reset)
         code = s->why.code == REVDIAL_ECLOSED ? REVDIAL_ECLOSED : REVDIAL_ELOST;
     else if (revdial_engine_ledger(s->engine, st->id, &ledger) < 0)
         code = REVDIAL_ECLOSED;
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return code;
 }
 
@@ -12898,136 +13034,171 @@ int revdial_stream_ledger(revdial_stream *st, revdial_ledger *out)
 {
     revdial_session *s = st->session;
     int r;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     r = revdial_engine_ledger(s->engine, st->id, out);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return r;
 }
 
 // ---- poll ----
 
 // What the stream is ready for, as poll(2) has it: where a call would not wait. POLLHUP when both
-// directions are over, POLLERR when it failed; these two need not be asked for.
+// directions are over, POLLERR when it failed; these two need not be asked for. Most streams of a
+// large poll are as quiet as they were in the last one.
 static short rvd_stream_ready_locked(revdial_stream *st, short events)
 {
     const void *data;
     revdial_engine *e = st->session->engine;
-    ptrdiff_t in = revdial_engine_peek(e, st->id, &data);
-    ptrdiff_t out = events & POLLOUT || in <= 0 ? revdial_engine_writable(e, st->id) : 0;
+    ptrdiff_t in, out;
     int ready = 0;
+    if (((events & (POLLIN | POLLOUT)) | POLLERR) == (st->quiet & (events | POLLERR))) return 0;
+    in = revdial_engine_peek(e, st->id, &data);
+    out = events & POLLOUT || in <= 0 ? revdial_engine_writable(e, st->id) : 0;
     if (in != REVDIAL_EAGAIN) ready |= POLLIN;
     if (out != 0) ready |= POLLOUT;
     if (in <= 0 && in != REVDIAL_EAGAIN && out < 0) ready |= POLLHUP;
     if (in < 0 && in != REVDIAL_EAGAIN) ready |= POLLERR;
-    return (short)(ready & (events | POLLHUP | POLLERR));
+    ready &= events | POLLHUP | POLLERR;
+    st->quiet = (short)(ready ? 0 : (events & (POLLIN | POLLOUT)) | POLLERR);
+    return (short)ready;
 }
 
 typedef struct rvd_stream_poll {
-    rvd_stream_waiter *waiters;
-    struct pollfd *fds;  // the wake first, then one per item
-    rvd_sys_wake wake;
-    size_t count;
+    revdial_pollfd *items;
+    size_t count, fd_count;
+    struct pollfd *fds;          // of the items that are descriptors, then the bell
+    rvd_stream_waiter *waiters;  // one per item; NULL: it does not wait
+    rvd_stream_bell bell;
 } rvd_stream_poll;
 
-// Looks at every item, and leaves a waiter with each stream if asked to. Returns the ready ones.
-static int rvd_stream_poll_look(revdial_pollfd *items, size_t count, rvd_stream_poll *p)
+static void rvd_stream_poll_leave_locked(rvd_stream_poll *p, size_t i)
+{
+    const revdial_pollfd *item = &p->items[i];
+    rvd_stream_waiter *w = &p->waiters[i];
+    revdial_session *s = item->st->session;
+    if (w->bell) return;
+    rvd_base_link_init(&w->link);
+    w->events = RVD_STREAM_WAKE_END | (item->events & POLLIN ? RVD_STREAM_WAKE_RD : 0u) |
+                (item->events & POLLOUT ? RVD_STREAM_WAKE_WR : 0u);
+    w->bell = &p->bell;
+    rvd_base_link_push(&item->st->waiters, &w->link);
+    s->waiting++;
+    if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
+}
+
+// Looks at streams from items[i] on, as long as they are of one session, and so many at most.
+// Returns how many it looked at; adds the ready ones.
+static size_t rvd_stream_poll_look_at(rvd_stream_poll *p, size_t i, int *ready)
+{
+    revdial_session *s = p->items[i].st->session;
+    size_t end = rvd_base_min(p->count, i + RVD_STREAM_LOOKS), at = i, found = 0;
+    rvd_stream_lock(s);
+    if (s->awaited) rvd_stream_flush_locked(s);
+    for (; at < end && p->items[at].st && p->items[at].st->session == s; at++) {
+        revdial_pollfd *item = &p->items[at];
+        item->revents = rvd_stream_ready_locked(item->st, item->events);
+        found += item->revents != 0;
+        if (p->waiters) rvd_stream_poll_leave_locked(p, at);
+    }
+    s->awaits = pthread_self();
+    s->awaited = found;
+    rvd_stream_unlock(s);
+    *ready += (int)found;
+    return at - i;
+}
+
+// Looks at every stream, and leaves a waiter with each if it is to wait. Returns the ready ones.
+static int rvd_stream_poll_look(rvd_stream_poll *p)
 {
     int ready = 0;
-    for (size_t i = 0; i < count; i++) {
-        revdial_session *s;
-        items[i].revents = 0;
-        if (!items[i].st) continue;
-        s = items[i].st->session;
-        pthread_mutex_lock(&s->lock);
-        items[i].revents = rvd_stream_ready_locked(items[i].st, items[i].events);
-        if (p && rvd_base_link_is_alone(&p->waiters[i].link)) {
-            rvd_stream_waiter *w = &p->waiters[i];
-            w->events = RVD_STREAM_WAKE_END | (items[i].events & POLLIN ? RVD_STREAM_WAKE_RD : 0u) |
-                        (items[i].events & POLLOUT ? RVD_STREAM_WAKE_WR : 0u);
-            w->wake = &p->wake;
-            rvd_base_link_push(&items[i].st->waiters, &w->link);
-            s->waiting++;
-            if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
-        }
-        pthread_mutex_unlock(&s->lock);
-        ready += items[i].revents != 0;
-    }
+    for (size_t i = 0; i < p->count;)
+        i += p->items[i].st ? rvd_stream_poll_look_at(p, i, &ready) : 1;
     return ready;
 }
 
-// Waits for descriptors and the wake. Returns how many descriptors are ready, or -errno.
-static int rvd_stream_poll_wait(revdial_pollfd *items, rvd_stream_poll *p, int64_t until_us)
+// Looks at the descriptors, or waits for them and the bell. Returns how many of the descriptors are
+// ready, or -errno.
+static int rvd_stream_poll_fds(rvd_stream_poll *p, int64_t until_us)
 {
     int64_t left = until_us == INT64_MAX ? -1 : (until_us - rvd_sys_now_us() + 999) / 1000;
+    const struct pollfd *fd = p->fds;
     int r, ready = 0;
     if (until_us != INT64_MAX && left < 0) left = 0;
-    r = rvd_sys_poll(p->fds, p->count + 1, left > INT32_MAX ? INT32_MAX : (int)left);
+    if (!p->fd_count && !p->waiters) return 0;
+    r = rvd_sys_poll(p->fds, p->fd_count + (p->waiters != NULL),
+                     left > INT32_MAX ? INT32_MAX : (int)left);
     if (r < 0) return r;
-    if (p->fds[0].revents) rvd_sys_wake_drain(&p->wake);
+    if (p->waiters && p->fds[p->fd_count].revents) rvd_stream_bell_hear(&p->bell);
     for (size_t i = 0; i < p->count; i++) {
-        if (items[i].st) continue;
-        items[i].revents = p->fds[i + 1].revents;
-        ready += items[i].revents != 0;
+        if (p->items[i].st) continue;
+        p->items[i].revents = fd++->revents;
+        ready += p->items[i].revents != 0;
     }
     return ready;
 }
 
-static void rvd_stream_poll_forget(revdial_pollfd *items, rvd_stream_poll *p)
+// With a waiter at every stream.
+static int rvd_stream_poll_run(rvd_stream_poll *p, int64_t until_us)
 {
+    int r;
+    do {
+        int streams = rvd_stream_poll_look(p);
+        r = rvd_stream_poll_fds(p, streams ? 0 : until_us);
+        if (r < 0) return REVDIAL_ESYS;
+        r += streams;
+    } while (!r && rvd_sys_now_us() < until_us);
     for (size_t i = 0; i < p->count; i++) {
-        if (!items[i].st) continue;
-        pthread_mutex_lock(&items[i].st->session->lock);
+        revdial_session *s = p->items[i].st ? p->items[i].st->session : NULL;
+        if (!s) continue;
+        rvd_stream_lock(s);
         rvd_base_link_remove(&p->waiters[i].link);
-        items[i].st->session->waiting--;
-        pthread_mutex_unlock(&items[i].st->session->lock);
+        s->waiting--;
+        rvd_stream_unlock(s);
     }
+    return r;
 }
 
-static int rvd_stream_poll_run(revdial_pollfd *items, rvd_stream_poll *p, int64_t until_us)
+static int rvd_stream_poll_wait(rvd_stream_poll *p, rvd_heap *heap, int64_t until_us)
 {
-    for (;;) {
-        int streams = rvd_stream_poll_look(items, p->count, p);
-        int fds = rvd_stream_poll_wait(items, p, streams ? 0 : until_us);
-        if (fds < 0) return REVDIAL_ESYS;
-        if (streams + fds) return streams + fds;
-        if (rvd_sys_now_us() >= until_us) return 0;
-    }
+    size_t size = (p->count + 1) * sizeof *p->waiters;
+    int r;
+    if (rvd_sys_wake_open(&p->bell.wake) < 0) return REVDIAL_ESYS;
+    p->waiters = rvd_base_alloc(heap, size);
+    p->fds[p->fd_count].fd = p->bell.wake.fd[0];
+    p->fds[p->fd_count].events = POLLIN;
+    r = p->waiters ? rvd_stream_poll_run(p, until_us) : REVDIAL_ENOMEM;
+    rvd_sys_wake_close(&p->bell.wake);
+    rvd_base_free(heap, p->waiters, size);
+    return r;
 }
 
 int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
 {
     rvd_heap heap = {NULL, NULL, 0};
-    rvd_stream_poll p;
-    size_t size = (count + 1) * (sizeof *p.waiters + sizeof *p.fds);
+    rvd_stream_poll p = {.items = items, .count = count};
+    const revdial_session *before = NULL;
     int64_t until = rvd_stream_deadline(timeout_ms);
-    int r, only_streams = 1;
+    size_t size, k = 0;
+    int r, streams;
     for (size_t i = 0; i < count; i++) {
-        only_streams &= items[i].st != NULL;
-        if (items[i].st && rvd_stream_is_on_loop(items[i].st->session)) return REVDIAL_EDEADLK;
+        revdial_session *s = items[i].st ? items[i].st->session : NULL;
+        p.fd_count += !s;
+        if (s && s != before && rvd_stream_is_on_loop(s)) return REVDIAL_EDEADLK;
+        before = s;
     }
-    r = rvd_stream_poll_look(items, count, NULL);
-    if (only_streams && (r || timeout_ms == 0)) return r;
-    memset(&p, 0, sizeof p);
-    p.count = count;
-    p.waiters = rvd_base_alloc(&heap, size);
-    if (!p.waiters) return REVDIAL_ENOMEM;
-    p.fds = (struct pollfd *)(void *)(p.waiters + count + 1);
-    r = rvd_sys_wake_open(&p.wake);
-    if (r == 0) {
-        p.fds[0].fd = p.wake.fd[0];
-        p.fds[0].events = POLLIN;
-        for (size_t i = 0; i < count; i++) {
-            rvd_base_link_init(&p.waiters[i].link);
-            p.fds[i + 1].fd = items[i].st ? -1 : items[i].fd;
-            p.fds[i + 1].events = items[i].events;
-        }
-        r = rvd_stream_poll_run(items, &p, until);
-        rvd_stream_poll_forget(items, &p);
-        rvd_sys_wake_close(&p.wake);
-    } else {
-        r = REVDIAL_ESYS;
+    size = (p.fd_count + 1) * sizeof *p.fds;
+    p.fds = rvd_base_alloc(&heap, size);
+    if (!p.fds) return REVDIAL_ENOMEM;
+    for (size_t i = 0; i < count; i++) {
+        if (items[i].st) continue;
+        p.fds[k].fd = items[i].fd;
+        p.fds[k++].events = items[i].events;
     }
-    rvd_base_free(&heap, p.waiters, size);
+    streams = rvd_stream_poll_look(&p);
+    r = rvd_stream_poll_fds(&p, 0);
+    r = r < 0 ? REVDIAL_ESYS : r + streams;
+    if (!r && timeout_ms) r = rvd_stream_poll_wait(&p, &heap, until);
+    rvd_base_free(&heap, p.fds, size);
     return r;
 }
 
@@ -13266,12 +13437,12 @@ static void rvd_relay_step_locked(rvd_relay *r, unsigned events)
 static void rvd_relay_free(rvd_relay *r)
 {
     revdial_session *s = r->session;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (r->st) rvd_stream_free_locked(r->st);
     rvd_stream_touch_locked(s);
     rvd_base_free(&s->heap, r->early, r->early_len);
     rvd_base_free(&s->heap, r, sizeof *r);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_stream_work_end(s->work);
     revdial_session_unref(s);
 }
@@ -13310,12 +13481,12 @@ static void rvd_relay_run(rvd_relay *r)
     revdial_session *s = r->session;
     unsigned events;
     int over;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     // What happened before it began, or while it waited, is seen now.
     events = r->st->reset_code >= 0 || s->state >= RVD_STREAM_LINGER ? RVD_STREAM_WAKE_END : 0;
     rvd_relay_step_locked(r, events);
     over = r->state != RVD_RELAY_RUNNING;
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     // One that waits for its last bytes to leave is looked at when its timer says so.
     if (over && !(r->tries && r->timer.slot)) rvd_relay_end(r);
 }
@@ -13348,7 +13519,7 @@ static void rvd_relay_on_timer(rvd_loop_timer *t)
         return;
     }
     if (r->state == RVD_RELAY_RUNNING) {
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
         if (r->st->reset_code >= 0)
             rvd_relay_fail_stream(r, REVDIAL_ERESET);
         else if (s->state >= RVD_STREAM_LINGER)
@@ -13356,7 +13527,7 @@ static void rvd_relay_on_timer(rvd_loop_timer *t)
         revdial_engine_reset(s->engine, r->st->id, REVDIAL_RESET_TIMEOUT);
         rvd_relay_fail(r, REVDIAL_ETIMEDOUT, 0, "idle for too long");
         rvd_stream_flush_soon_locked(s);
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
     }
     rvd_relay_end(r);
 }
@@ -13366,10 +13537,10 @@ static void rvd_relay_on_group_end(rvd_stream_guest *guest)
 {
     rvd_relay *r = RVD_BASE_OWNER(guest, rvd_relay, guest);
     revdial_session *s = r->session;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     revdial_engine_reset(s->engine, r->st->id, REVDIAL_RESET_CANCEL);
     rvd_relay_fail(r, REVDIAL_ECLOSED, 0, "closed here");
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     if (r->tries < RVD_RELAY_HURRY_TRIES) r->tries = RVD_RELAY_HURRY_TRIES;
     rvd_loop_timer_stop(s->loop, &r->timer);
     if (r->in.slot) rvd_loop_again(s->loop, &r->in);
@@ -13390,9 +13561,9 @@ static void rvd_relay_on_start(rvd_loop_task *task)
     if (error == 0 && r->idle_us)
         error = rvd_loop_timer_set(loop, &r->timer, r->moved_us + r->idle_us);
     if (error < 0) {
-        pthread_mutex_lock(&r->session->lock);
+        rvd_stream_lock(r->session);
         rvd_relay_fail_socket(r, error, "the loop cannot watch the socket");
-        pthread_mutex_unlock(&r->session->lock);
+        rvd_stream_unlock(r->session);
         r->tries = RVD_RELAY_UNSENT_TRIES;
         rvd_relay_end(r);
         return;
@@ -13442,7 +13613,7 @@ static int rvd_relay_start(revdial_stream *st, int rfd, int wfd, const revdial_j
     revdial_session *s = st->session;
     rvd_relay *r = NULL;
     int code;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     code = s->state == RVD_STREAM_DOWN ? REVDIAL_ECLOSED
                                        : rvd_relay_new_locked(st, rfd, wfd, opts, &r);
     if (!code) {
@@ -13450,7 +13621,7 @@ static int rvd_relay_start(revdial_stream *st, int rfd, int wfd, const revdial_j
         rvd_stream_work_begin(s->work);
         rvd_loop_post(s->loop, &r->start);
     }
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     return code;
 }
 
@@ -13902,20 +14073,20 @@ static void rvd_proxy_pending_end(revdial_proxy *p, revdial_session *s)
 
 static void rvd_proxy_verdict(revdial_session *s, int code)
 {
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     revdial_engine_auth(s->engine, code);
     rvd_base_wipe(s->auth_text, sizeof s->auth_text);
     rvd_stream_events_locked(s);
     rvd_stream_flush_soon_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
 }
 
 // Ends a session for a reason that is not the application's. Takes a reference over.
 static void rvd_proxy_end(revdial_session *s, int code, const char *why)
 {
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (!s->why.code) rvd_stream_fail(&s->why, code, 0, why);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     revdial_session_kill(s);
     revdial_session_unref(s);
 }
@@ -14391,9 +14562,9 @@ static void rvd_proxy_auth_free(rvd_proxy_auth *a)
     s->is_checked = 0;
     if (a->is_counted) rvd_proxy_auth_next(s->owner, s);
     if (s->is_told_down) rvd_proxy_pending_end(s->owner, s);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     rvd_base_free(&s->heap, a, sizeof *a);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_stream_work_end(s->work);
     revdial_session_unref(s);
 }
@@ -14436,9 +14607,9 @@ static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *check, void *ud)
 {
     revdial_proxy *p = s->owner;
     rvd_proxy_auth *a;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     a = rvd_base_alloc(&s->heap, sizeof *a);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     if (!a) {
         rvd_proxy_verdict(s, REVDIAL_ELIMIT);
         return;
@@ -14551,9 +14722,9 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     int was_up = 0;
     if (s->is_checked) rvd_proxy_unask(p, s);
     if (!s->is_checked) rvd_proxy_pending_end(p, s);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     revdial_engine_info_get(s->engine, &info);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     pthread_mutex_lock(&p->lock);
     if (m) {
         was_up = m->is_up;
@@ -14651,10 +14822,10 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
         }
         revdial_session_unref(s);
     } else {
-        pthread_mutex_lock(&s->lock);
+        rvd_stream_lock(s);
         s->loop_reads = 1;
         rvd_stream_events_locked(s);
-        pthread_mutex_unlock(&s->lock);
+        rvd_stream_unlock(s);
         rvd_stream_pend_run(s);
         pthread_mutex_lock(&p->lock);
         if (!a->is_upgraded) rvd_proxy_waiting_begin_locked(p, s);
@@ -15134,10 +15305,10 @@ static void rvd_proxy_dial_abandon(rvd_proxy_dial *d, int reset, int code, const
         return;
     }
     revdial_session_ref(s);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     rvd_stream_dial_abandon_locked(s, &d->dial, reset, code, text);
     rvd_stream_flush_soon_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_stream_dials_done(s);
     revdial_session_unref(s);
 }
@@ -15187,10 +15358,10 @@ static void rvd_proxy_dial_run(rvd_loop_task *task)
     if (is_waiting || d->is_asked) return;
     s = revdial_session_ref(d->session);
     d->is_asked = 1;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     rvd_stream_dial_ask_locked(s, &d->dial);
     rvd_stream_flush_soon_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_stream_dials_done(s);
     revdial_session_unref(s);
 }
@@ -16430,14 +16601,14 @@ static void rvd_agent_forward_free(rvd_agent_forward *f)
     revdial_session *s = f->session;
     rvd_loop_timer_stop(s->loop, &f->timer);
     rvd_agent_hang_up(s->loop, &f->io);
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (f->st) {
         rvd_stream_sink_set_locked(f->st, NULL, NULL, 0);
         rvd_stream_free_locked(f->st);
         rvd_stream_flush_soon_locked(s);
     }
     rvd_base_free(&s->heap, f, f->size);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_stream_work_end(s->work);
     revdial_session_unref(s);
 }
@@ -16445,9 +16616,9 @@ static void rvd_agent_forward_free(rvd_agent_forward *f)
 static void rvd_agent_forward_refuse(rvd_agent_forward *f, int reset)
 {
     revdial_session *s = f->session;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     if (f->st) revdial_engine_reset(s->engine, f->st->id, reset);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     if (f->st) {
         char text[600];
         size_t n = rvd_sys_append(text, sizeof text, 0, "target=");
@@ -16573,9 +16744,9 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     rvd_loop_remove(s->loop, &f->io);
     f->io.fd = -1;
     f->st = NULL;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     rvd_stream_sink_set_locked(st, NULL, NULL, 0);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_sys_tune_client(fd);
     rvd_sys_set_abort(fd, 1);
     if (rvd_relay_start(st, fd, fd, &opts)) {
@@ -16584,10 +16755,10 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
         rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);
         return;
     }
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     revdial_engine_accept(s->engine, st->id);
     rvd_stream_flush_soon_locked(s);
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     rvd_agent_forward_free(f);
 }
 
@@ -16655,7 +16826,7 @@ static void rvd_agent_forward_on_timer(rvd_loop_timer *t)
         return;
     }
     // The resolver cannot be interrupted; the dialler need not wait for it.
-    pthread_mutex_lock(&f->session->lock);
+    rvd_stream_lock(f->session);
     if (f->st) {
         revdial_engine_reset(f->session->engine, f->st->id, REVDIAL_RESET_CONNECT_TIMEOUT);
         rvd_stream_sink_set_locked(f->st, NULL, NULL, 0);
@@ -16663,7 +16834,7 @@ static void rvd_agent_forward_on_timer(rvd_loop_timer *t)
         f->st = NULL;
         rvd_stream_flush_soon_locked(f->session);
     }
-    pthread_mutex_unlock(&f->session->lock);
+    rvd_stream_unlock(f->session);
 }
 
 static void rvd_agent_forward_resolve(rvd_loop_job *job)
@@ -17436,11 +17607,11 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
     revdial_engine_info info;
     const char *challenge;
     int retry_after_ms;
-    pthread_mutex_lock(&s->lock);
+    rvd_stream_lock(s);
     revdial_engine_info_get(s->engine, &info);
     retry_after_ms = s->retry_after_ms;
     challenge = s->challenge;  // written once, before this
-    pthread_mutex_unlock(&s->lock);
+    rvd_stream_unlock(s);
     pthread_mutex_lock(&a->lock);
     rvd_base_link_remove(&m->link);
     a->session_count--;

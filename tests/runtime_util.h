@@ -293,6 +293,34 @@ static inline void util_settle_run(rvd_loop_task *task)
     util_gate_add(&RVD_BASE_OWNER(task, util_settling, task)->ran, 1);
 }
 
+// A loop that stands still until it is let go.
+typedef struct util_held_loop {
+    rvd_loop_task task;
+    util_gate held, goes;
+} util_held_loop;
+
+static inline void util_loop_hold_run(rvd_loop_task *task)
+{
+    util_held_loop *h = RVD_BASE_OWNER(task, util_held_loop, task);
+    util_gate_add(&h->held, 1);
+    util_gate_wait(&h->goes, 1);
+}
+
+static inline void util_loop_hold(util_held_loop *h, rvd_loop *loop)
+{
+    memset(h, 0, sizeof *h);
+    util_gate_init(&h->held);
+    util_gate_init(&h->goes);
+    h->task.run = util_loop_hold_run;
+    rvd_loop_post(loop, &h->task);
+    CHECK(util_gate_wait(&h->held, 1));
+}
+
+static inline void util_loop_let_go(util_held_loop *h)
+{
+    util_gate_add(&h->goes, 1);
+}
+
 // Returns when the loop has run the timers that are due by the clock as it stands: a whole pass
 // lies behind the one that runs the first task, and at most two tasks are of the same pass.
 static inline void util_settle(rvd_loop *loop)
@@ -555,7 +583,7 @@ static inline void util_handler(void *ud, revdial_stream *st)
         r = util_read_bulk(st);
     } else if (strcmp(what, "bulk-sink") == 0) {
         r = util_read_bulk(st);
-        if (r.end == 0) revdial_write(st, "ok", 2);
+        if (r.end == 0) revdial_write(st, r.is_bad ? "no" : "ok", 2);
     } else if (strcmp(what, "flood") == 0) {
         revdial_write(st, "", 0);
         r.bytes = util_write_payload(st, UINT64_MAX, 1);

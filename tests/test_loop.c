@@ -1479,20 +1479,31 @@ TEST(polling_stops_when_it_does_not_pay_and_comes_back_when_waits_are_short)
     CHECK(!rvd_loop_spin_pays(&p));
 }
 
+static void spin_pause(int us)
+{
+    atomic_fetch_add(&fault_now_us, us);
+}
+
 TEST(polling_ends_with_its_time_and_gives_way_to_whoever_wants_the_core)
 {
     rvd_loop_spin p = {50, 0};
-    int64_t begun = 999999, last = begun;
+    rvd_loop_look look = {999999, 999999, 0};
     for (int us = 10; us < 50; us += 10) {
         atomic_store(&fault_now_us, 1000000 + us);
-        CHECK(rvd_loop_spin_on(&p, begun, &last));
+        CHECK(rvd_loop_spin_on(&p, &look));
     }
     atomic_store(&fault_now_us, 1000050);
-    CHECK(!rvd_loop_spin_on(&p, begun, &last));
+    CHECK(!rvd_loop_spin_on(&p, &look));
     CHECK_INT(p.score, 0);  // the time is up; that is no sign of a crowd
-    last = begun = rvd_sys_now_us();
-    atomic_fetch_add(&fault_now_us, RVD_LOOP_SPIN_PAUSE_US + 1);
-    CHECK(!rvd_loop_spin_on(&p, begun, &last));
+    look = rvd_loop_look_begin();
+    spin_pause(RVD_LOOP_SPIN_PAUSE_US + 1);
+    CHECK(rvd_loop_spin_on(&p, &look));  // it may have been who answers
+    CHECK(!rvd_loop_spin_on(&p, &look));
+    CHECK_INT(p.score, RVD_LOOP_SPIN_CROWDED);
+    p.score = 0;
+    look = rvd_loop_look_begin();
+    spin_pause(p.limit_us + 1);
+    CHECK(!rvd_loop_spin_on(&p, &look));
     CHECK_INT(p.score, RVD_LOOP_SPIN_CROWDED);
     rvd_loop_spin_learn(&p, 1000);
     CHECK_INT(p.score, RVD_LOOP_SPIN_CROWDED);  // long waits make it no worse

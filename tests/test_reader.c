@@ -121,12 +121,22 @@ static int raw_frame_await_data(int fd, raw_frame *f, uint8_t *to)
     return 0;
 }
 
+typedef struct tiny {
+    revdial_stream *st;
+    util_gate go;
+    ptrdiff_t n;
+} tiny;
+
+// All the credit there is, and once that has gone some more: a wait that begins when nothing moves.
 static void *tiny_write(void *arg)
 {
-    static uint8_t bytes[262144 + 10];
-    revdial_stream *st = arg;
-    revdial_deadline(st, REVDIAL_WR, 2 * UTIL_WAIT_MS);
-    return (void *)(intptr_t)revdial_write(st, bytes, sizeof bytes);
+    static uint8_t bytes[262144];
+    tiny *w = arg;
+    revdial_deadline(w->st, REVDIAL_WR, 2 * UTIL_WAIT_MS);
+    w->n = revdial_write(w->st, bytes, sizeof bytes);
+    util_gate_wait(&w->go, 1);
+    w->n += revdial_write(w->st, bytes, 10);
+    return NULL;
 }
 
 // A few bytes of credit are kept for a moment, for more may follow. The thread that waits for it
@@ -141,15 +151,17 @@ TEST(a_few_bytes_of_credit_are_used_after_a_moment)
     CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
     revdial_stream *st = revdial_dial(w.proxy, "cam-1", NULL, NULL);
     if (CHECK(fd >= 0 && st)) {
-        pthread_t t = util_thread(tiny_write, st);
+        tiny w10 = {.st = st};
+        util_gate_init(&w10.go);
+        pthread_t t = util_thread(tiny_write, &w10);
         raw_frame f = {0};
         uint32_t got = 0;
-        void *written = NULL;
         CHECK(raw_frame_read(fd, &f));
         while (f.type == RAW_PING && raw_frame_read(fd, &f)) continue;
         raw_frame_send(fd, RAW_WINDOW, RAW_ACK, f.id, 0);  // or the credit would wake the thread
         while (got < 262144 && raw_frame_await_data(fd, &f, junk)) got += f.len;
         CHECK_INT(got, 262144);
+        util_gate_add(&w10.go, 1);
         revdial_session *session = revdial_stream_session(st);
         enum rvd_stream_reader reader = RVD_STREAM_BY_LOOP;
         UTIL_EVENTUALLY(waiting_on(session, &reader) == 1);
@@ -158,8 +170,8 @@ TEST(a_few_bytes_of_credit_are_used_after_a_moment)
         raw_frame_send(fd, RAW_WINDOW, 0, f.id, 10);
         CHECK(raw_frame_await_data(fd, &f, junk));
         CHECK_INT(f.len, 10);
-        pthread_join(t, &written);
-        CHECK_INT((intptr_t)written, 262144 + 10);
+        pthread_join(t, NULL);
+        CHECK_INT(w10.n, 262144 + 10);
     }
     revdial_close(st);
     if (fd >= 0) close(fd);
@@ -262,6 +274,185 @@ TEST(large_writes_from_the_callers_memory_arrive_as_they_are)
             CHECK_INT(world_last(&w).bytes, SIZE);
             CHECK_INT(world_last(&w).is_bad, 0);
         }
+    }
+    world_close(&w);
+}
+
+enum { CROWD_BYTES = 2000000, CROWD_WRITE = 30000 };
+
+// Writes and gives up after a moment, goes on where that left off, and uses its memory again for
+// something else as soon as it has it back.
+static void *hasty_write(void *arg)
+{
+    member *m = arg;
+    static _Thread_local uint8_t buf[CROWD_WRITE];
+    revdial_stream *st = world_dial(m->w, "bulk-sink", 0, NULL);
+    size_t at = 0;
+    char answer[3] = "";
+    for (unsigned round = m->seed; st && at < CROWD_BYTES; round++) {
+        size_t n = CROWD_BYTES - at < CROWD_WRITE ? CROWD_BYTES - at : CROWD_WRITE;
+        memcpy(buf, util_pattern(at), n);
+        revdial_deadline(st, REVDIAL_WR, round % 3 ? UTIL_WAIT_MS : round % 2);
+        ptrdiff_t w = revdial_write(st, buf, n);
+        memset(buf, 0xEE, n);
+        if (w < 0 && w != REVDIAL_ETIMEDOUT && w != REVDIAL_EAGAIN) break;
+        at += w > 0 ? (size_t)w : 0;
+    }
+    revdial_shutdown(st, REVDIAL_WR);
+    util_read_all(st, answer, 2);
+    if (at < CROWD_BYTES || strcmp(answer, "ok") != 0) atomic_fetch_add(&m->bad, 1);
+    revdial_close(st);
+    return NULL;
+}
+
+TEST(writers_that_sleep_while_others_send_for_them_have_their_memory_back_when_they_return)
+{
+    world w;
+    world_init(&w);
+    if (world_open(&w)) {
+        member m[CROWD];
+        pthread_t t[CROWD];
+        for (unsigned i = 0; i < CROWD; i++) {
+            m[i].w = &w;
+            m[i].seed = i;
+            atomic_init(&m[i].bad, 0);
+            t[i] = util_thread(hasty_write, &m[i]);
+        }
+        for (int i = 0; i < CROWD; i++) {
+            pthread_join(t[i], NULL);
+            CHECK_INT(atomic_load(&m[i].bad), 0);
+        }
+    }
+    world_close(&w);
+}
+
+typedef struct left {
+    revdial_stream *st;
+    uint8_t *bytes;
+    ptrdiff_t n;
+} left;
+
+enum { LEFT_BYTES = 8 << 20, LEFT_READ = 1 << 20, LEFT_PERIOD = 251 };
+
+static void *left_write(void *arg)
+{
+    left *l = arg;
+    l->n = revdial_write(l->st, l->bytes, LEFT_BYTES);
+    memset(l->bytes, 0xEE, LEFT_BYTES);
+    return NULL;
+}
+
+// Reads data to `until` at least. Returns how much there has been, or -1: not what was written.
+static ptrdiff_t left_read(int fd, ptrdiff_t at, ptrdiff_t until)
+{
+    static uint8_t bytes[65536];
+    raw_frame f = {0};
+    while (at < until) {
+        if (!raw_frame_await_data(fd, &f, bytes)) return -1;
+        for (uint32_t i = 0; i < f.len; i++, at++)
+            if (bytes[i] != at % LEFT_PERIOD) return -1;
+    }
+    return at;
+}
+
+static int is_stuck(revdial_session *s)
+{
+    int yes;
+    pthread_mutex_lock(&s->lock);
+    yes = s->waiting == 1 && s->blocked;
+    pthread_mutex_unlock(&s->lock);
+    return yes;
+}
+
+// A write whose time is over while the socket is full of what it has left there.
+TEST(a_write_that_gives_up_has_its_memory_back)
+{
+    world w;
+    left l = {.bytes = calloc(LEFT_BYTES, 1)};
+    world_init(&w);
+    REQUIRE(l.bytes && world_open_proxy(&w));
+    for (size_t i = 0; i < LEFT_BYTES; i++) l.bytes[i] = (uint8_t)(i % LEFT_PERIOD);
+    int fd = raw_backend(w.address, "cam-1", NULL);
+    CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+    l.st = revdial_dial(w.proxy, "cam-1", NULL, NULL);
+    if (CHECK(fd >= 0 && l.st)) {
+        raw_frame_send(fd, RAW_WINDOW, RAW_ACK, 1, LEFT_BYTES);
+        pthread_t t = util_thread(left_write, &l);
+        ptrdiff_t at = left_read(fd, 0, LEFT_READ);
+        revdial_session *s = revdial_stream_session(l.st);
+        UTIL_EVENTUALLY(is_stuck(s));
+        revdial_deadline(l.st, REVDIAL_WR, 1);
+        pthread_join(t, NULL);
+        CHECK(l.n > at && l.n < LEFT_BYTES);
+        CHECK_INT(left_read(fd, at, l.n), l.n);
+        revdial_session_unref(s);
+    }
+    revdial_close(l.st);
+    if (fd >= 0) close(fd);
+    free(l.bytes);
+    world_close(&w);
+}
+
+// Reads that ask for parts; the round says of which shape. Returns bytes, in `to` in their order.
+static ptrdiff_t shaped_read(revdial_stream *st, unsigned shape, uint8_t *to, size_t len)
+{
+    struct iovec iov[5] = {{NULL, 0}, {NULL, 0}, {NULL, 0}, {NULL, 0}, {NULL, 0}};
+    size_t first = shape % 3 == 0 ? 1 : shape % 3 == 1 ? len / 2 : len;
+    if (first > len) first = len;
+    iov[shape & 1].iov_base = to;
+    iov[shape & 1].iov_len = first;
+    iov[2 + (shape >> 1 & 1)].iov_base = to + first;
+    iov[2 + (shape >> 1 & 1)].iov_len = len - first;
+    return revdial_readv(st, iov, 5);
+}
+
+TEST(reads_of_any_shape_and_size_give_the_bytes_in_order)
+{
+    enum { ASKED = 70000, LONGEST = 9000 };
+    static uint8_t out[ASKED], in[ASKED];
+    static const size_t sizes[] = {1, 2, 11, 12, 13, 63, 64, 512, 513, 4096, LONGEST};
+    world w;
+    world_init(&w);
+    if (world_open(&w)) {
+        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+        size_t at = 0, got = 0;
+        REQUIRE(st != NULL);
+        revdial_deadline(st, REVDIAL_RDWR, UTIL_WAIT_MS);
+        util_fill(out, ASKED, 0, 7);
+        for (unsigned round = 0; got < ASKED; round++) {
+            size_t more = sizes[round * 7 % 11], asks = sizes[round % 11];
+            if (more > ASKED - at) more = ASKED - at;
+            if (asks > ASKED - got) asks = ASKED - got;
+            CHECK_INT(revdial_write(st, out + at, more), more);
+            at += more;
+            if (at == got) continue;
+            ptrdiff_t n = shaped_read(st, round, in + got, asks);
+            if (!CHECK(n > 0 && (size_t)n <= asks)) break;
+            got += (size_t)n;
+        }
+        CHECK(memcmp(in, out, ASKED) == 0);
+        revdial_close(st);
+    }
+    world_close(&w);
+}
+
+TEST(a_read_into_nothing_does_not_wait_and_takes_nothing)
+{
+    struct iovec none[2] = {{NULL, 0}, {NULL, 0}};
+    world w;
+    world_init(&w);
+    if (world_open(&w)) {
+        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+        char c = 0;
+        REQUIRE(st != NULL);
+        revdial_pollfd item = {st, -1, POLLIN, 0};
+        CHECK_INT(revdial_readv(st, none, 2), 0);
+        CHECK_INT(revdial_write(st, "x", 1), 1);
+        CHECK_INT(revdial_poll(&item, 1, UTIL_WAIT_MS), 1);
+        CHECK_INT(revdial_readv(st, none, 2), 0);
+        CHECK_INT(revdial_read(st, &c, 1), 1);
+        CHECK_INT(c, 'x');
+        revdial_close(st);
     }
     world_close(&w);
 }

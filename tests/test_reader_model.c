@@ -11,7 +11,7 @@
 enum { THREADS = 2, ARRIVALS = 3 };
 
 typedef enum reader { LOOP, THREAD, LEASE } reader;
-typedef enum loop_at { ASLEEP, RUN, CLAIMED, READ, LET_GO } loop_at;
+typedef enum loop_at { ASLEEP, RUN, CLAIMED, READ } loop_at;
 typedef enum thread_at { AWAY, POLLS, RECEIVES, HAS_READ, SLEEPS, HURRIES } thread_at;
 
 // Sets of streams are bits: 1 << thread.
@@ -35,8 +35,9 @@ typedef struct state {
     unsigned loop;
     unsigned loop_reads;
     unsigned loop_holds;
-    unsigned roused;  // waiters collected, to be let go without the lock
-    unsigned going;   // the same once taken from the list
+    unsigned roused;  // waiters collected, to be let go when the lock is released
+    unsigned going;   // the same once it has been
+    unsigned held;    // collected, to be let go at the end of the loop's pass
     unsigned polling;
     unsigned notified;  // the interrupt's eventfd
     unsigned kick;
@@ -52,7 +53,8 @@ enum mutation {
     UNMUTE_WITHOUT_EDGE,    // EPOLL_CTL_MOD did not report what is there already
     DRIVE_BESIDE_THE_LOOP,  // may_drive() does not look at loop_reads
     LOOP_BESIDE_A_THREAD,   // loop_claims() does not look at reader
-    LOSE_THE_ROUSED,        // read_once() takes the list only when it has read something
+    LOSE_THE_ROUSED,        // somebody releases the lock without rvd_stream_unlock()
+    LOSE_THE_HELD,          // on_io() lets go whom it has held back only if it has read something
     NO_INTERRUPT,           // who wakes a thread that polls does not write to its eventfd
     LEASE_WITHOUT_TIMER,    // drive_end() asks for no lease
     LEASE_FOR_SEVERAL,      // drive_end() does not look whether others wait
@@ -67,6 +69,7 @@ static const char *const mutation_names[MUTATIONS] = {"none",
                                                       "drive beside the loop",
                                                       "loop beside a thread",
                                                       "lose the roused",
+                                                      "lose the held",
                                                       "no interrupt",
                                                       "lease without timer",
                                                       "lease for several",
@@ -117,10 +120,15 @@ static void rouse(state *s, int k)
         return;
     }
     t->is_let_go = 1;
-    if (s->loop_reads)
-        s->roused |= 1u << k;
-    else
-        t->latch = 1;
+    s->roused |= 1u << k;
+}
+
+// rvd_stream_unlock(), the end of each step. Who has the lock goes on before all are let go here,
+// which is more than can happen.
+static void unlock(state *s)
+{
+    s->going |= s->roused;
+    s->roused = 0;
 }
 
 // The engine's events of what was received: rvd_stream_deliver_locked()
@@ -232,9 +240,17 @@ static void reach(const state *s, const char *step)
     do { \
         state s = *from; \
         __VA_ARGS__ \
+        unlock(&s); \
         internal++; \
         reach(&s, name); \
     } while (0)
+
+// rvd_stream_let_held_go(); let go as by rvd_stream_unlock()
+static void let_held_go(state *s)
+{
+    s->going |= s->held;
+    s->held = 0;
+}
 
 // rvd_loop_pass(), rvd_stream_on_io(), read_once(), on_kick(), on_lease()
 static void loop_steps(const state *from)
@@ -263,6 +279,7 @@ static void loop_steps(const state *from)
         STEP("loop: claims", {
             s.loop_reads = s.reader == LOOP || mutated == LOOP_BESIDE_A_THREAD;
             s.loop = s.loop_reads ? CLAIMED : ASLEEP;
+            if (s.loop == ASLEEP) let_held_go(&s);
         });
     if (from->loop == CLAIMED)
         STEP("loop: reads", {
@@ -270,32 +287,31 @@ static void loop_steps(const state *from)
             s.socket = 0;
             s.loop = READ;
         });
-    if (from->loop == READ)
+    for (int holds = 0; holds < 2 && from->loop == READ; holds++)
         STEP("loop: handles what it has read", {
             unsigned had = s.loop_holds;
             s.loop_holds = 0;
             deliver(&s, had);
             s.loop_reads = 0;
-            if (had || mutated != LOSE_THE_ROUSED) {
-                s.going = s.roused;
+            s.loop = had && holds ? RUN : ASLEEP;
+            if (s.loop == RUN) {
+                s.held |= s.roused;
                 s.roused = 0;
+            } else if (had || mutated != LOSE_THE_HELD) {
+                let_held_go(&s);
             }
-            s.loop = LET_GO;
         });
-    for (int k = 0; k < THREADS && from->loop == LET_GO; k++) {
-        if (!(from->going & 1u << k)) continue;
-        STEP("loop: lets a thread go", {
-            if (!s.t[k].waits) broken = "a waiter that is gone was let go";
-            s.going &= ~(1u << k) & 3;
-            s.t[k].latch = 1;
-        });
-    }
-    if (from->loop == LET_GO && !from->going) STEP("loop: done", { s.loop = ASLEEP; });
 }
 
 static void thread_steps(const state *from, int k)
 {
     const thread_state *t = &from->t[k];
+    if (from->going & 1u << k)
+        STEP("thread: its latch is opened", {
+            if (!s.t[k].waits) broken = "a waiter that is gone was let go";
+            s.going &= ~(1u << k) & 3;
+            s.t[k].latch = 1;
+        });
     if (t->at == POLLS && (from->socket || from->notified))
         STEP("thread: poll returns", { s.t[k].at = from->socket ? RECEIVES : HAS_READ; });
     if (t->at == RECEIVES)
@@ -365,6 +381,7 @@ static void outer_steps(const state *from)
             STEP("somebody wakes the thread", {
                 s.rouses = 0;
                 rouse(&s, k);
+                if (mutated == LOSE_THE_ROUSED) s.roused = 0;
             });
     }
     if (!from->sinks)

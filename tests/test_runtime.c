@@ -633,6 +633,86 @@ TEST(poll_tells_the_end_of_a_stream_as_poll_2_does)
     world_close(&w);
 }
 
+enum { POLLED = 8 };
+
+// Streams of one session, each with a byte to be read, of which a poll has told this thread.
+static int polled_open(world *w, revdial_pollfd *items)
+{
+    for (int i = 0; i < POLLED; i++) {
+        items[i] = (revdial_pollfd){world_dial(w, "echo", 0, NULL), -1, POLLIN, 0};
+        if (!CHECK(items[i].st != NULL)) return 0;
+        CHECK_INT(revdial_write(items[i].st, "x", 1), 1);
+    }
+    UTIL_EVENTUALLY(revdial_poll(items, POLLED, 0) == POLLED);
+    return 1;
+}
+
+// Is there something that has not gone out yet?
+static int polled_left(revdial_stream *st)
+{
+    struct iovec first;
+    rvd_stream_lock(st->session);
+    int left = revdial_engine_output(st->session->engine, &first, 1) > 0;
+    rvd_stream_unlock(st->session);
+    return left;
+}
+
+TEST(answers_to_streams_that_a_poll_told_of_go_out_together)
+{
+    world w;
+    revdial_pollfd p[POLLED] = {{0}};
+    util_held_loop held;
+    char c;
+    world_init(&w);
+    if (world_open(&w) && polled_open(&w, p)) {
+        util_loop_hold(&held, w.proxy->loops[0]);
+        for (int i = 0; i < POLLED; i++) {
+            CHECK_INT(polled_left(p[i].st), i > 0);
+            CHECK_INT(revdial_read(p[i].st, &c, 1), 1);
+            CHECK_INT(revdial_write(p[i].st, "y", 1), 1);
+        }
+        CHECK(!polled_left(p[0].st));
+        // What a thread does that was told of nothing goes out at once.
+        CHECK_INT(revdial_write(p[0].st, "z", 1), 1);
+        CHECK(!polled_left(p[0].st));
+        util_loop_let_go(&held);
+    }
+    for (int i = 0; i < POLLED; i++) revdial_close(p[i].st);
+    world_close(&w);
+}
+
+TEST(answers_go_out_when_the_thread_polls_again)
+{
+    world w;
+    revdial_pollfd p[POLLED] = {{0}};
+    util_held_loop held;
+    world_init(&w);
+    if (world_open(&w) && polled_open(&w, p)) {
+        util_loop_hold(&held, w.proxy->loops[0]);
+        CHECK_INT(revdial_write(p[0].st, "y", 1), 1);
+        CHECK(polled_left(p[0].st));
+        CHECK_INT(revdial_poll(p, POLLED, 0), POLLED);
+        CHECK(!polled_left(p[0].st));
+        util_loop_let_go(&held);
+    }
+    for (int i = 0; i < POLLED; i++) revdial_close(p[i].st);
+    world_close(&w);
+}
+
+TEST(an_answer_goes_out_though_the_thread_never_polls_again)
+{
+    world w;
+    revdial_pollfd p[POLLED] = {{0}};
+    world_init(&w);
+    w.pcfg.common.limits.keepalive_ms = w.acfg.common.limits.keepalive_ms = 4 * UTIL_WAIT_MS;
+    if (world_open(&w) && polled_open(&w, p)) {
+        CHECK_INT(revdial_write(p[0].st, "y", 1), 1);
+        UTIL_EVENTUALLY(!polled_left(p[0].st));
+    }
+    for (int i = 0; i < POLLED; i++) revdial_close(p[i].st);
+    world_close(&w);
+}
+
 typedef struct poller {
     revdial_pollfd items[2];
     util_gate began, done;

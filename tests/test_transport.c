@@ -22,12 +22,10 @@ typedef struct toy_rules {
     atomic_int break_;  // 1: the next record that comes is not good
 } toy_rules;
 
-// How many steps of handshakes a pass of the loop has, if each takes a millisecond. The loop has it
-// to itself once it is posted.
+// How many steps of handshakes a pass of the loop has, if each takes a millisecond. Set while the
+// loop stands still, its own from then on.
 typedef struct shake_watch {
     rvd_loop *loop;  // NULL: nobody counts
-    rvd_loop_task task;
-    util_gate held, goes;
     uint64_t pass;
     int steps;
     atomic_int most;
@@ -360,8 +358,6 @@ static void toy_maker_init(toy_maker *m)
     m->tls.ud = m;
     m->tls.wrap = toy_wrap;
     util_gate_init(&m->count.shaken);
-    util_gate_init(&m->count.watch.held);
-    util_gate_init(&m->count.watch.goes);
 }
 
 static toy_world *toy_world_new(void)
@@ -532,30 +528,22 @@ TEST(a_stalled_handshake_ends_at_its_deadline_and_holds_up_nobody)
     toy_world_free(tw);
 }
 
-static void shake_watch_run(rvd_loop_task *task)
-{
-    shake_watch *watch = RVD_BASE_OWNER(task, shake_watch, task);
-    util_gate_add(&watch->held, 1);
-    util_gate_wait(&watch->goes, 1);
-}
-
 // All say hello while the loop is busy, and the proxy finds them at once.
 TEST(P12_in_a_storm_handshakes_leave_time_for_the_bytes_of_others)
 {
     toy_world *tw = toy_world_new();
     shake_watch *watch = &tw->proxy.count.watch;
+    util_held_loop held;
     int fds[40];
     REQUIRE(toy_world_proxy(tw));
-    watch->loop = tw->w.proxy->loops[0];
-    watch->task.run = shake_watch_run;
     util_clock_stop();
-    rvd_loop_post(watch->loop, &watch->task);
-    CHECK(util_gate_wait(&watch->held, 1));
+    util_loop_hold(&held, tw->w.proxy->loops[0]);
+    watch->loop = tw->w.proxy->loops[0];
     for (int i = 0; i < 40; i++) {
         fds[i] = raw_connect_from(tw->w.address, 2 + i % 20);
         raw_send(fds[i], "H\0\0", TOY_HEAD);
     }
-    util_gate_add(&watch->goes, 1);
+    util_loop_let_go(&held);
     CHECK(util_gate_wait(&tw->proxy.count.shaken, 40));
     util_clock_run();
     CHECK_INT(atomic_load(&watch->most), 2);
