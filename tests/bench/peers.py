@@ -107,6 +107,7 @@ class Peer:
     name = ""
     missing = None
     is_wanted = True
+    jobs = ""               # how the names of those begin that it takes part in
     connections = 1 << 20   # that it can have at one time
     has_own_credit = False  # a stream's speed over a long link is the tunnel's own affair
 
@@ -118,6 +119,9 @@ class Peer:
     def version(self):
         return ""
 
+    def does(self, job):
+        return re.match(self.jobs, job) is not None
+
     def start(self, run, target, line):
         raise NotImplementedError
 
@@ -128,6 +132,7 @@ class Peer:
 
 class Direct(Peer):
     name = "direct"
+    jobs = "(?!idle)"
 
     def start(self, run, target, line):
         self.port = line(target)
@@ -138,6 +143,7 @@ class Revdial(Peer):
     has_own_credit = True
     agents = 1
     options = ()  # of both programs
+    proxy_options = ()
 
     def version(self):
         return version_of([f"{self.build}/revdial-proxy", "--version"])
@@ -146,7 +152,8 @@ class Revdial(Peer):
         env = dict(os.environ, REVDIAL_TOKEN="bench-token")
         proxy = run.start("revdial-proxy", [
             f"{self.build}/revdial-proxy", "--listen", "127.0.0.1:0", "--expose",
-            "127.0.0.1:0=bench", "--io-threads", str(self.agents), *self.options], env=env)
+            "127.0.0.1:0=bench", "--io-threads", str(self.agents), *self.proxy_options,
+            *self.options], env=env)
         tunnel = line(int(run.said(proxy, r"listening on 127\.0\.0\.1:(\d+)\n")))
         self.port = int(run.said(proxy, r"listening on 127\.0\.0\.1:(\d+) for"))
         self.sides = [proxy]
@@ -162,7 +169,15 @@ class Revdial(Peer):
 class RevdialTwo(Revdial):
     """Two agents, whose sessions are on two I/O threads of the proxy."""
     name = "revdial-two"
+    jobs = "up|down|ping|touch|mixed"
     agents = 2
+
+
+class RevdialEarly(Revdial):
+    """As the others do: a client's bytes go along before the target has answered."""
+    name = "revdial-early"
+    jobs = "touch"
+    proxy_options = ("--early",)
 
 
 class RevdialWith(Revdial):
@@ -409,4 +424,5 @@ def go_build(program, directory, package):
     return os.path.abspath(program)
 
 
-ALL = [Direct, Revdial, RevdialTwo, RevdialWith, RevdialOld, Haproxy, Yamux, Ssh, Frp, Rathole]
+ALL = [Direct, Revdial, RevdialTwo, RevdialEarly, RevdialWith, RevdialOld, Haproxy, Yamux, Ssh, Frp,
+       Rathole]

@@ -211,6 +211,9 @@ def relay_aims(aims):
     aims.least("ping-pong, 500 connections", other, 2.5, aims.ratio("ping500", REFERENCE, "per_s"))
     aims.least("connect + echo + close", other, 1.2, aims.ratio("touch1", REFERENCE, "per_s"))
     aims.least("the same, 32 in flight", other, 2.0, aims.ratio("touch32", REFERENCE, "per_s"))
+    for job, what, least in (("touch1", "connect + echo + close, --early", 1.2),
+                             ("touch32", "the same, 32 in flight, --early", 2.0)):
+        aims.least(what, other, least, aims.results.ratio(job, "revdial-early", REFERENCE, "per_s"))
     aims.most("4 bulk + 1 ping: p99", other, 0.2, aims.ratio("mixed", REFERENCE, "p99_us"))
     aims.least("4 bulk + 1 ping: bulk", other, 1.6, aims.ratio("mixed", REFERENCE, "MBps"))
     for name in "yamux", "ssh":

@@ -302,7 +302,7 @@ def part_relay(results, notes):
         for name, what, arguments, _ in RELAY:
             began = time.monotonic()
             for round_number in range(ROUNDS):
-                for peer in in_turn(up, round_number):
+                for peer in in_turn([p for p in up if p.does(name)], round_number):
                     seconds = SECONDS * LONGER.get(name, 1)
                     results.add(name, peer.name, load_and_cost(peer, arguments, seconds))
             progress(f"relay {what}", began)
@@ -312,7 +312,7 @@ def part_relay(results, notes):
         run.end()
     began = time.monotonic()
     for peer in wanted_peers() if is_job("idle") else []:
-        if peer.name not in ("direct", "revdial-two"):
+        if peer.does("idle"):
             results.add("idle", peer.name, idle_memory(peer))
     progress(f"relay memory of {IDLE} idle connections", began)
 
@@ -339,7 +339,7 @@ def link_part(results, notes, rtt):
     began = time.monotonic()
     try:
         up = bring_up(run, notes, start_server(run), line,
-                      lambda peer: peer.has_own_credit and peer.name != "revdial-two")
+                      lambda peer: peer.has_own_credit and peer.does("link"))
         for round_number in range(ROUNDS):
             if rtt == 0:
                 thin_round(results, up)

@@ -3,6 +3,7 @@ import math
 from xml.sax.saxutils import escape
 
 COLOURS = {"direct": "#9aa0a6", "revdial": "#1f6feb", "revdial-two": "#79b0ff",
+           "revdial-early": "#388bfd",
            "haproxy": "#d29922", "yamux": "#2da44e", "ssh": "#8250df", "frp": "#cf222e",
            "rathole": "#bf5700", "chisel": "#1b7c83"}
 OTHER = "#57606a"
