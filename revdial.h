@@ -855,6 +855,10 @@ REVDIAL_API int revdial_proxy_address(revdial_proxy *p, unsigned index, char *bu
 //   thread   any
 REVDIAL_API int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how);
 
+// What is wrong with a row, for who reads a table from a file and can say where; NULL: nothing.
+//   thread   any
+REVDIAL_API const char *revdial_credential_problem(const revdial_credential *row);
+
 // Replaces the table of credentials for requests to come. Sessions stay until they reconnect.
 //   drop     1: those that came by the table end if it has no row now with the identity and the
 //            secret that they came by and a glob for their name
@@ -14267,29 +14271,39 @@ static int rvd_proxy_row_is_unclear(const revdial_credential *row)
     return 0;
 }
 
-// A row is checked when it is configured, not when somebody is refused by it.
-static const char *rvd_proxy_row_problem(const revdial_credential *row)
+const char *revdial_credential_problem(const revdial_credential *row)
 {
     unsigned schemes = rvd_proxy_row_schemes(row);
-    if (schemes >= 2 * REVDIAL_AUTH_MTLS) return "credentials: a row with an unknown scheme";
+    if (schemes >= 2 * REVDIAL_AUTH_MTLS) return "an unknown scheme";
     if (schemes & ~(unsigned)REVDIAL_AUTH_BEARER && (!row->user || !row->user[0]))
-        return "credentials: a row for BASIC, DIGEST or MTLS without a user";
+        return "BASIC, DIGEST and MTLS need a user";
     if (schemes & REVDIAL_AUTH_MTLS && rvd_proxy_row_is_unclear(row))
-        return "credentials: MTLS: which of the names is a certificate's? One * in both, or **";
+        return "MTLS: which of the names is a certificate's? One * in both, or **";
     if (schemes == REVDIAL_AUTH_MTLS) return NULL;
-    if (!row->secret || !row->secret[0]) return "credentials: a row without a secret";
+    if (!row->secret || !row->secret[0]) return "no secret";
     if (schemes & REVDIAL_AUTH_DIGEST && strncmp(row->secret, "sha256:", 7) == 0)
-        return "credentials: DIGEST needs the password, or ha1: and its hash";
+        return "DIGEST needs the password, or ha1: and its hash";
     if (schemes & RVD_PROXY_SENT_SCHEMES && strncmp(row->secret, "ha1:", 4) == 0)
-        return "credentials: ha1: is for DIGEST alone";
+        return "ha1: is for DIGEST alone";
     return NULL;
 }
 
-static const char *rvd_proxy_rows_problem(const revdial_credential *rows, size_t count)
+// A row is checked when it is configured, not when somebody is refused by it.
+static int rvd_proxy_rows_check(const revdial_credential *rows, size_t count, revdial_err *err)
 {
-    const char *problem = count && !rows ? "credentials: NULL, with a count" : NULL;
-    for (size_t i = 0; !problem && i < count; i++) problem = rvd_proxy_row_problem(&rows[i]);
-    return problem;
+    if (count && !rows)
+        return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "credentials: NULL, with a count");
+    for (size_t i = 0; i < count; i++) {
+        const char *problem = revdial_credential_problem(&rows[i]);
+        char text[160];
+        size_t n = rvd_sys_append(text, sizeof text, 0, "credentials[");
+        if (!problem) continue;
+        n = rvd_sys_append_number(text, sizeof text, n, (uint32_t)i);
+        n = rvd_sys_append(text, sizeof text, n, "]: ");
+        rvd_sys_append(text, sizeof text, n, problem);
+        return rvd_stream_fail(err, REVDIAL_EINVAL, 0, text);
+    }
+    return REVDIAL_OK;
 }
 
 // What a 401 asks for now; 0 = the engine's default.
@@ -15777,7 +15791,7 @@ int revdial_proxy_set_credentials(revdial_proxy *p, const revdial_credential *ro
     rvd_proxy_table *fresh, *old;
     size_t size = 0;
     ptrdiff_t sessions = 0;
-    if (rvd_proxy_rows_problem(rows, count)) return REVDIAL_EINVAL;
+    if (rvd_proxy_rows_check(rows, count, NULL)) return REVDIAL_EINVAL;
     fresh = rvd_proxy_table_new(p, rows, count);
     if (!fresh) return REVDIAL_ENOMEM;
     pthread_mutex_lock(&p->lock);
@@ -15940,7 +15954,8 @@ static int rvd_proxy_nomem(revdial_err *err)
 
 static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *err)
 {
-    const char *problem = rvd_proxy_rows_problem(cfg->credentials, cfg->credential_count);
+    const char *problem = NULL;
+    if (rvd_proxy_rows_check(cfg->credentials, cfg->credential_count, err)) return REVDIAL_EINVAL;
     if (cfg->common.io_threads > 256) problem = "common.io_threads: over 256";
     if (cfg->expose_count && !cfg->exposes) problem = "exposes: NULL, with a count";
     for (size_t i = 0; !problem && i < cfg->expose_count; i++) {

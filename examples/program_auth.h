@@ -102,8 +102,6 @@ static const char *auth_secret_problem(const revdial_credential *row)
 {
     int sha256 = is_hash(row->secret, "sha256:"), ha1 = is_hash(row->secret, "ha1:");
     if (sha256 < 0 || ha1 < 0) return "sha256: and ha1: need 64 hex digits";
-    if (sha256 && row->schemes & REVDIAL_AUTH_DIGEST) return "digest needs the password, or ha1:";
-    if (ha1 && row->schemes != REVDIAL_AUTH_DIGEST) return "ha1: is for digest alone";
     if (sha256 || ha1) return NULL;
     if (row->schemes & REVDIAL_AUTH_BEARER && !prog_is_token(row->secret))
         return "a token has letters, digits and -._~+/= only";
@@ -116,14 +114,17 @@ static const char *auth_line_take(token_table *table, char *line)
     char *names = word_end(line), *user = word_end(names), *secret = word_end(user);
     revdial_credential row = {secret, user, names, schemes_parse(line)};
     const char *problem = names_problem(names);
-    if (row.schemes == REVDIAL_AUTH_MTLS && *user && !*secret)
+    if (row.schemes == REVDIAL_AUTH_MTLS && *user && !*secret) {
+        if (!problem) problem = revdial_credential_problem(&row);
         return problem ? problem : token_table_add(table, &row);
+    }
     if (!*secret) return "SCHEMES NAMES USER SECRET are expected";
     if (!row.schemes) return "schemes are bearer, basic, digest and mtls, with commas between";
     if (problem) return problem;
     if (strcmp(user, "-") == 0 && row.schemes == REVDIAL_AUTH_BEARER) row.user = identity_of(names);
     if (strlen(user) > 127 || strpbrk(user, ":\"\\")) return "a user has no : \" or \\";
     problem = auth_secret_problem(&row);
+    if (!problem) problem = revdial_credential_problem(&row);
     return problem ? problem : token_table_add(table, &row);
 }
 

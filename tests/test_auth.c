@@ -261,12 +261,18 @@ TEST(a_table_may_hold_hashes_and_rows_that_cannot_work_are_refused)
     }
     world_close(&w);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        const char *problem = revdial_credential_problem(&bad[i]);
+        revdial_credential rows[2] = {good[0], bad[i]};
         revdial_err err = {0};
         world_init(&w);
-        w.pcfg.credentials = &bad[i];
+        w.pcfg.credentials = rows;
+        w.pcfg.credential_count = 2;
         CHECK(revdial_proxy_open(&w.pcfg, &err) == NULL);
         CHECK_INT(err.code, REVDIAL_EINVAL);
+        CHECK(strncmp(err.msg, "credentials[1]: ", 16) == 0);
+        if (CHECK(problem != NULL)) CHECK_STR(err.msg + 16, problem);
     }
+    CHECK(revdial_credential_problem(&good[0]) == NULL);
 }
 
 TEST(A68_a_certificate_is_an_identity_by_itself)
