@@ -11365,24 +11365,27 @@ static void rvd_stream_deliver_locked(revdial_stream *st)
     }
 }
 
-// Takes bytes of the thread that sleeps in a write, as many as there is room for. Returns 0 if
-// there is no such thread.
+// Takes bytes of the thread that sleeps in a write, until there is no room: the engine then tells
+// of more, or why there is none. Returns 0 if there is no such thread.
 static int rvd_stream_supply_locked(revdial_stream *st)
 {
     revdial_session *s = st->session;
     for (rvd_base_link *l = st->waiters.next; l != &st->waiters; l = l->next) {
         rvd_stream_waiter *w = RVD_BASE_OWNER(l, rvd_stream_waiter, link);
-        size_t left = w->len - w->got;
-        ptrdiff_t n = 0;
+        ptrdiff_t n;
         if (!w->from) continue;
-        if (left >= RVD_STREAM_LEND && !s->wire)
-            n = revdial_engine_lend(s->engine, st->id, w->from + w->got, left);
-        else if (left)
-            n = revdial_engine_write(s->engine, st->id, w->from + w->got, left);
-        if (n > 0) {
-            w->got += (size_t)n;
-            s->supplied = 1;
-        }
+        do {
+            size_t left = w->len - w->got;
+            n = 0;
+            if (left >= RVD_STREAM_LEND && !s->wire)
+                n = revdial_engine_lend(s->engine, st->id, w->from + w->got, left);
+            else if (left)
+                n = revdial_engine_write(s->engine, st->id, w->from + w->got, left);
+            if (n > 0) {
+                w->got += (size_t)n;
+                s->supplied = 1;
+            }
+        } while (n > 0);
         if (n < 0 || (w->got == w->len && !revdial_engine_lent(s->engine, st->id)))
             rvd_stream_rouse_locked(s, w);
         return 1;
@@ -11795,7 +11798,8 @@ static void rvd_stream_events_locked(revdial_session *s)
         if (on_loop) rvd_stream_sinks_locked(&s->kicked);
     }
     if (!on_loop && (s->pend || !rvd_base_link_is_alone(&s->kicked))) rvd_stream_kick_locked(s);
-    if (on_loop && s->supplied && !s->sending) rvd_stream_flush_soon_locked(s);
+    // Who ends `blocked` flushes.
+    if (on_loop && s->supplied && !s->sending && !s->blocked) rvd_stream_flush_soon_locked(s);
 }
 
 // ---- sending ----
@@ -11857,7 +11861,7 @@ static void rvd_stream_rearm_locked(revdial_session *s, int64_t now_us)
 {
     int64_t at = revdial_engine_tick(s->engine, now_us);
     rvd_stream_events_locked(s);  // room that was promised and not used is another's now
-    if (s->supplied && !s->sending) rvd_stream_kick_locked(s);
+    if (s->supplied && !s->sending && !s->blocked) rvd_stream_kick_locked(s);
     if (at >= 0 && (!s->armed_us || at < s->armed_us)) rvd_stream_kick_locked(s);
 }
 
@@ -11885,27 +11889,30 @@ static int rvd_stream_flush_locked(revdial_session *s)
     return released;
 }
 
-// A thread that polls was told of several streams at once, and is at them: what its calls leave to
-// be sent goes out when it has written to the last of them, when it polls again, or when the loop
-// gets to it, whatever comes first.
-static int rvd_stream_awaits_more_locked(revdial_session *s)
+// A thread that polls was told of several streams at once, and is at them: what it writes goes out
+// with what it writes to the last of them, when it polls again, or when the loop gets to it,
+// whatever comes first.
+static int rvd_stream_awaits_more_locked(const revdial_session *s)
 {
-    struct iovec first;
-    if (s->awaited < 2 || !pthread_equal(s->awaits, pthread_self())) return 0;
-    if (!s->sending && !s->kick_queued && revdial_engine_output(s->engine, &first, 1))
-        rvd_stream_kick_locked(s);
-    return 1;
+    return s->awaited > 1 && pthread_equal(s->awaits, pthread_self());
 }
 
-// A call has written, and sends it or leaves it.
+// A call has written, and sends it or leaves it. Who ends `blocked` flushes, and who sends goes on.
 static void rvd_stream_written_locked(revdial_session *s)
 {
     if (rvd_stream_awaits_more_locked(s)) {
         s->awaited--;
+        if (!s->sending && !s->blocked) rvd_stream_kick_locked(s);
         return;
     }
     s->awaited = 0;
     rvd_stream_flush_locked(s);
+}
+
+// Is there a call's writing that was left, so that what else there is may go with it?
+static int rvd_stream_is_left_locked(const revdial_session *s)
+{
+    return rvd_stream_awaits_more_locked(s) && (s->kick_queued || s->sending);
 }
 
 // ---- the loop's part ----
@@ -12822,7 +12829,7 @@ ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count)
         int released;
         n = rvd_stream_read_locked(st, iov, count);
         released = 0;  // goes out: the accept and the credit that this has earned
-        if (n == REVDIAL_EAGAIN || !rvd_stream_awaits_more_locked(s))
+        if (n == REVDIAL_EAGAIN || !rvd_stream_is_left_locked(s))
             released = rvd_stream_flush_locked(s);
         if (n != REVDIAL_EAGAIN) break;
         if (released) continue;
@@ -12905,6 +12912,7 @@ static int rvd_stream_write_begin_locked(revdial_stream *st)
 static void rvd_stream_write_end_locked(revdial_stream *st)
 {
     st->is_writing = 0;
+    st->quiet = 0;  // a write that fits ends the engine's wait for room, and it tells of none
     if (!rvd_base_link_is_alone(&st->waiters)) rvd_stream_wake_locked(st, RVD_STREAM_WAKE_WR);
 }
 
@@ -13150,8 +13158,7 @@ static int rvd_stream_poll_run(rvd_stream_poll *p, int64_t until_us)
     do {
         int streams = rvd_stream_poll_look(p);
         r = rvd_stream_poll_fds(p, streams ? 0 : until_us);
-        if (r < 0) return REVDIAL_ESYS;
-        r += streams;
+        r = r < 0 ? REVDIAL_ESYS : r + streams;
     } while (!r && rvd_sys_now_us() < until_us);
     for (size_t i = 0; i < p->count; i++) {
         revdial_session *s = p->items[i].st ? p->items[i].st->session : NULL;
