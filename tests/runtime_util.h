@@ -40,6 +40,7 @@ static int util_accept(int fd, struct sockaddr *from, socklen_t *len);
 static int util_clock_gettime(clockid_t id, struct timespec *t);
 static int util_close(int fd);
 static int util_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *until);
+static inline int util_poll(struct pollfd *items, nfds_t count, int timeout_ms);
 static const struct timespec *util_real(const struct timespec *until, struct timespec *room);
 #define RVD_SYS_ACCEPT util_accept
 #define RVD_SYS_CLOCK_GETTIME util_clock_gettime
@@ -48,6 +49,7 @@ static const struct timespec *util_real(const struct timespec *until, struct tim
 #define RVD_SYS_FUTEX(word, op, value, until, word2, mask) \
     syscall(SYS_futex, word, op, value, util_real(until, &(struct timespec){0, 0}), word2, mask)
 #define RVD_SYS_GETADDRINFO util_getaddrinfo
+#define RVD_SYS_POLL util_poll
 #define RVD_SYS_THREAD_CREATE util_thread_create
 #define REVDIAL_IMPLEMENTATION
 #include "revdial.h"
@@ -256,6 +258,16 @@ static const struct timespec *util_real(const struct timespec *until, struct tim
     if (!until) return NULL;
     *room = util_clock_at(util_clock_us(until) - atomic_load(&util_clock_ahead_us));
     return room;
+}
+
+static _Thread_local int util_poll_fails;  // the next of this thread's
+
+static inline int util_poll(struct pollfd *items, nfds_t count, int timeout_ms)
+{
+    if (!util_poll_fails) return poll(items, count, timeout_ms);
+    util_poll_fails = 0;
+    errno = ENOMEM;
+    return -1;
 }
 
 static int util_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *until)

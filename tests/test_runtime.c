@@ -633,6 +633,63 @@ TEST(poll_tells_the_end_of_a_stream_as_poll_2_does)
     world_close(&w);
 }
 
+TEST(poll_that_fails_leaves_nothing_behind)
+{
+    world w;
+    char c;
+    world_init(&w);
+    if (world_open(&w)) {
+        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+        if (CHECK(st != NULL)) {
+            revdial_pollfd p = {st, -1, POLLIN, 0};
+            util_poll_fails = 1;
+            CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), REVDIAL_ESYS);
+            CHECK(rvd_base_link_is_alone(&st->waiters));
+            CHECK_INT(st->session->waiting, 0);
+            CHECK_INT(revdial_write(st, "x", 1), 1);
+            CHECK_INT(revdial_read(st, &c, 1), 1);
+            revdial_close(st);
+        }
+    }
+    world_close(&w);
+}
+
+// A few bytes of credit are no room yet, and a small write that uses some of them ends the wait.
+TEST(poll_tells_room_after_a_write_into_the_last_of_the_credit)
+{
+    static char junk[16384];
+    world w;
+    world_init(&w);
+    REQUIRE(world_open_proxy(&w));
+    int fd = raw_backend(w.address, "cam-1", NULL);
+    CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+    revdial_stream *st = revdial_dial(w.proxy, "cam-1", NULL, NULL);
+    if (CHECK(fd >= 0 && st)) {
+        revdial_pollfd p = {st, -1, POLLOUT, 0};
+        raw_frame f = {0};
+        for (size_t left = 262144 - 500, n; left; left -= n) {
+            n = left < sizeof junk ? left : sizeof junk;
+            CHECK_INT(revdial_write(st, junk, n), (ptrdiff_t)n);
+            CHECK(raw_frame_await(fd, RAW_DATA, &f) && f.len == n && raw_read_all(fd, junk, n));
+        }
+        uint32_t id = f.id;
+        raw_frame_send(fd, RAW_WINDOW, RAW_ACK, id, 0);
+        raw_frame_send(fd, RAW_PING, RAW_SYN, 0, 1);
+        while (raw_frame_await(fd, RAW_PING, &f) && f.flags != RAW_ACK) continue;
+        util_clock_stop();  // in time they are used after all
+        CHECK_INT(revdial_poll(&p, 1, 0), 0);
+        CHECK_INT(revdial_write(st, junk, 100), 100);
+        CHECK_INT(revdial_poll(&p, 1, 0), 0);
+        util_clock_run();
+        raw_frame_send(fd, RAW_WINDOW, 0, id, 262144);
+        CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), 1);
+        CHECK_INT(p.revents, POLLOUT);
+    }
+    revdial_close(st);
+    if (fd >= 0) close(fd);
+    world_close(&w);
+}
+
 enum { POLLED = 8 };
 
 // Streams of one session, each with a byte to be read, of which a poll has told this thread.
