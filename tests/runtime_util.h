@@ -309,6 +309,7 @@ static inline void util_settle_run(rvd_loop_task *task)
 typedef struct util_held_loop {
     rvd_loop_task task;
     util_gate held, goes;
+    atomic_int has_left;
 } util_held_loop;
 
 static inline void util_loop_hold_run(rvd_loop_task *task)
@@ -316,6 +317,7 @@ static inline void util_loop_hold_run(rvd_loop_task *task)
     util_held_loop *h = RVD_BASE_OWNER(task, util_held_loop, task);
     util_gate_add(&h->held, 1);
     util_gate_wait(&h->goes, 1);
+    atomic_store(&h->has_left, 1);  // and may be gone
 }
 
 static inline void util_loop_hold(util_held_loop *h, rvd_loop *loop)
@@ -331,6 +333,7 @@ static inline void util_loop_hold(util_held_loop *h, rvd_loop *loop)
 static inline void util_loop_let_go(util_held_loop *h)
 {
     util_gate_add(&h->goes, 1);
+    while (!atomic_load(&h->has_left)) sched_yield();
 }
 
 // Returns when the loop has run the timers that are due by the clock as it stands: a whole pass
