@@ -1,9 +1,10 @@
 #!/bin/sh
 # Fuzzes what reads bytes of strangers.     make fuzz, FUZZ_SECONDS=60 make fuzz FUZZ="engine via"
-# FUZZ_SECONDS is for all targets together, FUZZ_SEED is libFuzzer's, 0 = any. With clang's libFuzzer
-# where it is, else the targets mutate their seeds themselves; with sanitizers where they link. What
-# was found once and lies in tests/fuzz/found/TARGET-* is replayed first. An input that ends a target
-# is left in build/fuzz/TARGET.crash*: move it there with what repairs it. Corpora stay in build/fuzz.
+# FUZZ_SECONDS is for all targets together, FUZZ_SEED is libFuzzer's, 0 = any. With clang's
+# libFuzzer where it is, else the targets mutate their seeds themselves; with sanitizers where they
+# link. What was found once and lies in tests/fuzz/found/TARGET-* is replayed first. An input that
+# ends a target is left in build/fuzz/TARGET.crash*: move it there with what repairs it. Corpora
+# stay in build/fuzz.
 dir=${REVDIAL_BUILD:-build}/fuzz
 seconds=${FUZZ_SECONDS:-60}
 jobs=$(nproc 2>/dev/null || echo 2)
