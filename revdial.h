@@ -12177,8 +12177,7 @@ static int rvd_stream_shake(revdial_session *s)
     return 0;
 }
 
-// Returns 0 when there is nothing more to read now. The last one in a pass holds nobody
-// back.
+// Returns 0 when there is nothing more to read now. The last one in a pass holds nobody back.
 static int rvd_stream_read_once(revdial_session *s, int is_last)
 {
     rvd_loop *loop = s->loop;

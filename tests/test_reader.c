@@ -235,25 +235,28 @@ static void *member_run(void *arg)
     return NULL;
 }
 
+static void crowd_run(world *w, void *(*run)(void *))
+{
+    member m[CROWD];
+    pthread_t t[CROWD];
+    for (unsigned i = 0; i < CROWD; i++) {
+        m[i].w = w;
+        m[i].seed = i;
+        atomic_init(&m[i].bad, 0);
+        t[i] = util_thread(run, &m[i]);
+    }
+    for (int i = 0; i < CROWD; i++) {
+        pthread_join(t[i], NULL);
+        CHECK_INT(atomic_load(&m[i].bad), 0);
+    }
+}
+
 TEST(threads_polls_and_relays_share_a_session_and_no_byte_is_lost)
 {
     world w;
     world_init(&w);
     w.pcfg.common.spin_us = 20;
-    if (world_open(&w)) {
-        member m[CROWD];
-        pthread_t t[CROWD];
-        for (unsigned i = 0; i < CROWD; i++) {
-            m[i].w = &w;
-            m[i].seed = i;
-            atomic_init(&m[i].bad, 0);
-            t[i] = util_thread(member_run, &m[i]);
-        }
-        for (int i = 0; i < CROWD; i++) {
-            pthread_join(t[i], NULL);
-            CHECK_INT(atomic_load(&m[i].bad), 0);
-        }
-    }
+    if (world_open(&w)) crowd_run(&w, member_run);
     world_close(&w);
 }
 
@@ -309,20 +312,7 @@ TEST(writers_that_sleep_while_others_send_for_them_have_their_memory_back_when_t
 {
     world w;
     world_init(&w);
-    if (world_open(&w)) {
-        member m[CROWD];
-        pthread_t t[CROWD];
-        for (unsigned i = 0; i < CROWD; i++) {
-            m[i].w = &w;
-            m[i].seed = i;
-            atomic_init(&m[i].bad, 0);
-            t[i] = util_thread(hasty_write, &m[i]);
-        }
-        for (int i = 0; i < CROWD; i++) {
-            pthread_join(t[i], NULL);
-            CHECK_INT(atomic_load(&m[i].bad), 0);
-        }
-    }
+    if (world_open(&w)) crowd_run(&w, hasty_write);
     world_close(&w);
 }
 

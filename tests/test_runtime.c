@@ -784,6 +784,12 @@ static int polled_open(world *w, revdial_pollfd *items)
     return 1;
 }
 
+static void polled_close(world *w, revdial_pollfd *items)
+{
+    for (int i = 0; i < POLLED; i++) revdial_close(items[i].st);
+    world_close(w);
+}
+
 // Is there something that has not gone out yet?
 static int polled_left(revdial_stream *st)
 {
@@ -814,8 +820,7 @@ TEST(answers_to_streams_that_a_poll_told_of_go_out_together)
         CHECK(!polled_left(p[0].st));
         util_loop_let_go(&held);
     }
-    for (int i = 0; i < POLLED; i++) revdial_close(p[i].st);
-    world_close(&w);
+    polled_close(&w, p);
 }
 
 TEST(answers_go_out_when_the_thread_polls_again)
@@ -832,8 +837,7 @@ TEST(answers_go_out_when_the_thread_polls_again)
         CHECK(!polled_left(p[0].st));
         util_loop_let_go(&held);
     }
-    for (int i = 0; i < POLLED; i++) revdial_close(p[i].st);
-    world_close(&w);
+    polled_close(&w, p);
 }
 
 TEST(an_answer_goes_out_though_the_thread_never_polls_again)
@@ -846,8 +850,7 @@ TEST(an_answer_goes_out_though_the_thread_never_polls_again)
         CHECK_INT(revdial_write(p[0].st, "y", 1), 1);
         UTIL_EVENTUALLY(!polled_left(p[0].st));
     }
-    for (int i = 0; i < POLLED; i++) revdial_close(p[i].st);
-    world_close(&w);
+    polled_close(&w, p);
 }
 
 typedef struct poller {

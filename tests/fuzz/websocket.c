@@ -13,7 +13,7 @@
 
 typedef struct outcome {
     int dead, code;
-    char text[256], log[512];
+    char text[256];
     uint64_t rx_frames;
 } outcome;
 
