@@ -227,7 +227,7 @@ typedef struct revdial_limits {
     uint32_t stream_window;      // first credit per stream in bytes: 65536 (else 262144); >= 8192
     uint32_t stream_window_max;  // what a stream's window may grow to: 16 MiB
     uint32_t session_window;     // bytes received and not yet read, all streams: 64 MiB
-    uint32_t frame_bytes_max;    // payload per frame while several streams are busy: 16372
+    uint32_t frame_bytes_max;    // payload per frame while several streams are busy: 65524
     int keepalive_ms;            // ping after so long without a byte: 15000; not under 100
     int dead_after_ms;           // and give up so long after that: 15000
     int handshake_timeout_ms;    // from connect or accept to 101, absolute: 10000
@@ -2218,6 +2218,8 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_OUT_CHUNK 65536u     // holds our largest frame with its header
 #define RVD_MUX_SPARES 1048576u      // bytes kept of each size while bytes move
 #define RVD_MUX_OUT_LEAST 4096u      // less would stop the writers
+#define RVD_MUX_QUANTUM_MIN 16372u   // a turn of DRR on a slow link
+#define RVD_MUX_QUANTUM_PART 4u      // else this part of the output's limit
 #define RVD_MUX_OUT_MAX 262144u      // default of revdial_engine_set_output_max()
 #define RVD_MUX_SPARSE_BYTES 1024u   // a write this small need not wait for its turn
 #define RVD_MUX_SPARSE_ROOM 65536u   // beyond the output limit, for such writes, FINs and RSTs
@@ -2427,6 +2429,7 @@ typedef struct rvd_mux {
     uint32_t growing_len;
     rvd_mux_loan *loans, *loans_last;
     uint64_t out_max;
+    uint32_t quantum;     // bytes in a turn while several streams are busy
     int64_t progress_us;  // the output last moved, or began to wait
     uint32_t reserved;    // room promised by reserve
     // Room is promised with WRITABLE: as many writers are woken as it will last for, not all that
@@ -2574,7 +2577,7 @@ static rvd_mux_stream *rvd_mux_stream_new(rvd_mux *m, uint32_t id)
     rvd_base_link_init(&s->timer);
     s->send_credit = m->cfg.send_window;
     s->recv_credit = s->window = m->cfg.recv_window;
-    s->turn_left = m->cfg.limits.frame_bytes_max;
+    s->turn_left = m->quantum;
     s->epoch_us = m->now_us;
     slot = &m->table[rvd_mux_slot(m, id)];
     s->hash_next = *slot;
@@ -3177,6 +3180,17 @@ static uint64_t rvd_mux_out_len(const rvd_mux *m)
     return m->out_added - m->out_sent;
 }
 
+// How much output may wait, and with it how much a stream writes in its turn: where the limit is
+// large because the link is fast, large turns save calls and delay nobody for long.
+static void rvd_mux_out_max_set(rvd_mux *m, uint64_t bytes)
+{
+    uint32_t most = m->cfg.limits.frame_bytes_max;
+    uint64_t turn = bytes / RVD_MUX_QUANTUM_PART;
+    m->out_max = bytes < RVD_MUX_OUT_LEAST ? RVD_MUX_OUT_LEAST : bytes;
+    m->quantum = turn < most ? (uint32_t)turn : most;
+    if (m->quantum < RVD_MUX_QUANTUM_MIN) m->quantum = rvd_base_min_u32(RVD_MUX_QUANTUM_MIN, most);
+}
+
 static int rvd_mux_is_blocked(const rvd_mux *m)
 {
     return rvd_mux_out_len(m) > 0 || m->control_len > m->control_sent;
@@ -3213,7 +3227,7 @@ RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream
 {
     uint64_t queued = rvd_mux_out_len(m);
     uint32_t n = (uint32_t)rvd_base_min(want, RVD_WIRE_FRAME_MAX);
-    uint32_t quantum = m->cfg.limits.frame_bytes_max;
+    uint32_t quantum = m->quantum;
     int others = !rvd_base_link_is_alone(&m->turns), full = queued >= m->out_max;
     if (want == 0 || s->wait == RVD_MUX_WAIT_TURN) return 0;
     if (rvd_mux_is_tiny(m, s, want)) {
@@ -3241,7 +3255,7 @@ static inline uint32_t rvd_mux_allowed(rvd_mux *m, rvd_mux_stream *s, size_t wan
     if (!rvd_base_link_is_alone(&m->turns) || rvd_mux_out_len(m) >= m->out_max || n == 0 ||
         s->send_credit < RVD_MUX_SPARSE_BYTES)
         return rvd_mux_allowed_in_turn(m, s, want);
-    s->turn_left = m->cfg.limits.frame_bytes_max;
+    s->turn_left = m->quantum;
     s->wait = RVD_MUX_WAIT_NONE;
     return rvd_base_min_u32(n, s->send_credit);
 }
@@ -3286,7 +3300,7 @@ static inline int rvd_mux_frame_grow(rvd_mux *m, rvd_mux_stream *s, const uint8_
 {
     rvd_mux_chunk *c = m->out_tail;
     if (m->growing != s || s->out_mark != m->out_added || c->size - c->end < n) return 0;
-    if (n > m->cfg.limits.frame_bytes_max - m->growing_len) return 0;
+    if (n + m->growing_len > m->quantum) return 0;
     memcpy(c->data + c->end, bytes, n);
     c->end += n;
     m->growing_len += n;
@@ -4257,7 +4271,7 @@ static int rvd_mux_event_stream(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev
 // A writer whose turn it is, as long as there is room for one more than were promised it.
 static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
 {
-    uint32_t quantum = m->cfg.limits.frame_bytes_max;
+    uint32_t quantum = m->quantum;
     rvd_mux_stream *s;
     if (rvd_mux_out_len(m) + (uint64_t)m->promised * quantum >= m->out_max) return 0;
     s = RVD_BASE_OWNER(m->turns.next, rvd_mux_stream, turn);
@@ -4598,7 +4612,7 @@ static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, 
     m->next_rtt_us = now_us;  // the first ping goes out at once
     m->next_id = cfg->is_client ? 1 : 2;
     m->promise_round = 1;
-    if (!m->out_max) m->out_max = RVD_MUX_OUT_MAX;  // it may have been set before
+    rvd_mux_out_max_set(m, m->out_max ? m->out_max : RVD_MUX_OUT_MAX);  // it may have been set
     m->table_bits = 4;
     m->table_key = ((cfg->seed | 1) * 0x9E3779B97F4A7C15u) | 1;
     rvd_base_link_init(&m->ctl);
@@ -7536,7 +7550,7 @@ static void rvd_engine_limits_resolve(revdial_engine *e, const rvd_engine_terms 
     if (!l->stream_window_max) l->stream_window_max = 16u << 20;
     if (l->stream_window_max < l->stream_window) l->stream_window_max = l->stream_window;
     if (!l->session_window) l->session_window = 64u << 20;
-    if (!l->frame_bytes_max) l->frame_bytes_max = 16372;
+    if (!l->frame_bytes_max) l->frame_bytes_max = RVD_WIRE_FRAME_MAX;
     if (!l->keepalive_ms) l->keepalive_ms = 15000;
     if (!l->dead_after_ms) l->dead_after_ms = 15000;
     if (!l->accept_timeout_ms) l->accept_timeout_ms = 30000;
@@ -7965,7 +7979,7 @@ void revdial_engine_sent(revdial_engine *e, size_t n)
 
 void revdial_engine_set_output_max(revdial_engine *e, size_t bytes)
 {
-    e->mux.out_max = bytes < RVD_MUX_OUT_LEAST ? RVD_MUX_OUT_LEAST : bytes;
+    rvd_mux_out_max_set(&e->mux, bytes);
 }
 
 int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us)
