@@ -298,6 +298,7 @@ enum {
     REVDIAL_DIAL_WAIT = 1,  // wait for a backend to appear instead of REVDIAL_ENOBACKEND
     REVDIAL_DIAL_EARLY = 2  // return at once, do not wait until the other end has accepted
 };
+enum { REVDIAL_EARLY_MAX = 4096 };  // bytes; with a preamble they fit in the least window
 
 typedef struct revdial_dial_opts {
     const char *target;       // "host:port" or "unix:/path" beyond the backend; NULL = its own
@@ -310,6 +311,10 @@ typedef struct revdial_dial_opts {
     const void *key;  // for REVDIAL_PICK_KEY: same key, same backend, while it lives
     size_t key_len;
     int timeout_ms;  // of the whole dial: 0 = 10000, -1 = none
+    // First bytes of the stream, if they are known: they go out with the opening, a round trip before
+    // the answer. A backend that refuses has not used them, and the next one gets them, too.
+    const void *early;
+    size_t early_len;  // at most REVDIAL_EARLY_MAX
 } revdial_dial_opts;
 
 // Text for a REVDIAL_E* code. Static, never NULL.
@@ -4390,11 +4395,20 @@ static void rvd_mux_eof(rvd_mux *m)
         rvd_mux_die(m, REVDIAL_ELOST, "the peer closed the connection");
 }
 
-// SYN and preamble go behind the queued data together, so that neither can be without the other.
+// A frame of the opening: n bytes behind a header, which lie in the output or are to be put there.
+static void rvd_mux_open_data(rvd_mux *m, rvd_mux_stream *s, const void *bytes, size_t n)
+{
+    memmove(m->out_tail->data + m->out_tail->end + RVD_WIRE_HEADER, bytes, n);
+    rvd_mux_commit(m, s, (uint32_t)n);
+}
+
+// SYN, preamble and first bytes go behind the queued data together, so that none can be without the
+// others. The least window there is has room for both.
 static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
 {
     uint32_t with = (m->cfg.features & REVDIAL_FEATURE_PREAMBLE) != 0;
-    uint32_t room = 2 * RVD_WIRE_HEADER + with * (RVD_WIRE_HEADER + RVD_WIRE_PREAMBLE_MAX);
+    uint32_t room = 2 * RVD_WIRE_HEADER + with * (RVD_WIRE_HEADER + RVD_WIRE_PREAMBLE_MAX) +
+                    RVD_WIRE_HEADER + REVDIAL_EARLY_MAX;
     uint8_t *at = rvd_mux_out_room(m, room);
     uint32_t extra = m->cfg.limits.stream_window - m->cfg.recv_window;
     size_t len = 0;
@@ -4422,12 +4436,11 @@ static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
         m->grown += extra;
     }
     if (with) {
-        uint8_t *to = m->out_tail->data + m->out_tail->end + RVD_WIRE_HEADER;
-        memmove(to, at + 3 * RVD_WIRE_HEADER, len);
-        rvd_mux_commit(m, s, (uint32_t)len);
+        rvd_mux_open_data(m, s, at + 3 * RVD_WIRE_HEADER, len);
         m->tx_bytes -= len;  // ours, not the application's
         m->growing = NULL;   // the preamble has a frame to itself
     }
+    if (opts->early_len) rvd_mux_open_data(m, s, opts->early, opts->early_len);
     s->out_mark = m->out_added;
     return s->id;
 }
@@ -4442,6 +4455,8 @@ static int64_t rvd_mux_open(rvd_mux *m, const revdial_dial_opts *opts)
     }
     if (m->ours >= m->cfg.peer_streams) return REVDIAL_ELIMIT;
     if (opts->target && !(m->cfg.features & REVDIAL_FEATURE_PREAMBLE)) return REVDIAL_EINVAL;
+    if (opts->early_len > REVDIAL_EARLY_MAX || (opts->early_len && !opts->early))
+        return REVDIAL_EINVAL;
     if (rvd_mux_open_is_blocked(m)) {
         m->news |= RVD_MUX_NEWS_OPENABLE;
         return REVDIAL_EAGAIN;
@@ -9473,12 +9488,15 @@ static int rvd_sys_socket_tcp(int family)
 // -EAGAIN a unix listener whose queue is full, or why not.
 static int rvd_sys_connect_start(int fd, const rvd_sys_addr *to)
 {
+    rvd_sys_addr peer;
     int r;
     // An interrupted connect goes on by itself; asking again tells how far it is.
     do r = RVD_SYS_CONNECT(fd, rvd_sys_sockaddr(to), to->len);
     while (r < 0 && errno == EINTR);
     if (r == 0 || errno == EISCONN) return 0;
-    return errno == EALREADY ? -EINPROGRESS : -errno;
+    if (errno != EALREADY && errno != EINPROGRESS) return -errno;
+    // The handshake with a listener on this machine is over by now, though the call cannot say so.
+    return rvd_sys_getpeername(fd, &peer) == 0 ? 0 : -EINPROGRESS;
 }
 
 // Returns 0 connected, -EINPROGRESS not yet (the event was spurious), or why it failed.
@@ -11572,6 +11590,8 @@ static int rvd_stream_is_prompt_locked(revdial_session *s)
 
 static const char *rvd_stream_open_text(int code, const revdial_dial_opts *opts)
 {
+    if (code == REVDIAL_EINVAL && opts->early_len > REVDIAL_EARLY_MAX)
+        return "early: over 4096 bytes";
     if (code == REVDIAL_EINVAL && opts->target)
         return "this backend takes no target, or the metadata is bad or over 4 KiB";
     if (code == REVDIAL_EINVAL) return "the metadata is over 4 KiB, or a key is empty or ours";
@@ -13422,7 +13442,7 @@ static void rvd_relay_pump_out(rvd_relay *r)
             rvd_sys_set_abort(r->out.fd, 0);
             rvd_sys_close(r->out.fd);
             r->out.fd = -2;  // closed, and still not the same as in
-        } else {
+        } else if (r->in_state != RVD_RELAY_IN_ENDED) {  // else closing it says so
             rvd_sys_shutdown_wr(r->in.fd);
         }
     }
@@ -13773,6 +13793,7 @@ typedef struct rvd_proxy_client {
     revdial_stream *st;  // what came of the dial, or:
     revdial_err *why;
     int64_t dial, since_us;
+    size_t early_len;  // bytes that went out with the dial
     char address[];
 } rvd_proxy_client;
 
@@ -15463,6 +15484,7 @@ static revdial_dial_opts rvd_proxy_opts_copy(rvd_proxy_copy *c, const revdial_di
     o.client_addr = rvd_proxy_copy_text(c, from->client_addr);
     o.local_addr = rvd_proxy_copy_text(c, from->local_addr);
     o.key = rvd_proxy_copy_bytes(c, from->key, from->key_len);
+    o.early = rvd_proxy_copy_bytes(c, from->early, from->early_len);
     return o;
 }
 
@@ -15554,6 +15576,7 @@ static void rvd_proxy_client_end(rvd_proxy_client *c, const uint64_t moved[2],
     told.address = c->address;
     told.is_joined = c->state == RVD_PROXY_JOINED;
     if (moved) memcpy(told.moved, moved, sizeof told.moved);
+    if (moved) told.moved[0] += c->early_len;
     told.why = why;
     if (p->cfg.on_client) p->cfg.on_client(p->cfg.ud, &told);
     rvd_base_free(&heap, c, size);
@@ -15660,8 +15683,17 @@ static void rvd_proxy_on_client_watch(rvd_loop_timer *t)
     pthread_mutex_unlock(&p->lock);
 }
 
+// What a client has said by now goes out with the dial; that it ended is for the relay to find out.
+// Returns 0, or the error that ended it: asking once has made the socket forget that.
+static int rvd_proxy_client_early(rvd_proxy_client *c, uint8_t *bytes)
+{
+    ptrdiff_t n = rvd_sys_read(c->io.fd, bytes, REVDIAL_EARLY_MAX);
+    if (n > 0) c->early_len = (size_t)n;
+    return n < 0 && n != -EAGAIN ? (int)n : 0;
+}
+
 // Returns 0, or REVDIAL_E*: the client is still there.
-static int rvd_proxy_client_dial(rvd_proxy_client *c, const char *local)
+static int rvd_proxy_client_dial(rvd_proxy_client *c, const char *local, const void *early)
 {
     const revdial_expose *x = c->listener->expose;
     revdial_proxy *p = c->listener->proxy;
@@ -15670,6 +15702,8 @@ static int rvd_proxy_client_dial(rvd_proxy_client *c, const char *local)
     int64_t id = REVDIAL_ECLOSED;
     opts.client_addr = local ? c->address : NULL;
     opts.local_addr = local;
+    opts.early = early;
+    opts.early_len = c->early_len;
     d = rvd_proxy_dial_new(p, x->name, &opts);
     if (!d) return REVDIAL_ENOMEM;
     d->cb = rvd_proxy_client_on_dialled;
@@ -15694,11 +15728,12 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
     revdial_proxy *p = l->proxy;
     rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
     char from[RVD_SYS_TEXT_MAX], local[RVD_SYS_TEXT_MAX];
+    uint8_t *early = p->loops[0]->buf;  // this loop's, and it is not reading now
     const char *to = NULL;
     rvd_sys_addr at;
     rvd_proxy_client *c;
     revdial_err err;
-    int code;
+    int code, gone;
     rvd_sys_addr_format(peer, from, sizeof from);
     if (!RVD_SYS_INHERITS) rvd_sys_tune_client(fd);
     if (!RVD_SYS_INHERITS) rvd_sys_set_abort(fd, 1);
@@ -15720,9 +15755,10 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
     c->listener = l;
     c->since_us = rvd_loop_now(p->loops[0]);
     rvd_stream_work_begin(&p->work);
-    code = rvd_proxy_client_dial(c, to);
+    gone = rvd_proxy_client_early(c, early);
+    code = gone ? REVDIAL_ESYS : rvd_proxy_client_dial(c, to, early);
     if (!code) return;
-    rvd_stream_fail(&err, code, 0, revdial_strerror(code));
+    rvd_sys_fail(&err, code, -gone, NULL, gone ? "the client has gone" : revdial_strerror(code));
     rvd_proxy_client_failed(c, &err);
 }
 
@@ -16586,14 +16622,19 @@ static uint64_t rvd_agent_random(revdial_agent *a)
     return a->random;
 }
 
-// Begins to connect; the timer runs at at_us if that takes longer. On failure io may hold a
-// descriptor: rvd_agent_hang_up().
-static int rvd_agent_connect(rvd_loop *loop, rvd_loop_io *io, rvd_loop_timer *t,
-                             const rvd_sys_addr *to, int64_t at_us)
+// Begins to connect, and returns as rvd_sys_connect_start(). io may hold a descriptor even if that
+// failed: rvd_agent_hang_up().
+static int rvd_agent_connect(rvd_loop_io *io, const rvd_sys_addr *to)
 {
     int r = io->fd = rvd_sys_socket_tcp(to->ss.ss_family);
-    if (r >= 0) r = rvd_sys_connect_start(io->fd, to);
-    if (r == 0 || r == -EINPROGRESS) r = rvd_loop_add(loop, io);
+    return r < 0 ? r : rvd_sys_connect_start(io->fd, to);
+}
+
+// io tells how the connect went, or the timer that at_us is over.
+static int rvd_agent_connect_watch(rvd_loop *loop, rvd_loop_io *io, rvd_loop_timer *t,
+                                   int64_t at_us)
+{
+    int r = rvd_loop_add(loop, io);
     return r < 0 ? r : rvd_loop_timer_set(loop, t, at_us);
 }
 
@@ -16847,7 +16888,14 @@ static void rvd_agent_forward_next(rvd_agent_forward *f)
             if (f->reset == REVDIAL_RESET_NONE) f->reset = REVDIAL_RESET_FORBIDDEN;
             continue;
         }
-        r = rvd_agent_connect(loop, &f->io, &f->timer, to, rvd_agent_share(now, f->until_us, left));
+        r = rvd_agent_connect(&f->io, to);
+        if (r == 0) {
+            rvd_agent_forward_join(f);
+            return;
+        }
+        if (r == -EINPROGRESS)
+            r = rvd_agent_connect_watch(loop, &f->io, &f->timer,
+                                        rvd_agent_share(now, f->until_us, left));
         if (r == 0) return;
         rvd_agent_hang_up(loop, &f->io);
         f->reset = rvd_agent_reset_of(r);
@@ -17319,8 +17367,10 @@ static void rvd_agent_link_connect(rvd_agent_link *l, int last_error)
                             "refusing to send the token in cleartext beyond this machine");
         return;
     }
-    r = rvd_agent_connect(a->loop, &l->io, &l->timer, to,
-                          rvd_agent_share(now, l->connect_until_us, left));
+    r = rvd_agent_connect(&l->io, to);
+    if (r == 0 || r == -EINPROGRESS)
+        r = rvd_agent_connect_watch(a->loop, &l->io, &l->timer,
+                                    rvd_agent_share(now, l->connect_until_us, left));
     if (r == 0) return;
     rvd_loop_remove(a->loop, &l->io);
     rvd_sys_fail(&l->err, REVDIAL_ESYS, -r, rvd_agent_link_hop(l), "cannot connect");

@@ -69,8 +69,8 @@ static const prog_option options[] = {
     {"wait", PROG_FLAG, AT(is_waiting), NULL,
      "when no agent of the name is there, wait for one up to --dial-timeout", 0, 0},
     {"early", PROG_FLAG, AT(is_early), NULL,
-     "send what a client says along without waiting for the agent: one round\n"
-     "trip less, but when the agent refuses, no other one is asked",
+     "send what a client says before the agent has answered, not only what it\n"
+     "said at once: but when the agent refuses, no other one is asked",
      0, 0},
     {"drain", PROG_DURATION, AT(drain_ms), "TIME",
      "how long TERM waits for connections to end (default 30s)", 0, INT_MAX},

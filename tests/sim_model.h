@@ -419,6 +419,10 @@ static void sim_open(sim *w, int x)
     next = next ? next + 2 : (uint32_t)x + 1;
     snprintf(target, sizeof target, "t%u:1", next);
     if (!w->upgraded) opts.target = target;
+    if (sim_chance(w, 3)) {
+        opts.early_len = sim_size(w, REVDIAL_EARLY_MAX);
+        opts.early = sim_bytes(next, x, 0);
+    }
     int64_t id = revdial_engine_open(side->e, &opts, s);
     sim_mix(w, (uint64_t)id);
     if (id > 0) {
@@ -427,6 +431,8 @@ static void sim_open(sim *w, int x)
         s->id = (uint32_t)id;
         s->opener = x;
         s->end[x].known = s->end[x].accepted = 1;
+        s->end[x].written = opts.early_len;
+        w->written += opts.early_len;
         w->count++;
         return;
     }

@@ -174,6 +174,48 @@ TEST(REFUSED_and_DRAINING_are_tried_at_another_backend_and_no_other_code_is)
     world_close(&w);
 }
 
+TEST(early_bytes_are_there_at_the_backend_that_takes_the_stream_whoever_refused_it_before)
+{
+    revdial_kv meta = {"do", "echo"};
+    revdial_dial_opts opts = {
+        .meta = &meta, .meta_count = 1, .early = "first", .early_len = 5};
+    revdial_err err;
+    world w;
+    world_init(&w);
+    w.acfg.instance = "a";
+    if (world_open(&w)) {
+        refuser r = {-1, REVDIAL_RESET_REFUSED, 0, UTIL_GATE};
+        r.fd = raw_backend(w.address, "cam-1",
+                           "Revdial-Version: 1\r\nRevdial-Instance: b\r\n"
+                           "Revdial-Features: rstcode, promptack, preamble, window=8192\r\n");
+        revdial_proxy_wait(w.proxy, "cam-1", 2, UTIL_WAIT_MS);
+        pthread_t t = util_thread(refuser_run, &r);
+        for (int i = 0; i < 4; i++) {
+            char back[8] = "";
+            called c;
+            called_init(&c, &w);
+            if (i % 2)
+                CHECK(revdial_dial_async(w.proxy, "cam-1", &opts, on_dial, &c) > 0 &&
+                      util_gate_wait(&c.done, 1));
+            else
+                c.st = revdial_dial(w.proxy, "cam-1", &opts, &err);
+            if (!CHECK(c.st != NULL)) continue;
+            CHECK_INT(util_read_all(c.st, back, 5), 5);
+            CHECK_STR(back, "first");
+            revdial_close(c.st);
+        }
+        opts.early_len = REVDIAL_EARLY_MAX + 1;
+        CHECK(!revdial_dial(w.proxy, "cam-1", &opts, &err));
+        CHECK_INT(err.code, REVDIAL_EINVAL);
+        CHECK(strstr(err.msg, "early") != NULL);
+        shutdown(r.fd, SHUT_RDWR);
+        pthread_join(t, NULL);
+        close(r.fd);
+        CHECK(r.refused >= 2);
+    }
+    world_close(&w);
+}
+
 TEST(a_session_that_was_told_to_drain_is_not_picked_while_another_is_there)
 {
     world w;

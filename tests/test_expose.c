@@ -193,6 +193,84 @@ TEST(an_early_port_sends_what_a_client_says_before_the_backend_has_accepted)
     }
 }
 
+static int raw_pooled(world *w, const char *instance, unsigned pool)
+{
+    char more[120];
+    snprintf(more, sizeof more,
+             "Revdial-Version: 1\r\nRevdial-Instance: %s\r\nRevdial-Features: promptack, rstcode\r\n",
+             instance);
+    int fd = raw_backend(w->address, "raw", more);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "raw", pool, UTIL_WAIT_MS), (int)pool);
+    return fd;
+}
+
+// Nobody has answered, and here is what the client said. Returns the stream, 0 if it is not.
+static uint32_t raw_hears_hello(int fd)
+{
+    raw_frame f = {0};
+    char heard[6] = "";
+    if (!CHECK(raw_frame_await(fd, RAW_WINDOW, &f) && f.flags & RAW_SYN)) return 0;
+    if (!CHECK(raw_frame_await(fd, RAW_DATA, &f) && f.len == 5)) return 0;
+    CHECK(raw_read_all(fd, heard, 5));
+    CHECK_STR(heard, "hello");
+    return f.id;
+}
+
+TEST(what_a_client_says_at_once_goes_with_its_dial_and_to_the_next_backend_if_one_refuses)
+{
+    revdial_expose x = {.listen = "127.0.0.1:0", .name = "raw"};
+    util_held_loop held;
+    char at[80], said[8];
+    size_t len;
+    world w;
+    world_init(&w);
+    if (exposed_open(&w, &x, at, sizeof at)) {
+        int first = raw_pooled(&w, "1", 1);
+        util_loop_hold(&held, w.proxy->loops[0]);
+        int fd = raw_connect(at);
+        CHECK(raw_say(fd, "hello"));
+        util_loop_let_go(&held);
+        uint32_t id = raw_hears_hello(first);
+        int second = raw_pooled(&w, "2", 2);
+        raw_frame_send(first, RAW_WINDOW, RAW_RST, id, REVDIAL_RESET_REFUSED);
+        id = raw_hears_hello(second);
+        raw_frame_send(second, RAW_WINDOW, RAW_ACK, id, 0);
+        raw_frame_send(second, RAW_DATA, 0, id, 3);
+        CHECK(raw_send(second, "bye", 3));
+        raw_frame_send(second, RAW_WINDOW, RAW_FIN, id, 0);
+        CHECK_INT(raw_drain(fd, said, sizeof said, &len), 0);
+        CHECK_INT(len, 3);
+        close(fd);
+        CHECK(util_gate_wait(&clients.gate, 1));
+        CHECK_INT(clients.last.moved[0], 5);
+        CHECK_INT(clients.last.moved[1], 3);
+        CHECK_INT(clients.why.code, 0);
+        close(first);
+        close(second);
+    }
+    world_close(&w);
+}
+
+TEST(a_client_that_was_gone_before_it_was_accepted_is_not_dialled_for)
+{
+    revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
+    util_held_loop held;
+    char at[80];
+    world w;
+    world_init(&w);
+    if (exposed_open(&w, &x, at, sizeof at)) {
+        util_loop_hold(&held, w.proxy->loops[0]);
+        raw_close_reset(raw_connect(at));
+        util_loop_let_go(&held);
+        CHECK(util_gate_wait(&clients.gate, 1));
+        CHECK_INT(clients.last.is_joined, 0);
+        CHECK_INT(clients.why.code, REVDIAL_ESYS);
+        CHECK_INT(clients.why.sys, ECONNRESET);
+        CHECK_INT(w.begun.count, 0);
+    }
+    world_close(&w);
+}
+
 // Or those of a backend that is away would take the descriptors that it needs to come back.
 TEST(clients_that_wait_are_bounded_and_one_more_is_accepted_when_it_is_its_turn)
 {

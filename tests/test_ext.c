@@ -428,6 +428,33 @@ TEST(what_a_dial_says_arrives_at_the_other_end)
     pair_end(&p);
 }
 
+// In the same call as the opening, whatever else is queued, in a frame of their own.
+TEST(early_bytes_go_out_with_the_opening_and_are_there_before_the_answer)
+{
+    static const rig_options plain = {0};
+    static uint8_t bytes[REVDIAL_EARLY_MAX + 1], got[REVDIAL_EARLY_MAX];
+    rig_pair p;
+    REQUIRE(pair_new(&p, &plain, &plain));
+    for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)(i * 7);
+    revdial_dial_opts opts = {.target = "a:1", .early = bytes, .early_len = REVDIAL_EARLY_MAX};
+    CHECK_INT(revdial_engine_open(p.proxy->e, &opts, NULL), 1);
+    revdial_ledger ledger;
+    CHECK_INT(revdial_engine_ledger(p.proxy->e, 1, &ledger), 0);
+    CHECK(ledger.sent >= REVDIAL_EARLY_MAX);
+    CHECK_INT(revdial_engine_write(p.proxy->e, 1, "more", 4), 4);
+    pair_pump(&p);
+    CHECK_INT(p.proxy->counts[REVDIAL_EV_ACCEPTED], 0);
+    CHECK_INT(revdial_engine_read(p.backend->e, 1, got, sizeof got), REVDIAL_EARLY_MAX);
+    CHECK(memcmp(got, bytes, sizeof got) == 0);
+    CHECK_INT(revdial_engine_read(p.backend->e, 1, got, sizeof got), 4);
+    opts.early_len++;
+    CHECK_INT(revdial_engine_open(p.proxy->e, &opts, NULL), REVDIAL_EINVAL);
+    opts = (revdial_dial_opts){.early_len = 1};
+    CHECK_INT(revdial_engine_open(p.proxy->e, &opts, NULL), REVDIAL_EINVAL);
+    CHECK_INT(live_streams(p.proxy), 1);
+    pair_end(&p);
+}
+
 TEST(a_dial_that_does_not_fit_or_cannot_be_said_is_refused_here)
 {
     static const rig_options plain = {0};
