@@ -11847,12 +11847,19 @@ static void rvd_stream_broken_locked(revdial_session *s, const revdial_err *err)
     if (!rvd_stream_on_loop_locked(s)) rvd_stream_kick_locked(s);
 }
 
-// The socket takes no more. Who waits for it is told to watch for room.
+// Loop thread: a call wants to hear of the socket.
+static void rvd_stream_wait_io(revdial_session *s, int want)
+{
+    s->io.ready &= ~(unsigned)(want == REVDIAL_WANT_READ ? RVD_LOOP_READ : RVD_LOOP_WRITE);
+}
+
+// The socket takes no more. Who waits for it is told to watch for room; where a write wants a read
+// there is room, and what comes in wakes the loop anyway.
 static void rvd_stream_blocked_locked(revdial_session *s, int want)
 {
     s->blocked = 1;
     s->was_blocked |= want == REVDIAL_WANT_WRITE;
-    if (rvd_stream_on_loop_locked(s)) s->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
+    if (rvd_stream_on_loop_locked(s) && want == REVDIAL_WANT_WRITE) rvd_stream_wait_io(s, want);
     if (s->reader == RVD_STREAM_BY_THREAD)
         rvd_stream_interrupt_locked(s);
     else if (s->reader == RVD_STREAM_BY_LEASE)
@@ -12041,7 +12048,7 @@ static void rvd_stream_linger_locked(revdial_session *s)
     s->sending = 0;
     if (rvd_stream_is_wanting(r)) {
         s->blocked = 1;
-        if (r == REVDIAL_WANT_WRITE) s->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
+        if (r == REVDIAL_WANT_WRITE) rvd_stream_wait_io(s, r);
         return;
     }
     s->has_finished = 1;
@@ -12168,12 +12175,6 @@ static int rvd_stream_loop_claims(revdial_session *s)
     s->loop_reads = claimed;
     rvd_stream_unlock(s);
     return claimed;
-}
-
-// Loop thread: a call wants to hear of the socket.
-static void rvd_stream_wait_io(revdial_session *s, int want)
-{
-    s->io.ready &= ~(unsigned)(want == REVDIAL_WANT_READ ? RVD_LOOP_READ : RVD_LOOP_WRITE);
 }
 
 // A step of a transport's handshake may take milliseconds. Once a pass of the loop has spent its

@@ -336,6 +336,23 @@ static inline void util_loop_let_go(util_held_loop *h)
     while (!atomic_load(&h->has_left)) sched_yield();
 }
 
+static inline uint64_t util_passes(rvd_loop *loop)
+{
+    util_held_loop held;
+    util_loop_hold(&held, loop);
+    uint64_t passes = rvd_loop_passes(loop);
+    util_loop_let_go(&held);
+    return passes;
+}
+
+static inline int util_is_blocked(revdial_session *s)
+{
+    rvd_stream_lock(s);
+    int is = s->blocked;
+    rvd_stream_unlock(s);
+    return is;
+}
+
 // Returns when the loop has run the timers that are due by the clock as it stands: a whole pass
 // lies behind the one that runs the first task, and at most two tasks are of the same pass.
 static inline void util_settle(rvd_loop *loop)

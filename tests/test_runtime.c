@@ -646,27 +646,10 @@ static void *long_write_run(void *arg)
     return NULL;
 }
 
-static int is_blocked(revdial_session *s)
-{
-    rvd_stream_lock(s);
-    int is = s->blocked;
-    rvd_stream_unlock(s);
-    return is;
-}
-
 static int is_out_of_credit(revdial_stream *st)
 {
     revdial_ledger l = {0};
     return revdial_stream_ledger(st, &l) == 0 && strcmp(l.blocked_on, "peer's credit") == 0;
-}
-
-static uint64_t passes_of(rvd_loop *loop)
-{
-    util_held_loop held;
-    util_loop_hold(&held, loop);
-    uint64_t passes = rvd_loop_passes(loop);
-    util_loop_let_go(&held);
-    return passes;
 }
 
 // The peer gives credit and reads nothing: what a sleeping writer then has to say waits for the
@@ -682,7 +665,7 @@ TEST(the_loop_sleeps_while_the_socket_is_full_and_a_writer_has_more)
     setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
     long_write sleeper = {.st = revdial_dial(w.proxy, "cam-1", NULL, NULL)};
     REQUIRE(fd >= 0 && sleeper.st);
-    uint64_t before = passes_of(w.proxy->loops[0]);
+    uint64_t before = util_passes(w.proxy->loops[0]);
     pthread_t thread = util_thread(long_write_run, &sleeper);
     revdial_session *s = sleeper.st->session;
     raw_frame f = {0};
@@ -694,17 +677,17 @@ TEST(the_loop_sleeps_while_the_socket_is_full_and_a_writer_has_more)
     raw_frame_send(fd, RAW_WINDOW, RAW_ACK, f.id, 0);
     UTIL_EVENTUALLY(is_out_of_credit(sleeper.st));
     revdial_stream *others[64] = {NULL};
-    for (int i = 0; i < 64 && !is_blocked(s); i++) {
+    for (int i = 0; i < 64 && !util_is_blocked(s); i++) {
         others[i] = revdial_dial(w.proxy, "cam-1", NULL, NULL);
         REQUIRE(others[i] != NULL);
         revdial_deadline(others[i], REVDIAL_WR, 0);
-        for (int n = 0; n < 60 && !is_blocked(s); n++) revdial_write(others[i], junk, 4096);
+        for (int n = 0; n < 60 && !util_is_blocked(s); n++) revdial_write(others[i], junk, 4096);
     }
-    CHECK(is_blocked(s));
+    CHECK(util_is_blocked(s));
     raw_frame_send(fd, RAW_WINDOW, 0, f.id, 262144);
     UTIL_EVENTUALLY(!is_out_of_credit(sleeper.st));
     util_nap_ms(30);
-    CHECK(passes_of(w.proxy->loops[0]) - before < 5000);
+    CHECK(util_passes(w.proxy->loops[0]) - before < 5000);
     revdial_reset(sleeper.st, 0);
     pthread_join(thread, NULL);
     revdial_close(sleeper.st);
