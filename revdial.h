@@ -311,8 +311,8 @@ typedef struct revdial_dial_opts {
     const void *key;  // for REVDIAL_PICK_KEY: same key, same backend, while it lives
     size_t key_len;
     int timeout_ms;  // of the whole dial: 0 = 10000, -1 = none
-    // First bytes of the stream, if they are known: they go out with the opening, a round trip before
-    // the answer. A backend that refuses has not used them, and the next one gets them, too.
+    // First bytes of the stream, if they are known: they go out with the opening, a round trip
+    // before the answer. A backend that refuses has not used them, and the next one gets them, too.
     const void *early;
     size_t early_len;  // at most REVDIAL_EARLY_MAX
 } revdial_dial_opts;
@@ -13442,7 +13442,7 @@ static void rvd_relay_pump_out(rvd_relay *r)
             rvd_loop_remove(r->session->loop, &r->out);
             rvd_sys_set_abort(r->out.fd, 0);
             rvd_sys_close(r->out.fd);
-            r->out.fd = -2;  // closed, and still not the same as in
+            r->out.fd = -2;                              // closed, and still not the same as in
         } else if (r->in_state != RVD_RELAY_IN_ENDED) {  // else closing it says so
             rvd_sys_shutdown_wr(r->in.fd);
         }

@@ -177,8 +177,7 @@ TEST(REFUSED_and_DRAINING_are_tried_at_another_backend_and_no_other_code_is)
 TEST(early_bytes_are_there_at_the_backend_that_takes_the_stream_whoever_refused_it_before)
 {
     revdial_kv meta = {"do", "echo"};
-    revdial_dial_opts opts = {
-        .meta = &meta, .meta_count = 1, .early = "first", .early_len = 5};
+    revdial_dial_opts opts = {.meta = &meta, .meta_count = 1, .early = "first", .early_len = 5};
     revdial_err err;
     world w;
     world_init(&w);

@@ -197,7 +197,8 @@ static int raw_pooled(world *w, const char *instance, unsigned pool)
 {
     char more[120];
     snprintf(more, sizeof more,
-             "Revdial-Version: 1\r\nRevdial-Instance: %s\r\nRevdial-Features: promptack, rstcode\r\n",
+             "Revdial-Version: 1\r\nRevdial-Instance: %s\r\n"
+             "Revdial-Features: promptack, rstcode\r\n",
              instance);
     int fd = raw_backend(w->address, "raw", more);
     CHECK_INT(revdial_proxy_wait(w->proxy, "raw", pool, UTIL_WAIT_MS), (int)pool);
