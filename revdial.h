@@ -227,7 +227,7 @@ typedef struct revdial_limits {
     uint32_t stream_window;      // first credit per stream in bytes: 65536 (else 262144); >= 8192
     uint32_t stream_window_max;  // what a stream's window may grow to: 16 MiB
     uint32_t session_window;     // bytes received and not yet read, all streams: 64 MiB
-    uint32_t frame_bytes_max;    // payload per frame while several streams are busy: 65524
+    uint32_t frame_bytes_max;    // at most in a frame while several streams are busy: 65524
     int keepalive_ms;            // ping after so long without a byte: 15000; not under 100
     int dead_after_ms;           // and give up so long after that: 15000
     int handshake_timeout_ms;    // from connect or accept to 101, absolute: 10000
@@ -312,7 +312,8 @@ typedef struct revdial_dial_opts {
     size_t key_len;
     int timeout_ms;  // of the whole dial: 0 = 10000, -1 = none
     // First bytes of the stream, if they are known: they go out with the opening, a round trip
-    // before the answer. A backend that refuses has not used them, and the next one gets them, too.
+    // before the answer. A backend that refuses has seen them and not used them, and the next one
+    // that is asked gets them, too.
     const void *early;
     size_t early_len;  // at most REVDIAL_EARLY_MAX
 } revdial_dial_opts;
@@ -496,7 +497,8 @@ REVDIAL_API int revdial_engine_output(revdial_engine *e, struct iovec *iov, int 
 REVDIAL_API void revdial_engine_sent(revdial_engine *e, size_t n);
 
 // How many bytes may wait in the engine before writers have to (REVDIAL_EV_WRITABLE tells them). A
-// driver that knows its link keeps this at a few milliseconds' worth. Default 256 KiB.
+// driver that knows its link keeps this at a few milliseconds' worth. Default 256 KiB. While
+// several streams are busy, each writes a quarter of it in its turn, but not less than 16 KiB.
 //   thread   one at a time per engine
 REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
 
@@ -521,7 +523,7 @@ REVDIAL_API int revdial_auth_verify(const revdial_auth_req *req, const revdial_c
                                     size_t count, size_t *row);
 
 // Opens a stream. With the preamble feature its target, addresses and meta go along; a peer without
-// it gets none of them, and asking for a target there is REVDIAL_EINVAL.
+// it gets none of them, and asking for a target there is REVDIAL_EINVAL. Then come its early bytes.
 //   returns  the stream's id; REVDIAL_EAGAIN too many are unanswered (EV_WRITABLE with id 0 tells
 //            when to try again), EDRAINING, ECLOSED, ELIMIT, ENOMEM, EINVAL
 //   owns     the id is yours until revdial_engine_close()
@@ -562,7 +564,7 @@ REVDIAL_API ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const
                                            size_t len);
 
 // The same two without a copy. peek shows received bytes where they lie, and accepts nothing;
-// consume gives their credit back once they have left you.
+// consume accepts, and gives their credit back once they have left you.
 //   returns  bytes at *data, 0 none now; then as revdial_engine_read() for the reason
 //   thread   one at a time per engine
 REVDIAL_API ptrdiff_t revdial_engine_peek(revdial_engine *e, uint32_t id, const void **data);
@@ -774,13 +776,14 @@ typedef struct revdial_session_info {
 typedef struct revdial_expose {
     const char *listen;  // "host:port" or "unix:/path"; port 0 = any, see revdial_proxy_address()
     const char *name;    // the backend
-    revdial_dial_opts dial;  // of each; its client_addr and local_addr are the connection's
+    revdial_dial_opts dial;  // of each; client_addr, local_addr and early are the connection's own
     int idle_ms;             // a connection ends after so long without a byte; 0 = never
     unsigned max_waiting;    // clients dialled for at one time, default 4096; more are not accepted
 } revdial_expose;
 
 // What became of such a connection; valid during the call. A client that went away while it was
-// dialled for is REVDIAL_ECLOSED, as one that we closed; one without memory is only logged.
+// dialled for, or before that, is REVDIAL_ECLOSED, as one that we closed; one without memory is
+// only logged.
 typedef struct revdial_client {
     size_t expose;           // index of its port in the config
     const char *address;     // "host:port" or "unix"
@@ -2763,8 +2766,9 @@ static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     rvd_mux_rx_clear(m, s);
     rvd_mux_preamble_free(m, s);
     if (s->phase != RVD_MUX_OPEN) rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
-    // A refusal takes the place of the ACK; data that is queued already still needs it in front.
-    s->ctl_bits = s->sent ? s->ctl_bits & RVD_MUX_CTL_ACK : 0;
+    // A refusal takes the place of the ACK. Whoever has accepted, or read, does not refuse: the ACK
+    // that is still to go says that the stream may not be opened elsewhere as if nothing had been.
+    s->ctl_bits &= RVD_MUX_CTL_ACK;
     if (!s->ctl_bits) rvd_base_link_remove(&s->ctl);
     rvd_mux_turn_leave(m, s);
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
@@ -3240,6 +3244,7 @@ RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream
         return 0;
     }
     if (!others && !full) s->turn_left = quantum;
+    if (s->turn_left > quantum) s->turn_left = quantum;  // it was set when turns were longer
     if (others || full) n = rvd_base_min_u32(n, s->turn_left);
     if (full && want > RVD_MUX_SPARSE_BYTES && s->turn_left + RVD_MUX_SPARSE_BYTES <= quantum)
         n = 0;
@@ -4408,7 +4413,7 @@ static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
 {
     uint32_t with = (m->cfg.features & REVDIAL_FEATURE_PREAMBLE) != 0;
     uint32_t room = 2 * RVD_WIRE_HEADER + with * (RVD_WIRE_HEADER + RVD_WIRE_PREAMBLE_MAX) +
-                    RVD_WIRE_HEADER + REVDIAL_EARLY_MAX;
+                    RVD_WIRE_HEADER + (uint32_t)opts->early_len;
     uint8_t *at = rvd_mux_out_room(m, room);
     uint32_t extra = m->cfg.limits.stream_window - m->cfg.recv_window;
     size_t len = 0;
@@ -8069,6 +8074,7 @@ void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n)
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
     if (!s || !n) return;
+    rvd_mux_ack(&e->mux, s);
     rvd_mux_consume(&e->mux, s, (uint32_t)rvd_base_min(n, s->buffered));
     RVD_ENGINE_CHECK(e);
 }
@@ -11590,6 +11596,8 @@ static int rvd_stream_is_prompt_locked(revdial_session *s)
 
 static const char *rvd_stream_open_text(int code, const revdial_dial_opts *opts)
 {
+    if (code == REVDIAL_EINVAL && opts->early_len && !opts->early)
+        return "early: NULL, with a length";
     if (code == REVDIAL_EINVAL && opts->early_len > REVDIAL_EARLY_MAX)
         return "early: over 4096 bytes";
     if (code == REVDIAL_EINVAL && opts->target)
@@ -13442,8 +13450,8 @@ static void rvd_relay_pump_out(rvd_relay *r)
             rvd_loop_remove(r->session->loop, &r->out);
             rvd_sys_set_abort(r->out.fd, 0);
             rvd_sys_close(r->out.fd);
-            r->out.fd = -2;                              // closed, and still not the same as in
-        } else if (r->in_state != RVD_RELAY_IN_ENDED) {  // else closing it says so
+            r->out.fd = -2;  // closed, and still not the same as in
+        } else {
             rvd_sys_shutdown_wr(r->in.fd);
         }
     }
@@ -13788,13 +13796,13 @@ enum rvd_proxy_client_state { RVD_PROXY_LISTED, RVD_PROXY_WATCHED, RVD_PROXY_JOI
 typedef struct rvd_proxy_client {
     rvd_base_link link;  // in p->clients while LISTED; guarded by the proxy's lock, as state
     enum rvd_proxy_client_state state;
-    rvd_loop_io io;  // loop 0: while WATCHED, for a client that goes away
+    uint32_t early_len;  // bytes that went out with the dial
+    rvd_loop_io io;      // loop 0: while WATCHED, for a client that goes away
     rvd_loop_task task;
     rvd_proxy_listener *listener;
     revdial_stream *st;  // what came of the dial, or:
     revdial_err *why;
     int64_t dial, since_us;
-    size_t early_len;  // bytes that went out with the dial
     char address[];
 } rvd_proxy_client;
 
@@ -15534,9 +15542,10 @@ static int64_t rvd_proxy_dial_start_locked(revdial_proxy *p, rvd_proxy_dial *d)
 int64_t revdial_dial_async(revdial_proxy *p, const char *name, const revdial_dial_opts *opts,
                            revdial_dial_fn *cb, void *ud)
 {
-    rvd_proxy_dial *d = p && name && cb ? rvd_proxy_dial_new(p, name, opts) : NULL;
+    int is_valid = p && name && cb && (!opts || opts->early_len <= REVDIAL_EARLY_MAX);
+    rvd_proxy_dial *d = is_valid ? rvd_proxy_dial_new(p, name, opts) : NULL;
     int64_t id = REVDIAL_ECLOSED;
-    if (!d) return p && name && cb ? REVDIAL_ENOMEM : REVDIAL_EINVAL;
+    if (!d) return is_valid ? REVDIAL_ENOMEM : REVDIAL_EINVAL;
     d->cb = cb;
     d->ud = ud;
     pthread_mutex_lock(&p->lock);
@@ -15685,12 +15694,15 @@ static void rvd_proxy_on_client_watch(rvd_loop_timer *t)
 }
 
 // What a client has said by now goes out with the dial; that it ended is for the relay to find out.
-// Returns 0, or the error that ended it: asking once has made the socket forget that.
-static int rvd_proxy_client_early(rvd_proxy_client *c, uint8_t *bytes)
+// Not on a unix socket: one that is closed with bytes unread fails at the client, which has to stay
+// so if the dial fails.
+// Returns 0, or the error that ended the client: asking once has made the socket forget that.
+static int rvd_proxy_client_early(rvd_proxy_client *c, int family, uint8_t *bytes)
 {
-    ptrdiff_t n = rvd_sys_read(c->io.fd, bytes, REVDIAL_EARLY_MAX);
-    if (n > 0) c->early_len = (size_t)n;
-    return n < 0 && n != -EAGAIN ? (int)n : 0;
+    ptrdiff_t n = 0;
+    if (family != AF_UNIX) n = rvd_sys_read(c->io.fd, bytes, REVDIAL_EARLY_MAX);
+    if (n > 0) c->early_len = (uint32_t)n;
+    return n == -EAGAIN || n == -ENOMEM || n == -ENOBUFS || n > 0 ? 0 : (int)n;
 }
 
 // Returns 0, or REVDIAL_E*: the client is still there.
@@ -15734,7 +15746,7 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
     rvd_sys_addr at;
     rvd_proxy_client *c;
     revdial_err err;
-    int code, gone;
+    int code, error;
     rvd_sys_addr_format(peer, from, sizeof from);
     if (!RVD_SYS_INHERITS) rvd_sys_tune_client(fd);
     if (!RVD_SYS_INHERITS) rvd_sys_set_abort(fd, 1);
@@ -15756,10 +15768,10 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
     c->listener = l;
     c->since_us = rvd_loop_now(p->loops[0]);
     rvd_stream_work_begin(&p->work);
-    gone = rvd_proxy_client_early(c, early);
-    code = gone ? REVDIAL_ESYS : rvd_proxy_client_dial(c, to, early);
+    error = rvd_proxy_client_early(c, peer->ss.ss_family, early);
+    code = error ? REVDIAL_ECLOSED : rvd_proxy_client_dial(c, to, early);
     if (!code) return;
-    rvd_sys_fail(&err, code, -gone, NULL, gone ? "the client has gone" : revdial_strerror(code));
+    rvd_sys_fail(&err, code, -error, NULL, error ? "the client has gone" : revdial_strerror(code));
     rvd_proxy_client_failed(c, &err);
 }
 
@@ -16100,7 +16112,8 @@ static int rvd_proxy_exposes_copy(revdial_proxy *p, const revdial_proxy_config *
     for (int pass = 0; pass < 2; pass++) {
         for (size_t i = 0; i < cfg->expose_count; i++) {
             p->exposes[i] = cfg->exposes[i];
-            p->exposes[i].dial = rvd_proxy_opts_copy(&copy, &cfg->exposes[i].dial);
+            p->exposes[i].dial.early_len = 0;
+            p->exposes[i].dial = rvd_proxy_opts_copy(&copy, &p->exposes[i].dial);
             p->exposes[i].name = rvd_proxy_copy_text(&copy, cfg->exposes[i].name);
             copy.len = (copy.len + sizeof(void *) - 1) & ~(sizeof(void *) - 1);
         }

@@ -212,7 +212,10 @@ static void on_client(void *ud, const revdial_client *client)
     memcpy(address, x->address, sizeof address);
     pthread_mutex_unlock(&a->lock);
     snprintf(msg, sizeof msg, "%s for %s on %s: %s", x->name, client->address, address, why);
-    log_failure(a, "dial.failed", msg);
+    if (client->why && client->why->code == REVDIAL_ECLOSED)  // nobody failed
+        prog_logf(&a->log, REVDIAL_LOG_DEBUG, "client.gone", "%s", msg);
+    else
+        log_failure(a, "dial.failed", msg);
 }
 
 // Is there none left of something that others give back?

@@ -558,7 +558,7 @@ static ptrdiff_t sim_read(sim *w, int x, sim_stream *s, size_t most, int peek)
     }
     sim_mix(w, (uint64_t)n);
     sim_note(w, "side %d: %s %zu of %u: %td", x, peek ? "peek" : "read", most, s->id, n);
-    if (!peek) end->accepted = 1;  // whatever is there
+    if (!peek || n > 0) end->accepted = 1;  // whatever is there to read; or what is consumed
     if (n > 0) {
         if (end->got_eof || end->got_error)
             sim_fail(w, "side %d: bytes of %u after its end", x, s->id);

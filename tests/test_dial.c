@@ -203,10 +203,15 @@ TEST(early_bytes_are_there_at_the_backend_that_takes_the_stream_whoever_refused_
             CHECK_STR(back, "first");
             revdial_close(c.st);
         }
-        opts.early_len = REVDIAL_EARLY_MAX + 1;
-        CHECK(!revdial_dial(w.proxy, "cam-1", &opts, &err));
-        CHECK_INT(err.code, REVDIAL_EINVAL);
-        CHECK(strstr(err.msg, "early") != NULL);
+        for (int i = 0; i < 2; i++) {
+            called c;
+            called_init(&c, &w);
+            opts.early_len = i ? SIZE_MAX : REVDIAL_EARLY_MAX + 1;
+            CHECK(!revdial_dial(w.proxy, "cam-1", &opts, &err));
+            CHECK_INT(err.code, REVDIAL_EINVAL);
+            CHECK_STR(err.msg, "early: over 4096 bytes");
+            CHECK_INT(revdial_dial_async(w.proxy, "cam-1", &opts, on_dial, &c), REVDIAL_EINVAL);
+        }
         shutdown(r.fd, SHUT_RDWR);
         pthread_join(t, NULL);
         close(r.fd);

@@ -252,6 +252,39 @@ TEST(what_a_client_says_at_once_goes_with_its_dial_and_to_the_next_backend_if_on
     world_close(&w);
 }
 
+// More than goes out with the dial, and the end behind it: all of it is there when it is accepted.
+TEST(what_a_client_says_before_it_is_accepted_arrives_whole_and_in_order)
+{
+    static const revdial_kv meta[] = {{"do", "echo"}};
+    static const size_t sizes[] = {0, 5, REVDIAL_EARLY_MAX, REVDIAL_EARLY_MAX + 1, 30000};
+    static char sent[30000], back[30001];
+    revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
+    util_held_loop held;
+    char at[80];
+    size_t len;
+    world w;
+    world_init(&w);
+    for (size_t i = 0; i < sizeof sent; i++) sent[i] = (char)(i * 31 >> 3);
+    x.dial.meta = meta;
+    x.dial.meta_count = 1;
+    if (exposed_open(&w, &x, at, sizeof at))
+        for (int i = 0; i < (int)(sizeof sizes / sizeof *sizes); i++) {
+            util_loop_hold(&held, w.proxy->loops[0]);
+            int fd = raw_connect(at);
+            CHECK(sizes[i] == 0 || raw_send(fd, sent, sizes[i]));
+            shutdown(fd, SHUT_WR);
+            util_loop_let_go(&held);
+            CHECK_INT(raw_drain(fd, back, sizeof back, &len), 0);
+            CHECK_INT(len, (long long)sizes[i]);
+            CHECK(memcmp(back, sent, sizes[i]) == 0);
+            close(fd);
+            CHECK(util_gate_wait(&clients.gate, i + 1));
+            CHECK_INT(clients.last.moved[0], (long long)sizes[i]);
+            CHECK_INT(clients.why.code, 0);
+        }
+    world_close(&w);
+}
+
 TEST(a_client_that_was_gone_before_it_was_accepted_is_not_dialled_for)
 {
     revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
@@ -265,7 +298,7 @@ TEST(a_client_that_was_gone_before_it_was_accepted_is_not_dialled_for)
         util_loop_let_go(&held);
         CHECK(util_gate_wait(&clients.gate, 1));
         CHECK_INT(clients.last.is_joined, 0);
-        CHECK_INT(clients.why.code, REVDIAL_ESYS);
+        CHECK_INT(clients.why.code, REVDIAL_ECLOSED);
         CHECK_INT(clients.why.sys, ECONNRESET);
         CHECK_INT(w.begun.count, 0);
     }

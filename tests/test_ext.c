@@ -428,7 +428,7 @@ TEST(what_a_dial_says_arrives_at_the_other_end)
     pair_end(&p);
 }
 
-// In the same call as the opening, whatever else is queued, in a frame of their own.
+// Behind the preamble, which has a frame to itself.
 TEST(early_bytes_go_out_with_the_opening_and_are_there_before_the_answer)
 {
     static const rig_options plain = {0};
@@ -452,6 +452,30 @@ TEST(early_bytes_go_out_with_the_opening_and_are_there_before_the_answer)
     opts = (revdial_dial_opts){.early_len = 1};
     CHECK_INT(revdial_engine_open(p.proxy->e, &opts, NULL), REVDIAL_EINVAL);
     CHECK_INT(live_streams(p.proxy), 1);
+    pair_end(&p);
+}
+
+TEST(the_largest_preamble_and_the_most_early_bytes_fit_in_the_least_window)
+{
+    static uint8_t bytes[REVDIAL_EARLY_MAX], got[REVDIAL_EARLY_MAX];
+    static char value[4000];
+    rig_options proxy = {0}, backend = {.limits = {.stream_window = 8192}};
+    rig_pair p;
+    REQUIRE(pair_new(&p, &proxy, &backend));
+    memset(value, 'v', sizeof value - 1);
+    revdial_kv meta = {"k", value};
+    revdial_dial_opts opts = {
+        .meta = &meta, .meta_count = 1, .early = bytes, .early_len = sizeof bytes};
+    memset(bytes, 'e', sizeof bytes);
+    CHECK_INT(revdial_engine_open(p.proxy->e, &opts, NULL), 1);
+    revdial_ledger ledger;
+    CHECK_INT(revdial_engine_ledger(p.proxy->e, 1, &ledger), 0);
+    CHECK(ledger.send_credit < 128);
+    pair_pump(&p);
+    CHECK_INT(revdial_engine_read(p.backend->e, 1, got, sizeof got), REVDIAL_EARLY_MAX);
+    CHECK(memcmp(got, bytes, sizeof got) == 0);
+    pair_pump(&p);
+    CHECK_INT(p.proxy->counts[REVDIAL_EV_ACCEPTED], 1);
     pair_end(&p);
 }
 

@@ -106,6 +106,34 @@ TEST(a_reset_does_not_lose_the_ack_of_data_that_goes_out_before_it)
     SCRIPT_CHECK_ALL(cases);
 }
 
+// Or whoever dialled would give the same bytes to another backend, too.
+TEST(who_has_read_and_then_resets_has_not_refused)
+{
+    static const script_case cases[] = {
+        {"read, reset with REFUSED",
+         "Wp1+SYN Dp1'abc' .hold .readp1 .rstp1=1 .flow .tick=1",
+         "Wp1+ACK Wp1+RST=1",
+         NULL,
+         {0}},
+        {"not read, reset with REFUSED",
+         "Wp1+SYN Dp1'abc' .hold .rstp1=1 .flow .tick=1",
+         "Wp1+RST=1",
+         NULL,
+         {0}},
+    };
+    SCRIPT_CHECK_ALL(cases);
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    const void *data;
+    r->held = 1;
+    script_run(r, "Wp1+SYN Dp1'abc'");
+    CHECK_INT(revdial_engine_peek(r->e, rig_id(r, 1, 1), &data), 3);
+    revdial_engine_consume(r->e, rig_id(r, 1, 1), 3);
+    script_run(r, ".rstp1=1 .flow .tick=1");
+    CHECK_STR(rig_out(r), "Wp1+ACK Wp1+RST=1");
+    rig_end(r);
+}
+
 TEST(a_writer_without_credit_behind_the_peers_fin_is_not_left_hanging)  // 2.3
 {
     static const script_case cases[] = {

@@ -10,7 +10,7 @@
 
 #include "bench.h"
 
-enum { HEAD_BYTES = 12, CHUNK_BYTES = 65536, FRAME_BYTES_MAX = 16372 };
+enum { HEAD_BYTES = 12, CHUNK_BYTES = 65536, FRAME_BYTES_MAX = 16384 - HEAD_BYTES };
 enum { TYPE_DATA, TYPE_WINDOW };
 enum { FLAG_SYN = 1 };
 
