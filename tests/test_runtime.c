@@ -733,7 +733,10 @@ TEST(poll_tells_room_after_a_write_into_the_last_of_the_credit)
         for (size_t left = 262144 - 500, n; left; left -= n) {
             n = left < sizeof junk ? left : sizeof junk;
             CHECK_INT(revdial_write(st, junk, n), (ptrdiff_t)n);
-            CHECK(raw_frame_await(fd, RAW_DATA, &f) && f.len == n && raw_read_all(fd, junk, n));
+            for (size_t got = 0; got < n; got += f.len)  // in a frame or two
+                if (!CHECK(raw_frame_await(fd, RAW_DATA, &f) && f.len <= n - got &&
+                           raw_read_all(fd, junk, f.len)))
+                    break;
         }
         uint32_t id = f.id;
         raw_frame_send(fd, RAW_WINDOW, RAW_ACK, id, 0);
