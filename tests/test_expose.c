@@ -193,6 +193,7 @@ TEST(an_early_port_sends_what_a_client_says_before_the_backend_has_accepted)
     }
 }
 
+// One more backend by hand, in a pool that has so many then.
 static int raw_pooled(world *w, const char *instance, unsigned pool)
 {
     char more[120];
@@ -367,6 +368,36 @@ TEST(an_exposed_unix_socket_is_there_while_the_proxy_listens)
     }
     world_close(&w);
     CHECK_INT(access(listen + 5, F_OK), -1);
+    rmdir(dir);
+}
+
+// Which it would not be if its bytes had been read: then a unix socket that is closed looks like
+// EOF.
+TEST(a_client_of_a_unix_socket_that_has_spoken_is_told_that_its_dial_failed)
+{
+    char dir[] = "/tmp/revdial-test-XXXXXX", listen[100], at[120], buf[64];
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    revdial_expose x = {.name = "nobody"};
+    util_held_loop held;
+    size_t len;
+    world w;
+    world_init(&w);
+    REQUIRE(mkdtemp(dir) != NULL);
+    snprintf(listen, sizeof listen, "unix:%s/s", dir);
+    x.listen = listen;
+    if (exposed_open(&w, &x, at, sizeof at)) {
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        snprintf(to.sun_path, sizeof to.sun_path, "%s", listen + 5);
+        util_loop_hold(&held, w.proxy->loops[0]);
+        CHECK_INT(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+        CHECK(raw_say(fd, "hello"));
+        util_loop_let_go(&held);
+        CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), -1);
+        CHECK(util_gate_wait(&clients.gate, 1));
+        CHECK_INT(clients.why.code, REVDIAL_ENOBACKEND);
+        close(fd);
+    }
+    world_close(&w);
     rmdir(dir);
 }
 

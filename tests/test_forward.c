@@ -113,14 +113,17 @@ static int dial_port(world *w, int port, revdial_stream **st)
     return *st ? 1 : test_fail(__FILE__, __LINE__, "%s: %s", target, err.msg);
 }
 
-TEST(an_agent_without_a_handler_forwards_to_targets_with_half_close)
+// A target on this machine is connected when the call returns, one that is far away later.
+static void forwards_with_half_close(int is_far)
 {
     world w;
     int port = 0, listener = raw_listen(4, &port);
     char buf[16];
     revdial_stream *st;
     world_init(&w);
-    if (open_forwarder(&w) && dial_port(&w, port, &st)) {
+    if (open_forwarder(&w)) atomic_store(&util_connects_slowly, is_far);
+    if (w.agents[0] && dial_port(&w, port, &st)) {
+        CHECK_INT(atomic_load(&util_connects_slowly), 0);
         int fd = raw_accept(listener);
         CHECK_INT(revdial_write(st, "request", 7), 7);
         revdial_shutdown(st, REVDIAL_WR);
@@ -135,6 +138,11 @@ TEST(an_agent_without_a_handler_forwards_to_targets_with_half_close)
     }
     close(listener);
     world_close(&w);
+}
+
+TEST(an_agent_without_a_handler_forwards_to_targets_with_half_close)
+{
+    for (int is_far = 0; is_far < 2; is_far++) forwards_with_half_close(is_far);
 }
 
 TEST(F21_a_target_that_resets_resets_the_stream_after_its_bytes)
