@@ -2678,6 +2678,12 @@ static void rvd_mux_ctl_add(rvd_mux *m, rvd_mux_stream *s, unsigned bit)
     if (rvd_base_link_is_alone(&s->ctl)) rvd_base_link_push(&m->ctl, &s->ctl);
 }
 
+static void rvd_mux_ctl_drop(rvd_mux_stream *s)
+{
+    s->ctl_bits = 0;
+    rvd_base_link_remove(&s->ctl);
+}
+
 static void rvd_mux_tell(rvd_mux *m, rvd_mux_stream *s, unsigned bit)
 {
     if (s->released) return;
@@ -2753,6 +2759,7 @@ static void rvd_mux_settle(rvd_mux *m, rvd_mux_stream *s)
 // Our reset: nothing more goes out, nothing that comes in matters.
 static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 {
+    int is_over = s->tx == RVD_MUX_TX_ENDED && s->rx == RVD_MUX_RX_ENDED;
     if (s->tx == RVD_MUX_TX_RESET) {  // by the peer; what it sent is no longer wanted
         s->reset_local = 1;
         rvd_mux_rx_clear(m, s);
@@ -2773,6 +2780,7 @@ static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     rvd_mux_turn_leave(m, s);
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
     m->reset_count++;
+    if (is_over) return;  // to the peer the id is free: a reset could hit what it opens next
     rvd_mux_ctl_add(m, s, RVD_MUX_CTL_RST);
 }
 
@@ -3665,7 +3673,11 @@ static void rvd_mux_sent(rvd_mux *m, size_t n)
 static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 {
     int unanswered = s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_SHOWN;
-    if (s->tx == RVD_MUX_TX_RESET) return;
+    if (s->tx == RVD_MUX_TX_RESET) {  // both at once: what we still had to say of it is void
+        rvd_mux_ctl_drop(s);
+        rvd_mux_settle(m, s);
+        return;
+    }
     if (unanswered && !rvd_base_bucket_take(&m->resets, m->now_us)) {
         rvd_mux_protocol_error(m, "calm: too many streams opened and reset");
         return;
@@ -3674,8 +3686,7 @@ static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     if (s->rx != RVD_MUX_RX_ENDED) rvd_mux_rx_become(s, RVD_MUX_RX_RESET);
     if (s->phase != RVD_MUX_OPEN) rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
     s->reset_code = m->cfg.features & REVDIAL_FEATURE_RSTCODE && code <= 255 ? code : 0;
-    s->ctl_bits = 0;
-    rvd_base_link_remove(&s->ctl);
+    rvd_mux_ctl_drop(s);
     rvd_mux_turn_leave(m, s);
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
     rvd_mux_preamble_free(m, s);

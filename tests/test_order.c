@@ -106,6 +106,28 @@ TEST(a_reset_does_not_lose_the_ack_of_data_that_goes_out_before_it)
     SCRIPT_CHECK_ALL(cases);
 }
 
+TEST(what_is_over_is_not_reset)
+{
+    static const script_case cases[] = {
+        {"both ends have finished",
+         "Wp1+SYN .acceptp1 Dp1'abc' Wp1+FIN .writep1'x' .finp1 .rstp1=2 .readp1 .tick=1",
+         "Wp1+ACK Dp1'x' Wp1+FIN",
+         "openp1 readablep1 finp1 readp1:ERESET",
+         {0}},
+        {"the peer has not",
+         "Wp1+SYN .acceptp1 .finp1 .rstp1=2 .tick=1",
+         "Wp1+ACK Wp1+FIN Wp1+RST=2",
+         NULL,
+         {0}},
+        {"resets cross before the ACK is sent",
+         "Wp1+SYN .hold .acceptp1 .rstp1=2 Wp1+RST=9 .flow .tick=1 .closep1",
+         "",
+         NULL,
+         {0}},
+    };
+    SCRIPT_CHECK_ALL(cases);
+}
+
 // Or whoever dialled would give the same bytes to another backend, too.
 TEST(who_has_read_and_then_resets_has_not_refused)
 {

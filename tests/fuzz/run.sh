@@ -52,7 +52,8 @@ if [ "${1-}" = --one ]; then
     each=$3
     fuzz "$2" && exit
     echo "FAIL $2"
-    tail -n 30 "$dir/$2/log" | sed 's/^/    /'
+    # what was wrong, where (our own frames of the stack), and the input
+    grep -v '^ *#.*fuzzer::' "$dir/$2/log" | tail -n 30 | cut -c1-900 | sed 's/^/    /'
     exit
 fi
 mkdir -p "$dir"
