@@ -17,7 +17,7 @@ start_refusals() {
     start_peers peers "$big" || return
     exposing web source 127.0.0.1:9 no.such.host:80 127.0.0.2:80 10.77.0.66:80 10.99.0.1:80
     proxy_at=10.77.0.1:7000 start_proxy proxy --dial-timeout ${dial_timeout_ms}ms --drain 2s \
-        "${exposes[@]}" --expose 127.0.0.1:0=nobody \
+        --log-level debug "${exposes[@]}" --expose 127.0.0.1:0=nobody \
         --expose 127.0.0.1:0=slow/10.77.0.66:80 --expose 127.0.0.1:0=slow/10.77.0.67:80 || return
     start_agent agent --insecure-cleartext --connect-timeout ${connect_timeout_ms}ms \
         --allow '127.0.0.1:*' --allow '*.such.host:80' --allow '10.77.0.66:80' \
@@ -52,13 +52,18 @@ syn_sent() { ip netns exec "$agent_ns" ss -tnH state syn-sent dst "$1" | wc -l; 
 connects() { [ "$(syn_sent "$1")" -eq "$2" ]; }
 
 abort_is_passed_on() {
-    local since
+    local since failed
+    failed=$(count proxy.log event=dial.failed)
     hold_client leaver hold "${exposed[7]}" 5 pending
     until_true 5 connects 10.77.0.66 5 || { fail "$(syn_sent 10.77.0.66) of 5 connect"; return; }
     since=$EPOCHREALTIME
     let_go leaver
     until_true 2 connects 10.77.0.66 0 ||
         { fail "$(syn_sent 10.77.0.66) still connect 2 s later"; return; }
+    said proxy.log "level=debug event=client.gone.*${exposed[7]}" 2 5 ||
+        { fail "$(count proxy.log event=client.gone) of 5 are logged as gone"; return; }
+    [ "$(count proxy.log event=dial.failed)" -eq "$failed" ] ||
+        { fail "who left is logged as a failure"; return; }
     figures="gone $(milliseconds_since "$since") ms later"
 }
 
