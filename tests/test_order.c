@@ -321,6 +321,30 @@ TEST(turns_are_long_where_the_link_is_fast)  // 64 KiB on a slow one would be a 
     CHECK_INT(longest_turn(&small, 262144), 1000);
 }
 
+TEST(a_turn_is_cut_when_the_link_turns_out_to_be_slow)
+{
+    enum { STREAMS = 16 };
+    static uint8_t bytes[65536];
+    revdial_event ev;
+    void *at;
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    r->quiet = r->held = 1;
+    for (uint32_t n = 1; n <= STREAMS; n++)
+        rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 8u << 20);
+    rig_drain(r);
+    for (uint32_t n = 1; n <= STREAMS; n++)
+        while (revdial_engine_write(r->e, rig_id(r, 1, n), bytes, sizeof bytes) > 0) {
+        }
+    rig_take(r, 1u << 20);
+    REQUIRE(revdial_engine_event(r->e, &ev) && ev.type == REVDIAL_EV_WRITABLE);
+    CHECK_INT(revdial_engine_reserve(r->e, ev.id, &at, sizeof bytes), 65524);
+    CHECK_INT(revdial_engine_write(r->e, ev.id, bytes, 100), 100);
+    revdial_engine_set_output_max(r->e, 16384);
+    CHECK_INT(revdial_engine_reserve(r->e, ev.id, &at, sizeof bytes), 16372);
+    rig_end(r);
+}
+
 enum { HERD = 500, HERD_OUTPUT = 65536 };
 
 // HERD streams of the peer's, each of which waits for its turn behind a full output.
