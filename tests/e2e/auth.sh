@@ -130,6 +130,20 @@ hup_drops_who_is_gone() {
     end_now agent  # it waits half a minute before it tries again
 }
 
+hup_drops_a_changed_secret() {
+    agent_with --auth digest --user carol --token-file "$dir/password" --target 127.0.0.1:9
+    said agent.log 'event=session.up' 5 || return
+    auth_lines | sed "s/ha1:.*/ha1:$(printf %064d 7)/" >"$dir/auth"
+    hup proxy
+    said proxy.log 'event=session.revoked.*name=web' 5 2 || return
+    login="carol:$password" curl_asks 401 --digest || return
+    login="alice:$password" curl_asks 101 --digest || return
+    auth_lines >"$dir/auth"
+    hup proxy
+    said proxy.log 'event=proxy.reload' 5 4 || return
+    end_now agent
+}
+
 hup_reads_the_allow_list() {
     echo '# nothing yet' >"$dir/allowed"
     agent_with --auth digest --user carol --token-file "$dir/password" --allow-file "$dir/allowed"
@@ -178,6 +192,7 @@ check "the same with Basic" no_secret_left_by basic "$dir/password" --user alice
 check "the same with Bearer" no_secret_left_by bearer "$dir/token" --name probe-2
 check "agent --auth digest again" digest_end_to_end
 check "HUP drops who is gone, a wrong file nobody" hup_drops_who_is_gone
+check "HUP drops who had a secret that is another now" hup_drops_a_changed_secret
 check "HUP reads the agent's allow list" hup_reads_the_allow_list
 check "a wrong password ends an agent with 3" wrong_password_ends_an_agent
 end_now proxy

@@ -40,7 +40,7 @@ start_strangers() {
     printf '%s\n' "bearer * - $token" 'mtls cam-1 DNS:cam-1.cams.test' >"$dir/guests"
     exposing web nginx upload sink source
     start proxy "$build/revdial-proxy" --listen 127.0.0.1:0 --auth-file "$dir/guests" \
-        --auth-failures 3 "${exposes[@]}"
+        --auth-failures 3 --origin 'https://*.pages.test' "${exposes[@]}"
     said proxy.out '^listening on .* for' 5 || return
     tunnel=$(sed -n '1s/^listening on //p' "$dir/proxy.out")
     mapfile -t exposed < <(sed -n 's/^listening on \(.*\) for .*$/\1/p' "$dir/proxy.out")
@@ -109,15 +109,20 @@ claims_mean_nothing() {
     said_none '192.0.2.'
 }
 
-# A page in a browser that knows somebody's password.
-other_origins() {
+# A page in a browser that knows somebody's password. page_gets STATUS ORIGIN
+page_gets() {
     local ws=(-H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13'
         -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' -H 'Sec-WebSocket-Protocol: revdial')
     local got
     got=$(curl -sS -m 1 -o /dev/null --http1.1 -H 'Connection: Upgrade' "${ws[@]}" \
-        -H 'Revdial-Name: cam-1' -H "Authorization: Bearer $token" -H 'Origin: https://evil.test' \
+        -H 'Revdial-Name: cam-1' -H "Authorization: Bearer $token" -H "Origin: $2" \
         -w '%{http_code}' "http://$front/revdial" 2>/dev/null)
-    [ "$got" = 403 ] || fail "curl gets $got"
+    [ "$got" = "$1" ] || fail "curl with origin $2 gets $got"
+}
+
+other_origins() {
+    page_gets 403 https://evil.test && page_gets 101 https://cams.pages.test &&
+        page_gets 403 http://cams.pages.test
 }
 
 comes_in() {
