@@ -9821,8 +9821,9 @@ enum {
     RVD_LOOP_SPIN_MAX_US = 1000,     // beyond this a sleep is as good
     RVD_LOOP_SPIN_MOST = 8,          // bounds of a score: so much of the past counts
     RVD_LOOP_SPIN_LEAST = -16,
-    RVD_LOOP_SPIN_CROWDED = -2000,  // short waits to come before it is tried again
-    RVD_LOOP_SPIN_PAUSE_US = 20     // a look takes less, a turn of somebody else more
+    RVD_LOOP_SPIN_REST_MIN = 16,    // short waits to come before it is tried again
+    RVD_LOOP_SPIN_REST_MAX = 2048,
+    RVD_LOOP_SPIN_PAUSE_US = 20  // a look takes less, a turn of somebody else more
 };
 
 // A descriptor. Zero it, set fd and run, keep it in place while it is added. `ready` is what is
@@ -9863,9 +9864,13 @@ struct rvd_loop_flush {
 
 // Polling before sleep. Waking a core that idles takes longer than most answers on the same machine
 // or rack, so who waits may poll for a while, if that pays: `score` counts what waits have shown.
+// Two that answer each other may have been put on one core while others idle. As long as they
+// sleep in turn the system sees no reason to part them, so polling is tried again soon; where cores
+// are really scarce, less and less often.
 typedef struct rvd_loop_spin {
     int limit_us;  // set before start, then read-only; 0 = never
     int score;     // < 0: not now
+    int rest;      // the last one, when polling was in somebody's way; 0 = all is well
 } rvd_loop_spin;
 
 typedef struct rvd_loop {
@@ -10322,6 +10327,13 @@ static rvd_loop_look rvd_loop_look_begin(void)
     return look;
 }
 
+static void rvd_loop_spin_rest(rvd_loop_spin *p)
+{
+    if (p->rest < RVD_LOOP_SPIN_REST_MAX)
+        p->rest = p->rest ? 2 * p->rest : RVD_LOOP_SPIN_REST_MIN;
+    p->score = -p->rest;
+}
+
 // Between two looks, which take a microsecond or two: whoever else wants this core may have it. A
 // longer pause tells that somebody did. It may have been who answers: then the look after it finds
 // something. If it does not, or if the pause alone was too long, polling is in somebody's way.
@@ -10331,7 +10343,7 @@ static int rvd_loop_spin_on(rvd_loop_spin *p, rvd_loop_look *look)
     int64_t now;
     if (!look->is_late) sched_yield();
     now = rvd_sys_now_us();
-    if (look->is_late || now - look->last_us > p->limit_us) p->score = RVD_LOOP_SPIN_CROWDED;
+    if (look->is_late || now - look->last_us > p->limit_us) rvd_loop_spin_rest(p);
     look->is_late = now - look->last_us > RVD_LOOP_SPIN_PAUSE_US;
     look->last_us = now;
     return p->score >= 0 && now - look->begun_us < p->limit_us;
@@ -10344,6 +10356,8 @@ static void rvd_loop_spin_learn(rvd_loop_spin *p, int64_t waited_us)
         p->score -= p->score > RVD_LOOP_SPIN_LEAST ? 2 : 0;
     else if (p->score < RVD_LOOP_SPIN_MOST)
         p->score++;
+    else
+        p->rest = 0;
 }
 
 // ------------------------------------------------------------------------------------------------

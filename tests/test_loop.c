@@ -1464,7 +1464,7 @@ TEST(U36_after_a_jump_of_the_clock_a_periodic_timer_runs_once_a_pass)
 
 TEST(polling_stops_when_it_does_not_pay_and_comes_back_when_waits_are_short)
 {
-    rvd_loop_spin p = {50, 0};
+    rvd_loop_spin p = {.limit_us = 50};
     int waits = 0;
     CHECK(rvd_loop_spin_pays(&p));
     for (int i = 0; i < 1000; i++) rvd_loop_spin_learn(&p, 50);
@@ -1486,7 +1486,7 @@ static void spin_pause(int us)
 
 TEST(polling_ends_with_its_time_and_gives_way_to_whoever_wants_the_core)
 {
-    rvd_loop_spin p = {50, 0};
+    rvd_loop_spin p = {.limit_us = 50};
     rvd_loop_look look = {999999, 999999, 0};
     for (int us = 10; us < 50; us += 10) {
         atomic_store(&fault_now_us, 1000000 + us);
@@ -1499,20 +1499,40 @@ TEST(polling_ends_with_its_time_and_gives_way_to_whoever_wants_the_core)
     spin_pause(RVD_LOOP_SPIN_PAUSE_US + 1);
     CHECK(rvd_loop_spin_on(&p, &look));  // it may have been who answers
     CHECK(!rvd_loop_spin_on(&p, &look));
-    CHECK_INT(p.score, RVD_LOOP_SPIN_CROWDED);
+    CHECK_INT(p.score, -RVD_LOOP_SPIN_REST_MIN);
     p.score = 0;
     look = rvd_loop_look_begin();
     spin_pause(p.limit_us + 1);
     CHECK(!rvd_loop_spin_on(&p, &look));
-    CHECK_INT(p.score, RVD_LOOP_SPIN_CROWDED);
+    CHECK_INT(p.score, -2 * RVD_LOOP_SPIN_REST_MIN);
     rvd_loop_spin_learn(&p, 1000);
-    CHECK_INT(p.score, RVD_LOOP_SPIN_CROWDED);  // long waits make it no worse
-    for (int i = 0; i < -RVD_LOOP_SPIN_CROWDED; i++) {
+    CHECK_INT(p.score, -2 * RVD_LOOP_SPIN_REST_MIN);  // long waits make it no worse
+    for (int i = 0; i < 2 * RVD_LOOP_SPIN_REST_MIN; i++) {
         CHECK(!rvd_loop_spin_pays(&p));
         rvd_loop_spin_learn(&p, 0);
     }
     CHECK(rvd_loop_spin_pays(&p));
     fault_clear();
+}
+
+TEST(polling_is_tried_less_and_less_often_where_cores_are_scarce)
+{
+    rvd_loop_spin p = {.limit_us = 50};
+    int waits = 0, tries = 0;
+    while (waits < 100000) {
+        for (; !rvd_loop_spin_pays(&p); waits++) rvd_loop_spin_learn(&p, 0);
+        tries++;
+        rvd_loop_spin_rest(&p);
+    }
+    CHECK(tries < 100000 / RVD_LOOP_SPIN_REST_MAX + 10);
+    p.score = 0;
+    while (p.score < RVD_LOOP_SPIN_MOST) rvd_loop_spin_learn(&p, 0);
+    rvd_loop_spin_rest(&p);
+    CHECK_INT(-p.score, RVD_LOOP_SPIN_REST_MAX);  // one good moment says little
+    p.score = 0;
+    for (int i = 0; i <= RVD_LOOP_SPIN_MOST; i++) rvd_loop_spin_learn(&p, 0);
+    rvd_loop_spin_rest(&p);
+    CHECK_INT(-p.score, RVD_LOOP_SPIN_REST_MIN);  // some in a row that cores are there
 }
 
 TEST(the_wait_is_rounded_up_and_bounded)
