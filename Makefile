@@ -7,7 +7,7 @@
 ##   layers     sections use only what they may, no symbol leaks
 ##   tidy       the rules of style that a machine can check
 ##   header     revdial.h compiles as C++11, static, alone, twice, without warnings
-##   asan       all suites with AddressSanitizer and UBSan, gcc and clang
+##   asan       all suites with AddressSanitizer and UBSan: gcc with epoll, clang with poll(2)
 ##   tsan       the suites with threads under ThreadSanitizer
 ##   portable   the engine's suites with 32 bits, and big-endian (needs a cross compiler and qemu)
 ##   interop    against other yamux and WebSocket libraries (needs go, node, npm)
@@ -168,31 +168,36 @@ bench: $(BENCHES) $(PROGRAMS) $(if $(filter yes,$(TLS)),$(BUILD)/bench/tls)
 bench-peers:
 	@REVDIAL_BUILD='$(BUILD)' sh tests/bench/get_peers.sh
 
-# $(1) name, $(2) compilers, $(3) flags, $(4) programs. A compiler that is not here or that lacks
-# the runtime is passed over, unless CI=true. One is enough for tsan.
+# $(1) name, $(2) compilers, $(3) flags, $(4) the suites of the first compiler, $(5) of the others.
+# A compiler that is not here or that lacks the runtime is passed over, unless CI=true. One is
+# enough for tsan. Suites with threads are not optimised: compiling would take longer than they do.
 define sanitized
-+@ccs=; programs=; \
++@ccs=; programs=; flags='-g -fno-omit-frame-pointer $(3)'; \
 for cc in $(2); do \
 	if [ $(1) = tsan ] && [ "$$ccs" ]; then break; fi; \
 	if ! echo 'int main(void) { return 0; }' | $$cc $(3) -o /dev/null -x c - 2>/dev/null; then \
 		echo "$$cc cannot link with $(3)"; \
 		if [ "$(CI)" = true ]; then exit 1; else continue; fi; \
 	fi; \
-	$(MAKE) --no-print-directory BUILD=build/$(1)-$$cc CC=$$cc \
-		CFLAGS='-O1 -g -fno-omit-frame-pointer $(3)' suites all || exit 1; \
-	ccs="$$ccs $$cc"; \
-	for p in $(notdir $(4)); do programs="$$programs build/$(1)-$$cc/$$p"; done; \
+	suites='$(notdir $(4))'; \
+	if [ "$$ccs" ]; then suites='$(notdir $(5))'; fi; \
+	ccs="$$ccs $$cc"; goals=; \
+	for p in $$suites; do goals="$$goals build/$(1)-$$cc/$$p"; done; \
+	$(MAKE) --no-print-directory BUILD=build/$(1)-$$cc CC=$$cc CFLAGS="-O1 $$flags" \
+		THREAD_CFLAGS="$$flags" $$goals all || exit 1; \
+	programs="$$programs $$goals"; \
 done; \
 test "$$ccs" || exit 1; \
 RUN_TIMEOUT=400 $(RUN) $$programs
 endef
 
+# Each compiler has the threads wait in another way.
 ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all
 asan:
-	$(call sanitized,asan,gcc clang,$(ASAN),$(SUITES))
+	$(call sanitized,asan,gcc clang,$(ASAN),$(CORE) $(THREADED),$(CORE) $(THREADED:=-poll))
 
 tsan:
-	$(call sanitized,tsan,clang gcc,-fsanitize=thread,$(THREADED))
+	$(call sanitized,tsan,clang gcc,-fsanitize=thread,$(THREADED),)
 
 # 32 bits run as they are. The emulator is slow: it plays a tenth of the simulation's seeds, and
 # leaves out the rows that cut megabytes at every place.

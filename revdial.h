@@ -9823,6 +9823,7 @@ enum {
     RVD_LOOP_SPIN_LEAST = -16,
     RVD_LOOP_SPIN_REST_MIN = 16,    // short waits to come before it is tried again
     RVD_LOOP_SPIN_REST_MAX = 2048,
+    RVD_LOOP_SPIN_HITS = 16,  // by then cores are there again
     RVD_LOOP_SPIN_PAUSE_US = 20  // a look takes less, a turn of somebody else more
 };
 
@@ -9871,6 +9872,7 @@ typedef struct rvd_loop_spin {
     int limit_us;  // set before start, then read-only; 0 = never
     int score;     // < 0: not now
     int rest;      // the last one, when polling was in somebody's way; 0 = all is well
+    int hits;      // what was waited for came while polling, so often since
 } rvd_loop_spin;
 
 typedef struct rvd_loop {
@@ -10332,6 +10334,17 @@ static void rvd_loop_spin_rest(rvd_loop_spin *p)
     if (p->rest < RVD_LOOP_SPIN_REST_MAX)
         p->rest = p->rest ? 2 * p->rest : RVD_LOOP_SPIN_REST_MIN;
     p->score = -p->rest;
+    p->hits = 0;
+}
+
+// A look has found something. What came between two looks came from another core.
+static void rvd_loop_spin_hit(rvd_loop_spin *p, const rvd_loop_look *look)
+{
+    if (look->last_us == look->begun_us || look->is_late) return;
+    if (p->hits < RVD_LOOP_SPIN_HITS)
+        p->hits++;
+    else
+        p->rest = 0;
 }
 
 // Between two looks, which take a microsecond or two: whoever else wants this core may have it. A
@@ -10356,8 +10369,6 @@ static void rvd_loop_spin_learn(rvd_loop_spin *p, int64_t waited_us)
         p->score -= p->score > RVD_LOOP_SPIN_LEAST ? 2 : 0;
     else if (p->score < RVD_LOOP_SPIN_MOST)
         p->score++;
-    else
-        p->rest = 0;
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -10383,6 +10394,7 @@ static int rvd_loop_wait_awake(rvd_loop *loop)
     do n = rvd_loop_watch_wait(loop, 0);
     while (n == 0 && !atomic_load_explicit(&loop->posted, memory_order_relaxed) &&
            rvd_loop_spin_on(&loop->spin, &look));
+    if (n > 0) rvd_loop_spin_hit(&loop->spin, &look);
     return n;
 }
 
@@ -12474,6 +12486,7 @@ static ptrdiff_t rvd_stream_drive_wait(revdial_session *s, const struct iovec *i
         if (spins) look = rvd_loop_look_begin();
         do n = rvd_stream_drive_recv(s, iov);
         while (n == -EAGAIN && spins && rvd_loop_spin_on(&s->spin, &look));
+        if (n > 0 && spins) rvd_loop_spin_hit(&s->spin, &look);
         if (n != -EAGAIN) return n;
     }
     p[0].fd = s->fd;

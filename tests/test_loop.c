@@ -1525,14 +1525,17 @@ TEST(polling_is_tried_less_and_less_often_where_cores_are_scarce)
         rvd_loop_spin_rest(&p);
     }
     CHECK(tries < 100000 / RVD_LOOP_SPIN_REST_MAX + 10);
-    p.score = 0;
-    while (p.score < RVD_LOOP_SPIN_MOST) rvd_loop_spin_learn(&p, 0);
+    rvd_loop_look at_once = {1000, 1000, 0}, late = {1000, 1030, 1}, soon = {1000, 1002, 0};
+    for (int i = 0; i < 1000; i++) {
+        rvd_loop_spin_hit(&p, &at_once);  // it had come already
+        rvd_loop_spin_hit(&p, &late);     // it came while somebody else had this core
+    }
+    for (int i = 0; i < RVD_LOOP_SPIN_HITS; i++) rvd_loop_spin_hit(&p, &soon);
     rvd_loop_spin_rest(&p);
-    CHECK_INT(-p.score, RVD_LOOP_SPIN_REST_MAX);  // one good moment says little
-    p.score = 0;
-    for (int i = 0; i <= RVD_LOOP_SPIN_MOST; i++) rvd_loop_spin_learn(&p, 0);
+    CHECK_INT(-p.score, RVD_LOOP_SPIN_REST_MAX);
+    for (int i = 0; i <= RVD_LOOP_SPIN_HITS; i++) rvd_loop_spin_hit(&p, &soon);
     rvd_loop_spin_rest(&p);
-    CHECK_INT(-p.score, RVD_LOOP_SPIN_REST_MIN);  // some in a row that cores are there
+    CHECK_INT(-p.score, RVD_LOOP_SPIN_REST_MIN);
 }
 
 TEST(the_wait_is_rounded_up_and_bounded)
