@@ -91,7 +91,7 @@ static const prog_option options[] = {
      "gives it up so long after that, and connects again (default 15s)", 1, 3600000},
     {"spin-us", PROG_NUMBER, AT(spin_us), "N",
      "the I/O thread polls for up to N microseconds before it sleeps, while\n"
-     "that pays (default 0: never)",
+     "that pays (default 100); 0: never, for when processor time is what counts",
      0, 1000},
     {"all-addresses", PROG_FLAG, AT(all_addresses), NULL,
      "serve every address that the server's host name has, not just one", 0, 0},
@@ -390,7 +390,7 @@ static int open_tls(const settings *s, const char *url, revdial_tls **tls)
 
 int main(int argc, char **argv)
 {
-    settings s = {.drain_ms = 30000, .connect_timeout_ms = 5000};
+    settings s = {.drain_ms = 30000, .connect_timeout_ms = 5000, .spin_us = PROG_SPIN_US};
     prog_cli cli = {.program = "revdial-agent", .usage = usage, .epilogue = epilogue};
     revdial_tls *tls = NULL;
     prog_log log;

@@ -116,6 +116,10 @@ static void prog_log_error(prog_log *log, const char *event, const revdial_err *
 // ------------------------------------------------------------------------------------------------
 // Options: each program has a table of its own; these are understood by both.
 
+// Longer than it takes to wake a core on most machines, so that two programs that answer each other
+// through a tunnel both stay awake; whoever waits longer gives up polling.
+#define PROG_SPIN_US 100
+
 enum prog_kind { PROG_FLAG, PROG_TEXT, PROG_LIST, PROG_NUMBER, PROG_DURATION, PROG_CHOICE };
 
 typedef struct prog_option {

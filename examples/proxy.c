@@ -88,7 +88,7 @@ static const prog_option options[] = {
     {"io-threads", PROG_NUMBER, AT(io_threads), "N", "that carry the bytes (default 1)", 1, 256},
     {"spin-us", PROG_NUMBER, AT(spin_us), "N",
      "I/O threads poll for up to N microseconds before they sleep, while that\n"
-     "pays (default 0: never)",
+     "pays (default 100); 0: never, for when processor time is what counts",
      0, 1000},
     {"max-sessions", PROG_NUMBER, AT(max_sessions), "N", "agents at one time (default 65536)", 1,
      1 << 24},
@@ -417,6 +417,7 @@ int main(int argc, char **argv)
     a.s.drain_ms = 30000;
     a.s.dial_timeout_ms = 10000;
     a.s.auth_failures = 10;
+    a.s.spin_us = PROG_SPIN_US;
     cli.options = options;
     cli.option_count = sizeof options / sizeof options[0];
     cli.settings = &a.s;
