@@ -3,6 +3,7 @@
 #   lines     columns, blanks, tabs, unfinished business, length and parameters of functions; in
 #             revdial.h: the MAP is the MARKs, every public function says which thread may call it
 #   words     every revdial_* or rvd_* word in a comment of revdial.h or in the README exists
+#   places    nothing at the top level but what belongs there
 #   version   the numbers and the string say the same
 #   readme    ```c blocks of the README compile; with int main they link, too. A block without is
 #             tried as a file's text, then as a function's body that has p (proxy), a (agent),
@@ -52,6 +53,15 @@ verdict lines
 awk -f "$here/words.awk" "$tmp/known.c" $(find examples -name '*.[ch]') "$header" README.md \
     >"$tmp/found" 2>/dev/null
 verdict words
+
+: >"$tmp/found"
+for file in *; do
+    case $file in
+    revdial.h | revdial_tls.h | tests | examples | Makefile | README.md | LICENSE | build) ;;
+    *) echo "$file: not at the top level, please" >>"$tmp/found" ;;
+    esac
+done
+verdict places
 
 awk '
     /^#define REVDIAL_VERSION_(MAJOR|MINOR|PATCH) / { v = v (v == "" ? "" : ".") $3 }

@@ -86,7 +86,7 @@ static volatile size_t fuzz_input_len;
 static void fuzz_on_crash(int sig)
 {
     const char *path = getenv("FUZZ_CRASH");
-    int fd = open(path ? path : "crash", O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    int fd = open(path ? path : "build/crash", O_WRONLY | O_CREAT | O_TRUNC, 0644);
     if (fd >= 0 && write(fd, fuzz_input, fuzz_input_len) >= 0) close(fd);
     signal(sig, SIG_DFL);
     raise(sig);
