@@ -124,8 +124,8 @@ $(BUILD)/%: tests/%.c $(BUILD)/flags
 # Changes when the flags do, so that everything is built again.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
-	@echo '$(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(LINK) $(TLS)' | cmp -s - $@ || \
-		echo '$(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(LINK) $(TLS)' >$@
+	@echo '$(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(THREAD_CFLAGS) $(LINK) $(TLS)' | cmp -s - $@ || \
+		echo '$(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(THREAD_CFLAGS) $(LINK) $(TLS)' >$@
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/examples/*.d $(BUILD)/interop/*.d \
 	$(BUILD)/bench/*.d $(BUILD)/tls/*.d)
