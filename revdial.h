@@ -609,7 +609,8 @@ REVDIAL_API int revdial_engine_stop(revdial_engine *e, uint32_t id);
 //   thread   one at a time per engine
 REVDIAL_API int revdial_engine_finish(revdial_engine *e, uint32_t id);
 
-// Aborts both directions now; on a stream not yet accepted this is the refusal.
+// Aborts both directions now; on a stream not yet accepted this is the refusal. Where both sides
+// have finished, the peer is done with the stream and is told nothing.
 //   code     0..255, REVDIAL_RESET_* or the application's from 64
 //   returns  0, EINVAL
 //   thread   one at a time per engine
@@ -971,7 +972,8 @@ REVDIAL_API ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov
 REVDIAL_API int revdial_shutdown(revdial_stream *st, int how);
 
 // Aborts both directions at once. On a stream that the handler has not read or written yet the
-// dialler gets REVDIAL_EREFUSED with this code.
+// dialler gets REVDIAL_EREFUSED with this code. Where both sides have finished, the peer is done
+// with the stream and is told nothing.
 //   code     0..255, REVDIAL_RESET_* or yours from 64
 //   thread   any
 REVDIAL_API int revdial_reset(revdial_stream *st, int code);
@@ -2279,6 +2281,9 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 //               any --RST either way--> OPEN
 //   sending     OPEN --finish--> ENDING --FIN sent--> ENDED      any --RST either way--> RESET
 //   receiving   OPEN --FIN--> ENDED   OPEN --we stop--> DROPPED  OPEN, DROPPED --RST--> RESET
+//
+// Once both FINs have passed the peer has forgotten the stream: our reset is then for our
+// application only, and no frame.
 enum rvd_mux_phase {
     RVD_MUX_ASKED,    // our SYN is in the output, no answer yet
     RVD_MUX_OFFERED,  // the peer's SYN is here, its preamble is not
@@ -2346,6 +2351,8 @@ typedef struct rvd_mux_stream {
     uint8_t acked;        // our ACK has been queued, once and for all
     uint8_t after_fin;    // data came after FIN before: the next time it is reset
     uint8_t tiny_ok;      // the tiny-window delay has passed
+    uint8_t fin_sent;     // our FIN is in the output: with the peer's the stream is over
+    uint8_t is_past;      // its id came again while the application held it: what comes is not its
     uint8_t reset_local;  // we reset it, not the peer
     uint8_t stopped;      // the application wants no more: it gets no EOF either
     uint32_t reset_code;
@@ -2746,20 +2753,25 @@ static void rvd_mux_rx_become(rvd_mux_stream *s, enum rvd_mux_rx to)
     s->rx = (uint8_t)to;
 }
 
-// Leaves the table once the protocol, the application, lenders and the output are done with it.
-static void rvd_mux_settle(rvd_mux *m, rvd_mux_stream *s)
+// Are the protocol, the application, lenders and the output done with it?
+static int rvd_mux_is_settled(const rvd_mux_stream *s)
 {
     int sent = s->tx == RVD_MUX_TX_ENDED || s->tx == RVD_MUX_TX_RESET;
     int received = s->rx == RVD_MUX_RX_ENDED || s->rx == RVD_MUX_RX_RESET;
-    if (!s->released || !sent || !received || s->lent) return;
-    if (s->ctl_bits & ~(unsigned)RVD_MUX_CTL_CREDIT) return;
-    rvd_mux_stream_free(m, s);
+    return s->released && sent && received && !s->lent &&
+           !(s->ctl_bits & ~(unsigned)RVD_MUX_CTL_CREDIT);
+}
+
+// Then it leaves the table.
+static void rvd_mux_settle(rvd_mux *m, rvd_mux_stream *s)
+{
+    if (rvd_mux_is_settled(s)) rvd_mux_stream_free(m, s);
 }
 
 // Our reset: nothing more goes out, nothing that comes in matters.
 static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 {
-    int is_over = s->tx == RVD_MUX_TX_ENDED && s->rx == RVD_MUX_RX_ENDED;
+    int is_over = s->fin_sent && s->rx == RVD_MUX_RX_ENDED;
     if (s->tx == RVD_MUX_TX_RESET) {  // by the peer; what it sent is no longer wanted
         s->reset_local = 1;
         rvd_mux_rx_clear(m, s);
@@ -2780,7 +2792,7 @@ static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     rvd_mux_turn_leave(m, s);
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
     m->reset_count++;
-    if (is_over) return;  // to the peer the id is free: a reset could hit what it opens next
+    if (is_over) return;  // to the peer the id is free: a reset would hit what it opens next
     rvd_mux_ctl_add(m, s, RVD_MUX_CTL_RST);
 }
 
@@ -3473,6 +3485,7 @@ static int rvd_mux_stream_control(rvd_mux *m, rvd_mux_stream *s)
     if (bits & RVD_MUX_CTL_FIN) {
         if (!rvd_mux_last_put(m, s, RVD_WIRE_FIN, 0)) return 0;
         rvd_mux_tx_become(s, RVD_MUX_TX_ENDED);
+        s->fin_sent = 1;
     }
     if (bits & RVD_MUX_CTL_RST) {
         if (!rvd_mux_last_put(m, s, RVD_WIRE_RST, s->reset_code)) return 0;
@@ -3673,8 +3686,9 @@ static void rvd_mux_sent(rvd_mux *m, size_t n)
 static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 {
     int unanswered = s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_SHOWN;
-    if (s->tx == RVD_MUX_TX_RESET) {  // both at once: what we still had to say of it is void
-        rvd_mux_ctl_drop(s);
+    if (s->tx == RVD_MUX_TX_RESET) {
+        if (!s->reset_local) rvd_mux_glitch(m);
+        rvd_mux_ctl_drop(s);  // both at once: what we still had to say of it is void
         rvd_mux_settle(m, s);
         return;
     }
@@ -3702,7 +3716,12 @@ static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 
 static void rvd_mux_on_fin(rvd_mux *m, rvd_mux_stream *s)
 {
-    if (s->rx == RVD_MUX_RX_RESET) return;
+    if (s->rx == RVD_MUX_RX_RESET) {
+        if (!s->fin_sent) return;
+        rvd_mux_ctl_drop(s);  // a reset that has not left: meanwhile the stream is over
+        rvd_mux_settle(m, s);
+        return;
+    }
     if (s->rx == RVD_MUX_RX_ENDED) {
         rvd_mux_glitch(m);
         return;
@@ -3798,6 +3817,7 @@ static void rvd_mux_on_syn(rvd_mux *m, rvd_mux_stream *old)
     if (old && !refusal) refusal = REVDIAL_RESET_REFUSED;  // the application still holds it
     s = refusal ? NULL : rvd_mux_stream_new(m, f->id);
     if (!s) {
+        if (old) old->is_past = 1;
         rvd_mux_refuse(m, f->id, refusal ? refusal : REVDIAL_RESET_INTERNAL);
         return;
     }
@@ -3925,7 +3945,7 @@ static void rvd_mux_on_stream_frame(rvd_mux *m)
         if (m->body != RVD_MUX_BODY_NONE && m->body_stream) m->body = RVD_MUX_BODY_STREAM;
         return;
     }
-    if (!s) {
+    if (!s || s->is_past) {
         rvd_mux_on_stray(m);
         return;
     }
@@ -4709,6 +4729,8 @@ static void rvd_mux_check(const rvd_mux *m)
             REVDIAL_ASSERT((s->ctl_bits == 0) == rvd_base_link_is_alone(&s->ctl));
             REVDIAL_ASSERT((s->tell_bits == 0) == rvd_base_link_is_alone(&s->tell));
             REVDIAL_ASSERT(s->phase == RVD_MUX_OPEN || s->tx != RVD_MUX_TX_RESET);
+            REVDIAL_ASSERT(m->dead || !rvd_mux_is_settled(s));
+            REVDIAL_ASSERT(!s->released || s->phase == RVD_MUX_OFFERED || s->buffered == 0);
             buffered += s->buffered;
             grown += s->window - m->cfg.recv_window;
             lent += s->lent;
@@ -9821,9 +9843,9 @@ enum {
     RVD_LOOP_SPIN_MAX_US = 1000,     // beyond this a sleep is as good
     RVD_LOOP_SPIN_MOST = 8,          // bounds of a score: so much of the past counts
     RVD_LOOP_SPIN_LEAST = -16,
-    RVD_LOOP_SPIN_REST_MIN = 16,    // short waits to come before it is tried again
+    RVD_LOOP_SPIN_REST_MIN = 32,  // more short waits than long ones before it is tried again
     RVD_LOOP_SPIN_REST_MAX = 2048,
-    RVD_LOOP_SPIN_HITS = 16,  // by then cores are there again
+    RVD_LOOP_SPIN_HITS = 16,     // by then cores are there again
     RVD_LOOP_SPIN_PAUSE_US = 20  // a look takes less, a turn of somebody else more
 };
 
@@ -10331,20 +10353,17 @@ static rvd_loop_look rvd_loop_look_begin(void)
 
 static void rvd_loop_spin_rest(rvd_loop_spin *p)
 {
-    if (p->rest < RVD_LOOP_SPIN_REST_MAX)
-        p->rest = p->rest ? 2 * p->rest : RVD_LOOP_SPIN_REST_MIN;
+    if (p->rest < RVD_LOOP_SPIN_REST_MAX) p->rest = p->rest ? 2 * p->rest : RVD_LOOP_SPIN_REST_MIN;
     p->score = -p->rest;
     p->hits = 0;
 }
 
-// A look has found something. What came between two looks came from another core.
+// A look has found something. What came between two looks came from another core, or from somebody
+// who needed this one only for a moment.
 static void rvd_loop_spin_hit(rvd_loop_spin *p, const rvd_loop_look *look)
 {
     if (look->last_us == look->begun_us || look->is_late) return;
-    if (p->hits < RVD_LOOP_SPIN_HITS)
-        p->hits++;
-    else
-        p->rest = 0;
+    if (p->hits < RVD_LOOP_SPIN_HITS && ++p->hits == RVD_LOOP_SPIN_HITS) p->rest = 0;
 }
 
 // Between two looks, which take a microsecond or two: whoever else wants this core may have it. A
@@ -10992,8 +11011,8 @@ struct revdial_session {
     rvd_stream_waiter *driving;  // of the thread that reads
     int polling;                 // it is about to sleep, or does: interrupt it if need be
     int read_first;              // it would not sleep: the last read was full
-    rvd_loop_spin spin;
-    size_t waiting;                           // waiters, in all
+    rvd_loop_spin spin;          // of the thread that reads, without the lock too
+    size_t waiting;              // waiters, in all
     rvd_stream_waiter *roused, **roused_end;  // those to be let go with the lock
     size_t loop_sinks;                        // streams that need the loop
     unsigned crowd;    // waits to come that are left to the loop: there were several

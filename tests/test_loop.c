@@ -1530,10 +1530,10 @@ TEST(polling_is_tried_less_and_less_often_where_cores_are_scarce)
         rvd_loop_spin_hit(&p, &at_once);  // it had come already
         rvd_loop_spin_hit(&p, &late);     // it came while somebody else had this core
     }
-    for (int i = 0; i < RVD_LOOP_SPIN_HITS; i++) rvd_loop_spin_hit(&p, &soon);
+    for (int i = 1; i < RVD_LOOP_SPIN_HITS; i++) rvd_loop_spin_hit(&p, &soon);
     rvd_loop_spin_rest(&p);
     CHECK_INT(-p.score, RVD_LOOP_SPIN_REST_MAX);
-    for (int i = 0; i <= RVD_LOOP_SPIN_HITS; i++) rvd_loop_spin_hit(&p, &soon);
+    for (int i = 0; i < RVD_LOOP_SPIN_HITS; i++) rvd_loop_spin_hit(&p, &soon);
     rvd_loop_spin_rest(&p);
     CHECK_INT(-p.score, RVD_LOOP_SPIN_REST_MIN);
 }

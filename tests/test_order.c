@@ -119,11 +119,33 @@ TEST(what_is_over_is_not_reset)
          "Wp1+ACK Wp1+FIN Wp1+RST=2",
          NULL,
          {0}},
+        {"the peer finishes while our reset waits",
+         "Wp1+SYN .acceptp1 .finp1 .hold .rstp1=2 Wp1+FIN Wp1+SYN .flow .tick=1",
+         "Wp1+ACK Wp1+FIN Wp1+RST=1",
+         NULL,
+         {0}},
+        {"the same, closed",
+         "Wp1+SYN .acceptp1 .finp1 .hold .rstp1=2 .closep1 Wp1+FIN Wp1+SYN .flow .tick=1",
+         "Wp1+ACK Wp1+FIN",
+         NULL,
+         {0}},
         {"resets cross before the ACK is sent",
          "Wp1+SYN .hold .acceptp1 .rstp1=2 Wp1+RST=9 .flow .tick=1 .closep1",
          "",
          NULL,
          {0}},
+        {"the same, closed",  // and the table forgets it: rvd_mux_check()
+         "Wp1+SYN .hold .acceptp1 .rstp1=2 .closep1 Wp1+RST=9 .flow .tick=1",
+         "",
+         NULL,
+         {0}},
+        {"what comes for an id that was used again and refused is not charged to its last owner",
+         "Wp1+SYN .acceptp1 Dp1#200000 Wp1+FIN .finp1 .tick=1 Wp1+SYN Dp1#100000 Wp1+FIN Wp1+RST=2 "
+         ".tick=1 P0+SYN=7",
+         "Wp1+ACK Wp1+FIN Wp1+RST=1 P0+ACK=7",
+         NULL,
+         {0}},
+        {"a flood of resets", "Wp1+SYN .acceptp1 2000*Wp1+RST=9", "Wp1+ACK G0=1", NULL, {0}},
     };
     SCRIPT_CHECK_ALL(cases);
 }
