@@ -743,7 +743,8 @@ typedef struct revdial_common {
     unsigned io_threads;  // proxy: loops that share the sessions, default 1
     // Who waits for bytes polls for up to so many microseconds before it sleeps, as long as waits
     // are that short and the core is not wanted otherwise. 20 to 100 where a round trip on this
-    // machine or rack matters more than processor time; 0 = never
+    // machine or rack matters more than processor time, and more than bulk by blocking calls, which
+    // may lose a tenth; 0 = never
     unsigned spin_us;
     // Agent: for https:// and wss://. Proxy: for `listen`, except unix:. Must outlive both.
     const revdial_tls *tls;
