@@ -342,22 +342,38 @@ TEST(clients_that_wait_are_bounded_and_one_more_is_accepted_when_it_is_its_turn)
     world_close(&w);
 }
 
+enum { UNIX_SIZE = 64 };
+
+// A world whose proxy exposes a backend on a unix socket, in a directory of its own that is to be
+// removed. Returns its address in `at`.
+static int unix_open(world *w, const char *backend, char *dir, char at[UNIX_SIZE])
+{
+    char listen[UNIX_SIZE];
+    revdial_expose x = {.listen = listen, .name = backend};
+    if (!mkdtemp(dir)) return test_fail(__FILE__, __LINE__, "no directory");
+    snprintf(listen, sizeof listen, "unix:%s/s", dir);
+    if (!exposed_open(w, &x, at, UNIX_SIZE)) return 0;
+    CHECK_STR(at, listen);
+    return 1;
+}
+
+static int unix_connect(const char *at)
+{
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    snprintf(to.sun_path, sizeof to.sun_path, "%s", at + 5);
+    CHECK_INT(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    return fd;
+}
+
 TEST(an_exposed_unix_socket_is_there_while_the_proxy_listens)
 {
-    char dir[] = "/tmp/revdial-test-XXXXXX", listen[100], at[120], buf[64];
-    struct sockaddr_un to = {.sun_family = AF_UNIX};
-    revdial_expose x = {.name = "cam-1"};
+    char dir[] = "/tmp/revdial-test-XXXXXX", at[UNIX_SIZE] = "", buf[64];
     size_t len;
     world w;
     world_init(&w);
-    REQUIRE(mkdtemp(dir) != NULL);
-    snprintf(listen, sizeof listen, "unix:%s/s", dir);
-    x.listen = listen;
-    if (exposed_open(&w, &x, at, sizeof at)) {
-        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        CHECK_STR(at, listen);
-        snprintf(to.sun_path, sizeof to.sun_path, "%s", listen + 5);
-        CHECK_INT(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    if (unix_open(&w, "cam-1", dir, at)) {
+        int fd = unix_connect(at);
         CHECK(raw_say(fd, "x"));
         shutdown(fd, SHUT_WR);
         CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), 0);
@@ -367,7 +383,7 @@ TEST(an_exposed_unix_socket_is_there_while_the_proxy_listens)
         close(fd);
     }
     world_close(&w);
-    CHECK_INT(access(listen + 5, F_OK), -1);
+    CHECK_INT(access(at + 5, F_OK), -1);
     rmdir(dir);
 }
 
@@ -375,21 +391,15 @@ TEST(an_exposed_unix_socket_is_there_while_the_proxy_listens)
 // EOF.
 TEST(a_client_of_a_unix_socket_that_has_spoken_is_told_that_its_dial_failed)
 {
-    char dir[] = "/tmp/revdial-test-XXXXXX", listen[100], at[120], buf[64];
-    struct sockaddr_un to = {.sun_family = AF_UNIX};
-    revdial_expose x = {.name = "nobody"};
+    char dir[] = "/tmp/revdial-test-XXXXXX", at[UNIX_SIZE] = "", buf[64];
     util_held_loop held;
     size_t len;
     world w;
     world_init(&w);
-    REQUIRE(mkdtemp(dir) != NULL);
-    snprintf(listen, sizeof listen, "unix:%s/s", dir);
-    x.listen = listen;
-    if (exposed_open(&w, &x, at, sizeof at)) {
-        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        snprintf(to.sun_path, sizeof to.sun_path, "%s", listen + 5);
+    if (unix_open(&w, "nobody", dir, at)) {
+        int fd;
         util_loop_hold(&held, w.proxy->loops[0]);
-        CHECK_INT(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+        fd = unix_connect(at);
         CHECK(raw_say(fd, "hello"));
         util_loop_let_go(&held);
         CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), -1);
