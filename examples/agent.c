@@ -112,9 +112,10 @@ static const char usage[] =
 static const char epilogue[] =
     "\n"
     "A connection that breaks is made again, after 0.5 s to 30 s; the files with token and\n"
-    "certificates are read again for it. TERM and INT let running streams end; a second one\n"
-    "ends the program at once. HUP reads the file of --allow-file and the certificates again; if\n"
-    "one is wrong, what it said before stays in force.\n"
+    "certificates are read again for it. TERM and INT let running streams end; another one,\n"
+    "a second or more later, ends the program at once. USR1 and USR2 are ignored. HUP reads the\n"
+    "file of --allow-file and the certificates again; if one is wrong, what it said before stays\n"
+    "in force.\n"
     "\n"
     "Exit codes: 0 stopped, 1 failed, 2 usage, 3 the proxy rejects the token or the name, or the\n"
     "egress proxy the login.\n"

@@ -441,21 +441,36 @@ static char *prog_file_next(prog_file *f)
 }
 
 // ------------------------------------------------------------------------------------------------
-// Signals: the first TERM or INT asks to stop, the second ends the process at once. HUP asks to
-// read files again.
+// Signals: the first TERM or INT asks to stop, a later one ends the process at once. HUP asks to
+// read files again. USR1 and USR2, which operators send to other servers, are ignored.
+
+// timeout(1) and some supervisors send TERM to a process and then to its group: two signals that
+// come within this time are one.
+enum { PROG_ONE_SIGNAL_MS = 1000 };
 
 static volatile sig_atomic_t prog_hup;
 static volatile sig_atomic_t prog_stop;          // read by revdial_serve() and the proxy's loop
+static volatile sig_atomic_t prog_stop_ms;       // when it was set
 static volatile sig_atomic_t prog_wake_fd = -1;  // written to, so that a poll(2) returns
+
+// A clock in milliseconds that wraps after 24 days: only differences mean something.
+static int prog_now_ms(void)
+{
+    struct timespec now = {0, 0};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int)(((uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000) & INT_MAX);
+}
 
 static void prog_on_signal(int sig)
 {
     int saved = errno;
     if (sig == SIGHUP) {
         prog_hup = 1;
-    } else {
-        if (prog_stop) _exit(PROG_FAILED);
+    } else if (!prog_stop) {
+        prog_stop_ms = prog_now_ms();
         prog_stop = 1;
+    } else if (((prog_now_ms() - prog_stop_ms) & INT_MAX) >= PROG_ONE_SIGNAL_MS) {
+        _exit(PROG_FAILED);
     }
     if (prog_wake_fd >= 0 && write(prog_wake_fd, "", 1) < 0) {
         // The pipe is full: then its reader wakes up without this byte.
@@ -471,8 +486,9 @@ static int prog_catch_signals(void)
     act.sa_handler = prog_on_signal;
     if (sigaction(SIGTERM, &act, NULL) != 0 || sigaction(SIGINT, &act, NULL) != 0) return -1;
     if (sigaction(SIGHUP, &act, NULL) != 0) return -1;
-    act.sa_handler = SIG_IGN;  // whoever reads our stdout may leave
-    return sigaction(SIGPIPE, &act, NULL);
+    act.sa_handler = SIG_IGN;
+    if (sigaction(SIGUSR1, &act, NULL) != 0 || sigaction(SIGUSR2, &act, NULL) != 0) return -1;
+    return sigaction(SIGPIPE, &act, NULL);  // the reader of our stdout may go away
 }
 
 // A tunnel needs a descriptor per connection; the usual soft limit of 1024 protects select(2) only.
