@@ -949,6 +949,9 @@ REVDIAL_API int revdial_dial_cancel(revdial_proxy *p, int64_t dial);
 // MARK: api.stream
 // One logical connection. EOF is returned if and only if the peer finished and every byte before
 // that was delivered; anything else that ends a stream is an error, after the bytes that arrived.
+// A stream that the peer opened is accepted by the first call that reads, writes, shuts a direction
+// down, polls it for POLLIN, or hands it on (revdial_join(), revdial_stream_fd()). The dialler
+// waits for that; all other calls accept nothing.
 // ================================================================================================
 
 // Reads what is there, waiting for the first byte.
@@ -967,20 +970,20 @@ REVDIAL_API ptrdiff_t revdial_write(revdial_stream *st, const void *buf, size_t 
 REVDIAL_API ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count);
 
 // REVDIAL_WR: the peer reads EOF after what was written. REVDIAL_RD: what still comes is dropped,
-// and the peer is told to stop if much comes. An accepted-by-us stream counts as accepted by it.
+// and the peer is told to stop if much comes.
 //   returns  0, ERESET, EINVAL
 //   thread   any
 REVDIAL_API int revdial_shutdown(revdial_stream *st, int how);
 
-// Aborts both directions at once. On a stream that the handler has not read or written yet the
-// dialler gets REVDIAL_EREFUSED with this code. Where both sides have finished, the peer is done
+// Aborts both directions at once. Of a stream that is not accepted yet the dialler gets
+// REVDIAL_EREFUSED with this code. Where both sides have finished, the peer is done
 // with the stream and is told nothing.
 //   code     0..255, REVDIAL_RESET_* or yours from 64
 //   thread   any
 REVDIAL_API int revdial_reset(revdial_stream *st, int code);
 
 // Finishes what was not finished and frees the handle. Never blocks, never fails; what was written
-// is still delivered. A stream that a handler closes without ever touching it is refused.
+// is still delivered. A stream that is closed before it was accepted is refused.
 //   thread   any; not while another thread is inside a call on st
 REVDIAL_API void revdial_close(revdial_stream *st);
 
@@ -996,7 +999,8 @@ typedef struct revdial_pollfd {
     short events, revents;  // POLLIN, POLLOUT; POLLHUP and POLLERR as poll(2)
 } revdial_pollfd;
 
-// poll(2) over streams and descriptors, mixed; level-triggered. Neighbours in the array should be
+// poll(2) over streams and descriptors, mixed; level-triggered. A stream of the peer that is polled
+// for POLLIN is accepted. Neighbours in the array should be
 // of one session: it is locked once for them. If several streams of a session are ready, what the
 // thread then writes to them goes out together: with the last one's, with the next poll, or when
 // the I/O thread gets to it, which is woken for that at once.
@@ -10878,6 +10882,7 @@ struct revdial_stream {
     int reset_code;                          // -1: was not reset by the peer
     int is_aborted;                          // we reset it
     int is_dialled;                          // by us
+    int is_polled;                           // which has accepted it, once and for all
     int closing;                             // a relay owns it
     int is_writing;                          // a call is at it; others wait until it is done
     char *meta;                              // "key\0value\0…"
@@ -13063,6 +13068,7 @@ int revdial_shutdown(revdial_stream *st, int how)
     int r = REVDIAL_OK;
     if (how < REVDIAL_RD || how > REVDIAL_RDWR) return REVDIAL_EINVAL;
     rvd_stream_lock(s);
+    revdial_engine_accept(s->engine, st->id);
     if (how & REVDIAL_RD) revdial_engine_stop(s->engine, st->id);
     if (how & REVDIAL_WR) r = revdial_engine_finish(s->engine, st->id);
     rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_CALL);
@@ -13200,22 +13206,34 @@ static void rvd_stream_poll_leave_locked(rvd_stream_poll *p, size_t i)
     if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
 }
 
+// The peer may wait for that before it sends what is polled for. Returns 1 if it has to be sent.
+static int rvd_stream_poll_accept_locked(const revdial_pollfd *item)
+{
+    revdial_stream *st = item->st;
+    if (st->is_dialled || st->is_polled || !(item->events & POLLIN)) return 0;
+    st->is_polled = 1;
+    return revdial_engine_accept(st->session->engine, st->id) == REVDIAL_OK;
+}
+
 // Looks at streams from items[i] on, as long as they are of one session, and so many at most.
 // Returns how many it looked at; adds the ready ones.
 static size_t rvd_stream_poll_look_at(rvd_stream_poll *p, size_t i, int *ready)
 {
     revdial_session *s = p->items[i].st->session;
     size_t end = rvd_base_min(p->count, i + RVD_STREAM_LOOKS), at = i, found = 0;
+    int accepted = 0;
     rvd_stream_lock(s);
     if (s->awaited) rvd_stream_flush_locked(s);
     for (; at < end && p->items[at].st && p->items[at].st->session == s; at++) {
         revdial_pollfd *item = &p->items[at];
+        accepted |= rvd_stream_poll_accept_locked(item);
         item->revents = rvd_stream_ready_locked(item->st, item->events);
         found += item->revents != 0;
         if (p->waiters) rvd_stream_poll_leave_locked(p, at);
     }
     s->awaits = pthread_self();
     s->awaited = found;
+    if (accepted) rvd_stream_flush_locked(s);
     rvd_stream_unlock(s);
     *ready += (int)found;
     return at - i;
@@ -13719,13 +13737,14 @@ static int rvd_relay_new_locked(revdial_stream *st, int rfd, int wfd, const revd
     return REVDIAL_OK;
 }
 
-// Starts a relay on descriptors that are prepared for it. On an error all three are still the
-// caller's.
+// Starts a relay on descriptors that are prepared for it, and accepts the stream. On an error all
+// three are still the caller's.
 static int rvd_relay_start(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts)
 {
     revdial_session *s = st->session;
     rvd_relay *r = NULL;
     int code;
+    revdial_session_ref(s);  // of st's own the relay disposes
     rvd_stream_lock(s);
     code = s->state == RVD_STREAM_DOWN ? REVDIAL_ECLOSED
                                        : rvd_relay_new_locked(st, rfd, wfd, opts, &r);
@@ -13733,8 +13752,10 @@ static int rvd_relay_start(revdial_stream *st, int rfd, int wfd, const revdial_j
         rvd_stream_meta_free_locked(st);  // nobody is left to ask for it
         rvd_stream_work_begin(s->work);
         rvd_loop_post(s->loop, &r->start);
+        if (revdial_engine_accept(s->engine, st->id) == REVDIAL_OK) rvd_stream_touch_locked(s);
     }
     rvd_stream_unlock(s);
+    revdial_session_unref(s);
     return code;
 }
 
@@ -16905,10 +16926,6 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
         rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);
         return;
     }
-    rvd_stream_lock(s);
-    revdial_engine_accept(s->engine, st->id);
-    rvd_stream_flush_soon_locked(s);
-    rvd_stream_unlock(s);
     rvd_agent_forward_free(f);
 }
 

@@ -82,6 +82,84 @@ TEST(a_stream_that_failed_ends_its_socket_with_ECONNRESET_and_never_with_EOF)
     world_close(&w);
 }
 
+// ------------------------------------------------------------------------------------------------
+// Handing a stream on accepts it
+
+// Echoes through a plain socket, where the client speaks first.
+static void echo_socket(int fd)
+{
+    char buf[64];
+    ssize_t n;
+    if (fd < 0) return;
+    while ((n = raw_read(fd, buf, sizeof buf)) > 0)
+        if (!raw_send(fd, buf, (size_t)n)) break;
+    close(fd);
+}
+
+static void taker(void *ud, revdial_stream *st)
+{
+    const char *how = revdial_meta(st, "do");
+    revdial_pollfd item = {.st = st, .events = POLLIN};
+    int fds[2];
+    (void)ud;
+    if (strcmp(how, "fd") == 0) {
+        int fd = revdial_stream_fd(st);
+        echo_socket(fd);
+        if (fd < 0) revdial_close(st);
+    } else if (strcmp(how, "join") == 0) {
+        if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0) abort();
+        revdial_join(st, fds[0], fds[0], NULL);
+        echo_socket(fds[1]);
+    } else if (strcmp(how, "poll") == 0) {
+        if (revdial_poll(&item, 1, UTIL_WAIT_MS) == 1) util_echo(st);
+        revdial_close(st);
+    } else {
+        revdial_shutdown(st, REVDIAL_RD);
+        util_gate_wait(&((world *)ud)->go, 1);
+        revdial_write(st, "out", 3);
+        revdial_close(st);
+    }
+}
+
+static void check_taken(revdial_stream *st, const char *how, const revdial_err *err)
+{
+    char buf[3] = "";
+    if (!st) test_fail(__FILE__, __LINE__, "%s: %s", how, err->msg);
+    if (!st) return;
+    if (strcmp(how, "stop") != 0) CHECK_INT(revdial_write(st, "out", 3), 3);
+    if (strcmp(how, "stop") != 0) CHECK_INT(revdial_shutdown(st, REVDIAL_WR), 0);
+    CHECK_INT(util_read_all(st, buf, 3), 3);
+    CHECK(memcmp(buf, "out", 3) == 0);
+    CHECK_INT(revdial_read(st, buf, 1), 0);
+    revdial_close(st);
+}
+
+TEST(a_handler_that_joins_polls_or_shuts_its_stream_has_accepted_it)
+{
+    static const char *const ways[] = {"fd", "join", "poll", "stop"};
+    world w;
+    world_init(&w);
+    w.acfg.handler = taker;
+    w.pcfg.on_stream = taker;
+    if (world_open(&w)) {
+        for (int i = 0; i < 4; i++) {
+            revdial_err err = {0};
+            revdial_stream *st = world_dial(&w, ways[i], 0, &err);
+            util_gate_add(&w.go, 1);
+            check_taken(st, ways[i], &err);
+        }
+        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS);
+        for (int i = 0; i < 4 && CHECK(s != NULL); i++) {  // and the other way round
+            revdial_kv meta = {"do", ways[i]};
+            revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
+            revdial_err err = {0};
+            check_taken(revdial_session_dial(s, &opts, &err), ways[i], &err);
+        }
+        revdial_session_unref(s);
+    }
+    world_close(&w);
+}
+
 TEST(a_socket_closed_with_unread_bytes_resets_the_stream)
 {
     world w;
