@@ -474,7 +474,8 @@ REVDIAL_API void revdial_engine_free(revdial_engine *e);
 
 // Bytes from the wire; len 0 is the end of the connection. Stops after each piece that raises an
 // event: drain the events, then give it the rest.
-//   returns  bytes used, 0..len (0 also while events wait to be drained); REVDIAL_ECLOSED once dead
+//   returns  bytes used, 0..len (0 also while events wait to be drained); REVDIAL_ECLOSED once
+//            dead; EINVAL for a len over PTRDIFF_MAX, such as the -1 of a read(2) that failed
 //   owns     buf stays yours; it must not change until revdial_engine_event() has returned 0
 //   thread   one at a time per engine
 REVDIAL_API ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len,
@@ -492,7 +493,8 @@ REVDIAL_API int revdial_engine_event(revdial_engine *e, revdial_event *ev);
 REVDIAL_API int revdial_engine_output(revdial_engine *e, struct iovec *iov, int max);
 
 // The first n bytes of what revdial_engine_output() showed are on the wire, the others are shown
-// again by its next call. Room that this makes shows up as REVDIAL_EV_WRITABLE.
+// again by its next call. Room that this makes shows up as REVDIAL_EV_WRITABLE. An n that is
+// negative, as a writev(2) that failed returns it, counts as 0.
 //   thread   one at a time per engine
 REVDIAL_API void revdial_engine_sent(revdial_engine *e, size_t n);
 
@@ -548,7 +550,8 @@ REVDIAL_API size_t revdial_engine_expected(revdial_engine *e, uint32_t id);
 
 // Takes received bytes and gives their credit back to the peer.
 //   returns  >0 bytes; 0 the peer finished and all was read; REVDIAL_EAGAIN nothing there yet;
-//            REVDIAL_ERESET, ELOST, ECLOSED, EINVAL (no such stream)
+//            REVDIAL_ERESET, ELOST, ECLOSED, EINVAL (no such stream, or len is 0 or over
+//            PTRDIFF_MAX)
 //   thread   one at a time per engine
 REVDIAL_API ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t len);
 
@@ -558,22 +561,24 @@ REVDIAL_API ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *
 REVDIAL_API int revdial_engine_writable(revdial_engine *e, uint32_t id);
 
 // Queues bytes as far as the peer's credit and the output allow. Copies.
-//   returns  bytes taken, 0..len (0: wait for EV_WRITABLE); REVDIAL_ERESET, ECLOSED, EINVAL, ENOMEM
+//   returns  bytes taken, 0..len (0: wait for EV_WRITABLE); REVDIAL_ERESET, ECLOSED, ENOMEM, EINVAL
+//            (no such stream, or a len over PTRDIFF_MAX)
 //   thread   one at a time per engine
 REVDIAL_API ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const void *buf,
                                            size_t len);
 
 // The same two without a copy. peek shows received bytes where they lie, and accepts nothing;
-// consume accepts, and gives their credit back once they have left you.
+// consume accepts, and gives their credit back once they have left you; a negative n is ignored.
 //   returns  bytes at *data, 0 none now; then as revdial_engine_read() for the reason
 //   thread   one at a time per engine
 REVDIAL_API ptrdiff_t revdial_engine_peek(revdial_engine *e, uint32_t id, const void **data);
 REVDIAL_API void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n);
 
 // reserve gives room for payload inside the output, with the gap for the header before it; commit
-// makes the first n bytes written there a frame (0 gives the room back). One at a time: nothing
-// else may be called in between.
-//   returns  bytes of room at *at; 0: wait for EV_WRITABLE; errors as revdial_engine_write()
+// makes the first n bytes written there a frame (0 or a negative n gives the room back). One at a
+// time: nothing else may be called in between.
+//   returns  bytes of room at *at; 0: wait for EV_WRITABLE; errors as revdial_engine_write();
+//            EINVAL also for a want of 0
 //   thread   one at a time per engine
 REVDIAL_API ptrdiff_t revdial_engine_reserve(revdial_engine *e, uint32_t id, void **at,
                                              size_t want);
@@ -956,7 +961,9 @@ REVDIAL_API int revdial_dial_cancel(revdial_proxy *p, int64_t dial);
 
 // Reads what is there, waiting for the first byte.
 //   blocks   until the read deadline
-//   returns  >0 bytes; 0 EOF; REVDIAL_EAGAIN, ETIMEDOUT, ERESET (see revdial_error()), ECLOSED
+//   returns  >0 bytes; 0 EOF and nothing else; REVDIAL_EAGAIN, ETIMEDOUT, ERESET (see
+//            revdial_error()), ECLOSED; EINVAL: there is no room for a byte, count is negative, or
+//            the lengths add up to more than PTRDIFF_MAX
 //   thread   any but I/O threads, one reader at a time
 REVDIAL_API ptrdiff_t revdial_read(revdial_stream *st, void *buf, size_t len);
 REVDIAL_API ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count);
@@ -964,7 +971,8 @@ REVDIAL_API ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov,
 // Writes all of it, as the peer grants credit.
 //   blocks   until the write deadline
 //   returns  len; less if the deadline passed or the stream failed in between; or REVDIAL_EAGAIN,
-//            ETIMEDOUT, ERESET, ECLOSED if nothing was taken. buf is yours again in every case
+//            ETIMEDOUT, ERESET, ECLOSED if nothing was taken; EINVAL as above, but a write of 0
+//            bytes returns 0: it accepts the stream. buf is yours again in every case
 //   thread   any but I/O threads; calls of several threads are not mixed, one waits for the other
 REVDIAL_API ptrdiff_t revdial_write(revdial_stream *st, const void *buf, size_t len);
 REVDIAL_API ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count);
@@ -1005,7 +1013,8 @@ typedef struct revdial_pollfd {
 // thread then writes to them goes out together: with the last one's, with the next poll, or when
 // the I/O thread gets to it, which is woken for that at once.
 //   blocks   for timeout_ms (-1 for ever)
-//   returns  how many items have revents, 0 at the timeout, REVDIAL_ENOMEM, ESYS, EDEADLK
+//   returns  how many items have revents, 0 at the timeout, REVDIAL_ENOMEM, ESYS, EDEADLK,
+//            EINVAL (count is over INT_MAX)
 //   thread   any but I/O threads
 REVDIAL_API int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms);
 
@@ -1029,7 +1038,7 @@ typedef struct revdial_join_opts {
 // back-pressure and closes them all. A stream that fails ends a socket with RST, not with FIN.
 //   rfd, wfd a socket (the same twice) or two pipes; made non-blocking
 //   owns     all three, on success and on failure
-//   returns  0, ECLOSED, ESYS, ENOMEM, EINVAL (done is not called then)
+//   returns  0, ECLOSED, ESYS, ENOMEM, EINVAL (done is called after 0 only)
 //   thread   any
 REVDIAL_API int revdial_join(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts);
 
@@ -1235,6 +1244,9 @@ static void rvd_base_free(rvd_heap *h, void *p, size_t size)
     else
         free(p);
 }
+
+// No buffer is longer than this: a larger length is the negative result of a failed call.
+#define RVD_BASE_LEN_MAX ((size_t)PTRDIFF_MAX)
 
 // An intrusive list: the head is a link too, a link that is in no list points to itself.
 typedef struct rvd_base_link {
@@ -2098,6 +2110,7 @@ static size_t rvd_wire_preamble_put(uint8_t *buf, size_t size, const revdial_dia
         rvd_base_put_u32(tlv + 3, (uint32_t)opts->timeout_ms);
         rvd_wire_out_add(&o, tlv, sizeof tlv);
     }
+    if (opts->meta_count > size) return 0;  // each takes some bytes
     for (size_t i = 0; i < opts->meta_count; i++) {
         const char *key = opts->meta[i].key;
         if (!*key || strchr(key, '=') || rvd_wire_is_reserved(key)) return 0;
@@ -6863,6 +6876,7 @@ size_t revdial_via_input(revdial_via *v, const void *buf, size_t len)
 {
     const uint8_t *p = (const uint8_t *)buf;
     size_t at = 0;
+    if (len > RVD_BASE_LEN_MAX) return 0;
     if (len == 0 && v->state < RVD_VIA_OPEN)
         rvd_via_fail(v, REVDIAL_ELOST, -1, "it closed the connection without an answer");
     while (at < len && v->state < RVD_VIA_OPEN) {
@@ -6882,7 +6896,7 @@ size_t revdial_via_output(const revdial_via *v, const void **data)
 
 void revdial_via_sent(revdial_via *v, size_t n)
 {
-    n = rvd_base_min(n, v->out_end - v->out_sent);
+    n = n > RVD_BASE_LEN_MAX ? 0 : rvd_base_min(n, v->out_end - v->out_sent);
     rvd_base_wipe(v->out + v->out_sent, n);
     v->out_sent += n;
 }
@@ -7904,6 +7918,7 @@ ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len, i
 {
     ptrdiff_t used;
     RVD_ENGINE_CHECK(e);
+    if (len > RVD_BASE_LEN_MAX) return REVDIAL_EINVAL;
     if (!e->is_up || e->mux.dead || len == 0) {
         if (now_us > e->now_us) e->now_us = now_us;
         used = rvd_engine_early_input(e, buf, len);
@@ -8026,7 +8041,9 @@ int revdial_engine_output(revdial_engine *e, struct iovec *iov, int max)
 
 void revdial_engine_sent(revdial_engine *e, size_t n)
 {
-    size_t hello = rvd_base_min(n, e->hello_len - e->hello_sent);
+    size_t hello;
+    if (n > RVD_BASE_LEN_MAX) n = 0;
+    hello = rvd_base_min(n, e->hello_len - e->hello_sent);
     e->hello_sent += hello;
     if (e->hello && e->hello_sent == e->hello_len) rvd_engine_hello_free(e);
     n -= hello;
@@ -8111,7 +8128,7 @@ ptrdiff_t revdial_engine_peek(revdial_engine *e, uint32_t id, const void **data)
 void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n)
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
-    if (!s || !n) return;
+    if (!s || !n || n > RVD_BASE_LEN_MAX) return;
     rvd_mux_ack(&e->mux, s);
     rvd_mux_consume(&e->mux, s, (uint32_t)rvd_base_min(n, s->buffered));
     RVD_ENGINE_CHECK(e);
@@ -8128,11 +8145,11 @@ ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t 
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
     size_t got;
-    if (!s) return REVDIAL_EINVAL;
+    if (!s || !len || len > RVD_BASE_LEN_MAX) return REVDIAL_EINVAL;
     if (s->phase == RVD_MUX_SHOWN) rvd_mux_ack(&e->mux, s);
     got = rvd_mux_read(&e->mux, s, buf, len);
     RVD_ENGINE_CHECK(e);
-    return got || !len ? (ptrdiff_t)got : rvd_mux_read_state(&e->mux, s);
+    return got ? (ptrdiff_t)got : rvd_mux_read_state(&e->mux, s);
 }
 
 ptrdiff_t revdial_engine_reserve(revdial_engine *e, uint32_t id, void **at, size_t want)
@@ -8140,7 +8157,7 @@ ptrdiff_t revdial_engine_reserve(revdial_engine *e, uint32_t id, void **at, size
     rvd_mux_stream *s = rvd_engine_find(e, id);
     uint8_t *room = NULL;
     ptrdiff_t n;
-    if (!s) return REVDIAL_EINVAL;
+    if (!s || !want || want > RVD_BASE_LEN_MAX) return REVDIAL_EINVAL;
     n = rvd_mux_reserve(&e->mux, s, &room, want);
     *at = room;
     e->mux.reserved = n > 0 ? (uint32_t)n : 0;
@@ -8150,6 +8167,7 @@ ptrdiff_t revdial_engine_reserve(revdial_engine *e, uint32_t id, void **at, size
 void revdial_engine_commit(revdial_engine *e, uint32_t id, size_t n)
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
+    if (n > RVD_BASE_LEN_MAX) n = 0;
     REVDIAL_ASSERT(s && n <= e->mux.reserved);
     e->mux.reserved = 0;
     if (n) rvd_mux_commit(&e->mux, s, (uint32_t)n);
@@ -8168,7 +8186,7 @@ ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const void *buf, 
     const uint8_t *from = buf;
     size_t done = 0;
     rvd_mux_stream *s = rvd_engine_find(e, id);
-    if (!s) return REVDIAL_EINVAL;
+    if (!s || len > RVD_BASE_LEN_MAX) return REVDIAL_EINVAL;
     while (done < len) {
         ptrdiff_t n = rvd_mux_write(&e->mux, s, from + done, len - done);
         if (n < 0 && !done) return n;
@@ -8186,7 +8204,7 @@ ptrdiff_t revdial_engine_lend(revdial_engine *e, uint32_t id, const void *buf, s
     const uint8_t *from = buf;
     size_t done = 0;
     rvd_mux_stream *s = rvd_engine_find(e, id);
-    if (!s) return REVDIAL_EINVAL;
+    if (!s || len > RVD_BASE_LEN_MAX) return REVDIAL_EINVAL;
     while (done < len) {
         ptrdiff_t n = rvd_mux_lend(&e->mux, s, from + done, len - done);
         if (n < 0 && !done) return n;
@@ -12910,13 +12928,27 @@ static ptrdiff_t rvd_stream_wait_locked(revdial_stream *st, rvd_stream_waiter *w
     return r == -ETIMEDOUT ? REVDIAL_ETIMEDOUT : 0;
 }
 
+// How many bytes the vectors have. REVDIAL_EINVAL: a negative count, or more bytes than a call can
+// return.
+static ptrdiff_t rvd_stream_iov_len(const struct iovec *iov, int count)
+{
+    size_t total = 0;
+    if (count < 0) return REVDIAL_EINVAL;
+    for (int i = 0; i < count; i++) {
+        if (iov[i].iov_len > RVD_BASE_LEN_MAX - total) return REVDIAL_EINVAL;
+        total += iov[i].iov_len;
+    }
+    return (ptrdiff_t)total;
+}
+
 static ptrdiff_t rvd_stream_read_locked(revdial_stream *st, const struct iovec *iov, int count)
 {
     ptrdiff_t total = 0;
     for (int i = 0; i < count; i++) {
-        ptrdiff_t n =
-            revdial_engine_read(st->session->engine, st->id, iov[i].iov_base, iov[i].iov_len);
-        if (n < 0 || (n == 0 && iov[i].iov_len)) return total ? total : n;
+        ptrdiff_t n;
+        if (!iov[i].iov_len) continue;
+        n = revdial_engine_read(st->session->engine, st->id, iov[i].iov_base, iov[i].iov_len);
+        if (n <= 0) return total ? total : n;
         total += n;
         if ((size_t)n < iov[i].iov_len) break;
     }
@@ -12928,6 +12960,7 @@ ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count)
     revdial_session *s = st->session;
     ptrdiff_t n;
     int first = 0;
+    if (rvd_stream_iov_len(iov, count) <= 0) return REVDIAL_EINVAL;  // 0 would look like EOF
     rvd_stream_lock(s);
     for (;;) {
         rvd_stream_waiter w = {.events = RVD_STREAM_WAKE_RD};
@@ -13026,6 +13059,7 @@ ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
     revdial_session *s = st->session;
     ptrdiff_t done = 0, n;
     int has_turn, waits = 0;
+    if (rvd_stream_iov_len(iov, count) < 0) return REVDIAL_EINVAL;
     rvd_stream_lock(s);
     n = rvd_stream_write_begin_locked(st);
     has_turn = n == 0;
@@ -13311,6 +13345,7 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
     int64_t until = rvd_stream_deadline(timeout_ms);
     size_t size, k = 0;
     int r, streams;
+    if (count > INT_MAX) return REVDIAL_EINVAL;
     for (size_t i = 0; i < count; i++) {
         revdial_session *s = items[i].st ? items[i].st->session : NULL;
         p.fd_count += !s;
@@ -13765,6 +13800,7 @@ static int rvd_relay_begin(revdial_stream *st, int rfd, int wfd, const revdial_j
     static const revdial_join_opts none;
     if (!opts) opts = &none;
     if (opts->early_len > RVD_RELAY_EARLY_MAX || opts->idle_ms < 0) return REVDIAL_EINVAL;
+    if (opts->early_len && !opts->early) return REVDIAL_EINVAL;
     if (rvd_sys_set_nonblocking(rfd) < 0) return REVDIAL_ESYS;
     if (wfd != rfd && rvd_sys_set_nonblocking(wfd) < 0) return REVDIAL_ESYS;
     rvd_sys_tune_client(wfd);

@@ -550,6 +550,60 @@ TEST(row_21_to_24_frames_that_say_little)
     SCRIPT_CHECK_ALL(cases);
 }
 
+// ---- lengths and counts of callers
+
+TEST(a_read_of_nothing_is_EINVAL_and_only_the_end_is_0)
+{
+    static const rig_options plain;
+    rig *r = rig_new(&plain);
+    char c[4];
+    uint32_t id;
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .hold");
+    id = rig_id(r, 1, 1);
+    CHECK_INT(revdial_engine_read(r->e, id, c, 0), REVDIAL_EINVAL);
+    CHECK_INT(revdial_engine_read(r->e, id, NULL, 0), REVDIAL_EINVAL);
+    CHECK_INT(revdial_engine_read(r->e, id, c, SIZE_MAX), REVDIAL_EINVAL);
+    CHECK_INT(revdial_engine_read(r->e, id, c, 1), REVDIAL_EAGAIN);
+    script_run(r, "Wp1+FIN");
+    CHECK_INT(revdial_engine_read(r->e, id, c, 0), REVDIAL_EINVAL);
+    CHECK_INT(revdial_engine_read(r->e, id, c, 1), 0);
+    rig_end(r);
+}
+
+// Loops pass on what read(2), write(2) and writev(2) return.
+TEST(the_minus_one_of_a_failed_call_moves_nothing)
+{
+    for (int role = REVDIAL_ROLE_PROXY; role <= REVDIAL_ROLE_BACKEND; role++) {
+        rig_options o = {.role = role};
+        rig *r = rig_new(&o);
+        const void *data;
+        void *at;
+        struct iovec iov[4];
+        uint32_t id;
+        REQUIRE(r != NULL);
+        script_run(r, "Wp1+SYN .hold Dp1'abc'");
+        id = rig_id(r, 1, 1);
+        CHECK_INT(revdial_engine_input(r->e, "", (size_t)-1, r->now), REVDIAL_EINVAL);
+        CHECK_INT(revdial_engine_peek(r->e, id, &data), 3);
+        revdial_engine_consume(r->e, id, (size_t)-1);
+        CHECK_INT(revdial_engine_peek(r->e, id, &data), 3);
+        CHECK_INT(revdial_engine_reserve(r->e, id, &at, 0), REVDIAL_EINVAL);
+        CHECK_INT(revdial_engine_reserve(r->e, id, &at, (size_t)-1), REVDIAL_EINVAL);
+        CHECK(revdial_engine_reserve(r->e, id, &at, 10) > 0);
+        revdial_engine_commit(r->e, id, (size_t)-1);
+        CHECK_INT(revdial_engine_write(r->e, id, "x", (size_t)-1), REVDIAL_EINVAL);
+        CHECK_INT(revdial_engine_lend(r->e, id, "x", (size_t)-1), REVDIAL_EINVAL);
+        CHECK_INT(revdial_engine_write(r->e, id, "xyz", 3), 3);
+        CHECK(revdial_engine_output(r->e, iov, 4) > 0);
+        revdial_engine_sent(r->e, (size_t)-1);
+        CHECK_INT(revdial_engine_output(r->e, iov, -1), 0);
+        script_run(r, ".flow");
+        CHECK_STR(rig_out(r), "Wp1+ACK Dp1'xyz'");
+        rig_end(r);
+    }
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);

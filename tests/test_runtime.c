@@ -69,7 +69,41 @@ TEST(readv_and_writev_take_vectors_with_empty_ones_between)
     world_close(&w);
 }
 
-TEST(U15_a_read_or_write_of_nothing_returns_0_at_once_and_accepts)
+TEST(lengths_that_cannot_be_are_EINVAL_and_harm_nobody)
+{
+    world w;
+    char c[4] = "abc";
+    size_t half = ((size_t)PTRDIFF_MAX >> 1) + 1;
+    struct iovec two[3] = {{c, half}, {c, half}, {c, 1}}, all[3] = {{c, 1}, {c, SIZE_MAX}, {c, 1}};
+    world_init(&w);
+    if (world_open(&w)) {
+        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
+        revdial_stream *other = world_dial(&w, "echo", 0, NULL);
+        if (CHECK(st != NULL && other != NULL)) {
+            revdial_pollfd p = {st, 0, POLLIN | POLLOUT, 0};
+            struct iovec good = {c, 3};
+            CHECK_INT(revdial_writev(st, two, 2), REVDIAL_EINVAL);
+            CHECK_INT(revdial_readv(st, two, 2), REVDIAL_EINVAL);
+            CHECK_INT(revdial_writev(st, all, 3), REVDIAL_EINVAL);
+            CHECK_INT(revdial_readv(st, all, 3), REVDIAL_EINVAL);
+            CHECK_INT(revdial_write(st, c, SIZE_MAX), REVDIAL_EINVAL);
+            CHECK_INT(revdial_read(st, c, SIZE_MAX), REVDIAL_EINVAL);
+            CHECK_INT(revdial_writev(st, &good, -1), REVDIAL_EINVAL);
+            CHECK_INT(revdial_readv(st, &good, -1), REVDIAL_EINVAL);
+            CHECK_INT(revdial_readv(st, &good, INT_MIN), REVDIAL_EINVAL);
+            CHECK_INT(revdial_poll(&p, (size_t)-1, 0), REVDIAL_EINVAL);
+            CHECK_INT(revdial_write(st, c, 3), 3);
+            CHECK_INT(revdial_write(other, c, 3), 3);
+            CHECK_INT(util_read_all(st, c, 3), 3);
+            CHECK_INT(util_read_all(other, c, 3), 3);
+        }
+        revdial_close(st);
+        revdial_close(other);
+    }
+    world_close(&w);
+}
+
+TEST(U15_a_write_of_nothing_returns_0_at_once_and_a_read_of_nothing_is_EINVAL_not_EOF)
 {
     world w;
     char c;
@@ -79,9 +113,13 @@ TEST(U15_a_read_or_write_of_nothing_returns_0_at_once_and_accepts)
         if (CHECK(st != NULL)) {
             revdial_ledger before, l;
             CHECK_INT(revdial_stream_ledger(st, &before), 0);
-            CHECK_INT(revdial_read(st, &c, 0), 0);
-            CHECK_INT(revdial_read(st, NULL, 0), 0);
+            struct iovec none[2] = {{&c, 0}, {NULL, 0}};
+            CHECK_INT(revdial_read(st, &c, 0), REVDIAL_EINVAL);
+            CHECK_INT(revdial_read(st, NULL, 0), REVDIAL_EINVAL);
+            CHECK_INT(revdial_readv(st, none, 2), REVDIAL_EINVAL);
+            CHECK_INT(revdial_readv(st, none, 0), REVDIAL_EINVAL);
             CHECK_INT(revdial_write(st, NULL, 0), 0);
+            CHECK_INT(revdial_writev(st, none, 2), 0);
             CHECK_INT(revdial_stream_ledger(st, &l), 0);
             CHECK_INT(l.sent, before.sent);
             revdial_close(st);
