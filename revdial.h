@@ -9247,6 +9247,21 @@ static int rvd_sys_addr_is_loopback(const rvd_sys_addr *a)
     return IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
 }
 
+// The same address and port?
+static int rvd_sys_addr_is_same(const rvd_sys_addr *a, const rvd_sys_addr *b)
+{
+    const struct sockaddr_in6 *a6 = (const struct sockaddr_in6 *)&a->ss;
+    const struct sockaddr_in6 *b6 = (const struct sockaddr_in6 *)&b->ss;
+    const struct sockaddr_in *a4 = (const struct sockaddr_in *)&a->ss;
+    const struct sockaddr_in *b4 = (const struct sockaddr_in *)&b->ss;
+    if (a->ss.ss_family != b->ss.ss_family) return 0;
+    if (a->ss.ss_family == AF_INET)
+        return a4->sin_port == b4->sin_port && a4->sin_addr.s_addr == b4->sin_addr.s_addr;
+    return a->ss.ss_family == AF_INET6 && a6->sin6_port == b6->sin6_port &&
+           a6->sin6_scope_id == b6->sin6_scope_id &&
+           memcmp(&a6->sin6_addr, &b6->sin6_addr, sizeof a6->sin6_addr) == 0;
+}
+
 static int rvd_sys_getsockname(int fd, rvd_sys_addr *a)
 {
     int r;
@@ -9546,6 +9561,17 @@ static int rvd_sys_socket_tcp(int family)
     return fd < 0 ? -errno : rvd_sys_own(fd);
 }
 
+// A socket that asks for an unused port of this machine may be given that very port as its own. TCP
+// then connects it to itself (RFC 9293 section 3.5, simultaneous open), and whoever belongs there
+// finds the port taken. That counts as refused; a reset on close frees the port at once.
+static int rvd_sys_refuse_itself(int fd, const rvd_sys_addr *peer)
+{
+    rvd_sys_addr own;
+    if (rvd_sys_getsockname(fd, &own) < 0 || !rvd_sys_addr_is_same(&own, peer)) return 0;
+    rvd_sys_set_abort(fd, 1);
+    return -ECONNREFUSED;
+}
+
 // Returns 0 connected, -EINPROGRESS (wait until fd is writable, then ask rvd_sys_connect_result()),
 // -EAGAIN a unix listener whose queue is full, or why not.
 static int rvd_sys_connect_start(int fd, const rvd_sys_addr *to)
@@ -9555,10 +9581,11 @@ static int rvd_sys_connect_start(int fd, const rvd_sys_addr *to)
     // An interrupted connect goes on by itself; asking again tells how far it is.
     do r = RVD_SYS_CONNECT(fd, rvd_sys_sockaddr(to), to->len);
     while (r < 0 && errno == EINTR);
-    if (r == 0 || errno == EISCONN) return 0;
-    if (errno != EALREADY && errno != EINPROGRESS) return -errno;
+    if (r < 0 && errno != EISCONN && errno != EALREADY && errno != EINPROGRESS) return -errno;
+    if (to->ss.ss_family == AF_UNIX) return 0;
     // The handshake with a listener on this machine is over by now, though the call cannot say so.
-    return rvd_sys_getpeername(fd, &peer) == 0 ? 0 : -EINPROGRESS;
+    if (rvd_sys_getpeername(fd, &peer) < 0) return -EINPROGRESS;
+    return rvd_sys_refuse_itself(fd, &peer);
 }
 
 // Returns 0 connected, -EINPROGRESS not yet (the event was spurious), or why it failed.
@@ -9572,7 +9599,8 @@ static int rvd_sys_connect_result(int fd)
     if (r < 0) return -errno;
     if (error) return -error;
     r = rvd_sys_getpeername(fd, &peer);
-    return r == -ENOTCONN ? -EINPROGRESS : r;
+    if (r < 0) return r == -ENOTCONN ? -EINPROGRESS : r;
+    return rvd_sys_refuse_itself(fd, &peer);
 }
 
 // Removes the path of a listener, BEFORE that one is closed: a path whose listener is gone may be a
@@ -16667,6 +16695,7 @@ typedef struct rvd_agent_link {
     int is_up, has_been_up;
     unsigned attempt, failures, auth_failures;
     int64_t up_us, connect_until_us;
+    int connect_error;  // of an address that failed at once
     rvd_loop_job job;
     rvd_loop_task task;
     rvd_sys_addr addresses[RVD_AGENT_ADDRESSES];
@@ -17480,6 +17509,7 @@ static void rvd_agent_link_connect(rvd_agent_link *l, int last_error)
     const rvd_sys_addr *to;
     int r, left = l->address_count - l->address_at;
     rvd_agent_hang_up(a->loop, &l->io);
+    l->connect_error = 0;
     if (!left || now >= l->connect_until_us) {
         rvd_agent_link_fail(l, REVDIAL_ESYS, last_error, rvd_agent_link_hop(l),
                             rvd_agent_link_why(l, "cannot connect to the proxy",
@@ -17498,7 +17528,7 @@ static void rvd_agent_link_connect(rvd_agent_link *l, int last_error)
                                     rvd_agent_share(now, l->connect_until_us, left));
     if (r == 0) return;
     rvd_loop_remove(a->loop, &l->io);
-    rvd_sys_fail(&l->err, REVDIAL_ESYS, -r, rvd_agent_link_hop(l), "cannot connect");
+    l->connect_error = -r;
     rvd_agent_link_move_timer(l, now);  // the next one in the next pass
 }
 
@@ -17631,11 +17661,6 @@ static void rvd_agent_link_on_io(rvd_loop_io *io)
 
 static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, revdial_err *err);
 
-static int rvd_agent_is_same_ip(const rvd_sys_addr *a, const rvd_sys_addr *b)
-{
-    return a->len == b->len && memcmp(&a->ss, &b->ss, a->len) == 0;
-}
-
 // all_addresses: every address of the name gets a link of its own.
 static void rvd_agent_link_spread(rvd_agent_link *root)
 {
@@ -17644,7 +17669,7 @@ static void rvd_agent_link_spread(rvd_agent_link *root)
         rvd_agent_link *l = NULL;
         for (unsigned k = 0; k < a->link_count && !l; k++)
             if (a->links[k]->root == root && a->links[k]->pinned.len &&
-                rvd_agent_is_same_ip(&a->links[k]->pinned, &root->addresses[i]))
+                rvd_sys_addr_is_same(&a->links[k]->pinned, &root->addresses[i]))
                 l = a->links[k];
         if (l) continue;
         l = rvd_agent_link_new(a, root->text, NULL);
@@ -17749,7 +17774,7 @@ static void rvd_agent_link_on_timer(rvd_loop_timer *t)
     rvd_agent_link *l = RVD_BASE_OWNER(t, rvd_agent_link, timer);
     rvd_agent_link_move_timer(l, INT64_MAX);  // into the slot that it has just left
     if (l->state == RVD_AGENT_CONNECTING)
-        rvd_agent_link_connect(l, ETIMEDOUT);
+        rvd_agent_link_connect(l, l->connect_error ? l->connect_error : ETIMEDOUT);
     else if (l->state == RVD_AGENT_PASSING)
         rvd_agent_via_timed_out(l);
     else if (l->state == RVD_AGENT_WAITING)

@@ -39,6 +39,7 @@ static int util_thread_create(pthread_t *t, const pthread_attr_t *attr, void *(*
 static int util_accept(int fd, struct sockaddr *from, socklen_t *len);
 static int util_clock_gettime(clockid_t id, struct timespec *t);
 static int util_close(int fd);
+static int util_connect(int fd, const struct sockaddr *to, socklen_t len);
 static int util_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *until);
 static inline int util_poll(struct pollfd *items, nfds_t count, int timeout_ms);
 static int util_getpeername(int fd, struct sockaddr *a, socklen_t *len);
@@ -46,6 +47,7 @@ static const struct timespec *util_real(const struct timespec *until, struct tim
 #define RVD_SYS_ACCEPT util_accept
 #define RVD_SYS_CLOCK_GETTIME util_clock_gettime
 #define RVD_SYS_CLOSE util_close
+#define RVD_SYS_CONNECT util_connect
 #define RVD_SYS_COND_TIMEDWAIT util_cond_timedwait
 #define RVD_SYS_FUTEX(word, op, value, until, word2, mask) \
     syscall(SYS_futex, word, op, value, util_real(until, &(struct timespec){0, 0}), word2, mask)
@@ -219,6 +221,18 @@ static int util_accept(int fd, struct sockaddr *from, socklen_t *len)
     if (r >= 0) atomic_fetch_add(&util_accepts, 1);
     if (r < 0 && errno == EMFILE) atomic_fetch_add(&util_accepts_without_fd, 1);
     return r;
+}
+
+// So many of the library's next sockets get the very port as their own that they connect to.
+static atomic_int util_connects_to_itself;
+
+static int util_connect(int fd, const struct sockaddr *to, socklen_t len)
+{
+    if (atomic_load(&util_connects_to_itself) > 0 && to->sa_family == AF_INET) {
+        atomic_fetch_sub(&util_connects_to_itself, 1);
+        if (bind(fd, to, len) != 0) abort();
+    }
+    return connect(fd, to, len);
 }
 
 // So often a socket that is connected is not yet when the library asks, as if its peer were far.

@@ -625,6 +625,23 @@ TEST(R25_R26_addresses_are_tried_in_turn_until_one_answers)
     world_close(&w);
 }
 
+TEST(an_agent_whose_proxy_is_down_does_not_take_its_own_socket_for_it)
+{
+    stage s;
+    util_state e = {0};
+    stage_open(&s);
+    close(s.listener);
+    atomic_store(&util_connects_to_itself, 1);
+    if (stage_agent(&s) && CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 1, &e))) {
+        CHECK_INT(e.code, REVDIAL_ESYS);
+        CHECK(strstr(e.msg, "Connection refused") != NULL);
+        CHECK_INT(atomic_load(&util_connects_to_itself), 0);
+    }
+    s.listener = raw_listen(8, &s.port);
+    CHECK(s.listener >= 0);
+    stage_close(&s);
+}
+
 TEST(R25_U53_a_name_that_does_not_resolve_or_a_closed_port_is_tried_again_with_backoff)
 {
     char closed[64];

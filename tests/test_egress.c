@@ -327,6 +327,22 @@ static void stage_close(stage *s)
     nothing_leaked(&s->w);
 }
 
+TEST(an_agent_whose_egress_proxy_is_down_does_not_take_its_own_socket_for_it)
+{
+    stage s;
+    util_state e = {0};
+    stage_open(&s, "http://");
+    close(s.listener);
+    atomic_store(&util_connects_to_itself, 1);
+    if (stage_agent(&s) && CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 1, &e))) {
+        CHECK_INT(e.code, REVDIAL_ESYS);
+        CHECK(strstr(e.msg, "Connection refused") != NULL);
+    }
+    CHECK_INT(atomic_load(&util_connects_to_itself), 0);
+    s.listener = raw_listen(8, &s.port);
+    stage_close(&s);
+}
+
 // Says something and lets the agent end the connection.
 static void stage_say(int fd, const char *text)
 {

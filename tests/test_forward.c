@@ -113,6 +113,36 @@ static int dial_port(world *w, int port, revdial_stream **st)
     return *st ? 1 : test_fail(__FILE__, __LINE__, "%s: %s", target, err.msg);
 }
 
+// The port of a target that is down may be among those that the system gives to outgoing
+// connections, and then to this very one.
+static void refuses_itself(int is_far)
+{
+    world w;
+    int port = 0;
+    char target[32];
+    revdial_err err = {0};
+    close(raw_listen(1, &port));
+    snprintf(target, sizeof target, "127.0.0.1:%d", port);
+    world_init(&w);
+    if (open_forwarder(&w)) {
+        atomic_store(&util_connects_to_itself, 1);
+        atomic_store(&util_connects_slowly, is_far);
+        CHECK(dial_target(&w, target, &err) == NULL);
+        CHECK_INT(err.reset, REVDIAL_RESET_CONNECT_REFUSED);
+        CHECK_INT(atomic_load(&util_connects_to_itself), 0);
+        int listener = raw_listen(1, &port);  // the target finds its port free
+        CHECK(listener >= 0);
+        close(listener);
+    }
+    world_close(&w);
+}
+
+TEST(a_connection_to_itself_counts_as_refused_and_leaves_the_port_free)
+{
+    refuses_itself(0);
+    refuses_itself(1);
+}
+
 // A target on this machine is connected when the call returns, one that is far away later.
 static void forwards_with_half_close(int is_far)
 {
