@@ -337,6 +337,10 @@ REVDIAL_API const char *revdial_version(void);
 //   thread   any
 REVDIAL_API int revdial_target_allowed(const char *const *allow, const char *target);
 
+// What is wrong with a rule of an allow list, and how it is written; NULL: nothing.
+//   thread   any
+REVDIAL_API const char *revdial_allow_problem(const char *rule);
+
 // ================================================================================================
 // MARK: api.engine
 // The protocol as a machine for your own loop: bytes and the time go in; bytes, events and "call me
@@ -1125,8 +1129,9 @@ typedef struct revdial_agent_config {
     void (*handler)(void *ud, revdial_stream *st);
     void *ud;
     // Targets this agent may connect to, NULL-terminated; NULL = none. A host name is followed to
-    // private addresses and to those of the internet; to loopback ("localhost" excepted), to
-    // link-local ones and to others that no name should lead to only where they have a rule, too.
+    // private addresses and to those of the internet. It is followed to loopback ("localhost"
+    // excepted), link-local and cloud metadata addresses only where an address rule covers them.
+    // A rule that can match nothing is refused: revdial_allow_problem().
     const char *const *allow;
     const char *default_target;  // when the dialler named none; always allowed
     int proxy_protocol;          // 1 or 2: start target connections with such a PROXY header
@@ -1165,7 +1170,7 @@ REVDIAL_API revdial_session *revdial_agent_session(revdial_agent *a, int timeout
 
 // Replaces the allow list, for targets that are connected to from now on. What runs goes on.
 //   allow    as in the config
-//   returns  0; REVDIAL_EINVAL: a pattern makes no sense, or ENOMEM: the old list is in force
+//   returns  0; REVDIAL_EINVAL (see revdial_allow_problem()) or ENOMEM: the old list is in force
 //   thread   any
 REVDIAL_API int revdial_agent_set_allow(revdial_agent *a, const char *const *allow);
 
@@ -16439,64 +16444,13 @@ revdial_proxy *revdial_proxy_open(const revdial_proxy_config *cfg, revdial_err *
 #define RVD_AGENT_JOBS 64             // threads for resolving and for credential_fn
 #define RVD_AGENT_STEADY_US 30000000  // up for so long: the next failure is a first one again
 #define RVD_AGENT_STOP_US 100000      // how often the stop flag is looked at
+#define RVD_AGENT_NO_BITS (-1000)     // of a rule without a slash
 
 // ---- which targets are allowed ----
 
 typedef struct rvd_agent_ports {
     uint32_t from, to;
 } rvd_agent_ports;
-
-// "80", "80-90" or "*".
-static int rvd_agent_ports_parse(const char *s, size_t len, rvd_agent_ports *out)
-{
-    const char *dash = memchr(s, '-', len);
-    uint64_t from, to;
-    size_t first = dash ? (size_t)(dash - s) : len;
-    if (len == 1 && *s == '*') {
-        out->from = 1;
-        out->to = 65535;
-        return 1;
-    }
-    if (!rvd_base_decimal(s, first, 65535, &from)) return 0;
-    to = from;
-    if (dash && !rvd_base_decimal(dash + 1, len - first - 1, 65535, &to)) return 0;
-    out->from = (uint32_t)from;
-    out->to = (uint32_t)to;
-    return from <= to && to > 0;
-}
-
-typedef struct rvd_agent_pattern {
-    const char *host;  // without brackets
-    size_t host_len;
-    rvd_agent_ports ports;
-    int bits;  // prefix length, -1 = no slash
-} rvd_agent_pattern;
-
-// "HOST:PORTS", "NET/BITS:PORTS"; IPv6 in brackets: "[fd00::]/8:*" or "[fd00::/8]:*".
-static int rvd_agent_pattern_parse(const char *text, rvd_agent_pattern *out)
-{
-    const char *colon = strrchr(text, ':'), *end = colon, *slash;
-    uint64_t bits;
-    if (!colon || !rvd_agent_ports_parse(colon + 1, strlen(colon + 1), &out->ports)) return 0;
-    out->host = text;
-    out->bits = -1;
-    slash = memchr(text, '/', (size_t)(end - text));
-    if (slash) {
-        size_t len = (size_t)(end - slash - 1) - (*text == '[' && end[-1] == ']');
-        if (!rvd_base_decimal(slash + 1, len, *text == '[' ? 128 : 32, &bits)) return 0;
-        out->bits = (int)bits;
-        end = slash;
-    }
-    if (*text == '[') {
-        int is_closed = end[-1] == ']', closes_later = slash && colon[-1] == ']';
-        if (is_closed == closes_later || end - text < 3) return 0;
-        out->host++;
-        end -= is_closed;
-    }
-    out->host_len = (size_t)(end - out->host);
-    // An IPv6 address without brackets: where would its port begin?
-    return out->host_len > 0 && (*text == '[' || !memchr(out->host, ':', out->host_len));
-}
 
 static const uint8_t *rvd_agent_ip_raw(const rvd_sys_addr *a)
 {
@@ -16530,29 +16484,163 @@ static int rvd_agent_prefix_matches(const uint8_t *a, const uint8_t *b, int bits
     return !rest || ((a[whole] ^ b[whole]) & (0xFF00 >> rest & 0xFF)) == 0;
 }
 
-// Does an address rule cover this address?
-static int rvd_agent_rule_covers(const char *rule, const rvd_sys_addr *a)
+// "80", "80-90" or "*". Returns NULL, or what is wrong.
+static const char *rvd_agent_ports_parse(const char *s, size_t len, rvd_agent_ports *out)
 {
-    rvd_agent_pattern p;
-    rvd_sys_addr net;
+    const char *dash = memchr(s, '-', len);
+    uint64_t from, to;
+    size_t first = dash ? (size_t)(dash - s) : len;
+    if (len == 1 && *s == '*') {
+        out->from = 1;
+        out->to = 65535;
+        return NULL;
+    }
+    if (!rvd_base_decimal(s, first, 65535, &from))
+        return "allow: a port is a number up to 65535, a range such as 80-90, or *";
+    to = from;
+    if (dash && !rvd_base_decimal(dash + 1, len - first - 1, 65535, &to))
+        return "allow: a range of ports is written 80-90";
+    if (from > to) return "allow: a range of ports begins with the lower one, as in 80-90";
+    out->from = (uint32_t)from;
+    out->to = (uint32_t)to;
+    return to > 0 ? NULL : "allow: there is no port 0; all ports are written *";
+}
+
+// A rule that is taken apart.
+typedef struct rvd_agent_rule {
+    enum rvd_sys_kind kind;
+    const char *host;  // NAME: a glob of host_len bytes, without the root's dot; UNIX: the path
+    size_t host_len;
+    rvd_agent_ports ports;
+    rvd_sys_addr net;  // IPV4 and IPV6
+    int bits;          // of it that count
+} rvd_agent_rule;
+
+static int rvd_agent_is_letter(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+}
+
+// Is there no name, or no name that it looks like, that this glob matches?
+static const char *rvd_agent_glob_problem(const char *host, size_t len)
+{
+    size_t label = 0, letters = 0, digits = 0, wild = 0;
+    if (len > RVD_SYS_HOST_MAX) return "allow: no host name is that long";
+    if (host[0] == '.') return "allow: all names below another one are written *.example.com:80";
+    for (size_t i = 0; i < len; i++) {
+        char c = host[i];
+        letters += (size_t)rvd_agent_is_letter(c);
+        digits += c >= '0' && c <= '9';
+        if (c == '*' || c == '?') wild = i + 1;
+        if (c == '.' && i == label) return "allow: nothing between two dots";
+        if (c == '.') label = i + 1;
+        if (!rvd_agent_is_letter(c) && !(c >= '0' && c <= '9') && !strchr("-.*?", c))
+            return "allow: a host name has letters, digits, - _ and dots; * and ? stand for any";
+    }
+    // A name server decides where "10.0.0.evil.example" leads, not whoever writes "10.0.0.*".
+    if (digits && !letters)
+        return "allow: no IPv4 address; a range of them is NET/BITS, as in 10.0.0.0/24:80";
+    if (wild <= label && rvd_sys_is_numeric(host + label, len - label))
+        return "allow: no host name ends in a number";
+    return NULL;
+}
+
+// The address of a rule, with IPv4 in IPv6 as IPv4, so that no rule is evaded by spelling.
+static const char *rvd_agent_net_parse(const char *host, size_t len, rvd_agent_rule *out)
+{
+    int is_v6 = memchr(host, ':', len) != NULL, ip_len;
     char text[80];
-    const uint8_t *ip, *net_ip;
-    int len, net_len, bits;
-    uint32_t port;
     size_t n;
-    if (a->ss.ss_family == AF_UNIX || !rvd_agent_pattern_parse(rule, &p)) return 0;
-    if (p.host_len > 50) return 0;
-    n = rvd_sys_append(text, sizeof text, 0, memchr(p.host, ':', p.host_len) ? "[" : "");
-    memcpy(text + n, p.host, p.host_len);
-    text[n + p.host_len] = '\0';
-    rvd_sys_append(text, sizeof text, n + p.host_len, n ? "]:1" : ":1");
-    if (rvd_sys_addr_parse(text, 1, &net, NULL) < 0) return 0;
+    if (len > 60) return "allow: no address is that long";
+    n = rvd_sys_append(text, sizeof text, 0, is_v6 ? "[" : "");
+    memcpy(text + n, host, len);
+    text[n + len] = '\0';
+    rvd_sys_append(text, sizeof text, n + len, is_v6 ? "]:1" : ":1");
+    if (rvd_sys_addr_parse(text, 1, &out->net, NULL) < 0)
+        return is_v6 ? "allow: no IPv6 address between the brackets"
+                     : "allow: no IPv4 address before the /, as in 10.0.0.0/8:80";
+    out->kind = is_v6 ? RVD_SYS_IPV6 : RVD_SYS_IPV4;
+    rvd_agent_ip(&out->net, &ip_len);
+    if (out->bits >= 0 && is_v6 && ip_len == 4) out->bits -= 96;
+    if (out->bits == RVD_AGENT_NO_BITS) out->bits = 8 * ip_len;
+    return out->bits < 0 ? "allow: a range of IPv4 addresses is written 10.0.0.0/8:80" : NULL;
+}
+
+// What stands before the last colon: a name, an address, or NET/BITS; IPv6 in brackets.
+static const char *rvd_agent_host_parse(const char *text, const char *end, rvd_agent_rule *out)
+{
+    const char *slash = memchr(text, '/', (size_t)(end - text)), *host_end = slash ? slash : end;
+    int is_v6 = *text == '[', is_inside = is_v6 && slash && end[-1] == ']';
+    size_t len = slash ? (size_t)(end - slash - 1) - (size_t)is_inside : 0;
+    uint64_t bits;
+    out->bits = RVD_AGENT_NO_BITS;
+    if (slash && !rvd_base_decimal(slash + 1, len, is_v6 ? 128 : 32, &bits))
+        return "allow: what follows the / is a number of bits, as in 10.0.0.0/8:80";
+    if (slash) out->bits = (int)bits;
+    if (is_v6 && !is_inside && host_end[-1] != ']') return "allow: IPv6 is written [::1]:80";
+    out->host = text + is_v6;
+    if (is_v6 && !is_inside) host_end--;
+    if (host_end <= out->host) return "allow: the host is missing";
+    out->host_len = (size_t)(host_end - out->host);
+    if (is_v6 && !memchr(out->host, ':', out->host_len))
+        return "allow: no IPv6 address between the brackets";
+    if (!is_v6 && memchr(out->host, ':', out->host_len))
+        return "allow: an IPv6 address needs brackets, as in [::1]:80";
+    if (slash || is_v6) return rvd_agent_net_parse(out->host, out->host_len, out);
+    if (!rvd_agent_net_parse(out->host, out->host_len, out)) return NULL;
+    out->kind = RVD_SYS_NAME;
+    if (out->host_len > 1 && host_end[-1] == '.') out->host_len--;
+    return rvd_agent_glob_problem(out->host, out->host_len);
+}
+
+static const char *rvd_agent_unix_problem(const char *text)
+{
+    rvd_sys_endpoint e;
+    if (rvd_sys_addr_split(text, 1, &e, NULL) == -ENAMETOOLONG)
+        return "allow: the path is too long for a socket";
+    if (text[5] != '/') return "allow: the path of a unix socket starts with /";
+    if (strpbrk(text, "*?")) return "allow: a unix socket is named in full, without * or ?";
+    return text[strlen(text) - 1] == '/' ? "allow: this is a directory, not a socket" : NULL;
+}
+
+// "HOST:PORTS", "NET/BITS:PORTS", "unix:/path"; IPv6 in brackets: "[fd00::]/8:*" or "[fd00::/8]:*".
+//   returns  NULL, or what is wrong and how it is written: such a rule matches nothing
+static const char *rvd_agent_rule_parse(const char *text, rvd_agent_rule *out)
+{
+    const char *colon = strrchr(text, ':'), *bracket = strrchr(text, ']'), *problem;
+    memset(out, 0, sizeof *out);
+    if (strncmp(text, "unix:", 5) == 0) {
+        out->kind = RVD_SYS_UNIX;
+        out->host = text + 5;
+        out->host_len = strlen(out->host);
+        return rvd_agent_unix_problem(text);
+    }
+    if (strstr(text, "://")) return "allow: a rule has no scheme, as in host:80";
+    if (!colon || (bracket && colon < bracket))
+        return "allow: the port is missing, as in 127.0.0.1:80 or 10.0.0.0/8:*";
+    problem = rvd_agent_host_parse(text, colon, out);
+    return problem ? problem
+                   : rvd_agent_ports_parse(colon + 1, strlen(colon + 1), &out->ports);
+}
+
+// Does an address rule cover this address?
+static int rvd_agent_rule_covers(const rvd_agent_rule *rule, const rvd_sys_addr *a)
+{
+    const struct sockaddr_in6 *net6 = (const struct sockaddr_in6 *)&rule->net.ss;
+    const uint8_t *ip, *net_ip;
+    int len, net_len;
+    uint32_t port;
+    if (a->ss.ss_family == AF_UNIX) return 0;
+    if (rule->kind != RVD_SYS_IPV4 && rule->kind != RVD_SYS_IPV6) return 0;
     ip = rvd_agent_ip(a, &len);
-    net_ip = rvd_agent_ip(&net, &net_len);
-    bits = p.bits < 0 ? 8 * net_len : p.bits;
+    net_ip = rvd_agent_ip(&rule->net, &net_len);
+    if (len != net_len) return 0;
+    if (rule->kind == RVD_SYS_IPV6 && net6->sin6_scope_id && len == 16 &&
+        net6->sin6_scope_id != ((const struct sockaddr_in6 *)&a->ss)->sin6_scope_id)
+        return 0;
     port = rvd_agent_port(a);
-    if (len != net_len || bits > 8 * net_len) return 0;
-    return port >= p.ports.from && port <= p.ports.to && rvd_agent_prefix_matches(ip, net_ip, bits);
+    return port >= rule->ports.from && port <= rule->ports.to &&
+           rvd_agent_prefix_matches(ip, net_ip, rule->bits);
 }
 
 static int rvd_agent_lower(int c)
@@ -16562,19 +16650,18 @@ static int rvd_agent_lower(int c)
 
 // Does a name rule cover this host name? *is_local: it is "localhost" and the rule says so, which
 // is loopback whatever a name server says (RFC 6761 section 6.3).
-static int rvd_agent_rule_names(const char *rule, const char *host, uint32_t port, int *is_local)
+static int rvd_agent_rule_names(const rvd_agent_rule *rule, const char *host, uint32_t port,
+                                int *is_local)
 {
-    rvd_agent_pattern p;
-    char pattern[256], name[256];
+    char pattern[RVD_SYS_HOST_MAX + 1], name[RVD_SYS_HOST_MAX + 1];
     size_t name_len = strlen(host);
-    if (!rvd_agent_pattern_parse(rule, &p) || p.bits >= 0) return 0;
-    if (port < p.ports.from || port > p.ports.to) return 0;
-    if (p.host_len >= sizeof pattern || name_len >= sizeof name) return 0;
+    if (rule->kind != RVD_SYS_NAME || port < rule->ports.from || port > rule->ports.to) return 0;
+    if (name_len >= sizeof name) return 0;
     if (name_len > 1 && host[name_len - 1] == '.') name_len--;  // the root's dot
-    for (size_t i = 0; i < p.host_len; i++) pattern[i] = (char)rvd_agent_lower(p.host[i]);
+    for (size_t i = 0; i < rule->host_len; i++) pattern[i] = (char)rvd_agent_lower(rule->host[i]);
     for (size_t i = 0; i < name_len; i++) name[i] = (char)rvd_agent_lower(host[i]);
-    *is_local = p.host_len == 9 && memcmp(pattern, "localhost", 9) == 0;
-    return rvd_base_glob(pattern, p.host_len, name, name_len);
+    *is_local = rule->host_len == 9 && memcmp(pattern, "localhost", 9) == 0;
+    return rvd_base_glob(pattern, rule->host_len, name, name_len);
 }
 
 typedef struct rvd_agent_net {
@@ -16589,8 +16676,8 @@ static int rvd_agent_is_in(const uint8_t *ip, const rvd_agent_net *nets, size_t 
     return 0;
 }
 
-// Most of RFC 6890, and where clouds tell a machine its own secrets. Private networks (RFC 1918)
-// are what agents are for.
+// Most of RFC 6890, and where clouds tell a machine its own secrets. Private networks (RFC 1918 and
+// 4193) are what agents are for.
 static int rvd_agent_is_special_v4(const uint8_t *ip)
 {
     static const rvd_agent_net nets[] = {
@@ -16604,21 +16691,48 @@ static int rvd_agent_is_special_v4(const uint8_t *ip)
     return rvd_agent_is_in(ip, nets, sizeof nets / sizeof *nets);
 }
 
+// The IPv4 address in an IPv6 one that is made of it, or NULL.
+static const uint8_t *rvd_agent_embedded_v4(const uint8_t *ip)
+{
+    static const rvd_agent_net nat64 = {{0, 0x64, 0xFF, 0x9B}, 96},
+                               stateless = {{0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF}, 96},
+                               six_to_four = {{0x20, 0x02}, 16};
+    if (rvd_agent_is_in(ip, &nat64, 1) || rvd_agent_is_in(ip, &stateless, 1)) return ip + 12;
+    if (rvd_agent_is_in(ip, &six_to_four, 1)) return ip + 2;
+    return memcmp(ip + 8, "\2\0\x5E\xFE", 4) == 0 || memcmp(ip + 8, "\0\0\x5E\xFE", 4) == 0
+               ? ip + 12  // ISATAP, RFC 5214 section 6.1
+               : NULL;
+}
+
+// Does it end in the IPv4 address of a metadata service? Clouds write their IPv6 addresses so, and
+// so does a NAT64 whose prefix is the network's own (RFC 6052 section 2.2).
+static int rvd_agent_ends_in_metadata(const uint8_t *ip)
+{
+    static const uint8_t services[][4] = {
+        {169, 254, 169, 254}, {100, 100, 100, 200}, {168, 63, 129, 16}, {192, 0, 0, 192}};
+    for (size_t i = 0; i < sizeof services / sizeof *services; i++)
+        if (memcmp(ip + 12, services[i], 4) == 0) return 1;
+    return 0;
+}
+
 static int rvd_agent_is_special_v6(const uint8_t *ip)
 {
+    // With the name of who tells secrets there.
     static const rvd_agent_net nets[] = {
-        {{0}, 96},                          // ::, ::1, IPv4 without a prefix of its own
-        {{0, 0x64, 0xFF, 0x9B, 0, 1}, 48},  // NAT64 of the network's own (RFC 8215)
-        {{0x20, 0x01}, 32},                 // Teredo: any IPv4, in disguise
-        {{0xFD, 0, 0x0E, 0xC2}, 32},        // fd00:ec2::254 tells secrets
-        {{0xFD, 0x20, 0, 0xCE}, 32},        // fd20:ce::254 does
-        {{0xFE, 0x80}, 10},                 // link-local
-        {{0xFF}, 8}};                       // multicast
-    static const rvd_agent_net nat64 = {{0, 0x64, 0xFF, 0x9B}, 96},
-                               six_to_four = {{0x20, 0x02}, 16};
-    if (rvd_agent_is_in(ip, &nat64, 1)) return rvd_agent_is_special_v4(ip + 12);
-    if (rvd_agent_is_in(ip, &six_to_four, 1)) return rvd_agent_is_special_v4(ip + 2);
-    return rvd_agent_is_in(ip, nets, sizeof nets / sizeof *nets);
+        {{0}, 96},                                // ::, ::1, IPv4 without a prefix of its own
+        {{0, 0x64, 0xFF, 0x9B, 0, 1}, 48},        // NAT64 of the network's own (RFC 8215)
+        {{0x20, 0x01}, 32},                       // Teredo: any IPv4, in disguise
+        {{0xFD, 0, 0, 0x42}, 64},                 // Scaleway, fd00:42::42
+        {{0xFD, 0, 0, 0xC1}, 64},                 // Oracle, fd00:c1::a9fe:a9fe
+        {{0xFD, 0, 0x01, 0}, 64},                 // Alibaba, fd00:100::100:200
+        {{0xFD, 0, 0x0E, 0xC2}, 32},              // Amazon, fd00:ec2::254
+        {{0xFD, 0, 0xA9, 0xFE, 0xA9, 0xFE}, 48},  // Akamai, fd00:a9fe:a9fe::1
+        {{0xFD, 0x20, 0, 0xCE}, 32},              // Google, fd20:ce::254
+        {{0xFE, 0x80}, 10},                       // link-local; OpenStack, fe80::a9fe:a9fe
+        {{0xFF}, 8}};                             // multicast
+    const uint8_t *v4 = rvd_agent_embedded_v4(ip);
+    if (v4 && rvd_agent_is_special_v4(v4)) return 1;
+    return rvd_agent_ends_in_metadata(ip) || rvd_agent_is_in(ip, nets, sizeof nets / sizeof *nets);
 }
 
 // Addresses that a rule for names never reaches, wherever the name points: who decides that is its
@@ -16634,13 +16748,25 @@ static int rvd_agent_is_special(const rvd_sys_addr *a)
 static int rvd_agent_may_connect(const char *const *allow, const rvd_sys_addr *a, const char *host)
 {
     for (; allow && *allow; allow++) {
+        rvd_agent_rule rule;
         int is_local;
-        if (rvd_agent_rule_covers(*allow, a)) return 1;
-        if (host && rvd_agent_rule_names(*allow, host, rvd_agent_port(a), &is_local) &&
+        if (rvd_agent_rule_parse(*allow, &rule)) continue;
+        if (rvd_agent_rule_covers(&rule, a)) return 1;
+        if (host && rvd_agent_rule_names(&rule, host, rvd_agent_port(a), &is_local) &&
             (is_local ? rvd_sys_addr_is_loopback(a) : !rvd_agent_is_special(a)))
             return 1;
     }
     return 0;
+}
+
+// Does a rule for names or unix sockets name this target?
+static int rvd_agent_is_named(const char *text, const rvd_sys_endpoint *e)
+{
+    rvd_agent_rule rule;
+    int is_local;
+    if (rvd_agent_rule_parse(text, &rule) || rule.kind != e->kind) return 0;
+    if (rule.kind == RVD_SYS_UNIX) return strcmp(rule.host, e->host) == 0;
+    return rvd_agent_rule_names(&rule, e->host, e->port, &is_local);
 }
 
 int revdial_target_allowed(const char *const *allow, const char *target)
@@ -16651,13 +16777,26 @@ int revdial_target_allowed(const char *const *allow, const char *target)
     if (e.kind != RVD_SYS_UNIX && e.kind != RVD_SYS_NAME)
         return rvd_sys_addr_parse(target, 1, &a, NULL) == 0 &&
                rvd_agent_may_connect(allow, &a, NULL);
-    for (; allow && *allow; allow++) {
-        int is_local;
-        if (e.kind == RVD_SYS_UNIX ? strcmp(*allow, target) == 0
-                                   : rvd_agent_rule_names(*allow, e.host, e.port, &is_local))
-            return 1;
-    }
+    for (; allow && *allow; allow++)
+        if (rvd_agent_is_named(*allow, &e)) return 1;
     return 0;
+}
+
+const char *revdial_allow_problem(const char *rule)
+{
+    rvd_agent_rule parsed;
+    return rvd_agent_rule_parse(rule, &parsed);
+}
+
+static int rvd_agent_allow_check(const char *const *allow, revdial_err *err)
+{
+    for (; allow && *allow; allow++) {
+        const char *problem = revdial_allow_problem(*allow);
+        if (!problem) continue;
+        rvd_sys_fail(err, REVDIAL_EINVAL, 0, *allow, problem);
+        return REVDIAL_EINVAL;
+    }
+    return REVDIAL_OK;
 }
 
 // ---- the agent ----
@@ -17135,11 +17274,10 @@ static void rvd_agent_forward_run(rvd_loop_task *task)
 
 static int rvd_agent_has_address_rule(const char *const *allow)
 {
+    rvd_agent_rule rule;
     for (; *allow; allow++) {
-        rvd_agent_pattern p;
-        if (!rvd_agent_pattern_parse(*allow, &p)) continue;
-        if (p.bits >= 0 || memchr(p.host, ':', p.host_len)) return 1;
-        if (p.host_len && p.host[p.host_len - 1] >= '0' && p.host[p.host_len - 1] <= '9') return 1;
+        if (rvd_agent_rule_parse(*allow, &rule)) continue;
+        if (rule.kind == RVD_SYS_IPV4 || rule.kind == RVD_SYS_IPV6) return 1;
     }
     return 0;
 }
@@ -18118,18 +18256,6 @@ static char **rvd_agent_allow_copy(rvd_heap *heap, const char *const *allow)
         return NULL;
     }
     return copy;
-}
-
-static int rvd_agent_allow_check(const char *const *allow, revdial_err *err)
-{
-    rvd_agent_pattern p;
-    for (; allow && *allow; allow++) {
-        if (strncmp(*allow, "unix:/", 6) == 0 || rvd_agent_pattern_parse(*allow, &p)) continue;
-        rvd_sys_fail(err, REVDIAL_EINVAL, 0, *allow,
-                     "allow: not HOST:PORT, NET/BITS:PORT or unix:");
-        return REVDIAL_EINVAL;
-    }
-    return REVDIAL_OK;
 }
 
 int revdial_agent_set_allow(revdial_agent *a, const char *const *allow)

@@ -70,8 +70,8 @@ static const prog_option options[] = {
     {"allow", PROG_LIST, AT(allow), "PATTERN",
      "what else streams may ask for, checked after resolution; repeatable:\n"
      "127.0.0.1:22, 10.0.0.0/8:80-90, [fd00::]/8:*, *.svc.local:443,\n"
-     "unix:/run/x. A name leads to loopback (but localhost) and link-local\n"
-     "addresses only where these have a pattern, too",
+     "unix:/run/x. A name leads to loopback (except localhost), link-local\n"
+     "and metadata addresses only where these have a pattern, too",
      0, 0},
     {"allow-file", PROG_TEXT, AT(allow_file), "FILE",
      "more of these, one a line; HUP reads it again", 0, 0},
@@ -268,21 +268,37 @@ static void on_state(void *ud, int state, const revdial_err *why, int retry_in_m
     running_wake(r->wake[1]);
 }
 
+// Replaces the rules. why says what came of it, and names the first rule that nothing can match.
+static int allow_set(revdial_agent *agent, const prog_list *list, char *why, size_t size)
+{
+    int rc = revdial_agent_set_allow(agent, list->items);
+    size_t i;
+    snprintf(why, size, "%s", revdial_strerror(rc));
+    for (i = 0; rc && i < list->count; i++) {
+        const char *problem = revdial_allow_problem(list->items[i]);
+        if (!problem) continue;
+        snprintf(why, size, "\"%.100s\": %s", list->items[i], problem);
+        break;
+    }
+    return rc;
+}
+
 // HUP: what files say now is for what happens from now on. What is wrong changes nothing.
 static void running_reload(running *r)
 {
     revdial_err err = {0};
     prog_file file = {0};
     prog_list list = {0};
+    char why[256] = "";
     int rc = REVDIAL_OK;
     prog_hup = 0;
     if (allow_read(r->s, &file, &list, &err) == 0)
-        rc = revdial_agent_set_allow(r->agent, list.items);
+        rc = allow_set(r->agent, &list, why, sizeof why);
     if (err.msg[0])
         prog_log_error(r->log, "allow.unreadable", &err);
     else
         prog_logf(r->log, rc ? REVDIAL_LOG_ERROR : REVDIAL_LOG_INFO, "agent.reload",
-                  "allow list: %s", revdial_strerror(rc));
+                  "allow list: %s", why);
     free(list.items);
     prog_file_close(&file);
     prog_tls_reload(r->tls, r->log);

@@ -87,6 +87,74 @@ TEST(X1_the_allow_list_matches_what_it_names_and_no_spelling_of_anything_else)
     CHECK_INT(revdial_target_allowed(nets, NULL), 0);
 }
 
+TEST(a_rule_that_can_match_nothing_is_refused_and_shows_the_right_form)
+{
+    static const char *const rows[][3] = {
+        // the rule, what it looks like, what the message shows
+        {"10.0.0.*:80", "10.0.0.5:80", "10.0.0.0/24:80"},
+        {"10.0.0.*:80", "10.0.0.evil.example:80", "10.0.0.0/24:80"},
+        {"192.168.*.*:22", "192.168.1.attacker.example:22", "10.0.0.0/24:80"},
+        {"10.*:80", "10.evil.example:80", "10.0.0.0/24:80"},
+        {"10.0.0/8:80", "10.0.0.1:80", "10.0.0.0/8:80"},
+        {"10.0.0.256/8:80", "10.0.0.1:80", "10.0.0.0/8:80"},
+        {"10.0.0.0/33:80", "10.0.0.1:80", "10.0.0.0/8:80"},
+        {"10.0.0.0/255.0.0.0:80", "10.0.0.1:80", "10.0.0.0/8:80"},
+        {"example.com/24:80", "example.com:80", "10.0.0.0/8:80"},
+        {"*/0:80", "1.1.1.1:80", "10.0.0.0/8:80"},
+        {"127.1:80", "127.0.0.1:80", "IPv4"},
+        {"010.0.0.1:80", "10.0.0.1:80", "IPv4"},
+        {"10.0.0.1-10.0.0.9:80", "10.0.0.3:80", "10.0.0.0/24:80"},
+        {"10.0.0.1-9:80", "10.0.0.3:80", "10.0.0.0/24:80"},
+        {"[::ffff:10.0.0.0]/24:80", "10.0.0.1:80", "10.0.0.0/8:80"},
+        {"[zz]:80", "[::1]:80", "IPv6"},
+        {"[10.0.0.1]:80", "10.0.0.1:80", "IPv6"},
+        {"::1:80", "[::1]:80", "[::1]:80"},
+        {"[::1]", "[::1]:80", "port"},
+        {"10.0.0.0/8", "10.0.0.1:80", "10.0.0.0/8:*"},
+        {"10.0.0.1 :80", "10.0.0.1:80", "letters"},
+        {" 10.0.0.1:80", "10.0.0.1:80", "letters"},
+        {"a[12].example:80", "a1.example:80", "letters"},
+        {"!db.example:80", "db.example:80", "letters"},
+        {".example.com:80", "a.example.com:80", "*.example.com:80"},
+        {"a..b:80", "a.b:80", "dots"},
+        {"a.1:80", "a.1:80", "number"},
+        {"http://db.example:80", "db.example:80", "scheme"},
+        {"db.example:http", "db.example:80", "80-90"},
+        {"db.example:80,443", "db.example:80", "80-90"},
+        {"db.example:90-80", "db.example:80", "80-90"},
+        {"db.example:0", "db.example:80", "*"},
+        {"unix:/run/*", "unix:/run/a", "in full"},
+        {"unix:/run/", "unix:/run/a", "directory"},
+        {"unix:run/a", "unix:/run/a", "/"},
+        {"", "db.example:80", "port"},
+    };
+    static const char *const good[][2] = {
+        {"DB.Example:80", "db.example:80"},
+        {"db.example.:80", "db.example:80"},
+        {"10.0.0.5/8:80", "10.0.0.1:80"},
+        {"[::ffff:10.0.0.0]/104:80", "10.1.1.1:80"},
+        {"[fd00::/8]:80", "[fd00::1]:80"},
+        {"0.0.0.0/0:80", "1.1.1.1:80"},
+        {"*:80-81", "db.example:81"},
+        {"10-*.example:80", "10-0-0-1.example:80"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const char *allow[2] = {rows[i][0], NULL};
+        const char *problem = revdial_allow_problem(rows[i][0]);
+        if (!problem || !strstr(problem, rows[i][2]))
+            test_fail(__FILE__, __LINE__, "\"%s\": %s", rows[i][0], problem ? problem : "taken");
+        if (revdial_target_allowed(allow, rows[i][1]))
+            test_fail(__FILE__, __LINE__, "\"%s\" lets %s through", rows[i][0], rows[i][1]);
+    }
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        const char *allow[2] = {good[i][0], NULL};
+        const char *problem = revdial_allow_problem(good[i][0]);
+        if (problem) test_fail(__FILE__, __LINE__, "\"%s\": %s", good[i][0], problem);
+        if (!revdial_target_allowed(allow, good[i][1]))
+            test_fail(__FILE__, __LINE__, "\"%s\" does not allow %s", good[i][0], good[i][1]);
+    }
+}
+
 static const char *const loopback_allowed[] = {"127.0.0.1:*", "nosuch.invalid:*", "loop.test:*",
                                                "two.test:*",  "*.test:*",         "slow.test:*",
                                                NULL};
@@ -345,11 +413,29 @@ TEST(X1_a_name_that_is_allowed_leads_to_no_special_address_however_it_is_written
                                           "[fe80::1]:80",
                                           "[febf::1]:80",
                                           "[ff02::1]:80",
-                                          "[fd00:ec2::254]:80"};
+                                          "[fd00:ec2::254]:80",
+                                          "[fd20:ce::254]:80",
+                                          "[fd00:42::42]:80",
+                                          "[fd00:c1::a9fe:a9fe]:80",
+                                          "[fd00:a9fe:a9fe::1]:80",
+                                          "[fd00:100::100:200]:80",
+                                          "[fe80::a9fe:a9fe]:80",
+                                          "[fd12:3456::a9fe:a9fe]:80",
+                                          "[2001:db8:64::a9fe:a9fe]:80",
+                                          "[2001:db8:64::6464:64c8]:80",
+                                          "[::ffff:0:169.254.169.254]:80",
+                                          "[::ffff:0:127.0.0.1]:80",
+                                          "[2001:db8::5efe:127.0.0.1]:80",
+                                          "[64:ff9b::a83f:8110]:80",
+                                          "[2002:6464:64c8::]:80",
+                                          "[2002:a83f:8110::1]:80",
+                                          "[::ffff:100.100.100.200]:80",
+                                          "[::ffff:168.63.129.16]:80"};
     static const char *const usual[] = {
         "8.8.8.8:80",    "10.1.2.3:80",           "192.168.1.1:80",       "172.16.0.1:80",
         "100.63.0.1:80", "100.128.0.1:80",        "169.253.0.1:80",       "[2001:db8::1]:80",
-        "[fd12::1]:80",  "[64:ff9b::808:808]:80", "[2002:808:808::1]:80", "[2606:4700::1]:80"};
+        "[fd12::1]:80",  "[64:ff9b::808:808]:80", "[2002:808:808::1]:80", "[2606:4700::1]:80",
+        "[fd00::1]:80",  "[fd00:10:96::1]:80",    "[fd42:42::42]:80",     "[2001:db8::a9fe:1]:80"};
     rvd_sys_addr a;
     for (size_t i = 0; i < sizeof special / sizeof *special; i++) {
         CHECK_INT(rvd_sys_addr_parse(special[i], 1, &a, NULL), 0);

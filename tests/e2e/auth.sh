@@ -155,7 +155,7 @@ hup_reads_the_allow_list() {
     page_through || { fail "no page: $(cat "$dir/curl.err")"; return; }
     echo 'nonsense' >"$dir/allowed"
     hup agent
-    said agent.log 'event=agent.reload.*invalid' 5 || return
+    said agent.log 'event=agent.reload.*nonsense.*port' 5 || return
     page_through || { fail "a wrong file was taken"; return; }
     : >"$dir/allowed"
     hup agent
