@@ -520,8 +520,9 @@ REVDIAL_API int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us);
 //   thread   one at a time per engine
 REVDIAL_API int revdial_engine_auth(revdial_engine *e, int verdict);
 
-// Checks a request against a table: what was presented, then the name. Takes as long for a user
-// that is in no row as for one that is, and as long for any wrong secret.
+// Checks a request against a table: what was presented, then the name. A wrong secret takes the
+// same work, within 1 %, whatever the table has for the user that was presented: no row, one or
+// several, each a plain text or a hash.
 //   row      set to the index of the row that proved itself; may be NULL
 //   returns  0, REVDIAL_EAUTH or REVDIAL_EDENIED
 //   thread   any
@@ -1538,16 +1539,12 @@ static void rvd_base_sha1(const void *data, size_t len, uint8_t digest[RVD_BASE_
 static int rvd_base_hex(uint8_t *out, size_t size, const char *hex)
 {
     for (size_t i = 0; i < 2 * size; i++) {
-        char c = hex[i];
-        unsigned digit;
-        if (c >= '0' && c <= '9')
-            digit = (unsigned)(c - '0');
-        else if (c >= 'a' && c <= 'f')
-            digit = (unsigned)(c - 'a') + 10;
-        else if (c >= 'A' && c <= 'F')
-            digit = (unsigned)(c - 'A') + 10;
-        else
-            return 0;
+        // No branch tells a digit from a letter: it may be of a secret's hash.
+        unsigned number = (unsigned)(uint8_t)hex[i] - '0';
+        unsigned letter = ((unsigned)(uint8_t)hex[i] | 0x20) - 'a';
+        unsigned is_number = number < 10;
+        unsigned digit = (is_number * number) | ((1 - is_number) * (letter + 10));
+        if (!(is_number | (letter < 6))) return 0;
         out[i / 2] = (uint8_t)(i % 2 ? out[i / 2] | digit : digit << 4);
     }
     return 1;
@@ -6299,101 +6296,161 @@ static int rvd_http_row_hash(const char *secret, const char *prefix,
     return rvd_base_hex(digest, RVD_BASE_SHA256_SIZE, secret + skip) ? 1 : -1;
 }
 
+static int rvd_http_is_hash(const char *secret)
+{
+    return strncmp(secret, "sha256:", 7) == 0 || strncmp(secret, "ha1:", 4) == 0;
+}
+
 static unsigned rvd_http_row_schemes(const revdial_credential *row)
 {
     return row->schemes ? row->schemes : REVDIAL_AUTH_BEARER;
 }
 
-// The SHA-256 of a row's token or password.
-//   returns  1, or 0: the row has none and matches nothing
-static int rvd_http_row_digest(const char *secret, uint8_t digest[RVD_BASE_SHA256_SIZE])
-{
-    uint8_t other[RVD_BASE_SHA256_SIZE];
-    int found;
-    if (!*secret || rvd_http_row_hash(secret, "ha1:", other)) return 0;
-    found = rvd_http_row_hash(secret, "sha256:", digest);
-    if (found == 0) rvd_http_digest(secret, digest);
-    return found >= 0;
-}
-
-// The H(A1) of a row, in hex. The user is the one that was presented: the row's own.
-static int rvd_http_row_ha1(const char *secret, const revdial_auth_req *req,
-                            char hex[RVD_HTTP_HEX_SIZE])
-{
-    uint8_t digest[RVD_BASE_SHA256_SIZE];
-    rvd_base_text t = {hex, RVD_HTTP_HEX_SIZE, 0, 0};
-    int found;
-    if (!*secret || rvd_http_row_hash(secret, "sha256:", digest)) return 0;
-    found = rvd_http_row_hash(secret, "ha1:", digest);
-    if (found == 0) rvd_http_ha1(req->user, req->digest->realm, secret, hex);
-    if (found == 1) rvd_base_text_add_hex(&t, digest, sizeof digest);
-    rvd_base_wipe(digest, sizeof digest);
-    return found >= 0;
-}
-
-// A request that is being checked.
+// A request that is being checked. How much work a check is depends on the table and on what was
+// sent, not on what the table has of that user: each check is as many proofs as the user with the
+// most rows has, and each proof hashes as many blocks as that of the longest secret.
 typedef struct rvd_http_claim {
     const revdial_auth_req *req;
     unsigned scheme;
+    unsigned proofs;   // still to be done
+    size_t secret_max;  // bytes of the longest secret in plain text; 0: the work may differ
     uint8_t presented[RVD_BASE_SHA256_SIZE];  // BEARER, BASIC: of the secret
-    char proof[RVD_HTTP_HEX_SIZE];            // DIGEST: ours, by the row that was looked at last
+    char ha1[RVD_HTTP_HEX_SIZE];              // DIGEST: of the row that was looked at last
 } rvd_http_claim;
+
+// Proves nothing, for as much work as a secret of its form.
+#define RVD_HTTP_NO_HASH "0000000000000000000000000000000000000000000000000000000000000000"
+static const char rvd_http_nobody[] = "nobody";
+
+// Blocks of SHA-256 that a text of this length fills.
+static size_t rvd_http_blocks(size_t len)
+{
+    return (len + 8) / 64 + 1;
+}
+
+// As much work as if a text of `len` bytes had been `most` bytes long.
+static void rvd_http_even_out(size_t len, size_t most)
+{
+    static const uint8_t block[64];
+    size_t missing = rvd_http_blocks(most) - rvd_http_blocks(len);
+    rvd_base_sha256 s;
+    rvd_base_sha256_init(&s);
+    while (missing--) rvd_base_sha256_update(&s, block, sizeof block);
+}
+
+// The SHA-256 of a row's token or password.
+//   returns  1, or 0: the row has none and matches nothing
+static int rvd_http_row_digest(const rvd_http_claim *c, const char *secret,
+                               uint8_t digest[RVD_BASE_SHA256_SIZE])
+{
+    uint8_t listed[RVD_BASE_SHA256_SIZE] = {0};
+    int found = rvd_http_row_hash(secret, "sha256:", listed);
+    const char *plain = found ? rvd_http_nobody : secret;
+    if (!found && c->secret_max) rvd_http_row_hash(RVD_HTTP_NO_HASH, "", listed);
+    if (!found || c->secret_max) rvd_http_digest(plain, digest);
+    if (c->secret_max) rvd_http_even_out(strlen(plain), c->secret_max);
+    if (found) memcpy(digest, listed, sizeof listed);
+    return found >= 0 && *secret && strncmp(secret, "ha1:", 4) != 0;
+}
+
+// The H(A1) of a row, in hex. The user is the one that was presented: the row's own.
+static int rvd_http_row_ha1(rvd_http_claim *c, const char *secret)
+{
+    const char *user = c->req->user, *realm = c->req->digest->realm;
+    size_t before = strlen(user) + strlen(realm) + 2;
+    uint8_t digest[RVD_BASE_SHA256_SIZE] = {0};
+    rvd_base_text t = {c->ha1, sizeof c->ha1, 0, 0};
+    int found = rvd_http_row_hash(secret, "ha1:", digest);
+    const char *plain = found ? rvd_http_nobody : secret;
+    char made[RVD_HTTP_HEX_SIZE];
+    rvd_http_ha1(user, realm, plain, made);
+    rvd_http_even_out(before + strlen(plain), before + c->secret_max);
+    if (!found) rvd_http_row_hash(made, "", digest);
+    rvd_base_text_add_hex(&t, digest, sizeof digest);
+    rvd_base_wipe(made, sizeof made);
+    rvd_base_wipe(digest, sizeof digest);
+    return found >= 0 && *secret && strncmp(secret, "sha256:", 7) != 0;
+}
 
 static int rvd_http_proves_digest(rvd_http_claim *c, const char *secret)
 {
     const revdial_digest *d = c->req->digest;
-    char ha1[RVD_HTTP_HEX_SIZE], response[RVD_HTTP_HEX_SIZE];
-    int is_same;
-    if (!rvd_http_row_ha1(secret, c->req, ha1)) return 0;
-    rvd_http_respond(d, ha1, "GET", response);
-    rvd_http_respond(d, ha1, "", c->proof);
+    char response[RVD_HTTP_HEX_SIZE];
+    int has = rvd_http_row_ha1(c, secret), is_same;
+    rvd_http_respond(d, c->ha1, "GET", response);
     is_same = strlen(d->response) == 64 && rvd_base_equal(response, d->response, 64);
-    rvd_base_wipe(ha1, sizeof ha1);
     rvd_base_wipe(response, sizeof response);
-    return is_same;
+    return is_same & has;
 }
 
 // Does what was presented prove this secret? As much work whether it does or not.
 static int rvd_http_proves(rvd_http_claim *c, const char *secret)
 {
     uint8_t expected[RVD_BASE_SHA256_SIZE];
-    int is_same;
+    int has, is_same;
+    if (c->proofs) c->proofs--;
     if (c->scheme == REVDIAL_AUTH_DIGEST) return rvd_http_proves_digest(c, secret);
-    is_same = rvd_http_row_digest(secret, expected) &&
-              rvd_base_equal(c->presented, expected, sizeof expected) && c->req->secret[0];
+    has = rvd_http_row_digest(c, secret, expected);
+    is_same = rvd_base_equal(c->presented, expected, sizeof expected);
     rvd_base_wipe(expected, sizeof expected);
-    return is_same;
+    return is_same & has && c->req->secret[0];
 }
 
-// Is this row one to look at? A token stands for itself, anything else is a user's.
-static int rvd_http_is_candidate(const revdial_credential *row, const rvd_http_claim *c)
+static uint32_t rvd_http_user_hash(const char *user)
 {
-    const char *user = c->req->user;
-    if (!row->secret || !(rvd_http_row_schemes(row) & c->scheme)) return 0;
-    if (c->scheme == REVDIAL_AUTH_BEARER) return 1;
-    return row->user && strlen(row->user) == strlen(user) &&
-           rvd_base_equal(row->user, user, strlen(user));
+    uint32_t h = 0x811C9DC5u;  // FNV-1a
+    while (*user) h = (h ^ (uint8_t)*user++) * 0x01000193u;
+    return h;
 }
 
-// Digests are compared, and no row is skipped because another one matched. A user that nobody has
-// costs as much as one with a row.
+// Could this row be one to look at? A token stands for itself, anything else is a user's.
+static int rvd_http_takes(const rvd_http_claim *c, const revdial_credential *row)
+{
+    return row->secret && rvd_http_row_schemes(row) & c->scheme &&
+           (row->user || c->scheme == REVDIAL_AUTH_BEARER);
+}
+
+// Sets how much work the check is, whoever the user: users that share a bucket are taken for one.
+static void rvd_http_weigh(rvd_http_claim *c, const revdial_credential *rows, size_t count)
+{
+    enum { BUCKETS = 1024 };  // a few users share one where there are thousands
+    uint16_t has[BUCKETS];
+    if (c->scheme == REVDIAL_AUTH_BEARER) return;  // all rows are looked at
+    memset(has, 0, sizeof has);
+    c->proofs = 1;
+    c->secret_max = sizeof rvd_http_nobody - 1;
+    for (size_t i = 0; i < count; i++) {
+        uint16_t *n;
+        size_t len;
+        if (!rvd_http_takes(c, &rows[i])) continue;
+        n = &has[rvd_http_user_hash(rows[i].user) % BUCKETS];
+        if (*n < UINT16_MAX) ++*n;
+        if (*n > c->proofs) c->proofs = *n;
+        len = rvd_http_is_hash(rows[i].secret) ? 0 : strlen(rows[i].secret);
+        if (len > c->secret_max) c->secret_max = len;
+    }
+}
+
+// Digests are compared, and no row is skipped because another one matched.
 static int rvd_http_check_rows(rvd_http_claim *c, const revdial_credential *rows, size_t count,
                                size_t *row)
 {
-    const char *name = c->req->name ? c->req->name : "";
+    const char *name = c->req->name ? c->req->name : "", *user = c->req->user;
+    uint32_t hash = rvd_http_user_hash(user);
     int verdict = REVDIAL_EAUTH;
-    size_t looked_at = 0;
     for (size_t i = 0; i < count; i++) {
-        if (!rvd_http_is_candidate(&rows[i], c)) continue;
-        looked_at++;
+        if (!rvd_http_takes(c, &rows[i])) continue;
+        if (c->scheme != REVDIAL_AUTH_BEARER &&
+            (rvd_http_user_hash(rows[i].user) != hash || strcmp(rows[i].user, user) != 0))
+            continue;
         if (!rvd_http_proves(c, rows[i].secret) || verdict == REVDIAL_OK) continue;
         verdict = rvd_http_row_covers(&rows[i], name, NULL) ? REVDIAL_OK : REVDIAL_EDENIED;
         if (verdict != REVDIAL_OK) continue;
         if (row) *row = i;
         if (c->scheme == REVDIAL_AUTH_DIGEST && c->req->proof)
-            memcpy(c->req->proof, c->proof, sizeof c->proof);
+            rvd_http_respond(c->req->digest, c->ha1, "", c->req->proof);
     }
-    if (looked_at == 0) rvd_http_proves(c, "nobody");
+    while (c->proofs) rvd_http_proves(c, rvd_http_nobody);
     return verdict;
 }
 
@@ -6433,6 +6490,7 @@ int revdial_auth_verify(const revdial_auth_req *req, const revdial_credential *r
     claim.scheme = own.scheme ? own.scheme : REVDIAL_AUTH_BEARER;
     if (claim.scheme == REVDIAL_AUTH_DIGEST && !own.digest) return REVDIAL_EAUTH;
     rvd_http_digest(own.secret, claim.presented);
+    rvd_http_weigh(&claim, rows, count);
     verdict = rvd_http_check_rows(&claim, rows, count, row);
     rvd_base_wipe(&claim, sizeof claim);
     return verdict;

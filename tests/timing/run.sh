@@ -1,6 +1,7 @@
 #!/bin/sh
 # Secrets under valgrind: nothing but a verdict depends on their bytes. And the same with headers in
-# which they are compared as one should not: each must be noticed.     make timing
+# which they are compared as one should not: each must be noticed. Then the instructions of checks
+# are counted: they must not tell which user has how many rows of which form.     make timing
 dir=${REVDIAL_BUILD:-build}/timing
 cc=${CC:-cc}
 passed=0
@@ -53,6 +54,33 @@ noticed rvd_http_proves rvd_base_equal '!memcmp'
 noticed rvd_http_proves_digest rvd_base_equal '!strncmp'
 noticed rvd_proxy_nonce_take rvd_base_equal '!memcmp'
 noticed rvd_engine_is_proved rvd_base_equal '!memcmp'
+
+# instructions SCHEME USER SECRET: of their check alone
+instructions() {
+    valgrind --tool=callgrind --callgrind-out-file=/dev/null --toggle-collect=revdial_auth_verify \
+        "$dir/work" "$@" 2>&1 | sed -n 's/.*Collected : //p'
+}
+
+# same_work SCHEME NAME: users of all kinds, and one that does not exist, within 1 %
+same_work() {
+    want=$(instructions "$1" nobody wrong)
+    for user in plain hashed longer twice thrice plaim; do
+        got=$(instructions "$1" "$user" wrong)
+        [ "$((got * 100))" -gt "$((want * 99))" ] && [ "$((got * 100))" -lt "$((want * 101))" ]
+        count "$2 check of $user: $got instructions, of nobody: $want" $? 0
+    done
+}
+: >"$dir/log"
+for level in -O0 -O1 -O2; do
+    $cc -std=c11 -g "$level" -Wl,-z,now -I. -o "$dir/work" tests/timing/work.c || exit 1
+    same_work 2 BASIC
+    same_work 4 DIGEST
+    want=$(instructions 1 '' t0kem)
+    got=$(instructions 1 '' wrong)
+    [ "$want" -gt 0 ] && [ "$((got * 100))" -gt "$((want * 99))" ] &&
+        [ "$((got * 100))" -lt "$((want * 101))" ]
+    count "BEARER check: $got instructions, nearly right: $want" $? 0
+done
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
