@@ -805,7 +805,10 @@ typedef struct revdial_client {
 } revdial_client;
 
 typedef struct revdial_proxy_config {
-    const char *listen;  // "host:port,[::]:port,unix:/path"; port 0 = any; NULL = only adopt
+    // "host:port,[::]:port,unix:/path"; port 0 = any; NULL = only adopt. "[::]:port" takes IPv4,
+    // too, unless `listen` or `exposes` has an IPv4 address or a host name with that port.
+    const char *listen;
+    unsigned unix_mode;  // of unix sockets in `listen` and `exposes`, 0660; 0 = by the umask
     const char *path;    // of the upgrade request, default "/revdial"
     const revdial_credential *credentials;
     size_t credential_count;
@@ -1567,6 +1570,10 @@ static int rvd_base_decimal(const char *s, size_t len, uint64_t max, uint64_t *o
 
 // Names are short enough for a log line and safe in a file name, a URL and a DNS label list.
 enum { RVD_BASE_NAME_MAX = 64 };
+#define RVD_BASE_NAME_RULE \
+    "a name has 1 to 64 of a-z 0-9 . _ -, the first and the last a letter or digit"
+#define RVD_BASE_INSTANCE_RULE \
+    "an instance has 1 to 64 of A-Z a-z 0-9 . _ -, the first and the last a letter or digit"
 
 // [a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?, with A-Z beside a-z if upper_ok.
 static int rvd_base_is_label(const char *s, size_t len, int upper_ok)
@@ -5911,9 +5918,9 @@ static const char *rvd_http_offer_problem(const rvd_http_offer *o)
     if (!o->path || !rvd_http_is_path(o->path))
         return "path: must begin with '/' and hold neither blanks nor bytes above ASCII";
     if (rvd_http_is_set(o->name) && !rvd_base_is_name(o->name, strlen(o->name)))
-        return "name: not [a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?";
+        return "name: " RVD_BASE_NAME_RULE;
     if (rvd_http_is_set(o->instance) && !rvd_base_is_label(o->instance, strlen(o->instance), 1))
-        return "instance: not [A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?";
+        return "instance: " RVD_BASE_INSTANCE_RULE;
     if (rvd_http_is_set(o->secret) && rvd_http_secret_problem(o->scheme, o->user, o->secret))
         return rvd_http_secret_problem(o->scheme, o->user, o->secret);
     if (o->window < RVD_HTTP_WINDOW_MIN || o->window > RVD_HTTP_WINDOW_MAX)
@@ -7835,6 +7842,18 @@ static void rvd_engine_on_response(revdial_engine *e)
     rvd_engine_come_up(e, &peer);
 }
 
+// What the peer speaks if it is not HTTP: TLS begins with the type of a record, 22 from a client
+// and 21 or 22 from a server (RFC 8446 section 5.1).
+static const char *rvd_engine_stranger(const revdial_engine *e, uint8_t first)
+{
+    int is_tls = first == 22 || first == 21;
+    if (e->role == REVDIAL_ROLE_PROXY)
+        return is_tls ? "the peer speaks TLS, but this port does not: the agent needs http://"
+                      : "the peer does not speak HTTP";
+    return is_tls ? "the server speaks TLS on that port: use https:// or wss://"
+                  : "what the server says is not HTTP";
+}
+
 static size_t rvd_engine_head_input(revdial_engine *e, const uint8_t *p, size_t len)
 {
     size_t used = 0;
@@ -7843,9 +7862,10 @@ static size_t rvd_engine_head_input(revdial_engine *e, const uint8_t *p, size_t 
     if (verdict == RVD_HTTP_NOMEM) {
         rvd_engine_die(e, REVDIAL_ENOMEM, 0, "out of memory for the request");
     } else if (verdict == RVD_HTTP_DROP) {
-        rvd_engine_die(e, REVDIAL_EUPGRADE, 0, "not HTTP");
+        rvd_engine_die(e, REVDIAL_EUPGRADE, 0, rvd_engine_stranger(e, *p));
     } else if (verdict == RVD_HTTP_BAD) {
-        rvd_engine_die(e, REVDIAL_EUPGRADE, 0, "the answer is not valid HTTP");
+        rvd_engine_die(e, REVDIAL_EUPGRADE, 0,
+                       e->head.len ? "the answer is not valid HTTP" : rvd_engine_stranger(e, *p));
     } else if (verdict != RVD_HTTP_DONE) {
         rvd_engine_refuse(e, verdict, 0);
     } else if (e->role == REVDIAL_ROLE_PROXY) {
@@ -7960,6 +7980,9 @@ static void rvd_engine_eof(revdial_engine *e)
         rvd_mux_die(&e->mux, REVDIAL_ELOST, "the connection ended in the middle of a frame");
     else if (e->state == RVD_ENGINE_UP)
         rvd_mux_eof(&e->mux);
+    else if (e->role == REVDIAL_ROLE_BACKEND && e->state == RVD_ENGINE_HEAD && !e->head.len)
+        rvd_engine_die(e, REVDIAL_ELOST, 0,
+                       "the server hung up without an answer: does that port want https://?");
     else
         rvd_engine_die(e, REVDIAL_ELOST, 0, "the connection ended during the handshake");
 }
@@ -8822,6 +8845,9 @@ const char *revdial_reset_text(int reset)
 #ifndef RVD_SYS_THREAD_CREATE
 #define RVD_SYS_THREAD_CREATE pthread_create
 #endif
+#ifndef RVD_SYS_FCHMODAT
+#define RVD_SYS_FCHMODAT fchmodat
+#endif
 #ifndef RVD_SYS_UNLINK
 #define RVD_SYS_UNLINK unlink
 #endif
@@ -9155,8 +9181,12 @@ static const char *rvd_sys_check_host(rvd_sys_endpoint *e, int bracketed)
         e->kind = RVD_SYS_IPV6;
         return rvd_sys_parse_ipv6(e->host, &v6) < 0 ? "no IPv6 address between the brackets" : NULL;
     }
-    if (!e->host[0]) return "the host is missing";
-    if (strchr(e->host, ':')) return "an IPv6 address needs brackets, as in [::1]:80";
+    if (!e->host[0]) return "the host is missing: write HOST:PORT, as in 127.0.0.1:80";
+    if (strstr(e->host, "//")) return "not a URL: write HOST:PORT without the scheme";
+    if (strchr(e->host, ':'))
+        return strspn(e->host, "0123456789abcdefABCDEF:.%") == strlen(e->host)
+                   ? "an IPv6 address needs brackets, as in [::1]:80"
+                   : "write HOST:PORT, with one colon";
     e->kind = inet_pton(AF_INET, e->host, &v4) == 1 ? RVD_SYS_IPV4 : RVD_SYS_NAME;
     if (e->kind == RVD_SYS_NAME && !rvd_sys_is_name(e->host))
         return "the host is neither an IPv4 address nor a name";
@@ -9166,6 +9196,8 @@ static const char *rvd_sys_check_host(rvd_sys_endpoint *e, int bracketed)
 static int rvd_sys_split_unix(const char *text, const char *path, rvd_sys_endpoint *e,
                               revdial_err *err)
 {
+    char why[80];
+    rvd_base_text t = {why, sizeof why, 0, 0};
     size_t len = strlen(path);
     e->kind = RVD_SYS_UNIX;
     e->port = 0;
@@ -9174,11 +9206,23 @@ static int rvd_sys_split_unix(const char *text, const char *path, rvd_sys_endpoi
         return -EINVAL;
     }
     if (len >= RVD_SYS_PATH_MAX) {
-        rvd_sys_fail(err, REVDIAL_EINVAL, ENAMETOOLONG, text, "the path is too long for a socket");
+        rvd_base_text_add(&t, "the path of a unix socket has at most ");
+        rvd_base_text_add_decimal(&t, RVD_SYS_PATH_MAX - 1);
+        rvd_base_text_add(&t, " bytes");
+        rvd_sys_fail(err, REVDIAL_EINVAL, 0, text, why);
         return -ENAMETOOLONG;
     }
     memcpy(e->host, path, len + 1);
     return 0;
+}
+
+// What is wrong with an address text without a colon: people leave out either half.
+static const char *rvd_sys_half_problem(const char *text)
+{
+    if (text[0] && strspn(text, "0123456789") == strlen(text))
+        return "the host is missing: write HOST:PORT, as in 127.0.0.1:80";
+    if (text[0] == '/') return "a unix socket is written unix:/path";
+    return "the port is missing: write HOST:PORT, as in host:80";
 }
 
 // Takes "host:port" or "unix:/path" apart. Resolves nothing.
@@ -9201,7 +9245,7 @@ static int rvd_sys_addr_split(const char *text, int port_min, rvd_sys_endpoint *
     if (!why && len > RVD_SYS_HOST_MAX) why = "the host is too long";
     if (!why) {
         memcpy(e->host, host, len);
-        why = colon ? rvd_sys_check_host(e, bracketed) : "the port is missing, as in host:80";
+        why = colon ? rvd_sys_check_host(e, bracketed) : rvd_sys_half_problem(text);
     }
     if (!why && port < 0)
         why = port_min ? "the port must be from 1 to 65535" : "the port must be from 0 to 65535";
@@ -9325,6 +9369,22 @@ static int rvd_sys_addr_is_same(const rvd_sys_addr *a, const rvd_sys_addr *b)
            memcmp(&a6->sin6_addr, &b6->sin6_addr, sizeof a6->sin6_addr) == 0;
 }
 
+// A socket for IPv6 shows an IPv4 peer as ::ffff:1.2.3.4. Everybody else calls it 1.2.3.4: logs,
+// budgets, rules and targets that get a PROXY header.
+static void rvd_sys_unmap(rvd_sys_addr *a)
+{
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
+    struct sockaddr_in in;
+    if (a->ss.ss_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) return;
+    memset(&in, 0, sizeof in);
+    in.sin_family = AF_INET;
+    in.sin_port = in6->sin6_port;
+    memcpy(&in.sin_addr, in6->sin6_addr.s6_addr + 12, sizeof in.sin_addr);
+    memset(a, 0, sizeof *a);
+    memcpy(&a->ss, &in, sizeof in);
+    a->len = (socklen_t)sizeof in;
+}
+
 static int rvd_sys_getsockname(int fd, rvd_sys_addr *a)
 {
     int r;
@@ -9332,6 +9392,7 @@ static int rvd_sys_getsockname(int fd, rvd_sys_addr *a)
     a->len = (socklen_t)sizeof a->ss;
     do r = RVD_SYS_GETSOCKNAME(fd, (struct sockaddr *)&a->ss, &a->len);
     while (r < 0 && errno == EINTR);
+    if (r == 0) rvd_sys_unmap(a);
     return r < 0 ? -errno : 0;
 }
 
@@ -9342,6 +9403,7 @@ static int rvd_sys_getpeername(int fd, rvd_sys_addr *a)
     a->len = (socklen_t)sizeof a->ss;
     do r = RVD_SYS_GETPEERNAME(fd, (struct sockaddr *)&a->ss, &a->len);
     while (r < 0 && errno == EINTR);
+    if (r == 0) rvd_sys_unmap(a);
     return r < 0 ? -errno : 0;
 }
 
@@ -9358,6 +9420,19 @@ static int rvd_sys_resolve_verdict(int eai)
     if (eai == EAI_ADDRFAMILY) return -ENOENT;
 #endif
     return -EAGAIN;  // EAI_FAIL too: a server that refuses to answer does not say that no host is
+}
+
+// Says why rvd_sys_resolve() gave no address. `text` is what was to be resolved, missing what to
+// say when there is no such host.
+static void rvd_sys_resolve_fail(revdial_err *err, int error, const char *text, const char *missing)
+{
+    if (error == -ENOENT)
+        rvd_sys_fail(err, REVDIAL_ESYS, 0, text, missing);
+    else if (error == -EAGAIN)
+        rvd_sys_fail(err, REVDIAL_ESYS, 0, text,
+                     "cannot resolve the host: no name server gives an answer (DNS)");
+    else
+        rvd_sys_fail(err, REVDIAL_ESYS, -error, text, "cannot resolve the host");
 }
 
 // Asks the system's resolver.
@@ -9712,20 +9787,48 @@ static int rvd_sys_queue(int fd, int backlog)
     return r < 0 ? -errno : 0;
 }
 
-// Each address listens for itself: "[::]:80" leaves IPv4 to "0.0.0.0:80", so that both can be
-// listed, on every system and in any order.
-static int rvd_sys_listen(const rvd_sys_addr *at, int backlog)
+// The mode of a bound unix socket. A link that somebody has put in its place is not followed, where
+// the system can do that.
+static int rvd_sys_set_mode(const rvd_sys_addr *at, unsigned mode)
+{
+    const char *path = ((const struct sockaddr_un *)&at->ss)->sun_path;
+    int r;
+    do r = RVD_SYS_FCHMODAT(AT_FDCWD, path, (mode_t)mode, AT_SYMLINK_NOFOLLOW);
+    while (r < 0 && errno == EINTR);
+    if (r < 0 && errno == EOPNOTSUPP) r = RVD_SYS_FCHMODAT(AT_FDCWD, path, (mode_t)mode, 0);
+    return r < 0 ? -errno : 0;
+}
+
+typedef struct rvd_sys_listen_how {
+    int takes_ipv4;  // "[::]:80" takes IPv4, too, where the system can do that
+    unsigned mode;   // of a unix socket; 0 = what the umask leaves
+} rvd_sys_listen_how;
+
+// Nobody can connect to a unix socket before it listens, so its mode is set in time.
+static int rvd_sys_listen_as(const rvd_sys_addr *at, int backlog, rvd_sys_listen_how how)
 {
     int family = at->ss.ss_family, r = 0, fd = rvd_sys_socket_tcp(family);
     if (fd < 0) return fd;
     if (family != AF_UNIX) r = rvd_sys_set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-    if (r == 0 && family == AF_INET6) r = rvd_sys_set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
+    if (r == 0 && family == AF_INET6) {
+        r = rvd_sys_set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, !how.takes_ipv4);
+        if (how.takes_ipv4) r = 0;  // OpenBSD has IPv6 only
+    }
     if (r == 0) r = rvd_sys_bind(fd, at);
     if (r == -EADDRINUSE && family == AF_UNIX) r = rvd_sys_bind_stale(fd, at);
+    if (r == 0 && family == AF_UNIX && how.mode) r = rvd_sys_set_mode(at, how.mode);
     if (r == 0) r = rvd_sys_queue(fd, backlog);
     if (r == 0) return fd;
     rvd_sys_close(fd);
     return r;
+}
+
+// Each address listens for itself: "[::]:80" leaves IPv4 to "0.0.0.0:80", so that both can be
+// listed, on every system and in any order.
+static int rvd_sys_listen(const rvd_sys_addr *at, int backlog)
+{
+    static const rvd_sys_listen_how plain;
+    return rvd_sys_listen_as(at, backlog, plain);
 }
 
 // Is this an error of the one connection that accept was about to return (accept(2) lists them)?
@@ -9751,6 +9854,7 @@ static int rvd_sys_accept(int listener, rvd_sys_addr *peer)
         fd = RVD_SYS_ACCEPT(listener, (struct sockaddr *)&peer->ss, &peer->len);
     } while (fd < 0 && errno == EINTR);
     if (fd < 0) return rvd_sys_is_aborted(errno) ? -ECONNABORTED : -errno;
+    rvd_sys_unmap(peer);
     return rvd_sys_own(fd);
 }
 
@@ -16244,6 +16348,7 @@ static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *
     }
     if (cfg->common.log_level < 0 || cfg->common.log_level > REVDIAL_LOG_DEBUG)
         problem = "common.log_level: no such level";
+    if (cfg->unix_mode > 0777) problem = "unix_mode: not from 0 to 0777";
     return problem ? rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem) : REVDIAL_OK;
 }
 
@@ -16277,21 +16382,63 @@ static int rvd_proxy_loops_open(revdial_proxy *p, revdial_err *err)
     return REVDIAL_OK;
 }
 
+// Does this text name an IPv4 address, or a host that may have one, and that port?
+static int rvd_proxy_may_be_ipv4(const char *text, size_t len, uint16_t port)
+{
+    char one[RVD_SYS_HOST_MAX + 8];
+    rvd_sys_endpoint e;
+    if (len >= sizeof one) return 0;
+    memcpy(one, text, len);
+    one[len] = '\0';
+    return rvd_sys_addr_split(one, 0, &e, NULL) == 0 && e.port == port &&
+           (e.kind == RVD_SYS_IPV4 || e.kind == RVD_SYS_NAME);
+}
+
+// "[::]:80" takes IPv4 as well, unless another address of ours is there for that.
+static int rvd_proxy_takes_ipv4(const revdial_proxy *p, const rvd_sys_endpoint *e)
+{
+    const char *list = p->cfg.listen, *item;
+    struct in6_addr any;
+    size_t len;
+    if (e->kind != RVD_SYS_IPV6 || inet_pton(AF_INET6, e->host, &any) != 1) return 0;
+    if (!IN6_IS_ADDR_UNSPECIFIED(&any)) return 0;
+    while (list && (len = rvd_base_item(&list, &item)) > 0)
+        if (rvd_proxy_may_be_ipv4(item, len, e->port)) return 0;
+    for (size_t i = 0; i < p->cfg.expose_count; i++) {
+        const char *text = p->cfg.exposes[i].listen;
+        if (rvd_proxy_may_be_ipv4(text, strlen(text), e->port)) return 0;
+    }
+    return 1;
+}
+
+// The system's own words say little about some errors.
+static const char *rvd_proxy_listen_why(int error)
+{
+    if (error == -EADDRNOTAVAIL) return "cannot listen there: this machine has no such address";
+    if (error == -EADDRINUSE) return "cannot listen there: somebody else does";
+    return "cannot listen there";
+}
+
 // One address of `listen`.
 static int rvd_proxy_listen(revdial_proxy *p, const char *text, revdial_err *err)
 {
+    rvd_sys_listen_how how = {0, p->cfg.unix_mode};
     rvd_proxy_listener *l = &p->listeners[p->listener_count];
     rvd_sys_endpoint e;
     rvd_sys_addr at;
     int r;
     if (rvd_sys_addr_split(text, 0, &e, err) < 0) return REVDIAL_EINVAL;
-    if (e.kind == RVD_SYS_NAME)
+    if (e.kind == RVD_SYS_NAME) {
         r = rvd_sys_resolve(e.host, e.port, &at, 1);
-    else
-        r = rvd_sys_addr_parse(text, 0, &at, err);
-    if (r >= 0) r = rvd_sys_listen(&at, RVD_PROXY_BACKLOG);
+        if (r < 0) rvd_sys_resolve_fail(err, r, text, "cannot listen there: no such host");
+        if (r < 0) return REVDIAL_ESYS;
+    } else if (rvd_sys_addr_parse(text, 0, &at, err) < 0) {
+        return REVDIAL_EINVAL;
+    }
+    how.takes_ipv4 = rvd_proxy_takes_ipv4(p, &e);
+    r = rvd_sys_listen_as(&at, RVD_PROXY_BACKLOG, how);
     if (r < 0) {
-        rvd_sys_fail(err, REVDIAL_ESYS, -r, text, "cannot listen there");
+        rvd_sys_fail(err, REVDIAL_ESYS, -r, text, rvd_proxy_listen_why(r));
         return REVDIAL_ESYS;
     }
     l->io.fd = r;
@@ -16350,11 +16497,11 @@ static int rvd_proxy_expose_all(revdial_proxy *p, revdial_err *err)
 static int rvd_proxy_listen_all(revdial_proxy *p, const char *list, revdial_err *err)
 {
     while (list && *list) {
-        char text[RVD_SYS_TEXT_MAX];
+        char text[RVD_SYS_HOST_MAX + 8];  // a name, a colon and a port
         size_t len = strcspn(list, ",");
         int code;
         if (len >= sizeof text)
-            return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: an address is too long");
+            return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: an address over 262 bytes");
         memcpy(text, list, len);
         text[len] = '\0';
         code = rvd_proxy_listen(p, text, err);
@@ -16948,7 +17095,9 @@ static void rvd_agent_log(revdial_agent *a, int level, const char *event, const 
     if (c->log && level <= most) c->log(c->log_ud, level, event, msg);
 }
 
-static void rvd_agent_log_link(rvd_agent_link *l, int level, const char *event, const char *why)
+// retry_ms: when the link tries again, -1 = not the subject
+static void rvd_agent_log_retry(rvd_agent_link *l, int level, const char *event, const char *why,
+                                int retry_ms)
 {
     char text[900];
     size_t n = rvd_sys_append(text, sizeof text, 0, "server=");
@@ -16957,11 +17106,20 @@ static void rvd_agent_log_link(rvd_agent_link *l, int level, const char *event, 
         n = rvd_sys_append(text, sizeof text, n, " via=");
         n = rvd_sys_append(text, sizeof text, n, l->agent->via_address);
     }
+    if (retry_ms >= 0) {
+        n = rvd_sys_append(text, sizeof text, n, " retry_in_ms=");
+        n = rvd_sys_append_number(text, sizeof text, n, (uint32_t)retry_ms);
+    }
     if (why) {
         n = rvd_sys_append(text, sizeof text, n, " reason=");
         rvd_sys_append(text, sizeof text, n, why);
     }
     rvd_agent_log(l->agent, level, event, text);
+}
+
+static void rvd_agent_log_link(rvd_agent_link *l, int level, const char *event, const char *why)
+{
+    rvd_agent_log_retry(l, level, event, why, -1);
 }
 
 static void rvd_agent_tell(revdial_agent *a, int state, const revdial_err *why, int retry_ms)
@@ -17022,6 +17180,7 @@ typedef struct rvd_agent_forward {
     const char *target;
     rvd_sys_endpoint endpoint;
     int address_count, address_at;
+    int denied;  // index + 1 of the last address that no rule covers
     int64_t until_us;
     int reset;  // why it is refused: by what was asked, or how the last address failed
     char text[RVD_SYS_TEXT_MAX + 256];
@@ -17046,6 +17205,30 @@ static void rvd_agent_forward_free(rvd_agent_forward *f)
     revdial_session_unref(s);
 }
 
+// Why the target is not connected to, for our own log: the dialler is told a code.
+static void rvd_agent_refusal_text(const rvd_agent_forward *f, int reset, char *buf, size_t size)
+{
+    const char *asked = revdial_meta(f->st, "target");
+    char address[RVD_SYS_TEXT_MAX];
+    rvd_sys_endpoint e;
+    revdial_err err;
+    size_t n = 0;
+    if (!asked && !f->agent->default_target) {
+        rvd_sys_append(buf, size, n, "no target was asked for, and there is no default (--target)");
+    } else if (!f->endpoint.kind && rvd_sys_addr_split(asked, 1, &e, &err) < 0) {
+        rvd_sys_append(buf, size, n, err.msg);
+    } else if (reset == REVDIAL_RESET_FORBIDDEN && f->denied && f->endpoint.kind == RVD_SYS_NAME) {
+        rvd_sys_addr_format(&f->addresses[f->denied - 1], address, sizeof address);
+        n = rvd_sys_append(buf, size, n, "the name leads to ");
+        n = rvd_sys_append(buf, size, n, address);
+        rvd_sys_append(buf, size, n,
+                       ", which no rule allows: a name reaches special addresses only by a rule "
+                       "for the address");
+    } else {
+        rvd_sys_append(buf, size, n, revdial_reset_text(reset));
+    }
+}
+
 static void rvd_agent_forward_refuse(rvd_agent_forward *f, int reset)
 {
     revdial_session *s = f->session;
@@ -17053,11 +17236,12 @@ static void rvd_agent_forward_refuse(rvd_agent_forward *f, int reset)
     if (f->st) revdial_engine_reset(s->engine, f->st->id, reset);
     rvd_stream_unlock(s);
     if (f->st) {
-        char text[600];
+        char text[700], why[260];
         size_t n = rvd_sys_append(text, sizeof text, 0, "target=");
+        rvd_agent_refusal_text(f, reset, why, sizeof why);
         n = rvd_sys_append(text, sizeof text, n, f->target);
         n = rvd_sys_append(text, sizeof text, n, " reason=");
-        rvd_sys_append(text, sizeof text, n, revdial_reset_text(reset));
+        rvd_sys_append(text, sizeof text, n, why);
         rvd_agent_log(f->agent, REVDIAL_LOG_WARN, "stream.refused", text);
     }
     rvd_agent_forward_free(f);
@@ -17237,6 +17421,7 @@ static void rvd_agent_forward_next(rvd_agent_forward *f)
         if (!f->trusted && to->ss.ss_family != AF_UNIX &&
             !rvd_agent_may_reach(f->agent, to, host)) {
             if (f->reset == REVDIAL_RESET_NONE) f->reset = REVDIAL_RESET_FORBIDDEN;
+            f->denied = f->address_at;
             continue;
         }
         r = rvd_agent_connect(&f->io, to);
@@ -17548,7 +17733,7 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
         wait_ms = most / 2 + (int)(rvd_agent_random(a) % (uint64_t)(most / 2 + 1));
     }
     if (retry_after_ms) wait_ms = retry_after_ms + wait_ms % (retry_after_ms / 4 + 1);
-    rvd_agent_log_link(l, REVDIAL_LOG_WARN, "link.retry", why->msg);
+    rvd_agent_log_retry(l, REVDIAL_LOG_WARN, "link.retry", why->msg, wait_ms);
     rvd_agent_tell(a, REVDIAL_BACKOFF, why, wait_ms);
     rvd_agent_link_wait(l, wait_ms);
 }
@@ -17715,7 +17900,8 @@ static void rvd_agent_link_connect(rvd_agent_link *l, int last_error)
     to = &l->addresses[l->address_at++];
     if (l->secret[0] && !rvd_agent_schemes(l, to)) {
         rvd_agent_link_fail(l, REVDIAL_EINVAL, 0, l->text,
-                            "refusing to send the token in cleartext beyond this machine");
+                            "refusing to send the token in cleartext beyond this machine: use "
+                            "https://, Digest, or allow it (--insecure-cleartext)");
         return;
     }
     r = rvd_agent_connect(&l->io, to);
@@ -17918,9 +18104,8 @@ static int rvd_agent_link_resolve(rvd_agent_link *l)
         l->address_count = n;
         return REVDIAL_OK;
     }
-    rvd_sys_fail(&l->err, REVDIAL_ESYS, n == -ENOENT ? 0 : -n, hop,
-                 n == -ENOENT ? rvd_agent_link_why(l, "no such host", "no such egress proxy")
-                              : "cannot resolve the host");
+    rvd_sys_resolve_fail(&l->err, n, hop,
+                         rvd_agent_link_why(l, "no such host", "no such egress proxy"));
     return REVDIAL_ESYS;
 }
 
@@ -18353,18 +18538,25 @@ static int rvd_agent_config_copy(revdial_agent *a, const revdial_agent_config *c
 static int rvd_agent_config_check(const revdial_agent_config *cfg, revdial_err *err)
 {
     rvd_sys_endpoint e;
-    const char *problem = NULL;
+    const char *problem = NULL, *text = NULL;
     if (!cfg->url) problem = "url: none given";
-    if (cfg->name && !rvd_base_is_name(cfg->name, strlen(cfg->name)))
-        problem = "name: not [a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?";
-    if (cfg->instance && !rvd_base_is_label(cfg->instance, strlen(cfg->instance), 1))
-        problem = "instance: not letters, digits, '.', '_' and '-' between them, up to 64";
+    if (cfg->name && !rvd_base_is_name(cfg->name, strlen(cfg->name))) {
+        problem = RVD_BASE_NAME_RULE;
+        text = cfg->name;
+    }
+    if (cfg->instance && !rvd_base_is_label(cfg->instance, strlen(cfg->instance), 1)) {
+        problem = RVD_BASE_INSTANCE_RULE;
+        text = cfg->instance;
+    }
     if (cfg->proxy_protocol < 0 || cfg->proxy_protocol > 2)
         problem = "proxy_protocol: not 0, 1 or 2";
     if (cfg->backoff_min_ms < 0 || cfg->backoff_max_ms < 0 || cfg->connect_timeout_ms < 0 ||
         cfg->idle_timeout_ms < 0)
         problem = "a time is negative";
-    if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
+    if (problem) {
+        rvd_sys_fail(err, REVDIAL_EINVAL, 0, text, problem);
+        return REVDIAL_EINVAL;
+    }
     if (cfg->default_target && rvd_sys_addr_split(cfg->default_target, 1, &e, err) < 0)
         return REVDIAL_EINVAL;
     return rvd_agent_allow_check(cfg->allow, err);

@@ -765,10 +765,13 @@ static void rvd_tls_say_alert(rvd_tls_link *l)
 
 static int rvd_tls_say_lost(rvd_tls_link *l)
 {
+    int has_answered =
+        l->maker->is_server || l->ssl.RVD_TLS_FIELD(state) > MBEDTLS_SSL_SERVER_HELLO;
     if (l->sys)
         rvd_tls_say(l, "the connection was lost: ", strerror(l->sys));
     else if (l->ssl.RVD_TLS_FIELD(state) < MBEDTLS_SSL_HANDSHAKE_OVER)
-        rvd_tls_say(l, "the peer hung up during the handshake", "");
+        rvd_tls_say(l, "the peer hung up during the handshake",
+                    has_answered ? "" : ": perhaps that port does not speak TLS");
     else
         rvd_tls_say(l, "the connection ended without close_notify: it may have been cut", "");
     return REVDIAL_ELOST;
@@ -797,7 +800,9 @@ static int rvd_tls_result(rvd_tls_link *l, int r)
         rvd_tls_say(l, "the peer has no cipher suite that is accepted here", "");
     else if (l->ssl.RVD_TLS_FIELD(state) <= MBEDTLS_SSL_SERVER_HELLO &&
              r == MBEDTLS_ERR_SSL_INVALID_RECORD)
-        rvd_tls_say(l, "what the peer says is not TLS", "");
+        rvd_tls_say(l, "what the peer says is not TLS: ",
+                    l->maker->is_server ? "an agent needs https:// or wss:// here"
+                                        : "that port may be one for http://");
     else if (r == MBEDTLS_ERR_SSL_INVALID_MAC)  // as 3.6 and 4.0 have it, also an alert in 1.3
         rvd_tls_say(l, "a record was altered on the way, or the peer gave up", "");
     else if (l->maker->is_server && l->ssl.RVD_TLS_FIELD(state) == MBEDTLS_SSL_CLIENT_HELLO)

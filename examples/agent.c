@@ -427,6 +427,10 @@ int main(int argc, char **argv)
         if (url && !open_tls(&s, url, &tls)) {
             rc = PROG_USAGE;
         } else if (url && prog_catch_signals() == 0) {
+            prog_warn_repeated(&log, &cli);
+            prog_warn_readable(&log, s.token_file);
+            prog_warn_readable(&log, s.via_file);
+            prog_warn_readable(&log, s.tls.key);
             prog_raise_descriptor_limit(&log);
             rc = serve(&s, url, via, tls, &log);
         } else {

@@ -120,7 +120,15 @@ static void prog_log_error(prog_log *log, const char *event, const revdial_err *
 // through a tunnel both stay awake; whoever waits longer gives up polling.
 #define PROG_SPIN_US 100
 
-enum prog_kind { PROG_FLAG, PROG_TEXT, PROG_LIST, PROG_NUMBER, PROG_DURATION, PROG_CHOICE };
+enum prog_kind {
+    PROG_FLAG,
+    PROG_TEXT,
+    PROG_LIST,
+    PROG_NUMBER,
+    PROG_DURATION,
+    PROG_MODE,  // of a file, in octal
+    PROG_CHOICE
+};
 
 typedef struct prog_option {
     const char *name;  // without the dashes
@@ -148,6 +156,8 @@ typedef struct prog_cli {
     size_t option_count;
     void *settings;
     prog_common common;
+    uint64_t seen;                 // a bit for each option; those of both programs come last
+    const prog_option *repeated;   // given again: the last one counts
 } prog_cli;
 
 #define PROG_COMMON(field) offsetof(prog_common, field)
@@ -159,7 +169,10 @@ static const prog_option prog_common_options[] = {
     {"help", PROG_FLAG, PROG_COMMON(help), NULL, "-h: show this and exit", 0, 0},
     {"version", PROG_FLAG, PROG_COMMON(version), NULL, "show the version and exit", 0, 0},
 };
-enum { PROG_COMMON_COUNT = sizeof prog_common_options / sizeof prog_common_options[0] };
+enum {
+    PROG_COMMON_COUNT = sizeof prog_common_options / sizeof prog_common_options[0],
+    PROG_OPTION_MAX = 64  // letters of a name; longer ones are nobody's
+};
 
 // Says what is wrong with an option and how to get help. Returns PROG_USAGE.
 static int prog_usage_error(const prog_cli *cli, const char *option, const char *problem,
@@ -213,6 +226,14 @@ static int64_t prog_parse_amount(const char *text, int is_duration)
     return -1;
 }
 
+// "0660". Returns -1 if it is not a mode.
+static int prog_parse_mode(const char *text)
+{
+    size_t len = strspn(text, "01234567");
+    long mode = strtol(text, NULL, 8);
+    return len > 0 && len <= 4 && !text[len] && mode > 0 && mode <= 0777 ? (int)mode : -1;
+}
+
 // Is it "host:port" or "unix:path"?
 static int prog_is_target(const char *text)
 {
@@ -246,8 +267,9 @@ static int prog_set_number(const prog_cli *cli, const prog_option *o, int *to, c
     }
     if (o->kind == PROG_DURATION && number < 0)
         return prog_usage_error(cli, o->name, "not a duration like 500ms, 30s, 5m or 2h:", value);
-    snprintf(range, sizeof range, "not a number from %d to %d%s:", o->min, o->max,
-             o->kind == PROG_DURATION ? " (in ms)" : "");
+    snprintf(range, sizeof range, "not a %s from %d to %d%s:",
+             o->kind == PROG_DURATION ? "duration" : "number", o->min, o->max,
+             o->kind == PROG_DURATION ? " milliseconds" : "");
     return prog_usage_error(cli, o->name, range, value);
 }
 
@@ -267,6 +289,11 @@ static int prog_set(const prog_cli *cli, const prog_option *o, void *at, const c
         return 0;
     case PROG_NUMBER:
     case PROG_DURATION: return prog_set_number(cli, o, at, value);
+    case PROG_MODE:
+        choice = prog_parse_mode(value);
+        if (choice < 0) return prog_usage_error(cli, o->name, "not a mode like 0660:", value);
+        *(int *)at = choice;
+        return 0;
     case PROG_CHOICE:
         choice = prog_parse_choice(o->arg, value);
         snprintf(problem, sizeof problem, "not one of %s:", o->arg);
@@ -277,44 +304,105 @@ static int prog_set(const prog_cli *cli, const prog_option *o, void *at, const c
     return PROG_FAILED;
 }
 
-static const prog_option *prog_find(const prog_option *options, size_t count, const char *name,
-                                    size_t len)
+// How many letters must be added, removed or changed to make one word of the other (Levenshtein).
+static size_t prog_distance(const char *a, const char *b)
 {
-    size_t i;
-    for (i = 0; i < count; i++)
-        if (strlen(options[i].name) == len && memcmp(options[i].name, name, len) == 0)
-            return &options[i];
-    return NULL;
+    size_t row[PROG_OPTION_MAX + 1], len = strlen(b);
+    if (strlen(a) > PROG_OPTION_MAX || len > PROG_OPTION_MAX) return PROG_OPTION_MAX;
+    for (size_t i = 0; i <= len; i++) row[i] = i;
+    for (; *a; a++) {
+        size_t corner = row[0]++;
+        for (size_t i = 1; i <= len; i++) {
+            size_t changed = corner + (*a != b[i - 1]);
+            corner = row[i];
+            if (row[i - 1] < row[i]) row[i] = row[i - 1];
+            row[i] = changed <= row[i] ? changed : row[i] + 1;
+        }
+    }
+    return row[len];
+}
+
+// The option of both tables at that place; NULL behind the last.
+static const prog_option *prog_option_at(const prog_cli *cli, size_t i)
+{
+    if (i < cli->option_count) return &cli->options[i];
+    i -= cli->option_count;
+    return i < PROG_COMMON_COUNT ? &prog_common_options[i] : NULL;
+}
+
+// Returns option_count + PROG_COMMON_COUNT if there is no option of that name.
+static size_t prog_find(const prog_cli *cli, const char *name, size_t len)
+{
+    const prog_option *o;
+    size_t i = 0;
+    for (; (o = prog_option_at(cli, i)); i++)
+        if (strlen(o->name) == len && memcmp(o->name, name, len) == 0) break;
+    return i;
+}
+
+// Says that there is no such option, and which one may be meant.
+static int prog_unknown(const prog_cli *cli, const char *name)
+{
+    const prog_option *o, *nearest = NULL;
+    size_t least = strlen(name) / 3 + 1, distance;
+    char problem[PROG_OPTION_MAX + 48] = "no such option";
+    for (size_t i = 0; (o = prog_option_at(cli, i)); i++) {
+        distance = strncmp(o->name, name, strlen(name)) == 0 ? 0 : prog_distance(name, o->name);
+        if (distance > least || (distance == least && nearest)) continue;
+        least = distance;
+        nearest = o;
+    }
+    if (nearest)
+        snprintf(problem, sizeof problem, "no such option; is --%s meant?", nearest->name);
+    return prog_usage_error(cli, name, problem, NULL);
+}
+
+// A word that is no option, where one is expected.
+static int prog_stray(const prog_cli *cli, const char *word)
+{
+    fprintf(stderr, "%s: unexpected argument \"%s\"%s\nTry '%s --help'.\n", cli->program, word,
+            word[0] == '-' && word[1] ? ": options begin with two dashes" : "", cli->program);
+    return PROG_USAGE;
+}
+
+// The value of an option, in its word or the next one. NULL: there is none.
+static const char *prog_value(const prog_cli *cli, const char *in_word, char **argv, int *i)
+{
+    const char *next = argv[*i + 1];
+    if (in_word) return in_word;
+    if (!next) return NULL;
+    if (strncmp(next, "--", 2) == 0 &&
+        prog_option_at(cli, prog_find(cli, next + 2, strcspn(next + 2, "="))))
+        return NULL;
+    ++*i;
+    return next;
 }
 
 // Takes the option at argv[*i], and its value there or in the next word.
 static int prog_parse_one(prog_cli *cli, char **argv, int *i)
 {
     const char *word = argv[*i], *value = NULL;
-    char *base = cli->settings;
     const prog_option *o;
-    size_t len;
+    size_t len, index;
+    char *at;
     if (strcmp(word, "-v") == 0) word = "--verbose";
     if (strcmp(word, "-h") == 0) word = "--help";
-    if (strncmp(word, "--", 2) != 0 || !word[2]) {
-        fprintf(stderr, "%s: unexpected argument \"%s\"\nTry '%s --help'.\n", cli->program, word,
-                cli->program);
-        return PROG_USAGE;
-    }
-    len = strcspn(word + 2, "=");
-    o = prog_find(cli->options, cli->option_count, word + 2, len);
-    if (!o) {
-        o = prog_find(prog_common_options, PROG_COMMON_COUNT, word + 2, len);
-        base = (char *)&cli->common;
-    }
-    if (!o) return prog_usage_error(cli, word + 2, "no such option", NULL);
-    if (word[2 + len] == '=') value = word + 2 + len + 1;
+    if (strncmp(word, "--", 2) != 0 || !word[2]) return prog_stray(cli, word);
+    word += 2;
+    len = strcspn(word, "=");
+    index = prog_find(cli, word, len);
+    o = prog_option_at(cli, index);
+    if (!o) return prog_unknown(cli, word);
+    at = index < cli->option_count ? cli->settings : (char *)&cli->common;
+    if (word[len] == '=') value = word + len + 1;
     if (o->kind == PROG_FLAG)
-        return value ? prog_usage_error(cli, o->name, "takes no value", NULL)
-                     : prog_set(cli, o, base + o->at, "");
-    if (!value) value = argv[*i + 1] ? argv[++*i] : NULL;
+        return value ? prog_usage_error(cli, o->name, "takes no value:", value)
+                     : prog_set(cli, o, at + o->at, "");
+    value = prog_value(cli, value, argv, i);
     if (!value) return prog_usage_error(cli, o->name, "needs a value", NULL);
-    return prog_set(cli, o, base + o->at, value);
+    if (o->kind != PROG_LIST && cli->seen & (uint64_t)1 << index) cli->repeated = o;
+    cli->seen |= (uint64_t)1 << index;
+    return prog_set(cli, o, at + o->at, value);
 }
 
 static void prog_print_options(const prog_option *options, size_t count)
@@ -419,8 +507,12 @@ static int prog_file_open(prog_file *f, const char *path, revdial_err *err)
     err->msg[0] = '\0';
     if (n < 0 || fstat(fd, &kind) < 0)
         snprintf(err->msg, sizeof err->msg, "%s: %s", path, strerror(errno));
-    else if (!S_ISREG(kind.st_mode) || n == PROG_FILE_SIZE_MAX || strlen(f->text) != f->size)
-        snprintf(err->msg, sizeof err->msg, "%s: not a file with tokens", path);
+    else if (!S_ISREG(kind.st_mode))
+        snprintf(err->msg, sizeof err->msg, "%s: not a regular file", path);
+    else if (n == PROG_FILE_SIZE_MAX)
+        snprintf(err->msg, sizeof err->msg, "%s: over 1 MiB, the wrong file?", path);
+    else if (strlen(f->text) != f->size)
+        snprintf(err->msg, sizeof err->msg, "%s: has a NUL byte, the wrong file?", path);
     if (fd >= 0) close(fd);
     return err->msg[0] ? -1 : 0;
 }
@@ -438,6 +530,22 @@ static char *prog_file_next(prog_file *f)
         if (*line && *line != '#') return line;
     }
     return NULL;
+}
+
+// Warns of a file with a secret, NULL = none, that every user of this machine can read.
+static void prog_warn_readable(prog_log *log, const char *path)
+{
+    struct stat st;
+    if (!path || stat(path, &st) != 0 || !S_ISREG(st.st_mode) || !(st.st_mode & S_IROTH)) return;
+    prog_logf(log, REVDIAL_LOG_WARN, "secret.readable",
+              "%s holds secrets, and every user of this machine can read it: chmod 600", path);
+}
+
+static void prog_warn_repeated(prog_log *log, const prog_cli *cli)
+{
+    if (cli->repeated)
+        prog_logf(log, REVDIAL_LOG_WARN, "option.repeated", "--%s is given twice: the last counts",
+                  cli->repeated->name);
 }
 
 // ------------------------------------------------------------------------------------------------

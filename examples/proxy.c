@@ -24,7 +24,7 @@ typedef struct settings {
     token_paths credentials;
     const char *path;
     int pick, dial_timeout_ms, is_waiting, is_early, drain_ms, io_threads, max_sessions;
-    int keepalive_ms, dead_after_ms, auth_failures, max_per_identity, spin_us;
+    int keepalive_ms, dead_after_ms, auth_failures, max_per_identity, spin_us, unix_mode;
     prog_tls_files tls;
 } settings;
 
@@ -32,13 +32,18 @@ typedef struct settings {
 static const prog_option options[] = {
     {"listen", PROG_LIST, AT(listens), "ADDRESS",
      "where agents connect: HOST:PORT or unix:PATH; port 0 = any free one,\n"
-     "printed as 'listening on ADDRESS'; repeatable",
+     "printed as 'listening on ADDRESS'; repeatable. [::]:PORT takes IPv4, too,\n"
+     "unless an IPv4 address or a host name with that PORT is given as well",
      0, 0},
     {"expose", PROG_LIST, AT(exposes), "ADDRESS=NAME[/TARGET]",
      "connections to ADDRESS (HOST:PORT, a PORT of 127.0.0.1, or unix:PATH) go\n"
      "to the agent NAME, there to TARGET (HOST:PORT or unix:PATH) or to where\n"
      "the agent sends them; port 0 = any free one, printed as 'listening on\n"
      "ADDRESS for NAME'; repeatable",
+     0, 0},
+    {"unix-mode", PROG_MODE, AT(unix_mode), "MODE",
+     "the mode of all Unix sockets, in octal: 0660 lets in the users of the\n"
+     "socket's group (default: 0777 without what the umask takes away)",
      0, 0},
     {"token-file", PROG_TEXT, AT(credentials.tokens), "FILE",
      "who may register, one line each (see below); default: the environment\n"
@@ -286,6 +291,7 @@ static int app_open_proxy(app *a, const token_table *tokens)
     cfg.on_client = on_client;
     cfg.ud = a;
     cfg.listen = listens;
+    cfg.unix_mode = (unsigned)a->s.unix_mode;
     cfg.path = a->s.path;
     cfg.origins = origins;
     cfg.credentials = tokens->rows;
@@ -406,6 +412,18 @@ static int app_prepare(app *a, const prog_cli *cli, token_table *tokens)
     return prog_usage_error(cli, a->s.credentials.auth ? "auth-file" : "token-file", err.msg, NULL);
 }
 
+// What works, and is not what its operator wants.
+static void app_warn(app *a, const prog_cli *cli)
+{
+    prog_warn_repeated(&a->log, cli);
+    prog_warn_readable(&a->log, a->s.credentials.tokens);
+    prog_warn_readable(&a->log, a->s.credentials.auth);
+    prog_warn_readable(&a->log, a->s.tls.key);
+    if (a->expose_count == 0)
+        prog_logf(&a->log, REVDIAL_LOG_WARN, "expose.none",
+                  "there is no --expose: agents can register, but no client can reach them");
+}
+
 int main(int argc, char **argv)
 {
     app a = {.wake = {-1, -1}, .lock = PTHREAD_MUTEX_INITIALIZER};
@@ -427,6 +445,7 @@ int main(int argc, char **argv)
         prog_raise_descriptor_limit(&a.log);
         rc = app_open(&a, &tokens);
         token_table_free(&tokens);
+        if (rc == 0) app_warn(&a, &cli);
         if (rc == 0) rc = app_run(&a);
     }
     token_table_free(&tokens);

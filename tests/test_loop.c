@@ -117,6 +117,19 @@ static int fault_clock(clockid_t id, struct timespec *t)
     return 0;
 }
 
+// Whoever connects while the mode of a unix socket is being set is refused.
+static atomic_int mode_strangers;
+
+static int fault_fchmodat(int dir, const char *path, mode_t mode, int flags)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    snprintf(at.sun_path, sizeof at.sun_path, "%s", path);
+    if (connect(fd, (struct sockaddr *)&at, sizeof at) == 0) atomic_fetch_add(&mode_strangers, 1);
+    close(fd);
+    return fchmodat(dir, path, mode, flags);
+}
+
 // A close that says EINTR has closed, as on Linux.
 static int fault_close(int fd)
 {
@@ -158,6 +171,7 @@ static ssize_t fault_sendmsg(int fd, const struct iovec *iov, int count)
 #define RVD_SYS_EPOLL_CTL(ep, op, fd, e) (fault(EPOLL_CTL_) ? -1 : epoll_ctl(ep, op, fd, e))
 #define RVD_SYS_EPOLL_WAIT(ep, e, n, ms) (fault(EPOLL_WAIT) ? -1 : epoll_wait(ep, e, n, ms))
 #define RVD_SYS_EVENTFD(n, flags) (fault(EVENTFD) ? -1 : eventfd(n, flags))
+#define RVD_SYS_FCHMODAT fault_fchmodat
 #define RVD_SYS_FCNTL(...) (fault(FCNTL) ? -1 : fcntl(__VA_ARGS__))
 #define RVD_SYS_GETADDRINFO(host, port, hints, list) \
     (fault(GETADDRINFO) ? fault_eai() : getaddrinfo(host, port, hints, list))
@@ -419,6 +433,47 @@ TEST(an_address_error_quotes_the_text_printably_and_says_why)
     CHECK_INT(rvd_sys_addr_split(text, 1, &e, NULL), -EINVAL);
 }
 
+TEST(what_people_write_for_an_address_is_refused_with_the_form_that_is_right)
+{
+    static const struct {
+        const char *text, *why;
+    } rows[] = {
+        {"7000", "the host is missing: write HOST:PORT"},
+        {":7000", "the host is missing: write HOST:PORT"},
+        {"example", "the port is missing: write HOST:PORT"},
+        {"[::1]", "an IPv6 address is written [::1]:80"},
+        {"/run/x.sock", "a unix socket is written unix:/path"},
+        {"tcp://127.0.0.1:7000", "not a URL: write HOST:PORT without the scheme"},
+        {"http://localhost:80", "not a URL: write HOST:PORT without the scheme"},
+        {"::1:80", "an IPv6 address needs brackets"},
+        {"x:y:80", "write HOST:PORT, with one colon"},
+        {"unix:x.sock", "must start with /"},
+        {"h:port", "the port must be from 1 to 65535"},
+    };
+    char path[RVD_SYS_PATH_MAX + 50] = "unix:/", most[16];
+    revdial_err err;
+    rvd_sys_endpoint e;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        memset(&err, 0, sizeof err);
+        if (rvd_sys_addr_split(rows[i].text, 1, &e, &err) >= 0 || !strstr(err.msg, rows[i].text) ||
+            !strstr(err.msg, rows[i].why))
+            test_fail(__FILE__, __LINE__, "%s: %s", rows[i].text, err.msg);
+    }
+    memset(path + 6, 'p', sizeof path - 7);
+    CHECK_INT(rvd_sys_addr_split(path, 1, &e, &err), -ENAMETOOLONG);
+    snprintf(most, sizeof most, "%d bytes", (int)RVD_SYS_PATH_MAX - 1);
+    CHECK(strstr(err.msg, most) != NULL);
+}
+
+TEST(a_lookup_that_fails_says_whether_the_name_or_the_name_server_is_missing)
+{
+    revdial_err err;
+    rvd_sys_resolve_fail(&err, -ENOENT, "x.invalid:80", "no such host");
+    CHECK_STR(err.msg, "\"x.invalid:80\": no such host");
+    rvd_sys_resolve_fail(&err, -EAGAIN, "x.example:80", "no such host");
+    CHECK(strstr(err.msg, "x.example:80") && strstr(err.msg, "no name server gives an answer"));
+}
+
 TEST(a_host_of_255_bytes_fits_and_256_do_not)
 {
     char text[300];
@@ -608,6 +663,72 @@ TEST(v4_and_v6_wildcards_share_a_port_in_either_order)
         else
             CHECK(b >= 0 || b == -EAFNOSUPPORT || b == -EADDRNOTAVAIL);
     }
+}
+
+// What accept says of a client of 127.0.0.1 that connects to that listener.
+static void client_seen(int listener, char text[RVD_SYS_TEXT_MAX])
+{
+    rvd_sys_addr at, peer, local;
+    struct sockaddr_in to = {.sin_family = AF_INET};
+    int fd = socket(AF_INET, SOCK_STREAM, 0), got;
+    text[0] = '\0';
+    CHECK_INT(rvd_sys_getsockname(listener, &at), 0);
+    to.sin_port = ((struct sockaddr_in *)&at.ss)->sin_port;
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (connect(fd, (struct sockaddr *)&to, sizeof to) == 0) {
+        await(listener, POLLIN);
+        got = rvd_sys_accept(listener, &peer);
+        CHECK_INT(rvd_sys_getsockname(got, &local), 0);
+        CHECK_INT(local.ss.ss_family, AF_INET);
+        CHECK_INT(rvd_sys_getpeername(got, &local), 0);
+        CHECK_INT(local.ss.ss_family, AF_INET);
+        rvd_sys_addr_format(&peer, text, RVD_SYS_TEXT_MAX);
+        rvd_sys_close(got);
+    }
+    rvd_sys_close(fd);
+}
+
+TEST(the_v6_wildcard_takes_v4_clients_by_their_v4_addresses_when_it_is_told_to)
+{
+    char text[RVD_SYS_TEXT_MAX];
+    rvd_sys_addr any = address("[::]:0");
+    rvd_sys_listen_how both = {.takes_ipv4 = 1}, six = {.takes_ipv4 = 0};
+    int fd = rvd_sys_listen_as(&any, 1, both);
+    if (fd == -EAFNOSUPPORT || fd == -EADDRNOTAVAIL) return;  // a host without IPv6
+    client_seen(fd, text);
+    CHECK_INT(strncmp(text, "127.0.0.1:", 10), 0);
+    rvd_sys_close(fd);
+    fd = rvd_sys_listen_as(&any, 1, six);
+    client_seen(fd, text);
+    CHECK_STR(text, "");
+    rvd_sys_close(fd);
+}
+
+TEST(a_unix_socket_has_its_mode_before_anybody_can_connect_whatever_the_umask)
+{
+    static const struct {
+        mode_t mask;
+        unsigned mode, result;
+    } rows[] = {{077, 0660, 0660}, {0, 0600, 0600}, {022, 0, 0755}, {077, 0777, 0777}};
+    char dir[] = "/tmp/revdial-test.XXXXXX", text[64];
+    struct stat st;
+    mode_t before = umask(0);
+    REQUIRE(mkdtemp(dir) != NULL);
+    snprintf(text, sizeof text, "unix:%s/s", dir);
+    rvd_sys_addr at = address(text);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        rvd_sys_listen_how how = {.mode = rows[i].mode};
+        umask(rows[i].mask);
+        int fd = rvd_sys_listen_as(&at, 1, how);
+        CHECK(fd >= 0);
+        CHECK_INT(stat(text + 5, &st), 0);
+        CHECK_INT(st.st_mode & 0777, rows[i].result);
+        unlink(text + 5);
+        rvd_sys_close(fd);
+    }
+    CHECK_INT(atomic_load(&mode_strangers), 0);
+    umask(before);
+    rmdir(dir);
 }
 
 TEST(U21_a_port_in_use_is_an_error_and_leaks_nothing)

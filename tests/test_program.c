@@ -47,7 +47,7 @@ TEST(U42_a_file_with_tokens_is_a_file_of_bounded_size_and_nothing_else_hangs)
     }
     file_write(path, "s3cret\n", (1 << 20) + 1);
     CHECK_INT(file_says(path, token, msg), -1);
-    CHECK(strstr(msg, "not a file with tokens") != NULL);
+    CHECK(strstr(msg, "over 1 MiB") != NULL);
     file_write(path, "s3cret\n", (1 << 20) - 1);
     CHECK_INT(file_says(path, token, msg), 0);
     chmod(path, 0);

@@ -82,9 +82,56 @@ agent via:.*server $agent --server unix:/x --via http://127.0.0.1:1
 agent all_addresses $agent --all-addresses --via http://127.0.0.1:1
 agent ftp --server ftp://127.0.0.1:1 --name web --token-file "$dir/token" --target 127.0.0.1:80
 agent name --server http://127.0.0.1:1 --name UPPER --token-file "$dir/token" --target 127.0.0.1:80
+proxy is.--listen.meant --lisen 127.0.0.1:0
+agent is.--token-file.meant --tokn-file x
+proxy two.dashes -listen 127.0.0.1:0
+proxy --listen:.needs.a.value --listen --expose 127.0.0.1:0=web
+proxy --unix-mode.*99 --unix-mode 99
+proxy write.HOST:PORT --listen 7000 --token-file "$dir/tokens"
+proxy without.the.scheme --listen tcp://127.0.0.1:0 --token-file "$dir/tokens"
+proxy at.most.10. --listen "unix:/$(printf %150s | tr ' ' x)" --token-file "$dir/tokens"
+agent without.the.scheme $agent --target http://x:80
+agent UPPER.*a-z --server http://127.0.0.1:1 --name UPPER --token-file "$dir/token" --target x:80
+agent --insecure-cleartext $agent --server http://192.0.2.1:1
 agent nonsense --server http://127.0.0.1:1 --name web --token-file "$dir/token" --allow nonsense
 END_OF_LIST
     figures="$count wrong command lines"
+}
+
+# In the log of a proxy that works: a mode that is too wide, nothing exposed, an option given twice.
+warnings() {
+    cp "$dir/tokens" "$dir/wide" && chmod 644 "$dir/wide" || return
+    start warned "$build/revdial-proxy" --listen 127.0.0.1:0 --token-file "$dir/wide" \
+        --drain 1s --drain 2s
+    said warned.log "event=secret.readable.*$dir/wide" 5 && said warned.log event=expose.none 1 &&
+        said warned.log 'event=option.repeated.*--drain' 1 && said warned.out listening 5 &&
+        stop warned || return
+    start warned "$build/revdial-proxy" --listen 127.0.0.1:0 --token-file "$dir/tokens" \
+        --expose 127.0.0.1:0=web
+    said warned.out 'for web' 5 && stop warned || return
+    [ "$(count warned.log level=warn)" -eq 0 ] || fail "$(grep level=warn "$dir/warned.log")"
+}
+
+# Unix sockets have the mode that was asked for, whatever the umask.
+unix_mode() {
+    local got
+    start moded "$build/revdial-proxy" --listen "unix:$dir/moded" --token-file "$dir/tokens" \
+        --expose "unix:$dir/moded2=web" --unix-mode 0666
+    said moded.out 'for web' 5 || return
+    got=$(stat -c %a "$dir/moded" "$dir/moded2" | tr '\n' ' ')
+    [ "$got" = "666 666 " ] || { fail "the modes are $got"; return; }
+    stop moded
+}
+
+# [::] takes IPv4, and the agent there is called by its IPv4 address.
+v6_takes_v4() {
+    start both "$build/revdial-proxy" --listen '[::]:0' --token-file "$dir/tokens"
+    said both.out '^listening on' 5 || return
+    local port
+    port=$(sed -n '1s/.*://p' "$dir/both.out")
+    start both_agent "$build/revdial-agent" --server "http://127.0.0.1:$port" --name web \
+        --token-file "$dir/token" --target 127.0.0.1:9
+    said both.log 'event=session.up.*peer=127\.0\.0\.1:' 5 && stop both_agent both
 }
 
 # The token of "web" only; what it must not do is be another name.
@@ -131,6 +178,8 @@ address_in_use() {
     local rest=(--token-file "$dir/tokens" --listen)
     says proxy 4 "$tunnel.*in use" "${rest[@]}" "$tunnel" || return
     says proxy 4 'tunnel.sock.*in use' "${rest[@]}" "unix:$dir/tunnel.sock" || return
+    says proxy 4 "nowhere.invalid:1.*(host|server)" "${rest[@]}" nowhere.invalid:1 || return
+    says proxy 4 'no such address' "${rest[@]}" 192.0.2.1:1 || return
     rest+=(127.0.0.1:0 --expose)
     says proxy 4 "${exposed[0]}.*in use" "${rest[@]}" "${exposed[0]}=web" || return
     says proxy 4 'exposed.sock.*in use' "${rest[@]}" "unix:$dir/exposed.sock=web"
@@ -313,9 +362,10 @@ no_secrets() {
 check '--help and --version' helps
 check 'the README lists the options of --help' readme_has_the_options
 check 'wrong options are named, exit code 2' bad_options
+check 'secrets that all can read, and no --expose, are warned of' warnings
 check 'proxy and servers are ready' start_programs || return
 check '"listening on" for each address' listening_lines
-check 'an address in use, exit code 4' address_in_use
+check 'an address in use, or of nobody here, exit code 4' address_in_use
 check 'a wrong token or name, exit code 3' rejected
 for descriptors in 4 6 7; do
     check "a proxy with $descriptors descriptors, exit code 1" \
@@ -327,6 +377,8 @@ check 'addresses that cannot be printed, exit code 1' cannot_announce
 check 'INT is as good as TERM, exit code 0' ends_with_int
 check 'an agent of that proxy' start_web_agent agent
 check 'curl --unix-socket' unix_socket
+check 'Unix sockets have the mode of --unix-mode' unix_mode
+check '[::] takes IPv4' v6_takes_v4
 check 'Unix sockets all the way' all_unix
 check 'nginx sees the client by PROXY v1' proxy_header 1
 check 'nginx sees the client by PROXY v2' proxy_header 2
