@@ -226,7 +226,9 @@ typedef struct revdial_limits {
     uint32_t max_streams;        // the peer may have open: 65536 (256 if the peer is not revdial)
     uint32_t stream_window;      // first credit per stream in bytes: 65536 (else 262144); >= 8192
     uint32_t stream_window_max;  // what a stream's window may grow to: 16 MiB
-    uint32_t session_window;     // bytes received and not yet read, all streams: 64 MiB
+    // Bytes received and not yet read, all streams: 64 MiB. When there would be more, the streams
+    // whose readers have been waited for longest are reset with CALM. New streams are taken.
+    uint32_t session_window;
     uint32_t frame_bytes_max;    // at most in a frame while several streams are busy: 65524
     int keepalive_ms;            // ping after so long without a byte: 15000; not under 100
     int dead_after_ms;           // and give up so long after that: 15000
@@ -2261,7 +2263,10 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_SPARSE_BYTES 1024u   // a write this small need not wait for its turn
 #define RVD_MUX_SPARSE_ROOM 65536u   // beyond the output limit, for such writes, FINs and RSTs
 #define RVD_MUX_CONTROL 4096u        // control frames made ready at a time
-#define RVD_MUX_EXACT_VICTIMS 16     // streams reset one by one when unread bytes are too many
+#define RVD_MUX_STUCK_US 10000000    // nothing read for so long: no pause, its reader has stopped
+#define RVD_MUX_MOVING_US 1000000    // read from after so long, too: its reader is slow
+#define RVD_MUX_MOVED_BYTES 1024u    // a byte now and then is no reading
+#define RVD_MUX_HELD_FACTOR 2u       // memory for unread bytes, over their limit: chunks half empty
 #define RVD_MUX_REFUSALS 16384u      // of streams, queued while the peer takes no bytes
 #define RVD_MUX_PREAMBLE_MIN 128u    // most are shorter
 #define RVD_MUX_PREAMBLES 4194304u   // bytes of unfinished preambles, all streams
@@ -2367,6 +2372,7 @@ typedef struct rvd_mux_chunk {
 typedef struct rvd_mux_stream {
     struct rvd_mux_stream *hash_next;
     rvd_base_link ctl, tell, turn, timer;  // each in at most one list of the session
+    rvd_base_link held;                    // in a list exactly while `head` is not NULL
     void *user;
     rvd_mux_chunk *head, *tail;
     uint8_t *preamble;  // collected until it is whole
@@ -2382,6 +2388,7 @@ typedef struct rvd_mux_stream {
     uint8_t is_past;      // its id came again while the application held it: what comes is not its
     uint8_t reset_local;  // we reset it, not the peer
     uint8_t stopped;      // the application wants no more: it gets no EOF either
+    uint8_t is_moving;    // what it held was read from for a while: slow, but no standstill
     uint32_t reset_code;
     uint32_t send_credit, recv_credit, window;
     uint32_t buffered;
@@ -2390,7 +2397,10 @@ typedef struct rvd_mux_stream {
     uint32_t dropped;      // bytes thrown away after our close
     uint32_t lent;         // bytes of its loans that lie with the lender
     uint32_t epoch_bytes;  // consumed since epoch_us
+    uint32_t moved_bytes;  // consumed since stuck_us
     int64_t epoch_us;
+    int64_t held_us;   // it first had bytes that the application did not take at once; 0 = never
+    int64_t stuck_us;  // those that it has now have been waiting for their reader since then
     int64_t timer_us;
     uint64_t sent, received;
     uint64_t out_mark;  // its last data frame ends at this point of the output
@@ -2496,6 +2506,9 @@ typedef struct rvd_mux {
     const char *dead_text;
 
     uint64_t buffered;   // unread bytes of all streams
+    uint64_t held_size;  // memory of the chunks that they lie in
+    uint64_t standing_bytes;       // of them, those of streams in held[0]
+    rvd_base_link held[2];         // streams with chunks, by is_moving; stuck longest first
     uint64_t grown;      // windows beyond their first size
     uint64_t preambles;  // bytes held for preambles
     uint32_t refusals;   // since the output was last below its limit
@@ -2617,6 +2630,7 @@ static rvd_mux_stream *rvd_mux_stream_new(rvd_mux *m, uint32_t id)
     rvd_base_link_init(&s->tell);
     rvd_base_link_init(&s->turn);
     rvd_base_link_init(&s->timer);
+    rvd_base_link_init(&s->held);
     s->send_credit = m->cfg.send_window;
     s->recv_credit = s->window = m->cfg.recv_window;
     s->turn_left = m->quantum;
@@ -2644,9 +2658,12 @@ static void rvd_mux_preamble_free(rvd_mux *m, rvd_mux_stream *s)
 // Drops what was received and not read. The peer's credit for it is not returned.
 static void rvd_mux_rx_clear(rvd_mux *m, rvd_mux_stream *s)
 {
+    if (!rvd_base_link_is_alone(&s->held) && !s->is_moving) m->standing_bytes -= s->buffered;
+    rvd_base_link_remove(&s->held);
     while (s->head) {
         rvd_mux_chunk *c = s->head;
         s->head = c->next;
+        m->held_size -= c->size;
         rvd_mux_chunk_free(m, c);
     }
     s->tail = NULL;
@@ -2884,33 +2901,29 @@ static void rvd_mux_sacrifice(rvd_mux *m, rvd_mux_stream *s)
     rvd_mux_rx_clear(m, s);
 }
 
-static rvd_mux_stream *rvd_mux_worst(const rvd_mux *m)
+// Whose reader has been waited for longest. Where none has stopped for good (STUCK_US), the kind
+// pays that fills more, so that a flood of uploads that nobody reads does not push out those that
+// are read slowly, nor many of these the newcomer.
+static rvd_mux_stream *rvd_mux_stuck_longest(rvd_mux *m)
 {
-    rvd_mux_stream *worst = NULL;
-    for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits; i++)
-        for (rvd_mux_stream *s = m->table[i]; s; s = s->hash_next)
-            if (!worst || s->buffered > worst->buffered ||
-                (s->buffered == worst->buffered && s->id < worst->id))
-                worst = s;
-    return worst;
+    rvd_base_link *standing = m->held[0].next, *moving = m->held[1].next;
+    rvd_mux_stream *a, *b, *older;
+    if (moving == &m->held[1]) return RVD_BASE_OWNER(standing, rvd_mux_stream, held);
+    if (standing == &m->held[0]) return RVD_BASE_OWNER(moving, rvd_mux_stream, held);
+    a = RVD_BASE_OWNER(standing, rvd_mux_stream, held);
+    b = RVD_BASE_OWNER(moving, rvd_mux_stream, held);
+    older = a->stuck_us <= b->stuck_us ? a : b;
+    if (m->now_us - older->stuck_us >= RVD_MUX_STUCK_US) return older;
+    return m->standing_bytes >= m->buffered / 2 ? a : b;
 }
 
-// Over the budget for unread bytes: the streams with the most of them pay, the others never notice.
-// Down to seven eighths, so that a scan pays for many bytes; and after a few exact choices all
-// above a bound that halves, so that a thousand small victims do not cost a thousand scans.
+// Over the budget for unread bytes, those pay that have been stuck longest, one by one; the others
+// never notice, and newcomers come in.
 static void rvd_mux_calm(rvd_mux *m)
 {
-    uint64_t target = m->cfg.limits.session_window / 8 * (uint64_t)7;
-    uint32_t bound = 0;
-    for (int i = 0; i < RVD_MUX_EXACT_VICTIMS && m->buffered > target; i++) {
-        rvd_mux_stream *worst = rvd_mux_worst(m);
-        bound = worst->buffered;
-        rvd_mux_sacrifice(m, worst);
-    }
-    for (; m->buffered > target && bound; bound /= 2)
-        for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits && m->buffered > target; i++)
-            for (rvd_mux_stream *s = m->table[i]; s; s = s->hash_next)
-                if (s->buffered >= bound) rvd_mux_sacrifice(m, s);
+    const uint64_t most = m->cfg.limits.session_window;
+    while (m->buffered > most || m->held_size > most * RVD_MUX_HELD_FACTOR)
+        rvd_mux_sacrifice(m, rvd_mux_stuck_longest(m));
 }
 
 // ---- received bytes ----
@@ -2924,9 +2937,38 @@ static uint32_t rvd_mux_chunk_size(const rvd_mux_stream *s, uint32_t len)
     return size;
 }
 
-// Appends to the stream's chunks. Returns 0 without memory.
+// Its bytes wait for a reader from now on.
+static void rvd_mux_hold(rvd_mux *m, rvd_mux_stream *s)
+{
+    s->stuck_us = m->now_us;
+    if (!s->held_us) s->held_us = m->now_us;
+    s->moved_bytes = 0;
+    rvd_base_link_remove(&s->held);
+    rvd_base_link_push(&m->held[s->is_moving], &s->held);
+}
+
+// n bytes of its chunks have been read.
+static void rvd_mux_moved(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
+{
+    uint32_t left = s->buffered - n;
+    if (!s->is_moving) m->standing_bytes -= n;
+    s->moved_bytes += n;
+    if (s->head && s->moved_bytes < RVD_MUX_MOVED_BYTES) return;
+    if (!s->is_moving && m->now_us - s->held_us >= RVD_MUX_MOVING_US) {
+        s->is_moving = 1;
+        m->standing_bytes -= left;
+    }
+    if (s->head)
+        rvd_mux_hold(m, s);
+    else
+        rvd_base_link_remove(&s->held);
+}
+
+// Appends to the stream's chunks; its `buffered` has been told. Returns 0 without memory.
 static int rvd_mux_store(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32_t len)
 {
+    if (!s->head) rvd_mux_hold(m, s);
+    if (!s->is_moving) m->standing_bytes += len;
     while (len) {
         rvd_mux_chunk *c = s->tail;
         uint32_t n;
@@ -2934,6 +2976,7 @@ static int rvd_mux_store(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32
             uint32_t size = rvd_mux_chunk_size(s, len);
             c = rvd_mux_chunk_new(m, size);
             if (!c) return 0;
+            m->held_size += size;
             if (s->tail)
                 s->tail->next = c;
             else
@@ -2959,7 +3002,7 @@ static void rvd_mux_slice_keep(rvd_mux *m)
         rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
         return;
     }
-    if (m->buffered > m->cfg.limits.session_window) rvd_mux_calm(m);
+    rvd_mux_calm(m);
 }
 
 // Keeps n bytes of a preamble. Returns 0 if the stream was reset instead.
@@ -2977,9 +3020,12 @@ static int rvd_mux_preamble_keep(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p
         s->preamble = fresh;
         s->preamble_size = size;
     }
-    if (m->preambles > RVD_MUX_PREAMBLES) {
-        rvd_mux_reset_tell(m, s, REVDIAL_RESET_CALM);
-        return 0;
+    while (m->preambles > RVD_MUX_PREAMBLES) {  // the oldest is first
+        rvd_mux_stream *old =
+            RVD_BASE_OWNER(m->timers[RVD_MUX_TIMER_PREAMBLE].next, rvd_mux_stream, timer);
+        int is_own = old == s;
+        rvd_mux_reset_tell(m, old, REVDIAL_RESET_CALM);
+        if (is_own) return 0;
     }
     memcpy(s->preamble + s->preamble_len, p, n);
     s->preamble_len += n;
@@ -3079,7 +3125,7 @@ static int rvd_mux_payload(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint
         rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
         return 1;
     }
-    if (m->buffered > m->cfg.limits.session_window) rvd_mux_calm(m);
+    rvd_mux_calm(m);
     return 0;
 }
 
@@ -3156,17 +3202,20 @@ RVD_BASE_SLOW static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s)
 
 RVD_BASE_SLOW static void rvd_mux_chunks_consume(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
 {
-    while (n && s->head) {
+    uint32_t left = n;
+    while (left && s->head) {
         rvd_mux_chunk *c = s->head;
-        uint32_t k = rvd_base_min_u32(n, c->end - c->start);
+        uint32_t k = rvd_base_min_u32(left, c->end - c->start);
         c->start += k;
-        n -= k;
+        left -= k;
         if (c->start < c->end) break;
         s->head = c->next;
         if (!s->head) s->tail = NULL;
+        m->held_size -= c->size;
         rvd_mux_chunk_free(m, c);
     }
-    REVDIAL_ASSERT(n == 0);
+    REVDIAL_ASSERT(left == 0);
+    rvd_mux_moved(m, s, n);
 }
 
 static RVD_BASE_FAST void rvd_mux_consume(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
@@ -3802,7 +3851,6 @@ static uint32_t rvd_mux_refusal(rvd_mux *m)
     if (!m->cfg.accept_streams) return REVDIAL_RESET_REFUSED;
     if (m->draining) return REVDIAL_RESET_DRAINING;
     if (m->theirs >= m->cfg.limits.max_streams) return REVDIAL_RESET_REFUSED;
-    if (m->buffered > m->cfg.limits.session_window / 4 * (uint64_t)3) return REVDIAL_RESET_CALM;
     return REVDIAL_RESET_NONE;
 }
 
@@ -4696,6 +4744,8 @@ static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, 
     rvd_base_link_init(&m->ctl);
     rvd_base_link_init(&m->tell);
     rvd_base_link_init(&m->turns);
+    rvd_base_link_init(&m->held[0]);
+    rvd_base_link_init(&m->held[1]);
     for (int k = 0; k < RVD_MUX_TIMERS; k++) rvd_base_link_init(&m->timers[k]);
     rvd_mux_buckets_init(m);
     m->table = rvd_base_alloc(heap, ((size_t)1 << m->table_bits) * sizeof *m->table);
@@ -4739,8 +4789,28 @@ static uint64_t rvd_mux_loans_check(const rvd_mux *m)
     return lent;
 }
 
+// Unread bytes: who has them in chunks is in the list of its kind, stuck longest first, and their
+// memory has a bound.
+static void rvd_mux_held_check(rvd_mux *m)
+{
+    uint64_t size = 0, bytes[2] = {0, 0};
+    for (int moving = 0; moving < 2; moving++) {
+        int64_t before = 0;
+        for (rvd_base_link *l = m->held[moving].next; l != &m->held[moving]; l = l->next) {
+            const rvd_mux_stream *s = RVD_BASE_OWNER(l, rvd_mux_stream, held);
+            REVDIAL_ASSERT(s->head && s->is_moving == moving && s->stuck_us >= before);
+            before = s->stuck_us;
+            bytes[moving] += s->buffered;
+            for (const rvd_mux_chunk *c = s->head; c; c = c->next) size += c->size;
+        }
+    }
+    REVDIAL_ASSERT(bytes[0] == m->standing_bytes && size == m->held_size);
+    REVDIAL_ASSERT(bytes[0] + bytes[1] + (m->slice_stream ? m->slice_len : 0) == m->buffered);
+    REVDIAL_ASSERT(size <= m->cfg.limits.session_window * (uint64_t)RVD_MUX_HELD_FACTOR);
+}
+
 // Every invariant, at entry and exit of each call of the engine in test builds.
-static void rvd_mux_check(const rvd_mux *m)
+static void rvd_mux_check(rvd_mux *m)
 {
     uint64_t buffered = 0, grown = 0, lent = 0;
     uint32_t count = 0, mine = 0, unacked = 0, promised = 0;
@@ -4769,7 +4839,9 @@ static void rvd_mux_check(const rvd_mux *m)
     }
     REVDIAL_ASSERT(buffered == m->buffered && grown == m->grown && unacked == m->unacked);
     REVDIAL_ASSERT(count == m->stream_count && mine == m->ours && count == m->ours + m->theirs);
-    REVDIAL_ASSERT(m->buffered <= m->cfg.limits.session_window + (uint64_t)RVD_WIRE_FRAME_MAX);
+    REVDIAL_ASSERT(m->buffered - (m->slice_stream ? m->slice_len : 0) <=
+                   m->cfg.limits.session_window);
+    rvd_mux_held_check(m);
     REVDIAL_ASSERT(promised == m->promised);
     REVDIAL_ASSERT(m->pong_count <= RVD_MUX_PONGS);
     REVDIAL_ASSERT(m->control_sent <= m->control_len && m->control_len <= RVD_MUX_CONTROL);

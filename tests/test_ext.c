@@ -397,6 +397,30 @@ TEST(a_preamble_has_a_frame_to_itself)
     rig_end(r);
 }
 
+// 4 MiB of them may be unfinished at a time.
+TEST(unfinished_preambles_do_not_keep_newcomers_out)
+{
+    enum { FLOOD = 1200, WHOLE = 4096, CUT = 3000 };
+    static const uint8_t head[16] = "\r\n\r\n\0\r\nQUIT\n\x20\0\x0f\xf0";
+    static uint8_t bytes[WHOLE];
+    rig_options o = {.features = "preamble, rstcode, window=65536",
+                     .limits = {.max_streams = 2 * FLOOD, .keepalive_ms = 100000000}};
+    rig *r = rig_new(&o);
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    memcpy(bytes, head, sizeof head);
+    for (uint32_t n = 1; n <= FLOOD; n++) {
+        rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 0);
+        feed_body(r, rig_id(r, 1, n), bytes, CUT);
+    }
+    CHECK(r->wire.out_rst > 0);
+    CHECK(judge_find(&r->wire, rig_id(r, 1, 1))->rst_out);
+    CHECK(!judge_find(&r->wire, rig_id(r, 1, FLOOD))->rst_out);
+    CHECK(r->heap.live_bytes < (6 << 20));
+    CHECK(!r->dead);
+    rig_end(r);
+}
+
 TEST(what_a_dial_says_arrives_at_the_other_end)
 {
     static const rig_options plain = {0};
@@ -490,6 +514,9 @@ TEST(a_dial_that_does_not_fit_or_cannot_be_said_is_refused_here)
     CHECK_INT(revdial_engine_open(p.proxy->e, &opts, NULL), REVDIAL_EINVAL);
     revdial_kv meta = {"k", big};
     opts = (revdial_dial_opts){.meta = &meta, .meta_count = 1};
+    CHECK_INT(revdial_engine_open(p.proxy->e, &opts, NULL), REVDIAL_EINVAL);
+    meta.value = "v";
+    opts.meta_count = (size_t)-1;
     CHECK_INT(revdial_engine_open(p.proxy->e, &opts, NULL), REVDIAL_EINVAL);
     CHECK_INT(live_streams(p.proxy), 0);
     pair_end(&p);

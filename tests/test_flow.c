@@ -460,8 +460,9 @@ TEST(a_huge_length_takes_what_fits_and_no_more)  // 32
     ptrdiff_t took = revdial_engine_write(r->e, rig_id(r, 1, 1), bytes, SIZE_MAX / 8);
     CHECK(took > 0 && took <= 262144);
     rig_flush(r);
-    took = revdial_engine_write(r->e, rig_id(r, 1, 1), bytes, SIZE_MAX);
+    took = revdial_engine_write(r->e, rig_id(r, 1, 1), bytes, PTRDIFF_MAX);
     CHECK(took >= 0 && took <= 262144);
+    CHECK_INT(revdial_engine_write(r->e, rig_id(r, 1, 1), bytes, SIZE_MAX), REVDIAL_EINVAL);
     rig_flush(r);
     rig_end(r);
 }
@@ -923,7 +924,7 @@ TEST(memory_returns_to_where_it_was_after_a_thousand_bursts)  // 42
     rig_end(r);
 }
 
-TEST(over_the_session_budget_the_fullest_stream_pays_and_the_others_live)
+TEST(over_the_session_budget_one_stream_pays_and_the_others_live)
 {
     rig *r = rig_with((revdial_limits){
         .session_window = 1 << 20, .stream_window_max = 262144, .keepalive_ms = 100000000});
@@ -993,6 +994,134 @@ TEST(a_thousand_stalled_streams_stay_within_the_budget)  // 11, 55
     // A stream's last chunk is half empty at the worst, and chunks double.
     if (r->heap.peak_bytes > (size_t)BUDGET * 2 + STREAMS * 1024 + 512 * 1024)
         test_fail(__FILE__, __LINE__, "%zu bytes at the peak", r->heap.peak_bytes);
+    rig_end(r);
+}
+
+// Opens stream n, which is accepted, and gives it bytes that nobody reads.
+static uint32_t open_and_stuff(rig *r, uint32_t n, uint32_t bytes)
+{
+    uint32_t id = rig_id(r, 1, n);
+    rig_frame(r, WIRE_CREDIT, WIRE_SYN, id, 0);
+    revdial_engine_accept(r->e, id);
+    rig_flush(r);
+    if (bytes) rig_data(r, id, bytes);
+    rig_flush(r);
+    return id;
+}
+
+static int is_reset(rig *r, uint32_t id)
+{
+    const judge_stream *j = judge_find(&r->wire, id);
+    return !j || j->rst_out;
+}
+
+TEST(newcomers_are_served_however_many_streams_are_stuck)  // 11, 55
+{
+    for (int role = REVDIAL_ROLE_PROXY; role <= REVDIAL_ROLE_BACKEND; role++) {
+        rig_options o = {.role = role,
+                         .limits = {.session_window = 1 << 20, .keepalive_ms = 100000000}};
+        rig *r = rig_new(&o);
+        char text[6] = "";
+        REQUIRE(r != NULL);
+        r->quiet = 1;
+        for (uint32_t n = 1; n <= 4; n++) open_and_stuff(r, n, 262144);  // the budget, exactly
+        CHECK_INT(r->wire.out_rst, 0);
+        for (uint32_t n = 5; n <= 50; n++) {
+            uint32_t id = open_and_stuff(r, n, 5);
+            CHECK_INT(revdial_engine_read(r->e, id, text, sizeof text), 5);
+            CHECK(!is_reset(r, id));
+            rig_tick(r, 1000);
+        }
+        CHECK(is_reset(r, rig_id(r, 1, 1)));  // the oldest of the four, and no other
+        CHECK_INT(r->wire.out_rst, 1);
+        CHECK(!r->dead);
+        rig_end(r);
+    }
+}
+
+TEST(over_the_budget_those_pay_that_have_been_stuck_longest)
+{
+    rig *r = rig_with((revdial_limits){.session_window = 1 << 20});
+    char some[20000];
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    uint32_t slow = open_and_stuff(r, 1, 200000);
+    for (uint32_t n = 2; n <= 5; n++) {
+        rig_tick(r, 2000);
+        open_and_stuff(r, n, 200000);
+        CHECK_INT(revdial_engine_read(r->e, slow, some, sizeof some), sizeof some);
+    }
+    CHECK_INT(r->wire.out_rst, 0);
+    for (uint32_t n = 6; n <= 9; n++) {
+        rig_tick(r, 2000);
+        open_and_stuff(r, n, 200000);
+        CHECK(is_reset(r, rig_id(r, 1, n - 4)));  // in the order in which they got stuck
+        CHECK_INT(r->wire.out_rst, n - 5);
+        CHECK_INT(revdial_engine_read(r->e, slow, some, sizeof some), sizeof some);
+    }
+    CHECK(!is_reset(r, slow));
+    rig_end(r);
+}
+
+TEST(a_flood_that_nobody_reads_pays_itself_and_not_the_slow_reader)
+{
+    enum { FLOOD = 300 };
+    rig *r = rig_with((revdial_limits){.session_window = 1 << 20, .max_streams = 2 * FLOOD});
+    char some[5000];
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    uint32_t slow = open_and_stuff(r, 1, 200000);
+    rig_tick(r, 3000);
+    CHECK_INT(revdial_engine_read(r->e, slow, some, sizeof some), sizeof some);
+    rig_tick(r, 3000);  // so long it has not been read from when they come, all at once
+    for (uint32_t n = 2; n <= FLOOD; n++) open_and_stuff(r, n, 20000);
+    CHECK(r->wire.out_rst > 0);
+    CHECK(!is_reset(r, slow));
+    CHECK(!is_reset(r, rig_id(r, 1, FLOOD)));
+    rig_tick(r, 20000);  // now it has stopped as well, and first of all
+    open_and_stuff(r, FLOOD + 1, 20000);
+    CHECK(is_reset(r, slow));
+    rig_end(r);
+}
+
+TEST(many_slow_readers_do_not_make_the_newcomer_pay)
+{
+    enum { SLOW = 10 };
+    rig *r = rig_with((revdial_limits){.session_window = 1 << 20});
+    char some[2000];
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    for (uint32_t n = 1; n <= SLOW; n++) open_and_stuff(r, n, 104000);
+    for (int second = 0; second < 3; second++) {
+        rig_tick(r, 1000);
+        for (uint32_t n = 1; n <= SLOW; n++)
+            CHECK_INT(revdial_engine_read(r->e, rig_id(r, 1, n), some, sizeof some), sizeof some);
+    }
+    for (uint32_t n = SLOW + 1; n <= SLOW + 4; n++) {
+        uint32_t id = open_and_stuff(r, n, 80000);
+        CHECK(!is_reset(r, id));
+    }
+    CHECK(is_reset(r, rig_id(r, 1, 1)));
+    CHECK_INT(r->wire.out_rst, 3);
+    rig_end(r);
+}
+
+TEST(a_byte_left_in_each_chunk_cannot_hold_more_memory_than_the_budget_allows)
+{
+    enum { STREAMS = 2000, BUDGET = 1 << 20 };
+    rig *r = rig_with((revdial_limits){
+        .session_window = BUDGET, .max_streams = STREAMS, .keepalive_ms = 100000000});
+    static char some[16384];
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    for (uint32_t n = 1; n <= STREAMS && !r->dead; n++) {
+        uint32_t id = open_and_stuff(r, n, 16384);
+        revdial_engine_read(r->e, id, some, sizeof some - 1);
+        rig_tick(r, 10);
+    }
+    CHECK(!r->dead);
+    if (r->heap.live_bytes > 2 * BUDGET + STREAMS * 1024 + 512 * 1024)
+        test_fail(__FILE__, __LINE__, "%zu bytes", r->heap.live_bytes);
     rig_end(r);
 }
 
