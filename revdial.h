@@ -34,6 +34,7 @@
 //
 // LAYERS    your program --- api.proxy, api.agent ---> impl.proxy, impl.agent  names, dials, links
 //                      --- api.stream -------------> impl.stream, impl.relay blocking, copying
+//                                                      impl.log              lines of the log
 //                                                      impl.loop, impl.sys   threads: here and up
 //                      --- api.engine -------------> impl.engine             no I/O: here and down
 //                                                      impl.http, impl.mux   handshake, streams
@@ -59,6 +60,7 @@
 //    impl.engine   handshake, carrier and mux as one machine
 //    impl.sys      every system call
 //    impl.loop     I/O thread: descriptors, timers, tasks; pool of threads
+//    impl.log      events, their fields, and how many lines a second
 //    impl.stream   sessions on a loop; blocking calls
 //    impl.relay    descriptor <-> stream inside the loop
 //    impl.proxy    listeners, registry, dials
@@ -72,6 +74,7 @@
 //    a header        impl.http, tests/vectors/
 //    a way to prove  Challenges, Digest and Credentials in impl.http; rvd_proxy_on_auth()
 //    a system call   impl.sys
+//    a log line      RVD_LOG_EVENTS, one line, then rvd_log_begin()
 //
 // WORDS     session   one authenticated, multiplexed connection
 //           stream    one logical byte stream in it, closed half by half
@@ -213,8 +216,11 @@ enum revdial_state {
     REVDIAL_STOPPED
 };
 
-// One log line: `event` is a stable name for machines ("session.up"), `msg` is for people. Bytes
-// that a peer chose have been escaped. Called from any thread, never under a lock.
+// One log line. `event` is a stable name ("session.up"), `msg` has its fields as logfmt:
+// `session=00c0ffee12345678 name=cam-1 reason="the peer closed the connection"`. A value in quotes
+// is a JSON string. A key that ends in _ms, _bytes or _count has a decimal number, every other one
+// a text. Whatever a peer chose, msg is one line of valid UTF-8 without control characters.
+// Called from any thread, never under a lock.
 typedef void revdial_log_fn(void *ud, int level, const char *event, const char *msg);
 
 // One function allocates (ptr NULL), resizes and frees (new_size 0). old_size is exact, so that an
@@ -437,9 +443,10 @@ typedef struct revdial_engine_config {
 
 // What an engine holds and has done.
 typedef struct revdial_engine_info {
-    uint32_t streams;   // in the table, either side's
-    uint32_t features;  // REVDIAL_FEATURE_* in force
-    int carrier;        // REVDIAL_CARRIER_*
+    uint64_t session_id;  // Revdial-Session, 0 before it was announced and if it was not
+    uint32_t streams;     // in the table, either side's
+    uint32_t features;    // REVDIAL_FEATURE_* in force
+    int carrier;          // REVDIAL_CARRIER_*
     uint64_t streams_opened, streams_reset;
     uint64_t rx_bytes, tx_bytes;  // payload
     uint64_t rx_frames, tx_frames;
@@ -525,7 +532,8 @@ REVDIAL_API int revdial_engine_auth(revdial_engine *e, int verdict);
 // Checks a request against a table: what was presented, then the name. A wrong secret takes the
 // same work, within 1 %, whatever the table has for the user that was presented: no row, one or
 // several, each a plain text or a hash.
-//   row      set to the index of the row that proved itself; may be NULL
+//   row      set to the index of the row that proved itself, also if it does not list the name
+//            (not with MTLS); may be NULL
 //   returns  0, REVDIAL_EAUTH or REVDIAL_EDENIED
 //   thread   any
 REVDIAL_API int revdial_auth_verify(const revdial_auth_req *req, const revdial_credential *rows,
@@ -749,6 +757,7 @@ typedef struct revdial_common {
     revdial_log_fn *log;  // NULL = silent
     void *log_ud;
     int log_level;            // REVDIAL_LOG_*, 0 = INFO
+    int access_log;           // 1: stream.open and stream.end are INFO, 0: they are DEBUG
     revdial_alloc_fn *alloc;  // NULL = realloc and free; called from any thread
     void *alloc_ud;
     revdial_limits limits;
@@ -761,6 +770,15 @@ typedef struct revdial_common {
     // Agent: for https:// and wss://. Proxy: for `listen`, except unix:. Must outlive both.
     const revdial_tls *tls;
 } revdial_common;
+
+// Appends " key=value" to msg, as a revdial_log_fn gets it: for an application that writes lines of
+// its own in the same form. A long value is cut and ends in "..."; a field that does not fit is
+// left out. No blank precedes the first field.
+//   msg      NUL-terminated, "" at first
+//   size     of the memory that msg is in
+//   value    any bytes; NULL or "" adds nothing
+//   thread   any
+REVDIAL_API void revdial_log_field(char *msg, size_t size, const char *key, const char *value);
 
 typedef struct revdial_stats {
     unsigned sessions, streams;
@@ -6524,8 +6542,8 @@ static int rvd_http_check_rows(rvd_http_claim *c, const revdial_credential *rows
             continue;
         if (!rvd_http_proves(c, rows[i].secret) || verdict == REVDIAL_OK) continue;
         verdict = rvd_http_row_covers(&rows[i], name, NULL) ? REVDIAL_OK : REVDIAL_EDENIED;
-        if (verdict != REVDIAL_OK) continue;
         if (row) *row = i;
+        if (verdict != REVDIAL_OK) continue;
         if (c->scheme == REVDIAL_AUTH_DIGEST && c->req->proof)
             rvd_http_respond(c->req->digest, c->ha1, "", c->req->proof);
     }
@@ -8459,6 +8477,7 @@ void revdial_engine_info_get(const revdial_engine *e, revdial_engine_info *out)
     memset(out, 0, sizeof *out);
     out->memory_bytes = e->heap.live_bytes;
     out->carrier = e->carrier;
+    out->session_id = e->session_id;
     out->output_bytes = e->hello_len - e->hello_sent;
     if (e->state != RVD_ENGINE_UP) return;
     out->streams = m->stream_count;
@@ -10981,7 +11000,266 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 }
 
 // ================================================================================================
-// MARK: impl.stream  uses: base sys loop
+// MARK: impl.log  uses: base sys loop
+// Lines of the log: fields that no peer can forge, and so many lines of one event a second. The
+// rest is counted, and the count is logged. One lock, a leaf; nobody is called under it.
+// Start at rvd_log_begin().
+// ================================================================================================
+
+#define RVD_LOG_TEXT 2048        // with a name, an identity, a URL, a target and a reason at length
+#define RVD_LOG_VALUE 320        // a URL of an agent fits
+#define RVD_LOG_PERIOD_US 1000000  // what was suppressed is said once in this time
+
+// What can happen, how many lines of it at once, and how many a minute after that. 0: as many as
+// there are, for what is logged only where somebody asked for each.
+#define RVD_LOG_EVENTS(X)                            \
+    X(ACCEPT_PAUSED, "accept.paused", 1, 12)         \
+    X(CLIENT_GONE, "client.gone", 0, 0)              \
+    X(CLIENT_REFUSED, "client.refused", 20, 300)     \
+    X(DIAL_FAILED, "dial.failed", 20, 300)           \
+    X(LINK_CHALLENGED, "link.challenged", 0, 0)      \
+    X(LINK_RETRY, "link.retry", 50, 600)             \
+    X(LINK_STOPPED, "link.stopped", 50, 600)         \
+    X(SESSION_DOWN, "session.down", 50, 600)         \
+    X(SESSION_DRAINING, "session.draining", 50, 600) \
+    X(SESSION_REFUSED, "session.refused", 20, 300)   \
+    X(SESSION_REPLACED, "session.replaced", 50, 600) \
+    X(SESSION_REVOKED, "session.revoked", 50, 600)   \
+    X(SESSION_UP, "session.up", 50, 600)             \
+    X(STREAM_END, "stream.end", 0, 0)                \
+    X(STREAM_OPEN, "stream.open", 0, 0)              \
+    X(STREAM_REFUSED, "stream.refused", 20, 300)
+
+#define RVD_LOG_EVENT_ID(id, name, burst, rate) RVD_LOG_##id,
+enum rvd_log_event { RVD_LOG_EVENTS(RVD_LOG_EVENT_ID) RVD_LOG_EVENT_COUNT };
+#undef RVD_LOG_EVENT_ID
+
+typedef struct rvd_log_kind {
+    const char *name;
+    int burst, per_minute;
+} rvd_log_kind;
+
+#define RVD_LOG_EVENT_ROW(id, name, burst, rate) {name, burst, rate},
+static const rvd_log_kind rvd_log_kinds[] = {RVD_LOG_EVENTS(RVD_LOG_EVENT_ROW)};
+#undef RVD_LOG_EVENT_ROW
+
+typedef struct rvd_log {
+    // Set before start, then read-only.
+    revdial_log_fn *fn;
+    void *ud;
+    int level;  // of a line that is still wanted; -1: none is
+    int access_level;
+    rvd_loop *loop;
+    rvd_loop_timer timer;  // loop thread only: it is time to say what was suppressed
+
+    rvd_loop_task task;    // sets the timer
+    pthread_mutex_t lock;  // guards all below
+    rvd_base_bucket buckets[RVD_LOG_EVENT_COUNT];
+    unsigned suppressed[RVD_LOG_EVENT_COUNT];  // since that was last said
+} rvd_log;
+
+typedef struct rvd_log_line {
+    enum rvd_log_event event;
+    int level;
+    char text[RVD_LOG_TEXT];
+} rvd_log_line;
+
+// ---- fields ----
+
+// Decodes one character of UTF-8 (RFC 3629). What is none counts as one byte, U+FFFD.
+static size_t rvd_log_rune(const uint8_t *s, uint32_t *rune)
+{
+    static const uint32_t least[] = {0, 0x80, 0x800, 0x10000};
+    size_t more = s[0] < 0x80         ? 0
+                  : s[0] >> 5 == 0x06 ? 1
+                  : s[0] >> 4 == 0x0E ? 2
+                  : s[0] >> 3 == 0x1E ? 3
+                                      : 4;
+    uint32_t r = more ? s[0] & 0x3Fu >> more : s[0];
+    *rune = 0xFFFD;
+    if (more == 4) return 1;
+    for (size_t i = 1; i <= more; i++) {
+        if ((s[i] & 0xC0) != 0x80) return 1;  // the NUL, too
+        r = r << 6 | (s[i] & 0x3Fu);
+    }
+    if (r < least[more] || r > 0x10FFFF || r >> 11 == 0xD800 >> 11) return 1;
+    *rune = r;
+    return more + 1;
+}
+
+// Could it end a line, steer a terminal, or hide or turn round what stands beside it?
+static int rvd_log_is_control(uint32_t r)
+{
+    static const uint32_t ranges[][2] = {
+        {0x00, 0x1F},     {0x7F, 0x9F},      // C0, DEL, C1
+        {0x061C, 0x061C}, {0x200B, 0x200F},  // of direction, of no width
+        {0x2028, 0x202E}, {0x2060, 0x206F},  // line ends, embeddings, isolates
+        {0xFEFF, 0xFEFF}, {0xFFF9, 0xFFFD}}; // byte order, annotations, what was no UTF-8
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
+        if (r >= ranges[i][0] && r <= ranges[i][1]) return 1;
+    return 0;
+}
+
+// One character as it stands in quotes, which is as in JSON. Returns how many bytes it read.
+static size_t rvd_log_escape(const char *s, char out[7])
+{
+    uint32_t r;
+    size_t len = rvd_log_rune((const uint8_t *)s, &r), n = 0;
+    if (rvd_log_is_control(r)) {
+        const char *brief = r == '\n' ? "n" : r == '\r' ? "r" : r == '\t' ? "t" : NULL;
+        out[n++] = '\\';
+        out[n++] = brief ? *brief : 'u';
+        for (int shift = 12; !brief && shift >= 0; shift -= 4)
+            out[n++] = rvd_base_hex_digit(r >> shift & 15);
+    } else {
+        if (r == '"' || r == '\\') out[n++] = '\\';
+        memcpy(out + n, s, len);
+        n += len;
+    }
+    out[n] = '\0';
+    return len;
+}
+
+static int rvd_log_is_bare(const char *value)
+{
+    while (*value > ' ' && *value < 0x7F && !strchr("\"=\\", *value)) value++;
+    return !*value;
+}
+
+void revdial_log_field(char *msg, size_t size, const char *key, const char *value)
+{
+    char text[RVD_LOG_VALUE + 8], one[7];
+    rvd_base_text t = {text, sizeof text, 0, 0};
+    size_t len = strlen(msg), quote = value && !rvd_log_is_bare(value);
+    if (!value || !*value) return;
+    while (*value && t.len < RVD_LOG_VALUE) {
+        value += rvd_log_escape(value, one);
+        rvd_base_text_add(&t, one);
+    }
+    if (len + strlen(key) + t.len + 8 > size) return;  // blank, '=', two quotes, dots and the NUL
+    len = rvd_sys_append(msg, size, len, len ? " " : "");
+    len = rvd_sys_append(msg, size, len, key);
+    len = rvd_sys_append(msg, size, len, quote ? "=\"" : "=");
+    len = rvd_sys_append(msg, size, len, text);
+    len = rvd_sys_append(msg, size, len, *value ? "..." : "");
+    rvd_sys_append(msg, size, len, quote ? "\"" : "");
+}
+
+static void rvd_log_text(rvd_log_line *l, const char *key, const char *value)
+{
+    revdial_log_field(l->text, sizeof l->text, key, value);
+}
+
+static void rvd_log_number(rvd_log_line *l, const char *key, uint64_t n)
+{
+    char text[21];
+    rvd_base_text t = {text, sizeof text, 0, 0};
+    rvd_base_text_add_decimal(&t, n);
+    rvd_log_text(l, key, text);
+}
+
+// Of a session. 0: it has none.
+static void rvd_log_id(rvd_log_line *l, const char *key, uint64_t id)
+{
+    char text[17];
+    rvd_base_text t = {text, sizeof text, 0, 0};
+    rvd_base_text_add_hex16(&t, id);
+    if (id) rvd_log_text(l, key, text);
+}
+
+// ---- lines ----
+
+static int rvd_log_wants(const rvd_log *log, int level)
+{
+    return level <= log->level;
+}
+
+// Counts the line. Returns 0 if there have been too many of its event.
+static int rvd_log_admits(rvd_log *log, enum rvd_log_event event)
+{
+    int admits, is_first;
+    if (!rvd_log_kinds[event].per_minute) return 1;
+    pthread_mutex_lock(&log->lock);
+    admits = rvd_base_bucket_take(&log->buckets[event], rvd_sys_now_us() / 60);  // see its rate
+    is_first = !admits && log->suppressed[event]++ == 0;
+    pthread_mutex_unlock(&log->lock);
+    if (is_first) rvd_loop_post(log->loop, &log->task);
+    return admits;
+}
+
+// Begins a line, to which fields are added before rvd_log_end(). What is only for debugging has no
+// bound: who asks for it wants all of it.
+//   returns  0: nobody wants it, or there have been too many; do not end it
+static int rvd_log_begin(rvd_log *log, rvd_log_line *l, enum rvd_log_event event, int level)
+{
+    if (!rvd_log_wants(log, level)) return 0;
+    if (level < REVDIAL_LOG_DEBUG && !rvd_log_admits(log, event)) return 0;
+    l->event = event;
+    l->level = level;
+    l->text[0] = '\0';
+    return 1;
+}
+
+static void rvd_log_end(const rvd_log *log, const rvd_log_line *l)
+{
+    log->fn(log->ud, l->level, rvd_log_kinds[l->event].name, l->text);
+}
+
+// Says what was suppressed.
+static void rvd_log_tell(rvd_log *log)
+{
+    for (size_t i = 0; i < RVD_LOG_EVENT_COUNT; i++) {
+        rvd_log_line l = {.level = REVDIAL_LOG_WARN};
+        unsigned count;
+        pthread_mutex_lock(&log->lock);
+        count = log->suppressed[i];
+        log->suppressed[i] = 0;
+        pthread_mutex_unlock(&log->lock);
+        if (!count || !rvd_log_wants(log, l.level)) continue;
+        rvd_log_text(&l, "suppressed", rvd_log_kinds[i].name);
+        rvd_log_number(&l, "suppressed_count", count);
+        log->fn(log->ud, l.level, "log.suppressed", l.text);
+    }
+}
+
+static void rvd_log_on_task(rvd_loop_task *task)
+{
+    rvd_log *log = RVD_BASE_OWNER(task, rvd_log, task);
+    int64_t at_us = rvd_loop_now(log->loop) + RVD_LOG_PERIOD_US;
+    if (log->timer.slot) return;
+    if (rvd_loop_timer_set(log->loop, &log->timer, at_us) < 0) rvd_log_tell(log);
+}
+
+static void rvd_log_on_timer(rvd_loop_timer *timer)
+{
+    rvd_log_tell(RVD_BASE_OWNER(timer, rvd_log, timer));
+}
+
+// Before its loop starts, of which log->loop is to be set until then.
+//   returns  0 or -errno
+static int rvd_log_open(rvd_log *log, const revdial_common *common)
+{
+    log->fn = common->log;
+    log->ud = common->log_ud;
+    log->level = !log->fn ? -1 : common->log_level ? common->log_level : REVDIAL_LOG_INFO;
+    log->access_level = common->access_log ? REVDIAL_LOG_INFO : REVDIAL_LOG_DEBUG;
+    log->task.run = rvd_log_on_task;
+    log->timer.run = rvd_log_on_timer;
+    for (size_t i = 0; i < RVD_LOG_EVENT_COUNT; i++)
+        rvd_base_bucket_init(&log->buckets[i], rvd_log_kinds[i].burst, rvd_log_kinds[i].per_minute,
+                             rvd_sys_now_us() / 60);  // a minute is its second
+    return -pthread_mutex_init(&log->lock, NULL);
+}
+
+// Once nobody logs any more.
+static void rvd_log_close(rvd_log *log)
+{
+    rvd_log_tell(log);
+    pthread_mutex_destroy(&log->lock);
+}
+
+// ================================================================================================
+// MARK: impl.stream  uses: base sys loop log
 // Sessions on a loop, and the blocking calls of streams on top. One lock per session guards its
 // engine and all its streams; it is never held during a system call that can block, nor during a
 // callback of the application. Lock order: a session's, then a pool's, a loop's or a proxy's.
@@ -11241,6 +11519,7 @@ struct revdial_session {
     // Set before start, then read-only.
     const rvd_stream_host *host;
     void *owner;            // the proxy or agent; lives until `work` is done
+    rvd_log *log;           // the owner's
     rvd_stream_work *work;  // the owner's
     rvd_stream_group *group;
     rvd_loop *loop;  // the group's
@@ -11248,7 +11527,7 @@ struct revdial_session {
     rvd_stream_wire *wire;  // NULL: bytes move through fd itself
     char peer[RVD_SYS_TEXT_MAX];
     char name[65], instance[65], identity[128];  // proxy: written once, before on_up
-    uint64_t id;
+    uint64_t id;  // backend: the proxy has said it, written once, before on_up
     int64_t start_us;
 
     // Loop thread only.
@@ -11332,6 +11611,8 @@ struct rvd_stream_dial {
     int64_t deadline_us;
     revdial_stream *st;  // the result once OVER; NULL: err says why
     int retry_safe;      // refused before anything can have been processed
+    uint32_t stream_id;  // 0: none has been asked for
+    uint64_t session_id;
     revdial_err err;
     rvd_stream_waiter *waiter;            // a thread waits; or:
     void (*done)(rvd_stream_dial *dial);  // on the loop thread, without the lock
@@ -11867,6 +12148,35 @@ static void rvd_stream_incoming_locked(revdial_session *s, const revdial_event *
     s->host->on_open_locked(s, st);
 }
 
+// ---- what lines of the log say about a session and a stream ----
+
+static void rvd_stream_log_session(rvd_log_line *l, const revdial_session *s)
+{
+    rvd_log_id(l, "session", s->id);
+    rvd_log_text(l, "name", s->name);
+}
+
+// The id of a dial as the engine made it, in case that the stream does not bring it along.
+static void rvd_stream_log_dial(rvd_log_line *l, uint64_t session, uint32_t stream)
+{
+    char text[28];
+    rvd_base_text t = {text, sizeof text, 0, 0};
+    rvd_base_text_add_hex16(&t, session);
+    rvd_base_text_add(&t, ".");
+    rvd_base_text_add_decimal(&t, stream);
+    if (stream) rvd_log_text(l, "dial", text);
+}
+
+// Which way is the same on both ends.
+static void rvd_stream_log_end(rvd_log_line *l, uint64_t to_target, uint64_t to_client,
+                               int64_t since_us, const revdial_err *why)
+{
+    rvd_log_number(l, "to_target_bytes", to_target);
+    rvd_log_number(l, "to_client_bytes", to_client);
+    rvd_log_number(l, "duration_ms", (uint64_t)(rvd_sys_now_us() - since_us) / 1000);
+    rvd_log_text(l, "reason", why ? why->msg : "EOF");
+}
+
 // ---- dials on one session ----
 
 // What a reset means to who dialled.
@@ -11974,6 +12284,8 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
         st->id = (uint32_t)id;
         st->is_dialled = 1;
         d->st = st;
+        d->stream_id = st->id;
+        d->session_id = s->id;
         d->retry_safe = 0;
         d->state = RVD_STREAM_DIAL_ASKED;
         rvd_stream_sink_set_locked(st, rvd_stream_dial_sink, d, 0);
@@ -12958,6 +13270,7 @@ static int rvd_stream_sleep_locked(revdial_session *s, rvd_stream_waiter *w, int
 typedef struct rvd_stream_session_config {
     const rvd_stream_host *host;
     void *owner;
+    rvd_log *log;
     rvd_stream_work *work;
     rvd_stream_group *group;
     int fd;
@@ -13010,6 +13323,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->heap = heap;
     s->host = cfg->host;
     s->owner = cfg->owner;
+    s->log = cfg->log;
     s->work = cfg->work;
     atomic_init(&s->stream_count, 0);
     atomic_init(&s->picked, 0);
@@ -13636,7 +13950,7 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
 }
 
 // ================================================================================================
-// MARK: impl.relay  uses: base sys loop stream
+// MARK: impl.relay  uses: base sys loop log stream
 // A stream and a descriptor, copied both ways on the loop: from the descriptor straight into the
 // session's output, from its input straight to the descriptor. Start at rvd_relay_step_locked().
 // ================================================================================================
@@ -14099,7 +14413,7 @@ int revdial_stream_fd(revdial_stream *st)
 }
 
 // ================================================================================================
-// MARK: impl.proxy  uses: base sys loop stream relay
+// MARK: impl.proxy  uses: base sys loop log stream relay
 // Listeners, clients of exposed ports, the registry of names, and dials that choose a session. The
 // registry has one lock; under it only a loop's and the count's are taken, and nobody is called.
 // Start at revdial_proxy_open().
@@ -14123,8 +14437,6 @@ int revdial_stream_fd(revdial_stream *st)
 #define RVD_PROXY_BLOCK 8             // so many sources' failures are one block's due
 #define RVD_PROXY_SOURCES 4096        // that failed and are remembered: 64 KiB
 #define RVD_PROXY_WAYS 4              // places where one of them may stand
-#define RVD_PROXY_LOG_BURST 20        // lines about strangers at once, and
-#define RVD_PROXY_LOG_RATE 5          // a second
 
 // Those that show the secret: their rows hold the same hash.
 #define RVD_PROXY_SENT_SCHEMES (unsigned)(REVDIAL_AUTH_BEARER | REVDIAL_AUTH_BASIC)
@@ -14191,6 +14503,7 @@ typedef struct rvd_proxy_client {
 struct revdial_proxy {
     // Set before start, then read-only.
     revdial_proxy_config cfg;
+    rvd_log log;
     char *path, *realm, *origins;
     uint8_t nonce_key[RVD_BASE_SHA256_SIZE];
     rvd_loop **loops;
@@ -14222,8 +14535,6 @@ struct revdial_proxy {
     rvd_base_link queued;   // of rvd_proxy_auth
     uint16_t waiting_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their block
     uint16_t asked_of[RVD_PROXY_SOURCE_BUCKETS];    // hooks at work, by the hash of the block
-    rvd_base_bucket stranger_lines;                 // of the log
-    unsigned stranger_lines_left_out;
     rvd_proxy_name *names[RVD_PROXY_BUCKETS];
     rvd_base_link members;
     unsigned session_count, pending, turn, next_loop;
@@ -14235,34 +14546,33 @@ struct revdial_proxy {
     revdial_stats stats;  // of sessions that are gone, and counters
 };
 
-static void rvd_proxy_log(revdial_proxy *p, int level, const char *event, const char *msg)
+static void rvd_proxy_log(revdial_proxy *p, enum rvd_log_event event, int level, const char *why)
 {
-    const revdial_common *c = &p->cfg.common;
-    int most = c->log_level ? c->log_level : REVDIAL_LOG_INFO;
-    if (c->log && level <= most) c->log(c->log_ud, level, event, msg);
+    rvd_log_line l;
+    if (!rvd_log_begin(&p->log, &l, event, level)) return;
+    rvd_log_text(&l, "reason", why);
+    rvd_log_end(&p->log, &l);
 }
 
-static void rvd_proxy_log_session(revdial_proxy *p, int level, const char *event,
-                                  revdial_session *s, const char *why)
+// One that was refused has no id, and its name is the one that it asked for.
+static void rvd_proxy_log_session(revdial_session *s, enum rvd_log_event event, int level,
+                                  const char *why)
 {
-    char text[512];
+    revdial_proxy *p = s->owner;
     revdial_session_info info;
-    size_t n = rvd_sys_append(text, sizeof text, 0, "name=");
-    n = rvd_sys_append(text, sizeof text, n, s->name);
-    n = rvd_sys_append(text, sizeof text, n, " peer=");
-    n = rvd_sys_append(text, sizeof text, n, s->peer);
+    rvd_log_line l;
+    if (!rvd_log_begin(&p->log, &l, event, level)) return;
     revdial_session_info_get(s, &info);
-    if (info.carrier == REVDIAL_CARRIER_WEBSOCKET)
-        n = rvd_sys_append(text, sizeof text, n, " carrier=websocket");
-    if (s->identity[0]) {
-        n = rvd_sys_append(text, sizeof text, n, " identity=");
-        n = rvd_sys_append(text, sizeof text, n, s->identity);
-    }
-    if (why) {
-        n = rvd_sys_append(text, sizeof text, n, " reason=");
-        rvd_sys_append(text, sizeof text, n, why);
-    }
-    rvd_proxy_log(p, level, event, text);
+    if (event == RVD_LOG_SESSION_REFUSED)
+        rvd_log_text(&l, "name", s->name);
+    else
+        rvd_stream_log_session(&l, s);
+    rvd_log_text(&l, "instance", s->instance);
+    rvd_log_text(&l, "identity", s->identity);
+    rvd_log_text(&l, "peer", s->peer);
+    rvd_log_text(&l, "carrier", info.carrier == REVDIAL_CARRIER_WEBSOCKET ? "websocket" : NULL);
+    rvd_log_text(&l, "reason", why);
+    rvd_log_end(&p->log, &l);
 }
 
 // ---- the registry ----
@@ -14535,6 +14845,16 @@ static void rvd_proxy_replace(revdial_session *old)
     rvd_proxy_end(old, REVDIAL_ELOST, "the same instance connected again");
 }
 
+// For the log: who it was, as far as that is known.
+static void rvd_proxy_note_refused(revdial_session *s)
+{
+    const revdial_identity *tls = s->auth.tls;
+    if (!s->name[0]) rvd_sys_append(s->name, sizeof s->name, 0, s->auth.name);
+    if (!s->instance[0]) rvd_sys_append(s->instance, sizeof s->instance, 0, s->auth.instance);
+    if (s->identity[0] || !tls || !tls->verified) return;
+    rvd_sys_append(s->identity, sizeof s->identity, 0, tls->san[0] ? tls->san : tls->subject);
+}
+
 // Loop thread: the credentials are known to be good or bad. Takes the name, or says why not.
 //   table    that was asked, NULL: a hook was. One that was replaced meanwhile admits nobody
 static void rvd_proxy_admit(revdial_session *s, int code, const rvd_proxy_table *table)
@@ -14550,8 +14870,9 @@ static void rvd_proxy_admit(revdial_session *s, int code, const rvd_proxy_table 
         p->stats.auth_failures++;
     if (code) p->stats.handshakes_refused++;
     pthread_mutex_unlock(&p->lock);
+    if (code) rvd_proxy_note_refused(s);
     if (old) {
-        rvd_proxy_log_session(p, REVDIAL_LOG_INFO, "session.replaced", old,
+        rvd_proxy_log_session(old, RVD_LOG_SESSION_REPLACED, REVDIAL_LOG_INFO,
                               "the same instance connected again");
         rvd_proxy_replace(old);
     }
@@ -14769,8 +15090,10 @@ static void rvd_proxy_peer_identity(revdial_session *s, const revdial_credential
 
 static int rvd_proxy_check_table(const rvd_proxy_table *t, revdial_session *s)
 {
-    size_t row = 0;
+    size_t row = t->count;
     int code = revdial_auth_verify(&s->auth, t->rows, t->count, &row);
+    if (code == REVDIAL_EDENIED && row < t->count)
+        rvd_sys_append(s->identity, sizeof s->identity, 0, t->rows[row].user);
     if (code) return code;
     rvd_sys_append(s->name, sizeof s->name, 0, s->auth.name);
     if (!s->name[0]) rvd_proxy_sole_name(&t->rows[row], s->name, sizeof s->name);
@@ -15119,7 +15442,7 @@ static void rvd_proxy_on_up(revdial_session *s)
     rvd_proxy_member *m = s->host_ud;
     int draining;
     rvd_proxy_pending_end(p, s);
-    rvd_proxy_log_session(p, REVDIAL_LOG_INFO, "session.up", s, NULL);
+    rvd_proxy_log_session(s, RVD_LOG_SESSION_UP, REVDIAL_LOG_INFO, NULL);
     if (p->cfg.on_session) p->cfg.on_session(p->cfg.ud, s, REVDIAL_UP, NULL);
     pthread_mutex_lock(&p->lock);
     m->is_up = 1;
@@ -15134,32 +15457,16 @@ static void rvd_proxy_on_up(revdial_session *s)
 static void rvd_proxy_on_goaway(revdial_session *s)
 {
     revdial_proxy *p = s->owner;
-    rvd_proxy_log_session(p, REVDIAL_LOG_INFO, "session.draining", s, NULL);
+    rvd_proxy_log_session(s, RVD_LOG_SESSION_DRAINING, REVDIAL_LOG_INFO, NULL);
     if (p->cfg.on_session) p->cfg.on_session(p->cfg.ud, s, REVDIAL_DRAINING, NULL);
 }
 
-// Strangers do not fill the log. Who only asked how to authenticate has done nothing wrong.
-static void rvd_proxy_log_refused(revdial_proxy *p, revdial_session *s, const revdial_err *why)
+// A backend that only asked how to authenticate has done nothing wrong.
+static void rvd_proxy_log_refused(revdial_session *s, const revdial_err *why)
 {
     int is_asking = why->code == REVDIAL_EAUTH && !s->auth.scheme;
-    unsigned left_out = 0;
-    int is_logged = 1;
-    char text[64];
-    if (!is_asking) {
-        pthread_mutex_lock(&p->lock);
-        is_logged = rvd_base_bucket_take(&p->stranger_lines, rvd_sys_now_us());
-        left_out = is_logged ? p->stranger_lines_left_out : 0;
-        p->stranger_lines_left_out = is_logged ? 0 : p->stranger_lines_left_out + 1;
-        pthread_mutex_unlock(&p->lock);
-    }
-    if (left_out) {
-        size_t n = rvd_sys_append(text, sizeof text, 0, "refused and not logged: ");
-        rvd_sys_append_number(text, sizeof text, n, left_out);
-        rvd_proxy_log(p, REVDIAL_LOG_WARN, "log.skipped", text);
-    }
-    if (is_logged)
-        rvd_proxy_log_session(p, is_asking ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_WARN,
-                              "session.refused", s, why->msg);
+    rvd_proxy_log_session(s, RVD_LOG_SESSION_REFUSED,
+                          is_asking ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_WARN, why->msg);
 }
 
 static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
@@ -15186,9 +15493,9 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     }
     pthread_mutex_unlock(&p->lock);
     if (was_up)
-        rvd_proxy_log_session(p, REVDIAL_LOG_INFO, "session.down", s, why->msg);
+        rvd_proxy_log_session(s, RVD_LOG_SESSION_DOWN, REVDIAL_LOG_INFO, why->msg);
     else
-        rvd_proxy_log_refused(p, s, why);
+        rvd_proxy_log_refused(s, why);
     if (was_up && p->cfg.on_session)
         p->cfg.on_session(p->cfg.ud, s, REVDIAL_DOWN, why->code == REVDIAL_ECLOSED ? NULL : why);
     s->host_ud = NULL;
@@ -15318,6 +15625,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     }
     cfg.host = &rvd_proxy_host;
     cfg.owner = p;
+    cfg.log = &p->log;
     cfg.work = &p->work;
     cfg.fd = fd;
     cfg.peer = text;
@@ -15408,7 +15716,8 @@ static void rvd_proxy_accept(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
     revdial_session *s;
     revdial_err err;
     if (rvd_proxy_pending_begin(p)) {
-        rvd_proxy_log(p, REVDIAL_LOG_DEBUG, "session.refused", "too many pending connections");
+        rvd_proxy_log(p, RVD_LOG_SESSION_REFUSED, REVDIAL_LOG_DEBUG,
+                      "too many pending connections");
         rvd_sys_close(fd);
         return;
     }
@@ -15417,7 +15726,7 @@ static void rvd_proxy_accept(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
         rvd_proxy_launch(p, s, NULL);
         return;
     }
-    rvd_proxy_log(p, REVDIAL_LOG_WARN, "session.refused", err.msg);
+    rvd_proxy_log(p, RVD_LOG_SESSION_REFUSED, REVDIAL_LOG_WARN, err.msg);
     rvd_proxy_pending_undo(p);
     rvd_sys_close(fd);
 }
@@ -15452,7 +15761,7 @@ static void rvd_proxy_on_listener(rvd_loop_io *io)
             return;
         }
         if (fd < 0) {
-            rvd_proxy_log(l->proxy, REVDIAL_LOG_WARN, "accept.paused", strerror(-fd));
+            rvd_proxy_log(l->proxy, RVD_LOG_ACCEPT_PAUSED, REVDIAL_LOG_WARN, strerror(-fd));
             if (rvd_loop_timer_set(loop, &l->pause, rvd_loop_now(loop) + RVD_PROXY_PAUSE_US) < 0)
                 rvd_loop_again(loop, io);
             return;
@@ -15574,6 +15883,26 @@ static int rvd_proxy_is_on_loop(revdial_proxy *p)
     return 0;
 }
 
+// A dial has failed: for a client of a port, or for the application (from is NULL), which has been
+// told. A client that went away failed nobody.
+static void rvd_proxy_log_dial(revdial_proxy *p, const char *name, const rvd_stream_dial *d,
+                               const rvd_proxy_listener *from)
+{
+    int is_gone = from && d->err.code == REVDIAL_ECLOSED;
+    rvd_log_line l;
+    if (!rvd_log_begin(&p->log, &l, is_gone ? RVD_LOG_CLIENT_GONE : RVD_LOG_DIAL_FAILED,
+                       is_gone || !from ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_WARN))
+        return;
+    rvd_log_id(&l, "session", d->session_id);
+    rvd_stream_log_dial(&l, d->session_id, d->stream_id);
+    rvd_log_text(&l, "name", name);
+    rvd_log_text(&l, "client", d->opts->client_addr);
+    rvd_log_text(&l, "listen", from ? from->address : NULL);
+    rvd_log_text(&l, "target", d->opts->target);
+    rvd_log_text(&l, "reason", d->err.msg);
+    rvd_log_end(&p->log, &l);
+}
+
 static void rvd_proxy_dial_failed(revdial_proxy *p)
 {
     pthread_mutex_lock(&p->lock);
@@ -15620,6 +15949,7 @@ revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_d
         return NULL;
     }
     rvd_proxy_dial_sessions(p, name, &d);
+    if (!d.st) rvd_proxy_log_dial(p, name, &d, NULL);
     rvd_stream_work_end(&p->work);
     if (err) *err = d.err;
     return d.st;
@@ -15654,7 +15984,8 @@ typedef struct rvd_proxy_dial {
     int is_asked;
     int is_over;  // called back; its task, once run, frees it
     rvd_proxy_pick pick;
-    revdial_dial_opts opts;  // its strings are in `text`
+    const rvd_proxy_listener *from;  // the client's port; NULL: the application dials
+    revdial_dial_opts opts;          // its strings are in `text`
     revdial_dial_fn *cb;
     void *ud;
     size_t size;
@@ -15684,6 +16015,7 @@ static void rvd_proxy_dial_end(rvd_proxy_dial *d)
     pthread_mutex_unlock(&p->lock);
     rvd_loop_timer_stop(d->loop, &d->timer);
     rvd_proxy_unpick(d->session);
+    if (!d->dial.st) rvd_proxy_log_dial(p, d->pick.name, &d->dial, d->from);
     d->cb(d->ud, d->dial.st, d->dial.st ? NULL : &d->dial.err);
     d->is_over = 1;
     if (!atomic_load(&d->task.queued)) rvd_proxy_dial_free(d);
@@ -15981,9 +16313,30 @@ static void rvd_proxy_client_failed(rvd_proxy_client *c, const revdial_err *why)
     rvd_proxy_client_end(c, NULL, why);
 }
 
+// Begins a line about the stream of a client, which is still there.
+static int rvd_proxy_log_client(const rvd_proxy_client *c, rvd_log_line *l,
+                                enum rvd_log_event event)
+{
+    const revdial_session *s = c->st->session;
+    if (!rvd_log_begin(s->log, l, event, s->log->access_level)) return 0;
+    rvd_log_id(l, "session", s->id);
+    rvd_stream_log_dial(l, s->id, c->st->id);
+    rvd_log_text(l, "name", s->name);
+    rvd_log_text(l, "client", c->address);
+    rvd_log_text(l, "listen", c->listener->address);
+    rvd_log_text(l, "target", c->listener->expose->dial.target);
+    return 1;
+}
+
 static void rvd_proxy_client_on_over(void *ud, const uint64_t moved[2], const revdial_err *why)
 {
-    rvd_proxy_client_end(ud, moved, why);
+    rvd_proxy_client *c = ud;
+    rvd_log_line l;
+    if (rvd_proxy_log_client(c, &l, RVD_LOG_STREAM_END)) {
+        rvd_stream_log_end(&l, moved[0] + c->early_len, moved[1], c->since_us, why);
+        rvd_log_end(c->st->session->log, &l);
+    }
+    rvd_proxy_client_end(c, moved, why);
 }
 
 // The dial has succeeded, and nobody watches the client any more.
@@ -15991,7 +16344,9 @@ static void rvd_proxy_client_join(rvd_proxy_client *c)
 {
     revdial_join_opts opts;
     revdial_err err;
+    rvd_log_line l;
     int code;
+    if (rvd_proxy_log_client(c, &l, RVD_LOG_STREAM_OPEN)) rvd_log_end(c->st->session->log, &l);
     memset(&opts, 0, sizeof opts);
     opts.idle_ms = c->listener->expose->idle_ms;
     opts.done = rvd_proxy_client_on_over;
@@ -15999,9 +16354,13 @@ static void rvd_proxy_client_join(rvd_proxy_client *c)
     c->state = RVD_PROXY_JOINED;
     code = rvd_relay_start(c->st, c->io.fd, c->io.fd, &opts);
     if (!code) return;
+    rvd_stream_fail(&err, code, 0, "the connection could not be joined");
+    if (rvd_proxy_log_client(c, &l, RVD_LOG_STREAM_END)) {
+        rvd_stream_log_end(&l, 0, 0, c->since_us, &err);
+        rvd_log_end(c->st->session->log, &l);
+    }
     revdial_reset(c->st, REVDIAL_RESET_INTERNAL);
     revdial_close(c->st);
-    rvd_stream_fail(&err, code, 0, "the connection could not be joined");
     rvd_proxy_client_failed(c, &err);
 }
 
@@ -16103,6 +16462,7 @@ static int rvd_proxy_client_dial(rvd_proxy_client *c, const char *local, const v
     if (!d) return REVDIAL_ENOMEM;
     d->cb = rvd_proxy_client_on_dialled;
     d->ud = c;
+    d->from = c->listener;
     if (!p->client_watch.slot)  // without memory a client that goes away is found out later
         rvd_loop_timer_set(p->loops[0], &p->client_watch, c->since_us + RVD_PROXY_CLIENT_WATCH_US);
     pthread_mutex_lock(&p->lock);
@@ -16127,7 +16487,8 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
     const char *to = NULL;
     rvd_sys_addr at;
     rvd_proxy_client *c;
-    revdial_err err;
+    revdial_dial_opts opts = l->expose->dial;
+    rvd_stream_dial none = {.opts = &opts};
     int code, error;
     rvd_sys_addr_format(peer, from, sizeof from);
     if (!RVD_SYS_INHERITS) rvd_sys_tune_client(fd);
@@ -16138,7 +16499,7 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
     }
     c = rvd_base_alloc(&heap, sizeof *c + strlen(from) + 1);
     if (!c) {
-        rvd_proxy_log(p, REVDIAL_LOG_WARN, "client.refused", "out of memory for a client");
+        rvd_proxy_log(p, RVD_LOG_CLIENT_REFUSED, REVDIAL_LOG_WARN, "out of memory for a client");
         rvd_sys_close_reset(fd);
         return;
     }
@@ -16153,8 +16514,11 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
     error = rvd_proxy_client_early(c, peer->ss.ss_family, early);
     code = error ? REVDIAL_ECLOSED : rvd_proxy_client_dial(c, to, early);
     if (!code) return;
-    rvd_sys_fail(&err, code, -error, NULL, error ? "the client has gone" : revdial_strerror(code));
-    rvd_proxy_client_failed(c, &err);
+    opts.client_addr = from;
+    rvd_sys_fail(&none.err, code, -error, NULL,
+                 error ? "the client has gone" : revdial_strerror(code));
+    rvd_proxy_log_dial(p, l->expose->name, &none, l);
+    rvd_proxy_client_failed(c, &none.err);
 }
 
 // ---- the application's other calls ----
@@ -16256,7 +16620,7 @@ int revdial_proxy_set_credentials(revdial_proxy *p, const revdial_credential *ro
     if (drop) sessions = rvd_proxy_snapshot(p, &all, &size);
     for (ptrdiff_t i = 0; i < sessions; i++) {
         if (!all[i]->is_listed || rvd_proxy_table_has(fresh, all[i])) continue;
-        rvd_proxy_log_session(p, REVDIAL_LOG_INFO, "session.revoked", all[i], NULL);
+        rvd_proxy_log_session(all[i], RVD_LOG_SESSION_REVOKED, REVDIAL_LOG_INFO, NULL);
         rvd_proxy_end(revdial_session_ref(all[i]), REVDIAL_EAUTH, "its credential was withdrawn");
     }
     if (all) rvd_proxy_snapshot_free(p, all, sessions, size);
@@ -16368,6 +16732,7 @@ static void rvd_proxy_free(revdial_proxy *p)
     rvd_base_free(&heap, p->exposes, p->cfg.expose_count * sizeof *p->exposes);
     rvd_base_free(&heap, p->expose_text, p->expose_text_size);
     rvd_stream_work_close(&p->work);
+    rvd_log_close(&p->log);
     pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->lock);
     rvd_base_wipe(p->nonce_key, sizeof p->nonce_key);
@@ -16449,6 +16814,7 @@ static int rvd_proxy_loops_open(revdial_proxy *p, revdial_err *err)
         if (!loop) return REVDIAL_ESYS;
         rvd_loop_spin_limit(loop, p->cfg.common.spin_us);
         p->loops[p->loop_count] = loop;
+        p->log.loop = p->loops[0];
         rvd_stream_group_init(&p->groups[p->loop_count], loop);
     }
     return REVDIAL_OK;
@@ -16649,14 +17015,15 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
     rvd_base_link_init(&p->clients);
     rvd_base_link_init(&p->waiting);
     rvd_base_link_init(&p->queued);
-    rvd_base_bucket_init(&p->stranger_lines, RVD_PROXY_LOG_BURST, RVD_PROXY_LOG_RATE,
-                         rvd_sys_now_us());
     p->stop_listening.run = rvd_proxy_on_stop_listening;
     p->dials_wake.run = rvd_proxy_on_dials_wake;
     p->client_watch.run = rvd_proxy_on_client_watch;
     if (pthread_mutex_init(&p->lock, NULL) == 0) {
         if (rvd_sys_cond_open(&p->changed) == 0) {
-            if (rvd_stream_work_open(&p->work) == 0) return p;
+            if (rvd_log_open(&p->log, &cfg->common) == 0) {
+                if (rvd_stream_work_open(&p->work) == 0) return p;
+                rvd_log_close(&p->log);
+            }
             pthread_cond_destroy(&p->changed);
         }
         pthread_mutex_destroy(&p->lock);
@@ -16707,7 +17074,7 @@ revdial_proxy *revdial_proxy_open(const revdial_proxy_config *cfg, revdial_err *
 }
 
 // ================================================================================================
-// MARK: impl.agent  uses: base sys loop stream relay
+// MARK: impl.agent  uses: base sys loop log stream relay
 // The backend's side: which targets are allowed, forwarding to them, and links, each of which keeps
 // one session to one proxy alive. All on one loop. Start at rvd_agent_link_next().
 // ================================================================================================
@@ -17126,6 +17493,7 @@ typedef struct rvd_agent_link {
 struct revdial_agent {
     // Set before start, then read-only.
     revdial_agent_config cfg;
+    rvd_log log;
     char *name, *instance, *secret, *user, *default_target, *server_name;
     char *via, *via_address;  // NULL = none
     revdial_kv *headers;
@@ -17160,38 +17528,26 @@ typedef struct rvd_agent_member {
     rvd_agent_link *owner;     // loop thread only; NULL once the link has let go of it
 } rvd_agent_member;
 
-static void rvd_agent_log(revdial_agent *a, int level, const char *event, const char *msg)
-{
-    const revdial_common *c = &a->cfg.common;
-    int most = c->log_level ? c->log_level : REVDIAL_LOG_INFO;
-    if (c->log && level <= most) c->log(c->log_ud, level, event, msg);
-}
-
 // retry_ms: when the link tries again, -1 = not the subject
-static void rvd_agent_log_retry(rvd_agent_link *l, int level, const char *event, const char *why,
-                                int retry_ms)
+static void rvd_agent_log_retry(rvd_agent_link *l, enum rvd_log_event event, int level,
+                                const char *why, int retry_ms)
 {
-    char text[900];
-    size_t n = rvd_sys_append(text, sizeof text, 0, "server=");
-    n = rvd_sys_append(text, sizeof text, n, l->text);
-    if (l->agent->via) {
-        n = rvd_sys_append(text, sizeof text, n, " via=");
-        n = rvd_sys_append(text, sizeof text, n, l->agent->via_address);
-    }
-    if (retry_ms >= 0) {
-        n = rvd_sys_append(text, sizeof text, n, " retry_in_ms=");
-        n = rvd_sys_append_number(text, sizeof text, n, (uint32_t)retry_ms);
-    }
-    if (why) {
-        n = rvd_sys_append(text, sizeof text, n, " reason=");
-        rvd_sys_append(text, sizeof text, n, why);
-    }
-    rvd_agent_log(l->agent, level, event, text);
+    revdial_agent *a = l->agent;
+    rvd_log_line line;
+    if (!rvd_log_begin(&a->log, &line, event, level)) return;
+    rvd_log_id(&line, "session", l->session ? l->session->id : 0);
+    rvd_log_text(&line, "name", a->name);
+    rvd_log_text(&line, "server", l->text);
+    rvd_log_text(&line, "via", a->via_address);
+    if (retry_ms >= 0) rvd_log_number(&line, "retry_in_ms", (uint64_t)retry_ms);
+    rvd_log_text(&line, "reason", why);
+    rvd_log_end(&a->log, &line);
 }
 
-static void rvd_agent_log_link(rvd_agent_link *l, int level, const char *event, const char *why)
+static void rvd_agent_log_link(rvd_agent_link *l, enum rvd_log_event event, int level,
+                               const char *why)
 {
-    rvd_agent_log_retry(l, level, event, why, -1);
+    rvd_agent_log_retry(l, event, level, why, -1);
 }
 
 static void rvd_agent_tell(revdial_agent *a, int state, const revdial_err *why, int retry_ms)
@@ -17277,6 +17633,17 @@ static void rvd_agent_forward_free(rvd_agent_forward *f)
     revdial_session_unref(s);
 }
 
+// The session and the dial by the names that they have at the proxy, too.
+static void rvd_agent_log_forward(rvd_log_line *l, const rvd_agent_forward *f, revdial_stream *st)
+{
+    const char *dial = revdial_meta(st, "id");
+    rvd_stream_log_session(l, f->session);
+    rvd_log_text(l, "dial", dial);
+    if (!dial) rvd_stream_log_dial(l, f->session->id, st->id);
+    rvd_log_text(l, "client", revdial_meta(st, "client"));
+    rvd_log_text(l, "target", f->target);
+}
+
 // Why the target is not connected to, for our own log: the dialler is told a code.
 static void rvd_agent_refusal_text(const rvd_agent_forward *f, int reset, char *buf, size_t size)
 {
@@ -17304,17 +17671,16 @@ static void rvd_agent_refusal_text(const rvd_agent_forward *f, int reset, char *
 static void rvd_agent_forward_refuse(rvd_agent_forward *f, int reset)
 {
     revdial_session *s = f->session;
+    rvd_log_line l;
     rvd_stream_lock(s);
     if (f->st) revdial_engine_reset(s->engine, f->st->id, reset);
     rvd_stream_unlock(s);
-    if (f->st) {
-        char text[700], why[260];
-        size_t n = rvd_sys_append(text, sizeof text, 0, "target=");
+    if (f->st && rvd_log_begin(&f->agent->log, &l, RVD_LOG_STREAM_REFUSED, REVDIAL_LOG_WARN)) {
+        char why[260];
         rvd_agent_refusal_text(f, reset, why, sizeof why);
-        n = rvd_sys_append(text, sizeof text, n, f->target);
-        n = rvd_sys_append(text, sizeof text, n, " reason=");
-        rvd_sys_append(text, sizeof text, n, why);
-        rvd_agent_log(f->agent, REVDIAL_LOG_WARN, "stream.refused", text);
+        rvd_agent_log_forward(&l, f, f->st);
+        rvd_log_text(&l, "reason", why);
+        rvd_log_end(&f->agent->log, &l);
     }
     rvd_agent_forward_free(f);
 }
@@ -17417,6 +17783,50 @@ static int rvd_agent_header_send(rvd_agent_forward *f)
     return rvd_sys_write(f->io.fd, buf, n) == (ptrdiff_t)n ? 0 : -EPIPE;
 }
 
+// What the log says of a stream at its end; only where it does.
+typedef struct rvd_agent_access {
+    revdial_agent *agent;
+    int64_t since_us;
+    size_t size;
+    char about[];  // the fields that it began with
+} rvd_agent_access;
+
+static void rvd_agent_access_on_over(void *ud, const uint64_t moved[2], const revdial_err *why)
+{
+    rvd_agent_access *x = ud;
+    revdial_agent *a = x->agent;
+    rvd_heap heap = {a->cfg.common.alloc, a->cfg.common.alloc_ud, x->size};
+    rvd_log_line l;
+    if (rvd_log_begin(&a->log, &l, RVD_LOG_STREAM_END, a->log.access_level)) {
+        rvd_sys_append(l.text, sizeof l.text, 0, x->about);
+        rvd_stream_log_end(&l, moved[1], moved[0], x->since_us, why);
+        rvd_log_end(&a->log, &l);
+    }
+    rvd_base_free(&heap, x, x->size);
+}
+
+// Without memory the log does not see its end.
+static void rvd_agent_access_begin(const rvd_agent_forward *f, revdial_join_opts *opts)
+{
+    revdial_agent *a = f->agent;
+    rvd_heap heap = {a->cfg.common.alloc, a->cfg.common.alloc_ud, 0};
+    rvd_agent_access *x;
+    rvd_log_line l;
+    size_t size;
+    if (!rvd_log_begin(&a->log, &l, RVD_LOG_STREAM_OPEN, a->log.access_level)) return;
+    rvd_agent_log_forward(&l, f, f->st);
+    rvd_log_end(&a->log, &l);
+    size = sizeof *x + strlen(l.text) + 1;
+    x = rvd_base_alloc(&heap, size);
+    if (!x) return;
+    x->agent = a;
+    x->since_us = rvd_loop_now(f->session->loop);
+    x->size = size;
+    memcpy(x->about, l.text, size - sizeof *x);
+    opts->done = rvd_agent_access_on_over;
+    opts->ud = x;
+}
+
 // Connected: the dialler is told, and the relay takes over.
 static void rvd_agent_forward_join(rvd_agent_forward *f)
 {
@@ -17430,6 +17840,7 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     }
     memset(&opts, 0, sizeof opts);
     opts.idle_ms = f->agent->cfg.idle_timeout_ms;
+    rvd_agent_access_begin(f, &opts);
     rvd_loop_remove(s->loop, &f->io);
     f->io.fd = -1;
     f->st = NULL;
@@ -17439,6 +17850,10 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     rvd_sys_tune_client(fd);
     rvd_sys_set_abort(fd, 1);
     if (rvd_relay_start(st, fd, fd, &opts)) {
+        static const uint64_t none[2];
+        revdial_err err;
+        rvd_stream_fail(&err, REVDIAL_ENOMEM, 0, "the connection could not be joined");
+        if (opts.done) opts.done(opts.ud, none, &err);
         rvd_sys_close_reset(fd);
         f->st = st;
         rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);
@@ -17790,11 +18205,11 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
 {
     revdial_agent *a = l->agent;
     int wait_ms, rejected = rvd_agent_is_rejected(l, why->code);
-    l->session = NULL;
     rvd_base_wipe(l->secret, sizeof l->secret);  // the next attempt gets its own
     if (a->stopping || rejected || why->code == REVDIAL_EINVAL) {
-        rvd_agent_log_link(l, a->stopping ? REVDIAL_LOG_INFO : REVDIAL_LOG_ERROR, "link.stopped",
-                           why->msg);
+        rvd_agent_log_link(l, RVD_LOG_LINK_STOPPED,
+                           a->stopping ? REVDIAL_LOG_INFO : REVDIAL_LOG_ERROR, why->msg);
+        l->session = NULL;
         rvd_agent_link_stop(l, a->stopping ? NULL : why);
         return;
     }
@@ -17805,7 +18220,8 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
         wait_ms = most / 2 + (int)(rvd_agent_random(a) % (uint64_t)(most / 2 + 1));
     }
     if (retry_after_ms) wait_ms = retry_after_ms + wait_ms % (retry_after_ms / 4 + 1);
-    rvd_agent_log_retry(l, REVDIAL_LOG_WARN, "link.retry", why->msg, wait_ms);
+    rvd_agent_log_retry(l, RVD_LOG_LINK_RETRY, REVDIAL_LOG_WARN, why->msg, wait_ms);
+    l->session = NULL;
     rvd_agent_tell(a, REVDIAL_BACKOFF, why, wait_ms);
     rvd_agent_link_wait(l, wait_ms);
 }
@@ -17885,6 +18301,7 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
     }
     cfg.host = &rvd_agent_host;
     cfg.owner = a;
+    cfg.log = &a->log;
     cfg.work = &a->work;
     cfg.group = &a->group;
     cfg.fd = fd;
@@ -18087,7 +18504,7 @@ static void rvd_agent_link_begin(rvd_agent_link *l)
 // of its own (there is one request per connection). That is no failure, and nobody waits.
 static void rvd_agent_link_answer(rvd_agent_link *l, const char *challenge)
 {
-    rvd_agent_log_link(l, REVDIAL_LOG_DEBUG, "link.challenged", NULL);
+    rvd_agent_log_link(l, RVD_LOG_LINK_CHALLENGED, REVDIAL_LOG_DEBUG, NULL);
     rvd_sys_append(l->challenge, sizeof l->challenge, 0, challenge);
     l->session = NULL;
     l->address_at--;
@@ -18246,7 +18663,12 @@ static void rvd_agent_on_up(revdial_session *s)
     revdial_agent *a = s->owner;
     rvd_agent_member *m = s->host_ud;
     rvd_agent_link *l = m->owner;
+    revdial_engine_info info;
     if (l) rvd_base_wipe(l->secret, sizeof l->secret);
+    rvd_stream_lock(s);
+    revdial_engine_info_get(s->engine, &info);
+    s->id = info.session_id;
+    rvd_stream_unlock(s);
     pthread_mutex_lock(&a->lock);
     a->up_count++;
     a->stats.sessions_opened++;
@@ -18257,7 +18679,7 @@ static void rvd_agent_on_up(revdial_session *s)
         l->is_up = l->has_been_up = 1;
         l->auth_failures = 0;
         l->up_us = rvd_loop_now(a->loop);
-        rvd_agent_log_link(l, REVDIAL_LOG_INFO, "session.up", NULL);
+        rvd_agent_log_link(l, RVD_LOG_SESSION_UP, REVDIAL_LOG_INFO, NULL);
     }
     rvd_agent_tell(a, REVDIAL_UP, NULL, 0);
 }
@@ -18280,7 +18702,7 @@ static void rvd_agent_on_goaway(revdial_session *s)
     rvd_agent_link *l = m->owner;
     rvd_agent_tell(a, REVDIAL_DRAINING, NULL, 0);
     if (!rvd_agent_let_go(m)) return;
-    rvd_agent_log_link(l, REVDIAL_LOG_INFO, "session.draining", "the proxy is going away");
+    rvd_agent_log_link(l, RVD_LOG_SESSION_DRAINING, REVDIAL_LOG_INFO, "the proxy is going away");
     rvd_agent_count_failure(l);  // or two agents of one instance would chase each other for ever
     if (a->stopping) {
         rvd_agent_link_stop(l, NULL);
@@ -18658,6 +19080,7 @@ static void rvd_agent_free(revdial_agent *a)
     rvd_stream_text_free(&heap, a->server_name);
     rvd_loop_free(a->loop);
     rvd_stream_work_close(&a->work);
+    rvd_log_close(&a->log);
     pthread_cond_destroy(&a->changed);
     pthread_mutex_destroy(&a->lock);
     heap.live_bytes = sizeof *a;
@@ -18733,7 +19156,10 @@ static revdial_agent *rvd_agent_new(const revdial_agent_config *cfg, revdial_err
     a->look_task.run = rvd_agent_on_look_task;
     if (pthread_mutex_init(&a->lock, NULL) == 0) {
         if (rvd_sys_cond_open(&a->changed) == 0) {
-            if (rvd_stream_work_open(&a->work) == 0) return a;
+            if (rvd_log_open(&a->log, &cfg->common) == 0) {
+                if (rvd_stream_work_open(&a->work) == 0) return a;
+                rvd_log_close(&a->log);
+            }
             pthread_cond_destroy(&a->changed);
         }
         pthread_mutex_destroy(&a->lock);
@@ -18771,6 +19197,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
                : rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the agent");
     if (!code && !(a->loop = rvd_loop_new(cfg->common.alloc, cfg->common.alloc_ud, err)))
         code = REVDIAL_ESYS;
+    a->log.loop = a->loop;
     if (!code) rvd_loop_spin_limit(a->loop, cfg->common.spin_us);
     if (!code) code = rvd_agent_links_open(a, cfg->url, err);
     if (!code) code = rvd_agent_probe(a, err);

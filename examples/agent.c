@@ -162,7 +162,7 @@ static int sources_fresh(void *ud, unsigned attempt, char *secret, size_t size)
         rc = token_read(source->token_file, source->auth, secret, size, &err);
     else
         snprintf(secret, size, "%s", source->token ? source->token : "");
-    if (rc < 0) prog_logf(source->log, REVDIAL_LOG_ERROR, "token.unreadable", "%s", err.msg);
+    if (rc < 0) prog_log_error(source->log, "token.unreadable", &err);
     return rc < 0 ? REVDIAL_ESYS : REVDIAL_OK;
 }
 
@@ -379,9 +379,7 @@ static int serve(const settings *s, const char *url, const char *via, revdial_tl
     cfg.ud = &r;
     cfg.server_name = s->server_name;
     cfg.common.tls = tls;
-    cfg.common.log = prog_log_put;
-    cfg.common.log_ud = log;
-    cfg.common.log_level = log->level;
+    prog_log_config(log, &cfg.common);
     if (allow_read(s, &allow_file, &allow, &r.why) == 0) {
         cfg.allow = allow.items;
         rc = run(&r, &cfg);
@@ -419,14 +417,14 @@ int main(int argc, char **argv)
     cli.option_count = sizeof options / sizeof options[0];
     cli.settings = &s;
     rc = prog_parse(&cli, argv);
+    prog_log_open_as(&log, &cli.common);
     if (rc < 0 && (rc = settings_check(&cli, &s)) == 0 &&
         (rc = via_find(&cli, &s, via, sizeof via)) == 0) {
-        log = prog_log_of(&cli.common);
         url = prog_list_join(&s.servers);
         rc = PROG_FAILED;
         if (url && !open_tls(&s, url, &tls)) {
             rc = PROG_USAGE;
-        } else if (url && prog_catch_signals() == 0) {
+        } else if (url && prog_log_start(&log) == 0 && prog_catch_signals() == 0) {
             prog_warn_repeated(&log, &cli);
             prog_warn_readable(&log, s.token_file);
             prog_warn_readable(&log, s.via_file);
@@ -442,5 +440,5 @@ int main(int argc, char **argv)
     }
     free(s.servers.items);
     free(s.allow.items);
-    return rc;
+    return prog_log_finish(&log, rc);
 }

@@ -3,17 +3,17 @@
 #ifndef REVDIAL_PROGRAM_H
 #define REVDIAL_PROGRAM_H
 
+#include "program_log.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 enum prog_exit {
@@ -25,93 +25,6 @@ enum prog_exit {
 };
 
 enum { PROG_TOKEN_SIZE = 4097 };  // the longest token that the handshake takes, and its NUL
-
-// ------------------------------------------------------------------------------------------------
-// Logs: one line per event on stderr, for people on a terminal, else as logfmt.
-
-typedef struct prog_log {
-    int level;   // REVDIAL_LOG_*
-    int logfmt;  // 0 = text
-} prog_log;
-
-typedef struct prog_line {
-    char text[1024];
-    size_t len;
-} prog_line;
-
-// Appends text if all of it fits beside the closing quote and the newline. Returns 0 if it did not.
-static int prog_line_put(prog_line *line, const char *text)
-{
-    size_t len = strlen(text);
-    if (len > sizeof line->text - 2 - line->len) return 0;
-    memcpy(line->text + line->len, text, len);
-    line->len += len;
-    return 1;
-}
-
-// A value cannot end its line or its quotes, whatever is in it.
-static void prog_line_put_escaped(prog_line *line, const char *text, int quoted)
-{
-    char one[8];
-    for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c < 0x20 || c == 0x7f)
-            snprintf(one, sizeof one, "\\x%02x", c);
-        else
-            snprintf(one, sizeof one, "%s%c", quoted && (c == '"' || c == '\\') ? "\\" : "", c);
-        if (!prog_line_put(line, one)) return;
-    }
-}
-
-static void prog_line_put_time(prog_line *line)
-{
-    char day[32], text[48];
-    struct timespec now = {0};
-    struct tm utc = {0};
-    if (clock_gettime(CLOCK_REALTIME, &now) != 0 || !gmtime_r(&now.tv_sec, &utc)) return;
-    if (strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%S", &utc) == 0) return;
-    snprintf(text, sizeof text, "%s.%03ldZ", day, now.tv_nsec / 1000000);
-    prog_line_put(line, text);
-}
-
-// A revdial_log_fn; ud is the prog_log.
-static void prog_log_put(void *ud, int level, const char *event, const char *msg)
-{
-    static const char *const names[] = {"", "error", "warn", "info", "debug"};
-    const prog_log *log = ud;
-    prog_line line = {{0}, 0};
-    if (level > log->level || level < REVDIAL_LOG_ERROR || level > REVDIAL_LOG_DEBUG) return;
-    prog_line_put(&line, log->logfmt ? "ts=" : "");
-    prog_line_put_time(&line);
-    prog_line_put(&line, log->logfmt ? " level=" : " ");
-    prog_line_put(&line, names[level]);
-    prog_line_put(&line, log->logfmt ? " event=" : " ");
-    prog_line_put(&line, event);
-    prog_line_put(&line, log->logfmt ? " msg=\"" : ": ");
-    prog_line_put_escaped(&line, msg, log->logfmt);
-    if (log->logfmt) line.text[line.len++] = '"';
-    line.text[line.len++] = '\n';
-    fwrite(line.text, 1, line.len, stderr);  // one write: lines of several threads do not mix
-}
-
-#ifdef __GNUC__
-static void prog_logf(prog_log *log, int level, const char *event, const char *form, ...)
-    __attribute__((format(printf, 4, 5)));
-#endif
-static void prog_logf(prog_log *log, int level, const char *event, const char *form, ...)
-{
-    char msg[512];
-    va_list args;
-    va_start(args, form);
-    vsnprintf(msg, sizeof msg, form, args);
-    va_end(args);
-    prog_log_put(log, level, event, msg);
-}
-
-static void prog_log_error(prog_log *log, const char *event, const revdial_err *err)
-{
-    prog_log_put(log, REVDIAL_LOG_ERROR, event, err->msg);
-}
 
 // ------------------------------------------------------------------------------------------------
 // Options: each program has a table of its own; these are understood by both.
@@ -145,7 +58,7 @@ typedef struct prog_list {
 } prog_list;
 
 typedef struct prog_common {
-    int level, format, verbose, help, version;
+    int level, format, access, verbose, help, version;
 } prog_common;
 
 typedef struct prog_cli {
@@ -163,8 +76,11 @@ typedef struct prog_cli {
 #define PROG_COMMON(field) offsetof(prog_common, field)
 static const prog_option prog_common_options[] = {
     {"log-level", PROG_CHOICE, PROG_COMMON(level), "error|warn|info|debug", "default info", 0, 0},
-    {"log-format", PROG_CHOICE, PROG_COMMON(format), "auto|text|logfmt",
+    {"log-format", PROG_CHOICE, PROG_COMMON(format), "auto|text|logfmt|json",
      "auto: text on a terminal, else logfmt", 0, 0},
+    {"access-log", PROG_FLAG, PROG_COMMON(access), NULL,
+     "a line where a client's connection begins and one where it ends, which\n"
+     "--log-level debug has, too", 0, 0},
     {"verbose", PROG_FLAG, PROG_COMMON(verbose), NULL, "-v: as --log-level debug", 0, 0},
     {"help", PROG_FLAG, PROG_COMMON(help), NULL, "-h: show this and exit", 0, 0},
     {"version", PROG_FLAG, PROG_COMMON(version), NULL, "show the version and exit", 0, 0},
@@ -444,12 +360,14 @@ static int prog_parse(prog_cli *cli, char **argv)
     return PROG_STOPPED;
 }
 
-static prog_log prog_log_of(const prog_common *common)
+static void prog_log_open_as(prog_log *log, const prog_common *common)
 {
-    prog_log log;
-    log.level = common->verbose ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_ERROR + common->level;
-    log.logfmt = common->format == 2 || (common->format == 0 && !isatty(STDERR_FILENO));
-    return log;
+    static const enum prog_log_format formats[] = {PROG_LOG_LOGFMT, PROG_LOG_TEXT, PROG_LOG_LOGFMT,
+                                                   PROG_LOG_JSON};  // of --log-format
+    int is_terminal = common->format == 0 && isatty(STDERR_FILENO);
+    prog_log_open(log, common->verbose ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_ERROR + common->level,
+                  is_terminal ? PROG_LOG_TEXT : formats[common->format]);
+    log->access = common->access;
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -606,7 +524,8 @@ static void prog_raise_descriptor_limit(prog_log *log)
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
     limit.rlim_cur = limit.rlim_max;
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
-        prog_logf(log, REVDIAL_LOG_WARN, "limit.nofile", "cannot raise it: %s", strerror(errno));
+        prog_logf(log, REVDIAL_LOG_WARN, "limit.nofile", "cannot raise it: %s",
+                  strerror(errno));
 }
 
 #endif  // REVDIAL_PROGRAM_H

@@ -12,12 +12,8 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
 
-enum {
-    ADDRESS_SIZE = 136,      // "unix:" and a sun_path, or an address and a port
-    FAILURES_PER_SECOND = 5  // lines in the log; a flood of failures must not become one of lines
-};
+enum { ADDRESS_SIZE = 136 };  // "unix:" and a sun_path, or an address and a port
 
 typedef struct settings {
     prog_list listens, exposes, origins;
@@ -143,7 +139,7 @@ static const char epilogue[] =
 // Exposed addresses
 
 typedef struct expose {
-    char address[ADDRESS_SIZE];  // as asked for; once bound, as bound
+    char address[ADDRESS_SIZE];  // as asked for
     char name[65];
     const char *target;  // NULL = the agent's own
 } expose;
@@ -155,10 +151,7 @@ typedef struct app {
     revdial_tls *tls;
     expose *exposes;
     size_t expose_count;
-    int wake[2];           // a pipe that a signal writes to
-    pthread_mutex_t lock;  // of what follows, and of addresses
-    time_t failure_second;
-    unsigned failures;  // in that second
+    int wake[2];  // a pipe that a signal writes to
 } app;
 
 // Takes "ADDRESS=NAME[/TARGET]" apart. Returns NULL, or what is wrong with it.
@@ -179,48 +172,6 @@ static const char *expose_parse(expose *x, const char *spec)
     if (x->target && !prog_is_target(x->target))
         return "the target is not HOST:PORT or unix:PATH in";
     return NULL;
-}
-
-// Logs a failure that clients can cause, but only the first few times in a second.
-static void log_failure(app *a, const char *event, const char *msg)
-{
-    unsigned skipped = 0;
-    int is_logged;
-    time_t now = time(NULL);
-    pthread_mutex_lock(&a->lock);
-    if (a->failure_second != now) {
-        skipped = a->failures > FAILURES_PER_SECOND ? a->failures - FAILURES_PER_SECOND : 0;
-        a->failure_second = now;
-        a->failures = 0;
-    }
-    is_logged = ++a->failures <= FAILURES_PER_SECOND;
-    pthread_mutex_unlock(&a->lock);
-    if (skipped > 0)
-        prog_logf(&a->log, REVDIAL_LOG_WARN, "log.skipped", "%u failures not logged", skipped);
-    if (is_logged) prog_log_put(&a->log, REVDIAL_LOG_WARN, event, msg);
-}
-
-// On an I/O thread: a client's connection is over, or never led anywhere.
-static void on_client(void *ud, const revdial_client *client)
-{
-    app *a = ud;
-    const expose *x = &a->exposes[client->expose];
-    const char *why = client->why ? client->why->msg : "EOF";
-    char msg[512], address[ADDRESS_SIZE];
-    if (client->is_joined) {
-        prog_logf(&a->log, REVDIAL_LOG_DEBUG, "client.closed",
-                  "%s for %s: %llu bytes there, %llu back, %s", x->name, client->address,
-                  (unsigned long long)client->moved[0], (unsigned long long)client->moved[1], why);
-        return;
-    }
-    pthread_mutex_lock(&a->lock);
-    memcpy(address, x->address, sizeof address);
-    pthread_mutex_unlock(&a->lock);
-    snprintf(msg, sizeof msg, "%s for %s on %s: %s", x->name, client->address, address, why);
-    if (client->why && client->why->code == REVDIAL_ECLOSED)  // nobody failed
-        prog_logf(&a->log, REVDIAL_LOG_DEBUG, "client.gone", "%s", msg);
-    else
-        log_failure(a, "dial.failed", msg);
 }
 
 // Is there none left of something that others give back?
@@ -288,8 +239,6 @@ static int app_open_proxy(app *a, const token_table *tokens)
     if (exposes) app_expose(a, exposes);
     cfg.exposes = exposes;
     cfg.expose_count = a->expose_count;
-    cfg.on_client = on_client;
-    cfg.ud = a;
     cfg.listen = listens;
     cfg.unix_mode = (unsigned)a->s.unix_mode;
     cfg.path = a->s.path;
@@ -304,9 +253,7 @@ static int app_open_proxy(app *a, const token_table *tokens)
     cfg.common.limits.keepalive_ms = a->s.keepalive_ms;
     cfg.common.limits.dead_after_ms = a->s.dead_after_ms;
     cfg.common.tls = a->tls;
-    cfg.common.log = prog_log_put;
-    cfg.common.log_ud = &a->log;
-    cfg.common.log_level = a->log.level;
+    prog_log_config(&a->log, &cfg.common);
     if (listens && origins && exposes) a->proxy = revdial_proxy_open(&cfg, &err);
     free(listens);
     free(origins);
@@ -338,9 +285,6 @@ static int app_announce(app *a)
             continue;
         }
         printf("listening on %s for %s\n", address, a->exposes[at].name);
-        pthread_mutex_lock(&a->lock);
-        memcpy(a->exposes[at].address, address, sizeof address);
-        pthread_mutex_unlock(&a->lock);
     }
     return fflush(stdout) == 0 ? 0 : app_failed(a, "cannot print the addresses");
 }
@@ -362,11 +306,11 @@ static int app_open(app *a, const token_table *tokens)
 static int app_run(app *a)
 {
     int rc = app_wait(a);
-    if (rc != 0) prog_logf(&a->log, REVDIAL_LOG_ERROR, "proxy.failed", "%s", strerror(errno));
+    if (rc != 0) app_failed(a, "waiting for signals");
     prog_logf(&a->log, REVDIAL_LOG_INFO, "proxy.draining", "for at most %d ms", a->s.drain_ms);
     if (revdial_proxy_drain(a->proxy, a->s.drain_ms) != REVDIAL_OK)
         prog_logf(&a->log, REVDIAL_LOG_WARN, "proxy.cut", "some connections had not ended");
-    prog_logf(&a->log, REVDIAL_LOG_INFO, "proxy.stopped", "stopped");
+    prog_log_put(&a->log, REVDIAL_LOG_INFO, "proxy.stopped", "");
     return rc == 0 ? PROG_STOPPED : PROG_FAILED;
 }
 
@@ -426,7 +370,7 @@ static void app_warn(app *a, const prog_cli *cli)
 
 int main(int argc, char **argv)
 {
-    app a = {.wake = {-1, -1}, .lock = PTHREAD_MUTEX_INITIALIZER};
+    app a = {.wake = {-1, -1}};
     prog_cli cli = {.program = "revdial-proxy", .usage = usage, .epilogue = epilogue};
     cli.extra = PROG_TLS_VERSION;
     token_table tokens = {0};
@@ -440,15 +384,16 @@ int main(int argc, char **argv)
     cli.option_count = sizeof options / sizeof options[0];
     cli.settings = &a.s;
     rc = prog_parse(&cli, argv);
-    a.log = prog_log_of(&cli.common);
+    prog_log_open_as(&a.log, &cli.common);
     if (rc < 0 && (rc = app_prepare(&a, &cli, &tokens)) == 0) {
+        rc = prog_log_start(&a.log) == 0 ? PROG_STOPPED : app_failed(&a, "no thread for the log");
         prog_raise_descriptor_limit(&a.log);
-        rc = app_open(&a, &tokens);
+        if (rc == 0) rc = app_open(&a, &tokens);
         token_table_free(&tokens);
         if (rc == 0) app_warn(&a, &cli);
         if (rc == 0) rc = app_run(&a);
     }
     token_table_free(&tokens);
     app_free(&a);
-    return rc;
+    return prog_log_finish(&a.log, rc);
 }

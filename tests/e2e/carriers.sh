@@ -61,7 +61,7 @@ says_stripped() {
         said agent.log 'event=link.retry.*stripped' 5 || return
         stop agent || return
     done
-    figures=$(sed -n 's/.*reason=\([^"]*\).*/\1/p' "$dir/agent.log" | head -n 1)
+    figures=$(sed -n 's/.*reason="\([^"]*\).*/\1/p' "$dir/agent.log" | head -n 1)
 }
 
 declare -A impatient=([haproxy]='s/timeout tunnel 60s/timeout tunnel 2s/'

@@ -147,7 +147,7 @@ works() {
     [ "${got%% *}" = "$part_sha" ] || { fail "another file came"; return; }
     got=$("${proxy_in[@]}" curl -sS --max-time 60 -T "$dir/part" "http://${exposed[1]}/" 2>&1)
     [ "$got" = "$part_sha" ] || { fail "the server saw another file: $got"; return; }
-    figures=$(sed -n 's/.*session.up.* \(via=[^"]*\)".*/\1/p' "$dir/agent.log")
+    figures=$(sed -n 's/.*session.up.* \(via=[^ ]*\).*/\1/p' "$dir/agent.log")
     stop agent
 }
 
@@ -156,7 +156,7 @@ rejected_by() {
     via_agent agent "${@:3}"
     await_end agent 10 || return
     [ "$status" -eq "$1" ] || { fail "it ended with $status, not $1"; return; }
-    figures=$(sed -n 's/.*event=agent.failed msg="\(.*\)"$/\1/p' "$dir/agent.log")
+    figures=$(sed -n 's/.*event=agent.failed reason="\(.*\)"$/\1/p' "$dir/agent.log")
     [[ "$figures" =~ $2 ]] || fail "it said $figures"
 }
 
@@ -164,7 +164,7 @@ rejected_by() {
 refused_by() {
     via_agent agent "${@:2}"
     said agent.log event=link.retry 10 2 || return
-    figures=$(sed -n 's/.*event=link.retry.* reason=\(.*\)"$/\1/p' "$dir/agent.log" | tail -n 1)
+    figures=$(sed -n 's/.*event=link.retry.* reason="\(.*\)"$/\1/p' "$dir/agent.log" | tail -n 1)
     [[ "$figures" =~ $1 ]] || { fail "it said $figures"; return; }
     stop agent
 }

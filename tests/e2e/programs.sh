@@ -215,7 +215,7 @@ fails_with_descriptors() {
     out=$(timeout 10 sh -c 'ulimit -n $0 && exec "$@"' "$1" "$build/revdial-$2" "${@:3}" 2>&1)
     status=$?
     [ "$status" -eq 1 ] || { fail "it ends with $status: $out"; return; }
-    figures=$(sed -n 's/.*msg="\(.*\)"$/\1/p' <<<"$out")
+    figures=$(sed -n 's/.* reason="\(.*\)"$/\1/p' <<<"$out")
     [ "$figures" ] || fail "it says $out"
 }
 

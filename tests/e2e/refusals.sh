@@ -36,7 +36,8 @@ is_refused() {
     lines=$(count proxy.log "event=dial.failed.*$1")
     got=$(client refused "$1" 2>&1)
     said proxy.log "event=dial.failed.*$1" 2 $((lines + 1)) || return
-    figures=$(sed -n "s/.*event=dial.failed.* on $1: \(.*\)\"/\1/p" "$dir/proxy.log" | tail -n 1)
+    figures=$(sed -n "s/.*event=dial.failed.* listen=$1 .*reason=\"\(.*\)\"/\1/p" \
+        "$dir/proxy.log" | tail -n 1)
     [[ "$got" =~ ^reset\  ]] || { fail "the client got: $got ($figures)"; return; }
     [[ "$figures" =~ $2 ]] || { fail "the log says: $figures"; return; }
     figures="$figures, after ${got#* } ms"

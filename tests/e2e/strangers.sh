@@ -143,7 +143,7 @@ proxy_header_is_refused() {
         said agent.log 'event=link.retry.*malformed request' 5 || return
         end_now agent front
     done
-    figures=$(sed -n 's/.*event=link.retry.*reason=\([^"]*\)".*/\1/p' "$dir/agent.log" | head -n 1)
+    figures=$(sed -n 's/.*event=link.retry.*reason="\([^"]*\)".*/\1/p' "$dir/agent.log" | head -n 1)
 }
 
 # A balancer that asks a hundred times a second whether the proxy is there.

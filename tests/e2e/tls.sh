@@ -108,7 +108,7 @@ mixed_up() {
     server_url=https://localhost:${address_of[httpd]##*:} start_agent_only agent \
         --tls-ca "$certs/ca.pem" --target 127.0.0.1:9
     said agent.log 'event=link.retry.*TLS: ' 10 || return
-    figures=$(sed -n 's/.*event=link.retry.*reason=\([^"]*\)".*/\1/p' "$dir/agent.log" | head -n 1)
+    figures=$(sed -n 's/.*event=link.retry.*reason="\([^"]*\)".*/\1/p' "$dir/agent.log" | head -n 1)
     end_now agent httpd
 }
 
@@ -174,7 +174,7 @@ is_refused() {
     mtls_agent "$1" cam-1
     said proxy.log "event=session.refused.*$2" 5 $((refusals + 1)) &&
         said agent.log "event=link.retry.*$3" 5 || return
-    figures=$(sed -n 's/.*event=link.retry.*reason=\([^"]*\)".*/\1/p' "$dir/agent.log" | head -n 1)
+    figures=$(sed -n 's/.*event=link.retry.*reason="\([^"]*\)".*/\1/p' "$dir/agent.log" | head -n 1)
     end_now agent
 }
 

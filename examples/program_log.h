@@ -1,0 +1,304 @@
+// The log of revdial-proxy and revdial-agent: one line per event on stderr. A thread of its own
+// writes, because whatever stderr is, a pipe, a terminal, a file on a network disk, may be full or
+// stuck for as long as it likes: I/O threads only put lines into a queue, and what finds no room
+// there is counted. Switching stderr to O_NONBLOCK would not do: others who have it open share that
+// mark. Included by program.h, after revdial.h.
+#ifndef REVDIAL_PROGRAM_LOG_H
+#define REVDIAL_PROGRAM_LOG_H
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum prog_log_format { PROG_LOG_TEXT, PROG_LOG_LOGFMT, PROG_LOG_JSON };
+
+enum {
+    PROG_LINE_SIZE = 4096,        // PIPE_BUF: lines of several writers of a pipe do not mix
+    PROG_QUEUE_SIZE = 64 * 1024,  // as much as a pipe holds: a few hundred lines
+    PROG_LOG_LAST_S = 1           // at the end, for a reader that does not read
+};
+
+typedef struct prog_log {
+    int level;   // REVDIAL_LOG_*
+    int access;  // where streams begin and end is INFO
+    enum prog_log_format format;
+    int fd;
+    int is_running;  // the thread; else lines are written by whoever has them
+    pthread_t thread;
+    pthread_mutex_t lock;    // guards all below
+    pthread_cond_t changed;  // the queue is no longer empty, or the thread is over
+    char queue[PROG_QUEUE_SIZE];
+    size_t at, len;  // a ring: len bytes from at on, whole lines
+    int is_closing, is_over;
+    unsigned dropped;  // lines, since that was last said
+} prog_log;
+
+typedef struct prog_line {
+    char text[PROG_LINE_SIZE];
+    size_t len;
+} prog_line;
+
+// ------------------------------------------------------------------------------------------------
+// Lines
+
+// Appends text if all of it fits beside what ends a line. Returns 0 if it did not.
+static int prog_line_put(prog_line *line, const char *text, size_t len)
+{
+    if (len > sizeof line->text - 3 - line->len) return 0;
+    memcpy(line->text + line->len, text, len);
+    line->len += len;
+    return 1;
+}
+
+static void prog_line_time(char text[48])
+{
+    char day[32];
+    struct timespec now = {0};
+    struct tm utc = {0};
+    text[0] = '\0';
+    if (clock_gettime(CLOCK_REALTIME, &now) != 0 || !gmtime_r(&now.tv_sec, &utc)) return;
+    if (strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%S", &utc) == 0) return;
+    snprintf(text, 48, "%s.%03ldZ", day, now.tv_nsec / 1000000);
+}
+
+// The end of the value that begins here: a word, or a string in quotes.
+static const char *prog_value_end(const char *at)
+{
+    if (*at != '"') return at + strcspn(at, " ");
+    for (at++; *at && *at != '"'; at++)
+        if (*at == '\\' && at[1]) at++;
+    return at + (*at == '"');
+}
+
+// Is it one of the keys whose value is a number?
+static int prog_key_counts(const char *key, size_t len)
+{
+    static const char *const ends[] = {"_ms", "_bytes", "_count"};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        size_t n = strlen(ends[i]);
+        if (len > n && memcmp(key + len - n, ends[i], n) == 0) return 1;
+    }
+    return 0;
+}
+
+// The fields of msg as members of an object: a value in quotes is JSON already.
+static void prog_line_put_json(prog_line *line, const char *msg)
+{
+    while (*msg) {
+        char one[PROG_LINE_SIZE];
+        size_t key = strcspn(msg, "=");
+        const char *value = msg + key + (msg[key] == '='), *end = prog_value_end(value);
+        const char *quote = *value == '"' || prog_key_counts(msg, key) ? "" : "\"";
+        int n = snprintf(one, sizeof one, ",\"%.*s\":%s%.*s%s", (int)key, msg, quote,
+                         (int)(end - value), value, quote);
+        if (n < 0 || (size_t)n >= sizeof one || !prog_line_put(line, one, (size_t)n)) return;
+        msg = end + (*end == ' ');
+    }
+}
+
+static void prog_line_make(prog_line *line, enum prog_log_format format, int level,
+                           const char *event, const char *msg)
+{
+    static const char *const names[] = {"", "error", "warn", "info", "debug"};
+    static const char *const forms[] = {"%s %s %s%s", "ts=%s level=%s event=%s%s",
+                                        "{\"ts\":\"%s\",\"level\":\"%s\",\"event\":\"%s\"%s"};
+    char head[256], now[48];
+    int n;
+    prog_line_time(now);
+    line->len = 0;
+    n = snprintf(head, sizeof head, forms[format], now, names[level], event,
+                 *msg && format == PROG_LOG_TEXT ? ":" : "");
+    prog_line_put(line, head, (size_t)n);
+    if (format == PROG_LOG_JSON) {
+        prog_line_put_json(line, msg);
+        line->text[line->len++] = '}';
+    } else if (*msg) {
+        prog_line_put(line, " ", 1);
+        prog_line_put(line, msg, strlen(msg));
+    }
+    line->text[line->len++] = '\n';
+}
+
+// ------------------------------------------------------------------------------------------------
+// The queue and its thread
+
+// Writes all of it, however long that takes. What nobody can read is lost.
+static void prog_write_all(int fd, const char *data, size_t len)
+{
+    while (len > 0) {
+        struct pollfd p = {fd, POLLOUT, 0};
+        ssize_t n = write(fd, data, len);
+        if (n > 0) {
+            data += n;
+            len -= (size_t)n;
+        } else if (n < 0 && errno == EAGAIN) {  // somebody else has set O_NONBLOCK
+            if (poll(&p, 1, -1) < 0 && errno != EINTR) return;
+        } else if (n < 0 && errno != EINTR) {
+            return;
+        }
+    }
+}
+
+static void prog_queue_put_locked(prog_log *log, const prog_line *line)
+{
+    size_t end = (log->at + log->len) % sizeof log->queue;
+    size_t first = sizeof log->queue - end < line->len ? sizeof log->queue - end : line->len;
+    memcpy(log->queue + end, line->text, first);
+    memcpy(log->queue, line->text + first, line->len - first);
+    log->len += line->len;
+}
+
+// Takes whole lines, as many as one write takes at once.
+static size_t prog_queue_take_locked(prog_log *log, char out[PROG_LINE_SIZE])
+{
+    size_t n = 0, whole = 0;
+    while (n < log->len && n < PROG_LINE_SIZE) {
+        out[n] = log->queue[(log->at + n) % sizeof log->queue];
+        if (out[n++] == '\n') whole = n;
+    }
+    log->at = (log->at + whole) % sizeof log->queue;
+    log->len -= whole;
+    return whole;
+}
+
+// There is room again: says what was lost meanwhile.
+static void prog_queue_confess_locked(prog_log *log)
+{
+    prog_line line;
+    char msg[48];
+    if (!log->dropped) return;
+    snprintf(msg, sizeof msg, "dropped_count=%u", log->dropped);
+    prog_line_make(&line, log->format, REVDIAL_LOG_WARN, "log.dropped", msg);
+    log->dropped = 0;
+    prog_queue_put_locked(log, &line);
+}
+
+static void *prog_log_run(void *ud)
+{
+    prog_log *log = ud;
+    char out[PROG_LINE_SIZE];
+    pthread_mutex_lock(&log->lock);
+    for (;;) {
+        size_t n;
+        if (log->len == 0) prog_queue_confess_locked(log);
+        if (log->len == 0 && log->is_closing) break;
+        if (log->len == 0) {
+            pthread_cond_wait(&log->changed, &log->lock);
+            continue;
+        }
+        n = prog_queue_take_locked(log, out);
+        pthread_mutex_unlock(&log->lock);
+        prog_write_all(log->fd, out, n);
+        pthread_mutex_lock(&log->lock);
+    }
+    log->is_over = 1;
+    pthread_cond_broadcast(&log->changed);
+    pthread_mutex_unlock(&log->lock);
+    return NULL;
+}
+
+static void prog_log_write(prog_log *log, const prog_line *line)
+{
+    if (!log->is_running) {
+        prog_write_all(log->fd, line->text, line->len);
+        return;
+    }
+    pthread_mutex_lock(&log->lock);
+    // What was dropped is said before anything that came later.
+    if (log->dropped || log->len + line->len > sizeof log->queue - PROG_LINE_SIZE)
+        log->dropped++;
+    else
+        prog_queue_put_locked(log, line);
+    pthread_cond_signal(&log->changed);
+    pthread_mutex_unlock(&log->lock);
+}
+
+// A revdial_log_fn; ud is the prog_log.
+static void prog_log_put(void *ud, int level, const char *event, const char *msg)
+{
+    prog_log *log = ud;
+    prog_line line;
+    if (level > log->level || level < REVDIAL_LOG_ERROR || level > REVDIAL_LOG_DEBUG) return;
+    prog_line_make(&line, log->format, level, event, msg);
+    prog_log_write(log, &line);
+}
+
+static void prog_log_config(prog_log *log, revdial_common *common)
+{
+    common->log = prog_log_put;
+    common->log_ud = log;
+    common->log_level = log->level;
+    common->access_log = log->access;
+}
+
+// A line of the program's own, with one field, the reason.
+#ifdef __GNUC__
+static void prog_logf(prog_log *log, int level, const char *event, const char *form, ...)
+    __attribute__((format(printf, 4, 5)));
+#endif
+static void prog_logf(prog_log *log, int level, const char *event, const char *form, ...)
+{
+    char text[512], msg[1024] = "";
+    va_list args;
+    va_start(args, form);
+    vsnprintf(text, sizeof text, form, args);
+    va_end(args);
+    revdial_log_field(msg, sizeof msg, "reason", text);
+    prog_log_put(log, level, event, msg);
+}
+
+static void prog_log_error(prog_log *log, const char *event, const revdial_err *err)
+{
+    prog_logf(log, REVDIAL_LOG_ERROR, event, "%s", err->msg);
+}
+
+static void prog_log_open(prog_log *log, int level, enum prog_log_format format)
+{
+    memset(log, 0, sizeof *log);
+    log->level = level;
+    log->format = format;
+    log->fd = STDERR_FILENO;
+}
+
+// Has a thread write from now on. Returns 0, or -1 with errno: whoever has a line writes it.
+static int prog_log_start(prog_log *log)
+{
+    sigset_t all, before;
+    errno = pthread_mutex_init(&log->lock, NULL);
+    if (errno == 0) errno = pthread_cond_init(&log->changed, NULL);
+    if (errno != 0) return -1;
+    sigfillset(&all);  // signals are for the main thread
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    errno = pthread_create(&log->thread, NULL, prog_log_run, log);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    log->is_running = errno == 0;
+    return log->is_running ? 0 : -1;
+}
+
+// Ends the program, once all is written or nobody has read it for a second. Nobody logs any more.
+// Returns rc for main() to return.
+static int prog_log_finish(prog_log *log, int rc)
+{
+    struct timespec until;
+    int r = 0;
+    if (!log->is_running) return rc;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += PROG_LOG_LAST_S;
+    pthread_mutex_lock(&log->lock);
+    log->is_closing = 1;
+    pthread_cond_broadcast(&log->changed);
+    while (!log->is_over && r == 0)
+        r = pthread_cond_timedwait(&log->changed, &log->lock, &until);
+    pthread_mutex_unlock(&log->lock);
+    if (r != 0) _exit(rc);  // the thread is in a write that does not end
+    pthread_join(log->thread, NULL);
+    return rc;
+}
+
+#endif  // REVDIAL_PROGRAM_LOG_H
