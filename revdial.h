@@ -842,10 +842,11 @@ typedef struct revdial_proxy_config {
     // Pages in browsers that may register, a comma list of globs, "https://ops.example"; NULL =
     // none: whoever sends an Origin that is not listed gets 403.
     const char *origins;
-    // Wrong credentials that one source (an IPv4 address, an IPv6 /64) may present in a row,
-    // default 10; then one every 5 s, and whatever else it presents gets 429 unseen. An IPv6 /48
-    // may eight times as many, and as often. Ten times as many where a session comes from.
-    // -1: no limit, for when all come through one load balancer.
+    // Wrong credentials that one source (an IPv4 address, an IPv6 /64) may present for one name,
+    // default 10, and one more every 5 s; for all names ten times as many, and as often; an IPv6
+    // /48 eight times as many as a /64. Above that it gets 429 without a check, except an agent or
+    // a credential that was right from there within a day: that has a limit of its own, as large.
+    // -1: no limit.
     int max_auth_failures;
     unsigned max_sessions;           // default 65536
     unsigned max_sessions_per_name;  // default 64
@@ -11548,6 +11549,8 @@ struct revdial_session {
     rvd_base_link asking;  // proxy: it may have to give way; guarded by the proxy's lock
     uint64_t source;       // proxy: whom to count it with, 0 = nobody; set before start
     uint64_t block;        // proxy: the same where places are short
+    uint64_t proven[2];    // proxy: its credentials were right, 0 = nothing to remember
+    int payer;             // proxy: which debt grows if they are wrong
 
     pthread_mutex_t lock;  // guards all below
     rvd_heap heap;
@@ -14433,10 +14436,13 @@ int revdial_stream_fd(revdial_stream *st)
 #define RVD_PROXY_NONCES 65536        // challenges that may wait for their answer
 #define RVD_PROXY_NONCE_US 60000000   // for a backend that connects again to answer, that is long
 #define RVD_PROXY_FAILURES 10         // typing errors and rollouts; nothing for who guesses
-#define RVD_PROXY_FAILURE_US 5000000  // what a failure costs: Retry-After of a 429
-#define RVD_PROXY_BLOCK 8             // so many sources' failures are one block's due
-#define RVD_PROXY_SOURCES 4096        // that failed and are remembered: 64 KiB
+#define RVD_PROXY_FAILURE_US 5000000  // what a failure costs a name: Retry-After of a 429
+#define RVD_PROXY_NAMES 10            // names' failures that are one source's due
+#define RVD_PROXY_BLOCK 8             // sources' failures that are one block's due
+#define RVD_PROXY_SOURCES 4096        // debts that are remembered: 64 KiB
 #define RVD_PROXY_WAYS 4              // places where one of them may stand
+#define RVD_PROXY_PROVEN 16384        // that were right and are remembered: 128 KiB
+#define RVD_PROXY_PROVEN_MINUTES 1440 // that long
 
 // Those that show the secret: their rows hold the same hash.
 #define RVD_PROXY_SENT_SCHEMES (unsigned)(REVDIAL_AUTH_BEARER | REVDIAL_AUTH_BASIC)
@@ -14450,11 +14456,29 @@ typedef struct rvd_proxy_table {
     revdial_credential rows[];  // user is never NULL, secret only with MTLS alone
 } rvd_proxy_table;
 
-// A source of wrong credentials. Each puts it further into debt, which time pays off.
-typedef struct rvd_proxy_source {
+// Who presents wrong credentials: a source, a name of it, and so on. Each wrong one puts it further
+// into debt, which time pays off.
+typedef struct rvd_proxy_debtor {
     uint64_t who;
     int64_t clear_us;  // when all is paid
-} rvd_proxy_source;
+} rvd_proxy_debtor;
+
+// Whose debts a request may add to. 0 = nobody's.
+typedef struct rvd_proxy_guess {
+    uint64_t source, block;
+    uint64_t name;    // at this source, with its user
+    uint64_t agent;   // of that name, by its instance
+    uint64_t secret;  // the credential at this source, whatever the name; Digest: its user
+    uint64_t others;  // of this source: what is looked at for its secret alone
+} rvd_proxy_guess;
+
+// Which of them pays for a wrong one.
+enum rvd_proxy_payer {
+    RVD_PROXY_UNSEEN,  // none can: it is not looked at
+    RVD_PROXY_BY_NAME,
+    RVD_PROXY_BY_AGENT,
+    RVD_PROXY_BY_SECRET
+};
 
 typedef struct rvd_proxy_name {
     struct rvd_proxy_name *next;
@@ -14529,8 +14553,8 @@ struct revdial_proxy {
     void *auth_ud;
     uint64_t nonces;                                 // made so far
     uint8_t nonce_used[RVD_PROXY_NONCES / 8];        // bits, of the latest of them
-    rvd_proxy_source *sources;                       // NULL until somebody fails
-    uint16_t sessions_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their source, and block
+    rvd_proxy_debtor *debtors;                       // NULL until somebody fails
+    uint64_t *proven;  // NULL until somebody is right; 40 bits of who, 24 of the minute
     rvd_base_link waiting;  // sessions whose request is not complete, or is queued, by age
     rvd_base_link queued;   // of rvd_proxy_auth
     uint16_t waiting_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their block
@@ -14602,15 +14626,6 @@ static size_t rvd_proxy_bucket(const revdial_proxy *p, uint64_t source)
     return (size_t)(rvd_proxy_hash(&source, sizeof source, p->seed) % RVD_PROXY_SOURCE_BUCKETS);
 }
 
-static void rvd_proxy_count_session_locked(revdial_proxy *p, uint64_t source, int step)
-{
-    uint64_t block = rvd_proxy_block(source);
-    uint16_t *own = &p->sessions_of[rvd_proxy_bucket(p, source)];
-    uint16_t *all = &p->sessions_of[rvd_proxy_bucket(p, block)];
-    *own = (uint16_t)(*own + step);
-    if (block != source) *all = (uint16_t)(*all + step);
-}
-
 static size_t rvd_proxy_block_bucket(const revdial_proxy *p, const revdial_session *s)
 {
     return rvd_proxy_bucket(p, s->block);
@@ -14630,7 +14645,6 @@ static void rvd_proxy_forget_locked(revdial_proxy *p, rvd_proxy_member *m)
     rvd_base_link_remove(&m->link);
     rvd_base_link_remove(&m->all);
     p->session_count--;
-    rvd_proxy_count_session_locked(p, m->session->source, -1);
     if (--n->count == 0) {
         *slot = n->next;
         rvd_base_free(&p->heap, n, sizeof *n);
@@ -14711,7 +14725,6 @@ static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdi
     m->session = revdial_session_ref(s);
     n->count++;
     p->session_count++;
-    rvd_proxy_count_session_locked(p, s->source, 1);
     s->host_ud = m;
     if (*old) revdial_session_ref(*old);
     return REVDIAL_OK;
@@ -15172,7 +15185,7 @@ static int rvd_proxy_nonce_take(revdial_proxy *p, const revdial_digest *d)
     return may;
 }
 
-// ---- sources of wrong credentials ----
+// ---- who presents wrong credentials ----
 
 // Whom to hold responsible: an IPv4 address, or an IPv6 /64, which is what one customer gets. 0 is
 // nobody: a Unix socket has permissions of its own.
@@ -15187,20 +15200,102 @@ static uint64_t rvd_proxy_source_of(const rvd_sys_addr *a)
     return rvd_proxy_u64(ip6) ? rvd_proxy_u64(ip6) : 1;
 }
 
-// Where a source stands. If it does not and is to, it takes the place of the one that owes least.
-static rvd_proxy_source *rvd_proxy_source_locked(revdial_proxy *p, uint64_t who, int make)
+// By this a request is known again at its source, a name of it, an agent, ... What else the key is
+// used for has 16, 17 or 32 bytes.
+static uint64_t rvd_proxy_who(const revdial_session *s, char kind)
+{
+    const revdial_auth_req *a = &s->auth;
+    const char *texts[] = {a->user, kind == 's' ? a->secret : a->name,
+                           kind == 'a' ? a->instance : NULL};
+    const revdial_proxy *p = s->owner;
+    uint8_t input[RVD_BASE_SHA256_SIZE + 1], mac[RVD_BASE_SHA256_SIZE];
+    rvd_base_sha256 sha;
+    rvd_base_sha256_init(&sha);
+    rvd_base_sha256_update(&sha, &s->source, sizeof s->source);
+    if (kind != 'o') rvd_base_sha256_update(&sha, &a->scheme, sizeof a->scheme);
+    for (size_t i = 0; kind != 'o' && i < sizeof texts / sizeof *texts; i++)
+        if (texts[i]) rvd_base_sha256_update(&sha, texts[i], strlen(texts[i]) + 1);
+    rvd_base_sha256_final(&sha, input);
+    input[RVD_BASE_SHA256_SIZE] = (uint8_t)kind;
+    rvd_base_hmac(p->nonce_key, input, sizeof input, mac);
+    rvd_base_wipe(input, sizeof input);
+    return rvd_proxy_u64(mac);
+}
+
+static rvd_proxy_guess rvd_proxy_guess_of(const revdial_session *s)
+{
+    rvd_proxy_guess g = {s->source, s->block, 0, 0, 0, 0};
+    if (!s->source || ((const revdial_proxy *)s->owner)->cfg.max_auth_failures < 0) return g;
+    g.name = rvd_proxy_who(s, 'n');
+    if (s->auth.instance && s->auth.instance[0]) g.agent = rvd_proxy_who(s, 'a');
+    g.secret = rvd_proxy_who(s, 's');
+    g.others = rvd_proxy_who(s, 'o');
+    return g;
+}
+
+// ---- credentials that were right ----
+// Kept as 40 bits of a keyed hash and the minute. One that is wrongly thought to be there is looked
+// at, no more.
+
+static uint64_t rvd_proxy_minute(void)
+{
+    return (uint64_t)rvd_sys_now_us() / 60000000 & 0xFFFFFF;
+}
+
+static uint64_t rvd_proxy_proven_age(uint64_t entry)
+{
+    return (rvd_proxy_minute() - entry) & 0xFFFFFF;
+}
+
+// Where it stands, or may stand: in place of the one that was right the longest ago.
+static uint64_t *rvd_proxy_proven_slot(revdial_proxy *p, uint64_t who)
+{
+    uint64_t *first = p->proven + who % (RVD_PROXY_PROVEN / RVD_PROXY_WAYS) * RVD_PROXY_WAYS;
+    uint64_t *oldest = first + (who >> 24) % RVD_PROXY_WAYS;  // of those of one minute any
+    for (size_t i = 0; i < RVD_PROXY_WAYS; i++) {
+        if (first[i] >> 24 == who >> 24) return &first[i];
+        if (!*oldest) continue;
+        if (!first[i] || rvd_proxy_proven_age(first[i]) > rvd_proxy_proven_age(*oldest))
+            oldest = &first[i];
+    }
+    return oldest;
+}
+
+static int rvd_proxy_is_proven_locked(revdial_proxy *p, uint64_t who)
+{
+    const uint64_t *at = who && p->proven ? rvd_proxy_proven_slot(p, who) : NULL;
+    return at && *at >> 24 == who >> 24 && rvd_proxy_proven_age(*at) < RVD_PROXY_PROVEN_MINUTES;
+}
+
+// Its credentials were right, now or, at its end, until now.
+static void rvd_proxy_remember(revdial_proxy *p, const revdial_session *s)
+{
+    pthread_mutex_lock(&p->lock);
+    if (!p->proven && (s->proven[0] || s->proven[1]))
+        p->proven = rvd_base_alloc(&p->heap, RVD_PROXY_PROVEN * sizeof *p->proven);
+    for (int i = 0; p->proven && i < 2; i++)
+        if (s->proven[i])
+            *rvd_proxy_proven_slot(p, s->proven[i]) =
+                s->proven[i] >> 24 << 24 | rvd_proxy_minute();
+    pthread_mutex_unlock(&p->lock);
+}
+
+// ---- debts ----
+
+// Where a debtor stands. If it does not and is to, it takes the place of the one that owes least.
+static rvd_proxy_debtor *rvd_proxy_debtor_locked(revdial_proxy *p, uint64_t who, int make)
 {
     size_t at = (size_t)(rvd_proxy_hash(&who, sizeof who, p->seed) %
                          (RVD_PROXY_SOURCES / RVD_PROXY_WAYS) * RVD_PROXY_WAYS);
-    rvd_proxy_source *least;
-    if (!p->sources && make)
-        p->sources = rvd_base_alloc(&p->heap, RVD_PROXY_SOURCES * sizeof *p->sources);
-    if (!p->sources) return NULL;
-    least = &p->sources[at];
+    rvd_proxy_debtor *least;
+    if (!p->debtors && make)
+        p->debtors = rvd_base_alloc(&p->heap, RVD_PROXY_SOURCES * sizeof *p->debtors);
+    if (!p->debtors) return NULL;
+    least = &p->debtors[at];
     for (size_t i = 0; i < RVD_PROXY_WAYS; i++) {
-        rvd_proxy_source *source = &p->sources[at + i];
-        if (source->who == who) return source;
-        if (source->clear_us < least->clear_us) least = source;
+        rvd_proxy_debtor *debtor = &p->debtors[at + i];
+        if (debtor->who == who) return debtor;
+        if (debtor->clear_us < least->clear_us) least = debtor;
     }
     if (!make) return NULL;
     least->who = who;
@@ -15208,54 +15303,89 @@ static rvd_proxy_source *rvd_proxy_source_locked(revdial_proxy *p, uint64_t who,
     return least;
 }
 
-// How many failures a source may owe before its credentials are no longer looked at. Where a
-// session comes from others live as well.
-static int64_t rvd_proxy_source_limit_locked(const revdial_proxy *p, uint64_t who)
+// The most that anybody may owe. The limit is the same for all, what a failure costs is not.
+static int64_t rvd_proxy_credit_us(const revdial_proxy *p)
 {
     int limit = p->cfg.max_auth_failures ? p->cfg.max_auth_failures : RVD_PROXY_FAILURES;
-    if (!who || limit < 0) return INT32_MAX;
-    return p->sessions_of[rvd_proxy_bucket(p, who)] ? (int64_t)limit * 10 : limit;
+    return (int64_t)limit * RVD_PROXY_FAILURE_US;
 }
 
-static int rvd_proxy_source_may_locked(revdial_proxy *p, uint64_t who)
+static int rvd_proxy_may_owe_locked(revdial_proxy *p, uint64_t who, int64_t due_us)
 {
-    const rvd_proxy_source *source = rvd_proxy_source_locked(p, who, 0);
-    return !source || source->clear_us - rvd_sys_now_us() <=
-                          (rvd_proxy_source_limit_locked(p, who) - 1) * RVD_PROXY_FAILURE_US;
+    const rvd_proxy_debtor *debtor = rvd_proxy_debtor_locked(p, who, 0);
+    return !debtor || debtor->clear_us - rvd_sys_now_us() + due_us <= rvd_proxy_credit_us(p);
 }
 
-// May its credentials be looked at?
-static int rvd_proxy_source_may(revdial_proxy *p, uint64_t who)
+// What is owed is bounded, however many checks ran side by side.
+static void rvd_proxy_charge_locked(revdial_proxy *p, uint64_t who, int64_t due_us)
 {
-    int may;
+    int64_t now_us = rvd_sys_now_us(), most_us = now_us + rvd_proxy_credit_us(p);
+    rvd_proxy_debtor *debtor = rvd_proxy_debtor_locked(p, who, 1);
+    if (!debtor) return;
+    if (debtor->clear_us < now_us) debtor->clear_us = now_us;
+    debtor->clear_us += due_us;
+    if (debtor->clear_us > most_us) debtor->clear_us = most_us;
+}
+
+enum {
+    RVD_PROXY_SOURCE_DUE = RVD_PROXY_FAILURE_US / RVD_PROXY_NAMES,
+    RVD_PROXY_BLOCK_DUE = RVD_PROXY_SOURCE_DUE / RVD_PROXY_BLOCK
+};
+
+// May it be looked at, and who pays if it is wrong? A guess that names nobody who was right here
+// learns nothing when all is owed. Who was in comes back whatever its neighbours present, unless
+// they know its instance; with another instance, as long as they are not too fast.
+static enum rvd_proxy_payer rvd_proxy_payer_locked(revdial_proxy *p, const rvd_proxy_guess *g)
+{
+    if (!g->name) return RVD_PROXY_BY_NAME;  // nobody counts
+    if (rvd_proxy_may_owe_locked(p, g->name, RVD_PROXY_FAILURE_US) &&
+        rvd_proxy_may_owe_locked(p, g->source, RVD_PROXY_SOURCE_DUE) &&
+        rvd_proxy_may_owe_locked(p, g->block,
+                                 g->block == g->source ? RVD_PROXY_SOURCE_DUE
+                                                       : RVD_PROXY_BLOCK_DUE))
+        return RVD_PROXY_BY_NAME;
+    if (rvd_proxy_is_proven_locked(p, g->agent) &&
+        rvd_proxy_may_owe_locked(p, g->agent, RVD_PROXY_FAILURE_US))
+        return RVD_PROXY_BY_AGENT;
+    if (!rvd_proxy_may_owe_locked(p, g->others, RVD_PROXY_SOURCE_DUE)) return RVD_PROXY_UNSEEN;
+    if (rvd_proxy_is_proven_locked(p, g->secret)) return RVD_PROXY_BY_SECRET;
+    rvd_proxy_charge_locked(p, g->others, RVD_PROXY_SOURCE_DUE);  // a guess at what was right
+    return RVD_PROXY_UNSEEN;
+}
+
+static enum rvd_proxy_payer rvd_proxy_payer(revdial_proxy *p, const rvd_proxy_guess *g)
+{
+    enum rvd_proxy_payer payer;
     pthread_mutex_lock(&p->lock);
-    may =
-        rvd_proxy_source_may_locked(p, who) && rvd_proxy_source_may_locked(p, rvd_proxy_block(who));
+    payer = rvd_proxy_payer_locked(p, g);
     pthread_mutex_unlock(&p->lock);
-    return may;
+    return payer;
 }
 
-// What it owes is bounded, however many checks ran side by side.
-static void rvd_proxy_source_charge_locked(revdial_proxy *p, uint64_t who, int64_t due_us)
+// May the credentials of this request be looked at?
+static int rvd_proxy_may_look(revdial_session *s)
 {
-    int64_t now_us = rvd_sys_now_us();
-    int64_t most_us = now_us + rvd_proxy_source_limit_locked(p, who) * RVD_PROXY_FAILURE_US;
-    rvd_proxy_source *source = rvd_proxy_source_locked(p, who, 1);
-    if (!source) return;
-    if (source->clear_us < now_us) source->clear_us = now_us;
-    source->clear_us += due_us;
-    if (source->clear_us > most_us) source->clear_us = most_us;
+    rvd_proxy_guess g = rvd_proxy_guess_of(s);
+    enum rvd_proxy_payer payer = rvd_proxy_payer(s->owner, &g);
+    s->payer = (int)payer;
+    return payer != RVD_PROXY_UNSEEN;
 }
 
-// Its credentials were wrong.
-static void rvd_proxy_source_failed(revdial_proxy *p, uint64_t who)
+// They were wrong.
+static void rvd_proxy_charge(revdial_proxy *p, const rvd_proxy_guess *g, enum rvd_proxy_payer payer)
 {
-    uint64_t block = rvd_proxy_block(who);
-    if (!who || p->cfg.max_auth_failures < 0) return;
+    if (!g->name) return;
     pthread_mutex_lock(&p->lock);
-    rvd_proxy_source_charge_locked(p, who, RVD_PROXY_FAILURE_US);
-    if (block != who)
-        rvd_proxy_source_charge_locked(p, block, RVD_PROXY_FAILURE_US / RVD_PROXY_BLOCK);
+    switch (payer) {
+    case RVD_PROXY_UNSEEN: break;
+    case RVD_PROXY_BY_AGENT: rvd_proxy_charge_locked(p, g->agent, RVD_PROXY_FAILURE_US); break;
+    case RVD_PROXY_BY_SECRET: rvd_proxy_charge_locked(p, g->others, RVD_PROXY_SOURCE_DUE); break;
+    case RVD_PROXY_BY_NAME:
+        rvd_proxy_charge_locked(p, g->name, RVD_PROXY_FAILURE_US);
+        rvd_proxy_charge_locked(p, g->source, RVD_PROXY_SOURCE_DUE);
+        if (g->block != g->source) rvd_proxy_charge_locked(p, g->block, RVD_PROXY_BLOCK_DUE);
+        break;
+    }
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -15343,7 +15473,14 @@ static void rvd_proxy_auth_free(rvd_proxy_auth *a)
 // The verdict on credentials that were looked at.
 static void rvd_proxy_judged(revdial_session *s, int code, const rvd_proxy_table *table)
 {
-    if (s->auth.scheme && code == REVDIAL_EAUTH) rvd_proxy_source_failed(s->owner, s->source);
+    rvd_proxy_guess g = rvd_proxy_guess_of(s);
+    if (s->auth.scheme && code == REVDIAL_EAUTH)
+        rvd_proxy_charge(s->owner, &g, (enum rvd_proxy_payer)s->payer);
+    if (s->auth.scheme && code == REVDIAL_OK) {
+        s->proven[0] = g.agent;
+        s->proven[1] = g.secret;
+        rvd_proxy_remember(s->owner, s);
+    }
     rvd_proxy_admit(s, code, table);
 }
 
@@ -15366,7 +15503,7 @@ static void rvd_proxy_auth_run(rvd_loop_job *job)
     rvd_proxy_auth *a = RVD_BASE_OWNER(job, rvd_proxy_auth, job);
     revdial_session *s = a->session;
     a->code = REVDIAL_EAUTH;  // of nobody: it is not asked about who has gone
-    if (s->auth.scheme && !rvd_proxy_source_may(s->owner, s->source))
+    if (s->auth.scheme && !rvd_proxy_may_look(s))
         a->code = REVDIAL_EREFUSED;  // it has failed too often since
     else if (!rvd_stream_is_leaving(s))
         a->code = a->check(a->ud, &s->auth, a->identity, sizeof a->identity);
@@ -15423,7 +15560,7 @@ static void rvd_proxy_on_auth(revdial_session *s)
     pthread_mutex_unlock(&p->lock);
     if (s->auth.digest && !rvd_proxy_nonce_take(p, s->auth.digest)) {
         rvd_proxy_admit(s, REVDIAL_EAGAIN, NULL);
-    } else if (s->auth.scheme && !rvd_proxy_source_may(p, s->source)) {
+    } else if (s->auth.scheme && !rvd_proxy_may_look(s)) {
         rvd_proxy_admit(s, REVDIAL_EREFUSED, NULL);
     } else if (check && !s->auth.scheme && !s->auth.tls && !p->cfg.auth_anonymous) {
         rvd_proxy_admit(s, REVDIAL_EAUTH, NULL);  // not worth a thread
@@ -15492,6 +15629,7 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
         p->stats.streams_reset += info.streams_reset;
     }
     pthread_mutex_unlock(&p->lock);
+    if (was_up) rvd_proxy_remember(p, s);
     if (was_up)
         rvd_proxy_log_session(s, RVD_LOG_SESSION_DOWN, REVDIAL_LOG_INFO, why->msg);
     else
@@ -16719,7 +16857,8 @@ static void rvd_proxy_free(revdial_proxy *p)
     rvd_base_free(&heap, p->loops, loops * sizeof *p->loops);
     rvd_base_free(&heap, p->groups, loops * sizeof *p->groups);
     rvd_proxy_table_free(&heap, p->table);
-    if (p->sources) rvd_base_free(&heap, p->sources, RVD_PROXY_SOURCES * sizeof *p->sources);
+    if (p->debtors) rvd_base_free(&heap, p->debtors, RVD_PROXY_SOURCES * sizeof *p->debtors);
+    if (p->proven) rvd_base_free(&heap, p->proven, RVD_PROXY_PROVEN * sizeof *p->proven);
     rvd_stream_text_free(&heap, p->path);
     rvd_stream_text_free(&heap, p->realm);
     rvd_stream_text_free(&heap, p->origins);

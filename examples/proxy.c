@@ -82,9 +82,9 @@ static const prog_option options[] = {
     {"dead-after", PROG_DURATION, AT(dead_after_ms), "TIME",
      "gives it up so long after that (default 15s)", 1, 3600000},
     {"auth-failures", PROG_NUMBER, AT(auth_failures), "N",
-     "wrong credentials in a row that one address may present before it gets\n"
-     "429, then one every 5 s (default 10); 0: no limit, for when all agents\n"
-     "come through one load balancer",
+     "wrong credentials for one name that one address may present before it\n"
+     "gets 429, then one every 5 s (default 10); for all names 10 N, then one\n"
+     "every 0.5 s; 0: no limit",
      0, 1 << 20},
     {"io-threads", PROG_NUMBER, AT(io_threads), "N", "that carry the bytes (default 1)", 1, 256},
     {"spin-us", PROG_NUMBER, AT(spin_us), "N",

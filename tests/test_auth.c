@@ -1194,7 +1194,7 @@ TEST(P8_who_presents_wrong_credentials_again_and_again_gets_429_and_its_neighbou
         CHECK_INT(stats.auth_failures, 10);
         // Time pays off. What is owed is bounded, so it does not take for ever.
         pthread_mutex_lock(&w.proxy->lock);
-        for (int i = 0; i < RVD_PROXY_SOURCES; i++) w.proxy->sources[i].clear_us -= 5000000;
+        for (int i = 0; i < RVD_PROXY_SOURCES; i++) w.proxy->debtors[i].clear_us -= 5000000;
         pthread_mutex_unlock(&w.proxy->lock);
         CHECK_INT(ask(w.address, &bad), 401);
         CHECK_INT(ask(w.address, &bad), 429);
@@ -1202,28 +1202,168 @@ TEST(P8_who_presents_wrong_credentials_again_and_again_gets_429_and_its_neighbou
     world_close(&w);
 }
 
-TEST(P8_a_source_with_a_session_is_given_ten_times_as_many)
+// Guesses from address 2 until they are no longer looked at, each with a name of its own, or with
+// that name. Returns how many were.
+static int guess_until_429(world *w, const char *name)
+{
+    for (int i = 0; i < 1000; i++) {
+        char own[40];
+        asking bad = {.authorization = "Bearer wrong", .from = 2, .name = name ? name : own};
+        snprintf(own, sizeof own, "any-%d", i);
+        if (ask(w->address, &bad) == 429) return i;
+    }
+    return -1;
+}
+
+TEST(P8_guesses_at_one_name_do_not_lock_out_the_other_names_of_their_source)
 {
     world w;
     if (open_with(&w, all_kinds, 3)) {
         w.proxy->cfg.max_auth_failures = 2;
-        asking bad = {.authorization = "Bearer wrong", .from = 2};
-        asking good = {.authorization = "Bearer t0ken", .from = 2};
-        CHECK_INT(ask(w.address, &good), 101);
-        int first = good.kept;
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
-        for (int i = 0; i < 15; i++) CHECK_INT(ask(w.address, &bad), 401);
-        good.more = "Revdial-Instance: b\r\n";
-        CHECK_INT(ask(w.address, &good), 101);
+        asking good = {.authorization = "Bearer t0ken", .from = 2, .name = "cam-2"};
+        CHECK_INT(guess_until_429(&w, "cam-1"), 2);
+        for (int i = 0; i < 50; i++) CHECK_INT(guess_until_429(&w, "cam-1"), 0);
+        CHECK_INT(ask(w.address, &good), 101);  // never seen before
         close(good.kept);
-        close(first);
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 2, NULL));
-        CHECK_INT(ask(w.address, &bad), 429);
     }
     world_close(&w);
 }
 
-TEST(P8_the_memory_of_sources_is_bounded_and_the_worst_are_kept)
+// Also whoever comes again and again without ever having been right pays, and for nobody else.
+TEST(P8_guesses_at_many_names_are_bounded_for_their_source_and_are_no_neighbours_debt)
+{
+    world w;
+    if (open_with(&w, all_kinds, 3)) {
+        w.proxy->cfg.max_auth_failures = 2;
+        asking good = {.authorization = "Bearer t0ken", .from = 2, .name = "cam-2"};
+        asking near = {.authorization = "Bearer t0ken", .from = 3, .name = "cam-2"};
+        int64_t begun_us = rvd_sys_now_us();
+        int seen = guess_until_429(&w, NULL);
+        CHECK(seen >= 20 && seen <= 20 + (rvd_sys_now_us() - begun_us) / 500000);
+        pthread_mutex_lock(&w.proxy->lock);  // time stands still
+        for (int i = 0; i < RVD_PROXY_SOURCES; i++) w.proxy->debtors[i].clear_us += 600000000;
+        pthread_mutex_unlock(&w.proxy->lock);
+        CHECK_INT(ask(w.address, &good), 429);
+        CHECK_INT(ask(w.address, &near), 101);
+        close(near.kept);
+    }
+    world_close(&w);
+}
+
+// All that an address may owe, for a long time.
+static void owe_all(world *w)
+{
+    CHECK(guess_until_429(w, NULL) >= 10);
+    for (int i = 0; i < 30; i++) guess_until_429(w, "any-1");
+    pthread_mutex_lock(&w->proxy->lock);
+    for (int i = 0; i < RVD_PROXY_SOURCES; i++)
+        if (w->proxy->debtors[i].who) w->proxy->debtors[i].clear_us += 600000000;
+    pthread_mutex_unlock(&w->proxy->lock);
+}
+
+static int ask_by(world *w, unsigned scheme, const char *password, const char *instance)
+{
+    char basic[64], more[64];
+    knowing k = {.password = password};
+    asking a = {.from = 2, .more = more};
+    int status;
+    snprintf(more, sizeof more, "Revdial-Instance: %s\r\n", instance);
+    if (scheme == DIGEST) fetch_nonce(w->address, &k);
+    // basil:s3cret, basil:wrong
+    snprintf(basic, sizeof basic, "Basic %s",
+             strcmp(password, "s3cret") == 0 ? "YmFzaWw6czNjcmV0" : "YmFzaWw6d3Jvbmc=");
+    a.authorization = scheme == DIGEST  ? digest_of(&k)
+                      : scheme == BASIC ? basic
+                      : strcmp(password, "s3cret") == 0 ? "Bearer t0ken"
+                                                        : "Bearer wrong";
+    status = ask(w->address, &a);
+    if (a.kept >= 0) close(a.kept);
+    return status;
+}
+
+TEST(P8_an_agent_that_was_right_comes_back_whatever_its_neighbours_present)
+{
+    static const unsigned schemes[] = {BEARER, BASIC, DIGEST};
+    for (int i = 0; i < 3; i++) {
+        world w;
+        if (open_with(&w, all_kinds, 3)) {
+            w.proxy->cfg.max_auth_failures = 2;
+            CHECK_INT(ask_by(&w, schemes[i], "s3cret", "a"), 101);
+            CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
+            owe_all(&w);
+            for (int k = 0; k < 3; k++) CHECK_INT(ask_by(&w, schemes[i], "s3cret", "a"), 101);
+            // Another instance of it is as good as a stranger now; and who knows the instance of
+            // one can guess no more than who knows a name.
+            CHECK_INT(ask_by(&w, schemes[i], "s3cret", "b"), 429);
+            CHECK_INT(ask_by(&w, schemes[i], "wrong", "b"), 429);
+            for (int k = 0; k < 2; k++) CHECK_INT(ask_by(&w, schemes[i], "wrong", "a"), 401);
+            CHECK_INT(ask_by(&w, schemes[i], "wrong", "a"), 429);
+            CHECK_INT(ask_by(&w, schemes[i], "s3cret", "a"), 429);
+        }
+        world_close(&w);
+    }
+}
+
+TEST(P8_a_credential_that_was_right_lets_another_instance_in_unless_guesses_at_it_are_many)
+{
+    static const unsigned schemes[] = {BEARER, BASIC, DIGEST};
+    for (int i = 0; i < 3; i++) {
+        world w;
+        if (open_with(&w, all_kinds, 3)) {
+            w.proxy->cfg.max_auth_failures = 2;
+            CHECK_INT(ask_by(&w, schemes[i], "s3cret", "a"), 101);
+            for (int k = 0; k < 2; k++) CHECK_INT(ask_by(&w, schemes[i], "wrong", "x"), 401);
+            // Of Digest only the user is known before it is looked at.
+            CHECK_INT(ask_by(&w, schemes[i], "wrong", "x"), schemes[i] == DIGEST ? 401 : 429);
+            CHECK_INT(ask_by(&w, schemes[i], "s3cret", "b"), 101);
+            // What is presented beside it counts: 20 at once, and no more.
+            owe_all(&w);
+            CHECK_INT(ask_by(&w, schemes[i], "s3cret", "c"), 429);
+        }
+        world_close(&w);
+    }
+}
+
+TEST(P8_a_hook_is_asked_about_who_was_right_before_and_not_about_other_guesses)
+{
+    world w;
+    world_init(&w);
+    w.pcfg.auth = hook_with_row;
+    hooked h = {.called = UTIL_GATE, .go = UTIL_GATE, .row = all_kinds[0]};
+    util_gate_add(&h.go, 1);
+    w.pcfg.auth_ud = &h;
+    w.pcfg.auth_schemes = BEARER | BASIC | DIGEST;
+    w.pcfg.max_auth_failures = 2;
+    if (world_open_proxy(&w)) {
+        CHECK_INT(ask_by(&w, DIGEST, "s3cret", "a"), 101);
+        owe_all(&w);
+        int asked = util_gate_count(&h.called);
+        CHECK_INT(ask_by(&w, BEARER, "wrong", "c"), 429);
+        CHECK_INT(util_gate_count(&h.called), asked);
+        CHECK_INT(ask_by(&w, DIGEST, "s3cret", "a"), 101);
+    }
+    world_close(&w);
+}
+
+static rvd_proxy_guess guess_of(uint64_t source, uint64_t name)
+{
+    rvd_proxy_guess g = {source, rvd_proxy_block(source), name, 0, 0, ~source};
+    return g;
+}
+
+static void guess_fails(revdial_proxy *p, uint64_t source, uint64_t name)
+{
+    rvd_proxy_guess g = guess_of(source, name);
+    rvd_proxy_charge(p, &g, RVD_PROXY_BY_NAME);
+}
+
+static int guess_may(revdial_proxy *p, uint64_t source, uint64_t name)
+{
+    rvd_proxy_guess g = guess_of(source, name);
+    return rvd_proxy_payer(p, &g) == RVD_PROXY_BY_NAME;
+}
+
+TEST(P8_the_memory_of_debts_is_bounded_and_the_worst_are_kept)
 {
     test_heap memory = {0};
     world w;
@@ -1233,11 +1373,43 @@ TEST(P8_the_memory_of_sources_is_bounded_and_the_worst_are_kept)
     w.pcfg.listen = NULL;
     if (world_open_proxy(&w)) {
         size_t before = memory.live_bytes;
-        for (uint64_t i = 0; i < 11; i++) rvd_proxy_source_failed(w.proxy, 7);
-        for (uint64_t i = 1000; i < 101000; i++) rvd_proxy_source_failed(w.proxy, i << 16);
+        for (uint64_t i = 0; i < 11; i++) guess_fails(w.proxy, 7, 9);
+        for (uint64_t i = 1000; i < 101000; i++) guess_fails(w.proxy, i << 16, i);
         CHECK_INT(memory.live_bytes - before, 65536);
-        CHECK_INT(rvd_proxy_source_may(w.proxy, 7), 0);
-        CHECK_INT(rvd_proxy_source_may(w.proxy, 8), 1);
+        CHECK_INT(guess_may(w.proxy, 7, 9), 0);
+        CHECK_INT(guess_may(w.proxy, 8, 10), 1);
+    }
+    world_close(&w);
+    CHECK_INT(memory.live_bytes, 0);
+}
+
+TEST(P8_the_memory_of_who_was_right_is_bounded_lasts_a_day_and_keeps_the_latest)
+{
+    test_heap memory = {0};
+    world w;
+    world_init(&w);
+    w.pcfg.common.alloc = test_heap_alloc;
+    w.pcfg.common.alloc_ud = &memory;
+    w.pcfg.listen = NULL;
+    if (world_open_proxy(&w)) {
+        revdial_proxy *p = w.proxy;
+        size_t before = memory.live_bytes;
+        static revdial_session s;
+        for (uint64_t i = 1; i <= 100000; i++) {
+            s.proven[0] = i << 24 | i;
+            s.proven[1] = (i + 100001) << 24 | i;
+            rvd_proxy_remember(p, &s);
+        }
+        CHECK_INT(memory.live_bytes - before, 131072);
+        CHECK_INT(rvd_proxy_is_proven_locked(p, s.proven[0]), 1);
+        CHECK_INT(rvd_proxy_is_proven_locked(p, s.proven[1]), 1);
+        CHECK_INT(rvd_proxy_is_proven_locked(p, 0), 0);
+        CHECK_INT(rvd_proxy_is_proven_locked(p, 300000ull << 24), 0);
+        uint64_t *at = rvd_proxy_proven_slot(p, s.proven[0]);
+        *at = (*at & ~0xFFFFFFull) | ((rvd_proxy_minute() - 1439) & 0xFFFFFF);
+        CHECK_INT(rvd_proxy_is_proven_locked(p, s.proven[0]), 1);
+        *at = (*at & ~0xFFFFFFull) | ((rvd_proxy_minute() - 1440) & 0xFFFFFF);
+        CHECK_INT(rvd_proxy_is_proven_locked(p, s.proven[0]), 0);
     }
     world_close(&w);
     CHECK_INT(memory.live_bytes, 0);
@@ -1281,22 +1453,16 @@ TEST(P8_an_IPv6_48_pays_for_its_64s_and_one_of_them_does_not_lock_out_the_others
         revdial_proxy *p = w.proxy;
         uint64_t one = source_of("[2001:db8:7::1]:1"), next = source_of("[2001:db8:7:1::1]:1");
         uint64_t other = source_of("[2001:db8:8::1]:1"), four = source_of("192.0.2.1:1");
-        for (int i = 0; i < 100; i++) rvd_proxy_source_failed(p, four);
-        CHECK_INT(rvd_proxy_source_may(p, four), 0);
-        CHECK_INT(rvd_proxy_source_may(p, source_of("192.0.2.2:1")), 1);
-        for (int i = 0; i < 10; i++) rvd_proxy_source_failed(p, one);
-        CHECK_INT(rvd_proxy_source_may(p, one), 0);
-        CHECK_INT(rvd_proxy_source_may(p, next), 1);
-        for (uint64_t i = 2; i < 72; i++) rvd_proxy_source_failed(p, one + i);  // each its first
-        CHECK_INT(rvd_proxy_source_may(p, next), 0);
-        CHECK_INT(rvd_proxy_source_may(p, other), 1);
-        // A session from there is given ten times as many, and so is the block.
-        pthread_mutex_lock(&p->lock);
-        rvd_proxy_count_session_locked(p, next, 1);
-        CHECK_INT(rvd_proxy_source_may_locked(p, rvd_proxy_block(next)), 1);
-        rvd_proxy_count_session_locked(p, next, -1);
-        pthread_mutex_unlock(&p->lock);
-        CHECK_INT(rvd_proxy_source_may(p, next), 0);
+        uint64_t name = 1000;  // each guess has its own
+        for (int i = 0; i < 1000; i++) guess_fails(p, four, ++name);
+        CHECK_INT(guess_may(p, four, 1), 0);
+        CHECK_INT(guess_may(p, source_of("192.0.2.2:1"), 1), 1);
+        for (int i = 0; i < 110; i++) guess_fails(p, one, ++name);
+        CHECK_INT(guess_may(p, one, 1), 0);
+        CHECK_INT(guess_may(p, next, 1), 1);
+        for (uint64_t i = 2; i < 900; i++) guess_fails(p, one + i, ++name);  // each its first
+        CHECK_INT(guess_may(p, next, 1), 0);
+        CHECK_INT(guess_may(p, other, 1), 1);
     }
     world_close(&w);
 }
