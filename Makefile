@@ -11,7 +11,7 @@
 ##   tsan       the suites with threads under ThreadSanitizer
 ##   portable   the engine's suites with 32 bits, and big-endian (needs a cross compiler and qemu)
 ##   interop    against other yamux and WebSocket libraries (needs go, node, npm)
-##   tls        revdial_tls.h and the programs with TLS (needs mbedTLS and openssl)
+##   tls        TLS and the programs with it (needs mbedTLS and openssl; TLS=openssl: libssl, too)
 ##   tls-versions  the same on other versions of mbedTLS (downloads them; needs cargo)
 ##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=60 in all, FUZZ="engine via")
 ##   timing     nothing but a verdict depends on a secret's bytes (needs valgrind)
@@ -22,9 +22,9 @@
 ##   install    revdial.h and the programs to $(DESTDIR)$(PREFIX)
 ##   uninstall  removes them
 ##   clean      removes build/
-## Honours CC CFLAGS CPPFLAGS LDFLAGS LDLIBS PREFIX DESTDIR. CI=true makes warnings errors. TLS=no
-## leaves TLS out of the programs, which is also what happens where mbedTLS is not; TLS_LIBS is what
-## it is linked with.
+## Honours CC CFLAGS CPPFLAGS LDFLAGS LDLIBS PREFIX DESTDIR. CI=true makes warnings errors.
+## TLS=mbedtls, openssl or no chooses the programs' TLS library; the default is mbedtls where it is
+## installed. TLS_LIBS is what it is linked with.
 
 PREFIX ?= /usr/local
 BUILD = build
@@ -69,15 +69,25 @@ TLS_SUITES = $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/tls/test_*.c))
 BENCHES = $(patsubst tests/bench/%.c,$(BUILD)/bench/%, \
 	$(filter-out tests/bench/tls.c,$(wildcard tests/bench/*.c)))
 
-# The programs have TLS where mbedTLS compiles and links.
-TLS_LIBS ?= -lmbedtls -lmbedx509 -lmbedcrypto
+# The programs have TLS where mbedTLS compiles and links, unless the caller chooses. In the TLS
+# suites mbedTLS plays the peers that misbehave, whatever is tested.
+MBEDTLS_LIBS = -lmbedtls -lmbedx509 -lmbedcrypto
+ifeq ($(TLS),openssl)
+TLS_LIBS ?= -lssl -lcrypto
+TLS_TEST_LIBS = $(TLS_LIBS) $(MBEDTLS_LIBS)
+PROGRAM_TLS = -DPROGRAM_TLS -DPROGRAM_TLS_OPENSSL
+endif
+TLS_LIBS ?= $(MBEDTLS_LIBS)
+TLS_TEST_LIBS ?= $(TLS_LIBS)
 ifeq ($(origin TLS),undefined)
 TLS := $(shell echo 'int main(void) { mbedtls_ssl_init(0); return 0; }' | \
 	$(CC) -w $(CPPFLAGS) $(LDFLAGS) -include mbedtls/ssl.h -x c -o /dev/null - $(TLS_LIBS) \
-	2>/dev/null && echo yes)
+	2>/dev/null && echo mbedtls)
 endif
-ifeq ($(TLS),yes)
+ifeq ($(TLS),mbedtls)
 PROGRAM_TLS = -DPROGRAM_TLS
+endif
+ifdef PROGRAM_TLS
 PROGRAM_LIBS = $(TLS_LIBS)
 endif
 
@@ -105,7 +115,8 @@ $(BUILD)/revdial-%: examples/%.c $(BUILD)/flags
 # A function that is bound when it is first called has the linker save all registers, and with them
 # the secret that memcpy() has just moved, on a stack that the suite looks through.
 $(BUILD)/tls/%: tests/tls/%.c $(BUILD)/flags
-	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE -Itests -Wl$(comma)-z$(comma)now,$(TLS_LIBS))
+	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE $(PROGRAM_TLS) -Itests -Wl$(comma)-z$(comma)now,\
+		$(TLS_TEST_LIBS))
 $(BUILD)/examples/%: examples/%.c $(BUILD)/flags
 	$(call build,$(CFLAGS))
 $(BUILD)/interop/%: tests/interop/%.c $(BUILD)/flags
@@ -146,7 +157,7 @@ e2e: all
 	@REVDIAL_BUILD='$(BUILD)' bash tests/e2e/run.sh $(E2E)
 
 # Its suites need mbedTLS; without it this fails and says so.
-tls: $(PROGRAMS) $(if $(filter yes,$(TLS)),$(TLS_SUITES))
+tls: $(PROGRAMS) $(if $(PROGRAM_TLS),$(TLS_SUITES))
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/tls/run.sh $(TLS_SUITES)
 
 tls-versions:
@@ -162,7 +173,7 @@ timing:
 interop: $(INTEROP)
 	@REVDIAL_BUILD='$(BUILD)' sh tests/interop/run.sh
 
-bench: $(BENCHES) $(PROGRAMS) $(if $(filter yes,$(TLS)),$(BUILD)/bench/tls)
+bench: $(BENCHES) $(PROGRAMS) $(if $(filter mbedtls,$(TLS)),$(BUILD)/bench/tls)
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' python3 tests/bench/run.py $(BENCH)
 
 bench-peers:

@@ -1,10 +1,13 @@
 // TLS of revdial-proxy and revdial-agent: files that options name, or a clear word that this
-// program was built without it. Included once by each, after program.h. PROGRAM_TLS is set by the
-// Makefile where mbedTLS is.
+// program was built without it. Included once by each, after program.h. The Makefile sets
+// PROGRAM_TLS where there is a TLS library, and PROGRAM_TLS_OPENSSL if that is OpenSSL.
 #ifndef REVDIAL_PROGRAM_TLS_H
 #define REVDIAL_PROGRAM_TLS_H
 
-#ifdef PROGRAM_TLS
+#ifdef PROGRAM_TLS_OPENSSL
+#define TRANSPORT_OPENSSL_IMPLEMENTATION
+#include "transport_openssl.h"
+#elif defined(PROGRAM_TLS)
 #define REVDIAL_TLS_IMPLEMENTATION
 #include "revdial_tls.h"
 #endif

@@ -105,6 +105,7 @@ request cam_big cam-1
 sign cam_big ca "$(cat many)\n"
 
 openssl x509 -in server.pem -outform DER -out server.der
+openssl x509 -in cam.pem -outform DER -out cam.der
 openssl pkey -in server.key -outform DER -out server.key.der
 openssl pkey -in server.key -aes128 -passout pass:x -out server_encrypted.key
 : >empty.pem

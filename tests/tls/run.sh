@@ -1,5 +1,5 @@
 #!/bin/sh
-# TLS between our own ends and with openssl as the other one.     make tls
+# TLS between our own ends and with openssl as the other one.     make tls, make TLS=openssl tls
 #     run.sh SUITE...
 build=${REVDIAL_BUILD:-build}
 REVDIAL_TLS_CERTS=$build/tls/certs

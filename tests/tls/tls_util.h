@@ -6,10 +6,44 @@
 // Included first: it chooses the feature macros of everything.
 #include "runtime_util.h"
 
+// Ends by hand are mbedTLS's in any case: under names of their own where the ends that are tested
+// are OpenSSL's.
+#ifdef PROGRAM_TLS_OPENSSL
+#define revdial_tls_config hand_tls_config
+#define revdial_tls_client hand_tls_client
+#define revdial_tls_server hand_tls_server
+#define revdial_tls_reload hand_tls_reload
+#define revdial_tls_free hand_tls_free
+#define revdial_tls_version hand_tls_version
+#endif
+
 static inline int tls_entropy(void *ctx, unsigned char *out, size_t len);
 #define RVD_TLS_ENTROPY tls_entropy
 #define REVDIAL_TLS_IMPLEMENTATION
 #include "revdial_tls.h"
+
+#ifdef PROGRAM_TLS_OPENSSL
+#undef revdial_tls_config
+#undef revdial_tls_client
+#undef revdial_tls_server
+#undef revdial_tls_reload
+#undef revdial_tls_free
+#undef revdial_tls_version
+#undef REVDIAL_TLS_H
+#define TRANSPORT_OPENSSL_IMPLEMENTATION
+#include "examples/transport_openssl.h"
+
+typedef ossl_link tls_link;
+enum { TLS_HAS_1_3 = 1, TLS_VERIFIES_IP = 1 };
+#else
+#define hand_tls_config revdial_tls_config
+#define hand_tls_client revdial_tls_client
+#define hand_tls_server revdial_tls_server
+#define hand_tls_free revdial_tls_free
+
+typedef rvd_tls_link tls_link;
+enum { TLS_HAS_1_3 = RVD_TLS_HAS_1_3, TLS_VERIFIES_IP = RVD_TLS_VERIFIES_IP };
+#endif
 
 static atomic_int tls_entropy_fails;
 
@@ -35,6 +69,24 @@ static inline const char *tls_file(const char *name)
     char *path = paths[atomic_fetch_add(&turn, 1) % 8];
     snprintf(path, sizeof paths[0], "%s/%s", dir ? dir : ".", name);
     return path;
+}
+
+// What is in a file, with a NUL behind it. Give it to tls_forget().
+static inline char *tls_text(const char *name, size_t *len)
+{
+    FILE *f = fopen(tls_file(name), "r");
+    char *text = calloc(1, 16384);
+    if (!f || !text) abort();
+    setvbuf(f, NULL, _IONBF, 0);  // a later test looks for keys in memory
+    *len = fread(text, 1, 16383, f);
+    fclose(f);
+    return text;
+}
+
+static inline void tls_forget(char *text)
+{
+    rvd_base_wipe(text, strlen(text));
+    free(text);
 }
 
 // NAME.pem and NAME.key; ca is a file name.

@@ -41,7 +41,7 @@ run() {
     mkdir -p "$build/tls-$1" && here=$(cd "$build/tls-$1" && pwd) || return
     tree=$(sources "$2" "$3" "$here/crate" 2>"$log") && [ -d "$tree/$4/library" ] || return
     library "$tree/$4" "$here" >>"$log" 2>&1 || return
-    made="${MAKE:-make} --no-print-directory BUILD=$build/tls-$1 TLS=yes TLS_LIBS=-lmbedtls"
+    made="${MAKE:-make} --no-print-directory BUILD=$build/tls-$1 TLS=mbedtls TLS_LIBS=-lmbedtls"
     $made CPPFLAGS="$threads -isystem $tree/$4/include" LDFLAGS="-L$here" tls >"$log" 2>&1
     "$here/revdial-proxy" --version | grep -q "mbedTLS $1\$"
 }
