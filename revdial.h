@@ -264,7 +264,7 @@ typedef struct revdial_credential {
     // matched, so "DNS:*.cams.example" with "cam-*" lets 7.cams.example register cam-7 and no
     // other. "**" there is any; other wildcards in both are refused.
     const char *user;
-    const char *names;  // comma list of globs it may register as; NULL = none
+    const char *names;  // comma list of the names it may register, globs with * and ?; NULL = none
     unsigned schemes;   // REVDIAL_AUTH_*, a set: by which it may be presented; 0 = BEARER
 } revdial_credential;
 
@@ -830,7 +830,7 @@ typedef struct revdial_proxy_config {
     const char *listen;
     unsigned unix_mode;  // of unix sockets in `listen` and `exposes`, 0660; 0 = by the umask
     const char *path;    // of the upgrade request, default "/revdial"
-    const revdial_credential *credentials;
+    const revdial_credential *credentials;  // NULL and 0 = none
     size_t credential_count;
     revdial_auth_fn *auth;  // own check, in place of the table; without either all are refused
     void *auth_ud;
@@ -899,11 +899,14 @@ REVDIAL_API int revdial_proxy_address(revdial_proxy *p, unsigned index, char *bu
 //   thread   any
 REVDIAL_API int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how);
 
-// What is wrong with a row, for who reads a table from a file and can say where; NULL: nothing.
+// Why nobody could ever register by this row: a field that is missing, that cannot be presented, or
+// that no name matches. A proxy takes no table with such a row.
+//   returns  NULL: it is good; else a static text that begins with the field and quotes no secret
 //   thread   any
 REVDIAL_API const char *revdial_credential_problem(const revdial_credential *row);
 
-// Replaces the table of credentials for requests to come. Sessions stay until they reconnect.
+// Replaces the table of credentials for requests to come. Sessions stay until they reconnect. NULL
+// and 0 are a table that admits nobody.
 //   drop     1: those that came by the table end if it has no row now with the identity and the
 //            secret that they came by and a glob for their name
 //   returns  0; REVDIAL_EINVAL, ENOMEM: the old table is in force, or not all sessions were ended
@@ -1681,20 +1684,51 @@ static int rvd_base_tied_matches(const char *pattern, size_t len, const char *na
            memcmp(name + head + middle, pattern + head + 1, tail) == 0;
 }
 
-// Takes the next item off a comma list, without the blanks around it; empty ones are passed over.
+// Takes the next item off a comma list that goes on until `end`: without the blanks around it, and
+// empty ones are passed over. All comma lists are read by this.
 //   returns  its length, 0 at the end
-static size_t rvd_base_item(const char **list, const char **item)
+static size_t rvd_base_item_until(const char **list, const char *end, const char **item)
 {
-    while (**list) {
-        const char *at = *list, *comma = strchr(at, ',');
-        const char *end = comma ? comma : at + strlen(at);
+    while (*list < end) {
+        const char *at = *list;
+        const char *comma = (const char *)memchr(at, ',', (size_t)(end - at));
+        const char *last = comma ? comma : end;
         *list = comma ? comma + 1 : end;
-        while (at < end && (*at == ' ' || *at == '\t')) at++;
-        while (at < end && (end[-1] == ' ' || end[-1] == '\t')) end--;
+        while (at < last && (*at == ' ' || *at == '\t')) at++;
+        while (at < last && (last[-1] == ' ' || last[-1] == '\t')) last--;
         *item = at;
-        if (at < end) return (size_t)(end - at);
+        if (at < last) return (size_t)(last - at);
     }
     return 0;
+}
+
+static size_t rvd_base_item(const char **list, const char **item)
+{
+    return rvd_base_item_until(list, *list + strlen(*list), item);
+}
+
+// The name in a list that has exactly one item, and no pattern: then a backend need not say it.
+//   returns  its length, 0 if there is no such name
+static size_t rvd_base_sole_name(const char *names, const char **name)
+{
+    const char *second;
+    size_t len = names ? rvd_base_item(&names, name) : 0;
+    if (len == 0 || rvd_base_item(&names, &second) > 0) return 0;
+    return rvd_base_is_name(*name, len) ? len : 0;
+}
+
+// Is there a name that matches this glob?
+static int rvd_base_is_name_glob(const char *glob, size_t len)
+{
+    size_t least = 0;  // length of the shortest name that may match
+    for (size_t i = 0; i < len; i++) {
+        int is_edge = i == 0 || i + 1 == len;
+        if (glob[i] == '*') continue;
+        if (least++ == RVD_BASE_NAME_MAX) return 0;
+        if (glob[i] == '?' || rvd_base_is_name(&glob[i], 1)) continue;
+        if (is_edge || !memchr("._-", glob[i], 3)) return 0;
+    }
+    return len > 0;
 }
 
 // Does a comma list of globs cover that name? shown: by a certificate; NULL = by something else.
@@ -1708,6 +1742,11 @@ static int rvd_base_covers(const char *names, const char *name, const rvd_base_s
         if (tie == RVD_BASE_TIED && rvd_base_tied_matches(item, len, name, shown)) return 1;
     }
     return 0;
+}
+
+static unsigned rvd_base_row_schemes(const revdial_credential *row)
+{
+    return row->schemes ? row->schemes : REVDIAL_AUTH_BEARER;
 }
 
 enum { RVD_BASE_SHOWN_MAX = 127 };  // bytes: what an identity may have
@@ -5030,17 +5069,12 @@ static rvd_http_slice rvd_http_trim(rvd_http_slice s)
 //   returns  1 and *item, or 0 at the end
 static int rvd_http_list_next(rvd_http_slice *rest, rvd_http_slice *item)
 {
-    while (rest->len > 0) {
-        const char *comma = (const char *)memchr(rest->at, ',', rest->len);
-        size_t len = comma ? (size_t)(comma - rest->at) : rest->len;
-        size_t skip = comma ? len + 1 : len;
-        rvd_http_slice piece = {rest->at, len};
-        rest->at += skip;
-        rest->len -= skip;
-        *item = rvd_http_trim(piece);
-        if (item->len > 0) return 1;
-    }
-    return 0;
+    const char *at = rest->at;
+    if (rest->len == 0) return 0;
+    item->len = rvd_base_item_until(&at, rest->at + rest->len, &item->at);
+    rest->len -= (size_t)(at - rest->at);
+    rest->at = at;
+    return item->len > 0;
 }
 
 // ---- Fields -------------------------------------------------------------------------------------
@@ -5076,8 +5110,8 @@ enum rvd_http_field_kind {
 #define RVD_HTTP_X(name, text) RVD_HTTP_FIELD_##name,
     RVD_HTTP_FIELDS(RVD_HTTP_X)
 #undef RVD_HTTP_X
+    RVD_HTTP_FIELD_KINDS
 };
-enum { RVD_HTTP_FIELD_KINDS = RVD_HTTP_FIELD_COPY + 1 };
 
 static const char *const rvd_http_field_names[RVD_HTTP_FIELD_KINDS] = {
 #define RVD_HTTP_X(name, text) [RVD_HTTP_FIELD_##name] = text,
@@ -5330,8 +5364,8 @@ enum rvd_http_param {
 #define RVD_HTTP_X(name, text) RVD_HTTP_PARAM_##name,
     RVD_HTTP_PARAMS(RVD_HTTP_X)
 #undef RVD_HTTP_X
+    RVD_HTTP_PARAM_KINDS
 };
-enum { RVD_HTTP_PARAM_KINDS = RVD_HTTP_PARAM_RSPAUTH + 1 };
 
 typedef struct rvd_http_params {
     rvd_http_slice value[RVD_HTTP_PARAM_KINDS];
@@ -5987,18 +6021,23 @@ static int rvd_http_is_user(const char *user)
     return user && rvd_http_is_quotable(user, RVD_HTTP_USER_MAX) && !strchr(user, ':');
 }
 
+static const char *rvd_http_password_problem(const char *password)
+{
+    size_t len = strlen(password);
+    for (size_t i = 0; i < len; i++)
+        if ((uint8_t)password[i] < ' ' || password[i] == 0x7f) return "secret: has a control byte";
+    return len > RVD_HTTP_PASSWORD_MAX ? "secret: a password over 2048 bytes" : NULL;
+}
+
 static const char *rvd_http_secret_problem(unsigned scheme, const char *user, const char *secret)
 {
-    size_t len = strlen(secret);
     if (scheme == REVDIAL_AUTH_BEARER || scheme == 0)
         return rvd_http_is_bearer(rvd_http_slice_of(secret))
                    ? NULL
                    : "secret: not a bearer token (letters, digits, -._~+/ and = at its end; 4096 "
                      "bytes)";
     if (!rvd_http_is_user(user)) return "user: not 1 to 127 of printable ASCII without : \" and \\";
-    for (size_t i = 0; i < len; i++)
-        if ((uint8_t)secret[i] < ' ' || secret[i] == 0x7f) return "secret: has a control byte";
-    return len > RVD_HTTP_PASSWORD_MAX ? "secret: a password over 2048 bytes" : NULL;
+    return rvd_http_password_problem(secret);
 }
 
 // Why an offer cannot be sent as a request that a proxy of ours would take; NULL if it can.
@@ -6348,29 +6387,12 @@ static int rvd_http_response_read(rvd_http_head *h, const char *accept, rvd_http
 
 // ---- Credentials --------------------------------------------------------------------------------
 
-// The name that a row may register when it lists exactly one and no pattern: then a backend need
-// not say it.
-//   name     room for RVD_BASE_NAME_MAX + 1 bytes; "" if there is no such name
-//   returns  1 or 0
-static int rvd_http_sole_name(const revdial_credential *row, char *name)
-{
-    rvd_http_slice rest, item, second;
-    name[0] = '\0';
-    if (!row->names) return 0;
-    rest = rvd_http_slice_of(row->names);
-    if (!rvd_http_list_next(&rest, &item) || rvd_http_list_next(&rest, &second)) return 0;
-    if (!rvd_base_is_name(item.at, item.len)) return 0;
-    memcpy(name, item.at, item.len);
-    name[item.len] = '\0';
-    return 1;
-}
-
 // May a backend with this row's secret register under that name? shown: with its certificate.
 static int rvd_http_row_covers(const revdial_credential *row, const char *name,
                                const rvd_base_shown *shown)
 {
-    char sole[RVD_BASE_NAME_MAX + 1];
-    if (!*name) return rvd_http_sole_name(row, sole);
+    const char *sole;
+    if (!*name) return rvd_base_sole_name(row->names, &sole) > 0;
     return rvd_base_is_name(name, strlen(name)) && rvd_base_covers(row->names, name, shown);
 }
 
@@ -6397,11 +6419,6 @@ static int rvd_http_row_hash(const char *secret, const char *prefix,
 static int rvd_http_is_hash(const char *secret)
 {
     return strncmp(secret, "sha256:", 7) == 0 || strncmp(secret, "ha1:", 4) == 0;
-}
-
-static unsigned rvd_http_row_schemes(const revdial_credential *row)
-{
-    return row->schemes ? row->schemes : REVDIAL_AUTH_BEARER;
 }
 
 // A request that is being checked. How much work a check is depends on the table and on what was
@@ -6504,7 +6521,7 @@ static uint32_t rvd_http_user_hash(const char *user)
 // Could this row be one to look at? A token stands for itself, anything else is a user's.
 static int rvd_http_takes(const rvd_http_claim *c, const revdial_credential *row)
 {
-    return row->secret && rvd_http_row_schemes(row) & c->scheme &&
+    return row->secret && rvd_base_row_schemes(row) & c->scheme &&
            (row->user || c->scheme == REVDIAL_AUTH_BEARER);
 }
 
@@ -6560,7 +6577,7 @@ static int rvd_http_check_peer(const revdial_auth_req *req, const revdial_creden
     rvd_base_shown shown;
     int is_known = 0, has_other = 0;
     for (size_t i = 0; i < count; i++) {
-        unsigned schemes = rvd_http_row_schemes(&rows[i]);
+        unsigned schemes = rvd_base_row_schemes(&rows[i]);
         has_other |= schemes != REVDIAL_AUTH_MTLS;
         if (!(schemes & REVDIAL_AUTH_MTLS)) continue;
         if (!rvd_base_show(&rows[i], req->tls, NULL, &shown)) continue;
@@ -6592,6 +6609,77 @@ int revdial_auth_verify(const revdial_auth_req *req, const revdial_credential *r
     verdict = rvd_http_check_rows(&claim, rows, count, row);
     rvd_base_wipe(&claim, sizeof claim);
     return verdict;
+}
+
+// ---- What is wrong with a row -------------------------------------------------------------------
+
+// A row is refused if nobody could ever come in by it, whoever presents what.
+
+static const char *rvd_http_row_names_problem(const revdial_credential *row)
+{
+    const char *names = row->names, *item;
+    size_t len, count = 0;
+    if (!names) return NULL;  // none, and the row says so
+    for (; (len = rvd_base_item(&names, &item)) > 0; count++) {
+        if (memchr(item, '[', len)) return "names: a glob has * and ?, and no [ ]";
+        if (!rvd_base_is_name_glob(item, len))
+            return "names: no name matches one of them: 1 to 64 of a-z 0-9 . _ - with a letter or "
+                   "digit at both ends; * and ? are globs";
+        if (rvd_base_row_schemes(row) & REVDIAL_AUTH_MTLS &&
+            rvd_base_tie_of(row->user, item, len) == RVD_BASE_UNCLEAR)
+            return "MTLS: which of the names is a certificate's? One * in both, or **";
+    }
+    return count ? NULL : "names: an empty list; * is any name";
+}
+
+static const char *rvd_http_row_user_problem(const revdial_credential *row, unsigned schemes)
+{
+    const unsigned with_password = REVDIAL_AUTH_BASIC | REVDIAL_AUTH_DIGEST;
+    if (schemes == REVDIAL_AUTH_BEARER && !row->user) return NULL;
+    if (!rvd_http_is_set(row->user))
+        return schemes == REVDIAL_AUTH_BEARER ? "user: empty; NULL is an identity of its own"
+                                              : "BASIC, DIGEST and MTLS need a user";
+    if (schemes & with_password && strlen(row->user) > RVD_HTTP_USER_MAX)
+        return "user: over 127 bytes";
+    for (const char *at = row->user; *at; at++) {
+        if ((uint8_t)*at < ' ' || *at == 0x7f) return "user: has a control byte";
+        if (schemes & with_password && memchr(":\"\\", *at, 3)) return "user: has : \" or \\";
+    }
+    return NULL;
+}
+
+static const char *rvd_http_row_secret_problem(const revdial_credential *row, unsigned schemes)
+{
+    uint8_t digest[RVD_BASE_SHA256_SIZE];
+    int sha256, ha1;
+    if (schemes == REVDIAL_AUTH_MTLS)
+        return rvd_http_is_set(row->secret) ? "secret: MTLS alone has none" : NULL;
+    if (!rvd_http_is_set(row->secret)) return "no secret";
+    sha256 = rvd_http_row_hash(row->secret, "sha256:", digest);
+    ha1 = rvd_http_row_hash(row->secret, "ha1:", digest);
+    rvd_base_wipe(digest, sizeof digest);
+    if (sha256 && schemes & REVDIAL_AUTH_DIGEST)
+        return "DIGEST needs the password, or ha1: and its hash";
+    if (ha1 && schemes & (REVDIAL_AUTH_BEARER | REVDIAL_AUTH_BASIC))
+        return "ha1: is for DIGEST alone";
+    if (sha256 < 0 || ha1 < 0) return "sha256: and ha1: need 64 hex digits";
+    if (sha256 || ha1) return NULL;
+    if (schemes & REVDIAL_AUTH_BEARER) {
+        const char *problem = rvd_http_secret_problem(REVDIAL_AUTH_BEARER, NULL, row->secret);
+        if (problem) return problem;
+    }
+    if (!(schemes & (REVDIAL_AUTH_BASIC | REVDIAL_AUTH_DIGEST))) return NULL;
+    return rvd_http_password_problem(row->secret);
+}
+
+const char *revdial_credential_problem(const revdial_credential *row)
+{
+    unsigned schemes = rvd_base_row_schemes(row);
+    const char *problem;
+    if (schemes >= 2 * REVDIAL_AUTH_MTLS) return "an unknown scheme";
+    problem = rvd_http_row_user_problem(row, schemes);
+    if (!problem) problem = rvd_http_row_secret_problem(row, schemes);
+    return problem ? problem : rvd_http_row_names_problem(row);
 }
 
 // ================================================================================================
@@ -14918,11 +15006,6 @@ static void rvd_proxy_table_free(rvd_heap *heap, rvd_proxy_table *t)
     rvd_base_free(heap, t, rvd_proxy_table_size(t->room));
 }
 
-static unsigned rvd_proxy_row_schemes(const revdial_credential *row)
-{
-    return row->schemes ? row->schemes : REVDIAL_AUTH_BEARER;
-}
-
 // What stands in the table for a secret: a prefix and a hash. With a user it is the one of Digest.
 static char *rvd_proxy_secret_hash(rvd_heap *heap, const char *secret, const char *user,
                                    const char *realm)
@@ -14999,7 +15082,7 @@ static rvd_proxy_table *rvd_proxy_table_new(revdial_proxy *p, const revdial_cred
     t->room = 3 * count;
     t->marks = (uint64_t *)(void *)((char *)t + rvd_proxy_table_marks(t->room));
     for (size_t i = 0; i < count; i++) {
-        unsigned schemes = rvd_proxy_row_schemes(&rows[i]);
+        unsigned schemes = rvd_base_row_schemes(&rows[i]);
         if (rvd_proxy_table_add(p, t, &rows[i], schemes & RVD_PROXY_SENT_SCHEMES) &&
             rvd_proxy_table_add(p, t, &rows[i], schemes & REVDIAL_AUTH_DIGEST) &&
             rvd_proxy_table_add(p, t, &rows[i], schemes & REVDIAL_AUTH_MTLS))
@@ -15030,32 +15113,6 @@ static rvd_proxy_table *rvd_proxy_table_ref(revdial_proxy *p)
     return t;
 }
 
-static int rvd_proxy_row_is_unclear(const revdial_credential *row)
-{
-    const char *names = row->names, *item;
-    size_t len;
-    while (names && (len = rvd_base_item(&names, &item)) > 0)
-        if (rvd_base_tie_of(row->user, item, len) == RVD_BASE_UNCLEAR) return 1;
-    return 0;
-}
-
-const char *revdial_credential_problem(const revdial_credential *row)
-{
-    unsigned schemes = rvd_proxy_row_schemes(row);
-    if (schemes >= 2 * REVDIAL_AUTH_MTLS) return "an unknown scheme";
-    if (schemes & ~(unsigned)REVDIAL_AUTH_BEARER && (!row->user || !row->user[0]))
-        return "BASIC, DIGEST and MTLS need a user";
-    if (schemes & REVDIAL_AUTH_MTLS && rvd_proxy_row_is_unclear(row))
-        return "MTLS: which of the names is a certificate's? One * in both, or **";
-    if (schemes == REVDIAL_AUTH_MTLS) return NULL;
-    if (!row->secret || !row->secret[0]) return "no secret";
-    if (schemes & REVDIAL_AUTH_DIGEST && strncmp(row->secret, "sha256:", 7) == 0)
-        return "DIGEST needs the password, or ha1: and its hash";
-    if (schemes & RVD_PROXY_SENT_SCHEMES && strncmp(row->secret, "ha1:", 4) == 0)
-        return "ha1: is for DIGEST alone";
-    return NULL;
-}
-
 // A row is checked when it is configured, not when somebody is refused by it.
 static int rvd_proxy_rows_check(const revdial_credential *rows, size_t count, revdial_err *err)
 {
@@ -15084,13 +15141,6 @@ static unsigned rvd_proxy_schemes(revdial_proxy *p)
     return schemes & ~(unsigned)REVDIAL_AUTH_MTLS;  // a certificate has come by now, or never
 }
 
-// The only name of a row that lists exactly one and no pattern.
-static void rvd_proxy_sole_name(const revdial_credential *row, char *name, size_t size)
-{
-    if (row->names && !strpbrk(row->names, ",*? ") && strlen(row->names) < size)
-        rvd_sys_append(name, size, 0, row->names);
-}
-
 // What has let a certificate in, by a row that did. It fits: what is longer matches no row.
 static void rvd_proxy_peer_identity(revdial_session *s, const revdial_credential *row)
 {
@@ -15103,13 +15153,15 @@ static void rvd_proxy_peer_identity(revdial_session *s, const revdial_credential
 
 static int rvd_proxy_check_table(const rvd_proxy_table *t, revdial_session *s)
 {
-    size_t row = t->count;
+    size_t row = t->count, len;
+    const char *sole;
     int code = revdial_auth_verify(&s->auth, t->rows, t->count, &row);
     if (code == REVDIAL_EDENIED && row < t->count)
         rvd_sys_append(s->identity, sizeof s->identity, 0, t->rows[row].user);
     if (code) return code;
     rvd_sys_append(s->name, sizeof s->name, 0, s->auth.name);
-    if (!s->name[0]) rvd_proxy_sole_name(&t->rows[row], s->name, sizeof s->name);
+    len = s->name[0] ? 0 : rvd_base_sole_name(t->rows[row].names, &sole);
+    if (len) memcpy(s->name, sole, len);
     if (t->rows[row].schemes == REVDIAL_AUTH_MTLS)
         rvd_proxy_peer_identity(s, &t->rows[row]);
     else
@@ -16746,7 +16798,7 @@ int revdial_proxy_set_credentials(revdial_proxy *p, const revdial_credential *ro
     rvd_proxy_table *fresh, *old;
     size_t size = 0;
     ptrdiff_t sessions = 0;
-    if (rvd_proxy_rows_check(rows, count, NULL)) return REVDIAL_EINVAL;
+    if ((rows && !count) || rvd_proxy_rows_check(rows, count, NULL)) return REVDIAL_EINVAL;
     fresh = rvd_proxy_table_new(p, rows, count);
     if (!fresh) return REVDIAL_ENOMEM;
     pthread_mutex_lock(&p->lock);
@@ -16913,6 +16965,8 @@ static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *
 {
     const char *problem = NULL;
     if (rvd_proxy_rows_check(cfg->credentials, cfg->credential_count, err)) return REVDIAL_EINVAL;
+    if (cfg->credentials && !cfg->credential_count && !cfg->auth)
+        problem = "credentials: their count is 0";
     if (cfg->common.io_threads > 256) problem = "common.io_threads: over 256";
     if (cfg->expose_count && !cfg->exposes) problem = "exposes: NULL, with a count";
     for (size_t i = 0; !problem && i < cfg->expose_count; i++) {
@@ -17073,18 +17127,20 @@ static int rvd_proxy_expose_all(revdial_proxy *p, revdial_err *err)
 
 static int rvd_proxy_listen_all(revdial_proxy *p, const char *list, revdial_err *err)
 {
-    while (list && *list) {
+    const char *item;
+    size_t len;
+    while (list && (len = rvd_base_item(&list, &item)) > 0) {
         char text[RVD_SYS_HOST_MAX + 8];  // a name, a colon and a port
-        size_t len = strcspn(list, ",");
         int code;
         if (len >= sizeof text)
             return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: an address over 262 bytes");
-        memcpy(text, list, len);
+        memcpy(text, item, len);
         text[len] = '\0';
         code = rvd_proxy_listen(p, text, err);
         if (code) return code;
-        list += len + (list[len] == ',');
     }
+    if (list && p->listener_count == 0)
+        return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: no address in it; NULL = none");
     return REVDIAL_OK;
 }
 
@@ -19059,15 +19115,15 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
 
 static int rvd_agent_links_open(revdial_agent *a, const char *list, revdial_err *err)
 {
-    while (list && *list) {
+    const char *item;
+    size_t len;
+    while ((len = rvd_base_item(&list, &item)) > 0) {
         char text[300];
-        size_t len = strcspn(list, ",");
         if (len >= sizeof text)
             return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "url: one is over 299 bytes");
-        memcpy(text, list, len);
+        memcpy(text, item, len);
         text[len] = '\0';
         if (!rvd_agent_link_new(a, text, err)) return err ? err->code : REVDIAL_EINVAL;
-        list += len + (list[len] == ',');
     }
     if (a->link_count) return REVDIAL_OK;
     return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "url: none given");

@@ -127,29 +127,40 @@ static const char epilogue[] =
     "  Nothing by default, but any ssh server of a network if the proxy names it:\n"
     "    revdial-agent --server unix:/run/revdial.sock --name lab --allow 10.1.0.0/16:22\n";
 
-// Reads the one token or password that a file holds. Returns 0, or -1 and the reason in err->msg.
-static int token_read(const char *path, int auth, char *secret, size_t size, revdial_err *err)
+static const unsigned auth_schemes[] = {REVDIAL_AUTH_BEARER, REVDIAL_AUTH_BASIC,
+                                        REVDIAL_AUTH_DIGEST};
+
+// Why it cannot be sent as a token or password; NULL if it can.
+static const char *secret_problem(const char *secret, const char *user, int auth)
 {
-    prog_file file;
-    const char *token = prog_file_open(&file, path, err) == 0 ? prog_file_next(&file) : NULL;
-    int is_good = token && strlen(token) < size && !prog_file_next(&file) &&
-                  (auth == AUTH_BEARER ? prog_is_token(token) : prog_is_password(token));
-    if (is_good)
-        memcpy(secret, token, strlen(token) + 1);
-    else if (!err->msg[0])
-        snprintf(err->msg, sizeof err->msg, "%s:%u: %s", path, file.line,
-                 auth == AUTH_BEARER ? "one line is expected, of letters, digits and -._~+/="
-                                     : "one line is expected, a password");
-    prog_file_close(&file);
-    return is_good ? 0 : -1;
+    revdial_credential row = {.secret = secret, .user = user, .names = "*"};
+    row.schemes = auth_schemes[auth];
+    if (strncmp(secret, "sha256:", 7) == 0 || strncmp(secret, "ha1:", 4) == 0)
+        return "a hash, which is for the proxy: the agent needs what it was made of";
+    return revdial_credential_problem(&row);
 }
 
 typedef struct sources {
-    const char *token_file, *token;
+    const char *token_file, *token, *user;
     int auth;
     revdial_tls *tls;
     prog_log *log;
 } sources;
+
+// Reads the one token or password that a file holds. Returns 0, or -1 and the reason in err->msg.
+static int token_read(const sources *from, char *secret, size_t size, revdial_err *err)
+{
+    prog_file file;
+    const char *path = from->token_file, *problem = NULL;
+    const char *token = prog_file_open(&file, path, err) == 0 ? prog_file_next(&file) : NULL;
+    if (!err->msg[0] && (!token || strlen(token) >= size || prog_file_next(&file)))
+        problem = "one line is expected, with a token or password";
+    if (!err->msg[0] && !problem) problem = secret_problem(token, from->user, from->auth);
+    if (problem) snprintf(err->msg, sizeof err->msg, "%s:%u: %s", path, file.line, problem);
+    if (!err->msg[0]) memcpy(secret, token, strlen(token) + 1);
+    prog_file_close(&file);
+    return err->msg[0] ? -1 : 0;
+}
 
 // A revdial_credential_fn: what cannot be read now may be there at the next attempt.
 static int sources_fresh(void *ud, unsigned attempt, char *secret, size_t size)
@@ -159,7 +170,7 @@ static int sources_fresh(void *ud, unsigned attempt, char *secret, size_t size)
     int rc = 0;
     if (attempt > 1) prog_tls_reload(source->tls, source->log);
     if (source->token_file)
-        rc = token_read(source->token_file, source->auth, secret, size, &err);
+        rc = token_read(source, secret, size, &err);
     else
         snprintf(secret, size, "%s", source->token ? source->token : "");
     if (rc < 0) prog_log_error(source->log, "token.unreadable", &err);
@@ -194,6 +205,8 @@ static int via_find(const prog_cli *cli, const settings *s, char *url, size_t si
 // Finds what the options lack. Returns 0 or PROG_USAGE.
 static int settings_check(const prog_cli *cli, const settings *s)
 {
+    const char *env = getenv("REVDIAL_TOKEN");
+    sources from = {.token_file = s->token_file, .user = s->user, .auth = s->auth};
     char token[PROG_TOKEN_SIZE];
     revdial_err err = {0};
     int rc;
@@ -203,18 +216,18 @@ static int settings_check(const prog_cli *cli, const settings *s)
         return prog_usage_error(cli, "target", "missing, and so is --allow", NULL);
     if (s->target && !prog_is_target(s->target))
         return prog_usage_error(cli, "target", "not HOST:PORT or unix:PATH:", s->target);
-    if (!s->token_file && !getenv("REVDIAL_TOKEN") && !s->tls.cert)
+    if (!s->token_file && !env && !s->tls.cert)
         return prog_usage_error(cli, "token-file", "missing, and so is REVDIAL_TOKEN", NULL);
     if ((s->auth != AUTH_BEARER) != (s->user != NULL))
         return prog_usage_error(cli, "user", "goes with --auth basic and digest", s->user);
-    if (!s->token_file && s->auth == AUTH_BEARER && getenv("REVDIAL_TOKEN") &&
-        !prog_is_token(getenv("REVDIAL_TOKEN")))
-        return prog_usage_error(cli, "token-file", "REVDIAL_TOKEN has other characters than tokens",
-                                NULL);
-    if (!s->token_file) return 0;
-    rc = token_read(s->token_file, s->auth, token, sizeof token, &err);
-    prog_wipe(token, sizeof token);
-    return rc == 0 ? 0 : prog_usage_error(cli, "token-file", err.msg, NULL);
+    if (s->token_file) {
+        rc = token_read(&from, token, sizeof token, &err);
+        prog_wipe(token, sizeof token);
+        return rc == 0 ? 0 : prog_usage_error(cli, "token-file", err.msg, NULL);
+    }
+    if (!env || !secret_problem(env, s->user, s->auth)) return 0;
+    snprintf(err.msg, sizeof err.msg, "REVDIAL_TOKEN: %s", secret_problem(env, s->user, s->auth));
+    return prog_usage_error(cli, "token-file", err.msg, NULL);
 }
 
 static int exit_code(int rc)
@@ -350,9 +363,7 @@ static int run(running *r, const revdial_agent_config *cfg)
 static int serve(const settings *s, const char *url, const char *via, revdial_tls *tls,
                  prog_log *log)
 {
-    static const unsigned schemes[] = {REVDIAL_AUTH_BEARER, REVDIAL_AUTH_BASIC,
-                                       REVDIAL_AUTH_DIGEST};
-    sources source = {s->token_file, getenv("REVDIAL_TOKEN"), s->auth, tls, log};
+    sources source = {s->token_file, getenv("REVDIAL_TOKEN"), s->user, s->auth, tls, log};
     running r = {.s = s, .log = log, .tls = tls, .wake = {-1, -1}};
     revdial_agent_config cfg = {0};
     prog_file allow_file = {0};
@@ -364,7 +375,7 @@ static int serve(const settings *s, const char *url, const char *via, revdial_tl
     cfg.credential_fn = sources_fresh;
     cfg.credential_ud = &source;
     cfg.user = s->user;
-    cfg.auth_schemes = schemes[s->auth];
+    cfg.auth_schemes = auth_schemes[s->auth];
     cfg.allow_cleartext = s->is_cleartext_fine;
     cfg.all_addresses = s->all_addresses;
     cfg.via = via[0] ? via : NULL;

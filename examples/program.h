@@ -380,23 +380,6 @@ static void prog_wipe(void *data, size_t size)
     while (size-- > 0) *at++ = 0;
 }
 
-// Is it what "Authorization: Bearer" can carry (RFC 6750, b64token)?
-static int prog_is_token(const char *text)
-{
-    static const char set[] =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/";
-    size_t n = strspn(text, set);
-    return n > 0 && strlen(text) < PROG_TOKEN_SIZE && n + strspn(text + n, "=") == strlen(text);
-}
-
-// Is it what Basic and Digest can carry as a password?
-static int prog_is_password(const char *text)
-{
-    const char *at = text;
-    while ((unsigned char)*at >= ' ' && *at != 0x7f) at++;
-    return !*at && *text && at - text <= 2048;
-}
-
 enum { PROG_FILE_SIZE_MAX = 1 << 20 };  // ten thousand tokens; protects against a wrong path
 
 typedef struct prog_file {

@@ -106,11 +106,11 @@ static const char usage[] =
 
 static const char epilogue[] =
     "\n"
-    "A line of the token file is TOKEN, or NAMES TOKEN: a comma list of globs that the token may\n"
-    "register ('*' if it stands alone), and the token or 'sha256:' and its hash in hex. '#'\n"
-    "starts a comment. Lines with the same NAMES are one identity, so that a token can be\n"
-    "replaced by adding a line; a name that one identity holds is refused to the others. Where\n"
-    "NAMES is '*' each token is an identity by itself.\n"
+    "A line of the token file is TOKEN, or NAMES TOKEN: a comma list of the names that the token\n"
+    "may register, globs with * and ? ('*' if the token stands alone), and the token or 'sha256:'\n"
+    "and its hash in hex. '#' starts a comment. Lines with the same NAMES are one identity, so\n"
+    "that a token can be replaced by adding a line; a name that one identity holds is refused to\n"
+    "the others. Where NAMES is '*' each token is an identity by itself.\n"
     "\n"
     "A line of the auth file is SCHEMES NAMES USER SECRET: a comma list of bearer, basic and\n"
     "digest; the names as above; who it is ('-' with bearer: as in the token file); and the\n"

@@ -275,6 +275,100 @@ TEST(a_table_may_hold_hashes_and_rows_that_cannot_work_are_refused)
     CHECK(revdial_credential_problem(&good[0]) == NULL);
 }
 
+// A row that nobody could ever come in by is refused, and says which of its fields is wrong.
+TEST(a_row_that_lets_nobody_in_is_refused)
+{
+#define HASH64 "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeFF"
+#define NAME64 "n123456789n123456789n123456789n123456789n123456789n123456789n123"
+    enum { MTLS = REVDIAL_AUTH_MTLS };
+    static const struct {
+        const char *says;  // NULL: it is a good row
+        revdial_credential row;
+    } rows[] = {{NULL, {"tok-._~+/en==", NULL, "cam-1", 0}},
+                {NULL, {"sha256:" HASH64, "cams", " cam-*,\tdoor?\t,,", BEARER}},
+                {NULL, {"p\xc3\xa4 ss:w", "j\xc3\xb6rg", "*", BASIC | DIGEST}},
+                {NULL, {"ha1:" HASH64, "u", "*a", DIGEST}},
+                {NULL, {"tok", NULL, "a*._-*z," NAME64 ",*" NAME64 "*", 0}},
+                {NULL, {NULL, "DNS:*.cams.example", "cam-*,**", MTLS}},
+                {NULL, {"tok", "nobody", NULL, 0}},
+                {"token", {"has blank", NULL, "*", 0}},
+                {"token", {"has blank", "u", "*", BEARER | BASIC}},
+                {"token", {"tok\ten", NULL, "*", 0}},
+                {"token", {"tok\xc3\xa4", NULL, "*", 0}},
+                {"token", {"a=b", NULL, "*", 0}},
+                {"64 hex digits", {"sha256:00", NULL, "*", 0}},
+                {"64 hex digits", {"sha256:" HASH64 "0", "u", "*", BASIC}},
+                {"64 hex digits", {"ha1:zz", "u", "*", DIGEST}},
+                {"secret", {"pass\nword", "u", "*", BASIC}},
+                {"secret", {"s3cret", "CN=cam-1", "cam-1", MTLS}},
+                {"user", {"p", "a:b", "*", BASIC}},
+                {"user", {"p", "a\"b", "*", DIGEST}},
+                {"user", {"p", "a\x7f", "*", BASIC}},
+                {"user", {"p", NAME64 NAME64, "*", DIGEST}},
+                {"user", {"tok", "", "*", BEARER}},
+                {"user", {"tok", "a\nb", "*", BEARER}},
+                {"names", {"tok", NULL, " , ,", 0}},
+                {"names", {"tok", NULL, "Cam-*", 0}},
+                {"names", {"tok", NULL, "*,Cam", 0}},
+                {"[ ]", {"tok", NULL, "cam-[12]", 0}},
+                {"names", {"tok", NULL, "cam 1", 0}},
+                {"names", {"tok", NULL, "-*", 0}},
+                {"names", {"tok", NULL, "cam-", 0}},
+                {"names", {"tok", NULL, "*.", 0}},
+                {"names", {"tok", NULL, NAME64 "*?", 0}},
+                {"names", {NULL, "CN=cam", "cam/1", MTLS}}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const char *problem = revdial_credential_problem(&rows[i].row);
+        if (rows[i].says ? problem && strstr(problem, rows[i].says) : !problem) continue;
+        test_fail(__FILE__, __LINE__, "row %zu: %s", i, problem ? problem : "taken");
+    }
+}
+
+TEST(a_table_whose_count_was_forgotten_is_refused)
+{
+    static const revdial_credential row = {.secret = "s3cret", .names = "*"};
+    revdial_err err = {0};
+    world w;
+    world_init(&w);
+    w.pcfg.credentials = &row;
+    w.pcfg.credential_count = 0;
+    CHECK(revdial_proxy_open(&w.pcfg, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_EINVAL);
+    CHECK(strstr(err.msg, "credentials") != NULL);
+    w.pcfg.credentials = NULL;
+    w.pcfg.credential_count = 1;
+    CHECK(revdial_proxy_open(&w.pcfg, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_EINVAL);
+    if (open_with(&w, &row, 1)) {
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, &row, 0, 1), REVDIAL_EINVAL);
+        CHECK(world_open_agent(&w, 0));  // the old table is in force
+    }
+    world_close(&w);
+}
+
+TEST(a_backend_without_a_name_is_registered_under_the_only_one_of_its_row)
+{
+    static const char *const names[] = {"cam-1", "cam-1,", " cam-1", "\tcam-1", ",,cam-1\t ,"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        revdial_credential row = {.secret = "s3cret-s3cret", .names = names[i]};
+        revdial_session *s = NULL;
+        revdial_session_info info;
+        world w;
+        if (open_with(&w, &row, 1)) {
+            w.acfg.name = NULL;
+            w.acfg.secret = row.secret;
+            CHECK(world_open_agent(&w, 0));
+            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+            if (CHECK_INT(revdial_proxy_list(w.proxy, NULL, &s, 1), 1)) {
+                revdial_session_info_get(s, &info);
+                CHECK_STR(info.name, "cam-1");
+            }
+            revdial_session_unref(s);
+        }
+        world_close(&w);
+    }
+}
+
 TEST(A68_a_certificate_is_an_identity_by_itself)
 {
     static const revdial_credential rows[] = {{NULL, "DNS:*.cams.example", "*", REVDIAL_AUTH_MTLS},

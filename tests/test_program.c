@@ -9,6 +9,8 @@
 #pragma GCC diagnostic ignored "-Wunused-function"  // each program uses all of it, we do not
 #include "../examples/program.h"
 
+#include "../examples/program_auth.h"
+
 // What opening the file says; its first token in token.
 static int file_says(const char *path, char token[64], char msg[240])
 {
@@ -55,6 +57,43 @@ TEST(U42_a_file_with_tokens_is_a_file_of_bounded_size_and_nothing_else_hangs)
     unlink(path);
     unlink(fifo);
     rmdir(dir);
+}
+
+// The library knows the rules of rows; the program says in which line one is broken.
+TEST(a_line_that_lets_nobody_in_is_refused_with_its_number)
+{
+    static const struct {
+        int is_auth;
+        const char *line, *says;
+    } lines[] = {{0, "cam-[12] t0ken", "[ ]"},
+                 {0, "Cam-* t0ken", "names"},
+                 {0, "cam-1 two words", "token"},
+                 {0, "cam-1 sha256:00", "64 hex digits"},
+                 {1, "basic cam-[12] alice pass word", "[ ]"},
+                 {1, "bearer cam-1 - two words", "token"},
+                 {1, "bearer,,basic cam-1 bob ha1:00", "ha1"},
+                 {1, "basic cam-1 a:b password", "user"},
+                 {1, "mtls cam-1 CN=cam-1 s3cret", "secret"},
+                 {1, "mtls - CN=cam-1", "names"},
+                 {0, "cam-1,,cam-?,a*z t0ken", NULL},
+                 {1, ",basic,,digest cam-1,,cam-? alice pass word", NULL},
+                 {1, "mtls cam-1 CN=cam-1", NULL}};
+    char path[] = "/tmp/revdial-test.XXXXXX", text[128];
+    int fd = mkstemp(path);
+    REQUIRE(fd >= 0);
+    close(fd);
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        token_paths paths = {lines[i].is_auth ? NULL : path, lines[i].is_auth ? path : NULL};
+        token_table table = {0};
+        revdial_err err = {0};
+        snprintf(text, sizeof text, "# these\n%s\n", lines[i].line);
+        file_write(path, text, strlen(text));
+        CHECK_INT(token_table_read(&table, &paths, &err), lines[i].says ? -1 : 0);
+        if (lines[i].says && (!strstr(err.msg, lines[i].says) || !strstr(err.msg, ":2: ")))
+            test_fail(__FILE__, __LINE__, "\"%s\": \"%s\"", lines[i].line, err.msg);
+        token_table_free(&table);
+    }
+    unlink(path);
 }
 
 int main(int argc, char **argv)

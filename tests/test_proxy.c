@@ -72,6 +72,30 @@ TEST(a_proxy_listens_at_several_addresses_and_tells_each)
     rmdir(dir);
 }
 
+TEST(blanks_and_empty_items_in_lists_of_addresses_mean_nothing)
+{
+    char urls[2 * sizeof((world *)0)->url];
+    revdial_err err = {0};
+    world w;
+    world_init(&w);
+    w.pcfg.listen = " , ,";
+    CHECK(revdial_proxy_open(&w.pcfg, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_EINVAL);
+    w.pcfg.listen = "127.0.0.1:0, 127.0.0.1:0,,\t127.0.0.1:0 ,";
+    if (world_open_proxy(&w)) {
+        char buf[150];
+        CHECK(revdial_proxy_address(w.proxy, 2, buf, sizeof buf) > 0);
+        CHECK_INT(revdial_proxy_address(w.proxy, 3, buf, sizeof buf), REVDIAL_EINVAL);
+        snprintf(urls, sizeof urls, ",, %s ,\t", w.url);
+        w.acfg.url = urls;
+        CHECK(world_open_agent(&w, 0));
+        w.acfg.url = " ,";
+        CHECK(revdial_agent_start(&w.acfg, &err) == NULL);
+        CHECK_INT(err.code, REVDIAL_EINVAL);
+    }
+    world_close(&w);
+}
+
 TEST(U22_a_proxy_can_be_opened_again_at_once_where_it_was)
 {
     world w;
