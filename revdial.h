@@ -447,6 +447,7 @@ typedef struct revdial_engine_info {
     uint32_t streams;     // in the table, either side's
     uint32_t features;    // REVDIAL_FEATURE_* in force
     int carrier;          // REVDIAL_CARRIER_*
+    int was_probe;        // proxy: DEAD by a request that did not ask for a session (health check)
     uint64_t streams_opened, streams_reset;
     uint64_t rx_bytes, tx_bytes;  // payload
     uint64_t rx_frames, tx_frames;
@@ -5768,6 +5769,7 @@ typedef struct rvd_http_request {
     uint32_t streams;   // how many we may open
     int has_window, has_streams;        // it announced them, so it understands ours
     int is_stripped;                    // 426 because a middlebox took Upgrade or Connection away
+    int is_probe;                       // nothing in it asks for a session
     int carrier;                        // REVDIAL_CARRIER_*
     char accept[RVD_HTTP_ACCEPT_SIZE];  // WebSocket: what the answer to its key is
 } rvd_http_request;
@@ -5835,6 +5837,27 @@ static int rvd_http_has_copy(const rvd_http_facts *f)
 {
     rvd_http_slice copy = f->value[RVD_HTTP_FIELD_COPY];
     return rvd_http_is_word(copy, "revdial") || rvd_http_is_word(copy, "websocket");
+}
+
+// Is it the request of a health check, a browser or a crawler, as far as its fields tell?
+static int rvd_http_is_probe(const rvd_http_facts *f)
+{
+    static const enum rvd_http_field_kind ours[] = {
+        RVD_HTTP_FIELD_UPGRADE, RVD_HTTP_FIELD_COPY, RVD_HTTP_FIELD_VERSION, RVD_HTTP_FIELD_NAME,
+        RVD_HTTP_FIELD_AUTHORIZATION};
+    for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+        if (f->count[ours[i]]) return 0;
+    return 1;
+}
+
+// The same of the rest of a request whose first line was refused: of HTTP/1.0, as some health
+// checks speak it, and as a front end does that is not told to speak 1.1.
+static int rvd_http_is_probe_rest(const uint8_t *rest, size_t len)
+{
+    static const char field[] = "evdial-";
+    for (size_t i = 0; i + sizeof field <= len; i++)
+        if (memcmp(rest + i, field, sizeof field - 1) == 0) return 0;
+    return 1;
 }
 
 // A field of ours that holds a name: absent, or once and legal.
@@ -5956,10 +5979,11 @@ static int rvd_http_request_read(rvd_http_head *h, const char *path, const char 
     REVDIAL_ASSERT(h->is_request && h->verdict == RVD_HTTP_DONE);
     memset(out, 0, sizeof *out);
     out->name = out->instance = out->secret = out->user = "";
+    rvd_http_gather(h, &facts);
+    out->is_probe = rvd_http_is_probe(&facts);
     if (h->target_at != 4 || memcmp(h->buf, "GET", 3) != 0) return 405;
     status = rvd_http_check_target(h, path);
     if (status) return status;
-    rvd_http_gather(h, &facts);
     status = rvd_http_check_framing(&facts);
     if (status) return status;
     status = rvd_http_check_upgrade(&facts);
@@ -7734,6 +7758,7 @@ struct revdial_engine {
     int tell_auth, tell_up, tell_dead;
     int is_up;                         // and EV_UP has been told: nothing but the mux has a say
     int dead, status, retry_after_ms;  // of a handshake that failed
+    int was_probe;                     // by a request that did not ask for a session
     const char *dead_text;
     char features_text[64];
     int carrier;                        // REVDIAL_CARRIER_*
@@ -7921,6 +7946,7 @@ static void rvd_engine_on_request(revdial_engine *e, int has_more)
     // RFC 9931: bytes sent before our 101 are how requests are smuggled.
     if (!status && has_more) status = 400;
     if (status) {
+        e->was_probe = e->request.is_probe;
         rvd_engine_refuse(e, status, 0);
         return;
     }
@@ -8046,6 +8072,7 @@ static size_t rvd_engine_head_input(revdial_engine *e, const uint8_t *p, size_t 
         rvd_engine_die(e, REVDIAL_EUPGRADE, 0,
                        e->head.len ? "the answer is not valid HTTP" : rvd_engine_stranger(e, *p));
     } else if (verdict != RVD_HTTP_DONE) {
+        e->was_probe = verdict == 505 && rvd_http_is_probe_rest(p + used, len - used);
         rvd_engine_refuse(e, verdict, 0);
     } else if (e->role == REVDIAL_ROLE_PROXY) {
         rvd_engine_on_request(e, used < len);
@@ -8567,6 +8594,7 @@ void revdial_engine_info_get(const revdial_engine *e, revdial_engine_info *out)
     out->memory_bytes = e->heap.live_bytes;
     out->carrier = e->carrier;
     out->session_id = e->session_id;
+    out->was_probe = e->was_probe;
     out->output_bytes = e->hello_len - e->hello_sent;
     if (e->state != RVD_ENGINE_UP) return;
     out->streams = m->stream_count;
@@ -11633,6 +11661,9 @@ struct revdial_session {
     int is_counted;        // owner's: it no longer counts as pending; a proxy has its lock for it
     int is_checked;        // owner's: a hook is at work on it
     int is_listed;         // owner's: a row of a table has admitted it; set before it is registered
+    int has_said;          // the peer, a byte of its request
+    int has_shaken;        // the peer, a byte of the transport's handshake
+    int left_silent;       // it went without either, as a health check does
     uint64_t row_mark;     // owner's: which; set before it is registered
     rvd_base_link asking;  // proxy: it may have to give way; guarded by the proxy's lock
     uint64_t source;       // proxy: whom to count it with, 0 = nobody; set before start
@@ -12947,15 +12978,24 @@ static int rvd_stream_shake_waits(revdial_session *s)
     return 1;
 }
 
+// Has the peer said nothing, not even to the transport? Asked before that reads, until it has.
+static int rvd_stream_is_silent(revdial_session *s)
+{
+    uint8_t byte;
+    if (!s->has_shaken) s->has_shaken = rvd_sys_peek(s->fd, &byte, 1) > 0;
+    return !s->has_shaken;
+}
+
 // The transport's handshake. Returns 1 when bytes may move.
 static int rvd_stream_shake(revdial_session *s)
 {
     revdial_err err;
     int64_t begun_us;
-    int r;
+    int r, is_silent;
     if (!s->wire || rvd_stream_wire_state(s->wire) != RVD_STREAM_WIRE_HANDSHAKE) return 1;
     if (s->state >= RVD_STREAM_LINGER) return 0;  // written by this thread alone
     if (rvd_stream_shake_waits(s)) return 0;
+    is_silent = rvd_stream_is_silent(s);
     begun_us = rvd_sys_now_us();
     r = rvd_stream_wire_shake(s->wire, &err);
     s->group->shake_us += rvd_sys_now_us() - begun_us;
@@ -12964,6 +13004,7 @@ static int rvd_stream_shake(revdial_session *s)
         rvd_stream_wait_io(s, r);
         return 0;
     }
+    s->left_silent = is_silent;
     rvd_stream_lock(s);
     rvd_stream_broken_locked(s, &err);
     rvd_stream_unlock(s);
@@ -12985,6 +13026,7 @@ static int rvd_stream_read_once(revdial_session *s, int is_last)
         if (n <= 0 || s->lingered > RVD_STREAM_LINGER_BYTES) rvd_stream_close_locked(s);
     } else if (n > 0) {
         int was_handshake = s->state == RVD_STREAM_HANDSHAKE;
+        s->has_said = 1;
         s->holds = !is_last && n >= RVD_STREAM_BURST;
         rvd_stream_feed_locked(s, loop->buf, (size_t)n);
         s->holds = 0;
@@ -12995,6 +13037,7 @@ static int rvd_stream_read_once(revdial_session *s, int is_last)
     } else if (!is_wanting) {
         rvd_stream_broken_locked(s, &err);
     }
+    if (n <= 0 && !is_wanting && !s->has_said) s->left_silent = 1;
     if (!is_wanting && s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
     s->loop_reads = 0;
     rvd_stream_unlock(s);
@@ -15650,12 +15693,15 @@ static void rvd_proxy_on_goaway(revdial_session *s)
     if (p->cfg.on_session) p->cfg.on_session(p->cfg.ud, s, REVDIAL_DRAINING, NULL);
 }
 
-// A backend that only asked how to authenticate has done nothing wrong.
-static void rvd_proxy_log_refused(revdial_session *s, const revdial_err *why)
+// A backend that only asked how to authenticate has done nothing wrong, and no more has the health
+// check of a balancer, which says nothing or asks for nothing.
+static void rvd_proxy_log_refused(revdial_session *s, const revdial_engine_info *info,
+                                  const revdial_err *why)
 {
     int is_asking = why->code == REVDIAL_EAUTH && !s->auth.scheme;
+    int is_check = s->left_silent || info->was_probe;
     rvd_proxy_log_session(s, RVD_LOG_SESSION_REFUSED,
-                          is_asking ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_WARN, why->msg);
+                          is_asking || is_check ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_WARN, why->msg);
 }
 
 static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
@@ -15685,7 +15731,7 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     if (was_up)
         rvd_proxy_log_session(s, RVD_LOG_SESSION_DOWN, REVDIAL_LOG_INFO, why->msg);
     else
-        rvd_proxy_log_refused(s, why);
+        rvd_proxy_log_refused(s, &info, why);
     if (was_up && p->cfg.on_session)
         p->cfg.on_session(p->cfg.ud, s, REVDIAL_DOWN, why->code == REVDIAL_ECLOSED ? NULL : why);
     s->host_ud = NULL;

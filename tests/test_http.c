@@ -1965,7 +1965,8 @@ static int verify(const char *secret, const char *name, const revdial_credential
     size_t row = 99;
     int verdict = revdial_auth_verify(&req, rows, count, &row);
     CHECK_INT(revdial_auth_verify(&req, rows, count, NULL), verdict);
-    if (verdict < 0) CHECK_INT(row, 99);
+    if (verdict == REVDIAL_EAUTH) CHECK_INT(row, 99);
+    if (verdict == REVDIAL_EDENIED) CHECK(row < count && rows[row].secret);  // for the log
     return verdict < 0 ? verdict : (int)row;
 }
 

@@ -610,6 +610,7 @@ TEST(a_handshake_that_fails_is_etls_with_its_reason_on_both_sides)
         util_state last = {0};
         revdial_err err = {0};
         (i ? &tw->proxy : &tw->agent)->rules.refuses = 1;
+        tw->w.pcfg.common.log_level = REVDIAL_LOG_DEBUG;  // one that leaves unheard is no warning
         REQUIRE(toy_world_proxy(tw));
         tw->w.acfg.url = tw->w.url;
         tw->w.agents[0] = revdial_agent_start(&tw->w.acfg, &err);
