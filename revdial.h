@@ -189,7 +189,7 @@ typedef struct revdial_err {
     int code;       // REVDIAL_E*
     int reset;      // REVDIAL_RESET_* or the application's code, when a peer gave one
     int sys;        // errno, when code is REVDIAL_ESYS (or a system call was the cause)
-    char msg[240];  // for people: what, and where
+    char msg[240];  // for people: the field or "dial NAME to TARGET", what was given, what is wrong
 } revdial_err;
 
 typedef struct revdial_kv {
@@ -227,16 +227,18 @@ typedef void revdial_log_fn(void *ud, int level, const char *event, const char *
 // arena needs no header. Returning NULL for an allocation is always survived.
 typedef void *revdial_alloc_fn(void *ud, void *ptr, size_t old_size, size_t new_size);
 
-// Limits of one session. 0 means the default given; every one of them is enforced.
+// Limits of one session. 0 means the default given first; what is out of the range after it is
+// REVDIAL_EINVAL, and times may be up to INT_MAX. Every one of them is enforced.
 typedef struct revdial_limits {
-    uint32_t max_streams;        // the peer may have open: 65536 (256 if the peer is not revdial)
-    uint32_t stream_window;      // first credit per stream in bytes: 65536 (else 262144); >= 8192
-    uint32_t stream_window_max;  // what a stream's window may grow to: 16 MiB
-    // Bytes received and not yet read, all streams: 64 MiB. When there would be more, the streams
-    // whose readers have been waited for longest are reset with CALM. New streams are taken.
-    uint32_t session_window;
-    uint32_t frame_bytes_max;    // at most in a frame while several streams are busy: 65524
-    int keepalive_ms;            // ping after so long without a byte: 15000; not under 100
+    uint32_t max_streams;        // the peer may have open: 65536 (256 if the peer is not revdial);
+                                 // 1 to 16777216
+    uint32_t stream_window;      // first credit per stream in bytes: 65536 (else 262144); 8192 to
+                                 // 16 MiB
+    uint32_t stream_window_max;  // what a stream's window may grow to: 16 MiB; 8192 to 16 MiB
+    uint32_t session_window;     // bytes received and not yet read, all streams: 64 MiB; from 1 MiB
+    uint32_t frame_bytes_max;    // at most in a frame while several streams are busy: 65524; 512 to
+                                 // 65524
+    int keepalive_ms;            // ping after so long without a byte: 15000; from 100
     int dead_after_ms;           // and give up so long after that: 15000
     int handshake_timeout_ms;    // from connect or accept to 101, absolute: 10000
     int accept_timeout_ms;       // a stream nobody accepts is refused after: 30000
@@ -894,9 +896,11 @@ REVDIAL_API revdial_proxy *revdial_proxy_open(const revdial_proxy_config *cfg, r
 //   thread   any
 REVDIAL_API int revdial_proxy_address(revdial_proxy *p, unsigned index, char *buf, size_t size);
 
-// Takes over a connection.
+// Takes over a connection. What is wrong with one that is refused is logged, too.
+//   fd       a connected stream socket
 //   owns     fd, on success and on failure
-//   returns  0, ECLOSED, ELIMIT, ENOMEM, EINVAL
+//   returns  0, ECLOSED, ELIMIT, ENOMEM, ESYS, ELOST (fd is not connected, or no longer), EINVAL
+//            (it is no stream socket or no descriptor, or a field of how makes no sense)
 //   thread   any
 REVDIAL_API int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how);
 
@@ -923,7 +927,7 @@ REVDIAL_API void revdial_proxy_set_auth(revdial_proxy *p, revdial_auth_fn *auth,
 
 // Waits until at least min_sessions backends of that name are up.
 //   blocks   for timeout_ms (-1 for ever)
-//   returns  how many are up, REVDIAL_ETIMEDOUT, ECLOSED, EDEADLK
+//   returns  how many are up, REVDIAL_ETIMEDOUT, ECLOSED, EDEADLK, EINVAL (no name)
 //   thread   any but I/O threads
 REVDIAL_API int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned min_sessions,
                                    int timeout_ms);
@@ -1154,7 +1158,8 @@ typedef struct revdial_agent_config {
                                 // not with via, where the egress proxy resolves it
     const revdial_kv *headers;  // extra request headers, for what stands in between
     size_t header_count;
-    // Serves one stream, on a thread of its own; owns st. NULL = forward to targets, no thread.
+    // Serves one stream, on a thread of its own; owns st. NULL = forward to targets, no thread:
+    // then default_target or allow, which may be an empty list, is needed.
     void (*handler)(void *ud, revdial_stream *st);
     void *ud;
     // Targets this agent may connect to, NULL-terminated; NULL = none. A host name is followed to
@@ -1617,6 +1622,16 @@ static int rvd_base_is_label(const char *s, size_t len, int upper_ok)
 static int rvd_base_is_name(const char *s, size_t len)
 {
     return rvd_base_is_label(s, len, 0);
+}
+
+// May metadata of a dial have this key? Those that a stream's preamble says in other ways are ours:
+// nobody may forge them.
+static int rvd_base_is_meta_key(const char *key)
+{
+    static const char *const ours[] = {"target", "client", "local", "id", "timeout_ms"};
+    for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++)
+        if (strcmp(key, ours[i]) == 0) return 0;
+    return *key && !strchr(key, '=');
 }
 
 // Does all of `text` match? '*' is any run of bytes, '?' any one. Only the last '*' is ever taken
@@ -2102,15 +2117,6 @@ enum {
     RVD_WIRE_TLV_META = 0xE1        // "key=value", repeatable
 };
 
-// Keys that the preamble says in other ways: nobody may forge them as metadata.
-static int rvd_wire_is_reserved(const char *key)
-{
-    static const char *const keys[] = {"target", "client", "local", "id", "timeout_ms"};
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
-        if (strcmp(key, keys[i]) == 0) return 1;
-    return 0;
-}
-
 typedef struct rvd_wire_out {
     uint8_t *at;
     size_t size, len;
@@ -2183,7 +2189,7 @@ static size_t rvd_wire_preamble_put(uint8_t *buf, size_t size, const revdial_dia
     if (opts->meta_count > size) return 0;  // each takes some bytes
     for (size_t i = 0; i < opts->meta_count; i++) {
         const char *key = opts->meta[i].key;
-        if (!*key || strchr(key, '=') || rvd_wire_is_reserved(key)) return 0;
+        if (!rvd_base_is_meta_key(key)) return 0;
         rvd_wire_out_tlv(&o, RVD_WIRE_TLV_META, key, opts->meta[i].value);
     }
     if (o.overflow) return 0;
@@ -2278,7 +2284,7 @@ static int rvd_wire_tlv_get(rvd_wire_meta *m, uint32_t type, const uint8_t *p, s
     equals = strchr(text, '=');
     if (!equals || equals == text) return 0;
     *equals = '\0';
-    if (rvd_wire_is_reserved(text)) return 0;
+    if (!rvd_base_is_meta_key(text)) return 0;
     return rvd_wire_meta_add(m, text, equals + 1);
 }
 
@@ -5832,6 +5838,31 @@ static int rvd_http_may_origin(const rvd_http_facts *f, const char *origins)
     return 0;
 }
 
+// A browser's Origin is "null" or scheme://host[:port] in lower case, without anything behind it.
+// Could one match this glob? A '*' may stand for any part.
+static int rvd_http_is_origin_glob(rvd_http_slice s)
+{
+    size_t host = 0;  // where it begins
+    for (size_t i = 0; i < s.len; i++) {
+        char c = s.at[i];
+        if (c == '/' && i > 1 && s.at[i - 1] == '/' && s.at[i - 2] == ':') host = i + 1;
+        if (c <= ' ' || c > '~' || (c >= 'A' && c <= 'Z')) return 0;
+        if (c == '/' && host && i >= host) return 0;
+    }
+    if (s.at[s.len - 1] == '/') return 0;
+    return host || memchr(s.at, '*', s.len) || rvd_http_is_word(s, "null");
+}
+
+static const char *rvd_http_origins_problem(const char *origins)
+{
+    rvd_http_slice rest = rvd_http_slice_of(origins), item;
+    while (rvd_http_list_next(&rest, &item))
+        if (!rvd_http_is_origin_glob(item))
+            return "origins: one that no browser sends: scheme://host[:port] in lower case, and "
+                   "nothing behind it; * and ? are globs";
+    return NULL;
+}
+
 // Did the request ask for an upgrade, as the copy that nothing on the way knows says?
 static int rvd_http_has_copy(const rvd_http_facts *f)
 {
@@ -8611,6 +8642,9 @@ void revdial_engine_info_get(const revdial_engine *e, revdial_engine_info *out)
     if (e->ws) out->output_bytes += e->ws->out_head_len - e->ws->out_head_sent;
 }
 
+// The one problem that is no fault of the config; told apart from them by where it stands.
+static const char rvd_engine_no_memory[] = "out of memory";
+
 static void rvd_engine_error(revdial_err *err, int code, const char *text)
 {
     rvd_base_text t;
@@ -8624,26 +8658,52 @@ static void rvd_engine_error(revdial_err *err, int code, const char *text)
     rvd_base_text_add(&t, text);
 }
 
-// What is wrong with a config, or NULL.
+// Least and most of what a limit may be when it is not 0, which is its default.
+typedef struct rvd_engine_range {
+    const char *field;
+    int64_t given, least, most;
+} rvd_engine_range;
+
+// Returns 0, or REVDIAL_EINVAL and which limit is out of its range.
+static int rvd_engine_limits_check(const revdial_limits *l, revdial_err *err)
+{
+    const rvd_engine_range ranges[] = {
+        {"max_streams: ", l->max_streams, 1, 1 << 24},
+        {"stream_window: ", l->stream_window, RVD_HTTP_WINDOW_MIN, 16 << 20},
+        {"stream_window_max: ", l->stream_window_max, RVD_HTTP_WINDOW_MIN, 16 << 20},
+        {"session_window: ", l->session_window, 1 << 20, UINT32_MAX},
+        {"frame_bytes_max: ", l->frame_bytes_max, 512, RVD_WIRE_FRAME_MAX},
+        {"keepalive_ms: time ", l->keepalive_ms, 1000 / RVD_MUX_PING_RATE, INT32_MAX},
+        {"dead_after_ms: time ", l->dead_after_ms, 1, INT32_MAX},
+        {"handshake_timeout_ms: time ", l->handshake_timeout_ms, 1, INT32_MAX},
+        {"accept_timeout_ms: time ", l->accept_timeout_ms, 1, INT32_MAX},
+        {"write_stall_ms: time ", l->write_stall_ms, 1, INT32_MAX}};
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
+        const rvd_engine_range *r = &ranges[i];
+        char text[128];
+        rvd_base_text t = {text, sizeof text, 0, 0};
+        if (r->given == 0 || (r->given >= r->least && r->given <= r->most)) continue;
+        rvd_base_text_add(&t, "limits.");
+        rvd_base_text_add(&t, r->field);
+        if (r->given < 0) rvd_base_text_add(&t, "-");
+        rvd_base_text_add_decimal(&t, (uint64_t)(r->given < 0 ? -r->given : r->given));
+        rvd_base_text_add(&t, " is not in ");
+        rvd_base_text_add_decimal(&t, (uint64_t)r->least);
+        rvd_base_text_add(&t, "..");
+        rvd_base_text_add_decimal(&t, (uint64_t)r->most);
+        rvd_engine_error(err, REVDIAL_EINVAL, text);
+        return REVDIAL_EINVAL;
+    }
+    return REVDIAL_OK;
+}
+
+// What is wrong with the rest of a config, or NULL.
 static const char *rvd_engine_config_problem(const revdial_engine_config *cfg)
 {
-    const revdial_limits *l = &cfg->limits;
     if (cfg->role != REVDIAL_ROLE_PROXY && cfg->role != REVDIAL_ROLE_BACKEND)
         return "role: neither REVDIAL_ROLE_PROXY nor REVDIAL_ROLE_BACKEND";
     if (cfg->carrier != REVDIAL_CARRIER_RAW && cfg->carrier != REVDIAL_CARRIER_WEBSOCKET)
         return "carrier: neither REVDIAL_CARRIER_RAW nor REVDIAL_CARRIER_WEBSOCKET";
-    if (l->stream_window &&
-        (l->stream_window < RVD_HTTP_WINDOW_MIN || l->stream_window > 16u << 20))
-        return "limits.stream_window: not in 8192..16777216";
-    if (l->stream_window_max > 16u << 20) return "limits.stream_window_max: over 16777216";
-    if (l->session_window && l->session_window < 1u << 20)
-        return "limits.session_window: under 1048576";
-    if (l->frame_bytes_max > RVD_WIRE_FRAME_MAX || (l->frame_bytes_max && l->frame_bytes_max < 512))
-        return "limits.frame_bytes_max: not in 512..65524";
-    if (l->max_streams > 1u << 24) return "limits.max_streams: over 16777216";
-    if (l->keepalive_ms < 0 || l->dead_after_ms < 0 || l->handshake_timeout_ms < 0 ||
-        l->accept_timeout_ms < 0 || l->write_stall_ms < 0)
-        return "limits: a time is negative";
     if (cfg->auth_schemes >= 2 * REVDIAL_AUTH_DIGEST) return "auth_schemes: an unknown one";
     if (cfg->realm && !rvd_http_is_quotable(cfg->realm, RVD_HTTP_REALM_MAX))
         return "realm: not 1 to 64 of printable ASCII without \" and \\";
@@ -8654,7 +8714,8 @@ static const char *rvd_engine_config_problem(const revdial_engine_config *cfg)
         return "path: must begin with '/', without blanks, at most 1024 bytes";
     if (cfg->origins && strlen(cfg->origins) > RVD_HTTP_TARGET_MAX)
         return "origins: over 1024 bytes";
-    return NULL;
+    if (cfg->header_count && !cfg->headers) return "headers: NULL, with a count";
+    return cfg->origins ? rvd_http_origins_problem(cfg->origins) : NULL;
 }
 
 // How a backend answers the challenge of its last attempt. Text that the request is made of.
@@ -8729,7 +8790,7 @@ static const char *rvd_engine_request_write(revdial_engine *e, const rvd_http_of
     rvd_base_text text;
     const char *problem = rvd_http_offer_problem(offer);
     if (problem) return problem;
-    if (!rvd_engine_hello_alloc(e, RVD_HTTP_HEAD_MAX + 1)) return "out of memory";
+    if (!rvd_engine_hello_alloc(e, RVD_HTTP_HEAD_MAX + 1)) return rvd_engine_no_memory;
     memset(&text, 0, sizeof text);
     text.at = (char *)e->hello;
     text.size = e->hello_size;
@@ -8782,7 +8843,7 @@ static const char *rvd_engine_origins_copy(revdial_engine *e, const char *origin
     if (!origins) return NULL;
     e->origins_size = strlen(origins) + 1;
     e->origins = (char *)rvd_base_alloc(&e->heap, e->origins_size);
-    if (!e->origins) return "out of memory";
+    if (!e->origins) return rvd_engine_no_memory;
     memcpy(e->origins, origins, e->origins_size);
     return NULL;
 }
@@ -8819,10 +8880,12 @@ revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now
     static const rvd_engine_terms stock = {0, 0, 0, 0, RVD_WIRE_WINDOW0, RVD_MUX_STOCK_STREAMS};
     const char *problem = rvd_engine_config_problem(cfg);
     rvd_heap heap = {cfg->alloc, cfg->alloc_ud, 0};
-    revdial_engine *e = problem ? NULL : rvd_base_alloc(&heap, sizeof *e);
+    revdial_engine *e;
+    if (rvd_engine_limits_check(&cfg->limits, err)) return NULL;
+    e = problem ? NULL : rvd_base_alloc(&heap, sizeof *e);
     if (!e) {
         rvd_engine_error(err, problem ? REVDIAL_EINVAL : REVDIAL_ENOMEM,
-                         problem ? problem : "out of memory");
+                         problem ? problem : rvd_engine_no_memory);
         return NULL;
     }
     e->heap = heap;
@@ -8832,12 +8895,12 @@ revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now
     problem = rvd_engine_origins_copy(e, cfg->origins);
     if (!problem && cfg->upgraded) {
         rvd_engine_come_up(e, &stock);
-        if (e->state != RVD_ENGINE_UP) problem = "out of memory";
+        if (e->state != RVD_ENGINE_UP) problem = rvd_engine_no_memory;
     } else if (!problem && cfg->role == REVDIAL_ROLE_BACKEND) {
         problem = rvd_engine_request_put(e, cfg);
     }
     if (!problem) return e;
-    rvd_engine_error(err, strcmp(problem, "out of memory") ? REVDIAL_EINVAL : REVDIAL_ENOMEM,
+    rvd_engine_error(err, problem == rvd_engine_no_memory ? REVDIAL_ENOMEM : REVDIAL_EINVAL,
                      problem);
     revdial_engine_free(e);
     return NULL;
@@ -9932,6 +9995,16 @@ static int rvd_sys_connect_start(int fd, const rvd_sys_addr *to)
     // The handshake with a listener on this machine is over by now, though the call cannot say so.
     if (rvd_sys_getpeername(fd, &peer) < 0) return -EINPROGRESS;
     return rvd_sys_refuse_itself(fd, &peer);
+}
+
+// Returns 1, 0: it is a socket of another kind, or -errno: -ENOTSOCK, -EBADF, ...
+static int rvd_sys_is_stream(int fd)
+{
+    int type = 0, r;
+    socklen_t len = (socklen_t)sizeof type;
+    do r = RVD_SYS_GETSOCKOPT(fd, SOL_SOCKET, SO_TYPE, &type, &len);
+    while (r < 0 && errno == EINTR);
+    return r < 0 ? -errno : type == SOCK_STREAM;
 }
 
 // Returns 0 connected, -EINPROGRESS not yet (the event was spurious), or why it failed.
@@ -11784,6 +11857,26 @@ static int rvd_stream_fail(revdial_err *err, int code, int reset, const char *te
     return code;
 }
 
+// Puts words before the reason, which is cut at its end to fit. err may be NULL.
+static void rvd_stream_fail_in(revdial_err *err, const char *where)
+{
+    char why[sizeof err->msg];
+    size_t n;
+    if (!err) return;
+    memcpy(why, err->msg, sizeof why);
+    n = rvd_sys_append(err->msg, sizeof err->msg, 0, where);
+    rvd_sys_append(err->msg, sizeof err->msg, n, why);
+}
+
+// What proxies and agents have in common; its limits are for the engine to check.
+static const char *rvd_stream_common_problem(const revdial_common *c)
+{
+    if (c->log_level < 0 || c->log_level > REVDIAL_LOG_DEBUG)
+        return "common.log_level: none of REVDIAL_LOG_*";
+    if (c->tls && !c->tls->wrap) return "common.tls: wrap is NULL";
+    return NULL;
+}
+
 // ---- the wire: the socket, or a transport on it ----
 // Without the session's lock. Results are bytes, REVDIAL_WANT_*, or REVDIAL_E* with *err.
 
@@ -12375,14 +12468,88 @@ static int rvd_stream_is_prompt_locked(revdial_session *s)
 
 static const char *rvd_stream_open_text(int code, const revdial_dial_opts *opts)
 {
-    if (code == REVDIAL_EINVAL && opts->early_len && !opts->early)
-        return "early: NULL, with a length";
-    if (code == REVDIAL_EINVAL && opts->early_len > REVDIAL_EARLY_MAX)
-        return "early: over 4096 bytes";
     if (code == REVDIAL_EINVAL && opts->target)
-        return "this backend takes no target, or the metadata is bad or over 4 KiB";
-    if (code == REVDIAL_EINVAL) return "the metadata is over 4 KiB, or a key is empty or ours";
+        return "this backend takes no target, or the metadata is over 4 KiB";
+    if (code == REVDIAL_EINVAL) return "the metadata is over 4 KiB";
     return revdial_strerror(code);
+}
+
+static const char *rvd_stream_meta_problem(const revdial_dial_opts *o)
+{
+    if (o->meta_count && !o->meta) return "meta: NULL, with a count";
+    for (size_t i = 0; i < o->meta_count; i++) {
+        if (!o->meta[i].key || !o->meta[i].value) return "meta: a key or a value is NULL";
+        if (!rvd_base_is_meta_key(o->meta[i].key))
+            return "meta: a key is empty, has a '=', or is one that revdial sends itself";
+    }
+    return NULL;
+}
+
+static const char *rvd_stream_opts_problem(const revdial_dial_opts *o)
+{
+    if (o->early_len > REVDIAL_EARLY_MAX) return "early: over 4096 bytes";
+    if (o->early_len && !o->early) return "early: NULL, with a length";
+    if (o->pick < REVDIAL_PICK_ROUND_ROBIN || o->pick > REVDIAL_PICK_KEY)
+        return "pick: none of REVDIAL_PICK_*";
+    if (o->flags & ~(unsigned)(REVDIAL_DIAL_WAIT | REVDIAL_DIAL_EARLY))
+        return "flags: not of REVDIAL_DIAL_*";
+    if (!o->key && (o->key_len || o->pick == REVDIAL_PICK_KEY)) return "key: NULL";
+    if (o->timeout_ms < -1) return "timeout_ms: negative, and not -1, which is none";
+    return rvd_stream_meta_problem(o);
+}
+
+// Is this an address? NULL is none, and fine. Returns 0, or REVDIAL_EINVAL.
+static int rvd_stream_address_check(const char *field, const char *text, revdial_err *err)
+{
+    rvd_sys_addr a;
+    if (!text || rvd_sys_addr_parse(text, 0, &a, err) == 0) return REVDIAL_OK;
+    rvd_stream_fail_in(err, field);
+    return REVDIAL_EINVAL;
+}
+
+// Is this HOST:PORT or unix:/path? The zone of an IPv6 address is an interface of the backend, so
+// it is not looked for here. NULL is none, and fine. Returns 0, or REVDIAL_EINVAL.
+static int rvd_stream_target_check(const char *text, revdial_err *err)
+{
+    const char *zone = text && text[0] == '[' ? strchr(text, '%') : NULL;
+    const char *end = zone ? strchr(zone, ']') : NULL;
+    char plain[RVD_SYS_TEXT_MAX];
+    rvd_sys_endpoint e;
+    if (end && end > zone + 1 && strlen(text) < sizeof plain) {
+        rvd_sys_append(plain, sizeof plain, 0, text);
+        rvd_sys_append(plain, sizeof plain, (size_t)(zone - text), end);
+        text = plain;
+    }
+    if (!text || rvd_sys_addr_split(text, 1, &e, err) == 0) return REVDIAL_OK;
+    rvd_stream_fail_in(err, "target: ");
+    return REVDIAL_EINVAL;
+}
+
+// What can be wrong with a dial, whoever is dialled.
+//   returns  0, or REVDIAL_EINVAL
+static int rvd_stream_dial_check(const revdial_dial_opts *o, revdial_err *err)
+{
+    const char *problem = rvd_stream_opts_problem(o);
+    if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
+    if (rvd_stream_target_check(o->target, err)) return REVDIAL_EINVAL;
+    if (rvd_stream_address_check("client_addr: ", o->client_addr, err)) return REVDIAL_EINVAL;
+    return rvd_stream_address_check("local_addr: ", o->local_addr, err);
+}
+
+// Says before the reason of a failed dial who was dialled, and for which target.
+static void rvd_stream_dial_fail_in(revdial_err *err, const char *who, const char *target)
+{
+    enum { TARGET_MAX = 80 };  // bytes that are shown: the reason needs room, too
+    char where[sizeof "dial  to : " + 160 + TARGET_MAX];
+    size_t n = rvd_sys_append(where, sizeof where, 0, "dial ");
+    n = rvd_sys_append(where, sizeof where, n, who);
+    if (target) n = rvd_sys_append(where, sizeof where, n, " to ");
+    for (size_t i = 0; target && target[i] && i < TARGET_MAX; i++) {
+        char shown[2] = {target[i] > 0x1f && target[i] < 0x7f ? target[i] : '?', 0};
+        n = rvd_sys_append(where, sizeof where, n, shown);
+    }
+    rvd_sys_append(where, sizeof where, n, ": ");
+    rvd_stream_fail_in(err, where);
 }
 
 // Asks the engine for a stream. The dial is over, asked, or waits for room.
@@ -12502,8 +12669,10 @@ revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts
         return NULL;
     }
     d.opts = opts ? opts : &none;
+    if (rvd_stream_dial_check(d.opts, err)) return NULL;
     d.deadline_us = rvd_stream_dial_deadline(d.opts);
     rvd_stream_dial_blocking(s, &d);
+    if (!d.st) rvd_stream_dial_fail_in(&d.err, s->name[0] ? s->name : s->peer, d.opts->target);
     if (err) *err = d.err;
     return d.st;
 }
@@ -16022,30 +16191,55 @@ static void rvd_proxy_on_resume(rvd_loop_task *task)
     if (l->io.slot) rvd_loop_again(l->proxy->loops[0], &l->io);
 }
 
+// Can this be a backend's connection?
+//   returns  0, or REVDIAL_E* and the reason
+static int rvd_proxy_adopt_check(int fd, const revdial_adopt *how, rvd_sys_addr *peer,
+                                 revdial_err *err)
+{
+    const char *problem = NULL, *name = how->upgraded ? how->name : "adopted";
+    const char *instance = how->upgraded && how->instance ? how->instance : "none";
+    int r = rvd_sys_is_stream(fd);
+    if (!name || !rvd_base_is_name(name, strlen(name))) problem = RVD_BASE_NAME_RULE;
+    if (!rvd_base_is_label(instance, strlen(instance), 1))
+        problem = RVD_BASE_INSTANCE_RULE;
+    if (how->upgraded && how->identity && strlen(how->identity) > RVD_BASE_SHOWN_MAX)
+        problem = "identity: over 127 bytes";
+    if (how->early_len && !how->early) problem = "early: NULL, with a length";
+    if (r == 0 || r == -ENOTSOCK) problem = "fd: not a stream socket";
+    if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
+    if (r > 0) r = rvd_sys_getpeername(fd, peer);
+    if (r == 0) r = rvd_sys_set_nonblocking(fd);
+    if (r == 0) return REVDIAL_OK;
+    rvd_sys_fail(err, r == -ENOTCONN ? REVDIAL_ELOST : r == -EBADF ? REVDIAL_EINVAL : REVDIAL_ESYS,
+                 -r, NULL, "fd");
+    return err->code;
+}
+
+// Closes what was handed over. Returns why it is not wanted.
+static int rvd_proxy_adopt_refuse(revdial_proxy *p, int fd, const revdial_adopt *how,
+                                  const revdial_err *why)
+{
+    rvd_proxy_log(p, RVD_LOG_SESSION_REFUSED, REVDIAL_LOG_WARN, why->msg);
+    if (how->transport) how->transport->do_close(how->transport->ctx);
+    rvd_sys_close(fd);
+    return why->code;
+}
+
 int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how)
 {
     static const revdial_adopt none;
-    rvd_sys_addr addr;
+    rvd_sys_addr peer;
     revdial_session *s = NULL;
     revdial_err err;
-    int code, has_peer;
+    int code = rvd_proxy_pending_begin(p);
     if (!how) how = &none;
-    has_peer = rvd_sys_getpeername(fd, &addr) == 0;
-    code = rvd_proxy_pending_begin(p);
-    if (!code && how->upgraded && (!how->name || !rvd_base_is_name(how->name, strlen(how->name)))) {
+    rvd_stream_fail(&err, code, 0, revdial_strerror(code));
+    if (code) return rvd_proxy_adopt_refuse(p, fd, how, &err);
+    if (rvd_proxy_adopt_check(fd, how, &peer, &err) == 0)
+        s = rvd_proxy_session_new(p, fd, &peer, how, &err);
+    if (!s) {
         rvd_proxy_pending_undo(p);
-        code = REVDIAL_EINVAL;
-    }
-    if (!code && rvd_sys_set_nonblocking(fd) >= 0)
-        s = rvd_proxy_session_new(p, fd, has_peer ? &addr : NULL, how, &err);
-    if (!code && !s) {
-        rvd_proxy_pending_undo(p);
-        code = REVDIAL_ENOMEM;
-    }
-    if (code) {
-        if (how->transport) how->transport->do_close(how->transport->ctx);
-        rvd_sys_close(fd);
-        return code;
+        return rvd_proxy_adopt_refuse(p, fd, how, &err);
     }
     if (how->upgraded) {
         rvd_sys_append(s->name, sizeof s->name, 0, how->name);
@@ -16166,6 +16360,15 @@ static void rvd_proxy_dial_sessions(revdial_proxy *p, const char *name, rvd_stre
     if (!d->st) rvd_proxy_dial_failed(p);
 }
 
+// Can there be such a backend, and such a dial? Returns 0, or REVDIAL_EINVAL.
+static int rvd_proxy_dial_check(const char *name, const revdial_dial_opts *opts, revdial_err *err)
+{
+    if (rvd_base_is_name(name, strlen(name))) return rvd_stream_dial_check(opts, err);
+    rvd_sys_fail(err, REVDIAL_EINVAL, 0, name, RVD_BASE_NAME_RULE);
+    rvd_stream_fail_in(err, "name: ");
+    return REVDIAL_EINVAL;
+}
+
 revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_dial_opts *opts,
                              revdial_err *err)
 {
@@ -16180,6 +16383,7 @@ revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_d
                                   : "dial: proxy or name is NULL");
         return NULL;
     }
+    if (rvd_proxy_dial_check(name, d.opts, err)) return NULL;
     if (!rvd_proxy_enter(p)) {
         rvd_stream_fail(err, REVDIAL_ECLOSED, 0, rvd_proxy_pick_text(REVDIAL_ECLOSED));
         return NULL;
@@ -16187,6 +16391,7 @@ revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_d
     rvd_proxy_dial_sessions(p, name, &d);
     if (!d.st) rvd_proxy_log_dial(p, name, &d, NULL);
     rvd_stream_work_end(&p->work);
+    if (!d.st) rvd_stream_dial_fail_in(&d.err, name, d.opts->target);
     if (err) *err = d.err;
     return d.st;
 }
@@ -16252,6 +16457,7 @@ static void rvd_proxy_dial_end(rvd_proxy_dial *d)
     rvd_loop_timer_stop(d->loop, &d->timer);
     rvd_proxy_unpick(d->session);
     if (!d->dial.st) rvd_proxy_log_dial(p, d->pick.name, &d->dial, d->from);
+    if (!d->dial.st) rvd_stream_dial_fail_in(&d->dial.err, d->pick.name, d->opts.target);
     d->cb(d->ud, d->dial.st, d->dial.st ? NULL : &d->dial.err);
     d->is_over = 1;
     if (!atomic_load(&d->task.queued)) rvd_proxy_dial_free(d);
@@ -16492,7 +16698,8 @@ static int64_t rvd_proxy_dial_start_locked(revdial_proxy *p, rvd_proxy_dial *d)
 int64_t revdial_dial_async(revdial_proxy *p, const char *name, const revdial_dial_opts *opts,
                            revdial_dial_fn *cb, void *ud)
 {
-    int is_valid = p && name && cb && (!opts || opts->early_len <= REVDIAL_EARLY_MAX);
+    static const revdial_dial_opts none;
+    int is_valid = p && name && cb && !rvd_proxy_dial_check(name, opts ? opts : &none, NULL);
     rvd_proxy_dial *d = is_valid ? rvd_proxy_dial_new(p, name, opts) : NULL;
     int64_t id = REVDIAL_ECLOSED;
     if (!d) return is_valid ? REVDIAL_ENOMEM : REVDIAL_EINVAL;
@@ -16765,6 +16972,7 @@ int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned min_sessions
     unsigned up = 0;
     int r = 0;
     if (rvd_proxy_is_on_loop(p)) return REVDIAL_EDEADLK;
+    if (!name || !rvd_base_is_name(name, strlen(name))) return REVDIAL_EINVAL;
     if (!rvd_proxy_enter(p)) return REVDIAL_ECLOSED;
     pthread_mutex_lock(&p->lock);
     for (;;) {
@@ -17007,25 +17215,44 @@ static int rvd_proxy_nomem(revdial_err *err)
     return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the proxy");
 }
 
+// Returns 0, or REVDIAL_EINVAL.
+static int rvd_proxy_expose_check(const revdial_expose *x, revdial_err *err)
+{
+    if (!x->listen || !*x->listen)
+        return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: no port to listen on");
+    if (x->idle_ms < 0) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "idle_ms: negative");
+    if (!x->name) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "name: NULL");
+    return rvd_proxy_dial_check(x->name, &x->dial, err);
+}
+
+static int rvd_proxy_exposes_check(const revdial_proxy_config *cfg, revdial_err *err)
+{
+    for (size_t i = 0; i < cfg->expose_count; i++) {
+        char where[32];
+        size_t n = rvd_sys_append(where, sizeof where, 0, "exposes[");
+        if (rvd_proxy_expose_check(&cfg->exposes[i], err) == 0) continue;
+        n = rvd_sys_append_number(where, sizeof where, n, (uint32_t)i);
+        rvd_sys_append(where, sizeof where, n, "].");
+        rvd_stream_fail_in(err, where);
+        return REVDIAL_EINVAL;
+    }
+    return REVDIAL_OK;
+}
+
 static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *err)
 {
-    const char *problem = NULL;
-    if (rvd_proxy_rows_check(cfg->credentials, cfg->credential_count, err)) return REVDIAL_EINVAL;
+    const char *problem = rvd_stream_common_problem(&cfg->common);
+    if (cfg->common.io_threads > 256) problem = "common.io_threads: over 256";
+    if (!cfg->exposes != !cfg->expose_count)
+        problem = cfg->exposes ? "exposes: their count is 0" : "exposes: NULL, with a count";
     if (cfg->credentials && !cfg->credential_count && !cfg->auth)
         problem = "credentials: their count is 0";
-    if (cfg->common.io_threads > 256) problem = "common.io_threads: over 256";
-    if (cfg->expose_count && !cfg->exposes) problem = "exposes: NULL, with a count";
-    for (size_t i = 0; !problem && i < cfg->expose_count; i++) {
-        const revdial_expose *x = &cfg->exposes[i];
-        if (!x->listen || !x->name || !rvd_base_is_name(x->name, strlen(x->name)))
-            problem = "exposes: one without a port to listen on, or without a backend's name";
-        else if (x->idle_ms < 0)
-            problem = "exposes: idle_ms is negative";
-    }
-    if (cfg->common.log_level < 0 || cfg->common.log_level > REVDIAL_LOG_DEBUG)
-        problem = "common.log_level: no such level";
+    if (cfg->max_auth_failures < -1)
+        problem = "max_auth_failures: negative, and not -1, which is no limit";
     if (cfg->unix_mode > 0777) problem = "unix_mode: not from 0 to 0777";
-    return problem ? rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem) : REVDIAL_OK;
+    if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
+    if (rvd_proxy_rows_check(cfg->credentials, cfg->credential_count, err)) return REVDIAL_EINVAL;
+    return rvd_proxy_exposes_check(cfg, err);
 }
 
 static int rvd_proxy_config_copy(revdial_proxy *p, const revdial_proxy_config *cfg,
@@ -18395,11 +18622,13 @@ static void rvd_agent_link_stop(rvd_agent_link *l, const revdial_err *why)
 
 // Full jitter: anything from 0 to a bound that doubles, so that a thousand agents do not come back
 // in step.
+enum { RVD_AGENT_BACKOFF_MIN_MS = 500, RVD_AGENT_BACKOFF_MAX_MS = 30000 };
+
 static int rvd_agent_backoff_ms(rvd_agent_link *l)
 {
     const revdial_agent_config *cfg = &l->agent->cfg;
-    int64_t least = cfg->backoff_min_ms ? cfg->backoff_min_ms : 500;
-    int64_t most = cfg->backoff_max_ms ? cfg->backoff_max_ms : 30000;
+    int64_t least = cfg->backoff_min_ms ? cfg->backoff_min_ms : RVD_AGENT_BACKOFF_MIN_MS;
+    int64_t most = cfg->backoff_max_ms ? cfg->backoff_max_ms : RVD_AGENT_BACKOFF_MAX_MS;
     int64_t bound = least;
     for (unsigned i = 1; i < l->failures && bound < most; i++) bound *= 2;
     if (bound > most) bound = most;
@@ -18457,7 +18686,7 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
     if (!retry_after_ms) rvd_agent_count_failure(l);  // a proxy that says when is not a failing one
     wait_ms = rvd_agent_backoff_ms(l);
     if (l->auth_failures) {  // a secret does not mend in a second
-        int most = a->cfg.backoff_max_ms ? a->cfg.backoff_max_ms : 30000;
+        int most = a->cfg.backoff_max_ms ? a->cfg.backoff_max_ms : RVD_AGENT_BACKOFF_MAX_MS;
         wait_ms = most / 2 + (int)(rvd_agent_random(a) % (uint64_t)(most / 2 + 1));
     }
     if (retry_after_ms) wait_ms = retry_after_ms + wait_ms % (retry_after_ms / 4 + 1);
@@ -19270,30 +19499,70 @@ static int rvd_agent_config_copy(revdial_agent *a, const revdial_agent_config *c
     return a->allow && (a->user || !cfg->user) && rvd_agent_headers_copy(a, cfg);
 }
 
-static int rvd_agent_config_check(const revdial_agent_config *cfg, revdial_err *err)
+// A host, as in "host:port".
+static int rvd_agent_is_host(const char *host)
 {
+    char text[RVD_SYS_TEXT_MAX];
     rvd_sys_endpoint e;
-    const char *problem = NULL, *text = NULL;
-    if (!cfg->url) problem = "url: none given";
-    if (cfg->name && !rvd_base_is_name(cfg->name, strlen(cfg->name))) {
-        problem = RVD_BASE_NAME_RULE;
-        text = cfg->name;
-    }
-    if (cfg->instance && !rvd_base_is_label(cfg->instance, strlen(cfg->instance), 1)) {
-        problem = RVD_BASE_INSTANCE_RULE;
-        text = cfg->instance;
-    }
+    int is_ip6 = strchr(host, ':') != NULL;
+    size_t n = rvd_sys_append(text, sizeof text, 0, is_ip6 ? "[" : "");
+    n = rvd_sys_append(text, sizeof text, n, host);
+    n = rvd_sys_append(text, sizeof text, n, is_ip6 ? "]:1" : ":1");
+    return n < sizeof text && rvd_sys_addr_split(text, 1, &e, NULL) == 0;
+}
+
+// What numbers there are in a config, or NULL.
+static const char *rvd_agent_numbers_problem(const revdial_agent_config *cfg)
+{
+    int least = cfg->backoff_min_ms ? cfg->backoff_min_ms : RVD_AGENT_BACKOFF_MIN_MS;
+    int most = cfg->backoff_max_ms ? cfg->backoff_max_ms : RVD_AGENT_BACKOFF_MAX_MS;
     if (cfg->proxy_protocol < 0 || cfg->proxy_protocol > 2)
-        problem = "proxy_protocol: not 0, 1 or 2";
+        return "proxy_protocol: not 0, 1 or 2";
     if (cfg->backoff_min_ms < 0 || cfg->backoff_max_ms < 0 || cfg->connect_timeout_ms < 0 ||
         cfg->idle_timeout_ms < 0)
-        problem = "a time is negative";
-    if (problem) {
-        rvd_sys_fail(err, REVDIAL_EINVAL, 0, text, problem);
+        return "a time is negative";
+    if (cfg->drain_ms < -1) return "drain_ms: negative, and not -1, which is none";
+    if (cfg->auth_fail_limit < -1)
+        return "auth_fail_limit: negative, and not -1, which is no limit";
+    return least > most ? "backoff_min_ms: over backoff_max_ms (30000 by default)" : NULL;
+}
+
+static const char *rvd_agent_config_problem(const revdial_agent_config *cfg)
+{
+    const unsigned of_users = REVDIAL_AUTH_BASIC | REVDIAL_AUTH_DIGEST;
+    const char *problem = rvd_stream_common_problem(&cfg->common);
+    if (problem) return problem;
+    if (!cfg->url) return "url: none given";
+    if (!cfg->handler && !cfg->allow && !cfg->default_target)
+        return "handler: none, and neither default_target nor allow: each stream would be refused";
+    if (!cfg->headers != !cfg->header_count)
+        return cfg->headers ? "headers: their count is 0" : "headers: NULL, with a count";
+    if (cfg->user && !(cfg->auth_schemes & of_users))
+        return "user: only BASIC and DIGEST have one, and auth_schemes has neither";
+    if (!cfg->user && cfg->auth_schemes & of_users && (cfg->secret || cfg->credential_fn))
+        return "user: BASIC and DIGEST need one";
+    if (cfg->server_name && !rvd_agent_is_host(cfg->server_name))
+        return "server_name: neither a host name nor an address";
+    return rvd_agent_numbers_problem(cfg);
+}
+
+static int rvd_agent_config_check(const revdial_agent_config *cfg, revdial_err *err)
+{
+    const char *problem = rvd_agent_config_problem(cfg);
+    rvd_sys_endpoint e;
+    if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
+    if (cfg->name && !rvd_base_is_name(cfg->name, strlen(cfg->name))) {
+        rvd_sys_fail(err, REVDIAL_EINVAL, 0, cfg->name, RVD_BASE_NAME_RULE);
         return REVDIAL_EINVAL;
     }
-    if (cfg->default_target && rvd_sys_addr_split(cfg->default_target, 1, &e, err) < 0)
+    if (cfg->instance && !rvd_base_is_label(cfg->instance, strlen(cfg->instance), 1)) {
+        rvd_sys_fail(err, REVDIAL_EINVAL, 0, cfg->instance, RVD_BASE_INSTANCE_RULE);
         return REVDIAL_EINVAL;
+    }
+    if (cfg->default_target && rvd_sys_addr_split(cfg->default_target, 1, &e, err) < 0) {
+        rvd_stream_fail_in(err, "default_target: ");
+        return REVDIAL_EINVAL;
+    }
     return rvd_agent_allow_check(cfg->allow, err);
 }
 

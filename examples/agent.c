@@ -85,8 +85,8 @@ static const prog_option options[] = {
      "how long TERM waits for streams to end (default 30s)", 0, INT_MAX},
     {"keepalive", PROG_DURATION, AT(keepalive_ms), "TIME",
      "asks a proxy that has been silent for so long for a sign of life (default\n"
-     "15s)",
-     1, 3600000},
+     "15s, at least 100ms)",
+     100, 3600000},
     {"dead-after", PROG_DURATION, AT(dead_after_ms), "TIME",
      "gives it up so long after that, and connects again (default 15s)", 1, 3600000},
     {"spin-us", PROG_NUMBER, AT(spin_us), "N",

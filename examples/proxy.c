@@ -77,8 +77,8 @@ static const prog_option options[] = {
      "how long TERM waits for connections to end (default 30s)", 0, INT_MAX},
     {"keepalive", PROG_DURATION, AT(keepalive_ms), "TIME",
      "asks an agent that has been silent for so long for a sign of life (default\n"
-     "15s)",
-     1, 3600000},
+     "15s, at least 100ms)",
+     100, 3600000},
     {"dead-after", PROG_DURATION, AT(dead_after_ms), "TIME",
      "gives it up so long after that (default 15s)", 1, 3600000},
     {"auth-failures", PROG_NUMBER, AT(auth_failures), "N",
@@ -237,7 +237,7 @@ static int app_open_proxy(app *a, const token_table *tokens)
     char *listens = prog_list_join(&a->s.listens), *origins = prog_list_join(&a->s.origins);
     revdial_expose *exposes = calloc(a->expose_count + 1, sizeof *exposes);
     if (exposes) app_expose(a, exposes);
-    cfg.exposes = exposes;
+    cfg.exposes = a->expose_count ? exposes : NULL;
     cfg.expose_count = a->expose_count;
     cfg.listen = listens;
     cfg.unix_mode = (unsigned)a->s.unix_mode;

@@ -398,6 +398,49 @@ TEST(a_dial_fails_for_a_name_that_is_not_there_and_says_so)
     world_close(&w);
 }
 
+TEST(a_dial_that_fails_names_the_backend_and_the_target)
+{
+    static const char *const rules[] = {"127.0.0.1:1", NULL};
+    char target[128] = "unix:/", want[200];
+    world w;
+    world_init(&w);
+    memset(target + 6, 'x', 100);
+    w.acfg.handler = NULL;
+    w.acfg.allow = rules;
+    if (world_open(&w)) {
+        const struct {
+            const char *name, *target, *says;
+        } rows[] = {
+            {"nobody", NULL, "dial nobody: no backend of that name is connected"},
+            {"cam-1", "127.0.0.1:1",
+             "dial cam-1 to 127.0.0.1:1: the target refused the connection"},
+            {"cam-1", NULL, "dial cam-1: "},
+            {"cam-1", "[fe80::1%nosuchif0]:80", "dial cam-1 to [fe80::1%nosuchif0]:80: "},
+            {"cam-1", target, want}};
+        snprintf(want, sizeof want, "dial cam-1 to %.80s: the target is not on", target);
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            revdial_dial_opts opts = {.target = rows[i].target};
+            revdial_err err = {0};
+            called c;
+            called_init(&c, &w);
+            CHECK(revdial_dial(w.proxy, rows[i].name, &opts, &err) == NULL);
+            CHECK(revdial_dial_async(w.proxy, rows[i].name, &opts, on_dial, &c) > 0);
+            CHECK(util_gate_wait(&c.done, 1));
+            CHECK_STR(c.err.msg, err.msg);
+            if (strncmp(err.msg, rows[i].says, strlen(rows[i].says)) != 0)
+                test_fail(__FILE__, __LINE__, "row %zu: %s", i, err.msg);
+        }
+        revdial_session *s = NULL;
+        revdial_dial_opts opts = {.target = "127.0.0.1:1"};
+        revdial_err err = {0};
+        if (CHECK_INT(revdial_proxy_list(w.proxy, "cam-1", &s, 1), 1))
+            CHECK(revdial_session_dial(s, &opts, &err) == NULL);
+        CHECK_STR(err.msg, rows[1].says);
+        revdial_session_unref(s);
+    }
+    world_close(&w);
+}
+
 TEST(a_dial_that_nobody_answers_times_out_and_the_backend_is_told)
 {
     world w;

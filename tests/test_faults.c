@@ -505,7 +505,7 @@ TEST(F3_a_backend_that_goes_silent_is_declared_dead_and_one_that_answers_is_not)
     util_state e = {0};
     raw_frame f = {0};
     world_init(&w);
-    w.pcfg.common.limits.keepalive_ms = 20;
+    w.pcfg.common.limits.keepalive_ms = 100;
     w.pcfg.common.limits.dead_after_ms = 200;
     if (world_open_proxy(&w)) {
         int alive = raw_backend(w.address, "alive", NULL);
@@ -540,7 +540,8 @@ TEST(F5_an_agent_notices_a_proxy_that_goes_silent_without_any_stream_and_comes_b
     world_init(&w);
     snprintf(url, sizeof url, "http://127.0.0.1:%d", port);
     w.acfg.url = url;
-    w.acfg.common.limits.keepalive_ms = w.acfg.common.limits.dead_after_ms = 30;
+    w.acfg.common.limits.keepalive_ms = 100;
+    w.acfg.common.limits.dead_after_ms = 30;
     w.agents[0] = revdial_agent_start(&w.acfg, NULL);
     for (int i = 0; i < 2; i++) {
         int fd = raw_proxy_accept(listener, head, sizeof head);

@@ -264,6 +264,19 @@ TEST(F21_a_target_that_resets_resets_the_stream_after_its_bytes)
     world_close(&w);
 }
 
+// As somebody else's proxy would, which does not look at the target.
+static revdial_stream *dial_unchecked(world *w, const char *target, revdial_err *err)
+{
+    revdial_dial_opts opts = {.target = target};
+    rvd_stream_dial d = {.opts = &opts, .deadline_us = INT64_MAX};
+    revdial_session *s = NULL;
+    if (!CHECK_INT(revdial_proxy_list(w->proxy, "cam-1", &s, 1), 1)) return NULL;
+    rvd_stream_dial_blocking(s, &d);
+    revdial_session_unref(s);
+    *err = d.err;
+    return d.st;
+}
+
 TEST(a_dial_that_the_agent_cannot_connect_says_why_and_hurts_nobody_else)
 {
     char closed[32], black[32];
@@ -295,7 +308,7 @@ TEST(a_dial_that_the_agent_cannot_connect_says_why_and_hurts_nobody_else)
         int fd = raw_accept(listener);
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
             revdial_err err = {0};
-            st = dial_target(&w, rows[i].target, &err);
+            st = dial_unchecked(&w, rows[i].target, &err);
             if (st || err.code != rows[i].code || err.reset != rows[i].reset)
                 test_fail(__FILE__, __LINE__, "%s: %d, reset %d: %s", rows[i].target, err.code,
                           err.reset, err.msg);

@@ -11,12 +11,17 @@ TEST(U2_limits_that_make_no_sense_are_refused_and_named)
         {"stream_window", {.stream_window = 8191}},
         {"stream_window", {.stream_window = (16u << 20) + 1}},
         {"stream_window_max", {.stream_window_max = (16u << 20) + 1}},
+        {"stream_window_max: 8191 is not in 8192..16777216", {.stream_window_max = 8191}},
         {"session_window", {.session_window = 1000}},
         {"frame_bytes_max", {.frame_bytes_max = 65525}},
         {"frame_bytes_max", {.frame_bytes_max = 511}},
         {"max_streams", {.max_streams = 1u << 25}},
         {"time", {.keepalive_ms = -1}},
         {"time", {.handshake_timeout_ms = -5}},
+        {"dead_after_ms", {.dead_after_ms = -1}},
+        {"accept_timeout_ms", {.accept_timeout_ms = -1}},
+        {"write_stall_ms: time -2147483648 is not in 1..2147483647", {.write_stall_ms = INT_MIN}},
+        {"keepalive_ms: time 99 is not in 100..2147483647", {.keepalive_ms = 99}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         world w;
@@ -33,6 +38,174 @@ TEST(U2_limits_that_make_no_sense_are_refused_and_named)
         CHECK_INT(revdial_serve(&w.acfg, &err), REVDIAL_EINVAL);
         CHECK(strstr(err.msg, cases[i].field) != NULL);
     }
+}
+
+TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
+{
+    static const revdial_tls no_wrap = {0};
+    static const revdial_kv header = {"X-A", "b"};
+    static const char *const no_rules[] = {NULL};
+    static const struct {
+        const char *field;
+        int works;
+        revdial_agent_config cfg;
+    } agents[] = {
+        {"handler", 0, {.name = "cam-1"}},
+        {"handler", 1, {.allow = no_rules}},
+        {"default_target: ", 0, {.default_target = "http://a:80"}},
+        {"default_target: ", 0, {.default_target = "10.0.0.1"}},
+        {"default_target: ", 1, {.default_target = "unix:/run/x"}},
+        {"\"Cam-1\": a name", 0, {.name = "Cam-1", .allow = no_rules}},
+        {"\"\": a name", 0, {.name = "", .allow = no_rules}},
+        {"instance", 0, {.instance = "a b", .allow = no_rules}},
+        {"headers", 0, {.headers = &header, .allow = no_rules}},
+        {"headers", 0, {.header_count = 1, .allow = no_rules}},
+        {"user", 0, {.user = "alice", .secret = "s3cret", .allow = no_rules}},
+        {"user", 0, {.auth_schemes = REVDIAL_AUTH_BASIC, .secret = "p", .allow = no_rules}},
+        {"server_name", 0, {.server_name = "a b", .allow = no_rules}},
+        {"server_name", 0, {.server_name = "host:443", .allow = no_rules}},
+        {"server_name", 1, {.server_name = "::1", .allow = no_rules}},
+        {"backoff_min_ms", 0, {.backoff_min_ms = 30001, .allow = no_rules}},
+        {"backoff_min_ms", 0, {.backoff_min_ms = 2, .backoff_max_ms = 1, .allow = no_rules}},
+        {"drain_ms", 0, {.drain_ms = -2, .allow = no_rules}},
+        {"auth_fail_limit", 0, {.auth_fail_limit = -2, .allow = no_rules}},
+        {"common.log_level", 0, {.common.log_level = 9, .allow = no_rules}},
+        {"common.tls", 0, {.common.tls = &no_wrap, .allow = no_rules}},
+    };
+    for (size_t i = 0; i < sizeof agents / sizeof *agents; i++) {
+        revdial_agent_config cfg = agents[i].cfg;
+        revdial_err err = {0};
+        cfg.url = "http://127.0.0.1:1";
+        revdial_agent *a = revdial_agent_start(&cfg, &err);
+        int is_named = err.code == REVDIAL_EINVAL && strstr(err.msg, agents[i].field);
+        if (agents[i].works ? !a : a || !is_named)
+            test_fail(__FILE__, __LINE__, "agent %zu, %s: %s", i, agents[i].field, err.msg);
+        revdial_agent_stop(a, 0);
+    }
+}
+
+TEST(a_proxys_config_that_cannot_work_is_refused_and_the_field_is_named)
+{
+    static const revdial_tls no_wrap = {0};
+    static const revdial_expose port = {.listen = "127.0.0.1:0", .name = "cam-1"};
+    static const revdial_expose bad_name = {.listen = "127.0.0.1:0", .name = "Cam-1"};
+    static const revdial_expose bad_target = {"127.0.0.1:0", "cam-1", {.target = "a:b:c"}, 0, 0};
+    static const revdial_expose bad_flags = {"127.0.0.1:0", "cam-1", {.flags = 64}, 0, 0};
+    static const struct {
+        const char *field;
+        int works;
+        revdial_proxy_config cfg;
+    } proxies[] = {
+        {"exposes", 0, {.exposes = &port}},
+        {"exposes", 0, {.expose_count = 1}},
+        {"exposes", 1, {.exposes = &port, .expose_count = 1}},
+        {"exposes[0].name: \"Cam-1\"", 0, {.exposes = &bad_name, .expose_count = 1}},
+        {"exposes[0].target: \"a:b:c\"", 0, {.exposes = &bad_target, .expose_count = 1}},
+        {"exposes[0].flags", 0, {.exposes = &bad_flags, .expose_count = 1}},
+        {"max_auth_failures", 0, {.max_auth_failures = -2}},
+        {"common.log_level", 0, {.common.log_level = -1}},
+        {"common.tls", 0, {.common.tls = &no_wrap}},
+        {"origins", 0, {.origins = "https://ops.example/"}},
+        {"origins", 0, {.origins = "https://*.pages.example, ops.example"}},
+        {"origins", 0, {.origins = "https://Ops.example"}},
+        {"origins", 1, {.origins = "https://ops.example:8443,, http://[::1]:80 ,null,*.example"}},
+    };
+    for (size_t i = 0; i < sizeof proxies / sizeof *proxies; i++) {
+        revdial_err err = {0};
+        revdial_proxy *p = revdial_proxy_open(&proxies[i].cfg, &err);
+        int is_named = err.code == REVDIAL_EINVAL && strstr(err.msg, proxies[i].field);
+        if (proxies[i].works ? !p : p || !is_named)
+            test_fail(__FILE__, __LINE__, "proxy %zu, %s: %s", i, proxies[i].field, err.msg);
+        revdial_proxy_close(p);
+    }
+}
+
+TEST(a_dial_to_what_cannot_exist_is_refused_at_once)
+{
+    static const revdial_kv reserved = {"target", "x"}, half = {"key", NULL};
+    static const struct {
+        const char *says, *name;
+        revdial_dial_opts opts;
+    } rows[] = {
+        {"name: \"\"", "", {0}},
+        {"name: \"Nobody\"", "Nobody", {0}},
+        {"name: \"a b\"", "a b", {0}},
+        {"name", "-a", {0}},
+        {"target: \"nonsense\"", "cam-1", {.target = "nonsense"}},
+        {"target", "cam-1", {.target = "http://a:80"}},
+        {"target", "cam-1", {.target = "10.0.0.1"}},
+        {"target", "cam-1", {.target = "host:0"}},
+        {"target", "cam-1", {.target = "host:65536"}},
+        {"target", "cam-1", {.target = "unix:relative"}},
+        {"target", "cam-1", {.target = ""}},
+        {"target", "cam-1", {.target = "[fe80::1%]:80"}},
+        {"target", "cam-1", {.target = "[fe80::g%eth0]:80"}},
+        {"client_addr", "cam-1", {.client_addr = "host:80"}},
+        {"local_addr", "cam-1", {.local_addr = "10.0.0.1"}},
+        {"meta", "cam-1", {.meta = &reserved, .meta_count = 1}},
+        {"meta", "cam-1", {.meta = &half, .meta_count = 1}},
+        {"meta", "cam-1", {.meta_count = 1}},
+        {"pick", "cam-1", {.pick = 3}},
+        {"flags", "cam-1", {.flags = 4}},
+        {"key", "cam-1", {.pick = REVDIAL_PICK_KEY}},
+        {"key", "cam-1", {.key_len = 1}},
+        {"early", "cam-1", {.early_len = 1}},
+        {"timeout_ms", "cam-1", {.timeout_ms = -2}},
+    };
+    world w;
+    world_init(&w);
+    if (world_open_proxy(&w)) {
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            revdial_dial_opts opts = rows[i].opts;
+            revdial_err err = {0};
+            opts.flags |= REVDIAL_DIAL_WAIT;  // there is no backend, and nobody waits for one
+            if (!opts.timeout_ms) opts.timeout_ms = -1;
+            CHECK(revdial_dial(w.proxy, rows[i].name, &opts, &err) == NULL);
+            if (err.code != REVDIAL_EINVAL || strncmp(err.msg, rows[i].says, strlen(rows[i].says)))
+                test_fail(__FILE__, __LINE__, "row %zu: %d %s", i, err.code, err.msg);
+            CHECK_INT(revdial_dial_async(w.proxy, rows[i].name, &opts, on_dial, NULL),
+                      REVDIAL_EINVAL);
+        }
+        CHECK_INT(revdial_proxy_wait(w.proxy, "Nobody", 1, -1), REVDIAL_EINVAL);
+        CHECK_INT(revdial_proxy_wait(w.proxy, NULL, 1, -1), REVDIAL_EINVAL);
+        if (world_open_agent(&w, 0)) {
+            revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS);
+            revdial_dial_opts opts = {.target = "nonsense"};
+            revdial_err err = {0};
+            CHECK(revdial_session_dial(s, &opts, &err) == NULL);
+            CHECK_INT(err.code, REVDIAL_EINVAL);
+            revdial_session_unref(s);
+        }
+    }
+    world_close(&w);
+}
+
+TEST(what_is_adopted_must_be_a_connected_stream_socket)
+{
+    enum { CLOSED, PIPE, DATAGRAMS, UNCONNECTED, NO_EARLY, BAD_INSTANCE, KINDS };
+    static const int want[KINDS] = {REVDIAL_EINVAL, REVDIAL_EINVAL, REVDIAL_EINVAL,
+                                    REVDIAL_ELOST,  REVDIAL_EINVAL, REVDIAL_EINVAL};
+    world w;
+    world_init(&w);
+    if (world_open_proxy(&w)) {
+        int before = util_fds();
+        for (int kind = CLOSED; kind < KINDS; kind++) {
+            revdial_adopt how = {.upgraded = 1, .name = "cam-1"};
+            int fds[2] = {-1, -1};
+            if (kind == PIPE) CHECK_INT(pipe(fds), 0);
+            if (kind == DATAGRAMS) CHECK_INT(socketpair(AF_UNIX, SOCK_DGRAM, 0, fds), 0);
+            if (kind == UNCONNECTED) fds[0] = socket(AF_INET, SOCK_STREAM, 0);
+            if (kind >= NO_EARLY) CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+            if (kind == NO_EARLY) how.early_len = 1;
+            if (kind == BAD_INSTANCE) how.instance = "a b";
+            CHECK_INT(revdial_proxy_adopt(w.proxy, kind == CLOSED ? 99999 : fds[0], &how),
+                      want[kind]);
+            if (fds[1] >= 0) close(fds[1]);
+        }
+        CHECK_INT(util_fds(), before);
+        CHECK_INT(revdial_proxy_list(w.proxy, NULL, NULL, 0), 0);
+    }
+    world_close(&w);
 }
 
 // Ends the session that has just come up, from its own callback.
@@ -697,7 +870,7 @@ TEST(A71_a_backend_that_does_not_read_its_101_loses_its_name_at_the_end_of_its_s
     world w;
     char head[2048];
     world_init(&w);
-    w.pcfg.common.limits.keepalive_ms = 50;
+    w.pcfg.common.limits.keepalive_ms = 100;
     w.pcfg.common.limits.dead_after_ms = 50;
     if (world_open_proxy(&w)) {
         int fd = raw_connect(w.address);  // asks, and never reads

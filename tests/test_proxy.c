@@ -261,7 +261,7 @@ TEST(an_idle_session_of_two_live_ends_stays_up_and_is_measured)
 {
     world w;
     world_init(&w);
-    w.pcfg.common.limits.keepalive_ms = w.acfg.common.limits.keepalive_ms = 50;
+    w.pcfg.common.limits.keepalive_ms = w.acfg.common.limits.keepalive_ms = 100;  // the least
     w.pcfg.common.limits.dead_after_ms = w.acfg.common.limits.dead_after_ms = 5000;
     if (world_open(&w)) {
         revdial_session *s;

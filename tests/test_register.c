@@ -61,7 +61,8 @@ TEST(A1_to_A4_A7_what_does_not_ask_rightly_is_answered_or_dropped_and_leaves_not
     world_init(&w);
     w.pcfg.credentials = &who;
     w.pcfg.common.limits.handshake_timeout_ms = 60;
-    w.pcfg.common.limits.keepalive_ms = w.pcfg.common.limits.dead_after_ms = 50;
+    w.pcfg.common.limits.keepalive_ms = 100;
+    w.pcfg.common.limits.dead_after_ms = 50;
     if (world_open_proxy(&w)) {
         int before = util_fds();
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) knock_at(w.address, &rows[i]);
@@ -408,7 +409,8 @@ TEST(a_credential_registers_the_names_it_lists_and_no_other)
     world_init(&w);
     w.pcfg.credentials = who;
     w.pcfg.credential_count = 4;
-    w.pcfg.common.limits.keepalive_ms = w.pcfg.common.limits.dead_after_ms = 40;
+    w.pcfg.common.limits.keepalive_ms = 100;
+    w.pcfg.common.limits.dead_after_ms = 40;
     if (world_open_proxy(&w)) {
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) knock_at(w.address, &rows[i]);
         revdial_proxy_stats(w.proxy, &stats);

@@ -73,6 +73,12 @@ agent --target.*80 --server http://127.0.0.1:1 --name web --token-file "$dir/tok
 agent --token-file.*nowhere --server unix:/x --name web --target 127.0.0.1:80 --token-file /nowhere
 agent --proxy-protocol.*3 --proxy-protocol 3
 agent --keepalive.*15 --keepalive 15
+agent --keepalive.*100.*20ms --keepalive 20ms
+proxy --keepalive.*100.*99ms --keepalive 99ms
+proxy http://a:80 --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose 0=web/http://a:80
+proxy a:b:c --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose 0=web/a:b:c
+proxy origins --listen 127.0.0.1:0 --token-file "$dir/tokens" --origin https://ops.example/
+agent http://a:80 $agent --target http://a:80
 agent --via.*login $agent --via http://user:password@127.0.0.1:1
 agent --via.*--via-file $agent --via http://127.0.0.1:1 --via-file "$dir/token"
 agent --via-file.*nowhere $agent --via-file /nowhere
