@@ -235,7 +235,10 @@ typedef struct revdial_limits {
     uint32_t stream_window;      // first credit per stream in bytes: 65536 (else 262144); 8192 to
                                  // 16 MiB
     uint32_t stream_window_max;  // what a stream's window may grow to: 16 MiB; 8192 to 16 MiB
-    uint32_t session_window;     // bytes received and not yet read, all streams: 64 MiB; from 1 MiB
+    // Bytes received and not yet read, all streams: 64 MiB; from 1 MiB. When there would be more,
+    // the streams whose readers have been waited for longest are reset with CALM. New streams are
+    // taken.
+    uint32_t session_window;
     uint32_t frame_bytes_max;    // at most in a frame while several streams are busy: 65524; 512 to
                                  // 65524
     int keepalive_ms;            // ping after so long without a byte: 15000; from 100
@@ -5058,7 +5061,7 @@ static int rvd_http_is_path(const char *path)
     size_t len = strlen(path);
     if (len == 0 || len > RVD_HTTP_TARGET_MAX || path[0] != '/') return 0;
     for (size_t i = 0; i < len; i++)
-        if (path[i] <= ' ' || path[i] > '~') return 0;
+        if (path[i] <= ' ' || path[i] > '~' || path[i] == '#') return 0;
     return 1;
 }
 
@@ -11577,6 +11580,7 @@ typedef struct rvd_stream_host {
     void (*on_down)(revdial_session *s, const revdial_err *why);  // once, always
     // Under the lock: st is new, its owner from here on is the host. May refuse it.
     void (*on_open_locked)(revdial_session *s, revdial_stream *st);
+    int is_proxy;  // the session's name is its peer's
 } rvd_stream_host;
 
 // Wakes a thread that polls; once until it is heard, however many streams move meanwhile.
@@ -12474,9 +12478,12 @@ static const char *rvd_stream_open_text(int code, const revdial_dial_opts *opts)
     return revdial_strerror(code);
 }
 
+enum { RVD_STREAM_META_MAX = 4096 / 5 };  // entries of a preamble: a head of 3, a key and a '='
+
 static const char *rvd_stream_meta_problem(const revdial_dial_opts *o)
 {
     if (o->meta_count && !o->meta) return "meta: NULL, with a count";
+    if (o->meta_count > RVD_STREAM_META_MAX) return "meta: over 4 KiB";
     for (size_t i = 0; i < o->meta_count; i++) {
         if (!o->meta[i].key || !o->meta[i].value) return "meta: a key or a value is NULL";
         if (!rvd_base_is_meta_key(o->meta[i].key))
@@ -12672,7 +12679,8 @@ revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts
     if (rvd_stream_dial_check(d.opts, err)) return NULL;
     d.deadline_us = rvd_stream_dial_deadline(d.opts);
     rvd_stream_dial_blocking(s, &d);
-    if (!d.st) rvd_stream_dial_fail_in(&d.err, s->name[0] ? s->name : s->peer, d.opts->target);
+    if (!d.st)
+        rvd_stream_dial_fail_in(&d.err, s->host->is_proxy ? s->name : s->peer, d.opts->target);
     if (err) *err = d.err;
     return d.st;
 }
@@ -15945,7 +15953,7 @@ static void rvd_proxy_on_open_locked(revdial_session *s, revdial_stream *st)
 
 static const rvd_stream_host rvd_proxy_host = {rvd_proxy_on_auth, rvd_proxy_on_up,
                                                rvd_proxy_on_goaway, rvd_proxy_on_down,
-                                               rvd_proxy_on_open_locked};
+                                               rvd_proxy_on_open_locked, 1};
 
 // ---- new connections ----
 
@@ -16219,7 +16227,9 @@ static int rvd_proxy_adopt_check(int fd, const revdial_adopt *how, rvd_sys_addr 
 static int rvd_proxy_adopt_refuse(revdial_proxy *p, int fd, const revdial_adopt *how,
                                   const revdial_err *why)
 {
-    rvd_proxy_log(p, RVD_LOG_SESSION_REFUSED, REVDIAL_LOG_WARN, why->msg);
+    int is_ours = why->code == REVDIAL_ECLOSED || why->code == REVDIAL_ELIMIT;
+    rvd_proxy_log(p, RVD_LOG_SESSION_REFUSED, is_ours ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_WARN,
+                  why->msg);
     if (how->transport) how->transport->do_close(how->transport->ctx);
     rvd_sys_close(fd);
     return why->code;
@@ -16407,7 +16417,9 @@ int revdial_dial_fd(revdial_proxy *p, const char *name, const revdial_dial_opts 
     if (fd >= 0) return fd;
     revdial_reset(st, REVDIAL_RESET_INTERNAL);
     revdial_close(st);
-    return rvd_stream_fail(err, fd, 0, "no socket for the stream");
+    rvd_stream_fail(err, fd, 0, "no socket for the stream");
+    rvd_stream_dial_fail_in(err, name, opts ? opts->target : NULL);
+    return fd;
 }
 
 // A dial with a callback. It runs on loop 0 while it waits for a backend, else on its session's.
@@ -17555,6 +17567,8 @@ revdial_proxy *revdial_proxy_open(const revdial_proxy_config *cfg, revdial_err *
 #define RVD_AGENT_CHALLENGES 3        // of one attempt: the first, and nonces stale on the way
 #define RVD_AGENT_JOBS 64             // threads for resolving and for credential_fn
 #define RVD_AGENT_STEADY_US 30000000  // up for so long: the next failure is a first one again
+#define RVD_AGENT_BACKOFF_MIN_MS 500  // by default: a proxy that restarts is soon back
+#define RVD_AGENT_BACKOFF_MAX_MS 30000  // by default: 1000 agents try about 67 times a second
 #define RVD_AGENT_STOP_US 100000      // how often the stop flag is looked at
 #define RVD_AGENT_NO_BITS (-1000)     // of a rule without a slash
 
@@ -18622,8 +18636,6 @@ static void rvd_agent_link_stop(rvd_agent_link *l, const revdial_err *why)
 
 // Full jitter: anything from 0 to a bound that doubles, so that a thousand agents do not come back
 // in step.
-enum { RVD_AGENT_BACKOFF_MIN_MS = 500, RVD_AGENT_BACKOFF_MAX_MS = 30000 };
-
 static int rvd_agent_backoff_ms(rvd_agent_link *l)
 {
     const revdial_agent_config *cfg = &l->agent->cfg;
@@ -19222,7 +19234,7 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
 
 static const rvd_stream_host rvd_agent_host = {rvd_agent_on_auth, rvd_agent_on_up,
                                                rvd_agent_on_goaway, rvd_agent_on_down,
-                                               rvd_agent_on_open_locked};
+                                               rvd_agent_on_open_locked, 0};
 
 // ---- stopping ----
 
@@ -19502,7 +19514,7 @@ static int rvd_agent_config_copy(revdial_agent *a, const revdial_agent_config *c
 // A host, as in "host:port".
 static int rvd_agent_is_host(const char *host)
 {
-    char text[RVD_SYS_TEXT_MAX];
+    char text[RVD_SYS_HOST_MAX + 8];
     rvd_sys_endpoint e;
     int is_ip6 = strchr(host, ':') != NULL;
     size_t n = rvd_sys_append(text, sizeof text, 0, is_ip6 ? "[" : "");
@@ -19539,8 +19551,6 @@ static const char *rvd_agent_config_problem(const revdial_agent_config *cfg)
         return cfg->headers ? "headers: their count is 0" : "headers: NULL, with a count";
     if (cfg->user && !(cfg->auth_schemes & of_users))
         return "user: only BASIC and DIGEST have one, and auth_schemes has neither";
-    if (!cfg->user && cfg->auth_schemes & of_users && (cfg->secret || cfg->credential_fn))
-        return "user: BASIC and DIGEST need one";
     if (cfg->server_name && !rvd_agent_is_host(cfg->server_name))
         return "server_name: neither a host name nor an address";
     return rvd_agent_numbers_problem(cfg);
@@ -19597,8 +19607,9 @@ static void rvd_agent_free(revdial_agent *a)
     rvd_base_free(&heap, a, sizeof *a);
 }
 
-// What a session would refuse is refused now.
-static int rvd_agent_probe(revdial_agent *a, revdial_err *err)
+// What a session would refuse is refused now. A secret that is fetched for each attempt is judged
+// then; here another stands for it.
+static int rvd_agent_probe(revdial_agent *a, const rvd_agent_link *l, revdial_err *err)
 {
     revdial_engine_config e;
     revdial_engine *probe;
@@ -19606,9 +19617,9 @@ static int rvd_agent_probe(revdial_agent *a, revdial_err *err)
     e.role = REVDIAL_ROLE_BACKEND;
     e.name = a->name;
     e.instance = a->instance;
-    e.host = a->links[0]->host;
-    e.path = a->links[0]->path;
-    e.secret = a->secret;
+    e.host = l->host;
+    e.path = l->path;
+    e.secret = a->cfg.credential_fn ? "probe" : a->secret;
     e.user = a->user;
     e.auth_schemes = a->cfg.auth_schemes;
     e.headers = a->headers;
@@ -19618,7 +19629,8 @@ static int rvd_agent_probe(revdial_agent *a, revdial_err *err)
     e.alloc_ud = a->cfg.common.alloc_ud;
     probe = revdial_engine_new(&e, 1, err);
     revdial_engine_free(probe);
-    return probe ? REVDIAL_OK : REVDIAL_EINVAL;
+    if (probe) return REVDIAL_OK;
+    return err->code;
 }
 
 // The same for the way to each proxy.
@@ -19710,7 +19722,8 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
     a->log.loop = a->loop;
     if (!code) rvd_loop_spin_limit(a->loop, cfg->common.spin_us);
     if (!code) code = rvd_agent_links_open(a, cfg->url, err);
-    if (!code) code = rvd_agent_probe(a, err);
+    for (unsigned i = 0; !code && i < a->link_count; i++)
+        code = rvd_agent_probe(a, a->links[i], err);
     if (!code) code = rvd_agent_probe_via(a, err);
     if (!code && (rvd_sys_random(&a->random, sizeof a->random) < 0 || !a->random))
         code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");

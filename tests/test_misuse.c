@@ -40,6 +40,15 @@ TEST(U2_limits_that_make_no_sense_are_refused_and_named)
     }
 }
 
+static int no_credential(void *ud, unsigned attempt, char *secret, size_t size)
+{
+    (void)ud;
+    (void)attempt;
+    (void)secret;
+    (void)size;
+    return REVDIAL_EAUTH;
+}
+
 TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
 {
     static const revdial_tls no_wrap = {0};
@@ -62,6 +71,18 @@ TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
         {"headers", 0, {.header_count = 1, .allow = no_rules}},
         {"user", 0, {.user = "alice", .secret = "s3cret", .allow = no_rules}},
         {"user", 0, {.auth_schemes = REVDIAL_AUTH_BASIC, .secret = "p", .allow = no_rules}},
+        {"user",
+         0,
+         {.auth_schemes = REVDIAL_AUTH_DIGEST,
+          .credential_fn = no_credential,
+          .allow = no_rules}},
+        {"user",
+         0,
+         {.auth_schemes = REVDIAL_AUTH_DIGEST,
+          .credential_fn = no_credential,
+          .user = "a:b",
+          .allow = no_rules}},
+        {"path", 0, {.url = "http://127.0.0.1:1,http://127.0.0.1:1/a b", .allow = no_rules}},
         {"server_name", 0, {.server_name = "a b", .allow = no_rules}},
         {"server_name", 0, {.server_name = "host:443", .allow = no_rules}},
         {"server_name", 1, {.server_name = "::1", .allow = no_rules}},
@@ -75,7 +96,7 @@ TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
     for (size_t i = 0; i < sizeof agents / sizeof *agents; i++) {
         revdial_agent_config cfg = agents[i].cfg;
         revdial_err err = {0};
-        cfg.url = "http://127.0.0.1:1";
+        if (!cfg.url) cfg.url = "http://127.0.0.1:1";
         revdial_agent *a = revdial_agent_start(&cfg, &err);
         int is_named = err.code == REVDIAL_EINVAL && strstr(err.msg, agents[i].field);
         if (agents[i].works ? !a : a || !is_named)
@@ -105,6 +126,8 @@ TEST(a_proxys_config_that_cannot_work_is_refused_and_the_field_is_named)
         {"max_auth_failures", 0, {.max_auth_failures = -2}},
         {"common.log_level", 0, {.common.log_level = -1}},
         {"common.tls", 0, {.common.tls = &no_wrap}},
+        {"path", 0, {.path = "revdial"}},
+        {"path", 0, {.path = "/a#b"}},
         {"origins", 0, {.origins = "https://ops.example/"}},
         {"origins", 0, {.origins = "https://*.pages.example, ops.example"}},
         {"origins", 0, {.origins = "https://Ops.example"}},
@@ -145,6 +168,7 @@ TEST(a_dial_to_what_cannot_exist_is_refused_at_once)
         {"meta", "cam-1", {.meta = &reserved, .meta_count = 1}},
         {"meta", "cam-1", {.meta = &half, .meta_count = 1}},
         {"meta", "cam-1", {.meta_count = 1}},
+        {"meta", "cam-1", {.meta = &reserved, .meta_count = SIZE_MAX}},
         {"pick", "cam-1", {.pick = 3}},
         {"flags", "cam-1", {.flags = 4}},
         {"key", "cam-1", {.pick = REVDIAL_PICK_KEY}},
@@ -174,6 +198,8 @@ TEST(a_dial_to_what_cannot_exist_is_refused_at_once)
             revdial_err err = {0};
             CHECK(revdial_session_dial(s, &opts, &err) == NULL);
             CHECK_INT(err.code, REVDIAL_EINVAL);
+            CHECK(revdial_session_dial(s, NULL, &err) == NULL);  // the proxy takes no streams
+            CHECK(strncmp(err.msg, "dial 127.0.0.1:", 15) == 0);
             revdial_session_unref(s);
         }
     }

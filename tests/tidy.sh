@@ -5,6 +5,7 @@
 #   words     every revdial_* or rvd_* word in a comment of revdial.h or in the README exists
 #   places    nothing at the top level but what belongs there
 #   version   the numbers and the string say the same
+#   resets    the README's table of reset codes is that of revdial.h
 #   readme    ```c blocks of the README compile; with int main they link, too. A block without is
 #             tried as a file's text, then as a function's body that has p (proxy), a (agent),
 #             s (session), st (stream), e (engine), err and buf. The example in the opening comment
@@ -71,6 +72,23 @@ awk '
             printf "%s:%d: the version is %s, the string says %s\n", FILENAME, line + 0, v, string
     }' "$header" >"$tmp/found"
 verdict version
+
+# README's table of reset codes has each of REVDIAL_RESETS, with its text.
+awk -F'|' '
+    FILENAME == "README.md" {
+        if (/^#/) inside = /^### Reset codes/
+        for (i = 2; inside && i < NF; i += 2) text[$i + 0] = $(i + 1)
+        next
+    }
+    /^#define REVDIAL_RESETS/ { resets = 1 }
+    resets && /X\([A-Z_]+, [0-9]+, "/ {
+        split($0, x, /, |"/)
+        if (index(text[x[2]], " " x[4]) != 1)
+            printf "README.md:1: reset code %d, \"%s\", is not in the table\n", x[2], x[4]
+    }
+    !/\\$/ { resets = 0 }
+' README.md "$header" >"$tmp/found"
+verdict resets
 
 : >"$tmp/found"
 awk -v dir="$tmp" -f "$here/blocks.awk" "$header" README.md 2>/dev/null
