@@ -89,6 +89,9 @@ PROGRAM_TLS = -DPROGRAM_TLS
 endif
 ifdef PROGRAM_TLS
 PROGRAM_LIBS = $(TLS_LIBS)
+NO_TLS =
+else
+NO_TLS = no-tls
 endif
 
 COMPILE = $(CC) -std=c11 $(WARNINGS) -I. $(CPPFLAGS)
@@ -97,9 +100,15 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test check demo layers tidy header asan tsan portable interop tls \
-	tls-versions fuzz timing e2e bench bench-peers format install uninstall clean help FORCE
+	tls-versions fuzz timing e2e bench bench-peers format install uninstall clean help no-tls FORCE
 
-all: $(PROGRAMS) examples
+all: $(PROGRAMS) examples $(NO_TLS)
+
+# Nobody should find that out from an agent that cannot do https.
+no-tls:
+	@echo '$(if $(filter no,$(TLS)),Without TLS: TLS=no,Without TLS: mbedTLS does not compile or \
+		link (Debian: libmbedtls-dev))'
+
 examples: $(EXAMPLES)
 suites: $(SUITES)
 
@@ -231,10 +240,11 @@ portable:
 format:
 	clang-format -i $(wildcard *.h tests/*.[ch] tests/*/*.[ch] examples/*.[ch])
 
-install: $(PROGRAMS)
-	mkdir -p '$(DESTDIR)$(PREFIX)/include' '$(DESTDIR)$(PREFIX)/bin'
-	cp revdial.h revdial_tls.h '$(DESTDIR)$(PREFIX)/include/'
-	cp $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin/'
+# Everybody may use it, whatever the umask of who installs it.
+install: $(PROGRAMS) $(NO_TLS)
+	umask 022 && mkdir -p '$(DESTDIR)$(PREFIX)/include' '$(DESTDIR)$(PREFIX)/bin'
+	install -m 644 revdial.h revdial_tls.h '$(DESTDIR)$(PREFIX)/include/'
+	install -m 755 $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin/'
 
 uninstall:
 	rm -f '$(DESTDIR)$(PREFIX)/include/revdial.h' '$(DESTDIR)$(PREFIX)/include/revdial_tls.h' \

@@ -92,8 +92,21 @@
 //           REVDIAL_ASSERT      default assert(); checks our own invariants, never a peer's bytes
 //           REVDIAL_SELF_CHECK  check every invariant of a session at each call of its engine
 
-#if defined(REVDIAL_IMPLEMENTATION) && !defined(REVDIAL_NO_RUNTIME) && !defined(_GNU_SOURCE)
+#if defined(REVDIAL_IMPLEMENTATION) && defined(__cplusplus)
+#error "revdial.h: the implementation is C; define REVDIAL_IMPLEMENTATION in a C file, not in C++"
+#undef REVDIAL_IMPLEMENTATION  // or hundreds of errors would follow
+#endif
+
+#if defined(REVDIAL_IMPLEMENTATION) && !defined(REVDIAL_NO_RUNTIME)
+// Whatever was included first has settled what the system's headers show.
+#if defined(__linux__) && defined(_FEATURES_H) && \
+    (!defined(_GNU_SOURCE) || (defined(__GLIBC__) && !defined(__USE_GNU)))
+#error "revdial.h: include the implementation before any other header, or use -D_GNU_SOURCE"
+#undef REVDIAL_IMPLEMENTATION
+#endif
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1  // accept4, epoll, eventfd
+#endif
 #endif
 
 #ifndef REVDIAL_H
@@ -7559,6 +7572,7 @@ static void rvd_ws_payload_show(rvd_ws *w, const uint8_t *p, size_t len, rvd_ws_
 static size_t rvd_ws_input(rvd_ws *w, const uint8_t *p, size_t len, rvd_ws_piece *piece)
 {
     size_t used = 0;
+    piece->at = NULL;
     piece->len = 0;
     while (used < len && w->state == RVD_WS_OPEN) {
         if (!w->in_body) {
@@ -8990,7 +9004,6 @@ const char *revdial_reset_text(int reset)
 #if defined(__linux__) && !defined(REVDIAL_POLL)
 #define RVD_SYS_EPOLL 1
 #define RVD_SYS_INHERITS 1  // an accepted socket has the options of its listener
-#include <linux/futex.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
@@ -9000,9 +9013,11 @@ const char *revdial_reset_text(int reset)
 #endif
 
 #ifdef __linux__
-#include <linux/sockios.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
+#ifndef SIOCOUTQ
+#define SIOCOUTQ TIOCOUTQ  // as in linux/sockios.h, which libc does not bring
+#endif
 #endif
 
 // Systems with SOCK_CLOEXEC have accept4 and pipe2 as well; the others get fcntl right after, and a
@@ -9281,6 +9296,11 @@ static int rvd_sys_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_
 // (Where there is a futex_time64, the size of a timespec is not ours to know.)
 #if RVD_SYS_EPOLL && !defined(SYS_futex_time64)
 
+// As in linux/futex.h, which libc does not bring.
+#define RVD_SYS_FUTEX_WAKE 129          // FUTEX_WAKE, FUTEX_PRIVATE_FLAG
+#define RVD_SYS_FUTEX_WAIT 137          // FUTEX_WAIT_BITSET, FUTEX_PRIVATE_FLAG: until a point in time
+#define RVD_SYS_FUTEX_ANY 0xffffffffu  // FUTEX_BITSET_MATCH_ANY
+
 // The one who opens makes a system call only if the other sleeps; with a mutex and a condition the
 // one who wakes up would often wait for the lock as well. The wake may come when the memory is
 // something else's already: a futex may always wake for no reason.
@@ -9302,7 +9322,7 @@ static void rvd_sys_latch_free(rvd_sys_latch *l)
 static void rvd_sys_latch_open(rvd_sys_latch *l)
 {
     if (atomic_exchange_explicit(&l->state, 2, memory_order_acq_rel) == 1)
-        RVD_SYS_FUTEX(&l->state, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+        RVD_SYS_FUTEX(&l->state, RVD_SYS_FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
 // Returns 0, or -ETIMEDOUT from at_us on; -1 = never.
@@ -9313,8 +9333,8 @@ static int rvd_sys_latch_wait(rvd_sys_latch *l, int64_t at_us)
     rvd_sys_timespec(&until, at_us);
     if (!atomic_compare_exchange_strong(&l->state, &shut, 1) && shut == 2) return 0;
     while (atomic_load_explicit(&l->state, memory_order_acquire) == 1)
-        if (RVD_SYS_FUTEX(&l->state, FUTEX_WAIT_BITSET_PRIVATE, 1, at_us < 0 ? NULL : &until, NULL,
-                          FUTEX_BITSET_MATCH_ANY) < 0 &&
+        if (RVD_SYS_FUTEX(&l->state, RVD_SYS_FUTEX_WAIT, 1, at_us < 0 ? NULL : &until, NULL,
+                          RVD_SYS_FUTEX_ANY) < 0 &&
             errno == ETIMEDOUT)
             return -ETIMEDOUT;
     return 0;

@@ -31,6 +31,11 @@
 //                                   the process are one thread: needed to have TLS 1.3, or 4.x at
 //                                   all, if your mbedTLS was built without MBEDTLS_THREADING_C
 
+#if defined(REVDIAL_TLS_IMPLEMENTATION) && defined(__cplusplus)
+#error "revdial_tls.h: the implementation is C; define REVDIAL_TLS_IMPLEMENTATION in a C file"
+#undef REVDIAL_TLS_IMPLEMENTATION
+#endif
+
 #if defined(REVDIAL_TLS_IMPLEMENTATION) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE 1  // as the implementation of revdial.h
 #endif
@@ -118,6 +123,10 @@ REVDIAL_API const char *revdial_tls_version(void);
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#ifndef O_CLOEXEC
+#error "revdial_tls.h: include the implementation before any other header, or use -D_GNU_SOURCE"
+#endif
 
 #if MBEDTLS_VERSION_NUMBER < 0x021C0000
 #error "revdial_tls.h needs mbedTLS 2.28 or later"

@@ -41,6 +41,13 @@ fails() {
     fi
 }
 
+# says NAME PATTERN COMMAND...: must fail with one error, an #error that matches
+says() {
+    fails "$@"
+    n=$(grep -c 'error[: ]' "$tmp/said")
+    if [ "$n" -gt 2 ]; then try "$1: $n lines of errors" false; fi
+}
+
 # here COMPILER: is it on this machine?
 here() {
     if command -v "$1" >/dev/null; then return 0; fi
@@ -72,6 +79,8 @@ int main(void)
 }
 END
 cp "$tmp/uses.c" "$tmp/uses.cc"
+cp "$tmp/impl.c" "$tmp/impl.cc"
+printf '#include <stdio.h>\n#include <sys/socket.h>\n' | cat - "$tmp/impl.c" >"$tmp/behind.c"
 echo '#include "revdial_tls.h"' >"$tmp/tls.cc" # its public half needs no mbedTLS
 cat "$tmp/impl.c" "$tmp/impl.c" "$tmp/uses.c" >"$tmp/twice.c"
 cat >"$tmp/wrong.c" <<'END'
@@ -112,6 +121,14 @@ for cc in gcc clang; do
         $cc -std=c11 -I. -pthread -o "$tmp/both" "$tmp/both.c" "$tmp/impl.c"
     fails "$cc a handle of another type (U5)" incompatible $cc -std=c11 -Werror -I. -c \
         -o "$tmp/wrong.o" "$tmp/wrong.c"
+    for std in c11 gnu17; do
+        says "$cc -std=$std implementation behind a system header" \
+            'error.*before any other header' \
+            $cc -std=$std -I. -c -o "$tmp/behind.o" "$tmp/behind.c"
+        try "$cc -std=$std behind a system header with -D_GNU_SOURCE" \
+            $cc -std=$std $warnings -D_GNU_SOURCE -I. -fsyntax-only "$tmp/behind.c"
+    done
+    try "$cc -Os" $cc -std=c11 $warnings -Os -I. -c -o "$tmp/impl.o" "$tmp/impl.c"
     try "$cc neither locale nor wall clock (U35, U47)" steady "$cc"
     # The headers of the kernel are the same for both; a library for 32 bits may not be here.
     echo '#include <gnu/stubs.h>' >"$tmp/stubs.c"
@@ -128,14 +145,44 @@ if here gcc; then
             -Werror -I. -pthread -c -o "$tmp/impl.o" "$tmp/impl.c"
     done
 fi
+# It has libc's own headers and none of the kernel's.
+if here musl-gcc; then
+    for flags in -O0 '-O0 -DREVDIAL_POLL'; do
+        try "musl-gcc $flags" musl-gcc -std=c11 $warnings $flags -I. -c -o "$tmp/musl.o" \
+            "$tmp/impl.c"
+    done
+fi
 for cxx in g++ clang++; do
     here "$cxx" || continue
     try "$cxx public half as C++11" $cxx -std=c++11 -Wall -Wextra -Wpedantic -Werror -I. -c \
         -o "$tmp/uses.o" "$tmp/uses.cc"
     try "$cxx revdial_tls.h as C++11" $cxx -std=c++11 -Wall -Wextra -Wpedantic -Werror -I. -c \
         -o "$tmp/tls.o" "$tmp/tls.cc"
+    says "$cxx implementation as C++" 'error.*implementation is C;' $cxx -I. -c \
+        -o "$tmp/cxx.o" "$tmp/impl.cc"
     try "$cxx links with C" $cxx -pthread -o "$tmp/mixed" "$tmp/uses.o" "$tmp/impl.o"
 done
+
+# installed: what `make install` leaves is open to everybody, whatever the umask. A script stands
+# for the programs, which need not be built for that.
+installed() {
+    (umask 077 && make -s install TLS=yes PROGRAMS=tests/header.sh DESTDIR="$tmp/dest" PREFIX=/usr) &&
+        [ -f "$tmp/dest/usr/include/revdial_tls.h" ] && [ -f "$tmp/dest/usr/bin/header.sh" ] &&
+        ! find "$tmp/dest/usr" \( -type d ! -perm 755 -o -name '*.h' ! -perm 644 \
+            -o -name '*.sh' ! -perm 755 \) | grep .
+}
+printf '#!/bin/sh\ncase "$*" in *mbedtls*) exit 1 ;; esac\nexec cc "$@"\n' >"$tmp/cc"
+chmod +x "$tmp/cc"
+
+# tells TLS-LINE MAKE-ARGUMENT...: does a build without TLS say so in one line?
+tells() {
+    line=$1
+    shift
+    [ "$(make -n all "$@" | grep -c "^echo '$line")" -eq 1 ]
+}
+try 'make install does not depend on the umask' installed
+try 'make without mbedTLS says that TLS is left out' tells 'Without TLS: mbedTLS' CC="$tmp/cc"
+try 'make TLS=no says that TLS is left out' tells 'Without TLS: TLS=no' TLS=no
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
