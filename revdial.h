@@ -770,6 +770,13 @@ typedef struct revdial_tls {
 //   No lock is held while a hook runs, and a hook returns: what leaves it by longjmp(), by an
 //   exception or by pthread_exit() leaves the library in an unknown state. So does pthread_cancel()
 //   of a thread that is inside a call: have it disabled there (pthread_setcancelstate()).
+//   Threads that the library starts take no signals, except while a hook or a handler runs: then
+//   they have the signal mask of the thread that opened the proxy or the agent, and so do programs
+//   that it starts.
+//   After fork(2) only the parent may go on with what is open. In the child each call fails with
+//   REVDIAL_ECLOSED (or NULL, or nothing happens) and never touches the parent's connections; what
+//   the child opens itself works. Descriptors of revdial_stream_fd() and revdial_dial_fd() are
+//   plain sockets, for either. All descriptors are closed by exec(2).
 // ================================================================================================
 
 typedef struct revdial_common {
@@ -786,6 +793,10 @@ typedef struct revdial_common {
     // machine or rack matters more than processor time, and more than bulk by blocking calls, which
     // may lose a tenth; 0 = never
     unsigned spin_us;
+    // The systems of clients of exposed ports, of targets and of sockets that are joined are asked
+    // for a sign of life (TCP keepalive) after so long without a byte, and three more times, a
+    // quarter of that apart. 0 = 60000: one that vanished is found out after 105 s; -1 = never
+    int tcp_keepalive_ms;
     // Agent: for https:// and wss://. Proxy: for `listen`, except unix:. Must outlive both.
     const revdial_tls *tls;
 } revdial_common;
@@ -829,6 +840,7 @@ typedef struct revdial_expose {
     const char *name;    // the backend
     revdial_dial_opts dial;  // of each; client_addr, local_addr and early are the connection's own
     int idle_ms;             // a connection ends after so long without a byte; 0 = never
+    int half_closed_ms;      // the same once one side has finished; 0 = 3600000, -1 = never
     unsigned max_waiting;    // clients dialled for at one time, default 4096; more are not accepted
 } revdial_expose;
 
@@ -967,8 +979,10 @@ REVDIAL_API int revdial_proxy_drain(revdial_proxy *p, int timeout_ms);
 // Ends all sessions, joins the threads and frees the proxy. Streams that the application still
 // holds stay valid memory: their calls return REVDIAL_ECLOSED.
 //   blocks   until callbacks that run have returned
-//   thread   any but I/O threads and callbacks
-REVDIAL_API void revdial_proxy_close(revdial_proxy *p);
+//   returns  0; REVDIAL_EDEADLK in a callback of this proxy, on_stream and auth included, for which
+//            it would wait: nothing has happened then
+//   thread   any but callbacks
+REVDIAL_API int revdial_proxy_close(revdial_proxy *p);
 
 // Opens a stream to a backend of that name and waits until the other end has accepted it: the
 // handler took it, or the target is connected. (A stock yamux peer: until it is on its way.)
@@ -1078,9 +1092,10 @@ REVDIAL_API int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms
 REVDIAL_API int revdial_stream_fd(revdial_stream *st);
 
 typedef struct revdial_join_opts {
-    const void *early;  // bytes already read from rfd: they go first
-    size_t early_len;   // at most 64 KiB
-    int idle_ms;        // give up after so long without a byte either way; 0 = never
+    const void *early;   // bytes already read from rfd: they go first
+    size_t early_len;    // at most 64 KiB
+    int idle_ms;         // give up after so long without a byte either way; 0 = never
+    int half_closed_ms;  // the same once one direction has ended; 0 = 3600000, -1 = never
     // Once, on the I/O thread, when all is over. moved[0] bytes went from rfd to the stream,
     // moved[1] back. why is NULL when both directions ended with EOF.
     void (*done)(void *ud, const uint64_t moved[2], const revdial_err *why);
@@ -1187,6 +1202,7 @@ typedef struct revdial_agent_config {
     int proxy_protocol;          // 1 or 2: start target connections with such a PROXY header
     int connect_timeout_ms;      // to targets, default 5000
     int idle_timeout_ms;         // of forwarded streams, default none
+    int half_closed_timeout_ms;  // of those that one side has finished, 0 = 3600000, -1 = none
     unsigned max_handlers;       // streams being handled at once, default 1024; more are refused
     int backoff_min_ms, backoff_max_ms;  // full jitter, defaults 500 and 30000; reset after 30 s up
     int auth_fail_limit;  // 401s, 403s and logins that the egress proxy refused, in a row before
@@ -1230,8 +1246,9 @@ REVDIAL_API void revdial_agent_stats(revdial_agent *a, revdial_stats *out);
 // Drains for drain_ms (0 = not at all), then ends, joins and frees the agent.
 //   blocks   for drain_ms, and until handlers have returned (their streams fail at the end of it),
 //            as well as credential_fn and the system's resolver, if an attempt is in them
-//   returns  0 all streams had ended, REVDIAL_ETIMEDOUT, EDEADLK
-//   thread   any but I/O threads and handlers
+//   returns  0 all streams had ended, REVDIAL_ETIMEDOUT; EDEADLK in a handler or another callback
+//            of this agent, for which it would wait: nothing has happened then
+//   thread   any but callbacks
 REVDIAL_API int revdial_agent_stop(revdial_agent *a, int drain_ms);
 
 #ifdef __cplusplus
@@ -2586,13 +2603,13 @@ typedef struct rvd_mux {
     int dead;  // REVDIAL_E* that ended the session, 0 while it lives
     const char *dead_text;
 
-    uint64_t buffered;   // unread bytes of all streams
-    uint64_t held_size;  // memory of the chunks that they lie in
-    uint64_t standing_bytes;       // of them, those of streams in held[0]
-    rvd_base_link held[2];         // streams with chunks, by is_moving; stuck longest first
-    uint64_t grown;      // windows beyond their first size
-    uint64_t preambles;  // bytes held for preambles
-    uint32_t refusals;   // since the output was last below its limit
+    uint64_t buffered;        // unread bytes of all streams
+    uint64_t held_size;       // memory of the chunks that they lie in
+    uint64_t standing_bytes;  // of them, those of streams in held[0]
+    rvd_base_link held[2];    // streams with chunks, by is_moving; stuck longest first
+    uint64_t grown;           // windows beyond their first size
+    uint64_t preambles;       // bytes held for preambles
+    uint32_t refusals;        // since the output was last below its limit
     rvd_base_bucket syns, resets, provoked, glitches, pings, windows;
     uint64_t opened, reset_count, rx_bytes, tx_bytes, rx_frames, tx_frames, tx_data_frames;
     uint64_t window_frames;       // updates that data or opens of ours have earned the peer
@@ -6498,7 +6515,7 @@ static int rvd_http_is_hash(const char *secret)
 typedef struct rvd_http_claim {
     const revdial_auth_req *req;
     unsigned scheme;
-    unsigned proofs;   // still to be done
+    unsigned proofs;    // still to be done
     size_t secret_max;  // bytes of the longest secret in plain text; 0: the work may differ
     uint8_t presented[RVD_BASE_SHA256_SIZE];  // BEARER, BASIC: of the secret
     char ha1[RVD_HTTP_HEX_SIZE];              // DIGEST: of the row that was looked at last
@@ -8994,6 +9011,7 @@ const char *revdial_reset_text(int reset)
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -9066,6 +9084,15 @@ const char *revdial_reset_text(int reset)
 #endif
 #ifndef RVD_SYS_FCNTL
 #define RVD_SYS_FCNTL fcntl
+#endif
+#ifndef RVD_SYS_GETPID
+#define RVD_SYS_GETPID getpid
+#endif
+#ifndef RVD_SYS_MADVISE
+#define RVD_SYS_MADVISE madvise
+#endif
+#ifndef RVD_SYS_MMAP
+#define RVD_SYS_MMAP mmap
 #endif
 #ifndef RVD_SYS_FUTEX
 #define RVD_SYS_FUTEX(...) syscall(SYS_futex, __VA_ARGS__)
@@ -9149,10 +9176,9 @@ enum {
     RVD_SYS_PATH_MAX = sizeof(((struct sockaddr_un *)0)->sun_path),  // with NUL, 108 on Linux
     RVD_SYS_TEXT_MAX = RVD_SYS_PATH_MAX + 8,                         // "unix:", path, NUL
     RVD_SYS_IOV_MAX = 1024,  // what Linux and the BSDs take in one call
-    // The mux pings every 15 s. Keepalive catches only what that cannot see, after 105 s.
-    RVD_SYS_KEEPALIVE_S = 60,
-    RVD_SYS_KEEPALIVE_GAP_S = 15,
-    RVD_SYS_KEEPALIVE_COUNT = 3,
+    // A session's mux pings every 15 s: there it catches only what that cannot see, after 105 s.
+    RVD_SYS_KEEPALIVE_MS = 60000,
+    RVD_SYS_KEEPALIVE_COUNT = 3,      // questions, a quarter of that time apart
     RVD_SYS_CLIENT_UNSENT = 262144,   // for one client or target: as much as a window at first
     RVD_SYS_USER_TIMEOUT_MS = 30000,  // unacknowledged for longer is dead, as after a lost ping
     RVD_SYS_PAIR_WAIT_MS = 1000,      // a connection to ourselves arrives at once or never
@@ -9242,6 +9268,27 @@ static int rvd_sys_random(void *buf, size_t len)
 // ------------------------------------------------------------------------------------------------
 // Threads.
 
+// The signal mask of this thread.
+static void rvd_sys_mask_get(sigset_t *mask)
+{
+    sigemptyset(mask);
+    pthread_sigmask(SIG_BLOCK, NULL, mask);
+}
+
+// Around a hook or a handler of the application on a thread of ours: a program that it starts
+// inherits the mask, and with all signals blocked nobody could end that.
+//   theirs   what rvd_sys_mask_get() said in the thread that opened the proxy or the agent
+//   ours     filled, for rvd_sys_hook_end()
+static void rvd_sys_hook_begin(const sigset_t *theirs, sigset_t *ours)
+{
+    pthread_sigmask(SIG_SETMASK, theirs, ours);
+}
+
+static void rvd_sys_hook_end(const sigset_t *ours)
+{
+    pthread_sigmask(SIG_SETMASK, ours, NULL);
+}
+
 // Starts a thread with all signals blocked: they belong to the application's threads.
 //   stack    bytes; 0 = the system's default
 static int rvd_sys_thread_start(pthread_t *thread, void *(*run)(void *), void *arg, size_t stack)
@@ -9261,6 +9308,74 @@ static int rvd_sys_thread_start(pthread_t *thread, void *(*run)(void *), void *a
     }
     pthread_attr_destroy(&attr);
     return -r;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Processes.
+
+// Which process opened something. A child has a copy of it without the threads that go with it, and
+// of locks that a thread may have held in the instant of the fork: there every call has to fail
+// before it takes one. A page that fork(2) fills with zeros tells that without a system call, which
+// would cost each read and write 50 ns and more; where there is none, the process id does.
+typedef struct rvd_sys_origin {
+    atomic_uint refs;
+    pid_t pid;
+    const volatile unsigned char *page;  // starts with 1 here, with 0 in a child; NULL: see pid
+    rvd_heap heap;
+} rvd_sys_origin;
+
+enum { RVD_SYS_PAGE = 4096 };  // at least; the system rounds up
+
+static const volatile unsigned char *rvd_sys_origin_page(void)
+{
+    unsigned char *page = NULL;
+#if defined(MADV_WIPEONFORK) && defined(MAP_ANONYMOUS)
+    void *at = RVD_SYS_MMAP(NULL, RVD_SYS_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                            -1, 0);
+    if (at == MAP_FAILED) return NULL;
+    page = at;
+    if (RVD_SYS_MADVISE(at, RVD_SYS_PAGE, MADV_WIPEONFORK) == 0) {
+        page[0] = 1;
+    } else {  // Linux before 4.14
+        munmap(at, RVD_SYS_PAGE);
+        page = NULL;
+    }
+#endif
+    return page;
+}
+
+// This process, with one reference. NULL without memory.
+static rvd_sys_origin *rvd_sys_origin_new(revdial_alloc_fn *alloc, void *alloc_ud)
+{
+    rvd_heap heap = {alloc, alloc_ud, 0};
+    rvd_sys_origin *o = rvd_base_alloc(&heap, sizeof *o);
+    if (!o) return NULL;
+    atomic_init(&o->refs, 1);
+    o->pid = RVD_SYS_GETPID();
+    o->page = rvd_sys_origin_page();
+    o->heap = heap;
+    return o;
+}
+
+static rvd_sys_origin *rvd_sys_origin_ref(rvd_sys_origin *o)
+{
+    atomic_fetch_add_explicit(&o->refs, 1, memory_order_relaxed);
+    return o;
+}
+
+static void rvd_sys_origin_unref(rvd_sys_origin *o)
+{
+    rvd_heap heap;
+    if (!o || atomic_fetch_sub_explicit(&o->refs, 1, memory_order_acq_rel) != 1) return;
+    if (o->page) munmap((void *)(uintptr_t)o->page, RVD_SYS_PAGE);
+    heap = o->heap;
+    rvd_base_free(&heap, o, sizeof *o);
+}
+
+// Are we in a child of that process?
+static int rvd_sys_is_child(const rvd_sys_origin *o)
+{
+    return o->page ? !*o->page : o->pid != RVD_SYS_GETPID();
 }
 
 // A condition whose deadlines are on the clock of rvd_sys_now_us().
@@ -9297,8 +9412,8 @@ static int rvd_sys_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_
 #if RVD_SYS_EPOLL && !defined(SYS_futex_time64)
 
 // As in linux/futex.h, which libc does not bring.
-#define RVD_SYS_FUTEX_WAKE 129          // FUTEX_WAKE, FUTEX_PRIVATE_FLAG
-#define RVD_SYS_FUTEX_WAIT 137          // FUTEX_WAIT_BITSET, FUTEX_PRIVATE_FLAG: until a point in time
+#define RVD_SYS_FUTEX_WAKE 129         // FUTEX_WAKE, FUTEX_PRIVATE_FLAG
+#define RVD_SYS_FUTEX_WAIT 137         // FUTEX_WAIT_BITSET, FUTEX_PRIVATE_FLAG: it has a deadline
 #define RVD_SYS_FUTEX_ANY 0xffffffffu  // FUTEX_BITSET_MATCH_ANY
 
 // The one who opens makes a system call only if the other sleeps; with a mutex and a condition the
@@ -9775,10 +9890,24 @@ static int rvd_sys_set_nonblocking(int fd)
     return rvd_sys_set_flag(fd, O_NONBLOCK, 1);
 }
 
+// Where a program runs without standard streams, their numbers stay free: what a library prints to
+// fd 2 must not go to a socket of ours. Keeps or closes fd.
+static int rvd_sys_own_number(int fd)
+{
+    int r;
+    if (fd < 0 || fd > 2) return fd;
+    do r = RVD_SYS_FCNTL(fd, F_DUPFD_CLOEXEC, 3);
+    while (r < 0 && errno == EINTR);
+    if (r < 0) r = -errno;
+    rvd_sys_close(fd);
+    return r;
+}
+
 // Non-blocking and close-on-exec where the call that made fd could not say so. Keeps or closes fd.
 static int rvd_sys_own(int fd)
 {
     int r = 0;
+    fd = rvd_sys_own_number(fd);
     if (fd < 0 || RVD_SYS_FLAGS_ATOMIC) return fd;
     do r = RVD_SYS_FCNTL(fd, F_SETFD, FD_CLOEXEC);
     while (r < 0 && errno == EINTR);
@@ -9816,15 +9945,26 @@ static void rvd_sys_tune_client(int fd)
     rvd_sys_set_notsent_lowat(fd, RVD_SYS_CLIENT_UNSENT);
 }
 
+// Has the system ask the other end's system for a sign of life after so long without a byte: one
+// that has vanished is found out after 1.75 times as long. In whole seconds.
+//   idle_ms  0 = RVD_SYS_KEEPALIVE_MS, -1 = not at all
+static void rvd_sys_set_keepalive(int fd, int idle_ms)
+{
+    int idle_s = (idle_ms ? idle_ms : RVD_SYS_KEEPALIVE_MS) / 1000;
+    if (idle_ms < 0) return;
+    rvd_sys_set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+    if (idle_s > 32767) idle_s = 32767;  // what Linux takes
+#ifdef TCP_KEEPIDLE
+    rvd_sys_set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, idle_s < 1 ? 1 : idle_s);
+    rvd_sys_set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, idle_s < 4 ? 1 : idle_s / 4);
+    rvd_sys_set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, RVD_SYS_KEEPALIVE_COUNT);
+#endif
+}
+
 static void rvd_sys_tune_session(int fd)
 {
     rvd_sys_set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-    rvd_sys_set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-#ifdef TCP_KEEPIDLE
-    rvd_sys_set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, RVD_SYS_KEEPALIVE_S);
-    rvd_sys_set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, RVD_SYS_KEEPALIVE_GAP_S);
-    rvd_sys_set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, RVD_SYS_KEEPALIVE_COUNT);
-#endif
+    rvd_sys_set_keepalive(fd, 0);
 #ifdef TCP_USER_TIMEOUT
     rvd_sys_set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, RVD_SYS_USER_TIMEOUT_MS);
 #endif
@@ -9854,6 +9994,22 @@ static int rvd_sys_unsent(int fd)
 #endif
 }
 
+// Linux resets a TCP connection that is dissolved, whoever else has a copy of the descriptor. (A
+// shutdown would send FIN, which reads as EOF; nothing else resets a unix socket than a close.)
+static void rvd_sys_disconnect(int fd)
+{
+#ifdef __linux__
+    struct sockaddr none;
+    int r;
+    memset(&none, 0, sizeof none);
+    none.sa_family = AF_UNSPEC;
+    do r = RVD_SYS_CONNECT(fd, &none, (socklen_t)sizeof none);
+    while (r < 0 && errno == EINTR);
+#else
+    (void)fd;
+#endif
+}
+
 // While this is on, the other end of a TCP connection reads ECONNRESET when the descriptor is
 // closed, also when the system does that because the process was killed.
 static void rvd_sys_set_abort(int fd, int on)
@@ -9866,9 +10022,18 @@ static void rvd_sys_set_abort(int fd, int on)
 
 // Closes so that the other end of a TCP connection reads ECONNRESET, not EOF. What is unsent is
 // lost. On a pipe or a unix socket there is no such thing: it reads EOF (see rvd_sys_socketpair()).
+// A child of the application may have a copy of fd, so that a close alone would tell nobody.
 static int rvd_sys_close_reset(int fd)
 {
     rvd_sys_set_abort(fd, 1);
+    rvd_sys_disconnect(fd);
+    return rvd_sys_close(fd);
+}
+
+// Closes a socket that no child shall keep in use: a session's, a listener's.
+static int rvd_sys_close_both(int fd)
+{
+    RVD_SYS_SHUTDOWN(fd, SHUT_RDWR);
     return rvd_sys_close(fd);
 }
 
@@ -10236,9 +10401,12 @@ typedef struct rvd_sys_wake {
 static int rvd_sys_wake_open(rvd_sys_wake *w)
 {
 #if RVD_SYS_EPOLL
-    do w->fd[0] = w->fd[1] = RVD_SYS_EVENTFD(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    while (w->fd[0] < 0 && errno == EINTR);
-    return w->fd[0] < 0 ? -errno : 0;
+    int fd;
+    do fd = RVD_SYS_EVENTFD(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
+    fd = fd < 0 ? -errno : rvd_sys_own_number(fd);
+    w->fd[0] = w->fd[1] = fd < 0 ? -1 : fd;
+    return fd < 0 ? fd : 0;
 #else
     int i, r;
     w->fd[0] = w->fd[1] = -1;
@@ -10285,7 +10453,7 @@ static int rvd_sys_epoll_open(void)
     int fd;
     do fd = RVD_SYS_EPOLL_CREATE(EPOLL_CLOEXEC);
     while (fd < 0 && errno == EINTR);
-    return fd < 0 ? -errno : fd;
+    return fd < 0 ? -errno : rvd_sys_own_number(fd);
 }
 
 // Both directions, edge-triggered, once and for all.
@@ -11098,14 +11266,21 @@ struct rvd_loop_job {
     void (*run)(rvd_loop_job *job);  // may free it
 };
 
+// A thread of a pool. Lives on its stack.
+typedef struct rvd_loop_worker {
+    rvd_base_link link;  // guarded by the pool's lock
+    pthread_t thread;
+} rvd_loop_worker;
+
 // Every thread that ends joins the one that ended before it, and close joins the last: no thread is
-// left behind, nobody waits for one that is not ending, and no list of them is needed.
+// left behind, and nobody waits for one that is not ending.
 typedef struct rvd_loop_pool {
     unsigned max;  // set before start, then read-only
     pthread_mutex_t lock;
     pthread_cond_t changed;          // a job came, or closed, or the last thread ends
     rvd_loop_job *jobs, **jobs_end;  // guarded by lock, as all below: jobs that wait
     size_t job_count;                // waiting and running; never less than the busy threads
+    rvd_base_link workers;
     unsigned thread_count;
     int closed;
     int has_ended;
@@ -11119,6 +11294,7 @@ static int rvd_loop_pool_open(rvd_loop_pool *pool, unsigned max)
     memset(pool, 0, sizeof *pool);
     pool->max = max;
     pool->jobs_end = &pool->jobs;
+    rvd_base_link_init(&pool->workers);
     r = -pthread_mutex_init(&pool->lock, NULL);
     if (r < 0) return r;
     r = rvd_sys_cond_open(&pool->changed);
@@ -11144,16 +11320,20 @@ static rvd_loop_job *rvd_loop_pool_take_locked(rvd_loop_pool *pool)
 static void *rvd_loop_pool_thread(void *arg)
 {
     rvd_loop_pool *pool = arg;
+    rvd_loop_worker me = {.thread = pthread_self()};
     rvd_loop_job *job;
     pthread_t before;
     int has_before;
+    rvd_base_link_init(&me.link);
     pthread_mutex_lock(&pool->lock);
+    rvd_base_link_push(&pool->workers, &me.link);
     while ((job = rvd_loop_pool_take_locked(pool)) != NULL) {
         pthread_mutex_unlock(&pool->lock);
         job->run(job);
         pthread_mutex_lock(&pool->lock);
         pool->job_count--;
     }
+    rvd_base_link_remove(&me.link);
     has_before = pool->has_ended;
     before = pool->ended;
     pool->ended = pthread_self();
@@ -11197,6 +11377,18 @@ static int rvd_loop_pool_submit(rvd_loop_pool *pool, rvd_loop_job *job, unsigned
     return r;
 }
 
+// Is this one of the pool's threads, which rvd_loop_pool_close() would wait for?
+//   thread   any
+static int rvd_loop_pool_is_mine(rvd_loop_pool *pool)
+{
+    int yes = 0;
+    pthread_mutex_lock(&pool->lock);
+    for (rvd_base_link *l = pool->workers.next; !yes && l != &pool->workers; l = l->next)
+        yes = pthread_equal(RVD_BASE_OWNER(l, rvd_loop_worker, link)->thread, pthread_self());
+    pthread_mutex_unlock(&pool->lock);
+    return yes;
+}
+
 // Refuses new jobs, runs those that wait, joins all threads.
 //   blocks   until the last job has returned
 //   thread   any but the pool's
@@ -11219,28 +11411,28 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 // Start at rvd_log_begin().
 // ================================================================================================
 
-#define RVD_LOG_TEXT 2048        // with a name, an identity, a URL, a target and a reason at length
-#define RVD_LOG_VALUE 320        // a URL of an agent fits
+#define RVD_LOG_TEXT 2048  // with a name, an identity, a URL, a target and a reason at length
+#define RVD_LOG_VALUE 320  // a URL of an agent fits
 #define RVD_LOG_PERIOD_US 1000000  // what was suppressed is said once in this time
 
 // What can happen, how many lines of it at once, and how many a minute after that. 0: as many as
 // there are, for what is logged only where somebody asked for each.
-#define RVD_LOG_EVENTS(X)                            \
-    X(ACCEPT_PAUSED, "accept.paused", 1, 12)         \
-    X(CLIENT_GONE, "client.gone", 0, 0)              \
-    X(CLIENT_REFUSED, "client.refused", 20, 300)     \
-    X(DIAL_FAILED, "dial.failed", 20, 300)           \
-    X(LINK_CHALLENGED, "link.challenged", 0, 0)      \
-    X(LINK_RETRY, "link.retry", 50, 600)             \
-    X(LINK_STOPPED, "link.stopped", 50, 600)         \
-    X(SESSION_DOWN, "session.down", 50, 600)         \
+#define RVD_LOG_EVENTS(X) \
+    X(ACCEPT_PAUSED, "accept.paused", 1, 12) \
+    X(CLIENT_GONE, "client.gone", 0, 0) \
+    X(CLIENT_REFUSED, "client.refused", 20, 300) \
+    X(DIAL_FAILED, "dial.failed", 20, 300) \
+    X(LINK_CHALLENGED, "link.challenged", 0, 0) \
+    X(LINK_RETRY, "link.retry", 50, 600) \
+    X(LINK_STOPPED, "link.stopped", 50, 600) \
+    X(SESSION_DOWN, "session.down", 50, 600) \
     X(SESSION_DRAINING, "session.draining", 50, 600) \
-    X(SESSION_REFUSED, "session.refused", 20, 300)   \
+    X(SESSION_REFUSED, "session.refused", 20, 300) \
     X(SESSION_REPLACED, "session.replaced", 50, 600) \
-    X(SESSION_REVOKED, "session.revoked", 50, 600)   \
-    X(SESSION_UP, "session.up", 50, 600)             \
-    X(STREAM_END, "stream.end", 0, 0)                \
-    X(STREAM_OPEN, "stream.open", 0, 0)              \
+    X(SESSION_REVOKED, "session.revoked", 50, 600) \
+    X(SESSION_UP, "session.up", 50, 600) \
+    X(STREAM_END, "stream.end", 0, 0) \
+    X(STREAM_OPEN, "stream.open", 0, 0) \
     X(STREAM_REFUSED, "stream.refused", 20, 300)
 
 #define RVD_LOG_EVENT_ID(id, name, burst, rate) RVD_LOG_##id,
@@ -11304,10 +11496,10 @@ static size_t rvd_log_rune(const uint8_t *s, uint32_t *rune)
 static int rvd_log_is_control(uint32_t r)
 {
     static const uint32_t ranges[][2] = {
-        {0x00, 0x1F},     {0x7F, 0x9F},      // C0, DEL, C1
-        {0x061C, 0x061C}, {0x200B, 0x200F},  // of direction, of no width
-        {0x2028, 0x202E}, {0x2060, 0x206F},  // line ends, embeddings, isolates
-        {0xFEFF, 0xFEFF}, {0xFFF9, 0xFFFD}}; // byte order, annotations, what was no UTF-8
+        {0x00, 0x1F},     {0x7F, 0x9F},       // C0, DEL, C1
+        {0x061C, 0x061C}, {0x200B, 0x200F},   // of direction, of no width
+        {0x2028, 0x202E}, {0x2060, 0x206F},   // line ends, embeddings, isolates
+        {0xFEFF, 0xFEFF}, {0xFFF9, 0xFFFD}};  // byte order, annotations, what was no UTF-8
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
         if (r >= ranges[i][0] && r <= ranges[i][1]) return 1;
     return 0;
@@ -11674,7 +11866,9 @@ typedef struct rvd_stream_guest {
 
 // All that runs on one loop, so that its owner can end it.
 typedef struct rvd_stream_group {
-    rvd_loop *loop;
+    rvd_loop *loop;                  // set before start, then read-only, as:
+    int tcp_keepalive_ms;            // of the owner's config
+    sigset_t mask;                   // of the thread that made it, for hooks
     rvd_base_link sessions, guests;  // loop thread only, as all below
     rvd_loop_task end;
     int ending;
@@ -11732,9 +11926,10 @@ struct revdial_session {
     atomic_int refs;
     // Set before start, then read-only.
     const rvd_stream_host *host;
-    void *owner;            // the proxy or agent; lives until `work` is done
-    rvd_log *log;           // the owner's
-    rvd_stream_work *work;  // the owner's
+    void *owner;             // the proxy or agent; lives until `work` is done
+    rvd_log *log;            // the owner's
+    rvd_stream_work *work;   // the owner's
+    rvd_sys_origin *origin;  // holds a reference
     rvd_stream_group *group;
     rvd_loop *loop;  // the group's
     int fd;
@@ -11837,6 +12032,15 @@ struct rvd_stream_dial {
     void (*done)(rvd_stream_dial *dial);  // on the loop thread, without the lock
 };
 
+// Asked before the lock by each call of the application: a thread that fork(2) has left behind may
+// hold it.
+#define RVD_STREAM_CHILD "this is a child of the process that opened it: see fork in api.config"
+
+static int rvd_stream_is_child(const revdial_session *s)
+{
+    return rvd_sys_is_child(s->origin);
+}
+
 static void rvd_stream_lock(revdial_session *s)
 {
     pthread_mutex_lock(&s->lock);
@@ -11898,6 +12102,8 @@ static const char *rvd_stream_common_problem(const revdial_common *c)
     if (c->log_level < 0 || c->log_level > REVDIAL_LOG_DEBUG)
         return "common.log_level: none of REVDIAL_LOG_*";
     if (c->tls && !c->tls->wrap) return "common.tls: wrap is NULL";
+    if (c->tcp_keepalive_ms < -1)
+        return "common.tcp_keepalive_ms: negative, and not -1, which is none";
     return NULL;
 }
 
@@ -12129,8 +12335,10 @@ revdial_session *revdial_session_ref(revdial_session *s)
 
 void revdial_session_unref(revdial_session *s)
 {
+    rvd_sys_origin *origin;
     rvd_heap heap;
-    if (!s || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1) return;
+    if (!s || rvd_stream_is_child(s)) return;
+    if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1) return;
     REVDIAL_ASSERT(rvd_base_link_is_alone(&s->streams));
     revdial_engine_free(s->engine);
     if (s->spill) rvd_sys_wake_close(&s->interrupt);
@@ -12138,10 +12346,12 @@ void revdial_session_unref(revdial_session *s)
     pthread_mutex_destroy(&s->lock);
     rvd_base_wipe(s->auth_text, sizeof s->auth_text);
     rvd_stream_text_free(&s->heap, s->challenge);
+    origin = s->origin;
     heap = s->heap;
     heap.live_bytes = sizeof *s + (s->wire ? sizeof *s->wire : 0);
     rvd_stream_wire_free(&heap, s->wire);
     rvd_base_free(&heap, s, sizeof *s);
+    rvd_sys_origin_unref(origin);
 }
 
 // Has the loop look at the session again; any thread.
@@ -12690,6 +12900,10 @@ revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts
     static const revdial_dial_opts none;
     rvd_stream_dial d;
     memset(&d, 0, sizeof d);
+    if (s && rvd_stream_is_child(s)) {
+        rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
+        return NULL;
+    }
     if (!s || rvd_stream_is_on_loop(s)) {
         rvd_stream_fail(err, s ? REVDIAL_EDEADLK : REVDIAL_EINVAL, 0,
                         s ? "dial: would block its own I/O thread" : "session: NULL");
@@ -13010,7 +13224,7 @@ static void rvd_stream_close_locked(revdial_session *s)
     rvd_loop_timer_stop(s->loop, &s->timer);
     rvd_loop_timer_stop(s->loop, &s->lease);
     // Somebody closed it behind our back: the number may be somebody else's by now.
-    if (s->why.sys != EBADF && s->why.sys != ENOTSOCK) rvd_sys_close(s->fd);
+    if (s->why.sys != EBADF && s->why.sys != ENOTSOCK) rvd_sys_close_both(s->fd);
     s->pend |= RVD_STREAM_PEND_DOWN | RVD_STREAM_PEND_CLOSED;
 }
 
@@ -13369,7 +13583,7 @@ static void rvd_stream_on_kick(rvd_loop_task *t)
 
 void revdial_session_kill(revdial_session *s)
 {
-    if (!s) return;
+    if (!s || rvd_stream_is_child(s)) return;
     rvd_stream_lock(s);
     if (!s->why.code) rvd_stream_fail(&s->why, REVDIAL_ECLOSED, 0, "closed here");
     rvd_stream_leaves(s);
@@ -13603,6 +13817,7 @@ typedef struct rvd_stream_session_config {
     void *owner;
     rvd_log *log;
     rvd_stream_work *work;
+    rvd_sys_origin *origin;
     rvd_stream_group *group;
     int fd;
     const char *peer;
@@ -13656,6 +13871,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->owner = cfg->owner;
     s->log = cfg->log;
     s->work = cfg->work;
+    s->origin = rvd_sys_origin_ref(cfg->origin);
     atomic_init(&s->stream_count, 0);
     atomic_init(&s->picked, 0);
     atomic_init(&s->is_leaving, 0);
@@ -13729,9 +13945,11 @@ static void rvd_stream_on_group_end(rvd_loop_task *task)
     }
 }
 
-static void rvd_stream_group_init(rvd_stream_group *g, rvd_loop *loop)
+static void rvd_stream_group_init(rvd_stream_group *g, rvd_loop *loop, int tcp_keepalive_ms)
 {
     g->loop = loop;
+    g->tcp_keepalive_ms = tcp_keepalive_ms;
+    rvd_sys_mask_get(&g->mask);
     g->end.run = rvd_stream_on_group_end;
     rvd_base_link_init(&g->sessions);
     rvd_base_link_init(&g->guests);
@@ -13749,6 +13967,8 @@ void revdial_session_info_get(revdial_session *s, revdial_session_info *out)
 {
     revdial_engine_info info;
     memset(out, 0, sizeof *out);
+    out->state = REVDIAL_DOWN;
+    if (rvd_stream_is_child(s)) return;
     rvd_stream_lock(s);
     revdial_engine_info_get(s->engine, &info);
     out->state = s->state != RVD_STREAM_UP ? REVDIAL_DOWN
@@ -13787,6 +14007,7 @@ int revdial_session_drain(revdial_session *s, int timeout_ms)
 {
     int64_t until = rvd_stream_deadline(timeout_ms);
     if (!s) return REVDIAL_EINVAL;
+    if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
     s->draining = 1;
     rvd_stream_leaves(s);
@@ -13873,6 +14094,7 @@ ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count)
     ptrdiff_t n;
     int first = 0;
     if (rvd_stream_iov_len(iov, count) <= 0) return REVDIAL_EINVAL;  // 0 would look like EOF
+    if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
     for (;;) {
         rvd_stream_waiter w = {.events = RVD_STREAM_WAKE_RD};
@@ -13972,6 +14194,7 @@ ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
     ptrdiff_t done = 0, n;
     int has_turn, waits = 0;
     if (rvd_stream_iov_len(iov, count) < 0) return REVDIAL_EINVAL;
+    if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
     n = rvd_stream_write_begin_locked(st);
     has_turn = n == 0;
@@ -14013,6 +14236,7 @@ int revdial_shutdown(revdial_stream *st, int how)
     revdial_session *s = st->session;
     int r = REVDIAL_OK;
     if (how < REVDIAL_RD || how > REVDIAL_RDWR) return REVDIAL_EINVAL;
+    if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
     revdial_engine_accept(s->engine, st->id);
     if (how & REVDIAL_RD) revdial_engine_stop(s->engine, st->id);
@@ -14027,6 +14251,7 @@ int revdial_reset(revdial_stream *st, int code)
 {
     revdial_session *s = st->session;
     int r;
+    if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
     r = revdial_engine_reset(s->engine, st->id, code);
     if (!r && st->reset_code < 0) st->is_aborted = 1;
@@ -14039,7 +14264,7 @@ int revdial_reset(revdial_stream *st, int code)
 void revdial_close(revdial_stream *st)
 {
     revdial_session *s;
-    if (!st) return;
+    if (!st || rvd_stream_is_child(st->session)) return;
     s = revdial_session_ref(st->session);
     rvd_stream_lock(s);
     rvd_stream_free_locked(st);
@@ -14053,6 +14278,7 @@ int revdial_deadline(revdial_stream *st, int which, int timeout_ms)
     revdial_session *s = st->session;
     int64_t at = timeout_ms == 0 ? 0 : rvd_stream_deadline(timeout_ms);
     if (which < REVDIAL_RD || which > REVDIAL_RDWR) return REVDIAL_EINVAL;
+    if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
     if (which & REVDIAL_RD) st->rd_deadline_us = at;
     if (which & REVDIAL_WR) st->wr_deadline_us = at;
@@ -14066,6 +14292,8 @@ int revdial_error(revdial_stream *st, int *reset)
     revdial_session *s = st->session;
     revdial_ledger ledger;
     int code = 0;
+    if (reset) *reset = 0;
+    if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
     if (reset) *reset = st->reset_code > 0 ? st->reset_code : 0;
     if (st->is_aborted)
@@ -14100,6 +14328,8 @@ int revdial_stream_ledger(revdial_stream *st, revdial_ledger *out)
 {
     revdial_session *s = st->session;
     int r;
+    memset(out, 0, sizeof *out);
+    if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
     r = revdial_engine_ledger(s->engine, st->id, out);
     rvd_stream_unlock(s);
@@ -14261,6 +14491,7 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
     for (size_t i = 0; i < count; i++) {
         revdial_session *s = items[i].st ? items[i].st->session : NULL;
         p.fd_count += !s;
+        if (s && rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
         if (s && s != before && rvd_stream_is_on_loop(s)) return REVDIAL_EDEADLK;
         before = s;
     }
@@ -14293,6 +14524,8 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
 #define RVD_RELAY_UNSENT_TRIES 9   // then after twice that, up to 2.5 seconds in all
 #define RVD_RELAY_HURRY_TRIES 8    // while closing: the last of them only
 #define RVD_RELAY_LEFT_US 5000000  // last bytes of a dead stream wait so long
+// Long enough for every answer to a client that has finished. Beyond that, one half was forgotten.
+#define RVD_RELAY_HALF_MS 3600000
 
 // RUNNING --both directions over--> OVER     RUNNING --one of them failed--> FAILED
 // FAILED --what was delivered has left the socket, or time is up--> OVER
@@ -14315,6 +14548,7 @@ typedef struct rvd_relay {
     uint8_t *early;
     size_t early_len, early_at;
     int64_t idle_us, moved_us;
+    int64_t half_us;  // idle_us once one direction is over
     uint64_t moved[2];
     int why_code, why_reset, why_sys;
     const char *why_text;  // static
@@ -14472,6 +14706,7 @@ static void rvd_relay_pump_out(rvd_relay *r)
         } else if (r->out.fd >= 0) {
             rvd_loop_remove(r->session->loop, &r->out);
             rvd_sys_set_abort(r->out.fd, 0);
+            rvd_sys_shutdown_wr(r->out.fd);  // a child may have a copy
             rvd_sys_close(r->out.fd);
             r->out.fd = -2;  // closed, and still not the same as in
         } else {
@@ -14492,6 +14727,19 @@ static void rvd_relay_left(rvd_relay *r)
         rvd_relay_fail_stream(r, r->st->reset_code >= 0 ? REVDIAL_ERESET : REVDIAL_ELOST);
 }
 
+// One direction is over, and the other may be silent for a time of its own. Without memory for a
+// timer that is not bounded; keepalive still is.
+static void rvd_relay_half_over(rvd_relay *r)
+{
+    rvd_loop *loop = r->session->loop;
+    int64_t now = rvd_loop_now(loop), us = r->half_us;
+    r->half_us = 0;
+    if (us <= 0 || (r->idle_us > 0 && r->idle_us <= us)) return;
+    if (rvd_loop_timer_set(loop, &r->timer, now + us) < 0) return;
+    r->idle_us = us;
+    r->moved_us = now;
+}
+
 // Moves what can be moved. Loop thread, under the session's lock. Once over, rvd_relay_end() has to
 // run without it.
 static void rvd_relay_step_locked(rvd_relay *r, unsigned events)
@@ -14509,6 +14757,8 @@ static void rvd_relay_step_locked(rvd_relay *r, unsigned events)
         rvd_relay_fail_stream(r, r->st->reset_code >= 0 ? REVDIAL_ERESET : REVDIAL_ELOST);
     if (r->state == RVD_RELAY_RUNNING && r->out_over && r->in_state == RVD_RELAY_IN_ENDED)
         r->state = RVD_RELAY_OVER;
+    if (r->state == RVD_RELAY_RUNNING && (r->out_over || r->in_state == RVD_RELAY_IN_ENDED))
+        rvd_relay_half_over(r);
     rvd_stream_flush_soon_locked(r->session);
 }
 
@@ -14523,6 +14773,15 @@ static void rvd_relay_free(rvd_relay *r)
     rvd_stream_unlock(s);
     rvd_stream_work_end(s->work);
     revdial_session_unref(s);
+}
+
+static void rvd_relay_tell(rvd_relay *r, const revdial_err *why)
+{
+    sigset_t ours;
+    if (!r->done) return;
+    rvd_sys_hook_begin(&r->session->group->mask, &ours);
+    r->done(r->ud, r->moved, why);
+    rvd_sys_hook_end(&ours);
 }
 
 // Loop thread, without the lock: closes what is left and tells.
@@ -14550,7 +14809,7 @@ static void rvd_relay_end(rvd_relay *r)
     }
     if (failed) rvd_sys_fail(&why, r->why_code, r->why_sys, NULL, r->why_text);
     if (failed) why.reset = r->why_reset;
-    if (r->done) r->done(r->ud, r->moved, failed ? &why : NULL);
+    rvd_relay_tell(r, failed ? &why : NULL);
     rvd_relay_free(r);
 }
 
@@ -14677,6 +14936,7 @@ static int rvd_relay_new_locked(revdial_stream *st, int rfd, int wfd, const revd
     r->timer.run = rvd_relay_on_timer;
     r->start.run = rvd_relay_on_start;
     r->idle_us = (int64_t)opts->idle_ms * 1000;
+    r->half_us = (int64_t)(opts->half_closed_ms ? opts->half_closed_ms : RVD_RELAY_HALF_MS) * 1000;
     r->done = opts->done;
     r->ud = opts->ud;
     rvd_stream_sink_set_locked(st, rvd_relay_sink, r, 1);
@@ -14711,11 +14971,13 @@ static int rvd_relay_begin(revdial_stream *st, int rfd, int wfd, const revdial_j
 {
     static const revdial_join_opts none;
     if (!opts) opts = &none;
-    if (opts->early_len > RVD_RELAY_EARLY_MAX || opts->idle_ms < 0) return REVDIAL_EINVAL;
+    if (opts->early_len > RVD_RELAY_EARLY_MAX || opts->idle_ms < 0 || opts->half_closed_ms < -1)
+        return REVDIAL_EINVAL;
     if (opts->early_len && !opts->early) return REVDIAL_EINVAL;
     if (rvd_sys_set_nonblocking(rfd) < 0) return REVDIAL_ESYS;
     if (wfd != rfd && rvd_sys_set_nonblocking(wfd) < 0) return REVDIAL_ESYS;
     rvd_sys_tune_client(wfd);
+    rvd_sys_set_keepalive(rfd, st->session->group->tcp_keepalive_ms);
     rvd_sys_set_abort(rfd, 1);  // a process that is killed must not end them with FIN
     if (wfd != rfd) rvd_sys_set_abort(wfd, 1);
     return rvd_relay_start(st, rfd, wfd, opts);
@@ -14723,7 +14985,13 @@ static int rvd_relay_begin(revdial_stream *st, int rfd, int wfd, const revdial_j
 
 int revdial_join(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts)
 {
-    int code = rvd_relay_begin(st, rfd, wfd, opts);
+    int code;
+    if (rvd_stream_is_child(st->session)) {  // copies: a reset would hit the parent's connection
+        rvd_sys_close(rfd);
+        if (wfd != rfd) rvd_sys_close(wfd);
+        return REVDIAL_ECLOSED;
+    }
+    code = rvd_relay_begin(st, rfd, wfd, opts);
     if (!code) return REVDIAL_OK;
     revdial_reset(st, REVDIAL_RESET_INTERNAL);  // closing alone would look like EOF
     revdial_close(st);
@@ -14735,6 +15003,7 @@ int revdial_join(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *
 int revdial_stream_fd(revdial_stream *st)
 {
     int fds[2], code;
+    if (rvd_stream_is_child(st->session)) return REVDIAL_ECLOSED;
     if (rvd_sys_socketpair(fds) < 0) return REVDIAL_ESYS;
     code = rvd_relay_begin(st, fds[0], fds[0], NULL);
     if (!code) return fds[1];
@@ -14761,16 +15030,16 @@ int revdial_stream_fd(revdial_stream *st)
 #define RVD_PROXY_AUTH_THREADS 16        // hooks that may block at the same time
 #define RVD_PROXY_ASKED 8                // of them for one source: others find a thread, too
 #define RVD_PROXY_STREAM_THREADS 1024
-#define RVD_PROXY_NONCES 65536        // challenges that may wait for their answer
-#define RVD_PROXY_NONCE_US 60000000   // for a backend that connects again to answer, that is long
-#define RVD_PROXY_FAILURES 10         // typing errors and rollouts; nothing for who guesses
-#define RVD_PROXY_FAILURE_US 5000000  // what a failure costs a name: Retry-After of a 429
-#define RVD_PROXY_NAMES 10            // names' failures that are one source's due
-#define RVD_PROXY_BLOCK 8             // sources' failures that are one block's due
-#define RVD_PROXY_SOURCES 4096        // debts that are remembered: 64 KiB
-#define RVD_PROXY_WAYS 4              // places where one of them may stand
-#define RVD_PROXY_PROVEN 16384        // that were right and are remembered: 128 KiB
-#define RVD_PROXY_PROVEN_MINUTES 1440 // that long
+#define RVD_PROXY_NONCES 65536         // challenges that may wait for their answer
+#define RVD_PROXY_NONCE_US 60000000    // for a backend that connects again to answer, that is long
+#define RVD_PROXY_FAILURES 10          // typing errors and rollouts; nothing for who guesses
+#define RVD_PROXY_FAILURE_US 5000000   // what a failure costs a name: Retry-After of a 429
+#define RVD_PROXY_NAMES 10             // names' failures that are one source's due
+#define RVD_PROXY_BLOCK 8              // sources' failures that are one block's due
+#define RVD_PROXY_SOURCES 4096         // debts that are remembered: 64 KiB
+#define RVD_PROXY_WAYS 4               // places where one of them may stand
+#define RVD_PROXY_PROVEN 16384         // that were right and are remembered: 128 KiB
+#define RVD_PROXY_PROVEN_MINUTES 1440  // that long
 
 // Those that show the secret: their rows hold the same hash.
 #define RVD_PROXY_SENT_SCHEMES (unsigned)(REVDIAL_AUTH_BEARER | REVDIAL_AUTH_BASIC)
@@ -14869,6 +15138,7 @@ struct revdial_proxy {
     rvd_loop_timer client_watch;  // loop 0
     rvd_loop_pool auth_pool, stream_pool;
     rvd_stream_work work;
+    rvd_sys_origin *origin;
     uint64_t seed;
     rvd_loop_task stop_listening;  // loop 0
     rvd_loop_task dials_wake;      // loop 0
@@ -14879,10 +15149,10 @@ struct revdial_proxy {
     rvd_proxy_table *table;
     revdial_auth_fn *auth;
     void *auth_ud;
-    uint64_t nonces;                                 // made so far
-    uint8_t nonce_used[RVD_PROXY_NONCES / 8];        // bits, of the latest of them
-    rvd_proxy_debtor *debtors;                       // NULL until somebody fails
-    uint64_t *proven;  // NULL until somebody is right; 40 bits of who, 24 of the minute
+    uint64_t nonces;                           // made so far
+    uint8_t nonce_used[RVD_PROXY_NONCES / 8];  // bits, of the latest of them
+    rvd_proxy_debtor *debtors;                 // NULL until somebody fails
+    uint64_t *proven;       // NULL until somebody is right; 40 bits of who, 24 of the minute
     rvd_base_link waiting;  // sessions whose request is not complete, or is queued, by age
     rvd_base_link queued;   // of rvd_proxy_auth
     uint16_t waiting_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their block
@@ -14925,6 +15195,21 @@ static void rvd_proxy_log_session(revdial_session *s, enum rvd_log_event event, 
     rvd_log_text(&l, "carrier", info.carrier == REVDIAL_CARRIER_WEBSOCKET ? "websocket" : NULL);
     rvd_log_text(&l, "reason", why);
     rvd_log_end(&p->log, &l);
+}
+
+// In a child of fork(2) nothing of p may be locked.
+static int rvd_proxy_is_child(const revdial_proxy *p)
+{
+    return rvd_sys_is_child(p->origin);
+}
+
+static void rvd_proxy_tell(revdial_proxy *p, revdial_session *s, int state, const revdial_err *why)
+{
+    sigset_t ours;
+    if (!p->cfg.on_session) return;
+    rvd_sys_hook_begin(&s->group->mask, &ours);
+    p->cfg.on_session(p->cfg.ud, s, state, why);
+    rvd_sys_hook_end(&ours);
 }
 
 // ---- the registry ----
@@ -15567,8 +15852,7 @@ static void rvd_proxy_remember(revdial_proxy *p, const revdial_session *s)
         p->proven = rvd_base_alloc(&p->heap, RVD_PROXY_PROVEN * sizeof *p->proven);
     for (int i = 0; p->proven && i < 2; i++)
         if (s->proven[i])
-            *rvd_proxy_proven_slot(p, s->proven[i]) =
-                s->proven[i] >> 24 << 24 | rvd_proxy_minute();
+            *rvd_proxy_proven_slot(p, s->proven[i]) = s->proven[i] >> 24 << 24 | rvd_proxy_minute();
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -15632,9 +15916,8 @@ static enum rvd_proxy_payer rvd_proxy_payer_locked(revdial_proxy *p, const rvd_p
     if (!g->name) return RVD_PROXY_BY_NAME;  // nobody counts
     if (rvd_proxy_may_owe_locked(p, g->name, RVD_PROXY_FAILURE_US) &&
         rvd_proxy_may_owe_locked(p, g->source, RVD_PROXY_SOURCE_DUE) &&
-        rvd_proxy_may_owe_locked(p, g->block,
-                                 g->block == g->source ? RVD_PROXY_SOURCE_DUE
-                                                       : RVD_PROXY_BLOCK_DUE))
+        rvd_proxy_may_owe_locked(
+            p, g->block, g->block == g->source ? RVD_PROXY_SOURCE_DUE : RVD_PROXY_BLOCK_DUE))
         return RVD_PROXY_BY_NAME;
     if (rvd_proxy_is_proven_locked(p, g->agent) &&
         rvd_proxy_may_owe_locked(p, g->agent, RVD_PROXY_FAILURE_US))
@@ -15790,6 +16073,17 @@ static void rvd_proxy_auth_done(rvd_loop_task *task)
     rvd_proxy_auth_free(a);
 }
 
+static int rvd_proxy_auth_call(rvd_proxy_auth *a)
+{
+    revdial_session *s = a->session;
+    sigset_t ours;
+    int code;
+    rvd_sys_hook_begin(&s->group->mask, &ours);
+    code = a->check(a->ud, &s->auth, a->identity, sizeof a->identity);
+    rvd_sys_hook_end(&ours);
+    return code;
+}
+
 static void rvd_proxy_auth_run(rvd_loop_job *job)
 {
     rvd_proxy_auth *a = RVD_BASE_OWNER(job, rvd_proxy_auth, job);
@@ -15798,7 +16092,7 @@ static void rvd_proxy_auth_run(rvd_loop_job *job)
     if (s->auth.scheme && !rvd_proxy_may_look(s))
         a->code = REVDIAL_EREFUSED;  // it has failed too often since
     else if (!rvd_stream_is_leaving(s))
-        a->code = a->check(a->ud, &s->auth, a->identity, sizeof a->identity);
+        a->code = rvd_proxy_auth_call(a);
     rvd_loop_post(s->loop, &a->task);
 }
 
@@ -15872,7 +16166,7 @@ static void rvd_proxy_on_up(revdial_session *s)
     int draining;
     rvd_proxy_pending_end(p, s);
     rvd_proxy_log_session(s, RVD_LOG_SESSION_UP, REVDIAL_LOG_INFO, NULL);
-    if (p->cfg.on_session) p->cfg.on_session(p->cfg.ud, s, REVDIAL_UP, NULL);
+    rvd_proxy_tell(p, s, REVDIAL_UP, NULL);
     pthread_mutex_lock(&p->lock);
     m->is_up = 1;
     p->stats.sessions_opened++;
@@ -15887,7 +16181,7 @@ static void rvd_proxy_on_goaway(revdial_session *s)
 {
     revdial_proxy *p = s->owner;
     rvd_proxy_log_session(s, RVD_LOG_SESSION_DRAINING, REVDIAL_LOG_INFO, NULL);
-    if (p->cfg.on_session) p->cfg.on_session(p->cfg.ud, s, REVDIAL_DRAINING, NULL);
+    rvd_proxy_tell(p, s, REVDIAL_DRAINING, NULL);
 }
 
 // A backend that only asked how to authenticate has done nothing wrong, and no more has the health
@@ -15929,8 +16223,7 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
         rvd_proxy_log_session(s, RVD_LOG_SESSION_DOWN, REVDIAL_LOG_INFO, why->msg);
     else
         rvd_proxy_log_refused(s, &info, why);
-    if (was_up && p->cfg.on_session)
-        p->cfg.on_session(p->cfg.ud, s, REVDIAL_DOWN, why->code == REVDIAL_ECLOSED ? NULL : why);
+    if (was_up) rvd_proxy_tell(p, s, REVDIAL_DOWN, why->code == REVDIAL_ECLOSED ? NULL : why);
     s->host_ud = NULL;
     if (m) revdial_session_unref(s);  // the registry's; the caller has one
 }
@@ -15948,8 +16241,11 @@ static void rvd_proxy_incoming_run(rvd_loop_job *job)
     rvd_heap heap = {in->proxy->cfg.common.alloc, in->proxy->cfg.common.alloc_ud, sizeof *in};
     revdial_proxy *p = in->proxy;
     revdial_stream *st = in->st;
+    sigset_t ours;
     rvd_base_free(&heap, in, sizeof *in);
+    rvd_sys_hook_begin(&p->groups[0].mask, &ours);
     p->cfg.on_stream(p->cfg.ud, st);
+    rvd_sys_hook_end(&ours);
     rvd_stream_work_end(&p->work);
 }
 
@@ -16060,6 +16356,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     cfg.owner = p;
     cfg.log = &p->log;
     cfg.work = &p->work;
+    cfg.origin = p->origin;
     cfg.fd = fd;
     cfg.peer = text;
     cfg.engine = &e;
@@ -16261,8 +16558,13 @@ int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how)
     rvd_sys_addr peer;
     revdial_session *s = NULL;
     revdial_err err;
-    int code = rvd_proxy_pending_begin(p);
+    int code;
+    if (rvd_proxy_is_child(p)) {
+        rvd_sys_close(fd);
+        return REVDIAL_ECLOSED;
+    }
     if (!how) how = &none;
+    code = rvd_proxy_pending_begin(p);
     rvd_stream_fail(&err, code, 0, revdial_strerror(code));
     if (code) return rvd_proxy_adopt_refuse(p, fd, how, &err);
     if (rvd_proxy_adopt_check(fd, how, &peer, &err) == 0)
@@ -16407,6 +16709,10 @@ revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_d
     memset(&d, 0, sizeof d);
     d.opts = opts ? opts : &none;
     d.deadline_us = rvd_stream_dial_deadline(d.opts);
+    if (p && name && rvd_proxy_is_child(p)) {
+        rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
+        return NULL;
+    }
     if (!p || !name || rvd_proxy_is_on_loop(p)) {
         rvd_stream_fail(err, p && name ? REVDIAL_EDEADLK : REVDIAL_EINVAL, 0,
                         p && name ? "dial: would block its own I/O thread"
@@ -16460,6 +16766,7 @@ typedef struct rvd_proxy_dial {
     const rvd_proxy_listener *from;  // the client's port; NULL: the application dials
     revdial_dial_opts opts;          // its strings are in `text`
     revdial_dial_fn *cb;
+    int is_hook;  // cb is the application's
     void *ud;
     size_t size;
     char text[];
@@ -16482,6 +16789,7 @@ static void rvd_proxy_dial_free(rvd_proxy_dial *d)
 static void rvd_proxy_dial_end(rvd_proxy_dial *d)
 {
     revdial_proxy *p = d->proxy;
+    sigset_t ours;
     pthread_mutex_lock(&p->lock);
     rvd_base_link_remove(&d->link);
     if (!d->dial.st) p->stats.dials_failed++;
@@ -16490,7 +16798,9 @@ static void rvd_proxy_dial_end(rvd_proxy_dial *d)
     rvd_proxy_unpick(d->session);
     if (!d->dial.st) rvd_proxy_log_dial(p, d->pick.name, &d->dial, d->from);
     if (!d->dial.st) rvd_stream_dial_fail_in(&d->dial.err, d->pick.name, d->opts.target);
+    if (d->is_hook) rvd_sys_hook_begin(&p->groups[0].mask, &ours);
     d->cb(d->ud, d->dial.st, d->dial.st ? NULL : &d->dial.err);
+    if (d->is_hook) rvd_sys_hook_end(&ours);
     d->is_over = 1;
     if (!atomic_load(&d->task.queued)) rvd_proxy_dial_free(d);
 }
@@ -16732,10 +17042,13 @@ int64_t revdial_dial_async(revdial_proxy *p, const char *name, const revdial_dia
 {
     static const revdial_dial_opts none;
     int is_valid = p && name && cb && !rvd_proxy_dial_check(name, opts ? opts : &none, NULL);
-    rvd_proxy_dial *d = is_valid ? rvd_proxy_dial_new(p, name, opts) : NULL;
+    rvd_proxy_dial *d;
     int64_t id = REVDIAL_ECLOSED;
+    if (is_valid && rvd_proxy_is_child(p)) return REVDIAL_ECLOSED;
+    d = is_valid ? rvd_proxy_dial_new(p, name, opts) : NULL;
     if (!d) return is_valid ? REVDIAL_ENOMEM : REVDIAL_EINVAL;
     d->cb = cb;
+    d->is_hook = 1;
     d->ud = ud;
     pthread_mutex_lock(&p->lock);
     if (!p->closing) id = rvd_proxy_dial_start_locked(p, d);
@@ -16747,6 +17060,7 @@ int64_t revdial_dial_async(revdial_proxy *p, const char *name, const revdial_dia
 int revdial_dial_cancel(revdial_proxy *p, int64_t dial)
 {
     int code = REVDIAL_EINVAL;
+    if (rvd_proxy_is_child(p)) return REVDIAL_ECLOSED;
     pthread_mutex_lock(&p->lock);
     for (rvd_base_link *l = p->dials.next; l != &p->dials; l = l->next) {
         rvd_proxy_dial *d = RVD_BASE_OWNER(l, rvd_proxy_dial, link);
@@ -16763,6 +17077,7 @@ int revdial_dial_cancel(revdial_proxy *p, int64_t dial)
 // ---- clients of exposed ports ----
 // Accepted on loop 0, dialled for as revdial_dial_async() does it, joined on their session's loop.
 
+// With the mask of a hook.
 static void rvd_proxy_client_end(rvd_proxy_client *c, const uint64_t moved[2],
                                  const revdial_err *why)
 {
@@ -16784,8 +17099,11 @@ static void rvd_proxy_client_end(rvd_proxy_client *c, const uint64_t moved[2],
 
 static void rvd_proxy_client_failed(rvd_proxy_client *c, const revdial_err *why)
 {
+    sigset_t ours;
     rvd_sys_close_reset(c->io.fd);
+    rvd_sys_hook_begin(&c->listener->proxy->groups[0].mask, &ours);
     rvd_proxy_client_end(c, NULL, why);
+    rvd_sys_hook_end(&ours);
 }
 
 // Begins a line about the stream of a client, which is still there.
@@ -16824,6 +17142,7 @@ static void rvd_proxy_client_join(rvd_proxy_client *c)
     if (rvd_proxy_log_client(c, &l, RVD_LOG_STREAM_OPEN)) rvd_log_end(c->st->session->log, &l);
     memset(&opts, 0, sizeof opts);
     opts.idle_ms = c->listener->expose->idle_ms;
+    opts.half_closed_ms = c->listener->expose->half_closed_ms;
     opts.done = rvd_proxy_client_on_over;
     opts.ud = c;
     c->state = RVD_PROXY_JOINED;
@@ -16966,6 +17285,7 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
     rvd_stream_dial none = {.opts = &opts};
     int code, error;
     rvd_sys_addr_format(peer, from, sizeof from);
+    if (!RVD_SYS_INHERITS) rvd_sys_set_keepalive(fd, p->cfg.common.tcp_keepalive_ms);
     if (!RVD_SYS_INHERITS) rvd_sys_tune_client(fd);
     if (!RVD_SYS_INHERITS) rvd_sys_set_abort(fd, 1);
     if (peer->ss.ss_family != AF_UNIX && rvd_sys_getsockname(fd, &at) == 0) {
@@ -17003,6 +17323,7 @@ int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned min_sessions
     int64_t until = rvd_stream_deadline(timeout_ms);
     unsigned up = 0;
     int r = 0;
+    if (rvd_proxy_is_child(p)) return REVDIAL_ECLOSED;
     if (rvd_proxy_is_on_loop(p)) return REVDIAL_EDEADLK;
     if (!name || !rvd_base_is_name(name, strlen(name))) return REVDIAL_EINVAL;
     if (!rvd_proxy_enter(p)) return REVDIAL_ECLOSED;
@@ -17027,6 +17348,7 @@ size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob, revdial_sessi
                           size_t cap)
 {
     size_t count = 0;
+    if (rvd_proxy_is_child(p)) return 0;
     pthread_mutex_lock(&p->lock);
     for (rvd_base_link *l = p->members.next; l != &p->members; l = l->next) {
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, all);
@@ -17084,6 +17406,7 @@ int revdial_proxy_set_credentials(revdial_proxy *p, const revdial_credential *ro
     rvd_proxy_table *fresh, *old;
     size_t size = 0;
     ptrdiff_t sessions = 0;
+    if (rvd_proxy_is_child(p)) return REVDIAL_ECLOSED;
     if ((rows && !count) || rvd_proxy_rows_check(rows, count, NULL)) return REVDIAL_EINVAL;
     fresh = rvd_proxy_table_new(p, rows, count);
     if (!fresh) return REVDIAL_ENOMEM;
@@ -17106,6 +17429,7 @@ int revdial_proxy_set_credentials(revdial_proxy *p, const revdial_credential *ro
 
 void revdial_proxy_set_auth(revdial_proxy *p, revdial_auth_fn *auth, void *auth_ud)
 {
+    if (rvd_proxy_is_child(p)) return;
     pthread_mutex_lock(&p->lock);
     p->auth = auth;
     p->auth_ud = auth_ud;
@@ -17116,7 +17440,10 @@ void revdial_proxy_stats(revdial_proxy *p, revdial_stats *out)
 {
     revdial_session **all = NULL;
     size_t size = 0;
-    ptrdiff_t count = rvd_proxy_snapshot(p, &all, &size);
+    ptrdiff_t count;
+    memset(out, 0, sizeof *out);
+    if (rvd_proxy_is_child(p)) return;
+    count = rvd_proxy_snapshot(p, &all, &size);
     pthread_mutex_lock(&p->lock);
     *out = p->stats;
     out->sessions = p->session_count;
@@ -17146,7 +17473,7 @@ static void rvd_proxy_on_stop_listening(rvd_loop_task *task)
         rvd_loop_remove(p->loops[0], &l->io);
         // The path first: after the close it may already be a successor's.
         if (l->io.fd >= 0 && l->unlink[0]) rvd_sys_unlink(l->unlink);
-        if (l->io.fd >= 0) rvd_sys_close(l->io.fd);
+        if (l->io.fd >= 0) rvd_sys_close_both(l->io.fd);
         l->io.fd = -1;
     }
     pthread_mutex_lock(&p->lock);
@@ -17170,6 +17497,7 @@ int revdial_proxy_drain(revdial_proxy *p, int timeout_ms)
     size_t size = 0;
     ptrdiff_t count;
     int r = 0;
+    if (rvd_proxy_is_child(p)) return REVDIAL_ECLOSED;
     if (rvd_proxy_is_on_loop(p)) return REVDIAL_EDEADLK;
     pthread_mutex_lock(&p->lock);
     p->draining = 1;
@@ -17212,15 +17540,19 @@ static void rvd_proxy_free(revdial_proxy *p)
     rvd_log_close(&p->log);
     pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->lock);
+    rvd_sys_origin_unref(p->origin);
     rvd_base_wipe(p->nonce_key, sizeof p->nonce_key);
     heap.live_bytes = sizeof *p;
     rvd_base_free(&heap, p, sizeof *p);
 }
 
-void revdial_proxy_close(revdial_proxy *p)
+int revdial_proxy_close(revdial_proxy *p)
 {
-    if (!p) return;
-    REVDIAL_ASSERT(!rvd_proxy_is_on_loop(p));
+    if (!p) return REVDIAL_OK;
+    if (rvd_proxy_is_child(p)) return REVDIAL_ECLOSED;
+    if (rvd_proxy_is_on_loop(p) || rvd_loop_pool_is_mine(&p->auth_pool) ||
+        rvd_loop_pool_is_mine(&p->stream_pool))
+        return REVDIAL_EDEADLK;
     pthread_mutex_lock(&p->lock);
     p->closing = 1;
     for (rvd_base_link *l = p->dials.next; l != &p->dials; l = l->next) {
@@ -17240,6 +17572,7 @@ void revdial_proxy_close(revdial_proxy *p)
     rvd_loop_pool_close(&p->auth_pool);
     rvd_loop_pool_close(&p->stream_pool);
     rvd_proxy_free(p);
+    return REVDIAL_OK;
 }
 
 static int rvd_proxy_nomem(revdial_err *err)
@@ -17253,6 +17586,9 @@ static int rvd_proxy_expose_check(const revdial_expose *x, revdial_err *err)
     if (!x->listen || !*x->listen)
         return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: no port to listen on");
     if (x->idle_ms < 0) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "idle_ms: negative");
+    if (x->half_closed_ms < -1)
+        return rvd_stream_fail(err, REVDIAL_EINVAL, 0,
+                               "half_closed_ms: negative, and not -1, which is never");
     if (!x->name) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "name: NULL");
     return rvd_proxy_dial_check(x->name, &x->dial, err);
 }
@@ -17313,7 +17649,7 @@ static int rvd_proxy_loops_open(revdial_proxy *p, revdial_err *err)
         rvd_loop_spin_limit(loop, p->cfg.common.spin_us);
         p->loops[p->loop_count] = loop;
         p->log.loop = p->loops[0];
-        rvd_stream_group_init(&p->groups[p->loop_count], loop);
+        rvd_stream_group_init(&p->groups[p->loop_count], loop, p->cfg.common.tcp_keepalive_ms);
     }
     return REVDIAL_OK;
 }
@@ -17425,6 +17761,7 @@ static int rvd_proxy_expose_all(revdial_proxy *p, revdial_err *err)
         p->exposes[i].listen = NULL;  // the caller's
         l->expose = &p->exposes[i];
         rvd_sys_tune_client(l->io.fd);
+        rvd_sys_set_keepalive(l->io.fd, p->cfg.common.tcp_keepalive_ms);
         rvd_sys_set_abort(l->io.fd, 1);
     }
     return REVDIAL_OK;
@@ -17521,7 +17858,9 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
     if (pthread_mutex_init(&p->lock, NULL) == 0) {
         if (rvd_sys_cond_open(&p->changed) == 0) {
             if (rvd_log_open(&p->log, &cfg->common) == 0) {
-                if (rvd_stream_work_open(&p->work) == 0) return p;
+                p->origin = rvd_sys_origin_new(cfg->common.alloc, cfg->common.alloc_ud);
+                if (p->origin && rvd_stream_work_open(&p->work) == 0) return p;
+                rvd_sys_origin_unref(p->origin);
                 rvd_log_close(&p->log);
             }
             pthread_cond_destroy(&p->changed);
@@ -17765,8 +18104,7 @@ static const char *rvd_agent_rule_parse(const char *text, rvd_agent_rule *out)
     if (!colon || (bracket && colon < bracket))
         return "allow: the port is missing, as in 127.0.0.1:80 or 10.0.0.0/8:*";
     problem = rvd_agent_host_parse(text, colon, out);
-    return problem ? problem
-                   : rvd_agent_ports_parse(colon + 1, strlen(colon + 1), &out->ports);
+    return problem ? problem : rvd_agent_ports_parse(colon + 1, strlen(colon + 1), &out->ports);
 }
 
 // Does an address rule cover this address?
@@ -18003,6 +18341,7 @@ struct revdial_agent {
     rvd_stream_group group;
     rvd_loop_pool jobs, handlers;
     rvd_stream_work work;
+    rvd_sys_origin *origin;
 
     // Loop thread only.
     rvd_agent_link *links[RVD_AGENT_LINKS];
@@ -18030,6 +18369,12 @@ typedef struct rvd_agent_member {
     rvd_agent_link *owner;     // loop thread only; NULL once the link has let go of it
 } rvd_agent_member;
 
+// In a child of fork(2) nothing of a may be locked.
+static int rvd_agent_is_child(const revdial_agent *a)
+{
+    return rvd_sys_is_child(a->origin);
+}
+
 // retry_ms: when the link tries again, -1 = not the subject
 static void rvd_agent_log_retry(rvd_agent_link *l, enum rvd_log_event event, int level,
                                 const char *why, int retry_ms)
@@ -18054,7 +18399,11 @@ static void rvd_agent_log_link(rvd_agent_link *l, enum rvd_log_event event, int 
 
 static void rvd_agent_tell(revdial_agent *a, int state, const revdial_err *why, int retry_ms)
 {
-    if (a->cfg.on_state) a->cfg.on_state(a->cfg.ud, state, why, retry_ms);
+    sigset_t ours;
+    if (!a->cfg.on_state) return;
+    rvd_sys_hook_begin(&a->group.mask, &ours);
+    a->cfg.on_state(a->cfg.ud, state, why, retry_ms);
+    rvd_sys_hook_end(&ours);
 }
 
 static uint64_t rvd_agent_random(revdial_agent *a)
@@ -18084,7 +18433,7 @@ static int rvd_agent_connect_watch(rvd_loop *loop, rvd_loop_io *io, rvd_loop_tim
 static void rvd_agent_hang_up(rvd_loop *loop, rvd_loop_io *io)
 {
     rvd_loop_remove(loop, io);
-    if (io->fd >= 0) rvd_sys_close(io->fd);
+    if (io->fd >= 0) rvd_sys_close_both(io->fd);
     io->fd = -1;
 }
 
@@ -18342,6 +18691,7 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     }
     memset(&opts, 0, sizeof opts);
     opts.idle_ms = f->agent->cfg.idle_timeout_ms;
+    opts.half_closed_ms = f->agent->cfg.half_closed_timeout_ms;
     rvd_agent_access_begin(f, &opts);
     rvd_loop_remove(s->loop, &f->io);
     f->io.fd = -1;
@@ -18350,6 +18700,7 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     rvd_stream_sink_set_locked(st, NULL, NULL, 0);
     rvd_stream_unlock(s);
     rvd_sys_tune_client(fd);
+    rvd_sys_set_keepalive(fd, s->group->tcp_keepalive_ms);
     rvd_sys_set_abort(fd, 1);
     if (rvd_relay_start(st, fd, fd, &opts)) {
         static const uint64_t none[2];
@@ -18583,8 +18934,11 @@ static void rvd_agent_call_run(rvd_loop_job *job)
     revdial_agent *a = c->agent;
     rvd_heap heap = {a->cfg.common.alloc, a->cfg.common.alloc_ud, sizeof *c};
     revdial_stream *st = c->st;
+    sigset_t ours;
     rvd_base_free(&heap, c, sizeof *c);
+    rvd_sys_hook_begin(&a->group.mask, &ours);
     a->cfg.handler(a->cfg.ud, st);
+    rvd_sys_hook_end(&ours);
     rvd_stream_work_end(&a->work);
 }
 
@@ -18805,6 +19159,7 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
     cfg.owner = a;
     cfg.log = &a->log;
     cfg.work = &a->work;
+    cfg.origin = a->origin;
     cfg.group = &a->group;
     cfg.fd = fd;
     cfg.peer = peer;
@@ -19108,8 +19463,11 @@ static void rvd_agent_link_prepare(rvd_loop_job *job)
     l->result = REVDIAL_OK;
     l->secret[0] = '\0';
     if (a->cfg.credential_fn) {
+        sigset_t ours;
+        rvd_sys_hook_begin(&a->group.mask, &ours);
         l->result =
             a->cfg.credential_fn(a->cfg.credential_ud, l->attempt, l->secret, sizeof l->secret);
+        rvd_sys_hook_end(&ours);
         l->secret[sizeof l->secret - 1] = '\0';
         if (l->result) rvd_stream_fail(&l->err, l->result, 0, "no credential could be had");
     } else if (a->secret) {
@@ -19502,6 +19860,7 @@ int revdial_agent_set_allow(revdial_agent *a, const char *const *allow)
     char **fresh, **old;
     int code = rvd_agent_allow_check(allow, NULL);
     if (code) return code;
+    if (rvd_agent_is_child(a)) return REVDIAL_ECLOSED;
     pthread_mutex_lock(&a->lock);
     fresh = rvd_agent_allow_copy(&a->heap, allow);
     old = fresh ? a->allow : NULL;
@@ -19551,7 +19910,7 @@ static const char *rvd_agent_numbers_problem(const revdial_agent_config *cfg)
     if (cfg->proxy_protocol < 0 || cfg->proxy_protocol > 2)
         return "proxy_protocol: not 0, 1 or 2";
     if (cfg->backoff_min_ms < 0 || cfg->backoff_max_ms < 0 || cfg->connect_timeout_ms < 0 ||
-        cfg->idle_timeout_ms < 0)
+        cfg->idle_timeout_ms < 0 || cfg->half_closed_timeout_ms < -1)
         return "a time is negative";
     if (cfg->drain_ms < -1) return "drain_ms: negative, and not -1, which is none";
     if (cfg->auth_fail_limit < -1)
@@ -19623,6 +19982,7 @@ static void rvd_agent_free(revdial_agent *a)
     rvd_log_close(&a->log);
     pthread_cond_destroy(&a->changed);
     pthread_mutex_destroy(&a->lock);
+    rvd_sys_origin_unref(a->origin);
     heap.live_bytes = sizeof *a;
     rvd_base_free(&heap, a, sizeof *a);
 }
@@ -19699,7 +20059,9 @@ static revdial_agent *rvd_agent_new(const revdial_agent_config *cfg, revdial_err
     if (pthread_mutex_init(&a->lock, NULL) == 0) {
         if (rvd_sys_cond_open(&a->changed) == 0) {
             if (rvd_log_open(&a->log, &cfg->common) == 0) {
-                if (rvd_stream_work_open(&a->work) == 0) return a;
+                a->origin = rvd_sys_origin_new(cfg->common.alloc, cfg->common.alloc_ud);
+                if (a->origin && rvd_stream_work_open(&a->work) == 0) return a;
+                rvd_sys_origin_unref(a->origin);
                 rvd_log_close(&a->log);
             }
             pthread_cond_destroy(&a->changed);
@@ -19752,7 +20114,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
         rvd_agent_free(a);
         return NULL;
     }
-    rvd_stream_group_init(&a->group, a->loop);
+    rvd_stream_group_init(&a->group, a->loop, cfg->common.tcp_keepalive_ms);
     a->cfg.url = a->cfg.name = a->cfg.instance = a->cfg.secret = a->cfg.default_target = NULL;
     a->cfg.via = NULL;
     a->cfg.user = NULL;
@@ -19805,6 +20167,7 @@ revdial_session *revdial_agent_session(revdial_agent *a, int timeout_ms)
     int64_t until = rvd_stream_deadline(timeout_ms);
     revdial_session *found = NULL;
     int r = 0;
+    if (rvd_agent_is_child(a)) return NULL;
     if (rvd_loop_is_owner(a->loop)) return NULL;
     pthread_mutex_lock(&a->lock);
     for (;;) {
@@ -19823,6 +20186,8 @@ void revdial_agent_stats(revdial_agent *a, revdial_stats *out)
 {
     revdial_session *all[RVD_AGENT_LINKS];
     unsigned count = 0;
+    memset(out, 0, sizeof *out);
+    if (rvd_agent_is_child(a)) return;
     pthread_mutex_lock(&a->lock);
     *out = a->stats;
     out->sessions = a->up_count;
@@ -19840,7 +20205,10 @@ int revdial_agent_stop(revdial_agent *a, int drain_ms)
 {
     int r;
     if (!a) return REVDIAL_OK;
-    if (rvd_loop_is_owner(a->loop)) return REVDIAL_EDEADLK;
+    if (rvd_agent_is_child(a)) return REVDIAL_ECLOSED;
+    if (rvd_loop_is_owner(a->loop) || rvd_loop_pool_is_mine(&a->handlers) ||
+        rvd_loop_pool_is_mine(&a->jobs))
+        return REVDIAL_EDEADLK;
     pthread_mutex_lock(&a->lock);
     a->drain_ms = drain_ms;
     pthread_mutex_unlock(&a->lock);

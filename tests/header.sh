@@ -166,7 +166,8 @@ done
 # installed: what `make install` leaves is open to everybody, whatever the umask. A script stands
 # for the programs, which need not be built for that.
 installed() {
-    (umask 077 && make -s install TLS=yes PROGRAMS=tests/header.sh DESTDIR="$tmp/dest" PREFIX=/usr) &&
+    (umask 077 && make -s install TLS=yes PROGRAMS=tests/header.sh DESTDIR="$tmp/dest" \
+        PREFIX=/usr) &&
         [ -f "$tmp/dest/usr/include/revdial_tls.h" ] && [ -f "$tmp/dest/usr/bin/header.sh" ] &&
         ! find "$tmp/dest/usr" \( -type d ! -perm 755 -o -name '*.h' ! -perm 644 \
             -o -name '*.sh' ! -perm 755 \) | grep .
