@@ -21,7 +21,7 @@ typedef struct settings {
     int auth;
     int proxy_protocol;  // 0 = none, 1, 2
     int connect_timeout_ms, idle_timeout_ms, drain_ms, keepalive_ms, dead_after_ms;
-    int spin_us;
+    int spin_us, tcp_keepalive_ms, half_closed_ms;
     int is_cleartext_fine, all_addresses;
     const char *server_name;
     prog_tls_files tls;
@@ -89,6 +89,15 @@ static const prog_option options[] = {
      100, 3600000},
     {"dead-after", PROG_DURATION, AT(dead_after_ms), "TIME",
      "gives it up so long after that, and connects again (default 15s)", 1, 3600000},
+    {"tcp-keepalive", PROG_DURATION, AT(tcp_keepalive_ms), "TIME",
+     "asks the system of a target that has been silent for so long for a sign of\n"
+     "life, and ends the connection if it gives none for three quarters of that\n"
+     "(default 60s); 0: never",
+     0, 32767000},
+    {"half-closed-timeout", PROG_DURATION, AT(half_closed_ms), "TIME",
+     "ends a connection that one side has finished when the other one is silent\n"
+     "for so long (default 1h); 0: never",
+     0, INT_MAX},
     {"spin-us", PROG_NUMBER, AT(spin_us), "N",
      "the I/O thread polls for up to N microseconds before it sleeps, while\n"
      "that pays (default 100); 0: never, for when processor time is what counts",
@@ -305,8 +314,7 @@ static void running_reload(running *r)
     char why[256] = "";
     int rc = REVDIAL_OK;
     prog_hup = 0;
-    if (allow_read(r->s, &file, &list, &err) == 0)
-        rc = allow_set(r->agent, &list, why, sizeof why);
+    if (allow_read(r->s, &file, &list, &err) == 0) rc = allow_set(r->agent, &list, why, sizeof why);
     if (err.msg[0])
         prog_log_error(r->log, "allow.unreadable", &err);
     else
@@ -383,6 +391,8 @@ static int serve(const settings *s, const char *url, const char *via, revdial_tl
     cfg.proxy_protocol = s->proxy_protocol;
     cfg.connect_timeout_ms = s->connect_timeout_ms;
     cfg.idle_timeout_ms = s->idle_timeout_ms;
+    cfg.half_closed_timeout_ms = s->half_closed_ms ? s->half_closed_ms : -1;
+    cfg.common.tcp_keepalive_ms = s->tcp_keepalive_ms ? s->tcp_keepalive_ms : -1;
     cfg.common.spin_us = (unsigned)s->spin_us;
     cfg.common.limits.keepalive_ms = s->keepalive_ms;
     cfg.common.limits.dead_after_ms = s->dead_after_ms;
@@ -416,13 +426,18 @@ static int open_tls(const settings *s, const char *url, revdial_tls **tls)
 
 int main(int argc, char **argv)
 {
-    settings s = {.drain_ms = 30000, .connect_timeout_ms = 5000, .spin_us = PROG_SPIN_US};
+    settings s = {.drain_ms = 30000,
+                  .connect_timeout_ms = 5000,
+                  .spin_us = PROG_SPIN_US,
+                  .tcp_keepalive_ms = 60000,
+                  .half_closed_ms = 3600000};
     prog_cli cli = {.program = "revdial-agent", .usage = usage, .epilogue = epilogue};
     revdial_tls *tls = NULL;
     prog_log log;
     char *url, via[VIA_SIZE];
     int rc;
     (void)argc;
+    prog_standard_streams();
     cli.extra = PROG_TLS_VERSION;
     cli.options = options;
     cli.option_count = sizeof options / sizeof options[0];

@@ -462,6 +462,15 @@ static volatile sig_atomic_t prog_stop;          // read by revdial_serve() and 
 static volatile sig_atomic_t prog_stop_ms;       // when it was set
 static volatile sig_atomic_t prog_wake_fd = -1;  // written to, so that a poll(2) returns
 
+// Where they are closed, a file that is opened would get their numbers, and then what is printed.
+static void prog_standard_streams(void)
+{
+    int fd;
+    do fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= 2);
+    if (fd > 2) close(fd);
+}
+
 // A clock in milliseconds that wraps after 24 days: only differences mean something.
 static int prog_now_ms(void)
 {

@@ -20,6 +20,7 @@ typedef struct settings {
     token_paths credentials;
     const char *path;
     int pick, dial_timeout_ms, is_waiting, is_early, drain_ms, io_threads, max_sessions;
+    int tcp_keepalive_ms, half_closed_ms;
     int keepalive_ms, dead_after_ms, auth_failures, max_per_identity, spin_us, unix_mode;
     prog_tls_files tls;
 } settings;
@@ -81,6 +82,15 @@ static const prog_option options[] = {
      100, 3600000},
     {"dead-after", PROG_DURATION, AT(dead_after_ms), "TIME",
      "gives it up so long after that (default 15s)", 1, 3600000},
+    {"tcp-keepalive", PROG_DURATION, AT(tcp_keepalive_ms), "TIME",
+     "asks the system of a client that has been silent for so long for a sign of\n"
+     "life, and ends the connection if it gives none for three quarters of that\n"
+     "(default 60s); 0: never",
+     0, 32767000},
+    {"half-closed-timeout", PROG_DURATION, AT(half_closed_ms), "TIME",
+     "ends a connection that one side has finished when the other one is silent\n"
+     "for so long (default 1h); 0: never",
+     0, INT_MAX},
     {"auth-failures", PROG_NUMBER, AT(auth_failures), "N",
      "wrong credentials for one name that one address may present before it\n"
      "gets 429, then one every 5 s (default 10); for all names 10 N, then one\n"
@@ -224,6 +234,7 @@ static void app_expose(const app *a, revdial_expose *exposes)
         x->name = a->exposes[i].name;
         x->dial.target = a->exposes[i].target;
         x->dial.timeout_ms = a->s.dial_timeout_ms;
+        x->half_closed_ms = a->s.half_closed_ms ? a->s.half_closed_ms : -1;
         x->dial.pick = a->s.pick == 0 ? REVDIAL_PICK_ROUND_ROBIN : REVDIAL_PICK_LEAST_STREAMS;
         if (a->s.is_waiting) x->dial.flags |= REVDIAL_DIAL_WAIT;
         if (a->s.is_early) x->dial.flags |= REVDIAL_DIAL_EARLY;
@@ -250,6 +261,7 @@ static int app_open_proxy(app *a, const token_table *tokens)
     cfg.max_auth_failures = a->s.auth_failures ? a->s.auth_failures : -1;
     cfg.common.io_threads = (unsigned)a->s.io_threads;
     cfg.common.spin_us = (unsigned)a->s.spin_us;
+    cfg.common.tcp_keepalive_ms = a->s.tcp_keepalive_ms ? a->s.tcp_keepalive_ms : -1;
     cfg.common.limits.keepalive_ms = a->s.keepalive_ms;
     cfg.common.limits.dead_after_ms = a->s.dead_after_ms;
     cfg.common.tls = a->tls;
@@ -376,8 +388,11 @@ int main(int argc, char **argv)
     token_table tokens = {0};
     int rc;
     (void)argc;
+    prog_standard_streams();
     a.s.drain_ms = 30000;
     a.s.dial_timeout_ms = 10000;
+    a.s.tcp_keepalive_ms = 60000;
+    a.s.half_closed_ms = 3600000;
     a.s.auth_failures = 10;
     a.s.spin_us = PROG_SPIN_US;
     cli.options = options;
