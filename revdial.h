@@ -252,13 +252,13 @@ typedef struct revdial_limits {
     // the streams whose readers have been waited for longest are reset with CALM. New streams are
     // taken.
     uint32_t session_window;
-    uint32_t frame_bytes_max;    // at most in a frame while several streams are busy: 65524; 512 to
-                                 // 65524
-    int keepalive_ms;            // ping after so long without a byte: 15000; from 100
-    int dead_after_ms;           // and give up so long after that: 15000
-    int handshake_timeout_ms;    // from connect or accept to 101, absolute: 10000
-    int accept_timeout_ms;       // a stream nobody accepts is refused after: 30000
-    int write_stall_ms;          // a socket that takes no byte for so long is dead: 30000
+    uint32_t frame_bytes_max;  // at most in a frame while several streams are busy: 65524; 512 to
+                               // 65524
+    int keepalive_ms;          // ping after so long without a byte: 15000; from 100
+    int dead_after_ms;         // and give up so long after that: 15000
+    int handshake_timeout_ms;  // from connect or accept to 101, absolute: 10000
+    int accept_timeout_ms;     // a stream nobody accepts is refused after: 30000
+    int write_stall_ms;        // a socket that takes no byte for so long is dead: 30000
 } revdial_limits;
 
 // Ways to authenticate; a set of them where a field says so.
@@ -334,12 +334,14 @@ typedef struct revdial_dial_opts {
     size_t meta_count;
     int pick;         // REVDIAL_PICK_*
     unsigned flags;   // REVDIAL_DIAL_*
-    const void *key;  // for REVDIAL_PICK_KEY: same key, same backend, while it lives
+    const void *key;  // for REVDIAL_PICK_KEY: same key, same backend, while it lives and answers
     size_t key_len;
     int timeout_ms;  // of the whole dial: 0 = 10000, -1 = none
     // First bytes of the stream, if they are known: they go out with the opening, a round trip
     // before the answer. A backend that refuses has seen them and not used them, and the next one
-    // that is asked gets them, too.
+    // that is asked gets them, too. Where another session could be asked, they follow the answer of
+    // a backend that is less than 10 ms away or was not heard from in the last 50 ms: only a dial
+    // without them can be made elsewhere if the backend falls silent.
     const void *early;
     size_t early_len;  // at most REVDIAL_EARLY_MAX
 } revdial_dial_opts;
@@ -403,13 +405,14 @@ enum revdial_event_type {
     REVDIAL_EV_RESET,     // stream id was reset with code; bytes that came before it can be read
     REVDIAL_EV_GOAWAY,    // the peer drains: open nothing more here
     REVDIAL_EV_RTT,       // a ping came back: rtt_us
+    REVDIAL_EV_SILENT,    // code 1: no answer to a ping for half a second; code 0: a byte has come
     REVDIAL_EV_DEAD       // the session is over: code, text. Send what output is left, close
 };
 
 typedef struct revdial_event {
     int type;     // REVDIAL_EV_*
     uint32_t id;  // the stream, 0 for the session
-    int code;     // RESET: REVDIAL_RESET_*; DEAD: REVDIAL_E*
+    int code;     // RESET: REVDIAL_RESET_*; DEAD: REVDIAL_E*; SILENT: 1 or 0
     int status;   // DEAD during the handshake: the HTTP status, else 0
     void *user;   // what revdial_engine_set_user() set for this stream
     int64_t rtt_us;
@@ -470,6 +473,7 @@ typedef struct revdial_engine_info {
     uint64_t rx_bytes, tx_bytes;  // payload
     uint64_t rx_frames, tx_frames;
     int64_t rtt_us;         // least of the recent pings, 0 before the first
+    int64_t last_rx_us;     // when the last bytes came, by the clock of now_us
     size_t buffered_bytes;  // received and unread
     size_t output_bytes;    // waiting to be sent
     size_t memory_bytes;    // allocated now
@@ -572,6 +576,12 @@ REVDIAL_API int64_t revdial_engine_open(revdial_engine *e, const revdial_dial_op
 //   thread   one at a time per engine
 REVDIAL_API int revdial_engine_accept(revdial_engine *e, uint32_t id);
 
+// The early bytes of a stream of ours whose opening went without them: once, before any write. They
+// take neither a turn nor room from others, as those of an opening.
+//   returns  0, REVDIAL_ERESET, EINVAL (also over REVDIAL_EARLY_MAX), ENOMEM
+//   thread   one at a time per engine
+REVDIAL_API int revdial_engine_early(revdial_engine *e, uint32_t id, const void *buf, size_t len);
+
 // Sets the pointer that comes back as ev.user.
 //   thread   one at a time per engine
 REVDIAL_API int revdial_engine_set_user(revdial_engine *e, uint32_t id, void *user);
@@ -668,6 +678,15 @@ REVDIAL_API void revdial_engine_drain(revdial_engine *e);
 // Ends the session: GoAway, then REVDIAL_EV_DEAD with REVDIAL_ECLOSED.
 //   thread   one at a time per engine
 REVDIAL_API void revdial_engine_shutdown(revdial_engine *e);
+
+// The same, and a peer that understands it is told that another session of its instance has taken
+// the place: there it is REVDIAL_EV_DEAD with REVDIAL_EDUPLICATE.
+//   thread   one at a time per engine
+REVDIAL_API void revdial_engine_replace(revdial_engine *e);
+
+// Pings the peer now, unless a ping is unanswered: REVDIAL_EV_RTT or REVDIAL_EV_SILENT will tell.
+//   thread   one at a time per engine
+REVDIAL_API void revdial_engine_ping(revdial_engine *e, int64_t now_us);
 
 //   thread   one at a time per engine
 REVDIAL_API void revdial_engine_info_get(const revdial_engine *e, revdial_engine_info *out);
@@ -986,6 +1005,8 @@ REVDIAL_API int revdial_proxy_close(revdial_proxy *p);
 
 // Opens a stream to a backend of that name and waits until the other end has accepted it: the
 // handler took it, or the target is connected. (A stock yamux peer: until it is on its way.)
+// Another session of the name is asked if one refuses, drains, cannot connect to the target, or
+// dies or falls silent (0.9 s) before it accepts and before it was sent any byte of the client.
 //   blocks   for opts->timeout_ms, 10 s by default
 //   returns  NULL: err has ENOBACKEND, EREFUSED, EUNREACH, EDENIED (target), ETIMEDOUT, EDRAINING,
 //            ELOST, ELIMIT, ENOMEM, EINVAL, ECLOSED or EDEADLK, and in err->reset the peer's reason
@@ -1937,7 +1958,7 @@ static ptrdiff_t rvd_base_base64_read(uint8_t *out, const char *text, size_t len
 
 enum rvd_wire_type { RVD_WIRE_DATA, RVD_WIRE_WINDOW, RVD_WIRE_PING, RVD_WIRE_GOAWAY };
 enum { RVD_WIRE_SYN = 1, RVD_WIRE_ACK = 2, RVD_WIRE_FIN = 4, RVD_WIRE_RST = 8 };
-enum { RVD_WIRE_GO_NORMAL = 0, RVD_WIRE_GO_PROTOCOL = 1 };  // 2: internal error
+enum { RVD_WIRE_GO_NORMAL, RVD_WIRE_GO_PROTOCOL, RVD_WIRE_GO_INTERNAL, RVD_WIRE_GO_REPLACED };
 
 #define RVD_WIRE_HEADER 12           // bytes before a payload
 #define RVD_WIRE_WINDOW0 262144u     // first credit where nothing else was negotiated (yamux spec)
@@ -2380,6 +2401,9 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_IDLE_US 5000000     // a window shrinks when unused for so long
 #define RVD_MUX_LATE_US 1000000     // a tick so late: the machine slept, clocks get grace
 #define RVD_MUX_RTT_US 30000000     // the round trip is measured this often
+#define RVD_MUX_ASK_US 500000       // no byte for so long since we opened a stream: a ping, and
+#define RVD_MUX_DOUBT_US 400000     //   so long after a ping the peer is silent: within a second
+#define RVD_MUX_DOUBT_LATE 100000   // a tick so late has not read what came: it judges nobody
 #define RVD_MUX_LATE_FRAMES 8u      // in flight when a stream ends: an ACK, a FIN, some credit
 #define RVD_MUX_RTT_LEAST 1000      // below this what costs is not the distance but the wake-ups
 #define RVD_MUX_RTT_SAMPLES 8u      // the window of the minimum
@@ -2442,7 +2466,8 @@ enum {
     RVD_MUX_NEWS_GOAWAY = 2,
     RVD_MUX_NEWS_RTT = 4,
     RVD_MUX_NEWS_OPENABLE = 8,  // once it is true
-    RVD_MUX_NEWS_DEAD = 16
+    RVD_MUX_NEWS_DEAD = 16,
+    RVD_MUX_NEWS_MUTE = 32  // is_mute is not what was told last
 };
 
 // Why a writer waits.
@@ -2591,11 +2616,15 @@ typedef struct rvd_mux {
 
     // Liveness and round trips.
     int64_t last_rx_us, ping_us, rtt_us, next_rtt_us;
+    int64_t
+        asked_us;  // the first stream we opened since last_rx_us; 0 none, -1 after the last tick
+    int64_t doubt_at;  // the next tick that is to ask or judge; not one that may find it has slept
     int64_t drain_us;  // an idle session that drains stays until then
     int64_t rtt[RVD_MUX_RTT_SAMPLES];
     uint64_t ping_rx_bytes;  // when the ping went out
     uint32_t rtt_count, ping_value;
     uint8_t ping_wanted, ping_out;
+    uint8_t is_mute;  // it has not answered a ping in time
 
     // The end.
     uint8_t draining, go_sent, go_wanted, peer_draining, silent;
@@ -4198,6 +4227,10 @@ static void rvd_mux_on_goaway(rvd_mux *m)
         m->peer_draining = 1;
         return;
     }
+    if (m->frame.length == RVD_WIRE_GO_REPLACED && m->cfg.features & REVDIAL_FEATURE_RSTCODE) {
+        rvd_mux_die(m, REVDIAL_EDUPLICATE, "another session of this instance has taken its place");
+        return;
+    }
     rvd_mux_die(m, REVDIAL_EPROTO,
                 m->frame.length == RVD_WIRE_GO_PROTOCOL ? "the peer reports a protocol error"
                                                         : "the peer reports an internal error");
@@ -4332,6 +4365,43 @@ static int64_t rvd_mux_silent_us(const rvd_mux *m)
     return m->ping_wanted && m->progress_us > at ? m->progress_us : at;
 }
 
+// How long a peer may take for a pong before dials are better made elsewhere.
+static int64_t rvd_mux_doubt_us(const rvd_mux *m)
+{
+    return 2 * m->rtt_us > RVD_MUX_DOUBT_US ? 2 * m->rtt_us : RVD_MUX_DOUBT_US;
+}
+
+// A session that is chosen among several must not keep its dials waiting until it is dead. So a
+// stream that we opened is a question, too.
+static void rvd_mux_tick_doubt(rvd_mux *m)
+{
+    int is_due = m->now_us >= m->doubt_at && m->now_us - m->doubt_at <= RVD_MUX_DOUBT_LATE;
+    if (m->asked_us < 0)
+        m->asked_us = m->now_us + 1;  // later than a byte that came just now
+    else if (m->asked_us <= m->last_rx_us && m->now_us - m->asked_us >= RVD_MUX_ASK_US)
+        m->asked_us = 0;  // not before its time: the next dial need not set the timer again
+    if (m->is_mute || !is_due || !rvd_mux_is_asking(m)) return;
+    if (m->now_us - rvd_mux_silent_us(m) < rvd_mux_doubt_us(m)) return;
+    m->is_mute = 1;
+    m->news ^= RVD_MUX_NEWS_MUTE;
+}
+
+static void rvd_mux_heard(rvd_mux *m)
+{
+    m->last_rx_us = m->now_us;
+    if (!m->is_mute) return;
+    m->is_mute = 0;
+    m->news ^= RVD_MUX_NEWS_MUTE;
+}
+
+static void rvd_mux_ping(rvd_mux *m)
+{
+    if (m->dead || m->ping_out || m->ping_wanted) return;
+    m->ping_wanted = 1;
+    m->ping_us = m->now_us;
+    m->next_rtt_us = m->now_us + RVD_MUX_RTT_US;
+}
+
 // Silence is answered with a ping, silence after it with the end. Any byte counts as life, since
 // a pong may be stuck behind a bulk transfer.
 static void rvd_mux_tick_liveness(rvd_mux *m)
@@ -4347,12 +4417,10 @@ static void rvd_mux_tick_liveness(rvd_mux *m)
         rvd_mux_die(m, REVDIAL_ELOST, "the peer takes no bytes: it is gone");
         return;
     }
-    if (m->ping_out || m->ping_wanted) return;
-    if (quiet >= (int64_t)l->keepalive_ms * 1000 || m->now_us >= m->next_rtt_us) {
-        m->ping_wanted = 1;
-        m->ping_us = m->now_us;
-        m->next_rtt_us = m->now_us + RVD_MUX_RTT_US;
-    }
+    rvd_mux_tick_doubt(m);
+    if (quiet >= (int64_t)l->keepalive_ms * 1000 || m->now_us >= m->next_rtt_us ||
+        (m->asked_us > m->last_rx_us && m->now_us - m->asked_us >= RVD_MUX_ASK_US))
+        rvd_mux_ping(m);
 }
 
 static int64_t rvd_mux_sooner(int64_t a, int64_t b)
@@ -4383,6 +4451,18 @@ static int64_t rvd_mux_next_tick(const rvd_mux *m)
     if (m->promised && !rvd_base_link_is_alone(&m->turns))
         at = rvd_mux_sooner(at, m->promised_us + RVD_MUX_PROMISE_US);
     return at;
+}
+
+static int64_t rvd_mux_next_doubt(const rvd_mux *m)
+{
+    int64_t at = INT64_MAX;
+    if (m->dead) return at;
+    if (!m->ping_out && !m->ping_wanted)
+        return m->asked_us ? m->asked_us + RVD_MUX_ASK_US : INT64_MAX;
+    if (m->is_mute) return at;
+    at = (rvd_mux_is_asking(m) ? rvd_mux_silent_us(m) : m->ping_us) + rvd_mux_doubt_us(m);
+    if (at > m->now_us) return at;
+    return rvd_mux_is_asking(m) ? m->now_us + 1 : INT64_MAX;  // who was late judges the next time
 }
 
 // Memory that an idle session need not hold.
@@ -4438,7 +4518,8 @@ static int64_t rvd_mux_tick(rvd_mux *m, int64_t now_us)
     }
     rvd_mux_trim(m);
     m->wake_us = rvd_mux_next_tick(m);
-    return m->wake_us;
+    m->doubt_at = rvd_mux_next_doubt(m);
+    return m->wake_us < 0 ? -1 : rvd_mux_sooner(m->wake_us, m->doubt_at);
 }
 
 // ---- what happened ----
@@ -4507,6 +4588,8 @@ static int rvd_mux_event_session(rvd_mux *m, revdial_event *ev)
         bit = RVD_MUX_NEWS_GOAWAY;
     else if (m->news & RVD_MUX_NEWS_RTT)
         bit = RVD_MUX_NEWS_RTT;
+    else if (m->news & RVD_MUX_NEWS_MUTE)
+        bit = RVD_MUX_NEWS_MUTE;
     else if (m->news & RVD_MUX_NEWS_OPENABLE && !rvd_mux_open_is_blocked(m))
         bit = RVD_MUX_NEWS_OPENABLE;
     else
@@ -4516,8 +4599,10 @@ static int rvd_mux_event_session(rvd_mux *m, revdial_event *ev)
     ev->type = bit == RVD_MUX_NEWS_DEAD     ? REVDIAL_EV_DEAD
                : bit == RVD_MUX_NEWS_GOAWAY ? REVDIAL_EV_GOAWAY
                : bit == RVD_MUX_NEWS_RTT    ? REVDIAL_EV_RTT
+               : bit == RVD_MUX_NEWS_MUTE   ? REVDIAL_EV_SILENT
                                             : REVDIAL_EV_WRITABLE;
     if (bit == RVD_MUX_NEWS_RTT) ev->rtt_us = m->rtt_us;
+    if (bit == RVD_MUX_NEWS_MUTE) ev->code = m->is_mute;
     if (bit == RVD_MUX_NEWS_DEAD) {
         ev->code = m->dead;
         ev->text = m->dead_text;
@@ -4593,6 +4678,15 @@ static void rvd_mux_shutdown(rvd_mux *m)
     rvd_mux_die(m, REVDIAL_ECLOSED, "closed here");
 }
 
+static void rvd_mux_replace(rvd_mux *m)
+{
+    if (m->dead) return;
+    m->go_wanted = 1;
+    m->go_code =
+        m->cfg.features & REVDIAL_FEATURE_RSTCODE ? RVD_WIRE_GO_REPLACED : RVD_WIRE_GO_NORMAL;
+    rvd_mux_die(m, REVDIAL_ECLOSED, "replaced");
+}
+
 static void rvd_mux_eof(rvd_mux *m)
 {
     int torn = m->header_len > 0 || m->body != RVD_MUX_BODY_NONE;
@@ -4637,6 +4731,7 @@ static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
     m->next_id += 2;
     m->unacked++;
     s->phase = RVD_MUX_ASKED;
+    if (m->asked_us <= m->last_rx_us) m->asked_us = -1;
     rvd_mux_out_put(m, RVD_WIRE_WINDOW, RVD_WIRE_SYN, s->id, 0);
     if (extra) {
         rvd_mux_out_put(m, RVD_WIRE_WINDOW, 0, s->id, extra);
@@ -4671,6 +4766,15 @@ static int64_t rvd_mux_open(rvd_mux *m, const revdial_dial_opts *opts)
         return REVDIAL_EAGAIN;
     }
     return rvd_mux_open_put(m, opts);
+}
+
+static int rvd_mux_early(rvd_mux *m, rvd_mux_stream *s, const void *bytes, size_t n)
+{
+    if (s->tx != RVD_MUX_TX_OPEN) return REVDIAL_ERESET;
+    if (n > REVDIAL_EARLY_MAX || n > s->send_credit) return REVDIAL_EINVAL;
+    if (!rvd_mux_out_room(m, RVD_WIRE_HEADER + (uint32_t)n)) return REVDIAL_ENOMEM;
+    rvd_mux_open_data(m, s, bytes, n);
+    return REVDIAL_OK;
 }
 
 static void rvd_mux_finish(rvd_mux *m, rvd_mux_stream *s)
@@ -5150,7 +5254,7 @@ enum rvd_http_field_kind {
 #define RVD_HTTP_X(name, text) RVD_HTTP_FIELD_##name,
     RVD_HTTP_FIELDS(RVD_HTTP_X)
 #undef RVD_HTTP_X
-    RVD_HTTP_FIELD_KINDS
+        RVD_HTTP_FIELD_KINDS
 };
 
 static const char *const rvd_http_field_names[RVD_HTTP_FIELD_KINDS] = {
@@ -5404,7 +5508,7 @@ enum rvd_http_param {
 #define RVD_HTTP_X(name, text) RVD_HTTP_PARAM_##name,
     RVD_HTTP_PARAMS(RVD_HTTP_X)
 #undef RVD_HTTP_X
-    RVD_HTTP_PARAM_KINDS
+        RVD_HTTP_PARAM_KINDS
 };
 
 typedef struct rvd_http_params {
@@ -5906,9 +6010,9 @@ static int rvd_http_has_copy(const rvd_http_facts *f)
 // Is it the request of a health check, a browser or a crawler, as far as its fields tell?
 static int rvd_http_is_probe(const rvd_http_facts *f)
 {
-    static const enum rvd_http_field_kind ours[] = {
-        RVD_HTTP_FIELD_UPGRADE, RVD_HTTP_FIELD_COPY, RVD_HTTP_FIELD_VERSION, RVD_HTTP_FIELD_NAME,
-        RVD_HTTP_FIELD_AUTHORIZATION};
+    static const enum rvd_http_field_kind ours[] = {RVD_HTTP_FIELD_UPGRADE, RVD_HTTP_FIELD_COPY,
+                                                    RVD_HTTP_FIELD_VERSION, RVD_HTTP_FIELD_NAME,
+                                                    RVD_HTTP_FIELD_AUTHORIZATION};
     for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
         if (f->count[ours[i]]) return 0;
     return 1;
@@ -8281,7 +8385,7 @@ ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len, i
         used = rvd_engine_early_input(e, buf, len);
     } else {
         rvd_mux_now(&e->mux, now_us);
-        e->mux.last_rx_us = e->mux.now_us;
+        rvd_mux_heard(&e->mux);
         used = (ptrdiff_t)(e->ws ? rvd_engine_ws_input(e, buf, len)
                                  : rvd_mux_input(&e->mux, buf, len));
         rvd_mux_drain_check(&e->mux);
@@ -8460,6 +8564,15 @@ int revdial_engine_accept(revdial_engine *e, uint32_t id)
     if (!s || rvd_mux_is_mine(&e->mux, id)) return REVDIAL_EINVAL;
     rvd_mux_ack(&e->mux, s);
     return REVDIAL_OK;
+}
+
+int revdial_engine_early(revdial_engine *e, uint32_t id, const void *buf, size_t len)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    int code = REVDIAL_EINVAL;
+    if (s && rvd_mux_is_mine(&e->mux, id) && len) code = rvd_mux_early(&e->mux, s, buf, len);
+    RVD_ENGINE_CHECK(e);
+    return code;
 }
 
 int revdial_engine_set_user(revdial_engine *e, uint32_t id, void *user)
@@ -8652,6 +8765,19 @@ void revdial_engine_shutdown(revdial_engine *e)
         rvd_engine_die(e, REVDIAL_ECLOSED, 0, "closed here");
 }
 
+void revdial_engine_replace(revdial_engine *e)
+{
+    if (e->state == RVD_ENGINE_UP) rvd_mux_replace(&e->mux);
+    revdial_engine_shutdown(e);
+}
+
+void revdial_engine_ping(revdial_engine *e, int64_t now_us)
+{
+    if (e->state != RVD_ENGINE_UP) return;
+    rvd_mux_now(&e->mux, now_us);
+    rvd_mux_ping(&e->mux);
+}
+
 void revdial_engine_info_get(const revdial_engine *e, revdial_engine_info *out)
 {
     const rvd_mux *m = &e->mux;
@@ -8671,6 +8797,7 @@ void revdial_engine_info_get(const revdial_engine *e, revdial_engine_info *out)
     out->rx_frames = m->rx_frames;
     out->tx_frames = m->tx_frames;
     out->rtt_us = m->rtt_us;
+    out->last_rx_us = m->last_rx_us;
     out->buffered_bytes = (size_t)m->buffered;
     out->output_bytes += rvd_engine_ready(m);
     if (e->ws) out->output_bytes += e->ws->out_head_len - e->ws->out_head_sent;
@@ -11430,6 +11557,7 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
     X(SESSION_REFUSED, "session.refused", 20, 300) \
     X(SESSION_REPLACED, "session.replaced", 50, 600) \
     X(SESSION_REVOKED, "session.revoked", 50, 600) \
+    X(SESSION_SILENT, "session.silent", 50, 600) \
     X(SESSION_UP, "session.up", 50, 600) \
     X(STREAM_END, "stream.end", 0, 0) \
     X(STREAM_OPEN, "stream.open", 0, 0) \
@@ -11687,6 +11815,8 @@ static void rvd_log_close(rvd_log *log)
 #define RVD_STREAM_RETURNS 4        // and so often is expected back
 #define RVD_STREAM_LEASE_US 1000    // many messages; and what is not read meanwhile is little late
 #define RVD_STREAM_CROWD 32         // several threads seldom become one for a single wait
+#define RVD_STREAM_HEARD_US 50000   // a backend that was heard from since then is taken for alive
+#define RVD_STREAM_NEAR_US 10000    // a round trip that nobody notices
 #define RVD_STREAM_LINGER_US 2000000  // after the last frame: our close must not destroy it
 #define RVD_STREAM_LINGER_BYTES 262144
 #define RVD_STREAM_LAST_US 30000000  // for the last frames, as for any others (write_stall_ms)
@@ -11792,7 +11922,8 @@ typedef struct rvd_stream_host {
     void (*on_down)(revdial_session *s, const revdial_err *why);  // once, always
     // Under the lock: st is new, its owner from here on is the host. May refuse it.
     void (*on_open_locked)(revdial_session *s, revdial_stream *st);
-    int is_proxy;  // the session's name is its peer's
+    void (*on_silent)(revdial_session *s);  // without the lock: it has not answered a ping
+    int is_proxy;                           // the session's name is its peer's
 } rvd_stream_host;
 
 // Wakes a thread that polls; once until it is heard, however many streams move meanwhile.
@@ -11892,8 +12023,9 @@ enum {
     RVD_STREAM_PEND_UP = 2,
     RVD_STREAM_PEND_GOAWAY = 4,
     RVD_STREAM_PEND_DEAD = 8,
-    RVD_STREAM_PEND_DOWN = 16,   // the owner is told
-    RVD_STREAM_PEND_CLOSED = 32  // and may forget it: the descriptor is closed
+    RVD_STREAM_PEND_DOWN = 16,    // the owner is told
+    RVD_STREAM_PEND_CLOSED = 32,  // and may forget it: the descriptor is closed
+    RVD_STREAM_PEND_SILENT = 64
 };
 
 // A transport of the session's own.
@@ -12012,6 +12144,7 @@ struct revdial_session {
     atomic_uint stream_count;       // written under the lock, read by who picks a session
     atomic_uint picked;             // dials on their way here; owner's
     atomic_int is_leaving;  // drains or is over: no new streams; read by who picks a session
+    atomic_int is_silent;   // has not answered a ping in time; read by who picks a session
 };
 
 // An attempt to open a stream on one session. Lives with its owner, guarded by the session's lock.
@@ -12024,7 +12157,10 @@ struct rvd_stream_dial {
     const revdial_dial_opts *opts;  // stays valid while the dial lasts
     int64_t deadline_us;
     revdial_stream *st;  // the result once OVER; NULL: err says why
-    int retry_safe;      // refused before anything can have been processed
+    int is_movable;      // another session may be asked as well: bytes of the client can wait
+    int holds_early;     // they go out once the stream is accepted
+    int is_unreachable;  // the target could not be connected
+    int retry_safe;      // nothing that the client sent can have been processed
     uint32_t stream_id;  // 0: none has been asked for
     uint64_t session_id;
     revdial_err err;
@@ -12678,26 +12814,35 @@ static void rvd_stream_dial_sink(revdial_stream *st, unsigned events)
     if (events & RVD_STREAM_WAKE_END) {
         int reset = st->reset_code;
         if (reset < 0) {
-            // Nobody said that it was not processed, so nobody else is asked.
             int code = s->why.code == REVDIAL_ECLOSED || s->why.code == REVDIAL_EDRAINING
                            ? s->why.code
                            : REVDIAL_ELOST;
             rvd_stream_dial_fail_locked(s, d, code, s->why.msg);
             return;
         }
-        d->retry_safe = reset == REVDIAL_RESET_REFUSED || reset == REVDIAL_RESET_DRAINING;
+        d->is_unreachable = rvd_stream_reset_error(reset) == REVDIAL_EUNREACH;
+        d->retry_safe =
+            reset == REVDIAL_RESET_REFUSED || reset == REVDIAL_RESET_DRAINING || d->is_unreachable;
         rvd_stream_dial_fail_locked(s, d, rvd_stream_reset_error(reset), revdial_reset_text(reset));
         return;
     }
     rvd_stream_sink_set_locked(st, NULL, NULL, 0);
+    // Without memory for them the stream is reset, which its owner finds out.
+    if (d->holds_early &&
+        revdial_engine_early(s->engine, st->id, d->opts->early, d->opts->early_len) < 0)
+        revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_INTERNAL);
     rvd_stream_dial_over_locked(s, d);
 }
 
-static int rvd_stream_is_prompt_locked(revdial_session *s)
+// A backend that falls silent with the client's first bytes may have used them, so that nobody else
+// may get them. Where another could be asked, they go along only if that saves a round trip worth
+// the name, and only to a backend that was heard from just now.
+static int rvd_stream_dial_holds(const rvd_stream_dial *d, const revdial_engine_info *info)
 {
-    revdial_engine_info info;
-    revdial_engine_info_get(s->engine, &info);
-    return (info.features & REVDIAL_FEATURE_PROMPTACK) != 0;
+    const revdial_dial_opts *o = d->opts;
+    if (!d->is_movable || !o->early || !o->early_len || o->early_len > REVDIAL_EARLY_MAX) return 0;
+    return info->rtt_us < RVD_STREAM_NEAR_US ||
+           rvd_sys_now_us() - info->last_rx_us > RVD_STREAM_HEARD_US;
 }
 
 static const char *rvd_stream_open_text(int code, const revdial_dial_opts *opts)
@@ -12793,7 +12938,9 @@ static void rvd_stream_dial_fail_in(revdial_err *err, const char *who, const cha
 static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
 {
     revdial_dial_opts opts = *d->opts;
+    revdial_engine_info info;
     revdial_stream *st;
+    int is_early;
     int64_t id, left_ms = (d->deadline_us - rvd_sys_now_us()) / 1000;
     rvd_base_link_remove(&d->link);
     memset(&d->err, 0, sizeof d->err);
@@ -12804,6 +12951,10 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
         return;
     }
     opts.timeout_ms = d->deadline_us == INT64_MAX ? -1 : left_ms < 1 ? 1 : (int)left_ms;
+    revdial_engine_info_get(s->engine, &info);
+    is_early = opts.flags & REVDIAL_DIAL_EARLY || !(info.features & REVDIAL_FEATURE_PROMPTACK);
+    d->holds_early = !is_early && rvd_stream_dial_holds(d, &info);
+    if (d->holds_early) opts.early_len = 0;
     st = rvd_stream_new_locked(s);
     id = st ? revdial_engine_open(s->engine, &opts, st) : REVDIAL_ENOMEM;
     if (id > 0) {
@@ -12812,11 +12963,10 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
         d->st = st;
         d->stream_id = st->id;
         d->session_id = s->id;
-        d->retry_safe = 0;
+        d->retry_safe = !opts.early_len;
         d->state = RVD_STREAM_DIAL_ASKED;
         rvd_stream_sink_set_locked(st, rvd_stream_dial_sink, d, 0);
-        if (d->opts->flags & REVDIAL_DIAL_EARLY || !rvd_stream_is_prompt_locked(s))
-            rvd_stream_dial_sink(st, 0);
+        if (is_early) rvd_stream_dial_sink(st, 0);
         return;
     }
     if (st) rvd_stream_free_locked(st);
@@ -12855,6 +13005,32 @@ static void rvd_stream_dial_abandon_locked(revdial_session *s, rvd_stream_dial *
     d->retry_safe = 0;
     if (d->st) revdial_engine_reset(s->engine, d->st->id, reset);
     rvd_stream_dial_fail_locked(s, d, code, text);
+}
+
+// Another session is to be asked in its place: the backend is told not to go on.
+static void rvd_stream_dial_move_locked(revdial_session *s, rvd_stream_dial *d)
+{
+    if (!d->retry_safe) return;
+    if (d->st) revdial_engine_reset(s->engine, d->st->id, REVDIAL_RESET_CANCEL);
+    rvd_stream_dial_fail_locked(s, d, REVDIAL_ETIMEDOUT,
+                                "the backend answers neither the dial nor a ping");
+}
+
+// Loop thread, without the lock: dials that it has not answered are better made elsewhere.
+static void rvd_stream_dials_move(revdial_session *s)
+{
+    rvd_base_link *next;
+    rvd_stream_lock(s);
+    while (!rvd_base_link_is_alone(&s->dials_waiting))
+        rvd_stream_dial_move_locked(s,
+                                    RVD_BASE_OWNER(s->dials_waiting.next, rvd_stream_dial, link));
+    for (rvd_base_link *l = s->streams.next; l != &s->streams; l = next) {
+        revdial_stream *st = RVD_BASE_OWNER(l, revdial_stream, link);
+        next = l->next;  // st goes
+        if (st->sink == rvd_stream_dial_sink) rvd_stream_dial_move_locked(s, st->sink_ud);
+    }
+    rvd_stream_flush_soon_locked(s);
+    rvd_stream_unlock(s);
 }
 
 static int64_t rvd_stream_deadline(int timeout_ms)
@@ -12980,6 +13156,10 @@ static void rvd_stream_on_event_locked(revdial_session *s, const revdial_event *
         s->draining = 1;
         rvd_stream_leaves(s);
         s->pend |= RVD_STREAM_PEND_GOAWAY;
+        break;
+    case REVDIAL_EV_SILENT:
+        atomic_store_explicit(&s->is_silent, ev->code, memory_order_relaxed);
+        s->pend |= ev->code ? RVD_STREAM_PEND_SILENT : 0;
         break;
     case REVDIAL_EV_DEAD: rvd_stream_on_dead_locked(s, ev); break;
     case REVDIAL_EV_OPEN: rvd_stream_incoming_locked(s, ev); break;
@@ -13321,6 +13501,7 @@ static void rvd_stream_pend_run(revdial_session *s)
         if (pend & RVD_STREAM_PEND_AUTH) s->host->on_auth(s);
         if (pend & RVD_STREAM_PEND_UP) s->host->on_up(s);
         if (pend & RVD_STREAM_PEND_GOAWAY) s->host->on_goaway(s);
+        if (pend & RVD_STREAM_PEND_SILENT) s->host->on_silent(s);
         if (pend & RVD_STREAM_PEND_DEAD) rvd_stream_die(s);
         rvd_stream_dials_done(s);
         if (pend & RVD_STREAM_PEND_DOWN) s->host->on_down(s, &s->why);
@@ -15024,7 +15205,10 @@ int revdial_stream_fd(revdial_stream *st)
 #define RVD_PROXY_CLIENTS_WAITING 4096   // those of an absent backend must not take all descriptors
 #define RVD_PROXY_CLIENT_WATCH_US 50000  // most dials take less
 #define RVD_PROXY_PAUSE_US 100000        // after EMFILE: the connections wait in the kernel's queue
-#define RVD_PROXY_TRIES 4                // more sessions that one dial asks, where that is safe
+#define RVD_PROXY_TRIES 8                // more sessions that one dial asks, where that is safe
+#define RVD_PROXY_AILING 4               // targets of one session that could not be reached
+#define RVD_PROXY_AILING_US 5000000      // then others are asked first: the first time, doubling
+#define RVD_PROXY_AILING_MORE 3          //   so often, to 40 s: one dial pays for each new try
 #define RVD_PROXY_BUCKETS 256            // of the table of names
 #define RVD_PROXY_SOURCE_BUCKETS 16384   // hashes of sources: strangers seldom share one
 #define RVD_PROXY_AUTH_THREADS 16        // hooks that may block at the same time
@@ -15084,12 +15268,21 @@ typedef struct rvd_proxy_name {
     unsigned count;
 } rvd_proxy_name;
 
+// A target that a session could not reach. Whether another target can be is another matter: who
+// asks for one that does not exist must not turn all others away.
+typedef struct rvd_proxy_ailment {
+    uint64_t target;    // its hash
+    int64_t until_us;   // others are asked first; 0: none
+    unsigned failures;  // in a row
+} rvd_proxy_ailment;
+
 // A session in the registry. Guarded by the proxy's lock.
 typedef struct rvd_proxy_member {
     rvd_base_link link, all;
     revdial_session *session;  // holds a reference
     rvd_proxy_name *name;
     int is_up;
+    rvd_proxy_ailment ailments[RVD_PROXY_AILING];
 } rvd_proxy_member;
 
 typedef struct rvd_proxy_listener {
@@ -15348,8 +15541,11 @@ static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdi
 typedef struct rvd_proxy_pick {
     const char *name;
     const revdial_dial_opts *opts;
+    uint64_t target;                  // its hash
     uint64_t tried[RVD_PROXY_TRIES];  // ids of sessions not to ask again
     unsigned tried_count;
+    int has_others;  // another session could have been picked as well
+    int was_ailing;  // the one that was picked could not reach the target lately
 } rvd_proxy_pick;
 
 static int rvd_proxy_is_tried(const rvd_proxy_pick *pick, const revdial_session *s)
@@ -15372,12 +15568,89 @@ static uint64_t rvd_proxy_rank(const rvd_proxy_pick *pick, const revdial_session
     return rvd_proxy_hash(who, who_len, rvd_proxy_hash(o->key, o->key_len, 0));
 }
 
+static rvd_proxy_ailment *rvd_proxy_ailment_of(rvd_proxy_member *m, uint64_t target)
+{
+    for (size_t i = 0; i < RVD_PROXY_AILING; i++)
+        if (m->ailments[i].until_us && m->ailments[i].target == target) return &m->ailments[i];
+    return NULL;
+}
+
+// How well a session is, for this dial. Those that are worse are asked only if there are no others.
+enum rvd_proxy_health { RVD_PROXY_WELL, RVD_PROXY_AILS, RVD_PROXY_SILENT };
+
+static enum rvd_proxy_health rvd_proxy_health_of(rvd_proxy_member *m, const rvd_proxy_pick *pick)
+{
+    const rvd_proxy_ailment *a = rvd_proxy_ailment_of(m, pick->target);
+    if (atomic_load_explicit(&m->session->is_silent, memory_order_relaxed)) return RVD_PROXY_SILENT;
+    return a && a->until_us > rvd_sys_now_us() ? RVD_PROXY_AILS : RVD_PROXY_WELL;
+}
+
+static int rvd_proxy_is_better(rvd_proxy_member *m, rvd_proxy_member *best,
+                               const rvd_proxy_pick *pick)
+{
+    enum rvd_proxy_health health = rvd_proxy_health_of(m, pick);
+    enum rvd_proxy_health other = best ? rvd_proxy_health_of(best, pick) : RVD_PROXY_WELL;
+    if (!best || health != other) return !best || health < other;
+    return pick->opts->pick != REVDIAL_PICK_ROUND_ROBIN &&
+           rvd_proxy_rank(pick, m->session) > rvd_proxy_rank(pick, best->session);
+}
+
+static int64_t rvd_proxy_ailing_us(const rvd_proxy_ailment *a)
+{
+    return (int64_t)RVD_PROXY_AILING_US
+           << (a->failures < RVD_PROXY_AILING_MORE ? a->failures : RVD_PROXY_AILING_MORE);
+}
+
+// Its time is over: this dial finds out whether the target can be reached again, no other one.
+static void rvd_proxy_ailment_try_locked(rvd_proxy_pick *pick, rvd_proxy_member *m)
+{
+    rvd_proxy_ailment *a = rvd_proxy_ailment_of(m, pick->target);
+    pick->was_ailing = a != NULL;
+    if (a && a->until_us <= rvd_sys_now_us())
+        a->until_us = rvd_sys_now_us() + rvd_proxy_ailing_us(a);
+}
+
+static rvd_proxy_member *rvd_proxy_member_of_locked(revdial_proxy *p, const char *name,
+                                                    const revdial_session *s)
+{
+    rvd_proxy_name *n = *rvd_proxy_slot(p, name);
+    for (rvd_base_link *l = n ? n->sessions.next : NULL; n && l != &n->sessions; l = l->next) {
+        rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
+        if (m->session == s) return m;
+    }
+    return NULL;
+}
+
+// Notes whether the session has reached the target of a dial.
+static void rvd_proxy_ailment_note(revdial_proxy *p, const rvd_proxy_pick *pick,
+                                   const revdial_session *s, int is_reached)
+{
+    rvd_proxy_member *m;
+    rvd_proxy_ailment *a;
+    pthread_mutex_lock(&p->lock);
+    m = rvd_proxy_member_of_locked(p, pick->name, s);
+    a = m ? rvd_proxy_ailment_of(m, pick->target) : NULL;
+    if (a && is_reached) memset(a, 0, sizeof *a);
+    if (m && !is_reached && !a) {
+        a = &m->ailments[0];
+        for (size_t i = 1; i < RVD_PROXY_AILING; i++)
+            if (m->ailments[i].until_us < a->until_us) a = &m->ailments[i];
+        memset(a, 0, sizeof *a);
+        a->target = pick->target;
+    }
+    if (a && !is_reached) {
+        a->until_us = rvd_sys_now_us() + rvd_proxy_ailing_us(a);
+        a->failures += (unsigned)pick->was_ailing;
+    }
+    pthread_mutex_unlock(&p->lock);
+}
+
 // Chooses a session, with a reference. NULL: *code says why.
-static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, const rvd_proxy_pick *pick,
-                                              int *code)
+static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, rvd_proxy_pick *pick, int *code)
 {
     rvd_proxy_name *n = *rvd_proxy_slot(p, pick->name);
     rvd_proxy_member *best = NULL;
+    pick->has_others = 0;
     *code = p->closing ? REVDIAL_ECLOSED : REVDIAL_ENOBACKEND;
     if (!n || p->closing) return NULL;
     for (rvd_base_link *l = n->sessions.next; l != &n->sessions; l = l->next) {
@@ -15385,11 +15658,11 @@ static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, const rvd_proxy_
         if (m->is_up && rvd_stream_is_leaving(m->session)) *code = REVDIAL_EDRAINING;
         if (!m->is_up || rvd_stream_is_leaving(m->session)) continue;
         if (rvd_proxy_is_tried(pick, m->session)) continue;
-        if (!best || (pick->opts->pick != REVDIAL_PICK_ROUND_ROBIN &&
-                      rvd_proxy_rank(pick, m->session) > rvd_proxy_rank(pick, best->session)))
-            best = m;
+        pick->has_others = best != NULL;
+        if (rvd_proxy_is_better(m, best, pick)) best = m;
     }
     if (!best) return NULL;
+    rvd_proxy_ailment_try_locked(pick, best);
     if (pick->opts->pick != REVDIAL_PICK_KEY) {  // the longest not picked is in front
         rvd_base_link_remove(&best->link);
         rvd_base_link_push(&n->sessions, &best->link);
@@ -16184,6 +16457,33 @@ static void rvd_proxy_on_goaway(revdial_session *s)
     rvd_proxy_tell(p, s, REVDIAL_DRAINING, NULL);
 }
 
+// Is there somebody else to ask, who is well?
+static int rvd_proxy_has_others_locked(const rvd_proxy_member *m)
+{
+    for (rvd_base_link *l = m->link.next; l != &m->link; l = l->next) {
+        const rvd_proxy_member *other = RVD_BASE_OWNER(l, rvd_proxy_member, link);
+        if (l == &m->name->sessions || !other->is_up) continue;
+        if (!rvd_stream_is_leaving(other->session) && !atomic_load(&other->session->is_silent))
+            return 1;
+    }
+    return 0;
+}
+
+static void rvd_proxy_on_silent(revdial_session *s)
+{
+    revdial_proxy *p = s->owner;
+    const rvd_proxy_member *m = s->host_ud;
+    int has_others;
+    if (!m) return;
+    pthread_mutex_lock(&p->lock);
+    has_others = rvd_proxy_has_others_locked(m);
+    pthread_mutex_unlock(&p->lock);
+    rvd_proxy_log_session(s, RVD_LOG_SESSION_SILENT, REVDIAL_LOG_INFO,
+                          has_others ? "no answer to a ping: others are asked first"
+                                     : "no answer to a ping");
+    if (has_others) rvd_stream_dials_move(s);
+}
+
 // A backend that only asked how to authenticate has done nothing wrong, and no more has the health
 // check of a balancer, which says nothing or asks for nothing.
 static void rvd_proxy_log_refused(revdial_session *s, const revdial_engine_info *info,
@@ -16267,9 +16567,13 @@ static void rvd_proxy_on_open_locked(revdial_session *s, revdial_stream *st)
     rvd_stream_free_locked(st);
 }
 
-static const rvd_stream_host rvd_proxy_host = {rvd_proxy_on_auth, rvd_proxy_on_up,
-                                               rvd_proxy_on_goaway, rvd_proxy_on_down,
-                                               rvd_proxy_on_open_locked, 1};
+static const rvd_stream_host rvd_proxy_host = {rvd_proxy_on_auth,
+                                               rvd_proxy_on_up,
+                                               rvd_proxy_on_goaway,
+                                               rvd_proxy_on_down,
+                                               rvd_proxy_on_open_locked,
+                                               rvd_proxy_on_silent,
+                                               1};
 
 // ---- new connections ----
 
@@ -16525,8 +16829,7 @@ static int rvd_proxy_adopt_check(int fd, const revdial_adopt *how, rvd_sys_addr 
     const char *instance = how->upgraded && how->instance ? how->instance : "none";
     int r = rvd_sys_is_stream(fd);
     if (!name || !rvd_base_is_name(name, strlen(name))) problem = RVD_BASE_NAME_RULE;
-    if (!rvd_base_is_label(instance, strlen(instance), 1))
-        problem = RVD_BASE_INSTANCE_RULE;
+    if (!rvd_base_is_label(instance, strlen(instance), 1)) problem = RVD_BASE_INSTANCE_RULE;
     if (how->upgraded && how->identity && strlen(how->identity) > RVD_BASE_SHOWN_MAX)
         problem = "identity: over 127 bytes";
     if (how->early_len && !how->early) problem = "early: NULL, with a length";
@@ -16535,7 +16838,10 @@ static int rvd_proxy_adopt_check(int fd, const revdial_adopt *how, rvd_sys_addr 
     if (r > 0) r = rvd_sys_getpeername(fd, peer);
     if (r == 0) r = rvd_sys_set_nonblocking(fd);
     if (r == 0) return REVDIAL_OK;
-    rvd_sys_fail(err, r == -ENOTCONN ? REVDIAL_ELOST : r == -EBADF ? REVDIAL_EINVAL : REVDIAL_ESYS,
+    rvd_sys_fail(err,
+                 r == -ENOTCONN ? REVDIAL_ELOST
+                 : r == -EBADF  ? REVDIAL_EINVAL
+                                : REVDIAL_ESYS,
                  -r, NULL, "fd");
     return err->code;
 }
@@ -16583,23 +16889,26 @@ int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how)
 
 // ---- dials ----
 
-static rvd_proxy_pick rvd_proxy_pick_start(const char *name, const revdial_dial_opts *opts)
+static rvd_proxy_pick rvd_proxy_pick_start(const revdial_proxy *p, const char *name,
+                                           const revdial_dial_opts *opts)
 {
     rvd_proxy_pick pick;
     memset(&pick, 0, sizeof pick);
     pick.name = name;
     pick.opts = opts;
+    if (opts->target) pick.target = rvd_proxy_hash(opts->target, strlen(opts->target), p->seed);
     return pick;
 }
 
 // Should the dial wait for a backend to appear? Not after one has refused it.
 static int rvd_proxy_waits(const rvd_proxy_pick *pick, const revdial_err *refusal)
 {
-    return pick->opts->flags & REVDIAL_DIAL_WAIT && refusal->code != REVDIAL_EREFUSED;
+    return pick->opts->flags & REVDIAL_DIAL_WAIT && refusal->code != REVDIAL_EREFUSED &&
+           refusal->code != REVDIAL_EUNREACH;
 }
 
 // Waits for a backend, if the dial asked to.
-static revdial_session *rvd_proxy_pick_wait(revdial_proxy *p, const rvd_proxy_pick *pick,
+static revdial_session *rvd_proxy_pick_wait(revdial_proxy *p, rvd_proxy_pick *pick,
                                             const rvd_stream_dial *d, int *code)
 {
     int64_t until = d->deadline_us == INT64_MAX ? -1 : d->deadline_us;
@@ -16629,11 +16938,14 @@ static int rvd_proxy_enter(revdial_proxy *p)
     return open;
 }
 
-// May the dial ask another session? Only where nothing can have been processed.
-static int rvd_proxy_may_retry(rvd_proxy_pick *pick, const rvd_stream_dial *d,
+// May the dial ask another session? Only where nothing can have been processed: it was refused
+// before it was accepted, or nothing that the client sent has gone out. What came of it is noted.
+static int rvd_proxy_may_retry(revdial_proxy *p, rvd_proxy_pick *pick, const rvd_stream_dial *d,
                                const revdial_session *s)
 {
-    if (!d->retry_safe || pick->tried_count == RVD_PROXY_TRIES) return 0;
+    if (d->is_unreachable || (d->st && pick->was_ailing))
+        rvd_proxy_ailment_note(p, pick, s, d->st != NULL);
+    if (d->st || !d->retry_safe || pick->tried_count == RVD_PROXY_TRIES) return 0;
     pick->tried[pick->tried_count++] = s->id;
     return 1;
 }
@@ -16676,7 +16988,7 @@ static void rvd_proxy_dial_failed(revdial_proxy *p)
 // that there is nobody else to ask.
 static void rvd_proxy_dial_sessions(revdial_proxy *p, const char *name, rvd_stream_dial *d)
 {
-    rvd_proxy_pick pick = rvd_proxy_pick_start(name, d->opts);
+    rvd_proxy_pick pick = rvd_proxy_pick_start(p, name, d->opts);
     int code, again;
     do {
         revdial_session *s = rvd_proxy_pick_wait(p, &pick, d, &code);
@@ -16685,8 +16997,9 @@ static void rvd_proxy_dial_sessions(revdial_proxy *p, const char *name, rvd_stre
                 rvd_stream_fail(&d->err, code, 0, rvd_proxy_pick_text(code));
             return;
         }
+        d->is_movable = pick.has_others;
         rvd_stream_dial_blocking(s, d);
-        again = !d->st && rvd_proxy_may_retry(&pick, d, s);
+        again = rvd_proxy_may_retry(p, &pick, d, s);
         rvd_proxy_unpick(s);
     } while (again);
     if (!d->st) rvd_proxy_dial_failed(p);
@@ -16851,7 +17164,7 @@ static void rvd_proxy_dial_done(rvd_stream_dial *dial)
         rvd_proxy_dial_end(d);
         return;
     }
-    if (dial->st || !rvd_proxy_may_retry(&d->pick, dial, s)) {
+    if (!rvd_proxy_may_retry(d->proxy, &d->pick, dial, s)) {
         rvd_proxy_dial_end(d);
         return;
     }
@@ -16922,6 +17235,7 @@ static void rvd_proxy_dial_run(rvd_loop_task *task)
     if (is_waiting || d->is_asked) return;
     s = revdial_session_ref(d->session);
     d->is_asked = 1;
+    d->dial.is_movable = d->pick.has_others;
     rvd_stream_lock(s);
     rvd_stream_dial_ask_locked(s, &d->dial);
     rvd_stream_flush_soon_locked(s);
@@ -17011,7 +17325,7 @@ static rvd_proxy_dial *rvd_proxy_dial_new(revdial_proxy *p, const char *name,
     copy.to = d->text;
     copy.len = 0;
     d->opts = rvd_proxy_opts_copy(&copy, opts ? opts : &none);
-    d->pick = rvd_proxy_pick_start(rvd_proxy_copy_text(&copy, name), &d->opts);
+    d->pick = rvd_proxy_pick_start(p, rvd_proxy_copy_text(&copy, name), &d->opts);
     d->proxy = p;
     d->task.run = rvd_proxy_dial_run;
     d->timer.run = rvd_proxy_dial_on_timer;
@@ -17918,18 +18232,18 @@ revdial_proxy *revdial_proxy_open(const revdial_proxy_config *cfg, revdial_err *
 // one session to one proxy alive. All on one loop. Start at rvd_agent_link_next().
 // ================================================================================================
 
-#define RVD_AGENT_ADDRESSES 16        // of one host name
-#define RVD_AGENT_LINKS 64            // sessions that one agent keeps
-#define RVD_AGENT_SECRET 4097         // a token with its NUL
-#define RVD_AGENT_VIA_PEEK 4096       // an egress proxy's answer is a few hundred bytes
-#define RVD_AGENT_CHALLENGE 1024      // text of a 401 that the next attempt answers
-#define RVD_AGENT_CHALLENGES 3        // of one attempt: the first, and nonces stale on the way
-#define RVD_AGENT_JOBS 64             // threads for resolving and for credential_fn
-#define RVD_AGENT_STEADY_US 30000000  // up for so long: the next failure is a first one again
-#define RVD_AGENT_BACKOFF_MIN_MS 500  // by default: a proxy that restarts is soon back
+#define RVD_AGENT_ADDRESSES 16          // of one host name
+#define RVD_AGENT_LINKS 64              // sessions that one agent keeps
+#define RVD_AGENT_SECRET 4097           // a token with its NUL
+#define RVD_AGENT_VIA_PEEK 4096         // an egress proxy's answer is a few hundred bytes
+#define RVD_AGENT_CHALLENGE 1024        // text of a 401 that the next attempt answers
+#define RVD_AGENT_CHALLENGES 3          // of one attempt: the first, and nonces stale on the way
+#define RVD_AGENT_JOBS 64               // threads for resolving and for credential_fn
+#define RVD_AGENT_STEADY_US 30000000    // up for so long: the next failure is a first one again
+#define RVD_AGENT_BACKOFF_MIN_MS 500    // by default: a proxy that restarts is soon back
 #define RVD_AGENT_BACKOFF_MAX_MS 30000  // by default: 1000 agents try about 67 times a second
-#define RVD_AGENT_STOP_US 100000      // how often the stop flag is looked at
-#define RVD_AGENT_NO_BITS (-1000)     // of a rule without a slash
+#define RVD_AGENT_STOP_US 100000        // how often the stop flag is looked at
+#define RVD_AGENT_NO_BITS (-1000)       // of a rule without a slash
 
 // ---- which targets are allowed ----
 
@@ -19518,6 +19832,11 @@ static void rvd_agent_on_auth(revdial_session *s)
     (void)s;
 }  // only a proxy is asked
 
+static void rvd_agent_on_silent(revdial_session *s)
+{
+    (void)s;
+}  // only a proxy has others to ask
+
 static void rvd_agent_on_up(revdial_session *s)
 {
     revdial_agent *a = s->owner;
@@ -19610,9 +19929,13 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
     rvd_agent_check_over(a);
 }
 
-static const rvd_stream_host rvd_agent_host = {rvd_agent_on_auth, rvd_agent_on_up,
-                                               rvd_agent_on_goaway, rvd_agent_on_down,
-                                               rvd_agent_on_open_locked, 0};
+static const rvd_stream_host rvd_agent_host = {rvd_agent_on_auth,
+                                               rvd_agent_on_up,
+                                               rvd_agent_on_goaway,
+                                               rvd_agent_on_down,
+                                               rvd_agent_on_open_locked,
+                                               rvd_agent_on_silent,
+                                               0};
 
 // ---- stopping ----
 
@@ -19907,8 +20230,7 @@ static const char *rvd_agent_numbers_problem(const revdial_agent_config *cfg)
 {
     int least = cfg->backoff_min_ms ? cfg->backoff_min_ms : RVD_AGENT_BACKOFF_MIN_MS;
     int most = cfg->backoff_max_ms ? cfg->backoff_max_ms : RVD_AGENT_BACKOFF_MAX_MS;
-    if (cfg->proxy_protocol < 0 || cfg->proxy_protocol > 2)
-        return "proxy_protocol: not 0, 1 or 2";
+    if (cfg->proxy_protocol < 0 || cfg->proxy_protocol > 2) return "proxy_protocol: not 0, 1 or 2";
     if (cfg->backoff_min_ms < 0 || cfg->backoff_max_ms < 0 || cfg->connect_timeout_ms < 0 ||
         cfg->idle_timeout_ms < 0 || cfg->half_closed_timeout_ms < -1)
         return "a time is negative";

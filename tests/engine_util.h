@@ -354,7 +354,8 @@ static void rig_on_event(rig *r, const revdial_event *ev)
         r->dead_code = ev->code;
         break;
     case REVDIAL_EV_UP:
-    case REVDIAL_EV_RTT: return;
+    case REVDIAL_EV_RTT:
+    case REVDIAL_EV_SILENT: return;
     case REVDIAL_EV_WRITABLE:
         if (ev->id) return;
         break;

@@ -127,18 +127,21 @@ static void *refuser_run(void *arg)
     return NULL;
 }
 
-TEST(REFUSED_and_DRAINING_are_tried_at_another_backend_and_no_other_code_is)
+TEST(a_backend_that_refuses_drains_or_cannot_reach_the_target_has_another_asked_and_no_other_code)
 {
     static const struct {
-        int code, want;
-    } rows[] = {{REVDIAL_RESET_REFUSED, 0},
-                {REVDIAL_RESET_DRAINING, 0},
-                {REVDIAL_RESET_INTERNAL, REVDIAL_EREFUSED},
-                {REVDIAL_RESET_CALM, REVDIAL_ELIMIT},
-                {REVDIAL_RESET_TIMEOUT, REVDIAL_ETIMEDOUT},
-                {REVDIAL_RESET_NO_SUCH_HOST, REVDIAL_EUNREACH},
-                {REVDIAL_RESET_FORBIDDEN, REVDIAL_EDENIED},
-                {77, REVDIAL_EREFUSED}};
+        int code, want, refused;
+    } rows[] = {{REVDIAL_RESET_REFUSED, 0, 2},
+                {REVDIAL_RESET_DRAINING, 0, 2},
+                {REVDIAL_RESET_CONNECT_REFUSED, 0, 1},  // once: then it is asked last
+                {REVDIAL_RESET_CONNECT_TIMEOUT, 0, 1},
+                {REVDIAL_RESET_UNREACHABLE, 0, 1},
+                {REVDIAL_RESET_NO_SUCH_HOST, 0, 1},
+                {REVDIAL_RESET_INTERNAL, REVDIAL_EREFUSED, 2},
+                {REVDIAL_RESET_CALM, REVDIAL_ELIMIT, 2},
+                {REVDIAL_RESET_TIMEOUT, REVDIAL_ETIMEDOUT, 2},
+                {REVDIAL_RESET_FORBIDDEN, REVDIAL_EDENIED, 2},
+                {77, REVDIAL_EREFUSED, 2}};
     world w;
     world_init(&w);
     w.acfg.instance = "a";
@@ -164,7 +167,8 @@ TEST(REFUSED_and_DRAINING_are_tried_at_another_backend_and_no_other_code_is)
             pthread_join(t, NULL);
             close(r.fd);
             CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, (int)i + 1, NULL));
-            if (ok != (rows[i].want ? 2 : 4) || failed != (rows[i].want ? 2 : 0) || r.refused < 2)
+            if (ok != (rows[i].want ? 2 : 4) || failed != (rows[i].want ? 2 : 0) ||
+                r.refused < rows[i].refused)
                 test_fail(__FILE__, __LINE__,
                           "code %d: %d dials came through, %d failed rightly, "
                           "%d were refused",

@@ -336,6 +336,41 @@ TEST(silence_is_answered_by_one_ping_and_then_by_the_end)  // C10, C30, row 31
     rig_end(r);
 }
 
+TEST(a_stream_that_is_not_answered_is_followed_by_a_ping_and_no_answer_to_that_is_told)
+{
+    rig *r = rig_with((revdial_limits){.keepalive_ms = 15000, .dead_after_ms = 15000});
+    REQUIRE(r != NULL);
+    script_run(r, ".tick=0 .silent .open");  // the first ping is for the round trip
+    uint64_t pings = r->wire.out_frames[WIRE_PING];
+    rig_tick(r, 1);
+    rig_tick(r, 500);
+    CHECK_INT(r->wire.out_frames[WIRE_PING], pings);
+    rig_tick(r, 1);
+    CHECK_INT(r->wire.out_frames[WIRE_PING], pings + 1);
+    rig_tick(r, 399);
+    CHECK_INT(r->counts[REVDIAL_EV_SILENT], 0);
+    rig_tick(r, 1);
+    CHECK_INT(r->counts[REVDIAL_EV_SILENT], 1);
+    CHECK_INT(r->last.code, 1);
+    rig_frame(r, WIRE_PING, WIRE_ACK, 0, r->wire.ping_value + 5);  // any byte will do
+    CHECK_INT(r->counts[REVDIAL_EV_SILENT], 2);
+    CHECK_INT(r->last.code, 0);
+    CHECK(!r->dead);
+    rig_end(r);
+}
+
+TEST(who_comes_late_to_a_tick_reads_before_it_calls_a_peer_silent)
+{
+    rig *r = rig_with((revdial_limits){.keepalive_ms = 15000, .dead_after_ms = 15000});
+    REQUIRE(r != NULL);
+    script_run(r, ".silent .tick=0");  // the first ping is out
+    rig_tick(r, 900);
+    CHECK_INT(r->counts[REVDIAL_EV_SILENT], 0);
+    rig_tick(r, 1);
+    CHECK_INT(r->counts[REVDIAL_EV_SILENT], 1);
+    rig_end(r);
+}
+
 TEST(any_byte_is_a_sign_of_life)  // 19
 {
     rig *r = rig_with((revdial_limits){.keepalive_ms = 15000, .dead_after_ms = 15000});

@@ -235,6 +235,26 @@ def talk(address, *requests):
     say(*seen)
 
 
+def rush(address, count, first):
+    """So many clients at one time, each with a first byte back. Prints how many were served, and
+    the milliseconds of the one that waited for longest."""
+    socks, waits = [], []
+    began = time.monotonic()
+    for _ in range(int(count)):
+        socks.append(connect(address))
+        socks[-1].sendall(first.encode())
+    while socks and time.monotonic() < began + 15:
+        for sock in select.select(socks, [], [], 1)[0]:
+            socks.remove(sock)
+            try:
+                if sock.recv(1):
+                    waits.append(round((time.monotonic() - began) * 1000))
+            except OSError:
+                pass
+            sock.close()
+    say(len(waits), max(waits, default=0))
+
+
 def port(*_):
     """A port that nobody listens on."""
     with socket.socket() as s:
@@ -244,5 +264,5 @@ def port(*_):
 
 signal.alarm(120)  # whatever happens, no client stays behind
 COMMANDS = (read, write, idle, finish_late, refused, hold, stuff, parallel, crowd, answer, talk)
-COMMANDS += (port,)
+COMMANDS += (rush, port)
 {f.__name__: f for f in COMMANDS}[sys.argv[1]](*sys.argv[2:])

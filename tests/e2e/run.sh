@@ -5,6 +5,7 @@
 #   isolation   200 streams whose readers have stopped; 2,000 idle connections
 #   truth       an end that is not the peer's EOF never looks like one; dead peers are noticed
 #   refusals    a dial that fails says why, to that client alone
+#   pool        of two agents of one name one is sick
 #   egress      agents that get out through tinyproxy, squid, microsocks, dante, ssh -D
 #   auth        curl at the proxy's endpoint, files that HUP reads again, where secrets are
 #   programs    options, exit codes, signals, PROXY protocol, several agents, secrets
@@ -44,7 +45,7 @@ echo "* $token" >"$dir/tokens"
 
 make_files || { echo "FAIL no files to send: is the disk full?"; exit 1; }
 parts=("$@")
-[ $# -gt 0 ] || parts=(traffic isolation truth refusals egress auth programs carriers tls
+[ $# -gt 0 ] || parts=(traffic isolation truth refusals pool egress auth programs carriers tls
     strangers)
 for part in "${parts[@]}"; do
     . "$here/$part.sh"

@@ -1,0 +1,333 @@
+// Several sessions of one name: a member that is sick, and what of its dials is made elsewhere.
+#include "runtime_util.h"
+
+#define MEMBER \
+    "Revdial-Version: 1\r\nRevdial-Instance: raw\r\n" \
+    "Revdial-Features: rstcode, promptack, preamble, drain, window=65536, streams=100\r\n"
+
+// ------------------------------------------------------------------------------------------------
+// A pool of two: an agent that serves, instance "a", and a member by hand.
+
+typedef struct pool {
+    world w;
+    int fd;            // of the member by hand
+    raw_frame pinged;  // the last ping that it has read
+} pool;
+
+// Reads frames up to the next of that kind; the payload of others is dropped.
+static int member_await(pool *p, uint8_t type, uint16_t flags, raw_frame *f)
+{
+    uint8_t junk[8192];
+    while (raw_frame_read(p->fd, f)) {
+        if (f->type == RAW_DATA && f->len && !raw_read_all(p->fd, junk, f->len)) return 0;
+        if (f->type == RAW_PING && f->flags & RAW_SYN) p->pinged = *f;
+        if (f->type == type && (f->flags & flags) == flags) return 1;
+    }
+    return 0;
+}
+
+static int pool_open(pool *p)
+{
+    raw_frame f = {0};
+    memset(p, 0, sizeof *p);
+    world_init(&p->w);
+    p->w.acfg.instance = "a";
+    p->fd = -1;
+    if (!world_open(&p->w)) return 0;
+    p->fd = raw_backend(p->w.address, "cam-1", MEMBER);
+    if (!CHECK(p->fd >= 0) || !CHECK(member_await(p, RAW_PING, RAW_SYN, &f))) return 0;
+    raw_frame_send(p->fd, RAW_PING, RAW_ACK, 0, f.len);
+    return CHECK_INT(revdial_proxy_wait(p->w.proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
+}
+
+static void pool_close(pool *p)
+{
+    if (p->fd >= 0) close(p->fd);
+    world_close(&p->w);
+}
+
+static int is_silent(pool *p)
+{
+    revdial_session *all[4];
+    size_t n = revdial_proxy_list(p->w.proxy, NULL, all, 4);
+    int is = 0;
+    for (size_t i = 0; i < n && i < 4; i++) {
+        is |= atomic_load(&all[i]->is_silent);
+        revdial_session_unref(all[i]);
+    }
+    return is;
+}
+
+// Dials of every kind, by callback and by threads that wait.
+enum { KINDS = 3, DIALS = 8 };
+
+typedef struct many {
+    called async[KINDS][DIALS];
+    dialling sync[KINDS][DIALS];
+    pthread_t threads[KINDS][DIALS];
+    int keys[DIALS];
+} many;
+
+static void many_start(many *m, pool *p, const revdial_dial_opts *base)
+{
+    static const int picks[KINDS] = {REVDIAL_PICK_ROUND_ROBIN, REVDIAL_PICK_LEAST_STREAMS,
+                                     REVDIAL_PICK_KEY};
+    for (int k = 0; k < KINDS; k++) {
+        for (int i = 0; i < DIALS; i++) {
+            revdial_dial_opts opts = *base;
+            m->keys[i] = i;
+            opts.pick = picks[k];
+            opts.key = &m->keys[i];
+            opts.key_len = sizeof m->keys[i];
+            called_init(&m->async[k][i], &p->w);
+            CHECK(revdial_dial_async(p->w.proxy, "cam-1", &opts, on_dial, &m->async[k][i]) > 0);
+            m->sync[k][i].opts = opts;
+            m->threads[k][i] = dialling_start(&m->sync[k][i], &p->w);
+        }
+    }
+}
+
+static void served_end(revdial_stream *st, const revdial_err *err)
+{
+    char back[8] = "";
+    if (!st) {
+        test_fail(__FILE__, __LINE__, "not served: %s", err->msg);
+        return;
+    }
+    CHECK_INT(revdial_write(st, "12", 2), 2);
+    CHECK_INT(util_read_all(st, back, 7), 7);
+    CHECK_STR(back, "first12");
+    revdial_close(st);
+}
+
+static void many_end(many *m)
+{
+    for (int k = 0; k < KINDS; k++) {
+        for (int i = 0; i < DIALS; i++) {
+            CHECK(util_gate_wait(&m->async[k][i].done, 1));
+            pthread_join(m->threads[k][i], NULL);
+            served_end(m->async[k][i].st, &m->async[k][i].err);
+            served_end(m->sync[k][i].st, &m->sync[k][i].err);
+        }
+    }
+}
+
+static const revdial_dial_opts speaks_first = {.early = "first", .early_len = 5};
+
+TEST(dials_that_a_frozen_backend_does_not_answer_are_made_elsewhere_and_it_is_told)
+{
+    static many m;
+    static pool p;
+    raw_frame f = {0};
+    if (pool_open(&p)) {
+        memset(&m, 0, sizeof m);
+        many_start(&m, &p, &speaks_first);
+        many_end(&m);
+        CHECK(member_await(&p, RAW_WINDOW, RAW_SYN, &f));
+        CHECK(member_await(&p, RAW_PING, RAW_SYN, &f));
+        if (CHECK(member_await(&p, RAW_WINDOW, RAW_RST, &f)))
+            CHECK_INT(f.len, REVDIAL_RESET_CANCEL);
+    }
+    pool_close(&p);
+}
+
+TEST(a_backend_that_does_not_answer_is_asked_last_until_a_byte_of_it_comes)
+{
+    static pool p;
+    raw_frame f = {0};
+    called c[2];
+    if (pool_open(&p)) {
+        for (int i = 0; i < 2; i++) revdial_close(world_dial(&p.w, "echo", 0, NULL));
+        CHECK(is_silent(&p));
+        CHECK(member_await(&p, RAW_WINDOW, RAW_RST, &f));
+        uint32_t last = f.id;
+        for (int i = 0; i < 6; i++) {
+            revdial_stream *st = world_dial(&p.w, "echo", 0, NULL);
+            CHECK(st != NULL);
+            revdial_close(st);
+        }
+        raw_frame_send(p.fd, RAW_PING, RAW_ACK, 0, p.pinged.len);
+        UTIL_EVENTUALLY(!is_silent(&p));
+        for (int i = 0; i < 2; i++) {
+            called_init(&c[i], &p.w);
+            CHECK(revdial_dial_async(p.w.proxy, "cam-1", NULL, on_dial, &c[i]) > 0);
+        }
+        if (CHECK(member_await(&p, RAW_WINDOW, RAW_SYN, &f))) CHECK_INT(f.id, last + 2);
+        raw_frame_send(p.fd, RAW_WINDOW, RAW_ACK, f.id, 0);
+        for (int i = 0; i < 2; i++) {
+            CHECK(util_gate_wait(&c[i].done, 1));
+            CHECK(c[i].st != NULL);
+            revdial_close(c[i].st);
+        }
+    }
+    pool_close(&p);
+}
+
+TEST(a_backend_without_another_of_its_name_may_take_as_long_as_the_dial_has)
+{
+    static pool p;
+    raw_frame f = {0};
+    called c;
+    if (pool_open(&p)) {
+        revdial_agent_stop(p.w.agents[0], 0);
+        p.w.agents[0] = NULL;
+        CHECK(util_log_wait(&p.w.sessions, REVDIAL_DOWN, 1, NULL));
+        called_init(&c, &p.w);
+        CHECK(revdial_dial_async(p.w.proxy, "cam-1", &speaks_first, on_dial, &c) > 0);
+        CHECK(member_await(&p, RAW_WINDOW, RAW_SYN, &f));
+        UTIL_EVENTUALLY(is_silent(&p));
+        raw_frame_send(p.fd, RAW_WINDOW, RAW_ACK, f.id, 0);
+        CHECK(util_gate_wait(&c.done, 1));
+        CHECK(c.st != NULL);
+        CHECK(!is_silent(&p));
+        revdial_close(c.st);
+    }
+    pool_close(&p);
+}
+
+// The payload of the next data frame of that stream. Returns its length, -1 for the end.
+static int member_data(pool *p, uint32_t id, char *text, size_t size)
+{
+    raw_frame f;
+    uint8_t junk[8192];
+    while (raw_frame_read(p->fd, &f)) {
+        if (f.type != RAW_DATA || !f.len) continue;
+        if (!raw_read_all(p->fd, junk, f.len)) return -1;
+        if (f.id != id || f.len >= size) continue;
+        memcpy(text, junk, f.len);
+        text[f.len] = '\0';
+        return (int)f.len;
+    }
+    return -1;
+}
+
+TEST(where_another_could_be_asked_a_clients_first_bytes_wait_for_the_ACK)
+{
+    static pool p;
+    char text[200];
+    raw_frame f = {0};
+    called c[2];
+    if (pool_open(&p)) {
+        for (int i = 0; i < 2; i++) {  // one of them goes to the member by hand
+            called_init(&c[i], &p.w);
+            CHECK(revdial_dial_async(p.w.proxy, "cam-1", &speaks_first, on_dial, &c[i]) > 0);
+        }
+        CHECK(member_await(&p, RAW_WINDOW, RAW_SYN, &f));
+        CHECK(member_data(&p, f.id, text, sizeof text) > 5);  // the preamble
+        CHECK_INT(raw_wait(p.fd, POLLIN, 20), 0);
+        raw_frame_send(p.fd, RAW_WINDOW, RAW_ACK, f.id, 0);
+        CHECK_INT(member_data(&p, f.id, text, sizeof text), 5);
+        CHECK_STR(text, "first");
+        for (int i = 0; i < 2; i++) {
+            CHECK(util_gate_wait(&c[i].done, 1));
+            CHECK(c[i].st != NULL);
+            revdial_close(c[i].st);
+        }
+    }
+    pool_close(&p);
+}
+
+TEST(a_dial_whose_session_dies_is_made_elsewhere_unless_bytes_of_the_client_have_gone_out)
+{
+    static pool p;
+    raw_frame f = {0};
+    dialling d = {.opts = speaks_first};
+    called c[2];
+    if (pool_open(&p)) {
+        for (int i = 0; i < 2; i++) {
+            called_init(&c[i], &p.w);
+            CHECK(revdial_dial_async(p.w.proxy, "cam-1", &speaks_first, on_dial, &c[i]) > 0);
+        }
+        CHECK(member_await(&p, RAW_WINDOW, RAW_SYN, &f));
+        close(p.fd);
+        for (int i = 0; i < 2; i++) {
+            CHECK(util_gate_wait(&c[i].done, 1));
+            served_end(c[i].st, &c[i].err);
+        }
+        revdial_agent_stop(p.w.agents[0], 0);  // and now one without another beside it
+        p.w.agents[0] = NULL;
+        CHECK(util_log_wait(&p.w.sessions, REVDIAL_DOWN, 2, NULL));
+        p.fd = raw_backend(p.w.address, "cam-1", MEMBER);
+        revdial_proxy_wait(p.w.proxy, "cam-1", 1, UTIL_WAIT_MS);
+        d.opts.flags = REVDIAL_DIAL_WAIT;
+        pthread_t t = dialling_start(&d, &p.w);
+        CHECK(member_await(&p, RAW_WINDOW, RAW_SYN, &f));
+        close(p.fd);
+        p.fd = -1;
+        CHECK(util_gate_wait(&d.done, 1));
+        pthread_join(t, NULL);
+        CHECK(d.st == NULL);
+        CHECK_INT(d.err.code, REVDIAL_ELOST);
+    }
+    pool_close(&p);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Targets that cannot be reached
+
+typedef struct refuser {
+    pool *p;
+    atomic_int refused;
+} refuser;
+
+// Answers every SYN with "the target refused the connection", and pings.
+static void *refuser_run(void *arg)
+{
+    refuser *r = arg;
+    raw_frame f = {0};
+    uint8_t junk[8192];
+    while (raw_frame_read(r->p->fd, &f)) {
+        if (f.type == RAW_DATA && f.len && !raw_read_all(r->p->fd, junk, f.len)) break;
+        if (f.type == RAW_PING && f.flags & RAW_SYN)
+            raw_frame_send(r->p->fd, RAW_PING, RAW_ACK, 0, f.len);
+        if (f.type == RAW_PING || !(f.flags & RAW_SYN)) continue;
+        atomic_fetch_add(&r->refused, 1);
+        raw_frame_send(r->p->fd, RAW_WINDOW, RAW_RST, f.id, REVDIAL_RESET_CONNECT_REFUSED);
+    }
+    return NULL;
+}
+
+// So many dials for a target: how many were refused first. All must be served.
+static int refusals_of(refuser *r, const char *target, int dials, int pick)
+{
+    revdial_dial_opts opts = {.target = target, .pick = pick};
+    int before = atomic_load(&r->refused);
+    for (int i = 0; i < dials; i++) {
+        revdial_err err = {0};
+        called c;
+        called_init(&c, &r->p->w);
+        if (i % 2 == 0)
+            c.st = revdial_dial(r->p->w.proxy, "cam-1", &opts, &err);
+        else if (CHECK(revdial_dial_async(r->p->w.proxy, "cam-1", &opts, on_dial, &c) > 0))
+            util_gate_wait(&c.done, 1);
+        if (!c.st) test_fail(__FILE__, __LINE__, "dial %d: %s", i, i % 2 ? c.err.msg : err.msg);
+        revdial_close(c.st);
+    }
+    return atomic_load(&r->refused) - before;
+}
+
+TEST(a_backend_that_could_not_reach_a_target_is_asked_last_for_that_target_and_for_a_while)
+{
+    static pool p;
+    refuser r = {&p, 0};
+    if (pool_open(&p)) {
+        pthread_t t = util_thread(refuser_run, &r);
+        CHECK_INT(refusals_of(&r, "a.test:1", 8, REVDIAL_PICK_ROUND_ROBIN), 1);
+        CHECK_INT(refusals_of(&r, "a.test:1", 8, REVDIAL_PICK_LEAST_STREAMS), 0);
+        CHECK_INT(refusals_of(&r, "b.test:1", 8, REVDIAL_PICK_ROUND_ROBIN), 1);
+        for (int i = 0; i < 3; i++) {  // 5 s, and then twice as long each time
+            util_clock_stop();
+            util_clock_advance_ms((5000 << i) + 1);
+            util_clock_run();
+            CHECK_INT(refusals_of(&r, "a.test:1", 8, REVDIAL_PICK_ROUND_ROBIN), 1);
+        }
+        shutdown(p.fd, SHUT_RDWR);
+        pthread_join(t, NULL);
+    }
+    pool_close(&p);
+}
+
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}
