@@ -1,4 +1,4 @@
-// What the two programs share: files with tokens.
+// What the two programs share: files with tokens, and the log.
 #define REVDIAL_IMPLEMENTATION
 #include "../revdial.h"
 
@@ -94,6 +94,83 @@ TEST(a_line_that_lets_nobody_in_is_refused_with_its_number)
         token_table_free(&table);
     }
     unlink(path);
+}
+
+// ------------------------------------------------------------------------------------------------
+// The log
+
+// A line as the program writes it, from behind its time on.
+static const char *line_of(prog_line *line, enum prog_log_format format, const char *msg)
+{
+    prog_line_make(line, format, REVDIAL_LOG_WARN, "x.y", msg);
+    line->text[line->len] = '\0';
+    return strchr(line->text, 'Z');
+}
+
+TEST(a_line_of_the_log_has_its_fields_in_each_format)
+{
+    static const char msg[] = "name=cam-1 dial=00c0.1 sent_bytes=5 reason=\"a \\\"b\\\" =c\\n\" n=7";
+    prog_line line;
+    CHECK_STR(line_of(&line, PROG_LOG_LOGFMT, msg),
+              "Z level=warn event=x.y name=cam-1 dial=00c0.1 sent_bytes=5 "
+              "reason=\"a \\\"b\\\" =c\\n\" n=7\n");
+    CHECK_STR(line_of(&line, PROG_LOG_TEXT, msg),
+              "Z warn x.y: name=cam-1 dial=00c0.1 sent_bytes=5 "
+              "reason=\"a \\\"b\\\" =c\\n\" n=7\n");
+    CHECK_STR(line_of(&line, PROG_LOG_JSON, msg),
+              "Z\",\"level\":\"warn\",\"event\":\"x.y\",\"name\":\"cam-1\",\"dial\":\"00c0.1\","
+              "\"sent_bytes\":5,\"reason\":\"a \\\"b\\\" =c\\n\",\"n\":\"7\"}\n");
+    CHECK_STR(line_of(&line, PROG_LOG_JSON, ""), "Z\",\"level\":\"warn\",\"event\":\"x.y\"}\n");
+    CHECK_STR(line_of(&line, PROG_LOG_LOGFMT, ""), "Z level=warn event=x.y\n");
+}
+
+// Reads what the log writes until its end. Checks that the numbers of its lines ascend.
+typedef struct log_reader {
+    int fd, lines, dropped, in_order;
+} log_reader;
+
+static void log_reader_line(log_reader *r, const char *text, int *last)
+{
+    const char *number = strstr(text, "reason=");
+    const char *dropped = strstr(text, "dropped_count=");
+    if (dropped) r->dropped += atoi(dropped + strlen("dropped_count="));
+    if (!number) return;
+    r->in_order &= atoi(number + strlen("reason=")) == *last + r->dropped + 1;
+    *last = atoi(number + strlen("reason=")) - r->dropped;
+    r->lines++;
+}
+
+static void *log_reader_run(void *arg)
+{
+    log_reader *r = arg;
+    FILE *f = fdopen(r->fd, "r");
+    char text[512];
+    int last = -1;
+    while (f && fgets(text, sizeof text, f)) log_reader_line(r, text, &last);
+    if (f) fclose(f);
+    return NULL;
+}
+
+TEST(a_log_that_nobody_reads_holds_up_nobody_and_says_what_it_has_dropped)
+{
+    enum { LINES = 20000 };  // a pipe and the queue hold less than two thousand
+    static prog_log log;
+    log_reader r = {.in_order = 1};
+    pthread_t reader;
+    int p[2];
+    REQUIRE(pipe(p) == 0);
+    prog_log_open(&log, REVDIAL_LOG_INFO, PROG_LOG_LOGFMT);
+    log.fd = p[1];
+    REQUIRE(prog_log_start(&log) == 0);
+    for (int i = 0; i < LINES; i++) prog_logf(&log, REVDIAL_LOG_INFO, "x.y", "%d", i);
+    r.fd = p[0];
+    REQUIRE(pthread_create(&reader, NULL, log_reader_run, &r) == 0);
+    CHECK_INT(prog_log_finish(&log, 7), 7);
+    close(p[1]);
+    pthread_join(reader, NULL);
+    CHECK(r.dropped > 0 && r.lines > 0);
+    CHECK_INT(r.lines + r.dropped, LINES);
+    CHECK_INT(r.in_order, 1);
 }
 
 int main(int argc, char **argv)
