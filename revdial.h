@@ -9315,8 +9315,14 @@ enum {
 // ------------------------------------------------------------------------------------------------
 // Errors, clock, randomness.
 
-// Fills err (which may be NULL): `text`, when there is one, is quoted, printable and cut to fit;
-// the system's own reason follows ours.
+// Whoever prints an error gets no byte that a peer, or a file, meant for the terminal.
+static char rvd_sys_printable(char c)
+{
+    return c > 0x1f && c < 0x7f ? c : '?';
+}
+
+// Fills err (which may be NULL): `text`, when there is one, is quoted and cut to fit; the system's
+// own reason follows ours.
 static void rvd_sys_fail(revdial_err *err, int code, int sys, const char *text, const char *why)
 {
     enum { TEXT_MAX = 130 };  // leaves 100 bytes of msg for the reason
@@ -9327,14 +9333,12 @@ static void rvd_sys_fail(revdial_err *err, int code, int sys, const char *text, 
     err->sys = sys;
     if (text) {
         err->msg[n++] = '"';
-        for (i = 0; text[i] && i < TEXT_MAX; i++) {
-            int printable = text[i] > 0x1f && text[i] < 0x7f && text[i] != '"';
-            err->msg[n++] = printable ? text[i] : '?';
-        }
+        for (i = 0; text[i] && i < TEXT_MAX; i++)
+            err->msg[n++] = text[i] == '"' ? '?' : rvd_sys_printable(text[i]);
         memcpy(err->msg + n, "\": ", 3);
         n += 3;
     }
-    for (i = 0; why[i] && n + 1 < sizeof err->msg; i++) err->msg[n++] = why[i];
+    for (i = 0; why[i] && n + 1 < sizeof err->msg; i++) err->msg[n++] = rvd_sys_printable(why[i]);
     if (!sys) return;
     why = strerror(sys);  // of numbers that the system gave: no unknown ones, so no static buffer
     if (n + 3 < sizeof err->msg) err->msg[n++] = ':';

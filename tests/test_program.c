@@ -109,7 +109,8 @@ static const char *line_of(prog_line *line, enum prog_log_format format, const c
 
 TEST(a_line_of_the_log_has_its_fields_in_each_format)
 {
-    static const char msg[] = "name=cam-1 dial=00c0.1 sent_bytes=5 reason=\"a \\\"b\\\" =c\\n\" n=7";
+    static const char msg[] =
+        "name=cam-1 dial=00c0.1 sent_bytes=5 reason=\"a \\\"b\\\" =c\\n\" n=7";
     prog_line line;
     CHECK_STR(line_of(&line, PROG_LOG_LOGFMT, msg),
               "Z level=warn event=x.y name=cam-1 dial=00c0.1 sent_bytes=5 "

@@ -140,6 +140,28 @@ v6_takes_v4() {
     said both.log 'event=session.up.*peer=127\.0\.0\.1:' 5 && stop both_agent both
 }
 
+# Each line is an object, and a client's lines share an id in both logs.
+json_logs() {
+    local json=(--log-format json --access-log) where
+    start told "$build/revdial-proxy" --listen 127.0.0.1:0 --token-file "$dir/tokens" \
+        --expose 127.0.0.1:0=web "${json[@]}"
+    said told.out 'for web' 5 || return
+    where=$(sed -n '1s/^listening on //p' "$dir/told.out")
+    start told_agent "$build/revdial-agent" --server "http://$where" --name web \
+        --token-file "$dir/token" --target "${address_of[nginx]}" "${json[@]}"
+    said told.log session.up 5 || return
+    where=$(sed -n 's/^listening on \(.*\) for web/\1/p' "$dir/told.out")
+    curl -sS -o /dev/null "http://$where/" || return
+    said told.log stream.end 5 && said told_agent.log stream.end 5 && stop told_agent told || return
+    figures=$(python3 -c '
+import json, sys
+ends = [[x for x in map(json.loads, open(name)) if x["event"] == "stream.end"][-1]
+        for name in sys.argv[1:]]
+assert all(type(x["to_client_bytes"]) is int and x["to_client_bytes"] > 0 for x in ends), ends
+assert all(ends[0][key] == ends[1][key] for key in ("session", "dial", "name", "client")), ends
+print(ends[0]["dial"])' "$dir/told.log" "$dir/told_agent.log" 2>&1) || fail "$figures"
+}
+
 # The token of "web" only; what it must not do is be another name.
 start_programs() {
     start_nginx nginx || return
@@ -385,6 +407,7 @@ check 'an agent of that proxy' start_web_agent agent
 check 'curl --unix-socket' unix_socket
 check 'Unix sockets have the mode of --unix-mode' unix_mode
 check '[::] takes IPv4' v6_takes_v4
+check 'a client can be followed through JSON logs' json_logs
 check 'Unix sockets all the way' all_unix
 check 'nginx sees the client by PROXY v1' proxy_header 1
 check 'nginx sees the client by PROXY v2' proxy_header 2
