@@ -119,12 +119,15 @@ define build
 $(COMPILE) $(1) -MMD -MP -MF $@.d -MT $@ -o $@ $< $(2) $(LINK)
 endef
 
-$(BUILD)/revdial-%: examples/%.c $(BUILD)/flags
-	$(call build,$(CFLAGS) $(PROGRAM_TLS),$(PROGRAM_LIBS))
 # A function that is bound when it is first called has the linker save all registers, and with them
-# the secret that memcpy() has just moved, on a stack that the suite looks through.
+# the secret that memcpy() has just moved, on the stack, where it stays. Suites look for it there.
+ifneq ($(filter Linux FreeBSD,$(shell uname)),)
+BIND_NOW = -Wl,-z,now
+endif
+$(BUILD)/revdial-%: examples/%.c $(BUILD)/flags
+	$(call build,$(CFLAGS) $(BIND_NOW) $(PROGRAM_TLS),$(PROGRAM_LIBS))
 $(BUILD)/tls/%: tests/tls/%.c $(BUILD)/flags
-	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE $(PROGRAM_TLS) -Itests -Wl$(comma)-z$(comma)now,\
+	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE $(PROGRAM_TLS) -Itests $(BIND_NOW),\
 		$(TLS_TEST_LIBS))
 $(BUILD)/examples/%: examples/%.c $(BUILD)/flags
 	$(call build,$(CFLAGS))

@@ -781,6 +781,7 @@ typedef struct revdial_tls {
 // MARK: api.config
 // What a proxy and an agent share. The rules of the runtime half:
 //   Zero is the default of every field: `revdial_proxy_config c = {0};`, no init functions.
+//   In comma lists blanks around an item and empty items mean nothing.
 //   Configs and their strings are copied before the call returns; the `ud` of a hook is not.
 //   Who is handed a revdial_stream owns it and calls revdial_close() once; nothing frees it before.
 //   Any thread may call anything, from callbacks too. One reader and one writer may use a stream at
@@ -6827,12 +6828,16 @@ static const char *rvd_http_row_names_problem(const revdial_credential *row)
 static const char *rvd_http_row_user_problem(const revdial_credential *row, unsigned schemes)
 {
     const unsigned with_password = REVDIAL_AUTH_BASIC | REVDIAL_AUTH_DIGEST;
+    size_t least = 0;  // bytes of the shortest text that an MTLS glob matches
     if (schemes == REVDIAL_AUTH_BEARER && !row->user) return NULL;
     if (!rvd_http_is_set(row->user))
         return schemes == REVDIAL_AUTH_BEARER ? "user: empty; NULL is an identity of its own"
                                               : "BASIC, DIGEST and MTLS need a user";
     if (schemes & with_password && strlen(row->user) > RVD_HTTP_USER_MAX)
         return "user: over 127 bytes";
+    for (const char *at = row->user; *at; at++) least += *at != '*';
+    if (schemes & REVDIAL_AUTH_MTLS && least > RVD_BASE_SHOWN_MAX)
+        return "user: matches only what is over 127 bytes, which is no identity";
     for (const char *at = row->user; *at; at++) {
         if ((uint8_t)*at < ' ' || *at == 0x7f) return "user: has a control byte";
         if (schemes & with_password && memchr(":\"\\", *at, 3)) return "user: has : \" or \\";
@@ -20246,7 +20251,6 @@ static const char *rvd_agent_numbers_problem(const revdial_agent_config *cfg)
 
 static const char *rvd_agent_config_problem(const revdial_agent_config *cfg)
 {
-    const unsigned of_users = REVDIAL_AUTH_BASIC | REVDIAL_AUTH_DIGEST;
     const char *problem = rvd_stream_common_problem(&cfg->common);
     if (problem) return problem;
     if (!cfg->url) return "url: none given";
@@ -20254,8 +20258,6 @@ static const char *rvd_agent_config_problem(const revdial_agent_config *cfg)
         return "handler: none, and neither default_target nor allow: each stream would be refused";
     if (!cfg->headers != !cfg->header_count)
         return cfg->headers ? "headers: their count is 0" : "headers: NULL, with a count";
-    if (cfg->user && !(cfg->auth_schemes & of_users))
-        return "user: only BASIC and DIGEST have one, and auth_schemes has neither";
     if (cfg->server_name && !rvd_agent_is_host(cfg->server_name))
         return "server_name: neither a host name nor an address";
     return rvd_agent_numbers_problem(cfg);

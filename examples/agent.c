@@ -88,7 +88,9 @@ static const prog_option options[] = {
      "15s, at least 100ms)",
      100, 3600000},
     {"dead-after", PROG_DURATION, AT(dead_after_ms), "TIME",
-     "gives it up so long after that, and connects again (default 15s)", 1, 3600000},
+     "gives it up so long after that, and connects again (default 15s, at least\n"
+     "100ms)",
+     100, 3600000},
     {"tcp-keepalive", PROG_DURATION, AT(tcp_keepalive_ms), "TIME",
      "asks the system of a target that has been silent for so long for a sign of\n"
      "life, and ends the connection if it gives none for three quarters of that\n"
@@ -374,6 +376,7 @@ static int serve(const settings *s, const char *url, const char *via, revdial_tl
     sources source = {s->token_file, getenv("REVDIAL_TOKEN"), s->user, s->auth, tls, log};
     running r = {.s = s, .log = log, .tls = tls, .wake = {-1, -1}};
     revdial_agent_config cfg = {0};
+    static const char *const no_rules[] = {NULL};
     prog_file allow_file = {0};
     prog_list allow = {0};
     int rc = PROG_USAGE;
@@ -402,7 +405,7 @@ static int serve(const settings *s, const char *url, const char *via, revdial_tl
     cfg.common.tls = tls;
     prog_log_config(log, &cfg.common);
     if (allow_read(s, &allow_file, &allow, &r.why) == 0) {
-        cfg.allow = allow.items;
+        cfg.allow = allow.items ? allow.items : no_rules;  // HUP may bring some
         rc = run(&r, &cfg);
     } else {
         prog_log_error(log, "allow.unreadable", &r.why);

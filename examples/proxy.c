@@ -81,7 +81,7 @@ static const prog_option options[] = {
      "15s, at least 100ms)",
      100, 3600000},
     {"dead-after", PROG_DURATION, AT(dead_after_ms), "TIME",
-     "gives it up so long after that (default 15s)", 1, 3600000},
+     "gives it up so long after that (default 15s, at least 100ms)", 100, 3600000},
     {"tcp-keepalive", PROG_DURATION, AT(tcp_keepalive_ms), "TIME",
      "asks the system of a client that has been silent for so long for a sign of\n"
      "life, and ends the connection if it gives none for three quarters of that\n"

@@ -316,6 +316,7 @@ TEST(a_row_that_lets_nobody_in_is_refused)
                 {"names", {"tok", NULL, "cam-", 0}},
                 {"names", {"tok", NULL, "*.", 0}},
                 {"names", {"tok", NULL, NAME64 "*?", 0}},
+                {"user", {NULL, "CN=*" NAME64 NAME64, "cam-1", MTLS}},
                 {"names", {NULL, "CN=cam", "cam/1", MTLS}}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const char *problem = revdial_credential_problem(&rows[i].row);

@@ -69,7 +69,6 @@ TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
         {"instance", 0, {.instance = "a b", .allow = no_rules}},
         {"headers", 0, {.headers = &header, .allow = no_rules}},
         {"headers", 0, {.header_count = 1, .allow = no_rules}},
-        {"user", 0, {.user = "alice", .secret = "s3cret", .allow = no_rules}},
         {"user", 0, {.auth_schemes = REVDIAL_AUTH_BASIC, .secret = "p", .allow = no_rules}},
         {"user",
          0,
@@ -110,8 +109,10 @@ TEST(a_proxys_config_that_cannot_work_is_refused_and_the_field_is_named)
     static const revdial_tls no_wrap = {0};
     static const revdial_expose port = {.listen = "127.0.0.1:0", .name = "cam-1"};
     static const revdial_expose bad_name = {.listen = "127.0.0.1:0", .name = "Cam-1"};
-    static const revdial_expose bad_target = {"127.0.0.1:0", "cam-1", {.target = "a:b:c"}, 0, 0};
-    static const revdial_expose bad_flags = {"127.0.0.1:0", "cam-1", {.flags = 64}, 0, 0};
+    static const revdial_expose bad_target = {
+        .listen = "127.0.0.1:0", .name = "cam-1", .dial = {.target = "a:b:c"}};
+    static const revdial_expose bad_flags = {
+        .listen = "127.0.0.1:0", .name = "cam-1", .dial = {.flags = 64}};
     static const struct {
         const char *field;
         int works;
