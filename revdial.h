@@ -8244,7 +8244,8 @@ static size_t rvd_engine_head_input(revdial_engine *e, const uint8_t *p, size_t 
         rvd_engine_die(e, REVDIAL_EUPGRADE, 0, rvd_engine_stranger(e, *p));
     } else if (verdict == RVD_HTTP_BAD) {
         rvd_engine_die(e, REVDIAL_EUPGRADE, 0,
-                       e->head.len ? "the answer is not valid HTTP" : rvd_engine_stranger(e, *p));
+                       e->head.len > 1 ? "the answer is not valid HTTP"
+                                       : rvd_engine_stranger(e, *p));
     } else if (verdict != RVD_HTTP_DONE) {
         e->was_probe = verdict == 505 && rvd_http_is_probe_rest(p + used, len - used);
         rvd_engine_refuse(e, verdict, 0);
@@ -12832,7 +12833,10 @@ static void rvd_stream_dial_sink(revdial_stream *st, unsigned events)
         d->is_unreachable = rvd_stream_reset_error(reset) == REVDIAL_EUNREACH;
         d->retry_safe =
             reset == REVDIAL_RESET_REFUSED || reset == REVDIAL_RESET_DRAINING || d->is_unreachable;
-        rvd_stream_dial_fail_locked(s, d, rvd_stream_reset_error(reset), revdial_reset_text(reset));
+        rvd_stream_dial_fail_locked(s, d, rvd_stream_reset_error(reset),
+                                    reset == REVDIAL_RESET_FORBIDDEN && !d->opts->target
+                                        ? "no target was named, and the backend has no default one"
+                                        : revdial_reset_text(reset));
         return;
     }
     rvd_stream_sink_set_locked(st, NULL, NULL, 0);

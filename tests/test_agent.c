@@ -124,6 +124,46 @@ TEST(R4_to_R9_R23_each_refusal_is_its_own_error_and_is_followed_by_another_attem
     stage_close(&s);
 }
 
+// The last line of that event.
+typedef struct logged {
+    pthread_mutex_t lock;
+    char text[600];  // guarded by lock
+} logged;
+
+static void on_retry(void *ud, int level, const char *event, const char *msg)
+{
+    logged *l = ud;
+    (void)level;
+    if (strcmp(event, "link.retry") != 0) return;
+    pthread_mutex_lock(&l->lock);
+    snprintf(l->text, sizeof l->text, "%s", msg);
+    pthread_mutex_unlock(&l->lock);
+}
+
+TEST(a_server_that_speaks_TLS_or_hangs_up_is_said_to_want_https_and_when_it_is_tried_again)
+{
+    static const char *const answers[] = {"\x15\x03\x01\r\n\r\n", "\x16\x03\x01\r\n\r\n", ""};
+    logged l = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    stage s;
+    util_state e = {0};
+    char again[40];
+    stage_open(&s);
+    s.w.acfg.common.log = on_retry;
+    s.w.acfg.common.log_ud = &l;
+    if (stage_agent(&s)) {
+        for (int i = 0; i < 3; i++) {
+            stage_answer(&s, answers[i]);
+            if (!CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, i + 1, &e))) break;
+            CHECK(strstr(e.msg, "https://") != NULL);
+            snprintf(again, sizeof again, "retry_in_ms=%d ", e.retry_ms);
+            pthread_mutex_lock(&l.lock);
+            if (!strstr(l.text, again)) test_fail(__FILE__, __LINE__, "%s: %s", again, l.text);
+            pthread_mutex_unlock(&l.lock);
+        }
+    }
+    stage_close(&s);
+}
+
 TEST(R8_Retry_After_is_waited_for_within_reason)
 {
     static const struct {

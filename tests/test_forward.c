@@ -324,6 +324,55 @@ TEST(a_dial_that_the_agent_cannot_connect_says_why_and_hurts_nobody_else)
     hole_close(&h);
 }
 
+// The reasons of the last stream that was refused.
+typedef struct refusal {
+    pthread_mutex_t lock;
+    char text[600];  // guarded by lock
+    util_gate count;
+} refusal;
+
+static void on_refusal(void *ud, int level, const char *event, const char *msg)
+{
+    refusal *r = ud;
+    (void)level;
+    if (strcmp(event, "stream.refused") != 0) return;
+    pthread_mutex_lock(&r->lock);
+    snprintf(r->text, sizeof r->text, "%s", msg);
+    pthread_mutex_unlock(&r->lock);
+    util_gate_add(&r->count, 1);
+}
+
+TEST(the_agents_log_says_why_a_target_is_not_connected_to_and_a_dialler_that_it_named_none)
+{
+    static const char *const wild[] = {"*.test:80", "10.0.0.0/8:80", NULL};
+    static const struct {
+        const char *target, *logged, *told;
+    } rows[] = {
+        {NULL, "no target was asked for, and there is no default", "no target was named"},
+        {"loop.test:80", "the name leads to 127.0.0.1:80, which no rule allows", "allow list"},
+        {"127.0.0.1:80", "allow list", "allow list"},
+    };
+    refusal r = {.lock = PTHREAD_MUTEX_INITIALIZER, .count = UTIL_GATE};
+    world w;
+    world_init(&w);
+    w.acfg.allow = wild;
+    w.acfg.common.log = on_refusal;
+    w.acfg.common.log_ud = &r;
+    if (open_forwarder(&w)) {
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            revdial_err err = {0};
+            CHECK(dial_unchecked(&w, rows[i].target, &err) == NULL);
+            CHECK_INT(err.reset, REVDIAL_RESET_FORBIDDEN);
+            CHECK(util_gate_wait(&r.count, (int)i + 1));
+            pthread_mutex_lock(&r.lock);
+            if (!strstr(r.text, rows[i].logged) || !strstr(err.msg, rows[i].told))
+                test_fail(__FILE__, __LINE__, "row %zu: %s; %s", i, r.text, err.msg);
+            pthread_mutex_unlock(&r.lock);
+        }
+    }
+    world_close(&w);
+}
+
 TEST(a_name_is_judged_by_the_address_it_resolves_to)
 {
     static const char *const wild[] = {"*.test:*", NULL};

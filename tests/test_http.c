@@ -1739,7 +1739,7 @@ TEST(the_101_is_the_one_of_the_vector_and_a_backend_takes_it)
                               .is_revdial = 1,
                               .features = 15,
                               .window = 65536,
-                              .streams = 65536,
+                              .streams = 0,
                               .session_id = 0x00c0ffee12345678u};
     char buf[RVD_HTTP_ANSWER_SIZE];
     answered a;
@@ -1752,7 +1752,7 @@ TEST(the_101_is_the_one_of_the_vector_and_a_backend_takes_it)
     CHECK_INT(a.r.is_revdial, 1);
     CHECK_INT(a.r.features, 15);
     CHECK_INT(a.r.window, 65536);
-    CHECK_INT(a.r.streams, 65536);
+    CHECK_INT(a.r.streams, 0);
     CHECK(a.r.session_id == 0x00c0ffee12345678u);
     answer.accept = asked_ws = WS_ACCEPT_TEXT;
     REQUIRE(vector_load(&v, "handshake-101-websocket"));
@@ -1765,6 +1765,54 @@ TEST(the_101_is_the_one_of_the_vector_and_a_backend_takes_it)
     write_answer(buf, sizeof buf, &answer);
     CHECK_STR(buf, v.bytes);
     CHECK_INT(listen_every_way("101 stock", v.bytes, v.len).status, 101);
+}
+
+// The head of a 101 as a document shows it, with LF for line ends. Returns 0 if it is not there.
+static int document_shows(const char *path, const char *head)
+{
+    static char text[1 << 18];
+    char lines[1024];
+    size_t n = 0;
+    FILE *f = fopen(path, "r");
+    if (!f) return 0;
+    text[fread(text, 1, sizeof text - 1, f)] = '\0';
+    fclose(f);
+    for (; *head && n + 1 < sizeof lines; head++)
+        if (*head != '\r') lines[n++] = *head;
+    lines[n - 1] = '\0';  // the blank line
+    return strstr(text, lines) != NULL;
+}
+
+TEST(a_proxy_that_takes_no_streams_answers_as_the_vector_and_the_README_show)
+{
+    static vector ask, answer;
+    revdial_engine_config cfg = {.role = REVDIAL_ROLE_PROXY, .session_id = 0x00c0ffee12345678u};
+    revdial_engine *e = revdial_engine_new(&cfg, 1, NULL);
+    revdial_event ev;
+    struct iovec iov[1];
+    REQUIRE(e && vector_load(&ask, "handshake-request") && vector_load(&answer, "handshake-101"));
+    revdial_engine_input(e, ask.bytes, ask.len, 1);
+    while (revdial_engine_event(e, &ev))
+        if (ev.type == REVDIAL_EV_AUTH) revdial_engine_auth(e, 0);
+    CHECK_INT(revdial_engine_output(e, iov, 1), 1);
+    CHECK_INT(iov[0].iov_len, answer.len);
+    CHECK(iov[0].iov_len == answer.len && memcmp(iov[0].iov_base, answer.bytes, answer.len) == 0);
+    revdial_engine_free(e);
+    CHECK(document_shows(TEST_VECTORS "/../../README.md", answer.bytes));
+}
+
+TEST(a_proxy_says_that_it_was_spoken_to_in_TLS)
+{
+    revdial_engine_config cfg = {.role = REVDIAL_ROLE_PROXY};
+    revdial_engine *e = revdial_engine_new(&cfg, 1, NULL);
+    revdial_event ev;
+    REQUIRE(e != NULL);
+    revdial_engine_input(e, "\x16\x03\x01\x02\x00", 5, 1);
+    CHECK_INT(revdial_engine_event(e, &ev), 1);
+    CHECK_INT(ev.type, REVDIAL_EV_DEAD);
+    CHECK(strstr(ev.text, "the peer speaks TLS") != NULL);
+    CHECK_INT(revdial_engine_event(e, &ev), 0);
+    revdial_engine_free(e);
 }
 
 TEST(P17_every_refusal_is_the_one_of_its_vector)
