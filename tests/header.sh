@@ -44,8 +44,8 @@ fails() {
 # says NAME PATTERN COMMAND...: must fail with one error, an #error that matches
 says() {
     fails "$@"
-    n=$(grep -c 'error[: ]' "$tmp/said")
-    if [ "$n" -gt 2 ]; then try "$1: $n lines of errors" false; fi
+    n=$(grep -c ' error: ' "$tmp/said")
+    if [ "$n" -ne 1 ]; then try "$1: $n errors" false; fi
 }
 
 # here COMPILER: is it on this machine?
