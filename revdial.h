@@ -904,8 +904,9 @@ typedef struct revdial_proxy_config {
     // Of one identity, under all of its names: default no limit, which lets who may register any
     // name take all of max_sessions.
     unsigned max_sessions_per_identity;
-    // Connections that have not authenticated yet, default 512. One more, and of the source that
-    // has the most of them the one that has been at its request for longest is dropped for it.
+    // Connections that have not authenticated yet, default 512. One source gets 7/8 of them while
+    // its handshakes make progress; eight times as many wait in a queue. For another source the
+    // connection of the busiest source whose last progress is the longest ago is dropped.
     unsigned max_pending;
     // A session came up, drains, or is down (why is NULL when we closed it). On the I/O thread:
     // must not block. UP comes before any dial can pick the session; UP and DOWN come in pairs.
@@ -9145,6 +9146,7 @@ const char *revdial_reset_text(int reset)
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -10462,6 +10464,14 @@ static int rvd_sys_accept(int listener, rvd_sys_addr *peer)
     if (fd < 0) return rvd_sys_is_aborted(errno) ? -ECONNABORTED : -errno;
     rvd_sys_unmap(peer);
     return rvd_sys_own(fd);
+}
+
+// How many descriptors the process may have.
+static size_t rvd_sys_fds_max(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return 0;
+    return limit.rlim_cur > INT_MAX ? INT_MAX : (size_t)limit.rlim_cur;
 }
 
 // Waits like poll(2). A signal ends the wait with 0 items: the caller looks at its clock again.
@@ -11817,6 +11827,8 @@ static void rvd_log_close(rvd_log *log)
 #define RVD_STREAM_BURST 65536      // after such a read of the loop there may be more at once,
 #define RVD_STREAM_PIECE 4096       // and a thread that got so much of a piece waits for the rest
 #define RVD_STREAM_SHAKE_US 2000    // of a pass of the loop for the handshakes of transports
+#define RVD_STREAM_MOVES 6          // times that bytes of a handshake count as progress: they come
+                                    // in about four pieces, those that drip in many
 #define RVD_STREAM_LEND 8192        // less is copied faster than it is lent
 #define RVD_STREAM_RECALL_US 10000  // then it is looked whether there is memory again
 #define RVD_STREAM_SPILL 16384      // of a thread's read: enough for a burst of small frames
@@ -12015,6 +12027,7 @@ typedef struct rvd_stream_group {
     int ending;
     uint64_t shake_pass;  // of the loop
     int64_t shake_us;     // that transports' handshakes have taken in that pass
+    uint64_t late_pass;   // in which one that had begun had to wait
 } rvd_stream_group;
 
 enum rvd_stream_session_state {
@@ -12092,6 +12105,10 @@ struct revdial_session {
     size_t lingered;
     int holds;                // readers that got a piece may get more, before they are let go
     rvd_stream_waiter *held;  // they
+    int64_t shake_since_us;   // it waits for its turn, 0: it does not
+    int64_t shake_waited_us;  // it has waited, in all
+    int moves;                // that have counted
+    _Atomic(int64_t) moved_us;  // the peer's handshake made progress; read by the owner, any thread
     int is_counted;        // owner's: it no longer counts as pending; a proxy has its lock for it
     int is_checked;        // owner's: a hook is at work on it
     int is_listed;         // owner's: a row of a table has admitted it; set before it is registered
@@ -13351,6 +13368,28 @@ static int rvd_stream_is_left_locked(const revdial_session *s)
 
 // ---- the loop's part ----
 
+static void rvd_stream_moved(revdial_session *s)
+{
+    atomic_store_explicit(&s->moved_us, rvd_loop_now(s->loop), memory_order_relaxed);
+}
+
+// The peer's bytes have come, or have made room for ours.
+static void rvd_stream_moves(revdial_session *s)
+{
+    if (s->state != RVD_STREAM_HANDSHAKE || s->moves == RVD_STREAM_MOVES) return;
+    s->moves++;
+    rvd_stream_moved(s);
+}
+
+// The time on the clock of its handshake: waiting for us is not the peer's delay.
+static int64_t rvd_stream_shake_clock(const revdial_session *s)
+{
+    int64_t now_us = rvd_loop_now(s->loop);
+    if (s->state != RVD_STREAM_HANDSHAKE) return now_us;
+    if (s->shake_since_us) now_us = s->shake_since_us;
+    return now_us - s->shake_waited_us;
+}
+
 static void rvd_stream_queue_set_locked(revdial_session *s, int bytes)
 {
     if (bytes < RVD_STREAM_QUEUE_MIN) bytes = RVD_STREAM_QUEUE_MIN;
@@ -13381,7 +13420,9 @@ static void rvd_stream_pace_locked(revdial_session *s, int64_t now)
 
 static void rvd_stream_timer_arm_locked(revdial_session *s)
 {
-    int64_t at = revdial_engine_tick(s->engine, rvd_loop_now(s->loop));
+    int64_t clock_us = rvd_stream_shake_clock(s);
+    int64_t at = revdial_engine_tick(s->engine, clock_us);
+    if (at >= 0) at += rvd_loop_now(s->loop) - clock_us;
     if (s->drain_until_us && (at < 0 || s->drain_until_us < at)) at = s->drain_until_us;
     if (at < 0) at = rvd_loop_now(s->loop) + 60000000;
     if (at == s->armed_us) return;
@@ -13541,7 +13582,8 @@ static void rvd_stream_feed_locked(revdial_session *s, const unsigned char *p, s
 {
     size_t at = 0;
     while (at < len && s->state < RVD_STREAM_LINGER) {
-        ptrdiff_t used = revdial_engine_input(s->engine, p + at, len - at, rvd_loop_now(s->loop));
+        ptrdiff_t used =
+            revdial_engine_input(s->engine, p + at, len - at, rvd_stream_shake_clock(s));
         rvd_stream_events_locked(s);
         if (s->pend || !rvd_base_link_is_alone(&s->dials_over)) rvd_stream_pend_run_locked(s);
         if (used < 0) return;
@@ -13573,12 +13615,23 @@ static int rvd_stream_loop_claims(revdial_session *s)
 
 // A step of a transport's handshake may take milliseconds. Once a pass of the loop has spent its
 // time on them, the next in line goes on in the next pass: meanwhile the bytes of all others move.
+// Those that have begun go first: of a thousand that come at once some are soon done, instead of
+// all at the end, when their patience is.
 static int rvd_stream_shake_waits(revdial_session *s)
 {
     rvd_stream_group *g = s->group;
-    if (g->shake_pass != rvd_loop_passes(s->loop)) g->shake_us = 0;
-    g->shake_pass = rvd_loop_passes(s->loop);
-    if (g->shake_us < RVD_STREAM_SHAKE_US) return 0;
+    uint64_t pass = rvd_loop_passes(s->loop);
+    int is_next = s->has_shaken || g->late_pass + 1 < pass;
+    if (g->shake_pass != pass) g->shake_us = 0;
+    g->shake_pass = pass;
+    if (is_next && g->shake_us < RVD_STREAM_SHAKE_US) {
+        if (s->shake_since_us) s->shake_waited_us += rvd_loop_now(s->loop) - s->shake_since_us;
+        s->shake_since_us = 0;
+        return 0;
+    }
+    if (s->has_shaken) g->late_pass = pass;
+    if (!s->shake_since_us) s->shake_since_us = rvd_loop_now(s->loop);
+    rvd_stream_moved(s);
     rvd_loop_again(s->loop, &s->io);
     return 1;
 }
@@ -13596,13 +13649,16 @@ static int rvd_stream_shake(revdial_session *s)
 {
     revdial_err err;
     int64_t begun_us;
-    int r, is_silent;
+    int r, is_silent, is_first = !s->has_shaken;
     if (!s->wire || rvd_stream_wire_state(s->wire) != RVD_STREAM_WIRE_HANDSHAKE) return 1;
     if (s->state >= RVD_STREAM_LINGER) return 0;  // written by this thread alone
     if (rvd_stream_shake_waits(s)) return 0;
     is_silent = rvd_stream_is_silent(s);
     begun_us = rvd_sys_now_us();
-    r = rvd_stream_wire_shake(s->wire, &err);
+    if (is_first && s->shake_waited_us && s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))
+        r = rvd_stream_fail(&err, REVDIAL_ELOST, 0, "the peer hung up before its turn came");
+    else
+        r = rvd_stream_wire_shake(s->wire, &err);
     s->group->shake_us += rvd_sys_now_us() - begun_us;
     if (r == 0) return 1;
     if (rvd_stream_is_wanting(r)) {
@@ -13665,6 +13721,7 @@ static void rvd_stream_on_io(rvd_loop_io *io)
     revdial_session_ref(s);
     s->read_waits = 0;
     is_shaken = rvd_stream_shake(s);
+    if (!s->shake_since_us) rvd_stream_moves(s);
     if (is_shaken && (io->ready & RVD_LOOP_WRITE || s->wire)) {  // a write may wait for a read
         rvd_stream_lock(s);
         if (s->blocked) rvd_stream_flush_soon_locked(s);
@@ -13690,7 +13747,7 @@ static void rvd_stream_on_flush(rvd_loop_flush *f)
     s->flush_queued = 0;
     if (s->state < RVD_STREAM_LINGER) {
         rvd_stream_pace_locked(s, rvd_loop_now(s->loop));
-        revdial_engine_tick(s->engine, rvd_loop_now(s->loop));  // it may want to say something
+        revdial_engine_tick(s->engine, rvd_stream_shake_clock(s));  // it may want to say something
     }
     rvd_stream_flush_locked(s);
     if (s->state < RVD_STREAM_LINGER) rvd_stream_timer_arm_locked(s);
@@ -14069,6 +14126,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     atomic_init(&s->stream_count, 0);
     atomic_init(&s->picked, 0);
     atomic_init(&s->is_leaving, 0);
+    atomic_init(&s->moved_us, rvd_sys_now_us());
     s->group = cfg->group;
     s->loop = cfg->group->loop;
     s->spin.limit_us = s->loop->spin.limit_us;
@@ -15213,11 +15271,19 @@ int revdial_stream_fd(revdial_stream *st)
 // Start at revdial_proxy_open().
 // ================================================================================================
 
-#define RVD_PROXY_BACKLOG 511            // what nginx uses: a storm of reconnecting backends fits
+#define RVD_PROXY_BACKLOG 4096           // what Linux allows: a storm of reconnecting backends fits
 #define RVD_PROXY_ACCEPTS 64             // connections in a row before sessions get their turn
 #define RVD_PROXY_CLIENTS_WAITING 4096   // those of an absent backend must not take all descriptors
 #define RVD_PROXY_CLIENT_WATCH_US 50000  // most dials take less
 #define RVD_PROXY_PAUSE_US 100000        // after EMFILE: the connections wait in the kernel's queue
+#define RVD_PROXY_OTHERS 4               // of 32 places, that the busiest source leaves to others
+#define RVD_PROXY_STALE_US 2000000       // without progress a place is another's of the same source
+#define RVD_PROXY_BUSY_US 5000000        // while others come up: it may be their end that is slow
+#define RVD_PROXY_COMING_US 1000000      // since the last one did
+#define RVD_PROXY_QUEUE_US 100000        // then the queue is looked at again
+#define RVD_PROXY_SILENCE_US 10000000    // in the queue: a handshake may not take longer either
+#define RVD_PROXY_QUEUE 8                // times as many wait as have a place
+#define RVD_PROXY_QUEUE_POLLS 128        // of it at a time: who speaks is soon at its head
 #define RVD_PROXY_TRIES 8                // more sessions that one dial asks, where that is safe
 #define RVD_PROXY_AILING 4               // targets of one session that could not be reached
 #define RVD_PROXY_AILING_US 5000000      // then others are asked first: the first time, doubling
@@ -15327,6 +15393,13 @@ typedef struct rvd_proxy_client {
     char address[];
 } rvd_proxy_client;
 
+// A connection that waits for a place among those that authenticate.
+typedef struct rvd_proxy_queued {
+    int fd;
+    rvd_sys_addr peer;
+    int64_t since_us;
+} rvd_proxy_queued;
+
 struct revdial_proxy {
     // Set before start, then read-only.
     revdial_proxy_config cfg;
@@ -15348,6 +15421,12 @@ struct revdial_proxy {
     uint64_t seed;
     rvd_loop_task stop_listening;  // loop 0
     rvd_loop_task dials_wake;      // loop 0
+    rvd_loop_task queue_task;      // loop 0: somebody may have left a place
+
+    // Loop 0 only.
+    rvd_loop_timer queue_timer;
+    rvd_proxy_queued *queue;  // by age; NULL until it is needed
+    size_t queue_room, queue_max;
 
     pthread_mutex_t lock;  // guards all below
     pthread_cond_t changed;
@@ -15366,6 +15445,8 @@ struct revdial_proxy {
     rvd_proxy_name *names[RVD_PROXY_BUCKETS];
     rvd_base_link members;
     unsigned session_count, pending, turn, next_loop;
+    size_t queue_count;  // written by loop 0
+    int64_t last_up_us;  // a session came up
     int draining, closing, listening;
     int was_cut;          // a drain ended sessions that had streams left
     rvd_base_link dials;  // asynchronous ones, all that are not over
@@ -15722,6 +15803,7 @@ static void rvd_proxy_pending_end_locked(revdial_proxy *p, revdial_session *s)
     rvd_proxy_waiting_end_locked(p, s);
     if (!s->is_counted) p->pending--;
     s->is_counted = 1;
+    if (p->queue_count) rvd_loop_post(p->loops[0], &p->queue_task);
 }
 
 static void rvd_proxy_pending_end(revdial_proxy *p, revdial_session *s)
@@ -16455,6 +16537,7 @@ static void rvd_proxy_on_up(revdial_session *s)
     rvd_proxy_tell(p, s, REVDIAL_UP, NULL);
     pthread_mutex_lock(&p->lock);
     m->is_up = 1;
+    p->last_up_us = rvd_loop_now(s->loop);
     p->stats.sessions_opened++;
     pthread_cond_broadcast(&p->changed);
     if (!rvd_base_link_is_alone(&p->dials)) rvd_loop_post(p->loops[0], &p->dials_wake);
@@ -16715,39 +16798,68 @@ static int rvd_proxy_launch(revdial_proxy *p, revdial_session *s, const revdial_
     return REVDIAL_OK;
 }
 
-// Whom to drop for a newcomer: of the source with the most connections whose request is not
-// complete, the oldest. Who is served in time is younger than that, and a source that has few is
-// never the one. Returns a reference, or NULL.
-static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p)
+// The block with the most connections whose request is not complete.
+static size_t rvd_proxy_busiest_locked(const revdial_proxy *p)
 {
     size_t most = 0;
     for (size_t i = 1; i < RVD_PROXY_SOURCE_BUCKETS; i++)
         if (p->waiting_of[i] > p->waiting_of[most]) most = i;
-    for (rvd_base_link *l = p->waiting.next; l != &p->waiting; l = l->next) {
-        revdial_session *s = RVD_BASE_OWNER(l, revdial_session, asking);
-        if (rvd_proxy_block_bucket(p, s) == most) return revdial_session_ref(s);
-    }
-    return NULL;
+    return most;
 }
 
-// Counts a connection that has not authenticated. Returns 0 or why it is not wanted.
-static int rvd_proxy_pending_begin(revdial_proxy *p)
+// Whom to drop for a newcomer: of the busiest block the one whose last progress is the longest ago.
+// A source that has few is never the one. is_own: the newcomer's source has as many, or half as
+// many; then only one that has made no progress for a while. Returns a reference, or NULL.
+static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p, size_t busiest, int is_own)
 {
+    int64_t now_us = rvd_sys_now_us(), oldest_us = INT64_MAX;
     revdial_session *victim = NULL;
-    int code = REVDIAL_OK;
+    if (is_own) {
+        int is_coming = now_us - p->last_up_us < RVD_PROXY_COMING_US;
+        oldest_us = now_us - (is_coming ? RVD_PROXY_BUSY_US : RVD_PROXY_STALE_US);
+    }
+    for (rvd_base_link *l = p->waiting.next; l != &p->waiting; l = l->next) {
+        revdial_session *s = RVD_BASE_OWNER(l, revdial_session, asking);
+        int64_t moved_us = atomic_load_explicit(&s->moved_us, memory_order_relaxed);
+        if (rvd_proxy_block_bucket(p, s) != busiest || moved_us >= oldest_us) continue;
+        victim = s;
+        oldest_us = moved_us;
+    }
+    return revdial_session_ref(victim);
+}
+
+// How a connection asks for a place. One of the busiest source that COMES goes behind those in the
+// queue; one that WAITED does not; one that MUST is not even asked to wait for others of its source
+// that make progress: the queue is full.
+enum rvd_proxy_want { RVD_PROXY_COMES, RVD_PROXY_WAITED, RVD_PROXY_MUST };
+
+// Counts a connection that has not authenticated. The busiest source leaves the last places to
+// others. Returns 0, REVDIAL_EAGAIN if there is no place now, or why it is not wanted.
+static int rvd_proxy_pending_begin(revdial_proxy *p, uint64_t block, enum rvd_proxy_want want)
+{
+    unsigned most = rvd_proxy_or(p->cfg.max_pending, 512), others = most / 32 * RVD_PROXY_OTHERS;
+    revdial_session *victim = NULL;
+    int code = REVDIAL_OK, is_own = 0;
+    size_t busiest = 0, own = rvd_proxy_bucket(p, block);
     pthread_mutex_lock(&p->lock);
-    if (p->closing || p->draining)
+    if (p->pending >= most - others || p->queue_count) {
+        busiest = rvd_proxy_busiest_locked(p);
+        is_own = 2 * p->waiting_of[own] + 1 > p->waiting_of[busiest];
+        if (own == busiest) most -= others;
+    }
+    if (p->closing || p->draining) {
         code = REVDIAL_ECLOSED;
-    else if (p->pending >= rvd_proxy_or(p->cfg.max_pending, 512))
-        victim = rvd_proxy_victim_locked(p);
-    if (victim)
-        rvd_proxy_pending_end_locked(p, victim);
-    else if (!code && p->pending >= rvd_proxy_or(p->cfg.max_pending, 512))
-        code = REVDIAL_ELIMIT;
+    } else if (want == RVD_PROXY_COMES && is_own && p->queue_count) {
+        code = REVDIAL_EAGAIN;
+    } else if (p->pending >= most) {
+        victim = rvd_proxy_victim_locked(p, busiest, is_own && want != RVD_PROXY_MUST);
+        if (!victim) code = REVDIAL_EAGAIN;
+    }
+    if (victim) rvd_proxy_pending_end_locked(p, victim);
     if (!code) p->pending++;
-    if (code || victim) p->stats.handshakes_refused++;
+    if (victim) p->stats.handshakes_refused++;
     pthread_mutex_unlock(&p->lock);
-    if (victim) rvd_proxy_end(victim, REVDIAL_ELOST, "dropped for a newer one: too many pending");
+    if (victim) rvd_proxy_end(victim, REVDIAL_ELOST, "dropped for another one: no progress");
     return code;
 }
 
@@ -16758,17 +16870,11 @@ static void rvd_proxy_pending_undo(revdial_proxy *p)
     pthread_mutex_unlock(&p->lock);
 }
 
-static void rvd_proxy_accept(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
+// A connection that has its place, or closes it.
+static void rvd_proxy_begin(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
 {
-    revdial_session *s;
     revdial_err err;
-    if (rvd_proxy_pending_begin(p)) {
-        rvd_proxy_log(p, RVD_LOG_SESSION_REFUSED, REVDIAL_LOG_DEBUG,
-                      "too many pending connections");
-        rvd_sys_close(fd);
-        return;
-    }
-    s = rvd_proxy_session_new(p, fd, peer, NULL, &err);
+    revdial_session *s = rvd_proxy_session_new(p, fd, peer, NULL, &err);
     if (s) {
         rvd_proxy_launch(p, s, NULL);
         return;
@@ -16776,6 +16882,110 @@ static void rvd_proxy_accept(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
     rvd_proxy_log(p, RVD_LOG_SESSION_REFUSED, REVDIAL_LOG_WARN, err.msg);
     rvd_proxy_pending_undo(p);
     rvd_sys_close(fd);
+}
+
+static void rvd_proxy_refuse(revdial_proxy *p, int fd)
+{
+    rvd_proxy_log(p, RVD_LOG_SESSION_REFUSED, REVDIAL_LOG_DEBUG, "too many pending connections");
+    pthread_mutex_lock(&p->lock);
+    p->stats.handshakes_refused++;
+    pthread_mutex_unlock(&p->lock);
+    rvd_sys_close(fd);
+}
+
+// ---- the queue ----
+// A source that has most places gets no more while its own handshakes make progress: what else it
+// sends waits here, as a descriptor and an address. Agents speak first, so that only who has said
+// something gets a place; who has not makes room for others here, too.
+
+static void rvd_proxy_queue_set(revdial_proxy *p, size_t count)
+{
+    pthread_mutex_lock(&p->lock);
+    p->queue_count = count;
+    pthread_mutex_unlock(&p->lock);
+    if (!count)
+        rvd_loop_timer_stop(p->loops[0], &p->queue_timer);
+    else if (!p->queue_timer.slot)  // without memory whoever leaves a place has it looked at
+        rvd_loop_timer_set(p->loops[0], &p->queue_timer,
+                           rvd_loop_now(p->loops[0]) + RVD_PROXY_QUEUE_US);
+}
+
+// Loop 0. Gives places to those that have spoken, in the order in which they came, and drops those
+// that have said nothing for too long.
+static void rvd_proxy_queue_pass(revdial_proxy *p)
+{
+    struct pollfd polls[RVD_PROXY_QUEUE_POLLS];
+    size_t at = 0, kept = 0, count = p->queue_count;
+    int64_t patience_us = count > p->queue_max / 2 ? RVD_PROXY_STALE_US : RVD_PROXY_SILENCE_US;
+    int64_t until_us = rvd_loop_now(p->loops[0]) - patience_us;
+    int code = REVDIAL_OK;
+    while (at < count && code != REVDIAL_EAGAIN) {
+        size_t some = rvd_base_min(count - at, RVD_PROXY_QUEUE_POLLS);
+        for (size_t i = 0; i < some; i++) {
+            polls[i].fd = p->queue[at + i].fd;
+            polls[i].events = POLLIN;
+            polls[i].revents = 0;
+        }
+        rvd_sys_poll(polls, some, 0);
+        for (size_t i = 0; i < some; i++, at++) {
+            rvd_proxy_queued q = p->queue[at];
+            if (polls[i].revents && code != REVDIAL_EAGAIN) {
+                code = rvd_proxy_pending_begin(
+                    p, rvd_proxy_block(rvd_proxy_source_of(&q.peer)), RVD_PROXY_WAITED);
+                if (!code) rvd_proxy_begin(p, q.fd, &q.peer);
+            }
+            if (polls[i].revents && code == REVDIAL_OK) continue;
+            if ((!polls[i].revents && q.since_us <= until_us) || code == REVDIAL_ECLOSED)
+                rvd_proxy_refuse(p, q.fd);
+            else
+                p->queue[kept++] = q;
+        }
+    }
+    if (kept != at) memmove(p->queue + kept, p->queue + at, (count - at) * sizeof *p->queue);
+    rvd_proxy_queue_set(p, kept + count - at);
+}
+
+static void rvd_proxy_on_queue_task(rvd_loop_task *task)
+{
+    rvd_proxy_queue_pass(RVD_BASE_OWNER(task, revdial_proxy, queue_task));
+}
+
+static void rvd_proxy_on_queue_timer(rvd_loop_timer *t)
+{
+    rvd_proxy_queue_pass(RVD_BASE_OWNER(t, revdial_proxy, queue_timer));
+}
+
+// Returns 0 when the queue is full.
+static int rvd_proxy_enqueue(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
+{
+    rvd_proxy_queued *q;
+    if (p->queue_count >= p->queue_max) return 0;
+    if (p->queue_count == p->queue_room) {
+        void *fresh;
+        pthread_mutex_lock(&p->lock);
+        fresh = rvd_loop_grown(&p->heap, p->queue, &p->queue_room, sizeof *p->queue);
+        pthread_mutex_unlock(&p->lock);
+        if (!fresh) return 0;
+        p->queue = fresh;
+    }
+    q = &p->queue[p->queue_count];
+    q->fd = fd;
+    q->peer = *peer;
+    q->since_us = rvd_loop_now(p->loops[0]);
+    rvd_proxy_queue_set(p, p->queue_count + 1);
+    return 1;
+}
+
+static void rvd_proxy_accept(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
+{
+    uint64_t block = rvd_proxy_block(rvd_proxy_source_of(peer));
+    int code = rvd_proxy_pending_begin(p, block, RVD_PROXY_COMES);
+    if (code == REVDIAL_EAGAIN && rvd_proxy_enqueue(p, fd, peer)) return;
+    if (code == REVDIAL_EAGAIN) code = rvd_proxy_pending_begin(p, block, RVD_PROXY_MUST);
+    if (!code)
+        rvd_proxy_begin(p, fd, peer);
+    else
+        rvd_proxy_refuse(p, fd);
 }
 
 static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer);
@@ -16875,7 +17085,7 @@ int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how)
 {
     static const revdial_adopt none;
     rvd_sys_addr peer;
-    revdial_session *s = NULL;
+    revdial_session *s;
     revdial_err err;
     int code;
     if (rvd_proxy_is_child(p)) {
@@ -16883,11 +17093,15 @@ int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how)
         return REVDIAL_ECLOSED;
     }
     if (!how) how = &none;
-    code = rvd_proxy_pending_begin(p);
-    rvd_stream_fail(&err, code, 0, revdial_strerror(code));
-    if (code) return rvd_proxy_adopt_refuse(p, fd, how, &err);
-    if (rvd_proxy_adopt_check(fd, how, &peer, &err) == 0)
-        s = rvd_proxy_session_new(p, fd, &peer, how, &err);
+    if (rvd_proxy_adopt_check(fd, how, &peer, &err))
+        return rvd_proxy_adopt_refuse(p, fd, how, &err);
+    code = rvd_proxy_pending_begin(p, rvd_proxy_block(rvd_proxy_source_of(&peer)), RVD_PROXY_MUST);
+    if (code) {
+        code = code == REVDIAL_EAGAIN ? REVDIAL_ELIMIT : code;
+        rvd_stream_fail(&err, code, 0, revdial_strerror(code));
+        return rvd_proxy_adopt_refuse(p, fd, how, &err);
+    }
+    s = rvd_proxy_session_new(p, fd, &peer, how, &err);
     if (!s) {
         rvd_proxy_pending_undo(p);
         return rvd_proxy_adopt_refuse(p, fd, how, &err);
@@ -17794,6 +18008,8 @@ int revdial_proxy_address(revdial_proxy *p, unsigned index, char *buf, size_t si
 static void rvd_proxy_on_stop_listening(rvd_loop_task *task)
 {
     revdial_proxy *p = RVD_BASE_OWNER(task, revdial_proxy, stop_listening);
+    for (size_t i = 0; i < p->queue_count; i++) rvd_sys_close(p->queue[i].fd);
+    if (p->queue_count) rvd_proxy_queue_set(p, 0);
     for (unsigned i = 0; i < p->listener_count; i++) {
         rvd_proxy_listener *l = &p->listeners[i];
         rvd_loop_timer_stop(p->loops[0], &l->pause);
@@ -17860,6 +18076,7 @@ static void rvd_proxy_free(revdial_proxy *p)
         if (l->io.fd >= 0 && l->unlink[0]) rvd_sys_unlink(l->unlink);
         if (l->io.fd >= 0) rvd_sys_close(l->io.fd);
     }
+    rvd_base_free(&heap, p->queue, p->queue_room * sizeof *p->queue);
     rvd_base_free(&heap, p->listeners, p->listener_room * sizeof *p->listeners);
     rvd_base_free(&heap, p->exposes, p->cfg.expose_count * sizeof *p->exposes);
     rvd_base_free(&heap, p->expose_text, p->expose_text_size);
@@ -18182,6 +18399,10 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
     p->stop_listening.run = rvd_proxy_on_stop_listening;
     p->dials_wake.run = rvd_proxy_on_dials_wake;
     p->client_watch.run = rvd_proxy_on_client_watch;
+    p->queue_max = rvd_base_min((size_t)rvd_proxy_or(cfg->max_pending, 512) * RVD_PROXY_QUEUE,
+                                rvd_sys_fds_max() / 4);
+    p->queue_task.run = rvd_proxy_on_queue_task;
+    p->queue_timer.run = rvd_proxy_on_queue_timer;
     if (pthread_mutex_init(&p->lock, NULL) == 0) {
         if (rvd_sys_cond_open(&p->changed) == 0) {
             if (rvd_log_open(&p->log, &cfg->common) == 0) {

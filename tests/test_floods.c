@@ -292,6 +292,220 @@ TEST(B7_a_thousand_backends_that_come_back_at_once_are_all_taken_and_nobody_else
     }
 }
 
+// A transport whose handshake is work: the peer says 'a', we reckon and answer, twice.
+typedef struct slow_shake {
+    int fd, steps, work_us;
+} slow_shake;
+
+static int slow_do_handshake(void *ctx)
+{
+    slow_shake *t = ctx;
+    while (t->steps < 2) {
+        char c;
+        ssize_t n = recv(t->fd, &c, 1, 0);
+        if (n < 0 && errno == EAGAIN) return REVDIAL_WANT_READ;
+        if (n <= 0 || c != 'a') return REVDIAL_ETLS;
+        int64_t until_us = rvd_sys_now_us() + t->work_us;
+        while (rvd_sys_now_us() < until_us) continue;
+        if (send(t->fd, "A", 1, MSG_NOSIGNAL) != 1) return REVDIAL_ETLS;
+        t->steps++;
+    }
+    return 0;
+}
+
+static ptrdiff_t slow_do_read(void *ctx, void *buf, size_t len)
+{
+    slow_shake *t = ctx;
+    ssize_t n = recv(t->fd, buf, len, 0);
+    return n >= 0 ? n : errno == EAGAIN ? REVDIAL_WANT_READ : REVDIAL_ELOST;
+}
+
+static ptrdiff_t slow_do_write(void *ctx, const void *buf, size_t len)
+{
+    slow_shake *t = ctx;
+    ssize_t n = send(t->fd, buf, len, MSG_NOSIGNAL);
+    return n >= 0 ? n : errno == EAGAIN ? REVDIAL_WANT_WRITE : REVDIAL_ELOST;
+}
+
+static size_t slow_do_pending(void *ctx)
+{
+    (void)ctx;
+    return 0;
+}
+
+static int slow_do_finish(void *ctx)
+{
+    (void)ctx;
+    return 0;
+}
+
+static int slow_wrap(void *ud, int fd, const char *host, revdial_transport *out, revdial_err *err)
+{
+    slow_shake *t = calloc(1, sizeof *t);
+    (void)host, (void)err;
+    if (!t) abort();
+    t->fd = fd;
+    t->work_us = *(int *)ud;
+    memset(out, 0, sizeof *out);
+    out->ctx = t;
+    out->do_handshake = slow_do_handshake;
+    out->do_read = slow_do_read;
+    out->do_write = slow_do_write;
+    out->do_pending = slow_do_pending;
+    out->do_finish = slow_do_finish;
+    out->do_close = free;
+    return 0;
+}
+
+// Agents by hand that all come at once, and are driven by one thread.
+enum { RUSH = 900 };
+
+typedef struct rush {
+    int fds[RUSH], said[RUSH];
+    int count, up, cut;
+} rush;
+
+static void rush_open(rush *r, const char *address, int from)
+{
+    r->fds[r->count] = raw_connect_from(address, from);
+    raw_say(r->fds[r->count++], "a");
+}
+
+// What the peer of one has to say next, when there is something to read.
+static void rush_step(rush *r, int i)
+{
+    char buf[1024], name[40];
+    if (r->said[i] < 2) {
+        if (raw_read(r->fds[i], buf, 1) != 1) {
+            r->cut++;
+            r->said[i] = 3;
+        } else if (++r->said[i] == 1) {
+            raw_say(r->fds[i], "a");
+        } else {
+            snprintf(name, sizeof name, "rush-%d", i);
+            raw_request(buf, sizeof buf, name, "s3cret", NULL);
+            raw_say(r->fds[i], buf);
+        }
+        return;
+    }
+    int is_up = raw_head(r->fds[i], buf, sizeof buf) && raw_status(buf) == 101;
+    r->up += is_up;
+    r->cut += !is_up;
+    r->said[i] = 3;
+}
+
+static void rush_run(rush *r, const char *address, int from)
+{
+    static struct pollfd polls[RUSH];
+    memset(r, 0, sizeof *r);
+    while (r->up + r->cut < RUSH) {
+        for (int i = 0; i < 50 && r->count < RUSH; i++) rush_open(r, address, from);
+        for (int i = 0; i < r->count; i++) {
+            polls[i].fd = r->said[i] == 3 ? -1 : r->fds[i];
+            polls[i].events = POLLIN;
+        }
+        int n = poll(polls, (nfds_t)r->count, r->count < RUSH ? 0 : UTIL_WAIT_MS);
+        if (!CHECK(n > 0 || r->count < RUSH)) return;
+        for (int i = 0; i < r->count; i++)
+            if (polls[i].revents) rush_step(r, i);
+    }
+}
+
+static void rush_close(rush *r)
+{
+    for (int i = 0; i < r->count; i++) close(r->fds[i]);
+}
+
+TEST(B7_of_900_that_shake_hands_at_once_behind_one_address_none_is_dropped)
+{
+    static rush r;
+    revdial_stats stats;
+    int work_us = 1000;
+    revdial_tls slow = {&work_us, slow_wrap};
+    flood_unlimit();
+    world w;
+    world_init(&w);
+    w.pcfg.common.tls = &slow;
+    if (world_open_proxy(&w)) {
+        rush_run(&r, w.address, 2);
+        CHECK_INT(r.up, RUSH);
+        revdial_proxy_stats(w.proxy, &stats);
+        CHECK_INT(stats.handshakes_refused, 0);
+        CHECK_INT(w.proxy->queue_count, 0);
+        rush_close(&r);
+        UTIL_EVENTUALLY(revdial_proxy_list(w.proxy, NULL, NULL, 0) == 0);
+    }
+    world_close(&w);
+}
+
+TEST(B7_time_that_a_handshake_waits_for_the_proxys_own_work_is_not_its_peers_delay)
+{
+    static rush r;
+    int work_us = 3000;
+    revdial_tls slow = {&work_us, slow_wrap};
+    flood_unlimit();
+    world w;
+    world_init(&w);
+    w.pcfg.common.tls = &slow;
+    w.pcfg.common.limits.handshake_timeout_ms = 1000;  // all take five times as long
+    if (world_open_proxy(&w)) {
+        rush_run(&r, w.address, 2);
+        CHECK_INT(r.up, RUSH);
+        rush_close(&r);
+    }
+    world_close(&w);
+}
+
+TEST(B7_P2_connections_that_say_nothing_or_stop_give_way_to_those_that_go_on)
+{
+    enum { SILENT = 700 };
+    static rush r;
+    static int fds[SILENT];
+    int work_us = 0;
+    revdial_tls slow = {&work_us, slow_wrap};
+    flood_unlimit();
+    for (int from = 2; from <= 3; from++) {  // where they are, or elsewhere
+        world w;
+        world_init(&w);
+        w.pcfg.common.tls = &slow;
+        if (world_open_proxy(&w)) {
+            for (int i = 0; i < SILENT; i++) {
+                fds[i] = raw_connect_from(w.address, 2);
+                if (i % 2) raw_say(fds[i], "a");
+            }
+            rush_run(&r, w.address, from);
+            CHECK_INT(r.up, RUSH);
+            CHECK(pending_of(w.proxy) <= 512);
+            rush_close(&r);
+            for (int i = 0; i < SILENT; i++) close(fds[i]);
+            UTIL_EVENTUALLY(pending_of(w.proxy) == 0 && w.proxy->queue_count == 0);
+        }
+        world_close(&w);
+    }
+}
+
+TEST(B7_a_proxy_that_closes_while_others_wait_for_a_place_closes_them)
+{
+    static int fds[40];
+    char byte;
+    world w;
+    world_init(&w);
+    w.pcfg.max_pending = 8;
+    if (world_open_proxy(&w)) {
+        int before = util_fds();
+        for (int i = 0; i < 40; i++) fds[i] = raw_connect_from(w.address, 2);
+        UTIL_EVENTUALLY(w.proxy->queue_count == 32);
+        revdial_proxy_close(w.proxy);
+        w.proxy = NULL;
+        for (int i = 0; i < 40; i++) {
+            CHECK(raw_read(fds[i], &byte, 1) <= 0);
+            close(fds[i]);
+        }
+        CHECK(util_fds() <= before);
+    }
+    world_close(&w);
+}
+
 // ------------------------------------------------------------------------------------------------
 // A proxy
 
