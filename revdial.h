@@ -1228,9 +1228,9 @@ typedef struct revdial_agent_config {
     int half_closed_timeout_ms;  // of those that one side has finished, 0 = 3600000, -1 = none
     unsigned max_handlers;       // streams being handled at once, default 1024; more are refused
     int backoff_min_ms, backoff_max_ms;  // full jitter, defaults 500 and 30000; reset after 30 s up
-    int auth_fail_limit;  // 401s, 403s and logins that the egress proxy refused, in a row before
-                          // giving up: 0 = 1 before the first success and no limit after it,
-                          // -1 = no limit
+    int auth_fail_limit;  // 401s and 403s of a revdial proxy and logins that the egress proxy
+                          // refused, in a row before giving up: 0 = 1 before the first success
+                          // and no limit after it, -1 = no limit
     // An attempt starts, a session is up, drains, is down; a retry is due in retry_in_ms; all over.
     // On the I/O thread: must not block.
     void (*on_state)(void *ud, int state, const revdial_err *why, int retry_in_ms);
@@ -1859,6 +1859,17 @@ static void rvd_base_text_add(rvd_base_text *t, const char *s)
     while (*s && t->len + 1 < t->size) t->at[t->len++] = *s++;
     t->at[t->len] = '\0';
     if (*s) t->overflow = 1;
+}
+
+// What a peer said: cut to `max` bytes, and a '?' for each that is not printable ASCII, or a quote.
+static void rvd_base_text_add_said(rvd_base_text *t, const char *s, size_t len, size_t max)
+{
+    char one[2] = {0, 0};
+    for (size_t i = 0; i < len && i < max; i++) {
+        one[0] = s[i] >= ' ' && s[i] < 0x7f && s[i] != '"' ? s[i] : '?';
+        rvd_base_text_add(t, one);
+    }
+    if (len > max) rvd_base_text_add(t, "...");
 }
 
 static void rvd_base_text_add_decimal(rvd_base_text *t, uint64_t n)
@@ -5248,6 +5259,7 @@ static int rvd_http_list_next(rvd_http_slice *rest, rvd_http_slice *item)
     X(WS_ACCEPT, "sec-websocket-accept") \
     X(WS_EXTENSIONS, "sec-websocket-extensions") \
     X(ORIGIN, "origin") \
+    X(LOCATION, "location") \
     X(COPY, "revdial-upgrade")
 
 enum rvd_http_field_kind {
@@ -6151,6 +6163,7 @@ static int rvd_http_request_read(rvd_http_head *h, const char *path, const char 
     out->name = out->instance = out->secret = out->user = "";
     rvd_http_gather(h, &facts);
     out->is_probe = rvd_http_is_probe(&facts);
+    out->is_revdial = facts.count[RVD_HTTP_FIELD_VERSION] > 0;
     if (h->target_at != 4 || memcmp(h->buf, "GET", 3) != 0) return 405;
     status = rvd_http_check_target(h, path);
     if (status) return status;
@@ -6446,6 +6459,8 @@ static void rvd_http_write_refusal(rvd_base_text *t, const rvd_http_answer *answ
     rvd_base_text_add(t, "\r\n");
     rvd_base_text_add(t, refusal->fields);
     if (status == 401) rvd_http_write_challenges(t, answer);
+    // Or the backend would take what a front end says for our verdict on its credentials.
+    if (answer->is_revdial) rvd_http_write_field(t, "Revdial-Version", "1");
     // RFC 9110 section 7.8: who sends Upgrade says so in Connection.
     rvd_http_write_field(t, "Connection", status == 426 ? "upgrade, close" : "close");
     rvd_http_write_field(t, "Content-Type", "text/plain");
@@ -6486,7 +6501,8 @@ static void rvd_http_response_write(rvd_base_text *t, const rvd_http_answer *ans
 
 typedef struct rvd_http_response {
     int status;         // 101: switched, and the fields up to session_id count
-    int is_revdial;     // the proxy sent Revdial-Version; else those of a stock peer follow
+    int is_revdial;     // the proxy sent Revdial-Version; else those of a stock peer follow, and a
+                        // refusal may be that of a front end
     unsigned features;  // REVDIAL_FEATURE_* it has
     uint32_t window;    // bytes we may send on a new stream
     uint32_t streams;   // how many we may open
@@ -6494,6 +6510,8 @@ typedef struct rvd_http_response {
     uint64_t session_id;          // 0 if none was sent
     int retry_after_ms;  // of 429 and 503: how long we are asked to wait, 0 if not (legibly) said
     int is_stripped;     // 426 to a request for just that: a middlebox took Upgrade away
+    rvd_http_slice reason;    // of the status line
+    rvd_http_slice location;  // of a redirect, empty if none was sent
     rvd_http_challenge challenge;  // of 401
     rvd_http_slice proof;          // of 101, empty if none was sent
 } rvd_http_response;
@@ -6548,6 +6566,15 @@ static int rvd_http_retry_ms(const rvd_http_facts *f)
     return (int)(seconds * 1000);
 }
 
+// What the status line says behind the number, which may be nothing (RFC 9112 section 4).
+static rvd_http_slice rvd_http_reason(const rvd_http_head *h)
+{
+    rvd_http_slice reason = {h->buf + 12, 0};
+    while (*reason.at == ' ') reason.at++;
+    while (reason.at[reason.len] != '\r' && reason.at[reason.len] != '\n') reason.len++;
+    return reason;
+}
+
 // Reads a response whose head is complete.
 //   accept   WebSocket: the Sec-WebSocket-Accept that answers our key; NULL if we asked for raw
 //   returns  RVD_HTTP_DONE: the final one, judged by out->status; RVD_HTTP_MORE: it was an interim
@@ -6573,6 +6600,9 @@ static int rvd_http_response_read(rvd_http_head *h, const char *accept, rvd_http
         return RVD_HTTP_MORE;
     }
     if (out->status == 429 || out->status == 503) out->retry_after_ms = rvd_http_retry_ms(&facts);
+    out->is_revdial = facts.count[RVD_HTTP_FIELD_VERSION] > 0;
+    out->reason = rvd_http_reason(h);
+    if (out->status < 400) out->location = facts.value[RVD_HTTP_FIELD_LOCATION];
     out->challenge = facts.challenge;
     out->is_stripped = out->status == 426 &&
                        facts.flags & (accept ? RVD_HTTP_HAS_WEBSOCKET : RVD_HTTP_HAS_REVDIAL);
@@ -7904,6 +7934,12 @@ enum rvd_engine_state {
     RVD_ENGINE_DEAD
 };
 
+enum {
+    RVD_ENGINE_WHY_SIZE = 240,  // as much as revdial_err has room for
+    RVD_ENGINE_REASON_MAX = 48,
+    RVD_ENGINE_LOCATION_MAX = 120
+};
+
 struct revdial_engine {
     rvd_heap heap;
     enum rvd_engine_state state;
@@ -7935,6 +7971,7 @@ struct revdial_engine {
     int dead, status, retry_after_ms;  // of a handshake that failed
     int was_probe;                     // by a request that did not ask for a session
     const char *dead_text;
+    char *why;  // backend: RVD_ENGINE_WHY_SIZE bytes for it, or NULL
     char features_text[64];
     int carrier;                        // REVDIAL_CARRIER_*
     char accept[RVD_HTTP_ACCEPT_SIZE];  // backend: what has to answer our key
@@ -8001,11 +8038,16 @@ static const char *rvd_engine_status_text(int status)
     case 401: return "credentials missing or wrong";
     case 403: return "this name is not allowed with these credentials";
     case 404: return "wrong path";
+    case 405: return "the method is not GET";
     case 408: return "the request took too long";
     case 409: return "another identity holds this name";
+    case 414: return "the path is too long";
+    case 417: return "the request expects something";
     case 426: return "the request did not ask for Upgrade: revdial or websocket";
     case 429: return "too many attempts";
+    case 431: return "the head of the request is too large";
     case 503: return "the proxy takes no more sessions now";
+    case 505: return "not HTTP/1.1";
     default: return "the upgrade was refused";
     }
 }
@@ -8033,6 +8075,7 @@ static void rvd_engine_refuse(revdial_engine *e, int status, int is_stale)
     answer.realm = e->realm;
     answer.nonce = e->nonce;
     answer.is_stale = is_stale;
+    answer.is_revdial = e->request.is_revdial;
     if (rvd_engine_hello_alloc(e, RVD_HTTP_ANSWER_SIZE)) {
         memset(&text, 0, sizeof text);
         text.at = (char *)e->hello;
@@ -8159,9 +8202,34 @@ static int rvd_engine_keep_challenge(revdial_engine *e, const rvd_http_challenge
     return 1;
 }
 
-// A 401 is a rejection if we have said all that we can, else it tells how to say it.
-static void rvd_engine_on_unauthorized(revdial_engine *e, const rvd_http_challenge *c)
+// Says what answered, and where a redirect points. Returns a text that lives as long as the engine.
+static const char *rvd_engine_answer_text(revdial_engine *e, const rvd_http_response *r)
 {
+    rvd_base_text t = {NULL, RVD_ENGINE_WHY_SIZE, 0, 0};
+    if (!e->why) e->why = rvd_base_alloc(&e->heap, RVD_ENGINE_WHY_SIZE);
+    if (!e->why) return rvd_engine_status_text(r->status);
+    t.at = e->why;
+    rvd_base_text_add(&t, r->is_revdial ? "the proxy answered " : "the front end answered ");
+    rvd_base_text_add_decimal(&t, (uint64_t)r->status);
+    if (r->reason.len) rvd_base_text_add(&t, " ");
+    rvd_base_text_add_said(&t, r->reason.at, r->reason.len, RVD_ENGINE_REASON_MAX);
+    if (r->location.len) {
+        rvd_base_text_add(&t, " and points to \"");
+        rvd_base_text_add_said(&t, r->location.at, r->location.len, RVD_ENGINE_LOCATION_MAX);
+        rvd_base_text_add(&t, "\"");
+    } else if (r->status == 404) {
+        rvd_base_text_add(&t, " (is this the path of the proxy?)");
+    } else if (r->status < 300) {
+        rvd_base_text_add(&t, ", so it is no revdial proxy");
+    }
+    return e->why;
+}
+
+// A 401 is a rejection if we have said all that we can, else it tells how to say it. That of a
+// front end says nothing about our credentials: it does not know them.
+static void rvd_engine_on_unauthorized(revdial_engine *e, const rvd_http_response *r)
+{
+    const rvd_http_challenge *c = &r->challenge;
     int is_stale = e->sent_scheme == REVDIAL_AUTH_DIGEST && c->is_stale;
     const char *text = rvd_engine_status_text(401);
     int code = REVDIAL_EAUTH;
@@ -8169,14 +8237,27 @@ static void rvd_engine_on_unauthorized(revdial_engine *e, const rvd_http_challen
         if (c->schemes & e->auth_schemes) {
             text = "the proxy asks for credentials";
             if (!rvd_engine_keep_challenge(e, c)) code = REVDIAL_ENOMEM;
-        } else if (c->is_bad) {
-            code = REVDIAL_EUPGRADE;
-            text = "the proxy's challenge is malformed";
-        } else {
-            text = "the proxy asks for no credentials of a kind that we may send";
+            rvd_engine_die(e, code, 401, text);
+            return;
         }
+        if (c->is_bad) code = REVDIAL_EUPGRADE;
+        text = c->is_bad ? "the proxy's challenge is malformed"
+                         : "the proxy asks for no credentials of a kind that we may send";
     }
-    rvd_engine_die(e, code, 401, text);
+    if (!r->is_revdial) code = REVDIAL_EUPGRADE;
+    rvd_engine_die(e, code, 401, r->is_revdial ? text : rvd_engine_answer_text(e, r));
+}
+
+// Any other answer than the one that we want.
+static void rvd_engine_on_refusal(revdial_engine *e, const rvd_http_response *r)
+{
+    int code = rvd_engine_status_error(r->status);
+    if (code == REVDIAL_EDENIED && !r->is_revdial) code = REVDIAL_EUPGRADE;
+    e->retry_after_ms = r->retry_after_ms;
+    rvd_engine_die(e, code, r->status,
+                   r->is_stripped  ? "something on the way stripped the Upgrade header"
+                   : r->is_revdial ? rvd_engine_status_text(r->status)
+                                   : rvd_engine_answer_text(e, r));
 }
 
 // Has the proxy shown that it knows the password, if it must?
@@ -8198,7 +8279,7 @@ static void rvd_engine_on_response(revdial_engine *e)
         return;
     }
     if (r.status == 401) {
-        rvd_engine_on_unauthorized(e, &r.challenge);
+        rvd_engine_on_unauthorized(e, &r);
         return;
     }
     if (r.status == 101 && !rvd_engine_is_proved(e, &r)) {
@@ -8206,10 +8287,7 @@ static void rvd_engine_on_response(revdial_engine *e)
         return;
     }
     if (r.status != 101) {
-        e->retry_after_ms = r.retry_after_ms;
-        rvd_engine_die(e, rvd_engine_status_error(r.status), r.status,
-                       r.is_stripped ? "something on the way stripped the Upgrade header"
-                                     : rvd_engine_status_text(r.status));
+        rvd_engine_on_refusal(e, &r);
         return;
     }
     peer.is_revdial = r.is_revdial;
@@ -9084,6 +9162,7 @@ void revdial_engine_free(revdial_engine *e)
     rvd_engine_hello_free(e);
     rvd_base_wipe(e->proof, sizeof e->proof);
     rvd_base_free(&e->heap, e->challenge, RVD_HTTP_ANSWER_SIZE);
+    rvd_base_free(&e->heap, e->why, RVD_ENGINE_WHY_SIZE);
     rvd_base_free(&e->heap, e->origins, e->origins_size);
     heap = e->heap;
     rvd_base_free(&heap, e, sizeof *e);
@@ -11570,6 +11649,7 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
     X(CLIENT_REFUSED, "client.refused", 20, 300) \
     X(DIAL_FAILED, "dial.failed", 20, 300) \
     X(LINK_CHALLENGED, "link.challenged", 0, 0) \
+    X(LINK_NEXT, "link.next_address", 50, 600) \
     X(LINK_RETRY, "link.retry", 50, 600) \
     X(LINK_STOPPED, "link.stopped", 50, 600) \
     X(SESSION_DOWN, "session.down", 50, 600) \
@@ -18835,6 +18915,7 @@ static int rvd_agent_allow_check(const char *const *allow, revdial_err *err)
 
 // What a link does.
 //   PREPARING --> CONNECTING --> [PASSING -->] JOINED --> WAITING --> PREPARING …
+//   PASSING, JOINED --> CONNECTING to the next address, or to the same one with an answer
 //   any --> STOPPED
 enum rvd_agent_link_state {
     RVD_AGENT_PREPARING,   // a thread resolves the host and asks for a credential
@@ -18866,7 +18947,8 @@ typedef struct rvd_agent_link {
     int is_up, has_been_up;
     unsigned attempt, failures, auth_failures;
     int64_t up_us, connect_until_us;
-    int connect_error;  // of an address that failed at once
+    int connect_error;   // of an address that failed at once
+    int retry_after_ms;  // of this attempt: the longest that an address asked for
     rvd_loop_job job;
     rvd_loop_task task;
     rvd_sys_addr addresses[RVD_AGENT_ADDRESSES];
@@ -19776,26 +19858,31 @@ static const char *rvd_agent_link_why(const rvd_agent_link *l, const char *of_pr
     return l->agent->via ? of_via : of_proxy;
 }
 
-// Tries the next address.
-static void rvd_agent_link_connect(rvd_agent_link *l, int last_error)
+// The next address to which we may send what we have to send. NULL: none is left.
+static const rvd_sys_addr *rvd_agent_link_take(rvd_agent_link *l)
+{
+    while (l->address_at < l->address_count) {
+        const rvd_sys_addr *to = &l->addresses[l->address_at++];
+        if (!l->secret[0] || rvd_agent_schemes(l, to)) return to;
+        if (!l->err.code)
+            rvd_sys_fail(&l->err, REVDIAL_EINVAL, 0, l->text,
+                         "refusing to send the token in cleartext beyond this machine: use "
+                         "https://, Digest, or allow it (--insecure-cleartext)");
+    }
+    return NULL;
+}
+
+// Tries the next address. Without one the attempt has failed as the last address did.
+static void rvd_agent_link_connect(rvd_agent_link *l)
 {
     revdial_agent *a = l->agent;
     int64_t now = rvd_loop_now(a->loop);
-    const rvd_sys_addr *to;
     int r, left = l->address_count - l->address_at;
+    const rvd_sys_addr *to = now < l->connect_until_us ? rvd_agent_link_take(l) : NULL;
     rvd_agent_hang_up(a->loop, &l->io);
     l->connect_error = 0;
-    if (!left || now >= l->connect_until_us) {
-        rvd_agent_link_fail(l, REVDIAL_ESYS, last_error, rvd_agent_link_hop(l),
-                            rvd_agent_link_why(l, "cannot connect to the proxy",
-                                               "cannot connect to the egress proxy"));
-        return;
-    }
-    to = &l->addresses[l->address_at++];
-    if (l->secret[0] && !rvd_agent_schemes(l, to)) {
-        rvd_agent_link_fail(l, REVDIAL_EINVAL, 0, l->text,
-                            "refusing to send the token in cleartext beyond this machine: use "
-                            "https://, Digest, or allow it (--insecure-cleartext)");
+    if (!to) {
+        rvd_agent_link_failed(l, &l->err, l->retry_after_ms);
         return;
     }
     r = rvd_agent_connect(&l->io, to);
@@ -19808,6 +19895,47 @@ static void rvd_agent_link_connect(rvd_agent_link *l, int last_error)
     rvd_agent_link_move_timer(l, now);  // the next one in the next pass
 }
 
+// Nothing answers at this address.
+static void rvd_agent_link_unreachable(rvd_agent_link *l, int error)
+{
+    rvd_sys_fail(&l->err, REVDIAL_ESYS, error, rvd_agent_link_hop(l),
+                 rvd_agent_link_why(l, "cannot connect to the proxy",
+                                    "cannot connect to the egress proxy"));
+    rvd_agent_link_connect(l);
+}
+
+static void rvd_agent_link_begin(rvd_agent_link *l)
+{
+    int64_t limit = l->agent->cfg.common.limits.handshake_timeout_ms;
+    l->state = RVD_AGENT_CONNECTING;
+    l->connect_until_us = rvd_loop_now(l->agent->loop) + (limit ? limit : 10000) * 1000;
+    rvd_agent_link_connect(l);
+}
+
+// A verdict of the proxy on who we are, or a fault of ours: the same at every address.
+static int rvd_agent_is_final(int code)
+{
+    return code == REVDIAL_EAUTH || code == REVDIAL_EDENIED || code == REVDIAL_EDUPLICATE ||
+           code == REVDIAL_EINVAL || code == REVDIAL_ENOMEM;
+}
+
+// What answers at this address gave us no session. Another address may do better.
+static void rvd_agent_link_turned_away(rvd_agent_link *l, const revdial_err *why,
+                                       int retry_after_ms)
+{
+    if (retry_after_ms > l->retry_after_ms) l->retry_after_ms = retry_after_ms;
+    if (l->agent->stopping || rvd_agent_is_final(why->code) || l->address_at == l->address_count) {
+        rvd_agent_link_failed(l, why, l->retry_after_ms);
+        return;
+    }
+    rvd_agent_log_link(l, RVD_LOG_LINK_NEXT, REVDIAL_LOG_INFO, why->msg);
+    l->err = *why;
+    l->session = NULL;
+    l->challenge[0] = '\0';
+    l->challenges = 0;
+    rvd_agent_link_begin(l);
+}
+
 // ---- through an egress proxy ----
 
 static void rvd_agent_via_failed(rvd_agent_link *l, const revdial_err *why, int retry_after_ms)
@@ -19815,7 +19943,7 @@ static void rvd_agent_via_failed(rvd_agent_link *l, const revdial_err *why, int 
     rvd_agent_hang_up(l->agent->loop, &l->io);
     revdial_via_free(l->via);
     l->via = NULL;
-    rvd_agent_link_failed(l, why, retry_after_ms);
+    rvd_agent_link_turned_away(l, why, retry_after_ms);
 }
 
 // Returns 0, or -errno: nothing more can be sent, but the answer may have come before that.
@@ -19897,14 +20025,6 @@ static void rvd_agent_via_begin(rvd_agent_link *l)
     rvd_agent_via_pass(l);
 }
 
-static void rvd_agent_link_begin(rvd_agent_link *l)
-{
-    int64_t limit = l->agent->cfg.common.limits.handshake_timeout_ms;
-    l->state = RVD_AGENT_CONNECTING;
-    l->connect_until_us = rvd_loop_now(l->agent->loop) + (limit ? limit : 10000) * 1000;
-    rvd_agent_link_connect(l, 0);
-}
-
 // The proxy has said how it wants our credentials: once more, at the same address, on a connection
 // of its own (there is one request per connection). That is no failure, and nobody waits.
 static void rvd_agent_link_answer(rvd_agent_link *l, const char *challenge)
@@ -19928,7 +20048,7 @@ static void rvd_agent_link_on_io(rvd_loop_io *io)
     if (r == -EINPROGRESS)
         io->ready = 0;
     else if (r < 0)
-        rvd_agent_link_connect(l, -r);
+        rvd_agent_link_unreachable(l, -r);
     else if (l->agent->via)
         rvd_agent_via_begin(l);
     else
@@ -19973,9 +20093,10 @@ static void rvd_agent_link_prepared(rvd_loop_task *task)
         return;
     }
     if (a->cfg.all_addresses && !l->root) rvd_agent_link_spread(l);
-    l->address_at = 0;
+    l->address_at = l->retry_after_ms = 0;
     l->challenge[0] = '\0';
     l->challenges = 0;
+    memset(&l->err, 0, sizeof l->err);
     rvd_agent_link_begin(l);
 }
 
@@ -20052,7 +20173,7 @@ static void rvd_agent_link_on_timer(rvd_loop_timer *t)
     rvd_agent_link *l = RVD_BASE_OWNER(t, rvd_agent_link, timer);
     rvd_agent_link_move_timer(l, INT64_MAX);  // into the slot that it has just left
     if (l->state == RVD_AGENT_CONNECTING)
-        rvd_agent_link_connect(l, l->connect_error ? l->connect_error : ETIMEDOUT);
+        rvd_agent_link_unreachable(l, l->connect_error ? l->connect_error : ETIMEDOUT);
     else if (l->state == RVD_AGENT_PASSING)
         rvd_agent_via_timed_out(l);
     else if (l->state == RVD_AGENT_WAITING)
@@ -20157,6 +20278,8 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
     else if (l && challenge)
         rvd_agent_link_fail(l, REVDIAL_EUPGRADE, 0, l->text,
                             "refuses answers to its own challenges (are there several of it?)");
+    else if (l && !s->is_counted)
+        rvd_agent_link_turned_away(l, why, retry_after_ms);
     else if (l)
         rvd_agent_link_failed(l, why, retry_after_ms);
     revdial_session_unref(s);

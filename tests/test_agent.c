@@ -87,8 +87,11 @@ TEST(R4_to_R9_R23_each_refusal_is_its_own_error_and_is_followed_by_another_attem
     } rows[] = {
         {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", REVDIAL_EUPGRADE},  // R4
         {"HTTP/1.1 204 No Content\r\n\r\n", REVDIAL_EUPGRADE},
-        {"HTTP/1.1 401 Unauthorized\r\n\r\n", REVDIAL_EAUTH},  // R5
-        {"HTTP/1.1 403 Forbidden\r\n\r\n", REVDIAL_EDENIED},
+        {"HTTP/1.1 401 Unauthorized\r\nRevdial-Version: 1\r\n\r\n", REVDIAL_EAUTH},  // R5
+        {"HTTP/1.1 403 Forbidden\r\nRevdial-Version: 1\r\n\r\n", REVDIAL_EDENIED},
+        {"HTTP/1.1 401 Unauthorized\r\n\r\n", REVDIAL_EUPGRADE},  // of a front end
+        {"HTTP/1.1 401 Who\r\nWWW-Authenticate: Basic realm=\"x\"\r\n\r\n", REVDIAL_EUPGRADE},
+        {"HTTP/1.1 403 Forbidden\r\n\r\n", REVDIAL_EUPGRADE},
         {"HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1:1/\r\n\r\n", REVDIAL_EUPGRADE},  // R6
         {"HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:1/\r\n\r\n", REVDIAL_EUPGRADE},
         {"HTTP/1.1 407 Who\r\nProxy-Authenticate: Basic\r\n\r\n", REVDIAL_EUPGRADE},
@@ -161,6 +164,91 @@ TEST(a_server_that_speaks_TLS_or_hangs_up_is_said_to_want_https_and_when_it_is_t
             pthread_mutex_unlock(&l.lock);
         }
     }
+    stage_close(&s);
+}
+
+TEST(a_front_end_that_answers_is_named_with_what_it_said)
+{
+    static const struct {
+        const char *answer, *want;
+    } rows[] = {
+        {"HTTP/1.1 502 Bad Gateway\r\n\r\n", "the front end answered 502 Bad Gateway"},
+        {"HTTP/1.1 504 Gateway Timeout\r\n\r\n", "the front end answered 504 Gateway Timeout"},
+        {"HTTP/1.1 200 OK\r\n\r\n", "the front end answered 200 OK"},
+        {"HTTP/1.1 404 Not Found\r\n\r\n", "the front end answered 404 Not Found"},
+        {"HTTP/1.1 403 Forbidden\r\n\r\n", "the front end answered 403 Forbidden"},
+        {"HTTP/1.1 599 \r\n\r\n", "the front end answered 599"},
+        {"HTTP/1.1 301 Moved Permanently\r\nLocation: https://other.example/a\r\n\r\n",
+         "301 Moved Permanently and points to \"https://other.example/a\""},
+        {"HTTP/1.1 307 Go\r\nLocation: /a\"c\r\n\r\n", "307 Go and points to \"/a?c\""},
+        {"HTTP/1.1 503 Full\r\nRevdial-Version: 1\r\n\r\n", "the proxy takes no more sessions"},
+    };
+    stage s;
+    util_state e = {0};
+    stage_open(&s);
+    if (stage_agent(&s)) {
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            stage_answer(&s, rows[i].answer);
+            if (!CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, (int)i + 1, &e))) break;
+            if (!strstr(e.msg, rows[i].want))
+                test_fail(__FILE__, __LINE__, "\"%.30s\": %s", rows[i].answer, e.msg);
+        }
+    }
+    stage_close(&s);
+}
+
+// "two.test" is 127.0.0.1, where the stage is, and 127.0.0.2, where this listens.
+static int listen_beside(int port)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    at.sin_addr.s_addr = htonl(0x7F000002);
+    if (bind(fd, (struct sockaddr *)&at, sizeof at) < 0 || listen(fd, 8) < 0) abort();
+    return fd;
+}
+
+TEST(an_address_whose_front_end_fails_is_followed_by_the_next_one_of_the_name)
+{
+    static const char *const answers[] = {"HTTP/1.1 502 Bad Gateway\r\n\r\n",
+                                          "HTTP/1.1 403 Forbidden\r\n\r\n",
+                                          "HTTP/1.1 503 Full\r\nRetry-After: 60\r\n\r\n",
+                                          "HTTP/1.1 200 OK\r\n\r\n",
+                                          "\x15\x03\x01\x00\x02\x02\x28",  // a TLS alert
+                                          ""};
+    for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
+        stage s;
+        char head[2048];
+        stage_open(&s);
+        int second = listen_beside(s.port);
+        snprintf(s.url, sizeof s.url, "http://two.test:%d", s.port);
+        if (stage_agent(&s)) {
+            stage_answer(&s, answers[i]);
+            int fd = raw_proxy_accept(second, head, sizeof head);
+            CHECK(fd >= 0);
+            raw_say(fd, RAW_101);
+            CHECK(util_log_wait(&s.w.states, REVDIAL_UP, 1, NULL));
+            CHECK_INT(util_log_count(&s.w.states, REVDIAL_BACKOFF, NULL), 0);
+            close(fd);
+        }
+        close(second);
+        stage_close(&s);
+    }
+}
+
+TEST(a_verdict_of_the_proxy_is_not_asked_for_again_at_the_next_address)
+{
+    stage s;
+    util_state e = {0};
+    stage_open(&s);
+    int second = listen_beside(s.port);
+    snprintf(s.url, sizeof s.url, "http://two.test:%d", s.port);
+    if (stage_agent(&s)) {
+        stage_answer(&s, "HTTP/1.1 401 Who\r\nRevdial-Version: 1\r\n\r\n");
+        CHECK(util_log_wait(&s.w.states, REVDIAL_STOPPED, 1, &e));
+        CHECK_INT(e.code, REVDIAL_EAUTH);
+        CHECK(!raw_wait(second, POLLIN, 0));
+    }
+    close(second);
     stage_close(&s);
 }
 
@@ -271,7 +359,7 @@ TEST(R18_an_answer_that_comes_before_the_request_is_read_is_reported)
     s.w.acfg.auth_fail_limit = -1;
     if (stage_agent(&s)) {
         int fd = raw_accept(s.listener);
-        raw_say(fd, "HTTP/1.1 403 Forbidden\r\n\r\n");
+        raw_say(fd, "HTTP/1.1 403 Forbidden\r\nRevdial-Version: 1\r\n\r\n");
         shutdown(fd, SHUT_WR);
         CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 1, &e));
         CHECK_INT(e.code, REVDIAL_EDENIED);
@@ -361,17 +449,17 @@ TEST(auth_fail_limit_counts_rejections_in_a_row_and_BACKOFF_says_why)
     stage_open(&s);
     s.w.acfg.auth_fail_limit = 3;
     if (stage_agent(&s)) {
-        stage_answer(&s, "HTTP/1.1 401 No\r\n\r\n");
+        stage_answer(&s, "HTTP/1.1 401 No\r\nRevdial-Version: 1\r\n\r\n");
         CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 1, &e));
         CHECK_INT(e.code, REVDIAL_EAUTH);
-        stage_answer(&s, "HTTP/1.1 403 No\r\n\r\n");
+        stage_answer(&s, "HTTP/1.1 403 No\r\nRevdial-Version: 1\r\n\r\n");
         CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 2, &e));
         CHECK_INT(e.code, REVDIAL_EDENIED);
         stage_answer(&s, "HTTP/1.1 500 No\r\n\r\n");  // not a rejection: counted anew
-        stage_answer(&s, "HTTP/1.1 401 No\r\n\r\n");
-        stage_answer(&s, "HTTP/1.1 401 No\r\n\r\n");
+        stage_answer(&s, "HTTP/1.1 401 No\r\nRevdial-Version: 1\r\n\r\n");
+        stage_answer(&s, "HTTP/1.1 401 No\r\nRevdial-Version: 1\r\n\r\n");
         CHECK_INT(util_log_count(&s.w.states, REVDIAL_STOPPED, NULL), 0);
-        stage_answer(&s, "HTTP/1.1 401 No\r\n\r\n");
+        stage_answer(&s, "HTTP/1.1 401 No\r\nRevdial-Version: 1\r\n\r\n");
         CHECK(util_log_wait(&s.w.states, REVDIAL_STOPPED, 1, &e));
         CHECK_INT(e.code, REVDIAL_EAUTH);
     }
@@ -384,7 +472,8 @@ TEST(after_the_first_success_rejections_do_not_end_an_agent)
     stage_open(&s);
     if (stage_agent(&s)) {
         stage_answer(&s, RAW_101);
-        for (int i = 0; i < 3; i++) stage_answer(&s, "HTTP/1.1 401 No\r\n\r\n");
+        for (int i = 0; i < 3; i++)
+            stage_answer(&s, "HTTP/1.1 401 No\r\nRevdial-Version: 1\r\n\r\n");
         CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 4, NULL));
         CHECK_INT(util_log_count(&s.w.states, REVDIAL_STOPPED, NULL), 0);
     }

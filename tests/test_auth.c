@@ -652,7 +652,8 @@ static void cheat_ended(cheat *c, const char *row, int code)
 #define PROVES(what) \
     "HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n" \
     "Authentication-Info: rspauth=" what "\r\n\r\n"
-#define ASKS(challenge) "HTTP/1.1 401 No\r\n" challenge "Content-Length: 0\r\n\r\n"
+#define OURS "Revdial-Version: 1\r\n"  // or it would be the answer of a front end
+#define ASKS(challenge) "HTTP/1.1 401 No\r\n" OURS challenge "Content-Length: 0\r\n\r\n"
 #define GOOD \
     "WWW-Authenticate: Digest realm=\"r\", nonce=\"n1\", qop=\"auth\", algorithm=SHA-256\r\n"
 
@@ -700,11 +701,13 @@ TEST(R22_a_malformed_challenge_is_an_error_of_its_own_and_nothing_is_sent)
         many,
     };
     size_t len = (size_t)snprintf(huge, sizeof huge,
-                                  "HTTP/1.1 401 No\r\nWWW-Authenticate: Digest realm=\"r\", "
+                                  "HTTP/1.1 401 No\r\n" OURS
+                                  "WWW-Authenticate: Digest realm=\"r\", "
                                   "qop=\"auth\", algorithm=SHA-256, nonce=\"");
     memset(huge + len, 'n', 7000);
     strcpy(huge + len + 7000, "\"\r\n\r\n");
-    len = (size_t)snprintf(many, sizeof many, "HTTP/1.1 401 No\r\nWWW-Authenticate: Digest a=b");
+    len = (size_t)snprintf(many, sizeof many, "HTTP/1.1 401 No\r\n" OURS
+                           "WWW-Authenticate: Digest a=b");
     for (int i = 0; i < 100; i++) len += (size_t)snprintf(many + len, sizeof many - len, ", a=b");
     strcpy(many + len, "\r\n\r\n");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -724,7 +727,8 @@ TEST(R22_of_a_hundred_challenges_the_first_that_can_be_answered_is)
 {
     static char answer[8000];
     char nonce[40];
-    size_t len = (size_t)snprintf(answer, sizeof answer, "HTTP/1.1 401 No\r\nWWW-Authenticate: A");
+    size_t len = (size_t)snprintf(answer, sizeof answer,
+                                  "HTTP/1.1 401 No\r\n" OURS "WWW-Authenticate: A");
     cheat c;
     for (int i = 0; i < 97; i++)
         len += (size_t)snprintf(answer + len, sizeof answer - len, "%s",
@@ -734,7 +738,7 @@ TEST(R22_of_a_hundred_challenges_the_first_that_can_be_answered_is)
              "algorithm=SHA-256\r\nWWW-Authenticate: Negotiate abc==\r\n\r\n");
     cheat_open(&c, DIGEST | BASIC);
     cheat_answer(&c, answer);
-    cheat_answer(&c, "HTTP/1.1 403 No\r\n\r\n");
+    cheat_answer(&c, "HTTP/1.1 403 No\r\nRevdial-Version: 1\r\n\r\n");
     CHECK_STR(quoted(c.head, ", nonce", nonce, sizeof nonce), "n1");
     CHECK(strstr(c.head, "Authorization: Digest username=\"alice\"") != NULL);
     cheat_ended(&c, "403", REVDIAL_EDENIED);

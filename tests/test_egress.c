@@ -372,8 +372,8 @@ TEST(who_refused_and_why_is_told_and_another_attempt_follows)
         {"SSH-2.0-x\r\n", REVDIAL_EPROTO, ": its answer is not that of an HTTP proxy"},
         {OK, REVDIAL_ELOST, NULL},
         {OK "HTTP/1.1 407 X\r\n\r\n", REVDIAL_EUPGRADE, NULL},
-        {OK "HTTP/1.1 401 X\r\n\r\n", REVDIAL_EAUTH, NULL},
-        {OK "HTTP/1.1 403 X\r\n\r\n", REVDIAL_EDENIED, NULL},
+        {OK "HTTP/1.1 401 X\r\nRevdial-Version: 1\r\n\r\n", REVDIAL_EAUTH, NULL},
+        {OK "HTTP/1.1 403 X\r\nRevdial-Version: 1\r\n\r\n", REVDIAL_EDENIED, NULL},
         {OK "HTTP/1.1 200 X\r\n\r\n", REVDIAL_EUPGRADE, NULL},
         {OK RAW_101, REVDIAL_ELOST, NULL},
     };
@@ -397,7 +397,7 @@ TEST(who_refused_and_why_is_told_and_another_attempt_follows)
 
 TEST(what_comes_with_the_head_of_the_200_is_the_proxys_however_it_is_cut)
 {
-    static const char answer[] = OK "HTTP/1.1 403 Forbidden\r\n\r\n";
+    static const char answer[] = OK "HTTP/1.1 403 Forbidden\r\nRevdial-Version: 1\r\n\r\n";
     int attempts = 0;
     stage s;
     util_state e = {0};
