@@ -60,6 +60,7 @@
 //    impl.engine   handshake, carrier and mux as one machine
 //    impl.sys      every system call
 //    impl.loop     I/O thread: descriptors, timers, tasks; pool of threads
+//    impl.lookup   host names to addresses
 //    impl.log      events, their fields, and how many lines a second
 //    impl.stream   sessions on a loop; blocking calls
 //    impl.relay    descriptor <-> stream inside the loop
@@ -1268,7 +1269,9 @@ REVDIAL_API void revdial_agent_stats(revdial_agent *a, revdial_stats *out);
 
 // Drains for drain_ms (0 = not at all), then ends, joins and frees the agent.
 //   blocks   for drain_ms, and until handlers have returned (their streams fail at the end of it),
-//            as well as credential_fn and the system's resolver, if an attempt is in them
+//            as well as credential_fn, if an attempt is in it. A thread that is in the system's
+//            resolver is not waited for: it ends when the resolver returns, and until then it
+//            touches nothing of yours, but its code must stay loaded
 //   returns  0 all streams had ended, REVDIAL_ETIMEDOUT; EDEADLK in a handler or another callback
 //            of this agent, for which it would wait: nothing has happened then
 //   thread   any but callbacks
@@ -9981,6 +9984,12 @@ static int rvd_sys_addr_is_loopback(const rvd_sys_addr *a)
     return IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
 }
 
+static void rvd_sys_addr_set_port(rvd_sys_addr *a, uint16_t port)
+{
+    if (a->ss.ss_family == AF_INET) ((struct sockaddr_in *)&a->ss)->sin_port = htons(port);
+    if (a->ss.ss_family == AF_INET6) ((struct sockaddr_in6 *)&a->ss)->sin6_port = htons(port);
+}
+
 // The same address and port?
 static int rvd_sys_addr_is_same(const rvd_sys_addr *a, const rvd_sys_addr *b)
 {
@@ -11628,6 +11637,374 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
     if (pool->has_ended) pthread_join(pool->ended, NULL);
     pthread_cond_destroy(&pool->changed);
     pthread_mutex_destroy(&pool->lock);
+}
+
+// ================================================================================================
+// MARK: impl.lookup  uses: base sys loop
+// Host names to addresses, for many that ask at once. Nothing can interrupt the system's resolver,
+// so nobody waits for its threads: a lookup that is given up is forgotten, and a thread that is
+// still in the resolver when the desk closes is left to itself. It then holds nothing but the desk,
+// which is a block of its own from malloc() and goes with its last user.
+// Start at rvd_lookup_begin(). Lock order: the desk's, then a loop's.
+// ================================================================================================
+
+enum {
+    RVD_LOOKUP_PLACES = 64,      // lookups at the same time, those of RVD_LOOKUP_URGENT aside
+    RVD_LOOKUP_WAITING = 1024,   // names of one asker that wait for a place; more are refused
+    RVD_LOOKUP_ADDRESSES = 16,   // of one host name
+    RVD_LOOKUP_URGENT = 0        // the asker whose lookups wait for no place
+};
+
+// WAITING --> READY --> RUNNING --> over
+enum rvd_lookup_state {
+    RVD_LOOKUP_IS_WAITING,  // for a place
+    RVD_LOOKUP_IS_READY,    // has a place, and the next thread takes it
+    RVD_LOOKUP_IS_RUNNING   // in the resolver
+};
+
+// A name that one asker wants to know, however many lookups it has for it.
+typedef struct rvd_lookup_name {
+    rvd_base_link link;     // of those in the same state
+    rvd_base_link lookups;  // of rvd_lookup; none: nobody waits for it any more
+    enum rvd_lookup_state state;
+    uint64_t asker, zone;
+    pthread_t thread;  // RUNNING
+    int is_left;       // RUNNING: the desk has closed
+    char host[RVD_SYS_HOST_MAX + 1];
+} rvd_lookup_name;
+
+// Zero it, set loop, done, out and max, and keep it in place until done has run or the lookup is
+// cancelled.
+typedef struct rvd_lookup {
+    rvd_loop *loop;
+    rvd_loop_task *done;
+    rvd_sys_addr *out;
+    int max;
+    int result;             // as that of rvd_sys_resolve(), once done runs
+    uint16_t port;          // private, as all below
+    rvd_lookup_name *name;  // guarded by the desk's lock; NULL: not waiting
+    rvd_base_link link;
+} rvd_lookup;
+
+typedef struct rvd_lookup_desk {
+    atomic_uint users;  // whoever opened it, and each thread
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    // guarded by lock
+    rvd_base_link waiting, ready, running;  // of rvd_lookup_name
+    unsigned ready_count, idle_count;       // names and threads that wait for each other
+    unsigned thread_count;                  // those that are not left to themselves
+    int closed;
+    int has_ended;
+    pthread_t ended;  // if has_ended: to be joined, as in a pool
+} rvd_lookup_desk;
+
+static void rvd_lookup_release(rvd_lookup_desk *d)
+{
+    rvd_heap heap = {NULL, NULL, sizeof *d};
+    if (atomic_fetch_sub(&d->users, 1) > 1) return;
+    pthread_cond_destroy(&d->changed);
+    pthread_mutex_destroy(&d->lock);
+    rvd_base_free(&heap, d, sizeof *d);
+}
+
+// NULL: no memory.
+static rvd_lookup_desk *rvd_lookup_open(void)
+{
+    rvd_heap heap = {NULL, NULL, 0};
+    rvd_lookup_desk *d = rvd_base_alloc(&heap, sizeof *d);
+    if (!d) return NULL;
+    atomic_init(&d->users, 1);
+    rvd_base_link_init(&d->waiting);
+    rvd_base_link_init(&d->ready);
+    rvd_base_link_init(&d->running);
+    if (pthread_mutex_init(&d->lock, NULL) == 0) {
+        if (rvd_sys_cond_open(&d->changed) == 0) return d;
+        pthread_mutex_destroy(&d->lock);
+    }
+    rvd_base_free(&heap, d, sizeof *d);
+    return NULL;
+}
+
+static uint64_t rvd_lookup_hash(const char *s)
+{
+    uint64_t h = 0xCBF29CE484222325u;  // FNV-1a
+    for (; *s; s++) h = (h ^ ((unsigned char)*s | 0x20u)) * 0x100000001B3u;  // either case
+    return h;
+}
+
+// The last two labels: names of one zone fail together.
+static const char *rvd_lookup_zone(const char *host)
+{
+    const char *at = host + strlen(host);
+    if (at > host) at--;  // a dot at the end ends no label
+    for (int dots = 0; at > host; at--)
+        if (at[-1] == '.' && ++dots == 2) break;
+    return at;
+}
+
+static rvd_lookup_name *rvd_lookup_name_of(rvd_base_link *l)
+{
+    return RVD_BASE_OWNER(l, rvd_lookup_name, link);
+}
+
+static void rvd_lookup_name_free(rvd_lookup_name *n)
+{
+    rvd_heap heap = {NULL, NULL, sizeof *n};
+    rvd_base_link_remove(&n->link);
+    rvd_base_free(&heap, n, sizeof *n);
+}
+
+static void rvd_lookup_become(rvd_lookup_desk *d, rvd_lookup_name *n, enum rvd_lookup_state state)
+{
+    REVDIAL_ASSERT(state == n->state + 1);
+    rvd_base_link_remove(&n->link);
+    rvd_base_link_push(state == RVD_LOOKUP_IS_READY ? &d->ready : &d->running, &n->link);
+    n->state = state;
+}
+
+typedef struct rvd_lookup_places {
+    unsigned all, askers, zones;  // taken: in all, by one asker, by one zone of it
+} rvd_lookup_places;
+
+static void rvd_lookup_count(const rvd_base_link *list, const rvd_lookup_name *n,
+                             rvd_lookup_places *out)
+{
+    for (rvd_base_link *l = list->next; l != list; l = l->next) {
+        const rvd_lookup_name *other = rvd_lookup_name_of(l);
+        if (other->asker == RVD_LOOKUP_URGENT) continue;
+        out->all++;
+        out->askers += other->asker == n->asker;
+        out->zones += other->asker == n->asker && other->zone == n->zone;
+    }
+}
+
+// An asker may hold as many places as it leaves free, and one zone of it half as many. However many
+// ask for whatever is slow, the next one finds a place.
+static int rvd_lookup_may_start(const rvd_lookup_desk *d, const rvd_lookup_name *n)
+{
+    rvd_lookup_places taken = {0, 0, 0};
+    unsigned left;
+    if (n->asker == RVD_LOOKUP_URGENT) return 1;
+    rvd_lookup_count(&d->ready, n, &taken);
+    rvd_lookup_count(&d->running, n, &taken);
+    left = taken.all < RVD_LOOKUP_PLACES ? RVD_LOOKUP_PLACES - taken.all : 0;
+    return taken.askers < left && 2 * taken.zones < left;
+}
+
+// The first that may start. What holds one back holds back those of its kind, too, so that a long
+// queue is not counted again for each.
+static rvd_lookup_name *rvd_lookup_next(rvd_lookup_desk *d)
+{
+    const rvd_lookup_name *held = NULL;
+    for (rvd_base_link *l = d->waiting.next; l != &d->waiting; l = l->next) {
+        rvd_lookup_name *n = rvd_lookup_name_of(l);
+        if (held && n->asker == held->asker && n->zone == held->zone) continue;
+        if (rvd_lookup_may_start(d, n)) return n;
+        held = n;
+    }
+    return NULL;
+}
+
+static void *rvd_lookup_thread(void *arg);
+
+// Gives places to names, and threads to places.
+static void rvd_lookup_dispatch_locked(rvd_lookup_desk *d)
+{
+    rvd_lookup_name *n;
+    while (!d->closed && (n = rvd_lookup_next(d)) != NULL) {
+        if (d->idle_count <= d->ready_count) {
+            pthread_t thread;
+            atomic_fetch_add(&d->users, 1);
+            if (rvd_sys_thread_start(&thread, rvd_lookup_thread, d, 0) < 0) {
+                atomic_fetch_sub(&d->users, 1);  // the caller is one
+                return;
+            }
+            d->thread_count++;
+            d->idle_count++;
+        }
+        rvd_lookup_become(d, n, RVD_LOOKUP_IS_READY);
+        d->ready_count++;
+        pthread_cond_signal(&d->changed);
+    }
+}
+
+// Tells all that wait for a name.
+static void rvd_lookup_tell_locked(rvd_lookup_name *n, const rvd_sys_addr *found, int count)
+{
+    while (!rvd_base_link_is_alone(&n->lookups)) {
+        rvd_lookup *l = RVD_BASE_OWNER(n->lookups.next, rvd_lookup, link);
+        l->result = count < l->max ? count : l->max;
+        for (int i = 0; i < l->result; i++) {
+            l->out[i] = found[i];
+            rvd_sys_addr_set_port(&l->out[i], l->port);
+        }
+        l->name = NULL;
+        rvd_base_link_remove(&l->link);
+        rvd_loop_post(l->loop, l->done);
+    }
+}
+
+// The next name, waiting for one; NULL: this thread has to end.
+static rvd_lookup_name *rvd_lookup_take_locked(rvd_lookup_desk *d)
+{
+    int64_t until_us = rvd_sys_now_us() + RVD_LOOP_POOL_IDLE_US;
+    rvd_lookup_name *n;
+    int r = 0;
+    while (rvd_base_link_is_alone(&d->ready) && !d->closed && r == 0)
+        r = rvd_sys_cond_wait(&d->changed, &d->lock, until_us);
+    d->idle_count--;
+    if (rvd_base_link_is_alone(&d->ready)) return NULL;
+    n = rvd_lookup_name_of(d->ready.next);
+    d->ready_count--;
+    n->thread = pthread_self();
+    rvd_lookup_become(d, n, RVD_LOOKUP_IS_RUNNING);
+    return n;
+}
+
+// As in a pool, a thread that ends joins the one before. Returns with the lock released.
+static void rvd_lookup_thread_end_locked(rvd_lookup_desk *d)
+{
+    int has_before = d->has_ended;
+    pthread_t before = d->ended;
+    d->ended = pthread_self();
+    d->has_ended = 1;
+    if (--d->thread_count == 0) pthread_cond_broadcast(&d->changed);
+    pthread_mutex_unlock(&d->lock);
+    if (has_before) pthread_join(before, NULL);
+}
+
+static void *rvd_lookup_thread(void *arg)
+{
+    rvd_lookup_desk *d = arg;
+    rvd_sys_addr found[RVD_LOOKUP_ADDRESSES];
+    rvd_lookup_name *n;
+    int is_left = 0;
+    pthread_mutex_lock(&d->lock);
+    while (!is_left && (n = rvd_lookup_take_locked(d)) != NULL) {
+        int count;
+        pthread_mutex_unlock(&d->lock);
+        count = rvd_sys_resolve(n->host, 0, found, RVD_LOOKUP_ADDRESSES);
+        pthread_mutex_lock(&d->lock);
+        is_left = n->is_left;
+        rvd_lookup_tell_locked(n, found, count);
+        rvd_lookup_name_free(n);
+        d->idle_count++;
+        rvd_lookup_dispatch_locked(d);
+    }
+    if (is_left)
+        pthread_mutex_unlock(&d->lock);
+    else
+        rvd_lookup_thread_end_locked(d);
+    rvd_lookup_release(d);
+    return NULL;
+}
+
+// The same name, if that asker wants it already. *waiting: how many names of it wait.
+static rvd_lookup_name *rvd_lookup_find(rvd_lookup_desk *d, uint64_t asker, const char *host,
+                                        unsigned *waiting)
+{
+    rvd_base_link *lists[] = {&d->waiting, &d->ready, &d->running};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        for (rvd_base_link *l = lists[i]->next; l != lists[i]; l = l->next) {
+            rvd_lookup_name *n = rvd_lookup_name_of(l);
+            if (n->asker != asker) continue;
+            if (strcmp(n->host, host) == 0) return n;
+            *waiting += n->state == RVD_LOOKUP_IS_WAITING;
+        }
+    return NULL;
+}
+
+static rvd_lookup_name *rvd_lookup_name_new(rvd_lookup_desk *d, uint64_t asker, const char *host)
+{
+    rvd_heap heap = {NULL, NULL, 0};
+    rvd_lookup_name *n = rvd_base_alloc(&heap, sizeof *n);
+    if (!n) return NULL;
+    rvd_base_link_init(&n->lookups);
+    rvd_base_link_init(&n->link);
+    n->asker = asker;
+    n->zone = rvd_lookup_hash(rvd_lookup_zone(host));
+    rvd_sys_append(n->host, sizeof n->host, 0, host);
+    rvd_base_link_push(&d->waiting, &n->link);
+    return n;
+}
+
+// Asks for the addresses of a host: l->done is posted to l->loop when they, or none, are there.
+//   asker    who shares the places with others: any number of its own, or RVD_LOOKUP_URGENT
+//   returns  0; -EAGAIN no thread can be had, or too many names of that asker wait; -ENOMEM
+//   thread   any
+static int rvd_lookup_begin(rvd_lookup_desk *d, rvd_lookup *l, uint64_t asker,
+                            const rvd_sys_endpoint *e)
+{
+    unsigned waiting = 0;
+    rvd_lookup_name *n;
+    int r = 0;
+    l->port = e->port;
+    rvd_base_link_init(&l->link);
+    pthread_mutex_lock(&d->lock);
+    n = rvd_lookup_find(d, asker, e->host, &waiting);
+    if (!n && waiting >= RVD_LOOKUP_WAITING)
+        r = -EAGAIN;
+    else if (!n && !(n = rvd_lookup_name_new(d, asker, e->host)))
+        r = -ENOMEM;
+    if (r == 0) rvd_lookup_dispatch_locked(d);
+    if (r == 0 && n->state == RVD_LOOKUP_IS_WAITING && rvd_base_link_is_alone(&n->lookups) &&
+        (asker == RVD_LOOKUP_URGENT || d->thread_count == 0)) {
+        rvd_lookup_name_free(n);
+        r = -EAGAIN;
+    }
+    if (r == 0) {
+        l->name = n;
+        rvd_base_link_push(&n->lookups, &l->link);
+    }
+    pthread_mutex_unlock(&d->lock);
+    return r;
+}
+
+// Gives a lookup up. A name that nobody waits for any more is not looked up if that has not begun.
+//   returns  1; 0: it was not waiting, or its task has been posted
+//   thread   any
+static int rvd_lookup_cancel(rvd_lookup_desk *d, rvd_lookup *l)
+{
+    rvd_lookup_name *n;
+    pthread_mutex_lock(&d->lock);
+    n = l->name;
+    if (n) {
+        l->name = NULL;
+        rvd_base_link_remove(&l->link);
+        if (rvd_base_link_is_alone(&n->lookups) && n->state != RVD_LOOKUP_IS_RUNNING) {
+            d->ready_count -= n->state == RVD_LOOKUP_IS_READY;
+            rvd_lookup_name_free(n);
+            rvd_lookup_dispatch_locked(d);
+        }
+    }
+    pthread_mutex_unlock(&d->lock);
+    return n != NULL;
+}
+
+// Drops what has not begun, and leaves to themselves the threads that are in the resolver.
+//   blocks   until the other threads have ended, which is at once
+static void rvd_lookup_close(rvd_lookup_desk *d)
+{
+    if (!d) return;
+    pthread_mutex_lock(&d->lock);
+    d->closed = 1;
+    while (!rvd_base_link_is_alone(&d->waiting))
+        rvd_lookup_name_free(rvd_lookup_name_of(d->waiting.next));
+    while (!rvd_base_link_is_alone(&d->ready))
+        rvd_lookup_name_free(rvd_lookup_name_of(d->ready.next));
+    for (rvd_base_link *l = d->running.next; l != &d->running; l = l->next) {
+        rvd_lookup_name *n = rvd_lookup_name_of(l);
+        REVDIAL_ASSERT(rvd_base_link_is_alone(&n->lookups));
+        n->is_left = 1;
+        pthread_detach(n->thread);
+        d->thread_count--;
+    }
+    pthread_cond_broadcast(&d->changed);
+    while (d->thread_count > 0) rvd_sys_cond_wait(&d->changed, &d->lock, -1);
+    pthread_mutex_unlock(&d->lock);
+    if (d->has_ended) pthread_join(d->ended, NULL);
+    rvd_lookup_release(d);
 }
 
 // ================================================================================================
@@ -18541,18 +18918,17 @@ revdial_proxy *revdial_proxy_open(const revdial_proxy_config *cfg, revdial_err *
 }
 
 // ================================================================================================
-// MARK: impl.agent  uses: base sys loop log stream relay
+// MARK: impl.agent  uses: base sys loop lookup log stream relay
 // The backend's side: which targets are allowed, forwarding to them, and links, each of which keeps
 // one session to one proxy alive. All on one loop. Start at rvd_agent_link_next().
 // ================================================================================================
 
-#define RVD_AGENT_ADDRESSES 16          // of one host name
 #define RVD_AGENT_LINKS 64              // sessions that one agent keeps
 #define RVD_AGENT_SECRET 4097           // a token with its NUL
 #define RVD_AGENT_VIA_PEEK 4096         // an egress proxy's answer is a few hundred bytes
 #define RVD_AGENT_CHALLENGE 1024        // text of a 401 that the next attempt answers
 #define RVD_AGENT_CHALLENGES 3          // of one attempt: the first, and nonces stale on the way
-#define RVD_AGENT_JOBS 64               // threads for resolving and for credential_fn
+#define RVD_AGENT_JOBS 64               // threads for credential_fn
 #define RVD_AGENT_STEADY_US 30000000    // up for so long: the next failure is a first one again
 #define RVD_AGENT_BACKOFF_MIN_MS 500    // by default: a proxy that restarts is soon back
 #define RVD_AGENT_BACKOFF_MAX_MS 30000  // by default: 1000 agents try about 67 times a second
@@ -18918,7 +19294,7 @@ static int rvd_agent_allow_check(const char *const *allow, revdial_err *err)
 //   PASSING, JOINED --> CONNECTING to the next address, or to the same one with an answer
 //   any --> STOPPED
 enum rvd_agent_link_state {
-    RVD_AGENT_PREPARING,   // a thread resolves the host and asks for a credential
+    RVD_AGENT_PREPARING,   // threads ask for a credential and resolve the host
     RVD_AGENT_CONNECTING,  // TCP
     RVD_AGENT_PASSING,     // asks the egress proxy to connect us
     RVD_AGENT_JOINED,      // a session, in its handshake or up
@@ -18949,9 +19325,11 @@ typedef struct rvd_agent_link {
     int64_t up_us, connect_until_us;
     int connect_error;   // of an address that failed at once
     int retry_after_ms;  // of this attempt: the longest that an address asked for
-    rvd_loop_job job;
-    rvd_loop_task task;
-    rvd_sys_addr addresses[RVD_AGENT_ADDRESSES];
+    rvd_loop_job job;     // asks for a credential
+    rvd_loop_task task;   // the job is done
+    rvd_lookup lookup;
+    rvd_loop_task found;  // lookup.result says how many addresses there are
+    rvd_sys_addr addresses[RVD_LOOKUP_ADDRESSES];
     int address_count, address_at;
     int result;  // of the job: 0, or REVDIAL_E*
     revdial_err err;
@@ -18969,7 +19347,8 @@ struct revdial_agent {
     revdial_kv *headers;
     rvd_loop *loop;
     rvd_stream_group group;
-    rvd_loop_pool jobs, handlers;
+    rvd_loop_pool jobs, handlers;  // jobs: credential_fn
+    rvd_lookup_desk *lookups;
     rvd_stream_work work;
     rvd_sys_origin *origin;
 
@@ -19079,7 +19458,7 @@ static int64_t rvd_agent_share(int64_t now, int64_t until_us, int addresses_left
 typedef struct rvd_agent_forward {
     rvd_loop_io io;
     rvd_loop_timer timer;
-    rvd_loop_job job;
+    rvd_lookup lookup;
     rvd_loop_task task;
     revdial_agent *agent;
     revdial_session *session;  // holds a reference
@@ -19406,34 +19785,17 @@ static void rvd_agent_forward_next(rvd_agent_forward *f)
         rvd_agent_hang_up(loop, &f->io);
         f->reset = rvd_agent_reset_of(r);
     }
-    rvd_agent_forward_refuse(f, f->reset);
+    rvd_agent_forward_refuse(f, f->reset ? f->reset : REVDIAL_RESET_CONNECT_TIMEOUT);
 }
 
 static void rvd_agent_forward_on_timer(rvd_loop_timer *t)
 {
     rvd_agent_forward *f = RVD_BASE_OWNER(t, rvd_agent_forward, timer);
-    if (!f->resolving) {
-        if (f->st) rvd_agent_forward_failed(f, -ETIMEDOUT);
-        return;
-    }
-    // The resolver cannot be interrupted; the dialler need not wait for it.
-    rvd_stream_lock(f->session);
-    if (f->st) {
-        revdial_engine_reset(f->session->engine, f->st->id, REVDIAL_RESET_CONNECT_TIMEOUT);
-        rvd_stream_sink_set_locked(f->st, NULL, NULL, 0);
-        rvd_stream_free_locked(f->st);
-        f->st = NULL;
-        rvd_stream_flush_soon_locked(f->session);
-    }
-    rvd_stream_unlock(f->session);
-}
-
-static void rvd_agent_forward_resolve(rvd_loop_job *job)
-{
-    rvd_agent_forward *f = RVD_BASE_OWNER(job, rvd_agent_forward, job);
-    f->address_count =
-        rvd_sys_resolve(f->endpoint.host, f->endpoint.port, f->addresses, RVD_AGENT_ADDRESSES);
-    rvd_loop_post(f->session->loop, &f->task);
+    if (!f->st) return;  // the task that cleans up is on its way
+    if (!f->resolving)
+        rvd_agent_forward_failed(f, -ETIMEDOUT);
+    else if (rvd_lookup_cancel(f->agent->lookups, &f->lookup))
+        rvd_agent_forward_refuse(f, REVDIAL_RESET_CONNECT_TIMEOUT);
 }
 
 // The dialler gave up, or the session died: abort what is under way.
@@ -19443,29 +19805,30 @@ static void rvd_agent_forward_sink(revdial_stream *st, unsigned events)
     if (!(events & RVD_STREAM_WAKE_END)) return;
     f->st = NULL;
     rvd_stream_free_locked(st);
-    if (!f->resolving) rvd_loop_post(f->session->loop, &f->task);
+    rvd_loop_post(f->session->loop, &f->task);
 }
 
-// Loop thread: starts, goes on after the resolver, or cleans up.
-static void rvd_agent_forward_run(rvd_loop_task *task)
+// Its share of the places is that of its session.
+static void rvd_agent_forward_resolve(rvd_agent_forward *f)
 {
-    rvd_agent_forward *f = RVD_BASE_OWNER(task, rvd_agent_forward, task);
-    int was_resolving = f->resolving;
-    int64_t limit = f->agent->cfg.connect_timeout_ms ? f->agent->cfg.connect_timeout_ms : 5000;
+    int r;
+    f->lookup.loop = f->session->loop;
+    f->lookup.done = &f->task;
+    f->lookup.out = f->addresses;
+    f->lookup.max = RVD_LOOKUP_ADDRESSES;
+    f->resolving = 1;
+    r = rvd_lookup_begin(f->agent->lookups, &f->lookup, (uint64_t)(uintptr_t)f->session,
+                         &f->endpoint);
+    if (r == 0) return;
     f->resolving = 0;
-    if (!f->st) {
-        rvd_agent_forward_free(f);
-        return;
-    }
-    if (f->reset && !was_resolving) {
+    rvd_agent_forward_refuse(f, REVDIAL_RESET_CALM);
+}
+
+static void rvd_agent_forward_begin(rvd_agent_forward *f)
+{
+    int64_t limit = f->agent->cfg.connect_timeout_ms ? f->agent->cfg.connect_timeout_ms : 5000;
+    if (f->reset) {
         rvd_agent_forward_refuse(f, f->reset);
-        return;
-    }
-    if (was_resolving) {
-        if (f->address_count > 0)
-            rvd_agent_forward_next(f);
-        else
-            rvd_agent_forward_refuse(f, rvd_agent_reset_of_name(f->address_count));
         return;
     }
     f->until_us = rvd_loop_now(f->session->loop) + limit * 1000;
@@ -19473,15 +19836,30 @@ static void rvd_agent_forward_run(rvd_loop_task *task)
         rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);
         return;
     }
-    if (f->endpoint.kind != RVD_SYS_NAME) {
-        f->address_count = rvd_sys_addr_parse(f->target, 1, f->addresses, NULL) == 0;
-        rvd_agent_forward_next(f);
+    if (f->endpoint.kind == RVD_SYS_NAME) {
+        rvd_agent_forward_resolve(f);
         return;
     }
-    f->resolving = 1;
-    if (rvd_loop_pool_submit(&f->agent->jobs, &f->job, 0) < 0) {
+    f->address_count = rvd_sys_addr_parse(f->target, 1, f->addresses, NULL) == 0;
+    rvd_agent_forward_next(f);
+}
+
+// Loop thread: starts, goes on after the resolver, or cleans up.
+static void rvd_agent_forward_run(rvd_loop_task *task)
+{
+    rvd_agent_forward *f = RVD_BASE_OWNER(task, rvd_agent_forward, task);
+    if (!f->st) {
+        if (f->resolving) rvd_lookup_cancel(f->agent->lookups, &f->lookup);
+        // The lookup may have posted this task once more, just before it was cancelled.
+        if (!atomic_load(&task->queued)) rvd_agent_forward_free(f);
+    } else if (!f->resolving) {
+        rvd_agent_forward_begin(f);
+    } else if (f->lookup.result > 0) {
         f->resolving = 0;
-        rvd_agent_forward_refuse(f, REVDIAL_RESET_CALM);
+        f->address_count = f->lookup.result;
+        rvd_agent_forward_next(f);
+    } else {
+        rvd_agent_forward_refuse(f, rvd_agent_reset_of_name(f->lookup.result));
     }
 }
 
@@ -19527,7 +19905,7 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
     size_t size = sizeof *f;
     memset(&e, 0, sizeof e);
     if (!target || rvd_sys_addr_split(target, 1, &e, NULL) < 0) e.kind = 0;
-    size += (e.kind == RVD_SYS_NAME ? RVD_AGENT_ADDRESSES : 1) * sizeof *f->addresses;
+    size += (e.kind == RVD_SYS_NAME ? RVD_LOOKUP_ADDRESSES : 1) * sizeof *f->addresses;
     f = rvd_base_alloc(&s->heap, size);
     if (!f) {
         revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_INTERNAL);
@@ -19542,7 +19920,6 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
     f->io.fd = -1;
     f->io.run = rvd_agent_forward_on_io;
     f->timer.run = rvd_agent_forward_on_timer;
-    f->job.run = rvd_agent_forward_resolve;
     f->task.run = rvd_agent_forward_run;
     f->reset = rvd_agent_forward_judge(f, target);
     rvd_stream_work_begin(s->work);
@@ -20077,22 +20454,28 @@ static void rvd_agent_link_spread(rvd_agent_link *root)
     root->address_count = 1;
 }
 
-// The job is done: addresses and a credential are at hand.
-static void rvd_agent_link_prepared(rvd_loop_task *task)
+// Goes on with what a job or a lookup has found, unless the agent stops.
+static int rvd_agent_link_is_wanted(rvd_agent_link *l)
 {
-    rvd_agent_link *l = RVD_BASE_OWNER(task, rvd_agent_link, task);
-    revdial_agent *a = l->agent;
-    rvd_stream_work_end(&a->work);
-    if (l->state != RVD_AGENT_PREPARING) return;
-    if (a->stopping) {
-        rvd_agent_link_stop(l, NULL);
-        return;
-    }
-    if (l->result) {
+    if (l->state != RVD_AGENT_PREPARING) return 0;
+    if (!l->agent->stopping) return 1;
+    rvd_agent_link_stop(l, NULL);
+    return 0;
+}
+
+// Addresses and a credential are at hand.
+static void rvd_agent_link_on_found(rvd_loop_task *task)
+{
+    rvd_agent_link *l = RVD_BASE_OWNER(task, rvd_agent_link, found);
+    if (!rvd_agent_link_is_wanted(l)) return;
+    if (l->lookup.result <= 0) {
+        rvd_sys_resolve_fail(&l->err, l->lookup.result, rvd_agent_link_hop(l),
+                             rvd_agent_link_why(l, "no such host", "no such egress proxy"));
         rvd_agent_link_failed(l, &l->err, 0);
         return;
     }
-    if (a->cfg.all_addresses && !l->root) rvd_agent_link_spread(l);
+    l->address_count = l->lookup.result;
+    if (l->agent->cfg.all_addresses && !l->root) rvd_agent_link_spread(l);
     l->address_at = l->retry_after_ms = 0;
     l->challenge[0] = '\0';
     l->challenges = 0;
@@ -20100,50 +20483,49 @@ static void rvd_agent_link_prepared(rvd_loop_task *task)
     rvd_agent_link_begin(l);
 }
 
-static int rvd_agent_link_resolve(rvd_agent_link *l)
+// Addresses that need nobody to be asked are as if they had been found.
+static void rvd_agent_link_resolve(rvd_agent_link *l)
 {
+    revdial_agent *a = l->agent;
     const char *hop = rvd_agent_link_hop(l);
     rvd_sys_endpoint e;
-    int n;
-    if (l->pinned.len) {
+    if (!l->pinned.len && rvd_sys_addr_split(hop, 1, &e, NULL) == 0 && e.kind == RVD_SYS_NAME) {
+        if (rvd_lookup_begin(a->lookups, &l->lookup, RVD_LOOKUP_URGENT, &e) < 0)
+            rvd_agent_link_fail(l, REVDIAL_ESYS, 0, l->text, "no thread to resolve the host");
+        return;
+    }
+    l->lookup.result = 1;
+    if (l->pinned.len)
         l->addresses[0] = l->pinned;
-        l->address_count = 1;
-        return REVDIAL_OK;
-    }
-    if (rvd_sys_addr_split(hop, 1, &e, &l->err) < 0) return REVDIAL_EINVAL;
-    if (e.kind == RVD_SYS_NAME)
-        n = rvd_sys_resolve(e.host, e.port, l->addresses, RVD_AGENT_ADDRESSES);
+    else if (rvd_sys_addr_parse(hop, 1, l->addresses, NULL) < 0)
+        l->lookup.result = -ENOENT;  // its interface has gone
+    rvd_loop_post(a->loop, &l->found);
+}
+
+// The job is done.
+static void rvd_agent_link_prepared(rvd_loop_task *task)
+{
+    rvd_agent_link *l = RVD_BASE_OWNER(task, rvd_agent_link, task);
+    rvd_stream_work_end(&l->agent->work);
+    if (!rvd_agent_link_is_wanted(l)) return;
+    if (l->result)
+        rvd_agent_link_failed(l, &l->err, 0);
     else
-        n = rvd_sys_addr_parse(hop, 1, l->addresses, &l->err) == 0 ? 1 : -EINVAL;
-    if (n > 0) {
-        l->address_count = n;
-        return REVDIAL_OK;
-    }
-    rvd_sys_resolve_fail(&l->err, n, hop,
-                         rvd_agent_link_why(l, "no such host", "no such egress proxy"));
-    return REVDIAL_ESYS;
+        rvd_agent_link_resolve(l);
 }
 
 // On a thread of the pool: may block.
 static void rvd_agent_link_prepare(rvd_loop_job *job)
 {
     rvd_agent_link *l = RVD_BASE_OWNER(job, rvd_agent_link, job);
-    revdial_agent *a = l->agent;
-    l->result = REVDIAL_OK;
-    l->secret[0] = '\0';
-    if (a->cfg.credential_fn) {
-        sigset_t ours;
-        rvd_sys_hook_begin(&a->group.mask, &ours);
-        l->result =
-            a->cfg.credential_fn(a->cfg.credential_ud, l->attempt, l->secret, sizeof l->secret);
-        rvd_sys_hook_end(&ours);
-        l->secret[sizeof l->secret - 1] = '\0';
-        if (l->result) rvd_stream_fail(&l->err, l->result, 0, "no credential could be had");
-    } else if (a->secret) {
-        rvd_sys_append(l->secret, sizeof l->secret, 0, a->secret);
-    }
-    if (!l->result) l->result = rvd_agent_link_resolve(l);
-    rvd_loop_post(a->loop, &l->task);
+    const revdial_agent_config *cfg = &l->agent->cfg;
+    sigset_t ours;
+    rvd_sys_hook_begin(&l->agent->group.mask, &ours);
+    l->result = cfg->credential_fn(cfg->credential_ud, l->attempt, l->secret, sizeof l->secret);
+    rvd_sys_hook_end(&ours);
+    l->secret[sizeof l->secret - 1] = '\0';
+    if (l->result) rvd_stream_fail(&l->err, l->result, 0, "no credential could be had");
+    rvd_loop_post(l->agent->loop, &l->task);
 }
 
 // Begins an attempt.
@@ -20162,10 +20544,16 @@ static void rvd_agent_link_next(rvd_agent_link *l)
         pthread_mutex_unlock(&a->lock);
     }
     rvd_agent_tell(a, REVDIAL_CONNECTING, NULL, 0);
+    l->secret[0] = '\0';
+    if (!a->cfg.credential_fn) {
+        rvd_sys_append(l->secret, sizeof l->secret, 0, a->secret ? a->secret : "");
+        rvd_agent_link_resolve(l);
+        return;
+    }
     rvd_stream_work_begin(&a->work);
     if (rvd_loop_pool_submit(&a->jobs, &l->job, 0) == 0) return;
     rvd_stream_work_end(&a->work);
-    rvd_agent_link_fail(l, REVDIAL_ESYS, 0, l->text, "no thread to resolve the host");
+    rvd_agent_link_fail(l, REVDIAL_ESYS, 0, l->text, "no thread to ask for a credential");
 }
 
 static void rvd_agent_link_on_timer(rvd_loop_timer *t)
@@ -20303,8 +20691,10 @@ static void rvd_agent_stop_links(revdial_agent *a)
     a->stopping = 1;
     for (unsigned i = 0; i < a->link_count; i++) {
         rvd_agent_link *l = a->links[i];
-        // One that prepares stops when its job is done; one that has joined, with its session.
-        if (l->state != RVD_AGENT_PREPARING && l->state != RVD_AGENT_JOINED)
+        // One that asks for a credential stops when it has it; one that has joined, with its
+        // session. Nobody waits for the resolver.
+        if ((l->state != RVD_AGENT_PREPARING && l->state != RVD_AGENT_JOINED) ||
+            rvd_lookup_cancel(a->lookups, &l->lookup))
             rvd_agent_link_stop(l, NULL);
     }
     pthread_mutex_lock(&a->lock);
@@ -20441,6 +20831,11 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
     l->timer.run = rvd_agent_link_on_timer;
     l->job.run = rvd_agent_link_prepare;
     l->task.run = rvd_agent_link_prepared;
+    l->found.run = rvd_agent_link_on_found;
+    l->lookup.loop = a->loop;
+    l->lookup.done = &l->found;
+    l->lookup.out = l->addresses;
+    l->lookup.max = RVD_LOOKUP_ADDRESSES;
     rvd_sys_append(l->text, sizeof l->text, 0, text);
     problem = rvd_agent_url_parse(l, text);
     if (!problem) problem = rvd_agent_link_problem(l);
@@ -20753,7 +21148,10 @@ static int rvd_agent_pools_open(revdial_agent *a, revdial_err *err)
 {
     unsigned handlers = a->cfg.max_handlers ? a->cfg.max_handlers : 1024;
     if (rvd_loop_pool_open(&a->jobs, RVD_AGENT_JOBS) == 0) {
-        if (rvd_loop_pool_open(&a->handlers, handlers) == 0) return REVDIAL_OK;
+        if (rvd_loop_pool_open(&a->handlers, handlers) == 0) {
+            if ((a->lookups = rvd_lookup_open()) != NULL) return REVDIAL_OK;
+            rvd_loop_pool_close(&a->handlers);
+        }
         rvd_loop_pool_close(&a->jobs);
     }
     return rvd_stream_fail(err, REVDIAL_ESYS, 0, "no pool of threads");
@@ -20802,6 +21200,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
 
 static void rvd_agent_close(revdial_agent *a)
 {
+    rvd_lookup_close(a->lookups);
     rvd_loop_pool_close(&a->jobs);
     rvd_loop_pool_close(&a->handlers);
     rvd_agent_free(a);

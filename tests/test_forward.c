@@ -763,8 +763,8 @@ TEST(a_dial_that_is_given_up_while_its_name_resolves_ends_without_waiting_for_th
         revdial_close(st);
         close(listener);
     }
+    world_close(&w);  // nor does the agent wait for it
     util_gate_add(&util_resolver_open, 1);
-    world_close(&w);
 }
 
 TEST(an_idle_forwarded_stream_ends_when_idle_timeout_says_so)
