@@ -58,7 +58,7 @@ static int open_desk(desk *k)
 {
     memset(k, 0, sizeof *k);
     util_gate_init(&k->told);
-    util_resolver_open.count = 0;
+    util_gate_add(&util_resolver_open, -util_gate_count(&util_resolver_open));
     k->was_entered = util_gate_count(&util_resolver_entered);
     k->d = rvd_lookup_open();
     k->loop = rvd_loop_new(NULL, NULL, NULL);
