@@ -9323,6 +9323,9 @@ const char *revdial_reset_text(int reset)
 #ifndef RVD_SYS_GETRANDOM
 #define RVD_SYS_GETRANDOM getrandom
 #endif
+#ifndef RVD_SYS_GETRLIMIT
+#define RVD_SYS_GETRLIMIT getrlimit
+#endif
 #ifndef RVD_SYS_GETSOCKNAME
 #define RVD_SYS_GETSOCKNAME getsockname
 #endif
@@ -9398,6 +9401,7 @@ enum {
     RVD_SYS_KEEPALIVE_COUNT = 3,      // questions, a quarter of that time apart
     RVD_SYS_CLIENT_UNSENT = 262144,   // for one client or target: as much as a window at first
     RVD_SYS_USER_TIMEOUT_MS = 30000,  // unacknowledged for longer is dead, as after a lost ping
+    RVD_SYS_FDS_KEPT_MAX = 1024,  // as many as may be in their handshake at once, and as many again
     RVD_SYS_PAIR_WAIT_MS = 1000,      // a connection to ourselves arrives at once or never
     RVD_SYS_PAIR_STRANGERS = 16       // other people's connections to look past
 };
@@ -10099,6 +10103,30 @@ static int rvd_sys_resolve(const char *host, uint16_t port, rvd_sys_addr *out, i
 
 // ------------------------------------------------------------------------------------------------
 // Descriptors and options.
+
+// Descriptors below this number are for what others can ask for in any quantity; the rest of what
+// the process may have is kept for what it cannot do without. The system gives out the lowest
+// number that is free, so a number tells how many are in use.
+static int rvd_sys_fd_most(void)
+{
+    struct rlimit most;
+    int limit, kept;
+    if (RVD_SYS_GETRLIMIT(RLIMIT_NOFILE, &most) < 0 || most.rlim_cur > INT_MAX) return INT_MAX;
+    limit = (int)most.rlim_cur;
+    kept = limit / 8 < RVD_SYS_FDS_KEPT_MAX ? limit / 8 : RVD_SYS_FDS_KEPT_MAX;
+    return limit - kept;
+}
+
+// The number that the next descriptor will have, or -errno.
+static int rvd_sys_fd_next(int any)
+{
+    int fd;
+    do fd = RVD_SYS_FCNTL(any, F_DUPFD_CLOEXEC, 0);
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0) return -errno;
+    rvd_sys_close(fd);
+    return fd;
+}
 
 static int rvd_sys_set_flag(int fd, int flag, int on)
 {
@@ -15885,6 +15913,10 @@ struct revdial_proxy {
     rvd_proxy_queued *queue;  // by age; NULL until it is needed
     size_t queue_room, queue_max;
 
+    // Loop 0 only.
+    int fd_most;  // for clients; see rvd_sys_fd_most()
+    int is_short_of_fds;
+
     pthread_mutex_t lock;  // guards all below
     pthread_cond_t changed;
     rvd_heap heap;
@@ -17460,6 +17492,27 @@ static unsigned rvd_proxy_accepts(rvd_proxy_listener *l)
     return rvd_base_min_u32(left, RVD_PROXY_ACCEPTS);
 }
 
+static void rvd_proxy_pause(rvd_proxy_listener *l, const char *why)
+{
+    rvd_loop *loop = l->proxy->loops[0];
+    rvd_proxy_log(l->proxy, RVD_LOG_ACCEPT_PAUSED, REVDIAL_LOG_WARN, why);
+    if (rvd_loop_timer_set(loop, &l->pause, rvd_loop_now(loop) + RVD_PROXY_PAUSE_US) < 0)
+        rvd_loop_again(loop, &l->io);
+}
+
+// Clients leave descriptors for backends. Once one of them has got a number beyond theirs, all wait
+// in the queues of their listeners until the next number is one of theirs again.
+static int rvd_proxy_has_fd_for_client(rvd_proxy_listener *l)
+{
+    revdial_proxy *p = l->proxy;
+    int next;
+    if (!p->is_short_of_fds) return 1;
+    p->fd_most = rvd_sys_fd_most();  // it may have been raised
+    next = rvd_sys_fd_next(l->io.fd);
+    p->is_short_of_fds = next < 0 || next >= p->fd_most;
+    return !p->is_short_of_fds;
+}
+
 static void rvd_proxy_on_listener(rvd_loop_io *io)
 {
     rvd_proxy_listener *l = RVD_BASE_OWNER(io, rvd_proxy_listener, io);
@@ -17468,18 +17521,22 @@ static void rvd_proxy_on_listener(rvd_loop_io *io)
     if (most == 0) return;
     for (unsigned i = 0; i < most; i++) {
         rvd_sys_addr peer;
-        int fd = rvd_sys_accept(io->fd, &peer);
+        int fd;
+        if (l->expose && !rvd_proxy_has_fd_for_client(l)) {
+            rvd_proxy_pause(l, "the descriptors that are left are kept for backends");
+            return;
+        }
+        fd = rvd_sys_accept(io->fd, &peer);
         if (fd == -ECONNABORTED) continue;
         if (fd == -EAGAIN) {
             io->ready &= ~(unsigned)RVD_LOOP_READ;
             return;
         }
         if (fd < 0) {
-            rvd_proxy_log(l->proxy, RVD_LOG_ACCEPT_PAUSED, REVDIAL_LOG_WARN, strerror(-fd));
-            if (rvd_loop_timer_set(loop, &l->pause, rvd_loop_now(loop) + RVD_PROXY_PAUSE_US) < 0)
-                rvd_loop_again(loop, io);
+            rvd_proxy_pause(l, strerror(-fd));
             return;
         }
+        if (l->expose && fd >= l->proxy->fd_most) l->proxy->is_short_of_fds = 1;
         if (l->expose)
             rvd_proxy_client_begin(l, fd, &peer);
         else
@@ -18848,6 +18905,7 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
         return NULL;
     }
     p->heap = heap;
+    p->fd_most = rvd_sys_fd_most();
     rvd_base_link_init(&p->members);
     rvd_base_link_init(&p->dials);
     rvd_base_link_init(&p->clients);
@@ -19355,6 +19413,7 @@ struct revdial_agent {
     // Loop thread only.
     rvd_agent_link *links[RVD_AGENT_LINKS];
     unsigned link_count, stopped_count;
+    int fd_most;  // for targets; see rvd_sys_fd_most()
     rvd_loop_timer stop_timer;
     rvd_loop_task begin_task, stop_task, look_task;
     int stopping;
@@ -19423,11 +19482,13 @@ static uint64_t rvd_agent_random(revdial_agent *a)
     return a->random;
 }
 
-// Begins to connect, and returns as rvd_sys_connect_start(). io may hold a descriptor even if that
+// Begins to connect, and returns as rvd_sys_connect_start(), or -EMFILE: the socket would have a
+// number that is kept for others. io may hold a descriptor even if that
 // failed: rvd_agent_hang_up().
-static int rvd_agent_connect(rvd_loop_io *io, const rvd_sys_addr *to)
+static int rvd_agent_connect(rvd_loop_io *io, const rvd_sys_addr *to, int fd_most)
 {
     int r = io->fd = rvd_sys_socket_tcp(to->ss.ss_family);
+    if (r >= fd_most) return -EMFILE;
     return r < 0 ? r : rvd_sys_connect_start(io->fd, to);
 }
 
@@ -19759,6 +19820,16 @@ static int rvd_agent_may_reach(revdial_agent *a, const rvd_sys_addr *to, const c
     return may;
 }
 
+// Targets leave descriptors for the links, and where there are several links, no session takes more
+// than it leaves for the others. Each of its streams has one at most.
+static int rvd_agent_forward_fd_most(rvd_agent_forward *f)
+{
+    revdial_agent *a = f->agent;
+    unsigned count = atomic_load_explicit(&f->session->stream_count, memory_order_relaxed);
+    int share = a->link_count > 1 ? (int)count : 0;
+    return a->fd_most == INT_MAX ? INT_MAX : a->fd_most - share;
+}
+
 static void rvd_agent_forward_next(rvd_agent_forward *f)
 {
     const char *host = f->endpoint.kind == RVD_SYS_NAME ? f->endpoint.host : NULL;
@@ -19773,7 +19844,8 @@ static void rvd_agent_forward_next(rvd_agent_forward *f)
             f->denied = f->address_at;
             continue;
         }
-        r = rvd_agent_connect(&f->io, to);
+        r = rvd_agent_connect(&f->io, to, rvd_agent_forward_fd_most(f));
+        if (r == -EMFILE) f->agent->fd_most = rvd_sys_fd_most();  // it may have been raised
         if (r == 0) {
             rvd_agent_forward_join(f);
             return;
@@ -20262,7 +20334,7 @@ static void rvd_agent_link_connect(rvd_agent_link *l)
         rvd_agent_link_failed(l, &l->err, l->retry_after_ms);
         return;
     }
-    r = rvd_agent_connect(&l->io, to);
+    r = rvd_agent_connect(&l->io, to, INT_MAX);
     if (r == 0 || r == -EINPROGRESS)
         r = rvd_agent_connect_watch(a->loop, &l->io, &l->timer,
                                     rvd_agent_share(now, l->connect_until_us, left));
@@ -21188,6 +21260,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
         rvd_agent_free(a);
         return NULL;
     }
+    a->fd_most = rvd_sys_fd_most();
     rvd_stream_group_init(&a->group, a->loop, cfg->common.tcp_keepalive_ms);
     a->cfg.url = a->cfg.name = a->cfg.instance = a->cfg.secret = a->cfg.default_target = NULL;
     a->cfg.via = NULL;

@@ -40,6 +40,7 @@ static int util_accept(int fd, struct sockaddr *from, socklen_t *len);
 static int util_clock_gettime(clockid_t id, struct timespec *t);
 static int util_close(int fd);
 static int util_connect(int fd, const struct sockaddr *to, socklen_t len);
+static int util_getrlimit(int what, struct rlimit *out);
 static int util_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *until);
 static inline int util_poll(struct pollfd *items, nfds_t count, int timeout_ms);
 static int util_getpeername(int fd, struct sockaddr *a, socklen_t *len);
@@ -52,6 +53,7 @@ static const struct timespec *util_real(const struct timespec *until, struct tim
 #define RVD_SYS_FUTEX(word, op, value, until, word2, mask) \
     syscall(SYS_futex, word, op, value, util_real(until, &(struct timespec){0, 0}), word2, mask)
 #define RVD_SYS_GETADDRINFO util_getaddrinfo
+#define RVD_SYS_GETRLIMIT util_getrlimit
 #define RVD_SYS_GETPEERNAME util_getpeername
 #define RVD_SYS_POLL util_poll
 #define RVD_SYS_THREAD_CREATE util_thread_create
@@ -221,6 +223,16 @@ static int util_accept(int fd, struct sockaddr *from, socklen_t *len)
     int r = accept4(fd, from, len, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (r >= 0) atomic_fetch_add(&util_accepts, 1);
     if (r < 0 && errno == EMFILE) atomic_fetch_add(&util_accepts_without_fd, 1);
+    return r;
+}
+
+// How many descriptors the library believes that it may have; 0: what the system says.
+static atomic_int util_fd_limit;
+
+static int util_getrlimit(int what, struct rlimit *out)
+{
+    int r = getrlimit(what, out);
+    if (atomic_load(&util_fd_limit)) out->rlim_cur = (rlim_t)atomic_load(&util_fd_limit);
     return r;
 }
 

@@ -342,6 +342,42 @@ TEST(clients_that_wait_are_bounded_and_one_more_is_accepted_when_it_is_its_turn)
     world_close(&w);
 }
 
+// So that the limit leaves `count` more to what may not have those that are kept.
+static void leave_descriptors(int count)
+{
+    int next = dup(0);
+    close(next);
+    atomic_store(&util_fd_limit, (next + count) * 8 / 7 + 1);
+}
+
+TEST(clients_leave_descriptors_for_backends_and_are_accepted_once_there_are_more)
+{
+    enum { CLIENTS = 40 };
+    revdial_expose x = {.listen = "127.0.0.1:0", .name = "later"};
+    char at[80];
+    int fds[CLIENTS];
+    world w;
+    world_init(&w);
+    x.dial.flags = REVDIAL_DIAL_WAIT;
+    x.dial.timeout_ms = -1;
+    leave_descriptors(20);
+    if (exposed_open(&w, &x, at, sizeof at)) {
+        leave_descriptors(20);
+        int before = atomic_load(&util_accepts);
+        for (int i = 0; i < CLIENTS; i++) fds[i] = raw_connect(at);
+        int late = raw_backend(w.address, "late", NULL);
+        CHECK(late >= 0);
+        util_settle(w.proxy->loops[0]);
+        CHECK(atomic_load(&util_accepts) < before + CLIENTS);
+        atomic_store(&util_fd_limit, 0);
+        UTIL_EVENTUALLY(atomic_load(&util_accepts) == before + CLIENTS + 1);
+        for (int i = 0; i < CLIENTS; i++) close(fds[i]);
+        close(late);
+    }
+    atomic_store(&util_fd_limit, 0);
+    world_close(&w);
+}
+
 enum { UNIX_SIZE = 64 };
 
 // A world whose proxy exposes a backend on a unix socket, in a directory of its own that is to be

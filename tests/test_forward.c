@@ -742,6 +742,42 @@ TEST(F22_F23_a_dial_that_is_given_up_aborts_the_agents_connect)
     hole_close(&h);
 }
 
+TEST(a_session_that_takes_all_descriptors_it_can_leaves_some_to_the_others)
+{
+    enum { DIALS = 40 };
+    world w, other;
+    revdial_stream *st[DIALS] = {NULL}, *one;
+    revdial_err err = {0};
+    int port = 0, listener = raw_listen(128, &port), count = 0;
+    char target[32], url[300];
+    snprintf(target, sizeof target, "127.0.0.1:%d", port);
+    world_init(&w);
+    world_init(&other);
+    if (world_open_proxy(&other) && world_open_proxy(&w)) {
+        snprintf(url, sizeof url, "%s,%s", other.url, w.url);
+        w.acfg.url = url;
+        w.acfg.handler = NULL;
+        w.acfg.allow = loopback_allowed;
+        int next = dup(listener);
+        close(next);
+        atomic_store(&util_fd_limit, (next + DIALS) * 8 / 7 + 1);
+        w.agents[0] = revdial_agent_start(&w.acfg, NULL);
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+        CHECK_INT(revdial_proxy_wait(other.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+        while (count < DIALS && (st[count] = dial_target(&w, target, &err)) != NULL) count++;
+        CHECK(count > 0 && count < DIALS);
+        CHECK_INT(err.reset, REVDIAL_RESET_CALM);
+        one = dial_target(&other, target, &err);
+        CHECK(one != NULL);
+        revdial_close(one);
+        while (count > 0) revdial_close(st[--count]);
+    }
+    atomic_store(&util_fd_limit, 0);
+    close(listener);
+    world_close(&w);
+    world_close(&other);
+}
+
 TEST(a_dial_that_is_given_up_while_its_name_resolves_ends_without_waiting_for_the_resolver)
 {
     world w;
