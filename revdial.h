@@ -10415,12 +10415,17 @@ static int rvd_sys_socket_tcp(int family)
 
 // A socket that asks for an unused port of this machine may be given that very port as its own. TCP
 // then connects it to itself (RFC 9293 section 3.5, simultaneous open), and whoever belongs there
-// finds the port taken. That counts as refused; a reset on close frees the port at once.
+// finds the port taken. That counts as refused, and the connection is dissolved: a FIN to itself
+// would keep the port in TIME_WAIT.
 static int rvd_sys_refuse_itself(int fd, const rvd_sys_addr *peer)
 {
+    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
     rvd_sys_addr own;
+    int r;
     if (rvd_sys_getsockname(fd, &own) < 0 || !rvd_sys_addr_is_same(&own, peer)) return 0;
     rvd_sys_set_abort(fd, 1);
+    do r = RVD_SYS_CONNECT(fd, &nobody, (socklen_t)sizeof nobody);
+    while (r < 0 && errno == EINTR);
     return -ECONNREFUSED;
 }
 
