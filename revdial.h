@@ -17343,7 +17343,7 @@ static int rvd_proxy_pending_begin(revdial_proxy *p, uint64_t block, enum rvd_pr
     }
     if (p->closing || p->draining) {
         code = REVDIAL_ECLOSED;
-    } else if (want == RVD_PROXY_COMES && is_own && p->queue_count) {
+    } else if (want == RVD_PROXY_COMES && own == busiest && p->queue_count) {
         code = REVDIAL_EAGAIN;
     } else if (p->pending >= most) {
         victim = rvd_proxy_victim_locked(p, busiest, is_own && want != RVD_PROXY_MUST);
