@@ -452,13 +452,15 @@ TEST(health_checks_are_no_warnings)
         for (int with_reset = 0; with_reset < 2; with_reset++) {
             world w;
             line l = {0};
+            int is_answered = strlen(cases[i].said) > 1;
+            if (with_reset && cases[i].said[0] && !is_answered) continue;  // it may never be read
             world_init(&w);
             lines *log = lines_new(&w.pcfg.common, REVDIAL_LOG_DEBUG);
             w.pcfg.common.log = lines_add;
             if (world_open_proxy(&w)) {
                 int fd = raw_connect(w.address);
                 CHECK(raw_say(fd, cases[i].said));
-                UTIL_EVENTUALLY(!cases[i].said[0] || pending_of(w.proxy) == 1 || log->count);
+                if (is_answered) lines_await(log, "session.refused", "", NULL);
                 if (with_reset)
                     raw_close_reset(fd);
                 else
