@@ -41,7 +41,8 @@ THREAD_CFLAGS = $(CFLAGS)
 endif
 
 WARNINGS = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wcast-qual -Wstrict-prototypes \
-	-Wmissing-prototypes -Wundef -Wswitch-enum -Wvla -Wwrite-strings
+	-Wmissing-prototypes -Wundef -Wswitch-enum -Wvla -Wwrite-strings \
+	-Wno-missing-field-initializers # zero is the default of every field
 ifeq ($(CI),true)
 WARNINGS += -Werror
 endif

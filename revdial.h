@@ -15,7 +15,7 @@
 //               #include <stdio.h>
 //               int main(void)
 //               {
-//                   revdial_credential who = {"s3cret", NULL, "cam-*", 0};
+//                   revdial_credential who = {.secret = "s3cret", .names = "cam-*"};
 //                   revdial_proxy_config cfg = {0};
 //                   revdial_err err;
 //                   cfg.listen = "127.0.0.1:7000";
@@ -285,6 +285,9 @@ typedef struct revdial_credential {
     const char *user;
     const char *names;  // comma list of the names it may register, globs with * and ?; NULL = none
     unsigned schemes;   // REVDIAL_AUTH_*, a set: by which it may be presented; 0 = BEARER
+    // Who may share a name: identities that rows of one group admit. NULL: those that one MTLS row
+    // admits, else one identity alone. Any text; groups and users are not confused.
+    const char *group;
 } revdial_credential;
 
 // What a transport has verified about the peer.
@@ -312,6 +315,8 @@ typedef struct revdial_auth_req {
     const revdial_digest *digest;  // DIGEST, else NULL: let revdial_auth_verify() judge it
     char *proof;  // DIGEST: revdial_auth_verify() leaves here what proves to the backend that we
                   // know the password, too; room for 65 bytes. Without it a backend goes away
+    char *group;  // a hook may leave here, NUL-terminated, what revdial_credential.group is for
+                  // rows; room for 128 bytes; NULL where it has no meaning
 } revdial_auth_req;
 
 // The application's own check. Write the identity that was proved, NUL-terminated, to `identity`.
@@ -930,6 +935,7 @@ typedef struct revdial_adopt {
     const char *name;      // upgraded only: who it is, you vouch for it
     const char *instance;  // upgraded only
     const char *identity;  // upgraded only
+    const char *group;     // upgraded only: as revdial_credential.group
     // Your TLS on it; NULL: none, whatever common.tls says. Taken over like fd.
     const revdial_transport *transport;
 } revdial_adopt;
@@ -961,7 +967,8 @@ REVDIAL_API int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adop
 REVDIAL_API const char *revdial_credential_problem(const revdial_credential *row);
 
 // Replaces the table of credentials for requests to come. Sessions stay until they reconnect. NULL
-// and 0 are a table that admits nobody.
+// and 0 are a table that admits nobody. Who may share a name with a session is from now on what the
+// group of its new row says.
 //   drop     1: those that came by the table end if it has no row now with the identity and the
 //            secret that they came by and a glob for their name
 //   returns  0; REVDIAL_EINVAL, ENOMEM: the old table is in force, or not all sessions were ended
@@ -1194,9 +1201,13 @@ typedef struct revdial_agent_config {
     // "http://host[:port][/path]" or "unix:/path"; ws:// where a front end passes only WebSocket,
     // https:// and wss:// over TLS. A comma list is a session each.
     const char *url;
-    const char *name;      // what revdial_dial() will ask for: [a-z0-9._-], up to 64
-    const char *instance;  // stable per process slot; default: hash of host name, name and url
-    const char *secret;    // token or password, kept for reconnects; or:
+    const char *name;  // what revdial_dial() will ask for: [a-z0-9._-], up to 64
+    // Tells the processes of a name apart: a new session replaces the old one of its instance, and
+    // the agent there is told. What is before the last '.' names the machine: there the proxy pings
+    // old sessions of the same identity and drops the one that is silent for a second. Default: a
+    // hash of host name, name and url, '.', and 16 random digits for each revdial_agent_start().
+    const char *instance;
+    const char *secret;  // token or password, kept for reconnects; or:
     revdial_credential_fn *credential_fn;
     void *credential_ud;
     const char *user;       // of BASIC and DIGEST
@@ -12606,6 +12617,8 @@ struct revdial_session {
     int has_shaken;        // the peer, a byte of the transport's handshake
     int left_silent;       // it went without either, as a health check does
     uint64_t row_mark;     // owner's: which; set before it is registered
+    uint64_t who, holder;  // proxy: marks of its identity, and of who may share its name; then
+                           // guarded by the proxy's lock
     rvd_base_link asking;  // proxy: it may have to give way; guarded by the proxy's lock
     uint64_t source;       // proxy: whom to count it with, 0 = nobody; set before start
     uint64_t block;        // proxy: the same where places are short
@@ -15775,6 +15788,9 @@ int revdial_stream_fd(revdial_stream *st)
 #define RVD_PROXY_QUEUE 8                // times as many wait as have a place
 #define RVD_PROXY_QUEUE_POLLS 128        // of it at a time: who speaks is soon at its head
 #define RVD_PROXY_TRIES 8                // more sessions that one dial asks, where that is safe
+#define RVD_PROXY_RIVALS 16              // old sessions of one machine that are asked at a time
+#define RVD_PROXY_RIVAL_US 1000000       // for their answer
+#define RVD_PROXY_CONTEST_US 120000000   // an agent that was replaced is back before that
 #define RVD_PROXY_AILING 4               // targets of one session that could not be reached
 #define RVD_PROXY_AILING_US 5000000      // then others are asked first: the first time, doubling
 #define RVD_PROXY_AILING_MORE 3          //   so often, to 40 s: one dial pays for each new try
@@ -15835,6 +15851,8 @@ typedef struct rvd_proxy_name {
     char name[65];
     rvd_base_link sessions;  // of rvd_proxy_member
     unsigned count;
+    int64_t replaced_us;  // when a session of it was last replaced
+    int is_contested;     // and it was not the first in a while
 } rvd_proxy_name;
 
 // A target that a session could not reach. Whether another target can be is another matter: who
@@ -15851,6 +15869,8 @@ typedef struct rvd_proxy_member {
     revdial_session *session;  // holds a reference
     rvd_proxy_name *name;
     int is_up;
+    int64_t rival_us;        // another process of its machine connected; 0: none has
+    rvd_loop_timer verdict;  // loop thread only: silent for a second since
     rvd_proxy_ailment ailments[RVD_PROXY_AILING];
 } rvd_proxy_member;
 
@@ -16058,6 +16078,27 @@ static rvd_proxy_name *rvd_proxy_name_get_locked(revdial_proxy *p, const char *n
     return *slot;
 }
 
+// Both are of one machine: what is before the last '.' of their instances is the same.
+static int rvd_proxy_is_same_machine(const revdial_session *a, const revdial_session *b)
+{
+    const char *dot = strrchr(a->instance, '.'), *other = strrchr(b->instance, '.');
+    return dot && other && dot - a->instance == other - b->instance &&
+           memcmp(a->instance, b->instance, (size_t)(dot - a->instance)) == 0;
+}
+
+// An identity shares with itself, also if its row has changed groups since.
+static int rvd_proxy_shares(const revdial_session *a, const revdial_session *b)
+{
+    return a->holder == b->holder || a->who == b->who;
+}
+
+static void rvd_proxy_contest_locked(rvd_proxy_name *n)
+{
+    int64_t now_us = rvd_sys_now_us();
+    n->is_contested = n->replaced_us && now_us - n->replaced_us < RVD_PROXY_CONTEST_US;
+    n->replaced_us = now_us;
+}
+
 // Finds the session that a new one replaces: same identity, same instance. An identity that does
 // not hold the name gets REVDIAL_EDUPLICATE.
 static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revdial_session **old)
@@ -16065,19 +16106,24 @@ static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revd
     for (rvd_base_link *l = n->sessions.next; l != &n->sessions; l = l->next) {
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
         if (rvd_stream_is_leaving(m->session)) continue;
-        if (strcmp(m->session->identity, s->identity) != 0) return REVDIAL_EDUPLICATE;
-        if (s->instance[0] && strcmp(m->session->instance, s->instance) == 0) *old = m->session;
+        if (!rvd_proxy_shares(m->session, s)) return REVDIAL_EDUPLICATE;
+        if (s->instance[0] && m->session->who == s->who &&
+            strcmp(m->session->instance, s->instance) == 0)
+            *old = m->session;
     }
+    if (*old) rvd_proxy_contest_locked(n);
     return REVDIAL_OK;
 }
 
+static void rvd_proxy_on_verdict(rvd_loop_timer *t);
+
 // Has this identity as many sessions as it may have? Looks at all sessions, if there is a limit.
-static int rvd_proxy_is_greedy_locked(const revdial_proxy *p, const char *identity)
+static int rvd_proxy_is_greedy_locked(const revdial_proxy *p, uint64_t who)
 {
     unsigned count = 0, limit = p->cfg.max_sessions_per_identity;
     if (!limit) return 0;
     for (rvd_base_link *l = p->members.next; l != &p->members && count < limit; l = l->next)
-        count += strcmp(RVD_BASE_OWNER(l, rvd_proxy_member, all)->session->identity, identity) == 0;
+        count += RVD_BASE_OWNER(l, rvd_proxy_member, all)->session->who == who;
     return count >= limit;
 }
 
@@ -16098,7 +16144,7 @@ static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdi
     if (!code && !*old &&
         (p->session_count >= rvd_proxy_or(p->cfg.max_sessions, 65536) ||
          n->count >= rvd_proxy_or(p->cfg.max_sessions_per_name, 64) ||
-         rvd_proxy_is_greedy_locked(p, s->identity)))
+         rvd_proxy_is_greedy_locked(p, s->who)))
         code = REVDIAL_ELIMIT;
     if (!code) {
         m = rvd_base_alloc(&p->heap, sizeof *m);
@@ -16115,6 +16161,7 @@ static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdi
     rvd_base_link_init(&m->all);
     rvd_base_link_push(&n->sessions, &m->link);
     rvd_base_link_push(&p->members, &m->all);
+    m->verdict.run = rvd_proxy_on_verdict;
     m->name = n;
     m->session = revdial_session_ref(s);
     n->count++;
@@ -16330,7 +16377,49 @@ static void rvd_proxy_end(revdial_session *s, int code, const char *why)
 // Ends a session in favour of a new one. It counts as lost: nobody here has closed it.
 static void rvd_proxy_replace(revdial_session *old)
 {
-    rvd_proxy_end(old, REVDIAL_ELOST, "the same instance connected again");
+    rvd_stream_lock(old);
+    if (!old->why.code)
+        rvd_stream_fail(&old->why, REVDIAL_EDUPLICATE, 0, "the same instance connected again");
+    old->hurry = 1;  // a moment for its last frame, or whoever comes again and again holds many
+    revdial_engine_replace(old->engine);
+    rvd_stream_unlock(old);
+    revdial_session_kill(old);
+    revdial_session_unref(old);
+}
+
+// A process that was started again has left a session behind, which nobody may notice for half a
+// minute. Those of the same machine that may be it are asked.
+static void rvd_proxy_question(revdial_proxy *p, const revdial_session *s)
+{
+    revdial_session *rivals[RVD_PROXY_RIVALS];
+    rvd_proxy_member *own = s->host_ud;
+    size_t count = 0;
+    pthread_mutex_lock(&p->lock);
+    for (rvd_base_link *l = own->name->sessions.next;
+         l != &own->name->sessions && count < RVD_PROXY_RIVALS; l = l->next) {
+        rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
+        if (m == own || m->session->who != s->who || !rvd_proxy_is_same_machine(m->session, s))
+            continue;
+        m->rival_us = rvd_sys_now_us();
+        rivals[count++] = revdial_session_ref(m->session);
+    }
+    pthread_mutex_unlock(&p->lock);
+    for (size_t i = 0; i < count; i++) {
+        rvd_stream_lock(rivals[i]);
+        revdial_engine_ping(rivals[i]->engine, rvd_sys_now_us());
+        if (atomic_load(&rivals[i]->is_silent)) rivals[i]->pend |= RVD_STREAM_PEND_SILENT;
+        rvd_stream_kick_locked(rivals[i]);
+        rvd_stream_unlock(rivals[i]);
+        revdial_session_unref(rivals[i]);
+    }
+}
+
+static void rvd_proxy_on_verdict(rvd_loop_timer *t)
+{
+    rvd_proxy_member *m = RVD_BASE_OWNER(t, rvd_proxy_member, verdict);
+    if (!atomic_load(&m->session->is_silent)) return;
+    rvd_proxy_end(revdial_session_ref(m->session), REVDIAL_ELOST,
+                  "no answer, and its machine has connected again");
 }
 
 // For the log: who it was, as far as that is known.
@@ -16349,21 +16438,27 @@ static void rvd_proxy_admit(revdial_session *s, int code, const rvd_proxy_table 
 {
     revdial_proxy *p = s->owner;
     revdial_session *old = NULL;
+    int is_contested = 0;
     if (!code && !s->name[0]) code = REVDIAL_EINVAL;
     if (!code) rvd_sys_append(s->instance, sizeof s->instance, 0, s->auth.instance);
     pthread_mutex_lock(&p->lock);
     if (!code && table && table != p->table) code = REVDIAL_ELIMIT;
     if (!code) code = rvd_proxy_register_locked(p, s, &old);
+    if (old) is_contested = ((rvd_proxy_member *)s->host_ud)->name->is_contested;
     if (s->auth.scheme && (code == REVDIAL_EAUTH || code == REVDIAL_EDENIED))
         p->stats.auth_failures++;
     if (code) p->stats.handshakes_refused++;
     pthread_mutex_unlock(&p->lock);
     if (code) rvd_proxy_note_refused(s);
     if (old) {
-        rvd_proxy_log_session(old, RVD_LOG_SESSION_REPLACED, REVDIAL_LOG_INFO,
-                              "the same instance connected again");
+        rvd_proxy_log_session(old, RVD_LOG_SESSION_REPLACED,
+                              is_contested ? REVDIAL_LOG_WARN : REVDIAL_LOG_INFO,
+                              is_contested ? "the same instance connected again and again: if two "
+                                             "agents use it, give each its own"
+                                           : "the same instance connected again");
         rvd_proxy_replace(old);
     }
+    if (!code) rvd_proxy_question(p, s);
     rvd_proxy_verdict(s, code);
 }
 
@@ -16388,6 +16483,7 @@ static void rvd_proxy_table_free(rvd_heap *heap, rvd_proxy_table *t)
         rvd_stream_text_free(heap, t->rows[i].secret);
         rvd_stream_text_free(heap, t->rows[i].user);
         rvd_stream_text_free(heap, t->rows[i].names);
+        rvd_stream_text_free(heap, t->rows[i].group);
     }
     heap->live_bytes += rvd_proxy_table_size(t->room);  // not counted either
     rvd_base_free(heap, t, rvd_proxy_table_size(t->room));
@@ -16433,6 +16529,26 @@ static uint64_t rvd_proxy_mark(const revdial_proxy *p, const char *user, const c
     return (uint64_t)rvd_base_u32(digest) << 32 | rvd_base_u32(digest + 4);
 }
 
+// Whom an identity proves, and with whom it may share a name. Texts of different kinds are never
+// the same: a user may be called like a certificate or a group.
+static void rvd_proxy_holder_set(revdial_session *s, const char *kind, const char *group)
+{
+    s->who = rvd_proxy_mark(s->owner, kind, s->identity);
+    s->holder = group && group[0] ? rvd_proxy_mark(s->owner, "group", group) : s->who;
+}
+
+// The same by a row. All that one MTLS row admits may share: a '*' that ties a certificate to names
+// of its own leaves nobody to share them with.
+static void rvd_proxy_row_holder(const revdial_session *s, const revdial_credential *row,
+                                 uint64_t *who, uint64_t *holder)
+{
+    int is_mtls = row->schemes == REVDIAL_AUTH_MTLS;
+    *who = rvd_proxy_mark(s->owner, is_mtls ? "certificate" : "user", s->identity);
+    *holder = *who;
+    if (is_mtls) *holder = rvd_proxy_mark(s->owner, "row", row->user);
+    if (row->group) *holder = rvd_proxy_mark(s->owner, "group", row->group);
+}
+
 // Adds a row for some of its schemes. Returns 0 without memory.
 static int rvd_proxy_table_add(revdial_proxy *p, rvd_proxy_table *t, const revdial_credential *row,
                                unsigned schemes)
@@ -16453,8 +16569,10 @@ static int rvd_proxy_table_add(revdial_proxy *p, rvd_proxy_table *t, const revdi
     rvd_base_text_add_hex16(&identity, t->marks[t->count]);
     to->user = rvd_stream_text_copy(&heap, row->user ? row->user : own);
     to->names = rvd_stream_text_copy(&heap, row->names);
+    to->group = rvd_stream_text_copy(&heap, row->group);
     t->count++;
-    return (to->secret || !has_secret) && to->user && (to->names || !row->names);
+    return (to->secret || !has_secret) && to->user && (to->names || !row->names) &&
+           (to->group || !row->group);
 }
 
 static rvd_proxy_table *rvd_proxy_table_new(revdial_proxy *p, const revdial_credential *rows,
@@ -16555,6 +16673,7 @@ static int rvd_proxy_check_table(const rvd_proxy_table *t, revdial_session *s)
         rvd_sys_append(s->identity, sizeof s->identity, 0, t->rows[row].user);
     s->is_listed = 1;
     s->row_mark = t->marks[row];
+    rvd_proxy_row_holder(s, &t->rows[row], &s->who, &s->holder);
     return REVDIAL_OK;
 }
 
@@ -16839,7 +16958,7 @@ typedef struct rvd_proxy_auth {
     void *ud;
     int is_counted;  // in asked_of
     int code;
-    char identity[128];
+    char identity[128], group[128];
 } rvd_proxy_auth;
 
 static void rvd_proxy_auth_submit(rvd_proxy_auth *a)
@@ -16928,6 +17047,8 @@ static void rvd_proxy_auth_done(rvd_loop_task *task)
     if (s->state == RVD_STREAM_HANDSHAKE) {  // written by this thread alone
         a->identity[sizeof a->identity - 1] = '\0';
         rvd_sys_append(s->identity, sizeof s->identity, 0, a->identity);
+        a->group[sizeof a->group - 1] = '\0';
+        rvd_proxy_holder_set(s, "user", a->group);
         rvd_sys_append(s->name, sizeof s->name, 0, s->auth.name);
         rvd_proxy_judged(s, a->code, NULL);
         rvd_stream_pend_run(s);
@@ -16950,6 +17071,7 @@ static void rvd_proxy_auth_run(rvd_loop_job *job)
 {
     rvd_proxy_auth *a = RVD_BASE_OWNER(job, rvd_proxy_auth, job);
     revdial_session *s = a->session;
+    s->auth.group = a->group;
     a->code = REVDIAL_EAUTH;  // of nobody: it is not asked about who has gone
     if (s->auth.scheme && !rvd_proxy_may_look(s))
         a->code = REVDIAL_EREFUSED;  // it has failed too often since
@@ -17062,12 +17184,16 @@ static int rvd_proxy_has_others_locked(const rvd_proxy_member *m)
 static void rvd_proxy_on_silent(revdial_session *s)
 {
     revdial_proxy *p = s->owner;
-    const rvd_proxy_member *m = s->host_ud;
+    rvd_proxy_member *m = s->host_ud;
+    int64_t rival_us, now_us = rvd_sys_now_us();
     int has_others;
     if (!m) return;
     pthread_mutex_lock(&p->lock);
     has_others = rvd_proxy_has_others_locked(m);
+    rival_us = m->rival_us;
     pthread_mutex_unlock(&p->lock);
+    if (rival_us && now_us - rival_us < RVD_PROXY_RIVAL_US)
+        rvd_loop_timer_set(s->loop, &m->verdict, rival_us + RVD_PROXY_RIVAL_US);
     rvd_proxy_log_session(s, RVD_LOG_SESSION_SILENT, REVDIAL_LOG_INFO,
                           has_others ? "no answer to a ping: others are asked first"
                                      : "no answer to a ping");
@@ -17097,6 +17223,7 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     revdial_engine_info_get(s->engine, &info);
     rvd_stream_unlock(s);
     pthread_mutex_lock(&p->lock);
+    if (m) rvd_loop_timer_stop(s->loop, &m->verdict);
     if (m) {
         was_up = m->is_up;
         if (why->code == REVDIAL_ETIMEDOUT && p->draining) p->was_cut = 1;
@@ -17629,6 +17756,7 @@ int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how)
         rvd_sys_append(s->name, sizeof s->name, 0, how->name);
         rvd_sys_append(s->instance, sizeof s->instance, 0, how->instance ? how->instance : "");
         rvd_sys_append(s->identity, sizeof s->identity, 0, how->identity ? how->identity : "");
+        rvd_proxy_holder_set(s, "user", how->group);
     }
     return rvd_proxy_launch(p, s, how);
 }
@@ -18446,7 +18574,8 @@ static void rvd_proxy_snapshot_free(revdial_proxy *p, revdial_session **all, ptr
 
 // Would the session still be admitted by what it has shown? A certificate is known by what a row
 // matched of it, which another row may match now.
-static int rvd_proxy_table_has(const rvd_proxy_table *t, const revdial_session *s)
+static const revdial_credential *rvd_proxy_table_row(const rvd_proxy_table *t,
+                                                     const revdial_session *s)
 {
     for (size_t i = 0; i < t->count; i++) {
         const revdial_credential *row = &t->rows[i];
@@ -18454,9 +18583,26 @@ static int rvd_proxy_table_has(const rvd_proxy_table *t, const revdial_session *
         int has = row->schemes == REVDIAL_AUTH_MTLS
                       ? rvd_base_shows(row, s->name, &shown)
                       : t->marks[i] == s->row_mark && rvd_base_covers(row->names, s->name, NULL);
-        if (has) return 1;
+        if (has) return row;
     }
-    return 0;
+    return NULL;
+}
+
+// A session goes by the new table: ends if that does not admit it, and else has its row's group.
+static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_proxy_table *t, revdial_session *s,
+                                  int drop)
+{
+    const revdial_credential *row = rvd_proxy_table_row(t, s);
+    uint64_t who, holder;
+    if (row) {
+        rvd_proxy_row_holder(s, row, &who, &holder);
+        pthread_mutex_lock(&p->lock);
+        s->holder = holder;
+        pthread_mutex_unlock(&p->lock);
+    } else if (drop) {
+        rvd_proxy_log_session(s, RVD_LOG_SESSION_REVOKED, REVDIAL_LOG_INFO, NULL);
+        rvd_proxy_end(revdial_session_ref(s), REVDIAL_EAUTH, "its credential was withdrawn");
+    }
 }
 
 int revdial_proxy_set_credentials(revdial_proxy *p, const revdial_credential *rows, size_t count,
@@ -18476,12 +18622,9 @@ int revdial_proxy_set_credentials(revdial_proxy *p, const revdial_credential *ro
     fresh->refs++;  // for the comparison below
     pthread_mutex_unlock(&p->lock);
     rvd_proxy_table_unref(p, old);
-    if (drop) sessions = rvd_proxy_snapshot(p, &all, &size);
-    for (ptrdiff_t i = 0; i < sessions; i++) {
-        if (!all[i]->is_listed || rvd_proxy_table_has(fresh, all[i])) continue;
-        rvd_proxy_log_session(all[i], RVD_LOG_SESSION_REVOKED, REVDIAL_LOG_INFO, NULL);
-        rvd_proxy_end(revdial_session_ref(all[i]), REVDIAL_EAUTH, "its credential was withdrawn");
-    }
+    sessions = rvd_proxy_snapshot(p, &all, &size);
+    for (ptrdiff_t i = 0; i < sessions; i++)
+        if (all[i]->is_listed) rvd_proxy_table_apply(p, fresh, all[i], drop);
     if (all) rvd_proxy_snapshot_free(p, all, sessions, size);
     rvd_proxy_table_unref(p, fresh);
     return sessions < 0 ? REVDIAL_ENOMEM : REVDIAL_OK;
@@ -20145,6 +20288,7 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
 {
     revdial_agent *a = l->agent;
     int wait_ms, rejected = rvd_agent_is_rejected(l, why->code);
+    int was_replaced = l->is_up && why->code == REVDIAL_EDUPLICATE;
     rvd_base_wipe(l->secret, sizeof l->secret);  // the next attempt gets its own
     if (a->stopping || rejected || why->code == REVDIAL_EINVAL) {
         rvd_agent_log_link(l, RVD_LOG_LINK_STOPPED,
@@ -20155,7 +20299,8 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
     }
     if (!retry_after_ms) rvd_agent_count_failure(l);  // a proxy that says when is not a failing one
     wait_ms = rvd_agent_backoff_ms(l);
-    if (l->auth_failures) {  // a secret does not mend in a second
+    if (l->auth_failures ||
+        was_replaced) {  // a secret does not mend in a second, nor do two agents
         int most = a->cfg.backoff_max_ms ? a->cfg.backoff_max_ms : RVD_AGENT_BACKOFF_MAX_MS;
         wait_ms = most / 2 + (int)(rvd_agent_random(a) % (uint64_t)(most / 2 + 1));
     }
@@ -20710,6 +20855,16 @@ static void rvd_agent_on_goaway(revdial_session *s)
     rvd_agent_link_wait(l, rvd_agent_backoff_ms(l));
 }
 
+// Coming back soon would throw the other one out, and so on for ever.
+static void rvd_agent_link_replaced(rvd_agent_link *l, const char *instance)
+{
+    char text[200];
+    size_t n = rvd_sys_append(text, sizeof text, 0, "another agent uses --instance ");
+    n = rvd_sys_append(text, sizeof text, n, instance);
+    rvd_sys_append(text, sizeof text, n, "; give each its own");
+    rvd_agent_link_fail(l, REVDIAL_EDUPLICATE, 0, NULL, text);
+}
+
 static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
 {
     revdial_agent *a = s->owner;
@@ -20745,6 +20900,8 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
                             "refuses answers to its own challenges (are there several of it?)");
     else if (l && !s->is_counted)
         rvd_agent_link_turned_away(l, why, retry_after_ms);
+    else if (l && why->code == REVDIAL_EDUPLICATE)
+        rvd_agent_link_replaced(l, s->instance);
     else if (l)
         rvd_agent_link_failed(l, why, retry_after_ms);
     revdial_session_unref(s);
@@ -20946,12 +21103,12 @@ static int rvd_agent_links_open(revdial_agent *a, const char *list, revdial_err 
     return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "url: none given");
 }
 
-// A default that is the same whenever this process starts here again: its old session, which the
-// proxy may still believe in, is then replaced at once.
+// A default that no other process has. The first half is the same whenever an agent of that name
+// starts on this machine: by it the proxy finds the session that a process has left behind.
 static char *rvd_agent_instance_default(revdial_agent *a, const char *name, const char *url)
 {
     char host[256] = "";
-    char text[17];
+    char text[16 + 1 + 16 + 1];
     uint64_t h = 0xCBF29CE484222325u;
     const char *parts[3];
     rvd_base_text t = {text, sizeof text, 0, 0};
@@ -20965,6 +21122,8 @@ static char *rvd_agent_instance_default(revdial_agent *a, const char *name, cons
             if (!*p) break;
         }
     rvd_base_text_add_hex16(&t, h);
+    rvd_base_text_add(&t, ".");
+    rvd_base_text_add_hex16(&t, rvd_agent_random(a));
     return rvd_stream_text_copy(&a->heap, text);
 }
 
@@ -21239,7 +21398,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
 {
     revdial_agent *a;
     revdial_err own;
-    int code;
+    int code = REVDIAL_OK;
     if (!err) err = &own;
     if (!cfg || rvd_agent_config_check(cfg, err)) {
         if (!cfg) rvd_stream_fail(err, REVDIAL_EINVAL, 0, "config: NULL");
@@ -21247,9 +21406,10 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
     }
     a = rvd_agent_new(cfg, err);
     if (!a) return NULL;
-    code = rvd_agent_config_copy(a, cfg)
-               ? REVDIAL_OK
-               : rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the agent");
+    if (rvd_sys_random(&a->random, sizeof a->random) < 0 || !a->random)
+        code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
+    if (!code && !rvd_agent_config_copy(a, cfg))
+        code = rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the agent");
     if (!code && !(a->loop = rvd_loop_new(cfg->common.alloc, cfg->common.alloc_ud, err)))
         code = REVDIAL_ESYS;
     a->log.loop = a->loop;
@@ -21258,8 +21418,6 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
     for (unsigned i = 0; !code && i < a->link_count; i++)
         code = rvd_agent_probe(a, a->links[i], err);
     if (!code) code = rvd_agent_probe_via(a, err);
-    if (!code && (rvd_sys_random(&a->random, sizeof a->random) < 0 || !a->random))
-        code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
     if (!code) code = rvd_agent_pools_open(a, err);
     if (code) {
         rvd_agent_free(a);

@@ -36,8 +36,8 @@ static const prog_option options[] = {
      0, 0},
     {"name", PROG_TEXT, AT(name), "NAME", "the name to register: a-z 0-9 . _ - (up to 64)", 0, 0},
     {"instance", PROG_TEXT, AT(instance), "ID",
-     "which agent of that name this is; a new session replaces the old one\n"
-     "of the same instance (default: made from host name, name and URL)",
+     "tells the agents of a name apart: a new one replaces the old one of the\n"
+     "same ID, so each needs its own (default: another for each process)",
      0, 0},
     {"token-file", PROG_TEXT, AT(token_file), "FILE",
      "a file with the token or password, read again before each attempt to\n"

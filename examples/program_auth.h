@@ -42,9 +42,10 @@ static char *word_end(char *line)
     return end + 1 + strspn(end + 1, " \t");
 }
 
-// Tokens of the same names are the same agent with a new token: but who may take any name is not
-// the same as all others who may.
-static const char *identity_of(const char *names)
+// Tokens of the same names share them, so that an agent can get a new token: but who may take any
+// name does not share it with all others who may. No group of the auth file is called so: those
+// are "group=" and more, and '=' is in no name.
+static const char *group_of(const char *names)
 {
     return strcmp(names, "*") == 0 ? NULL : names;
 }
@@ -54,7 +55,7 @@ static const char *token_line_take(token_table *table, char *line)
 {
     char *rest = word_end(line);
     revdial_credential row = {.names = *rest ? line : "*", .secret = *rest ? rest : line};
-    row.user = identity_of(row.names);
+    row.group = group_of(row.names);
     return token_table_add(table, &row);
 }
 
@@ -83,12 +84,18 @@ static unsigned schemes_parse(const char *text)
 // A line of the auth file. Returns NULL, or what is wrong with it.
 static const char *auth_line_take(token_table *table, char *line)
 {
-    char *names = word_end(line), *user = word_end(names), *secret = word_end(user);
-    revdial_credential row = {secret, user, names, schemes_parse(line)};
+    char *group = strncmp(line, "group=", 6) == 0 ? line : NULL;
+    char *schemes = group ? word_end(line) : line, *names = word_end(schemes);
+    char *user = word_end(names), *secret = word_end(user);
+    revdial_credential row = {secret, user, names, schemes_parse(schemes), group};
+    if (group && !group[6]) return "group= is without a name";
     if (!*user || (!*secret && row.schemes != REVDIAL_AUTH_MTLS))
-        return "SCHEMES NAMES USER SECRET are expected";
+        return "[group=GROUP] SCHEMES NAMES USER SECRET are expected";
     if (!row.schemes) return "schemes are bearer, basic, digest and mtls, with commas between";
-    if (strcmp(user, "-") == 0 && row.schemes == REVDIAL_AUTH_BEARER) row.user = identity_of(names);
+    if (strcmp(user, "-") == 0 && row.schemes == REVDIAL_AUTH_BEARER) {
+        row.user = NULL;
+        if (!group) row.group = group_of(names);
+    }
     return token_table_add(table, &row);
 }
 
@@ -109,7 +116,7 @@ static int token_table_read_file(token_table *table, const char *path, prog_file
 // Reads the files, or takes REVDIAL_TOKEN for every name. Returns 0, or -1 and the reason.
 static int token_table_read(token_table *table, const token_paths *paths, revdial_err *err)
 {
-    revdial_credential row = {.names = "*", .user = "*", .secret = getenv("REVDIAL_TOKEN")};
+    revdial_credential row = {.names = "*", .secret = getenv("REVDIAL_TOKEN")};
     const char *problem = NULL;
     if (paths->tokens &&
         token_table_read_file(table, paths->tokens, &table->token_file, token_line_take, err) != 0)

@@ -104,7 +104,7 @@ static const prog_option options[] = {
     {"max-sessions", PROG_NUMBER, AT(max_sessions), "N", "agents at one time (default 65536)", 1,
      1 << 24},
     {"max-per-identity", PROG_NUMBER, AT(max_per_identity), "N",
-     "agents of one line of the files (default: no limit)", 1, 1 << 24},
+     "agents of one token, user or certificate (default: no limit)", 1, 1 << 24},
 };
 
 static const char usage[] =
@@ -118,17 +118,21 @@ static const char epilogue[] =
     "\n"
     "A line of the token file is TOKEN, or NAMES TOKEN: a comma list of the names that the token\n"
     "may register, globs with * and ? ('*' if the token stands alone), and the token or 'sha256:'\n"
-    "and its hash in hex. '#' starts a comment. Lines with the same NAMES are one identity, so\n"
-    "that a token can be replaced by adding a line; a name that one identity holds is refused to\n"
-    "the others. Where NAMES is '*' each token is an identity by itself.\n"
+    "and its hash in hex. '#' starts a comment. Each token is an identity, and a name that one\n"
+    "identity holds is refused to the others; but lines with the same NAMES, unless these are "
+    "'*',\n"
+    "share them, so that a token can be replaced by adding a line.\n"
     "\n"
-    "A line of the auth file is SCHEMES NAMES USER SECRET: a comma list of bearer, basic and\n"
-    "digest; the names as above; who it is ('-' with bearer: as in the token file); and the\n"
-    "password or token, up to the end of the line. For basic and bearer it may be 'sha256:' and\n"
+    "A line of the auth file is [group=GROUP] SCHEMES NAMES USER SECRET: a comma list of bearer,\n"
+    "basic and digest; the names as above; who it is ('-' with bearer: as in the token file); and\n"
+    "the password or token, up to the end of the line. For basic and bearer it may be 'sha256:' "
+    "and\n"
     "its hash, for digest 'ha1:' and the SHA-256 of USER:revdial:PASSWORD, in hex. mtls stands\n"
     "alone, without a SECRET: USER is a glob for what a certificate proves, 'DNS:*.cams.example',\n"
     "and a '*' in NAMES is then what the '*' in USER stands for: 'mtls cam-* DNS:*.cams.example'\n"
-    "lets 7.cams.example be cam-7 and nothing else. '**' in NAMES is anything.\n"
+    "lets 7.cams.example be cam-7 and nothing else. '**' in NAMES is anything. Certificates that\n"
+    "one line admits share its names. 'group=GROUP' before a line lets all that lines of that\n"
+    "group admit share their names.\n"
     "\n"
     "The first TERM or INT accepts nobody new and lets connections end; another one, a second or\n"
     "more later, ends the program at once. USR1 and USR2 are ignored. HUP reads all files again:\n"

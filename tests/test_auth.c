@@ -386,29 +386,32 @@ TEST(A68_a_certificate_is_an_identity_by_itself)
     world w;
     if (open_with(&w, rows, 2)) {
         memset(&s, 0, sizeof s);
+        s.owner = w.proxy;
         s.auth = (revdial_auth_req){.secret = "", .name = "cam-1", .tls = &cam};
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
         CHECK_STR(s.identity, "DNS:cam-1.cams.example");
-        CHECK_INT(rvd_proxy_table_has(w.proxy->table, &s), 1);
+        CHECK(rvd_proxy_table_row(w.proxy->table, &s) != NULL);
         s.auth.name = "door";
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), REVDIAL_EDENIED);
         s.auth.name = "cam-3";
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), REVDIAL_EDENIED);
         memset(&s, 0, sizeof s);
+        s.owner = w.proxy;
         s.auth = (revdial_auth_req){.secret = "", .name = "cam-2", .tls = &cam};
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
         CHECK_STR(s.identity, "DNS:cam-2.cams.example");
-        CHECK_INT(rvd_proxy_table_has(w.proxy->table, &s), 1);
+        CHECK(rvd_proxy_table_row(w.proxy->table, &s) != NULL);
         CHECK_INT(revdial_proxy_set_credentials(w.proxy, &other, 1, 0), 0);
-        CHECK_INT(rvd_proxy_table_has(w.proxy->table, &s), 0);
+        CHECK(rvd_proxy_table_row(w.proxy->table, &s) == NULL);
         CHECK_INT(revdial_proxy_set_credentials(w.proxy, rows, 2, 0), 0);
         memset(&s, 0, sizeof s);
+        s.owner = w.proxy;
         s.auth = (revdial_auth_req){.secret = "", .name = "", .tls = &door};
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
         CHECK_STR(s.identity, "CN=door");
         CHECK_STR(s.name, "door");
         CHECK_INT(revdial_proxy_set_credentials(w.proxy, rows, 1, 0), 0);
-        CHECK_INT(rvd_proxy_table_has(w.proxy->table, &s), 0);
+        CHECK(rvd_proxy_table_row(w.proxy->table, &s) == NULL);
         for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
             CHECK_INT(revdial_proxy_set_credentials(w.proxy, &bad[i], 1, 0), REVDIAL_EINVAL);
         asking a = {0};

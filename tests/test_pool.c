@@ -327,6 +327,163 @@ TEST(a_backend_that_could_not_reach_a_target_is_asked_last_for_that_target_and_f
     pool_close(&p);
 }
 
+// ------------------------------------------------------------------------------------------------
+// Who is in a pool
+
+TEST(two_agents_of_one_name_on_one_machine_both_serve)
+{
+    world w;
+    world_init(&w);
+    if (world_open(&w)) {
+        CHECK(world_open_agent(&w, 1));
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
+        CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
+    }
+    world_close(&w);
+}
+
+TEST(a_session_that_a_process_has_left_behind_is_dropped_when_its_machine_connects_again)
+{
+    world w;
+    util_state up = {0}, down = {0};
+    world_init(&w);
+    if (world_open_proxy(&w)) {
+        int fds[3];
+        fds[0] = raw_backend(w.address, "cam-1", "Revdial-Instance: far.1\r\n");
+        CHECK(util_log_wait(&w.sessions, REVDIAL_UP, 1, NULL));
+        fds[1] = raw_backend(w.address, "cam-1", "Revdial-Instance: near.1\r\n");
+        CHECK(util_log_wait(&w.sessions, REVDIAL_UP, 2, &up));
+        fds[2] = raw_backend(w.address, "cam-1", "Revdial-Instance: near.2\r\n");
+        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, &down));
+        CHECK(down.id == up.id);
+        CHECK_INT(down.code, REVDIAL_ELOST);
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
+        for (int i = 0; i < 3; i++) close(fds[i]);
+    }
+    world_close(&w);
+}
+
+typedef struct warnings {
+    util_gate gate;
+} warnings;
+
+static void note_warning(void *ud, int level, const char *event, const char *msg)
+{
+    warnings *n = ud;
+    if (level == REVDIAL_LOG_WARN && strcmp(event, "session.replaced") == 0 &&
+        strstr(msg, "give each its own"))
+        util_gate_add(&n->gate, 1);
+}
+
+TEST(an_agent_whose_instance_another_one_uses_is_told_and_waits_and_the_proxy_warns)
+{
+    world w;
+    warnings n = {UTIL_GATE};
+    util_state down = {0}, wait = {0};
+    int fd;
+    world_init(&w);
+    w.acfg.instance = "one";
+    w.acfg.backoff_max_ms = 60000;
+    w.pcfg.common.log = note_warning;
+    w.pcfg.common.log_ud = &n;
+    if (world_open(&w)) {
+        fd = raw_backend(w.address, "cam-1", "Revdial-Instance: one\r\n");
+        CHECK(util_log_wait(&w.states, REVDIAL_DOWN, 1, &down));
+        CHECK_INT(down.code, REVDIAL_EDUPLICATE);
+        CHECK(util_log_wait(&w.states, REVDIAL_BACKOFF, 1, &wait));
+        CHECK_STR(wait.msg, "another agent uses --instance one; give each its own");
+        CHECK(wait.retry_ms >= 30000);
+        CHECK_INT(util_gate_count(&n.gate), 0);
+        int again = raw_backend(w.address, "cam-1", "Revdial-Instance: one\r\n");
+        CHECK(again >= 0);
+        CHECK_INT(util_gate_count(&n.gate), 1);
+        close(fd);
+        close(again);
+    }
+    world_close(&w);
+}
+
+// Registers as cam-1 with that token; the descriptor is kept. Returns the status.
+static int knock(world *w, const char *token, const char *instance, int *fd)
+{
+    char buf[1024], more[80];
+    *fd = raw_connect(w->address);
+    snprintf(more, sizeof more, "Revdial-Instance: %s\r\n", instance);
+    raw_request(buf, sizeof buf, "cam-1", token, more);
+    raw_say(*fd, buf);
+    raw_head(*fd, buf, sizeof buf);
+    return raw_status(buf);
+}
+
+static int hook_with_groups(void *ud, const revdial_auth_req *req, char *identity, size_t size)
+{
+    (void)ud;
+    snprintf(identity, size, "%s", req->secret);
+    if (req->secret[0] != 'x') snprintf(req->group, 128, "pool");
+    return 0;
+}
+
+TEST(identities_of_one_group_share_a_name_and_others_do_not)
+{
+    static const revdial_credential rows[] = {{"a-token", "alice", "cam-1", 0, "pool"},
+                                              {"b-token", "bob", "cam-1", 0, "pool"},
+                                              {"c-token", "pool", "cam-1", 0, NULL}};
+    static const revdial_credential later[] = {{"a-token", "alice", "cam-1", 0, "all"},
+                                               {"b-token", "bob", "cam-1", 0, "all"},
+                                               {"c-token", "pool", "cam-1", 0, "all"}};
+    for (int with_hook = 0; with_hook < 2; with_hook++) {
+        world w;
+        int fds[5];
+        world_init(&w);
+        w.pcfg.credentials = rows;
+        w.pcfg.credential_count = 3;
+        if (with_hook) w.pcfg.auth = hook_with_groups;
+        if (world_open_proxy(&w)) {
+            CHECK_INT(knock(&w, "a-token", "1", &fds[0]), 101);
+            CHECK_INT(knock(&w, "b-token", "2", &fds[1]), 101);
+            CHECK_INT(knock(&w, "b-token", "1", &fds[2]), 101);  // is not alice: replaces nobody
+            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 3, UTIL_WAIT_MS), 3);
+            CHECK_INT(knock(&w, with_hook ? "x-token" : "c-token", "3", &fds[3]), 409);
+            if (!with_hook) CHECK_INT(revdial_proxy_set_credentials(w.proxy, later, 3, 1), 0);
+            CHECK_INT(knock(&w, "c-token", "3", &fds[4]), 101);
+            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 4, UTIL_WAIT_MS), 4);
+            for (int i = 0; i < 5; i++) close(fds[i]);
+        }
+        world_close(&w);
+    }
+}
+
+TEST(certificates_that_one_row_admits_share_a_name_and_a_user_called_like_one_does_not)
+{
+    static const revdial_credential rows[] = {
+        {NULL, "DNS:*.web.example", "web", REVDIAL_AUTH_MTLS, NULL},
+        {"s3cret", "DNS:w1.web.example", "web", 0, NULL}};
+    static const revdial_identity certificates[2] = {{.verified = 1, .san = "DNS:w1.web.example"},
+                                                     {.verified = 1, .san = "DNS:w2.web.example"}};
+    static revdial_session s[3];
+    world w;
+    world_init(&w);
+    w.pcfg.credentials = rows;
+    w.pcfg.credential_count = 2;
+    if (world_open_proxy(&w)) {
+        memset(s, 0, sizeof s);
+        for (int i = 0; i < 3; i++) {
+            s[i].owner = w.proxy;
+            s[i].auth = (revdial_auth_req){.secret = "", .name = "web"};
+            if (i < 2)
+                s[i].auth.tls = &certificates[i];
+            else
+                s[i].auth.scheme = REVDIAL_AUTH_BEARER, s[i].auth.secret = "s3cret";
+            CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s[i]), 0);
+        }
+        CHECK(s[0].who != s[1].who);
+        CHECK(rvd_proxy_shares(&s[0], &s[1]));
+        CHECK_STR(s[0].identity, s[2].identity);
+        CHECK(!rvd_proxy_shares(&s[0], &s[2]));
+    }
+    world_close(&w);
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);
