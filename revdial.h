@@ -10115,17 +10115,22 @@ static int rvd_sys_resolve(const char *host, uint16_t port, rvd_sys_addr *out, i
 // ------------------------------------------------------------------------------------------------
 // Descriptors and options.
 
+// How many descriptors the process may have.
+static size_t rvd_sys_fds_max(void)
+{
+    struct rlimit limit;
+    if (RVD_SYS_GETRLIMIT(RLIMIT_NOFILE, &limit) < 0) return 0;
+    return limit.rlim_cur > INT_MAX ? INT_MAX : (size_t)limit.rlim_cur;
+}
+
 // Descriptors below this number are for what others can ask for in any quantity; the rest of what
 // the process may have is kept for what it cannot do without. The system gives out the lowest
 // number that is free, so a number tells how many are in use.
 static int rvd_sys_fd_most(void)
 {
-    struct rlimit most;
-    int limit, kept;
-    if (RVD_SYS_GETRLIMIT(RLIMIT_NOFILE, &most) < 0 || most.rlim_cur > INT_MAX) return INT_MAX;
-    limit = (int)most.rlim_cur;
-    kept = limit / 8 < RVD_SYS_FDS_KEPT_MAX ? limit / 8 : RVD_SYS_FDS_KEPT_MAX;
-    return limit - kept;
+    int limit = (int)rvd_sys_fds_max(), kept = limit / 8;
+    if (limit == 0 || limit == INT_MAX) return INT_MAX;
+    return limit - (kept < RVD_SYS_FDS_KEPT_MAX ? kept : RVD_SYS_FDS_KEPT_MAX);
 }
 
 // The number that the next descriptor will have, or -errno.
@@ -10596,14 +10601,6 @@ static int rvd_sys_accept(int listener, rvd_sys_addr *peer)
     if (fd < 0) return rvd_sys_is_aborted(errno) ? -ECONNABORTED : -errno;
     rvd_sys_unmap(peer);
     return rvd_sys_own(fd);
-}
-
-// How many descriptors the process may have.
-static size_t rvd_sys_fds_max(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return 0;
-    return limit.rlim_cur > INT_MAX ? INT_MAX : (size_t)limit.rlim_cur;
 }
 
 // Waits like poll(2). A signal ends the wait with 0 items: the caller looks at its clock again.
@@ -19048,6 +19045,7 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
 {
     rvd_heap heap = {cfg->common.alloc, cfg->common.alloc_ud, 0};
     revdial_proxy *p = rvd_base_alloc(&heap, sizeof *p);
+    int code = REVDIAL_ESYS;
     if (!p) {
         rvd_proxy_nomem(err);
         return NULL;
@@ -19070,6 +19068,7 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
         if (rvd_sys_cond_open(&p->changed) == 0) {
             if (rvd_log_open(&p->log, &cfg->common) == 0) {
                 p->origin = rvd_sys_origin_new(cfg->common.alloc, cfg->common.alloc_ud);
+                if (!p->origin) code = REVDIAL_ENOMEM;
                 if (p->origin && rvd_stream_work_open(&p->work) == 0) return p;
                 rvd_sys_origin_unref(p->origin);
                 rvd_log_close(&p->log);
@@ -19079,7 +19078,7 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
         pthread_mutex_destroy(&p->lock);
     }
     rvd_base_free(&heap, p, sizeof *p);
-    rvd_stream_fail(err, REVDIAL_ESYS, 0, "no mutex for the proxy");
+    rvd_stream_fail(err, code, 0, "no mutex or no memory for the proxy");
     return NULL;
 }
 
@@ -21353,6 +21352,7 @@ static revdial_agent *rvd_agent_new(const revdial_agent_config *cfg, revdial_err
 {
     rvd_heap heap = {cfg->common.alloc, cfg->common.alloc_ud, 0};
     revdial_agent *a = rvd_base_alloc(&heap, sizeof *a);
+    int code = REVDIAL_ESYS;
     if (!a) {
         rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the agent");
         return NULL;
@@ -21367,6 +21367,7 @@ static revdial_agent *rvd_agent_new(const revdial_agent_config *cfg, revdial_err
         if (rvd_sys_cond_open(&a->changed) == 0) {
             if (rvd_log_open(&a->log, &cfg->common) == 0) {
                 a->origin = rvd_sys_origin_new(cfg->common.alloc, cfg->common.alloc_ud);
+                if (!a->origin) code = REVDIAL_ENOMEM;
                 if (a->origin && rvd_stream_work_open(&a->work) == 0) return a;
                 rvd_sys_origin_unref(a->origin);
                 rvd_log_close(&a->log);
@@ -21376,7 +21377,7 @@ static revdial_agent *rvd_agent_new(const revdial_agent_config *cfg, revdial_err
         pthread_mutex_destroy(&a->lock);
     }
     rvd_base_free(&heap, a, sizeof *a);
-    rvd_stream_fail(err, REVDIAL_ESYS, 0, "no mutex for the agent");
+    rvd_stream_fail(err, code, 0, "no mutex or no memory for the agent");
     return NULL;
 }
 
