@@ -256,10 +256,14 @@ typedef struct revdial_limits {
     uint32_t frame_bytes_max;  // at most in a frame while several streams are busy: 65524; 512 to
                                // 65524
     int keepalive_ms;          // ping after so long without a byte: 15000; from 100
-    int dead_after_ms;         // and give up so long after that: 15000
+    // and give up after so long without a byte, and without the peer's system acknowledging any of
+    // what waits to be sent: 15000
+    int dead_after_ms;
     int handshake_timeout_ms;  // from connect or accept to 101, absolute: 10000
     int accept_timeout_ms;     // a stream nobody accepts is refused after: 30000
-    int write_stall_ms;        // a socket that takes no byte for so long is dead: 30000
+    // A peer is dead that takes no byte for so long: neither does the socket, nor does the peer's
+    // system acknowledge one that the socket has taken, nor does credit or a pong come. 30000
+    int write_stall_ms;
 } revdial_limits;
 
 // Ways to authenticate; a set of them where a field says so.
@@ -542,7 +546,9 @@ REVDIAL_API void revdial_engine_sent(revdial_engine *e, size_t n);
 
 // How many bytes may wait in the engine before writers have to (REVDIAL_EV_WRITABLE tells them). A
 // driver that knows its link keeps this at a few milliseconds' worth. Default 256 KiB. While
-// several streams are busy, each writes a quarter of it in its turn, but not less than 16 KiB.
+// several streams are busy, each writes a quarter of it in its turn, but not less than 16 KiB. If
+// fewer than 16 KiB may wait, a turn is a quarter of them, at least 1 KiB, and no frame is longer
+// than all of them.
 //   thread   one at a time per engine
 REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
 
@@ -550,6 +556,17 @@ REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
 //   returns  when to call again, on now_us's clock; -1 never
 //   thread   one at a time per engine
 REVDIAL_API int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us);
+
+// Does the session end soon unless a byte moves? It waits for a pong, or for output to be taken.
+//   returns  1: look every second or so whether the peer's system acknowledges bytes (SIOCOUTQ),
+//            and say so with revdial_engine_acked(); 0 no
+//   thread   one at a time per engine
+REVDIAL_API int revdial_engine_is_waiting(const revdial_engine *e);
+
+// The peer's system has acknowledged bytes, at at_us or later, and has not yet acknowledged all. On
+// a slow link this is the only sign of life: ping and pong stand behind what was sent before.
+//   thread   one at a time per engine
+REVDIAL_API void revdial_engine_acked(revdial_engine *e, int64_t at_us);
 
 // Answer to REVDIAL_EV_AUTH.
 //   verdict  0: send 101. REVDIAL_EAUTH 401, EAGAIN 401 for a nonce that may not be used (again),
@@ -1319,6 +1336,9 @@ REVDIAL_API int revdial_agent_stop(revdial_agent *a, int drain_ms);
 #define RVD_BASE_SLOW
 #endif
 
+// Defaults of revdial_limits for the life of a session.
+enum { RVD_BASE_KEEPALIVE_MS = 15000, RVD_BASE_DEAD_AFTER_MS = 15000, RVD_BASE_STALL_MS = 30000 };
+
 // All memory of an object comes through one of these, so that the total is known and a test can
 // refuse the n-th request.
 typedef struct rvd_heap {
@@ -1356,6 +1376,11 @@ static void rvd_base_free(rvd_heap *h, void *p, size_t size)
 
 // No buffer is longer than this: a larger length is the negative result of a failed call.
 #define RVD_BASE_LEN_MAX ((size_t)PTRDIFF_MAX)
+
+static inline int64_t rvd_base_later(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
 
 // An intrusive list: the head is a link too, a link that is in no list points to itself.
 typedef struct rvd_base_link {
@@ -2403,7 +2428,7 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_OUT_CHUNK 65536u     // holds our largest frame with its header
 #define RVD_MUX_SPARES 1048576u      // bytes kept of each size while bytes move
 #define RVD_MUX_OUT_LEAST 4096u      // less would stop the writers
-#define RVD_MUX_QUANTUM_MIN 16372u   // a turn of DRR on a slow link
+#define RVD_MUX_QUANTUM_MIN 16372u   // a turn of DRR on a slow link, unless it is a thin one
 #define RVD_MUX_QUANTUM_PART 4u      // else this part of the output's limit
 #define RVD_MUX_OUT_MAX 262144u      // default of revdial_engine_set_output_max()
 #define RVD_MUX_SPARSE_BYTES 1024u   // a write this small need not wait for its turn
@@ -2426,6 +2451,7 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_TINY_US 40000        // a tiny window is used after all (silly window, RFC 1122)
 #define RVD_MUX_PROMISE_US 5000     // who was told to write and has not yet is no longer waited for
 #define RVD_MUX_IDLE_US 5000000     // a window shrinks when unused for so long
+#define RVD_MUX_SLOW_BYTES 1024u     // credit returned after so long: more than keystrokes
 #define RVD_MUX_LATE_US 1000000     // a tick so late: the machine slept, clocks get grace
 #define RVD_MUX_RTT_US 30000000     // the round trip is measured this often
 #define RVD_MUX_ASK_US 500000       // no byte for so long since we opened a stream: a ping, and
@@ -2632,7 +2658,10 @@ typedef struct rvd_mux {
     rvd_mux_loan *loans, *loans_last;
     uint64_t out_max;
     uint32_t quantum;     // bytes in a turn while several streams are busy
+    uint32_t frame_max;   // while one is: a ping waits for the end of a frame
     int64_t progress_us;  // the output last moved, or began to wait
+    int64_t acked_us;     // the peer has last shown that it takes bytes: by credit, by a pong, or
+                          // its system by acknowledging them
     uint32_t reserved;    // room promised by reserve
     // Room is promised with WRITABLE: as many writers are woken as it will last for, not all that
     // wait. Promises of earlier rounds are void.
@@ -3337,17 +3366,19 @@ static uint32_t rvd_mux_credit_room(const rvd_mux_stream *s)
     return s->window > out ? s->window - out : 0;
 }
 
-// Is there so much to grant that the peer has to hear of it?
-static inline int rvd_mux_credit_is_due(const rvd_mux_stream *s)
+// Is there so much to grant that the peer has to hear of it? Where bytes come slowly, it hears now
+// and then that they are taken: that may be the only sign of life that gets through.
+static inline int rvd_mux_credit_is_due(const rvd_mux *m, const rvd_mux_stream *s)
 {
     uint32_t room = rvd_mux_credit_room(s);
     uint32_t step = rvd_base_min_u32(s->window / 2, RVD_MUX_GRANT_MAX);
-    return room >= step || (room >= 16384 && s->recv_credit < RVD_MUX_SPARSE_BYTES);
+    return room >= step || (room >= 16384 && s->recv_credit < RVD_MUX_SPARSE_BYTES) ||
+           (room >= RVD_MUX_SLOW_BYTES && m->now_us - s->epoch_us > RVD_MUX_IDLE_US);
 }
 
 RVD_BASE_SLOW static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s)
 {
-    if (!rvd_mux_credit_is_due(s)) return;
+    if (!rvd_mux_credit_is_due(m, s)) return;
     if (s->rx != RVD_MUX_RX_OPEN || s->tx == RVD_MUX_TX_RESET) return;
     if (s->ctl_bits & RVD_MUX_CTL_CREDIT) return;
     if (s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_SHOWN) return;  // after the ACK
@@ -3385,7 +3416,7 @@ static RVD_BASE_FAST void rvd_mux_consume(rvd_mux *m, rvd_mux_stream *s, uint32_
     s->buffered -= n;
     m->buffered -= n;
     s->epoch_bytes += n;
-    if (rvd_mux_credit_is_due(s)) rvd_mux_credit_check(m, s);
+    if (rvd_mux_credit_is_due(m, s)) rvd_mux_credit_check(m, s);
 }
 
 RVD_BASE_SLOW static size_t rvd_mux_chunks_read(rvd_mux *m, rvd_mux_stream *s, uint8_t *to,
@@ -3447,7 +3478,11 @@ static void rvd_mux_out_max_set(rvd_mux *m, uint64_t bytes)
     uint64_t turn = bytes / RVD_MUX_QUANTUM_PART;
     m->out_max = bytes < RVD_MUX_OUT_LEAST ? RVD_MUX_OUT_LEAST : bytes;
     m->quantum = turn < most ? (uint32_t)turn : most;
-    if (m->quantum < RVD_MUX_QUANTUM_MIN) m->quantum = rvd_base_min_u32(RVD_MUX_QUANTUM_MIN, most);
+    if (bytes >= RVD_MUX_QUANTUM_MIN && m->quantum < RVD_MUX_QUANTUM_MIN)
+        m->quantum = rvd_base_min_u32(RVD_MUX_QUANTUM_MIN, most);
+    if (m->quantum < RVD_MUX_SPARSE_BYTES)
+        m->quantum = rvd_base_min_u32(RVD_MUX_SPARSE_BYTES, most);
+    m->frame_max = m->out_max < RVD_MUX_QUANTUM_MIN ? (uint32_t)m->out_max : RVD_WIRE_FRAME_MAX;
 }
 
 static int rvd_mux_is_blocked(const rvd_mux *m)
@@ -3485,7 +3520,7 @@ static int rvd_mux_is_tiny(rvd_mux *m, rvd_mux_stream *s, size_t want)
 RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
     uint64_t queued = rvd_mux_out_len(m);
-    uint32_t n = (uint32_t)rvd_base_min(want, RVD_WIRE_FRAME_MAX);
+    uint32_t n = (uint32_t)rvd_base_min(want, m->frame_max);
     uint32_t quantum = m->quantum;
     int others = !rvd_base_link_is_alone(&m->turns), full = queued >= m->out_max;
     if (want == 0 || s->wait == RVD_MUX_WAIT_TURN) return 0;
@@ -3511,7 +3546,7 @@ RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream
 // How much of `want` the stream may write now. 0: it waits, and WRITABLE will tell.
 static inline uint32_t rvd_mux_allowed(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
-    uint32_t n = (uint32_t)rvd_base_min(want, RVD_WIRE_FRAME_MAX);
+    uint32_t n = (uint32_t)rvd_base_min(want, m->frame_max);
     if (!rvd_base_link_is_alone(&m->turns) || rvd_mux_out_len(m) >= m->out_max || n == 0 ||
         s->send_credit < RVD_MUX_SPARSE_BYTES)
         return rvd_mux_allowed_in_turn(m, s, want);
@@ -4114,6 +4149,7 @@ static void rvd_mux_on_credit(rvd_mux *m, rvd_mux_stream *s, uint32_t delta)
     }
     s->send_credit += delta;
     if (!delta) return;
+    m->acked_us = m->now_us;
     if (s->timer_kind == RVD_MUX_TIMER_ORPHAN) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
     if (s->wait != RVD_MUX_WAIT_CREDIT) return;
     if (s->send_credit < RVD_MUX_SPARSE_BYTES && !s->tiny_ok) {
@@ -4202,6 +4238,7 @@ static void rvd_mux_on_pong(rvd_mux *m, uint32_t value)
         return;
     }
     m->ping_out = 0;
+    m->acked_us = m->now_us;
     m->news |= RVD_MUX_NEWS_RTT;
     // A round trip that our own bulk has filled would make windows grow, and they the round trip.
     if (m->rtt_us && took > m->rtt_us && m->rx_bytes - m->ping_rx_bytes > RVD_MUX_RTT_LOAD) return;
@@ -4388,8 +4425,14 @@ static int rvd_mux_is_asking(const rvd_mux *m)
 // Since when nothing has moved that could be a sign of life.
 static int64_t rvd_mux_silent_us(const rvd_mux *m)
 {
-    int64_t at = m->ping_us > m->last_rx_us ? m->ping_us : m->last_rx_us;
-    return m->ping_wanted && m->progress_us > at ? m->progress_us : at;
+    int64_t at = rvd_base_later(m->ping_us, m->last_rx_us);
+    return rvd_base_later(m->ping_wanted ? rvd_base_later(at, m->progress_us) : at, m->acked_us);
+}
+
+// When the output was last seen to move.
+static int64_t rvd_mux_moved_us(const rvd_mux *m)
+{
+    return rvd_base_later(m->progress_us, m->acked_us);
 }
 
 // How long a peer may take for a pong before dials are better made elsewhere.
@@ -4440,7 +4483,8 @@ static void rvd_mux_tick_liveness(rvd_mux *m)
         rvd_mux_die(m, REVDIAL_ELOST, "no byte from the peer: it is gone");
         return;
     }
-    if (rvd_mux_is_blocked(m) && m->now_us - m->progress_us >= (int64_t)l->write_stall_ms * 1000) {
+    if (rvd_mux_is_blocked(m) &&
+        m->now_us - rvd_mux_moved_us(m) >= (int64_t)l->write_stall_ms * 1000) {
         rvd_mux_die(m, REVDIAL_ELOST, "the peer takes no bytes: it is gone");
         return;
     }
@@ -4473,7 +4517,7 @@ static int64_t rvd_mux_next_tick(const rvd_mux *m)
         at = rvd_mux_sooner(at, m->next_rtt_us);
     }
     if (rvd_mux_is_blocked(m))
-        at = rvd_mux_sooner(at, m->progress_us + (int64_t)l->write_stall_ms * 1000);
+        at = rvd_mux_sooner(at, rvd_mux_moved_us(m) + (int64_t)l->write_stall_ms * 1000);
     if (m->draining && !m->stream_count) at = rvd_mux_sooner(at, m->drain_us);
     if (m->promised && !rvd_base_link_is_alone(&m->turns))
         at = rvd_mux_sooner(at, m->promised_us + RVD_MUX_PROMISE_US);
@@ -4525,6 +4569,7 @@ static void rvd_mux_forgive(rvd_mux *m, int64_t late_us)
     m->last_rx_us = rvd_mux_sooner(m->last_rx_us + late_us, m->now_us);
     m->ping_us = rvd_mux_sooner(m->ping_us + late_us, m->now_us);
     m->progress_us = rvd_mux_sooner(m->progress_us + late_us, m->now_us);
+    m->acked_us = rvd_mux_sooner(m->acked_us + late_us, m->now_us);
     for (int k = 0; k < RVD_MUX_TIMERS; k++)
         for (rvd_base_link *l = m->timers[k].next; l != &m->timers[k]; l = l->next)
             RVD_BASE_OWNER(l, rvd_mux_stream, timer)->timer_us += late_us;
@@ -4963,7 +5008,7 @@ static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, 
 {
     m->heap = heap;
     m->cfg = *cfg;
-    m->now_us = m->last_rx_us = m->progress_us = now_us;
+    m->now_us = m->last_rx_us = m->progress_us = m->acked_us = now_us;
     m->next_rtt_us = now_us;  // the first ping goes out at once
     m->next_id = cfg->is_client ? 1 : 2;
     m->promise_round = 1;
@@ -8129,10 +8174,10 @@ static void rvd_engine_limits_resolve(revdial_engine *e, const rvd_engine_terms 
     if (l->stream_window_max < l->stream_window) l->stream_window_max = l->stream_window;
     if (!l->session_window) l->session_window = 64u << 20;
     if (!l->frame_bytes_max) l->frame_bytes_max = RVD_WIRE_FRAME_MAX;
-    if (!l->keepalive_ms) l->keepalive_ms = 15000;
-    if (!l->dead_after_ms) l->dead_after_ms = 15000;
+    if (!l->keepalive_ms) l->keepalive_ms = RVD_BASE_KEEPALIVE_MS;
+    if (!l->dead_after_ms) l->dead_after_ms = RVD_BASE_DEAD_AFTER_MS;
     if (!l->accept_timeout_ms) l->accept_timeout_ms = 30000;
-    if (!l->write_stall_ms) l->write_stall_ms = 30000;
+    if (!l->write_stall_ms) l->write_stall_ms = RVD_BASE_STALL_MS;
 }
 
 static void rvd_engine_come_up(revdial_engine *e, const rvd_engine_terms *peer)
@@ -8636,6 +8681,18 @@ int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us)
     else
         rvd_engine_die(e, REVDIAL_ETIMEDOUT, 0, "the handshake took too long");
     return -1;
+}
+
+int revdial_engine_is_waiting(const revdial_engine *e)
+{
+    const rvd_mux *m = &e->mux;
+    return e->state == RVD_ENGINE_UP && !m->dead && (rvd_mux_is_asking(m) || rvd_mux_is_blocked(m));
+}
+
+void revdial_engine_acked(revdial_engine *e, int64_t at_us)
+{
+    rvd_mux *m = &e->mux;
+    m->acked_us = rvd_base_later(m->acked_us, rvd_mux_sooner(at_us, m->now_us));
 }
 
 // ---- streams ----
@@ -9411,8 +9468,8 @@ enum {
     RVD_SYS_KEEPALIVE_MS = 60000,
     RVD_SYS_KEEPALIVE_COUNT = 3,      // questions, a quarter of that time apart
     RVD_SYS_CLIENT_UNSENT = 262144,   // for one client or target: as much as a window at first
-    RVD_SYS_USER_TIMEOUT_MS = 30000,  // unacknowledged for longer is dead, as after a lost ping
     RVD_SYS_FDS_KEPT_MAX = 1024,  // as many as may be in their handshake at once, and as many again
+    RVD_SYS_SEND_BUFFER_MAX = 4194304,  // the system has a limit of its own
     RVD_SYS_PAIR_WAIT_MS = 1000,      // a connection to ourselves arrives at once or never
     RVD_SYS_PAIR_STRANGERS = 16       // other people's connections to look past
 };
@@ -10232,12 +10289,27 @@ static void rvd_sys_set_keepalive(int fd, int idle_ms)
 #endif
 }
 
-static void rvd_sys_tune_session(int fd)
+// A session's socket. The session's own timers find out who is dead. The system backs them up after
+// timeout_ms, which has to be longer: for the system a window that stays closed is silence as well,
+// and a slow peer's window may stay closed for a minute.
+static void rvd_sys_tune_session(int fd, int timeout_ms)
 {
     rvd_sys_set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     rvd_sys_set_keepalive(fd, 0);
 #ifdef TCP_USER_TIMEOUT
-    rvd_sys_set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, RVD_SYS_USER_TIMEOUT_MS);
+    rvd_sys_set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, timeout_ms);
+#else
+    (void)timeout_ms;
+#endif
+}
+
+// How much the system may hold of what was written, the part that is on its way included. 0: as
+// much as it likes, which is what it does unless it was told otherwise.
+static void rvd_sys_set_send_buffer(int fd, int bytes)
+{
+    rvd_sys_set_int(fd, SOL_SOCKET, SO_SNDBUF, bytes ? bytes : RVD_SYS_SEND_BUFFER_MAX);
+#ifdef SO_BUF_LOCK
+    if (!bytes) rvd_sys_set_int(fd, SOL_SOCKET, SO_BUF_LOCK, 0);
 #endif
 }
 
@@ -12346,9 +12418,28 @@ static void rvd_log_close(rvd_log *log)
 // link has been seen to carry, so that a keystroke does not wait behind a bulk transfer.
 #define RVD_STREAM_QUEUE_MIN 16384
 #define RVD_STREAM_QUEUE_MAX 262144
-#define RVD_STREAM_QUEUE_START 131072
+// Nothing is known of a link at first: what is sent to a thin one now stands in front of all else
+// for a minute. Others are known after 50 ms.
+#define RVD_STREAM_QUEUE_START 8192
+#define RVD_STREAM_QUEUE_THIN 4096  // the least under 160 kB/s,
+#define RVD_STREAM_THIN_PART 10     // where a tenth of a second's worth may wait
 #define RVD_STREAM_PACE_US 50000  // measured over at least so long
 #define RVD_STREAM_PACE_PART 200  // of a second's worth: 5 ms
+
+// A link so thin that its socket is full most of the time, and a minute's worth fits in the buffer
+// that the system gives it: it gets one of four seconds' worth. That is more than any round trip
+// without a queue, so that the bound itself is not what makes the link look thin.
+#define RVD_STREAM_THIN_US 2000000   // measured over at least so long,
+#define RVD_STREAM_THIN_TIMES 2      // and again: what follows a break of the line is no measure
+#define RVD_STREAM_THIN_SECONDS 4
+#define RVD_STREAM_THIN_BYTES 524288  // a link that fills more in that time is none
+
+// Whether the peer's system acknowledges bytes is looked at so often in the shorter of dead_after
+// and write_stall, and not more or less often than that.
+#define RVD_STREAM_LOOK_PART 8
+#define RVD_STREAM_TIMEOUT_FACTOR 4  // the socket's own timeout, over the session's
+#define RVD_STREAM_LOOK_MIN_US 10000
+#define RVD_STREAM_LOOK_MAX_US 2000000
 
 #define RVD_STREAM_RECORD 16384  // payload of one TLS record, RFC 8446 section 5.1
 #define RVD_STREAM_RECORDS 4     // in a row, one way
@@ -12591,6 +12682,7 @@ struct revdial_session {
     char name[65], instance[65], identity[128];  // proxy: written once, before on_up
     uint64_t id;  // backend: the proxy has said it, written once, before on_up
     int64_t start_us;
+    int timeout_ms;  // of the socket
 
     // Loop thread only.
     rvd_base_link link;  // in its group
@@ -12640,6 +12732,17 @@ struct revdial_session {
     uint64_t pace_bytes;  // sent since then
     int was_blocked;      // since then, so that the link and not the writers set the rate
     int queue_bytes;      // what may wait
+    int64_t full_at_us;   // the socket takes no more since then, if blocked
+    int64_t full_us;      // it did not for so long since thin_us
+    int64_t thin_us;      // it is measured whether the link is thin since then
+    uint64_t thin_bytes;  // wire_bytes at that time
+    int thin_times;       // in a row that it was
+    int send_buffer;      // of the socket; 0: as the system likes
+    int64_t look_us;      // when to look what the peer's system has acknowledged; 0: no need
+    int64_t looked_us;    // the last time
+    int64_t look_step_us;
+    uint64_t wire_bytes;  // given to the wire, ever
+    int64_t acked_bytes;  // of them, acknowledged by then; without what a transport adds
     int64_t drain_until_us;
     revdial_err why;  // what ended it
     int retry_after_ms;
@@ -13768,6 +13871,7 @@ static void rvd_stream_wait_io(revdial_session *s, int want)
 static void rvd_stream_blocked_locked(revdial_session *s, int want)
 {
     s->blocked = 1;
+    s->full_at_us = rvd_sys_now_us();
     s->was_blocked |= want == REVDIAL_WANT_WRITE;
     if (rvd_stream_on_loop_locked(s) && want == REVDIAL_WANT_WRITE) rvd_stream_wait_io(s, want);
     if (s->reader == RVD_STREAM_BY_THREAD)
@@ -13776,6 +13880,14 @@ static void rvd_stream_blocked_locked(revdial_session *s, int want)
         rvd_stream_watch_locked(s);
     else if (!rvd_stream_on_loop_locked(s))
         rvd_stream_kick_locked(s);  // only the loop may say that it wants to know
+}
+
+// The socket may take more.
+static void rvd_stream_unblock_locked(revdial_session *s)
+{
+    if (!s->blocked) return;
+    s->blocked = 0;
+    s->full_us += rvd_sys_now_us() - s->full_at_us;
 }
 
 // One send of what is queued, with the lock released. Returns 0 when there is no more to do now.
@@ -13802,15 +13914,48 @@ static int rvd_stream_send_locked(revdial_session *s, int *released)
         return 0;
     }
     s->pace_bytes += (uint64_t)n;
+    s->wire_bytes += (uint64_t)n;
     revdial_engine_sent(s->engine, (size_t)n);
     rvd_stream_events_locked(s);
     return 1;
 }
 
+// Has the peer's system acknowledged something since the last look, and has more to? While bytes
+// move so, the peer is slow and not dead. One that has acknowledged all owes an answer instead.
+// Progress counts from the last look on, so that who dies is not given more time than was said.
+static void rvd_stream_look_locked(revdial_session *s, int64_t now_us)
+{
+    int64_t acked;
+    int unsent;
+    if (s->look_us && now_us < s->look_us) return;
+    if (!revdial_engine_is_waiting(s->engine)) {
+        s->look_us = 0;
+        return;
+    }
+    unsent = s->sending ? -1 : rvd_sys_unsent(s->fd);
+    if (unsent >= 0) {
+        acked = (int64_t)s->wire_bytes - unsent - (int64_t)(s->wire ? s->wire->held_len : 0);
+        if (s->look_us && unsent && acked > s->acked_bytes)
+            revdial_engine_acked(s->engine, s->looked_us);
+        s->acked_bytes = acked;
+        s->looked_us = now_us;
+    }
+    s->look_us = now_us + s->look_step_us;
+}
+
+// Returns when to call again, -1 never.
+static int64_t rvd_stream_tick_locked(revdial_session *s, int64_t now_us)
+{
+    int64_t at;
+    rvd_stream_look_locked(s, now_us);
+    at = revdial_engine_tick(s->engine, now_us);
+    return at >= 0 && s->look_us && s->look_us < at ? s->look_us : at;
+}
+
 // What a thread has done may want the timer earlier, and only the loop sets it.
 static void rvd_stream_rearm_locked(revdial_session *s, int64_t now_us)
 {
-    int64_t at = revdial_engine_tick(s->engine, now_us);
+    int64_t at = rvd_stream_tick_locked(s, now_us);
     rvd_stream_events_locked(s);  // room that was promised and not used is another's now
     if (s->supplied && !s->sending && !s->blocked) rvd_stream_kick_locked(s);
     if (at >= 0 && (!s->armed_us || at < s->armed_us)) rvd_stream_kick_locked(s);
@@ -13892,12 +14037,46 @@ static int64_t rvd_stream_shake_clock(const revdial_session *s)
 
 static void rvd_stream_queue_set_locked(revdial_session *s, int bytes)
 {
-    if (bytes < RVD_STREAM_QUEUE_MIN) bytes = RVD_STREAM_QUEUE_MIN;
+    if (bytes < RVD_STREAM_QUEUE_THIN) bytes = RVD_STREAM_QUEUE_THIN;
     if (bytes > RVD_STREAM_QUEUE_MAX) bytes = RVD_STREAM_QUEUE_MAX;
     if (bytes == s->queue_bytes) return;
     s->queue_bytes = bytes;
     rvd_sys_set_notsent_lowat(s->fd, bytes);
     revdial_engine_set_output_max(s->engine, (size_t)bytes);
+}
+
+static void rvd_stream_send_buffer_locked(revdial_session *s, int bytes)
+{
+    if (bytes > s->send_buffer / 4 * 3 && bytes < s->send_buffer / 4 * 5) return;
+    s->send_buffer = bytes;
+    rvd_sys_set_send_buffer(s->fd, bytes);
+}
+
+// Bounds what stands between a thin link and our pings. Where nothing moves there is no measure.
+static void rvd_stream_thin_locked(revdial_session *s, int64_t now)
+{
+    int64_t passed = now - s->thin_us, full = s->full_us;
+    uint64_t bytes = s->wire_bytes - s->thin_bytes, want;
+    if (passed < RVD_STREAM_THIN_US || !bytes) return;
+    if (s->blocked) full += now - s->full_at_us;
+    want = bytes * RVD_STREAM_THIN_SECONDS * 1000000 / (uint64_t)passed;
+    s->thin_us = s->full_at_us = now;
+    s->thin_bytes = s->wire_bytes;
+    s->full_us = 0;
+    if (full < passed / 4 * 3 || want >= RVD_STREAM_THIN_BYTES) {
+        s->thin_times = 0;
+        if (s->send_buffer && want >= RVD_STREAM_THIN_BYTES) rvd_stream_send_buffer_locked(s, 0);
+        return;
+    }
+    if (++s->thin_times < RVD_STREAM_THIN_TIMES) return;
+    rvd_stream_send_buffer_locked(s, (int)rvd_base_later((int64_t)want, RVD_STREAM_QUEUE_MIN));
+}
+
+static int rvd_stream_queue_of(uint64_t rate)
+{
+    uint64_t bytes = rate / RVD_STREAM_PACE_PART, thin = rate / RVD_STREAM_THIN_PART;
+    if (bytes >= RVD_STREAM_QUEUE_MIN) return (int)rvd_base_min((size_t)bytes, 1 << 20);
+    return thin < RVD_STREAM_QUEUE_MIN ? (int)thin : RVD_STREAM_QUEUE_MIN;
 }
 
 // Follows the measured rate. Only a socket that was full tells what the link can carry; while it
@@ -13907,10 +14086,10 @@ static void rvd_stream_pace_locked(revdial_session *s, int64_t now)
     int64_t passed = now - s->pace_us;
     uint64_t rate;
     if (passed < RVD_STREAM_PACE_US) return;
+    rvd_stream_thin_locked(s, now);
     rate = s->pace_bytes * 1000000 / (uint64_t)passed;
     if (s->was_blocked && s->pace_bytes)
-        rvd_stream_queue_set_locked(
-            s, (int)rvd_base_min((size_t)(rate / RVD_STREAM_PACE_PART), 1 << 20));
+        rvd_stream_queue_set_locked(s, rvd_stream_queue_of(rate));
     else if (rate / RVD_STREAM_PACE_PART > (uint64_t)s->queue_bytes)
         rvd_stream_queue_set_locked(s, 2 * s->queue_bytes);
     s->pace_us = now;
@@ -13921,7 +14100,7 @@ static void rvd_stream_pace_locked(revdial_session *s, int64_t now)
 static void rvd_stream_timer_arm_locked(revdial_session *s)
 {
     int64_t clock_us = rvd_stream_shake_clock(s);
-    int64_t at = revdial_engine_tick(s->engine, clock_us);
+    int64_t at = rvd_stream_tick_locked(s, clock_us);
     if (at >= 0) at += rvd_loop_now(s->loop) - clock_us;
     if (s->drain_until_us && (at < 0 || s->drain_until_us < at)) at = s->drain_until_us;
     if (at < 0) at = rvd_loop_now(s->loop) + 60000000;
@@ -13982,6 +14161,7 @@ static void rvd_stream_linger_locked(revdial_session *s)
     s->sending = 0;
     if (rvd_stream_is_wanting(r)) {
         s->blocked = 1;
+        s->full_at_us = rvd_loop_now(s->loop);
         if (r == REVDIAL_WANT_WRITE) rvd_stream_wait_io(s, r);
         return;
     }
@@ -14225,7 +14405,7 @@ static void rvd_stream_on_io(rvd_loop_io *io)
     if (is_shaken && (io->ready & RVD_LOOP_WRITE || s->wire)) {  // a write may wait for a read
         rvd_stream_lock(s);
         if (s->blocked) rvd_stream_flush_soon_locked(s);
-        s->blocked = 0;
+        rvd_stream_unblock_locked(s);
         rvd_stream_unlock(s);
     }
     while (is_shaken && io->slot && io->ready & RVD_LOOP_READ && rounds < RVD_STREAM_ROUNDS) {
@@ -14247,7 +14427,7 @@ static void rvd_stream_on_flush(rvd_loop_flush *f)
     s->flush_queued = 0;
     if (s->state < RVD_STREAM_LINGER) {
         rvd_stream_pace_locked(s, rvd_loop_now(s->loop));
-        revdial_engine_tick(s->engine, rvd_stream_shake_clock(s));  // it may want to say something
+        rvd_stream_tick_locked(s, rvd_stream_shake_clock(s));  // it may want to say something
     }
     rvd_stream_flush_locked(s);
     if (s->state < RVD_STREAM_LINGER) rvd_stream_timer_arm_locked(s);
@@ -14317,7 +14497,7 @@ static void rvd_stream_on_kick(rvd_loop_task *t)
     if (s->blocked && s->state != RVD_STREAM_DOWN) {
         // Whoever was told EAGAIN could not clear this mark. There may be room since; a send tells.
         s->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
-        s->blocked = 0;
+        rvd_stream_unblock_locked(s);
     }
     if (s->closing) rvd_stream_close_locked(s);
     rvd_stream_sinks_locked(&s->kicked);
@@ -14483,7 +14663,7 @@ static int rvd_stream_drive_step_locked(revdial_session *s, rvd_stream_waiter *w
     rvd_stream_lock(s);
     if (!s->polling) rvd_sys_wake_drain(&s->interrupt);
     s->polling = 0;
-    if (room) s->blocked = 0;
+    if (room) rvd_stream_unblock_locked(s);
     s->left_us = now_us;
     if (s->spin.limit_us > 0) rvd_loop_spin_learn(&s->spin, now_us - begun_us);
     rvd_stream_drive_read_locked(s, iov, n, now_us);
@@ -14598,6 +14778,18 @@ static int rvd_stream_session_wire(revdial_session *s, const rvd_stream_session_
     return REVDIAL_ENOMEM;
 }
 
+static void rvd_stream_times_set(revdial_session *s, const revdial_limits *l)
+{
+    int keepalive = l->keepalive_ms ? l->keepalive_ms : RVD_BASE_KEEPALIVE_MS;
+    int dead = l->dead_after_ms ? l->dead_after_ms : RVD_BASE_DEAD_AFTER_MS;
+    int stall = l->write_stall_ms ? l->write_stall_ms : RVD_BASE_STALL_MS;
+    int64_t step = (int64_t)(dead < stall ? dead : stall) * 1000 / RVD_STREAM_LOOK_PART;
+    int64_t timeout = RVD_STREAM_TIMEOUT_FACTOR * rvd_base_later(stall, (int64_t)keepalive + dead);
+    if (step > RVD_STREAM_LOOK_MAX_US) step = RVD_STREAM_LOOK_MAX_US;
+    s->look_step_us = rvd_base_later(step, RVD_STREAM_LOOK_MIN_US);
+    s->timeout_ms = timeout < INT_MAX ? (int)timeout : INT_MAX;
+}
+
 // A session with one reference, not yet on its loop. NULL: err, which must not be NULL, says why;
 // fd and transport are still the caller's.
 static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *cfg,
@@ -14633,6 +14825,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->fd = cfg->fd;
     s->id = cfg->engine->session_id;
     s->start_us = rvd_sys_now_us();
+    rvd_stream_times_set(s, &cfg->engine->limits);
     rvd_sys_append(s->peer, sizeof s->peer, 0, cfg->peer);
     rvd_base_link_init(&s->link);
     rvd_base_link_init(&s->asking);
@@ -14675,10 +14868,10 @@ static int rvd_stream_session_run(revdial_session *s)
     if (r < 0) return r;
     rvd_stream_work_begin(s->work);
     rvd_base_link_push(&s->group->sessions, &s->link);
-    rvd_sys_tune_session(s->fd);
+    rvd_sys_tune_session(s->fd, s->timeout_ms);
     rvd_stream_lock(s);
     rvd_stream_queue_set_locked(s, RVD_STREAM_QUEUE_START);
-    s->pace_us = rvd_loop_now(s->loop);
+    s->pace_us = s->thin_us = rvd_loop_now(s->loop);
     rvd_stream_flush_soon_locked(s);
     rvd_stream_unlock(s);
     if (s->group->ending) rvd_stream_kill_soon(s);

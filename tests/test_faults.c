@@ -588,6 +588,105 @@ TEST(B2_a_backend_that_takes_no_bytes_is_dead_after_write_stall)
     world_close(&w);
 }
 
+// Reads a little, again and again, for several times as long as a peer may take nothing.
+static void sip(int fd, int times)
+{
+    char buf[1024];
+    for (int i = 0; i < times; i++) {
+        struct timespec pause = {0, 10000000};
+        nanosleep(&pause, NULL);
+        if (recv(fd, buf, sizeof buf, 0) <= 0) return;
+    }
+}
+
+TEST(a_backend_that_takes_bytes_slowly_keeps_its_session)
+{
+    static const revdial_limits limits[] = {{.write_stall_ms = 500},
+                                            {.keepalive_ms = 100, .dead_after_ms = 500}};
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+        world w;
+        raw_frame f = {0};
+        world_init(&w);
+        w.pcfg.common.limits = limits[i];
+        if (world_open_proxy(&w)) {
+            int fd = raw_backend_on(raw_connect_as(w.address, 1), "cam-1", NULL);
+            revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
+            revdial_stream *st = revdial_dial(w.proxy, "cam-1", NULL, NULL);
+            if (CHECK(st != NULL) && CHECK(raw_frame_await(fd, RAW_WINDOW, &f))) {
+                raw_frame_send(fd, RAW_WINDOW, RAW_ACK, f.id, 1u << 30);
+                pthread_t t = util_thread(writer_run, st);
+                sip(fd, 300);
+                CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
+                CHECK_INT(revdial_error(st, NULL), 0);
+                // And now it takes nothing at all.
+                CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
+                pthread_join(t, NULL);
+                CHECK_INT(revdial_error(st, NULL), REVDIAL_ELOST);
+            }
+            revdial_close(st);
+            close(fd);
+        }
+        world_close(&w);
+    }
+}
+
+static int send_buffer_of(revdial_stream *st)
+{
+    int bytes;
+    rvd_stream_lock(st->session);
+    bytes = st->session->send_buffer;
+    rvd_stream_unlock(st->session);
+    return bytes;
+}
+
+typedef struct sipper {
+    int fd;
+    atomic_int fast, over;
+} sipper;
+
+static void *sipper_run(void *arg)
+{
+    sipper *s = arg;
+    char buf[65536];
+    while (!atomic_load(&s->over)) {
+        if (!atomic_load(&s->fast))
+            sip(s->fd, 1);
+        else if (recv(s->fd, buf, sizeof buf, 0) <= 0)
+            break;
+    }
+    return NULL;
+}
+
+TEST(a_thin_link_has_a_short_queue_until_it_is_thin_no_more)
+{
+    world w;
+    raw_frame f = {0};
+    sipper s = {.fast = 0};
+    world_init(&w);
+    if (world_open_proxy(&w)) {
+        s.fd = raw_backend_on(raw_connect_as(w.address, 1), "cam-1", NULL);
+        revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
+        revdial_stream *st = revdial_dial(w.proxy, "cam-1", NULL, NULL);
+        if (CHECK(st != NULL) && CHECK(raw_frame_await(s.fd, RAW_WINDOW, &f))) {
+            raw_frame_send(s.fd, RAW_WINDOW, RAW_ACK, f.id, 1u << 31);
+            pthread_t reader = util_thread(sipper_run, &s), writer = util_thread(writer_run, st);
+            UTIL_EVENTUALLY(send_buffer_of(st) > 0);
+            CHECK(send_buffer_of(st) < RVD_STREAM_THIN_BYTES);
+            atomic_store(&s.fast, 1);
+            UTIL_EVENTUALLY(send_buffer_of(st) == 0);
+            CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
+            atomic_store(&s.over, 1);
+            revdial_reset(st, REVDIAL_RESET_CANCEL);
+            pthread_join(writer, NULL);
+            shutdown(s.fd, SHUT_RDWR);
+            pthread_join(reader, NULL);
+        }
+        revdial_close(st);
+        close(s.fd);
+    }
+    world_close(&w);
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);

@@ -309,6 +309,94 @@ TEST(output_that_moves_a_byte_now_and_then_does_not)  // C53
     rig_end(r);
 }
 
+// The socket has taken it, or takes no more, and the peer's system acknowledges a little of it.
+TEST(a_slow_peer_is_not_dead_and_one_that_acknowledges_nothing_is_in_time)
+{
+    static const struct {
+        const char *script;
+        revdial_limits limits;
+    } cases[] = {
+        {"Wp1+SYN .acceptp1 .hold .writep1#1000",
+         {.write_stall_ms = 5000, .dead_after_ms = 1 << 30}},
+        {".silent .tick=0", {.keepalive_ms = 1000, .dead_after_ms = 5000}},
+        {"Wp1+SYN .acceptp1 .hold .writep1#1000 .tick=1001",
+         {.keepalive_ms = 1000, .dead_after_ms = 5000, .write_stall_ms = 1 << 30}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        rig *r = rig_with(cases[i].limits);
+        REQUIRE(r != NULL);
+        script_run(r, cases[i].script);
+        CHECK_INT(revdial_engine_is_waiting(r->e), 1);
+        for (int n = 0; n < 50; n++) {
+            rig_tick(r, 4000);
+            revdial_engine_acked(r->e, r->now);
+            rig_tick(r, 0);
+        }
+        if (r->dead) test_fail(__FILE__, __LINE__, "case %zu: dead while bytes moved", i);
+        rig_tick(r, 4900);
+        CHECK(!r->dead);
+        rig_tick(r, 200);
+        CHECK(r->dead);
+        CHECK_INT(r->dead_code, REVDIAL_ELOST);
+        CHECK_INT(revdial_engine_is_waiting(r->e), 0);
+        rig_end(r);
+    }
+}
+
+TEST(what_is_acknowledged_counts_from_when_it_was)
+{
+    rig *r = rig_with((revdial_limits){.write_stall_ms = 5000, .dead_after_ms = 1 << 30});
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1 .hold .writep1#1000 .tick=4000");
+    revdial_engine_acked(r->e, r->now - 1000000);
+    revdial_engine_acked(r->e, r->now - 2000000);
+    rig_tick(r, 0);
+    rig_tick(r, 3900);
+    CHECK(!r->dead);
+    rig_tick(r, 200);
+    CHECK(r->dead);
+    rig_end(r);
+}
+
+TEST(credit_shows_that_bytes_are_taken_and_a_ping_does_not)
+{
+    for (int credit = 0; credit < 2; credit++) {
+        rig *r = rig_with((revdial_limits){.write_stall_ms = 5000});
+        REQUIRE(r != NULL);
+        script_run(r, "Wp1+SYN .acceptp1 .hold .writep1#1000");
+        for (int i = 0; i < 20 && !r->dead; i++) {
+            rig_tick(r, 4000);
+            if (credit)
+                rig_frame(r, WIRE_CREDIT, 0, rig_id(r, 1, 1), 100);
+            else
+                rig_frame(r, WIRE_PING, WIRE_SYN, 0, 7);
+            rig_tick(r, 0);
+        }
+        CHECK_INT(r->dead, !credit);
+        rig_end(r);
+    }
+}
+
+TEST(a_peer_that_sends_slowly_hears_now_and_then_that_its_bytes_are_taken)
+{
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1 .eager");
+    uint64_t before = r->wire.out_frames[WIRE_CREDIT];
+    for (int i = 0; i < 60; i++) {
+        rig_data(r, rig_id(r, 1, 1), 250);
+        rig_tick(r, 1000);
+    }
+    uint64_t told = r->wire.out_frames[WIRE_CREDIT] - before;
+    if (told < 6 || told > 12) test_fail(__FILE__, __LINE__, "%d times in a minute", (int)told);
+    for (int i = 0; i < 60; i++) {  // keystrokes do not
+        rig_data(r, rig_id(r, 1, 1), 10);
+        rig_tick(r, 1000);
+    }
+    CHECK(r->wire.out_frames[WIRE_CREDIT] - before <= told + 1);  // for what was left
+    rig_end(r);
+}
+
 // ---- keepalive
 
 TEST(silence_is_answered_by_one_ping_and_then_by_the_end)  // C10, C30, row 31
