@@ -21223,6 +21223,8 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
     host_len = rvd_sys_append(l->endpoint, sizeof l->endpoint, 0, l->host);
     if (!has_port) rvd_sys_append(l->endpoint, sizeof l->endpoint, host_len, scheme->port);
     rvd_sys_append(l->path, sizeof l->path, 0, slash && slash[1] ? slash : "/revdial");
+    if (has_port && rvd_sys_number(strrchr(l->endpoint, ':') + 1, 1, 65535) < 0)
+        return "the port must be from 1 to 65535";
     if (rvd_sys_addr_split(l->endpoint, 1, &e, NULL) < 0) return "not host or host:port";
     rvd_sys_append(l->tls_host, sizeof l->tls_host, 0, e.host);
     return NULL;

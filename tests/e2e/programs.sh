@@ -90,6 +90,7 @@ agent ftp --server ftp://127.0.0.1:1 --name web --token-file "$dir/token" --targ
 agent name --server http://127.0.0.1:1 --name UPPER --token-file "$dir/token" --target 127.0.0.1:80
 proxy is.--listen.meant --lisen 127.0.0.1:0
 agent is.--token-file.meant --tokn-file x
+agent 99999.*65535 $agent --server http://127.0.0.1:99999
 proxy two.dashes -listen 127.0.0.1:0
 proxy --listen:.needs.a.value --listen --expose 127.0.0.1:0=web
 proxy --unix-mode.*99 --unix-mode 99
