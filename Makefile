@@ -85,6 +85,9 @@ TLS := $(shell echo 'int main(void) { mbedtls_ssl_init(0); return 0; }' | \
 	$(CC) -w $(CPPFLAGS) $(LDFLAGS) -include mbedtls/ssl.h -x c -o /dev/null - $(TLS_LIBS) \
 	2>/dev/null && echo mbedtls)
 endif
+ifneq ($(filter-out mbedtls openssl no,$(TLS)),)
+$(error TLS=$(TLS): it must be mbedtls, openssl or no)
+endif
 ifeq ($(TLS),mbedtls)
 PROGRAM_TLS = -DPROGRAM_TLS
 endif

@@ -166,7 +166,7 @@ done
 # installed: what `make install` leaves is open to everybody, whatever the umask. A script stands
 # for the programs, which need not be built for that.
 installed() {
-    (umask 077 && make -s install TLS=yes PROGRAMS=tests/header.sh DESTDIR="$tmp/dest" \
+    (umask 077 && make -s install TLS=mbedtls PROGRAMS=tests/header.sh DESTDIR="$tmp/dest" \
         PREFIX=/usr) &&
         [ -f "$tmp/dest/usr/include/revdial_tls.h" ] && [ -f "$tmp/dest/usr/bin/header.sh" ] &&
         ! find "$tmp/dest/usr" \( -type d ! -perm 755 -o -name '*.h' ! -perm 644 \
@@ -183,6 +183,7 @@ tells() {
 }
 try 'make install does not depend on the umask' installed
 try 'make without mbedTLS says that TLS is left out' tells 'Without TLS: mbedTLS' CC="$tmp/cc"
+fails 'make refuses a TLS library that it does not know' 'TLS=yes: it must be' make -n TLS=yes
 try 'make TLS=no says that TLS is left out' tells 'Without TLS: TLS=no' TLS=no
 
 echo "$passed passed, $failed failed"
