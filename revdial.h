@@ -813,9 +813,9 @@ typedef struct revdial_tls {
 //   No lock is held while a hook runs, and a hook returns: what leaves it by longjmp(), by an
 //   exception or by pthread_exit() leaves the library in an unknown state. So does pthread_cancel()
 //   of a thread that is inside a call: have it disabled there (pthread_setcancelstate()).
-//   Threads that the library starts take no signals, except while a hook or a handler runs: then
-//   they have the signal mask of the thread that opened the proxy or the agent, and so do programs
-//   that it starts.
+//   Threads that the library starts take no signals, except while a handler runs, or a hook other
+//   than log, alloc and those of a transport: then they have the signal mask of the thread that
+//   opened the proxy or the agent, and so do programs that it starts.
 //   After fork(2) only the parent may go on with what is open. In the child each call fails with
 //   REVDIAL_ECLOSED (or NULL, or nothing happens) and never touches the parent's connections; what
 //   the child opens itself works. Descriptors of revdial_stream_fd() and revdial_dial_fd() are
@@ -12698,7 +12698,9 @@ struct revdial_session {
     int64_t shake_since_us;   // it waits for its turn, 0: it does not
     int64_t shake_waited_us;  // it has waited, in all
     int moves;                // that have counted
-    _Atomic(int64_t) moved_us;  // the peer's handshake made progress; read by the owner, any thread
+    // After start_us the peer's handshake made progress; read by the owner, any thread. (Not of 64
+    // bits: where a processor has no such atomics, they need a library.)
+    atomic_uint moved_ms;
     int is_counted;        // owner's: it no longer counts as pending; a proxy has its lock for it
     int is_checked;        // owner's: a hook is at work on it
     int is_listed;         // owner's: a row of a table has admitted it; set before it is registered
@@ -14015,7 +14017,9 @@ static int rvd_stream_is_left_locked(const revdial_session *s)
 
 static void rvd_stream_moved(revdial_session *s)
 {
-    atomic_store_explicit(&s->moved_us, rvd_loop_now(s->loop), memory_order_relaxed);
+    int64_t since_us = rvd_loop_now(s->loop) - s->start_us;  // < 0: since this pass began
+    unsigned ms = since_us > 0 ? (unsigned)(since_us / 1000) : 0;
+    atomic_store_explicit(&s->moved_ms, ms, memory_order_relaxed);
 }
 
 // The peer's bytes have come, or have made room for ours.
@@ -14818,7 +14822,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     atomic_init(&s->stream_count, 0);
     atomic_init(&s->picked, 0);
     atomic_init(&s->is_leaving, 0);
-    atomic_init(&s->moved_us, rvd_sys_now_us());
+    atomic_init(&s->moved_ms, 0);
     s->group = cfg->group;
     s->loop = cfg->group->loop;
     s->spin.limit_us = s->loop->spin.limit_us;
@@ -15947,10 +15951,11 @@ int revdial_join(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *
 
 int revdial_stream_fd(revdial_stream *st)
 {
+    const revdial_join_opts opts = {.half_closed_ms = -1};  // no TCP socket ends for that
     int fds[2], code;
     if (rvd_stream_is_child(st->session)) return REVDIAL_ECLOSED;
     if (rvd_sys_socketpair(fds) < 0) return REVDIAL_ESYS;
-    code = rvd_relay_begin(st, fds[0], fds[0], NULL);
+    code = rvd_relay_begin(st, fds[0], fds[0], &opts);
     if (!code) return fds[1];
     rvd_sys_close(fds[0]);
     rvd_sys_close(fds[1]);
@@ -17631,7 +17636,8 @@ static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p, size_t busiest
     }
     for (rvd_base_link *l = p->waiting.next; l != &p->waiting; l = l->next) {
         revdial_session *s = RVD_BASE_OWNER(l, revdial_session, asking);
-        int64_t moved_us = atomic_load_explicit(&s->moved_us, memory_order_relaxed);
+        unsigned moved_ms = atomic_load_explicit(&s->moved_ms, memory_order_relaxed);
+        int64_t moved_us = s->start_us + (int64_t)moved_ms * 1000;
         if (rvd_proxy_block_bucket(p, s) != busiest || moved_us >= oldest_us) continue;
         victim = s;
         oldest_us = moved_us;
@@ -21431,6 +21437,9 @@ static const char *rvd_agent_config_problem(const revdial_agent_config *cfg)
         return "handler: none, and neither default_target nor allow: each stream would be refused";
     if (!cfg->headers != !cfg->header_count)
         return cfg->headers ? "headers: their count is 0" : "headers: NULL, with a count";
+    for (size_t i = 0; i < cfg->header_count; i++)
+        if (!cfg->headers[i].key || !cfg->headers[i].value)
+            return "headers: one has no key or no value";
     if (cfg->server_name && !rvd_agent_is_host(cfg->server_name))
         return "server_name: neither a host name nor an address";
     return rvd_agent_numbers_problem(cfg);

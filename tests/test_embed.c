@@ -551,6 +551,36 @@ TEST(an_answer_to_who_has_finished_may_take_its_time)
     forwarded_close(&f);
 }
 
+static void handler_that_says_nothing(void *ud, revdial_stream *st)
+{
+    revdial_write(st, "", 0);  // accepts
+    util_gate_wait(&((world *)ud)->go, 1);
+    revdial_close(st);
+}
+
+TEST(a_descriptor_that_the_application_got_may_stay_half_closed)
+{
+    world w;
+    char c;
+    world_init(&w);
+    util_clock_stop();
+    w.acfg.handler = handler_that_says_nothing;
+    w.pcfg.common.limits.keepalive_ms = w.acfg.common.limits.keepalive_ms = 86400000;
+    if (world_open(&w)) {
+        int fd = revdial_dial_fd(w.proxy, "cam-1", NULL, NULL);
+        shutdown(fd, SHUT_WR);
+        util_settle(w.proxy->loops[0]);
+        util_clock_advance_ms(7200000);
+        util_settle(w.proxy->loops[0]);
+        CHECK(fd >= 0 && !raw_wait(fd, POLLIN, 0));
+        util_gate_add(&w.go, 1);
+        CHECK_INT(raw_read(fd, &c, 1), 0);
+        close(fd);
+    }
+    util_clock_run();
+    world_close(&w);
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);

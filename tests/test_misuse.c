@@ -52,7 +52,7 @@ static int no_credential(void *ud, unsigned attempt, char *secret, size_t size)
 TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
 {
     static const revdial_tls no_wrap = {0};
-    static const revdial_kv header = {"X-A", "b"};
+    static const revdial_kv header = {"X-A", "b"}, no_value = {.key = "X-A"};
     static const char *const no_rules[] = {NULL};
     static const struct {
         const char *field;
@@ -69,6 +69,7 @@ TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
         {"instance", 0, {.instance = "a b", .allow = no_rules}},
         {"headers", 0, {.headers = &header, .allow = no_rules}},
         {"headers", 0, {.header_count = 1, .allow = no_rules}},
+        {"headers", 0, {.headers = &no_value, .header_count = 1, .allow = no_rules}},
         {"user", 0, {.auth_schemes = REVDIAL_AUTH_BASIC, .secret = "p", .allow = no_rules}},
         {"user",
          0,
