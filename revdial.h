@@ -10338,16 +10338,19 @@ static int rvd_sys_unsent(int fd)
 }
 
 // Linux resets a TCP connection that is dissolved, whoever else has a copy of the descriptor. (A
-// shutdown would send FIN, which reads as EOF; nothing else resets a unix socket than a close.)
+// shutdown would send FIN, which reads as EOF; on a unix socket that is all that there is.)
 static void rvd_sys_disconnect(int fd)
 {
 #ifdef __linux__
     struct sockaddr none;
+    rvd_sys_addr own;
     int r;
     memset(&none, 0, sizeof none);
     none.sa_family = AF_UNSPEC;
     do r = RVD_SYS_CONNECT(fd, &none, (socklen_t)sizeof none);
     while (r < 0 && errno == EINTR);
+    if (r < 0 && rvd_sys_getsockname(fd, &own) == 0 && own.ss.ss_family == AF_UNIX)
+        RVD_SYS_SHUTDOWN(fd, SHUT_RDWR);
 #else
     (void)fd;
 #endif
