@@ -236,14 +236,15 @@ static int util_getrlimit(int what, struct rlimit *out)
     return r;
 }
 
-// So many of the library's next sockets get the very port as their own that they connect to.
+// So many of the library's next sockets get the very port as their own that they connect to; -1
+// when somebody else has it.
 static atomic_int util_connects_to_itself;
 
 static int util_connect(int fd, const struct sockaddr *to, socklen_t len)
 {
     if (atomic_load(&util_connects_to_itself) > 0 && to->sa_family == AF_INET) {
-        atomic_fetch_sub(&util_connects_to_itself, 1);
-        if (bind(fd, to, len) != 0) abort();
+        if (bind(fd, to, len) == 0) atomic_fetch_sub(&util_connects_to_itself, 1);
+        else atomic_store(&util_connects_to_itself, -1);
     }
     return connect(fd, to, len);
 }
@@ -839,20 +840,55 @@ static inline void called_init(called *c, world *w)
 // ------------------------------------------------------------------------------------------------
 // Raw TCP.
 
+// Listens at *port of loopback and returns the descriptor, -1 if somebody else has that port. 0 is
+// any port; *port then has it.
 static inline int raw_listen(int backlog, int *port)
 {
-    struct sockaddr_in at;
-    socklen_t len = sizeof at;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
-    memset(&at, 0, sizeof at);
-    at.sin_family = AF_INET;
-    at.sin_port = htons((uint16_t)*port);
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(fd, (struct sockaddr *)&at, sizeof at) < 0 || listen(fd, backlog) < 0) abort();
-    getsockname(fd, (struct sockaddr *)&at, &len);
-    *port = ntohs(at.sin_port);
-    return fd;
+    // bind() may give a port that a connection has, and then listen() fails.
+    for (int tries = *port ? 1 : 16; tries > 0; tries--) {
+        struct sockaddr_in at;
+        socklen_t len = sizeof at;
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+        memset(&at, 0, sizeof at);
+        at.sin_family = AF_INET;
+        at.sin_port = htons((uint16_t)*port);
+        at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+        if (bind(fd, (struct sockaddr *)&at, len) == 0 && listen(fd, backlog) == 0) {
+            if (getsockname(fd, (struct sockaddr *)&at, &len) < 0) abort();
+            *port = ntohs(at.sin_port);
+            return fd;
+        }
+        close(fd);
+    }
+    if (*port == 0) abort();
+    return -1;
+}
+
+// A port of loopback that nobody has, and that the system gives to no outgoing connection: it is
+// still free when a test comes back to it. Another one each time.
+static inline int raw_quiet_port(void)
+{
+    static int last;
+    int low = 32768, high = 60999;
+    FILE *f = fopen("/proc/sys/net/ipv4/ip_local_port_range", "r");
+    if (f && fscanf(f, "%d %d", &low, &high) != 2) abort();
+    if (f) fclose(f);
+    if (!last) last = 10000 + (int)getpid() % 20000;
+    for (int i = 0; i < 64000; i++) {
+        struct sockaddr_in at;
+        last = last < 65535 ? last + 1 : 1024;
+        if (last >= low && last <= high) continue;
+        memset(&at, 0, sizeof at);
+        at.sin_family = AF_INET;
+        at.sin_port = htons((uint16_t)last);
+        at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        int is_free = bind(fd, (struct sockaddr *)&at, sizeof at) == 0;
+        close(fd);
+        if (is_free) return last;
+    }
+    abort();
 }
 
 // A port of loopback at which nobody listens, nor will: it stays taken until the program ends.

@@ -14,7 +14,7 @@ typedef struct stage {
 static void stage_open(stage *s)
 {
     world_init(&s->w);
-    s->port = 0;
+    s->port = raw_quiet_port();
     s->listener = raw_listen(8, &s->port);
     snprintf(s->url, sizeof s->url, "http://127.0.0.1:%d", s->port);
     s->w.acfg.url = s->url;

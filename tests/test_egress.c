@@ -293,7 +293,7 @@ typedef struct stage {
 static void stage_open(stage *s, const char *scheme)
 {
     world_init(&s->w);
-    s->port = 0;
+    s->port = raw_quiet_port();
     s->listener = raw_listen(8, &s->port);
     snprintf(s->via, sizeof s->via, "%s" LOGIN "127.0.0.1:%d", scheme, s->port);
     s->w.acfg.via = s->via;
@@ -340,6 +340,7 @@ TEST(an_agent_whose_egress_proxy_is_down_does_not_take_its_own_socket_for_it)
     }
     CHECK_INT(atomic_load(&util_connects_to_itself), 0);
     s.listener = raw_listen(8, &s.port);
+    CHECK(s.listener >= 0);
     stage_close(&s);
 }
 
