@@ -7100,6 +7100,8 @@ static const char *rvd_via_url_parse(const char *text, rvd_via_url *u)
     const char *at = NULL, *problem;
     size_t i = 0, count = sizeof schemes / sizeof schemes[0];
     while (i < count && strncmp(text, schemes[i], strlen(schemes[i])) != 0) i++;
+    if (strncmp(text, "https://", 8) == 0)
+        return "via: there is no TLS to an egress proxy: write http://HOST:PORT";
     if (i == count) return "via: not http://HOST:PORT or socks5://HOST:PORT";
     u->is_socks = i > 0;
     rest.at += strlen(schemes[i]);
@@ -8962,7 +8964,8 @@ void revdial_engine_info_get(const revdial_engine *e, revdial_engine_info *out)
 // The one problem that is no fault of the config; told apart from them by where it stands.
 static const char rvd_engine_no_memory[] = "out of memory";
 
-static void rvd_engine_error(revdial_err *err, int code, const char *text)
+// given: NULL, or the value that text is about.
+static void rvd_engine_error(revdial_err *err, int code, const char *text, const char *given)
 {
     rvd_base_text t;
     if (!err) return;
@@ -8972,6 +8975,11 @@ static void rvd_engine_error(revdial_err *err, int code, const char *text)
     t.size = sizeof err->msg;
     t.len = 0;
     t.overflow = 0;
+    if (given) {
+        rvd_base_text_add(&t, "\"");
+        rvd_base_text_add_said(&t, given, strlen(given), RVD_ENGINE_LOCATION_MAX);
+        rvd_base_text_add(&t, "\": ");
+    }
     rvd_base_text_add(&t, text);
 }
 
@@ -9008,15 +9016,17 @@ static int rvd_engine_limits_check(const revdial_limits *l, revdial_err *err)
         rvd_base_text_add_decimal(&t, (uint64_t)r->least);
         rvd_base_text_add(&t, "..");
         rvd_base_text_add_decimal(&t, (uint64_t)r->most);
-        rvd_engine_error(err, REVDIAL_EINVAL, text);
+        rvd_engine_error(err, REVDIAL_EINVAL, text, NULL);
         return REVDIAL_EINVAL;
     }
     return REVDIAL_OK;
 }
 
 // What is wrong with the rest of a config, or NULL.
-static const char *rvd_engine_config_problem(const revdial_engine_config *cfg)
+//   given    what it is wrong with, where a text can show it
+static const char *rvd_engine_config_problem(const revdial_engine_config *cfg, const char **given)
 {
+    *given = NULL;
     if (cfg->role != REVDIAL_ROLE_PROXY && cfg->role != REVDIAL_ROLE_BACKEND)
         return "role: neither REVDIAL_ROLE_PROXY nor REVDIAL_ROLE_BACKEND";
     if (cfg->carrier != REVDIAL_CARRIER_RAW && cfg->carrier != REVDIAL_CARRIER_WEBSOCKET)
@@ -9027,11 +9037,14 @@ static const char *rvd_engine_config_problem(const revdial_engine_config *cfg)
     if (cfg->role == REVDIAL_ROLE_PROXY && cfg->auth_schemes & REVDIAL_AUTH_DIGEST &&
         (!cfg->nonce || !rvd_http_is_quotable(cfg->nonce, RVD_HTTP_HEX_SIZE - 1)))
         return "nonce: DIGEST needs one, of 1 to 64 of printable ASCII without \" and \\";
+    *given = cfg->path;
     if (cfg->path && (!rvd_http_is_path(cfg->path) || strlen(cfg->path) > RVD_HTTP_TARGET_MAX))
         return "path: must begin with '/', without blanks, at most 1024 bytes";
+    *given = NULL;
     if (cfg->origins && strlen(cfg->origins) > RVD_HTTP_TARGET_MAX)
         return "origins: over 1024 bytes";
     if (cfg->header_count && !cfg->headers) return "headers: NULL, with a count";
+    *given = cfg->origins;
     return cfg->origins ? rvd_http_origins_problem(cfg->origins) : NULL;
 }
 
@@ -9195,14 +9208,14 @@ revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now
                                    revdial_err *err)
 {
     static const rvd_engine_terms stock = {0, 0, 0, 0, RVD_WIRE_WINDOW0, RVD_MUX_STOCK_STREAMS};
-    const char *problem = rvd_engine_config_problem(cfg);
+    const char *given, *problem = rvd_engine_config_problem(cfg, &given);
     rvd_heap heap = {cfg->alloc, cfg->alloc_ud, 0};
     revdial_engine *e;
     if (rvd_engine_limits_check(&cfg->limits, err)) return NULL;
     e = problem ? NULL : rvd_base_alloc(&heap, sizeof *e);
     if (!e) {
         rvd_engine_error(err, problem ? REVDIAL_EINVAL : REVDIAL_ENOMEM,
-                         problem ? problem : rvd_engine_no_memory);
+                         problem ? problem : rvd_engine_no_memory, problem ? given : NULL);
         return NULL;
     }
     e->heap = heap;
@@ -9218,7 +9231,7 @@ revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now
     }
     if (!problem) return e;
     rvd_engine_error(err, problem == rvd_engine_no_memory ? REVDIAL_ENOMEM : REVDIAL_EINVAL,
-                     problem);
+                     problem, NULL);
     revdial_engine_free(e);
     return NULL;
 }
@@ -21202,11 +21215,22 @@ static const rvd_agent_scheme *rvd_agent_url_scheme(const char *url)
     return NULL;
 }
 
+// What is wrong with the host and the port of a URL, or NULL.
+static const char *rvd_agent_url_host_problem(const rvd_agent_link *l, rvd_sys_endpoint *e)
+{
+    const char *colon = strrchr(l->endpoint, ':');
+    if (l->host[0] != '[' && strchr(l->host, ':') != strrchr(l->host, ':'))
+        return "an IPv6 address needs brackets, as in http://[::1]:80";
+    if (rvd_sys_number(colon + 1, 1, 65535) < 0) return "the port must be from 1 to 65535";
+    return rvd_sys_addr_split(l->endpoint, 1, e, NULL) < 0 ? "not host or host:port" : NULL;
+}
+
 // "SCHEME://host[:port][/path]" or "unix:/path".
 static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
 {
     const rvd_agent_scheme *scheme = rvd_agent_url_scheme(url);
-    const char *rest, *slash;
+    const char *rest, *slash, *problem;
+    char *zone, *end;
     rvd_sys_endpoint e;
     size_t host_len;
     int has_port;
@@ -21226,17 +21250,20 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
     if (memchr(rest, '@', host_len)) return "credentials do not belong in the URL";
     if (slash && strlen(slash) >= sizeof l->path) return "the path is over 1024 bytes";
     if (slash && strchr(slash, '#')) return "a fragment does not belong in the URL";
+    for (const char *at = slash; at && *at; at++)
+        if (*at <= ' ' || *at > '~') return "path: a blank is written %20, others likewise";
     memcpy(l->host, rest, host_len);
     has_port = strchr(l->host, ']') ? strchr(strchr(l->host, ']'), ':') != NULL
                                     : strchr(l->host, ':') != NULL;
     host_len = rvd_sys_append(l->endpoint, sizeof l->endpoint, 0, l->host);
     if (!has_port) rvd_sys_append(l->endpoint, sizeof l->endpoint, host_len, scheme->port);
     rvd_sys_append(l->path, sizeof l->path, 0, slash && slash[1] ? slash : "/revdial");
-    if (has_port && rvd_sys_number(strrchr(l->endpoint, ':') + 1, 1, 65535) < 0)
-        return "the port must be from 1 to 65535";
-    if (rvd_sys_addr_split(l->endpoint, 1, &e, NULL) < 0) return "not host or host:port";
-    rvd_sys_append(l->tls_host, sizeof l->tls_host, 0, e.host);
-    return NULL;
+    problem = rvd_agent_url_host_problem(l, &e);
+    zone = strchr(l->host, '%');  // means something on this machine only (RFC 6874 section 1)
+    end = zone ? strchr(zone, ']') : NULL;
+    if (end) memmove(zone, end, strlen(end) + 1);
+    if (!problem) rvd_sys_append(l->tls_host, sizeof l->tls_host, 0, e.host);
+    return problem;
 }
 
 // A URL that is understood and that this agent cannot serve.

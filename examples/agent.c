@@ -225,12 +225,14 @@ static int settings_check(const prog_cli *cli, const settings *s)
     if (!s->name) return prog_usage_error(cli, "name", "missing", NULL);
     if (!s->target && s->allow.count == 0 && !s->allow_file)
         return prog_usage_error(cli, "target", "missing, and so is --allow", NULL);
-    if (s->target && !prog_is_target(s->target))
-        return prog_usage_error(cli, "target", "not HOST:PORT or unix:PATH:", s->target);
     if (!s->token_file && !env && !s->tls.cert)
         return prog_usage_error(cli, "token-file", "missing, and so is REVDIAL_TOKEN", NULL);
-    if ((s->auth != AUTH_BEARER) != (s->user != NULL))
-        return prog_usage_error(cli, "user", "goes with --auth basic and digest", s->user);
+    if (s->auth == AUTH_BEARER && s->user)
+        return prog_usage_error(cli, "user", "needs --auth basic or --auth digest:", s->user);
+    if (s->auth != AUTH_BEARER && !s->user)
+        return prog_usage_error(cli, "user", "missing: --auth basic and digest need it", NULL);
+    if (s->user && strpbrk(s->user, ":\"\\"))
+        return prog_usage_error(cli, "user", "must have no : \" or \\ in it:", s->user);
     if (s->token_file) {
         rc = token_read(&from, token, sizeof token, &err);
         prog_wipe(token, sizeof token);

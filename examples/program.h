@@ -150,17 +150,6 @@ static int prog_parse_mode(const char *text)
     return len > 0 && len <= 4 && !text[len] && mode > 0 && mode <= 0777 ? (int)mode : -1;
 }
 
-// Is it "host:port" or "unix:path"?
-static int prog_is_target(const char *text)
-{
-    const char *port = strrchr(text, ':');
-    int64_t number;
-    if (!port || port == text || !port[1]) return 0;
-    if (strncmp(text, "unix:", 5) == 0) return 1;
-    number = prog_parse_amount(port + 1, 0);
-    return number >= 1 && number <= 65535;
-}
-
 static int prog_parse_choice(const char *choices, const char *value)
 {
     size_t len = strlen(value);
@@ -260,7 +249,7 @@ static size_t prog_find(const prog_cli *cli, const char *name, size_t len)
 static int prog_unknown(const prog_cli *cli, const char *name)
 {
     const prog_option *o, *nearest = NULL;
-    size_t least = strlen(name) / 3 + 1, distance;
+    size_t least = (strlen(name) + 2) / 3, distance;
     char problem[PROG_OPTION_MAX + 48] = "no such option";
     for (size_t i = 0; (o = prog_option_at(cli, i)); i++) {
         distance = strncmp(o->name, name, strlen(name)) == 0 ? 0 : prog_distance(name, o->name);

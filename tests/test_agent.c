@@ -584,7 +584,7 @@ TEST(U39_a_URL_is_taken_apart_exactly)
         {"http://1.2.3.4:1/%2e%00", "1.2.3.4:1", "1.2.3.4:1", "/%2e%00"},
         {"http://[::1]", "[::1]", "[::1]:80", "/revdial"},
         {"http://[::1]:65535/x", "[::1]:65535", "[::1]:65535", "/x"},
-        {"http://[fe80::1%1]:7000", "[fe80::1%1]:7000", "[fe80::1%1]:7000", "/revdial"},
+        {"http://[fe80::1%1]:7000", "[fe80::1]:7000", "[fe80::1%1]:7000", "/revdial"},
         {"unix:/run/x.sock", "localhost", "unix:/run/x.sock", "/revdial"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {

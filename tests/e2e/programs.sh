@@ -43,6 +43,7 @@ bad_options() {
     local program pattern options count=0
     local agent="--server http://127.0.0.1:1 --name web --target 127.0.0.1:80"
     agent="$agent --token-file $dir/token"
+    local only="${agent#--server http://127.0.0.1:1 }"
     while read -r program pattern options; do
         eval "says $program 2 '$pattern' $options" || return
         count=$((count + 1))
@@ -61,15 +62,17 @@ proxy --wait.*value --wait=yes
 proxy unexpected.*web web
 proxy --token-file.*--auth-file --listen 127.0.0.1:0
 proxy --auth-file.*nowhere --listen 127.0.0.1:0 --auth-file /nowhere
-proxy --auth-file.*:1:.SCHEMES --listen 127.0.0.1:0 --auth-file "$dir/tokens"
-agent --user $agent --auth digest
-agent --user.*alice $agent --user alice
+proxy --auth-file.*:1:.*SCHEMES --listen 127.0.0.1:0 --auth-file "$dir/tokens"
+agent --user:.missing $agent --auth digest
+agent --user:.needs.*alice $agent --user alice
+agent --user:.*a:b $agent --auth basic --user a:b
 agent --auth.*ntlm --auth ntlm
 agent allow.*nowhere $agent --allow-file /nowhere
 agent --server
 agent --name --server http://127.0.0.1:1
 agent --target --server http://127.0.0.1:1 --name web --token-file "$dir/token"
-agent --target.*80 --server http://127.0.0.1:1 --name web --token-file "$dir/token" --target 80
+agent target:.*80.*host.is.missing $agent --target 80
+agent target:.*port.must.be.from.1 $agent --target x:0
 agent --token-file.*nowhere --server unix:/x --name web --target 127.0.0.1:80 --token-file /nowhere
 agent --proxy-protocol.*3 --proxy-protocol 3
 agent --keepalive.*15 --keepalive 15
@@ -77,12 +80,13 @@ agent --keepalive.*100.*20ms --keepalive 20ms
 proxy --keepalive.*100.*99ms --keepalive 99ms
 proxy http://a:80 --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose 0=web/http://a:80
 proxy a:b:c --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose 0=web/a:b:c
-proxy origins --listen 127.0.0.1:0 --token-file "$dir/tokens" --origin https://ops.example/
+proxy ops.example/ --listen 127.0.0.1:0 --token-file "$dir/tokens" --origin https://ops.example/
+proxy revdial.*must.begin.with --listen 127.0.0.1:0 --token-file "$dir/tokens" --path revdial
 agent http://a:80 $agent --target http://a:80
 agent --via.*login $agent --via http://user:password@127.0.0.1:1
 agent --via.*--via-file $agent --via http://127.0.0.1:1 --via-file "$dir/token"
 agent --via-file.*nowhere $agent --via-file /nowhere
-agent via:.not.http $agent --via https://127.0.0.1:1
+agent via:.there.is.no.TLS $agent --via https://127.0.0.1:1
 agent via:.not.http $agent --via-file "$dir/token"
 agent via:.*server $agent --server unix:/x --via http://127.0.0.1:1
 agent all_addresses $agent --all-addresses --via http://127.0.0.1:1
@@ -99,7 +103,7 @@ proxy without.the.scheme --listen tcp://127.0.0.1:0 --token-file "$dir/tokens"
 proxy at.most.10. --listen "unix:/$(printf %150s | tr ' ' x)" --token-file "$dir/tokens"
 agent without.the.scheme $agent --target http://x:80
 agent UPPER.*a-z --server http://127.0.0.1:1 --name UPPER --token-file "$dir/token" --target x:80
-agent --insecure-cleartext $agent --server http://192.0.2.1:1
+agent --insecure-cleartext $only --server http://192.0.2.1:1
 agent nonsense --server http://127.0.0.1:1 --name web --token-file "$dir/token" --allow nonsense
 END_OF_LIST
     figures="$count wrong command lines"
