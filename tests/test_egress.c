@@ -637,7 +637,7 @@ TEST(configurations_that_make_no_sense_are_refused_without_a_secret_in_the_error
         const char *via, *url, *says;
         int all_addresses;
     } rows[] = {
-        {"https://" LOGIN "h:1", "http://127.0.0.1:9", "via: not http://", 0},
+        {"https://" LOGIN "h:1", "http://127.0.0.1:9", "via: there is no TLS", 0},
         {"http://" LOGIN "h", "http://127.0.0.1:9", "via: not HOST:PORT", 0},
         {"http://" LOGIN "127.1:80", "http://127.0.0.1:9", "neither an IPv4 address nor a name", 0},
         {"http://" LOGIN "h:1", "unix:/run/revdial.sock", "via: only a server at HOST:PORT", 0},

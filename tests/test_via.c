@@ -530,7 +530,7 @@ TEST(urls_and_targets_that_make_no_sense_are_refused_without_being_quoted)
     } rows[] = {
         {NULL, "h:1", "NULL"},
         {"", "h:1", "not http"},
-        {"https://u:" SECRET "@h:1", "h:1", "not http"},
+        {"https://u:" SECRET "@h:1", "h:1", "no TLS"},
         {"socks4://u:" SECRET "@h:1", "h:1", "not http"},
         {"socks5:/u:" SECRET "@h:1", "h:1", "not http"},
         {"HTTP://h:1", "h:1", "not http"},
@@ -674,7 +674,8 @@ TEST(a_password_that_is_not_asked_for_is_wiped)
 {
     revdial_via *v = revdial_via_new("socks5://u:" SECRET "@h:1", "h:1", NULL, NULL, NULL);
     REQUIRE(v != NULL);
-    revdial_via_sent(v, SIZE_MAX);
+    const void *data;
+    revdial_via_sent(v, revdial_via_output(v, &data));
     revdial_via_input(v, BYTES("\5\0"));
     CHECK(!holds(v, sizeof *v, SECRET));
     revdial_via_free(v);
@@ -691,7 +692,8 @@ TEST(random_answers_end_or_wait_and_never_take_more_than_there_is)
         revdial_via *v = revdial_via_new(urls[seed % 3], "h:1", careful_alloc, &memory, &err);
         REQUIRE(v != NULL);
         const char *start = starts[test_below(&r, COUNT(starts))];
-        revdial_via_sent(v, SIZE_MAX);
+        const void *data;
+    revdial_via_sent(v, revdial_via_output(v, &data));
         revdial_via_input(v, start, strlen(start));
         for (int i = 0; i < 20; i++) {
             uint8_t buf[16];
