@@ -13,7 +13,11 @@
 #include <fcntl.h>
 #include <poll.h>
 
-enum { ADDRESS_SIZE = 136 };  // "unix:" and a sun_path, or an address and a port
+enum {
+    ADDRESS_SIZE = 136,  // "unix:" and a sun_path, or an address and a port
+    NAME_SIZE = 65,
+    ANNOUNCE_MS = 1000  // for somebody to read what is printed: longer than a busy machine takes
+};
 
 typedef struct settings {
     prog_list listens, exposes, origins;
@@ -154,7 +158,7 @@ static const char epilogue[] =
 
 typedef struct expose {
     char address[ADDRESS_SIZE];  // as asked for
-    char name[65];
+    char name[NAME_SIZE];
     const char *target;  // NULL = the agent's own
 } expose;
 
@@ -285,22 +289,41 @@ static int app_failed(app *a, const char *what)
     return PROG_FAILED;
 }
 
+// Prints a line on stdout, where often the pipe of a log is that nobody reads.
+//   returns  1, 0 if it found no room, or -1
+static int app_print(app *a, const char *line)
+{
+    struct pollfd out = {STDOUT_FILENO, POLLOUT, 0};
+    size_t len = strlen(line);  // below PIPE_BUF: all of it has room or nothing
+    int r;
+    do r = poll(&out, 1, ANNOUNCE_MS);
+    while (r < 0 && errno == EINTR);
+    if (r == 0)
+        prog_logf(&a->log, REVDIAL_LOG_WARN, "stdout.full", "nobody reads: %.*s", (int)len - 1,
+                  line);
+    if (r == 0) return 0;
+    if (r > 0 && write(STDOUT_FILENO, line, len) == (ssize_t)len) return 1;
+    app_failed(a, "cannot print the addresses");
+    return -1;
+}
+
 // Says where we listen, for people and for scripts that gave port 0.
 static int app_announce(app *a)
 {
-    char address[ADDRESS_SIZE];
+    char address[ADDRESS_SIZE], line[ADDRESS_SIZE + NAME_SIZE + 32];
     unsigned i, count = 0;
+    int r = 1;
     while (revdial_proxy_address(a->proxy, count, address, sizeof address) >= 0) count++;
-    for (i = 0; i < count; i++) {
+    for (i = 0; r > 0 && i < count; i++) {
         size_t at = i + a->expose_count - count;  // those of the exposed ports come last
         revdial_proxy_address(a->proxy, i, address, sizeof address);
-        if (i + a->expose_count < count) {
-            printf("listening on %s\n", address);
-            continue;
-        }
-        printf("listening on %s for %s\n", address, a->exposes[at].name);
+        if (i + a->expose_count < count)
+            snprintf(line, sizeof line, "listening on %s\n", address);
+        else
+            snprintf(line, sizeof line, "listening on %s for %s\n", address, a->exposes[at].name);
+        r = app_print(a, line);
     }
-    return fflush(stdout) == 0 ? 0 : app_failed(a, "cannot print the addresses");
+    return r < 0 ? PROG_FAILED : 0;
 }
 
 static int app_open(app *a, const token_table *tokens)

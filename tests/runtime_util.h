@@ -1060,6 +1060,15 @@ static inline int raw_backend(const char *address, const char *name, const char 
     return raw_backend_on(raw_connect(address), name, more);
 }
 
+// Connections that wait for a place.
+static inline size_t queue_of(revdial_proxy *p)
+{
+    pthread_mutex_lock(&p->lock);
+    size_t n = p->queue_count;
+    pthread_mutex_unlock(&p->lock);
+    return n;
+}
+
 // Connections that have not authenticated yet.
 static inline int pending_of(revdial_proxy *p)
 {

@@ -431,7 +431,7 @@ TEST(B7_of_900_that_shake_hands_at_once_behind_one_address_none_is_dropped)
         CHECK_INT(r.up, RUSH);
         revdial_proxy_stats(w.proxy, &stats);
         CHECK_INT(stats.handshakes_refused, 0);
-        CHECK_INT(w.proxy->queue_count, 0);
+        CHECK_INT(queue_of(w.proxy), 0);
         rush_close(&r);
         UTIL_EVENTUALLY(revdial_proxy_list(w.proxy, NULL, NULL, 0) == 0);
     }
@@ -478,7 +478,7 @@ TEST(B7_P2_connections_that_say_nothing_or_stop_give_way_to_those_that_go_on)
             CHECK(pending_of(w.proxy) <= 512);
             rush_close(&r);
             for (int i = 0; i < SILENT; i++) close(fds[i]);
-            UTIL_EVENTUALLY(pending_of(w.proxy) == 0 && w.proxy->queue_count == 0);
+            UTIL_EVENTUALLY(pending_of(w.proxy) == 0 && queue_of(w.proxy) == 0);
         }
         world_close(&w);
     }
@@ -494,7 +494,7 @@ TEST(B7_a_proxy_that_closes_while_others_wait_for_a_place_closes_them)
     if (world_open_proxy(&w)) {
         int before = util_fds();
         for (int i = 0; i < 40; i++) fds[i] = raw_connect_from(w.address, 2);
-        UTIL_EVENTUALLY(w.proxy->queue_count == 32);
+        UTIL_EVENTUALLY(queue_of(w.proxy) == 32);
         revdial_proxy_close(w.proxy);
         w.proxy = NULL;
         for (int i = 0; i < 40; i++) {

@@ -253,6 +253,19 @@ fails_with_descriptors() {
 }
 
 # Whoever reads the addresses must not wait for ever.
+# As under "2>&1 | logger", when that has stopped.
+nobody_reads() {
+    mkfifo "$dir/full" && exec 9<>"$dir/full" || return
+    timeout 1 cat /dev/zero >&9
+    start unread sh -c 'exec "$@" >&9' - "$build/revdial-proxy" \
+        --listen "unix:$dir/unread.sock" --token-file "$dir/web_tokens"
+    start behind "$build/revdial-agent" --server "unix:$dir/unread.sock" --name web \
+        --token-file "$dir/web_token" --target 127.0.0.1:9
+    said behind.log session.up 5 && said unread.log 'nobody reads' 5 || return
+    kill -HUP "${pid_of[unread]}" && said unread.log proxy.reload 5 && stop behind unread
+    exec 9>&-
+}
+
 cannot_announce() {
     local out status
     out=$(timeout 10 "$build/revdial-proxy" --listen 127.0.0.1:0 --token-file "$dir/tokens" \
@@ -407,6 +420,7 @@ done
 check 'an agent with 4 descriptors, exit code 1' fails_with_descriptors 4 agent \
     --server "http://$tunnel" --name web --target 127.0.0.1:9 --token-file "$dir/web_token"
 check 'addresses that cannot be printed, exit code 1' cannot_announce
+check 'a proxy whose stdout is a full pipe stays up after HUP and TERM ends it' nobody_reads
 check 'INT is as good as TERM, exit code 0' ends_with_int
 check 'an agent of that proxy' start_web_agent agent
 check 'curl --unix-socket' unix_socket
