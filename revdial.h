@@ -6932,6 +6932,9 @@ static const char *rvd_http_row_user_problem(const revdial_credential *row, unsi
         if ((uint8_t)*at < ' ' || *at == 0x7f) return "user: has a control byte";
         if (schemes & with_password && memchr(":\"\\", *at, 3)) return "user: has : \" or \\";
     }
+    if (schemes == REVDIAL_AUTH_MTLS && !strpbrk(row->user, ":=*?"))
+        return "user: MTLS needs an entry of the SANs, as DNS:cam-1.example, or a subject, as "
+               "CN=cam-1";
     return NULL;
 }
 

@@ -42,6 +42,15 @@ static char *word_end(char *line)
     return end + 1 + strspn(end + 1, " \t");
 }
 
+// Does a list go on behind the blank that ends it here?
+static int is_cut(const char *list, const char *rest)
+{
+    size_t len = strlen(list);
+    return *rest == ',' || (len > 0 && list[len - 1] == ',');
+}
+
+static const char cut_list[] = "a list ends at the first blank: write none beside its commas";
+
 // Tokens of the same names share them, so that an agent can get a new token: but who may take any
 // name does not share it with all others who may. No group of the auth file is called so: those
 // are "group=" and more, and '=' is in no name.
@@ -55,6 +64,7 @@ static const char *token_line_take(token_table *table, char *line)
 {
     char *rest = word_end(line);
     revdial_credential row = {.names = *rest ? line : "*", .secret = *rest ? rest : line};
+    if (*rest && is_cut(line, rest)) return cut_list;
     row.group = group_of(row.names);
     return token_table_add(table, &row);
 }
@@ -89,6 +99,7 @@ static const char *auth_line_take(token_table *table, char *line)
     char *user = word_end(names), *secret = word_end(user);
     revdial_credential row = {secret, user, names, schemes_parse(schemes), group};
     if (group && !group[6]) return "group= is without a name";
+    if (is_cut(schemes, names) || is_cut(names, user)) return cut_list;
     if (!*user || (!*secret && row.schemes != REVDIAL_AUTH_MTLS))
         return "[group=GROUP] SCHEMES NAMES USER SECRET are expected";
     if (!row.schemes) return "schemes are bearer, basic, digest and mtls, with commas between";

@@ -317,6 +317,8 @@ TEST(a_row_that_lets_nobody_in_is_refused)
                 {"names", {"tok", NULL, "*.", 0}},
                 {"names", {"tok", NULL, NAME64 "*?", 0}},
                 {"user", {NULL, "CN=*" NAME64 NAME64, "cam-1", MTLS}},
+                {"DNS:", {NULL, "cam-1.example", "cam-1", MTLS}},
+                {NULL, {"pass", "alice", "cam-1", MTLS | REVDIAL_AUTH_BASIC}},
                 {"names", {NULL, "CN=cam", "cam/1", MTLS}}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const char *problem = revdial_credential_problem(&rows[i].row);

@@ -75,6 +75,11 @@ TEST(a_line_that_lets_nobody_in_is_refused_with_its_number)
                  {1, "basic cam-1 a:b password", "user"},
                  {1, "mtls cam-1 CN=cam-1 s3cret", "secret"},
                  {1, "mtls - CN=cam-1", "names"},
+                 {1, "mtls cam-1 cam-1.example", "DNS:"},
+                 {0, "cam-1, cam-2 t0ken", "blank"},
+                 {0, "cam-1 ,cam-2 t0ken", "blank"},
+                 {1, "digest cam-1, cam-2 alice pass word", "blank"},
+                 {1, "basic, digest cam-1 alice pass word", "blank"},
                  {0, "cam-1,,cam-?,a*z t0ken", NULL},
                  {1, ",basic,,digest cam-1,,cam-? alice pass word", NULL},
                  {1, "mtls cam-1 CN=cam-1", NULL}};
