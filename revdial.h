@@ -6919,20 +6919,24 @@ static const char *rvd_http_row_user_problem(const revdial_credential *row, unsi
 {
     const unsigned with_password = REVDIAL_AUTH_BASIC | REVDIAL_AUTH_DIGEST;
     size_t least = 0;  // bytes of the shortest text that an MTLS glob matches
+    int has_kind = 0;  // it may match an entry of the SANs, or a subject
     if (schemes == REVDIAL_AUTH_BEARER && !row->user) return NULL;
     if (!rvd_http_is_set(row->user))
         return schemes == REVDIAL_AUTH_BEARER ? "user: empty; NULL is an identity of its own"
                                               : "BASIC, DIGEST and MTLS need a user";
     if (schemes & with_password && strlen(row->user) > RVD_HTTP_USER_MAX)
         return "user: over 127 bytes";
-    for (const char *at = row->user; *at; at++) least += *at != '*';
+    for (const char *at = row->user; *at; at++) {
+        least += *at != '*';
+        has_kind |= memchr(":=*?", *at, 4) != NULL;
+    }
     if (schemes & REVDIAL_AUTH_MTLS && least > RVD_BASE_SHOWN_MAX)
         return "user: matches only what is over 127 bytes, which is no identity";
     for (const char *at = row->user; *at; at++) {
         if ((uint8_t)*at < ' ' || *at == 0x7f) return "user: has a control byte";
         if (schemes & with_password && memchr(":\"\\", *at, 3)) return "user: has : \" or \\";
     }
-    if (schemes == REVDIAL_AUTH_MTLS && !strpbrk(row->user, ":=*?"))
+    if (schemes == REVDIAL_AUTH_MTLS && !has_kind)
         return "user: MTLS needs an entry of the SANs, as DNS:cam-1.example, or a subject, as "
                "CN=cam-1";
     return NULL;
@@ -17917,6 +17921,7 @@ static int rvd_proxy_adopt_check(int fd, const revdial_adopt *how, rvd_sys_addr 
     if (how->upgraded && how->identity && strlen(how->identity) > RVD_BASE_SHOWN_MAX)
         problem = "identity: over 127 bytes";
     if (how->early_len && !how->early) problem = "early: NULL, with a length";
+    if (how->early_len > RVD_BASE_LEN_MAX / 2) problem = "early_len: negative, or too large";
     if (r == 0 || r == -ENOTSOCK) problem = "fd: not a stream socket";
     if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
     if (r > 0) r = rvd_sys_getpeername(fd, peer);

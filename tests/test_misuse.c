@@ -217,9 +217,7 @@ TEST(a_dial_to_what_cannot_exist_is_refused_at_once)
 
 TEST(what_is_adopted_must_be_a_connected_stream_socket)
 {
-    enum { CLOSED, PIPE, DATAGRAMS, UNCONNECTED, NO_EARLY, BAD_INSTANCE, KINDS };
-    static const int want[KINDS] = {REVDIAL_EINVAL, REVDIAL_EINVAL, REVDIAL_EINVAL,
-                                    REVDIAL_ELOST,  REVDIAL_EINVAL, REVDIAL_EINVAL};
+    enum { CLOSED, PIPE, DATAGRAMS, UNCONNECTED, NO_EARLY, NEGATIVE, BAD_INSTANCE, KINDS };
     world w;
     world_init(&w);
     if (world_open_proxy(&w)) {
@@ -232,9 +230,10 @@ TEST(what_is_adopted_must_be_a_connected_stream_socket)
             if (kind == UNCONNECTED) fds[0] = socket(AF_INET, SOCK_STREAM, 0);
             if (kind >= NO_EARLY) CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
             if (kind == NO_EARLY) how.early_len = 1;
+            if (kind == NEGATIVE) how.early = "", how.early_len = (size_t)-1;
             if (kind == BAD_INSTANCE) how.instance = "a b";
             CHECK_INT(revdial_proxy_adopt(w.proxy, kind == CLOSED ? 99999 : fds[0], &how),
-                      want[kind]);
+                      kind == UNCONNECTED ? REVDIAL_ELOST : REVDIAL_EINVAL);
             if (fds[1] >= 0) close(fds[1]);
         }
         CHECK_INT(util_fds(), before);
