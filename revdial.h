@@ -234,7 +234,7 @@ enum revdial_state {
 // `session=00c0ffee12345678 name=cam-1 reason="the peer closed the connection"`. A value in quotes
 // is a JSON string. A key that ends in _ms, _bytes or _count has a decimal number, every other one
 // a text. Whatever a peer chose, msg is one line of valid UTF-8 without control characters.
-// Called from any thread, never under a lock.
+// Called from any thread, with its signal mask, never under a lock.
 typedef void revdial_log_fn(void *ud, int level, const char *event, const char *msg);
 
 // One function allocates (ptr NULL), resizes and frees (new_size 0). old_size is exact, so that an
