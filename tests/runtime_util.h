@@ -231,7 +231,7 @@ static atomic_int util_fd_limit;
 
 static int util_getrlimit(int what, struct rlimit *out)
 {
-    int r = getrlimit(what, out);
+    int r = what == RLIMIT_NOFILE ? getrlimit(RLIMIT_NOFILE, out) : -1;  // its type is the system's
     if (atomic_load(&util_fd_limit)) out->rlim_cur = (rlim_t)atomic_load(&util_fd_limit);
     return r;
 }

@@ -16,6 +16,7 @@ typedef struct desk {
     util_gate told;
     asking slow[2][SLOW], one;
     int entered, was_entered;  // of the resolver, before the test
+    int threads;               // with that of the loop and of a sanitizer
 } desk;
 
 static void on_told(rvd_loop_task *task)
@@ -62,11 +63,13 @@ static int open_desk(desk *k)
     k->was_entered = util_gate_count(&util_resolver_entered);
     k->d = rvd_lookup_open();
     k->loop = rvd_loop_new(NULL, NULL, NULL);
-    return CHECK(k->d && k->loop) && CHECK_INT(rvd_loop_start(k->loop), 0);
+    if (!CHECK(k->d && k->loop) || !CHECK_INT(rvd_loop_start(k->loop), 0)) return 0;
+    k->threads = util_threads();
+    return 1;
 }
 
 // The resolver answers from here on; what it is asked is over when no thread is left.
-static void close_desk(desk *k, int threads)
+static void close_desk(desk *k)
 {
     for (int i = 0; i < SLOW; i++)
         for (int who = 0; who < 2; who++)
@@ -76,12 +79,11 @@ static void close_desk(desk *k, int threads)
     rvd_loop_join(k->loop);
     rvd_loop_free(k->loop);
     util_gate_add(&util_resolver_open, 1);
-    UTIL_EVENTUALLY(util_threads() == threads);
+    UTIL_EVENTUALLY(util_threads() == k->threads - 1);
 }
 
 TEST(an_asker_whose_lookups_hang_leaves_places_to_the_next_one)
 {
-    int threads = util_threads();
     static desk k;
     if (open_desk(&k)) {
         ask_slow(&k, k.slow[0], 1, 0);
@@ -92,13 +94,12 @@ TEST(an_asker_whose_lookups_hang_leaves_places_to_the_next_one)
         CHECK(util_gate_wait(&k.told, 1));
         CHECK_INT(k.one.lookup.result, 1);
         CHECK_INT(ntohs(((struct sockaddr_in *)&k.one.found[0].ss)->sin_port), 80);
+        close_desk(&k);
     }
-    close_desk(&k, threads);
 }
 
 TEST(a_zone_that_is_dead_leaves_places_to_the_other_names_of_the_same_asker)
 {
-    int threads = util_threads();
     static desk k;
     if (open_desk(&k)) {
         ask_slow(&k, k.slow[0], 1, 1);
@@ -106,13 +107,12 @@ TEST(a_zone_that_is_dead_leaves_places_to_the_other_names_of_the_same_asker)
         CHECK_INT(ask(&k, &k.one, 1, "loop.test"), 0);
         CHECK(util_gate_wait(&k.told, 1));
         CHECK_INT(k.one.lookup.result, 1);
+        close_desk(&k);
     }
-    close_desk(&k, threads);
 }
 
 TEST(what_is_urgent_waits_for_no_place)
 {
-    int threads = util_threads();
     static desk k;
     if (open_desk(&k)) {
         for (int i = 0; i < SLOW; i++) {
@@ -121,13 +121,12 @@ TEST(what_is_urgent_waits_for_no_place)
             CHECK_INT(ask(&k, &k.slow[0][i], RVD_LOOKUP_URGENT, host), 0);
         }
         CHECK_INT(in_resolver(&k, SLOW), SLOW);
+        close_desk(&k);
     }
-    close_desk(&k, threads);
 }
 
 TEST(a_name_that_many_want_is_looked_up_once_and_told_to_all)
 {
-    int threads = util_threads();
     static desk k;
     if (open_desk(&k)) {
         for (int i = 0; i < SLOW; i++)
@@ -137,13 +136,12 @@ TEST(a_name_that_many_want_is_looked_up_once_and_told_to_all)
         CHECK(util_gate_wait(&k.told, SLOW));
         for (int i = 0; i < SLOW; i++) CHECK_INT(k.slow[0][i].lookup.result, -ENOENT);
         CHECK_INT(in_resolver(&k, 1), 1);
+        close_desk(&k);
     }
-    close_desk(&k, threads);
 }
 
 TEST(a_lookup_that_is_given_up_while_it_waits_is_never_made)
 {
-    int threads = util_threads();
     static desk k;
     if (open_desk(&k)) {
         ask_slow(&k, k.slow[0], 1, 0);
@@ -158,13 +156,12 @@ TEST(a_lookup_that_is_given_up_while_it_waits_is_never_made)
         CHECK(util_gate_wait(&k.told, 1));
         CHECK_INT(in_resolver(&k, in), in);
         CHECK_INT(util_gate_count(&k.told), 1);
+        close_desk(&k);
     }
-    close_desk(&k, threads);
 }
 
 TEST(names_that_wait_are_bounded_and_without_a_thread_none_is_looked_up)
 {
-    int threads = util_threads();
     static desk k;
     static asking more[RVD_LOOKUP_WAITING];
     char host[64];
@@ -182,8 +179,8 @@ TEST(names_that_wait_are_bounded_and_without_a_thread_none_is_looked_up)
         CHECK_INT(ask(&k, &k.one, 2, "loop.test"), 0);
         CHECK(util_gate_wait(&k.told, 1));
         for (int i = 0; i < RVD_LOOKUP_WAITING; i++) rvd_lookup_cancel(k.d, &more[i].lookup);
+        close_desk(&k);
     }
-    close_desk(&k, threads);
 }
 
 static void *nothing(void *arg)
