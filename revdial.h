@@ -16329,7 +16329,6 @@ static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revd
             strcmp(m->session->instance, s->instance) == 0)
             *old = m->session;
     }
-    if (*old) rvd_proxy_contest_locked(n);
     return REVDIAL_OK;
 }
 
@@ -16350,16 +16349,18 @@ static unsigned rvd_proxy_or(unsigned value, unsigned fallback)
     return value ? value : fallback;
 }
 
+// Takes the name for s. *old: a reference to the session that s replaces; untouched if it is refused.
 static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdial_session **old)
 {
     rvd_proxy_name *n;
     rvd_proxy_member *m = NULL;
+    revdial_session *same = NULL;
     int code;
     if (p->draining || p->closing) return REVDIAL_EDRAINING;
     n = rvd_proxy_name_get_locked(p, s->name);
     if (!n) return REVDIAL_ENOMEM;
-    code = rvd_proxy_conflict_locked(n, s, old);
-    if (!code && !*old &&
+    code = rvd_proxy_conflict_locked(n, s, &same);
+    if (!code && !same &&
         (p->session_count >= rvd_proxy_or(p->cfg.max_sessions, 65536) ||
          n->count >= rvd_proxy_or(p->cfg.max_sessions_per_name, 64) ||
          rvd_proxy_is_greedy_locked(p, s->who)))
@@ -16385,7 +16386,8 @@ static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdi
     n->count++;
     p->session_count++;
     s->host_ud = m;
-    if (*old) revdial_session_ref(*old);
+    if (same) rvd_proxy_contest_locked(n);
+    *old = revdial_session_ref(same);
     return REVDIAL_OK;
 }
 

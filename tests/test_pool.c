@@ -453,6 +453,29 @@ TEST(identities_of_one_group_share_a_name_and_others_do_not)
     }
 }
 
+TEST(who_comes_again_after_its_group_was_parted_is_refused_and_replaces_nobody)
+{
+    static const revdial_credential rows[] = {{"a-token", "alice", "cam-1", 0, "pool"},
+                                              {"b-token", "bob", "cam-1", 0, "pool"}};
+    static const revdial_credential parted[] = {{"a-token", "alice", "cam-1", 0, "pool"},
+                                                {"b-token", "bob", "cam-1", 0, "other"}};
+    world w;
+    int fds[3];
+    world_init(&w);
+    w.pcfg.credentials = rows;
+    w.pcfg.credential_count = 2;
+    if (world_open_proxy(&w)) {
+        CHECK_INT(knock(&w, "a-token", "1", &fds[0]), 101);
+        CHECK_INT(knock(&w, "b-token", "2", &fds[1]), 101);
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, parted, 2, 0), 0);
+        CHECK_INT(knock(&w, "a-token", "1", &fds[2]), 409);
+        CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
+        for (int i = 0; i < 3; i++) close(fds[i]);
+    }
+    world_close(&w);
+}
+
 TEST(certificates_that_one_row_admits_share_a_name_and_a_user_called_like_one_does_not)
 {
     static const revdial_credential rows[] = {
