@@ -1247,8 +1247,8 @@ typedef struct revdial_agent_config {
     void *ud;
     // Targets this agent may connect to, NULL-terminated; NULL = none. A host name is followed to
     // private addresses and to those of the internet. It is followed to loopback ("localhost"
-    // excepted), link-local and cloud metadata addresses only where an address rule covers them.
-    // A rule that can match nothing is refused: revdial_allow_problem().
+    // excepted), link-local, carrier NAT (100.64.0.0/10) and cloud metadata addresses only where an
+    // address rule covers them. A rule that can match nothing is refused: revdial_allow_problem().
     const char *const *allow;
     const char *default_target;  // when the dialler named none; always allowed
     int proxy_protocol;          // 1 or 2: start target connections with such a PROXY header
@@ -16349,7 +16349,8 @@ static unsigned rvd_proxy_or(unsigned value, unsigned fallback)
     return value ? value : fallback;
 }
 
-// Takes the name for s. *old: a reference to the session that s replaces; untouched if it is refused.
+// Takes the name for s.
+//   old   *old: the session that s replaces, with a reference; untouched if s is refused
 static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdial_session **old)
 {
     rvd_proxy_name *n;
