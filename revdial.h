@@ -12729,6 +12729,7 @@ struct revdial_session {
     int is_listed;         // owner's: a row of a table has admitted it; set before it is registered
     int has_said;          // the peer, a byte of its request
     int has_shaken;        // the peer, a byte of the transport's handshake
+    const char *limit;     // refused by it, for our log: the peer is told 503
     int left_silent;       // it went without either, as a health check does
     uint64_t row_mark;     // owner's: which; set before it is registered
     uint64_t who, holder;  // proxy: marks of its identity, and of who may share its name; then
@@ -16349,6 +16350,19 @@ static unsigned rvd_proxy_or(unsigned value, unsigned fallback)
     return value ? value : fallback;
 }
 
+// The limit that one session more would break, or NULL.
+static const char *rvd_proxy_limit_locked(const revdial_proxy *p, const rvd_proxy_name *n,
+                                          const revdial_session *s)
+{
+    if (p->session_count >= rvd_proxy_or(p->cfg.max_sessions, 65536))
+        return "the proxy has as many sessions as it may: max_sessions";
+    if (n->count >= rvd_proxy_or(p->cfg.max_sessions_per_name, 64))
+        return "the name has as many sessions as it may: max_sessions_per_name";
+    if (rvd_proxy_is_greedy_locked(p, s->who))
+        return "the identity has as many sessions as it may: max_sessions_per_identity";
+    return NULL;
+}
+
 // Takes the name for s.
 //   old   *old: the session that s replaces, with a reference; untouched if s is refused
 static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdial_session **old)
@@ -16361,11 +16375,8 @@ static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdi
     n = rvd_proxy_name_get_locked(p, s->name);
     if (!n) return REVDIAL_ENOMEM;
     code = rvd_proxy_conflict_locked(n, s, &same);
-    if (!code && !same &&
-        (p->session_count >= rvd_proxy_or(p->cfg.max_sessions, 65536) ||
-         n->count >= rvd_proxy_or(p->cfg.max_sessions_per_name, 64) ||
-         rvd_proxy_is_greedy_locked(p, s->who)))
-        code = REVDIAL_ELIMIT;
+    s->limit = code || same ? NULL : rvd_proxy_limit_locked(p, n, s);
+    if (s->limit) code = REVDIAL_ELIMIT;
     if (!code) {
         m = rvd_base_alloc(&p->heap, sizeof *m);
         if (!m) code = REVDIAL_ENOMEM;
@@ -17429,7 +17440,8 @@ static void rvd_proxy_log_refused(revdial_session *s, const revdial_engine_info 
     int is_asking = why->code == REVDIAL_EAUTH && !s->auth.scheme;
     int is_check = s->left_silent || info->was_probe;
     rvd_proxy_log_session(s, RVD_LOG_SESSION_REFUSED,
-                          is_asking || is_check ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_WARN, why->msg);
+                          is_asking || is_check ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_WARN,
+                          s->limit ? s->limit : why->msg);
 }
 
 static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
@@ -21460,9 +21472,12 @@ static const char *rvd_agent_numbers_problem(const revdial_agent_config *cfg)
     int least = cfg->backoff_min_ms ? cfg->backoff_min_ms : RVD_AGENT_BACKOFF_MIN_MS;
     int most = cfg->backoff_max_ms ? cfg->backoff_max_ms : RVD_AGENT_BACKOFF_MAX_MS;
     if (cfg->proxy_protocol < 0 || cfg->proxy_protocol > 2) return "proxy_protocol: not 0, 1 or 2";
-    if (cfg->backoff_min_ms < 0 || cfg->backoff_max_ms < 0 || cfg->connect_timeout_ms < 0 ||
-        cfg->idle_timeout_ms < 0 || cfg->half_closed_timeout_ms < -1)
-        return "a time is negative";
+    if (cfg->backoff_min_ms < 0) return "backoff_min_ms: negative";
+    if (cfg->backoff_max_ms < 0) return "backoff_max_ms: negative";
+    if (cfg->connect_timeout_ms < 0) return "connect_timeout_ms: negative";
+    if (cfg->idle_timeout_ms < 0) return "idle_timeout_ms: negative";
+    if (cfg->half_closed_timeout_ms < -1)
+        return "half_closed_timeout_ms: negative, and not -1, which is none";
     if (cfg->drain_ms < -1) return "drain_ms: negative, and not -1, which is none";
     if (cfg->auth_fail_limit < -1)
         return "auth_fail_limit: negative, and not -1, which is no limit";
@@ -21481,8 +21496,6 @@ static const char *rvd_agent_config_problem(const revdial_agent_config *cfg)
     for (size_t i = 0; i < cfg->header_count; i++)
         if (!cfg->headers[i].key || !cfg->headers[i].value)
             return "headers: one has no key or no value";
-    if (cfg->server_name && !rvd_agent_is_host(cfg->server_name))
-        return "server_name: neither a host name nor an address";
     return rvd_agent_numbers_problem(cfg);
 }
 
@@ -21497,6 +21510,11 @@ static int rvd_agent_config_check(const revdial_agent_config *cfg, revdial_err *
     }
     if (cfg->instance && !rvd_base_is_label(cfg->instance, strlen(cfg->instance), 1)) {
         rvd_sys_fail(err, REVDIAL_EINVAL, 0, cfg->instance, RVD_BASE_INSTANCE_RULE);
+        return REVDIAL_EINVAL;
+    }
+    if (cfg->server_name && !rvd_agent_is_host(cfg->server_name)) {
+        rvd_sys_fail(err, REVDIAL_EINVAL, 0, cfg->server_name,
+                     "server_name: neither a host name nor an address");
         return REVDIAL_EINVAL;
     }
     if (cfg->default_target && rvd_sys_addr_split(cfg->default_target, 1, &e, err) < 0) {

@@ -298,18 +298,24 @@ TEST(a_dial_that_fails_has_one_id_in_both_logs)
 TEST(a_refused_backend_is_named_with_what_it_proved)
 {
     static const struct {
-        const char *name, *token, *identity;
-    } cases[] = {{"cam-7", "wrong", ""}, {"door-8", "s3cret", "alice"}};
+        const char *name, *token, *identity, *reason;
+    } cases[] = {{"cam-7", "wrong", "", "wrong"},
+                 {"door-8", "s3cret", "alice", "not allowed"},
+                 {"cam-9", "s3cret", "alice", "max_sessions_per_identity"}};
     static const revdial_credential row = {"s3cret", "alice", "cam-*", 0};
     world w;
     line l;
     char buf[1024], got[256];
     world_init(&w);
     w.pcfg.credentials = &row;
+    w.pcfg.max_sessions_per_identity = 1;
     lines *log = lines_new(&w.pcfg.common, 0);
     w.pcfg.common.log = lines_add;
     if (world_open_proxy(&w)) {
-        for (int i = 0; i < 2; i++) {
+        int holder = raw_connect(w.address);
+        raw_request(buf, sizeof buf, "cam-1", "s3cret", "");
+        CHECK(raw_say(holder, buf) && raw_head(holder, buf, sizeof buf));
+        for (int i = 0; i < 3; i++) {
             int fd = raw_connect(w.address);
             raw_request(buf, sizeof buf, cases[i].name, cases[i].token,
                         "Revdial-Instance: here\r\n");
@@ -320,8 +326,10 @@ TEST(a_refused_backend_is_named_with_what_it_proved)
             CHECK_STR(field(&l, "instance", got), "here");
             if (!field_of(l.msg, "identity", got, sizeof got)) got[0] = '\0';
             CHECK_STR(got, cases[i].identity);
+            CHECK(strstr(field(&l, "reason", got), cases[i].reason) != NULL);
             close(fd);
         }
+        close(holder);
     }
     world_close(&w);
     free(log);
