@@ -15500,6 +15500,10 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
 // Long enough for every answer to a client that has finished. Beyond that, one half was forgotten.
 #define RVD_RELAY_HALF_MS 3600000
 
+// Four system calls for TCP keepalive are a seventh of all that a short connection costs, and one
+// that is over by then needs none.
+#define RVD_RELAY_YOUNG_US 1000000
+
 // RUNNING --both directions over--> OVER     RUNNING --one of them failed--> FAILED
 // FAILED --what was delivered has left the socket, or time is up--> OVER
 enum rvd_relay_state { RVD_RELAY_RUNNING, RVD_RELAY_FAILED, RVD_RELAY_OVER };
@@ -15516,13 +15520,15 @@ typedef struct rvd_relay {
     revdial_session *session;  // holds a reference
     enum rvd_relay_state state;
     enum rvd_relay_in in_state;
-    int out_over;
+    uint8_t out_over;
+    uint8_t is_young;  // keepalive is still to be set, by the timer
+    uint8_t is_hook;   // `done` is the application's
     int tries;
     uint8_t *early;
     size_t early_len, early_at;
     int64_t idle_us, moved_us;
-    int64_t half_us;  // idle_us once one direction is over
     uint64_t moved[2];
+    int half_ms;  // idle_us once one direction is over; 0: has become so, or never does
     int why_code, why_reset, why_sys;
     const char *why_text;  // static
     void (*done)(void *ud, const uint64_t moved[2], const revdial_err *why);
@@ -15705,10 +15711,13 @@ static void rvd_relay_left(rvd_relay *r)
 static void rvd_relay_half_over(rvd_relay *r)
 {
     rvd_loop *loop = r->session->loop;
-    int64_t now = rvd_loop_now(loop), us = r->half_us;
-    r->half_us = 0;
+    int64_t now = rvd_loop_now(loop), us = (int64_t)r->half_ms * 1000;
+    r->half_ms = 0;
     if (us <= 0 || (r->idle_us > 0 && r->idle_us <= us)) return;
-    if (rvd_loop_timer_set(loop, &r->timer, now + us) < 0) return;
+    // A young one's timer comes sooner, and is set to this then.
+    if ((!r->is_young || us < RVD_RELAY_YOUNG_US) &&
+        rvd_loop_timer_set(loop, &r->timer, now + us) < 0)
+        return;
     r->idle_us = us;
     r->moved_us = now;
 }
@@ -15752,9 +15761,9 @@ static void rvd_relay_tell(rvd_relay *r, const revdial_err *why)
 {
     sigset_t ours;
     if (!r->done) return;
-    rvd_sys_hook_begin(&r->session->group->mask, &ours);
+    if (r->is_hook) rvd_sys_hook_begin(&r->session->group->mask, &ours);
     r->done(r->ud, r->moved, why);
-    rvd_sys_hook_end(&ours);
+    if (r->is_hook) rvd_sys_hook_end(&ours);
 }
 
 // Loop thread, without the lock: closes what is left and tells.
@@ -15819,11 +15828,20 @@ static void rvd_relay_sink(revdial_stream *st, unsigned events)
     if (r->state != RVD_RELAY_RUNNING) rvd_loop_again(r->session->loop, &r->in);
 }
 
+// It has become old enough to outlive its peer.
+static void rvd_relay_grow_up(rvd_relay *r)
+{
+    r->is_young = 0;
+    rvd_sys_set_keepalive(r->in.fd, r->session->group->tcp_keepalive_ms);
+}
+
 static void rvd_relay_on_timer(rvd_loop_timer *t)
 {
     rvd_relay *r = RVD_BASE_OWNER(t, rvd_relay, timer);
     revdial_session *s = r->session;
     int64_t now = rvd_loop_now(s->loop);
+    if (r->is_young) rvd_relay_grow_up(r);
+    if (r->state == RVD_RELAY_RUNNING && !r->idle_us) return;
     if (r->state == RVD_RELAY_RUNNING && now - r->moved_us < r->idle_us) {
         rvd_loop_timer_set(s->loop, t, r->moved_us + r->idle_us);
         return;
@@ -15856,6 +15874,14 @@ static void rvd_relay_on_group_end(rvd_stream_guest *guest)
     if (r->in.slot) rvd_loop_again(s->loop, &r->in);
 }
 
+// Sets the timer for what comes first: growing up, or having been idle for too long.
+static int rvd_relay_time(rvd_relay *r)
+{
+    int64_t after_us = r->is_young ? RVD_RELAY_YOUNG_US : r->idle_us;
+    if (r->idle_us && r->idle_us < after_us) after_us = r->idle_us;
+    return after_us ? rvd_loop_timer_set(r->session->loop, &r->timer, r->moved_us + after_us) : 0;
+}
+
 // First thing on the loop thread.
 static void rvd_relay_on_start(rvd_loop_task *task)
 {
@@ -15868,8 +15894,7 @@ static void rvd_relay_on_start(rvd_loop_task *task)
     rvd_relay_out(r)->ready |= RVD_LOOP_WRITE;
     if (r->st->is_dialled) r->in.ready |= RVD_LOOP_READ;
     r->moved_us = rvd_loop_now(loop);
-    if (error == 0 && r->idle_us)
-        error = rvd_loop_timer_set(loop, &r->timer, r->moved_us + r->idle_us);
+    if (error == 0) error = rvd_relay_time(r);
     if (error < 0) {
         rvd_stream_lock(r->session);
         rvd_relay_fail_socket(r, error, "the loop cannot watch the socket");
@@ -15882,9 +15907,15 @@ static void rvd_relay_on_start(rvd_loop_task *task)
     rvd_relay_run(r);
 }
 
+// Descriptors that are prepared for a relay.
+typedef struct rvd_relay_ends {
+    int rfd, wfd;
+    int is_young, is_hook;  // as in rvd_relay
+} rvd_relay_ends;
+
 // Takes over the stream and the descriptors. Returns an error: then all is still the caller's.
-static int rvd_relay_new_locked(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts,
-                                rvd_relay **out)
+static int rvd_relay_new_locked(revdial_stream *st, const rvd_relay_ends *ends,
+                                const revdial_join_opts *opts, rvd_relay **out)
 {
     revdial_session *s = st->session;
     rvd_relay *r = rvd_base_alloc(&s->heap, sizeof *r);
@@ -15902,14 +15933,16 @@ static int rvd_relay_new_locked(revdial_stream *st, int rfd, int wfd, const revd
     r->guest.end = rvd_relay_on_group_end;
     r->st = st;
     r->session = revdial_session_ref(s);
-    r->in.fd = rfd;
+    r->in.fd = ends->rfd;
     r->in.run = rvd_relay_on_in;
-    r->out.fd = wfd == rfd ? -1 : wfd;
+    r->out.fd = ends->wfd == ends->rfd ? -1 : ends->wfd;
     r->out.run = rvd_relay_on_out;
     r->timer.run = rvd_relay_on_timer;
     r->start.run = rvd_relay_on_start;
     r->idle_us = (int64_t)opts->idle_ms * 1000;
-    r->half_us = (int64_t)(opts->half_closed_ms ? opts->half_closed_ms : RVD_RELAY_HALF_MS) * 1000;
+    r->half_ms = opts->half_closed_ms ? opts->half_closed_ms : RVD_RELAY_HALF_MS;
+    r->is_young = ends->is_young && s->group->tcp_keepalive_ms >= 0;
+    r->is_hook = ends->is_hook != 0;
     r->done = opts->done;
     r->ud = opts->ud;
     rvd_stream_sink_set_locked(st, rvd_relay_sink, r, 1);
@@ -15917,9 +15950,10 @@ static int rvd_relay_new_locked(revdial_stream *st, int rfd, int wfd, const revd
     return REVDIAL_OK;
 }
 
-// Starts a relay on descriptors that are prepared for it, and accepts the stream. On an error all
-// three are still the caller's.
-static int rvd_relay_start(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts)
+// Starts a relay, and accepts the stream. On an error the stream and the descriptors are still the
+// caller's.
+static int rvd_relay_start(revdial_stream *st, const rvd_relay_ends *ends,
+                           const revdial_join_opts *opts)
 {
     revdial_session *s = st->session;
     rvd_relay *r = NULL;
@@ -15927,7 +15961,7 @@ static int rvd_relay_start(revdial_stream *st, int rfd, int wfd, const revdial_j
     revdial_session_ref(s);  // of st's own the relay disposes
     rvd_stream_lock(s);
     code = s->state == RVD_STREAM_DOWN ? REVDIAL_ECLOSED
-                                       : rvd_relay_new_locked(st, rfd, wfd, opts, &r);
+                                       : rvd_relay_new_locked(st, ends, opts, &r);
     if (!code) {
         rvd_stream_meta_free_locked(st);  // nobody is left to ask for it
         rvd_stream_work_begin(s->work);
@@ -15943,6 +15977,7 @@ static int rvd_relay_start(revdial_stream *st, int rfd, int wfd, const revdial_j
 static int rvd_relay_begin(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts)
 {
     static const revdial_join_opts none;
+    const rvd_relay_ends ends = {.rfd = rfd, .wfd = wfd, .is_hook = 1};
     if (!opts) opts = &none;
     if (opts->early_len > RVD_RELAY_EARLY_MAX || opts->idle_ms < 0 || opts->half_closed_ms < -1)
         return REVDIAL_EINVAL;
@@ -15953,7 +15988,7 @@ static int rvd_relay_begin(revdial_stream *st, int rfd, int wfd, const revdial_j
     rvd_sys_set_keepalive(rfd, st->session->group->tcp_keepalive_ms);
     rvd_sys_set_abort(rfd, 1);  // a process that is killed must not end them with FIN
     if (wfd != rfd) rvd_sys_set_abort(wfd, 1);
-    return rvd_relay_start(st, rfd, wfd, opts);
+    return rvd_relay_start(st, &ends, opts);
 }
 
 int revdial_join(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts)
@@ -18515,18 +18550,20 @@ static void rvd_proxy_client_end(rvd_proxy_client *c, const uint64_t moved[2],
     if (moved) memcpy(told.moved, moved, sizeof told.moved);
     if (moved) told.moved[0] += c->early_len;
     told.why = why;
-    if (p->cfg.on_client) p->cfg.on_client(p->cfg.ud, &told);
+    if (p->cfg.on_client) {
+        sigset_t ours;
+        rvd_sys_hook_begin(&p->groups[0].mask, &ours);
+        p->cfg.on_client(p->cfg.ud, &told);
+        rvd_sys_hook_end(&ours);
+    }
     rvd_base_free(&heap, c, size);
     rvd_stream_work_end(&p->work);
 }
 
 static void rvd_proxy_client_failed(rvd_proxy_client *c, const revdial_err *why)
 {
-    sigset_t ours;
     rvd_sys_close_reset(c->io.fd);
-    rvd_sys_hook_begin(&c->listener->proxy->groups[0].mask, &ours);
     rvd_proxy_client_end(c, NULL, why);
-    rvd_sys_hook_end(&ours);
 }
 
 // Begins a line about the stream of a client, which is still there.
@@ -18558,6 +18595,7 @@ static void rvd_proxy_client_on_over(void *ud, const uint64_t moved[2], const re
 // The dial has succeeded, and nobody watches the client any more.
 static void rvd_proxy_client_join(rvd_proxy_client *c)
 {
+    const rvd_relay_ends ends = {.rfd = c->io.fd, .wfd = c->io.fd};
     revdial_join_opts opts;
     revdial_err err;
     rvd_log_line l;
@@ -18569,7 +18607,7 @@ static void rvd_proxy_client_join(rvd_proxy_client *c)
     opts.done = rvd_proxy_client_on_over;
     opts.ud = c;
     c->state = RVD_PROXY_JOINED;
-    code = rvd_relay_start(c->st, c->io.fd, c->io.fd, &opts);
+    code = rvd_relay_start(c->st, &ends, &opts);
     if (!code) return;
     rvd_stream_fail(&err, code, 0, "the connection could not be joined");
     if (rvd_proxy_log_client(c, &l, RVD_LOG_STREAM_END)) {
@@ -20140,6 +20178,7 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     revdial_session *s = f->session;
     revdial_stream *st = f->st;
     int fd = f->io.fd;
+    const rvd_relay_ends ends = {.rfd = fd, .wfd = fd, .is_young = 1};
     if (rvd_agent_header_send(f) < 0) {
         rvd_agent_forward_refuse(f, REVDIAL_RESET_UNREACHABLE);
         return;
@@ -20155,9 +20194,8 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     rvd_stream_sink_set_locked(st, NULL, NULL, 0);
     rvd_stream_unlock(s);
     rvd_sys_tune_client(fd);
-    rvd_sys_set_keepalive(fd, s->group->tcp_keepalive_ms);
     rvd_sys_set_abort(fd, 1);
-    if (rvd_relay_start(st, fd, fd, &opts)) {
+    if (rvd_relay_start(st, &ends, &opts)) {
         static const uint64_t none[2];
         revdial_err err;
         rvd_stream_fail(&err, REVDIAL_ENOMEM, 0, "the connection could not be joined");

@@ -454,6 +454,10 @@ static void check_keepalive(int fd, int idle_s, int gap_s)
     getsockname(fd, (struct sockaddr *)&mine, &mine_len);
     getpeername(fd, (struct sockaddr *)&theirs, &theirs_len);
     int other = socket_between(&theirs, &mine);
+    // A target's is set once the connection is a second old.
+    for (int64_t until = rvd_sys_now_us() + UTIL_WAIT_MS * 1000;
+         idle_s > 0 && option(other, IPPROTO_TCP, TCP_KEEPCNT) != 3 && rvd_sys_now_us() < until;)
+        usleep(1000);
     CHECK_INT(option(other, SOL_SOCKET, SO_KEEPALIVE), idle_s > 0);
     if (idle_s <= 0) return;
     CHECK_INT(option(other, IPPROTO_TCP, TCP_KEEPIDLE), idle_s);
@@ -573,9 +577,14 @@ TEST(an_answer_to_who_has_finished_may_take_its_time)
     forwarded_close(&f);
 }
 
+static util_gate half_closed = UTIL_GATE;
+
 static void handler_that_says_nothing(void *ud, revdial_stream *st)
 {
+    char c;
     revdial_write(st, "", 0);  // accepts
+    CHECK_INT(revdial_read(st, &c, 1), 0);
+    util_gate_add(&half_closed, 1);
     util_gate_wait(&((world *)ud)->go, 1);
     revdial_close(st);
 }
@@ -591,6 +600,7 @@ TEST(a_descriptor_that_the_application_got_may_stay_half_closed)
     if (world_open(&w)) {
         int fd = revdial_dial_fd(w.proxy, "cam-1", NULL, NULL);
         shutdown(fd, SHUT_WR);
+        CHECK(util_gate_wait(&half_closed, 1));  // nothing is on its way any more
         util_settle(w.proxy->loops[0]);
         util_clock_advance_ms(7200000);
         util_settle(w.proxy->loops[0]);
