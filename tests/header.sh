@@ -3,6 +3,7 @@
 # Compilers that are not here are left out, unless CI=true. U.. are rows of the table of misuse.
 header=revdial.h
 tmp=build/header
+unset MAKEFLAGS MFLAGS MAKELEVEL  # of a make that runs this: the ones below stand for themselves
 passed=0
 failed=0
 warnings='-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wcast-qual -Wstrict-prototypes
