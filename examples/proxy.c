@@ -75,8 +75,9 @@ static const prog_option options[] = {
     {"wait", PROG_FLAG, AT(is_waiting), NULL,
      "when no agent of the name is there, wait for one up to --dial-timeout", 0, 0},
     {"early", PROG_FLAG, AT(is_early), NULL,
-     "send what a client says before the agent has answered, not only what it\n"
-     "said at once: but when the agent refuses, no other one is asked",
+     "forward a client's bytes before the target has accepted. A refusal then\n"
+     "disconnects the client: no other agent is asked, and --dial-timeout does\n"
+     "not apply",
      0, 0},
     {"drain", PROG_DURATION, AT(drain_ms), "TIME",
      "how long TERM waits for connections to end (default 30s)", 0, INT_MAX},
