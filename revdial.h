@@ -15977,7 +15977,7 @@ static int rvd_relay_start(revdial_stream *st, const rvd_relay_ends *ends,
 static int rvd_relay_begin(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts)
 {
     static const revdial_join_opts none;
-    const rvd_relay_ends ends = {.rfd = rfd, .wfd = wfd, .is_hook = 1};
+    const rvd_relay_ends ends = {.rfd = rfd, .wfd = wfd, .is_young = 1, .is_hook = 1};
     if (!opts) opts = &none;
     if (opts->early_len > RVD_RELAY_EARLY_MAX || opts->idle_ms < 0 || opts->half_closed_ms < -1)
         return REVDIAL_EINVAL;
@@ -15985,7 +15985,6 @@ static int rvd_relay_begin(revdial_stream *st, int rfd, int wfd, const revdial_j
     if (rvd_sys_set_nonblocking(rfd) < 0) return REVDIAL_ESYS;
     if (wfd != rfd && rvd_sys_set_nonblocking(wfd) < 0) return REVDIAL_ESYS;
     rvd_sys_tune_client(wfd);
-    rvd_sys_set_keepalive(rfd, st->session->group->tcp_keepalive_ms);
     rvd_sys_set_abort(rfd, 1);  // a process that is killed must not end them with FIN
     if (wfd != rfd) rvd_sys_set_abort(wfd, 1);
     return rvd_relay_start(st, &ends, opts);
