@@ -121,7 +121,7 @@ hup_drops_who_is_gone() {
     auth_lines >"$dir/auth"
     echo 'digest web' >>"$dir/auth"
     hup proxy
-    said proxy.log 'event=tokens.unreadable.*auth:5: SCHEMES' 5 || return
+    said proxy.log 'event=tokens.unreadable.*auth:5: .*SCHEMES' 5 || return
     login="carol:$password" curl_asks 101 --digest || return
     auth_lines >"$dir/auth"
     hup proxy

@@ -17,8 +17,8 @@ through_front() {
     server_url=$2://$front start_agent agent --keepalive 1s --dead-after 5s \
         --allow '127.0.0.1:*' || return
     said proxy.log 'event=session.up' 5 $((ups + 1)) || return
-    figures=$(sed -n 's/.*event=session.up.*name=web peer=\([^" ]*\)\( *[^"]*\).*/\2/p' \
-        "$dir/proxy.log" | tail -n 1)
+    figures=$(grep 'event=session.up.*name=web' "$dir/proxy.log" | tail -n 1 |
+        grep -o 'carrier=[^ ]*')
     case "$2$figures" in
     ws*carrier=websocket*) ;;
     ws* | *carrier*) fail "it is the other carrier: $figures" ;;
