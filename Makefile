@@ -13,7 +13,7 @@
 ##   interop    against other yamux and WebSocket libraries (needs go, node, npm)
 ##   tls        TLS and the programs with it (needs mbedTLS and openssl; TLS=openssl: libssl, too)
 ##   tls-versions  the same on other versions of mbedTLS (downloads them; needs cargo)
-##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=60 in all, FUZZ="engine via")
+##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=60 in all, FUZZ="engine egress")
 ##   timing     nothing but a verdict depends on a secret's bytes (needs valgrind)
 ##   e2e        the programs with curl, nginx, ssh and broken networks (needs root for some)
 ##   bench      how fast it is beside other tunnels (needs python3; BENCH="relay lib" for parts)

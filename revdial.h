@@ -21,14 +21,14 @@
 //                   cfg.listen = "127.0.0.1:7000";
 //                   cfg.credentials = &who;
 //                   cfg.credential_count = 1;
-//                   revdial_proxy *p = revdial_proxy_open(&cfg, &err);
+//                   revdial_proxy *p = revdial_proxy_start(&cfg, &err);
 //                   if (!p || revdial_proxy_wait(p, "cam-1", 1, -1) < 0) return 1;
 //                   revdial_stream *st = revdial_dial(p, "cam-1", NULL, &err);
 //                   char line[80];
 //                   ptrdiff_t n = st ? revdial_read(st, line, sizeof line) : 0;
 //                   if (n > 0) fwrite(line, 1, (size_t)n, stdout);
 //                   revdial_close(st);
-//                   revdial_proxy_close(p);
+//                   revdial_proxy_stop(p);
 //                   return n > 0 ? 0 : 1;
 //               }
 //
@@ -38,7 +38,7 @@
 //                                                      impl.loop, impl.sys   threads: here and up
 //                      --- api.engine -------------> impl.engine             no I/O: here and down
 //                                                      impl.http, impl.mux   handshake, streams
-//                                                      impl.via              egress proxies
+//                                                      impl.egress              egress proxies
 //                                                      impl.ws, impl.wire    frames
 //                                                      impl.base             bytes
 //
@@ -55,7 +55,7 @@
 //    impl.wire     frames and the stream preamble as bytes
 //    impl.mux      what the protocol means: streams, credit, scheduling, limits
 //    impl.http     the upgrade handshake, credentials
-//    impl.via      the way through an egress proxy: CONNECT and SOCKS5
+//    impl.egress      the way through an egress proxy: CONNECT and SOCKS5
 //    impl.ws       WebSocket frames as a carrier
 //    impl.engine   handshake, carrier and mux as one machine
 //    impl.sys      every system call
@@ -122,6 +122,8 @@
 #define REVDIAL_VERSION_MINOR 1
 #define REVDIAL_VERSION_PATCH 0
 #define REVDIAL_VERSION_STRING "0.1.0"
+#define REVDIAL_VERSION_NUMBER \
+    (REVDIAL_VERSION_MAJOR * 10000 + REVDIAL_VERSION_MINOR * 100 + REVDIAL_VERSION_PATCH)
 
 #ifndef REVDIAL_API
 #define REVDIAL_API extern  // override: static, __attribute__((visibility("default"))), ...
@@ -141,7 +143,7 @@ typedef struct revdial_agent revdial_agent;      // keeps a backend's sessions t
 typedef struct revdial_session revdial_session;  // one authenticated connection; counted references
 typedef struct revdial_stream revdial_stream;    // one logical byte stream; owned by who got it
 typedef struct revdial_engine revdial_engine;    // the whole protocol without a socket or a thread
-typedef struct revdial_via revdial_via;          // what is said to an egress proxy, also without
+typedef struct revdial_egress revdial_egress;    // what is said to an egress proxy, also without
 
 // X(name, value, text). Every call returns >= 0 for success or one of these.
 #define REVDIAL_ERRORS(X) \
@@ -368,6 +370,10 @@ REVDIAL_API const char *revdial_reset_text(int reset);
 //   thread   any
 REVDIAL_API const char *revdial_version(void);
 
+// REVDIAL_VERSION_NUMBER of the linked implementation: 10000 * major + 100 * minor + patch.
+//   thread   any
+REVDIAL_API int revdial_version_number(void);
+
 // Does an allow list name this target? Resolves nothing: "127.0.0.1:22", "10.0.0.0/8:80-90",
 // "[fd00::]/8:*", "*.svc.local:443" and "unix:/run/x" are patterns.
 //   allow    NULL-terminated; NULL allows nothing
@@ -424,7 +430,7 @@ typedef struct revdial_event {
     uint32_t id;  // the stream, 0 for the session
     int code;     // RESET: REVDIAL_RESET_*; DEAD: REVDIAL_E*; SILENT: 1 or 0
     int status;   // DEAD during the handshake: the HTTP status, else 0
-    void *user;   // what revdial_engine_set_user() set for this stream
+    void *ud;     // what revdial_engine_set_ud() set for this stream
     int64_t rtt_us;
     int retry_after_ms;            // DEAD by 429 or 503: how long the proxy asked to wait, else 0
     const char *challenge;         // DEAD by 401: for cfg.challenge of the next try; NULL: rejected
@@ -497,14 +503,14 @@ enum {
 };
 
 // Why a stream does not move, and its credit ledger.
-typedef struct revdial_ledger {
+typedef struct revdial_flow_info {
     const char *blocked_on;  // "peer's credit", "socket", "turn", "reader", "accept" or ""
     uint32_t send_credit;    // bytes we may still send
     uint32_t recv_credit;    // bytes the peer may still send
     uint32_t window;         // our receive window now
     uint64_t sent, received, consumed;
     uint32_t buffered;  // received - consumed
-} revdial_ledger;
+} revdial_flow_info;
 
 // New engine. Nothing happens until bytes or time come in.
 //   now_us   any monotonic clock, microseconds, >= 0
@@ -591,8 +597,7 @@ REVDIAL_API int revdial_auth_verify(const revdial_auth_req *req, const revdial_c
 //            when to try again), EDRAINING, ECLOSED, ELIMIT, ENOMEM, EINVAL
 //   owns     the id is yours until revdial_engine_close()
 //   thread   one at a time per engine
-REVDIAL_API int64_t revdial_engine_open(revdial_engine *e, const revdial_dial_opts *opts,
-                                        void *user);
+REVDIAL_API int64_t revdial_engine_open(revdial_engine *e, const revdial_dial_opts *opts, void *ud);
 
 // Accepts a stream that EV_OPEN announced. Reading, writing or finishing it accepts it too.
 //   returns  0, or REVDIAL_EINVAL
@@ -605,9 +610,9 @@ REVDIAL_API int revdial_engine_accept(revdial_engine *e, uint32_t id);
 //   thread   one at a time per engine
 REVDIAL_API int revdial_engine_early(revdial_engine *e, uint32_t id, const void *buf, size_t len);
 
-// Sets the pointer that comes back as ev.user.
+// Sets the pointer that comes back as ev.ud.
 //   thread   one at a time per engine
-REVDIAL_API int revdial_engine_set_user(revdial_engine *e, uint32_t id, void *user);
+REVDIAL_API int revdial_engine_set_ud(revdial_engine *e, uint32_t id, void *ud);
 
 // How many of the next bytes from the wire are payload of this stream, with nothing unread before
 // them. Received straight into the buffer that revdial_engine_read() will be given, and shown to
@@ -674,12 +679,12 @@ REVDIAL_API ptrdiff_t revdial_engine_recall(revdial_engine *e, uint32_t id);
 // We want no more bytes: what still comes is dropped, and a peer that sends much of it is reset.
 //   returns  0, EINVAL
 //   thread   one at a time per engine
-REVDIAL_API int revdial_engine_stop(revdial_engine *e, uint32_t id);
+REVDIAL_API int revdial_engine_end_read(revdial_engine *e, uint32_t id);
 
 // We have written all we will: the peer reads EOF after it.
 //   returns  0, ERESET, EINVAL
 //   thread   one at a time per engine
-REVDIAL_API int revdial_engine_finish(revdial_engine *e, uint32_t id);
+REVDIAL_API int revdial_engine_end_write(revdial_engine *e, uint32_t id);
 
 // Aborts both directions now; on a stream not yet accepted this is the refusal. Where both sides
 // have finished, the peer is done with the stream and is told nothing.
@@ -700,7 +705,7 @@ REVDIAL_API void revdial_engine_drain(revdial_engine *e);
 
 // Ends the session: GoAway, then REVDIAL_EV_DEAD with REVDIAL_ECLOSED.
 //   thread   one at a time per engine
-REVDIAL_API void revdial_engine_shutdown(revdial_engine *e);
+REVDIAL_API void revdial_engine_terminate(revdial_engine *e);
 
 // The same, and a peer that understands it is told that another session of its instance has taken
 // the place: there it is REVDIAL_EV_DEAD with REVDIAL_EDUPLICATE.
@@ -712,11 +717,11 @@ REVDIAL_API void revdial_engine_replace(revdial_engine *e);
 REVDIAL_API void revdial_engine_ping(revdial_engine *e, int64_t now_us);
 
 //   thread   one at a time per engine
-REVDIAL_API void revdial_engine_info_get(const revdial_engine *e, revdial_engine_info *out);
+REVDIAL_API void revdial_engine_get_info(const revdial_engine *e, revdial_engine_info *out);
 
 //   returns  0, or REVDIAL_EINVAL: no such stream
 //   thread   one at a time per engine
-REVDIAL_API int revdial_engine_ledger(revdial_engine *e, uint32_t id, revdial_ledger *out);
+REVDIAL_API int revdial_engine_get_flow(revdial_engine *e, uint32_t id, revdial_flow_info *out);
 
 // What a backend says to an egress proxy, on a connection to it, before TLS and before the
 // handshake of an engine. A machine of the same kind: bytes in, bytes out, no waiting.
@@ -727,33 +732,34 @@ REVDIAL_API int revdial_engine_ledger(revdial_engine *e, uint32_t id, revdial_le
 //   alloc    NULL = realloc and free
 //   returns  NULL: out of memory, or one of the texts makes no sense. The reason in err never
 //            quotes the url, which may hold a password
-//   owns     copies url and target; free with revdial_via_free()
+//   owns     copies url and target; free with revdial_egress_free()
 //   thread   one at a time per way
-REVDIAL_API revdial_via *revdial_via_new(const char *url, const char *target,
-                                         revdial_alloc_fn *alloc, void *alloc_ud, revdial_err *err);
+REVDIAL_API revdial_egress *revdial_egress_new(const char *url, const char *target,
+                                               revdial_alloc_fn *alloc, void *alloc_ud,
+                                               revdial_err *err);
 
 // Wipes and frees. NULL is ignored.
 //   thread   one at a time per way
-REVDIAL_API void revdial_via_free(revdial_via *v);
+REVDIAL_API void revdial_egress_free(revdial_egress *v);
 
-// Where to connect to: the egress proxy's "host:port". Valid until revdial_via_free().
+// Where to connect to: the egress proxy's "host:port". Valid until revdial_egress_free().
 //   thread   one at a time per way
-REVDIAL_API const char *revdial_via_address(const revdial_via *v);
+REVDIAL_API const char *revdial_egress_address(const revdial_egress *v);
 
 // Bytes from the egress proxy; len 0 is the end of the connection.
 //   returns  bytes used, 0..len; what is left once the way is open is the first of what comes
 //            through it
 //   thread   one at a time per way
-REVDIAL_API size_t revdial_via_input(revdial_via *v, const void *buf, size_t len);
+REVDIAL_API size_t revdial_egress_input(revdial_egress *v, const void *buf, size_t len);
 
 // Bytes for the egress proxy, without removing them.
 //   returns  how many, 0 if there is nothing to send now
 //   thread   one at a time per way
-REVDIAL_API size_t revdial_via_output(const revdial_via *v, const void **data);
+REVDIAL_API size_t revdial_egress_output(const revdial_egress *v, const void **data);
 
-// The first n bytes of what revdial_via_output() showed have been sent; they are wiped.
+// The first n bytes of what revdial_egress_output() showed have been sent; they are wiped.
 //   thread   one at a time per way
-REVDIAL_API void revdial_via_sent(revdial_via *v, size_t n);
+REVDIAL_API void revdial_egress_sent(revdial_egress *v, size_t n);
 
 // How far it is.
 //   err             why it failed; names the egress proxy, so that nobody looks for it elsewhere
@@ -761,7 +767,8 @@ REVDIAL_API void revdial_via_sent(revdial_via *v, size_t n);
 //   returns  0 not yet; 1 open; REVDIAL_EAUTH it wants other credentials; EUNREACH it refuses, or
 //            cannot reach the target; EPROTO, ELOST, ENOMEM
 //   thread   one at a time per way
-REVDIAL_API int revdial_via_state(const revdial_via *v, revdial_err *err, int *retry_after_ms);
+REVDIAL_API int revdial_egress_state(const revdial_egress *v, revdial_err *err,
+                                     int *retry_after_ms);
 
 // ================================================================================================
 // MARK: api.transport
@@ -893,7 +900,7 @@ typedef struct revdial_expose {
 typedef struct revdial_client {
     size_t expose;           // index of its port in the config
     const char *address;     // "host:port" or "unix"
-    int is_joined;           // 0: the dial failed
+    int is_relayed;          // 0: the dial failed
     uint64_t moved[2];       // bytes to the backend, and back
     const revdial_err *why;  // NULL: both directions ended with EOF
 } revdial_client;
@@ -945,7 +952,7 @@ typedef struct revdial_proxy_config {
 } revdial_proxy_config;
 
 // A socket that someone else's server accepted, with what it has read from it.
-typedef struct revdial_adopt {
+typedef struct revdial_adopt_opts {
     const void *early;  // bytes already read
     size_t early_len;
     int upgraded;          // 0: the request is in early or still to come. 1: you have sent the 101
@@ -955,13 +962,13 @@ typedef struct revdial_adopt {
     const char *group;     // upgraded only: as revdial_credential.group
     // Your TLS on it; NULL: none, whatever common.tls says. Taken over like fd.
     const revdial_transport *transport;
-} revdial_adopt;
+} revdial_adopt_opts;
 
 // Binds, listens and starts the I/O threads.
 //   returns  NULL: reason in err
-//   owns     free with revdial_proxy_close()
+//   owns     free with revdial_proxy_stop()
 //   thread   any
-REVDIAL_API revdial_proxy *revdial_proxy_open(const revdial_proxy_config *cfg, revdial_err *err);
+REVDIAL_API revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err *err);
 
 // The address that listener `index` is bound to, "host:port", "[host]:port" or "unix:path". Those
 // of `listen` come first, then one for each of `exposes`.
@@ -975,7 +982,8 @@ REVDIAL_API int revdial_proxy_address(revdial_proxy *p, unsigned index, char *bu
 //   returns  0, ECLOSED, ELIMIT, ENOMEM, ESYS, ELOST (fd is not connected, or no longer), EINVAL
 //            (it is no stream socket or no descriptor, or a field of how makes no sense)
 //   thread   any
-REVDIAL_API int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how);
+REVDIAL_API int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt_opts *how,
+                                    revdial_err *err);
 
 // Why nobody could ever register by this row: a field that is missing, that cannot be presented, or
 // that no name matches. A proxy takes no table with such a row.
@@ -983,19 +991,22 @@ REVDIAL_API int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adop
 //   thread   any
 REVDIAL_API const char *revdial_credential_problem(const revdial_credential *row);
 
+// End the sessions that the old table admitted and the new one would not: it has no row with the
+// identity and the secret that they presented and a glob for their name.
+enum { REVDIAL_END_STALE = 1 };
+
 // Replaces the table of credentials for requests to come. Sessions stay until they reconnect. NULL
 // and 0 are a table that admits nobody. Who may share a name with a session is from now on what the
 // group of its new row says.
-//   drop     1: those that came by the table end if it has no row now with the identity and the
-//            secret that they came by and a glob for their name
+//   flags    REVDIAL_END_STALE or 0
 //   returns  0; REVDIAL_EINVAL, ENOMEM: the old table is in force, or not all sessions were ended
 //   owns     copies the rows (secrets as hashes, so that no proxy's memory has them)
 //   thread   any
 REVDIAL_API int revdial_proxy_set_credentials(revdial_proxy *p, const revdial_credential *rows,
-                                              size_t count, int drop);
+                                              size_t count, unsigned flags, revdial_err *err);
 
 // Replaces the application's check for requests to come; NULL = the table. Calls of the old one
-// that run may go on until revdial_proxy_close().
+// that run may go on until revdial_proxy_stop().
 //   thread   any
 REVDIAL_API void revdial_proxy_set_auth(revdial_proxy *p, revdial_auth_fn *auth, void *auth_ud);
 
@@ -1014,7 +1025,7 @@ REVDIAL_API size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob,
                                       revdial_session **out, size_t cap);
 
 //   thread   any
-REVDIAL_API void revdial_proxy_stats(revdial_proxy *p, revdial_stats *out);
+REVDIAL_API void revdial_proxy_get_stats(revdial_proxy *p, revdial_stats *out);
 
 // Stops accepting, tells the backends, and waits for the streams to end.
 //   blocks   for timeout_ms
@@ -1028,7 +1039,7 @@ REVDIAL_API int revdial_proxy_drain(revdial_proxy *p, int timeout_ms);
 //   returns  0; REVDIAL_EDEADLK in a callback of this proxy, on_stream and auth included, for which
 //            it would wait: nothing has happened then
 //   thread   any but callbacks
-REVDIAL_API int revdial_proxy_close(revdial_proxy *p);
+REVDIAL_API int revdial_proxy_stop(revdial_proxy *p);
 
 // Opens a stream to a backend of that name and waits until the other end has accepted it: the
 // handler took it, or the target is connected. (A stock yamux peer: until it is on its way.)
@@ -1070,14 +1081,14 @@ REVDIAL_API int revdial_dial_cancel(revdial_proxy *p, int64_t dial);
 // One logical connection. EOF is returned if and only if the peer finished and every byte before
 // that was delivered; anything else that ends a stream is an error, after the bytes that arrived.
 // A stream that the peer opened is accepted by the first call that reads, writes, shuts a direction
-// down, polls it for POLLIN, or hands it on (revdial_join(), revdial_stream_fd()). The dialler
+// down, polls it for POLLIN, or hands it on (revdial_relay(), revdial_stream_fd()). The dialler
 // waits for that; all other calls accept nothing.
 // ================================================================================================
 
 // Reads what is there, waiting for the first byte.
 //   blocks   until the read deadline
 //   returns  >0 bytes; 0 EOF and nothing else; REVDIAL_EAGAIN, ETIMEDOUT, ERESET (see
-//            revdial_error()), ECLOSED; EINVAL: there is no room for a byte, count is negative, or
+//            revdial_stream_error()), ECLOSED; EINVAL: no room for a byte, count is negative, or
 //            the lengths add up to more than PTRDIFF_MAX
 //   thread   any but I/O threads, one reader at a time
 REVDIAL_API ptrdiff_t revdial_read(revdial_stream *st, void *buf, size_t len);
@@ -1114,7 +1125,7 @@ REVDIAL_API void revdial_close(revdial_stream *st);
 // drip cannot extend it. 0 = do not wait at all, -1 = none. Wakes a call that is waiting.
 //   which    REVDIAL_RD, REVDIAL_WR or both
 //   thread   any
-REVDIAL_API int revdial_deadline(revdial_stream *st, int which, int timeout_ms);
+REVDIAL_API int revdial_stream_set_deadline(revdial_stream *st, int which, int timeout_ms);
 
 typedef struct revdial_pollfd {
     revdial_stream *st;  // or NULL:
@@ -1139,7 +1150,7 @@ REVDIAL_API int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms
 //   thread   any
 REVDIAL_API int revdial_stream_fd(revdial_stream *st);
 
-typedef struct revdial_join_opts {
+typedef struct revdial_relay_opts {
     const void *early;   // bytes already read from rfd: they go first
     size_t early_len;    // at most 64 KiB
     int idle_ms;         // give up after so long without a byte either way; 0 = never
@@ -1148,7 +1159,7 @@ typedef struct revdial_join_opts {
     // moved[1] back. why is NULL when both directions ended with EOF.
     void (*done)(void *ud, const uint64_t moved[2], const revdial_err *why);
     void *ud;
-} revdial_join_opts;
+} revdial_relay_opts;
 
 // Hands the stream and descriptors to the loop, which copies both ways with half-close and
 // back-pressure and closes them all. A stream that fails ends a socket with RST, not with FIN.
@@ -1156,17 +1167,17 @@ typedef struct revdial_join_opts {
 //   owns     all three, on success and on failure
 //   returns  0, ECLOSED, ESYS, ENOMEM, EINVAL (done is called after 0 only)
 //   thread   any
-REVDIAL_API int revdial_join(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts);
+REVDIAL_API int revdial_relay(revdial_stream *st, int rfd, int wfd, const revdial_relay_opts *opts);
 
 // Why the stream failed.
 //   returns  0 it has not, or REVDIAL_E*; *reset the peer's code, may be NULL
 //   thread   any
-REVDIAL_API int revdial_error(revdial_stream *st, int *reset);
+REVDIAL_API int revdial_stream_error(revdial_stream *st, int *reset);
 
 // What came with the dial: "target", "client", "local", "id", "timeout_ms", yours.
 //   returns  NULL if absent; valid until revdial_close()
 //   thread   any
-REVDIAL_API const char *revdial_meta(revdial_stream *st, const char *key);
+REVDIAL_API const char *revdial_stream_meta(revdial_stream *st, const char *key);
 
 // The session underneath, with a reference for you.
 //   thread   any
@@ -1174,7 +1185,7 @@ REVDIAL_API revdial_session *revdial_stream_session(revdial_stream *st);
 
 // Why the stream does not move, and how many bytes each side may send.
 //   thread   any
-REVDIAL_API int revdial_stream_ledger(revdial_stream *st, revdial_ledger *out);
+REVDIAL_API int revdial_stream_get_flow(revdial_stream *st, revdial_flow_info *out);
 
 // ================================================================================================
 // MARK: api.session
@@ -1189,7 +1200,7 @@ REVDIAL_API revdial_session *revdial_session_ref(revdial_session *s);
 REVDIAL_API void revdial_session_unref(revdial_session *s);
 
 //   thread   any
-REVDIAL_API void revdial_session_info_get(revdial_session *s, revdial_session_info *out);
+REVDIAL_API void revdial_session_get_info(revdial_session *s, revdial_session_info *out);
 
 // No new streams; the session closes when the last has ended, or at the timeout (-1 = none).
 //   thread   any
@@ -1233,12 +1244,12 @@ typedef struct revdial_agent_config {
                             // proxy prove that it knows the password
     int allow_cleartext;    // 1: send a token or password over plain TCP to hosts other than
                             // loopback; DIGEST sends none and needs no leave
-    // Egress proxy to go through, as for revdial_via_new(): "http://user:password@host:port" or
+    // Egress proxy to go through, as for revdial_egress_new(): "http://user:password@host:port" or
     // "socks5://…". NULL = none; the environment is never looked at.
-    const char *via;
+    const char *egress;
     const char *server_name;    // that certificates must be for; default: the host of the URL
     int all_addresses;          // 1: one session to every address that a host name resolves to;
-                                // not with via, where the egress proxy resolves it
+                                // not with egress, where the egress proxy resolves it
     const revdial_kv *headers;  // extra request headers, for what stands in between
     size_t header_count;
     // Serves one stream, on a thread of its own; owns st. NULL = forward to targets, no thread:
@@ -1282,18 +1293,21 @@ REVDIAL_API revdial_agent *revdial_agent_start(const revdial_agent_config *cfg, 
 
 // A live session to dial the proxy through.
 //   blocks   for timeout_ms (-1 for ever)
-//   returns  a session with a reference for you, or NULL
+//   returns  a session with a reference for you, or NULL: err is ETIMEDOUT, ECLOSED (the agent has
+//            stopped) or EDEADLK
 //   thread   any but I/O threads
-REVDIAL_API revdial_session *revdial_agent_session(revdial_agent *a, int timeout_ms);
+REVDIAL_API revdial_session *revdial_agent_session(revdial_agent *a, int timeout_ms,
+                                                   revdial_err *err);
 
 // Replaces the allow list, for targets that are connected to from now on. What runs goes on.
 //   allow    as in the config
 //   returns  0; REVDIAL_EINVAL (see revdial_allow_problem()) or ENOMEM: the old list is in force
 //   thread   any
-REVDIAL_API int revdial_agent_set_allow(revdial_agent *a, const char *const *allow);
+REVDIAL_API int revdial_agent_set_allow(revdial_agent *a, const char *const *allow,
+                                        revdial_err *err);
 
 //   thread   any
-REVDIAL_API void revdial_agent_stats(revdial_agent *a, revdial_stats *out);
+REVDIAL_API void revdial_agent_get_stats(revdial_agent *a, revdial_stats *out);
 
 // Drains for drain_ms (0 = not at all), then ends, joins and frees the agent.
 //   blocks   for drain_ms, and until handlers have returned (their streams fail at the end of it),
@@ -2451,7 +2465,7 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_TINY_US 40000        // a tiny window is used after all (silly window, RFC 1122)
 #define RVD_MUX_PROMISE_US 5000     // who was told to write and has not yet is no longer waited for
 #define RVD_MUX_IDLE_US 5000000     // a window shrinks when unused for so long
-#define RVD_MUX_SLOW_BYTES 1024u     // credit returned after so long: more than keystrokes
+#define RVD_MUX_SLOW_BYTES 1024u    // credit returned after so long: more than keystrokes
 #define RVD_MUX_LATE_US 1000000     // a tick so late: the machine slept, clocks get grace
 #define RVD_MUX_RTT_US 30000000     // the round trip is measured this often
 #define RVD_MUX_ASK_US 500000       // no byte for so long since we opened a stream: a ping, and
@@ -2549,7 +2563,7 @@ typedef struct rvd_mux_stream {
     struct rvd_mux_stream *hash_next;
     rvd_base_link ctl, tell, turn, timer;  // each in at most one list of the session
     rvd_base_link held;                    // in a list exactly while `head` is not NULL
-    void *user;
+    void *ud;
     rvd_mux_chunk *head, *tail;
     uint8_t *preamble;  // collected until it is whole
     uint32_t preamble_len, preamble_size;
@@ -4619,7 +4633,7 @@ static int rvd_mux_event_stream(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev
     s->tell_bits = (uint8_t)(s->tell_bits & ~bit);
     if (!s->tell_bits) rvd_base_link_remove(&s->tell);
     ev->id = s->id;
-    ev->user = s->user;
+    ev->ud = s->ud;
     switch (bit) {
     case RVD_MUX_TELL_OPEN: rvd_mux_event_open(m, s, ev); break;
     case RVD_MUX_TELL_ACCEPTED: ev->type = REVDIAL_EV_ACCEPTED; break;
@@ -4647,7 +4661,7 @@ static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
     s->promise = m->promise_round;
     m->promised++;
     m->promised_us = m->now_us;
-    *ev = (revdial_event){.type = REVDIAL_EV_WRITABLE, .id = s->id, .user = s->user};
+    *ev = (revdial_event){.type = REVDIAL_EV_WRITABLE, .id = s->id, .ud = s->ud};
     return 1;
 }
 
@@ -4698,7 +4712,7 @@ static RVD_BASE_FAST int rvd_mux_event(rvd_mux *m, revdial_event *ev)
     if (m->news & RVD_MUX_NEWS_SLICE) {
         const rvd_mux_stream *s = m->slice_stream;
         m->news &= ~(unsigned)RVD_MUX_NEWS_SLICE;
-        *ev = (revdial_event){.type = REVDIAL_EV_READABLE, .id = s->id, .user = s->user};
+        *ev = (revdial_event){.type = REVDIAL_EV_READABLE, .id = s->id, .ud = s->ud};
         return 1;
     }
     if (!m->slice_len) m->slice_stream = NULL;
@@ -4873,7 +4887,7 @@ static void rvd_mux_stop(rvd_mux *m, rvd_mux_stream *s)
 static void rvd_mux_close(rvd_mux *m, rvd_mux_stream *s)
 {
     s->released = 1;
-    s->user = NULL;
+    s->ud = NULL;
     rvd_mux_untell(s);
     if (s->phase == RVD_MUX_SHOWN) rvd_mux_reset(m, s, REVDIAL_RESET_REFUSED);
     rvd_mux_finish(m, s);
@@ -4965,7 +4979,7 @@ static ptrdiff_t rvd_mux_lend(rvd_mux *m, rvd_mux_stream *s, const uint8_t *byte
     return (ptrdiff_t)n;
 }
 
-static void rvd_mux_ledger(const rvd_mux *m, const rvd_mux_stream *s, revdial_ledger *out)
+static void rvd_mux_ledger(const rvd_mux *m, const rvd_mux_stream *s, revdial_flow_info *out)
 {
     out->blocked_on = "";
     if (s->phase == RVD_MUX_ASKED || s->phase == RVD_MUX_SHOWN)
@@ -6569,8 +6583,8 @@ typedef struct rvd_http_response {
     uint64_t session_id;          // 0 if none was sent
     int retry_after_ms;  // of 429 and 503: how long we are asked to wait, 0 if not (legibly) said
     int is_stripped;     // 426 to a request for just that: a middlebox took Upgrade away
-    rvd_http_slice reason;    // of the status line
-    rvd_http_slice location;  // of a redirect, empty if none was sent
+    rvd_http_slice reason;         // of the status line
+    rvd_http_slice location;       // of a redirect, empty if none was sent
     rvd_http_challenge challenge;  // of 401
     rvd_http_slice proof;          // of 101, empty if none was sent
 } rvd_http_response;
@@ -6977,44 +6991,44 @@ const char *revdial_credential_problem(const revdial_credential *row)
 }
 
 // ================================================================================================
-// MARK: impl.via  uses: base wire http
+// MARK: impl.egress  uses: base wire http
 // The way through an egress proxy, before TLS and before our handshake: HTTP CONNECT (RFC 9110
 // section 9.3.6) and SOCKS5 (RFC 1928, RFC 1929). Bytes in, bytes out. All that we shall ever say
-// is written down at birth, and wiped as it is sent. Start at revdial_via_input().
+// is written down at birth, and wiped as it is sent. Start at revdial_egress_input().
 // ================================================================================================
 
 enum {
-    RVD_VIA_HOST_MAX = 255,       // octets of a name (RFC 1035 section 2.3.4), a byte in SOCKS5
-    RVD_VIA_ADDRESS_SIZE = 264,   // with brackets, a port and NUL
-    RVD_VIA_USER_MAX = 255,       // RFC 1929: a length is one byte
-    RVD_VIA_PASSWORD_MAX = 1024,  // over CONNECT some are tokens
-    RVD_VIA_OUT_SIZE = 2560,      // CONNECT with two hosts and the longest credentials in base64
-    RVD_VIA_REPLY_MAX = 262       // RFC 1928 section 6, with a name of 255 bytes
+    RVD_EGRESS_HOST_MAX = 255,       // octets of a name (RFC 1035 section 2.3.4), a byte in SOCKS5
+    RVD_EGRESS_ADDRESS_SIZE = 264,   // with brackets, a port and NUL
+    RVD_EGRESS_USER_MAX = 255,       // RFC 1929: a length is one byte
+    RVD_EGRESS_PASSWORD_MAX = 1024,  // over CONNECT some are tokens
+    RVD_EGRESS_OUT_SIZE = 2560,      // CONNECT with two hosts and the longest credentials in base64
+    RVD_EGRESS_REPLY_MAX = 262       // RFC 1928 section 6, with a name of 255 bytes
 };
 
 // What the next bytes from the egress proxy are.
 //     CONNECT:  ANSWER --> OPEN
 //     SOCKS5:   METHOD --> LOGIN --> REPLY --> OPEN, or METHOD --> REPLY      any --> FAILED
-enum rvd_via_state {
-    RVD_VIA_ANSWER,  // the head of its HTTP response
-    RVD_VIA_METHOD,  // how it wants us to authenticate
-    RVD_VIA_LOGIN,   // what it thinks of our credentials
-    RVD_VIA_REPLY,   // what became of its connect
-    RVD_VIA_OPEN,
-    RVD_VIA_FAILED
+enum rvd_egress_state {
+    RVD_EGRESS_ANSWER,  // the head of its HTTP response
+    RVD_EGRESS_METHOD,  // how it wants us to authenticate
+    RVD_EGRESS_LOGIN,   // what it thinks of our credentials
+    RVD_EGRESS_REPLY,   // what became of its connect
+    RVD_EGRESS_OPEN,
+    RVD_EGRESS_FAILED
 };
 
-struct revdial_via {
+struct revdial_egress {
     rvd_heap heap;
-    enum rvd_via_state state;
+    enum rvd_egress_state state;
     int has_login;
-    char address[RVD_VIA_ADDRESS_SIZE];
+    char address[RVD_EGRESS_ADDRESS_SIZE];
     // All we say: to SOCKS5 a greeting, from login_at a login, from request_at the request.
-    uint8_t out[RVD_VIA_OUT_SIZE];
+    uint8_t out[RVD_EGRESS_OUT_SIZE];
     size_t login_at, request_at, out_len;
-    size_t out_sent, out_end;          // what may be sent now: out_sent..out_end
-    rvd_http_head head;                // ANSWER
-    uint8_t reply[RVD_VIA_REPLY_MAX];  // METHOD, LOGIN, REPLY
+    size_t out_sent, out_end;             // what may be sent now: out_sent..out_end
+    rvd_http_head head;                   // ANSWER
+    uint8_t reply[RVD_EGRESS_REPLY_MAX];  // METHOD, LOGIN, REPLY
     size_t reply_len;
     revdial_err err;
     int retry_after_ms;
@@ -7022,16 +7036,16 @@ struct revdial_via {
 
 // ---- the URL ----
 
-// Lives on the stack of revdial_via_new(), which wipes it.
-typedef struct rvd_via_url {
+// Lives on the stack of revdial_egress_new(), which wipes it.
+typedef struct rvd_egress_url {
     int is_socks, has_login;
     rvd_http_slice address;
     size_t user_len, password_len;
-    char user[RVD_VIA_USER_MAX], password[RVD_VIA_PASSWORD_MAX];
-} rvd_via_url;
+    char user[RVD_EGRESS_USER_MAX], password[RVD_EGRESS_PASSWORD_MAX];
+} rvd_egress_url;
 
 // Length of what is before the last ':' of "host:port"; 0 if there is no port.
-static size_t rvd_via_host_len(rvd_http_slice s)
+static size_t rvd_egress_host_len(rvd_http_slice s)
 {
     size_t len = s.len;
     if (len == 0 || s.at[len - 1] == ']') return 0;
@@ -7039,23 +7053,23 @@ static size_t rvd_via_host_len(rvd_http_slice s)
     return len > 0 ? len - 1 : 0;
 }
 
-static int rvd_via_is_address(rvd_http_slice s)
+static int rvd_egress_is_address(rvd_http_slice s)
 {
-    size_t len = rvd_via_host_len(s);
-    return len > 0 && len <= RVD_VIA_HOST_MAX && rvd_http_is_host(s);
+    size_t len = rvd_egress_host_len(s);
+    return len > 0 && len <= RVD_EGRESS_HOST_MAX && rvd_http_is_host(s);
 }
 
-static int rvd_via_is_target(const char *text)
+static int rvd_egress_is_target(const char *text)
 {
     rvd_wire_addr a;
-    if (!rvd_via_is_address(rvd_http_slice_of(text))) return 0;
+    if (!rvd_egress_is_address(rvd_http_slice_of(text))) return 0;
     return text[0] != '[' || rvd_wire_addr_parse(text, &a);
 }
 
 // userinfo of RFC 3986 section 3.2.1, decoded. A NUL or another control character has no place in a
 // name or a password (RFC 7617 section 2).
 //   returns  its length, or -1: another byte, or too many
-static ptrdiff_t rvd_via_decode(rvd_http_slice from, char *to, size_t size)
+static ptrdiff_t rvd_egress_decode(rvd_http_slice from, char *to, size_t size)
 {
     size_t len = 0;
     for (size_t at = 0; at < from.len; at++, len++) {
@@ -7073,9 +7087,10 @@ static ptrdiff_t rvd_via_decode(rvd_http_slice from, char *to, size_t size)
 }
 
 // "user[:password]".
-static const char *rvd_via_login_parse(rvd_http_slice info, rvd_via_url *u)
+static const char *rvd_egress_login_parse(rvd_http_slice info, rvd_egress_url *u)
 {
-    static const char why[] = "via: user name or password too long, or not written as a URL wants";
+    static const char why[] =
+        "egress: user name or password too long, or not written as a URL wants";
     const char *colon = (const char *)memchr(info.at, ':', info.len);
     size_t user_len = colon ? (size_t)(colon - info.at) : info.len;
     rvd_http_slice user = {info.at, user_len}, password = {info.at + user_len, 0};
@@ -7084,23 +7099,23 @@ static const char *rvd_via_login_parse(rvd_http_slice info, rvd_via_url *u)
         password.at++;
         password.len = info.len - user_len - 1;
     }
-    n = rvd_via_decode(user, u->user, sizeof u->user);
+    n = rvd_egress_decode(user, u->user, sizeof u->user);
     if (n < 0) return why;
     u->user_len = (size_t)n;
-    n = rvd_via_decode(password, u->password, sizeof u->password);
+    n = rvd_egress_decode(password, u->password, sizeof u->password);
     if (n < 0) return why;
     u->password_len = (size_t)n;
     u->has_login = 1;
     if (u->is_socks)
-        return u->user_len && n && n <= RVD_VIA_USER_MAX
+        return u->user_len && n && n <= RVD_EGRESS_USER_MAX
                    ? NULL
-                   : "via: SOCKS5 wants a user name and a password of 1 to 255 bytes each";
+                   : "egress: SOCKS5 wants a user name and a password of 1 to 255 bytes each";
     // RFC 7617 section 2: the first colon ends the name.
-    return memchr(u->user, ':', u->user_len) ? "via: no ':' may be in a user name" : NULL;
+    return memchr(u->user, ':', u->user_len) ? "egress: no ':' may be in a user name" : NULL;
 }
 
 // Returns why it is none of ours, without quoting it, or NULL.
-static const char *rvd_via_url_parse(const char *text, rvd_via_url *u)
+static const char *rvd_egress_url_parse(const char *text, rvd_egress_url *u)
 {
     static const char *const schemes[] = {"http://", "socks5://", "socks5h://"};
     rvd_http_slice rest = rvd_http_slice_of(text), info = {NULL, 0};
@@ -7108,8 +7123,8 @@ static const char *rvd_via_url_parse(const char *text, rvd_via_url *u)
     size_t i = 0, count = sizeof schemes / sizeof schemes[0];
     while (i < count && strncmp(text, schemes[i], strlen(schemes[i])) != 0) i++;
     if (strncmp(text, "https://", 8) == 0)
-        return "via: there is no TLS to an egress proxy: write http://HOST:PORT";
-    if (i == count) return "via: not http://HOST:PORT or socks5://HOST:PORT";
+        return "egress: there is no TLS to an egress proxy: write http://HOST:PORT";
+    if (i == count) return "egress: not http://HOST:PORT or socks5://HOST:PORT";
     u->is_socks = i > 0;
     rest.at += strlen(schemes[i]);
     rest.len -= strlen(schemes[i]);
@@ -7119,19 +7134,20 @@ static const char *rvd_via_url_parse(const char *text, rvd_via_url *u)
         info.len = (size_t)(at - rest.at);
         rest.at += info.len + 1;
         rest.len -= info.len + 1;
-        problem = rvd_via_login_parse(info, u);
+        problem = rvd_egress_login_parse(info, u);
         if (problem) return problem;
     }
     if (rest.len > 0 && rest.at[rest.len - 1] == '/') rest.len--;
     u->address = rest;
-    return rvd_via_is_address(rest) ? NULL : "via: not HOST:PORT behind the scheme and the login";
+    return rvd_egress_is_address(rest) ? NULL
+                                       : "egress: not HOST:PORT behind the scheme and the login";
 }
 
 // ---- what we say ----
 
-static void rvd_via_say_connect(revdial_via *v, const rvd_via_url *u, const char *target)
+static void rvd_egress_put_connect(revdial_egress *v, const rvd_egress_url *u, const char *target)
 {
-    char login[RVD_VIA_USER_MAX + 1 + RVD_VIA_PASSWORD_MAX];
+    char login[RVD_EGRESS_USER_MAX + 1 + RVD_EGRESS_PASSWORD_MAX];
     rvd_base_text t = {(char *)v->out, sizeof v->out, 0, 0};
     rvd_base_text_add(&t, "CONNECT ");
     rvd_base_text_add(&t, target);
@@ -7152,9 +7168,9 @@ static void rvd_via_say_connect(revdial_via *v, const rvd_via_url *u, const char
 }
 
 // RFC 1928 section 5: an address in its own form, a name with its length.
-static void rvd_via_say_target(rvd_wire_out *o, const char *target)
+static void rvd_egress_put_target(rvd_wire_out *o, const char *target)
 {
-    size_t host_len = rvd_via_host_len(rvd_http_slice_of(target));
+    size_t host_len = rvd_egress_host_len(rvd_http_slice_of(target));
     const char *digits = target + host_len + 1;
     rvd_wire_addr a;
     uint8_t head[5] = {5, 1, 0, 3, 0};  // version, CONNECT, reserved, what kind of address
@@ -7174,7 +7190,7 @@ static void rvd_via_say_target(rvd_wire_out *o, const char *target)
     rvd_wire_out_add(o, port, 2);
 }
 
-static void rvd_via_say_socks(revdial_via *v, const rvd_via_url *u, const char *target)
+static void rvd_egress_put_socks(revdial_egress *v, const rvd_egress_url *u, const char *target)
 {
     static const uint8_t open[] = {5, 1, 0}, either[] = {5, 2, 0, 2};  // RFC 1928 section 3
     uint8_t lengths[2] = {(uint8_t)u->user_len, (uint8_t)u->password_len};
@@ -7193,7 +7209,7 @@ static void rvd_via_say_socks(revdial_via *v, const rvd_via_url *u, const char *
         rvd_wire_out_add(&o, u->password, u->password_len);
     }
     v->request_at = o.len;
-    rvd_via_say_target(&o, target);
+    rvd_egress_put_target(&o, target);
     REVDIAL_ASSERT(!o.overflow);
     v->out_len = o.len;
     v->out_end = v->login_at;
@@ -7202,13 +7218,13 @@ static void rvd_via_say_socks(revdial_via *v, const rvd_via_url *u, const char *
 // ---- what it answers ----
 
 // `number` is what the egress proxy gave as its reason, -1 if it gave none.
-static void rvd_via_fail(revdial_via *v, int code, int number, const char *why)
+static void rvd_egress_fail(revdial_egress *v, int code, int number, const char *why)
 {
     rvd_base_text t = {v->err.msg, sizeof v->err.msg, 0, 0};
     char address[128];  // leaves room for the reason
     rvd_base_text cut = {address, sizeof address, 0, 0};
     rvd_base_text_add(&cut, v->address);
-    v->state = RVD_VIA_FAILED;
+    v->state = RVD_EGRESS_FAILED;
     v->err.code = code;
     rvd_base_text_add(&t, "egress proxy ");
     rvd_base_text_add(&t, address);
@@ -7223,7 +7239,7 @@ static void rvd_via_fail(revdial_via *v, int code, int number, const char *why)
     v->out_end = v->out_sent;  // nothing more to say
 }
 
-static const char *rvd_via_status_text(int status)
+static const char *rvd_egress_status_text(int status)
 {
     switch (status) {
     case 400: return "it takes our CONNECT for malformed";
@@ -7241,71 +7257,71 @@ static const char *rvd_via_status_text(int status)
 }
 
 // The head of its response is complete.
-static void rvd_via_judge(revdial_via *v, const rvd_http_response *r)
+static void rvd_egress_judge(revdial_egress *v, const rvd_http_response *r)
 {
     v->retry_after_ms = r->retry_after_ms;
     if (r->status == 407 || r->status == 401) {  // by RFC 9110 it is 407; tinyproxy sends either
-        rvd_via_fail(v, REVDIAL_EAUTH, r->status,
-                     v->has_login ? "it rejects the user name or the password"
-                                  : "it wants a user name and a password");
+        rvd_egress_fail(v, REVDIAL_EAUTH, r->status,
+                        v->has_login ? "it rejects the user name or the password"
+                                     : "it wants a user name and a password");
     } else if (r->status / 100 != 2) {
-        rvd_via_fail(v, r->status < 300 ? REVDIAL_EPROTO : REVDIAL_EUNREACH, r->status,
-                     rvd_via_status_text(r->status));
+        rvd_egress_fail(v, r->status < 300 ? REVDIAL_EPROTO : REVDIAL_EUNREACH, r->status,
+                        rvd_egress_status_text(r->status));
     } else if (v->out_sent != v->out_end) {
-        rvd_via_fail(v, REVDIAL_EPROTO, -1, "it answered before it was asked");
+        rvd_egress_fail(v, REVDIAL_EPROTO, -1, "it answered before it was asked");
     } else {
-        v->state = RVD_VIA_OPEN;  // RFC 9110 section 9.3.6: what follows the head is the tunnel
+        v->state = RVD_EGRESS_OPEN;  // RFC 9110 section 9.3.6: what follows the head is the tunnel
     }
 }
 
-static size_t rvd_via_take_answer(revdial_via *v, const uint8_t *buf, size_t len)
+static size_t rvd_egress_take_answer(revdial_egress *v, const uint8_t *buf, size_t len)
 {
     rvd_http_response r;
     size_t used = 0;
     int verdict = rvd_http_head_feed(&v->head, buf, len, &used);
     if (verdict == RVD_HTTP_DONE) verdict = rvd_http_response_read(&v->head, NULL, &r);
     if (verdict == RVD_HTTP_DONE)
-        rvd_via_judge(v, &r);
+        rvd_egress_judge(v, &r);
     else if (verdict == RVD_HTTP_NOMEM)
-        rvd_via_fail(v, REVDIAL_ENOMEM, -1, "out of memory for its answer");
+        rvd_egress_fail(v, REVDIAL_ENOMEM, -1, "out of memory for its answer");
     else if (verdict != RVD_HTTP_MORE)
-        rvd_via_fail(v, REVDIAL_EPROTO, -1, "its answer is not that of an HTTP proxy");
+        rvd_egress_fail(v, REVDIAL_EPROTO, -1, "its answer is not that of an HTTP proxy");
     return used;
 }
 
 // RFC 1928 section 3.
-static void rvd_via_take_method(revdial_via *v)
+static void rvd_egress_take_method(revdial_egress *v)
 {
     if (v->reply[1] == 2 && v->has_login) {
-        v->state = RVD_VIA_LOGIN;
+        v->state = RVD_EGRESS_LOGIN;
         v->out_end = v->request_at;
     } else if (v->reply[1] == 0) {
-        v->state = RVD_VIA_REPLY;
+        v->state = RVD_EGRESS_REPLY;
         rvd_base_wipe(v->out + v->out_sent, v->request_at - v->out_sent);  // it is not asked for
         v->out_sent = v->request_at;
         v->out_end = v->out_len;
     } else if (v->reply[1] == 0xff) {
-        rvd_via_fail(v, REVDIAL_EAUTH, 255,
-                     v->has_login ? "it takes no user name and password"
-                                  : "it wants a user name and a password");
+        rvd_egress_fail(v, REVDIAL_EAUTH, 255,
+                        v->has_login ? "it takes no user name and password"
+                                     : "it wants a user name and a password");
     } else {
-        rvd_via_fail(v, REVDIAL_EPROTO, -1, "it wants a method that it was not offered");
+        rvd_egress_fail(v, REVDIAL_EPROTO, -1, "it wants a method that it was not offered");
     }
 }
 
 // RFC 1929 section 2. Its version is not looked at: there are proxies that say 5.
-static void rvd_via_take_login(revdial_via *v)
+static void rvd_egress_take_login(revdial_egress *v)
 {
     if (v->reply[1] != 0) {
-        rvd_via_fail(v, REVDIAL_EAUTH, v->reply[1], "it rejects the user name or the password");
+        rvd_egress_fail(v, REVDIAL_EAUTH, v->reply[1], "it rejects the user name or the password");
         return;
     }
-    v->state = RVD_VIA_REPLY;
+    v->state = RVD_EGRESS_REPLY;
     v->out_end = v->out_len;
 }
 
 // RFC 1928 section 6.
-static void rvd_via_take_reply(revdial_via *v)
+static void rvd_egress_take_reply(revdial_egress *v)
 {
     static const char *const texts[] = {"",
                                         "it failed, and does not say why",
@@ -7318,80 +7334,80 @@ static void rvd_via_take_reply(revdial_via *v)
                                         "it cannot reach addresses of this kind"};
     size_t rep = v->reply[1];
     if (rep == 0)
-        v->state = RVD_VIA_OPEN;
+        v->state = RVD_EGRESS_OPEN;
     else
-        rvd_via_fail(v, REVDIAL_EUNREACH, (int)rep,
-                     rep < sizeof texts / sizeof texts[0] ? texts[rep]
-                                                          : "nobody knows this number");
+        rvd_egress_fail(v, REVDIAL_EUNREACH, (int)rep,
+                        rep < sizeof texts / sizeof texts[0] ? texts[rep]
+                                                             : "nobody knows this number");
 }
 
 // How long the message is, as far as its bytes tell. A refusal ends with its code.
-static size_t rvd_via_reply_size(const revdial_via *v)
+static size_t rvd_egress_reply_size(const revdial_egress *v)
 {
-    if (v->state != RVD_VIA_REPLY || v->reply_len < 2 || v->reply[1] != 0) return 2;
+    if (v->state != RVD_EGRESS_REPLY || v->reply_len < 2 || v->reply[1] != 0) return 2;
     if (v->reply_len < 5) return 5;
     if (v->reply[3] == 3) return 7 + (size_t)v->reply[4];
     return v->reply[3] == 1 ? 10 : 22;
 }
 
-static int rvd_via_reply_is_legal(const revdial_via *v)
+static int rvd_egress_reply_is_legal(const revdial_egress *v)
 {
     const uint8_t *p = v->reply;
-    if (v->state != RVD_VIA_LOGIN && p[0] != 5) return 0;
-    return v->state != RVD_VIA_REPLY || v->reply_len < 4 || p[1] != 0 || p[3] == 1 || p[3] == 3 ||
-           p[3] == 4;
+    if (v->state != RVD_EGRESS_LOGIN && p[0] != 5) return 0;
+    return v->state != RVD_EGRESS_REPLY || v->reply_len < 4 || p[1] != 0 || p[3] == 1 ||
+           p[3] == 3 || p[3] == 4;
 }
 
 // Takes a byte of a SOCKS5 message: none but its own.
-static void rvd_via_take_socks(revdial_via *v, uint8_t c)
+static void rvd_egress_take_socks(revdial_egress *v, uint8_t c)
 {
     v->reply[v->reply_len++] = c;
-    if (!rvd_via_reply_is_legal(v)) {
-        rvd_via_fail(v, REVDIAL_EPROTO, -1, "its answer is not that of a SOCKS5 proxy");
+    if (!rvd_egress_reply_is_legal(v)) {
+        rvd_egress_fail(v, REVDIAL_EPROTO, -1, "its answer is not that of a SOCKS5 proxy");
         return;
     }
-    if (v->reply_len < rvd_via_reply_size(v)) return;
+    if (v->reply_len < rvd_egress_reply_size(v)) return;
     v->reply_len = 0;
     if (v->out_sent != v->out_end)
-        rvd_via_fail(v, REVDIAL_EPROTO, -1, "it answered before it was asked");
-    else if (v->state == RVD_VIA_METHOD)
-        rvd_via_take_method(v);
-    else if (v->state == RVD_VIA_LOGIN)
-        rvd_via_take_login(v);
+        rvd_egress_fail(v, REVDIAL_EPROTO, -1, "it answered before it was asked");
+    else if (v->state == RVD_EGRESS_METHOD)
+        rvd_egress_take_method(v);
+    else if (v->state == RVD_EGRESS_LOGIN)
+        rvd_egress_take_login(v);
     else
-        rvd_via_take_reply(v);
+        rvd_egress_take_reply(v);
 }
 
 // ---- the door ----
 
-static revdial_via *rvd_via_born(rvd_heap *heap, const rvd_via_url *u, const char *target)
+static revdial_egress *rvd_egress_alloc(rvd_heap *heap, const rvd_egress_url *u, const char *target)
 {
-    revdial_via *v = (revdial_via *)rvd_base_alloc(heap, sizeof *v);
+    revdial_egress *v = (revdial_egress *)rvd_base_alloc(heap, sizeof *v);
     if (!v) return NULL;
     v->heap = *heap;
     v->has_login = u->has_login;
-    v->state = u->is_socks ? RVD_VIA_METHOD : RVD_VIA_ANSWER;
+    v->state = u->is_socks ? RVD_EGRESS_METHOD : RVD_EGRESS_ANSWER;
     memcpy(v->address, u->address.at, u->address.len);
     rvd_http_head_init(&v->head, &v->heap, 0);
     if (u->is_socks)
-        rvd_via_say_socks(v, u, target);
+        rvd_egress_put_socks(v, u, target);
     else
-        rvd_via_say_connect(v, u, target);
+        rvd_egress_put_connect(v, u, target);
     return v;
 }
 
-revdial_via *revdial_via_new(const char *url, const char *target, revdial_alloc_fn *alloc,
-                             void *alloc_ud, revdial_err *err)
+revdial_egress *revdial_egress_new(const char *url, const char *target, revdial_alloc_fn *alloc,
+                                   void *alloc_ud, revdial_err *err)
 {
     rvd_heap heap = {alloc, alloc_ud, 0};
-    rvd_via_url u;
-    revdial_via *v = NULL;
+    rvd_egress_url u;
+    revdial_egress *v = NULL;
     const char *problem;
     memset(&u, 0, sizeof u);
-    problem = url ? rvd_via_url_parse(url, &u) : "via: NULL";
-    if (!problem && (!target || !rvd_via_is_target(target)))
-        problem = "via: only a server at HOST:PORT is reached through an egress proxy";
-    if (!problem) v = rvd_via_born(&heap, &u, target);
+    problem = url ? rvd_egress_url_parse(url, &u) : "egress: NULL";
+    if (!problem && (!target || !rvd_egress_is_target(target)))
+        problem = "egress: only a server at HOST:PORT is reached through an egress proxy";
+    if (!problem) v = rvd_egress_alloc(&heap, &u, target);
     rvd_base_wipe(&u, sizeof u);
     if (!v && err) {
         rvd_base_text t = {err->msg, sizeof err->msg, 0, 0};
@@ -7402,7 +7418,7 @@ revdial_via *revdial_via_new(const char *url, const char *target, revdial_alloc_
     return v;
 }
 
-void revdial_via_free(revdial_via *v)
+void revdial_egress_free(revdial_egress *v)
 {
     rvd_heap heap;
     if (!v) return;
@@ -7412,44 +7428,44 @@ void revdial_via_free(revdial_via *v)
     rvd_base_free(&heap, v, sizeof *v);
 }
 
-const char *revdial_via_address(const revdial_via *v)
+const char *revdial_egress_address(const revdial_egress *v)
 {
     return v->address;
 }
 
-size_t revdial_via_input(revdial_via *v, const void *buf, size_t len)
+size_t revdial_egress_input(revdial_egress *v, const void *buf, size_t len)
 {
     const uint8_t *p = (const uint8_t *)buf;
     size_t at = 0;
     if (len > RVD_BASE_LEN_MAX) return 0;
-    if (len == 0 && v->state < RVD_VIA_OPEN)
-        rvd_via_fail(v, REVDIAL_ELOST, -1, "it closed the connection without an answer");
-    while (at < len && v->state < RVD_VIA_OPEN) {
-        if (v->state == RVD_VIA_ANSWER)
-            at += rvd_via_take_answer(v, p + at, len - at);
+    if (len == 0 && v->state < RVD_EGRESS_OPEN)
+        rvd_egress_fail(v, REVDIAL_ELOST, -1, "it closed the connection without an answer");
+    while (at < len && v->state < RVD_EGRESS_OPEN) {
+        if (v->state == RVD_EGRESS_ANSWER)
+            at += rvd_egress_take_answer(v, p + at, len - at);
         else
-            rvd_via_take_socks(v, p[at++]);
+            rvd_egress_take_socks(v, p[at++]);
     }
     return at;
 }
 
-size_t revdial_via_output(const revdial_via *v, const void **data)
+size_t revdial_egress_output(const revdial_egress *v, const void **data)
 {
     *data = v->out + v->out_sent;
     return v->out_end - v->out_sent;
 }
 
-void revdial_via_sent(revdial_via *v, size_t n)
+void revdial_egress_sent(revdial_egress *v, size_t n)
 {
     n = n > RVD_BASE_LEN_MAX ? 0 : rvd_base_min(n, v->out_end - v->out_sent);
     rvd_base_wipe(v->out + v->out_sent, n);
     v->out_sent += n;
 }
 
-int revdial_via_state(const revdial_via *v, revdial_err *err, int *retry_after_ms)
+int revdial_egress_state(const revdial_egress *v, revdial_err *err, int *retry_after_ms)
 {
     if (retry_after_ms) *retry_after_ms = v->retry_after_ms;
-    if (v->state != RVD_VIA_FAILED) return v->state == RVD_VIA_OPEN;
+    if (v->state != RVD_EGRESS_FAILED) return v->state == RVD_EGRESS_OPEN;
     if (err) *err = v->err;
     return v->err.code;
 }
@@ -8712,13 +8728,13 @@ static rvd_mux_stream *rvd_engine_find(revdial_engine *e, uint32_t id)
     return s && !s->released ? s : NULL;
 }
 
-int64_t revdial_engine_open(revdial_engine *e, const revdial_dial_opts *opts, void *user)
+int64_t revdial_engine_open(revdial_engine *e, const revdial_dial_opts *opts, void *ud)
 {
     static const revdial_dial_opts none;
     int64_t id;
     if (e->state != RVD_ENGINE_UP) return REVDIAL_ECLOSED;
     id = rvd_mux_open(&e->mux, opts ? opts : &none);
-    if (id > 0) rvd_mux_find(&e->mux, (uint32_t)id)->user = user;
+    if (id > 0) rvd_mux_find(&e->mux, (uint32_t)id)->ud = ud;
     RVD_ENGINE_CHECK(e);
     return id;
 }
@@ -8740,11 +8756,11 @@ int revdial_engine_early(revdial_engine *e, uint32_t id, const void *buf, size_t
     return code;
 }
 
-int revdial_engine_set_user(revdial_engine *e, uint32_t id, void *user)
+int revdial_engine_set_ud(revdial_engine *e, uint32_t id, void *ud)
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
     if (!s) return REVDIAL_EINVAL;
-    s->user = user;
+    s->ud = ud;
     return REVDIAL_OK;
 }
 
@@ -8865,7 +8881,7 @@ ptrdiff_t revdial_engine_recall(revdial_engine *e, uint32_t id)
     return n;
 }
 
-int revdial_engine_stop(revdial_engine *e, uint32_t id)
+int revdial_engine_end_read(revdial_engine *e, uint32_t id)
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
     if (!s) return REVDIAL_EINVAL;
@@ -8875,7 +8891,7 @@ int revdial_engine_stop(revdial_engine *e, uint32_t id)
     return REVDIAL_OK;
 }
 
-int revdial_engine_finish(revdial_engine *e, uint32_t id)
+int revdial_engine_end_write(revdial_engine *e, uint32_t id)
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
     if (!s) return REVDIAL_EINVAL;
@@ -8904,7 +8920,7 @@ void revdial_engine_close(revdial_engine *e, uint32_t id)
     RVD_ENGINE_CHECK(e);
 }
 
-int revdial_engine_ledger(revdial_engine *e, uint32_t id, revdial_ledger *out)
+int revdial_engine_get_flow(revdial_engine *e, uint32_t id, revdial_flow_info *out)
 {
     const rvd_mux_stream *s = rvd_engine_find(e, id);
     memset(out, 0, sizeof *out);
@@ -8922,7 +8938,7 @@ void revdial_engine_drain(revdial_engine *e)
     rvd_mux_drain_check(&e->mux);
 }
 
-void revdial_engine_shutdown(revdial_engine *e)
+void revdial_engine_terminate(revdial_engine *e)
 {
     if (e->state == RVD_ENGINE_UP)
         rvd_mux_shutdown(&e->mux);
@@ -8933,7 +8949,7 @@ void revdial_engine_shutdown(revdial_engine *e)
 void revdial_engine_replace(revdial_engine *e)
 {
     if (e->state == RVD_ENGINE_UP) rvd_mux_replace(&e->mux);
-    revdial_engine_shutdown(e);
+    revdial_engine_terminate(e);
 }
 
 void revdial_engine_ping(revdial_engine *e, int64_t now_us)
@@ -8943,7 +8959,7 @@ void revdial_engine_ping(revdial_engine *e, int64_t now_us)
     rvd_mux_ping(&e->mux);
 }
 
-void revdial_engine_info_get(const revdial_engine *e, revdial_engine_info *out)
+void revdial_engine_get_info(const revdial_engine *e, revdial_engine_info *out)
 {
     const rvd_mux *m = &e->mux;
     memset(out, 0, sizeof *out);
@@ -9259,6 +9275,11 @@ void revdial_engine_free(revdial_engine *e)
     rvd_base_free(&heap, e, sizeof *e);
 }
 
+int revdial_version_number(void)
+{
+    return REVDIAL_VERSION_NUMBER;
+}
+
 const char *revdial_version(void)
 {
 #if defined(REVDIAL_NO_RUNTIME)
@@ -9486,12 +9507,12 @@ enum {
     RVD_SYS_IOV_MAX = 1024,  // what Linux and the BSDs take in one call
     // A session's mux pings every 15 s: there it catches only what that cannot see, after 105 s.
     RVD_SYS_KEEPALIVE_MS = 60000,
-    RVD_SYS_KEEPALIVE_COUNT = 3,      // questions, a quarter of that time apart
-    RVD_SYS_CLIENT_UNSENT = 262144,   // for one client or target: as much as a window at first
+    RVD_SYS_KEEPALIVE_COUNT = 3,     // questions, a quarter of that time apart
+    RVD_SYS_CLIENT_UNSENT = 262144,  // for one client or target: as much as a window at first
     RVD_SYS_FDS_KEPT_MAX = 1024,  // as many as may be in their handshake at once, and as many again
     RVD_SYS_SEND_BUFFER_MAX = 4194304,  // the system has a limit of its own
-    RVD_SYS_PAIR_WAIT_MS = 1000,      // a connection to ourselves arrives at once or never
-    RVD_SYS_PAIR_STRANGERS = 16       // other people's connections to look past
+    RVD_SYS_PAIR_WAIT_MS = 1000,        // a connection to ourselves arrives at once or never
+    RVD_SYS_PAIR_STRANGERS = 16         // other people's connections to look past
 };
 
 // ------------------------------------------------------------------------------------------------
@@ -11785,10 +11806,10 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 // ================================================================================================
 
 enum {
-    RVD_LOOKUP_PLACES = 64,      // lookups at the same time, those of RVD_LOOKUP_URGENT aside
-    RVD_LOOKUP_WAITING = 1024,   // names of one asker that wait for a place; more are refused
-    RVD_LOOKUP_ADDRESSES = 16,   // of one host name
-    RVD_LOOKUP_URGENT = 0        // the asker whose lookups wait for no place
+    RVD_LOOKUP_PLACES = 64,     // lookups at the same time, those of RVD_LOOKUP_URGENT aside
+    RVD_LOOKUP_WAITING = 1024,  // names of one asker that wait for a place; more are refused
+    RVD_LOOKUP_ADDRESSES = 16,  // of one host name
+    RVD_LOOKUP_URGENT = 0       // the asker whose lookups wait for no place
 };
 
 // WAITING --> READY --> RUNNING --> over
@@ -11864,7 +11885,7 @@ static rvd_lookup_desk *rvd_lookup_open(void)
 
 static uint64_t rvd_lookup_hash(const char *s)
 {
-    uint64_t h = 0xCBF29CE484222325u;  // FNV-1a
+    uint64_t h = 0xCBF29CE484222325u;                                        // FNV-1a
     for (; *s; s++) h = (h ^ ((unsigned char)*s | 0x20u)) * 0x100000001B3u;  // either case
     return h;
 }
@@ -12416,12 +12437,12 @@ static void rvd_log_close(rvd_log *log)
 // Reads or sends in a row before others get their turn. More is no faster, and what is small waits
 // for all of it: with 8 a ping beside four bulk streams took three times as long.
 #define RVD_STREAM_ROUNDS 2
-#define RVD_STREAM_LOOKS 256        // at a session's streams, in a poll
-#define RVD_STREAM_BURST 65536      // after such a read of the loop there may be more at once,
-#define RVD_STREAM_PIECE 4096       // and a thread that got so much of a piece waits for the rest
-#define RVD_STREAM_SHAKE_US 2000    // of a pass of the loop for the handshakes of transports
-#define RVD_STREAM_MOVES 6          // times that bytes of a handshake count as progress: they come
-                                    // in about four pieces, those that drip in many
+#define RVD_STREAM_LOOKS 256      // at a session's streams, in a poll
+#define RVD_STREAM_BURST 65536    // after such a read of the loop there may be more at once,
+#define RVD_STREAM_PIECE 4096     // and a thread that got so much of a piece waits for the rest
+#define RVD_STREAM_SHAKE_US 2000  // of a pass of the loop for the handshakes of transports
+// Times that bytes of a handshake count as progress: honest ones come in about four pieces.
+#define RVD_STREAM_MOVES 6
 #define RVD_STREAM_LEND 8192        // less is copied faster than it is lent
 #define RVD_STREAM_RECALL_US 10000  // then it is looked whether there is memory again
 #define RVD_STREAM_SPILL 16384      // of a thread's read: enough for a burst of small frames
@@ -12446,14 +12467,14 @@ static void rvd_log_close(rvd_log *log)
 #define RVD_STREAM_QUEUE_START 8192
 #define RVD_STREAM_QUEUE_THIN 4096  // the least under 160 kB/s,
 #define RVD_STREAM_THIN_PART 10     // where a tenth of a second's worth may wait
-#define RVD_STREAM_PACE_US 50000  // measured over at least so long
-#define RVD_STREAM_PACE_PART 200  // of a second's worth: 5 ms
+#define RVD_STREAM_PACE_US 50000    // measured over at least so long
+#define RVD_STREAM_PACE_PART 200    // of a second's worth: 5 ms
 
 // A link so thin that its socket is full most of the time, and a minute's worth fits in the buffer
 // that the system gives it: it gets one of four seconds' worth. That is more than any round trip
 // without a queue, so that the bound itself is not what makes the link look thin.
-#define RVD_STREAM_THIN_US 2000000   // measured over at least so long,
-#define RVD_STREAM_THIN_TIMES 2      // and again: what follows a break of the line is no measure
+#define RVD_STREAM_THIN_US 2000000  // measured over at least so long,
+#define RVD_STREAM_THIN_TIMES 2     // and again: what follows a break of the line is no measure
 #define RVD_STREAM_THIN_SECONDS 4
 #define RVD_STREAM_THIN_BYTES 524288  // a link that fills more in that time is none
 
@@ -13385,7 +13406,7 @@ static void rvd_stream_incoming_locked(revdial_session *s, const revdial_event *
         return;
     }
     st->id = ev->id;
-    revdial_engine_set_user(s->engine, st->id, st);
+    revdial_engine_set_ud(s->engine, st->id, st);
     s->host->on_open_locked(s, st);
 }
 
@@ -13610,7 +13631,7 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
         return;
     }
     opts.timeout_ms = d->deadline_us == INT64_MAX ? -1 : left_ms < 1 ? 1 : (int)left_ms;
-    revdial_engine_info_get(s->engine, &info);
+    revdial_engine_get_info(s->engine, &info);
     is_early = opts.flags & REVDIAL_DIAL_EARLY || !(info.features & REVDIAL_FEATURE_PROMPTACK);
     d->holds_early = !is_early && rvd_stream_dial_holds(d, &info);
     if (d->holds_early) opts.early_len = 0;
@@ -13804,7 +13825,7 @@ static void rvd_stream_auth_copy_locked(revdial_session *s, const revdial_auth_r
 
 static void rvd_stream_on_event_locked(revdial_session *s, const revdial_event *ev)
 {
-    revdial_stream *st = ev->user;
+    revdial_stream *st = ev->ud;
     switch (ev->type) {
     case REVDIAL_EV_AUTH: rvd_stream_auth_copy_locked(s, ev->auth); break;
     case REVDIAL_EV_UP:
@@ -14216,11 +14237,11 @@ static void rvd_stream_die(revdial_session *s)
     if (s->state == RVD_STREAM_HANDSHAKE) s->hurry = 1;
     s->state = RVD_STREAM_LINGER;
     wait_us = s->hurry ? RVD_STREAM_HURRY_US : RVD_STREAM_LAST_US;
-    revdial_engine_shutdown(s->engine);
+    revdial_engine_terminate(s->engine);
     rvd_stream_events_locked(s);
     rvd_stream_end_all_locked(s);
     if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
-    revdial_engine_info_get(s->engine, &info);
+    revdial_engine_get_info(s->engine, &info);
     // Who said Close waits for ours; then it is as lost as any other.
     if (info.carrier == REVDIAL_CARRIER_WEBSOCKET && !s->why.sys) rvd_stream_flush_locked(s);
     if (s->why.sys || s->why.code == REVDIAL_ELOST ||
@@ -14478,7 +14499,7 @@ static void rvd_stream_on_timer(rvd_loop_timer *t)
         if (s->drain_until_us && rvd_loop_now(s->loop) >= s->drain_until_us) {
             if (!s->why.code)
                 rvd_stream_fail(&s->why, REVDIAL_ETIMEDOUT, 0, "drain: streams were left");
-            revdial_engine_shutdown(s->engine);
+            revdial_engine_terminate(s->engine);
             s->drain_until_us = 0;
         }
         rvd_stream_timer_arm_locked(s);
@@ -14546,7 +14567,7 @@ void revdial_session_kill(revdial_session *s)
     rvd_stream_lock(s);
     if (!s->why.code) rvd_stream_fail(&s->why, REVDIAL_ECLOSED, 0, "closed here");
     rvd_stream_leaves(s);
-    revdial_engine_shutdown(s->engine);
+    revdial_engine_terminate(s->engine);
     rvd_stream_events_locked(s);
     rvd_stream_kick_locked(s);
     rvd_stream_unlock(s);
@@ -14936,14 +14957,14 @@ static void rvd_stream_group_end(rvd_stream_group *g)
 
 // ---- the application's calls on a session ----
 
-void revdial_session_info_get(revdial_session *s, revdial_session_info *out)
+void revdial_session_get_info(revdial_session *s, revdial_session_info *out)
 {
     revdial_engine_info info;
     memset(out, 0, sizeof *out);
     out->state = REVDIAL_DOWN;
     if (rvd_stream_is_child(s)) return;
     rvd_stream_lock(s);
-    revdial_engine_info_get(s->engine, &info);
+    revdial_engine_get_info(s->engine, &info);
     out->state = s->state != RVD_STREAM_UP ? REVDIAL_DOWN
                  : s->draining             ? REVDIAL_DRAINING
                                            : REVDIAL_UP;
@@ -14966,7 +14987,7 @@ static void rvd_stream_stats_add(revdial_stats *out, revdial_session *s)
 {
     revdial_engine_info info;
     rvd_stream_lock(s);
-    revdial_engine_info_get(s->engine, &info);
+    revdial_engine_get_info(s->engine, &info);
     out->memory_bytes += info.memory_bytes + s->heap.live_bytes + sizeof *s;
     rvd_stream_unlock(s);
     out->streams += atomic_load_explicit(&s->stream_count, memory_order_relaxed);
@@ -15212,8 +15233,8 @@ int revdial_shutdown(revdial_stream *st, int how)
     if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
     revdial_engine_accept(s->engine, st->id);
-    if (how & REVDIAL_RD) revdial_engine_stop(s->engine, st->id);
-    if (how & REVDIAL_WR) r = revdial_engine_finish(s->engine, st->id);
+    if (how & REVDIAL_RD) revdial_engine_end_read(s->engine, st->id);
+    if (how & REVDIAL_WR) r = revdial_engine_end_write(s->engine, st->id);
     rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_CALL);
     rvd_stream_touch_locked(s);
     rvd_stream_unlock(s);
@@ -15246,7 +15267,7 @@ void revdial_close(revdial_stream *st)
     revdial_session_unref(s);
 }
 
-int revdial_deadline(revdial_stream *st, int which, int timeout_ms)
+int revdial_stream_set_deadline(revdial_stream *st, int which, int timeout_ms)
 {
     revdial_session *s = st->session;
     int64_t at = timeout_ms == 0 ? 0 : rvd_stream_deadline(timeout_ms);
@@ -15260,10 +15281,10 @@ int revdial_deadline(revdial_stream *st, int which, int timeout_ms)
     return REVDIAL_OK;
 }
 
-int revdial_error(revdial_stream *st, int *reset)
+int revdial_stream_error(revdial_stream *st, int *reset)
 {
     revdial_session *s = st->session;
-    revdial_ledger ledger;
+    revdial_flow_info ledger;
     int code = 0;
     if (reset) *reset = 0;
     if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
@@ -15275,13 +15296,13 @@ int revdial_error(revdial_stream *st, int *reset)
         code = REVDIAL_ERESET;
     else if (s->why.code || s->state >= RVD_STREAM_LINGER)
         code = s->why.code == REVDIAL_ECLOSED ? REVDIAL_ECLOSED : REVDIAL_ELOST;
-    else if (revdial_engine_ledger(s->engine, st->id, &ledger) < 0)
+    else if (revdial_engine_get_flow(s->engine, st->id, &ledger) < 0)
         code = REVDIAL_ECLOSED;
     rvd_stream_unlock(s);
     return code;
 }
 
-const char *revdial_meta(revdial_stream *st, const char *key)
+const char *revdial_stream_meta(revdial_stream *st, const char *key)
 {
     const char *at = st->meta, *end = at ? at + st->meta_size : at;
     while (at < end) {
@@ -15297,14 +15318,14 @@ revdial_session *revdial_stream_session(revdial_stream *st)
     return revdial_session_ref(st->session);
 }
 
-int revdial_stream_ledger(revdial_stream *st, revdial_ledger *out)
+int revdial_stream_get_flow(revdial_stream *st, revdial_flow_info *out)
 {
     revdial_session *s = st->session;
     int r;
     memset(out, 0, sizeof *out);
     if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
-    r = revdial_engine_ledger(s->engine, st->id, out);
+    r = revdial_engine_get_flow(s->engine, st->id, out);
     rvd_stream_unlock(s);
     return r;
 }
@@ -15605,7 +15626,7 @@ static size_t rvd_relay_read(rvd_relay *r)
         rvd_relay_fail_socket(r, got, "reading from the socket failed");
     } else if (got == 0) {
         r->in_state = RVD_RELAY_IN_ENDED;
-        revdial_engine_finish(e, r->st->id);
+        revdial_engine_end_write(e, r->st->id);
     } else {
         rvd_relay_moved(r, 0, (size_t)got);
         // A short read has emptied the socket; an end that came with it has its own edge or mark.
@@ -15915,7 +15936,7 @@ typedef struct rvd_relay_ends {
 
 // Takes over the stream and the descriptors. Returns an error: then all is still the caller's.
 static int rvd_relay_new_locked(revdial_stream *st, const rvd_relay_ends *ends,
-                                const revdial_join_opts *opts, rvd_relay **out)
+                                const revdial_relay_opts *opts, rvd_relay **out)
 {
     revdial_session *s = st->session;
     rvd_relay *r = rvd_base_alloc(&s->heap, sizeof *r);
@@ -15953,15 +15974,14 @@ static int rvd_relay_new_locked(revdial_stream *st, const rvd_relay_ends *ends,
 // Starts a relay, and accepts the stream. On an error the stream and the descriptors are still the
 // caller's.
 static int rvd_relay_start(revdial_stream *st, const rvd_relay_ends *ends,
-                           const revdial_join_opts *opts)
+                           const revdial_relay_opts *opts)
 {
     revdial_session *s = st->session;
     rvd_relay *r = NULL;
     int code;
     revdial_session_ref(s);  // of st's own the relay disposes
     rvd_stream_lock(s);
-    code = s->state == RVD_STREAM_DOWN ? REVDIAL_ECLOSED
-                                       : rvd_relay_new_locked(st, ends, opts, &r);
+    code = s->state == RVD_STREAM_DOWN ? REVDIAL_ECLOSED : rvd_relay_new_locked(st, ends, opts, &r);
     if (!code) {
         rvd_stream_meta_free_locked(st);  // nobody is left to ask for it
         rvd_stream_work_begin(s->work);
@@ -15974,9 +15994,9 @@ static int rvd_relay_start(revdial_stream *st, const rvd_relay_ends *ends,
 }
 
 // The same on any descriptors.
-static int rvd_relay_begin(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts)
+static int rvd_relay_begin(revdial_stream *st, int rfd, int wfd, const revdial_relay_opts *opts)
 {
-    static const revdial_join_opts none;
+    static const revdial_relay_opts none;
     const rvd_relay_ends ends = {.rfd = rfd, .wfd = wfd, .is_young = 1, .is_hook = 1};
     if (!opts) opts = &none;
     if (opts->early_len > RVD_RELAY_EARLY_MAX || opts->idle_ms < 0 || opts->half_closed_ms < -1)
@@ -15990,7 +16010,7 @@ static int rvd_relay_begin(revdial_stream *st, int rfd, int wfd, const revdial_j
     return rvd_relay_start(st, &ends, opts);
 }
 
-int revdial_join(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *opts)
+int revdial_relay(revdial_stream *st, int rfd, int wfd, const revdial_relay_opts *opts)
 {
     int code;
     if (rvd_stream_is_child(st->session)) {  // copies: a reset would hit the parent's connection
@@ -16009,7 +16029,7 @@ int revdial_join(revdial_stream *st, int rfd, int wfd, const revdial_join_opts *
 
 int revdial_stream_fd(revdial_stream *st)
 {
-    const revdial_join_opts opts = {.half_closed_ms = -1};  // no TCP socket ends for that
+    const revdial_relay_opts opts = {.half_closed_ms = -1};  // no TCP socket ends for that
     int fds[2], code;
     if (rvd_stream_is_child(st->session)) return REVDIAL_ECLOSED;
     if (rvd_sys_socketpair(fds) < 0) return REVDIAL_ESYS;
@@ -16024,7 +16044,7 @@ int revdial_stream_fd(revdial_stream *st)
 // MARK: impl.proxy  uses: base sys loop log stream relay
 // Listeners, clients of exposed ports, the registry of names, and dials that choose a session. The
 // registry has one lock; under it only a loop's and the count's are taken, and nobody is called.
-// Start at revdial_proxy_open().
+// Start at revdial_proxy_start().
 // ================================================================================================
 
 #define RVD_PROXY_BACKLOG 4096           // what Linux allows: a storm of reconnecting backends fits
@@ -16238,7 +16258,7 @@ static void rvd_proxy_log_session(revdial_session *s, enum rvd_log_event event, 
     revdial_session_info info;
     rvd_log_line l;
     if (!rvd_log_begin(&p->log, &l, event, level)) return;
-    revdial_session_info_get(s, &info);
+    revdial_session_get_info(s, &info);
     if (event == RVD_LOG_SESSION_REFUSED)
         rvd_log_text(&l, "name", s->name);
     else
@@ -16887,8 +16907,10 @@ static rvd_proxy_table *rvd_proxy_table_ref(revdial_proxy *p)
 // A row is checked when it is configured, not when somebody is refused by it.
 static int rvd_proxy_rows_check(const revdial_credential *rows, size_t count, revdial_err *err)
 {
-    if (count && !rows)
-        return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "credentials: NULL, with a count");
+    if (!rows != !count)
+        return rvd_stream_fail(err, REVDIAL_EINVAL, 0,
+                               rows ? "credential_count: 0, with credentials"
+                                    : "credentials: NULL, with a count");
     for (size_t i = 0; i < count; i++) {
         const char *problem = revdial_credential_problem(&rows[i]);
         char text[160];
@@ -17487,7 +17509,7 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     if (s->is_checked) rvd_proxy_unask(p, s);
     if (!s->is_checked) rvd_proxy_pending_end(p, s);
     rvd_stream_lock(s);
-    revdial_engine_info_get(s->engine, &info);
+    revdial_engine_get_info(s->engine, &info);
     rvd_stream_unlock(s);
     pthread_mutex_lock(&p->lock);
     if (m) rvd_loop_timer_stop(s->loop, &m->verdict);
@@ -17611,7 +17633,7 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
 
 // how is NULL for a connection that a listener of ours has accepted.
 static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rvd_sys_addr *peer,
-                                              const revdial_adopt *how, revdial_err *err)
+                                              const revdial_adopt_opts *how, revdial_err *err)
 {
     revdial_engine_config e;
     rvd_stream_session_config cfg;
@@ -17662,7 +17684,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
 }
 
 // Sends a new session to its loop with the bytes that came early. Takes fd and s over.
-static int rvd_proxy_launch(revdial_proxy *p, revdial_session *s, const revdial_adopt *how)
+static int rvd_proxy_launch(revdial_proxy *p, revdial_session *s, const revdial_adopt_opts *how)
 {
     size_t early = how ? how->early_len : 0;
     rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
@@ -17819,8 +17841,8 @@ static void rvd_proxy_queue_pass(revdial_proxy *p)
         for (size_t i = 0; i < some; i++, at++) {
             rvd_proxy_queued q = p->queue[at];
             if (polls[i].revents && code != REVDIAL_EAGAIN) {
-                code = rvd_proxy_pending_begin(
-                    p, rvd_proxy_block(rvd_proxy_source_of(&q.peer)), RVD_PROXY_WAITED);
+                code = rvd_proxy_pending_begin(p, rvd_proxy_block(rvd_proxy_source_of(&q.peer)),
+                                               RVD_PROXY_WAITED);
                 if (!code) rvd_proxy_begin(p, q.fd, &q.peer);
             }
             if (polls[i].revents && code == REVDIAL_OK) continue;
@@ -17959,7 +17981,7 @@ static void rvd_proxy_on_resume(rvd_loop_task *task)
 
 // Can this be a backend's connection?
 //   returns  0, or REVDIAL_E* and the reason
-static int rvd_proxy_adopt_check(int fd, const revdial_adopt *how, rvd_sys_addr *peer,
+static int rvd_proxy_adopt_check(int fd, const revdial_adopt_opts *how, rvd_sys_addr *peer,
                                  revdial_err *err)
 {
     const char *problem = NULL, *name = how->upgraded ? how->name : "adopted";
@@ -17985,7 +18007,7 @@ static int rvd_proxy_adopt_check(int fd, const revdial_adopt *how, rvd_sys_addr 
 }
 
 // Closes what was handed over. Returns why it is not wanted.
-static int rvd_proxy_adopt_refuse(revdial_proxy *p, int fd, const revdial_adopt *how,
+static int rvd_proxy_adopt_refuse(revdial_proxy *p, int fd, const revdial_adopt_opts *how,
                                   const revdial_err *why)
 {
     int is_ours = why->code == REVDIAL_ECLOSED || why->code == REVDIAL_ELIMIT;
@@ -17996,30 +18018,31 @@ static int rvd_proxy_adopt_refuse(revdial_proxy *p, int fd, const revdial_adopt 
     return why->code;
 }
 
-int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt *how)
+int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt_opts *how, revdial_err *err)
 {
-    static const revdial_adopt none;
+    static const revdial_adopt_opts none;
     rvd_sys_addr peer;
     revdial_session *s;
-    revdial_err err;
+    revdial_err own;
     int code;
+    if (!err) err = &own;
+    memset(err, 0, sizeof *err);
     if (rvd_proxy_is_child(p)) {
         rvd_sys_close(fd);
-        return REVDIAL_ECLOSED;
+        return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
     }
     if (!how) how = &none;
-    if (rvd_proxy_adopt_check(fd, how, &peer, &err))
-        return rvd_proxy_adopt_refuse(p, fd, how, &err);
+    if (rvd_proxy_adopt_check(fd, how, &peer, err)) return rvd_proxy_adopt_refuse(p, fd, how, err);
     code = rvd_proxy_pending_begin(p, rvd_proxy_block(rvd_proxy_source_of(&peer)), RVD_PROXY_MUST);
     if (code) {
         code = code == REVDIAL_EAGAIN ? REVDIAL_ELIMIT : code;
-        rvd_stream_fail(&err, code, 0, revdial_strerror(code));
-        return rvd_proxy_adopt_refuse(p, fd, how, &err);
+        rvd_stream_fail(err, code, 0, revdial_strerror(code));
+        return rvd_proxy_adopt_refuse(p, fd, how, err);
     }
-    s = rvd_proxy_session_new(p, fd, &peer, how, &err);
+    s = rvd_proxy_session_new(p, fd, &peer, how, err);
     if (!s) {
         rvd_proxy_pending_undo(p);
-        return rvd_proxy_adopt_refuse(p, fd, how, &err);
+        return rvd_proxy_adopt_refuse(p, fd, how, err);
     }
     if (how->upgraded) {
         rvd_sys_append(s->name, sizeof s->name, 0, how->name);
@@ -18545,7 +18568,7 @@ static void rvd_proxy_client_end(rvd_proxy_client *c, const uint64_t moved[2],
     memset(&told, 0, sizeof told);
     told.expose = (size_t)(c->listener->expose - p->exposes);
     told.address = c->address;
-    told.is_joined = c->state == RVD_PROXY_JOINED;
+    told.is_relayed = c->state == RVD_PROXY_JOINED;
     if (moved) memcpy(told.moved, moved, sizeof told.moved);
     if (moved) told.moved[0] += c->early_len;
     told.why = why;
@@ -18595,7 +18618,7 @@ static void rvd_proxy_client_on_over(void *ud, const uint64_t moved[2], const re
 static void rvd_proxy_client_join(rvd_proxy_client *c)
 {
     const rvd_relay_ends ends = {.rfd = c->io.fd, .wfd = c->io.fd};
-    revdial_join_opts opts;
+    revdial_relay_opts opts;
     revdial_err err;
     rvd_log_line l;
     int code;
@@ -18878,16 +18901,16 @@ static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_proxy_table *t, re
 }
 
 int revdial_proxy_set_credentials(revdial_proxy *p, const revdial_credential *rows, size_t count,
-                                  int drop)
+                                  unsigned flags, revdial_err *err)
 {
     revdial_session **all = NULL;
     rvd_proxy_table *fresh, *old;
     size_t size = 0;
     ptrdiff_t sessions = 0;
-    if (rvd_proxy_is_child(p)) return REVDIAL_ECLOSED;
-    if ((rows && !count) || rvd_proxy_rows_check(rows, count, NULL)) return REVDIAL_EINVAL;
+    if (rvd_proxy_is_child(p)) return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
+    if (rvd_proxy_rows_check(rows, count, err)) return REVDIAL_EINVAL;
     fresh = rvd_proxy_table_new(p, rows, count);
-    if (!fresh) return REVDIAL_ENOMEM;
+    if (!fresh) return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the table");
     pthread_mutex_lock(&p->lock);
     old = p->table;
     p->table = fresh;
@@ -18896,10 +18919,11 @@ int revdial_proxy_set_credentials(revdial_proxy *p, const revdial_credential *ro
     rvd_proxy_table_unref(p, old);
     sessions = rvd_proxy_snapshot(p, &all, &size);
     for (ptrdiff_t i = 0; i < sessions; i++)
-        if (all[i]->is_listed) rvd_proxy_table_apply(p, fresh, all[i], drop);
+        if (all[i]->is_listed) rvd_proxy_table_apply(p, fresh, all[i], flags & REVDIAL_END_STALE);
     if (all) rvd_proxy_snapshot_free(p, all, sessions, size);
     rvd_proxy_table_unref(p, fresh);
-    return sessions < 0 ? REVDIAL_ENOMEM : REVDIAL_OK;
+    if (sessions >= 0) return REVDIAL_OK;
+    return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory; the new table is in force");
 }
 
 void revdial_proxy_set_auth(revdial_proxy *p, revdial_auth_fn *auth, void *auth_ud)
@@ -18911,7 +18935,7 @@ void revdial_proxy_set_auth(revdial_proxy *p, revdial_auth_fn *auth, void *auth_
     pthread_mutex_unlock(&p->lock);
 }
 
-void revdial_proxy_stats(revdial_proxy *p, revdial_stats *out)
+void revdial_proxy_get_stats(revdial_proxy *p, revdial_stats *out)
 {
     revdial_session **all = NULL;
     size_t size = 0;
@@ -19024,7 +19048,7 @@ static void rvd_proxy_free(revdial_proxy *p)
     rvd_base_free(&heap, p, sizeof *p);
 }
 
-int revdial_proxy_close(revdial_proxy *p)
+int revdial_proxy_stop(revdial_proxy *p)
 {
     if (!p) return REVDIAL_OK;
     if (rvd_proxy_is_child(p)) return REVDIAL_ECLOSED;
@@ -19380,7 +19404,7 @@ static int rvd_proxy_start(revdial_proxy *p, revdial_err *err)
     return REVDIAL_ESYS;
 }
 
-revdial_proxy *revdial_proxy_open(const revdial_proxy_config *cfg, revdial_err *err)
+revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err *err)
 {
     revdial_proxy *p;
     if (!cfg) {
@@ -19798,15 +19822,15 @@ typedef struct rvd_agent_link {
     enum rvd_agent_link_state state;  // loop thread only, as all below
     rvd_loop_timer timer;  // set until STOPPED, if only for never: to move it needs no memory
     rvd_loop_io io;
-    revdial_via *via;  // PASSING
+    revdial_egress *egress;  // PASSING
     revdial_session *session;
     int is_up, has_been_up;
     unsigned attempt, failures, auth_failures;
     int64_t up_us, connect_until_us;
     int connect_error;   // of an address that failed at once
     int retry_after_ms;  // of this attempt: the longest that an address asked for
-    rvd_loop_job job;     // asks for a credential
-    rvd_loop_task task;   // the job is done
+    rvd_loop_job job;    // asks for a credential
+    rvd_loop_task task;  // the job is done
     rvd_lookup lookup;
     rvd_loop_task found;  // lookup.result says how many addresses there are
     rvd_sys_addr addresses[RVD_LOOKUP_ADDRESSES];
@@ -19823,7 +19847,7 @@ struct revdial_agent {
     revdial_agent_config cfg;
     rvd_log log;
     char *name, *instance, *secret, *user, *default_target, *server_name;
-    char *via, *via_address;  // NULL = none
+    char *egress, *egress_address;  // NULL = none
     revdial_kv *headers;
     rvd_loop *loop;
     rvd_stream_group group;
@@ -19875,7 +19899,7 @@ static void rvd_agent_log_retry(rvd_agent_link *l, enum rvd_log_event event, int
     rvd_log_id(&line, "session", l->session ? l->session->id : 0);
     rvd_log_text(&line, "name", a->name);
     rvd_log_text(&line, "server", l->text);
-    rvd_log_text(&line, "via", a->via_address);
+    rvd_log_text(&line, "via", a->egress_address);
     if (retry_ms >= 0) rvd_log_number(&line, "retry_in_ms", (uint64_t)retry_ms);
     rvd_log_text(&line, "reason", why);
     rvd_log_end(&a->log, &line);
@@ -19979,18 +20003,18 @@ static void rvd_agent_forward_free(rvd_agent_forward *f)
 // The session and the dial by the names that they have at the proxy, too.
 static void rvd_agent_log_forward(rvd_log_line *l, const rvd_agent_forward *f, revdial_stream *st)
 {
-    const char *dial = revdial_meta(st, "id");
+    const char *dial = revdial_stream_meta(st, "id");
     rvd_stream_log_session(l, f->session);
     rvd_log_text(l, "dial", dial);
     if (!dial) rvd_stream_log_dial(l, f->session->id, st->id);
-    rvd_log_text(l, "client", revdial_meta(st, "client"));
+    rvd_log_text(l, "client", revdial_stream_meta(st, "client"));
     rvd_log_text(l, "target", f->target);
 }
 
 // Why the target is not connected to, for our own log: the dialler is told a code.
 static void rvd_agent_refusal_text(const rvd_agent_forward *f, int reset, char *buf, size_t size)
 {
-    const char *asked = revdial_meta(f->st, "target");
+    const char *asked = revdial_stream_meta(f->st, "target");
     char address[RVD_SYS_TEXT_MAX];
     rvd_sys_endpoint e;
     revdial_err err;
@@ -20094,7 +20118,7 @@ static size_t rvd_agent_header_v2(uint8_t *buf, const rvd_sys_addr *client,
 // all zeros.
 static int rvd_agent_header_addresses(revdial_stream *st, rvd_sys_addr *client, rvd_sys_addr *local)
 {
-    const char *from = revdial_meta(st, "client"), *to = revdial_meta(st, "local");
+    const char *from = revdial_stream_meta(st, "client"), *to = revdial_stream_meta(st, "local");
     if (!from || rvd_sys_addr_parse(from, 0, client, NULL) < 0) return 0;
     if (client->ss.ss_family == AF_UNIX) return 0;
     if (to && rvd_sys_addr_parse(to, 0, local, NULL) == 0 &&
@@ -20149,7 +20173,7 @@ static void rvd_agent_access_on_over(void *ud, const uint64_t moved[2], const re
 }
 
 // Without memory the log does not see its end.
-static void rvd_agent_access_begin(const rvd_agent_forward *f, revdial_join_opts *opts)
+static void rvd_agent_access_begin(const rvd_agent_forward *f, revdial_relay_opts *opts)
 {
     revdial_agent *a = f->agent;
     rvd_heap heap = {a->cfg.common.alloc, a->cfg.common.alloc_ud, 0};
@@ -20173,7 +20197,7 @@ static void rvd_agent_access_begin(const rvd_agent_forward *f, revdial_join_opts
 // Connected: the dialler is told, and the relay takes over.
 static void rvd_agent_forward_join(rvd_agent_forward *f)
 {
-    revdial_join_opts opts;
+    revdial_relay_opts opts;
     revdial_session *s = f->session;
     revdial_stream *st = f->st;
     int fd = f->io.fd;
@@ -20393,7 +20417,8 @@ static int rvd_agent_forward_judge(rvd_agent_forward *f, const char *target)
 
 static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdial_stream *st)
 {
-    const char *asked = revdial_meta(st, "target"), *target = asked ? asked : a->default_target;
+    const char *asked = revdial_stream_meta(st, "target"),
+               *target = asked ? asked : a->default_target;
     rvd_sys_endpoint e;
     rvd_agent_forward *f;
     size_t size = sizeof *f;
@@ -20501,8 +20526,8 @@ static void rvd_agent_link_stop(rvd_agent_link *l, const revdial_err *why)
     l->state = RVD_AGENT_STOPPED;
     rvd_loop_timer_stop(a->loop, &l->timer);
     rvd_agent_hang_up(a->loop, &l->io);
-    revdial_via_free(l->via);
-    l->via = NULL;
+    revdial_egress_free(l->egress);
+    l->egress = NULL;
     rvd_base_wipe(l->secret, sizeof l->secret);
     a->stopped_count++;
     if (why && !a->verdict.code) a->verdict = *why;
@@ -20613,7 +20638,7 @@ static int rvd_agent_link_is_cleartext(const rvd_agent_link *l, const rvd_sys_ad
     rvd_sys_addr server;
     if (l->secure) return 0;
     if (!rvd_sys_addr_is_loopback(to)) return 1;
-    if (!l->agent->via) return 0;
+    if (!l->agent->egress) return 0;
     return rvd_sys_addr_parse(l->endpoint, 1, &server, NULL) < 0 ||
            !rvd_sys_addr_is_loopback(&server);
 }
@@ -20722,13 +20747,13 @@ static void rvd_agent_link_join(rvd_agent_link *l)
 // Whom we connect to, and what that is called.
 static const char *rvd_agent_link_hop(const rvd_agent_link *l)
 {
-    return l->agent->via ? l->agent->via_address : l->endpoint;
+    return l->agent->egress ? l->agent->egress_address : l->endpoint;
 }
 
 static const char *rvd_agent_link_why(const rvd_agent_link *l, const char *of_proxy,
-                                      const char *of_via)
+                                      const char *of_egress)
 {
-    return l->agent->via ? of_via : of_proxy;
+    return l->agent->egress ? of_egress : of_proxy;
 }
 
 // The next address to which we may send what we have to send. NULL: none is left.
@@ -20771,9 +20796,9 @@ static void rvd_agent_link_connect(rvd_agent_link *l)
 // Nothing answers at this address.
 static void rvd_agent_link_unreachable(rvd_agent_link *l, int error)
 {
-    rvd_sys_fail(&l->err, REVDIAL_ESYS, error, rvd_agent_link_hop(l),
-                 rvd_agent_link_why(l, "cannot connect to the proxy",
-                                    "cannot connect to the egress proxy"));
+    rvd_sys_fail(
+        &l->err, REVDIAL_ESYS, error, rvd_agent_link_hop(l),
+        rvd_agent_link_why(l, "cannot connect to the proxy", "cannot connect to the egress proxy"));
     rvd_agent_link_connect(l);
 }
 
@@ -20811,24 +20836,24 @@ static void rvd_agent_link_turned_away(rvd_agent_link *l, const revdial_err *why
 
 // ---- through an egress proxy ----
 
-static void rvd_agent_via_failed(rvd_agent_link *l, const revdial_err *why, int retry_after_ms)
+static void rvd_agent_egress_failed(rvd_agent_link *l, const revdial_err *why, int retry_after_ms)
 {
     rvd_agent_hang_up(l->agent->loop, &l->io);
-    revdial_via_free(l->via);
-    l->via = NULL;
+    revdial_egress_free(l->egress);
+    l->egress = NULL;
     rvd_agent_link_turned_away(l, why, retry_after_ms);
 }
 
 // Returns 0, or -errno: nothing more can be sent, but the answer may have come before that.
-static int rvd_agent_via_send(rvd_agent_link *l)
+static int rvd_agent_egress_send(rvd_agent_link *l)
 {
     const void *data;
     size_t len;
-    while (l->io.ready & RVD_LOOP_WRITE && (len = revdial_via_output(l->via, &data)) > 0) {
+    while (l->io.ready & RVD_LOOP_WRITE && (len = revdial_egress_output(l->egress, &data)) > 0) {
         ptrdiff_t n = rvd_sys_write(l->io.fd, data, len);
         if (n < 0) l->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
         if (n < 0 && n != -EAGAIN) return (int)n;
-        if (n > 0) revdial_via_sent(l->via, (size_t)n);
+        if (n > 0) revdial_egress_sent(l->egress, (size_t)n);
     }
     return 0;
 }
@@ -20836,7 +20861,7 @@ static int rvd_agent_via_send(rvd_agent_link *l)
 // Takes from the socket what belongs to the egress proxy's answer and nothing behind it: that is
 // for whoever has the descriptor next, as if there were no egress proxy.
 //   returns  1 go on, -EAGAIN nothing has come, or what is wrong with the connection
-static int rvd_agent_via_receive(rvd_agent_link *l)
+static int rvd_agent_egress_receive(rvd_agent_link *l)
 {
     unsigned char *buf = l->agent->loop->buf;
     ptrdiff_t n = -EAGAIN;
@@ -20844,20 +20869,20 @@ static int rvd_agent_via_receive(rvd_agent_link *l)
     if (l->io.ready & RVD_LOOP_READ) n = rvd_sys_peek(l->io.fd, buf, RVD_AGENT_VIA_PEEK);
     if (n == -EAGAIN) l->io.ready &= ~(unsigned)RVD_LOOP_READ;
     if (n < 0) return (int)n;
-    used = revdial_via_input(l->via, buf, (size_t)n);
+    used = revdial_egress_input(l->egress, buf, (size_t)n);
     if (used > 0) n = rvd_sys_read(l->io.fd, buf, used);
     return n < 0 ? (int)n : 1;
 }
 
 // Goes on with the egress proxy for as long as there is something to send or to read.
-static void rvd_agent_via_pass(rvd_agent_link *l)
+static void rvd_agent_egress_pass(rvd_agent_link *l)
 {
     int sent = 0, r, state, retry_after_ms;
     revdial_err err;
     do {
-        if (sent == 0) sent = rvd_agent_via_send(l);
-        r = rvd_agent_via_receive(l);
-        state = revdial_via_state(l->via, &err, &retry_after_ms);
+        if (sent == 0) sent = rvd_agent_egress_send(l);
+        r = rvd_agent_egress_receive(l);
+        state = revdial_egress_state(l->egress, &err, &retry_after_ms);
     } while (r > 0 && state == 0);
     if (state == 0 && r == -EAGAIN && sent == 0) return;
     if (state == 0) {
@@ -20866,36 +20891,36 @@ static void rvd_agent_via_pass(rvd_agent_link *l)
         state = err.code;
     }
     if (state < 0) {
-        rvd_agent_via_failed(l, &err, retry_after_ms);
+        rvd_agent_egress_failed(l, &err, retry_after_ms);
         return;
     }
-    revdial_via_free(l->via);
-    l->via = NULL;
+    revdial_egress_free(l->egress);
+    l->egress = NULL;
     rvd_agent_link_join(l);
 }
 
-static void rvd_agent_via_timed_out(rvd_agent_link *l)
+static void rvd_agent_egress_timed_out(rvd_agent_link *l)
 {
     revdial_err err;
     rvd_sys_fail(&err, REVDIAL_ETIMEDOUT, 0, rvd_agent_link_hop(l),
                  "the egress proxy did not answer in time");
-    rvd_agent_via_failed(l, &err, 0);
+    rvd_agent_egress_failed(l, &err, 0);
 }
 
 // The egress proxy is connected to. One of its addresses lives, so it gets all of the time.
-static void rvd_agent_via_begin(rvd_agent_link *l)
+static void rvd_agent_egress_begin(rvd_agent_link *l)
 {
     revdial_agent *a = l->agent;
     revdial_err err;
     l->state = RVD_AGENT_PASSING;
-    l->via =
-        revdial_via_new(a->via, l->endpoint, a->cfg.common.alloc, a->cfg.common.alloc_ud, &err);
-    if (!l->via) {
-        rvd_agent_via_failed(l, &err, 0);
+    l->egress = revdial_egress_new(a->egress, l->endpoint, a->cfg.common.alloc,
+                                   a->cfg.common.alloc_ud, &err);
+    if (!l->egress) {
+        rvd_agent_egress_failed(l, &err, 0);
         return;
     }
     rvd_agent_link_move_timer(l, l->connect_until_us);
-    rvd_agent_via_pass(l);
+    rvd_agent_egress_pass(l);
 }
 
 // The proxy has said how it wants our credentials: once more, at the same address, on a connection
@@ -20914,7 +20939,7 @@ static void rvd_agent_link_on_io(rvd_loop_io *io)
     rvd_agent_link *l = RVD_BASE_OWNER(io, rvd_agent_link, io);
     int r;
     if (l->state == RVD_AGENT_PASSING) {
-        rvd_agent_via_pass(l);
+        rvd_agent_egress_pass(l);
         return;
     }
     r = rvd_sys_connect_result(io->fd);
@@ -20922,8 +20947,8 @@ static void rvd_agent_link_on_io(rvd_loop_io *io)
         io->ready = 0;
     else if (r < 0)
         rvd_agent_link_unreachable(l, -r);
-    else if (l->agent->via)
-        rvd_agent_via_begin(l);
+    else if (l->agent->egress)
+        rvd_agent_egress_begin(l);
     else
         rvd_agent_link_join(l);
 }
@@ -21059,7 +21084,7 @@ static void rvd_agent_link_on_timer(rvd_loop_timer *t)
     if (l->state == RVD_AGENT_CONNECTING)
         rvd_agent_link_unreachable(l, l->connect_error ? l->connect_error : ETIMEDOUT);
     else if (l->state == RVD_AGENT_PASSING)
-        rvd_agent_via_timed_out(l);
+        rvd_agent_egress_timed_out(l);
     else if (l->state == RVD_AGENT_WAITING)
         rvd_agent_link_next(l);
 }
@@ -21084,7 +21109,7 @@ static void rvd_agent_on_up(revdial_session *s)
     revdial_engine_info info;
     if (l) rvd_base_wipe(l->secret, sizeof l->secret);
     rvd_stream_lock(s);
-    revdial_engine_info_get(s->engine, &info);
+    revdial_engine_get_info(s->engine, &info);
     s->id = info.session_id;
     rvd_stream_unlock(s);
     pthread_mutex_lock(&a->lock);
@@ -21148,7 +21173,7 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
     const char *challenge;
     int retry_after_ms;
     rvd_stream_lock(s);
-    revdial_engine_info_get(s->engine, &info);
+    revdial_engine_get_info(s->engine, &info);
     retry_after_ms = s->retry_after_ms;
     challenge = s->challenge;  // written once, before this
     rvd_stream_unlock(s);
@@ -21456,19 +21481,20 @@ static char **rvd_agent_allow_copy(rvd_heap *heap, const char *const *allow)
     return copy;
 }
 
-int revdial_agent_set_allow(revdial_agent *a, const char *const *allow)
+int revdial_agent_set_allow(revdial_agent *a, const char *const *allow, revdial_err *err)
 {
     char **fresh, **old;
-    int code = rvd_agent_allow_check(allow, NULL);
+    int code = rvd_agent_allow_check(allow, err);
     if (code) return code;
-    if (rvd_agent_is_child(a)) return REVDIAL_ECLOSED;
+    if (rvd_agent_is_child(a)) return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
     pthread_mutex_lock(&a->lock);
     fresh = rvd_agent_allow_copy(&a->heap, allow);
     old = fresh ? a->allow : NULL;
     if (fresh) a->allow = fresh;
     rvd_agent_allow_free(&a->heap, old);
     pthread_mutex_unlock(&a->lock);
-    return fresh ? REVDIAL_OK : REVDIAL_ENOMEM;
+    if (fresh) return REVDIAL_OK;
+    return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the allow list");
 }
 
 static int rvd_agent_config_copy(revdial_agent *a, const revdial_agent_config *cfg)
@@ -21480,11 +21506,11 @@ static int rvd_agent_config_copy(revdial_agent *a, const revdial_agent_config *c
     a->secret = rvd_stream_text_copy(&a->heap, cfg->secret);
     a->default_target = rvd_stream_text_copy(&a->heap, cfg->default_target);
     a->server_name = rvd_stream_text_copy(&a->heap, cfg->server_name);
-    a->via = rvd_stream_text_copy(&a->heap, cfg->via);
+    a->egress = rvd_stream_text_copy(&a->heap, cfg->egress);
     a->instance = cfg->instance ? rvd_stream_text_copy(&a->heap, cfg->instance)
                                 : rvd_agent_instance_default(a, cfg->name, cfg->url);
     if ((cfg->name && !a->name) || (cfg->secret && !a->secret) || !a->instance) return 0;
-    if ((cfg->default_target && !a->default_target) || (cfg->via && !a->via)) return 0;
+    if ((cfg->default_target && !a->default_target) || (cfg->egress && !a->egress)) return 0;
     if (cfg->server_name && !a->server_name) return 0;
     a->user = rvd_stream_text_copy(&a->heap, cfg->user);
     a->allow = rvd_agent_allow_copy(&a->heap, cfg->allow);
@@ -21566,7 +21592,7 @@ static void rvd_agent_free(revdial_agent *a)
     rvd_heap heap = a->heap;
     for (unsigned i = 0; i < a->link_count; i++) {
         rvd_base_wipe(a->links[i]->secret, sizeof a->links[i]->secret);
-        revdial_via_free(a->links[i]->via);
+        revdial_egress_free(a->links[i]->egress);
         rvd_base_free(&heap, a->links[i], sizeof *a->links[i]);
     }
     rvd_agent_allow_free(&heap, a->allow);
@@ -21580,8 +21606,8 @@ static void rvd_agent_free(revdial_agent *a)
     rvd_stream_text_free(&heap, a->secret);
     rvd_stream_text_free(&heap, a->user);
     rvd_stream_text_free(&heap, a->default_target);
-    rvd_stream_text_free(&heap, a->via);
-    rvd_stream_text_free(&heap, a->via_address);
+    rvd_stream_text_free(&heap, a->egress);
+    rvd_stream_text_free(&heap, a->egress_address);
     rvd_stream_text_free(&heap, a->server_name);
     rvd_loop_free(a->loop);
     rvd_stream_work_close(&a->work);
@@ -21620,24 +21646,24 @@ static int rvd_agent_probe(revdial_agent *a, const rvd_agent_link *l, revdial_er
 }
 
 // The same for the way to each proxy.
-static int rvd_agent_probe_via(revdial_agent *a, revdial_err *err)
+static int rvd_agent_probe_egress(revdial_agent *a, revdial_err *err)
 {
     rvd_sys_endpoint e;
-    if (!a->via) return REVDIAL_OK;
+    if (!a->egress) return REVDIAL_OK;
     if (a->cfg.all_addresses)
         return rvd_stream_fail(err, REVDIAL_EINVAL, 0,
-                               "all_addresses: with via the egress proxy resolves the name");
+                               "all_addresses: with egress the egress proxy resolves the name");
     for (unsigned i = 0; i < a->link_count; i++) {
-        revdial_via *v = revdial_via_new(a->via, a->links[i]->endpoint, a->cfg.common.alloc,
-                                         a->cfg.common.alloc_ud, err);
+        revdial_egress *v = revdial_egress_new(a->egress, a->links[i]->endpoint,
+                                               a->cfg.common.alloc, a->cfg.common.alloc_ud, err);
         if (!v) return err->code;
-        if (!a->via_address)
-            a->via_address = rvd_stream_text_copy(&a->heap, revdial_via_address(v));
-        revdial_via_free(v);
+        if (!a->egress_address)
+            a->egress_address = rvd_stream_text_copy(&a->heap, revdial_egress_address(v));
+        revdial_egress_free(v);
     }
-    if (!a->via_address)
+    if (!a->egress_address)
         return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the agent");
-    return rvd_sys_addr_split(a->via_address, 1, &e, err) < 0 ? REVDIAL_EINVAL : REVDIAL_OK;
+    return rvd_sys_addr_split(a->egress_address, 1, &e, err) < 0 ? REVDIAL_EINVAL : REVDIAL_OK;
 }
 
 static void rvd_agent_on_begin(rvd_loop_task *task)
@@ -21718,7 +21744,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
     if (!code) code = rvd_agent_links_open(a, cfg->url, err);
     for (unsigned i = 0; !code && i < a->link_count; i++)
         code = rvd_agent_probe(a, a->links[i], err);
-    if (!code) code = rvd_agent_probe_via(a, err);
+    if (!code) code = rvd_agent_probe_egress(a, err);
     if (!code) code = rvd_agent_pools_open(a, err);
     if (code) {
         rvd_agent_free(a);
@@ -21727,7 +21753,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
     a->fd_most = rvd_sys_fd_most();
     rvd_stream_group_init(&a->group, a->loop, cfg->common.tcp_keepalive_ms);
     a->cfg.url = a->cfg.name = a->cfg.instance = a->cfg.secret = a->cfg.default_target = NULL;
-    a->cfg.via = NULL;
+    a->cfg.egress = NULL;
     a->cfg.user = NULL;
     a->cfg.server_name = NULL;
     a->cfg.headers = NULL;  // the caller's
@@ -21774,13 +21800,17 @@ revdial_agent *revdial_agent_start(const revdial_agent_config *cfg, revdial_err 
     return NULL;
 }
 
-revdial_session *revdial_agent_session(revdial_agent *a, int timeout_ms)
+revdial_session *revdial_agent_session(revdial_agent *a, int timeout_ms, revdial_err *err)
 {
     int64_t until = rvd_stream_deadline(timeout_ms);
     revdial_session *found = NULL;
-    int r = 0;
-    if (rvd_agent_is_child(a)) return NULL;
-    if (rvd_loop_is_owner(a->loop)) return NULL;
+    int r = 0, is_over, code = 0;
+    if (rvd_agent_is_child(a)) code = REVDIAL_ECLOSED;
+    if (!code && rvd_loop_is_owner(a->loop)) code = REVDIAL_EDEADLK;
+    if (code) {
+        rvd_stream_fail(err, code, 0, revdial_strerror(code));
+        return NULL;
+    }
     pthread_mutex_lock(&a->lock);
     for (;;) {
         for (rvd_base_link *k = a->sessions.next; k != &a->sessions && !found; k = k->next) {
@@ -21790,11 +21820,15 @@ revdial_session *revdial_agent_session(revdial_agent *a, int timeout_ms)
         if (found || r || a->is_over) break;
         r = rvd_sys_cond_wait(&a->changed, &a->lock, until == INT64_MAX ? -1 : until);
     }
+    is_over = a->is_over;
     pthread_mutex_unlock(&a->lock);
-    return found;
+    if (found) return found;
+    rvd_stream_fail(err, is_over ? REVDIAL_ECLOSED : REVDIAL_ETIMEDOUT, 0,
+                    is_over ? "the agent has stopped" : "no session came up in time");
+    return NULL;
 }
 
-void revdial_agent_stats(revdial_agent *a, revdial_stats *out)
+void revdial_agent_get_stats(revdial_agent *a, revdial_stats *out)
 {
     revdial_session *all[RVD_AGENT_LINKS];
     unsigned count = 0;

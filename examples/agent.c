@@ -294,36 +294,22 @@ static void on_state(void *ud, int state, const revdial_err *why, int retry_in_m
     running_wake(r->wake[1]);
 }
 
-// Replaces the rules. why says what came of it, and names the first rule that nothing can match.
-static int allow_set(revdial_agent *agent, const prog_list *list, char *why, size_t size)
-{
-    int rc = revdial_agent_set_allow(agent, list->items);
-    size_t i;
-    snprintf(why, size, "%s", revdial_strerror(rc));
-    for (i = 0; rc && i < list->count; i++) {
-        const char *problem = revdial_allow_problem(list->items[i]);
-        if (!problem) continue;
-        snprintf(why, size, "\"%.100s\": %s", list->items[i], problem);
-        break;
-    }
-    return rc;
-}
-
 // HUP: what files say now is for what happens from now on. What is wrong changes nothing.
 static void running_reload(running *r)
 {
     revdial_err err = {0};
     prog_file file = {0};
     prog_list list = {0};
-    char why[256] = "";
     int rc = REVDIAL_OK;
     prog_hup = 0;
-    if (allow_read(r->s, &file, &list, &err) == 0) rc = allow_set(r->agent, &list, why, sizeof why);
-    if (err.msg[0])
+    if (allow_read(r->s, &file, &list, &err) != 0) {
+        if (!err.msg[0]) snprintf(err.msg, sizeof err.msg, "out of memory");
         prog_log_error(r->log, "allow.unreadable", &err);
-    else
+    } else {
+        rc = revdial_agent_set_allow(r->agent, list.items, &err);
         prog_logf(r->log, rc ? REVDIAL_LOG_ERROR : REVDIAL_LOG_INFO, "agent.reload",
-                  "allow list: %s", why);
+                  "allow list: %s", rc ? err.msg : "replaced");
+    }
     free(list.items);
     prog_file_close(&file);
     prog_tls_reload(r->tls, r->log);
@@ -391,7 +377,7 @@ static int serve(const settings *s, const char *url, const char *via, revdial_tl
     cfg.auth_schemes = auth_schemes[s->auth];
     cfg.allow_cleartext = s->is_cleartext_fine;
     cfg.all_addresses = s->all_addresses;
-    cfg.via = via[0] ? via : NULL;
+    cfg.egress = via[0] ? via : NULL;
     cfg.default_target = s->target;
     cfg.proxy_protocol = s->proxy_protocol;
     cfg.connect_timeout_ms = s->connect_timeout_ms;

@@ -64,12 +64,12 @@ int main(int argc, char **argv)
     revdial_proxy *proxy;
     int rc;
     cfg.listen = argc > 1 ? argv[1] : "127.0.0.1:7000";
-    proxy = revdial_proxy_open(&cfg, &err);
+    proxy = revdial_proxy_start(&cfg, &err);
     if (!proxy) {
         fprintf(stderr, "%s\n", err.msg);
         return 1;
     }
     rc = get_from(proxy, argc > 2 ? argv[2] : "web");
-    revdial_proxy_close(proxy);
+    revdial_proxy_stop(proxy);
     return rc == 0 ? 0 : 1;
 }

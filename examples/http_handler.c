@@ -20,7 +20,7 @@ static int read_head(revdial_stream *st, char *head, size_t size)
 {
     size_t len = 0;
     head[0] = '\0';
-    if (revdial_deadline(st, REVDIAL_RD, 10000) < 0) return -1;
+    if (revdial_stream_set_deadline(st, REVDIAL_RD, 10000) < 0) return -1;
     while (!strstr(head, "\r\n\r\n")) {
         ptrdiff_t n = revdial_read(st, head + len, size - 1 - len);
         if (n <= 0) return -1;

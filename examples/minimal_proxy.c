@@ -15,13 +15,13 @@ int main(int argc, char **argv)
     char buf[4096];
     ptrdiff_t n = -1;
     cfg.listen = argc > 1 ? argv[1] : "127.0.0.1:7000";
-    revdial_proxy *proxy = revdial_proxy_open(&cfg, &err);
+    revdial_proxy *proxy = revdial_proxy_start(&cfg, &err);
     revdial_stream *st = proxy ? revdial_dial(proxy, "demo", &opts, &err) : NULL;
     if (!st) fprintf(stderr, "%s\n", err.msg);
     if (st && revdial_write(st, "hello, backend\n", 15) == 15)
         if (revdial_shutdown(st, REVDIAL_WR) == 0)
             while ((n = revdial_read(st, buf, sizeof buf)) > 0) fwrite(buf, 1, (size_t)n, stdout);
     revdial_close(st);
-    revdial_proxy_close(proxy);
+    revdial_proxy_stop(proxy);
     return n == 0 ? 0 : 1;  // 0 is EOF: the backend has said all that it wanted to say
 }

@@ -64,13 +64,13 @@ int main(int argc, char **argv)
     revdial_proxy *proxy;
     int rc, i;
     cfg.listen = argc > 1 ? argv[1] : "127.0.0.1:7000";
-    proxy = revdial_proxy_open(&cfg, &err);
+    proxy = revdial_proxy_start(&cfg, &err);
     if (!proxy) {
         fprintf(stderr, "%s\n", err.msg);
         return 1;
     }
     rc = run(proxy, items, STREAM_COUNT);
     for (i = 0; i < STREAM_COUNT; i++) revdial_close(items[i].st);
-    revdial_proxy_close(proxy);
+    revdial_proxy_stop(proxy);
     return rc == 0 ? 0 : 1;
 }

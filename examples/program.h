@@ -69,8 +69,8 @@ typedef struct prog_cli {
     size_t option_count;
     void *settings;
     prog_common common;
-    uint64_t seen;                 // a bit for each option; those of both programs come last
-    const prog_option *repeated;   // given again: the last one counts
+    uint64_t seen;                // a bit for each option; those of both programs come last
+    const prog_option *repeated;  // given again: the last one counts
 } prog_cli;
 
 #define PROG_COMMON(field) offsetof(prog_common, field)
@@ -80,7 +80,8 @@ static const prog_option prog_common_options[] = {
      "auto: text on a terminal, else logfmt", 0, 0},
     {"access-log", PROG_FLAG, PROG_COMMON(access), NULL,
      "a line where a client's connection begins and one where it ends, which\n"
-     "--log-level debug has, too", 0, 0},
+     "--log-level debug has, too",
+     0, 0},
     {"verbose", PROG_FLAG, PROG_COMMON(verbose), NULL, "-v: as --log-level debug", 0, 0},
     {"help", PROG_FLAG, PROG_COMMON(help), NULL, "-h: show this and exit", 0, 0},
     {"version", PROG_FLAG, PROG_COMMON(version), NULL, "show the version and exit", 0, 0},
@@ -172,9 +173,9 @@ static int prog_set_number(const prog_cli *cli, const prog_option *o, int *to, c
     }
     if (o->kind == PROG_DURATION && number < 0)
         return prog_usage_error(cli, o->name, "not a duration like 500ms, 30s, 5m or 2h:", value);
-    snprintf(range, sizeof range, "not a %s from %d to %d%s:",
-             o->kind == PROG_DURATION ? "duration" : "number", o->min, o->max,
-             o->kind == PROG_DURATION ? " milliseconds" : "");
+    snprintf(range, sizeof range,
+             "not a %s from %d to %d%s:", o->kind == PROG_DURATION ? "duration" : "number", o->min,
+             o->max, o->kind == PROG_DURATION ? " milliseconds" : "");
     return prog_usage_error(cli, o->name, range, value);
 }
 
@@ -257,8 +258,7 @@ static int prog_unknown(const prog_cli *cli, const char *name)
         least = distance;
         nearest = o;
     }
-    if (nearest)
-        snprintf(problem, sizeof problem, "no such option; is --%s meant?", nearest->name);
+    if (nearest) snprintf(problem, sizeof problem, "no such option; is --%s meant?", nearest->name);
     return prog_usage_error(cli, name, problem, NULL);
 }
 
@@ -505,8 +505,7 @@ static void prog_raise_descriptor_limit(prog_log *log)
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
     limit.rlim_cur = limit.rlim_max;
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
-        prog_logf(log, REVDIAL_LOG_WARN, "limit.nofile", "cannot raise it: %s",
-                  strerror(errno));
+        prog_logf(log, REVDIAL_LOG_WARN, "limit.nofile", "cannot raise it: %s", strerror(errno));
 }
 
 #endif  // REVDIAL_PROGRAM_H

@@ -293,8 +293,7 @@ static int prog_log_finish(prog_log *log, int rc)
     pthread_mutex_lock(&log->lock);
     log->is_closing = 1;
     pthread_cond_broadcast(&log->changed);
-    while (!log->is_over && r == 0)
-        r = pthread_cond_timedwait(&log->changed, &log->lock, &until);
+    while (!log->is_over && r == 0) r = pthread_cond_timedwait(&log->changed, &log->lock, &until);
     pthread_mutex_unlock(&log->lock);
     if (r != 0) _exit(rc);  // the thread is in a write that does not end
     pthread_join(log->thread, NULL);

@@ -27,12 +27,15 @@ static revdial_tls *prog_tls_open(const prog_tls_files *files, enum prog_tls_sid
                                   revdial_err *err)
 {
     revdial_tls_config cfg = {files->ca, files->cert, files->key};
-    const char *lacks = files->cert ? (files->key ? NULL : "--tls-key")
-                        : files->key || side == PROG_TLS_SERVER ? "--tls-cert" : NULL;
+    const char *lacks = files->cert                             ? (files->key ? NULL : "--tls-key")
+                        : files->key || side == PROG_TLS_SERVER ? "--tls-cert"
+                                                                : NULL;
     if (lacks) {
         err->code = REVDIAL_EINVAL;
         snprintf(err->msg, sizeof err->msg, "%s: missing, and %s needs it", lacks,
-                 files->cert ? "--tls-cert" : files->key ? "--tls-key" : "--client-ca");
+                 files->cert  ? "--tls-cert"
+                 : files->key ? "--tls-key"
+                              : "--client-ca");
         return NULL;
     }
     return side == PROG_TLS_SERVER ? revdial_tls_server(&cfg, err) : revdial_tls_client(&cfg, err);

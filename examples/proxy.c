@@ -211,9 +211,10 @@ static void app_reload(app *a)
     if (token_table_read(&tokens, &a->s.credentials, &err) != 0) {
         prog_log_error(&a->log, "tokens.unreadable", &err);
     } else {
-        rc = revdial_proxy_set_credentials(a->proxy, tokens.rows, tokens.count, 1);
+        rc = revdial_proxy_set_credentials(a->proxy, tokens.rows, tokens.count, REVDIAL_END_STALE,
+                                           &err);
         prog_logf(&a->log, rc ? REVDIAL_LOG_ERROR : REVDIAL_LOG_INFO, "proxy.reload",
-                  "credentials: %s", revdial_strerror(rc));
+                  "credentials: %s", rc ? err.msg : "replaced");
     }
     token_table_free(&tokens);
     prog_tls_reload(a->tls, &a->log);
@@ -273,7 +274,7 @@ static int app_open_proxy(app *a, const token_table *tokens)
     cfg.common.limits.dead_after_ms = a->s.dead_after_ms;
     cfg.common.tls = a->tls;
     prog_log_config(&a->log, &cfg.common);
-    if (listens && origins && exposes) a->proxy = revdial_proxy_open(&cfg, &err);
+    if (listens && origins && exposes) a->proxy = revdial_proxy_start(&cfg, &err);
     free(listens);
     free(origins);
     free(exposes);
@@ -354,7 +355,7 @@ static int app_run(app *a)
 
 static void app_free(app *a)
 {
-    revdial_proxy_close(a->proxy);  // ends all connections: on_client() has run for each
+    revdial_proxy_stop(a->proxy);  // ends all connections: on_client() has run for each
     prog_tls_free(a->tls);
     prog_wake_fd = -1;
     if (a->wake[0] >= 0) close(a->wake[0]);

@@ -269,10 +269,10 @@ static void script_stream_op(rig *r, script_word *w)
         script_result(r, "accept", id, revdial_engine_accept(r->e, id));
     } else if (script_is(w, "fin")) {
         id = script_id(r, w);
-        script_result(r, "fin", id, revdial_engine_finish(r->e, id));
+        script_result(r, "fin", id, revdial_engine_end_write(r->e, id));
     } else if (script_is(w, "stop")) {
         id = script_id(r, w);
-        script_result(r, "stop", id, revdial_engine_stop(r->e, id));
+        script_result(r, "stop", id, revdial_engine_end_read(r->e, id));
     } else if (script_is(w, "rst")) {
         id = script_id(r, w);
         int code = script_is(w, "=") ? (int)script_number(w) : 0;
@@ -296,7 +296,7 @@ static void script_op(rig *r, script_word w)
     else if (script_is(&w, "drain"))
         revdial_engine_drain(r->e);
     else if (script_is(&w, "shutdown"))
-        revdial_engine_shutdown(r->e);
+        revdial_engine_terminate(r->e);
     else if (script_is(&w, "tick="))
         rig_tick(r, (int64_t)script_number(&w));
     else if (script_is(&w, "eof"))

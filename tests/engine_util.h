@@ -391,7 +391,7 @@ static size_t rig_feed_once(rig *r, const uint8_t *bytes, size_t n)
     if (!copy) abort();
     memcpy(copy, bytes, n);
     revdial_engine_info info;
-    revdial_engine_info_get(r->e, &info);
+    revdial_engine_get_info(r->e, &info);
     r->wire.queued = info.output_bytes;
     ptrdiff_t used = revdial_engine_input(r->e, copy, n, r->now);
     if (used > 0) judge_in(&r->wire, copy, (size_t)used);

@@ -243,8 +243,10 @@ static atomic_int util_connects_to_itself;
 static int util_connect(int fd, const struct sockaddr *to, socklen_t len)
 {
     if (atomic_load(&util_connects_to_itself) > 0 && to->sa_family == AF_INET) {
-        if (bind(fd, to, len) == 0) atomic_fetch_sub(&util_connects_to_itself, 1);
-        else atomic_store(&util_connects_to_itself, -1);
+        if (bind(fd, to, len) == 0)
+            atomic_fetch_sub(&util_connects_to_itself, 1);
+        else
+            atomic_store(&util_connects_to_itself, -1);
     }
     return connect(fd, to, len);
 }
@@ -544,7 +546,7 @@ static inline util_read util_read_payload(revdial_stream *st, unsigned seed)
         r.bytes += (uint64_t)n;
     }
     r.end = (int)n;
-    revdial_error(st, &r.reset);
+    revdial_stream_error(st, &r.reset);
     return r;
 }
 
@@ -558,7 +560,7 @@ static inline util_read util_read_bulk(revdial_stream *st)
         r.bytes += (uint64_t)n;
     }
     r.end = (int)n;
-    revdial_error(st, &r.reset);
+    revdial_stream_error(st, &r.reset);
     return r;
 }
 
@@ -633,7 +635,7 @@ static inline void util_echo(revdial_stream *st)
 static inline void util_handler(void *ud, revdial_stream *st)
 {
     world *w = ud;
-    const char *what = revdial_meta(st, "do"), *n_text = revdial_meta(st, "n");
+    const char *what = revdial_stream_meta(st, "do"), *n_text = revdial_stream_meta(st, "n");
     unsigned long n = n_text ? strtoul(n_text, NULL, 10) : 0;
     util_read r = {0, 0, 0, 0};
     char c;
@@ -660,7 +662,7 @@ static inline void util_handler(void *ud, revdial_stream *st)
     } else if (strcmp(what, "flood") == 0) {
         revdial_write(st, "", 0);
         r.bytes = util_write_payload(st, UINT64_MAX, 1);
-        r.end = revdial_error(st, &r.reset);
+        r.end = revdial_stream_error(st, &r.reset);
     } else if (strcmp(what, "sink") == 0) {
         r = util_read_payload(st, 2);
         if (r.end == 0) revdial_write(st, "ok", 2);
@@ -688,7 +690,7 @@ static inline void util_on_session(void *ud, revdial_session *s, int state, cons
     world *w = ud;
     util_state e = {state, why ? why->code : 0, 0, 0, ""};
     revdial_session_info info;
-    revdial_session_info_get(s, &info);
+    revdial_session_get_info(s, &info);
     e.id = info.id;
     if (why) snprintf(e.msg, sizeof e.msg, "%s", why->msg);
     util_log_add(&w->sessions, &e);
@@ -731,7 +733,7 @@ static inline void world_init(world *w)
 static inline int world_open_proxy(world *w)
 {
     revdial_err err = {0};
-    w->proxy = revdial_proxy_open(&w->pcfg, &err);
+    w->proxy = revdial_proxy_start(&w->pcfg, &err);
     if (!w->proxy) return test_fail(__FILE__, __LINE__, "no proxy: %s", err.msg);
     if (revdial_proxy_address(w->proxy, 0, w->address, sizeof w->address) > 0)
         snprintf(w->url, sizeof w->url, "%s://%s", WORLD_SCHEME, w->address);
@@ -745,7 +747,7 @@ static inline int world_open_agent(world *w, int i)
     if (!w->acfg.url) w->acfg.url = w->url;
     w->agents[i] = revdial_agent_start(&w->acfg, &err);
     if (!w->agents[i]) return test_fail(__FILE__, __LINE__, "no agent: %s", err.msg);
-    revdial_session *s = revdial_agent_session(w->agents[i], UTIL_WAIT_MS);
+    revdial_session *s = revdial_agent_session(w->agents[i], UTIL_WAIT_MS, NULL);
     if (!s) return test_fail(__FILE__, __LINE__, "the agent did not come up");
     revdial_session_unref(s);
     return 1;
@@ -765,7 +767,7 @@ static inline void world_close(world *w)
         revdial_agent_stop(w->agents[i], 0);
         w->agents[i] = NULL;
     }
-    revdial_proxy_close(w->proxy);
+    revdial_proxy_stop(w->proxy);
     w->proxy = NULL;
 }
 

@@ -310,7 +310,7 @@ static void sim_on_stream_event(sim *w, int x, const revdial_event *ev)
         return;
     }
     if (end->got_reset) sim_fail(w, "side %d: event %d for %u after RESET", x, ev->type, ev->id);
-    if (ev->user != s) sim_fail(w, "side %d: the user pointer of %u is wrong", x, ev->id);
+    if (ev->ud != s) sim_fail(w, "side %d: the user pointer of %u is wrong", x, ev->id);
     switch (ev->type) {
     case REVDIAL_EV_ACCEPTED:
         if (end->got_accepted++ || s->opener != x) sim_fail(w, "side %d: ACCEPTED %u", x, ev->id);
@@ -382,7 +382,7 @@ static void sim_drain(sim *w, int x)
         case REVDIAL_EV_RTT: sim_mark(SIM_MARK_RTT); break;
         case REVDIAL_EV_OPEN:
             sim_on_open(w, x, &ev);
-            if (!w->failed) revdial_engine_set_user(side->e, ev.id, sim_find(w, ev.id));
+            if (!w->failed) revdial_engine_set_ud(side->e, ev.id, sim_find(w, ev.id));
             break;
         default:
             if (ev.id) sim_on_stream_event(w, x, &ev);
@@ -412,7 +412,7 @@ static void sim_open(sim *w, int x)
     revdial_engine_info before, after;
     if (w->count == SIM_STREAMS || w->resting) return;
     sim_stream *s = &w->streams[w->count];
-    revdial_engine_info_get(side->e, &before);
+    revdial_engine_get_info(side->e, &before);
     uint32_t next = side->wire.last_syn;  // a guess that open() corrects
     for (size_t i = 0; i < w->count; i++)
         if (w->streams[i].opener == x && w->streams[i].id > next) next = w->streams[i].id;
@@ -436,7 +436,7 @@ static void sim_open(sim *w, int x)
         w->count++;
         return;
     }
-    revdial_engine_info_get(side->e, &after);
+    revdial_engine_get_info(side->e, &after);
     if (after.streams != before.streams || after.output_bytes != before.output_bytes)
         sim_fail(w, "side %d: an open that failed left something behind", x);  // 32
     if (id == REVDIAL_EAGAIN) sim_mark(SIM_MARK_OPEN_BLOCKED);
@@ -588,7 +588,7 @@ static ptrdiff_t sim_read(sim *w, int x, sim_stream *s, size_t most, int peek)
 
 static void sim_finish(sim *w, int x, sim_stream *s)
 {
-    int rc = revdial_engine_finish(w->side[x].e, s->id);
+    int rc = revdial_engine_end_write(w->side[x].e, s->id);
     if (rc == 0)
         s->end[x].fin = s->end[x].accepted = 1;
     else
@@ -636,7 +636,8 @@ static void sim_stream_op(sim *w, int x, enum sim_op op)
     case SIM_FINISH: sim_finish(w, x, s); break;
     case SIM_RESET: sim_reset(w, x, s, (int)sim_pick(w, 4) ? 64 + (int)sim_pick(w, 192) : 2); break;
     case SIM_STOP:
-        if (revdial_engine_stop(w->side[x].e, s->id) != 0) sim_fail(w, "side %d: stop fails", x);
+        if (revdial_engine_end_read(w->side[x].e, s->id) != 0)
+            sim_fail(w, "side %d: stop fails", x);
         s->end[x].stopped = s->end[x].accepted = 1;
         break;
     case SIM_CLOSE: sim_close(w, x, s); break;

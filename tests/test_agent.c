@@ -443,7 +443,7 @@ TEST(rejected_credentials_end_an_agent_that_was_never_up)
             w.agents[0] = revdial_agent_start(&w.acfg, &err);
             CHECK(util_log_wait(&w.states, REVDIAL_STOPPED, 2, &e));
             CHECK_INT(e.code, rows[i].code);
-            CHECK(revdial_agent_session(w.agents[0], UTIL_WAIT_MS) == NULL);
+            CHECK(revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL) == NULL);
         }
         world_close(&w);
     }
@@ -712,9 +712,9 @@ TEST(U43_an_agent_keeps_a_session_to_each_of_two_proxies_that_share_nothing)
         CHECK_INT(revdial_proxy_wait(a.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
         CHECK_INT(revdial_proxy_wait(b.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
         CHECK(util_log_wait(&a.states, REVDIAL_UP, 2, NULL));
-        revdial_agent_stats(a.agents[0], &stats);
+        revdial_agent_get_stats(a.agents[0], &stats);
         CHECK_INT(stats.sessions, 2);
-        revdial_proxy_close(b.proxy);  // the other does not notice
+        revdial_proxy_stop(b.proxy);  // the other does not notice
         b.proxy = NULL;
         revdial_stream *st = world_dial(&a, "echo", 0, NULL);
         CHECK(st != NULL);
@@ -794,7 +794,7 @@ TEST(R25_U53_a_name_that_does_not_resolve_or_a_closed_port_is_tried_again_with_b
         CHECK(strstr(e.msg, i ? "127.0.0.1" : "nosuch.invalid") != NULL);
         CHECK(e.retry_ms >= 0 && e.retry_ms <= 20);
         revdial_stats stats;
-        revdial_agent_stats(w.agents[0], &stats);
+        revdial_agent_get_stats(w.agents[0], &stats);
         CHECK(stats.reconnects >= 4);
         CHECK_INT(stats.sessions, 0);
         world_close(&w);
@@ -891,11 +891,11 @@ TEST(U53_an_agent_comes_back_when_the_proxy_does)
     if (world_open(&w)) {
         snprintf(address, sizeof address, "%s", w.address);
         for (int i = 0; i < 3; i++) {
-            revdial_proxy_close(w.proxy);
+            revdial_proxy_stop(w.proxy);
             CHECK(util_log_wait(&w.states, REVDIAL_DOWN, i + 1, NULL));
             w.pcfg.listen = address;
             // Somebody else's connection may have got that port for a while.
-            UTIL_EVENTUALLY((w.proxy = revdial_proxy_open(&w.pcfg, NULL)) != NULL);
+            UTIL_EVENTUALLY((w.proxy = revdial_proxy_start(&w.pcfg, NULL)) != NULL);
             if (!w.proxy) break;
             CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
             CHECK(util_log_wait(&w.states, REVDIAL_UP, i + 2, NULL));
@@ -930,7 +930,7 @@ TEST(when_the_proxy_drains_a_session_a_new_one_comes_and_the_streams_of_the_old_
             }
             CHECK_INT(revdial_write(old, "ping", 4), 4);
             CHECK_INT(util_read_all(old, buf, 4), 4);
-            revdial_session_info_get(s, &info);
+            revdial_session_get_info(s, &info);
             CHECK_INT(info.state, REVDIAL_DRAINING);
             revdial_close(old);
             CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));  // with its last stream
@@ -1074,7 +1074,7 @@ static void on_state_that_blocks(void *ud, int state, const revdial_err *why, in
     if (state == REVDIAL_UP) {
         util_state e = {100, 0, 0, 0, ""};
         e.code = revdial_agent_stop(w->agents[0], 0);
-        e.retry_ms = revdial_agent_session(w->agents[0], 1000) != NULL;
+        e.retry_ms = revdial_agent_session(w->agents[0], 1000, NULL) != NULL;
         util_log_add(&w->states, &e);
     }
     util_on_state(ud, state, why, retry_in_ms);

@@ -120,7 +120,7 @@ static int session_identity(world *w, const char *name, const char *want)
 {
     revdial_session *s = NULL;
     revdial_session_info info = {0};
-    if (revdial_proxy_list(w->proxy, name, &s, 1) >= 1) revdial_session_info_get(s, &info);
+    if (revdial_proxy_list(w->proxy, name, &s, 1) >= 1) revdial_session_get_info(s, &info);
     revdial_session_unref(s);
     return CHECK_STR(info.identity, want);
 }
@@ -149,11 +149,11 @@ TEST(an_agent_authenticates_by_each_scheme_and_its_challenge_is_no_failure)
             CHECK(world_open_agent(&w, 0));
             CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
             session_identity(&w, "cam-1", rows[i].identity);
-            revdial_proxy_stats(w.proxy, &stats);
+            revdial_proxy_get_stats(w.proxy, &stats);
             CHECK_INT(stats.auth_failures, 0);
             CHECK_INT(util_log_count(&w.states, REVDIAL_BACKOFF, NULL), 0);
             CHECK_INT(util_log_count(&w.states, REVDIAL_CONNECTING, NULL), 1);
-            revdial_agent_stats(w.agents[0], &stats);
+            revdial_agent_get_stats(w.agents[0], &stats);
             CHECK_INT(stats.reconnects, 0);
             revdial_stream *st = world_dial(&w, "echo", 0, NULL);
             CHECK(st != NULL);
@@ -181,7 +181,7 @@ TEST(a_wrong_password_or_user_is_rejected_by_each_scheme)
             w.acfg.user = rows[i].user;
             w.acfg.auth_schemes = rows[i].schemes;
             CHECK_INT(revdial_serve(&w.acfg, &err), REVDIAL_EAUTH);
-            revdial_proxy_stats(w.proxy, &stats);
+            revdial_proxy_get_stats(w.proxy, &stats);
             CHECK_INT(stats.auth_failures, 1);
         }
         world_close(&w);
@@ -256,8 +256,8 @@ TEST(a_table_may_hold_hashes_and_rows_that_cannot_work_are_refused)
         w.acfg.instance = "other";
         CHECK(world_open_agent(&w, 1));
         for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-            CHECK_INT(revdial_proxy_set_credentials(w.proxy, &bad[i], 1, 0), REVDIAL_EINVAL);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, NULL, 1, 0), REVDIAL_EINVAL);
+            CHECK_INT(revdial_proxy_set_credentials(w.proxy, &bad[i], 1, 0, NULL), REVDIAL_EINVAL);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, NULL, 1, 0, NULL), REVDIAL_EINVAL);
     }
     world_close(&w);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -267,7 +267,7 @@ TEST(a_table_may_hold_hashes_and_rows_that_cannot_work_are_refused)
         world_init(&w);
         w.pcfg.credentials = rows;
         w.pcfg.credential_count = 2;
-        CHECK(revdial_proxy_open(&w.pcfg, &err) == NULL);
+        CHECK(revdial_proxy_start(&w.pcfg, &err) == NULL);
         CHECK_INT(err.code, REVDIAL_EINVAL);
         CHECK(strncmp(err.msg, "credentials[1]: ", 16) == 0);
         if (CHECK(problem != NULL)) CHECK_STR(err.msg + 16, problem);
@@ -335,15 +335,16 @@ TEST(a_table_whose_count_was_forgotten_is_refused)
     world_init(&w);
     w.pcfg.credentials = &row;
     w.pcfg.credential_count = 0;
-    CHECK(revdial_proxy_open(&w.pcfg, &err) == NULL);
+    CHECK(revdial_proxy_start(&w.pcfg, &err) == NULL);
     CHECK_INT(err.code, REVDIAL_EINVAL);
     CHECK(strstr(err.msg, "credentials") != NULL);
     w.pcfg.credentials = NULL;
     w.pcfg.credential_count = 1;
-    CHECK(revdial_proxy_open(&w.pcfg, &err) == NULL);
+    CHECK(revdial_proxy_start(&w.pcfg, &err) == NULL);
     CHECK_INT(err.code, REVDIAL_EINVAL);
     if (open_with(&w, &row, 1)) {
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, &row, 0, 1), REVDIAL_EINVAL);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, &row, 0, REVDIAL_END_STALE, NULL),
+                  REVDIAL_EINVAL);
         CHECK(world_open_agent(&w, 0));  // the old table is in force
     }
     world_close(&w);
@@ -363,7 +364,7 @@ TEST(a_backend_without_a_name_is_registered_under_the_only_one_of_its_row)
             CHECK(world_open_agent(&w, 0));
             CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
             if (CHECK_INT(revdial_proxy_list(w.proxy, NULL, &s, 1), 1)) {
-                revdial_session_info_get(s, &info);
+                revdial_session_get_info(s, &info);
                 CHECK_STR(info.name, "cam-1");
             }
             revdial_session_unref(s);
@@ -403,19 +404,19 @@ TEST(A68_a_certificate_is_an_identity_by_itself)
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
         CHECK_STR(s.identity, "DNS:cam-2.cams.example");
         CHECK(rvd_proxy_table_row(w.proxy->table, &s) != NULL);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, &other, 1, 0), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, &other, 1, 0, NULL), 0);
         CHECK(rvd_proxy_table_row(w.proxy->table, &s) == NULL);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, rows, 2, 0), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, rows, 2, 0, NULL), 0);
         memset(&s, 0, sizeof s);
         s.owner = w.proxy;
         s.auth = (revdial_auth_req){.secret = "", .name = "", .tls = &door};
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
         CHECK_STR(s.identity, "CN=door");
         CHECK_STR(s.name, "door");
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, rows, 1, 0), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, rows, 1, 0, NULL), 0);
         CHECK(rvd_proxy_table_row(w.proxy->table, &s) == NULL);
         for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-            CHECK_INT(revdial_proxy_set_credentials(w.proxy, &bad[i], 1, 0), REVDIAL_EINVAL);
+            CHECK_INT(revdial_proxy_set_credentials(w.proxy, &bad[i], 1, 0, NULL), REVDIAL_EINVAL);
         asking a = {0};
         CHECK_INT(ask(w.address, &a), 401);  // nobody has a certificate here
     }
@@ -705,14 +706,14 @@ TEST(R22_a_malformed_challenge_is_an_error_of_its_own_and_nothing_is_sent)
         huge,
         many,
     };
-    size_t len = (size_t)snprintf(huge, sizeof huge,
-                                  "HTTP/1.1 401 No\r\n" OURS
-                                  "WWW-Authenticate: Digest realm=\"r\", "
-                                  "qop=\"auth\", algorithm=SHA-256, nonce=\"");
+    size_t len =
+        (size_t)snprintf(huge, sizeof huge,
+                         "HTTP/1.1 401 No\r\n" OURS "WWW-Authenticate: Digest realm=\"r\", "
+                         "qop=\"auth\", algorithm=SHA-256, nonce=\"");
     memset(huge + len, 'n', 7000);
     strcpy(huge + len + 7000, "\"\r\n\r\n");
-    len = (size_t)snprintf(many, sizeof many, "HTTP/1.1 401 No\r\n" OURS
-                           "WWW-Authenticate: Digest a=b");
+    len = (size_t)snprintf(many, sizeof many,
+                           "HTTP/1.1 401 No\r\n" OURS "WWW-Authenticate: Digest a=b");
     for (int i = 0; i < 100; i++) len += (size_t)snprintf(many + len, sizeof many - len, ", a=b");
     strcpy(many + len, "\r\n\r\n");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -732,8 +733,8 @@ TEST(R22_of_a_hundred_challenges_the_first_that_can_be_answered_is)
 {
     static char answer[8000];
     char nonce[40];
-    size_t len = (size_t)snprintf(answer, sizeof answer,
-                                  "HTTP/1.1 401 No\r\n" OURS "WWW-Authenticate: A");
+    size_t len =
+        (size_t)snprintf(answer, sizeof answer, "HTTP/1.1 401 No\r\n" OURS "WWW-Authenticate: A");
     cheat c;
     for (int i = 0; i < 97; i++)
         len += (size_t)snprintf(answer + len, sizeof answer - len, "%s",
@@ -1108,12 +1109,13 @@ TEST(B8_a_new_table_rules_at_once_and_drops_only_who_is_no_longer_in_it)
         CHECK_INT(ask_digest(w.address, &k, &d), 101);
         CHECK_INT(ask(w.address, &a), 101);
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, NULL, 0, 0), 0);  // nobody, from now on
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, NULL, 0, 0, NULL),
+                  0);  // nobody, from now on
         asking c = a;
         CHECK_INT(ask(w.address, &c), 401);
         CHECK(!strstr(c.answer, "Digest"));
         CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 3, 1), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 3, REVDIAL_END_STALE, NULL), 0);
         CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, &e));  // robot has lost cam-1
         CHECK_INT(e.code, REVDIAL_EAUTH);
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-2", 1, 0), 1);
@@ -1153,10 +1155,12 @@ TEST(B8_a_session_ends_with_the_secret_that_admitted_it)
         hold(&w, digest_of(&k), "cam-1", &fds[0]);
         hold(&w, "Bearer t0ken", "cam-2", &fds[1]);
         hold(&w, "Basic YmFzaWw6czNjcmV0", "cam-3", &fds[2]);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, same, 3, 1), 0);   // in another order
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 4, 0), 0);  // and without dropping
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, same, 3, REVDIAL_END_STALE, NULL),
+                  0);  // in another order
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 4, 0, NULL),
+                  0);  // and without dropping
         CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 4, 1), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 4, REVDIAL_END_STALE, NULL), 0);
         CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 2, NULL));
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-3", 1, 0), 1);
         CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 2);
@@ -1179,12 +1183,12 @@ TEST(B4_tokens_without_a_user_are_an_identity_each_wherever_they_stand_in_the_ta
         hold(&w, "Bearer two", "cam-2", &fds[1]);
         asking other = {.authorization = "Bearer two", .more = "Revdial-Instance: i\r\n"};
         CHECK_INT(ask(w.address, &other), 409);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, moved, 3, 1), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, moved, 3, REVDIAL_END_STALE, NULL), 0);
         other.authorization = "Bearer new";
         CHECK_INT(ask(w.address, &other), 409);
         for (int i = 0; i < 2; i++) {
             CHECK_INT(revdial_proxy_list(w.proxy, i ? "cam-2" : "cam-1", &s, 1), 1);
-            revdial_session_info_get(s, &info[i]);
+            revdial_session_get_info(s, &info[i]);
             revdial_session_unref(s);
             CHECK_INT(strlen(info[i].identity), 22);
             CHECK(strncmp(info[i].identity, "token ", 6) == 0);
@@ -1193,7 +1197,7 @@ TEST(B4_tokens_without_a_user_are_an_identity_each_wherever_they_stand_in_the_ta
         other.authorization = "Bearer one";  // the same backend, in another instance
         CHECK_INT(ask(w.address, &other), 101);
         CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, moved, 2, 1), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, moved, 2, REVDIAL_END_STALE, NULL), 0);
         CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 2, NULL));
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-2", 1, 0), 1);
         for (int i = 0; i < 2; i++) close(fds[i]);
@@ -1207,15 +1211,15 @@ TEST(B8_sessions_that_did_not_come_by_the_table_are_not_dropped_by_it)
     world w;
     if (open_with(&w, all_kinds, 3)) {
         asking a = {.authorization = "Bearer x"};
-        revdial_adopt how = {.upgraded = 1, .name = "cam-2", .identity = "vouched"};
+        revdial_adopt_opts how = {.upgraded = 1, .name = "cam-2", .identity = "vouched"};
         int pair[2];
         revdial_proxy_set_auth(w.proxy, hook_that_accepts, NULL);
         CHECK_INT(ask(w.address, &a), 101);
         CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-        CHECK_INT(revdial_proxy_adopt(w.proxy, pair[0], &how), 0);
+        CHECK_INT(revdial_proxy_adopt(w.proxy, pair[0], &how, NULL), 0);
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-2", 1, UTIL_WAIT_MS), 1);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, NULL, 0, 1), 0);
+        CHECK_INT(revdial_proxy_set_credentials(w.proxy, NULL, 0, REVDIAL_END_STALE, NULL), 0);
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, 0), 1);
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-2", 1, 0), 1);
         close(a.kept);
@@ -1248,7 +1252,7 @@ static void *reload_run(void *arg)
 {
     reloading *r = arg;
     for (int i = 0; !atomic_load(&r->stop); i++) {
-        CHECK_INT(revdial_proxy_set_credentials(r->w->proxy, all_kinds, 3, i % 2), 0);
+        CHECK_INT(revdial_proxy_set_credentials(r->w->proxy, all_kinds, 3, i % 2, NULL), 0);
         sched_yield();
     }
     return NULL;
@@ -1294,7 +1298,7 @@ TEST(P8_who_presents_wrong_credentials_again_and_again_gets_429_and_its_neighbou
         CHECK_INT(ask(w.address, &none), 401);
         CHECK_INT(ask(w.address, &near), 101);
         close(near.kept);
-        revdial_proxy_stats(w.proxy, &stats);
+        revdial_proxy_get_stats(w.proxy, &stats);
         CHECK_INT(stats.auth_failures, 10);
         // Time pays off. What is owed is bounded, so it does not take for ever.
         pthread_mutex_lock(&w.proxy->lock);
@@ -1376,8 +1380,8 @@ static int ask_by(world *w, unsigned scheme, const char *password, const char *i
     // basil:s3cret, basil:wrong
     snprintf(basic, sizeof basic, "Basic %s",
              strcmp(password, "s3cret") == 0 ? "YmFzaWw6czNjcmV0" : "YmFzaWw6d3Jvbmc=");
-    a.authorization = scheme == DIGEST  ? digest_of(&k)
-                      : scheme == BASIC ? basic
+    a.authorization = scheme == DIGEST                  ? digest_of(&k)
+                      : scheme == BASIC                 ? basic
                       : strcmp(password, "s3cret") == 0 ? "Bearer t0ken"
                                                         : "Bearer wrong";
     status = ask(w->address, &a);
@@ -1696,7 +1700,8 @@ TEST(P16_strangers_do_not_fill_the_log)
             asking bad = {.authorization = "Bearer wrong"};
             CHECK_INT(ask(w.address, &bad), 401);
         }
-        UTIL_EVENTUALLY((revdial_proxy_stats(w.proxy, &stats), stats.handshakes_refused == 300));
+        UTIL_EVENTUALLY(
+            (revdial_proxy_get_stats(w.proxy, &stats), stats.handshakes_refused == 300));
         int64_t seconds = (util_now_ms() - began) / 1000 + 1;
         CHECK(util_gate_count(&l.refused) <= 20 + 5 * seconds);
         CHECK(util_gate_count(&l.refused) >= 1);

@@ -68,7 +68,7 @@ TEST(one_port_takes_both_carriers_into_one_pool)
         CHECK_INT(n, 2);
         for (size_t i = 0; i < n; i++) {
             revdial_session_info info;
-            revdial_session_info_get(list[i], &info);
+            revdial_session_get_info(list[i], &info);
             carriers += info.carrier == REVDIAL_CARRIER_WEBSOCKET;
             revdial_session_unref(list[i]);
         }

@@ -21,7 +21,7 @@ static char instance_of(revdial_stream *st)
 {
     revdial_session_info info;
     revdial_session *s = revdial_stream_session(st);
-    revdial_session_info_get(s, &info);
+    revdial_session_get_info(s, &info);
     revdial_session_unref(s);
     return info.instance[0];
 }
@@ -238,7 +238,7 @@ TEST(a_session_that_was_told_to_drain_is_not_picked_while_another_is_there)
         size_t n = revdial_proxy_list(w.proxy, "cam-1", s, 3);
         CHECK_INT(n, 3);
         revdial_session_info info;
-        revdial_session_info_get(s[0], &info);
+        revdial_session_get_info(s[0], &info);
         w.acfg.instance = NULL;
         CHECK_INT(revdial_session_drain(s[0], -1), 0);
         for (int i = 0; i < 6; i++) {
@@ -252,7 +252,7 @@ TEST(a_session_that_was_told_to_drain_is_not_picked_while_another_is_there)
             }
             revdial_close(st);
         }
-        revdial_session_info_get(s[0], &info);
+        revdial_session_get_info(s[0], &info);
         CHECK_INT(info.state, REVDIAL_DRAINING);
         for (int i = 0; i < 3; i++) revdial_close(held[i]);
         for (size_t i = 0; i < n; i++) revdial_session_unref(s[i]);
@@ -315,7 +315,7 @@ TEST(wait_counts_backends_and_list_takes_a_glob_and_gives_references)
         revdial_agent_stop(w.agents[2], 0);
         w.agents[2] = NULL;
         CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
-        revdial_session_info_get(s[0], &info);
+        revdial_session_get_info(s[0], &info);
         CHECK_STR(info.name, "door");
         CHECK_INT(info.state, REVDIAL_DOWN);
         revdial_session_unref(s[0]);
@@ -335,8 +335,8 @@ TEST(stats_count_sessions_streams_bytes_and_failures)
         if (CHECK(st != NULL)) {
             CHECK_INT(util_write_payload(st, 1000, 2), 1000);
             CHECK_INT(util_read_all(st, buf, 1000), 1000);
-            revdial_proxy_stats(w.proxy, &p);
-            revdial_agent_stats(w.agents[0], &a);
+            revdial_proxy_get_stats(w.proxy, &p);
+            revdial_agent_get_stats(w.agents[0], &a);
             CHECK_INT(p.sessions, 1);
             CHECK_INT(p.streams, 1);
             CHECK_INT(p.sessions_opened, 1);
@@ -352,13 +352,13 @@ TEST(stats_count_sessions_streams_bytes_and_failures)
         }
         CHECK(world_dial(&w, "refuse", 0, NULL) == NULL);
         CHECK(revdial_dial(w.proxy, "nobody", NULL, NULL) == NULL);
-        UTIL_EVENTUALLY((revdial_proxy_stats(w.proxy, &p), p.streams == 0));
+        UTIL_EVENTUALLY((revdial_proxy_get_stats(w.proxy, &p), p.streams == 0));
         CHECK_INT(p.dials_failed, 2);
         CHECK_INT(p.streams_reset, 1);
         revdial_agent_stop(w.agents[0], 0);
         w.agents[0] = NULL;
         CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
-        revdial_proxy_stats(w.proxy, &p);
+        revdial_proxy_get_stats(w.proxy, &p);
         CHECK_INT(p.sessions, 0);
         CHECK_INT(p.sessions_closed, 1);
         CHECK_INT(p.tx_bytes, 1000);  // of sessions that are gone, too
@@ -414,13 +414,12 @@ TEST(a_dial_that_fails_names_the_backend_and_the_target)
     if (world_open(&w)) {
         const struct {
             const char *name, *target, *says;
-        } rows[] = {
-            {"nobody", NULL, "dial nobody: no backend of that name is connected"},
-            {"cam-1", "127.0.0.1:1",
-             "dial cam-1 to 127.0.0.1:1: the target refused the connection"},
-            {"cam-1", NULL, "dial cam-1: "},
-            {"cam-1", "[fe80::1%nosuchif0]:80", "dial cam-1 to [fe80::1%nosuchif0]:80: "},
-            {"cam-1", target, want}};
+        } rows[] = {{"nobody", NULL, "dial nobody: no backend of that name is connected"},
+                    {"cam-1", "127.0.0.1:1",
+                     "dial cam-1 to 127.0.0.1:1: the target refused the connection"},
+                    {"cam-1", NULL, "dial cam-1: "},
+                    {"cam-1", "[fe80::1%nosuchif0]:80", "dial cam-1 to [fe80::1%nosuchif0]:80: "},
+                    {"cam-1", target, want}};
         snprintf(want, sizeof want, "dial cam-1 to %.80s: the target is not on", target);
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
             revdial_dial_opts opts = {.target = rows[i].target};
@@ -488,8 +487,8 @@ TEST(an_early_dial_returns_at_once_and_learns_of_a_refusal_later)
     if (world_open(&w)) {
         revdial_stream *st = revdial_dial(w.proxy, "cam-1", &opts, NULL);
         if (CHECK(st != NULL)) {
-            revdial_ledger l;
-            CHECK_INT(revdial_stream_ledger(st, &l), 0);
+            revdial_flow_info l;
+            CHECK_INT(revdial_stream_get_flow(st, &l), 0);
             CHECK_STR(l.blocked_on, "accept");
             CHECK_INT(revdial_write(st, "x", 1), 1);  // goes along
             revdial_close(st);
@@ -498,7 +497,7 @@ TEST(an_early_dial_returns_at_once_and_learns_of_a_refusal_later)
         st = revdial_dial(w.proxy, "cam-1", &opts, NULL);
         if (CHECK(st != NULL)) {
             CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ERESET);
-            CHECK_INT(revdial_error(st, &reset), REVDIAL_ERESET);
+            CHECK_INT(revdial_stream_error(st, &reset), REVDIAL_ERESET);
             CHECK_INT(reset, 71);
             revdial_close(st);
         }

@@ -65,7 +65,7 @@ typedef struct gate {
     atomic_int passed, refused;
     atomic_int fd;  // of the connection that is open, -1
     pthread_t thread;
-    char via[100];
+    char egress[100];
 } gate;
 
 // Both ways, until either end is over.
@@ -149,8 +149,8 @@ static void gate_open(gate *g, int is_socks, const char *login)
     g->is_socks = is_socks;
     atomic_store(&g->fd, -1);
     g->listener = raw_listen(8, &g->port);
-    snprintf(g->via, sizeof g->via, "%s://%s127.0.0.1:%d", is_socks ? "socks5" : "http", login,
-             g->port);
+    snprintf(g->egress, sizeof g->egress, "%s://%s127.0.0.1:%d", is_socks ? "socks5" : "http",
+             login, g->port);
     g->thread = util_thread(gate_run, g);
 }
 
@@ -172,7 +172,7 @@ static void gate_close(gate *g)
 static void gate_world(world *w, gate *g)
 {
     world_init(w);
-    w->acfg.via = g->via;
+    w->acfg.egress = g->egress;
     w->acfg.common.log = listen_in;
     w->acfg.common.log_level = REVDIAL_LOG_DEBUG;
     w->acfg.auth_fail_limit = 0;
@@ -287,7 +287,7 @@ TEST(a_login_that_the_egress_proxy_rejects_later_is_tried_again_slowly)
 typedef struct stage {
     world w;
     int listener, port;
-    char via[100], head[2048];
+    char egress[100], head[2048];
 } stage;
 
 static void stage_open(stage *s, const char *scheme)
@@ -295,8 +295,8 @@ static void stage_open(stage *s, const char *scheme)
     world_init(&s->w);
     s->port = raw_quiet_port();
     s->listener = raw_listen(8, &s->port);
-    snprintf(s->via, sizeof s->via, "%s" LOGIN "127.0.0.1:%d", scheme, s->port);
-    s->w.acfg.via = s->via;
+    snprintf(s->egress, sizeof s->egress, "%s" LOGIN "127.0.0.1:%d", scheme, s->port);
+    s->w.acfg.egress = s->egress;
     s->w.acfg.url = "http://far.invalid:7000";  // nobody here resolves that
     s->w.acfg.allow_cleartext = 1;
     s->w.acfg.auth_fail_limit = -1;
@@ -446,7 +446,7 @@ TEST(an_egress_proxy_that_says_when_is_taken_at_its_word_and_no_secret_is_kept_m
         CHECK(e.retry_ms >= 7000 && e.retry_ms <= 8750);
         // And nothing is kept until then: the loop does not touch the link, so that we may look.
         const rvd_agent_link *l = s.w.agents[0]->links[0];
-        CHECK(l->via == NULL && l->io.fd < 0);
+        CHECK(l->egress == NULL && l->io.fd < 0);
         for (size_t i = 0; i < sizeof l->secret; i++)
             if (l->secret[i]) test_fail(__FILE__, __LINE__, "byte %zu of the token", i);
     }
@@ -480,7 +480,7 @@ TEST(the_login_of_an_egress_proxy_is_in_memory_once_for_reconnects_and_nowhere_a
         w.acfg.common.alloc_ud = w.acfg.common.log_ud = &which;
         rvd_base_wipe(login, sizeof login);
         if (world_open_proxy(&w) && world_open_agent(&w, 0)) {
-            rvd_base_wipe(g.via, sizeof g.via);
+            rvd_base_wipe(g.egress, sizeof g.egress);
             CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
             gate_cut(&g);
             CHECK(util_log_wait(&w.states, REVDIAL_UP, 2, NULL));
@@ -552,7 +552,7 @@ TEST(an_egress_proxy_that_is_not_there_is_named)
         char hop[80];
         stage_open(&s, "http://");
         snprintf(hop, sizeof hop, "\"%s:%d\": %s", rows[i].host, port, rows[i].says);
-        snprintf(s.via, sizeof s.via, "http://" LOGIN "%s:%d", rows[i].host, port);
+        snprintf(s.egress, sizeof s.egress, "http://" LOGIN "%s:%d", rows[i].host, port);
         if (stage_agent(&s)) {
             CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, 1, &e));
             CHECK_INT(e.code, REVDIAL_ESYS);
@@ -566,7 +566,7 @@ TEST(each_address_of_the_egress_proxy_is_tried_until_one_takes_the_connection)
 {
     stage s;
     stage_open(&s, "http://");
-    snprintf(s.via, sizeof s.via, "http://" LOGIN "many.test:%d", s.port);
+    snprintf(s.egress, sizeof s.egress, "http://" LOGIN "many.test:%d", s.port);
     if (stage_agent(&s)) {  // fifteen addresses, the last is ours
         int fd = stage_accept(&s);
         stage_say(fd, "HTTP/1.1 403 X\r\n\r\n");
@@ -634,22 +634,22 @@ TEST(the_token_goes_in_cleartext_to_loopback_only_whatever_the_egress_proxy)
 TEST(configurations_that_make_no_sense_are_refused_without_a_secret_in_the_error)
 {
     static const struct {
-        const char *via, *url, *says;
+        const char *egress, *url, *says;
         int all_addresses;
     } rows[] = {
-        {"https://" LOGIN "h:1", "http://127.0.0.1:9", "via: there is no TLS", 0},
-        {"http://" LOGIN "h", "http://127.0.0.1:9", "via: not HOST:PORT", 0},
+        {"https://" LOGIN "h:1", "http://127.0.0.1:9", "egress: there is no TLS", 0},
+        {"http://" LOGIN "h", "http://127.0.0.1:9", "egress: not HOST:PORT", 0},
         {"http://" LOGIN "127.1:80", "http://127.0.0.1:9", "neither an IPv4 address nor a name", 0},
-        {"http://" LOGIN "h:1", "unix:/run/revdial.sock", "via: only a server at HOST:PORT", 0},
-        {"http://" LOGIN "h:1", "http://127.0.0.1:9,unix:/run/x", "via: only a server", 0},
+        {"http://" LOGIN "h:1", "unix:/run/revdial.sock", "egress: only a server at HOST:PORT", 0},
+        {"http://" LOGIN "h:1", "http://127.0.0.1:9,unix:/run/x", "egress: only a server", 0},
         {"http://" LOGIN "h:1", "http://127.0.0.1:9", "all_addresses", 1},
-        {"", "http://127.0.0.1:9", "via: not http://", 0},
+        {"", "http://127.0.0.1:9", "egress: not http://", 0},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
         world w;
         revdial_err err = {0};
         world_init(&w);
-        w.acfg.via = rows[i].via;
+        w.acfg.egress = rows[i].egress;
         w.acfg.url = rows[i].url;
         w.acfg.all_addresses = rows[i].all_addresses;
         w.agents[0] = revdial_agent_start(&w.acfg, &err);

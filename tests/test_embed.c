@@ -113,7 +113,7 @@ TEST(hooks_and_handlers_have_the_signal_mask_of_the_thread_that_opened)
     w.acfg.credential_fn = mask_credential;
     if (world_open(&w) && revdial_proxy_address(w.proxy, 1, at, sizeof at) > 0) {
         pthread_sigmask(SIG_SETMASK, &before, NULL);
-        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS);
+        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL);
         revdial_stream *st = s ? revdial_session_dial(s, NULL, NULL) : NULL;
         if (CHECK(st != NULL)) {
             CHECK_INT(revdial_shutdown(st, REVDIAL_WR), 0);
@@ -148,7 +148,7 @@ static void stopping_handler(void *ud, revdial_stream *st)
 static void closing_on_stream(void *ud, revdial_stream *st)
 {
     world *w = ud;
-    atomic_store(&verdicts[1], revdial_proxy_close(w->proxy));
+    atomic_store(&verdicts[1], revdial_proxy_stop(w->proxy));
     revdial_close(st);
     util_gate_add(&w->ended, 1);
 }
@@ -157,7 +157,7 @@ static int closing_auth(void *ud, const revdial_auth_req *req, char *identity, s
 {
     world *w = ud;
     (void)req;
-    atomic_store(&verdicts[2], revdial_proxy_close(w->proxy));
+    atomic_store(&verdicts[2], revdial_proxy_stop(w->proxy));
     snprintf(identity, size, "anybody");
     return 0;
 }
@@ -165,7 +165,7 @@ static int closing_auth(void *ud, const revdial_auth_req *req, char *identity, s
 static void closing_on_session(void *ud, revdial_session *s, int state, const revdial_err *why)
 {
     world *w = ud;
-    if (state == REVDIAL_UP) atomic_store(&verdicts[3], revdial_proxy_close(w->proxy));
+    if (state == REVDIAL_UP) atomic_store(&verdicts[3], revdial_proxy_stop(w->proxy));
     util_on_session(ud, s, state, why);
 }
 
@@ -181,7 +181,7 @@ TEST(stop_and_close_return_EDEADLK_where_they_would_wait_for_themselves)
     if (world_open(&w)) {
         util_gate_add(&pointers_known, 1);
         revdial_dial_opts early = {.flags = REVDIAL_DIAL_EARLY};
-        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS);
+        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL);
         revdial_stream *down = revdial_dial(w.proxy, "cam-1", &early, NULL);
         revdial_stream *up = s ? revdial_session_dial(s, &early, NULL) : NULL;
         CHECK(util_gate_wait(&w.ended, 2));
@@ -202,7 +202,7 @@ TEST(stop_and_close_return_EDEADLK_where_they_would_wait_for_themselves)
 static int calls_on_a_stream(revdial_stream *st)
 {
     revdial_pollfd item = {.st = st, .events = POLLIN};
-    revdial_ledger ledger;
+    revdial_flow_info ledger;
     int wrong = 0, reset = 1, fds[2];
     char c = 'x';
     WANT(revdial_read(st, &c, 1), REVDIAL_ECLOSED);
@@ -210,13 +210,13 @@ static int calls_on_a_stream(revdial_stream *st)
     WANT(revdial_poll(&item, 1, -1), REVDIAL_ECLOSED);
     WANT(revdial_shutdown(st, REVDIAL_RDWR), REVDIAL_ECLOSED);
     WANT(revdial_reset(st, 64), REVDIAL_ECLOSED);
-    WANT(revdial_deadline(st, REVDIAL_RD, 1), REVDIAL_ECLOSED);
-    WANT(revdial_error(st, &reset), REVDIAL_ECLOSED);
+    WANT(revdial_stream_set_deadline(st, REVDIAL_RD, 1), REVDIAL_ECLOSED);
+    WANT(revdial_stream_error(st, &reset), REVDIAL_ECLOSED);
     WANT(reset, 0);
-    WANT(revdial_stream_ledger(st, &ledger), REVDIAL_ECLOSED);
+    WANT(revdial_stream_get_flow(st, &ledger), REVDIAL_ECLOSED);
     WANT(revdial_stream_fd(st), REVDIAL_ECLOSED);
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0) return 1;
-    WANT(revdial_join(st, fds[0], fds[0], NULL), REVDIAL_ECLOSED);
+    WANT(revdial_relay(st, fds[0], fds[0], NULL), REVDIAL_ECLOSED);
     WANT(read(fds[1], &c, 1), 0);  // join has closed its end
     revdial_close(st);
     return wrong;
@@ -227,7 +227,7 @@ static int calls_on_a_session(revdial_session *s)
     revdial_session_info info;
     revdial_err err = {0};
     int wrong = 0;
-    revdial_session_info_get(s, &info);
+    revdial_session_get_info(s, &info);
     WANT(info.state, REVDIAL_DOWN);
     WANT(revdial_session_drain(s, 0), REVDIAL_ECLOSED);
     WANT(revdial_session_dial(s, NULL, &err) == NULL, 1);
@@ -251,13 +251,13 @@ static int calls_on_a_proxy(revdial_proxy *p)
     WANT(revdial_dial_cancel(p, 1), REVDIAL_ECLOSED);
     WANT(revdial_proxy_wait(p, "cam-1", 1, -1), REVDIAL_ECLOSED);
     WANT(revdial_proxy_list(p, NULL, &s, 1), 0);
-    WANT(revdial_proxy_adopt(p, dup(1), NULL), REVDIAL_ECLOSED);
-    WANT(revdial_proxy_set_credentials(p, NULL, 0, 1), REVDIAL_ECLOSED);
+    WANT(revdial_proxy_adopt(p, dup(1), NULL, NULL), REVDIAL_ECLOSED);
+    WANT(revdial_proxy_set_credentials(p, NULL, 0, REVDIAL_END_STALE, NULL), REVDIAL_ECLOSED);
     revdial_proxy_set_auth(p, NULL, NULL);
-    revdial_proxy_stats(p, &stats);
+    revdial_proxy_get_stats(p, &stats);
     WANT(stats.sessions, 0);
     WANT(revdial_proxy_drain(p, 0), REVDIAL_ECLOSED);
-    WANT(revdial_proxy_close(p), REVDIAL_ECLOSED);
+    WANT(revdial_proxy_stop(p), REVDIAL_ECLOSED);
     return wrong;
 }
 
@@ -266,9 +266,9 @@ static int calls_on_an_agent(revdial_agent *a)
     static const char *const allow[] = {"127.0.0.1:80", NULL};
     revdial_stats stats;
     int wrong = 0;
-    WANT(revdial_agent_session(a, -1) == NULL, 1);
-    WANT(revdial_agent_set_allow(a, allow), REVDIAL_ECLOSED);
-    revdial_agent_stats(a, &stats);
+    WANT(revdial_agent_session(a, -1, NULL) == NULL, 1);
+    WANT(revdial_agent_set_allow(a, allow, NULL), REVDIAL_ECLOSED);
+    revdial_agent_get_stats(a, &stats);
     WANT(stats.sessions, 0);
     WANT(revdial_agent_stop(a, -1), REVDIAL_ECLOSED);
     return wrong;
@@ -369,7 +369,7 @@ TEST(ends_reach_the_peers_though_a_child_has_copies_of_the_sockets)
         CHECK(raw_wait(client, POLLIN, UTIL_WAIT_MS));
         CHECK(recv(client, &c, 1, 0) < 0 && errno == ECONNRESET);
         close(client);
-        revdial_proxy_close(w.proxy);
+        revdial_proxy_stop(w.proxy);
         w.proxy = NULL;
         CHECK(util_log_wait(&w.states, REVDIAL_DOWN, 1, &e));
         CHECK_INT(raw_connect(at), -1);  // nobody listens any more
@@ -388,7 +388,7 @@ TEST(a_unix_socket_ends_with_its_stream_though_a_child_has_a_copy_of_it)
     if (world_open(&w) && CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0)) {
         revdial_stream *st = world_dial(&w, "reset", 70, NULL);
         if (CHECK(st != NULL)) {
-            CHECK_INT(revdial_join(st, fds[0], fds[0], NULL), 0);
+            CHECK_INT(revdial_relay(st, fds[0], fds[0], NULL), 0);
             pid_t child = child_with_copies(&hold);
             raw_say(fds[1], "x");
             CHECK(raw_wait(fds[1], POLLIN, UTIL_WAIT_MS / 2));  // before the child ends

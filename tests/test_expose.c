@@ -47,7 +47,7 @@ TEST(a_client_of_an_exposed_port_reaches_the_backend_and_half_closes)
         CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), 0);
         CHECK_STR(buf, "hello");
         CHECK(util_gate_wait(&clients.gate, 1));
-        CHECK_INT(clients.last.is_joined, 1);
+        CHECK_INT(clients.last.is_relayed, 1);
         CHECK_INT(clients.last.expose, 0);
         CHECK_INT(clients.last.moved[0], 5);
         CHECK_INT(clients.last.moved[1], 5);
@@ -96,7 +96,7 @@ TEST(a_client_whose_dial_fails_is_reset_and_why_is_told)
         CHECK_INT(raw_drain(fd, at, sizeof at, &len), -1);
         CHECK_INT(len, 0);
         CHECK(util_gate_wait(&clients.gate, 1));
-        CHECK_INT(clients.last.is_joined, 0);
+        CHECK_INT(clients.last.is_relayed, 0);
         CHECK_INT(clients.why.code, REVDIAL_ENOBACKEND);
         close(fd);
         CHECK_INT(util_fds(), before);
@@ -122,7 +122,7 @@ TEST(a_client_that_goes_away_while_it_is_dialled_for_ends_its_dial)
             CHECK(util_gate_wait(&w.held, 1));
             raw_close_reset(fd);
             CHECK(util_gate_wait(&clients.gate, 1));
-            CHECK_INT(clients.last.is_joined, 0);
+            CHECK_INT(clients.last.is_relayed, 0);
             CHECK_INT(clients.why.code, REVDIAL_ECLOSED);
         }
         world_close(&w);
@@ -151,7 +151,7 @@ TEST(a_client_whose_dial_takes_long_is_joined_or_refused_all_the_same)
             if (!refused) util_gate_add(&w.go, 1);
             CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), refused ? -1 : 0);
             CHECK(util_gate_wait(&clients.gate, 1));
-            CHECK_INT(clients.last.is_joined, !refused);
+            CHECK_INT(clients.last.is_relayed, !refused);
             CHECK_INT(clients.why.code, refused ? REVDIAL_ETIMEDOUT : 0);
             close(fd);
         }
@@ -184,7 +184,7 @@ TEST(an_early_port_sends_what_a_client_says_before_the_backend_has_accepted)
         raw_frame_send(backend, RAW_WINDOW, RAW_RST, f.id, 0);
         CHECK_INT(raw_drain(fd, said, sizeof said, &len), -1);
         CHECK(util_gate_wait(&clients.gate, 1));
-        CHECK_INT(clients.last.is_joined, early);
+        CHECK_INT(clients.last.is_relayed, early);
         CHECK_INT(clients.last.moved[0], early ? 5 : 0);
         CHECK_INT(clients.why.code, early ? REVDIAL_ERESET : REVDIAL_EREFUSED);
         close(fd);
@@ -298,7 +298,7 @@ TEST(a_client_that_was_gone_before_it_was_accepted_is_not_dialled_for)
         raw_close_reset(raw_connect(at));
         util_loop_let_go(&held);
         CHECK(util_gate_wait(&clients.gate, 1));
-        CHECK_INT(clients.last.is_joined, 0);
+        CHECK_INT(clients.last.is_relayed, 0);
         CHECK_INT(clients.why.code, REVDIAL_ECLOSED);
         CHECK_INT(clients.why.sys, ECONNRESET);
         CHECK_INT(w.begun.count, 0);
@@ -462,7 +462,7 @@ TEST(closing_the_proxy_tells_of_every_client_it_had)
     if (exposed_open(&w, &x, at, sizeof at)) {
         for (int i = 0; i < CLIENTS; i++) fds[i] = raw_connect(at);
         CHECK(util_gate_wait(&w.held, CLIENTS));
-        revdial_proxy_close(w.proxy);
+        revdial_proxy_stop(w.proxy);
         w.proxy = NULL;
         CHECK_INT(util_gate_count(&clients.gate), CLIENTS);
         for (int i = 0; i < CLIENTS; i++) {
@@ -490,12 +490,12 @@ TEST(a_port_that_makes_no_sense_is_refused_with_a_reason)
         revdial_err err = {0};
         w.pcfg.exposes = &rows[i];
         w.pcfg.expose_count = 1;
-        CHECK(revdial_proxy_open(&w.pcfg, &err) == NULL);
+        CHECK(revdial_proxy_start(&w.pcfg, &err) == NULL);
         CHECK_INT(err.code, REVDIAL_EINVAL);
         CHECK(err.msg[0]);
     }
     w.pcfg.exposes = NULL;
-    CHECK(revdial_proxy_open(&w.pcfg, NULL) == NULL);
+    CHECK(revdial_proxy_start(&w.pcfg, NULL) == NULL);
     CHECK_INT(util_fds(), before);
     world_close(&w);
 }

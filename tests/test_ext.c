@@ -14,7 +14,7 @@ static const revdial_limits no_keepalive = {.keepalive_ms = 100000000};
 static size_t live_streams(const rig *r)
 {
     revdial_engine_info info;
-    revdial_engine_info_get(r->e, &info);
+    revdial_engine_get_info(r->e, &info);
     return info.streams;
 }
 
@@ -462,8 +462,8 @@ TEST(early_bytes_go_out_with_the_opening_and_are_there_before_the_answer)
     for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)(i * 7);
     revdial_dial_opts opts = {.target = "a:1", .early = bytes, .early_len = REVDIAL_EARLY_MAX};
     CHECK_INT(revdial_engine_open(p.proxy->e, &opts, NULL), 1);
-    revdial_ledger ledger;
-    CHECK_INT(revdial_engine_ledger(p.proxy->e, 1, &ledger), 0);
+    revdial_flow_info ledger;
+    CHECK_INT(revdial_engine_get_flow(p.proxy->e, 1, &ledger), 0);
     CHECK(ledger.sent >= REVDIAL_EARLY_MAX);
     CHECK_INT(revdial_engine_write(p.proxy->e, 1, "more", 4), 4);
     pair_pump(&p);
@@ -492,8 +492,8 @@ TEST(the_largest_preamble_and_the_most_early_bytes_fit_in_the_least_window)
         .meta = &meta, .meta_count = 1, .early = bytes, .early_len = sizeof bytes};
     memset(bytes, 'e', sizeof bytes);
     CHECK_INT(revdial_engine_open(p.proxy->e, &opts, NULL), 1);
-    revdial_ledger ledger;
-    CHECK_INT(revdial_engine_ledger(p.proxy->e, 1, &ledger), 0);
+    revdial_flow_info ledger;
+    CHECK_INT(revdial_engine_get_flow(p.proxy->e, 1, &ledger), 0);
     CHECK(ledger.send_credit < 128);
     pair_pump(&p);
     CHECK_INT(revdial_engine_read(p.backend->e, 1, got, sizeof got), REVDIAL_EARLY_MAX);
@@ -644,7 +644,7 @@ static int sweep_pair_scenario(rig_pair *p)
     pair_pump(p);
     ok &= revdial_engine_read(p->backend->e, 1, text, sizeof text) == 5;
     ok &= revdial_engine_write(p->backend->e, 1, text, 5) == 5;
-    revdial_engine_finish(p->proxy->e, 1);
+    revdial_engine_end_write(p->proxy->e, 1);
     pair_pump(p);
     ok &= revdial_engine_read(p->proxy->e, 1, text, sizeof text) == 5;
     ok &= revdial_engine_read(p->backend->e, 1, text, sizeof text) == 0;
@@ -661,7 +661,7 @@ static int sweep_pair_scenario(rig_pair *p)
     revdial_engine_close(p->proxy->e, 3);
     revdial_engine_drain(p->proxy->e);
     pair_pump(p);
-    revdial_engine_shutdown(p->backend->e);
+    revdial_engine_terminate(p->backend->e);
     pair_pump(p);
     return ok && !p->proxy->wire.failures && !p->backend->wire.failures;
 }

@@ -145,7 +145,7 @@ TEST(F8_F9_a_reader_gets_a_true_prefix_and_an_error_wherever_the_connection_is_c
             if (!CHECK(st != NULL)) break;
             cutter_arm(&c, CUT_TO_PROXY, i % 2 ? CUT_FIN : CUT_RST, cuts[i / 2]);
             util_read r = util_read_payload(st, 1);
-            int why = revdial_error(st, NULL);
+            int why = revdial_stream_error(st, NULL);
             if (r.end >= 0 || r.is_bad || r.bytes >= TOTAL || why != REVDIAL_ELOST)
                 test_fail(__FILE__, __LINE__, "cut %d: %d bytes%s, then %d; %d", (int)i,
                           (int)r.bytes, r.is_bad ? ", not those sent" : "", r.end, why);
@@ -197,7 +197,7 @@ TEST(a_kill_in_mid_transfer_is_a_prefix_and_an_error_at_both_ends)
         for (int side = 0; side < 2; side++) {
             revdial_stream *in = world_dial(&w, "source", 50000000, NULL);
             revdial_stream *out = world_dial(&w, "hold", 0, NULL);
-            revdial_session *s = side ? revdial_agent_session(w.agents[0], UTIL_WAIT_MS)
+            revdial_session *s = side ? revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL)
                                       : revdial_stream_session(in);
             uint8_t buf[50000];
             if (!CHECK(in && out && s)) break;
@@ -212,7 +212,7 @@ TEST(a_kill_in_mid_transfer_is_a_prefix_and_an_error_at_both_ends)
             }
             CHECK_INT(n, side ? REVDIAL_ELOST : REVDIAL_ECLOSED);
             CHECK(revdial_write(out, "x", 1) < 0);
-            CHECK_INT(revdial_error(out, NULL), side ? REVDIAL_ELOST : REVDIAL_ECLOSED);
+            CHECK_INT(revdial_stream_error(out, NULL), side ? REVDIAL_ELOST : REVDIAL_ECLOSED);
             revdial_close(in);
             revdial_close(out);
             CHECK(util_gate_wait(&w.ended, 2 * side + 2));
@@ -252,7 +252,7 @@ static void *waiter_run(void *arg)
     if (x->what == WAIT_WRITE) {
         while (revdial_write(x->st, buf, sizeof buf) == (ptrdiff_t)sizeof buf) {
         }
-        x->result = revdial_error(x->st, NULL);
+        x->result = revdial_stream_error(x->st, NULL);
     }
     if (x->what == WAIT_DIAL) {  // of this session only, so that no other is tried
         revdial_kv meta = {"do", "silent"};
@@ -296,18 +296,18 @@ TEST(U18_all_who_wait_wake_at_the_death_of_their_session_and_at_the_close_of_the
                 x[i].thread = util_thread(waiter_run, &x[i]);
                 util_gate_wait(&x[i].began, 1);
             }
-            revdial_ledger l;
-            UTIL_EVENTUALLY(revdial_stream_ledger(x[WAIT_WRITE].st, &l) == 0 &&
+            revdial_flow_info l;
+            UTIL_EVENTUALLY(revdial_stream_get_flow(x[WAIT_WRITE].st, &l) == 0 &&
                             strcmp(l.blocked_on, "peer's credit") == 0);
             CHECK(util_gate_wait(&w.held, WAITERS));
             util_nap_ms(10);
             revdial_session *s = NULL;
             if (how == KILLED_HERE) revdial_proxy_list(w.proxy, NULL, &s, 1);
-            if (how == KILLED_THERE) s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS);
+            if (how == KILLED_THERE) s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL);
             revdial_session_kill(s);
             revdial_session_unref(s);
             if (how == PROXY_CLOSED) {
-                revdial_proxy_close(w.proxy);
+                revdial_proxy_stop(w.proxy);
                 w.proxy = NULL;
             }
             for (int i = 0; i < WAITERS; i++) {
@@ -347,7 +347,7 @@ TEST(U24_nothing_that_breaks_raises_SIGPIPE)
         revdial_stream *st = world_dial(&w, "hold", 0, NULL);
         CHECK(st != NULL);
         cutter_arm(&c, CUT_TO_PROXY, CUT_RST, 0);
-        revdial_deadline(st, REVDIAL_WR, UTIL_WAIT_MS);
+        revdial_stream_set_deadline(st, REVDIAL_WR, UTIL_WAIT_MS);
         while (revdial_write(st, buf, sizeof buf) > 0) {
         }
         CHECK(revdial_write(st, buf, 1) < 0);
@@ -355,7 +355,7 @@ TEST(U24_nothing_that_breaks_raises_SIGPIPE)
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
         int in[2], out[2];  // a joined pipe whose reader goes away
         if (pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0) {
-            CHECK_INT(revdial_join(world_dial(&w, "flood", 0, NULL), in[0], out[1], NULL), 0);
+            CHECK_INT(revdial_relay(world_dial(&w, "flood", 0, NULL), in[0], out[1], NULL), 0);
             CHECK_INT(read(out[0], buf, 100), 100);
             close(out[0]);
             int ended = util_gate_count(&w.ended);
@@ -391,11 +391,11 @@ TEST(F17_F18_200_streams_that_nobody_reads_do_not_keep_one_from_moving_64_MB_in)
     world_init(&w);
     w.pcfg.common.limits.session_window = 16 << 20;
     if (world_open(&w)) {
-        revdial_ledger l;
+        revdial_flow_info l;
         for (int i = 0; i < STALLED; i++) stalled[i] = world_dial(&w, "flood", 0, NULL);
         for (int i = 0; i < STALLED; i++)
-            UTIL_EVENTUALLY(revdial_stream_ledger(stalled[i], &l) == 0 && l.recv_credit == 0);
-        revdial_proxy_stats(w.proxy, &stats);
+            UTIL_EVENTUALLY(revdial_stream_get_flow(stalled[i], &l) == 0 && l.recv_credit == 0);
+        revdial_proxy_get_stats(w.proxy, &stats);
         CHECK_INT(stats.streams, STALLED);
         CHECK(stats.memory_bytes >= STALLED * 65536);
         is_within_budget(&stats, 16 << 20);
@@ -405,17 +405,17 @@ TEST(F17_F18_200_streams_that_nobody_reads_do_not_keep_one_from_moving_64_MB_in)
             CHECK_INT(r.bytes, BULK);
             CHECK_INT(r.end, 0);
             CHECK_INT(r.is_bad, 0);
-            revdial_proxy_stats(w.proxy, &stats);
+            revdial_proxy_get_stats(w.proxy, &stats);
             is_within_budget(&stats, 16 << 20);
             revdial_close(st);
         }
         for (int i = 0; i < STALLED; i++) {
-            CHECK_INT(revdial_error(stalled[i], NULL), 0);
+            CHECK_INT(revdial_stream_error(stalled[i], NULL), 0);
             revdial_reset(stalled[i], REVDIAL_RESET_CANCEL);
             revdial_close(stalled[i]);
         }
         CHECK(util_gate_wait(&w.ended, STALLED));
-        UTIL_EVENTUALLY((revdial_proxy_stats(w.proxy, &stats), stats.memory_bytes < 2 << 20));
+        UTIL_EVENTUALLY((revdial_proxy_get_stats(w.proxy, &stats), stats.memory_bytes < 2 << 20));
     }
     world_close(&w);
 }
@@ -435,8 +435,8 @@ TEST(F17_F18_200_handlers_that_do_not_read_do_not_keep_one_from_moving_64_MB_out
             stalled[i] = world_dial(&w, "stop", 0, &err);
             if (!stalled[i]) test_fail(__FILE__, __LINE__, "dial %d: %s", i, err.msg);
             if (!CHECK(stalled[i] != NULL)) break;
-            revdial_ledger l;
-            revdial_stream_ledger(stalled[i], &l);
+            revdial_flow_info l;
+            revdial_stream_get_flow(stalled[i], &l);
             CHECK_INT(revdial_write(stalled[i], junk, l.send_credit), l.send_credit);
         }
         revdial_stream *st = world_dial(&w, "bulk-sink", 0, NULL);
@@ -449,7 +449,7 @@ TEST(F17_F18_200_handlers_that_do_not_read_do_not_keep_one_from_moving_64_MB_out
             CHECK_INT(world_last(&w).bytes, BULK);
             CHECK_INT(world_last(&w).is_bad, 0);
         }
-        revdial_agent_stats(w.agents[0], &stats);
+        revdial_agent_get_stats(w.agents[0], &stats);
         CHECK(stats.memory_bytes >= STALLED * 65000);
         is_within_budget(&stats, 32 << 20);
         for (int i = 0; i < STALLED; i++) revdial_close(stalled[i]);
@@ -473,15 +473,15 @@ TEST(a_session_over_its_window_gives_up_streams_with_CALM_and_lives)
             if (!st[i]) refused++;
         }
         for (int i = 0; i < MANY; i++) {
-            revdial_ledger l;
+            revdial_flow_info l;
             int reset = 0;
             if (!st[i]) continue;
-            UTIL_EVENTUALLY(revdial_error(st[i], NULL) != 0 ||
-                            (revdial_stream_ledger(st[i], &l) == 0 && l.recv_credit == 0));
-            if (revdial_error(st[i], &reset)) calm += CHECK_INT(reset, REVDIAL_RESET_CALM);
+            UTIL_EVENTUALLY(revdial_stream_error(st[i], NULL) != 0 ||
+                            (revdial_stream_get_flow(st[i], &l) == 0 && l.recv_credit == 0));
+            if (revdial_stream_error(st[i], &reset)) calm += CHECK_INT(reset, REVDIAL_RESET_CALM);
         }
         CHECK(calm > 0);
-        revdial_proxy_stats(w.proxy, &stats);
+        revdial_proxy_get_stats(w.proxy, &stats);
         is_within_budget(&stats, 1 << 20);
         for (int i = 0; i < MANY; i++) {
             if (st[i]) revdial_reset(st[i], REVDIAL_RESET_CANCEL);
@@ -580,7 +580,7 @@ TEST(B2_a_backend_that_takes_no_bytes_is_dead_after_write_stall)
             CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, &e));
             CHECK_INT(e.code, REVDIAL_ELOST);
             pthread_join(t, NULL);
-            CHECK_INT(revdial_error(st, NULL), REVDIAL_ELOST);
+            CHECK_INT(revdial_stream_error(st, NULL), REVDIAL_ELOST);
         }
         revdial_close(st);
         close(fd);
@@ -617,11 +617,11 @@ TEST(a_backend_that_takes_bytes_slowly_keeps_its_session)
                 pthread_t t = util_thread(writer_run, st);
                 sip(fd, 300);
                 CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
-                CHECK_INT(revdial_error(st, NULL), 0);
+                CHECK_INT(revdial_stream_error(st, NULL), 0);
                 // And now it takes nothing at all.
                 CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
                 pthread_join(t, NULL);
-                CHECK_INT(revdial_error(st, NULL), REVDIAL_ELOST);
+                CHECK_INT(revdial_stream_error(st, NULL), REVDIAL_ELOST);
             }
             revdial_close(st);
             close(fd);

@@ -41,7 +41,7 @@ TEST(P2_two_thousand_silent_connections_do_not_keep_a_backend_out_and_cost_littl
         CHECK(world_open_agent(&w, 0));
         CHECK_INT(util_log_count(&w.states, REVDIAL_BACKOFF, NULL), 0);
         UTIL_EVENTUALLY(pending_of(w.proxy) == 511);  // one went for the backend
-        revdial_proxy_stats(w.proxy, &stats);
+        revdial_proxy_get_stats(w.proxy, &stats);
         CHECK_INT(stats.sessions, 1);
         CHECK(stats.memory_bytes < 512u * 16384);
         for (int i = 0; i < COUNT; i++) close(fds[i]);
@@ -256,7 +256,7 @@ static int storm_judge(void *ud, const revdial_auth_req *req, char *identity, si
     world *w = ud;
     revdial_stats stats;
     if (!w->proxy) return REVDIAL_EAUTH;
-    revdial_proxy_stats(w->proxy, &stats);
+    revdial_proxy_get_stats(w->proxy, &stats);
     revdial_proxy_list(w->proxy, req->name, NULL, 0);
     snprintf(identity, size, "%s", req->name);
     return strcmp(req->secret, "s3cret") == 0 ? 0 : REVDIAL_EAUTH;
@@ -429,7 +429,7 @@ TEST(B7_of_900_that_shake_hands_at_once_behind_one_address_none_is_dropped)
     if (world_open_proxy(&w)) {
         rush_run(&r, w.address, 2);
         CHECK_INT(r.up, RUSH);
-        revdial_proxy_stats(w.proxy, &stats);
+        revdial_proxy_get_stats(w.proxy, &stats);
         CHECK_INT(stats.handshakes_refused, 0);
         CHECK_INT(queue_of(w.proxy), 0);
         rush_close(&r);
@@ -495,7 +495,7 @@ TEST(B7_a_proxy_that_closes_while_others_wait_for_a_place_closes_them)
         int before = util_fds();
         for (int i = 0; i < 40; i++) fds[i] = raw_connect_from(w.address, 2);
         UTIL_EVENTUALLY(queue_of(w.proxy) == 32);
-        revdial_proxy_close(w.proxy);
+        revdial_proxy_stop(w.proxy);
         w.proxy = NULL;
         for (int i = 0; i < 40; i++) {
             CHECK(raw_read(fds[i], &byte, 1) <= 0);

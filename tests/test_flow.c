@@ -11,7 +11,7 @@ static const revdial_limits no_keepalive = {.keepalive_ms = 100000000};
 static size_t live_streams(const rig *r)
 {
     revdial_engine_info info;
-    revdial_engine_info_get(r->e, &info);
+    revdial_engine_get_info(r->e, &info);
     return info.streams;
 }
 
@@ -141,7 +141,7 @@ TEST(honest_churn_of_streams_is_never_punished)
         rig_flush(r);
         rig_data(r, id, 10);
         CHECK_INT(rig_read_all(r, id, SIZE_MAX), REVDIAL_EAGAIN);
-        revdial_engine_finish(r->e, id);
+        revdial_engine_end_write(r->e, id);
         rig_frame(r, WIRE_CREDIT, WIRE_FIN, id, 0);
         revdial_engine_close(r->e, id);
         rig_flush(r);
@@ -901,8 +901,8 @@ TEST(the_ledger_adds_up)
     rig *r = rig_with((revdial_limits){.keepalive_ms = 100000000, .stream_window_max = 262144});
     REQUIRE(r != NULL);
     script_run(r, "Wp1+SYN=100 .acceptp1 Dp1#5000 .readp1=2000 .writep1#700");
-    revdial_ledger l;
-    CHECK_INT(revdial_engine_ledger(r->e, rig_id(r, 1, 1), &l), 0);
+    revdial_flow_info l;
+    CHECK_INT(revdial_engine_get_flow(r->e, rig_id(r, 1, 1), &l), 0);
     CHECK_INT(l.received, 5000);
     CHECK_INT(l.consumed, 2000);
     CHECK_INT(l.buffered, 3000);
@@ -911,10 +911,10 @@ TEST(the_ledger_adds_up)
     CHECK_INT(l.recv_credit, 262144 - 5000);
     CHECK_STR(l.blocked_on, "");
     script_run(r, ".readp1 .writep1#262144");
-    CHECK_INT(revdial_engine_ledger(r->e, rig_id(r, 1, 1), &l), 0);
+    CHECK_INT(revdial_engine_get_flow(r->e, rig_id(r, 1, 1), &l), 0);
     CHECK_INT(l.send_credit, 0);
     CHECK_STR(l.blocked_on, "peer's credit");
-    CHECK_INT(revdial_engine_ledger(r->e, rig_id(r, 1, 9), &l), REVDIAL_EINVAL);
+    CHECK_INT(revdial_engine_get_flow(r->e, rig_id(r, 1, 9), &l), REVDIAL_EINVAL);
     rig_end(r);
 }
 
@@ -1265,7 +1265,7 @@ TEST(streams_that_end_give_their_bytes_back_to_the_session)  // 46
         rig_tick(r, 10);
     }
     revdial_engine_info info;
-    revdial_engine_info_get(r->e, &info);
+    revdial_engine_get_info(r->e, &info);
     CHECK_INT(info.buffered_bytes, 0);
     CHECK_INT(info.streams, 0);
     CHECK_INT(r->counts[REVDIAL_EV_OPEN], 3000);

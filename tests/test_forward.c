@@ -129,14 +129,10 @@ TEST(a_rule_that_can_match_nothing_is_refused_and_shows_the_right_form)
         {"", "db.example:80", "port"},
     };
     static const char *const good[][2] = {
-        {"DB.Example:80", "db.example:80"},
-        {"db.example.:80", "db.example:80"},
-        {"10.0.0.5/8:80", "10.0.0.1:80"},
-        {"[::ffff:10.0.0.0]/104:80", "10.1.1.1:80"},
-        {"[fd00::/8]:80", "[fd00::1]:80"},
-        {"0.0.0.0/0:80", "1.1.1.1:80"},
-        {"*:80-81", "db.example:81"},
-        {"10-*.example:80", "10-0-0-1.example:80"},
+        {"DB.Example:80", "db.example:80"}, {"db.example.:80", "db.example:80"},
+        {"10.0.0.5/8:80", "10.0.0.1:80"},   {"[::ffff:10.0.0.0]/104:80", "10.1.1.1:80"},
+        {"[fd00::/8]:80", "[fd00::1]:80"},  {"0.0.0.0/0:80", "1.1.1.1:80"},
+        {"*:80-81", "db.example:81"},       {"10-*.example:80", "10-0-0-1.example:80"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const char *allow[2] = {rows[i][0], NULL};
@@ -255,7 +251,7 @@ TEST(F21_a_target_that_resets_resets_the_stream_after_its_bytes)
         CHECK_INT(util_read_all(st, buf, 4), 4);
         raw_close_reset(fd);
         CHECK_INT(revdial_read(st, buf, 1), REVDIAL_ERESET);
-        CHECK_INT(revdial_error(st, &reset), REVDIAL_ERESET);
+        CHECK_INT(revdial_stream_error(st, &reset), REVDIAL_ERESET);
         CHECK_INT(reset, REVDIAL_RESET_CANCEL);
         revdial_close(st);
     }
@@ -569,19 +565,19 @@ TEST(an_allow_list_that_is_replaced_rules_at_once_and_leaves_what_runs)
     world_init(&w);
     if (open_forwarder(&w) && dial_port(&w, port, &st)) {
         int fd = raw_accept(listener);
-        CHECK_INT(revdial_agent_set_allow(w.agents[0], bad), REVDIAL_EINVAL);
+        CHECK_INT(revdial_agent_set_allow(w.agents[0], bad, NULL), REVDIAL_EINVAL);
         revdial_stream *more = dial_target(&w, target, &err);
         CHECK(more != NULL);
         revdial_close(more);
-        CHECK_INT(revdial_agent_set_allow(w.agents[0], none), 0);
+        CHECK_INT(revdial_agent_set_allow(w.agents[0], none, NULL), 0);
         CHECK(dial_target(&w, target, &err) == NULL);
         CHECK_INT(err.reset, REVDIAL_RESET_FORBIDDEN);
-        CHECK_INT(revdial_agent_set_allow(w.agents[0], NULL), 0);
+        CHECK_INT(revdial_agent_set_allow(w.agents[0], NULL, NULL), 0);
         CHECK(dial_target(&w, "loop.test:1", &err) == NULL);
         CHECK_INT(err.reset, REVDIAL_RESET_FORBIDDEN);
         raw_say(fd, "x");
         CHECK_INT(util_read_all(st, &byte, 1), 1);
-        CHECK_INT(revdial_agent_set_allow(w.agents[0], back), 0);
+        CHECK_INT(revdial_agent_set_allow(w.agents[0], back, NULL), 0);
         more = dial_target(&w, target, &err);
         CHECK(more != NULL);
         revdial_close(more);
@@ -812,7 +808,7 @@ TEST(an_idle_forwarded_stream_ends_when_idle_timeout_says_so)
     w.acfg.idle_timeout_ms = 30;
     if (open_forwarder(&w) && dial_port(&w, port, &st)) {
         CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ERESET);
-        revdial_error(st, &reset);
+        revdial_stream_error(st, &reset);
         CHECK_INT(reset, REVDIAL_RESET_TIMEOUT);
         revdial_close(st);
     }

@@ -2078,11 +2078,17 @@ TEST(a_backend_without_a_name_gets_the_only_one_its_credential_lists)
 {
     static const struct {
         const char *names, *want;
-    } cases[] = {{"cam-1", "cam-1"}, {" cam-1 ,", "cam-1"}, {",\tcam-1\t", "cam-1"},
-                 {"cam-*", ""},      {"cam-?", ""},
-                 {"a,b", ""},        {"a,a", ""},
-                 {"", ""},           {NULL, ""},
-                 {"Cam", ""},        {",", ""},
+    } cases[] = {{"cam-1", "cam-1"},
+                 {" cam-1 ,", "cam-1"},
+                 {",\tcam-1\t", "cam-1"},
+                 {"cam-*", ""},
+                 {"cam-?", ""},
+                 {"a,b", ""},
+                 {"a,a", ""},
+                 {"", ""},
+                 {NULL, ""},
+                 {"Cam", ""},
+                 {",", ""},
                  {"*", ""}};
     for (size_t i = 0; i < COUNT(cases); i++) {
         revdial_credential row = {"abc", NULL, cases[i].names, 0};

@@ -98,7 +98,7 @@ static void echo_socket(int fd)
 
 static void taker(void *ud, revdial_stream *st)
 {
-    const char *how = revdial_meta(st, "do");
+    const char *how = revdial_stream_meta(st, "do");
     revdial_pollfd item = {.st = st, .events = POLLIN};
     int fds[2];
     (void)ud;
@@ -108,7 +108,7 @@ static void taker(void *ud, revdial_stream *st)
         if (fd < 0) revdial_close(st);
     } else if (strcmp(how, "join") == 0) {
         if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0) abort();
-        revdial_join(st, fds[0], fds[0], NULL);
+        revdial_relay(st, fds[0], fds[0], NULL);
         echo_socket(fds[1]);
     } else if (strcmp(how, "poll") == 0) {
         if (revdial_poll(&item, 1, UTIL_WAIT_MS) == 1) util_echo(st);
@@ -148,7 +148,7 @@ TEST(a_handler_that_joins_polls_or_shuts_its_stream_has_accepted_it)
             util_gate_add(&w.go, 1);
             check_taken(st, ways[i], &err);
         }
-        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS);
+        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL);
         for (int i = 0; i < 4 && CHECK(s != NULL); i++) {  // and the other way round
             revdial_kv meta = {"do", ways[i]};
             revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
@@ -203,7 +203,7 @@ TEST(a_stream_that_no_socket_could_be_had_for_is_still_the_callers)
             int before = util_fds();
             CHECK_INT(revdial_stream_fd(st), REVDIAL_ECLOSED);
             CHECK_INT(util_fds(), before);
-            CHECK(revdial_error(st, NULL) < 0);
+            CHECK(revdial_stream_error(st, NULL) < 0);
             revdial_close(st);
         }
         revdial_session_unref(s);
@@ -255,9 +255,9 @@ static void on_joined(void *ud, const uint64_t moved[2], const revdial_err *why)
     util_gate_add(&j->done, 1);
 }
 
-static revdial_join_opts joined_opts(joined *j)
+static revdial_relay_opts joined_opts(joined *j)
 {
-    revdial_join_opts o = {0};
+    revdial_relay_opts o = {0};
     memset(j, 0, sizeof *j);
     util_gate_init(&j->done);
     o.done = on_joined;
@@ -285,12 +285,12 @@ TEST(a_join_sends_the_early_bytes_first_and_tells_once_what_moved)
     size_t bytes;
     world_init(&w);
     if (world_open(&w) && tcp_pair(fds)) {
-        revdial_join_opts o = joined_opts(&j);
+        revdial_relay_opts o = joined_opts(&j);
         revdial_stream *st = world_dial(&w, "echo", 0, NULL);
         o.early = "early";
         o.early_len = 5;
         CHECK(raw_say(fds[0], "-late"));
-        CHECK_INT(revdial_join(st, fds[1], fds[1], &o), 0);
+        CHECK_INT(revdial_relay(st, fds[1], fds[1], &o), 0);
         CHECK(raw_read_all(fds[0], buf, 10) && memcmp(buf, "early-late", 10) == 0);
         shutdown(fds[0], SHUT_WR);
         CHECK_INT(socket_end(fds[0], &bytes), 0);
@@ -312,10 +312,10 @@ TEST(a_join_of_two_pipes_half_closes_each)
     char buf[8];
     world_init(&w);
     if (world_open(&w) && pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0) {
-        revdial_join_opts o = joined_opts(&j);
+        revdial_relay_opts o = joined_opts(&j);
         revdial_stream *st = world_dial(&w, "sink", 0, NULL);
         uint8_t byte = util_byte(0, 2);
-        CHECK_INT(revdial_join(st, in[0], out[1], &o), 0);
+        CHECK_INT(revdial_relay(st, in[0], out[1], &o), 0);
         CHECK_INT(write(in[1], &byte, 1), 1);
         close(in[1]);
         CHECK(raw_wait(out[0], POLLIN, UTIL_WAIT_MS));
@@ -340,9 +340,9 @@ TEST(an_idle_join_gives_up_and_both_ends_learn_it)
     size_t bytes;
     world_init(&w);
     if (world_open(&w) && tcp_pair(fds)) {
-        revdial_join_opts o = joined_opts(&j);
+        revdial_relay_opts o = joined_opts(&j);
         o.idle_ms = 20;
-        CHECK_INT(revdial_join(world_dial(&w, "hold", 0, NULL), fds[1], fds[1], &o), 0);
+        CHECK_INT(revdial_relay(world_dial(&w, "hold", 0, NULL), fds[1], fds[1], &o), 0);
         CHECK(util_gate_wait(&j.done, 1));
         CHECK_INT(j.is_failed, 1);
         CHECK_INT(j.why.code, REVDIAL_ETIMEDOUT);
@@ -362,8 +362,8 @@ TEST(a_client_that_resets_its_socket_resets_the_joined_stream)
     int fds[2];
     world_init(&w);
     if (world_open(&w) && tcp_pair(fds)) {
-        revdial_join_opts o = joined_opts(&j);
-        CHECK_INT(revdial_join(world_dial(&w, "hold", 0, NULL), fds[1], fds[1], &o), 0);
+        revdial_relay_opts o = joined_opts(&j);
+        CHECK_INT(revdial_relay(world_dial(&w, "hold", 0, NULL), fds[1], fds[1], &o), 0);
         raw_close_reset(fds[0]);
         CHECK(util_gate_wait(&j.done, 1));
         CHECK_INT(j.is_failed, 1);
@@ -384,8 +384,8 @@ TEST(a_client_that_goes_away_while_the_stream_has_no_credit_is_noticed)
     char buf[16384] = "";
     world_init(&w);
     if (world_open(&w) && tcp_pair(fds)) {
-        revdial_join_opts o = joined_opts(&j);
-        CHECK_INT(revdial_join(world_dial(&w, "stop", 0, NULL), fds[1], fds[1], &o), 0);
+        revdial_relay_opts o = joined_opts(&j);
+        CHECK_INT(revdial_relay(world_dial(&w, "stop", 0, NULL), fds[1], fds[1], &o), 0);
         fcntl(fds[0], F_SETFL, O_NONBLOCK);
         while (raw_wait(fds[0], POLLOUT, 100))
             if (send(fds[0], buf, sizeof buf, MSG_NOSIGNAL) < 0) break;
@@ -407,23 +407,23 @@ TEST(a_join_that_is_refused_has_closed_all_three_and_calls_nobody)
     size_t bytes;
     world_init(&w);
     if (world_open(&w)) {
-        revdial_join_opts o = joined_opts(&j);
+        revdial_relay_opts o = joined_opts(&j);
         o.early = "";
         o.early_len = 65537;
         CHECK(tcp_pair(fds));
-        CHECK_INT(revdial_join(world_dial(&w, "hold", 0, NULL), fds[1], fds[1], &o),
+        CHECK_INT(revdial_relay(world_dial(&w, "hold", 0, NULL), fds[1], fds[1], &o),
                   REVDIAL_EINVAL);
         CHECK_INT(socket_end(fds[0], &bytes), ECONNRESET);
         close(fds[0]);
         o = joined_opts(&j);
         o.idle_ms = -1;
         CHECK(tcp_pair(fds));
-        CHECK_INT(revdial_join(world_dial(&w, "hold", 0, NULL), fds[1], fds[1], &o),
+        CHECK_INT(revdial_relay(world_dial(&w, "hold", 0, NULL), fds[1], fds[1], &o),
                   REVDIAL_EINVAL);
         CHECK_INT(socket_end(fds[0], &bytes), ECONNRESET);
         close(fds[0]);
         o = joined_opts(&j);
-        CHECK_INT(revdial_join(world_dial(&w, "hold", 0, NULL), -1, -1, &o), REVDIAL_ESYS);
+        CHECK_INT(revdial_relay(world_dial(&w, "hold", 0, NULL), -1, -1, &o), REVDIAL_ESYS);
         CHECK(util_gate_wait(&w.ended, 3));
         CHECK_INT(j.done.count, 0);
     }
@@ -443,12 +443,12 @@ TEST(a_join_of_a_stream_that_was_reset_after_its_FIN_delivers_all_and_reports_th
         revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
         revdial_stream *st = revdial_dial(w.proxy, "cam-1", NULL, NULL);
         if (CHECK(st != NULL) && CHECK(raw_frame_await(fd, RAW_WINDOW, &f))) {
-            revdial_join_opts o = joined_opts(&j);
+            revdial_relay_opts o = joined_opts(&j);
             raw_frame_send(fd, RAW_DATA, RAW_ACK | RAW_FIN, f.id, 5);
             raw_say(fd, "hello");
             raw_frame_send(fd, RAW_WINDOW, RAW_RST, f.id, 0);
-            UTIL_EVENTUALLY(revdial_error(st, NULL) == REVDIAL_ERESET);
-            CHECK_INT(revdial_join(st, fds[1], fds[1], &o), 0);
+            UTIL_EVENTUALLY(revdial_stream_error(st, NULL) == REVDIAL_ERESET);
+            CHECK_INT(revdial_relay(st, fds[1], fds[1], &o), 0);
             CHECK_INT(socket_end(fds[0], &bytes), 0);  // its FIN was true
             CHECK_INT(bytes, 5);
             CHECK(util_gate_wait(&j.done, 1));  // but nobody listens any more
@@ -473,7 +473,7 @@ static void meta_handler(void *ud, revdial_stream *st)
                                        "timeout_ms", "traceparent", "empty", "absent"};
     (void)ud;
     for (int i = 0; i < 8; i++) {
-        const char *value = revdial_meta(st, keys[i]);
+        const char *value = revdial_stream_meta(st, keys[i]);
         snprintf(meta_seen[i], sizeof meta_seen[i], "%s", value ? value : "(none)");
     }
     util_gate_add(&meta_gate, 1);
@@ -522,17 +522,17 @@ TEST(the_ledger_says_what_a_stream_waits_for_and_how_much_each_side_may_send)
     world_init(&w);
     if (world_open(&w)) {
         revdial_stream *st = world_dial(&w, "stop", 0, NULL);
-        revdial_ledger l;
+        revdial_flow_info l;
         if (CHECK(st != NULL)) {
-            CHECK_INT(revdial_stream_ledger(st, &l), 0);
+            CHECK_INT(revdial_stream_get_flow(st, &l), 0);
             CHECK_STR(l.blocked_on, "");
             CHECK_INT(l.send_credit + l.sent, 65536);  // what came with the dial counts
             CHECK_INT(l.recv_credit, 65536);
             CHECK(l.sent < 256);
             // The last few bytes of credit are kept for a moment, for more may follow.
-            revdial_deadline(st, REVDIAL_WR, 0);
+            revdial_stream_set_deadline(st, REVDIAL_WR, 0);
             UTIL_EVENTUALLY(revdial_write(st, buf, sizeof buf) != 0 &&
-                            revdial_stream_ledger(st, &l) == 0 && l.send_credit == 0);
+                            revdial_stream_get_flow(st, &l) == 0 && l.send_credit == 0);
             CHECK_STR(l.blocked_on, "peer's credit");
             CHECK_INT(l.send_credit, 0);
             CHECK_INT(l.sent, 65536);
@@ -540,12 +540,12 @@ TEST(the_ledger_says_what_a_stream_waits_for_and_how_much_each_side_may_send)
         }
         st = world_dial(&w, "source", 1000, NULL);
         if (CHECK(st != NULL)) {
-            UTIL_EVENTUALLY(revdial_stream_ledger(st, &l) == 0 && l.received == 1000);
+            UTIL_EVENTUALLY(revdial_stream_get_flow(st, &l) == 0 && l.received == 1000);
             CHECK_INT(l.buffered, 1000);
             CHECK_INT(l.consumed, 0);
             CHECK_INT(l.recv_credit, 64536);
             CHECK_INT(revdial_read(st, buf, 400), 400);
-            CHECK_INT(revdial_stream_ledger(st, &l), 0);
+            CHECK_INT(revdial_stream_get_flow(st, &l), 0);
             CHECK_INT(l.buffered, 600);
             CHECK_INT(l.consumed, 400);
             revdial_close(st);
@@ -564,7 +564,7 @@ TEST(the_session_of_a_stream_is_the_backend_it_was_dialled_at)
         if (CHECK(st != NULL)) {
             revdial_session *s = revdial_stream_session(st);
             revdial_session_info info;
-            revdial_session_info_get(s, &info);
+            revdial_session_get_info(s, &info);
             CHECK_STR(info.name, "cam-1");
             CHECK_STR(info.instance, "i-1");
             CHECK_STR(info.identity, "alice");
@@ -577,14 +577,14 @@ TEST(the_session_of_a_stream_is_the_backend_it_was_dialled_at)
             revdial_write(st, "abc", 3);
             char buf[3];
             util_read_all(st, buf, 3);
-            revdial_session_info_get(s, &info);
+            revdial_session_get_info(s, &info);
             CHECK_INT(info.tx_bytes, 3);
             CHECK_INT(info.rx_bytes, 3);
             revdial_close(st);
-            revdial_session_info_get(s, &info);
+            revdial_session_get_info(s, &info);
             CHECK_INT(info.streams, 0);
             revdial_session_kill(s);
-            UTIL_EVENTUALLY((revdial_session_info_get(s, &info), info.state == REVDIAL_DOWN));
+            UTIL_EVENTUALLY((revdial_session_get_info(s, &info), info.state == REVDIAL_DOWN));
             CHECK_STR(info.name, "cam-1");  // valid memory while it is referenced
             revdial_session_unref(s);
         }
@@ -602,25 +602,25 @@ TEST(streams_and_sessions_that_outlive_the_proxy_stay_valid_and_say_ECLOSED)
         if (CHECK(st != NULL)) {
             revdial_session *s = revdial_stream_session(st);
             revdial_pollfd p = {st, 0, POLLIN, 0};
-            revdial_ledger l;
+            revdial_flow_info l;
             revdial_session_info info;
             revdial_err err;
-            revdial_proxy_close(w.proxy);  // first, so that it is what ends the session
+            revdial_proxy_stop(w.proxy);  // first, so that it is what ends the session
             w.proxy = NULL;
             world_close(&w);
             CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ECLOSED);
             CHECK_INT(revdial_write(st, &c, 1), REVDIAL_ECLOSED);
-            CHECK_INT(revdial_error(st, NULL), REVDIAL_ECLOSED);
+            CHECK_INT(revdial_stream_error(st, NULL), REVDIAL_ECLOSED);
             CHECK_INT(revdial_poll(&p, 1, 1000), 1);
-            revdial_stream_ledger(st, &l);
-            CHECK(revdial_meta(st, "do") == NULL);
+            revdial_stream_get_flow(st, &l);
+            CHECK(revdial_stream_meta(st, "do") == NULL);
             revdial_shutdown(st, REVDIAL_RDWR);
             revdial_reset(st, 64);
-            revdial_deadline(st, REVDIAL_RDWR, 1);
+            revdial_stream_set_deadline(st, REVDIAL_RDWR, 1);
             CHECK_INT(revdial_stream_fd(st), REVDIAL_ECLOSED);
             CHECK(revdial_session_dial(s, NULL, &err) == NULL);
             CHECK_INT(err.code, REVDIAL_ECLOSED);
-            revdial_session_info_get(s, &info);
+            revdial_session_get_info(s, &info);
             CHECK_INT(info.state, REVDIAL_DOWN);
             revdial_session_drain(s, 0);
             revdial_session_kill(s);
@@ -637,14 +637,14 @@ TEST(a_session_that_outlives_the_agent_stays_valid_and_says_ECLOSED)
     world w;
     world_init(&w);
     if (world_open(&w)) {
-        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS);
+        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL);
         if (CHECK(s != NULL)) {
             revdial_session_info info;
             revdial_err err;
             world_close(&w);
             CHECK(revdial_session_dial(s, NULL, &err) == NULL);
             CHECK_INT(err.code, REVDIAL_ECLOSED);
-            revdial_session_info_get(s, &info);
+            revdial_session_get_info(s, &info);
             CHECK_INT(info.state, REVDIAL_DOWN);
             revdial_session_drain(s, 10);
             revdial_session_kill(s);
@@ -658,7 +658,7 @@ TEST(a_session_that_outlives_the_agent_stays_valid_and_says_ECLOSED)
 TEST(U1_NULL_is_ignored_by_every_close_free_and_unref)
 {
     revdial_close(NULL);
-    revdial_proxy_close(NULL);
+    revdial_proxy_stop(NULL);
     CHECK_INT(revdial_agent_stop(NULL, 0), 0);
     revdial_session_unref(NULL);
     CHECK(revdial_session_ref(NULL) == NULL);
@@ -672,8 +672,8 @@ TEST(U1_NULL_is_ignored_by_every_close_free_and_unref)
     CHECK(revdial_dial(NULL, "x", NULL, NULL) == NULL);
     CHECK_INT(revdial_dial_fd(NULL, "x", NULL, NULL), REVDIAL_EINVAL);
     CHECK_INT(revdial_dial_async(NULL, "x", NULL, NULL, NULL), REVDIAL_EINVAL);
-    CHECK(revdial_proxy_open(NULL, &err) == NULL && err.code == REVDIAL_EINVAL);
-    CHECK(revdial_proxy_open(NULL, NULL) == NULL);
+    CHECK(revdial_proxy_start(NULL, &err) == NULL && err.code == REVDIAL_EINVAL);
+    CHECK(revdial_proxy_start(NULL, NULL) == NULL);
     CHECK(revdial_agent_start(NULL, NULL) == NULL);
     CHECK_INT(revdial_serve(NULL, NULL), REVDIAL_EINVAL);
     CHECK_INT(revdial_target_allowed(NULL, NULL), 0);

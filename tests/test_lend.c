@@ -88,18 +88,18 @@ TEST(a_large_loan_is_cut_into_frames_within_credit_and_turn)
     REQUIRE(r != NULL);
     uint32_t id = rig_id(r, 1, 1);
     uint8_t *bytes = pattern_new(r, id, 300000);
-    revdial_ledger l;
+    revdial_flow_info l;
     script_run(r, "Wp1=30000");
     ptrdiff_t n = revdial_engine_lend(r->e, id, bytes, 300000);
     CHECK_INT(n, 4 * 65524);  // the output's limit, 256 KiB
     CHECK_INT(revdial_engine_lend(r->e, id, bytes + n, 300000 - (size_t)n), 0);
-    CHECK_INT(revdial_engine_ledger(r->e, id, &l), 0);
+    CHECK_INT(revdial_engine_get_flow(r->e, id, &l), 0);
     CHECK_STR(l.blocked_on, "socket");
     script_run(r, ".flow .hold");
     n += revdial_engine_lend(r->e, id, bytes + n, 300000 - (size_t)n);
     CHECK_INT(n, 262144 + 30000);
     CHECK_INT(revdial_engine_lend(r->e, id, bytes + n, 300000 - (size_t)n), 0);
-    CHECK_INT(revdial_engine_ledger(r->e, id, &l), 0);
+    CHECK_INT(revdial_engine_get_flow(r->e, id, &l), 0);
     CHECK_STR(l.blocked_on, "peer's credit");
     CHECK_INT(l.sent, n);
     script_run(r, "Wp1=100000");

@@ -120,8 +120,8 @@ TEST(a_value_ends_neither_its_field_nor_its_line_and_steers_no_terminal)
         {"c:\\x", "k=\"c:\\\\x\""},
         {"x\nlevel=error event=forged", "k=\"x\\nlevel=error event=forged\""},
         {"x\r\t\033[31m\177", "k=\"x\\r\\t\\u001b[31m\\u007f\""},
-        {"\xc2\x9b!", "k=\"\\u009b!\""},           // C1, as two bytes
-        {"\x9b\x80", "k=\"\\ufffd\\ufffd\""},      // C1, as one
+        {"\xc2\x9b!", "k=\"\\u009b!\""},       // C1, as two bytes
+        {"\x9b\x80", "k=\"\\ufffd\\ufffd\""},  // C1, as one
         {"\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80", "k=\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\""},
         {"\xe2\x80\xae\xe2\x80\xa8\xef\xbb\xbf", "k=\"\\u202e\\u2028\\ufeff\""},
         {"\xc0\xaf\xed\xa0\x80\xf4\x90\x80\x80\xc3", NULL},  // overlong, a half, too large, cut

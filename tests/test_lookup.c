@@ -129,8 +129,7 @@ TEST(a_name_that_many_want_is_looked_up_once_and_told_to_all)
 {
     static desk k;
     if (open_desk(&k)) {
-        for (int i = 0; i < SLOW; i++)
-            CHECK_INT(ask(&k, &k.slow[0][i], 1, "slow.test"), 0);
+        for (int i = 0; i < SLOW; i++) CHECK_INT(ask(&k, &k.slow[0][i], 1, "slow.test"), 0);
         CHECK_INT(in_resolver(&k, 1), 1);
         util_gate_add(&util_resolver_open, 1);
         CHECK(util_gate_wait(&k.told, SLOW));

@@ -28,7 +28,7 @@ TEST(U2_limits_that_make_no_sense_are_refused_and_named)
         revdial_err err = {0};
         world_init(&w);
         w.pcfg.common.limits = cases[i].limits;
-        CHECK(revdial_proxy_open(&w.pcfg, &err) == NULL);
+        CHECK(revdial_proxy_start(&w.pcfg, &err) == NULL);
         CHECK_INT(err.code, REVDIAL_EINVAL);
         if (!strstr(err.msg, cases[i].field))
             test_fail(__FILE__, __LINE__, "case %d: \"%s\"", (int)i, err.msg);
@@ -73,9 +73,7 @@ TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
         {"user", 0, {.auth_schemes = REVDIAL_AUTH_BASIC, .secret = "p", .allow = no_rules}},
         {"user",
          0,
-         {.auth_schemes = REVDIAL_AUTH_DIGEST,
-          .credential_fn = no_credential,
-          .allow = no_rules}},
+         {.auth_schemes = REVDIAL_AUTH_DIGEST, .credential_fn = no_credential, .allow = no_rules}},
         {"user",
          0,
          {.auth_schemes = REVDIAL_AUTH_DIGEST,
@@ -89,7 +87,7 @@ TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
          0,
          {.url = "http://::1:80", .allow = no_rules}},
         {"a link with an interface", 1, {.url = "http://[fe80::1%1]:7000", .allow = no_rules}},
-        {"via: there is no TLS", 0, {.via = "https://127.0.0.1:1", .allow = no_rules}},
+        {"egress: there is no TLS", 0, {.egress = "https://127.0.0.1:1", .allow = no_rules}},
         {"\"a b\": server_name", 0, {.server_name = "a b", .allow = no_rules}},
         {"connect_timeout_ms", 0, {.connect_timeout_ms = -1, .allow = no_rules}},
         {"idle_timeout_ms", 0, {.idle_timeout_ms = -1, .allow = no_rules}},
@@ -147,11 +145,11 @@ TEST(a_proxys_config_that_cannot_work_is_refused_and_the_field_is_named)
     };
     for (size_t i = 0; i < sizeof proxies / sizeof *proxies; i++) {
         revdial_err err = {0};
-        revdial_proxy *p = revdial_proxy_open(&proxies[i].cfg, &err);
+        revdial_proxy *p = revdial_proxy_start(&proxies[i].cfg, &err);
         int is_named = err.code == REVDIAL_EINVAL && strstr(err.msg, proxies[i].field);
         if (proxies[i].works ? !p : p || !is_named)
             test_fail(__FILE__, __LINE__, "proxy %zu, %s: %s", i, proxies[i].field, err.msg);
-        revdial_proxy_close(p);
+        revdial_proxy_stop(p);
     }
 }
 
@@ -205,7 +203,7 @@ TEST(a_dial_to_what_cannot_exist_is_refused_at_once)
         CHECK_INT(revdial_proxy_wait(w.proxy, "Nobody", 1, -1), REVDIAL_EINVAL);
         CHECK_INT(revdial_proxy_wait(w.proxy, NULL, 1, -1), REVDIAL_EINVAL);
         if (world_open_agent(&w, 0)) {
-            revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS);
+            revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL);
             revdial_dial_opts opts = {.target = "nonsense"};
             revdial_err err = {0};
             CHECK(revdial_session_dial(s, &opts, &err) == NULL);
@@ -226,7 +224,7 @@ TEST(what_is_adopted_must_be_a_connected_stream_socket)
     if (world_open_proxy(&w)) {
         int before = util_fds();
         for (int kind = CLOSED; kind < KINDS; kind++) {
-            revdial_adopt how = {.upgraded = 1, .name = "cam-1"};
+            revdial_adopt_opts how = {.upgraded = 1, .name = "cam-1"};
             int fds[2] = {-1, -1};
             if (kind == PIPE) CHECK_INT(pipe(fds), 0);
             if (kind == DATAGRAMS) CHECK_INT(socketpair(AF_UNIX, SOCK_DGRAM, 0, fds), 0);
@@ -235,7 +233,7 @@ TEST(what_is_adopted_must_be_a_connected_stream_socket)
             if (kind == NO_EARLY) how.early_len = 1;
             if (kind == NEGATIVE) how.early = "", how.early_len = (size_t)-1;
             if (kind == BAD_INSTANCE) how.instance = "a b";
-            CHECK_INT(revdial_proxy_adopt(w.proxy, kind == CLOSED ? 99999 : fds[0], &how),
+            CHECK_INT(revdial_proxy_adopt(w.proxy, kind == CLOSED ? 99999 : fds[0], &how, NULL),
                       kind == UNCONNECTED ? REVDIAL_ELOST : REVDIAL_EINVAL);
             if (fds[1] >= 0) close(fds[1]);
         }
@@ -450,7 +448,7 @@ static void on_session_that_stalls(void *ud, revdial_session *s, int state, cons
 {
     revdial_session_info info;
     util_on_session(ud, s, state, why);
-    revdial_session_info_get(s, &info);
+    revdial_session_get_info(s, &info);
     if (state != REVDIAL_UP || strcmp(info.name, "stalled") != 0) return;
     util_gate_add(&stall_entered, 1);
     util_gate_wait(&stall_open, 1);
@@ -606,7 +604,7 @@ TEST(U11_no_lock_is_held_while_a_hook_runs)
     if (world_open(w)) {
         atomic_store(&x->proxy, w->proxy);
         atomic_store(&x->agent, w->agents[0]);
-        revdial_session *s = revdial_agent_session(w->agents[0], UTIL_WAIT_MS);
+        revdial_session *s = revdial_agent_session(w->agents[0], UTIL_WAIT_MS, NULL);
         revdial_session_kill(s);  // all of it once more, now that all is known
         revdial_session_unref(s);
         CHECK(util_log_wait(&w->states, REVDIAL_UP, 2, NULL));
@@ -617,8 +615,8 @@ TEST(U11_no_lock_is_held_while_a_hook_runs)
         revdial_stream *st = world_dial(w, "echo", 0, NULL);
         int pair[2];
         CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-        revdial_join_opts join = {.done = lock_joined, .ud = x};
-        CHECK_INT(revdial_join(st, pair[0], pair[0], &join), 0);
+        revdial_relay_opts join = {.done = lock_joined, .ud = x};
+        CHECK_INT(revdial_relay(st, pair[0], pair[0], &join), 0);
         close(pair[1]);
         CHECK(util_gate_wait(&w->held, 2));
     }
@@ -642,7 +640,7 @@ TEST(U35_only_the_monotonic_clock_is_asked_and_waits_are_by_it)
         revdial_pollfd p = {st, 0, POLLIN, 0};
         char c;
         CHECK(st != NULL);
-        revdial_deadline(st, REVDIAL_RD, 1);
+        revdial_stream_set_deadline(st, REVDIAL_RD, 1);
         CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ETIMEDOUT);
         CHECK_INT(revdial_poll(&p, 1, 1), 0);
         CHECK_INT(revdial_proxy_wait(w.proxy, "nobody", 1, 1), REVDIAL_ETIMEDOUT);
@@ -881,7 +879,7 @@ static void log_and_ask(void *ud, int level, const char *event, const char *msg)
     (void)level;
     (void)event;
     (void)msg;
-    if (x->w->proxy) revdial_proxy_stats(x->w->proxy, &stats);
+    if (x->w->proxy) revdial_proxy_get_stats(x->w->proxy, &stats);
     atomic_fetch_add(&x->lines, 1);
 }
 

@@ -527,7 +527,7 @@ TEST(a_reset_after_the_end_leaves_the_ACK_before_the_data_that_is_queued)
     REQUIRE(r != NULL);
     r->held = 1;
     script_run(r, "Wp1+SYN .acceptp1 .writep1'x'");
-    revdial_engine_shutdown(r->e);
+    revdial_engine_terminate(r->e);
     CHECK_INT(revdial_engine_reset(r->e, rig_id(r, 1, 1), REVDIAL_RESET_CANCEL), 0);
     rig_drain(r);
     r->held = 0;

@@ -13,7 +13,7 @@ static const revdial_limits no_keepalive = {.keepalive_ms = 100000000};
 static size_t live_streams(const rig *r)
 {
     revdial_engine_info info;
-    revdial_engine_info_get(r->e, &info);
+    revdial_engine_get_info(r->e, &info);
     return info.streams;
 }
 
@@ -436,7 +436,7 @@ TEST(who_is_woken_and_does_not_write_keeps_nobody_else_waiting)
         int64_t at = revdial_engine_tick(r->e, r->now);
         if (!CHECK(at > r->now && at <= r->now + 10000)) break;
         if (i % 3 == 0) revdial_engine_reset(r->e, ids[0], REVDIAL_RESET_CANCEL);
-        if (i % 3 == 1) revdial_engine_finish(r->e, ids[0]);
+        if (i % 3 == 1) revdial_engine_end_write(r->e, ids[0]);
         r->now = at;
         revdial_engine_tick(r->e, r->now);
     }
@@ -608,15 +608,15 @@ TEST(the_user_pointer_comes_back_with_each_event)
     REQUIRE(r != NULL);
     int one = 1, two = 2;
     script_run(r, "Wp1+SYN");
-    CHECK(r->last.user == NULL);
-    CHECK_INT(revdial_engine_set_user(r->e, rig_id(r, 1, 1), &one), 0);
+    CHECK(r->last.ud == NULL);
+    CHECK_INT(revdial_engine_set_ud(r->e, rig_id(r, 1, 1), &one), 0);
     script_run(r, "Dp1'x'");
-    CHECK(r->last.user == &one);
-    CHECK_INT(revdial_engine_set_user(r->e, rig_id(r, 1, 2), &two), REVDIAL_EINVAL);
+    CHECK(r->last.ud == &one);
+    CHECK_INT(revdial_engine_set_ud(r->e, rig_id(r, 1, 2), &two), REVDIAL_EINVAL);
     revdial_dial_opts opts = {0};
     CHECK(revdial_engine_open(r->e, &opts, &two) > 0);
     script_run(r, "Wm1+ACK");
-    CHECK(r->last.user == &two);
+    CHECK(r->last.ud == &two);
     rig_end(r);
 }
 
@@ -797,7 +797,7 @@ TEST(nothing_happens_after_death)  // 28
     CHECK_INT(revdial_engine_event(r->e, &ev), 0);
     CHECK(revdial_engine_write(r->e, rig_id(r, 1, 1), &byte, 1) < 0);
     revdial_engine_drain(r->e);
-    revdial_engine_shutdown(r->e);
+    revdial_engine_terminate(r->e);
     CHECK_INT(revdial_engine_event(r->e, &ev), 0);
     CHECK_INT(revdial_engine_tick(r->e, r->now + 1000000000), -1);
     CHECK_INT(revdial_engine_event(r->e, &ev), 0);

@@ -120,9 +120,8 @@ TEST(a_line_of_the_log_has_its_fields_in_each_format)
     CHECK_STR(line_of(&line, PROG_LOG_LOGFMT, msg),
               "Z level=warn event=x.y name=cam-1 dial=00c0.1 sent_bytes=5 "
               "reason=\"a \\\"b\\\" =c\\n\" n=7\n");
-    CHECK_STR(line_of(&line, PROG_LOG_TEXT, msg),
-              "Z warn x.y: name=cam-1 dial=00c0.1 sent_bytes=5 "
-              "reason=\"a \\\"b\\\" =c\\n\" n=7\n");
+    CHECK_STR(line_of(&line, PROG_LOG_TEXT, msg), "Z warn x.y: name=cam-1 dial=00c0.1 sent_bytes=5 "
+                                                  "reason=\"a \\\"b\\\" =c\\n\" n=7\n");
     CHECK_STR(line_of(&line, PROG_LOG_JSON, msg),
               "Z\",\"level\":\"warn\",\"event\":\"x.y\",\"name\":\"cam-1\",\"dial\":\"00c0.1\","
               "\"sent_bytes\":5,\"reason\":\"a \\\"b\\\" =c\\n\",\"n\":\"7\"}\n");

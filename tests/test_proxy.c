@@ -27,12 +27,12 @@ TEST(U21_addresses_that_cannot_be_listened_at_are_errors_and_leak_nothing)
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
             revdial_proxy_config cfg = w.pcfg;
             cfg.listen = rows[i];
-            revdial_proxy *p = revdial_proxy_open(&cfg, &err);
+            revdial_proxy *p = revdial_proxy_start(&cfg, &err);
             if (p) test_fail(__FILE__, __LINE__, "%s: opened", rows[i]);
             if (!p && (err.code > -1 || !err.msg[0]))
                 test_fail(__FILE__, __LINE__, "%s: %d %s", rows[i], err.code, err.msg);
             if (i == 0) CHECK_INT(err.sys, EADDRINUSE);
-            revdial_proxy_close(p);
+            revdial_proxy_stop(p);
         }
         CHECK_INT(util_fds(), before);
         UTIL_EVENTUALLY(util_threads() == threads);
@@ -79,7 +79,7 @@ TEST(blanks_and_empty_items_in_lists_of_addresses_mean_nothing)
     world w;
     world_init(&w);
     w.pcfg.listen = " , ,";
-    CHECK(revdial_proxy_open(&w.pcfg, &err) == NULL);
+    CHECK(revdial_proxy_start(&w.pcfg, &err) == NULL);
     CHECK_INT(err.code, REVDIAL_EINVAL);
     w.pcfg.listen = "127.0.0.1:0, 127.0.0.1:0,,\t127.0.0.1:0 ,";
     if (world_open_proxy(&w)) {
@@ -103,7 +103,7 @@ TEST(U22_a_proxy_can_be_opened_again_at_once_where_it_was)
     world_init(&w);
     if (world_open(&w)) {
         snprintf(address, sizeof address, "%s", w.address);
-        revdial_proxy_close(w.proxy);
+        revdial_proxy_stop(w.proxy);
         w.pcfg.listen = address;
         if (CHECK(world_open_proxy(&w))) {
             // The agent comes back by itself.
@@ -133,7 +133,7 @@ TEST(drain_lets_streams_end_refuses_new_ones_and_then_ends_the_sessions)
     world_init(&w);
     if (world_open(&w)) {
         revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS);
+        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL);
         if (CHECK(st != NULL)) {
             revdial_session_unref(s);
             s = revdial_stream_session(st);
@@ -219,7 +219,7 @@ TEST(U6_closing_the_proxy_wakes_all_who_wait_for_it)
         util_gate_wait(&x.began, 1);
         util_nap_ms(20);
         revdial_proxy *p = w.proxy;
-        revdial_proxy_close(p);
+        revdial_proxy_stop(p);
         w.proxy = NULL;
         CHECK(util_gate_wait(&c.done, 1));
         CHECK_INT(c.err.code, REVDIAL_ECLOSED);
@@ -246,7 +246,7 @@ TEST(a_session_that_is_drained_for_too_long_is_cut_and_says_so)
             revdial_session *s = revdial_stream_session(st);
             CHECK_INT(revdial_session_drain(s, 20), 0);
             CHECK(revdial_read(st, &c, 1) < 0);
-            UTIL_EVENTUALLY(revdial_error(st, NULL) < 0);
+            UTIL_EVENTUALLY(revdial_stream_error(st, NULL) < 0);
             CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, &e));
             CHECK_INT(e.code, REVDIAL_ETIMEDOUT);
             CHECK_INT(revdial_session_drain(s, 20), 0);  // once more, of a dead one
@@ -267,7 +267,7 @@ TEST(an_idle_session_of_two_live_ends_stays_up_and_is_measured)
         revdial_session *s;
         revdial_session_info info = {0};
         if (CHECK_INT(revdial_proxy_list(w.proxy, NULL, &s, 1), 1)) {
-            UTIL_EVENTUALLY((revdial_session_info_get(s, &info), info.age_ms > 200));
+            UTIL_EVENTUALLY((revdial_session_get_info(s, &info), info.age_ms > 200));
             CHECK(info.rtt_us > 0);
             CHECK_INT(info.state, REVDIAL_UP);
             revdial_session_unref(s);
@@ -288,7 +288,7 @@ TEST(a_thousand_streams_at_once_each_get_their_own_bytes_back_and_leave_no_memor
     if (world_open(&w)) {
         revdial_close(world_dial(&w, "echo", 0, NULL));
         CHECK(util_gate_wait(&w.ended, 1));
-        UTIL_EVENTUALLY((revdial_proxy_stats(w.proxy, &before), before.streams == 0));
+        UTIL_EVENTUALLY((revdial_proxy_get_stats(w.proxy, &before), before.streams == 0));
         int wrong = 0;
         for (int i = 0; i < MANY; i++) {
             called_init(&c[i], &w);
@@ -306,9 +306,9 @@ TEST(a_thousand_streams_at_once_each_get_their_own_bytes_back_and_leave_no_memor
             revdial_close(c[i].st);
         }
         CHECK_INT(wrong, 0);
-        UTIL_EVENTUALLY((revdial_proxy_stats(w.proxy, &stats), stats.streams == 0));
+        UTIL_EVENTUALLY((revdial_proxy_get_stats(w.proxy, &stats), stats.streams == 0));
         CHECK(util_gate_wait(&w.ended, MANY + 1));
-        UTIL_EVENTUALLY((revdial_proxy_stats(w.proxy, &stats),
+        UTIL_EVENTUALLY((revdial_proxy_get_stats(w.proxy, &stats),
                          stats.memory_bytes < before.memory_bytes + 300000));
     }
     world_close(&w);
@@ -441,7 +441,7 @@ TEST(clients_through_relays_at_both_ends_get_their_own_bytes_back_while_one_does
 static void *closing_run(void *arg)
 {
     world *w = arg;
-    revdial_proxy_close(w->proxy);
+    revdial_proxy_stop(w->proxy);
     w->proxy = NULL;
     util_gate_add(&w->go, 1);
     return NULL;
@@ -462,7 +462,7 @@ TEST(closing_a_proxy_does_not_wait_long_for_clients_that_do_not_read)
     int ours = raw_accept(listener);
     world_init(&w);
     if (world_open(&w)) {
-        CHECK_INT(revdial_join(world_dial(&w, "flood", 0, NULL), ours, ours, NULL), 0);
+        CHECK_INT(revdial_relay(world_dial(&w, "flood", 0, NULL), ours, ours, NULL), 0);
         UTIL_EVENTUALLY(ioctl(ours, TIOCOUTQ, &unsent) == 0 && unsent > 0);
         // By a clock that stands until nothing else happens, and then steps.
         int steps = 0;

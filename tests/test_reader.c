@@ -16,7 +16,7 @@ static void *dialler_run(void *arg)
     util_gate_wait(&d->go, 1);
     st = revdial_session_dial(d->s, NULL, NULL);
     if (st) {
-        revdial_deadline(st, REVDIAL_RD, UTIL_WAIT_MS);
+        revdial_stream_set_deadline(st, REVDIAL_RD, UTIL_WAIT_MS);
         d->n = revdial_read(st, &c, 1);
         revdial_close(st);
     }
@@ -66,10 +66,10 @@ TEST(early_bytes_of_an_adopted_session_are_not_overtaken_by_a_thread_that_reads)
     w.acfg.ud = &d;
     t = util_thread(dialler_run, &d);
     if (world_open_proxy(&w)) {
-        revdial_adopt how = {.early = wire, .early_len = 6, .upgraded = 1, .name = "cam-9"};
+        revdial_adopt_opts how = {.early = wire, .early_len = 6, .upgraded = 1, .name = "cam-9"};
         snprintf(address, sizeof address, "127.0.0.1:%d", port);
         int fd = raw_connect(address);
-        CHECK_INT(revdial_proxy_adopt(w.proxy, raw_accept(listener), &how), 0);
+        CHECK_INT(revdial_proxy_adopt(w.proxy, raw_accept(listener), &how, NULL), 0);
         CHECK(util_gate_wait(&d.go, 1));
         raw_send(fd, wire + 6, sizeof wire - 6);
         while (CHECK(raw_frame_await(fd, RAW_PING, &f)) && f.flags != RAW_ACK) {
@@ -97,10 +97,10 @@ TEST(a_descriptor_closed_behind_a_thread_that_reads_is_a_lost_session)
         revdial_stream *st = revdial_session_dial(s, NULL, NULL);
         REQUIRE(st != NULL);
         if (RVD_SYS_EPOLL) {  // poll(2) has the loop read, which notices by itself
-            revdial_deadline(st, REVDIAL_RD, 1);  // what a reader needs is opened before
+            revdial_stream_set_deadline(st, REVDIAL_RD, 1);  // what a reader needs is opened before
             CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ETIMEDOUT);
             CHECK_INT(close(s->fd), 0);
-            revdial_deadline(st, REVDIAL_RD, UTIL_WAIT_MS / 5);
+            revdial_stream_set_deadline(st, REVDIAL_RD, UTIL_WAIT_MS / 5);
             CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ELOST);
         }
         revdial_close(st);
@@ -132,7 +132,7 @@ static void *tiny_write(void *arg)
 {
     static uint8_t bytes[262144];
     tiny *w = arg;
-    revdial_deadline(w->st, REVDIAL_WR, 2 * UTIL_WAIT_MS);
+    revdial_stream_set_deadline(w->st, REVDIAL_WR, 2 * UTIL_WAIT_MS);
     w->n = revdial_write(w->st, bytes, sizeof bytes);
     util_gate_wait(&w->go, 1);
     w->n += revdial_write(w->st, bytes, 10);
@@ -198,7 +198,7 @@ static ptrdiff_t member_read(revdial_stream *st, int fd, unsigned way, uint8_t *
     if (way == 1) return raw_read(fd, buf, len);
     if (way == 2 && revdial_poll(&item, 1, UTIL_WAIT_MS) != 1) return REVDIAL_ETIMEDOUT;
     do {
-        revdial_deadline(st, REVDIAL_RD, way == 3 ? 1 : UTIL_WAIT_MS);
+        revdial_stream_set_deadline(st, REVDIAL_RD, way == 3 ? 1 : UTIL_WAIT_MS);
         n = revdial_read(st, buf, len);
     } while (n == REVDIAL_ETIMEDOUT && way == 3);
     return n;
@@ -295,7 +295,7 @@ static void *hasty_write(void *arg)
     for (unsigned round = m->seed; st && at < CROWD_BYTES; round++) {
         size_t n = CROWD_BYTES - at < CROWD_WRITE ? CROWD_BYTES - at : CROWD_WRITE;
         memcpy(buf, util_pattern(at), n);
-        revdial_deadline(st, REVDIAL_WR, round % 3 ? UTIL_WAIT_MS : round % 2);
+        revdial_stream_set_deadline(st, REVDIAL_WR, round % 3 ? UTIL_WAIT_MS : round % 2);
         ptrdiff_t w = revdial_write(st, buf, n);
         memset(buf, 0xEE, n);
         if (w < 0 && w != REVDIAL_ETIMEDOUT && w != REVDIAL_EAGAIN) break;
@@ -371,7 +371,7 @@ TEST(a_write_that_gives_up_has_its_memory_back)
         ptrdiff_t at = left_read(fd, 0, LEFT_READ);
         revdial_session *s = revdial_stream_session(l.st);
         UTIL_EVENTUALLY(is_stuck(s));
-        revdial_deadline(l.st, REVDIAL_WR, 1);
+        revdial_stream_set_deadline(l.st, REVDIAL_WR, 1);
         pthread_join(t, NULL);
         CHECK(l.n > at && l.n < LEFT_BYTES);
         CHECK_INT(left_read(fd, at, l.n), l.n);
@@ -407,7 +407,7 @@ TEST(reads_of_any_shape_and_size_give_the_bytes_in_order)
         revdial_stream *st = world_dial(&w, "echo", 0, NULL);
         size_t at = 0, got = 0;
         REQUIRE(st != NULL);
-        revdial_deadline(st, REVDIAL_RDWR, UTIL_WAIT_MS);
+        revdial_stream_set_deadline(st, REVDIAL_RDWR, UTIL_WAIT_MS);
         util_fill(out, ASKED, 0, 7);
         for (unsigned round = 0; got < ASKED; round++) {
             size_t more = sizes[round * 7 % 11], asks = sizes[round % 11];

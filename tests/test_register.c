@@ -67,7 +67,7 @@ TEST(A1_to_A4_A7_what_does_not_ask_rightly_is_answered_or_dropped_and_leaves_not
         int before = util_fds();
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) knock_at(w.address, &rows[i]);
         UTIL_EVENTUALLY(util_fds() == before);
-        UTIL_EVENTUALLY((revdial_proxy_stats(w.proxy, &stats), stats.sessions == 0));
+        UTIL_EVENTUALLY((revdial_proxy_get_stats(w.proxy, &stats), stats.sessions == 0));
         CHECK_INT(stats.auth_failures, 2);
         CHECK_INT(util_log_count(&w.sessions, REVDIAL_UP, NULL), 1);  // the good one
         CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
@@ -195,7 +195,7 @@ TEST(A70_to_A72_a_peer_that_goes_away_around_the_101_leaves_pairs_of_callbacks_a
         }
         CHECK(util_gate_wait(&over, 20));
         UTIL_EVENTUALLY(util_fds() == before);
-        revdial_proxy_stats(w.proxy, &stats);
+        revdial_proxy_get_stats(w.proxy, &stats);
         CHECK_INT(stats.sessions, 0);
         UTIL_EVENTUALLY(util_log_count(&w.sessions, REVDIAL_UP, NULL) ==
                         util_log_count(&w.sessions, REVDIAL_DOWN, NULL));
@@ -331,7 +331,7 @@ static int auth_that_calls(void *ud, const revdial_auth_req *req, char *identity
     util_gate_wait(&a->open, 1);
     a->listed = (int)revdial_proxy_list(a->proxy, NULL, s, 4);
     for (int i = 0; i < a->listed && i < 4; i++) revdial_session_unref(s[i]);
-    revdial_proxy_stats(a->proxy, &stats);
+    revdial_proxy_get_stats(a->proxy, &stats);
     a->waited = revdial_proxy_wait(a->proxy, "nobody", 1, 1);
     revdial_err err;
     if (revdial_dial(a->proxy, "nobody", NULL, &err) || err.code != REVDIAL_ENOBACKEND) return -1;
@@ -359,7 +359,7 @@ TEST(A75_a_hook_may_call_the_proxy)
         revdial_session *s;
         if (CHECK_INT(revdial_proxy_list(w.proxy, "cam-*", &s, 1), 1)) {
             revdial_session_info info;
-            revdial_session_info_get(s, &info);
+            revdial_session_get_info(s, &info);
             CHECK_STR(info.identity, "cam-1");
             revdial_session_unref(s);
         }
@@ -378,7 +378,7 @@ TEST(A76_a_forwarded_address_is_not_believed)
         revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
         if (CHECK_INT(revdial_proxy_list(w.proxy, NULL, &s, 1), 1)) {
             revdial_session_info info;
-            revdial_session_info_get(s, &info);
+            revdial_session_get_info(s, &info);
             CHECK(strncmp(info.peer, "127.0.0.1:", 10) == 0);
             revdial_session_unref(s);
         }
@@ -413,7 +413,7 @@ TEST(a_credential_registers_the_names_it_lists_and_no_other)
     w.pcfg.common.limits.dead_after_ms = 40;
     if (world_open_proxy(&w)) {
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) knock_at(w.address, &rows[i]);
-        revdial_proxy_stats(w.proxy, &stats);
+        revdial_proxy_get_stats(w.proxy, &stats);
         CHECK_INT(stats.auth_failures, 6);
         CHECK_INT(stats.handshakes_refused, 6);
         CHECK_INT(stats.sessions_opened, 4);
@@ -481,7 +481,7 @@ TEST(the_same_instance_replaces_its_old_session_and_another_joins_the_pool)
         size_t len;
         CHECK_INT(raw_drain(old, buf, sizeof buf, &len), 0);
         CHECK_INT(revdial_proxy_list(w.proxy, NULL, s, 4), 1);
-        revdial_session_info_get(s[0], &info);
+        revdial_session_get_info(s[0], &info);
         CHECK(info.id != up.id);
         revdial_session_unref(s[0]);
         int other = raw_backend(w.address, "cam-1", "Revdial-Instance: two\r\n");
@@ -578,7 +578,7 @@ TEST(a_session_can_be_dialled_from_either_end_if_the_other_serves)
     world_init(&w);
     w.pcfg.on_stream = util_handler;
     if (world_open(&w)) {
-        revdial_session *s[2] = {revdial_agent_session(w.agents[0], UTIL_WAIT_MS), NULL};
+        revdial_session *s[2] = {revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL), NULL};
         CHECK_INT(revdial_proxy_list(w.proxy, "cam-1", &s[1], 1), 1);
         for (int i = 0; i < 2; i++) {
             revdial_stream *st = revdial_session_dial(s[i], NULL, &err);
@@ -601,7 +601,7 @@ TEST(a_proxy_without_on_stream_refuses_the_backends_streams_and_the_session_live
     revdial_err err;
     world_init(&w);
     if (world_open(&w)) {
-        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS);
+        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL);
         revdial_dial_opts opts = {.timeout_ms = 2000};
         CHECK(revdial_session_dial(s, &opts, &err) == NULL);
         CHECK(err.code == REVDIAL_EREFUSED || err.code == REVDIAL_ELIMIT);
@@ -616,7 +616,7 @@ TEST(a_proxy_without_on_stream_refuses_the_backends_streams_and_the_session_live
 // ------------------------------------------------------------------------------------------------
 // Adopted connections
 
-static int adopt_pair(world *w, int fds[2], const revdial_adopt *how)
+static int adopt_pair(world *w, int fds[2], const revdial_adopt_opts *how)
 {
     int port = 0, listener = raw_listen(1, &port);
     char address[32];
@@ -624,7 +624,7 @@ static int adopt_pair(world *w, int fds[2], const revdial_adopt *how)
     fds[0] = raw_connect(address);
     fds[1] = raw_accept(listener);
     close(listener);
-    return revdial_proxy_adopt(w->proxy, fds[1], how);
+    return revdial_proxy_adopt(w->proxy, fds[1], how, NULL);
 }
 
 TEST(a_proxy_without_listeners_adopts_connections_with_what_was_read_from_them)
@@ -638,7 +638,7 @@ TEST(a_proxy_without_listeners_adopts_connections_with_what_was_read_from_them)
         CHECK_INT(revdial_proxy_address(w.proxy, 0, buf, sizeof buf), REVDIAL_EINVAL);
         raw_request(buf, sizeof buf, "cam-1", "s3cret", NULL);
         for (size_t cut = 0; cut <= strlen(buf); cut += 50) {  // in early, and still to come
-            revdial_adopt how = {.early = buf, .early_len = cut};
+            revdial_adopt_opts how = {.early = buf, .early_len = cut};
             char head[1024];
             CHECK_INT(adopt_pair(&w, fds, &how), 0);
             raw_say(fds[0], buf + cut);
@@ -665,7 +665,7 @@ TEST(an_upgraded_connection_is_a_session_at_once_and_its_early_bytes_are_frames)
     world_init(&w);
     w.pcfg.listen = NULL;
     if (world_open_proxy(&w)) {
-        revdial_adopt how = {ping, sizeof ping, 1, "cam-9", "i9", "mallory", NULL};
+        revdial_adopt_opts how = {ping, sizeof ping, 1, "cam-9", "i9", "mallory", NULL};
         CHECK_INT(adopt_pair(&w, fds, &how), 0);
         CHECK(raw_frame_await(fds[0], RAW_PING, &f));
         CHECK_INT(f.len, 42);
@@ -673,7 +673,7 @@ TEST(an_upgraded_connection_is_a_session_at_once_and_its_early_bytes_are_frames)
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-9", 1, UTIL_WAIT_MS), 1);
         if (CHECK_INT(revdial_proxy_list(w.proxy, NULL, &s, 1), 1)) {
             revdial_session_info info;
-            revdial_session_info_get(s, &info);
+            revdial_session_get_info(s, &info);
             CHECK_STR(info.name, "cam-9");
             CHECK_STR(info.instance, "i9");
             CHECK_STR(info.identity, "mallory");
@@ -706,7 +706,7 @@ TEST(an_adoption_that_is_refused_has_closed_the_descriptor)
         static const char *const bad[] = {NULL, "", "UPPER", "a/b"};
         before = util_fds();
         for (int i = 0; i < 4; i++) {
-            revdial_adopt how = {.upgraded = 1, .name = bad[i]};
+            revdial_adopt_opts how = {.upgraded = 1, .name = bad[i]};
             CHECK_INT(adopt_pair(&w, fds, &how), REVDIAL_EINVAL);
             close(fds[0]);
         }
@@ -714,8 +714,8 @@ TEST(an_adoption_that_is_refused_has_closed_the_descriptor)
         revdial_proxy_drain(w.proxy, 0);
         CHECK_INT(adopt_pair(&w, fds, NULL), REVDIAL_ECLOSED);
         close(fds[0]);
-        revdial_adopt how = {.upgraded = 1, .name = "cam-1"};
-        CHECK_INT(revdial_proxy_adopt(w.proxy, -1, &how), REVDIAL_EINVAL);  // at any time
+        revdial_adopt_opts how = {.upgraded = 1, .name = "cam-1"};
+        CHECK_INT(revdial_proxy_adopt(w.proxy, -1, &how, NULL), REVDIAL_EINVAL);  // at any time
     }
     world_close(&w);
 }

@@ -20,7 +20,7 @@ TEST(bytes_come_back_as_they_were_sent_and_EOF_comes_after_them)
             CHECK_INT(revdial_shutdown(st, REVDIAL_WR), 0);
             CHECK_INT(revdial_read(st, back, 1), 0);
             CHECK_INT(revdial_read(st, back, 1), 0);  // and again
-            CHECK_INT(revdial_error(st, NULL), 0);
+            CHECK_INT(revdial_stream_error(st, NULL), 0);
             revdial_close(st);
         }
     }
@@ -111,8 +111,8 @@ TEST(U15_a_write_of_nothing_returns_0_at_once_and_a_read_of_nothing_is_EINVAL_no
     if (world_open(&w)) {
         revdial_stream *st = world_dial(&w, "hold", 0, NULL);  // hold accepts by an empty write
         if (CHECK(st != NULL)) {
-            revdial_ledger before, l;
-            CHECK_INT(revdial_stream_ledger(st, &before), 0);
+            revdial_flow_info before, l;
+            CHECK_INT(revdial_stream_get_flow(st, &before), 0);
             struct iovec none[2] = {{&c, 0}, {NULL, 0}};
             CHECK_INT(revdial_read(st, &c, 0), REVDIAL_EINVAL);
             CHECK_INT(revdial_read(st, NULL, 0), REVDIAL_EINVAL);
@@ -120,7 +120,7 @@ TEST(U15_a_write_of_nothing_returns_0_at_once_and_a_read_of_nothing_is_EINVAL_no
             CHECK_INT(revdial_readv(st, none, 0), REVDIAL_EINVAL);
             CHECK_INT(revdial_write(st, NULL, 0), 0);
             CHECK_INT(revdial_writev(st, none, 2), 0);
-            CHECK_INT(revdial_stream_ledger(st, &l), 0);
+            CHECK_INT(revdial_stream_get_flow(st, &l), 0);
             CHECK_INT(l.sent, before.sent);
             revdial_close(st);
         }
@@ -285,7 +285,7 @@ TEST(a_reset_of_the_handler_is_an_error_with_its_code_for_reader_and_writer)
             int reset = 0;
             CHECK_INT(revdial_write(st, "x", 1), 1);
             CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ERESET);
-            CHECK_INT(revdial_error(st, &reset), REVDIAL_ERESET);
+            CHECK_INT(revdial_stream_error(st, &reset), REVDIAL_ERESET);
             CHECK_INT(reset, 99);
             CHECK_INT(revdial_write(st, "x", 1), REVDIAL_ERESET);
             CHECK_INT(revdial_shutdown(st, REVDIAL_WR), REVDIAL_ERESET);
@@ -305,11 +305,11 @@ TEST(after_our_own_reset_every_call_says_that_it_is_closed_here)
         if (CHECK(st != NULL)) {
             CHECK_INT(revdial_reset(st, 256), REVDIAL_EINVAL);
             CHECK_INT(revdial_reset(st, -1), REVDIAL_EINVAL);
-            CHECK_INT(revdial_error(st, NULL), 0);
+            CHECK_INT(revdial_stream_error(st, NULL), 0);
             CHECK_INT(revdial_reset(st, 70), 0);
             CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ECLOSED);
             CHECK_INT(revdial_write(st, "x", 1), REVDIAL_ECLOSED);
-            CHECK_INT(revdial_error(st, NULL), REVDIAL_ECLOSED);
+            CHECK_INT(revdial_stream_error(st, NULL), REVDIAL_ECLOSED);
             revdial_close(st);
         }
     }
@@ -330,7 +330,7 @@ TEST(bytes_that_came_before_a_reset_can_be_read)
             raw_frame_send(fd, RAW_DATA, RAW_ACK, f.id, 5);
             raw_say(fd, "hello");
             raw_frame_send(fd, RAW_WINDOW, RAW_RST, f.id, 0);
-            UTIL_EVENTUALLY(revdial_error(st, NULL) == REVDIAL_ERESET);
+            UTIL_EVENTUALLY(revdial_stream_error(st, NULL) == REVDIAL_ERESET);
             CHECK_INT(util_read_all(st, buf, 5), 5);
             CHECK(memcmp(buf, "hello", 5) == 0);
             CHECK_INT(revdial_read(st, buf, 1), REVDIAL_ERESET);
@@ -410,17 +410,17 @@ TEST(U17_a_deadline_of_0_does_not_wait_and_one_that_passed_says_so)
     if (world_open(&w)) {
         revdial_stream *st = world_dial(&w, "hold", 0, NULL);
         if (CHECK(st != NULL)) {
-            CHECK_INT(revdial_deadline(st, REVDIAL_RD, 0), 0);
+            CHECK_INT(revdial_stream_set_deadline(st, REVDIAL_RD, 0), 0);
             CHECK_INT(revdial_read(st, &c, 1), REVDIAL_EAGAIN);
-            CHECK_INT(revdial_deadline(st, REVDIAL_RD, 1), 0);
+            CHECK_INT(revdial_stream_set_deadline(st, REVDIAL_RD, 1), 0);
             CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ETIMEDOUT);
             CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ETIMEDOUT);  // it has passed
             CHECK_INT(revdial_write(st, "x", 1), 1);                // the other way has none
-            CHECK_INT(revdial_deadline(st, REVDIAL_RD, INT32_MAX), 0);
-            CHECK_INT(revdial_deadline(st, REVDIAL_WR, INT32_MIN), 0);
+            CHECK_INT(revdial_stream_set_deadline(st, REVDIAL_RD, INT32_MAX), 0);
+            CHECK_INT(revdial_stream_set_deadline(st, REVDIAL_WR, INT32_MIN), 0);
             CHECK_INT(revdial_write(st, "x", 1), 1);
-            CHECK_INT(revdial_deadline(st, 0, 5), REVDIAL_EINVAL);
-            CHECK_INT(revdial_deadline(st, 4, 5), REVDIAL_EINVAL);
+            CHECK_INT(revdial_stream_set_deadline(st, 0, 5), REVDIAL_EINVAL);
+            CHECK_INT(revdial_stream_set_deadline(st, 4, 5), REVDIAL_EINVAL);
             revdial_close(st);
         }
     }
@@ -438,7 +438,7 @@ TEST(a_passed_deadline_does_not_hide_bytes_that_are_there)
             revdial_pollfd p = {st, 0, POLLIN, 0};
             revdial_write(st, "xy", 2);
             CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), 1);
-            revdial_deadline(st, REVDIAL_RD, 0);
+            revdial_stream_set_deadline(st, REVDIAL_RD, 0);
             CHECK_INT(revdial_read(st, &c, 1), 1);
             CHECK_INT(c, 'x');
             revdial_close(st);
@@ -461,7 +461,7 @@ TEST(U17_a_deadline_set_from_another_thread_wakes_a_blocked_reader)
             blocked b;
             pthread_t t = blocked_start(&b, st, 0);
             blocked_settle();
-            revdial_deadline(st, REVDIAL_RD, rows[i].ms);
+            revdial_stream_set_deadline(st, REVDIAL_RD, rows[i].ms);
             CHECK(util_gate_wait(&b.done, 1));
             pthread_join(t, NULL);
             CHECK_INT(b.result, rows[i].want);
@@ -483,12 +483,12 @@ TEST(U17_a_deadline_that_is_lifted_while_a_reader_waits_no_longer_counts)
             if (!CHECK(st && other)) break;
             blocked b, later;
             int64_t before = util_now_ms();
-            revdial_deadline(st, REVDIAL_RD, ms);
+            revdial_stream_set_deadline(st, REVDIAL_RD, ms);
             pthread_t t = blocked_start(&b, st, 0);
             blocked_settle();
-            revdial_deadline(st, REVDIAL_RD, -1);
+            revdial_stream_set_deadline(st, REVDIAL_RD, -1);
             was_lifted = util_now_ms() - before < ms;  // or this machine was too slow: once more
-            revdial_deadline(other, REVDIAL_RD, ms);
+            revdial_stream_set_deadline(other, REVDIAL_RD, ms);
             pthread_t u = blocked_start(&later, other, 0);
             CHECK(util_gate_wait(&later.done, 1));  // the old deadline was before this one
             CHECK_INT(later.result, REVDIAL_ETIMEDOUT);
@@ -515,14 +515,14 @@ TEST(a_writer_without_credit_stops_at_its_deadline_and_says_how_much_it_took)
     if (world_open(&w)) {
         revdial_stream *st = world_dial(&w, "stop", 0, NULL);
         if (CHECK(st != NULL)) {
-            revdial_ledger l;
-            revdial_stream_ledger(st, &l);
-            revdial_deadline(st, REVDIAL_WR, 50);
+            revdial_flow_info l;
+            revdial_stream_get_flow(st, &l);
+            revdial_stream_set_deadline(st, REVDIAL_WR, 50);
             CHECK_INT(revdial_write(st, buf, 1 << 20), l.send_credit);
             CHECK_INT(revdial_write(st, buf, 1), REVDIAL_ETIMEDOUT);
-            revdial_deadline(st, REVDIAL_WR, 0);
+            revdial_stream_set_deadline(st, REVDIAL_WR, 0);
             CHECK_INT(revdial_write(st, buf, 1), REVDIAL_EAGAIN);
-            revdial_deadline(st, REVDIAL_WR, -1);
+            revdial_stream_set_deadline(st, REVDIAL_WR, -1);
             util_gate_add(&w.go, 1);  // the handler reads
             CHECK_INT(revdial_write(st, buf, 1 << 20), 1 << 20);
             revdial_close(st);
@@ -540,11 +540,11 @@ TEST(U17_a_deadline_set_from_another_thread_wakes_a_blocked_writer)
         revdial_stream *st = world_dial(&w, "stop", 0, NULL);
         if (CHECK(st != NULL)) {
             blocked b;
-            revdial_ledger l = {0};
+            revdial_flow_info l = {0};
             pthread_t t = blocked_start(&b, st, 1);
-            UTIL_EVENTUALLY(revdial_stream_ledger(st, &l) == 0 &&
+            UTIL_EVENTUALLY(revdial_stream_get_flow(st, &l) == 0 &&
                             strcmp(l.blocked_on, "peer's credit") == 0);
-            revdial_deadline(st, REVDIAL_WR, 0);
+            revdial_stream_set_deadline(st, REVDIAL_WR, 0);
             CHECK(util_gate_wait(&b.done, 1));
             pthread_join(t, NULL);
             CHECK(b.result == REVDIAL_EAGAIN || b.result > 0);
@@ -563,8 +563,8 @@ TEST(a_reset_from_another_thread_wakes_reader_and_writer)
         if (CHECK(st != NULL)) {
             blocked r, s;
             pthread_t a = blocked_start(&r, st, 0), b = blocked_start(&s, st, 1);
-            revdial_ledger l = {0};
-            UTIL_EVENTUALLY(revdial_stream_ledger(st, &l) == 0 &&
+            revdial_flow_info l = {0};
+            UTIL_EVENTUALLY(revdial_stream_get_flow(st, &l) == 0 &&
                             strcmp(l.blocked_on, "peer's credit") == 0);
             revdial_reset(st, 80);
             CHECK(util_gate_wait(&r.done, 1) && util_gate_wait(&s.done, 1));
@@ -628,7 +628,7 @@ TEST(poll_tells_room_to_write_and_its_absence)
             revdial_pollfd p = {st, 0, POLLIN | POLLOUT, 0};
             CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), 1);
             CHECK_INT(p.revents, POLLOUT);
-            revdial_deadline(st, REVDIAL_WR, 20);
+            revdial_stream_set_deadline(st, REVDIAL_WR, 20);
             while (revdial_write(st, buf, sizeof buf) > 0) {
             }
             CHECK_INT(revdial_poll(&p, 1, 1), 0);
@@ -686,8 +686,8 @@ static void *long_write_run(void *arg)
 
 static int is_out_of_credit(revdial_stream *st)
 {
-    revdial_ledger l = {0};
-    return revdial_stream_ledger(st, &l) == 0 && strcmp(l.blocked_on, "peer's credit") == 0;
+    revdial_flow_info l = {0};
+    return revdial_stream_get_flow(st, &l) == 0 && strcmp(l.blocked_on, "peer's credit") == 0;
 }
 
 // The peer gives credit and reads nothing: what a sleeping writer then has to say waits for the
@@ -718,7 +718,7 @@ TEST(the_loop_sleeps_while_the_socket_is_full_and_a_writer_has_more)
     for (int i = 0; i < 64 && !util_is_blocked(s); i++) {
         others[i] = revdial_dial(w.proxy, "cam-1", NULL, NULL);
         REQUIRE(others[i] != NULL);
-        revdial_deadline(others[i], REVDIAL_WR, 0);
+        revdial_stream_set_deadline(others[i], REVDIAL_WR, 0);
         for (int n = 0; n < 60 && !util_is_blocked(s); n++) revdial_write(others[i], junk, 4096);
     }
     CHECK(util_is_blocked(s));

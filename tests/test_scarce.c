@@ -49,7 +49,7 @@ static int heap_story(world *w)
 {
     revdial_err err = {0};
     char buf[4];
-    w->proxy = revdial_proxy_open(&w->pcfg, &err);
+    w->proxy = revdial_proxy_start(&w->pcfg, &err);
     if (!w->proxy) return CHECK_INT(err.code, REVDIAL_ENOMEM) ? -1 : 0;
     revdial_proxy_address(w->proxy, 0, w->address, sizeof w->address);
     snprintf(w->url, sizeof w->url, "http://%s", w->address);
@@ -96,7 +96,7 @@ TEST(U34_from_whichever_allocation_on_all_fail_all_calls_return_and_nothing_leak
         locked_heap h;
         revdial_err err = {0};
         heap_world(&w, &h, n, 1);
-        w.proxy = revdial_proxy_open(&w.pcfg, &err);
+        w.proxy = revdial_proxy_start(&w.pcfg, &err);
         if (w.proxy) {
             revdial_proxy_address(w.proxy, 0, w.address, sizeof w.address);
             snprintf(w.url, sizeof w.url, "http://%s", w.address);
@@ -123,7 +123,7 @@ TEST(U33_a_thread_that_cannot_be_had_is_an_error_and_nothing_is_left_of_the_atte
     for (int spare = 0; spare < 3; spare++) {
         atomic_store(&util_thread_spare, spare);
         atomic_store(&util_thread_fail, 1);
-        CHECK(revdial_proxy_open(&w.pcfg, &err) == NULL);
+        CHECK(revdial_proxy_start(&w.pcfg, &err) == NULL);
         CHECK_INT(err.code, REVDIAL_ESYS);
         CHECK_INT(err.sys, EAGAIN);
         CHECK_INT(util_fds(), fds);
@@ -230,7 +230,7 @@ TEST(U25_a_storm_of_signals_interrupts_nothing)
                 CHECK_INT(util_read_all(st, in, sizeof in), sizeof in);
                 CHECK(memcmp(out, in, sizeof in) == 0);
             }
-            revdial_deadline(st, REVDIAL_RD, 10);
+            revdial_stream_set_deadline(st, REVDIAL_RD, 10);
             CHECK_INT(revdial_read(st, in, 1), REVDIAL_ETIMEDOUT);
             int fd = revdial_stream_fd(st);
             if (CHECK(fd >= 0)) close(fd);
@@ -325,7 +325,7 @@ TEST(U46_a_world_works_at_the_place_that_it_is_told)
     if (!ok) _exit(PLACE_NOT_ALLOWED);
     world_init(&w);
     if (!has_files && !has_random) {
-        CHECK(revdial_proxy_open(&w.pcfg, &err) == NULL);
+        CHECK(revdial_proxy_start(&w.pcfg, &err) == NULL);
         CHECK_INT(err.code, REVDIAL_ESYS);
         CHECK(strstr(err.msg, "randomness") != NULL);
         w.acfg.url = "http://127.0.0.1:1";
@@ -448,7 +448,7 @@ static void *churn_dial(void *arg)
         revdial_err err;
         revdial_stream *st = world_dial(c->w, what[test_below(&rng, 6)], 3000, &err);
         if (!st) continue;
-        revdial_deadline(st, REVDIAL_RDWR, 5);
+        revdial_stream_set_deadline(st, REVDIAL_RDWR, 5);
         revdial_write(st, buf, test_below(&rng, sizeof buf));
         revdial_read(st, buf, sizeof buf);
         if (test_below(&rng, 3) == 0) revdial_reset(st, 64);
@@ -473,11 +473,11 @@ static void *churn_watch(void *arg)
         revdial_session_info info;
         size_t n = revdial_proxy_list(c->w->proxy, "*", s, 8);
         for (size_t i = 0; i < n && i < 8; i++) {
-            revdial_session_info_get(s[i], &info);
+            revdial_session_get_info(s[i], &info);
             revdial_session_unref(s[i]);
         }
-        revdial_proxy_stats(c->w->proxy, &stats);
-        revdial_agent_stats(c->w->agents[0], &stats);
+        revdial_proxy_get_stats(c->w->proxy, &stats);
+        revdial_agent_get_stats(c->w->agents[0], &stats);
         sched_yield();
     }
     return NULL;
@@ -499,7 +499,7 @@ TEST(U14_U51_dials_resets_kills_and_questions_from_many_threads_end_well)
             t[i] = util_thread(i == 4 ? churn_watch : churn_dial, &c[i]);
         }
         for (int i = 0; i < 10; i++) {
-            revdial_session *s = revdial_agent_session(w.agents[i % 2], UTIL_WAIT_MS);
+            revdial_session *s = revdial_agent_session(w.agents[i % 2], UTIL_WAIT_MS, NULL);
             if (i % 3 == 2)
                 revdial_session_drain(s, 5);
             else

@@ -78,7 +78,7 @@ static void sim_receive(sim *w, int x)
     size_t n = p->len;
     if (p->carried + n > p->cut_at) n = (size_t)(p->cut_at - p->carried);
     if (n == 0) {
-        revdial_engine_info_get(other->e, &info);
+        revdial_engine_get_info(other->e, &info);
         int over =
             p->carried == p->cut_at || (other->dead && info.output_bytes == 0 && p->len == 0);
         if (!over) return;
@@ -92,7 +92,7 @@ static void sim_receive(sim *w, int x)
     uint8_t *copy = malloc(n);
     if (!copy) abort();
     memcpy(copy, p->bytes, n);
-    revdial_engine_info_get(side->e, &info);
+    revdial_engine_get_info(side->e, &info);
     side->wire.queued = info.output_bytes;
     ptrdiff_t used = revdial_engine_input(side->e, copy, n, w->now);
     sim_note(w, "side %d: receives %td of %zu", x, used, n);
@@ -124,11 +124,11 @@ static void sim_tick(sim *w, int x)
     if (at >= 0 && at <= w->now) sim_fail(w, "side %d: the next tick is due before now", x);
     if (at > w->now + 1 && at < w->now + 2000000 && !w->resting && sim_chance(w, 4)) {
         unsigned events = side->events;
-        revdial_engine_info_get(side->e, &before);
+        revdial_engine_get_info(side->e, &before);
         w->now += (int64_t)sim_pick(w, (uint64_t)(at - w->now));
         next = revdial_engine_tick(side->e, w->now);
         sim_drain(w, x);
-        revdial_engine_info_get(side->e, &after);
+        revdial_engine_get_info(side->e, &after);
         if (next != at || before.tx_frames != after.tx_frames || side->events != events)
             sim_fail(w, "side %d: a tick before its time did something", x);
     }
@@ -158,7 +158,7 @@ static void sim_world_op(sim *w, int x, enum sim_op op)
         break;
     case SIM_SHUTDOWN:
         side->shut = 1;
-        revdial_engine_shutdown(side->e);
+        revdial_engine_terminate(side->e);
         break;
     case SIM_SEND: sim_send(w, x); break;
     case SIM_RECEIVE: sim_receive(w, x); break;
@@ -207,8 +207,8 @@ static void sim_check_stream(sim *w, int x, const sim_stream *s, const revdial_e
 {
     const sim_end *end = &s->end[x];
     const judge_stream *j = judge_find(&w->side[x].wire, s->id);
-    revdial_ledger l;
-    if (revdial_engine_ledger(w->side[x].e, s->id, &l) != 0) {
+    revdial_flow_info l;
+    if (revdial_engine_get_flow(w->side[x].e, s->id, &l) != 0) {
         sim_fail(w, "side %d: no ledger of %u", x, s->id);
         return;
     }
@@ -239,7 +239,7 @@ static void sim_check(sim *w, int x)
     sim_side *side = &w->side[x];
     revdial_engine_info info;
     if (side->wire.failures) sim_fail(w, "%s", side->wire.why);  // 9 to 17, 24
-    revdial_engine_info_get(side->e, &info);
+    revdial_engine_get_info(side->e, &info);
     if (info.memory_bytes != side->heap.live_bytes)
         sim_fail(w, "side %d: %zu bytes of memory, the heap says %zu", x, info.memory_bytes,
                  side->heap.live_bytes);  // 19
@@ -398,7 +398,7 @@ static void sim_rest(sim *w)
         int moves = 0, left = 0;
         for (int x = 0; x < 2; x++) {
             revdial_engine_info info;
-            revdial_engine_info_get(w->side[x].e, &info);
+            revdial_engine_get_info(w->side[x].e, &info);
             if (!w->side[x].dead) left += info.streams != 0;
             if (!w->side[1 - x].dead && !w->side[x].out.ended)
                 moves += info.output_bytes != 0 || w->side[x].out.len != 0;
@@ -410,7 +410,7 @@ static void sim_rest(sim *w)
     if (w->failed) return;
     for (int x = 0; x < 2; x++) {
         revdial_engine_info info;
-        revdial_engine_info_get(w->side[x].e, &info);
+        revdial_engine_get_info(w->side[x].e, &info);
         if (!w->side[x].dead && info.streams)
             sim_fail(w, "side %d: %u streams stay", x, info.streams);
     }

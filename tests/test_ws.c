@@ -479,7 +479,7 @@ static void trickle(rig *r, size_t most, int vectors)
         rig_drain(r);
         if (i < 20) revdial_engine_write(r->e, rig_id(r, 1, 1), "0123456789", 10);
         if (i == 7) rig_ws_frame(r, 0x89, "ping", 4);
-        if (i == 9) revdial_engine_finish(r->e, rig_id(r, 1, 1));
+        if (i == 9) revdial_engine_end_write(r->e, rig_id(r, 1, 1));
         if (i == 11) rig_frame(r, WIRE_PING, WIRE_SYN, 0, 5);
     }
 }
@@ -557,9 +557,9 @@ TEST(two_engines_talk_over_WebSocket_in_pieces_of_any_size)
             }
         }
         revdial_engine_info info;
-        revdial_engine_info_get(p.proxy->e, &info);
+        revdial_engine_get_info(p.proxy->e, &info);
         CHECK_INT(info.carrier, REVDIAL_CARRIER_WEBSOCKET);
-        revdial_engine_shutdown(p.backend->e);
+        revdial_engine_terminate(p.backend->e);
         pair_pump(&p);
         CHECK_INT(p.proxy->dead_code, REVDIAL_EDRAINING);
         CHECK(p.backend->wire.ws_out.over && p.proxy->wire.ws_out.over);  // Close both ways
@@ -580,7 +580,7 @@ static int echo_once(rig_pair *p)
     ok &= revdial_engine_write(p->backend->e, 1, text, 5) == 5;
     pair_pump(p);
     ok &= revdial_engine_read(p->proxy->e, 1, text, sizeof text) == 5;
-    revdial_engine_shutdown(p->proxy->e);
+    revdial_engine_terminate(p->proxy->e);
     pair_pump(p);
     return ok;
 }

@@ -220,7 +220,7 @@ static int run_job(const engine_job *job, uint64_t count)
         run_out(&b);
     double seconds = (double)(bench_now_ns() - began) / 1e9;
     revdial_engine_info info;
-    revdial_engine_info_get(b.e, &info);
+    revdial_engine_get_info(b.e, &info);
     if (info.rx_frames + info.tx_frames < count) bench_die("%s: frames are missing", job->name);
     printf("%s per_s=%.0f MBps=%.0f what=\"%s\"\n", job->name, (double)count / seconds,
            (double)count * job->bytes / seconds / BENCH_MB, job->what);
@@ -236,11 +236,11 @@ static int run_memory(uint32_t count)
     revdial_engine_info before, after;
     start_engine(&b);
     open_streams(&b, 16);
-    revdial_engine_info_get(b.e, &before);
+    revdial_engine_get_info(b.e, &before);
     revdial_engine_free(b.e);
     start_engine(&b);
     open_streams(&b, 16 + count);
-    revdial_engine_info_get(b.e, &after);
+    revdial_engine_get_info(b.e, &after);
     printf("memory streams=%u bytes_each=%.1f\n", count,
            (double)(after.memory_bytes - before.memory_bytes) / count);
     revdial_engine_free(b.e);

@@ -125,12 +125,12 @@ static void engine_answer(engine_loop *l, engine_stream *s)
 
 static void engine_on_answer(engine_loop *l, const revdial_event *ev)
 {
-    engine_stream *s = ev->user;
+    engine_stream *s = ev->ud;
     if (ev->type == REVDIAL_EV_OPEN) {
         s = bench_alloc(1, sizeof *s);
         s->id = ev->id;
         revdial_engine_accept(l->e, s->id);
-        revdial_engine_set_user(l->e, s->id, s);
+        revdial_engine_set_ud(l->e, s->id, s);
     } else if (ev->type == REVDIAL_EV_RESET) {
         bench_die("a stream was reset with %d", ev->code);
     } else if (s) {
@@ -205,7 +205,7 @@ static void engine_count(engine_loop *l, engine_stream *s, size_t whole)
 
 static void engine_on_ask(engine_loop *l, const revdial_event *ev)
 {
-    engine_stream *s = ev->user;
+    engine_stream *s = ev->ud;
     char answer[8];
     if (ev->type == REVDIAL_EV_RESET) bench_die("a stream was reset with %d", ev->code);
     if (ev->type == REVDIAL_EV_WRITABLE && s) {
@@ -242,14 +242,14 @@ static void engine_open_idle(engine_loop *l)
 {
     revdial_engine_info before, after;
     unsigned count = l->run->job->idle;
-    revdial_engine_info_get(l->e, &before);
+    revdial_engine_get_info(l->e, &before);
     for (unsigned i = 0; i < count; i++) {
         engine_stream s = {0};
         while (engine_open(l, &s, "I", 1), s.id == 0) engine_turn(l);
-        revdial_engine_set_user(l->e, s.id, NULL);
+        revdial_engine_set_ud(l->e, s.id, NULL);
         engine_send(l);
     }
-    revdial_engine_info_get(l->e, &after);
+    revdial_engine_get_info(l->e, &after);
     if (count > 1) l->run->memory = (double)(after.memory_bytes - before.memory_bytes) / count;
 }
 
@@ -266,7 +266,7 @@ static void engine_run(engine_loop *l)
     }
     if (r->job->kind != KIND_BULK) return;
     l->open = count;
-    for (unsigned i = 0; i < count; i++) revdial_engine_finish(l->e, l->streams[i].id);
+    for (unsigned i = 0; i < count; i++) revdial_engine_end_write(l->e, l->streams[i].id);
     while (l->open > 0) engine_turn(l);
 }
 

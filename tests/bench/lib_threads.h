@@ -245,7 +245,7 @@ static void link_up(lib_link *l, const lib_run *r)
         cfg.common.alloc = count_alloc;
         cfg.common.alloc_ud = &l->bytes;
     }
-    l->proxy = revdial_proxy_open(&cfg, &err);
+    l->proxy = revdial_proxy_start(&cfg, &err);
     if (!l->proxy) bench_die("the proxy: %s", err.msg);
     revdial_proxy_address(l->proxy, 0, address, sizeof address);
     for (unsigned i = 0; i < r->way->sessions; i++) lib_tell(r->ctl[i], address, sizeof address);
@@ -253,7 +253,7 @@ static void link_up(lib_link *l, const lib_run *r)
         bench_die("no agent came");
     for (revdial_stats now = {0}; now.sessions < r->way->sessions + r->job->others;) {
         usleep(1000);
-        revdial_proxy_stats(l->proxy, &now);
+        revdial_proxy_get_stats(l->proxy, &now);
     }
 }
 
@@ -391,7 +391,7 @@ static void drive_threads(lib_run *r)
         free(workers[i].times.ns);
     }
     free(workers);
-    revdial_proxy_close(link.proxy);
+    revdial_proxy_stop(link.proxy);
 }
 
 // ---- one thread, revdial_poll() ----
@@ -457,7 +457,7 @@ static void drive_poll(lib_run *r)
     }
     lib_end(r);
     for (size_t i = 0; i < count; i++) revdial_close(d.items[i].st);
-    revdial_proxy_close(d.link.proxy);
+    revdial_proxy_stop(d.link.proxy);
     free(d.items);
     free(d.state);
 }

@@ -204,14 +204,14 @@ static tls_result tls_stream(const tls_bench *b)
     cfg.credentials = &who;
     cfg.credential_count = 1;
     cfg.common.tls = tls;
-    revdial_proxy *p = tls ? revdial_proxy_open(&cfg, &err) : NULL;
+    revdial_proxy *p = tls ? revdial_proxy_start(&cfg, &err) : NULL;
     errno = 0;
     if (!p) bench_die("%s", err.msg);
     revdial_proxy_address(p, 0, address, sizeof address);
     if (write(up[1], address, sizeof address) < 0) bench_die("address");
     tls_source(b, p);
     tls_result r = tls_collect(fds[0], pid, cpu_ns);
-    revdial_proxy_close(p);
+    revdial_proxy_stop(p);
     revdial_tls_free(tls);
     close(fds[0]);
     close(fds[1]);

@@ -86,9 +86,9 @@ agent http://a:80 $agent --target http://a:80
 agent --via.*login $agent --via http://user:password@127.0.0.1:1
 agent --via.*--via-file $agent --via http://127.0.0.1:1 --via-file "$dir/token"
 agent --via-file.*nowhere $agent --via-file /nowhere
-agent via:.there.is.no.TLS $agent --via https://127.0.0.1:1
-agent via:.not.http $agent --via-file "$dir/token"
-agent via:.*server $agent --server unix:/x --via http://127.0.0.1:1
+agent egress:.there.is.no.TLS $agent --via https://127.0.0.1:1
+agent egress:.not.http $agent --via-file "$dir/token"
+agent egress:.*server $agent --server unix:/x --via http://127.0.0.1:1
 agent all_addresses $agent --all-addresses --via http://127.0.0.1:1
 agent ftp --server ftp://127.0.0.1:1 --name web --token-file "$dir/token" --target 127.0.0.1:80
 agent name --server http://127.0.0.1:1 --name UPPER --token-file "$dir/token" --target 127.0.0.1:80

@@ -72,14 +72,14 @@ static void engine_app(rig *r, tape *t)
     case 0: revdial_engine_accept(r->e, id); break;
     case 1: revdial_engine_read(r->e, id, buf, sizeof buf); break;
     case 2: revdial_engine_write(r->e, id, some, tape_next(t) * 11); break;
-    case 3: revdial_engine_finish(r->e, id); break;
+    case 3: revdial_engine_end_write(r->e, id); break;
     case 4: revdial_engine_reset(r->e, id, (int)tape_next(t)); break;
     case 5: revdial_engine_close(r->e, id); break;
-    case 6: revdial_engine_stop(r->e, id); break;
+    case 6: revdial_engine_end_read(r->e, id); break;
     case 7: revdial_engine_open(r->e, &opts, NULL); break;
     case 8: revdial_engine_drain(r->e); break;
     default:
-        if (what > 250) revdial_engine_shutdown(r->e);
+        if (what > 250) revdial_engine_terminate(r->e);
     }
     rig_drain(r);
 }

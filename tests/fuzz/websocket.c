@@ -26,7 +26,7 @@ static void play(int role, const uint8_t *data, size_t len, size_t chunk, outcom
     r->chunk = chunk;
     rig_feed_raw(r, data, len);
     rig_flush(r);
-    revdial_engine_info_get(r->e, &info);
+    revdial_engine_get_info(r->e, &info);
     memset(out, 0, sizeof *out);
     out->dead = r->dead;
     out->code = r->dead_code;

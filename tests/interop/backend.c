@@ -38,7 +38,7 @@ static int read_all(revdial_stream *st, unsigned char *buf, size_t len)
 static int write_all(revdial_stream *st, const unsigned char *buf, size_t len)
 {
     ptrdiff_t n = revdial_write(st, buf, len);
-    if (n >= 0 && (size_t)n < len) return revdial_error(st, NULL);
+    if (n >= 0 && (size_t)n < len) return revdial_stream_error(st, NULL);
     return n < 0 ? (int)n : 0;
 }
 

@@ -56,9 +56,9 @@ static revdial_stream *start(char job, int64_t count)
         return NULL;
     }
     if (count >= 0) put_u64(head + 1, (uint64_t)count);
-    revdial_deadline(st, REVDIAL_RDWR, PATIENCE_MS);
+    revdial_stream_set_deadline(st, REVDIAL_RDWR, PATIENCE_MS);
     if (revdial_write(st, head, len) != (ptrdiff_t)len) {
-        fail("writing the job failed: %s", revdial_strerror(revdial_error(st, NULL)));
+        fail("writing the job failed: %s", revdial_strerror(revdial_stream_error(st, NULL)));
         revdial_close(st);
         return NULL;
     }
@@ -89,7 +89,7 @@ static void *send_pattern(void *arg)
     }
     free(buf);
     if (job->ok) job->ok = revdial_shutdown(job->st, REVDIAL_WR) == 0;
-    if (!job->ok) fail("write failed: %s", revdial_strerror(revdial_error(job->st, NULL)));
+    if (!job->ok) fail("write failed: %s", revdial_strerror(revdial_stream_error(job->st, NULL)));
     return NULL;
 }
 
@@ -376,7 +376,7 @@ static revdial_proxy *open_proxy(char *url, size_t size)
     cfg.credentials = &credential;
     cfg.credential_count = 1;
     cfg.common.log = log_line;
-    p = revdial_proxy_open(&cfg, &err);
+    p = revdial_proxy_start(&cfg, &err);
     if (!p) {
         fprintf(stderr, "drive: %s\n", err.msg);
         return NULL;
@@ -413,6 +413,6 @@ int main(int argc, char **argv)
         kill(peer_pid, SIGTERM);
         waitpid(peer_pid, NULL, 0);
     }
-    revdial_proxy_close(proxy);
+    revdial_proxy_stop(proxy);
     return failed != 0;
 }

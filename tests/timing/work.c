@@ -11,15 +11,22 @@
 
 enum { BASIC = REVDIAL_AUTH_BASIC, DIGEST = REVDIAL_AUTH_DIGEST, BEARER = REVDIAL_AUTH_BEARER };
 
-static const revdial_credential rows[] = {
-    {"s3cret", "plain", "*", BASIC | DIGEST}, {"sha256:" HASH, "hashed", "*", BASIC},
-    {"ha1:" HASH, "hashed", "*", DIGEST},     {LONG, "longer", "*", BASIC | DIGEST},
-    {"s3cret", "twice", "cam-1", BASIC},      {"sha256:" HASH, "twice", "cam-2", BASIC},
-    {"s3cret", "twice", "cam-1", DIGEST},     {"ha1:" HASH, "twice", "cam-2", DIGEST},
-    {"s3cret", "thrice", "*", BASIC},         {"sha256:" HASH, "thrice", "*", BASIC},
-    {LONG, "thrice", "*", BASIC},             {"s3cret", "thrice", "*", DIGEST},
-    {"ha1:" HASH, "thrice", "*", DIGEST},     {LONG, "thrice", "*", DIGEST},
-    {"t0ken", "robot", "*", BEARER},          {"sha256:" HASH, "robot", "*", BEARER}};
+static const revdial_credential rows[] = {{"s3cret", "plain", "*", BASIC | DIGEST},
+                                          {"sha256:" HASH, "hashed", "*", BASIC},
+                                          {"ha1:" HASH, "hashed", "*", DIGEST},
+                                          {LONG, "longer", "*", BASIC | DIGEST},
+                                          {"s3cret", "twice", "cam-1", BASIC},
+                                          {"sha256:" HASH, "twice", "cam-2", BASIC},
+                                          {"s3cret", "twice", "cam-1", DIGEST},
+                                          {"ha1:" HASH, "twice", "cam-2", DIGEST},
+                                          {"s3cret", "thrice", "*", BASIC},
+                                          {"sha256:" HASH, "thrice", "*", BASIC},
+                                          {LONG, "thrice", "*", BASIC},
+                                          {"s3cret", "thrice", "*", DIGEST},
+                                          {"ha1:" HASH, "thrice", "*", DIGEST},
+                                          {LONG, "thrice", "*", DIGEST},
+                                          {"t0ken", "robot", "*", BEARER},
+                                          {"sha256:" HASH, "robot", "*", BEARER}};
 
 int main(int argc, char **argv)
 {

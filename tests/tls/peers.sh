@@ -127,8 +127,9 @@ no_early_data() {
     printf '%s\r\n' 'GET /revdial HTTP/1.1' 'Host: x' 'Connection: Upgrade' 'Upgrade: revdial' \
         'Revdial-Name: early' "Authorization: Bearer $(cat "$dir/token")" '' >"$dir/early"
     : >"$dir/proxy.log"
-    sleep 0.3 | timeout 10 openssl s_client -connect "$address" -sess_in "$dir/session" \
-        -early_data "$dir/early" >"$dir/client.log" 2>&1
+    # openssl goes on until its stdin ends: when the proxy has judged what it sent.
+    said proxy.log 'event=session.refused' >&2 | timeout 20 openssl s_client -connect "$address" \
+        -sess_in "$dir/session" -early_data "$dir/early" >"$dir/client.log" 2>&1
     said proxy.log 'event=session.refused' && said_not proxy.log 'event=session.up' &&
         said_not client.log '^HTTP/1.1 101'
 }

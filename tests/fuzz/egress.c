@@ -25,25 +25,25 @@ static outcome play(const char *url, const uint8_t *data, size_t len, size_t pie
     test_heap heap = {0};
     outcome out;
     memset(&out, 0, sizeof out);
-    revdial_via *v = revdial_via_new(url, "proxy.test:443", test_heap_alloc, &heap, NULL);
+    revdial_egress *v = revdial_egress_new(url, "proxy.test:443", test_heap_alloc, &heap, NULL);
     FUZZ_CHECK(v != NULL);
-    while (revdial_via_state(v, NULL, NULL) == 0) {
+    while (revdial_egress_state(v, NULL, NULL) == 0) {
         const void *data_out;
         size_t n;
-        while ((n = revdial_via_output(v, &data_out)) > 0) {
+        while ((n = revdial_egress_output(v, &data_out)) > 0) {
             out.said += n;
-            revdial_via_sent(v, n);
+            revdial_egress_sent(v, n);
         }
         n = len - out.used < piece ? len - out.used : piece;
-        size_t used = revdial_via_input(v, data + out.used, n);
+        size_t used = revdial_egress_input(v, data + out.used, n);
         FUZZ_CHECK(used <= n);
         out.used += used;
         if (n == 0) break;
     }
-    out.state = revdial_via_state(v, &out.err, &out.retry_after_ms);
+    out.state = revdial_egress_state(v, &out.err, &out.retry_after_ms);
     FUZZ_CHECK(out.state != 0);
     FUZZ_CHECK(!strstr(out.err.msg, "p4ssw0rd"));
-    revdial_via_free(v);
+    revdial_egress_free(v);
     FUZZ_CHECK(heap.live_blocks == 0 && heap.live_bytes == 0);
     FUZZ_CHECK(heap.peak_bytes < 64 * 1024);
     return out;
@@ -55,10 +55,12 @@ static void read_url(const uint8_t *data, size_t len)
     revdial_err err = {0};
     memcpy(url, data, len);
     url[len] = '\0';
-    revdial_via *v = revdial_via_new(url, "proxy.test:443", NULL, NULL, &err);
+    revdial_egress *v = revdial_egress_new(url, "proxy.test:443", NULL, NULL, &err);
     if (!v) FUZZ_CHECK(!strstr(err.msg, "p4ssw0rd"));
-    if (v) FUZZ_CHECK(strchr(revdial_via_address(v), ':') && !strchr(revdial_via_address(v), '@'));
-    revdial_via_free(v);
+    if (v)
+        FUZZ_CHECK(strchr(revdial_egress_address(v), ':') &&
+                   !strchr(revdial_egress_address(v), '@'));
+    revdial_egress_free(v);
 }
 
 static void fuzz_one(const uint8_t *data, size_t len)

@@ -59,14 +59,14 @@ static void *careful_alloc(void *ud, void *ptr, size_t old_size, size_t new_size
 
 // Sends what the machine wants to say, in pieces of `piece`, and compares. Returns 0 if it said
 // something else than `wants`.
-static int step_hears(revdial_via *v, line wants, size_t piece, outcome *out)
+static int step_hears(revdial_egress *v, line wants, size_t piece, outcome *out)
 {
     const void *data;
     size_t n, got = 0;
-    while ((n = revdial_via_output(v, &data)) > 0) {
+    while ((n = revdial_egress_output(v, &data)) > 0) {
         if (n > piece) n = piece;
         if (n > wants.len - got || memcmp(data, wants.text + got, n) != 0) return 0;
-        revdial_via_sent(v, n);
+        revdial_egress_sent(v, n);
         got += n;
     }
     out->said += got;
@@ -74,14 +74,14 @@ static int step_hears(revdial_via *v, line wants, size_t piece, outcome *out)
 }
 
 // Feeds `first` bytes (0 = no such piece), then pieces of `piece`, as long as the way is not open.
-static size_t step_says(revdial_via *v, const char *text, size_t len, size_t first, size_t piece)
+static size_t step_says(revdial_egress *v, const char *text, size_t len, size_t first, size_t piece)
 {
     size_t at = 0;
-    while (at < len && revdial_via_state(v, NULL, NULL) == 0) {
+    while (at < len && revdial_egress_state(v, NULL, NULL) == 0) {
         size_t n = at == 0 && first ? first : piece;
         size_t used;
         if (n > len - at) n = len - at;
-        used = revdial_via_input(v, text + at, n);
+        used = revdial_egress_input(v, text + at, n);
         CHECK(used <= n);
         at += used;
         if (used < n) break;
@@ -94,13 +94,13 @@ static outcome play(const script *s, size_t first, size_t piece, careful_heap *m
     outcome out;
     revdial_err err = {0};
     memset(&out, 0, sizeof out);
-    revdial_via *v = revdial_via_new(s->url, s->target, careful_alloc, memory, &err);
+    revdial_egress *v = revdial_egress_new(s->url, s->target, careful_alloc, memory, &err);
     if (!v) {
         out.code = err.code;
         snprintf(out.msg, sizeof out.msg, "%s", err.msg);
         return out;
     }
-    for (size_t i = 0; i < COUNT(s->steps) && revdial_via_state(v, NULL, NULL) == 0; i++) {
+    for (size_t i = 0; i < COUNT(s->steps) && revdial_egress_state(v, NULL, NULL) == 0; i++) {
         int is_last = i + 1 == COUNT(s->steps) || !s->steps[i + 1].wants.text;
         char buf[12000];
         size_t len = s->steps[i].says.len;
@@ -111,11 +111,11 @@ static outcome play(const script *s, size_t first, size_t piece, careful_heap *m
         if (is_last && s->tail.len) memcpy(buf + len, s->tail.text, s->tail.len);
         if (is_last) len += s->tail.len;
         out.used = step_says(v, buf, len, first, piece);
-        if (is_last) revdial_via_input(v, NULL, 0);
+        if (is_last) revdial_egress_input(v, NULL, 0);
     }
-    out.code = revdial_via_state(v, &err, &out.retry_after_ms);
+    out.code = revdial_egress_state(v, &err, &out.retry_after_ms);
     snprintf(out.msg, sizeof out.msg, "%s", err.msg);
-    revdial_via_free(v);
+    revdial_egress_free(v);
     return out;
 }
 
@@ -497,30 +497,31 @@ TEST(an_answer_before_the_question_is_an_error)
     for (size_t i = 0; i < COUNT(rows); i++)
         for (size_t sent = 0; sent < 3; sent++) {
             revdial_err err = {0};
-            revdial_via *v = revdial_via_new(rows[i].url, "proxy.example:7000", NULL, NULL, &err);
+            revdial_egress *v =
+                revdial_egress_new(rows[i].url, "proxy.example:7000", NULL, NULL, &err);
             REQUIRE(v != NULL);
-            revdial_via_sent(v, sent);
-            revdial_via_input(v, rows[i].answer, rows[i].len);
-            CHECK_INT(revdial_via_state(v, &err, NULL), REVDIAL_EPROTO);
+            revdial_egress_sent(v, sent);
+            revdial_egress_input(v, rows[i].answer, rows[i].len);
+            CHECK_INT(revdial_egress_state(v, &err, NULL), REVDIAL_EPROTO);
             CHECK(strstr(err.msg, "it answered before it was asked") != NULL);
-            revdial_via_free(v);
+            revdial_egress_free(v);
         }
 }
 
 TEST(a_refusal_before_the_whole_question_is_the_refusal)
 {
     revdial_err err = {0};
-    revdial_via *v = revdial_via_new(WEB, "proxy.example:7000", NULL, NULL, &err);
+    revdial_egress *v = revdial_egress_new(WEB, "proxy.example:7000", NULL, NULL, &err);
     const void *data;
     REQUIRE(v != NULL);
-    revdial_via_sent(v, 5);
-    revdial_via_input(v, BYTES("HTTP/1.1 403 No\r\n\r\n"));
-    CHECK_INT(revdial_via_state(v, &err, NULL), REVDIAL_EUNREACH);
-    CHECK_INT(revdial_via_output(v, &data), 0);  // nothing more to say
-    CHECK_INT(revdial_via_input(v, "x", 1), 0);
-    revdial_via_input(v, NULL, 0);
-    CHECK_INT(revdial_via_state(v, &err, NULL), REVDIAL_EUNREACH);  // the first cause stays
-    revdial_via_free(v);
+    revdial_egress_sent(v, 5);
+    revdial_egress_input(v, BYTES("HTTP/1.1 403 No\r\n\r\n"));
+    CHECK_INT(revdial_egress_state(v, &err, NULL), REVDIAL_EUNREACH);
+    CHECK_INT(revdial_egress_output(v, &data), 0);  // nothing more to say
+    CHECK_INT(revdial_egress_input(v, "x", 1), 0);
+    revdial_egress_input(v, NULL, 0);
+    CHECK_INT(revdial_egress_state(v, &err, NULL), REVDIAL_EUNREACH);  // the first cause stays
+    revdial_egress_free(v);
 }
 
 TEST(urls_and_targets_that_make_no_sense_are_refused_without_being_quoted)
@@ -569,12 +570,13 @@ TEST(urls_and_targets_that_make_no_sense_are_refused_without_being_quoted)
     for (size_t i = 0; i < COUNT(rows); i++) {
         revdial_err err = {0};
         careful_heap memory = {{0}, SECRET};
-        revdial_via *v = revdial_via_new(rows[i].url, rows[i].target, careful_alloc, &memory, &err);
+        revdial_egress *v =
+            revdial_egress_new(rows[i].url, rows[i].target, careful_alloc, &memory, &err);
         if (v || err.code != REVDIAL_EINVAL || !strstr(err.msg, rows[i].says) ||
             strstr(err.msg, SECRET))
             test_fail(__FILE__, __LINE__, "row %zu, %s: %d %s", i, rows[i].url, err.code, err.msg);
-        revdial_via_free(v);
-        CHECK(revdial_via_new(rows[i].url, rows[i].target, NULL, NULL, NULL) == NULL);
+        revdial_egress_free(v);
+        CHECK(revdial_egress_new(rows[i].url, rows[i].target, NULL, NULL, NULL) == NULL);
     }
 }
 
@@ -612,17 +614,17 @@ TEST(the_longest_of_everything_fits_and_one_more_is_refused)
         revdial_err err = {0};
         memset(target, 't', sizeof target);
         memcpy(target + rows[i].target, ":65535", 7);
-        revdial_via *v = revdial_via_new(url, target, NULL, NULL, &err);
+        revdial_egress *v = revdial_egress_new(url, target, NULL, NULL, &err);
         if ((v != NULL) != rows[i].fits)
             test_fail(__FILE__, __LINE__, "row %zu: %d %s", i, err.code, err.msg);
         if (v) {
             const void *data;
-            while (revdial_via_output(v, &data) > 0) revdial_via_sent(v, 1);
-            revdial_via_input(v, "?", 1);
-            CHECK_INT(revdial_via_state(v, &err, NULL), REVDIAL_EPROTO);
+            while (revdial_egress_output(v, &data) > 0) revdial_egress_sent(v, 1);
+            revdial_egress_input(v, "?", 1);
+            CHECK_INT(revdial_egress_state(v, &err, NULL), REVDIAL_EPROTO);
             CHECK(strlen(err.msg) < sizeof err.msg - 1);  // the reason was not cut
         }
-        revdial_via_free(v);
+        revdial_egress_free(v);
     }
 }
 
@@ -657,27 +659,27 @@ TEST(a_password_that_has_been_sent_is_wiped)
 {
     static const char *const urls[] = {"http://u:" SECRET "@h:1", "socks5://u:" SECRET "@h:1"};
     for (size_t i = 0; i < 2; i++) {
-        revdial_via *v = revdial_via_new(urls[i], "h:1", NULL, NULL, NULL);
+        revdial_egress *v = revdial_egress_new(urls[i], "h:1", NULL, NULL, NULL);
         const void *data;
         REQUIRE(v != NULL);
         CHECK(holds(v, sizeof *v, i ? SECRET : "dTpodW50ZXIyaHVudGVyMg=="));
-        while (revdial_via_output(v, &data)) revdial_via_sent(v, 7);
-        revdial_via_input(v, "\5\2", i ? 2 : 0);
-        while (revdial_via_output(v, &data)) revdial_via_sent(v, 7);
+        while (revdial_egress_output(v, &data)) revdial_egress_sent(v, 7);
+        revdial_egress_input(v, "\5\2", i ? 2 : 0);
+        while (revdial_egress_output(v, &data)) revdial_egress_sent(v, 7);
         CHECK(!holds(v, sizeof *v, SECRET));
         CHECK(!holds(v, sizeof *v, "dTpodW50ZXIyaHVudGVyMg=="));
-        revdial_via_free(v);
+        revdial_egress_free(v);
     }
 }
 
 TEST(a_password_that_is_not_asked_for_is_wiped)
 {
-    revdial_via *v = revdial_via_new("socks5://u:" SECRET "@h:1", "h:1", NULL, NULL, NULL);
+    revdial_egress *v = revdial_egress_new("socks5://u:" SECRET "@h:1", "h:1", NULL, NULL, NULL);
     REQUIRE(v != NULL);
-    revdial_via_sent(v, 1 << 20);
-    revdial_via_input(v, BYTES("\5\0"));
+    revdial_egress_sent(v, 1 << 20);
+    revdial_egress_input(v, BYTES("\5\0"));
     CHECK(!holds(v, sizeof *v, SECRET));
-    revdial_via_free(v);
+    revdial_egress_free(v);
 }
 
 TEST(random_answers_end_or_wait_and_never_take_more_than_there_is)
@@ -688,21 +690,21 @@ TEST(random_answers_end_or_wait_and_never_take_more_than_there_is)
         test_rng r = test_rng_seeded(seed);
         careful_heap memory = {{0}, NULL};
         revdial_err err = {0};
-        revdial_via *v = revdial_via_new(urls[seed % 3], "h:1", careful_alloc, &memory, &err);
+        revdial_egress *v = revdial_egress_new(urls[seed % 3], "h:1", careful_alloc, &memory, &err);
         REQUIRE(v != NULL);
         const char *start = starts[test_below(&r, COUNT(starts))];
-        revdial_via_sent(v, 1 << 20);
-        revdial_via_input(v, start, strlen(start));
+        revdial_egress_sent(v, 1 << 20);
+        revdial_egress_input(v, start, strlen(start));
         for (int i = 0; i < 20; i++) {
             uint8_t buf[16];
             size_t len = 1 + (size_t)test_below(&r, sizeof buf);
             for (size_t k = 0; k < len; k++) buf[k] = (uint8_t)(test_random(&r) % 7);
-            if (test_below(&r, 2)) revdial_via_sent(v, 1 << 20);
-            CHECK(revdial_via_input(v, buf, len) <= len);
+            if (test_below(&r, 2)) revdial_egress_sent(v, 1 << 20);
+            CHECK(revdial_egress_input(v, buf, len) <= len);
         }
-        int state = revdial_via_state(v, &err, NULL);
+        int state = revdial_egress_state(v, &err, NULL);
         CHECK(state == 0 || state == 1 || (state < 0 && err.code == state && err.msg[0]));
-        revdial_via_free(v);
+        revdial_egress_free(v);
         if (memory.heap.live_blocks) test_fail(__FILE__, __LINE__, "seed %d leaks", (int)seed);
     }
 }
