@@ -906,7 +906,7 @@ typedef struct revdial_client {
 } revdial_client;
 
 typedef struct revdial_proxy_config {
-    // "host:port,[::]:port,unix:/path"; port 0 = any; NULL = only adopt. "[::]:port" takes IPv4,
+    // "host:port,[::]:port,unix:/path"; port 0 = any; NULL = none. "[::]:port" takes IPv4,
     // too, unless `listen` or `exposes` has an IPv4 address or a host name with that port.
     const char *listen;
     unsigned unix_mode;  // of unix sockets in `listen` and `exposes`, 0660; 0 = by the umask
@@ -952,7 +952,7 @@ typedef struct revdial_proxy_config {
 } revdial_proxy_config;
 
 // A socket that someone else's server accepted, with what it has read from it.
-typedef struct revdial_adopt_opts {
+typedef struct revdial_attach_opts {
     const void *early;  // bytes already read
     size_t early_len;
     int upgraded;          // 0: the request is in early or still to come. 1: you have sent the 101
@@ -962,7 +962,7 @@ typedef struct revdial_adopt_opts {
     const char *group;     // upgraded only: as revdial_credential.group
     // Your TLS on it; NULL: none, whatever common.tls says. Taken over like fd.
     const revdial_transport *transport;
-} revdial_adopt_opts;
+} revdial_attach_opts;
 
 // Binds, listens and starts the I/O threads.
 //   returns  NULL: reason in err
@@ -982,8 +982,8 @@ REVDIAL_API int revdial_proxy_address(revdial_proxy *p, unsigned index, char *bu
 //   returns  0, ECLOSED, ELIMIT, ENOMEM, ESYS, ELOST (fd is not connected, or no longer), EINVAL
 //            (it is no stream socket or no descriptor, or a field of how makes no sense)
 //   thread   any
-REVDIAL_API int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt_opts *how,
-                                    revdial_err *err);
+REVDIAL_API int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *how,
+                                     revdial_err *err);
 
 // Why nobody could ever register by this row: a field that is missing, that cannot be presented, or
 // that no name matches. A proxy takes no table with such a row.
@@ -1002,13 +1002,13 @@ enum { REVDIAL_END_STALE = 1 };
 //   returns  0; REVDIAL_EINVAL, ENOMEM: the old table is in force, or not all sessions were ended
 //   owns     copies the rows (secrets as hashes, so that no proxy's memory has them)
 //   thread   any
-REVDIAL_API int revdial_proxy_set_credentials(revdial_proxy *p, const revdial_credential *rows,
-                                              size_t count, unsigned flags, revdial_err *err);
+REVDIAL_API int revdial_proxy_replace_credentials(revdial_proxy *p, const revdial_credential *rows,
+                                                  size_t count, unsigned flags, revdial_err *err);
 
 // Replaces the application's check for requests to come; NULL = the table. Calls of the old one
 // that run may go on until revdial_proxy_stop().
 //   thread   any
-REVDIAL_API void revdial_proxy_set_auth(revdial_proxy *p, revdial_auth_fn *auth, void *auth_ud);
+REVDIAL_API void revdial_proxy_replace_auth(revdial_proxy *p, revdial_auth_fn *auth, void *auth_ud);
 
 // Waits until at least min_sessions backends of that name are up.
 //   blocks   for timeout_ms (-1 for ever)
@@ -1296,15 +1296,14 @@ REVDIAL_API revdial_agent *revdial_agent_start(const revdial_agent_config *cfg, 
 //   returns  a session with a reference for you, or NULL: err is ETIMEDOUT, ECLOSED (the agent has
 //            stopped) or EDEADLK
 //   thread   any but I/O threads
-REVDIAL_API revdial_session *revdial_agent_session(revdial_agent *a, int timeout_ms,
-                                                   revdial_err *err);
+REVDIAL_API revdial_session *revdial_agent_wait(revdial_agent *a, int timeout_ms, revdial_err *err);
 
 // Replaces the allow list, for targets that are connected to from now on. What runs goes on.
 //   allow    as in the config
 //   returns  0; REVDIAL_EINVAL (see revdial_allow_problem()) or ENOMEM: the old list is in force
 //   thread   any
-REVDIAL_API int revdial_agent_set_allow(revdial_agent *a, const char *const *allow,
-                                        revdial_err *err);
+REVDIAL_API int revdial_agent_replace_allow(revdial_agent *a, const char *const *allow,
+                                            revdial_err *err);
 
 //   thread   any
 REVDIAL_API void revdial_agent_get_stats(revdial_agent *a, revdial_stats *out);
@@ -17633,7 +17632,7 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
 
 // how is NULL for a connection that a listener of ours has accepted.
 static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rvd_sys_addr *peer,
-                                              const revdial_adopt_opts *how, revdial_err *err)
+                                              const revdial_attach_opts *how, revdial_err *err)
 {
     revdial_engine_config e;
     rvd_stream_session_config cfg;
@@ -17684,7 +17683,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
 }
 
 // Sends a new session to its loop with the bytes that came early. Takes fd and s over.
-static int rvd_proxy_launch(revdial_proxy *p, revdial_session *s, const revdial_adopt_opts *how)
+static int rvd_proxy_launch(revdial_proxy *p, revdial_session *s, const revdial_attach_opts *how)
 {
     size_t early = how ? how->early_len : 0;
     rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
@@ -17981,10 +17980,10 @@ static void rvd_proxy_on_resume(rvd_loop_task *task)
 
 // Can this be a backend's connection?
 //   returns  0, or REVDIAL_E* and the reason
-static int rvd_proxy_adopt_check(int fd, const revdial_adopt_opts *how, rvd_sys_addr *peer,
-                                 revdial_err *err)
+static int rvd_proxy_attach_check(int fd, const revdial_attach_opts *how, rvd_sys_addr *peer,
+                                  revdial_err *err)
 {
-    const char *problem = NULL, *name = how->upgraded ? how->name : "adopted";
+    const char *problem = NULL, *name = how->upgraded ? how->name : "attached";
     const char *instance = how->upgraded && how->instance ? how->instance : "none";
     int r = rvd_sys_is_stream(fd);
     if (!name || !rvd_base_is_name(name, strlen(name))) problem = RVD_BASE_NAME_RULE;
@@ -18007,8 +18006,8 @@ static int rvd_proxy_adopt_check(int fd, const revdial_adopt_opts *how, rvd_sys_
 }
 
 // Closes what was handed over. Returns why it is not wanted.
-static int rvd_proxy_adopt_refuse(revdial_proxy *p, int fd, const revdial_adopt_opts *how,
-                                  const revdial_err *why)
+static int rvd_proxy_attach_refuse(revdial_proxy *p, int fd, const revdial_attach_opts *how,
+                                   const revdial_err *why)
 {
     int is_ours = why->code == REVDIAL_ECLOSED || why->code == REVDIAL_ELIMIT;
     rvd_proxy_log(p, RVD_LOG_SESSION_REFUSED, is_ours ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_WARN,
@@ -18018,9 +18017,9 @@ static int rvd_proxy_adopt_refuse(revdial_proxy *p, int fd, const revdial_adopt_
     return why->code;
 }
 
-int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt_opts *how, revdial_err *err)
+int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *how, revdial_err *err)
 {
-    static const revdial_adopt_opts none;
+    static const revdial_attach_opts none;
     rvd_sys_addr peer;
     revdial_session *s;
     revdial_err own;
@@ -18032,17 +18031,18 @@ int revdial_proxy_adopt(revdial_proxy *p, int fd, const revdial_adopt_opts *how,
         return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
     }
     if (!how) how = &none;
-    if (rvd_proxy_adopt_check(fd, how, &peer, err)) return rvd_proxy_adopt_refuse(p, fd, how, err);
+    if (rvd_proxy_attach_check(fd, how, &peer, err))
+        return rvd_proxy_attach_refuse(p, fd, how, err);
     code = rvd_proxy_pending_begin(p, rvd_proxy_block(rvd_proxy_source_of(&peer)), RVD_PROXY_MUST);
     if (code) {
         code = code == REVDIAL_EAGAIN ? REVDIAL_ELIMIT : code;
         rvd_stream_fail(err, code, 0, revdial_strerror(code));
-        return rvd_proxy_adopt_refuse(p, fd, how, err);
+        return rvd_proxy_attach_refuse(p, fd, how, err);
     }
     s = rvd_proxy_session_new(p, fd, &peer, how, err);
     if (!s) {
         rvd_proxy_pending_undo(p);
-        return rvd_proxy_adopt_refuse(p, fd, how, err);
+        return rvd_proxy_attach_refuse(p, fd, how, err);
     }
     if (how->upgraded) {
         rvd_sys_append(s->name, sizeof s->name, 0, how->name);
@@ -18900,8 +18900,8 @@ static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_proxy_table *t, re
     }
 }
 
-int revdial_proxy_set_credentials(revdial_proxy *p, const revdial_credential *rows, size_t count,
-                                  unsigned flags, revdial_err *err)
+int revdial_proxy_replace_credentials(revdial_proxy *p, const revdial_credential *rows,
+                                      size_t count, unsigned flags, revdial_err *err)
 {
     revdial_session **all = NULL;
     rvd_proxy_table *fresh, *old;
@@ -18926,7 +18926,7 @@ int revdial_proxy_set_credentials(revdial_proxy *p, const revdial_credential *ro
     return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory; the new table is in force");
 }
 
-void revdial_proxy_set_auth(revdial_proxy *p, revdial_auth_fn *auth, void *auth_ud)
+void revdial_proxy_replace_auth(revdial_proxy *p, revdial_auth_fn *auth, void *auth_ud)
 {
     if (rvd_proxy_is_child(p)) return;
     pthread_mutex_lock(&p->lock);
@@ -21481,7 +21481,7 @@ static char **rvd_agent_allow_copy(rvd_heap *heap, const char *const *allow)
     return copy;
 }
 
-int revdial_agent_set_allow(revdial_agent *a, const char *const *allow, revdial_err *err)
+int revdial_agent_replace_allow(revdial_agent *a, const char *const *allow, revdial_err *err)
 {
     char **fresh, **old;
     int code = rvd_agent_allow_check(allow, err);
@@ -21800,7 +21800,7 @@ revdial_agent *revdial_agent_start(const revdial_agent_config *cfg, revdial_err 
     return NULL;
 }
 
-revdial_session *revdial_agent_session(revdial_agent *a, int timeout_ms, revdial_err *err)
+revdial_session *revdial_agent_wait(revdial_agent *a, int timeout_ms, revdial_err *err)
 {
     int64_t until = rvd_stream_deadline(timeout_ms);
     revdial_session *found = NULL;

@@ -306,7 +306,7 @@ static void running_reload(running *r)
         if (!err.msg[0]) snprintf(err.msg, sizeof err.msg, "out of memory");
         prog_log_error(r->log, "allow.unreadable", &err);
     } else {
-        rc = revdial_agent_set_allow(r->agent, list.items, &err);
+        rc = revdial_agent_replace_allow(r->agent, list.items, &err);
         prog_logf(r->log, rc ? REVDIAL_LOG_ERROR : REVDIAL_LOG_INFO, "agent.reload",
                   "allow list: %s", rc ? err.msg : "replaced");
     }

@@ -211,8 +211,8 @@ static void app_reload(app *a)
     if (token_table_read(&tokens, &a->s.credentials, &err) != 0) {
         prog_log_error(&a->log, "tokens.unreadable", &err);
     } else {
-        rc = revdial_proxy_set_credentials(a->proxy, tokens.rows, tokens.count, REVDIAL_END_STALE,
-                                           &err);
+        rc = revdial_proxy_replace_credentials(a->proxy, tokens.rows, tokens.count,
+                                               REVDIAL_END_STALE, &err);
         prog_logf(&a->log, rc ? REVDIAL_LOG_ERROR : REVDIAL_LOG_INFO, "proxy.reload",
                   "credentials: %s", rc ? err.msg : "replaced");
     }

@@ -747,7 +747,7 @@ static inline int world_open_agent(world *w, int i)
     if (!w->acfg.url) w->acfg.url = w->url;
     w->agents[i] = revdial_agent_start(&w->acfg, &err);
     if (!w->agents[i]) return test_fail(__FILE__, __LINE__, "no agent: %s", err.msg);
-    revdial_session *s = revdial_agent_session(w->agents[i], UTIL_WAIT_MS, NULL);
+    revdial_session *s = revdial_agent_wait(w->agents[i], UTIL_WAIT_MS, NULL);
     if (!s) return test_fail(__FILE__, __LINE__, "the agent did not come up");
     revdial_session_unref(s);
     return 1;

@@ -443,7 +443,7 @@ TEST(rejected_credentials_end_an_agent_that_was_never_up)
             w.agents[0] = revdial_agent_start(&w.acfg, &err);
             CHECK(util_log_wait(&w.states, REVDIAL_STOPPED, 2, &e));
             CHECK_INT(e.code, rows[i].code);
-            CHECK(revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL) == NULL);
+            CHECK(revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL) == NULL);
         }
         world_close(&w);
     }
@@ -1074,7 +1074,7 @@ static void on_state_that_blocks(void *ud, int state, const revdial_err *why, in
     if (state == REVDIAL_UP) {
         util_state e = {100, 0, 0, 0, ""};
         e.code = revdial_agent_stop(w->agents[0], 0);
-        e.retry_ms = revdial_agent_session(w->agents[0], 1000, NULL) != NULL;
+        e.retry_ms = revdial_agent_wait(w->agents[0], 1000, NULL) != NULL;
         util_log_add(&w->states, &e);
     }
     util_on_state(ud, state, why, retry_in_ms);

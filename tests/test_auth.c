@@ -256,8 +256,9 @@ TEST(a_table_may_hold_hashes_and_rows_that_cannot_work_are_refused)
         w.acfg.instance = "other";
         CHECK(world_open_agent(&w, 1));
         for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-            CHECK_INT(revdial_proxy_set_credentials(w.proxy, &bad[i], 1, 0, NULL), REVDIAL_EINVAL);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, NULL, 1, 0, NULL), REVDIAL_EINVAL);
+            CHECK_INT(revdial_proxy_replace_credentials(w.proxy, &bad[i], 1, 0, NULL),
+                      REVDIAL_EINVAL);
+        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, NULL, 1, 0, NULL), REVDIAL_EINVAL);
     }
     world_close(&w);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -343,7 +344,7 @@ TEST(a_table_whose_count_was_forgotten_is_refused)
     CHECK(revdial_proxy_start(&w.pcfg, &err) == NULL);
     CHECK_INT(err.code, REVDIAL_EINVAL);
     if (open_with(&w, &row, 1)) {
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, &row, 0, REVDIAL_END_STALE, NULL),
+        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, &row, 0, REVDIAL_END_STALE, NULL),
                   REVDIAL_EINVAL);
         CHECK(world_open_agent(&w, 0));  // the old table is in force
     }
@@ -404,19 +405,20 @@ TEST(A68_a_certificate_is_an_identity_by_itself)
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
         CHECK_STR(s.identity, "DNS:cam-2.cams.example");
         CHECK(rvd_proxy_table_row(w.proxy->table, &s) != NULL);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, &other, 1, 0, NULL), 0);
+        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, &other, 1, 0, NULL), 0);
         CHECK(rvd_proxy_table_row(w.proxy->table, &s) == NULL);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, rows, 2, 0, NULL), 0);
+        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, rows, 2, 0, NULL), 0);
         memset(&s, 0, sizeof s);
         s.owner = w.proxy;
         s.auth = (revdial_auth_req){.secret = "", .name = "", .tls = &door};
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
         CHECK_STR(s.identity, "CN=door");
         CHECK_STR(s.name, "door");
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, rows, 1, 0, NULL), 0);
+        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, rows, 1, 0, NULL), 0);
         CHECK(rvd_proxy_table_row(w.proxy->table, &s) == NULL);
         for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-            CHECK_INT(revdial_proxy_set_credentials(w.proxy, &bad[i], 1, 0, NULL), REVDIAL_EINVAL);
+            CHECK_INT(revdial_proxy_replace_credentials(w.proxy, &bad[i], 1, 0, NULL),
+                      REVDIAL_EINVAL);
         asking a = {0};
         CHECK_INT(ask(w.address, &a), 401);  // nobody has a certificate here
     }
@@ -1109,13 +1111,13 @@ TEST(B8_a_new_table_rules_at_once_and_drops_only_who_is_no_longer_in_it)
         CHECK_INT(ask_digest(w.address, &k, &d), 101);
         CHECK_INT(ask(w.address, &a), 101);
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, NULL, 0, 0, NULL),
+        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, NULL, 0, 0, NULL),
                   0);  // nobody, from now on
         asking c = a;
         CHECK_INT(ask(w.address, &c), 401);
         CHECK(!strstr(c.answer, "Digest"));
         CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 3, REVDIAL_END_STALE, NULL), 0);
+        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, fresh, 3, REVDIAL_END_STALE, NULL), 0);
         CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, &e));  // robot has lost cam-1
         CHECK_INT(e.code, REVDIAL_EAUTH);
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-2", 1, 0), 1);
@@ -1155,12 +1157,12 @@ TEST(B8_a_session_ends_with_the_secret_that_admitted_it)
         hold(&w, digest_of(&k), "cam-1", &fds[0]);
         hold(&w, "Bearer t0ken", "cam-2", &fds[1]);
         hold(&w, "Basic YmFzaWw6czNjcmV0", "cam-3", &fds[2]);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, same, 3, REVDIAL_END_STALE, NULL),
+        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, same, 3, REVDIAL_END_STALE, NULL),
                   0);  // in another order
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 4, 0, NULL),
+        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, fresh, 4, 0, NULL),
                   0);  // and without dropping
         CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, fresh, 4, REVDIAL_END_STALE, NULL), 0);
+        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, fresh, 4, REVDIAL_END_STALE, NULL), 0);
         CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 2, NULL));
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-3", 1, 0), 1);
         CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 2);
@@ -1183,7 +1185,7 @@ TEST(B4_tokens_without_a_user_are_an_identity_each_wherever_they_stand_in_the_ta
         hold(&w, "Bearer two", "cam-2", &fds[1]);
         asking other = {.authorization = "Bearer two", .more = "Revdial-Instance: i\r\n"};
         CHECK_INT(ask(w.address, &other), 409);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, moved, 3, REVDIAL_END_STALE, NULL), 0);
+        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, moved, 3, REVDIAL_END_STALE, NULL), 0);
         other.authorization = "Bearer new";
         CHECK_INT(ask(w.address, &other), 409);
         for (int i = 0; i < 2; i++) {
@@ -1197,7 +1199,7 @@ TEST(B4_tokens_without_a_user_are_an_identity_each_wherever_they_stand_in_the_ta
         other.authorization = "Bearer one";  // the same backend, in another instance
         CHECK_INT(ask(w.address, &other), 101);
         CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, moved, 2, REVDIAL_END_STALE, NULL), 0);
+        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, moved, 2, REVDIAL_END_STALE, NULL), 0);
         CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 2, NULL));
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-2", 1, 0), 1);
         for (int i = 0; i < 2; i++) close(fds[i]);
@@ -1211,15 +1213,15 @@ TEST(B8_sessions_that_did_not_come_by_the_table_are_not_dropped_by_it)
     world w;
     if (open_with(&w, all_kinds, 3)) {
         asking a = {.authorization = "Bearer x"};
-        revdial_adopt_opts how = {.upgraded = 1, .name = "cam-2", .identity = "vouched"};
+        revdial_attach_opts how = {.upgraded = 1, .name = "cam-2", .identity = "vouched"};
         int pair[2];
-        revdial_proxy_set_auth(w.proxy, hook_that_accepts, NULL);
+        revdial_proxy_replace_auth(w.proxy, hook_that_accepts, NULL);
         CHECK_INT(ask(w.address, &a), 101);
         CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-        CHECK_INT(revdial_proxy_adopt(w.proxy, pair[0], &how, NULL), 0);
+        CHECK_INT(revdial_proxy_attach(w.proxy, pair[0], &how, NULL), 0);
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-2", 1, UTIL_WAIT_MS), 1);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, NULL, 0, REVDIAL_END_STALE, NULL), 0);
+        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, NULL, 0, REVDIAL_END_STALE, NULL), 0);
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, 0), 1);
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-2", 1, 0), 1);
         close(a.kept);
@@ -1234,10 +1236,10 @@ TEST(a_hook_can_take_over_from_the_table_and_give_back)
     if (open_with(&w, all_kinds, 3)) {
         asking a = {.authorization = "Bearer anything"};
         CHECK_INT(ask(w.address, &a), 401);
-        revdial_proxy_set_auth(w.proxy, hook_that_accepts, NULL);
+        revdial_proxy_replace_auth(w.proxy, hook_that_accepts, NULL);
         CHECK_INT(ask(w.address, &a), 101);
         close(a.kept);
-        revdial_proxy_set_auth(w.proxy, NULL, NULL);
+        revdial_proxy_replace_auth(w.proxy, NULL, NULL);
         CHECK_INT(ask(w.address, &a), 401);
     }
     world_close(&w);
@@ -1252,7 +1254,7 @@ static void *reload_run(void *arg)
 {
     reloading *r = arg;
     for (int i = 0; !atomic_load(&r->stop); i++) {
-        CHECK_INT(revdial_proxy_set_credentials(r->w->proxy, all_kinds, 3, i % 2, NULL), 0);
+        CHECK_INT(revdial_proxy_replace_credentials(r->w->proxy, all_kinds, 3, i % 2, NULL), 0);
         sched_yield();
     }
     return NULL;

@@ -113,7 +113,7 @@ TEST(hooks_and_handlers_have_the_signal_mask_of_the_thread_that_opened)
     w.acfg.credential_fn = mask_credential;
     if (world_open(&w) && revdial_proxy_address(w.proxy, 1, at, sizeof at) > 0) {
         pthread_sigmask(SIG_SETMASK, &before, NULL);
-        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL);
+        revdial_session *s = revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL);
         revdial_stream *st = s ? revdial_session_dial(s, NULL, NULL) : NULL;
         if (CHECK(st != NULL)) {
             CHECK_INT(revdial_shutdown(st, REVDIAL_WR), 0);
@@ -181,7 +181,7 @@ TEST(stop_and_close_return_EDEADLK_where_they_would_wait_for_themselves)
     if (world_open(&w)) {
         util_gate_add(&pointers_known, 1);
         revdial_dial_opts early = {.flags = REVDIAL_DIAL_EARLY};
-        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL);
+        revdial_session *s = revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL);
         revdial_stream *down = revdial_dial(w.proxy, "cam-1", &early, NULL);
         revdial_stream *up = s ? revdial_session_dial(s, &early, NULL) : NULL;
         CHECK(util_gate_wait(&w.ended, 2));
@@ -251,9 +251,9 @@ static int calls_on_a_proxy(revdial_proxy *p)
     WANT(revdial_dial_cancel(p, 1), REVDIAL_ECLOSED);
     WANT(revdial_proxy_wait(p, "cam-1", 1, -1), REVDIAL_ECLOSED);
     WANT(revdial_proxy_list(p, NULL, &s, 1), 0);
-    WANT(revdial_proxy_adopt(p, dup(1), NULL, NULL), REVDIAL_ECLOSED);
-    WANT(revdial_proxy_set_credentials(p, NULL, 0, REVDIAL_END_STALE, NULL), REVDIAL_ECLOSED);
-    revdial_proxy_set_auth(p, NULL, NULL);
+    WANT(revdial_proxy_attach(p, dup(1), NULL, NULL), REVDIAL_ECLOSED);
+    WANT(revdial_proxy_replace_credentials(p, NULL, 0, REVDIAL_END_STALE, NULL), REVDIAL_ECLOSED);
+    revdial_proxy_replace_auth(p, NULL, NULL);
     revdial_proxy_get_stats(p, &stats);
     WANT(stats.sessions, 0);
     WANT(revdial_proxy_drain(p, 0), REVDIAL_ECLOSED);
@@ -266,8 +266,8 @@ static int calls_on_an_agent(revdial_agent *a)
     static const char *const allow[] = {"127.0.0.1:80", NULL};
     revdial_stats stats;
     int wrong = 0;
-    WANT(revdial_agent_session(a, -1, NULL) == NULL, 1);
-    WANT(revdial_agent_set_allow(a, allow, NULL), REVDIAL_ECLOSED);
+    WANT(revdial_agent_wait(a, -1, NULL) == NULL, 1);
+    WANT(revdial_agent_replace_allow(a, allow, NULL), REVDIAL_ECLOSED);
     revdial_agent_get_stats(a, &stats);
     WANT(stats.sessions, 0);
     WANT(revdial_agent_stop(a, -1), REVDIAL_ECLOSED);

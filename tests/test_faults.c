@@ -197,7 +197,7 @@ TEST(a_kill_in_mid_transfer_is_a_prefix_and_an_error_at_both_ends)
         for (int side = 0; side < 2; side++) {
             revdial_stream *in = world_dial(&w, "source", 50000000, NULL);
             revdial_stream *out = world_dial(&w, "hold", 0, NULL);
-            revdial_session *s = side ? revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL)
+            revdial_session *s = side ? revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL)
                                       : revdial_stream_session(in);
             uint8_t buf[50000];
             if (!CHECK(in && out && s)) break;
@@ -303,7 +303,7 @@ TEST(U18_all_who_wait_wake_at_the_death_of_their_session_and_at_the_close_of_the
             util_nap_ms(10);
             revdial_session *s = NULL;
             if (how == KILLED_HERE) revdial_proxy_list(w.proxy, NULL, &s, 1);
-            if (how == KILLED_THERE) s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL);
+            if (how == KILLED_THERE) s = revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL);
             revdial_session_kill(s);
             revdial_session_unref(s);
             if (how == PROXY_CLOSED) {

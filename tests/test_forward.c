@@ -565,19 +565,19 @@ TEST(an_allow_list_that_is_replaced_rules_at_once_and_leaves_what_runs)
     world_init(&w);
     if (open_forwarder(&w) && dial_port(&w, port, &st)) {
         int fd = raw_accept(listener);
-        CHECK_INT(revdial_agent_set_allow(w.agents[0], bad, NULL), REVDIAL_EINVAL);
+        CHECK_INT(revdial_agent_replace_allow(w.agents[0], bad, NULL), REVDIAL_EINVAL);
         revdial_stream *more = dial_target(&w, target, &err);
         CHECK(more != NULL);
         revdial_close(more);
-        CHECK_INT(revdial_agent_set_allow(w.agents[0], none, NULL), 0);
+        CHECK_INT(revdial_agent_replace_allow(w.agents[0], none, NULL), 0);
         CHECK(dial_target(&w, target, &err) == NULL);
         CHECK_INT(err.reset, REVDIAL_RESET_FORBIDDEN);
-        CHECK_INT(revdial_agent_set_allow(w.agents[0], NULL, NULL), 0);
+        CHECK_INT(revdial_agent_replace_allow(w.agents[0], NULL, NULL), 0);
         CHECK(dial_target(&w, "loop.test:1", &err) == NULL);
         CHECK_INT(err.reset, REVDIAL_RESET_FORBIDDEN);
         raw_say(fd, "x");
         CHECK_INT(util_read_all(st, &byte, 1), 1);
-        CHECK_INT(revdial_agent_set_allow(w.agents[0], back, NULL), 0);
+        CHECK_INT(revdial_agent_replace_allow(w.agents[0], back, NULL), 0);
         more = dial_target(&w, target, &err);
         CHECK(more != NULL);
         revdial_close(more);

@@ -148,7 +148,7 @@ TEST(a_handler_that_joins_polls_or_shuts_its_stream_has_accepted_it)
             util_gate_add(&w.go, 1);
             check_taken(st, ways[i], &err);
         }
-        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL);
+        revdial_session *s = revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL);
         for (int i = 0; i < 4 && CHECK(s != NULL); i++) {  // and the other way round
             revdial_kv meta = {"do", ways[i]};
             revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
@@ -637,7 +637,7 @@ TEST(a_session_that_outlives_the_agent_stays_valid_and_says_ECLOSED)
     world w;
     world_init(&w);
     if (world_open(&w)) {
-        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL);
+        revdial_session *s = revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL);
         if (CHECK(s != NULL)) {
             revdial_session_info info;
             revdial_err err;

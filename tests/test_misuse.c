@@ -203,7 +203,7 @@ TEST(a_dial_to_what_cannot_exist_is_refused_at_once)
         CHECK_INT(revdial_proxy_wait(w.proxy, "Nobody", 1, -1), REVDIAL_EINVAL);
         CHECK_INT(revdial_proxy_wait(w.proxy, NULL, 1, -1), REVDIAL_EINVAL);
         if (world_open_agent(&w, 0)) {
-            revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL);
+            revdial_session *s = revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL);
             revdial_dial_opts opts = {.target = "nonsense"};
             revdial_err err = {0};
             CHECK(revdial_session_dial(s, &opts, &err) == NULL);
@@ -224,7 +224,7 @@ TEST(what_is_adopted_must_be_a_connected_stream_socket)
     if (world_open_proxy(&w)) {
         int before = util_fds();
         for (int kind = CLOSED; kind < KINDS; kind++) {
-            revdial_adopt_opts how = {.upgraded = 1, .name = "cam-1"};
+            revdial_attach_opts how = {.upgraded = 1, .name = "cam-1"};
             int fds[2] = {-1, -1};
             if (kind == PIPE) CHECK_INT(pipe(fds), 0);
             if (kind == DATAGRAMS) CHECK_INT(socketpair(AF_UNIX, SOCK_DGRAM, 0, fds), 0);
@@ -233,7 +233,7 @@ TEST(what_is_adopted_must_be_a_connected_stream_socket)
             if (kind == NO_EARLY) how.early_len = 1;
             if (kind == NEGATIVE) how.early = "", how.early_len = (size_t)-1;
             if (kind == BAD_INSTANCE) how.instance = "a b";
-            CHECK_INT(revdial_proxy_adopt(w.proxy, kind == CLOSED ? 99999 : fds[0], &how, NULL),
+            CHECK_INT(revdial_proxy_attach(w.proxy, kind == CLOSED ? 99999 : fds[0], &how, NULL),
                       kind == UNCONNECTED ? REVDIAL_ELOST : REVDIAL_EINVAL);
             if (fds[1] >= 0) close(fds[1]);
         }
@@ -604,7 +604,7 @@ TEST(U11_no_lock_is_held_while_a_hook_runs)
     if (world_open(w)) {
         atomic_store(&x->proxy, w->proxy);
         atomic_store(&x->agent, w->agents[0]);
-        revdial_session *s = revdial_agent_session(w->agents[0], UTIL_WAIT_MS, NULL);
+        revdial_session *s = revdial_agent_wait(w->agents[0], UTIL_WAIT_MS, NULL);
         revdial_session_kill(s);  // all of it once more, now that all is known
         revdial_session_unref(s);
         CHECK(util_log_wait(&w->states, REVDIAL_UP, 2, NULL));

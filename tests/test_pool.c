@@ -446,8 +446,9 @@ TEST(identities_of_one_group_share_a_name_and_others_do_not)
             CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 3, UTIL_WAIT_MS), 3);
             CHECK_INT(knock(&w, with_hook ? "x-token" : "c-token", "3", &fds[3]), 409);
             if (!with_hook)
-                CHECK_INT(revdial_proxy_set_credentials(w.proxy, later, 3, REVDIAL_END_STALE, NULL),
-                          0);
+                CHECK_INT(
+                    revdial_proxy_replace_credentials(w.proxy, later, 3, REVDIAL_END_STALE, NULL),
+                    0);
             CHECK_INT(knock(&w, "c-token", "3", &fds[4]), 101);
             CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 4, UTIL_WAIT_MS), 4);
             for (int i = 0; i < 5; i++) close(fds[i]);
@@ -471,7 +472,7 @@ TEST(who_comes_again_after_its_group_was_parted_is_refused_and_replaces_nobody)
         CHECK_INT(knock(&w, "a-token", "1", &fds[0]), 101);
         CHECK_INT(knock(&w, "b-token", "2", &fds[1]), 101);
         CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
-        CHECK_INT(revdial_proxy_set_credentials(w.proxy, parted, 2, 0, NULL), 0);
+        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, parted, 2, 0, NULL), 0);
         CHECK_INT(knock(&w, "a-token", "1", &fds[2]), 409);
         CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
         for (int i = 0; i < 3; i++) close(fds[i]);

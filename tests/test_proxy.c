@@ -133,7 +133,7 @@ TEST(drain_lets_streams_end_refuses_new_ones_and_then_ends_the_sessions)
     world_init(&w);
     if (world_open(&w)) {
         revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL);
+        revdial_session *s = revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL);
         if (CHECK(st != NULL)) {
             revdial_session_unref(s);
             s = revdial_stream_session(st);

@@ -66,10 +66,10 @@ TEST(early_bytes_of_an_adopted_session_are_not_overtaken_by_a_thread_that_reads)
     w.acfg.ud = &d;
     t = util_thread(dialler_run, &d);
     if (world_open_proxy(&w)) {
-        revdial_adopt_opts how = {.early = wire, .early_len = 6, .upgraded = 1, .name = "cam-9"};
+        revdial_attach_opts how = {.early = wire, .early_len = 6, .upgraded = 1, .name = "cam-9"};
         snprintf(address, sizeof address, "127.0.0.1:%d", port);
         int fd = raw_connect(address);
-        CHECK_INT(revdial_proxy_adopt(w.proxy, raw_accept(listener), &how, NULL), 0);
+        CHECK_INT(revdial_proxy_attach(w.proxy, raw_accept(listener), &how, NULL), 0);
         CHECK(util_gate_wait(&d.go, 1));
         raw_send(fd, wire + 6, sizeof wire - 6);
         while (CHECK(raw_frame_await(fd, RAW_PING, &f)) && f.flags != RAW_ACK) {

@@ -578,7 +578,7 @@ TEST(a_session_can_be_dialled_from_either_end_if_the_other_serves)
     world_init(&w);
     w.pcfg.on_stream = util_handler;
     if (world_open(&w)) {
-        revdial_session *s[2] = {revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL), NULL};
+        revdial_session *s[2] = {revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL), NULL};
         CHECK_INT(revdial_proxy_list(w.proxy, "cam-1", &s[1], 1), 1);
         for (int i = 0; i < 2; i++) {
             revdial_stream *st = revdial_session_dial(s[i], NULL, &err);
@@ -601,7 +601,7 @@ TEST(a_proxy_without_on_stream_refuses_the_backends_streams_and_the_session_live
     revdial_err err;
     world_init(&w);
     if (world_open(&w)) {
-        revdial_session *s = revdial_agent_session(w.agents[0], UTIL_WAIT_MS, NULL);
+        revdial_session *s = revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL);
         revdial_dial_opts opts = {.timeout_ms = 2000};
         CHECK(revdial_session_dial(s, &opts, &err) == NULL);
         CHECK(err.code == REVDIAL_EREFUSED || err.code == REVDIAL_ELIMIT);
@@ -616,7 +616,7 @@ TEST(a_proxy_without_on_stream_refuses_the_backends_streams_and_the_session_live
 // ------------------------------------------------------------------------------------------------
 // Adopted connections
 
-static int adopt_pair(world *w, int fds[2], const revdial_adopt_opts *how)
+static int adopt_pair(world *w, int fds[2], const revdial_attach_opts *how)
 {
     int port = 0, listener = raw_listen(1, &port);
     char address[32];
@@ -624,7 +624,7 @@ static int adopt_pair(world *w, int fds[2], const revdial_adopt_opts *how)
     fds[0] = raw_connect(address);
     fds[1] = raw_accept(listener);
     close(listener);
-    return revdial_proxy_adopt(w->proxy, fds[1], how, NULL);
+    return revdial_proxy_attach(w->proxy, fds[1], how, NULL);
 }
 
 TEST(a_proxy_without_listeners_adopts_connections_with_what_was_read_from_them)
@@ -638,7 +638,7 @@ TEST(a_proxy_without_listeners_adopts_connections_with_what_was_read_from_them)
         CHECK_INT(revdial_proxy_address(w.proxy, 0, buf, sizeof buf), REVDIAL_EINVAL);
         raw_request(buf, sizeof buf, "cam-1", "s3cret", NULL);
         for (size_t cut = 0; cut <= strlen(buf); cut += 50) {  // in early, and still to come
-            revdial_adopt_opts how = {.early = buf, .early_len = cut};
+            revdial_attach_opts how = {.early = buf, .early_len = cut};
             char head[1024];
             CHECK_INT(adopt_pair(&w, fds, &how), 0);
             raw_say(fds[0], buf + cut);
@@ -665,7 +665,7 @@ TEST(an_upgraded_connection_is_a_session_at_once_and_its_early_bytes_are_frames)
     world_init(&w);
     w.pcfg.listen = NULL;
     if (world_open_proxy(&w)) {
-        revdial_adopt_opts how = {ping, sizeof ping, 1, "cam-9", "i9", "mallory", NULL};
+        revdial_attach_opts how = {ping, sizeof ping, 1, "cam-9", "i9", "mallory", NULL};
         CHECK_INT(adopt_pair(&w, fds, &how), 0);
         CHECK(raw_frame_await(fds[0], RAW_PING, &f));
         CHECK_INT(f.len, 42);
@@ -706,7 +706,7 @@ TEST(an_adoption_that_is_refused_has_closed_the_descriptor)
         static const char *const bad[] = {NULL, "", "UPPER", "a/b"};
         before = util_fds();
         for (int i = 0; i < 4; i++) {
-            revdial_adopt_opts how = {.upgraded = 1, .name = bad[i]};
+            revdial_attach_opts how = {.upgraded = 1, .name = bad[i]};
             CHECK_INT(adopt_pair(&w, fds, &how), REVDIAL_EINVAL);
             close(fds[0]);
         }
@@ -714,8 +714,8 @@ TEST(an_adoption_that_is_refused_has_closed_the_descriptor)
         revdial_proxy_drain(w.proxy, 0);
         CHECK_INT(adopt_pair(&w, fds, NULL), REVDIAL_ECLOSED);
         close(fds[0]);
-        revdial_adopt_opts how = {.upgraded = 1, .name = "cam-1"};
-        CHECK_INT(revdial_proxy_adopt(w.proxy, -1, &how, NULL), REVDIAL_EINVAL);  // at any time
+        revdial_attach_opts how = {.upgraded = 1, .name = "cam-1"};
+        CHECK_INT(revdial_proxy_attach(w.proxy, -1, &how, NULL), REVDIAL_EINVAL);  // at any time
     }
     world_close(&w);
 }

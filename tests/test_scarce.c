@@ -499,7 +499,7 @@ TEST(U14_U51_dials_resets_kills_and_questions_from_many_threads_end_well)
             t[i] = util_thread(i == 4 ? churn_watch : churn_dial, &c[i]);
         }
         for (int i = 0; i < 10; i++) {
-            revdial_session *s = revdial_agent_session(w.agents[i % 2], UTIL_WAIT_MS, NULL);
+            revdial_session *s = revdial_agent_wait(w.agents[i % 2], UTIL_WAIT_MS, NULL);
             if (i % 3 == 2)
                 revdial_session_drain(s, 5);
             else

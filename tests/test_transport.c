@@ -721,7 +721,7 @@ TEST(an_adopted_connection_brings_its_own_transport)
     toy_world *tw = toy_world_new();
     int port = 0, listener = raw_listen(4, &port);
     revdial_err err = {0};
-    revdial_adopt_opts how = {0};
+    revdial_attach_opts how = {0};
     revdial_transport t;
     REQUIRE(toy_world_proxy(tw));
     snprintf(tw->w.url, sizeof tw->w.url, "https://localhost:%d", port);
@@ -732,7 +732,7 @@ TEST(an_adopted_connection_brings_its_own_transport)
     fcntl(fd, F_SETFL, O_NONBLOCK);
     CHECK_INT(toy_wrap(&tw->proxy, fd, NULL, &t, &err), 0);
     how.transport = &t;
-    CHECK_INT(revdial_proxy_adopt(tw->w.proxy, fd, &how, NULL), 0);
+    CHECK_INT(revdial_proxy_attach(tw->w.proxy, fd, &how, NULL), 0);
     CHECK(revdial_proxy_wait(tw->w.proxy, "cam-1", 1, UTIL_WAIT_MS) >= 1);
     toy_flows(&tw->w, 2, 50000);
     CHECK_STR(tw->agent.count.host, "localhost");
@@ -744,7 +744,7 @@ TEST(an_adopted_transport_is_closed_when_the_connection_is_not_wanted)
 {
     toy_world *tw = toy_world_new();
     revdial_err err = {0};
-    revdial_adopt_opts how = {0};
+    revdial_attach_opts how = {0};
     revdial_transport t;
     int fds[2];
     REQUIRE(toy_world_proxy(tw));
@@ -753,7 +753,7 @@ TEST(an_adopted_transport_is_closed_when_the_connection_is_not_wanted)
     how.transport = &t;
     how.upgraded = 1;
     how.name = "Not A Name";
-    CHECK_INT(revdial_proxy_adopt(tw->w.proxy, fds[0], &how, NULL), REVDIAL_EINVAL);
+    CHECK_INT(revdial_proxy_attach(tw->w.proxy, fds[0], &how, NULL), REVDIAL_EINVAL);
     CHECK_INT(atomic_load(&tw->proxy.count.alive), 0);
     close(fds[1]);
     toy_world_free(tw);
