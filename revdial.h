@@ -1,11 +1,12 @@
 // revdial.h 0.1.0 -- one connection in, many streams back out.      SPDX-License-Identifier: MIT
 //
-// A backend behind NAT dials a proxy and authenticates; that one TCP connection is turned round, so
-// that the proxy opens as many streams to the backend as it likes, each with its own flow control.
-// libc and pthreads, nothing else. The wire is yamux after an HTTP upgrade; README.md specifies it.
+// A backend behind NAT or a firewall dials a proxy and authenticates. Then the connection is turned
+// round: the proxy opens as many streams to the backend as it needs, each with its own flow
+// control. Needs libc and pthreads. The wire is yamux after an HTTP upgrade, as
+// tests/vectors/README.md specifies it.
 //
-// USE       In exactly one C file, before any other include, define REVDIAL_IMPLEMENTATION and then
-//           include this file; everywhere else just include it. Link with -pthread. C11; the public
+// USE       In exactly one C file, before any other include, define REVDIAL_IMPLEMENTATION and
+//           include this file. Everywhere else just include it. Link with -pthread. C11; the public
 //           half is C++11 too.
 //
 // EXAMPLE   A proxy that fetches one line from the backend "cam-1":
@@ -15,11 +16,11 @@
 //               #include <stdio.h>
 //               int main(void)
 //               {
-//                   revdial_credential who = {.secret = "s3cret", .names = "cam-*"};
+//                   revdial_credential row = {.secret = "s3cret", .names = "cam-*"};
 //                   revdial_proxy_config cfg = {0};
 //                   revdial_err err;
 //                   cfg.listen = "127.0.0.1:7000";
-//                   cfg.credentials = &who;
+//                   cfg.credentials = &row;
 //                   cfg.credential_count = 1;
 //                   revdial_proxy *p = revdial_proxy_start(&cfg, &err);
 //                   if (!p || revdial_proxy_wait(p, "cam-1", 1, -1) < 0) return 1;
@@ -32,13 +33,26 @@
 //                   return n > 0 ? 0 : 1;
 //               }
 //
+// CHOOSE    Ways to use a stream, and what each costs:
+//    exposes               Connections to a port become streams. No code of yours; no thread, and
+//                          about 1 KB of memory per idle connection.
+//    dial_async + relay    Your own listener, or your own choice of backend for each client. Two
+//                          callbacks per client; then as cheap as exposes.
+//    stream_fd, dial_fd    Code that wants a connected socket. Two descriptors per stream, and the
+//                          kernel copies each byte once more.
+//    dial + read, write    Blocking code. One thread per stream in use, or one revdial_poll() loop.
+//    engine                Your own event loop. No thread, no socket; you write the I/O and timers,
+//                          and do without registry, reconnect and relay.
+//           revdial_proxy_attach() takes backends that your own server has accepted, for any of the
+//           first four. It costs nothing more than a connection to `listen`.
+//
 // LAYERS    your program --- api.proxy, api.agent ---> impl.proxy, impl.agent  names, dials, links
 //                      --- api.stream -------------> impl.stream, impl.relay blocking, copying
 //                                                      impl.log              lines of the log
 //                                                      impl.loop, impl.sys   threads: here and up
 //                      --- api.engine -------------> impl.engine             no I/O: here and down
 //                                                      impl.http, impl.mux   handshake, streams
-//                                                      impl.egress              egress proxies
+//                                                      impl.egress           egress proxies
 //                                                      impl.ws, impl.wire    frames
 //                                                      impl.base             bytes
 //
@@ -48,14 +62,14 @@
 //    api.transport TLS, or anything else between the socket and the session
 //    api.config    what proxy and agent share
 //    api.proxy     listen, registry, dial
-//    api.stream    read, write, shutdown, reset, close, deadlines, poll, join
+//    api.stream    read, write, shutdown, reset, close, deadlines, poll, relay
 //    api.session   one authenticated connection
 //    api.agent     serve, reconnect, forward
 //    impl.base     memory, lists, budgets, SHA-256 and SHA-1, text
 //    impl.wire     frames and the stream preamble as bytes
 //    impl.mux      what the protocol means: streams, credit, scheduling, limits
 //    impl.http     the upgrade handshake, credentials
-//    impl.egress      the way through an egress proxy: CONNECT and SOCKS5
+//    impl.egress   the way through an egress proxy: CONNECT and SOCKS5
 //    impl.ws       WebSocket frames as a carrier
 //    impl.engine   handshake, carrier and mux as one machine
 //    impl.sys      every system call
@@ -86,12 +100,20 @@
 //           credit    bytes a side may still send on a stream; the window is what it was granted
 //           carrier   what the bytes of yamux ride in: the connection as it is, or WebSocket frames
 //           engine    handshake and mux without I/O; the loop is the thread that gives it I/O
+//           source    where attempts to register come from: one IPv4 address, or one IPv6 /64
 //
 // MACROS    REVDIAL_NO_RUNTIME  the engine alone: no thread, clock or descriptor
 //           REVDIAL_POLL        poll(2) where epoll would be used
 //           REVDIAL_API         linkage of public functions, e.g. static
 //           REVDIAL_ASSERT      default assert(); checks our own invariants, never a peer's bytes
 //           REVDIAL_SELF_CHECK  check every invariant of a session at each call of its engine
+//
+// STABILITY Later versions keep these names and meanings, and may add functions, values of enums,
+//           and fields at the end of structs, whose zero means today's behaviour. That holds for
+//           source code: compile all that shares these structs against one copy of this file, for
+//           there is no stable binary interface.
+//           On the wire, versions can be mixed: both ends announce their features, and one is used
+//           only where both announce it.
 
 #if defined(REVDIAL_IMPLEMENTATION) && defined(__cplusplus)
 #error "revdial.h: the implementation is C; define REVDIAL_IMPLEMENTATION in a C file, not in C++"
@@ -140,10 +162,10 @@ extern "C" {
 
 typedef struct revdial_proxy revdial_proxy;      // listeners and the registry of named backends
 typedef struct revdial_agent revdial_agent;      // keeps a backend's sessions to its proxies alive
-typedef struct revdial_session revdial_session;  // one authenticated connection; counted references
-typedef struct revdial_stream revdial_stream;    // one logical byte stream; owned by who got it
+typedef struct revdial_session revdial_session;  // one authenticated connection; reference-counted
+typedef struct revdial_stream revdial_stream;    // one logical byte stream; its receiver owns it
 typedef struct revdial_engine revdial_engine;    // the whole protocol without a socket or a thread
-typedef struct revdial_egress revdial_egress;    // what is said to an egress proxy, also without
+typedef struct revdial_egress revdial_egress;    // client side of an egress proxy's handshake, too
 
 // X(name, value, text). Every call returns >= 0 for success or one of these.
 #define REVDIAL_ERRORS(X) \
@@ -213,7 +235,7 @@ typedef struct revdial_kv {
     const char *value;
 } revdial_kv;
 
-enum { REVDIAL_RD = 1, REVDIAL_WR = 2, REVDIAL_RDWR = 3 };
+enum revdial_direction { REVDIAL_RD = 1, REVDIAL_WR = 2, REVDIAL_RDWR = 3 };
 
 enum revdial_log_level {
     REVDIAL_LOG_ERROR = 1,
@@ -232,10 +254,10 @@ enum revdial_state {
     REVDIAL_STOPPED
 };
 
-// One log line. `event` is a stable name ("session.up"), `msg` has its fields as logfmt:
+// Receives one log line. `event` is a stable name ("session.up"), `msg` holds its fields as logfmt:
 // `session=00c0ffee12345678 name=cam-1 reason="the peer closed the connection"`. A value in quotes
-// is a JSON string. A key that ends in _ms, _bytes or _count has a decimal number, every other one
-// a text. Whatever a peer chose, msg is one line of valid UTF-8 without control characters.
+// is a JSON string. A key that ends in _ms, _bytes or _count has a decimal number, every other key
+// a text. Whatever a peer sent, msg is one line of valid UTF-8 without control characters.
 // Called from any thread, with its signal mask, never under a lock.
 typedef void revdial_log_fn(void *ud, int level, const char *event, const char *msg);
 
@@ -243,117 +265,139 @@ typedef void revdial_log_fn(void *ud, int level, const char *event, const char *
 // arena needs no header. Returning NULL for an allocation is always survived.
 typedef void *revdial_alloc_fn(void *ud, void *ptr, size_t old_size, size_t new_size);
 
-// Limits of one session. 0 means the default given first; what is out of the range after it is
-// REVDIAL_EINVAL, and times may be up to INT_MAX. Every one of them is enforced.
+// Limits of one session. 0 selects the default. A value outside the range given is REVDIAL_EINVAL;
+// times may be up to INT_MAX, and have no minimum where none is given. Every limit is enforced.
 typedef struct revdial_limits {
-    uint32_t max_streams;        // the peer may have open: 65536 (256 if the peer is not revdial);
-                                 // 1 to 16777216
-    uint32_t stream_window;      // first credit per stream in bytes: 65536 (else 262144); 8192 to
-                                 // 16 MiB
-    uint32_t stream_window_max;  // what a stream's window may grow to: 16 MiB; 8192 to 16 MiB
-    // Bytes received and not yet read, all streams: 64 MiB; from 1 MiB. When there would be more,
-    // the streams whose readers have been waited for longest are reset with CALM. New streams are
-    // taken.
+    // Streams that the peer may have open: default 65536 (256 for a stock yamux peer), 1 to
+    // 16777216.
+    uint32_t max_streams;
+    // First credit of each stream, in bytes: default 65536 (262144 for a stock yamux peer), 8192 to
+    // 16 MiB.
+    uint32_t stream_window;
+    // Largest size that a stream's window grows to: default 16 MiB, 8192 to 16 MiB.
+    uint32_t stream_window_max;
+    // Bytes received and not yet read, over all streams: default 64 MiB, min 1 MiB. When it is
+    // full, the streams whose data has waited longest for its reader are reset with
+    // REVDIAL_RESET_CALM. New streams are still accepted.
     uint32_t session_window;
-    uint32_t frame_bytes_max;  // at most in a frame while several streams are busy: 65524; 512 to
-                               // 65524
-    int keepalive_ms;          // ping after so long without a byte: 15000; from 100
-    // and give up after so long without a byte, and without the peer's system acknowledging any of
-    // what waits to be sent: 15000
+    // Largest frame while several streams are busy: default 65524, 512 to 65524.
+    uint32_t frame_bytes_max;
+    // Idle time before a ping: default 15000, min 100.
+    int keepalive_ms;
+    // Time after that ping before the session is given up, unless a byte arrives or the peer's
+    // system acknowledges some of the bytes that wait to be sent: default 15000.
     int dead_after_ms;
-    int handshake_timeout_ms;  // from connect or accept to 101, absolute: 10000
-    int accept_timeout_ms;     // a stream nobody accepts is refused after: 30000
-    // A peer is dead that takes no byte for so long: neither does the socket, nor does the peer's
-    // system acknowledge one that the socket has taken, nor does credit or a pong come. 30000
+    // From connect or accept to the 101, whatever arrives meanwhile: default 10000.
+    int handshake_timeout_ms;
+    // Time until an incoming stream that nobody accepts is refused: default 30000.
+    int accept_timeout_ms;
+    // The session is given up when bytes wait to be sent and for this time the socket takes none,
+    // the peer's system acknowledges none, and neither credit nor a pong arrives: default 30000.
     int write_stall_ms;
 } revdial_limits;
 
-// Ways to authenticate; a set of them where a field says so.
-enum {
+// Ways to authenticate. Fields named *schemes hold a set of them.
+enum revdial_auth_scheme {
     REVDIAL_AUTH_BEARER = 1,  // a token, RFC 6750
     REVDIAL_AUTH_BASIC = 2,   // user and password, RFC 7617
-    REVDIAL_AUTH_DIGEST = 4,  // both ends prove the password and do not send it, RFC 7616, SHA-256
-    REVDIAL_AUTH_MTLS = 8  // the certificate that the transport has verified; proxy's tables only
+    REVDIAL_AUTH_DIGEST = 4,  // both ends prove the password without sending it: RFC 7616, SHA-256
+    REVDIAL_AUTH_MTLS = 8     // the certificate verified by the transport; for the proxy's table
 };
 
-// One row of the proxy's table.
+// One row of the proxy's table: who may register which names, and what proves it.
 typedef struct revdial_credential {
-    // The token or password. Instead of it a row may hold "sha256:<64 hex digits>" of it, or, for
-    // DIGEST alone, "ha1:<64 hex digits>" of user:realm:password.
+    // The token or password, or instead "sha256:" and 64 hex digits, its hash; for DIGEST alone
+    // "ha1:" and 64 hex digits, the hash of user:realm:password. MTLS needs none.
     const char *secret;
-    // The identity this row proves; NULL: one of the secret's own, "token " and 16 hex digits, as
-    // long as this proxy lives. BASIC, DIGEST: the user. MTLS (which needs no
-    // secret): a glob for an entry of revdial_identity.san, "DNS:*.cams.example", or for its
-    // subject; the identity is then what it matched, and none longer than 127 bytes.
-    // A '*' in it ties each certificate to names of its own: in `names` a '*' is what that one has
-    // matched, so "DNS:*.cams.example" with "cam-*" lets 7.cams.example register cam-7 and no
-    // other. "**" there is any; other wildcards in both are refused.
+    // The identity that the row proves.
+    //   BASIC, DIGEST  the user name
+    //   BEARER         any text. NULL: an identity of the secret's own, "token " and 16 hex digits
+    //                  that stay the same while this proxy runs
+    //   MTLS           a glob for an entry of revdial_identity.san ("DNS:*.cams.example") or for
+    //                  its subject. The identity is the entry that matched, at most 127 bytes
+    // With MTLS, what '*' matched in the certificate is what '*' stands for in `names`:
+    // "DNS:*.cams.example" with "cam-*" lets 7.cams.example register cam-7 and no other name. "**"
+    // in `names` is any text. Rows with other wildcards in both fields are refused.
     const char *user;
-    const char *names;  // comma list of the names it may register, globs with * and ?; NULL = none
-    unsigned schemes;   // REVDIAL_AUTH_*, a set: by which it may be presented; 0 = BEARER
-    // Who may share a name: identities that rows of one group admit. NULL: those that one MTLS row
-    // admits, else one identity alone. Any text; groups and users are not confused.
+    const char *names;  // names it may register: comma list, globs with * and ?; NULL = none
+    unsigned schemes;   // REVDIAL_AUTH_*, a set of those allowed for this row; 0 = BEARER
+    // Identities that the rows of one group admit may share a name. NULL: the identities that one
+    // MTLS row admits share its names, and any other identity shares with nobody. Any text; a group
+    // is never taken for a user of the same text.
     const char *group;
 } revdial_credential;
 
 // What a transport has verified about the peer.
 typedef struct revdial_identity {
-    int verified;       // 0: nothing; the rest is empty then
+    int verified;       // 0: nothing, and the rest is empty
     char subject[256];  // "CN=cam-1, O=Cams"
-    char san[512];      // "DNS:cam-1.example,URI:spiffe://x/y": as many entries as fit whole
+    char san[512];      // "DNS:cam-1.example,URI:spiffe://x/y": only entries that fit whole
     uint8_t cert_sha256[32];
 } revdial_identity;
 
-// What came with DIGEST, RFC 7616 section 3.4. The nonce is fresh and ours, realm and uri too.
+// Fields of a DIGEST answer, RFC 7616 section 3.4. The nonce is fresh and was issued by this proxy;
+// realm and uri are the proxy's own, too.
 typedef struct revdial_digest {
     const char *realm, *nonce, *uri, *nc, *cnonce, *response;
 } revdial_digest;
 
-// All that a backend presented when it asked to register. Pointers live for the call only.
+// What a backend presented when it asked to register. Pointers are valid during the call only.
 typedef struct revdial_auth_req {
     const char *secret;            // the token or password, "" if none was sent
-    const char *name;              // wanted name, "" if none was sent
+    const char *name;              // the name to register, "" if none was sent
     const char *instance;          // "" if none was sent
     const char *peer;              // "address:port", "unix" or "" (engine)
-    unsigned scheme;               // REVDIAL_AUTH_*, 0 if none was sent: then tls counts
+    unsigned scheme;               // REVDIAL_AUTH_*; 0: none was sent, so only tls can prove it
     const char *user;              // BASIC, DIGEST, else ""
-    const revdial_identity *tls;   // what its certificate proves; NULL: it showed none, or no TLS
-    const revdial_digest *digest;  // DIGEST, else NULL: let revdial_auth_verify() judge it
-    char *proof;  // DIGEST: revdial_auth_verify() leaves here what proves to the backend that we
-                  // know the password, too; room for 65 bytes. Without it a backend goes away
-    char *group;  // a hook may leave here, NUL-terminated, what revdial_credential.group is for
-                  // rows; room for 128 bytes; NULL where it has no meaning
+    const revdial_identity *tls;   // what its certificate proves; NULL: no certificate, or no TLS
+    const revdial_digest *digest;  // DIGEST, else NULL: call revdial_auth_verify()
+    // DIGEST: room for 65 bytes, in which revdial_auth_verify() leaves the proof that the proxy
+    // knows the password, too. A backend that does not get it disconnects.
+    char *proof;
+    // Room for 128 bytes, in which a hook may write a NUL-terminated group, as
+    // revdial_credential.group; NULL where groups have no meaning.
+    char *group;
 } revdial_auth_req;
 
-// The application's own check. Write the identity that was proved, NUL-terminated, to `identity`.
-// For DIGEST fetch the row of req->user and have revdial_auth_verify() check it.
-// Runs on a thread of its own and may block; returns 0, REVDIAL_EAUTH (401) or EDENIED (403).
+// The application's own check of credentials. It writes the identity that was proved, NUL-
+// terminated, to `identity`. For DIGEST it finds the row of req->user and calls
+// revdial_auth_verify(). Runs on a thread of its own and may block.
+//   returns  0, REVDIAL_EAUTH (401) or REVDIAL_EDENIED (403)
 typedef int revdial_auth_fn(void *ud, const revdial_auth_req *req, char *identity, size_t size);
 
-// What a dial asks for.
-enum { REVDIAL_PICK_ROUND_ROBIN = 0, REVDIAL_PICK_LEAST_STREAMS, REVDIAL_PICK_KEY };
-enum {
+// How a dial chooses among the sessions of a name.
+enum revdial_pick {
+    REVDIAL_PICK_ROUND_ROBIN = 0,
+    REVDIAL_PICK_LEAST_STREAMS,
+    REVDIAL_PICK_KEY  // same key, same backend, while that backend lives and answers
+};
+
+enum revdial_dial_flag {
     REVDIAL_DIAL_WAIT = 1,  // wait for a backend to appear instead of REVDIAL_ENOBACKEND
     REVDIAL_DIAL_EARLY = 2  // return at once, do not wait until the other end has accepted
 };
-enum { REVDIAL_EARLY_MAX = 4096 };  // bytes; with a preamble they fit in the least window
 
+enum { REVDIAL_EARLY_MAX = 4096 };  // bytes; with a preamble they fit in the smallest window
+
+// What a dial asks for.
 typedef struct revdial_dial_opts {
     const char *target;       // "host:port" or "unix:/path" beyond the backend; NULL = its own
     const char *client_addr;  // "ip:port" of the original client, for the target's PROXY header
     const char *local_addr;   // "ip:port" the client connected to
-    const revdial_kv *meta;   // free-form, e.g. {"traceparent", "00-…"}; no '=' in keys, not ours
+    // Free-form pairs for the other end, {"traceparent", "00-…"}. A key has no '=' in it and is
+    // none of those that revdial_stream_meta() lists.
+    const revdial_kv *meta;
     size_t meta_count;
     int pick;         // REVDIAL_PICK_*
     unsigned flags;   // REVDIAL_DIAL_*
-    const void *key;  // for REVDIAL_PICK_KEY: same key, same backend, while it lives and answers
+    const void *key;  // for REVDIAL_PICK_KEY
     size_t key_len;
     int timeout_ms;  // of the whole dial: 0 = 10000, -1 = none
-    // First bytes of the stream, if they are known: they go out with the opening, a round trip
-    // before the answer. A backend that refuses has seen them and not used them, and the next one
-    // that is asked gets them, too. Where another session could be asked, they follow the answer of
-    // a backend that is less than 10 ms away or was not heard from in the last 50 ms: only a dial
-    // without them can be made elsewhere if the backend falls silent.
+    // The stream's first bytes, if they are known already. They travel with the opening, which
+    // saves a round trip. A backend that refuses has not used them, and the next backend that is
+    // asked gets them, too. Where another session could be asked instead, they are held back until
+    // the backend has answered if it is less than 10 ms away or was silent for the last 50 ms: only
+    // a dial whose bytes were not sent can move to another session when the backend falls silent.
     const void *early;
     size_t early_len;  // at most REVDIAL_EARLY_MAX
 } revdial_dial_opts;
@@ -381,7 +425,8 @@ REVDIAL_API int revdial_version_number(void);
 //   thread   any
 REVDIAL_API int revdial_target_allowed(const char *const *allow, const char *target);
 
-// What is wrong with a rule of an allow list, and how it is written; NULL: nothing.
+// Checks a rule of an allow list.
+//   returns  NULL if it is good, else a static text: what is wrong, and how it is written
 //   thread   any
 REVDIAL_API const char *revdial_allow_problem(const char *rule);
 
@@ -400,7 +445,9 @@ REVDIAL_API const char *revdial_allow_problem(const char *rule);
 //     wake_us = revdial_engine_tick(e, now_us);       // any call may have brought it forward
 //
 // Received payload is a slice of your input buffer until revdial_engine_event() returns 0; what you
-// did not consume by then is copied. Not thread-safe: one thread at a time per engine.
+// did not consume by then is copied. The functions stand in this order: the session, its streams,
+// then the same reads and writes without a copy, then the client side of an egress proxy.
+//   thread   one at a time per engine (and per revdial_egress), unless a function says otherwise
 // ================================================================================================
 
 enum revdial_role {
@@ -416,13 +463,13 @@ enum revdial_event_type {
     REVDIAL_EV_ACCEPTED,  // the peer accepted our stream id
     REVDIAL_EV_READABLE,  // stream id has bytes where it had none: read until EAGAIN
     REVDIAL_EV_WRITABLE,  // stream id may be written again; id 0: revdial_engine_open() may succeed
-    REVDIAL_EV_SENT,      // stream id: all that was lent has left; the memory is yours again
+    REVDIAL_EV_SENT,      // stream id: all lent memory has been sent and is yours again
     REVDIAL_EV_FIN,       // stream id: the peer finished; EOF comes after the bytes
     REVDIAL_EV_RESET,     // stream id was reset with code; bytes that came before it can be read
     REVDIAL_EV_GOAWAY,    // the peer drains: open nothing more here
     REVDIAL_EV_RTT,       // a ping came back: rtt_us
-    REVDIAL_EV_SILENT,    // code 1: no answer to a ping for half a second; code 0: a byte has come
-    REVDIAL_EV_DEAD       // the session is over: code, text. Send what output is left, close
+    REVDIAL_EV_SILENT,    // code 1: no answer to a ping for 0.5 s; code 0: a byte has arrived since
+    REVDIAL_EV_DEAD       // the session is over: code, text. Send the remaining output, then close
 };
 
 typedef struct revdial_event {
@@ -432,15 +479,16 @@ typedef struct revdial_event {
     int status;   // DEAD during the handshake: the HTTP status, else 0
     void *ud;     // what revdial_engine_set_ud() set for this stream
     int64_t rtt_us;
-    int retry_after_ms;            // DEAD by 429 or 503: how long the proxy asked to wait, else 0
-    const char *challenge;         // DEAD by 401: for cfg.challenge of the next try; NULL: rejected
+    int retry_after_ms;  // DEAD by 429 or 503: how long the proxy asked to wait, else 0
+    // DEAD by 401: pass it as cfg.challenge to the next attempt. NULL: the credentials are wrong.
+    const char *challenge;
     const revdial_auth_req *auth;  // AUTH
     const revdial_kv *meta;        // OPEN: "target", "client", "local", "id", "timeout_ms", yours
     size_t meta_count;
     const char *text;  // valid until the next call on this engine
 } revdial_event;
 
-// What the bytes ride in once the handshake is over. The proxy speaks what it is asked for.
+// What the bytes ride in after the handshake. A proxy uses what the backend asks for.
 enum revdial_carrier {
     REVDIAL_CARRIER_RAW = 0,       // Upgrade: revdial
     REVDIAL_CARRIER_WEBSOCKET = 1  // Upgrade: websocket, for front ends that pass nothing else
@@ -449,24 +497,27 @@ enum revdial_carrier {
 typedef struct revdial_engine_config {
     int role;      // REVDIAL_ROLE_*
     int upgraded;  // 1: the handshake happened elsewhere, yamux starts at byte 0 with stock rules
-    int carrier;   // REVDIAL_CARRIER_*; a proxy is told by the request, unless upgraded
+    int carrier;   // REVDIAL_CARRIER_*; a proxy reads it from the request, unless upgraded
     const char *host;      // backend: Host header
     const char *path;      // default "/revdial"
     const char *name;      // backend: the name to register
     const char *instance;  // backend: stable id of this process
     const char *secret;    // backend: token or password; NULL sends no Authorization
     const char *user;      // backend: of BASIC and DIGEST
-    // REVDIAL_AUTH_*, a set; 0 = BEARER. Proxy: asks for these. Backend: may use these. BEARER or
-    // BASIC alone is sent at once, else the strongest that the proxy's 401 asks for: it ends this
-    // engine with ev.challenge, with which the next one knows how. With DIGEST alone, or once it
-    // was sent, a proxy that does not prove that it knows the password is refused.
+    // REVDIAL_AUTH_*, a set; 0 = BEARER. A proxy asks for these, a backend may use them. A backend
+    // with BEARER or BASIC alone sends the secret with its first request. Otherwise the proxy's 401
+    // ends this engine with ev.challenge, and the next engine uses the strongest way that the 401
+    // asks for. After DIGEST, or with DIGEST alone, a backend refuses a proxy that does not prove
+    // that it knows the password.
     unsigned auth_schemes;
-    const char *challenge;      // backend: from the last attempt's REVDIAL_EV_DEAD
-    const char *realm;          // proxy: of the 401; default "revdial"
-    const char *nonce;          // proxy: of a 401 with DIGEST, unpredictable and never given twice.
-                                // Which of them may be answered, once, is for the caller to judge
-    const char *origins;        // proxy: comma list of globs, of pages in browsers that may ask,
-                                // "https://ops.example"; at most 1024 bytes; NULL = none
+    const char *challenge;  // backend: from the REVDIAL_EV_DEAD of the last attempt
+    const char *realm;      // proxy: of the 401; default "revdial"
+    // Proxy: the nonce of a 401 with DIGEST, unpredictable and never used for another engine. The
+    // caller checks that an answer is to a nonce it issued, and that it is the first one.
+    const char *nonce;
+    // Proxy: comma list of globs of the web pages that may register, "https://ops.example"; at most
+    // 1024 bytes; NULL = none.
+    const char *origins;
     const revdial_kv *headers;  // backend: extra request headers
     size_t header_count;
     const char *peer;     // proxy: "address:port" for revdial_auth_req
@@ -480,8 +531,8 @@ typedef struct revdial_engine_config {
 
 // What an engine holds and has done.
 typedef struct revdial_engine_info {
-    uint64_t session_id;  // Revdial-Session, 0 before it was announced and if it was not
-    uint32_t streams;     // in the table, either side's
+    uint64_t session_id;  // Revdial-Session; 0 if it was not announced, or not yet
+    uint32_t streams;     // in the table, opened by either side
     uint32_t features;    // REVDIAL_FEATURE_* in force
     int carrier;          // REVDIAL_CARRIER_*
     int was_probe;        // proxy: DEAD by a request that did not ask for a session (health check)
@@ -489,20 +540,20 @@ typedef struct revdial_engine_info {
     uint64_t rx_bytes, tx_bytes;  // payload
     uint64_t rx_frames, tx_frames;
     int64_t rtt_us;         // least of the recent pings, 0 before the first
-    int64_t last_rx_us;     // when the last bytes came, by the clock of now_us
+    int64_t last_rx_us;     // when the last bytes came, on the clock of now_us
     size_t buffered_bytes;  // received and unread
     size_t output_bytes;    // waiting to be sent
     size_t memory_bytes;    // allocated now
 } revdial_engine_info;
 
-enum {
+enum revdial_feature {
     REVDIAL_FEATURE_RSTCODE = 1,
     REVDIAL_FEATURE_PREAMBLE = 2,
     REVDIAL_FEATURE_DRAIN = 4,
     REVDIAL_FEATURE_PROMPTACK = 8
 };
 
-// Why a stream does not move, and its credit ledger.
+// Why a stream does not move, and its flow control in numbers.
 typedef struct revdial_flow_info {
     const char *blocked_on;  // "peer's credit", "socket", "turn", "reader", "accept" or ""
     uint32_t send_credit;    // bytes we may still send
@@ -516,257 +567,237 @@ typedef struct revdial_flow_info {
 //   now_us   any monotonic clock, microseconds, >= 0
 //   returns  NULL: out of memory, or a config field makes no sense (reason in err)
 //   owns     copies all of cfg; free with revdial_engine_free()
-//   thread   one at a time per engine, as all of this section
 REVDIAL_API revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now_us,
                                                revdial_err *err);
 
 // Frees the engine and all its streams. NULL is ignored.
-//   thread   one at a time per engine
 REVDIAL_API void revdial_engine_free(revdial_engine *e);
 
 // Bytes from the wire; len 0 is the end of the connection. Stops after each piece that raises an
-// event: drain the events, then give it the rest.
+// event: drain the events, then pass the rest.
 //   returns  bytes used, 0..len (0 also while events wait to be drained); REVDIAL_ECLOSED once
 //            dead; EINVAL for a len over PTRDIFF_MAX, such as the -1 of a read(2) that failed
 //   owns     buf stays yours; it must not change until revdial_engine_event() has returned 0
-//   thread   one at a time per engine
 REVDIAL_API ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len,
                                            int64_t now_us);
 
 // Next event.
 //   returns  1 and *ev, or 0 when there is none: then unread payload has been copied, and the
 //            buffer of revdial_engine_input() is yours again
-//   thread   one at a time per engine
 REVDIAL_API int revdial_engine_event(revdial_engine *e, revdial_event *ev);
 
 // Bytes for the wire, in order, without removing them.
 //   returns  vectors filled, 0..max; call again after revdial_engine_sent()
-//   thread   one at a time per engine
 REVDIAL_API int revdial_engine_output(revdial_engine *e, struct iovec *iov, int max);
 
-// The first n bytes of what revdial_engine_output() showed are on the wire, the others are shown
-// again by its next call. Room that this makes shows up as REVDIAL_EV_WRITABLE. An n that is
-// negative, as a writev(2) that failed returns it, counts as 0.
-//   thread   one at a time per engine
+// The first n bytes of the last revdial_engine_output() are on the wire; its next call shows the
+// others again. If this makes room for a writer that waits, REVDIAL_EV_WRITABLE follows. A negative
+// n, as a writev(2) that failed returns it, counts as 0.
 REVDIAL_API void revdial_engine_sent(revdial_engine *e, size_t n);
 
-// How many bytes may wait in the engine before writers have to (REVDIAL_EV_WRITABLE tells them). A
-// driver that knows its link keeps this at a few milliseconds' worth. Default 256 KiB. While
-// several streams are busy, each writes a quarter of it in its turn, but not less than 16 KiB. If
-// fewer than 16 KiB may wait, a turn is a quarter of them, at least 1 KiB, and no frame is longer
-// than all of them.
-//   thread   one at a time per engine
+// Bytes that may wait in the engine before writes take no more: default 256 KiB.
+// REVDIAL_EV_WRITABLE tells when they take more again. A driver that knows the rate of its link
+// sets a few milliseconds' worth. While several streams are busy, each writes a quarter of this in
+// its turn, but at least 16 KiB. Below 16 KiB a turn is a quarter of it, at least 1 KiB, and no
+// frame is longer than all of it.
 REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
 
 // Runs what is due: pings, timeouts, delayed frames. Early calls do nothing.
 //   returns  when to call again, on now_us's clock; -1 never
-//   thread   one at a time per engine
 REVDIAL_API int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us);
 
-// Does the session end soon unless a byte moves? It waits for a pong, or for output to be taken.
-//   returns  1: look every second or so whether the peer's system acknowledges bytes (SIOCOUTQ),
-//            and say so with revdial_engine_acked(); 0 no
-//   thread   one at a time per engine
+// Will the session end soon unless a byte moves? It does when a pong is late, or when the socket
+// takes no output.
+//   returns  1: check about once a second whether the peer's system acknowledges bytes (SIOCOUTQ)
+//            and report it with revdial_engine_acked(); 0 no
 REVDIAL_API int revdial_engine_is_waiting(const revdial_engine *e);
 
-// The peer's system has acknowledged bytes, at at_us or later, and has not yet acknowledged all. On
-// a slow link this is the only sign of life: ping and pong stand behind what was sent before.
-//   thread   one at a time per engine
+// At at_us or later the peer's system has acknowledged bytes, but not yet all that were sent. On a
+// slow link this is the only sign of life, because ping and pong queue behind earlier bytes.
 REVDIAL_API void revdial_engine_acked(revdial_engine *e, int64_t at_us);
 
 // Answer to REVDIAL_EV_AUTH.
-//   verdict  0: send 101. REVDIAL_EAUTH 401, EAGAIN 401 for a nonce that may not be used (again),
-//            EDENIED 403, EDUPLICATE 409, EREFUSED 429, ELIMIT or EDRAINING 503
+//   verdict  0 sends 101. An error refuses with an HTTP status. The backend's REVDIAL_EV_DEAD has
+//            the same error, unless another stands after the status:
+//            REVDIAL_EAUTH       401
+//            REVDIAL_EAGAIN      401 with stale=true, for a nonce that is not valid (now): EAUTH
+//            REVDIAL_EDENIED     403
+//            REVDIAL_EDUPLICATE  409
+//            REVDIAL_EREFUSED    429: ELIMIT
+//            REVDIAL_ELIMIT      503
+//            REVDIAL_EDRAINING   503: ELIMIT
+//            REVDIAL_EINVAL      400: EUPGRADE, as after every other status that is not 101
 //   returns  0, or REVDIAL_EINVAL if no answer is awaited (the peer has gone meanwhile)
-//   thread   one at a time per engine
 REVDIAL_API int revdial_engine_auth(revdial_engine *e, int verdict);
 
-// Checks a request against a table: what was presented, then the name. A wrong secret takes the
-// same work, within 1 %, whatever the table has for the user that was presented: no row, one or
-// several, each a plain text or a hash.
-//   row      set to the index of the row that proved itself, also if it does not list the name
+// Checks a request against a table: first what was presented, then the name. A wrong secret costs
+// the same work, within 1 %, whatever the table has for the user that was presented: no row, one or
+// several, plain texts or hashes.
+//   row      set to the index of the row that proved itself, even if it does not list the name
 //            (not with MTLS); may be NULL
 //   returns  0, REVDIAL_EAUTH or REVDIAL_EDENIED
 //   thread   any
 REVDIAL_API int revdial_auth_verify(const revdial_auth_req *req, const revdial_credential *rows,
                                     size_t count, size_t *row);
 
-// Opens a stream. With the preamble feature its target, addresses and meta go along; a peer without
-// it gets none of them, and asking for a target there is REVDIAL_EINVAL. Then come its early bytes.
-//   returns  the stream's id; REVDIAL_EAGAIN too many are unanswered (EV_WRITABLE with id 0 tells
-//            when to try again), EDRAINING, ECLOSED, ELIMIT, ENOMEM, EINVAL
+// Opens a stream. With the preamble feature its target, addresses and meta go along; without it the
+// peer gets none of them, and asking for a target is REVDIAL_EINVAL. The early bytes follow.
+//   returns  the stream's id; REVDIAL_EAGAIN: too many opens are unanswered, try again at
+//            EV_WRITABLE with id 0; EDRAINING, ECLOSED, ELIMIT, ENOMEM, EINVAL
 //   owns     the id is yours until revdial_engine_close()
-//   thread   one at a time per engine
 REVDIAL_API int64_t revdial_engine_open(revdial_engine *e, const revdial_dial_opts *opts, void *ud);
 
 // Accepts a stream that EV_OPEN announced. Reading, writing or finishing it accepts it too.
 //   returns  0, or REVDIAL_EINVAL
-//   thread   one at a time per engine
 REVDIAL_API int revdial_engine_accept(revdial_engine *e, uint32_t id);
 
-// The early bytes of a stream of ours whose opening went without them: once, before any write. They
-// take neither a turn nor room from others, as those of an opening.
+// Sends the early bytes of a stream that was opened without them. Allowed once, before any write.
+// Like those of an opening they wait for no turn and take no room from other streams.
 //   returns  0, REVDIAL_ERESET, EINVAL (also over REVDIAL_EARLY_MAX), ENOMEM
-//   thread   one at a time per engine
 REVDIAL_API int revdial_engine_early(revdial_engine *e, uint32_t id, const void *buf, size_t len);
 
 // Sets the pointer that comes back as ev.ud.
-//   thread   one at a time per engine
+//   returns  0, or REVDIAL_EINVAL: no such stream
 REVDIAL_API int revdial_engine_set_ud(revdial_engine *e, uint32_t id, void *ud);
-
-// How many of the next bytes from the wire are payload of this stream, with nothing unread before
-// them. Received straight into the buffer that revdial_engine_read() will be given, and shown to
-// revdial_engine_input() there, so many are read without a copy. 0 is always a right answer.
-//   thread   one at a time per engine
-REVDIAL_API size_t revdial_engine_expected(revdial_engine *e, uint32_t id);
 
 // Takes received bytes and gives their credit back to the peer.
 //   returns  >0 bytes; 0 the peer finished and all was read; REVDIAL_EAGAIN nothing there yet;
 //            REVDIAL_ERESET, ELOST, ECLOSED, EINVAL (no such stream, or len is 0 or over
 //            PTRDIFF_MAX)
-//   thread   one at a time per engine
 REVDIAL_API ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t len);
 
 // Would a write of any size take something now?
-//   returns  1; 0: EV_WRITABLE will tell; or the error a write would return
-//   thread   one at a time per engine
+//   returns  1; 0: wait for EV_WRITABLE; or the error that a write would return
 REVDIAL_API int revdial_engine_writable(revdial_engine *e, uint32_t id);
 
 // Queues bytes as far as the peer's credit and the output allow. Copies.
 //   returns  bytes taken, 0..len (0: wait for EV_WRITABLE); REVDIAL_ERESET, ECLOSED, ENOMEM, EINVAL
 //            (no such stream, or a len over PTRDIFF_MAX)
-//   thread   one at a time per engine
 REVDIAL_API ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const void *buf,
                                            size_t len);
 
-// The same two without a copy. peek shows received bytes where they lie, and accepts nothing;
-// consume accepts, and gives their credit back once they have left you; a negative n is ignored.
-//   returns  bytes at *data, 0 none now; then as revdial_engine_read() for the reason
-//   thread   one at a time per engine
-REVDIAL_API ptrdiff_t revdial_engine_peek(revdial_engine *e, uint32_t id, const void **data);
-REVDIAL_API void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n);
-
-// reserve gives room for payload inside the output, with the gap for the header before it; commit
-// makes the first n bytes written there a frame (0 or a negative n gives the room back). One at a
-// time: nothing else may be called in between.
-//   returns  bytes of room at *at; 0: wait for EV_WRITABLE; errors as revdial_engine_write();
-//            EINVAL also for a want of 0
-//   thread   one at a time per engine
-REVDIAL_API ptrdiff_t revdial_engine_reserve(revdial_engine *e, uint32_t id, void **at,
-                                             size_t want);
-REVDIAL_API void revdial_engine_commit(revdial_engine *e, uint32_t id, size_t n);
-
-// A write without a copy: what it takes stays where it is and is shown by revdial_engine_output()
-// behind a header. The memory must stay as it is until all of it has left: EV_SENT tells, and
-// revdial_engine_lent() is 0. RESET and DEAD end the telling, not the need: recall it then.
-//   returns  bytes taken, as revdial_engine_write()
-//   owns     buf is yours, and must not change while revdial_engine_lent() is not 0
-//   thread   one at a time per engine
-REVDIAL_API ptrdiff_t revdial_engine_lend(revdial_engine *e, uint32_t id, const void *buf,
-                                          size_t len);
-
-// Bytes lent on this stream, closed or not, that are still needed.
-//   thread   one at a time per engine
-REVDIAL_API size_t revdial_engine_lent(revdial_engine *e, uint32_t id);
-
-// Takes lent memory back before it has left: copies what is still needed. What the last
-// revdial_engine_output() showed may be on its way; that part stays lent until
-// revdial_engine_sent(), also of 0 bytes. Then call again.
-//   returns  bytes that are still needed where they are; REVDIAL_ENOMEM: all that were
-//   thread   one at a time per engine
-REVDIAL_API ptrdiff_t revdial_engine_recall(revdial_engine *e, uint32_t id);
-
-// We want no more bytes: what still comes is dropped, and a peer that sends much of it is reset.
+// Stops reading: bytes that still arrive are dropped, and a peer that sends much more is reset.
 //   returns  0, EINVAL
-//   thread   one at a time per engine
 REVDIAL_API int revdial_engine_end_read(revdial_engine *e, uint32_t id);
 
-// We have written all we will: the peer reads EOF after it.
+// Ends writing: after the bytes written so far the peer reads EOF.
 //   returns  0, ERESET, EINVAL
-//   thread   one at a time per engine
 REVDIAL_API int revdial_engine_end_write(revdial_engine *e, uint32_t id);
 
-// Aborts both directions now; on a stream not yet accepted this is the refusal. Where both sides
-// have finished, the peer is done with the stream and is told nothing.
+// Aborts both directions now. On a stream not yet accepted this is the refusal. Once both sides
+// have finished, the stream is over and the peer is told nothing.
 //   code     0..255, REVDIAL_RESET_* or the application's from 64
 //   returns  0, EINVAL
-//   thread   one at a time per engine
 REVDIAL_API int revdial_engine_reset(revdial_engine *e, uint32_t id, int code);
 
-// We are done with the stream: finishes it if that has not happened, then drops what still comes
-// for at most 64 KiB or 30 s before it is reset. The id is no longer yours.
-//   thread   one at a time per engine
+// Gives the stream up: ends writing if that has not happened, then drops what still arrives. After
+// 64 KiB or 30 s of that it is reset. The id is no longer yours.
 REVDIAL_API void revdial_engine_close(revdial_engine *e, uint32_t id);
 
 // Announces that nothing new is accepted and nothing new will be opened; what runs goes on. With
 // the drain feature the peer is told at once, else when the last stream has ended.
-//   thread   one at a time per engine
 REVDIAL_API void revdial_engine_drain(revdial_engine *e);
 
 // Ends the session: GoAway, then REVDIAL_EV_DEAD with REVDIAL_ECLOSED.
-//   thread   one at a time per engine
 REVDIAL_API void revdial_engine_terminate(revdial_engine *e);
 
-// The same, and a peer that understands it is told that another session of its instance has taken
-// the place: there it is REVDIAL_EV_DEAD with REVDIAL_EDUPLICATE.
-//   thread   one at a time per engine
+// The same, and tells a peer that understands it that another session of its instance has replaced
+// this one: its REVDIAL_EV_DEAD has REVDIAL_EDUPLICATE.
 REVDIAL_API void revdial_engine_replace(revdial_engine *e);
 
-// Pings the peer now, unless a ping is unanswered: REVDIAL_EV_RTT or REVDIAL_EV_SILENT will tell.
-//   thread   one at a time per engine
+// Pings the peer now, unless a ping is unanswered. REVDIAL_EV_RTT or REVDIAL_EV_SILENT follows.
 REVDIAL_API void revdial_engine_ping(revdial_engine *e, int64_t now_us);
 
-//   thread   one at a time per engine
+// Fills in what the engine holds and has done.
 REVDIAL_API void revdial_engine_get_info(const revdial_engine *e, revdial_engine_info *out);
 
+// Fills in why a stream does not move.
 //   returns  0, or REVDIAL_EINVAL: no such stream
-//   thread   one at a time per engine
 REVDIAL_API int revdial_engine_get_flow(revdial_engine *e, uint32_t id, revdial_flow_info *out);
 
-// What a backend says to an egress proxy, on a connection to it, before TLS and before the
-// handshake of an engine. A machine of the same kind: bytes in, bytes out, no waiting.
+// ---- without a copy ----
+//
+// For a driver that moves bulk data: reads where bytes already lie, and writes that stay where they
+// are. Everything can be done without them.
+
+// Number of upcoming wire bytes that belong to this stream, with nothing unread before them. To
+// avoid a copy, receive that many straight into the buffer that you will pass to
+// revdial_engine_read(), and pass them to revdial_engine_input() there. 0 is always safe.
+REVDIAL_API size_t revdial_engine_expected(revdial_engine *e, uint32_t id);
+
+// peek shows received bytes where they lie, and does not accept the stream. consume accepts it, and
+// gives the credit of n bytes back; call it when they have left you. A negative n is ignored.
+//   returns  >0 bytes at *data; else what revdial_engine_read() would return
+REVDIAL_API ptrdiff_t revdial_engine_peek(revdial_engine *e, uint32_t id, const void **data);
+REVDIAL_API void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n);
+
+// reserve gives room for payload inside the output, with a gap for the header before it. commit
+// makes the first n bytes written there a frame (0 or a negative n gives the room back). No other
+// call on the engine may come between the two.
+//   returns  bytes of room at *at; 0: wait for EV_WRITABLE; errors as revdial_engine_write();
+//            EINVAL also for a want of 0
+REVDIAL_API ptrdiff_t revdial_engine_reserve(revdial_engine *e, uint32_t id, void **at,
+                                             size_t want);
+REVDIAL_API void revdial_engine_commit(revdial_engine *e, uint32_t id, size_t n);
+
+// A write without a copy: the bytes it takes stay where they are, and revdial_engine_output() shows
+// them behind a header. EV_SENT tells when all have been sent. After RESET or DEAD no EV_SENT
+// follows; call revdial_engine_recall() to get the buffer back.
+//   returns  bytes taken, as revdial_engine_write()
+//   owns     buf is yours, and must not change while revdial_engine_lent() is not 0
+REVDIAL_API ptrdiff_t revdial_engine_lend(revdial_engine *e, uint32_t id, const void *buf,
+                                          size_t len);
+
+// Bytes lent on this stream, closed or not, that are still needed.
+REVDIAL_API size_t revdial_engine_lent(revdial_engine *e, uint32_t id);
+
+// Takes lent memory back before it was sent, by copying what is still needed. Bytes that the last
+// revdial_engine_output() showed may be in a system call now: they stay lent until
+// revdial_engine_sent(), also of 0 bytes. Call again after that.
+//   returns  bytes that are still needed where they are; REVDIAL_ENOMEM: some could not be copied,
+//            and revdial_engine_lent() says how many are still lent
+REVDIAL_API ptrdiff_t revdial_engine_recall(revdial_engine *e, uint32_t id);
+
+// ---- through an egress proxy ----
+//
+// The client side of the handshake with an egress proxy: bytes in, bytes out, no waiting. It comes
+// first on a connection, before TLS and before the handshake of an engine.
+
+// New handshake.
 //   url      "http://[user:password@]host:port": CONNECT (RFC 9110 section 9.3.6), Basic; or
-//            "socks5://[user:password@]host:port" (RFC 1928, 1929), "socks5h:" being the same.
+//            "socks5://[user:password@]host:port" (RFC 1928, 1929); "socks5h:" means the same.
 //            In user and password every byte but letters, digits and -._~ is written %XX
-//   target   "host:port" of the proxy. A name is sent as it is: the egress proxy resolves it
+//   target   "host:port" of the proxy. A host name is sent as it is: the egress proxy resolves it
 //   alloc    NULL = realloc and free
 //   returns  NULL: out of memory, or one of the texts makes no sense. The reason in err never
 //            quotes the url, which may hold a password
 //   owns     copies url and target; free with revdial_egress_free()
-//   thread   one at a time per way
 REVDIAL_API revdial_egress *revdial_egress_new(const char *url, const char *target,
                                                revdial_alloc_fn *alloc, void *alloc_ud,
                                                revdial_err *err);
 
 // Wipes and frees. NULL is ignored.
-//   thread   one at a time per way
 REVDIAL_API void revdial_egress_free(revdial_egress *v);
 
 // Where to connect to: the egress proxy's "host:port". Valid until revdial_egress_free().
-//   thread   one at a time per way
 REVDIAL_API const char *revdial_egress_address(const revdial_egress *v);
 
 // Bytes from the egress proxy; len 0 is the end of the connection.
-//   returns  bytes used, 0..len; what is left once the way is open is the first of what comes
-//            through it
-//   thread   one at a time per way
+//   returns  bytes used, 0..len. Unused bytes after success are the first of the tunnel
 REVDIAL_API size_t revdial_egress_input(revdial_egress *v, const void *buf, size_t len);
 
 // Bytes for the egress proxy, without removing them.
 //   returns  how many, 0 if there is nothing to send now
-//   thread   one at a time per way
 REVDIAL_API size_t revdial_egress_output(const revdial_egress *v, const void **data);
 
-// The first n bytes of what revdial_egress_output() showed have been sent; they are wiped.
-//   thread   one at a time per way
+// The first n bytes of the last revdial_egress_output() have been sent; they are wiped.
 REVDIAL_API void revdial_egress_sent(revdial_egress *v, size_t n);
 
-// How far it is.
-//   err             why it failed; names the egress proxy, so that nobody looks for it elsewhere
+// State of the handshake.
+//   err             why it failed; the text names the egress proxy as the cause
 //   retry_after_ms  how long the egress proxy asked to wait, else 0; may be NULL
-//   returns  0 not yet; 1 open; REVDIAL_EAUTH it wants other credentials; EUNREACH it refuses, or
+//   returns  0 not yet; 1 open; REVDIAL_EAUTH: it wants other credentials; EUNREACH: it refuses, or
 //            cannot reach the target; EPROTO, ELOST, ENOMEM
-//   thread   one at a time per way
 REVDIAL_API int revdial_egress_state(const revdial_egress *v, revdial_err *err,
                                      int *retry_after_ms);
 
@@ -776,33 +807,34 @@ REVDIAL_API int revdial_egress_state(const revdial_egress *v, revdial_err *err,
 // that is a reliable stream of bytes. Nothing here may block, call revdial, or raise SIGPIPE.
 // ================================================================================================
 
-// A transport could not go on: again when the socket can be read, or written. Either call may want
-// either.
-enum { REVDIAL_WANT_READ = -30, REVDIAL_WANT_WRITE = -31 };
+// The transport must wait until the socket can be read, or written. Any call may return either.
+enum revdial_want { REVDIAL_WANT_READ = -30, REVDIAL_WANT_WRITE = -31 };
 
-// One connection's. Calls never overlap, but come from different threads. Those that may be NULL
-// say so. do_handshake comes first, until it has returned 0; nothing but do_reason and do_close
-// follows an error. (Names with do_, because some systems #define read, write and close.)
+// The transport of one connection. Calls never overlap, but come from different threads. Those that
+// may be NULL say so. do_handshake is called first, until it returns 0. After an error only
+// do_reason and do_close are called. (Names with do_, because some systems #define read, write and
+// close.)
 typedef struct revdial_transport {
     void *ctx;
     int (*do_handshake)(void *ctx);  // 0 done, REVDIAL_WANT_* or REVDIAL_E*; NULL = none needed
-    // >0 bytes; 0 the peer said that it has finished; WANT_*; E*. A connection that ends without
-    // that word is REVDIAL_ELOST: it may have been cut.
+    // >0 bytes; 0: the peer announced its end; WANT_*; E*. A connection that ends without that
+    // announcement is REVDIAL_ELOST: it may have been cut.
     ptrdiff_t (*do_read)(void *ctx, void *buf, size_t len);
     // >0 bytes, WANT_* or E*. After WANT_* it is called with the same pointer and length again.
     ptrdiff_t (*do_write)(void *ctx, const void *buf, size_t len);
     size_t (*do_pending)(void *ctx);      // bytes for do_read that the socket does not show
-    int (*do_finish)(void *ctx);          // say that we have finished: 0, WANT_* or E*
+    int (*do_finish)(void *ctx);          // announce our end: 0, WANT_* or E*
     void (*do_close)(void *ctx);          // free ctx; the descriptor stays open
     const char *(*do_reason)(void *ctx);  // of the last error, for people; NULL = no text
     int (*do_peer)(void *ctx, revdial_identity *out);  // after the handshake; NULL = unknown
 } revdial_transport;
 
-// Makes them.
+// Makes transports.
 typedef struct revdial_tls {
     void *ud;
-    // Called once per connection, whose descriptor is non-blocking. host is what the peer must
-    // prove to be; NULL: we are the server. Returns 0, or REVDIAL_E* and err, and *out is not used.
+    // Called once per connection; its descriptor fd is non-blocking. host is the name that the
+    // peer's certificate must have; NULL: this side is the server. Returns 0, or REVDIAL_E* and the
+    // reason in err; then *out is not used.
     //   thread   any, several at one time
     int (*wrap)(void *ud, int fd, const char *host, revdial_transport *out, revdial_err *err);
 } revdial_tls;
@@ -810,23 +842,33 @@ typedef struct revdial_tls {
 // ================================================================================================
 // MARK: api.config
 // What a proxy and an agent share. The rules of the runtime half:
-//   Zero is the default of every field: `revdial_proxy_config c = {0};`, no init functions.
-//   In comma lists blanks around an item and empty items mean nothing.
-//   Configs and their strings are copied before the call returns; the `ud` of a hook is not.
-//   Who is handed a revdial_stream owns it and calls revdial_close() once; nothing frees it before.
-//   Any thread may call anything, from callbacks too. One reader and one writer may use a stream at
-//   the same time. What BLOCKS returns REVDIAL_EDEADLK on an I/O thread instead of hanging.
-//   NULL is ignored by every close, free and unref. `err` may always be NULL.
-//   No lock is held while a hook runs, and a hook returns: what leaves it by longjmp(), by an
-//   exception or by pthread_exit() leaves the library in an unknown state. So does pthread_cancel()
-//   of a thread that is inside a call: have it disabled there (pthread_setcancelstate()).
-//   Threads that the library starts take no signals, except while a handler runs, or a hook other
-//   than log, alloc and those of a transport: then they have the signal mask of the thread that
-//   opened the proxy or the agent, and so do programs that it starts.
-//   After fork(2) only the parent may go on with what is open. In the child each call fails with
-//   REVDIAL_ECLOSED (or NULL, or nothing happens) and never touches the parent's connections; what
-//   the child opens itself works. Descriptors of revdial_stream_fd() and revdial_dial_fd() are
-//   plain sockets, for either. All descriptors are closed by exec(2).
+//   Fields    Every field may be left zero: `revdial_proxy_config c = {0};`, no init functions.
+//             Configs and their strings are copied before the call returns. The pointers that hooks
+//             get (ud, alloc_ud, log_ud, auth_ud, credential_ud) are passed on as they are.
+//   Lists     One setting with several values is a comma list; blanks around items and empty items
+//             are ignored. Structs come as a pointer and a count. Allow lists are arrays of strings
+//             that end in NULL.
+//   Times     In milliseconds. A config field: 0 = the default (no limit where the comment gives no
+//             default), -1 = no limit where the comment says so. timeout_ms and drain_ms of a
+//             function: 0 = do not wait, -1 = no limit. (The timeout_ms of revdial_dial_opts is a
+//             config field: 0 is its default.)
+//   Streams   A handler or caller that gets a revdial_stream owns it and calls revdial_close()
+//             once; nothing else frees it. One reader and one writer may use it at the same time.
+//   Threads   Any thread may call anything, also from callbacks. A function with a `blocks` line
+//             returns REVDIAL_EDEADLK on an I/O thread instead of hanging.
+//   Hooks     No lock is held while a hook runs. A hook must return: after longjmp(), a C++
+//             exception or pthread_exit() out of one, the state of the library is undefined. The
+//             same holds for pthread_cancel() of a thread inside a call: disable it there
+//             (pthread_setcancelstate()).
+//   Signals   The library's threads block all signals, except while a handler runs, or a hook other
+//             than log, alloc and those of a transport. Then they have the signal mask of the
+//             thread that started the proxy or the agent; a program that they start inherits it.
+//   NULL      Every close, free and unref ignores NULL. `err` may always be NULL.
+//   fork(2)   Only the parent may go on with what is open. In the child each call fails with
+//             REVDIAL_ECLOSED (or returns NULL, or does nothing) and never touches the parent's
+//             connections; what the child opens itself works. Descriptors of revdial_stream_fd()
+//             and revdial_dial_fd() are plain sockets, usable by either. exec(2) closes all
+//             descriptors of the library.
 // ================================================================================================
 
 typedef struct revdial_common {
@@ -837,23 +879,24 @@ typedef struct revdial_common {
     revdial_alloc_fn *alloc;  // NULL = realloc and free; called from any thread
     void *alloc_ud;
     revdial_limits limits;
-    unsigned io_threads;  // proxy: loops that share the sessions, default 1
-    // Who waits for bytes polls for up to so many microseconds before it sleeps, as long as waits
-    // are that short and the core is not wanted otherwise. 20 to 100 where a round trip on this
-    // machine or rack matters more than processor time, and more than bulk by blocking calls, which
-    // may lose a tenth; 0 = never
+    unsigned io_threads;  // proxy: I/O threads that share the sessions, default 1
+    // A thread that waits for bytes busy-polls up to this many microseconds before it sleeps; it
+    // stops by itself when waits are longer or another thread needs the core. 20 to 100 shortens
+    // round trips on one host or rack, and costs processor time and up to 10 % of the rate of bulk
+    // by blocking calls. 0 = never.
     unsigned spin_us;
-    // The systems of clients of exposed ports, of targets and of sockets that are joined are asked
-    // for a sign of life (TCP keepalive) after so long without a byte, and three more times, a
-    // quarter of that apart. 0 = 60000: one that vanished is found out after 105 s; -1 = never
+    // TCP keepalive of clients of exposed ports, of targets and of sockets in a relay: idle time
+    // before the first probe. Three more follow, a quarter of that apart. 0 = 60000, so that a
+    // peer that has vanished is noticed after 105 s; -1 = none.
     int tcp_keepalive_ms;
-    // Agent: for https:// and wss://. Proxy: for `listen`, except unix:. Must outlive both.
+    // Agent: for https:// and wss://. Proxy: for `listen`, except unix:. Must outlive both. TLS
+    // handshakes get about 2 ms of each pass of an I/O thread, so that they do not hold up traffic.
     const revdial_tls *tls;
 } revdial_common;
 
-// Appends " key=value" to msg, as a revdial_log_fn gets it: for an application that writes lines of
-// its own in the same form. A long value is cut and ends in "..."; a field that does not fit is
-// left out. No blank precedes the first field.
+// Appends " key=value" to msg, in the form that a revdial_log_fn gets: for an application that
+// writes lines of its own. A long value is cut and ends in "..."; a field that does not fit is left
+// out. No blank precedes the first field.
 //   msg      NUL-terminated, "" at first
 //   size     of the memory that msg is in
 //   value    any bytes; NULL or "" adds nothing
@@ -883,19 +926,20 @@ typedef struct revdial_session_info {
 // Where backends register and streams are opened.
 // ================================================================================================
 
-// A port for clients. Each connection to it becomes a stream, dialled and joined by the I/O threads
-// without a thread of its own. One that cannot be has its connection reset (a unix socket: closed).
+// A port for clients. Each connection to it becomes a stream, dialled and relayed by the I/O
+// threads. A client whose dial fails has its connection reset (a Unix socket: closed).
 typedef struct revdial_expose {
     const char *listen;  // "host:port" or "unix:/path"; port 0 = any, see revdial_proxy_address()
     const char *name;    // the backend
-    revdial_dial_opts dial;  // of each; client_addr, local_addr and early are the connection's own
-    int idle_ms;             // a connection ends after so long without a byte; 0 = never
+    revdial_dial_opts dial;  // client_addr, local_addr and early are set for each connection
+    int idle_ms;             // ends a connection after this time without a byte; 0 = never
     int half_closed_ms;      // the same once one side has finished; 0 = 3600000, -1 = never
-    unsigned max_waiting;    // clients dialled for at one time, default 4096; more are not accepted
+    unsigned max_waiting;    // most clients that wait for their dial, default 4096; more are not
+                             // accepted until one is connected
 } revdial_expose;
 
-// What became of such a connection; valid during the call. A client that went away while it was
-// dialled for, or before that, is REVDIAL_ECLOSED, as one that we closed; one without memory is
+// Outcome of one client connection; valid during the call. REVDIAL_ECLOSED: the client left before
+// its dial finished, or the proxy closed the connection. Out of memory when a client is accepted is
 // only logged.
 typedef struct revdial_client {
     size_t expose;           // index of its port in the config
@@ -906,57 +950,76 @@ typedef struct revdial_client {
 } revdial_client;
 
 typedef struct revdial_proxy_config {
-    // "host:port,[::]:port,unix:/path"; port 0 = any; NULL = none. "[::]:port" takes IPv4,
-    // too, unless `listen` or `exposes` has an IPv4 address or a host name with that port.
+    // Comma list "host:port,[::]:port,unix:/path"; port 0 = any; NULL = none, for proxies that get
+    // all connections by revdial_proxy_attach().
+    // "[::]:port" accepts IPv4, too, unless `listen` or `exposes` has an IPv4 address or a host
+    // name with that port.
     const char *listen;
-    unsigned unix_mode;  // of unix sockets in `listen` and `exposes`, 0660; 0 = by the umask
+    unsigned unix_mode;  // of Unix sockets in `listen` and `exposes`, 0660; 0 = by the umask
     const char *path;    // of the upgrade request, default "/revdial"
     const revdial_credential *credentials;  // NULL and 0 = none
     size_t credential_count;
-    revdial_auth_fn *auth;  // own check, in place of the table; without either all are refused
+    // Decides instead of the table; with neither, every backend is refused. At most eight calls at
+    // a time for one source. Backends that wait for a slow hook use up max_pending.
+    revdial_auth_fn *auth;
     void *auth_ud;
-    int auth_anonymous;     // 1: it is asked about those who present nothing, too; else they get
-                            // 401 without it
+    int auth_anonymous;     // 1: call `auth` for requests without credentials, too; 0: they get 401
     unsigned auth_schemes;  // REVDIAL_AUTH_*, a set: what a 401 asks for; 0 = what the table has,
                             // BEARER with a hook
     const char *realm;      // of BASIC and DIGEST, default "revdial"
-    // Pages in browsers that may register, a comma list of globs, "https://ops.example"; NULL =
-    // none: whoever sends an Origin that is not listed gets 403.
+    // Web pages whose browsers may register: comma list of globs, "https://ops.example". NULL =
+    // none: a request with an Origin that is not listed gets 403.
     const char *origins;
-    // Wrong credentials that one source (an IPv4 address, an IPv6 /64) may present for one name,
-    // default 10, and one more every 5 s; for all names ten times as many, and as often; an IPv6
-    // /48 eight times as many as a /64. Above that it gets 429 without a check, except an agent or
-    // a credential that was right from there within a day: that has a limit of its own, as large.
-    // -1: no limit.
+    // Limit N of wrong credentials, default 10; -1: no limit. Above it a request is answered with
+    // 429 and its credentials are not checked.
+    //   one source, one name       N at once, then one every 5 s
+    //   one source, all names      ten times as many, ten times as often
+    //   one IPv6 /48               eight times as many as a /64 of it
+    // BEARER, BASIC, DIGEST and the verdicts of `auth` count alike; a certificate is no guess. What
+    // was right within the last day has budgets of its own, so that a guesser does not lock out its
+    // neighbours: an agent (name and instance) N wrong ones and one every 5 s, other instances that
+    // present a credential known from this source 10 N and one every 0.5 s. With the default a
+    // source can try 720 secrets an hour for one name, as many for each agent that was in, and
+    // 14,400 in all. There is no limit for all sources together: a botnet could use it to lock
+    // everybody out. A proxy that was restarted has forgotten both. It remembers the 4096 largest
+    // debts and the latest 16,384 credentials that were right, in 192 KiB.
     int max_auth_failures;
     unsigned max_sessions;           // default 65536
     unsigned max_sessions_per_name;  // default 64
-    // Of one identity, under all of its names: default no limit, which lets who may register any
-    // name take all of max_sessions.
+    // Sessions of one identity, over all its names; 0 = no limit, so that one credential for "*"
+    // can take all of max_sessions.
     unsigned max_sessions_per_identity;
-    // Connections that have not authenticated yet, default 512. One source gets 7/8 of them while
-    // its handshakes make progress; eight times as many wait in a queue. For another source the
-    // connection of the busiest source whose last progress is the longest ago is dropped.
+    // Connections that have not authenticated yet, default 512. Each has handshake_timeout_ms, but
+    // the time that it waits for the proxy's own TLS work does not count. One source gets 7/8 of
+    // the places; its next connections wait in a queue, eight times as long but at most a quarter
+    // of the process's descriptors. The next place goes to the first in the queue that has sent a
+    // byte. A connection loses its place to the queue after 2 s without progress, 5 s while others
+    // come up. So a thousand agents behind one address all get in, and silent connections do not
+    // keep them out. When the queue is full, or a connection comes from a source with fewer than
+    // half as many as the busiest one, the connection of the busiest source whose last progress is
+    // the oldest is dropped. A connection whose `auth` call runs is not; if all are such, a new one
+    // waits or is refused.
     unsigned max_pending;
-    // A session came up, drains, or is down (why is NULL when we closed it). On the I/O thread:
-    // must not block. UP comes before any dial can pick the session; UP and DOWN come in pairs.
+    // A session came up, drains, or is down (why is NULL when this side closed it). On an I/O
+    // thread: must not block. UP comes before any dial can pick the session; UP and DOWN come in
+    // pairs.
     void (*on_session)(void *ud, revdial_session *s, int state, const revdial_err *why);
     // The backend opened a stream to us. NULL = refused. On a thread of its own; owns st.
     void (*on_stream)(void *ud, revdial_stream *st);
     const revdial_expose *exposes;
     size_t expose_count;
-    // A client's connection to one of them is over. On an I/O thread: must not block.
+    // A client's connection to an exposed port is over. On an I/O thread: must not block.
     void (*on_client)(void *ud, const revdial_client *client);
-    void *ud;
+    void *ud;  // of on_session, on_stream and on_client
     revdial_common common;
 } revdial_proxy_config;
 
-// A socket that someone else's server accepted, with what it has read from it.
+// A connection that another server accepted, with what it has read from it.
 typedef struct revdial_attach_opts {
     const void *early;  // bytes already read
     size_t early_len;
     int upgraded;          // 0: the request is in early or still to come. 1: you have sent the 101
-    const char *name;      // upgraded only: who it is, you vouch for it
+    const char *name;      // upgraded only: the name to register; the proxy trusts you for it
     const char *instance;  // upgraded only
     const char *identity;  // upgraded only
     const char *group;     // upgraded only: as revdial_credential.group
@@ -976,7 +1039,7 @@ REVDIAL_API revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, 
 //   thread   any
 REVDIAL_API int revdial_proxy_address(revdial_proxy *p, unsigned index, char *buf, size_t size);
 
-// Takes over a connection. What is wrong with one that is refused is logged, too.
+// Takes over a connection. Why one is refused is logged, too.
 //   fd       a connected stream socket
 //   owns     fd, on success and on failure
 //   returns  0, ECLOSED, ELIMIT, ENOMEM, ESYS, ELOST (fd is not connected, or no longer), EINVAL
@@ -985,22 +1048,23 @@ REVDIAL_API int revdial_proxy_address(revdial_proxy *p, unsigned index, char *bu
 REVDIAL_API int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *how,
                                      revdial_err *err);
 
-// Why nobody could ever register by this row: a field that is missing, that cannot be presented, or
-// that no name matches. A proxy takes no table with such a row.
+// Checks whether any backend could register by this row: that no field is missing, that the secret
+// can be presented, and that some name matches. A proxy takes no table with a row that fails.
 //   returns  NULL: it is good; else a static text that begins with the field and quotes no secret
 //   thread   any
 REVDIAL_API const char *revdial_credential_problem(const revdial_credential *row);
 
-// End the sessions that the old table admitted and the new one would not: it has no row with the
-// identity and the secret that they presented and a glob for their name.
-enum { REVDIAL_END_STALE = 1 };
+// Also end the sessions that the old table admitted and the new one would not: it has no row with
+// the identity and secret that they presented and a glob for their name. The order of rows does not
+// matter.
+enum revdial_credentials_flag { REVDIAL_END_STALE = 1 };
 
-// Replaces the table of credentials for requests to come. Sessions stay until they reconnect. NULL
-// and 0 are a table that admits nobody. Who may share a name with a session is from now on what the
-// group of its new row says.
+// Replaces the table of credentials for requests to come. Without REVDIAL_END_STALE sessions stay
+// until they reconnect. NULL and 0 are a table that admits nobody. From now on the group of its new
+// row decides who may share a name with a session.
 //   flags    REVDIAL_END_STALE or 0
 //   returns  0; REVDIAL_EINVAL, ENOMEM: the old table is in force, or not all sessions were ended
-//   owns     copies the rows (secrets as hashes, so that no proxy's memory has them)
+//   owns     copies the rows (secrets as hashes: the proxy's memory does not have them)
 //   thread   any
 REVDIAL_API int revdial_proxy_replace_credentials(revdial_proxy *p, const revdial_credential *rows,
                                                   size_t count, unsigned flags, revdial_err *err);
@@ -1011,7 +1075,7 @@ REVDIAL_API int revdial_proxy_replace_credentials(revdial_proxy *p, const revdia
 REVDIAL_API void revdial_proxy_replace_auth(revdial_proxy *p, revdial_auth_fn *auth, void *auth_ud);
 
 // Waits until at least min_sessions backends of that name are up.
-//   blocks   for timeout_ms (-1 for ever)
+//   blocks   for timeout_ms
 //   returns  how many are up, REVDIAL_ETIMEDOUT, ECLOSED, EDEADLK, EINVAL (no name)
 //   thread   any but I/O threads
 REVDIAL_API int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned min_sessions,
@@ -1024,10 +1088,12 @@ REVDIAL_API int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned 
 REVDIAL_API size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob,
                                       revdial_session **out, size_t cap);
 
+// Counters of the proxy and of all its sessions.
 //   thread   any
 REVDIAL_API void revdial_proxy_get_stats(revdial_proxy *p, revdial_stats *out);
 
-// Stops accepting, tells the backends, and waits for the streams to end.
+// Stops accepting, tells the backends, and waits for the streams to end. Sessions whose streams
+// have not ended at the timeout are dropped.
 //   blocks   for timeout_ms
 //   returns  0 all ended, REVDIAL_ETIMEDOUT, EDEADLK
 //   thread   any but I/O threads
@@ -1036,13 +1102,13 @@ REVDIAL_API int revdial_proxy_drain(revdial_proxy *p, int timeout_ms);
 // Ends all sessions, joins the threads and frees the proxy. Streams that the application still
 // holds stay valid memory: their calls return REVDIAL_ECLOSED.
 //   blocks   until callbacks that run have returned
-//   returns  0; REVDIAL_EDEADLK in a callback of this proxy, on_stream and auth included, for which
-//            it would wait: nothing has happened then
+//   returns  0; REVDIAL_EDEADLK in a callback of this proxy, including on_stream and auth, because
+//            it would wait for itself: nothing has happened then
 //   thread   any but callbacks
 REVDIAL_API int revdial_proxy_stop(revdial_proxy *p);
 
 // Opens a stream to a backend of that name and waits until the other end has accepted it: the
-// handler took it, or the target is connected. (A stock yamux peer: until it is on its way.)
+// handler took it, or the target is connected. (A stock yamux peer: until the opening is sent.)
 // Another session of the name is asked if one refuses, drains, cannot connect to the target, or
 // dies or falls silent (0.9 s) before it accepts and before it was sent any byte of the client.
 //   blocks   for opts->timeout_ms, 10 s by default
@@ -1053,25 +1119,26 @@ REVDIAL_API int revdial_proxy_stop(revdial_proxy *p);
 REVDIAL_API revdial_stream *revdial_dial(revdial_proxy *p, const char *name,
                                          const revdial_dial_opts *opts, revdial_err *err);
 
-// The same as a connected socket for code that wants one. Half-close works: shutdown(SHUT_WR) is
-// FIN, a stream that failed ends the socket with ECONNRESET.
+// As revdial_dial(), and gives a connected socket, as revdial_stream_fd() does.
 //   blocks   as revdial_dial()
 //   returns  a descriptor to close(2), or REVDIAL_E*
 //   thread   any but I/O threads
 REVDIAL_API int revdial_dial_fd(revdial_proxy *p, const char *name, const revdial_dial_opts *opts,
                                 revdial_err *err);
 
-// On the I/O thread: must not block. st is yours; or it is NULL and err says why.
+// Outcome of a dial: st is yours; or it is NULL and err says why. Runs on an I/O thread and must
+// not block. Every blocking call on st (read, write, poll) returns REVDIAL_EDEADLK there, so hand
+// st to revdial_relay() or revdial_stream_fd(), or pass it to another thread.
 typedef void revdial_dial_fn(void *ud, revdial_stream *st, const revdial_err *err);
 
-// The same without a thread. cb is called exactly once, later, unless this call fails.
+// Dials without a thread that waits. cb is called exactly once, later, unless this call fails.
 //   returns  a dial id > 0, or REVDIAL_E*
 //   thread   any
 REVDIAL_API int64_t revdial_dial_async(revdial_proxy *p, const char *name,
                                        const revdial_dial_opts *opts, revdial_dial_fn *cb,
                                        void *ud);
 
-// Cancels a dial: cb gets REVDIAL_ECLOSED, the backend stops connecting to the target.
+// Cancels a dial: cb gets REVDIAL_ECLOSED, and the backend stops connecting to the target.
 //   returns  0, or REVDIAL_EINVAL: it is over already
 //   thread   any
 REVDIAL_API int revdial_dial_cancel(revdial_proxy *p, int64_t dial);
@@ -1097,21 +1164,23 @@ REVDIAL_API ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov,
 // Writes all of it, as the peer grants credit.
 //   blocks   until the write deadline
 //   returns  len; less if the deadline passed or the stream failed in between; or REVDIAL_EAGAIN,
-//            ETIMEDOUT, ERESET, ECLOSED if nothing was taken; EINVAL as above, but a write of 0
-//            bytes returns 0: it accepts the stream. buf is yours again in every case
-//   thread   any but I/O threads; calls of several threads are not mixed, one waits for the other
+//            ETIMEDOUT, ERESET, ECLOSED if nothing was taken; EINVAL as above, except that a write
+//            of 0 bytes returns 0 and accepts the stream. buf is yours again in every case
+//   thread   any but I/O threads; the bytes of two calls are never mixed, one call waits for the
+//            other
 REVDIAL_API ptrdiff_t revdial_write(revdial_stream *st, const void *buf, size_t len);
 REVDIAL_API ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count);
 
-// REVDIAL_WR: the peer reads EOF after what was written. REVDIAL_RD: what still comes is dropped,
-// and the peer is told to stop if much comes.
+// REVDIAL_WR: the peer reads EOF after what was written. REVDIAL_RD: bytes that still arrive are
+// dropped, and a peer that sends much more is told to stop.
+//   how      REVDIAL_RD, REVDIAL_WR or REVDIAL_RDWR
 //   returns  0, ERESET, EINVAL
 //   thread   any
 REVDIAL_API int revdial_shutdown(revdial_stream *st, int how);
 
-// Aborts both directions at once. Of a stream that is not accepted yet the dialler gets
-// REVDIAL_EREFUSED with this code. Where both sides have finished, the peer is done
-// with the stream and is told nothing.
+// Aborts both directions at once. If the stream was not accepted yet, the dialler gets
+// REVDIAL_EREFUSED with this code. Once both sides have finished, the stream is over and the peer
+// is told nothing.
 //   code     0..255, REVDIAL_RESET_* or yours from 64
 //   thread   any
 REVDIAL_API int revdial_reset(revdial_stream *st, int code);
@@ -1121,8 +1190,8 @@ REVDIAL_API int revdial_reset(revdial_stream *st, int code);
 //   thread   any; not while another thread is inside a call on st
 REVDIAL_API void revdial_close(revdial_stream *st);
 
-// A point in time, timeout_ms from now, after which calls return; it bounds them all, so a slow
-// drip cannot extend it. 0 = do not wait at all, -1 = none. Wakes a call that is waiting.
+// Sets the point in time, timeout_ms from now, at which reads or writes return. It bounds all calls
+// together, so a peer that sends one byte at a time cannot extend it. Wakes a call that is waiting.
 //   which    REVDIAL_RD, REVDIAL_WR or both
 //   thread   any
 REVDIAL_API int revdial_stream_set_deadline(revdial_stream *st, int which, int timeout_ms);
@@ -1133,18 +1202,18 @@ typedef struct revdial_pollfd {
     short events, revents;  // POLLIN, POLLOUT; POLLHUP and POLLERR as poll(2)
 } revdial_pollfd;
 
-// poll(2) over streams and descriptors, mixed; level-triggered. A stream of the peer that is polled
-// for POLLIN is accepted. Neighbours in the array should be
-// of one session: it is locked once for them. If several streams of a session are ready, what the
-// thread then writes to them goes out together: with the last one's, with the next poll, or when
-// the I/O thread gets to it, which is woken for that at once.
-//   blocks   for timeout_ms (-1 for ever)
+// poll(2) over streams and descriptors, mixed; level-triggered. Polling for POLLIN accepts a stream
+// of the peer. Keep streams of one session adjacent: the session is locked once per run of them.
+// If several streams of a session are ready, what the thread then writes to them is sent together:
+// with the last one's, with the next poll, or by the I/O thread, which is woken at once.
+//   blocks   for timeout_ms
 //   returns  how many items have revents, 0 at the timeout, REVDIAL_ENOMEM, ESYS, EDEADLK,
 //            EINVAL (count is over INT_MAX)
 //   thread   any but I/O threads
 REVDIAL_API int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms);
 
-// The stream as a connected socket; the loop moves the bytes.
+// Turns the stream into a connected socket; the I/O thread moves the bytes. shutdown(SHUT_WR) ends
+// one direction, and a stream that failed ends the socket with ECONNRESET.
 //   owns     on success st is gone and the descriptor is yours to close(2)
 //   returns  the descriptor, or ESYS, ENOMEM, ECLOSED: st is still yours
 //   thread   any
@@ -1153,15 +1222,15 @@ REVDIAL_API int revdial_stream_fd(revdial_stream *st);
 typedef struct revdial_relay_opts {
     const void *early;   // bytes already read from rfd: they go first
     size_t early_len;    // at most 64 KiB
-    int idle_ms;         // give up after so long without a byte either way; 0 = never
+    int idle_ms;         // ends the relay after this time without a byte either way; 0 = never
     int half_closed_ms;  // the same once one direction has ended; 0 = 3600000, -1 = never
-    // Once, on the I/O thread, when all is over. moved[0] bytes went from rfd to the stream,
-    // moved[1] back. why is NULL when both directions ended with EOF.
+    // Called once, on an I/O thread, when both directions have ended. moved[0] bytes went from rfd
+    // to the stream, moved[1] back. why is NULL when both directions ended with EOF.
     void (*done)(void *ud, const uint64_t moved[2], const revdial_err *why);
     void *ud;
 } revdial_relay_opts;
 
-// Hands the stream and descriptors to the loop, which copies both ways with half-close and
+// Hands the stream and descriptors to the I/O thread, which copies both ways with half-close and
 // back-pressure and closes them all. A stream that fails ends a socket with RST, not with FIN.
 //   rfd, wfd a socket (the same twice) or two pipes; made non-blocking
 //   owns     all three, on success and on failure
@@ -1174,7 +1243,8 @@ REVDIAL_API int revdial_relay(revdial_stream *st, int rfd, int wfd, const revdia
 //   thread   any
 REVDIAL_API int revdial_stream_error(revdial_stream *st, int *reset);
 
-// What came with the dial: "target", "client", "local", "id", "timeout_ms", yours.
+// What came with the dial: "target", "client", "local", "id", "timeout_ms", or a key of the
+// dialler's meta.
 //   returns  NULL if absent; valid until revdial_close()
 //   thread   any
 REVDIAL_API const char *revdial_stream_meta(revdial_stream *st, const char *key);
@@ -1192,17 +1262,21 @@ REVDIAL_API int revdial_stream_get_flow(revdial_stream *st, revdial_flow_info *o
 // One authenticated connection. A session that died stays valid memory while it is referenced.
 // ================================================================================================
 
+// Takes one more reference.
 //   returns  s
 //   thread   any
 REVDIAL_API revdial_session *revdial_session_ref(revdial_session *s);
 
+// Gives a reference back.
 //   thread   any
 REVDIAL_API void revdial_session_unref(revdial_session *s);
 
+// Name, peer, state and counters of the session.
 //   thread   any
 REVDIAL_API void revdial_session_get_info(revdial_session *s, revdial_session_info *out);
 
-// No new streams; the session closes when the last has ended, or at the timeout (-1 = none).
+// Opens no new streams from now on; the session closes when the last one has ended, or at the
+// timeout. Returns at once.
 //   thread   any
 REVDIAL_API int revdial_session_drain(revdial_session *s, int timeout_ms);
 
@@ -1220,62 +1294,69 @@ REVDIAL_API revdial_stream *revdial_session_dial(revdial_session *s, const revdi
 // The backend's side: connect, authenticate, serve, reconnect.
 // ================================================================================================
 
-// Called before every attempt, so that a short-lived token or a password that was changed is fresh.
-// Write it NUL-terminated; it is wiped when the attempt is over.
-// On a thread of its own; may block. Returns 0 or REVDIAL_E*: then the attempt has failed.
+// Called before every attempt to connect, for a token that expires or a password that changes.
+// Writes it NUL-terminated to `secret`, which is wiped after the attempt. Runs on a thread of its
+// own and may block.
+//   returns  0, or REVDIAL_E*: the attempt has failed
 typedef int revdial_credential_fn(void *ud, unsigned attempt, char *secret, size_t size);
 
 typedef struct revdial_agent_config {
-    // "http://host[:port][/path]" or "unix:/path"; ws:// where a front end passes only WebSocket,
-    // https:// and wss:// over TLS. A comma list is a session each.
+    // Comma list of "http://host[:port][/path]" or "unix:/path", a session to each; https:// and
+    // wss:// over TLS; ws:// and wss:// where a front end passes only WebSocket.
     const char *url;
     const char *name;  // what revdial_dial() will ask for: [a-z0-9._-], up to 64
     // Tells the processes of a name apart: a new session replaces the old one of its instance, and
-    // the agent there is told. What is before the last '.' names the machine: there the proxy pings
-    // old sessions of the same identity and drops the one that is silent for a second. Default: a
-    // hash of host name, name and url, '.', and 16 random digits for each revdial_agent_start().
+    // that agent is told. The part before the last '.' names a machine: when a new session has the
+    // machine, name and identity of an old one, the proxy pings the old one and drops it after 1 s
+    // without a byte. Default: a hash of host name, name and url, '.', and 16 random digits for
+    // each revdial_agent_start().
     const char *instance;
     const char *secret;  // token or password, kept for reconnects; or:
     revdial_credential_fn *credential_fn;
     void *credential_ud;
-    const char *user;       // of BASIC and DIGEST
-    unsigned auth_schemes;  // REVDIAL_AUTH_*, a set of what we may use: the strongest that the
-                            // proxy asks for is taken. 0 = BEARER. DIGEST alone also has the
-                            // proxy prove that it knows the password
-    int allow_cleartext;    // 1: send a token or password over plain TCP to hosts other than
-                            // loopback; DIGEST sends none and needs no leave
-    // Egress proxy to go through, as for revdial_egress_new(): "http://user:password@host:port" or
-    // "socks5://…". NULL = none; the environment is never looked at.
+    const char *user;  // of BASIC and DIGEST
+    // REVDIAL_AUTH_*, a set of those that may be used; the strongest that the proxy asks for is
+    // taken. 0 = BEARER. With DIGEST alone the proxy must prove that it knows the password, too.
+    unsigned auth_schemes;
+    // 1: send a token or password over plain TCP to hosts other than loopback. DIGEST sends none
+    // and does not need this.
+    int allow_cleartext;
+    // Egress proxy to connect through, as for revdial_egress_new():
+    // "http://user:password@host:port" or "socks5://…". NULL = none; environment variables such as
+    // HTTPS_PROXY are ignored, because programs disagree about their exceptions.
     const char *egress;
-    const char *server_name;    // that certificates must be for; default: the host of the URL
-    int all_addresses;          // 1: one session to every address that a host name resolves to;
-                                // not with egress, where the egress proxy resolves it
-    const revdial_kv *headers;  // extra request headers, for what stands in between
+    const char *server_name;  // that certificates must be for; default: the host of the URL
+    // 1: one session to every address of a host name. Addresses are resolved once per attempt to
+    // connect. Not with egress, because there the egress proxy resolves the name.
+    int all_addresses;
+    const revdial_kv *headers;  // extra request headers, for front ends
     size_t header_count;
-    // Serves one stream, on a thread of its own; owns st. NULL = forward to targets, no thread:
-    // then default_target or allow, which may be an empty list, is needed.
+    // Serves one stream, on a thread of its own; owns st. NULL = forward streams to targets without
+    // a thread; then default_target or allow (which may be an empty list) is required.
     void (*handler)(void *ud, revdial_stream *st);
-    void *ud;
-    // Targets this agent may connect to, NULL-terminated; NULL = none. A host name is followed to
-    // private addresses and to those of the internet. It is followed to loopback ("localhost"
-    // excepted), link-local, carrier NAT (100.64.0.0/10) and cloud metadata addresses only where an
-    // address rule covers them. A rule that can match nothing is refused: revdial_allow_problem().
+    void *ud;  // of handler and on_state
+    // Targets that streams may ask for, NULL-terminated; NULL = none. Rules are checked against the
+    // address that is connected to. A rule with a host name covers private and public addresses. It
+    // never covers loopback (except localhost), link-local, carrier NAT (100.64.0.0/10) or cloud
+    // metadata addresses; add an address rule for those. A rule that can match nothing is refused:
+    // revdial_allow_problem().
     const char *const *allow;
     const char *default_target;  // when the dialler named none; always allowed
-    int proxy_protocol;          // 1 or 2: start target connections with such a PROXY header
+    int proxy_protocol;          // 1 or 2: start target connections with that PROXY header
     int connect_timeout_ms;      // to targets, default 5000
     int idle_timeout_ms;         // of forwarded streams, default none
     int half_closed_timeout_ms;  // of those that one side has finished, 0 = 3600000, -1 = none
-    unsigned max_handlers;       // streams being handled at once, default 1024; more are refused
+    unsigned max_handlers;       // most handlers at one time, default 1024; more are refused
     int backoff_min_ms, backoff_max_ms;  // full jitter, defaults 500 and 30000; reset after 30 s up
-    int auth_fail_limit;  // 401s and 403s of a revdial proxy and logins that the egress proxy
-                          // refused, in a row before giving up: 0 = 1 before the first success
-                          // and no limit after it, -1 = no limit
+    // Consecutive rejections (401 and 403 of a revdial proxy, logins refused by the egress proxy)
+    // before giving up. 0: one before the first success, no limit after it. -1: no limit.
+    int auth_fail_limit;
     // An attempt starts, a session is up, drains, is down; a retry is due in retry_in_ms; all over.
-    // On the I/O thread: must not block.
+    // On an I/O thread: must not block.
     void (*on_state)(void *ud, int state, const revdial_err *why, int retry_in_ms);
-    const volatile sig_atomic_t *stop;  // set it in a signal handler: drains and returns
-    int drain_ms;                       // grace for streams at the end, default 30000; -1 = none
+    const volatile sig_atomic_t *stop;  // revdial_serve() drains and returns when this is not 0; a
+                                        // signal handler may set it
+    int drain_ms;  // time for streams to end when it stops, default 30000; -1 = no limit
     revdial_common common;
 } revdial_agent_config;
 
@@ -1291,8 +1372,8 @@ REVDIAL_API int revdial_serve(const revdial_agent_config *cfg, revdial_err *err)
 //   thread   any
 REVDIAL_API revdial_agent *revdial_agent_start(const revdial_agent_config *cfg, revdial_err *err);
 
-// A live session to dial the proxy through.
-//   blocks   for timeout_ms (-1 for ever)
+// A live session, for dials to the proxy (revdial_session_dial()).
+//   blocks   for timeout_ms
 //   returns  a session with a reference for you, or NULL: err is ETIMEDOUT, ECLOSED (the agent has
 //            stopped) or EDEADLK
 //   thread   any but I/O threads
@@ -1305,16 +1386,17 @@ REVDIAL_API revdial_session *revdial_agent_wait(revdial_agent *a, int timeout_ms
 REVDIAL_API int revdial_agent_replace_allow(revdial_agent *a, const char *const *allow,
                                             revdial_err *err);
 
+// Counters of the agent and of all its sessions.
 //   thread   any
 REVDIAL_API void revdial_agent_get_stats(revdial_agent *a, revdial_stats *out);
 
-// Drains for drain_ms (0 = not at all), then ends, joins and frees the agent.
+// Drains for drain_ms, then ends, joins and frees the agent.
 //   blocks   for drain_ms, and until handlers have returned (their streams fail at the end of it),
 //            as well as credential_fn, if an attempt is in it. A thread that is in the system's
 //            resolver is not waited for: it ends when the resolver returns, and until then it
 //            touches nothing of yours, but its code must stay loaded
 //   returns  0 all streams had ended, REVDIAL_ETIMEDOUT; EDEADLK in a handler or another callback
-//            of this agent, for which it would wait: nothing has happened then
+//            of this agent, because it would wait for itself: nothing has happened then
 //   thread   any but callbacks
 REVDIAL_API int revdial_agent_stop(revdial_agent *a, int drain_ms);
 

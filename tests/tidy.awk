@@ -77,9 +77,13 @@ signature != "" {
     else if (in_map && n && word[1] ~ /^(api|impl)\.[a-z0-9]+$/) map[++maps] = word[1]
 }
 /^\/\/ MARK: impl\./ { impl = 1 }
+/^\/\/ MARK: / { banner = 1; for_all = 0 }
+banner && /^\/\/   thread / { for_all = 1 }
+/^\/\/ ====/ { banner = 0 }
 /^\/\/ MARK: / && map[++marks] != $3 { say("the MAP says " map[marks] " here, the banner " $3) }
 
-# A comment with a thread line serves the declarations that follow it without a blank line.
+# A comment with a thread line serves the declarations that follow it without a blank line; one in
+# a banner serves its whole section.
 /^\/\// {
     if (!commented) thread = 0
     commented = 1
@@ -88,6 +92,6 @@ signature != "" {
 }
 { commented = 0 }
 /^$/ { thread = 0 }
-/^REVDIAL_API / && !impl && !thread { say("public function without a thread line") }
+/^REVDIAL_API / && !impl && !thread && !for_all { say("public function without a thread line") }
 
 END { end_file(); exit bad }
