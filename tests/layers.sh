@@ -8,7 +8,7 @@
 header=${1:-revdial.h}
 here=$(dirname "$0")
 CC=${CC:-cc}
-core='wire mux http via engine'
+core='wire mux http egress engine'
 tmp=build/layers
 passed=0
 failed=0
