@@ -30,91 +30,91 @@ typedef struct settings {
 #define AT(field) offsetof(settings, field)
 static const prog_option options[] = {
     {"server", PROG_LIST, AT(servers), "URL",
-     "where the proxy listens: https://HOST[:PORT][/PATH], http://... without\n"
-     "TLS, wss:// and ws:// through a WebSocket, or unix:PATH; several\n"
-     "(repeated or with commas) are all served at the same time",
+     "where the proxy listens: https://HOST[:PORT][/PATH], http:// without TLS,\n"
+     "wss:// and ws:// through WebSocket, or unix:PATH. Repeat it, or separate\n"
+     "with commas, to serve several proxies at the same time",
      0, 0},
     {"name", PROG_TEXT, AT(name), "NAME", "the name to register: a-z 0-9 . _ - (up to 64)", 0, 0},
     {"instance", PROG_TEXT, AT(instance), "ID",
-     "tells the agents of a name apart: a new one replaces the old one of the\n"
-     "same ID, so each needs its own (default: another for each process)",
+     "tells agents of one name apart: a new agent replaces the one that has the\n"
+     "same ID, so each needs an ID of its own (default: a new one per process)",
      0, 0},
     {"token-file", PROG_TEXT, AT(token_file), "FILE",
-     "a file with the token or password, read again before each attempt to\n"
+     "file with the token or password, read again before each attempt to\n"
      "connect (default: the environment variable REVDIAL_TOKEN)",
      0, 0},
     {"auth", PROG_CHOICE, AT(auth), "bearer|basic|digest",
-     "how to present it (default bearer). digest shows it to nobody and has the\n"
-     "proxy prove that it knows it, too: good enough without TLS",
+     "how to present it (default bearer). digest keeps the password secret even\n"
+     "without TLS, and makes the proxy prove that it knows it, too",
      0, 0},
-    {"user", PROG_TEXT, AT(user), "USER", "whose password it is, for basic and digest", 0, 0},
+    {"user", PROG_TEXT, AT(user), "USER", "user name of the password, for basic and digest", 0, 0},
     {"via", PROG_TEXT, AT(via), "URL",
-     "an egress proxy to go through: http://HOST:PORT (CONNECT) or\n"
+     "egress proxy to connect through: http://HOST:PORT (CONNECT) or\n"
      "socks5://HOST:PORT; it resolves the names of the servers",
      0, 0},
     {"via-file", PROG_TEXT, AT(via_file), "FILE",
-     "a file with such a URL, which may have a login: http://USER:PASSWORD@...\n"
-     "(default: the environment variable REVDIAL_VIA, and no other)",
+     "file with such a URL, which may have a login: http://USER:PASSWORD@...\n"
+     "(default: the environment variable REVDIAL_VIA; HTTPS_PROXY is ignored)",
      0, 0},
     {"tls-ca", PROG_TEXT, AT(tls.ca), "FILE",
-     "authorities that may vouch for the proxy (default: those of the system)", 0, 0},
+     "certificate authorities trusted for the proxy (default: the system's)", 0, 0},
     {"tls-cert", PROG_TEXT, AT(tls.cert), "FILE",
-     "our own certificate, for a proxy that asks for one", 0, 0},
-    {"tls-key", PROG_TEXT, AT(tls.key), "FILE", "its key, not encrypted", 0, 0},
+     "certificate of this agent, for a proxy that asks for one", 0, 0},
+    {"tls-key", PROG_TEXT, AT(tls.key), "FILE", "key of that certificate, not encrypted", 0, 0},
     {"server-name", PROG_TEXT, AT(server_name), "HOST",
-     "the name that the proxy's certificate must have (default: the host of\n"
-     "the URL)",
-     0, 0},
+     "name that the proxy's certificate must have (default: host of the URL)", 0, 0},
     {"target", PROG_TEXT, AT(target), "HOST:PORT",
-     "where streams go that ask for no target of their own; also unix:PATH", 0, 0},
+     "where to connect streams that ask for no target; also unix:PATH", 0, 0},
     {"allow", PROG_LIST, AT(allow), "PATTERN",
-     "what else streams may ask for, checked after resolution; repeatable:\n"
-     "127.0.0.1:22, 10.0.0.0/8:80-90, [fd00::]/8:*, *.svc.local:443,\n"
-     "unix:/run/x. A name leads to loopback (except localhost), link-local\n"
-     "and metadata addresses only where these have a pattern, too",
+     "other targets that streams may ask for, checked after resolution;\n"
+     "repeatable: 127.0.0.1:22, 10.0.0.0/8:80-90, [fd00::]/8:*,\n"
+     "*.svc.local:443, unix:/run/x. A host name that resolves to a loopback\n"
+     "(except localhost), link-local, carrier NAT (100.64.0.0/10) or cloud\n"
+     "metadata address is refused unless an address pattern allows it",
      0, 0},
     {"allow-file", PROG_TEXT, AT(allow_file), "FILE",
-     "more of these, one a line; HUP reads it again", 0, 0},
+     "file with more patterns, one per line; HUP reads it again", 0, 0},
     {"proxy-protocol", PROG_CHOICE, AT(proxy_protocol), "0|1|2",
-     "tell targets the client's address with a PROXY header of that version", 0, 0},
+     "send targets the client's address in a PROXY header of this version", 0, 0},
     {"connect-timeout", PROG_DURATION, AT(connect_timeout_ms), "TIME",
-     "for connecting to a target (default 5s)", 1, 3600000},
+     "longest time to connect to a target (default 5s)", 1, 3600000},
     {"idle-timeout", PROG_DURATION, AT(idle_timeout_ms), "TIME",
-     "ends streams that move nothing for so long (default 0: never)", 0, INT_MAX},
+     "end streams that carry no byte for TIME (default 0: never)", 0, INT_MAX},
     {"drain", PROG_DURATION, AT(drain_ms), "TIME",
-     "how long TERM waits for streams to end (default 30s)", 0, INT_MAX},
+     "longest time that TERM waits for streams to end (default 30s)", 0, INT_MAX},
     {"keepalive", PROG_DURATION, AT(keepalive_ms), "TIME",
-     "asks a proxy that has been silent for so long for a sign of life (default\n"
-     "15s, at least 100ms)",
-     100, 3600000},
-    {"dead-after", PROG_DURATION, AT(dead_after_ms), "TIME",
-     "gives it up so long after that, and connects again (default 15s, at least\n"
+     "ping the proxy after TIME without a byte from it (default 15s, at least\n"
      "100ms)",
      100, 3600000},
+    {"dead-after", PROG_DURATION, AT(dead_after_ms), "TIME",
+     "reconnect if no byte arrives within TIME after that ping (default 15s,\n"
+     "at least 100ms)",
+     100, 3600000},
     {"tcp-keepalive", PROG_DURATION, AT(tcp_keepalive_ms), "TIME",
-     "asks the system of a target that has been silent for so long for a sign of\n"
-     "life, and ends the connection if it gives none for three quarters of that\n"
+     "TCP keepalive of targets: probe after TIME without a byte, and end the\n"
+     "connection if no answer comes within another three quarters of TIME\n"
      "(default 60s); 0: never",
      0, 32767000},
     {"half-closed-timeout", PROG_DURATION, AT(half_closed_ms), "TIME",
-     "ends a connection that one side has finished when the other one is silent\n"
-     "for so long (default 1h); 0: never",
+     "end a connection when one side has finished and the other has been silent\n"
+     "for TIME (default 1h); 0: never",
      0, INT_MAX},
     {"spin-us", PROG_NUMBER, AT(spin_us), "N",
-     "the I/O thread polls for up to N microseconds before it sleeps, while\n"
-     "that pays (default 100); 0: never, for when processor time is what counts",
+     "busy-wait up to N microseconds for the next byte before sleeping; stops by\n"
+     "itself when waits get longer or the core is needed (default 100); 0: never,\n"
+     "to save processor time",
      0, 1000},
     {"all-addresses", PROG_FLAG, AT(all_addresses), NULL,
-     "serve every address that the server's host name has, not just one", 0, 0},
+     "connect to every address of the server's host name, not just to one", 0, 0},
     {"insecure-cleartext", PROG_FLAG, AT(is_cleartext_fine), NULL,
-     "send the token over plain TCP to another machine: whoever listens on the\n"
-     "way can use it",
+     "send the token over plain TCP to another machine, where anybody on the way\n"
+     "can read and use it",
      0, 0},
 };
 
 static const char usage[] =
-    "revdial-agent dials a revdial-proxy and lets it open connections to services on this side,\n"
-    "where nothing needs to be reachable from outside.\n"
+    "revdial-agent dials a revdial-proxy and lets it open connections to services on this side.\n"
+    "Nothing here needs to be reachable from outside.\n"
     "\n"
     "Usage: revdial-agent --server URL --name NAME [--token-file FILE] --target HOST:PORT ...\n"
     "\n"
@@ -122,20 +122,20 @@ static const char usage[] =
 
 static const char epilogue[] =
     "\n"
-    "A connection that breaks is made again, after 0.5 s to 30 s; the files with token and\n"
-    "certificates are read again for it. TERM and INT let running streams end; another one,\n"
-    "a second or more later, ends the program at once. USR1 and USR2 are ignored. HUP reads the\n"
-    "file of --allow-file and the certificates again; if one is wrong, what it said before stays\n"
-    "in force.\n"
+    "After a lost connection the agent reconnects, with waits of 0.5 s to 30 s. It reads the\n"
+    "token and the certificates again before each attempt. TERM and INT let running streams end;\n"
+    "a second signal, at least a second later, ends the program at once. HUP reads --allow-file\n"
+    "and the certificates again; if a file is wrong, its old content stays in force. USR1 and\n"
+    "USR2 are ignored.\n"
     "\n"
     "Exit codes: 0 stopped, 1 failed, 2 usage, 3 the proxy rejects the token or the name, or the\n"
-    "egress proxy the login.\n"
+    "egress proxy rejects the login.\n"
     "\n"
     "Examples:\n"
     "  The web server of this machine, as cam-1:\n"
     "    revdial-agent --server https://proxy.example:7000 --name cam-1 \\\n"
     "        --token-file /etc/revdial.token --target 127.0.0.1:80\n"
-    "  Nothing by default, but any ssh server of a network if the proxy names it:\n"
+    "  No target by default; the proxy may name any ssh server of a network:\n"
     "    revdial-agent --server unix:/run/revdial.sock --name lab --allow 10.1.0.0/16:22\n";
 
 static const unsigned auth_schemes[] = {REVDIAL_AUTH_BEARER, REVDIAL_AUTH_BASIC,

@@ -79,10 +79,10 @@ static const prog_option prog_common_options[] = {
     {"log-format", PROG_CHOICE, PROG_COMMON(format), "auto|text|logfmt|json",
      "auto: text on a terminal, else logfmt", 0, 0},
     {"access-log", PROG_FLAG, PROG_COMMON(access), NULL,
-     "a line where a client's connection begins and one where it ends, which\n"
-     "--log-level debug has, too",
+     "log the beginning and the end of each client's connection, which\n"
+     "--log-level debug does, too",
      0, 0},
-    {"verbose", PROG_FLAG, PROG_COMMON(verbose), NULL, "-v: as --log-level debug", 0, 0},
+    {"verbose", PROG_FLAG, PROG_COMMON(verbose), NULL, "-v: the same as --log-level debug", 0, 0},
     {"help", PROG_FLAG, PROG_COMMON(help), NULL, "-h: show this and exit", 0, 0},
     {"version", PROG_FLAG, PROG_COMMON(version), NULL, "show the version and exit", 0, 0},
 };

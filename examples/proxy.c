@@ -32,84 +32,91 @@ typedef struct settings {
 #define AT(field) offsetof(settings, field)
 static const prog_option options[] = {
     {"listen", PROG_LIST, AT(listens), "ADDRESS",
-     "where agents connect: HOST:PORT or unix:PATH; port 0 = any free one,\n"
-     "printed as 'listening on ADDRESS'; repeatable. [::]:PORT takes IPv4, too,\n"
+     "where agents connect: HOST:PORT or unix:PATH; repeatable. Port 0 takes a\n"
+     "free one and prints it: 'listening on ADDRESS'. [::]:PORT takes IPv4, too,\n"
      "unless an IPv4 address or a host name with that PORT is given as well",
      0, 0},
     {"expose", PROG_LIST, AT(exposes), "ADDRESS=NAME[/TARGET]",
      "connections to ADDRESS (HOST:PORT, a PORT of 127.0.0.1, or unix:PATH) go\n"
-     "to the agent NAME, there to TARGET (HOST:PORT or unix:PATH) or to where\n"
-     "the agent sends them; port 0 = any free one, printed as 'listening on\n"
-     "ADDRESS for NAME'; repeatable",
+     "to the agent NAME, and there to TARGET (HOST:PORT or unix:PATH; default:\n"
+     "the agent's own target); repeatable. Port 0 takes a free one and prints it:\n"
+     "'listening on ADDRESS for NAME'",
      0, 0},
     {"unix-mode", PROG_MODE, AT(unix_mode), "MODE",
-     "the mode of all Unix sockets, in octal: 0660 lets in the users of the\n"
-     "socket's group (default: 0777 without what the umask takes away)",
+     "mode of all Unix sockets, in octal: with 0660 the users of the socket's\n"
+     "group may connect (default: 0777 less the umask)",
      0, 0},
     {"token-file", PROG_TEXT, AT(credentials.tokens), "FILE",
-     "who may register, one line each (see below); default: the environment\n"
-     "variable REVDIAL_TOKEN holds a token that is good for every name",
+     "who may register, one token per line (see below); default: the environment\n"
+     "variable REVDIAL_TOKEN holds one token for every name",
      0, 0},
     {"auth-file", PROG_TEXT, AT(credentials.auth), "FILE",
-     "the same for users with passwords, one line each (see below)", 0, 0},
+     "who may register, by users with passwords, tokens or certificates, one per\n"
+     "line (see below)",
+     0, 0},
     {"tls-cert", PROG_TEXT, AT(tls.cert), "FILE",
-     "agents connect with TLS (https://), and this certificate, followed by\n"
-     "those that lead to its authority, is shown to them; unix: stays plain",
+     "certificate of this proxy, followed by those that lead to its authority.\n"
+     "Agents then connect with TLS (https://); unix: stays plain",
      0, 0},
-    {"tls-key", PROG_TEXT, AT(tls.key), "FILE", "the key of that certificate, not encrypted", 0, 0},
+    {"tls-key", PROG_TEXT, AT(tls.key), "FILE", "key of that certificate, not encrypted", 0, 0},
     {"client-ca", PROG_TEXT, AT(tls.ca), "FILE",
-     "authorities, and their revocation lists, of agents' certificates: only\n"
-     "agents that have one are heard",
+     "certificate authorities of agents, and their revocation lists: only agents\n"
+     "with a certificate of these are admitted",
      0, 0},
-    {"path", PROG_TEXT, AT(path), "PATH", "of the agents' HTTP request (default /revdial)", 0, 0},
+    {"path", PROG_TEXT, AT(path), "PATH", "path of the agents' request (default /revdial)", 0, 0},
     {"origin", PROG_LIST, AT(origins), "ORIGIN",
-     "a page in a browser that may be an agent, https://ops.example or a glob\n"
-     "of such; repeatable; default: no page may",
+     "web pages that may register from a browser: https://ops.example or a glob;\n"
+     "repeatable (default: none)",
      0, 0},
     {"pick", PROG_CHOICE, AT(pick), "round-robin|least-streams",
      "how to choose between several agents of one name (default round-robin)", 0, 0},
     {"dial-timeout", PROG_DURATION, AT(dial_timeout_ms), "TIME",
-     "how long a client may wait until the agent has reached the target\n"
+     "longest time that a client waits for the agent to reach the target\n"
      "(default 10s)",
      1, 3600000},
     {"wait", PROG_FLAG, AT(is_waiting), NULL,
-     "when no agent of the name is there, wait for one up to --dial-timeout", 0, 0},
+     "if no agent of the name is connected, wait for one, up to --dial-timeout", 0, 0},
     {"early", PROG_FLAG, AT(is_early), NULL,
      "forward a client's bytes before the target has accepted. A refusal then\n"
      "disconnects the client: no other agent is asked, and --dial-timeout does\n"
      "not apply",
      0, 0},
     {"drain", PROG_DURATION, AT(drain_ms), "TIME",
-     "how long TERM waits for connections to end (default 30s)", 0, INT_MAX},
+     "longest time that TERM waits for connections to end (default 30s)", 0, INT_MAX},
     {"keepalive", PROG_DURATION, AT(keepalive_ms), "TIME",
-     "asks an agent that has been silent for so long for a sign of life (default\n"
-     "15s, at least 100ms)",
+     "ping an agent after TIME without a byte from it (default 15s, at least\n"
+     "100ms)",
      100, 3600000},
     {"dead-after", PROG_DURATION, AT(dead_after_ms), "TIME",
-     "gives it up so long after that (default 15s, at least 100ms)", 100, 3600000},
+     "end its session if no byte arrives within TIME after that ping (default\n"
+     "15s, at least 100ms)",
+     100, 3600000},
     {"tcp-keepalive", PROG_DURATION, AT(tcp_keepalive_ms), "TIME",
-     "asks the system of a client that has been silent for so long for a sign of\n"
-     "life, and ends the connection if it gives none for three quarters of that\n"
+     "TCP keepalive of clients: probe after TIME without a byte, and end the\n"
+     "connection if no answer comes within another three quarters of TIME\n"
      "(default 60s); 0: never",
      0, 32767000},
     {"half-closed-timeout", PROG_DURATION, AT(half_closed_ms), "TIME",
-     "ends a connection that one side has finished when the other one is silent\n"
-     "for so long (default 1h); 0: never",
+     "end a connection when one side has finished and the other has been silent\n"
+     "for TIME (default 1h); 0: never",
      0, INT_MAX},
     {"auth-failures", PROG_NUMBER, AT(auth_failures), "N",
-     "wrong credentials for one name that one address may present before it\n"
-     "gets 429, then one every 5 s (default 10); for all names 10 N, then one\n"
-     "every 0.5 s; 0: no limit",
+     "wrong credentials that one address may present for one name: N, then one\n"
+     "every 5 s (default 10); for all names together 10 N, then one every 0.5 s.\n"
+     "Above that it gets 429; 0: no limit",
      0, 1 << 20},
-    {"io-threads", PROG_NUMBER, AT(io_threads), "N", "that carry the bytes (default 1)", 1, 256},
+    {"io-threads", PROG_NUMBER, AT(io_threads), "N", "threads for the bytes (default 1)", 1, 256},
     {"spin-us", PROG_NUMBER, AT(spin_us), "N",
-     "I/O threads poll for up to N microseconds before they sleep, while that\n"
-     "pays (default 100); 0: never, for when processor time is what counts",
+     "busy-wait up to N microseconds for the next byte before sleeping; stops by\n"
+     "itself when waits get longer or the core is needed (default 100); 0: never,\n"
+     "to save processor time",
      0, 1000},
-    {"max-sessions", PROG_NUMBER, AT(max_sessions), "N", "agents at one time (default 65536)", 1,
+    {"max-sessions", PROG_NUMBER, AT(max_sessions), "N", "most agents at once (default 65536)", 1,
      1 << 24},
     {"max-per-identity", PROG_NUMBER, AT(max_per_identity), "N",
-     "agents of one token, user or certificate (default: no limit)", 1, 1 << 24},
+     "most agents of one token, user or certificate at one time (default: no\n"
+     "limit)",
+     1, 1 << 24},
 };
 
 static const char usage[] =
@@ -121,33 +128,35 @@ static const char usage[] =
 
 static const char epilogue[] =
     "\n"
-    "A line of the token file is TOKEN, or NAMES TOKEN: a comma list of the names that the token\n"
-    "may register, globs with * and ? ('*' if the token stands alone), and the token or 'sha256:'\n"
-    "and its hash in hex. '#' starts a comment. Each token is an identity, and a name that one\n"
-    "identity holds is refused to the others; but lines with the same NAMES, unless these are "
-    "'*',\n"
-    "share them, so that a token can be replaced by adding a line.\n"
+    "A line of the token file is TOKEN, or NAMES TOKEN. NAMES is a comma list of the names that\n"
+    "the token may register, globs with * and ? (a TOKEN alone may register any name). TOKEN is\n"
+    "the token, or 'sha256:' and its hash in hex. '#' starts a comment. Each token is an identity\n"
+    "of its own: while it holds a name, other tokens cannot register that name. Only lines with\n"
+    "the same NAMES, unless these are '*', share them, so that a token can be replaced by adding\n"
+    "a line.\n"
     "\n"
-    "A line of the auth file is [group=GROUP] SCHEMES NAMES USER SECRET: a comma list of bearer,\n"
-    "basic and digest; the names as above; who it is ('-' with bearer: as in the token file); and\n"
-    "the password or token, up to the end of the line. For basic and bearer it may be 'sha256:' "
-    "and\n"
-    "its hash, for digest 'ha1:' and the SHA-256 of USER:revdial:PASSWORD, in hex. mtls stands\n"
-    "alone, without a SECRET: USER is a glob for what a certificate proves, 'DNS:*.cams.example',\n"
-    "and a '*' in NAMES is then what the '*' in USER stands for: 'mtls cam-* DNS:*.cams.example'\n"
-    "lets 7.cams.example be cam-7 and nothing else. '**' in NAMES is anything. Certificates that\n"
-    "one line admits share its names. 'group=GROUP' before a line lets all that lines of that\n"
-    "group admit share their names.\n"
+    "A line of the auth file is [group=GROUP] SCHEMES NAMES USER SECRET:\n"
+    "  SCHEMES  a comma list of bearer, basic and digest, or mtls alone\n"
+    "  NAMES    as above\n"
+    "  USER     the user name ('-' with bearer: as in the token file). With mtls a glob for\n"
+    "           what a certificate proves, 'DNS:*.cams.example'\n"
+    "  SECRET   the password or token, up to the end of the line. For basic and bearer it may\n"
+    "           be 'sha256:' and its hash, for digest 'ha1:' and the SHA-256 of\n"
+    "           USER:revdial:PASSWORD, in hex. mtls has none\n"
+    "What '*' matched in the certificate of an mtls line is what '*' stands for in its NAMES:\n"
+    "'mtls cam-* DNS:*.cams.example' lets 7.cams.example register cam-7 and nothing else. '**'\n"
+    "in NAMES is any text. Certificates that one line admits share its names. Lines of one GROUP\n"
+    "share their names.\n"
     "\n"
-    "The first TERM or INT accepts nobody new and lets connections end; another one, a second or\n"
-    "more later, ends the program at once. USR1 and USR2 are ignored. HUP reads all files again:\n"
-    "agents whose line is gone, or has another secret, are disconnected, new ones see the new\n"
-    "certificate, all others stay. If a file is wrong, what it said before stays in force.\n"
+    "TERM and INT accept no new connections and let running ones end; a second signal, at least\n"
+    "a second later, ends the program at once. HUP reads all files again: agents whose line is\n"
+    "gone or has another secret are disconnected, the others stay, and new ones get the new\n"
+    "certificate. If a file is wrong, its old content stays in force. USR1 and USR2 are ignored.\n"
     "\n"
     "Exit codes: 0 stopped, 1 failed, 2 usage, 4 cannot listen on an address.\n"
     "\n"
     "Examples:\n"
-    "  Port 8080 here is what the agent cam-1 calls its target:\n"
+    "  Port 8080 here leads to the target of the agent cam-1:\n"
     "    revdial-proxy --listen 0.0.0.0:7000 --tls-cert proxy.pem --tls-key proxy.key \\\n"
     "        --token-file tokens --expose 0.0.0.0:8080=cam-1\n"
     "  Two services behind one agent, the second through a Unix socket:\n"

@@ -1,4 +1,4 @@
-# Writes the C of documents to DIR/block_N.c.     awk -v dir=DIR -f blocks.awk revdial.h README.md
+# Writes the C of documents to DIR/block_N.c.     awk -v dir=DIR -f blocks.awk revdial.h FILE.md...
 # Of Markdown the blocks fenced as ```c; of the header the example in the opening comment, which
 # begins with a line of the preprocessor and ends with the brace that closes main.
 

@@ -76,7 +76,7 @@ TEST(the_key_of_rfc_6455_has_its_answer)
     CHECK_STR(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
 }
 
-// ---- the byte vectors: each sentence is played, and stands in the README
+// ---- the byte vectors: each sentence is played, and stands in the specification
 
 typedef struct vector {
     char sentence[512], text[256];
@@ -141,11 +141,11 @@ static void vector_play(const vector *line, size_t chunk)
     rig_end(r);
 }
 
-// The README with its line breaks and list marks as blanks.
-static const char *readme(void)
+// The specification with its line breaks and list marks as blanks.
+static const char *specification(void)
 {
     static char text[200000];
-    FILE *f = fopen("README.md", "r");
+    FILE *f = fopen(TEST_VECTORS "README.md", "r");
     size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
     if (f) fclose(f);
     text[n] = '\0';
@@ -169,8 +169,8 @@ TEST(each_sentence_about_WebSocket_frames_is_true_of_its_bytes)
         if (!line[0]) comment = 0;
         if (line[0] == '#' && !comment) {
             snprintf(sentence, sizeof sentence, "%.500s", line + 2);
-            if (!strstr(readme(), sentence))
-                test_fail(TEST_VECTORS "websocket.txt", v.line, "not in the README: %s", sentence);
+            if (!strstr(specification(), sentence))
+                test_fail(TEST_VECTORS "websocket.txt", v.line, "not in README.md: %s", sentence);
             sentences++;
         }
         if (!line[0] || line[0] == '#') continue;

@@ -2,11 +2,13 @@
 # The rules of style that a machine can check.     tests/tidy.sh [DIRECTORY]
 #   lines     columns, blanks, tabs, unfinished business, length and parameters of functions; in
 #             revdial.h: the MAP is the MARKs, every public function says which thread may call it
-#   words     every revdial_* or rvd_* word in a comment of revdial.h or in the README exists
+#   words     every revdial_* or rvd_* word in a comment of revdial.h or in a document exists
 #   places    nothing at the top level but what belongs there
 #   version   the numbers and the string say the same
-#   resets    the README's table of reset codes is that of revdial.h
-#   readme    ```c blocks of the README compile; with int main they link, too. A block without is
+#   resets    the specification's table of reset codes is that of revdial.h
+#   vectors   the sentences that stand above the bytes in tests/vectors stand in the specification
+#   links     what the documents link to exists, and README.md has at most 20,000 bytes
+#   readme    ```c blocks of the documents compile; with int main they link, too. One without is
 #             tried as a file's text, then as a function's body that has p (proxy), a (agent),
 #             s (session), st (stream), e (engine), err and buf. The example in the opening comment
 #             of revdial.h is a block as well.
@@ -17,6 +19,8 @@ here=$(cd "$here" && pwd)
 cd "$root" || exit 1
 tmp=build/readme
 header=revdial.h
+specification=tests/vectors/README.md
+documents="README.md examples/README.md tests/README.md $specification"
 passed=0
 failed=0
 export LC_ALL=C
@@ -36,7 +40,7 @@ verdict() {
 }
 
 : >"$tmp/found"
-for file in "$header" README.md LICENSE Makefile; do
+for file in "$header" $documents LICENSE Makefile; do
     if [ ! -r "$file" ]; then echo "$file:1: cannot be read"; fi
 done >"$tmp/found"
 find . \( -path ./build -o -path ./.git \) -prune -o -type f \( -name '*.[ch]' -o -name '*.sh' \
@@ -51,7 +55,7 @@ verdict lines
     cat "$header" revdial_tls.h
     $CC -I. -DREVDIAL_IMPLEMENTATION -x c -E -P "$header" 2>/dev/null
 } >"$tmp/known.c"
-awk -f "$here/words.awk" "$tmp/known.c" $(find examples -name '*.[ch]') "$header" README.md \
+awk -f "$here/words.awk" "$tmp/known.c" $(find examples -name '*.[ch]') "$header" $documents \
     >"$tmp/found" 2>/dev/null
 verdict words
 
@@ -73,10 +77,10 @@ awk '
     }' "$header" >"$tmp/found"
 verdict version
 
-# README's table of reset codes has each of REVDIAL_RESETS, with its text.
+# The specification's table of reset codes has each of REVDIAL_RESETS, with its text.
 awk -F'|' '
-    FILENAME == "README.md" {
-        if (/^#/) inside = /^### Reset codes/
+    FILENAME ~ /\.md$/ {
+        if (/^#/) inside = /^## Reset codes/
         for (i = 2; inside && i < NF; i += 2) text[$i + 0] = $(i + 1)
         next
     }
@@ -84,14 +88,43 @@ awk -F'|' '
     resets && /X\([A-Z_]+, [0-9]+, "/ {
         split($0, x, /, |"/)
         if (index(text[x[2]], " " x[4]) != 1)
-            printf "README.md:1: reset code %d, \"%s\", is not in the table\n", x[2], x[4]
+            printf "%s:1: no reset code %d, \"%s\", in the table\n", ARGV[1], x[2], x[4]
     }
     !/\\$/ { resets = 0 }
-' README.md "$header" >"$tmp/found"
+' "$specification" "$header" >"$tmp/found"
 verdict resets
 
+# The specification and the comments of the vectors as one line each, blanks and list marks undone.
+# Above bytes that are not of one sentence the first comment says how the file is written.
+awk '
+    function judge() {
+        if (said != "" && !index(text, said)) print where ": not in " ARGV[1] ":" said
+        said = ""
+    }
+    FNR == 1 { judge(); explains = FILENAME !~ /handshake|refusal/ }
+    FILENAME == ARGV[1] { sub(/^(- )?  */, ""); sub(/^- /, ""); text = text " " $0; next }
+    !/^# / { judge(); explains = 0; next }
+    explains { next }
+    { if (said == "") where = FILENAME ":" FNR; said = said substr($0, 2) }
+    END { judge() }
+' "$specification" tests/vectors/*.txt >"$tmp/found"
+verdict vectors
+
+# [text](file) of each document, without a place in the file. Other sites are not asked.
+for document in $documents; do
+    grep -on '](\([^)#:]*\)[#)]' "$document" | sed 's/\(.*\):](\([^)#]*\).*/\1 \2/' |
+        while read -r line file; do
+            if [ -z "$file" ] || [ -e "$(dirname "$document")/$file" ]; then continue; fi
+            echo "$document:$line: $file does not exist"
+        done
+done >"$tmp/found"
+if [ "$(wc -c <README.md)" -gt 20000 ]; then
+    echo "README.md:1: over 20,000 bytes: more than a visitor reads" >>"$tmp/found"
+fi
+verdict links
+
 : >"$tmp/found"
-awk -v dir="$tmp" -f "$here/blocks.awk" "$header" README.md 2>/dev/null
+awk -v dir="$tmp" -f "$here/blocks.awk" "$header" $documents 2>/dev/null
 printf '#define REVDIAL_IMPLEMENTATION\n#include "%s"\n' "$header" >"$tmp/impl.c"
 flags='-Wall -Wextra -Werror -I. -pthread'
 for block in "$tmp"/block_*.c; do

@@ -1,6 +1,6 @@
-# Finds words of our names' form that name nothing.    awk -f words.awk CODE... revdial.h README.md
-# The last two files are searched: of revdial.h the comments, of the README everything. All others
-# say what exists. "rvd_mux_*" and "rvd_mux_" are fine if a name begins so; revdial_x.h is a file.
+# Finds words of our names' form that name nothing.  awk -f words.awk CODE... revdial.h FILE.md...
+# The last files are searched: of revdial.h the comments, of documents everything. All others say
+# what exists. "rvd_mux_*" and "rvd_mux_" are fine if a name begins so; revdial_x.h is a file.
 
 function learn(text,   name) {
     while (match(text, /[A-Za-z_][A-Za-z0-9_]*/)) {
@@ -63,7 +63,7 @@ FNR == 1 { inside = 0 }
         }
     }
 }
-FILENAME == "README.md" { search($0); next }
+FILENAME ~ /\.md$/ { search($0); next }
 FILENAME == "revdial.h" { search(comment); next }
 { learn(code) }
 END { exit bad }

@@ -1,14 +1,15 @@
-# nginx and HAProxy in front of a proxy, configured by the very lines that the README shows, and
+# nginx and HAProxy in front of a proxy, configured by the very lines of examples/README.md, and
 # what must get through them. Sourced by the parts that need it.
 
 make_file "$www/medium" "${medium_mb:-192}"
 medium_sha=$(sha256 "$www/medium")
 head -c 20000 "$big" >"$www/small/page"
 
-# The README's block in that language, with a port that is free and the tunnel's address.
+# The document's block in that language, with a port that is free and the tunnel's address.
 readme_block() {
     awk -v fence="\`\`\`$1" '$0 == fence { inside = 1; next } /^```/ { inside = 0 } inside' \
-        "$here/../../README.md" | sed "s/127\.0\.0\.1:7000/$tunnel/; s/bind :8000/bind $front/"
+        "$here/../../examples/README.md" |
+        sed "s/127\.0\.0\.1:7000/$tunnel/; s/bind :8000/bind $front/"
 }
 
 # start_front nginx|haproxy [SED_SCRIPT]: at $front, with a configuration changed by the script

@@ -19,7 +19,7 @@ helps() {
     done
 }
 
-# The options of a program, as the README lists them, and as --help does.
+# The options of a program: those of the README's table, and all, as --help writes them.
 option_rows() {
     sed -n 's/^| `\(--[^`]*\)` | \('"$1"'\|both\) |.*/\1/p' "$here/../../README.md" |
         tr -d '\\' | sort
@@ -29,13 +29,24 @@ option_helps() {
         sed -n 's/^  \(--[a-z-]*\( [^ ]\+\)\?\)\(  .*\)\?$/\1/p' | sort
 }
 
-readme_has_the_options() {
-    local program difference
+# What the documents call an option, in their tables, sentences and commands.
+options_named() {
+    (cd "$here/../.." && grep -ohE '(^|[^-a-z])--[a-z][a-z-]*' README.md examples/README.md \
+        tests/README.md) | sed 's/^[^-]//' | sort -u
+}
+
+readme_has_options_of_help() {
+    local program wrong
     for program in proxy agent; do
-        difference=$(diff <(option_rows $program) <(option_helps $program)) ||
-            { fail "$program, README and --help: $difference"; return; }
+        wrong=$(comm -23 <(option_rows $program) <(option_helps $program))
+        [ -z "$wrong" ] || { fail "$program --help does not have $wrong"; return; }
         figures="$figures $program $(option_rows $program | wc -l)"
     done
+    wrong=$(comm -23 <(options_named) \
+        <({ option_helps proxy; option_helps agent; } | sed 's/ .*//' | sort -u))
+    [ -z "$wrong" ] || fail "no program has $wrong"
+    wrong=$({ option_rows proxy; option_rows agent; } | sort -u | wc -l)
+    [ "$wrong" -eq 10 ] || fail "the table in README.md has $wrong options, not ten"
 }
 
 # Each line: the program, what it must name, and the options.
@@ -406,7 +417,7 @@ no_secrets() {
 }
 
 check '--help and --version' helps
-check 'the README lists the options of --help' readme_has_the_options
+check 'options that the documents name are those of --help' readme_has_options_of_help
 check 'wrong options are named, exit code 2' bad_options
 check 'secrets that all can read, and no --expose, are warned of' warnings
 check 'proxy and servers are ready' start_programs || return

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fuzzes what reads bytes of strangers.     make fuzz, FUZZ_SECONDS=60 make fuzz FUZZ="engine egress"
+# Fuzzes what reads bytes of strangers.    make fuzz, FUZZ_SECONDS=60 make fuzz FUZZ="engine egress"
 # FUZZ_SECONDS is for all targets together, FUZZ_SEED is libFuzzer's, 0 = any. With clang's
 # libFuzzer where it is, else the targets mutate their seeds themselves; with sanitizers where they
 # link. What was found once and lies in tests/fuzz/found/TARGET-* is replayed first. An input that
