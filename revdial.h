@@ -1477,6 +1477,11 @@ static inline int64_t rvd_base_later(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
+static inline int64_t rvd_base_sooner(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 // An intrusive list: the head is a link too, a link that is in no list points to itself.
 typedef struct rvd_base_link {
     struct rvd_base_link *next, *prev;
@@ -1532,6 +1537,17 @@ static void rvd_base_put_u16(uint8_t *p, uint32_t v)
 {
     p[0] = (uint8_t)(v >> 8);
     p[1] = (uint8_t)v;
+}
+
+static uint64_t rvd_base_u64(const uint8_t *p)
+{
+    return (uint64_t)rvd_base_u32(p) << 32 | rvd_base_u32(p + 4);
+}
+
+static void rvd_base_put_u64(uint8_t *p, uint64_t v)
+{
+    rvd_base_put_u32(p, (uint32_t)(v >> 32));
+    rvd_base_put_u32(p + 4, (uint32_t)v);
 }
 
 static size_t rvd_base_min(size_t a, size_t b)
@@ -1680,12 +1696,10 @@ static void rvd_base_sha256_final(rvd_base_sha256 *s, uint8_t digest[RVD_BASE_SH
     static const uint8_t pad[64] = {0x80};
     uint64_t bits = s->total * 8;
     uint8_t length[8];
-    rvd_base_put_u32(length, (uint32_t)(bits >> 32));
-    rvd_base_put_u32(length + 4, (uint32_t)bits);
+    rvd_base_put_u64(length, bits);
     rvd_base_sha256_update(s, pad, 1 + (size_t)((119 - s->total % 64) % 64));
     rvd_base_sha256_update(s, length, sizeof length);
-    for (size_t i = 0; i < RVD_BASE_SHA256_SIZE; i++)
-        digest[i] = (uint8_t)(s->state[i / 4] >> (24 - 8 * (i % 4)));
+    for (size_t i = 0; i < 8; i++) rvd_base_put_u32(digest + 4 * i, s->state[i]);
     rvd_base_wipe(s, sizeof *s);
 }
 
@@ -1749,41 +1763,82 @@ static void rvd_base_sha1(const void *data, size_t len, uint8_t digest[RVD_BASE_
     for (size_t i = 0; i + 64 <= len; i += 64) rvd_base_sha1_compress(state, at + i);
     if (left) memcpy(tail, at + len - left, left);
     tail[left] = 0x80;
-    rvd_base_put_u32(tail + tail_len - 8, (uint32_t)((uint64_t)len >> 29));
-    rvd_base_put_u32(tail + tail_len - 4, (uint32_t)((uint64_t)len << 3));
+    rvd_base_put_u64(tail + tail_len - 8, (uint64_t)len << 3);
     for (size_t i = 0; i < tail_len; i += 64) rvd_base_sha1_compress(state, tail + i);
     for (size_t i = 0; i < 5; i++) rvd_base_put_u32(digest + 4 * i, state[i]);
 }
 
 // ---- Text ---------------------------------------------------------------------------------------
 
+// Text that somebody else keeps, without a NUL at its end.
+typedef struct rvd_base_slice {
+    const char *at;
+    size_t len;
+} rvd_base_slice;
+
+static rvd_base_slice rvd_base_slice_of(const char *s)
+{
+    rvd_base_slice slice = {s, strlen(s)};
+    return slice;
+}
+
+static rvd_base_slice rvd_base_trim(rvd_base_slice s)
+{
+    while (s.len > 0 && (s.at[0] == ' ' || s.at[0] == '\t')) {
+        s.at++;
+        s.len--;
+    }
+    while (s.len > 0 && (s.at[s.len - 1] == ' ' || s.at[s.len - 1] == '\t')) s.len--;
+    return s;
+}
+
+static char rvd_base_lower(char c)
+{
+    return (char)(c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c);
+}
+
+// The value of a hexadecimal digit of either case; 16 for any other byte. No branch tells a digit
+// from a letter, because the digit may belong to the hash of a secret.
+static unsigned rvd_base_hex_value(char c)
+{
+    unsigned number = (unsigned)(uint8_t)c - '0', letter = ((unsigned)(uint8_t)c | 0x20) - 'a';
+    unsigned is_number = number < 10, is_letter = letter < 6;
+    return is_number * number + is_letter * (letter + 10) + 16 * (1 - is_number - is_letter);
+}
+
 // Reads exactly 2 * size hexadecimal digits, of either case.
 //   returns  1, or 0 if there are not that many before a NUL or another byte
 static int rvd_base_hex(uint8_t *out, size_t size, const char *hex)
 {
     for (size_t i = 0; i < 2 * size; i++) {
-        // No branch tells a digit from a letter: it may be of a secret's hash.
-        unsigned number = (unsigned)(uint8_t)hex[i] - '0';
-        unsigned letter = ((unsigned)(uint8_t)hex[i] | 0x20) - 'a';
-        unsigned is_number = number < 10;
-        unsigned digit = (is_number * number) | ((1 - is_number) * (letter + 10));
-        if (!(is_number | (letter < 6))) return 0;
+        unsigned digit = rvd_base_hex_value(hex[i]);
+        if (digit > 15) return 0;
         out[i / 2] = (uint8_t)(i % 2 ? out[i / 2] | digit : digit << 4);
     }
     return 1;
 }
 
-// Reads all of an unsigned decimal number: no sign, no blank, no leading zero, at most `max`.
+// Reads the unsigned decimal number that `s` begins with: no sign, no leading zero, at most `max`.
+//   returns  how many digits it has, and *out; 0 if there is no such number
+static size_t rvd_base_digits(const char *s, size_t len, uint64_t max, uint64_t *out)
+{
+    uint64_t n = 0;
+    size_t at = 0;
+    for (; at < len && s[at] >= '0' && s[at] <= '9'; at++) {
+        unsigned digit = (unsigned)(s[at] - '0');
+        if ((at > 0 && s[0] == '0') || digit > max || n > (max - digit) / 10) return 0;
+        n = 10 * n + digit;
+    }
+    if (at > 0) *out = n;
+    return at;
+}
+
+// The same of a text that has to be a number and nothing else.
 //   returns  1 and *out, or 0
 static int rvd_base_decimal(const char *s, size_t len, uint64_t max, uint64_t *out)
 {
-    uint64_t n = 0;
-    if (len == 0 || (len > 1 && s[0] == '0')) return 0;
-    for (size_t i = 0; i < len; i++) {
-        unsigned digit = (unsigned)(unsigned char)s[i] - '0';
-        if (digit > 9 || digit > max || n > (max - digit) / 10) return 0;
-        n = 10 * n + digit;
-    }
+    uint64_t n;
+    if (len == 0 || rvd_base_digits(s, len, max, &n) != len) return 0;
     *out = n;
     return 1;
 }
@@ -1890,27 +1945,32 @@ static int rvd_base_tied_matches(const char *pattern, size_t len, const char *na
            memcmp(name + head + middle, pattern + head + 1, tail) == 0;
 }
 
-// Takes the next item off a comma list that goes on until `end`: without the blanks around it, and
-// empty ones are passed over. All comma lists are read by this.
-//   returns  its length, 0 at the end
-static size_t rvd_base_item_until(const char **list, const char *end, const char **item)
+// Takes the next item off a comma list, without the blanks around it. Empty items are skipped (RFC
+// 9110 section 5.6.1.2). Every comma list is read by this function.
+//   returns  1 and *item, or 0 at the end
+static int rvd_base_list_next(rvd_base_slice *rest, rvd_base_slice *item)
 {
-    while (*list < end) {
-        const char *at = *list;
-        const char *comma = (const char *)memchr(at, ',', (size_t)(end - at));
-        const char *last = comma ? comma : end;
-        *list = comma ? comma + 1 : end;
-        while (at < last && (*at == ' ' || *at == '\t')) at++;
-        while (at < last && (last[-1] == ' ' || last[-1] == '\t')) last--;
-        *item = at;
-        if (at < last) return (size_t)(last - at);
+    while (rest->len > 0) {
+        const char *comma = (const char *)memchr(rest->at, ',', rest->len);
+        size_t len = comma ? (size_t)(comma - rest->at) : rest->len;
+        rvd_base_slice raw = {rest->at, len};
+        rest->at += comma ? len + 1 : len;
+        rest->len -= comma ? len + 1 : len;
+        *item = rvd_base_trim(raw);
+        if (item->len > 0) return 1;
     }
     return 0;
 }
 
+// The same for a list that ends with a NUL.
+//   returns  the length of *item, 0 at the end
 static size_t rvd_base_item(const char **list, const char **item)
 {
-    return rvd_base_item_until(list, *list + strlen(*list), item);
+    rvd_base_slice rest = rvd_base_slice_of(*list), next = {NULL, 0};
+    rvd_base_list_next(&rest, &next);
+    *list = rest.at;
+    *item = next.at;
+    return next.len;
 }
 
 // The name in a list that has exactly one item, and no pattern: then a backend need not say it.
@@ -1979,13 +2039,22 @@ static int rvd_base_show(const revdial_credential *row, const revdial_identity *
     return rvd_base_shows(row, name, out);
 }
 
-// Text under construction in memory of the caller. Always NUL-terminated, so `size` is one more
-// than the longest text; what does not fit is cut off and noted.
+// Text under construction in memory of the caller. It always ends with a NUL, so `size` is one more
+// than the longest text. What does not fit is cut off, and `overflow` says so.
 typedef struct rvd_base_text {
     char *at;
     size_t size, len;
     int overflow;
 } rvd_base_text;
+
+// An empty text in `size` bytes of the caller, at least 1.
+static rvd_base_text rvd_base_text_in(void *at, size_t size)
+{
+    rvd_base_text t = {(char *)at, size, 0, 0};
+    REVDIAL_ASSERT(size > 0);
+    t.at[0] = '\0';
+    return t;
+}
 
 static void rvd_base_text_add(rvd_base_text *t, const char *s)
 {
@@ -1993,6 +2062,40 @@ static void rvd_base_text_add(rvd_base_text *t, const char *s)
     while (*s && t->len + 1 < t->size) t->at[t->len++] = *s++;
     t->at[t->len] = '\0';
     if (*s) t->overflow = 1;
+}
+
+// RVD_BASE_ADD(&t, a, b, c) appends several pieces; a piece that is NULL is left out.
+// RVD_BASE_JOIN(buf, size, a, b, c) makes them the text of a buffer and returns its length.
+// RVD_BASE_NUMBER(n) is a decimal number as such a piece.
+enum { RVD_BASE_NUMBER_SIZE = 21 };  // 2^64 - 1 has 20 digits
+static const char rvd_base_end[1];   // its address stands behind the last piece
+#define RVD_BASE_PIECES(...) ((const char *const[]){__VA_ARGS__, rvd_base_end})
+#define RVD_BASE_ADD(t, ...) rvd_base_text_add_all(t, RVD_BASE_PIECES(__VA_ARGS__))
+#define RVD_BASE_JOIN(buf, size, ...) rvd_base_join(buf, size, RVD_BASE_PIECES(__VA_ARGS__))
+#define RVD_BASE_NUMBER(n) rvd_base_number((char[RVD_BASE_NUMBER_SIZE]){0}, n)
+
+static void rvd_base_text_add_all(rvd_base_text *t, const char *const *piece)
+{
+    for (; *piece != rvd_base_end; piece++)
+        if (*piece) rvd_base_text_add(t, *piece);
+}
+
+static size_t rvd_base_join(char *buf, size_t size, const char *const *pieces)
+{
+    rvd_base_text t = rvd_base_text_in(buf, size);
+    rvd_base_text_add_all(&t, pieces);
+    return t.len;
+}
+
+static const char *rvd_base_number(char digits[RVD_BASE_NUMBER_SIZE], uint64_t n)
+{
+    char *at = digits + RVD_BASE_NUMBER_SIZE - 1;
+    *at = '\0';
+    do {
+        *--at = (char)('0' + n % 10);
+        n /= 10;
+    } while (n > 0);
+    return at;
 }
 
 // What a peer said: cut to `max` bytes, and a '?' for each that is not printable ASCII, or a quote.
@@ -2008,14 +2111,7 @@ static void rvd_base_text_add_said(rvd_base_text *t, const char *s, size_t len, 
 
 static void rvd_base_text_add_decimal(rvd_base_text *t, uint64_t n)
 {
-    char digits[21];  // 2^64 - 1 has 20
-    size_t at = sizeof digits - 1;
-    digits[at] = '\0';
-    do {
-        digits[--at] = (char)('0' + n % 10);
-        n /= 10;
-    } while (n > 0);
-    rvd_base_text_add(t, digits + at);
+    rvd_base_text_add(t, RVD_BASE_NUMBER(n));
 }
 
 // Without a table or a branch: no cache learns what is coded here, which may be a secret's hash.
@@ -2036,10 +2132,9 @@ static void rvd_base_text_add_hex(rvd_base_text *t, const uint8_t *bytes, size_t
 // Exactly 16 digits, lower case.
 static void rvd_base_text_add_hex16(rvd_base_text *t, uint64_t n)
 {
-    char digits[17];
-    for (size_t i = 0; i < 16; i++) digits[i] = "0123456789abcdef"[n >> (60 - 4 * i) & 15];
-    digits[16] = '\0';
-    rvd_base_text_add(t, digits);
+    uint8_t bytes[8];
+    rvd_base_put_u64(bytes, n);
+    rvd_base_text_add_hex(t, bytes, sizeof bytes);
 }
 
 // RFC 4648 section 4, with its padding.
@@ -2146,35 +2241,17 @@ typedef struct rvd_wire_addr {
     uint32_t port;
 } rvd_wire_addr;
 
-static int rvd_wire_hex_digit(char c)
-{
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-    return -1;
-}
-
-// Decimal 0..max without signs, blanks or leading zeros. Returns what follows it, or NULL.
-static const char *rvd_wire_decimal(const char *s, uint32_t max, uint32_t *out)
-{
-    uint32_t v = 0;
-    if (*s < '0' || *s > '9' || (*s == '0' && s[1] >= '0' && s[1] <= '9')) return NULL;
-    for (; *s >= '0' && *s <= '9'; s++) {
-        v = v * 10 + (uint32_t)(*s - '0');
-        if (v > max) return NULL;
-    }
-    *out = v;
-    return s;
-}
-
+// Four numbers. Returns what follows them, or NULL.
 static const char *rvd_wire_ip4_parse(const char *s, uint8_t *ip)
 {
     for (int i = 0; i < 4; i++) {
-        uint32_t part;
+        uint64_t part = 0;
+        size_t digits;
         if (i > 0 && *s++ != '.') return NULL;
-        s = rvd_wire_decimal(s, 255, &part);
-        if (!s) return NULL;
+        digits = rvd_base_digits(s, 4, 255, &part);  // a fourth one is too many
+        if (digits == 0) return NULL;
         ip[i] = (uint8_t)part;
+        s += digits;
     }
     return s;
 }
@@ -2184,9 +2261,9 @@ static const char *rvd_wire_group_parse(const char *s, uint8_t *out)
 {
     uint32_t v = 0;
     int digits = 0;
-    for (; rvd_wire_hex_digit(*s) >= 0; s++, digits++) {
+    for (; rvd_base_hex_value(*s) < 16; s++, digits++) {
         if (digits == 4) return NULL;
-        v = v << 4 | (uint32_t)rvd_wire_hex_digit(*s);
+        v = v << 4 | rvd_base_hex_value(*s);
     }
     if (digits == 0) return NULL;
     rvd_base_put_u16(out, v);
@@ -2236,6 +2313,7 @@ static const char *rvd_wire_ip6_parse(const char *s, uint8_t *ip)
 static int rvd_wire_addr_parse(const char *s, rvd_wire_addr *out)
 {
     rvd_wire_addr a;
+    uint64_t port = 0;
     memset(&a, 0, sizeof a);
     memset(out, 0, sizeof *out);
     if (*s == '[') {
@@ -2247,21 +2325,18 @@ static int rvd_wire_addr_parse(const char *s, rvd_wire_addr *out)
         if (!s) return 0;
         a.family = 4;
     }
-    if (*s++ != ':') return 0;
-    s = rvd_wire_decimal(s, 65535, &a.port);
-    if (!s || *s != '\0') return 0;
+    if (*s++ != ':' || !rvd_base_decimal(s, strlen(s), 65535, &port)) return 0;
+    a.port = (uint32_t)port;
     *out = a;
     return 1;
 }
 
 static void rvd_wire_hex_add(rvd_base_text *t, uint32_t v)
 {
-    static const char digits[] = "0123456789abcdef";
-    char text[5];
+    char text[5] = "";
     int n = 0;
     for (int shift = 12; shift >= 0; shift -= 4)
-        if (v >> shift || shift == 0) text[n++] = digits[v >> shift & 15];
-    text[n] = '\0';
+        if (v >> shift || shift == 0) text[n++] = rvd_base_hex_digit(v >> shift & 15);
     rvd_base_text_add(t, text);
 }
 
@@ -2284,10 +2359,7 @@ static int rvd_wire_ip6_gap(const uint8_t *ip, int *len)
 static void rvd_wire_addr_add(rvd_base_text *t, const rvd_wire_addr *a)
 {
     if (a->family == 4) {
-        for (int i = 0; i < 4; i++) {
-            if (i) rvd_base_text_add(t, ".");
-            rvd_base_text_add_decimal(t, a->ip[i]);
-        }
+        for (int i = 0; i < 4; i++) RVD_BASE_ADD(t, i ? "." : NULL, RVD_BASE_NUMBER(a->ip[i]));
     } else {
         int gap_len, gap = rvd_wire_ip6_gap(a->ip, &gap_len);
         rvd_base_text_add(t, "[");
@@ -2302,8 +2374,7 @@ static void rvd_wire_addr_add(rvd_base_text *t, const rvd_wire_addr *a)
         }
         rvd_base_text_add(t, "]");
     }
-    rvd_base_text_add(t, ":");
-    rvd_base_text_add_decimal(t, a->port);
+    RVD_BASE_ADD(t, ":", RVD_BASE_NUMBER(a->port));
 }
 
 // ---- the preamble: a PROXY protocol v2 header (its specification, section 2.2) ----
@@ -2494,10 +2565,7 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 {
     ptrdiff_t block;
     m->count = 0;
-    m->text.at = m->store;
-    m->text.size = sizeof m->store;
-    m->text.len = 0;
-    m->text.overflow = 0;
+    m->text = rvd_base_text_in(m->store, sizeof m->store);
     block = rvd_wire_addresses_get(m, p, len);
     if (block < 0) return 0;
     for (size_t at = 16 + (size_t)block; at < len;) {
@@ -4589,11 +4657,6 @@ static void rvd_mux_tick_liveness(rvd_mux *m)
         rvd_mux_ping(m);
 }
 
-static int64_t rvd_mux_sooner(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 static int64_t rvd_mux_next_tick(const rvd_mux *m)
 {
     const revdial_limits *l = &m->cfg.limits;
@@ -4601,21 +4664,21 @@ static int64_t rvd_mux_next_tick(const rvd_mux *m)
     if (m->dead) return -1;
     for (int k = 0; k < RVD_MUX_TIMERS; k++)
         if (!rvd_base_link_is_alone(&m->timers[k]))
-            at = rvd_mux_sooner(at,
-                                RVD_BASE_OWNER(m->timers[k].next, rvd_mux_stream, timer)->timer_us);
+            at = rvd_base_sooner(
+                at, RVD_BASE_OWNER(m->timers[k].next, rvd_mux_stream, timer)->timer_us);
     if (rvd_mux_is_asking(m)) {
-        at = rvd_mux_sooner(at, rvd_mux_silent_us(m) + (int64_t)l->dead_after_ms * 1000);
+        at = rvd_base_sooner(at, rvd_mux_silent_us(m) + (int64_t)l->dead_after_ms * 1000);
     } else if (m->ping_wanted) {  // it goes out with the next output; look again in any case
-        at = rvd_mux_sooner(at, m->now_us + (int64_t)l->dead_after_ms * 1000);
+        at = rvd_base_sooner(at, m->now_us + (int64_t)l->dead_after_ms * 1000);
     } else {
-        at = rvd_mux_sooner(at, m->last_rx_us + (int64_t)l->keepalive_ms * 1000);
-        at = rvd_mux_sooner(at, m->next_rtt_us);
+        at = rvd_base_sooner(at, m->last_rx_us + (int64_t)l->keepalive_ms * 1000);
+        at = rvd_base_sooner(at, m->next_rtt_us);
     }
     if (rvd_mux_is_blocked(m))
-        at = rvd_mux_sooner(at, rvd_mux_moved_us(m) + (int64_t)l->write_stall_ms * 1000);
-    if (m->draining && !m->stream_count) at = rvd_mux_sooner(at, m->drain_us);
+        at = rvd_base_sooner(at, rvd_mux_moved_us(m) + (int64_t)l->write_stall_ms * 1000);
+    if (m->draining && !m->stream_count) at = rvd_base_sooner(at, m->drain_us);
     if (m->promised && !rvd_base_link_is_alone(&m->turns))
-        at = rvd_mux_sooner(at, m->promised_us + RVD_MUX_PROMISE_US);
+        at = rvd_base_sooner(at, m->promised_us + RVD_MUX_PROMISE_US);
     return at;
 }
 
@@ -4661,10 +4724,10 @@ static inline void rvd_mux_now(rvd_mux *m, int64_t now_us)
 // The machine slept, not the peer: what was to happen meanwhile is due so much later.
 static void rvd_mux_forgive(rvd_mux *m, int64_t late_us)
 {
-    m->last_rx_us = rvd_mux_sooner(m->last_rx_us + late_us, m->now_us);
-    m->ping_us = rvd_mux_sooner(m->ping_us + late_us, m->now_us);
-    m->progress_us = rvd_mux_sooner(m->progress_us + late_us, m->now_us);
-    m->acked_us = rvd_mux_sooner(m->acked_us + late_us, m->now_us);
+    m->last_rx_us = rvd_base_sooner(m->last_rx_us + late_us, m->now_us);
+    m->ping_us = rvd_base_sooner(m->ping_us + late_us, m->now_us);
+    m->progress_us = rvd_base_sooner(m->progress_us + late_us, m->now_us);
+    m->acked_us = rvd_base_sooner(m->acked_us + late_us, m->now_us);
     for (int k = 0; k < RVD_MUX_TIMERS; k++)
         for (rvd_base_link *l = m->timers[k].next; l != &m->timers[k]; l = l->next)
             RVD_BASE_OWNER(l, rvd_mux_stream, timer)->timer_us += late_us;
@@ -4686,7 +4749,7 @@ static int64_t rvd_mux_tick(rvd_mux *m, int64_t now_us)
     rvd_mux_trim(m);
     m->wake_us = rvd_mux_next_tick(m);
     m->doubt_at = rvd_mux_next_doubt(m);
-    return m->wake_us < 0 ? -1 : rvd_mux_sooner(m->wake_us, m->doubt_at);
+    return m->wake_us < 0 ? -1 : rvd_base_sooner(m->wake_us, m->doubt_at);
 }
 
 // ---- what happened ----
@@ -4883,13 +4946,12 @@ static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
     uint32_t extra = m->cfg.limits.stream_window - m->cfg.recv_window;
     size_t len = 0;
     char id_text[40];
-    rvd_base_text id = {id_text, sizeof id_text, 0, 0};
+    rvd_base_text id = rvd_base_text_in(id_text, sizeof id_text);
     rvd_mux_stream *s;
     if (!at) return REVDIAL_ENOMEM;
     if (with) {
         rvd_base_text_add_hex16(&id, m->cfg.session_id);
-        rvd_base_text_add(&id, ".");
-        rvd_base_text_add_decimal(&id, m->next_id);
+        RVD_BASE_ADD(&id, ".", RVD_BASE_NUMBER(m->next_id));
         len = rvd_wire_preamble_put(at + 3 * RVD_WIRE_HEADER, RVD_WIRE_PREAMBLE_MAX, opts, id_text);
         if (!len) return REVDIAL_EINVAL;
     }
@@ -5264,16 +5326,7 @@ enum rvd_http_verdict {
 
 // ---- Bytes and slices ---------------------------------------------------------------------------
 
-typedef struct rvd_http_slice {
-    const char *at;
-    size_t len;
-} rvd_http_slice;
-
-static rvd_http_slice rvd_http_slice_of(const char *s)
-{
-    rvd_http_slice slice = {s, strlen(s)};
-    return slice;
-}
+typedef rvd_base_slice rvd_http_slice;
 
 static int rvd_http_is_digit(uint8_t c)
 {
@@ -5299,18 +5352,12 @@ static int rvd_http_is_value_byte(uint8_t c, int ascii_only)
     return c == '\t' || (c >= ' ' && c < 0x7f) || (c >= 0x80 && !ascii_only);
 }
 
-static uint8_t rvd_http_lower(char c)
-{
-    uint8_t byte = (uint8_t)c;
-    return (uint8_t)(byte >= 'A' && byte <= 'Z' ? byte + ('a' - 'A') : byte);
-}
-
 // Is it that word, whatever its case? `word` is in lower case.
 static int rvd_http_is_word(rvd_http_slice s, const char *word)
 {
     if (s.len != strlen(word)) return 0;
     for (size_t i = 0; i < s.len; i++)
-        if (rvd_http_lower(s.at[i]) != (uint8_t)word[i]) return 0;
+        if (rvd_base_lower(s.at[i]) != word[i]) return 0;
     return 1;
 }
 
@@ -5364,28 +5411,6 @@ static int rvd_http_is_path(const char *path)
     for (size_t i = 0; i < len; i++)
         if (path[i] <= ' ' || path[i] > '~' || path[i] == '#') return 0;
     return 1;
-}
-
-static rvd_http_slice rvd_http_trim(rvd_http_slice s)
-{
-    while (s.len > 0 && (s.at[0] == ' ' || s.at[0] == '\t')) {
-        s.at++;
-        s.len--;
-    }
-    while (s.len > 0 && (s.at[s.len - 1] == ' ' || s.at[s.len - 1] == '\t')) s.len--;
-    return s;
-}
-
-// Next item of a comma list. Empty ones are passed over (RFC 9110 section 5.6.1.2).
-//   returns  1 and *item, or 0 at the end
-static int rvd_http_list_next(rvd_http_slice *rest, rvd_http_slice *item)
-{
-    const char *at = rest->at;
-    if (rest->len == 0) return 0;
-    item->len = rvd_base_item_until(&at, rest->at + rest->len, &item->at);
-    rest->len -= (size_t)(at - rest->at);
-    rest->at = at;
-    return item->len > 0;
 }
 
 // ---- Fields -------------------------------------------------------------------------------------
@@ -5769,7 +5794,7 @@ typedef struct rvd_http_challenge {
 static int rvd_http_lists(rvd_http_slice list, const char *word)
 {
     rvd_http_slice item;
-    while (rvd_http_list_next(&list, &item))
+    while (rvd_base_list_next(&list, &item))
         if (rvd_http_is_word(item, word)) return 1;
     return 0;
 }
@@ -5826,7 +5851,7 @@ static void rvd_http_challenge_read(rvd_http_challenge *c, rvd_http_slice rest)
 static void rvd_http_hash(const char *const *parts, size_t count, char hex[RVD_HTTP_HEX_SIZE])
 {
     uint8_t digest[RVD_BASE_SHA256_SIZE];
-    rvd_base_text t = {hex, RVD_HTTP_HEX_SIZE, 0, 0};
+    rvd_base_text t = rvd_base_text_in(hex, RVD_HTTP_HEX_SIZE);
     rvd_base_sha256 s;
     rvd_base_sha256_init(&s);
     for (size_t i = 0; i < count; i++) {
@@ -5970,7 +5995,7 @@ static int rvd_http_field_next(const rvd_http_head *h, size_t *at, rvd_http_slic
     name->len = (size_t)(colon - line);
     value->at = colon + 1;
     value->len = (size_t)(cr - colon) - 1;
-    *value = rvd_http_trim(*value);
+    *value = rvd_base_trim(*value);
     *at += (size_t)(cr - line) + 2;
     return 1;
 }
@@ -5987,14 +6012,14 @@ static void rvd_http_gather(const rvd_http_head *h, rvd_http_facts *f)
         f->count[kind]++;
         f->value[kind] = value;
         if (kind == RVD_HTTP_FIELD_CONNECTION)
-            while (rvd_http_list_next(&value, &item)) rvd_http_note_connection(f, item);
+            while (rvd_base_list_next(&value, &item)) rvd_http_note_connection(f, item);
         if (kind == RVD_HTTP_FIELD_UPGRADE)
-            while (rvd_http_list_next(&value, &item)) rvd_http_note_upgrade(f, item);
+            while (rvd_base_list_next(&value, &item)) rvd_http_note_upgrade(f, item);
         if (kind == RVD_HTTP_FIELD_FEATURES)
-            while (rvd_http_list_next(&value, &item)) rvd_http_note_feature(f, item);
+            while (rvd_base_list_next(&value, &item)) rvd_http_note_feature(f, item);
         if (kind == RVD_HTTP_FIELD_CHALLENGE) rvd_http_challenge_read(&f->challenge, value);
         if (kind == RVD_HTTP_FIELD_WS_PROTOCOL)
-            while (rvd_http_list_next(&value, &item)) rvd_http_note_protocol(f, item);
+            while (rvd_base_list_next(&value, &item)) rvd_http_note_protocol(f, item);
     }
 }
 
@@ -6027,7 +6052,7 @@ static void rvd_http_accept_of(rvd_http_slice key, char accept[RVD_HTTP_ACCEPT_S
 {
     static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
     uint8_t both[24 + sizeof guid - 1], digest[RVD_BASE_SHA1_SIZE];
-    rvd_base_text t = {accept, RVD_HTTP_ACCEPT_SIZE, 0, 0};
+    rvd_base_text t = rvd_base_text_in(accept, RVD_HTTP_ACCEPT_SIZE);
     REVDIAL_ASSERT(key.len == 24);
     memcpy(both, key.at, 24);
     memcpy(both + 24, guid, sizeof guid - 1);
@@ -6137,8 +6162,8 @@ static int rvd_http_may_origin(const rvd_http_facts *f, const char *origins)
     rvd_http_slice rest, item, origin = f->value[RVD_HTTP_FIELD_ORIGIN];
     if (f->count[RVD_HTTP_FIELD_ORIGIN] == 0) return 1;
     if (f->count[RVD_HTTP_FIELD_ORIGIN] > 1 || !origins) return 0;
-    rest = rvd_http_slice_of(origins);
-    while (rvd_http_list_next(&rest, &item))
+    rest = rvd_base_slice_of(origins);
+    while (rvd_base_list_next(&rest, &item))
         if (rvd_base_glob(item.at, item.len, origin.at, origin.len)) return 1;
     return 0;
 }
@@ -6160,8 +6185,8 @@ static int rvd_http_is_origin_glob(rvd_http_slice s)
 
 static const char *rvd_http_origins_problem(const char *origins)
 {
-    rvd_http_slice rest = rvd_http_slice_of(origins), item;
-    while (rvd_http_list_next(&rest, &item))
+    rvd_http_slice rest = rvd_base_slice_of(origins), item;
+    while (rvd_base_list_next(&rest, &item))
         if (!rvd_http_is_origin_glob(item))
             return "origins: one that no browser sends: scheme://host[:port] in lower case, and "
                    "nothing behind it; * and ? are globs";
@@ -6353,8 +6378,8 @@ static int rvd_http_is_extra(const revdial_kv *header)
 {
     rvd_http_slice name, value;
     if (!header->key || !header->value) return 0;
-    name = rvd_http_slice_of(header->key);
-    value = rvd_http_slice_of(header->value);
+    name = rvd_base_slice_of(header->key);
+    value = rvd_base_slice_of(header->value);
     if (!rvd_http_is_token(name, '-')) return 0;
     if (rvd_http_field_kind_of(name) != RVD_HTTP_FIELD_OTHER) return 0;
     for (size_t i = 0; i < value.len; i++)
@@ -6393,7 +6418,7 @@ static const char *rvd_http_password_problem(const char *password)
 static const char *rvd_http_secret_problem(unsigned scheme, const char *user, const char *secret)
 {
     if (scheme == REVDIAL_AUTH_BEARER || scheme == 0)
-        return rvd_http_is_bearer(rvd_http_slice_of(secret))
+        return rvd_http_is_bearer(rvd_base_slice_of(secret))
                    ? NULL
                    : "secret: not a bearer token (letters, digits, -._~+/ and = at its end; 4096 "
                      "bytes)";
@@ -6404,7 +6429,7 @@ static const char *rvd_http_secret_problem(unsigned scheme, const char *user, co
 // Why an offer cannot be sent as a request that a proxy of ours would take; NULL if it can.
 static const char *rvd_http_offer_problem(const rvd_http_offer *o)
 {
-    if (!o->host || !rvd_http_is_host(rvd_http_slice_of(o->host)))
+    if (!o->host || !rvd_http_is_host(rvd_base_slice_of(o->host)))
         return "host: not a host or host:port";
     if (!o->path || !rvd_http_is_path(o->path))
         return "path: must begin with '/' and hold neither blanks nor bytes above ASCII";
@@ -6425,10 +6450,7 @@ static const char *rvd_http_offer_problem(const rvd_http_offer *o)
 
 static void rvd_http_write_field(rvd_base_text *t, const char *name, const char *value)
 {
-    rvd_base_text_add(t, name);
-    rvd_base_text_add(t, ": ");
-    rvd_base_text_add(t, value);
-    rvd_base_text_add(t, "\r\n");
+    RVD_BASE_ADD(t, name, ": ", value, "\r\n");
 }
 
 static void rvd_http_write_terms(rvd_base_text *t, unsigned features, uint32_t window,
@@ -6436,34 +6458,22 @@ static void rvd_http_write_terms(rvd_base_text *t, unsigned features, uint32_t w
 {
     rvd_http_write_field(t, "Revdial-Version", "1");
     rvd_base_text_add(t, "Revdial-Features: ");
-    for (size_t i = 0; i < RVD_HTTP_FEATURE_COUNT; i++) {
-        if (!(features & rvd_http_features[i].bit)) continue;
-        rvd_base_text_add(t, rvd_http_features[i].name);
-        rvd_base_text_add(t, ", ");
-    }
-    rvd_base_text_add(t, "window=");
-    rvd_base_text_add_decimal(t, window);
-    rvd_base_text_add(t, ", streams=");
-    rvd_base_text_add_decimal(t, streams);
-    rvd_base_text_add(t, "\r\n");
+    for (size_t i = 0; i < RVD_HTTP_FEATURE_COUNT; i++)
+        if (features & rvd_http_features[i].bit) RVD_BASE_ADD(t, rvd_http_features[i].name, ", ");
+    RVD_BASE_ADD(t, "window=", RVD_BASE_NUMBER(window), ", streams=", RVD_BASE_NUMBER(streams),
+                 "\r\n");
 }
 
 static void rvd_http_write_quoted(rvd_base_text *t, const char *before, const char *value)
 {
-    rvd_base_text_add(t, before);
-    rvd_base_text_add(t, "=\"");
-    rvd_base_text_add(t, value);
-    rvd_base_text_add(t, "\"");
+    RVD_BASE_ADD(t, before, "=\"", value, "\"");
 }
 
 static void rvd_http_write_basic(rvd_base_text *t, const rvd_http_offer *o)
 {
     char pair[RVD_HTTP_USER_MAX + RVD_HTTP_PASSWORD_MAX + 2];
-    rvd_base_text both = {pair, sizeof pair, 0, 0};
-    rvd_base_text_add(&both, o->user);
-    rvd_base_text_add(&both, ":");
-    rvd_base_text_add(&both, o->secret);
-    rvd_base_text_add_base64(t, pair, both.len);
+    size_t len = RVD_BASE_JOIN(pair, sizeof pair, o->user, ":", o->secret);
+    rvd_base_text_add_base64(t, pair, len);
     rvd_base_wipe(pair, sizeof pair);
 }
 
@@ -6477,8 +6487,7 @@ static void rvd_http_write_digest(rvd_base_text *t, const rvd_http_offer *o)
     rvd_http_write_quoted(t, ", uri", o->digest->uri);
     rvd_base_text_add(t, ", algorithm=SHA-256");
     rvd_http_write_quoted(t, ", nonce", o->digest->nonce);
-    rvd_base_text_add(t, ", nc=");
-    rvd_base_text_add(t, o->digest->nc);
+    RVD_BASE_ADD(t, ", nc=", o->digest->nc);
     rvd_http_write_quoted(t, ", cnonce", o->digest->cnonce);
     rvd_base_text_add(t, ", qop=auth");
     rvd_http_write_quoted(t, ", response", response);
@@ -6496,8 +6505,7 @@ static void rvd_http_write_authorization(rvd_base_text *t, const rvd_http_offer 
         rvd_base_text_add(t, "Basic ");
         rvd_http_write_basic(t, o);
     } else {
-        rvd_base_text_add(t, "Bearer ");
-        rvd_base_text_add(t, o->secret);
+        RVD_BASE_ADD(t, "Bearer ", o->secret);
     }
     rvd_base_text_add(t, "\r\n");
 }
@@ -6510,9 +6518,7 @@ static size_t rvd_http_request_write(rvd_base_text *t, const rvd_http_offer *off
     const char *carrier = offer->ws_key ? "websocket" : "revdial";
     size_t start = t->len;
     if (rvd_http_offer_problem(offer)) return 0;
-    rvd_base_text_add(t, "GET ");
-    rvd_base_text_add(t, offer->path);
-    rvd_base_text_add(t, " HTTP/1.1\r\n");
+    RVD_BASE_ADD(t, "GET ", offer->path, " HTTP/1.1\r\n");
     rvd_http_write_field(t, "Host", offer->host);
     rvd_http_write_field(t, "Connection", "Upgrade");
     rvd_http_write_field(t, "Upgrade", carrier);
@@ -6606,22 +6612,16 @@ static void rvd_http_write_refusal(rvd_base_text *t, const rvd_http_answer *answ
     for (size_t i = 0; i < RVD_HTTP_REFUSAL_COUNT; i++)
         if (rvd_http_refusals[i].status == status) refusal = &rvd_http_refusals[i];
     REVDIAL_ASSERT(refusal->status == status);
-    rvd_base_text_add(t, "HTTP/1.1 ");
-    rvd_base_text_add_decimal(t, (uint64_t)refusal->status);
-    rvd_base_text_add(t, " ");
-    rvd_base_text_add(t, refusal->reason);
-    rvd_base_text_add(t, "\r\n");
-    rvd_base_text_add(t, refusal->fields);
+    RVD_BASE_ADD(t, "HTTP/1.1 ", RVD_BASE_NUMBER((uint64_t)refusal->status), " ", refusal->reason,
+                 "\r\n", refusal->fields);
     if (status == 401) rvd_http_write_challenges(t, answer);
     // Or the backend would take what a front end says for our verdict on its credentials.
     if (answer->is_revdial) rvd_http_write_field(t, "Revdial-Version", "1");
     // RFC 9110 section 7.8: who sends Upgrade says so in Connection.
     rvd_http_write_field(t, "Connection", status == 426 ? "upgrade, close" : "close");
     rvd_http_write_field(t, "Content-Type", "text/plain");
-    rvd_base_text_add(t, "Content-Length: ");
-    rvd_base_text_add_decimal(t, strlen(refusal->body));
-    rvd_base_text_add(t, "\r\n\r\n");
-    rvd_base_text_add(t, refusal->body);
+    rvd_http_write_field(t, "Content-Length", RVD_BASE_NUMBER(strlen(refusal->body)));
+    RVD_BASE_ADD(t, "\r\n", refusal->body);
 }
 
 // Appends the answer.
@@ -6852,7 +6852,7 @@ static int rvd_http_row_ha1(rvd_http_claim *c, const char *secret)
     const char *user = c->req->user, *realm = c->req->digest->realm;
     size_t before = strlen(user) + strlen(realm) + 2;
     uint8_t digest[RVD_BASE_SHA256_SIZE] = {0};
-    rvd_base_text t = {c->ha1, sizeof c->ha1, 0, 0};
+    rvd_base_text t = rvd_base_text_in(c->ha1, sizeof c->ha1);
     int found = rvd_http_row_hash(secret, "ha1:", digest);
     const char *plain = found ? rvd_http_nobody : secret;
     char made[RVD_HTTP_HEX_SIZE];
@@ -7143,7 +7143,7 @@ static int rvd_egress_is_address(rvd_http_slice s)
 static int rvd_egress_is_target(const char *text)
 {
     rvd_wire_addr a;
-    if (!rvd_egress_is_address(rvd_http_slice_of(text))) return 0;
+    if (!rvd_egress_is_address(rvd_base_slice_of(text))) return 0;
     return text[0] != '[' || rvd_wire_addr_parse(text, &a);
 }
 
@@ -7199,7 +7199,7 @@ static const char *rvd_egress_login_parse(rvd_http_slice info, rvd_egress_url *u
 static const char *rvd_egress_url_parse(const char *text, rvd_egress_url *u)
 {
     static const char *const schemes[] = {"http://", "socks5://", "socks5h://"};
-    rvd_http_slice rest = rvd_http_slice_of(text), info = {NULL, 0};
+    rvd_http_slice rest = rvd_base_slice_of(text), info = {NULL, 0};
     const char *at = NULL, *problem;
     size_t i = 0, count = sizeof schemes / sizeof schemes[0];
     while (i < count && strncmp(text, schemes[i], strlen(schemes[i])) != 0) i++;
@@ -7229,10 +7229,8 @@ static const char *rvd_egress_url_parse(const char *text, rvd_egress_url *u)
 static void rvd_egress_put_connect(revdial_egress *v, const rvd_egress_url *u, const char *target)
 {
     char login[RVD_EGRESS_USER_MAX + 1 + RVD_EGRESS_PASSWORD_MAX];
-    rvd_base_text t = {(char *)v->out, sizeof v->out, 0, 0};
-    rvd_base_text_add(&t, "CONNECT ");
-    rvd_base_text_add(&t, target);
-    rvd_base_text_add(&t, " HTTP/1.1\r\n");
+    rvd_base_text t = rvd_base_text_in(v->out, sizeof v->out);
+    RVD_BASE_ADD(&t, "CONNECT ", target, " HTTP/1.1\r\n");
     rvd_http_write_field(&t, "Host", target);
     if (u->has_login) {
         memcpy(login, u->user, u->user_len);
@@ -7251,7 +7249,7 @@ static void rvd_egress_put_connect(revdial_egress *v, const rvd_egress_url *u, c
 // RFC 1928 section 5: an address in its own form, a name with its length.
 static void rvd_egress_put_target(rvd_wire_out *o, const char *target)
 {
-    size_t host_len = rvd_egress_host_len(rvd_http_slice_of(target));
+    size_t host_len = rvd_egress_host_len(rvd_base_slice_of(target));
     const char *digits = target + host_len + 1;
     rvd_wire_addr a;
     uint8_t head[5] = {5, 1, 0, 3, 0};  // version, CONNECT, reserved, what kind of address
@@ -7301,21 +7299,13 @@ static void rvd_egress_put_socks(revdial_egress *v, const rvd_egress_url *u, con
 // `number` is what the egress proxy gave as its reason, -1 if it gave none.
 static void rvd_egress_fail(revdial_egress *v, int code, int number, const char *why)
 {
-    rvd_base_text t = {v->err.msg, sizeof v->err.msg, 0, 0};
+    rvd_base_text t = rvd_base_text_in(v->err.msg, sizeof v->err.msg);
     char address[128];  // leaves room for the reason
-    rvd_base_text cut = {address, sizeof address, 0, 0};
-    rvd_base_text_add(&cut, v->address);
+    RVD_BASE_JOIN(address, sizeof address, v->address);
     v->state = RVD_EGRESS_FAILED;
     v->err.code = code;
-    rvd_base_text_add(&t, "egress proxy ");
-    rvd_base_text_add(&t, address);
-    if (number >= 0) {
-        rvd_base_text_add(&t, " refused: ");
-        rvd_base_text_add_decimal(&t, (uint64_t)number);
-        rvd_base_text_add(&t, ", ");
-    } else {
-        rvd_base_text_add(&t, ": ");
-    }
+    RVD_BASE_ADD(&t, "egress proxy ", address, number < 0 ? ": " : " refused: ");
+    if (number >= 0) RVD_BASE_ADD(&t, RVD_BASE_NUMBER((uint64_t)number), ", ");
     rvd_base_text_add(&t, why);
     v->out_end = v->out_sent;  // nothing more to say
 }
@@ -7491,10 +7481,10 @@ revdial_egress *revdial_egress_new(const char *url, const char *target, revdial_
     if (!problem) v = rvd_egress_alloc(&heap, &u, target);
     rvd_base_wipe(&u, sizeof u);
     if (!v && err) {
-        rvd_base_text t = {err->msg, sizeof err->msg, 0, 0};
         memset(err, 0, sizeof *err);
         err->code = problem ? REVDIAL_EINVAL : REVDIAL_ENOMEM;
-        rvd_base_text_add(&t, problem ? problem : "out of memory for the egress proxy");
+        RVD_BASE_JOIN(err->msg, sizeof err->msg,
+                      problem ? problem : "out of memory for the egress proxy");
     }
     return v;
 }
@@ -7648,8 +7638,7 @@ static void rvd_ws_derive(const char *what, const uint8_t seed[8], uint64_t n, u
 {
     rvd_base_sha256 s;
     uint8_t count[8];
-    rvd_base_put_u32(count, (uint32_t)(n >> 32));
-    rvd_base_put_u32(count + 4, (uint32_t)n);
+    rvd_base_put_u64(count, n);
     rvd_base_sha256_init(&s);
     rvd_base_sha256_update(&s, what, strlen(what));
     rvd_base_sha256_update(&s, seed, 8);
@@ -7657,18 +7646,12 @@ static void rvd_ws_derive(const char *what, const uint8_t seed[8], uint64_t n, u
     rvd_base_sha256_final(&s, digest);
 }
 
-static void rvd_ws_seed_put(uint8_t bytes[8], uint64_t seed)
-{
-    rvd_base_put_u32(bytes, (uint32_t)(seed >> 32));
-    rvd_base_put_u32(bytes + 4, (uint32_t)seed);
-}
-
 // The client's nonce for Sec-WebSocket-Key: 16 bytes in base64.
 static void rvd_ws_nonce(uint64_t seed, char text[25])
 {
-    rvd_base_text t = {text, 25, 0, 0};
+    rvd_base_text t = rvd_base_text_in(text, 25);
     uint8_t bytes[8], digest[RVD_BASE_SHA256_SIZE];
-    rvd_ws_seed_put(bytes, seed);
+    rvd_base_put_u64(bytes, seed);
     rvd_ws_derive("nonce", bytes, 0, digest);
     rvd_base_text_add_base64(&t, digest, 16);
 }
@@ -7764,7 +7747,7 @@ static int rvd_ws_length_get(const rvd_ws *w, uint64_t *out)
     uint32_t length = w->in_head[1] & 127;
     *out = length;
     if (length == 126) *out = rvd_base_u16(p);
-    if (length == 127) *out = (uint64_t)rvd_base_u32(p) << 32 | rvd_base_u32(p + 4);
+    if (length == 127) *out = rvd_base_u64(p);
     if (length == 126) return *out > 125;
     return length != 127 || (*out > 0xFFFF && *out >> 63 == 0);
 }
@@ -7957,8 +7940,7 @@ static void rvd_ws_head_put(rvd_ws *w, unsigned opcode, uint64_t len)
         p += 2;
     } else {
         *p++ = mask | 127;
-        rvd_base_put_u32(p, 0);
-        rvd_base_put_u32(p + 4, (uint32_t)len);
+        rvd_base_put_u64(p, len);
         p += 8;
     }
     if (mask) {
@@ -8060,7 +8042,7 @@ static rvd_ws *rvd_ws_new(rvd_heap *heap, int is_client, uint64_t seed, int64_t 
     w->heap = heap;
     w->is_client = is_client;
     w->now_us = now_us;
-    rvd_ws_seed_put(w->secret, seed);
+    rvd_base_put_u64(w->secret, seed);
     rvd_base_bucket_init(&w->glitches, RVD_WS_GLITCH_BURST, RVD_WS_GLITCH_RATE, now_us);
     return w;
 }
@@ -8242,9 +8224,7 @@ static void rvd_engine_refuse(revdial_engine *e, int status, int is_stale)
     answer.is_stale = is_stale;
     answer.is_revdial = e->request.is_revdial;
     if (rvd_engine_hello_alloc(e, RVD_HTTP_ANSWER_SIZE)) {
-        memset(&text, 0, sizeof text);
-        text.at = (char *)e->hello;
-        text.size = e->hello_size;
+        text = rvd_base_text_in(e->hello, e->hello_size);
         rvd_http_response_write(&text, &answer);
         e->hello_len = text.len;
     }
@@ -8253,12 +8233,10 @@ static void rvd_engine_refuse(revdial_engine *e, int status, int is_stale)
 
 static void rvd_engine_features_note(revdial_engine *e, unsigned features)
 {
-    rvd_base_text t = {e->features_text, sizeof e->features_text, 0, 0};
-    if (features & REVDIAL_FEATURE_RSTCODE) rvd_base_text_add(&t, "rstcode ");
-    if (features & REVDIAL_FEATURE_PREAMBLE) rvd_base_text_add(&t, "preamble ");
-    if (features & REVDIAL_FEATURE_DRAIN) rvd_base_text_add(&t, "drain ");
-    if (features & REVDIAL_FEATURE_PROMPTACK) rvd_base_text_add(&t, "promptack ");
-    if (t.len) e->features_text[t.len - 1] = '\0';
+    rvd_base_text t = rvd_base_text_in(e->features_text, sizeof e->features_text);
+    for (size_t i = 0; i < RVD_HTTP_FEATURE_COUNT; i++)
+        if (features & rvd_http_features[i].bit)
+            RVD_BASE_ADD(&t, t.len ? " " : NULL, rvd_http_features[i].name);
 }
 
 // What the peer announced, of either role.
@@ -8352,10 +8330,10 @@ static void rvd_engine_on_request(revdial_engine *e, int has_more)
 static int rvd_engine_keep_challenge(revdial_engine *e, const rvd_http_challenge *c)
 {
     unsigned fit = c->schemes & e->auth_schemes;
-    rvd_base_text t = {NULL, RVD_HTTP_ANSWER_SIZE, 0, 0};
-    e->challenge = rvd_base_alloc(&e->heap, t.size);
+    rvd_base_text t;
+    e->challenge = rvd_base_alloc(&e->heap, RVD_HTTP_ANSWER_SIZE);
     if (!e->challenge) return 0;
-    t.at = e->challenge;
+    t = rvd_base_text_in(e->challenge, RVD_HTTP_ANSWER_SIZE);
     if (fit & REVDIAL_AUTH_DIGEST) {
         rvd_base_text_add(&t, "Digest algorithm=SHA-256, qop=auth");
         rvd_http_write_quoted(&t, ", realm", rvd_http_terminate(&e->head, c->realm));
@@ -8370,13 +8348,12 @@ static int rvd_engine_keep_challenge(revdial_engine *e, const rvd_http_challenge
 // Says what answered, and where a redirect points. Returns a text that lives as long as the engine.
 static const char *rvd_engine_answer_text(revdial_engine *e, const rvd_http_response *r)
 {
-    rvd_base_text t = {NULL, RVD_ENGINE_WHY_SIZE, 0, 0};
+    rvd_base_text t;
     if (!e->why) e->why = rvd_base_alloc(&e->heap, RVD_ENGINE_WHY_SIZE);
     if (!e->why) return rvd_engine_status_text(r->status);
-    t.at = e->why;
-    rvd_base_text_add(&t, r->is_revdial ? "the proxy answered " : "the front end answered ");
-    rvd_base_text_add_decimal(&t, (uint64_t)r->status);
-    if (r->reason.len) rvd_base_text_add(&t, " ");
+    t = rvd_base_text_in(e->why, RVD_ENGINE_WHY_SIZE);
+    RVD_BASE_ADD(&t, r->is_revdial ? "the proxy answered " : "the front end answered ",
+                 RVD_BASE_NUMBER((uint64_t)r->status), r->reason.len ? " " : NULL);
     rvd_base_text_add_said(&t, r->reason.at, r->reason.len, RVD_ENGINE_REASON_MAX);
     if (r->location.len) {
         rvd_base_text_add(&t, " and points to \"");
@@ -8687,9 +8664,7 @@ int revdial_engine_auth(revdial_engine *e, int verdict)
         rvd_engine_die(e, REVDIAL_ENOMEM, 0, "out of memory for the answer");
         return REVDIAL_ENOMEM;
     }
-    memset(&text, 0, sizeof text);
-    text.at = (char *)e->hello;
-    text.size = e->hello_size;
+    text = rvd_base_text_in(e->hello, e->hello_size);
     rvd_http_response_write(&text, &answer);
     e->hello_len = text.len;
     rvd_engine_come_up(e, &peer);
@@ -8798,7 +8773,7 @@ int revdial_engine_is_waiting(const revdial_engine *e)
 void revdial_engine_acked(revdial_engine *e, int64_t at_us)
 {
     rvd_mux *m = &e->mux;
-    m->acked_us = rvd_base_later(m->acked_us, rvd_mux_sooner(at_us, m->now_us));
+    m->acked_us = rvd_base_later(m->acked_us, rvd_base_sooner(at_us, m->now_us));
 }
 
 // ---- streams ----
@@ -9075,10 +9050,7 @@ static void rvd_engine_error(revdial_err *err, int code, const char *text, const
     if (!err) return;
     memset(err, 0, sizeof *err);
     err->code = code;
-    t.at = err->msg;
-    t.size = sizeof err->msg;
-    t.len = 0;
-    t.overflow = 0;
+    t = rvd_base_text_in(err->msg, sizeof err->msg);
     if (given) {
         rvd_base_text_add(&t, "\"");
         rvd_base_text_add_said(&t, given, strlen(given), RVD_ENGINE_LOCATION_MAX);
@@ -9110,16 +9082,11 @@ static int rvd_engine_limits_check(const revdial_limits *l, revdial_err *err)
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
         const rvd_engine_range *r = &ranges[i];
         char text[128];
-        rvd_base_text t = {text, sizeof text, 0, 0};
         if (r->given == 0 || (r->given >= r->least && r->given <= r->most)) continue;
-        rvd_base_text_add(&t, "limits.");
-        rvd_base_text_add(&t, r->field);
-        if (r->given < 0) rvd_base_text_add(&t, "-");
-        rvd_base_text_add_decimal(&t, (uint64_t)(r->given < 0 ? -r->given : r->given));
-        rvd_base_text_add(&t, " is not in ");
-        rvd_base_text_add_decimal(&t, (uint64_t)r->least);
-        rvd_base_text_add(&t, "..");
-        rvd_base_text_add_decimal(&t, (uint64_t)r->most);
+        RVD_BASE_JOIN(text, sizeof text, "limits.", r->field, r->given < 0 ? "-" : NULL,
+                      RVD_BASE_NUMBER((uint64_t)(r->given < 0 ? -r->given : r->given)),
+                      " is not in ", RVD_BASE_NUMBER((uint64_t)r->least), "..",
+                      RVD_BASE_NUMBER((uint64_t)r->most));
         rvd_engine_error(err, REVDIAL_EINVAL, text, NULL);
         return REVDIAL_EINVAL;
     }
@@ -9177,7 +9144,7 @@ static int rvd_engine_scheme(const revdial_engine *e, const char *challenge,
     if (!challenge) return 0;
     for (const char *c = challenge; *c; c++)
         if (*c < ' ' || *c > '~') return -1;
-    rvd_http_challenge_read(out, rvd_http_slice_of(challenge));
+    rvd_http_challenge_read(out, rvd_base_slice_of(challenge));
     fit &= out->schemes;
     if (fit & REVDIAL_AUTH_DIGEST) return REVDIAL_AUTH_DIGEST;
     if (fit & REVDIAL_AUTH_BEARER) return REVDIAL_AUTH_BEARER;
@@ -9191,12 +9158,11 @@ static void rvd_engine_answer_make(revdial_engine *e, const rvd_http_challenge *
 {
     uint8_t key[RVD_BASE_SHA256_SIZE] = {0}, mac[RVD_BASE_SHA256_SIZE];
     char ha1[RVD_HTTP_HEX_SIZE];
-    rvd_base_text t = {a->cnonce, sizeof a->cnonce, 0, 0};
+    rvd_base_text t = rvd_base_text_in(a->cnonce, sizeof a->cnonce);
     rvd_engine_copy(a->realm, c->realm);
     rvd_engine_copy(a->nonce, c->nonce);
     rvd_engine_copy(a->opaque, c->opaque);
-    rvd_base_put_u32(key, (uint32_t)(e->seed >> 32));
-    rvd_base_put_u32(key + 4, (uint32_t)e->seed);
+    rvd_base_put_u64(key, e->seed);
     rvd_base_hmac(key, a->nonce, strlen(a->nonce), mac);
     rvd_base_text_add_hex(&t, mac, (sizeof a->cnonce - 1) / 2);
     a->digest.realm = a->realm;
@@ -9214,7 +9180,7 @@ static const char *rvd_engine_ws_key(revdial_engine *e, char key[25])
 {
     if (e->carrier != REVDIAL_CARRIER_WEBSOCKET) return NULL;
     rvd_ws_nonce(e->seed, key);
-    rvd_http_accept_of(rvd_http_slice_of(key), e->accept);
+    rvd_http_accept_of(rvd_base_slice_of(key), e->accept);
     return key;
 }
 
@@ -9225,9 +9191,7 @@ static const char *rvd_engine_request_write(revdial_engine *e, const rvd_http_of
     const char *problem = rvd_http_offer_problem(offer);
     if (problem) return problem;
     if (!rvd_engine_hello_alloc(e, RVD_HTTP_HEAD_MAX + 1)) return rvd_engine_no_memory;
-    memset(&text, 0, sizeof text);
-    text.at = (char *)e->hello;
-    text.size = e->hello_size;
+    text = rvd_base_text_in(e->hello, e->hello_size);
     e->hello_len = rvd_http_request_write(&text, offer);
     return e->hello_len ? NULL : "headers: the request is over 8192 bytes";
 }
@@ -9284,12 +9248,8 @@ static const char *rvd_engine_origins_copy(revdial_engine *e, const char *origin
 
 static void rvd_engine_config_copy(revdial_engine *e, const revdial_engine_config *cfg)
 {
-    rvd_base_text t = {e->path, sizeof e->path, 0, 0};
-    rvd_base_text_add(&t, cfg->path ? cfg->path : "/revdial");
-    t.at = e->peer;
-    t.size = sizeof e->peer;
-    t.len = 0;
-    rvd_base_text_add(&t, cfg->peer ? cfg->peer : "");
+    RVD_BASE_JOIN(e->path, sizeof e->path, cfg->path ? cfg->path : "/revdial");
+    RVD_BASE_JOIN(e->peer, sizeof e->peer, cfg->peer);
     e->role = cfg->role;
     e->accept_streams = cfg->accept_streams || cfg->role == REVDIAL_ROLE_BACKEND;
     e->limits = cfg->limits;
@@ -9297,14 +9257,8 @@ static void rvd_engine_config_copy(revdial_engine *e, const revdial_engine_confi
     e->session_id = cfg->session_id;
     e->seed = cfg->seed;
     e->auth_schemes = cfg->auth_schemes ? cfg->auth_schemes : REVDIAL_AUTH_BEARER;
-    t.at = e->realm;
-    t.size = sizeof e->realm;
-    t.len = 0;
-    rvd_base_text_add(&t, cfg->realm ? cfg->realm : "revdial");
-    t.at = e->nonce;
-    t.size = sizeof e->nonce;
-    t.len = 0;
-    rvd_base_text_add(&t, cfg->nonce ? cfg->nonce : "");
+    RVD_BASE_JOIN(e->realm, sizeof e->realm, cfg->realm ? cfg->realm : "revdial");
+    RVD_BASE_JOIN(e->nonce, sizeof e->nonce, cfg->nonce);
     e->carrier = cfg->carrier;
 }
 
@@ -9599,35 +9553,28 @@ enum {
 // ------------------------------------------------------------------------------------------------
 // Errors, clock, randomness.
 
-// Whoever prints an error gets no byte that a peer, or a file, meant for the terminal.
-static char rvd_sys_printable(char c)
-{
-    return c > 0x1f && c < 0x7f ? c : '?';
-}
-
-// Fills err (which may be NULL): `text`, when there is one, is quoted and cut to fit; the system's
-// own reason follows ours.
+// Fills err, which may be NULL: `text`, if there is one, in quotes and cut; `why`; the system's own
+// reason. None of them brings a control byte of a peer or a file to the terminal that shows it.
 static void rvd_sys_fail(revdial_err *err, int code, int sys, const char *text, const char *why)
 {
     enum { TEXT_MAX = 130 };  // leaves 100 bytes of msg for the reason
-    size_t n = 0, i;
+    rvd_base_text t;
     if (!err) return;
     memset(err, 0, sizeof *err);
     err->code = code;
     err->sys = sys;
+    t = rvd_base_text_in(err->msg, sizeof err->msg);
     if (text) {
-        err->msg[n++] = '"';
-        for (i = 0; text[i] && i < TEXT_MAX; i++)
-            err->msg[n++] = text[i] == '"' ? '?' : rvd_sys_printable(text[i]);
-        memcpy(err->msg + n, "\": ", 3);
-        n += 3;
+        rvd_base_text_add(&t, "\"");
+        rvd_base_text_add_said(&t, text, rvd_base_min(strlen(text), TEXT_MAX), TEXT_MAX);
+        rvd_base_text_add(&t, "\": ");
     }
-    for (i = 0; why[i] && n + 1 < sizeof err->msg; i++) err->msg[n++] = rvd_sys_printable(why[i]);
-    if (!sys) return;
-    why = strerror(sys);  // of numbers that the system gave: no unknown ones, so no static buffer
-    if (n + 3 < sizeof err->msg) err->msg[n++] = ':';
-    if (n + 2 < sizeof err->msg) err->msg[n++] = ' ';
-    for (i = 0; why[i] && n + 1 < sizeof err->msg; i++) err->msg[n++] = why[i];
+    for (char one[2] = {0, 0}; *why; why++) {
+        one[0] = *why > 0x1f && *why < 0x7f ? *why : '?';
+        rvd_base_text_add(&t, one);
+    }
+    // strerror() makes a static buffer for unknown numbers only, and these come from the system.
+    if (sys) RVD_BASE_ADD(&t, ": ", strerror(sys));
 }
 
 // Microseconds of CLOCK_MONOTONIC, never 0, so that 0 can mean "not set" everywhere.
@@ -9936,20 +9883,6 @@ static const struct sockaddr *rvd_sys_sockaddr(const rvd_sys_addr *a)
     return (const struct sockaddr *)&a->ss;
 }
 
-// Digits and nothing else, no sign, no leading zero: -1 unless it is a number from min to max.
-static int64_t rvd_sys_number(const char *text, int64_t min, int64_t max)
-{
-    int64_t n = 0;
-    size_t i;
-    if (!text[0] || (text[0] == '0' && text[1])) return -1;
-    for (i = 0; text[i]; i++) {
-        if (text[i] < '0' || text[i] > '9') return -1;
-        n = n * 10 + (text[i] - '0');
-        if (n > max) return -1;
-    }
-    return n < min ? -1 : n;
-}
-
 // Resolvers take "127.1" and "0x7f.1" for addresses, and nobody who reads a rule does.
 static int rvd_sys_is_numeric(const char *label, size_t len)
 {
@@ -9982,7 +9915,7 @@ static int rvd_sys_parse_ipv6(const char *host, struct sockaddr_in6 *to)
     char text[INET6_ADDRSTRLEN];
     const char *zone = strchr(host, '%');
     size_t len = zone ? (size_t)(zone - host) : strlen(host);
-    int64_t scope;
+    uint64_t scope = 0;
     if (len >= sizeof text) return -EINVAL;
     memcpy(text, host, len);
     text[len] = 0;
@@ -9991,7 +9924,7 @@ static int rvd_sys_parse_ipv6(const char *host, struct sockaddr_in6 *to)
     if (inet_pton(AF_INET6, text, &to->sin6_addr) != 1) return -EINVAL;
     if (!zone) return 0;
     if (!IN6_IS_ADDR_LINKLOCAL(&to->sin6_addr)) return -EINVAL;
-    scope = rvd_sys_number(zone + 1, 1, UINT32_MAX);
+    rvd_base_decimal(zone + 1, strlen(zone + 1), UINT32_MAX, &scope);
     to->sin6_scope_id = scope > 0 ? (uint32_t)scope : if_nametoindex(zone + 1);
     return to->sin6_scope_id ? 0 : -EINVAL;
 }
@@ -10021,7 +9954,6 @@ static int rvd_sys_split_unix(const char *text, const char *path, rvd_sys_endpoi
                               revdial_err *err)
 {
     char why[80];
-    rvd_base_text t = {why, sizeof why, 0, 0};
     size_t len = strlen(path);
     e->kind = RVD_SYS_UNIX;
     e->port = 0;
@@ -10030,9 +9962,8 @@ static int rvd_sys_split_unix(const char *text, const char *path, rvd_sys_endpoi
         return -EINVAL;
     }
     if (len >= RVD_SYS_PATH_MAX) {
-        rvd_base_text_add(&t, "the path of a unix socket has at most ");
-        rvd_base_text_add_decimal(&t, RVD_SYS_PATH_MAX - 1);
-        rvd_base_text_add(&t, " bytes");
+        RVD_BASE_JOIN(why, sizeof why, "the path of a unix socket has at most ",
+                      RVD_BASE_NUMBER(RVD_SYS_PATH_MAX - 1), " bytes");
         rvd_sys_fail(err, REVDIAL_EINVAL, 0, text, why);
         return -ENAMETOOLONG;
     }
@@ -10057,7 +9988,9 @@ static int rvd_sys_addr_split(const char *text, int port_min, rvd_sys_endpoint *
     const char *colon = strrchr(text, ':'), *host = text, *why = NULL;
     size_t len = colon ? (size_t)(colon - text) : 0;
     int bracketed = text[0] == '[';
-    int64_t port = colon ? rvd_sys_number(colon + 1, port_min, 65535) : -1;
+    uint64_t port = 0;
+    int has_port = colon && rvd_base_decimal(colon + 1, strlen(colon + 1), 65535, &port) &&
+                   port >= (uint64_t)port_min;
     memset(e, 0, sizeof *e);
     if (strncmp(text, "unix:", 5) == 0) return rvd_sys_split_unix(text, text + 5, e, err);
     if (bracketed) {
@@ -10071,7 +10004,7 @@ static int rvd_sys_addr_split(const char *text, int port_min, rvd_sys_endpoint *
         memcpy(e->host, host, len);
         why = colon ? rvd_sys_check_host(e, bracketed) : rvd_sys_half_problem(text);
     }
-    if (!why && port < 0)
+    if (!why && !has_port)
         why = port_min ? "the port must be from 1 to 65535" : "the port must be from 0 to 65535";
     if (why) {
         rvd_sys_fail(err, REVDIAL_EINVAL, 0, text, why);
@@ -10115,26 +10048,6 @@ static int rvd_sys_addr_parse(const char *text, int port_min, rvd_sys_addr *to, 
     return -EINVAL;
 }
 
-// Appends to buf at n as far as it fits; the result counts on regardless, as in "would need".
-static size_t rvd_sys_append(char *buf, size_t size, size_t n, const char *text)
-{
-    for (; *text; text++, n++)
-        if (n + 1 < size) buf[n] = *text;
-    if (size > 0) buf[n < size ? n : size - 1] = 0;
-    return n;
-}
-
-static size_t rvd_sys_append_number(char *buf, size_t size, size_t n, uint32_t number)
-{
-    char digits[11] = {0};
-    int at = 10;
-    do {
-        digits[--at] = (char)('0' + number % 10);
-        number /= 10;
-    } while (number);
-    return rvd_sys_append(buf, size, n, digits + at);
-}
-
 // The text form, which rvd_sys_addr_parse() reads back; "unix" for a unix socket without a path.
 //   size     RVD_SYS_TEXT_MAX is always enough
 //   returns  the length that it has; with size or more it was cut
@@ -10142,28 +10055,25 @@ static size_t rvd_sys_addr_format(const rvd_sys_addr *a, char *buf, size_t size)
 {
     const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
     const struct sockaddr_in *in = (const struct sockaddr_in *)&a->ss;
-    char host[INET6_ADDRSTRLEN] = "?", path[RVD_SYS_PATH_MAX + 1] = "";
-    size_t n = 0, offset = offsetof(struct sockaddr_un, sun_path);
+    char host[INET6_ADDRSTRLEN] = "?", path[RVD_SYS_PATH_MAX + 1] = "", text[RVD_SYS_TEXT_MAX];
+    size_t len, offset = offsetof(struct sockaddr_un, sun_path);
     if (a->ss.ss_family == AF_INET6) {
+        uint32_t zone = in6->sin6_scope_id;
         inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof host);
-        n = rvd_sys_append(buf, size, rvd_sys_append(buf, size, n, "["), host);
-        if (in6->sin6_scope_id) {
-            n = rvd_sys_append(buf, size, n, "%");
-            n = rvd_sys_append_number(buf, size, n, in6->sin6_scope_id);
-        }
-        n = rvd_sys_append(buf, size, n, "]:");
-        return rvd_sys_append_number(buf, size, n, ntohs(in6->sin6_port));
-    }
-    if (a->ss.ss_family == AF_INET) {
+        len = RVD_BASE_JOIN(text, sizeof text, "[", host, zone ? "%" : NULL,
+                            zone ? RVD_BASE_NUMBER(zone) : NULL,
+                            "]:", RVD_BASE_NUMBER(ntohs(in6->sin6_port)));
+    } else if (a->ss.ss_family == AF_INET) {
         inet_ntop(AF_INET, &in->sin_addr, host, sizeof host);
-        n = rvd_sys_append(buf, size, rvd_sys_append(buf, size, n, host), ":");
-        return rvd_sys_append_number(buf, size, n, ntohs(in->sin_port));
+        len = RVD_BASE_JOIN(text, sizeof text, host, ":", RVD_BASE_NUMBER(ntohs(in->sin_port)));
+    } else {
+        // sun_path need not end in a NUL. An abstract name starts with one and stays unnamed.
+        if (a->len > offset && a->len <= sizeof(struct sockaddr_un))
+            memcpy(path, (const char *)&a->ss + offset, a->len - offset);
+        len = RVD_BASE_JOIN(text, sizeof text, path[0] ? "unix:" : "unix", path);
     }
-    // sun_path need not end in a NUL, and an abstract name starts with one: that one stays unnamed.
-    if (a->len > offset && a->len <= sizeof(struct sockaddr_un))
-        memcpy(path, (const char *)&a->ss + offset, a->len - offset);
-    n = rvd_sys_append(buf, size, n, path[0] ? "unix:" : "unix");
-    return rvd_sys_append(buf, size, n, path);
+    if (size > 0) RVD_BASE_JOIN(buf, size, text);
+    return len;
 }
 
 // Does what is sent there stay on this machine?
@@ -10277,7 +10187,7 @@ static int rvd_sys_resolve(const char *host, uint16_t port, rvd_sys_addr *out, i
     memset(&hints, 0, sizeof hints);
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = AI_NUMERICSERV;
-    rvd_sys_append_number(service, sizeof service, 0, port);
+    RVD_BASE_JOIN(service, sizeof service, RVD_BASE_NUMBER(port));
     do r = RVD_SYS_GETADDRINFO(host, service, &hints, &list);
     while (r == EAI_SYSTEM && errno == EINTR);
     if (r) return rvd_sys_resolve_verdict(r);
@@ -12162,7 +12072,7 @@ static rvd_lookup_name *rvd_lookup_name_new(rvd_lookup_desk *d, uint64_t asker, 
     rvd_base_link_init(&n->link);
     n->asker = asker;
     n->zone = rvd_lookup_hash(rvd_lookup_zone(host));
-    rvd_sys_append(n->host, sizeof n->host, 0, host);
+    RVD_BASE_JOIN(n->host, sizeof n->host, host);
     rvd_base_link_push(&d->waiting, &n->link);
     return n;
 }
@@ -12377,7 +12287,7 @@ static int rvd_log_is_bare(const char *value)
 void revdial_log_field(char *msg, size_t size, const char *key, const char *value)
 {
     char text[RVD_LOG_VALUE + 8], one[7];
-    rvd_base_text t = {text, sizeof text, 0, 0};
+    rvd_base_text t = rvd_base_text_in(text, sizeof text), all;
     size_t len = strlen(msg), quote = value && !rvd_log_is_bare(value);
     if (!value || !*value) return;
     while (*value && t.len < RVD_LOG_VALUE) {
@@ -12385,12 +12295,9 @@ void revdial_log_field(char *msg, size_t size, const char *key, const char *valu
         rvd_base_text_add(&t, one);
     }
     if (len + strlen(key) + t.len + 8 > size) return;  // blank, '=', two quotes, dots and the NUL
-    len = rvd_sys_append(msg, size, len, len ? " " : "");
-    len = rvd_sys_append(msg, size, len, key);
-    len = rvd_sys_append(msg, size, len, quote ? "=\"" : "=");
-    len = rvd_sys_append(msg, size, len, text);
-    len = rvd_sys_append(msg, size, len, *value ? "..." : "");
-    rvd_sys_append(msg, size, len, quote ? "\"" : "");
+    all = rvd_base_text_in(msg + len, size - len);
+    RVD_BASE_ADD(&all, len ? " " : NULL, key, quote ? "=\"" : "=", text, *value ? "..." : NULL,
+                 quote ? "\"" : NULL);
 }
 
 static void rvd_log_text(rvd_log_line *l, const char *key, const char *value)
@@ -12400,17 +12307,14 @@ static void rvd_log_text(rvd_log_line *l, const char *key, const char *value)
 
 static void rvd_log_number(rvd_log_line *l, const char *key, uint64_t n)
 {
-    char text[21];
-    rvd_base_text t = {text, sizeof text, 0, 0};
-    rvd_base_text_add_decimal(&t, n);
-    rvd_log_text(l, key, text);
+    rvd_log_text(l, key, RVD_BASE_NUMBER(n));
 }
 
 // Of a session. 0: it has none.
 static void rvd_log_id(rvd_log_line *l, const char *key, uint64_t id)
 {
     char text[17];
-    rvd_base_text t = {text, sizeof text, 0, 0};
+    rvd_base_text t = rvd_base_text_in(text, sizeof text);
     rvd_base_text_add_hex16(&t, id);
     if (id) rvd_log_text(l, key, text);
 }
@@ -12983,11 +12887,9 @@ static int rvd_stream_fail(revdial_err *err, int code, int reset, const char *te
 static void rvd_stream_fail_in(revdial_err *err, const char *where)
 {
     char why[sizeof err->msg];
-    size_t n;
     if (!err) return;
     memcpy(why, err->msg, sizeof why);
-    n = rvd_sys_append(err->msg, sizeof err->msg, 0, where);
-    rvd_sys_append(err->msg, sizeof err->msg, n, why);
+    RVD_BASE_JOIN(err->msg, sizeof err->msg, where, why);
 }
 
 // What proxies and agents have in common; its limits are for the engine to check.
@@ -13503,10 +13405,9 @@ static void rvd_stream_log_session(rvd_log_line *l, const revdial_session *s)
 static void rvd_stream_log_dial(rvd_log_line *l, uint64_t session, uint32_t stream)
 {
     char text[28];
-    rvd_base_text t = {text, sizeof text, 0, 0};
+    rvd_base_text t = rvd_base_text_in(text, sizeof text);
     rvd_base_text_add_hex16(&t, session);
-    rvd_base_text_add(&t, ".");
-    rvd_base_text_add_decimal(&t, stream);
+    RVD_BASE_ADD(&t, ".", RVD_BASE_NUMBER(stream));
     if (stream) rvd_log_text(l, "dial", text);
 }
 
@@ -13659,8 +13560,8 @@ static int rvd_stream_target_check(const char *text, revdial_err *err)
     char plain[RVD_SYS_TEXT_MAX];
     rvd_sys_endpoint e;
     if (end && end > zone + 1 && strlen(text) < sizeof plain) {
-        rvd_sys_append(plain, sizeof plain, 0, text);
-        rvd_sys_append(plain, sizeof plain, (size_t)(zone - text), end);
+        memcpy(plain, text, (size_t)(zone - text));
+        memcpy(plain + (zone - text), end, strlen(end) + 1);
         text = plain;
     }
     if (!text || rvd_sys_addr_split(text, 1, &e, err) == 0) return REVDIAL_OK;
@@ -13683,15 +13584,10 @@ static int rvd_stream_dial_check(const revdial_dial_opts *o, revdial_err *err)
 static void rvd_stream_dial_fail_in(revdial_err *err, const char *who, const char *target)
 {
     enum { TARGET_MAX = 80 };  // bytes that are shown: the reason needs room, too
-    char where[sizeof "dial  to : " + 160 + TARGET_MAX];
-    size_t n = rvd_sys_append(where, sizeof where, 0, "dial ");
-    n = rvd_sys_append(where, sizeof where, n, who);
-    if (target) n = rvd_sys_append(where, sizeof where, n, " to ");
-    for (size_t i = 0; target && target[i] && i < TARGET_MAX; i++) {
-        char shown[2] = {target[i] > 0x1f && target[i] < 0x7f ? target[i] : '?', 0};
-        n = rvd_sys_append(where, sizeof where, n, shown);
-    }
-    rvd_sys_append(where, sizeof where, n, ": ");
+    char where[sizeof "dial  to : " + 160 + TARGET_MAX], shown[TARGET_MAX + 1] = "";
+    for (size_t i = 0; target && target[i] && i < TARGET_MAX; i++)
+        shown[i] = target[i] > 0x1f && target[i] < 0x7f ? target[i] : '?';
+    RVD_BASE_JOIN(where, sizeof where, "dial ", who, target ? " to " : NULL, shown, ": ");
     rvd_stream_fail_in(err, where);
 }
 
@@ -14956,7 +14852,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->id = cfg->engine->session_id;
     s->start_us = rvd_sys_now_us();
     rvd_stream_times_set(s, &cfg->engine->limits);
-    rvd_sys_append(s->peer, sizeof s->peer, 0, cfg->peer);
+    RVD_BASE_JOIN(s->peer, sizeof s->peer, cfg->peer);
     rvd_base_link_init(&s->link);
     rvd_base_link_init(&s->asking);
     rvd_base_link_init(&s->streams);
@@ -15052,10 +14948,10 @@ void revdial_session_get_info(revdial_session *s, revdial_session_info *out)
     out->streams = atomic_load_explicit(&s->stream_count, memory_order_relaxed);
     rvd_stream_unlock(s);
     out->id = s->id;
-    rvd_sys_append(out->name, sizeof out->name, 0, s->name);
-    rvd_sys_append(out->instance, sizeof out->instance, 0, s->instance);
-    rvd_sys_append(out->identity, sizeof out->identity, 0, s->identity);
-    rvd_sys_append(out->peer, sizeof out->peer, 0, s->peer);
+    RVD_BASE_JOIN(out->name, sizeof out->name, s->name);
+    RVD_BASE_JOIN(out->instance, sizeof out->instance, s->instance);
+    RVD_BASE_JOIN(out->identity, sizeof out->identity, s->identity);
+    RVD_BASE_JOIN(out->peer, sizeof out->peer, s->peer);
     out->carrier = info.carrier;
     out->streams_opened = info.streams_opened;
     out->rx_bytes = info.rx_bytes;
@@ -16427,7 +16323,7 @@ static rvd_proxy_name *rvd_proxy_name_get_locked(revdial_proxy *p, const char *n
     if (*slot) return *slot;
     *slot = rvd_base_alloc(&p->heap, sizeof **slot);
     if (!*slot) return NULL;
-    rvd_sys_append((*slot)->name, sizeof(*slot)->name, 0, name);
+    RVD_BASE_JOIN((*slot)->name, sizeof(*slot)->name, name);
     rvd_base_link_init(&(*slot)->sessions);
     return *slot;
 }
@@ -16793,10 +16689,10 @@ static void rvd_proxy_on_verdict(rvd_loop_timer *t)
 static void rvd_proxy_note_refused(revdial_session *s)
 {
     const revdial_identity *tls = s->auth.tls;
-    if (!s->name[0]) rvd_sys_append(s->name, sizeof s->name, 0, s->auth.name);
-    if (!s->instance[0]) rvd_sys_append(s->instance, sizeof s->instance, 0, s->auth.instance);
+    if (!s->name[0]) RVD_BASE_JOIN(s->name, sizeof s->name, s->auth.name);
+    if (!s->instance[0]) RVD_BASE_JOIN(s->instance, sizeof s->instance, s->auth.instance);
     if (s->identity[0] || !tls || !tls->verified) return;
-    rvd_sys_append(s->identity, sizeof s->identity, 0, tls->san[0] ? tls->san : tls->subject);
+    RVD_BASE_JOIN(s->identity, sizeof s->identity, tls->san[0] ? tls->san : tls->subject);
 }
 
 // Loop thread: the credentials are known to be good or bad. Takes the name, or says why not.
@@ -16807,7 +16703,7 @@ static void rvd_proxy_admit(revdial_session *s, int code, const rvd_proxy_table 
     revdial_session *old = NULL;
     int is_contested = 0;
     if (!code && !s->name[0]) code = REVDIAL_EINVAL;
-    if (!code) rvd_sys_append(s->instance, sizeof s->instance, 0, s->auth.instance);
+    if (!code) RVD_BASE_JOIN(s->instance, sizeof s->instance, s->auth.instance);
     pthread_mutex_lock(&p->lock);
     if (!code && table && table != p->table) code = REVDIAL_ELIMIT;
     if (!code) code = rvd_proxy_register_locked(p, s, &old);
@@ -16861,7 +16757,7 @@ static char *rvd_proxy_secret_hash(rvd_heap *heap, const char *secret, const cha
                                    const char *realm)
 {
     char text[sizeof "sha256:" + 2 * RVD_BASE_SHA256_SIZE];
-    rvd_base_text t = {text, sizeof text, 0, 0};
+    rvd_base_text t = rvd_base_text_in(text, sizeof text);
     uint8_t digest[RVD_BASE_SHA256_SIZE];
     rvd_base_sha256 s;
     if (strncmp(secret, "sha256:", 7) == 0 || strncmp(secret, "ha1:", 4) == 0)
@@ -16924,7 +16820,7 @@ static int rvd_proxy_table_add(revdial_proxy *p, rvd_proxy_table *t, const revdi
     rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
     int is_digest = schemes == REVDIAL_AUTH_DIGEST, has_secret = schemes != REVDIAL_AUTH_MTLS;
     char own[sizeof "token " + 16];
-    rvd_base_text identity = {own, sizeof own, 0, 0};
+    rvd_base_text identity = rvd_base_text_in(own, sizeof own);
     if (!schemes) return 1;
     t->schemes |= schemes;
     to->schemes = schemes;
@@ -16995,11 +16891,8 @@ static int rvd_proxy_rows_check(const revdial_credential *rows, size_t count, re
     for (size_t i = 0; i < count; i++) {
         const char *problem = revdial_credential_problem(&rows[i]);
         char text[160];
-        size_t n = rvd_sys_append(text, sizeof text, 0, "credentials[");
         if (!problem) continue;
-        n = rvd_sys_append_number(text, sizeof text, n, (uint32_t)i);
-        n = rvd_sys_append(text, sizeof text, n, "]: ");
-        rvd_sys_append(text, sizeof text, n, problem);
+        RVD_BASE_JOIN(text, sizeof text, "credentials[", RVD_BASE_NUMBER(i), "]: ", problem);
         return rvd_stream_fail(err, REVDIAL_EINVAL, 0, text);
     }
     return REVDIAL_OK;
@@ -17031,15 +16924,15 @@ static int rvd_proxy_check_table(const rvd_proxy_table *t, revdial_session *s)
     const char *sole;
     int code = revdial_auth_verify(&s->auth, t->rows, t->count, &row);
     if (code == REVDIAL_EDENIED && row < t->count)
-        rvd_sys_append(s->identity, sizeof s->identity, 0, t->rows[row].user);
+        RVD_BASE_JOIN(s->identity, sizeof s->identity, t->rows[row].user);
     if (code) return code;
-    rvd_sys_append(s->name, sizeof s->name, 0, s->auth.name);
+    RVD_BASE_JOIN(s->name, sizeof s->name, s->auth.name);
     len = s->name[0] ? 0 : rvd_base_sole_name(t->rows[row].names, &sole);
     if (len) memcpy(s->name, sole, len);
     if (t->rows[row].schemes == REVDIAL_AUTH_MTLS)
         rvd_proxy_peer_identity(s, &t->rows[row]);
     else
-        rvd_sys_append(s->identity, sizeof s->identity, 0, t->rows[row].user);
+        RVD_BASE_JOIN(s->identity, sizeof s->identity, t->rows[row].user);
     s->is_listed = 1;
     s->row_mark = t->marks[row];
     rvd_proxy_row_holder(s, &t->rows[row], &s->who, &s->holder);
@@ -17076,7 +16969,7 @@ static void rvd_proxy_nonce_mask(const revdial_proxy *p, const uint8_t *seal, ui
 
 static void rvd_proxy_nonce_make(revdial_proxy *p, char text[RVD_PROXY_NONCE_SIZE])
 {
-    rvd_base_text t = {text, RVD_PROXY_NONCE_SIZE, 0, 0};
+    rvd_base_text t = rvd_base_text_in(text, RVD_PROXY_NONCE_SIZE);
     uint8_t bytes[RVD_PROXY_SEAL], mac[RVD_BASE_SHA256_SIZE];
     uint64_t number;
     pthread_mutex_lock(&p->lock);
@@ -17415,10 +17308,10 @@ static void rvd_proxy_auth_done(rvd_loop_task *task)
     revdial_session *s = a->session;
     if (s->state == RVD_STREAM_HANDSHAKE) {  // written by this thread alone
         a->identity[sizeof a->identity - 1] = '\0';
-        rvd_sys_append(s->identity, sizeof s->identity, 0, a->identity);
+        RVD_BASE_JOIN(s->identity, sizeof s->identity, a->identity);
         a->group[sizeof a->group - 1] = '\0';
         rvd_proxy_holder_set(s, "user", a->group);
-        rvd_sys_append(s->name, sizeof s->name, 0, s->auth.name);
+        RVD_BASE_JOIN(s->name, sizeof s->name, s->auth.name);
         rvd_proxy_judged(s, a->code, NULL);
         rvd_stream_pend_run(s);
     }
@@ -18127,9 +18020,9 @@ int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *ho
         return rvd_proxy_attach_refuse(p, fd, how, err);
     }
     if (how->upgraded) {
-        rvd_sys_append(s->name, sizeof s->name, 0, how->name);
-        rvd_sys_append(s->instance, sizeof s->instance, 0, how->instance ? how->instance : "");
-        rvd_sys_append(s->identity, sizeof s->identity, 0, how->identity ? how->identity : "");
+        RVD_BASE_JOIN(s->name, sizeof s->name, how->name);
+        RVD_BASE_JOIN(s->instance, sizeof s->instance, how->instance);
+        RVD_BASE_JOIN(s->identity, sizeof s->identity, how->identity);
         rvd_proxy_holder_set(s, "user", how->group);
     }
     return rvd_proxy_launch(p, s, how);
@@ -19181,10 +19074,8 @@ static int rvd_proxy_exposes_check(const revdial_proxy_config *cfg, revdial_err 
 {
     for (size_t i = 0; i < cfg->expose_count; i++) {
         char where[32];
-        size_t n = rvd_sys_append(where, sizeof where, 0, "exposes[");
         if (rvd_proxy_expose_check(&cfg->exposes[i], err) == 0) continue;
-        n = rvd_sys_append_number(where, sizeof where, n, (uint32_t)i);
-        rvd_sys_append(where, sizeof where, n, "].");
+        RVD_BASE_JOIN(where, sizeof where, "exposes[", RVD_BASE_NUMBER(i), "].");
         rvd_stream_fail_in(err, where);
         return REVDIAL_EINVAL;
     }
@@ -19302,7 +19193,7 @@ static int rvd_proxy_listen(revdial_proxy *p, const char *text, revdial_err *err
     l->pause.run = rvd_proxy_on_pause;
     l->resume.run = rvd_proxy_on_resume;
     l->proxy = p;
-    if (e.kind == RVD_SYS_UNIX) rvd_sys_append(l->unlink, sizeof l->unlink, 0, e.host);
+    if (e.kind == RVD_SYS_UNIX) RVD_BASE_JOIN(l->unlink, sizeof l->unlink, e.host);
     if (rvd_sys_getsockname(r, &at) == 0) rvd_sys_addr_format(&at, l->address, sizeof l->address);
     p->listener_count++;
     return REVDIAL_OK;
@@ -19625,12 +19516,10 @@ static const char *rvd_agent_net_parse(const char *host, size_t len, rvd_agent_r
 {
     int is_v6 = memchr(host, ':', len) != NULL, ip_len;
     char text[80];
-    size_t n;
+    char address[61] = "";
     if (len > 60) return "allow: no address is that long";
-    n = rvd_sys_append(text, sizeof text, 0, is_v6 ? "[" : "");
-    memcpy(text + n, host, len);
-    text[n + len] = '\0';
-    rvd_sys_append(text, sizeof text, n + len, is_v6 ? "]:1" : ":1");
+    memcpy(address, host, len);
+    RVD_BASE_JOIN(text, sizeof text, is_v6 ? "[" : NULL, address, is_v6 ? "]:1" : ":1");
     if (rvd_sys_addr_parse(text, 1, &out->net, NULL) < 0)
         return is_v6 ? "allow: no IPv6 address between the brackets"
                      : "allow: no IPv4 address before the /, as in 10.0.0.0/8:80";
@@ -19717,11 +19606,6 @@ static int rvd_agent_rule_covers(const rvd_agent_rule *rule, const rvd_sys_addr 
            rvd_agent_prefix_matches(ip, net_ip, rule->bits);
 }
 
-static int rvd_agent_lower(int c)
-{
-    return c >= 'A' && c <= 'Z' ? c + 'a' - 'A' : c;
-}
-
 // Does a name rule cover this host name? *is_local: it is "localhost" and the rule says so, which
 // is loopback whatever a name server says (RFC 6761 section 6.3).
 static int rvd_agent_rule_names(const rvd_agent_rule *rule, const char *host, uint32_t port,
@@ -19732,8 +19616,8 @@ static int rvd_agent_rule_names(const rvd_agent_rule *rule, const char *host, ui
     if (rule->kind != RVD_SYS_NAME || port < rule->ports.from || port > rule->ports.to) return 0;
     if (name_len >= sizeof name) return 0;
     if (name_len > 1 && host[name_len - 1] == '.') name_len--;  // the root's dot
-    for (size_t i = 0; i < rule->host_len; i++) pattern[i] = (char)rvd_agent_lower(rule->host[i]);
-    for (size_t i = 0; i < name_len; i++) name[i] = (char)rvd_agent_lower(host[i]);
+    for (size_t i = 0; i < rule->host_len; i++) pattern[i] = rvd_base_lower(rule->host[i]);
+    for (size_t i = 0; i < name_len; i++) name[i] = rvd_base_lower(host[i]);
     *is_local = rule->host_len == 9 && memcmp(pattern, "localhost", 9) == 0;
     return rvd_base_glob(pattern, rule->host_len, name, name_len);
 }
@@ -20100,20 +19984,17 @@ static void rvd_agent_refusal_text(const rvd_agent_forward *f, int reset, char *
     char address[RVD_SYS_TEXT_MAX];
     rvd_sys_endpoint e;
     revdial_err err;
-    size_t n = 0;
     if (!asked && !f->agent->default_target) {
-        rvd_sys_append(buf, size, n, "no target was asked for, and there is no default (--target)");
+        RVD_BASE_JOIN(buf, size, "no target was asked for, and there is no default (--target)");
     } else if (!f->endpoint.kind && rvd_sys_addr_split(asked, 1, &e, &err) < 0) {
-        rvd_sys_append(buf, size, n, err.msg);
+        RVD_BASE_JOIN(buf, size, err.msg);
     } else if (reset == REVDIAL_RESET_FORBIDDEN && f->denied && f->endpoint.kind == RVD_SYS_NAME) {
         rvd_sys_addr_format(&f->addresses[f->denied - 1], address, sizeof address);
-        n = rvd_sys_append(buf, size, n, "the name leads to ");
-        n = rvd_sys_append(buf, size, n, address);
-        rvd_sys_append(buf, size, n,
-                       ", which no rule allows: a name reaches special addresses only by a rule "
-                       "for the address");
+        RVD_BASE_JOIN(buf, size, "the name leads to ", address,
+                      ", which no rule allows: a name reaches special addresses only by a rule "
+                      "for the address");
     } else {
-        rvd_sys_append(buf, size, n, revdial_reset_text(reset));
+        RVD_BASE_JOIN(buf, size, revdial_reset_text(reset));
     }
 }
 
@@ -20162,21 +20043,14 @@ static size_t rvd_agent_header_v1(char *buf, size_t size, const rvd_sys_addr *cl
 {
     char src[RVD_SYS_TEXT_MAX], dst[RVD_SYS_TEXT_MAX];
     int is_v6 = client->ss.ss_family == AF_INET6;
-    size_t n, src_host, dst_host;
+    size_t src_host, dst_host;
     rvd_sys_addr_format(client, src, sizeof src);
     rvd_sys_addr_format(local, dst, sizeof dst);
     src_host = (size_t)(strrchr(src, ':') - src);
     dst_host = (size_t)(strrchr(dst, ':') - dst);
     src[src_host - (size_t)is_v6] = dst[dst_host - (size_t)is_v6] = '\0';
-    n = rvd_sys_append(buf, size, 0, is_v6 ? "PROXY TCP6 " : "PROXY TCP4 ");
-    n = rvd_sys_append(buf, size, n, src + is_v6);
-    n = rvd_sys_append(buf, size, n, " ");
-    n = rvd_sys_append(buf, size, n, dst + is_v6);
-    n = rvd_sys_append(buf, size, n, " ");
-    n = rvd_sys_append(buf, size, n, src + src_host + 1);
-    n = rvd_sys_append(buf, size, n, " ");
-    n = rvd_sys_append(buf, size, n, dst + dst_host + 1);
-    return rvd_sys_append(buf, size, n, "\r\n");
+    return RVD_BASE_JOIN(buf, size, is_v6 ? "PROXY TCP6 " : "PROXY TCP4 ", src + is_v6, " ",
+                         dst + is_v6, " ", src + src_host + 1, " ", dst + dst_host + 1, "\r\n");
 }
 
 static size_t rvd_agent_header_v2(uint8_t *buf, const rvd_sys_addr *client,
@@ -20224,7 +20098,7 @@ static int rvd_agent_header_send(rvd_agent_forward *f)
         n = version == 1 ? rvd_agent_header_v1((char *)buf, sizeof buf, &client, &local)
                          : rvd_agent_header_v2(buf, &client, &local);
     } else if (version == 1) {
-        n = rvd_sys_append((char *)buf, sizeof buf, 0, "PROXY UNKNOWN\r\n");
+        n = RVD_BASE_JOIN((char *)buf, sizeof buf, "PROXY UNKNOWN\r\n");
     } else {
         n = sizeof local_v2;
         memcpy(buf, local_v2, n);
@@ -20247,7 +20121,7 @@ static void rvd_agent_access_on_over(void *ud, const uint64_t moved[2], const re
     rvd_heap heap = {a->cfg.common.alloc, a->cfg.common.alloc_ud, x->size};
     rvd_log_line l;
     if (rvd_log_begin(&a->log, &l, RVD_LOG_STREAM_END, a->log.access_level)) {
-        rvd_sys_append(l.text, sizeof l.text, 0, x->about);
+        RVD_BASE_JOIN(l.text, sizeof l.text, x->about);
         rvd_stream_log_end(&l, moved[1], moved[0], x->since_us, why);
         rvd_log_end(&a->log, &l);
     }
@@ -20492,7 +20366,7 @@ static int rvd_agent_forward_judge(rvd_agent_forward *f, const char *target)
     f->trusted = a->default_target && target && strcmp(target, a->default_target) == 0;
     f->target = f->text;
     if (!f->endpoint.kind || strlen(target) >= sizeof f->text) return REVDIAL_RESET_FORBIDDEN;
-    rvd_sys_append(f->text, sizeof f->text, 0, target);
+    RVD_BASE_JOIN(f->text, sizeof f->text, target);
     if (f->trusted) return REVDIAL_RESET_NONE;
     return rvd_agent_judge_target(a, target, f->endpoint.kind == RVD_SYS_NAME);
 }
@@ -20706,11 +20580,10 @@ static void rvd_agent_instance(rvd_agent_link *l, char *buf, size_t size)
 {
     revdial_agent *a = l->agent;
     unsigned index = 0;
-    size_t n = rvd_sys_append(buf, size, 0, a->instance);
     while (index < a->link_count && a->links[index] != l) index++;
-    if (index == 0) return;
-    n = rvd_sys_append(buf, size, n, "-");  // the same proxy may be behind several addresses
-    rvd_sys_append_number(buf, size, n, index);
+    // The same proxy may be behind several addresses.
+    RVD_BASE_JOIN(buf, size, a->instance, index ? "-" : NULL,
+                  index ? RVD_BASE_NUMBER(index) : NULL);
 }
 
 // Who listens on the way could read the token. That is about the server: an egress proxy on this
@@ -20778,8 +20651,8 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
     cfg.tls_host = a->server_name ? a->server_name : l->tls_host;
     s = rvd_stream_session_new(&cfg, err);
     if (!s) return NULL;
-    rvd_sys_append(s->name, sizeof s->name, 0, a->name ? a->name : "");
-    rvd_sys_append(s->instance, sizeof s->instance, 0, instance);
+    RVD_BASE_JOIN(s->name, sizeof s->name, a->name);
+    RVD_BASE_JOIN(s->instance, sizeof s->instance, instance);
     return s;
 }
 
@@ -21010,7 +20883,7 @@ static void rvd_agent_egress_begin(rvd_agent_link *l)
 static void rvd_agent_link_answer(rvd_agent_link *l, const char *challenge)
 {
     rvd_agent_log_link(l, RVD_LOG_LINK_CHALLENGED, REVDIAL_LOG_DEBUG, NULL);
-    rvd_sys_append(l->challenge, sizeof l->challenge, 0, challenge);
+    RVD_BASE_JOIN(l->challenge, sizeof l->challenge, challenge);
     l->session = NULL;
     l->address_at--;
     rvd_agent_link_begin(l);
@@ -21149,7 +21022,7 @@ static void rvd_agent_link_next(rvd_agent_link *l)
     rvd_agent_tell(a, REVDIAL_CONNECTING, NULL, 0);
     l->secret[0] = '\0';
     if (!a->cfg.credential_fn) {
-        rvd_sys_append(l->secret, sizeof l->secret, 0, a->secret ? a->secret : "");
+        RVD_BASE_JOIN(l->secret, sizeof l->secret, a->secret);
         rvd_agent_link_resolve(l);
         return;
     }
@@ -21240,9 +21113,8 @@ static void rvd_agent_on_goaway(revdial_session *s)
 static void rvd_agent_link_replaced(rvd_agent_link *l, const char *instance)
 {
     char text[200];
-    size_t n = rvd_sys_append(text, sizeof text, 0, "another agent uses --instance ");
-    n = rvd_sys_append(text, sizeof text, n, instance);
-    rvd_sys_append(text, sizeof text, n, "; give each its own");
+    RVD_BASE_JOIN(text, sizeof text, "another agent uses --instance ", instance,
+                  "; give each its own");
     rvd_agent_link_fail(l, REVDIAL_EDUPLICATE, 0, NULL, text);
 }
 
@@ -21386,9 +21258,11 @@ static const rvd_agent_scheme *rvd_agent_url_scheme(const char *url)
 static const char *rvd_agent_url_host_problem(const rvd_agent_link *l, rvd_sys_endpoint *e)
 {
     const char *colon = strrchr(l->endpoint, ':');
+    uint64_t port = 0;
     if (l->host[0] != '[' && strchr(l->host, ':') != strrchr(l->host, ':'))
         return "an IPv6 address needs brackets, as in http://[::1]:80";
-    if (rvd_sys_number(colon + 1, 1, 65535) < 0) return "the port must be from 1 to 65535";
+    if (!rvd_base_decimal(colon + 1, strlen(colon + 1), 65535, &port) || port == 0)
+        return "the port must be from 1 to 65535";
     return rvd_sys_addr_split(l->endpoint, 1, e, NULL) < 0 ? "not host or host:port" : NULL;
 }
 
@@ -21402,9 +21276,9 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
     size_t host_len;
     int has_port;
     if (strncmp(url, "unix:/", 6) == 0) {
-        rvd_sys_append(l->endpoint, sizeof l->endpoint, 0, url);
-        rvd_sys_append(l->host, sizeof l->host, 0, "localhost");
-        rvd_sys_append(l->path, sizeof l->path, 0, "/revdial");
+        RVD_BASE_JOIN(l->endpoint, sizeof l->endpoint, url);
+        RVD_BASE_JOIN(l->host, sizeof l->host, "localhost");
+        RVD_BASE_JOIN(l->path, sizeof l->path, "/revdial");
         return NULL;
     }
     if (!scheme) return "not http://, https://, ws://, wss:// or unix:/path";
@@ -21422,14 +21296,13 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
     memcpy(l->host, rest, host_len);
     has_port = strchr(l->host, ']') ? strchr(strchr(l->host, ']'), ':') != NULL
                                     : strchr(l->host, ':') != NULL;
-    host_len = rvd_sys_append(l->endpoint, sizeof l->endpoint, 0, l->host);
-    if (!has_port) rvd_sys_append(l->endpoint, sizeof l->endpoint, host_len, scheme->port);
-    rvd_sys_append(l->path, sizeof l->path, 0, slash && slash[1] ? slash : "/revdial");
+    RVD_BASE_JOIN(l->endpoint, sizeof l->endpoint, l->host, has_port ? NULL : scheme->port);
+    RVD_BASE_JOIN(l->path, sizeof l->path, slash && slash[1] ? slash : "/revdial");
     problem = rvd_agent_url_host_problem(l, &e);
     zone = strchr(l->host, '%');  // means something on this machine only (RFC 6874 section 1)
     end = zone ? strchr(zone, ']') : NULL;
     if (end) memmove(zone, end, strlen(end) + 1);
-    if (!problem) rvd_sys_append(l->tls_host, sizeof l->tls_host, 0, e.host);
+    if (!problem) RVD_BASE_JOIN(l->tls_host, sizeof l->tls_host, e.host);
     return problem;
 }
 
@@ -21467,7 +21340,7 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
     l->lookup.done = &l->found;
     l->lookup.out = l->addresses;
     l->lookup.max = RVD_LOOKUP_ADDRESSES;
-    rvd_sys_append(l->text, sizeof l->text, 0, text);
+    RVD_BASE_JOIN(l->text, sizeof l->text, text);
     problem = rvd_agent_url_parse(l, text);
     if (!problem) problem = rvd_agent_link_problem(l);
     if (!problem && rvd_loop_timer_set(a->loop, &l->timer, INT64_MAX) == 0) {
@@ -21508,7 +21381,7 @@ static char *rvd_agent_instance_default(revdial_agent *a, const char *name, cons
     char text[16 + 1 + 16 + 1];
     uint64_t h = 0xCBF29CE484222325u;
     const char *parts[3];
-    rvd_base_text t = {text, sizeof text, 0, 0};
+    rvd_base_text t = rvd_base_text_in(text, sizeof text);
     rvd_sys_hostname(host, sizeof host);
     parts[0] = host;
     parts[1] = name ? name : "";
@@ -21605,10 +21478,9 @@ static int rvd_agent_is_host(const char *host)
     char text[RVD_SYS_HOST_MAX + 8];
     rvd_sys_endpoint e;
     int is_ip6 = strchr(host, ':') != NULL;
-    size_t n = rvd_sys_append(text, sizeof text, 0, is_ip6 ? "[" : "");
-    n = rvd_sys_append(text, sizeof text, n, host);
-    n = rvd_sys_append(text, sizeof text, n, is_ip6 ? "]:1" : ":1");
-    return n < sizeof text && rvd_sys_addr_split(text, 1, &e, NULL) == 0;
+    rvd_base_text t = rvd_base_text_in(text, sizeof text);
+    RVD_BASE_ADD(&t, is_ip6 ? "[" : NULL, host, is_ip6 ? "]:1" : ":1");
+    return !t.overflow && rvd_sys_addr_split(text, 1, &e, NULL) == 0;
 }
 
 // What numbers there are in a config, or NULL.

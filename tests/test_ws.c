@@ -72,7 +72,7 @@ TEST(base64_is_that_of_rfc_4648_section_10)
 TEST(the_key_of_rfc_6455_has_its_answer)
 {
     char accept[RVD_HTTP_ACCEPT_SIZE];
-    rvd_http_accept_of(rvd_http_slice_of("dGhlIHNhbXBsZSBub25jZQ=="), accept);
+    rvd_http_accept_of(rvd_base_slice_of("dGhlIHNhbXBsZSBub25jZQ=="), accept);
     CHECK_STR(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
 }
 
