@@ -12474,10 +12474,6 @@ static void rvd_log_close(rvd_log *log)
 #define RVD_STREAM_RECORDS 4     // in a row, one way
 #define RVD_STREAM_BRIEF 4096    // so little waits for the loop while that is at the transport
 
-// Text of a request: name and instance, and a token of 4096 bytes, or a user and a password of
-// less, or what belongs to Digest, which is less still.
-enum { RVD_STREAM_AUTH_TEXT = 4096 + 65 + 65 + 16 };
-
 enum {
     RVD_STREAM_WAKE_RD = 1,
     RVD_STREAM_WAKE_WR = 2,
@@ -12553,17 +12549,22 @@ static void rvd_stream_text_free(rvd_heap *heap, const char *text)
 }
 
 // What the owner of a session (proxy or agent) does when something happens to it. All of them on
-// the loop thread.
+// the loop thread, except where it says otherwise.
 typedef struct rvd_stream_host {
+    int is_proxy;        // the session's name is its peer's
+    size_t member_size;  // of what the owner keeps of each session
+    // Under the lock. A proxy's: the request, whose texts last for this call; on_auth follows.
+    void (*on_request_locked)(revdial_session *s, const revdial_auth_req *req);
+    // An agent's: why the handshake failed, and what the proxy said about another attempt.
+    void (*on_dead_locked)(revdial_session *s, const revdial_event *ev);
+    // Any thread: st is new, its owner from here on is the host. May refuse it.
+    void (*on_open_locked)(revdial_session *s, revdial_stream *st);
     // Without the lock.
-    void (*on_auth)(revdial_session *s);  // s->engine's request was copied to s->auth
+    void (*on_auth)(revdial_session *s);  // a proxy's: the request wants a verdict
     void (*on_up)(revdial_session *s);
     void (*on_goaway)(revdial_session *s);
+    void (*on_silent)(revdial_session *s);                        // a ping was not answered in time
     void (*on_down)(revdial_session *s, const revdial_err *why);  // once, always
-    // Under the lock: st is new, its owner from here on is the host. May refuse it.
-    void (*on_open_locked)(revdial_session *s, revdial_stream *st);
-    void (*on_silent)(revdial_session *s);  // without the lock: it has not answered a ping
-    int is_proxy;                           // the session's name is its peer's
 } rvd_stream_host;
 
 // Wakes a thread that polls; once until it is heard, however many streams move meanwhile.
@@ -12700,6 +12701,7 @@ struct revdial_session {
     // Set before start, then read-only.
     const rvd_stream_host *host;
     void *owner;             // the proxy or agent; lives until `work` is done
+    void *member;            // what the owner keeps of this session; lives as long as it does
     rvd_log *log;            // the owner's
     rvd_stream_work *work;   // the owner's
     rvd_sys_origin *origin;  // holds a reference
@@ -12719,7 +12721,6 @@ struct revdial_session {
     rvd_loop_timer timer, lease;
     rvd_loop_flush flush;
     rvd_loop_task kick;
-    void *host_ud;   // owner's
     int read_waits;  // a read wants the socket writable
     size_t lingered;
     int holds;                // readers that got a piece may get more, before they are let go
@@ -12730,21 +12731,9 @@ struct revdial_session {
     // After start_us the peer's handshake made progress; read by the owner, any thread. (Not of 64
     // bits: where a processor has no such atomics, they need a library.)
     atomic_uint moved_ms;
-    int is_counted;        // owner's: it no longer counts as pending; a proxy has its lock for it
-    int is_checked;        // owner's: a hook is at work on it
-    int is_listed;         // owner's: a row of a table has admitted it; set before it is registered
-    int has_said;          // the peer, a byte of its request
-    int has_shaken;        // the peer, a byte of the transport's handshake
-    const char *limit;     // refused by it, for our log: the peer is told 503
-    int left_silent;       // it went without either, as a health check does
-    uint64_t row_mark;     // owner's: which; set before it is registered
-    uint64_t who, holder;  // proxy: marks of its identity, and of who may share its name; then
-                           // guarded by the proxy's lock
-    rvd_base_link asking;  // proxy: it may have to give way; guarded by the proxy's lock
-    uint64_t source;       // proxy: whom to count it with, 0 = nobody; set before start
-    uint64_t block;        // proxy: the same where places are short
-    uint64_t proven[2];    // proxy: its credentials were right, 0 = nothing to remember
-    int payer;             // proxy: which debt grows if they are wrong
+    int has_said;     // the peer, a byte of its request
+    int has_shaken;   // the peer, a byte of the transport's handshake
+    int left_silent;  // it went without either, as a health check does
 
     pthread_mutex_t lock;  // guards all below
     rvd_heap heap;
@@ -12777,11 +12766,6 @@ struct revdial_session {
     int64_t acked_bytes;  // of them, acknowledged by then; without what a transport adds
     int64_t drain_until_us;
     revdial_err why;  // what ended it
-    int retry_after_ms;
-    revdial_auth_req auth;  // request that waits for its verdict; strings in auth_text
-    revdial_digest digest;  // of auth
-    char auth_text[RVD_STREAM_AUTH_TEXT];
-    char *challenge;  // backend: of a 401 that the next attempt can answer, else NULL
     rvd_base_link streams, dials_waiting, dials_over;
     rvd_base_link kicked, kicked_here;  // sinks to run: by the loop, by whoever handles events
     enum rvd_stream_reader reader;
@@ -12804,7 +12788,6 @@ struct revdial_session {
     int has_finished;               // all has been said, and the peer told so
     int is_told_down;               // the owner has been, by on_down
     atomic_uint stream_count;       // written under the lock, read by who picks a session
-    atomic_uint picked;             // dials on their way here; owner's
     atomic_int is_leaving;  // drains or is over: no new streams; read by who picks a session
     atomic_int is_silent;   // has not answered a ping in time; read by who picks a session
 };
@@ -13140,8 +13123,8 @@ void revdial_session_unref(revdial_session *s)
     if (s->spill) rvd_sys_wake_close(&s->interrupt);
     rvd_base_free(&s->heap, s->spill, RVD_STREAM_SPILL);
     pthread_mutex_destroy(&s->lock);
-    rvd_base_wipe(s->auth_text, sizeof s->auth_text);
-    rvd_stream_text_free(&s->heap, s->challenge);
+    rvd_base_wipe(s->member, s->host->member_size);
+    rvd_base_free(&s->heap, s->member, s->host->member_size);
     origin = s->origin;
     heap = s->heap;
     heap.live_bytes = sizeof *s + (s->wire ? sizeof *s->wire : 0);
@@ -13758,8 +13741,7 @@ static void rvd_stream_on_dead_locked(revdial_session *s, const revdial_event *e
 {
     rvd_stream_leaves(s);
     s->pend |= RVD_STREAM_PEND_DEAD;
-    s->retry_after_ms = ev->retry_after_ms;
-    if (ev->challenge) s->challenge = rvd_stream_text_copy(&s->heap, ev->challenge);
+    if (s->host->on_dead_locked) s->host->on_dead_locked(s, ev);
     if (s->why.code) return;
     if (s->wire && rvd_stream_wire_state(s->wire) == RVD_STREAM_WIRE_HANDSHAKE)
         rvd_stream_fail(&s->why, ev->code, 0, "the TLS handshake was not over in time");
@@ -13767,44 +13749,14 @@ static void rvd_stream_on_dead_locked(revdial_session *s, const revdial_event *e
         rvd_stream_fail(&s->why, ev->code, 0, ev->text);
 }
 
-// Copies a string to the text of the request. Returns the copy.
-static const char *rvd_stream_auth_add_locked(revdial_session *s, size_t *at, const char *text)
-{
-    char *copy = s->auth_text + *at;
-    size_t size = text ? strlen(text) + 1 : 0;
-    if (!text) return NULL;
-    REVDIAL_ASSERT(*at + size <= sizeof s->auth_text);
-    memcpy(copy, text, size);
-    *at += size;
-    return copy;
-}
-
-static void rvd_stream_auth_copy_locked(revdial_session *s, const revdial_auth_req *req)
-{
-    size_t at = 0;
-    s->auth = *req;
-    s->auth.secret = rvd_stream_auth_add_locked(s, &at, req->secret);
-    s->auth.user = rvd_stream_auth_add_locked(s, &at, req->user);
-    s->auth.name = rvd_stream_auth_add_locked(s, &at, req->name);
-    s->auth.instance = rvd_stream_auth_add_locked(s, &at, req->instance);
-    s->auth.peer = s->peer;
-    s->auth.tls = s->wire && s->wire->peer.verified ? &s->wire->peer : NULL;
-    s->pend |= RVD_STREAM_PEND_AUTH;
-    if (!req->digest) return;
-    s->digest.realm = rvd_stream_auth_add_locked(s, &at, req->digest->realm);
-    s->digest.nonce = rvd_stream_auth_add_locked(s, &at, req->digest->nonce);
-    s->digest.uri = rvd_stream_auth_add_locked(s, &at, req->digest->uri);
-    s->digest.nc = rvd_stream_auth_add_locked(s, &at, req->digest->nc);
-    s->digest.cnonce = rvd_stream_auth_add_locked(s, &at, req->digest->cnonce);
-    s->digest.response = rvd_stream_auth_add_locked(s, &at, req->digest->response);
-    s->auth.digest = &s->digest;
-}
-
 static void rvd_stream_on_event_locked(revdial_session *s, const revdial_event *ev)
 {
     revdial_stream *st = ev->ud;
     switch (ev->type) {
-    case REVDIAL_EV_AUTH: rvd_stream_auth_copy_locked(s, ev->auth); break;
+    case REVDIAL_EV_AUTH:
+        s->host->on_request_locked(s, ev->auth);
+        s->pend |= RVD_STREAM_PEND_AUTH;
+        break;
     case REVDIAL_EV_UP:
         s->state = RVD_STREAM_UP;
         s->pend |= RVD_STREAM_PEND_UP;
@@ -14261,7 +14213,7 @@ static void rvd_stream_pend_run(revdial_session *s)
         if (pend & RVD_STREAM_PEND_AUTH) s->host->on_auth(s);
         if (pend & RVD_STREAM_PEND_UP) s->host->on_up(s);
         if (pend & RVD_STREAM_PEND_GOAWAY) s->host->on_goaway(s);
-        if (pend & RVD_STREAM_PEND_SILENT) s->host->on_silent(s);
+        if (pend & RVD_STREAM_PEND_SILENT && s->host->on_silent) s->host->on_silent(s);
         if (pend & RVD_STREAM_PEND_DEAD) rvd_stream_die(s);
         rvd_stream_dials_done(s);
         if (pend & RVD_STREAM_PEND_DOWN) s->host->on_down(s, &s->why);
@@ -14827,10 +14779,13 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
         rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a session");
         return NULL;
     }
-    s->engine = revdial_engine_new(cfg->engine, rvd_sys_now_us(), err);
+    s->member = rvd_base_alloc(&heap, cfg->host->member_size);
+    s->engine = s->member ? revdial_engine_new(cfg->engine, rvd_sys_now_us(), err) : NULL;
     if (!s->engine || pthread_mutex_init(&s->lock, NULL)) {
+        if (!s->member) rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a session");
         if (s->engine) rvd_stream_fail(err, REVDIAL_ESYS, 0, "no mutex for a session");
         revdial_engine_free(s->engine);
+        rvd_base_free(&heap, s->member, cfg->host->member_size);
         rvd_base_free(&heap, s, sizeof *s);
         return NULL;
     }
@@ -14842,7 +14797,6 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->work = cfg->work;
     s->origin = rvd_sys_origin_ref(cfg->origin);
     atomic_init(&s->stream_count, 0);
-    atomic_init(&s->picked, 0);
     atomic_init(&s->is_leaving, 0);
     atomic_init(&s->moved_ms, 0);
     s->group = cfg->group;
@@ -14854,7 +14808,6 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     rvd_stream_times_set(s, &cfg->engine->limits);
     RVD_BASE_JOIN(s->peer, sizeof s->peer, cfg->peer);
     rvd_base_link_init(&s->link);
-    rvd_base_link_init(&s->asking);
     rvd_base_link_init(&s->streams);
     rvd_base_link_init(&s->kicked);
     rvd_base_link_init(&s->kicked_here);
@@ -16113,14 +16066,44 @@ typedef struct rvd_proxy_ailment {
     unsigned failures;  // in a row
 } rvd_proxy_ailment;
 
-// A session in the registry. Guarded by the proxy's lock.
+// Text of a request: name and instance, and a token of 4096 bytes, or a user and a password of
+// less, or what belongs to Digest, which is less still.
+enum { RVD_PROXY_AUTH_TEXT = 4096 + 65 + 65 + 16 };
+
+// What the proxy keeps of a session, from accept(2) on.
 typedef struct rvd_proxy_member {
+    // Set before start, then read-only.
+    revdial_session *session;
+    uint64_t source;  // the address that it is counted with, 0: none
+    uint64_t block;   // the same where places are short
+
+    // Loop thread only, or that of the hook while that is at work.
+    int is_checked;              // a hook is at work on it, or will be
+    int is_down;                 // the session is over
+    enum rvd_proxy_payer payer;  // which debt grows if its credentials are wrong
+    uint64_t proven[2];          // its credentials were right, 0 = nothing to remember
+    const char *limit;           // that refused it, for our log: the peer is told 503
+    rvd_loop_timer verdict;      // silent for a second since
+
+    // The request, from its arrival on: the loop thread's, and a hook's while one is at work. Once
+    // there is a verdict its texts are wiped.
+    revdial_auth_req auth;
+    revdial_digest digest;  // of auth
+    char auth_text[RVD_PROXY_AUTH_TEXT];
+
+    // Set before it is registered.
+    int is_listed;      // a row of a table has admitted it
+    uint64_t row_mark;  // which
+
+    // Guarded by the proxy's lock; who and holder from its registration on.
+    int is_pending;        // it counts as one that has not authenticated
+    rvd_base_link asking;  // in p->waiting: it may have to give way
+    uint64_t who, holder;  // marks of its identity, and of the group that may share its name
+    rvd_proxy_name *name;  // NULL: it is not registered. The registry holds a reference to session
     rvd_base_link link, all;
-    revdial_session *session;  // holds a reference
-    rvd_proxy_name *name;
     int is_up;
-    int64_t rival_us;        // another process of its machine connected; 0: none has
-    rvd_loop_timer verdict;  // loop thread only: silent for a second since
+    int64_t rival_us;    // another process of its machine connected; 0: none has
+    atomic_uint picked;  // dials on their way to it; any thread
     rvd_proxy_ailment ailments[RVD_PROXY_AILING];
 } rvd_proxy_member;
 
@@ -16290,9 +16273,9 @@ static size_t rvd_proxy_bucket(const revdial_proxy *p, uint64_t source)
     return (size_t)(rvd_proxy_hash(&source, sizeof source, p->seed) % RVD_PROXY_SOURCE_BUCKETS);
 }
 
-static size_t rvd_proxy_block_bucket(const revdial_proxy *p, const revdial_session *s)
+static size_t rvd_proxy_block_bucket(const revdial_proxy *p, const rvd_proxy_member *m)
 {
-    return rvd_proxy_bucket(p, s->block);
+    return rvd_proxy_bucket(p, m->block);
 }
 
 static rvd_proxy_name **rvd_proxy_slot(revdial_proxy *p, const char *name)
@@ -16313,7 +16296,7 @@ static void rvd_proxy_forget_locked(revdial_proxy *p, rvd_proxy_member *m)
         *slot = n->next;
         rvd_base_free(&p->heap, n, sizeof *n);
     }
-    rvd_base_free(&p->heap, m, sizeof *m);
+    m->name = NULL;
     pthread_cond_broadcast(&p->changed);
 }
 
@@ -16337,7 +16320,7 @@ static int rvd_proxy_is_same_machine(const revdial_session *a, const revdial_ses
 }
 
 // An identity shares with itself, also if its row has changed groups since.
-static int rvd_proxy_shares(const revdial_session *a, const revdial_session *b)
+static int rvd_proxy_shares(const rvd_proxy_member *a, const rvd_proxy_member *b)
 {
     return a->holder == b->holder || a->who == b->who;
 }
@@ -16353,18 +16336,16 @@ static void rvd_proxy_contest_locked(rvd_proxy_name *n)
 // not hold the name gets REVDIAL_EDUPLICATE.
 static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revdial_session **old)
 {
+    const rvd_proxy_member *own = s->member;
     for (rvd_base_link *l = n->sessions.next; l != &n->sessions; l = l->next) {
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
         if (rvd_stream_is_leaving(m->session)) continue;
-        if (!rvd_proxy_shares(m->session, s)) return REVDIAL_EDUPLICATE;
-        if (s->instance[0] && m->session->who == s->who &&
-            strcmp(m->session->instance, s->instance) == 0)
+        if (!rvd_proxy_shares(m, own)) return REVDIAL_EDUPLICATE;
+        if (s->instance[0] && m->who == own->who && strcmp(m->session->instance, s->instance) == 0)
             *old = m->session;
     }
     return REVDIAL_OK;
 }
-
-static void rvd_proxy_on_verdict(rvd_loop_timer *t);
 
 // Has this identity as many sessions as it may have? Looks at all sessions, if there is a limit.
 static int rvd_proxy_is_greedy_locked(const revdial_proxy *p, uint64_t who)
@@ -16372,7 +16353,7 @@ static int rvd_proxy_is_greedy_locked(const revdial_proxy *p, uint64_t who)
     unsigned count = 0, limit = p->cfg.max_sessions_per_identity;
     if (!limit) return 0;
     for (rvd_base_link *l = p->members.next; l != &p->members && count < limit; l = l->next)
-        count += RVD_BASE_OWNER(l, rvd_proxy_member, all)->session->who == who;
+        count += RVD_BASE_OWNER(l, rvd_proxy_member, all)->who == who;
     return count >= limit;
 }
 
@@ -16383,13 +16364,13 @@ static unsigned rvd_proxy_or(unsigned value, unsigned fallback)
 
 // The limit that one session more would break, or NULL.
 static const char *rvd_proxy_limit_locked(const revdial_proxy *p, const rvd_proxy_name *n,
-                                          const revdial_session *s)
+                                          const rvd_proxy_member *m)
 {
     if (p->session_count >= rvd_proxy_or(p->cfg.max_sessions, 65536))
         return "the proxy has as many sessions as it may: max_sessions";
     if (n->count >= rvd_proxy_or(p->cfg.max_sessions_per_name, 64))
         return "the name has as many sessions as it may: max_sessions_per_name";
-    if (rvd_proxy_is_greedy_locked(p, s->who))
+    if (rvd_proxy_is_greedy_locked(p, m->who))
         return "the identity has as many sessions as it may: max_sessions_per_identity";
     return NULL;
 }
@@ -16399,19 +16380,15 @@ static const char *rvd_proxy_limit_locked(const revdial_proxy *p, const rvd_prox
 static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdial_session **old)
 {
     rvd_proxy_name *n;
-    rvd_proxy_member *m = NULL;
+    rvd_proxy_member *m = s->member;
     revdial_session *same = NULL;
     int code;
     if (p->draining || p->closing) return REVDIAL_EDRAINING;
     n = rvd_proxy_name_get_locked(p, s->name);
     if (!n) return REVDIAL_ENOMEM;
     code = rvd_proxy_conflict_locked(n, s, &same);
-    s->limit = code || same ? NULL : rvd_proxy_limit_locked(p, n, s);
-    if (s->limit) code = REVDIAL_ELIMIT;
-    if (!code) {
-        m = rvd_base_alloc(&p->heap, sizeof *m);
-        if (!m) code = REVDIAL_ENOMEM;
-    }
+    m->limit = code || same ? NULL : rvd_proxy_limit_locked(p, n, m);
+    if (m->limit) code = REVDIAL_ELIMIT;
     if (code) {
         if (!n->count) {
             *rvd_proxy_slot(p, s->name) = n->next;
@@ -16419,16 +16396,12 @@ static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdi
         }
         return code;
     }
-    rvd_base_link_init(&m->link);
-    rvd_base_link_init(&m->all);
     rvd_base_link_push(&n->sessions, &m->link);
     rvd_base_link_push(&p->members, &m->all);
-    m->verdict.run = rvd_proxy_on_verdict;
     m->name = n;
-    m->session = revdial_session_ref(s);
+    revdial_session_ref(s);
     n->count++;
     p->session_count++;
-    s->host_ud = m;
     if (same) rvd_proxy_contest_locked(n);
     *old = revdial_session_ref(same);
     return REVDIAL_OK;
@@ -16455,14 +16428,15 @@ static int rvd_proxy_is_tried(const rvd_proxy_pick *pick, const revdial_session 
 
 // Higher is better. Rendezvous hashing: each key ranks the backends, a backend that goes away
 // takes only its own keys along.
-static uint64_t rvd_proxy_rank(const rvd_proxy_pick *pick, const revdial_session *s)
+static uint64_t rvd_proxy_rank(const rvd_proxy_pick *pick, const rvd_proxy_member *m)
 {
     const revdial_dial_opts *o = pick->opts;
+    const revdial_session *s = m->session;
     const void *who = s->instance[0] ? (const void *)s->instance : (const void *)&s->id;
     size_t who_len = s->instance[0] ? strlen(s->instance) : sizeof s->id;
     if (o->pick == REVDIAL_PICK_LEAST_STREAMS)
         return UINT64_MAX - atomic_load_explicit(&s->stream_count, memory_order_relaxed) -
-               atomic_load_explicit(&s->picked, memory_order_relaxed);
+               atomic_load_explicit(&m->picked, memory_order_relaxed);
     return rvd_proxy_hash(who, who_len, rvd_proxy_hash(o->key, o->key_len, 0));
 }
 
@@ -16490,7 +16464,7 @@ static int rvd_proxy_is_better(rvd_proxy_member *m, rvd_proxy_member *best,
     enum rvd_proxy_health other = best ? rvd_proxy_health_of(best, pick) : RVD_PROXY_WELL;
     if (!best || health != other) return !best || health < other;
     return pick->opts->pick != REVDIAL_PICK_ROUND_ROBIN &&
-           rvd_proxy_rank(pick, m->session) > rvd_proxy_rank(pick, best->session);
+           rvd_proxy_rank(pick, m) > rvd_proxy_rank(pick, best);
 }
 
 static int64_t rvd_proxy_ailing_us(const rvd_proxy_ailment *a)
@@ -16508,28 +16482,16 @@ static void rvd_proxy_ailment_try_locked(rvd_proxy_pick *pick, rvd_proxy_member 
         a->until_us = rvd_sys_now_us() + rvd_proxy_ailing_us(a);
 }
 
-static rvd_proxy_member *rvd_proxy_member_of_locked(revdial_proxy *p, const char *name,
-                                                    const revdial_session *s)
-{
-    rvd_proxy_name *n = *rvd_proxy_slot(p, name);
-    for (rvd_base_link *l = n ? n->sessions.next : NULL; n && l != &n->sessions; l = l->next) {
-        rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
-        if (m->session == s) return m;
-    }
-    return NULL;
-}
-
 // Notes whether the session has reached the target of a dial.
 static void rvd_proxy_ailment_note(revdial_proxy *p, const rvd_proxy_pick *pick,
                                    const revdial_session *s, int is_reached)
 {
-    rvd_proxy_member *m;
+    rvd_proxy_member *m = s->member;
     rvd_proxy_ailment *a;
     pthread_mutex_lock(&p->lock);
-    m = rvd_proxy_member_of_locked(p, pick->name, s);
-    a = m ? rvd_proxy_ailment_of(m, pick->target) : NULL;
+    a = rvd_proxy_ailment_of(m, pick->target);
     if (a && is_reached) memset(a, 0, sizeof *a);
-    if (m && !is_reached && !a) {
+    if (!is_reached && !a) {
         a = &m->ailments[0];
         for (size_t i = 1; i < RVD_PROXY_AILING; i++)
             if (m->ailments[i].until_us < a->until_us) a = &m->ailments[i];
@@ -16565,7 +16527,7 @@ static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, rvd_proxy_pick *
         rvd_base_link_remove(&best->link);
         rvd_base_link_push(&n->sessions, &best->link);
     }
-    atomic_fetch_add_explicit(&best->session->picked, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&best->picked, 1, memory_order_relaxed);
     return revdial_session_ref(best->session);
 }
 
@@ -16573,7 +16535,7 @@ static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, rvd_proxy_pick *
 static void rvd_proxy_unpick(revdial_session *s)
 {
     if (!s) return;
-    atomic_fetch_sub_explicit(&s->picked, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&((rvd_proxy_member *)s->member)->picked, 1, memory_order_relaxed);
     revdial_session_unref(s);
 }
 
@@ -16589,39 +16551,40 @@ static const char *rvd_proxy_pick_text(int code)
 
 // ---- sessions come and go ----
 
-static void rvd_proxy_waiting_begin_locked(revdial_proxy *p, revdial_session *s)
+static void rvd_proxy_waiting_begin_locked(revdial_proxy *p, rvd_proxy_member *m)
 {
-    rvd_base_link_push(&p->waiting, &s->asking);
-    p->waiting_of[rvd_proxy_block_bucket(p, s)]++;
+    rvd_base_link_push(&p->waiting, &m->asking);
+    p->waiting_of[rvd_proxy_block_bucket(p, m)]++;
 }
 
-static void rvd_proxy_waiting_end_locked(revdial_proxy *p, revdial_session *s)
+static void rvd_proxy_waiting_end_locked(revdial_proxy *p, rvd_proxy_member *m)
 {
-    if (rvd_base_link_is_alone(&s->asking)) return;
-    rvd_base_link_remove(&s->asking);
-    p->waiting_of[rvd_proxy_block_bucket(p, s)]--;
+    if (rvd_base_link_is_alone(&m->asking)) return;
+    rvd_base_link_remove(&m->asking);
+    p->waiting_of[rvd_proxy_block_bucket(p, m)]--;
 }
 
-static void rvd_proxy_pending_end_locked(revdial_proxy *p, revdial_session *s)
+static void rvd_proxy_pending_end_locked(revdial_proxy *p, rvd_proxy_member *m)
 {
-    rvd_proxy_waiting_end_locked(p, s);
-    if (!s->is_counted) p->pending--;
-    s->is_counted = 1;
+    rvd_proxy_waiting_end_locked(p, m);
+    if (m->is_pending) p->pending--;
+    m->is_pending = 0;
     if (p->queue_count) rvd_loop_post(p->loops[0], &p->queue_task);
 }
 
 static void rvd_proxy_pending_end(revdial_proxy *p, revdial_session *s)
 {
     pthread_mutex_lock(&p->lock);
-    rvd_proxy_pending_end_locked(p, s);
+    rvd_proxy_pending_end_locked(p, s->member);
     pthread_mutex_unlock(&p->lock);
 }
 
 static void rvd_proxy_verdict(revdial_session *s, int code)
 {
+    rvd_proxy_member *m = s->member;
     rvd_stream_lock(s);
     revdial_engine_auth(s->engine, code);
-    rvd_base_wipe(s->auth_text, sizeof s->auth_text);
+    rvd_base_wipe(m->auth_text, sizeof m->auth_text);
     rvd_stream_events_locked(s);
     rvd_stream_flush_soon_locked(s);
     rvd_stream_unlock(s);
@@ -16655,14 +16618,13 @@ static void rvd_proxy_replace(revdial_session *old)
 static void rvd_proxy_question(revdial_proxy *p, const revdial_session *s)
 {
     revdial_session *rivals[RVD_PROXY_RIVALS];
-    rvd_proxy_member *own = s->host_ud;
+    rvd_proxy_member *own = s->member;
     size_t count = 0;
     pthread_mutex_lock(&p->lock);
     for (rvd_base_link *l = own->name->sessions.next;
          l != &own->name->sessions && count < RVD_PROXY_RIVALS; l = l->next) {
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
-        if (m == own || m->session->who != s->who || !rvd_proxy_is_same_machine(m->session, s))
-            continue;
+        if (m == own || m->who != own->who || !rvd_proxy_is_same_machine(m->session, s)) continue;
         m->rival_us = rvd_sys_now_us();
         rivals[count++] = revdial_session_ref(m->session);
     }
@@ -16688,9 +16650,10 @@ static void rvd_proxy_on_verdict(rvd_loop_timer *t)
 // For the log: who it was, as far as that is known.
 static void rvd_proxy_note_refused(revdial_session *s)
 {
-    const revdial_identity *tls = s->auth.tls;
-    if (!s->name[0]) RVD_BASE_JOIN(s->name, sizeof s->name, s->auth.name);
-    if (!s->instance[0]) RVD_BASE_JOIN(s->instance, sizeof s->instance, s->auth.instance);
+    const rvd_proxy_member *m = s->member;
+    const revdial_identity *tls = m->auth.tls;
+    if (!s->name[0]) RVD_BASE_JOIN(s->name, sizeof s->name, m->auth.name);
+    if (!s->instance[0]) RVD_BASE_JOIN(s->instance, sizeof s->instance, m->auth.instance);
     if (s->identity[0] || !tls || !tls->verified) return;
     RVD_BASE_JOIN(s->identity, sizeof s->identity, tls->san[0] ? tls->san : tls->subject);
 }
@@ -16700,15 +16663,16 @@ static void rvd_proxy_note_refused(revdial_session *s)
 static void rvd_proxy_admit(revdial_session *s, int code, const rvd_proxy_table *table)
 {
     revdial_proxy *p = s->owner;
+    rvd_proxy_member *m = s->member;
     revdial_session *old = NULL;
     int is_contested = 0;
     if (!code && !s->name[0]) code = REVDIAL_EINVAL;
-    if (!code) RVD_BASE_JOIN(s->instance, sizeof s->instance, s->auth.instance);
+    if (!code) RVD_BASE_JOIN(s->instance, sizeof s->instance, m->auth.instance);
     pthread_mutex_lock(&p->lock);
     if (!code && table && table != p->table) code = REVDIAL_ELIMIT;
     if (!code) code = rvd_proxy_register_locked(p, s, &old);
-    if (old) is_contested = ((rvd_proxy_member *)s->host_ud)->name->is_contested;
-    if (s->auth.scheme && (code == REVDIAL_EAUTH || code == REVDIAL_EDENIED))
+    if (old) is_contested = m->name->is_contested;
+    if (m->auth.scheme && (code == REVDIAL_EAUTH || code == REVDIAL_EDENIED))
         p->stats.auth_failures++;
     if (code) p->stats.handshakes_refused++;
     pthread_mutex_unlock(&p->lock);
@@ -16796,8 +16760,9 @@ static uint64_t rvd_proxy_mark(const revdial_proxy *p, const char *user, const c
 // the same: a user may be called like a certificate or a group.
 static void rvd_proxy_holder_set(revdial_session *s, const char *kind, const char *group)
 {
-    s->who = rvd_proxy_mark(s->owner, kind, s->identity);
-    s->holder = group && group[0] ? rvd_proxy_mark(s->owner, "group", group) : s->who;
+    rvd_proxy_member *m = s->member;
+    m->who = rvd_proxy_mark(s->owner, kind, s->identity);
+    m->holder = group && group[0] ? rvd_proxy_mark(s->owner, "group", group) : m->who;
 }
 
 // The same by a row. All that one MTLS row admits may share: a '*' that ties a certificate to names
@@ -16911,8 +16876,9 @@ static unsigned rvd_proxy_schemes(revdial_proxy *p)
 // What has let a certificate in, by a row that did. It fits: what is longer matches no row.
 static void rvd_proxy_peer_identity(revdial_session *s, const revdial_credential *row)
 {
+    const rvd_proxy_member *m = s->member;
     rvd_base_shown shown;
-    if (!rvd_base_show(row, s->auth.tls, s->auth.name[0] ? s->auth.name : NULL, &shown)) return;
+    if (!rvd_base_show(row, m->auth.tls, m->auth.name[0] ? m->auth.name : NULL, &shown)) return;
     REVDIAL_ASSERT(shown.len < sizeof s->identity);
     memcpy(s->identity, shown.at, shown.len);
     s->identity[shown.len] = '\0';
@@ -16920,22 +16886,23 @@ static void rvd_proxy_peer_identity(revdial_session *s, const revdial_credential
 
 static int rvd_proxy_check_table(const rvd_proxy_table *t, revdial_session *s)
 {
+    rvd_proxy_member *m = s->member;
     size_t row = t->count, len;
     const char *sole;
-    int code = revdial_auth_verify(&s->auth, t->rows, t->count, &row);
+    int code = revdial_auth_verify(&m->auth, t->rows, t->count, &row);
     if (code == REVDIAL_EDENIED && row < t->count)
         RVD_BASE_JOIN(s->identity, sizeof s->identity, t->rows[row].user);
     if (code) return code;
-    RVD_BASE_JOIN(s->name, sizeof s->name, s->auth.name);
+    RVD_BASE_JOIN(s->name, sizeof s->name, m->auth.name);
     len = s->name[0] ? 0 : rvd_base_sole_name(t->rows[row].names, &sole);
     if (len) memcpy(s->name, sole, len);
     if (t->rows[row].schemes == REVDIAL_AUTH_MTLS)
         rvd_proxy_peer_identity(s, &t->rows[row]);
     else
         RVD_BASE_JOIN(s->identity, sizeof s->identity, t->rows[row].user);
-    s->is_listed = 1;
-    s->row_mark = t->marks[row];
-    rvd_proxy_row_holder(s, &t->rows[row], &s->who, &s->holder);
+    m->is_listed = 1;
+    m->row_mark = t->marks[row];
+    rvd_proxy_row_holder(s, &t->rows[row], &m->who, &m->holder);
     return REVDIAL_OK;
 }
 
@@ -17024,14 +16991,15 @@ static uint64_t rvd_proxy_source_of(const rvd_sys_addr *a)
 // used for has 16, 17 or 32 bytes.
 static uint64_t rvd_proxy_who(const revdial_session *s, char kind)
 {
-    const revdial_auth_req *a = &s->auth;
+    const rvd_proxy_member *m = s->member;
+    const revdial_auth_req *a = &m->auth;
     const char *texts[] = {a->user, kind == 's' ? a->secret : a->name,
                            kind == 'a' ? a->instance : NULL};
     const revdial_proxy *p = s->owner;
     uint8_t input[RVD_BASE_SHA256_SIZE + 1], mac[RVD_BASE_SHA256_SIZE];
     rvd_base_sha256 sha;
     rvd_base_sha256_init(&sha);
-    rvd_base_sha256_update(&sha, &s->source, sizeof s->source);
+    rvd_base_sha256_update(&sha, &m->source, sizeof m->source);
     if (kind != 'o') rvd_base_sha256_update(&sha, &a->scheme, sizeof a->scheme);
     for (size_t i = 0; kind != 'o' && i < sizeof texts / sizeof *texts; i++)
         if (texts[i]) rvd_base_sha256_update(&sha, texts[i], strlen(texts[i]) + 1);
@@ -17044,10 +17012,11 @@ static uint64_t rvd_proxy_who(const revdial_session *s, char kind)
 
 static rvd_proxy_guess rvd_proxy_guess_of(const revdial_session *s)
 {
-    rvd_proxy_guess g = {s->source, s->block, 0, 0, 0, 0};
-    if (!s->source || ((const revdial_proxy *)s->owner)->cfg.max_auth_failures < 0) return g;
+    const rvd_proxy_member *m = s->member;
+    rvd_proxy_guess g = {m->source, m->block, 0, 0, 0, 0};
+    if (!m->source || ((const revdial_proxy *)s->owner)->cfg.max_auth_failures < 0) return g;
     g.name = rvd_proxy_who(s, 'n');
-    if (s->auth.instance && s->auth.instance[0]) g.agent = rvd_proxy_who(s, 'a');
+    if (m->auth.instance && m->auth.instance[0]) g.agent = rvd_proxy_who(s, 'a');
     g.secret = rvd_proxy_who(s, 's');
     g.others = rvd_proxy_who(s, 'o');
     return g;
@@ -17088,14 +17057,14 @@ static int rvd_proxy_is_proven_locked(revdial_proxy *p, uint64_t who)
 }
 
 // Its credentials were right, now or, at its end, until now.
-static void rvd_proxy_remember(revdial_proxy *p, const revdial_session *s)
+static void rvd_proxy_remember(revdial_proxy *p, const rvd_proxy_member *m)
 {
     pthread_mutex_lock(&p->lock);
-    if (!p->proven && (s->proven[0] || s->proven[1]))
+    if (!p->proven && (m->proven[0] || m->proven[1]))
         p->proven = rvd_base_alloc(&p->heap, RVD_PROXY_PROVEN * sizeof *p->proven);
     for (int i = 0; p->proven && i < 2; i++)
-        if (s->proven[i])
-            *rvd_proxy_proven_slot(p, s->proven[i]) = s->proven[i] >> 24 << 24 | rvd_proxy_minute();
+        if (m->proven[i])
+            *rvd_proxy_proven_slot(p, m->proven[i]) = m->proven[i] >> 24 << 24 | rvd_proxy_minute();
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -17184,9 +17153,9 @@ static enum rvd_proxy_payer rvd_proxy_payer(revdial_proxy *p, const rvd_proxy_gu
 static int rvd_proxy_may_look(revdial_session *s)
 {
     rvd_proxy_guess g = rvd_proxy_guess_of(s);
-    enum rvd_proxy_payer payer = rvd_proxy_payer(s->owner, &g);
-    s->payer = (int)payer;
-    return payer != RVD_PROXY_UNSEEN;
+    rvd_proxy_member *m = s->member;
+    m->payer = rvd_proxy_payer(s->owner, &g);
+    return m->payer != RVD_PROXY_UNSEEN;
 }
 
 // They were wrong.
@@ -17236,36 +17205,36 @@ static void rvd_proxy_auth_submit(rvd_proxy_auth *a)
 // sent a whole request.
 static void rvd_proxy_auth_start(revdial_proxy *p, rvd_proxy_auth *a)
 {
-    revdial_session *s = a->session;
-    uint16_t *asked = &p->asked_of[rvd_proxy_block_bucket(p, s)];
+    rvd_proxy_member *m = a->session->member;
+    uint16_t *asked = &p->asked_of[rvd_proxy_block_bucket(p, m)];
     int may = 1;
-    if (s->source && p->cfg.max_auth_failures >= 0) {
+    if (m->source && p->cfg.max_auth_failures >= 0) {
         pthread_mutex_lock(&p->lock);
         may = a->is_counted = *asked < RVD_PROXY_ASKED;
         if (may)
             ++*asked;
         else
             rvd_base_link_push(&p->queued, &a->link);
-        if (!may) rvd_proxy_waiting_begin_locked(p, s);
+        if (!may) rvd_proxy_waiting_begin_locked(p, m);
         pthread_mutex_unlock(&p->lock);
     }
     if (may) rvd_proxy_auth_submit(a);
 }
 
 // One of this source is done: the next one has its place.
-static void rvd_proxy_auth_next(revdial_proxy *p, const revdial_session *s)
+static void rvd_proxy_auth_next(revdial_proxy *p, const rvd_proxy_member *m)
 {
-    size_t bucket = rvd_proxy_block_bucket(p, s);
+    size_t bucket = rvd_proxy_block_bucket(p, m);
     rvd_proxy_auth *next = NULL;
     pthread_mutex_lock(&p->lock);
     p->asked_of[bucket]--;
     for (rvd_base_link *l = p->queued.next; !next && l != &p->queued; l = l->next) {
         rvd_proxy_auth *a = RVD_BASE_OWNER(l, rvd_proxy_auth, link);
-        if (rvd_proxy_block_bucket(p, a->session) == bucket) next = a;
+        if (rvd_proxy_block_bucket(p, a->session->member) == bucket) next = a;
     }
     if (next) {
         rvd_base_link_remove(&next->link);
-        rvd_proxy_waiting_end_locked(p, next->session);
+        rvd_proxy_waiting_end_locked(p, next->session->member);
         next->is_counted = 1;
         p->asked_of[bucket]++;
     }
@@ -17278,9 +17247,10 @@ static void rvd_proxy_auth_next(revdial_proxy *p, const revdial_session *s)
 static void rvd_proxy_auth_free(rvd_proxy_auth *a)
 {
     revdial_session *s = a->session;
-    s->is_checked = 0;
-    if (a->is_counted) rvd_proxy_auth_next(s->owner, s);
-    if (s->is_told_down) rvd_proxy_pending_end(s->owner, s);
+    rvd_proxy_member *m = s->member;
+    m->is_checked = 0;
+    if (a->is_counted) rvd_proxy_auth_next(s->owner, m);
+    if (m->is_down) rvd_proxy_pending_end(s->owner, s);
     rvd_stream_lock(s);
     rvd_base_free(&s->heap, a, sizeof *a);
     rvd_stream_unlock(s);
@@ -17292,12 +17262,12 @@ static void rvd_proxy_auth_free(rvd_proxy_auth *a)
 static void rvd_proxy_judged(revdial_session *s, int code, const rvd_proxy_table *table)
 {
     rvd_proxy_guess g = rvd_proxy_guess_of(s);
-    if (s->auth.scheme && code == REVDIAL_EAUTH)
-        rvd_proxy_charge(s->owner, &g, (enum rvd_proxy_payer)s->payer);
-    if (s->auth.scheme && code == REVDIAL_OK) {
-        s->proven[0] = g.agent;
-        s->proven[1] = g.secret;
-        rvd_proxy_remember(s->owner, s);
+    rvd_proxy_member *m = s->member;
+    if (m->auth.scheme && code == REVDIAL_EAUTH) rvd_proxy_charge(s->owner, &g, m->payer);
+    if (m->auth.scheme && code == REVDIAL_OK) {
+        m->proven[0] = g.agent;
+        m->proven[1] = g.secret;
+        rvd_proxy_remember(s->owner, m);
     }
     rvd_proxy_admit(s, code, table);
 }
@@ -17311,7 +17281,7 @@ static void rvd_proxy_auth_done(rvd_loop_task *task)
         RVD_BASE_JOIN(s->identity, sizeof s->identity, a->identity);
         a->group[sizeof a->group - 1] = '\0';
         rvd_proxy_holder_set(s, "user", a->group);
-        RVD_BASE_JOIN(s->name, sizeof s->name, s->auth.name);
+        RVD_BASE_JOIN(s->name, sizeof s->name, ((rvd_proxy_member *)s->member)->auth.name);
         rvd_proxy_judged(s, a->code, NULL);
         rvd_stream_pend_run(s);
     }
@@ -17321,10 +17291,11 @@ static void rvd_proxy_auth_done(rvd_loop_task *task)
 static int rvd_proxy_auth_call(rvd_proxy_auth *a)
 {
     revdial_session *s = a->session;
+    const rvd_proxy_member *m = s->member;
     sigset_t ours;
     int code;
     rvd_sys_hook_begin(&s->group->mask, &ours);
-    code = a->check(a->ud, &s->auth, a->identity, sizeof a->identity);
+    code = a->check(a->ud, &m->auth, a->identity, sizeof a->identity);
     rvd_sys_hook_end(&ours);
     return code;
 }
@@ -17333,9 +17304,10 @@ static void rvd_proxy_auth_run(rvd_loop_job *job)
 {
     rvd_proxy_auth *a = RVD_BASE_OWNER(job, rvd_proxy_auth, job);
     revdial_session *s = a->session;
-    s->auth.group = a->group;
+    rvd_proxy_member *m = s->member;
+    m->auth.group = a->group;
     a->code = REVDIAL_EAUTH;  // of nobody: it is not asked about who has gone
-    if (s->auth.scheme && !rvd_proxy_may_look(s))
+    if (m->auth.scheme && !rvd_proxy_may_look(s))
         a->code = REVDIAL_EREFUSED;  // it has failed too often since
     else if (!rvd_stream_is_leaving(s))
         a->code = rvd_proxy_auth_call(a);
@@ -17360,7 +17332,7 @@ static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *check, void *ud)
     a->session = revdial_session_ref(s);
     a->check = check;
     a->ud = ud;
-    s->is_checked = 1;
+    ((rvd_proxy_member *)s->member)->is_checked = 1;
     rvd_stream_work_begin(s->work);
     rvd_proxy_auth_start(p, a);
 }
@@ -17379,22 +17351,56 @@ static void rvd_proxy_unask(revdial_proxy *p, const revdial_session *s)
     if (gone) rvd_proxy_auth_free(gone);
 }
 
+// Copies a string to the text of the request. Returns the copy.
+static const char *rvd_proxy_auth_add(rvd_proxy_member *m, size_t *at, const char *text)
+{
+    char *copy = m->auth_text + *at;
+    size_t size = text ? strlen(text) + 1 : 0;
+    if (!text) return NULL;
+    REVDIAL_ASSERT(*at + size <= sizeof m->auth_text);
+    memcpy(copy, text, size);
+    *at += size;
+    return copy;
+}
+
+static void rvd_proxy_on_request_locked(revdial_session *s, const revdial_auth_req *req)
+{
+    rvd_proxy_member *m = s->member;
+    size_t at = 0;
+    m->auth = *req;
+    m->auth.secret = rvd_proxy_auth_add(m, &at, req->secret);
+    m->auth.user = rvd_proxy_auth_add(m, &at, req->user);
+    m->auth.name = rvd_proxy_auth_add(m, &at, req->name);
+    m->auth.instance = rvd_proxy_auth_add(m, &at, req->instance);
+    m->auth.peer = s->peer;
+    m->auth.tls = s->wire && s->wire->peer.verified ? &s->wire->peer : NULL;
+    if (!req->digest) return;
+    m->digest.realm = rvd_proxy_auth_add(m, &at, req->digest->realm);
+    m->digest.nonce = rvd_proxy_auth_add(m, &at, req->digest->nonce);
+    m->digest.uri = rvd_proxy_auth_add(m, &at, req->digest->uri);
+    m->digest.nc = rvd_proxy_auth_add(m, &at, req->digest->nc);
+    m->digest.cnonce = rvd_proxy_auth_add(m, &at, req->digest->cnonce);
+    m->digest.response = rvd_proxy_auth_add(m, &at, req->digest->response);
+    m->auth.digest = &m->digest;
+}
+
 static void rvd_proxy_on_auth(revdial_session *s)
 {
+    rvd_proxy_member *m = s->member;
     revdial_proxy *p = s->owner;
     revdial_auth_fn *check;
     rvd_proxy_table *table;
     void *ud;
     pthread_mutex_lock(&p->lock);
-    rvd_proxy_waiting_end_locked(p, s);
+    rvd_proxy_waiting_end_locked(p, m);
     check = p->auth;
     ud = p->auth_ud;
     pthread_mutex_unlock(&p->lock);
-    if (s->auth.digest && !rvd_proxy_nonce_take(p, s->auth.digest)) {
+    if (m->auth.digest && !rvd_proxy_nonce_take(p, m->auth.digest)) {
         rvd_proxy_admit(s, REVDIAL_EAGAIN, NULL);
-    } else if (s->auth.scheme && !rvd_proxy_may_look(s)) {
+    } else if (m->auth.scheme && !rvd_proxy_may_look(s)) {
         rvd_proxy_admit(s, REVDIAL_EREFUSED, NULL);
-    } else if (check && !s->auth.scheme && !s->auth.tls && !p->cfg.auth_anonymous) {
+    } else if (check && !m->auth.scheme && !m->auth.tls && !p->cfg.auth_anonymous) {
         rvd_proxy_admit(s, REVDIAL_EAUTH, NULL);  // not worth a thread
     } else if (check) {
         rvd_proxy_ask(s, check, ud);
@@ -17408,7 +17414,7 @@ static void rvd_proxy_on_auth(revdial_session *s)
 static void rvd_proxy_on_up(revdial_session *s)
 {
     revdial_proxy *p = s->owner;
-    rvd_proxy_member *m = s->host_ud;
+    rvd_proxy_member *m = s->member;
     int draining;
     rvd_proxy_pending_end(p, s);
     rvd_proxy_log_session(s, RVD_LOG_SESSION_UP, REVDIAL_LOG_INFO, NULL);
@@ -17446,10 +17452,10 @@ static int rvd_proxy_has_others_locked(const rvd_proxy_member *m)
 static void rvd_proxy_on_silent(revdial_session *s)
 {
     revdial_proxy *p = s->owner;
-    rvd_proxy_member *m = s->host_ud;
+    rvd_proxy_member *m = s->member;
     int64_t rival_us, now_us = rvd_sys_now_us();
     int has_others;
-    if (!m) return;
+    if (!m->name) return;
     pthread_mutex_lock(&p->lock);
     has_others = rvd_proxy_has_others_locked(m);
     rival_us = m->rival_us;
@@ -17467,27 +17473,29 @@ static void rvd_proxy_on_silent(revdial_session *s)
 static void rvd_proxy_log_refused(revdial_session *s, const revdial_engine_info *info,
                                   const revdial_err *why)
 {
-    int is_asking = why->code == REVDIAL_EAUTH && !s->auth.scheme;
+    const rvd_proxy_member *m = s->member;
+    int is_asking = why->code == REVDIAL_EAUTH && !m->auth.scheme;
     int is_check = s->left_silent || info->was_probe;
     rvd_proxy_log_session(s, RVD_LOG_SESSION_REFUSED,
                           is_asking || is_check ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_WARN,
-                          s->limit ? s->limit : why->msg);
+                          m->limit ? m->limit : why->msg);
 }
 
 static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
 {
     revdial_proxy *p = s->owner;
-    rvd_proxy_member *m = s->host_ud;
+    rvd_proxy_member *m = s->member;
     revdial_engine_info info;
-    int was_up = 0;
-    if (s->is_checked) rvd_proxy_unask(p, s);
-    if (!s->is_checked) rvd_proxy_pending_end(p, s);
+    int was_up = 0, was_registered = m->name != NULL;
+    m->is_down = 1;
+    if (m->is_checked) rvd_proxy_unask(p, s);
+    if (!m->is_checked) rvd_proxy_pending_end(p, s);
     rvd_stream_lock(s);
     revdial_engine_get_info(s->engine, &info);
     rvd_stream_unlock(s);
     pthread_mutex_lock(&p->lock);
-    if (m) rvd_loop_timer_stop(s->loop, &m->verdict);
-    if (m) {
+    rvd_loop_timer_stop(s->loop, &m->verdict);
+    if (was_registered) {
         was_up = m->is_up;
         if (why->code == REVDIAL_ETIMEDOUT && p->draining) p->was_cut = 1;
         rvd_proxy_forget_locked(p, m);
@@ -17498,14 +17506,13 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
         p->stats.streams_reset += info.streams_reset;
     }
     pthread_mutex_unlock(&p->lock);
-    if (was_up) rvd_proxy_remember(p, s);
+    if (was_up) rvd_proxy_remember(p, m);
     if (was_up)
         rvd_proxy_log_session(s, RVD_LOG_SESSION_DOWN, REVDIAL_LOG_INFO, why->msg);
     else
         rvd_proxy_log_refused(s, &info, why);
     if (was_up) rvd_proxy_tell(p, s, REVDIAL_DOWN, why->code == REVDIAL_ECLOSED ? NULL : why);
-    s->host_ud = NULL;
-    if (m) revdial_session_unref(s);  // the registry's; the caller has one
+    if (was_registered) revdial_session_unref(s);  // the registry's; the caller has one
 }
 
 // A stream that the backend opened, on its way to the application's handler.
@@ -17547,13 +17554,17 @@ static void rvd_proxy_on_open_locked(revdial_session *s, revdial_stream *st)
     rvd_stream_free_locked(st);
 }
 
-static const rvd_stream_host rvd_proxy_host = {rvd_proxy_on_auth,
-                                               rvd_proxy_on_up,
-                                               rvd_proxy_on_goaway,
-                                               rvd_proxy_on_down,
-                                               rvd_proxy_on_open_locked,
-                                               rvd_proxy_on_silent,
-                                               1};
+static const rvd_stream_host rvd_proxy_host = {
+    .is_proxy = 1,
+    .member_size = sizeof(rvd_proxy_member),
+    .on_request_locked = rvd_proxy_on_request_locked,
+    .on_open_locked = rvd_proxy_on_open_locked,
+    .on_auth = rvd_proxy_on_auth,
+    .on_up = rvd_proxy_on_up,
+    .on_goaway = rvd_proxy_on_goaway,
+    .on_silent = rvd_proxy_on_silent,
+    .on_down = rvd_proxy_on_down,
+};
 
 // ---- new connections ----
 
@@ -17570,6 +17581,7 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
 {
     rvd_proxy_arrival *a = RVD_BASE_OWNER(task, rvd_proxy_arrival, task);
     revdial_session *s = a->session, *old = NULL;
+    rvd_proxy_member *m = s->member;
     revdial_proxy *p = s->owner;
     rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, sizeof *a + a->early_len};
     int code = 0;
@@ -17582,9 +17594,9 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
     if (code || rvd_stream_session_run(s) < 0) {
         rvd_sys_close(s->fd);
         rvd_proxy_pending_end(p, s);
-        if (!code && s->host_ud) {
+        if (m->name) {
             pthread_mutex_lock(&p->lock);
-            rvd_proxy_forget_locked(p, s->host_ud);
+            rvd_proxy_forget_locked(p, m);
             pthread_mutex_unlock(&p->lock);
             revdial_session_unref(s);
         }
@@ -17596,13 +17608,27 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
         rvd_stream_unlock(s);
         rvd_stream_pend_run(s);
         pthread_mutex_lock(&p->lock);
-        if (!a->is_upgraded) rvd_proxy_waiting_begin_locked(p, s);
+        if (!a->is_upgraded) rvd_proxy_waiting_begin_locked(p, m);
         pthread_mutex_unlock(&p->lock);
         rvd_stream_feed_early(s, a->early, a->early_len);
     }
     rvd_base_wipe(a->early, a->early_len);
     rvd_base_free(&heap, a, sizeof *a + a->early_len);
     rvd_stream_work_end(&p->work);
+}
+
+static void rvd_proxy_member_init(revdial_session *s, const rvd_sys_addr *peer)
+{
+    rvd_proxy_member *m = s->member;
+    m->session = s;
+    m->source = peer ? rvd_proxy_source_of(peer) : 0;
+    m->block = rvd_proxy_block(m->source);
+    m->verdict.run = rvd_proxy_on_verdict;
+    m->is_pending = 1;
+    rvd_base_link_init(&m->asking);
+    rvd_base_link_init(&m->link);
+    rvd_base_link_init(&m->all);
+    atomic_init(&m->picked, 0);
 }
 
 // how is NULL for a connection that a listener of ours has accepted.
@@ -17652,8 +17678,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     cfg.group = &p->groups[p->next_loop++ % p->loop_count];
     pthread_mutex_unlock(&p->lock);
     s = rvd_stream_session_new(&cfg, err);
-    if (s && peer) s->source = rvd_proxy_source_of(peer);
-    if (s) s->block = rvd_proxy_block(s->source);
+    if (s) rvd_proxy_member_init(s, peer);
     return s;
 }
 
@@ -17703,10 +17728,11 @@ static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p, size_t busiest
         oldest_us = now_us - (is_coming ? RVD_PROXY_BUSY_US : RVD_PROXY_STALE_US);
     }
     for (rvd_base_link *l = p->waiting.next; l != &p->waiting; l = l->next) {
-        revdial_session *s = RVD_BASE_OWNER(l, revdial_session, asking);
+        rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, asking);
+        revdial_session *s = m->session;
         unsigned moved_ms = atomic_load_explicit(&s->moved_ms, memory_order_relaxed);
         int64_t moved_us = s->start_us + (int64_t)moved_ms * 1000;
-        if (rvd_proxy_block_bucket(p, s) != busiest || moved_us >= oldest_us) continue;
+        if (rvd_proxy_block_bucket(p, m) != busiest || moved_us >= oldest_us) continue;
         victim = s;
         oldest_us = moved_us;
     }
@@ -17740,7 +17766,7 @@ static int rvd_proxy_pending_begin(revdial_proxy *p, uint64_t block, enum rvd_pr
         victim = rvd_proxy_victim_locked(p, busiest, is_own && want != RVD_PROXY_MUST);
         if (!victim) code = REVDIAL_EAGAIN;
     }
-    if (victim) rvd_proxy_pending_end_locked(p, victim);
+    if (victim) rvd_proxy_pending_end_locked(p, victim->member);
     if (!code) p->pending++;
     if (victim) p->stats.handshakes_refused++;
     pthread_mutex_unlock(&p->lock);
@@ -18847,12 +18873,13 @@ static void rvd_proxy_snapshot_free(revdial_proxy *p, revdial_session **all, ptr
 static const revdial_credential *rvd_proxy_table_row(const rvd_proxy_table *t,
                                                      const revdial_session *s)
 {
+    const rvd_proxy_member *m = s->member;
     for (size_t i = 0; i < t->count; i++) {
         const revdial_credential *row = &t->rows[i];
         rvd_base_shown shown = {row->user, s->identity, strlen(s->identity)};
         int has = row->schemes == REVDIAL_AUTH_MTLS
                       ? rvd_base_shows(row, s->name, &shown)
-                      : t->marks[i] == s->row_mark && rvd_base_covers(row->names, s->name, NULL);
+                      : t->marks[i] == m->row_mark && rvd_base_covers(row->names, s->name, NULL);
         if (has) return row;
     }
     return NULL;
@@ -18867,7 +18894,7 @@ static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_proxy_table *t, re
     if (row) {
         rvd_proxy_row_holder(s, row, &who, &holder);
         pthread_mutex_lock(&p->lock);
-        s->holder = holder;
+        ((rvd_proxy_member *)s->member)->holder = holder;
         pthread_mutex_unlock(&p->lock);
     } else if (drop) {
         rvd_proxy_log_session(s, RVD_LOG_SESSION_REVOKED, REVDIAL_LOG_INFO, NULL);
@@ -18894,7 +18921,8 @@ int revdial_proxy_replace_credentials(revdial_proxy *p, const revdial_credential
     rvd_proxy_table_unref(p, old);
     sessions = rvd_proxy_snapshot(p, &all, &size);
     for (ptrdiff_t i = 0; i < sessions; i++)
-        if (all[i]->is_listed) rvd_proxy_table_apply(p, fresh, all[i], flags & REVDIAL_END_STALE);
+        if (((const rvd_proxy_member *)all[i]->member)->is_listed)
+            rvd_proxy_table_apply(p, fresh, all[i], flags & REVDIAL_END_STALE);
     if (all) rvd_proxy_snapshot_free(p, all, sessions, size);
     rvd_proxy_table_unref(p, fresh);
     if (sessions >= 0) return REVDIAL_OK;
@@ -19843,10 +19871,14 @@ struct revdial_agent {
     revdial_stats stats;
 };
 
+// What the agent keeps of a session.
 typedef struct rvd_agent_member {
-    rvd_base_link link;
-    revdial_session *session;  // holds a reference
+    rvd_base_link link;        // in a->sessions, which holds a reference to session
+    revdial_session *session;  // set before start, then read-only
     rvd_agent_link *owner;     // loop thread only; NULL once the link has let go of it
+    int is_up;                 // it has come up; guarded by the agent's lock
+    int retry_after_ms;        // that the proxy asks for; set before its end is told, as:
+    int is_challenged;         // by a 401 that the next attempt can answer: it is in owner
 } rvd_agent_member;
 
 // In a child of fork(2) nothing of a may be locked.
@@ -20656,6 +20688,18 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
     return s;
 }
 
+// Lists a session of the agent, or no longer does.
+static void rvd_agent_member_count(revdial_agent *a, rvd_agent_member *m, int is_listed)
+{
+    pthread_mutex_lock(&a->lock);
+    if (is_listed)
+        rvd_base_link_push(&a->sessions, &m->link);
+    else
+        rvd_base_link_remove(&m->link);
+    a->session_count += is_listed ? 1u : -1u;
+    pthread_mutex_unlock(&a->lock);
+}
+
 // Connected: the session begins with its handshake.
 static void rvd_agent_link_join(rvd_agent_link *l)
 {
@@ -20668,33 +20712,22 @@ static void rvd_agent_link_join(rvd_agent_link *l)
     rvd_agent_link_move_timer(l, INT64_MAX);
     l->io.fd = -1;
     s = rvd_agent_session_new(l, fd, &err);
-    pthread_mutex_lock(&a->lock);
-    m = s ? rvd_base_alloc(&a->heap, sizeof *m) : NULL;
-    if (m) {
-        rvd_base_link_init(&m->link);
-        rvd_base_link_push(&a->sessions, &m->link);
-        a->session_count++;
+    if (s) {
+        m = s->member;
         m->session = revdial_session_ref(s);
         m->owner = l;
-        s->host_ud = m;
-    }
-    pthread_mutex_unlock(&a->lock);
-    if (m && rvd_stream_session_run(s) == 0) {
-        l->state = RVD_AGENT_JOINED;
-        l->session = s;
-        return;
-    }
-    rvd_sys_close(fd);
-    if (s && !m) rvd_stream_fail(&err, REVDIAL_ENOMEM, 0, "out of memory for a session");
-    if (m) {
+        rvd_base_link_init(&m->link);
+        rvd_agent_member_count(a, m, 1);
+        if (rvd_stream_session_run(s) == 0) {
+            l->state = RVD_AGENT_JOINED;
+            l->session = s;
+            return;
+        }
         rvd_stream_fail(&err, REVDIAL_ESYS, 0, "the loop cannot watch the connection");
-        pthread_mutex_lock(&a->lock);
-        rvd_base_link_remove(&m->link);
-        a->session_count--;
-        rvd_base_free(&a->heap, m, sizeof *m);
-        pthread_mutex_unlock(&a->lock);
+        rvd_agent_member_count(a, m, 0);
         revdial_session_unref(s);
     }
+    rvd_sys_close(fd);
     revdial_session_unref(s);
     rvd_agent_link_failed(l, &err, 0);
 }
@@ -20880,10 +20913,9 @@ static void rvd_agent_egress_begin(rvd_agent_link *l)
 
 // The proxy has said how it wants our credentials: once more, at the same address, on a connection
 // of its own (there is one request per connection). That is no failure, and nobody waits.
-static void rvd_agent_link_answer(rvd_agent_link *l, const char *challenge)
+static void rvd_agent_link_answer(rvd_agent_link *l)
 {
     rvd_agent_log_link(l, RVD_LOG_LINK_CHALLENGED, REVDIAL_LOG_DEBUG, NULL);
-    RVD_BASE_JOIN(l->challenge, sizeof l->challenge, challenge);
     l->session = NULL;
     l->address_at--;
     rvd_agent_link_begin(l);
@@ -21046,20 +21078,20 @@ static void rvd_agent_link_on_timer(rvd_loop_timer *t)
 
 // ---- what happens to a session ----
 
-static void rvd_agent_on_auth(revdial_session *s)
+// The handshake failed: the proxy's answer may say how to log in, or when to try again.
+static void rvd_agent_on_dead_locked(revdial_session *s, const revdial_event *ev)
 {
-    (void)s;
-}  // only a proxy is asked
-
-static void rvd_agent_on_silent(revdial_session *s)
-{
-    (void)s;
-}  // only a proxy has others to ask
+    rvd_agent_member *m = s->member;
+    m->retry_after_ms = ev->retry_after_ms;
+    m->is_challenged = ev->challenge && m->owner;  // answers come to the loop thread only
+    if (m->is_challenged)
+        RVD_BASE_JOIN(m->owner->challenge, sizeof m->owner->challenge, ev->challenge);
+}
 
 static void rvd_agent_on_up(revdial_session *s)
 {
     revdial_agent *a = s->owner;
-    rvd_agent_member *m = s->host_ud;
+    rvd_agent_member *m = s->member;
     rvd_agent_link *l = m->owner;
     revdial_engine_info info;
     if (l) rvd_base_wipe(l->secret, sizeof l->secret);
@@ -21070,7 +21102,7 @@ static void rvd_agent_on_up(revdial_session *s)
     pthread_mutex_lock(&a->lock);
     a->up_count++;
     a->stats.sessions_opened++;
-    s->is_counted = 1;
+    m->is_up = 1;
     pthread_cond_broadcast(&a->changed);
     pthread_mutex_unlock(&a->lock);
     if (l) {
@@ -21096,7 +21128,7 @@ static int rvd_agent_let_go(rvd_agent_member *m)
 static void rvd_agent_on_goaway(revdial_session *s)
 {
     revdial_agent *a = s->owner;
-    rvd_agent_member *m = s->host_ud;
+    rvd_agent_member *m = s->member;
     rvd_agent_link *l = m->owner;
     rvd_agent_tell(a, REVDIAL_DRAINING, NULL, 0);
     if (!rvd_agent_let_go(m)) return;
@@ -21121,53 +21153,48 @@ static void rvd_agent_link_replaced(rvd_agent_link *l, const char *instance)
 static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
 {
     revdial_agent *a = s->owner;
-    rvd_agent_member *m = s->host_ud;
+    rvd_agent_member *m = s->member;
     rvd_agent_link *l = m->owner;
     revdial_engine_info info;
-    const char *challenge;
-    int retry_after_ms;
     rvd_stream_lock(s);
     revdial_engine_get_info(s->engine, &info);
-    retry_after_ms = s->retry_after_ms;
-    challenge = s->challenge;  // written once, before this
     rvd_stream_unlock(s);
     pthread_mutex_lock(&a->lock);
     rvd_base_link_remove(&m->link);
     a->session_count--;
-    a->up_count -= (unsigned)s->is_counted;
-    a->stats.sessions_closed += (unsigned)s->is_counted;
+    a->up_count -= (unsigned)m->is_up;
+    a->stats.sessions_closed += (unsigned)m->is_up;
     a->stats.rx_bytes += info.rx_bytes;
     a->stats.tx_bytes += info.tx_bytes;
     a->stats.streams_opened += info.streams_opened;
     a->stats.streams_reset += info.streams_reset;
-    if (why->code == REVDIAL_ETIMEDOUT && a->stopping && s->is_counted) a->was_cut = 1;
+    if (why->code == REVDIAL_ETIMEDOUT && a->stopping && m->is_up) a->was_cut = 1;
     pthread_cond_broadcast(&a->changed);
-    rvd_base_free(&a->heap, m, sizeof *m);
     pthread_mutex_unlock(&a->lock);
-    s->host_ud = NULL;
-    if (s->is_counted) rvd_agent_tell(a, REVDIAL_DOWN, why, 0);
-    if (l && challenge && l->challenges++ < RVD_AGENT_CHALLENGES && !a->stopping)
-        rvd_agent_link_answer(l, challenge);
-    else if (l && challenge)
+    if (m->is_up) rvd_agent_tell(a, REVDIAL_DOWN, why, 0);
+    if (l && m->is_challenged && l->challenges++ < RVD_AGENT_CHALLENGES && !a->stopping)
+        rvd_agent_link_answer(l);
+    else if (l && m->is_challenged)
         rvd_agent_link_fail(l, REVDIAL_EUPGRADE, 0, l->text,
                             "refuses answers to its own challenges (are there several of it?)");
-    else if (l && !s->is_counted)
-        rvd_agent_link_turned_away(l, why, retry_after_ms);
+    else if (l && !m->is_up)
+        rvd_agent_link_turned_away(l, why, m->retry_after_ms);
     else if (l && why->code == REVDIAL_EDUPLICATE)
         rvd_agent_link_replaced(l, s->instance);
     else if (l)
-        rvd_agent_link_failed(l, why, retry_after_ms);
+        rvd_agent_link_failed(l, why, m->retry_after_ms);
     revdial_session_unref(s);
     rvd_agent_check_over(a);
 }
 
-static const rvd_stream_host rvd_agent_host = {rvd_agent_on_auth,
-                                               rvd_agent_on_up,
-                                               rvd_agent_on_goaway,
-                                               rvd_agent_on_down,
-                                               rvd_agent_on_open_locked,
-                                               rvd_agent_on_silent,
-                                               0};
+static const rvd_stream_host rvd_agent_host = {
+    .member_size = sizeof(rvd_agent_member),
+    .on_dead_locked = rvd_agent_on_dead_locked,
+    .on_open_locked = rvd_agent_on_open_locked,
+    .on_up = rvd_agent_on_up,
+    .on_goaway = rvd_agent_on_goaway,
+    .on_down = rvd_agent_on_down,
+};
 
 // ---- stopping ----
 
@@ -21189,8 +21216,9 @@ static void rvd_agent_stop_links(revdial_agent *a)
     pthread_mutex_unlock(&a->lock);
     // Only this thread changes the list, so it may walk it without the lock.
     for (rvd_base_link *k = a->sessions.next; k != &a->sessions; k = k->next) {
-        revdial_session *s = RVD_BASE_OWNER(k, rvd_agent_member, link)->session;
-        if (s->is_counted && drain_ms) {
+        rvd_agent_member *m = RVD_BASE_OWNER(k, rvd_agent_member, link);
+        revdial_session *s = m->session;
+        if (m->is_up && drain_ms) {
             revdial_session_drain(s, drain_ms);
         } else {
             a->was_cut |= atomic_load_explicit(&s->stream_count, memory_order_relaxed) != 0;
@@ -21768,8 +21796,9 @@ revdial_session *revdial_agent_wait(revdial_agent *a, int timeout_ms, revdial_er
     pthread_mutex_lock(&a->lock);
     for (;;) {
         for (rvd_base_link *k = a->sessions.next; k != &a->sessions && !found; k = k->next) {
-            revdial_session *s = RVD_BASE_OWNER(k, rvd_agent_member, link)->session;
-            if (s->is_counted && !rvd_stream_is_leaving(s)) found = revdial_session_ref(s);
+            const rvd_agent_member *m = RVD_BASE_OWNER(k, rvd_agent_member, link);
+            revdial_session *s = m->session;
+            if (m->is_up && !rvd_stream_is_leaving(s)) found = revdial_session_ref(s);
         }
         if (found || r || a->is_over) break;
         r = rvd_sys_cond_wait(&a->changed, &a->lock, until == INT64_MAX ? -1 : until);

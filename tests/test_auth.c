@@ -374,6 +374,14 @@ TEST(a_backend_without_a_name_is_registered_under_the_only_one_of_its_row)
     }
 }
 
+static void fresh_session(revdial_session *s, rvd_proxy_member *m, revdial_proxy *p)
+{
+    memset(s, 0, sizeof *s);
+    memset(m, 0, sizeof *m);
+    s->owner = p;
+    s->member = m;
+}
+
 TEST(A68_a_certificate_is_an_identity_by_itself)
 {
     static const revdial_credential rows[] = {{NULL, "DNS:*.cams.example", "*", REVDIAL_AUTH_MTLS},
@@ -387,30 +395,28 @@ TEST(A68_a_certificate_is_an_identity_by_itself)
                                              {NULL, "DNS:*", "a, b-?", REVDIAL_AUTH_MTLS}};
     static const revdial_credential other = {NULL, "DNS:*.cams.example", "x*", REVDIAL_AUTH_MTLS};
     revdial_session s;  // what the proxy's check looks at
+    rvd_proxy_member m;
     world w;
     if (open_with(&w, rows, 2)) {
-        memset(&s, 0, sizeof s);
-        s.owner = w.proxy;
-        s.auth = (revdial_auth_req){.secret = "", .name = "cam-1", .tls = &cam};
+        fresh_session(&s, &m, w.proxy);
+        m.auth = (revdial_auth_req){.secret = "", .name = "cam-1", .tls = &cam};
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
         CHECK_STR(s.identity, "DNS:cam-1.cams.example");
         CHECK(rvd_proxy_table_row(w.proxy->table, &s) != NULL);
-        s.auth.name = "door";
+        m.auth.name = "door";
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), REVDIAL_EDENIED);
-        s.auth.name = "cam-3";
+        m.auth.name = "cam-3";
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), REVDIAL_EDENIED);
-        memset(&s, 0, sizeof s);
-        s.owner = w.proxy;
-        s.auth = (revdial_auth_req){.secret = "", .name = "cam-2", .tls = &cam};
+        fresh_session(&s, &m, w.proxy);
+        m.auth = (revdial_auth_req){.secret = "", .name = "cam-2", .tls = &cam};
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
         CHECK_STR(s.identity, "DNS:cam-2.cams.example");
         CHECK(rvd_proxy_table_row(w.proxy->table, &s) != NULL);
         CHECK_INT(revdial_proxy_replace_credentials(w.proxy, &other, 1, 0, NULL), 0);
         CHECK(rvd_proxy_table_row(w.proxy->table, &s) == NULL);
         CHECK_INT(revdial_proxy_replace_credentials(w.proxy, rows, 2, 0, NULL), 0);
-        memset(&s, 0, sizeof s);
-        s.owner = w.proxy;
-        s.auth = (revdial_auth_req){.secret = "", .name = "", .tls = &door};
+        fresh_session(&s, &m, w.proxy);
+        m.auth = (revdial_auth_req){.secret = "", .name = "", .tls = &door};
         CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
         CHECK_STR(s.identity, "CN=door");
         CHECK_STR(s.name, "door");
@@ -1504,22 +1510,22 @@ TEST(P8_the_memory_of_who_was_right_is_bounded_lasts_a_day_and_keeps_the_latest)
     if (world_open_proxy(&w)) {
         revdial_proxy *p = w.proxy;
         size_t before = memory.live_bytes;
-        static revdial_session s;
+        rvd_proxy_member m = {0};
         for (uint64_t i = 1; i <= 100000; i++) {
-            s.proven[0] = i << 24 | i;
-            s.proven[1] = (i + 100001) << 24 | i;
-            rvd_proxy_remember(p, &s);
+            m.proven[0] = i << 24 | i;
+            m.proven[1] = (i + 100001) << 24 | i;
+            rvd_proxy_remember(p, &m);
         }
         CHECK_INT(memory.live_bytes - before, 131072);
-        CHECK_INT(rvd_proxy_is_proven_locked(p, s.proven[0]), 1);
-        CHECK_INT(rvd_proxy_is_proven_locked(p, s.proven[1]), 1);
+        CHECK_INT(rvd_proxy_is_proven_locked(p, m.proven[0]), 1);
+        CHECK_INT(rvd_proxy_is_proven_locked(p, m.proven[1]), 1);
         CHECK_INT(rvd_proxy_is_proven_locked(p, 0), 0);
         CHECK_INT(rvd_proxy_is_proven_locked(p, 300000ull << 24), 0);
-        uint64_t *at = rvd_proxy_proven_slot(p, s.proven[0]);
+        uint64_t *at = rvd_proxy_proven_slot(p, m.proven[0]);
         *at = (*at & ~0xFFFFFFull) | ((rvd_proxy_minute() - 1439) & 0xFFFFFF);
-        CHECK_INT(rvd_proxy_is_proven_locked(p, s.proven[0]), 1);
+        CHECK_INT(rvd_proxy_is_proven_locked(p, m.proven[0]), 1);
         *at = (*at & ~0xFFFFFFull) | ((rvd_proxy_minute() - 1440) & 0xFFFFFF);
-        CHECK_INT(rvd_proxy_is_proven_locked(p, s.proven[0]), 0);
+        CHECK_INT(rvd_proxy_is_proven_locked(p, m.proven[0]), 0);
     }
     world_close(&w);
     CHECK_INT(memory.live_bytes, 0);
