@@ -1260,7 +1260,8 @@ static void *reload_run(void *arg)
 {
     reloading *r = arg;
     for (int i = 0; !atomic_load(&r->stop); i++) {
-        CHECK_INT(revdial_proxy_replace_credentials(r->w->proxy, all_kinds, 3, i % 2, NULL), 0);
+        CHECK_INT(
+            revdial_proxy_replace_credentials(r->w->proxy, all_kinds, 3, (unsigned)i % 2, NULL), 0);
         sched_yield();
     }
     return NULL;
