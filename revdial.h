@@ -3535,8 +3535,8 @@ static inline int rvd_mux_credit_is_due(const rvd_mux *m, const rvd_mux_stream *
 {
     uint32_t room = rvd_mux_credit_room(s);
     uint32_t step = rvd_base_min_u32(s->window / 2, RVD_MUX_GRANT_MAX);
-    return room >= step || (room >= 16384 && s->recv_credit < RVD_MUX_SPARSE_BYTES) ||
-           (room >= RVD_MUX_SLOW_BYTES && m->now_us - s->epoch_us > RVD_MUX_IDLE_US);
+    return room >= step || (s->recv_credit < RVD_MUX_SPARSE_BYTES && room >= 16384) ||
+           (m->now_us - s->epoch_us > RVD_MUX_IDLE_US && room >= RVD_MUX_SLOW_BYTES);
 }
 
 RVD_BASE_SLOW static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s)
@@ -4619,14 +4619,6 @@ static void rvd_mux_tick_doubt(rvd_mux *m)
     m->news ^= RVD_MUX_NEWS_MUTE;
 }
 
-static void rvd_mux_heard(rvd_mux *m)
-{
-    m->last_rx_us = m->now_us;
-    if (!m->is_mute) return;
-    m->is_mute = 0;
-    m->news ^= RVD_MUX_NEWS_MUTE;
-}
-
 static void rvd_mux_ping(rvd_mux *m)
 {
     if (m->dead || m->ping_out || m->ping_wanted) return;
@@ -4887,6 +4879,14 @@ static void rvd_mux_drain_check(rvd_mux *m)
         m->go_wanted = 1;
     }
     rvd_mux_die(m, REVDIAL_EDRAINING, "drained");
+}
+
+// Bytes came from a peer that did not answer, or while we drain.
+RVD_BASE_SLOW static void rvd_mux_heard(rvd_mux *m)
+{
+    if (m->is_mute) m->news ^= RVD_MUX_NEWS_MUTE;
+    m->is_mute = 0;
+    rvd_mux_drain_check(m);
 }
 
 static void rvd_mux_drain(rvd_mux *m)
@@ -8589,11 +8589,12 @@ static void rvd_engine_eof(revdial_engine *e)
         rvd_engine_die(e, REVDIAL_ELOST, 0, "the connection ended during the handshake");
 }
 
-// What comes before the session is up, and its end.
-RVD_BASE_SLOW static ptrdiff_t rvd_engine_early_input(revdial_engine *e, const uint8_t *p,
+// What comes before the session is up, its end, and a length that is none.
+RVD_BASE_SLOW static ptrdiff_t rvd_engine_rare_input(revdial_engine *e, const uint8_t *p,
                                                       size_t len)
 {
     size_t used = 0;
+    if (len > RVD_BASE_LEN_MAX) return REVDIAL_EINVAL;
     if (e->state == RVD_ENGINE_DEAD || e->mux.dead) return REVDIAL_ECLOSED;
     if (len == 0) rvd_engine_eof(e);
     while (e->state == RVD_ENGINE_HEAD && used < len)
@@ -8606,16 +8607,15 @@ ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len, i
 {
     ptrdiff_t used;
     RVD_ENGINE_CHECK(e);
-    if (len > RVD_BASE_LEN_MAX) return REVDIAL_EINVAL;
-    if (!e->is_up || e->mux.dead || len == 0) {
+    if (!e->is_up || e->mux.dead || (ptrdiff_t)len <= 0) {
         if (now_us > e->now_us) e->now_us = now_us;
-        used = rvd_engine_early_input(e, buf, len);
+        used = rvd_engine_rare_input(e, buf, len);
     } else {
         rvd_mux_now(&e->mux, now_us);
-        rvd_mux_heard(&e->mux);
+        e->mux.last_rx_us = e->mux.now_us;
         used = (ptrdiff_t)(e->ws ? rvd_engine_ws_input(e, buf, len)
                                  : rvd_mux_input(&e->mux, buf, len));
-        rvd_mux_drain_check(&e->mux);
+        if (e->mux.is_mute | e->mux.draining) rvd_mux_heard(&e->mux);
     }
     RVD_ENGINE_CHECK(e);
     return used;
@@ -8852,7 +8852,7 @@ ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t 
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
     size_t got;
-    if (!s || !len || len > RVD_BASE_LEN_MAX) return REVDIAL_EINVAL;
+    if (!s || (ptrdiff_t)len <= 0) return REVDIAL_EINVAL;  // 0, or over PTRDIFF_MAX
     if (s->phase == RVD_MUX_SHOWN) rvd_mux_ack(&e->mux, s);
     got = rvd_mux_read(&e->mux, s, buf, len);
     RVD_ENGINE_CHECK(e);
