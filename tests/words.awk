@@ -1,6 +1,9 @@
 # Finds words of our names' form that name nothing.  awk -f words.awk CODE... revdial.h FILE.md...
 # The last files are searched: of revdial.h the comments, of documents everything. All others say
 # what exists. "rvd_mux_*" and "rvd_mux_" are fine if a name begins so; revdial_x.h is a file.
+#
+# Also finds the forms of sentences that have to be read twice, in what a user reads: documents, the
+# public half of revdial.h, and texts of the programs.
 
 function learn(text,   name) {
     while (match(text, /[A-Za-z_][A-Za-z0-9_]*/)) {
@@ -35,11 +38,27 @@ function search(text,   name, before, rest) {
     }
 }
 
-FNR == 1 { inside = 0 }
+BEGIN {
+    riddle = "who|whoever|likewise|lest|but for|for want of|would have it|so (long|many|much|often)"
+    riddle = "(^|[^a-z0-9_.])(" riddle ")([^a-z0-9_]|$)"
+}
+
+# "Who may register" is a question; a client that does something is "a client that".
+function read_once(text,   form) {
+    text = tolower(text)
+    gsub(/who[ -]may/, "", text)
+    if (!match(text, riddle)) return
+    form = substr(text, RSTART, RLENGTH)
+    gsub(/^[^a-z]+|[^a-z]+$/, "", form)
+    printf "%s:%d: \"%s\": say it in plain words\n", FILENAME, FNR, form
+    bad = 1
+}
+
+FNR == 1 { inside = is_code = 0 }
 
 # What is a comment of this line, and what is code; block comments are followed across lines.
 {
-    code = comment = ""
+    code = comment = texts = ""
     text = $0
     gsub(/'\\?.'/, "' '", text)
     while (text != "") {
@@ -55,6 +74,7 @@ FNR == 1 { inside = 0 }
             else if (start == "/*") { inside = 1; text = substr(text, RSTART + 2) }
             else {
                 code = code substr(text, RSTART, RLENGTH)
+                texts = texts " " substr(text, RSTART, RLENGTH)
                 text = substr(text, RSTART + RLENGTH)
             }
         } else {
@@ -63,7 +83,18 @@ FNR == 1 { inside = 0 }
         }
     }
 }
-FILENAME ~ /\.md$/ { search($0); next }
-FILENAME == "revdial.h" { search(comment); next }
+FILENAME ~ /\.md$/ {
+    if (/^```/) is_code = !is_code
+    else if (!is_code) read_once($0)
+    search($0)
+    next
+}
+FILENAME == "revdial.h" {
+    if (!is_code) read_once(comment)
+    if (/^#endif .*REVDIAL_H/) is_code = 1  # the implementation
+    search(comment)
+    next
+}
+FILENAME ~ /^examples/ { read_once(texts) }
 { learn(code) }
 END { exit bad }
