@@ -4455,7 +4455,8 @@ static void rvd_mux_on_goaway(rvd_mux *m)
         return;
     }
     if (m->frame.length == RVD_WIRE_GO_REPLACED && m->cfg.features & REVDIAL_FEATURE_RSTCODE) {
-        rvd_mux_die(m, REVDIAL_EDUPLICATE, "another session of this instance has taken its place");
+        rvd_mux_die(m, REVDIAL_EDUPLICATE,
+                    "another session of this instance has replaced this one");
         return;
     }
     rvd_mux_die(m, REVDIAL_EPROTO,
@@ -4923,7 +4924,7 @@ static void rvd_mux_eof(rvd_mux *m)
     if (torn)
         rvd_mux_die(m, REVDIAL_ELOST, "the connection ended in the middle of a frame");
     else if (m->peer_draining)
-        rvd_mux_die(m, REVDIAL_EDRAINING, "the peer went away after draining");
+        rvd_mux_die(m, REVDIAL_EDRAINING, "the peer closed the connection after draining");
     else
         rvd_mux_die(m, REVDIAL_ELOST, "the peer closed the connection");
 }
@@ -7171,7 +7172,7 @@ static ptrdiff_t rvd_egress_decode(rvd_http_slice from, char *to, size_t size)
 static const char *rvd_egress_login_parse(rvd_http_slice info, rvd_egress_url *u)
 {
     static const char why[] =
-        "egress: user name or password too long, or not written as a URL wants";
+        "egress: user name or password too long, or not in the form of a URL (%XX)";
     const char *colon = (const char *)memchr(info.at, ':', info.len);
     size_t user_len = colon ? (size_t)(colon - info.at) : info.len;
     rvd_http_slice user = {info.at, user_len}, password = {info.at + user_len, 0};
@@ -7190,9 +7191,9 @@ static const char *rvd_egress_login_parse(rvd_http_slice info, rvd_egress_url *u
     if (u->is_socks)
         return u->user_len && n && n <= RVD_EGRESS_USER_MAX
                    ? NULL
-                   : "egress: SOCKS5 wants a user name and a password of 1 to 255 bytes each";
+                   : "egress: SOCKS5 needs a user name and a password of 1 to 255 bytes each";
     // RFC 7617 section 2: the first colon ends the name.
-    return memchr(u->user, ':', u->user_len) ? "egress: no ':' may be in a user name" : NULL;
+    return memchr(u->user, ':', u->user_len) ? "egress: a user name must not contain ':'" : NULL;
 }
 
 // Returns why it is none of ours, without quoting it, or NULL.
@@ -7313,17 +7314,17 @@ static void rvd_egress_fail(revdial_egress *v, int code, int number, const char 
 static const char *rvd_egress_status_text(int status)
 {
     switch (status) {
-    case 400: return "it takes our CONNECT for malformed";
+    case 400: return "it considers our CONNECT request malformed";
     case 403: return "its rules forbid this destination";
     case 404: return "it does not know this destination";
     case 405:
-    case 501: return "it does no CONNECT";
+    case 501: return "it does not support CONNECT";
     case 429: return "too many requests";
     case 500: return "it failed, or cannot reach the destination";
     case 502: return "it got no connection to the destination";
     case 503: return "it cannot serve this now, or cannot reach the destination";
     case 504: return "its connection to the destination timed out";
-    default: return status < 400 ? "not what a CONNECT is answered with" : "it does not say more";
+    default: return status < 400 ? "not a valid answer to CONNECT" : "it gives no reason";
     }
 }
 
@@ -7339,7 +7340,7 @@ static void rvd_egress_judge(revdial_egress *v, const rvd_http_response *r)
         rvd_egress_fail(v, r->status < 300 ? REVDIAL_EPROTO : REVDIAL_EUNREACH, r->status,
                         rvd_egress_status_text(r->status));
     } else if (v->out_sent != v->out_end) {
-        rvd_egress_fail(v, REVDIAL_EPROTO, -1, "it answered before it was asked");
+        rvd_egress_fail(v, REVDIAL_EPROTO, -1, "it sent data before our request");
     } else {
         v->state = RVD_EGRESS_OPEN;  // RFC 9110 section 9.3.6: what follows the head is the tunnel
     }
@@ -7401,7 +7402,7 @@ static void rvd_egress_take_reply(revdial_egress *v)
                                         "the destination is unreachable, or has no such name",
                                         "the destination refuses the connection",
                                         "the packets to the destination expire on the way",
-                                        "it does no CONNECT",
+                                        "it does not support CONNECT",
                                         "it cannot reach addresses of this kind"};
     size_t rep = v->reply[1];
     if (rep == 0)
@@ -7409,7 +7410,7 @@ static void rvd_egress_take_reply(revdial_egress *v)
     else
         rvd_egress_fail(v, REVDIAL_EUNREACH, (int)rep,
                         rep < sizeof texts / sizeof texts[0] ? texts[rep]
-                                                             : "nobody knows this number");
+                                                             : "an unknown reply code");
 }
 
 // How long the message is, as far as its bytes tell. A refusal ends with its code.
@@ -7440,7 +7441,7 @@ static void rvd_egress_take_socks(revdial_egress *v, uint8_t c)
     if (v->reply_len < rvd_egress_reply_size(v)) return;
     v->reply_len = 0;
     if (v->out_sent != v->out_end)
-        rvd_egress_fail(v, REVDIAL_EPROTO, -1, "it answered before it was asked");
+        rvd_egress_fail(v, REVDIAL_EPROTO, -1, "it sent data before our request");
     else if (v->state == RVD_EGRESS_METHOD)
         rvd_egress_take_method(v);
     else if (v->state == RVD_EGRESS_LOGIN)
@@ -7826,7 +7827,8 @@ static size_t rvd_ws_head_input(rvd_ws *w, const uint8_t *p, size_t len)
         if (problem)
             rvd_ws_fail(w, RVD_WS_STATUS_PROTOCOL, problem);
         else if (w->in_opcode == RVD_WS_TEXT)
-            rvd_ws_fail(w, RVD_WS_STATUS_UNSUPPORTED, "WebSocket: text, where all is binary");
+            rvd_ws_fail(w, RVD_WS_STATUS_UNSUPPORTED,
+                        "WebSocket: a text message, where only binary is allowed");
         if (w->state != RVD_WS_OPEN || rvd_ws_head_len(w) > 2) return n;
     }
     rvd_ws_on_head(w);
@@ -8189,7 +8191,7 @@ static const char *rvd_engine_status_text(int status)
     case 408: return "the request took too long";
     case 409: return "another identity holds this name";
     case 414: return "the path is too long";
-    case 417: return "the request expects something";
+    case 417: return "the request has an Expect header";
     case 426: return "the request did not ask for Upgrade: revdial or websocket";
     case 429: return "too many attempts";
     case 431: return "the head of the request is too large";
@@ -8384,7 +8386,7 @@ static void rvd_engine_on_unauthorized(revdial_engine *e, const rvd_http_respons
         }
         if (c->is_bad) code = REVDIAL_EUPGRADE;
         text = c->is_bad ? "the proxy's challenge is malformed"
-                         : "the proxy asks for no credentials of a kind that we may send";
+                         : "the proxy asks for no way to authenticate that this agent may use";
     }
     if (!r->is_revdial) code = REVDIAL_EUPGRADE;
     rvd_engine_die(e, code, 401, r->is_revdial ? text : rvd_engine_answer_text(e, r));
@@ -8500,7 +8502,7 @@ static void rvd_engine_ws_ended(revdial_engine *e)
     case RVD_WS_STATUS_BAD_DATA:
         rvd_mux_die(m, REVDIAL_EPROTO, "WebSocket: the peer reports a protocol error");
         break;
-    default: rvd_mux_die(m, REVDIAL_ELOST, "WebSocket: the peer closed it, and not as usual");
+    default: rvd_mux_die(m, REVDIAL_ELOST, "WebSocket: the peer closed it with an unusual status");
     }
 }
 
@@ -9102,7 +9104,7 @@ static const char *rvd_engine_config_problem(const revdial_engine_config *cfg, c
         return "role: neither REVDIAL_ROLE_PROXY nor REVDIAL_ROLE_BACKEND";
     if (cfg->carrier != REVDIAL_CARRIER_RAW && cfg->carrier != REVDIAL_CARRIER_WEBSOCKET)
         return "carrier: neither REVDIAL_CARRIER_RAW nor REVDIAL_CARRIER_WEBSOCKET";
-    if (cfg->auth_schemes >= 2 * REVDIAL_AUTH_DIGEST) return "auth_schemes: an unknown one";
+    if (cfg->auth_schemes >= 2 * REVDIAL_AUTH_DIGEST) return "auth_schemes: an unknown bit";
     if (cfg->realm && !rvd_http_is_quotable(cfg->realm, RVD_HTTP_REALM_MAX))
         return "realm: not 1 to 64 of printable ASCII without \" and \\";
     if (cfg->role == REVDIAL_ROLE_PROXY && cfg->auth_schemes & REVDIAL_AUTH_DIGEST &&
@@ -9114,7 +9116,7 @@ static const char *rvd_engine_config_problem(const revdial_engine_config *cfg, c
     *given = NULL;
     if (cfg->origins && strlen(cfg->origins) > RVD_HTTP_TARGET_MAX)
         return "origins: over 1024 bytes";
-    if (cfg->header_count && !cfg->headers) return "headers: NULL, with a count";
+    if (cfg->header_count && !cfg->headers) return "headers: NULL, but the count is not 0";
     *given = cfg->origins;
     return cfg->origins ? rvd_http_origins_problem(cfg->origins) : NULL;
 }
@@ -21537,7 +21539,7 @@ static const char *rvd_agent_config_problem(const revdial_agent_config *cfg)
     if (!cfg->handler && !cfg->allow && !cfg->default_target)
         return "handler: none, and neither default_target nor allow: each stream would be refused";
     if (!cfg->headers != !cfg->header_count)
-        return cfg->headers ? "headers: their count is 0" : "headers: NULL, with a count";
+        return cfg->headers ? "headers: their count is 0" : "headers: NULL, but the count is not 0";
     for (size_t i = 0; i < cfg->header_count; i++)
         if (!cfg->headers[i].key || !cfg->headers[i].value)
             return "headers: one has no key or no value";

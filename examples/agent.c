@@ -147,7 +147,7 @@ static const char *secret_problem(const char *secret, const char *user, int auth
     revdial_credential row = {.secret = secret, .user = user, .names = "*"};
     row.schemes = auth_schemes[auth];
     if (strncmp(secret, "sha256:", 7) == 0 || strncmp(secret, "ha1:", 4) == 0)
-        return "a hash, which is for the proxy: the agent needs what it was made of";
+        return "a hash is for the proxy's file: the agent needs the token or password itself";
     return revdial_credential_problem(&row);
 }
 
@@ -224,7 +224,8 @@ static int settings_check(const prog_cli *cli, const settings *s)
     if (s->servers.count == 0) return prog_usage_error(cli, "server", "missing", NULL);
     if (!s->name) return prog_usage_error(cli, "name", "missing", NULL);
     if (!s->target && s->allow.count == 0 && !s->allow_file)
-        return prog_usage_error(cli, "target", "missing, and so is --allow", NULL);
+        return prog_usage_error(cli, "target", "missing: give --target, --allow or --allow-file",
+                                NULL);
     if (!s->token_file && !env && !s->tls.cert)
         return prog_usage_error(cli, "token-file", "missing, and so is REVDIAL_TOKEN", NULL);
     if (s->auth == AUTH_BEARER && s->user)

@@ -434,8 +434,8 @@ static void prog_warn_readable(prog_log *log, const char *path)
 static void prog_warn_repeated(prog_log *log, const prog_cli *cli)
 {
     if (cli->repeated)
-        prog_logf(log, REVDIAL_LOG_WARN, "option.repeated", "--%s is given twice: the last counts",
-                  cli->repeated->name);
+        prog_logf(log, REVDIAL_LOG_WARN, "option.repeated",
+                  "--%s is given twice: the last one counts", cli->repeated->name);
 }
 
 // ------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ static int is_cut(const char *list, const char *rest)
     return *rest == ',' || (len > 0 && list[len - 1] == ',');
 }
 
-static const char cut_list[] = "a list ends at the first blank: write none beside its commas";
+static const char cut_list[] = "a list ends at the first blank: write no blanks around its commas";
 
 // Tokens of the same names share them, so that an agent can get a new token: but who may take any
 // name does not share it with all others who may. No group of the auth file is called so: those
@@ -98,11 +98,11 @@ static const char *auth_line_take(token_table *table, char *line)
     char *schemes = group ? word_end(line) : line, *names = word_end(schemes);
     char *user = word_end(names), *secret = word_end(user);
     revdial_credential row = {secret, user, names, schemes_parse(schemes), group};
-    if (group && !group[6]) return "group= is without a name";
+    if (group && !group[6]) return "group= needs a name behind it";
     if (is_cut(schemes, names) || is_cut(names, user)) return cut_list;
     if (!*user || (!*secret && row.schemes != REVDIAL_AUTH_MTLS))
         return "[group=GROUP] SCHEMES NAMES USER SECRET are expected";
-    if (!row.schemes) return "schemes are bearer, basic, digest and mtls, with commas between";
+    if (!row.schemes) return "SCHEMES must be a comma list of bearer, basic, digest and mtls";
     if (strcmp(user, "-") == 0 && row.schemes == REVDIAL_AUTH_BEARER) {
         row.user = NULL;
         if (!group) row.group = group_of(names);

@@ -65,7 +65,7 @@ static revdial_tls *prog_tls_open(const prog_tls_files *files, enum prog_tls_sid
     (void)side;
     err->code = REVDIAL_EINVAL;
     snprintf(err->msg, sizeof err->msg,
-             "this program was built without TLS: mbedTLS was not there");
+             "this program was built without TLS (mbedTLS was not found)");
     return NULL;
 }
 

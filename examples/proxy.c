@@ -310,8 +310,8 @@ static int app_print(app *a, const char *line)
     do r = poll(&out, 1, ANNOUNCE_MS);
     while (r < 0 && errno == EINTR);
     if (r == 0)
-        prog_logf(&a->log, REVDIAL_LOG_WARN, "stdout.full", "nobody reads: %.*s", (int)len - 1,
-                  line);
+        prog_logf(&a->log, REVDIAL_LOG_WARN, "stdout.full", "stdout is not read: %.*s",
+                  (int)len - 1, line);
     if (r == 0) return 0;
     if (r > 0 && write(STDOUT_FILENO, line, len) == (ssize_t)len) return 1;
     app_failed(a, "cannot print the addresses");
@@ -357,7 +357,8 @@ static int app_run(app *a)
     if (rc != 0) app_failed(a, "waiting for signals");
     prog_logf(&a->log, REVDIAL_LOG_INFO, "proxy.draining", "for at most %d ms", a->s.drain_ms);
     if (revdial_proxy_drain(a->proxy, a->s.drain_ms) != REVDIAL_OK)
-        prog_logf(&a->log, REVDIAL_LOG_WARN, "proxy.cut", "some connections had not ended");
+        prog_logf(&a->log, REVDIAL_LOG_WARN, "proxy.cut",
+                  "some connections were still open when --drain ended");
     prog_log_put(&a->log, REVDIAL_LOG_INFO, "proxy.stopped", "");
     return rc == 0 ? PROG_STOPPED : PROG_FAILED;
 }

@@ -224,13 +224,14 @@ TEST(each_refusal_of_a_CONNECT_names_the_egress_proxy_and_says_why)
         {"HTTP/1.1 407 X\r\nProxy-Authenticate: Basic realm=\"" SECRET "\"\r\n\r\n", REVDIAL_EAUTH,
          " refused: 407, it wants a user name and a password", 0},
         {"HTTP/1.1 400 X\r\n\r\n", REVDIAL_EUNREACH,
-         " refused: 400, it takes our CONNECT for malformed", 0},
+         " refused: 400, it considers our CONNECT request malformed", 0},
         {"HTTP/1.1 401 X\r\n\r\n", REVDIAL_EAUTH,
          " refused: 401, it wants a user name and a password", 0},
-        {"HTTP/1.1 418 X\r\n\r\n", REVDIAL_EUNREACH, " refused: 418, it does not say more", 0},
+        {"HTTP/1.1 418 X\r\n\r\n", REVDIAL_EUNREACH, " refused: 418, it gives no reason", 0},
         {"HTTP/1.1 403 " SECRET "\r\n\r\n", REVDIAL_EUNREACH,
          " refused: 403, its rules forbid this destination", 0},
-        {"HTTP/1.0 405 X\r\n\r\n", REVDIAL_EUNREACH, " refused: 405, it does no CONNECT", 0},
+        {"HTTP/1.0 405 X\r\n\r\n", REVDIAL_EUNREACH, " refused: 405, it does not support CONNECT",
+         0},
         {"HTTP/1.1 429 X\r\nRetry-After: 9\r\n\r\n", REVDIAL_EUNREACH,
          " refused: 429, too many requests", 9000},
         {"HTTP/1.1 502 X\r\n\r\n", REVDIAL_EUNREACH,
@@ -240,9 +241,9 @@ TEST(each_refusal_of_a_CONNECT_names_the_egress_proxy_and_says_why)
         {"HTTP/1.1 504 X\r\n\r\n", REVDIAL_EUNREACH,
          " refused: 504, its connection to the destination timed out", 0},
         {"HTTP/1.1 302 X\r\nLocation: http://127.0.0.1/\r\n\r\n", REVDIAL_EUNREACH,
-         " refused: 302, not what a CONNECT is answered with", 0},
+         " refused: 302, not a valid answer to CONNECT", 0},
         {"HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n\r\n", REVDIAL_EPROTO,
-         " refused: 101, not what a CONNECT is answered with", 0},
+         " refused: 101, not a valid answer to CONNECT", 0},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
         char msg[240];
@@ -403,9 +404,9 @@ TEST(each_reply_of_a_SOCKS5_proxy_is_its_own_error)
         "the destination is unreachable, or has no such name",
         "the destination refuses the connection",
         "the packets to the destination expire on the way",
-        "it does no CONNECT",
+        "it does not support CONNECT",
         "it cannot reach addresses of this kind",
-        "nobody knows this number",
+        "an unknown reply code",
     };
     for (size_t i = 1; i < 256; i++) {
         char reply[] = YES, msg[240];
@@ -503,7 +504,7 @@ TEST(an_answer_before_the_question_is_an_error)
             revdial_egress_sent(v, sent);
             revdial_egress_input(v, rows[i].answer, rows[i].len);
             CHECK_INT(revdial_egress_state(v, &err, NULL), REVDIAL_EPROTO);
-            CHECK(strstr(err.msg, "it answered before it was asked") != NULL);
+            CHECK(strstr(err.msg, "it sent data before our request") != NULL);
             revdial_egress_free(v);
         }
 }
@@ -547,15 +548,15 @@ TEST(urls_and_targets_that_make_no_sense_are_refused_without_being_quoted)
         {"http://u:" SECRET "@h:1?q", "h:1", "not HOST:PORT"},
         {"http://u:" SECRET "@h:1 ", "h:1", "not HOST:PORT"},
         {"http://u:" SECRET "@" SECRET "@h:1", "h:1", "not HOST:PORT"},
-        {"http://u:" SECRET "/x@h:1", "h:1", "not written"},
-        {"http://u:" SECRET "%@h:1", "h:1", "not written"},
-        {"http://u:" SECRET "%4@h:1", "h:1", "not written"},
-        {"http://u:" SECRET "%0d%0aX:y@h:1", "h:1", "not written"},
-        {"http://u:" SECRET "%00@h:1", "h:1", "not written"},
-        {"http://u%7f:" SECRET "@h:1", "h:1", "not written"},
-        {"http://u:" SECRET "\xE4@h:1", "h:1", "not written"},
-        {"http://u:" SECRET "\r\n@h:1", "h:1", "not written"},
-        {"http://u%3Av:" SECRET "@h:1", "h:1", "no ':'"},
+        {"http://u:" SECRET "/x@h:1", "h:1", "not in the form"},
+        {"http://u:" SECRET "%@h:1", "h:1", "not in the form"},
+        {"http://u:" SECRET "%4@h:1", "h:1", "not in the form"},
+        {"http://u:" SECRET "%0d%0aX:y@h:1", "h:1", "not in the form"},
+        {"http://u:" SECRET "%00@h:1", "h:1", "not in the form"},
+        {"http://u%7f:" SECRET "@h:1", "h:1", "not in the form"},
+        {"http://u:" SECRET "\xE4@h:1", "h:1", "not in the form"},
+        {"http://u:" SECRET "\r\n@h:1", "h:1", "not in the form"},
+        {"http://u%3Av:" SECRET "@h:1", "h:1", "must not contain"},
         {"socks5://" SECRET "@h:1", "h:1", "1 to 255"},
         {"socks5://" SECRET ":@h:1", "h:1", "1 to 255"},
         {"socks5://:" SECRET "@h:1", "h:1", "1 to 255"},

@@ -593,6 +593,7 @@ TEST(U11_no_lock_is_held_while_a_hook_runs)
     world_init(w);
     w->pcfg.on_session = lock_on_session;
     w->pcfg.auth = lock_auth;
+    w->pcfg.credentials = NULL;
     w->pcfg.credential_count = 0;
     w->acfg.on_state = lock_on_state;
     w->acfg.credential_fn = lock_credential;

@@ -218,6 +218,7 @@ TEST(A73_of_100_parallel_registrations_of_one_name_by_different_identities_one_g
     int fds[100], got[600] = {0};
     char buf[1024], token[16];
     world_init(&w);
+    w.pcfg.credentials = NULL;
     w.pcfg.credential_count = 0;
     w.pcfg.auth = auth_by_token;
     w.pcfg.common.io_threads = 2;
@@ -298,6 +299,7 @@ TEST(A74_a_hook_that_blocks_holds_up_nobody_else_and_its_peer_only_until_the_dea
     memset(&a, 0, sizeof a);
     util_gate_init(&a.entered);
     util_gate_init(&a.open);
+    w.pcfg.credentials = NULL;
     w.pcfg.credential_count = 0;
     w.pcfg.auth = auth_that_blocks;
     w.pcfg.auth_ud = &a;
@@ -346,6 +348,7 @@ TEST(A75_a_hook_may_call_the_proxy)
     world_init(&w);
     memset(&a, 0, sizeof a);
     util_gate_init(&a.open);
+    w.pcfg.credentials = NULL;
     w.pcfg.credential_count = 0;
     w.pcfg.auth = auth_that_calls;
     w.pcfg.auth_ud = &a;

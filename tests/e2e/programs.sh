@@ -272,7 +272,7 @@ nobody_reads() {
         --listen "unix:$dir/unread.sock" --token-file "$dir/web_tokens"
     start behind "$build/revdial-agent" --server "unix:$dir/unread.sock" --name web \
         --token-file "$dir/web_token" --target 127.0.0.1:9
-    said behind.log session.up 5 && said unread.log 'nobody reads' 5 || return
+    said behind.log session.up 5 && said unread.log 'is not read' 5 || return
     kill -HUP "${pid_of[unread]}" && said unread.log proxy.reload 5 && stop behind unread
     exec 9>&-
 }
