@@ -1469,6 +1469,70 @@ static void rvd_base_free(rvd_heap *h, void *p, size_t size)
         free(p);
 }
 
+// Copies of what a caller handed over, in one block that is freed as a whole. The same calls lay it
+// out twice: at first there is no block and they only count, then rvd_base_arena_open() makes it and
+// they fill it. What they return is NULL in the first pass.
+typedef struct rvd_base_arena {
+    char *at;
+    size_t len;   // counted or filled so far
+    size_t size;  // of the block
+} rvd_base_arena;
+
+// Begins the second pass, into a block that has room for what was counted.
+static void rvd_base_arena_fill(rvd_base_arena *a, void *block)
+{
+    a->at = (char *)block;
+    a->size = a->len;
+    a->len = 0;
+}
+
+// The same, into a block of its own. Returns 0 without memory.
+static int rvd_base_arena_open(rvd_base_arena *a, rvd_heap *h)
+{
+    if (a->len == 0) a->len = 1;
+    rvd_base_arena_fill(a, rvd_base_alloc(h, a->len));
+    return a->at != NULL;
+}
+
+static void *rvd_base_keep_bytes(rvd_base_arena *a, const void *from, size_t len)
+{
+    char *to = a->at ? a->at + a->len : NULL;
+    if (!from) return NULL;
+    REVDIAL_ASSERT(!to || len <= a->size - a->len);
+    if (to && len > 0) memcpy(to, from, len);
+    a->len += len;
+    return to;
+}
+
+static const char *rvd_base_keep_text(rvd_base_arena *a, const char *text)
+{
+    return text ? (const char *)rvd_base_keep_bytes(a, text, strlen(text) + 1) : NULL;
+}
+
+// Zeroed room for items of any type; NULL for none.
+static inline void *rvd_base_keep_room(rvd_base_arena *a, size_t count, size_t item_size)
+{
+    char *to;
+    a->len = (a->len + sizeof(uint64_t) - 1) / sizeof(uint64_t) * sizeof(uint64_t);
+    to = a->at && count > 0 ? a->at + a->len : NULL;
+    a->len += count * item_size;
+    REVDIAL_ASSERT(!a->at || a->len <= a->size);
+    return to;
+}
+
+static inline const revdial_kv *rvd_base_keep_pairs(rvd_base_arena *a, const revdial_kv *pairs,
+                                                    size_t count)
+{
+    revdial_kv *to = (revdial_kv *)rvd_base_keep_room(a, count, sizeof *to);
+    for (size_t i = 0; i < count; i++) {
+        revdial_kv pair;
+        pair.key = rvd_base_keep_text(a, pairs[i].key);
+        pair.value = rvd_base_keep_text(a, pairs[i].value);
+        if (to) to[i] = pair;
+    }
+    return to;
+}
+
 // No buffer is longer than this: a larger length is the negative result of a failed call.
 #define RVD_BASE_LEN_MAX ((size_t)PTRDIFF_MAX)
 
@@ -1599,6 +1663,14 @@ static void rvd_base_wipe(void *p, size_t size)
 {
     volatile uint8_t *at = (volatile uint8_t *)p;
     while (size-- > 0) *at++ = 0;
+}
+
+// A secret may be among the copies.
+static void rvd_base_arena_free(rvd_base_arena *a, rvd_heap *h)
+{
+    if (a->at) rvd_base_wipe(a->at, a->size);
+    rvd_base_free(h, a->at, a->size);
+    memset(a, 0, sizeof *a);
 }
 
 // 1 if equal. Looks at every byte, so that the time taken does not tell where they differ.
@@ -8095,10 +8167,10 @@ struct revdial_engine {
     int role;
     int accept_streams;
     revdial_limits limits;  // as configured; resolved per peer when the session comes up
-    char path[RVD_HTTP_TARGET_MAX + 1];
-    char peer[72];
-    char *origins;  // proxy: NULL = none
-    size_t origins_size;
+    rvd_base_arena texts;   // of the config, which follow
+    const char *path, *peer;
+    const char *realm, *nonce;  // proxy: of our 401
+    const char *origins;        // proxy: NULL = none
     uint64_t session_id, seed;
     int64_t start_us, now_us;
 
@@ -8106,7 +8178,6 @@ struct revdial_engine {
     rvd_http_request request;
     revdial_auth_req auth;
     unsigned auth_schemes;
-    char realm[RVD_HTTP_REALM_MAX + 1], nonce[RVD_HTTP_HEX_SIZE];  // proxy: of our 401
     // DIGEST. Proxy: what revdial_auth_verify() left; backend: what the proxy's answer must hold.
     char proof[RVD_HTTP_HEX_SIZE];
     unsigned sent_scheme;  // backend: of our Authorization, 0 if there was none
@@ -9237,21 +9308,18 @@ static const char *rvd_engine_request_put(revdial_engine *e, const revdial_engin
     return rvd_engine_request_write(e, &offer);
 }
 
-// Returns NULL, or what is wrong.
-static const char *rvd_engine_origins_copy(revdial_engine *e, const char *origins)
+static void rvd_engine_texts_keep(revdial_engine *e, const revdial_engine_config *cfg)
 {
-    if (!origins) return NULL;
-    e->origins_size = strlen(origins) + 1;
-    e->origins = (char *)rvd_base_alloc(&e->heap, e->origins_size);
-    if (!e->origins) return rvd_engine_no_memory;
-    memcpy(e->origins, origins, e->origins_size);
-    return NULL;
+    e->path = rvd_base_keep_text(&e->texts, cfg->path ? cfg->path : "/revdial");
+    e->peer = rvd_base_keep_text(&e->texts, cfg->peer ? cfg->peer : "");
+    e->realm = rvd_base_keep_text(&e->texts, cfg->realm ? cfg->realm : "revdial");
+    e->nonce = rvd_base_keep_text(&e->texts, cfg->nonce ? cfg->nonce : "");
+    e->origins = rvd_base_keep_text(&e->texts, cfg->origins);
 }
 
-static void rvd_engine_config_copy(revdial_engine *e, const revdial_engine_config *cfg)
+// Returns NULL, or what is wrong.
+static const char *rvd_engine_config_copy(revdial_engine *e, const revdial_engine_config *cfg)
 {
-    RVD_BASE_JOIN(e->path, sizeof e->path, cfg->path ? cfg->path : "/revdial");
-    RVD_BASE_JOIN(e->peer, sizeof e->peer, cfg->peer);
     e->role = cfg->role;
     e->accept_streams = cfg->accept_streams || cfg->role == REVDIAL_ROLE_BACKEND;
     e->limits = cfg->limits;
@@ -9259,9 +9327,11 @@ static void rvd_engine_config_copy(revdial_engine *e, const revdial_engine_confi
     e->session_id = cfg->session_id;
     e->seed = cfg->seed;
     e->auth_schemes = cfg->auth_schemes ? cfg->auth_schemes : REVDIAL_AUTH_BEARER;
-    RVD_BASE_JOIN(e->realm, sizeof e->realm, cfg->realm ? cfg->realm : "revdial");
-    RVD_BASE_JOIN(e->nonce, sizeof e->nonce, cfg->nonce);
     e->carrier = cfg->carrier;
+    rvd_engine_texts_keep(e, cfg);
+    if (!rvd_base_arena_open(&e->texts, &e->heap)) return rvd_engine_no_memory;
+    rvd_engine_texts_keep(e, cfg);
+    return NULL;
 }
 
 revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now_us,
@@ -9280,9 +9350,8 @@ revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now
     }
     e->heap = heap;
     e->start_us = e->now_us = now_us;
-    rvd_engine_config_copy(e, cfg);
     rvd_http_head_init(&e->head, &e->heap, cfg->role == REVDIAL_ROLE_PROXY);
-    problem = rvd_engine_origins_copy(e, cfg->origins);
+    problem = rvd_engine_config_copy(e, cfg);
     if (!problem && cfg->upgraded) {
         rvd_engine_come_up(e, &stock);
         if (e->state != RVD_ENGINE_UP) problem = rvd_engine_no_memory;
@@ -9307,7 +9376,7 @@ void revdial_engine_free(revdial_engine *e)
     rvd_base_wipe(e->proof, sizeof e->proof);
     rvd_base_free(&e->heap, e->challenge, RVD_HTTP_ANSWER_SIZE);
     rvd_base_free(&e->heap, e->why, RVD_ENGINE_WHY_SIZE);
-    rvd_base_free(&e->heap, e->origins, e->origins_size);
+    rvd_base_arena_free(&e->texts, &e->heap);
     heap = e->heap;
     rvd_base_free(&heap, e, sizeof *e);
 }
@@ -16149,16 +16218,13 @@ struct revdial_proxy {
     // Set before start, then read-only.
     revdial_proxy_config cfg;
     rvd_log log;
-    char *path, *realm, *origins;
+    rvd_base_arena texts;  // of cfg
     uint8_t nonce_key[RVD_BASE_SHA256_SIZE];
     rvd_loop **loops;
     rvd_stream_group *groups;  // one per loop
     unsigned loop_count;
     rvd_proxy_listener *listeners;  // those for backends first
     unsigned listener_count, listener_room;
-    revdial_expose *exposes;  // their texts lie behind each other in expose_text
-    char *expose_text;
-    size_t expose_text_size;
     rvd_loop_timer client_watch;  // loop 0
     rvd_loop_pool auth_pool, stream_pool;
     rvd_stream_work work;
@@ -16793,7 +16859,7 @@ static int rvd_proxy_table_add(revdial_proxy *p, rvd_proxy_table *t, const revdi
     to->schemes = schemes;
     if (has_secret)
         to->secret =
-            rvd_proxy_secret_hash(&heap, row->secret, is_digest ? row->user : NULL, p->realm);
+            rvd_proxy_secret_hash(&heap, row->secret, is_digest ? row->user : NULL, p->cfg.realm);
     t->marks[t->count] = rvd_proxy_mark(p, row->user, to->secret);
     rvd_base_text_add(&identity, "token ");
     rvd_base_text_add_hex16(&identity, t->marks[t->count]);
@@ -17633,6 +17699,22 @@ static void rvd_proxy_member_init(revdial_session *s, const rvd_sys_addr *peer)
     atomic_init(&m->picked, 0);
 }
 
+// What the proxy's config says about each of its sessions.
+static void rvd_proxy_engine_config(revdial_proxy *p, revdial_engine_config *e)
+{
+    const revdial_proxy_config *cfg = &p->cfg;
+    memset(e, 0, sizeof *e);
+    e->role = REVDIAL_ROLE_PROXY;
+    e->path = cfg->path;
+    e->realm = cfg->realm;
+    e->origins = cfg->origins;
+    e->auth_schemes = rvd_proxy_schemes(p);
+    e->accept_streams = cfg->on_stream != NULL;
+    e->limits = cfg->common.limits;
+    e->alloc = cfg->common.alloc;
+    e->alloc_ud = cfg->common.alloc_ud;
+}
+
 // how is NULL for a connection that a listener of ours has accepted.
 static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rvd_sys_addr *peer,
                                               const revdial_attach_opts *how, revdial_err *err)
@@ -17642,23 +17724,14 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     revdial_session *s;
     char nonce[RVD_PROXY_NONCE_SIZE], text[RVD_SYS_TEXT_MAX] = "unknown";
     if (peer) rvd_sys_addr_format(peer, text, sizeof text);
-    memset(&e, 0, sizeof e);
     memset(&cfg, 0, sizeof cfg);
-    e.role = REVDIAL_ROLE_PROXY;
+    rvd_proxy_engine_config(p, &e);
     e.upgraded = how && how->upgraded;
-    e.path = p->path;
-    e.realm = p->realm;
-    e.origins = p->origins;
     e.peer = text;
-    e.auth_schemes = rvd_proxy_schemes(p);
     if (e.auth_schemes & REVDIAL_AUTH_DIGEST) {
         rvd_proxy_nonce_make(p, nonce);
         e.nonce = nonce;
     }
-    e.accept_streams = p->cfg.on_stream != NULL;
-    e.limits = p->cfg.common.limits;
-    e.alloc = p->cfg.common.alloc;
-    e.alloc_ud = p->cfg.common.alloc_ud;
     if (rvd_sys_random(&e.session_id, sizeof e.session_id) < 0 ||
         rvd_sys_random(&e.seed, sizeof e.seed) < 0) {
         rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness for a session");
@@ -18246,12 +18319,12 @@ typedef struct rvd_proxy_dial {
     int is_over;  // called back; its task, once run, frees it
     rvd_proxy_pick pick;
     const rvd_proxy_listener *from;  // the client's port; NULL: the application dials
-    revdial_dial_opts opts;          // its strings are in `text`
+    revdial_dial_opts opts;          // its strings are in `texts`
     revdial_dial_fn *cb;
     int is_hook;  // cb is the application's
     void *ud;
-    size_t size;
-    char text[];
+    size_t size;   // of all
+    char texts[];  // an arena
 } rvd_proxy_dial;
 
 static void rvd_proxy_dial_drop(rvd_proxy_dial *d)
@@ -18435,46 +18508,15 @@ static void rvd_proxy_on_dials_wake(rvd_loop_task *task)
     pthread_mutex_unlock(&p->lock);
 }
 
-// Copies strings of the options behind a dial. With `to` NULL it only counts.
-typedef struct rvd_proxy_copy {
-    char *to;
-    size_t len;
-} rvd_proxy_copy;
-
-static char *rvd_proxy_copy_bytes(rvd_proxy_copy *c, const void *from, size_t n)
-{
-    char *at = c->to ? c->to + c->len : NULL;
-    if (!from) return NULL;
-    if (at) memcpy(at, from, n);
-    c->len += n;
-    return at;
-}
-
-static char *rvd_proxy_copy_text(rvd_proxy_copy *c, const char *from)
-{
-    return from ? rvd_proxy_copy_bytes(c, from, strlen(from) + 1) : NULL;
-}
-
-static revdial_dial_opts rvd_proxy_opts_copy(rvd_proxy_copy *c, const revdial_dial_opts *from)
+static revdial_dial_opts rvd_proxy_opts_keep(rvd_base_arena *a, const revdial_dial_opts *from)
 {
     revdial_dial_opts o = *from;
-    revdial_kv *meta = (revdial_kv *)(void *)rvd_proxy_copy_bytes(
-        c, from->meta_count ? (const void *)from->meta : (const void *)"",
-        from->meta_count * sizeof *meta);  // first, so that it is aligned
-    for (size_t i = 0; i < from->meta_count; i++) {
-        const char *key = rvd_proxy_copy_text(c, from->meta[i].key);
-        const char *value = rvd_proxy_copy_text(c, from->meta[i].value);
-        if (meta) {
-            meta[i].key = key;
-            meta[i].value = value;
-        }
-    }
-    o.meta = meta;
-    o.target = rvd_proxy_copy_text(c, from->target);
-    o.client_addr = rvd_proxy_copy_text(c, from->client_addr);
-    o.local_addr = rvd_proxy_copy_text(c, from->local_addr);
-    o.key = rvd_proxy_copy_bytes(c, from->key, from->key_len);
-    o.early = rvd_proxy_copy_bytes(c, from->early, from->early_len);
+    o.meta = rvd_base_keep_pairs(a, from->meta, from->meta_count);
+    o.target = rvd_base_keep_text(a, from->target);
+    o.client_addr = rvd_base_keep_text(a, from->client_addr);
+    o.local_addr = rvd_base_keep_text(a, from->local_addr);
+    o.key = rvd_base_keep_bytes(a, from->key, from->key_len);
+    o.early = rvd_base_keep_bytes(a, from->early, from->early_len);
     return o;
 }
 
@@ -18483,18 +18525,20 @@ static rvd_proxy_dial *rvd_proxy_dial_new(revdial_proxy *p, const char *name,
                                           const revdial_dial_opts *opts)
 {
     static const revdial_dial_opts none;
-    rvd_proxy_copy copy = {NULL, 0};
+    rvd_base_arena texts = {NULL, 0, 0};
     rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
     rvd_proxy_dial *d;
-    rvd_proxy_opts_copy(&copy, opts ? opts : &none);
-    rvd_proxy_copy_text(&copy, name);
-    d = rvd_base_alloc(&heap, sizeof *d + copy.len);
+    size_t size;
+    if (!opts) opts = &none;
+    rvd_proxy_opts_keep(&texts, opts);
+    rvd_base_keep_text(&texts, name);
+    size = sizeof *d + texts.len;
+    d = rvd_base_alloc(&heap, size);
     if (!d) return NULL;
-    d->size = sizeof *d + copy.len;
-    copy.to = d->text;
-    copy.len = 0;
-    d->opts = rvd_proxy_opts_copy(&copy, opts ? opts : &none);
-    d->pick = rvd_proxy_pick_start(p, rvd_proxy_copy_text(&copy, name), &d->opts);
+    rvd_base_arena_fill(&texts, d->texts);
+    d->size = size;
+    d->opts = rvd_proxy_opts_keep(&texts, opts);
+    d->pick = rvd_proxy_pick_start(p, rvd_base_keep_text(&texts, name), &d->opts);
     d->proxy = p;
     d->task.run = rvd_proxy_dial_run;
     d->timer.run = rvd_proxy_dial_on_timer;
@@ -18569,7 +18613,7 @@ static void rvd_proxy_client_end(rvd_proxy_client *c, const uint64_t moved[2],
     rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, size};
     revdial_client told;
     memset(&told, 0, sizeof told);
-    told.expose = (size_t)(c->listener->expose - p->exposes);
+    told.expose = (size_t)(c->listener->expose - p->cfg.exposes);
     told.address = c->address;
     told.is_relayed = c->state == RVD_PROXY_JOINED;
     if (moved) memcpy(told.moved, moved, sizeof told.moved);
@@ -19031,9 +19075,6 @@ static void rvd_proxy_free(revdial_proxy *p)
     rvd_proxy_table_free(&heap, p->table);
     if (p->debtors) rvd_base_free(&heap, p->debtors, RVD_PROXY_SOURCES * sizeof *p->debtors);
     if (p->proven) rvd_base_free(&heap, p->proven, RVD_PROXY_PROVEN * sizeof *p->proven);
-    rvd_stream_text_free(&heap, p->path);
-    rvd_stream_text_free(&heap, p->realm);
-    rvd_stream_text_free(&heap, p->origins);
     for (unsigned i = 0; i < p->listener_count; i++) {
         rvd_proxy_listener *l = &p->listeners[i];
         if (l->io.fd >= 0 && l->unlink[0]) rvd_sys_unlink(l->unlink);
@@ -19041,15 +19082,14 @@ static void rvd_proxy_free(revdial_proxy *p)
     }
     rvd_base_free(&heap, p->queue, p->queue_room * sizeof *p->queue);
     rvd_base_free(&heap, p->listeners, p->listener_room * sizeof *p->listeners);
-    rvd_base_free(&heap, p->exposes, p->cfg.expose_count * sizeof *p->exposes);
-    rvd_base_free(&heap, p->expose_text, p->expose_text_size);
+    rvd_base_arena_free(&p->texts, &heap);
     rvd_stream_work_close(&p->work);
     rvd_log_close(&p->log);
     pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->lock);
     rvd_sys_origin_unref(p->origin);
     rvd_base_wipe(p->nonce_key, sizeof p->nonce_key);
-    heap.live_bytes = sizeof *p;
+    REVDIAL_ASSERT(heap.live_bytes == sizeof *p);
     rvd_base_free(&heap, p, sizeof *p);
 }
 
@@ -19128,16 +19168,40 @@ static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *
     return rvd_proxy_exposes_check(cfg, err);
 }
 
+static const revdial_expose *rvd_proxy_exposes_keep(rvd_base_arena *a, const revdial_expose *from,
+                                                    size_t count)
+{
+    revdial_expose *to = rvd_base_keep_room(a, count, sizeof *to);
+    for (size_t i = 0; i < count; i++) {
+        revdial_expose x = from[i];
+        x.dial.early_len = 0;  // each connection has its own
+        x.listen = rvd_base_keep_text(a, from[i].listen);
+        x.name = rvd_base_keep_text(a, from[i].name);
+        x.dial = rvd_proxy_opts_keep(a, &x.dial);
+        if (to) to[i] = x;
+    }
+    return to;
+}
+
+static void rvd_proxy_texts_keep(revdial_proxy *p, const revdial_proxy_config *cfg)
+{
+    p->cfg = *cfg;
+    p->cfg.listen = rvd_base_keep_text(&p->texts, cfg->listen);
+    p->cfg.path = rvd_base_keep_text(&p->texts, cfg->path);
+    p->cfg.realm = rvd_base_keep_text(&p->texts, cfg->realm ? cfg->realm : "revdial");
+    p->cfg.origins = rvd_base_keep_text(&p->texts, cfg->origins);
+    p->cfg.exposes = rvd_proxy_exposes_keep(&p->texts, cfg->exposes, cfg->expose_count);
+    p->cfg.credentials = NULL;  // they are replaced while the proxy runs: p->table
+}
+
 static int rvd_proxy_config_copy(revdial_proxy *p, const revdial_proxy_config *cfg,
                                  revdial_err *err)
 {
-    p->cfg = *cfg;
     p->auth = cfg->auth;
     p->auth_ud = cfg->auth_ud;
-    p->path = rvd_stream_text_copy(&p->heap, cfg->path ? cfg->path : "/revdial");
-    p->realm = rvd_stream_text_copy(&p->heap, cfg->realm ? cfg->realm : "revdial");
-    p->origins = rvd_stream_text_copy(&p->heap, cfg->origins);
-    if (!p->path || !p->realm || (cfg->origins && !p->origins)) return rvd_proxy_nomem(err);
+    rvd_proxy_texts_keep(p, cfg);
+    if (!rvd_base_arena_open(&p->texts, &p->heap)) return rvd_proxy_nomem(err);
+    rvd_proxy_texts_keep(p, cfg);
     p->table = rvd_proxy_table_new(p, cfg->credentials, cfg->credential_count);
     return p->table ? REVDIAL_OK : rvd_proxy_nomem(err);
 }
@@ -19229,42 +19293,14 @@ static int rvd_proxy_listen(revdial_proxy *p, const char *text, revdial_err *err
     return REVDIAL_OK;
 }
 
-// A copy of the ports to expose, with one block for all their texts.
-static int rvd_proxy_exposes_copy(revdial_proxy *p, const revdial_proxy_config *cfg,
-                                  revdial_err *err)
-{
-    rvd_proxy_copy copy = {NULL, 0};
-    p->cfg.expose_count = 0;
-    if (!cfg->expose_count) return REVDIAL_OK;
-    p->exposes = rvd_base_alloc(&p->heap, cfg->expose_count * sizeof *p->exposes);
-    if (!p->exposes) return rvd_proxy_nomem(err);
-    p->cfg.expose_count = cfg->expose_count;
-    for (int pass = 0; pass < 2; pass++) {
-        for (size_t i = 0; i < cfg->expose_count; i++) {
-            p->exposes[i] = cfg->exposes[i];
-            p->exposes[i].dial.early_len = 0;
-            p->exposes[i].dial = rvd_proxy_opts_copy(&copy, &p->exposes[i].dial);
-            p->exposes[i].name = rvd_proxy_copy_text(&copy, cfg->exposes[i].name);
-            copy.len = (copy.len + sizeof(void *) - 1) & ~(sizeof(void *) - 1);
-        }
-        if (pass) break;
-        p->expose_text_size = copy.len;
-        copy.to = p->expose_text = rvd_base_alloc(&p->heap, copy.len);
-        if (!copy.to) return rvd_proxy_nomem(err);
-        copy.len = 0;
-    }
-    return REVDIAL_OK;
-}
-
 // The ports for clients.
 static int rvd_proxy_expose_all(revdial_proxy *p, revdial_err *err)
 {
     for (size_t i = 0; i < p->cfg.expose_count; i++) {
         rvd_proxy_listener *l = &p->listeners[p->listener_count];
-        int code = rvd_proxy_listen(p, p->exposes[i].listen, err);
+        int code = rvd_proxy_listen(p, p->cfg.exposes[i].listen, err);
         if (code) return code;
-        p->exposes[i].listen = NULL;  // the caller's
-        l->expose = &p->exposes[i];
+        l->expose = &p->cfg.exposes[i];
         rvd_sys_tune_client(l->io.fd);
         rvd_sys_set_keepalive(l->io.fd, p->cfg.common.tcp_keepalive_ms);
         rvd_sys_set_abort(l->io.fd, 1);
@@ -19272,9 +19308,9 @@ static int rvd_proxy_expose_all(revdial_proxy *p, revdial_err *err)
     return REVDIAL_OK;
 }
 
-static int rvd_proxy_listen_all(revdial_proxy *p, const char *list, revdial_err *err)
+static int rvd_proxy_listen_all(revdial_proxy *p, revdial_err *err)
 {
-    const char *item;
+    const char *list = p->cfg.listen, *item;
     size_t len;
     while (list && (len = rvd_base_item(&list, &item)) > 0) {
         char text[RVD_SYS_HOST_MAX + 8];  // a name, a colon and a port
@@ -19292,10 +19328,10 @@ static int rvd_proxy_listen_all(revdial_proxy *p, const char *list, revdial_err 
 }
 
 // Room for all listeners: they must not move.
-static int rvd_proxy_listeners_open(revdial_proxy *p, const char *list, revdial_err *err)
+static int rvd_proxy_listeners_open(revdial_proxy *p, revdial_err *err)
 {
     size_t room = p->cfg.expose_count + 1;
-    for (; list && *list; list++) room += *list == ',';
+    for (const char *at = p->cfg.listen; at && *at; at++) room += *at == ',';
     p->listeners = rvd_base_alloc(&p->heap, room * sizeof *p->listeners);
     if (!p->listeners) return rvd_proxy_nomem(err);
     p->listener_room = (unsigned)room;
@@ -19311,15 +19347,12 @@ static int rvd_proxy_prepare(revdial_proxy *p, const revdial_proxy_config *cfg, 
         code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
     if (!code) code = rvd_proxy_config_copy(p, cfg, err);
     if (!code) code = rvd_proxy_loops_open(p, err);
-    if (!code) code = rvd_proxy_exposes_copy(p, cfg, err);
-    if (!code) code = rvd_proxy_listeners_open(p, cfg->listen, err);
-    if (!code) code = rvd_proxy_listen_all(p, cfg->listen, err);
+    if (!code) code = rvd_proxy_listeners_open(p, err);
+    if (!code) code = rvd_proxy_listen_all(p, err);
     if (!code) code = rvd_proxy_expose_all(p, err);
     for (unsigned i = 0; !code && i < p->listener_count; i++)
         if (rvd_loop_add(p->loops[0], &p->listeners[i].io) < 0)
             code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "the loop cannot watch a listener");
-    p->cfg.listen = p->cfg.path = p->cfg.realm = p->cfg.origins = NULL;  // the caller's
-    p->cfg.credentials = NULL;
     return code;
 }
 
@@ -19328,16 +19361,8 @@ static int rvd_proxy_probe(revdial_proxy *p, revdial_err *err)
 {
     revdial_engine_config e;
     revdial_engine *probe;
-    memset(&e, 0, sizeof e);
-    e.role = REVDIAL_ROLE_PROXY;
-    e.path = p->path;
-    e.realm = p->realm;
-    e.origins = p->origins;
-    e.auth_schemes = rvd_proxy_schemes(p);
+    rvd_proxy_engine_config(p, &e);
     e.nonce = "probe";
-    e.limits = p->cfg.common.limits;
-    e.alloc = p->cfg.common.alloc;
-    e.alloc_ud = p->cfg.common.alloc_ud;
     probe = revdial_engine_new(&e, 1, err);
     revdial_engine_free(probe);
     return probe ? REVDIAL_OK : REVDIAL_EINVAL;
@@ -19441,6 +19466,7 @@ revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err 
 #define RVD_AGENT_BACKOFF_MAX_MS 30000  // by default: 1000 agents try about 67 times a second
 #define RVD_AGENT_STOP_US 100000        // how often the stop flag is looked at
 #define RVD_AGENT_NO_BITS (-1000)       // of a rule without a slash
+#define RVD_AGENT_INSTANCE (16 + 1 + 16 + 1)  // two numbers in hexadecimal, a '.' and a NUL
 
 // ---- which targets are allowed ----
 
@@ -19842,9 +19868,9 @@ struct revdial_agent {
     // Set before start, then read-only.
     revdial_agent_config cfg;
     rvd_log log;
-    char *name, *instance, *secret, *user, *default_target, *server_name;
-    char *egress, *egress_address;  // NULL = none
-    revdial_kv *headers;
+    rvd_base_arena texts;                       // of cfg
+    char instance[RVD_AGENT_INSTANCE];          // cfg.instance, unless the application chose one
+    char egress_address[RVD_SYS_HOST_MAX + 9];  // "host:port", "" = none
     rvd_loop *loop;
     rvd_stream_group group;
     rvd_loop_pool jobs, handlers;  // jobs: credential_fn
@@ -19865,7 +19891,8 @@ struct revdial_agent {
     pthread_mutex_t lock;  // guards all below
     pthread_cond_t changed;
     rvd_heap heap;
-    char **allow;            // NULL-terminated
+    const char *const *allow;  // NULL-terminated, in allow_texts
+    rvd_base_arena allow_texts;
     rvd_base_link sessions;  // of rvd_agent_member; changed by the loop thread only
     unsigned session_count, up_count;
     int drain_ms, is_over;
@@ -19897,7 +19924,7 @@ static void rvd_agent_log_retry(rvd_agent_link *l, enum rvd_log_event event, int
     rvd_log_line line;
     if (!rvd_log_begin(&a->log, &line, event, level)) return;
     rvd_log_id(&line, "session", l->session ? l->session->id : 0);
-    rvd_log_text(&line, "name", a->name);
+    rvd_log_text(&line, "name", a->cfg.name);
     rvd_log_text(&line, "server", l->text);
     rvd_log_text(&line, "via", a->egress_address);
     if (retry_ms >= 0) rvd_log_number(&line, "retry_in_ms", (uint64_t)retry_ms);
@@ -20018,7 +20045,7 @@ static void rvd_agent_refusal_text(const rvd_agent_forward *f, int reset, char *
     char address[RVD_SYS_TEXT_MAX];
     rvd_sys_endpoint e;
     revdial_err err;
-    if (!asked && !f->agent->default_target) {
+    if (!asked && !f->agent->cfg.default_target) {
         RVD_BASE_JOIN(buf, size, "no target was asked for, and there is no default (--target)");
     } else if (!f->endpoint.kind && rvd_sys_addr_split(asked, 1, &e, &err) < 0) {
         RVD_BASE_JOIN(buf, size, err.msg);
@@ -20251,7 +20278,7 @@ static int rvd_agent_may_reach(revdial_agent *a, const rvd_sys_addr *to, const c
 {
     int may;
     pthread_mutex_lock(&a->lock);
-    may = rvd_agent_may_connect((const char *const *)a->allow, to, host);
+    may = rvd_agent_may_connect(a->allow, to, host);
     pthread_mutex_unlock(&a->lock);
     return may;
 }
@@ -20387,8 +20414,8 @@ static int rvd_agent_judge_target(revdial_agent *a, const char *target, int is_n
 {
     int may;
     pthread_mutex_lock(&a->lock);
-    may = revdial_target_allowed((const char *const *)a->allow, target) ||
-          (is_name && rvd_agent_has_address_rule((const char *const *)a->allow));
+    may = revdial_target_allowed(a->allow, target) ||
+          (is_name && rvd_agent_has_address_rule(a->allow));
     pthread_mutex_unlock(&a->lock);
     return may ? REVDIAL_RESET_NONE : REVDIAL_RESET_FORBIDDEN;
 }
@@ -20397,7 +20424,8 @@ static int rvd_agent_judge_target(revdial_agent *a, const char *target, int is_n
 static int rvd_agent_forward_judge(rvd_agent_forward *f, const char *target)
 {
     revdial_agent *a = f->agent;
-    f->trusted = a->default_target && target && strcmp(target, a->default_target) == 0;
+    const char *trusted = a->cfg.default_target;
+    f->trusted = trusted && target && strcmp(target, trusted) == 0;
     f->target = f->text;
     if (!f->endpoint.kind || strlen(target) >= sizeof f->text) return REVDIAL_RESET_FORBIDDEN;
     RVD_BASE_JOIN(f->text, sizeof f->text, target);
@@ -20408,7 +20436,7 @@ static int rvd_agent_forward_judge(rvd_agent_forward *f, const char *target)
 static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdial_stream *st)
 {
     const char *asked = revdial_stream_meta(st, "target"),
-               *target = asked ? asked : a->default_target;
+               *target = asked ? asked : a->cfg.default_target;
     rvd_sys_endpoint e;
     rvd_agent_forward *f;
     size_t size = sizeof *f;
@@ -20616,7 +20644,7 @@ static void rvd_agent_instance(rvd_agent_link *l, char *buf, size_t size)
     unsigned index = 0;
     while (index < a->link_count && a->links[index] != l) index++;
     // The same proxy may be behind several addresses.
-    RVD_BASE_JOIN(buf, size, a->instance, index ? "-" : NULL,
+    RVD_BASE_JOIN(buf, size, a->cfg.instance, index ? "-" : NULL,
                   index ? RVD_BASE_NUMBER(index) : NULL);
 }
 
@@ -20627,7 +20655,7 @@ static int rvd_agent_link_is_cleartext(const rvd_agent_link *l, const rvd_sys_ad
     rvd_sys_addr server;
     if (l->secure) return 0;
     if (!rvd_sys_addr_is_loopback(to)) return 1;
-    if (!l->agent->egress) return 0;
+    if (!l->agent->cfg.egress) return 0;
     return rvd_sys_addr_parse(l->endpoint, 1, &server, NULL) < 0 ||
            !rvd_sys_addr_is_loopback(&server);
 }
@@ -20642,36 +20670,47 @@ static unsigned rvd_agent_schemes(const rvd_agent_link *l, const rvd_sys_addr *t
     return schemes & REVDIAL_AUTH_DIGEST;
 }
 
+// What the agent's config says about each of its sessions.
+static void rvd_agent_engine_config(const rvd_agent_link *l, revdial_engine_config *e)
+{
+    const revdial_agent_config *cfg = &l->agent->cfg;
+    memset(e, 0, sizeof *e);
+    e->role = REVDIAL_ROLE_BACKEND;
+    e->host = l->host;
+    e->path = l->path;
+    e->carrier = l->carrier;
+    e->name = cfg->name;
+    e->instance = cfg->instance;
+    e->secret = cfg->secret;
+    e->user = cfg->user;
+    e->auth_schemes = cfg->auth_schemes;
+    e->headers = cfg->headers;
+    e->header_count = cfg->header_count;
+    e->limits = cfg->common.limits;
+    e->alloc = cfg->common.alloc;
+    e->alloc_ud = cfg->common.alloc_ud;
+}
+
 static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial_err *err)
 {
     revdial_agent *a = l->agent;
+    const rvd_sys_addr *to = &l->addresses[l->address_at - 1];
     revdial_engine_config e;
     rvd_stream_session_config cfg;
     revdial_session *s;
     char instance[65], peer[RVD_SYS_TEXT_MAX];
-    memset(&e, 0, sizeof e);
-    memset(&cfg, 0, sizeof cfg);
     rvd_agent_instance(l, instance, sizeof instance);
-    rvd_sys_addr_format(&l->addresses[l->address_at - 1], peer, sizeof peer);
-    e.role = REVDIAL_ROLE_BACKEND;
-    e.host = l->host;
-    e.path = l->path;
-    e.carrier = l->carrier;
-    e.name = a->name;
+    rvd_sys_addr_format(to, peer, sizeof peer);
+    rvd_agent_engine_config(l, &e);
     e.instance = instance;
     e.secret = l->secret[0] ? l->secret : NULL;
-    e.user = a->user;
-    e.auth_schemes = rvd_agent_schemes(l, &l->addresses[l->address_at - 1]);
+    e.auth_schemes = rvd_agent_schemes(l, to);
     e.challenge = l->challenge[0] ? l->challenge : NULL;
-    e.headers = a->headers;
-    e.header_count = a->cfg.header_count;
-    e.limits = a->cfg.common.limits;
-    e.alloc = a->cfg.common.alloc;
-    e.alloc_ud = a->cfg.common.alloc_ud;
     if (rvd_sys_random(&e.seed, sizeof e.seed) < 0) {
         rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness for a session");
         return NULL;
     }
+    memset(&cfg, 0, sizeof cfg);
     cfg.host = &rvd_agent_host;
     cfg.owner = a;
     cfg.log = &a->log;
@@ -20682,10 +20721,10 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
     cfg.peer = peer;
     cfg.engine = &e;
     if (l->secure) cfg.tls = a->cfg.common.tls;
-    cfg.tls_host = a->server_name ? a->server_name : l->tls_host;
+    cfg.tls_host = a->cfg.server_name ? a->cfg.server_name : l->tls_host;
     s = rvd_stream_session_new(&cfg, err);
     if (!s) return NULL;
-    RVD_BASE_JOIN(s->name, sizeof s->name, a->name);
+    RVD_BASE_JOIN(s->name, sizeof s->name, a->cfg.name);
     RVD_BASE_JOIN(s->instance, sizeof s->instance, instance);
     return s;
 }
@@ -20737,13 +20776,13 @@ static void rvd_agent_link_join(rvd_agent_link *l)
 // Whom we connect to, and what that is called.
 static const char *rvd_agent_link_hop(const rvd_agent_link *l)
 {
-    return l->agent->egress ? l->agent->egress_address : l->endpoint;
+    return l->agent->cfg.egress ? l->agent->egress_address : l->endpoint;
 }
 
 static const char *rvd_agent_link_why(const rvd_agent_link *l, const char *of_proxy,
                                       const char *of_egress)
 {
-    return l->agent->egress ? of_egress : of_proxy;
+    return l->agent->cfg.egress ? of_egress : of_proxy;
 }
 
 // The next address to which we may send what we have to send. NULL: none is left.
@@ -20903,7 +20942,7 @@ static void rvd_agent_egress_begin(rvd_agent_link *l)
     revdial_agent *a = l->agent;
     revdial_err err;
     l->state = RVD_AGENT_PASSING;
-    l->egress = revdial_egress_new(a->egress, l->endpoint, a->cfg.common.alloc,
+    l->egress = revdial_egress_new(a->cfg.egress, l->endpoint, a->cfg.common.alloc,
                                    a->cfg.common.alloc_ud, &err);
     if (!l->egress) {
         rvd_agent_egress_failed(l, &err, 0);
@@ -20936,7 +20975,7 @@ static void rvd_agent_link_on_io(rvd_loop_io *io)
         io->ready = 0;
     else if (r < 0)
         rvd_agent_link_unreachable(l, -r);
-    else if (l->agent->egress)
+    else if (l->agent->cfg.egress)
         rvd_agent_egress_begin(l);
     else
         rvd_agent_link_join(l);
@@ -21056,7 +21095,7 @@ static void rvd_agent_link_next(rvd_agent_link *l)
     rvd_agent_tell(a, REVDIAL_CONNECTING, NULL, 0);
     l->secret[0] = '\0';
     if (!a->cfg.credential_fn) {
-        RVD_BASE_JOIN(l->secret, sizeof l->secret, a->secret);
+        RVD_BASE_JOIN(l->secret, sizeof l->secret, a->cfg.secret);
         rvd_agent_link_resolve(l);
         return;
     }
@@ -21403,19 +21442,15 @@ static int rvd_agent_links_open(revdial_agent *a, const char *list, revdial_err 
     return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "url: none given");
 }
 
-// A default that no other process has. The first half is the same whenever an agent of that name
+// An instance that no other process has. The first half is the same whenever an agent of that name
 // starts on this machine: by it the proxy finds the session that a process has left behind.
-static char *rvd_agent_instance_default(revdial_agent *a, const char *name, const char *url)
+static void rvd_agent_instance_make(revdial_agent *a, const revdial_agent_config *cfg)
 {
     char host[256] = "";
-    char text[16 + 1 + 16 + 1];
+    const char *parts[] = {host, cfg->name ? cfg->name : "", cfg->url};
+    rvd_base_text t = rvd_base_text_in(a->instance, sizeof a->instance);
     uint64_t h = 0xCBF29CE484222325u;
-    const char *parts[3];
-    rvd_base_text t = rvd_base_text_in(text, sizeof text);
     rvd_sys_hostname(host, sizeof host);
-    parts[0] = host;
-    parts[1] = name ? name : "";
-    parts[2] = url;
     for (int i = 0; i < 3; i++)
         for (const char *p = parts[i];; p++) {
             h = (h ^ (unsigned char)*p) * 0x100000001B3u;
@@ -21424,82 +21459,71 @@ static char *rvd_agent_instance_default(revdial_agent *a, const char *name, cons
     rvd_base_text_add_hex16(&t, h);
     rvd_base_text_add(&t, ".");
     rvd_base_text_add_hex16(&t, rvd_agent_random(a));
-    return rvd_stream_text_copy(&a->heap, text);
 }
 
-static int rvd_agent_headers_copy(revdial_agent *a, const revdial_agent_config *cfg)
-{
-    if (!cfg->header_count) return 1;
-    a->headers = rvd_base_alloc(&a->heap, cfg->header_count * sizeof *a->headers);
-    if (!a->headers) return 0;
-    a->cfg.header_count = cfg->header_count;
-    for (size_t i = 0; i < cfg->header_count; i++) {
-        a->headers[i].key = rvd_stream_text_copy(&a->heap, cfg->headers[i].key);
-        a->headers[i].value = rvd_stream_text_copy(&a->heap, cfg->headers[i].value);
-        if (!a->headers[i].key || !a->headers[i].value) return 0;
-    }
-    return 1;
-}
-
-static void rvd_agent_allow_free(rvd_heap *heap, char **allow)
+static const char *const *rvd_agent_allow_keep(rvd_base_arena *texts, const char *const *allow)
 {
     size_t count = 0;
-    if (!allow) return;
-    for (; allow[count]; count++) rvd_stream_text_free(heap, allow[count]);
-    rvd_base_free(heap, allow, (count + 1) * sizeof *allow);
+    const char **rules;
+    while (allow && allow[count]) count++;
+    rules = rvd_base_keep_room(texts, count + 1, sizeof *rules);
+    for (size_t i = 0; i < count; i++) {
+        const char *rule = rvd_base_keep_text(texts, allow[i]);
+        if (rules) rules[i] = rule;
+    }
+    return rules;
 }
 
-static char **rvd_agent_allow_copy(rvd_heap *heap, const char *const *allow)
+// Returns 0 without memory: the old list is in force.
+static int rvd_agent_allow_set(revdial_agent *a, const char *const *allow)
 {
-    size_t count = 0, size;
-    char **copy;
-    while (allow && allow[count]) count++;
-    size = (count + 1) * sizeof *copy;
-    copy = rvd_base_alloc(heap, size);
-    for (size_t i = 0; copy && i < count; i++) {
-        copy[i] = rvd_stream_text_copy(heap, allow[i]);
-        if (copy[i]) continue;
-        while (i > 0) rvd_stream_text_free(heap, copy[--i]);
-        rvd_base_free(heap, copy, size);
-        return NULL;
+    rvd_base_arena texts = {NULL, 0, 0};
+    int has_memory;
+    rvd_agent_allow_keep(&texts, allow);
+    pthread_mutex_lock(&a->lock);
+    has_memory = rvd_base_arena_open(&texts, &a->heap);
+    if (has_memory) {
+        rvd_base_arena_free(&a->allow_texts, &a->heap);
+        a->allow = rvd_agent_allow_keep(&texts, allow);
+        a->allow_texts = texts;
     }
-    return copy;
+    pthread_mutex_unlock(&a->lock);
+    return has_memory;
 }
 
 int revdial_agent_replace_allow(revdial_agent *a, const char *const *allow, revdial_err *err)
 {
-    char **fresh, **old;
     int code = rvd_agent_allow_check(allow, err);
     if (code) return code;
     if (rvd_agent_is_child(a)) return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
-    pthread_mutex_lock(&a->lock);
-    fresh = rvd_agent_allow_copy(&a->heap, allow);
-    old = fresh ? a->allow : NULL;
-    if (fresh) a->allow = fresh;
-    rvd_agent_allow_free(&a->heap, old);
-    pthread_mutex_unlock(&a->lock);
-    if (fresh) return REVDIAL_OK;
+    if (rvd_agent_allow_set(a, allow)) return REVDIAL_OK;
     return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the allow list");
 }
 
-static int rvd_agent_config_copy(revdial_agent *a, const revdial_agent_config *cfg)
+static void rvd_agent_texts_keep(revdial_agent *a, const revdial_agent_config *cfg)
 {
     a->cfg = *cfg;
-    a->cfg.header_count = 0;
+    a->cfg.url = rvd_base_keep_text(&a->texts, cfg->url);
+    a->cfg.name = rvd_base_keep_text(&a->texts, cfg->name);
+    a->cfg.instance = cfg->instance ? rvd_base_keep_text(&a->texts, cfg->instance) : a->instance;
+    a->cfg.secret = rvd_base_keep_text(&a->texts, cfg->secret);
+    a->cfg.user = rvd_base_keep_text(&a->texts, cfg->user);
+    a->cfg.egress = rvd_base_keep_text(&a->texts, cfg->egress);
+    a->cfg.server_name = rvd_base_keep_text(&a->texts, cfg->server_name);
+    a->cfg.headers = rvd_base_keep_pairs(&a->texts, cfg->headers, cfg->header_count);
+    a->cfg.allow = NULL;  // it is replaced while the agent runs: a->allow
+    a->cfg.default_target = rvd_base_keep_text(&a->texts, cfg->default_target);
+}
+
+// Returns 0 without memory.
+static int rvd_agent_config_copy(revdial_agent *a, const revdial_agent_config *cfg)
+{
+    rvd_agent_instance_make(a, cfg);
+    rvd_agent_texts_keep(a, cfg);
+    if (!rvd_base_arena_open(&a->texts, &a->heap)) return 0;
+    rvd_agent_texts_keep(a, cfg);
     a->drain_ms = cfg->drain_ms ? cfg->drain_ms : 30000;
-    a->name = rvd_stream_text_copy(&a->heap, cfg->name);
-    a->secret = rvd_stream_text_copy(&a->heap, cfg->secret);
-    a->default_target = rvd_stream_text_copy(&a->heap, cfg->default_target);
-    a->server_name = rvd_stream_text_copy(&a->heap, cfg->server_name);
-    a->egress = rvd_stream_text_copy(&a->heap, cfg->egress);
-    a->instance = cfg->instance ? rvd_stream_text_copy(&a->heap, cfg->instance)
-                                : rvd_agent_instance_default(a, cfg->name, cfg->url);
-    if ((cfg->name && !a->name) || (cfg->secret && !a->secret) || !a->instance) return 0;
-    if ((cfg->default_target && !a->default_target) || (cfg->egress && !a->egress)) return 0;
-    if (cfg->server_name && !a->server_name) return 0;
-    a->user = rvd_stream_text_copy(&a->heap, cfg->user);
-    a->allow = rvd_agent_allow_copy(&a->heap, cfg->allow);
-    return a->allow && (a->user || !cfg->user) && rvd_agent_headers_copy(a, cfg);
+    return rvd_agent_allow_set(a, cfg->allow);
 }
 
 // A host, as in "host:port".
@@ -21579,27 +21603,15 @@ static void rvd_agent_free(revdial_agent *a)
         revdial_egress_free(a->links[i]->egress);
         rvd_base_free(&heap, a->links[i], sizeof *a->links[i]);
     }
-    rvd_agent_allow_free(&heap, a->allow);
-    for (size_t i = 0; i < a->cfg.header_count; i++) {
-        rvd_stream_text_free(&heap, a->headers[i].key);
-        rvd_stream_text_free(&heap, a->headers[i].value);
-    }
-    rvd_base_free(&heap, a->headers, a->cfg.header_count * sizeof *a->headers);
-    rvd_stream_text_free(&heap, a->name);
-    rvd_stream_text_free(&heap, a->instance);
-    rvd_stream_text_free(&heap, a->secret);
-    rvd_stream_text_free(&heap, a->user);
-    rvd_stream_text_free(&heap, a->default_target);
-    rvd_stream_text_free(&heap, a->egress);
-    rvd_stream_text_free(&heap, a->egress_address);
-    rvd_stream_text_free(&heap, a->server_name);
+    rvd_base_arena_free(&a->allow_texts, &heap);
+    rvd_base_arena_free(&a->texts, &heap);
     rvd_loop_free(a->loop);
     rvd_stream_work_close(&a->work);
     rvd_log_close(&a->log);
     pthread_cond_destroy(&a->changed);
     pthread_mutex_destroy(&a->lock);
     rvd_sys_origin_unref(a->origin);
-    heap.live_bytes = sizeof *a;
+    REVDIAL_ASSERT(heap.live_bytes == sizeof *a);
     rvd_base_free(&heap, a, sizeof *a);
 }
 
@@ -21609,20 +21621,8 @@ static int rvd_agent_probe(revdial_agent *a, const rvd_agent_link *l, revdial_er
 {
     revdial_engine_config e;
     revdial_engine *probe;
-    memset(&e, 0, sizeof e);
-    e.role = REVDIAL_ROLE_BACKEND;
-    e.name = a->name;
-    e.instance = a->instance;
-    e.host = l->host;
-    e.path = l->path;
-    e.secret = a->cfg.credential_fn ? "probe" : a->secret;
-    e.user = a->user;
-    e.auth_schemes = a->cfg.auth_schemes;
-    e.headers = a->headers;
-    e.header_count = a->cfg.header_count;
-    e.limits = a->cfg.common.limits;
-    e.alloc = a->cfg.common.alloc;
-    e.alloc_ud = a->cfg.common.alloc_ud;
+    rvd_agent_engine_config(l, &e);
+    if (a->cfg.credential_fn) e.secret = "probe";
     probe = revdial_engine_new(&e, 1, err);
     revdial_engine_free(probe);
     if (probe) return REVDIAL_OK;
@@ -21633,20 +21633,17 @@ static int rvd_agent_probe(revdial_agent *a, const rvd_agent_link *l, revdial_er
 static int rvd_agent_probe_egress(revdial_agent *a, revdial_err *err)
 {
     rvd_sys_endpoint e;
-    if (!a->egress) return REVDIAL_OK;
+    if (!a->cfg.egress) return REVDIAL_OK;
     if (a->cfg.all_addresses)
         return rvd_stream_fail(err, REVDIAL_EINVAL, 0,
                                "all_addresses: with egress the egress proxy resolves the name");
     for (unsigned i = 0; i < a->link_count; i++) {
-        revdial_egress *v = revdial_egress_new(a->egress, a->links[i]->endpoint,
+        revdial_egress *v = revdial_egress_new(a->cfg.egress, a->links[i]->endpoint,
                                                a->cfg.common.alloc, a->cfg.common.alloc_ud, err);
         if (!v) return err->code;
-        if (!a->egress_address)
-            a->egress_address = rvd_stream_text_copy(&a->heap, revdial_egress_address(v));
+        RVD_BASE_JOIN(a->egress_address, sizeof a->egress_address, revdial_egress_address(v));
         revdial_egress_free(v);
     }
-    if (!a->egress_address)
-        return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the agent");
     return rvd_sys_addr_split(a->egress_address, 1, &e, err) < 0 ? REVDIAL_EINVAL : REVDIAL_OK;
 }
 
@@ -21736,12 +21733,6 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
     }
     a->fd_most = rvd_sys_fd_most();
     rvd_stream_group_init(&a->group, a->loop, cfg->common.tcp_keepalive_ms);
-    a->cfg.url = a->cfg.name = a->cfg.instance = a->cfg.secret = a->cfg.default_target = NULL;
-    a->cfg.egress = NULL;
-    a->cfg.user = NULL;
-    a->cfg.server_name = NULL;
-    a->cfg.headers = NULL;  // the caller's
-    a->cfg.allow = NULL;
     return a;
 }
 
