@@ -19813,6 +19813,98 @@ static int rvd_agent_allow_check(const char *const *allow, revdial_err *err)
     return REVDIAL_OK;
 }
 
+// ---- connecting to one of several addresses ----
+
+// Finds the addresses of an endpoint and connects to the first one that answers. Loop thread only.
+// Its owner says which addresses may be tried, and is told by io, timer and lookup.done.
+typedef struct rvd_agent_connector {
+    rvd_loop_io io;
+    rvd_loop_timer timer;
+    rvd_lookup lookup;  // its loop; room for the addresses
+    int address_count;
+    int address_at;    // how many have been taken
+    int64_t until_us;  // for all of them
+} rvd_agent_connector;
+
+// addresses has room for RVD_LOOKUP_ADDRESSES, or for one if no name is to be found.
+static void rvd_agent_connector_init(rvd_agent_connector *c, rvd_loop *loop,
+                                     rvd_sys_addr *addresses, rvd_loop_task *found)
+{
+    c->io.fd = -1;
+    c->lookup.loop = loop;
+    c->lookup.done = found;
+    c->lookup.out = addresses;
+    c->lookup.max = RVD_LOOKUP_ADDRESSES;
+}
+
+//   returns  1 the addresses are in place; 0 lookup.done tells; or -errno
+static int rvd_agent_connector_find(rvd_agent_connector *c, rvd_lookup_desk *desk, uint64_t asker,
+                                    const char *text)
+{
+    rvd_sys_endpoint e;
+    if (rvd_sys_addr_split(text, 1, &e, NULL) == 0 && e.kind == RVD_SYS_NAME)
+        return rvd_lookup_begin(desk, &c->lookup, asker, &e);
+    c->lookup.result = rvd_sys_addr_parse(text, 1, c->lookup.out, NULL) == 0 ? 1 : -ENOENT;
+    return 1;
+}
+
+// The connection goes to whoever asks for its descriptor.
+static int rvd_agent_connector_release(rvd_agent_connector *c)
+{
+    int fd = c->io.fd;
+    rvd_loop_remove(c->lookup.loop, &c->io);
+    c->io.fd = -1;
+    return fd;
+}
+
+static void rvd_agent_connector_close(rvd_agent_connector *c)
+{
+    int fd = rvd_agent_connector_release(c);
+    if (fd >= 0) rvd_sys_close_both(fd);
+}
+
+// Gives up the address that was tried and takes the next one.
+//   returns  NULL: none is left, or no time
+static const rvd_sys_addr *rvd_agent_connector_take(rvd_agent_connector *c)
+{
+    rvd_agent_connector_close(c);
+    if (c->address_at == c->address_count) return NULL;
+    if (rvd_loop_now(c->lookup.loop) >= c->until_us) return NULL;
+    return &c->lookup.out[c->address_at++];
+}
+
+// io tells how the connect went, or the timer that the address has had its share of the time that
+// is left: several dead addresses must not hide a live one.
+static int rvd_agent_connector_watch(rvd_agent_connector *c)
+{
+    rvd_loop *loop = c->lookup.loop;
+    int64_t now = rvd_loop_now(loop), left_us = c->until_us - now;
+    int r = rvd_loop_add(loop, &c->io), left = c->address_count - c->address_at + 1;
+    return r < 0 ? r : rvd_loop_timer_set(loop, &c->timer, now + left_us / left);
+}
+
+// Begins to connect to the address that was taken.
+//   fd_most  a descriptor from this number on is kept for others: -EMFILE
+//   returns  0 connected; -EINPROGRESS; or -errno
+static int rvd_agent_connector_try(rvd_agent_connector *c, int fd_most)
+{
+    const rvd_sys_addr *to = &c->lookup.out[c->address_at - 1];
+    int r = c->io.fd = rvd_sys_socket_tcp(to->ss.ss_family), failed = 0;
+    if (r >= 0) r = r < fd_most ? rvd_sys_connect_start(c->io.fd, to) : -EMFILE;
+    if (r == -EINPROGRESS) failed = rvd_agent_connector_watch(c);
+    if (failed < 0) r = failed;
+    if (r != 0 && r != -EINPROGRESS) rvd_agent_connector_close(c);
+    return r;
+}
+
+// io has become ready. Returns as rvd_agent_connector_try().
+static int rvd_agent_connector_result(rvd_agent_connector *c)
+{
+    int r = rvd_sys_connect_result(c->io.fd);
+    if (r == -EINPROGRESS) c->io.ready = 0;
+    return r;
+}
+
 // ---- the agent ----
 
 // What a link does.
@@ -19842,22 +19934,20 @@ typedef struct rvd_agent_link {
     struct rvd_agent_link *root;  // that resolves for this one
 
     enum rvd_agent_link_state state;  // loop thread only, as all below
-    rvd_loop_timer timer;  // set until STOPPED, if only for never: to move it needs no memory
-    rvd_loop_io io;
+    // Its timer is set until STOPPED, if only for never: to move it needs no memory. By lookup.done
+    // it is told of the addresses, also of those that nobody need be asked for.
+    rvd_agent_connector conn;
+    rvd_sys_addr addresses[RVD_LOOKUP_ADDRESSES];
+    rvd_loop_task found;
     revdial_egress *egress;  // PASSING
     revdial_session *session;
     int is_up, has_been_up;
     unsigned attempt, failures, auth_failures;
-    int64_t up_us, connect_until_us;
-    int connect_error;   // of an address that failed at once
+    int64_t up_us;
     int retry_after_ms;  // of this attempt: the longest that an address asked for
     rvd_loop_job job;    // asks for a credential
     rvd_loop_task task;  // the job is done
-    rvd_lookup lookup;
-    rvd_loop_task found;  // lookup.result says how many addresses there are
-    rvd_sys_addr addresses[RVD_LOOKUP_ADDRESSES];
-    int address_count, address_at;
-    int result;  // of the job: 0, or REVDIAL_E*
+    int result;          // of the job: 0, or REVDIAL_E*
     revdial_err err;
     char secret[RVD_AGENT_SECRET];  // until the handshake is over
     char challenge[RVD_AGENT_CHALLENGE];
@@ -19955,45 +20045,11 @@ static uint64_t rvd_agent_random(revdial_agent *a)
     return a->random;
 }
 
-// Begins to connect, and returns as rvd_sys_connect_start(), or -EMFILE: the socket would have a
-// number that is kept for others. io may hold a descriptor even if that
-// failed: rvd_agent_hang_up().
-static int rvd_agent_connect(rvd_loop_io *io, const rvd_sys_addr *to, int fd_most)
-{
-    int r = io->fd = rvd_sys_socket_tcp(to->ss.ss_family);
-    if (r >= fd_most) return -EMFILE;
-    return r < 0 ? r : rvd_sys_connect_start(io->fd, to);
-}
-
-// io tells how the connect went, or the timer that at_us is over.
-static int rvd_agent_connect_watch(rvd_loop *loop, rvd_loop_io *io, rvd_loop_timer *t,
-                                   int64_t at_us)
-{
-    int r = rvd_loop_add(loop, io);
-    return r < 0 ? r : rvd_loop_timer_set(loop, t, at_us);
-}
-
-static void rvd_agent_hang_up(rvd_loop *loop, rvd_loop_io *io)
-{
-    rvd_loop_remove(loop, io);
-    if (io->fd >= 0) rvd_sys_close_both(io->fd);
-    io->fd = -1;
-}
-
-// When to give up one address, so that it gets its share of the time that is left: several dead
-// ones must not hide a live one.
-static int64_t rvd_agent_share(int64_t now, int64_t until_us, int addresses_left)
-{
-    return now + (until_us - now) / addresses_left;
-}
-
 // ---- forwarding a stream to a target ----
 
 typedef struct rvd_agent_forward {
-    rvd_loop_io io;
-    rvd_loop_timer timer;
-    rvd_lookup lookup;
-    rvd_loop_task task;
+    rvd_agent_connector conn;
+    rvd_loop_task task;  // begins, goes on after the lookup, cleans up
     revdial_agent *agent;
     revdial_session *session;  // holds a reference
     revdial_stream *st;        // NULL once the dialler has given up
@@ -20001,10 +20057,8 @@ typedef struct rvd_agent_forward {
     int trusted;  // the default target: no rule needed
     const char *target;
     rvd_sys_endpoint endpoint;
-    int address_count, address_at;
     int denied;  // index + 1 of the last address that no rule covers
-    int64_t until_us;
-    int reset;  // why it is refused: by what was asked, or how the last address failed
+    int reset;   // why it is refused: by what was asked, or how the last address failed
     char text[RVD_SYS_TEXT_MAX + 256];
     size_t size;               // in memory
     rvd_sys_addr addresses[];  // room for those of a name, or for the one that was asked for
@@ -20013,8 +20067,8 @@ typedef struct rvd_agent_forward {
 static void rvd_agent_forward_free(rvd_agent_forward *f)
 {
     revdial_session *s = f->session;
-    rvd_loop_timer_stop(s->loop, &f->timer);
-    rvd_agent_hang_up(s->loop, &f->io);
+    rvd_loop_timer_stop(s->loop, &f->conn.timer);
+    rvd_agent_connector_close(&f->conn);
     rvd_stream_lock(s);
     if (f->st) {
         rvd_stream_sink_set_locked(f->st, NULL, NULL, 0);
@@ -20164,7 +20218,7 @@ static int rvd_agent_header_send(rvd_agent_forward *f)
         n = sizeof local_v2;
         memcpy(buf, local_v2, n);
     }
-    return rvd_sys_write(f->io.fd, buf, n) == (ptrdiff_t)n ? 0 : -EPIPE;
+    return rvd_sys_write(f->conn.io.fd, buf, n) == (ptrdiff_t)n ? 0 : -EPIPE;
 }
 
 // What the log says of a stream at its end; only where it does.
@@ -20217,7 +20271,7 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     revdial_relay_opts opts;
     revdial_session *s = f->session;
     revdial_stream *st = f->st;
-    int fd = f->io.fd;
+    int fd = f->conn.io.fd;
     const rvd_relay_ends ends = {.rfd = fd, .wfd = fd, .is_young = 1};
     if (rvd_agent_header_send(f) < 0) {
         rvd_agent_forward_refuse(f, REVDIAL_RESET_UNREACHABLE);
@@ -20227,8 +20281,7 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     opts.idle_ms = f->agent->cfg.idle_timeout_ms;
     opts.half_closed_ms = f->agent->cfg.half_closed_timeout_ms;
     rvd_agent_access_begin(f, &opts);
-    rvd_loop_remove(s->loop, &f->io);
-    f->io.fd = -1;
+    rvd_agent_connector_release(&f->conn);
     f->st = NULL;
     rvd_stream_lock(s);
     rvd_stream_sink_set_locked(st, NULL, NULL, 0);
@@ -20248,32 +20301,6 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     rvd_agent_forward_free(f);
 }
 
-static void rvd_agent_forward_next(rvd_agent_forward *f);
-
-// An address did not work.
-static void rvd_agent_forward_failed(rvd_agent_forward *f, int error)
-{
-    rvd_agent_hang_up(f->session->loop, &f->io);
-    f->reset = rvd_agent_reset_of(error);
-    rvd_agent_forward_next(f);
-}
-
-static void rvd_agent_forward_on_io(rvd_loop_io *io)
-{
-    rvd_agent_forward *f = RVD_BASE_OWNER(io, rvd_agent_forward, io);
-    int r = rvd_sys_connect_result(io->fd);
-    if (!f->st) return;  // the dialler gave up: the task that cleans up is on its way
-    if (r == -EINPROGRESS) {
-        io->ready = 0;
-        return;
-    }
-    if (r < 0)
-        rvd_agent_forward_failed(f, r);
-    else
-        rvd_agent_forward_join(f);
-}
-
-// Tries the next address that the rules allow; each is the very one that is connected to.
 static int rvd_agent_may_reach(revdial_agent *a, const rvd_sys_addr *to, const char *host)
 {
     int may;
@@ -20293,43 +20320,58 @@ static int rvd_agent_forward_fd_most(rvd_agent_forward *f)
     return a->fd_most == INT_MAX ? INT_MAX : a->fd_most - share;
 }
 
-static void rvd_agent_forward_next(rvd_agent_forward *f)
+// May it be connected to? The rules are asked about the very address that is connected to.
+static int rvd_agent_forward_may_try(rvd_agent_forward *f, const rvd_sys_addr *to)
 {
     const char *host = f->endpoint.kind == RVD_SYS_NAME ? f->endpoint.host : NULL;
-    rvd_loop *loop = f->session->loop;
-    int64_t now = rvd_loop_now(loop);
-    while (f->address_at < f->address_count && now < f->until_us) {
-        int r, left = f->address_count - f->address_at;
-        const rvd_sys_addr *to = &f->addresses[f->address_at++];
-        if (!f->trusted && to->ss.ss_family != AF_UNIX &&
-            !rvd_agent_may_reach(f->agent, to, host)) {
-            if (f->reset == REVDIAL_RESET_NONE) f->reset = REVDIAL_RESET_FORBIDDEN;
-            f->denied = f->address_at;
-            continue;
-        }
-        r = rvd_agent_connect(&f->io, to, rvd_agent_forward_fd_most(f));
+    if (f->trusted || to->ss.ss_family == AF_UNIX) return 1;
+    if (rvd_agent_may_reach(f->agent, to, host)) return 1;
+    if (f->reset == REVDIAL_RESET_NONE) f->reset = REVDIAL_RESET_FORBIDDEN;
+    f->denied = f->conn.address_at;
+    return 0;
+}
+
+// Tries the next address.
+static void rvd_agent_forward_next(rvd_agent_forward *f)
+{
+    const rvd_sys_addr *to;
+    while ((to = rvd_agent_connector_take(&f->conn)) != NULL) {
+        int r;
+        if (!rvd_agent_forward_may_try(f, to)) continue;
+        r = rvd_agent_connector_try(&f->conn, rvd_agent_forward_fd_most(f));
         if (r == -EMFILE) f->agent->fd_most = rvd_sys_fd_most();  // it may have been raised
-        if (r == 0) {
-            rvd_agent_forward_join(f);
-            return;
-        }
-        if (r == -EINPROGRESS)
-            r = rvd_agent_connect_watch(loop, &f->io, &f->timer,
-                                        rvd_agent_share(now, f->until_us, left));
-        if (r == 0) return;
-        rvd_agent_hang_up(loop, &f->io);
+        if (r == 0) rvd_agent_forward_join(f);
+        if (r == 0 || r == -EINPROGRESS) return;
         f->reset = rvd_agent_reset_of(r);
     }
     rvd_agent_forward_refuse(f, f->reset ? f->reset : REVDIAL_RESET_CONNECT_TIMEOUT);
 }
 
+static void rvd_agent_forward_failed(rvd_agent_forward *f, int error)
+{
+    f->reset = rvd_agent_reset_of(error);
+    rvd_agent_forward_next(f);
+}
+
+static void rvd_agent_forward_on_io(rvd_loop_io *io)
+{
+    rvd_agent_forward *f = RVD_BASE_OWNER(io, rvd_agent_forward, conn.io);
+    int r;
+    if (!f->st) return;  // the dialler gave up: the task that cleans up is on its way
+    r = rvd_agent_connector_result(&f->conn);
+    if (r == 0)
+        rvd_agent_forward_join(f);
+    else if (r != -EINPROGRESS)
+        rvd_agent_forward_failed(f, r);
+}
+
 static void rvd_agent_forward_on_timer(rvd_loop_timer *t)
 {
-    rvd_agent_forward *f = RVD_BASE_OWNER(t, rvd_agent_forward, timer);
+    rvd_agent_forward *f = RVD_BASE_OWNER(t, rvd_agent_forward, conn.timer);
     if (!f->st) return;  // the task that cleans up is on its way
     if (!f->resolving)
         rvd_agent_forward_failed(f, -ETIMEDOUT);
-    else if (rvd_lookup_cancel(f->agent->lookups, &f->lookup))
+    else if (rvd_lookup_cancel(f->agent->lookups, &f->conn.lookup))
         rvd_agent_forward_refuse(f, REVDIAL_RESET_CONNECT_TIMEOUT);
 }
 
@@ -20343,58 +20385,48 @@ static void rvd_agent_forward_sink(revdial_stream *st, unsigned events)
     rvd_loop_post(f->session->loop, &f->task);
 }
 
-// Its share of the places is that of its session.
-static void rvd_agent_forward_resolve(rvd_agent_forward *f)
-{
-    int r;
-    f->lookup.loop = f->session->loop;
-    f->lookup.done = &f->task;
-    f->lookup.out = f->addresses;
-    f->lookup.max = RVD_LOOKUP_ADDRESSES;
-    f->resolving = 1;
-    r = rvd_lookup_begin(f->agent->lookups, &f->lookup, (uint64_t)(uintptr_t)f->session,
-                         &f->endpoint);
-    if (r == 0) return;
-    f->resolving = 0;
-    rvd_agent_forward_refuse(f, REVDIAL_RESET_CALM);
-}
-
+// Its share of the places of lookups is that of its session.
 static void rvd_agent_forward_begin(rvd_agent_forward *f)
 {
     int64_t limit = f->agent->cfg.connect_timeout_ms ? f->agent->cfg.connect_timeout_ms : 5000;
+    rvd_loop *loop = f->conn.lookup.loop;
+    int r;
     if (f->reset) {
         rvd_agent_forward_refuse(f, f->reset);
         return;
     }
-    f->until_us = rvd_loop_now(f->session->loop) + limit * 1000;
-    if (rvd_loop_timer_set(f->session->loop, &f->timer, f->until_us) < 0) {
+    f->conn.until_us = rvd_loop_now(loop) + limit * 1000;
+    if (rvd_loop_timer_set(loop, &f->conn.timer, f->conn.until_us) < 0) {
         rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);
         return;
     }
-    if (f->endpoint.kind == RVD_SYS_NAME) {
-        rvd_agent_forward_resolve(f);
-        return;
-    }
-    f->address_count = rvd_sys_addr_parse(f->target, 1, f->addresses, NULL) == 0;
-    rvd_agent_forward_next(f);
+    r = rvd_agent_connector_find(&f->conn, f->agent->lookups, (uint64_t)(uintptr_t)f->session,
+                                 f->target);
+    f->resolving = r == 0;
+    f->conn.address_count = r == 1 && f->conn.lookup.result == 1;
+    if (r == 1)
+        rvd_agent_forward_next(f);
+    else if (r < 0)
+        rvd_agent_forward_refuse(f, REVDIAL_RESET_CALM);
 }
 
-// Loop thread: starts, goes on after the resolver, or cleans up.
+// Loop thread: starts, goes on after the lookup, or cleans up.
 static void rvd_agent_forward_run(rvd_loop_task *task)
 {
     rvd_agent_forward *f = RVD_BASE_OWNER(task, rvd_agent_forward, task);
+    int result = f->conn.lookup.result;
     if (!f->st) {
-        if (f->resolving) rvd_lookup_cancel(f->agent->lookups, &f->lookup);
+        if (f->resolving) rvd_lookup_cancel(f->agent->lookups, &f->conn.lookup);
         // The lookup may have posted this task once more, just before it was cancelled.
         if (!atomic_load(&task->queued)) rvd_agent_forward_free(f);
     } else if (!f->resolving) {
         rvd_agent_forward_begin(f);
-    } else if (f->lookup.result > 0) {
+    } else if (result > 0) {
         f->resolving = 0;
-        f->address_count = f->lookup.result;
+        f->conn.address_count = result;
         rvd_agent_forward_next(f);
     } else {
-        rvd_agent_forward_refuse(f, rvd_agent_reset_of_name(f->lookup.result));
+        rvd_agent_forward_refuse(f, rvd_agent_reset_of_name(result));
     }
 }
 
@@ -20454,9 +20486,9 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
     f->session = revdial_session_ref(s);
     f->st = st;
     f->endpoint = e;
-    f->io.fd = -1;
-    f->io.run = rvd_agent_forward_on_io;
-    f->timer.run = rvd_agent_forward_on_timer;
+    rvd_agent_connector_init(&f->conn, s->loop, f->addresses, &f->task);
+    f->conn.io.run = rvd_agent_forward_on_io;
+    f->conn.timer.run = rvd_agent_forward_on_timer;
     f->task.run = rvd_agent_forward_run;
     f->reset = rvd_agent_forward_judge(f, target);
     rvd_stream_work_begin(s->work);
@@ -20542,8 +20574,8 @@ static void rvd_agent_link_stop(rvd_agent_link *l, const revdial_err *why)
     revdial_agent *a = l->agent;
     if (l->state == RVD_AGENT_STOPPED) return;
     l->state = RVD_AGENT_STOPPED;
-    rvd_loop_timer_stop(a->loop, &l->timer);
-    rvd_agent_hang_up(a->loop, &l->io);
+    rvd_loop_timer_stop(a->loop, &l->conn.timer);
+    rvd_agent_connector_close(&l->conn);
     revdial_egress_free(l->egress);
     l->egress = NULL;
     rvd_base_wipe(l->secret, sizeof l->secret);
@@ -20589,7 +20621,7 @@ static int rvd_agent_is_rejected(rvd_agent_link *l, int code)
 
 static void rvd_agent_link_move_timer(rvd_agent_link *l, int64_t at_us)
 {
-    int r = rvd_loop_timer_set(l->agent->loop, &l->timer, at_us);
+    int r = rvd_loop_timer_set(l->agent->loop, &l->conn.timer, at_us);
     REVDIAL_ASSERT(r == 0);  // it has its slot
     (void)r;
 }
@@ -20694,7 +20726,7 @@ static void rvd_agent_engine_config(const rvd_agent_link *l, revdial_engine_conf
 static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial_err *err)
 {
     revdial_agent *a = l->agent;
-    const rvd_sys_addr *to = &l->addresses[l->address_at - 1];
+    const rvd_sys_addr *to = &l->addresses[l->conn.address_at - 1];
     revdial_engine_config e;
     rvd_stream_session_config cfg;
     revdial_session *s;
@@ -20748,10 +20780,8 @@ static void rvd_agent_link_join(rvd_agent_link *l)
     rvd_agent_member *m;
     revdial_session *s;
     revdial_err err;
-    int fd = l->io.fd;
-    rvd_loop_remove(a->loop, &l->io);
+    int fd = rvd_agent_connector_release(&l->conn);
     rvd_agent_link_move_timer(l, INT64_MAX);
-    l->io.fd = -1;
     s = rvd_agent_session_new(l, fd, &err);
     if (s) {
         m = s->member;
@@ -20785,41 +20815,15 @@ static const char *rvd_agent_link_why(const rvd_agent_link *l, const char *of_pr
     return l->agent->cfg.egress ? of_egress : of_proxy;
 }
 
-// The next address to which we may send what we have to send. NULL: none is left.
-static const rvd_sys_addr *rvd_agent_link_take(rvd_agent_link *l)
+// May we send to this address what we have to send?
+static int rvd_agent_link_may_try(rvd_agent_link *l, const rvd_sys_addr *to)
 {
-    while (l->address_at < l->address_count) {
-        const rvd_sys_addr *to = &l->addresses[l->address_at++];
-        if (!l->secret[0] || rvd_agent_schemes(l, to)) return to;
-        if (!l->err.code)
-            rvd_sys_fail(&l->err, REVDIAL_EINVAL, 0, l->text,
-                         "refusing to send the token in cleartext beyond this machine: use "
-                         "https://, Digest, or allow it (--insecure-cleartext)");
-    }
-    return NULL;
-}
-
-// Tries the next address. Without one the attempt has failed as the last address did.
-static void rvd_agent_link_connect(rvd_agent_link *l)
-{
-    revdial_agent *a = l->agent;
-    int64_t now = rvd_loop_now(a->loop);
-    int r, left = l->address_count - l->address_at;
-    const rvd_sys_addr *to = now < l->connect_until_us ? rvd_agent_link_take(l) : NULL;
-    rvd_agent_hang_up(a->loop, &l->io);
-    l->connect_error = 0;
-    if (!to) {
-        rvd_agent_link_failed(l, &l->err, l->retry_after_ms);
-        return;
-    }
-    r = rvd_agent_connect(&l->io, to, INT_MAX);
-    if (r == 0 || r == -EINPROGRESS)
-        r = rvd_agent_connect_watch(a->loop, &l->io, &l->timer,
-                                    rvd_agent_share(now, l->connect_until_us, left));
-    if (r == 0) return;
-    rvd_loop_remove(a->loop, &l->io);
-    l->connect_error = -r;
-    rvd_agent_link_move_timer(l, now);  // the next one in the next pass
+    if (!l->secret[0] || rvd_agent_schemes(l, to)) return 1;
+    if (!l->err.code)
+        rvd_sys_fail(&l->err, REVDIAL_EINVAL, 0, l->text,
+                     "refusing to send the token in cleartext beyond this machine: use https://, "
+                     "Digest, or allow it (--insecure-cleartext)");
+    return 0;
 }
 
 // Nothing answers at this address.
@@ -20828,14 +20832,28 @@ static void rvd_agent_link_unreachable(rvd_agent_link *l, int error)
     rvd_sys_fail(
         &l->err, REVDIAL_ESYS, error, rvd_agent_link_hop(l),
         rvd_agent_link_why(l, "cannot connect to the proxy", "cannot connect to the egress proxy"));
-    rvd_agent_link_connect(l);
+}
+
+// Tries the next address. Without one the attempt has failed as the last address did.
+static void rvd_agent_link_connect(rvd_agent_link *l)
+{
+    const rvd_sys_addr *to;
+    while ((to = rvd_agent_connector_take(&l->conn)) != NULL) {
+        int r;
+        if (!rvd_agent_link_may_try(l, to)) continue;
+        r = rvd_agent_connector_try(&l->conn, INT_MAX);
+        if (r == 0) r = rvd_agent_connector_watch(&l->conn);  // io tells, as for any other
+        if (r == 0 || r == -EINPROGRESS) return;
+        rvd_agent_link_unreachable(l, -r);
+    }
+    rvd_agent_link_failed(l, &l->err, l->retry_after_ms);
 }
 
 static void rvd_agent_link_begin(rvd_agent_link *l)
 {
     int64_t limit = l->agent->cfg.common.limits.handshake_timeout_ms;
     l->state = RVD_AGENT_CONNECTING;
-    l->connect_until_us = rvd_loop_now(l->agent->loop) + (limit ? limit : 10000) * 1000;
+    l->conn.until_us = rvd_loop_now(l->agent->loop) + (limit ? limit : 10000) * 1000;
     rvd_agent_link_connect(l);
 }
 
@@ -20851,7 +20869,8 @@ static void rvd_agent_link_turned_away(rvd_agent_link *l, const revdial_err *why
                                        int retry_after_ms)
 {
     if (retry_after_ms > l->retry_after_ms) l->retry_after_ms = retry_after_ms;
-    if (l->agent->stopping || rvd_agent_is_final(why->code) || l->address_at == l->address_count) {
+    if (l->agent->stopping || rvd_agent_is_final(why->code) ||
+        l->conn.address_at == l->conn.address_count) {
         rvd_agent_link_failed(l, why, l->retry_after_ms);
         return;
     }
@@ -20867,7 +20886,7 @@ static void rvd_agent_link_turned_away(rvd_agent_link *l, const revdial_err *why
 
 static void rvd_agent_egress_failed(rvd_agent_link *l, const revdial_err *why, int retry_after_ms)
 {
-    rvd_agent_hang_up(l->agent->loop, &l->io);
+    rvd_agent_connector_close(&l->conn);
     revdial_egress_free(l->egress);
     l->egress = NULL;
     rvd_agent_link_turned_away(l, why, retry_after_ms);
@@ -20876,11 +20895,12 @@ static void rvd_agent_egress_failed(rvd_agent_link *l, const revdial_err *why, i
 // Returns 0, or -errno: nothing more can be sent, but the answer may have come before that.
 static int rvd_agent_egress_send(rvd_agent_link *l)
 {
+    rvd_loop_io *io = &l->conn.io;
     const void *data;
     size_t len;
-    while (l->io.ready & RVD_LOOP_WRITE && (len = revdial_egress_output(l->egress, &data)) > 0) {
-        ptrdiff_t n = rvd_sys_write(l->io.fd, data, len);
-        if (n < 0) l->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
+    while (io->ready & RVD_LOOP_WRITE && (len = revdial_egress_output(l->egress, &data)) > 0) {
+        ptrdiff_t n = rvd_sys_write(io->fd, data, len);
+        if (n < 0) io->ready &= ~(unsigned)RVD_LOOP_WRITE;
         if (n < 0 && n != -EAGAIN) return (int)n;
         if (n > 0) revdial_egress_sent(l->egress, (size_t)n);
     }
@@ -20892,14 +20912,15 @@ static int rvd_agent_egress_send(rvd_agent_link *l)
 //   returns  1 go on, -EAGAIN nothing has come, or what is wrong with the connection
 static int rvd_agent_egress_receive(rvd_agent_link *l)
 {
+    rvd_loop_io *io = &l->conn.io;
     unsigned char *buf = l->agent->loop->buf;
     ptrdiff_t n = -EAGAIN;
     size_t used;
-    if (l->io.ready & RVD_LOOP_READ) n = rvd_sys_peek(l->io.fd, buf, RVD_AGENT_VIA_PEEK);
-    if (n == -EAGAIN) l->io.ready &= ~(unsigned)RVD_LOOP_READ;
+    if (io->ready & RVD_LOOP_READ) n = rvd_sys_peek(io->fd, buf, RVD_AGENT_VIA_PEEK);
+    if (n == -EAGAIN) io->ready &= ~(unsigned)RVD_LOOP_READ;
     if (n < 0) return (int)n;
     used = revdial_egress_input(l->egress, buf, (size_t)n);
-    if (used > 0) n = rvd_sys_read(l->io.fd, buf, used);
+    if (used > 0) n = rvd_sys_read(io->fd, buf, used);
     return n < 0 ? (int)n : 1;
 }
 
@@ -20948,7 +20969,7 @@ static void rvd_agent_egress_begin(rvd_agent_link *l)
         rvd_agent_egress_failed(l, &err, 0);
         return;
     }
-    rvd_agent_link_move_timer(l, l->connect_until_us);
+    rvd_agent_link_move_timer(l, l->conn.until_us);
     rvd_agent_egress_pass(l);
 }
 
@@ -20958,27 +20979,28 @@ static void rvd_agent_link_answer(rvd_agent_link *l)
 {
     rvd_agent_log_link(l, RVD_LOG_LINK_CHALLENGED, REVDIAL_LOG_DEBUG, NULL);
     l->session = NULL;
-    l->address_at--;
+    l->conn.address_at--;
     rvd_agent_link_begin(l);
 }
 
 static void rvd_agent_link_on_io(rvd_loop_io *io)
 {
-    rvd_agent_link *l = RVD_BASE_OWNER(io, rvd_agent_link, io);
+    rvd_agent_link *l = RVD_BASE_OWNER(io, rvd_agent_link, conn.io);
     int r;
     if (l->state == RVD_AGENT_PASSING) {
         rvd_agent_egress_pass(l);
         return;
     }
-    r = rvd_sys_connect_result(io->fd);
-    if (r == -EINPROGRESS)
-        io->ready = 0;
-    else if (r < 0)
+    r = rvd_agent_connector_result(&l->conn);
+    if (r == -EINPROGRESS) return;
+    if (r < 0) {
         rvd_agent_link_unreachable(l, -r);
-    else if (l->agent->cfg.egress)
+        rvd_agent_link_connect(l);
+    } else if (l->agent->cfg.egress) {
         rvd_agent_egress_begin(l);
-    else
+    } else {
         rvd_agent_link_join(l);
+    }
 }
 
 static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, revdial_err *err);
@@ -20987,7 +21009,7 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
 static void rvd_agent_link_spread(rvd_agent_link *root)
 {
     revdial_agent *a = root->agent;
-    for (int i = 1; i < root->address_count; i++) {
+    for (int i = 1; i < root->conn.address_count; i++) {
         rvd_agent_link *l = NULL;
         for (unsigned k = 0; k < a->link_count && !l; k++)
             if (a->links[k]->root == root && a->links[k]->pinned.len &&
@@ -21000,7 +21022,7 @@ static void rvd_agent_link_spread(rvd_agent_link *root)
         l->root = root;
         rvd_agent_link_next(l);
     }
-    root->address_count = 1;
+    root->conn.address_count = 1;
 }
 
 // Goes on with what a job or a lookup has found, unless the agent stops.
@@ -21017,15 +21039,15 @@ static void rvd_agent_link_on_found(rvd_loop_task *task)
 {
     rvd_agent_link *l = RVD_BASE_OWNER(task, rvd_agent_link, found);
     if (!rvd_agent_link_is_wanted(l)) return;
-    if (l->lookup.result <= 0) {
-        rvd_sys_resolve_fail(&l->err, l->lookup.result, rvd_agent_link_hop(l),
+    if (l->conn.lookup.result <= 0) {
+        rvd_sys_resolve_fail(&l->err, l->conn.lookup.result, rvd_agent_link_hop(l),
                              rvd_agent_link_why(l, "no such host", "no such egress proxy"));
         rvd_agent_link_failed(l, &l->err, 0);
         return;
     }
-    l->address_count = l->lookup.result;
+    l->conn.address_count = l->conn.lookup.result;
     if (l->agent->cfg.all_addresses && !l->root) rvd_agent_link_spread(l);
-    l->address_at = l->retry_after_ms = 0;
+    l->conn.address_at = l->retry_after_ms = 0;
     l->challenge[0] = '\0';
     l->challenges = 0;
     memset(&l->err, 0, sizeof l->err);
@@ -21036,19 +21058,16 @@ static void rvd_agent_link_on_found(rvd_loop_task *task)
 static void rvd_agent_link_resolve(rvd_agent_link *l)
 {
     revdial_agent *a = l->agent;
-    const char *hop = rvd_agent_link_hop(l);
-    rvd_sys_endpoint e;
-    if (!l->pinned.len && rvd_sys_addr_split(hop, 1, &e, NULL) == 0 && e.kind == RVD_SYS_NAME) {
-        if (rvd_lookup_begin(a->lookups, &l->lookup, RVD_LOOKUP_URGENT, &e) < 0)
-            rvd_agent_link_fail(l, REVDIAL_ESYS, 0, l->text, "no thread to resolve the host");
-        return;
-    }
-    l->lookup.result = 1;
-    if (l->pinned.len)
+    int r = 1;
+    if (l->pinned.len) {
+        l->conn.lookup.result = 1;
         l->addresses[0] = l->pinned;
-    else if (rvd_sys_addr_parse(hop, 1, l->addresses, NULL) < 0)
-        l->lookup.result = -ENOENT;  // its interface has gone
-    rvd_loop_post(a->loop, &l->found);
+    } else {
+        r = rvd_agent_connector_find(&l->conn, a->lookups, RVD_LOOKUP_URGENT,
+                                     rvd_agent_link_hop(l));
+    }
+    if (r < 0) rvd_agent_link_fail(l, REVDIAL_ESYS, 0, l->text, "no thread to resolve the host");
+    if (r == 1) rvd_loop_post(a->loop, &l->found);
 }
 
 // The job is done.
@@ -21107,14 +21126,16 @@ static void rvd_agent_link_next(rvd_agent_link *l)
 
 static void rvd_agent_link_on_timer(rvd_loop_timer *t)
 {
-    rvd_agent_link *l = RVD_BASE_OWNER(t, rvd_agent_link, timer);
+    rvd_agent_link *l = RVD_BASE_OWNER(t, rvd_agent_link, conn.timer);
     rvd_agent_link_move_timer(l, INT64_MAX);  // into the slot that it has just left
-    if (l->state == RVD_AGENT_CONNECTING)
-        rvd_agent_link_unreachable(l, l->connect_error ? l->connect_error : ETIMEDOUT);
-    else if (l->state == RVD_AGENT_PASSING)
+    if (l->state == RVD_AGENT_CONNECTING) {
+        rvd_agent_link_unreachable(l, ETIMEDOUT);
+        rvd_agent_link_connect(l);
+    } else if (l->state == RVD_AGENT_PASSING) {
         rvd_agent_egress_timed_out(l);
-    else if (l->state == RVD_AGENT_WAITING)
+    } else if (l->state == RVD_AGENT_WAITING) {
         rvd_agent_link_next(l);
+    }
 }
 
 // ---- what happens to a session ----
@@ -21249,7 +21270,7 @@ static void rvd_agent_stop_links(revdial_agent *a)
         // One that asks for a credential stops when it has it; one that has joined, with its
         // session. Nobody waits for the resolver.
         if ((l->state != RVD_AGENT_PREPARING && l->state != RVD_AGENT_JOINED) ||
-            rvd_lookup_cancel(a->lookups, &l->lookup))
+            rvd_lookup_cancel(a->lookups, &l->conn.lookup))
             rvd_agent_link_stop(l, NULL);
     }
     pthread_mutex_lock(&a->lock);
@@ -21399,20 +21420,16 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
         return NULL;
     }
     l->agent = a;
-    l->io.fd = -1;
-    l->io.run = rvd_agent_link_on_io;
-    l->timer.run = rvd_agent_link_on_timer;
+    rvd_agent_connector_init(&l->conn, a->loop, l->addresses, &l->found);
+    l->conn.io.run = rvd_agent_link_on_io;
+    l->conn.timer.run = rvd_agent_link_on_timer;
     l->job.run = rvd_agent_link_prepare;
     l->task.run = rvd_agent_link_prepared;
     l->found.run = rvd_agent_link_on_found;
-    l->lookup.loop = a->loop;
-    l->lookup.done = &l->found;
-    l->lookup.out = l->addresses;
-    l->lookup.max = RVD_LOOKUP_ADDRESSES;
     RVD_BASE_JOIN(l->text, sizeof l->text, text);
     problem = rvd_agent_url_parse(l, text);
     if (!problem) problem = rvd_agent_link_problem(l);
-    if (!problem && rvd_loop_timer_set(a->loop, &l->timer, INT64_MAX) == 0) {
+    if (!problem && rvd_loop_timer_set(a->loop, &l->conn.timer, INT64_MAX) == 0) {
         a->links[a->link_count++] = l;
         return l;
     }

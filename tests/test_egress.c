@@ -446,7 +446,7 @@ TEST(an_egress_proxy_that_says_when_is_taken_at_its_word_and_no_secret_is_kept_m
         CHECK(e.retry_ms >= 7000 && e.retry_ms <= 8750);
         // And nothing is kept until then: the loop does not touch the link, so that we may look.
         const rvd_agent_link *l = s.w.agents[0]->links[0];
-        CHECK(l->egress == NULL && l->io.fd < 0);
+        CHECK(l->egress == NULL && l->conn.io.fd < 0);
         for (size_t i = 0; i < sizeof l->secret; i++)
             if (l->secret[i]) test_fail(__FILE__, __LINE__, "byte %zu of the token", i);
     }
