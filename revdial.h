@@ -2428,25 +2428,42 @@ static int rvd_wire_ip6_gap(const uint8_t *ip, int *len)
     return best;
 }
 
-static void rvd_wire_addr_add(rvd_base_text *t, const rvd_wire_addr *a)
+static void rvd_wire_ip_add(rvd_base_text *t, const rvd_wire_addr *a)
 {
+    int gap_len, gap = rvd_wire_ip6_gap(a->ip, &gap_len);
     if (a->family == 4) {
         for (int i = 0; i < 4; i++) RVD_BASE_ADD(t, i ? "." : NULL, RVD_BASE_NUMBER(a->ip[i]));
-    } else {
-        int gap_len, gap = rvd_wire_ip6_gap(a->ip, &gap_len);
-        rvd_base_text_add(t, "[");
-        for (int i = 0; i < 8; i++) {
-            if (gap_len > 1 && i == gap) {
-                rvd_base_text_add(t, "::");
-                i += gap_len - 1;
-                continue;
-            }
-            if (i && !(gap_len > 1 && i == gap + gap_len)) rvd_base_text_add(t, ":");
-            rvd_wire_hex_add(t, rvd_base_u16(a->ip + 2 * i));
-        }
-        rvd_base_text_add(t, "]");
+        return;
     }
-    RVD_BASE_ADD(t, ":", RVD_BASE_NUMBER(a->port));
+    for (int i = 0; i < 8; i++) {
+        if (gap_len > 1 && i == gap) {
+            rvd_base_text_add(t, "::");
+            i += gap_len - 1;
+            continue;
+        }
+        if (i && !(gap_len > 1 && i == gap + gap_len)) rvd_base_text_add(t, ":");
+        rvd_wire_hex_add(t, rvd_base_u16(a->ip + 2 * i));
+    }
+}
+
+static void rvd_wire_addr_add(rvd_base_text *t, const rvd_wire_addr *a)
+{
+    if (a->family == 6) rvd_base_text_add(t, "[");
+    rvd_wire_ip_add(t, a);
+    RVD_BASE_ADD(t, a->family == 6 ? "]:" : ":", RVD_BASE_NUMBER(a->port));
+}
+
+// Where a client comes from and where it connected to; the latter is all zeros if that is not known
+// or not of the same family. Returns 0 if the client's address is not known.
+static int rvd_wire_route_parse(const char *client, const char *local, rvd_wire_addr *src,
+                                rvd_wire_addr *dst)
+{
+    memset(dst, 0, sizeof *dst);
+    if (!client || !rvd_wire_addr_parse(client, src)) return 0;
+    if (!local || !rvd_wire_addr_parse(local, dst) || dst->family != src->family)
+        memset(dst, 0, sizeof *dst);
+    dst->family = src->family;
+    return 1;
 }
 
 // ---- the preamble: a PROXY protocol v2 header (its specification, section 2.2) ----
@@ -2499,10 +2516,7 @@ static void rvd_wire_out_addresses(rvd_wire_out *o, const char *client, const ch
     rvd_wire_addr src, dst;
     uint8_t ports[4];
     size_t ip_len;
-    memset(&dst, 0, sizeof dst);
-    if (!client || !rvd_wire_addr_parse(client, &src)) return;
-    if (!local || !rvd_wire_addr_parse(local, &dst) || dst.family != src.family)
-        memset(&dst, 0, sizeof dst);
+    if (!rvd_wire_route_parse(client, local, &src, &dst)) return;
     ip_len = src.family == 4 ? 4 : 16;
     o->at[12] = 0x21;  // version 2, PROXY
     o->at[13] = src.family == 4 ? 0x11 : 0x21;
@@ -2513,16 +2527,31 @@ static void rvd_wire_out_addresses(rvd_wire_out *o, const char *client, const ch
     rvd_wire_out_add(o, ports, 4);
 }
 
+static rvd_wire_out rvd_wire_out_begin(uint8_t *buf, size_t size, const char *client,
+                                       const char *local)
+{
+    rvd_wire_out o = {buf, size, RVD_WIRE_PREAMBLE_HEAD, 0};
+    REVDIAL_ASSERT(size >= RVD_WIRE_PREAMBLE_HEAD);
+    memcpy(buf, rvd_wire_proxy_signature, sizeof rvd_wire_proxy_signature);
+    buf[12] = 0x20;  // version 2, LOCAL: no original client
+    buf[13] = 0x00;
+    rvd_wire_out_addresses(&o, client, local);
+    return o;
+}
+
+// Returns the length of all, 0 if it did not fit.
+static size_t rvd_wire_out_end(rvd_wire_out *o)
+{
+    if (o->overflow) return 0;
+    rvd_base_put_u16(o->at + 14, (uint32_t)(o->len - RVD_WIRE_PREAMBLE_HEAD));
+    return o->len;
+}
+
 // Writes the preamble of a dial. Returns its length, 0 if it does not fit or a key is not allowed.
 static size_t rvd_wire_preamble_put(uint8_t *buf, size_t size, const revdial_dial_opts *opts,
                                     const char *id)
 {
-    rvd_wire_out o = {buf, size, 16, 0};
-    REVDIAL_ASSERT(size >= 16);
-    memcpy(buf, rvd_wire_proxy_signature, 12);
-    buf[12] = 0x20;  // version 2, LOCAL: no original client
-    buf[13] = 0x00;
-    rvd_wire_out_addresses(&o, opts->client_addr, opts->local_addr);
+    rvd_wire_out o = rvd_wire_out_begin(buf, size, opts->client_addr, opts->local_addr);
     if (opts->target) rvd_wire_out_tlv(&o, RVD_WIRE_TLV_AUTHORITY, opts->target, NULL);
     rvd_wire_out_tlv(&o, RVD_WIRE_TLV_ID, id, NULL);
     if (opts->timeout_ms > 0) {
@@ -2536,9 +2565,32 @@ static size_t rvd_wire_preamble_put(uint8_t *buf, size_t size, const revdial_dia
         if (!rvd_base_is_meta_key(key)) return 0;
         rvd_wire_out_tlv(&o, RVD_WIRE_TLV_META, key, opts->meta[i].value);
     }
-    if (o.overflow) return 0;
-    rvd_base_put_u16(buf + 14, (uint32_t)(o.len - 16));
-    return o.len;
+    return rvd_wire_out_end(&o);
+}
+
+// The header with which a server that speaks the PROXY protocol is told of its client, by what the
+// stream's preamble said. Either address may be NULL.
+//   version  1 (text, section 2.1) or 2
+//   returns  its length, 0 if it does not fit
+static inline size_t rvd_wire_header_put(uint8_t *buf, size_t size, int version, const char *client,
+                                         const char *local)
+{
+    rvd_base_text t = rvd_base_text_in((char *)buf, size);
+    rvd_wire_addr src, dst;
+    if (version == 2) {
+        rvd_wire_out o = rvd_wire_out_begin(buf, size, client, local);
+        return rvd_wire_out_end(&o);
+    }
+    if (rvd_wire_route_parse(client, local, &src, &dst)) {
+        rvd_base_text_add(&t, src.family == 4 ? "PROXY TCP4 " : "PROXY TCP6 ");
+        rvd_wire_ip_add(&t, &src);
+        rvd_base_text_add(&t, " ");
+        rvd_wire_ip_add(&t, &dst);
+        RVD_BASE_ADD(&t, " ", RVD_BASE_NUMBER(src.port), " ", RVD_BASE_NUMBER(dst.port), "\r\n");
+    } else {
+        rvd_base_text_add(&t, "PROXY UNKNOWN\r\n");
+    }
+    return t.overflow ? 0 : t.len;
 }
 
 // How long the preamble is that starts with these bytes: 0 = more needed, -1 = not a preamble.
@@ -19450,7 +19502,7 @@ revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err 
 }
 
 // ================================================================================================
-// MARK: impl.agent  uses: base sys loop lookup log stream relay
+// MARK: impl.agent  uses: base wire sys loop lookup log stream relay
 // The backend's side: which targets are allowed, forwarding to them, and links, each of which keeps
 // one session to one proxy alive. All on one loop. Start at rvd_agent_link_next().
 // ================================================================================================
@@ -20152,72 +20204,15 @@ static int rvd_agent_reset_of(int error)
     }
 }
 
-// PROXY protocol version 1 (its specification, section 2.1).
-static size_t rvd_agent_header_v1(char *buf, size_t size, const rvd_sys_addr *client,
-                                  const rvd_sys_addr *local)
-{
-    char src[RVD_SYS_TEXT_MAX], dst[RVD_SYS_TEXT_MAX];
-    int is_v6 = client->ss.ss_family == AF_INET6;
-    size_t src_host, dst_host;
-    rvd_sys_addr_format(client, src, sizeof src);
-    rvd_sys_addr_format(local, dst, sizeof dst);
-    src_host = (size_t)(strrchr(src, ':') - src);
-    dst_host = (size_t)(strrchr(dst, ':') - dst);
-    src[src_host - (size_t)is_v6] = dst[dst_host - (size_t)is_v6] = '\0';
-    return RVD_BASE_JOIN(buf, size, is_v6 ? "PROXY TCP6 " : "PROXY TCP4 ", src + is_v6, " ",
-                         dst + is_v6, " ", src + src_host + 1, " ", dst + dst_host + 1, "\r\n");
-}
-
-static size_t rvd_agent_header_v2(uint8_t *buf, const rvd_sys_addr *client,
-                                  const rvd_sys_addr *local)
-{
-    static const uint8_t start[14] = {0x0D, 0x0A, 0x0D, 0x0A, 0x00, 0x0D, 0x0A,
-                                      0x51, 0x55, 0x49, 0x54, 0x0A, 0x21, 0x11};
-    size_t len = client->ss.ss_family == AF_INET ? 4 : 16;
-    const uint8_t *src = rvd_agent_ip_raw(client), *dst = rvd_agent_ip_raw(local);
-    memcpy(buf, start, sizeof start);
-    if (len == 16) buf[13] = 0x21;
-    rvd_base_put_u16(buf + 14, (uint32_t)(2 * len + 4));
-    memcpy(buf + 16, src, len);
-    memcpy(buf + 16 + len, dst, len);
-    rvd_base_put_u16(buf + 16 + 2 * len, rvd_agent_port(client));
-    rvd_base_put_u16(buf + 18 + 2 * len, rvd_agent_port(local));
-    return 20 + 2 * len;
-}
-
-// The addresses of the header. Returns 0 if the client's is not known; where it connected to may be
-// all zeros.
-static int rvd_agent_header_addresses(revdial_stream *st, rvd_sys_addr *client, rvd_sys_addr *local)
-{
-    const char *from = revdial_stream_meta(st, "client"), *to = revdial_stream_meta(st, "local");
-    if (!from || rvd_sys_addr_parse(from, 0, client, NULL) < 0) return 0;
-    if (client->ss.ss_family == AF_UNIX) return 0;
-    if (to && rvd_sys_addr_parse(to, 0, local, NULL) == 0 &&
-        local->ss.ss_family == client->ss.ss_family)
-        return 1;
-    return rvd_sys_addr_parse(client->ss.ss_family == AF_INET ? "0.0.0.0:0" : "[::]:0", 0, local,
-                              NULL) == 0;
-}
-
 // Tells the target who the client is. The socket is fresh, so a header always fits.
 static int rvd_agent_header_send(rvd_agent_forward *f)
 {
-    static const uint8_t local_v2[16] = {0x0D, 0x0A, 0x0D, 0x0A, 0x00, 0x0D, 0x0A, 0x51,
-                                         0x55, 0x49, 0x54, 0x0A, 0x20, 0x00, 0x00, 0x00};
     int version = f->agent->cfg.proxy_protocol;
-    rvd_sys_addr client, local;
     uint8_t buf[256];
     size_t n;
     if (!version) return 0;
-    if (rvd_agent_header_addresses(f->st, &client, &local)) {
-        n = version == 1 ? rvd_agent_header_v1((char *)buf, sizeof buf, &client, &local)
-                         : rvd_agent_header_v2(buf, &client, &local);
-    } else if (version == 1) {
-        n = RVD_BASE_JOIN((char *)buf, sizeof buf, "PROXY UNKNOWN\r\n");
-    } else {
-        n = sizeof local_v2;
-        memcpy(buf, local_v2, n);
-    }
+    n = rvd_wire_header_put(buf, sizeof buf, version, revdial_stream_meta(f->st, "client"),
+                            revdial_stream_meta(f->st, "local"));
     return rvd_sys_write(f->conn.io.fd, buf, n) == (ptrdiff_t)n ? 0 : -EPIPE;
 }
 

@@ -3,12 +3,13 @@
 #   names     a section names only what itself and the sections in its banner's "uses:" define
 #   prefix    each section compiles with nothing but what stands above it
 #   core      REVDIAL_NO_RUNTIME needs no thread, clock, descriptor or stdio
-#   skip      the runtime compiles without the core: it goes through the core's public door only
+#   skip      the runtime compiles without the core, except impl.wire, whose functions have no state:
+#             it goes through the core's public door only
 #   symbols   nothing but revdial_* leaves the object; nothing at all with REVDIAL_API=static
 header=${1:-revdial.h}
 here=$(dirname "$0")
 CC=${CC:-cc}
-core='wire mux http egress engine'
+core='mux http egress ws engine'
 tmp=build/layers
 passed=0
 failed=0
