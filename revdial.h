@@ -18656,6 +18656,12 @@ int revdial_dial_cancel(revdial_proxy *p, int64_t dial)
 // ---- clients of exposed ports ----
 // Accepted on loop 0, dialled for as revdial_dial_async() does it, joined on their session's loop.
 
+static void rvd_proxy_client_become(rvd_proxy_client *c, enum rvd_proxy_client_state to)
+{
+    REVDIAL_ASSERT(to > c->state);  // the order of the enum is the order of the arrows
+    c->state = to;
+}
+
 // With the mask of a hook.
 static void rvd_proxy_client_end(rvd_proxy_client *c, const uint64_t moved[2],
                                  const revdial_err *why)
@@ -18727,7 +18733,7 @@ static void rvd_proxy_client_join(rvd_proxy_client *c)
     opts.half_closed_ms = c->listener->expose->half_closed_ms;
     opts.done = rvd_proxy_client_on_over;
     opts.ud = c;
-    c->state = RVD_PROXY_JOINED;
+    rvd_proxy_client_become(c, RVD_PROXY_JOINED);
     code = rvd_relay_start(c->st, &ends, &opts);
     if (!code) return;
     rvd_stream_fail(&err, code, 0, "the connection could not be joined");
@@ -18805,7 +18811,7 @@ static void rvd_proxy_on_client_watch(rvd_loop_timer *t)
             break;
         }
         rvd_base_link_remove(&c->link);
-        if (rvd_loop_add(p->loops[0], &c->io) == 0) c->state = RVD_PROXY_WATCHED;
+        if (rvd_loop_add(p->loops[0], &c->io) == 0) rvd_proxy_client_become(c, RVD_PROXY_WATCHED);
     }
     pthread_mutex_unlock(&p->lock);
 }
@@ -19526,23 +19532,16 @@ typedef struct rvd_agent_ports {
     uint32_t from, to;
 } rvd_agent_ports;
 
-static const uint8_t *rvd_agent_ip_raw(const rvd_sys_addr *a)
-{
-    if (a->ss.ss_family == AF_INET)
-        return (const uint8_t *)&((const struct sockaddr_in *)&a->ss)->sin_addr;
-    return (const uint8_t *)&((const struct sockaddr_in6 *)&a->ss)->sin6_addr;
-}
-
-// The bytes of an address; IPv4 in IPv6 counts as IPv4, so that no rule is evaded by spelling.
+// The bytes of an address. IPv4 in IPv6 counts as IPv4, so that no other spelling evades a rule.
 static const uint8_t *rvd_agent_ip(const rvd_sys_addr *a, int *len)
 {
     static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF};
-    const uint8_t *ip = rvd_agent_ip_raw(a);
-    *len = a->ss.ss_family == AF_INET ? 4 : 16;
-    if (*len == 4) return ip;
-    if (memcmp(ip, mapped, sizeof mapped) != 0) return ip;
-    *len = 4;
-    return ip + 12;
+    const uint8_t *ip = (const uint8_t *)&((const struct sockaddr_in6 *)&a->ss)->sin6_addr;
+    int is_v4 = a->ss.ss_family == AF_INET,
+        is_mapped = !is_v4 && !memcmp(ip, mapped, sizeof mapped);
+    *len = is_v4 || is_mapped ? 4 : 16;
+    if (is_v4) return (const uint8_t *)&((const struct sockaddr_in *)&a->ss)->sin_addr;
+    return is_mapped ? ip + sizeof mapped : ip;
 }
 
 static uint32_t rvd_agent_port(const rvd_sys_addr *a)
@@ -19960,15 +19959,15 @@ static int rvd_agent_connector_result(rvd_agent_connector *c)
 // ---- the agent ----
 
 // What a link does.
-//   PREPARING --> CONNECTING --> [PASSING -->] JOINED --> WAITING --> PREPARING …
+//   WAITING --> PREPARING --> CONNECTING --> [PASSING -->] JOINED --> WAITING
 //   PASSING, JOINED --> CONNECTING to the next address, or to the same one with an answer
-//   any --> STOPPED
+//   PREPARING, CONNECTING, PASSING --it failed--> WAITING           any --> STOPPED
 enum rvd_agent_link_state {
+    RVD_AGENT_WAITING,     // until the next attempt, or the first
     RVD_AGENT_PREPARING,   // threads ask for a credential and resolve the host
     RVD_AGENT_CONNECTING,  // TCP
     RVD_AGENT_PASSING,     // asks the egress proxy to connect us
     RVD_AGENT_JOINED,      // a session, in its handshake or up
-    RVD_AGENT_WAITING,     // until the next attempt
     RVD_AGENT_STOPPED
 };
 
@@ -20540,6 +20539,23 @@ static void rvd_agent_on_open_locked(revdial_session *s, revdial_stream *st)
 
 static void rvd_agent_link_next(rvd_agent_link *l);
 
+static void rvd_agent_link_become(rvd_agent_link *l, enum rvd_agent_link_state to)
+{
+    int is_arrow = to == RVD_AGENT_STOPPED;
+    switch (l->state) {
+    case RVD_AGENT_WAITING: is_arrow |= to == RVD_AGENT_PREPARING; break;
+    case RVD_AGENT_PREPARING:
+        is_arrow |= to == RVD_AGENT_CONNECTING || to == RVD_AGENT_WAITING;
+        break;
+    case RVD_AGENT_CONNECTING: is_arrow = to != RVD_AGENT_PREPARING && to != l->state; break;
+    case RVD_AGENT_PASSING: is_arrow = to != RVD_AGENT_PREPARING && to != l->state; break;
+    case RVD_AGENT_JOINED: is_arrow |= to == RVD_AGENT_CONNECTING || to == RVD_AGENT_WAITING; break;
+    case RVD_AGENT_STOPPED: is_arrow = 0; break;
+    }
+    REVDIAL_ASSERT(is_arrow);
+    l->state = to;
+}
+
 // Has the loop look whether it is time to stop. Without memory for a timer it looks all the time.
 static void rvd_agent_look_again(revdial_agent *a, int64_t wait_us)
 {
@@ -20568,7 +20584,7 @@ static void rvd_agent_link_stop(rvd_agent_link *l, const revdial_err *why)
 {
     revdial_agent *a = l->agent;
     if (l->state == RVD_AGENT_STOPPED) return;
-    l->state = RVD_AGENT_STOPPED;
+    rvd_agent_link_become(l, RVD_AGENT_STOPPED);
     rvd_loop_timer_stop(a->loop, &l->conn.timer);
     rvd_agent_connector_close(&l->conn);
     revdial_egress_free(l->egress);
@@ -20623,7 +20639,7 @@ static void rvd_agent_link_move_timer(rvd_agent_link *l, int64_t at_us)
 
 static void rvd_agent_link_wait(rvd_agent_link *l, int wait_ms)
 {
-    l->state = RVD_AGENT_WAITING;
+    rvd_agent_link_become(l, RVD_AGENT_WAITING);
     rvd_agent_link_move_timer(l, rvd_loop_now(l->agent->loop) + (int64_t)wait_ms * 1000);
 }
 
@@ -20785,7 +20801,7 @@ static void rvd_agent_link_join(rvd_agent_link *l)
         rvd_base_link_init(&m->link);
         rvd_agent_member_count(a, m, 1);
         if (rvd_stream_session_run(s) == 0) {
-            l->state = RVD_AGENT_JOINED;
+            rvd_agent_link_become(l, RVD_AGENT_JOINED);
             l->session = s;
             return;
         }
@@ -20847,7 +20863,7 @@ static void rvd_agent_link_connect(rvd_agent_link *l)
 static void rvd_agent_link_begin(rvd_agent_link *l)
 {
     int64_t limit = l->agent->cfg.common.limits.handshake_timeout_ms;
-    l->state = RVD_AGENT_CONNECTING;
+    rvd_agent_link_become(l, RVD_AGENT_CONNECTING);
     l->conn.until_us = rvd_loop_now(l->agent->loop) + (limit ? limit : 10000) * 1000;
     rvd_agent_link_connect(l);
 }
@@ -20957,7 +20973,7 @@ static void rvd_agent_egress_begin(rvd_agent_link *l)
 {
     revdial_agent *a = l->agent;
     revdial_err err;
-    l->state = RVD_AGENT_PASSING;
+    rvd_agent_link_become(l, RVD_AGENT_PASSING);
     l->egress = revdial_egress_new(a->cfg.egress, l->endpoint, a->cfg.common.alloc,
                                    a->cfg.common.alloc_ud, &err);
     if (!l->egress) {
@@ -21099,7 +21115,7 @@ static void rvd_agent_link_next(rvd_agent_link *l)
         rvd_agent_link_stop(l, NULL);
         return;
     }
-    l->state = RVD_AGENT_PREPARING;
+    rvd_agent_link_become(l, RVD_AGENT_PREPARING);
     l->attempt++;
     if (l->attempt > 1) {
         pthread_mutex_lock(&a->lock);
