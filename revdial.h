@@ -1470,8 +1470,8 @@ static void rvd_base_free(rvd_heap *h, void *p, size_t size)
 }
 
 // Copies of what a caller handed over, in one block that is freed as a whole. The same calls lay it
-// out twice: at first there is no block and they only count, then rvd_base_arena_open() makes it and
-// they fill it. What they return is NULL in the first pass.
+// out twice. Without a block they count and return NULL; rvd_base_arena_open() makes the block
+// for the second time.
 typedef struct rvd_base_arena {
     char *at;
     size_t len;   // counted or filled so far
@@ -8716,7 +8716,7 @@ static void rvd_engine_eof(revdial_engine *e)
 
 // What comes before the session is up, its end, and a length that is none.
 RVD_BASE_SLOW static ptrdiff_t rvd_engine_rare_input(revdial_engine *e, const uint8_t *p,
-                                                      size_t len)
+                                                     size_t len)
 {
     size_t used = 0;
     if (len > RVD_BASE_LEN_MAX) return REVDIAL_EINVAL;
