@@ -12772,11 +12772,22 @@ typedef struct rvd_stream_group {
     uint64_t late_pass;   // in which one that had begun had to wait
 } rvd_stream_group;
 
-enum rvd_stream_session_state {
+// A session; changed by rvd_stream_become().
+//   HANDSHAKE --the proxy has admitted it--> UP --a GoAway, or our drain--> DRAINING
+//   HANDSHAKE, UP, DRAINING --an error, an end, or we kill it--> DEAD
+//   DEAD --the loop has told every stream--> LINGER --the last frame is sent--> SAID
+//   LINGER, SAID --an error, the peer has closed, or time is up--> CLOSING
+//   CLOSING --no thread uses the descriptor any more--> DOWN
+// The loop thread alone makes it LINGER and what follows.
+enum rvd_stream_state {
     RVD_STREAM_HANDSHAKE,
     RVD_STREAM_UP,
-    RVD_STREAM_LINGER,  // over; the last frames are on their way
-    RVD_STREAM_DOWN     // the descriptor is closed
+    RVD_STREAM_DRAINING,  // no new streams
+    RVD_STREAM_DEAD,      // `why` says what ended it; the loop has yet to act
+    RVD_STREAM_LINGER,    // the last frames are on their way
+    RVD_STREAM_SAID,      // and the peer was told that no more follow; we wait for its end
+    RVD_STREAM_CLOSING,
+    RVD_STREAM_DOWN  // the descriptor is closed
 };
 
 // Who reads the socket; see "who reads" below.
@@ -12861,16 +12872,14 @@ struct revdial_session {
     pthread_mutex_t lock;  // guards all below
     rvd_heap heap;
     revdial_engine *engine;
-    enum rvd_stream_session_state state;
-    int draining;
+    _Atomic(enum rvd_stream_state) state;  // written under the lock, read by any thread
     unsigned pend;
-    int kick_queued, flush_queued;
+    int kick_queued;
     int sending;          // a thread is between output and sent, with the lock released
     int supplied;         // a sleeping writer's bytes have come to the output since the last send
     size_t awaited;       // writes of a thread that polls, which was told of so many streams
     pthread_t awaits;     // if awaited: that thread
     int blocked;          // the socket takes no more until the loop says so
-    int closing;          // the loop wants to close the descriptor and waits for who uses it
     int64_t armed_us;     // the timer, as last set
     int64_t pace_us;      // the link's rate is measured since then
     uint64_t pace_bytes;  // sent since then
@@ -12908,11 +12917,8 @@ struct revdial_session {
     rvd_sys_wake interrupt;         // opened with spill
     uint8_t *spill;                 // RVD_STREAM_SPILL bytes for what is not the reader's own
     int hurry;                      // linger only for a moment
-    int has_finished;               // all has been said, and the peer told so
-    int is_told_down;               // the owner has been, by on_down
     atomic_uint stream_count;       // written under the lock, read by who picks a session
-    atomic_int is_leaving;  // drains or is over: no new streams; read by who picks a session
-    atomic_int is_silent;   // has not answered a ping in time; read by who picks a session
+    atomic_int is_silent;           // a ping was not answered in time; as state
 };
 
 // An attempt to open a stream on one session. Lives with its owner, guarded by the session's lock.
@@ -13268,8 +13274,7 @@ static void rvd_stream_kick_locked(revdial_session *s)
 // Loop thread: send when all events of this pass have been handled.
 static void rvd_stream_flush_soon_locked(revdial_session *s)
 {
-    if (s->flush_queued) return;
-    s->flush_queued = 1;
+    if (s->flush.queued) return;
     revdial_session_ref(s);
     rvd_loop_flush_later(s->loop, &s->flush);
 }
@@ -13299,14 +13304,49 @@ static void rvd_stream_touch_locked(revdial_session *s)
         rvd_stream_flush_locked(s);
 }
 
-static int rvd_stream_is_leaving(const revdial_session *s)
+// The only way to change the state.
+static void rvd_stream_become(revdial_session *s, enum rvd_stream_state to)
 {
-    return atomic_load_explicit(&s->is_leaving, memory_order_relaxed);
+    switch (s->state) {
+    case RVD_STREAM_HANDSHAKE: REVDIAL_ASSERT(to == RVD_STREAM_UP || to == RVD_STREAM_DEAD); break;
+    case RVD_STREAM_UP: REVDIAL_ASSERT(to == RVD_STREAM_DRAINING || to == RVD_STREAM_DEAD); break;
+    case RVD_STREAM_DRAINING: REVDIAL_ASSERT(to == RVD_STREAM_DEAD); break;
+    case RVD_STREAM_DEAD: REVDIAL_ASSERT(to == RVD_STREAM_LINGER); break;
+    case RVD_STREAM_LINGER:
+        REVDIAL_ASSERT(to == RVD_STREAM_SAID || to == RVD_STREAM_CLOSING);
+        break;
+    case RVD_STREAM_SAID: REVDIAL_ASSERT(to == RVD_STREAM_CLOSING); break;
+    case RVD_STREAM_CLOSING: REVDIAL_ASSERT(to == RVD_STREAM_DOWN); break;
+    case RVD_STREAM_DOWN: REVDIAL_ASSERT(0); break;
+    }
+    s->state = to;
 }
 
-static void rvd_stream_leaves(revdial_session *s)
+static int rvd_stream_is_up(const revdial_session *s)
 {
-    atomic_store_explicit(&s->is_leaving, 1, memory_order_relaxed);
+    return s->state == RVD_STREAM_UP || s->state == RVD_STREAM_DRAINING;
+}
+
+// Does it drain, or is it over? No new stream is opened on it. Any thread, without the lock.
+static int rvd_stream_is_leaving(const revdial_session *s)
+{
+    return atomic_load_explicit(&s->state, memory_order_relaxed) >= RVD_STREAM_DRAINING;
+}
+
+static void rvd_stream_drain_locked(revdial_session *s)
+{
+    if (s->state == RVD_STREAM_UP) rvd_stream_become(s, RVD_STREAM_DRAINING);
+}
+
+// It is over, and the loop ends it. One that never came up gets a short farewell: strangers must
+// not hold descriptors for long.
+static void rvd_stream_dead_locked(revdial_session *s)
+{
+    if (s->state >= RVD_STREAM_DEAD) return;
+    if (s->state == RVD_STREAM_HANDSHAKE) s->hurry = 1;
+    rvd_stream_become(s, RVD_STREAM_DEAD);
+    s->pend |= RVD_STREAM_PEND_DEAD;
+    if (!rvd_stream_on_loop_locked(s)) rvd_stream_kick_locked(s);
 }
 
 // The thread that reads the socket has to look at the session.
@@ -13708,7 +13748,7 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
     rvd_base_link_remove(&d->link);
     memset(&d->err, 0, sizeof d->err);
     d->retry_safe = 1;  // until something has been sent
-    if (s->state != RVD_STREAM_UP) {
+    if (!rvd_stream_is_up(s)) {
         rvd_stream_dial_fail_locked(s, d, s->why.code ? s->why.code : REVDIAL_ECLOSED,
                                     s->why.code ? s->why.msg : "the session is not up");
         return;
@@ -13739,8 +13779,7 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
         return;
     }
     if (id == REVDIAL_EDRAINING) {  // of its own accord, if it has run out of ids
-        s->draining = 1;
-        rvd_stream_leaves(s);
+        rvd_stream_drain_locked(s);
         rvd_stream_kick_locked(s);
     }
     d->retry_safe = id != REVDIAL_EINVAL && id != REVDIAL_ENOMEM;
@@ -13862,8 +13901,7 @@ revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts
 
 static void rvd_stream_on_dead_locked(revdial_session *s, const revdial_event *ev)
 {
-    rvd_stream_leaves(s);
-    s->pend |= RVD_STREAM_PEND_DEAD;
+    rvd_stream_dead_locked(s);
     if (s->host->on_dead_locked) s->host->on_dead_locked(s, ev);
     if (s->why.code) return;
     if (s->wire && rvd_stream_wire_state(s->wire) == RVD_STREAM_WIRE_HANDSHAKE)
@@ -13881,12 +13919,11 @@ static void rvd_stream_on_event_locked(revdial_session *s, const revdial_event *
         s->pend |= RVD_STREAM_PEND_AUTH;
         break;
     case REVDIAL_EV_UP:
-        s->state = RVD_STREAM_UP;
+        rvd_stream_become(s, RVD_STREAM_UP);
         s->pend |= RVD_STREAM_PEND_UP;
         break;
     case REVDIAL_EV_GOAWAY:
-        s->draining = 1;
-        rvd_stream_leaves(s);
+        rvd_stream_drain_locked(s);
         s->pend |= RVD_STREAM_PEND_GOAWAY;
         break;
     case REVDIAL_EV_SILENT:
@@ -13953,10 +13990,8 @@ static void rvd_stream_events_locked(revdial_session *s)
 // The wire broke under us.
 static void rvd_stream_broken_locked(revdial_session *s, const revdial_err *err)
 {
-    if (s->state >= RVD_STREAM_LINGER) return;
-    if (!s->why.code) s->why = *err;
-    s->pend |= RVD_STREAM_PEND_DEAD;
-    if (!rvd_stream_on_loop_locked(s)) rvd_stream_kick_locked(s);
+    if (s->state < RVD_STREAM_DEAD && !s->why.code) s->why = *err;
+    rvd_stream_dead_locked(s);
 }
 
 // Loop thread: a call wants to hear of the socket.
@@ -14075,11 +14110,11 @@ static int rvd_stream_flush_locked(revdial_session *s)
     if (rounds == RVD_STREAM_ROUNDS) rvd_stream_kick_locked(s);
     s->supplied = s->sending = 0;
     // The last stream of a drain may have ended just now, and only the loop sets timers.
-    if (s->closing ||
-        ((s->draining || s->state == RVD_STREAM_LINGER) && !rvd_stream_on_loop_locked(s)))
+    if (s->state == RVD_STREAM_CLOSING ||
+        (s->state >= RVD_STREAM_DRAINING && !rvd_stream_on_loop_locked(s)))
         rvd_stream_kick_locked(s);
     // Room that this has made was promised to somebody, for a while only.
-    if (released && s->waiting && s->state == RVD_STREAM_UP && !rvd_stream_on_loop_locked(s))
+    if (released && s->waiting && rvd_stream_is_up(s) && !rvd_stream_on_loop_locked(s))
         rvd_stream_rearm_locked(s, rvd_sys_now_us());
     return released;
 }
@@ -14229,17 +14264,18 @@ static void rvd_stream_end_all_locked(revdial_session *s)
 static void rvd_stream_close_locked(revdial_session *s)
 {
     if (s->state == RVD_STREAM_DOWN) return;
-    s->closing = 1;
+    if (s->state != RVD_STREAM_CLOSING) rvd_stream_become(s, RVD_STREAM_CLOSING);
     if (s->reader == RVD_STREAM_BY_THREAD) rvd_stream_interrupt_locked(s);
     if (s->sending || s->reader == RVD_STREAM_BY_THREAD) return;
-    s->state = RVD_STREAM_DOWN;
+    rvd_stream_become(s, RVD_STREAM_DOWN);
     rvd_base_link_remove(&s->link);
     rvd_loop_remove(s->loop, &s->io);
     rvd_loop_timer_stop(s->loop, &s->timer);
     rvd_loop_timer_stop(s->loop, &s->lease);
     // Somebody closed it behind our back: the number may be somebody else's by now.
     if (s->why.sys != EBADF && s->why.sys != ENOTSOCK) rvd_sys_close_both(s->fd);
-    s->pend |= RVD_STREAM_PEND_DOWN | RVD_STREAM_PEND_CLOSED;
+    s->pend |= RVD_STREAM_PEND_CLOSED;
+    if (s->why.code == REVDIAL_EDRAINING) s->pend |= RVD_STREAM_PEND_DOWN;
 }
 
 // While it lingers: once all has been said, so much is told to the peer; then we listen for a
@@ -14249,7 +14285,7 @@ static void rvd_stream_linger_locked(revdial_session *s)
     struct iovec rest;
     int64_t wait_us = s->hurry ? RVD_STREAM_HURRY_US : RVD_STREAM_LINGER_US;
     int r, is_mute = s->wire && rvd_stream_wire_state(s->wire) != RVD_STREAM_WIRE_OPEN;
-    if (s->state != RVD_STREAM_LINGER || s->has_finished || s->sending) return;
+    if (s->state != RVD_STREAM_LINGER || s->sending) return;
     // Without a transport that works there is nothing to say, but its own last word may be on its
     // way: why the handshake failed.
     if (!is_mute && s->blocked) return;
@@ -14266,7 +14302,7 @@ static void rvd_stream_linger_locked(revdial_session *s)
         if (r == REVDIAL_WANT_WRITE) rvd_stream_wait_io(s, r);
         return;
     }
-    s->has_finished = 1;
+    rvd_stream_become(s, RVD_STREAM_SAID);
     if (s->wire) {  // the socket itself is read from now on
         s->io.ready |= RVD_LOOP_READ;
         rvd_loop_again(s->loop, &s->io);
@@ -14281,13 +14317,7 @@ static void rvd_stream_die(revdial_session *s)
     revdial_engine_info info;
     int64_t wait_us;
     rvd_stream_lock(s);
-    if (s->state >= RVD_STREAM_LINGER) {
-        rvd_stream_unlock(s);
-        return;
-    }
-    // One that never came up gets a short farewell: strangers must not hold descriptors for long.
-    if (s->state == RVD_STREAM_HANDSHAKE) s->hurry = 1;
-    s->state = RVD_STREAM_LINGER;
+    rvd_stream_become(s, RVD_STREAM_LINGER);
     wait_us = s->hurry ? RVD_STREAM_HURRY_US : RVD_STREAM_LAST_US;
     revdial_engine_terminate(s->engine);
     rvd_stream_events_locked(s);
@@ -14303,7 +14333,7 @@ static void rvd_stream_die(revdial_session *s)
         rvd_stream_flush_locked(s);
         rvd_stream_linger_locked(s);
     }
-    // A drained session is over when its last byte is out, any other one now.
+    // A drained session is over when its last byte is out and it is closed, any other one now.
     if (s->why.code != REVDIAL_EDRAINING) s->pend |= RVD_STREAM_PEND_DOWN;
     rvd_stream_unlock(s);
 }
@@ -14330,8 +14360,6 @@ static void rvd_stream_pend_run(revdial_session *s)
         rvd_stream_lock(s);
         pend = s->pend;
         s->pend = 0;
-        if (s->is_told_down) pend &= ~(unsigned)RVD_STREAM_PEND_DOWN;
-        if (pend & RVD_STREAM_PEND_DOWN) s->is_told_down = 1;
         rvd_stream_unlock(s);
         if (pend & RVD_STREAM_PEND_AUTH) s->host->on_auth(s);
         if (pend & RVD_STREAM_PEND_UP) s->host->on_up(s);
@@ -14432,7 +14460,7 @@ static int rvd_stream_shake(revdial_session *s)
     int64_t begun_us;
     int r, is_silent, is_first = !s->has_shaken;
     if (!s->wire || rvd_stream_wire_state(s->wire) != RVD_STREAM_WIRE_HANDSHAKE) return 1;
-    if (s->state >= RVD_STREAM_LINGER) return 0;  // written by this thread alone
+    if (s->state >= RVD_STREAM_LINGER) return 0;
     if (rvd_stream_shake_waits(s)) return 0;
     is_silent = rvd_stream_is_silent(s);
     begun_us = rvd_sys_now_us();
@@ -14463,7 +14491,7 @@ static int rvd_stream_read_once(revdial_session *s, int is_last)
     if (rvd_stream_loop_claims(s)) n = rvd_stream_wire_read(s, loop->buf, RVD_LOOP_BUFFER, &err);
     is_wanting = rvd_stream_is_wanting(n);
     rvd_stream_lock(s);
-    if (s->state == RVD_STREAM_LINGER && !is_wanting) {
+    if (s->state >= RVD_STREAM_LINGER && !is_wanting) {
         s->lingered += n > 0 ? (size_t)n : 0;
         if (n <= 0 || s->lingered > RVD_STREAM_LINGER_BYTES) rvd_stream_close_locked(s);
     } else if (n > 0) {
@@ -14525,7 +14553,6 @@ static void rvd_stream_on_flush(rvd_loop_flush *f)
 {
     revdial_session *s = RVD_BASE_OWNER(f, revdial_session, flush);
     rvd_stream_lock(s);
-    s->flush_queued = 0;
     if (s->state < RVD_STREAM_LINGER) {
         rvd_stream_pace_locked(s, rvd_loop_now(s->loop));
         rvd_stream_tick_locked(s, rvd_stream_shake_clock(s));  // it may want to say something
@@ -14545,7 +14572,7 @@ static void rvd_stream_on_timer(rvd_loop_timer *t)
     revdial_session_ref(s);
     rvd_stream_lock(s);
     s->armed_us = 0;
-    if (s->state == RVD_STREAM_LINGER) {
+    if (s->state >= RVD_STREAM_LINGER) {
         rvd_stream_close_locked(s);
     } else {
         if (s->drain_until_us && rvd_loop_now(s->loop) >= s->drain_until_us) {
@@ -14566,7 +14593,7 @@ static void rvd_stream_on_timer(rvd_loop_timer *t)
 // Begins the lease that a thread has asked for.
 static void rvd_stream_lease_locked(revdial_session *s)
 {
-    if (!s->lease_armed || s->lease.slot || s->state != RVD_STREAM_UP) return;
+    if (!s->lease_armed || s->lease.slot || !rvd_stream_is_up(s)) return;
     s->lease_drives = s->drives;
     if (rvd_loop_timer_set(s->loop, &s->lease, rvd_loop_now(s->loop) + RVD_STREAM_LEASE_US) == 0)
         return;
@@ -14600,7 +14627,7 @@ static void rvd_stream_on_kick(rvd_loop_task *t)
         s->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
         rvd_stream_unblock_locked(s);
     }
-    if (s->closing) rvd_stream_close_locked(s);
+    if (s->state == RVD_STREAM_CLOSING) rvd_stream_close_locked(s);
     rvd_stream_sinks_locked(&s->kicked);
     rvd_stream_lease_locked(s);
     if (s->state != RVD_STREAM_DOWN) rvd_stream_flush_soon_locked(s);
@@ -14618,7 +14645,6 @@ void revdial_session_kill(revdial_session *s)
     if (!s || rvd_stream_is_child(s)) return;
     rvd_stream_lock(s);
     if (!s->why.code) rvd_stream_fail(&s->why, REVDIAL_ECLOSED, 0, "closed here");
-    rvd_stream_leaves(s);
     revdial_engine_terminate(s->engine);
     rvd_stream_events_locked(s);
     rvd_stream_kick_locked(s);
@@ -14649,8 +14675,8 @@ void revdial_session_kill(revdial_session *s)
 static int rvd_stream_may_drive_locked(revdial_session *s)
 {
     if (s->wire) return 0;  // the loop decrypts for all
-    if (!RVD_SYS_EPOLL || s->state != RVD_STREAM_UP || s->reader == RVD_STREAM_BY_THREAD) return 0;
-    if (s->loop_reads || s->loop_sinks || s->closing || s->pend) return 0;
+    if (!RVD_SYS_EPOLL || !rvd_stream_is_up(s) || s->reader == RVD_STREAM_BY_THREAD) return 0;
+    if (s->loop_reads || s->loop_sinks || s->pend) return 0;
     if (s->waiting > 1) s->crowd = RVD_STREAM_CROWD;
     if (s->crowd > 0) {
         s->crowd--;
@@ -14704,7 +14730,7 @@ static void rvd_stream_drive_feed_locked(revdial_session *s, const uint8_t *p, s
                                          int64_t now_us)
 {
     size_t at = 0;
-    while (at < len && s->state == RVD_STREAM_UP) {
+    while (at < len && s->state < RVD_STREAM_LINGER) {
         ptrdiff_t used = revdial_engine_input(s->engine, p + at, len - at, now_us);
         rvd_stream_events_locked(s);
         if (used < 0) return;
@@ -14733,11 +14759,10 @@ static void rvd_stream_drive_read_locked(revdial_session *s, const struct iovec 
 // What the loop would do at the end of its pass.
 static void rvd_stream_drive_flush_locked(revdial_session *s, int64_t now_us)
 {
-    if (s->state != RVD_STREAM_UP) return;
+    if (!rvd_stream_is_up(s)) return;
     rvd_stream_pace_locked(s, now_us);
     // What came in may want the timer as well, and a flush that sends nothing does not look.
-    if (!rvd_stream_flush_locked(s) && s->state == RVD_STREAM_UP)
-        rvd_stream_rearm_locked(s, now_us);
+    if (!rvd_stream_flush_locked(s) && rvd_stream_is_up(s)) rvd_stream_rearm_locked(s, now_us);
 }
 
 // One sleep, one read. Returns 0 or -ETIMEDOUT.
@@ -14791,14 +14816,14 @@ static void rvd_stream_drive_end_locked(revdial_session *s)
     int is_due_back = s->returns == RVD_STREAM_RETURNS && s->waiting == 1 && !s->loop_sinks;
     s->driving = NULL;
     s->reader = RVD_STREAM_BY_LEASE;
-    if (!is_due_back || s->blocked || s->closing || s->state != RVD_STREAM_UP) {
+    if (!is_due_back || s->blocked || !rvd_stream_is_up(s)) {
         rvd_stream_watch_locked(s);
     } else if (!s->lease_armed) {
         s->lease_armed = 1;
         rvd_stream_kick_locked(s);
     }
     // The end goes on: the loop waited for us to go, or we have seen the room for the last frames.
-    if (s->closing || s->state != RVD_STREAM_UP) rvd_stream_kick_locked(s);
+    if (!rvd_stream_is_up(s)) rvd_stream_kick_locked(s);
 }
 
 // Reads for all until w is woken, or somebody else should read. Returns 0 or -ETIMEDOUT.
@@ -14806,8 +14831,7 @@ static int rvd_stream_drive_locked(revdial_session *s, rvd_stream_waiter *w, int
 {
     int r = 0;
     rvd_stream_drive_begin_locked(s, w);
-    while (!w->woken && r == 0 && s->state == RVD_STREAM_UP && !s->loop_sinks && !s->closing &&
-           !s->pend)
+    while (!w->woken && r == 0 && rvd_stream_is_up(s) && !s->loop_sinks && !s->pend)
         r = rvd_stream_drive_step_locked(s, w, deadline_us);
     rvd_stream_drive_end_locked(s);
     return r;
@@ -14825,7 +14849,7 @@ static int rvd_stream_sleep_locked(revdial_session *s, rvd_stream_waiter *w, int
             continue;
         }
         if (s->reader == RVD_STREAM_BY_LEASE) rvd_stream_watch_locked(s);
-        if (s->state == RVD_STREAM_UP) rvd_stream_rearm_locked(s, rvd_sys_now_us());
+        if (rvd_stream_is_up(s)) rvd_stream_rearm_locked(s, rvd_sys_now_us());
         rvd_stream_unlock(s);
         r = rvd_sys_latch_wait(w->latch, deadline_us == INT64_MAX ? -1 : deadline_us);
         has_passed = r == 0;
@@ -14920,7 +14944,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->work = cfg->work;
     s->origin = rvd_sys_origin_ref(cfg->origin);
     atomic_init(&s->stream_count, 0);
-    atomic_init(&s->is_leaving, 0);
+    atomic_init(&s->state, RVD_STREAM_HANDSHAKE);
     atomic_init(&s->moved_ms, 0);
     s->group = cfg->group;
     s->loop = cfg->group->loop;
@@ -14954,10 +14978,11 @@ static void rvd_stream_kill_soon(revdial_session *s)
     rvd_stream_lock(s);
     s->hurry = 1;
     // Last frames of a drain may still be on their way out: they get some seconds.
-    if (s->state == RVD_STREAM_LINGER)
+    if (s->state == RVD_STREAM_LINGER || s->state == RVD_STREAM_SAID)
         rvd_loop_timer_set(s->loop, &s->timer,
-                           rvd_loop_now(s->loop) +
-                               (s->has_finished ? RVD_STREAM_HURRY_US : RVD_STREAM_LINGER_US));
+                           rvd_loop_now(s->loop) + (s->state == RVD_STREAM_SAID
+                                                        ? RVD_STREAM_HURRY_US
+                                                        : RVD_STREAM_LINGER_US));
     rvd_stream_unlock(s);
     revdial_session_kill(s);
 }
@@ -15018,9 +15043,9 @@ void revdial_session_get_info(revdial_session *s, revdial_session_info *out)
     if (rvd_stream_is_child(s)) return;
     rvd_stream_lock(s);
     revdial_engine_get_info(s->engine, &info);
-    out->state = s->state != RVD_STREAM_UP ? REVDIAL_DOWN
-                 : s->draining             ? REVDIAL_DRAINING
-                                           : REVDIAL_UP;
+    out->state = s->state == RVD_STREAM_UP         ? REVDIAL_UP
+                 : s->state == RVD_STREAM_DRAINING ? REVDIAL_DRAINING
+                                                   : REVDIAL_DOWN;
     out->streams = atomic_load_explicit(&s->stream_count, memory_order_relaxed);
     rvd_stream_unlock(s);
     out->id = s->id;
@@ -15056,8 +15081,7 @@ int revdial_session_drain(revdial_session *s, int timeout_ms)
     if (!s) return REVDIAL_EINVAL;
     if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
-    s->draining = 1;
-    rvd_stream_leaves(s);
+    rvd_stream_drain_locked(s);
     s->drain_until_us = until == INT64_MAX ? 0 : until;
     revdial_engine_drain(s->engine);
     rvd_stream_events_locked(s);
@@ -15347,7 +15371,7 @@ int revdial_stream_error(revdial_stream *st, int *reset)
         code = REVDIAL_ECLOSED;
     else if (st->reset_code >= 0)
         code = REVDIAL_ERESET;
-    else if (s->why.code || s->state >= RVD_STREAM_LINGER)
+    else if (s->why.code || s->state >= RVD_STREAM_DEAD)
         code = s->why.code == REVDIAL_ECLOSED ? REVDIAL_ECLOSED : REVDIAL_ELOST;
     else if (revdial_engine_get_flow(s->engine, st->id, &ledger) < 0)
         code = REVDIAL_ECLOSED;
@@ -17396,7 +17420,7 @@ static void rvd_proxy_auth_done(rvd_loop_task *task)
 {
     rvd_proxy_auth *a = RVD_BASE_OWNER(task, rvd_proxy_auth, task);
     revdial_session *s = a->session;
-    if (s->state == RVD_STREAM_HANDSHAKE) {  // written by this thread alone
+    if (s->state == RVD_STREAM_HANDSHAKE) {
         a->identity[sizeof a->identity - 1] = '\0';
         RVD_BASE_JOIN(s->identity, sizeof s->identity, a->identity);
         a->group[sizeof a->group - 1] = '\0';
