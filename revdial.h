@@ -12830,6 +12830,42 @@ typedef struct rvd_stream_wire {
 
 typedef struct rvd_stream_dial rvd_stream_dial;
 
+// How far the peer is while its handshake lasts.
+typedef struct rvd_stream_handshake {
+    int64_t since_us;   // it waits for its turn at the transport since then; 0: it does not wait
+    int64_t waited_us;  // in all
+    int moves;          // of the peer's bytes, that have counted as progress
+    int has_said;       // a byte of the request has come
+    int has_shaken;     // a byte of the transport's handshake has come
+    int left_silent;    // it went without either, as a health check does
+    // Milliseconds after start_us when it last made progress; read by the owner, any thread. (Not of
+    // 64 bits: where a processor has no such atomics, they need a library.)
+    atomic_uint moved_ms;
+} rvd_stream_handshake;
+
+// What the link can carry, as far as its socket tells, and what may wait unsent for it.
+typedef struct rvd_stream_pace {
+    int64_t since_us;     // the rate is measured since then
+    uint64_t bytes;       // sent since then
+    int was_blocked;      // since then, so that the link and not the writers set the rate
+    int queue_bytes;      // what may wait
+    int64_t full_at_us;   // the socket takes no more since then, if blocked
+    int64_t full_us;      // it did not for this long since thin_us
+    int64_t thin_us;      // it is measured whether the link is thin since then
+    uint64_t thin_bytes;  // wire_bytes at that time
+    int thin_times;       // in a row that it was
+    int send_buffer;      // of the socket; 0: as the system likes
+} rvd_stream_pace;
+
+// What the peer's system has acknowledged: a peer that takes bytes is not dead.
+typedef struct rvd_stream_look {
+    int64_t next_us;  // when to look; 0: no need
+    int64_t last_us;
+    int64_t step_us;
+    int64_t acked_bytes;  // of wire_bytes, at last_us; without what a transport adds
+    int timeout_ms;       // of the socket, should the system be asked no more
+} rvd_stream_look;
+
 struct revdial_session {
     atomic_int refs;
     // Set before start, then read-only.
@@ -12847,7 +12883,6 @@ struct revdial_session {
     char name[65], instance[65], identity[128];  // proxy: written once, before on_up
     uint64_t id;  // backend: the proxy has said it, written once, before on_up
     int64_t start_us;
-    int timeout_ms;  // of the socket
 
     // Loop thread only.
     rvd_base_link link;  // in its group
@@ -12859,15 +12894,7 @@ struct revdial_session {
     size_t lingered;
     int holds;                // readers that got a piece may get more, before they are let go
     rvd_stream_waiter *held;  // they
-    int64_t shake_since_us;   // it waits for its turn, 0: it does not
-    int64_t shake_waited_us;  // it has waited, in all
-    int moves;                // that have counted
-    // After start_us the peer's handshake made progress; read by the owner, any thread. (Not of 64
-    // bits: where a processor has no such atomics, they need a library.)
-    atomic_uint moved_ms;
-    int has_said;     // the peer, a byte of its request
-    int has_shaken;   // the peer, a byte of the transport's handshake
-    int left_silent;  // it went without either, as a health check does
+    rvd_stream_handshake handshake;
 
     pthread_mutex_t lock;  // guards all below
     rvd_heap heap;
@@ -12875,27 +12902,15 @@ struct revdial_session {
     _Atomic(enum rvd_stream_state) state;  // written under the lock, read by any thread
     unsigned pend;
     int kick_queued;
-    int sending;          // a thread is between output and sent, with the lock released
-    int supplied;         // a sleeping writer's bytes have come to the output since the last send
-    size_t awaited;       // writes of a thread that polls, which was told of so many streams
-    pthread_t awaits;     // if awaited: that thread
-    int blocked;          // the socket takes no more until the loop says so
-    int64_t armed_us;     // the timer, as last set
-    int64_t pace_us;      // the link's rate is measured since then
-    uint64_t pace_bytes;  // sent since then
-    int was_blocked;      // since then, so that the link and not the writers set the rate
-    int queue_bytes;      // what may wait
-    int64_t full_at_us;   // the socket takes no more since then, if blocked
-    int64_t full_us;      // it did not for so long since thin_us
-    int64_t thin_us;      // it is measured whether the link is thin since then
-    uint64_t thin_bytes;  // wire_bytes at that time
-    int thin_times;       // in a row that it was
-    int send_buffer;      // of the socket; 0: as the system likes
-    int64_t look_us;      // when to look what the peer's system has acknowledged; 0: no need
-    int64_t looked_us;    // the last time
-    int64_t look_step_us;
+    int sending;       // a thread is between output and sent, with the lock released
+    int supplied;      // a sleeping writer's bytes have come to the output since the last send
+    size_t awaited;    // writes of a thread that polls, which was told of so many streams
+    pthread_t awaits;  // if awaited: that thread
+    int blocked;       // the socket takes no more until the loop says so
+    int64_t armed_us;  // the timer, as last set
+    rvd_stream_pace pace;
+    rvd_stream_look look;
     uint64_t wire_bytes;  // given to the wire, ever
-    int64_t acked_bytes;  // of them, acknowledged by then; without what a transport adds
     int64_t drain_until_us;
     revdial_err why;  // what ended it
     rvd_base_link streams, dials_waiting, dials_over;
@@ -14005,8 +14020,8 @@ static void rvd_stream_wait_io(revdial_session *s, int want)
 static void rvd_stream_blocked_locked(revdial_session *s, int want)
 {
     s->blocked = 1;
-    s->full_at_us = rvd_sys_now_us();
-    s->was_blocked |= want == REVDIAL_WANT_WRITE;
+    s->pace.full_at_us = rvd_sys_now_us();
+    s->pace.was_blocked |= want == REVDIAL_WANT_WRITE;
     if (rvd_stream_on_loop_locked(s) && want == REVDIAL_WANT_WRITE) rvd_stream_wait_io(s, want);
     if (s->reader == RVD_STREAM_BY_THREAD)
         rvd_stream_interrupt_locked(s);
@@ -14021,7 +14036,7 @@ static void rvd_stream_unblock_locked(revdial_session *s)
 {
     if (!s->blocked) return;
     s->blocked = 0;
-    s->full_us += rvd_sys_now_us() - s->full_at_us;
+    s->pace.full_us += rvd_sys_now_us() - s->pace.full_at_us;
 }
 
 // One send of what is queued, with the lock released. Returns 0 when there is no more to do now.
@@ -14047,7 +14062,7 @@ static int rvd_stream_send_locked(revdial_session *s, int *released)
         rvd_stream_broken_locked(s, &err);
         return 0;
     }
-    s->pace_bytes += (uint64_t)n;
+    s->pace.bytes += (uint64_t)n;
     s->wire_bytes += (uint64_t)n;
     revdial_engine_sent(s->engine, (size_t)n);
     rvd_stream_events_locked(s);
@@ -14061,20 +14076,20 @@ static void rvd_stream_look_locked(revdial_session *s, int64_t now_us)
 {
     int64_t acked;
     int unsent;
-    if (s->look_us && now_us < s->look_us) return;
+    if (s->look.next_us && now_us < s->look.next_us) return;
     if (!revdial_engine_is_waiting(s->engine)) {
-        s->look_us = 0;
+        s->look.next_us = 0;
         return;
     }
     unsent = s->sending ? -1 : rvd_sys_unsent(s->fd);
     if (unsent >= 0) {
         acked = (int64_t)s->wire_bytes - unsent - (int64_t)(s->wire ? s->wire->held_len : 0);
-        if (s->look_us && unsent && acked > s->acked_bytes)
-            revdial_engine_acked(s->engine, s->looked_us);
-        s->acked_bytes = acked;
-        s->looked_us = now_us;
+        if (s->look.next_us && unsent && acked > s->look.acked_bytes)
+            revdial_engine_acked(s->engine, s->look.last_us);
+        s->look.acked_bytes = acked;
+        s->look.last_us = now_us;
     }
-    s->look_us = now_us + s->look_step_us;
+    s->look.next_us = now_us + s->look.step_us;
 }
 
 // Returns when to call again, -1 never.
@@ -14083,7 +14098,7 @@ static int64_t rvd_stream_tick_locked(revdial_session *s, int64_t now_us)
     int64_t at;
     rvd_stream_look_locked(s, now_us);
     at = revdial_engine_tick(s->engine, now_us);
-    return at >= 0 && s->look_us && s->look_us < at ? s->look_us : at;
+    return at >= 0 && s->look.next_us && s->look.next_us < at ? s->look.next_us : at;
 }
 
 // What a thread has done may want the timer earlier, and only the loop sets it.
@@ -14151,14 +14166,14 @@ static void rvd_stream_moved(revdial_session *s)
 {
     int64_t since_us = rvd_loop_now(s->loop) - s->start_us;  // < 0: since this pass began
     unsigned ms = since_us > 0 ? (unsigned)(since_us / 1000) : 0;
-    atomic_store_explicit(&s->moved_ms, ms, memory_order_relaxed);
+    atomic_store_explicit(&s->handshake.moved_ms, ms, memory_order_relaxed);
 }
 
 // The peer's bytes have come, or have made room for ours.
 static void rvd_stream_moves(revdial_session *s)
 {
-    if (s->state != RVD_STREAM_HANDSHAKE || s->moves == RVD_STREAM_MOVES) return;
-    s->moves++;
+    if (s->state != RVD_STREAM_HANDSHAKE || s->handshake.moves == RVD_STREAM_MOVES) return;
+    s->handshake.moves++;
     rvd_stream_moved(s);
 }
 
@@ -14167,44 +14182,45 @@ static int64_t rvd_stream_shake_clock(const revdial_session *s)
 {
     int64_t now_us = rvd_loop_now(s->loop);
     if (s->state != RVD_STREAM_HANDSHAKE) return now_us;
-    if (s->shake_since_us) now_us = s->shake_since_us;
-    return now_us - s->shake_waited_us;
+    if (s->handshake.since_us) now_us = s->handshake.since_us;
+    return now_us - s->handshake.waited_us;
 }
 
 static void rvd_stream_queue_set_locked(revdial_session *s, int bytes)
 {
     if (bytes < RVD_STREAM_QUEUE_THIN) bytes = RVD_STREAM_QUEUE_THIN;
     if (bytes > RVD_STREAM_QUEUE_MAX) bytes = RVD_STREAM_QUEUE_MAX;
-    if (bytes == s->queue_bytes) return;
-    s->queue_bytes = bytes;
+    if (bytes == s->pace.queue_bytes) return;
+    s->pace.queue_bytes = bytes;
     rvd_sys_set_notsent_lowat(s->fd, bytes);
     revdial_engine_set_output_max(s->engine, (size_t)bytes);
 }
 
 static void rvd_stream_send_buffer_locked(revdial_session *s, int bytes)
 {
-    if (bytes > s->send_buffer / 4 * 3 && bytes < s->send_buffer / 4 * 5) return;
-    s->send_buffer = bytes;
+    if (bytes > s->pace.send_buffer / 4 * 3 && bytes < s->pace.send_buffer / 4 * 5) return;
+    s->pace.send_buffer = bytes;
     rvd_sys_set_send_buffer(s->fd, bytes);
 }
 
 // Bounds what stands between a thin link and our pings. Where nothing moves there is no measure.
 static void rvd_stream_thin_locked(revdial_session *s, int64_t now)
 {
-    int64_t passed = now - s->thin_us, full = s->full_us;
-    uint64_t bytes = s->wire_bytes - s->thin_bytes, want;
+    int64_t passed = now - s->pace.thin_us, full = s->pace.full_us;
+    uint64_t bytes = s->wire_bytes - s->pace.thin_bytes, want;
     if (passed < RVD_STREAM_THIN_US || !bytes) return;
-    if (s->blocked) full += now - s->full_at_us;
+    if (s->blocked) full += now - s->pace.full_at_us;
     want = bytes * RVD_STREAM_THIN_SECONDS * 1000000 / (uint64_t)passed;
-    s->thin_us = s->full_at_us = now;
-    s->thin_bytes = s->wire_bytes;
-    s->full_us = 0;
+    s->pace.thin_us = s->pace.full_at_us = now;
+    s->pace.thin_bytes = s->wire_bytes;
+    s->pace.full_us = 0;
     if (full < passed / 4 * 3 || want >= RVD_STREAM_THIN_BYTES) {
-        s->thin_times = 0;
-        if (s->send_buffer && want >= RVD_STREAM_THIN_BYTES) rvd_stream_send_buffer_locked(s, 0);
+        s->pace.thin_times = 0;
+        if (s->pace.send_buffer && want >= RVD_STREAM_THIN_BYTES)
+            rvd_stream_send_buffer_locked(s, 0);
         return;
     }
-    if (++s->thin_times < RVD_STREAM_THIN_TIMES) return;
+    if (++s->pace.thin_times < RVD_STREAM_THIN_TIMES) return;
     rvd_stream_send_buffer_locked(s, (int)rvd_base_later((int64_t)want, RVD_STREAM_QUEUE_MIN));
 }
 
@@ -14219,18 +14235,18 @@ static int rvd_stream_queue_of(uint64_t rate)
 // never is, more may wait.
 static void rvd_stream_pace_locked(revdial_session *s, int64_t now)
 {
-    int64_t passed = now - s->pace_us;
+    int64_t passed = now - s->pace.since_us;
     uint64_t rate;
     if (passed < RVD_STREAM_PACE_US) return;
     rvd_stream_thin_locked(s, now);
-    rate = s->pace_bytes * 1000000 / (uint64_t)passed;
-    if (s->was_blocked && s->pace_bytes)
+    rate = s->pace.bytes * 1000000 / (uint64_t)passed;
+    if (s->pace.was_blocked && s->pace.bytes)
         rvd_stream_queue_set_locked(s, rvd_stream_queue_of(rate));
-    else if (rate / RVD_STREAM_PACE_PART > (uint64_t)s->queue_bytes)
-        rvd_stream_queue_set_locked(s, 2 * s->queue_bytes);
-    s->pace_us = now;
-    s->pace_bytes = 0;
-    s->was_blocked = s->blocked;
+    else if (rate / RVD_STREAM_PACE_PART > (uint64_t)s->pace.queue_bytes)
+        rvd_stream_queue_set_locked(s, 2 * s->pace.queue_bytes);
+    s->pace.since_us = now;
+    s->pace.bytes = 0;
+    s->pace.was_blocked = s->blocked;
 }
 
 static void rvd_stream_timer_arm_locked(revdial_session *s)
@@ -14298,7 +14314,7 @@ static void rvd_stream_linger_locked(revdial_session *s)
     s->sending = 0;
     if (rvd_stream_is_wanting(r)) {
         s->blocked = 1;
-        s->full_at_us = rvd_loop_now(s->loop);
+        s->pace.full_at_us = rvd_loop_now(s->loop);
         if (r == REVDIAL_WANT_WRITE) rvd_stream_wait_io(s, r);
         return;
     }
@@ -14430,16 +14446,17 @@ static int rvd_stream_shake_waits(revdial_session *s)
 {
     rvd_stream_group *g = s->group;
     uint64_t pass = rvd_loop_passes(s->loop);
-    int is_next = s->has_shaken || g->late_pass + 1 < pass;
+    int is_next = s->handshake.has_shaken || g->late_pass + 1 < pass;
     if (g->shake_pass != pass) g->shake_us = 0;
     g->shake_pass = pass;
     if (is_next && g->shake_us < RVD_STREAM_SHAKE_US) {
-        if (s->shake_since_us) s->shake_waited_us += rvd_loop_now(s->loop) - s->shake_since_us;
-        s->shake_since_us = 0;
+        if (s->handshake.since_us)
+            s->handshake.waited_us += rvd_loop_now(s->loop) - s->handshake.since_us;
+        s->handshake.since_us = 0;
         return 0;
     }
-    if (s->has_shaken) g->late_pass = pass;
-    if (!s->shake_since_us) s->shake_since_us = rvd_loop_now(s->loop);
+    if (s->handshake.has_shaken) g->late_pass = pass;
+    if (!s->handshake.since_us) s->handshake.since_us = rvd_loop_now(s->loop);
     rvd_stream_moved(s);
     rvd_loop_again(s->loop, &s->io);
     return 1;
@@ -14449,8 +14466,8 @@ static int rvd_stream_shake_waits(revdial_session *s)
 static int rvd_stream_is_silent(revdial_session *s)
 {
     uint8_t byte;
-    if (!s->has_shaken) s->has_shaken = rvd_sys_peek(s->fd, &byte, 1) > 0;
-    return !s->has_shaken;
+    if (!s->handshake.has_shaken) s->handshake.has_shaken = rvd_sys_peek(s->fd, &byte, 1) > 0;
+    return !s->handshake.has_shaken;
 }
 
 // The transport's handshake. Returns 1 when bytes may move.
@@ -14458,13 +14475,13 @@ static int rvd_stream_shake(revdial_session *s)
 {
     revdial_err err;
     int64_t begun_us;
-    int r, is_silent, is_first = !s->has_shaken;
+    int r, is_silent, is_first = !s->handshake.has_shaken;
     if (!s->wire || rvd_stream_wire_state(s->wire) != RVD_STREAM_WIRE_HANDSHAKE) return 1;
     if (s->state >= RVD_STREAM_LINGER) return 0;
     if (rvd_stream_shake_waits(s)) return 0;
     is_silent = rvd_stream_is_silent(s);
     begun_us = rvd_sys_now_us();
-    if (is_first && s->shake_waited_us && s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))
+    if (is_first && s->handshake.waited_us && s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))
         r = rvd_stream_fail(&err, REVDIAL_ELOST, 0, "the peer hung up before its turn came");
     else
         r = rvd_stream_wire_shake(s->wire, &err);
@@ -14474,7 +14491,7 @@ static int rvd_stream_shake(revdial_session *s)
         rvd_stream_wait_io(s, r);
         return 0;
     }
-    s->left_silent = is_silent;
+    s->handshake.left_silent = is_silent;
     rvd_stream_lock(s);
     rvd_stream_broken_locked(s, &err);
     rvd_stream_unlock(s);
@@ -14496,7 +14513,7 @@ static int rvd_stream_read_once(revdial_session *s, int is_last)
         if (n <= 0 || s->lingered > RVD_STREAM_LINGER_BYTES) rvd_stream_close_locked(s);
     } else if (n > 0) {
         int was_handshake = s->state == RVD_STREAM_HANDSHAKE;
-        s->has_said = 1;
+        s->handshake.has_said = 1;
         s->holds = !is_last && n >= RVD_STREAM_BURST;
         rvd_stream_feed_locked(s, loop->buf, (size_t)n);
         s->holds = 0;
@@ -14507,7 +14524,7 @@ static int rvd_stream_read_once(revdial_session *s, int is_last)
     } else if (!is_wanting) {
         rvd_stream_broken_locked(s, &err);
     }
-    if (n <= 0 && !is_wanting && !s->has_said) s->left_silent = 1;
+    if (n <= 0 && !is_wanting && !s->handshake.has_said) s->handshake.left_silent = 1;
     if (!is_wanting && s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
     s->loop_reads = 0;
     rvd_stream_unlock(s);
@@ -14530,7 +14547,7 @@ static void rvd_stream_on_io(rvd_loop_io *io)
     revdial_session_ref(s);
     s->read_waits = 0;
     is_shaken = rvd_stream_shake(s);
-    if (!s->shake_since_us) rvd_stream_moves(s);
+    if (!s->handshake.since_us) rvd_stream_moves(s);
     if (is_shaken && (io->ready & RVD_LOOP_WRITE || s->wire)) {  // a write may wait for a read
         rvd_stream_lock(s);
         if (s->blocked) rvd_stream_flush_soon_locked(s);
@@ -14911,8 +14928,8 @@ static void rvd_stream_times_set(revdial_session *s, const revdial_limits *l)
     int64_t step = (int64_t)(dead < stall ? dead : stall) * 1000 / RVD_STREAM_LOOK_PART;
     int64_t timeout = RVD_STREAM_TIMEOUT_FACTOR * rvd_base_later(stall, (int64_t)keepalive + dead);
     if (step > RVD_STREAM_LOOK_MAX_US) step = RVD_STREAM_LOOK_MAX_US;
-    s->look_step_us = rvd_base_later(step, RVD_STREAM_LOOK_MIN_US);
-    s->timeout_ms = timeout < INT_MAX ? (int)timeout : INT_MAX;
+    s->look.step_us = rvd_base_later(step, RVD_STREAM_LOOK_MIN_US);
+    s->look.timeout_ms = timeout < INT_MAX ? (int)timeout : INT_MAX;
 }
 
 // A session with one reference, not yet on its loop. NULL: err, which must not be NULL, says why;
@@ -14945,7 +14962,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->origin = rvd_sys_origin_ref(cfg->origin);
     atomic_init(&s->stream_count, 0);
     atomic_init(&s->state, RVD_STREAM_HANDSHAKE);
-    atomic_init(&s->moved_ms, 0);
+    atomic_init(&s->handshake.moved_ms, 0);
     s->group = cfg->group;
     s->loop = cfg->group->loop;
     s->spin.limit_us = s->loop->spin.limit_us;
@@ -14995,10 +15012,10 @@ static int rvd_stream_session_run(revdial_session *s)
     if (r < 0) return r;
     rvd_stream_work_begin(s->work);
     rvd_base_link_push(&s->group->sessions, &s->link);
-    rvd_sys_tune_session(s->fd, s->timeout_ms);
+    rvd_sys_tune_session(s->fd, s->look.timeout_ms);
     rvd_stream_lock(s);
     rvd_stream_queue_set_locked(s, RVD_STREAM_QUEUE_START);
-    s->pace_us = s->thin_us = rvd_loop_now(s->loop);
+    s->pace.since_us = s->pace.thin_us = rvd_loop_now(s->loop);
     rvd_stream_flush_soon_locked(s);
     rvd_stream_unlock(s);
     if (s->group->ending) rvd_stream_kill_soon(s);
@@ -17619,7 +17636,7 @@ static void rvd_proxy_log_refused(revdial_session *s, const revdial_engine_info 
 {
     const rvd_proxy_member *m = s->member;
     int is_asking = why->code == REVDIAL_EAUTH && !m->auth.scheme;
-    int is_check = s->left_silent || info->was_probe;
+    int is_check = s->handshake.left_silent || info->was_probe;
     rvd_proxy_log_session(s, RVD_LOG_SESSION_REFUSED,
                           is_asking || is_check ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_WARN,
                           m->limit ? m->limit : why->msg);
@@ -17881,7 +17898,7 @@ static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p, size_t busiest
     for (rvd_base_link *l = p->waiting.next; l != &p->waiting; l = l->next) {
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, asking);
         revdial_session *s = m->session;
-        unsigned moved_ms = atomic_load_explicit(&s->moved_ms, memory_order_relaxed);
+        unsigned moved_ms = atomic_load_explicit(&s->handshake.moved_ms, memory_order_relaxed);
         int64_t moved_us = s->start_us + (int64_t)moved_ms * 1000;
         if (rvd_proxy_block_bucket(p, m) != busiest || moved_us >= oldest_us) continue;
         victim = s;

@@ -634,7 +634,7 @@ static int send_buffer_of(revdial_stream *st)
 {
     int bytes;
     rvd_stream_lock(st->session);
-    bytes = st->session->send_buffer;
+    bytes = st->session->pace.send_buffer;
     rvd_stream_unlock(st->session);
     return bytes;
 }
