@@ -76,6 +76,7 @@
 //    impl.loop     I/O thread: descriptors, timers, tasks; pool of threads
 //    impl.lookup   host names to addresses
 //    impl.log      events, their fields, and how many lines a second
+//    impl.transport what is between a session and its socket: TLS
 //    impl.stream   sessions on a loop; blocking calls
 //    impl.relay    descriptor <-> stream inside the loop
 //    impl.proxy    listeners, registry, dials
@@ -12534,7 +12535,248 @@ static void rvd_log_close(rvd_log *log)
 }
 
 // ================================================================================================
-// MARK: impl.stream  uses: base sys loop log
+// MARK: impl.transport  uses: base sys
+// What encrypts a session's bytes, between its engine and its socket: a revdial_transport under a
+// lock of its own, so that one thread may write while another reads. Results are bytes,
+// REVDIAL_WANT_*, or REVDIAL_E* with *err. Start at rvd_transport_read().
+// ================================================================================================
+
+#define RVD_TRANSPORT_RECORD 16384  // payload of one TLS record, RFC 8446 section 5.1
+#define RVD_TRANSPORT_RECORDS 4     // in a row, one way
+#define RVD_TRANSPORT_BRIEF 4096    // a write of at most this is left to the loop while that reads
+
+//   HANDSHAKE --done--> OPEN --all was said--> OVER      HANDSHAKE, OPEN --an error--> OVER
+enum rvd_transport_state {
+    RVD_TRANSPORT_HANDSHAKE,
+    RVD_TRANSPORT_OPEN,
+    RVD_TRANSPORT_OVER  // what the socket still brings is dropped
+};
+
+// What is to be sent is copied to `held` first: so that many frames become one record, and so that
+// what the transport was once given stays as it is until it is done with it, whatever becomes of the
+// frames. The copy is nothing beside the encryption.
+typedef struct rvd_transport {
+    revdial_transport t;    // set before start, then read-only
+    revdial_identity peer;  // loop thread only until the request is judged
+    pthread_mutex_t lock;   // a leaf, around each call of t; guards what follows
+    enum rvd_transport_state state;
+    ptrdiff_t next;  // what do_read is to return the next time; 1: call it
+    revdial_err why;
+    // Only the thread that sends for the session:
+    size_t held_at, held_len;  // what do_write has not taken yet
+    size_t sent_bytes;         // in all, up to a record: the first may hold a secret
+    uint8_t held[RVD_TRANSPORT_RECORD];
+} rvd_transport;
+
+static void rvd_transport_become(rvd_transport *w, enum rvd_transport_state to)
+{
+    switch (w->state) {
+    case RVD_TRANSPORT_HANDSHAKE: REVDIAL_ASSERT(to != RVD_TRANSPORT_HANDSHAKE); break;
+    case RVD_TRANSPORT_OPEN:
+    case RVD_TRANSPORT_OVER: REVDIAL_ASSERT(to == RVD_TRANSPORT_OVER); break;
+    }
+    w->state = to;
+}
+
+static rvd_transport *rvd_transport_new(rvd_heap *heap, const revdial_transport *t,
+                                        revdial_err *err)
+{
+    rvd_transport *w = rvd_base_alloc(heap, sizeof *w);
+    if (w && pthread_mutex_init(&w->lock, NULL) == 0) {
+        w->t = *t;
+        w->next = 1;
+        w->state = t->do_handshake ? RVD_TRANSPORT_HANDSHAKE : RVD_TRANSPORT_OPEN;
+        return w;
+    }
+    rvd_base_free(heap, w, sizeof *w);
+    rvd_sys_fail(err, REVDIAL_ENOMEM, 0, NULL, "out of memory for a transport");
+    return NULL;
+}
+
+// The transport goes when the descriptor does; the identity stays as long as the session.
+static void rvd_transport_close(rvd_transport *w)
+{
+    if (!w || !w->t.do_close) return;
+    w->t.do_close(w->t.ctx);
+    w->t.do_close = NULL;
+}
+
+static void rvd_transport_free(rvd_heap *heap, rvd_transport *w)
+{
+    if (!w) return;
+    rvd_transport_close(w);
+    pthread_mutex_destroy(&w->lock);
+    rvd_base_wipe(w, sizeof *w);
+    rvd_base_free(heap, w, sizeof *w);
+}
+
+static enum rvd_transport_state rvd_transport_state(rvd_transport *w)
+{
+    enum rvd_transport_state state;
+    pthread_mutex_lock(&w->lock);
+    state = w->state;
+    pthread_mutex_unlock(&w->lock);
+    return state;
+}
+
+// Bytes that a write left unfinished. Asked by the thread that sends, or under the session's lock
+// while none does. NULL: none.
+static size_t rvd_transport_holds(const rvd_transport *w)
+{
+    return w ? w->held_len : 0;
+}
+
+static int rvd_transport_is_wanting(ptrdiff_t n)
+{
+    return n == REVDIAL_WANT_READ || n == REVDIAL_WANT_WRITE;
+}
+
+// What a call of the transport has returned. With its lock.
+static ptrdiff_t rvd_transport_result(rvd_transport *w, ptrdiff_t n, revdial_err *err)
+{
+    const char *why;
+    int code = n < -INT_MAX ? REVDIAL_ETLS : (int)n;
+    if (n >= 0 || rvd_transport_is_wanting(n)) return n;
+    rvd_transport_become(w, RVD_TRANSPORT_OVER);
+    why = w->t.do_reason ? w->t.do_reason(w->t.ctx) : NULL;
+    rvd_sys_fail(err, code, 0, NULL, why ? why : revdial_strerror(code));
+    return code;
+}
+
+// A step of the handshake. Returns 0 when it is done.
+static int rvd_transport_handshake(rvd_transport *w, revdial_err *err)
+{
+    int r;
+    pthread_mutex_lock(&w->lock);
+    r = (int)rvd_transport_result(w, w->t.do_handshake(w->t.ctx), err);
+    if (r == 0) {
+        rvd_transport_become(w, RVD_TRANSPORT_OPEN);
+        if (w->t.do_peer && w->t.do_peer(w->t.ctx, &w->peer) < 0)
+            memset(&w->peer, 0, sizeof w->peer);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return r;
+}
+
+// Several records make one read, so that a thread that waits for them is woken once. An end or an
+// error behind them is for the next time. With its lock.
+static ptrdiff_t rvd_transport_records(rvd_transport *w, uint8_t *buf, size_t len)
+{
+    ptrdiff_t n = w->next;
+    size_t at = 0;
+    for (int i = 0; n > 0 && i < RVD_TRANSPORT_RECORDS; i++) {
+        if (at && len - at < RVD_TRANSPORT_RECORD) break;
+        n = rvd_transport_result(w, w->t.do_read(w->t.ctx, buf + at, len - at), &w->why);
+        if (n > 0) at += (size_t)n;
+    }
+    // REVDIAL_WANT_* is not kept: by then there may be more, and the event of it gone by.
+    w->next = at && n <= 0 && !rvd_transport_is_wanting(n) ? n : 1;
+    return at ? (ptrdiff_t)at : n;
+}
+
+// Sets *n as a read of a non-blocking socket returns it: 0 when the peer has finished. A transport
+// may hold bytes that the socket does not show: only REVDIAL_WANT_* says that there is nothing more.
+//   returns  0: nothing can come through it any more, or not yet
+static int rvd_transport_read(rvd_transport *w, void *buf, size_t len, ptrdiff_t *n,
+                              revdial_err *err)
+{
+    int is_open;
+    pthread_mutex_lock(&w->lock);
+    is_open = w->state == RVD_TRANSPORT_OPEN || w->next <= 0;
+    if (is_open) *n = rvd_transport_records(w, buf, len);
+    if (is_open && *n < 0) *err = w->why;
+    pthread_mutex_unlock(&w->lock);
+    return is_open;
+}
+
+// Gives the transport what it holds still to take. Returns 0 when it has all of it.
+static ptrdiff_t rvd_transport_push(rvd_transport *w, revdial_err *err)
+{
+    while (w->held_len) {
+        // When it is over, the thread that found out has told the session.
+        ptrdiff_t n = REVDIAL_WANT_READ;
+        pthread_mutex_lock(&w->lock);
+        if (w->state == RVD_TRANSPORT_OPEN)
+            n = rvd_transport_result(w, w->t.do_write(w->t.ctx, w->held + w->held_at, w->held_len),
+                                     err);
+        pthread_mutex_unlock(&w->lock);
+        if (n < 0) return n;
+        if (w->sent_bytes < RVD_TRANSPORT_RECORD) rvd_base_wipe(w->held + w->held_at, (size_t)n);
+        w->sent_bytes = rvd_base_min(w->sent_bytes + (size_t)n, RVD_TRANSPORT_RECORD);
+        w->held_at += (size_t)n;
+        w->held_len -= (size_t)n;
+    }
+    return 0;
+}
+
+// Takes bytes from vectors, behind the first `skip` of them, up to a record. Returns how many.
+static size_t rvd_transport_gather(rvd_transport *w, const struct iovec *iov, int count,
+                                   size_t skip)
+{
+    w->held_at = 0;
+    for (int i = 0; i < count && w->held_len < sizeof w->held; i++) {
+        size_t from = rvd_base_min(skip, iov[i].iov_len);
+        size_t n = rvd_base_min(iov[i].iov_len - from, sizeof w->held - w->held_len);
+        skip -= from;
+        if (n) memcpy(w->held + w->held_len, (const uint8_t *)iov[i].iov_base + from, n);
+        w->held_len += n;
+    }
+    return w->held_len;
+}
+
+// Another thread is in the transport, and what there is to write is not worth waiting for it.
+static int rvd_transport_is_busy(rvd_transport *w, const struct iovec *iov, int count)
+{
+    size_t len = 0;
+    for (int i = 0; i < count; i++) len += iov[i].iov_len;
+    if (len > RVD_TRANSPORT_BRIEF) return 0;
+    if (pthread_mutex_trylock(&w->lock)) return 1;
+    pthread_mutex_unlock(&w->lock);
+    return 0;
+}
+
+// As a write to a non-blocking socket. Only one thread at a time may call it. REVDIAL_WANT_READ
+// says that the loop should try.
+static ptrdiff_t rvd_transport_write(rvd_transport *w, const struct iovec *iov, int count,
+                                     revdial_err *err)
+{
+    size_t taken = 0, more = 1;
+    ptrdiff_t n;
+    if (rvd_transport_state(w) == RVD_TRANSPORT_HANDSHAKE) return REVDIAL_WANT_READ;
+    n = rvd_transport_push(w, err);
+    for (int i = 0; n == 0 && more && i < RVD_TRANSPORT_RECORDS; i++) {
+        more = rvd_transport_gather(w, iov, count, taken);
+        taken += more;
+        n = rvd_transport_push(w, err);
+    }
+    return n == 0 || (taken && rvd_transport_is_wanting(n)) ? (ptrdiff_t)taken : n;
+}
+
+// Says to the peer that nothing more comes. Returns REVDIAL_WANT_*, or something else when it was
+// said or never can be.
+static int rvd_transport_finish(rvd_transport *w)
+{
+    int r = 0;
+    pthread_mutex_lock(&w->lock);
+    if (w->state == RVD_TRANSPORT_OPEN)
+        r = (int)rvd_transport_result(w, w->t.do_finish(w->t.ctx), NULL);
+    if (!rvd_transport_is_wanting(r)) rvd_transport_become(w, RVD_TRANSPORT_OVER);
+    pthread_mutex_unlock(&w->lock);
+    return r;
+}
+
+// Does the transport hold bytes that no event of the socket will tell of? A write may bring some.
+static int rvd_transport_pending(rvd_transport *w)
+{
+    size_t n = 0;
+    pthread_mutex_lock(&w->lock);
+    if (w->state == RVD_TRANSPORT_OPEN) n = w->t.do_pending(w->t.ctx);
+    pthread_mutex_unlock(&w->lock);
+    return n != 0;
+}
+
+// ================================================================================================
+// MARK: impl.stream  uses: base sys loop log transport
 // Sessions on a loop, and the blocking calls of streams on top. One lock per session guards its
 // engine and all its streams; it is never held during a system call that can block, nor during a
 // callback of the application. Lock order: a session's, then a pool's, a loop's or a proxy's.
@@ -12592,10 +12834,6 @@ static void rvd_log_close(rvd_log *log)
 #define RVD_STREAM_TIMEOUT_FACTOR 4  // the socket's own timeout, over the session's
 #define RVD_STREAM_LOOK_MIN_US 10000
 #define RVD_STREAM_LOOK_MAX_US 2000000
-
-#define RVD_STREAM_RECORD 16384  // payload of one TLS record, RFC 8446 section 5.1
-#define RVD_STREAM_RECORDS 4     // in a row, one way
-#define RVD_STREAM_BRIEF 4096    // so little waits for the loop while that is at the transport
 
 enum {
     RVD_STREAM_WAKE_RD = 1,
@@ -12804,30 +13042,6 @@ enum {
     RVD_STREAM_PEND_SILENT = 64
 };
 
-// A transport of the session's own.
-//   HANDSHAKE --done--> OPEN --all was said--> OVER      HANDSHAKE, OPEN --an error--> OVER
-enum rvd_stream_wire_state {
-    RVD_STREAM_WIRE_HANDSHAKE,
-    RVD_STREAM_WIRE_OPEN,
-    RVD_STREAM_WIRE_OVER  // what the socket still brings is dropped
-};
-
-// What is to be sent is copied here first: so that many frames become one record, and so that what
-// the transport was once given stays as it is until it is done with it, whatever becomes of the
-// frames. The copy is nothing beside the encryption.
-typedef struct rvd_stream_wire {
-    revdial_transport t;    // set before start, then read-only
-    revdial_identity peer;  // loop thread only until the request is judged
-    pthread_mutex_t lock;   // a leaf, around each call of t; guards what follows
-    enum rvd_stream_wire_state state;
-    ptrdiff_t next;  // what do_read is to return the next time; 1: call it
-    revdial_err why;
-    // Who is `sending` only:
-    size_t held_at, held_len;  // what do_write has not taken yet
-    size_t sent_bytes;         // in all, up to a record: the first may hold a secret
-    uint8_t held[RVD_STREAM_RECORD];
-} rvd_stream_wire;
-
 typedef struct rvd_stream_dial rvd_stream_dial;
 
 // How far the peer is while its handshake lasts.
@@ -12878,7 +13092,7 @@ struct revdial_session {
     rvd_stream_group *group;
     rvd_loop *loop;  // the group's
     int fd;
-    rvd_stream_wire *wire;  // NULL: bytes move through fd itself
+    rvd_transport *transport;  // NULL: bytes move through fd itself
     char peer[RVD_SYS_TEXT_MAX];
     char name[65], instance[65], identity[128];  // proxy: written once, before on_up
     uint64_t id;  // backend: the proxy has said it, written once, before on_up
@@ -12890,7 +13104,6 @@ struct revdial_session {
     rvd_loop_timer timer, lease;
     rvd_loop_flush flush;
     rvd_loop_task kick;
-    int read_waits;  // a read wants the socket writable
     size_t lingered;
     int holds;                // readers that got a piece may get more, before they are let go
     rvd_stream_waiter *held;  // they
@@ -12910,7 +13123,7 @@ struct revdial_session {
     int64_t armed_us;  // the timer, as last set
     rvd_stream_pace pace;
     rvd_stream_look look;
-    uint64_t wire_bytes;  // given to the wire, ever
+    uint64_t wire_bytes;  // sent, ever
     int64_t drain_until_us;
     revdial_err why;  // what ended it
     rvd_base_link streams, dials_waiting, dials_over;
@@ -13030,118 +13243,15 @@ static const char *rvd_stream_common_problem(const revdial_common *c)
     return NULL;
 }
 
-// ---- the wire: the socket, or a transport on it ----
+// ---- bytes of the socket, through its transport if there is one ----
 // Without the session's lock. Results are bytes, REVDIAL_WANT_*, or REVDIAL_E* with *err.
 
-static rvd_stream_wire *rvd_stream_wire_new(rvd_heap *heap, const revdial_transport *t,
-                                            revdial_err *err)
+// Returns 0 when the peer has finished.
+static ptrdiff_t rvd_stream_recv(revdial_session *s, void *buf, size_t len, revdial_err *err)
 {
-    rvd_stream_wire *w = rvd_base_alloc(heap, sizeof *w);
-    if (w && pthread_mutex_init(&w->lock, NULL) == 0) {
-        w->t = *t;
-        w->next = 1;
-        w->state = t->do_handshake ? RVD_STREAM_WIRE_HANDSHAKE : RVD_STREAM_WIRE_OPEN;
-        return w;
-    }
-    rvd_base_free(heap, w, sizeof *w);
-    rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a transport");
-    return NULL;
-}
-
-// The transport goes when the descriptor does; the identity stays as long as the session.
-static void rvd_stream_wire_close(rvd_stream_wire *w)
-{
-    if (!w || !w->t.do_close) return;
-    w->t.do_close(w->t.ctx);
-    w->t.do_close = NULL;
-}
-
-static void rvd_stream_wire_free(rvd_heap *heap, rvd_stream_wire *w)
-{
-    if (!w) return;
-    rvd_stream_wire_close(w);
-    pthread_mutex_destroy(&w->lock);
-    rvd_base_wipe(w, sizeof *w);
-    rvd_base_free(heap, w, sizeof *w);
-}
-
-static enum rvd_stream_wire_state rvd_stream_wire_state(rvd_stream_wire *w)
-{
-    enum rvd_stream_wire_state state;
-    pthread_mutex_lock(&w->lock);
-    state = w->state;
-    pthread_mutex_unlock(&w->lock);
-    return state;
-}
-
-// Bytes that a write left unfinished. Asked by who sends, or under the session's lock while nobody
-// does.
-static int rvd_stream_wire_holds(const revdial_session *s)
-{
-    return s->wire && s->wire->held_len;
-}
-
-static int rvd_stream_is_wanting(ptrdiff_t n)
-{
-    return n == REVDIAL_WANT_READ || n == REVDIAL_WANT_WRITE;
-}
-
-// What a call of the transport has returned. With its lock.
-static ptrdiff_t rvd_stream_wire_result(rvd_stream_wire *w, ptrdiff_t n, revdial_err *err)
-{
-    const char *why;
-    int code = n < -INT_MAX ? REVDIAL_ETLS : (int)n;
-    if (n >= 0 || rvd_stream_is_wanting(n)) return n;
-    w->state = RVD_STREAM_WIRE_OVER;
-    why = w->t.do_reason ? w->t.do_reason(w->t.ctx) : NULL;
-    return rvd_stream_fail(err, code, 0, why ? why : revdial_strerror(code));
-}
-
-// A step of the transport's handshake. Returns 0 when it is done.
-static int rvd_stream_wire_shake(rvd_stream_wire *w, revdial_err *err)
-{
-    int r;
-    pthread_mutex_lock(&w->lock);
-    r = (int)rvd_stream_wire_result(w, w->t.do_handshake(w->t.ctx), err);
-    if (r == 0) {
-        w->state = RVD_STREAM_WIRE_OPEN;
-        if (w->t.do_peer && w->t.do_peer(w->t.ctx, &w->peer) < 0)
-            memset(&w->peer, 0, sizeof w->peer);
-    }
-    pthread_mutex_unlock(&w->lock);
-    return r;
-}
-
-// Several records make one read, so that who waits for them is woken once. An end or an error
-// behind them is for the next time. With its lock.
-static ptrdiff_t rvd_stream_wire_records(rvd_stream_wire *w, uint8_t *buf, size_t len)
-{
-    ptrdiff_t n = w->next;
-    size_t at = 0;
-    for (int i = 0; n > 0 && i < RVD_STREAM_RECORDS; i++) {
-        if (at && len - at < RVD_STREAM_RECORD) break;
-        n = rvd_stream_wire_result(w, w->t.do_read(w->t.ctx, buf + at, len - at), &w->why);
-        if (n > 0) at += (size_t)n;
-    }
-    // REVDIAL_WANT_* is not kept: by then there may be more, and the event of it gone by.
-    w->next = at && n <= 0 && !rvd_stream_is_wanting(n) ? n : 1;
-    return at ? (ptrdiff_t)at : n;
-}
-
-// Returns 0 when the peer has finished. A transport may hold bytes that the socket does not show:
-// only REVDIAL_WANT_* says that there is nothing more.
-static ptrdiff_t rvd_stream_wire_read(revdial_session *s, void *buf, size_t len, revdial_err *err)
-{
-    rvd_stream_wire *w = s->wire;
     ptrdiff_t n;
-    if (w) {
-        int is_open;
-        pthread_mutex_lock(&w->lock);
-        is_open = w->state == RVD_STREAM_WIRE_OPEN || w->next <= 0;
-        n = is_open ? rvd_stream_wire_records(w, buf, len) : 0;
-        if (is_open && n < 0) *err = w->why;
-        pthread_mutex_unlock(&w->lock);
-        if (is_open) return n;
+    if (s->transport) {
+        if (rvd_transport_read(s->transport, buf, len, &n, err)) return n;
         if (s->state < RVD_STREAM_LINGER) return REVDIAL_WANT_READ;  // no byte goes past it
     }
     n = rvd_sys_read(s->fd, buf, len);
@@ -13151,101 +13261,35 @@ static ptrdiff_t rvd_stream_wire_read(revdial_session *s, void *buf, size_t len,
     return REVDIAL_ELOST;
 }
 
-// Gives the transport what it holds still to take. Returns 0 when it has all of it.
-static ptrdiff_t rvd_stream_wire_push(rvd_stream_wire *w, revdial_err *err)
+// Only the thread that is `sending` may call it. REVDIAL_WANT_READ: the loop should try.
+static ptrdiff_t rvd_stream_send(revdial_session *s, const struct iovec *iov, int count,
+                                 revdial_err *err)
 {
-    while (w->held_len) {
-        ptrdiff_t n = REVDIAL_WANT_READ;  // when it is over: who found out has told the session
-        pthread_mutex_lock(&w->lock);
-        if (w->state == RVD_STREAM_WIRE_OPEN)
-            n = rvd_stream_wire_result(
-                w, w->t.do_write(w->t.ctx, w->held + w->held_at, w->held_len), err);
-        pthread_mutex_unlock(&w->lock);
-        if (n < 0) return n;
-        if (w->sent_bytes < RVD_STREAM_RECORD) rvd_base_wipe(w->held + w->held_at, (size_t)n);
-        w->sent_bytes = rvd_base_min(w->sent_bytes + (size_t)n, RVD_STREAM_RECORD);
-        w->held_at += (size_t)n;
-        w->held_len -= (size_t)n;
-    }
-    return 0;
-}
-
-// Takes bytes from vectors, behind the first `skip` of them, up to a record. Returns how many.
-static size_t rvd_stream_wire_gather(rvd_stream_wire *w, const struct iovec *iov, int count,
-                                     size_t skip)
-{
-    w->held_at = 0;
-    for (int i = 0; i < count && w->held_len < sizeof w->held; i++) {
-        size_t from = rvd_base_min(skip, iov[i].iov_len);
-        size_t n = rvd_base_min(iov[i].iov_len - from, sizeof w->held - w->held_len);
-        skip -= from;
-        if (n) memcpy(w->held + w->held_len, (const uint8_t *)iov[i].iov_base + from, n);
-        w->held_len += n;
-    }
-    return w->held_len;
-}
-
-// The transport is in use, and what there is to write is not worth waiting for.
-static int rvd_stream_wire_is_busy(revdial_session *s, const struct iovec *iov, int count)
-{
-    size_t len = 0;
-    for (int i = 0; i < count; i++) len += iov[i].iov_len;
-    if (len > RVD_STREAM_BRIEF || rvd_loop_is_owner(s->loop)) return 0;
-    if (pthread_mutex_trylock(&s->wire->lock)) return 1;
-    pthread_mutex_unlock(&s->wire->lock);
-    return 0;
-}
-
-// As a write to a non-blocking socket. Only who is `sending` may call it. REVDIAL_WANT_READ says
-// that the loop should try.
-static ptrdiff_t rvd_stream_wire_write(revdial_session *s, const struct iovec *iov, int count,
-                                       revdial_err *err)
-{
-    rvd_stream_wire *w = s->wire;
-    size_t taken = 0, more = 1;
     ptrdiff_t n;
-    if (!w) {
-        n = rvd_sys_writev(s->fd, iov, count);
-        if (n >= 0) return n;
-        if (n == -EAGAIN) return REVDIAL_WANT_WRITE;
-        rvd_sys_fail(err, REVDIAL_ELOST, (int)-n, NULL, "sending to the peer failed");
-        return REVDIAL_ELOST;
+    if (s->transport) {
+        if (!rvd_loop_is_owner(s->loop) && rvd_transport_is_busy(s->transport, iov, count))
+            return REVDIAL_WANT_READ;
+        return rvd_transport_write(s->transport, iov, count, err);
     }
-    if (rvd_stream_wire_is_busy(s, iov, count)) return REVDIAL_WANT_READ;
-    if (rvd_stream_wire_state(w) == RVD_STREAM_WIRE_HANDSHAKE) return REVDIAL_WANT_READ;
-    n = rvd_stream_wire_push(w, err);
-    for (int i = 0; n == 0 && more && i < RVD_STREAM_RECORDS; i++) {
-        more = rvd_stream_wire_gather(w, iov, count, taken);
-        taken += more;
-        n = rvd_stream_wire_push(w, err);
-    }
-    return n == 0 || (taken && rvd_stream_is_wanting(n)) ? (ptrdiff_t)taken : n;
+    n = rvd_sys_writev(s->fd, iov, count);
+    if (n >= 0) return n;
+    if (n == -EAGAIN) return REVDIAL_WANT_WRITE;
+    rvd_sys_fail(err, REVDIAL_ELOST, (int)-n, NULL, "sending to the peer failed");
+    return REVDIAL_ELOST;
 }
 
-// Says to the peer that nothing more comes. Only who is `sending` may call it.
-static int rvd_stream_wire_finish(revdial_session *s)
+// Says to the peer that nothing more comes. Only the thread that is `sending` may call it.
+static int rvd_stream_send_end(revdial_session *s)
 {
-    rvd_stream_wire *w = s->wire;
-    int r = 0;
-    if (w) {
-        pthread_mutex_lock(&w->lock);
-        if (w->state == RVD_STREAM_WIRE_OPEN)
-            r = (int)rvd_stream_wire_result(w, w->t.do_finish(w->t.ctx), NULL);
-        if (!rvd_stream_is_wanting(r)) w->state = RVD_STREAM_WIRE_OVER;
-        pthread_mutex_unlock(&w->lock);
-        if (rvd_stream_is_wanting(r)) return r;
-    }
+    int r = s->transport ? rvd_transport_finish(s->transport) : 0;
+    if (rvd_transport_is_wanting(r)) return r;
     return rvd_sys_shutdown_wr(s->fd) < 0 ? REVDIAL_ELOST : REVDIAL_OK;
 }
 
-// Does the transport hold bytes that no event of the socket will tell of? A write may bring some.
-static int rvd_stream_wire_pending(rvd_stream_wire *w)
+// Is the transport still in its handshake?
+static int rvd_stream_is_shaking(revdial_session *s)
 {
-    size_t n = 0;
-    pthread_mutex_lock(&w->lock);
-    if (w->state == RVD_STREAM_WIRE_OPEN) n = w->t.do_pending(w->t.ctx);
-    pthread_mutex_unlock(&w->lock);
-    return n != 0;
+    return s->transport && rvd_transport_state(s->transport) == RVD_TRANSPORT_HANDSHAKE;
 }
 
 // ---- references ----
@@ -13271,8 +13315,8 @@ void revdial_session_unref(revdial_session *s)
     rvd_base_free(&s->heap, s->member, s->host->member_size);
     origin = s->origin;
     heap = s->heap;
-    heap.live_bytes = sizeof *s + (s->wire ? sizeof *s->wire : 0);
-    rvd_stream_wire_free(&heap, s->wire);
+    heap.live_bytes = sizeof *s + (s->transport ? sizeof *s->transport : 0);
+    rvd_transport_free(&heap, s->transport);
     rvd_base_free(&heap, s, sizeof *s);
     rvd_sys_origin_unref(origin);
 }
@@ -13449,7 +13493,7 @@ static int rvd_stream_supply_locked(revdial_stream *st)
         do {
             size_t left = w->len - w->got;
             n = 0;
-            if (left >= RVD_STREAM_LEND && !s->wire)
+            if (left >= RVD_STREAM_LEND && !s->transport)
                 n = revdial_engine_lend(s->engine, st->id, w->from + w->got, left);
             else if (left)
                 n = revdial_engine_write(s->engine, st->id, w->from + w->got, left);
@@ -13919,7 +13963,7 @@ static void rvd_stream_on_dead_locked(revdial_session *s, const revdial_event *e
     rvd_stream_dead_locked(s);
     if (s->host->on_dead_locked) s->host->on_dead_locked(s, ev);
     if (s->why.code) return;
-    if (s->wire && rvd_stream_wire_state(s->wire) == RVD_STREAM_WIRE_HANDSHAKE)
+    if (rvd_stream_is_shaking(s))
         rvd_stream_fail(&s->why, ev->code, 0, "the TLS handshake was not over in time");
     else
         rvd_stream_fail(&s->why, ev->code, 0, ev->text);
@@ -14002,7 +14046,7 @@ static void rvd_stream_events_locked(revdial_session *s)
 
 // ---- sending ----
 
-// The wire broke under us.
+// The connection broke.
 static void rvd_stream_broken_locked(revdial_session *s, const revdial_err *err)
 {
     if (s->state < RVD_STREAM_DEAD && !s->why.code) s->why = *err;
@@ -14046,14 +14090,14 @@ static int rvd_stream_send_locked(revdial_session *s, int *released)
     revdial_err err;
     ptrdiff_t n;
     int count = revdial_engine_output(s->engine, iov, RVD_STREAM_IOV), is_pending;
-    if (!count && !rvd_stream_wire_holds(s)) return 0;
+    if (!count && !rvd_transport_holds(s->transport)) return 0;
     *released = 1;
     rvd_stream_unlock(s);
-    n = rvd_stream_wire_write(s, iov, count, &err);
-    is_pending = s->wire && rvd_stream_wire_pending(s->wire);
+    n = rvd_stream_send(s, iov, count, &err);
+    is_pending = s->transport && rvd_transport_pending(s->transport);
     rvd_stream_lock(s);
     if (is_pending) rvd_stream_kick_locked(s);
-    if (rvd_stream_is_wanting(n)) {
+    if (rvd_transport_is_wanting(n)) {
         revdial_engine_sent(s->engine, 0);  // none of it is on its way
         rvd_stream_blocked_locked(s, (int)n);
         return 0;
@@ -14083,7 +14127,7 @@ static void rvd_stream_look_locked(revdial_session *s, int64_t now_us)
     }
     unsent = s->sending ? -1 : rvd_sys_unsent(s->fd);
     if (unsent >= 0) {
-        acked = (int64_t)s->wire_bytes - unsent - (int64_t)(s->wire ? s->wire->held_len : 0);
+        acked = (int64_t)s->wire_bytes - unsent - (int64_t)rvd_transport_holds(s->transport);
         if (s->look.next_us && unsent && acked > s->look.acked_bytes)
             revdial_engine_acked(s->engine, s->look.last_us);
         s->look.acked_bytes = acked;
@@ -14300,26 +14344,27 @@ static void rvd_stream_linger_locked(revdial_session *s)
 {
     struct iovec rest;
     int64_t wait_us = s->hurry ? RVD_STREAM_HURRY_US : RVD_STREAM_LINGER_US;
-    int r, is_mute = s->wire && rvd_stream_wire_state(s->wire) != RVD_STREAM_WIRE_OPEN;
+    int r, is_mute = s->transport && rvd_transport_state(s->transport) != RVD_TRANSPORT_OPEN;
     if (s->state != RVD_STREAM_LINGER || s->sending) return;
     // Without a transport that works there is nothing to say, but its own last word may be on its
     // way: why the handshake failed.
     if (!is_mute && s->blocked) return;
-    if (!is_mute && (rvd_stream_wire_holds(s) || revdial_engine_output(s->engine, &rest, 1)))
+    if (!is_mute &&
+        (rvd_transport_holds(s->transport) || revdial_engine_output(s->engine, &rest, 1)))
         return;  // the next flush goes on
     s->sending = 1;
     rvd_stream_unlock(s);
-    r = rvd_stream_wire_finish(s);
+    r = rvd_stream_send_end(s);
     rvd_stream_lock(s);
     s->sending = 0;
-    if (rvd_stream_is_wanting(r)) {
+    if (rvd_transport_is_wanting(r)) {
         s->blocked = 1;
         s->pace.full_at_us = rvd_loop_now(s->loop);
         if (r == REVDIAL_WANT_WRITE) rvd_stream_wait_io(s, r);
         return;
     }
     rvd_stream_become(s, RVD_STREAM_SAID);
-    if (s->wire) {  // the socket itself is read from now on
+    if (s->transport) {  // the socket itself is read from now on
         s->io.ready |= RVD_LOOP_READ;
         rvd_loop_again(s->loop, &s->io);
     }
@@ -14385,7 +14430,7 @@ static void rvd_stream_pend_run(revdial_session *s)
         rvd_stream_dials_done(s);
         if (pend & RVD_STREAM_PEND_DOWN) s->host->on_down(s, &s->why);
         if (pend & RVD_STREAM_PEND_CLOSED) {
-            rvd_stream_wire_close(s->wire);
+            rvd_transport_close(s->transport);
             rvd_stream_work_end(s->work);  // from here on the owner may be gone
             revdial_session_unref(s);      // the loop's; the caller has one of its own
         }
@@ -14476,7 +14521,7 @@ static int rvd_stream_shake(revdial_session *s)
     revdial_err err;
     int64_t begun_us;
     int r, is_silent, is_first = !s->handshake.has_shaken;
-    if (!s->wire || rvd_stream_wire_state(s->wire) != RVD_STREAM_WIRE_HANDSHAKE) return 1;
+    if (!rvd_stream_is_shaking(s)) return 1;
     if (s->state >= RVD_STREAM_LINGER) return 0;
     if (rvd_stream_shake_waits(s)) return 0;
     is_silent = rvd_stream_is_silent(s);
@@ -14484,10 +14529,10 @@ static int rvd_stream_shake(revdial_session *s)
     if (is_first && s->handshake.waited_us && s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))
         r = rvd_stream_fail(&err, REVDIAL_ELOST, 0, "the peer hung up before its turn came");
     else
-        r = rvd_stream_wire_shake(s->wire, &err);
+        r = rvd_transport_handshake(s->transport, &err);
     s->group->shake_us += rvd_sys_now_us() - begun_us;
     if (r == 0) return 1;
-    if (rvd_stream_is_wanting(r)) {
+    if (rvd_transport_is_wanting(r)) {
         rvd_stream_wait_io(s, r);
         return 0;
     }
@@ -14499,14 +14544,15 @@ static int rvd_stream_shake(revdial_session *s)
 }
 
 // Returns 0 when there is nothing more to read now. The last one in a pass holds nobody back.
-static int rvd_stream_read_once(revdial_session *s, int is_last)
+//   waits   set to 1 if a transport has to write before it can read
+static int rvd_stream_read_once(revdial_session *s, int is_last, int *waits)
 {
     rvd_loop *loop = s->loop;
     revdial_err err;
     ptrdiff_t n = REVDIAL_WANT_READ;
     int is_wanting;
-    if (rvd_stream_loop_claims(s)) n = rvd_stream_wire_read(s, loop->buf, RVD_LOOP_BUFFER, &err);
-    is_wanting = rvd_stream_is_wanting(n);
+    if (rvd_stream_loop_claims(s)) n = rvd_stream_recv(s, loop->buf, RVD_LOOP_BUFFER, &err);
+    is_wanting = rvd_transport_is_wanting(n);
     rvd_stream_lock(s);
     if (s->state >= RVD_STREAM_LINGER && !is_wanting) {
         s->lingered += n > 0 ? (size_t)n : 0;
@@ -14528,9 +14574,9 @@ static int rvd_stream_read_once(revdial_session *s, int is_last)
     if (!is_wanting && s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
     s->loop_reads = 0;
     rvd_stream_unlock(s);
-    s->read_waits = n == REVDIAL_WANT_WRITE;
-    if (n <= 0) rvd_stream_wait_io(s, s->read_waits ? REVDIAL_WANT_WRITE : REVDIAL_WANT_READ);
-    if (s->wire) return n > 0;
+    *waits = n == REVDIAL_WANT_WRITE;
+    if (n <= 0) rvd_stream_wait_io(s, *waits ? REVDIAL_WANT_WRITE : REVDIAL_WANT_READ);
+    if (s->transport) return n > 0;
     // A short read has emptied the socket; an end that came with it has its own edge or its mark.
     if (n > 0 && n < RVD_LOOP_BUFFER && !s->held &&
         !(s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))) {
@@ -14543,12 +14589,11 @@ static int rvd_stream_read_once(revdial_session *s, int is_last)
 static void rvd_stream_on_io(rvd_loop_io *io)
 {
     revdial_session *s = RVD_BASE_OWNER(io, revdial_session, io);
-    int rounds = 0, open, is_shaken;
+    int rounds = 0, open, is_shaken, waits = 0;
     revdial_session_ref(s);
-    s->read_waits = 0;
     is_shaken = rvd_stream_shake(s);
     if (!s->handshake.since_us) rvd_stream_moves(s);
-    if (is_shaken && (io->ready & RVD_LOOP_WRITE || s->wire)) {  // a write may wait for a read
+    if (is_shaken && (io->ready & RVD_LOOP_WRITE || s->transport)) {  // a write may wait for a read
         rvd_stream_lock(s);
         if (s->blocked) rvd_stream_flush_soon_locked(s);
         rvd_stream_unblock_locked(s);
@@ -14556,12 +14601,12 @@ static void rvd_stream_on_io(rvd_loop_io *io)
     }
     while (is_shaken && io->slot && io->ready & RVD_LOOP_READ && rounds < RVD_STREAM_ROUNDS) {
         rounds++;
-        if (!rvd_stream_read_once(s, rounds == RVD_STREAM_ROUNDS)) break;
+        if (!rvd_stream_read_once(s, rounds == RVD_STREAM_ROUNDS, &waits)) break;
     }
     rvd_stream_let_held_go(s);
     rvd_stream_pend_run(s);
-    open = io->slot != 0 && !s->read_waits;
-    if (s->wire && rvd_stream_wire_state(s->wire) == RVD_STREAM_WIRE_HANDSHAKE) open = 0;
+    open = io->slot != 0 && !waits;
+    if (rvd_stream_is_shaking(s)) open = 0;
     if (open && io->ready & RVD_LOOP_READ) rvd_loop_again(s->loop, io);
     revdial_session_unref(s);
 }
@@ -14648,7 +14693,7 @@ static void rvd_stream_on_kick(rvd_loop_task *t)
     rvd_stream_sinks_locked(&s->kicked);
     rvd_stream_lease_locked(s);
     if (s->state != RVD_STREAM_DOWN) rvd_stream_flush_soon_locked(s);
-    if (s->wire && s->state != RVD_STREAM_DOWN && rvd_stream_wire_pending(s->wire)) {
+    if (s->transport && s->state != RVD_STREAM_DOWN && rvd_transport_pending(s->transport)) {
         s->io.ready |= RVD_LOOP_READ;
         rvd_loop_again(s->loop, &s->io);
     }
@@ -14691,7 +14736,7 @@ void revdial_session_kill(revdial_session *s)
 // Is it for a thread to read? Where several wait the loop reads for all of them in one call.
 static int rvd_stream_may_drive_locked(revdial_session *s)
 {
-    if (s->wire) return 0;  // the loop decrypts for all
+    if (s->transport) return 0;  // the loop decrypts for all
     if (!RVD_SYS_EPOLL || !rvd_stream_is_up(s) || s->reader == RVD_STREAM_BY_THREAD) return 0;
     if (s->loop_reads || s->loop_sinks || s->pend) return 0;
     if (s->waiting > 1) s->crowd = RVD_STREAM_CROWD;
@@ -14900,8 +14945,8 @@ typedef struct rvd_stream_session_config {
     const revdial_transport *transport;  // one that is made already, instead
 } rvd_stream_session_config;
 
-static int rvd_stream_session_wire(revdial_session *s, const rvd_stream_session_config *cfg,
-                                   revdial_err *err)
+static int rvd_stream_session_transport(revdial_session *s, const rvd_stream_session_config *cfg,
+                                        revdial_err *err)
 {
     revdial_transport t;
     int code;
@@ -14914,8 +14959,8 @@ static int rvd_stream_session_wire(revdial_session *s, const rvd_stream_session_
         code = cfg->tls->wrap(cfg->tls->ud, cfg->fd, cfg->tls_host, &t, err);
         if (code) return code;
     }
-    s->wire = rvd_stream_wire_new(&s->heap, &t, err);
-    if (s->wire) return REVDIAL_OK;
+    s->transport = rvd_transport_new(&s->heap, &t, err);
+    if (s->transport) return REVDIAL_OK;
     if (!cfg->transport) t.do_close(t.ctx);
     return REVDIAL_ENOMEM;
 }
@@ -14984,7 +15029,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->roused_end = &s->roused;
     s->flush.run = rvd_stream_on_flush;
     s->kick.run = rvd_stream_on_kick;
-    if (!rvd_stream_session_wire(s, cfg, err)) return s;
+    if (!rvd_stream_session_transport(s, cfg, err)) return s;
     revdial_session_unref(s);
     return NULL;
 }
@@ -15239,7 +15284,7 @@ static ptrdiff_t rvd_stream_put_locked(revdial_stream *st, const uint8_t *data, 
 {
     revdial_session *s = st->session;
     ptrdiff_t n;
-    if (len < RVD_STREAM_LEND || s->sending || s->blocked || s->wire)
+    if (len < RVD_STREAM_LEND || s->sending || s->blocked || s->transport)
         return revdial_engine_write(s->engine, st->id, data, len);
     n = revdial_engine_lend(s->engine, st->id, data, len);
     if (n <= 0) return n;
@@ -17534,7 +17579,7 @@ static void rvd_proxy_on_request_locked(revdial_session *s, const revdial_auth_r
     m->auth.name = rvd_proxy_auth_add(m, &at, req->name);
     m->auth.instance = rvd_proxy_auth_add(m, &at, req->instance);
     m->auth.peer = s->peer;
-    m->auth.tls = s->wire && s->wire->peer.verified ? &s->wire->peer : NULL;
+    m->auth.tls = s->transport && s->transport->peer.verified ? &s->transport->peer : NULL;
     if (!req->digest) return;
     m->digest.realm = rvd_proxy_auth_add(m, &at, req->digest->realm);
     m->digest.nonce = rvd_proxy_auth_add(m, &at, req->digest->nonce);

@@ -522,7 +522,7 @@ typedef struct spy_link {
     atomic_int busy;
     pthread_t loop;
     const void *held;  // NULL: the last write was done
-    uint8_t copy[RVD_STREAM_RECORD];
+    uint8_t copy[RVD_TRANSPORT_RECORD];
     size_t held_len;
 } spy_link;
 
