@@ -24,12 +24,12 @@ static void *dialler_run(void *arg)
     return NULL;
 }
 
-static size_t waiting_on(revdial_session *s, enum rvd_stream_reader *reader)
+static size_t waiting_on(revdial_session *s, enum rvd_reader_state *reader)
 {
     size_t n;
     pthread_mutex_lock(&s->lock);
-    n = s->waiting;
-    *reader = s->reader;
+    n = s->reader.waiting;
+    *reader = s->reader.state;
     pthread_mutex_unlock(&s->lock);
     return n;
 }
@@ -38,13 +38,13 @@ static size_t waiting_on(revdial_session *s, enum rvd_stream_reader *reader)
 static void until_a_thread_waits(void *ud, revdial_session *s, int state, const revdial_err *why)
 {
     dialler *d = ((world *)ud)->acfg.ud;
-    enum rvd_stream_reader reader;
+    enum rvd_reader_state reader;
     (void)why;
     if (state != REVDIAL_UP) return;
     d->s = s;
     util_gate_add(&d->go, 1);
     UTIL_EVENTUALLY(waiting_on(s, &reader) == 1);
-    CHECK_INT(reader, RVD_STREAM_BY_LOOP);
+    CHECK_INT(reader, RVD_READER_LOOP);
 }
 
 TEST(early_bytes_of_an_adopted_session_are_not_overtaken_by_a_thread_that_reads)
@@ -163,9 +163,9 @@ TEST(a_few_bytes_of_credit_are_used_after_a_moment)
         CHECK_INT(got, 262144);
         util_gate_add(&w10.go, 1);
         revdial_session *session = revdial_stream_session(st);
-        enum rvd_stream_reader reader = RVD_STREAM_BY_LOOP;
+        enum rvd_reader_state reader = RVD_READER_WATCH;
         UTIL_EVENTUALLY(waiting_on(session, &reader) == 1);
-        if (RVD_SYS_EPOLL) CHECK_INT(reader, RVD_STREAM_BY_THREAD);
+        if (RVD_SYS_EPOLL) CHECK_INT(reader, RVD_READER_THREAD);
         revdial_session_unref(session);
         raw_frame_send(fd, RAW_WINDOW, 0, f.id, 10);
         CHECK(raw_frame_await_data(fd, &f, junk));
@@ -349,7 +349,7 @@ static int is_stuck(revdial_session *s)
 {
     int yes;
     pthread_mutex_lock(&s->lock);
-    yes = s->waiting == 1 && s->blocked;
+    yes = s->reader.waiting == 1 && s->blocked;
     pthread_mutex_unlock(&s->lock);
     return yes;
 }

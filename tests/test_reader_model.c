@@ -1,4 +1,4 @@
-// Who reads a session's socket: every interleaving of the algorithm above "who reads" in revdial.h,
+// Who reads a session's socket: every interleaving of the algorithm of impl.reader,
 // for the loop and two threads that read, each its own stream, of one session.
 //
 // A step is what happens under one hold of the session's lock, or one system call without it. The
@@ -87,7 +87,7 @@ static unsigned waiting(const state *s)
     return s->t[0].waits + s->t[1].waits;
 }
 
-// rvd_stream_watch_locked()
+// rvd_reader_watch()
 static void watch(state *s)
 {
     if (s->reader == LOOP) return;
@@ -96,7 +96,7 @@ static void watch(state *s)
     if (s->socket && mutated != UNMUTE_WITHOUT_EDGE) s->edge = 1;
 }
 
-// rvd_stream_interrupt_locked()
+// rvd_reader_interrupt()
 static void interrupt(state *s)
 {
     if (!s->polling || mutated == NO_INTERRUPT) return;
@@ -143,14 +143,14 @@ static void deliver(state *s, unsigned streams)
     }
 }
 
-// rvd_stream_may_drive_locked(); `crowd` is a choice of the search
+// rvd_reader_may_begin(); whether there is memory is a choice of the search
 static int may_drive(const state *s)
 {
     if (s->reader == THREAD || s->sinks || waiting(s) > 1) return 0;
     return !s->loop_reads || mutated == DRIVE_BESIDE_THE_LOOP;
 }
 
-// rvd_stream_drive_begin_locked() and the first half of drive_step
+// rvd_reader_begin() and the first half of rvd_stream_drive_step_locked()
 static void drive(state *s, int k)
 {
     s->muted = 1;
@@ -160,7 +160,7 @@ static void drive(state *s, int k)
     s->t[k].at = POLLS;
 }
 
-// rvd_stream_drive_end_locked(); is_hot is a choice of the search
+// rvd_reader_end(); is_hot is a choice of the search
 static void drive_end(state *s, int is_hot)
 {
     s->reader = LEASE;
@@ -353,13 +353,13 @@ static void outer_steps(const state *from)
                 s.socket |= 1u << k;
                 if (!s.muted) s.edge = 1;
             });
-        for (int crowd = 0; crowd < 2 && t->at == AWAY; crowd++)
+        for (int is_short = 0; is_short < 2 && t->at == AWAY; is_short++)
             STEP("thread: reads", {
                 if (s.unread & 1u << k) {
                     s.unread &= ~(1u << k) & 3;
                 } else {
                     s.t[k].waits = 1;
-                    if (!crowd && may_drive(&s))
+                    if (!is_short && may_drive(&s))
                         drive(&s, k);
                     else
                         sleep_on(&s, k);

@@ -746,7 +746,7 @@ TEST(poll_that_fails_leaves_nothing_behind)
             util_poll_fails = 1;
             CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), REVDIAL_ESYS);
             CHECK(rvd_base_link_is_alone(&st->waiters));
-            CHECK_INT(st->session->waiting, 0);
+            CHECK_INT(st->session->reader.waiting, 0);
             CHECK_INT(revdial_write(st, "x", 1), 1);
             CHECK_INT(revdial_read(st, &c, 1), 1);
             revdial_close(st);
