@@ -19400,7 +19400,8 @@ static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *
         problem = "max_auth_failures: negative, and not -1, which is no limit";
     if (cfg->unix_mode > 0777) problem = "unix_mode: not from 0 to 0777";
     if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
-    if (rvd_proxy_rows_check(cfg->credentials, cfg->credential_count, err)) return REVDIAL_EINVAL;
+    if (cfg->credential_count && rvd_proxy_rows_check(cfg->credentials, cfg->credential_count, err))
+        return REVDIAL_EINVAL;
     return rvd_proxy_exposes_check(cfg, err);
 }
 
