@@ -12554,8 +12554,8 @@ enum rvd_transport_state {
 };
 
 // What is to be sent is copied to `held` first: so that many frames become one record, and so that
-// what the transport was once given stays as it is until it is done with it, whatever becomes of the
-// frames. The copy is nothing beside the encryption.
+// what the transport was once given stays as it is until it is done with it, whatever becomes of
+// the frames. The copy costs nothing beside the encryption.
 typedef struct rvd_transport {
     revdial_transport t;    // set before start, then read-only
     revdial_identity peer;  // loop thread only until the request is judged
@@ -12676,7 +12676,7 @@ static ptrdiff_t rvd_transport_records(rvd_transport *w, uint8_t *buf, size_t le
 }
 
 // Sets *n as a read of a non-blocking socket returns it: 0 when the peer has finished. A transport
-// may hold bytes that the socket does not show: only REVDIAL_WANT_* says that there is nothing more.
+// may hold bytes that the socket does not show: only REVDIAL_WANT_* says that there are no more.
 //   returns  0: nothing can come through it any more, or not yet
 static int rvd_transport_read(rvd_transport *w, void *buf, size_t len, ptrdiff_t *n,
                               revdial_err *err)
@@ -12780,8 +12780,8 @@ static int rvd_transport_pending(rvd_transport *w)
 // MARK: impl.reader  uses: base sys loop
 // Who reads the socket of a session. A thread that waits for bytes, and is the only one, reads them
 // itself, straight into its own buffer where the next bytes are its own: a message then costs no
-// more hand-overs between threads than on a bare socket. It serves other streams that have something
-// coming meanwhile. Else the loop reads. All of it under the session's lock, except
+// more hand-overs between threads than on a bare socket. It also handles what comes for other
+// streams meanwhile. Otherwise the loop reads. All of it under the session's lock, except
 // rvd_reader_wait(). Start at the states.
 // ================================================================================================
 
@@ -12802,10 +12802,11 @@ static int rvd_transport_pending(rvd_transport *w)
 //     THREAD --goes, and has been back soon some times in a row--> LEASE
 //     LEASE --none came for a lease; another waits; a stream ends; a relay begins--> WATCH
 //
-// The lease saves the two system calls per message that mute and unmute the loop: 5,000 round trips
-// of 64 bytes between blocking threads take 31,000 calls with it and 60,000 without. No thread waits
-// while it runs, but a stream that the peer opens then, or the answer to an asynchronous dial, is
-// read up to two leases late. tests/test_reader_model.c goes through all interleavings of this.
+// The lease saves the two system calls per message that mute and unmute the loop: 5,000 round
+// trips of 64 bytes between blocking threads take 31,000 calls with it and 60,000 without. No
+// thread waits while it runs, but a stream that the peer opens then, or the answer to an
+// asynchronous dial, is read up to two leases late. tests/test_reader_model.c goes through all
+// interleavings of this.
 enum rvd_reader_state { RVD_READER_WATCH, RVD_READER_LOOP, RVD_READER_THREAD, RVD_READER_LEASE };
 
 typedef struct rvd_reader {
@@ -13295,8 +13296,8 @@ typedef struct rvd_stream_handshake {
     int has_said;       // a byte of the request has come
     int has_shaken;     // a byte of the transport's handshake has come
     int left_silent;    // it went without either, as a health check does
-    // Milliseconds after start_us when it last made progress; read by the owner, any thread. (Not of
-    // 64 bits: where a processor has no such atomics, they need a library.)
+    // Milliseconds after start_us when it last made progress; read by the owner, any thread. (Not
+    // of 64 bits: where a processor has no such atomics, they need a library.)
     atomic_uint moved_ms;
 } rvd_stream_handshake;
 
