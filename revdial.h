@@ -77,7 +77,7 @@
 //    impl.lookup   host names to addresses
 //    impl.log      events, their fields, and how many lines a second
 //    impl.transport what is between a session and its socket: TLS
-//    impl.reader   who reads a session's socket: the loop, or a thread that waits
+//    impl.reader   what reads a session's socket: the loop, or a thread that waits
 //    impl.stream   sessions on a loop; blocking calls
 //    impl.relay    descriptor <-> stream inside the loop
 //    impl.proxy    listeners, registry, dials
