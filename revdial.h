@@ -2265,7 +2265,7 @@ static ptrdiff_t rvd_base_base64_read(uint8_t *out, const char *text, size_t len
 //   +---------------+---------------+-------------------------------+
 //   | version 0     | type          | flags                         |
 //   +---------------+---------------+-------------------------------+
-//   | stream id (odd: opened by who answered the 101; 0: session)   |
+//   | stream id (odd: opened by the sender of the 101; 0: session)  |
 //   +---------------------------------------------------------------+
 //   | length: payload (Data), credit (WindowUpdate), value (Ping),  |
 //   | code (GoAway), reason (WindowUpdate with RST)                 |
@@ -2712,55 +2712,55 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 
 // ---- limits that are not configurable, each with its reason ----
 
-#define RVD_MUX_CHUNK_MIN 256u       // an unread byte must not cost a page
-#define RVD_MUX_CHUNK_MAX 16384u     // and a full window not a thousand blocks
-#define RVD_MUX_OUT_CHUNK 65536u     // holds our largest frame with its header
-#define RVD_MUX_SPARES 1048576u      // bytes kept of each size while bytes move
-#define RVD_MUX_OUT_LEAST 4096u      // less would stop the writers
-#define RVD_MUX_QUANTUM_MIN 16372u   // a turn of DRR on a slow link, unless it is a thin one
-#define RVD_MUX_QUANTUM_PART 4u      // else this part of the output's limit
-#define RVD_MUX_OUT_MAX 262144u      // default of revdial_engine_set_output_max()
-#define RVD_MUX_SPARSE_BYTES 1024u   // a write this small need not wait for its turn
-#define RVD_MUX_SPARSE_ROOM 65536u   // beyond the output limit, for such writes, FINs and RSTs
-#define RVD_MUX_CONTROL 4096u        // control frames made ready at a time
-#define RVD_MUX_STUCK_US 10000000    // nothing read for so long: no pause, its reader has stopped
-#define RVD_MUX_MOVING_US 1000000    // read from after so long, too: its reader is slow
-#define RVD_MUX_MOVED_BYTES 1024u    // a byte now and then is no reading
-#define RVD_MUX_HELD_FACTOR 2u       // memory for unread bytes, over their limit: chunks half empty
-#define RVD_MUX_REFUSALS 16384u      // of streams, queued while the peer takes no bytes
-#define RVD_MUX_PREAMBLE_MIN 128u    // most are shorter
-#define RVD_MUX_PREAMBLES 4194304u   // bytes of unfinished preambles, all streams
-#define RVD_MUX_PONGS 32u            // as go-yamux; hc peers have one ping in flight
-#define RVD_MUX_STOCK_STREAMS 256u   // yamux's accept backlog
-#define RVD_MUX_UNACKED_STOCK 128u   // unanswered opens to a stock peer, half its backlog
+#define RVD_MUX_CHUNK_MIN 256u      // smallest block of unread bytes: one byte must not cost a page
+#define RVD_MUX_CHUNK_MAX 16384u    // largest: a full window must not cost a thousand blocks
+#define RVD_MUX_OUT_CHUNK 65536u    // holds our largest frame with its header
+#define RVD_MUX_SPARES 1048576u     // bytes of free blocks kept per size while data flows
+#define RVD_MUX_OUT_LEAST 4096u     // least output limit: below it writers would stall
+#define RVD_MUX_QUANTUM_MIN 16372u  // least bytes of a DRR turn, except on a thin link
+#define RVD_MUX_QUANTUM_PART 4u     // otherwise a turn is this fraction of the output limit
+#define RVD_MUX_OUT_MAX 262144u     // default of revdial_engine_set_output_max()
+#define RVD_MUX_SPARSE_BYTES 1024u  // writes up to this size do not wait for a turn
+#define RVD_MUX_SPARSE_ROOM 65536u  // room above the output limit for such writes, FINs and RSTs
+#define RVD_MUX_CONTROL 4096u       // bytes of control frames prepared at a time
+#define RVD_MUX_STUCK_US 10000000   // after this time without a read the reader has stopped
+#define RVD_MUX_MOVING_US 1000000   // a reader that still reads after this time is slow, not stuck
+#define RVD_MUX_MOVED_BYTES 1024u   // least bytes read that count as progress of a reader
+#define RVD_MUX_HELD_FACTOR 2u      // memory over unread bytes: blocks may be half empty
+#define RVD_MUX_REFUSALS 16384u     // refused streams queued while the peer takes no bytes
+#define RVD_MUX_PREAMBLE_MIN 128u   // first allocation: most preambles are shorter
+#define RVD_MUX_PREAMBLES 4194304u  // bytes of incomplete preambles, over all streams
+#define RVD_MUX_PONGS 32u           // as go-yamux; hashicorp/yamux has one ping in flight
+#define RVD_MUX_STOCK_STREAMS 256u  // yamux's accept backlog
+#define RVD_MUX_UNACKED_STOCK 128u  // unanswered opens to a stock peer: half its backlog
 #define RVD_MUX_LINGER_BYTES 65536u  // dropped after our close before the stream is reset
-#define RVD_MUX_LINGER_US 30000000   // or for so long
-#define RVD_MUX_PREAMBLE_US 5000000  // a preamble fits in one packet
+#define RVD_MUX_LINGER_US 30000000   // or after this time
+#define RVD_MUX_PREAMBLE_US 5000000  // time for a preamble, which fits in one packet
 #define RVD_MUX_ORPHAN_US 60000000   // no credit from a peer that has finished: it stopped reading
-#define RVD_MUX_TINY_US 40000        // a tiny window is used after all (silly window, RFC 1122)
-#define RVD_MUX_PROMISE_US 5000     // who was told to write and has not yet is no longer waited for
-#define RVD_MUX_IDLE_US 5000000     // a window shrinks when unused for so long
-#define RVD_MUX_SLOW_BYTES 1024u    // credit returned after so long: more than keystrokes
-#define RVD_MUX_LATE_US 1000000     // a tick so late: the machine slept, clocks get grace
-#define RVD_MUX_RTT_US 30000000     // the round trip is measured this often
-#define RVD_MUX_ASK_US 500000       // no byte for so long since we opened a stream: a ping, and
-#define RVD_MUX_DOUBT_US 400000     //   so long after a ping the peer is silent: within a second
-#define RVD_MUX_DOUBT_LATE 100000   // a tick so late has not read what came: it judges nobody
-#define RVD_MUX_LATE_FRAMES 8u      // in flight when a stream ends: an ACK, a FIN, some credit
-#define RVD_MUX_RTT_LEAST 1000      // below this what costs is not the distance but the wake-ups
-#define RVD_MUX_RTT_SAMPLES 8u      // the window of the minimum
-#define RVD_MUX_RTT_LOAD 32768u     // so many bytes during a ping may have been a queue before it
-#define RVD_MUX_CREDIT_STEP 256u    // a peer may return credit in steps as small as this
-#define RVD_MUX_GRANT_MAX 1048576u  // credit returns at least in such steps
-#define RVD_MUX_ID_LAST 0x7FFF0000u  // int32 peers: open no more, drain
+#define RVD_MUX_TINY_US 40000        // then even a tiny window is used (silly window, RFC 1122)
+#define RVD_MUX_PROMISE_US 5000      // a WRITABLE that is not used for this time expires
+#define RVD_MUX_IDLE_US 5000000      // a window that is not used for this time shrinks
+#define RVD_MUX_SLOW_BYTES 1024u     // least credit returned after that time: more than keystrokes
+#define RVD_MUX_LATE_US 1000000      // a tick this late: the machine was suspended, deadlines move
+#define RVD_MUX_RTT_US 30000000      // interval of round-trip measurements
+#define RVD_MUX_ASK_US 500000        // no byte this long after we opened a stream: a ping, and
+#define RVD_MUX_DOUBT_US 400000      //   this long after it the peer is silent: within a second
+#define RVD_MUX_DOUBT_LATE 100000    // a tick this late may have unread bytes: it does not judge
+#define RVD_MUX_LATE_FRAMES 8u       // in flight when a stream ends: an ACK, a FIN, some credit
+#define RVD_MUX_RTT_LEAST 1000       // below this wake-ups count, not the distance
+#define RVD_MUX_RTT_SAMPLES 8u       // the window of the minimum
+#define RVD_MUX_RTT_LOAD 32768u      // this many bytes during a ping may have queued before it
+#define RVD_MUX_CREDIT_STEP 256u     // smallest steps in which a peer may return credit
+#define RVD_MUX_GRANT_MAX 1048576u   // credit is returned at the latest in steps of this size
+#define RVD_MUX_ID_LAST 0x7FFF0000u  // peers with int32 ids: open no more, drain
 
 // Rates that only an attack reaches. They are for 256 streams and scale with the stream limit.
-#define RVD_MUX_SYN_RATE 4000       // streams opened, per second and at once
+#define RVD_MUX_SYN_RATE 4000       // streams opened, per second and as a burst
 #define RVD_MUX_RESET_BURST 200     // streams the peer opened and reset before we answered:
 #define RVD_MUX_RESET_RATE 33       //   rapid reset, CVE-2023-44487
 #define RVD_MUX_PROVOKED_BURST 200  // resets the peer's misbehaviour makes us send:
 #define RVD_MUX_PROVOKED_RATE 33    //   CVE-2025-8671
-#define RVD_MUX_GLITCH_BURST 1000   // frames that mean nothing: empty data, CVE-2019-9518
+#define RVD_MUX_GLITCH_BURST 1000   // frames without effect: empty data, CVE-2019-9518
 #define RVD_MUX_GLITCH_RATE 100
 #define RVD_MUX_PING_BURST 32  // CVE-2019-9512
 #define RVD_MUX_PING_RATE 10
@@ -2769,8 +2769,8 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 
 // ---- streams ----
 
-// A stream is two independent halves and a handshake, as RFC 9000 section 3 has it; three small
-// machines with one writer each instead of one with their product of states.
+// A stream is two independent halves and a handshake, as in RFC 9000 section 3: three small
+// machines, each changed by one function, instead of one with the product of their states.
 //
 //   handshake   ASKED --ACK or any other frame but RST--> OPEN             opened here
 //               OFFERED --preamble--> SHOWN --accept--> OPEN               opened by the peer
@@ -2778,21 +2778,21 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 //   sending     OPEN --finish--> ENDING --FIN sent--> ENDED      any --RST either way--> RESET
 //   receiving   OPEN --FIN--> ENDED   OPEN --we stop--> DROPPED  OPEN, DROPPED --RST--> RESET
 //
-// Once both FINs have passed the peer has forgotten the stream: our reset is then for our
-// application only, and no frame.
+// Once both sides have sent FIN the peer has forgotten the stream: a reset then concerns our own
+// application only, and sends no frame.
 enum rvd_mux_phase {
-    RVD_MUX_ASKED,    // our SYN is in the output, no answer yet
-    RVD_MUX_OFFERED,  // the peer's SYN is here, its preamble is not
-    RVD_MUX_SHOWN,    // the application knows, and has not answered
+    RVD_MUX_ASKED,    // our SYN is in the output and unanswered
+    RVD_MUX_OFFERED,  // the peer's SYN has arrived, its preamble has not
+    RVD_MUX_SHOWN,    // EV_OPEN was raised; the application has not answered
     RVD_MUX_OPEN
 };
 enum rvd_mux_tx { RVD_MUX_TX_OPEN, RVD_MUX_TX_ENDING, RVD_MUX_TX_ENDED, RVD_MUX_TX_RESET };
 enum rvd_mux_rx { RVD_MUX_RX_OPEN, RVD_MUX_RX_DROPPED, RVD_MUX_RX_ENDED, RVD_MUX_RX_RESET };
 
-// Control that waits to be sent: state, not a queue, so that it can neither overflow nor be lost.
+// Control frames to send: bits, not a queue, so that they can neither overflow nor be lost.
 enum { RVD_MUX_CTL_ACK = 1, RVD_MUX_CTL_CREDIT = 2, RVD_MUX_CTL_FIN = 4, RVD_MUX_CTL_RST = 8 };
 
-// Events that wait to be told.
+// Pending events of a stream.
 enum {
     RVD_MUX_TELL_OPEN = 1,
     RVD_MUX_TELL_ACCEPTED = 2,
@@ -2802,20 +2802,20 @@ enum {
     RVD_MUX_TELL_RESET = 32
 };
 
-// The same for the session. SLICE: READABLE for the slice, which is not in the list of streams.
+// Pending events of the session. SLICE: READABLE for the slice, whose stream is not in the list.
 enum {
     RVD_MUX_NEWS_SLICE = 1,
     RVD_MUX_NEWS_GOAWAY = 2,
     RVD_MUX_NEWS_RTT = 4,
-    RVD_MUX_NEWS_OPENABLE = 8,  // once it is true
+    RVD_MUX_NEWS_OPENABLE = 8,  // raised when an open can succeed
     RVD_MUX_NEWS_DEAD = 16,
-    RVD_MUX_NEWS_MUTE = 32  // is_mute is not what was told last
+    RVD_MUX_NEWS_MUTE = 32  // is_mute has changed since the last EV_SILENT
 };
 
 // Why a writer waits.
 enum rvd_mux_wait { RVD_MUX_WAIT_NONE, RVD_MUX_WAIT_CREDIT, RVD_MUX_WAIT_TURN };
 
-// A stream has at most one timer; each kind has one duration, so a queue per kind is in order.
+// A stream has at most one timer. Each kind has one duration, so one queue per kind is sorted.
 enum rvd_mux_timer {
     RVD_MUX_TIMER_NONE,
     RVD_MUX_TIMER_PREAMBLE,
@@ -2832,60 +2832,60 @@ typedef struct rvd_mux_chunk {
     uint8_t data[];
 } rvd_mux_chunk;
 
-// Invariants: recv_credit + buffered <= window's largest value;
-// an unreleased stream is in the table; `head` is NULL exactly if all buffered bytes are the slice.
+// Invariants: recv_credit + buffered <= the largest value that window has had; a stream that is not
+// released is in the table; `head` is NULL if and only if all buffered bytes are in the slice.
 typedef struct rvd_mux_stream {
     struct rvd_mux_stream *hash_next;
     rvd_base_link ctl, tell, turn, timer;  // each in at most one list of the session
-    rvd_base_link held;                    // in a list exactly while `head` is not NULL
+    rvd_base_link held;                    // in a list while `head` is not NULL
     void *ud;
     rvd_mux_chunk *head, *tail;
-    uint8_t *preamble;  // collected until it is whole
+    uint8_t *preamble;  // collected until it is complete
     uint32_t preamble_len, preamble_size;
     uint32_t id;
     uint8_t phase, tx, rx, wait, timer_kind;
     uint8_t ctl_bits, tell_bits;
-    uint8_t released;     // the application has closed it, or does not know of it yet
+    uint8_t released;     // the application has closed it, or was not told of it yet
     uint8_t acked;        // our ACK has been queued, once and for all
-    uint8_t after_fin;    // data came after FIN before: the next time it is reset
+    uint8_t after_fin;    // data after FIN was forgiven once; the next time it is reset
     uint8_t tiny_ok;      // the tiny-window delay has passed
     uint8_t fin_sent;     // our FIN is in the output: with the peer's the stream is over
-    uint8_t is_past;      // its id came again while the application held it: what comes is not its
+    uint8_t is_past;      // the peer has reused the id: its frames are no longer for this stream
     uint8_t reset_local;  // we reset it, not the peer
-    uint8_t stopped;      // the application wants no more: it gets no EOF either
-    uint8_t is_moving;    // what it held was read from for a while: slow, but no standstill
+    uint8_t stopped;      // the application has stopped reading: it gets no EOF either
+    uint8_t is_moving;    // its reader makes progress: slow, but not stuck
     uint32_t reset_code;
     uint32_t send_credit, recv_credit, window;
     uint32_t buffered;
-    uint32_t turn_left;    // bytes it may still write in its turn
-    uint32_t promise;      // it was told to write in this round, and has not yet; 0 = no
-    uint32_t dropped;      // bytes thrown away after our close
-    uint32_t lent;         // bytes of its loans that lie with the lender
+    uint32_t turn_left;    // bytes that it may still write in its turn
+    uint32_t promise;      // round in which it got a WRITABLE that it has not used; 0 = none
+    uint32_t dropped;      // bytes dropped after our close
+    uint32_t lent;         // bytes of its loans that are in the lender's memory
     uint32_t epoch_bytes;  // consumed since epoch_us
     uint32_t moved_bytes;  // consumed since stuck_us
     int64_t epoch_us;
-    int64_t held_us;   // it first had bytes that the application did not take at once; 0 = never
-    int64_t stuck_us;  // those that it has now have been waiting for their reader since then
+    int64_t held_us;   // when bytes were first left unread; 0 = never
+    int64_t stuck_us;  // since when the bytes that it holds now have waited for their reader
     int64_t timer_us;
     uint64_t sent, received;
-    uint64_t out_mark;  // its last data frame ends at this point of the output
+    uint64_t out_mark;  // where its last data frame ends in the output
 } rvd_mux_stream;
 
-// Payload that was lent: its header lies in the output, its bytes with the lender or, after a
+// Lent payload: its header is in the output, its bytes are in the lender's memory or, after a
 // recall, in `copy`. Loans are in the order of the output.
 typedef struct rvd_mux_loan {
     struct rvd_mux_loan *next;
     rvd_mux_stream *stream;  // whose lender's they are; NULL: `copy`
-    const uint8_t *bytes;    // the first that has not left
+    const uint8_t *bytes;    // the first byte that is not sent
     uint8_t *copy;
-    uint64_t at;         // where bytes[0] comes in the output, on out_added's scale
-    uint32_t len, size;  // bytes left, bytes that were lent
+    uint64_t at;         // position of bytes[0] in the output, counted like out_added
+    uint32_t len, size;  // bytes left to send, bytes lent
 } rvd_mux_loan;
 
 // ---- sessions ----
 
-// Empty chunks of one size, so that a steady flow allocates nothing: the system takes freed memory
-// away and clears it when it gives it back, which costs as much as a copy.
+// Free chunks of one size, so that a steady flow allocates nothing: memory that is freed goes back
+// to the system, which clears it before it hands it out again, and that costs as much as a copy.
 typedef struct rvd_mux_spares {
     rvd_mux_chunk *first;
     uint32_t bytes;
@@ -2895,14 +2895,14 @@ typedef struct rvd_mux_config {
     int is_client;  // yamux client: opens odd streams
     int accept_streams;
     unsigned features;      // REVDIAL_FEATURE_*, those in force
-    uint32_t send_window;   // first credit the peer gives us per stream
-    uint32_t recv_window;   // first credit it takes for granted
-    uint32_t peer_streams;  // the peer's limit for streams of ours
+    uint32_t send_window;   // first credit that the peer gives us per stream
+    uint32_t recv_window;   // first credit that the peer assumes
+    uint32_t peer_streams;  // how many streams of ours the peer accepts
     uint64_t session_id, seed;
     revdial_limits limits;  // resolved: no zeros
 } rvd_mux_config;
 
-// What a frame's body is for while it comes in.
+// Where the body of the frame that is being received goes.
 enum rvd_mux_body { RVD_MUX_BODY_NONE, RVD_MUX_BODY_STREAM, RVD_MUX_BODY_DRAIN };
 
 typedef struct rvd_mux {
@@ -2911,10 +2911,10 @@ typedef struct rvd_mux {
     int64_t now_us, wake_us;
 
     rvd_mux_stream **table;  // chains, keyed by a secret multiple of the id
-    rvd_mux_stream *last;    // that was found: calls on a stream come in groups
-    uint64_t table_key;      // odd, and nobody's to guess
+    rvd_mux_stream *last;    // found last: calls on one stream come in groups
+    uint64_t table_key;      // odd and unpredictable
     uint32_t table_bits, stream_count;
-    uint32_t ours, theirs;  // in the table, by who opened them
+    uint32_t ours, theirs;  // in the table, opened by us and by the peer
     uint32_t unacked;       // ours, unanswered
     uint32_t next_id;
 
@@ -2929,10 +2929,10 @@ typedef struct rvd_mux {
     const uint8_t *slice;
     uint32_t slice_len;
     unsigned news;         // RVD_MUX_NEWS_*, to be told
-    uint64_t allowance;    // bytes that may still come for streams that are gone
+    uint64_t allowance;    // bytes that may still arrive for streams that are over
     uint64_t late_frames;  // and frames without a payload
 
-    // Output: control made ready, then whole data frames. shown_*: what the last output() promised.
+    // Output: prepared control frames, then whole data frames. shown_*: what output() showed last.
     uint8_t control[RVD_MUX_CONTROL];
     uint32_t control_len, control_sent;
     rvd_mux_chunk *out_head, *out_tail;
@@ -2940,22 +2940,22 @@ typedef struct rvd_mux {
     uint32_t frame_left;                 // bytes of the half-sent data frame at the head
     uint32_t shown_data, shown_control;  // bytes in front of the other data frames
     uint64_t out_added, out_sent;        // of data frames, in bytes, lent ones included
-    uint64_t out_shown;                  // up to here the last output() showed them; then out_sent
-    uint64_t out_edge;                   // here a frame ended when output() last showed all
-    rvd_mux_stream *growing;             // its frame at the very end may still get longer
+    uint64_t out_shown;                  // how far the last output() showed them; then out_sent
+    uint64_t out_edge;                   // where a frame ended when output() last showed all
+    rvd_mux_stream *growing;             // its frame is the last one and may still grow
     uint32_t growing_len;
     rvd_mux_loan *loans, *loans_last;
     uint64_t out_max;
     uint32_t quantum;     // bytes in a turn while several streams are busy
     uint32_t frame_max;   // while one is: a ping waits for the end of a frame
     int64_t progress_us;  // the output last moved, or began to wait
-    int64_t acked_us;     // the peer has last shown that it takes bytes: by credit, by a pong, or
-                          // its system by acknowledging them
-    uint32_t reserved;    // room promised by reserve
-    // Room is promised with WRITABLE: as many writers are woken as it will last for, not all that
-    // wait. Promises of earlier rounds are void.
+    int64_t acked_us;     // last sign that the peer takes bytes: credit, a pong, or its system's
+                          // acknowledgement
+    uint32_t reserved;    // room given out by reserve
+    // WRITABLE promises room: only as many writers are woken as the room lasts for. Promises of
+    // earlier rounds are void.
     uint32_t promised, promise_round;
-    int64_t promised_us;  // the last one
+    int64_t promised_us;  // time of the last promise
     rvd_base_link ctl, tell, turns, timers[RVD_MUX_TIMERS];
     uint32_t pongs[RVD_MUX_PONGS], pong_first, pong_count;
 
@@ -2963,10 +2963,10 @@ typedef struct rvd_mux {
     int64_t last_rx_us, ping_us, rtt_us, next_rtt_us;
     int64_t
         asked_us;  // the first stream we opened since last_rx_us; 0 none, -1 after the last tick
-    int64_t doubt_at;  // the next tick that is to ask or judge; not one that may find it has slept
-    int64_t drain_us;  // an idle session that drains stays until then
+    int64_t doubt_at;  // the tick that pings or judges next; never one after a suspension
+    int64_t drain_us;  // until when an idle session that drains stays
     int64_t rtt[RVD_MUX_RTT_SAMPLES];
-    uint64_t ping_rx_bytes;  // when the ping went out
+    uint64_t ping_rx_bytes;  // rx_bytes when the ping was sent
     uint32_t rtt_count, ping_value;
     uint8_t ping_wanted, ping_out;
     uint8_t is_mute;  // it has not answered a ping in time
@@ -2982,13 +2982,13 @@ typedef struct rvd_mux {
     uint64_t standing_bytes;  // of them, those of streams in held[0]
     rvd_base_link held[2];    // streams with chunks, by is_moving; stuck longest first
     uint64_t grown;           // windows beyond their first size
-    uint64_t preambles;       // bytes held for preambles
+    uint64_t preambles;       // bytes of incomplete preambles
     uint32_t refusals;        // since the output was last below its limit
     rvd_base_bucket syns, resets, provoked, glitches, pings, windows;
     uint64_t opened, reset_count, rx_bytes, tx_bytes, rx_frames, tx_frames, tx_data_frames;
-    uint64_t window_frames;       // updates that data or opens of ours have earned the peer
-    rvd_wire_meta *meta;          // of the stream that OPEN tells about; comes and goes
-    rvd_mux_stream *meta_stream;  // the one it is about to tell about
+    uint64_t window_frames;       // window updates that our data and opens allow the peer
+    rvd_wire_meta *meta;          // of the stream in the current EV_OPEN
+    rvd_mux_stream *meta_stream;  // the stream of the next EV_OPEN
 } rvd_mux;
 
 static void rvd_mux_die(rvd_mux *m, int code, const char *text);
@@ -3192,8 +3192,8 @@ static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
 
 // ---- small changes of state ----
 
-// What a stream owes. A dead session takes no more on: a FIN by who was told that writing failed
-// would make what was lost look whole.
+// Notes a control frame to send. A dead session takes none: after an error of a write the
+// application may still end writing, and a FIN would make a stream with lost bytes look complete.
 static void rvd_mux_ctl_add(rvd_mux *m, rvd_mux_stream *s, unsigned bit)
 {
     if (m->dead) return;
@@ -3301,8 +3301,8 @@ static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     rvd_mux_rx_clear(m, s);
     rvd_mux_preamble_free(m, s);
     if (s->phase != RVD_MUX_OPEN) rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
-    // A refusal takes the place of the ACK. Whoever has accepted, or read, does not refuse: the ACK
-    // that is still to go says that the stream may not be opened elsewhere as if nothing had been.
+    // A refusal takes the place of the ACK. A stream that was accepted or read cannot be refused:
+    // its ACK is still sent, so that the peer does not retry it elsewhere as if unused.
     s->ctl_bits &= RVD_MUX_CTL_ACK;
     if (!s->ctl_bits) rvd_base_link_remove(&s->ctl);
     rvd_mux_turn_leave(m, s);
@@ -3361,8 +3361,8 @@ static void rvd_mux_provoked(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     rvd_mux_reset_tell(m, s, code);
 }
 
-// A stream pays with its unread bytes. One that the peer has reset already kept them for the
-// reader, who now learns that they are gone: never EOF.
+// A stream gives up its unread bytes. A stream that the peer has reset already kept them for its
+// reader, which now gets an error instead: never EOF.
 static void rvd_mux_sacrifice(rvd_mux *m, rvd_mux_stream *s)
 {
     if (s->tx != RVD_MUX_TX_RESET) {
@@ -3655,8 +3655,8 @@ static uint32_t rvd_mux_credit_room(const rvd_mux_stream *s)
     return s->window > out ? s->window - out : 0;
 }
 
-// Is there so much to grant that the peer has to hear of it? Where bytes come slowly, it hears now
-// and then that they are taken: that may be the only sign of life that gets through.
+// Is enough credit to be returned for a window update? Where bytes come slowly, smaller amounts are
+// returned now and then: they may be the only sign of life that gets through.
 static inline int rvd_mux_credit_is_due(const rvd_mux *m, const rvd_mux_stream *s)
 {
     uint32_t room = rvd_mux_credit_room(s);
@@ -3949,7 +3949,7 @@ static void rvd_mux_loan_sent(rvd_mux *m, uint32_t n)
     if (s) rvd_mux_loan_repay(m, s, n);
 }
 
-// Copies what is still to be sent of the stream's loans, but for what is on its way. What was
+// Copies the unsent bytes of the stream's loans, except those that output() has shown. What was
 // copied before memory ran out is no longer lent. Returns bytes still lent, or REVDIAL_ENOMEM.
 static ptrdiff_t rvd_mux_recall(rvd_mux *m, rvd_mux_stream *s)
 {
@@ -4810,7 +4810,8 @@ static int64_t rvd_mux_next_doubt(const rvd_mux *m)
     if (m->is_mute) return at;
     at = (rvd_mux_is_asking(m) ? rvd_mux_silent_us(m) : m->ping_us) + rvd_mux_doubt_us(m);
     if (at > m->now_us) return at;
-    return rvd_mux_is_asking(m) ? m->now_us + 1 : INT64_MAX;  // who was late judges the next time
+    return rvd_mux_is_asking(m) ? m->now_us + 1
+                                : INT64_MAX;  // a late tick: the next one judges
 }
 
 // Memory that an idle session need not hold.
@@ -4826,7 +4827,7 @@ static void rvd_mux_trim(rvd_mux *m)
     m->meta = NULL;
 }
 
-// Those who were told to write have had their time.
+// Unused WRITABLEs have expired.
 static void rvd_mux_promises_end(rvd_mux *m)
 {
     if (m->now_us - m->promised_us < RVD_MUX_PROMISE_US) return;
@@ -4840,7 +4841,7 @@ static inline void rvd_mux_now(rvd_mux *m, int64_t now_us)
     if (m->promised) rvd_mux_promises_end(m);
 }
 
-// The machine slept, not the peer: what was to happen meanwhile is due so much later.
+// The machine was suspended, not the peer: postpones all deadlines by that time.
 static void rvd_mux_forgive(rvd_mux *m, int64_t late_us)
 {
     m->last_rx_us = rvd_base_sooner(m->last_rx_us + late_us, m->now_us);
@@ -5347,8 +5348,8 @@ static uint64_t rvd_mux_loans_check(const rvd_mux *m)
     return lent;
 }
 
-// Unread bytes: who has them in chunks is in the list of its kind, stuck longest first, and their
-// memory has a bound.
+// Unread bytes: a stream that has chunks is in the list of its kind, stuck longest first, and the
+// memory of the chunks is bounded.
 static void rvd_mux_held_check(rvd_mux *m)
 {
     uint64_t size = 0, bytes[2] = {0, 0};
@@ -5435,7 +5436,7 @@ enum {
     RVD_HTTP_WINDOW_MIN = 8192,          // less has us spend a frame header on every few bytes
     RVD_HTTP_WINDOW_MAX = 0x7fffffff,    // two of them add up in 32 bits
     RVD_HTTP_STREAMS_MAX = 0x7fffffff,   // ids of one parity
-    RVD_HTTP_STOCK_WINDOW = 256 * 1024,  // what yamux fixes for who announces nothing
+    RVD_HTTP_STOCK_WINDOW = 256 * 1024,  // yamux's, for a peer that announces none
     RVD_HTTP_STOCK_STREAMS = 256,        // and the backlog its implementations share
 
     RVD_HTTP_RETRY_MS_MIN = 1000,   // a peer's Retry-After is honoured within these bounds:
@@ -6150,9 +6151,9 @@ static void rvd_http_gather(const rvd_http_head *h, rvd_http_facts *f)
     }
 }
 
-// What both ends announce alike: the version, and what it lets them use. Each says its own
-// and the lower is in force, so that any later version is fine with us. Who sends none is a stock
-// peer, whatever else it sends.
+// What both ends announce: the version, and what it lets them use. Each announces its own and the
+// lower one is in force, so that later versions work with this one. A peer that sends no version is
+// a stock peer, whatever else it sends.
 //   returns  1, or 0: malformed
 static int rvd_http_read_terms(rvd_http_facts *f, int *is_revdial)
 {
@@ -6174,7 +6175,7 @@ static int rvd_http_read_terms(rvd_http_facts *f, int *is_revdial)
 
 enum { RVD_HTTP_ACCEPT_SIZE = 29 };  // the 20 bytes of a SHA-1 in base64
 
-// Sec-WebSocket-Accept for a key shows that who answers knows WebSocket (RFC 6455 section 4.2.2).
+// Sec-WebSocket-Accept for a key shows that the server knows WebSocket (RFC 6455 section 4.2.2).
 static void rvd_http_accept_of(rvd_http_slice key, char accept[RVD_HTTP_ACCEPT_SIZE])
 {
     static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -6282,8 +6283,8 @@ static int rvd_http_check_upgrade(const rvd_http_facts *f)
 
 // A browser says whose page asks (RFC 6455 section 10.2), and nobody else need say it. A page must
 // not register with what its browser knows, such as a client certificate, or what its machine may
-// reach. That the page is from the Host that it asks means nothing: where its name leads is up to
-// who wrote the page.
+// reach. It does not help that the page comes from the Host that it asks: its author decides where
+// that name leads.
 static int rvd_http_may_origin(const rvd_http_facts *f, const char *origins)
 {
     rvd_http_slice rest, item, origin = f->value[RVD_HTTP_FIELD_ORIGIN];
@@ -6668,7 +6669,7 @@ static size_t rvd_http_request_write(rvd_base_text *t, const rvd_http_offer *off
 
 // ---- The response -------------------------------------------------------------------------------
 
-// Every refusal is these bytes and no others: it tells nothing about who asked or for what.
+// Every refusal is these bytes and no others: it shows nothing of the request.
 typedef struct rvd_http_refusal {
     int status;
     const char *reason;
@@ -6744,7 +6745,7 @@ static void rvd_http_write_refusal(rvd_base_text *t, const rvd_http_answer *answ
     if (status == 401) rvd_http_write_challenges(t, answer);
     // Or the backend would take what a front end says for our verdict on its credentials.
     if (answer->is_revdial) rvd_http_write_field(t, "Revdial-Version", "1");
-    // RFC 9110 section 7.8: who sends Upgrade says so in Connection.
+    // RFC 9110 section 7.8: a sender of Upgrade lists it in Connection.
     rvd_http_write_field(t, "Connection", status == 426 ? "upgrade, close" : "close");
     rvd_http_write_field(t, "Content-Type", "text/plain");
     rvd_http_write_field(t, "Content-Length", RVD_BASE_NUMBER(strlen(refusal->body)));
@@ -7683,11 +7684,11 @@ int revdial_egress_state(const revdial_egress *v, revdial_err *err, int *retry_a
 
 enum {
     RVD_WS_WORK = 65536,         // bytes masked at a time: a frame of yamux at its largest
-    RVD_WS_FEW = 128,            // and while there is no memory for so many
+    RVD_WS_FEW = 128,            // the same when memory for that is not there
     RVD_WS_PAYLOAD_MAX = 65536,  // of a frame we send: more than some libraries take in a message
     RVD_WS_CONTROL_MAX = 125,    // RFC 6455 section 5.5
     RVD_WS_HEADER_MAX = 14,      // 2, length 8, key 4
-    RVD_WS_IDLE_US = 1000000,    // unused for so long, the work buffer is given back
+    RVD_WS_IDLE_US = 1000000,    // time without use after which the work buffer is freed
     RVD_WS_GLITCH_BURST = 1000,  // frames in a row that bring no payload: pings, empty messages
     RVD_WS_GLITCH_RATE = 100
 };
@@ -7746,7 +7747,7 @@ typedef struct rvd_ws {
     uint32_t pong_len;
     uint8_t pong_wanted, close_put;
 
-    // Keys: unpredictable to who chooses the payload (section 10.3), eight from each digest.
+    // Keys: unpredictable for the author of the payload (section 10.3), eight from each digest.
     uint8_t secret[8], keys[RVD_BASE_SHA256_SIZE], out_key[4];
     uint32_t keys_left;
     uint64_t key_blocks;
@@ -9089,7 +9090,7 @@ int revdial_engine_reset(revdial_engine *e, uint32_t id, int code)
     rvd_mux_stream *s = rvd_engine_find(e, id);
     if (!s || code < 0 || code > 255) return REVDIAL_EINVAL;
     rvd_mux_reset(&e->mux, s, (uint32_t)code);
-    rvd_mux_untell(s);  // who resets need not be told
+    rvd_mux_untell(s);  // the caller knows
     RVD_ENGINE_CHECK(e);
     return REVDIAL_OK;
 }
@@ -9903,9 +9904,9 @@ static int rvd_sys_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_
 #define RVD_SYS_FUTEX_WAIT 137         // FUTEX_WAIT_BITSET, FUTEX_PRIVATE_FLAG: it has a deadline
 #define RVD_SYS_FUTEX_ANY 0xffffffffu  // FUTEX_BITSET_MATCH_ANY
 
-// The one who opens makes a system call only if the other sleeps; with a mutex and a condition the
-// one who wakes up would often wait for the lock as well. The wake may come when the memory is
-// something else's already: a futex may always wake for no reason.
+// The thread that opens the latch makes a system call only if the other one sleeps; with a mutex
+// and a condition the thread that wakes up would often wait for the lock as well. The wake may come
+// when the memory is in other use already: a futex may always wake for no reason.
 typedef struct rvd_sys_latch {
     atomic_int state;  // 0 shut, 1 shut and somebody sleeps, 2 open
 } rvd_sys_latch;
@@ -10008,7 +10009,7 @@ static const struct sockaddr *rvd_sys_sockaddr(const rvd_sys_addr *a)
     return (const struct sockaddr *)&a->ss;
 }
 
-// Resolvers take "127.1" and "0x7f.1" for addresses, and nobody who reads a rule does.
+// Resolvers read "127.1" and "0x7f.1" as addresses; a person that reads a rule does not.
 static int rvd_sys_is_numeric(const char *label, size_t len)
 {
     size_t hex = label[0] == '0' && (label[1] | 0x20) == 'x' ? 2 : 0;
@@ -10430,8 +10431,8 @@ static void rvd_sys_tune_client(int fd)
     rvd_sys_set_notsent_lowat(fd, RVD_SYS_CLIENT_UNSENT);
 }
 
-// Has the system ask the other end's system for a sign of life after so long without a byte: one
-// that has vanished is found out after 1.75 times as long. In whole seconds.
+// TCP keepalive: the first probe after idle_ms without a byte. A peer that has vanished is noticed
+// after 1.75 times idle_ms. In whole seconds.
 //   idle_ms  0 = RVD_SYS_KEEPALIVE_MS, -1 = not at all
 static void rvd_sys_set_keepalive(int fd, int idle_ms)
 {
@@ -10446,7 +10447,7 @@ static void rvd_sys_set_keepalive(int fd, int idle_ms)
 #endif
 }
 
-// A session's socket. The session's own timers find out who is dead. The system backs them up after
+// A session's socket. The session's own timers notice a dead peer. The system backs them up after
 // timeout_ms, which has to be longer: for the system a window that stays closed is silence as well,
 // and a slow peer's window may stay closed for a minute.
 static void rvd_sys_tune_session(int fd, int timeout_ms)
@@ -10494,7 +10495,7 @@ static int rvd_sys_unsent(int fd)
 #endif
 }
 
-// Linux resets a TCP connection that is dissolved, whoever else has a copy of the descriptor. (A
+// Linux resets a TCP connection that is dissolved, even if others have copies of the descriptor. (A
 // shutdown would send FIN, which reads as EOF; on a unix socket that is all that there is.)
 static void rvd_sys_disconnect(int fd)
 {
@@ -10662,9 +10663,9 @@ static int rvd_sys_socket_tcp(int family)
 }
 
 // A socket that asks for an unused port of this machine may be given that very port as its own. TCP
-// then connects it to itself (RFC 9293 section 3.5, simultaneous open), and whoever belongs there
-// finds the port taken. That counts as refused, and the connection is dissolved: a FIN to itself
-// would keep the port in TIME_WAIT.
+// then connects it to itself (RFC 9293 section 3.5, simultaneous open), and the program that
+// belongs there finds the port taken. That counts as refused, and the connection is dissolved: a
+// FIN to itself would keep the port in TIME_WAIT.
 static int rvd_sys_refuse_itself(int fd, const rvd_sys_addr *peer)
 {
     struct sockaddr nobody = {.sa_family = AF_UNSPEC};
@@ -11039,7 +11040,7 @@ enum {
     RVD_LOOP_EVENTS = 256,           // per wait: 3 KiB, and the call is paid for long before
     RVD_LOOP_WAIT_MS = 3600 * 1000,  // longest sleep, so that no distant timer overflows an int
     RVD_LOOP_SPIN_MAX_US = 1000,     // beyond this a sleep is as good
-    RVD_LOOP_SPIN_MOST = 8,          // bounds of a score: so much of the past counts
+    RVD_LOOP_SPIN_MOST = 8,          // bounds of a score: how much of the past counts
     RVD_LOOP_SPIN_LEAST = -16,
     RVD_LOOP_SPIN_REST_MIN = 32,  // more short waits than long ones before it is tried again
     RVD_LOOP_SPIN_REST_MAX = 2048,
@@ -11083,21 +11084,21 @@ struct rvd_loop_flush {
     int queued;
 };
 
-// Polling before sleep. Waking a core that idles takes longer than most answers on the same machine
-// or rack, so who waits may poll for a while, if that pays: `score` counts what waits have shown.
-// Two that answer each other may have been put on one core while others idle. As long as they
-// sleep in turn the system sees no reason to part them, so polling is tried again soon; where cores
-// are really scarce, less and less often.
+// Polling before sleep. Waking an idle core takes longer than most answers on the same machine or
+// rack, so a thread that waits may poll for a while, if that pays: `score` counts how past waits
+// went. Two threads that answer each other may run on one core while other cores idle. While they
+// sleep in turn the system sees no reason to separate them, so polling is tried again soon; where
+// cores are really scarce, less and less often.
 typedef struct rvd_loop_spin {
     int limit_us;  // set before start, then read-only; 0 = never
     int score;     // < 0: not now
     int rest;      // the last one, when polling was in somebody's way; 0 = all is well
-    int hits;      // what was waited for came while polling, so often since
+    int hits;      // waits that polling has ended since then
 } rvd_loop_spin;
 
 typedef struct rvd_loop {
     // set before start, then read-only
-    unsigned char *buf;  // RVD_LOOP_BUFFER bytes for whoever runs
+    unsigned char *buf;  // RVD_LOOP_BUFFER bytes for the task or callback that runs
     rvd_sys_wake wake;
     pthread_t thread;
     int started;
@@ -11150,7 +11151,7 @@ static int64_t rvd_loop_now(const rvd_loop *loop)
     return loop->now_us;
 }
 
-// Which pass it is, for what an owner does but so often in each.
+// Number of the pass, for owners that limit what they do in one.
 static uint64_t rvd_loop_passes(const rvd_loop *loop)
 {
     return loop->passes;
@@ -11430,15 +11431,15 @@ static void rvd_loop_run_timers(rvd_loop *loop)
 //
 // and the first two steps of each are sequentially consistent, hence in one order that both sides
 // agree on. If asleep = 1 comes first in it, the poster reads that 1 or something later. A later 0
-// is either another poster's, who writes to the wake after it, or the loop's own, and then the loop
+// is either another poster's, which then writes to the wake, or the loop's own, and then the loop
 // is awake and reads posted before it waits again. If posted = 1 comes first, the loop reads 1 and
 // does not wait. With acquire and release alone both could read the old value (each store still in
 // its processor's buffer), and the loop would sleep on a task. Of many posters only the one that
 // turns 1 into 0 writes, and posts to a loop that is awake cost no system call. The loop's own
-// asleep = 0 may be relaxed: who misses it writes once too often. The lock orders the list itself.
+// asleep = 0 may be relaxed: a poster that misses it writes once too often. The lock orders tasks.
 static void rvd_loop_post(rvd_loop *loop, rvd_loop_task *task)
 {
-    // Acquire and release on both sides: the one who clears it sees what an earlier poster wrote.
+    // Acquire and release on both sides: the loop, which clears it, sees what a poster wrote.
     if (atomic_exchange_explicit(&task->queued, 1, memory_order_acq_rel)) return;
     task->next = NULL;
     pthread_mutex_lock(&loop->lock);
@@ -11556,18 +11557,18 @@ static void rvd_loop_spin_rest(rvd_loop_spin *p)
     p->hits = 0;
 }
 
-// A look has found something. What came between two looks came from another core, or from somebody
-// who needed this one only for a moment.
+// A look has found something. If it came between two looks, it came from another core, or from a
+// thread that needed this core only for a moment.
 static void rvd_loop_spin_hit(rvd_loop_spin *p, const rvd_loop_look *look)
 {
     if (look->last_us == look->begun_us || look->is_late) return;
     if (p->hits < RVD_LOOP_SPIN_HITS && ++p->hits == RVD_LOOP_SPIN_HITS) p->rest = 0;
 }
 
-// Between two looks, which take a microsecond or two: whoever else wants this core may have it. A
-// longer pause tells that somebody did. It may have been who answers: then the look after it finds
-// something. If it does not, or if the pause alone was too long, polling is in somebody's way.
-//   returns  0 when the time is up, or when polling is in somebody's way
+// Between two looks, which take a microsecond or two, another thread may have this core. A longer
+// pause shows that one did. If it was the thread that answers, the look after it finds something.
+// Otherwise, or if the pause alone was too long, polling is in another thread's way.
+//   returns  0 when the time is up, or when polling is in another thread's way
 static int rvd_loop_spin_on(rvd_loop_spin *p, rvd_loop_look *look)
 {
     int64_t now;
@@ -11579,7 +11580,7 @@ static int rvd_loop_spin_on(rvd_loop_spin *p, rvd_loop_look *look)
     return p->score >= 0 && now - look->begun_us < p->limit_us;
 }
 
-// After a wait of so long, polled or slept.
+// Learns from a wait of waited_us, polled or slept.
 static void rvd_loop_spin_learn(rvd_loop_spin *p, int64_t waited_us)
 {
     if (waited_us > p->limit_us)
@@ -11960,7 +11961,7 @@ typedef struct rvd_lookup {
 } rvd_lookup;
 
 typedef struct rvd_lookup_desk {
-    atomic_uint users;  // whoever opened it, and each thread
+    atomic_uint users;  // its owner, and each thread
     pthread_mutex_t lock;
     pthread_cond_t changed;
     // guarded by lock
@@ -12203,7 +12204,7 @@ static rvd_lookup_name *rvd_lookup_name_new(rvd_lookup_desk *d, uint64_t asker, 
 }
 
 // Asks for the addresses of a host: l->done is posted to l->loop when they, or none, are there.
-//   asker    who shares the places with others: any number of its own, or RVD_LOOKUP_URGENT
+//   asker    whose share of the places it takes: any number, or RVD_LOOKUP_URGENT
 //   returns  0; -EAGAIN no thread can be had, or too many names of that asker wait; -ENOMEM
 //   thread   any
 static int rvd_lookup_begin(rvd_lookup_desk *d, rvd_lookup *l, uint64_t asker,
@@ -12282,8 +12283,8 @@ static void rvd_lookup_close(rvd_lookup_desk *d)
 
 // ================================================================================================
 // MARK: impl.log  uses: base sys loop
-// Lines of the log: fields that no peer can forge, and so many lines of one event a second. The
-// rest is counted, and the count is logged. One lock, a leaf; nobody is called under it.
+// Lines of the log: fields that no peer can forge, and a limit of lines per event and second. The
+// rest is counted, and the count is logged. One lock, a leaf; nothing is called under it.
 // Start at rvd_log_begin().
 // ================================================================================================
 
@@ -12464,9 +12465,9 @@ static int rvd_log_admits(rvd_log *log, enum rvd_log_event event)
     return admits;
 }
 
-// Begins a line, to which fields are added before rvd_log_end(). What is only for debugging has no
-// bound: who asks for it wants all of it.
-//   returns  0: nobody wants it, or there have been too many; do not end it
+// Begins a line, to which fields are added before rvd_log_end(). Lines of level DEBUG have no
+// limit: a reader that asks for them wants all of them.
+//   returns  0: no log takes it, or there have been too many; do not end it
 static int rvd_log_begin(rvd_log *log, rvd_log_line *l, enum rvd_log_event event, int level)
 {
     if (!rvd_log_wants(log, level)) return 0;
