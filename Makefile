@@ -47,7 +47,7 @@ ifeq ($(CI),true)
 WARNINGS += -Werror
 endif
 
-# One compile per program: each has the implementation in it. -j for who did not ask for anything.
+# -j for who did not ask for anything.
 ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
 endif
@@ -56,12 +56,17 @@ ifneq ($(filter clean,$(MAKECMDGOALS)),)
 endif
 
 # A suite that includes only the core has no threads to check, and no poll(2) to use for epoll.
-SOURCES := $(sort $(wildcard tests/test_*.c tests/sim.c))
-THREADED := $(patsubst tests/%.c,$(BUILD)/%, \
-	$(shell grep -L REVDIAL_NO_RUNTIME $(SOURCES) /dev/null))
-THREADED := $(filter $(BUILD)/%,$(THREADED))
-SUITES = $(SOURCES:tests/%.c=$(BUILD)/%) $(THREADED:=-poll)
-CORE = $(notdir $(filter-out $(THREADED),$(SOURCES:tests/%.c=$(BUILD)/%)))
+# Some count time, and the core does not check its invariants for them.
+# WHOLE suites replace other system calls than the rest, or none, and compile all of revdial.h.
+SOURCES := $(sort $(wildcard tests/test_*.c))
+CORE := $(filter-out $(shell grep -L REVDIAL_NO_RUNTIME $(SOURCES) /dev/null),$(SOURCES))
+CORE := $(CORE:tests/%.c=%)
+CHECKED := $(patsubst tests/%.c,$(BUILD)/%, \
+	$(shell grep -l '^.define REVDIAL_SELF_CHECK' $(SOURCES) /dev/null))
+THREADED := $(filter-out $(CORE:%=$(BUILD)/%),$(SOURCES:tests/%.c=$(BUILD)/%))
+WHOLE := $(shell grep -El '^#define (RVD_SYS_|REVDIAL_IMPLEMENTATION)' $(SOURCES) /dev/null)
+WHOLE := $(filter $(WHOLE:tests/%.c=$(BUILD)/%),$(THREADED))
+SUITES = $(CORE:%=$(BUILD)/%) $(THREADED) $(THREADED:=-poll)
 PROGRAMS = $(patsubst examples/%.c,$(BUILD)/revdial-%,$(wildcard examples/proxy.c examples/agent.c))
 EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%, \
 	$(sort $(filter-out examples/proxy.c examples/agent.c,$(wildcard examples/*.c))))
@@ -98,7 +103,7 @@ else
 NO_TLS = no-tls
 endif
 
-COMPILE = $(CC) -std=c11 $(WARNINGS) -I. $(CPPFLAGS)
+COMPILE = $(CC) -std=c11 $(WARNINGS)
 LINK = $(LDFLAGS) -pthread $(LDLIBS)
 RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
@@ -116,43 +121,80 @@ no-tls:
 examples: $(EXAMPLES)
 suites: $(SUITES)
 
-comma = ,
 # $(1) the flags of this kind of program, $(2) its libraries
 define build
 @mkdir -p $(@D)
-$(COMPILE) $(1) -MMD -MP -MF $@.d -MT $@ -o $@ $< $(2) $(LINK)
+$(COMPILE) $(1) -I. $(CPPFLAGS) -MMD -MP -MF $@.d -MT $@ -o $@ $< $(filter %.o,$^) $(2) $(LINK)
 endef
+define object
+@mkdir -p $(@D)
+$(CCACHE) $(COMPILE) $(1) -I. $(CPPFLAGS) -MMD -MP -MF $@.d -MT $@ -c -o $@ -x c $<
+endef
+CCACHE := $(shell command -v ccache 2>/dev/null)
+
+# The implementation is compiled once for each way of use. What links with it sees revdial.h with
+# declarations in place of its functions: suites may call all of them, as they are not static here.
+HOLLOW = $(BUILD)/hollow/revdial.h
+OPEN = $(BUILD)/open/revdial.h
+LINKED = -I$(BUILD)/hollow
+OPENED = -I$(BUILD)/open -Itests -Wno-missing-prototypes
+$(HOLLOW): revdial.h tests/hollow.awk
+	@mkdir -p $(@D)
+	LC_ALL=C awk -f tests/hollow.awk $< >$@
+$(OPEN): revdial.h tests/hollow.awk
+	@mkdir -p $(@D)
+	LC_ALL=C awk -v open=1 -f tests/hollow.awk $< >$@
+$(BUILD)/revdial.o: revdial.h $(BUILD)/flags
+	$(call object,$(CFLAGS) -ffunction-sections -DREVDIAL_IMPLEMENTATION)
+$(BUILD)/impl-core.o: tests/impl.c $(OPEN) $(BUILD)/flags
+	$(call object,$(TEST_CFLAGS) $(OPENED) -DREVDIAL_NO_RUNTIME)
+$(BUILD)/impl-checked.o: tests/impl.c $(OPEN) $(BUILD)/flags
+	$(call object,$(TEST_CFLAGS) $(OPENED) -DREVDIAL_NO_RUNTIME -DREVDIAL_SELF_CHECK)
+$(BUILD)/impl.o: tests/impl.c $(OPEN) $(BUILD)/flags
+	$(call object,$(THREAD_CFLAGS) $(OPENED))
+$(BUILD)/impl-poll.o: tests/impl.c $(OPEN) $(BUILD)/flags
+	$(call object,$(THREAD_CFLAGS) $(OPENED) -DREVDIAL_POLL)
 
 # A function that is bound when it is first called has the linker save all registers, and with them
 # the secret that memcpy() has just moved, on the stack, where it stays. Suites look for it there.
+# An agent has no proxy in it, nor the other way round.
 ifneq ($(filter Linux FreeBSD,$(shell uname)),)
 BIND_NOW = -Wl,-z,now
+DROP_UNUSED = -Wl,--gc-sections
 endif
-$(BUILD)/revdial-%: examples/%.c $(BUILD)/flags
-	$(call build,$(CFLAGS) $(BIND_NOW) $(PROGRAM_TLS),$(PROGRAM_LIBS))
-$(BUILD)/tls/%: tests/tls/%.c $(BUILD)/flags
-	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE $(PROGRAM_TLS) -Itests $(BIND_NOW),\
-		$(TLS_TEST_LIBS))
-$(BUILD)/examples/%: examples/%.c $(BUILD)/flags
-	$(call build,$(CFLAGS))
-$(BUILD)/interop/%: tests/interop/%.c $(BUILD)/flags
-	$(call build,$(CFLAGS))
+$(BUILD)/revdial-%: examples/%.c $(BUILD)/revdial.o $(HOLLOW) $(BUILD)/flags
+	$(call build,$(CFLAGS) $(LINKED) $(BIND_NOW) $(DROP_UNUSED) $(PROGRAM_TLS),$(PROGRAM_LIBS))
+$(BUILD)/examples/%: examples/%.c $(BUILD)/revdial.o $(HOLLOW) $(BUILD)/flags
+	$(call build,$(CFLAGS) $(LINKED) $(DROP_UNUSED))
+$(BUILD)/interop/%: tests/interop/%.c $(BUILD)/revdial.o $(HOLLOW) $(BUILD)/flags
+	$(call build,$(CFLAGS) $(LINKED))
 $(BUILD)/bench/tls: tests/bench/tls.c $(BUILD)/flags
 	$(call build,$(CFLAGS),$(TLS_LIBS))
 $(BUILD)/bench/%: tests/bench/%.c $(BUILD)/flags
 	$(call build,$(CFLAGS) -D_GNU_SOURCE)
-$(BUILD)/%-poll: tests/%.c $(BUILD)/flags
+$(BUILD)/tls/%: tests/tls/%.c $(BUILD)/impl.o $(HOLLOW) $(BUILD)/flags
+	$(call build,$(THREAD_CFLAGS) -D_GNU_SOURCE $(LINKED) $(PROGRAM_TLS) -Itests $(BIND_NOW),\
+		$(TLS_TEST_LIBS))
+$(WHOLE:=-poll): $(BUILD)/%-poll: tests/%.c $(BUILD)/flags
 	$(call build,$(THREAD_CFLAGS) -D_GNU_SOURCE -DREVDIAL_POLL)
-$(THREADED): $(BUILD)/%: tests/%.c $(BUILD)/flags
+$(WHOLE): $(BUILD)/%: tests/%.c $(BUILD)/flags
 	$(call build,$(THREAD_CFLAGS) -D_GNU_SOURCE)
-$(BUILD)/%: tests/%.c $(BUILD)/flags
-	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE)
+$(filter-out $(WHOLE:=-poll),$(THREADED:=-poll)): $(BUILD)/%-poll: tests/%.c $(BUILD)/impl-poll.o \
+		$(HOLLOW) $(BUILD)/flags
+	$(call build,$(THREAD_CFLAGS) -D_GNU_SOURCE $(LINKED) -DREVDIAL_POLL)
+$(filter-out $(WHOLE),$(THREADED)): $(BUILD)/%: tests/%.c $(BUILD)/impl.o $(HOLLOW) $(BUILD)/flags
+	$(call build,$(THREAD_CFLAGS) -D_GNU_SOURCE $(LINKED))
+$(CHECKED): $(BUILD)/%: tests/%.c $(BUILD)/impl-checked.o $(HOLLOW) $(BUILD)/flags
+	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE $(LINKED))
+$(filter-out $(CHECKED),$(CORE:%=$(BUILD)/%)): $(BUILD)/%: tests/%.c $(BUILD)/impl-core.o \
+		$(HOLLOW) $(BUILD)/flags
+	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE $(LINKED))
 
 # Changes when the flags do, so that everything is built again.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
-	@echo '$(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(THREAD_CFLAGS) $(LINK) $(TLS)' | cmp -s - $@ || \
-		echo '$(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(THREAD_CFLAGS) $(LINK) $(TLS)' >$@
+	@echo '$(ALL_FLAGS)' | cmp -s - $@ || echo '$(ALL_FLAGS)' >$@
+ALL_FLAGS = $(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(THREAD_CFLAGS) $(CPPFLAGS) $(LINK) $(TLS)
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/examples/*.d $(BUILD)/interop/*.d \
 	$(BUILD)/bench/*.d $(BUILD)/tls/*.d)
@@ -167,7 +209,7 @@ check: all
 layers tidy header:
 	@CC='$(CC)' sh tests/$@.sh
 
-demo: all
+demo: $(PROGRAMS) $(BUILD)/examples/http_handler
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/demo.sh
 
 e2e: all
@@ -196,36 +238,15 @@ bench: $(BENCHES) $(PROGRAMS) $(if $(filter mbedtls,$(TLS)),$(BUILD)/bench/tls)
 bench-peers:
 	@REVDIAL_BUILD='$(BUILD)' sh tests/bench/get_peers.sh
 
-# $(1) name, $(2) compilers, $(3) flags, $(4) the suites of the first compiler, $(5) of the others.
-# A compiler that is not here or that lacks the runtime is passed over, unless CI=true. One is
-# enough for tsan. Suites with threads are not optimised: compiling would take longer than they do.
-define sanitized
-+@ccs=; programs=; flags='-g -fno-omit-frame-pointer $(3)'; \
-for cc in $(2); do \
-	if [ $(1) = tsan ] && [ "$$ccs" ]; then break; fi; \
-	if ! echo 'int main(void) { return 0; }' | $$cc $(3) -o /dev/null -x c - 2>/dev/null; then \
-		echo "$$cc cannot link with $(3)"; \
-		if [ "$(CI)" = true ]; then exit 1; else continue; fi; \
-	fi; \
-	suites='$(notdir $(4))'; \
-	if [ "$$ccs" ]; then suites='$(notdir $(5))'; fi; \
-	ccs="$$ccs $$cc"; goals=; \
-	for p in $$suites; do goals="$$goals build/$(1)-$$cc/$$p"; done; \
-	$(MAKE) --no-print-directory BUILD=build/$(1)-$$cc CC=$$cc CFLAGS="-O1 $$flags" \
-		THREAD_CFLAGS="$$flags" $$goals all || exit 1; \
-	programs="$$programs $$goals"; \
-done; \
-test "$$ccs" || exit 1; \
-RUN_TIMEOUT=400 $(RUN) $$programs
-endef
-
 # Each compiler has the threads wait in another way.
 ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all
 asan:
-	$(call sanitized,asan,gcc clang,$(ASAN),$(CORE) $(THREADED),$(CORE) $(THREADED:=-poll))
+	+@MAKE='$(MAKE)' CI='$(CI)' sh tests/sanitize.sh asan '$(ASAN)' \
+		gcc '$(CORE) $(notdir $(THREADED))' clang '$(CORE) $(notdir $(THREADED:=-poll))'
 
 tsan:
-	$(call sanitized,tsan,clang gcc,-fsanitize=thread,$(THREADED),)
+	+@MAKE='$(MAKE)' CI='$(CI)' sh tests/sanitize.sh tsan -fsanitize=thread \
+		clang '$(notdir $(THREADED))' gcc '$(notdir $(THREADED))'
 
 # 32 bits run as they are. The emulator is slow: it plays a tenth of the simulation's seeds, and
 # leaves out the rows that cut megabytes at every place.

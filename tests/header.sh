@@ -1,8 +1,22 @@
 #!/bin/sh
-# revdial.h in every way that a program may take it, without a warning.     tests/header.sh
-# Compilers that are not here are left out, unless CI=true. U.. are rows of the table of misuse.
+# revdial.h in every way that a program may take it, without a warning.
+#     tests/header.sh [PART...]
+# Parts are gcc, clang, musl, cxx and make; they run side by side. Compilers that are not here are
+# left out, unless CI=true. U.. are rows of the table of misuse.
 header=revdial.h
-tmp=build/header
+if [ $# -ne 1 ]; then
+    [ $# -gt 0 ] || set -- gcc clang musl cxx make
+    mkdir -p build/header || exit 1
+    printf '%s\n' "$@" | xargs -P "$(nproc 2>/dev/null || echo 2)" -I '{}' \
+        sh -c 'sh "$0" "{}" >build/header/{}.said 2>&1' "$0"
+    for part in "$@"; do sed '$d' "build/header/$part.said"; done
+    for part in "$@"; do tail -n 1 "build/header/$part.said"; done | awk -v n=$# '
+        /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3; n-- }
+        END { printf "%d passed, %d failed\n", passed, failed + n; exit failed + n != 0 }'
+    exit
+fi
+part=$1
+tmp=build/header/$part
 unset MAKEFLAGS MFLAGS MAKELEVEL  # of a make that runs this: the ones below stand for themselves
 passed=0
 failed=0
@@ -100,26 +114,33 @@ steady() {
         ! nm -u "$tmp/steady.o" | awk '{ print $NF }' | grep -Ex "$moody"
 }
 
-for cc in gcc clang; do
-    here "$cc" || continue
-    for flags in '-O2' '-O0' '-O2 -DNDEBUG' '-O2 -DREVDIAL_POLL' '-O2 -DREVDIAL_NO_RUNTIME' \
+# c_compiler CC: the objects of the first loop are linked below
+c_compiler() {
+    cc=$1
+    stack=
+    [ "$cc" != gcc ] || stack='-Wstack-usage=4096' # no frame over 4 KiB (U48)
+    for flags in -O0 -O2; do
+        try "$cc $flags" $cc -std=c11 $warnings $stack $flags -I. -pthread -c \
+            -o "$tmp/impl$flags.o" "$tmp/impl.c"
+    done
+    for flags in '-O2 -DNDEBUG' '-O2 -DREVDIAL_POLL' -Os \
         '-O0 -fshort-enums -funsigned-char'; do # U43
         try "$cc $flags" $cc -std=c11 $warnings $flags -I. -pthread -c -o "$tmp/impl.o" \
             "$tmp/impl.c"
     done
-    try "$cc core alone" $cc -std=c11 $warnings -O1 -I. -o "$tmp/core" "$tmp/core.c"
+    try "$cc core alone" $cc -std=c11 $warnings -O2 -I. -o "$tmp/core" "$tmp/core.c"
     try "$cc core alone runs" "$tmp/core"
-    try "$cc two units" $cc -std=c11 $warnings -I. -pthread -o "$tmp/two" "$tmp/impl.c" \
+    try "$cc two units" $cc -std=c11 $warnings -I. -pthread -o "$tmp/two" "$tmp/impl-O0.o" \
         "$tmp/uses.c"
     try "$cc two units run" "$tmp/two"
     try "$cc public half first" $cc -std=gnu11 $warnings -D_GNU_SOURCE -I. -pthread \
-        -o "$tmp/late" "$tmp/late.c"
+        -fsyntax-only "$tmp/late.c"
     try "$cc public half as C99 (U43)" $cc -std=c99 $warnings -I. -c -o "$tmp/uses.o" \
         "$tmp/uses.c"
     try "$cc implementation twice in one unit (U44)" $cc -std=c11 $warnings -I. -pthread \
-        -o "$tmp/twice" "$tmp/twice.c"
+        -fsyntax-only "$tmp/twice.c"
     fails "$cc implementation in two units (U44)" '(multiple|duplicate).*revdial_' \
-        $cc -std=c11 -I. -pthread -o "$tmp/both" "$tmp/both.c" "$tmp/impl.c"
+        $cc -std=c11 -I. -pthread -o "$tmp/both" "$tmp/impl-O0.o" "$tmp/impl-O2.o" "$tmp/uses.c"
     fails "$cc a handle of another type (U5)" incompatible $cc -std=c11 -Werror -I. -c \
         -o "$tmp/wrong.o" "$tmp/wrong.c"
     for std in c11 gnu17; do
@@ -129,7 +150,6 @@ for cc in gcc clang; do
         try "$cc -std=$std behind a system header with -D_GNU_SOURCE" \
             $cc -std=$std $warnings -D_GNU_SOURCE -I. -fsyntax-only "$tmp/behind.c"
     done
-    try "$cc -Os" $cc -std=c11 $warnings -Os -I. -c -o "$tmp/impl.o" "$tmp/impl.c"
     try "$cc neither locale nor wall clock (U35, U47)" steady "$cc"
     # The headers of the kernel are the same for both; a library for 32 bits may not be here.
     echo '#include <gnu/stubs.h>' >"$tmp/stubs.c"
@@ -139,30 +159,27 @@ for cc in gcc clang; do
     fi
     try "$cc REVDIAL_API=static" $cc -std=c11 $warnings -Wno-unused-function -I. -pthread \
         -DREVDIAL_API=static -o "$tmp/static" "$tmp/both.c"
-done
-if here gcc; then
-    for flags in -O0 -O2; do
-        try "gcc $flags, no frame over 4 KiB (U48)" gcc -std=c11 $flags -Wstack-usage=4096 -Wvla \
-            -Werror -I. -pthread -c -o "$tmp/impl.o" "$tmp/impl.c"
-    done
-fi
+}
+
 # It has libc's own headers and none of the kernel's.
-if here musl-gcc; then
+musl() {
     for flags in -O0 '-O0 -DREVDIAL_POLL'; do
         try "musl-gcc $flags" musl-gcc -std=c11 $warnings $flags -I. -c -o "$tmp/musl.o" \
             "$tmp/impl.c"
     done
-fi
-for cxx in g++ clang++; do
-    here "$cxx" || continue
+}
+
+cxx_compiler() {
+    cxx=$1
     try "$cxx public half as C++11" $cxx -std=c++11 -Wall -Wextra -Wpedantic -Werror -I. -c \
         -o "$tmp/uses.o" "$tmp/uses.cc"
     try "$cxx revdial_tls.h as C++11" $cxx -std=c++11 -Wall -Wextra -Wpedantic -Werror -I. -c \
         -o "$tmp/tls.o" "$tmp/tls.cc"
     says "$cxx implementation as C++" 'error.*implementation is C;' $cxx -I. -c \
         -o "$tmp/cxx.o" "$tmp/impl.cc"
+    if [ ! -e "$tmp/impl.o" ]; then cc -std=c11 -I. -c -o "$tmp/impl.o" "$tmp/impl.c"; fi
     try "$cxx links with C" $cxx -pthread -o "$tmp/mixed" "$tmp/uses.o" "$tmp/impl.o"
-done
+}
 
 # installed: what `make install` leaves is open to everybody, whatever the umask. A script stands
 # for the programs, which need not be built for that.
@@ -182,10 +199,20 @@ tells() {
     shift
     [ "$(make -n all "$@" | grep -c "^echo '$line")" -eq 1 ]
 }
-try 'make install does not depend on the umask' installed
-try 'make without mbedTLS says that TLS is left out' tells 'Without TLS: mbedTLS' CC="$tmp/cc"
-fails 'make refuses a TLS library that it does not know' 'TLS=yes: it must be' make -n TLS=yes
-try 'make TLS=no says that TLS is left out' tells 'Without TLS: TLS=no' TLS=no
+make_says() {
+    try 'make install does not depend on the umask' installed
+    try 'make without mbedTLS says that TLS is left out' tells 'Without TLS: mbedTLS' CC="$tmp/cc"
+    fails 'make refuses a TLS library that it does not know' 'TLS=yes: it must be' make -n TLS=yes
+    try 'make TLS=no says that TLS is left out' tells 'Without TLS: TLS=no' TLS=no
+}
+
+case $part in
+gcc | clang) if here "$part"; then c_compiler "$part"; fi ;;
+musl) if here musl-gcc; then musl; fi ;;
+cxx) for cxx in g++ clang++; do if here "$cxx"; then cxx_compiler "$cxx"; fi; done ;;
+make) make_says ;;
+*) try "part $part" false ;;
+esac
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

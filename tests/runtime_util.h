@@ -5,9 +5,7 @@
 #ifndef REVDIAL_TEST_RUNTIME_UTIL_H
 #define REVDIAL_TEST_RUNTIME_UTIL_H
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
+#include "hooks.h"
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -32,31 +30,6 @@
 
 #include "test.h"
 
-static int util_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
-                            struct addrinfo **out);
-static int util_thread_create(pthread_t *t, const pthread_attr_t *attr, void *(*run)(void *),
-                              void *arg);
-static int util_accept(int fd, struct sockaddr *from, socklen_t *len);
-static int util_clock_gettime(clockid_t id, struct timespec *t);
-static int util_close(int fd);
-static int util_connect(int fd, const struct sockaddr *to, socklen_t len);
-static int util_getrlimit(int what, struct rlimit *out);
-static int util_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *until);
-static inline int util_poll(struct pollfd *items, nfds_t count, int timeout_ms);
-static int util_getpeername(int fd, struct sockaddr *a, socklen_t *len);
-static const struct timespec *util_real(const struct timespec *until, struct timespec *room);
-#define RVD_SYS_ACCEPT util_accept
-#define RVD_SYS_CLOCK_GETTIME util_clock_gettime
-#define RVD_SYS_CLOSE util_close
-#define RVD_SYS_CONNECT util_connect
-#define RVD_SYS_COND_TIMEDWAIT util_cond_timedwait
-#define RVD_SYS_FUTEX(word, op, value, until, word2, mask) \
-    syscall(SYS_futex, word, op, value, util_real(until, &(struct timespec){0, 0}), word2, mask)
-#define RVD_SYS_GETADDRINFO util_getaddrinfo
-#define RVD_SYS_GETRLIMIT util_getrlimit
-#define RVD_SYS_GETPEERNAME util_getpeername
-#define RVD_SYS_POLL util_poll
-#define RVD_SYS_THREAD_CREATE util_thread_create
 #define REVDIAL_IMPLEMENTATION
 #include "revdial.h"
 
@@ -175,8 +148,8 @@ static inline struct addrinfo *util_numeric(const char *host, const char *port,
     return list;
 }
 
-static int util_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
-                            struct addrinfo **out)
+int util_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+                     struct addrinfo **out)
 {
     const char *dot = strrchr(host, '.');
     int first = 1, last = 1;
@@ -206,8 +179,7 @@ static int util_getaddrinfo(const char *host, const char *port, const struct add
 // The library's next threads that cannot be had: so many are spared, so many fail.
 static atomic_int util_thread_spare, util_thread_fail;
 
-static int util_thread_create(pthread_t *t, const pthread_attr_t *attr, void *(*run)(void *),
-                              void *arg)
+int util_thread_create(pthread_t *t, const pthread_attr_t *attr, void *(*run)(void *), void *arg)
 {
     if (atomic_load(&util_thread_fail) > 0 && atomic_fetch_sub(&util_thread_spare, 1) <= 0 &&
         atomic_fetch_sub(&util_thread_fail, 1) > 0)
@@ -218,7 +190,7 @@ static int util_thread_create(pthread_t *t, const pthread_attr_t *attr, void *(*
 // The library's accepts that failed for want of descriptors.
 static atomic_int util_accepts, util_accepts_without_fd;
 
-static int util_accept(int fd, struct sockaddr *from, socklen_t *len)
+int util_accept(int fd, struct sockaddr *from, socklen_t *len)
 {
     int r = accept4(fd, from, len, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (r >= 0) atomic_fetch_add(&util_accepts, 1);
@@ -229,7 +201,7 @@ static int util_accept(int fd, struct sockaddr *from, socklen_t *len)
 // How many descriptors the library believes that it may have; 0: what the system says.
 static atomic_int util_fd_limit;
 
-static int util_getrlimit(int what, struct rlimit *out)
+int util_getrlimit(int what, struct rlimit *out)
 {
     int r = what == RLIMIT_NOFILE ? getrlimit(RLIMIT_NOFILE, out) : -1;  // its type is the system's
     if (atomic_load(&util_fd_limit)) out->rlim_cur = (rlim_t)atomic_load(&util_fd_limit);
@@ -240,7 +212,7 @@ static int util_getrlimit(int what, struct rlimit *out)
 // when somebody else has it.
 static atomic_int util_connects_to_itself;
 
-static int util_connect(int fd, const struct sockaddr *to, socklen_t len)
+int util_connect(int fd, const struct sockaddr *to, socklen_t len)
 {
     if (atomic_load(&util_connects_to_itself) > 0 && to->sa_family == AF_INET) {
         if (bind(fd, to, len) == 0)
@@ -254,7 +226,7 @@ static int util_connect(int fd, const struct sockaddr *to, socklen_t len)
 // So often a socket that is connected is not yet when the library asks, as if its peer were far.
 static atomic_int util_connects_slowly;
 
-static int util_getpeername(int fd, struct sockaddr *a, socklen_t *len)
+int util_getpeername(int fd, struct sockaddr *a, socklen_t *len)
 {
     if (atomic_load(&util_connects_slowly) <= 0) return getpeername(fd, a, len);
     atomic_fetch_sub(&util_connects_slowly, 1);
@@ -265,7 +237,7 @@ static int util_getpeername(int fd, struct sockaddr *a, socklen_t *len)
 // How often the library has closed the descriptor that it is watched for.
 static atomic_int util_close_watched = -1, util_closes;
 
-static int util_close(int fd)
+int util_close(int fd)
 {
     if (fd == atomic_load(&util_close_watched)) atomic_fetch_add(&util_closes, 1);
     return close(fd);
@@ -286,7 +258,7 @@ static inline long long util_clock_us(const struct timespec *t)
     return (long long)t->tv_sec * 1000000 + t->tv_nsec / 1000;
 }
 
-static int util_clock_gettime(clockid_t id, struct timespec *t)
+int util_clock_gettime(clockid_t id, struct timespec *t)
 {
     long long us = atomic_load(&util_clock_stands_us);
     int r = clock_gettime(id, t);
@@ -296,7 +268,7 @@ static int util_clock_gettime(clockid_t id, struct timespec *t)
 }
 
 // A deadline by the library's clock, on the system's. NULL = none.
-static const struct timespec *util_real(const struct timespec *until, struct timespec *room)
+const struct timespec *util_real(const struct timespec *until, struct timespec *room)
 {
     if (!until) return NULL;
     *room = util_clock_at(util_clock_us(until) - atomic_load(&util_clock_ahead_us));
@@ -305,7 +277,7 @@ static const struct timespec *util_real(const struct timespec *until, struct tim
 
 static _Thread_local int util_poll_fails;  // the next of this thread's
 
-static inline int util_poll(struct pollfd *items, nfds_t count, int timeout_ms)
+int util_poll(struct pollfd *items, nfds_t count, int timeout_ms)
 {
     if (!util_poll_fails) return poll(items, count, timeout_ms);
     util_poll_fails = 0;
@@ -313,7 +285,7 @@ static inline int util_poll(struct pollfd *items, nfds_t count, int timeout_ms)
     return -1;
 }
 
-static int util_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *until)
+int util_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *until)
 {
     struct timespec room;
     return pthread_cond_timedwait(c, m, util_real(until, &room));

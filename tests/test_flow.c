@@ -2,7 +2,7 @@
 // numbers in comments are known bugs of other implementations (yamux study, section 6).
 #define REVDIAL_NO_RUNTIME
 #define REVDIAL_IMPLEMENTATION
-#include "../revdial.h"
+#include "revdial.h"
 
 #include "engine_script.h"
 

@@ -4,7 +4,7 @@
 #define REVDIAL_NO_RUNTIME
 #define REVDIAL_SELF_CHECK  // the mux checks its invariants at each call
 #define REVDIAL_IMPLEMENTATION
-#include "../revdial.h"
+#include "revdial.h"
 
 #include "engine_script.h"
 

@@ -1,0 +1,31 @@
+#!/bin/sh
+# Builds suites with a sanitizer and runs them.     make asan, make tsan
+#     sanitize.sh KIND FLAGS COMPILER SUITES [COMPILER SUITES]...
+# Each compiler builds its suites in build/KIND-COMPILER; for tsan the first one that can is enough.
+# A compiler that is not here or that lacks the runtime is passed over, unless CI=true. Suites with
+# threads are not optimised: compiling would take longer than they do.
+kind=$1
+flags=$2
+shift 2
+built=
+programs=
+while [ $# -ge 2 ]; do
+    cc=$1
+    suites=$2
+    shift 2
+    if [ "$kind" = tsan ] && [ "$built" ]; then break; fi
+    if ! echo 'int main(void) { return 0; }' | $cc $flags -o /dev/null -x c - 2>/dev/null; then
+        echo "$cc cannot link with $flags"
+        if [ "$CI" = true ]; then exit 1; else continue; fi
+    fi
+    dir=build/$kind-$cc
+    goals=
+    for suite in $suites; do goals="$goals $dir/$suite"; done
+    ${MAKE:-make} --no-print-directory BUILD="$dir" CC="$cc" \
+        CFLAGS="-O1 -g -fno-omit-frame-pointer $flags" \
+        THREAD_CFLAGS="-g -fno-omit-frame-pointer $flags" $goals || exit 1
+    built="$built $cc"
+    programs="$programs $goals"
+done
+if [ -z "$built" ]; then exit 1; fi
+RUN_TIMEOUT=400 exec sh tests/run.sh $programs
