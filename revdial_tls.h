@@ -88,6 +88,23 @@ REVDIAL_API int revdial_tls_reload(revdial_tls *t, revdial_err *err);
 //   thread   any
 REVDIAL_API void revdial_tls_free(revdial_tls *t);
 
+// X(number, text). What a peer means by the alert that ends a handshake, RFC 8446 section 6 and RFC
+// 5246 section 7.2. For transports by other libraries, too.
+#define REVDIAL_TLS_ALERTS(X) \
+    X(40, "it accepts none of our cipher suites or groups") \
+    X(42, "our certificate is bad") \
+    X(43, "our certificate is of an unsupported kind") \
+    X(44, "our certificate has been revoked") \
+    X(45, "our certificate has expired") \
+    X(46, "our certificate is not acceptable") \
+    X(48, "our certificate is from an authority that it does not trust") \
+    X(49, "our certificate has no access") \
+    X(70, "it speaks no version of TLS that we accept") \
+    X(71, "our cipher suites are not strong enough for it") \
+    X(112, "it does not know the name that we asked for") \
+    X(116, "it wants a certificate from us") \
+    X(120, "it does not speak http/1.1")
+
 // The library underneath, "mbedTLS 2.28.3". Static.
 //   thread   any
 REVDIAL_API const char *revdial_tls_version(void);
@@ -602,25 +619,15 @@ static rvd_tls_setup *rvd_tls_setup_new(rvd_tls_maker *m, revdial_err *err)
 // Why it failed, for people.
 // ================================================================================================
 
-// What a peer says when it ends a handshake: RFC 8446 section 6, RFC 5246 section 7.2.
 static const char *rvd_tls_alert_text(unsigned alert, int may_want_cert)
 {
+    if (alert == 40 && may_want_cert)
+        return "it wants a certificate from us, or finds none of our ciphers good";
     switch (alert) {
-    case 40:
-        return may_want_cert ? "it wants a certificate from us, or finds none of our ciphers good"
-                             : "it accepts none of our cipher suites or groups";
-    case 42: return "our certificate is bad";
-    case 43: return "our certificate is of an unsupported kind";
-    case 44: return "our certificate has been revoked";
-    case 45: return "our certificate has expired";
-    case 46: return "our certificate is not acceptable";
-    case 48: return "our certificate is from an authority that it does not trust";
-    case 49: return "our certificate has no access";
-    case 70: return "it speaks no version of TLS that we accept";
-    case 71: return "our cipher suites are not strong enough for it";
-    case 112: return "it does not know the name that we asked for";
-    case 116: return "it wants a certificate from us";
-    case 120: return "it does not speak http/1.1";
+#define REVDIAL_X(number, text) \
+    case number: return text;
+        REVDIAL_TLS_ALERTS(REVDIAL_X)
+#undef REVDIAL_X
     default: return "no reason that we know";
     }
 }

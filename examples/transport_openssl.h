@@ -84,25 +84,15 @@ static int ossl_fail(revdial_err *err, int code, const char *what, const char *w
     return code;
 }
 
-// What a peer says when it ends a handshake: RFC 8446 section 6, RFC 5246 section 7.2.
 static const char *ossl_alert_text(int alert, int may_want_cert)
 {
+    if (alert == 40 && may_want_cert)
+        return "it wants a certificate from us, or finds none of our ciphers good";
     switch (alert) {
-    case 40:
-        return may_want_cert ? "it wants a certificate from us, or finds none of our ciphers good"
-                             : "it accepts none of our cipher suites or groups";
-    case 42: return "our certificate is bad";
-    case 43: return "our certificate is of an unsupported kind";
-    case 44: return "our certificate has been revoked";
-    case 45: return "our certificate has expired";
-    case 46: return "our certificate is not acceptable";
-    case 48: return "our certificate is from an authority that it does not trust";
-    case 49: return "our certificate has no access";
-    case 70: return "it speaks no version of TLS that we accept";
-    case 71: return "our cipher suites are not strong enough for it";
-    case 112: return "it does not know the name that we asked for";
-    case 116: return "it wants a certificate from us";
-    case 120: return "it does not speak http/1.1";
+#define REVDIAL_X(number, text) \
+    case number: return text;
+        REVDIAL_TLS_ALERTS(REVDIAL_X)
+#undef REVDIAL_X
     default: return "no reason that we know";
     }
 }
