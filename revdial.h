@@ -52,6 +52,7 @@
 //                                                      impl.loop, impl.sys   threads: here and up
 //                      --- api.engine -------------> impl.engine             no I/O: here and down
 //                                                      impl.http, impl.mux   handshake, streams
+//                                                      impl.auth             credentials
 //                                                      impl.egress           egress proxies
 //                                                      impl.ws, impl.wire    frames
 //                                                      impl.base             bytes
@@ -68,7 +69,8 @@
 //    impl.base     memory, lists, budgets, SHA-256 and SHA-1, text
 //    impl.wire     frames and the stream preamble as bytes
 //    impl.mux      what the protocol means: streams, credit, scheduling, limits
-//    impl.http     the upgrade handshake, credentials
+//    impl.auth     who may register as what: credentials, names
+//    impl.http     the upgrade handshake
 //    impl.egress   the way through an egress proxy: CONNECT and SOCKS5
 //    impl.ws       WebSocket frames as a carrier
 //    impl.engine   handshake, carrier and mux as one machine
@@ -89,7 +91,7 @@
 //    a frame's rule  rvd_mux_on_header() and the functions before it, tests/test_mux.c
 //    a stream state  the three small machines above rvd_mux_stream
 //    a header        impl.http, tests/vectors/
-//    a way to prove  Challenges, Digest and Credentials in impl.http; rvd_proxy_on_auth()
+//    a way to prove  Digest and Credentials in impl.auth, Challenges in impl.http
 //    a system call   impl.sys
 //    a log line      RVD_LOG_EVENTS, one line, then rvd_log_begin()
 //
@@ -192,6 +194,13 @@ typedef struct revdial_egress revdial_egress;    // client side of an egress pro
     X(ELOST, -19, "the connection under the session was lost") \
     X(ETLS, -20, "the TLS handshake, a certificate or a record was not good")
 
+// What an HTTP gateway answers for the error that revdial_dial() gave it:
+//   400  EINVAL, if the name or the target is the client's; else 500
+//   403  EDENIED
+//   502  EREFUSED, EUNREACH, ELOST; later, before a response has begun: ERESET, ELOST
+//   503  ENOBACKEND, EDRAINING, ELIMIT, ENOMEM, ECLOSED; Retry-After makes sense
+//   504  ETIMEDOUT
+//   500  all others: they are the gateway's own mistakes
 enum revdial_error {
     REVDIAL_OK = 0,
 #define REVDIAL_X(name, value, text) REVDIAL_##name = value,
@@ -361,10 +370,25 @@ typedef struct revdial_auth_req {
     char *group;
 } revdial_auth_req;
 
+// What becomes of a backend that asks to register. The values are HTTP statuses, except the last.
+// Where a verdict is expected an error may stand as well: REVDIAL_EAUTH means UNAUTHORIZED, EDENIED
+// FORBIDDEN, EDUPLICATE CONFLICT, every other one UNAVAILABLE.
+enum revdial_verdict {                   // and the error that the backend gets:
+    REVDIAL_VERDICT_ADMIT = 0,           // none: the answer is 101
+    REVDIAL_VERDICT_BAD_REQUEST = 400,   // EUPGRADE: no name was sent, and the row has several
+    REVDIAL_VERDICT_UNAUTHORIZED = 401,  // EAUTH: the credentials are missing or wrong
+    REVDIAL_VERDICT_FORBIDDEN = 403,     // EDENIED: they are right, but not for this name
+    REVDIAL_VERDICT_CONFLICT = 409,      // EDUPLICATE: another identity holds the name
+    REVDIAL_VERDICT_TOO_MANY = 429,      // ELIMIT: it failed too often; Retry-After is 5 s
+    REVDIAL_VERDICT_UNAVAILABLE = 503,   // ELIMIT: no room or no memory; Retry-After is 5 s
+    REVDIAL_VERDICT_STALE_NONCE = 1401   // EAUTH: 401 with stale=true, because a nonce is not valid
+                                         // or not any longer; the backend may try once more
+};
+
 // The application's own check of credentials. It writes the identity that was proved, NUL-
 // terminated, to `identity`. For DIGEST it finds the row of req->user and calls
 // revdial_auth_verify(). Runs on a thread of its own and may block.
-//   returns  0, REVDIAL_EAUTH (401) or REVDIAL_EDENIED (403)
+//   returns  a revdial_verdict, or an error that stands for one
 typedef int revdial_auth_fn(void *ud, const revdial_auth_req *req, char *identity, size_t size);
 
 // How a dial chooses among the sessions of a name.
@@ -619,16 +643,7 @@ REVDIAL_API int revdial_engine_is_waiting(const revdial_engine *e);
 REVDIAL_API void revdial_engine_acked(revdial_engine *e, int64_t at_us);
 
 // Answer to REVDIAL_EV_AUTH.
-//   verdict  0 sends 101. An error refuses with an HTTP status. The backend's REVDIAL_EV_DEAD has
-//            the same error, unless another stands after the status:
-//            REVDIAL_EAUTH       401
-//            REVDIAL_EAGAIN      401 with stale=true, for a nonce that is not valid (now): EAUTH
-//            REVDIAL_EDENIED     403
-//            REVDIAL_EDUPLICATE  409
-//            REVDIAL_EREFUSED    429: ELIMIT
-//            REVDIAL_ELIMIT      503
-//            REVDIAL_EDRAINING   503: ELIMIT
-//            REVDIAL_EINVAL      400: EUPGRADE, as after every other status that is not 101
+//   verdict  a revdial_verdict, or an error that stands for one, as revdial_auth_verify() returns
 //   returns  0, or REVDIAL_EINVAL if no answer is awaited (the peer has gone meanwhile)
 REVDIAL_API int revdial_engine_auth(revdial_engine *e, int verdict);
 
@@ -1626,6 +1641,16 @@ static uint32_t rvd_base_min_u32(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
+// FNV-1a, then a mix so that all bits count. Whoever knows h can make texts that collide.
+static uint64_t rvd_base_hash(const void *data, size_t len, uint64_t h)
+{
+    const uint8_t *p = (const uint8_t *)data;
+    h ^= 0xCBF29CE484222325u;
+    for (size_t i = 0; i < len; i++) h = (h ^ p[i]) * 0x100000001B3u;
+    h = (h ^ h >> 33) * 0xFF51AFD7ED558CCDu;
+    return h ^ h >> 29;
+}
+
 // A token bucket in integers: `burst` at once, then `rate` a second. Counted in millionths.
 typedef struct rvd_base_bucket {
     int64_t millionths, at_us;
@@ -1978,47 +2003,6 @@ static int rvd_base_glob(const char *pattern, size_t pattern_len, const char *te
     return p == pattern_len;
 }
 
-static unsigned rvd_base_wildcards(const char *s, size_t len)
-{
-    unsigned count = 0;
-    for (size_t i = 0; i < len; i++) count += s[i] == '*' || s[i] == '?';
-    return count;
-}
-
-// What a certificate has shown of itself: the text that a row's glob has matched.
-typedef struct rvd_base_shown {
-    const char *glob, *at;
-    size_t len;
-} rvd_base_shown;
-
-// Where a glob has matched a certificate, a '*' of a name's pattern stands for what the glob's '*'
-// has: or each of a fleet could take the names of all others. "**" says that it may. Any other
-// wildcards in both would leave that open.
-enum rvd_base_tie { RVD_BASE_UNTIED, RVD_BASE_TIED, RVD_BASE_UNCLEAR };
-
-static enum rvd_base_tie rvd_base_tie_of(const char *glob, const char *pattern, size_t len)
-{
-    size_t glob_len = strlen(glob);
-    unsigned theirs = rvd_base_wildcards(glob, glob_len), ours = rvd_base_wildcards(pattern, len);
-    if (theirs == 0 || ours == 0) return RVD_BASE_UNTIED;
-    for (size_t i = 1; i < len; i++)
-        if (pattern[i] == '*' && pattern[i - 1] == '*') return RVD_BASE_UNTIED;
-    if (theirs > 1 || ours > 1 || !strchr(glob, '*') || !memchr(pattern, '*', len))
-        return RVD_BASE_UNCLEAR;
-    return RVD_BASE_TIED;
-}
-
-static int rvd_base_tied_matches(const char *pattern, size_t len, const char *name,
-                                 const rvd_base_shown *shown)
-{
-    size_t head = (size_t)((const char *)memchr(pattern, '*', len) - pattern);
-    size_t skip = (size_t)(strchr(shown->glob, '*') - shown->glob);
-    size_t middle = shown->len + 1 - strlen(shown->glob), tail = len - head - 1;
-    if (strlen(name) != head + middle + tail) return 0;
-    return memcmp(name, pattern, head) == 0 && memcmp(name + head, shown->at + skip, middle) == 0 &&
-           memcmp(name + head + middle, pattern + head + 1, tail) == 0;
-}
-
 // Takes the next item off a comma list, without the blanks around it. Empty items are skipped (RFC
 // 9110 section 5.6.1.2). Every comma list is read by this function.
 //   returns  1 and *item, or 0 at the end
@@ -2045,72 +2029,6 @@ static size_t rvd_base_item(const char **list, const char **item)
     *list = rest.at;
     *item = next.at;
     return next.len;
-}
-
-// The name in a list that has exactly one item, and no pattern: then a backend need not say it.
-//   returns  its length, 0 if there is no such name
-static size_t rvd_base_sole_name(const char *names, const char **name)
-{
-    const char *second;
-    size_t len = names ? rvd_base_item(&names, name) : 0;
-    if (len == 0 || rvd_base_item(&names, &second) > 0) return 0;
-    return rvd_base_is_name(*name, len) ? len : 0;
-}
-
-// Is there a name that matches this glob?
-static int rvd_base_is_name_glob(const char *glob, size_t len)
-{
-    size_t least = 0;  // length of the shortest name that may match
-    for (size_t i = 0; i < len; i++) {
-        int is_edge = i == 0 || i + 1 == len;
-        if (glob[i] == '*') continue;
-        if (least++ == RVD_BASE_NAME_MAX) return 0;
-        if (glob[i] == '?' || rvd_base_is_name(&glob[i], 1)) continue;
-        if (is_edge || !memchr("._-", glob[i], 3)) return 0;
-    }
-    return len > 0;
-}
-
-// Does a comma list of globs cover that name? shown: by a certificate; NULL = by something else.
-static int rvd_base_covers(const char *names, const char *name, const rvd_base_shown *shown)
-{
-    const char *item;
-    size_t len;
-    while (names && (len = rvd_base_item(&names, &item)) > 0) {
-        enum rvd_base_tie tie = shown ? rvd_base_tie_of(shown->glob, item, len) : RVD_BASE_UNTIED;
-        if (tie == RVD_BASE_UNTIED && rvd_base_glob(item, len, name, strlen(name))) return 1;
-        if (tie == RVD_BASE_TIED && rvd_base_tied_matches(item, len, name, shown)) return 1;
-    }
-    return 0;
-}
-
-static unsigned rvd_base_row_schemes(const revdial_credential *row)
-{
-    return row->schemes ? row->schemes : REVDIAL_AUTH_BEARER;
-}
-
-enum { RVD_BASE_SHOWN_MAX = 127 };  // bytes: what an identity may have
-
-static int rvd_base_shows(const revdial_credential *row, const char *name, rvd_base_shown *shown)
-{
-    if (shown->len == 0 || shown->len > RVD_BASE_SHOWN_MAX) return 0;
-    if (!rvd_base_glob(shown->glob, strlen(shown->glob), shown->at, shown->len)) return 0;
-    return !name || rvd_base_covers(row->names, name, shown);
-}
-
-// What of a verified certificate is meant by a row, and lets it register that name there? An entry
-// of its SANs, or else its subject. With name NULL any that is meant.
-static int rvd_base_show(const revdial_credential *row, const revdial_identity *peer,
-                         const char *name, rvd_base_shown *out)
-{
-    const char *list = peer->san;
-    if (!row->user) return 0;
-    out->glob = row->user;
-    while ((out->len = rvd_base_item(&list, &out->at)) > 0)
-        if (rvd_base_shows(row, name, out)) return 1;
-    out->at = peer->subject;
-    out->len = strlen(peer->subject);
-    return rvd_base_shows(row, name, out);
 }
 
 // Text under construction in memory of the caller. It always ends with a NUL, so `size` is one more
@@ -4810,8 +4728,7 @@ static int64_t rvd_mux_next_doubt(const rvd_mux *m)
     if (m->is_mute) return at;
     at = (rvd_mux_is_asking(m) ? rvd_mux_silent_us(m) : m->ping_us) + rvd_mux_doubt_us(m);
     if (at > m->now_us) return at;
-    return rvd_mux_is_asking(m) ? m->now_us + 1
-                                : INT64_MAX;  // a late tick: the next one judges
+    return rvd_mux_is_asking(m) ? m->now_us + 1 : INT64_MAX;  // a late tick: the next one judges
 }
 
 // Memory that an idle session need not hold.
@@ -5410,9 +5327,1139 @@ static void rvd_mux_check(rvd_mux *m)
 #endif
 
 // ================================================================================================
-// MARK: impl.http  uses: base
-// The upgrade handshake of both ends and the check of credentials: bytes in, bytes out, no state
-// but one head. Every byte is judged as it comes; nothing that was received is ever sent back.
+// MARK: impl.auth  uses: base
+// Decides who may register under which name: credentials, names, groups, nonces, and budgets for
+// wrong guesses. Pure: it takes the time as a parameter and has no lock, clock, socket or callback.
+// Start at revdial_auth_verify(), and for what a proxy remembers at rvd_auth_guard.
+// ================================================================================================
+
+enum {
+    // Bytes, without a NUL:
+    RVD_AUTH_TOKEN_MAX = 4096,     // of a bearer token: a large JWT
+    RVD_AUTH_PASSWORD_MAX = 2048,  // with the user and in base64 it is no longer than a token
+    RVD_AUTH_IDENTITY_MAX = 127,   // of an identity, and so of a user: buffers for one have 128
+    RVD_AUTH_REALM_MAX = 64,
+    RVD_AUTH_HEX_SIZE = 65  // of a SHA-256 in hex, with its NUL
+};
+
+// b64token of RFC 6750 section 2.1: what may follow "Bearer ".
+static int rvd_auth_is_bearer(const char *token, size_t len)
+{
+    static const char bytes[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/";
+    size_t at = 0;
+    while (at < len && memchr(bytes, token[at], sizeof bytes - 1)) at++;
+    if (at == 0 || len > RVD_AUTH_TOKEN_MAX) return 0;
+    while (at < len && token[at] == '=') at++;
+    return at == len;
+}
+
+// May the text stand between quotes in a header field?
+static int rvd_auth_is_quotable(const char *text, size_t max)
+{
+    size_t len = strlen(text);
+    for (size_t i = 0; i < len; i++)
+        if (text[i] < ' ' || text[i] > '~' || text[i] == '"' || text[i] == '\\') return 0;
+    return len > 0 && len <= max;
+}
+
+// Basic puts a ':' behind the user, so a user has none.
+static int rvd_auth_is_user(const char *user)
+{
+    return user && rvd_auth_is_quotable(user, RVD_AUTH_IDENTITY_MAX) && !strchr(user, ':');
+}
+
+static const char *rvd_auth_password_problem(const char *password)
+{
+    size_t len = strlen(password);
+    for (size_t i = 0; i < len; i++)
+        if ((uint8_t)password[i] < ' ' || password[i] == 0x7f) return "secret: has a control byte";
+    return len > RVD_AUTH_PASSWORD_MAX ? "secret: a password over 2048 bytes" : NULL;
+}
+
+static const char *rvd_auth_secret_problem(unsigned scheme, const char *user, const char *secret)
+{
+    if (scheme == REVDIAL_AUTH_BEARER || scheme == 0)
+        return rvd_auth_is_bearer(secret, strlen(secret))
+                   ? NULL
+                   : "secret: not a bearer token (letters, digits, -._~+/ and = at its end; 4096 "
+                     "bytes)";
+    if (!rvd_auth_is_user(user)) return "user: not 1 to 127 of printable ASCII without : \" and \\";
+    return rvd_auth_password_problem(secret);
+}
+
+// ---- Digest -------------------------------------------------------------------------------------
+
+// The SHA-256 of texts with ':' between them. NULL is an empty one.
+static void rvd_auth_digest(const char *const *parts, size_t count,
+                            uint8_t digest[RVD_BASE_SHA256_SIZE])
+{
+    rvd_base_sha256 s;
+    rvd_base_sha256_init(&s);
+    for (size_t i = 0; i < count; i++) {
+        if (i > 0) rvd_base_sha256_update(&s, ":", 1);
+        if (parts[i]) rvd_base_sha256_update(&s, parts[i], strlen(parts[i]));
+    }
+    rvd_base_sha256_final(&s, digest);
+}
+
+// The same in hex.
+static void rvd_auth_hash(const char *const *parts, size_t count, char hex[RVD_AUTH_HEX_SIZE])
+{
+    uint8_t digest[RVD_BASE_SHA256_SIZE];
+    rvd_base_text t = rvd_base_text_in(hex, RVD_AUTH_HEX_SIZE);
+    rvd_auth_digest(parts, count, digest);
+    rvd_base_text_add_hex(&t, digest, sizeof digest);
+    rvd_base_wipe(digest, sizeof digest);
+}
+
+// H(A1) of RFC 7616 section 3.4.2. Within the realm, knowing it is as good as the password.
+static void rvd_auth_ha1(const char *user, const char *realm, const char *secret,
+                         char hex[RVD_AUTH_HEX_SIZE])
+{
+    const char *const parts[] = {user, realm, secret};
+    rvd_auth_hash(parts, 3, hex);
+}
+
+// The response of section 3.4.1. With "" for the method: rspauth of section 3.5, by which the other
+// end proves that it knows the password.
+static void rvd_auth_respond(const revdial_digest *d, const char *ha1, const char *method,
+                             char hex[RVD_AUTH_HEX_SIZE])
+{
+    const char *const a2[] = {method, d->uri};
+    char ha2[RVD_AUTH_HEX_SIZE];
+    const char *const parts[] = {ha1, d->nonce, d->nc, d->cnonce, "auth", ha2};
+    rvd_auth_hash(a2, 2, ha2);
+    rvd_auth_hash(parts, 6, hex);
+}
+
+// ---- Names --------------------------------------------------------------------------------------
+
+static unsigned rvd_auth_wildcards(const char *s, size_t len)
+{
+    unsigned count = 0;
+    for (size_t i = 0; i < len; i++) count += s[i] == '*' || s[i] == '?';
+    return count;
+}
+
+// A text of a certificate, and the glob of the row that it matches.
+typedef struct rvd_auth_match {
+    const char *glob, *at;
+    size_t len;
+} rvd_auth_match;
+
+// Does a '*' in a pattern of names stand for the text that the '*' of the row's glob has matched?
+// It does (TIED) where each has one: otherwise each device of a fleet could take the names of all
+// others. "**" in the pattern permits that (UNTIED). With other wildcards in both it is UNCLEAR,
+// and such a row is refused.
+enum rvd_auth_tie { RVD_AUTH_UNTIED, RVD_AUTH_TIED, RVD_AUTH_UNCLEAR };
+
+static enum rvd_auth_tie rvd_auth_tie_of(const char *glob, const char *pattern, size_t len)
+{
+    size_t glob_len = strlen(glob);
+    unsigned theirs = rvd_auth_wildcards(glob, glob_len), ours = rvd_auth_wildcards(pattern, len);
+    if (theirs == 0 || ours == 0) return RVD_AUTH_UNTIED;
+    for (size_t i = 1; i < len; i++)
+        if (pattern[i] == '*' && pattern[i - 1] == '*') return RVD_AUTH_UNTIED;
+    if (theirs > 1 || ours > 1 || !strchr(glob, '*') || !memchr(pattern, '*', len))
+        return RVD_AUTH_UNCLEAR;
+    return RVD_AUTH_TIED;
+}
+
+static int rvd_auth_tied_matches(const char *pattern, size_t len, const char *name,
+                                 const rvd_auth_match *shown)
+{
+    size_t head = (size_t)((const char *)memchr(pattern, '*', len) - pattern);
+    size_t skip = (size_t)(strchr(shown->glob, '*') - shown->glob);
+    size_t middle = shown->len + 1 - strlen(shown->glob), tail = len - head - 1;
+    if (strlen(name) != head + middle + tail) return 0;
+    return memcmp(name, pattern, head) == 0 && memcmp(name + head, shown->at + skip, middle) == 0 &&
+           memcmp(name + head + middle, pattern + head + 1, tail) == 0;
+}
+
+// The only item of a list, if it is a name and not a pattern: a backend need not send that name.
+//   returns  its length, 0 if there is no such name
+static size_t rvd_auth_sole_name(const char *names, const char **name)
+{
+    const char *second;
+    size_t len = names ? rvd_base_item(&names, name) : 0;
+    if (len == 0 || rvd_base_item(&names, &second) > 0) return 0;
+    return rvd_base_is_name(*name, len) ? len : 0;
+}
+
+// Is there a name that matches this glob?
+static int rvd_auth_is_name_glob(const char *glob, size_t len)
+{
+    size_t least = 0;  // length of the shortest name that may match
+    for (size_t i = 0; i < len; i++) {
+        int is_edge = i == 0 || i + 1 == len;
+        if (glob[i] == '*') continue;
+        if (least++ == RVD_BASE_NAME_MAX) return 0;
+        if (glob[i] == '?' || rvd_base_is_name(&glob[i], 1)) continue;
+        if (is_edge || !memchr("._-", glob[i], 3)) return 0;
+    }
+    return len > 0;
+}
+
+// Does a comma list of globs cover the name?
+//   shown   what has matched of a certificate; NULL: the identity is not one of a certificate
+static int rvd_auth_covers(const char *names, const char *name, const rvd_auth_match *shown)
+{
+    const char *item;
+    size_t len;
+    while (names && (len = rvd_base_item(&names, &item)) > 0) {
+        enum rvd_auth_tie tie = shown ? rvd_auth_tie_of(shown->glob, item, len) : RVD_AUTH_UNTIED;
+        if (tie == RVD_AUTH_UNTIED && rvd_base_glob(item, len, name, strlen(name))) return 1;
+        if (tie == RVD_AUTH_TIED && rvd_auth_tied_matches(item, len, name, shown)) return 1;
+    }
+    return 0;
+}
+
+static unsigned rvd_auth_row_schemes(const revdial_credential *row)
+{
+    return row->schemes ? row->schemes : REVDIAL_AUTH_BEARER;
+}
+
+static int rvd_auth_matches(const revdial_credential *row, const char *name, rvd_auth_match *shown)
+{
+    if (shown->len == 0 || shown->len > RVD_AUTH_IDENTITY_MAX) return 0;
+    if (!rvd_base_glob(shown->glob, strlen(shown->glob), shown->at, shown->len)) return 0;
+    return !name || rvd_auth_covers(row->names, name, shown);
+}
+
+// Finds the text of a verified certificate that a row's glob matches and that may register the
+// name: an entry of its SANs, or else its subject.
+//   name   NULL: any text that the glob matches
+static int rvd_auth_match_peer(const revdial_credential *row, const revdial_identity *peer,
+                               const char *name, rvd_auth_match *out)
+{
+    const char *list = peer->san;
+    if (!row->user) return 0;
+    out->glob = row->user;
+    while ((out->len = rvd_base_item(&list, &out->at)) > 0)
+        if (rvd_auth_matches(row, name, out)) return 1;
+    out->at = peer->subject;
+    out->len = strlen(peer->subject);
+    return rvd_auth_matches(row, name, out);
+}
+
+// ---- Credentials --------------------------------------------------------------------------------
+
+// May a backend that has proved this row register under the name? "" is the row's only name.
+static int rvd_auth_row_covers(const revdial_credential *row, const char *name,
+                               const rvd_auth_match *shown)
+{
+    const char *sole;
+    if (!*name) return rvd_auth_sole_name(row->names, &sole) > 0;
+    return rvd_base_is_name(name, strlen(name)) && rvd_auth_covers(row->names, name, shown);
+}
+
+// A row may hold a hash in place of its secret: a prefix and 64 hex digits. No token can be taken
+// for one, because a token has no ':'.
+//   returns  1 and *digest, 0: the prefix is not there, -1: the digits are not
+static int rvd_auth_row_hash(const char *secret, const char *prefix,
+                             uint8_t digest[RVD_BASE_SHA256_SIZE])
+{
+    size_t skip = strlen(prefix);
+    if (strncmp(secret, prefix, skip) != 0) return 0;
+    if (strlen(secret) != skip + 2 * (size_t)RVD_BASE_SHA256_SIZE) return -1;
+    return rvd_base_hex(digest, RVD_BASE_SHA256_SIZE, secret + skip) ? 1 : -1;
+}
+
+static int rvd_auth_is_hash(const char *secret)
+{
+    return strncmp(secret, "sha256:", 7) == 0 || strncmp(secret, "ha1:", 4) == 0;
+}
+
+// A request while it is checked. The work of a check must not tell what the table has for the user
+// in the request. So each check computes as many proofs as the user with the most rows needs, and
+// each proof hashes as many blocks as the longest secret needs.
+typedef struct rvd_auth_claim {
+    const revdial_auth_req *req;
+    unsigned scheme;
+    unsigned proofs;    // still to be done
+    size_t secret_max;  // bytes of the longest secret in plain text; 0: the work may differ
+    uint8_t presented[RVD_BASE_SHA256_SIZE];  // BEARER, BASIC: of the secret
+    char ha1[RVD_AUTH_HEX_SIZE];              // DIGEST: of the row that was looked at last
+} rvd_auth_claim;
+
+// Compared in place of a secret, to do the work that one would have taken.
+#define RVD_AUTH_NO_HASH "0000000000000000000000000000000000000000000000000000000000000000"
+static const char rvd_auth_nobody[] = "nobody";
+
+// Blocks of SHA-256 that a text of this length fills.
+static size_t rvd_auth_blocks(size_t len)
+{
+    return (len + 8) / 64 + 1;
+}
+
+// Hashes the blocks by which a text of `len` bytes is shorter than one of `most` bytes.
+static void rvd_auth_even_out(size_t len, size_t most)
+{
+    static const uint8_t block[64];
+    size_t missing = rvd_auth_blocks(most) - rvd_auth_blocks(len);
+    rvd_base_sha256 s;
+    rvd_base_sha256_init(&s);
+    while (missing--) rvd_base_sha256_update(&s, block, sizeof block);
+}
+
+// The SHA-256 of a row's token or password.
+//   returns  1, or 0: the row has none and matches nothing
+static int rvd_auth_row_digest(const rvd_auth_claim *c, const char *secret,
+                               uint8_t digest[RVD_BASE_SHA256_SIZE])
+{
+    uint8_t listed[RVD_BASE_SHA256_SIZE] = {0};
+    int found = rvd_auth_row_hash(secret, "sha256:", listed);
+    const char *plain = found ? rvd_auth_nobody : secret;
+    if (!found && c->secret_max) rvd_auth_row_hash(RVD_AUTH_NO_HASH, "", listed);
+    if (!found || c->secret_max) rvd_auth_digest(&plain, 1, digest);
+    if (c->secret_max) rvd_auth_even_out(strlen(plain), c->secret_max);
+    if (found) memcpy(digest, listed, sizeof listed);
+    return found >= 0 && *secret && strncmp(secret, "ha1:", 4) != 0;
+}
+
+// The H(A1) of a row, in hex. The user is the one that was presented: the row's own.
+static int rvd_auth_row_ha1(rvd_auth_claim *c, const char *secret)
+{
+    const char *user = c->req->user, *realm = c->req->digest->realm;
+    size_t before = strlen(user) + strlen(realm) + 2;
+    uint8_t digest[RVD_BASE_SHA256_SIZE] = {0};
+    rvd_base_text t = rvd_base_text_in(c->ha1, sizeof c->ha1);
+    int found = rvd_auth_row_hash(secret, "ha1:", digest);
+    const char *plain = found ? rvd_auth_nobody : secret;
+    char made[RVD_AUTH_HEX_SIZE];
+    rvd_auth_ha1(user, realm, plain, made);
+    rvd_auth_even_out(before + strlen(plain), before + c->secret_max);
+    if (!found) rvd_auth_row_hash(made, "", digest);
+    rvd_base_text_add_hex(&t, digest, sizeof digest);
+    rvd_base_wipe(made, sizeof made);
+    rvd_base_wipe(digest, sizeof digest);
+    return found >= 0 && *secret && strncmp(secret, "sha256:", 7) != 0;
+}
+
+static int rvd_auth_proves_digest(rvd_auth_claim *c, const char *secret)
+{
+    const revdial_digest *d = c->req->digest;
+    char response[RVD_AUTH_HEX_SIZE];
+    int has = rvd_auth_row_ha1(c, secret), is_same;
+    rvd_auth_respond(d, c->ha1, "GET", response);
+    is_same = strlen(d->response) == 64 && rvd_base_equal(response, d->response, 64);
+    rvd_base_wipe(response, sizeof response);
+    return is_same & has;
+}
+
+// Does what was presented prove this secret? As much work whether it does or not.
+static int rvd_auth_proves(rvd_auth_claim *c, const char *secret)
+{
+    uint8_t expected[RVD_BASE_SHA256_SIZE];
+    int has, is_same;
+    if (c->proofs) c->proofs--;
+    if (c->scheme == REVDIAL_AUTH_DIGEST) return rvd_auth_proves_digest(c, secret);
+    has = rvd_auth_row_digest(c, secret, expected);
+    is_same = rvd_base_equal(c->presented, expected, sizeof expected);
+    rvd_base_wipe(expected, sizeof expected);
+    return is_same & has && c->req->secret[0];
+}
+
+static size_t rvd_auth_user_hash(const char *user)
+{
+    return (size_t)rvd_base_hash(user, strlen(user), 0);
+}
+
+// Could this row prove the claim? A token alone identifies its row; all else needs a user.
+static int rvd_auth_takes(const rvd_auth_claim *c, const revdial_credential *row)
+{
+    return row->secret && rvd_auth_row_schemes(row) & c->scheme &&
+           (row->user || c->scheme == REVDIAL_AUTH_BEARER);
+}
+
+// Sets how much work the check is, for every user the same. Counts rows by buckets of users.
+static void rvd_auth_weigh(rvd_auth_claim *c, const revdial_credential *rows, size_t count)
+{
+    enum { BUCKETS = 1024 };  // a few users share one where there are thousands
+    uint16_t has[BUCKETS];
+    if (c->scheme == REVDIAL_AUTH_BEARER) return;  // all rows are looked at
+    memset(has, 0, sizeof has);
+    c->proofs = 1;
+    c->secret_max = sizeof rvd_auth_nobody - 1;
+    for (size_t i = 0; i < count; i++) {
+        uint16_t *n;
+        size_t len;
+        if (!rvd_auth_takes(c, &rows[i])) continue;
+        n = &has[rvd_auth_user_hash(rows[i].user) % BUCKETS];
+        if (*n < UINT16_MAX) ++*n;
+        if (*n > c->proofs) c->proofs = *n;
+        len = rvd_auth_is_hash(rows[i].secret) ? 0 : strlen(rows[i].secret);
+        if (len > c->secret_max) c->secret_max = len;
+    }
+}
+
+// Compares with every row that could prove the claim, also after one of them has.
+static int rvd_auth_check_rows(rvd_auth_claim *c, const revdial_credential *rows, size_t count,
+                               size_t *row)
+{
+    const char *name = c->req->name ? c->req->name : "", *user = c->req->user;
+    size_t hash = rvd_auth_user_hash(user);
+    int verdict = REVDIAL_EAUTH;
+    for (size_t i = 0; i < count; i++) {
+        if (!rvd_auth_takes(c, &rows[i])) continue;
+        if (c->scheme != REVDIAL_AUTH_BEARER &&
+            (rvd_auth_user_hash(rows[i].user) != hash || strcmp(rows[i].user, user) != 0))
+            continue;
+        if (!rvd_auth_proves(c, rows[i].secret) || verdict == REVDIAL_OK) continue;
+        verdict = rvd_auth_row_covers(&rows[i], name, NULL) ? REVDIAL_OK : REVDIAL_EDENIED;
+        if (row) *row = i;
+        if (verdict != REVDIAL_OK) continue;
+        if (c->scheme == REVDIAL_AUTH_DIGEST && c->req->proof)
+            rvd_auth_respond(c->req->digest, c->ha1, "", c->req->proof);
+    }
+    while (c->proofs) rvd_auth_proves(c, rvd_auth_nobody);
+    return verdict;
+}
+
+// A certificate that no row matches is denied, unless some row can be proved in another way.
+static int rvd_auth_check_peer(const revdial_auth_req *req, const revdial_credential *rows,
+                               size_t count, size_t *row)
+{
+    const char *name = req->name ? req->name : "";
+    rvd_auth_match shown;
+    int is_known = 0, has_other = 0;
+    for (size_t i = 0; i < count; i++) {
+        unsigned schemes = rvd_auth_row_schemes(&rows[i]);
+        has_other |= schemes != REVDIAL_AUTH_MTLS;
+        if (!(schemes & REVDIAL_AUTH_MTLS)) continue;
+        if (!rvd_auth_match_peer(&rows[i], req->tls, NULL, &shown)) continue;
+        is_known = 1;
+        if (*name && !rvd_auth_match_peer(&rows[i], req->tls, name, &shown)) continue;
+        if (!rvd_auth_row_covers(&rows[i], name, &shown)) continue;
+        if (row) *row = i;
+        return REVDIAL_OK;
+    }
+    return has_other && !is_known ? REVDIAL_EAUTH : REVDIAL_EDENIED;
+}
+
+int revdial_auth_verify(const revdial_auth_req *req, const revdial_credential *rows, size_t count,
+                        size_t *row)
+{
+    revdial_auth_req own = *req;
+    rvd_auth_claim claim;
+    int verdict;
+    if (!own.secret) own.secret = "";
+    if (!own.user) own.user = "";
+    if (!own.scheme && !own.secret[0] && own.tls && own.tls->verified)
+        return rvd_auth_check_peer(req, rows, count, row);
+    memset(&claim, 0, sizeof claim);
+    claim.req = &own;
+    claim.scheme = own.scheme ? own.scheme : REVDIAL_AUTH_BEARER;
+    if (claim.scheme == REVDIAL_AUTH_DIGEST && !own.digest) return REVDIAL_EAUTH;
+    rvd_auth_digest(&own.secret, 1, claim.presented);
+    rvd_auth_weigh(&claim, rows, count);
+    verdict = rvd_auth_check_rows(&claim, rows, count, row);
+    rvd_base_wipe(&claim, sizeof claim);
+    return verdict;
+}
+
+// The verdict that an answer of the application is.
+static enum revdial_verdict rvd_auth_verdict(int answer)
+{
+    switch (answer) {
+    case REVDIAL_VERDICT_ADMIT:
+    case REVDIAL_VERDICT_BAD_REQUEST:
+    case REVDIAL_VERDICT_UNAUTHORIZED:
+    case REVDIAL_VERDICT_FORBIDDEN:
+    case REVDIAL_VERDICT_CONFLICT:
+    case REVDIAL_VERDICT_TOO_MANY:
+    case REVDIAL_VERDICT_STALE_NONCE: return (enum revdial_verdict)answer;
+    case REVDIAL_EAUTH: return REVDIAL_VERDICT_UNAUTHORIZED;
+    case REVDIAL_EDENIED: return REVDIAL_VERDICT_FORBIDDEN;
+    case REVDIAL_EDUPLICATE: return REVDIAL_VERDICT_CONFLICT;
+    default: return REVDIAL_VERDICT_UNAVAILABLE;
+    }
+}
+
+// ---- What is wrong with a row -------------------------------------------------------------------
+
+// A row is refused if no request could ever be admitted by it.
+
+static const char *rvd_auth_row_names_problem(const revdial_credential *row)
+{
+    const char *names = row->names, *item;
+    size_t len, count = 0;
+    if (!names) return NULL;  // none, and the row says so
+    for (; (len = rvd_base_item(&names, &item)) > 0; count++) {
+        if (memchr(item, '[', len)) return "names: a glob has * and ?, and no [ ]";
+        if (!rvd_auth_is_name_glob(item, len))
+            return "names: no name matches one of them: 1 to 64 of a-z 0-9 . _ - with a letter or "
+                   "digit at both ends; * and ? are globs";
+        if (rvd_auth_row_schemes(row) & REVDIAL_AUTH_MTLS &&
+            rvd_auth_tie_of(row->user, item, len) == RVD_AUTH_UNCLEAR)
+            return "MTLS: which of the names is a certificate's? One * in both, or **";
+    }
+    return count ? NULL : "names: an empty list; * is any name";
+}
+
+static const char *rvd_auth_row_user_problem(const revdial_credential *row, unsigned schemes)
+{
+    const unsigned with_password = REVDIAL_AUTH_BASIC | REVDIAL_AUTH_DIGEST;
+    size_t least = 0;  // bytes of the shortest text that an MTLS glob matches
+    int has_kind = 0;  // it may match an entry of the SANs, or a subject
+    if (schemes == REVDIAL_AUTH_BEARER && !row->user) return NULL;
+    if (!row->user || !row->user[0])
+        return schemes == REVDIAL_AUTH_BEARER ? "user: empty; NULL is an identity of its own"
+                                              : "BASIC, DIGEST and MTLS need a user";
+    if (schemes & with_password && strlen(row->user) > RVD_AUTH_IDENTITY_MAX)
+        return "user: over 127 bytes";
+    for (const char *at = row->user; *at; at++) {
+        least += *at != '*';
+        has_kind |= memchr(":=*?", *at, 4) != NULL;
+    }
+    if (schemes & REVDIAL_AUTH_MTLS && least > RVD_AUTH_IDENTITY_MAX)
+        return "user: matches only what is over 127 bytes, which is no identity";
+    for (const char *at = row->user; *at; at++) {
+        if ((uint8_t)*at < ' ' || *at == 0x7f) return "user: has a control byte";
+        if (schemes & with_password && memchr(":\"\\", *at, 3)) return "user: has : \" or \\";
+    }
+    if (schemes == REVDIAL_AUTH_MTLS && !has_kind)
+        return "user: MTLS needs an entry of the SANs, as DNS:cam-1.example, or a subject, as "
+               "CN=cam-1";
+    return NULL;
+}
+
+static const char *rvd_auth_row_secret_problem(const revdial_credential *row, unsigned schemes)
+{
+    uint8_t digest[RVD_BASE_SHA256_SIZE];
+    int sha256, ha1;
+    int has_secret = row->secret && row->secret[0];
+    if (schemes == REVDIAL_AUTH_MTLS) return has_secret ? "secret: MTLS alone has none" : NULL;
+    if (!has_secret) return "no secret";
+    sha256 = rvd_auth_row_hash(row->secret, "sha256:", digest);
+    ha1 = rvd_auth_row_hash(row->secret, "ha1:", digest);
+    rvd_base_wipe(digest, sizeof digest);
+    if (sha256 && schemes & REVDIAL_AUTH_DIGEST)
+        return "DIGEST needs the password, or ha1: and its hash";
+    if (ha1 && schemes & (REVDIAL_AUTH_BEARER | REVDIAL_AUTH_BASIC))
+        return "ha1: is for DIGEST alone";
+    if (sha256 < 0 || ha1 < 0) return "sha256: and ha1: need 64 hex digits";
+    if (sha256 || ha1) return NULL;
+    if (schemes & REVDIAL_AUTH_BEARER) {
+        const char *problem = rvd_auth_secret_problem(REVDIAL_AUTH_BEARER, NULL, row->secret);
+        if (problem) return problem;
+    }
+    if (!(schemes & (REVDIAL_AUTH_BASIC | REVDIAL_AUTH_DIGEST))) return NULL;
+    return rvd_auth_password_problem(row->secret);
+}
+
+const char *revdial_credential_problem(const revdial_credential *row)
+{
+    unsigned schemes = rvd_auth_row_schemes(row);
+    const char *problem;
+    if (schemes >= 2 * REVDIAL_AUTH_MTLS) return "an unknown scheme";
+    problem = rvd_auth_row_user_problem(row, schemes);
+    if (!problem) problem = rvd_auth_row_secret_problem(row, schemes);
+    return problem ? problem : rvd_auth_row_names_problem(row);
+}
+
+#ifndef REVDIAL_NO_RUNTIME
+
+// ---- What a proxy remembers ---------------------------------------------------------------------
+
+enum {
+    RVD_AUTH_NONCES = 65536,         // challenges that may wait for their answer
+    RVD_AUTH_NONCE_US = 60000000,    // an answer to a challenge takes one new connection
+    RVD_AUTH_SEAL = 16,              // bytes of an HMAC that seal a nonce
+    RVD_AUTH_NONCE_SIZE = 65,        // of a nonce: seal and content in hex, and the NUL
+    RVD_AUTH_FAILURES = 10,          // enough for typing errors and rollouts, not for guessing
+    RVD_AUTH_FAILURE_US = 5000000,   // debt per failure, of a name: the Retry-After of a 429
+    RVD_AUTH_PEER_US = 500000,       // of its peer: ten names may fail as often as one may
+    RVD_AUTH_BLOCK_US = 62500,       // of its block: eight peers may
+    RVD_AUTH_DEBTORS = 4096,         // remembered debts, 64 KiB
+    RVD_AUTH_PROVEN = 16384,         // remembered marks of requests that were right, 128 KiB
+    RVD_AUTH_PROVEN_MINUTES = 1440,  // for a day
+    RVD_AUTH_WAYS = 4,               // slots of either table that one key may use
+    RVD_AUTH_BUCKETS = 16384,        // for hashes of blocks: strangers seldom share one
+    RVD_AUTH_HOOKS = 8  // calls for one block at a time: half of the threads is left to others
+};
+
+// Wrong credentials put a peer, a name at that peer, and so on, into debt. Time pays it off.
+typedef struct rvd_auth_debtor {
+    uint64_t who;
+    int64_t clear_us;  // when the debt is paid off
+} rvd_auth_debtor;
+
+// A request that the application's hook is to judge. A hook may block, and it has few threads. One
+// block of peers gets RVD_AUTH_HOOKS of them; its other requests wait.
+typedef struct rvd_auth_turn {
+    rvd_base_link link;  // in the guard's queue while it waits
+    size_t bucket;       // of its block
+    int is_counted;      // it has one of the block's threads
+} rvd_auth_turn;
+
+// What a proxy remembers from one request to the next. It has no lock: the proxy holds its own in
+// each call that takes a guard which is not const.
+typedef struct rvd_auth_guard {
+    rvd_heap *heap;
+    int max_failures;  // of one name at one peer, in a row; -1: no limit
+    // Random. The inputs of HMACs with this key differ in length, so that one stands for no other:
+    // 16 bytes seal a nonce, 17 mask it, 32 are a mark, 42 the mark of a request.
+    uint8_t key[RVD_BASE_SHA256_SIZE];
+    uint64_t seed;    // random, so that nobody can choose who shares a bucket
+    uint64_t nonces;  // made so far
+    uint8_t nonce_used[RVD_AUTH_NONCES / 8];  // a bit for each of the latest
+    rvd_auth_debtor *debtors;                 // NULL until a request was wrong
+    uint64_t *proven;                         // NULL until one was right
+    rvd_base_link queue;                      // of rvd_auth_turn, the oldest first
+    uint16_t hooks_of[RVD_AUTH_BUCKETS];      // calls that run, by the bucket of their block
+} rvd_auth_guard;
+
+static void rvd_auth_guard_init(rvd_auth_guard *g, rvd_heap *heap, int max_failures)
+{
+    memset(g, 0, sizeof *g);
+    g->heap = heap;
+    g->max_failures = max_failures ? max_failures : RVD_AUTH_FAILURES;
+    rvd_base_link_init(&g->queue);
+}
+
+static void rvd_auth_guard_end(rvd_auth_guard *g)
+{
+    rvd_base_free(g->heap, g->debtors, RVD_AUTH_DEBTORS * sizeof *g->debtors);
+    rvd_base_free(g->heap, g->proven, RVD_AUTH_PROVEN * sizeof *g->proven);
+    rvd_base_wipe(g->key, sizeof g->key);
+}
+
+// A request counts against its peer: an IPv4 address, or an IPv6 /64, which is what one customer
+// gets. 0 is no peer: a Unix socket has permissions of its own.
+//   ip   4 or 16 bytes
+static uint64_t rvd_auth_peer_key(const uint8_t *ip, size_t len)
+{
+    static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF};
+    int is_mapped = len == 16 && memcmp(ip, mapped, sizeof mapped) == 0;
+    if (len == 4 || is_mapped) return 1ull << 32 | rvd_base_u32(ip + (is_mapped ? 12 : 0));
+    return rvd_base_u64(ip) ? rvd_base_u64(ip) : 1;
+}
+
+// A peer's block: its IPv6 /48. A customer who rents one machine is often given a whole one, 65536
+// peers. So places that are taken by the first to come, in the waiting room and at a hook, are
+// counted by blocks. Wrong credentials count less for the block than for the peer: otherwise one
+// guessing customer of a carrier would lock out all others. IPv4 addresses are too scarce for that:
+// each is its own block. The keys of blocks are inverted, and no address in use begins with the
+// three bits that they begin with, so that none is the key of a peer.
+static uint64_t rvd_auth_peer_block(uint64_t peer_key)
+{
+    return peer_key >> 33 ? ~(peer_key | 0xFFFF) : peer_key;
+}
+
+static size_t rvd_auth_bucket(const rvd_auth_guard *g, uint64_t peer_block)
+{
+    return (size_t)(rvd_base_hash(&peer_block, sizeof peer_block, g->seed) % RVD_AUTH_BUCKETS);
+}
+
+// A number that stands for two texts. Only a holder of the key can compute it. The first text is a
+// word of ours or a hash from a table, so that two pairs are never the same with the ':' between.
+static uint64_t rvd_auth_mark(const rvd_auth_guard *g, const char *first, const char *second)
+{
+    const char *const parts[] = {first, second};
+    uint8_t digest[RVD_BASE_SHA256_SIZE];
+    rvd_auth_digest(parts, 2, digest);
+    rvd_base_hmac(g->key, digest, sizeof digest, digest);
+    return rvd_base_u64(digest);
+}
+
+// ---- The table of a proxy -----------------------------------------------------------------------
+
+// A row in the table holds sha256: for BEARER and BASIC, ha1: for DIGEST, and no secret for MTLS. A
+// row that is for several of these kinds becomes several rows.
+enum { RVD_AUTH_KINDS = 3 };
+static const unsigned rvd_auth_kinds[RVD_AUTH_KINDS] = {REVDIAL_AUTH_BEARER | REVDIAL_AUTH_BASIC,
+                                                        REVDIAL_AUTH_DIGEST, REVDIAL_AUTH_MTLS};
+
+enum {
+    RVD_AUTH_HASH_SIZE = 7 + RVD_AUTH_HEX_SIZE,  // "sha256:" and a SHA-256
+    RVD_AUTH_OWN_SIZE = 6 + 16 + 1               // "token " and a mark
+};
+
+// The rows of a proxy, with hashes in place of secrets and copies of all texts, in one block of
+// memory. A table never changes; it is replaced by another one.
+typedef struct rvd_auth_table {
+    rvd_heap heap;  // of its own: a table is made and freed without the owner's lock
+    size_t size;
+    unsigned refs;  // guarded by the owner's lock
+    unsigned schemes;
+    size_t count;
+    revdial_credential *rows;  // each has a user, and all but those for MTLS a secret
+    uint64_t marks[];          // of each row's user and secret
+} rvd_auth_table;
+
+static void rvd_auth_table_free(rvd_auth_table *t)
+{
+    rvd_heap heap;
+    if (!t) return;
+    heap = t->heap;
+    rvd_base_free(&heap, t, t->size);
+}
+
+static size_t rvd_auth_text_size(const char *text)
+{
+    return text ? strlen(text) + 1 : 0;
+}
+
+// The size of the table of these rows, with the texts behind it.
+//   room     set to how many rows the table has
+//   returns  bytes, or 0: too large
+static size_t rvd_auth_table_size(const revdial_credential *rows, size_t count, size_t *room)
+{
+    size_t size = sizeof(rvd_auth_table);
+    *room = 0;
+    for (size_t i = 0; i < count; i++) {
+        for (size_t k = 0; k < RVD_AUTH_KINDS; k++) {
+            if (!(rvd_auth_row_schemes(&rows[i]) & rvd_auth_kinds[k])) continue;
+            size += sizeof(uint64_t) + sizeof(revdial_credential) + RVD_AUTH_HASH_SIZE;
+            ++*room;
+        }
+        size += rows[i].user ? rvd_auth_text_size(rows[i].user) : (size_t)RVD_AUTH_OWN_SIZE;
+        size += rvd_auth_text_size(rows[i].names) + rvd_auth_text_size(rows[i].group);
+        if (size > SIZE_MAX / 4) return 0;
+    }
+    return size;
+}
+
+// Copies a text to *at, which moves on.
+static const char *rvd_auth_text_copy(char **at, const char *text)
+{
+    char *copy = *at;
+    if (!text) return NULL;
+    memcpy(copy, text, strlen(text) + 1);
+    *at += strlen(text) + 1;
+    return copy;
+}
+
+// Copies a secret as its hash, with a prefix. With a user it is H(A1), the hash of Digest.
+static const char *rvd_auth_secret_copy(char **at, const char *secret, const char *user,
+                                        const char *realm)
+{
+    const char *const parts[] = {user, realm, secret};
+    char hex[RVD_AUTH_HEX_SIZE], text[RVD_AUTH_HASH_SIZE];
+    if (rvd_auth_is_hash(secret)) return rvd_auth_text_copy(at, secret);
+    rvd_auth_hash(user ? parts : parts + 2, user ? 3 : 1, hex);
+    RVD_BASE_JOIN(text, sizeof text, user ? "ha1:" : "sha256:", hex);
+    return rvd_auth_text_copy(at, text);
+}
+
+// Adds a row for schemes of one kind. By the row's mark a session that it has admitted is found
+// again in a later table: wherever the row stands there, but not with another secret.
+//   row   its user, names and group are copies already
+static void rvd_auth_table_add(const rvd_auth_guard *g, rvd_auth_table *t, char **at,
+                               const revdial_credential *row, const char *realm)
+{
+    revdial_credential *to = &t->rows[t->count];
+    const char *user = row->schemes == REVDIAL_AUTH_DIGEST ? row->user : NULL;
+    *to = *row;
+    to->secret = row->schemes == REVDIAL_AUTH_MTLS
+                     ? NULL
+                     : rvd_auth_secret_copy(at, row->secret, user, realm);
+    t->marks[t->count++] = rvd_auth_mark(g, to->secret, row->user);
+    t->schemes |= row->schemes;
+}
+
+//   rows     revdial_credential_problem() has none with any of them
+//   returns  the table, with one reference, or NULL without memory
+static rvd_auth_table *rvd_auth_table_new(const rvd_auth_guard *g, const char *realm,
+                                          const revdial_credential *rows, size_t count)
+{
+    rvd_heap heap = {g->heap->fn, g->heap->ud, 0};
+    size_t room, size = rvd_auth_table_size(rows, count, &room);
+    rvd_auth_table *t = size ? rvd_base_alloc(&heap, size) : NULL;
+    char *at;
+    if (!t) return NULL;
+    t->heap = heap;
+    t->size = size;
+    t->refs = 1;
+    t->rows = (revdial_credential *)(void *)(t->marks + room);
+    at = (char *)(t->rows + room);
+    for (size_t i = 0; i < count; i++) {
+        revdial_credential row = rows[i];
+        size_t first = t->count;
+        char own[RVD_AUTH_OWN_SIZE];
+        rvd_base_text identity = rvd_base_text_in(own, sizeof own);
+        row.names = rvd_auth_text_copy(&at, row.names);
+        row.group = rvd_auth_text_copy(&at, row.group);
+        row.user = rvd_auth_text_copy(&at, row.user);
+        for (size_t k = 0; k < RVD_AUTH_KINDS; k++) {
+            row.schemes = rvd_auth_row_schemes(&rows[i]) & rvd_auth_kinds[k];
+            if (row.schemes) rvd_auth_table_add(g, t, &at, &row, realm);
+        }
+        if (row.user) continue;
+        rvd_base_text_add(&identity, "token ");  // it has BEARER alone
+        rvd_base_text_add_hex16(&identity, t->marks[first]);
+        t->rows[first].user = rvd_auth_text_copy(&at, own);
+    }
+    return t;
+}
+
+// Marks of a session's identity, and of those that may share its name. Marks of different kinds
+// differ: a user may have the name of a certificate or of a group.
+typedef struct rvd_auth_holder {
+    uint64_t who;
+    uint64_t group;  // who: it shares with itself alone
+} rvd_auth_holder;
+
+//   group   NULL: none
+static rvd_auth_holder rvd_auth_holder_of(const rvd_auth_guard *g, const char *identity,
+                                          const char *group)
+{
+    rvd_auth_holder h;
+    h.who = rvd_auth_mark(g, "user", identity);
+    h.group = group ? rvd_auth_mark(g, "group", group) : h.who;
+    return h;
+}
+
+// The same for an identity that a row has admitted. All certificates that one MTLS row admits may
+// share a name; where a '*' ties each to names of its own, there is none to share.
+static rvd_auth_holder rvd_auth_row_holder(const rvd_auth_guard *g, const revdial_credential *row,
+                                           const char *identity)
+{
+    rvd_auth_holder h = rvd_auth_holder_of(g, identity, row->group);
+    if (row->schemes != REVDIAL_AUTH_MTLS) return h;
+    h.who = rvd_auth_mark(g, "certificate", identity);
+    if (!row->group) h.group = rvd_auth_mark(g, "row", row->user);
+    return h;
+}
+
+// Checks a request against a table.
+//   row       set to the row that was proved, also if it does not list the name; else to t->count
+//   name      set to the name to register: the one in the request, or the row's only one
+//   identity  set to what the row proves, if one was proved
+//   returns   as revdial_auth_verify()
+static int rvd_auth_table_check(const rvd_auth_table *t, const revdial_auth_req *req, size_t *row,
+                                char name[RVD_BASE_NAME_MAX + 1],
+                                char identity[RVD_AUTH_IDENTITY_MAX + 1])
+{
+    const revdial_credential *by;
+    const char *sole;
+    rvd_auth_match match;
+    int code;
+    *row = t->count;
+    code = revdial_auth_verify(req, t->rows, t->count, row);
+    if (*row == t->count) return code;
+    by = &t->rows[*row];
+    if (by->schemes != REVDIAL_AUTH_MTLS) {
+        RVD_BASE_JOIN(identity, RVD_AUTH_IDENTITY_MAX + 1, by->user);
+    } else if (rvd_auth_match_peer(by, req->tls, req->name[0] ? req->name : NULL, &match)) {
+        memcpy(identity, match.at, match.len);
+        identity[match.len] = '\0';
+    }
+    if (code) return code;
+    RVD_BASE_JOIN(name, RVD_BASE_NAME_MAX + 1, req->name);
+    if (!name[0]) {
+        size_t len = rvd_auth_sole_name(by->names, &sole);
+        memcpy(name, sole, len);
+        name[len] = '\0';
+    }
+    return code;
+}
+
+// The row by which a table admits a session that an earlier table has admitted, or NULL. The
+// identity of a certificate is the text that a row has matched; now another row may match it.
+//   mark   of the row that admitted it
+static const revdial_credential *rvd_auth_table_row(const rvd_auth_table *t, uint64_t mark,
+                                                    const char *name, const char *identity)
+{
+    for (size_t i = 0; i < t->count; i++) {
+        const revdial_credential *row = &t->rows[i];
+        rvd_auth_match match = {row->user, identity, strlen(identity)};
+        if (row->schemes == REVDIAL_AUTH_MTLS
+                ? rvd_auth_matches(row, name, &match)
+                : t->marks[i] == mark && rvd_auth_covers(row->names, name, NULL))
+            return row;
+    }
+    return NULL;
+}
+
+// ---- Nonces of Digest ---------------------------------------------------------------------------
+// A nonce is a number and a time under a seal: 16 bytes of an HMAC over both, then both, masked
+// with an HMAC of the seal, so that strangers can read neither. The proxy remembers one bit for
+// each of the last 65536: it is set when the nonce is answered.
+
+// Masks 16 bytes, or unmasks them.
+static void rvd_auth_nonce_mask(const rvd_auth_guard *g, const uint8_t *seal, uint8_t *bytes)
+{
+    uint8_t input[RVD_AUTH_SEAL + 1], mac[RVD_BASE_SHA256_SIZE];
+    memcpy(input, seal, RVD_AUTH_SEAL);
+    input[RVD_AUTH_SEAL] = 'm';  // for "mask"
+    rvd_base_hmac(g->key, input, sizeof input, mac);
+    for (size_t i = 0; i < RVD_AUTH_SEAL; i++) bytes[i] ^= mac[i];
+}
+
+static void rvd_auth_nonce_seal(const rvd_auth_guard *g, uint64_t number, int64_t now_us,
+                                char text[RVD_AUTH_NONCE_SIZE])
+{
+    rvd_base_text t = rvd_base_text_in(text, RVD_AUTH_NONCE_SIZE);
+    uint8_t bytes[RVD_AUTH_SEAL], mac[RVD_BASE_SHA256_SIZE];
+    rvd_base_put_u64(bytes, number);
+    rvd_base_put_u64(bytes + 8, (uint64_t)now_us);
+    rvd_base_hmac(g->key, bytes, sizeof bytes, mac);
+    rvd_auth_nonce_mask(g, mac, bytes);
+    rvd_base_text_add_hex(&t, mac, RVD_AUTH_SEAL);
+    rvd_base_text_add_hex(&t, bytes, sizeof bytes);
+}
+
+static void rvd_auth_nonce_make(rvd_auth_guard *g, int64_t now_us, char text[RVD_AUTH_NONCE_SIZE])
+{
+    uint64_t number = g->nonces++;
+    g->nonce_used[number % RVD_AUTH_NONCES / 8] &= (uint8_t) ~(1u << number % 8);
+    rvd_auth_nonce_seal(g, number, now_us, text);
+}
+
+// May this nonce be answered? Once, within RVD_AUTH_NONCE_US. A wrong answer uses it up, too.
+static int rvd_auth_nonce_take(rvd_auth_guard *g, const revdial_digest *d, int64_t now_us)
+{
+    uint8_t raw[2 * RVD_AUTH_SEAL], mac[RVD_BASE_SHA256_SIZE], *bytes = raw + RVD_AUTH_SEAL;
+    uint8_t *used, bit;
+    uint64_t number, age_us;
+    if (strcmp(d->nc, "00000001") != 0 || strlen(d->nonce) != RVD_AUTH_NONCE_SIZE - 1) return 0;
+    if (!rvd_base_hex(raw, sizeof raw, d->nonce)) return 0;
+    rvd_auth_nonce_mask(g, raw, bytes);
+    rvd_base_hmac(g->key, bytes, RVD_AUTH_SEAL, mac);
+    if (!rvd_base_equal(mac, raw, RVD_AUTH_SEAL)) return 0;
+    number = rvd_base_u64(bytes);
+    age_us = (uint64_t)now_us - rvd_base_u64(bytes + 8);
+    used = &g->nonce_used[number % RVD_AUTH_NONCES / 8];
+    bit = (uint8_t)(1u << number % 8);
+    if (g->nonces - number - 1 >= RVD_AUTH_NONCES || age_us > RVD_AUTH_NONCE_US || *used & bit)
+        return 0;
+    *used |= bit;
+    return 1;
+}
+
+// ---- Requests that were right -------------------------------------------------------------------
+// Each is kept as 40 bits of its mark and 24 of the minute. If two share the 40 bits, a request is
+// checked that would have got 429, no more.
+
+static uint64_t rvd_auth_minute(int64_t now_us)
+{
+    return (uint64_t)now_us / 60000000 & 0xFFFFFF;
+}
+
+static uint64_t rvd_auth_proven_age(uint64_t entry, int64_t now_us)
+{
+    return (rvd_auth_minute(now_us) - entry) & 0xFFFFFF;
+}
+
+// The slot of a mark, or the one that it may take: of its four the one that was right longest ago.
+static uint64_t *rvd_auth_proven_slot(rvd_auth_guard *g, uint64_t who, int64_t now_us)
+{
+    uint64_t *first = g->proven + who % (RVD_AUTH_PROVEN / RVD_AUTH_WAYS) * RVD_AUTH_WAYS;
+    uint64_t *oldest = first + (who >> 24) % RVD_AUTH_WAYS;  // among equals any
+    for (size_t i = 0; i < RVD_AUTH_WAYS; i++) {
+        if (first[i] >> 24 == who >> 24) return &first[i];
+        if (!*oldest) continue;
+        if (!first[i] ||
+            rvd_auth_proven_age(first[i], now_us) > rvd_auth_proven_age(*oldest, now_us))
+            oldest = &first[i];
+    }
+    return oldest;
+}
+
+static int rvd_auth_is_proven(rvd_auth_guard *g, uint64_t who, int64_t now_us)
+{
+    const uint64_t *at = who && g->proven ? rvd_auth_proven_slot(g, who, now_us) : NULL;
+    return at && *at >> 24 == who >> 24 &&
+           rvd_auth_proven_age(*at, now_us) < RVD_AUTH_PROVEN_MINUTES;
+}
+
+// ---- Debts --------------------------------------------------------------------------------------
+
+// Which debt grows if a request is wrong.
+enum rvd_auth_payer {
+    RVD_AUTH_UNSEEN,  // none can: the request gets 429 and is not checked
+    RVD_AUTH_BY_NAME,
+    RVD_AUTH_BY_AGENT,
+    RVD_AUTH_BY_SECRET
+};
+
+// What a request is counted by: keys of debtors, and marks of what was right. 0: by nothing.
+typedef struct rvd_auth_guess {
+    uint64_t peer, block;
+    uint64_t name;              // the name and user in the request, at this peer
+    uint64_t agent;             // the same with its instance
+    uint64_t secret;            // the secret (Digest: the user alone), at this peer, for any name
+    uint64_t others;            // all requests of this peer that are checked because of `secret`
+    enum rvd_auth_payer payer;  // of rvd_auth_may_check()
+} rvd_auth_guess;
+
+// The mark of a request at its peer.
+//   kind   'n' name, 'a' agent, 's' secret, 'o' others: the fields of rvd_auth_guess
+static uint64_t rvd_auth_request_mark(const rvd_auth_guard *g, uint64_t peer_key,
+                                      const revdial_auth_req *req, char kind)
+{
+    const char *const parts[] = {req->user, kind == 's' ? req->secret : req->name,
+                                 kind == 'a' ? req->instance : NULL};
+    uint8_t input[RVD_BASE_SHA256_SIZE + 10], mac[RVD_BASE_SHA256_SIZE];
+    rvd_auth_digest(parts, kind == 'o' ? 0 : 3, input);
+    rvd_base_put_u64(input + RVD_BASE_SHA256_SIZE, peer_key);
+    input[RVD_BASE_SHA256_SIZE + 8] = (uint8_t)(kind == 'o' ? 0 : req->scheme);
+    input[RVD_BASE_SHA256_SIZE + 9] = (uint8_t)kind;
+    rvd_base_hmac(g->key, input, sizeof input, mac);
+    rvd_base_wipe(input, sizeof input);
+    return rvd_base_u64(mac);
+}
+
+//   req   NULL: not known yet. Where it presents nothing, or there is no limit, it is no guess
+static rvd_auth_guess rvd_auth_guess_of(const rvd_auth_guard *g, uint64_t peer_key,
+                                        const revdial_auth_req *req)
+{
+    rvd_auth_guess guess = {.peer = peer_key, .block = rvd_auth_peer_block(peer_key)};
+    if (!req || !req->scheme || !peer_key || g->max_failures < 0) return guess;
+    guess.name = rvd_auth_request_mark(g, peer_key, req, 'n');
+    if (req->instance && req->instance[0])
+        guess.agent = rvd_auth_request_mark(g, peer_key, req, 'a');
+    guess.secret = rvd_auth_request_mark(g, peer_key, req, 's');
+    guess.others = rvd_auth_request_mark(g, peer_key, req, 'o');
+    return guess;
+}
+
+// Finds a debtor. make: if there is none, it takes the slot of the one that owes the least.
+static rvd_auth_debtor *rvd_auth_debtor_of(rvd_auth_guard *g, uint64_t who, int make)
+{
+    size_t at = (size_t)(rvd_base_hash(&who, sizeof who, g->seed) %
+                         (RVD_AUTH_DEBTORS / RVD_AUTH_WAYS) * RVD_AUTH_WAYS);
+    rvd_auth_debtor *least;
+    if (!g->debtors && make)
+        g->debtors = rvd_base_alloc(g->heap, RVD_AUTH_DEBTORS * sizeof *g->debtors);
+    if (!g->debtors) return NULL;
+    least = &g->debtors[at];
+    for (size_t i = 0; i < RVD_AUTH_WAYS; i++) {
+        rvd_auth_debtor *debtor = &g->debtors[at + i];
+        if (debtor->who == who) return debtor;
+        if (debtor->clear_us < least->clear_us) least = debtor;
+    }
+    if (!make) return NULL;
+    least->who = who;
+    least->clear_us = 0;
+    return least;
+}
+
+// The most that any debtor may owe. They differ in what a failure costs them.
+static int64_t rvd_auth_credit_us(const rvd_auth_guard *g)
+{
+    return (int64_t)g->max_failures * RVD_AUTH_FAILURE_US;
+}
+
+static int rvd_auth_may_owe(rvd_auth_guard *g, uint64_t who, int64_t due_us, int64_t now_us)
+{
+    const rvd_auth_debtor *debtor = rvd_auth_debtor_of(g, who, 0);
+    return !debtor || debtor->clear_us - now_us + due_us <= rvd_auth_credit_us(g);
+}
+
+// Adds to a debt. The debt stays bounded, however many checks run at the same time.
+static void rvd_auth_owe(rvd_auth_guard *g, uint64_t who, int64_t due_us, int64_t now_us)
+{
+    int64_t most_us = now_us + rvd_auth_credit_us(g);
+    rvd_auth_debtor *debtor = rvd_auth_debtor_of(g, who, 1);
+    if (!debtor) return;
+    if (debtor->clear_us < now_us) debtor->clear_us = now_us;
+    debtor->clear_us += due_us;
+    if (debtor->clear_us > most_us) debtor->clear_us = most_us;
+}
+
+// Which debt may grow? Where a peer owes the most that it may, guesses get no answer. But an agent
+// that was right there within a day is admitted again, whatever its neighbours send, unless they
+// know its instance; and with another instance it is admitted as long as its neighbours send less
+// than a limit of its own.
+static enum rvd_auth_payer rvd_auth_payer_of(rvd_auth_guard *g, const rvd_auth_guess *guess,
+                                             int64_t now_us)
+{
+    int64_t block_us = guess->block == guess->peer ? RVD_AUTH_PEER_US : RVD_AUTH_BLOCK_US;
+    if (!guess->name) return RVD_AUTH_BY_NAME;
+    if (rvd_auth_may_owe(g, guess->name, RVD_AUTH_FAILURE_US, now_us) &&
+        rvd_auth_may_owe(g, guess->peer, RVD_AUTH_PEER_US, now_us) &&
+        rvd_auth_may_owe(g, guess->block, block_us, now_us))
+        return RVD_AUTH_BY_NAME;
+    if (rvd_auth_is_proven(g, guess->agent, now_us) &&
+        rvd_auth_may_owe(g, guess->agent, RVD_AUTH_FAILURE_US, now_us))
+        return RVD_AUTH_BY_AGENT;
+    if (!rvd_auth_may_owe(g, guess->others, RVD_AUTH_PEER_US, now_us)) return RVD_AUTH_UNSEEN;
+    if (rvd_auth_is_proven(g, guess->secret, now_us)) return RVD_AUTH_BY_SECRET;
+    rvd_auth_owe(g, guess->others, RVD_AUTH_PEER_US, now_us);  // or such guesses would be free
+    return RVD_AUTH_UNSEEN;
+}
+
+// May the request be checked? If not it is answered with 429.
+static int rvd_auth_may_check(rvd_auth_guard *g, rvd_auth_guess *guess, int64_t now_us)
+{
+    guess->payer = rvd_auth_payer_of(g, guess, now_us);
+    return guess->payer != RVD_AUTH_UNSEEN;
+}
+
+// The request was wrong.
+static void rvd_auth_charge(rvd_auth_guard *g, const rvd_auth_guess *guess, int64_t now_us)
+{
+    if (!guess->name) return;
+    switch (guess->payer) {
+    case RVD_AUTH_UNSEEN: break;
+    case RVD_AUTH_BY_AGENT: rvd_auth_owe(g, guess->agent, RVD_AUTH_FAILURE_US, now_us); break;
+    case RVD_AUTH_BY_SECRET: rvd_auth_owe(g, guess->others, RVD_AUTH_PEER_US, now_us); break;
+    case RVD_AUTH_BY_NAME:
+        rvd_auth_owe(g, guess->name, RVD_AUTH_FAILURE_US, now_us);
+        rvd_auth_owe(g, guess->peer, RVD_AUTH_PEER_US, now_us);
+        if (guess->block != guess->peer) rvd_auth_owe(g, guess->block, RVD_AUTH_BLOCK_US, now_us);
+        break;
+    }
+}
+
+// The request was right: when it is admitted, and when its session ends.
+static void rvd_auth_remember(rvd_auth_guard *g, const rvd_auth_guess *guess, int64_t now_us)
+{
+    const uint64_t marks[] = {guess->agent, guess->secret};
+    if (!g->proven && guess->name)
+        g->proven = rvd_base_alloc(g->heap, RVD_AUTH_PROVEN * sizeof *g->proven);
+    for (int i = 0; g->proven && i < 2; i++)
+        if (marks[i])
+            *rvd_auth_proven_slot(g, marks[i], now_us) =
+                marks[i] >> 24 << 24 | rvd_auth_minute(now_us);
+}
+
+// ---- Calls of a hook ----------------------------------------------------------------------------
+
+// Asks for a thread of the hook.
+//   peer_block   0: no peer, so without a limit
+//   returns      1: call the hook now; 0: the turn waits
+static int rvd_auth_turn_begin(rvd_auth_guard *g, rvd_auth_turn *t, uint64_t peer_block)
+{
+    rvd_base_link_init(&t->link);
+    t->bucket = rvd_auth_bucket(g, peer_block);
+    t->is_counted = 0;
+    if (!peer_block || g->max_failures < 0) return 1;
+    t->is_counted = g->hooks_of[t->bucket] < RVD_AUTH_HOOKS;
+    if (t->is_counted)
+        g->hooks_of[t->bucket]++;
+    else
+        rvd_base_link_push(&g->queue, &t->link);
+    return t->is_counted;
+}
+
+// The call is over, or the request went away while it waited.
+//   returns  the turn that has the thread now: call the hook for it; or NULL
+static rvd_auth_turn *rvd_auth_turn_end(rvd_auth_guard *g, rvd_auth_turn *t)
+{
+    rvd_base_link_remove(&t->link);
+    if (!t->is_counted) return NULL;
+    for (rvd_base_link *l = g->queue.next; l != &g->queue; l = l->next) {
+        rvd_auth_turn *next = RVD_BASE_OWNER(l, rvd_auth_turn, link);
+        if (next->bucket != t->bucket) continue;
+        rvd_base_link_remove(&next->link);
+        next->is_counted = 1;
+        return next;
+    }
+    g->hooks_of[t->bucket]--;
+    return NULL;
+}
+
+#endif  // REVDIAL_NO_RUNTIME
+
+// ================================================================================================
+// MARK: impl.http  uses: base auth
+// The upgrade handshake of both ends: bytes in, bytes out, no state but one head. Every byte is
+// judged as it comes; nothing that was received is ever sent back.
 // Start at rvd_http_head_feed(), then rvd_http_request_read() or rvd_http_response_read().
 // ================================================================================================
 
@@ -5422,16 +6469,11 @@ enum {
     RVD_HTTP_FIELDS_MAX = 64,     // header lines: ours are 10, a few proxies add some each
     RVD_HTTP_METHOD_MAX = 32,     // longer than any registered method
     RVD_HTTP_TARGET_MAX = 1024,   // bytes of a path
-    RVD_HTTP_TOKEN_MAX = 4096,    // bytes of a bearer token: a large JWT
     RVD_HTTP_INTERIM_MAX = 4,     // 1xx answers before the real one; more is a peer that plays
     RVD_HTTP_ANSWER_SIZE = 1024,  // room that rvd_http_response_write() needs at most
 
-    RVD_HTTP_PASSWORD_MAX = 2048,  // bytes: with the user and in base64 no more than a token
-    RVD_HTTP_USER_MAX = 127,       // bytes of a user's name: what an identity may have
-    RVD_HTTP_REALM_MAX = 64,       // bytes of a realm
-    RVD_HTTP_NONCE_MAX = 256,      // bytes of a nonce, cnonce or opaque of the peer; ours have 64
-    RVD_HTTP_HEX_SIZE = 65,        // a SHA-256 in hex and its NUL
-    RVD_HTTP_PARAMS_MAX = 32,      // parameters of one scheme: Digest has 12
+    RVD_HTTP_NONCE_MAX = 256,  // bytes of a nonce, cnonce or opaque of the peer; ours have 64
+    RVD_HTTP_PARAMS_MAX = 32,  // parameters of one scheme: Digest has 12
 
     RVD_HTTP_WINDOW_MIN = 8192,          // less has us spend a frame header on every few bytes
     RVD_HTTP_WINDOW_MAX = 0x7fffffff,    // two of them add up in 32 bits
@@ -5495,17 +6537,6 @@ static int rvd_http_is_token(rvd_http_slice s, char also)
     for (size_t i = 0; i < s.len; i++)
         if (!rvd_http_is_tchar((uint8_t)s.at[i]) && s.at[i] != also) return 0;
     return s.len > 0;
-}
-
-// b64token of RFC 6750 section 2.1: what may follow "Bearer ".
-static int rvd_http_is_bearer(rvd_http_slice s)
-{
-    size_t at = 0;
-    while (at < s.len && (rvd_http_is_alnum((uint8_t)s.at[at]) || memchr("-._~+/", s.at[at], 6)))
-        at++;
-    if (at == 0 || s.len > RVD_HTTP_TOKEN_MAX) return 0;
-    while (at < s.len && s.at[at] == '=') at++;
-    return at == s.len;
 }
 
 // uri-host [":" port] of RFC 9110 section 7.2, less what no host of ours needs: user names, percent
@@ -5942,7 +6973,7 @@ static void rvd_http_challenge_note(rvd_http_challenge *c, rvd_http_slice scheme
     c->nonce = p->value[RVD_HTTP_PARAM_NONCE];
     c->opaque = p->value[RVD_HTTP_PARAM_OPAQUE];
     c->is_stale = rvd_http_is_word(p->value[RVD_HTTP_PARAM_STALE], "true");
-    if ((p->seen & needed) != needed || c->nonce.len == 0 || c->realm.len > RVD_HTTP_REALM_MAX ||
+    if ((p->seen & needed) != needed || c->nonce.len == 0 || c->realm.len > RVD_AUTH_REALM_MAX ||
         c->nonce.len > RVD_HTTP_NONCE_MAX || c->opaque.len > RVD_HTTP_NONCE_MAX)
         c->is_bad = 1;
     else
@@ -5971,44 +7002,6 @@ static void rvd_http_challenge_read(rvd_http_challenge *c, rvd_http_slice rest)
         }
     }
     rvd_http_challenge_note(c, scheme, &params);
-}
-
-// ---- Digest -------------------------------------------------------------------------------------
-
-// The SHA-256 of strings with ':' between them, in hex.
-static void rvd_http_hash(const char *const *parts, size_t count, char hex[RVD_HTTP_HEX_SIZE])
-{
-    uint8_t digest[RVD_BASE_SHA256_SIZE];
-    rvd_base_text t = rvd_base_text_in(hex, RVD_HTTP_HEX_SIZE);
-    rvd_base_sha256 s;
-    rvd_base_sha256_init(&s);
-    for (size_t i = 0; i < count; i++) {
-        if (i > 0) rvd_base_sha256_update(&s, ":", 1);
-        rvd_base_sha256_update(&s, parts[i], strlen(parts[i]));
-    }
-    rvd_base_sha256_final(&s, digest);
-    rvd_base_text_add_hex(&t, digest, sizeof digest);
-    rvd_base_wipe(digest, sizeof digest);
-}
-
-// H(A1) of RFC 7616 section 3.4.2: as good as the password, within the realm.
-static void rvd_http_ha1(const char *user, const char *realm, const char *secret,
-                         char hex[RVD_HTTP_HEX_SIZE])
-{
-    const char *const parts[] = {user, realm, secret};
-    rvd_http_hash(parts, 3, hex);
-}
-
-// The response of section 3.4.1. With "" for the method it is the proof of the other end, rspauth
-// of section 3.5.
-static void rvd_http_respond(const revdial_digest *d, const char *ha1, const char *method,
-                             char hex[RVD_HTTP_HEX_SIZE])
-{
-    const char *const a2[] = {method, d->uri};
-    char ha2[RVD_HTTP_HEX_SIZE];
-    const char *const parts[] = {ha1, d->nonce, d->nc, d->cnonce, "auth", ha2};
-    rvd_http_hash(a2, 2, ha2);
-    rvd_http_hash(parts, 6, hex);
 }
 
 // ---- What a head says ---------------------------------------------------------------------------
@@ -6368,7 +7361,7 @@ static int rvd_http_is_lower_hex(rvd_http_slice s, size_t len)
 
 static int rvd_http_read_bearer(rvd_http_head *h, rvd_http_slice token, rvd_http_request *out)
 {
-    if (!rvd_http_is_bearer(token)) return 400;
+    if (!rvd_auth_is_bearer(token.at, token.len)) return 400;
     out->scheme = REVDIAL_AUTH_BEARER;
     out->secret = rvd_http_terminate(h, token);
     return 0;
@@ -6380,10 +7373,10 @@ static int rvd_http_read_basic(rvd_http_head *h, rvd_http_slice token, rvd_http_
 {
     char *at = h->buf + (token.at - h->buf), *colon;
     ptrdiff_t len = -1;
-    if (token.len <= RVD_HTTP_TOKEN_MAX)
+    if (token.len <= RVD_AUTH_TOKEN_MAX)
         len = rvd_base_base64_read((uint8_t *)at, token.at, token.len);
     colon = len > 0 ? (char *)memchr(at, ':', (size_t)len) : NULL;
-    if (!colon || colon - at > RVD_HTTP_USER_MAX) return 401;
+    if (!colon || colon - at > RVD_AUTH_IDENTITY_MAX) return 401;
     for (ptrdiff_t i = 0; i < len; i++)
         if ((uint8_t)at[i] < ' ' || at[i] == 0x7f) return 401;
     *colon = at[len] = '\0';
@@ -6400,8 +7393,8 @@ static int rvd_http_read_digest(rvd_http_head *h, rvd_http_slice rest, rvd_http_
     rvd_http_params p;
     const rvd_http_slice *v = p.value;
     if (!rvd_http_params_read(rest, &p) || (p.seen & needed) != needed) return 400;
-    if (v[RVD_HTTP_PARAM_USERNAME].len > RVD_HTTP_USER_MAX) return 400;
-    if (v[RVD_HTTP_PARAM_REALM].len > RVD_HTTP_REALM_MAX) return 400;
+    if (v[RVD_HTTP_PARAM_USERNAME].len > RVD_AUTH_IDENTITY_MAX) return 400;
+    if (v[RVD_HTTP_PARAM_REALM].len > RVD_AUTH_REALM_MAX) return 400;
     if (v[RVD_HTTP_PARAM_URI].len > RVD_HTTP_TARGET_MAX) return 400;
     if (v[RVD_HTTP_PARAM_NONCE].len > RVD_HTTP_NONCE_MAX) return 400;
     if (v[RVD_HTTP_PARAM_CNONCE].len > RVD_HTTP_NONCE_MAX) return 400;
@@ -6520,40 +7513,6 @@ static int rvd_http_is_set(const char *s)
     return s && *s;
 }
 
-// May it stand between quotes?
-static int rvd_http_is_quotable(const char *text, size_t max)
-{
-    size_t len = strlen(text);
-    for (size_t i = 0; i < len; i++)
-        if (text[i] < ' ' || text[i] > '~' || text[i] == '"' || text[i] == '\\') return 0;
-    return len > 0 && len <= max;
-}
-
-// A user's name also stands before the ':' of Basic.
-static int rvd_http_is_user(const char *user)
-{
-    return user && rvd_http_is_quotable(user, RVD_HTTP_USER_MAX) && !strchr(user, ':');
-}
-
-static const char *rvd_http_password_problem(const char *password)
-{
-    size_t len = strlen(password);
-    for (size_t i = 0; i < len; i++)
-        if ((uint8_t)password[i] < ' ' || password[i] == 0x7f) return "secret: has a control byte";
-    return len > RVD_HTTP_PASSWORD_MAX ? "secret: a password over 2048 bytes" : NULL;
-}
-
-static const char *rvd_http_secret_problem(unsigned scheme, const char *user, const char *secret)
-{
-    if (scheme == REVDIAL_AUTH_BEARER || scheme == 0)
-        return rvd_http_is_bearer(rvd_base_slice_of(secret))
-                   ? NULL
-                   : "secret: not a bearer token (letters, digits, -._~+/ and = at its end; 4096 "
-                     "bytes)";
-    if (!rvd_http_is_user(user)) return "user: not 1 to 127 of printable ASCII without : \" and \\";
-    return rvd_http_password_problem(secret);
-}
-
 // Why an offer cannot be sent as a request that a proxy of ours would take; NULL if it can.
 static const char *rvd_http_offer_problem(const rvd_http_offer *o)
 {
@@ -6565,8 +7524,8 @@ static const char *rvd_http_offer_problem(const rvd_http_offer *o)
         return "name: " RVD_BASE_NAME_RULE;
     if (rvd_http_is_set(o->instance) && !rvd_base_is_label(o->instance, strlen(o->instance), 1))
         return "instance: " RVD_BASE_INSTANCE_RULE;
-    if (rvd_http_is_set(o->secret) && rvd_http_secret_problem(o->scheme, o->user, o->secret))
-        return rvd_http_secret_problem(o->scheme, o->user, o->secret);
+    if (rvd_http_is_set(o->secret) && rvd_auth_secret_problem(o->scheme, o->user, o->secret))
+        return rvd_auth_secret_problem(o->scheme, o->user, o->secret);
     if (o->window < RVD_HTTP_WINDOW_MIN || o->window > RVD_HTTP_WINDOW_MAX)
         return "stream_window: not in 8192..2147483647";
     if (o->streams > RVD_HTTP_STREAMS_MAX) return "max_streams: not in 0..2147483647";
@@ -6599,7 +7558,7 @@ static void rvd_http_write_quoted(rvd_base_text *t, const char *before, const ch
 
 static void rvd_http_write_basic(rvd_base_text *t, const rvd_http_offer *o)
 {
-    char pair[RVD_HTTP_USER_MAX + RVD_HTTP_PASSWORD_MAX + 2];
+    char pair[RVD_AUTH_IDENTITY_MAX + RVD_AUTH_PASSWORD_MAX + 2];
     size_t len = RVD_BASE_JOIN(pair, sizeof pair, o->user, ":", o->secret);
     rvd_base_text_add_base64(t, pair, len);
     rvd_base_wipe(pair, sizeof pair);
@@ -6607,9 +7566,9 @@ static void rvd_http_write_basic(rvd_base_text *t, const rvd_http_offer *o)
 
 static void rvd_http_write_digest(rvd_base_text *t, const rvd_http_offer *o)
 {
-    char ha1[RVD_HTTP_HEX_SIZE], response[RVD_HTTP_HEX_SIZE];
-    rvd_http_ha1(o->user, o->digest->realm, o->secret, ha1);
-    rvd_http_respond(o->digest, ha1, "GET", response);
+    char ha1[RVD_AUTH_HEX_SIZE], response[RVD_AUTH_HEX_SIZE];
+    rvd_auth_ha1(o->user, o->digest->realm, o->secret, ha1);
+    rvd_auth_respond(o->digest, ha1, "GET", response);
     rvd_http_write_quoted(t, "username", o->user);
     rvd_http_write_quoted(t, ", realm", o->digest->realm);
     rvd_http_write_quoted(t, ", uri", o->digest->uri);
@@ -6889,314 +7848,6 @@ static int rvd_http_response_read(rvd_http_head *h, const char *accept, rvd_http
     out->is_stripped = out->status == 426 &&
                        facts.flags & (accept ? RVD_HTTP_HAS_WEBSOCKET : RVD_HTTP_HAS_REVDIAL);
     return RVD_HTTP_DONE;
-}
-
-// ---- Credentials --------------------------------------------------------------------------------
-
-// May a backend with this row's secret register under that name? shown: with its certificate.
-static int rvd_http_row_covers(const revdial_credential *row, const char *name,
-                               const rvd_base_shown *shown)
-{
-    const char *sole;
-    if (!*name) return rvd_base_sole_name(row->names, &sole) > 0;
-    return rvd_base_is_name(name, strlen(name)) && rvd_base_covers(row->names, name, shown);
-}
-
-static void rvd_http_digest(const char *secret, uint8_t digest[RVD_BASE_SHA256_SIZE])
-{
-    rvd_base_sha256 s;
-    rvd_base_sha256_init(&s);
-    rvd_base_sha256_update(&s, secret, strlen(secret));
-    rvd_base_sha256_final(&s, digest);
-}
-
-// A row may hold a hash in place of its secret: a prefix and 64 hex digits. ':' is no byte of a
-// token, so that the two are not confused.
-//   returns  1 and *digest, 0: the prefix is not there, -1: the digits are not
-static int rvd_http_row_hash(const char *secret, const char *prefix,
-                             uint8_t digest[RVD_BASE_SHA256_SIZE])
-{
-    size_t skip = strlen(prefix);
-    if (strncmp(secret, prefix, skip) != 0) return 0;
-    if (strlen(secret) != skip + 2 * (size_t)RVD_BASE_SHA256_SIZE) return -1;
-    return rvd_base_hex(digest, RVD_BASE_SHA256_SIZE, secret + skip) ? 1 : -1;
-}
-
-static int rvd_http_is_hash(const char *secret)
-{
-    return strncmp(secret, "sha256:", 7) == 0 || strncmp(secret, "ha1:", 4) == 0;
-}
-
-// A request that is being checked. How much work a check is depends on the table and on what was
-// sent, not on what the table has of that user: each check is as many proofs as the user with the
-// most rows has, and each proof hashes as many blocks as that of the longest secret.
-typedef struct rvd_http_claim {
-    const revdial_auth_req *req;
-    unsigned scheme;
-    unsigned proofs;    // still to be done
-    size_t secret_max;  // bytes of the longest secret in plain text; 0: the work may differ
-    uint8_t presented[RVD_BASE_SHA256_SIZE];  // BEARER, BASIC: of the secret
-    char ha1[RVD_HTTP_HEX_SIZE];              // DIGEST: of the row that was looked at last
-} rvd_http_claim;
-
-// Proves nothing, for as much work as a secret of its form.
-#define RVD_HTTP_NO_HASH "0000000000000000000000000000000000000000000000000000000000000000"
-static const char rvd_http_nobody[] = "nobody";
-
-// Blocks of SHA-256 that a text of this length fills.
-static size_t rvd_http_blocks(size_t len)
-{
-    return (len + 8) / 64 + 1;
-}
-
-// As much work as if a text of `len` bytes had been `most` bytes long.
-static void rvd_http_even_out(size_t len, size_t most)
-{
-    static const uint8_t block[64];
-    size_t missing = rvd_http_blocks(most) - rvd_http_blocks(len);
-    rvd_base_sha256 s;
-    rvd_base_sha256_init(&s);
-    while (missing--) rvd_base_sha256_update(&s, block, sizeof block);
-}
-
-// The SHA-256 of a row's token or password.
-//   returns  1, or 0: the row has none and matches nothing
-static int rvd_http_row_digest(const rvd_http_claim *c, const char *secret,
-                               uint8_t digest[RVD_BASE_SHA256_SIZE])
-{
-    uint8_t listed[RVD_BASE_SHA256_SIZE] = {0};
-    int found = rvd_http_row_hash(secret, "sha256:", listed);
-    const char *plain = found ? rvd_http_nobody : secret;
-    if (!found && c->secret_max) rvd_http_row_hash(RVD_HTTP_NO_HASH, "", listed);
-    if (!found || c->secret_max) rvd_http_digest(plain, digest);
-    if (c->secret_max) rvd_http_even_out(strlen(plain), c->secret_max);
-    if (found) memcpy(digest, listed, sizeof listed);
-    return found >= 0 && *secret && strncmp(secret, "ha1:", 4) != 0;
-}
-
-// The H(A1) of a row, in hex. The user is the one that was presented: the row's own.
-static int rvd_http_row_ha1(rvd_http_claim *c, const char *secret)
-{
-    const char *user = c->req->user, *realm = c->req->digest->realm;
-    size_t before = strlen(user) + strlen(realm) + 2;
-    uint8_t digest[RVD_BASE_SHA256_SIZE] = {0};
-    rvd_base_text t = rvd_base_text_in(c->ha1, sizeof c->ha1);
-    int found = rvd_http_row_hash(secret, "ha1:", digest);
-    const char *plain = found ? rvd_http_nobody : secret;
-    char made[RVD_HTTP_HEX_SIZE];
-    rvd_http_ha1(user, realm, plain, made);
-    rvd_http_even_out(before + strlen(plain), before + c->secret_max);
-    if (!found) rvd_http_row_hash(made, "", digest);
-    rvd_base_text_add_hex(&t, digest, sizeof digest);
-    rvd_base_wipe(made, sizeof made);
-    rvd_base_wipe(digest, sizeof digest);
-    return found >= 0 && *secret && strncmp(secret, "sha256:", 7) != 0;
-}
-
-static int rvd_http_proves_digest(rvd_http_claim *c, const char *secret)
-{
-    const revdial_digest *d = c->req->digest;
-    char response[RVD_HTTP_HEX_SIZE];
-    int has = rvd_http_row_ha1(c, secret), is_same;
-    rvd_http_respond(d, c->ha1, "GET", response);
-    is_same = strlen(d->response) == 64 && rvd_base_equal(response, d->response, 64);
-    rvd_base_wipe(response, sizeof response);
-    return is_same & has;
-}
-
-// Does what was presented prove this secret? As much work whether it does or not.
-static int rvd_http_proves(rvd_http_claim *c, const char *secret)
-{
-    uint8_t expected[RVD_BASE_SHA256_SIZE];
-    int has, is_same;
-    if (c->proofs) c->proofs--;
-    if (c->scheme == REVDIAL_AUTH_DIGEST) return rvd_http_proves_digest(c, secret);
-    has = rvd_http_row_digest(c, secret, expected);
-    is_same = rvd_base_equal(c->presented, expected, sizeof expected);
-    rvd_base_wipe(expected, sizeof expected);
-    return is_same & has && c->req->secret[0];
-}
-
-static uint32_t rvd_http_user_hash(const char *user)
-{
-    uint32_t h = 0x811C9DC5u;  // FNV-1a
-    while (*user) h = (h ^ (uint8_t)*user++) * 0x01000193u;
-    return h;
-}
-
-// Could this row be one to look at? A token stands for itself, anything else is a user's.
-static int rvd_http_takes(const rvd_http_claim *c, const revdial_credential *row)
-{
-    return row->secret && rvd_base_row_schemes(row) & c->scheme &&
-           (row->user || c->scheme == REVDIAL_AUTH_BEARER);
-}
-
-// Sets how much work the check is, whoever the user: users that share a bucket are taken for one.
-static void rvd_http_weigh(rvd_http_claim *c, const revdial_credential *rows, size_t count)
-{
-    enum { BUCKETS = 1024 };  // a few users share one where there are thousands
-    uint16_t has[BUCKETS];
-    if (c->scheme == REVDIAL_AUTH_BEARER) return;  // all rows are looked at
-    memset(has, 0, sizeof has);
-    c->proofs = 1;
-    c->secret_max = sizeof rvd_http_nobody - 1;
-    for (size_t i = 0; i < count; i++) {
-        uint16_t *n;
-        size_t len;
-        if (!rvd_http_takes(c, &rows[i])) continue;
-        n = &has[rvd_http_user_hash(rows[i].user) % BUCKETS];
-        if (*n < UINT16_MAX) ++*n;
-        if (*n > c->proofs) c->proofs = *n;
-        len = rvd_http_is_hash(rows[i].secret) ? 0 : strlen(rows[i].secret);
-        if (len > c->secret_max) c->secret_max = len;
-    }
-}
-
-// Digests are compared, and no row is skipped because another one matched.
-static int rvd_http_check_rows(rvd_http_claim *c, const revdial_credential *rows, size_t count,
-                               size_t *row)
-{
-    const char *name = c->req->name ? c->req->name : "", *user = c->req->user;
-    uint32_t hash = rvd_http_user_hash(user);
-    int verdict = REVDIAL_EAUTH;
-    for (size_t i = 0; i < count; i++) {
-        if (!rvd_http_takes(c, &rows[i])) continue;
-        if (c->scheme != REVDIAL_AUTH_BEARER &&
-            (rvd_http_user_hash(rows[i].user) != hash || strcmp(rows[i].user, user) != 0))
-            continue;
-        if (!rvd_http_proves(c, rows[i].secret) || verdict == REVDIAL_OK) continue;
-        verdict = rvd_http_row_covers(&rows[i], name, NULL) ? REVDIAL_OK : REVDIAL_EDENIED;
-        if (row) *row = i;
-        if (verdict != REVDIAL_OK) continue;
-        if (c->scheme == REVDIAL_AUTH_DIGEST && c->req->proof)
-            rvd_http_respond(c->req->digest, c->ha1, "", c->req->proof);
-    }
-    while (c->proofs) rvd_http_proves(c, rvd_http_nobody);
-    return verdict;
-}
-
-// A certificate that no row is of is denied, unless there is another way to prove something.
-static int rvd_http_check_peer(const revdial_auth_req *req, const revdial_credential *rows,
-                               size_t count, size_t *row)
-{
-    const char *name = req->name ? req->name : "";
-    rvd_base_shown shown;
-    int is_known = 0, has_other = 0;
-    for (size_t i = 0; i < count; i++) {
-        unsigned schemes = rvd_base_row_schemes(&rows[i]);
-        has_other |= schemes != REVDIAL_AUTH_MTLS;
-        if (!(schemes & REVDIAL_AUTH_MTLS)) continue;
-        if (!rvd_base_show(&rows[i], req->tls, NULL, &shown)) continue;
-        is_known = 1;
-        if (*name && !rvd_base_show(&rows[i], req->tls, name, &shown)) continue;
-        if (!rvd_http_row_covers(&rows[i], name, &shown)) continue;
-        if (row) *row = i;
-        return REVDIAL_OK;
-    }
-    return has_other && !is_known ? REVDIAL_EAUTH : REVDIAL_EDENIED;
-}
-
-int revdial_auth_verify(const revdial_auth_req *req, const revdial_credential *rows, size_t count,
-                        size_t *row)
-{
-    revdial_auth_req own = *req;
-    rvd_http_claim claim;
-    int verdict;
-    if (!own.scheme && !rvd_http_is_set(own.secret) && own.tls && own.tls->verified)
-        return rvd_http_check_peer(req, rows, count, row);
-    memset(&claim, 0, sizeof claim);
-    if (!own.secret) own.secret = "";
-    if (!own.user) own.user = "";
-    claim.req = &own;
-    claim.scheme = own.scheme ? own.scheme : REVDIAL_AUTH_BEARER;
-    if (claim.scheme == REVDIAL_AUTH_DIGEST && !own.digest) return REVDIAL_EAUTH;
-    rvd_http_digest(own.secret, claim.presented);
-    rvd_http_weigh(&claim, rows, count);
-    verdict = rvd_http_check_rows(&claim, rows, count, row);
-    rvd_base_wipe(&claim, sizeof claim);
-    return verdict;
-}
-
-// ---- What is wrong with a row -------------------------------------------------------------------
-
-// A row is refused if nobody could ever come in by it, whoever presents what.
-
-static const char *rvd_http_row_names_problem(const revdial_credential *row)
-{
-    const char *names = row->names, *item;
-    size_t len, count = 0;
-    if (!names) return NULL;  // none, and the row says so
-    for (; (len = rvd_base_item(&names, &item)) > 0; count++) {
-        if (memchr(item, '[', len)) return "names: a glob has * and ?, and no [ ]";
-        if (!rvd_base_is_name_glob(item, len))
-            return "names: no name matches one of them: 1 to 64 of a-z 0-9 . _ - with a letter or "
-                   "digit at both ends; * and ? are globs";
-        if (rvd_base_row_schemes(row) & REVDIAL_AUTH_MTLS &&
-            rvd_base_tie_of(row->user, item, len) == RVD_BASE_UNCLEAR)
-            return "MTLS: which of the names is a certificate's? One * in both, or **";
-    }
-    return count ? NULL : "names: an empty list; * is any name";
-}
-
-static const char *rvd_http_row_user_problem(const revdial_credential *row, unsigned schemes)
-{
-    const unsigned with_password = REVDIAL_AUTH_BASIC | REVDIAL_AUTH_DIGEST;
-    size_t least = 0;  // bytes of the shortest text that an MTLS glob matches
-    int has_kind = 0;  // it may match an entry of the SANs, or a subject
-    if (schemes == REVDIAL_AUTH_BEARER && !row->user) return NULL;
-    if (!rvd_http_is_set(row->user))
-        return schemes == REVDIAL_AUTH_BEARER ? "user: empty; NULL is an identity of its own"
-                                              : "BASIC, DIGEST and MTLS need a user";
-    if (schemes & with_password && strlen(row->user) > RVD_HTTP_USER_MAX)
-        return "user: over 127 bytes";
-    for (const char *at = row->user; *at; at++) {
-        least += *at != '*';
-        has_kind |= memchr(":=*?", *at, 4) != NULL;
-    }
-    if (schemes & REVDIAL_AUTH_MTLS && least > RVD_BASE_SHOWN_MAX)
-        return "user: matches only what is over 127 bytes, which is no identity";
-    for (const char *at = row->user; *at; at++) {
-        if ((uint8_t)*at < ' ' || *at == 0x7f) return "user: has a control byte";
-        if (schemes & with_password && memchr(":\"\\", *at, 3)) return "user: has : \" or \\";
-    }
-    if (schemes == REVDIAL_AUTH_MTLS && !has_kind)
-        return "user: MTLS needs an entry of the SANs, as DNS:cam-1.example, or a subject, as "
-               "CN=cam-1";
-    return NULL;
-}
-
-static const char *rvd_http_row_secret_problem(const revdial_credential *row, unsigned schemes)
-{
-    uint8_t digest[RVD_BASE_SHA256_SIZE];
-    int sha256, ha1;
-    if (schemes == REVDIAL_AUTH_MTLS)
-        return rvd_http_is_set(row->secret) ? "secret: MTLS alone has none" : NULL;
-    if (!rvd_http_is_set(row->secret)) return "no secret";
-    sha256 = rvd_http_row_hash(row->secret, "sha256:", digest);
-    ha1 = rvd_http_row_hash(row->secret, "ha1:", digest);
-    rvd_base_wipe(digest, sizeof digest);
-    if (sha256 && schemes & REVDIAL_AUTH_DIGEST)
-        return "DIGEST needs the password, or ha1: and its hash";
-    if (ha1 && schemes & (REVDIAL_AUTH_BEARER | REVDIAL_AUTH_BASIC))
-        return "ha1: is for DIGEST alone";
-    if (sha256 < 0 || ha1 < 0) return "sha256: and ha1: need 64 hex digits";
-    if (sha256 || ha1) return NULL;
-    if (schemes & REVDIAL_AUTH_BEARER) {
-        const char *problem = rvd_http_secret_problem(REVDIAL_AUTH_BEARER, NULL, row->secret);
-        if (problem) return problem;
-    }
-    if (!(schemes & (REVDIAL_AUTH_BASIC | REVDIAL_AUTH_DIGEST))) return NULL;
-    return rvd_http_password_problem(row->secret);
-}
-
-const char *revdial_credential_problem(const revdial_credential *row)
-{
-    unsigned schemes = rvd_base_row_schemes(row);
-    const char *problem;
-    if (schemes >= 2 * REVDIAL_AUTH_MTLS) return "an unknown scheme";
-    problem = rvd_http_row_user_problem(row, schemes);
-    if (!problem) problem = rvd_http_row_secret_problem(row, schemes);
-    return problem ? problem : rvd_http_row_names_problem(row);
 }
 
 // ================================================================================================
@@ -8194,7 +8845,7 @@ static void rvd_ws_free(rvd_ws *w)
 }
 
 // ================================================================================================
-// MARK: impl.engine  uses: base wire mux http ws
+// MARK: impl.engine  uses: base wire mux auth http ws
 // Handshake, carrier and mux as one machine, on both ends: the public revdial_engine_* calls.
 // ================================================================================================
 
@@ -8234,7 +8885,7 @@ struct revdial_engine {
     revdial_auth_req auth;
     unsigned auth_schemes;
     // DIGEST. Proxy: what revdial_auth_verify() left; backend: what the proxy's answer must hold.
-    char proof[RVD_HTTP_HEX_SIZE];
+    char proof[RVD_AUTH_HEX_SIZE];
     unsigned sent_scheme;  // backend: of our Authorization, 0 if there was none
     int has_secret;        // backend
     char *challenge;       // backend: of the 401, if the next attempt can do better
@@ -8534,7 +9185,7 @@ static void rvd_engine_on_refusal(revdial_engine *e, const rvd_http_response *r)
 static int rvd_engine_is_proved(const revdial_engine *e, const rvd_http_response *r)
 {
     if (e->sent_scheme != REVDIAL_AUTH_DIGEST) return e->auth_schemes != REVDIAL_AUTH_DIGEST;
-    return r->proof.len == RVD_HTTP_HEX_SIZE - 1 &&
+    return r->proof.len == RVD_AUTH_HEX_SIZE - 1 &&
            rvd_base_equal(r->proof.at, e->proof, r->proof.len);
 }
 
@@ -8749,27 +9400,16 @@ ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len, i
     return used;
 }
 
-static int rvd_engine_verdict_status(int verdict)
-{
-    switch (verdict) {
-    case REVDIAL_EAGAIN:
-    case REVDIAL_EAUTH: return 401;
-    case REVDIAL_EDENIED: return 403;
-    case REVDIAL_EDUPLICATE: return 409;
-    case REVDIAL_EINVAL: return 400;
-    case REVDIAL_EREFUSED: return 429;
-    default: return 503;
-    }
-}
-
 int revdial_engine_auth(revdial_engine *e, int verdict)
 {
     rvd_http_answer answer;
     rvd_engine_terms peer;
     rvd_base_text text;
     if (e->state != RVD_ENGINE_VERDICT || e->tell_auth) return REVDIAL_EINVAL;
+    verdict = (int)rvd_auth_verdict(verdict);
     if (verdict) {
-        rvd_engine_refuse(e, rvd_engine_verdict_status(verdict), verdict == REVDIAL_EAGAIN);
+        int is_stale = verdict == REVDIAL_VERDICT_STALE_NONCE;
+        rvd_engine_refuse(e, is_stale ? 401 : verdict, is_stale);
         return REVDIAL_OK;
     }
     memset(&answer, 0, sizeof answer);
@@ -9231,10 +9871,10 @@ static const char *rvd_engine_config_problem(const revdial_engine_config *cfg, c
     if (cfg->carrier != REVDIAL_CARRIER_RAW && cfg->carrier != REVDIAL_CARRIER_WEBSOCKET)
         return "carrier: neither REVDIAL_CARRIER_RAW nor REVDIAL_CARRIER_WEBSOCKET";
     if (cfg->auth_schemes >= 2 * REVDIAL_AUTH_DIGEST) return "auth_schemes: an unknown bit";
-    if (cfg->realm && !rvd_http_is_quotable(cfg->realm, RVD_HTTP_REALM_MAX))
+    if (cfg->realm && !rvd_auth_is_quotable(cfg->realm, RVD_AUTH_REALM_MAX))
         return "realm: not 1 to 64 of printable ASCII without \" and \\";
     if (cfg->role == REVDIAL_ROLE_PROXY && cfg->auth_schemes & REVDIAL_AUTH_DIGEST &&
-        (!cfg->nonce || !rvd_http_is_quotable(cfg->nonce, RVD_HTTP_HEX_SIZE - 1)))
+        (!cfg->nonce || !rvd_auth_is_quotable(cfg->nonce, RVD_AUTH_HEX_SIZE - 1)))
         return "nonce: DIGEST needs one, of 1 to 64 of printable ASCII without \" and \\";
     *given = cfg->path;
     if (cfg->path && (!rvd_http_is_path(cfg->path) || strlen(cfg->path) > RVD_HTTP_TARGET_MAX))
@@ -9250,7 +9890,7 @@ static const char *rvd_engine_config_problem(const revdial_engine_config *cfg, c
 // How a backend answers the challenge of its last attempt. Text that the request is made of.
 typedef struct rvd_engine_answer {
     revdial_digest digest;
-    char realm[RVD_HTTP_REALM_MAX + 1];
+    char realm[RVD_AUTH_REALM_MAX + 1];
     char nonce[RVD_HTTP_NONCE_MAX + 1], opaque[RVD_HTTP_NONCE_MAX + 1];
     char cnonce[33];
 } rvd_engine_answer;
@@ -9285,7 +9925,7 @@ static void rvd_engine_answer_make(revdial_engine *e, const rvd_http_challenge *
                                    const rvd_http_offer *offer, rvd_engine_answer *a)
 {
     uint8_t key[RVD_BASE_SHA256_SIZE] = {0}, mac[RVD_BASE_SHA256_SIZE];
-    char ha1[RVD_HTTP_HEX_SIZE];
+    char ha1[RVD_AUTH_HEX_SIZE];
     rvd_base_text t = rvd_base_text_in(a->cnonce, sizeof a->cnonce);
     rvd_engine_copy(a->realm, c->realm);
     rvd_engine_copy(a->nonce, c->nonce);
@@ -9298,8 +9938,8 @@ static void rvd_engine_answer_make(revdial_engine *e, const rvd_http_challenge *
     a->digest.uri = e->path;
     a->digest.nc = "00000001";
     a->digest.cnonce = a->cnonce;
-    rvd_http_ha1(offer->user, a->realm, offer->secret, ha1);
-    rvd_http_respond(&a->digest, ha1, "", e->proof);
+    rvd_auth_ha1(offer->user, a->realm, offer->secret, ha1);
+    rvd_auth_respond(&a->digest, ha1, "", e->proof);
     rvd_base_wipe(ha1, sizeof ha1);
 }
 
@@ -9346,7 +9986,7 @@ static const char *rvd_engine_request_put(revdial_engine *e, const revdial_engin
     offer.window = rvd_engine_window(e);
     offer.streams = rvd_engine_streams(e);
     if (e->has_secret) {  // checked now, if only sent later
-        const char *problem = rvd_http_secret_problem(
+        const char *problem = rvd_auth_secret_problem(
             scheme ? (unsigned)scheme : REVDIAL_AUTH_DIGEST, cfg->user, cfg->secret);
         if (problem) return problem;
     }
@@ -13135,28 +13775,6 @@ static void rvd_stream_work_wait(rvd_stream_work *w)
     pthread_mutex_unlock(&w->lock);
 }
 
-// A copy of a string that its owner frees. NULL without memory, or of NULL.
-static char *rvd_stream_text_copy(rvd_heap *heap, const char *text)
-{
-    size_t size = text ? strlen(text) + 1 : 0;
-    char *copy = text ? rvd_base_alloc(heap, size) : NULL;
-    if (copy) memcpy(copy, text, size);
-    return copy;
-}
-
-// Such a copy may have been a secret.
-static void rvd_stream_text_free(rvd_heap *heap, const char *text)
-{
-    char *copy;
-    size_t size;
-    if (!text) return;
-    memcpy(&copy, &text, sizeof copy);
-    size = strlen(copy) + 1;
-    rvd_base_wipe(copy, size);
-    heap->live_bytes += size;  // heaps of strings are not counted
-    rvd_base_free(heap, copy, size);
-}
-
 // What the owner of a session (proxy or agent) does when something happens to it. All of them on
 // the loop thread, except where it says otherwise.
 typedef struct rvd_stream_host {
@@ -16274,7 +16892,7 @@ int revdial_stream_fd(revdial_stream *st)
 }
 
 // ================================================================================================
-// MARK: impl.proxy  uses: base sys loop log reader stream relay
+// MARK: impl.proxy  uses: base auth sys loop log reader stream relay
 // Listeners, clients of exposed ports, the registry of names, and dials that choose a session. The
 // registry has one lock; under it only a loop's and the count's are taken, and nobody is called.
 // Start at revdial_proxy_start().
@@ -16301,56 +16919,8 @@ int revdial_stream_fd(revdial_stream *st)
 #define RVD_PROXY_AILING_US 5000000      // then others are asked first: the first time, doubling
 #define RVD_PROXY_AILING_MORE 3          //   so often, to 40 s: one dial pays for each new try
 #define RVD_PROXY_BUCKETS 256            // of the table of names
-#define RVD_PROXY_SOURCE_BUCKETS 16384   // hashes of sources: strangers seldom share one
 #define RVD_PROXY_AUTH_THREADS 16        // hooks that may block at the same time
-#define RVD_PROXY_ASKED 8                // of them for one source: others find a thread, too
 #define RVD_PROXY_STREAM_THREADS 1024
-#define RVD_PROXY_NONCES 65536         // challenges that may wait for their answer
-#define RVD_PROXY_NONCE_US 60000000    // for a backend that connects again to answer, that is long
-#define RVD_PROXY_FAILURES 10          // typing errors and rollouts; nothing for who guesses
-#define RVD_PROXY_FAILURE_US 5000000   // what a failure costs a name: Retry-After of a 429
-#define RVD_PROXY_NAMES 10             // names' failures that are one source's due
-#define RVD_PROXY_BLOCK 8              // sources' failures that are one block's due
-#define RVD_PROXY_SOURCES 4096         // debts that are remembered: 64 KiB
-#define RVD_PROXY_WAYS 4               // places where one of them may stand
-#define RVD_PROXY_PROVEN 16384         // that were right and are remembered: 128 KiB
-#define RVD_PROXY_PROVEN_MINUTES 1440  // that long
-
-// Those that show the secret: their rows hold the same hash.
-#define RVD_PROXY_SENT_SCHEMES (unsigned)(REVDIAL_AUTH_BEARER | REVDIAL_AUTH_BASIC)
-
-// The rows of a table, with hashes for secrets. Replaced as a whole.
-typedef struct rvd_proxy_table {
-    unsigned refs;  // guarded by the proxy's lock
-    unsigned schemes;
-    size_t room, count;
-    uint64_t *marks;  // of each row's user and secret, wherever it stands; behind the rows
-    revdial_credential rows[];  // user is never NULL, secret only with MTLS alone
-} rvd_proxy_table;
-
-// Who presents wrong credentials: a source, a name of it, and so on. Each wrong one puts it further
-// into debt, which time pays off.
-typedef struct rvd_proxy_debtor {
-    uint64_t who;
-    int64_t clear_us;  // when all is paid
-} rvd_proxy_debtor;
-
-// Whose debts a request may add to. 0 = nobody's.
-typedef struct rvd_proxy_guess {
-    uint64_t source, block;
-    uint64_t name;    // at this source, with its user
-    uint64_t agent;   // of that name, by its instance
-    uint64_t secret;  // the credential at this source, whatever the name; Digest: its user
-    uint64_t others;  // of this source: what is looked at for its secret alone
-} rvd_proxy_guess;
-
-// Which of them pays for a wrong one.
-enum rvd_proxy_payer {
-    RVD_PROXY_UNSEEN,  // none can: it is not looked at
-    RVD_PROXY_BY_NAME,
-    RVD_PROXY_BY_AGENT,
-    RVD_PROXY_BY_SECRET
-};
 
 typedef struct rvd_proxy_name {
     struct rvd_proxy_name *next;
@@ -16377,16 +16947,13 @@ enum { RVD_PROXY_AUTH_TEXT = 4096 + 65 + 65 + 16 };
 typedef struct rvd_proxy_member {
     // Set before start, then read-only.
     revdial_session *session;
-    uint64_t source;  // the address that it is counted with, 0: none
-    uint64_t block;   // the same where places are short
 
     // Loop thread only, or that of the hook while that is at work.
-    int is_checked;              // a hook is at work on it, or will be
-    int is_down;                 // the session is over
-    enum rvd_proxy_payer payer;  // which debt grows if its credentials are wrong
-    uint64_t proven[2];          // its credentials were right, 0 = nothing to remember
-    const char *limit;           // that refused it, for our log: the peer is told 503
-    rvd_loop_timer verdict;      // silent for a second since
+    int is_checked;          // a hook is at work on it, or will be
+    int is_down;             // the session is over
+    rvd_auth_guess guess;    // of its request; the peer and block from the start
+    const char *limit;       // that refused it, for our log: the peer is told 503
+    rvd_loop_timer verdict;  // silent for a second since
 
     // The request, from its arrival on: the loop thread's, and a hook's while one is at work. Once
     // there is a verdict its texts are wiped.
@@ -16399,9 +16966,9 @@ typedef struct rvd_proxy_member {
     uint64_t row_mark;  // which
 
     // Guarded by the proxy's lock; who and holder from its registration on.
-    int is_pending;        // it counts as one that has not authenticated
-    rvd_base_link asking;  // in p->waiting: it may have to give way
-    uint64_t who, holder;  // marks of its identity, and of the group that may share its name
+    int is_pending;          // it counts as one that has not authenticated
+    rvd_base_link asking;    // in p->waiting: it may have to give way
+    rvd_auth_holder holder;  // its identity, and the group that may share its name
     rvd_proxy_name *name;  // NULL: it is not registered. The registry holds a reference to session
     rvd_base_link link, all;
     int is_up;
@@ -16451,7 +17018,6 @@ struct revdial_proxy {
     revdial_proxy_config cfg;
     rvd_log log;
     rvd_base_arena texts;  // of cfg
-    uint8_t nonce_key[RVD_BASE_SHA256_SIZE];
     rvd_loop **loops;
     rvd_stream_group *groups;  // one per loop
     unsigned loop_count;
@@ -16461,7 +17027,6 @@ struct revdial_proxy {
     rvd_loop_pool auth_pool, stream_pool;
     rvd_stream_work work;
     rvd_sys_origin *origin;
-    uint64_t seed;
     rvd_loop_task stop_listening;  // loop 0
     rvd_loop_task dials_wake;      // loop 0
     rvd_loop_task queue_task;      // loop 0: somebody may have left a place
@@ -16478,17 +17043,12 @@ struct revdial_proxy {
     pthread_mutex_t lock;  // guards all below
     pthread_cond_t changed;
     rvd_heap heap;
-    rvd_proxy_table *table;
+    rvd_auth_table *table;
     revdial_auth_fn *auth;
     void *auth_ud;
-    uint64_t nonces;                           // made so far
-    uint8_t nonce_used[RVD_PROXY_NONCES / 8];  // bits, of the latest of them
-    rvd_proxy_debtor *debtors;                 // NULL until somebody fails
-    uint64_t *proven;       // NULL until somebody is right; 40 bits of who, 24 of the minute
+    rvd_auth_guard guard;   // its key and seed are set before start
     rvd_base_link waiting;  // sessions whose request is not complete, or is queued, by age
-    rvd_base_link queued;   // of rvd_proxy_auth
-    uint16_t waiting_of[RVD_PROXY_SOURCE_BUCKETS];  // by the hash of their block
-    uint16_t asked_of[RVD_PROXY_SOURCE_BUCKETS];    // hooks at work, by the hash of the block
+    uint16_t waiting_of[RVD_AUTH_BUCKETS];  // by the bucket of their block
     rvd_proxy_name *names[RVD_PROXY_BUCKETS];
     rvd_base_link members;
     unsigned session_count, pending, turn, next_loop;
@@ -16548,40 +17108,15 @@ static void rvd_proxy_tell(revdial_proxy *p, revdial_session *s, int state, cons
 
 // ---- the registry ----
 
-static uint64_t rvd_proxy_hash(const void *data, size_t len, uint64_t h)
+static size_t rvd_proxy_bucket(const revdial_proxy *p, const rvd_proxy_member *m)
 {
-    const uint8_t *p = data;
-    h ^= 0xCBF29CE484222325u;  // FNV-1a, then a mix so that all bits count
-    for (size_t i = 0; i < len; i++) h = (h ^ p[i]) * 0x100000001B3u;
-    h = (h ^ h >> 33) * 0xFF51AFD7ED558CCDu;
-    return h ^ h >> 29;
-}
-
-// The block of addresses that a source is from. Who rents one machine is often given an IPv6 /48,
-// 65536 sources. What is a matter of who comes first, a place in a full waiting room or at a hook,
-// is counted for the whole of it; but not wrong credentials alone, or one customer of a carrier who
-// guesses would lock out all others. The ids of blocks are apart from those of sources: no address
-// that is in use begins with their first three bits. IPv4 has none: it is too scarce.
-static uint64_t rvd_proxy_block(uint64_t source)
-{
-    return source >> 33 ? ~(source | 0xFFFF) : source;
-}
-
-// Of a source, in a way that nobody outside can foresee.
-static size_t rvd_proxy_bucket(const revdial_proxy *p, uint64_t source)
-{
-    return (size_t)(rvd_proxy_hash(&source, sizeof source, p->seed) % RVD_PROXY_SOURCE_BUCKETS);
-}
-
-static size_t rvd_proxy_block_bucket(const revdial_proxy *p, const rvd_proxy_member *m)
-{
-    return rvd_proxy_bucket(p, m->block);
+    return rvd_auth_bucket(&p->guard, m->guess.block);
 }
 
 static rvd_proxy_name **rvd_proxy_slot(revdial_proxy *p, const char *name)
 {
     rvd_proxy_name **slot =
-        &p->names[rvd_proxy_hash(name, strlen(name), p->seed) % RVD_PROXY_BUCKETS];
+        &p->names[rvd_base_hash(name, strlen(name), p->guard.seed) % RVD_PROXY_BUCKETS];
     while (*slot && strcmp((*slot)->name, name) != 0) slot = &(*slot)->next;
     return slot;
 }
@@ -16622,7 +17157,7 @@ static int rvd_proxy_is_same_machine(const revdial_session *a, const revdial_ses
 // An identity shares with itself, also if its row has changed groups since.
 static int rvd_proxy_shares(const rvd_proxy_member *a, const rvd_proxy_member *b)
 {
-    return a->holder == b->holder || a->who == b->who;
+    return a->holder.group == b->holder.group || a->holder.who == b->holder.who;
 }
 
 static void rvd_proxy_contest_locked(rvd_proxy_name *n)
@@ -16641,7 +17176,8 @@ static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revd
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
         if (rvd_stream_is_leaving(m->session)) continue;
         if (!rvd_proxy_shares(m, own)) return REVDIAL_EDUPLICATE;
-        if (s->instance[0] && m->who == own->who && strcmp(m->session->instance, s->instance) == 0)
+        if (s->instance[0] && m->holder.who == own->holder.who &&
+            strcmp(m->session->instance, s->instance) == 0)
             *old = m->session;
     }
     return REVDIAL_OK;
@@ -16653,7 +17189,7 @@ static int rvd_proxy_is_greedy_locked(const revdial_proxy *p, uint64_t who)
     unsigned count = 0, limit = p->cfg.max_sessions_per_identity;
     if (!limit) return 0;
     for (rvd_base_link *l = p->members.next; l != &p->members && count < limit; l = l->next)
-        count += RVD_BASE_OWNER(l, rvd_proxy_member, all)->who == who;
+        count += RVD_BASE_OWNER(l, rvd_proxy_member, all)->holder.who == who;
     return count >= limit;
 }
 
@@ -16670,7 +17206,7 @@ static const char *rvd_proxy_limit_locked(const revdial_proxy *p, const rvd_prox
         return "the proxy has as many sessions as it may: max_sessions";
     if (n->count >= rvd_proxy_or(p->cfg.max_sessions_per_name, 64))
         return "the name has as many sessions as it may: max_sessions_per_name";
-    if (rvd_proxy_is_greedy_locked(p, m->who))
+    if (rvd_proxy_is_greedy_locked(p, m->holder.who))
         return "the identity has as many sessions as it may: max_sessions_per_identity";
     return NULL;
 }
@@ -16737,7 +17273,7 @@ static uint64_t rvd_proxy_rank(const rvd_proxy_pick *pick, const rvd_proxy_membe
     if (o->pick == REVDIAL_PICK_LEAST_STREAMS)
         return UINT64_MAX - atomic_load_explicit(&s->stream_count, memory_order_relaxed) -
                atomic_load_explicit(&m->picked, memory_order_relaxed);
-    return rvd_proxy_hash(who, who_len, rvd_proxy_hash(o->key, o->key_len, 0));
+    return rvd_base_hash(who, who_len, rvd_base_hash(o->key, o->key_len, 0));
 }
 
 static rvd_proxy_ailment *rvd_proxy_ailment_of(rvd_proxy_member *m, uint64_t target)
@@ -16854,14 +17390,14 @@ static const char *rvd_proxy_pick_text(int code)
 static void rvd_proxy_waiting_begin_locked(revdial_proxy *p, rvd_proxy_member *m)
 {
     rvd_base_link_push(&p->waiting, &m->asking);
-    p->waiting_of[rvd_proxy_block_bucket(p, m)]++;
+    p->waiting_of[rvd_proxy_bucket(p, m)]++;
 }
 
 static void rvd_proxy_waiting_end_locked(revdial_proxy *p, rvd_proxy_member *m)
 {
     if (rvd_base_link_is_alone(&m->asking)) return;
     rvd_base_link_remove(&m->asking);
-    p->waiting_of[rvd_proxy_block_bucket(p, m)]--;
+    p->waiting_of[rvd_proxy_bucket(p, m)]--;
 }
 
 static void rvd_proxy_pending_end_locked(revdial_proxy *p, rvd_proxy_member *m)
@@ -16879,11 +17415,11 @@ static void rvd_proxy_pending_end(revdial_proxy *p, revdial_session *s)
     pthread_mutex_unlock(&p->lock);
 }
 
-static void rvd_proxy_verdict(revdial_session *s, int code)
+static void rvd_proxy_verdict(revdial_session *s, enum revdial_verdict verdict)
 {
     rvd_proxy_member *m = s->member;
     rvd_stream_lock(s);
-    revdial_engine_auth(s->engine, code);
+    revdial_engine_auth(s->engine, (int)verdict);
     rvd_base_wipe(m->auth_text, sizeof m->auth_text);
     rvd_stream_events_locked(s);
     rvd_stream_flush_soon_locked(s);
@@ -16924,7 +17460,9 @@ static void rvd_proxy_question(revdial_proxy *p, const revdial_session *s)
     for (rvd_base_link *l = own->name->sessions.next;
          l != &own->name->sessions && count < RVD_PROXY_RIVALS; l = l->next) {
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
-        if (m == own || m->who != own->who || !rvd_proxy_is_same_machine(m->session, s)) continue;
+        if (m == own || m->holder.who != own->holder.who ||
+            !rvd_proxy_is_same_machine(m->session, s))
+            continue;
         m->rival_us = rvd_sys_now_us();
         rivals[count++] = revdial_session_ref(m->session);
     }
@@ -16960,23 +17498,28 @@ static void rvd_proxy_note_refused(revdial_session *s)
 
 // Loop thread: the credentials are known to be good or bad. Takes the name, or says why not.
 //   table    that was asked, NULL: a hook was. One that was replaced meanwhile admits nobody
-static void rvd_proxy_admit(revdial_session *s, int code, const rvd_proxy_table *table)
+static void rvd_proxy_admit(revdial_session *s, enum revdial_verdict verdict,
+                            const rvd_auth_table *table)
 {
     revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
     revdial_session *old = NULL;
+    int64_t now_us = rvd_sys_now_us();
     int is_contested = 0;
-    if (!code && !s->name[0]) code = REVDIAL_EINVAL;
-    if (!code) RVD_BASE_JOIN(s->instance, sizeof s->instance, m->auth.instance);
     pthread_mutex_lock(&p->lock);
-    if (!code && table && table != p->table) code = REVDIAL_ELIMIT;
-    if (!code) code = rvd_proxy_register_locked(p, s, &old);
+    if (verdict == REVDIAL_VERDICT_UNAUTHORIZED) rvd_auth_charge(&p->guard, &m->guess, now_us);
+    if (!verdict) rvd_auth_remember(&p->guard, &m->guess, now_us);
+    if (!verdict && !s->name[0]) verdict = REVDIAL_VERDICT_BAD_REQUEST;
+    if (!verdict && table && table != p->table) verdict = REVDIAL_VERDICT_UNAVAILABLE;
+    if (!verdict) RVD_BASE_JOIN(s->instance, sizeof s->instance, m->auth.instance);
+    if (!verdict) verdict = rvd_auth_verdict(rvd_proxy_register_locked(p, s, &old));
     if (old) is_contested = m->name->is_contested;
-    if (m->auth.scheme && (code == REVDIAL_EAUTH || code == REVDIAL_EDENIED))
+    if (m->auth.scheme &&
+        (verdict == REVDIAL_VERDICT_UNAUTHORIZED || verdict == REVDIAL_VERDICT_FORBIDDEN))
         p->stats.auth_failures++;
-    if (code) p->stats.handshakes_refused++;
+    if (verdict) p->stats.handshakes_refused++;
     pthread_mutex_unlock(&p->lock);
-    if (code) rvd_proxy_note_refused(s);
+    if (verdict) rvd_proxy_note_refused(s);
     if (old) {
         rvd_proxy_log_session(old, RVD_LOG_SESSION_REPLACED,
                               is_contested ? REVDIAL_LOG_WARN : REVDIAL_LOG_INFO,
@@ -16985,160 +17528,32 @@ static void rvd_proxy_admit(revdial_session *s, int code, const rvd_proxy_table 
                                            : "the same instance connected again");
         rvd_proxy_replace(old);
     }
-    if (!code) rvd_proxy_question(p, s);
-    rvd_proxy_verdict(s, code);
+    if (!verdict) rvd_proxy_question(p, s);
+    rvd_proxy_verdict(s, verdict);
 }
 
 // ---- the table of credentials ----
 
-// Where the marks begin: behind the rows, at a multiple of their size.
-static size_t rvd_proxy_table_marks(size_t room)
+// Who the session is, and with whom it may share its name. group: NULL or "": itself alone.
+static void rvd_proxy_holder_set(revdial_session *s, const char *group)
 {
-    size_t at = sizeof(rvd_proxy_table) + room * sizeof(revdial_credential);
-    return (at + sizeof(uint64_t) - 1) / sizeof(uint64_t) * sizeof(uint64_t);
-}
-
-static size_t rvd_proxy_table_size(size_t room)
-{
-    return rvd_proxy_table_marks(room) + room * sizeof(uint64_t);
-}
-
-static void rvd_proxy_table_free(rvd_heap *heap, rvd_proxy_table *t)
-{
-    if (!t) return;
-    for (size_t i = 0; i < t->room; i++) {
-        rvd_stream_text_free(heap, t->rows[i].secret);
-        rvd_stream_text_free(heap, t->rows[i].user);
-        rvd_stream_text_free(heap, t->rows[i].names);
-        rvd_stream_text_free(heap, t->rows[i].group);
-    }
-    heap->live_bytes += rvd_proxy_table_size(t->room);  // not counted either
-    rvd_base_free(heap, t, rvd_proxy_table_size(t->room));
-}
-
-// What stands in the table for a secret: a prefix and a hash. With a user it is the one of Digest.
-static char *rvd_proxy_secret_hash(rvd_heap *heap, const char *secret, const char *user,
-                                   const char *realm)
-{
-    char text[sizeof "sha256:" + 2 * RVD_BASE_SHA256_SIZE];
-    rvd_base_text t = rvd_base_text_in(text, sizeof text);
-    uint8_t digest[RVD_BASE_SHA256_SIZE];
-    rvd_base_sha256 s;
-    if (strncmp(secret, "sha256:", 7) == 0 || strncmp(secret, "ha1:", 4) == 0)
-        return rvd_stream_text_copy(heap, secret);
-    rvd_base_sha256_init(&s);
-    if (user) {
-        rvd_base_sha256_update(&s, user, strlen(user));
-        rvd_base_sha256_update(&s, ":", 1);
-        rvd_base_sha256_update(&s, realm, strlen(realm));
-        rvd_base_sha256_update(&s, ":", 1);
-    }
-    rvd_base_sha256_update(&s, secret, strlen(secret));
-    rvd_base_sha256_final(&s, digest);
-    rvd_base_text_add(&t, user ? "ha1:" : "sha256:");
-    rvd_base_text_add_hex(&t, digest, sizeof digest);
-    return rvd_stream_text_copy(heap, text);
-}
-
-// By this a session knows the row that admitted it in a later table: not by the place where it
-// stands, and not after its secret was changed. What nonces are made of has 16 or 17 bytes, so that
-// the key has no other use for 32. NULL for user or secret: none.
-static uint64_t rvd_proxy_mark(const revdial_proxy *p, const char *user, const char *secret)
-{
-    uint8_t digest[RVD_BASE_SHA256_SIZE];
-    rvd_base_sha256 s;
-    rvd_base_sha256_init(&s);
-    if (user) rvd_base_sha256_update(&s, user, strlen(user));
-    rvd_base_sha256_update(&s, "", 1);
-    if (secret) rvd_base_sha256_update(&s, secret, strlen(secret));
-    rvd_base_sha256_final(&s, digest);
-    rvd_base_hmac(p->nonce_key, digest, sizeof digest, digest);
-    return (uint64_t)rvd_base_u32(digest) << 32 | rvd_base_u32(digest + 4);
-}
-
-// Whom an identity proves, and with whom it may share a name. Texts of different kinds are never
-// the same: a user may be called like a certificate or a group.
-static void rvd_proxy_holder_set(revdial_session *s, const char *kind, const char *group)
-{
+    const revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
-    m->who = rvd_proxy_mark(s->owner, kind, s->identity);
-    m->holder = group && group[0] ? rvd_proxy_mark(s->owner, "group", group) : m->who;
+    m->holder = rvd_auth_holder_of(&p->guard, s->identity, group && group[0] ? group : NULL);
 }
 
-// The same by a row. All that one MTLS row admits may share: a '*' that ties a certificate to names
-// of its own leaves nobody to share them with.
-static void rvd_proxy_row_holder(const revdial_session *s, const revdial_credential *row,
-                                 uint64_t *who, uint64_t *holder)
+static void rvd_proxy_table_unref(revdial_proxy *p, rvd_auth_table *t)
 {
-    int is_mtls = row->schemes == REVDIAL_AUTH_MTLS;
-    *who = rvd_proxy_mark(s->owner, is_mtls ? "certificate" : "user", s->identity);
-    *holder = *who;
-    if (is_mtls) *holder = rvd_proxy_mark(s->owner, "row", row->user);
-    if (row->group) *holder = rvd_proxy_mark(s->owner, "group", row->group);
-}
-
-// Adds a row for some of its schemes. Returns 0 without memory.
-static int rvd_proxy_table_add(revdial_proxy *p, rvd_proxy_table *t, const revdial_credential *row,
-                               unsigned schemes)
-{
-    revdial_credential *to = &t->rows[t->count];
-    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
-    int is_digest = schemes == REVDIAL_AUTH_DIGEST, has_secret = schemes != REVDIAL_AUTH_MTLS;
-    char own[sizeof "token " + 16];
-    rvd_base_text identity = rvd_base_text_in(own, sizeof own);
-    if (!schemes) return 1;
-    t->schemes |= schemes;
-    to->schemes = schemes;
-    if (has_secret)
-        to->secret =
-            rvd_proxy_secret_hash(&heap, row->secret, is_digest ? row->user : NULL, p->cfg.realm);
-    t->marks[t->count] = rvd_proxy_mark(p, row->user, to->secret);
-    rvd_base_text_add(&identity, "token ");
-    rvd_base_text_add_hex16(&identity, t->marks[t->count]);
-    to->user = rvd_stream_text_copy(&heap, row->user ? row->user : own);
-    to->names = rvd_stream_text_copy(&heap, row->names);
-    to->group = rvd_stream_text_copy(&heap, row->group);
-    t->count++;
-    return (to->secret || !has_secret) && to->user && (to->names || !row->names) &&
-           (to->group || !row->group);
-}
-
-static rvd_proxy_table *rvd_proxy_table_new(revdial_proxy *p, const revdial_credential *rows,
-                                            size_t count)
-{
-    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
-    rvd_proxy_table *t;
-    if (count > SIZE_MAX / 8 / sizeof *t->rows) return NULL;
-    t = rvd_base_alloc(&heap, rvd_proxy_table_size(3 * count));
-    if (!t) return NULL;
-    t->refs = 1;
-    t->room = 3 * count;
-    t->marks = (uint64_t *)(void *)((char *)t + rvd_proxy_table_marks(t->room));
-    for (size_t i = 0; i < count; i++) {
-        unsigned schemes = rvd_base_row_schemes(&rows[i]);
-        if (rvd_proxy_table_add(p, t, &rows[i], schemes & RVD_PROXY_SENT_SCHEMES) &&
-            rvd_proxy_table_add(p, t, &rows[i], schemes & REVDIAL_AUTH_DIGEST) &&
-            rvd_proxy_table_add(p, t, &rows[i], schemes & REVDIAL_AUTH_MTLS))
-            continue;
-        rvd_proxy_table_free(&heap, t);
-        return NULL;
-    }
-    return t;
-}
-
-static void rvd_proxy_table_unref(revdial_proxy *p, rvd_proxy_table *t)
-{
-    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
     unsigned refs;
     pthread_mutex_lock(&p->lock);
     refs = --t->refs;
     pthread_mutex_unlock(&p->lock);
-    if (!refs) rvd_proxy_table_free(&heap, t);
+    if (!refs) rvd_auth_table_free(t);
 }
 
-static rvd_proxy_table *rvd_proxy_table_ref(revdial_proxy *p)
+static rvd_auth_table *rvd_proxy_table_ref(revdial_proxy *p)
 {
-    rvd_proxy_table *t;
+    rvd_auth_table *t;
     pthread_mutex_lock(&p->lock);
     t = p->table;
     t->refs++;
@@ -17173,322 +17588,39 @@ static unsigned rvd_proxy_schemes(revdial_proxy *p)
     return schemes & ~(unsigned)REVDIAL_AUTH_MTLS;  // a certificate has come by now, or never
 }
 
-// What has let a certificate in, by a row that did. It fits: what is longer matches no row.
-static void rvd_proxy_peer_identity(revdial_session *s, const revdial_credential *row)
+static int rvd_proxy_check_table(const rvd_auth_table *t, revdial_session *s)
 {
-    const rvd_proxy_member *m = s->member;
-    rvd_base_shown shown;
-    if (!rvd_base_show(row, m->auth.tls, m->auth.name[0] ? m->auth.name : NULL, &shown)) return;
-    REVDIAL_ASSERT(shown.len < sizeof s->identity);
-    memcpy(s->identity, shown.at, shown.len);
-    s->identity[shown.len] = '\0';
-}
-
-static int rvd_proxy_check_table(const rvd_proxy_table *t, revdial_session *s)
-{
+    const revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
-    size_t row = t->count, len;
-    const char *sole;
-    int code = revdial_auth_verify(&m->auth, t->rows, t->count, &row);
-    if (code == REVDIAL_EDENIED && row < t->count)
-        RVD_BASE_JOIN(s->identity, sizeof s->identity, t->rows[row].user);
+    size_t row;
+    int code = rvd_auth_table_check(t, &m->auth, &row, s->name, s->identity);
     if (code) return code;
-    RVD_BASE_JOIN(s->name, sizeof s->name, m->auth.name);
-    len = s->name[0] ? 0 : rvd_base_sole_name(t->rows[row].names, &sole);
-    if (len) memcpy(s->name, sole, len);
-    if (t->rows[row].schemes == REVDIAL_AUTH_MTLS)
-        rvd_proxy_peer_identity(s, &t->rows[row]);
-    else
-        RVD_BASE_JOIN(s->identity, sizeof s->identity, t->rows[row].user);
     m->is_listed = 1;
     m->row_mark = t->marks[row];
-    rvd_proxy_row_holder(s, &t->rows[row], &m->who, &m->holder);
+    m->holder = rvd_auth_row_holder(&p->guard, &t->rows[row], s->identity);
     return REVDIAL_OK;
 }
 
-// ---- nonces of Digest ----
-// A nonce is its number and its time, sealed: 16 bytes of HMAC over both, then both, masked with
-// the HMAC of the seal, so that strangers learn nothing of either. No memory but a bit for each of
-// the last 65536: set once it was answered.
-
-enum { RVD_PROXY_SEAL = 16, RVD_PROXY_NONCE_SIZE = 2 * 2 * RVD_PROXY_SEAL + 1 };
-
-static void rvd_proxy_put_u64(uint8_t *to, uint64_t n)
+static uint64_t rvd_proxy_peer_key(const rvd_sys_addr *a)
 {
-    rvd_base_put_u32(to, (uint32_t)(n >> 32));
-    rvd_base_put_u32(to + 4, (uint32_t)n);
-}
-
-static uint64_t rvd_proxy_u64(const uint8_t *from)
-{
-    return (uint64_t)rvd_base_u32(from) << 32 | rvd_base_u32(from + 4);
-}
-
-// Masks or unmasks 16 bytes with what only we can make of their seal.
-static void rvd_proxy_nonce_mask(const revdial_proxy *p, const uint8_t *seal, uint8_t *bytes)
-{
-    uint8_t input[RVD_PROXY_SEAL + 1], mac[RVD_BASE_SHA256_SIZE];
-    memcpy(input, seal, RVD_PROXY_SEAL);
-    input[RVD_PROXY_SEAL] = 'm';  // one more byte than what is sealed: another HMAC
-    rvd_base_hmac(p->nonce_key, input, sizeof input, mac);
-    for (size_t i = 0; i < RVD_PROXY_SEAL; i++) bytes[i] ^= mac[i];
-}
-
-static void rvd_proxy_nonce_make(revdial_proxy *p, char text[RVD_PROXY_NONCE_SIZE])
-{
-    rvd_base_text t = rvd_base_text_in(text, RVD_PROXY_NONCE_SIZE);
-    uint8_t bytes[RVD_PROXY_SEAL], mac[RVD_BASE_SHA256_SIZE];
-    uint64_t number;
-    pthread_mutex_lock(&p->lock);
-    number = p->nonces++;
-    p->nonce_used[number % RVD_PROXY_NONCES / 8] &= (uint8_t) ~(1u << number % 8);
-    pthread_mutex_unlock(&p->lock);
-    rvd_proxy_put_u64(bytes, number);
-    rvd_proxy_put_u64(bytes + 8, (uint64_t)rvd_sys_now_us());
-    rvd_base_hmac(p->nonce_key, bytes, sizeof bytes, mac);
-    rvd_proxy_nonce_mask(p, mac, bytes);
-    rvd_base_text_add_hex(&t, mac, RVD_PROXY_SEAL);
-    rvd_base_text_add_hex(&t, bytes, sizeof bytes);
-}
-
-// May this nonce be answered? Only once, and soon, whatever comes of it.
-static int rvd_proxy_nonce_take(revdial_proxy *p, const revdial_digest *d)
-{
-    uint8_t raw[2 * RVD_PROXY_SEAL], mac[RVD_BASE_SHA256_SIZE], *bytes = raw + RVD_PROXY_SEAL;
-    uint64_t number, age_us;
-    int may;
-    if (strcmp(d->nc, "00000001") != 0 || strlen(d->nonce) != RVD_PROXY_NONCE_SIZE - 1) return 0;
-    if (!rvd_base_hex(raw, sizeof raw, d->nonce)) return 0;
-    rvd_proxy_nonce_mask(p, raw, bytes);
-    rvd_base_hmac(p->nonce_key, bytes, RVD_PROXY_SEAL, mac);
-    if (!rvd_base_equal(mac, raw, RVD_PROXY_SEAL)) return 0;
-    number = rvd_proxy_u64(bytes);
-    age_us = (uint64_t)rvd_sys_now_us() - rvd_proxy_u64(bytes + 8);
-    pthread_mutex_lock(&p->lock);
-    may = p->nonces - number - 1 < RVD_PROXY_NONCES && age_us <= RVD_PROXY_NONCE_US &&
-          !(p->nonce_used[number % RVD_PROXY_NONCES / 8] & 1u << number % 8);
-    if (may) p->nonce_used[number % RVD_PROXY_NONCES / 8] |= (uint8_t)(1u << number % 8);
-    pthread_mutex_unlock(&p->lock);
-    return may;
-}
-
-// ---- who presents wrong credentials ----
-
-// Whom to hold responsible: an IPv4 address, or an IPv6 /64, which is what one customer gets. 0 is
-// nobody: a Unix socket has permissions of its own.
-static uint64_t rvd_proxy_source_of(const rvd_sys_addr *a)
-{
-    static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF};
-    const uint8_t *ip6 = (const uint8_t *)&((const struct sockaddr_in6 *)&a->ss)->sin6_addr;
-    if (a->ss.ss_family == AF_INET)
-        return 1ull << 32 | ntohl(((const struct sockaddr_in *)&a->ss)->sin_addr.s_addr);
-    if (a->ss.ss_family != AF_INET6) return 0;
-    if (memcmp(ip6, mapped, sizeof mapped) == 0) return 1ull << 32 | rvd_base_u32(ip6 + 12);
-    return rvd_proxy_u64(ip6) ? rvd_proxy_u64(ip6) : 1;
-}
-
-// By this a request is known again at its source, a name of it, an agent, ... What else the key is
-// used for has 16, 17 or 32 bytes.
-static uint64_t rvd_proxy_who(const revdial_session *s, char kind)
-{
-    const rvd_proxy_member *m = s->member;
-    const revdial_auth_req *a = &m->auth;
-    const char *texts[] = {a->user, kind == 's' ? a->secret : a->name,
-                           kind == 'a' ? a->instance : NULL};
-    const revdial_proxy *p = s->owner;
-    uint8_t input[RVD_BASE_SHA256_SIZE + 1], mac[RVD_BASE_SHA256_SIZE];
-    rvd_base_sha256 sha;
-    rvd_base_sha256_init(&sha);
-    rvd_base_sha256_update(&sha, &m->source, sizeof m->source);
-    if (kind != 'o') rvd_base_sha256_update(&sha, &a->scheme, sizeof a->scheme);
-    for (size_t i = 0; kind != 'o' && i < sizeof texts / sizeof *texts; i++)
-        if (texts[i]) rvd_base_sha256_update(&sha, texts[i], strlen(texts[i]) + 1);
-    rvd_base_sha256_final(&sha, input);
-    input[RVD_BASE_SHA256_SIZE] = (uint8_t)kind;
-    rvd_base_hmac(p->nonce_key, input, sizeof input, mac);
-    rvd_base_wipe(input, sizeof input);
-    return rvd_proxy_u64(mac);
-}
-
-static rvd_proxy_guess rvd_proxy_guess_of(const revdial_session *s)
-{
-    const rvd_proxy_member *m = s->member;
-    rvd_proxy_guess g = {m->source, m->block, 0, 0, 0, 0};
-    if (!m->source || ((const revdial_proxy *)s->owner)->cfg.max_auth_failures < 0) return g;
-    g.name = rvd_proxy_who(s, 'n');
-    if (m->auth.instance && m->auth.instance[0]) g.agent = rvd_proxy_who(s, 'a');
-    g.secret = rvd_proxy_who(s, 's');
-    g.others = rvd_proxy_who(s, 'o');
-    return g;
-}
-
-// ---- credentials that were right ----
-// Kept as 40 bits of a keyed hash and the minute. One that is wrongly thought to be there is looked
-// at, no more.
-
-static uint64_t rvd_proxy_minute(void)
-{
-    return (uint64_t)rvd_sys_now_us() / 60000000 & 0xFFFFFF;
-}
-
-static uint64_t rvd_proxy_proven_age(uint64_t entry)
-{
-    return (rvd_proxy_minute() - entry) & 0xFFFFFF;
-}
-
-// Where it stands, or may stand: in place of the one that was right the longest ago.
-static uint64_t *rvd_proxy_proven_slot(revdial_proxy *p, uint64_t who)
-{
-    uint64_t *first = p->proven + who % (RVD_PROXY_PROVEN / RVD_PROXY_WAYS) * RVD_PROXY_WAYS;
-    uint64_t *oldest = first + (who >> 24) % RVD_PROXY_WAYS;  // of those of one minute any
-    for (size_t i = 0; i < RVD_PROXY_WAYS; i++) {
-        if (first[i] >> 24 == who >> 24) return &first[i];
-        if (!*oldest) continue;
-        if (!first[i] || rvd_proxy_proven_age(first[i]) > rvd_proxy_proven_age(*oldest))
-            oldest = &first[i];
-    }
-    return oldest;
-}
-
-static int rvd_proxy_is_proven_locked(revdial_proxy *p, uint64_t who)
-{
-    const uint64_t *at = who && p->proven ? rvd_proxy_proven_slot(p, who) : NULL;
-    return at && *at >> 24 == who >> 24 && rvd_proxy_proven_age(*at) < RVD_PROXY_PROVEN_MINUTES;
-}
-
-// Its credentials were right, now or, at its end, until now.
-static void rvd_proxy_remember(revdial_proxy *p, const rvd_proxy_member *m)
-{
-    pthread_mutex_lock(&p->lock);
-    if (!p->proven && (m->proven[0] || m->proven[1]))
-        p->proven = rvd_base_alloc(&p->heap, RVD_PROXY_PROVEN * sizeof *p->proven);
-    for (int i = 0; p->proven && i < 2; i++)
-        if (m->proven[i])
-            *rvd_proxy_proven_slot(p, m->proven[i]) = m->proven[i] >> 24 << 24 | rvd_proxy_minute();
-    pthread_mutex_unlock(&p->lock);
-}
-
-// ---- debts ----
-
-// Where a debtor stands. If it does not and is to, it takes the place of the one that owes least.
-static rvd_proxy_debtor *rvd_proxy_debtor_locked(revdial_proxy *p, uint64_t who, int make)
-{
-    size_t at = (size_t)(rvd_proxy_hash(&who, sizeof who, p->seed) %
-                         (RVD_PROXY_SOURCES / RVD_PROXY_WAYS) * RVD_PROXY_WAYS);
-    rvd_proxy_debtor *least;
-    if (!p->debtors && make)
-        p->debtors = rvd_base_alloc(&p->heap, RVD_PROXY_SOURCES * sizeof *p->debtors);
-    if (!p->debtors) return NULL;
-    least = &p->debtors[at];
-    for (size_t i = 0; i < RVD_PROXY_WAYS; i++) {
-        rvd_proxy_debtor *debtor = &p->debtors[at + i];
-        if (debtor->who == who) return debtor;
-        if (debtor->clear_us < least->clear_us) least = debtor;
-    }
-    if (!make) return NULL;
-    least->who = who;
-    least->clear_us = 0;
-    return least;
-}
-
-// The most that anybody may owe. The limit is the same for all, what a failure costs is not.
-static int64_t rvd_proxy_credit_us(const revdial_proxy *p)
-{
-    int limit = p->cfg.max_auth_failures ? p->cfg.max_auth_failures : RVD_PROXY_FAILURES;
-    return (int64_t)limit * RVD_PROXY_FAILURE_US;
-}
-
-static int rvd_proxy_may_owe_locked(revdial_proxy *p, uint64_t who, int64_t due_us)
-{
-    const rvd_proxy_debtor *debtor = rvd_proxy_debtor_locked(p, who, 0);
-    return !debtor || debtor->clear_us - rvd_sys_now_us() + due_us <= rvd_proxy_credit_us(p);
-}
-
-// What is owed is bounded, however many checks ran side by side.
-static void rvd_proxy_charge_locked(revdial_proxy *p, uint64_t who, int64_t due_us)
-{
-    int64_t now_us = rvd_sys_now_us(), most_us = now_us + rvd_proxy_credit_us(p);
-    rvd_proxy_debtor *debtor = rvd_proxy_debtor_locked(p, who, 1);
-    if (!debtor) return;
-    if (debtor->clear_us < now_us) debtor->clear_us = now_us;
-    debtor->clear_us += due_us;
-    if (debtor->clear_us > most_us) debtor->clear_us = most_us;
-}
-
-enum {
-    RVD_PROXY_SOURCE_DUE = RVD_PROXY_FAILURE_US / RVD_PROXY_NAMES,
-    RVD_PROXY_BLOCK_DUE = RVD_PROXY_SOURCE_DUE / RVD_PROXY_BLOCK
-};
-
-// May it be looked at, and who pays if it is wrong? A guess that names nobody who was right here
-// learns nothing when all is owed. Who was in comes back whatever its neighbours present, unless
-// they know its instance; with another instance, as long as they are not too fast.
-static enum rvd_proxy_payer rvd_proxy_payer_locked(revdial_proxy *p, const rvd_proxy_guess *g)
-{
-    if (!g->name) return RVD_PROXY_BY_NAME;  // nobody counts
-    if (rvd_proxy_may_owe_locked(p, g->name, RVD_PROXY_FAILURE_US) &&
-        rvd_proxy_may_owe_locked(p, g->source, RVD_PROXY_SOURCE_DUE) &&
-        rvd_proxy_may_owe_locked(
-            p, g->block, g->block == g->source ? RVD_PROXY_SOURCE_DUE : RVD_PROXY_BLOCK_DUE))
-        return RVD_PROXY_BY_NAME;
-    if (rvd_proxy_is_proven_locked(p, g->agent) &&
-        rvd_proxy_may_owe_locked(p, g->agent, RVD_PROXY_FAILURE_US))
-        return RVD_PROXY_BY_AGENT;
-    if (!rvd_proxy_may_owe_locked(p, g->others, RVD_PROXY_SOURCE_DUE)) return RVD_PROXY_UNSEEN;
-    if (rvd_proxy_is_proven_locked(p, g->secret)) return RVD_PROXY_BY_SECRET;
-    rvd_proxy_charge_locked(p, g->others, RVD_PROXY_SOURCE_DUE);  // a guess at what was right
-    return RVD_PROXY_UNSEEN;
-}
-
-static enum rvd_proxy_payer rvd_proxy_payer(revdial_proxy *p, const rvd_proxy_guess *g)
-{
-    enum rvd_proxy_payer payer;
-    pthread_mutex_lock(&p->lock);
-    payer = rvd_proxy_payer_locked(p, g);
-    pthread_mutex_unlock(&p->lock);
-    return payer;
-}
-
-// May the credentials of this request be looked at?
-static int rvd_proxy_may_look(revdial_session *s)
-{
-    rvd_proxy_guess g = rvd_proxy_guess_of(s);
-    rvd_proxy_member *m = s->member;
-    m->payer = rvd_proxy_payer(s->owner, &g);
-    return m->payer != RVD_PROXY_UNSEEN;
-}
-
-// They were wrong.
-static void rvd_proxy_charge(revdial_proxy *p, const rvd_proxy_guess *g, enum rvd_proxy_payer payer)
-{
-    if (!g->name) return;
-    pthread_mutex_lock(&p->lock);
-    switch (payer) {
-    case RVD_PROXY_UNSEEN: break;
-    case RVD_PROXY_BY_AGENT: rvd_proxy_charge_locked(p, g->agent, RVD_PROXY_FAILURE_US); break;
-    case RVD_PROXY_BY_SECRET: rvd_proxy_charge_locked(p, g->others, RVD_PROXY_SOURCE_DUE); break;
-    case RVD_PROXY_BY_NAME:
-        rvd_proxy_charge_locked(p, g->name, RVD_PROXY_FAILURE_US);
-        rvd_proxy_charge_locked(p, g->source, RVD_PROXY_SOURCE_DUE);
-        if (g->block != g->source) rvd_proxy_charge_locked(p, g->block, RVD_PROXY_BLOCK_DUE);
-        break;
-    }
-    pthread_mutex_unlock(&p->lock);
+    const void *ip4 = &((const struct sockaddr_in *)&a->ss)->sin_addr;
+    const void *ip6 = &((const struct sockaddr_in6 *)&a->ss)->sin6_addr;
+    if (a->ss.ss_family == AF_INET) return rvd_auth_peer_key(ip4, 4);
+    return a->ss.ss_family == AF_INET6 ? rvd_auth_peer_key(ip6, 16) : 0;
 }
 
 // ---- the check ----
 
 // An authentication hook at work, or to be.
-//   QUEUED --one of its source is done--> ASKED --> freed       QUEUED --it goes away--> freed
+//   QUEUED --one of its block is done--> ASKED --> freed       QUEUED --it goes away--> freed
 typedef struct rvd_proxy_auth {
-    rvd_base_link link;  // in p->queued; guarded by the proxy's lock
+    rvd_auth_turn turn;  // guarded by the proxy's lock
     rvd_loop_job job;
     rvd_loop_task task;
     revdial_session *session;  // holds a reference
     revdial_auth_fn *check;
     void *ud;
-    int is_counted;  // in asked_of
-    int code;
+    enum revdial_verdict verdict;
     char identity[128], group[128];
 } rvd_proxy_auth;
 
@@ -17496,48 +17628,31 @@ static void rvd_proxy_auth_submit(rvd_proxy_auth *a)
 {
     revdial_proxy *p = a->session->owner;
     if (rvd_loop_pool_submit(&p->auth_pool, &a->job, 0) == 0) return;
-    a->code = REVDIAL_ELIMIT;
+    a->verdict = REVDIAL_VERDICT_UNAVAILABLE;
     rvd_loop_post(a->session->loop, &a->task);
 }
 
-// A hook may take its time, and there are few threads for it. So that one source does not have them
-// all, what it sends beyond RVD_PROXY_ASKED waits, and gives way to newcomers as whoever has not
-// sent a whole request.
+// One whose turn has not come gives way to newcomers, as one whose request is not complete.
 static void rvd_proxy_auth_start(revdial_proxy *p, rvd_proxy_auth *a)
 {
     rvd_proxy_member *m = a->session->member;
-    uint16_t *asked = &p->asked_of[rvd_proxy_block_bucket(p, m)];
-    int may = 1;
-    if (m->source && p->cfg.max_auth_failures >= 0) {
-        pthread_mutex_lock(&p->lock);
-        may = a->is_counted = *asked < RVD_PROXY_ASKED;
-        if (may)
-            ++*asked;
-        else
-            rvd_base_link_push(&p->queued, &a->link);
-        if (!may) rvd_proxy_waiting_begin_locked(p, m);
-        pthread_mutex_unlock(&p->lock);
-    }
+    int may;
+    pthread_mutex_lock(&p->lock);
+    may = rvd_auth_turn_begin(&p->guard, &a->turn, m->guess.block);
+    if (!may) rvd_proxy_waiting_begin_locked(p, m);
+    pthread_mutex_unlock(&p->lock);
     if (may) rvd_proxy_auth_submit(a);
 }
 
-// One of this source is done: the next one has its place.
-static void rvd_proxy_auth_next(revdial_proxy *p, const rvd_proxy_member *m)
+// It is done, or has gone: the next one of its block has its place.
+static void rvd_proxy_auth_next(revdial_proxy *p, rvd_proxy_auth *a)
 {
-    size_t bucket = rvd_proxy_block_bucket(p, m);
+    rvd_auth_turn *turn;
     rvd_proxy_auth *next = NULL;
     pthread_mutex_lock(&p->lock);
-    p->asked_of[bucket]--;
-    for (rvd_base_link *l = p->queued.next; !next && l != &p->queued; l = l->next) {
-        rvd_proxy_auth *a = RVD_BASE_OWNER(l, rvd_proxy_auth, link);
-        if (rvd_proxy_block_bucket(p, a->session->member) == bucket) next = a;
-    }
-    if (next) {
-        rvd_base_link_remove(&next->link);
-        rvd_proxy_waiting_end_locked(p, next->session->member);
-        next->is_counted = 1;
-        p->asked_of[bucket]++;
-    }
+    turn = rvd_auth_turn_end(&p->guard, &a->turn);
+    if (turn) next = RVD_BASE_OWNER(turn, rvd_proxy_auth, turn);
+    if (next) rvd_proxy_waiting_end_locked(p, next->session->member);
     pthread_mutex_unlock(&p->lock);
     if (next) rvd_proxy_auth_submit(next);
 }
@@ -17549,7 +17664,7 @@ static void rvd_proxy_auth_free(rvd_proxy_auth *a)
     revdial_session *s = a->session;
     rvd_proxy_member *m = s->member;
     m->is_checked = 0;
-    if (a->is_counted) rvd_proxy_auth_next(s->owner, m);
+    rvd_proxy_auth_next(s->owner, a);
     if (m->is_down) rvd_proxy_pending_end(s->owner, s);
     rvd_stream_lock(s);
     rvd_base_free(&s->heap, a, sizeof *a);
@@ -17558,59 +17673,51 @@ static void rvd_proxy_auth_free(rvd_proxy_auth *a)
     revdial_session_unref(s);
 }
 
-// The verdict on credentials that were looked at.
-static void rvd_proxy_judged(revdial_session *s, int code, const rvd_proxy_table *table)
-{
-    rvd_proxy_guess g = rvd_proxy_guess_of(s);
-    rvd_proxy_member *m = s->member;
-    if (m->auth.scheme && code == REVDIAL_EAUTH) rvd_proxy_charge(s->owner, &g, m->payer);
-    if (m->auth.scheme && code == REVDIAL_OK) {
-        m->proven[0] = g.agent;
-        m->proven[1] = g.secret;
-        rvd_proxy_remember(s->owner, m);
-    }
-    rvd_proxy_admit(s, code, table);
-}
-
 static void rvd_proxy_auth_done(rvd_loop_task *task)
 {
     rvd_proxy_auth *a = RVD_BASE_OWNER(task, rvd_proxy_auth, task);
     revdial_session *s = a->session;
+    const rvd_proxy_member *m = s->member;
     if (s->state == RVD_STREAM_HANDSHAKE) {
         a->identity[sizeof a->identity - 1] = '\0';
         RVD_BASE_JOIN(s->identity, sizeof s->identity, a->identity);
         a->group[sizeof a->group - 1] = '\0';
-        rvd_proxy_holder_set(s, "user", a->group);
-        RVD_BASE_JOIN(s->name, sizeof s->name, ((rvd_proxy_member *)s->member)->auth.name);
-        rvd_proxy_judged(s, a->code, NULL);
+        rvd_proxy_holder_set(s, a->group);
+        RVD_BASE_JOIN(s->name, sizeof s->name, m->auth.name);
+        rvd_proxy_admit(s, a->verdict, NULL);
         rvd_stream_pend_run(s);
     }
     rvd_proxy_auth_free(a);
 }
 
-static int rvd_proxy_auth_call(rvd_proxy_auth *a)
+static enum revdial_verdict rvd_proxy_auth_call(rvd_proxy_auth *a)
 {
     revdial_session *s = a->session;
     const rvd_proxy_member *m = s->member;
     sigset_t ours;
-    int code;
+    int answer;
     rvd_sys_hook_begin(&s->group->mask, &ours);
-    code = a->check(a->ud, &m->auth, a->identity, sizeof a->identity);
+    answer = a->check(a->ud, &m->auth, a->identity, sizeof a->identity);
     rvd_sys_hook_end(&ours);
-    return code;
+    return rvd_auth_verdict(answer);
 }
 
 static void rvd_proxy_auth_run(rvd_loop_job *job)
 {
     rvd_proxy_auth *a = RVD_BASE_OWNER(job, rvd_proxy_auth, job);
     revdial_session *s = a->session;
+    revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
+    int may;
     m->auth.group = a->group;
-    a->code = REVDIAL_EAUTH;  // of nobody: it is not asked about who has gone
-    if (m->auth.scheme && !rvd_proxy_may_look(s))
-        a->code = REVDIAL_EREFUSED;  // it has failed too often since
+    pthread_mutex_lock(&p->lock);
+    may = rvd_auth_may_check(&p->guard, &m->guess, rvd_sys_now_us());
+    pthread_mutex_unlock(&p->lock);
+    a->verdict = REVDIAL_VERDICT_UNAUTHORIZED;  // of nobody: it is not asked about who has gone
+    if (!may)
+        a->verdict = REVDIAL_VERDICT_TOO_MANY;  // it has failed too often since
     else if (!rvd_stream_is_leaving(s))
-        a->code = rvd_proxy_auth_call(a);
+        a->verdict = rvd_proxy_auth_call(a);
     rvd_loop_post(s->loop, &a->task);
 }
 
@@ -17623,10 +17730,9 @@ static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *check, void *ud)
     a = rvd_base_alloc(&s->heap, sizeof *a);
     rvd_stream_unlock(s);
     if (!a) {
-        rvd_proxy_verdict(s, REVDIAL_ELIMIT);
+        rvd_proxy_verdict(s, REVDIAL_VERDICT_UNAVAILABLE);
         return;
     }
-    rvd_base_link_init(&a->link);
     a->job.run = rvd_proxy_auth_run;
     a->task.run = rvd_proxy_auth_done;
     a->session = revdial_session_ref(s);
@@ -17642,11 +17748,11 @@ static void rvd_proxy_unask(revdial_proxy *p, const revdial_session *s)
 {
     rvd_proxy_auth *gone = NULL;
     pthread_mutex_lock(&p->lock);
-    for (rvd_base_link *l = p->queued.next; !gone && l != &p->queued; l = l->next) {
-        rvd_proxy_auth *a = RVD_BASE_OWNER(l, rvd_proxy_auth, link);
+    for (rvd_base_link *l = p->guard.queue.next; !gone && l != &p->guard.queue; l = l->next) {
+        rvd_proxy_auth *a = RVD_BASE_OWNER(l, rvd_proxy_auth, turn.link);
         if (a->session == s) gone = a;
     }
-    if (gone) rvd_base_link_remove(&gone->link);
+    if (gone) rvd_base_link_remove(&gone->turn.link);
     pthread_mutex_unlock(&p->lock);
     if (gone) rvd_proxy_auth_free(gone);
 }
@@ -17688,25 +17794,30 @@ static void rvd_proxy_on_auth(revdial_session *s)
 {
     rvd_proxy_member *m = s->member;
     revdial_proxy *p = s->owner;
+    enum revdial_verdict verdict = REVDIAL_VERDICT_ADMIT;
+    int64_t now_us = rvd_sys_now_us();
     revdial_auth_fn *check;
-    rvd_proxy_table *table;
+    rvd_auth_table *table;
     void *ud;
+    m->guess = rvd_auth_guess_of(&p->guard, m->guess.peer, &m->auth);
     pthread_mutex_lock(&p->lock);
     rvd_proxy_waiting_end_locked(p, m);
     check = p->auth;
     ud = p->auth_ud;
+    if (m->auth.digest && !rvd_auth_nonce_take(&p->guard, m->auth.digest, now_us))
+        verdict = REVDIAL_VERDICT_STALE_NONCE;
+    else if (!rvd_auth_may_check(&p->guard, &m->guess, now_us))
+        verdict = REVDIAL_VERDICT_TOO_MANY;
+    else if (check && !m->auth.scheme && !m->auth.tls && !p->cfg.auth_anonymous)
+        verdict = REVDIAL_VERDICT_UNAUTHORIZED;  // not worth a thread
     pthread_mutex_unlock(&p->lock);
-    if (m->auth.digest && !rvd_proxy_nonce_take(p, m->auth.digest)) {
-        rvd_proxy_admit(s, REVDIAL_EAGAIN, NULL);
-    } else if (m->auth.scheme && !rvd_proxy_may_look(s)) {
-        rvd_proxy_admit(s, REVDIAL_EREFUSED, NULL);
-    } else if (check && !m->auth.scheme && !m->auth.tls && !p->cfg.auth_anonymous) {
-        rvd_proxy_admit(s, REVDIAL_EAUTH, NULL);  // not worth a thread
+    if (verdict) {
+        rvd_proxy_admit(s, verdict, NULL);
     } else if (check) {
         rvd_proxy_ask(s, check, ud);
     } else {
         table = rvd_proxy_table_ref(p);
-        rvd_proxy_judged(s, rvd_proxy_check_table(table, s), table);
+        rvd_proxy_admit(s, rvd_auth_verdict(rvd_proxy_check_table(table, s)), table);
         rvd_proxy_table_unref(p, table);
     }
 }
@@ -17805,8 +17916,8 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
         p->stats.streams_opened += info.streams_opened;
         p->stats.streams_reset += info.streams_reset;
     }
+    if (was_up) rvd_auth_remember(&p->guard, &m->guess, rvd_sys_now_us());
     pthread_mutex_unlock(&p->lock);
-    if (was_up) rvd_proxy_remember(p, m);
     if (was_up)
         rvd_proxy_log_session(s, RVD_LOG_SESSION_DOWN, REVDIAL_LOG_INFO, why->msg);
     else
@@ -17919,10 +18030,10 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
 
 static void rvd_proxy_member_init(revdial_session *s, const rvd_sys_addr *peer)
 {
+    const revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
     m->session = s;
-    m->source = peer ? rvd_proxy_source_of(peer) : 0;
-    m->block = rvd_proxy_block(m->source);
+    m->guess = rvd_auth_guess_of(&p->guard, peer ? rvd_proxy_peer_key(peer) : 0, NULL);
     m->verdict.run = rvd_proxy_on_verdict;
     m->is_pending = 1;
     rvd_base_link_init(&m->asking);
@@ -17954,14 +18065,16 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     revdial_engine_config e;
     rvd_stream_session_config cfg;
     revdial_session *s;
-    char nonce[RVD_PROXY_NONCE_SIZE], text[RVD_SYS_TEXT_MAX] = "unknown";
+    char nonce[RVD_AUTH_NONCE_SIZE], text[RVD_SYS_TEXT_MAX] = "unknown";
     if (peer) rvd_sys_addr_format(peer, text, sizeof text);
     memset(&cfg, 0, sizeof cfg);
     rvd_proxy_engine_config(p, &e);
     e.upgraded = how && how->upgraded;
     e.peer = text;
     if (e.auth_schemes & REVDIAL_AUTH_DIGEST) {
-        rvd_proxy_nonce_make(p, nonce);
+        pthread_mutex_lock(&p->lock);
+        rvd_auth_nonce_make(&p->guard, rvd_sys_now_us(), nonce);
+        pthread_mutex_unlock(&p->lock);
         e.nonce = nonce;
     }
     if (rvd_sys_random(&e.session_id, sizeof e.session_id) < 0 ||
@@ -18018,7 +18131,7 @@ static int rvd_proxy_launch(revdial_proxy *p, revdial_session *s, const revdial_
 static size_t rvd_proxy_busiest_locked(const revdial_proxy *p)
 {
     size_t most = 0;
-    for (size_t i = 1; i < RVD_PROXY_SOURCE_BUCKETS; i++)
+    for (size_t i = 1; i < RVD_AUTH_BUCKETS; i++)
         if (p->waiting_of[i] > p->waiting_of[most]) most = i;
     return most;
 }
@@ -18039,7 +18152,7 @@ static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p, size_t busiest
         revdial_session *s = m->session;
         unsigned moved_ms = atomic_load_explicit(&s->handshake.moved_ms, memory_order_relaxed);
         int64_t moved_us = s->start_us + (int64_t)moved_ms * 1000;
-        if (rvd_proxy_block_bucket(p, m) != busiest || moved_us >= oldest_us) continue;
+        if (rvd_proxy_bucket(p, m) != busiest || moved_us >= oldest_us) continue;
         victim = s;
         oldest_us = moved_us;
     }
@@ -18058,7 +18171,7 @@ static int rvd_proxy_pending_begin(revdial_proxy *p, uint64_t block, enum rvd_pr
     unsigned most = rvd_proxy_or(p->cfg.max_pending, 512), others = most / 32 * RVD_PROXY_OTHERS;
     revdial_session *victim = NULL;
     int code = REVDIAL_OK, is_own = 0;
-    size_t busiest = 0, own = rvd_proxy_bucket(p, block);
+    size_t busiest = 0, own = rvd_auth_bucket(&p->guard, block);
     pthread_mutex_lock(&p->lock);
     if (p->pending >= most - others || p->queue_count) {
         busiest = rvd_proxy_busiest_locked(p);
@@ -18148,7 +18261,7 @@ static void rvd_proxy_queue_pass(revdial_proxy *p)
         for (size_t i = 0; i < some; i++, at++) {
             rvd_proxy_queued q = p->queue[at];
             if (polls[i].revents && code != REVDIAL_EAGAIN) {
-                code = rvd_proxy_pending_begin(p, rvd_proxy_block(rvd_proxy_source_of(&q.peer)),
+                code = rvd_proxy_pending_begin(p, rvd_auth_peer_block(rvd_proxy_peer_key(&q.peer)),
                                                RVD_PROXY_WAITED);
                 if (!code) rvd_proxy_begin(p, q.fd, &q.peer);
             }
@@ -18196,7 +18309,7 @@ static int rvd_proxy_enqueue(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
 
 static void rvd_proxy_accept(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
 {
-    uint64_t block = rvd_proxy_block(rvd_proxy_source_of(peer));
+    uint64_t block = rvd_auth_peer_block(rvd_proxy_peer_key(peer));
     int code = rvd_proxy_pending_begin(p, block, RVD_PROXY_COMES);
     if (code == REVDIAL_EAGAIN && rvd_proxy_enqueue(p, fd, peer)) return;
     if (code == REVDIAL_EAGAIN) code = rvd_proxy_pending_begin(p, block, RVD_PROXY_MUST);
@@ -18296,7 +18409,7 @@ static int rvd_proxy_attach_check(int fd, const revdial_attach_opts *how, rvd_sy
     int r = rvd_sys_is_stream(fd);
     if (!name || !rvd_base_is_name(name, strlen(name))) problem = RVD_BASE_NAME_RULE;
     if (!rvd_base_is_label(instance, strlen(instance), 1)) problem = RVD_BASE_INSTANCE_RULE;
-    if (how->upgraded && how->identity && strlen(how->identity) > RVD_BASE_SHOWN_MAX)
+    if (how->upgraded && how->identity && strlen(how->identity) > RVD_AUTH_IDENTITY_MAX)
         problem = "identity: over 127 bytes";
     if (how->early_len && !how->early) problem = "early: NULL, with a length";
     if (how->early_len > RVD_BASE_LEN_MAX / 2) problem = "early_len: negative, or too large";
@@ -18341,7 +18454,8 @@ int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *ho
     if (!how) how = &none;
     if (rvd_proxy_attach_check(fd, how, &peer, err))
         return rvd_proxy_attach_refuse(p, fd, how, err);
-    code = rvd_proxy_pending_begin(p, rvd_proxy_block(rvd_proxy_source_of(&peer)), RVD_PROXY_MUST);
+    code =
+        rvd_proxy_pending_begin(p, rvd_auth_peer_block(rvd_proxy_peer_key(&peer)), RVD_PROXY_MUST);
     if (code) {
         code = code == REVDIAL_EAGAIN ? REVDIAL_ELIMIT : code;
         rvd_stream_fail(err, code, 0, revdial_strerror(code));
@@ -18356,7 +18470,7 @@ int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *ho
         RVD_BASE_JOIN(s->name, sizeof s->name, how->name);
         RVD_BASE_JOIN(s->instance, sizeof s->instance, how->instance);
         RVD_BASE_JOIN(s->identity, sizeof s->identity, how->identity);
-        rvd_proxy_holder_set(s, "user", how->group);
+        rvd_proxy_holder_set(s, how->group);
     }
     return rvd_proxy_launch(p, s, how);
 }
@@ -18370,7 +18484,8 @@ static rvd_proxy_pick rvd_proxy_pick_start(const revdial_proxy *p, const char *n
     memset(&pick, 0, sizeof pick);
     pick.name = name;
     pick.opts = opts;
-    if (opts->target) pick.target = rvd_proxy_hash(opts->target, strlen(opts->target), p->seed);
+    if (opts->target)
+        pick.target = rvd_base_hash(opts->target, strlen(opts->target), p->guard.seed);
     return pick;
 }
 
@@ -19152,33 +19267,16 @@ static void rvd_proxy_snapshot_free(revdial_proxy *p, revdial_session **all, ptr
     rvd_base_free(&heap, all, size);
 }
 
-// Would the session still be admitted by what it has shown? A certificate is known by what a row
-// matched of it, which another row may match now.
-static const revdial_credential *rvd_proxy_table_row(const rvd_proxy_table *t,
-                                                     const revdial_session *s)
-{
-    const rvd_proxy_member *m = s->member;
-    for (size_t i = 0; i < t->count; i++) {
-        const revdial_credential *row = &t->rows[i];
-        rvd_base_shown shown = {row->user, s->identity, strlen(s->identity)};
-        int has = row->schemes == REVDIAL_AUTH_MTLS
-                      ? rvd_base_shows(row, s->name, &shown)
-                      : t->marks[i] == m->row_mark && rvd_base_covers(row->names, s->name, NULL);
-        if (has) return row;
-    }
-    return NULL;
-}
-
 // A session goes by the new table: ends if that does not admit it, and else has its row's group.
-static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_proxy_table *t, revdial_session *s,
+static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_auth_table *t, revdial_session *s,
                                   int drop)
 {
-    const revdial_credential *row = rvd_proxy_table_row(t, s);
-    uint64_t who, holder;
+    rvd_proxy_member *m = s->member;
+    const revdial_credential *row = rvd_auth_table_row(t, m->row_mark, s->name, s->identity);
     if (row) {
-        rvd_proxy_row_holder(s, row, &who, &holder);
+        rvd_auth_holder holder = rvd_auth_row_holder(&p->guard, row, s->identity);
         pthread_mutex_lock(&p->lock);
-        ((rvd_proxy_member *)s->member)->holder = holder;
+        m->holder.group = holder.group;
         pthread_mutex_unlock(&p->lock);
     } else if (drop) {
         rvd_proxy_log_session(s, RVD_LOG_SESSION_REVOKED, REVDIAL_LOG_INFO, NULL);
@@ -19190,12 +19288,12 @@ int revdial_proxy_replace_credentials(revdial_proxy *p, const revdial_credential
                                       size_t count, unsigned flags, revdial_err *err)
 {
     revdial_session **all = NULL;
-    rvd_proxy_table *fresh, *old;
+    rvd_auth_table *fresh, *old;
     size_t size = 0;
     ptrdiff_t sessions = 0;
     if (rvd_proxy_is_child(p)) return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
     if (rvd_proxy_rows_check(rows, count, err)) return REVDIAL_EINVAL;
-    fresh = rvd_proxy_table_new(p, rows, count);
+    fresh = rvd_auth_table_new(&p->guard, p->cfg.realm, rows, count);
     if (!fresh) return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the table");
     pthread_mutex_lock(&p->lock);
     old = p->table;
@@ -19305,14 +19403,14 @@ int revdial_proxy_drain(revdial_proxy *p, int timeout_ms)
 
 static void rvd_proxy_free(revdial_proxy *p)
 {
-    rvd_heap heap = p->heap;
+    rvd_heap heap;
     size_t loops = rvd_proxy_or(p->cfg.common.io_threads, 1);
+    rvd_auth_table_free(p->table);
+    rvd_auth_guard_end(&p->guard);
+    heap = p->heap;
     for (unsigned i = 0; i < p->loop_count; i++) rvd_loop_free(p->loops[i]);
     rvd_base_free(&heap, p->loops, loops * sizeof *p->loops);
     rvd_base_free(&heap, p->groups, loops * sizeof *p->groups);
-    rvd_proxy_table_free(&heap, p->table);
-    if (p->debtors) rvd_base_free(&heap, p->debtors, RVD_PROXY_SOURCES * sizeof *p->debtors);
-    if (p->proven) rvd_base_free(&heap, p->proven, RVD_PROXY_PROVEN * sizeof *p->proven);
     for (unsigned i = 0; i < p->listener_count; i++) {
         rvd_proxy_listener *l = &p->listeners[i];
         if (l->io.fd >= 0 && l->unlink[0]) rvd_sys_unlink(l->unlink);
@@ -19326,7 +19424,6 @@ static void rvd_proxy_free(revdial_proxy *p)
     pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->lock);
     rvd_sys_origin_unref(p->origin);
-    rvd_base_wipe(p->nonce_key, sizeof p->nonce_key);
     REVDIAL_ASSERT(heap.live_bytes == sizeof *p);
     rvd_base_free(&heap, p, sizeof *p);
 }
@@ -19441,7 +19538,7 @@ static int rvd_proxy_config_copy(revdial_proxy *p, const revdial_proxy_config *c
     rvd_proxy_texts_keep(p, cfg);
     if (!rvd_base_arena_open(&p->texts, &p->heap)) return rvd_proxy_nomem(err);
     rvd_proxy_texts_keep(p, cfg);
-    p->table = rvd_proxy_table_new(p, cfg->credentials, cfg->credential_count);
+    p->table = rvd_auth_table_new(&p->guard, p->cfg.realm, cfg->credentials, cfg->credential_count);
     return p->table ? REVDIAL_OK : rvd_proxy_nomem(err);
 }
 
@@ -19581,8 +19678,8 @@ static int rvd_proxy_listeners_open(revdial_proxy *p, revdial_err *err)
 static int rvd_proxy_prepare(revdial_proxy *p, const revdial_proxy_config *cfg, revdial_err *err)
 {
     int code = REVDIAL_OK;
-    if (rvd_sys_random(&p->seed, sizeof p->seed) < 0 ||
-        rvd_sys_random(p->nonce_key, sizeof p->nonce_key) < 0)
+    if (rvd_sys_random(&p->guard.seed, sizeof p->guard.seed) < 0 ||
+        rvd_sys_random(p->guard.key, sizeof p->guard.key) < 0)
         code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
     if (!code) code = rvd_proxy_config_copy(p, cfg, err);
     if (!code) code = rvd_proxy_loops_open(p, err);
@@ -19622,7 +19719,7 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
     rvd_base_link_init(&p->dials);
     rvd_base_link_init(&p->clients);
     rvd_base_link_init(&p->waiting);
-    rvd_base_link_init(&p->queued);
+    rvd_auth_guard_init(&p->guard, &p->heap, cfg->max_auth_failures);
     p->stop_listening.run = rvd_proxy_on_stop_listening;
     p->dials_wake.run = rvd_proxy_on_dials_wake;
     p->client_watch.run = rvd_proxy_on_client_watch;

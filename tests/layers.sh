@@ -3,8 +3,8 @@
 #   names     a section names only what itself and the sections in its banner's "uses:" define
 #   prefix    each section compiles with nothing but what stands above it
 #   core      REVDIAL_NO_RUNTIME needs no thread, clock, descriptor or stdio
-#   skip      the runtime compiles without the core but impl.wire, whose functions have no state:
-#             it goes through the core's public door only
+#   skip      the runtime compiles without the core but impl.wire and impl.auth, whose functions
+#             are pure: it goes through the core's public door only
 #   symbols   nothing but revdial_* leaves the object; nothing at all with REVDIAL_API=static
 header=${1:-revdial.h}
 here=$(dirname "$0")

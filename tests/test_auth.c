@@ -86,8 +86,8 @@ static const char *digest_of(knowing *k)
     d.uri = k->uri;
     d.nc = k->nc;
     d.cnonce = k->cnonce;
-    rvd_http_ha1(k->user, k->realm, k->password, k->ha1);
-    rvd_http_respond(&d, k->ha1, "GET", response);
+    rvd_auth_ha1(k->user, k->realm, k->password, k->ha1);
+    rvd_auth_respond(&d, k->ha1, "GET", response);
     snprintf(k->authorization, sizeof k->authorization,
              "Digest username=\"%s\", realm=\"%s\", nonce=\"%s\", uri=\"%s\", qop=auth, nc=%s, "
              "cnonce=\"%s\", response=\"%s\", %s",
@@ -114,6 +114,16 @@ static int open_with(world *w, const revdial_credential *rows, size_t count)
     w->pcfg.credential_count = count;
     w->pcfg.max_auth_failures = -1;
     return world_open_proxy(w);
+}
+
+// What a proxy keeps of those who ask, without the proxy.
+static rvd_auth_guard guard;
+static rvd_heap guard_heap;
+
+static void guard_open(test_heap *memory)
+{
+    guard_heap = (rvd_heap){memory ? test_heap_alloc : NULL, memory, 0};
+    rvd_auth_guard_init(&guard, &guard_heap, 0);
 }
 
 static int session_identity(world *w, const char *name, const char *want)
@@ -240,8 +250,8 @@ TEST(a_table_may_hold_hashes_and_rows_that_cannot_work_are_refused)
     char ha1[80] = "ha1:", hash[80] = "sha256:";
     const char *const secret[] = {"s3cret"};
     world w;
-    rvd_http_ha1("alice", "here", "s3cret", ha1 + 4);
-    rvd_http_hash(secret, 1, hash + 7);
+    rvd_auth_ha1("alice", "here", "s3cret", ha1 + 4);
+    rvd_auth_hash(secret, 1, hash + 7);
     good[0].secret = ha1;
     good[1].secret = hash;
     world_init(&w);
@@ -374,14 +384,6 @@ TEST(a_backend_without_a_name_is_registered_under_the_only_one_of_its_row)
     }
 }
 
-static void fresh_session(revdial_session *s, rvd_proxy_member *m, revdial_proxy *p)
-{
-    memset(s, 0, sizeof *s);
-    memset(m, 0, sizeof *m);
-    s->owner = p;
-    s->member = m;
-}
-
 TEST(A68_a_certificate_is_an_identity_by_itself)
 {
     static const revdial_credential rows[] = {{NULL, "DNS:*.cams.example", "*", REVDIAL_AUTH_MTLS},
@@ -394,40 +396,38 @@ TEST(A68_a_certificate_is_an_identity_by_itself)
                                              {NULL, "DNS:?", "*", REVDIAL_AUTH_MTLS},
                                              {NULL, "DNS:*", "a, b-?", REVDIAL_AUTH_MTLS}};
     static const revdial_credential other = {NULL, "DNS:*.cams.example", "x*", REVDIAL_AUTH_MTLS};
-    revdial_session s;  // what the proxy's check looks at
-    rvd_proxy_member m;
-    world w;
-    if (open_with(&w, rows, 2)) {
-        fresh_session(&s, &m, w.proxy);
-        m.auth = (revdial_auth_req){.secret = "", .name = "cam-1", .tls = &cam};
-        CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
-        CHECK_STR(s.identity, "DNS:cam-1.cams.example");
-        CHECK(rvd_proxy_table_row(w.proxy->table, &s) != NULL);
-        m.auth.name = "door";
-        CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), REVDIAL_EDENIED);
-        m.auth.name = "cam-3";
-        CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), REVDIAL_EDENIED);
-        fresh_session(&s, &m, w.proxy);
-        m.auth = (revdial_auth_req){.secret = "", .name = "cam-2", .tls = &cam};
-        CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
-        CHECK_STR(s.identity, "DNS:cam-2.cams.example");
-        CHECK(rvd_proxy_table_row(w.proxy->table, &s) != NULL);
-        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, &other, 1, 0, NULL), 0);
-        CHECK(rvd_proxy_table_row(w.proxy->table, &s) == NULL);
-        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, rows, 2, 0, NULL), 0);
-        fresh_session(&s, &m, w.proxy);
-        m.auth = (revdial_auth_req){.secret = "", .name = "", .tls = &door};
-        CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s), 0);
-        CHECK_STR(s.identity, "CN=door");
-        CHECK_STR(s.name, "door");
-        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, rows, 1, 0, NULL), 0);
-        CHECK(rvd_proxy_table_row(w.proxy->table, &s) == NULL);
-        for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-            CHECK_INT(revdial_proxy_replace_credentials(w.proxy, &bad[i], 1, 0, NULL),
-                      REVDIAL_EINVAL);
-        asking a = {0};
-        CHECK_INT(ask(w.address, &a), 401);  // nobody has a certificate here
+    static const struct {
+        const revdial_identity *tls;
+        const char *wanted;
+        int want;
+        const char *name, *identity;
+    } asks[] = {{&cam, "cam-1", 0, "cam-1", "DNS:cam-1.cams.example"},
+                {&cam, "cam-2", 0, "cam-2", "DNS:cam-2.cams.example"},
+                {&cam, "cam-3", REVDIAL_EDENIED, "", ""},
+                {&cam, "door", REVDIAL_EDENIED, "", ""},
+                {&door, "", 0, "door", "CN=door"}};
+    guard_open(NULL);
+    rvd_auth_table *t = rvd_auth_table_new(&guard, "revdial", rows, 2);
+    rvd_auth_table *later = rvd_auth_table_new(&guard, "revdial", &other, 1);
+    for (size_t i = 0; i < sizeof asks / sizeof *asks; i++) {
+        revdial_auth_req req = {.secret = "", .name = asks[i].wanted, .tls = asks[i].tls};
+        char name[65] = "", identity[128] = "";
+        size_t row;
+        CHECK_INT(rvd_auth_table_check(t, &req, &row, name, identity), asks[i].want);
+        CHECK_STR(name, asks[i].name);
+        CHECK_STR(identity, asks[i].identity);
+        if (asks[i].want) continue;
+        CHECK(rvd_auth_table_row(t, t->marks[row], name, identity) == &t->rows[row]);
+        CHECK(rvd_auth_table_row(later, t->marks[row], name, identity) == NULL);
     }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK(revdial_credential_problem(&bad[i]) != NULL);
+    rvd_auth_table_free(later);
+    rvd_auth_table_free(t);
+    rvd_auth_guard_end(&guard);
+    world w;
+    asking a = {0};
+    if (open_with(&w, rows, 2)) CHECK_INT(ask(w.address, &a), 401);  // nobody has one here
     world_close(&w);
 }
 
@@ -445,7 +445,7 @@ TEST(P9_A60_a_nonce_is_answered_once_and_a_replay_is_refused)
         fetch_nonce(w.address, &k);
         CHECK_INT(ask_digest(w.address, &k, &a), 101);
         revdial_digest d = {.nonce = k.nonce, .uri = k.uri, .nc = k.nc, .cnonce = k.cnonce};
-        rvd_http_respond(&d, k.ha1, "", want);
+        rvd_auth_respond(&d, k.ha1, "", want);
         CHECK_STR(quoted(a.answer, "rspauth", proof, sizeof proof), want);
         CHECK_STR(quoted(a.answer, ", cnonce", proof, sizeof proof), k.cnonce);
         int first = a.kept;
@@ -473,47 +473,34 @@ TEST(P9_A60_a_nonce_is_answered_once_and_a_replay_is_refused)
     world_close(&w);
 }
 
-static void seal(revdial_proxy *p, uint64_t number, int64_t at_us, char *text)
-{
-    uint8_t bytes[16], mac[32];
-    rvd_base_text t = {text, RVD_PROXY_NONCE_SIZE, 0, 0};
-    rvd_proxy_put_u64(bytes, number);
-    rvd_proxy_put_u64(bytes + 8, (uint64_t)at_us);
-    rvd_base_hmac(p->nonce_key, bytes, sizeof bytes, mac);
-    rvd_proxy_nonce_mask(p, mac, bytes);
-    rvd_base_text_add_hex(&t, mac, 16);
-    rvd_base_text_add_hex(&t, bytes, 16);
-}
-
 TEST(A60_a_nonce_that_is_forged_old_or_from_the_future_is_stale)
 {
-    world w;
-    knowing k = {0};
-    asking a = {0};
-    if (open_with(&w, all_kinds, 3)) {
-        int64_t now = rvd_sys_now_us();
-        for (int i = 0; i < 6; i++) {
-            fetch_nonce(w.address, &k);
-            pthread_mutex_lock(&w.proxy->lock);
-            w.proxy->nonces += i == 5 ? 65536 : 0;  // so many challenges later
-            uint64_t next = w.proxy->nonces;
-            pthread_mutex_unlock(&w.proxy->lock);
-            if (i == 0) k.nonce[0] = k.nonce[0] == '0' ? '1' : '0';
-            if (i == 1) k.nonce[63] = k.nonce[63] == '0' ? '1' : '0';
-            if (i == 2) seal(w.proxy, next - 1, now - 61000000, k.nonce);
-            if (i == 3) seal(w.proxy, next - 1, now + 61000000, k.nonce);
-            if (i == 4) seal(w.proxy, next + 7, now, k.nonce);  // not given yet
-            CHECK_INT(ask_digest(w.address, &k, &a), 401);
-            CHECK(strstr(a.answer, "stale=true") != NULL);
-        }
-        pthread_mutex_lock(&w.proxy->lock);
-        w.proxy->nonces += 7;
-        pthread_mutex_unlock(&w.proxy->lock);
-        seal(w.proxy, w.proxy->nonces - 1, now - 50000000, k.nonce);  // and this is how it works
-        CHECK_INT(ask_digest(w.address, &k, &a), 101);
-        close(a.kept);
+    const int64_t now = 1000000000;
+    static const struct {
+        uint64_t number;  // beside those that were given
+        int64_t age_us;
+        int flip, want;  // that digit is another one, -1: none
+    } rows[] = {{0, 0, 0, 0},
+                {0, 0, 31, 0},
+                {0, 0, 32, 0},
+                {0, 0, 63, 0},
+                {0, 60000001, -1, 0},
+                {0, -1, -1, 0},
+                {1, 0, -1, 0},                 // not given yet
+                {(uint64_t)-65536, 0, -1, 0},  // so many challenges later
+                {0, 60000000, -1, 1},
+                {(uint64_t)-65535, 0, -1, 1}};  // and this is how it works
+    guard_open(NULL);
+    guard.nonces = 100000;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char nonce[RVD_AUTH_NONCE_SIZE];
+        revdial_digest d = {.nonce = nonce, .nc = "00000001"};
+        rvd_auth_nonce_seal(&guard, guard.nonces - 1 + rows[i].number, now - rows[i].age_us, nonce);
+        if (rows[i].flip >= 0) nonce[rows[i].flip] = nonce[rows[i].flip] == '0' ? '1' : '0';
+        CHECK_INT(rvd_auth_nonce_take(&guard, &d, now), rows[i].want);
+        CHECK_INT(rvd_auth_nonce_take(&guard, &d, now), 0);  // at most once
     }
-    world_close(&w);
+    rvd_auth_guard_end(&guard);
 }
 
 TEST(A59_A60_digest_for_another_place_or_by_another_algorithm_is_401)
@@ -600,15 +587,15 @@ TEST(who_proves_nothing_gets_no_proof_of_ours)
     d.response = response;
     for (int i = 0; i < 3; i++) {
         req.user = i == 2 ? "nobody" : "alice";
-        rvd_http_ha1("alice", "revdial", i == 1 ? "wrong" : "s3cret", k.ha1);
-        rvd_http_respond(&d, k.ha1, "GET", response);
+        rvd_auth_ha1("alice", "revdial", i == 1 ? "wrong" : "s3cret", k.ha1);
+        rvd_auth_respond(&d, k.ha1, "GET", response);
         CHECK_INT(revdial_auth_verify(&req, rows, 2, &row), i ? REVDIAL_EAUTH : REVDIAL_EDENIED);
         CHECK_STR(proof, "");
     }
     req.user = "alice";
-    rvd_http_ha1("alice", "revdial", "other", k.ha1);  // the second row of that user
-    rvd_http_respond(&d, k.ha1, "GET", response);
-    rvd_http_respond(&d, k.ha1, "", want);
+    rvd_auth_ha1("alice", "revdial", "other", k.ha1);  // the second row of that user
+    rvd_auth_respond(&d, k.ha1, "GET", response);
+    rvd_auth_respond(&d, k.ha1, "", want);
     CHECK_INT(revdial_auth_verify(&req, rows, 2, &row), 0);
     CHECK_INT(row, 1);
     CHECK_STR(proof, want);
@@ -1015,7 +1002,7 @@ TEST(who_presents_nothing_gets_401_unseen_unless_the_hook_wants_to_hear_of_it)
     }
 }
 
-enum { CROWD = RVD_PROXY_ASKED + 20 };
+enum { CROWD = RVD_AUTH_HOOKS + 20 };
 
 typedef struct crowd {
     int fds[CROWD];
@@ -1034,7 +1021,7 @@ static int crowd_join(const char *address, int from)
 static void crowd_open(crowd *c, world *w, hooked *h)
 {
     for (int i = 0; i < CROWD; i++) c->fds[i] = crowd_join(w->address, 2);
-    CHECK(util_gate_wait(&h->called, RVD_PROXY_ASKED));
+    CHECK(util_gate_wait(&h->called, RVD_AUTH_HOOKS));
     UTIL_EVENTUALLY(pending_of(w->proxy) == CROWD);
 }
 
@@ -1052,8 +1039,9 @@ static void hook_world_close(world *w, hooked *h)
 {
     util_gate_add(&h->go, 1);
     UTIL_EVENTUALLY(pending_of(w->proxy) == 0);
-    CHECK(rvd_base_link_is_alone(&w->proxy->queued) && rvd_base_link_is_alone(&w->proxy->waiting));
-    for (int i = 0; i < RVD_PROXY_SOURCE_BUCKETS; i++) CHECK_INT(w->proxy->asked_of[i], 0);
+    CHECK(rvd_base_link_is_alone(&w->proxy->guard.queue));
+    CHECK(rvd_base_link_is_alone(&w->proxy->waiting));
+    for (int i = 0; i < RVD_AUTH_BUCKETS; i++) CHECK_INT(w->proxy->guard.hooks_of[i], 0);
     world_close(w);
 }
 
@@ -1068,9 +1056,9 @@ TEST(one_source_keeps_no_more_than_half_of_the_threads_for_hooks_busy)
         close(c.fds[0]);          // who has gone still has its thread
         close(c.fds[CROWD - 1]);  // and who goes while it waits is not asked about
         UTIL_EVENTUALLY(pending_of(w.proxy) == CROWD - 1);
-        CHECK_INT(util_gate_count(&h.called), RVD_PROXY_ASKED);
+        CHECK_INT(util_gate_count(&h.called), RVD_AUTH_HOOKS);
         int other = crowd_join(w.address, 3);
-        CHECK(util_gate_wait(&h.called, RVD_PROXY_ASKED + 1));  // another source is
+        CHECK(util_gate_wait(&h.called, RVD_AUTH_HOOKS + 1));  // another source is
         util_gate_add(&h.go, 1);
         CHECK(raw_head(other, c.answer, sizeof c.answer) > 0);
         close(other);
@@ -1094,8 +1082,8 @@ TEST(P2_requests_that_wait_for_their_turn_with_the_hook_give_way_to_newcomers)
         w.proxy->cfg.max_pending = CROWD;
         crowd_open(&c, &w, &h);
         int other = crowd_join(w.address, 3);
-        CHECK_INT(raw_read(c.fds[RVD_PROXY_ASKED], c.answer, 1), 0);  // the oldest that waits
-        CHECK(util_gate_wait(&h.called, RVD_PROXY_ASKED + 1));
+        CHECK_INT(raw_read(c.fds[RVD_AUTH_HOOKS], c.answer, 1), 0);  // the oldest that waits
+        CHECK(util_gate_wait(&h.called, RVD_AUTH_HOOKS + 1));
         for (int i = 0; i < CROWD; i++) close(c.fds[i]);
         close(other);
     }
@@ -1155,7 +1143,7 @@ TEST(B8_a_session_ends_with_the_secret_that_admitted_it)
     const char *const secret[] = {"t0ken"};
     revdial_credential same[] = {all_kinds[2], all_kinds[0], {hash, "robot", "*", BEARER}};
     world w;
-    rvd_http_hash(secret, 1, hash + 7);
+    rvd_auth_hash(secret, 1, hash + 7);
     if (open_with(&w, all_kinds, 3)) {
         int fds[3];
         knowing k = {0};
@@ -1296,7 +1284,7 @@ TEST(P8_who_presents_wrong_credentials_again_and_again_gets_429_and_its_neighbou
     world w;
     revdial_stats stats;
     if (open_with(&w, all_kinds, 3)) {
-        w.proxy->cfg.max_auth_failures = 0;  // the default
+        w.proxy->guard.max_failures = 10;  // the default
         asking bad = {.authorization = "Bearer wrong", .from = 2};
         asking good = {.authorization = "Bearer t0ken", .from = 2};
         asking near = {.authorization = "Bearer t0ken", .from = 3}, none = {.from = 2};
@@ -1311,7 +1299,7 @@ TEST(P8_who_presents_wrong_credentials_again_and_again_gets_429_and_its_neighbou
         CHECK_INT(stats.auth_failures, 10);
         // Time pays off. What is owed is bounded, so it does not take for ever.
         pthread_mutex_lock(&w.proxy->lock);
-        for (int i = 0; i < RVD_PROXY_SOURCES; i++) w.proxy->debtors[i].clear_us -= 5000000;
+        for (int i = 0; i < RVD_AUTH_DEBTORS; i++) w.proxy->guard.debtors[i].clear_us -= 5000000;
         pthread_mutex_unlock(&w.proxy->lock);
         CHECK_INT(ask(w.address, &bad), 401);
         CHECK_INT(ask(w.address, &bad), 429);
@@ -1336,7 +1324,7 @@ TEST(P8_guesses_at_one_name_do_not_lock_out_the_other_names_of_their_source)
 {
     world w;
     if (open_with(&w, all_kinds, 3)) {
-        w.proxy->cfg.max_auth_failures = 2;
+        w.proxy->guard.max_failures = 2;
         asking good = {.authorization = "Bearer t0ken", .from = 2, .name = "cam-2"};
         CHECK_INT(guess_until_429(&w, "cam-1"), 2);
         for (int i = 0; i < 50; i++) CHECK_INT(guess_until_429(&w, "cam-1"), 0);
@@ -1351,14 +1339,14 @@ TEST(P8_guesses_at_many_names_are_bounded_for_their_source_and_are_no_neighbours
 {
     world w;
     if (open_with(&w, all_kinds, 3)) {
-        w.proxy->cfg.max_auth_failures = 2;
+        w.proxy->guard.max_failures = 2;
         asking good = {.authorization = "Bearer t0ken", .from = 2, .name = "cam-2"};
         asking near = {.authorization = "Bearer t0ken", .from = 3, .name = "cam-2"};
         int64_t begun_us = rvd_sys_now_us();
         int seen = guess_until_429(&w, NULL);
         CHECK(seen >= 20 && seen <= 20 + (rvd_sys_now_us() - begun_us) / 500000);
         pthread_mutex_lock(&w.proxy->lock);  // time stands still
-        for (int i = 0; i < RVD_PROXY_SOURCES; i++) w.proxy->debtors[i].clear_us += 600000000;
+        for (int i = 0; i < RVD_AUTH_DEBTORS; i++) w.proxy->guard.debtors[i].clear_us += 600000000;
         pthread_mutex_unlock(&w.proxy->lock);
         CHECK_INT(ask(w.address, &good), 429);
         CHECK_INT(ask(w.address, &near), 101);
@@ -1373,8 +1361,8 @@ static void owe_all(world *w)
     CHECK(guess_until_429(w, NULL) >= 10);
     for (int i = 0; i < 30; i++) guess_until_429(w, "any-1");
     pthread_mutex_lock(&w->proxy->lock);
-    for (int i = 0; i < RVD_PROXY_SOURCES; i++)
-        if (w->proxy->debtors[i].who) w->proxy->debtors[i].clear_us += 600000000;
+    for (int i = 0; i < RVD_AUTH_DEBTORS; i++)
+        if (w->proxy->guard.debtors[i].who) w->proxy->guard.debtors[i].clear_us += 600000000;
     pthread_mutex_unlock(&w->proxy->lock);
 }
 
@@ -1404,7 +1392,7 @@ TEST(P8_an_agent_that_was_right_comes_back_whatever_its_neighbours_present)
     for (int i = 0; i < 3; i++) {
         world w;
         if (open_with(&w, all_kinds, 3)) {
-            w.proxy->cfg.max_auth_failures = 2;
+            w.proxy->guard.max_failures = 2;
             CHECK_INT(ask_by(&w, schemes[i], "s3cret", "a"), 101);
             CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
             owe_all(&w);
@@ -1427,7 +1415,7 @@ TEST(P8_a_credential_that_was_right_lets_another_instance_in_unless_guesses_at_i
     for (int i = 0; i < 3; i++) {
         world w;
         if (open_with(&w, all_kinds, 3)) {
-            w.proxy->cfg.max_auth_failures = 2;
+            w.proxy->guard.max_failures = 2;
             CHECK_INT(ask_by(&w, schemes[i], "s3cret", "a"), 101);
             for (int k = 0; k < 2; k++) CHECK_INT(ask_by(&w, schemes[i], "wrong", "x"), 401);
             // Of Digest only the user is known before it is looked at.
@@ -1462,74 +1450,78 @@ TEST(P8_a_hook_is_asked_about_who_was_right_before_and_not_about_other_guesses)
     world_close(&w);
 }
 
-static rvd_proxy_guess guess_of(uint64_t source, uint64_t name)
+static rvd_auth_guess guess_of(uint64_t peer, uint64_t name)
 {
-    rvd_proxy_guess g = {source, rvd_proxy_block(source), name, 0, 0, ~source};
+    rvd_auth_guess g = {peer, rvd_auth_peer_block(peer), name, 0, 0, ~peer, RVD_AUTH_BY_NAME};
     return g;
 }
 
-static void guess_fails(revdial_proxy *p, uint64_t source, uint64_t name)
+static void guess_fails(uint64_t peer, uint64_t name)
 {
-    rvd_proxy_guess g = guess_of(source, name);
-    rvd_proxy_charge(p, &g, RVD_PROXY_BY_NAME);
+    rvd_auth_guess g = guess_of(peer, name);
+    rvd_auth_charge(&guard, &g, 0);
 }
 
-static int guess_may(revdial_proxy *p, uint64_t source, uint64_t name)
+static int guess_may(uint64_t peer, uint64_t name)
 {
-    rvd_proxy_guess g = guess_of(source, name);
-    return rvd_proxy_payer(p, &g) == RVD_PROXY_BY_NAME;
+    rvd_auth_guess g = guess_of(peer, name);
+    return rvd_auth_may_check(&guard, &g, 0);
 }
 
 TEST(P8_the_memory_of_debts_is_bounded_and_the_worst_are_kept)
 {
     test_heap memory = {0};
-    world w;
-    world_init(&w);
-    w.pcfg.common.alloc = test_heap_alloc;
-    w.pcfg.common.alloc_ud = &memory;
-    w.pcfg.listen = NULL;
-    if (world_open_proxy(&w)) {
-        size_t before = memory.live_bytes;
-        for (uint64_t i = 0; i < 11; i++) guess_fails(w.proxy, 7, 9);
-        for (uint64_t i = 1000; i < 101000; i++) guess_fails(w.proxy, i << 16, i);
-        CHECK_INT(memory.live_bytes - before, 65536);
-        CHECK_INT(guess_may(w.proxy, 7, 9), 0);
-        CHECK_INT(guess_may(w.proxy, 8, 10), 1);
-    }
-    world_close(&w);
+    guard_open(&memory);
+    for (uint64_t i = 0; i < 11; i++) guess_fails(7, 9);
+    for (uint64_t i = 1000; i < 101000; i++) guess_fails(i << 16, i);
+    CHECK_INT(memory.live_bytes, 65536);
+    CHECK_INT(guess_may(7, 9), 0);
+    CHECK_INT(guess_may(8, 10), 1);
+    rvd_auth_guard_end(&guard);
     CHECK_INT(memory.live_bytes, 0);
 }
 
 TEST(P8_the_memory_of_who_was_right_is_bounded_lasts_a_day_and_keeps_the_latest)
 {
+    const int64_t minute = 60000000;
+    rvd_auth_guess right = {.name = 1};
     test_heap memory = {0};
-    world w;
-    world_init(&w);
-    w.pcfg.common.alloc = test_heap_alloc;
-    w.pcfg.common.alloc_ud = &memory;
-    w.pcfg.listen = NULL;
-    if (world_open_proxy(&w)) {
-        revdial_proxy *p = w.proxy;
-        size_t before = memory.live_bytes;
-        rvd_proxy_member m = {0};
-        for (uint64_t i = 1; i <= 100000; i++) {
-            m.proven[0] = i << 24 | i;
-            m.proven[1] = (i + 100001) << 24 | i;
-            rvd_proxy_remember(p, &m);
-        }
-        CHECK_INT(memory.live_bytes - before, 131072);
-        CHECK_INT(rvd_proxy_is_proven_locked(p, m.proven[0]), 1);
-        CHECK_INT(rvd_proxy_is_proven_locked(p, m.proven[1]), 1);
-        CHECK_INT(rvd_proxy_is_proven_locked(p, 0), 0);
-        CHECK_INT(rvd_proxy_is_proven_locked(p, 300000ull << 24), 0);
-        uint64_t *at = rvd_proxy_proven_slot(p, m.proven[0]);
-        *at = (*at & ~0xFFFFFFull) | ((rvd_proxy_minute() - 1439) & 0xFFFFFF);
-        CHECK_INT(rvd_proxy_is_proven_locked(p, m.proven[0]), 1);
-        *at = (*at & ~0xFFFFFFull) | ((rvd_proxy_minute() - 1440) & 0xFFFFFF);
-        CHECK_INT(rvd_proxy_is_proven_locked(p, m.proven[0]), 0);
+    guard_open(&memory);
+    for (uint64_t i = 1; i <= 100000; i++) {
+        right.agent = i << 24 | i;
+        right.secret = (i + 100001) << 24 | i;
+        rvd_auth_remember(&guard, &right, 0);
     }
-    world_close(&w);
+    CHECK_INT(memory.live_bytes, 131072);
+    CHECK_INT(rvd_auth_is_proven(&guard, right.agent, 0), 1);
+    CHECK_INT(rvd_auth_is_proven(&guard, right.secret, 1439 * minute), 1);
+    CHECK_INT(rvd_auth_is_proven(&guard, right.secret, 1440 * minute), 0);
+    CHECK_INT(rvd_auth_is_proven(&guard, 0, 0), 0);
+    CHECK_INT(rvd_auth_is_proven(&guard, 300000ull << 24, 0), 0);
+    rvd_auth_guard_end(&guard);
     CHECK_INT(memory.live_bytes, 0);
+}
+
+TEST(a_turn_with_the_hook_passes_to_the_oldest_of_the_same_block)
+{
+    static rvd_auth_turn turns[RVD_AUTH_HOOKS + 3], other, local[RVD_AUTH_HOOKS + 1];
+    const uint64_t block = rvd_auth_peer_block(1ull << 32 | 7);
+    guard_open(NULL);
+    for (int i = 0; i < RVD_AUTH_HOOKS + 3; i++)
+        CHECK_INT(rvd_auth_turn_begin(&guard, &turns[i], block), i < RVD_AUTH_HOOKS);
+    CHECK_INT(rvd_auth_turn_begin(&guard, &other, block + 1), 1);
+    for (int i = 0; i < RVD_AUTH_HOOKS + 1; i++)  // nobody's wait for nobody
+        CHECK_INT(rvd_auth_turn_begin(&guard, &local[i], 0), 1);
+    CHECK(!rvd_auth_turn_end(&guard, &turns[RVD_AUTH_HOOKS]));  // the oldest that waits has gone
+    CHECK(!rvd_auth_turn_end(&guard, &other));
+    CHECK(rvd_auth_turn_end(&guard, &turns[3]) == &turns[RVD_AUTH_HOOKS + 1]);
+    CHECK(rvd_auth_turn_end(&guard, &turns[RVD_AUTH_HOOKS + 1]) == &turns[RVD_AUTH_HOOKS + 2]);
+    for (int i = 0; i < RVD_AUTH_HOOKS; i++)
+        if (i != 3) CHECK(!rvd_auth_turn_end(&guard, &turns[i]));
+    CHECK(!rvd_auth_turn_end(&guard, &turns[RVD_AUTH_HOOKS + 2]));
+    CHECK(rvd_base_link_is_alone(&guard.queue));
+    for (int i = 0; i < RVD_AUTH_BUCKETS; i++) CHECK_INT(guard.hooks_of[i], 0);
+    rvd_auth_guard_end(&guard);
 }
 
 TEST(P8_a_source_is_an_IPv4_address_or_an_IPv6_64)
@@ -1547,51 +1539,46 @@ TEST(P8_a_source_is_an_IPv4_address_or_an_IPv6_64)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         CHECK_INT(rvd_sys_addr_parse(rows[i].a, 1, &a, NULL), 0);
         CHECK_INT(rvd_sys_addr_parse(rows[i].b, 1, &b, NULL), 0);
-        CHECK_INT(rvd_proxy_source_of(&a) == rvd_proxy_source_of(&b), rows[i].same);
-        CHECK(rvd_proxy_source_of(&a) != 0);
+        CHECK_INT(rvd_proxy_peer_key(&a) == rvd_proxy_peer_key(&b), rows[i].same);
+        CHECK(rvd_proxy_peer_key(&a) != 0);
     }
     CHECK_INT(rvd_sys_addr_parse("unix:/x", 1, &a, NULL), 0);
-    CHECK_INT(rvd_proxy_source_of(&a), 0);
+    CHECK_INT(rvd_proxy_peer_key(&a), 0);
 }
 
-static uint64_t source_of(const char *address)
+static uint64_t peer_of(const char *address)
 {
     rvd_sys_addr a;
     CHECK_INT(rvd_sys_addr_parse(address, 1, &a, NULL), 0);
-    return rvd_proxy_source_of(&a);
+    return rvd_proxy_peer_key(&a);
 }
 
 TEST(P8_an_IPv6_48_pays_for_its_64s_and_one_of_them_does_not_lock_out_the_others)
 {
-    world w;
-    world_init(&w);
-    w.pcfg.listen = NULL;
-    if (world_open_proxy(&w)) {
-        revdial_proxy *p = w.proxy;
-        uint64_t one = source_of("[2001:db8:7::1]:1"), next = source_of("[2001:db8:7:1::1]:1");
-        uint64_t other = source_of("[2001:db8:8::1]:1"), four = source_of("192.0.2.1:1");
-        uint64_t name = 1000;  // each guess has its own
-        for (int i = 0; i < 1000; i++) guess_fails(p, four, ++name);
-        CHECK_INT(guess_may(p, four, 1), 0);
-        CHECK_INT(guess_may(p, source_of("192.0.2.2:1"), 1), 1);
-        for (int i = 0; i < 110; i++) guess_fails(p, one, ++name);
-        CHECK_INT(guess_may(p, one, 1), 0);
-        CHECK_INT(guess_may(p, next, 1), 1);
-        for (uint64_t i = 2; i < 900; i++) guess_fails(p, one + i, ++name);  // each its first
-        CHECK_INT(guess_may(p, next, 1), 0);
-        CHECK_INT(guess_may(p, other, 1), 1);
-    }
-    world_close(&w);
+    uint64_t one = peer_of("[2001:db8:7::1]:1"), next = peer_of("[2001:db8:7:1::1]:1");
+    uint64_t other = peer_of("[2001:db8:8::1]:1"), four = peer_of("192.0.2.1:1");
+    uint64_t name = 1000;  // each guess has its own
+    guard_open(NULL);
+    for (int i = 0; i < 1000; i++) guess_fails(four, ++name);
+    CHECK_INT(guess_may(four, 1), 0);
+    CHECK_INT(guess_may(peer_of("192.0.2.2:1"), 1), 1);
+    for (int i = 0; i < 110; i++) guess_fails(one, ++name);
+    CHECK_INT(guess_may(one, 1), 0);
+    CHECK_INT(guess_may(next, 1), 1);
+    for (uint64_t i = 2; i < 900; i++) guess_fails(one + i, ++name);  // each its first
+    CHECK_INT(guess_may(next, 1), 0);
+    CHECK_INT(guess_may(other, 1), 1);
+    rvd_auth_guard_end(&guard);
 }
 
 TEST(P2_P8_a_block_is_a_48_of_IPv6_and_an_address_of_IPv4)
 {
-    uint64_t six = source_of("[2001:db8:7::1]:1"), four = source_of("192.0.2.1:1");
-    CHECK(rvd_proxy_block(six) == rvd_proxy_block(source_of("[2001:db8:7:ffff::1]:1")));
-    CHECK(rvd_proxy_block(six) != rvd_proxy_block(source_of("[2001:db8:8::1]:1")));
-    CHECK(rvd_proxy_block(six) != six);  // the block is not its first /64
-    CHECK(rvd_proxy_block(four) == four);
-    CHECK_INT(rvd_proxy_block(0), 0);
+    uint64_t six = peer_of("[2001:db8:7::1]:1"), four = peer_of("192.0.2.1:1");
+    CHECK(rvd_auth_peer_block(six) == rvd_auth_peer_block(peer_of("[2001:db8:7:ffff::1]:1")));
+    CHECK(rvd_auth_peer_block(six) != rvd_auth_peer_block(peer_of("[2001:db8:8::1]:1")));
+    CHECK(rvd_auth_peer_block(six) != six);  // the block is not its first /64
+    CHECK(rvd_auth_peer_block(four) == four);
+    CHECK_INT(rvd_auth_peer_block(0), 0);
 }
 
 TEST(a_429_makes_the_agent_wait_and_is_no_rejection)
@@ -1599,7 +1586,7 @@ TEST(a_429_makes_the_agent_wait_and_is_no_rejection)
     world w;
     util_state e = {0};
     if (open_with(&w, all_kinds, 3)) {
-        w.proxy->cfg.max_auth_failures = 1;
+        w.proxy->guard.max_failures = 1;
         asking bad = {.authorization = "Bearer wrong"};
         CHECK_INT(ask(w.address, &bad), 401);
         w.acfg.url = w.url;

@@ -1801,6 +1801,54 @@ TEST(a_proxy_that_takes_no_streams_answers_as_the_vector_and_the_specification_s
     CHECK(document_shows(TEST_VECTORS "/README.md", answer.bytes));
 }
 
+TEST(a_verdict_is_answered_with_its_status_and_an_error_with_what_it_means)
+{
+    static const struct {
+        int answer;
+        const char *status;
+        int code, is_stale;
+    } rows[] = {{REVDIAL_VERDICT_ADMIT, "101", 0, 0},
+                {REVDIAL_VERDICT_BAD_REQUEST, "400", REVDIAL_EUPGRADE, 0},
+                {REVDIAL_VERDICT_UNAUTHORIZED, "401", REVDIAL_EAUTH, 0},
+                {REVDIAL_VERDICT_STALE_NONCE, "401", REVDIAL_EAUTH, 1},
+                {REVDIAL_VERDICT_FORBIDDEN, "403", REVDIAL_EDENIED, 0},
+                {REVDIAL_VERDICT_CONFLICT, "409", REVDIAL_EDUPLICATE, 0},
+                {REVDIAL_VERDICT_TOO_MANY, "429", REVDIAL_ELIMIT, 0},
+                {REVDIAL_VERDICT_UNAVAILABLE, "503", REVDIAL_ELIMIT, 0},
+                {REVDIAL_EAUTH, "401", REVDIAL_EAUTH, 0},
+                {REVDIAL_EDENIED, "403", REVDIAL_EDENIED, 0},
+                {REVDIAL_EDUPLICATE, "409", REVDIAL_EDUPLICATE, 0},
+                {REVDIAL_EAGAIN, "503", REVDIAL_ELIMIT, 0},
+                {REVDIAL_ENOMEM, "503", REVDIAL_ELIMIT, 0},
+                {1, "503", REVDIAL_ELIMIT, 0},  // what nobody defines lets nobody in
+                {200, "503", REVDIAL_ELIMIT, 0},
+                {-401, "503", REVDIAL_ELIMIT, 0}};
+    static vector ask;
+    REQUIRE(vector_load(&ask, "handshake-request"));
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        revdial_engine_config cfg = {.role = REVDIAL_ROLE_PROXY,
+                                     .auth_schemes = REVDIAL_AUTH_BEARER | REVDIAL_AUTH_DIGEST,
+                                     .nonce = "n"};
+        revdial_engine *e = revdial_engine_new(&cfg, 1, NULL);
+        revdial_event ev = {0};
+        char said[RVD_HTTP_ANSWER_SIZE] = "";
+        struct iovec iov[1] = {{said, 0}};
+        REQUIRE(e != NULL);
+        revdial_engine_input(e, ask.bytes, ask.len, 1);
+        CHECK(revdial_engine_event(e, &ev) && ev.type == REVDIAL_EV_AUTH);
+        CHECK_INT(revdial_engine_auth(e, rows[i].answer), 0);
+        CHECK_INT(revdial_engine_auth(e, 0), REVDIAL_EINVAL);  // one verdict, and it stays
+        CHECK_INT(revdial_engine_output(e, iov, 1), 1);
+        memcpy(said, iov[0].iov_base, rvd_base_min(iov[0].iov_len, sizeof said - 1));
+        if (strncmp(said + 9, rows[i].status, 3) != 0)
+            test_fail(__FILE__, __LINE__, "answer %d: %.20s", rows[i].answer, said);
+        CHECK_INT(strstr(said, "stale=true") != NULL, rows[i].is_stale);
+        CHECK(revdial_engine_event(e, &ev));
+        CHECK_INT(ev.code, rows[i].code);
+        revdial_engine_free(e);
+    }
+}
+
 TEST(a_proxy_says_that_it_was_spoken_to_in_TLS)
 {
     revdial_engine_config cfg = {.role = REVDIAL_ROLE_PROXY};
@@ -2093,7 +2141,7 @@ TEST(a_backend_without_a_name_gets_the_only_one_its_credential_lists)
     for (size_t i = 0; i < COUNT(cases); i++) {
         revdial_credential row = {"abc", NULL, cases[i].names, 0};
         const char *name = "";
-        size_t len = rvd_base_sole_name(cases[i].names, &name);
+        size_t len = rvd_auth_sole_name(cases[i].names, &name);
         CHECK_INT(len, strlen(cases[i].want));
         CHECK(memcmp(name, cases[i].want, len) == 0);
         CHECK_INT(verify("abc", "", &row, 1), cases[i].want[0] ? 0 : REVDIAL_EDENIED);
@@ -2423,10 +2471,10 @@ TEST(the_example_of_RFC_7616_section_3_9_1_comes_out)
                                      "00000001",
                                      "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ",
                                      NULL};
-    char ha1[RVD_HTTP_HEX_SIZE], response[RVD_HTTP_HEX_SIZE];
-    rvd_http_ha1("Mufasa", d.realm, "Circle of Life", ha1);
+    char ha1[RVD_AUTH_HEX_SIZE], response[RVD_AUTH_HEX_SIZE];
+    rvd_auth_ha1("Mufasa", d.realm, "Circle of Life", ha1);
     CHECK_STR(ha1, "7987c64c30e25f1b74be53f966b49b90f2808aa92faf9a00262392d7b4794232");
-    rvd_http_respond(&d, ha1, "GET", response);
+    rvd_auth_respond(&d, ha1, "GET", response);
     CHECK_STR(response, "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1");
 }
 

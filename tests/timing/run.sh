@@ -50,9 +50,9 @@ noticed() {
 }
 noticed rvd_base_equal 'return difference == 0' 'return memcmp(a, b, len) == 0'
 noticed rvd_base_equal 'difference |= ' 'if (x[i] != y[i]) return 0; else difference |= '
-noticed rvd_http_proves rvd_base_equal '!memcmp'
-noticed rvd_http_proves_digest rvd_base_equal '!strncmp'
-noticed rvd_proxy_nonce_take rvd_base_equal '!memcmp'
+noticed rvd_auth_proves rvd_base_equal '!memcmp'
+noticed rvd_auth_proves_digest rvd_base_equal '!strncmp'
+noticed rvd_auth_nonce_take rvd_base_equal '!memcmp'
 noticed rvd_engine_is_proved rvd_base_equal '!memcmp'
 
 # instructions SCHEME USER SECRET: of their check alone

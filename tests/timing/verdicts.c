@@ -28,10 +28,10 @@ static void make_row(char *row, const char *prefix, const char *hex)
     taint(row + strlen(prefix), 64);
 }
 
-static void hash_of(const char *secret, char hex[RVD_HTTP_HEX_SIZE])
+static void hash_of(const char *secret, char hex[RVD_AUTH_HEX_SIZE])
 {
     const char *const parts[] = {secret};
-    rvd_http_hash(parts, 1, hex);
+    rvd_auth_hash(parts, 1, hex);
 }
 
 TEST(valgrind_looks_on)
@@ -59,7 +59,7 @@ TEST(P7_a_token_or_password_is_judged_without_a_branch_on_it)
     static const unsigned schemes[] = {REVDIAL_AUTH_BEARER, REVDIAL_AUTH_BASIC};
     for (int s = 0; s < 2; s++) {
         for (size_t i = 0; i < sizeof guesses / sizeof *guesses; i++) {
-            char hex[RVD_HTTP_HEX_SIZE], secret[80];
+            char hex[RVD_AUTH_HEX_SIZE], secret[80];
             revdial_credential row = {secret, "alice", "*", schemes[s]};
             revdial_auth_req req = {0};
             hash_of("s3cret", hex);
@@ -77,13 +77,13 @@ TEST(P7_a_token_or_password_is_judged_without_a_branch_on_it)
 TEST(P7_a_digest_is_judged_without_a_branch_on_the_password)
 {
     for (size_t i = 0; i < sizeof guesses / sizeof *guesses; i++) {
-        char ha1[RVD_HTTP_HEX_SIZE], response[RVD_HTTP_HEX_SIZE], secret[80], proof[65];
+        char ha1[RVD_AUTH_HEX_SIZE], response[RVD_AUTH_HEX_SIZE], secret[80], proof[65];
         revdial_credential row = {secret, "alice", "*", REVDIAL_AUTH_DIGEST};
         revdial_digest d = {"revdial", "nonce", "/revdial", "00000001", "cnonce", response};
         revdial_auth_req req = {0};
-        rvd_http_ha1("alice", "revdial", guesses[i], ha1);
-        rvd_http_respond(&d, ha1, "GET", response);
-        rvd_http_ha1("alice", "revdial", "s3cret", ha1);
+        rvd_auth_ha1("alice", "revdial", guesses[i], ha1);
+        rvd_auth_respond(&d, ha1, "GET", response);
+        rvd_auth_ha1("alice", "revdial", "s3cret", ha1);
         make_row(secret, "ha1:", ha1);
         req.secret = "";
         req.user = "alice";
@@ -98,16 +98,16 @@ TEST(P7_a_digest_is_judged_without_a_branch_on_the_password)
 
 TEST(P7_a_nonce_is_judged_without_a_branch_on_our_key)
 {
-    static revdial_proxy p;
-    char nonce[RVD_PROXY_NONCE_SIZE];
+    static rvd_auth_guard g;
+    char nonce[RVD_AUTH_NONCE_SIZE];
     revdial_digest d = {"revdial", nonce, "/revdial", "00000001", "cnonce", ""};
-    pthread_mutex_init(&p.lock, NULL);
+    rvd_auth_guard_init(&g, NULL, 0);
     for (int i = 0; i < 3; i++) {
-        rvd_proxy_nonce_make(&p, nonce);
+        rvd_auth_nonce_make(&g, 0, nonce);
         if (i < 2) nonce[i * 31] = nonce[i * 31] == '0' ? '1' : '0';
-        taint(p.nonce_key, sizeof p.nonce_key);
-        int may = known(rvd_proxy_nonce_take(&p, &d));
-        (void)VALGRIND_MAKE_MEM_DEFINED(p.nonce_key, sizeof p.nonce_key);
+        taint(g.key, sizeof g.key);
+        int may = known(rvd_auth_nonce_take(&g, &d, 0));
+        (void)VALGRIND_MAKE_MEM_DEFINED(g.key, sizeof g.key);
         CHECK_INT(may, i == 2);
     }
 }
@@ -117,7 +117,7 @@ TEST(P7_a_proxys_proof_is_judged_without_a_branch_on_it)
     static revdial_engine e;
     for (int i = 0; i < 3; i++) {
         rvd_http_response r;
-        char shown[RVD_HTTP_HEX_SIZE];
+        char shown[RVD_AUTH_HEX_SIZE];
         memset(&r, 0, sizeof r);
         e.sent_scheme = REVDIAL_AUTH_DIGEST;
         hash_of("proof", e.proof);
