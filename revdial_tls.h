@@ -1,14 +1,14 @@
 // revdial_tls.h 0.1.0 -- TLS for revdial.h, by mbedTLS.              SPDX-License-Identifier: MIT
 //
-// Makes the transports that revdial.h asks for where common.tls is set: TLS 1.2 with forward
-// secrecy and authenticated encryption, 1.3 where mbedTLS has it; a client always verifies the
-// name; a server may ask backends for certificates. Runs on mbedTLS 2.28, 3.6 and 4.x.
+// Makes the transports for common.tls of revdial.h: TLS 1.2 with forward secrecy and authenticated
+// encryption, and 1.3 where mbedTLS has it. A client always verifies the name; a server may require
+// certificates of backends. Runs on mbedTLS 2.28, 3.6 and 4.x.
 //
 // USE       In exactly one C file, before any other include, define REVDIAL_TLS_IMPLEMENTATION and
 //           then include this file; everywhere else just include it. Link with
 //           -lmbedtls -lmbedx509 -lmbedcrypto -pthread.
 //
-// EXAMPLE   A backend that trusts what the system trusts, and shows a certificate of its own:
+// EXAMPLE   A backend that trusts the system's authorities, and has a certificate of its own:
 //
 //               revdial_tls_config files = {0};
 //               revdial_agent_config cfg = {0};
@@ -20,16 +20,16 @@
 //
 // MAP       `grep -n MARK: revdial_tls.h` prints it with line numbers.
 //    api.tls       client, server, reload, free
-//    impl.mbed     what differs between the versions of mbedTLS, and nothing else does
+//    impl.mbed     all that differs between the versions of mbedTLS
 //    impl.files    certificates and keys, from files or from memory
 //    impl.setup    a generation: one set of them, and what we accept
 //    impl.words    why it failed, for people
 //    impl.link     one connection
 //    impl.maker    the public functions
 //
-// MACROS    REVDIAL_TLS_ONE_THREAD  you promise that all of this and all other users of mbedTLS in
-//                                   the process are one thread: needed to have TLS 1.3, or 4.x at
-//                                   all, if your mbedTLS was built without MBEDTLS_THREADING_C
+// MACROS    REVDIAL_TLS_ONE_THREAD  you promise that this and all other users of mbedTLS in the
+//                                   process run in one thread. Required for TLS 1.3, and for any
+//                                   use of 4.x, if mbedTLS was built without MBEDTLS_THREADING_C
 
 #if defined(REVDIAL_TLS_IMPLEMENTATION) && defined(__cplusplus)
 #error "revdial_tls.h: the implementation is C; define REVDIAL_TLS_IMPLEMENTATION in a C file"
@@ -51,40 +51,41 @@ extern "C" {
 
 // ================================================================================================
 // MARK: api.tls
-// What stands for a file may also be PEM text: whatever contains "-----BEGIN". Files are PEM or
-// DER, keys are not encrypted, a file with authorities may hold their revocation lists too (PEM).
+// A field takes the name of a file, or PEM text: any string that contains "-----BEGIN". Files are
+// PEM or DER; keys must not be encrypted; a file with authorities may also hold their revocation
+// lists (PEM).
 // ================================================================================================
 
 typedef struct revdial_tls_config {
-    // Client: authorities that may have signed the proxy's certificate; NULL = the system's bundle.
-    // Server: authorities of backends' certificates, and each backend must show one; NULL = none is
-    // asked for.
+    // Client: authorities trusted for the proxy's certificate; NULL = the system's.
+    // Server: authorities of backends, which then must have a certificate of these; NULL = no
+    // certificate is required.
     const char *ca;
-    const char *cert;  // our own and what leads to the authority; a client may have none
+    const char *cert;  // our own, then those that lead to its authority; a client may have none
     const char *key;   // of the first certificate in cert
 } revdial_tls_config;
 
-// For agents. What revdial_agent_config.url or server_name names is verified, always: a peer that
-// does not prove to be it is REVDIAL_ETLS. Before mbedTLS 3.5 an IP address cannot be verified, and
-// is REVDIAL_EINVAL.
-//   returns  NULL: err says which file is not good, and why
+// For agents. Always verifies that the peer is the host of revdial_agent_config.url, or
+// server_name; if it is not, the error is REVDIAL_ETLS. Before mbedTLS 3.5 an IP address cannot be
+// verified and is REVDIAL_EINVAL.
+//   returns  NULL: err says which file cannot be used, and why
 //   owns     copies cfg; free with revdial_tls_free()
 //   thread   any
 REVDIAL_API revdial_tls *revdial_tls_client(const revdial_tls_config *cfg, revdial_err *err);
 
-// For proxies. A peer's verified certificate reaches revdial_auth_req.tls.
-//   returns  NULL: err says which file is not good, and why
+// For proxies. The verified certificate of a backend is in revdial_auth_req.tls.
+//   returns  NULL: err says which file cannot be used, and why
 //   owns     copies cfg; free with revdial_tls_free()
 //   thread   any
 REVDIAL_API revdial_tls *revdial_tls_server(const revdial_tls_config *cfg, revdial_err *err);
 
-// Reads the files again. New connections use what they hold now; those that are up keep what they
-// have. If anything is not good, nothing changes.
+// Reads the files again, for new connections; those that are up keep what they have. If a file
+// cannot be used, nothing changes.
 //   returns  0, or REVDIAL_EINVAL, ESYS, ENOMEM, ETLS
 //   thread   any
 REVDIAL_API int revdial_tls_reload(revdial_tls *t, revdial_err *err);
 
-// Nothing new may be made with it; connections that are up may outlast it. NULL is ignored.
+// Frees it. No new connection may use it; connections that are up may outlast it. NULL is ignored.
 //   thread   any
 REVDIAL_API void revdial_tls_free(revdial_tls *t);
 
@@ -854,7 +855,7 @@ static int rvd_tls_do_handshake(void *ctx)
 #define RVD_TLS_IDLE_MAX 64  // messages in a row; a server sends two tickets or a few more
 
 // A ticket is nothing to us. With one in its hands mbedTLS 4.0 also says WANT_READ when the socket
-// has more, and whoever then waited for the socket could wait for ever. 0 may be an empty record.
+// has more, and a caller that waited for the socket could wait for ever. 0 may be an empty record.
 static int rvd_tls_may_go_on(const rvd_tls_link *l, int r)
 {
     return rvd_tls_is_ticket(r) || (r == MBEDTLS_ERR_SSL_WANT_READ && !l->is_dry) ||

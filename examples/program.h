@@ -30,7 +30,7 @@ enum { PROG_TOKEN_SIZE = 4097 };  // the longest token that the handshake takes,
 // Options: each program has a table of its own; these are understood by both.
 
 // Longer than it takes to wake a core on most machines, so that two programs that answer each other
-// through a tunnel both stay awake; whoever waits longer gives up polling.
+// through a tunnel both stay awake; a thread that waits longer stops polling.
 #define PROG_SPIN_US 100
 
 enum prog_kind {

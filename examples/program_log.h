@@ -1,8 +1,8 @@
 // The log of revdial-proxy and revdial-agent: one line per event on stderr. A thread of its own
 // writes, because whatever stderr is, a pipe, a terminal, a file on a network disk, may be full or
 // stuck for as long as it likes: I/O threads only put lines into a queue, and what finds no room
-// there is counted. Switching stderr to O_NONBLOCK would not do: others who have it open share that
-// mark. Included by program.h, after revdial.h.
+// there is counted. Switching stderr to O_NONBLOCK would not do: other processes that have it open
+// share that flag. Included by program.h, after revdial.h.
 #ifndef REVDIAL_PROGRAM_LOG_H
 #define REVDIAL_PROGRAM_LOG_H
 
@@ -29,7 +29,7 @@ typedef struct prog_log {
     int access;  // where streams begin and end is INFO
     enum prog_log_format format;
     int fd;
-    int is_running;  // the thread; else lines are written by whoever has them
+    int is_running;  // the thread; else each thread writes its own lines
     pthread_t thread;
     pthread_mutex_t lock;    // guards all below
     pthread_cond_t changed;  // the queue is no longer empty, or the thread is over
@@ -266,7 +266,7 @@ static void prog_log_open(prog_log *log, int level, enum prog_log_format format)
     log->fd = STDERR_FILENO;
 }
 
-// Has a thread write from now on. Returns 0, or -1 with errno: whoever has a line writes it.
+// Has a thread write from now on. Returns 0, or -1 with errno: each thread writes its own lines.
 static int prog_log_start(prog_log *log)
 {
     sigset_t all, before;

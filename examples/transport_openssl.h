@@ -453,7 +453,7 @@ static BIO *ossl_open(const char *file, const char *what, const char **name, rev
     return b;
 }
 
-// A key that wants a password is refused, instead of asking whoever sits at the terminal.
+// A key that needs a password is refused, instead of asking for it on the terminal.
 static int ossl_no_password(char *buf, int size, int is_writing, void *was_asked)
 {
     (void)buf;
