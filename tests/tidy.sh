@@ -7,7 +7,7 @@
 #   version   the numbers and the string say the same
 #   resets    the specification's table of reset codes is that of revdial.h
 #   vectors   the sentences that stand above the bytes in tests/vectors stand in the specification
-#   links     what the documents link to exists, and README.md has at most 20,000 bytes
+#   links     files that documents name or link to exist; README.md has at most 20,000 bytes
 #   readme    ```c blocks of the documents compile; with int main they link, too. One without is
 #             tried as a file's text, then as a function's body that has p (proxy), a (agent),
 #             s (session), st (stream), e (engine), err and buf. The example in the opening comment
@@ -118,6 +118,9 @@ for document in $documents; do
             echo "$document:$line: $file does not exist"
         done
 done >"$tmp/found"
+for file in $(cat $documents | grep -oh '`\(tests\|examples\)/[^` ]*`' | tr -d '`' | sort -u); do
+    if [ ! -e "$file" ]; then echo "README.md:1: a document names $file, which does not exist"; fi
+done >>"$tmp/found"
 if [ "$(wc -c <README.md)" -gt 20000 ]; then
     echo "README.md:1: over 20,000 bytes: more than a visitor reads" >>"$tmp/found"
 fi
