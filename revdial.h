@@ -82,6 +82,7 @@
 //    impl.reader   what reads a session's socket: the loop, or a thread that waits
 //    impl.stream   sessions on a loop; blocking calls
 //    impl.relay    descriptor <-> stream inside the loop
+//    impl.owner    what proxy and agent share: their sessions, counters, handlers
 //    impl.proxy    listeners, registry, dials
 //    impl.agent    allow list, targets, links to proxies
 //
@@ -16892,6 +16893,229 @@ int revdial_stream_fd(revdial_stream *st)
 }
 
 // ================================================================================================
+// MARK: impl.owner  uses: base sys loop log stream
+// What a proxy and an agent have in common: an owner has sessions, counts what they do, and hands
+// their streams to threads of the application. Start at rvd_owner_open().
+// ================================================================================================
+
+// What an owner keeps of each of its sessions begins with this.
+typedef struct rvd_owner_member {
+    revdial_session *session;  // set before start, then read-only
+    rvd_base_link link;        // in the owner's list, which holds a reference to session
+    int is_up;                 // it has come up; guarded by the owner's lock, as link
+} rvd_owner_member;
+
+typedef struct rvd_owner {
+    // Set before start, then read-only.
+    const revdial_common *common;  // of its config
+    rvd_log log;
+    rvd_stream_work work;
+    rvd_sys_origin *origin;
+    rvd_loop_pool handlers;  // opened by the owner, as are:
+    void (*handler)(void *ud, revdial_stream *st);
+    void *ud;
+
+    pthread_mutex_t lock;  // guards all below
+    pthread_cond_t changed;
+    rvd_heap heap;
+    rvd_base_link members;  // of rvd_owner_member
+    unsigned member_count, up_count;
+    int was_cut;          // a drain ended sessions that had streams left
+    revdial_stats stats;  // of sessions that are gone, and counters
+} rvd_owner;
+
+//   returns  0, or REVDIAL_ESYS or ENOMEM with this text
+static int rvd_owner_open(rvd_owner *o, const revdial_common *common, const char *text,
+                          revdial_err *err)
+{
+    int code = REVDIAL_ESYS;
+    o->common = common;
+    o->heap.fn = common->alloc;
+    o->heap.ud = common->alloc_ud;
+    rvd_base_link_init(&o->members);
+    if (pthread_mutex_init(&o->lock, NULL) == 0) {
+        if (rvd_sys_cond_open(&o->changed) == 0) {
+            if (rvd_log_open(&o->log, common) == 0) {
+                o->origin = rvd_sys_origin_new(common->alloc, common->alloc_ud);
+                if (!o->origin) code = REVDIAL_ENOMEM;
+                if (o->origin && rvd_stream_work_open(&o->work) == 0) return REVDIAL_OK;
+                rvd_sys_origin_unref(o->origin);
+                rvd_log_close(&o->log);
+            }
+            pthread_cond_destroy(&o->changed);
+        }
+        pthread_mutex_destroy(&o->lock);
+    }
+    return rvd_stream_fail(err, code, 0, text);
+}
+
+static void rvd_owner_close(rvd_owner *o)
+{
+    REVDIAL_ASSERT(o->heap.live_bytes == 0);
+    rvd_stream_work_close(&o->work);
+    rvd_log_close(&o->log);
+    pthread_cond_destroy(&o->changed);
+    pthread_mutex_destroy(&o->lock);
+    rvd_sys_origin_unref(o->origin);
+}
+
+// In a child of fork(2) nothing of o may be locked.
+static int rvd_owner_is_child(const rvd_owner *o)
+{
+    return rvd_sys_is_child(o->origin);
+}
+
+// Memory that is not counted, so that any thread may ask for it without the lock.
+static void *rvd_owner_alloc(const rvd_owner *o, size_t size)
+{
+    rvd_heap heap = {o->common->alloc, o->common->alloc_ud, 0};
+    return rvd_base_alloc(&heap, size);
+}
+
+static void rvd_owner_free(const rvd_owner *o, void *p, size_t size)
+{
+    rvd_heap heap = {o->common->alloc, o->common->alloc_ud, size};
+    rvd_base_free(&heap, p, size);
+}
+
+// Waits until something of o has changed, or for until_us. Returns 0 or -ETIMEDOUT.
+static int rvd_owner_wait_locked(rvd_owner *o, int64_t until_us)
+{
+    return rvd_sys_cond_wait(&o->changed, &o->lock, until_us == INT64_MAX ? -1 : until_us);
+}
+
+// What a session would refuse is refused at the start: such a config makes no engine.
+static int rvd_owner_probe(const revdial_engine_config *e, revdial_err *err)
+{
+    revdial_engine *probe = revdial_engine_new(e, 1, err);
+    revdial_engine_free(probe);
+    return probe ? REVDIAL_OK : err->code;
+}
+
+// ---- its sessions ----
+
+static void rvd_owner_member_init(rvd_owner_member *m, revdial_session *s)
+{
+    m->session = s;
+    rvd_base_link_init(&m->link);
+}
+
+static void rvd_owner_add_locked(rvd_owner *o, rvd_owner_member *m)
+{
+    revdial_session_ref(m->session);
+    rvd_base_link_push(&o->members, &m->link);
+    o->member_count++;
+}
+
+// The list's reference to the session is the caller's from here on.
+static void rvd_owner_remove_locked(rvd_owner *o, rvd_owner_member *m)
+{
+    rvd_base_link_remove(&m->link);
+    o->member_count--;
+    o->up_count -= (unsigned)m->is_up;
+    pthread_cond_broadcast(&o->changed);
+}
+
+static void rvd_owner_up_locked(rvd_owner *o, rvd_owner_member *m)
+{
+    m->is_up = 1;
+    o->up_count++;
+    o->stats.sessions_opened++;
+    pthread_cond_broadcast(&o->changed);
+}
+
+// The session is over: what it did counts from now on as what the owner did. The caller holds the
+// owner's lock, and so cannot take the session's: info was read before.
+static void rvd_owner_down_locked(rvd_owner *o, rvd_owner_member *m,
+                                  const revdial_engine_info *info)
+{
+    rvd_owner_remove_locked(o, m);
+    o->stats.sessions_closed += (unsigned)m->is_up;
+    o->stats.rx_bytes += info->rx_bytes;
+    o->stats.tx_bytes += info->tx_bytes;
+    o->stats.streams_opened += info->streams_opened;
+    o->stats.streams_reset += info->streams_reset;
+}
+
+typedef struct rvd_owner_snapshot {
+    revdial_session **all;
+    size_t count, size;
+} rvd_owner_snapshot;
+
+// A reference to every session, up or not. Returns 0, or REVDIAL_ENOMEM.
+static int rvd_owner_snapshot_open(rvd_owner *o, rvd_owner_snapshot *list)
+{
+    list->count = 0;
+    pthread_mutex_lock(&o->lock);
+    list->size = (o->member_count + (size_t)1) * sizeof *list->all;
+    list->all = rvd_owner_alloc(o, list->size);
+    for (rvd_base_link *l = o->members.next; list->all && l != &o->members; l = l->next) {
+        rvd_owner_member *m = RVD_BASE_OWNER(l, rvd_owner_member, link);
+        list->all[list->count++] = revdial_session_ref(m->session);
+    }
+    pthread_mutex_unlock(&o->lock);
+    return list->all ? REVDIAL_OK : REVDIAL_ENOMEM;
+}
+
+static void rvd_owner_snapshot_close(rvd_owner *o, rvd_owner_snapshot *list)
+{
+    for (size_t i = 0; i < list->count; i++) revdial_session_unref(list->all[i]);
+    rvd_owner_free(o, list->all, list->size);
+}
+
+static void rvd_owner_get_stats(rvd_owner *o, revdial_stats *out)
+{
+    rvd_owner_snapshot list;
+    memset(out, 0, sizeof *out);
+    if (rvd_owner_is_child(o)) return;
+    rvd_owner_snapshot_open(o, &list);
+    pthread_mutex_lock(&o->lock);
+    *out = o->stats;
+    out->sessions = o->up_count;
+    pthread_mutex_unlock(&o->lock);
+    for (size_t i = 0; i < list.count; i++) rvd_stream_stats_add(out, list.all[i]);
+    rvd_owner_snapshot_close(o, &list);
+}
+
+// ---- streams of the peer that the application handles ----
+
+typedef struct rvd_owner_call {
+    rvd_loop_job job;
+    rvd_owner *owner;
+    revdial_stream *st;
+} rvd_owner_call;
+
+static void rvd_owner_call_run(rvd_loop_job *job)
+{
+    rvd_owner_call *c = RVD_BASE_OWNER(job, rvd_owner_call, job);
+    rvd_owner *o = c->owner;
+    revdial_stream *st = c->st;
+    sigset_t ours;
+    rvd_owner_free(o, c, sizeof *c);
+    rvd_sys_hook_begin(&st->session->group->mask, &ours);
+    o->handler(o->ud, st);
+    rvd_sys_hook_end(&ours);
+    rvd_stream_work_end(&o->work);
+}
+
+// Has a thread of its own call the handler, or refuses the stream.
+static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_stream *st)
+{
+    rvd_owner_call *c = rvd_owner_alloc(o, sizeof *c);
+    if (c) {
+        c->job.run = rvd_owner_call_run;
+        c->owner = o;
+        c->st = st;
+        rvd_stream_work_begin(&o->work);
+        if (rvd_loop_pool_submit(&o->handlers, &c->job, RVD_LOOP_NO_QUEUE) == 0) return;
+        rvd_stream_work_end(&o->work);
+        rvd_owner_free(o, c, sizeof *c);
+    }
+    revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_CALM);
+    rvd_stream_free_locked(st);
+}
+
+// ================================================================================================
 // MARK: impl.proxy  uses: base auth sys loop log reader stream relay
 // Listeners, clients of exposed ports, the registry of names, and dials that choose a session. The
 // registry has one lock; under it only a loop's and the count's are taken, and nobody is called.
@@ -19786,7 +20010,7 @@ revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err 
 }
 
 // ================================================================================================
-// MARK: impl.agent  uses: base wire sys loop lookup log stream relay
+// MARK: impl.agent  uses: base wire sys loop lookup log stream relay owner
 // The backend's side: which targets are allowed, forwarding to them, and links, each of which keeps
 // one session to one proxy alive. All on one loop. Start at rvd_agent_link_next().
 // ================================================================================================
@@ -20284,18 +20508,16 @@ typedef struct rvd_agent_link {
 } rvd_agent_link;
 
 struct revdial_agent {
+    rvd_owner own;  // only the loop thread changes its members
     // Set before start, then read-only.
     revdial_agent_config cfg;
-    rvd_log log;
     rvd_base_arena texts;                       // of cfg
     char instance[RVD_AGENT_INSTANCE];          // cfg.instance, unless the application chose one
     char egress_address[RVD_SYS_HOST_MAX + 9];  // "host:port", "" = none
     rvd_loop *loop;
     rvd_stream_group group;
-    rvd_loop_pool jobs, handlers;  // jobs: credential_fn
+    rvd_loop_pool jobs;  // credential_fn
     rvd_lookup_desk *lookups;
-    rvd_stream_work work;
-    rvd_sys_origin *origin;
 
     // Loop thread only.
     rvd_agent_link *links[RVD_AGENT_LINKS];
@@ -20307,33 +20529,19 @@ struct revdial_agent {
     uint64_t random;
     revdial_err verdict;  // why it stopped by itself
 
-    pthread_mutex_t lock;  // guards all below
-    pthread_cond_t changed;
-    rvd_heap heap;
+    // Guarded by own.lock.
     const char *const *allow;  // NULL-terminated, in allow_texts
     rvd_base_arena allow_texts;
-    rvd_base_link sessions;  // of rvd_agent_member; changed by the loop thread only
-    unsigned session_count, up_count;
     int drain_ms, is_over;
-    int was_cut;  // streams were left when it stopped
-    revdial_stats stats;
 };
 
 // What the agent keeps of a session.
 typedef struct rvd_agent_member {
-    rvd_base_link link;        // in a->sessions, which holds a reference to session
-    revdial_session *session;  // set before start, then read-only
-    rvd_agent_link *owner;     // loop thread only; NULL once the link has let go of it
-    int is_up;                 // it has come up; guarded by the agent's lock
-    int retry_after_ms;        // that the proxy asks for; set before its end is told, as:
-    int is_challenged;         // by a 401 that the next attempt can answer: it is in owner
+    rvd_owner_member base;
+    rvd_agent_link *owner;  // loop thread only; NULL once the link has let go of it
+    int retry_after_ms;     // that the proxy asks for; set before its end is told, as:
+    int is_challenged;      // by a 401 that the next attempt can answer: it is in owner
 } rvd_agent_member;
-
-// In a child of fork(2) nothing of a may be locked.
-static int rvd_agent_is_child(const revdial_agent *a)
-{
-    return rvd_sys_is_child(a->origin);
-}
 
 // retry_ms: when the link tries again, -1 = not the subject
 static void rvd_agent_log_retry(rvd_agent_link *l, enum rvd_log_event event, int level,
@@ -20341,14 +20549,14 @@ static void rvd_agent_log_retry(rvd_agent_link *l, enum rvd_log_event event, int
 {
     revdial_agent *a = l->agent;
     rvd_log_line line;
-    if (!rvd_log_begin(&a->log, &line, event, level)) return;
+    if (!rvd_log_begin(&a->own.log, &line, event, level)) return;
     rvd_log_id(&line, "session", l->session ? l->session->id : 0);
     rvd_log_text(&line, "name", a->cfg.name);
     rvd_log_text(&line, "server", l->text);
     rvd_log_text(&line, "via", a->egress_address);
     if (retry_ms >= 0) rvd_log_number(&line, "retry_in_ms", (uint64_t)retry_ms);
     rvd_log_text(&line, "reason", why);
-    rvd_log_end(&a->log, &line);
+    rvd_log_end(&a->own.log, &line);
 }
 
 static void rvd_agent_log_link(rvd_agent_link *l, enum rvd_log_event event, int level,
@@ -20449,12 +20657,12 @@ static void rvd_agent_forward_refuse(rvd_agent_forward *f, int reset)
     rvd_stream_lock(s);
     if (f->st) revdial_engine_reset(s->engine, f->st->id, reset);
     rvd_stream_unlock(s);
-    if (f->st && rvd_log_begin(&f->agent->log, &l, RVD_LOG_STREAM_REFUSED, REVDIAL_LOG_WARN)) {
+    if (f->st && rvd_log_begin(&f->agent->own.log, &l, RVD_LOG_STREAM_REFUSED, REVDIAL_LOG_WARN)) {
         char why[260];
         rvd_agent_refusal_text(f, reset, why, sizeof why);
         rvd_agent_log_forward(&l, f, f->st);
         rvd_log_text(&l, "reason", why);
-        rvd_log_end(&f->agent->log, &l);
+        rvd_log_end(&f->agent->own.log, &l);
     }
     rvd_agent_forward_free(f);
 }
@@ -20505,29 +20713,27 @@ static void rvd_agent_access_on_over(void *ud, const uint64_t moved[2], const re
 {
     rvd_agent_access *x = ud;
     revdial_agent *a = x->agent;
-    rvd_heap heap = {a->cfg.common.alloc, a->cfg.common.alloc_ud, x->size};
     rvd_log_line l;
-    if (rvd_log_begin(&a->log, &l, RVD_LOG_STREAM_END, a->log.access_level)) {
+    if (rvd_log_begin(&a->own.log, &l, RVD_LOG_STREAM_END, a->own.log.access_level)) {
         RVD_BASE_JOIN(l.text, sizeof l.text, x->about);
         rvd_stream_log_end(&l, moved[1], moved[0], x->since_us, why);
-        rvd_log_end(&a->log, &l);
+        rvd_log_end(&a->own.log, &l);
     }
-    rvd_base_free(&heap, x, x->size);
+    rvd_owner_free(&a->own, x, x->size);
 }
 
 // Without memory the log does not see its end.
 static void rvd_agent_access_begin(const rvd_agent_forward *f, revdial_relay_opts *opts)
 {
     revdial_agent *a = f->agent;
-    rvd_heap heap = {a->cfg.common.alloc, a->cfg.common.alloc_ud, 0};
     rvd_agent_access *x;
     rvd_log_line l;
     size_t size;
-    if (!rvd_log_begin(&a->log, &l, RVD_LOG_STREAM_OPEN, a->log.access_level)) return;
+    if (!rvd_log_begin(&a->own.log, &l, RVD_LOG_STREAM_OPEN, a->own.log.access_level)) return;
     rvd_agent_log_forward(&l, f, f->st);
-    rvd_log_end(&a->log, &l);
+    rvd_log_end(&a->own.log, &l);
     size = sizeof *x + strlen(l.text) + 1;
-    x = rvd_base_alloc(&heap, size);
+    x = rvd_owner_alloc(&a->own, size);
     if (!x) return;
     x->agent = a;
     x->since_us = rvd_loop_now(f->session->loop);
@@ -20576,9 +20782,9 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
 static int rvd_agent_may_reach(revdial_agent *a, const rvd_sys_addr *to, const char *host)
 {
     int may;
-    pthread_mutex_lock(&a->lock);
+    pthread_mutex_lock(&a->own.lock);
     may = rvd_agent_may_connect(a->allow, to, host);
-    pthread_mutex_unlock(&a->lock);
+    pthread_mutex_unlock(&a->own.lock);
     return may;
 }
 
@@ -20717,10 +20923,10 @@ static int rvd_agent_has_address_rule(const char *const *allow)
 static int rvd_agent_judge_target(revdial_agent *a, const char *target, int is_name)
 {
     int may;
-    pthread_mutex_lock(&a->lock);
+    pthread_mutex_lock(&a->own.lock);
     may = revdial_target_allowed(a->allow, target) ||
           (is_name && rvd_agent_has_address_rule(a->allow));
-    pthread_mutex_unlock(&a->lock);
+    pthread_mutex_unlock(&a->own.lock);
     return may ? REVDIAL_RESET_NONE : REVDIAL_RESET_FORBIDDEN;
 }
 
@@ -20768,49 +20974,13 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
     rvd_loop_post(s->loop, &f->task);
 }
 
-// ---- serving a stream by the application's handler ----
-
-typedef struct rvd_agent_call {
-    rvd_loop_job job;
-    revdial_agent *agent;
-    revdial_stream *st;
-} rvd_agent_call;
-
-static void rvd_agent_call_run(rvd_loop_job *job)
-{
-    rvd_agent_call *c = RVD_BASE_OWNER(job, rvd_agent_call, job);
-    revdial_agent *a = c->agent;
-    rvd_heap heap = {a->cfg.common.alloc, a->cfg.common.alloc_ud, sizeof *c};
-    revdial_stream *st = c->st;
-    sigset_t ours;
-    rvd_base_free(&heap, c, sizeof *c);
-    rvd_sys_hook_begin(&a->group.mask, &ours);
-    a->cfg.handler(a->cfg.ud, st);
-    rvd_sys_hook_end(&ours);
-    rvd_stream_work_end(&a->work);
-}
-
 static void rvd_agent_on_open_locked(revdial_session *s, revdial_stream *st)
 {
     revdial_agent *a = s->owner;
-    rvd_heap heap = {a->cfg.common.alloc, a->cfg.common.alloc_ud, 0};
-    rvd_agent_call *c;
-    if (!a->cfg.handler) {
+    if (a->cfg.handler)
+        rvd_owner_serve_locked(&a->own, s, st);
+    else
         rvd_agent_forward_locked(a, s, st);
-        return;
-    }
-    c = rvd_base_alloc(&heap, sizeof *c);
-    if (c) {
-        c->job.run = rvd_agent_call_run;
-        c->agent = a;
-        c->st = st;
-        rvd_stream_work_begin(&a->work);
-        if (rvd_loop_pool_submit(&a->handlers, &c->job, RVD_LOOP_NO_QUEUE) == 0) return;
-        rvd_stream_work_end(&a->work);
-        rvd_base_free(&heap, c, sizeof *c);
-    }
-    revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_CALM);
-    rvd_stream_free_locked(st);
 }
 
 // ---- links ----
@@ -20845,15 +21015,15 @@ static void rvd_agent_look_again(revdial_agent *a, int64_t wait_us)
 static void rvd_agent_check_over(revdial_agent *a)
 {
     int over;
-    pthread_mutex_lock(&a->lock);
-    over = a->stopped_count == a->link_count && a->session_count == 0;
-    pthread_mutex_unlock(&a->lock);
+    pthread_mutex_lock(&a->own.lock);
+    over = a->stopped_count == a->link_count && a->own.member_count == 0;
+    pthread_mutex_unlock(&a->own.lock);
     if (!over || a->is_over) return;
     rvd_agent_tell(a, REVDIAL_STOPPED, a->verdict.code ? &a->verdict : NULL, 0);
-    pthread_mutex_lock(&a->lock);
+    pthread_mutex_lock(&a->own.lock);
     a->is_over = 1;
-    pthread_cond_broadcast(&a->changed);
-    pthread_mutex_unlock(&a->lock);
+    pthread_cond_broadcast(&a->own.changed);
+    pthread_mutex_unlock(&a->own.lock);
     rvd_stream_group_end(&a->group);
     rvd_agent_look_again(a, 0);
 }
@@ -21034,9 +21204,9 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
     memset(&cfg, 0, sizeof cfg);
     cfg.host = &rvd_agent_host;
     cfg.owner = a;
-    cfg.log = &a->log;
-    cfg.work = &a->work;
-    cfg.origin = a->origin;
+    cfg.log = &a->own.log;
+    cfg.work = &a->own.work;
+    cfg.origin = a->own.origin;
     cfg.group = &a->group;
     cfg.fd = fd;
     cfg.peer = peer;
@@ -21051,17 +21221,6 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
 }
 
 // Lists a session of the agent, or no longer does.
-static void rvd_agent_member_count(revdial_agent *a, rvd_agent_member *m, int is_listed)
-{
-    pthread_mutex_lock(&a->lock);
-    if (is_listed)
-        rvd_base_link_push(&a->sessions, &m->link);
-    else
-        rvd_base_link_remove(&m->link);
-    a->session_count += is_listed ? 1u : -1u;
-    pthread_mutex_unlock(&a->lock);
-}
-
 // Connected: the session begins with its handshake.
 static void rvd_agent_link_join(rvd_agent_link *l)
 {
@@ -21074,17 +21233,20 @@ static void rvd_agent_link_join(rvd_agent_link *l)
     s = rvd_agent_session_new(l, fd, &err);
     if (s) {
         m = s->member;
-        m->session = revdial_session_ref(s);
         m->owner = l;
-        rvd_base_link_init(&m->link);
-        rvd_agent_member_count(a, m, 1);
+        rvd_owner_member_init(&m->base, s);
+        pthread_mutex_lock(&a->own.lock);
+        rvd_owner_add_locked(&a->own, &m->base);
+        pthread_mutex_unlock(&a->own.lock);
         if (rvd_stream_session_run(s) == 0) {
             rvd_agent_link_become(l, RVD_AGENT_JOINED);
             l->session = s;
             return;
         }
         rvd_stream_fail(&err, REVDIAL_ESYS, 0, "the loop cannot watch the connection");
-        rvd_agent_member_count(a, m, 0);
+        pthread_mutex_lock(&a->own.lock);
+        rvd_owner_remove_locked(&a->own, &m->base);
+        pthread_mutex_unlock(&a->own.lock);
         revdial_session_unref(s);
     }
     rvd_sys_close(fd);
@@ -21363,7 +21525,7 @@ static void rvd_agent_link_resolve(rvd_agent_link *l)
 static void rvd_agent_link_prepared(rvd_loop_task *task)
 {
     rvd_agent_link *l = RVD_BASE_OWNER(task, rvd_agent_link, task);
-    rvd_stream_work_end(&l->agent->work);
+    rvd_stream_work_end(&l->agent->own.work);
     if (!rvd_agent_link_is_wanted(l)) return;
     if (l->result)
         rvd_agent_link_failed(l, &l->err, 0);
@@ -21396,9 +21558,9 @@ static void rvd_agent_link_next(rvd_agent_link *l)
     rvd_agent_link_become(l, RVD_AGENT_PREPARING);
     l->attempt++;
     if (l->attempt > 1) {
-        pthread_mutex_lock(&a->lock);
-        a->stats.reconnects++;
-        pthread_mutex_unlock(&a->lock);
+        pthread_mutex_lock(&a->own.lock);
+        a->own.stats.reconnects++;
+        pthread_mutex_unlock(&a->own.lock);
     }
     rvd_agent_tell(a, REVDIAL_CONNECTING, NULL, 0);
     l->secret[0] = '\0';
@@ -21407,9 +21569,9 @@ static void rvd_agent_link_next(rvd_agent_link *l)
         rvd_agent_link_resolve(l);
         return;
     }
-    rvd_stream_work_begin(&a->work);
+    rvd_stream_work_begin(&a->own.work);
     if (rvd_loop_pool_submit(&a->jobs, &l->job, 0) == 0) return;
-    rvd_stream_work_end(&a->work);
+    rvd_stream_work_end(&a->own.work);
     rvd_agent_link_fail(l, REVDIAL_ESYS, 0, l->text, "no thread to ask for a credential");
 }
 
@@ -21450,12 +21612,9 @@ static void rvd_agent_on_up(revdial_session *s)
     revdial_engine_get_info(s->engine, &info);
     s->id = info.session_id;
     rvd_stream_unlock(s);
-    pthread_mutex_lock(&a->lock);
-    a->up_count++;
-    a->stats.sessions_opened++;
-    m->is_up = 1;
-    pthread_cond_broadcast(&a->changed);
-    pthread_mutex_unlock(&a->lock);
+    pthread_mutex_lock(&a->own.lock);
+    rvd_owner_up_locked(&a->own, &m->base);
+    pthread_mutex_unlock(&a->own.lock);
     if (l) {
         l->is_up = l->has_been_up = 1;
         l->auth_failures = 0;
@@ -21510,25 +21669,17 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
     rvd_stream_lock(s);
     revdial_engine_get_info(s->engine, &info);
     rvd_stream_unlock(s);
-    pthread_mutex_lock(&a->lock);
-    rvd_base_link_remove(&m->link);
-    a->session_count--;
-    a->up_count -= (unsigned)m->is_up;
-    a->stats.sessions_closed += (unsigned)m->is_up;
-    a->stats.rx_bytes += info.rx_bytes;
-    a->stats.tx_bytes += info.tx_bytes;
-    a->stats.streams_opened += info.streams_opened;
-    a->stats.streams_reset += info.streams_reset;
-    if (why->code == REVDIAL_ETIMEDOUT && a->stopping && m->is_up) a->was_cut = 1;
-    pthread_cond_broadcast(&a->changed);
-    pthread_mutex_unlock(&a->lock);
-    if (m->is_up) rvd_agent_tell(a, REVDIAL_DOWN, why, 0);
+    pthread_mutex_lock(&a->own.lock);
+    rvd_owner_down_locked(&a->own, &m->base, &info);
+    if (why->code == REVDIAL_ETIMEDOUT && a->stopping && m->base.is_up) a->own.was_cut = 1;
+    pthread_mutex_unlock(&a->own.lock);
+    if (m->base.is_up) rvd_agent_tell(a, REVDIAL_DOWN, why, 0);
     if (l && m->is_challenged && l->challenges++ < RVD_AGENT_CHALLENGES && !a->stopping)
         rvd_agent_link_answer(l);
     else if (l && m->is_challenged)
         rvd_agent_link_fail(l, REVDIAL_EUPGRADE, 0, l->text,
                             "refuses answers to its own challenges (are there several of it?)");
-    else if (l && !m->is_up)
+    else if (l && !m->base.is_up)
         rvd_agent_link_turned_away(l, why, m->retry_after_ms);
     else if (l && why->code == REVDIAL_EDUPLICATE)
         rvd_agent_link_replaced(l, s->instance);
@@ -21562,17 +21713,17 @@ static void rvd_agent_stop_links(revdial_agent *a)
             rvd_lookup_cancel(a->lookups, &l->conn.lookup))
             rvd_agent_link_stop(l, NULL);
     }
-    pthread_mutex_lock(&a->lock);
+    pthread_mutex_lock(&a->own.lock);
     drain_ms = a->drain_ms;
-    pthread_mutex_unlock(&a->lock);
+    pthread_mutex_unlock(&a->own.lock);
     // Only this thread changes the list, so it may walk it without the lock.
-    for (rvd_base_link *k = a->sessions.next; k != &a->sessions; k = k->next) {
-        rvd_agent_member *m = RVD_BASE_OWNER(k, rvd_agent_member, link);
+    for (rvd_base_link *k = a->own.members.next; k != &a->own.members; k = k->next) {
+        rvd_owner_member *m = RVD_BASE_OWNER(k, rvd_owner_member, link);
         revdial_session *s = m->session;
         if (m->is_up && drain_ms) {
             revdial_session_drain(s, drain_ms);
         } else {
-            a->was_cut |= atomic_load_explicit(&s->stream_count, memory_order_relaxed) != 0;
+            a->own.was_cut |= atomic_load_explicit(&s->stream_count, memory_order_relaxed) != 0;
             revdial_session_kill(s);
         }
     }
@@ -21593,9 +21744,9 @@ static void rvd_agent_look(revdial_agent *a)
         rvd_agent_look_again(a, RVD_AGENT_STOP_US);
         return;
     }
-    pthread_mutex_lock(&a->work.lock);
-    left = a->work.count;
-    pthread_mutex_unlock(&a->work.lock);
+    pthread_mutex_lock(&a->own.work.lock);
+    left = a->own.work.count;
+    pthread_mutex_unlock(&a->own.work.lock);
     if (left)
         rvd_agent_look_again(a, RVD_AGENT_STOP_US / 10);
     else
@@ -21701,9 +21852,9 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
         rvd_stream_fail(err, REVDIAL_EINVAL, 0, "url: over 64 of them");
         return NULL;
     }
-    pthread_mutex_lock(&a->lock);
-    l = rvd_base_alloc(&a->heap, sizeof *l);
-    pthread_mutex_unlock(&a->lock);
+    pthread_mutex_lock(&a->own.lock);
+    l = rvd_base_alloc(&a->own.heap, sizeof *l);
+    pthread_mutex_unlock(&a->own.lock);
     if (!l) {
         rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a link");
         return NULL;
@@ -21726,9 +21877,9 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
         rvd_sys_fail(err, REVDIAL_EINVAL, 0, text, problem);
     else
         rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a link");
-    pthread_mutex_lock(&a->lock);
-    rvd_base_free(&a->heap, l, sizeof *l);
-    pthread_mutex_unlock(&a->lock);
+    pthread_mutex_lock(&a->own.lock);
+    rvd_base_free(&a->own.heap, l, sizeof *l);
+    pthread_mutex_unlock(&a->own.lock);
     return NULL;
 }
 
@@ -21786,14 +21937,14 @@ static int rvd_agent_allow_set(revdial_agent *a, const char *const *allow)
     rvd_base_arena texts = {NULL, 0, 0};
     int has_memory;
     rvd_agent_allow_keep(&texts, allow);
-    pthread_mutex_lock(&a->lock);
-    has_memory = rvd_base_arena_open(&texts, &a->heap);
+    pthread_mutex_lock(&a->own.lock);
+    has_memory = rvd_base_arena_open(&texts, &a->own.heap);
     if (has_memory) {
-        rvd_base_arena_free(&a->allow_texts, &a->heap);
+        rvd_base_arena_free(&a->allow_texts, &a->own.heap);
         a->allow = rvd_agent_allow_keep(&texts, allow);
         a->allow_texts = texts;
     }
-    pthread_mutex_unlock(&a->lock);
+    pthread_mutex_unlock(&a->own.lock);
     return has_memory;
 }
 
@@ -21801,7 +21952,8 @@ int revdial_agent_replace_allow(revdial_agent *a, const char *const *allow, revd
 {
     int code = rvd_agent_allow_check(allow, err);
     if (code) return code;
-    if (rvd_agent_is_child(a)) return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
+    if (rvd_owner_is_child(&a->own))
+        return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
     if (rvd_agent_allow_set(a, allow)) return REVDIAL_OK;
     return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the allow list");
 }
@@ -21826,8 +21978,10 @@ static int rvd_agent_config_copy(revdial_agent *a, const revdial_agent_config *c
 {
     rvd_agent_instance_make(a, cfg);
     rvd_agent_texts_keep(a, cfg);
-    if (!rvd_base_arena_open(&a->texts, &a->heap)) return 0;
+    if (!rvd_base_arena_open(&a->texts, &a->own.heap)) return 0;
     rvd_agent_texts_keep(a, cfg);
+    a->own.handler = cfg->handler;
+    a->own.ud = cfg->ud;
     a->drain_ms = cfg->drain_ms ? cfg->drain_ms : 30000;
     return rvd_agent_allow_set(a, cfg->allow);
 }
@@ -21903,21 +22057,16 @@ static int rvd_agent_config_check(const revdial_agent_config *cfg, revdial_err *
 
 static void rvd_agent_free(revdial_agent *a)
 {
-    rvd_heap heap = a->heap;
+    rvd_heap heap = {a->cfg.common.alloc, a->cfg.common.alloc_ud, sizeof *a};
     for (unsigned i = 0; i < a->link_count; i++) {
         rvd_base_wipe(a->links[i]->secret, sizeof a->links[i]->secret);
         revdial_egress_free(a->links[i]->egress);
-        rvd_base_free(&heap, a->links[i], sizeof *a->links[i]);
+        rvd_base_free(&a->own.heap, a->links[i], sizeof *a->links[i]);
     }
-    rvd_base_arena_free(&a->allow_texts, &heap);
-    rvd_base_arena_free(&a->texts, &heap);
+    rvd_base_arena_free(&a->allow_texts, &a->own.heap);
+    rvd_base_arena_free(&a->texts, &a->own.heap);
     rvd_loop_free(a->loop);
-    rvd_stream_work_close(&a->work);
-    rvd_log_close(&a->log);
-    pthread_cond_destroy(&a->changed);
-    pthread_mutex_destroy(&a->lock);
-    rvd_sys_origin_unref(a->origin);
-    REVDIAL_ASSERT(heap.live_bytes == sizeof *a);
+    rvd_owner_close(&a->own);
     rvd_base_free(&heap, a, sizeof *a);
 }
 
@@ -21926,13 +22075,9 @@ static void rvd_agent_free(revdial_agent *a)
 static int rvd_agent_probe(revdial_agent *a, const rvd_agent_link *l, revdial_err *err)
 {
     revdial_engine_config e;
-    revdial_engine *probe;
     rvd_agent_engine_config(l, &e);
     if (a->cfg.credential_fn) e.secret = "probe";
-    probe = revdial_engine_new(&e, 1, err);
-    revdial_engine_free(probe);
-    if (probe) return REVDIAL_OK;
-    return err->code;
+    return rvd_owner_probe(&e, err);
 }
 
 // The same for the way to each proxy.
@@ -21965,32 +22110,18 @@ static revdial_agent *rvd_agent_new(const revdial_agent_config *cfg, revdial_err
 {
     rvd_heap heap = {cfg->common.alloc, cfg->common.alloc_ud, 0};
     revdial_agent *a = rvd_base_alloc(&heap, sizeof *a);
-    int code = REVDIAL_ESYS;
     if (!a) {
         rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the agent");
         return NULL;
     }
-    a->heap = heap;
-    rvd_base_link_init(&a->sessions);
+    a->cfg.common = cfg->common;
     a->stop_timer.run = rvd_agent_on_stop_timer;
     a->stop_task.run = rvd_agent_on_stop_task;
     a->begin_task.run = rvd_agent_on_begin;
     a->look_task.run = rvd_agent_on_look_task;
-    if (pthread_mutex_init(&a->lock, NULL) == 0) {
-        if (rvd_sys_cond_open(&a->changed) == 0) {
-            if (rvd_log_open(&a->log, &cfg->common) == 0) {
-                a->origin = rvd_sys_origin_new(cfg->common.alloc, cfg->common.alloc_ud);
-                if (!a->origin) code = REVDIAL_ENOMEM;
-                if (a->origin && rvd_stream_work_open(&a->work) == 0) return a;
-                rvd_sys_origin_unref(a->origin);
-                rvd_log_close(&a->log);
-            }
-            pthread_cond_destroy(&a->changed);
-        }
-        pthread_mutex_destroy(&a->lock);
-    }
+    if (rvd_owner_open(&a->own, &a->cfg.common, "no mutex or no memory for the agent", err) == 0)
+        return a;
     rvd_base_free(&heap, a, sizeof *a);
-    rvd_stream_fail(err, code, 0, "no mutex or no memory for the agent");
     return NULL;
 }
 
@@ -21998,9 +22129,9 @@ static int rvd_agent_pools_open(revdial_agent *a, revdial_err *err)
 {
     unsigned handlers = a->cfg.max_handlers ? a->cfg.max_handlers : 1024;
     if (rvd_loop_pool_open(&a->jobs, RVD_AGENT_JOBS) == 0) {
-        if (rvd_loop_pool_open(&a->handlers, handlers) == 0) {
+        if (rvd_loop_pool_open(&a->own.handlers, handlers) == 0) {
             if ((a->lookups = rvd_lookup_open()) != NULL) return REVDIAL_OK;
-            rvd_loop_pool_close(&a->handlers);
+            rvd_loop_pool_close(&a->own.handlers);
         }
         rvd_loop_pool_close(&a->jobs);
     }
@@ -22026,7 +22157,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
         code = rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the agent");
     if (!code && !(a->loop = rvd_loop_new(cfg->common.alloc, cfg->common.alloc_ud, err)))
         code = REVDIAL_ESYS;
-    a->log.loop = a->loop;
+    a->own.log.loop = a->loop;
     if (!code) rvd_loop_spin_limit(a->loop, cfg->common.spin_us);
     if (!code) code = rvd_agent_links_open(a, cfg->url, err);
     for (unsigned i = 0; !code && i < a->link_count; i++)
@@ -22046,7 +22177,7 @@ static void rvd_agent_close(revdial_agent *a)
 {
     rvd_lookup_close(a->lookups);
     rvd_loop_pool_close(&a->jobs);
-    rvd_loop_pool_close(&a->handlers);
+    rvd_loop_pool_close(&a->own.handlers);
     rvd_agent_free(a);
 }
 
@@ -22086,24 +22217,24 @@ revdial_session *revdial_agent_wait(revdial_agent *a, int timeout_ms, revdial_er
     int64_t until = rvd_stream_deadline(timeout_ms);
     revdial_session *found = NULL;
     int r = 0, is_over, code = 0;
-    if (rvd_agent_is_child(a)) code = REVDIAL_ECLOSED;
+    if (rvd_owner_is_child(&a->own)) code = REVDIAL_ECLOSED;
     if (!code && rvd_loop_is_owner(a->loop)) code = REVDIAL_EDEADLK;
     if (code) {
         rvd_stream_fail(err, code, 0, revdial_strerror(code));
         return NULL;
     }
-    pthread_mutex_lock(&a->lock);
+    pthread_mutex_lock(&a->own.lock);
     for (;;) {
-        for (rvd_base_link *k = a->sessions.next; k != &a->sessions && !found; k = k->next) {
-            const rvd_agent_member *m = RVD_BASE_OWNER(k, rvd_agent_member, link);
+        for (rvd_base_link *k = a->own.members.next; k != &a->own.members && !found; k = k->next) {
+            const rvd_owner_member *m = RVD_BASE_OWNER(k, rvd_owner_member, link);
             revdial_session *s = m->session;
             if (m->is_up && !rvd_stream_is_leaving(s)) found = revdial_session_ref(s);
         }
         if (found || r || a->is_over) break;
-        r = rvd_sys_cond_wait(&a->changed, &a->lock, until == INT64_MAX ? -1 : until);
+        r = rvd_owner_wait_locked(&a->own, until);
     }
     is_over = a->is_over;
-    pthread_mutex_unlock(&a->lock);
+    pthread_mutex_unlock(&a->own.lock);
     if (found) return found;
     rvd_stream_fail(err, is_over ? REVDIAL_ECLOSED : REVDIAL_ETIMEDOUT, 0,
                     is_over ? "the agent has stopped" : "no session came up in time");
@@ -22112,37 +22243,23 @@ revdial_session *revdial_agent_wait(revdial_agent *a, int timeout_ms, revdial_er
 
 void revdial_agent_get_stats(revdial_agent *a, revdial_stats *out)
 {
-    revdial_session *all[RVD_AGENT_LINKS];
-    unsigned count = 0;
-    memset(out, 0, sizeof *out);
-    if (rvd_agent_is_child(a)) return;
-    pthread_mutex_lock(&a->lock);
-    *out = a->stats;
-    out->sessions = a->up_count;
-    for (rvd_base_link *k = a->sessions.next; k != &a->sessions && count < RVD_AGENT_LINKS;
-         k = k->next)
-        all[count++] = revdial_session_ref(RVD_BASE_OWNER(k, rvd_agent_member, link)->session);
-    pthread_mutex_unlock(&a->lock);
-    for (unsigned i = 0; i < count; i++) {
-        rvd_stream_stats_add(out, all[i]);
-        revdial_session_unref(all[i]);
-    }
+    rvd_owner_get_stats(&a->own, out);
 }
 
 int revdial_agent_stop(revdial_agent *a, int drain_ms)
 {
     int r;
     if (!a) return REVDIAL_OK;
-    if (rvd_agent_is_child(a)) return REVDIAL_ECLOSED;
-    if (rvd_loop_is_owner(a->loop) || rvd_loop_pool_is_mine(&a->handlers) ||
+    if (rvd_owner_is_child(&a->own)) return REVDIAL_ECLOSED;
+    if (rvd_loop_is_owner(a->loop) || rvd_loop_pool_is_mine(&a->own.handlers) ||
         rvd_loop_pool_is_mine(&a->jobs))
         return REVDIAL_EDEADLK;
-    pthread_mutex_lock(&a->lock);
+    pthread_mutex_lock(&a->own.lock);
     a->drain_ms = drain_ms;
-    pthread_mutex_unlock(&a->lock);
+    pthread_mutex_unlock(&a->own.lock);
     rvd_loop_post(a->loop, &a->stop_task);
     rvd_loop_join(a->loop);
-    r = a->was_cut ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
+    r = a->own.was_cut ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
     rvd_agent_close(a);
     return r;
 }

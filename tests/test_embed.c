@@ -297,7 +297,7 @@ static void calls_in_a_child(int use_pid)
         if (CHECK(st != NULL)) {
             rvd_stream_lock(s);
             pthread_mutex_lock(&w.proxy->lock);
-            pthread_mutex_lock(&w.agents[0]->lock);
+            pthread_mutex_lock(&w.agents[0]->own.lock);
             pid_t child = fork();
             if (child == 0) {
                 alarm(UTIL_WAIT_MS / 1000);
@@ -305,7 +305,7 @@ static void calls_in_a_child(int use_pid)
                             calls_on_a_proxy(w.proxy) + calls_on_an_agent(w.agents[0]);
                 _exit(wrong);
             }
-            pthread_mutex_unlock(&w.agents[0]->lock);
+            pthread_mutex_unlock(&w.agents[0]->own.lock);
             pthread_mutex_unlock(&w.proxy->lock);
             rvd_stream_unlock(s);
             CHECK_INT(waitpid(child, &status, 0), child);
