@@ -64,7 +64,7 @@ CORE := $(CORE:tests/%.c=%)
 CHECKED := $(patsubst tests/%.c,$(BUILD)/%, \
 	$(shell grep -l '^.define REVDIAL_SELF_CHECK' $(SOURCES) /dev/null))
 THREADED := $(filter-out $(CORE:%=$(BUILD)/%),$(SOURCES:tests/%.c=$(BUILD)/%))
-WHOLE := $(shell grep -El '^#define (RVD_SYS_|REVDIAL_IMPLEMENTATION)' $(SOURCES) /dev/null)
+WHOLE := $(shell grep -El '^#define (FAKE_|REVDIAL_IMPLEMENTATION)' $(SOURCES) /dev/null)
 WHOLE := $(filter $(WHOLE:tests/%.c=$(BUILD)/%),$(THREADED))
 SUITES = $(CORE:%=$(BUILD)/%) $(THREADED) $(THREADED:=-poll)
 PROGRAMS = $(patsubst examples/%.c,$(BUILD)/revdial-%,$(wildcard examples/proxy.c examples/agent.c))

@@ -10121,8 +10121,8 @@ const char *revdial_reset_text(int reset)
 // ================================================================================================
 // MARK: impl.sys  uses: base
 // Every system call of the library, each in one function: EINTR is retried, descriptors are
-// close-on-exec and non-blocking, nothing raises SIGPIPE, results are >= 0 or -errno. Tests replace
-// a raw call by defining RVD_SYS_<CALL>. Addresses and their text form live here too.
+// close-on-exec and non-blocking, nothing raises SIGPIPE, results are >= 0 or -errno. Addresses and
+// their text form live here too.
 // ================================================================================================
 
 #include <arpa/inet.h>
@@ -10176,131 +10176,18 @@ const char *revdial_reset_text(int reset)
 #endif
 #endif
 
-#ifndef RVD_SYS_ACCEPT
-#if RVD_SYS_FLAGS_ATOMIC
-#define RVD_SYS_ACCEPT(fd, to, len) accept4(fd, to, len, SOCK_NONBLOCK | SOCK_CLOEXEC)
-#else
-#define RVD_SYS_ACCEPT accept
+// Every system call is made as RVD_SYS(call)(arguments), so that a test can put another function in
+// its place.
+#ifndef RVD_SYS
+#define RVD_SYS(call) call
 #endif
-#endif
-#ifndef RVD_SYS_BIND
-#define RVD_SYS_BIND bind
-#endif
-#ifndef RVD_SYS_CLOCK_GETTIME
-#define RVD_SYS_CLOCK_GETTIME clock_gettime
-#endif
-#ifndef RVD_SYS_CLOSE
-#define RVD_SYS_CLOSE close
-#endif
-#ifndef RVD_SYS_COND_TIMEDWAIT
-#define RVD_SYS_COND_TIMEDWAIT pthread_cond_timedwait
-#endif
-#ifndef RVD_SYS_CONNECT
-#define RVD_SYS_CONNECT connect
-#endif
-#ifndef RVD_SYS_EPOLL_CREATE
-#define RVD_SYS_EPOLL_CREATE epoll_create1
-#endif
-#ifndef RVD_SYS_EPOLL_CTL
-#define RVD_SYS_EPOLL_CTL epoll_ctl
-#endif
-#ifndef RVD_SYS_EPOLL_WAIT
-#define RVD_SYS_EPOLL_WAIT epoll_wait
-#endif
-#ifndef RVD_SYS_EVENTFD
-#define RVD_SYS_EVENTFD eventfd
-#endif
-#ifndef RVD_SYS_FCNTL
-#define RVD_SYS_FCNTL fcntl
-#endif
-#ifndef RVD_SYS_GETPID
-#define RVD_SYS_GETPID getpid
-#endif
-#ifndef RVD_SYS_MADVISE
-#define RVD_SYS_MADVISE madvise
-#endif
-#ifndef RVD_SYS_MMAP
-#define RVD_SYS_MMAP mmap
-#endif
-#ifndef RVD_SYS_FUTEX
-#define RVD_SYS_FUTEX(...) syscall(SYS_futex, __VA_ARGS__)
-#endif
-#ifndef RVD_SYS_GETADDRINFO
-#define RVD_SYS_GETADDRINFO getaddrinfo
-#endif
-#ifndef RVD_SYS_GETPEERNAME
-#define RVD_SYS_GETPEERNAME getpeername
-#endif
-#ifndef RVD_SYS_GETRANDOM
-#define RVD_SYS_GETRANDOM getrandom
-#endif
-#ifndef RVD_SYS_GETRLIMIT
-#define RVD_SYS_GETRLIMIT getrlimit
-#endif
-#ifndef RVD_SYS_GETSOCKNAME
-#define RVD_SYS_GETSOCKNAME getsockname
-#endif
-#ifndef RVD_SYS_GETSOCKOPT
-#define RVD_SYS_GETSOCKOPT getsockopt
-#endif
-#ifndef RVD_SYS_IOCTL
-#define RVD_SYS_IOCTL ioctl
-#endif
-#ifndef RVD_SYS_LISTEN
-#define RVD_SYS_LISTEN listen
-#endif
-#ifndef RVD_SYS_LSTAT
-#define RVD_SYS_LSTAT lstat
-#endif
-#ifndef RVD_SYS_OPEN
-#define RVD_SYS_OPEN open
-#endif
-#ifndef RVD_SYS_PIPE
-#if RVD_SYS_FLAGS_ATOMIC
-#define RVD_SYS_PIPE(fds) pipe2(fds, O_NONBLOCK | O_CLOEXEC)
-#else
-#define RVD_SYS_PIPE pipe
-#endif
-#endif
-#ifndef RVD_SYS_POLL
-#define RVD_SYS_POLL poll
-#endif
-#ifndef RVD_SYS_READ
-#define RVD_SYS_READ read
-#endif
-#ifndef RVD_SYS_READV
-#define RVD_SYS_READV readv
-#endif
-#ifndef RVD_SYS_RECV
-#define RVD_SYS_RECV recv
-#endif
-#ifndef RVD_SYS_SEND
-#define RVD_SYS_SEND send
-#endif
-#ifndef RVD_SYS_SENDMSG
-#define RVD_SYS_SENDMSG sendmsg
-#endif
-#ifndef RVD_SYS_SETSOCKOPT
-#define RVD_SYS_SETSOCKOPT setsockopt
-#endif
-#ifndef RVD_SYS_SHUTDOWN
-#define RVD_SYS_SHUTDOWN shutdown
-#endif
-#ifndef RVD_SYS_SOCKET
-#define RVD_SYS_SOCKET socket
-#endif
-#ifndef RVD_SYS_THREAD_CREATE
-#define RVD_SYS_THREAD_CREATE pthread_create
-#endif
-#ifndef RVD_SYS_FCHMODAT
-#define RVD_SYS_FCHMODAT fchmodat
-#endif
-#ifndef RVD_SYS_UNLINK
-#define RVD_SYS_UNLINK unlink
-#endif
-#ifndef RVD_SYS_WRITE
-#define RVD_SYS_WRITE write
-#endif
+
+// Makes a call again while a signal interrupts it. r: its result, or -errno.
+#define RVD_SYS_RETRY(r, call) \
+    do { \
+        (r) = (call); \
+        if ((r) < 0) (r) = -errno; \
+    } while ((r) == -EINTR)
 
 enum {
     RVD_SYS_HOST_MAX = 255,  // octets of a name, RFC 1035 section 2.3.4; a unix path is shorter
@@ -10348,7 +10235,7 @@ static void rvd_sys_fail(revdial_err *err, int code, int sys, const char *text, 
 static int64_t rvd_sys_now_us(void)
 {
     struct timespec t = {0, 0};
-    RVD_SYS_CLOCK_GETTIME(CLOCK_MONOTONIC, &t);
+    RVD_SYS(clock_gettime)(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000 + 1;
 }
 
@@ -10356,23 +10243,22 @@ static int rvd_sys_close(int fd)
 {
     if (fd < 0) return 0;
     // Not retried: after EINTR the descriptor is gone on Linux, its number may be someone else's.
-    return RVD_SYS_CLOSE(fd) < 0 && errno != EINTR && errno != EINPROGRESS ? -errno : 0;
+    return RVD_SYS(close)(fd) < 0 && errno != EINTR && errno != EINPROGRESS ? -errno : 0;
 }
 
 static int rvd_sys_random_device(unsigned char *buf, size_t len)
 {
-    ptrdiff_t n = 1;
     int fd, result = 0;
-    do fd = RVD_SYS_OPEN("/dev/urandom", O_RDONLY | O_CLOEXEC);
-    while (fd < 0 && errno == EINTR);
-    if (fd < 0) return -errno;
+    RVD_SYS_RETRY(fd, RVD_SYS(open)("/dev/urandom", O_RDONLY | O_CLOEXEC));
+    if (fd < 0) return fd;
     while (len > 0 && result == 0) {
-        n = RVD_SYS_READ(fd, buf, len);
-        if (n > 0) {
+        ptrdiff_t n;
+        RVD_SYS_RETRY(n, RVD_SYS(read)(fd, buf, len));
+        if (n <= 0) {
+            result = n == 0 ? -EIO : (int)n;
+        } else {
             buf += n;
             len -= (size_t)n;
-        } else if (n == 0 || errno != EINTR) {
-            result = n == 0 ? -EIO : -errno;
         }
     }
     rvd_sys_close(fd);
@@ -10384,8 +10270,8 @@ static int rvd_sys_random(void *buf, size_t len)
     unsigned char *at = buf;
 #ifdef __linux__
     while (len > 0) {
-        ptrdiff_t n = RVD_SYS_GETRANDOM(at, len, 0);
-        if (n < 0 && errno == EINTR) continue;
+        ptrdiff_t n;
+        RVD_SYS_RETRY(n, RVD_SYS(getrandom)(at, len, 0));
         if (n <= 0) break;  // ENOSYS, or EPERM in a sandbox: the device may still be there
         at += n;
         len -= (size_t)n;
@@ -10432,7 +10318,7 @@ static int rvd_sys_thread_start(pthread_t *thread, void *(*run)(void *), void *a
     if (r == 0) {
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);
-        r = RVD_SYS_THREAD_CREATE(thread, &attr, run, arg);
+        r = RVD_SYS(pthread_create)(thread, &attr, run, arg);
         pthread_sigmask(SIG_SETMASK, &before, NULL);
     }
     pthread_attr_destroy(&attr);
@@ -10459,11 +10345,11 @@ static const volatile unsigned char *rvd_sys_origin_page(void)
 {
     unsigned char *page = NULL;
 #if defined(MADV_WIPEONFORK) && defined(MAP_ANONYMOUS)
-    void *at = RVD_SYS_MMAP(NULL, RVD_SYS_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                            -1, 0);
+    void *at = RVD_SYS(mmap)(NULL, RVD_SYS_PAGE, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at == MAP_FAILED) return NULL;
     page = at;
-    if (RVD_SYS_MADVISE(at, RVD_SYS_PAGE, MADV_WIPEONFORK) == 0) {
+    if (RVD_SYS(madvise)(at, RVD_SYS_PAGE, MADV_WIPEONFORK) == 0) {
         page[0] = 1;
     } else {  // Linux before 4.14
         munmap(at, RVD_SYS_PAGE);
@@ -10480,7 +10366,7 @@ static rvd_sys_origin *rvd_sys_origin_new(revdial_alloc_fn *alloc, void *alloc_u
     rvd_sys_origin *o = rvd_base_alloc(&heap, sizeof *o);
     if (!o) return NULL;
     atomic_init(&o->refs, 1);
-    o->pid = RVD_SYS_GETPID();
+    o->pid = RVD_SYS(getpid)();
     o->page = rvd_sys_origin_page();
     o->heap = heap;
     return o;
@@ -10504,7 +10390,7 @@ static void rvd_sys_origin_unref(rvd_sys_origin *o)
 // Are we in a child of that process?
 static int rvd_sys_is_child(const rvd_sys_origin *o)
 {
-    return o->page ? !*o->page : o->pid != RVD_SYS_GETPID();
+    return o->page ? !*o->page : o->pid != RVD_SYS(getpid)();
 }
 
 // A condition whose deadlines are on the clock of rvd_sys_now_us().
@@ -10533,7 +10419,7 @@ static int rvd_sys_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_
     struct timespec until;
     if (at_us < 0) return -pthread_cond_wait(cond, lock);
     rvd_sys_timespec(&until, at_us);
-    return -RVD_SYS_COND_TIMEDWAIT(cond, lock, &until);
+    return -RVD_SYS(pthread_cond_timedwait)(cond, lock, &until);
 }
 
 // One thread waits until another one opens it, which is then done with it: it may be gone by then.
@@ -10566,7 +10452,7 @@ static void rvd_sys_latch_free(rvd_sys_latch *l)
 static void rvd_sys_latch_open(rvd_sys_latch *l)
 {
     if (atomic_exchange_explicit(&l->state, 2, memory_order_acq_rel) == 1)
-        RVD_SYS_FUTEX(&l->state, RVD_SYS_FUTEX_WAKE, 1, NULL, NULL, 0);
+        RVD_SYS(syscall)(SYS_futex, &l->state, RVD_SYS_FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
 // Returns 0, or -ETIMEDOUT from at_us on; -1 = never.
@@ -10577,8 +10463,8 @@ static int rvd_sys_latch_wait(rvd_sys_latch *l, int64_t at_us)
     rvd_sys_timespec(&until, at_us);
     if (!atomic_compare_exchange_strong(&l->state, &shut, 1) && shut == 2) return 0;
     while (atomic_load_explicit(&l->state, memory_order_acquire) == 1)
-        if (RVD_SYS_FUTEX(&l->state, RVD_SYS_FUTEX_WAIT, 1, at_us < 0 ? NULL : &until, NULL,
-                          RVD_SYS_FUTEX_ANY) < 0 &&
+        if (RVD_SYS(syscall)(SYS_futex, &l->state, RVD_SYS_FUTEX_WAIT, 1, at_us < 0 ? NULL : &until,
+                             NULL, RVD_SYS_FUTEX_ANY) < 0 &&
             errno == ETIMEDOUT)
             return -ETIMEDOUT;
     return 0;
@@ -10897,10 +10783,9 @@ static int rvd_sys_getsockname(int fd, rvd_sys_addr *a)
     int r;
     memset(a, 0, sizeof *a);
     a->len = (socklen_t)sizeof a->ss;
-    do r = RVD_SYS_GETSOCKNAME(fd, (struct sockaddr *)&a->ss, &a->len);
-    while (r < 0 && errno == EINTR);
+    RVD_SYS_RETRY(r, RVD_SYS(getsockname)(fd, (struct sockaddr *)&a->ss, &a->len));
     if (r == 0) rvd_sys_unmap(a);
-    return r < 0 ? -errno : 0;
+    return r;
 }
 
 static int rvd_sys_getpeername(int fd, rvd_sys_addr *a)
@@ -10908,10 +10793,9 @@ static int rvd_sys_getpeername(int fd, rvd_sys_addr *a)
     int r;
     memset(a, 0, sizeof *a);
     a->len = (socklen_t)sizeof a->ss;
-    do r = RVD_SYS_GETPEERNAME(fd, (struct sockaddr *)&a->ss, &a->len);
-    while (r < 0 && errno == EINTR);
+    RVD_SYS_RETRY(r, RVD_SYS(getpeername)(fd, (struct sockaddr *)&a->ss, &a->len));
     if (r == 0) rvd_sys_unmap(a);
-    return r < 0 ? -errno : 0;
+    return r;
 }
 
 static int rvd_sys_resolve_verdict(int eai)
@@ -10955,7 +10839,7 @@ static int rvd_sys_resolve(const char *host, uint16_t port, rvd_sys_addr *out, i
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = AI_NUMERICSERV;
     RVD_BASE_JOIN(service, sizeof service, RVD_BASE_NUMBER(port));
-    do r = RVD_SYS_GETADDRINFO(host, service, &hints, &list);
+    do r = RVD_SYS(getaddrinfo)(host, service, &hints, &list);
     while (r == EAI_SYSTEM && errno == EINTR);
     if (r) return rvd_sys_resolve_verdict(r);
     for (a = list; a && count < max; a = a->ai_next) {
@@ -10975,7 +10859,7 @@ static int rvd_sys_resolve(const char *host, uint16_t port, rvd_sys_addr *out, i
 static size_t rvd_sys_fds_max(void)
 {
     struct rlimit limit;
-    if (RVD_SYS_GETRLIMIT(RLIMIT_NOFILE, &limit) < 0) return 0;
+    if (RVD_SYS(getrlimit)(RLIMIT_NOFILE, &limit) < 0) return 0;
     return limit.rlim_cur > INT_MAX ? INT_MAX : (size_t)limit.rlim_cur;
 }
 
@@ -10993,9 +10877,8 @@ static int rvd_sys_fd_most(void)
 static int rvd_sys_fd_next(int any)
 {
     int fd;
-    do fd = RVD_SYS_FCNTL(any, F_DUPFD_CLOEXEC, 0);
-    while (fd < 0 && errno == EINTR);
-    if (fd < 0) return -errno;
+    RVD_SYS_RETRY(fd, RVD_SYS(fcntl)(any, F_DUPFD_CLOEXEC, 0));
+    if (fd < 0) return fd;
     rvd_sys_close(fd);
     return fd;
 }
@@ -11003,13 +10886,11 @@ static int rvd_sys_fd_next(int any)
 static int rvd_sys_set_flag(int fd, int flag, int on)
 {
     int flags, r;
-    do flags = RVD_SYS_FCNTL(fd, F_GETFL);
-    while (flags < 0 && errno == EINTR);
-    if (flags < 0) return -errno;
+    RVD_SYS_RETRY(flags, RVD_SYS(fcntl)(fd, F_GETFL));
+    if (flags < 0) return flags;
     if (((flags & flag) != 0) == on) return 0;
-    do r = RVD_SYS_FCNTL(fd, F_SETFL, on ? flags | flag : flags & ~flag);
-    while (r < 0 && errno == EINTR);
-    return r < 0 ? -errno : 0;
+    RVD_SYS_RETRY(r, RVD_SYS(fcntl)(fd, F_SETFL, on ? flags | flag : flags & ~flag));
+    return r < 0 ? r : 0;
 }
 
 static int rvd_sys_set_nonblocking(int fd)
@@ -11023,9 +10904,7 @@ static int rvd_sys_own_number(int fd)
 {
     int r;
     if (fd < 0 || fd > 2) return fd;
-    do r = RVD_SYS_FCNTL(fd, F_DUPFD_CLOEXEC, 3);
-    while (r < 0 && errno == EINTR);
-    if (r < 0) r = -errno;
+    RVD_SYS_RETRY(r, RVD_SYS(fcntl)(fd, F_DUPFD_CLOEXEC, 3));
     rvd_sys_close(fd);
     return r;
 }
@@ -11036,9 +10915,8 @@ static int rvd_sys_own(int fd)
     int r = 0;
     fd = rvd_sys_own_number(fd);
     if (fd < 0 || RVD_SYS_FLAGS_ATOMIC) return fd;
-    do r = RVD_SYS_FCNTL(fd, F_SETFD, FD_CLOEXEC);
-    while (r < 0 && errno == EINTR);
-    r = r < 0 ? -errno : rvd_sys_set_nonblocking(fd);
+    RVD_SYS_RETRY(r, RVD_SYS(fcntl)(fd, F_SETFD, FD_CLOEXEC));
+    if (r >= 0) r = rvd_sys_set_nonblocking(fd);
     if (r == 0) return fd;
     rvd_sys_close(fd);
     return r;
@@ -11047,9 +10925,8 @@ static int rvd_sys_own(int fd)
 static int rvd_sys_set_int(int fd, int level, int option, int value)
 {
     int r;
-    do r = RVD_SYS_SETSOCKOPT(fd, level, option, &value, (socklen_t)sizeof value);
-    while (r < 0 && errno == EINTR);
-    return r < 0 ? -errno : 0;
+    RVD_SYS_RETRY(r, RVD_SYS(setsockopt)(fd, level, option, &value, (socklen_t)sizeof value));
+    return r;
 }
 
 // The socket counts as writable only while less than this waits unsent in the kernel.
@@ -11115,9 +10992,8 @@ static void rvd_sys_set_send_buffer(int fd, int bytes)
 static int rvd_sys_shutdown_wr(int fd)
 {
     int r;
-    do r = RVD_SYS_SHUTDOWN(fd, SHUT_WR);
-    while (r < 0 && errno == EINTR);
-    return r < 0 ? -errno : 0;
+    RVD_SYS_RETRY(r, RVD_SYS(shutdown)(fd, SHUT_WR));
+    return r;
 }
 
 // Bytes that were written and that the other end's system has not taken yet: a reset would lose
@@ -11126,9 +11002,8 @@ static int rvd_sys_unsent(int fd)
 {
 #ifdef SIOCOUTQ
     int r, bytes = 0;
-    do r = RVD_SYS_IOCTL(fd, SIOCOUTQ, &bytes);
-    while (r < 0 && errno == EINTR);
-    if (r < 0) return errno == ENOTTY || errno == EINVAL ? 0 : -errno;
+    RVD_SYS_RETRY(r, RVD_SYS(ioctl)(fd, SIOCOUTQ, &bytes));
+    if (r < 0) return r == -ENOTTY || r == -EINVAL ? 0 : r;
     return bytes;
 #else
     (void)fd;
@@ -11146,10 +11021,9 @@ static void rvd_sys_disconnect(int fd)
     int r;
     memset(&none, 0, sizeof none);
     none.sa_family = AF_UNSPEC;
-    do r = RVD_SYS_CONNECT(fd, &none, (socklen_t)sizeof none);
-    while (r < 0 && errno == EINTR);
+    RVD_SYS_RETRY(r, RVD_SYS(connect)(fd, &none, (socklen_t)sizeof none));
     if (r < 0 && rvd_sys_getsockname(fd, &own) == 0 && own.ss.ss_family == AF_UNIX)
-        RVD_SYS_SHUTDOWN(fd, SHUT_RDWR);
+        RVD_SYS(shutdown)(fd, SHUT_RDWR);
 #else
     (void)fd;
 #endif
@@ -11161,8 +11035,7 @@ static void rvd_sys_set_abort(int fd, int on)
 {
     struct linger now = {on, 0};
     int r;
-    do r = RVD_SYS_SETSOCKOPT(fd, SOL_SOCKET, SO_LINGER, &now, (socklen_t)sizeof now);
-    while (r < 0 && errno == EINTR);
+    RVD_SYS_RETRY(r, RVD_SYS(setsockopt)(fd, SOL_SOCKET, SO_LINGER, &now, (socklen_t)sizeof now));
 }
 
 // Closes so that the other end of a TCP connection reads ECONNRESET, not EOF. What is unsent is
@@ -11178,7 +11051,7 @@ static int rvd_sys_close_reset(int fd)
 // Closes a socket that no child shall keep in use: a session's, a listener's.
 static int rvd_sys_close_both(int fd)
 {
-    RVD_SYS_SHUTDOWN(fd, SHUT_RDWR);
+    RVD_SYS(shutdown)(fd, SHUT_RDWR);
     return rvd_sys_close(fd);
 }
 
@@ -11225,9 +11098,7 @@ static ptrdiff_t rvd_sys_write_pipe(int fd, const void *buf, size_t len)
     rvd_sys_sigpipe guard;
     ptrdiff_t n;
     rvd_sys_sigpipe_hold(&guard);
-    do n = RVD_SYS_WRITE(fd, buf, len);
-    while (n < 0 && errno == EINTR);
-    if (n < 0) n = -errno;
+    RVD_SYS_RETRY(n, RVD_SYS(write)(fd, buf, len));
     rvd_sys_sigpipe_release(&guard, n == -EPIPE);
     return n;
 }
@@ -11235,10 +11106,8 @@ static ptrdiff_t rvd_sys_write_pipe(int fd, const void *buf, size_t len)
 static ptrdiff_t rvd_sys_write(int fd, const void *buf, size_t len)
 {
     ptrdiff_t n;
-    do n = RVD_SYS_SEND(fd, buf, len, MSG_NOSIGNAL);
-    while (n < 0 && errno == EINTR);
-    if (n >= 0) return n;
-    return errno == ENOTSOCK ? rvd_sys_write_pipe(fd, buf, len) : -errno;
+    RVD_SYS_RETRY(n, RVD_SYS(send)(fd, buf, len, MSG_NOSIGNAL));
+    return n == -ENOTSOCK ? rvd_sys_write_pipe(fd, buf, len) : n;
 }
 
 // To a socket only: what has taken its number, if it was closed behind our back, gets nothing.
@@ -11250,42 +11119,36 @@ static ptrdiff_t rvd_sys_writev(int fd, const struct iovec *iov, int count)
     memset(&m, 0, sizeof m);
     m.msg_iov = (struct iovec *)(uintptr_t)iov;  // struct msghdr has no const
     m.msg_iovlen = (size_t)count;
-    do
-        n = count == 1 ? RVD_SYS_SEND(fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL)  // costs less
-                       : RVD_SYS_SENDMSG(fd, &m, MSG_NOSIGNAL);
-    while (n < 0 && errno == EINTR);
-    return n < 0 ? -errno : n;
+    RVD_SYS_RETRY(n, count == 1  // send() costs less
+                         ? RVD_SYS(send)(fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL)
+                         : RVD_SYS(sendmsg)(fd, &m, MSG_NOSIGNAL));
+    return n;
 }
 
 // Returns 0 at the end.
 static ptrdiff_t rvd_sys_read(int fd, void *buf, size_t len)
 {
     ptrdiff_t n;
-    do n = RVD_SYS_RECV(fd, buf, len, 0);
-    while (n < 0 && errno == EINTR);
-    if (n >= 0) return n;
-    if (errno != ENOTSOCK) return -errno;
-    do n = RVD_SYS_READ(fd, buf, len);
-    while (n < 0 && errno == EINTR);
-    return n < 0 ? -errno : n;
+    RVD_SYS_RETRY(n, RVD_SYS(recv)(fd, buf, len, 0));
+    if (n != -ENOTSOCK) return n;
+    RVD_SYS_RETRY(n, RVD_SYS(read)(fd, buf, len));
+    return n;
 }
 
 static ptrdiff_t rvd_sys_readv(int fd, const struct iovec *iov, int count)
 {
     ptrdiff_t n;
     if (count == 1) return rvd_sys_read(fd, iov->iov_base, iov->iov_len);
-    do n = RVD_SYS_READV(fd, iov, count);
-    while (n < 0 && errno == EINTR);
-    return n < 0 ? -errno : n;
+    RVD_SYS_RETRY(n, RVD_SYS(readv)(fd, iov, count));
+    return n;
 }
 
 // Looks at what a socket has, without taking it. Returns 0 at the end.
 static ptrdiff_t rvd_sys_peek(int fd, void *buf, size_t len)
 {
     ptrdiff_t n;
-    do n = RVD_SYS_RECV(fd, buf, len, MSG_PEEK);
-    while (n < 0 && errno == EINTR);
-    return n < 0 ? -errno : n;
+    RVD_SYS_RETRY(n, RVD_SYS(recv)(fd, buf, len, MSG_PEEK));
+    return n;
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -11298,9 +11161,8 @@ static int rvd_sys_socket_tcp(int family)
 #if RVD_SYS_FLAGS_ATOMIC
     type |= SOCK_NONBLOCK | SOCK_CLOEXEC;
 #endif
-    do fd = RVD_SYS_SOCKET(family, type, 0);
-    while (fd < 0 && errno == EINTR);
-    return fd < 0 ? -errno : rvd_sys_own(fd);
+    RVD_SYS_RETRY(fd, RVD_SYS(socket)(family, type, 0));
+    return rvd_sys_own(fd);
 }
 
 // A socket that asks for an unused port of this machine may be given that very port as its own. TCP
@@ -11314,8 +11176,7 @@ static int rvd_sys_refuse_itself(int fd, const rvd_sys_addr *peer)
     int r;
     if (rvd_sys_getsockname(fd, &own) < 0 || !rvd_sys_addr_is_same(&own, peer)) return 0;
     rvd_sys_set_abort(fd, 1);
-    do r = RVD_SYS_CONNECT(fd, &nobody, (socklen_t)sizeof nobody);
-    while (r < 0 && errno == EINTR);
+    RVD_SYS_RETRY(r, RVD_SYS(connect)(fd, &nobody, (socklen_t)sizeof nobody));
     return -ECONNREFUSED;
 }
 
@@ -11326,9 +11187,8 @@ static int rvd_sys_connect_start(int fd, const rvd_sys_addr *to)
     rvd_sys_addr peer;
     int r;
     // An interrupted connect goes on by itself; asking again tells how far it is.
-    do r = RVD_SYS_CONNECT(fd, rvd_sys_sockaddr(to), to->len);
-    while (r < 0 && errno == EINTR);
-    if (r < 0 && errno != EISCONN && errno != EALREADY && errno != EINPROGRESS) return -errno;
+    RVD_SYS_RETRY(r, RVD_SYS(connect)(fd, rvd_sys_sockaddr(to), to->len));
+    if (r < 0 && r != -EISCONN && r != -EALREADY && r != -EINPROGRESS) return r;
     if (to->ss.ss_family == AF_UNIX) return 0;
     // The handshake with a listener on this machine is over by now, though the call cannot say so.
     if (rvd_sys_getpeername(fd, &peer) < 0) return -EINPROGRESS;
@@ -11340,9 +11200,8 @@ static int rvd_sys_is_stream(int fd)
 {
     int type = 0, r;
     socklen_t len = (socklen_t)sizeof type;
-    do r = RVD_SYS_GETSOCKOPT(fd, SOL_SOCKET, SO_TYPE, &type, &len);
-    while (r < 0 && errno == EINTR);
-    return r < 0 ? -errno : type == SOCK_STREAM;
+    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, SOL_SOCKET, SO_TYPE, &type, &len));
+    return r < 0 ? r : type == SOCK_STREAM;
 }
 
 // Returns 0 connected, -EINPROGRESS not yet (the event was spurious), or why it failed.
@@ -11351,9 +11210,8 @@ static int rvd_sys_connect_result(int fd)
     rvd_sys_addr peer;
     int error = 0, r;
     socklen_t len = (socklen_t)sizeof error;
-    do r = RVD_SYS_GETSOCKOPT(fd, SOL_SOCKET, SO_ERROR, &error, &len);
-    while (r < 0 && errno == EINTR);
-    if (r < 0) return -errno;
+    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, SOL_SOCKET, SO_ERROR, &error, &len));
+    if (r < 0) return r;
     if (error) return -error;
     r = rvd_sys_getpeername(fd, &peer);
     if (r < 0) return r == -ENOTCONN ? -EINPROGRESS : r;
@@ -11365,17 +11223,15 @@ static int rvd_sys_connect_result(int fd)
 static int rvd_sys_unlink(const char *path)
 {
     int r;
-    do r = RVD_SYS_UNLINK(path);
-    while (r < 0 && errno == EINTR);
-    return r < 0 ? -errno : 0;
+    RVD_SYS_RETRY(r, RVD_SYS(unlink)(path));
+    return r;
 }
 
 static int rvd_sys_bind(int fd, const rvd_sys_addr *at)
 {
     int r;
-    do r = RVD_SYS_BIND(fd, rvd_sys_sockaddr(at), at->len);
-    while (r < 0 && errno == EINTR);
-    return r < 0 ? -errno : 0;
+    RVD_SYS_RETRY(r, RVD_SYS(bind)(fd, rvd_sys_sockaddr(at), at->len));
+    return r;
 }
 
 // The path is taken. A socket that nobody listens on (its process died) is replaced; a live one,
@@ -11386,13 +11242,13 @@ static int rvd_sys_bind_stale(int fd, const rvd_sys_addr *at)
     const struct sockaddr_un *un = (const struct sockaddr_un *)&at->ss;
     struct stat before, after;
     int probe, r;
-    if (RVD_SYS_LSTAT(un->sun_path, &before) < 0 || !S_ISSOCK(before.st_mode)) return -EADDRINUSE;
+    if (RVD_SYS(lstat)(un->sun_path, &before) < 0 || !S_ISSOCK(before.st_mode)) return -EADDRINUSE;
     probe = rvd_sys_socket_tcp(AF_UNIX);
     if (probe < 0) return probe;
     r = rvd_sys_connect_start(probe, at);
     rvd_sys_close(probe);
     if (r != -ECONNREFUSED) return -EADDRINUSE;
-    if (RVD_SYS_LSTAT(un->sun_path, &after) < 0 || after.st_ino != before.st_ino)
+    if (RVD_SYS(lstat)(un->sun_path, &after) < 0 || after.st_ino != before.st_ino)
         return -EADDRINUSE;  // somebody else is at it
     r = rvd_sys_unlink(un->sun_path);
     return r < 0 ? r : rvd_sys_bind(fd, at);
@@ -11401,9 +11257,8 @@ static int rvd_sys_bind_stale(int fd, const rvd_sys_addr *at)
 static int rvd_sys_queue(int fd, int backlog)
 {
     int r;
-    do r = RVD_SYS_LISTEN(fd, backlog);
-    while (r < 0 && errno == EINTR);
-    return r < 0 ? -errno : 0;
+    RVD_SYS_RETRY(r, RVD_SYS(listen)(fd, backlog));
+    return r;
 }
 
 // The mode of a bound unix socket. A link that somebody has put in its place is not followed, where
@@ -11412,10 +11267,9 @@ static int rvd_sys_set_mode(const rvd_sys_addr *at, unsigned mode)
 {
     const char *path = ((const struct sockaddr_un *)&at->ss)->sun_path;
     int r;
-    do r = RVD_SYS_FCHMODAT(AT_FDCWD, path, (mode_t)mode, AT_SYMLINK_NOFOLLOW);
-    while (r < 0 && errno == EINTR);
-    if (r < 0 && errno == EOPNOTSUPP) r = RVD_SYS_FCHMODAT(AT_FDCWD, path, (mode_t)mode, 0);
-    return r < 0 ? -errno : 0;
+    RVD_SYS_RETRY(r, RVD_SYS(fchmodat)(AT_FDCWD, path, (mode_t)mode, AT_SYMLINK_NOFOLLOW));
+    if (r == -EOPNOTSUPP) RVD_SYS_RETRY(r, RVD_SYS(fchmodat)(AT_FDCWD, path, (mode_t)mode, 0));
+    return r;
 }
 
 typedef struct rvd_sys_listen_how {
@@ -11468,11 +11322,14 @@ static int rvd_sys_accept(int listener, rvd_sys_addr *peer)
     int fd;
     if (!peer) peer = &ignored;
     memset(peer, 0, sizeof *peer);
-    do {
-        peer->len = (socklen_t)sizeof peer->ss;
-        fd = RVD_SYS_ACCEPT(listener, (struct sockaddr *)&peer->ss, &peer->len);
-    } while (fd < 0 && errno == EINTR);
-    if (fd < 0) return rvd_sys_is_aborted(errno) ? -ECONNABORTED : -errno;
+    peer->len = (socklen_t)sizeof peer->ss;
+#if RVD_SYS_FLAGS_ATOMIC
+    RVD_SYS_RETRY(fd, RVD_SYS(accept4)(listener, (struct sockaddr *)&peer->ss, &peer->len,
+                                       SOCK_NONBLOCK | SOCK_CLOEXEC));
+#else
+    RVD_SYS_RETRY(fd, RVD_SYS(accept)(listener, (struct sockaddr *)&peer->ss, &peer->len));
+#endif
+    if (fd < 0) return rvd_sys_is_aborted(-fd) ? -ECONNABORTED : fd;
     rvd_sys_unmap(peer);
     return rvd_sys_own(fd);
 }
@@ -11480,7 +11337,7 @@ static int rvd_sys_accept(int listener, rvd_sys_addr *peer)
 // Waits like poll(2). A signal ends the wait with 0 items: the caller looks at its clock again.
 static int rvd_sys_poll(struct pollfd *items, size_t count, int timeout_ms)
 {
-    int n = RVD_SYS_POLL(items, (nfds_t)count, timeout_ms);
+    int n = RVD_SYS(poll)(items, (nfds_t)count, timeout_ms);
     if (n >= 0) return n;
     return errno == EINTR ? 0 : -errno;
 }
@@ -11552,17 +11409,19 @@ static int rvd_sys_wake_open(rvd_sys_wake *w)
 {
 #if RVD_SYS_EPOLL
     int fd;
-    do fd = RVD_SYS_EVENTFD(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    while (fd < 0 && errno == EINTR);
-    fd = fd < 0 ? -errno : rvd_sys_own_number(fd);
+    RVD_SYS_RETRY(fd, RVD_SYS(eventfd)(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    fd = rvd_sys_own_number(fd);
     w->fd[0] = w->fd[1] = fd < 0 ? -1 : fd;
     return fd < 0 ? fd : 0;
 #else
     int i, r;
     w->fd[0] = w->fd[1] = -1;
-    do r = RVD_SYS_PIPE(w->fd);
-    while (r < 0 && errno == EINTR);
-    if (r < 0) return -errno;
+#if RVD_SYS_FLAGS_ATOMIC
+    RVD_SYS_RETRY(r, RVD_SYS(pipe2)(w->fd, O_NONBLOCK | O_CLOEXEC));
+#else
+    RVD_SYS_RETRY(r, RVD_SYS(pipe)(w->fd));
+#endif
+    if (r < 0) return r;
     for (i = 0; i < 2 && r >= 0; i++) r = w->fd[i] = rvd_sys_own(w->fd[i]);
     if (r >= 0) return 0;
     rvd_sys_close(w->fd[0]);
@@ -11577,16 +11436,15 @@ static void rvd_sys_wake_notify(rvd_sys_wake *w)
 {
     uint64_t one = 1;
     ptrdiff_t n;
-    do n = RVD_SYS_WRITE(w->fd[1], &one, sizeof one);
-    while (n < 0 && errno == EINTR);
+    RVD_SYS_RETRY(n, RVD_SYS(write)(w->fd[1], &one, sizeof one));
 }
 
 static void rvd_sys_wake_drain(rvd_sys_wake *w)
 {
     uint64_t junk[64];
     ptrdiff_t n;
-    do n = RVD_SYS_READ(w->fd[0], junk, sizeof junk);
-    while (n == (ptrdiff_t)sizeof junk || (n < 0 && errno == EINTR));
+    do RVD_SYS_RETRY(n, RVD_SYS(read)(w->fd[0], junk, sizeof junk));
+    while (n == (ptrdiff_t)sizeof junk);
 }
 
 static void rvd_sys_wake_close(rvd_sys_wake *w)
@@ -11601,9 +11459,8 @@ static void rvd_sys_wake_close(rvd_sys_wake *w)
 static int rvd_sys_epoll_open(void)
 {
     int fd;
-    do fd = RVD_SYS_EPOLL_CREATE(EPOLL_CLOEXEC);
-    while (fd < 0 && errno == EINTR);
-    return fd < 0 ? -errno : rvd_sys_own_number(fd);
+    RVD_SYS_RETRY(fd, RVD_SYS(epoll_create1)(EPOLL_CLOEXEC));
+    return rvd_sys_own_number(fd);
 }
 
 // Both directions, edge-triggered, once and for all.
@@ -11614,9 +11471,8 @@ static int rvd_sys_epoll_add(int epoll, int fd, void *ptr)
     memset(&e, 0, sizeof e);
     e.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
     e.data.ptr = ptr;
-    do r = RVD_SYS_EPOLL_CTL(epoll, EPOLL_CTL_ADD, fd, &e);
-    while (r < 0 && errno == EINTR);
-    return r < 0 ? -errno : 0;
+    RVD_SYS_RETRY(r, RVD_SYS(epoll_ctl)(epoll, EPOLL_CTL_ADD, fd, &e));
+    return r;
 }
 
 // Muted, nothing but the end of the connection is reported. Unmuting reports what is ready.
@@ -11627,8 +11483,7 @@ static void rvd_sys_epoll_mute(int epoll, int fd, void *ptr, int on)
     memset(&e, 0, sizeof e);
     e.events = on ? EPOLLET : EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
     e.data.ptr = ptr;
-    do r = RVD_SYS_EPOLL_CTL(epoll, EPOLL_CTL_MOD, fd, &e);
-    while (r < 0 && errno == EINTR);
+    RVD_SYS_RETRY(r, RVD_SYS(epoll_ctl)(epoll, EPOLL_CTL_MOD, fd, &e));
 }
 
 static void rvd_sys_epoll_remove(int epoll, int fd)
@@ -11636,14 +11491,13 @@ static void rvd_sys_epoll_remove(int epoll, int fd)
     struct epoll_event unused;  // Linux before 2.6.9 read it
     int r;
     memset(&unused, 0, sizeof unused);
-    do r = RVD_SYS_EPOLL_CTL(epoll, EPOLL_CTL_DEL, fd, &unused);
-    while (r < 0 && errno == EINTR);
+    RVD_SYS_RETRY(r, RVD_SYS(epoll_ctl)(epoll, EPOLL_CTL_DEL, fd, &unused));
 }
 
 // A signal ends the wait with 0 events, as in rvd_sys_poll().
 static int rvd_sys_epoll_wait(int epoll, struct epoll_event *events, int max, int timeout_ms)
 {
-    int n = RVD_SYS_EPOLL_WAIT(epoll, events, max, timeout_ms);
+    int n = RVD_SYS(epoll_wait)(epoll, events, max, timeout_ms);
     if (n >= 0) return n;
     return errno == EINTR ? 0 : -errno;
 }

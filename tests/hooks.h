@@ -17,7 +17,7 @@
 int util_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
                      struct addrinfo **out);
 int util_thread_create(pthread_t *t, const pthread_attr_t *attr, void *(*run)(void *), void *arg);
-int util_accept(int fd, struct sockaddr *from, socklen_t *len);
+int util_accept4(int fd, struct sockaddr *from, socklen_t *len, int flags);
 int util_clock_gettime(clockid_t id, struct timespec *t);
 int util_close(int fd);
 int util_connect(int fd, const struct sockaddr *to, socklen_t len);
@@ -26,17 +26,23 @@ int util_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct time
 int util_poll(struct pollfd *items, nfds_t count, int timeout_ms);
 int util_getpeername(int fd, struct sockaddr *a, socklen_t *len);
 const struct timespec *util_real(const struct timespec *until, struct timespec *room);
-#define RVD_SYS_ACCEPT util_accept
-#define RVD_SYS_CLOCK_GETTIME util_clock_gettime
-#define RVD_SYS_CLOSE util_close
-#define RVD_SYS_CONNECT util_connect
-#define RVD_SYS_COND_TIMEDWAIT util_cond_timedwait
-#define RVD_SYS_FUTEX(word, op, value, until, word2, mask) \
-    syscall(SYS_futex, word, op, value, util_real(until, &(struct timespec){0, 0}), word2, mask)
-#define RVD_SYS_GETADDRINFO util_getaddrinfo
-#define RVD_SYS_GETRLIMIT util_getrlimit
-#define RVD_SYS_GETPEERNAME util_getpeername
-#define RVD_SYS_POLL util_poll
-#define RVD_SYS_THREAD_CREATE util_thread_create
+
+// The library calls send(2) by another name if FAKE_send is defined as a comma and that name.
+#define RVD_SYS(call) FAKE_CHOOSE(FAKE_##call, call, )
+#define FAKE_CHOOSE(...) FAKE_SECOND(__VA_ARGS__)
+#define FAKE_SECOND(first, second, ...) second
+#define FAKE_accept4 , util_accept4
+#define FAKE_clock_gettime , util_clock_gettime
+#define FAKE_close , util_close
+#define FAKE_connect , util_connect
+#define FAKE_getaddrinfo , util_getaddrinfo
+#define FAKE_getpeername , util_getpeername
+#define FAKE_getrlimit , util_getrlimit
+#define FAKE_poll , util_poll
+#define FAKE_pthread_cond_timedwait , util_cond_timedwait
+#define FAKE_pthread_create , util_thread_create
+#define FAKE_syscall , util_futex
+#define util_futex(number, word, op, value, until, word2, mask) \
+    syscall(number, word, op, value, util_real(until, &(struct timespec){0, 0}), word2, mask)
 
 #endif

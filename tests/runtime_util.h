@@ -190,9 +190,9 @@ int util_thread_create(pthread_t *t, const pthread_attr_t *attr, void *(*run)(vo
 // The library's accepts that failed for want of descriptors.
 static atomic_int util_accepts, util_accepts_without_fd;
 
-int util_accept(int fd, struct sockaddr *from, socklen_t *len)
+int util_accept4(int fd, struct sockaddr *from, socklen_t *len, int flags)
 {
-    int r = accept4(fd, from, len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    int r = accept4(fd, from, len, flags);
     if (r >= 0) atomic_fetch_add(&util_accepts, 1);
     if (r < 0 && errno == EMFILE) atomic_fetch_add(&util_accepts_without_fd, 1);
     return r;

@@ -27,8 +27,8 @@ static ssize_t trickle_recv(int fd, void *buf, size_t len, int flags)
     return recv(fd, buf, flags & MSG_PEEK && atomic_load(&peeks_little) ? 1 : len, flags);
 }
 
-#define RVD_SYS_SEND trickle_send
-#define RVD_SYS_RECV trickle_recv
+#define FAKE_send , trickle_send
+#define FAKE_recv , trickle_recv
 #include "runtime_util.h"
 #include "secret_util.h"
 

@@ -5,7 +5,7 @@
 // As on a system that wipes no page in a child.
 static int madvise_fails;
 static int util_madvise(void *at, size_t len, int advice);
-#define RVD_SYS_MADVISE util_madvise
+#define FAKE_madvise , util_madvise
 #include <sys/mman.h>
 
 #include "runtime_util.h"

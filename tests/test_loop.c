@@ -108,7 +108,7 @@ static size_t fault_len(size_t len)
     return atomic_load(&fault_short) && len > 1 ? 1 : len;
 }
 
-static int fault_clock(clockid_t id, struct timespec *t)
+static int fault_clock_gettime(clockid_t id, struct timespec *t)
 {
     long long now_us = atomic_load(&fault_now_us);
     if (now_us == 0) return clock_gettime(id, t);
@@ -137,62 +137,62 @@ static int fault_close(int fd)
     return r < 0 || !fault(CLOSE) ? r : -1;
 }
 
-static ssize_t fault_sendmsg(int fd, const struct iovec *iov, int count)
+static ssize_t fault_sendmsg(int fd, const struct msghdr *all, int flags)
 {
-    struct iovec one = iov[0];
-    struct msghdr m;
+    struct msghdr m = *all;
+    struct iovec one = m.msg_iov[0];
     if (fault(SENDMSG)) return -1;
     if (atomic_load(&fault_short)) {
         one.iov_len = fault_len(one.iov_len);
-        iov = &one;
-        count = 1;
+        m.msg_iov = &one;
+        m.msg_iovlen = 1;
     }
-    memset(&m, 0, sizeof m);
-    m.msg_iov = (struct iovec *)(uintptr_t)iov;
-    m.msg_iovlen = (size_t)count;
-    return sendmsg(fd, &m, MSG_NOSIGNAL);
+    return sendmsg(fd, &m, flags);
 }
 
-#if defined(RVD_SYS_FLAGS_ATOMIC) && !RVD_SYS_FLAGS_ATOMIC
-#define RVD_SYS_ACCEPT(fd, to, len) (fault(ACCEPT) ? -1 : accept(fd, to, len))
-#define RVD_SYS_PIPE(fds) (fault(PIPE) ? -1 : pipe(fds))
-#else
-#define RVD_SYS_ACCEPT(fd, to, len) \
-    (fault(ACCEPT) ? -1 : accept4(fd, to, len, SOCK_NONBLOCK | SOCK_CLOEXEC))
-#define RVD_SYS_PIPE(fds) (fault(PIPE) ? -1 : pipe2(fds, O_NONBLOCK | O_CLOEXEC))
-#endif
-#define RVD_SYS_BIND(fd, at, len) (fault(BIND) ? -1 : bind(fd, at, len))
-#define RVD_SYS_CLOCK_GETTIME fault_clock
-#define RVD_SYS_CLOSE fault_close
-#define RVD_SYS_COND_TIMEDWAIT(c, m, t) \
+#define RVD_SYS(call) fault_##call
+#define fault_accept(fd, to, len) (fault(ACCEPT) ? -1 : accept(fd, to, len))
+#define fault_accept4(fd, to, len, flags) (fault(ACCEPT) ? -1 : accept4(fd, to, len, flags))
+#define fault_pipe(fds) (fault(PIPE) ? -1 : pipe(fds))
+#define fault_pipe2(fds, flags) (fault(PIPE) ? -1 : pipe2(fds, flags))
+#define fault_bind(fd, at, len) (fault(BIND) ? -1 : bind(fd, at, len))
+#define fault_pthread_cond_timedwait(c, m, t) \
     (fault(TIMEDWAIT) && errno == ETIMEDOUT ? errno : pthread_cond_timedwait(c, m, t))
-#define RVD_SYS_CONNECT(fd, to, len) (fault(CONNECT) ? -1 : connect(fd, to, len))
-#define RVD_SYS_EPOLL_CREATE(flags) (fault(EPOLL_CREATE) ? -1 : epoll_create1(flags))
-#define RVD_SYS_EPOLL_CTL(ep, op, fd, e) (fault(EPOLL_CTL_) ? -1 : epoll_ctl(ep, op, fd, e))
-#define RVD_SYS_EPOLL_WAIT(ep, e, n, ms) (fault(EPOLL_WAIT) ? -1 : epoll_wait(ep, e, n, ms))
-#define RVD_SYS_EVENTFD(n, flags) (fault(EVENTFD) ? -1 : eventfd(n, flags))
-#define RVD_SYS_FCHMODAT fault_fchmodat
-#define RVD_SYS_FCNTL(...) (fault(FCNTL) ? -1 : fcntl(__VA_ARGS__))
-#define RVD_SYS_GETADDRINFO(host, port, hints, list) \
+#define fault_connect(fd, to, len) (fault(CONNECT) ? -1 : connect(fd, to, len))
+#define fault_epoll_create1(flags) (fault(EPOLL_CREATE) ? -1 : epoll_create1(flags))
+#define fault_epoll_ctl(ep, op, fd, e) (fault(EPOLL_CTL_) ? -1 : epoll_ctl(ep, op, fd, e))
+#define fault_epoll_wait(ep, e, n, ms) (fault(EPOLL_WAIT) ? -1 : epoll_wait(ep, e, n, ms))
+#define fault_eventfd(n, flags) (fault(EVENTFD) ? -1 : eventfd(n, flags))
+#define fault_fcntl(...) (fault(FCNTL) ? -1 : fcntl(__VA_ARGS__))
+#define fault_getaddrinfo(host, port, hints, list) \
     (fault(GETADDRINFO) ? fault_eai() : getaddrinfo(host, port, hints, list))
-#define RVD_SYS_GETRANDOM(buf, len, flags) \
+#define fault_getrandom(buf, len, flags) \
     (fault(GETRANDOM) ? -1 : getrandom(buf, fault_len(len), flags))
-#define RVD_SYS_GETPEERNAME(fd, a, len) (fault(GETSOCKNAME) ? -1 : getpeername(fd, a, len))
-#define RVD_SYS_GETSOCKNAME(fd, a, len) (fault(GETSOCKNAME) ? -1 : getsockname(fd, a, len))
-#define RVD_SYS_GETSOCKOPT(fd, l, o, v, n) (fault(GETSOCKOPT) ? -1 : getsockopt(fd, l, o, v, n))
-#define RVD_SYS_LISTEN(fd, n) (fault(LISTEN) ? -1 : listen(fd, n))
-#define RVD_SYS_OPEN(path, flags) (fault(OPEN) ? -1 : open(path, flags))
-#define RVD_SYS_POLL(items, n, ms) (fault(POLL) ? -1 : poll(items, n, ms))
-#define RVD_SYS_READ(fd, buf, len) (fault(READ) ? -1 : read(fd, buf, fault_len(len)))
-#define RVD_SYS_RECV(fd, buf, len, flags) (fault(RECV) ? -1 : recv(fd, buf, fault_len(len), flags))
-#define RVD_SYS_SEND(fd, buf, len, flags) (fault(SEND) ? -1 : send(fd, buf, fault_len(len), flags))
-#define RVD_SYS_SENDMSG(fd, m, flags) fault_sendmsg(fd, (m)->msg_iov, (int)(m)->msg_iovlen)
-#define RVD_SYS_SETSOCKOPT(fd, l, o, v, n) (fault(SETSOCKOPT) ? -1 : setsockopt(fd, l, o, v, n))
-#define RVD_SYS_SHUTDOWN(fd, how) (fault(SHUTDOWN) ? -1 : shutdown(fd, how))
-#define RVD_SYS_SOCKET(f, t, p) (fault(SOCKET) ? -1 : socket(f, t, p))
-#define RVD_SYS_THREAD_CREATE(t, a, run, arg) \
+#define fault_getpeername(fd, a, len) (fault(GETSOCKNAME) ? -1 : getpeername(fd, a, len))
+#define fault_getsockname(fd, a, len) (fault(GETSOCKNAME) ? -1 : getsockname(fd, a, len))
+#define fault_getsockopt(fd, l, o, v, n) (fault(GETSOCKOPT) ? -1 : getsockopt(fd, l, o, v, n))
+#define fault_listen(fd, n) (fault(LISTEN) ? -1 : listen(fd, n))
+#define fault_open(path, flags) (fault(OPEN) ? -1 : open(path, flags))
+#define fault_poll(items, n, ms) (fault(POLL) ? -1 : poll(items, n, ms))
+#define fault_read(fd, buf, len) (fault(READ) ? -1 : read(fd, buf, fault_len(len)))
+#define fault_recv(fd, buf, len, flags) (fault(RECV) ? -1 : recv(fd, buf, fault_len(len), flags))
+#define fault_send(fd, buf, len, flags) (fault(SEND) ? -1 : send(fd, buf, fault_len(len), flags))
+#define fault_setsockopt(fd, l, o, v, n) (fault(SETSOCKOPT) ? -1 : setsockopt(fd, l, o, v, n))
+#define fault_shutdown(fd, how) (fault(SHUTDOWN) ? -1 : shutdown(fd, how))
+#define fault_socket(f, t, p) (fault(SOCKET) ? -1 : socket(f, t, p))
+#define fault_pthread_create(t, a, run, arg) \
     (fault(THREAD_CREATE) ? errno : pthread_create(t, a, run, arg))
-#define RVD_SYS_WRITE(fd, buf, len) (fault(WRITE) ? -1 : write(fd, buf, fault_len(len)))
+#define fault_write(fd, buf, len) (fault(WRITE) ? -1 : write(fd, buf, fault_len(len)))
+// As they are.
+#define fault_getpid getpid
+#define fault_getrlimit getrlimit
+#define fault_ioctl ioctl
+#define fault_lstat lstat
+#define fault_madvise madvise
+#define fault_mmap mmap
+#define fault_readv readv
+#define fault_syscall syscall
+#define fault_unlink unlink
 
 // fault_error of GETADDRINFO is an EAI_* code; an EINTR comes as EAI_SYSTEM.
 static int fault_eai(void)
