@@ -6476,9 +6476,9 @@ enum {
     RVD_HTTP_NONCE_MAX = 256,  // bytes of a nonce, cnonce or opaque of the peer; ours have 64
     RVD_HTTP_PARAMS_MAX = 32,  // parameters of one scheme: Digest has 12
 
-    RVD_HTTP_WINDOW_MIN = 8192,          // less has us spend a frame header on every few bytes
-    RVD_HTTP_WINDOW_MAX = 0x7fffffff,    // two of them add up in 32 bits
-    RVD_HTTP_STREAMS_MAX = 0x7fffffff,   // ids of one parity
+    RVD_HTTP_WINDOW_MIN = 8192,  // less has us spend a frame header on every few bytes
+    // Largest window, because two of them add up in 32 bits; most streams, the ids of one parity.
+    RVD_HTTP_TERM_MAX = 0x7fffffff,
     RVD_HTTP_STOCK_WINDOW = 256 * 1024,  // yamux's, for a peer that announces none
     RVD_HTTP_STOCK_STREAMS = 256,        // and the backlog its implementations share
 
@@ -7009,24 +7009,33 @@ static void rvd_http_challenge_read(rvd_http_challenge *c, rvd_http_slice rest)
 
 // What the options of Connection and the protocols of Upgrade come down to.
 enum {
-    RVD_HTTP_ASKS_UPGRADE = 1,    // Connection: upgrade
-    RVD_HTTP_ASKS_CLOSE = 2,      // Connection: close
-    RVD_HTTP_HAS_REVDIAL = 4,     // Upgrade: revdial
-    RVD_HTTP_HAS_WEBSOCKET = 8,   // Upgrade: websocket
-    RVD_HTTP_BAD_LIST = 16,       // either is malformed, or Connection would have a field removed
-    RVD_HTTP_BAD_FEATURES = 32,   // Revdial-Features is malformed
-    RVD_HTTP_SENT_WINDOW = 64,    // window= was seen, may not come again
-    RVD_HTTP_SENT_STREAMS = 128,  // streams= was seen
-    RVD_HTTP_HAS_PROTOCOL = 256   // Sec-WebSocket-Protocol: revdial
+    RVD_HTTP_ASKS_UPGRADE = 1,   // Connection: upgrade
+    RVD_HTTP_ASKS_CLOSE = 2,     // Connection: close
+    RVD_HTTP_HAS_REVDIAL = 4,    // Upgrade: revdial
+    RVD_HTTP_HAS_WEBSOCKET = 8,  // Upgrade: websocket
+    RVD_HTTP_BAD_LIST = 16,      // either is malformed, or Connection would have a field removed
+    RVD_HTTP_BAD_FEATURES = 32,  // Revdial-Features is malformed
+    RVD_HTTP_HAS_PROTOCOL = 64   // Sec-WebSocket-Protocol: revdial
 };
+
+// What one end announces to the other, in a request or in a 101.
+typedef struct rvd_http_terms {
+    int is_revdial;     // it sends Revdial-Version; if not, these are a stock peer's terms
+    unsigned features;  // REVDIAL_FEATURE_* that it has
+    uint32_t window;    // bytes that the other end may send on a new stream
+    uint32_t streams;   // how many streams the other end may open
+    int has_window, has_streams;  // it announced them, so it understands ours
+} rvd_http_terms;
+
+static const rvd_http_terms rvd_http_stock = {.window = RVD_HTTP_STOCK_WINDOW,
+                                              .streams = RVD_HTTP_STOCK_STREAMS};
 
 typedef struct rvd_http_facts {
     rvd_http_slice value[RVD_HTTP_FIELD_KINDS];  // of the last line of each kind, trimmed
     unsigned count[RVD_HTTP_FIELD_KINDS];        // lines of each kind
     unsigned flags;
     unsigned upgrades, protocols;  // items of Upgrade, of Sec-WebSocket-Protocol
-    unsigned features;
-    uint32_t window, streams;
+    rvd_http_terms terms;
     rvd_http_challenge challenge;  // all lines of it
 } rvd_http_facts;
 
@@ -7069,17 +7078,15 @@ static void rvd_http_note_protocol(rvd_http_facts *f, rvd_http_slice item)
     f->protocols++;
 }
 
-// "window=65536": sets *out and the flag, or RVD_HTTP_BAD_FEATURES if it is no such number or not
-// the first.
-static void rvd_http_note_number(rvd_http_facts *f, rvd_http_slice number, unsigned flag,
-                                 uint32_t *out)
+// "window=65536": sets *out and *has, or RVD_HTTP_BAD_FEATURES if it is no such number or not the
+// first.
+static void rvd_http_note_number(rvd_http_facts *f, rvd_http_slice number, uint64_t least,
+                                 uint32_t *out, int *has)
 {
-    uint64_t least = flag == RVD_HTTP_SENT_WINDOW ? RVD_HTTP_WINDOW_MIN : 0;
-    uint64_t most = flag == RVD_HTTP_SENT_WINDOW ? RVD_HTTP_WINDOW_MAX : RVD_HTTP_STREAMS_MAX;
     uint64_t n = 0;
-    if (!rvd_base_decimal(number.at, number.len, most, &n) || n < least || (f->flags & flag))
+    if (!rvd_base_decimal(number.at, number.len, RVD_HTTP_TERM_MAX, &n) || n < least || *has)
         f->flags |= RVD_HTTP_BAD_FEATURES;
-    f->flags |= flag;
+    *has = 1;
     *out = (uint32_t)n;
 }
 
@@ -7088,18 +7095,19 @@ static void rvd_http_note_feature(rvd_http_facts *f, rvd_http_slice item)
     const char *equals = (const char *)memchr(item.at, '=', item.len);
     rvd_http_slice key = {item.at, equals ? (size_t)(equals - item.at) : item.len};
     rvd_http_slice number = {item.at + key.len, 0};
+    rvd_http_terms *t = &f->terms;
     if (equals) {
         number.at++;
         number.len = item.len - key.len - 1;
     }
     if (!rvd_http_is_token(item, '=')) f->flags |= RVD_HTTP_BAD_FEATURES;
     if (rvd_http_is_word(key, "window"))
-        rvd_http_note_number(f, number, RVD_HTTP_SENT_WINDOW, &f->window);
+        rvd_http_note_number(f, number, RVD_HTTP_WINDOW_MIN, &t->window, &t->has_window);
     else if (rvd_http_is_word(key, "streams"))
-        rvd_http_note_number(f, number, RVD_HTTP_SENT_STREAMS, &f->streams);
+        rvd_http_note_number(f, number, 0, &t->streams, &t->has_streams);
     for (size_t i = 0; i < RVD_HTTP_FEATURE_COUNT; i++)
         if (rvd_http_is_word(item, rvd_http_features[i].name))
-            f->features |= rvd_http_features[i].bit;
+            t->features |= rvd_http_features[i].bit;
 }
 
 // Cuts the header line at *at, which the reader has found legal.
@@ -7127,8 +7135,7 @@ static void rvd_http_gather(const rvd_http_head *h, rvd_http_facts *f)
     size_t at = h->fields_at;
     rvd_http_slice name, value, item;
     memset(f, 0, sizeof *f);
-    f->window = RVD_HTTP_STOCK_WINDOW;
-    f->streams = RVD_HTTP_STOCK_STREAMS;
+    f->terms = rvd_http_stock;
     while (rvd_http_field_next(h, &at, &name, &value)) {
         enum rvd_http_field_kind kind = rvd_http_field_kind_of(name);
         f->count[kind]++;
@@ -7143,25 +7150,19 @@ static void rvd_http_gather(const rvd_http_head *h, rvd_http_facts *f)
         if (kind == RVD_HTTP_FIELD_WS_PROTOCOL)
             while (rvd_base_list_next(&value, &item)) rvd_http_note_protocol(f, item);
     }
+    f->terms.is_revdial = f->count[RVD_HTTP_FIELD_VERSION] > 0;
+    if (!f->terms.is_revdial) f->terms = rvd_http_stock;
 }
 
-// What both ends announce: the version, and what it lets them use. Each announces its own and the
-// lower one is in force, so that later versions work with this one. A peer that sends no version is
-// a stock peer, whatever else it sends.
+// Each end announces its own version, and the lower one is in force, so that later versions work
+// with this one. A peer that sends no version is a stock peer, whatever else it sends.
 //   returns  1, or 0: malformed
-static int rvd_http_read_terms(rvd_http_facts *f, int *is_revdial)
+static int rvd_http_check_terms(const rvd_http_facts *f)
 {
     rvd_http_slice version = f->value[RVD_HTTP_FIELD_VERSION];
     uint64_t n = 0;
-    *is_revdial = f->count[RVD_HTTP_FIELD_VERSION] > 0;
-    if (f->flags & RVD_HTTP_BAD_FEATURES) return 0;
-    if (!*is_revdial) {
-        f->features = 0;
-        f->window = RVD_HTTP_STOCK_WINDOW;
-        f->streams = RVD_HTTP_STOCK_STREAMS;
-        return 1;
-    }
-    if (f->count[RVD_HTTP_FIELD_VERSION] > 1) return 0;
+    if (f->flags & RVD_HTTP_BAD_FEATURES || f->count[RVD_HTTP_FIELD_VERSION] > 1) return 0;
+    if (!f->terms.is_revdial) return 1;
     return rvd_base_decimal(version.at, version.len, 999, &n) && n >= 1;
 }
 
@@ -7221,11 +7222,7 @@ typedef struct rvd_http_request {
     const char *secret;    // token or password, ""
     const char *user;      // ""
     revdial_digest digest;
-    int is_revdial;     // sent Revdial-Version; else the four below are those of a stock peer
-    unsigned features;  // REVDIAL_FEATURE_* it has
-    uint32_t window;    // bytes we may send on a new stream
-    uint32_t streams;   // how many we may open
-    int has_window, has_streams;        // it announced them, so it understands ours
+    rvd_http_terms terms;
     int is_stripped;                    // 426 because a middlebox took Upgrade or Connection away
     int is_probe;                       // nothing in it asks for a session
     int carrier;                        // REVDIAL_CARRIER_*
@@ -7437,14 +7434,9 @@ static int rvd_http_read_ours(rvd_http_head *h, rvd_http_facts *f, rvd_http_requ
     int status;
     if (!rvd_http_check_label(f, RVD_HTTP_FIELD_NAME, 0)) return 400;
     if (!rvd_http_check_label(f, RVD_HTTP_FIELD_INSTANCE, 1)) return 400;
-    if (!rvd_http_read_terms(f, &out->is_revdial)) return 400;
+    if (!rvd_http_check_terms(f)) return 400;
     status = rvd_http_read_authorization(h, f, out);
     if (status) return status;
-    out->features = f->features;
-    out->window = f->window;
-    out->streams = f->streams;
-    out->has_window = out->is_revdial && (f->flags & RVD_HTTP_SENT_WINDOW) != 0;
-    out->has_streams = out->is_revdial && (f->flags & RVD_HTTP_SENT_STREAMS) != 0;
     out->name = rvd_http_terminate(h, f->value[RVD_HTTP_FIELD_NAME]);
     out->instance = rvd_http_terminate(h, f->value[RVD_HTTP_FIELD_INSTANCE]);
     return 0;
@@ -7464,7 +7456,7 @@ static int rvd_http_request_read(rvd_http_head *h, const char *path, const char 
     out->name = out->instance = out->secret = out->user = "";
     rvd_http_gather(h, &facts);
     out->is_probe = rvd_http_is_probe(&facts);
-    out->is_revdial = facts.count[RVD_HTTP_FIELD_VERSION] > 0;
+    out->terms = facts.terms;
     if (h->target_at != 4 || memcmp(h->buf, "GET", 3) != 0) return 405;
     status = rvd_http_check_target(h, path);
     if (status) return status;
@@ -7491,8 +7483,7 @@ typedef struct rvd_http_offer {
     const char *ws_key;            // WebSocket: Sec-WebSocket-Key; NULL asks for the raw carrier
     const revdial_kv *headers;
     size_t header_count;
-    unsigned features;
-    uint32_t window, streams;
+    rvd_http_terms terms;  // is_revdial is not looked at
 } rvd_http_offer;
 
 // An application's header may be anything but what decides the handshake.
@@ -7527,9 +7518,10 @@ static const char *rvd_http_offer_problem(const rvd_http_offer *o)
         return "instance: " RVD_BASE_INSTANCE_RULE;
     if (rvd_http_is_set(o->secret) && rvd_auth_secret_problem(o->scheme, o->user, o->secret))
         return rvd_auth_secret_problem(o->scheme, o->user, o->secret);
-    if (o->window < RVD_HTTP_WINDOW_MIN || o->window > RVD_HTTP_WINDOW_MAX)
+    if (o->terms.window < RVD_HTTP_WINDOW_MIN || o->terms.window > RVD_HTTP_TERM_MAX)
+
         return "stream_window: not in 8192..2147483647";
-    if (o->streams > RVD_HTTP_STREAMS_MAX) return "max_streams: not in 0..2147483647";
+    if (o->terms.streams > RVD_HTTP_TERM_MAX) return "max_streams: not in 0..2147483647";
     for (size_t i = 0; i < o->header_count; i++)
         if (!rvd_http_is_extra(&o->headers[i]))
             return "headers: one is malformed or belongs to the handshake";
@@ -7541,15 +7533,15 @@ static void rvd_http_write_field(rvd_base_text *t, const char *name, const char 
     RVD_BASE_ADD(t, name, ": ", value, "\r\n");
 }
 
-static void rvd_http_write_terms(rvd_base_text *t, unsigned features, uint32_t window,
-                                 uint32_t streams)
+static void rvd_http_write_terms(rvd_base_text *t, const rvd_http_terms *terms)
 {
     rvd_http_write_field(t, "Revdial-Version", "1");
     rvd_base_text_add(t, "Revdial-Features: ");
     for (size_t i = 0; i < RVD_HTTP_FEATURE_COUNT; i++)
-        if (features & rvd_http_features[i].bit) RVD_BASE_ADD(t, rvd_http_features[i].name, ", ");
-    RVD_BASE_ADD(t, "window=", RVD_BASE_NUMBER(window), ", streams=", RVD_BASE_NUMBER(streams),
-                 "\r\n");
+        if (terms->features & rvd_http_features[i].bit)
+            RVD_BASE_ADD(t, rvd_http_features[i].name, ", ");
+    RVD_BASE_ADD(t, "window=", RVD_BASE_NUMBER(terms->window),
+                 ", streams=", RVD_BASE_NUMBER(terms->streams), "\r\n");
 }
 
 static void rvd_http_write_quoted(rvd_base_text *t, const char *before, const char *value)
@@ -7616,7 +7608,7 @@ static size_t rvd_http_request_write(rvd_base_text *t, const rvd_http_offer *off
         rvd_http_write_field(t, "Sec-WebSocket-Protocol", "revdial");
     }
     if (rvd_http_is_set(offer->secret)) rvd_http_write_authorization(t, offer);
-    rvd_http_write_terms(t, offer->features, offer->window, offer->streams);
+    rvd_http_write_terms(t, &offer->terms);
     if (rvd_http_is_set(offer->name)) rvd_http_write_field(t, "Revdial-Name", offer->name);
     if (rvd_http_is_set(offer->instance))
         rvd_http_write_field(t, "Revdial-Instance", offer->instance);
@@ -7629,47 +7621,71 @@ static size_t rvd_http_request_write(rvd_base_text *t, const rvd_http_offer *off
 
 // ---- The response -------------------------------------------------------------------------------
 
-// Every refusal is these bytes and no others: it shows nothing of the request.
+// A refusal: what the proxy sends, and what the proxy and the backend make of it. It is these bytes
+// and no others: it shows nothing of the request.
 typedef struct rvd_http_refusal {
     int status;
-    const char *reason;
+    int code;            // REVDIAL_E* of the session that does not come up
+    const char *reason;  // of the status line
     const char *fields;  // beside Connection, Content-Type and Content-Length
-    const char *body;    // at most 64 bytes
+    const char *body;    // one line of at most 63 bytes
+    const char *text;    // for the error on both sides; NULL: as the body
 } rvd_http_refusal;
 
 static const rvd_http_refusal rvd_http_refusals[] = {
-    {400, "Bad Request", "", "malformed request\n"},
-    {401, "Unauthorized", "", "credentials missing or wrong\n"},  // and what would do
-    {403, "Forbidden", "", "these credentials do not cover this name\n"},
-    {404, "Not Found", "", "nothing here\n"},
-    {405, "Method Not Allowed", "Allow: GET\r\n", "only GET\n"},
-    {408, "Request Timeout", "", "the request took too long\n"},
-    {409, "Conflict", "", "another identity holds this name\n"},
-    {414, "URI Too Long", "", "path too long\n"},
-    {417, "Expectation Failed", "", "no expectations are met\n"},
-    {426, "Upgrade Required", "Upgrade: revdial, websocket\r\nSec-WebSocket-Version: 13\r\n",
-     "send Upgrade: revdial or websocket (did a middlebox remove it?)\n"},
-    {429, "Too Many Requests", "Retry-After: 5\r\n", "too many attempts\n"},
-    {431, "Request Header Fields Too Large", "", "request head too large\n"},
-    {503, "Service Unavailable", "Retry-After: 5\r\n", "no room now\n"},
-    {505, "HTTP Version Not Supported", "", "only HTTP/1.1\n"}};
+    {400, REVDIAL_EUPGRADE, "Bad Request", "", "malformed request", NULL},
+    {401, REVDIAL_EAUTH, "Unauthorized", "", "credentials missing or wrong",
+     NULL},  // and challenges
+    {403, REVDIAL_EDENIED, "Forbidden", "", "these credentials do not cover this name",
+     "this name is not allowed with these credentials"},
+    {404, REVDIAL_EUPGRADE, "Not Found", "", "nothing here", "wrong path"},
+    {405, REVDIAL_EUPGRADE, "Method Not Allowed", "Allow: GET\r\n", "only GET",
+     "the method is not GET"},
+    {408, REVDIAL_EUPGRADE, "Request Timeout", "", "the request took too long", NULL},
+    {409, REVDIAL_EDUPLICATE, "Conflict", "", "another identity holds this name", NULL},
+    {414, REVDIAL_EUPGRADE, "URI Too Long", "", "path too long", "the path is too long"},
+    {417, REVDIAL_EUPGRADE, "Expectation Failed", "", "no expectations are met",
+     "the request has an Expect header"},
+    {426, REVDIAL_EUPGRADE, "Upgrade Required",
+     "Upgrade: revdial, websocket\r\nSec-WebSocket-Version: 13\r\n",
+     "send Upgrade: revdial or websocket (did a middlebox remove it?)",
+     "the request did not ask for Upgrade: revdial or websocket"},
+    {429, REVDIAL_ELIMIT, "Too Many Requests", "Retry-After: 5\r\n", "too many attempts", NULL},
+    {431, REVDIAL_EUPGRADE, "Request Header Fields Too Large", "", "request head too large",
+     "the head of the request is too large"},
+    {503, REVDIAL_ELIMIT, "Service Unavailable", "Retry-After: 5\r\n", "no room now",
+     "the proxy takes no more sessions now"},
+    {505, REVDIAL_EUPGRADE, "HTTP Version Not Supported", "", "only HTTP/1.1", "not HTTP/1.1"}};
 
 enum { RVD_HTTP_REFUSAL_COUNT = sizeof rvd_http_refusals / sizeof rvd_http_refusals[0] };
 
+// The refusal with that status; for one that is not ours, a row with status 0.
+static const rvd_http_refusal *rvd_http_refusal_of(int status)
+{
+    static const rvd_http_refusal other = {0,  REVDIAL_EUPGRADE,          "",
+                                           "", "the upgrade was refused", NULL};
+    for (size_t i = 0; i < RVD_HTTP_REFUSAL_COUNT; i++)
+        if (rvd_http_refusals[i].status == status) return &rvd_http_refusals[i];
+    return &other;
+}
+
+static const char *rvd_http_refusal_text(int status)
+{
+    const rvd_http_refusal *r = rvd_http_refusal_of(status);
+    return r->text ? r->text : r->body;
+}
+
 typedef struct rvd_http_answer {
-    int status;           // 101, or one of the refusals
-    int is_revdial;       // the request was; else the fields below are not sent
-    unsigned features;    // that we have
-    uint32_t window;      // bytes the peer may send on a new stream
-    uint32_t streams;     // how many it may open
-    uint64_t session_id;  // for both ends' logs
-    unsigned schemes;     // 401: REVDIAL_AUTH_* that we ask for; 0 = BEARER
-    const char *realm;    // 401: NULL = "revdial"
-    const char *nonce;    // 401 with DIGEST
-    int is_stale;         // 401: the credentials were not looked at, only the nonce
-    const char *proof;    // 101 to DIGEST, else NULL
-    const char *cnonce;   // 101 to DIGEST: the peer's
-    const char *accept;   // WebSocket: Sec-WebSocket-Accept; NULL for the raw carrier
+    int status;            // 101, or one of the refusals
+    rvd_http_terms terms;  // ours; not sent, like session_id, if the request was not is_revdial
+    uint64_t session_id;   // for both ends' logs
+    unsigned schemes;      // 401: REVDIAL_AUTH_* that we ask for; 0 = BEARER
+    const char *realm;     // 401: NULL = "revdial"
+    const char *nonce;     // 401 with DIGEST
+    int is_stale;          // 401: the credentials were not looked at, only the nonce
+    const char *proof;     // 101 to DIGEST, else NULL
+    const char *cnonce;    // 101 to DIGEST: the peer's
+    const char *accept;    // WebSocket: Sec-WebSocket-Accept; NULL for the raw carrier
 } rvd_http_answer;
 
 // One line for each scheme, the strongest first (RFC 7235 lets a client go by the order).
@@ -7696,20 +7712,19 @@ static void rvd_http_write_challenges(rvd_base_text *t, const rvd_http_answer *a
 static void rvd_http_write_refusal(rvd_base_text *t, const rvd_http_answer *answer)
 {
     int status = answer->status;
-    const rvd_http_refusal *refusal = rvd_http_refusals;
-    for (size_t i = 0; i < RVD_HTTP_REFUSAL_COUNT; i++)
-        if (rvd_http_refusals[i].status == status) refusal = &rvd_http_refusals[i];
+    const rvd_http_refusal *refusal = rvd_http_refusal_of(status);
     REVDIAL_ASSERT(refusal->status == status);
     RVD_BASE_ADD(t, "HTTP/1.1 ", RVD_BASE_NUMBER((uint64_t)refusal->status), " ", refusal->reason,
                  "\r\n", refusal->fields);
     if (status == 401) rvd_http_write_challenges(t, answer);
     // Or the backend would take what a front end says for our verdict on its credentials.
-    if (answer->is_revdial) rvd_http_write_field(t, "Revdial-Version", "1");
+    if (answer->terms.is_revdial) rvd_http_write_field(t, "Revdial-Version", "1");
     // RFC 9110 section 7.8: a sender of Upgrade lists it in Connection.
+
     rvd_http_write_field(t, "Connection", status == 426 ? "upgrade, close" : "close");
     rvd_http_write_field(t, "Content-Type", "text/plain");
-    rvd_http_write_field(t, "Content-Length", RVD_BASE_NUMBER(strlen(refusal->body)));
-    RVD_BASE_ADD(t, "\r\n", refusal->body);
+    rvd_http_write_field(t, "Content-Length", RVD_BASE_NUMBER(strlen(refusal->body) + 1));
+    RVD_BASE_ADD(t, "\r\n", refusal->body, "\n");
 }
 
 // Appends the answer.
@@ -7732,8 +7747,8 @@ static void rvd_http_response_write(rvd_base_text *t, const rvd_http_answer *ans
         rvd_http_write_quoted(t, ", qop=auth, nc=00000001, cnonce", answer->cnonce);
         rvd_base_text_add(t, "\r\n");
     }
-    if (answer->is_revdial) {
-        rvd_http_write_terms(t, answer->features, answer->window, answer->streams);
+    if (answer->terms.is_revdial) {
+        rvd_http_write_terms(t, &answer->terms);
         rvd_base_text_add(t, "Revdial-Session: ");
         rvd_base_text_add_hex16(t, answer->session_id);
         rvd_base_text_add(t, "\r\n");
@@ -7742,16 +7757,11 @@ static void rvd_http_response_write(rvd_base_text *t, const rvd_http_answer *ans
 }
 
 typedef struct rvd_http_response {
-    int status;         // 101: switched, and the fields up to session_id count
-    int is_revdial;     // the proxy sent Revdial-Version; else those of a stock peer follow, and a
-                        // refusal may be that of a front end
-    unsigned features;  // REVDIAL_FEATURE_* it has
-    uint32_t window;    // bytes we may send on a new stream
-    uint32_t streams;   // how many we may open
-    int has_window, has_streams;  // it announced them, so it understands ours
-    uint64_t session_id;          // 0 if none was sent
-    int retry_after_ms;  // of 429 and 503: how long we are asked to wait, 0 if not (legibly) said
-    int is_stripped;     // 426 to a request for just that: a middlebox took Upgrade away
+    int status;            // 101: switched, and the fields up to session_id count
+    rvd_http_terms terms;  // a refusal that is not is_revdial may come from a front end
+    uint64_t session_id;   // 0 if none was sent
+    int retry_after_ms;    // of 429 and 503: how long we are asked to wait, 0 if not (legibly) said
+    int is_stripped;       // 426 to a request for just that: a middlebox took Upgrade away
     rvd_http_slice reason;         // of the status line
     rvd_http_slice location;       // of a redirect, empty if none was sent
     rvd_http_challenge challenge;  // of 401
@@ -7786,12 +7796,7 @@ static int rvd_http_read_switch(rvd_http_facts *f, const char *accept, rvd_http_
     if (f->flags & RVD_HTTP_BAD_LIST || asks != RVD_HTTP_ASKS_UPGRADE) return 0;
     if (!(f->flags & (accept ? RVD_HTTP_HAS_WEBSOCKET : RVD_HTTP_HAS_REVDIAL))) return 0;
     if (f->upgrades != 1 || (accept && !rvd_http_is_ws_switch(f, accept))) return 0;
-    if (!rvd_http_read_terms(f, &out->is_revdial)) return 0;
-    out->features = f->features;
-    out->window = f->window;
-    out->streams = f->streams;
-    out->has_window = out->is_revdial && (f->flags & RVD_HTTP_SENT_WINDOW) != 0;
-    out->has_streams = out->is_revdial && (f->flags & RVD_HTTP_SENT_STREAMS) != 0;
+    if (!rvd_http_check_terms(f)) return 0;
     out->proof = rvd_http_read_proof(f);
     return rvd_http_read_session(f, &out->session_id);
 }
@@ -7829,6 +7834,7 @@ static int rvd_http_response_read(rvd_http_head *h, const char *accept, rvd_http
     memset(out, 0, sizeof *out);
     out->status = (line[9] - '0') * 100 + (line[10] - '0') * 10 + (line[11] - '0');
     rvd_http_gather(h, &facts);
+    out->terms = facts.terms;
     if (out->status < 200) {
         // RFC 9110 section 15.2: not in HTTP/1.0; sections 8.6 and RFC 9112 6.1: never with a body.
         if (line[7] == '0' || facts.count[RVD_HTTP_FIELD_CONTENT_LENGTH] > 0) return RVD_HTTP_BAD;
@@ -7842,7 +7848,6 @@ static int rvd_http_response_read(rvd_http_head *h, const char *accept, rvd_http
         return RVD_HTTP_MORE;
     }
     if (out->status == 429 || out->status == 503) out->retry_after_ms = rvd_http_retry_ms(&facts);
-    out->is_revdial = facts.count[RVD_HTTP_FIELD_VERSION] > 0;
     out->reason = rvd_http_reason(h);
     if (out->status < 400) out->location = facts.value[RVD_HTTP_FIELD_LOCATION];
     out->challenge = facts.challenge;
@@ -8953,42 +8958,13 @@ static uint32_t rvd_engine_window(const revdial_engine *e)
     return e->limits.stream_window ? e->limits.stream_window : 65536;
 }
 
-static uint32_t rvd_engine_streams(const revdial_engine *e)
+// What we announce. A proxy that takes no streams lets the backend open none.
+static rvd_http_terms rvd_engine_terms(const revdial_engine *e)
 {
-    return e->limits.max_streams ? e->limits.max_streams : 65536;
-}
-
-static const char *rvd_engine_status_text(int status)
-{
-    switch (status) {
-    case 400: return "malformed request";
-    case 401: return "credentials missing or wrong";
-    case 403: return "this name is not allowed with these credentials";
-    case 404: return "wrong path";
-    case 405: return "the method is not GET";
-    case 408: return "the request took too long";
-    case 409: return "another identity holds this name";
-    case 414: return "the path is too long";
-    case 417: return "the request has an Expect header";
-    case 426: return "the request did not ask for Upgrade: revdial or websocket";
-    case 429: return "too many attempts";
-    case 431: return "the head of the request is too large";
-    case 503: return "the proxy takes no more sessions now";
-    case 505: return "not HTTP/1.1";
-    default: return "the upgrade was refused";
-    }
-}
-
-static int rvd_engine_status_error(int status)
-{
-    switch (status) {
-    case 401: return REVDIAL_EAUTH;
-    case 403: return REVDIAL_EDENIED;
-    case 409: return REVDIAL_EDUPLICATE;
-    case 429:
-    case 503: return REVDIAL_ELIMIT;
-    default: return REVDIAL_EUPGRADE;
-    }
+    rvd_http_terms t = {.is_revdial = 1, .features = rvd_engine_all_features()};
+    t.window = rvd_engine_window(e);
+    if (e->accept_streams) t.streams = e->limits.max_streams ? e->limits.max_streams : 65536;
+    return t;
 }
 
 // Proxy: answers with a status and ends.
@@ -9002,13 +8978,13 @@ static void rvd_engine_refuse(revdial_engine *e, int status, int is_stale)
     answer.realm = e->realm;
     answer.nonce = e->nonce;
     answer.is_stale = is_stale;
-    answer.is_revdial = e->request.is_revdial;
+    answer.terms.is_revdial = e->request.terms.is_revdial;
     if (rvd_engine_hello_alloc(e, RVD_HTTP_ANSWER_SIZE)) {
         text = rvd_base_text_in(e->hello, e->hello_size);
         rvd_http_response_write(&text, &answer);
         e->hello_len = text.len;
     }
-    rvd_engine_die(e, rvd_engine_status_error(status), status, rvd_engine_status_text(status));
+    rvd_engine_die(e, rvd_http_refusal_of(status)->code, status, rvd_http_refusal_text(status));
 }
 
 static void rvd_engine_features_note(revdial_engine *e, unsigned features)
@@ -9019,14 +8995,7 @@ static void rvd_engine_features_note(revdial_engine *e, unsigned features)
             RVD_BASE_ADD(&t, t.len ? " " : NULL, rvd_http_features[i].name);
 }
 
-// What the peer announced, of either role.
-typedef struct rvd_engine_terms {
-    int is_revdial, has_window, has_streams;
-    unsigned features;
-    uint32_t window, streams;
-} rvd_engine_terms;
-
-static void rvd_engine_limits_resolve(revdial_engine *e, const rvd_engine_terms *peer,
+static void rvd_engine_limits_resolve(revdial_engine *e, const rvd_http_terms *peer,
                                       rvd_mux_config *cfg)
 {
     revdial_limits *l = &cfg->limits;
@@ -9044,7 +9013,7 @@ static void rvd_engine_limits_resolve(revdial_engine *e, const rvd_engine_terms 
     if (!l->write_stall_ms) l->write_stall_ms = RVD_BASE_STALL_MS;
 }
 
-static void rvd_engine_come_up(revdial_engine *e, const rvd_engine_terms *peer)
+static void rvd_engine_come_up(revdial_engine *e, const rvd_http_terms *peer)
 {
     rvd_mux_config cfg;
     memset(&cfg, 0, sizeof cfg);
@@ -9130,9 +9099,9 @@ static const char *rvd_engine_answer_text(revdial_engine *e, const rvd_http_resp
 {
     rvd_base_text t;
     if (!e->why) e->why = rvd_base_alloc(&e->heap, RVD_ENGINE_WHY_SIZE);
-    if (!e->why) return rvd_engine_status_text(r->status);
+    if (!e->why) return rvd_http_refusal_text(r->status);
     t = rvd_base_text_in(e->why, RVD_ENGINE_WHY_SIZE);
-    RVD_BASE_ADD(&t, r->is_revdial ? "the proxy answered " : "the front end answered ",
+    RVD_BASE_ADD(&t, r->terms.is_revdial ? "the proxy answered " : "the front end answered ",
                  RVD_BASE_NUMBER((uint64_t)r->status), r->reason.len ? " " : NULL);
     rvd_base_text_add_said(&t, r->reason.at, r->reason.len, RVD_ENGINE_REASON_MAX);
     if (r->location.len) {
@@ -9153,7 +9122,7 @@ static void rvd_engine_on_unauthorized(revdial_engine *e, const rvd_http_respons
 {
     const rvd_http_challenge *c = &r->challenge;
     int is_stale = e->sent_scheme == REVDIAL_AUTH_DIGEST && c->is_stale;
-    const char *text = rvd_engine_status_text(401);
+    const char *text = rvd_http_refusal_text(401);
     int code = REVDIAL_EAUTH;
     if (e->has_secret && (!e->sent_scheme || is_stale)) {
         if (c->schemes & e->auth_schemes) {
@@ -9166,20 +9135,20 @@ static void rvd_engine_on_unauthorized(revdial_engine *e, const rvd_http_respons
         text = c->is_bad ? "the proxy's challenge is malformed"
                          : "the proxy asks for no way to authenticate that this agent may use";
     }
-    if (!r->is_revdial) code = REVDIAL_EUPGRADE;
-    rvd_engine_die(e, code, 401, r->is_revdial ? text : rvd_engine_answer_text(e, r));
+    if (!r->terms.is_revdial) code = REVDIAL_EUPGRADE;
+    rvd_engine_die(e, code, 401, r->terms.is_revdial ? text : rvd_engine_answer_text(e, r));
 }
 
 // Any other answer than the one that we want.
 static void rvd_engine_on_refusal(revdial_engine *e, const rvd_http_response *r)
 {
-    int code = rvd_engine_status_error(r->status);
-    if (code == REVDIAL_EDENIED && !r->is_revdial) code = REVDIAL_EUPGRADE;
+    int code = rvd_http_refusal_of(r->status)->code;
+    if (code == REVDIAL_EDENIED && !r->terms.is_revdial) code = REVDIAL_EUPGRADE;
     e->retry_after_ms = r->retry_after_ms;
     rvd_engine_die(e, code, r->status,
-                   r->is_stripped  ? "something on the way stripped the Upgrade header"
-                   : r->is_revdial ? rvd_engine_status_text(r->status)
-                                   : rvd_engine_answer_text(e, r));
+                   r->is_stripped        ? "something on the way stripped the Upgrade header"
+                   : r->terms.is_revdial ? rvd_http_refusal_text(r->status)
+                                         : rvd_engine_answer_text(e, r));
 }
 
 // Has the proxy shown that it knows the password, if it must?
@@ -9193,7 +9162,6 @@ static int rvd_engine_is_proved(const revdial_engine *e, const rvd_http_response
 static void rvd_engine_on_response(revdial_engine *e)
 {
     rvd_http_response r;
-    rvd_engine_terms peer;
     int verdict = rvd_http_response_read(&e->head, e->accept[0] ? e->accept : NULL, &r);
     if (verdict == RVD_HTTP_MORE) return;
     if (verdict != RVD_HTTP_DONE) {
@@ -9212,14 +9180,8 @@ static void rvd_engine_on_response(revdial_engine *e)
         rvd_engine_on_refusal(e, &r);
         return;
     }
-    peer.is_revdial = r.is_revdial;
-    peer.has_window = r.has_window;
-    peer.has_streams = r.has_streams;
-    peer.features = r.features;
-    peer.window = r.window;
-    peer.streams = r.streams;
     e->session_id = r.session_id;
-    rvd_engine_come_up(e, &peer);
+    rvd_engine_come_up(e, &r.terms);
 }
 
 // What the peer speaks if it is not HTTP: TLS begins with the type of a record, 22 from a client
@@ -9404,7 +9366,6 @@ ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len, i
 int revdial_engine_auth(revdial_engine *e, int verdict)
 {
     rvd_http_answer answer;
-    rvd_engine_terms peer;
     rvd_base_text text;
     if (e->state != RVD_ENGINE_VERDICT || e->tell_auth) return REVDIAL_EINVAL;
     verdict = (int)rvd_auth_verdict(verdict);
@@ -9415,20 +9376,12 @@ int revdial_engine_auth(revdial_engine *e, int verdict)
     }
     memset(&answer, 0, sizeof answer);
     answer.status = 101;
-    answer.is_revdial = e->request.is_revdial;
-    answer.features = rvd_engine_all_features();
-    answer.window = rvd_engine_window(e);
-    answer.streams = e->accept_streams ? rvd_engine_streams(e) : 0;
+    answer.terms = rvd_engine_terms(e);
+    answer.terms.is_revdial = e->request.terms.is_revdial;
     answer.session_id = e->session_id;
     if (e->proof[0]) answer.proof = e->proof;
     answer.cnonce = e->request.digest.cnonce;
     answer.accept = e->request.carrier == REVDIAL_CARRIER_WEBSOCKET ? e->request.accept : NULL;
-    peer.is_revdial = e->request.is_revdial;
-    peer.has_window = e->request.has_window;
-    peer.has_streams = e->request.has_streams;
-    peer.features = e->request.features;
-    peer.window = e->request.window;
-    peer.streams = e->request.streams;
     if (!rvd_engine_hello_alloc(e, RVD_HTTP_ANSWER_SIZE)) {
         rvd_engine_die(e, REVDIAL_ENOMEM, 0, "out of memory for the answer");
         return REVDIAL_ENOMEM;
@@ -9436,7 +9389,7 @@ int revdial_engine_auth(revdial_engine *e, int verdict)
     text = rvd_base_text_in(e->hello, e->hello_size);
     rvd_http_response_write(&text, &answer);
     e->hello_len = text.len;
-    rvd_engine_come_up(e, &peer);
+    rvd_engine_come_up(e, &e->request.terms);
     if (e->state == RVD_ENGINE_UP) return REVDIAL_OK;
     rvd_engine_hello_free(e);  // or the peer would be told yes
     return REVDIAL_ENOMEM;
@@ -9983,9 +9936,7 @@ static const char *rvd_engine_request_put(revdial_engine *e, const revdial_engin
     offer.ws_key = rvd_engine_ws_key(e, key);
     offer.headers = cfg->headers;
     offer.header_count = cfg->header_count;
-    offer.features = rvd_engine_all_features();
-    offer.window = rvd_engine_window(e);
-    offer.streams = rvd_engine_streams(e);
+    offer.terms = rvd_engine_terms(e);
     if (e->has_secret) {  // checked now, if only sent later
         const char *problem = rvd_auth_secret_problem(
             scheme ? (unsigned)scheme : REVDIAL_AUTH_DIGEST, cfg->user, cfg->secret);
@@ -10033,7 +9984,6 @@ static const char *rvd_engine_config_copy(revdial_engine *e, const revdial_engin
 revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now_us,
                                    revdial_err *err)
 {
-    static const rvd_engine_terms stock = {0, 0, 0, 0, RVD_WIRE_WINDOW0, RVD_MUX_STOCK_STREAMS};
     const char *given, *problem = rvd_engine_config_problem(cfg, &given);
     rvd_heap heap = {cfg->alloc, cfg->alloc_ud, 0};
     revdial_engine *e;
@@ -10049,7 +9999,7 @@ revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now
     rvd_http_head_init(&e->head, &e->heap, cfg->role == REVDIAL_ROLE_PROXY);
     problem = rvd_engine_config_copy(e, cfg);
     if (!problem && cfg->upgraded) {
-        rvd_engine_come_up(e, &stock);
+        rvd_engine_come_up(e, &rvd_http_stock);
         if (e->state != RVD_ENGINE_UP) problem = rvd_engine_no_memory;
     } else if (!problem && cfg->role == REVDIAL_ROLE_BACKEND) {
         problem = rvd_engine_request_put(e, cfg);

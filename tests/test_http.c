@@ -111,11 +111,11 @@ static asked ask(const uint8_t *s, size_t len, size_t first, size_t step)
         copy_text(a.secret, sizeof a.secret, request.secret);
         copy_text(a.accept, sizeof a.accept, request.accept);
         a.carrier = request.carrier;
-        a.is_revdial = request.is_revdial;
+        a.is_revdial = request.terms.is_revdial;
         a.is_stripped = request.is_stripped;
-        a.features = request.features;
-        a.window = request.window;
-        a.streams = request.streams;
+        a.features = request.terms.features;
+        a.window = request.terms.window;
+        a.streams = request.terms.streams;
     }
     rvd_http_head_free(&head);
     rvd_http_head_free(&head);
@@ -1284,8 +1284,7 @@ static int same_answered(const answered *a, const answered *b)
     const rvd_http_response *x = &a->r, *y = &b->r;
     if (a->status != b->status || a->used != b->used) return 0;
     if (a->status < 0) return 1;
-    return x->is_revdial == y->is_revdial && x->features == y->features && x->window == y->window &&
-           x->streams == y->streams && x->session_id == y->session_id &&
+    return memcmp(&x->terms, &y->terms, sizeof x->terms) == 0 && x->session_id == y->session_id &&
            x->retry_after_ms == y->retry_after_ms && x->is_stripped == y->is_stripped;
 }
 
@@ -1321,9 +1320,9 @@ TEST(R1_R2_bytes_after_the_101_are_left_alone)
     answered a = listen_every_way("R1", BYTES(bytes));
     CHECK_INT(a.status, 101);
     CHECK_INT(a.used, sizeof(SWITCH END) - 1);
-    CHECK_INT(a.r.is_revdial, 0);
-    CHECK_INT(a.r.window, 262144);
-    CHECK_INT(a.r.streams, 256);
+    CHECK_INT(a.r.terms.is_revdial, 0);
+    CHECK_INT(a.r.terms.window, 262144);
+    CHECK_INT(a.r.terms.streams, 256);
     CHECK(a.r.session_id == 0);
 }
 
@@ -1497,10 +1496,10 @@ TEST(R20_parameters_of_the_101)
     answered a = listen_every_way("R20", BYTES(full));
     CHECK_ANSWERS(cases);
     CHECK_INT(a.status, 101);
-    CHECK_INT(a.r.is_revdial, 1);
-    CHECK_INT(a.r.features, REVDIAL_FEATURE_DRAIN);
-    CHECK_INT(a.r.window, 9000);
-    CHECK_INT(a.r.streams, 0);
+    CHECK_INT(a.r.terms.is_revdial, 1);
+    CHECK_INT(a.r.terms.features, REVDIAL_FEATURE_DRAIN);
+    CHECK_INT(a.r.terms.window, 9000);
+    CHECK_INT(a.r.terms.streams, 0);
     CHECK(a.r.session_id == 0xfedcba9876543210u);
 #undef OURS
 }
@@ -1677,9 +1676,7 @@ static const rvd_http_offer good_offer = {.host = "proxy.example:7000",
                                           .name = "cam-1",
                                           .instance = "i-7F3a",
                                           .secret = "s3cret-token",
-                                          .features = 15,
-                                          .window = 65536,
-                                          .streams = 65536};
+                                          .terms = {0, 15, 65536, 65536, 0, 0}};
 
 static size_t write_request(char *buf, size_t size, const rvd_http_offer *offer)
 {
@@ -1735,12 +1732,8 @@ static void write_answer(char *buf, size_t size, const rvd_http_answer *answer)
 TEST(the_101_is_the_one_of_the_vector_and_a_backend_takes_it)
 {
     static vector v;
-    rvd_http_answer answer = {.status = 101,
-                              .is_revdial = 1,
-                              .features = 15,
-                              .window = 65536,
-                              .streams = 0,
-                              .session_id = 0x00c0ffee12345678u};
+    rvd_http_answer answer = {
+        .status = 101, .terms = {1, 15, 65536, 0, 0, 0}, .session_id = 0x00c0ffee12345678u};
     char buf[RVD_HTTP_ANSWER_SIZE];
     answered a;
     REQUIRE(vector_load(&v, "handshake-101"));
@@ -1749,10 +1742,10 @@ TEST(the_101_is_the_one_of_the_vector_and_a_backend_takes_it)
     a = listen_every_way("101", v.bytes, v.len);
     CHECK_INT(a.status, 101);
     CHECK_INT(a.used, v.len);
-    CHECK_INT(a.r.is_revdial, 1);
-    CHECK_INT(a.r.features, 15);
-    CHECK_INT(a.r.window, 65536);
-    CHECK_INT(a.r.streams, 0);
+    CHECK_INT(a.r.terms.is_revdial, 1);
+    CHECK_INT(a.r.terms.features, 15);
+    CHECK_INT(a.r.terms.window, 65536);
+    CHECK_INT(a.r.terms.streams, 0);
     CHECK(a.r.session_id == 0x00c0ffee12345678u);
     answer.accept = asked_ws = WS_ACCEPT_TEXT;
     REQUIRE(vector_load(&v, "handshake-101-websocket"));
@@ -1760,7 +1753,7 @@ TEST(the_101_is_the_one_of_the_vector_and_a_backend_takes_it)
     CHECK_STR(buf, v.bytes);
     CHECK_INT(listen_every_way("101 WebSocket", v.bytes, v.len).status, 101);
     answer.accept = asked_ws = NULL;
-    answer.is_revdial = 0;
+    answer.terms.is_revdial = 0;
     REQUIRE(vector_load(&v, "handshake-101-stock"));
     write_answer(buf, sizeof buf, &answer);
     CHECK_STR(buf, v.bytes);
@@ -1869,7 +1862,7 @@ TEST(P17_every_refusal_is_the_one_of_its_vector)
                                    414, 417, 426, 429, 431, 503, 505};
     for (size_t i = 0; i < COUNT(statuses); i++) {
         static vector v;
-        rvd_http_answer answer = {.status = statuses[i], .is_revdial = 1};
+        rvd_http_answer answer = {.status = statuses[i], .terms.is_revdial = 1};
         char buf[RVD_HTTP_ANSWER_SIZE], name[32];
         const char *body;
         answered a;
@@ -1894,7 +1887,7 @@ TEST(P17_every_refusal_is_the_one_of_its_vector)
 TEST(a_request_leaves_out_what_is_not_set_and_appends_the_applications_headers)
 {
     static const revdial_kv headers[] = {{"X-Trace", "a b\tc"}, {"Cookie", ""}};
-    rvd_http_offer offer = {.host = "[::1]:80", .path = "/", .window = 8192};
+    rvd_http_offer offer = {.host = "[::1]:80", .path = "/", .terms.window = 8192};
     char buf[8193];
     offer.headers = headers;
     offer.header_count = 2;
@@ -1930,9 +1923,9 @@ TEST(P5_nothing_that_could_break_out_of_its_line_is_sent)
     REFUSED(host, NULL);
     REFUSED(path, NULL);
     REFUSED(instance, "a/b");
-    REFUSED(window, 8191);
-    REFUSED(window, 0x80000000u);
-    REFUSED(streams, 0x80000000u);
+    REFUSED(terms.window, 8191);
+    REFUSED(terms.window, 0x80000000u);
+    REFUSED(terms.streams, 0x80000000u);
 #undef REFUSED
 }
 
