@@ -6705,10 +6705,27 @@ static int rvd_http_head_grow(rvd_http_head *h)
     return 1;
 }
 
+static void rvd_http_become(rvd_http_head *h, enum rvd_http_state to)
+{
+    static const unsigned arrows[] = {[RVD_HTTP_AT_METHOD] = 1u << RVD_HTTP_AT_TARGET,
+                                      [RVD_HTTP_AT_TARGET] = 1u << RVD_HTTP_AT_VERSION,
+                                      [RVD_HTTP_AT_VERSION] = 1u << RVD_HTTP_AT_LINE_LF,
+                                      [RVD_HTTP_AT_STATUS] = 1u << RVD_HTTP_AT_REASON,
+                                      [RVD_HTTP_AT_REASON] = 1u << RVD_HTTP_AT_LINE_LF,
+                                      [RVD_HTTP_AT_LINE_LF] = 1u << RVD_HTTP_AT_LINE,
+                                      [RVD_HTTP_AT_LINE] =
+                                          1u << RVD_HTTP_AT_NAME | 1u << RVD_HTTP_AT_BLANK_LF,
+                                      [RVD_HTTP_AT_NAME] = 1u << RVD_HTTP_AT_VALUE,
+                                      [RVD_HTTP_AT_VALUE] = 1u << RVD_HTTP_AT_LINE_LF,
+                                      [RVD_HTTP_AT_BLANK_LF] = 0};
+    REVDIAL_ASSERT(arrows[h->state] & 1u << to);
+    h->state = to;
+}
+
 // The byte being judged ends a token; the next one begins another.
 static int rvd_http_enter(rvd_http_head *h, enum rvd_http_state state)
 {
-    h->state = state;
+    rvd_http_become(h, state);
     h->token_at = h->len + 1;
     return RVD_HTTP_MORE;
 }
@@ -6774,7 +6791,7 @@ static int rvd_http_take_line(rvd_http_head *h, uint8_t c)
     if (!rvd_http_is_tchar(c)) return 400;
     if (h->fields == RVD_HTTP_FIELDS_MAX) return 431;
     h->fields++;
-    h->state = RVD_HTTP_AT_NAME;
+    rvd_http_become(h, RVD_HTTP_AT_NAME);
     h->token_at = h->len;
     return RVD_HTTP_MORE;
 }
@@ -8081,13 +8098,27 @@ static void rvd_egress_put_socks(revdial_egress *v, const rvd_egress_url *u, con
 
 // ---- what it answers ----
 
+static void rvd_egress_become(revdial_egress *v, enum rvd_egress_state to)
+{
+    static const unsigned arrows[] = {
+        [RVD_EGRESS_ANSWER] = 1u << RVD_EGRESS_OPEN | 1u << RVD_EGRESS_FAILED,
+        [RVD_EGRESS_METHOD] =
+            1u << RVD_EGRESS_LOGIN | 1u << RVD_EGRESS_REPLY | 1u << RVD_EGRESS_FAILED,
+        [RVD_EGRESS_LOGIN] = 1u << RVD_EGRESS_REPLY | 1u << RVD_EGRESS_FAILED,
+        [RVD_EGRESS_REPLY] = 1u << RVD_EGRESS_OPEN | 1u << RVD_EGRESS_FAILED,
+        [RVD_EGRESS_OPEN] = 0,
+        [RVD_EGRESS_FAILED] = 0};
+    REVDIAL_ASSERT(arrows[v->state] & 1u << to);
+    v->state = to;
+}
+
 // `number` is what the egress proxy gave as its reason, -1 if it gave none.
 static void rvd_egress_fail(revdial_egress *v, int code, int number, const char *why)
 {
     rvd_base_text t = rvd_base_text_in(v->err.msg, sizeof v->err.msg);
     char address[128];  // leaves room for the reason
     RVD_BASE_JOIN(address, sizeof address, v->address);
-    v->state = RVD_EGRESS_FAILED;
+    rvd_egress_become(v, RVD_EGRESS_FAILED);
     v->err.code = code;
     RVD_BASE_ADD(&t, "egress proxy ", address, number < 0 ? ": " : " refused: ");
     if (number >= 0) RVD_BASE_ADD(&t, RVD_BASE_NUMBER((uint64_t)number), ", ");
@@ -8126,7 +8157,7 @@ static void rvd_egress_judge(revdial_egress *v, const rvd_http_response *r)
     } else if (v->out_sent != v->out_end) {
         rvd_egress_fail(v, REVDIAL_EPROTO, -1, "it sent data before our request");
     } else {
-        v->state = RVD_EGRESS_OPEN;  // RFC 9110 section 9.3.6: what follows the head is the tunnel
+        rvd_egress_become(v, RVD_EGRESS_OPEN);  // RFC 9110 section 9.3.6: then comes the tunnel
     }
 }
 
@@ -8149,10 +8180,10 @@ static size_t rvd_egress_take_answer(revdial_egress *v, const uint8_t *buf, size
 static void rvd_egress_take_method(revdial_egress *v)
 {
     if (v->reply[1] == 2 && v->has_login) {
-        v->state = RVD_EGRESS_LOGIN;
+        rvd_egress_become(v, RVD_EGRESS_LOGIN);
         v->out_end = v->request_at;
     } else if (v->reply[1] == 0) {
-        v->state = RVD_EGRESS_REPLY;
+        rvd_egress_become(v, RVD_EGRESS_REPLY);
         rvd_base_wipe(v->out + v->out_sent, v->request_at - v->out_sent);  // it is not asked for
         v->out_sent = v->request_at;
         v->out_end = v->out_len;
@@ -8172,7 +8203,7 @@ static void rvd_egress_take_login(revdial_egress *v)
         rvd_egress_fail(v, REVDIAL_EAUTH, v->reply[1], "it rejects the user name or the password");
         return;
     }
-    v->state = RVD_EGRESS_REPLY;
+    rvd_egress_become(v, RVD_EGRESS_REPLY);
     v->out_end = v->out_len;
 }
 
@@ -8190,7 +8221,7 @@ static void rvd_egress_take_reply(revdial_egress *v)
                                         "it cannot reach addresses of this kind"};
     size_t rep = v->reply[1];
     if (rep == 0)
-        v->state = RVD_EGRESS_OPEN;
+        rvd_egress_become(v, RVD_EGRESS_OPEN);
     else
         rvd_egress_fail(v, REVDIAL_EUNREACH, (int)rep,
                         rep < sizeof texts / sizeof texts[0] ? texts[rep]
@@ -8376,8 +8407,8 @@ enum rvd_ws_state { RVD_WS_OPEN, RVD_WS_CLOSED, RVD_WS_FAILED };
 
 typedef struct rvd_ws {
     rvd_heap *heap;
-    int is_client;  // the side that masks
-    int64_t now_us;
+    int is_client;          // the side that masks
+    const int64_t *now_us;  // the session's clock
 
     // Input: the frame that is coming in.
     enum rvd_ws_state state;
@@ -8473,7 +8504,7 @@ static uint8_t *rvd_ws_work(rvd_ws *w, size_t *size)
 {
     REVDIAL_ASSERT(w->work_at == w->work_end);
     w->work_at = w->work_end = 0;
-    w->work_us = w->now_us;
+    w->work_us = *w->now_us;
     if (!w->work) w->work = rvd_base_resize(w->heap, NULL, 0, RVD_WS_WORK);
     *size = w->work ? RVD_WS_WORK : RVD_WS_FEW;
     return w->work ? w->work : w->few;
@@ -8481,10 +8512,16 @@ static uint8_t *rvd_ws_work(rvd_ws *w, size_t *size)
 
 // ---- input ----
 
+static void rvd_ws_become(rvd_ws *w, enum rvd_ws_state to, int status)
+{
+    REVDIAL_ASSERT(w->state == RVD_WS_OPEN && to != RVD_WS_OPEN);
+    w->state = to;
+    w->status = status;
+}
+
 static void rvd_ws_fail(rvd_ws *w, int status, const char *text)
 {
-    w->state = RVD_WS_FAILED;
-    w->status = status;
+    rvd_ws_become(w, RVD_WS_FAILED, status);
     w->text = text;
 }
 
@@ -8540,7 +8577,7 @@ static int rvd_ws_length_get(const rvd_ws *w, uint64_t *out)
 // Pings, pongs and empty messages, unless there is payload between them, are counted.
 static void rvd_ws_glitch(rvd_ws *w)
 {
-    int is_fine = w->has_moved || rvd_base_bucket_take(&w->glitches, w->now_us);
+    int is_fine = w->has_moved || rvd_base_bucket_take(&w->glitches, *w->now_us);
     w->has_moved = 0;
     if (!is_fine) rvd_ws_fail(w, RVD_WS_STATUS_POLICY, "calm: too many frames without payload");
 }
@@ -8559,8 +8596,7 @@ static void rvd_ws_on_close(rvd_ws *w)
         rvd_ws_fail(w, RVD_WS_STATUS_PROTOCOL, "WebSocket: no valid status in Close");
         return;
     }
-    w->state = RVD_WS_CLOSED;
-    w->status = (int)status;
+    rvd_ws_become(w, RVD_WS_CLOSED, (int)status);
 }
 
 static void rvd_ws_on_frame_end(rvd_ws *w)
@@ -8821,7 +8857,7 @@ static size_t rvd_ws_sent(rvd_ws *w, size_t n)
 
 // ---- birth and death ----
 
-static rvd_ws *rvd_ws_new(rvd_heap *heap, int is_client, uint64_t seed, int64_t now_us)
+static rvd_ws *rvd_ws_new(rvd_heap *heap, int is_client, uint64_t seed, const int64_t *now_us)
 {
     rvd_ws *w = rvd_base_alloc(heap, sizeof *w);
     if (!w) return NULL;
@@ -8829,14 +8865,14 @@ static rvd_ws *rvd_ws_new(rvd_heap *heap, int is_client, uint64_t seed, int64_t 
     w->is_client = is_client;
     w->now_us = now_us;
     rvd_base_put_u64(w->secret, seed);
-    rvd_base_bucket_init(&w->glitches, RVD_WS_GLITCH_BURST, RVD_WS_GLITCH_RATE, now_us);
+    rvd_base_bucket_init(&w->glitches, RVD_WS_GLITCH_BURST, RVD_WS_GLITCH_RATE, *now_us);
     return w;
 }
 
 // Memory that an idle session need not hold.
-static void rvd_ws_trim(rvd_ws *w, int64_t now_us)
+static void rvd_ws_trim(rvd_ws *w)
 {
-    if (!w->work || w->work_at < w->work_end || now_us - w->work_us < RVD_WS_IDLE_US) return;
+    if (!w->work || w->work_at < w->work_end || *w->now_us - w->work_us < RVD_WS_IDLE_US) return;
     rvd_base_free(w->heap, w->work, RVD_WS_WORK);
     w->work = NULL;
     w->work_at = w->work_end = 0;
@@ -8855,16 +8891,18 @@ static void rvd_ws_free(rvd_ws *w)
 // Handshake, carrier and mux as one machine, on both ends: the public revdial_engine_* calls.
 // ================================================================================================
 
-// What the engine waits for. A refused or dead one still has output to send.
+// What the engine waits for. A refused one still has output to send. How a session ends is known to
+// the mux.
 //
-//   HEAD --request--> VERDICT --accepted--> UP --> DEAD        proxy
-//   HEAD --101--> UP --> DEAD                                  backend
+//   HEAD --request--> VERDICT --accepted--> READY --EV_UP--> UP        proxy
+//   HEAD --101, or config.upgraded--> READY --EV_UP--> UP              backend
 //   HEAD, VERDICT --refused, timeout, EOF--> DEAD
 enum rvd_engine_state {
     RVD_ENGINE_HEAD,     // the peer's request or response
     RVD_ENGINE_VERDICT,  // the application's answer to REVDIAL_EV_AUTH
-    RVD_ENGINE_UP,
-    RVD_ENGINE_DEAD
+    RVD_ENGINE_DEAD,     // nothing: the handshake has failed
+    RVD_ENGINE_READY,    // that EV_UP is fetched. From here on there is a session
+    RVD_ENGINE_UP        // nothing: only the mux has a say
 };
 
 enum {
@@ -8884,7 +8922,7 @@ struct revdial_engine {
     const char *realm, *nonce;  // proxy: of our 401
     const char *origins;        // proxy: NULL = none
     uint64_t session_id, seed;
-    int64_t start_us, now_us;
+    int64_t start_us;  // the clock is mux.now_us, from the start
 
     rvd_http_head head;
     rvd_http_request request;
@@ -8898,8 +8936,7 @@ struct revdial_engine {
     uint8_t *hello;        // our half of the handshake, until it is sent; holds a secret
     size_t hello_size, hello_len, hello_sent;
 
-    int tell_auth, tell_up, tell_dead;
-    int is_up;                         // and EV_UP has been told: nothing but the mux has a say
+    int tell;                          // REVDIAL_EV_AUTH or _DEAD is due, or EV_NONE
     int dead, status, retry_after_ms;  // of a handshake that failed
     int was_probe;                     // by a request that did not ask for a session
     const char *dead_text;
@@ -8907,7 +8944,9 @@ struct revdial_engine {
     char features_text[64];
     int carrier;                        // REVDIAL_CARRIER_*
     char accept[RVD_HTTP_ACCEPT_SIZE];  // backend: what has to answer our key
-    rvd_ws *ws;                         // NULL: the mux's bytes go as they are
+    const struct rvd_engine_framing
+        *framing;  // of that carrier; NULL: the mux's bytes go as they are
+    rvd_ws *ws;    // WebSocket's state
     rvd_mux mux;
 };
 
@@ -8933,19 +8972,205 @@ static int rvd_engine_hello_alloc(revdial_engine *e, size_t size)
     return 1;
 }
 
+static void rvd_engine_become(revdial_engine *e, enum rvd_engine_state to)
+{
+    static const unsigned arrows[] = {
+        [RVD_ENGINE_HEAD] =
+            1u << RVD_ENGINE_VERDICT | 1u << RVD_ENGINE_READY | 1u << RVD_ENGINE_DEAD,
+        [RVD_ENGINE_VERDICT] = 1u << RVD_ENGINE_READY | 1u << RVD_ENGINE_DEAD,
+        [RVD_ENGINE_READY] = 1u << RVD_ENGINE_UP,
+        [RVD_ENGINE_UP] = 0};
+    REVDIAL_ASSERT(arrows[e->state] & 1u << to);
+    e->state = to;
+}
+
+static int rvd_engine_has_session(const revdial_engine *e)
+{
+    return e->state >= RVD_ENGINE_READY;
+}
+
 // The handshake failed. The first cause sticks.
 static void rvd_engine_die(revdial_engine *e, int code, int status, const char *text)
 {
     if (e->state == RVD_ENGINE_DEAD) return;
-    e->state = RVD_ENGINE_DEAD;
-    e->is_up = 0;
+    rvd_engine_become(e, RVD_ENGINE_DEAD);
     e->dead = code;
     e->status = status;
     e->dead_text = text;
-    e->tell_dead = 1;
-    e->tell_auth = 0;
+    e->tell = REVDIAL_EV_DEAD;
     rvd_http_head_free(&e->head);
 }
+
+// ---- carriers ----
+
+// How a carrier frames the bytes of the mux. The raw carrier does not: it has no such table.
+typedef struct rvd_engine_framing {
+    int (*start)(revdial_engine *e);                                   // 0: out of memory
+    size_t (*input)(revdial_engine *e, const uint8_t *p, size_t len);  // as rvd_mux_input()
+    int (*output)(revdial_engine *e, struct iovec *iov, int max);      // as rvd_mux_output()
+    size_t (*sent)(revdial_engine *e, size_t n);  // n bytes are on the wire: how many are the mux's
+    size_t (*expected)(const revdial_engine *e);  // how many of the next are payload as they stand
+    size_t (*unsent)(const revdial_engine *e);    // bytes of its own that wait for the wire
+    int (*is_torn)(const revdial_engine *e);      // would the end of the connection cut a frame?
+    void (*trim)(revdial_engine *e);              // frees what an idle session need not hold
+    void (*free)(revdial_engine *e);
+} rvd_engine_framing;
+
+// ---- the WebSocket carrier ----
+
+// Bytes that the mux has ready for the wire.
+static size_t rvd_engine_ready(const rvd_mux *m)
+{
+    return (size_t)rvd_mux_out_len(m) + m->control_len - m->control_sent;
+}
+
+// The peer's Close is the end of the connection, with or without a reason.
+static void rvd_engine_ws_ended(revdial_engine *e)
+{
+    rvd_mux *m = &e->mux;
+    switch (e->ws->state == RVD_WS_FAILED ? -1 : e->ws->status) {
+    case -1: rvd_mux_die(m, REVDIAL_EPROTO, e->ws->text); break;
+    case RVD_WS_STATUS_NONE:
+    case RVD_WS_STATUS_NORMAL:
+    case RVD_WS_STATUS_AWAY: rvd_mux_eof(m); break;
+    case RVD_WS_STATUS_PROTOCOL:
+    case RVD_WS_STATUS_UNSUPPORTED:
+    case RVD_WS_STATUS_BAD_DATA:
+        rvd_mux_die(m, REVDIAL_EPROTO, "WebSocket: the peer reports a protocol error");
+        break;
+    default: rvd_mux_die(m, REVDIAL_ELOST, "WebSocket: the peer closed it with an unusual status");
+    }
+}
+
+static size_t rvd_engine_ws_input(revdial_engine *e, const uint8_t *p, size_t len)
+{
+    rvd_mux *m = &e->mux;
+    rvd_ws *w = e->ws;
+    size_t used = 0;
+    while (used < len && w->state == RVD_WS_OPEN && !m->dead && !rvd_mux_has_events(m)) {
+        rvd_ws_piece piece;
+        size_t n;
+        used += rvd_ws_input(w, p + used, len - used, &piece);
+        if (!piece.len) continue;
+        n = rvd_mux_input(m, piece.at, piece.len);
+        rvd_ws_taken(w, n);
+        used += n;
+    }
+    if (w->state != RVD_WS_OPEN) rvd_engine_ws_ended(e);
+    return used;
+}
+
+// The status of our Close, once the mux has said its last; -1: not now, or not at all.
+static int rvd_engine_ws_status(const revdial_engine *e)
+{
+    const rvd_mux *m = &e->mux;
+    if (e->ws->close_put) return -1;
+    if (e->ws->state != RVD_WS_OPEN) return e->ws->status;
+    if (!m->silent || m->dead == REVDIAL_ELOST) return -1;
+    return m->dead == REVDIAL_EPROTO   ? RVD_WS_STATUS_PROTOCOL
+           : m->dead == REVDIAL_ENOMEM ? RVD_WS_STATUS_INTERNAL
+                                       : RVD_WS_STATUS_NORMAL;
+}
+
+// Begins the next frames: a pong, all that the mux has ready as one data frame, or Close. After the
+// peer's Close the mux talks to nobody.
+static void rvd_engine_ws_begin(revdial_engine *e)
+{
+    struct iovec iov[8];
+    rvd_mux *m = &e->mux;
+    rvd_ws *w = e->ws;
+    int status, count;
+    size_t len = 0;
+    if (w->state == RVD_WS_OPEN && !w->close_put) {
+        rvd_ws_pong_put(w);
+        count = rvd_mux_output(m, iov, w->is_client ? 8 : 0);
+        len = rvd_engine_ready(m);
+        if (len && w->is_client) len = rvd_ws_gather(w, iov, count);
+        if (len) rvd_ws_data_put(w, rvd_base_min(len, RVD_WS_PAYLOAD_MAX));
+    }
+    if (!rvd_ws_is_between(w)) return;
+    status = rvd_engine_ws_status(e);
+    if (status >= 0) rvd_ws_close_put(w, status);
+}
+
+// A server shows the mux's own output behind the header: the frame is the next out_left bytes of
+// it, whatever they will be, for what is ready grows only.
+static int rvd_engine_ws_output(revdial_engine *e, struct iovec *iov, int max)
+{
+    rvd_ws *w = e->ws;
+    uint64_t left;
+    int n, count;
+    if (rvd_ws_is_between(w)) rvd_engine_ws_begin(e);
+    n = rvd_ws_show(w, iov, max);
+    if (w->is_client || !w->out_left) return n;
+    left = w->out_left;
+    count = n + rvd_mux_output(&e->mux, iov + n, max - n);
+    for (; n < count && left; n++) {
+        if (iov[n].iov_len > left) iov[n].iov_len = (size_t)left;
+        left -= iov[n].iov_len;
+    }
+    return n;
+}
+
+static int rvd_engine_ws_start(revdial_engine *e)
+{
+    int is_client = e->role == REVDIAL_ROLE_BACKEND;
+    e->ws = rvd_ws_new(&e->heap, is_client, e->seed, &e->mux.now_us);
+    return e->ws != NULL;
+}
+
+static size_t rvd_engine_ws_sent(revdial_engine *e, size_t n)
+{
+    return rvd_ws_sent(e->ws, n);
+}
+
+static size_t rvd_engine_ws_expected(const revdial_engine *e)
+{
+    return rvd_ws_expected(e->ws);
+}
+
+static size_t rvd_engine_ws_unsent(const revdial_engine *e)
+{
+    return e->ws->out_head_len - e->ws->out_head_sent;
+}
+
+static int rvd_engine_ws_is_torn(const revdial_engine *e)
+{
+    return rvd_ws_is_torn(e->ws);
+}
+
+static void rvd_engine_ws_trim(revdial_engine *e)
+{
+    if (!e->mux.slice_stream) rvd_ws_trim(e->ws);
+}
+
+static void rvd_engine_ws_free(revdial_engine *e)
+{
+    rvd_ws_free(e->ws);
+}
+
+static const rvd_engine_framing rvd_engine_websocket = {.start = rvd_engine_ws_start,
+                                                        .input = rvd_engine_ws_input,
+                                                        .output = rvd_engine_ws_output,
+                                                        .sent = rvd_engine_ws_sent,
+                                                        .expected = rvd_engine_ws_expected,
+                                                        .unsent = rvd_engine_ws_unsent,
+                                                        .is_torn = rvd_engine_ws_is_torn,
+                                                        .trim = rvd_engine_ws_trim,
+                                                        .free = rvd_engine_ws_free};
+
+// Returns 0: out of memory.
+static int rvd_engine_framing_start(revdial_engine *e)
+{
+    static const rvd_engine_framing *const framings[] = {
+        [REVDIAL_CARRIER_RAW] = NULL, [REVDIAL_CARRIER_WEBSOCKET] = &rvd_engine_websocket};
+    const rvd_engine_framing *f = framings[e->carrier];
+    if (f && !f->start(e)) return 0;
+    e->framing = f;
+    return 1;
+}
+
+// ---- what both ends say ----
 
 static unsigned rvd_engine_all_features(void)
 {
@@ -9027,15 +9252,11 @@ static void rvd_engine_come_up(revdial_engine *e, const rvd_http_terms *peer)
     rvd_engine_limits_resolve(e, peer, &cfg);
     rvd_engine_features_note(e, cfg.features);
     rvd_http_head_free(&e->head);
-    if (e->carrier == REVDIAL_CARRIER_WEBSOCKET)
-        e->ws = rvd_ws_new(&e->heap, !cfg.is_client, e->seed, e->now_us);
-    if ((e->carrier == REVDIAL_CARRIER_WEBSOCKET && !e->ws) ||
-        !rvd_mux_start(&e->mux, &e->heap, &cfg, e->now_us)) {
+    if (!rvd_engine_framing_start(e) || !rvd_mux_start(&e->mux, &e->heap, &cfg, e->mux.now_us)) {
         rvd_engine_die(e, REVDIAL_ENOMEM, 0, "out of memory for the session");
         return;
     }
-    e->state = RVD_ENGINE_UP;
-    e->tell_up = 1;
+    rvd_engine_become(e, RVD_ENGINE_READY);
 }
 
 // ---- the handshake ----
@@ -9071,8 +9292,8 @@ static void rvd_engine_on_request(revdial_engine *e, int has_more)
         e->auth.proof = e->proof;
     }
     e->carrier = e->request.carrier;
-    e->state = RVD_ENGINE_VERDICT;
-    e->tell_auth = 1;
+    rvd_engine_become(e, RVD_ENGINE_VERDICT);
+    e->tell = REVDIAL_EV_AUTH;
 }
 
 // Keeps what the next attempt needs to know of a 401: the strongest challenge that we may answer.
@@ -9220,109 +9441,11 @@ static size_t rvd_engine_head_input(revdial_engine *e, const uint8_t *p, size_t 
     return used;
 }
 
-// ---- the WebSocket carrier ----
-
-// Bytes that the mux has ready for the wire.
-static size_t rvd_engine_ready(const rvd_mux *m)
-{
-    return (size_t)rvd_mux_out_len(m) + m->control_len - m->control_sent;
-}
-
-// The peer's Close is the end of the connection, with or without a reason.
-static void rvd_engine_ws_ended(revdial_engine *e)
-{
-    rvd_mux *m = &e->mux;
-    switch (e->ws->state == RVD_WS_FAILED ? -1 : e->ws->status) {
-    case -1: rvd_mux_die(m, REVDIAL_EPROTO, e->ws->text); break;
-    case RVD_WS_STATUS_NONE:
-    case RVD_WS_STATUS_NORMAL:
-    case RVD_WS_STATUS_AWAY: rvd_mux_eof(m); break;
-    case RVD_WS_STATUS_PROTOCOL:
-    case RVD_WS_STATUS_UNSUPPORTED:
-    case RVD_WS_STATUS_BAD_DATA:
-        rvd_mux_die(m, REVDIAL_EPROTO, "WebSocket: the peer reports a protocol error");
-        break;
-    default: rvd_mux_die(m, REVDIAL_ELOST, "WebSocket: the peer closed it with an unusual status");
-    }
-}
-
-static size_t rvd_engine_ws_input(revdial_engine *e, const uint8_t *p, size_t len)
-{
-    rvd_mux *m = &e->mux;
-    rvd_ws *w = e->ws;
-    size_t used = 0;
-    w->now_us = e->mux.now_us;
-    while (used < len && w->state == RVD_WS_OPEN && !m->dead && !rvd_mux_has_events(m)) {
-        rvd_ws_piece piece;
-        size_t n;
-        used += rvd_ws_input(w, p + used, len - used, &piece);
-        if (!piece.len) continue;
-        n = rvd_mux_input(m, piece.at, piece.len);
-        rvd_ws_taken(w, n);
-        used += n;
-    }
-    if (w->state != RVD_WS_OPEN) rvd_engine_ws_ended(e);
-    return used;
-}
-
-// The status of our Close, once the mux has said its last; -1: not now, or not at all.
-static int rvd_engine_ws_status(const revdial_engine *e)
-{
-    const rvd_mux *m = &e->mux;
-    if (e->ws->close_put) return -1;
-    if (e->ws->state != RVD_WS_OPEN) return e->ws->status;
-    if (!m->silent || m->dead == REVDIAL_ELOST) return -1;
-    return m->dead == REVDIAL_EPROTO   ? RVD_WS_STATUS_PROTOCOL
-           : m->dead == REVDIAL_ENOMEM ? RVD_WS_STATUS_INTERNAL
-                                       : RVD_WS_STATUS_NORMAL;
-}
-
-// Begins the next frames: a pong, all that the mux has ready as one data frame, or Close. After the
-// peer's Close the mux talks to nobody.
-static void rvd_engine_ws_begin(revdial_engine *e)
-{
-    struct iovec iov[8];
-    rvd_mux *m = &e->mux;
-    rvd_ws *w = e->ws;
-    int status, count;
-    size_t len = 0;
-    w->now_us = e->mux.now_us;
-    if (w->state == RVD_WS_OPEN && !w->close_put) {
-        rvd_ws_pong_put(w);
-        count = rvd_mux_output(m, iov, w->is_client ? 8 : 0);
-        len = rvd_engine_ready(m);
-        if (len && w->is_client) len = rvd_ws_gather(w, iov, count);
-        if (len) rvd_ws_data_put(w, rvd_base_min(len, RVD_WS_PAYLOAD_MAX));
-    }
-    if (!rvd_ws_is_between(w)) return;
-    status = rvd_engine_ws_status(e);
-    if (status >= 0) rvd_ws_close_put(w, status);
-}
-
-// A server shows the mux's own output behind the header: the frame is the next out_left bytes of
-// it, whatever they will be, for what is ready grows only.
-static int rvd_engine_ws_output(revdial_engine *e, struct iovec *iov, int max)
-{
-    rvd_ws *w = e->ws;
-    uint64_t left;
-    int n, count;
-    if (rvd_ws_is_between(w)) rvd_engine_ws_begin(e);
-    n = rvd_ws_show(w, iov, max);
-    if (w->is_client || !w->out_left) return n;
-    left = w->out_left;
-    count = n + rvd_mux_output(&e->mux, iov + n, max - n);
-    for (; n < count && left; n++) {
-        if (iov[n].iov_len > left) iov[n].iov_len = (size_t)left;
-        left -= iov[n].iov_len;
-    }
-    return n;
-}
-
 static void rvd_engine_eof(revdial_engine *e)
 {
-    if (e->state == RVD_ENGINE_UP && e->ws && rvd_ws_is_torn(e->ws))
+    if (rvd_engine_has_session(e) && e->framing && e->framing->is_torn(e))
         rvd_mux_die(&e->mux, REVDIAL_ELOST, "the connection ended in the middle of a frame");
-    else if (e->state == RVD_ENGINE_UP)
+    else if (rvd_engine_has_session(e))
         rvd_mux_eof(&e->mux);
     else if (e->role == REVDIAL_ROLE_BACKEND && e->state == RVD_ENGINE_HEAD && !e->head.len)
         rvd_engine_die(e, REVDIAL_ELOST, 0,
@@ -9349,14 +9472,14 @@ ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len, i
 {
     ptrdiff_t used;
     RVD_ENGINE_CHECK(e);
-    if (!e->is_up || e->mux.dead || (ptrdiff_t)len <= 0) {
-        if (now_us > e->now_us) e->now_us = now_us;
+    if (e->state != RVD_ENGINE_UP || e->mux.dead || (ptrdiff_t)len <= 0) {
+        if (now_us > e->mux.now_us) e->mux.now_us = now_us;
         used = rvd_engine_rare_input(e, buf, len);
     } else {
         rvd_mux_now(&e->mux, now_us);
         e->mux.last_rx_us = e->mux.now_us;
-        used = (ptrdiff_t)(e->ws ? rvd_engine_ws_input(e, buf, len)
-                                 : rvd_mux_input(&e->mux, buf, len));
+        used = (ptrdiff_t)(e->framing ? e->framing->input(e, buf, len)
+                                      : rvd_mux_input(&e->mux, buf, len));
         if (e->mux.is_mute | e->mux.draining) rvd_mux_heard(&e->mux);
     }
     RVD_ENGINE_CHECK(e);
@@ -9367,8 +9490,9 @@ int revdial_engine_auth(revdial_engine *e, int verdict)
 {
     rvd_http_answer answer;
     rvd_base_text text;
-    if (e->state != RVD_ENGINE_VERDICT || e->tell_auth) return REVDIAL_EINVAL;
+    if (e->state != RVD_ENGINE_VERDICT || e->tell == REVDIAL_EV_AUTH) return REVDIAL_EINVAL;
     verdict = (int)rvd_auth_verdict(verdict);
+
     if (verdict) {
         int is_stale = verdict == REVDIAL_VERDICT_STALE_NONCE;
         rvd_engine_refuse(e, is_stale ? 401 : verdict, is_stale);
@@ -9390,29 +9514,26 @@ int revdial_engine_auth(revdial_engine *e, int verdict)
     rvd_http_response_write(&text, &answer);
     e->hello_len = text.len;
     rvd_engine_come_up(e, &e->request.terms);
-    if (e->state == RVD_ENGINE_UP) return REVDIAL_OK;
+    if (rvd_engine_has_session(e)) return REVDIAL_OK;
     rvd_engine_hello_free(e);  // or the peer would be told yes
     return REVDIAL_ENOMEM;
 }
 
 // ---- events, output, time ----
 
-// The handshake's events.
+// The handshake's event.
 RVD_BASE_SLOW static int rvd_engine_event_own(revdial_engine *e, revdial_event *ev)
 {
     memset(ev, 0, sizeof *ev);
-    if (e->tell_auth) {
-        e->tell_auth = 0;
-        ev->type = REVDIAL_EV_AUTH;
-        ev->auth = &e->auth;
-    } else if (e->tell_up) {
-        e->tell_up = 0;
-        e->is_up = 1;
+    ev->type = e->tell;
+    e->tell = REVDIAL_EV_NONE;
+    if (ev->type == REVDIAL_EV_AUTH) ev->auth = &e->auth;
+    if (e->state == RVD_ENGINE_READY) {
+        rvd_engine_become(e, RVD_ENGINE_UP);
         ev->type = REVDIAL_EV_UP;
         ev->text = e->features_text;
-    } else if (e->tell_dead) {
-        e->tell_dead = 0;
-        ev->type = REVDIAL_EV_DEAD;
+    }
+    if (ev->type == REVDIAL_EV_DEAD) {
         ev->code = e->dead;
         ev->status = e->status;
         ev->retry_after_ms = e->retry_after_ms;
@@ -9425,7 +9546,7 @@ RVD_BASE_SLOW static int rvd_engine_event_own(revdial_engine *e, revdial_event *
 int revdial_engine_event(revdial_engine *e, revdial_event *ev)
 {
     int told;
-    if (!e->is_up) return rvd_engine_event_own(e, ev);
+    if (e->state != RVD_ENGINE_UP) return rvd_engine_event_own(e, ev);
     told = rvd_mux_event(&e->mux, ev);
     RVD_ENGINE_CHECK(e);
     return told;
@@ -9439,9 +9560,9 @@ int revdial_engine_output(revdial_engine *e, struct iovec *iov, int max)
         iov[0].iov_len = e->hello_len - e->hello_sent;
         n = 1;
     }
-    if (e->state == RVD_ENGINE_UP) {
-        n += e->ws ? rvd_engine_ws_output(e, iov + n, max - n)
-                   : rvd_mux_output(&e->mux, iov + n, max - n);
+    if (rvd_engine_has_session(e)) {
+        n += e->framing ? e->framing->output(e, iov + n, max - n)
+                        : rvd_mux_output(&e->mux, iov + n, max - n);
         rvd_mux_drain_check(&e->mux);
     }
     return n;
@@ -9455,8 +9576,8 @@ void revdial_engine_sent(revdial_engine *e, size_t n)
     e->hello_sent += hello;
     if (e->hello && e->hello_sent == e->hello_len) rvd_engine_hello_free(e);
     n -= hello;
-    if (e->ws) n = rvd_ws_sent(e->ws, n);
-    if (e->state == RVD_ENGINE_UP) rvd_mux_sent(&e->mux, n);
+    if (e->framing) n = e->framing->sent(e, n);
+    if (rvd_engine_has_session(e)) rvd_mux_sent(&e->mux, n);
     RVD_ENGINE_CHECK(e);
 }
 
@@ -9468,16 +9589,16 @@ void revdial_engine_set_output_max(revdial_engine *e, size_t bytes)
 int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us)
 {
     int64_t at = e->start_us + (int64_t)e->limits.handshake_timeout_ms * 1000;
-    if (now_us > e->now_us) e->now_us = now_us;
-    if (e->state == RVD_ENGINE_UP) {
-        at = rvd_mux_tick(&e->mux, e->now_us);
+    if (rvd_engine_has_session(e)) {
+        at = rvd_mux_tick(&e->mux, now_us);
         rvd_mux_drain_check(&e->mux);
-        if (e->ws && !e->mux.slice_stream) rvd_ws_trim(e->ws, e->now_us);
+        if (e->framing) e->framing->trim(e);
         RVD_ENGINE_CHECK(e);
         return e->mux.dead ? -1 : at;
     }
+    rvd_mux_now(&e->mux, now_us);
     if (e->state == RVD_ENGINE_DEAD) return -1;
-    if (e->now_us < at) return at;
+    if (e->mux.now_us < at) return at;
     // Bytes that came earn an answer; a connection that never spoke is closed without one.
     if (e->role == REVDIAL_ROLE_PROXY && (e->head.len || e->state == RVD_ENGINE_VERDICT))
         rvd_engine_refuse(e, 408, 0);
@@ -9489,7 +9610,7 @@ int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us)
 int revdial_engine_is_waiting(const revdial_engine *e)
 {
     const rvd_mux *m = &e->mux;
-    return e->state == RVD_ENGINE_UP && !m->dead && (rvd_mux_is_asking(m) || rvd_mux_is_blocked(m));
+    return rvd_engine_has_session(e) && !m->dead && (rvd_mux_is_asking(m) || rvd_mux_is_blocked(m));
 }
 
 void revdial_engine_acked(revdial_engine *e, int64_t at_us)
@@ -9502,7 +9623,7 @@ void revdial_engine_acked(revdial_engine *e, int64_t at_us)
 
 static rvd_mux_stream *rvd_engine_find(revdial_engine *e, uint32_t id)
 {
-    rvd_mux_stream *s = e->state == RVD_ENGINE_UP ? rvd_mux_find(&e->mux, id) : NULL;
+    rvd_mux_stream *s = rvd_engine_has_session(e) ? rvd_mux_find(&e->mux, id) : NULL;
     return s && !s->released ? s : NULL;
 }
 
@@ -9510,7 +9631,7 @@ int64_t revdial_engine_open(revdial_engine *e, const revdial_dial_opts *opts, vo
 {
     static const revdial_dial_opts none;
     int64_t id;
-    if (e->state != RVD_ENGINE_UP) return REVDIAL_ECLOSED;
+    if (!rvd_engine_has_session(e)) return REVDIAL_ECLOSED;
     id = rvd_mux_open(&e->mux, opts ? opts : &none);
     if (id > 0) rvd_mux_find(&e->mux, (uint32_t)id)->ud = ud;
     RVD_ENGINE_CHECK(e);
@@ -9567,7 +9688,7 @@ size_t revdial_engine_expected(revdial_engine *e, uint32_t id)
 {
     const rvd_mux_stream *s = rvd_engine_find(e, id);
     size_t n = s ? rvd_mux_expected(&e->mux, s) : 0;
-    return n && e->ws ? rvd_base_min(n, rvd_ws_expected(e->ws)) : n;
+    return n && e->framing ? rvd_base_min(n, e->framing->expected(e)) : n;
 }
 
 ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t len)
@@ -9646,13 +9767,13 @@ ptrdiff_t revdial_engine_lend(revdial_engine *e, uint32_t id, const void *buf, s
 
 size_t revdial_engine_lent(revdial_engine *e, uint32_t id)
 {
-    rvd_mux_stream *s = e->state == RVD_ENGINE_UP ? rvd_mux_find(&e->mux, id) : NULL;
+    rvd_mux_stream *s = rvd_engine_has_session(e) ? rvd_mux_find(&e->mux, id) : NULL;
     return s ? s->lent : 0;
 }
 
 ptrdiff_t revdial_engine_recall(revdial_engine *e, uint32_t id)
 {
-    rvd_mux_stream *s = e->state == RVD_ENGINE_UP ? rvd_mux_find(&e->mux, id) : NULL;
+    rvd_mux_stream *s = rvd_engine_has_session(e) ? rvd_mux_find(&e->mux, id) : NULL;
     ptrdiff_t n = s ? rvd_mux_recall(&e->mux, s) : 0;
     if (n == 0 && s) rvd_mux_settle(&e->mux, s);
     RVD_ENGINE_CHECK(e);
@@ -9711,14 +9832,14 @@ int revdial_engine_get_flow(revdial_engine *e, uint32_t id, revdial_flow_info *o
 
 void revdial_engine_drain(revdial_engine *e)
 {
-    if (e->state != RVD_ENGINE_UP) return;
+    if (!rvd_engine_has_session(e)) return;
     rvd_mux_drain(&e->mux);
     rvd_mux_drain_check(&e->mux);
 }
 
 void revdial_engine_terminate(revdial_engine *e)
 {
-    if (e->state == RVD_ENGINE_UP)
+    if (rvd_engine_has_session(e))
         rvd_mux_shutdown(&e->mux);
     else
         rvd_engine_die(e, REVDIAL_ECLOSED, 0, "closed here");
@@ -9726,13 +9847,13 @@ void revdial_engine_terminate(revdial_engine *e)
 
 void revdial_engine_replace(revdial_engine *e)
 {
-    if (e->state == RVD_ENGINE_UP) rvd_mux_replace(&e->mux);
+    if (rvd_engine_has_session(e)) rvd_mux_replace(&e->mux);
     revdial_engine_terminate(e);
 }
 
 void revdial_engine_ping(revdial_engine *e, int64_t now_us)
 {
-    if (e->state != RVD_ENGINE_UP) return;
+    if (!rvd_engine_has_session(e)) return;
     rvd_mux_now(&e->mux, now_us);
     rvd_mux_ping(&e->mux);
 }
@@ -9746,7 +9867,7 @@ void revdial_engine_get_info(const revdial_engine *e, revdial_engine_info *out)
     out->session_id = e->session_id;
     out->was_probe = e->was_probe;
     out->output_bytes = e->hello_len - e->hello_sent;
-    if (e->state != RVD_ENGINE_UP) return;
+    if (!rvd_engine_has_session(e)) return;
     out->streams = m->stream_count;
     out->features = m->cfg.features;
     out->streams_opened = m->opened;
@@ -9759,7 +9880,7 @@ void revdial_engine_get_info(const revdial_engine *e, revdial_engine_info *out)
     out->last_rx_us = m->last_rx_us;
     out->buffered_bytes = (size_t)m->buffered;
     out->output_bytes += rvd_engine_ready(m);
-    if (e->ws) out->output_bytes += e->ws->out_head_len - e->ws->out_head_sent;
+    if (e->framing) out->output_bytes += e->framing->unsent(e);
 }
 
 // The one problem that is no fault of the config; told apart from them by where it stands.
@@ -9995,12 +10116,12 @@ revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now
         return NULL;
     }
     e->heap = heap;
-    e->start_us = e->now_us = now_us;
+    e->start_us = e->mux.now_us = now_us;
     rvd_http_head_init(&e->head, &e->heap, cfg->role == REVDIAL_ROLE_PROXY);
     problem = rvd_engine_config_copy(e, cfg);
     if (!problem && cfg->upgraded) {
         rvd_engine_come_up(e, &rvd_http_stock);
-        if (e->state != RVD_ENGINE_UP) problem = rvd_engine_no_memory;
+        if (!rvd_engine_has_session(e)) problem = rvd_engine_no_memory;
     } else if (!problem && cfg->role == REVDIAL_ROLE_BACKEND) {
         problem = rvd_engine_request_put(e, cfg);
     }
@@ -10016,7 +10137,7 @@ void revdial_engine_free(revdial_engine *e)
     rvd_heap heap;
     if (!e) return;
     rvd_mux_end(&e->mux);
-    rvd_ws_free(e->ws);
+    if (e->framing) e->framing->free(e);
     rvd_http_head_free(&e->head);
     rvd_engine_hello_free(e);
     rvd_base_wipe(e->proof, sizeof e->proof);
@@ -10497,9 +10618,9 @@ static int rvd_sys_is_numeric(const char *label, size_t len)
 // Letters, digits, '-', '_' and single dots, one of which may end it. The last label is no number.
 static int rvd_sys_is_name(const char *host)
 {
-    size_t i, label = 0, end = strlen(host);
+    size_t label = 0, end = strlen(host);
     if (end > 0 && host[end - 1] == '.') end--;
-    for (i = 0; i < end; i++) {
+    for (size_t i = 0; i < end; i++) {
         char c = host[i], lower = (char)(c | 0x20);
         int digit = c >= '0' && c <= '9';
         if (c == '.') {
@@ -11364,7 +11485,7 @@ static int rvd_sys_wake_open(rvd_sys_wake *w)
     w->fd[0] = w->fd[1] = fd < 0 ? -1 : fd;
     return fd < 0 ? fd : 0;
 #else
-    int i, r;
+    int r;
     w->fd[0] = w->fd[1] = -1;
 #if RVD_SYS_FLAGS_ATOMIC
     RVD_SYS_RETRY(r, RVD_SYS(pipe2)(w->fd, O_NONBLOCK | O_CLOEXEC));
@@ -11372,7 +11493,7 @@ static int rvd_sys_wake_open(rvd_sys_wake *w)
     RVD_SYS_RETRY(r, RVD_SYS(pipe)(w->fd));
 #endif
     if (r < 0) return r;
-    for (i = 0; i < 2 && r >= 0; i++) r = w->fd[i] = rvd_sys_own(w->fd[i]);
+    for (int i = 0; i < 2 && r >= 0; i++) r = w->fd[i] = rvd_sys_own(w->fd[i]);
     if (r >= 0) return 0;
     rvd_sys_close(w->fd[0]);
     rvd_sys_close(w->fd[1]);

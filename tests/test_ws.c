@@ -406,7 +406,7 @@ TEST(lengths_are_written_in_the_fewest_bytes)
     rvd_heap heap = {NULL, NULL, 0};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         for (int is_client = 0; is_client < 2; is_client++) {
-            rvd_ws *w = rvd_ws_new(&heap, is_client, 7, 0);
+            rvd_ws *w = rvd_ws_new(&heap, is_client, 7, &(int64_t){0});
             uint8_t want[10];
             memcpy(want, rows[i].bytes, sizeof want);
             if (is_client) want[1] |= 0x80;
@@ -431,7 +431,7 @@ TEST(each_frame_has_a_key_that_only_the_seed_tells)
     unsigned same = 0, bits[32] = {0};
     rvd_heap heap = {NULL, NULL, 0};
     for (int seed = 0; seed < 2; seed++) {
-        rvd_ws *w = rvd_ws_new(&heap, 1, (uint64_t)seed, 0);
+        rvd_ws *w = rvd_ws_new(&heap, 1, (uint64_t)seed, &(int64_t){0});
         for (int i = 0; i < FRAMES; i++) {
             frame_of(w, 1, out, sizeof out);
             memcpy(&keys[seed][i], out + 2, 4);
