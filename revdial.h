@@ -2061,22 +2061,24 @@ static void rvd_base_text_add(rvd_base_text *t, const char *s)
 // RVD_BASE_JOIN(buf, size, a, b, c) makes them the text of a buffer and returns its length.
 // RVD_BASE_NUMBER(n) is a decimal number as such a piece.
 enum { RVD_BASE_NUMBER_SIZE = 21 };  // 2^64 - 1 has 20 digits
-static const char rvd_base_end[1];   // its address stands behind the last piece
-#define RVD_BASE_PIECES(...) ((const char *const[]){__VA_ARGS__, rvd_base_end})
-#define RVD_BASE_ADD(t, ...) rvd_base_text_add_all(t, RVD_BASE_PIECES(__VA_ARGS__))
-#define RVD_BASE_JOIN(buf, size, ...) rvd_base_join(buf, size, RVD_BASE_PIECES(__VA_ARGS__))
+#define RVD_BASE_PIECES(...) ((const char *const[]){__VA_ARGS__})
+#define RVD_BASE_COUNT(...) (sizeof RVD_BASE_PIECES(__VA_ARGS__) / sizeof(char *))
+#define RVD_BASE_ADD(t, ...) \
+    rvd_base_text_add_all(t, RVD_BASE_PIECES(__VA_ARGS__), RVD_BASE_COUNT(__VA_ARGS__))
+#define RVD_BASE_JOIN(buf, size, ...) \
+    rvd_base_join(buf, size, RVD_BASE_PIECES(__VA_ARGS__), RVD_BASE_COUNT(__VA_ARGS__))
 #define RVD_BASE_NUMBER(n) rvd_base_number((char[RVD_BASE_NUMBER_SIZE]){0}, n)
 
-static void rvd_base_text_add_all(rvd_base_text *t, const char *const *piece)
+static void rvd_base_text_add_all(rvd_base_text *t, const char *const *pieces, size_t count)
 {
-    for (; *piece != rvd_base_end; piece++)
-        if (*piece) rvd_base_text_add(t, *piece);
+    for (size_t i = 0; i < count; i++)
+        if (pieces[i]) rvd_base_text_add(t, pieces[i]);
 }
 
-static size_t rvd_base_join(char *buf, size_t size, const char *const *pieces)
+static size_t rvd_base_join(char *buf, size_t size, const char *const *pieces, size_t count)
 {
     rvd_base_text t = rvd_base_text_in(buf, size);
-    rvd_base_text_add_all(&t, pieces);
+    rvd_base_text_add_all(&t, pieces, count);
     return t.len;
 }
 
