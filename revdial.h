@@ -5342,7 +5342,8 @@ enum {
     RVD_AUTH_PASSWORD_MAX = 2048,  // with the user and in base64 it is no longer than a token
     RVD_AUTH_IDENTITY_MAX = 127,   // of an identity, and so of a user: buffers for one have 128
     RVD_AUTH_REALM_MAX = 64,
-    RVD_AUTH_HEX_SIZE = 65  // of a SHA-256 in hex, with its NUL
+    RVD_AUTH_HEX_SIZE = 65,                       // of a SHA-256 in hex, with its NUL
+    RVD_AUTH_SECRET_SIZE = 7 + RVD_AUTH_HEX_SIZE  // the same behind "sha256:"
 };
 
 // b64token of RFC 6750 section 2.1: what may follow "Bearer ".
@@ -5969,27 +5970,16 @@ static uint64_t rvd_auth_mark(const rvd_auth_guard *g, const char *first, const 
 
 // ---- The table of a proxy -----------------------------------------------------------------------
 
-// A row in the table holds sha256: for BEARER and BASIC, ha1: for DIGEST, and no secret for MTLS. A
-// row that is for several of these kinds becomes several rows.
-enum { RVD_AUTH_KINDS = 3 };
-static const unsigned rvd_auth_kinds[RVD_AUTH_KINDS] = {REVDIAL_AUTH_BEARER | REVDIAL_AUTH_BASIC,
-                                                        REVDIAL_AUTH_DIGEST, REVDIAL_AUTH_MTLS};
-
-enum {
-    RVD_AUTH_HASH_SIZE = 7 + RVD_AUTH_HEX_SIZE,  // "sha256:" and a SHA-256
-    RVD_AUTH_OWN_SIZE = 6 + 16 + 1               // "token " and a mark
-};
-
-// The rows of a proxy, with hashes in place of secrets and copies of all texts, in one block of
-// memory. A table never changes; it is replaced by another one.
+// The rows of a proxy, with copies of all texts and hashes in place of secrets. A table never
+// changes; it is replaced by another one.
 typedef struct rvd_auth_table {
     rvd_heap heap;  // of its own: a table is made and freed without the owner's lock
-    size_t size;
+    rvd_base_arena texts;
     unsigned refs;  // guarded by the owner's lock
     unsigned schemes;
     size_t count;
     revdial_credential *rows;  // each has a user, and all but those for MTLS a secret
-    uint64_t marks[];          // of each row's user and secret
+    uint64_t *marks;           // of each row's secret and user
 } rvd_auth_table;
 
 static void rvd_auth_table_free(rvd_auth_table *t)
@@ -5997,70 +5987,66 @@ static void rvd_auth_table_free(rvd_auth_table *t)
     rvd_heap heap;
     if (!t) return;
     heap = t->heap;
-    rvd_base_free(&heap, t, t->size);
+    rvd_base_arena_free(&t->texts, &heap);
+    rvd_base_free(&heap, t, sizeof *t);
 }
 
-static size_t rvd_auth_text_size(const char *text)
-{
-    return text ? strlen(text) + 1 : 0;
-}
-
-// The size of the table of these rows, with the texts behind it.
-//   room     set to how many rows the table has
-//   returns  bytes, or 0: too large
-static size_t rvd_auth_table_size(const revdial_credential *rows, size_t count, size_t *room)
-{
-    size_t size = sizeof(rvd_auth_table);
-    *room = 0;
-    for (size_t i = 0; i < count; i++) {
-        for (size_t k = 0; k < RVD_AUTH_KINDS; k++) {
-            if (!(rvd_auth_row_schemes(&rows[i]) & rvd_auth_kinds[k])) continue;
-            size += sizeof(uint64_t) + sizeof(revdial_credential) + RVD_AUTH_HASH_SIZE;
-            ++*room;
-        }
-        size += rows[i].user ? rvd_auth_text_size(rows[i].user) : (size_t)RVD_AUTH_OWN_SIZE;
-        size += rvd_auth_text_size(rows[i].names) + rvd_auth_text_size(rows[i].group);
-        if (size > SIZE_MAX / 4) return 0;
-    }
-    return size;
-}
-
-// Copies a text to *at, which moves on.
-static const char *rvd_auth_text_copy(char **at, const char *text)
-{
-    char *copy = *at;
-    if (!text) return NULL;
-    memcpy(copy, text, strlen(text) + 1);
-    *at += strlen(text) + 1;
-    return copy;
-}
-
-// Copies a secret as its hash, with a prefix. With a user it is H(A1), the hash of Digest.
-static const char *rvd_auth_secret_copy(char **at, const char *secret, const char *user,
-                                        const char *realm)
+// A secret as its hash, with a prefix. With a user it is H(A1), the hash of Digest.
+static void rvd_auth_secret_hash(const char *secret, const char *user, const char *realm,
+                                 char text[RVD_AUTH_SECRET_SIZE])
 {
     const char *const parts[] = {user, realm, secret};
-    char hex[RVD_AUTH_HEX_SIZE], text[RVD_AUTH_HASH_SIZE];
-    if (rvd_auth_is_hash(secret)) return rvd_auth_text_copy(at, secret);
+    char hex[RVD_AUTH_HEX_SIZE];
     rvd_auth_hash(user ? parts : parts + 2, user ? 3 : 1, hex);
-    RVD_BASE_JOIN(text, sizeof text, user ? "ha1:" : "sha256:", hex);
-    return rvd_auth_text_copy(at, text);
+    if (rvd_auth_is_hash(secret))
+        RVD_BASE_JOIN(text, RVD_AUTH_SECRET_SIZE, secret);
+    else
+        RVD_BASE_JOIN(text, RVD_AUTH_SECRET_SIZE, user ? "ha1:" : "sha256:", hex);
 }
 
 // Adds a row for schemes of one kind. By the row's mark a session that it has admitted is found
 // again in a later table: wherever the row stands there, but not with another secret.
-//   row   its user, names and group are copies already
-static void rvd_auth_table_add(const rvd_auth_guard *g, rvd_auth_table *t, char **at,
-                               const revdial_credential *row, const char *realm)
+//   row    of which user, names and group are copies; NULL in the first pass
+//   from   the row as it was configured
+static void rvd_auth_table_add(rvd_auth_table *t, const rvd_auth_guard *g, const char *realm,
+                               revdial_credential row, const revdial_credential *from)
 {
-    revdial_credential *to = &t->rows[t->count];
-    const char *user = row->schemes == REVDIAL_AUTH_DIGEST ? row->user : NULL;
-    *to = *row;
-    to->secret = row->schemes == REVDIAL_AUTH_MTLS
-                     ? NULL
-                     : rvd_auth_secret_copy(at, row->secret, user, realm);
-    t->marks[t->count++] = rvd_auth_mark(g, to->secret, row->user);
-    t->schemes |= row->schemes;
+    char secret[RVD_AUTH_SECRET_SIZE] = "", own[sizeof "token " + 16];
+    rvd_base_text identity = rvd_base_text_in(own, sizeof own);
+    uint64_t mark;
+    if (row.schemes != REVDIAL_AUTH_MTLS)
+        rvd_auth_secret_hash(from->secret, row.schemes == REVDIAL_AUTH_DIGEST ? from->user : NULL,
+                             realm, secret);
+    row.secret = rvd_base_keep_text(&t->texts, secret[0] ? secret : NULL);
+    mark = rvd_auth_mark(g, secret, from->user);
+    rvd_base_text_add(&identity, "token ");
+    rvd_base_text_add_hex16(&identity, mark);
+    if (!from->user) row.user = rvd_base_keep_text(&t->texts, own);
+    if (t->rows) t->rows[t->count] = row;
+    if (t->marks) t->marks[t->count] = mark;
+    t->schemes |= row.schemes;
+    t->count++;
+}
+
+// One pass of the arena. What a row holds for a secret is another thing for BEARER and BASIC, for
+// DIGEST, and for MTLS; a row that is for several of these becomes several rows.
+static void rvd_auth_table_keep(rvd_auth_table *t, const rvd_auth_guard *g, const char *realm,
+                                const revdial_credential *rows, size_t count)
+{
+    static const unsigned kinds[] = {REVDIAL_AUTH_BEARER | REVDIAL_AUTH_BASIC, REVDIAL_AUTH_DIGEST,
+                                     REVDIAL_AUTH_MTLS};
+    t->rows = (revdial_credential *)rvd_base_keep_room(&t->texts, 3 * count, sizeof *t->rows);
+    t->marks = (uint64_t *)rvd_base_keep_room(&t->texts, 3 * count, sizeof *t->marks);
+    t->count = 0;
+    for (size_t i = 0; i < count; i++) {
+        revdial_credential row = {.user = rvd_base_keep_text(&t->texts, rows[i].user),
+                                  .names = rvd_base_keep_text(&t->texts, rows[i].names),
+                                  .group = rvd_base_keep_text(&t->texts, rows[i].group)};
+        for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+            row.schemes = rvd_auth_row_schemes(&rows[i]) & kinds[k];
+            if (row.schemes) rvd_auth_table_add(t, g, realm, row, &rows[i]);
+        }
+    }
 }
 
 //   rows     revdial_credential_problem() has none with any of them
@@ -6069,33 +6055,18 @@ static rvd_auth_table *rvd_auth_table_new(const rvd_auth_guard *g, const char *r
                                           const revdial_credential *rows, size_t count)
 {
     rvd_heap heap = {g->heap->fn, g->heap->ud, 0};
-    size_t room, size = rvd_auth_table_size(rows, count, &room);
-    rvd_auth_table *t = size ? rvd_base_alloc(&heap, size) : NULL;
-    char *at;
+    rvd_auth_table *t =
+        count > SIZE_MAX / 8 / sizeof *rows ? NULL : rvd_base_alloc(&heap, sizeof *t);
     if (!t) return NULL;
     t->heap = heap;
-    t->size = size;
     t->refs = 1;
-    t->rows = (revdial_credential *)(void *)(t->marks + room);
-    at = (char *)(t->rows + room);
-    for (size_t i = 0; i < count; i++) {
-        revdial_credential row = rows[i];
-        size_t first = t->count;
-        char own[RVD_AUTH_OWN_SIZE];
-        rvd_base_text identity = rvd_base_text_in(own, sizeof own);
-        row.names = rvd_auth_text_copy(&at, row.names);
-        row.group = rvd_auth_text_copy(&at, row.group);
-        row.user = rvd_auth_text_copy(&at, row.user);
-        for (size_t k = 0; k < RVD_AUTH_KINDS; k++) {
-            row.schemes = rvd_auth_row_schemes(&rows[i]) & rvd_auth_kinds[k];
-            if (row.schemes) rvd_auth_table_add(g, t, &at, &row, realm);
-        }
-        if (row.user) continue;
-        rvd_base_text_add(&identity, "token ");  // it has BEARER alone
-        rvd_base_text_add_hex16(&identity, t->marks[first]);
-        t->rows[first].user = rvd_auth_text_copy(&at, own);
+    rvd_auth_table_keep(t, g, realm, rows, count);
+    if (rvd_base_arena_open(&t->texts, &t->heap)) {
+        rvd_auth_table_keep(t, g, realm, rows, count);
+        return t;
     }
-    return t;
+    rvd_auth_table_free(t);
+    return NULL;
 }
 
 // Marks of a session's identity, and of those that may share its name. Marks of different kinds
