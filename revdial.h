@@ -5868,27 +5868,33 @@ const char *revdial_credential_problem(const revdial_credential *row)
 // ---- What a proxy remembers ---------------------------------------------------------------------
 
 enum {
-    RVD_AUTH_NONCES = 65536,         // challenges that may wait for their answer
-    RVD_AUTH_NONCE_US = 60000000,    // an answer to a challenge takes one new connection
-    RVD_AUTH_SEAL = 16,              // bytes of an HMAC that seal a nonce
-    RVD_AUTH_NONCE_SIZE = 65,        // of a nonce: seal and content in hex, and the NUL
-    RVD_AUTH_FAILURES = 10,          // enough for typing errors and rollouts, not for guessing
-    RVD_AUTH_FAILURE_US = 5000000,   // debt per failure, of a name: the Retry-After of a 429
-    RVD_AUTH_PEER_US = 500000,       // of its peer: ten names may fail as often as one may
-    RVD_AUTH_BLOCK_US = 62500,       // of its block: eight peers may
-    RVD_AUTH_DEBTORS = 4096,         // remembered debts, 64 KiB
-    RVD_AUTH_PROVEN = 16384,         // remembered marks of requests that were right, 128 KiB
-    RVD_AUTH_PROVEN_MINUTES = 1440,  // for a day
-    RVD_AUTH_WAYS = 4,               // slots of either table that one key may use
-    RVD_AUTH_BUCKETS = 16384,        // for hashes of blocks: strangers seldom share one
+    RVD_AUTH_NONCES = 65536,        // challenges that may wait for their answer
+    RVD_AUTH_NONCE_US = 60000000,   // an answer to a challenge takes one new connection
+    RVD_AUTH_SEAL = 16,             // bytes of an HMAC that seal a nonce
+    RVD_AUTH_NONCE_SIZE = 65,       // of a nonce: seal and content in hex, and the NUL
+    RVD_AUTH_FAILURES = 10,         // enough for typing errors and rollouts, not for guessing
+    RVD_AUTH_FAILURE_US = 5000000,  // debt per failure, of a name: the Retry-After of a 429
+    RVD_AUTH_PEER_US = 500000,      // of its peer: ten names may fail as often as one may
+    RVD_AUTH_BLOCK_US = 62500,      // of its block: eight peers may
+    RVD_AUTH_DEBTORS = 4096,        // remembered debts, 64 KiB
+    RVD_AUTH_PROVEN = 16384,        // remembered keys of requests that were right, 256 KiB
+    RVD_AUTH_WAYS = 4,              // slots of either table that one key may use
+    RVD_AUTH_BUCKETS = 16384,       // for hashes of blocks: strangers seldom share one
     RVD_AUTH_HOOKS = 8  // calls for one block at a time: half of the threads is left to others
 };
 
-// Wrong credentials put a peer, a name at that peer, and so on, into debt. Time pays it off.
-typedef struct rvd_auth_debtor {
-    uint64_t who;
-    int64_t clear_us;  // when the debt is paid off
-} rvd_auth_debtor;
+#define RVD_AUTH_PROVEN_US 86400000000  // and they are remembered for a day
+
+// Keys with a time each: until when a debtor has paid what it owes, and when a request was right.
+typedef struct rvd_auth_entry {
+    uint64_t key;  // 0: none
+    int64_t at_us;
+} rvd_auth_entry;
+
+typedef struct rvd_auth_memory {
+    rvd_auth_entry *entries;  // NULL until one is needed
+    size_t size;
+} rvd_auth_memory;
 
 // A request that the application's hook is to judge. A hook may block, and it has few threads. One
 // block of peers gets RVD_AUTH_HOOKS of them; its other requests wait.
@@ -5909,10 +5915,9 @@ typedef struct rvd_auth_guard {
     uint64_t seed;    // random, so that nobody can choose who shares a bucket
     uint64_t nonces;  // made so far
     uint8_t nonce_used[RVD_AUTH_NONCES / 8];  // a bit for each of the latest
-    rvd_auth_debtor *debtors;                 // NULL until a request was wrong
-    uint64_t *proven;                         // NULL until one was right
-    rvd_base_link queue;                      // of rvd_auth_turn, the oldest first
-    uint16_t hooks_of[RVD_AUTH_BUCKETS];      // calls that run, by the bucket of their block
+    rvd_auth_memory debtors, proven;
+    rvd_base_link queue;                  // of rvd_auth_turn, the oldest first
+    uint16_t hooks_of[RVD_AUTH_BUCKETS];  // calls that run, by the bucket of their block
 } rvd_auth_guard;
 
 static void rvd_auth_guard_init(rvd_auth_guard *g, rvd_heap *heap, int max_failures)
@@ -5920,13 +5925,15 @@ static void rvd_auth_guard_init(rvd_auth_guard *g, rvd_heap *heap, int max_failu
     memset(g, 0, sizeof *g);
     g->heap = heap;
     g->max_failures = max_failures ? max_failures : RVD_AUTH_FAILURES;
+    g->debtors.size = RVD_AUTH_DEBTORS;
+    g->proven.size = RVD_AUTH_PROVEN;
     rvd_base_link_init(&g->queue);
 }
 
 static void rvd_auth_guard_end(rvd_auth_guard *g)
 {
-    rvd_base_free(g->heap, g->debtors, RVD_AUTH_DEBTORS * sizeof *g->debtors);
-    rvd_base_free(g->heap, g->proven, RVD_AUTH_PROVEN * sizeof *g->proven);
+    rvd_base_free(g->heap, g->debtors.entries, RVD_AUTH_DEBTORS * sizeof(rvd_auth_entry));
+    rvd_base_free(g->heap, g->proven.entries, RVD_AUTH_PROVEN * sizeof(rvd_auth_entry));
     rvd_base_wipe(g->key, sizeof g->key);
 }
 
@@ -6204,43 +6211,8 @@ static int rvd_auth_nonce_take(rvd_auth_guard *g, const revdial_digest *d, int64
     return 1;
 }
 
-// ---- Requests that were right -------------------------------------------------------------------
-// Each is kept as 40 bits of its mark and 24 of the minute. If two share the 40 bits, a request is
-// checked that would have got 429, no more.
-
-static uint64_t rvd_auth_minute(int64_t now_us)
-{
-    return (uint64_t)now_us / 60000000 & 0xFFFFFF;
-}
-
-static uint64_t rvd_auth_proven_age(uint64_t entry, int64_t now_us)
-{
-    return (rvd_auth_minute(now_us) - entry) & 0xFFFFFF;
-}
-
-// The slot of a mark, or the one that it may take: of its four the one that was right longest ago.
-static uint64_t *rvd_auth_proven_slot(rvd_auth_guard *g, uint64_t who, int64_t now_us)
-{
-    uint64_t *first = g->proven + who % (RVD_AUTH_PROVEN / RVD_AUTH_WAYS) * RVD_AUTH_WAYS;
-    uint64_t *oldest = first + (who >> 24) % RVD_AUTH_WAYS;  // among equals any
-    for (size_t i = 0; i < RVD_AUTH_WAYS; i++) {
-        if (first[i] >> 24 == who >> 24) return &first[i];
-        if (!*oldest) continue;
-        if (!first[i] ||
-            rvd_auth_proven_age(first[i], now_us) > rvd_auth_proven_age(*oldest, now_us))
-            oldest = &first[i];
-    }
-    return oldest;
-}
-
-static int rvd_auth_is_proven(rvd_auth_guard *g, uint64_t who, int64_t now_us)
-{
-    const uint64_t *at = who && g->proven ? rvd_auth_proven_slot(g, who, now_us) : NULL;
-    return at && *at >> 24 == who >> 24 &&
-           rvd_auth_proven_age(*at, now_us) < RVD_AUTH_PROVEN_MINUTES;
-}
-
-// ---- Debts --------------------------------------------------------------------------------------
+// ---- Debts, and requests that were right --------------------------------------------------------
+// Wrong credentials put a peer, a name at that peer, and so on, into debt. Time pays it off.
 
 // Which debt grows if a request is wrong.
 enum rvd_auth_payer {
@@ -6250,7 +6222,7 @@ enum rvd_auth_payer {
     RVD_AUTH_BY_SECRET
 };
 
-// What a request is counted by: keys of debtors, and marks of what was right. 0: by nothing.
+// What a request is counted by: keys of debtors, and of what was right. 0: by nothing.
 typedef struct rvd_auth_guess {
     uint64_t peer, block;
     uint64_t name;              // the name and user in the request, at this peer
@@ -6291,25 +6263,40 @@ static rvd_auth_guess rvd_auth_guess_of(const rvd_auth_guard *g, uint64_t peer_k
     return guess;
 }
 
-// Finds a debtor. make: if there is none, it takes the slot of the one that owes the least.
-static rvd_auth_debtor *rvd_auth_debtor_of(rvd_auth_guard *g, uint64_t who, int make)
+// Finds a key. make: if there is none it takes the place of the one with the earliest time.
+//   returns  NULL: there is none, or no memory for it
+static rvd_auth_entry *rvd_auth_entry_of(rvd_auth_guard *g, rvd_auth_memory *m, uint64_t key,
+                                         int make)
 {
-    size_t at = (size_t)(rvd_base_hash(&who, sizeof who, g->seed) %
-                         (RVD_AUTH_DEBTORS / RVD_AUTH_WAYS) * RVD_AUTH_WAYS);
-    rvd_auth_debtor *least;
-    if (!g->debtors && make)
-        g->debtors = rvd_base_alloc(g->heap, RVD_AUTH_DEBTORS * sizeof *g->debtors);
-    if (!g->debtors) return NULL;
-    least = &g->debtors[at];
+    size_t at = (size_t)(rvd_base_hash(&key, sizeof key, g->seed) % (m->size / RVD_AUTH_WAYS));
+    rvd_auth_entry *first, *earliest;
+    if (!m->entries && make) m->entries = rvd_base_alloc(g->heap, m->size * sizeof *m->entries);
+    if (!m->entries || !key) return NULL;
+    earliest = first = &m->entries[at * RVD_AUTH_WAYS];
     for (size_t i = 0; i < RVD_AUTH_WAYS; i++) {
-        rvd_auth_debtor *debtor = &g->debtors[at + i];
-        if (debtor->who == who) return debtor;
-        if (debtor->clear_us < least->clear_us) least = debtor;
+        if (first[i].key == key) return &first[i];
+        if (first[i].at_us < earliest->at_us) earliest = &first[i];
     }
     if (!make) return NULL;
-    least->who = who;
-    least->clear_us = 0;
-    return least;
+    earliest->key = key;
+    earliest->at_us = 0;
+    return earliest;
+}
+
+// The request was right: when it is admitted, and when its session ends.
+static void rvd_auth_remember(rvd_auth_guard *g, const rvd_auth_guess *guess, int64_t now_us)
+{
+    const uint64_t keys[] = {guess->agent, guess->secret};
+    for (int i = 0; guess->name && i < 2; i++) {
+        rvd_auth_entry *e = rvd_auth_entry_of(g, &g->proven, keys[i], 1);
+        if (e) e->at_us = now_us;
+    }
+}
+
+static int rvd_auth_is_proven(rvd_auth_guard *g, uint64_t key, int64_t now_us)
+{
+    const rvd_auth_entry *e = rvd_auth_entry_of(g, &g->proven, key, 0);
+    return e && now_us - e->at_us < RVD_AUTH_PROVEN_US;
 }
 
 // The most that any debtor may owe. They differ in what a failure costs them.
@@ -6320,19 +6307,19 @@ static int64_t rvd_auth_credit_us(const rvd_auth_guard *g)
 
 static int rvd_auth_may_owe(rvd_auth_guard *g, uint64_t who, int64_t due_us, int64_t now_us)
 {
-    const rvd_auth_debtor *debtor = rvd_auth_debtor_of(g, who, 0);
-    return !debtor || debtor->clear_us - now_us + due_us <= rvd_auth_credit_us(g);
+    const rvd_auth_entry *debtor = rvd_auth_entry_of(g, &g->debtors, who, 0);
+    return !debtor || debtor->at_us - now_us + due_us <= rvd_auth_credit_us(g);
 }
 
 // Adds to a debt. The debt stays bounded, however many checks run at the same time.
 static void rvd_auth_owe(rvd_auth_guard *g, uint64_t who, int64_t due_us, int64_t now_us)
 {
     int64_t most_us = now_us + rvd_auth_credit_us(g);
-    rvd_auth_debtor *debtor = rvd_auth_debtor_of(g, who, 1);
+    rvd_auth_entry *debtor = rvd_auth_entry_of(g, &g->debtors, who, 1);
     if (!debtor) return;
-    if (debtor->clear_us < now_us) debtor->clear_us = now_us;
-    debtor->clear_us += due_us;
-    if (debtor->clear_us > most_us) debtor->clear_us = most_us;
+    if (debtor->at_us < now_us) debtor->at_us = now_us;
+    debtor->at_us += due_us;
+    if (debtor->at_us > most_us) debtor->at_us = most_us;
 }
 
 // Which debt may grow? Where a peer owes the most that it may, guesses get no answer. But an agent
@@ -6378,18 +6365,6 @@ static void rvd_auth_charge(rvd_auth_guard *g, const rvd_auth_guess *guess, int6
         if (guess->block != guess->peer) rvd_auth_owe(g, guess->block, RVD_AUTH_BLOCK_US, now_us);
         break;
     }
-}
-
-// The request was right: when it is admitted, and when its session ends.
-static void rvd_auth_remember(rvd_auth_guard *g, const rvd_auth_guess *guess, int64_t now_us)
-{
-    const uint64_t marks[] = {guess->agent, guess->secret};
-    if (!g->proven && guess->name)
-        g->proven = rvd_base_alloc(g->heap, RVD_AUTH_PROVEN * sizeof *g->proven);
-    for (int i = 0; g->proven && i < 2; i++)
-        if (marks[i])
-            *rvd_auth_proven_slot(g, marks[i], now_us) =
-                marks[i] >> 24 << 24 | rvd_auth_minute(now_us);
 }
 
 // ---- Calls of a hook ----------------------------------------------------------------------------

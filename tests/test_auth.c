@@ -1299,7 +1299,8 @@ TEST(P8_who_presents_wrong_credentials_again_and_again_gets_429_and_its_neighbou
         CHECK_INT(stats.auth_failures, 10);
         // Time pays off. What is owed is bounded, so it does not take for ever.
         pthread_mutex_lock(&w.proxy->lock);
-        for (int i = 0; i < RVD_AUTH_DEBTORS; i++) w.proxy->guard.debtors[i].clear_us -= 5000000;
+        for (int i = 0; i < RVD_AUTH_DEBTORS; i++)
+            w.proxy->guard.debtors.entries[i].at_us -= 5000000;
         pthread_mutex_unlock(&w.proxy->lock);
         CHECK_INT(ask(w.address, &bad), 401);
         CHECK_INT(ask(w.address, &bad), 429);
@@ -1346,7 +1347,8 @@ TEST(P8_guesses_at_many_names_are_bounded_for_their_source_and_are_no_neighbours
         int seen = guess_until_429(&w, NULL);
         CHECK(seen >= 20 && seen <= 20 + (rvd_sys_now_us() - begun_us) / 500000);
         pthread_mutex_lock(&w.proxy->lock);  // time stands still
-        for (int i = 0; i < RVD_AUTH_DEBTORS; i++) w.proxy->guard.debtors[i].clear_us += 600000000;
+        for (int i = 0; i < RVD_AUTH_DEBTORS; i++)
+            w.proxy->guard.debtors.entries[i].at_us += 600000000;
         pthread_mutex_unlock(&w.proxy->lock);
         CHECK_INT(ask(w.address, &good), 429);
         CHECK_INT(ask(w.address, &near), 101);
@@ -1362,7 +1364,8 @@ static void owe_all(world *w)
     for (int i = 0; i < 30; i++) guess_until_429(w, "any-1");
     pthread_mutex_lock(&w->proxy->lock);
     for (int i = 0; i < RVD_AUTH_DEBTORS; i++)
-        if (w->proxy->guard.debtors[i].who) w->proxy->guard.debtors[i].clear_us += 600000000;
+        if (w->proxy->guard.debtors.entries[i].key)
+            w->proxy->guard.debtors.entries[i].at_us += 600000000;
     pthread_mutex_unlock(&w->proxy->lock);
 }
 
@@ -1492,7 +1495,7 @@ TEST(P8_the_memory_of_who_was_right_is_bounded_lasts_a_day_and_keeps_the_latest)
         right.secret = (i + 100001) << 24 | i;
         rvd_auth_remember(&guard, &right, 0);
     }
-    CHECK_INT(memory.live_bytes, 131072);
+    CHECK_INT(memory.live_bytes, 262144);
     CHECK_INT(rvd_auth_is_proven(&guard, right.agent, 0), 1);
     CHECK_INT(rvd_auth_is_proven(&guard, right.secret, 1439 * minute), 1);
     CHECK_INT(rvd_auth_is_proven(&guard, right.secret, 1440 * minute), 0);
