@@ -17046,11 +17046,11 @@ typedef struct rvd_proxy_member {
     revdial_session *session;
 
     // Loop thread only, or that of the hook while that is at work.
-    int is_checked;          // a hook is at work on it, or will be
-    int is_down;             // the session is over
-    rvd_auth_guess guess;    // of its request; the peer and block from the start
-    const char *limit;       // that refused it, for our log: the peer is told 503
-    rvd_loop_timer verdict;  // silent for a second since
+    struct rvd_proxy_auth *check;  // a hook is at work on it, or will be; else NULL
+    int is_down;                   // the session is over
+    rvd_auth_guess guess;          // of its request; the peer and block from the start
+    const char *limit;             // that refused it, for our log: the peer is told 503
+    rvd_loop_timer verdict;        // silent for a second since
 
     // The request, from its arrival on: the loop thread's, and a hook's while one is at work. Once
     // there is a verdict its texts are wiped.
@@ -17715,7 +17715,7 @@ typedef struct rvd_proxy_auth {
     rvd_loop_job job;
     rvd_loop_task task;
     revdial_session *session;  // holds a reference
-    revdial_auth_fn *check;
+    revdial_auth_fn *hook;
     void *ud;
     enum revdial_verdict verdict;
     char identity[128], group[128];
@@ -17729,19 +17729,7 @@ static void rvd_proxy_auth_submit(rvd_proxy_auth *a)
     rvd_loop_post(a->session->loop, &a->task);
 }
 
-// One whose turn has not come gives way to newcomers, as one whose request is not complete.
-static void rvd_proxy_auth_start(revdial_proxy *p, rvd_proxy_auth *a)
-{
-    rvd_proxy_member *m = a->session->member;
-    int may;
-    pthread_mutex_lock(&p->lock);
-    may = rvd_auth_turn_begin(&p->guard, &a->turn, m->guess.block);
-    if (!may) rvd_proxy_waiting_begin_locked(p, m);
-    pthread_mutex_unlock(&p->lock);
-    if (may) rvd_proxy_auth_submit(a);
-}
-
-// It is done, or has gone: the next one of its block has its place.
+// The hook is done with a, or has not begun and need not: it is called for the next one.
 static void rvd_proxy_auth_next(revdial_proxy *p, rvd_proxy_auth *a)
 {
     rvd_auth_turn *turn;
@@ -17760,7 +17748,7 @@ static void rvd_proxy_auth_free(rvd_proxy_auth *a)
 {
     revdial_session *s = a->session;
     rvd_proxy_member *m = s->member;
-    m->is_checked = 0;
+    m->check = NULL;
     rvd_proxy_auth_next(s->owner, a);
     if (m->is_down) rvd_proxy_pending_end(s->owner, s);
     rvd_stream_lock(s);
@@ -17787,42 +17775,35 @@ static void rvd_proxy_auth_done(rvd_loop_task *task)
     rvd_proxy_auth_free(a);
 }
 
-static enum revdial_verdict rvd_proxy_auth_call(rvd_proxy_auth *a)
-{
-    revdial_session *s = a->session;
-    const rvd_proxy_member *m = s->member;
-    sigset_t ours;
-    int answer;
-    rvd_sys_hook_begin(&s->group->mask, &ours);
-    answer = a->check(a->ud, &m->auth, a->identity, sizeof a->identity);
-    rvd_sys_hook_end(&ours);
-    return rvd_auth_verdict(answer);
-}
-
 static void rvd_proxy_auth_run(rvd_loop_job *job)
 {
     rvd_proxy_auth *a = RVD_BASE_OWNER(job, rvd_proxy_auth, job);
     revdial_session *s = a->session;
     revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
+    sigset_t ours;
     int may;
-    m->auth.group = a->group;
     pthread_mutex_lock(&p->lock);
     may = rvd_auth_may_check(&p->guard, &m->guess, rvd_sys_now_us());
     pthread_mutex_unlock(&p->lock);
-    a->verdict = REVDIAL_VERDICT_UNAUTHORIZED;  // of nobody: it is not asked about who has gone
-    if (!may)
-        a->verdict = REVDIAL_VERDICT_TOO_MANY;  // it has failed too often since
-    else if (!rvd_stream_is_leaving(s))
-        a->verdict = rvd_proxy_auth_call(a);
+    m->auth.group = a->group;
+    a->verdict = REVDIAL_VERDICT_TOO_MANY;  // it has failed too often since it was queued
+    if (may && !rvd_stream_is_leaving(s)) {
+        rvd_sys_hook_begin(&s->group->mask, &ours);
+        a->verdict = rvd_auth_verdict(a->hook(a->ud, &m->auth, a->identity, sizeof a->identity));
+        rvd_sys_hook_end(&ours);
+    }
     rvd_loop_post(s->loop, &a->task);
 }
 
-// Has the application's hook look at it, on another thread.
-static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *check, void *ud)
+// Has the application's hook look at it, on another thread. Until its turn comes it gives way to
+// newcomers, like a connection whose request is not complete.
+static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *hook, void *ud)
 {
     revdial_proxy *p = s->owner;
+    rvd_proxy_member *m = s->member;
     rvd_proxy_auth *a;
+    int is_turn;
     rvd_stream_lock(s);
     a = rvd_base_alloc(&s->heap, sizeof *a);
     rvd_stream_unlock(s);
@@ -17833,25 +17814,26 @@ static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *check, void *ud)
     a->job.run = rvd_proxy_auth_run;
     a->task.run = rvd_proxy_auth_done;
     a->session = revdial_session_ref(s);
-    a->check = check;
+    a->hook = hook;
     a->ud = ud;
-    ((rvd_proxy_member *)s->member)->is_checked = 1;
+    m->check = a;
     rvd_stream_work_begin(s->work);
-    rvd_proxy_auth_start(p, a);
+    pthread_mutex_lock(&p->lock);
+    is_turn = rvd_auth_turn_begin(&p->guard, &a->turn, m->guess.block);
+    if (!is_turn) rvd_proxy_waiting_begin_locked(p, m);
+    pthread_mutex_unlock(&p->lock);
+    if (is_turn) rvd_proxy_auth_submit(a);
 }
 
-// Loop thread: one that waits for its turn with the hook has gone.
-static void rvd_proxy_unask(revdial_proxy *p, const revdial_session *s)
+// Loop thread: a session has gone. If its turn with the hook has not come, the hook is not called.
+static void rvd_proxy_unask(revdial_proxy *p, rvd_proxy_auth *a)
 {
-    rvd_proxy_auth *gone = NULL;
+    int is_queued;
     pthread_mutex_lock(&p->lock);
-    for (rvd_base_link *l = p->guard.queue.next; !gone && l != &p->guard.queue; l = l->next) {
-        rvd_proxy_auth *a = RVD_BASE_OWNER(l, rvd_proxy_auth, turn.link);
-        if (a->session == s) gone = a;
-    }
-    if (gone) rvd_base_link_remove(&gone->turn.link);
+    is_queued = !rvd_base_link_is_alone(&a->turn.link);
+    rvd_base_link_remove(&a->turn.link);
     pthread_mutex_unlock(&p->lock);
-    if (gone) rvd_proxy_auth_free(gone);
+    if (is_queued) rvd_proxy_auth_free(a);
 }
 
 // Copies a string to the text of the request. Returns the copy.
@@ -17996,8 +17978,8 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     revdial_engine_info info;
     int was_up = 0, was_registered = m->name != NULL;
     m->is_down = 1;
-    if (m->is_checked) rvd_proxy_unask(p, s);
-    if (!m->is_checked) rvd_proxy_pending_end(p, s);
+    if (m->check) rvd_proxy_unask(p, m->check);
+    if (!m->check) rvd_proxy_pending_end(p, s);
     rvd_stream_lock(s);
     revdial_engine_get_info(s->engine, &info);
     rvd_stream_unlock(s);
