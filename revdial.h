@@ -6105,6 +6105,12 @@ static rvd_auth_holder rvd_auth_row_holder(const rvd_auth_guard *g, const revdia
     return h;
 }
 
+// An identity shares with itself, also if its row has changed groups since.
+static int rvd_auth_shares(rvd_auth_holder a, rvd_auth_holder b)
+{
+    return a.group == b.group || a.who == b.who;
+}
+
 // Checks a request against a table.
 //   row       set to the row that was proved, also if it does not list the name; else to t->count
 //   name      set to the name to register: the one in the request, or the row's only one
@@ -17251,12 +17257,6 @@ static int rvd_proxy_is_same_machine(const revdial_session *a, const revdial_ses
            memcmp(a->instance, b->instance, (size_t)(dot - a->instance)) == 0;
 }
 
-// An identity shares with itself, also if its row has changed groups since.
-static int rvd_proxy_shares(const rvd_proxy_member *a, const rvd_proxy_member *b)
-{
-    return a->holder.group == b->holder.group || a->holder.who == b->holder.who;
-}
-
 static void rvd_proxy_contest_locked(rvd_proxy_name *n)
 {
     int64_t now_us = rvd_sys_now_us();
@@ -17272,7 +17272,7 @@ static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revd
     for (rvd_base_link *l = n->sessions.next; l != &n->sessions; l = l->next) {
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
         if (rvd_stream_is_leaving(m->session)) continue;
-        if (!rvd_proxy_shares(m, own)) return REVDIAL_EDUPLICATE;
+        if (!rvd_auth_shares(m->holder, own->holder)) return REVDIAL_EDUPLICATE;
         if (s->instance[0] && m->holder.who == own->holder.who &&
             strcmp(m->session->instance, s->instance) == 0)
             *old = m->session;

@@ -487,28 +487,28 @@ TEST(certificates_that_one_row_admits_share_a_name_and_a_user_called_like_one_do
         {"s3cret", "DNS:w1.web.example", "web", 0, NULL}};
     static const revdial_identity certificates[2] = {{.verified = 1, .san = "DNS:w1.web.example"},
                                                      {.verified = 1, .san = "DNS:w2.web.example"}};
-    static revdial_session s[3];
-    world w;
-    world_init(&w);
-    w.pcfg.credentials = rows;
-    w.pcfg.credential_count = 2;
-    if (world_open_proxy(&w)) {
-        memset(s, 0, sizeof s);
-        for (int i = 0; i < 3; i++) {
-            s[i].owner = w.proxy;
-            s[i].auth = (revdial_auth_req){.secret = "", .name = "web"};
-            if (i < 2)
-                s[i].auth.tls = &certificates[i];
-            else
-                s[i].auth.scheme = REVDIAL_AUTH_BEARER, s[i].auth.secret = "s3cret";
-            CHECK_INT(rvd_proxy_check_table(w.proxy->table, &s[i]), 0);
-        }
-        CHECK(s[0].who != s[1].who);
-        CHECK(rvd_proxy_shares(&s[0], &s[1]));
-        CHECK_STR(s[0].identity, s[2].identity);
-        CHECK(!rvd_proxy_shares(&s[0], &s[2]));
+    static rvd_auth_guard guard;
+    rvd_heap heap = {0};
+    rvd_auth_holder holder[3];
+    char name[65] = "", identity[3][128] = {"", "", ""};
+    size_t row;
+    rvd_auth_guard_init(&guard, &heap, 0);
+    rvd_auth_table *t = rvd_auth_table_new(&guard, "revdial", rows, 2);
+    for (int i = 0; i < 3; i++) {
+        revdial_auth_req req = {.secret = "", .name = "web"};
+        if (i < 2)
+            req.tls = &certificates[i];
+        else
+            req.scheme = REVDIAL_AUTH_BEARER, req.secret = "s3cret";
+        CHECK_INT(rvd_auth_table_check(t, &req, &row, name, identity[i]), 0);
+        holder[i] = rvd_auth_row_holder(&guard, &t->rows[row], identity[i]);
     }
-    world_close(&w);
+    CHECK(holder[0].who != holder[1].who);
+    CHECK(rvd_auth_shares(holder[0], holder[1]));
+    CHECK_STR(identity[0], identity[2]);
+    CHECK(!rvd_auth_shares(holder[0], holder[2]));
+    rvd_auth_table_free(t);
+    rvd_auth_guard_end(&guard);
 }
 
 int main(int argc, char **argv)
