@@ -1440,7 +1440,7 @@ REVDIAL_API int revdial_agent_stop(revdial_agent *a, int drain_ms);
 #define REVDIAL_ASSERT(cond) assert(cond)
 #endif
 
-// FAST: part of a hot path, whoever calls it. SLOW: no part of one, so that its callers stay short.
+// FAST: always inlined, for hot paths. SLOW: never inlined, so that its callers stay short.
 #if defined(__GNUC__)
 #define RVD_BASE_FAST inline __attribute__((always_inline))
 #define RVD_BASE_SLOW __attribute__((noinline))
@@ -1642,7 +1642,7 @@ static uint32_t rvd_base_min_u32(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
-// FNV-1a, then a mix so that all bits count. Whoever knows h can make texts that collide.
+// FNV-1a, then a mix so that all bits count. Anyone that knows h can make texts that collide.
 static uint64_t rvd_base_hash(const void *data, size_t len, uint64_t h)
 {
     const uint8_t *p = (const uint8_t *)data;
@@ -5912,7 +5912,7 @@ typedef struct rvd_auth_guard {
     // Random. The inputs of HMACs with this key differ in length, so that one stands for no other:
     // 16 bytes seal a nonce, 17 mask it, 32 are a mark, 42 the mark of a request.
     uint8_t key[RVD_BASE_SHA256_SIZE];
-    uint64_t seed;    // random, so that nobody can choose who shares a bucket
+    uint64_t seed;    // random, so that nobody can choose which keys share a bucket
     uint64_t nonces;  // made so far
     uint8_t nonce_used[RVD_AUTH_NONCES / 8];  // a bit for each of the latest
     rvd_auth_memory debtors, proven;
@@ -5948,7 +5948,7 @@ static uint64_t rvd_auth_peer_key(const uint8_t *ip, size_t len)
     return rvd_base_u64(ip) ? rvd_base_u64(ip) : 1;
 }
 
-// A peer's block: its IPv6 /48. A customer who rents one machine is often given a whole one, 65536
+// A peer's block: its IPv6 /48. A customer that rents one machine is often given a whole one, 65536
 // peers. So places that are taken by the first to come, in the waiting room and at a hook, are
 // counted by blocks. Wrong credentials count less for the block than for the peer: otherwise one
 // guessing customer of a carrier would lock out all others. IPv4 addresses are too scarce for that:
@@ -6080,7 +6080,7 @@ static rvd_auth_table *rvd_auth_table_new(const rvd_auth_guard *g, const char *r
 // differ: a user may have the name of a certificate or of a group.
 typedef struct rvd_auth_holder {
     uint64_t who;
-    uint64_t group;  // who: it shares with itself alone
+    uint64_t group;  // `who`: it shares with itself alone
 } rvd_auth_holder;
 
 //   group   NULL: none
@@ -13299,10 +13299,10 @@ static int rvd_transport_pending(rvd_transport *w)
 
 // ================================================================================================
 // MARK: impl.reader  uses: base sys loop
-// Who reads the socket of a session. A thread that waits for bytes, and is the only one, reads them
-// itself, straight into its own buffer where the next bytes are its own: a message then costs no
-// more hand-overs between threads than on a bare socket. It also handles what comes for other
-// streams meanwhile. Otherwise the loop reads. All of it under the session's lock, except
+// Which thread reads a session's socket. If only one thread waits for bytes, it reads them itself,
+// straight into its own buffer where the next bytes are for it: a message then costs no more
+// hand-overs between threads than on a bare socket. It also handles what arrives for other streams
+// meanwhile. Otherwise the loop reads. All of it under the session's lock, except
 // rvd_reader_wait(). Start at the states.
 // ================================================================================================
 
@@ -13562,16 +13562,16 @@ static void rvd_reader_woken(rvd_reader *r, const struct iovec *iov, ptrdiff_t n
 // for all of it: with 8 a ping beside four bulk streams took three times as long.
 #define RVD_STREAM_ROUNDS 2
 #define RVD_STREAM_LOOKS 256      // at a session's streams, in a poll
-#define RVD_STREAM_BURST 65536    // after such a read of the loop there may be more at once,
-#define RVD_STREAM_PIECE 4096     // and a thread that got so much of a piece waits for the rest
-#define RVD_STREAM_SHAKE_US 2000  // of a pass of the loop for the handshakes of transports
-// Times that bytes of a handshake count as progress: honest ones come in about four pieces.
+#define RVD_STREAM_BURST 65536    // after a read of this size by the loop more is likely there,
+#define RVD_STREAM_PIECE 4096     // and after one of this size a thread waits for the rest
+#define RVD_STREAM_SHAKE_US 2000  // of a pass of the loop, for handshakes of transports
+// How often bytes of a handshake count as progress: honest handshakes come in about four pieces.
 #define RVD_STREAM_MOVES 6
-#define RVD_STREAM_LEND 8192          // less is copied faster than it is lent
-#define RVD_STREAM_RECALL_US 10000    // then it is looked whether there is memory again
-#define RVD_STREAM_HEARD_US 50000     // a backend that was heard from since then is taken for alive
-#define RVD_STREAM_NEAR_US 10000      // a round trip that nobody notices
-#define RVD_STREAM_LINGER_US 2000000  // after the last frame: our close must not destroy it
+#define RVD_STREAM_LEND 8192          // smaller writes are faster copied than lent
+#define RVD_STREAM_RECALL_US 10000    // interval of further attempts when memory ran out
+#define RVD_STREAM_HEARD_US 50000     // a backend that sent a byte within this time counts as alive
+#define RVD_STREAM_NEAR_US 10000      // a round trip this short is not worth saving
+#define RVD_STREAM_LINGER_US 2000000  // after the last frame, so that our close does not destroy it
 #define RVD_STREAM_LINGER_BYTES 262144
 #define RVD_STREAM_LAST_US 30000000  // for the last frames, as for any others (write_stall_ms)
 #define RVD_STREAM_HURRY_US 250000   // the same while the owner is being closed
@@ -13580,24 +13580,24 @@ static void rvd_reader_woken(rvd_reader *r, const struct iovec *iov, ptrdiff_t n
 // link has been seen to carry, so that a keystroke does not wait behind a bulk transfer.
 #define RVD_STREAM_QUEUE_MIN 16384
 #define RVD_STREAM_QUEUE_MAX 262144
-// Nothing is known of a link at first: what is sent to a thin one now stands in front of all else
-// for a minute. Others are known after 50 ms.
+// At first nothing is known of a link: bytes sent to a thin one now would delay everything else for
+// a minute. Other links are measured after 50 ms.
 #define RVD_STREAM_QUEUE_START 8192
-#define RVD_STREAM_QUEUE_THIN 4096  // the least under 160 kB/s,
-#define RVD_STREAM_THIN_PART 10     // where a tenth of a second's worth may wait
-#define RVD_STREAM_PACE_US 50000    // measured over at least so long
-#define RVD_STREAM_PACE_PART 200    // of a second's worth: 5 ms
+#define RVD_STREAM_QUEUE_THIN 4096  // least value below 160 kB/s,
+#define RVD_STREAM_THIN_PART 10     // where 0.1 s worth may wait
+#define RVD_STREAM_PACE_US 50000    // measured over at least this time
+#define RVD_STREAM_PACE_PART 200    // fraction of 1 s worth: 5 ms
 
 // A link so thin that its socket is full most of the time, and a minute's worth fits in the buffer
 // that the system gives it: it gets one of four seconds' worth. That is more than any round trip
 // without a queue, so that the bound itself is not what makes the link look thin.
-#define RVD_STREAM_THIN_US 2000000  // measured over at least so long,
-#define RVD_STREAM_THIN_TIMES 2     // and again: what follows a break of the line is no measure
+#define RVD_STREAM_THIN_US 2000000  // measured over at least this time,
+#define RVD_STREAM_THIN_TIMES 2     // and this often: one measurement may follow an outage
 #define RVD_STREAM_THIN_SECONDS 4
-#define RVD_STREAM_THIN_BYTES 524288  // a link that fills more in that time is none
+#define RVD_STREAM_THIN_BYTES 524288  // a link that carries more in that time is not thin
 
-// Whether the peer's system acknowledges bytes is looked at so often in the shorter of dead_after
-// and write_stall, and not more or less often than that.
+// How often, per shorter one of dead_after and write_stall, the system is asked whether the peer's
+// system acknowledges bytes; within the bounds below.
 #define RVD_STREAM_LOOK_PART 8
 #define RVD_STREAM_TIMEOUT_FACTOR 4  // the socket's own timeout, over the session's
 #define RVD_STREAM_LOOK_MIN_US 10000
@@ -13692,7 +13692,7 @@ static void rvd_stream_bell_hear(rvd_stream_bell *b)
     atomic_store(&b->is_rung, 0);
 }
 
-// Who sleeps until a stream moves. Lives on the sleeper's stack, guarded by the session's lock.
+// A thread that sleeps until a stream moves. On its stack, guarded by the session's lock.
 typedef struct rvd_stream_waiter rvd_stream_waiter;
 struct rvd_stream_waiter {
     rvd_base_link link;  // in the stream's list; alone: waits for something else
@@ -13860,7 +13860,7 @@ struct revdial_session {
     int kick_queued;
     int sending;       // a thread is between output and sent, with the lock released
     int supplied;      // a sleeping writer's bytes have come to the output since the last send
-    size_t awaited;    // writes of a thread that polls, which was told of so many streams
+    size_t awaited;    // writes expected of a thread that polls: the streams it was told of
     pthread_t awaits;  // if awaited: that thread
     int blocked;       // the socket takes no more until the loop says so
     int64_t armed_us;  // the timer, as last set
@@ -13870,12 +13870,13 @@ struct revdial_session {
     int64_t drain_until_us;
     revdial_err why;  // what ended it
     rvd_base_link streams, dials_waiting, dials_over;
-    rvd_base_link kicked, kicked_here;  // sinks to run: by the loop, by whoever handles events
+    rvd_base_link kicked,
+        kicked_here;  // sinks to run: by the loop, by the thread that handles events
     rvd_reader reader;
     rvd_stream_waiter *roused, **roused_end;  // those to be let go with the lock
     int hurry;                                // linger only for a moment
-    atomic_uint stream_count;                 // written under the lock, read by who picks a session
-    atomic_int is_silent;                     // a ping was not answered in time; as state
+    atomic_uint stream_count;  // written under the lock, read without it to pick a session
+    atomic_int is_silent;      // a ping was not answered in time; as state
 };
 
 // An attempt to open a stream on one session. Lives with its owner, guarded by the session's lock.
@@ -14220,7 +14221,7 @@ static int rvd_stream_supply_locked(revdial_stream *st)
     return 0;
 }
 
-// Who is told of what happens to the stream from now on; NULL: nobody.
+// Sets the sink that gets the stream's events from now on; NULL: none.
 static void rvd_stream_sink_set_locked(revdial_stream *st, rvd_stream_sink *sink, void *ud,
                                        int is_loops)
 {
@@ -14337,7 +14338,7 @@ static void rvd_stream_log_end(rvd_log_line *l, uint64_t to_target, uint64_t to_
 
 // ---- dials on one session ----
 
-// What a reset means to who dialled.
+// The dialler's error for a reset.
 static int rvd_stream_reset_error(int reset)
 {
     switch (reset) {
@@ -14483,7 +14484,7 @@ static int rvd_stream_target_check(const char *text, revdial_err *err)
     return REVDIAL_EINVAL;
 }
 
-// What can be wrong with a dial, whoever is dialled.
+// Checks what does not depend on the backend.
 //   returns  0, or REVDIAL_EINVAL
 static int rvd_stream_dial_check(const revdial_dial_opts *o, revdial_err *err)
 {
@@ -14494,7 +14495,7 @@ static int rvd_stream_dial_check(const revdial_dial_opts *o, revdial_err *err)
     return rvd_stream_address_check("local_addr: ", o->local_addr, err);
 }
 
-// Says before the reason of a failed dial who was dialled, and for which target.
+// Puts the backend and the target before the reason of a failed dial.
 static void rvd_stream_dial_fail_in(revdial_err *err, const char *who, const char *target)
 {
     enum { TARGET_MAX = 80 };  // bytes that are shown: the reason needs room, too
@@ -14721,7 +14722,7 @@ static void rvd_stream_on_event_locked(revdial_session *s, const revdial_event *
         st->reset_code = ev->code;
         rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_END);
         break;
-    default: break;  // EV_RTT is for those who ask
+    default: break;  // EV_RTT: revdial_engine_get_info() has it
     }
 }
 
@@ -14749,7 +14750,7 @@ static void rvd_stream_events_locked(revdial_session *s)
         if (on_loop) rvd_stream_sinks_locked(&s->kicked);
     }
     if (!on_loop && (s->pend || !rvd_base_link_is_alone(&s->kicked))) rvd_stream_kick_locked(s);
-    // Who ends `blocked` flushes.
+    // The code that ends `blocked` flushes.
     if (on_loop && s->supplied && !s->sending && !s->blocked) rvd_stream_flush_soon_locked(s);
 }
 
@@ -14768,8 +14769,8 @@ static void rvd_stream_wait_io(revdial_session *s, int want)
     s->io.ready &= ~(unsigned)(want == REVDIAL_WANT_READ ? RVD_LOOP_READ : RVD_LOOP_WRITE);
 }
 
-// The socket takes no more. Who waits for it is told to watch for room; where a write wants a read
-// there is room, and what comes in wakes the loop anyway.
+// The socket takes no more, so the loop watches for room. Where a write waits for a read there is
+// room, and arriving bytes wake the loop anyway.
 static void rvd_stream_blocked_locked(revdial_session *s, int want)
 {
     s->blocked = 1;
@@ -14822,7 +14823,7 @@ static int rvd_stream_send_locked(revdial_session *s, int *released)
 
 // Has the peer's system acknowledged something since the last look, and has more to? While bytes
 // move so, the peer is slow and not dead. One that has acknowledged all owes an answer instead.
-// Progress counts from the last look on, so that who dies is not given more time than was said.
+// Progress counts from the last look on, so that a dying peer is not given more time than stated.
 static void rvd_stream_look_locked(revdial_session *s, int64_t now_us)
 {
     int64_t acked;
@@ -14861,7 +14862,7 @@ static void rvd_stream_rearm_locked(revdial_session *s, int64_t now_us)
     if (at >= 0 && (!s->armed_us || at < s->armed_us)) rvd_stream_kick_locked(s);
 }
 
-// Sends all that is queued, unless somebody is at it: who sends takes everybody's frames along.
+// Sends all that is queued, unless another thread is sending: it takes these frames along.
 // Returns 1 if the lock was released meanwhile: what the caller knew may be old.
 static int rvd_stream_flush_locked(revdial_session *s)
 {
@@ -14893,7 +14894,7 @@ static int rvd_stream_awaits_more_locked(const revdial_session *s)
     return s->awaited > 1 && pthread_equal(s->awaits, pthread_self());
 }
 
-// A call has written, and sends it or leaves it. Who ends `blocked` flushes, and who sends goes on.
+// A call has written. It sends, or leaves that to the thread that ends `blocked` or sends now.
 static void rvd_stream_written_locked(revdial_session *s)
 {
     if (rvd_stream_awaits_more_locked(s)) {
@@ -15045,8 +15046,8 @@ static void rvd_stream_close_locked(revdial_session *s)
     if (s->why.code == REVDIAL_EDRAINING) s->pend |= RVD_STREAM_PEND_DOWN;
 }
 
-// While it lingers: once all has been said, so much is told to the peer; then we listen for a
-// moment, so that our close does not make the system throw away what it has not yet delivered.
+// While it lingers: when all output is sent, finishes our direction; then reads for a moment, so
+// that our close does not make the system drop bytes that it has not delivered.
 static void rvd_stream_linger_locked(revdial_session *s)
 {
     struct iovec rest;
@@ -15092,7 +15093,7 @@ static void rvd_stream_die(revdial_session *s)
     rvd_stream_end_all_locked(s);
     rvd_reader_lease_end(&s->reader);
     revdial_engine_get_info(s->engine, &info);
-    // Who said Close waits for ours; then it is as lost as any other.
+    // Answer a WebSocket Close with ours before dropping a lost connection.
     if (info.carrier == REVDIAL_CARRIER_WEBSOCKET && !s->why.sys) rvd_stream_flush_locked(s);
     if (s->why.sys || s->why.code == REVDIAL_ELOST ||
         rvd_loop_timer_set(s->loop, &s->timer, rvd_loop_now(s->loop) + wait_us) < 0) {
@@ -15374,7 +15375,7 @@ static void rvd_stream_on_kick(rvd_loop_task *t)
     rvd_stream_lock(s);
     s->kick_queued = 0;
     if (s->blocked && s->state != RVD_STREAM_DOWN) {
-        // Whoever was told EAGAIN could not clear this mark. There may be room since; a send tells.
+        // A thread that got EAGAIN could not clear this mark. There may be room by now: try a send.
         s->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
         rvd_stream_unblock_locked(s);
     }
@@ -15885,7 +15886,7 @@ static ptrdiff_t rvd_stream_put_locked(revdial_stream *st, const uint8_t *data, 
     return n;
 }
 
-// Leaves the bytes to whoever sends, and sleeps until they are sent. Returns as a wait does.
+// Leaves the bytes to the thread that sends, and sleeps until they are sent. Returns as a wait.
 static ptrdiff_t rvd_stream_leave_locked(revdial_stream *st, const uint8_t *data, size_t len)
 {
     rvd_stream_waiter w = {.events = RVD_STREAM_WAKE_CALL, .from = data, .len = len};
@@ -16116,7 +16117,7 @@ static int rvd_stream_poll_accept_locked(const revdial_pollfd *item)
     return revdial_engine_accept(st->session->engine, st->id) == REVDIAL_OK;
 }
 
-// Looks at streams from items[i] on, as long as they are of one session, and so many at most.
+// Looks at streams from items[i] on that are of one session, at most RVD_STREAM_LOOKS.
 // Returns how many it looked at; adds the ready ones.
 static size_t rvd_stream_poll_look_at(rvd_stream_poll *p, size_t i, int *ready)
 {
@@ -16245,11 +16246,11 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
 #define RVD_RELAY_READ_MAX 65524u  // our largest frame
 #define RVD_RELAY_SHARE 65536u     // bytes in a row before others get their turn
 #define RVD_RELAY_EARLY_MAX 65536u
-#define RVD_RELAY_UNSENT_US 10000  // whether the last bytes have left: looked at after so long,
-#define RVD_RELAY_UNSENT_TRIES 9   // then after twice that, up to 2.5 seconds in all
+#define RVD_RELAY_UNSENT_US 10000  // first check whether the last bytes have been sent,
+#define RVD_RELAY_UNSENT_TRIES 9   // each next one after twice the time, 2.5 s in all
 #define RVD_RELAY_HURRY_TRIES 8    // while closing: the last of them only
-#define RVD_RELAY_LEFT_US 5000000  // last bytes of a dead stream wait so long
-// Long enough for every answer to a client that has finished. Beyond that, one half was forgotten.
+#define RVD_RELAY_LEFT_US 5000000  // bytes of a dead stream wait this long without progress
+// Enough for any answer to a client that has finished. After that one half was forgotten.
 #define RVD_RELAY_HALF_MS 3600000
 
 // Four system calls for TCP keepalive are a seventh of all that a short connection costs, and one
@@ -16642,7 +16643,7 @@ static void rvd_relay_on_start(rvd_loop_task *task)
     int error = rvd_loop_add(loop, &r->in);
     rvd_base_link_push(&r->session->group->guests, &r->guest.link);
     if (error == 0 && r->out.fd >= 0) error = rvd_loop_add(loop, &r->out);
-    // Who has a stream dialled mostly speaks first, and most sockets have room: no need to be told.
+    // A client mostly speaks first, and most sockets have room: no event is needed to begin.
     rvd_relay_out(r)->ready |= RVD_LOOP_WRITE;
     if (r->st->is_dialled) r->in.ready |= RVD_LOOP_READ;
     r->moved_us = rvd_loop_now(loop);
@@ -17005,22 +17006,22 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_ACCEPTS 64             // connections in a row before sessions get their turn
 #define RVD_PROXY_CLIENTS_WAITING 4096   // those of an absent backend must not take all descriptors
 #define RVD_PROXY_CLIENT_WATCH_US 50000  // most dials take less
-#define RVD_PROXY_PAUSE_US 100000        // after EMFILE: the connections wait in the kernel's queue
-#define RVD_PROXY_OTHERS 4               // of 32 places, that the busiest source leaves to others
-#define RVD_PROXY_STALE_US 2000000       // without progress a place is another's of the same source
-#define RVD_PROXY_BUSY_US 5000000        // while others come up: it may be their end that is slow
-#define RVD_PROXY_COMING_US 1000000      // since the last one did
-#define RVD_PROXY_QUEUE_US 100000        // then the queue is looked at again
-#define RVD_PROXY_SILENCE_US 10000000    // in the queue: a handshake may not take longer either
-#define RVD_PROXY_QUEUE 8                // times as many wait as have a place
-#define RVD_PROXY_QUEUE_POLLS 128        // of it at a time: who speaks is soon at its head
-#define RVD_PROXY_TRIES 8                // more sessions that one dial asks, where that is safe
-#define RVD_PROXY_RIVALS 16              // old sessions of one machine that are asked at a time
-#define RVD_PROXY_RIVAL_US 1000000       // for their answer
-#define RVD_PROXY_CONTEST_US 120000000   // an agent that was replaced is back before that
-#define RVD_PROXY_AILING 4               // targets of one session that could not be reached
-#define RVD_PROXY_AILING_US 5000000      // then others are asked first: the first time, doubling
-#define RVD_PROXY_AILING_MORE 3          //   so often, to 40 s: one dial pays for each new try
+#define RVD_PROXY_PAUSE_US 100000        // after EMFILE; connections wait in the kernel's queue
+#define RVD_PROXY_OTHERS 4               // of 32 places are kept from the busiest source
+#define RVD_PROXY_STALE_US 2000000       // without progress a place goes to the queue of its source
+#define RVD_PROXY_BUSY_US 5000000        // instead while others come up: the proxy may be slow
+#define RVD_PROXY_COMING_US 1000000      // others come up: one did within this time
+#define RVD_PROXY_QUEUE_US 100000        // interval of looks at the queue
+#define RVD_PROXY_SILENCE_US 10000000    // in the queue without a byte; as long as a handshake
+#define RVD_PROXY_QUEUE 8                // times the places: length of the queue
+#define RVD_PROXY_QUEUE_POLLS 128        // of the queue, polled at a time
+#define RVD_PROXY_TRIES 8                // further sessions that one dial asks, where that is safe
+#define RVD_PROXY_RIVALS 16              // old sessions of one machine that are pinged at a time
+#define RVD_PROXY_RIVAL_US 1000000       // time for their answer
+#define RVD_PROXY_CONTEST_US 120000000   // a replaced agent comes back within this time
+#define RVD_PROXY_AILING 4               // unreachable targets remembered per session
+#define RVD_PROXY_AILING_US 5000000      // time for which others are asked first; doubles
+#define RVD_PROXY_AILING_MORE 3          //   this often, to 40 s: one dial pays for each try
 #define RVD_PROXY_BUCKETS 256            // of the table of names
 #define RVD_PROXY_AUTH_THREADS 16        // hooks that may block at the same time
 #define RVD_PROXY_STREAM_THREADS 1024
@@ -17034,8 +17035,8 @@ typedef struct rvd_proxy_name {
     int is_contested;     // and it was not the first in a while
 } rvd_proxy_name;
 
-// A target that a session could not reach. Whether another target can be is another matter: who
-// asks for one that does not exist must not turn all others away.
+// A target that a session could not reach. It counts for this target only: a client that asks for a
+// target that does not exist must not turn clients of other targets away.
 typedef struct rvd_proxy_ailment {
     uint64_t target;    // its hash
     int64_t until_us;   // others are asked first; 0: none
@@ -17068,7 +17069,7 @@ typedef struct rvd_proxy_member {
     int is_listed;      // a row of a table has admitted it
     uint64_t row_mark;  // which
 
-    // Guarded by the proxy's lock; who and holder from its registration on.
+    // Guarded by the proxy's lock; `who` and holder from its registration on.
     int is_pending;          // it counts as one that has not authenticated
     rvd_base_link asking;    // in p->waiting: it may have to give way
     rvd_auth_holder holder;  // its identity, and the group that may share its name
@@ -17539,7 +17540,8 @@ static void rvd_proxy_replace(revdial_session *old)
     rvd_stream_lock(old);
     if (!old->why.code)
         rvd_stream_fail(&old->why, REVDIAL_EDUPLICATE, 0, "the same instance connected again");
-    old->hurry = 1;  // a moment for its last frame, or whoever comes again and again holds many
+    old->hurry =
+        1;  // a moment for its last frame: an agent that reconnects in a loop would hold many
     revdial_engine_replace(old->engine);
     rvd_stream_unlock(old);
     revdial_session_kill(old);
@@ -17582,7 +17584,7 @@ static void rvd_proxy_on_verdict(rvd_loop_timer *t)
                   "no answer, and its machine has connected again");
 }
 
-// For the log: who it was, as far as that is known.
+// For the log: name and identity, as far as they are known.
 static void rvd_proxy_note_refused(revdial_session *s)
 {
     const rvd_proxy_member *m = s->member;
@@ -17631,7 +17633,7 @@ static void rvd_proxy_admit(revdial_session *s, enum revdial_verdict verdict,
 
 // ---- the table of credentials ----
 
-// Who the session is, and with whom it may share its name. group: NULL or "": itself alone.
+// Sets the session's identity, and which may share its name. group: NULL or "": itself alone.
 static void rvd_proxy_holder_set(revdial_session *s, const char *group)
 {
     const revdial_proxy *p = s->owner;
@@ -17927,7 +17929,7 @@ static void rvd_proxy_on_goaway(revdial_session *s)
     rvd_proxy_tell(p, s, REVDIAL_DRAINING, NULL);
 }
 
-// Is there somebody else to ask, who is well?
+// Is there another session to ask that is well?
 static int rvd_proxy_has_others_locked(const rvd_proxy_member *m)
 {
     for (rvd_base_link *l = m->link.next; l != &m->link; l = l->next) {
@@ -18304,9 +18306,9 @@ static void rvd_proxy_refuse(revdial_proxy *p, int fd)
 }
 
 // ---- the queue ----
-// A source that has most places gets no more while its own handshakes make progress: what else it
-// sends waits here, as a descriptor and an address. Agents speak first, so that only who has said
-// something gets a place; who has not makes room for others here, too.
+// A source that has most places gets no more while its own handshakes make progress: its further
+// connections wait here, as a descriptor and an address. Agents speak first, so only a connection
+// that has sent a byte gets a place; a silent one makes room for others here, too.
 
 static void rvd_proxy_queue_set(revdial_proxy *p, size_t count)
 {
@@ -18315,7 +18317,7 @@ static void rvd_proxy_queue_set(revdial_proxy *p, size_t count)
     pthread_mutex_unlock(&p->lock);
     if (!count)
         rvd_loop_timer_stop(p->loops[0], &p->queue_timer);
-    else if (!p->queue_timer.slot)  // without memory whoever leaves a place has it looked at
+    else if (!p->queue_timer.slot)  // without memory, a place that gets free triggers it
         rvd_loop_timer_set(p->loops[0], &p->queue_timer,
                            rvd_loop_now(p->loops[0]) + RVD_PROXY_QUEUE_US);
 }
@@ -19874,11 +19876,11 @@ revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err 
 #define RVD_AGENT_SECRET 4097           // a token with its NUL
 #define RVD_AGENT_VIA_PEEK 4096         // an egress proxy's answer is a few hundred bytes
 #define RVD_AGENT_CHALLENGE 1024        // text of a 401 that the next attempt answers
-#define RVD_AGENT_CHALLENGES 3          // of one attempt: the first, and nonces stale on the way
+#define RVD_AGENT_CHALLENGES 3          // per attempt: the first, and nonces that became stale
 #define RVD_AGENT_JOBS 64               // threads for credential_fn
-#define RVD_AGENT_STEADY_US 30000000    // up for so long: the next failure is a first one again
-#define RVD_AGENT_BACKOFF_MIN_MS 500    // by default: a proxy that restarts is soon back
-#define RVD_AGENT_BACKOFF_MAX_MS 30000  // by default: 1000 agents try about 67 times a second
+#define RVD_AGENT_STEADY_US 30000000    // after this time up the next failure is a first one
+#define RVD_AGENT_BACKOFF_MIN_MS 500    // default: a proxy that restarts is soon back
+#define RVD_AGENT_BACKOFF_MAX_MS 30000  // default: 1000 agents make about 67 attempts a second
 #define RVD_AGENT_STOP_US 100000        // how often the stop flag is looked at
 #define RVD_AGENT_NO_BITS (-1000)       // of a rule without a slash
 #define RVD_AGENT_INSTANCE (16 + 1 + 16 + 1)  // two numbers in hexadecimal, a '.' and a NUL
@@ -19967,7 +19969,7 @@ static const char *rvd_agent_glob_problem(const char *host, size_t len)
         if (!rvd_agent_is_letter(c) && !(c >= '0' && c <= '9') && !strchr("-.*?", c))
             return "allow: a host name has letters, digits, - _ and dots; * and ? stand for any";
     }
-    // A name server decides where "10.0.0.evil.example" leads, not whoever writes "10.0.0.*".
+    // A name server decides where "10.0.0.evil.example" leads, not the author of "10.0.0.*".
     if (digits && !letters)
         return "allow: no IPv4 address; a range of them is NET/BITS, as in 10.0.0.0/24:80";
     if (wild <= label && rvd_sys_is_numeric(host + label, len - label))
@@ -20139,7 +20141,7 @@ static int rvd_agent_ends_in_metadata(const uint8_t *ip)
 
 static int rvd_agent_is_special_v6(const uint8_t *ip)
 {
-    // With the name of who tells secrets there.
+    // With the metadata service that is there.
     static const rvd_agent_net nets[] = {
         {{0}, 96},                                // ::, ::1, IPv4 without a prefix of its own
         {{0, 0x64, 0xFF, 0x9B, 0, 1}, 48},        // NAT64 of the network's own (RFC 8215)
@@ -20157,8 +20159,8 @@ static int rvd_agent_is_special_v6(const uint8_t *ip)
     return rvd_agent_ends_in_metadata(ip) || rvd_agent_is_in(ip, nets, sizeof nets / sizeof *nets);
 }
 
-// Addresses that a rule for names never reaches, wherever the name points: who decides that is its
-// name server, not who wrote the rule.
+// Addresses that a rule for names never reaches, wherever the name points: its name server decides
+// that, not the author of the rule.
 static int rvd_agent_is_special(const rvd_sys_addr *a)
 {
     int len;
@@ -20256,7 +20258,7 @@ static int rvd_agent_connector_find(rvd_agent_connector *c, rvd_lookup_desk *des
     return 1;
 }
 
-// The connection goes to whoever asks for its descriptor.
+// Gives the connection to the caller.
 static int rvd_agent_connector_release(rvd_agent_connector *c)
 {
     int fd = c->io.fd;
@@ -20544,7 +20546,7 @@ static int rvd_agent_reset_of(int error)
     }
 }
 
-// Tells the target who the client is. The socket is fresh, so a header always fits.
+// Sends the target the client's address. The socket is new, so a header always fits.
 static int rvd_agent_header_send(rvd_agent_forward *f)
 {
     int version = f->agent->cfg.proxy_protocol;
@@ -20994,8 +20996,8 @@ static void rvd_agent_instance(rvd_agent_link *l, char *buf, size_t size)
                   index ? RVD_BASE_NUMBER(index) : NULL);
 }
 
-// Who listens on the way could read the token. That is about the server: an egress proxy on this
-// machine is one more that sends on what it gets.
+// Could an eavesdropper on the way read the token? The server counts: an egress proxy on this
+// machine only forwards what it gets.
 static int rvd_agent_link_is_cleartext(const rvd_agent_link *l, const rvd_sys_addr *to)
 {
     rvd_sys_addr server;
@@ -21163,7 +21165,7 @@ static void rvd_agent_link_begin(rvd_agent_link *l)
     rvd_agent_link_connect(l);
 }
 
-// A verdict of the proxy on who we are, or a fault of ours: the same at every address.
+// A verdict of the proxy on our identity, or an error of ours: the same at every address.
 static int rvd_agent_is_final(int code)
 {
     return code == REVDIAL_EAUTH || code == REVDIAL_EDENIED || code == REVDIAL_EDUPLICATE ||
@@ -21213,8 +21215,8 @@ static int rvd_agent_egress_send(rvd_agent_link *l)
     return 0;
 }
 
-// Takes from the socket what belongs to the egress proxy's answer and nothing behind it: that is
-// for whoever has the descriptor next, as if there were no egress proxy.
+// Takes from the socket the egress proxy's answer and nothing behind it: later bytes belong to the
+// next owner of the descriptor, as if there were no egress proxy.
 //   returns  1 go on, -EAGAIN nothing has come, or what is wrong with the connection
 static int rvd_agent_egress_receive(rvd_agent_link *l)
 {
@@ -21488,8 +21490,8 @@ static int rvd_agent_let_go(rvd_agent_member *m)
     return 1;
 }
 
-// The proxy goes away: what runs here goes on, and a new session is made soon, to whoever now
-// answers at that address.
+// The proxy drains: streams go on, and a new session is made soon, to the proxy that then answers
+// at that address.
 static void rvd_agent_on_goaway(revdial_session *s)
 {
     revdial_agent *a = s->owner;

@@ -2,8 +2,8 @@
 # The last files are searched: of revdial.h the comments, of documents everything. All others say
 # what exists. "rvd_mux_*" and "rvd_mux_" are fine if a name begins so; revdial_x.h is a file.
 #
-# Also finds the forms of sentences that have to be read twice, in what a user reads: documents, the
-# public half of revdial.h, and texts of the programs.
+# Also finds the forms of sentences that have to be read twice: in documents, in the public half of
+# revdial.h and in texts of the programs.
 
 function learn(text,   name) {
     while (match(text, /[A-Za-z_][A-Za-z0-9_]*/)) {
@@ -46,7 +46,7 @@ BEGIN {
 # "Who may register" is a question; a client that does something is "a client that".
 function read_once(text,   form) {
     text = tolower(text)
-    gsub(/who[ -]may/, "", text)
+    gsub(/`[^`]*`|who[ -]may/, "", text)
     if (!match(text, riddle)) return
     form = substr(text, RSTART, RLENGTH)
     gsub(/^[^a-z]+|[^a-z]+$/, "", form)
