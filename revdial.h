@@ -16869,7 +16869,7 @@ static int rvd_owner_probe(const revdial_engine_config *e, revdial_err *err)
 {
     revdial_engine *probe = revdial_engine_new(e, 1, err);
     revdial_engine_free(probe);
-    return probe ? REVDIAL_OK : err->code;
+    return probe ? REVDIAL_OK : err ? err->code : REVDIAL_EINVAL;
 }
 
 // ---- its sessions ----
@@ -16996,7 +16996,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 }
 
 // ================================================================================================
-// MARK: impl.proxy  uses: base auth sys loop log reader stream relay
+// MARK: impl.proxy  uses: base auth sys loop log reader stream relay owner
 // Listeners, clients of exposed ports, the registry of names, and dials that choose a session. The
 // registry has one lock; under it only a loop's and the count's are taken, and nobody is called.
 // Start at revdial_proxy_start().
@@ -17049,8 +17049,7 @@ enum { RVD_PROXY_AUTH_TEXT = 4096 + 65 + 65 + 16 };
 
 // What the proxy keeps of a session, from accept(2) on.
 typedef struct rvd_proxy_member {
-    // Set before start, then read-only.
-    revdial_session *session;
+    rvd_owner_member base;
 
     // Loop thread only, or that of the hook while that is at work.
     struct rvd_proxy_auth *check;  // a hook is at work on it, or will be; else NULL
@@ -17074,8 +17073,7 @@ typedef struct rvd_proxy_member {
     rvd_base_link asking;    // in p->waiting: it may have to give way
     rvd_auth_holder holder;  // its identity, and the group that may share its name
     rvd_proxy_name *name;  // NULL: it is not registered. The registry holds a reference to session
-    rvd_base_link link, all;
-    int is_up;
+    rvd_base_link link;
     int64_t rival_us;    // another process of its machine connected; 0: none has
     atomic_uint picked;  // dials on their way to it; any thread
     rvd_proxy_ailment ailments[RVD_PROXY_AILING];
@@ -17118,9 +17116,9 @@ typedef struct rvd_proxy_queued {
 } rvd_proxy_queued;
 
 struct revdial_proxy {
+    rvd_owner own;
     // Set before start, then read-only.
     revdial_proxy_config cfg;
-    rvd_log log;
     rvd_base_arena texts;  // of cfg
     rvd_loop **loops;
     rvd_stream_group *groups;  // one per loop
@@ -17128,9 +17126,7 @@ struct revdial_proxy {
     rvd_proxy_listener *listeners;  // those for backends first
     unsigned listener_count, listener_room;
     rvd_loop_timer client_watch;  // loop 0
-    rvd_loop_pool auth_pool, stream_pool;
-    rvd_stream_work work;
-    rvd_sys_origin *origin;
+    rvd_loop_pool auth_pool;
     rvd_loop_task stop_listening;  // loop 0
     rvd_loop_task dials_wake;      // loop 0
     rvd_loop_task queue_task;      // loop 0: somebody may have left a place
@@ -17144,9 +17140,7 @@ struct revdial_proxy {
     int fd_most;  // for clients; see rvd_sys_fd_most()
     int is_short_of_fds;
 
-    pthread_mutex_t lock;  // guards all below
-    pthread_cond_t changed;
-    rvd_heap heap;
+    // Guarded by own.lock.
     rvd_auth_table *table;
     revdial_auth_fn *auth;
     void *auth_ud;
@@ -17154,24 +17148,21 @@ struct revdial_proxy {
     rvd_base_link waiting;  // sessions whose request is not complete, or is queued, by age
     uint16_t waiting_of[RVD_AUTH_BUCKETS];  // by the bucket of their block
     rvd_proxy_name *names[RVD_PROXY_BUCKETS];
-    rvd_base_link members;
-    unsigned session_count, pending, turn, next_loop;
+    unsigned pending, next_loop;
     size_t queue_count;  // written by loop 0
     int64_t last_up_us;  // a session came up
     int draining, closing, listening;
-    int was_cut;          // a drain ended sessions that had streams left
     rvd_base_link dials;  // asynchronous ones, all that are not over
     rvd_base_link clients;
     int64_t next_dial;
-    revdial_stats stats;  // of sessions that are gone, and counters
 };
 
 static void rvd_proxy_log(revdial_proxy *p, enum rvd_log_event event, int level, const char *why)
 {
     rvd_log_line l;
-    if (!rvd_log_begin(&p->log, &l, event, level)) return;
+    if (!rvd_log_begin(&p->own.log, &l, event, level)) return;
     rvd_log_text(&l, "reason", why);
-    rvd_log_end(&p->log, &l);
+    rvd_log_end(&p->own.log, &l);
 }
 
 // One that was refused has no id, and its name is the one that it asked for.
@@ -17181,7 +17172,7 @@ static void rvd_proxy_log_session(revdial_session *s, enum rvd_log_event event, 
     revdial_proxy *p = s->owner;
     revdial_session_info info;
     rvd_log_line l;
-    if (!rvd_log_begin(&p->log, &l, event, level)) return;
+    if (!rvd_log_begin(&p->own.log, &l, event, level)) return;
     revdial_session_get_info(s, &info);
     if (event == RVD_LOG_SESSION_REFUSED)
         rvd_log_text(&l, "name", s->name);
@@ -17192,13 +17183,7 @@ static void rvd_proxy_log_session(revdial_session *s, enum rvd_log_event event, 
     rvd_log_text(&l, "peer", s->peer);
     rvd_log_text(&l, "carrier", info.carrier == REVDIAL_CARRIER_WEBSOCKET ? "websocket" : NULL);
     rvd_log_text(&l, "reason", why);
-    rvd_log_end(&p->log, &l);
-}
-
-// In a child of fork(2) nothing of p may be locked.
-static int rvd_proxy_is_child(const revdial_proxy *p)
-{
-    return rvd_sys_is_child(p->origin);
+    rvd_log_end(&p->own.log, &l);
 }
 
 static void rvd_proxy_tell(revdial_proxy *p, revdial_session *s, int state, const revdial_err *why)
@@ -17229,21 +17214,18 @@ static void rvd_proxy_forget_locked(revdial_proxy *p, rvd_proxy_member *m)
 {
     rvd_proxy_name **slot = rvd_proxy_slot(p, m->name->name), *n = m->name;
     rvd_base_link_remove(&m->link);
-    rvd_base_link_remove(&m->all);
-    p->session_count--;
     if (--n->count == 0) {
         *slot = n->next;
-        rvd_base_free(&p->heap, n, sizeof *n);
+        rvd_base_free(&p->own.heap, n, sizeof *n);
     }
     m->name = NULL;
-    pthread_cond_broadcast(&p->changed);
 }
 
 static rvd_proxy_name *rvd_proxy_name_get_locked(revdial_proxy *p, const char *name)
 {
     rvd_proxy_name **slot = rvd_proxy_slot(p, name);
     if (*slot) return *slot;
-    *slot = rvd_base_alloc(&p->heap, sizeof **slot);
+    *slot = rvd_base_alloc(&p->own.heap, sizeof **slot);
     if (!*slot) return NULL;
     RVD_BASE_JOIN((*slot)->name, sizeof(*slot)->name, name);
     rvd_base_link_init(&(*slot)->sessions);
@@ -17272,11 +17254,11 @@ static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revd
     const rvd_proxy_member *own = s->member;
     for (rvd_base_link *l = n->sessions.next; l != &n->sessions; l = l->next) {
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
-        if (rvd_stream_is_leaving(m->session)) continue;
+        if (rvd_stream_is_leaving(m->base.session)) continue;
         if (!rvd_auth_shares(m->holder, own->holder)) return REVDIAL_EDUPLICATE;
         if (s->instance[0] && m->holder.who == own->holder.who &&
-            strcmp(m->session->instance, s->instance) == 0)
-            *old = m->session;
+            strcmp(m->base.session->instance, s->instance) == 0)
+            *old = m->base.session;
     }
     return REVDIAL_OK;
 }
@@ -17286,8 +17268,8 @@ static int rvd_proxy_is_greedy_locked(const revdial_proxy *p, uint64_t who)
 {
     unsigned count = 0, limit = p->cfg.max_sessions_per_identity;
     if (!limit) return 0;
-    for (rvd_base_link *l = p->members.next; l != &p->members && count < limit; l = l->next)
-        count += RVD_BASE_OWNER(l, rvd_proxy_member, all)->holder.who == who;
+    for (rvd_base_link *l = p->own.members.next; l != &p->own.members && count < limit; l = l->next)
+        count += RVD_BASE_OWNER(l, rvd_proxy_member, base.link)->holder.who == who;
     return count >= limit;
 }
 
@@ -17300,7 +17282,7 @@ static unsigned rvd_proxy_or(unsigned value, unsigned fallback)
 static const char *rvd_proxy_limit_locked(const revdial_proxy *p, const rvd_proxy_name *n,
                                           const rvd_proxy_member *m)
 {
-    if (p->session_count >= rvd_proxy_or(p->cfg.max_sessions, 65536))
+    if (p->own.member_count >= rvd_proxy_or(p->cfg.max_sessions, 65536))
         return "the proxy has as many sessions as it may: max_sessions";
     if (n->count >= rvd_proxy_or(p->cfg.max_sessions_per_name, 64))
         return "the name has as many sessions as it may: max_sessions_per_name";
@@ -17326,16 +17308,14 @@ static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdi
     if (code) {
         if (!n->count) {
             *rvd_proxy_slot(p, s->name) = n->next;
-            rvd_base_free(&p->heap, n, sizeof *n);
+            rvd_base_free(&p->own.heap, n, sizeof *n);
         }
         return code;
     }
     rvd_base_link_push(&n->sessions, &m->link);
-    rvd_base_link_push(&p->members, &m->all);
+    rvd_owner_add_locked(&p->own, &m->base);
     m->name = n;
-    revdial_session_ref(s);
     n->count++;
-    p->session_count++;
     if (same) rvd_proxy_contest_locked(n);
     *old = revdial_session_ref(same);
     return REVDIAL_OK;
@@ -17365,7 +17345,7 @@ static int rvd_proxy_is_tried(const rvd_proxy_pick *pick, const revdial_session 
 static uint64_t rvd_proxy_rank(const rvd_proxy_pick *pick, const rvd_proxy_member *m)
 {
     const revdial_dial_opts *o = pick->opts;
-    const revdial_session *s = m->session;
+    const revdial_session *s = m->base.session;
     const void *who = s->instance[0] ? (const void *)s->instance : (const void *)&s->id;
     size_t who_len = s->instance[0] ? strlen(s->instance) : sizeof s->id;
     if (o->pick == REVDIAL_PICK_LEAST_STREAMS)
@@ -17387,7 +17367,8 @@ enum rvd_proxy_health { RVD_PROXY_WELL, RVD_PROXY_AILS, RVD_PROXY_SILENT };
 static enum rvd_proxy_health rvd_proxy_health_of(rvd_proxy_member *m, const rvd_proxy_pick *pick)
 {
     const rvd_proxy_ailment *a = rvd_proxy_ailment_of(m, pick->target);
-    if (atomic_load_explicit(&m->session->is_silent, memory_order_relaxed)) return RVD_PROXY_SILENT;
+    if (atomic_load_explicit(&m->base.session->is_silent, memory_order_relaxed))
+        return RVD_PROXY_SILENT;
     return a && a->until_us > rvd_sys_now_us() ? RVD_PROXY_AILS : RVD_PROXY_WELL;
 }
 
@@ -17422,7 +17403,7 @@ static void rvd_proxy_ailment_note(revdial_proxy *p, const rvd_proxy_pick *pick,
 {
     rvd_proxy_member *m = s->member;
     rvd_proxy_ailment *a;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     a = rvd_proxy_ailment_of(m, pick->target);
     if (a && is_reached) memset(a, 0, sizeof *a);
     if (!is_reached && !a) {
@@ -17436,7 +17417,7 @@ static void rvd_proxy_ailment_note(revdial_proxy *p, const rvd_proxy_pick *pick,
         a->until_us = rvd_sys_now_us() + rvd_proxy_ailing_us(a);
         a->failures += (unsigned)pick->was_ailing;
     }
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
 }
 
 // Chooses a session, with a reference. NULL: *code says why.
@@ -17449,9 +17430,9 @@ static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, rvd_proxy_pick *
     if (!n || p->closing) return NULL;
     for (rvd_base_link *l = n->sessions.next; l != &n->sessions; l = l->next) {
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
-        if (m->is_up && rvd_stream_is_leaving(m->session)) *code = REVDIAL_EDRAINING;
-        if (!m->is_up || rvd_stream_is_leaving(m->session)) continue;
-        if (rvd_proxy_is_tried(pick, m->session)) continue;
+        if (m->base.is_up && rvd_stream_is_leaving(m->base.session)) *code = REVDIAL_EDRAINING;
+        if (!m->base.is_up || rvd_stream_is_leaving(m->base.session)) continue;
+        if (rvd_proxy_is_tried(pick, m->base.session)) continue;
         pick->has_others = best != NULL;
         if (rvd_proxy_is_better(m, best, pick)) best = m;
     }
@@ -17462,7 +17443,7 @@ static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, rvd_proxy_pick *
         rvd_base_link_push(&n->sessions, &best->link);
     }
     atomic_fetch_add_explicit(&best->picked, 1, memory_order_relaxed);
-    return revdial_session_ref(best->session);
+    return revdial_session_ref(best->base.session);
 }
 
 // The dial has become a stream, or has failed: it no longer counts by itself.
@@ -17508,9 +17489,9 @@ static void rvd_proxy_pending_end_locked(revdial_proxy *p, rvd_proxy_member *m)
 
 static void rvd_proxy_pending_end(revdial_proxy *p, revdial_session *s)
 {
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     rvd_proxy_pending_end_locked(p, s->member);
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
 }
 
 static void rvd_proxy_verdict(revdial_session *s, enum revdial_verdict verdict)
@@ -17555,17 +17536,17 @@ static void rvd_proxy_question(revdial_proxy *p, const revdial_session *s)
     revdial_session *rivals[RVD_PROXY_RIVALS];
     rvd_proxy_member *own = s->member;
     size_t count = 0;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     for (rvd_base_link *l = own->name->sessions.next;
          l != &own->name->sessions && count < RVD_PROXY_RIVALS; l = l->next) {
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
         if (m == own || m->holder.who != own->holder.who ||
-            !rvd_proxy_is_same_machine(m->session, s))
+            !rvd_proxy_is_same_machine(m->base.session, s))
             continue;
         m->rival_us = rvd_sys_now_us();
-        rivals[count++] = revdial_session_ref(m->session);
+        rivals[count++] = revdial_session_ref(m->base.session);
     }
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     for (size_t i = 0; i < count; i++) {
         rvd_stream_lock(rivals[i]);
         revdial_engine_ping(rivals[i]->engine, rvd_sys_now_us());
@@ -17579,8 +17560,8 @@ static void rvd_proxy_question(revdial_proxy *p, const revdial_session *s)
 static void rvd_proxy_on_verdict(rvd_loop_timer *t)
 {
     rvd_proxy_member *m = RVD_BASE_OWNER(t, rvd_proxy_member, verdict);
-    if (!atomic_load(&m->session->is_silent)) return;
-    rvd_proxy_end(revdial_session_ref(m->session), REVDIAL_ELOST,
+    if (!atomic_load(&m->base.session->is_silent)) return;
+    rvd_proxy_end(revdial_session_ref(m->base.session), REVDIAL_ELOST,
                   "no answer, and its machine has connected again");
 }
 
@@ -17605,7 +17586,7 @@ static void rvd_proxy_admit(revdial_session *s, enum revdial_verdict verdict,
     revdial_session *old = NULL;
     int64_t now_us = rvd_sys_now_us();
     int is_contested = 0;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     if (verdict == REVDIAL_VERDICT_UNAUTHORIZED) rvd_auth_charge(&p->guard, &m->guess, now_us);
     if (!verdict) rvd_auth_remember(&p->guard, &m->guess, now_us);
     if (!verdict && !s->name[0]) verdict = REVDIAL_VERDICT_BAD_REQUEST;
@@ -17615,9 +17596,9 @@ static void rvd_proxy_admit(revdial_session *s, enum revdial_verdict verdict,
     if (old) is_contested = m->name->is_contested;
     if (m->auth.scheme &&
         (verdict == REVDIAL_VERDICT_UNAUTHORIZED || verdict == REVDIAL_VERDICT_FORBIDDEN))
-        p->stats.auth_failures++;
-    if (verdict) p->stats.handshakes_refused++;
-    pthread_mutex_unlock(&p->lock);
+        p->own.stats.auth_failures++;
+    if (verdict) p->own.stats.handshakes_refused++;
+    pthread_mutex_unlock(&p->own.lock);
     if (verdict) rvd_proxy_note_refused(s);
     if (old) {
         rvd_proxy_log_session(old, RVD_LOG_SESSION_REPLACED,
@@ -17644,19 +17625,19 @@ static void rvd_proxy_holder_set(revdial_session *s, const char *group)
 static void rvd_proxy_table_unref(revdial_proxy *p, rvd_auth_table *t)
 {
     unsigned refs;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     refs = --t->refs;
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     if (!refs) rvd_auth_table_free(t);
 }
 
 static rvd_auth_table *rvd_proxy_table_ref(revdial_proxy *p)
 {
     rvd_auth_table *t;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     t = p->table;
     t->refs++;
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     return t;
 }
 
@@ -17681,9 +17662,9 @@ static int rvd_proxy_rows_check(const revdial_credential *rows, size_t count, re
 static unsigned rvd_proxy_schemes(revdial_proxy *p)
 {
     unsigned schemes = p->cfg.auth_schemes;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     if (!schemes && !p->auth) schemes = p->table->schemes;
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     return schemes & ~(unsigned)REVDIAL_AUTH_MTLS;  // a certificate has come by now, or never
 }
 
@@ -17736,11 +17717,11 @@ static void rvd_proxy_auth_next(revdial_proxy *p, rvd_proxy_auth *a)
 {
     rvd_auth_turn *turn;
     rvd_proxy_auth *next = NULL;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     turn = rvd_auth_turn_end(&p->guard, &a->turn);
     if (turn) next = RVD_BASE_OWNER(turn, rvd_proxy_auth, turn);
     if (next) rvd_proxy_waiting_end_locked(p, next->session->member);
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     if (next) rvd_proxy_auth_submit(next);
 }
 
@@ -17785,9 +17766,9 @@ static void rvd_proxy_auth_run(rvd_loop_job *job)
     rvd_proxy_member *m = s->member;
     sigset_t ours;
     int may;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     may = rvd_auth_may_check(&p->guard, &m->guess, rvd_sys_now_us());
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     m->auth.group = a->group;
     a->verdict = REVDIAL_VERDICT_TOO_MANY;  // it has failed too often since it was queued
     if (may && !rvd_stream_is_leaving(s)) {
@@ -17820,10 +17801,10 @@ static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *hook, void *ud)
     a->ud = ud;
     m->check = a;
     rvd_stream_work_begin(s->work);
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     is_turn = rvd_auth_turn_begin(&p->guard, &a->turn, m->guess.block);
     if (!is_turn) rvd_proxy_waiting_begin_locked(p, m);
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     if (is_turn) rvd_proxy_auth_submit(a);
 }
 
@@ -17831,10 +17812,10 @@ static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *hook, void *ud)
 static void rvd_proxy_unask(revdial_proxy *p, rvd_proxy_auth *a)
 {
     int is_queued;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     is_queued = !rvd_base_link_is_alone(&a->turn.link);
     rvd_base_link_remove(&a->turn.link);
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     if (is_queued) rvd_proxy_auth_free(a);
 }
 
@@ -17881,7 +17862,7 @@ static void rvd_proxy_on_auth(revdial_session *s)
     rvd_auth_table *table;
     void *ud;
     m->guess = rvd_auth_guess_of(&p->guard, m->guess.peer, &m->auth);
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     rvd_proxy_waiting_end_locked(p, m);
     check = p->auth;
     ud = p->auth_ud;
@@ -17891,7 +17872,7 @@ static void rvd_proxy_on_auth(revdial_session *s)
         verdict = REVDIAL_VERDICT_TOO_MANY;
     else if (check && !m->auth.scheme && !m->auth.tls && !p->cfg.auth_anonymous)
         verdict = REVDIAL_VERDICT_UNAUTHORIZED;  // not worth a thread
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     if (verdict) {
         rvd_proxy_admit(s, verdict, NULL);
     } else if (check) {
@@ -17911,14 +17892,12 @@ static void rvd_proxy_on_up(revdial_session *s)
     rvd_proxy_pending_end(p, s);
     rvd_proxy_log_session(s, RVD_LOG_SESSION_UP, REVDIAL_LOG_INFO, NULL);
     rvd_proxy_tell(p, s, REVDIAL_UP, NULL);
-    pthread_mutex_lock(&p->lock);
-    m->is_up = 1;
+    pthread_mutex_lock(&p->own.lock);
+    rvd_owner_up_locked(&p->own, &m->base);
     p->last_up_us = rvd_loop_now(s->loop);
-    p->stats.sessions_opened++;
-    pthread_cond_broadcast(&p->changed);
     if (!rvd_base_link_is_alone(&p->dials)) rvd_loop_post(p->loops[0], &p->dials_wake);
     draining = p->draining;
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     if (draining) revdial_session_drain(s, -1);  // it came up while the others were told
 }
 
@@ -17934,8 +17913,9 @@ static int rvd_proxy_has_others_locked(const rvd_proxy_member *m)
 {
     for (rvd_base_link *l = m->link.next; l != &m->link; l = l->next) {
         const rvd_proxy_member *other = RVD_BASE_OWNER(l, rvd_proxy_member, link);
-        if (l == &m->name->sessions || !other->is_up) continue;
-        if (!rvd_stream_is_leaving(other->session) && !atomic_load(&other->session->is_silent))
+        if (l == &m->name->sessions || !other->base.is_up) continue;
+        if (!rvd_stream_is_leaving(other->base.session) &&
+            !atomic_load(&other->base.session->is_silent))
             return 1;
     }
     return 0;
@@ -17948,10 +17928,10 @@ static void rvd_proxy_on_silent(revdial_session *s)
     int64_t rival_us, now_us = rvd_sys_now_us();
     int has_others;
     if (!m->name) return;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     has_others = rvd_proxy_has_others_locked(m);
     rival_us = m->rival_us;
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     if (rival_us && now_us - rival_us < RVD_PROXY_RIVAL_US)
         rvd_loop_timer_set(s->loop, &m->verdict, rival_us + RVD_PROXY_RIVAL_US);
     rvd_proxy_log_session(s, RVD_LOG_SESSION_SILENT, REVDIAL_LOG_INFO,
@@ -17985,20 +17965,16 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     rvd_stream_lock(s);
     revdial_engine_get_info(s->engine, &info);
     rvd_stream_unlock(s);
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     rvd_loop_timer_stop(s->loop, &m->verdict);
     if (was_registered) {
-        was_up = m->is_up;
-        if (why->code == REVDIAL_ETIMEDOUT && p->draining) p->was_cut = 1;
+        was_up = m->base.is_up;
+        if (why->code == REVDIAL_ETIMEDOUT && p->draining) p->own.was_cut = 1;
         rvd_proxy_forget_locked(p, m);
-        p->stats.sessions_closed += (unsigned)was_up;
-        p->stats.rx_bytes += info.rx_bytes;
-        p->stats.tx_bytes += info.tx_bytes;
-        p->stats.streams_opened += info.streams_opened;
-        p->stats.streams_reset += info.streams_reset;
+        rvd_owner_down_locked(&p->own, &m->base, &info);
     }
     if (was_up) rvd_auth_remember(&p->guard, &m->guess, rvd_sys_now_us());
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     if (was_up)
         rvd_proxy_log_session(s, RVD_LOG_SESSION_DOWN, REVDIAL_LOG_INFO, why->msg);
     else
@@ -18007,43 +17983,10 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     if (was_registered) revdial_session_unref(s);  // the registry's; the caller has one
 }
 
-// A stream that the backend opened, on its way to the application's handler.
-typedef struct rvd_proxy_incoming {
-    rvd_loop_job job;
-    revdial_proxy *proxy;
-    revdial_stream *st;
-} rvd_proxy_incoming;
-
-static void rvd_proxy_incoming_run(rvd_loop_job *job)
-{
-    rvd_proxy_incoming *in = RVD_BASE_OWNER(job, rvd_proxy_incoming, job);
-    rvd_heap heap = {in->proxy->cfg.common.alloc, in->proxy->cfg.common.alloc_ud, sizeof *in};
-    revdial_proxy *p = in->proxy;
-    revdial_stream *st = in->st;
-    sigset_t ours;
-    rvd_base_free(&heap, in, sizeof *in);
-    rvd_sys_hook_begin(&p->groups[0].mask, &ours);
-    p->cfg.on_stream(p->cfg.ud, st);
-    rvd_sys_hook_end(&ours);
-    rvd_stream_work_end(&p->work);
-}
-
 static void rvd_proxy_on_open_locked(revdial_session *s, revdial_stream *st)
 {
     revdial_proxy *p = s->owner;
-    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
-    rvd_proxy_incoming *in = rvd_base_alloc(&heap, sizeof *in);
-    if (in) {
-        in->job.run = rvd_proxy_incoming_run;
-        in->proxy = p;
-        in->st = st;
-        rvd_stream_work_begin(&p->work);
-        if (rvd_loop_pool_submit(&p->stream_pool, &in->job, RVD_LOOP_NO_QUEUE) == 0) return;
-        rvd_stream_work_end(&p->work);
-        rvd_base_free(&heap, in, sizeof *in);
-    }
-    revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_CALM);
-    rvd_stream_free_locked(st);
+    rvd_owner_serve_locked(&p->own, s, st);
 }
 
 static const rvd_stream_host rvd_proxy_host = {
@@ -18075,21 +18018,21 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
     revdial_session *s = a->session, *old = NULL;
     rvd_proxy_member *m = s->member;
     revdial_proxy *p = s->owner;
-    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, sizeof *a + a->early_len};
     int code = 0;
     if (a->is_upgraded) {
-        pthread_mutex_lock(&p->lock);
+        pthread_mutex_lock(&p->own.lock);
         code = rvd_proxy_register_locked(p, s, &old);
-        pthread_mutex_unlock(&p->lock);
+        pthread_mutex_unlock(&p->own.lock);
         if (old) rvd_proxy_replace(old);
     }
     if (code || rvd_stream_session_run(s) < 0) {
         rvd_sys_close(s->fd);
         rvd_proxy_pending_end(p, s);
         if (m->name) {
-            pthread_mutex_lock(&p->lock);
+            pthread_mutex_lock(&p->own.lock);
             rvd_proxy_forget_locked(p, m);
-            pthread_mutex_unlock(&p->lock);
+            rvd_owner_remove_locked(&p->own, &m->base);
+            pthread_mutex_unlock(&p->own.lock);
             revdial_session_unref(s);
         }
         revdial_session_unref(s);
@@ -18099,27 +18042,26 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
         rvd_stream_events_locked(s);
         rvd_stream_unlock(s);
         rvd_stream_pend_run(s);
-        pthread_mutex_lock(&p->lock);
+        pthread_mutex_lock(&p->own.lock);
         if (!a->is_upgraded) rvd_proxy_waiting_begin_locked(p, m);
-        pthread_mutex_unlock(&p->lock);
+        pthread_mutex_unlock(&p->own.lock);
         rvd_stream_feed_early(s, a->early, a->early_len);
     }
     rvd_base_wipe(a->early, a->early_len);
-    rvd_base_free(&heap, a, sizeof *a + a->early_len);
-    rvd_stream_work_end(&p->work);
+    rvd_owner_free(&p->own, a, sizeof *a + a->early_len);
+    rvd_stream_work_end(&p->own.work);
 }
 
 static void rvd_proxy_member_init(revdial_session *s, const rvd_sys_addr *peer)
 {
     const revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
-    m->session = s;
+    rvd_owner_member_init(&m->base, s);
     m->guess = rvd_auth_guess_of(&p->guard, peer ? rvd_proxy_peer_key(peer) : 0, NULL);
     m->verdict.run = rvd_proxy_on_verdict;
     m->is_pending = 1;
     rvd_base_link_init(&m->asking);
     rvd_base_link_init(&m->link);
-    rvd_base_link_init(&m->all);
     atomic_init(&m->picked, 0);
 }
 
@@ -18153,9 +18095,9 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     e.upgraded = how && how->upgraded;
     e.peer = text;
     if (e.auth_schemes & REVDIAL_AUTH_DIGEST) {
-        pthread_mutex_lock(&p->lock);
+        pthread_mutex_lock(&p->own.lock);
         rvd_auth_nonce_make(&p->guard, rvd_sys_now_us(), nonce);
-        pthread_mutex_unlock(&p->lock);
+        pthread_mutex_unlock(&p->own.lock);
         e.nonce = nonce;
     }
     if (rvd_sys_random(&e.session_id, sizeof e.session_id) < 0 ||
@@ -18165,9 +18107,9 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     }
     cfg.host = &rvd_proxy_host;
     cfg.owner = p;
-    cfg.log = &p->log;
-    cfg.work = &p->work;
-    cfg.origin = p->origin;
+    cfg.log = &p->own.log;
+    cfg.work = &p->own.work;
+    cfg.origin = p->own.origin;
     cfg.fd = fd;
     cfg.peer = text;
     cfg.engine = &e;
@@ -18175,9 +18117,9 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
         cfg.transport = how->transport;
     else if (strncmp(text, "unix", 4) != 0)  // files have permissions of their own
         cfg.tls = p->cfg.common.tls;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     cfg.group = &p->groups[p->next_loop++ % p->loop_count];
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     s = rvd_stream_session_new(&cfg, err);
     if (s) rvd_proxy_member_init(s, peer);
     return s;
@@ -18187,8 +18129,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
 static int rvd_proxy_launch(revdial_proxy *p, revdial_session *s, const revdial_attach_opts *how)
 {
     size_t early = how ? how->early_len : 0;
-    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
-    rvd_proxy_arrival *a = rvd_base_alloc(&heap, sizeof *a + early);
+    rvd_proxy_arrival *a = rvd_owner_alloc(&p->own, sizeof *a + early);
     if (!a) {
         rvd_sys_close(s->fd);
         rvd_proxy_pending_end(p, s);
@@ -18200,7 +18141,7 @@ static int rvd_proxy_launch(revdial_proxy *p, revdial_session *s, const revdial_
     a->early_len = early;
     a->is_upgraded = how && how->upgraded;
     if (early) memcpy(a->early, how->early, early);
-    rvd_stream_work_begin(&p->work);
+    rvd_stream_work_begin(&p->own.work);
     if (rvd_loop_is_owner(s->loop))
         rvd_proxy_arrive(&a->task);
     else
@@ -18230,7 +18171,7 @@ static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p, size_t busiest
     }
     for (rvd_base_link *l = p->waiting.next; l != &p->waiting; l = l->next) {
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, asking);
-        revdial_session *s = m->session;
+        revdial_session *s = m->base.session;
         unsigned moved_ms = atomic_load_explicit(&s->handshake.moved_ms, memory_order_relaxed);
         int64_t moved_us = s->start_us + (int64_t)moved_ms * 1000;
         if (rvd_proxy_bucket(p, m) != busiest || moved_us >= oldest_us) continue;
@@ -18253,7 +18194,7 @@ static int rvd_proxy_pending_begin(revdial_proxy *p, uint64_t block, enum rvd_pr
     revdial_session *victim = NULL;
     int code = REVDIAL_OK, is_own = 0;
     size_t busiest = 0, own = rvd_auth_bucket(&p->guard, block);
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     if (p->pending >= most - others || p->queue_count) {
         busiest = rvd_proxy_busiest_locked(p);
         is_own = 2 * p->waiting_of[own] + 1 > p->waiting_of[busiest];
@@ -18269,17 +18210,17 @@ static int rvd_proxy_pending_begin(revdial_proxy *p, uint64_t block, enum rvd_pr
     }
     if (victim) rvd_proxy_pending_end_locked(p, victim->member);
     if (!code) p->pending++;
-    if (victim) p->stats.handshakes_refused++;
-    pthread_mutex_unlock(&p->lock);
+    if (victim) p->own.stats.handshakes_refused++;
+    pthread_mutex_unlock(&p->own.lock);
     if (victim) rvd_proxy_end(victim, REVDIAL_ELOST, "dropped for another one: no progress");
     return code;
 }
 
 static void rvd_proxy_pending_undo(revdial_proxy *p)
 {
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     p->pending--;
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
 }
 
 // A connection that has its place, or closes it.
@@ -18299,9 +18240,9 @@ static void rvd_proxy_begin(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
 static void rvd_proxy_refuse(revdial_proxy *p, int fd)
 {
     rvd_proxy_log(p, RVD_LOG_SESSION_REFUSED, REVDIAL_LOG_DEBUG, "too many pending connections");
-    pthread_mutex_lock(&p->lock);
-    p->stats.handshakes_refused++;
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
+    p->own.stats.handshakes_refused++;
+    pthread_mutex_unlock(&p->own.lock);
     rvd_sys_close(fd);
 }
 
@@ -18312,9 +18253,9 @@ static void rvd_proxy_refuse(revdial_proxy *p, int fd)
 
 static void rvd_proxy_queue_set(revdial_proxy *p, size_t count)
 {
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     p->queue_count = count;
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     if (!count)
         rvd_loop_timer_stop(p->loops[0], &p->queue_timer);
     else if (!p->queue_timer.slot)  // without memory, a place that gets free triggers it
@@ -18374,9 +18315,9 @@ static int rvd_proxy_enqueue(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
     if (p->queue_count >= p->queue_max) return 0;
     if (p->queue_count == p->queue_room) {
         void *fresh;
-        pthread_mutex_lock(&p->lock);
-        fresh = rvd_loop_grown(&p->heap, p->queue, &p->queue_room, sizeof *p->queue);
-        pthread_mutex_unlock(&p->lock);
+        pthread_mutex_lock(&p->own.lock);
+        fresh = rvd_loop_grown(&p->own.heap, p->queue, &p->queue_room, sizeof *p->queue);
+        pthread_mutex_unlock(&p->own.lock);
         if (!fresh) return 0;
         p->queue = fresh;
     }
@@ -18408,10 +18349,10 @@ static unsigned rvd_proxy_accepts(rvd_proxy_listener *l)
     unsigned most, left;
     if (!l->expose) return RVD_PROXY_ACCEPTS;
     most = rvd_proxy_or(l->expose->max_waiting, RVD_PROXY_CLIENTS_WAITING);
-    pthread_mutex_lock(&l->proxy->lock);
+    pthread_mutex_lock(&l->proxy->own.lock);
     left = l->waiting < most ? most - l->waiting : 0;
     l->is_full = left == 0;
-    pthread_mutex_unlock(&l->proxy->lock);
+    pthread_mutex_unlock(&l->proxy->own.lock);
     return rvd_base_min_u32(left, RVD_PROXY_ACCEPTS);
 }
 
@@ -18528,7 +18469,7 @@ int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *ho
     int code;
     if (!err) err = &own;
     memset(err, 0, sizeof *err);
-    if (rvd_proxy_is_child(p)) {
+    if (rvd_owner_is_child(&p->own)) {
         rvd_sys_close(fd);
         return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
     }
@@ -18581,18 +18522,17 @@ static int rvd_proxy_waits(const rvd_proxy_pick *pick, const revdial_err *refusa
 static revdial_session *rvd_proxy_pick_wait(revdial_proxy *p, rvd_proxy_pick *pick,
                                             const rvd_stream_dial *d, int *code)
 {
-    int64_t until = d->deadline_us == INT64_MAX ? -1 : d->deadline_us;
     revdial_session *s;
     int r = 0;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     s = rvd_proxy_pick_locked(p, pick, code);
     while (!s && rvd_proxy_waits(pick, &d->err) && *code != REVDIAL_ECLOSED && r == 0) {
-        r = rvd_sys_cond_wait(&p->changed, &p->lock, until);
+        r = rvd_owner_wait_locked(&p->own, d->deadline_us);
         s = rvd_proxy_pick_locked(p, pick, code);
     }
     if (!s && r) *code = REVDIAL_ETIMEDOUT;
-    if (!s) p->stats.dials_failed++;
-    pthread_mutex_unlock(&p->lock);
+    if (!s) p->own.stats.dials_failed++;
+    pthread_mutex_unlock(&p->own.lock);
     return s;
 }
 
@@ -18601,10 +18541,10 @@ static revdial_session *rvd_proxy_pick_wait(revdial_proxy *p, rvd_proxy_pick *pi
 static int rvd_proxy_enter(revdial_proxy *p)
 {
     int open;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     open = !p->closing;
-    if (open) rvd_stream_work_begin(&p->work);
-    pthread_mutex_unlock(&p->lock);
+    if (open) rvd_stream_work_begin(&p->own.work);
+    pthread_mutex_unlock(&p->own.lock);
     return open;
 }
 
@@ -18634,7 +18574,7 @@ static void rvd_proxy_log_dial(revdial_proxy *p, const char *name, const rvd_str
 {
     int is_gone = from && d->err.code == REVDIAL_ECLOSED;
     rvd_log_line l;
-    if (!rvd_log_begin(&p->log, &l, is_gone ? RVD_LOG_CLIENT_GONE : RVD_LOG_DIAL_FAILED,
+    if (!rvd_log_begin(&p->own.log, &l, is_gone ? RVD_LOG_CLIENT_GONE : RVD_LOG_DIAL_FAILED,
                        is_gone || !from ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_WARN))
         return;
     rvd_log_id(&l, "session", d->session_id);
@@ -18644,14 +18584,14 @@ static void rvd_proxy_log_dial(revdial_proxy *p, const char *name, const rvd_str
     rvd_log_text(&l, "listen", from ? from->address : NULL);
     rvd_log_text(&l, "target", d->opts->target);
     rvd_log_text(&l, "reason", d->err.msg);
-    rvd_log_end(&p->log, &l);
+    rvd_log_end(&p->own.log, &l);
 }
 
 static void rvd_proxy_dial_failed(revdial_proxy *p)
 {
-    pthread_mutex_lock(&p->lock);
-    p->stats.dials_failed++;
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
+    p->own.stats.dials_failed++;
+    pthread_mutex_unlock(&p->own.lock);
 }
 
 // Asks one session after the other, as long as that is safe. A refusal is a better reason than
@@ -18692,7 +18632,7 @@ revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_d
     memset(&d, 0, sizeof d);
     d.opts = opts ? opts : &none;
     d.deadline_us = rvd_stream_dial_deadline(d.opts);
-    if (p && name && rvd_proxy_is_child(p)) {
+    if (p && name && rvd_owner_is_child(&p->own)) {
         rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
         return NULL;
     }
@@ -18709,7 +18649,7 @@ revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_d
     }
     rvd_proxy_dial_sessions(p, name, &d);
     if (!d.st) rvd_proxy_log_dial(p, name, &d, NULL);
-    rvd_stream_work_end(&p->work);
+    rvd_stream_work_end(&p->own.work);
     if (!d.st) rvd_stream_dial_fail_in(&d.err, name, d.opts->target);
     if (err) *err = d.err;
     return d.st;
@@ -18757,26 +18697,24 @@ typedef struct rvd_proxy_dial {
 
 static void rvd_proxy_dial_drop(rvd_proxy_dial *d)
 {
-    const revdial_common *common = &d->proxy->cfg.common;
-    rvd_heap heap = {common->alloc, common->alloc_ud, d->size};
-    rvd_base_free(&heap, d, d->size);
+    rvd_owner_free(&d->proxy->own, d, d->size);
 }
 
 static void rvd_proxy_dial_free(rvd_proxy_dial *d)
 {
     revdial_proxy *p = d->proxy;
     rvd_proxy_dial_drop(d);
-    rvd_stream_work_end(&p->work);
+    rvd_stream_work_end(&p->own.work);
 }
 
 static void rvd_proxy_dial_end(rvd_proxy_dial *d)
 {
     revdial_proxy *p = d->proxy;
     sigset_t ours;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     rvd_base_link_remove(&d->link);
-    if (!d->dial.st) p->stats.dials_failed++;
-    pthread_mutex_unlock(&p->lock);
+    if (!d->dial.st) p->own.stats.dials_failed++;
+    pthread_mutex_unlock(&p->own.lock);
     rvd_loop_timer_stop(d->loop, &d->timer);
     rvd_proxy_unpick(d->session);
     if (!d->dial.st) rvd_proxy_log_dial(p, d->pick.name, &d->dial, d->from);
@@ -18801,7 +18739,7 @@ static void rvd_proxy_dial_pick(rvd_proxy_dial *d)
     revdial_proxy *p = d->proxy;
     int code, is_over;
     rvd_loop_timer_stop(d->loop, &d->timer);
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     d->session = rvd_proxy_pick_locked(p, &d->pick, &code);
     d->is_waiting = !d->session && rvd_proxy_waits(&d->pick, &d->dial.err) && !p->closing;
     is_over = !d->session && !d->is_waiting;
@@ -18809,16 +18747,16 @@ static void rvd_proxy_dial_pick(rvd_proxy_dial *d)
         d->loop = d->session ? d->session->loop : p->loops[0];
         rvd_loop_post(d->loop, &d->task);
     }
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     if (is_over) rvd_proxy_dial_fail(d, code, rvd_proxy_pick_text(code));
 }
 
 static int rvd_proxy_dial_is_cancelled(rvd_proxy_dial *d)
 {
     int yes;
-    pthread_mutex_lock(&d->proxy->lock);
+    pthread_mutex_lock(&d->proxy->own.lock);
     yes = d->is_cancelled;
-    pthread_mutex_unlock(&d->proxy->lock);
+    pthread_mutex_unlock(&d->proxy->own.lock);
     return yes;
 }
 
@@ -18880,11 +18818,11 @@ static void rvd_proxy_dial_run(rvd_loop_task *task)
         rvd_proxy_dial_free(d);
         return;
     }
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     loop = d->loop;
     is_cancelled = d->is_cancelled;
     is_waiting = d->is_waiting;
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     if (!rvd_loop_is_owner(loop)) {  // it moved on after this was posted
         rvd_loop_post(loop, task);
         return;
@@ -18920,7 +18858,7 @@ static void rvd_proxy_on_dials_wake(rvd_loop_task *task)
 {
     revdial_proxy *p = RVD_BASE_OWNER(task, revdial_proxy, dials_wake);
     rvd_base_link *next;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     for (rvd_base_link *l = p->dials.next; l != &p->dials; l = next) {
         rvd_proxy_dial *d = RVD_BASE_OWNER(l, rvd_proxy_dial, link);
         int code;
@@ -18933,7 +18871,7 @@ static void rvd_proxy_on_dials_wake(rvd_loop_task *task)
         d->loop = d->session->loop;
         rvd_loop_post(d->loop, &d->task);
     }
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
 }
 
 static revdial_dial_opts rvd_proxy_opts_keep(rvd_base_arena *a, const revdial_dial_opts *from)
@@ -18954,14 +18892,13 @@ static rvd_proxy_dial *rvd_proxy_dial_new(revdial_proxy *p, const char *name,
 {
     static const revdial_dial_opts none;
     rvd_base_arena texts = {NULL, 0, 0};
-    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
     rvd_proxy_dial *d;
     size_t size;
     if (!opts) opts = &none;
     rvd_proxy_opts_keep(&texts, opts);
     rvd_base_keep_text(&texts, name);
     size = sizeof *d + texts.len;
-    d = rvd_base_alloc(&heap, size);
+    d = rvd_owner_alloc(&p->own, size);
     if (!d) return NULL;
     rvd_base_arena_fill(&texts, d->texts);
     d->size = size;
@@ -18987,7 +18924,7 @@ static int64_t rvd_proxy_dial_start_locked(revdial_proxy *p, rvd_proxy_dial *d)
     d->is_waiting = !d->session && d->opts.flags & REVDIAL_DIAL_WAIT;
     d->loop = d->session ? d->session->loop : p->loops[0];
     rvd_base_link_push(&p->dials, &d->link);
-    rvd_stream_work_begin(&p->work);
+    rvd_stream_work_begin(&p->own.work);
     rvd_loop_post(d->loop, &d->task);
     return d->id;
 }
@@ -18999,15 +18936,15 @@ int64_t revdial_dial_async(revdial_proxy *p, const char *name, const revdial_dia
     int is_valid = p && name && cb && !rvd_proxy_dial_check(name, opts ? opts : &none, NULL);
     rvd_proxy_dial *d;
     int64_t id = REVDIAL_ECLOSED;
-    if (is_valid && rvd_proxy_is_child(p)) return REVDIAL_ECLOSED;
+    if (is_valid && rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
     d = is_valid ? rvd_proxy_dial_new(p, name, opts) : NULL;
     if (!d) return is_valid ? REVDIAL_ENOMEM : REVDIAL_EINVAL;
     d->cb = cb;
     d->is_hook = 1;
     d->ud = ud;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     if (!p->closing) id = rvd_proxy_dial_start_locked(p, d);
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     if (id < 0) rvd_proxy_dial_drop(d);
     return id;
 }
@@ -19015,8 +18952,8 @@ int64_t revdial_dial_async(revdial_proxy *p, const char *name, const revdial_dia
 int revdial_dial_cancel(revdial_proxy *p, int64_t dial)
 {
     int code = REVDIAL_EINVAL;
-    if (rvd_proxy_is_child(p)) return REVDIAL_ECLOSED;
-    pthread_mutex_lock(&p->lock);
+    if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
+    pthread_mutex_lock(&p->own.lock);
     for (rvd_base_link *l = p->dials.next; l != &p->dials; l = l->next) {
         rvd_proxy_dial *d = RVD_BASE_OWNER(l, rvd_proxy_dial, link);
         if (d->id != dial || d->is_cancelled) continue;
@@ -19025,7 +18962,7 @@ int revdial_dial_cancel(revdial_proxy *p, int64_t dial)
         code = REVDIAL_OK;
         break;
     }
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     return code;
 }
 
@@ -19044,7 +18981,6 @@ static void rvd_proxy_client_end(rvd_proxy_client *c, const uint64_t moved[2],
 {
     revdial_proxy *p = c->listener->proxy;
     size_t size = sizeof *c + strlen(c->address) + 1;
-    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, size};
     revdial_client told;
     memset(&told, 0, sizeof told);
     told.expose = (size_t)(c->listener->expose - p->cfg.exposes);
@@ -19059,8 +18995,8 @@ static void rvd_proxy_client_end(rvd_proxy_client *c, const uint64_t moved[2],
         p->cfg.on_client(p->cfg.ud, &told);
         rvd_sys_hook_end(&ours);
     }
-    rvd_base_free(&heap, c, size);
-    rvd_stream_work_end(&p->work);
+    rvd_owner_free(&p->own, c, size);
+    rvd_stream_work_end(&p->own.work);
 }
 
 static void rvd_proxy_client_failed(rvd_proxy_client *c, const revdial_err *why)
@@ -19127,7 +19063,6 @@ static void rvd_proxy_client_unwatch(rvd_loop_task *task)
 {
     rvd_proxy_client *c = RVD_BASE_OWNER(task, rvd_proxy_client, task);
     revdial_proxy *p = c->listener->proxy;
-    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, sizeof *c->why};
     revdial_err why;
     rvd_loop_remove(p->loops[0], &c->io);
     if (c->st) {
@@ -19136,7 +19071,7 @@ static void rvd_proxy_client_unwatch(rvd_loop_task *task)
     }
     rvd_stream_fail(&why, REVDIAL_ENOMEM, 0, "the dial failed, and there was no memory to say why");
     if (c->why) why = *c->why;
-    rvd_base_free(&heap, c->why, sizeof *c->why);
+    rvd_owner_free(&p->own, c->why, sizeof *c->why);
     rvd_proxy_client_failed(c, &why);
 }
 
@@ -19144,19 +19079,18 @@ static void rvd_proxy_client_on_dialled(void *ud, revdial_stream *st, const revd
 {
     rvd_proxy_client *c = ud;
     revdial_proxy *p = c->listener->proxy;
-    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
     int is_watched, was_full;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     c->listener->waiting--;
     was_full = c->listener->is_full;
     c->listener->is_full = 0;
     is_watched = c->state == RVD_PROXY_WATCHED;
     rvd_base_link_remove(&c->link);
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     if (was_full) rvd_loop_post(p->loops[0], &c->listener->resume);
     c->st = st;
     if (is_watched) {  // by loop 0, which need not be this one
-        c->why = st ? NULL : rvd_base_alloc(&heap, sizeof *c->why);
+        c->why = st ? NULL : rvd_owner_alloc(&p->own, sizeof *c->why);
         if (c->why) *c->why = *err;
         rvd_loop_post(p->loops[0], &c->task);
     } else if (st) {
@@ -19179,7 +19113,7 @@ static void rvd_proxy_on_client_watch(rvd_loop_timer *t)
 {
     revdial_proxy *p = RVD_BASE_OWNER(t, revdial_proxy, client_watch);
     int64_t old = rvd_loop_now(p->loops[0]) - RVD_PROXY_CLIENT_WATCH_US;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     while (!rvd_base_link_is_alone(&p->clients)) {
         rvd_proxy_client *c = RVD_BASE_OWNER(p->clients.next, rvd_proxy_client, link);
         if (c->since_us > old) {
@@ -19189,7 +19123,7 @@ static void rvd_proxy_on_client_watch(rvd_loop_timer *t)
         rvd_base_link_remove(&c->link);
         if (rvd_loop_add(p->loops[0], &c->io) == 0) rvd_proxy_client_become(c, RVD_PROXY_WATCHED);
     }
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
 }
 
 // What a client has said by now goes out with the dial; that it ended is for the relay to find out.
@@ -19223,14 +19157,14 @@ static int rvd_proxy_client_dial(rvd_proxy_client *c, const char *local, const v
     d->from = c->listener;
     if (!p->client_watch.slot)  // without memory a client that goes away is found out later
         rvd_loop_timer_set(p->loops[0], &p->client_watch, c->since_us + RVD_PROXY_CLIENT_WATCH_US);
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     if (!p->closing) {
         c->listener->waiting++;
         rvd_base_link_push(&p->clients, &c->link);
         c->dial = p->next_dial + 1;
         id = rvd_proxy_dial_start_locked(p, d);
     }
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     if (id > 0) return REVDIAL_OK;
     rvd_proxy_dial_drop(d);
     return (int)id;
@@ -19239,7 +19173,6 @@ static int rvd_proxy_client_dial(rvd_proxy_client *c, const char *local, const v
 static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer)
 {
     revdial_proxy *p = l->proxy;
-    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
     char from[RVD_SYS_TEXT_MAX], local[RVD_SYS_TEXT_MAX];
     uint8_t *early = p->loops[0]->buf;  // this loop's, and it is not reading now
     const char *to = NULL;
@@ -19256,7 +19189,7 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
         rvd_sys_addr_format(&at, local, sizeof local);
         to = local;
     }
-    c = rvd_base_alloc(&heap, sizeof *c + strlen(from) + 1);
+    c = rvd_owner_alloc(&p->own, sizeof *c + strlen(from) + 1);
     if (!c) {
         rvd_proxy_log(p, RVD_LOG_CLIENT_REFUSED, REVDIAL_LOG_WARN, "out of memory for a client");
         rvd_sys_close_reset(fd);
@@ -19269,7 +19202,7 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
     c->task.run = rvd_proxy_client_unwatch;
     c->listener = l;
     c->since_us = rvd_loop_now(p->loops[0]);
-    rvd_stream_work_begin(&p->work);
+    rvd_stream_work_begin(&p->own.work);
     error = rvd_proxy_client_early(c, peer->ss.ss_family, early);
     code = error ? REVDIAL_ECLOSED : rvd_proxy_client_dial(c, to, early);
     if (!code) return;
@@ -19287,24 +19220,24 @@ int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned min_sessions
     int64_t until = rvd_stream_deadline(timeout_ms);
     unsigned up = 0;
     int r = 0;
-    if (rvd_proxy_is_child(p)) return REVDIAL_ECLOSED;
+    if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
     if (rvd_proxy_is_on_loop(p)) return REVDIAL_EDEADLK;
     if (!name || !rvd_base_is_name(name, strlen(name))) return REVDIAL_EINVAL;
     if (!rvd_proxy_enter(p)) return REVDIAL_ECLOSED;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     for (;;) {
         rvd_proxy_name *n = *rvd_proxy_slot(p, name);
         up = 0;
         for (rvd_base_link *l = n ? n->sessions.next : NULL; n && l != &n->sessions; l = l->next) {
             rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
-            up += m->is_up && !rvd_stream_is_leaving(m->session);
+            up += m->base.is_up && !rvd_stream_is_leaving(m->base.session);
         }
         if (up >= min_sessions || r || p->closing) break;
-        r = rvd_sys_cond_wait(&p->changed, &p->lock, until == INT64_MAX ? -1 : until);
+        r = rvd_owner_wait_locked(&p->own, until);
     }
     if (up < min_sessions) r = p->closing ? REVDIAL_ECLOSED : REVDIAL_ETIMEDOUT;
-    pthread_mutex_unlock(&p->lock);
-    rvd_stream_work_end(&p->work);
+    pthread_mutex_unlock(&p->own.lock);
+    rvd_stream_work_end(&p->own.work);
     return up < min_sessions ? r : (int)up;
 }
 
@@ -19312,40 +19245,18 @@ size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob, revdial_sessi
                           size_t cap)
 {
     size_t count = 0;
-    if (rvd_proxy_is_child(p)) return 0;
-    pthread_mutex_lock(&p->lock);
-    for (rvd_base_link *l = p->members.next; l != &p->members; l = l->next) {
-        rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, all);
+    if (rvd_owner_is_child(&p->own)) return 0;
+    pthread_mutex_lock(&p->own.lock);
+    for (rvd_base_link *l = p->own.members.next; l != &p->own.members; l = l->next) {
+        rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, base.link);
         const char *name = m->name->name;
-        if (!m->is_up) continue;
+        if (!m->base.is_up) continue;
         if (name_glob && !rvd_base_glob(name_glob, strlen(name_glob), name, strlen(name))) continue;
-        if (count < cap) out[count] = revdial_session_ref(m->session);
+        if (count < cap) out[count] = revdial_session_ref(m->base.session);
         count++;
     }
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     return count;
-}
-
-// A reference to every session, up or not. Returns how many, or REVDIAL_ENOMEM.
-static ptrdiff_t rvd_proxy_snapshot(revdial_proxy *p, revdial_session ***out, size_t *size)
-{
-    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, 0};
-    size_t count = 0;
-    pthread_mutex_lock(&p->lock);
-    *size = (p->session_count + (size_t)1) * sizeof **out;
-    *out = rvd_base_alloc(&heap, *size);
-    for (rvd_base_link *l = p->members.next; *out && l != &p->members; l = l->next)
-        (*out)[count++] = revdial_session_ref(RVD_BASE_OWNER(l, rvd_proxy_member, all)->session);
-    pthread_mutex_unlock(&p->lock);
-    return *out ? (ptrdiff_t)count : REVDIAL_ENOMEM;
-}
-
-static void rvd_proxy_snapshot_free(revdial_proxy *p, revdial_session **all, ptrdiff_t count,
-                                    size_t size)
-{
-    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, size};
-    for (ptrdiff_t i = 0; i < count; i++) revdial_session_unref(all[i]);
-    rvd_base_free(&heap, all, size);
 }
 
 // A session goes by the new table: ends if that does not admit it, and else has its row's group.
@@ -19356,9 +19267,9 @@ static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_auth_table *t, rev
     const revdial_credential *row = rvd_auth_table_row(t, m->row_mark, s->name, s->identity);
     if (row) {
         rvd_auth_holder holder = rvd_auth_row_holder(&p->guard, row, s->identity);
-        pthread_mutex_lock(&p->lock);
+        pthread_mutex_lock(&p->own.lock);
         m->holder.group = holder.group;
-        pthread_mutex_unlock(&p->lock);
+        pthread_mutex_unlock(&p->own.lock);
     } else if (drop) {
         rvd_proxy_log_session(s, RVD_LOG_SESSION_REVOKED, REVDIAL_LOG_INFO, NULL);
         rvd_proxy_end(revdial_session_ref(s), REVDIAL_EAUTH, "its credential was withdrawn");
@@ -19368,53 +19279,42 @@ static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_auth_table *t, rev
 int revdial_proxy_replace_credentials(revdial_proxy *p, const revdial_credential *rows,
                                       size_t count, unsigned flags, revdial_err *err)
 {
-    revdial_session **all = NULL;
+    rvd_owner_snapshot list;
     rvd_auth_table *fresh, *old;
-    size_t size = 0;
-    ptrdiff_t sessions = 0;
-    if (rvd_proxy_is_child(p)) return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
+    int code;
+    if (rvd_owner_is_child(&p->own))
+        return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
     if (rvd_proxy_rows_check(rows, count, err)) return REVDIAL_EINVAL;
     fresh = rvd_auth_table_new(&p->guard, p->cfg.realm, rows, count);
     if (!fresh) return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the table");
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     old = p->table;
     p->table = fresh;
     fresh->refs++;  // for the comparison below
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     rvd_proxy_table_unref(p, old);
-    sessions = rvd_proxy_snapshot(p, &all, &size);
-    for (ptrdiff_t i = 0; i < sessions; i++)
-        if (((const rvd_proxy_member *)all[i]->member)->is_listed)
-            rvd_proxy_table_apply(p, fresh, all[i], flags & REVDIAL_END_STALE);
-    if (all) rvd_proxy_snapshot_free(p, all, sessions, size);
+    code = rvd_owner_snapshot_open(&p->own, &list);
+    for (size_t i = 0; i < list.count; i++)
+        if (((const rvd_proxy_member *)list.all[i]->member)->is_listed)
+            rvd_proxy_table_apply(p, fresh, list.all[i], flags & REVDIAL_END_STALE);
+    rvd_owner_snapshot_close(&p->own, &list);
     rvd_proxy_table_unref(p, fresh);
-    if (sessions >= 0) return REVDIAL_OK;
+    if (!code) return REVDIAL_OK;
     return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory; the new table is in force");
 }
 
 void revdial_proxy_replace_auth(revdial_proxy *p, revdial_auth_fn *auth, void *auth_ud)
 {
-    if (rvd_proxy_is_child(p)) return;
-    pthread_mutex_lock(&p->lock);
+    if (rvd_owner_is_child(&p->own)) return;
+    pthread_mutex_lock(&p->own.lock);
     p->auth = auth;
     p->auth_ud = auth_ud;
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
 }
 
 void revdial_proxy_get_stats(revdial_proxy *p, revdial_stats *out)
 {
-    revdial_session **all = NULL;
-    size_t size = 0;
-    ptrdiff_t count;
-    memset(out, 0, sizeof *out);
-    if (rvd_proxy_is_child(p)) return;
-    count = rvd_proxy_snapshot(p, &all, &size);
-    pthread_mutex_lock(&p->lock);
-    *out = p->stats;
-    out->sessions = p->session_count;
-    pthread_mutex_unlock(&p->lock);
-    for (ptrdiff_t i = 0; i < count; i++) rvd_stream_stats_add(out, all[i]);
-    if (all) rvd_proxy_snapshot_free(p, all, count, size);
+    rvd_owner_get_stats(&p->own, out);
 }
 
 int revdial_proxy_address(revdial_proxy *p, unsigned index, char *buf, size_t size)
@@ -19443,97 +19343,87 @@ static void rvd_proxy_on_stop_listening(rvd_loop_task *task)
         if (l->io.fd >= 0) rvd_sys_close_both(l->io.fd);
         l->io.fd = -1;
     }
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     p->listening = 0;
-    pthread_cond_broadcast(&p->changed);
-    pthread_mutex_unlock(&p->lock);
+    pthread_cond_broadcast(&p->own.changed);
+    pthread_mutex_unlock(&p->own.lock);
 }
 
 static void rvd_proxy_stop_listening(revdial_proxy *p)
 {
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     if (p->listening) rvd_loop_post(p->loops[0], &p->stop_listening);
-    while (p->listening) rvd_sys_cond_wait(&p->changed, &p->lock, -1);
-    pthread_mutex_unlock(&p->lock);
+    while (p->listening) rvd_owner_wait_locked(&p->own, INT64_MAX);
+    pthread_mutex_unlock(&p->own.lock);
 }
 
 int revdial_proxy_drain(revdial_proxy *p, int timeout_ms)
 {
     int64_t until = rvd_stream_deadline(timeout_ms);
-    revdial_session **all = NULL;
-    size_t size = 0;
-    ptrdiff_t count;
+    rvd_owner_snapshot list;
     int r = 0;
-    if (rvd_proxy_is_child(p)) return REVDIAL_ECLOSED;
+    if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
     if (rvd_proxy_is_on_loop(p)) return REVDIAL_EDEADLK;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     p->draining = 1;
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     rvd_proxy_stop_listening(p);
-    count = rvd_proxy_snapshot(p, &all, &size);
-    if (count < 0) return REVDIAL_ENOMEM;
-    for (ptrdiff_t i = 0; i < count; i++) revdial_session_drain(all[i], timeout_ms);
-    rvd_proxy_snapshot_free(p, all, count, size);
-    pthread_mutex_lock(&p->lock);
-    while (p->session_count && r == 0)
-        r = rvd_sys_cond_wait(&p->changed, &p->lock, until == INT64_MAX ? -1 : until);
-    r = p->session_count || p->was_cut ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
-    pthread_mutex_unlock(&p->lock);
+    if (rvd_owner_snapshot_open(&p->own, &list)) return REVDIAL_ENOMEM;
+    for (size_t i = 0; i < list.count; i++) revdial_session_drain(list.all[i], timeout_ms);
+    rvd_owner_snapshot_close(&p->own, &list);
+    pthread_mutex_lock(&p->own.lock);
+    while (p->own.member_count && r == 0) r = rvd_owner_wait_locked(&p->own, until);
+    r = p->own.member_count || p->own.was_cut ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
+    pthread_mutex_unlock(&p->own.lock);
     return r;
 }
 
 static void rvd_proxy_free(revdial_proxy *p)
 {
-    rvd_heap heap;
+    rvd_heap heap = {p->cfg.common.alloc, p->cfg.common.alloc_ud, sizeof *p}, *h = &p->own.heap;
     size_t loops = rvd_proxy_or(p->cfg.common.io_threads, 1);
     rvd_auth_table_free(p->table);
     rvd_auth_guard_end(&p->guard);
-    heap = p->heap;
     for (unsigned i = 0; i < p->loop_count; i++) rvd_loop_free(p->loops[i]);
-    rvd_base_free(&heap, p->loops, loops * sizeof *p->loops);
-    rvd_base_free(&heap, p->groups, loops * sizeof *p->groups);
+    rvd_base_free(h, p->loops, loops * sizeof *p->loops);
+    rvd_base_free(h, p->groups, loops * sizeof *p->groups);
     for (unsigned i = 0; i < p->listener_count; i++) {
         rvd_proxy_listener *l = &p->listeners[i];
         if (l->io.fd >= 0 && l->unlink[0]) rvd_sys_unlink(l->unlink);
         if (l->io.fd >= 0) rvd_sys_close(l->io.fd);
     }
-    rvd_base_free(&heap, p->queue, p->queue_room * sizeof *p->queue);
-    rvd_base_free(&heap, p->listeners, p->listener_room * sizeof *p->listeners);
-    rvd_base_arena_free(&p->texts, &heap);
-    rvd_stream_work_close(&p->work);
-    rvd_log_close(&p->log);
-    pthread_cond_destroy(&p->changed);
-    pthread_mutex_destroy(&p->lock);
-    rvd_sys_origin_unref(p->origin);
-    REVDIAL_ASSERT(heap.live_bytes == sizeof *p);
+    rvd_base_free(h, p->queue, p->queue_room * sizeof *p->queue);
+    rvd_base_free(h, p->listeners, p->listener_room * sizeof *p->listeners);
+    rvd_base_arena_free(&p->texts, h);
+    rvd_owner_close(&p->own);
     rvd_base_free(&heap, p, sizeof *p);
 }
 
 int revdial_proxy_stop(revdial_proxy *p)
 {
     if (!p) return REVDIAL_OK;
-    if (rvd_proxy_is_child(p)) return REVDIAL_ECLOSED;
+    if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
     if (rvd_proxy_is_on_loop(p) || rvd_loop_pool_is_mine(&p->auth_pool) ||
-        rvd_loop_pool_is_mine(&p->stream_pool))
+        rvd_loop_pool_is_mine(&p->own.handlers))
         return REVDIAL_EDEADLK;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     p->closing = 1;
     for (rvd_base_link *l = p->dials.next; l != &p->dials; l = l->next) {
         rvd_proxy_dial *d = RVD_BASE_OWNER(l, rvd_proxy_dial, link);
         d->is_cancelled = 1;
         rvd_loop_post(d->loop, &d->task);
     }
-    pthread_cond_broadcast(&p->changed);
-    pthread_mutex_unlock(&p->lock);
+    pthread_cond_broadcast(&p->own.changed);
+    pthread_mutex_unlock(&p->own.lock);
     rvd_proxy_stop_listening(p);
     for (unsigned i = 0; i < p->loop_count; i++) rvd_stream_group_end(&p->groups[i]);
-    rvd_stream_work_wait(&p->work);
+    rvd_stream_work_wait(&p->own.work);
     for (unsigned i = 0; i < p->loop_count; i++) {
         rvd_loop_stop(p->loops[i]);
         rvd_loop_join(p->loops[i]);
     }
     rvd_loop_pool_close(&p->auth_pool);
-    rvd_loop_pool_close(&p->stream_pool);
+    rvd_loop_pool_close(&p->own.handlers);
     rvd_proxy_free(p);
     return REVDIAL_OK;
 }
@@ -19614,10 +19504,12 @@ static void rvd_proxy_texts_keep(revdial_proxy *p, const revdial_proxy_config *c
 static int rvd_proxy_config_copy(revdial_proxy *p, const revdial_proxy_config *cfg,
                                  revdial_err *err)
 {
+    p->own.handler = cfg->on_stream;
+    p->own.ud = cfg->ud;
     p->auth = cfg->auth;
     p->auth_ud = cfg->auth_ud;
     rvd_proxy_texts_keep(p, cfg);
-    if (!rvd_base_arena_open(&p->texts, &p->heap)) return rvd_proxy_nomem(err);
+    if (!rvd_base_arena_open(&p->texts, &p->own.heap)) return rvd_proxy_nomem(err);
     rvd_proxy_texts_keep(p, cfg);
     p->table = rvd_auth_table_new(&p->guard, p->cfg.realm, cfg->credentials, cfg->credential_count);
     return p->table ? REVDIAL_OK : rvd_proxy_nomem(err);
@@ -19626,15 +19518,15 @@ static int rvd_proxy_config_copy(revdial_proxy *p, const revdial_proxy_config *c
 static int rvd_proxy_loops_open(revdial_proxy *p, revdial_err *err)
 {
     unsigned count = rvd_proxy_or(p->cfg.common.io_threads, 1);
-    p->loops = rvd_base_alloc(&p->heap, count * sizeof *p->loops);
-    p->groups = rvd_base_alloc(&p->heap, count * sizeof *p->groups);
+    p->loops = rvd_base_alloc(&p->own.heap, count * sizeof *p->loops);
+    p->groups = rvd_base_alloc(&p->own.heap, count * sizeof *p->groups);
     if (!p->loops || !p->groups) return rvd_proxy_nomem(err);
     for (; p->loop_count < count; p->loop_count++) {
         rvd_loop *loop = rvd_loop_new(p->cfg.common.alloc, p->cfg.common.alloc_ud, err);
         if (!loop) return REVDIAL_ESYS;
         rvd_loop_spin_limit(loop, p->cfg.common.spin_us);
         p->loops[p->loop_count] = loop;
-        p->log.loop = p->loops[0];
+        p->own.log.loop = p->loops[0];
         rvd_stream_group_init(&p->groups[p->loop_count], loop, p->cfg.common.tcp_keepalive_ms);
     }
     return REVDIAL_OK;
@@ -19749,7 +19641,7 @@ static int rvd_proxy_listeners_open(revdial_proxy *p, revdial_err *err)
 {
     size_t room = p->cfg.expose_count + 1;
     for (const char *at = p->cfg.listen; at && *at; at++) room += *at == ',';
-    p->listeners = rvd_base_alloc(&p->heap, room * sizeof *p->listeners);
+    p->listeners = rvd_base_alloc(&p->own.heap, room * sizeof *p->listeners);
     if (!p->listeners) return rvd_proxy_nomem(err);
     p->listener_room = (unsigned)room;
     return REVDIAL_OK;
@@ -19777,30 +19669,25 @@ static int rvd_proxy_prepare(revdial_proxy *p, const revdial_proxy_config *cfg, 
 static int rvd_proxy_probe(revdial_proxy *p, revdial_err *err)
 {
     revdial_engine_config e;
-    revdial_engine *probe;
     rvd_proxy_engine_config(p, &e);
     e.nonce = "probe";
-    probe = revdial_engine_new(&e, 1, err);
-    revdial_engine_free(probe);
-    return probe ? REVDIAL_OK : REVDIAL_EINVAL;
+    return rvd_owner_probe(&e, err);
 }
 
 static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err *err)
 {
     rvd_heap heap = {cfg->common.alloc, cfg->common.alloc_ud, 0};
     revdial_proxy *p = rvd_base_alloc(&heap, sizeof *p);
-    int code = REVDIAL_ESYS;
     if (!p) {
         rvd_proxy_nomem(err);
         return NULL;
     }
-    p->heap = heap;
+    p->cfg.common = cfg->common;
     p->fd_most = rvd_sys_fd_most();
-    rvd_base_link_init(&p->members);
     rvd_base_link_init(&p->dials);
     rvd_base_link_init(&p->clients);
     rvd_base_link_init(&p->waiting);
-    rvd_auth_guard_init(&p->guard, &p->heap, cfg->max_auth_failures);
+    rvd_auth_guard_init(&p->guard, &p->own.heap, cfg->max_auth_failures);
     p->stop_listening.run = rvd_proxy_on_stop_listening;
     p->dials_wake.run = rvd_proxy_on_dials_wake;
     p->client_watch.run = rvd_proxy_on_client_watch;
@@ -19808,21 +19695,9 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
                                 rvd_sys_fds_max() / 4);
     p->queue_task.run = rvd_proxy_on_queue_task;
     p->queue_timer.run = rvd_proxy_on_queue_timer;
-    if (pthread_mutex_init(&p->lock, NULL) == 0) {
-        if (rvd_sys_cond_open(&p->changed) == 0) {
-            if (rvd_log_open(&p->log, &cfg->common) == 0) {
-                p->origin = rvd_sys_origin_new(cfg->common.alloc, cfg->common.alloc_ud);
-                if (!p->origin) code = REVDIAL_ENOMEM;
-                if (p->origin && rvd_stream_work_open(&p->work) == 0) return p;
-                rvd_sys_origin_unref(p->origin);
-                rvd_log_close(&p->log);
-            }
-            pthread_cond_destroy(&p->changed);
-        }
-        pthread_mutex_destroy(&p->lock);
-    }
+    if (rvd_owner_open(&p->own, &p->cfg.common, "no mutex or no memory for the proxy", err) == 0)
+        return p;
     rvd_base_free(&heap, p, sizeof *p);
-    rvd_stream_fail(err, code, 0, "no mutex or no memory for the proxy");
     return NULL;
 }
 
@@ -19830,7 +19705,7 @@ static int rvd_proxy_start(revdial_proxy *p, revdial_err *err)
 {
     unsigned started = 0;
     int r = rvd_loop_pool_open(&p->auth_pool, RVD_PROXY_AUTH_THREADS);
-    if (r == 0 && (r = rvd_loop_pool_open(&p->stream_pool, RVD_PROXY_STREAM_THREADS)) < 0)
+    if (r == 0 && (r = rvd_loop_pool_open(&p->own.handlers, RVD_PROXY_STREAM_THREADS)) < 0)
         rvd_loop_pool_close(&p->auth_pool);
     if (r < 0) return rvd_stream_fail(err, REVDIAL_ESYS, 0, "no pool of threads");
     p->listening = p->listener_count > 0;
@@ -19844,7 +19719,7 @@ static int rvd_proxy_start(revdial_proxy *p, revdial_err *err)
         rvd_loop_join(p->loops[p->loop_count - 1 - started]);
     }
     rvd_loop_pool_close(&p->auth_pool);
-    rvd_loop_pool_close(&p->stream_pool);
+    rvd_loop_pool_close(&p->own.handlers);
     rvd_sys_fail(err, REVDIAL_ESYS, -r, NULL, "no I/O thread");
     return REVDIAL_ESYS;
 }

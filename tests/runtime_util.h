@@ -1037,9 +1037,9 @@ static inline int raw_backend(const char *address, const char *name, const char 
 // Connections that wait for a place.
 static inline size_t queue_of(revdial_proxy *p)
 {
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     size_t n = p->queue_count;
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     return n;
 }
 
@@ -1047,9 +1047,9 @@ static inline size_t queue_of(revdial_proxy *p)
 static inline int pending_of(revdial_proxy *p)
 {
     int pending;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->own.lock);
     pending = (int)p->pending;
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->own.lock);
     return pending;
 }
 

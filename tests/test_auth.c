@@ -1298,10 +1298,10 @@ TEST(P8_who_presents_wrong_credentials_again_and_again_gets_429_and_its_neighbou
         revdial_proxy_get_stats(w.proxy, &stats);
         CHECK_INT(stats.auth_failures, 10);
         // Time pays off. What is owed is bounded, so it does not take for ever.
-        pthread_mutex_lock(&w.proxy->lock);
+        pthread_mutex_lock(&w.proxy->own.lock);
         for (int i = 0; i < RVD_AUTH_DEBTORS; i++)
             w.proxy->guard.debtors.entries[i].at_us -= 5000000;
-        pthread_mutex_unlock(&w.proxy->lock);
+        pthread_mutex_unlock(&w.proxy->own.lock);
         CHECK_INT(ask(w.address, &bad), 401);
         CHECK_INT(ask(w.address, &bad), 429);
     }
@@ -1346,10 +1346,10 @@ TEST(P8_guesses_at_many_names_are_bounded_for_their_source_and_are_no_neighbours
         int64_t begun_us = rvd_sys_now_us();
         int seen = guess_until_429(&w, NULL);
         CHECK(seen >= 20 && seen <= 20 + (rvd_sys_now_us() - begun_us) / 500000);
-        pthread_mutex_lock(&w.proxy->lock);  // time stands still
+        pthread_mutex_lock(&w.proxy->own.lock);  // time stands still
         for (int i = 0; i < RVD_AUTH_DEBTORS; i++)
             w.proxy->guard.debtors.entries[i].at_us += 600000000;
-        pthread_mutex_unlock(&w.proxy->lock);
+        pthread_mutex_unlock(&w.proxy->own.lock);
         CHECK_INT(ask(w.address, &good), 429);
         CHECK_INT(ask(w.address, &near), 101);
         close(near.kept);
@@ -1362,11 +1362,11 @@ static void owe_all(world *w)
 {
     CHECK(guess_until_429(w, NULL) >= 10);
     for (int i = 0; i < 30; i++) guess_until_429(w, "any-1");
-    pthread_mutex_lock(&w->proxy->lock);
+    pthread_mutex_lock(&w->proxy->own.lock);
     for (int i = 0; i < RVD_AUTH_DEBTORS; i++)
         if (w->proxy->guard.debtors.entries[i].key)
             w->proxy->guard.debtors.entries[i].at_us += 600000000;
-    pthread_mutex_unlock(&w->proxy->lock);
+    pthread_mutex_unlock(&w->proxy->own.lock);
 }
 
 static int ask_by(world *w, unsigned scheme, const char *password, const char *instance)

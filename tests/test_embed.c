@@ -293,10 +293,10 @@ static void calls_in_a_child(int use_pid)
         revdial_stream *st = revdial_dial(w.proxy, "cam-1", NULL, NULL);
         revdial_session *s = st ? revdial_stream_session(st) : NULL;
         int status = 0;
-        CHECK_INT(w.proxy->origin->page == NULL, use_pid);
+        CHECK_INT(w.proxy->own.origin->page == NULL, use_pid);
         if (CHECK(st != NULL)) {
             rvd_stream_lock(s);
-            pthread_mutex_lock(&w.proxy->lock);
+            pthread_mutex_lock(&w.proxy->own.lock);
             pthread_mutex_lock(&w.agents[0]->own.lock);
             pid_t child = fork();
             if (child == 0) {
@@ -306,7 +306,7 @@ static void calls_in_a_child(int use_pid)
                 _exit(wrong);
             }
             pthread_mutex_unlock(&w.agents[0]->own.lock);
-            pthread_mutex_unlock(&w.proxy->lock);
+            pthread_mutex_unlock(&w.proxy->own.lock);
             rvd_stream_unlock(s);
             CHECK_INT(waitpid(child, &status, 0), child);
             CHECK_INT(status, 0);

@@ -520,8 +520,8 @@ static void lock_try_all(lock_watch *x, int hook)
     revdial_proxy *p = atomic_load(&x->proxy);
     revdial_agent *a = atomic_load(&x->agent);
     revdial_session *s[2];
-    if (p) lock_try(x, &p->lock);
-    if (a) lock_try(x, &a->lock);
+    if (p) lock_try(x, &p->own.lock);
+    if (a) lock_try(x, &a->own.lock);
     size_t n = p ? revdial_proxy_list(p, NULL, s, 2) : 0;
     for (size_t i = 0; i < n && i < 2; i++) {
         lock_try_session(x, s[i]);
