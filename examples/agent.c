@@ -20,11 +20,11 @@ typedef struct settings {
     const char *user, *allow_file;
     int auth;
     int proxy_protocol;  // 0 = none, 1, 2
-    int connect_timeout_ms, idle_timeout_ms, drain_ms, keepalive_ms, dead_after_ms;
-    int spin_us, tcp_keepalive_ms, half_closed_ms;
+    int connect_timeout_ms, idle_timeout_ms;
     int is_cleartext_fine, all_addresses;
     const char *server_name;
     prog_tls_files tls;
+    const prog_common *common;
 } settings;
 
 #define AT(field) offsetof(settings, field)
@@ -80,30 +80,6 @@ static const prog_option options[] = {
      "longest time to connect to a target (default 5s)", 1, 3600000},
     {"idle-timeout", PROG_DURATION, AT(idle_timeout_ms), "TIME",
      "end streams that carry no byte for TIME (default 0: never)", 0, INT_MAX},
-    {"drain", PROG_DURATION, AT(drain_ms), "TIME",
-     "longest time that TERM waits for streams to end (default 30s)", 0, INT_MAX},
-    {"keepalive", PROG_DURATION, AT(keepalive_ms), "TIME",
-     "ping the proxy after TIME without a byte from it (default 15s, at least\n"
-     "100ms)",
-     100, 3600000},
-    {"dead-after", PROG_DURATION, AT(dead_after_ms), "TIME",
-     "reconnect if no byte arrives within TIME after that ping (default 15s,\n"
-     "at least 100ms)",
-     100, 3600000},
-    {"tcp-keepalive", PROG_DURATION, AT(tcp_keepalive_ms), "TIME",
-     "TCP keepalive of targets: probe after TIME without a byte, and end the\n"
-     "connection if no answer comes within another three quarters of TIME\n"
-     "(default 60s); 0: never",
-     0, 32767000},
-    {"half-closed-timeout", PROG_DURATION, AT(half_closed_ms), "TIME",
-     "end a connection when one side has finished and the other has been silent\n"
-     "for TIME (default 1h); 0: never",
-     0, INT_MAX},
-    {"spin-us", PROG_NUMBER, AT(spin_us), "N",
-     "busy-wait up to N microseconds for the next byte before sleeping; stops by\n"
-     "itself when waits get longer or the core is needed (default 100); 0: never,\n"
-     "to save processor time",
-     0, 1000},
     {"all-addresses", PROG_FLAG, AT(all_addresses), NULL,
      "connect to every address of the server's host name, not just to one", 0, 0},
     {"insecure-cleartext", PROG_FLAG, AT(is_cleartext_fine), NULL,
@@ -326,7 +302,7 @@ static int running_wait(running *r)
             while (read(r->wake[0], bytes, sizeof bytes) > 0) continue;
         if (prog_hup) running_reload(r);
     }
-    revdial_agent_stop(r->agent, r->s->drain_ms);
+    revdial_agent_stop(r->agent, r->s->common->drain_ms);
     return r->why.code;
 }
 
@@ -383,15 +359,12 @@ static int serve(const settings *s, const char *url, const char *via, revdial_tl
     cfg.proxy_protocol = s->proxy_protocol;
     cfg.connect_timeout_ms = s->connect_timeout_ms;
     cfg.idle_timeout_ms = s->idle_timeout_ms;
-    cfg.half_closed_timeout_ms = s->half_closed_ms ? s->half_closed_ms : -1;
-    cfg.common.tcp_keepalive_ms = s->tcp_keepalive_ms ? s->tcp_keepalive_ms : -1;
-    cfg.common.spin_us = (unsigned)s->spin_us;
-    cfg.common.limits.keepalive_ms = s->keepalive_ms;
-    cfg.common.limits.dead_after_ms = s->dead_after_ms;
+    cfg.half_closed_timeout_ms = prog_or_never(s->common->half_closed_ms);
     cfg.on_state = on_state;
     cfg.ud = &r;
     cfg.server_name = s->server_name;
     cfg.common.tls = tls;
+    prog_configure(s->common, &cfg.common);
     prog_log_config(log, &cfg.common);
     if (allow_read(s, &allow_file, &allow, &r.why) == 0) {
         cfg.allow = allow.items ? allow.items : no_rules;  // HUP may bring some
@@ -418,11 +391,7 @@ static int open_tls(const settings *s, const char *url, revdial_tls **tls)
 
 int main(int argc, char **argv)
 {
-    settings s = {.drain_ms = 30000,
-                  .connect_timeout_ms = 5000,
-                  .spin_us = PROG_SPIN_US,
-                  .tcp_keepalive_ms = 60000,
-                  .half_closed_ms = 3600000};
+    settings s = {.connect_timeout_ms = 5000};
     prog_cli cli = {.program = "revdial-agent", .usage = usage, .epilogue = epilogue};
     revdial_tls *tls = NULL;
     prog_log log;
@@ -434,6 +403,7 @@ int main(int argc, char **argv)
     cli.options = options;
     cli.option_count = sizeof options / sizeof options[0];
     cli.settings = &s;
+    s.common = &cli.common;
     rc = prog_parse(&cli, argv);
     prog_log_open_as(&log, &cli.common);
     if (rc < 0 && (rc = settings_check(&cli, &s)) == 0 &&

@@ -58,6 +58,7 @@ typedef struct prog_list {
 } prog_list;
 
 typedef struct prog_common {
+    int keepalive_ms, dead_after_ms, tcp_keepalive_ms, half_closed_ms, drain_ms, spin_us;
     int level, format, access, verbose, help, version;
 } prog_common;
 
@@ -75,6 +76,30 @@ typedef struct prog_cli {
 
 #define PROG_COMMON(field) offsetof(prog_common, field)
 static const prog_option prog_common_options[] = {
+    {"drain", PROG_DURATION, PROG_COMMON(drain_ms), "TIME",
+     "longest time that TERM waits for connections to end (default 30s)", 0, INT_MAX},
+    {"keepalive", PROG_DURATION, PROG_COMMON(keepalive_ms), "TIME",
+     "ping the other program after TIME without a byte from it (default 15s, at\n"
+     "least 100ms)",
+     100, 3600000},
+    {"dead-after", PROG_DURATION, PROG_COMMON(dead_after_ms), "TIME",
+     "end the session if no byte arrives within TIME after that ping (default\n"
+     "15s, at least 100ms)",
+     100, 3600000},
+    {"tcp-keepalive", PROG_DURATION, PROG_COMMON(tcp_keepalive_ms), "TIME",
+     "TCP keepalive of clients and targets: probe after TIME without a byte, and\n"
+     "end the connection if no answer comes in another three quarters of TIME\n"
+     "(default 60s); 0: never",
+     0, 32767000},
+    {"half-closed-timeout", PROG_DURATION, PROG_COMMON(half_closed_ms), "TIME",
+     "end a connection when one side has finished and the other has been silent\n"
+     "for TIME (default 1h); 0: never",
+     0, INT_MAX},
+    {"spin-us", PROG_NUMBER, PROG_COMMON(spin_us), "N",
+     "busy-wait up to N microseconds for the next byte before sleeping; stops by\n"
+     "itself when waits get longer or the core is needed (default 100); 0: never,\n"
+     "to save processor time",
+     0, 1000},
     {"log-level", PROG_CHOICE, PROG_COMMON(level), "error|warn|info|debug", "default info", 0, 0},
     {"log-format", PROG_CHOICE, PROG_COMMON(format), "auto|text|logfmt|json",
      "auto: text on a terminal, else logfmt", 0, 0},
@@ -333,7 +358,11 @@ static void prog_print_options(const prog_option *options, size_t count)
 static int prog_parse(prog_cli *cli, char **argv)
 {
     int i, rc = 0;
-    cli->common.level = REVDIAL_LOG_INFO - REVDIAL_LOG_ERROR;
+    cli->common = (prog_common){.tcp_keepalive_ms = 60000,
+                                .half_closed_ms = 3600000,
+                                .drain_ms = 30000,
+                                .spin_us = PROG_SPIN_US,
+                                .level = REVDIAL_LOG_INFO - REVDIAL_LOG_ERROR};
     for (i = 1; argv[i] && rc == 0; i++) rc = prog_parse_one(cli, argv, &i);
     if (rc != 0) return rc;
     if (cli->common.help) {
@@ -347,6 +376,21 @@ static int prog_parse(prog_cli *cli, char **argv)
     printf("%s %s%s%s\n", cli->program, REVDIAL_VERSION_STRING, cli->extra ? ", " : "",
            cli->extra ? cli->extra : "");
     return PROG_STOPPED;
+}
+
+// The library's word for never, where an option's is 0.
+static int prog_or_never(int ms)
+{
+    return ms ? ms : -1;
+}
+
+// What the options of both programs say to the library.
+static void prog_configure(const prog_common *from, revdial_common *to)
+{
+    to->tcp_keepalive_ms = prog_or_never(from->tcp_keepalive_ms);
+    to->spin_us = (unsigned)from->spin_us;
+    to->limits.keepalive_ms = from->keepalive_ms;
+    to->limits.dead_after_ms = from->dead_after_ms;
 }
 
 static void prog_log_open_as(prog_log *log, const prog_common *common)

@@ -23,10 +23,10 @@ typedef struct settings {
     prog_list listens, exposes, origins;
     token_paths credentials;
     const char *path;
-    int pick, dial_timeout_ms, is_waiting, is_early, drain_ms, io_threads, max_sessions;
-    int tcp_keepalive_ms, half_closed_ms;
-    int keepalive_ms, dead_after_ms, auth_failures, max_per_identity, spin_us, unix_mode;
+    int pick, dial_timeout_ms, is_waiting, is_early, io_threads, max_sessions;
+    int auth_failures, max_per_identity, unix_mode;
     prog_tls_files tls;
+    const prog_common *common;
 } settings;
 
 #define AT(field) offsetof(settings, field)
@@ -81,36 +81,12 @@ static const prog_option options[] = {
      "disconnects the client: no other agent is asked, and --dial-timeout does\n"
      "not apply",
      0, 0},
-    {"drain", PROG_DURATION, AT(drain_ms), "TIME",
-     "longest time that TERM waits for connections to end (default 30s)", 0, INT_MAX},
-    {"keepalive", PROG_DURATION, AT(keepalive_ms), "TIME",
-     "ping an agent after TIME without a byte from it (default 15s, at least\n"
-     "100ms)",
-     100, 3600000},
-    {"dead-after", PROG_DURATION, AT(dead_after_ms), "TIME",
-     "end its session if no byte arrives within TIME after that ping (default\n"
-     "15s, at least 100ms)",
-     100, 3600000},
-    {"tcp-keepalive", PROG_DURATION, AT(tcp_keepalive_ms), "TIME",
-     "TCP keepalive of clients: probe after TIME without a byte, and end the\n"
-     "connection if no answer comes within another three quarters of TIME\n"
-     "(default 60s); 0: never",
-     0, 32767000},
-    {"half-closed-timeout", PROG_DURATION, AT(half_closed_ms), "TIME",
-     "end a connection when one side has finished and the other has been silent\n"
-     "for TIME (default 1h); 0: never",
-     0, INT_MAX},
     {"auth-failures", PROG_NUMBER, AT(auth_failures), "N",
      "wrong credentials that one address may present for one name: N, then one\n"
      "every 5 s (default 10); for all names together 10 N, then one every 0.5 s.\n"
      "Above that it gets 429; 0: no limit",
      0, 1 << 20},
     {"io-threads", PROG_NUMBER, AT(io_threads), "N", "threads for the bytes (default 1)", 1, 256},
-    {"spin-us", PROG_NUMBER, AT(spin_us), "N",
-     "busy-wait up to N microseconds for the next byte before sleeping; stops by\n"
-     "itself when waits get longer or the core is needed (default 100); 0: never,\n"
-     "to save processor time",
-     0, 1000},
     {"max-sessions", PROG_NUMBER, AT(max_sessions), "N", "most agents at once (default 65536)", 1,
      1 << 24},
     {"max-per-identity", PROG_NUMBER, AT(max_per_identity), "N",
@@ -251,7 +227,7 @@ static void app_expose(const app *a, revdial_expose *exposes)
         x->name = a->exposes[i].name;
         x->dial.target = a->exposes[i].target;
         x->dial.timeout_ms = a->s.dial_timeout_ms;
-        x->half_closed_ms = a->s.half_closed_ms ? a->s.half_closed_ms : -1;
+        x->half_closed_ms = prog_or_never(a->s.common->half_closed_ms);
         x->dial.pick = a->s.pick == 0 ? REVDIAL_PICK_ROUND_ROBIN : REVDIAL_PICK_LEAST_STREAMS;
         if (a->s.is_waiting) x->dial.flags |= REVDIAL_DIAL_WAIT;
         if (a->s.is_early) x->dial.flags |= REVDIAL_DIAL_EARLY;
@@ -277,11 +253,8 @@ static int app_open_proxy(app *a, const token_table *tokens)
     cfg.max_sessions_per_identity = (unsigned)a->s.max_per_identity;
     cfg.max_auth_failures = a->s.auth_failures ? a->s.auth_failures : -1;
     cfg.common.io_threads = (unsigned)a->s.io_threads;
-    cfg.common.spin_us = (unsigned)a->s.spin_us;
-    cfg.common.tcp_keepalive_ms = a->s.tcp_keepalive_ms ? a->s.tcp_keepalive_ms : -1;
-    cfg.common.limits.keepalive_ms = a->s.keepalive_ms;
-    cfg.common.limits.dead_after_ms = a->s.dead_after_ms;
     cfg.common.tls = a->tls;
+    prog_configure(a->s.common, &cfg.common);
     prog_log_config(&a->log, &cfg.common);
     if (listens && origins && exposes) a->proxy = revdial_proxy_start(&cfg, &err);
     free(listens);
@@ -353,10 +326,10 @@ static int app_open(app *a, const token_table *tokens)
 
 static int app_run(app *a)
 {
-    int rc = app_wait(a);
+    int rc = app_wait(a), drain_ms = a->s.common->drain_ms;
     if (rc != 0) app_failed(a, "waiting for signals");
-    prog_logf(&a->log, REVDIAL_LOG_INFO, "proxy.draining", "for at most %d ms", a->s.drain_ms);
-    if (revdial_proxy_drain(a->proxy, a->s.drain_ms) != REVDIAL_OK)
+    prog_logf(&a->log, REVDIAL_LOG_INFO, "proxy.draining", "for at most %d ms", drain_ms);
+    if (revdial_proxy_drain(a->proxy, drain_ms) != REVDIAL_OK)
         prog_logf(&a->log, REVDIAL_LOG_WARN, "proxy.cut",
                   "some connections were still open when --drain ended");
     prog_log_put(&a->log, REVDIAL_LOG_INFO, "proxy.stopped", "");
@@ -426,12 +399,9 @@ int main(int argc, char **argv)
     int rc;
     (void)argc;
     prog_standard_streams();
-    a.s.drain_ms = 30000;
     a.s.dial_timeout_ms = 10000;
-    a.s.tcp_keepalive_ms = 60000;
-    a.s.half_closed_ms = 3600000;
     a.s.auth_failures = 10;
-    a.s.spin_us = PROG_SPIN_US;
+    a.s.common = &cli.common;
     cli.options = options;
     cli.option_count = sizeof options / sizeof options[0];
     cli.settings = &a.s;
