@@ -93,6 +93,7 @@
 //    a stream state  the three small machines above rvd_mux_stream
 //    a header        impl.http, tests/vectors/
 //    a way to prove  Digest and Credentials in impl.auth, Challenges in impl.http
+//    wrong guesses   the constants above rvd_auth_guard, rvd_auth_payer_of()
 //    a system call   impl.sys
 //    a log line      RVD_LOG_EVENTS, one line, then rvd_log_begin()
 //
@@ -6003,12 +6004,14 @@ static void rvd_auth_secret_hash(const char *secret, const char *user, const cha
                                  char text[RVD_AUTH_SECRET_SIZE])
 {
     const char *const parts[] = {user, realm, secret};
+    int is_hash = rvd_auth_is_hash(secret);
     char hex[RVD_AUTH_HEX_SIZE];
-    rvd_auth_hash(user ? parts : parts + 2, user ? 3 : 1, hex);
-    if (rvd_auth_is_hash(secret))
-        RVD_BASE_JOIN(text, RVD_AUTH_SECRET_SIZE, secret);
-    else
-        RVD_BASE_JOIN(text, RVD_AUTH_SECRET_SIZE, user ? "ha1:" : "sha256:", hex);
+    if (!is_hash) rvd_auth_hash(user ? parts : parts + 2, user ? 3 : 1, hex);
+    RVD_BASE_JOIN(text, RVD_AUTH_SECRET_SIZE,
+                  is_hash ? ""
+                  : user  ? "ha1:"
+                          : "sha256:",
+                  is_hash ? secret : hex);
 }
 
 // Adds a row for schemes of one kind. By the row's mark a session that it has admitted is found

@@ -70,7 +70,7 @@ static const char *token_line_take(token_table *table, char *line)
 }
 
 // "digest,basic". Returns 0 for anything else.
-static unsigned schemes_parse(const char *text)
+static unsigned schemes_parse(char *list)
 {
     static const struct {
         const char *name;
@@ -80,13 +80,12 @@ static unsigned schemes_parse(const char *text)
                  {"digest", REVDIAL_AUTH_DIGEST},
                  {"mtls", REVDIAL_AUTH_MTLS}};
     unsigned all = 0;
-    for (; *text; text += *text == ',') {
-        size_t len = strcspn(text, ","), i = 0;
-        while (i < 4 && (strlen(known[i].name) != len || memcmp(known[i].name, text, len) != 0))
-            i++;
-        if (len && i == 4) return 0;
-        if (len) all |= known[i].bit;
-        text += len;
+    char *rest = NULL;
+    for (char *one = strtok_r(list, ",", &rest); one; one = strtok_r(NULL, ",", &rest)) {
+        size_t i = 0;
+        while (i < 4 && strcmp(known[i].name, one) != 0) i++;
+        if (i == 4) return 0;
+        all |= known[i].bit;
     }
     return all;
 }
@@ -97,9 +96,10 @@ static const char *auth_line_take(token_table *table, char *line)
     char *group = strncmp(line, "group=", 6) == 0 ? line : NULL;
     char *schemes = group ? word_end(line) : line, *names = word_end(schemes);
     char *user = word_end(names), *secret = word_end(user);
-    revdial_credential row = {secret, user, names, schemes_parse(schemes), group};
+    revdial_credential row = {secret, user, names, 0, group};
     if (group && !group[6]) return "group= needs a name behind it";
     if (is_cut(schemes, names) || is_cut(names, user)) return cut_list;
+    row.schemes = schemes_parse(schemes);
     if (!*user || (!*secret && row.schemes != REVDIAL_AUTH_MTLS))
         return "[group=GROUP] SCHEMES NAMES USER SECRET are expected";
     if (!row.schemes) return "SCHEMES must be a comma list of bearer, basic, digest and mtls";
