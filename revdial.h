@@ -14099,7 +14099,8 @@ static void rvd_stream_touch_locked(revdial_session *s)
 // The only way to change the state.
 static void rvd_stream_become(revdial_session *s, enum rvd_stream_state to)
 {
-    switch (s->state) {
+    enum rvd_stream_state from = s->state;
+    switch (from) {
     case RVD_STREAM_HANDSHAKE: REVDIAL_ASSERT(to == RVD_STREAM_UP || to == RVD_STREAM_DEAD); break;
     case RVD_STREAM_UP: REVDIAL_ASSERT(to == RVD_STREAM_DRAINING || to == RVD_STREAM_DEAD); break;
     case RVD_STREAM_DRAINING: REVDIAL_ASSERT(to == RVD_STREAM_DEAD); break;
