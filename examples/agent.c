@@ -98,6 +98,8 @@ static const char usage[] =
 
 static const char epilogue[] =
     "\n"
+    "TIME is 500ms, 30s, 5m or 2h.\n"
+    "\n"
     "After a lost connection the agent reconnects, with waits of 0.5 s to 30 s. It reads the\n"
     "token and the certificates again before each attempt. TERM and INT let running streams end;\n"
     "a second signal, at least a second later, ends the program at once. HUP reads --allow-file\n"

@@ -104,6 +104,8 @@ static const char usage[] =
 
 static const char epilogue[] =
     "\n"
+    "TIME is 500ms, 30s, 5m or 2h.\n"
+    "\n"
     "A line of the token file is TOKEN, or NAMES TOKEN. NAMES is a comma list of the names that\n"
     "the token may register, globs with * and ? (a TOKEN alone may register any name). TOKEN is\n"
     "the token, or 'sha256:' and its hash in hex. '#' starts a comment. Each token is an identity\n"
