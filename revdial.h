@@ -5798,7 +5798,7 @@ static const char *rvd_auth_row_names_problem(const revdial_credential *row)
                    "digit at both ends; * and ? are globs";
         if (rvd_auth_row_schemes(row) & REVDIAL_AUTH_MTLS &&
             rvd_auth_tie_of(row->user, item, len) == RVD_AUTH_UNCLEAR)
-            return "MTLS: which of the names is a certificate's? One * in both, or **";
+            return "MTLS: with a * in user, names need one * (what it matched) or **";
     }
     return count ? NULL : "names: an empty list; * is any name";
 }
@@ -5810,7 +5810,7 @@ static const char *rvd_auth_row_user_problem(const revdial_credential *row, unsi
     int has_kind = 0;  // it may match an entry of the SANs, or a subject
     if (schemes == REVDIAL_AUTH_BEARER && !row->user) return NULL;
     if (!row->user || !row->user[0])
-        return schemes == REVDIAL_AUTH_BEARER ? "user: empty; NULL is an identity of its own"
+        return schemes == REVDIAL_AUTH_BEARER ? "user: empty; NULL makes each token an identity"
                                               : "BASIC, DIGEST and MTLS need a user";
     if (schemes & with_password && strlen(row->user) > RVD_AUTH_IDENTITY_MAX)
         return "user: over 127 bytes";
@@ -5819,7 +5819,7 @@ static const char *rvd_auth_row_user_problem(const revdial_credential *row, unsi
         has_kind |= memchr(":=*?", *at, 4) != NULL;
     }
     if (schemes & REVDIAL_AUTH_MTLS && least > RVD_AUTH_IDENTITY_MAX)
-        return "user: matches only what is over 127 bytes, which is no identity";
+        return "user: matches only texts over 127 bytes, too long for an identity";
     for (const char *at = row->user; *at; at++) {
         if ((uint8_t)*at < ' ' || *at == 0x7f) return "user: has a control byte";
         if (schemes & with_password && memchr(":\"\\", *at, 3)) return "user: has : \" or \\";
@@ -5835,7 +5835,8 @@ static const char *rvd_auth_row_secret_problem(const revdial_credential *row, un
     uint8_t digest[RVD_BASE_SHA256_SIZE];
     int sha256, ha1;
     int has_secret = row->secret && row->secret[0];
-    if (schemes == REVDIAL_AUTH_MTLS) return has_secret ? "secret: MTLS alone has none" : NULL;
+    if (schemes == REVDIAL_AUTH_MTLS)
+        return has_secret ? "secret: a row with MTLS alone must have none" : NULL;
     if (!has_secret) return "no secret";
     sha256 = rvd_auth_row_hash(row->secret, "sha256:", digest);
     ha1 = rvd_auth_row_hash(row->secret, "ha1:", digest);
@@ -13972,8 +13973,7 @@ static const char *rvd_stream_common_problem(const revdial_common *c)
     if (c->log_level < 0 || c->log_level > REVDIAL_LOG_DEBUG)
         return "common.log_level: none of REVDIAL_LOG_*";
     if (c->tls && !c->tls->wrap) return "common.tls: wrap is NULL";
-    if (c->tcp_keepalive_ms < -1)
-        return "common.tcp_keepalive_ms: negative, and not -1, which is none";
+    if (c->tcp_keepalive_ms < -1) return "common.tcp_keepalive_ms: below -1, which means none";
     return NULL;
 }
 
@@ -14438,7 +14438,7 @@ enum { RVD_STREAM_META_MAX = 4096 / 5 };  // entries of a preamble: a head of 3,
 
 static const char *rvd_stream_meta_problem(const revdial_dial_opts *o)
 {
-    if (o->meta_count && !o->meta) return "meta: NULL, with a count";
+    if (o->meta_count && !o->meta) return "meta: NULL, but the count is not 0";
     if (o->meta_count > RVD_STREAM_META_MAX) return "meta: over 4 KiB";
     for (size_t i = 0; i < o->meta_count; i++) {
         if (!o->meta[i].key || !o->meta[i].value) return "meta: a key or a value is NULL";
@@ -14451,13 +14451,13 @@ static const char *rvd_stream_meta_problem(const revdial_dial_opts *o)
 static const char *rvd_stream_opts_problem(const revdial_dial_opts *o)
 {
     if (o->early_len > REVDIAL_EARLY_MAX) return "early: over 4096 bytes";
-    if (o->early_len && !o->early) return "early: NULL, with a length";
+    if (o->early_len && !o->early) return "early: NULL, but the length is not 0";
     if (o->pick < REVDIAL_PICK_ROUND_ROBIN || o->pick > REVDIAL_PICK_KEY)
         return "pick: none of REVDIAL_PICK_*";
     if (o->flags & ~(unsigned)(REVDIAL_DIAL_WAIT | REVDIAL_DIAL_EARLY))
         return "flags: not of REVDIAL_DIAL_*";
     if (!o->key && (o->key_len || o->pick == REVDIAL_PICK_KEY)) return "key: NULL";
-    if (o->timeout_ms < -1) return "timeout_ms: negative, and not -1, which is none";
+    if (o->timeout_ms < -1) return "timeout_ms: below -1, which means no limit";
     return rvd_stream_meta_problem(o);
 }
 
@@ -15238,7 +15238,8 @@ static int rvd_stream_shake(revdial_session *s)
     is_silent = rvd_stream_is_silent(s);
     begun_us = rvd_sys_now_us();
     if (is_first && s->handshake.waited_us && s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))
-        r = rvd_stream_fail(&err, REVDIAL_ELOST, 0, "the peer hung up before its turn came");
+        r = rvd_stream_fail(&err, REVDIAL_ELOST, 0,
+                            "the peer closed the connection while it was queued");
     else
         r = rvd_transport_handshake(s->transport, &err);
     s->group->shake_us += rvd_sys_now_us() - begun_us;
@@ -15350,7 +15351,8 @@ static void rvd_stream_on_timer(rvd_loop_timer *t)
     } else {
         if (s->drain_until_us && rvd_loop_now(s->loop) >= s->drain_until_us) {
             if (!s->why.code)
-                rvd_stream_fail(&s->why, REVDIAL_ETIMEDOUT, 0, "drain: streams were left");
+                rvd_stream_fail(&s->why, REVDIAL_ETIMEDOUT, 0,
+                                "drain: streams were still open at the timeout");
             revdial_engine_terminate(s->engine);
             s->drain_until_us = 0;
         }
@@ -17651,7 +17653,7 @@ static int rvd_proxy_rows_check(const revdial_credential *rows, size_t count, re
     if (!rows != !count)
         return rvd_stream_fail(err, REVDIAL_EINVAL, 0,
                                rows ? "credential_count: 0, with credentials"
-                                    : "credentials: NULL, with a count");
+                                    : "credentials: NULL, but the count is not 0");
     for (size_t i = 0; i < count; i++) {
         const char *problem = revdial_credential_problem(&rows[i]);
         char text[160];
@@ -18216,7 +18218,9 @@ static int rvd_proxy_pending_begin(revdial_proxy *p, uint64_t block, enum rvd_pr
     if (!code) p->pending++;
     if (victim) p->own.stats.handshakes_refused++;
     pthread_mutex_unlock(&p->own.lock);
-    if (victim) rvd_proxy_end(victim, REVDIAL_ELOST, "dropped for another one: no progress");
+    if (victim)
+        rvd_proxy_end(victim, REVDIAL_ELOST,
+                      "dropped for another connection, because it made no progress");
     return code;
 }
 
@@ -18437,7 +18441,7 @@ static int rvd_proxy_attach_check(int fd, const revdial_attach_opts *how, rvd_sy
     if (!rvd_base_is_label(instance, strlen(instance), 1)) problem = RVD_BASE_INSTANCE_RULE;
     if (how->upgraded && how->identity && strlen(how->identity) > RVD_AUTH_IDENTITY_MAX)
         problem = "identity: over 127 bytes";
-    if (how->early_len && !how->early) problem = "early: NULL, with a length";
+    if (how->early_len && !how->early) problem = "early: NULL, but the length is not 0";
     if (how->early_len > RVD_BASE_LEN_MAX / 2) problem = "early_len: negative, or too large";
     if (r == 0 || r == -ENOTSOCK) problem = "fd: not a stream socket";
     if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
@@ -19052,7 +19056,7 @@ static void rvd_proxy_client_join(rvd_proxy_client *c)
     rvd_proxy_client_become(c, RVD_PROXY_JOINED);
     code = rvd_relay_start(c->st, &ends, &opts);
     if (!code) return;
-    rvd_stream_fail(&err, code, 0, "the connection could not be joined");
+    rvd_stream_fail(&err, code, 0, "the connection could not be relayed");
     if (rvd_proxy_log_client(c, &l, RVD_LOG_STREAM_END)) {
         rvd_stream_log_end(&l, 0, 0, c->since_us, &err);
         rvd_log_end(c->st->session->log, &l);
@@ -19445,7 +19449,7 @@ static int rvd_proxy_expose_check(const revdial_expose *x, revdial_err *err)
     if (x->idle_ms < 0) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "idle_ms: negative");
     if (x->half_closed_ms < -1)
         return rvd_stream_fail(err, REVDIAL_EINVAL, 0,
-                               "half_closed_ms: negative, and not -1, which is never");
+                               "half_closed_ms: below -1, which means never");
     if (!x->name) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "name: NULL");
     return rvd_proxy_dial_check(x->name, &x->dial, err);
 }
@@ -19467,11 +19471,11 @@ static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *
     const char *problem = rvd_stream_common_problem(&cfg->common);
     if (cfg->common.io_threads > 256) problem = "common.io_threads: over 256";
     if (!cfg->exposes != !cfg->expose_count)
-        problem = cfg->exposes ? "exposes: their count is 0" : "exposes: NULL, with a count";
+        problem = cfg->exposes ? "exposes: given, but the count is 0"
+                               : "exposes: NULL, but the count is not 0";
     if (cfg->credentials && !cfg->credential_count && !cfg->auth)
-        problem = "credentials: their count is 0";
-    if (cfg->max_auth_failures < -1)
-        problem = "max_auth_failures: negative, and not -1, which is no limit";
+        problem = "credentials: given, but the count is 0";
+    if (cfg->max_auth_failures < -1) problem = "max_auth_failures: below -1, which means no limit";
     if (cfg->unix_mode > 0777) problem = "unix_mode: not from 0 to 0777";
     if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
     if (cfg->credential_count && rvd_proxy_rows_check(cfg->credentials, cfg->credential_count, err))
@@ -19569,7 +19573,7 @@ static int rvd_proxy_takes_ipv4(const revdial_proxy *p, const rvd_sys_endpoint *
 static const char *rvd_proxy_listen_why(int error)
 {
     if (error == -EADDRNOTAVAIL) return "cannot listen there: this machine has no such address";
-    if (error == -EADDRINUSE) return "cannot listen there: somebody else does";
+    if (error == -EADDRINUSE) return "cannot listen there: the address is in use";
     return "cannot listen there";
 }
 
@@ -20505,7 +20509,7 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     if (rvd_relay_start(st, &ends, &opts)) {
         static const uint64_t none[2];
         revdial_err err;
-        rvd_stream_fail(&err, REVDIAL_ENOMEM, 0, "the connection could not be joined");
+        rvd_stream_fail(&err, REVDIAL_ENOMEM, 0, "the connection could not be relayed");
         if (opts.done) opts.done(opts.ud, none, &err);
         rvd_sys_close_reset(fd);
         f->st = st;
@@ -21279,7 +21283,7 @@ static void rvd_agent_link_prepare(rvd_loop_job *job)
     l->result = cfg->credential_fn(cfg->credential_ud, l->attempt, l->secret, sizeof l->secret);
     rvd_sys_hook_end(&ours);
     l->secret[sizeof l->secret - 1] = '\0';
-    if (l->result) rvd_stream_fail(&l->err, l->result, 0, "no credential could be had");
+    if (l->result) rvd_stream_fail(&l->err, l->result, 0, "credential_fn gave no credential");
     rvd_loop_post(l->agent->loop, &l->task);
 }
 
@@ -21413,8 +21417,9 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
     if (l && m->is_challenged && l->challenges++ < RVD_AGENT_CHALLENGES && !a->stopping)
         rvd_agent_link_answer(l);
     else if (l && m->is_challenged)
-        rvd_agent_link_fail(l, REVDIAL_EUPGRADE, 0, l->text,
-                            "refuses answers to its own challenges (are there several of it?)");
+        rvd_agent_link_fail(
+            l, REVDIAL_EUPGRADE, 0, l->text,
+            "refuses answers to its own challenges (several proxies behind one address?)");
     else if (l && !m->base.is_up)
         rvd_agent_link_turned_away(l, why, m->retry_after_ms);
     else if (l && why->code == REVDIAL_EDUPLICATE)
@@ -21558,7 +21563,8 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
     if (slash && strlen(slash) >= sizeof l->path) return "the path is over 1024 bytes";
     if (slash && strchr(slash, '#')) return "a fragment does not belong in the URL";
     for (const char *at = slash; at && *at; at++)
-        if (*at <= ' ' || *at > '~') return "path: a blank is written %20, others likewise";
+        if (*at <= ' ' || *at > '~')
+            return "path: write a blank as %20, other bytes in the same way";
     memcpy(l->host, rest, host_len);
     has_port = strchr(l->host, ']') ? strchr(strchr(l->host, ']'), ':') != NULL
                                     : strchr(l->host, ':') != NULL;
@@ -21744,10 +21750,9 @@ static const char *rvd_agent_numbers_problem(const revdial_agent_config *cfg)
     if (cfg->connect_timeout_ms < 0) return "connect_timeout_ms: negative";
     if (cfg->idle_timeout_ms < 0) return "idle_timeout_ms: negative";
     if (cfg->half_closed_timeout_ms < -1)
-        return "half_closed_timeout_ms: negative, and not -1, which is none";
-    if (cfg->drain_ms < -1) return "drain_ms: negative, and not -1, which is none";
-    if (cfg->auth_fail_limit < -1)
-        return "auth_fail_limit: negative, and not -1, which is no limit";
+        return "half_closed_timeout_ms: below -1, which means no limit";
+    if (cfg->drain_ms < -1) return "drain_ms: below -1, which means no limit";
+    if (cfg->auth_fail_limit < -1) return "auth_fail_limit: below -1, which means no limit";
     return least > most ? "backoff_min_ms: over backoff_max_ms (30000 by default)" : NULL;
 }
 
@@ -21759,7 +21764,8 @@ static const char *rvd_agent_config_problem(const revdial_agent_config *cfg)
     if (!cfg->handler && !cfg->allow && !cfg->default_target)
         return "handler: none, and neither default_target nor allow: each stream would be refused";
     if (!cfg->headers != !cfg->header_count)
-        return cfg->headers ? "headers: their count is 0" : "headers: NULL, but the count is not 0";
+        return cfg->headers ? "headers: given, but the count is 0"
+                            : "headers: NULL, but the count is not 0";
     for (size_t i = 0; i < cfg->header_count; i++)
         if (!cfg->headers[i].key || !cfg->headers[i].value)
             return "headers: one has no key or no value";
