@@ -16,15 +16,11 @@ enum { VIA_SIZE = 4097 };  // 255 and 1024 bytes of a login as %XX, and a host
 
 typedef struct settings {
     prog_list servers, allow;
-    const char *name, *instance, *token_file, *target, *via, *via_file;
-    const char *user, *allow_file;
+    const char *token_file, *via, *via_file, *allow_file;
     int auth;
-    int proxy_protocol;  // 0 = none, 1, 2
-    int connect_timeout_ms, idle_timeout_ms;
-    int is_cleartext_fine, all_addresses;
-    const char *server_name;
     prog_tls_files tls;
     const prog_common *common;
+    revdial_agent_config cfg;  // what needs no other form than the option's
 } settings;
 
 #define AT(field) offsetof(settings, field)
@@ -34,8 +30,9 @@ static const prog_option options[] = {
      "wss:// and ws:// through WebSocket, or unix:PATH. Repeat it, or separate\n"
      "with commas, to serve several proxies at the same time",
      0, 0},
-    {"name", PROG_TEXT, AT(name), "NAME", "the name to register: a-z 0-9 . _ - (up to 64)", 0, 0},
-    {"instance", PROG_TEXT, AT(instance), "ID",
+    {"name", PROG_TEXT, AT(cfg.name), "NAME", "the name to register: a-z 0-9 . _ - (up to 64)", 0,
+     0},
+    {"instance", PROG_TEXT, AT(cfg.instance), "ID",
      "tells agents of one name apart: a new agent replaces the one that has the\n"
      "same ID, so each needs an ID of its own (default: a new one per process)",
      0, 0},
@@ -47,7 +44,8 @@ static const prog_option options[] = {
      "how to present it (default bearer). digest keeps the password secret even\n"
      "without TLS, and makes the proxy prove that it knows it, too",
      0, 0},
-    {"user", PROG_TEXT, AT(user), "USER", "user name of the password, for basic and digest", 0, 0},
+    {"user", PROG_TEXT, AT(cfg.user), "USER", "user name of the password, for basic and digest", 0,
+     0},
     {"via", PROG_TEXT, AT(via), "URL",
      "egress proxy to connect through: http://HOST:PORT (CONNECT) or\n"
      "socks5://HOST:PORT; it resolves the names of the servers",
@@ -61,9 +59,9 @@ static const prog_option options[] = {
     {"tls-cert", PROG_TEXT, AT(tls.cert), "FILE",
      "certificate of this agent, for a proxy that asks for one", 0, 0},
     {"tls-key", PROG_TEXT, AT(tls.key), "FILE", "key of that certificate, not encrypted", 0, 0},
-    {"server-name", PROG_TEXT, AT(server_name), "HOST",
+    {"server-name", PROG_TEXT, AT(cfg.server_name), "HOST",
      "name that the proxy's certificate must have (default: host of the URL)", 0, 0},
-    {"target", PROG_TEXT, AT(target), "HOST:PORT",
+    {"target", PROG_TEXT, AT(cfg.default_target), "HOST:PORT",
      "where to connect streams that ask for no target; also unix:PATH", 0, 0},
     {"allow", PROG_LIST, AT(allow), "PATTERN",
      "other targets that streams may ask for, checked after resolution;\n"
@@ -74,15 +72,15 @@ static const prog_option options[] = {
      0, 0},
     {"allow-file", PROG_TEXT, AT(allow_file), "FILE",
      "file with more patterns, one per line; HUP reads it again", 0, 0},
-    {"proxy-protocol", PROG_CHOICE, AT(proxy_protocol), "0|1|2",
+    {"proxy-protocol", PROG_CHOICE, AT(cfg.proxy_protocol), "0|1|2",
      "send targets the client's address in a PROXY header of this version", 0, 0},
-    {"connect-timeout", PROG_DURATION, AT(connect_timeout_ms), "TIME",
+    {"connect-timeout", PROG_DURATION, AT(cfg.connect_timeout_ms), "TIME",
      "longest time to connect to a target (default 5s)", 1, 3600000},
-    {"idle-timeout", PROG_DURATION, AT(idle_timeout_ms), "TIME",
+    {"idle-timeout", PROG_DURATION, AT(cfg.idle_timeout_ms), "TIME",
      "end streams that carry no byte for TIME (default 0: never)", 0, INT_MAX},
-    {"all-addresses", PROG_FLAG, AT(all_addresses), NULL,
+    {"all-addresses", PROG_FLAG, AT(cfg.all_addresses), NULL,
      "connect to every address of the server's host name, not just to one", 0, 0},
-    {"insecure-cleartext", PROG_FLAG, AT(is_cleartext_fine), NULL,
+    {"insecure-cleartext", PROG_FLAG, AT(cfg.allow_cleartext), NULL,
      "send the token over plain TCP to another machine, where anybody on the way\n"
      "can read and use it",
      0, 0},
@@ -195,30 +193,31 @@ static int via_find(const prog_cli *cli, const settings *s, char *url, size_t si
 static int settings_check(const prog_cli *cli, const settings *s)
 {
     const char *env = getenv("REVDIAL_TOKEN");
-    sources from = {.token_file = s->token_file, .user = s->user, .auth = s->auth};
+    sources from = {.token_file = s->token_file, .user = s->cfg.user, .auth = s->auth};
     char token[PROG_TOKEN_SIZE];
     revdial_err err = {0};
     int rc;
     if (s->servers.count == 0) return prog_usage_error(cli, "server", "missing", NULL);
-    if (!s->name) return prog_usage_error(cli, "name", "missing", NULL);
-    if (!s->target && s->allow.count == 0 && !s->allow_file)
+    if (!s->cfg.name) return prog_usage_error(cli, "name", "missing", NULL);
+    if (!s->cfg.default_target && s->allow.count == 0 && !s->allow_file)
         return prog_usage_error(cli, "target", "missing: give --target, --allow or --allow-file",
                                 NULL);
     if (!s->token_file && !env && !s->tls.cert)
         return prog_usage_error(cli, "token-file", "missing, and so is REVDIAL_TOKEN", NULL);
-    if (s->auth == AUTH_BEARER && s->user)
-        return prog_usage_error(cli, "user", "needs --auth basic or --auth digest:", s->user);
-    if (s->auth != AUTH_BEARER && !s->user)
+    if (s->auth == AUTH_BEARER && s->cfg.user)
+        return prog_usage_error(cli, "user", "needs --auth basic or --auth digest:", s->cfg.user);
+    if (s->auth != AUTH_BEARER && !s->cfg.user)
         return prog_usage_error(cli, "user", "missing: --auth basic and digest need it", NULL);
-    if (s->user && strpbrk(s->user, ":\"\\"))
-        return prog_usage_error(cli, "user", "must have no : \" or \\ in it:", s->user);
+    if (s->cfg.user && strpbrk(s->cfg.user, ":\"\\"))
+        return prog_usage_error(cli, "user", "must have no : \" or \\ in it:", s->cfg.user);
     if (s->token_file) {
         rc = token_read(&from, token, sizeof token, &err);
         prog_wipe(token, sizeof token);
         return rc == 0 ? 0 : prog_usage_error(cli, "token-file", err.msg, NULL);
     }
-    if (!env || !secret_problem(env, s->user, s->auth)) return 0;
-    snprintf(err.msg, sizeof err.msg, "REVDIAL_TOKEN: %s", secret_problem(env, s->user, s->auth));
+    if (!env || !secret_problem(env, s->cfg.user, s->auth)) return 0;
+    snprintf(err.msg, sizeof err.msg, "REVDIAL_TOKEN: %s",
+             secret_problem(env, s->cfg.user, s->auth));
     return prog_usage_error(cli, "token-file", err.msg, NULL);
 }
 
@@ -333,38 +332,28 @@ static int run(running *r, const revdial_agent_config *cfg)
     if (rc != REVDIAL_OK)
         prog_log_error(r->log, "agent.failed", &r->why);
     else
-        prog_logf(r->log, REVDIAL_LOG_INFO, "agent.stopped", "%s: stopped", r->s->name);
+        prog_logf(r->log, REVDIAL_LOG_INFO, "agent.stopped", "%s: stopped", r->s->cfg.name);
     return exit_code(rc);
 }
 
 static int serve(const settings *s, const char *url, const char *via, revdial_tls *tls,
                  prog_log *log)
 {
-    sources source = {s->token_file, getenv("REVDIAL_TOKEN"), s->user, s->auth, tls, log};
+    sources source = {s->token_file, getenv("REVDIAL_TOKEN"), s->cfg.user, s->auth, tls, log};
     running r = {.s = s, .log = log, .tls = tls, .wake = {-1, -1}};
-    revdial_agent_config cfg = {0};
+    revdial_agent_config cfg = s->cfg;
     static const char *const no_rules[] = {NULL};
     prog_file allow_file = {0};
     prog_list allow = {0};
     int rc = PROG_USAGE;
     cfg.url = url;
-    cfg.name = s->name;
-    cfg.instance = s->instance;
     cfg.credential_fn = sources_fresh;
     cfg.credential_ud = &source;
-    cfg.user = s->user;
     cfg.auth_schemes = auth_schemes[s->auth];
-    cfg.allow_cleartext = s->is_cleartext_fine;
-    cfg.all_addresses = s->all_addresses;
     cfg.egress = via[0] ? via : NULL;
-    cfg.default_target = s->target;
-    cfg.proxy_protocol = s->proxy_protocol;
-    cfg.connect_timeout_ms = s->connect_timeout_ms;
-    cfg.idle_timeout_ms = s->idle_timeout_ms;
     cfg.half_closed_timeout_ms = prog_or_never(s->common->half_closed_ms);
     cfg.on_state = on_state;
     cfg.ud = &r;
-    cfg.server_name = s->server_name;
     cfg.common.tls = tls;
     prog_configure(s->common, &cfg.common);
     prog_log_config(log, &cfg.common);
@@ -393,7 +382,7 @@ static int open_tls(const settings *s, const char *url, revdial_tls **tls)
 
 int main(int argc, char **argv)
 {
-    settings s = {.connect_timeout_ms = 5000};
+    settings s = {0};
     prog_cli cli = {.program = "revdial-agent", .usage = usage, .epilogue = epilogue};
     revdial_tls *tls = NULL;
     prog_log log;

@@ -22,11 +22,10 @@ enum {
 typedef struct settings {
     prog_list listens, exposes, origins;
     token_paths credentials;
-    const char *path;
-    int pick, dial_timeout_ms, is_waiting, is_early, io_threads, max_sessions;
-    int auth_failures, max_per_identity, unix_mode;
+    int pick, dial_timeout_ms, is_waiting, is_early;
     prog_tls_files tls;
     const prog_common *common;
+    revdial_proxy_config cfg;  // what needs no other form than the option's
 } settings;
 
 #define AT(field) offsetof(settings, field)
@@ -42,7 +41,7 @@ static const prog_option options[] = {
      "the agent's own target); repeatable. Port 0 takes a free one and prints it:\n"
      "'listening on ADDRESS for NAME'",
      0, 0},
-    {"unix-mode", PROG_MODE, AT(unix_mode), "MODE",
+    {"unix-mode", PROG_MODE, AT(cfg.unix_mode), "MODE",
      "mode of all Unix sockets, in octal: with 0660 the users of the socket's\n"
      "group may connect (default: 0777 less the umask)",
      0, 0},
@@ -63,7 +62,8 @@ static const prog_option options[] = {
      "certificate authorities of agents, and their revocation lists: only agents\n"
      "with a certificate of these are admitted",
      0, 0},
-    {"path", PROG_TEXT, AT(path), "PATH", "path of the agents' request (default /revdial)", 0, 0},
+    {"path", PROG_TEXT, AT(cfg.path), "PATH", "path of the agents' request (default /revdial)", 0,
+     0},
     {"origin", PROG_LIST, AT(origins), "ORIGIN",
      "web pages that may register from a browser: https://ops.example or a glob;\n"
      "repeatable (default: none)",
@@ -81,15 +81,16 @@ static const prog_option options[] = {
      "disconnects the client: no other agent is asked, and --dial-timeout does\n"
      "not apply",
      0, 0},
-    {"auth-failures", PROG_NUMBER, AT(auth_failures), "N",
+    {"auth-failures", PROG_NUMBER, AT(cfg.max_auth_failures), "N",
      "wrong credentials that one address may present for one name: N, then one\n"
      "every 5 s (default 10); for all names together 10 N, then one every 0.5 s.\n"
      "Above that it gets 429; 0: no limit",
      0, 1 << 20},
-    {"io-threads", PROG_NUMBER, AT(io_threads), "N", "threads for the bytes (default 1)", 1, 256},
-    {"max-sessions", PROG_NUMBER, AT(max_sessions), "N", "most agents at once (default 65536)", 1,
-     1 << 24},
-    {"max-per-identity", PROG_NUMBER, AT(max_per_identity), "N",
+    {"io-threads", PROG_NUMBER, AT(cfg.common.io_threads), "N", "threads for the bytes (default 1)",
+     1, 256},
+    {"max-sessions", PROG_NUMBER, AT(cfg.max_sessions), "N", "most agents at once (default 65536)",
+     1, 1 << 24},
+    {"max-per-identity", PROG_NUMBER, AT(cfg.max_sessions_per_identity), "N",
      "most agents of one token, user or certificate at one time (default: no\n"
      "limit)",
      1, 1 << 24},
@@ -238,7 +239,7 @@ static void app_expose(const app *a, revdial_expose *exposes)
 
 static int app_open_proxy(app *a, const token_table *tokens)
 {
-    revdial_proxy_config cfg = {0};
+    revdial_proxy_config cfg = a->s.cfg;
     revdial_err err = {0};
     char *listens = prog_list_join(&a->s.listens), *origins = prog_list_join(&a->s.origins);
     revdial_expose *exposes = calloc(a->expose_count + 1, sizeof *exposes);
@@ -246,15 +247,10 @@ static int app_open_proxy(app *a, const token_table *tokens)
     cfg.exposes = a->expose_count ? exposes : NULL;
     cfg.expose_count = a->expose_count;
     cfg.listen = listens;
-    cfg.unix_mode = (unsigned)a->s.unix_mode;
-    cfg.path = a->s.path;
     cfg.origins = origins;
     cfg.credentials = tokens->rows;
     cfg.credential_count = tokens->count;
-    cfg.max_sessions = (unsigned)a->s.max_sessions;
-    cfg.max_sessions_per_identity = (unsigned)a->s.max_per_identity;
-    cfg.max_auth_failures = a->s.auth_failures ? a->s.auth_failures : -1;
-    cfg.common.io_threads = (unsigned)a->s.io_threads;
+    cfg.max_auth_failures = prog_or_never(cfg.max_auth_failures);
     cfg.common.tls = a->tls;
     prog_configure(a->s.common, &cfg.common);
     prog_log_config(&a->log, &cfg.common);
@@ -402,7 +398,7 @@ int main(int argc, char **argv)
     (void)argc;
     prog_standard_streams();
     a.s.dial_timeout_ms = 10000;
-    a.s.auth_failures = 10;
+    a.s.cfg.max_auth_failures = 10;
     a.s.common = &cli.common;
     cli.options = options;
     cli.option_count = sizeof options / sizeof options[0];
