@@ -19,7 +19,7 @@ typedef struct thread_state {
     unsigned at;
     unsigned waits;      // its waiter is known to the session
     unsigned woken;      // rvd_stream_waiter.woken
-    unsigned is_let_go;  // .is_let_go
+    unsigned is_released;  // .is_released
     unsigned latch;      // open
     unsigned holds;      // what a thread that reads has received
 } thread_state;
@@ -109,7 +109,7 @@ static int is_driving(const thread_state *t)
     return t->at == POLLS || t->at == RECEIVES || t->at == HAS_READ;
 }
 
-// rvd_stream_rouse_locked()
+// rvd_stream_wake_waiter_locked()
 static void rouse(state *s, int k)
 {
     thread_state *t = &s->t[k];
@@ -119,7 +119,7 @@ static void rouse(state *s, int k)
         interrupt(s);
         return;
     }
-    t->is_let_go = 1;
+    t->is_released = 1;
     s->roused |= 1u << k;
 }
 
@@ -189,7 +189,7 @@ static void sleep_on(state *s, int k)
 static void sleep_end(state *s, int k)
 {
     thread_state *t = &s->t[k];
-    if (t->is_let_go && !t->latch && mutated != LEAVE_BEFORE_LATCH)
+    if (t->is_released && !t->latch && mutated != LEAVE_BEFORE_LATCH)
         t->at = HURRIES;
     else
         forget(s, k);
@@ -245,7 +245,7 @@ static void reach(const state *s, const char *step)
         reach(&s, name); \
     } while (0)
 
-// rvd_stream_let_held_go(); let go as by rvd_stream_unlock()
+// rvd_stream_release_held(); let go as by rvd_stream_unlock()
 static void let_held_go(state *s)
 {
     s->going |= s->held;
