@@ -80,7 +80,7 @@ TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
           .credential_fn = no_credential,
           .user = "a:b",
           .allow = no_rules}},
-        {"\"http://127.0.0.1:1/a b\": path: a blank is written %20",
+        {"\"http://127.0.0.1:1/a b\": path: write a blank as %20",
          0,
          {.url = "http://127.0.0.1:1,http://127.0.0.1:1/a b", .allow = no_rules}},
         {"\"http://::1:80\": an IPv6 address needs brackets",
