@@ -5368,12 +5368,6 @@ static int rvd_auth_is_quotable(const char *text, size_t max)
     return len > 0 && len <= max;
 }
 
-// Basic puts a ':' behind the user, so a user has none.
-static int rvd_auth_is_user(const char *user)
-{
-    return user && rvd_auth_is_quotable(user, RVD_AUTH_IDENTITY_MAX) && !strchr(user, ':');
-}
-
 static const char *rvd_auth_password_problem(const char *password)
 {
     size_t len = strlen(password);
@@ -5389,7 +5383,8 @@ static const char *rvd_auth_secret_problem(unsigned scheme, const char *user, co
                    ? NULL
                    : "secret: not a bearer token (letters, digits, -._~+/ and = at its end; 4096 "
                      "bytes)";
-    if (!rvd_auth_is_user(user)) return "user: not 1 to 127 of printable ASCII without : \" and \\";
+    if (!user || !rvd_auth_is_quotable(user, RVD_AUTH_IDENTITY_MAX) || strchr(user, ':'))
+        return "user: not 1 to 127 of printable ASCII without : \" and \\";
     return rvd_auth_password_problem(secret);
 }
 
@@ -5608,62 +5603,50 @@ static void rvd_auth_even_out(size_t len, size_t most)
     while (missing--) rvd_base_sha256_update(&s, block, sizeof block);
 }
 
-// The SHA-256 of a row's token or password.
+// The hash of a row's secret: SHA-256, or for DIGEST H(A1) with the user that was presented, which
+// is the row's own. Whether the row has it or it is computed is the same work.
 //   returns  1, or 0: the row has none and matches nothing
 static int rvd_auth_row_digest(const rvd_auth_claim *c, const char *secret,
                                uint8_t digest[RVD_BASE_SHA256_SIZE])
 {
+    const revdial_digest *d = c->scheme == REVDIAL_AUTH_DIGEST ? c->req->digest : NULL;
+    const char *const own = d ? "ha1:" : "sha256:", *const other = d ? "sha256:" : "ha1:";
     uint8_t listed[RVD_BASE_SHA256_SIZE] = {0};
-    int found = rvd_auth_row_hash(secret, "sha256:", listed);
-    const char *plain = found ? rvd_auth_nobody : secret;
+    int found = rvd_auth_row_hash(secret, own, listed);
+    const char *const parts[] = {c->req->user, d ? d->realm : "", found ? rvd_auth_nobody : secret};
+    size_t before = d ? strlen(parts[0]) + strlen(parts[1]) + 2 : 0;
     if (!found && c->secret_max) rvd_auth_row_hash(RVD_AUTH_NO_HASH, "", listed);
-    if (!found || c->secret_max) rvd_auth_digest(&plain, 1, digest);
-    if (c->secret_max) rvd_auth_even_out(strlen(plain), c->secret_max);
+    if (!found || c->secret_max) rvd_auth_digest(d ? parts : parts + 2, d ? 3 : 1, digest);
+    if (c->secret_max) rvd_auth_even_out(before + strlen(parts[2]), before + c->secret_max);
     if (found) memcpy(digest, listed, sizeof listed);
-    return found >= 0 && *secret && strncmp(secret, "ha1:", 4) != 0;
+    rvd_base_wipe(listed, sizeof listed);
+    return found >= 0 && *secret && strncmp(secret, other, strlen(other)) != 0;
 }
 
-// The H(A1) of a row, in hex. The user is the one that was presented: the row's own.
-static int rvd_auth_row_ha1(rvd_auth_claim *c, const char *secret)
-{
-    const char *user = c->req->user, *realm = c->req->digest->realm;
-    size_t before = strlen(user) + strlen(realm) + 2;
-    uint8_t digest[RVD_BASE_SHA256_SIZE] = {0};
-    rvd_base_text t = rvd_base_text_in(c->ha1, sizeof c->ha1);
-    int found = rvd_auth_row_hash(secret, "ha1:", digest);
-    const char *plain = found ? rvd_auth_nobody : secret;
-    char made[RVD_AUTH_HEX_SIZE];
-    rvd_auth_ha1(user, realm, plain, made);
-    rvd_auth_even_out(before + strlen(plain), before + c->secret_max);
-    if (!found) rvd_auth_row_hash(made, "", digest);
-    rvd_base_text_add_hex(&t, digest, sizeof digest);
-    rvd_base_wipe(made, sizeof made);
-    rvd_base_wipe(digest, sizeof digest);
-    return found >= 0 && *secret && strncmp(secret, "sha256:", 7) != 0;
-}
-
-static int rvd_auth_proves_digest(rvd_auth_claim *c, const char *secret)
+static int rvd_auth_proves_digest(rvd_auth_claim *c, const uint8_t ha1[RVD_BASE_SHA256_SIZE])
 {
     const revdial_digest *d = c->req->digest;
+    rvd_base_text t = rvd_base_text_in(c->ha1, sizeof c->ha1);
     char response[RVD_AUTH_HEX_SIZE];
-    int has = rvd_auth_row_ha1(c, secret), is_same;
+    int is_same;
+    rvd_base_text_add_hex(&t, ha1, RVD_BASE_SHA256_SIZE);
     rvd_auth_respond(d, c->ha1, "GET", response);
     is_same = strlen(d->response) == 64 && rvd_base_equal(response, d->response, 64);
     rvd_base_wipe(response, sizeof response);
-    return is_same & has;
+    return is_same;
 }
 
 // Does what was presented prove this secret? As much work whether it does or not.
 static int rvd_auth_proves(rvd_auth_claim *c, const char *secret)
 {
-    uint8_t expected[RVD_BASE_SHA256_SIZE];
-    int has, is_same;
+    uint8_t expected[RVD_BASE_SHA256_SIZE] = {0};
+    int has = rvd_auth_row_digest(c, secret, expected);
+    int is_same = c->scheme == REVDIAL_AUTH_DIGEST
+                      ? rvd_auth_proves_digest(c, expected)
+                      : rvd_base_equal(c->presented, expected, sizeof expected);
     if (c->proofs) c->proofs--;
-    if (c->scheme == REVDIAL_AUTH_DIGEST) return rvd_auth_proves_digest(c, secret);
-    has = rvd_auth_row_digest(c, secret, expected);
-    is_same = rvd_base_equal(c->presented, expected, sizeof expected);
     rvd_base_wipe(expected, sizeof expected);
-    return is_same & has && c->req->secret[0];
+    return is_same & has && (c->scheme == REVDIAL_AUTH_DIGEST || c->req->secret[0]);
 }
 
 static size_t rvd_auth_user_hash(const char *user)
@@ -5910,7 +5893,7 @@ typedef struct rvd_auth_turn {
 // each call that takes a guard which is not const.
 typedef struct rvd_auth_guard {
     rvd_heap *heap;
-    int max_failures;  // of one name at one peer, in a row; -1: no limit
+    int64_t credit_us;  // the most that any debtor may owe; negative: there is no limit
     // Random. The inputs of HMACs with this key differ in length, so that one stands for no other:
     // 16 bytes seal a nonce, 17 mask it, 32 are a mark, 42 the mark of a request.
     uint8_t key[RVD_BASE_SHA256_SIZE];
@@ -5926,7 +5909,7 @@ static void rvd_auth_guard_init(rvd_auth_guard *g, rvd_heap *heap, int max_failu
 {
     memset(g, 0, sizeof *g);
     g->heap = heap;
-    g->max_failures = max_failures ? max_failures : RVD_AUTH_FAILURES;
+    g->credit_us = (max_failures ? max_failures : RVD_AUTH_FAILURES) * (int64_t)RVD_AUTH_FAILURE_US;
     g->debtors.size = RVD_AUTH_DEBTORS;
     g->proven.size = RVD_AUTH_PROVEN;
     rvd_base_link_init(&g->queue);
@@ -6264,7 +6247,7 @@ static rvd_auth_guess rvd_auth_guess_of(const rvd_auth_guard *g, uint64_t peer_k
                                         const revdial_auth_req *req)
 {
     rvd_auth_guess guess = {.peer = peer_key, .block = rvd_auth_peer_block(peer_key)};
-    if (!req || !req->scheme || !peer_key || g->max_failures < 0) return guess;
+    if (!req || !req->scheme || !peer_key || g->credit_us < 0) return guess;
     guess.name = rvd_auth_request_mark(g, peer_key, req, 'n');
     if (req->instance && req->instance[0])
         guess.agent = rvd_auth_request_mark(g, peer_key, req, 'a');
@@ -6309,22 +6292,16 @@ static int rvd_auth_is_proven(rvd_auth_guard *g, uint64_t key, int64_t now_us)
     return e && now_us - e->at_us < RVD_AUTH_PROVEN_US;
 }
 
-// The most that any debtor may owe. They differ in what a failure costs them.
-static int64_t rvd_auth_credit_us(const rvd_auth_guard *g)
-{
-    return (int64_t)g->max_failures * RVD_AUTH_FAILURE_US;
-}
-
 static int rvd_auth_may_owe(rvd_auth_guard *g, uint64_t who, int64_t due_us, int64_t now_us)
 {
     const rvd_auth_entry *debtor = rvd_auth_entry_of(g, &g->debtors, who, 0);
-    return !debtor || debtor->at_us - now_us + due_us <= rvd_auth_credit_us(g);
+    return !debtor || debtor->at_us - now_us + due_us <= g->credit_us;
 }
 
 // Adds to a debt. The debt stays bounded, however many checks run at the same time.
 static void rvd_auth_owe(rvd_auth_guard *g, uint64_t who, int64_t due_us, int64_t now_us)
 {
-    int64_t most_us = now_us + rvd_auth_credit_us(g);
+    int64_t most_us = now_us + g->credit_us;
     rvd_auth_entry *debtor = rvd_auth_entry_of(g, &g->debtors, who, 1);
     if (!debtor) return;
     if (debtor->at_us < now_us) debtor->at_us = now_us;
@@ -6387,7 +6364,7 @@ static int rvd_auth_turn_begin(rvd_auth_guard *g, rvd_auth_turn *t, uint64_t pee
     rvd_base_link_init(&t->link);
     t->bucket = rvd_auth_bucket(g, peer_block);
     t->is_counted = 0;
-    if (!peer_block || g->max_failures < 0) return 1;
+    if (!peer_block || g->credit_us < 0) return 1;
     t->is_counted = g->hooks_of[t->bucket] < RVD_AUTH_HOOKS;
     if (t->is_counted)
         g->hooks_of[t->bucket]++;

@@ -1284,7 +1284,7 @@ TEST(P8_who_presents_wrong_credentials_again_and_again_gets_429_and_its_neighbou
     world w;
     revdial_stats stats;
     if (open_with(&w, all_kinds, 3)) {
-        w.proxy->guard.max_failures = 10;  // the default
+        w.proxy->guard.credit_us = 10 * RVD_AUTH_FAILURE_US;  // the default
         asking bad = {.authorization = "Bearer wrong", .from = 2};
         asking good = {.authorization = "Bearer t0ken", .from = 2};
         asking near = {.authorization = "Bearer t0ken", .from = 3}, none = {.from = 2};
@@ -1325,7 +1325,7 @@ TEST(P8_guesses_at_one_name_do_not_lock_out_the_other_names_of_their_source)
 {
     world w;
     if (open_with(&w, all_kinds, 3)) {
-        w.proxy->guard.max_failures = 2;
+        w.proxy->guard.credit_us = 2 * RVD_AUTH_FAILURE_US;
         asking good = {.authorization = "Bearer t0ken", .from = 2, .name = "cam-2"};
         CHECK_INT(guess_until_429(&w, "cam-1"), 2);
         for (int i = 0; i < 50; i++) CHECK_INT(guess_until_429(&w, "cam-1"), 0);
@@ -1340,7 +1340,7 @@ TEST(P8_guesses_at_many_names_are_bounded_for_their_source_and_are_no_neighbours
 {
     world w;
     if (open_with(&w, all_kinds, 3)) {
-        w.proxy->guard.max_failures = 2;
+        w.proxy->guard.credit_us = 2 * RVD_AUTH_FAILURE_US;
         asking good = {.authorization = "Bearer t0ken", .from = 2, .name = "cam-2"};
         asking near = {.authorization = "Bearer t0ken", .from = 3, .name = "cam-2"};
         int64_t begun_us = rvd_sys_now_us();
@@ -1395,7 +1395,7 @@ TEST(P8_an_agent_that_was_right_comes_back_whatever_its_neighbours_present)
     for (int i = 0; i < 3; i++) {
         world w;
         if (open_with(&w, all_kinds, 3)) {
-            w.proxy->guard.max_failures = 2;
+            w.proxy->guard.credit_us = 2 * RVD_AUTH_FAILURE_US;
             CHECK_INT(ask_by(&w, schemes[i], "s3cret", "a"), 101);
             CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
             owe_all(&w);
@@ -1418,7 +1418,7 @@ TEST(P8_a_credential_that_was_right_lets_another_instance_in_unless_guesses_at_i
     for (int i = 0; i < 3; i++) {
         world w;
         if (open_with(&w, all_kinds, 3)) {
-            w.proxy->guard.max_failures = 2;
+            w.proxy->guard.credit_us = 2 * RVD_AUTH_FAILURE_US;
             CHECK_INT(ask_by(&w, schemes[i], "s3cret", "a"), 101);
             for (int k = 0; k < 2; k++) CHECK_INT(ask_by(&w, schemes[i], "wrong", "x"), 401);
             // Of Digest only the user is known before it is looked at.
@@ -1589,7 +1589,7 @@ TEST(a_429_makes_the_agent_wait_and_is_no_rejection)
     world w;
     util_state e = {0};
     if (open_with(&w, all_kinds, 3)) {
-        w.proxy->guard.max_failures = 1;
+        w.proxy->guard.credit_us = 1 * RVD_AUTH_FAILURE_US;
         asking bad = {.authorization = "Bearer wrong"};
         CHECK_INT(ask(w.address, &bad), 401);
         w.acfg.url = w.url;
