@@ -1685,7 +1685,7 @@ static int rvd_base_bucket_take(rvd_base_bucket *b, int64_t now_us)
     return 1;
 }
 
-// ---- Secrets ------------------------------------------------------------------------------------
+// ---- secrets ----
 
 // Overwrites a secret. The writes are volatile: a plain memset before free() may be dropped.
 static void rvd_base_wipe(void *p, size_t size)
@@ -1869,7 +1869,7 @@ static void rvd_base_sha1(const void *data, size_t len, uint8_t digest[RVD_BASE_
     for (size_t i = 0; i < 5; i++) rvd_base_put_u32(digest + 4 * i, state[i]);
 }
 
-// ---- Text ---------------------------------------------------------------------------------------
+// ---- text ----
 
 // Text that somebody else keeps, without a NUL at its end.
 typedef struct rvd_base_slice {
@@ -5191,7 +5191,7 @@ static void rvd_mux_ledger(const rvd_mux *m, const rvd_mux_stream *s, revdial_fl
     out->buffered = s->buffered;
 }
 
-// ---- birth and death ----
+// ---- memory ----
 
 static void rvd_mux_buckets_init(rvd_mux *m)
 {
@@ -6430,9 +6430,7 @@ enum rvd_http_verdict {
     RVD_HTTP_BAD = 4  // a response that breaks the protocol
 };
 
-// ---- Bytes and slices ---------------------------------------------------------------------------
-
-typedef rvd_base_slice rvd_http_slice;
+// ---- bytes and slices ----
 
 static int rvd_http_is_digit(uint8_t c)
 {
@@ -6459,7 +6457,7 @@ static int rvd_http_is_value_byte(uint8_t c, int ascii_only)
 }
 
 // Is it that word, whatever its case? `word` is in lower case.
-static int rvd_http_is_word(rvd_http_slice s, const char *word)
+static int rvd_http_is_word(rvd_base_slice s, const char *word)
 {
     if (s.len != strlen(word)) return 0;
     for (size_t i = 0; i < s.len; i++)
@@ -6468,7 +6466,7 @@ static int rvd_http_is_word(rvd_http_slice s, const char *word)
 }
 
 // All bytes of tokens, or `also`; at least one.
-static int rvd_http_is_token(rvd_http_slice s, char also)
+static int rvd_http_is_token(rvd_base_slice s, char also)
 {
     for (size_t i = 0; i < s.len; i++)
         if (!rvd_http_is_tchar((uint8_t)s.at[i]) && s.at[i] != also) return 0;
@@ -6477,7 +6475,7 @@ static int rvd_http_is_token(rvd_http_slice s, char also)
 
 // uri-host [":" port] of RFC 9110 section 7.2, less what no host of ours needs: user names, percent
 // signs, zone ids, an empty port.
-static int rvd_http_is_host(rvd_http_slice s)
+static int rvd_http_is_host(rvd_base_slice s)
 {
     size_t at = 0;
     uint64_t port = 0;
@@ -6508,7 +6506,7 @@ static int rvd_http_is_path(const char *path)
     return 1;
 }
 
-// ---- Fields -------------------------------------------------------------------------------------
+// ---- fields ----
 
 // X(name, text): the fields that mean something to us, in lower case.
 #define RVD_HTTP_FIELDS(X) \
@@ -6551,9 +6549,9 @@ static const char *const rvd_http_field_names[RVD_HTTP_FIELD_KINDS] = {
 #undef RVD_HTTP_X
 };
 
-static enum rvd_http_field_kind rvd_http_field_kind_of(rvd_http_slice name)
+static enum rvd_http_field_kind rvd_http_field_kind_of(rvd_base_slice name)
 {
-    rvd_http_slice prefix = {name.at, 8};
+    rvd_base_slice prefix = {name.at, 8};
     for (int kind = RVD_HTTP_FIELD_REVDIAL + 1; kind < RVD_HTTP_FIELD_KINDS; kind++)
         if (rvd_http_is_word(name, rvd_http_field_names[kind]))
             return (enum rvd_http_field_kind)kind;
@@ -6561,7 +6559,7 @@ static enum rvd_http_field_kind rvd_http_field_kind_of(rvd_http_slice name)
     return RVD_HTTP_FIELD_OTHER;
 }
 
-// ---- The reader of a head -----------------------------------------------------------------------
+// ---- the reader of a head ----
 
 // What the next byte belongs to.
 //
@@ -6733,7 +6731,7 @@ static int rvd_http_take_line(rvd_http_head *h, uint8_t c)
 
 static int rvd_http_take_name(rvd_http_head *h, uint8_t c)
 {
-    rvd_http_slice name = {h->buf + h->token_at, h->len - h->token_at};
+    rvd_base_slice name = {h->buf + h->token_at, h->len - h->token_at};
     if (c != ':') return rvd_http_is_tchar(c) ? RVD_HTTP_MORE : 400;
     h->ascii_only = rvd_http_field_kind_of(name) != RVD_HTTP_FIELD_OTHER;
     return rvd_http_enter(h, RVD_HTTP_AT_VALUE);
@@ -6791,7 +6789,7 @@ static int rvd_http_head_feed(rvd_http_head *h, const uint8_t *buf, size_t len, 
     return h->verdict;
 }
 
-// ---- Challenges and parameters ------------------------------------------------------------------
+// ---- challenges and parameters ----
 
 // X(name, text): the parameters of Digest, its challenge and its proof.
 #define RVD_HTTP_PARAMS(X) \
@@ -6817,25 +6815,25 @@ enum rvd_http_param {
 };
 
 typedef struct rvd_http_params {
-    rvd_http_slice value[RVD_HTTP_PARAM_KINDS];
+    rvd_base_slice value[RVD_HTTP_PARAM_KINDS];
     unsigned seen;  // a bit of each kind
     unsigned count;
 } rvd_http_params;
 
-static void rvd_http_skip(rvd_http_slice *s, size_t len)
+static void rvd_http_skip(rvd_base_slice *s, size_t len)
 {
     s->at += len;
     s->len -= len;
 }
 
-static void rvd_http_skip_any(rvd_http_slice *s, const char *set, size_t set_len)
+static void rvd_http_skip_any(rvd_base_slice *s, const char *set, size_t set_len)
 {
     while (s->len > 0 && memchr(set, s->at[0], set_len)) rvd_http_skip(s, 1);
 }
 
-static rvd_http_slice rvd_http_take_token(rvd_http_slice *rest)
+static rvd_base_slice rvd_http_take_token(rvd_base_slice *rest)
 {
-    rvd_http_slice token = {rest->at, 0};
+    rvd_base_slice token = {rest->at, 0};
     while (token.len < rest->len && rvd_http_is_tchar((uint8_t)rest->at[token.len])) token.len++;
     rvd_http_skip(rest, token.len);
     return token;
@@ -6844,7 +6842,7 @@ static rvd_http_slice rvd_http_take_token(rvd_http_slice *rest)
 // What stands behind the '=' of an auth-param (RFC 9110 section 11.2): a token or a quoted string.
 // One with a backslash is refused: none of ours has any, and two readers may differ about it.
 //   returns  1 and *value, or 0
-static int rvd_http_take_value_of(rvd_http_slice *rest, rvd_http_slice *value)
+static int rvd_http_take_value_of(rvd_base_slice *rest, rvd_base_slice *value)
 {
     rvd_http_skip_any(rest, " \t", 2);
     if (rest->len > 0 && rest->at[0] == '"') {
@@ -6864,9 +6862,9 @@ static int rvd_http_take_value_of(rvd_http_slice *rest, rvd_http_slice *value)
 
 // Takes "= value" of a parameter with that name. Those that we do not know are counted only.
 //   returns  0: malformed, too many, or one that was there before
-static int rvd_http_take_param(rvd_http_slice *rest, rvd_http_slice name, rvd_http_params *out)
+static int rvd_http_take_param(rvd_base_slice *rest, rvd_base_slice name, rvd_http_params *out)
 {
-    rvd_http_slice value;
+    rvd_base_slice value;
     if (rest->len == 0 || rest->at[0] != '=') return 0;
     rvd_http_skip(rest, 1);
     if (!rvd_http_take_value_of(rest, &value) || out->count++ == RVD_HTTP_PARAMS_MAX) return 0;
@@ -6882,11 +6880,11 @@ static int rvd_http_take_param(rvd_http_slice *rest, rvd_http_slice name, rvd_ht
 }
 
 // Reads a comma list of parameters and nothing else.
-static int rvd_http_params_read(rvd_http_slice rest, rvd_http_params *out)
+static int rvd_http_params_read(rvd_base_slice rest, rvd_http_params *out)
 {
     memset(out, 0, sizeof *out);
     for (;;) {
-        rvd_http_slice name;
+        rvd_base_slice name;
         rvd_http_skip_any(&rest, " \t,", 3);
         if (rest.len == 0) return 1;
         name = rvd_http_take_token(&rest);
@@ -6900,12 +6898,12 @@ typedef struct rvd_http_challenge {
     unsigned schemes;  // REVDIAL_AUTH_*; DIGEST only with SHA-256 and qop=auth
     int is_bad;        // something broke the grammar; counts if nothing else is of use
     int is_stale;      // of the DIGEST one
-    rvd_http_slice realm, nonce, opaque;
+    rvd_base_slice realm, nonce, opaque;
 } rvd_http_challenge;
 
-static int rvd_http_lists(rvd_http_slice list, const char *word)
+static int rvd_http_lists(rvd_base_slice list, const char *word)
 {
-    rvd_http_slice item;
+    rvd_base_slice item;
     while (rvd_base_list_next(&list, &item))
         if (rvd_http_is_word(item, word)) return 1;
     return 0;
@@ -6913,7 +6911,7 @@ static int rvd_http_lists(rvd_http_slice list, const char *word)
 
 // One challenge is complete. Of several Digest ones the first that we can answer counts: MD5, which
 // is what no algorithm means, is none.
-static void rvd_http_challenge_note(rvd_http_challenge *c, rvd_http_slice scheme,
+static void rvd_http_challenge_note(rvd_http_challenge *c, rvd_base_slice scheme,
                                     const rvd_http_params *p)
 {
     const unsigned needed = 1u << RVD_HTTP_PARAM_REALM | 1u << RVD_HTTP_PARAM_NONCE;
@@ -6935,9 +6933,9 @@ static void rvd_http_challenge_note(rvd_http_challenge *c, rvd_http_slice scheme
 
 // Adds one line, which may hold several challenges (RFC 9110 section 11.6.1): a token without '='
 // behind it begins the next one.
-static void rvd_http_challenge_read(rvd_http_challenge *c, rvd_http_slice rest)
+static void rvd_http_challenge_read(rvd_http_challenge *c, rvd_base_slice rest)
 {
-    rvd_http_slice scheme = {NULL, 0}, word;
+    rvd_base_slice scheme = {NULL, 0}, word;
     rvd_http_params params;
     memset(&params, 0, sizeof params);
     for (;;) {
@@ -6957,7 +6955,7 @@ static void rvd_http_challenge_read(rvd_http_challenge *c, rvd_http_slice rest)
     rvd_http_challenge_note(c, scheme, &params);
 }
 
-// ---- What a head says ---------------------------------------------------------------------------
+// ---- what a head says ----
 
 // What the options of Connection and the protocols of Upgrade come down to.
 enum {
@@ -6983,7 +6981,7 @@ static const rvd_http_terms rvd_http_stock = {.window = RVD_HTTP_STOCK_WINDOW,
                                               .streams = RVD_HTTP_STOCK_STREAMS};
 
 typedef struct rvd_http_facts {
-    rvd_http_slice value[RVD_HTTP_FIELD_KINDS];  // of the last line of each kind, trimmed
+    rvd_base_slice value[RVD_HTTP_FIELD_KINDS];  // of the last line of each kind, trimmed
     unsigned count[RVD_HTTP_FIELD_KINDS];        // lines of each kind
     unsigned flags;
     unsigned upgrades, protocols;  // items of Upgrade, of Sec-WebSocket-Protocol
@@ -7004,7 +7002,7 @@ enum { RVD_HTTP_FEATURE_COUNT = sizeof rvd_http_features / sizeof rvd_http_featu
 
 // A Connection option is the name of a field to be removed on the way (RFC 9110 section 7.6.1): one
 // of ours there would let a middlebox take away what we go by.
-static void rvd_http_note_connection(rvd_http_facts *f, rvd_http_slice item)
+static void rvd_http_note_connection(rvd_http_facts *f, rvd_base_slice item)
 {
     enum rvd_http_field_kind kind = rvd_http_field_kind_of(item);
     if (kind == RVD_HTTP_FIELD_UPGRADE)
@@ -7015,7 +7013,7 @@ static void rvd_http_note_connection(rvd_http_facts *f, rvd_http_slice item)
         f->flags |= RVD_HTTP_BAD_LIST;
 }
 
-static void rvd_http_note_upgrade(rvd_http_facts *f, rvd_http_slice item)
+static void rvd_http_note_upgrade(rvd_http_facts *f, rvd_base_slice item)
 {
     if (!rvd_http_is_token(item, '/')) f->flags |= RVD_HTTP_BAD_LIST;
     if (rvd_http_is_word(item, "revdial")) f->flags |= RVD_HTTP_HAS_REVDIAL;
@@ -7024,7 +7022,7 @@ static void rvd_http_note_upgrade(rvd_http_facts *f, rvd_http_slice item)
 }
 
 // RFC 6455 section 11.3.4: subprotocols are compared as they stand.
-static void rvd_http_note_protocol(rvd_http_facts *f, rvd_http_slice item)
+static void rvd_http_note_protocol(rvd_http_facts *f, rvd_base_slice item)
 {
     if (item.len == 7 && memcmp(item.at, "revdial", 7) == 0) f->flags |= RVD_HTTP_HAS_PROTOCOL;
     f->protocols++;
@@ -7032,7 +7030,7 @@ static void rvd_http_note_protocol(rvd_http_facts *f, rvd_http_slice item)
 
 // "window=65536": sets *out and *has, or RVD_HTTP_BAD_FEATURES if it is no such number or not the
 // first.
-static void rvd_http_note_number(rvd_http_facts *f, rvd_http_slice number, uint64_t least,
+static void rvd_http_note_number(rvd_http_facts *f, rvd_base_slice number, uint64_t least,
                                  uint32_t *out, int *has)
 {
     uint64_t n = 0;
@@ -7042,11 +7040,11 @@ static void rvd_http_note_number(rvd_http_facts *f, rvd_http_slice number, uint6
     *out = (uint32_t)n;
 }
 
-static void rvd_http_note_feature(rvd_http_facts *f, rvd_http_slice item)
+static void rvd_http_note_feature(rvd_http_facts *f, rvd_base_slice item)
 {
     const char *equals = (const char *)memchr(item.at, '=', item.len);
-    rvd_http_slice key = {item.at, equals ? (size_t)(equals - item.at) : item.len};
-    rvd_http_slice number = {item.at + key.len, 0};
+    rvd_base_slice key = {item.at, equals ? (size_t)(equals - item.at) : item.len};
+    rvd_base_slice number = {item.at + key.len, 0};
     rvd_http_terms *t = &f->terms;
     if (equals) {
         number.at++;
@@ -7064,8 +7062,8 @@ static void rvd_http_note_feature(rvd_http_facts *f, rvd_http_slice item)
 
 // Cuts the header line at *at, which the reader has found legal.
 //   returns  1 and its name and value, or 0 at the blank line
-static int rvd_http_field_next(const rvd_http_head *h, size_t *at, rvd_http_slice *name,
-                               rvd_http_slice *value)
+static int rvd_http_field_next(const rvd_http_head *h, size_t *at, rvd_base_slice *name,
+                               rvd_base_slice *value)
 {
     const char *line = h->buf + *at;
     const char *colon, *cr;
@@ -7085,7 +7083,7 @@ static int rvd_http_field_next(const rvd_http_head *h, size_t *at, rvd_http_slic
 static void rvd_http_gather(const rvd_http_head *h, rvd_http_facts *f)
 {
     size_t at = h->fields_at;
-    rvd_http_slice name, value, item;
+    rvd_base_slice name, value, item;
     memset(f, 0, sizeof *f);
     f->terms = rvd_http_stock;
     while (rvd_http_field_next(h, &at, &name, &value)) {
@@ -7111,19 +7109,19 @@ static void rvd_http_gather(const rvd_http_head *h, rvd_http_facts *f)
 //   returns  1, or 0: malformed
 static int rvd_http_check_terms(const rvd_http_facts *f)
 {
-    rvd_http_slice version = f->value[RVD_HTTP_FIELD_VERSION];
+    rvd_base_slice version = f->value[RVD_HTTP_FIELD_VERSION];
     uint64_t n = 0;
     if (f->flags & RVD_HTTP_BAD_FEATURES || f->count[RVD_HTTP_FIELD_VERSION] > 1) return 0;
     if (!f->terms.is_revdial) return 1;
     return rvd_base_decimal(version.at, version.len, 999, &n) && n >= 1;
 }
 
-// ---- WebSocket ----------------------------------------------------------------------------------
+// ---- WebSocket ----
 
 enum { RVD_HTTP_ACCEPT_SIZE = 29 };  // the 20 bytes of a SHA-1 in base64
 
 // Sec-WebSocket-Accept for a key shows that the server knows WebSocket (RFC 6455 section 4.2.2).
-static void rvd_http_accept_of(rvd_http_slice key, char accept[RVD_HTTP_ACCEPT_SIZE])
+static void rvd_http_accept_of(rvd_base_slice key, char accept[RVD_HTTP_ACCEPT_SIZE])
 {
     static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
     uint8_t both[24 + sizeof guid - 1], digest[RVD_BASE_SHA1_SIZE];
@@ -7136,7 +7134,7 @@ static void rvd_http_accept_of(rvd_http_slice key, char accept[RVD_HTTP_ACCEPT_S
 }
 
 // 16 bytes in base64.
-static int rvd_http_is_ws_key(rvd_http_slice s)
+static int rvd_http_is_ws_key(rvd_base_slice s)
 {
     if (s.len != 24 || s.at[22] != '=' || s.at[23] != '=') return 0;
     for (size_t i = 0; i < 22; i++)
@@ -7148,7 +7146,7 @@ static int rvd_http_is_ws_key(rvd_http_slice s)
 //   returns  0, or the status to answer
 static int rvd_http_check_websocket(const rvd_http_facts *f)
 {
-    rvd_http_slice version = f->value[RVD_HTTP_FIELD_WS_VERSION];
+    rvd_base_slice version = f->value[RVD_HTTP_FIELD_WS_VERSION];
     if (f->count[RVD_HTTP_FIELD_WS_VERSION] > 1 || f->count[RVD_HTTP_FIELD_WS_KEY] > 1) return 400;
     if (!rvd_http_is_word(version, "13")) return 426;
     if (!rvd_http_is_ws_key(f->value[RVD_HTTP_FIELD_WS_KEY])) return 400;
@@ -7158,13 +7156,13 @@ static int rvd_http_check_websocket(const rvd_http_facts *f)
 // Does the 101 answer this key, with our subprotocol and no extension (section 4.1)?
 static int rvd_http_is_ws_switch(const rvd_http_facts *f, const char *accept)
 {
-    rvd_http_slice got = f->value[RVD_HTTP_FIELD_WS_ACCEPT];
+    rvd_base_slice got = f->value[RVD_HTTP_FIELD_WS_ACCEPT];
     if (f->count[RVD_HTTP_FIELD_WS_ACCEPT] != 1 || f->count[RVD_HTTP_FIELD_WS_EXTENSIONS]) return 0;
     if (got.len != strlen(accept) || memcmp(got.at, accept, got.len) != 0) return 0;
     return f->protocols == 1 && f->flags & RVD_HTTP_HAS_PROTOCOL;
 }
 
-// ---- The request --------------------------------------------------------------------------------
+// ---- the request ----
 
 // What a backend asks for. The strings are never NULL and live in the head.
 typedef struct rvd_http_request {
@@ -7182,7 +7180,7 @@ typedef struct rvd_http_request {
 } rvd_http_request;
 
 // Ends a value in place. Behind it there is at least the CR of its line.
-static const char *rvd_http_terminate(rvd_http_head *h, rvd_http_slice value)
+static const char *rvd_http_terminate(rvd_http_head *h, rvd_base_slice value)
 {
     char *at;
     if (!value.at || value.len == 0) return "";
@@ -7205,7 +7203,7 @@ static int rvd_http_check_target(const rvd_http_head *h, const char *path)
 // where it ends is refused (RFC 9112 section 11.2).
 static int rvd_http_check_framing(const rvd_http_facts *f)
 {
-    rvd_http_slice length = f->value[RVD_HTTP_FIELD_CONTENT_LENGTH];
+    rvd_base_slice length = f->value[RVD_HTTP_FIELD_CONTENT_LENGTH];
     unsigned lengths = f->count[RVD_HTTP_FIELD_CONTENT_LENGTH];
     if (f->count[RVD_HTTP_FIELD_HOST] != 1) return 400;
     if (!rvd_http_is_host(f->value[RVD_HTTP_FIELD_HOST])) return 400;
@@ -7230,7 +7228,7 @@ static int rvd_http_check_upgrade(const rvd_http_facts *f)
 // that name leads.
 static int rvd_http_may_origin(const rvd_http_facts *f, const char *origins)
 {
-    rvd_http_slice rest, item, origin = f->value[RVD_HTTP_FIELD_ORIGIN];
+    rvd_base_slice rest, item, origin = f->value[RVD_HTTP_FIELD_ORIGIN];
     if (f->count[RVD_HTTP_FIELD_ORIGIN] == 0) return 1;
     if (f->count[RVD_HTTP_FIELD_ORIGIN] > 1 || !origins) return 0;
     rest = rvd_base_slice_of(origins);
@@ -7241,7 +7239,7 @@ static int rvd_http_may_origin(const rvd_http_facts *f, const char *origins)
 
 // A browser's Origin is "null" or scheme://host[:port] in lower case, without anything behind it.
 // Could one match this glob? A '*' may stand for any part.
-static int rvd_http_is_origin_glob(rvd_http_slice s)
+static int rvd_http_is_origin_glob(rvd_base_slice s)
 {
     size_t host = 0;  // where it begins
     for (size_t i = 0; i < s.len; i++) {
@@ -7256,7 +7254,7 @@ static int rvd_http_is_origin_glob(rvd_http_slice s)
 
 static const char *rvd_http_origins_problem(const char *origins)
 {
-    rvd_http_slice rest = rvd_base_slice_of(origins), item;
+    rvd_base_slice rest = rvd_base_slice_of(origins), item;
     while (rvd_base_list_next(&rest, &item))
         if (!rvd_http_is_origin_glob(item))
             return "origins: one that no browser sends: scheme://host[:port] in lower case, and "
@@ -7267,7 +7265,7 @@ static const char *rvd_http_origins_problem(const char *origins)
 // Did the request ask for an upgrade, as the copy that nothing on the way knows says?
 static int rvd_http_has_copy(const rvd_http_facts *f)
 {
-    rvd_http_slice copy = f->value[RVD_HTTP_FIELD_COPY];
+    rvd_base_slice copy = f->value[RVD_HTTP_FIELD_COPY];
     return rvd_http_is_word(copy, "revdial") || rvd_http_is_word(copy, "websocket");
 }
 
@@ -7301,7 +7299,7 @@ static int rvd_http_check_label(const rvd_http_facts *f, enum rvd_http_field_kin
            rvd_base_is_label(f->value[kind].at, f->value[kind].len, upper_ok);
 }
 
-static int rvd_http_is_lower_hex(rvd_http_slice s, size_t len)
+static int rvd_http_is_lower_hex(rvd_base_slice s, size_t len)
 {
     if (s.len != len) return 0;
     for (size_t i = 0; i < len; i++)
@@ -7309,7 +7307,7 @@ static int rvd_http_is_lower_hex(rvd_http_slice s, size_t len)
     return 1;
 }
 
-static int rvd_http_read_bearer(rvd_http_head *h, rvd_http_slice token, rvd_http_request *out)
+static int rvd_http_read_bearer(rvd_http_head *h, rvd_base_slice token, rvd_http_request *out)
 {
     if (!rvd_auth_is_bearer(token.at, token.len)) return 400;
     out->scheme = REVDIAL_AUTH_BEARER;
@@ -7319,7 +7317,7 @@ static int rvd_http_read_bearer(rvd_http_head *h, rvd_http_slice token, rvd_http
 
 // RFC 7617 section 2: base64 of user ':' password, decoded where it stands. What is not that proves
 // nothing, and nobody is told why.
-static int rvd_http_read_basic(rvd_http_head *h, rvd_http_slice token, rvd_http_request *out)
+static int rvd_http_read_basic(rvd_http_head *h, rvd_base_slice token, rvd_http_request *out)
 {
     char *at = h->buf + (token.at - h->buf), *colon;
     ptrdiff_t len = -1;
@@ -7337,11 +7335,11 @@ static int rvd_http_read_basic(rvd_http_head *h, rvd_http_slice token, rvd_http_
 }
 
 // RFC 7616 section 3.4. Whether the nonce may be used, and realm and uri are ours, is judged later.
-static int rvd_http_read_digest(rvd_http_head *h, rvd_http_slice rest, rvd_http_request *out)
+static int rvd_http_read_digest(rvd_http_head *h, rvd_base_slice rest, rvd_http_request *out)
 {
     const unsigned needed = (1u << (RVD_HTTP_PARAM_CNONCE + 1)) - 1;  // the first eight
     rvd_http_params p;
-    const rvd_http_slice *v = p.value;
+    const rvd_base_slice *v = p.value;
     if (!rvd_http_params_read(rest, &p) || (p.seen & needed) != needed) return 400;
     if (v[RVD_HTTP_PARAM_USERNAME].len > RVD_AUTH_IDENTITY_MAX) return 400;
     if (v[RVD_HTTP_PARAM_REALM].len > RVD_AUTH_REALM_MAX) return 400;
@@ -7369,7 +7367,7 @@ static int rvd_http_read_digest(rvd_http_head *h, rvd_http_slice rest, rvd_http_
 static int rvd_http_read_authorization(rvd_http_head *h, const rvd_http_facts *f,
                                        rvd_http_request *out)
 {
-    rvd_http_slice rest = f->value[RVD_HTTP_FIELD_AUTHORIZATION], scheme;
+    rvd_base_slice rest = f->value[RVD_HTTP_FIELD_AUTHORIZATION], scheme;
     if (f->count[RVD_HTTP_FIELD_AUTHORIZATION] == 0) return 0;
     if (f->count[RVD_HTTP_FIELD_AUTHORIZATION] > 1) return 400;
     scheme = rvd_http_take_token(&rest);
@@ -7441,7 +7439,7 @@ typedef struct rvd_http_offer {
 // An application's header may be anything but what decides the handshake.
 static int rvd_http_is_extra(const revdial_kv *header)
 {
-    rvd_http_slice name, value;
+    rvd_base_slice name, value;
     if (!header->key || !header->value) return 0;
     name = rvd_base_slice_of(header->key);
     value = rvd_base_slice_of(header->value);
@@ -7571,7 +7569,7 @@ static size_t rvd_http_request_write(rvd_base_text *t, const rvd_http_offer *off
     return t->overflow ? 0 : t->len - start;
 }
 
-// ---- The response -------------------------------------------------------------------------------
+// ---- the response ----
 
 // A refusal: what the proxy sends, and what the proxy and the backend make of it. It is these bytes
 // and no others: it shows nothing of the request.
@@ -7714,15 +7712,15 @@ typedef struct rvd_http_response {
     uint64_t session_id;   // 0 if none was sent
     int retry_after_ms;    // of 429 and 503: how long we are asked to wait, 0 if not (legibly) said
     int is_stripped;       // 426 to a request for just that: a middlebox took Upgrade away
-    rvd_http_slice reason;         // of the status line
-    rvd_http_slice location;       // of a redirect, empty if none was sent
+    rvd_base_slice reason;         // of the status line
+    rvd_base_slice location;       // of a redirect, empty if none was sent
     rvd_http_challenge challenge;  // of 401
-    rvd_http_slice proof;          // of 101, empty if none was sent
+    rvd_base_slice proof;          // of 101, empty if none was sent
 } rvd_http_response;
 
 static int rvd_http_read_session(const rvd_http_facts *f, uint64_t *out)
 {
-    rvd_http_slice id = f->value[RVD_HTTP_FIELD_SESSION];
+    rvd_base_slice id = f->value[RVD_HTTP_FIELD_SESSION];
     uint8_t bytes[8];
     if (f->count[RVD_HTTP_FIELD_SESSION] == 0) return 1;
     if (f->count[RVD_HTTP_FIELD_SESSION] > 1 || id.len != 16) return 0;
@@ -7732,9 +7730,9 @@ static int rvd_http_read_session(const rvd_http_facts *f, uint64_t *out)
 }
 
 // rspauth of RFC 7616 section 3.5. Whatever is not that proves nothing.
-static rvd_http_slice rvd_http_read_proof(const rvd_http_facts *f)
+static rvd_base_slice rvd_http_read_proof(const rvd_http_facts *f)
 {
-    static const rvd_http_slice none;
+    static const rvd_base_slice none;
     rvd_http_params params;
     if (f->count[RVD_HTTP_FIELD_PROOF] != 1) return none;
     if (!rvd_http_params_read(f->value[RVD_HTTP_FIELD_PROOF], &params)) return none;
@@ -7756,7 +7754,7 @@ static int rvd_http_read_switch(rvd_http_facts *f, const char *accept, rvd_http_
 // A date, a sign or a number out of reach is as good as nothing: the caller has a plan of its own.
 static int rvd_http_retry_ms(const rvd_http_facts *f)
 {
-    rvd_http_slice value = f->value[RVD_HTTP_FIELD_RETRY_AFTER];
+    rvd_base_slice value = f->value[RVD_HTTP_FIELD_RETRY_AFTER];
     uint64_t seconds = 0;
     if (f->count[RVD_HTTP_FIELD_RETRY_AFTER] != 1) return 0;
     if (!rvd_base_decimal(value.at, value.len, UINT32_MAX, &seconds)) return 0;
@@ -7766,9 +7764,9 @@ static int rvd_http_retry_ms(const rvd_http_facts *f)
 }
 
 // What the status line says behind the number, which may be nothing (RFC 9112 section 4).
-static rvd_http_slice rvd_http_reason(const rvd_http_head *h)
+static rvd_base_slice rvd_http_reason(const rvd_http_head *h)
 {
-    rvd_http_slice reason = {h->buf + 12, 0};
+    rvd_base_slice reason = {h->buf + 12, 0};
     while (*reason.at == ' ') reason.at++;
     while (reason.at[reason.len] != '\r' && reason.at[reason.len] != '\n') reason.len++;
     return reason;
@@ -7857,13 +7855,13 @@ struct revdial_egress {
 // Lives on the stack of revdial_egress_new(), which wipes it.
 typedef struct rvd_egress_url {
     int is_socks, has_login;
-    rvd_http_slice address;
+    rvd_base_slice address;
     size_t user_len, password_len;
     char user[RVD_EGRESS_USER_MAX], password[RVD_EGRESS_PASSWORD_MAX];
 } rvd_egress_url;
 
 // Length of what is before the last ':' of "host:port"; 0 if there is no port.
-static size_t rvd_egress_host_len(rvd_http_slice s)
+static size_t rvd_egress_host_len(rvd_base_slice s)
 {
     size_t len = s.len;
     if (len == 0 || s.at[len - 1] == ']') return 0;
@@ -7871,7 +7869,7 @@ static size_t rvd_egress_host_len(rvd_http_slice s)
     return len > 0 ? len - 1 : 0;
 }
 
-static int rvd_egress_is_address(rvd_http_slice s)
+static int rvd_egress_is_address(rvd_base_slice s)
 {
     size_t len = rvd_egress_host_len(s);
     return len > 0 && len <= RVD_EGRESS_HOST_MAX && rvd_http_is_host(s);
@@ -7887,7 +7885,7 @@ static int rvd_egress_is_target(const char *text)
 // userinfo of RFC 3986 section 3.2.1, decoded. A NUL or another control character has no place in a
 // name or a password (RFC 7617 section 2).
 //   returns  its length, or -1: another byte, or too many
-static ptrdiff_t rvd_egress_decode(rvd_http_slice from, char *to, size_t size)
+static ptrdiff_t rvd_egress_decode(rvd_base_slice from, char *to, size_t size)
 {
     size_t len = 0;
     for (size_t at = 0; at < from.len; at++, len++) {
@@ -7905,13 +7903,13 @@ static ptrdiff_t rvd_egress_decode(rvd_http_slice from, char *to, size_t size)
 }
 
 // "user[:password]".
-static const char *rvd_egress_login_parse(rvd_http_slice info, rvd_egress_url *u)
+static const char *rvd_egress_login_parse(rvd_base_slice info, rvd_egress_url *u)
 {
     static const char why[] =
         "egress: user name or password too long, or not in the form of a URL (%XX)";
     const char *colon = (const char *)memchr(info.at, ':', info.len);
     size_t user_len = colon ? (size_t)(colon - info.at) : info.len;
-    rvd_http_slice user = {info.at, user_len}, password = {info.at + user_len, 0};
+    rvd_base_slice user = {info.at, user_len}, password = {info.at + user_len, 0};
     ptrdiff_t n;
     if (colon) {
         password.at++;
@@ -7936,7 +7934,7 @@ static const char *rvd_egress_login_parse(rvd_http_slice info, rvd_egress_url *u
 static const char *rvd_egress_url_parse(const char *text, rvd_egress_url *u)
 {
     static const char *const schemes[] = {"http://", "socks5://", "socks5h://"};
-    rvd_http_slice rest = rvd_base_slice_of(text), info = {NULL, 0};
+    rvd_base_slice rest = rvd_base_slice_of(text), info = {NULL, 0};
     const char *at = NULL, *problem;
     size_t i = 0, count = sizeof schemes / sizeof schemes[0];
     while (i < count && strncmp(text, schemes[i], strlen(schemes[i])) != 0) i++;
@@ -8200,7 +8198,7 @@ static void rvd_egress_take_socks(revdial_egress *v, uint8_t c)
         rvd_egress_take_reply(v);
 }
 
-// ---- the door ----
+// ---- the public calls ----
 
 static revdial_egress *rvd_egress_alloc(rvd_heap *heap, const rvd_egress_url *u, const char *target)
 {
@@ -8790,7 +8788,7 @@ static size_t rvd_ws_sent(rvd_ws *w, size_t n)
     return n;
 }
 
-// ---- birth and death ----
+// ---- memory ----
 
 static rvd_ws *rvd_ws_new(rvd_heap *heap, int is_client, uint64_t seed, const int64_t *now_us)
 {
@@ -9905,7 +9903,7 @@ typedef struct rvd_engine_answer {
     char cnonce[33];
 } rvd_engine_answer;
 
-static void rvd_engine_copy(char *to, rvd_http_slice from)
+static void rvd_engine_copy(char *to, rvd_base_slice from)
 {
     if (from.len > 0) memcpy(to, from.at, from.len);
     to[from.len] = '\0';
@@ -10210,8 +10208,7 @@ enum {
     RVD_SYS_PAIR_STRANGERS = 16         // other people's connections to look past
 };
 
-// ------------------------------------------------------------------------------------------------
-// Errors, clock, randomness.
+// ---- errors, clock, randomness ----
 
 // Fills err, which may be NULL: `text`, if there is one, in quotes and cut; `why`; the system's own
 // reason. None of them brings a control byte of a peer or a file to the terminal that shows it.
@@ -10286,8 +10283,7 @@ static int rvd_sys_random(void *buf, size_t len)
     return len == 0 ? 0 : rvd_sys_random_device(at, len);
 }
 
-// ------------------------------------------------------------------------------------------------
-// Threads.
+// ---- threads ----
 
 // The signal mask of this thread.
 static void rvd_sys_mask_get(sigset_t *mask)
@@ -10331,8 +10327,7 @@ static int rvd_sys_thread_start(pthread_t *thread, void *(*run)(void *), void *a
     return -r;
 }
 
-// ------------------------------------------------------------------------------------------------
-// Processes.
+// ---- processes ----
 
 // Which process opened something. A child has a copy of it without the threads that go with it, and
 // of locks that a thread may have held in the instant of the fork: there every call has to fail
@@ -10521,8 +10516,9 @@ static int rvd_sys_latch_wait(rvd_sys_latch *l, int64_t at_us)
 
 #endif
 
-// ------------------------------------------------------------------------------------------------
-// Addresses. The text forms are "1.2.3.4:80", "[::1]:80", "name:80" and "unix:/path".
+// ---- addresses ----
+
+// The text forms are "1.2.3.4:80", "[::1]:80", "name:80" and "unix:/path".
 
 typedef struct rvd_sys_addr {
     struct sockaddr_storage ss;
@@ -10859,8 +10855,7 @@ static int rvd_sys_resolve(const char *host, uint16_t port, rvd_sys_addr *out, i
     return count ? count : -ENOENT;
 }
 
-// ------------------------------------------------------------------------------------------------
-// Descriptors and options.
+// ---- descriptors and options ----
 
 // How many descriptors the process may have.
 static size_t rvd_sys_fds_max(void)
@@ -11062,8 +11057,9 @@ static int rvd_sys_close_both(int fd)
     return rvd_sys_close(fd);
 }
 
-// ------------------------------------------------------------------------------------------------
-// Moving bytes. All four work on sockets and on pipes; -EAGAIN: not now.
+// ---- moving bytes ----
+
+// All four work on sockets and on pipes; -EAGAIN: not now.
 
 // write(2) has no MSG_NOSIGNAL. So SIGPIPE is blocked in this thread around it, and the one that
 // the write raised is taken back; one that was pending before is somebody else's and stays.
@@ -11158,8 +11154,7 @@ static ptrdiff_t rvd_sys_peek(int fd, void *buf, size_t len)
     return n;
 }
 
-// ------------------------------------------------------------------------------------------------
-// Connections.
+// ---- connections ----
 
 // A stream socket: AF_INET, AF_INET6 or AF_UNIX.
 static int rvd_sys_socket_tcp(int family)
@@ -11405,8 +11400,7 @@ static int rvd_sys_socketpair(int fds[2])
     return r;
 }
 
-// ------------------------------------------------------------------------------------------------
-// Waking a thread that waits for descriptors.
+// ---- waking a thread that waits for descriptors ----
 
 typedef struct rvd_sys_wake {
     int fd[2];  // wait on fd[0]; an eventfd is both
@@ -11667,8 +11661,9 @@ static int rvd_loop_is_owner(rvd_loop *loop)
            pthread_equal(atomic_load_explicit(&loop->owner, memory_order_relaxed), pthread_self());
 }
 
-// ------------------------------------------------------------------------------------------------
-// Descriptors. What becomes ready goes to the list `active` before anything runs, so that removing
+// ---- descriptors ----
+
+// What becomes ready goes to the list `active` before anything runs, so that removing
 // an io is unlinking it, wherever it stands.
 
 // All that `from` holds, to the end of `to`.
@@ -11852,8 +11847,7 @@ static void rvd_loop_mute(rvd_loop *loop, rvd_loop_io *io, int on)
     rvd_loop_watch_mute(loop, io, on);
 }
 
-// ------------------------------------------------------------------------------------------------
-// Timers.
+// ---- timers ----
 
 static void rvd_loop_timer_place(rvd_loop *loop, size_t i, rvd_loop_timer *t)
 {
@@ -11918,8 +11912,7 @@ static void rvd_loop_run_timers(rvd_loop *loop)
     loop->firing = 0;
 }
 
-// ------------------------------------------------------------------------------------------------
-// Tasks.
+// ---- tasks ----
 
 // Has the loop run task, in the order of the posts, in its next pass. Posting one that is queued
 // does nothing: it has yet to run, and will see all that was written before this call. When the
@@ -11987,8 +11980,7 @@ static void rvd_loop_on_wake(rvd_loop_io *io)
     if (!RVD_SYS_EPOLL) rvd_sys_wake_drain(&loop->wake);
 }
 
-// ------------------------------------------------------------------------------------------------
-// The end of the pass.
+// ---- the end of the pass ----
 
 // Runs f once, after at most RVD_LOOP_BATCH more descriptors. What a flush queues is for the next
 // time, for which the loop does not wait.
@@ -12026,8 +12018,7 @@ static void rvd_loop_run_ios(rvd_loop *loop)
     }
 }
 
-// ------------------------------------------------------------------------------------------------
-// Polling before sleep.
+// ---- polling before sleep ----
 
 // Before the loop starts.
 static void rvd_loop_spin_limit(rvd_loop *loop, unsigned us)
@@ -12091,8 +12082,7 @@ static void rvd_loop_spin_learn(rvd_loop_spin *p, int64_t waited_us)
         p->score++;
 }
 
-// ------------------------------------------------------------------------------------------------
-// The loop.
+// ---- the loop ----
 
 static int rvd_loop_timeout_ms(const rvd_loop *loop)
 {
@@ -12262,8 +12252,7 @@ static int rvd_loop_join(rvd_loop *loop)
     return (int)(intptr_t)result;
 }
 
-// ------------------------------------------------------------------------------------------------
-// Threads for what blocks: the resolver, the application's hooks and handlers.
+// ---- threads for what blocks: the resolver, the application's hooks and handlers ----
 
 enum {
     RVD_LOOP_POOL_IDLE_US = 10 * 1000 * 1000,  // a thread costs little and its start a lot

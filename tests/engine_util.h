@@ -500,7 +500,7 @@ static void rig_ws_handshake(rig *r, const char *features)
 {
     static const char name[] = "Sec-WebSocket-Key: ";
     char text[512], accept[RVD_HTTP_ACCEPT_SIZE] = "";
-    rvd_http_slice key;
+    rvd_base_slice key;
     rig_flush(r);
     r->raw[r->raw_len < sizeof r->raw ? r->raw_len : sizeof r->raw - 1] = 0;
     key.at = strstr((const char *)r->raw, name);
