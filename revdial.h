@@ -1434,7 +1434,7 @@ REVDIAL_API int revdial_agent_stop(revdial_agent *a, int drain_ms);
 
 // ================================================================================================
 // MARK: impl.base  uses:
-// What every section needs and no section owns: memory, big-endian, time arithmetic, budgets.
+// What every section needs: memory, big-endian, time arithmetic, budgets, hashes, texts.
 // ================================================================================================
 
 #ifndef REVDIAL_ASSERT
@@ -1453,8 +1453,8 @@ REVDIAL_API int revdial_agent_stop(revdial_agent *a, int drain_ms);
 // Defaults of revdial_limits for the life of a session.
 enum { RVD_BASE_KEEPALIVE_MS = 15000, RVD_BASE_DEAD_AFTER_MS = 15000, RVD_BASE_STALL_MS = 30000 };
 
-// All memory of an object comes through one of these, so that the total is known and a test can
-// refuse the n-th request.
+// Every object allocates through a heap, so that its total is known and a test can refuse the n-th
+// request.
 typedef struct rvd_heap {
     revdial_alloc_fn *fn;  // NULL = realloc and free
     void *ud;
@@ -1552,7 +1552,8 @@ static inline const revdial_kv *rvd_base_keep_pairs(rvd_base_arena *a, const rev
     return to;
 }
 
-// No buffer is longer than this: a larger length is the negative result of a failed call.
+// No buffer is longer than this. A larger length is the negative result of a failed call, passed on
+// unchecked.
 #define RVD_BASE_LEN_MAX ((size_t)PTRDIFF_MAX)
 
 static inline int64_t rvd_base_later(int64_t a, int64_t b)
@@ -1712,8 +1713,8 @@ static int rvd_base_equal(const void *a, const void *b, size_t len)
     return difference == 0;
 }
 
-// SHA-256, FIPS 180-4. Secrets are compared as digests: equal length, and nothing to learn from
-// which byte differed.
+// SHA-256, FIPS 180-4. Secrets are compared as digests: these have the same length, and which byte
+// differs says nothing about the secret.
 enum { RVD_BASE_SHA256_SIZE = 32 };
 
 typedef struct rvd_base_sha256 {
@@ -1824,8 +1825,8 @@ static void rvd_base_hmac(const uint8_t key[RVD_BASE_SHA256_SIZE], const void *d
     rvd_base_wipe(pad, sizeof pad);
 }
 
-// SHA-1, FIPS 180-4. Broken for signatures; the WebSocket handshake needs it to show that the
-// other end has read a header, nothing more.
+// SHA-1, FIPS 180-4. It is broken for signatures. The WebSocket handshake uses it only to show that
+// the other end has read a header.
 enum { RVD_BASE_SHA1_SIZE = 20 };
 
 // f and K of sections 4.1.1 and 4.2.1, which change every 20 rounds.
@@ -1871,7 +1872,7 @@ static void rvd_base_sha1(const void *data, size_t len, uint8_t digest[RVD_BASE_
 
 // ---- text ----
 
-// Text that somebody else keeps, without a NUL at its end.
+// A piece of text that lives in another buffer and need not end with a NUL.
 typedef struct rvd_base_slice {
     const char *at;
     size_t len;
@@ -1934,7 +1935,7 @@ static size_t rvd_base_digits(const char *s, size_t len, uint64_t max, uint64_t 
     return at;
 }
 
-// The same of a text that has to be a number and nothing else.
+// Reads a text that has to be such a number and nothing else.
 //   returns  1 and *out, or 0
 static int rvd_base_decimal(const char *s, size_t len, uint64_t max, uint64_t *out)
 {
@@ -1970,8 +1971,8 @@ static int rvd_base_is_name(const char *s, size_t len)
     return rvd_base_is_label(s, len, 0);
 }
 
-// May metadata of a dial have this key? Those that a stream's preamble says in other ways are ours:
-// nobody may forge them.
+// May the metadata of a dial have this key? The names below are reserved for what the preamble
+// carries in fields of its own, so that no application can forge them.
 static int rvd_base_is_meta_key(const char *key)
 {
     static const char *const ours[] = {"target", "client", "local", "id", "timeout_ms"};
@@ -2006,7 +2007,7 @@ static int rvd_base_glob(const char *pattern, size_t pattern_len, const char *te
 }
 
 // Takes the next item off a comma list, without the blanks around it. Empty items are skipped (RFC
-// 9110 section 5.6.1.2). Every comma list is read by this function.
+// 9110 section 5.6.1.2). This function reads every comma list.
 //   returns  1 and *item, or 0 at the end
 static int rvd_base_list_next(rvd_base_slice *rest, rvd_base_slice *item)
 {
@@ -2094,7 +2095,8 @@ static const char *rvd_base_number(char digits[RVD_BASE_NUMBER_SIZE], uint64_t n
     return at;
 }
 
-// What a peer said: cut to `max` bytes, and a '?' for each that is not printable ASCII, or a quote.
+// Appends text from a peer: at most `max` bytes, with '?' for quotes and for bytes that are not
+// printable ASCII.
 static void rvd_base_text_add_said(rvd_base_text *t, const char *s, size_t len, size_t max)
 {
     char one[2] = {0, 0};
@@ -2110,7 +2112,8 @@ static void rvd_base_text_add_decimal(rvd_base_text *t, uint64_t n)
     rvd_base_text_add(t, RVD_BASE_NUMBER(n));
 }
 
-// Without a table or a branch: no cache learns what is coded here, which may be a secret's hash.
+// A lower-case digit. There is no table and no branch, because the number may belong to the hash of
+// a secret, which caches would reveal.
 static char rvd_base_hex_digit(unsigned n)
 {
     return (char)('0' + n + ((9 - n) >> 8 & ('a' - '0' - 10)));
@@ -6394,8 +6397,8 @@ static rvd_auth_turn *rvd_auth_turn_end(rvd_auth_guard *g, rvd_auth_turn *t)
 
 // ================================================================================================
 // MARK: impl.http  uses: base auth
-// The upgrade handshake of both ends: bytes in, bytes out, no state but one head. Every byte is
-// judged as it comes; nothing that was received is ever sent back.
+// The upgrade handshake of both ends: bytes in, bytes out; the only state is one head. Each byte is
+// checked as it arrives, and nothing that was received is ever sent back.
 // Start at rvd_http_head_feed(), then rvd_http_request_read() or rvd_http_response_read().
 // ================================================================================================
 
@@ -6449,14 +6452,14 @@ static int rvd_http_is_tchar(uint8_t c)
     return rvd_http_is_alnum(c) || memchr(marks, c, sizeof marks - 1) != NULL;
 }
 
-// A byte of a field's value, RFC 9110 section 5.5. Bytes above ASCII only where we need not
-// understand the value.
+// A byte of a field's value, RFC 9110 section 5.5. Bytes above ASCII are legal only in fields that
+// this library ignores.
 static int rvd_http_is_value_byte(uint8_t c, int ascii_only)
 {
     return c == '\t' || (c >= ' ' && c < 0x7f) || (c >= 0x80 && !ascii_only);
 }
 
-// Is it that word, whatever its case? `word` is in lower case.
+// Is it this word, in upper or lower case? `word` is in lower case.
 static int rvd_http_is_word(rvd_base_slice s, const char *word)
 {
     if (s.len != strlen(word)) return 0;
@@ -6465,7 +6468,7 @@ static int rvd_http_is_word(rvd_base_slice s, const char *word)
     return 1;
 }
 
-// All bytes of tokens, or `also`; at least one.
+// One or more bytes, each legal in a token or equal to `also`.
 static int rvd_http_is_token(rvd_base_slice s, char also)
 {
     for (size_t i = 0; i < s.len; i++)
@@ -6473,8 +6476,8 @@ static int rvd_http_is_token(rvd_base_slice s, char also)
     return s.len > 0;
 }
 
-// uri-host [":" port] of RFC 9110 section 7.2, less what no host of ours needs: user names, percent
-// signs, zone ids, an empty port.
+// uri-host [":" port] of RFC 9110 section 7.2, without user names, percent signs, zone ids and
+// empty ports, which no host of a revdial proxy needs.
 static int rvd_http_is_host(rvd_base_slice s)
 {
     size_t at = 0;
@@ -6496,7 +6499,7 @@ static int rvd_http_is_host(rvd_base_slice s)
            port > 0;
 }
 
-// A path we may ask for or answer under.
+// A path that a backend may request and a proxy may serve.
 static int rvd_http_is_path(const char *path)
 {
     size_t len = strlen(path);
@@ -6508,7 +6511,7 @@ static int rvd_http_is_path(const char *path)
 
 // ---- fields ----
 
-// X(name, text): the fields that mean something to us, in lower case.
+// X(name, text): the header fields that this library reads, in lower case.
 #define RVD_HTTP_FIELDS(X) \
     X(HOST, "host") \
     X(CONNECTION, "connection") \
@@ -6580,7 +6583,7 @@ enum rvd_http_state {
     RVD_HTTP_AT_BLANK_LF
 };
 
-// One head as it comes in. After RVD_HTTP_DONE its bytes are known to follow the grammar.
+// The head of a message while it arrives. After RVD_HTTP_DONE its bytes follow the grammar.
 typedef struct rvd_http_head {
     rvd_heap *heap;
     char *buf;         // holds a secret: wiped before it is given back
@@ -6613,7 +6616,7 @@ static void rvd_http_head_init(rvd_http_head *h, rvd_heap *heap, int is_request)
     rvd_http_head_reset(h);
 }
 
-// All that pointed into the head is gone after this. May be called again.
+// Invalidates all pointers into the head. May be called again.
 static void rvd_http_head_free(rvd_http_head *h)
 {
     if (!h->buf) return;
@@ -6623,7 +6626,7 @@ static void rvd_http_head_free(rvd_http_head *h)
     h->size = h->len = 0;
 }
 
-// Not a resize: realloc may leave the secret behind in memory that it gives back.
+// Does not use realloc, which may leave a copy of the secret in the memory that it frees.
 static int rvd_http_head_grow(rvd_http_head *h)
 {
     size_t size = h->size ? 2 * h->size : RVD_HTTP_HEAD_FIRST;
@@ -6663,7 +6666,8 @@ static int rvd_http_enter(rvd_http_head *h, enum rvd_http_state state)
     return RVD_HTTP_MORE;
 }
 
-// TLS, SOCKS, RDP and noise begin with a byte that no HTTP client sends first, and read no answer.
+// TLS, SOCKS, RDP and scanners begin with a byte that no HTTP client sends first, and they read no
+// answer.
 static int rvd_http_take_method(rvd_http_head *h, uint8_t c)
 {
     int is_control = c < ' ' && c != '\r' && c != '\n' && c != '\t';
@@ -6685,8 +6689,8 @@ static int rvd_http_take_target(rvd_http_head *h, uint8_t c)
     return len == RVD_HTTP_TARGET_MAX ? 414 : RVD_HTTP_MORE;
 }
 
-// HTTP-version of RFC 9112 section 2.3. Another version may mean other rules for what follows, so
-// that it is judged before all else.
+// HTTP-version of RFC 9112 section 2.3. Another version may have other rules for the bytes that
+// follow, so it is checked before them.
 static int rvd_http_take_version(rvd_http_head *h, uint8_t c)
 {
     static const char form[] = "HTTP/0.0";  // 0 stands for a digit
@@ -6700,7 +6704,8 @@ static int rvd_http_take_version(rvd_http_head *h, uint8_t c)
     return c == (uint8_t)form[at] ? RVD_HTTP_MORE : 400;
 }
 
-// status-line of RFC 9112 section 4. 1.0 is let through because old load balancers refuse with it.
+// status-line of RFC 9112 section 4. Version 1.0 is accepted because old load balancers use it in
+// their refusals.
 static int rvd_http_take_status(rvd_http_head *h, uint8_t c)
 {
     static const char form[] = "HTTP/1.1 100 ";
@@ -6765,9 +6770,10 @@ static int rvd_http_take(rvd_http_head *h, uint8_t c)
     return 400;
 }
 
-// Takes bytes until the head is complete or illegal; never one more than that.
-//   used     how many: on RVD_HTTP_DONE up to the blank line, on a refusal up to the illegal byte
-//   returns  an rvd_http_verdict or, for a request, the status to answer. It sticks
+// Takes bytes until the head is complete or illegal, and none beyond.
+//   used     bytes taken: after RVD_HTTP_DONE up to and with the blank line, after a refusal up to
+//            and with the illegal byte
+//   returns  an rvd_http_verdict or, for a request, the status to answer; later calls repeat it
 static int rvd_http_head_feed(rvd_http_head *h, const uint8_t *buf, size_t len, size_t *used)
 {
     size_t at = 0;
@@ -6839,8 +6845,8 @@ static rvd_base_slice rvd_http_take_token(rvd_base_slice *rest)
     return token;
 }
 
-// What stands behind the '=' of an auth-param (RFC 9110 section 11.2): a token or a quoted string.
-// One with a backslash is refused: none of ours has any, and two readers may differ about it.
+// The value behind the '=' of an auth-param (RFC 9110 section 11.2): a token or a quoted string. A
+// string with a backslash is refused: ours have none, and two readers may disagree about it.
 //   returns  1 and *value, or 0
 static int rvd_http_take_value_of(rvd_base_slice *rest, rvd_base_slice *value)
 {
@@ -6860,8 +6866,8 @@ static int rvd_http_take_value_of(rvd_base_slice *rest, rvd_base_slice *value)
     return rest->len == 0 || rest->at[0] == ',';
 }
 
-// Takes "= value" of a parameter with that name. Those that we do not know are counted only.
-//   returns  0: malformed, too many, or one that was there before
+// Takes the "= value" of the parameter `name`. Unknown parameters are only counted.
+//   returns  1, or 0: malformed, a repetition, or more than RVD_HTTP_PARAMS_MAX
 static int rvd_http_take_param(rvd_base_slice *rest, rvd_base_slice name, rvd_http_params *out)
 {
     rvd_base_slice value;
@@ -6879,7 +6885,7 @@ static int rvd_http_take_param(rvd_base_slice *rest, rvd_base_slice name, rvd_ht
     return 1;
 }
 
-// Reads a comma list of parameters and nothing else.
+// Reads a text that is a comma list of parameters.
 static int rvd_http_params_read(rvd_base_slice rest, rvd_http_params *out)
 {
     memset(out, 0, sizeof *out);
@@ -6893,7 +6899,7 @@ static int rvd_http_params_read(rvd_base_slice rest, rvd_http_params *out)
     }
 }
 
-// What the WWW-Authenticate lines of a 401 ask for.
+// What the WWW-Authenticate lines of a 401 accept.
 typedef struct rvd_http_challenge {
     unsigned schemes;  // REVDIAL_AUTH_*; DIGEST only with SHA-256 and qop=auth
     int is_bad;        // something broke the grammar; counts if nothing else is of use
@@ -6909,8 +6915,8 @@ static int rvd_http_lists(rvd_base_slice list, const char *word)
     return 0;
 }
 
-// One challenge is complete. Of several Digest ones the first that we can answer counts: MD5, which
-// is what no algorithm means, is none.
+// A challenge is complete. The first Digest challenge that we can answer counts. MD5, the default
+// when there is no algorithm parameter, is not one.
 static void rvd_http_challenge_note(rvd_http_challenge *c, rvd_base_slice scheme,
                                     const rvd_http_params *p)
 {
@@ -6931,8 +6937,8 @@ static void rvd_http_challenge_note(rvd_http_challenge *c, rvd_base_slice scheme
         c->schemes |= REVDIAL_AUTH_DIGEST;
 }
 
-// Adds one line, which may hold several challenges (RFC 9110 section 11.6.1): a token without '='
-// behind it begins the next one.
+// Adds one line, which may hold several challenges (RFC 9110 section 11.6.1): a token that no '='
+// follows begins the next challenge.
 static void rvd_http_challenge_read(rvd_http_challenge *c, rvd_base_slice rest)
 {
     rvd_base_slice scheme = {NULL, 0}, word;
@@ -6957,7 +6963,7 @@ static void rvd_http_challenge_read(rvd_http_challenge *c, rvd_base_slice rest)
 
 // ---- what a head says ----
 
-// What the options of Connection and the protocols of Upgrade come down to.
+// What the lists of Connection, Upgrade and other fields say.
 enum {
     RVD_HTTP_ASKS_UPGRADE = 1,   // Connection: upgrade
     RVD_HTTP_ASKS_CLOSE = 2,     // Connection: close
@@ -7000,8 +7006,8 @@ static const rvd_http_feature rvd_http_features[] = {{"rstcode", REVDIAL_FEATURE
                                                      {"promptack", REVDIAL_FEATURE_PROMPTACK}};
 enum { RVD_HTTP_FEATURE_COUNT = sizeof rvd_http_features / sizeof rvd_http_features[0] };
 
-// A Connection option is the name of a field to be removed on the way (RFC 9110 section 7.6.1): one
-// of ours there would let a middlebox take away what we go by.
+// A Connection option names a field that the next hop removes (RFC 9110 section 7.6.1). If it named
+// a field that this library reads, a middlebox could remove what the handshake depends on.
 static void rvd_http_note_connection(rvd_http_facts *f, rvd_base_slice item)
 {
     enum rvd_http_field_kind kind = rvd_http_field_kind_of(item);
@@ -7021,7 +7027,7 @@ static void rvd_http_note_upgrade(rvd_http_facts *f, rvd_base_slice item)
     f->upgrades++;
 }
 
-// RFC 6455 section 11.3.4: subprotocols are compared as they stand.
+// RFC 6455 section 11.3.4: the case of a subprotocol counts.
 static void rvd_http_note_protocol(rvd_http_facts *f, rvd_base_slice item)
 {
     if (item.len == 7 && memcmp(item.at, "revdial", 7) == 0) f->flags |= RVD_HTTP_HAS_PROTOCOL;
@@ -7060,7 +7066,7 @@ static void rvd_http_note_feature(rvd_http_facts *f, rvd_base_slice item)
             t->features |= rvd_http_features[i].bit;
 }
 
-// Cuts the header line at *at, which the reader has found legal.
+// Splits the header line at *at, which the reader has accepted, and moves *at to the next line.
 //   returns  1 and its name and value, or 0 at the blank line
 static int rvd_http_field_next(const rvd_http_head *h, size_t *at, rvd_base_slice *name,
                                rvd_base_slice *value)
@@ -7142,7 +7148,7 @@ static int rvd_http_is_ws_key(rvd_base_slice s)
     return memchr("AQgw", s.at[21], 4) != NULL;  // 4 of its 6 bits are padding
 }
 
-// The fields of RFC 6455 section 4.2.1 beside those of every upgrade. Extensions are ignored.
+// Checks the fields of RFC 6455 section 4.2.1 that only WebSocket has. Extensions are ignored.
 //   returns  0, or the status to answer
 static int rvd_http_check_websocket(const rvd_http_facts *f)
 {
@@ -7164,7 +7170,7 @@ static int rvd_http_is_ws_switch(const rvd_http_facts *f, const char *accept)
 
 // ---- the request ----
 
-// What a backend asks for. The strings are never NULL and live in the head.
+// What a backend's request says. The strings are never NULL and point into the head.
 typedef struct rvd_http_request {
     const char *name;      // "" if none was sent
     const char *instance;  // ""
@@ -7179,7 +7185,7 @@ typedef struct rvd_http_request {
     char accept[RVD_HTTP_ACCEPT_SIZE];  // WebSocket: what the answer to its key is
 } rvd_http_request;
 
-// Ends a value in place. Behind it there is at least the CR of its line.
+// Ends a value with a NUL in place: it is followed at least by the CR of its line.
 static const char *rvd_http_terminate(rvd_http_head *h, rvd_base_slice value)
 {
     char *at;
@@ -7189,8 +7195,8 @@ static const char *rvd_http_terminate(rvd_http_head *h, rvd_base_slice value)
     return at;
 }
 
-// The path is compared byte for byte. A target in another form (RFC 9112 sections 3.2.2 to 3.2.4:
-// a URI, an authority, or '*') is for a proxy, or is not for us at all.
+// The path is compared byte for byte. The other forms of a target (RFC 9112 sections 3.2.2 to
+// 3.2.4: a URI, an authority, or '*') are refused: they are for HTTP proxies.
 static int rvd_http_check_target(const rvd_http_head *h, const char *path)
 {
     const char *target = h->buf + h->target_at;
@@ -7199,8 +7205,8 @@ static int rvd_http_check_target(const rvd_http_head *h, const char *path)
     return memcmp(target, path, h->target_len) == 0 ? 0 : 404;
 }
 
-// There is one request per connection and it has no body; whatever makes two readers disagree about
-// where it ends is refused (RFC 9112 section 11.2).
+// A connection carries one request, without a body. Anything that could make two readers disagree
+// about its end is refused (RFC 9112 section 11.2).
 static int rvd_http_check_framing(const rvd_http_facts *f)
 {
     rvd_base_slice length = f->value[RVD_HTTP_FIELD_CONTENT_LENGTH];
@@ -7222,10 +7228,10 @@ static int rvd_http_check_upgrade(const rvd_http_facts *f)
     return f->flags & RVD_HTTP_HAS_WEBSOCKET ? rvd_http_check_websocket(f) : 426;
 }
 
-// A browser says whose page asks (RFC 6455 section 10.2), and nobody else need say it. A page must
-// not register with what its browser knows, such as a client certificate, or what its machine may
-// reach. It does not help that the page comes from the Host that it asks: its author decides where
-// that name leads.
+// A browser names the origin of the page that makes the request (RFC 6455 section 10.2); other
+// clients need not. A page must not register with the client certificate or the network access of
+// its browser. That Origin equals Host proves nothing: the author of the page controls where that
+// name leads.
 static int rvd_http_may_origin(const rvd_http_facts *f, const char *origins)
 {
     rvd_base_slice rest, item, origin = f->value[RVD_HTTP_FIELD_ORIGIN];
@@ -7262,14 +7268,14 @@ static const char *rvd_http_origins_problem(const char *origins)
     return NULL;
 }
 
-// Did the request ask for an upgrade, as the copy that nothing on the way knows says?
+// Did the backend ask for an upgrade? Revdial-Upgrade says so, which no middlebox removes.
 static int rvd_http_has_copy(const rvd_http_facts *f)
 {
     rvd_base_slice copy = f->value[RVD_HTTP_FIELD_COPY];
     return rvd_http_is_word(copy, "revdial") || rvd_http_is_word(copy, "websocket");
 }
 
-// Is it the request of a health check, a browser or a crawler, as far as its fields tell?
+// Do the fields look like those of a health check, a browser or a crawler?
 static int rvd_http_is_probe(const rvd_http_facts *f)
 {
     static const enum rvd_http_field_kind ours[] = {RVD_HTTP_FIELD_UPGRADE, RVD_HTTP_FIELD_COPY,
@@ -7280,8 +7286,8 @@ static int rvd_http_is_probe(const rvd_http_facts *f)
     return 1;
 }
 
-// The same of the rest of a request whose first line was refused: of HTTP/1.0, as some health
-// checks speak it, and as a front end does that is not told to speak 1.1.
+// The same for the rest of a request that was refused for its first line: HTTP/1.0, which some
+// health checks speak, and front ends unless they are configured for 1.1.
 static int rvd_http_is_probe_rest(const uint8_t *rest, size_t len)
 {
     static const char field[] = "evdial-";
@@ -7290,7 +7296,7 @@ static int rvd_http_is_probe_rest(const uint8_t *rest, size_t len)
     return 1;
 }
 
-// A field of ours that holds a name: absent, or once and legal.
+// A field that holds a name must be absent, or stand there once and be legal.
 static int rvd_http_check_label(const rvd_http_facts *f, enum rvd_http_field_kind kind,
                                 int upper_ok)
 {
@@ -7315,8 +7321,8 @@ static int rvd_http_read_bearer(rvd_http_head *h, rvd_base_slice token, rvd_http
     return 0;
 }
 
-// RFC 7617 section 2: base64 of user ':' password, decoded where it stands. What is not that proves
-// nothing, and nobody is told why.
+// RFC 7617 section 2: base64 of user ':' password, decoded in place. Anything else is answered like
+// a wrong password.
 static int rvd_http_read_basic(rvd_http_head *h, rvd_base_slice token, rvd_http_request *out)
 {
     char *at = h->buf + (token.at - h->buf), *colon;
@@ -7334,7 +7340,7 @@ static int rvd_http_read_basic(rvd_http_head *h, rvd_base_slice token, rvd_http_
     return 0;
 }
 
-// RFC 7616 section 3.4. Whether the nonce may be used, and realm and uri are ours, is judged later.
+// RFC 7616 section 3.4. Nonce, realm and uri are checked later.
 static int rvd_http_read_digest(rvd_http_head *h, rvd_base_slice rest, rvd_http_request *out)
 {
     const unsigned needed = (1u << (RVD_HTTP_PARAM_CNONCE + 1)) - 1;  // the first eight
@@ -7362,8 +7368,8 @@ static int rvd_http_read_digest(rvd_http_head *h, rvd_base_slice rest, rvd_http_
     return 0;
 }
 
-// credentials of RFC 9110 section 11.4. A scheme that we do not know proves nothing.
-//   returns  0 and what was presented, or the status to answer
+// credentials of RFC 9110 section 11.4. An unknown scheme is answered like wrong credentials.
+//   returns  0 and the credentials in *out, or the status to answer
 static int rvd_http_read_authorization(rvd_http_head *h, const rvd_http_facts *f,
                                        rvd_http_request *out)
 {
@@ -7392,10 +7398,11 @@ static int rvd_http_read_ours(rvd_http_head *h, rvd_http_facts *f, rvd_http_requ
     return 0;
 }
 
-// Reads a request whose head is complete. Once per head: it ends values in place.
-//   path     the one we answer under
-//   origins  of browsers' pages that may ask; NULL = none
-//   returns  0, or the status to answer. Whether the credentials are good is not decided here
+// Reads a request whose head is complete. May be called once per head, because it ends values in
+// place.
+//   path     of this proxy
+//   origins  of the pages that may use a browser's WebSocket; NULL = none
+//   returns  0, or the status to answer; the credentials are read but not verified
 static int rvd_http_request_read(rvd_http_head *h, const char *path, const char *origins,
                                  rvd_http_request *out)
 {
@@ -7423,7 +7430,8 @@ static int rvd_http_request_read(rvd_http_head *h, const char *path, const char 
     return rvd_http_read_ours(h, &facts, out);
 }
 
-// What a backend sends. NULL or "" leaves name, instance and secret out.
+// The request that a backend sends. name, instance and secret may be NULL or "": then they are left
+// out.
 typedef struct rvd_http_offer {
     const char *host, *path, *name, *instance, *secret;
     unsigned scheme;               // REVDIAL_AUTH_*, 0 = BEARER
@@ -7436,7 +7444,7 @@ typedef struct rvd_http_offer {
     rvd_http_terms terms;  // is_revdial is not looked at
 } rvd_http_offer;
 
-// An application's header may be anything but what decides the handshake.
+// An application may add any header except those that the handshake uses.
 static int rvd_http_is_extra(const revdial_kv *header)
 {
     rvd_base_slice name, value;
@@ -7455,7 +7463,7 @@ static int rvd_http_is_set(const char *s)
     return s && *s;
 }
 
-// Why an offer cannot be sent as a request that a proxy of ours would take; NULL if it can.
+// Why a revdial proxy would refuse this request as malformed; NULL if it would not.
 static const char *rvd_http_offer_problem(const rvd_http_offer *o)
 {
     if (!o->host || !rvd_http_is_host(rvd_base_slice_of(o->host)))
@@ -7609,7 +7617,7 @@ static const rvd_http_refusal rvd_http_refusals[] = {
 
 enum { RVD_HTTP_REFUSAL_COUNT = sizeof rvd_http_refusals / sizeof rvd_http_refusals[0] };
 
-// The refusal with that status; for one that is not ours, a row with status 0.
+// The refusal with that status. Other statuses have a row with status 0.
 static const rvd_http_refusal *rvd_http_refusal_of(int status)
 {
     static const rvd_http_refusal other = {0,  REVDIAL_EUPGRADE,          "",
@@ -7638,7 +7646,8 @@ typedef struct rvd_http_answer {
     const char *accept;    // WebSocket: Sec-WebSocket-Accept; NULL for the raw carrier
 } rvd_http_answer;
 
-// One line for each scheme, the strongest first (RFC 7235 lets a client go by the order).
+// Writes a line for each scheme, the strongest first, because clients may choose by the order (RFC
+// 7235).
 static void rvd_http_write_challenges(rvd_base_text *t, const rvd_http_answer *answer)
 {
     unsigned schemes = answer->schemes ? answer->schemes : REVDIAL_AUTH_BEARER;
@@ -7667,7 +7676,7 @@ static void rvd_http_write_refusal(rvd_base_text *t, const rvd_http_answer *answ
     RVD_BASE_ADD(t, "HTTP/1.1 ", RVD_BASE_NUMBER((uint64_t)refusal->status), " ", refusal->reason,
                  "\r\n", refusal->fields);
     if (status == 401) rvd_http_write_challenges(t, answer);
-    // Or the backend would take what a front end says for our verdict on its credentials.
+    // By this field the backend knows that the refusal does not come from a front end.
     if (answer->terms.is_revdial) rvd_http_write_field(t, "Revdial-Version", "1");
     // RFC 9110 section 7.8: a sender of Upgrade lists it in Connection.
 
@@ -7729,7 +7738,7 @@ static int rvd_http_read_session(const rvd_http_facts *f, uint64_t *out)
     return 1;
 }
 
-// rspauth of RFC 7616 section 3.5. Whatever is not that proves nothing.
+// rspauth of RFC 7616 section 3.5, or empty if it is missing or malformed.
 static rvd_base_slice rvd_http_read_proof(const rvd_http_facts *f)
 {
     static const rvd_base_slice none;
@@ -7739,7 +7748,7 @@ static rvd_base_slice rvd_http_read_proof(const rvd_http_facts *f)
     return params.value[RVD_HTTP_PARAM_RSPAUTH];
 }
 
-// Did the proxy switch to what we asked for, and to nothing else?
+// Did the proxy switch to exactly what we asked for?
 static int rvd_http_read_switch(rvd_http_facts *f, const char *accept, rvd_http_response *out)
 {
     unsigned asks = f->flags & (RVD_HTTP_ASKS_UPGRADE | RVD_HTTP_ASKS_CLOSE);
@@ -7751,7 +7760,8 @@ static int rvd_http_read_switch(rvd_http_facts *f, const char *accept, rvd_http_
     return rvd_http_read_session(f, &out->session_id);
 }
 
-// A date, a sign or a number out of reach is as good as nothing: the caller has a plan of its own.
+// Seconds to wait, in ms. Returns 0 for a date or a malformed number: then the caller uses its own
+// delay.
 static int rvd_http_retry_ms(const rvd_http_facts *f)
 {
     rvd_base_slice value = f->value[RVD_HTTP_FIELD_RETRY_AFTER];
@@ -7763,7 +7773,7 @@ static int rvd_http_retry_ms(const rvd_http_facts *f)
     return (int)(seconds * 1000);
 }
 
-// What the status line says behind the number, which may be nothing (RFC 9112 section 4).
+// The text behind the number of the status line, which may be empty (RFC 9112 section 4).
 static rvd_base_slice rvd_http_reason(const rvd_http_head *h)
 {
     rvd_base_slice reason = {h->buf + 12, 0};
@@ -7774,8 +7784,8 @@ static rvd_base_slice rvd_http_reason(const rvd_http_head *h)
 
 // Reads a response whose head is complete.
 //   accept   WebSocket: the Sec-WebSocket-Accept that answers our key; NULL if we asked for raw
-//   returns  RVD_HTTP_DONE: the final one, judged by out->status; RVD_HTTP_MORE: it was an interim
-//            one, and the head is ready for the next; RVD_HTTP_BAD
+//   returns  RVD_HTTP_DONE: the final response, see out->status; RVD_HTTP_MORE: an interim
+//            response, and the head is ready for the next one; RVD_HTTP_BAD
 static int rvd_http_response_read(rvd_http_head *h, const char *accept, rvd_http_response *out)
 {
     rvd_http_facts facts;
@@ -7808,9 +7818,9 @@ static int rvd_http_response_read(rvd_http_head *h, const char *accept, rvd_http
 
 // ================================================================================================
 // MARK: impl.egress  uses: base wire http
-// The way through an egress proxy, before TLS and before our handshake: HTTP CONNECT (RFC 9110
-// section 9.3.6) and SOCKS5 (RFC 1928, RFC 1929). Bytes in, bytes out. All that we shall ever say
-// is written down at birth, and wiped as it is sent. Start at revdial_egress_input().
+// The handshake with an egress proxy, before TLS and before the upgrade: HTTP CONNECT (RFC 9110
+// section 9.3.6) and SOCKS5 (RFC 1928, RFC 1929). Bytes in, bytes out. revdial_egress_new() writes
+// everything that will be sent, and it is wiped as it is sent. Start at revdial_egress_input().
 // ================================================================================================
 
 enum {
@@ -7828,7 +7838,7 @@ enum {
 enum rvd_egress_state {
     RVD_EGRESS_ANSWER,  // the head of its HTTP response
     RVD_EGRESS_METHOD,  // how it wants us to authenticate
-    RVD_EGRESS_LOGIN,   // what it thinks of our credentials
+    RVD_EGRESS_LOGIN,   // whether it accepts our credentials
     RVD_EGRESS_REPLY,   // what became of its connect
     RVD_EGRESS_OPEN,
     RVD_EGRESS_FAILED
@@ -7839,10 +7849,10 @@ struct revdial_egress {
     enum rvd_egress_state state;
     int has_login;
     char address[RVD_EGRESS_ADDRESS_SIZE];
-    // All we say: to SOCKS5 a greeting, from login_at a login, from request_at the request.
+    // All that is sent. SOCKS5: a greeting, from login_at a login, from request_at the request.
     uint8_t out[RVD_EGRESS_OUT_SIZE];
     size_t login_at, request_at, out_len;
-    size_t out_sent, out_end;             // what may be sent now: out_sent..out_end
+    size_t out_sent, out_end;             // bytes out_sent..out_end may be sent now
     rvd_http_head head;                   // ANSWER
     uint8_t reply[RVD_EGRESS_REPLY_MAX];  // METHOD, LOGIN, REPLY
     size_t reply_len;
@@ -7882,9 +7892,9 @@ static int rvd_egress_is_target(const char *text)
     return text[0] != '[' || rvd_wire_addr_parse(text, &a);
 }
 
-// userinfo of RFC 3986 section 3.2.1, decoded. A NUL or another control character has no place in a
-// name or a password (RFC 7617 section 2).
-//   returns  its length, or -1: another byte, or too many
+// Decodes userinfo of RFC 3986 section 3.2.1. Control characters, NUL included, are not allowed in
+// names and passwords (RFC 7617 section 2).
+//   returns  its length, or -1: an illegal byte, or too long
 static ptrdiff_t rvd_egress_decode(rvd_base_slice from, char *to, size_t size)
 {
     size_t len = 0;
@@ -7930,7 +7940,7 @@ static const char *rvd_egress_login_parse(rvd_base_slice info, rvd_egress_url *u
     return memchr(u->user, ':', u->user_len) ? "egress: a user name must not contain ':'" : NULL;
 }
 
-// Returns why it is none of ours, without quoting it, or NULL.
+// Returns what is wrong with the URL, without quoting it because of its password; or NULL.
 static const char *rvd_egress_url_parse(const char *text, rvd_egress_url *u)
 {
     static const char *const schemes[] = {"http://", "socks5://", "socks5h://"};
@@ -7959,7 +7969,7 @@ static const char *rvd_egress_url_parse(const char *text, rvd_egress_url *u)
                                        : "egress: not HOST:PORT behind the scheme and the login";
 }
 
-// ---- what we say ----
+// ---- requests ----
 
 static void rvd_egress_put_connect(revdial_egress *v, const rvd_egress_url *u, const char *target)
 {
@@ -8029,7 +8039,7 @@ static void rvd_egress_put_socks(revdial_egress *v, const rvd_egress_url *u, con
     v->out_end = v->login_at;
 }
 
-// ---- what it answers ----
+// ---- answers ----
 
 static void rvd_egress_become(revdial_egress *v, enum rvd_egress_state to)
 {
@@ -8045,7 +8055,7 @@ static void rvd_egress_become(revdial_egress *v, enum rvd_egress_state to)
     v->state = to;
 }
 
-// `number` is what the egress proxy gave as its reason, -1 if it gave none.
+// number: the egress proxy's status or code, -1 if it sent none.
 static void rvd_egress_fail(revdial_egress *v, int code, int number, const char *why)
 {
     rvd_base_text t = rvd_base_text_in(v->err.msg, sizeof v->err.msg);
@@ -8056,7 +8066,7 @@ static void rvd_egress_fail(revdial_egress *v, int code, int number, const char 
     RVD_BASE_ADD(&t, "egress proxy ", address, number < 0 ? ": " : " refused: ");
     if (number >= 0) RVD_BASE_ADD(&t, RVD_BASE_NUMBER((uint64_t)number), ", ");
     rvd_base_text_add(&t, why);
-    v->out_end = v->out_sent;  // nothing more to say
+    v->out_end = v->out_sent;  // nothing more is sent
 }
 
 static const char *rvd_egress_status_text(int status)
@@ -8129,7 +8139,7 @@ static void rvd_egress_take_method(revdial_egress *v)
     }
 }
 
-// RFC 1929 section 2. Its version is not looked at: there are proxies that say 5.
+// RFC 1929 section 2. The version is ignored, because some proxies send 5.
 static void rvd_egress_take_login(revdial_egress *v)
 {
     if (v->reply[1] != 0) {
@@ -8161,7 +8171,7 @@ static void rvd_egress_take_reply(revdial_egress *v)
                                                              : "an unknown reply code");
 }
 
-// How long the message is, as far as its bytes tell. A refusal ends with its code.
+// The size of the message, as far as its first bytes tell. A refusal ends with its code.
 static size_t rvd_egress_reply_size(const revdial_egress *v)
 {
     if (v->state != RVD_EGRESS_REPLY || v->reply_len < 2 || v->reply[1] != 0) return 2;
@@ -8178,7 +8188,7 @@ static int rvd_egress_reply_is_legal(const revdial_egress *v)
            p[3] == 3 || p[3] == 4;
 }
 
-// Takes a byte of a SOCKS5 message: none but its own.
+// Takes the next byte of a SOCKS5 message.
 static void rvd_egress_take_socks(revdial_egress *v, uint8_t c)
 {
     v->reply[v->reply_len++] = c;
@@ -8293,8 +8303,8 @@ int revdial_egress_state(const revdial_egress *v, revdial_err *err, int *retry_a
 // ================================================================================================
 // MARK: impl.ws  uses: base
 // WebSocket (RFC 6455) as a carrier, both ends: frames around the bytes of a session. Bytes in,
-// bytes out; where a message ends means nothing here. In: rvd_ws_input() shows payload piece by
-// piece, rvd_ws_taken() says what of it was used. Out: rvd_ws_data_put() and rvd_ws_close_put()
+// bytes out; the ends of messages have no meaning. In: rvd_ws_input() shows payload piece by piece,
+// rvd_ws_taken() says how much of it was used. Out: rvd_ws_data_put() and rvd_ws_close_put()
 // begin frames, rvd_ws_show() and rvd_ws_sent() bring them to the wire.
 //
 //    0               1               2
@@ -8345,7 +8355,7 @@ typedef struct rvd_ws {
 
     // Input: the frame that is coming in.
     enum rvd_ws_state state;
-    int status;        // of the peer's Close, or that ours shall have
+    int status;        // CLOSED: of the peer's Close; FAILED: to send in ours
     const char *text;  // FAILED: why
     uint8_t in_head[RVD_WS_HEADER_MAX];
     uint32_t in_head_len;
@@ -8382,7 +8392,7 @@ typedef struct rvd_ws {
 
 // ---- keys and masks ----
 
-// Bytes that nobody can tell without the seed, and that do not tell it.
+// Bytes that cannot be guessed without the seed and that do not reveal it.
 static void rvd_ws_derive(const char *what, const uint8_t seed[8], uint64_t n, uint8_t digest[32])
 {
     rvd_base_sha256 s;
@@ -8432,7 +8442,7 @@ static void rvd_ws_mask(uint8_t *restrict to, const uint8_t *restrict from, size
     for (; i < len; i++) to[i] = from[i] ^ turned[i % 8];
 }
 
-// Where masking happens: `few` bytes while there is no memory for more. Only while it is empty.
+// The empty buffer to mask in: only `few` bytes when there is no memory for RVD_WS_WORK.
 static uint8_t *rvd_ws_work(rvd_ws *w, size_t *size)
 {
     REVDIAL_ASSERT(w->work_at == w->work_end);
@@ -8463,7 +8473,7 @@ static int rvd_ws_is_control(const rvd_ws *w)
     return w->in_opcode >= RVD_WS_CLOSE;
 }
 
-// What is wrong with the first two bytes of a frame, or NULL.
+// What is wrong with the first two bytes of a frame; NULL: nothing.
 static const char *rvd_ws_problem(const rvd_ws *w)
 {
     int is_final = w->in_head[0] >> 7, is_masked = w->in_head[1] >> 7;
@@ -8495,7 +8505,7 @@ static uint32_t rvd_ws_head_len(const rvd_ws *w)
     return 2 + (length == 126 ? 2u : length == 127 ? 8u : 0u) + (w->is_client ? 0u : 4u);
 }
 
-// The length, in the fewest bytes that it fits in (section 5.2). Returns 0 if it is not.
+// Reads the length. Returns 0 if it is not in its shortest form (section 5.2).
 static int rvd_ws_length_get(const rvd_ws *w, uint64_t *out)
 {
     const uint8_t *p = w->in_head + 2;
@@ -8507,7 +8517,7 @@ static int rvd_ws_length_get(const rvd_ws *w, uint64_t *out)
     return length != 127 || (*out > 0xFFFF && *out >> 63 == 0);
 }
 
-// Pings, pongs and empty messages, unless there is payload between them, are counted.
+// Takes a token for a ping, a pong or an empty message without payload since the last one.
 static void rvd_ws_glitch(rvd_ws *w)
 {
     int is_fine = w->has_moved || rvd_base_bucket_take(&w->glitches, *w->now_us);
@@ -8606,8 +8616,8 @@ typedef struct rvd_ws_piece {
     size_t len;  // 0: there is none
 } rvd_ws_piece;
 
-// Payload: in place if it is not masked. What was unmasked and not taken is shown again, for the
-// caller comes back with the same bytes.
+// Shows payload, in place if it is not masked. Bytes that were unmasked but not taken are shown
+// again, because the caller comes back with them.
 static void rvd_ws_payload_show(rvd_ws *w, const uint8_t *p, size_t len, rvd_ws_piece *piece)
 {
     uint8_t *work = w->work ? w->work : w->few;
@@ -8647,7 +8657,7 @@ static size_t rvd_ws_input(rvd_ws *w, const uint8_t *p, size_t len, rvd_ws_piece
     return used;
 }
 
-// n bytes of the piece have been used.
+// The caller has used n bytes of the piece.
 static void rvd_ws_taken(rvd_ws *w, size_t n)
 {
     REVDIAL_ASSERT(n <= w->in_left);
@@ -8658,7 +8668,7 @@ static void rvd_ws_taken(rvd_ws *w, size_t n)
     if (!w->in_left) rvd_ws_on_frame_end(w);
 }
 
-// How many of the next bytes are payload as it stands: what is masked never is.
+// How many of the next bytes are unmasked payload. A client's frames are masked: 0.
 static size_t rvd_ws_expected(const rvd_ws *w)
 {
     int is_plain = w->is_client && w->in_body && !rvd_ws_is_control(w);
@@ -8674,13 +8684,13 @@ static int rvd_ws_is_torn(const rvd_ws *w)
 
 // ---- output ----
 
-// Is the frame before out, so that another one may begin?
+// Has the last frame been sent, so that another one may begin?
 static int rvd_ws_is_between(const rvd_ws *w)
 {
     return w->out_head_sent == w->out_head_len && !w->out_left;
 }
 
-// A header; a client's frame has a key of its own, which is in out_key then.
+// Writes a header. In a client's frame out_key is the key.
 static void rvd_ws_head_put(rvd_ws *w, unsigned opcode, uint64_t len)
 {
     uint8_t *p = w->out_head + w->out_head_len;
@@ -8743,14 +8753,15 @@ static size_t rvd_ws_gather(rvd_ws *w, const struct iovec *iov, int count)
     return n;
 }
 
-// Begins a frame of len bytes: a client's lie in its work, a server's are the caller's to show.
+// Begins a frame of len bytes. A client's payload is in its work buffer; the caller shows a
+// server's.
 static void rvd_ws_data_put(rvd_ws *w, size_t len)
 {
     rvd_ws_head_put(w, RVD_WS_BINARY, len);
     w->out_left = len;
 }
 
-// The last frame. Without status it says nothing.
+// The last frame. status: 0 = none.
 static void rvd_ws_close_put(rvd_ws *w, int status)
 {
     uint8_t body[2];
@@ -8802,7 +8813,7 @@ static rvd_ws *rvd_ws_new(rvd_heap *heap, int is_client, uint64_t seed, const in
     return w;
 }
 
-// Memory that an idle session need not hold.
+// Frees memory that an idle session does not need.
 static void rvd_ws_trim(rvd_ws *w)
 {
     if (!w->work || w->work_at < w->work_end || *w->now_us - w->work_us < RVD_WS_IDLE_US) return;
@@ -8824,8 +8835,8 @@ static void rvd_ws_free(rvd_ws *w)
 // Handshake, carrier and mux as one machine, on both ends: the public revdial_engine_* calls.
 // ================================================================================================
 
-// What the engine waits for. A refused one still has output to send. How a session ends is known to
-// the mux.
+// What the engine waits for. A refused one still has output to send. The mux knows how a session
+// ends.
 //
 //   HEAD --request--> VERDICT --accepted--> READY --EV_UP--> UP        proxy
 //   HEAD --101, or config.upgraded--> READY --EV_UP--> UP              backend
@@ -8993,7 +9004,7 @@ static size_t rvd_engine_ws_input(revdial_engine *e, const uint8_t *p, size_t le
     return used;
 }
 
-// The status of our Close, once the mux has said its last; -1: not now, or not at all.
+// The status of our Close, after the mux has sent its last byte; -1: not yet, or no Close at all.
 static int rvd_engine_ws_status(const revdial_engine *e)
 {
     const rvd_mux *m = &e->mux;
@@ -9006,7 +9017,7 @@ static int rvd_engine_ws_status(const revdial_engine *e)
 }
 
 // Begins the next frames: a pong, all that the mux has ready as one data frame, or Close. After the
-// peer's Close the mux talks to nobody.
+// peer's Close nothing of the mux is sent.
 static void rvd_engine_ws_begin(revdial_engine *e)
 {
     struct iovec iov[8];
@@ -9027,7 +9038,7 @@ static void rvd_engine_ws_begin(revdial_engine *e)
 }
 
 // A server shows the mux's own output behind the header: the frame is the next out_left bytes of
-// it, whatever they will be, for what is ready grows only.
+// that output. Later output may change which bytes these are, but never makes them fewer.
 static int rvd_engine_ws_output(revdial_engine *e, struct iovec *iov, int max)
 {
     rvd_ws *w = e->ws;
@@ -9116,7 +9127,7 @@ static uint32_t rvd_engine_window(const revdial_engine *e)
     return e->limits.stream_window ? e->limits.stream_window : 65536;
 }
 
-// What we announce. A proxy that takes no streams lets the backend open none.
+// The terms that this end announces. A proxy that accepts no streams announces 0 of them.
 static rvd_http_terms rvd_engine_terms(const revdial_engine *e)
 {
     rvd_http_terms t = {.is_revdial = 1, .features = rvd_engine_all_features()};
@@ -9125,7 +9136,7 @@ static rvd_http_terms rvd_engine_terms(const revdial_engine *e)
     return t;
 }
 
-// Proxy: answers with a status and ends.
+// Proxy: answers with a status and gives up the connection.
 static void rvd_engine_refuse(revdial_engine *e, int status, int is_stale)
 {
     rvd_http_answer answer;
@@ -9194,7 +9205,7 @@ static void rvd_engine_come_up(revdial_engine *e, const rvd_http_terms *peer)
 
 // ---- the handshake ----
 
-// Credentials of a kind that was not asked for, or meant for another place, are not looked at.
+// Are the credentials of a scheme that is accepted here, and the realm and uri of Digest ours?
 static int rvd_engine_is_meant(const revdial_engine *e)
 {
     const rvd_http_request *r = &e->request;
@@ -9207,7 +9218,7 @@ static void rvd_engine_on_request(revdial_engine *e, int has_more)
 {
     int status = rvd_http_request_read(&e->head, e->path, e->origins, &e->request);
     if (!status && !rvd_engine_is_meant(e)) status = 401;
-    // RFC 9931: bytes sent before our 101 are how requests are smuggled.
+    // RFC 9931: bytes before our 101 may be a smuggled request.
     if (!status && has_more) status = 400;
     if (status) {
         e->was_probe = e->request.is_probe;
@@ -9229,7 +9240,7 @@ static void rvd_engine_on_request(revdial_engine *e, int has_more)
     e->tell = REVDIAL_EV_AUTH;
 }
 
-// Keeps what the next attempt needs to know of a 401: the strongest challenge that we may answer.
+// Keeps the strongest challenge of a 401 that we may answer, for the next attempt.
 static int rvd_engine_keep_challenge(revdial_engine *e, const rvd_http_challenge *c)
 {
     unsigned fit = c->schemes & e->auth_schemes;
@@ -9248,7 +9259,7 @@ static int rvd_engine_keep_challenge(revdial_engine *e, const rvd_http_challenge
     return 1;
 }
 
-// Says what answered, and where a redirect points. Returns a text that lives as long as the engine.
+// Describes an answer and where a redirect points. The text lives as long as the engine.
 static const char *rvd_engine_answer_text(revdial_engine *e, const rvd_http_response *r)
 {
     rvd_base_text t;
@@ -9270,8 +9281,8 @@ static const char *rvd_engine_answer_text(revdial_engine *e, const rvd_http_resp
     return e->why;
 }
 
-// A 401 is a rejection if we have said all that we can, else it tells how to say it. That of a
-// front end says nothing about our credentials: it does not know them.
+// A 401 to our credentials is a rejection. One to a request without them names the schemes for the
+// next attempt. A front end's 401 is neither: it does not know our credentials.
 static void rvd_engine_on_unauthorized(revdial_engine *e, const rvd_http_response *r)
 {
     const rvd_http_challenge *c = &r->challenge;
@@ -9293,7 +9304,7 @@ static void rvd_engine_on_unauthorized(revdial_engine *e, const rvd_http_respons
     rvd_engine_die(e, code, 401, r->terms.is_revdial ? text : rvd_engine_answer_text(e, r));
 }
 
-// Any other answer than the one that we want.
+// Any other refusal.
 static void rvd_engine_on_refusal(revdial_engine *e, const rvd_http_response *r)
 {
     int code = rvd_http_refusal_of(r->status)->code;
@@ -9305,7 +9316,7 @@ static void rvd_engine_on_refusal(revdial_engine *e, const rvd_http_response *r)
                                          : rvd_engine_answer_text(e, r));
 }
 
-// Has the proxy shown that it knows the password, if it must?
+// With DIGEST: has the proxy proved that it knows the password?
 static int rvd_engine_is_proved(const revdial_engine *e, const rvd_http_response *r)
 {
     if (e->sent_scheme != REVDIAL_AUTH_DIGEST) return e->auth_schemes != REVDIAL_AUTH_DIGEST;
@@ -9338,8 +9349,8 @@ static void rvd_engine_on_response(revdial_engine *e)
     rvd_engine_come_up(e, &r.terms);
 }
 
-// What the peer speaks if it is not HTTP: TLS begins with the type of a record, 22 from a client
-// and 21 or 22 from a server (RFC 8446 section 5.1).
+// Names the protocol of a peer that does not speak HTTP. TLS begins with the type of a record, 22
+// from a client and 21 or 22 from a server (RFC 8446 section 5.1).
 static const char *rvd_engine_stranger(const revdial_engine *e, uint8_t first)
 {
     int is_tls = first == 22 || first == 21;
@@ -9387,7 +9398,7 @@ static void rvd_engine_eof(revdial_engine *e)
         rvd_engine_die(e, REVDIAL_ELOST, 0, "the connection ended during the handshake");
 }
 
-// What comes before the session is up, its end, and a length that is none.
+// Input before the session is up, its end, and an impossible length.
 RVD_BASE_SLOW static ptrdiff_t rvd_engine_rare_input(revdial_engine *e, const uint8_t *p,
                                                      size_t len)
 {
@@ -9532,7 +9543,7 @@ int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us)
     rvd_mux_now(&e->mux, now_us);
     if (e->state == RVD_ENGINE_DEAD) return -1;
     if (e->mux.now_us < at) return at;
-    // Bytes that came earn an answer; a connection that never spoke is closed without one.
+    // A peer that sent some bytes gets an answer. A silent connection is closed without one.
     if (e->role == REVDIAL_ROLE_PROXY && (e->head.len || e->state == RVD_ENGINE_VERDICT))
         rvd_engine_refuse(e, 408, 0);
     else
@@ -9816,7 +9827,7 @@ void revdial_engine_get_info(const revdial_engine *e, revdial_engine_info *out)
     if (e->framing) out->output_bytes += e->framing->unsent(e);
 }
 
-// The one problem that is no fault of the config; told apart from them by where it stands.
+// The only problem that is not the caller's; recognised by its address.
 static const char rvd_engine_no_memory[] = "out of memory";
 
 // given: NULL, or the value that text is about.
@@ -9869,8 +9880,8 @@ static int rvd_engine_limits_check(const revdial_limits *l, revdial_err *err)
     return REVDIAL_OK;
 }
 
-// What is wrong with the rest of a config, or NULL.
-//   given    what it is wrong with, where a text can show it
+// What is wrong with a config except its limits, or NULL.
+//   given    the value that is wrong, if it is a text
 static const char *rvd_engine_config_problem(const revdial_engine_config *cfg, const char **given)
 {
     *given = NULL;
@@ -9895,7 +9906,7 @@ static const char *rvd_engine_config_problem(const revdial_engine_config *cfg, c
     return cfg->origins ? rvd_http_origins_problem(cfg->origins) : NULL;
 }
 
-// How a backend answers the challenge of its last attempt. Text that the request is made of.
+// How a backend answers the challenge of its last attempt: parts of the request.
 typedef struct rvd_engine_answer {
     revdial_digest digest;
     char realm[RVD_AUTH_REALM_MAX + 1];
@@ -9909,8 +9920,8 @@ static void rvd_engine_copy(char *to, rvd_base_slice from)
     to[from.len] = '\0';
 }
 
-// Which scheme to use now: one that needs no challenge, or the strongest that was asked for.
-//   returns  REVDIAL_AUTH_*, 0: none yet, -1: the challenge is not one of ours
+// Which scheme to use now: one that needs no challenge, or the strongest that the challenge offers.
+//   returns  REVDIAL_AUTH_*; 0: none before there is a challenge; -1: it is malformed
 static int rvd_engine_scheme(const revdial_engine *e, const char *challenge,
                              rvd_http_challenge *out)
 {
@@ -9927,8 +9938,8 @@ static int rvd_engine_scheme(const revdial_engine *e, const char *challenge,
     return fit ? REVDIAL_AUTH_BASIC : -1;
 }
 
-// DIGEST: what we answer, and what the proxy's answer to it must be. The cnonce is made from the
-// seed and the nonce, so that no proxy can choose all that we hash.
+// DIGEST: makes our response, and the proof that the proxy has to send. The cnonce depends on the
+// seed and the nonce, so that no proxy can choose everything that is hashed.
 static void rvd_engine_answer_make(revdial_engine *e, const rvd_http_challenge *c,
                                    const rvd_http_offer *offer, rvd_engine_answer *a)
 {
@@ -9951,7 +9962,7 @@ static void rvd_engine_answer_make(revdial_engine *e, const rvd_http_challenge *
     rvd_base_wipe(ha1, sizeof ha1);
 }
 
-// Backend: our key, and in e->accept what has to answer it; NULL for the raw carrier.
+// Backend: our key; e->accept is set to the answer that it needs. NULL for the raw carrier.
 static const char *rvd_engine_ws_key(revdial_engine *e, char key[25])
 {
     if (e->carrier != REVDIAL_CARRIER_WEBSOCKET) return NULL;
@@ -10170,8 +10181,8 @@ const char *revdial_reset_text(int reset)
 #endif
 #endif
 
-// Systems with SOCK_CLOEXEC have accept4 and pipe2 as well; the others get fcntl right after, and a
-// fork in between may leak the descriptor.
+// Systems with SOCK_CLOEXEC have accept4 and pipe2 as well. On others fcntl follows the call, and a
+// fork in between leaks the descriptor to the child.
 #ifndef RVD_SYS_FLAGS_ATOMIC
 #ifdef SOCK_CLOEXEC
 #define RVD_SYS_FLAGS_ATOMIC 1
@@ -10211,7 +10222,7 @@ enum {
 // ---- errors, clock, randomness ----
 
 // Fills err, which may be NULL: `text`, if there is one, in quotes and cut; `why`; the system's own
-// reason. None of them brings a control byte of a peer or a file to the terminal that shows it.
+// reason. Control bytes of a peer or a file become '?', so that they cannot steer a terminal.
 static void rvd_sys_fail(revdial_err *err, int code, int sys, const char *text, const char *why)
 {
     enum { TEXT_MAX = 130 };  // leaves 100 bytes of msg for the reason
@@ -10292,8 +10303,8 @@ static void rvd_sys_mask_get(sigset_t *mask)
     pthread_sigmask(SIG_BLOCK, NULL, mask);
 }
 
-// Around a hook or a handler of the application on a thread of ours: a program that it starts
-// inherits the mask, and with all signals blocked nobody could end that.
+// Surround the application's hooks and handlers on our threads. A program that they start inherits
+// the mask, and with all signals blocked it could not be ended.
 //   theirs   what rvd_sys_mask_get() said in the thread that opened the proxy or the agent
 //   ours     filled, for rvd_sys_hook_end()
 static void rvd_sys_hook_begin(const sigset_t *theirs, sigset_t *ours)
@@ -10329,10 +10340,10 @@ static int rvd_sys_thread_start(pthread_t *thread, void *(*run)(void *), void *a
 
 // ---- processes ----
 
-// Which process opened something. A child has a copy of it without the threads that go with it, and
-// of locks that a thread may have held in the instant of the fork: there every call has to fail
-// before it takes one. A page that fork(2) fills with zeros tells that without a system call, which
-// would cost each read and write 50 ns and more; where there is none, the process id does.
+// The process that opened an object. A child of fork(2) has a copy of the object without its
+// threads, and locks that a thread may have held at the fork: there each call has to fail before it
+// takes a lock. A page that fork(2) fills with zeros shows that without a system call, which would
+// cost each read and write 50 ns or more. Without such pages the process id is compared.
 typedef struct rvd_sys_origin {
     atomic_uint refs;
     pid_t pid;
@@ -10414,7 +10425,7 @@ static void rvd_sys_timespec(struct timespec *to, int64_t at_us)
     to->tv_nsec = (long)(at_us % 1000000) * 1000;
 }
 
-// Returns 0 when woken (or for no reason, as conditions do), -ETIMEDOUT from at_us on; -1 = never.
+// Returns 0 when woken, or spuriously, and -ETIMEDOUT from at_us on; at_us -1 = never.
 static int rvd_sys_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t at_us)
 {
     struct timespec until;
@@ -10423,8 +10434,10 @@ static int rvd_sys_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_
     return -RVD_SYS(pthread_cond_timedwait)(cond, lock, &until);
 }
 
-// One thread waits until another one opens it, which is then done with it: it may be gone by then.
-// (Where there is a futex_time64, the size of a timespec is not ours to know.)
+// A latch: one thread waits until another one opens it. The memory may be freed as soon as it is
+// open. The futex form halves the futex calls of busy threads: 8 threads that wait 2000 times each
+// make 74,000 of them, and 152,000 with a mutex and a condition. (Where SYS_futex_time64 exists,
+// the kernel's timespec may differ from libc's.)
 #if RVD_SYS_EPOLL && !defined(SYS_futex_time64)
 
 // As in linux/futex.h, which libc does not bring.
@@ -10432,10 +10445,8 @@ static int rvd_sys_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_
 #define RVD_SYS_FUTEX_WAIT 137         // FUTEX_WAIT_BITSET, FUTEX_PRIVATE_FLAG: it has a deadline
 #define RVD_SYS_FUTEX_ANY 0xffffffffu  // FUTEX_BITSET_MATCH_ANY
 
-// The thread that opens the latch makes a system call only if the other one sleeps; with a mutex
-// and a condition the thread that wakes up would often wait for the lock as well: 8 threads with
-// 2,000 round trips each make 74,000 futex calls with this, 152,000 with those. The wake may come
-// when the memory is in other use already: a futex may always wake for no reason.
+// The thread that opens the latch makes a system call only if the other one sleeps. Its wake may
+// come when the memory is in other use already: every futex has to expect spurious wakes.
 typedef struct rvd_sys_latch {
     atomic_int state;  // 0 shut, 1 shut and somebody sleeps, 2 open
 } rvd_sys_latch;
@@ -10565,7 +10576,7 @@ static int rvd_sys_is_name(const char *host)
     return end > label && !rvd_sys_is_numeric(host + label, end - label);
 }
 
-// RFC 4007 section 11: only a link-local address needs a zone, so only there is one taken.
+// RFC 4007 section 11: only link-local addresses need a zone, so others must not have one.
 static int rvd_sys_parse_ipv6(const char *host, struct sockaddr_in6 *to)
 {
     char text[INET6_ADDRSTRLEN];
@@ -10585,7 +10596,7 @@ static int rvd_sys_parse_ipv6(const char *host, struct sockaddr_in6 *to)
     return to->sin6_scope_id ? 0 : -EINVAL;
 }
 
-// Why `host` is no such kind of host, or NULL if it is one. Sets the kind of an unbracketed host.
+// What is wrong with the host, or NULL. Sets its kind.
 static const char *rvd_sys_check_host(rvd_sys_endpoint *e, int bracketed)
 {
     struct sockaddr_in6 v6;
@@ -10627,7 +10638,7 @@ static int rvd_sys_split_unix(const char *text, const char *path, rvd_sys_endpoi
     return 0;
 }
 
-// What is wrong with an address text without a colon: people leave out either half.
+// What is wrong with an address text without a colon: the host or the port is missing.
 static const char *rvd_sys_half_problem(const char *text)
 {
     if (text[0] && strspn(text, "0123456789") == strlen(text))
@@ -10636,7 +10647,7 @@ static const char *rvd_sys_half_problem(const char *text)
     return "the port is missing: write HOST:PORT, as in host:80";
 }
 
-// Takes "host:port" or "unix:/path" apart. Resolves nothing.
+// Splits "host:port" or "unix:/path". Resolves nothing.
 //   port_min 1; or 0 to listen on a port that the system picks
 //   returns  0; -EINVAL or -ENAMETOOLONG, and err names the text
 static int rvd_sys_addr_split(const char *text, int port_min, rvd_sys_endpoint *e, revdial_err *err)
@@ -10670,7 +10681,7 @@ static int rvd_sys_addr_split(const char *text, int port_min, rvd_sys_endpoint *
     return 0;
 }
 
-// The address that an address text stands for, without asking anybody: a name is -EINVAL.
+// Converts a numeric address or a path. Resolves nothing: a name is -EINVAL.
 static int rvd_sys_addr_parse(const char *text, int port_min, rvd_sys_addr *to, revdial_err *err)
 {
     struct sockaddr_un *un = (struct sockaddr_un *)&to->ss;
@@ -10706,7 +10717,7 @@ static int rvd_sys_addr_parse(const char *text, int port_min, rvd_sys_addr *to, 
 
 // The text form, which rvd_sys_addr_parse() reads back; "unix" for a unix socket without a path.
 //   size     RVD_SYS_TEXT_MAX is always enough
-//   returns  the length that it has; with size or more it was cut
+//   returns  the length of the whole text; size or more: it was cut
 static size_t rvd_sys_addr_format(const rvd_sys_addr *a, char *buf, size_t size)
 {
     const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
@@ -10732,7 +10743,7 @@ static size_t rvd_sys_addr_format(const rvd_sys_addr *a, char *buf, size_t size)
     return len;
 }
 
-// Does what is sent there stay on this machine?
+// Is it an address of this machine only?
 static int rvd_sys_addr_is_loopback(const rvd_sys_addr *a)
 {
     const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
@@ -10765,8 +10776,8 @@ static int rvd_sys_addr_is_same(const rvd_sys_addr *a, const rvd_sys_addr *b)
            memcmp(&a6->sin6_addr, &b6->sin6_addr, sizeof a6->sin6_addr) == 0;
 }
 
-// A socket for IPv6 shows an IPv4 peer as ::ffff:1.2.3.4. Everybody else calls it 1.2.3.4: logs,
-// budgets, rules and targets that get a PROXY header.
+// An IPv6 socket reports an IPv4 peer as ::ffff:1.2.3.4. This makes it 1.2.3.4, as logs, budgets,
+// rules and PROXY headers have it.
 static void rvd_sys_unmap(rvd_sys_addr *a)
 {
     const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
@@ -10816,8 +10827,9 @@ static int rvd_sys_resolve_verdict(int eai)
     return -EAGAIN;  // EAI_FAIL too: a server that refuses to answer does not say that no host is
 }
 
-// Says why rvd_sys_resolve() gave no address. `text` is what was to be resolved, missing what to
-// say when there is no such host.
+// Fills err with why rvd_sys_resolve() failed.
+//   text     the address text
+//   missing  the message when there is no such host
 static void rvd_sys_resolve_fail(revdial_err *err, int error, const char *text, const char *missing)
 {
     if (error == -ENOENT)
@@ -10830,9 +10842,9 @@ static void rvd_sys_resolve_fail(revdial_err *err, int error, const char *text, 
 }
 
 // Asks the system's resolver.
-//   blocks   for as long as the resolver takes: pool threads only
+//   blocks   until the resolver answers: pool threads only
 //   returns  addresses filled, 1..max, in the order to try; -ENOENT there is no such host; -EAGAIN
-//            nobody could say; -ENOMEM, or what the system said
+//            no name server answered; -ENOMEM or another error of the system
 static int rvd_sys_resolve(const char *host, uint16_t port, rvd_sys_addr *out, int max)
 {
     struct addrinfo hints, *list = NULL, *a;
@@ -10857,7 +10869,7 @@ static int rvd_sys_resolve(const char *host, uint16_t port, rvd_sys_addr *out, i
 
 // ---- descriptors and options ----
 
-// How many descriptors the process may have.
+// The limit of descriptors of this process; 0: unknown.
 static size_t rvd_sys_fds_max(void)
 {
     struct rlimit limit;
@@ -10865,9 +10877,9 @@ static size_t rvd_sys_fds_max(void)
     return limit.rlim_cur > INT_MAX ? INT_MAX : (size_t)limit.rlim_cur;
 }
 
-// Descriptors below this number are for what others can ask for in any quantity; the rest of what
-// the process may have is kept for what it cannot do without. The system gives out the lowest
-// number that is free, so a number tells how many are in use.
+// Descriptors below this number are for connections that peers open at will; the rest is reserved
+// for what the process cannot do without. The system assigns the lowest free number, so a number
+// shows how many are in use.
 static int rvd_sys_fd_most(void)
 {
     int limit = (int)rvd_sys_fds_max(), kept = limit / 8;
@@ -10900,8 +10912,8 @@ static int rvd_sys_set_nonblocking(int fd)
     return rvd_sys_set_flag(fd, O_NONBLOCK, 1);
 }
 
-// Where a program runs without standard streams, their numbers stay free: what a library prints to
-// fd 2 must not go to a socket of ours. Keeps or closes fd.
+// Moves a descriptor 0, 1 or 2 of a program without standard streams to another number, so that no
+// library that prints to fd 2 writes to our socket. Keeps or closes fd.
 static int rvd_sys_own_number(int fd)
 {
     int r;
@@ -10911,7 +10923,7 @@ static int rvd_sys_own_number(int fd)
     return r;
 }
 
-// Non-blocking and close-on-exec where the call that made fd could not say so. Keeps or closes fd.
+// Makes fd non-blocking and close-on-exec where its system call could not. Keeps or closes fd.
 static int rvd_sys_own(int fd)
 {
     int r = 0;
@@ -10931,7 +10943,7 @@ static int rvd_sys_set_int(int fd, int level, int option, int value)
     return r;
 }
 
-// The socket counts as writable only while less than this waits unsent in the kernel.
+// The socket is writable only while the kernel holds fewer unsent bytes than this.
 static int rvd_sys_set_notsent_lowat(int fd, int bytes)
 {
 #ifdef TCP_NOTSENT_LOWAT
@@ -10943,11 +10955,11 @@ static int rvd_sys_set_notsent_lowat(int fd, int bytes)
 #endif
 }
 
-// A refused option costs speed, not correctness, and a unix socket refuses them all: no results.
+// Results are ignored: a refused option costs only speed, and unix sockets refuse all of them.
 static void rvd_sys_tune_client(int fd)
 {
     rvd_sys_set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-    // Or the kernel takes megabytes for a reader that has stopped, from memory that all TCP shares.
+    // Else the kernel would buffer megabytes for a stalled reader, in memory that all TCP shares.
     rvd_sys_set_notsent_lowat(fd, RVD_SYS_CLIENT_UNSENT);
 }
 
@@ -10981,8 +10993,8 @@ static void rvd_sys_tune_session(int fd, int timeout_ms)
 #endif
 }
 
-// How much the system may hold of what was written, the part that is on its way included. 0: as
-// much as it likes, which is what it does unless it was told otherwise.
+// Limits how many written bytes the system holds, those in flight included. 0: the system's own
+// limit, which is the default.
 static void rvd_sys_set_send_buffer(int fd, int bytes)
 {
     rvd_sys_set_int(fd, SOL_SOCKET, SO_SNDBUF, bytes ? bytes : RVD_SYS_SEND_BUFFER_MAX);
@@ -10998,8 +11010,8 @@ static int rvd_sys_shutdown_wr(int fd)
     return r;
 }
 
-// Bytes that were written and that the other end's system has not taken yet: a reset would lose
-// them. 0 on what has no such queue; -ENOTSUP where nobody can say.
+// Written bytes that the peer's system has not acknowledged: a reset would lose them. 0 on what has
+// no such queue; -ENOTSUP where the system cannot say.
 static int rvd_sys_unsent(int fd)
 {
 #ifdef SIOCOUTQ
@@ -11042,7 +11054,7 @@ static void rvd_sys_set_abort(int fd, int on)
 
 // Closes so that the other end of a TCP connection reads ECONNRESET, not EOF. What is unsent is
 // lost. On a pipe or a unix socket there is no such thing: it reads EOF (see rvd_sys_socketpair()).
-// A child of the application may have a copy of fd, so that a close alone would tell nobody.
+// A close alone is not enough, because a child of the application may have a copy of fd.
 static int rvd_sys_close_reset(int fd)
 {
     rvd_sys_set_abort(fd, 1);
@@ -11050,7 +11062,7 @@ static int rvd_sys_close_reset(int fd)
     return rvd_sys_close(fd);
 }
 
-// Closes a socket that no child shall keep in use: a session's, a listener's.
+// Closes a session's or a listener's socket, so that no copy in a child keeps it in use.
 static int rvd_sys_close_both(int fd)
 {
     RVD_SYS(shutdown)(fd, SHUT_RDWR);
@@ -11236,9 +11248,9 @@ static int rvd_sys_bind(int fd, const rvd_sys_addr *at)
     return r;
 }
 
-// The path is taken. A socket that nobody listens on (its process died) is replaced; a live one,
-// and a file of any other type, stays. Two processes that replace the same dead socket in the same
-// instant can still hurt each other: the system has no "unlink if unchanged".
+// The path exists. A socket without a listener, left by a process that died, is replaced; a live
+// socket and a file of another type stay. Two processes that replace the same dead socket at the
+// same time can still collide: there is no "unlink if unchanged".
 static int rvd_sys_bind_stale(int fd, const rvd_sys_addr *at)
 {
     const struct sockaddr_un *un = (const struct sockaddr_un *)&at->ss;
@@ -11251,7 +11263,7 @@ static int rvd_sys_bind_stale(int fd, const rvd_sys_addr *at)
     rvd_sys_close(probe);
     if (r != -ECONNREFUSED) return -EADDRINUSE;
     if (RVD_SYS(lstat)(un->sun_path, &after) < 0 || after.st_ino != before.st_ino)
-        return -EADDRINUSE;  // somebody else is at it
+        return -EADDRINUSE;  // another process is replacing it
     r = rvd_sys_unlink(un->sun_path);
     return r < 0 ? r : rvd_sys_bind(fd, at);
 }
@@ -11263,8 +11275,8 @@ static int rvd_sys_queue(int fd, int backlog)
     return r;
 }
 
-// The mode of a bound unix socket. A link that somebody has put in its place is not followed, where
-// the system can do that.
+// Sets the mode of a bound unix socket. A symbolic link in its place is not followed, where the
+// system supports that.
 static int rvd_sys_set_mode(const rvd_sys_addr *at, unsigned mode)
 {
     const char *path = ((const struct sockaddr_un *)&at->ss)->sun_path;
@@ -11279,7 +11291,7 @@ typedef struct rvd_sys_listen_how {
     unsigned mode;   // of a unix socket; 0 = what the umask leaves
 } rvd_sys_listen_how;
 
-// Nobody can connect to a unix socket before it listens, so its mode is set in time.
+// The mode is set in time, because no client can connect to a unix socket before it listens.
 static int rvd_sys_listen_as(const rvd_sys_addr *at, int backlog, rvd_sys_listen_how how)
 {
     int family = at->ss.ss_family, r = 0, fd = rvd_sys_socket_tcp(family);
@@ -11314,7 +11326,7 @@ static int rvd_sys_is_aborted(int error)
            error == ENOPROTOOPT || error == EOPNOTSUPP;
 }
 
-// Never tries twice for a shortage, so it cannot spin.
+// Does not retry after a shortage of resources, so it cannot spin.
 //   peer     may be NULL
 //   returns  a descriptor; -EAGAIN none waits; -ECONNABORTED that one is gone, ask again; -EMFILE,
 //            -ENFILE, -ENOBUFS, -ENOMEM: leave them in the queue for a while
@@ -11344,7 +11356,7 @@ static int rvd_sys_poll(struct pollfd *items, size_t count, int timeout_ms)
     return errno == EINTR ? 0 : -errno;
 }
 
-// The connection on listener that comes from `from`; others that got in first are closed.
+// Accepts the connection that comes from `from`, and closes others that arrive before it.
 static int rvd_sys_accept_from(int listener, const rvd_sys_addr *from)
 {
     const struct sockaddr_in *want = (const struct sockaddr_in *)&from->ss;
@@ -11544,9 +11556,9 @@ enum {
     RVD_LOOP_SPIN_PAUSE_US = 20  // a look takes less, a turn of somebody else more
 };
 
-// A descriptor. Zero it, set fd and run, keep it in place while it is added. `ready` is what is
-// known: the loop sets bits when they become true and calls run for new ones only; the owner clears
-// a bit when a call says EAGAIN, and may leave it set for as long as it does not want to go on.
+// A descriptor. Zero it, set fd and run, and keep it in place while it is added. The loop sets bits
+// of `ready` when they become true, and calls run for new bits only. The owner clears a bit when a
+// call returns EAGAIN; a bit may stay set while the owner does not want to go on.
 typedef struct rvd_loop_io rvd_loop_io;
 struct rvd_loop_io {
     int fd;
@@ -11556,7 +11568,7 @@ struct rvd_loop_io {
     size_t slot;                   // private: 0 = not added, else see rvd_loop_watch_add()
 };
 
-// Zero it and set run. Memory is needed only to set one that is not set.
+// Zero it and set run. Only setting a timer that is not set needs memory.
 typedef struct rvd_loop_timer rvd_loop_timer;
 struct rvd_loop_timer {
     int64_t at_us;
@@ -11663,10 +11675,10 @@ static int rvd_loop_is_owner(rvd_loop *loop)
 
 // ---- descriptors ----
 
-// What becomes ready goes to the list `active` before anything runs, so that removing
-// an io is unlinking it, wherever it stands.
+// All ios that become ready are put into the list `active` before any of them runs, so that
+// removing one is unlinking it.
 
-// All that `from` holds, to the end of `to`.
+// Moves all of `from` to the end of `to`.
 static void rvd_loop_link_move(rvd_base_link *to, rvd_base_link *from)
 {
     if (rvd_base_link_is_alone(from)) return;
@@ -11677,8 +11689,8 @@ static void rvd_loop_link_move(rvd_base_link *to, rvd_base_link *from)
     rvd_base_link_init(from);
 }
 
-// Runs io in the next pass, which will not wait. For an owner that stopped at its fair share and
-// has more to do. If io has yet to run in this pass, that is enough.
+// Runs io in the next pass, which will not wait: for an owner that has used up its share of this
+// pass. An io that has yet to run in this pass runs only then.
 static void rvd_loop_again(rvd_loop *loop, rvd_loop_io *io)
 {
     REVDIAL_ASSERT(io->slot);
@@ -11796,7 +11808,7 @@ static int rvd_loop_watch_wait(rvd_loop *loop, int timeout_ms)
     for (i = 0; i < loop->io_count; i++) {
         const rvd_loop_io *io = loop->ios[i];
         struct pollfd *p = &loop->polls[i];
-        // A hang-up is reported for ever and whatever one asks for: once is enough.
+        // poll(2) would report a hang-up every time, whatever the events: once is enough.
         p->fd = io->ready & RVD_LOOP_HUP ? -1 : io->fd;
         p->events = 0;
         p->revents = 0;
@@ -11829,8 +11841,8 @@ static int rvd_loop_add(rvd_loop *loop, rvd_loop_io *io)
     return rvd_loop_watch_add(loop, io);
 }
 
-// From here on io does not run, whatever has happened in this pass. Ignores one that is not added.
-// Comes before the close of its descriptor.
+// io does not run after this, not even for events of this pass. To be called before its descriptor
+// is closed. Does nothing if io is not added.
 static void rvd_loop_remove(rvd_loop *loop, rvd_loop_io *io)
 {
     if (!io->slot) return;
@@ -11839,8 +11851,8 @@ static void rvd_loop_remove(rvd_loop *loop, rvd_loop_io *io)
     io->slot = 0;
 }
 
-// Another thread reads this descriptor for a while, and the loop does not hear of it. One that is
-// unmuted is reported again if it is ready. Only where RVD_SYS_EPOLL; io has to stay added.
+// Mutes a descriptor while another thread reads it. If it is ready when it is unmuted, the loop
+// reports that. Only where RVD_SYS_EPOLL; io has to stay added.
 //   thread   any
 static void rvd_loop_mute(rvd_loop *loop, rvd_loop_io *io, int on)
 {
@@ -11855,7 +11867,7 @@ static void rvd_loop_timer_place(rvd_loop *loop, size_t i, rvd_loop_timer *t)
     t->slot = i + 1;
 }
 
-// Puts t where it belongs, given that the place i is free.
+// Puts t into the heap, where place i is free.
 static void rvd_loop_timer_settle(rvd_loop *loop, size_t i, rvd_loop_timer *t)
 {
     rvd_loop_timer **heap = loop->timers;
@@ -11883,8 +11895,8 @@ static void rvd_loop_timer_stop(rvd_loop *loop, rvd_loop_timer *t)
     if (last != t) rvd_loop_timer_settle(loop, i, last);
 }
 
-// Sets t, or moves it if it is set. What a timer sets for now or the past runs in the next pass, so
-// that no pass is endless.
+// Sets t, or moves it if it is set. A timer that another timer sets to now or the past runs in the
+// next pass, so that no pass is endless.
 //   returns  0; -ENOMEM: t is not set. Moving cannot fail
 static int rvd_loop_timer_set(rvd_loop *loop, rvd_loop_timer *t, int64_t at_us)
 {
@@ -11914,9 +11926,9 @@ static void rvd_loop_run_timers(rvd_loop *loop)
 
 // ---- tasks ----
 
-// Has the loop run task, in the order of the posts, in its next pass. Posting one that is queued
-// does nothing: it has yet to run, and will see all that was written before this call. When the
-// task runs, this call no longer touches the loop, so the task may be what lets the loop be freed.
+// Has the loop run the task in its next pass, in the order of the posts. Posting a queued task does
+// nothing: it has yet to run, and will see all that was written before this call. When the task
+// runs, this call no longer touches the loop, so the task may cause the loop to be freed.
 //   thread   any
 //
 // Why no wake-up is lost, and few are sent. The two sides do
@@ -11964,8 +11976,8 @@ static void rvd_loop_run_posted(rvd_loop *loop)
     }
 }
 
-// Those that these post in turn still belong to this pass: what they write goes out together. The
-// others wait for the next one, or a task that posts itself would keep descriptors from running.
+// Tasks that these tasks post run in this pass, too: what they write goes out together. Tasks that
+// those post wait for the next pass, so that a task that posts itself cannot starve descriptors.
 static void rvd_loop_run_tasks(rvd_loop *loop)
 {
     for (int i = 0; i < 2 && atomic_load_explicit(&loop->posted, memory_order_relaxed); i++)
@@ -11982,8 +11994,8 @@ static void rvd_loop_on_wake(rvd_loop_io *io)
 
 // ---- the end of the pass ----
 
-// Runs f once, after at most RVD_LOOP_BATCH more descriptors. What a flush queues is for the next
-// time, for which the loop does not wait.
+// Runs f once, after at most RVD_LOOP_BATCH more descriptors. A flush that another flush queues
+// runs in the next batch, for which the loop does not wait.
 static void rvd_loop_flush_later(rvd_loop *loop, rvd_loop_flush *f)
 {
     REVDIAL_ASSERT(f->run);
@@ -12006,7 +12018,8 @@ static void rvd_loop_run_flushes(rvd_loop *loop)
     }
 }
 
-// What waits to be sent does not wait for all of a large pass: others can begin on it meanwhile.
+// Flushes after each batch: output need not wait for the end of a large pass, so that the other
+// ends can begin on it.
 static void rvd_loop_run_ios(rvd_loop *loop)
 {
     int count = 0;
@@ -12096,7 +12109,7 @@ static int rvd_loop_timeout_ms(const rvd_loop *loop)
     return (int)((left_us + 999) / 1000);  // up: waking early would find nothing due
 }
 
-// Looks again and again for a while. Returns as a wait does, 0: nothing came.
+// Polls for a while. Returns like a wait; 0: nothing came.
 static int rvd_loop_wait_awake(rvd_loop *loop)
 {
     rvd_loop_look look = rvd_loop_look_begin();
@@ -12126,7 +12139,7 @@ static int rvd_loop_wait(rvd_loop *loop)
 }
 
 // Timers come after descriptors: when the machine was suspended, the bytes that waited are seen
-// before somebody decides that none came.
+// before a timer decides that none came.
 static int rvd_loop_pass(rvd_loop *loop)
 {
     int n;
@@ -12240,7 +12253,7 @@ static int rvd_loop_start(rvd_loop *loop)
     return r;
 }
 
-// Waits for the thread, which somebody stops.
+// Waits for the thread to end, which rvd_loop_stop() causes.
 //   returns  as rvd_loop_run(); 0 if there was no thread
 static int rvd_loop_join(rvd_loop *loop)
 {
@@ -12272,8 +12285,8 @@ typedef struct rvd_loop_worker {
     pthread_t thread;
 } rvd_loop_worker;
 
-// Every thread that ends joins the one that ended before it, and close joins the last: no thread is
-// left behind, and nobody waits for one that is not ending.
+// Every thread that ends joins the one that ended before it, and rvd_loop_pool_close() joins the
+// last: all threads are joined, and no join waits for a thread that is not ending.
 typedef struct rvd_loop_pool {
     unsigned max;  // set before start, then read-only
     pthread_mutex_t lock;
@@ -12356,7 +12369,7 @@ static int rvd_loop_pool_submit(rvd_loop_pool *pool, rvd_loop_job *job, unsigned
     pthread_mutex_lock(&pool->lock);
     if (pool->closed) {
         r = -ESHUTDOWN;
-    } else if (pool->job_count >= pool->thread_count) {  // nobody is free
+    } else if (pool->job_count >= pool->thread_count) {  // no thread is free
         r = -EAGAIN;
         // Under the lock, so that a job is never queued behind a thread that then fails to start.
         if (pool->thread_count < pool->max)
@@ -12406,10 +12419,10 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 
 // ================================================================================================
 // MARK: impl.lookup  uses: base sys loop
-// Host names to addresses, for many that ask at once. Nothing can interrupt the system's resolver,
-// so nobody waits for its threads: a lookup that is given up is forgotten, and a thread that is
-// still in the resolver when the desk closes is left to itself. It then holds nothing but the desk,
-// which is a block of its own from malloc() and goes with its last user.
+// Host names to addresses, for many askers at once. The system's resolver cannot be interrupted, so
+// nothing waits for its threads: a cancelled lookup is forgotten, and a thread that is still in the
+// resolver when the desk closes is detached. It then uses only the desk, which is a block of its
+// own from malloc() and is freed by its last user.
 // Start at rvd_lookup_begin(). Lock order: the desk's, then a loop's.
 // ================================================================================================
 
@@ -12430,7 +12443,7 @@ enum rvd_lookup_state {
 // A name that one asker wants to know, however many lookups it has for it.
 typedef struct rvd_lookup_name {
     rvd_base_link link;     // of those in the same state
-    rvd_base_link lookups;  // of rvd_lookup; none: nobody waits for it any more
+    rvd_base_link lookups;  // of rvd_lookup; empty when all were cancelled
     enum rvd_lookup_state state;
     uint64_t asker, zone;
     pthread_t thread;  // RUNNING
@@ -12458,7 +12471,7 @@ typedef struct rvd_lookup_desk {
     // guarded by lock
     rvd_base_link waiting, ready, running;  // of rvd_lookup_name
     unsigned ready_count, idle_count;       // names and threads that wait for each other
-    unsigned thread_count;                  // those that are not left to themselves
+    unsigned thread_count;                  // without detached ones
     int closed;
     int has_ended;
     pthread_t ended;  // if has_ended: to be joined, as in a pool
@@ -12498,7 +12511,7 @@ static uint64_t rvd_lookup_hash(const char *s)
     return h;
 }
 
-// The last two labels: names of one zone fail together.
+// The last two labels: lookups of names in one zone tend to fail together.
 static const char *rvd_lookup_zone(const char *host)
 {
     const char *at = host + strlen(host);
@@ -12544,8 +12557,8 @@ static void rvd_lookup_count(const rvd_base_link *list, const rvd_lookup_name *n
     }
 }
 
-// An asker may hold as many places as it leaves free, and one zone of it half as many. However many
-// ask for whatever is slow, the next one finds a place.
+// One asker may hold no more places than are free, and half as many for names of one zone. So there
+// is a place for the next asker, however many slow lookups the others have.
 static int rvd_lookup_may_start(const rvd_lookup_desk *d, const rvd_lookup_name *n)
 {
     rvd_lookup_places taken = {0, 0, 0};
@@ -12557,8 +12570,8 @@ static int rvd_lookup_may_start(const rvd_lookup_desk *d, const rvd_lookup_name 
     return taken.askers < left && 2 * taken.zones < left;
 }
 
-// The first that may start. What holds one back holds back those of its kind, too, so that a long
-// queue is not counted again for each.
+// The first name that may start. If one may not, others of the same asker and zone behind it are
+// skipped, so that a long queue is not counted again for each.
 static rvd_lookup_name *rvd_lookup_next(rvd_lookup_desk *d)
 {
     const rvd_lookup_name *held = NULL;
@@ -12573,7 +12586,7 @@ static rvd_lookup_name *rvd_lookup_next(rvd_lookup_desk *d)
 
 static void *rvd_lookup_thread(void *arg);
 
-// Gives places to names, and threads to places.
+// Assigns places to waiting names, and starts threads for them.
 static void rvd_lookup_dispatch_locked(rvd_lookup_desk *d)
 {
     rvd_lookup_name *n;
@@ -12594,7 +12607,7 @@ static void rvd_lookup_dispatch_locked(rvd_lookup_desk *d)
     }
 }
 
-// Tells all that wait for a name.
+// Completes all lookups of a name.
 static void rvd_lookup_tell_locked(rvd_lookup_name *n, const rvd_sys_addr *found, int count)
 {
     while (!rvd_base_link_is_alone(&n->lookups)) {
@@ -12627,7 +12640,7 @@ static rvd_lookup_name *rvd_lookup_take_locked(rvd_lookup_desk *d)
     return n;
 }
 
-// As in a pool, a thread that ends joins the one before. Returns with the lock released.
+// As in a pool, a thread that ends joins the one that ended before it. Releases the lock.
 static void rvd_lookup_thread_end_locked(rvd_lookup_desk *d)
 {
     int has_before = d->has_ended;
@@ -12665,7 +12678,7 @@ static void *rvd_lookup_thread(void *arg)
     return NULL;
 }
 
-// The same name, if that asker wants it already. *waiting: how many names of it wait.
+// The name, if this asker is looking it up already. *waiting: how many of its names wait.
 static rvd_lookup_name *rvd_lookup_find(rvd_lookup_desk *d, uint64_t asker, const char *host,
                                         unsigned *waiting)
 {
@@ -12726,7 +12739,7 @@ static int rvd_lookup_begin(rvd_lookup_desk *d, rvd_lookup *l, uint64_t asker,
     return r;
 }
 
-// Gives a lookup up. A name that nobody waits for any more is not looked up if that has not begun.
+// Cancels a lookup. If it was the last of a name that has no thread yet, the name is dropped.
 //   returns  1; 0: it was not waiting, or its task has been posted
 //   thread   any
 static int rvd_lookup_cancel(rvd_lookup_desk *d, rvd_lookup *l)
@@ -12747,8 +12760,8 @@ static int rvd_lookup_cancel(rvd_lookup_desk *d, rvd_lookup *l)
     return n != NULL;
 }
 
-// Drops what has not begun, and leaves to themselves the threads that are in the resolver.
-//   blocks   until the other threads have ended, which is at once
+// Drops names that have no thread yet, and detaches the threads that are in the resolver.
+//   blocks   until the other threads have ended, which they do at once
 static void rvd_lookup_close(rvd_lookup_desk *d)
 {
     if (!d) return;
@@ -12783,8 +12796,8 @@ static void rvd_lookup_close(rvd_lookup_desk *d)
 #define RVD_LOG_VALUE 320  // a URL of an agent fits
 #define RVD_LOG_PERIOD_US 1000000  // what was suppressed is said once in this time
 
-// What can happen, how many lines of it at once, and how many a minute after that. 0: as many as
-// there are, for what is logged only where somebody asked for each.
+// X(event, text, burst, lines per minute after that). 0: no limit, for events that are logged only
+// on request.
 #define RVD_LOG_EVENTS(X) \
     X(ACCEPT_PAUSED, "accept.paused", 1, 12) \
     X(CLIENT_GONE, "client.gone", 0, 0) \
@@ -12841,7 +12854,7 @@ typedef struct rvd_log_line {
 
 // ---- fields ----
 
-// Decodes one character of UTF-8 (RFC 3629). What is none counts as one byte, U+FFFD.
+// Decodes one character of UTF-8 (RFC 3629). A malformed byte counts as U+FFFD.
 static size_t rvd_log_rune(const uint8_t *s, uint32_t *rune)
 {
     static const uint32_t least[] = {0, 0x80, 0x800, 0x10000};
@@ -12862,7 +12875,7 @@ static size_t rvd_log_rune(const uint8_t *s, uint32_t *rune)
     return more + 1;
 }
 
-// Could it end a line, steer a terminal, or hide or turn round what stands beside it?
+// Could it end a line, control a terminal, or hide or reorder the text beside it?
 static int rvd_log_is_control(uint32_t r)
 {
     static const uint32_t ranges[][2] = {
@@ -12875,7 +12888,7 @@ static int rvd_log_is_control(uint32_t r)
     return 0;
 }
 
-// One character as it stands in quotes, which is as in JSON. Returns how many bytes it read.
+// Escapes one character as in JSON. Returns how many bytes it read.
 static size_t rvd_log_escape(const char *s, char out[7])
 {
     uint32_t r;
@@ -12927,7 +12940,7 @@ static void rvd_log_number(rvd_log_line *l, const char *key, uint64_t n)
     rvd_log_text(l, key, RVD_BASE_NUMBER(n));
 }
 
-// Of a session. 0: it has none.
+// The id of a session; 0: it has none.
 static void rvd_log_id(rvd_log_line *l, const char *key, uint64_t id)
 {
     char text[17];
@@ -12974,7 +12987,7 @@ static void rvd_log_end(const rvd_log *log, const rvd_log_line *l)
     log->fn(log->ud, l->level, rvd_log_kinds[l->event].name, l->text);
 }
 
-// Says what was suppressed.
+// Logs how many lines were suppressed.
 static void rvd_log_tell(rvd_log *log)
 {
     for (size_t i = 0; i < RVD_LOG_EVENT_COUNT; i++) {
@@ -13004,7 +13017,7 @@ static void rvd_log_on_timer(rvd_loop_timer *timer)
     rvd_log_tell(RVD_BASE_OWNER(timer, rvd_log, timer));
 }
 
-// Before its loop starts, of which log->loop is to be set until then.
+// To be called before the loop starts. The caller sets log->loop before that, too.
 //   returns  0 or -errno
 static int rvd_log_open(rvd_log *log, const revdial_common *common)
 {
@@ -13020,7 +13033,7 @@ static int rvd_log_open(rvd_log *log, const revdial_common *common)
     return -pthread_mutex_init(&log->lock, NULL);
 }
 
-// Once nobody logs any more.
+// To be called when no thread logs any more.
 static void rvd_log_close(rvd_log *log)
 {
     rvd_log_tell(log);
