@@ -7170,14 +7170,16 @@ static int rvd_http_is_ws_switch(const rvd_http_facts *f, const char *accept)
 
 // ---- the request ----
 
-// What a backend's request says. The strings are never NULL and point into the head.
+// X(KIND, member, field, upper_ok, rule): the fields that hold a name. A backend takes it from that
+// member of revdial_engine_config, a proxy shows it in that of revdial_auth_req.
+#define RVD_HTTP_LABELS(X) \
+    X(NAME, name, "Revdial-Name", 0, RVD_BASE_NAME_RULE) \
+    X(INSTANCE, instance, "Revdial-Instance", 1, RVD_BASE_INSTANCE_RULE)
+
+// What a backend's request says. Its strings are never NULL and point into the head.
 typedef struct rvd_http_request {
-    const char *name;      // "" if none was sent
-    const char *instance;  // ""
-    unsigned scheme;       // REVDIAL_AUTH_* of Authorization, 0 if there was none
-    const char *secret;    // token or password, ""
-    const char *user;      // ""
-    revdial_digest digest;
+    revdial_auth_req auth;  // without peer, tls, proof and group
+    revdial_digest digest;  // DIGEST: where auth.digest points
     rvd_http_terms terms;
     int is_stripped;                    // 426 because a middlebox took Upgrade or Connection away
     int is_probe;                       // nothing in it asks for a session
@@ -7316,8 +7318,8 @@ static int rvd_http_is_lower_hex(rvd_base_slice s, size_t len)
 static int rvd_http_read_bearer(rvd_http_head *h, rvd_base_slice token, rvd_http_request *out)
 {
     if (!rvd_auth_is_bearer(token.at, token.len)) return 400;
-    out->scheme = REVDIAL_AUTH_BEARER;
-    out->secret = rvd_http_terminate(h, token);
+    out->auth.scheme = REVDIAL_AUTH_BEARER;
+    out->auth.secret = rvd_http_terminate(h, token);
     return 0;
 }
 
@@ -7334,9 +7336,9 @@ static int rvd_http_read_basic(rvd_http_head *h, rvd_base_slice token, rvd_http_
     for (ptrdiff_t i = 0; i < len; i++)
         if ((uint8_t)at[i] < ' ' || at[i] == 0x7f) return 401;
     *colon = at[len] = '\0';
-    out->scheme = REVDIAL_AUTH_BASIC;
-    out->user = at;
-    out->secret = colon + 1;
+    out->auth.scheme = REVDIAL_AUTH_BASIC;
+    out->auth.user = at;
+    out->auth.secret = colon + 1;
     return 0;
 }
 
@@ -7357,14 +7359,15 @@ static int rvd_http_read_digest(rvd_http_head *h, rvd_base_slice rest, rvd_http_
     if (!rvd_http_is_word(v[RVD_HTTP_PARAM_ALGORITHM], "sha-256")) return 401;  // absent: MD5
     if (!rvd_http_is_word(v[RVD_HTTP_PARAM_QOP], "auth")) return 401;
     if (rvd_http_is_word(v[RVD_HTTP_PARAM_USERHASH], "true")) return 401;
-    out->scheme = REVDIAL_AUTH_DIGEST;
-    out->user = rvd_http_terminate(h, v[RVD_HTTP_PARAM_USERNAME]);
+    out->auth.scheme = REVDIAL_AUTH_DIGEST;
+    out->auth.user = rvd_http_terminate(h, v[RVD_HTTP_PARAM_USERNAME]);
     out->digest.realm = rvd_http_terminate(h, v[RVD_HTTP_PARAM_REALM]);
     out->digest.nonce = rvd_http_terminate(h, v[RVD_HTTP_PARAM_NONCE]);
     out->digest.uri = rvd_http_terminate(h, v[RVD_HTTP_PARAM_URI]);
     out->digest.nc = rvd_http_terminate(h, v[RVD_HTTP_PARAM_NC]);
     out->digest.cnonce = rvd_http_terminate(h, v[RVD_HTTP_PARAM_CNONCE]);
     out->digest.response = rvd_http_terminate(h, v[RVD_HTTP_PARAM_RESPONSE]);
+    out->auth.digest = &out->digest;
     return 0;
 }
 
@@ -7385,16 +7388,20 @@ static int rvd_http_read_authorization(rvd_http_head *h, const rvd_http_facts *f
     return 401;
 }
 
-static int rvd_http_read_ours(rvd_http_head *h, rvd_http_facts *f, rvd_http_request *out)
+static int rvd_http_read_ours(rvd_http_head *h, const rvd_http_facts *f, rvd_http_request *out)
 {
-    int status;
-    if (!rvd_http_check_label(f, RVD_HTTP_FIELD_NAME, 0)) return 400;
-    if (!rvd_http_check_label(f, RVD_HTTP_FIELD_INSTANCE, 1)) return 400;
-    if (!rvd_http_check_terms(f)) return 400;
+    int status, is_legal = rvd_http_check_terms(f);
+#define RVD_HTTP_X(kind, member, field, upper_ok, rule) \
+    is_legal &= rvd_http_check_label(f, RVD_HTTP_FIELD_##kind, upper_ok);
+    RVD_HTTP_LABELS(RVD_HTTP_X)
+#undef RVD_HTTP_X
+    if (!is_legal) return 400;
     status = rvd_http_read_authorization(h, f, out);
     if (status) return status;
-    out->name = rvd_http_terminate(h, f->value[RVD_HTTP_FIELD_NAME]);
-    out->instance = rvd_http_terminate(h, f->value[RVD_HTTP_FIELD_INSTANCE]);
+#define RVD_HTTP_X(kind, member, field, upper_ok, rule) \
+    out->auth.member = rvd_http_terminate(h, f->value[RVD_HTTP_FIELD_##kind]);
+    RVD_HTTP_LABELS(RVD_HTTP_X)
+#undef RVD_HTTP_X
     return 0;
 }
 
@@ -7410,7 +7417,10 @@ static int rvd_http_request_read(rvd_http_head *h, const char *path, const char 
     int status;
     REVDIAL_ASSERT(h->is_request && h->verdict == RVD_HTTP_DONE);
     memset(out, 0, sizeof *out);
-    out->name = out->instance = out->secret = out->user = "";
+    out->auth.secret = out->auth.user = "";
+#define RVD_HTTP_X(kind, member, field, upper_ok, rule) out->auth.member = "";
+    RVD_HTTP_LABELS(RVD_HTTP_X)
+#undef RVD_HTTP_X
     rvd_http_gather(h, &facts);
     out->is_probe = rvd_http_is_probe(&facts);
     out->terms = facts.terms;
@@ -7430,18 +7440,17 @@ static int rvd_http_request_read(rvd_http_head *h, const char *path, const char 
     return rvd_http_read_ours(h, &facts, out);
 }
 
-// The request that a backend sends. name, instance and secret may be NULL or "": then they are left
-// out.
+// The request that a backend sends.
 typedef struct rvd_http_offer {
-    const char *host, *path, *name, *instance, *secret;
+    const revdial_engine_config *cfg;  // the names, each NULL or "" to leave it out; the headers
+    const char *host, *path;
+    const char *secret;            // NULL or "" sends no Authorization
     unsigned scheme;               // REVDIAL_AUTH_*, 0 = BEARER
     const char *user;              // BASIC, DIGEST
     const revdial_digest *digest;  // DIGEST
     const char *opaque;            // DIGEST: of the challenge, "" = there was none
     const char *ws_key;            // WebSocket: Sec-WebSocket-Key; NULL asks for the raw carrier
-    const revdial_kv *headers;
-    size_t header_count;
-    rvd_http_terms terms;  // is_revdial is not looked at
+    rvd_http_terms terms;          // is_revdial is not looked at
 } rvd_http_offer;
 
 // An application may add any header except those that the handshake uses.
@@ -7463,25 +7472,32 @@ static int rvd_http_is_set(const char *s)
     return s && *s;
 }
 
+static int rvd_http_may_label(const char *text, int upper_ok)
+{
+    return !rvd_http_is_set(text) || rvd_base_is_label(text, strlen(text), upper_ok);
+}
+
 // Why a revdial proxy would refuse this request as malformed; NULL if it would not.
 static const char *rvd_http_offer_problem(const rvd_http_offer *o)
 {
+    const revdial_engine_config *cfg = o->cfg;
+    const char *problem = NULL;
     if (!o->host || !rvd_http_is_host(rvd_base_slice_of(o->host)))
         return "host: not a host or host:port";
     if (!o->path || !rvd_http_is_path(o->path))
         return "path: must begin with '/' and hold neither blanks nor bytes above ASCII";
-    if (rvd_http_is_set(o->name) && !rvd_base_is_name(o->name, strlen(o->name)))
-        return "name: " RVD_BASE_NAME_RULE;
-    if (rvd_http_is_set(o->instance) && !rvd_base_is_label(o->instance, strlen(o->instance), 1))
-        return "instance: " RVD_BASE_INSTANCE_RULE;
+#define RVD_HTTP_X(kind, member, field, upper_ok, rule) \
+    if (!problem && !rvd_http_may_label(cfg->member, upper_ok)) problem = #member ": " rule;
+    RVD_HTTP_LABELS(RVD_HTTP_X)
+#undef RVD_HTTP_X
+    if (problem) return problem;
     if (rvd_http_is_set(o->secret) && rvd_auth_secret_problem(o->scheme, o->user, o->secret))
         return rvd_auth_secret_problem(o->scheme, o->user, o->secret);
     if (o->terms.window < RVD_HTTP_WINDOW_MIN || o->terms.window > RVD_HTTP_TERM_MAX)
-
         return "stream_window: not in 8192..2147483647";
     if (o->terms.streams > RVD_HTTP_TERM_MAX) return "max_streams: not in 0..2147483647";
-    for (size_t i = 0; i < o->header_count; i++)
-        if (!rvd_http_is_extra(&o->headers[i]))
+    for (size_t i = 0; i < cfg->header_count; i++)
+        if (!rvd_http_is_extra(&cfg->headers[i]))
             return "headers: one is malformed or belongs to the handshake";
     return NULL;
 }
@@ -7553,6 +7569,7 @@ static void rvd_http_write_authorization(rvd_base_text *t, const rvd_http_offer 
 //   returns  its length, or 0: the offer has a problem, or does not fit
 static size_t rvd_http_request_write(rvd_base_text *t, const rvd_http_offer *offer)
 {
+    const revdial_engine_config *cfg = offer->cfg;
     const char *carrier = offer->ws_key ? "websocket" : "revdial";
     size_t start = t->len;
     if (rvd_http_offer_problem(offer)) return 0;
@@ -7567,12 +7584,13 @@ static size_t rvd_http_request_write(rvd_base_text *t, const rvd_http_offer *off
     }
     if (rvd_http_is_set(offer->secret)) rvd_http_write_authorization(t, offer);
     rvd_http_write_terms(t, &offer->terms);
-    if (rvd_http_is_set(offer->name)) rvd_http_write_field(t, "Revdial-Name", offer->name);
-    if (rvd_http_is_set(offer->instance))
-        rvd_http_write_field(t, "Revdial-Instance", offer->instance);
+#define RVD_HTTP_X(kind, member, field, upper_ok, rule) \
+    if (rvd_http_is_set(cfg->member)) rvd_http_write_field(t, field, cfg->member);
+    RVD_HTTP_LABELS(RVD_HTTP_X)
+#undef RVD_HTTP_X
     rvd_http_write_field(t, "Revdial-Upgrade", carrier);
-    for (size_t i = 0; i < offer->header_count; i++)
-        rvd_http_write_field(t, offer->headers[i].key, offer->headers[i].value);
+    for (size_t i = 0; i < cfg->header_count; i++)
+        rvd_http_write_field(t, cfg->headers[i].key, cfg->headers[i].value);
     rvd_base_text_add(t, "\r\n");
     return t->overflow ? 0 : t->len - start;
 }
@@ -8870,7 +8888,6 @@ struct revdial_engine {
 
     rvd_http_head head;
     rvd_http_request request;
-    revdial_auth_req auth;
     unsigned auth_schemes;
     // DIGEST. Proxy: what revdial_auth_verify() left; backend: what the proxy's answer must hold.
     char proof[RVD_AUTH_HEX_SIZE];
@@ -9209,8 +9226,8 @@ static void rvd_engine_come_up(revdial_engine *e, const rvd_http_terms *peer)
 static int rvd_engine_is_meant(const revdial_engine *e)
 {
     const rvd_http_request *r = &e->request;
-    if (r->scheme && !(e->auth_schemes & r->scheme)) return 0;
-    if (r->scheme != REVDIAL_AUTH_DIGEST) return 1;
+    if (r->auth.scheme && !(e->auth_schemes & r->auth.scheme)) return 0;
+    if (!r->auth.digest) return 1;
     return strcmp(r->digest.realm, e->realm) == 0 && strcmp(r->digest.uri, e->path) == 0;
 }
 
@@ -9225,16 +9242,8 @@ static void rvd_engine_on_request(revdial_engine *e, int has_more)
         rvd_engine_refuse(e, status, 0);
         return;
     }
-    e->auth.secret = e->request.secret;
-    e->auth.name = e->request.name;
-    e->auth.instance = e->request.instance;
-    e->auth.peer = e->peer;
-    e->auth.scheme = e->request.scheme;
-    e->auth.user = e->request.user;
-    if (e->request.scheme == REVDIAL_AUTH_DIGEST) {
-        e->auth.digest = &e->request.digest;
-        e->auth.proof = e->proof;
-    }
+    e->request.auth.peer = e->peer;
+    if (e->request.auth.digest) e->request.auth.proof = e->proof;
     e->carrier = e->request.carrier;
     rvd_engine_become(e, RVD_ENGINE_VERDICT);
     e->tell = REVDIAL_EV_AUTH;
@@ -9471,7 +9480,7 @@ RVD_BASE_SLOW static int rvd_engine_event_own(revdial_engine *e, revdial_event *
     memset(ev, 0, sizeof *ev);
     ev->type = e->tell;
     e->tell = REVDIAL_EV_NONE;
-    if (ev->type == REVDIAL_EV_AUTH) ev->auth = &e->auth;
+    if (ev->type == REVDIAL_EV_AUTH) ev->auth = &e->request.auth;
     if (e->state == RVD_ENGINE_READY) {
         rvd_engine_become(e, RVD_ENGINE_UP);
         ev->type = REVDIAL_EV_UP;
@@ -9996,11 +10005,8 @@ static const char *rvd_engine_request_put(revdial_engine *e, const revdial_engin
     e->has_secret = rvd_http_is_set(cfg->secret);
     offer.host = cfg->host ? cfg->host : "localhost";
     offer.path = e->path;
-    offer.name = cfg->name;
-    offer.instance = cfg->instance;
+    offer.cfg = cfg;
     offer.ws_key = rvd_engine_ws_key(e, key);
-    offer.headers = cfg->headers;
-    offer.header_count = cfg->header_count;
     offer.terms = rvd_engine_terms(e);
     if (e->has_secret) {  // checked now, if only sent later
         const char *problem = rvd_auth_secret_problem(

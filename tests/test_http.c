@@ -106,9 +106,9 @@ static asked ask(const uint8_t *s, size_t len, size_t first, size_t step)
     a.status = status_of(verdict);
     if (verdict == RVD_HTTP_DONE) {
         a.status = rvd_http_request_read(&head, PATH, ORIGINS, &request);
-        copy_text(a.name, sizeof a.name, request.name);
-        copy_text(a.instance, sizeof a.instance, request.instance);
-        copy_text(a.secret, sizeof a.secret, request.secret);
+        copy_text(a.name, sizeof a.name, request.auth.name);
+        copy_text(a.instance, sizeof a.instance, request.auth.instance);
+        copy_text(a.secret, sizeof a.secret, request.auth.secret);
         copy_text(a.accept, sizeof a.accept, request.accept);
         a.carrier = request.carrier;
         a.is_revdial = request.terms.is_revdial;
@@ -1671,10 +1671,10 @@ static int vector_load(vector *v, const char *name)
     return ok && v->sentences > 0 && v->len > 0;
 }
 
-static const rvd_http_offer good_offer = {.host = "proxy.example:7000",
+static const revdial_engine_config good_config = {.name = "cam-1", .instance = "i-7F3a"};
+static const rvd_http_offer good_offer = {.cfg = &good_config,
+                                          .host = "proxy.example:7000",
                                           .path = "/revdial",
-                                          .name = "cam-1",
-                                          .instance = "i-7F3a",
                                           .secret = "s3cret-token",
                                           .terms = {0, 15, 65536, 65536, 0, 0}};
 
@@ -1887,11 +1887,9 @@ TEST(P17_every_refusal_is_the_one_of_its_vector)
 TEST(a_request_leaves_out_what_is_not_set_and_appends_the_applications_headers)
 {
     static const revdial_kv headers[] = {{"X-Trace", "a b\tc"}, {"Cookie", ""}};
-    rvd_http_offer offer = {.host = "[::1]:80", .path = "/", .terms.window = 8192};
+    static const revdial_engine_config cfg = {.name = "", .headers = headers, .header_count = 2};
+    rvd_http_offer offer = {.cfg = &cfg, .host = "[::1]:80", .path = "/", .terms.window = 8192};
     char buf[8193];
-    offer.headers = headers;
-    offer.header_count = 2;
-    offer.name = "";
     CHECK(write_request(buf, sizeof buf, &offer) > 0);
     CHECK_STR(buf, "GET / HTTP/1.1\r\nHost: [::1]:80\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n"
                    "Revdial-Version: 1\r\nRevdial-Features: window=8192, streams=0\r\n"
@@ -1906,14 +1904,16 @@ TEST(P5_nothing_that_could_break_out_of_its_line_is_sent)
     static const char *const secrets[] = {"a\r\nX: y", "a b",       "\x80", "=",
                                           "a=b",       "sha256:00", " a"};
     char buf[8193], long_text[4098];
+    revdial_engine_config cfg;
     rvd_http_offer o;
-#define REFUSED(field, value) \
-    o = good_offer, o.field = (value), CHECK(rvd_http_offer_problem(&o) != NULL), \
-    CHECK_INT(write_request(buf, sizeof buf, &o), 0)
+#define REFUSED_WITH(change) \
+    cfg = good_config, o = good_offer, o.cfg = &cfg, (change), \
+    CHECK(rvd_http_offer_problem(&o) != NULL), CHECK_INT(write_request(buf, sizeof buf, &o), 0)
+#define REFUSED(field, value) REFUSED_WITH(o.field = (value))
     CHECK(rvd_http_offer_problem(&good_offer) == NULL);
     for (size_t i = 0; i < COUNT(hosts); i++) REFUSED(host, hosts[i]);
     for (size_t i = 0; i < COUNT(paths); i++) REFUSED(path, paths[i]);
-    for (size_t i = 0; i < COUNT(names); i++) REFUSED(name, names[i]);
+    for (size_t i = 0; i < COUNT(names); i++) REFUSED_WITH(cfg.name = names[i]);
     for (size_t i = 0; i < COUNT(secrets); i++) REFUSED(secret, secrets[i]);
     memset(long_text, 'a', sizeof long_text);
     long_text[4097] = '\0';
@@ -1922,11 +1922,12 @@ TEST(P5_nothing_that_could_break_out_of_its_line_is_sent)
     REFUSED(path, long_text);
     REFUSED(host, NULL);
     REFUSED(path, NULL);
-    REFUSED(instance, "a/b");
+    REFUSED_WITH(cfg.instance = "a/b");
     REFUSED(terms.window, 8191);
     REFUSED(terms.window, 0x80000000u);
     REFUSED(terms.streams, 0x80000000u);
 #undef REFUSED
+#undef REFUSED_WITH
 }
 
 TEST(P5_an_applications_header_is_checked)
@@ -1952,15 +1953,17 @@ TEST(P5_an_applications_header_is_checked)
     static char long_value[8200];
     revdial_kv large = {"X", long_value};
     char buf[8193];
+    revdial_engine_config cfg = good_config;
     rvd_http_offer o = good_offer;
-    o.header_count = 1;
+    o.cfg = &cfg;
+    cfg.header_count = 1;
     for (size_t i = 0; i < COUNT(bad); i++) {
-        o.headers = &bad[i];
+        cfg.headers = &bad[i];
         CHECK(rvd_http_offer_problem(&o) != NULL);
         CHECK_INT(write_request(buf, sizeof buf, &o), 0);
     }
     memset(long_value, 'a', sizeof long_value - 1);  // legal, but no proxy would read that much
-    o.headers = &large;
+    cfg.headers = &large;
     CHECK(rvd_http_offer_problem(&o) == NULL);
     CHECK_INT(write_request(buf, sizeof buf, &o), 0);
 }
@@ -2382,9 +2385,9 @@ TEST(A57_basic_is_decoded_strictly_or_proves_nothing)
     rvd_http_head_init(&head, &heap, 1);
     CHECK_INT(rvd_http_head_feed(&head, (const uint8_t *)good, sizeof good - 1, &used), 1);
     CHECK_INT(rvd_http_request_read(&head, PATH, ORIGINS, &request), 0);
-    CHECK_INT(request.scheme, REVDIAL_AUTH_BASIC);
-    CHECK_STR(request.user, "user");
-    CHECK_STR(request.secret, "pa:ss");
+    CHECK_INT(request.auth.scheme, REVDIAL_AUTH_BASIC);
+    CHECK_STR(request.auth.user, "user");
+    CHECK_STR(request.auth.secret, "pa:ss");
     rvd_http_head_free(&head);
 }
 
