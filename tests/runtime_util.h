@@ -1,7 +1,7 @@
 // What the tests of the runtime share: gates to wait at, a resolver without a network, a world (a
 // proxy and agents on loopback), a backend's handler that does what the dialler asks for, and raw
 // TCP ends that speak the wire by hand. Nothing here sleeps to let something happen: what is
-// awaited opens a gate, and a wait that lasts ten seconds is a failure.
+// awaited opens a gate, and a wait that lasts twenty seconds is a failure.
 #ifndef REVDIAL_TEST_RUNTIME_UTIL_H
 #define REVDIAL_TEST_RUNTIME_UTIL_H
 
@@ -597,64 +597,107 @@ static inline void util_echo(revdial_stream *st)
     if (n == 0) revdial_shutdown(st, REVDIAL_WR);
 }
 
-// Does what the dialler's metadata "do" says; "n" is its number:
-//   echo (default)  sends back what comes, then EOF       refuse     closes without a touch
-//   refuse-code     resets with n before a touch          reset      reads a byte, resets with n
-//   source          writes n bytes, EOF, waits            flood      writes until it fails
-//   sink            reads to the end, says "ok"           hold       accepts, reads to the end
-//   silent          touches nothing until `go`            stop       accepts, reads after `go`
-//   bulk            as source, in bulk                    bulk-sink  as sink, in bulk
+// What a handler does is the dialler's metadata "do", with the number "n". What it read goes to *r.
+typedef struct util_work {
+    world *w;
+    revdial_stream *st;
+    unsigned long n;
+    util_read r;
+} util_work;
+
+static inline void util_do_nothing(util_work *k)
+{
+    (void)k;
+}
+static inline void util_do_echo(util_work *k)
+{
+    util_echo(k->st);
+}
+static inline void util_do_refuse_code(util_work *k)
+{
+    revdial_reset(k->st, (int)k->n);
+}
+static inline void util_do_reset(util_work *k)
+{
+    char c;
+    revdial_read(k->st, &c, 1);
+    revdial_reset(k->st, (int)k->n);
+}
+static inline void util_do_source(util_work *k)
+{
+    util_write_payload(k->st, k->n, 1);
+    revdial_shutdown(k->st, REVDIAL_WR);
+    k->r = util_read_payload(k->st, 2);
+}
+static inline void util_do_bulk(util_work *k)
+{
+    util_write_bulk(k->st, k->n);
+    revdial_shutdown(k->st, REVDIAL_WR);
+    k->r = util_read_bulk(k->st);
+}
+static inline void util_do_bulk_sink(util_work *k)
+{
+    k->r = util_read_bulk(k->st);
+    if (k->r.end == 0) revdial_write(k->st, k->r.is_bad ? "no" : "ok", 2);
+}
+static inline void util_do_flood(util_work *k)
+{
+    revdial_write(k->st, "", 0);  // accepts
+    k->r.bytes = util_write_payload(k->st, UINT64_MAX, 1);
+    k->r.end = revdial_stream_error(k->st, &k->r.reset);
+}
+static inline void util_do_sink(util_work *k)
+{
+    k->r = util_read_payload(k->st, 2);
+    if (k->r.end == 0) revdial_write(k->st, "ok", 2);
+}
+static inline void util_do_hold(util_work *k)
+{
+    revdial_write(k->st, "", 0);
+    util_gate_add(&k->w->held, 1);
+    k->r = util_read_payload(k->st, 2);
+}
+static inline void util_do_silent(util_work *k)
+{
+    util_gate_add(&k->w->held, 1);
+    util_gate_wait(&k->w->go, 1);
+    k->r = util_read_payload(k->st, 2);
+}
+static inline void util_do_stop(util_work *k)
+{
+    revdial_write(k->st, "", 0);
+    util_do_silent(k);
+}
+
 static inline void util_handler(void *ud, revdial_stream *st)
 {
+    static const struct {
+        const char *name;
+        void (*run)(util_work *k);
+    } works[] = {
+        {"echo", util_do_echo},                // sends back what comes, then EOF
+        {"refuse", util_do_nothing},           // closes without a touch
+        {"refuse-code", util_do_refuse_code},  // resets with n before a touch
+        {"reset", util_do_reset},              // reads a byte, resets with n
+        {"source", util_do_source},            // writes n bytes, EOF, reads to the end
+        {"bulk", util_do_bulk},                // the same in bulk
+        {"sink", util_do_sink},                // reads to the end, says "ok"
+        {"bulk-sink", util_do_bulk_sink},      // the same in bulk
+        {"flood", util_do_flood},              // writes until it fails
+        {"hold", util_do_hold},                // accepts, reads to the end
+        {"stop", util_do_stop},                // accepts, reads after `go`
+        {"silent", util_do_silent},            // touches nothing until `go`
+    };
     world *w = ud;
-    const char *what = revdial_stream_meta(st, "do"), *n_text = revdial_stream_meta(st, "n");
-    unsigned long n = n_text ? strtoul(n_text, NULL, 10) : 0;
-    util_read r = {0, 0, 0, 0};
-    char c;
+    const char *what = revdial_stream_meta(st, "do"), *n = revdial_stream_meta(st, "n");
+    util_work k = {w, st, n ? strtoul(n, NULL, 10) : 0, {0, 0, 0, 0}};
     atomic_fetch_add(&w->serving, 1);
     util_gate_add(&w->begun, 1);
-    if (!what || strcmp(what, "echo") == 0) {
-        util_echo(st);
-    } else if (strcmp(what, "refuse-code") == 0) {
-        revdial_reset(st, (int)n);
-    } else if (strcmp(what, "reset") == 0) {
-        revdial_read(st, &c, 1);
-        revdial_reset(st, (int)n);
-    } else if (strcmp(what, "source") == 0) {
-        util_write_payload(st, n, 1);
-        revdial_shutdown(st, REVDIAL_WR);
-        r = util_read_payload(st, 2);
-    } else if (strcmp(what, "bulk") == 0) {
-        util_write_bulk(st, n);
-        revdial_shutdown(st, REVDIAL_WR);
-        r = util_read_bulk(st);
-    } else if (strcmp(what, "bulk-sink") == 0) {
-        r = util_read_bulk(st);
-        if (r.end == 0) revdial_write(st, r.is_bad ? "no" : "ok", 2);
-    } else if (strcmp(what, "flood") == 0) {
-        revdial_write(st, "", 0);
-        r.bytes = util_write_payload(st, UINT64_MAX, 1);
-        r.end = revdial_stream_error(st, &r.reset);
-    } else if (strcmp(what, "sink") == 0) {
-        r = util_read_payload(st, 2);
-        if (r.end == 0) revdial_write(st, "ok", 2);
-    } else if (strcmp(what, "hold") == 0) {
-        revdial_write(st, "", 0);  // accepts
-        util_gate_add(&w->held, 1);
-        r = util_read_payload(st, 2);
-    } else if (strcmp(what, "silent") == 0) {
-        util_gate_add(&w->held, 1);
-        util_gate_wait(&w->go, 1);
-        r = util_read_payload(st, 2);
-    } else if (strcmp(what, "stop") == 0) {
-        revdial_write(st, "", 0);
-        util_gate_add(&w->held, 1);
-        util_gate_wait(&w->go, 1);
-        r = util_read_payload(st, 2);
-    }
+    for (size_t i = 0; i < sizeof works / sizeof works[0]; i++)
+        if (strcmp(works[i].name, what ? what : "echo") == 0) works[i].run(&k);
     revdial_close(st);
     atomic_fetch_sub(&w->serving, 1);
-    world_note(w, &r);
+    world_note(w, &k.r);
 }
 
 static inline void util_on_session(void *ud, revdial_session *s, int state, const revdial_err *why)
@@ -742,6 +785,21 @@ static inline void world_close(world *w)
     revdial_proxy_stop(w->proxy);
     w->proxy = NULL;
 }
+
+// A test with a world, w, that is closed behind it: WORLD_TEST finds proxy and agent 0 open, and
+// NEW_WORLD_TEST opens what it wants itself.
+#define NEW_WORLD_TEST(name) WORLD_TEST_WITH(name, 1)
+#define WORLD_TEST(name) WORLD_TEST_WITH(name, CHECK(world_open(&w)))
+#define WORLD_TEST_WITH(name, is_open) \
+    static void world_test_##name(world *w); \
+    TEST(name) \
+    { \
+        world w; \
+        world_init(&w); \
+        if (is_open) world_test_##name(&w); \
+        world_close(&w); \
+    } \
+    static void world_test_##name(world *w)
 
 // Dials cam-1 for something that util_handler() knows.
 static inline revdial_stream *world_dial(world *w, const char *what, unsigned long n,

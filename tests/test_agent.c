@@ -746,19 +746,15 @@ TEST(an_agent_can_reach_one_proxy_through_two_URLs_or_all_addresses_of_a_name)
     }
 }
 
-TEST(R25_R26_addresses_are_tried_in_turn_until_one_answers)
+NEW_WORLD_TEST(R25_R26_addresses_are_tried_in_turn_until_one_answers)
 {
-    world w;
     char url[100];
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        snprintf(url, sizeof url, "http://many.test%s", strrchr(w.address, ':'));
-        w.acfg.url = url;
-        CHECK(world_open_agent(&w, 0));
-        CHECK_INT(util_log_count(&w.states, REVDIAL_BACKOFF, NULL), 0);
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
-    }
-    world_close(&w);
+    REQUIRE(world_open_proxy(w));
+    snprintf(url, sizeof url, "http://many.test%s", strrchr(w->address, ':'));
+    w->acfg.url = url;
+    CHECK(world_open_agent(w, 0));
+    CHECK_INT(util_log_count(&w->states, REVDIAL_BACKOFF, NULL), 0);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
 }
 
 TEST(an_agent_whose_proxy_is_down_does_not_take_its_own_socket_for_it)
@@ -846,21 +842,17 @@ static void on_state_memory_ends(void *ud, int state, const revdial_err *why, in
     util_on_state(ud, state, why, retry_in_ms);
 }
 
-TEST(U34_a_link_goes_on_trying_while_there_is_no_memory_at_all)
+NEW_WORLD_TEST(U34_a_link_goes_on_trying_while_there_is_no_memory_at_all)
 {
-    world w;
-    world_init(&w);
-    w.acfg.common.alloc = short_alloc;
-    w.acfg.on_state = on_state_memory_ends;
-    if (world_open_proxy(&w)) {
-        w.acfg.url = w.url;
-        w.agents[0] = revdial_agent_start(&w.acfg, NULL);
-        CHECK(w.agents[0] && util_log_wait(&w.states, REVDIAL_BACKOFF, 5, NULL));
-        atomic_store(&memory_is_short, 0);
-        CHECK(util_log_wait(&w.states, REVDIAL_UP, 1, NULL));
-        CHECK_INT(util_log_count(&w.states, REVDIAL_STOPPED, NULL), 0);
-    }
-    world_close(&w);
+    w->acfg.common.alloc = short_alloc;
+    w->acfg.on_state = on_state_memory_ends;
+    REQUIRE(world_open_proxy(w));
+    w->acfg.url = w->url;
+    w->agents[0] = revdial_agent_start(&w->acfg, NULL);
+    CHECK(w->agents[0] && util_log_wait(&w->states, REVDIAL_BACKOFF, 5, NULL));
+    atomic_store(&memory_is_short, 0);
+    CHECK(util_log_wait(&w->states, REVDIAL_UP, 1, NULL));
+    CHECK_INT(util_log_count(&w->states, REVDIAL_STOPPED, NULL), 0);
 }
 
 TEST(R17_a_proxy_that_takes_sessions_and_drops_them_is_backed_off_from)
@@ -883,64 +875,54 @@ TEST(R17_a_proxy_that_takes_sessions_and_drops_them_is_backed_off_from)
     stage_close(&s);
 }
 
-TEST(U53_an_agent_comes_back_when_the_proxy_does)
+WORLD_TEST(U53_an_agent_comes_back_when_the_proxy_does)
 {
-    world w;
     char address[80];
-    world_init(&w);
-    if (world_open(&w)) {
-        snprintf(address, sizeof address, "%s", w.address);
-        for (int i = 0; i < 3; i++) {
-            revdial_proxy_stop(w.proxy);
-            CHECK(util_log_wait(&w.states, REVDIAL_DOWN, i + 1, NULL));
-            w.pcfg.listen = address;
-            // Somebody else's connection may have got that port for a while.
-            UTIL_EVENTUALLY((w.proxy = revdial_proxy_start(&w.pcfg, NULL)) != NULL);
-            if (!w.proxy) break;
-            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
-            CHECK(util_log_wait(&w.states, REVDIAL_UP, i + 2, NULL));
-            revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-            CHECK(st != NULL);
-            revdial_close(st);
-        }
+    snprintf(address, sizeof address, "%s", w->address);
+    for (int i = 0; i < 3; i++) {
+        revdial_proxy_stop(w->proxy);
+        CHECK(util_log_wait(&w->states, REVDIAL_DOWN, i + 1, NULL));
+        w->pcfg.listen = address;
+        // Somebody else's connection may have got that port for a while.
+        UTIL_EVENTUALLY((w->proxy = revdial_proxy_start(&w->pcfg, NULL)) != NULL);
+        if (!w->proxy) break;
+        CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+        CHECK(util_log_wait(&w->states, REVDIAL_UP, i + 2, NULL));
+        revdial_stream *st = world_dial(w, "echo", 0, NULL);
+        CHECK(st != NULL);
+        revdial_close(st);
     }
-    world_close(&w);
 }
 
-TEST(when_the_proxy_drains_a_session_a_new_one_comes_and_the_streams_of_the_old_go_on)
+WORLD_TEST(when_the_proxy_drains_a_session_a_new_one_comes_and_the_streams_of_the_old_go_on)
 {
-    world w;
     char buf[4];
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *old = world_dial(&w, "echo", 0, NULL);
-        if (CHECK(old != NULL)) {
-            revdial_session *s = revdial_stream_session(old);
-            revdial_session_info info;
-            util_state e = {0};
-            CHECK_INT(revdial_session_drain(s, -1), 0);
-            CHECK(util_log_wait(&w.states, REVDIAL_UP, 2, NULL));
-            CHECK(util_log_wait(&w.sessions, REVDIAL_UP, 2, &e));
-            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
-            revdial_stream *fresh = world_dial(&w, "echo", 0, NULL);
-            if (CHECK(fresh != NULL)) {
-                revdial_session *t = revdial_stream_session(fresh);
-                CHECK(t != s);
-                revdial_session_unref(t);
-            }
-            CHECK_INT(revdial_write(old, "ping", 4), 4);
-            CHECK_INT(util_read_all(old, buf, 4), 4);
-            revdial_session_get_info(s, &info);
-            CHECK_INT(info.state, REVDIAL_DRAINING);
-            revdial_close(old);
-            CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));  // with its last stream
-            CHECK(util_log_wait(&w.states, REVDIAL_DOWN, 1, NULL));
-            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, 0), 1);
-            revdial_close(fresh);
-            revdial_session_unref(s);
+    revdial_stream *old = world_dial(w, "echo", 0, NULL);
+    if (CHECK(old != NULL)) {
+        revdial_session *s = revdial_stream_session(old);
+        revdial_session_info info;
+        util_state e = {0};
+        CHECK_INT(revdial_session_drain(s, -1), 0);
+        CHECK(util_log_wait(&w->states, REVDIAL_UP, 2, NULL));
+        CHECK(util_log_wait(&w->sessions, REVDIAL_UP, 2, &e));
+        CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+        revdial_stream *fresh = world_dial(w, "echo", 0, NULL);
+        if (CHECK(fresh != NULL)) {
+            revdial_session *t = revdial_stream_session(fresh);
+            CHECK(t != s);
+            revdial_session_unref(t);
         }
+        CHECK_INT(revdial_write(old, "ping", 4), 4);
+        CHECK_INT(util_read_all(old, buf, 4), 4);
+        revdial_session_get_info(s, &info);
+        CHECK_INT(info.state, REVDIAL_DRAINING);
+        revdial_close(old);
+        CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, NULL));  // with its last stream
+        CHECK(util_log_wait(&w->states, REVDIAL_DOWN, 1, NULL));
+        CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 1, 0), 1);
+        revdial_close(fresh);
+        revdial_session_unref(s);
     }
-    world_close(&w);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -1002,30 +984,25 @@ TEST(the_stop_flag_drains_and_ends_serve_with_0)
     world_close(&w);
 }
 
-TEST(agent_stop_waits_for_streams_as_long_as_it_was_told_and_says_whether_they_ended)
+WORLD_TEST(agent_stop_waits_for_streams_as_long_as_it_was_told_and_says_whether_they_ended)
 {
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "hold", 0, NULL);
-        CHECK(st != NULL);
-        CHECK_INT(revdial_agent_stop(w.agents[0], 30), REVDIAL_ETIMEDOUT);
-        w.agents[0] = NULL;
-        CHECK(util_gate_wait(&w.ended, 1));
-        CHECK(world_last(&w).end < 0);
-        revdial_close(st);
-        CHECK(world_open_agent(&w, 0));
-        revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
-        st = world_dial(&w, "hold", 0, NULL);
-        CHECK(st != NULL);
-        CHECK_INT(revdial_agent_stop(w.agents[0], 0), REVDIAL_ETIMEDOUT);
-        w.agents[0] = NULL;
-        revdial_close(st);
-        CHECK(world_open_agent(&w, 0));
-        CHECK_INT(revdial_agent_stop(w.agents[0], UTIL_WAIT_MS), 0);
-        w.agents[0] = NULL;
-    }
-    world_close(&w);
+    revdial_stream *st = world_dial(w, "hold", 0, NULL);
+    CHECK(st != NULL);
+    CHECK_INT(revdial_agent_stop(w->agents[0], 30), REVDIAL_ETIMEDOUT);
+    w->agents[0] = NULL;
+    CHECK(util_gate_wait(&w->ended, 1));
+    CHECK(world_last(w).end < 0);
+    revdial_close(st);
+    CHECK(world_open_agent(w, 0));
+    revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS);
+    st = world_dial(w, "hold", 0, NULL);
+    CHECK(st != NULL);
+    CHECK_INT(revdial_agent_stop(w->agents[0], 0), REVDIAL_ETIMEDOUT);
+    w->agents[0] = NULL;
+    revdial_close(st);
+    CHECK(world_open_agent(w, 0));
+    CHECK_INT(revdial_agent_stop(w->agents[0], UTIL_WAIT_MS), 0);
+    w->agents[0] = NULL;
 }
 
 TEST(F39_U18_an_agent_stops_at_once_while_it_connects_shakes_hands_or_waits)
@@ -1097,26 +1074,22 @@ TEST(U7_stopping_an_agent_in_its_own_callback_is_EDEADLK)
     stage_close(&s);
 }
 
-TEST(more_streams_than_max_handlers_are_refused_and_others_are_served_again_later)
+NEW_WORLD_TEST(more_streams_than_max_handlers_are_refused_and_others_are_served_again_later)
 {
-    world w;
     revdial_err err;
-    world_init(&w);
-    w.acfg.max_handlers = 2;
-    if (world_open(&w)) {
-        revdial_stream *a = world_dial(&w, "hold", 0, NULL), *b = world_dial(&w, "hold", 0, NULL);
-        CHECK(a && b);
-        CHECK(world_dial(&w, "echo", 0, &err) == NULL);
-        CHECK_INT(err.code, REVDIAL_ELIMIT);
-        CHECK_INT(err.reset, REVDIAL_RESET_CALM);
-        revdial_close(a);
-        CHECK(util_gate_wait(&w.ended, 1));
-        revdial_stream *c = NULL;
-        UTIL_EVENTUALLY(c || (c = world_dial(&w, "echo", 0, NULL)) != NULL);
-        revdial_close(b);
-        revdial_close(c);
-    }
-    world_close(&w);
+    w->acfg.max_handlers = 2;
+    REQUIRE(world_open(w));
+    revdial_stream *a = world_dial(w, "hold", 0, NULL), *b = world_dial(w, "hold", 0, NULL);
+    CHECK(a && b);
+    CHECK(world_dial(w, "echo", 0, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_ELIMIT);
+    CHECK_INT(err.reset, REVDIAL_RESET_CALM);
+    revdial_close(a);
+    CHECK(util_gate_wait(&w->ended, 1));
+    revdial_stream *c = NULL;
+    UTIL_EVENTUALLY(c || (c = world_dial(w, "echo", 0, NULL)) != NULL);
+    revdial_close(b);
+    revdial_close(c);
 }
 
 int main(int argc, char **argv)

@@ -946,35 +946,27 @@ TEST(a_hook_judges_each_scheme_and_may_answer_later)
     }
 }
 
-TEST(a_hook_that_accepts_digest_unseen_has_no_proof_for_the_backend)
+NEW_WORLD_TEST(a_hook_that_accepts_digest_unseen_has_no_proof_for_the_backend)
 {
-    world w;
     revdial_err err = {0};
-    world_init(&w);
-    w.pcfg.auth = hook_that_accepts;
-    w.pcfg.auth_schemes = DIGEST;
-    if (world_open_proxy(&w)) {
-        w.acfg.url = w.url;
-        w.acfg.user = "alice";
-        w.acfg.auth_schemes = DIGEST;
-        CHECK_INT(revdial_serve(&w.acfg, &err), REVDIAL_EAUTH);
-    }
-    world_close(&w);
+    w->pcfg.auth = hook_that_accepts;
+    w->pcfg.auth_schemes = DIGEST;
+    REQUIRE(world_open_proxy(w));
+    w->acfg.url = w->url;
+    w->acfg.user = "alice";
+    w->acfg.auth_schemes = DIGEST;
+    CHECK_INT(revdial_serve(&w->acfg, &err), REVDIAL_EAUTH);
 }
 
-TEST(credentials_of_a_kind_that_was_not_asked_for_never_reach_the_hook)
+NEW_WORLD_TEST(credentials_of_a_kind_that_was_not_asked_for_never_reach_the_hook)
 {
-    world w;
-    world_init(&w);
-    w.pcfg.auth = hook_that_accepts;
-    if (world_open_proxy(&w)) {
-        asking a = {.authorization = "Basic YWxpY2U6czNjcmV0"};
-        CHECK_INT(ask(w.address, &a), 401);
-        a.authorization = "Bearer x";
-        CHECK_INT(ask(w.address, &a), 101);
-        close(a.kept);
-    }
-    world_close(&w);
+    w->pcfg.auth = hook_that_accepts;
+    REQUIRE(world_open_proxy(w));
+    asking a = {.authorization = "Basic YWxpY2U6czNjcmV0"};
+    CHECK_INT(ask(w->address, &a), 401);
+    a.authorization = "Bearer x";
+    CHECK_INT(ask(w->address, &a), 101);
+    close(a.kept);
 }
 
 TEST(who_presents_nothing_gets_401_unseen_unless_the_hook_wants_to_hear_of_it)
@@ -1636,29 +1628,25 @@ TEST(P14_a_peer_that_goes_away_anywhere_in_its_request_leaves_nothing)
     world_close(&w);
 }
 
-TEST(P2_a_full_waiting_room_drops_the_oldest_of_who_has_the_most)
+NEW_WORLD_TEST(P2_a_full_waiting_room_drops_the_oldest_of_who_has_the_most)
 {
-    world w;
     int fds[6];
     char byte;
-    world_init(&w);
-    w.pcfg.max_pending = 5;
-    if (world_open_proxy(&w)) {
-        fds[0] = raw_connect_from(w.address, 2);  // the oldest of all, but one of two
-        for (int i = 1; i < 5; i++) fds[i] = raw_connect_from(w.address, i == 4 ? 2 : 3);
-        UTIL_EVENTUALLY(pending_of(w.proxy) == 5);
-        fds[5] = raw_connect_from(w.address, 4);
-        CHECK_INT(raw_read(fds[1], &byte, 1), 0);  // the oldest of three
-        for (int i = 0; i < 6; i++) {
-            if (i == 1) continue;
-            raw_say(fds[i], "GET /x HTTP/1.1\r\nHost: h\r\n\r\n");
-            char answer[512] = "";
-            CHECK(raw_head(fds[i], answer, sizeof answer) > 0);
-            CHECK_INT(raw_status(answer), 404);
-        }
-        for (int i = 0; i < 6; i++) close(fds[i]);
+    w->pcfg.max_pending = 5;
+    REQUIRE(world_open_proxy(w));
+    fds[0] = raw_connect_from(w->address, 2);  // the oldest of all, but one of two
+    for (int i = 1; i < 5; i++) fds[i] = raw_connect_from(w->address, i == 4 ? 2 : 3);
+    UTIL_EVENTUALLY(pending_of(w->proxy) == 5);
+    fds[5] = raw_connect_from(w->address, 4);
+    CHECK_INT(raw_read(fds[1], &byte, 1), 0);  // the oldest of three
+    for (int i = 0; i < 6; i++) {
+        if (i == 1) continue;
+        raw_say(fds[i], "GET /x HTTP/1.1\r\nHost: h\r\n\r\n");
+        char answer[512] = "";
+        CHECK(raw_head(fds[i], answer, sizeof answer) > 0);
+        CHECK_INT(raw_status(answer), 404);
     }
-    world_close(&w);
+    for (int i = 0; i < 6; i++) close(fds[i]);
 }
 
 typedef struct lines {
@@ -1755,39 +1743,35 @@ TEST(B4_B5_a_credential_cannot_take_see_or_reset_the_name_of_another)
     world_close(&w);
 }
 
-TEST(B9_an_identity_registers_no_more_names_than_it_may_and_leaves_room_for_others)
+NEW_WORLD_TEST(B9_an_identity_registers_no_more_names_than_it_may_and_leaves_room_for_others)
 {
-    world w;
     int fds[4];
-    world_init(&w);
-    w.pcfg.credentials = all_kinds;
-    w.pcfg.credential_count = 3;
-    w.pcfg.max_sessions_per_identity = 4;
-    if (world_open_proxy(&w)) {
-        asking a = {.authorization = "Bearer t0ken", .more = "Revdial-Instance: i\r\n"};
-        for (int i = 0; i < 4; i++) {
-            static const char *const names[] = {"a", "b", "c", "d"};
-            a.name = names[i];
-            CHECK_INT(ask(w.address, &a), 101);
-            fds[i] = a.kept;
-        }
-        a.name = "e";
-        CHECK_INT(ask(w.address, &a), 503);
-        asking b = {.authorization = "Basic YmFzaWw6czNjcmV0", .name = "e"};  // basil:s3cret
-        CHECK_INT(ask(w.address, &b), 101);
-        a.name = "d";  // its own place
-        CHECK_INT(ask(w.address, &a), 101);
-        close(fds[0]);
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 2, NULL));
-        close(a.kept);
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 3, NULL));
-        a.name = "f";
-        CHECK_INT(ask(w.address, &a), 101);
-        close(a.kept);
-        close(b.kept);
-        for (int i = 1; i < 4; i++) close(fds[i]);
+    w->pcfg.credentials = all_kinds;
+    w->pcfg.credential_count = 3;
+    w->pcfg.max_sessions_per_identity = 4;
+    REQUIRE(world_open_proxy(w));
+    asking a = {.authorization = "Bearer t0ken", .more = "Revdial-Instance: i\r\n"};
+    for (int i = 0; i < 4; i++) {
+        static const char *const names[] = {"a", "b", "c", "d"};
+        a.name = names[i];
+        CHECK_INT(ask(w->address, &a), 101);
+        fds[i] = a.kept;
     }
-    world_close(&w);
+    a.name = "e";
+    CHECK_INT(ask(w->address, &a), 503);
+    asking b = {.authorization = "Basic YmFzaWw6czNjcmV0", .name = "e"};  // basil:s3cret
+    CHECK_INT(ask(w->address, &b), 101);
+    a.name = "d";  // its own place
+    CHECK_INT(ask(w->address, &a), 101);
+    close(fds[0]);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 2, NULL));
+    close(a.kept);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 3, NULL));
+    a.name = "f";
+    CHECK_INT(ask(w->address, &a), 101);
+    close(a.kept);
+    close(b.kept);
+    for (int i = 1; i < 4; i++) close(fds[i]);
 }
 
 // All that a backend sent in a session, sent again.

@@ -49,93 +49,81 @@ static unsigned ws_hear(int fd, char *body, size_t size, size_t *n)
     return 0;
 }
 
-TEST(one_port_takes_both_carriers_into_one_pool)
+NEW_WORLD_TEST(one_port_takes_both_carriers_into_one_pool)
 {
-    world w;
     char raw[100], ws[100];
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        snprintf(raw, sizeof raw, "http://%s", w.address);
-        snprintf(ws, sizeof ws, "ws://%s", w.address);
-        w.acfg.url = raw;
-        world_open_agent(&w, 0);
-        w.acfg.url = ws;
-        world_open_agent(&w, 1);
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
-        revdial_session *list[4];
-        size_t n = revdial_proxy_list(w.proxy, "cam-1", list, 4);
-        int carriers = 0;
-        CHECK_INT(n, 2);
-        for (size_t i = 0; i < n; i++) {
-            revdial_session_info info;
-            revdial_session_get_info(list[i], &info);
-            carriers += info.carrier == REVDIAL_CARRIER_WEBSOCKET;
-            revdial_session_unref(list[i]);
-        }
-        CHECK_INT(carriers, 1);
-        for (int i = 0; i < 4; i++) {
-            revdial_err err = {0};
-            char text[8] = "";
-            revdial_stream *st = world_dial(&w, "echo", 0, &err);
-            REQUIRE(st != NULL);
-            CHECK_INT(revdial_write(st, "hello", 5), 5);
-            revdial_shutdown(st, REVDIAL_WR);
-            CHECK_INT(revdial_read(st, text, sizeof text), 5);
-            CHECK_STR(text, "hello");
-            CHECK_INT(revdial_read(st, text, sizeof text), 0);
-            revdial_close(st);
-        }
+    REQUIRE(world_open_proxy(w));
+    snprintf(raw, sizeof raw, "http://%s", w->address);
+    snprintf(ws, sizeof ws, "ws://%s", w->address);
+    w->acfg.url = raw;
+    world_open_agent(w, 0);
+    w->acfg.url = ws;
+    world_open_agent(w, 1);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
+    revdial_session *list[4];
+    size_t n = revdial_proxy_list(w->proxy, "cam-1", list, 4);
+    int carriers = 0;
+    CHECK_INT(n, 2);
+    for (size_t i = 0; i < n; i++) {
+        revdial_session_info info;
+        revdial_session_get_info(list[i], &info);
+        carriers += info.carrier == REVDIAL_CARRIER_WEBSOCKET;
+        revdial_session_unref(list[i]);
     }
-    world_close(&w);
-}
-
-TEST(a_stock_WebSocket_client_is_a_stock_yamux_peer)
-{
-    static const uint8_t ack[12] = {0, 1, 0, 2, 0, 0, 0, 1};
-    world w;
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        int fd = ws_connect(&w);
-        REQUIRE(fd >= 0);
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+    CHECK_INT(carriers, 1);
+    for (int i = 0; i < 4; i++) {
         revdial_err err = {0};
-        revdial_stream *st = revdial_dial(w.proxy, "cam-1", NULL, &err);
-        CHECK(st != NULL);
-        ws_say(fd, 0x82, ack, sizeof ack);
-        static const uint8_t data[14] = {0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 2, 'h', 'i'};
-        ws_say(fd, 0x02, data, 5);
-        ws_say(fd, 0x80, data + 5, 9);
         char text[8] = "";
-        CHECK_INT(revdial_read(st, text, sizeof text), 2);
-        CHECK_STR(text, "hi");
+        revdial_stream *st = world_dial(w, "echo", 0, &err);
+        REQUIRE(st != NULL);
+        CHECK_INT(revdial_write(st, "hello", 5), 5);
+        revdial_shutdown(st, REVDIAL_WR);
+        CHECK_INT(revdial_read(st, text, sizeof text), 5);
+        CHECK_STR(text, "hello");
         CHECK_INT(revdial_read(st, text, sizeof text), 0);
         revdial_close(st);
-        close(fd);
     }
-    world_close(&w);
 }
 
-TEST(a_ping_is_answered_and_Close_too_before_the_connection_ends)
+NEW_WORLD_TEST(a_stock_WebSocket_client_is_a_stock_yamux_peer)
 {
-    world w;
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        int fd = ws_connect(&w);
-        char body[128];
-        size_t n = 0;
-        REQUIRE(fd >= 0);
-        ws_say(fd, 0x89, "are you there?", 14);
-        CHECK_INT(ws_hear(fd, body, sizeof body, &n), 0x8a);
-        CHECK(n == 14 && memcmp(body, "are you there?", 14) == 0);
-        ws_say(fd, 0x88, "\x03\xe9", 2);
-        CHECK_INT(ws_hear(fd, body, sizeof body, &n), 0x88);
-        CHECK(n == 2 && memcmp(body, "\x03\xe9", 2) == 0);
-        CHECK_INT(raw_drain(fd, body, sizeof body, &n), 0);
-        CHECK_INT(n, 0);
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
-        close(fd);
-    }
-    world_close(&w);
+    static const uint8_t ack[12] = {0, 1, 0, 2, 0, 0, 0, 1};
+    REQUIRE(world_open_proxy(w));
+    int fd = ws_connect(w);
+    REQUIRE(fd >= 0);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+    revdial_err err = {0};
+    revdial_stream *st = revdial_dial(w->proxy, "cam-1", NULL, &err);
+    CHECK(st != NULL);
+    ws_say(fd, 0x82, ack, sizeof ack);
+    static const uint8_t data[14] = {0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 2, 'h', 'i'};
+    ws_say(fd, 0x02, data, 5);
+    ws_say(fd, 0x80, data + 5, 9);
+    char text[8] = "";
+    CHECK_INT(revdial_read(st, text, sizeof text), 2);
+    CHECK_STR(text, "hi");
+    CHECK_INT(revdial_read(st, text, sizeof text), 0);
+    revdial_close(st);
+    close(fd);
+}
+
+NEW_WORLD_TEST(a_ping_is_answered_and_Close_too_before_the_connection_ends)
+{
+    REQUIRE(world_open_proxy(w));
+    int fd = ws_connect(w);
+    char body[128];
+    size_t n = 0;
+    REQUIRE(fd >= 0);
+    ws_say(fd, 0x89, "are you there?", 14);
+    CHECK_INT(ws_hear(fd, body, sizeof body, &n), 0x8a);
+    CHECK(n == 14 && memcmp(body, "are you there?", 14) == 0);
+    ws_say(fd, 0x88, "\x03\xe9", 2);
+    CHECK_INT(ws_hear(fd, body, sizeof body, &n), 0x88);
+    CHECK(n == 2 && memcmp(body, "\x03\xe9", 2) == 0);
+    CHECK_INT(raw_drain(fd, body, sizeof body, &n), 0);
+    CHECK_INT(n, 0);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, NULL));
+    close(fd);
 }
 
 TEST(P20_a_page_in_a_browser_registers_only_if_the_proxy_lists_it)
@@ -158,7 +146,7 @@ TEST(P20_a_page_in_a_browser_registers_only_if_the_proxy_lists_it)
     }
 }
 
-TEST(a_broken_frame_gets_its_Close_and_a_wrong_request_no_session)
+NEW_WORLD_TEST(a_broken_frame_gets_its_Close_and_a_wrong_request_no_session)
 {
     static const struct {
         const char *frame;
@@ -171,32 +159,28 @@ TEST(a_broken_frame_gets_its_Close_and_a_wrong_request_no_session)
         "GET /revdial HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
         WS_REQUEST("Sec-WebSocket-Version: 12\r\n"), WS_REQUEST("Origin: http://evil.example\r\n")};
     static const int statuses[] = {426, 400, 403};
-    world w;
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        char body[1024];
-        size_t n = 0;
-        for (size_t i = 0; i < 3; i++) {
-            int fd = ws_connect(&w);
-            REQUIRE(fd >= 0);
-            raw_send(fd, rows[i].frame, rows[i].len);
-            CHECK_INT(ws_hear(fd, body, sizeof body, &n), 0x88);
-            CHECK(n == 2 && body[0] == 3 && body[1] == rows[i].status);
-            close(fd);
-        }
-        for (size_t i = 0; i < 3; i++) {
-            int fd = raw_connect(w.address);
-            memset(body, 0, sizeof body);
-            raw_say(fd, requests[i]);
-            raw_drain(fd, body, sizeof body - 1, &n);
-            CHECK_INT(raw_status(body), statuses[i]);
-            if (i == 0) CHECK(strstr(body, "\r\nSec-WebSocket-Version: 13\r\n") != NULL);
-            close(fd);
-        }
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 3, NULL));
-        CHECK_INT(util_log_count(&w.sessions, REVDIAL_UP, NULL), 3);
+    REQUIRE(world_open_proxy(w));
+    char body[1024];
+    size_t n = 0;
+    for (size_t i = 0; i < 3; i++) {
+        int fd = ws_connect(w);
+        REQUIRE(fd >= 0);
+        raw_send(fd, rows[i].frame, rows[i].len);
+        CHECK_INT(ws_hear(fd, body, sizeof body, &n), 0x88);
+        CHECK(n == 2 && body[0] == 3 && body[1] == rows[i].status);
+        close(fd);
     }
-    world_close(&w);
+    for (size_t i = 0; i < 3; i++) {
+        int fd = raw_connect(w->address);
+        memset(body, 0, sizeof body);
+        raw_say(fd, requests[i]);
+        raw_drain(fd, body, sizeof body - 1, &n);
+        CHECK_INT(raw_status(body), statuses[i]);
+        if (i == 0) CHECK(strstr(body, "\r\nSec-WebSocket-Version: 13\r\n") != NULL);
+        close(fd);
+    }
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 3, NULL));
+    CHECK_INT(util_log_count(&w->sessions, REVDIAL_UP, NULL), 3);
 }
 
 TEST(an_agent_takes_no_other_carrier_than_it_asked_for)

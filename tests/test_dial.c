@@ -127,7 +127,8 @@ static void *refuser_run(void *arg)
     return NULL;
 }
 
-TEST(a_backend_that_refuses_drains_or_cannot_reach_the_target_has_another_asked_and_no_other_code)
+NEW_WORLD_TEST(
+    a_backend_that_refuses_drains_or_cannot_reach_the_target_has_another_asked_and_no_other_code)
 {
     static const struct {
         int code, want, refused;
@@ -142,86 +143,78 @@ TEST(a_backend_that_refuses_drains_or_cannot_reach_the_target_has_another_asked_
                 {REVDIAL_RESET_TIMEOUT, REVDIAL_ETIMEDOUT, 2},
                 {REVDIAL_RESET_FORBIDDEN, REVDIAL_EDENIED, 2},
                 {77, REVDIAL_EREFUSED, 2}};
-    world w;
-    world_init(&w);
-    w.acfg.instance = "a";
-    if (world_open(&w)) {
-        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-            refuser r = {-1, rows[i].code, 0, UTIL_GATE};
-            revdial_err err;
-            int ok = 0, failed = 0;
-            r.fd = raw_backend(w.address, "cam-1",
-                               "Revdial-Version: 1\r\nRevdial-Instance: b\r\n"
-                               "Revdial-Features: rstcode, promptack, preamble, drain, "
-                               "window=65536, streams=100\r\n");
-            if (!CHECK(r.fd >= 0)) break;
-            revdial_proxy_wait(w.proxy, "cam-1", 2, UTIL_WAIT_MS);
-            pthread_t t = util_thread(refuser_run, &r);
-            for (int k = 0; k < 4; k++) {
-                revdial_stream *st = world_dial(&w, "echo", 0, &err);
-                ok += st != NULL;
-                failed += !st && err.code == rows[i].want && err.reset == rows[i].code;
-                revdial_close(st);
-            }
-            shutdown(r.fd, SHUT_RDWR);
-            pthread_join(t, NULL);
-            close(r.fd);
-            CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, (int)i + 1, NULL));
-            if (ok != (rows[i].want ? 2 : 4) || failed != (rows[i].want ? 2 : 0) ||
-                r.refused < rows[i].refused)
-                test_fail(__FILE__, __LINE__,
-                          "code %d: %d dials came through, %d failed rightly, "
-                          "%d were refused",
-                          rows[i].code, ok, failed, r.refused);
-        }
-    }
-    world_close(&w);
-}
-
-TEST(early_bytes_are_there_at_the_backend_that_takes_the_stream_whoever_refused_it_before)
-{
-    revdial_kv meta = {"do", "echo"};
-    revdial_dial_opts opts = {.meta = &meta, .meta_count = 1, .early = "first", .early_len = 5};
-    revdial_err err;
-    world w;
-    world_init(&w);
-    w.acfg.instance = "a";
-    if (world_open(&w)) {
-        refuser r = {-1, REVDIAL_RESET_REFUSED, 0, UTIL_GATE};
-        r.fd = raw_backend(w.address, "cam-1",
+    w->acfg.instance = "a";
+    REQUIRE(world_open(w));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        refuser r = {-1, rows[i].code, 0, UTIL_GATE};
+        revdial_err err;
+        int ok = 0, failed = 0;
+        r.fd = raw_backend(w->address, "cam-1",
                            "Revdial-Version: 1\r\nRevdial-Instance: b\r\n"
-                           "Revdial-Features: rstcode, promptack, preamble, window=8192\r\n");
-        revdial_proxy_wait(w.proxy, "cam-1", 2, UTIL_WAIT_MS);
+                           "Revdial-Features: rstcode, promptack, preamble, drain, "
+                           "window=65536, streams=100\r\n");
+        if (!CHECK(r.fd >= 0)) break;
+        revdial_proxy_wait(w->proxy, "cam-1", 2, UTIL_WAIT_MS);
         pthread_t t = util_thread(refuser_run, &r);
-        for (int i = 0; i < 4; i++) {
-            char back[8] = "";
-            called c;
-            called_init(&c, &w);
-            if (i % 2)
-                CHECK(revdial_dial_async(w.proxy, "cam-1", &opts, on_dial, &c) > 0 &&
-                      util_gate_wait(&c.done, 1));
-            else
-                c.st = revdial_dial(w.proxy, "cam-1", &opts, &err);
-            if (!CHECK(c.st != NULL)) continue;
-            CHECK_INT(util_read_all(c.st, back, 5), 5);
-            CHECK_STR(back, "first");
-            revdial_close(c.st);
-        }
-        for (int i = 0; i < 2; i++) {
-            called c;
-            called_init(&c, &w);
-            opts.early_len = i ? SIZE_MAX : REVDIAL_EARLY_MAX + 1;
-            CHECK(!revdial_dial(w.proxy, "cam-1", &opts, &err));
-            CHECK_INT(err.code, REVDIAL_EINVAL);
-            CHECK_STR(err.msg, "early: over 4096 bytes");
-            CHECK_INT(revdial_dial_async(w.proxy, "cam-1", &opts, on_dial, &c), REVDIAL_EINVAL);
+        for (int k = 0; k < 4; k++) {
+            revdial_stream *st = world_dial(w, "echo", 0, &err);
+            ok += st != NULL;
+            failed += !st && err.code == rows[i].want && err.reset == rows[i].code;
+            revdial_close(st);
         }
         shutdown(r.fd, SHUT_RDWR);
         pthread_join(t, NULL);
         close(r.fd);
-        CHECK(r.refused >= 2);
+        CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, (int)i + 1, NULL));
+        if (ok != (rows[i].want ? 2 : 4) || failed != (rows[i].want ? 2 : 0) ||
+            r.refused < rows[i].refused)
+            test_fail(__FILE__, __LINE__,
+                      "code %d: %d dials came through, %d failed rightly, "
+                      "%d were refused",
+                      rows[i].code, ok, failed, r.refused);
     }
-    world_close(&w);
+}
+
+NEW_WORLD_TEST(early_bytes_are_there_at_the_backend_that_takes_the_stream_whoever_refused_it_before)
+{
+    revdial_kv meta = {"do", "echo"};
+    revdial_dial_opts opts = {.meta = &meta, .meta_count = 1, .early = "first", .early_len = 5};
+    revdial_err err;
+    w->acfg.instance = "a";
+    REQUIRE(world_open(w));
+    refuser r = {-1, REVDIAL_RESET_REFUSED, 0, UTIL_GATE};
+    r.fd = raw_backend(w->address, "cam-1",
+                       "Revdial-Version: 1\r\nRevdial-Instance: b\r\n"
+                       "Revdial-Features: rstcode, promptack, preamble, window=8192\r\n");
+    revdial_proxy_wait(w->proxy, "cam-1", 2, UTIL_WAIT_MS);
+    pthread_t t = util_thread(refuser_run, &r);
+    for (int i = 0; i < 4; i++) {
+        char back[8] = "";
+        called c;
+        called_init(&c, w);
+        if (i % 2)
+            CHECK(revdial_dial_async(w->proxy, "cam-1", &opts, on_dial, &c) > 0 &&
+                  util_gate_wait(&c.done, 1));
+        else
+            c.st = revdial_dial(w->proxy, "cam-1", &opts, &err);
+        if (!CHECK(c.st != NULL)) continue;
+        CHECK_INT(util_read_all(c.st, back, 5), 5);
+        CHECK_STR(back, "first");
+        revdial_close(c.st);
+    }
+    for (int i = 0; i < 2; i++) {
+        called c;
+        called_init(&c, w);
+        opts.early_len = i ? SIZE_MAX : REVDIAL_EARLY_MAX + 1;
+        CHECK(!revdial_dial(w->proxy, "cam-1", &opts, &err));
+        CHECK_INT(err.code, REVDIAL_EINVAL);
+        CHECK_STR(err.msg, "early: over 4096 bytes");
+        CHECK_INT(revdial_dial_async(w->proxy, "cam-1", &opts, on_dial, &c), REVDIAL_EINVAL);
+    }
+    shutdown(r.fd, SHUT_RDWR);
+    pthread_join(t, NULL);
+    close(r.fd);
+    CHECK(r.refused >= 2);
 }
 
 TEST(a_session_that_was_told_to_drain_is_not_picked_while_another_is_there)
@@ -260,366 +253,312 @@ TEST(a_session_that_was_told_to_drain_is_not_picked_while_another_is_there)
     world_close(&w);
 }
 
-TEST(c22_a_session_without_stream_ids_is_replaced_and_its_streams_go_on)
+WORLD_TEST(c22_a_session_without_stream_ids_is_replaced_and_its_streams_go_on)
 {
-    world w;
     char buf[4];
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *old = world_dial(&w, "echo", 0, NULL);
-        if (CHECK(old != NULL)) {
-            revdial_session *s = revdial_stream_session(old), *t = NULL;
-            revdial_dial_opts opts = {.flags = REVDIAL_DIAL_WAIT, .timeout_ms = UTIL_WAIT_MS};
-            pthread_mutex_lock(&s->lock);
-            s->engine->mux.next_id = RVD_MUX_ID_LAST + 1;
-            pthread_mutex_unlock(&s->lock);
-            revdial_stream *fresh = revdial_dial(w.proxy, "cam-1", &opts, NULL);
-            if (CHECK(fresh != NULL)) t = revdial_stream_session(fresh);
-            CHECK(t != s);
-            CHECK_INT(revdial_write(old, "ping", 4), 4);
-            CHECK_INT(util_read_all(old, buf, 4), 4);
-            revdial_close(old);
-            CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
-            revdial_close(fresh);
-            revdial_session_unref(s);
-            revdial_session_unref(t);
-        }
+    revdial_stream *old = world_dial(w, "echo", 0, NULL);
+    if (CHECK(old != NULL)) {
+        revdial_session *s = revdial_stream_session(old), *t = NULL;
+        revdial_dial_opts opts = {.flags = REVDIAL_DIAL_WAIT, .timeout_ms = UTIL_WAIT_MS};
+        pthread_mutex_lock(&s->lock);
+        s->engine->mux.next_id = RVD_MUX_ID_LAST + 1;
+        pthread_mutex_unlock(&s->lock);
+        revdial_stream *fresh = revdial_dial(w->proxy, "cam-1", &opts, NULL);
+        if (CHECK(fresh != NULL)) t = revdial_stream_session(fresh);
+        CHECK(t != s);
+        CHECK_INT(revdial_write(old, "ping", 4), 4);
+        CHECK_INT(util_read_all(old, buf, 4), 4);
+        revdial_close(old);
+        CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, NULL));
+        revdial_close(fresh);
+        revdial_session_unref(s);
+        revdial_session_unref(t);
     }
-    world_close(&w);
 }
 
-TEST(wait_counts_backends_and_list_takes_a_glob_and_gives_references)
+NEW_WORLD_TEST(wait_counts_backends_and_list_takes_a_glob_and_gives_references)
 {
-    world w;
     revdial_session *s[8];
     revdial_session_info info;
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 0, 0), 0);
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, 0), REVDIAL_ETIMEDOUT);
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, 5), REVDIAL_ETIMEDOUT);
-        static const char *const names[] = {"cam-1", "cam-2", "door"};
-        for (int i = 0; i < 3; i++) {
-            w.acfg.name = names[i];
-            CHECK(world_open_agent(&w, i));
-            CHECK_INT(revdial_proxy_wait(w.proxy, names[i], 1, UTIL_WAIT_MS), 1);
-        }
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 2, 5), REVDIAL_ETIMEDOUT);
-        CHECK_INT(revdial_proxy_list(w.proxy, "cam-*", NULL, 0), 2);
-        CHECK_INT(revdial_proxy_list(w.proxy, "nobody", NULL, 0), 0);
-        CHECK_INT(revdial_proxy_list(w.proxy, "d??r", NULL, 0), 1);
-        CHECK_INT(revdial_proxy_list(w.proxy, NULL, s, 2), 3);
-        revdial_session_unref(s[0]);
-        revdial_session_unref(s[1]);
-        CHECK_INT(revdial_proxy_list(w.proxy, "door", s, 8), 1);
-        revdial_agent_stop(w.agents[2], 0);
-        w.agents[2] = NULL;
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
-        revdial_session_get_info(s[0], &info);
-        CHECK_STR(info.name, "door");
-        CHECK_INT(info.state, REVDIAL_DOWN);
-        revdial_session_unref(s[0]);
-        CHECK_INT(revdial_proxy_list(w.proxy, "door", NULL, 0), 0);
+    REQUIRE(world_open_proxy(w));
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 0, 0), 0);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 1, 0), REVDIAL_ETIMEDOUT);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 1, 5), REVDIAL_ETIMEDOUT);
+    static const char *const names[] = {"cam-1", "cam-2", "door"};
+    for (int i = 0; i < 3; i++) {
+        w->acfg.name = names[i];
+        CHECK(world_open_agent(w, i));
+        CHECK_INT(revdial_proxy_wait(w->proxy, names[i], 1, UTIL_WAIT_MS), 1);
     }
-    world_close(&w);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 2, 5), REVDIAL_ETIMEDOUT);
+    CHECK_INT(revdial_proxy_list(w->proxy, "cam-*", NULL, 0), 2);
+    CHECK_INT(revdial_proxy_list(w->proxy, "nobody", NULL, 0), 0);
+    CHECK_INT(revdial_proxy_list(w->proxy, "d??r", NULL, 0), 1);
+    CHECK_INT(revdial_proxy_list(w->proxy, NULL, s, 2), 3);
+    revdial_session_unref(s[0]);
+    revdial_session_unref(s[1]);
+    CHECK_INT(revdial_proxy_list(w->proxy, "door", s, 8), 1);
+    revdial_agent_stop(w->agents[2], 0);
+    w->agents[2] = NULL;
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, NULL));
+    revdial_session_get_info(s[0], &info);
+    CHECK_STR(info.name, "door");
+    CHECK_INT(info.state, REVDIAL_DOWN);
+    revdial_session_unref(s[0]);
+    CHECK_INT(revdial_proxy_list(w->proxy, "door", NULL, 0), 0);
 }
 
-TEST(stats_count_sessions_streams_bytes_and_failures)
+WORLD_TEST(stats_count_sessions_streams_bytes_and_failures)
 {
-    world w;
     revdial_stats p, a;
     char buf[1000];
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        if (CHECK(st != NULL)) {
-            CHECK_INT(util_write_payload(st, 1000, 2), 1000);
-            CHECK_INT(util_read_all(st, buf, 1000), 1000);
-            revdial_proxy_get_stats(w.proxy, &p);
-            revdial_agent_get_stats(w.agents[0], &a);
-            CHECK_INT(p.sessions, 1);
-            CHECK_INT(p.streams, 1);
-            CHECK_INT(p.sessions_opened, 1);
-            CHECK_INT(p.streams_opened, 1);
-            CHECK_INT(p.tx_bytes, 1000);
-            CHECK_INT(p.rx_bytes, 1000);
-            CHECK(p.memory_bytes > 0);
-            CHECK_INT(a.sessions, 1);
-            CHECK_INT(a.streams_opened, 1);
-            CHECK_INT(a.rx_bytes, 1000);
-            CHECK_INT(a.tx_bytes, 1000);
-            revdial_close(st);
-        }
-        CHECK(world_dial(&w, "refuse", 0, NULL) == NULL);
-        CHECK(revdial_dial(w.proxy, "nobody", NULL, NULL) == NULL);
-        UTIL_EVENTUALLY((revdial_proxy_get_stats(w.proxy, &p), p.streams == 0));
-        CHECK_INT(p.dials_failed, 2);
-        CHECK_INT(p.streams_reset, 1);
-        revdial_agent_stop(w.agents[0], 0);
-        w.agents[0] = NULL;
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
-        revdial_proxy_get_stats(w.proxy, &p);
-        CHECK_INT(p.sessions, 0);
-        CHECK_INT(p.sessions_closed, 1);
-        CHECK_INT(p.tx_bytes, 1000);  // of sessions that are gone, too
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    if (CHECK(st != NULL)) {
+        CHECK_INT(util_write_payload(st, 1000, 2), 1000);
+        CHECK_INT(util_read_all(st, buf, 1000), 1000);
+        revdial_proxy_get_stats(w->proxy, &p);
+        revdial_agent_get_stats(w->agents[0], &a);
+        CHECK_INT(p.sessions, 1);
+        CHECK_INT(p.streams, 1);
+        CHECK_INT(p.sessions_opened, 1);
+        CHECK_INT(p.streams_opened, 1);
+        CHECK_INT(p.tx_bytes, 1000);
+        CHECK_INT(p.rx_bytes, 1000);
+        CHECK(p.memory_bytes > 0);
+        CHECK_INT(a.sessions, 1);
+        CHECK_INT(a.streams_opened, 1);
+        CHECK_INT(a.rx_bytes, 1000);
+        CHECK_INT(a.tx_bytes, 1000);
+        revdial_close(st);
     }
-    world_close(&w);
+    CHECK(world_dial(w, "refuse", 0, NULL) == NULL);
+    CHECK(revdial_dial(w->proxy, "nobody", NULL, NULL) == NULL);
+    UTIL_EVENTUALLY((revdial_proxy_get_stats(w->proxy, &p), p.streams == 0));
+    CHECK_INT(p.dials_failed, 2);
+    CHECK_INT(p.streams_reset, 1);
+    revdial_agent_stop(w->agents[0], 0);
+    w->agents[0] = NULL;
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, NULL));
+    revdial_proxy_get_stats(w->proxy, &p);
+    CHECK_INT(p.sessions, 0);
+    CHECK_INT(p.sessions_closed, 1);
+    CHECK_INT(p.tx_bytes, 1000);  // of sessions that are gone, too
 }
 
 // ------------------------------------------------------------------------------------------------
 // Dials
 
-TEST(a_dial_fails_for_a_name_that_is_not_there_and_says_so)
+WORLD_TEST(a_dial_fails_for_a_name_that_is_not_there_and_says_so)
 {
-    world w;
     revdial_err err;
-    world_init(&w);
-    if (world_open(&w)) {
-        CHECK(revdial_dial(w.proxy, "nobody", NULL, &err) == NULL);
-        CHECK_INT(err.code, REVDIAL_ENOBACKEND);
-        CHECK(err.msg[0] != '\0');
-        CHECK(revdial_dial(w.proxy, NULL, NULL, &err) == NULL);
-        CHECK_INT(err.code, REVDIAL_EINVAL);
-        CHECK(revdial_dial(w.proxy, "", NULL, &err) == NULL);
-        char big[5000];
-        memset(big, 'x', sizeof big - 1);
-        big[sizeof big - 1] = '\0';
-        revdial_kv meta = {"k", big};
-        revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
-        CHECK(revdial_dial(w.proxy, "cam-1", &opts, &err) == NULL);
-        CHECK_INT(err.code, REVDIAL_EINVAL);
-        memset(&opts, 0, sizeof opts);
-        int fd = raw_backend(w.address, "stock", NULL);  // it has never heard of targets
-        revdial_proxy_wait(w.proxy, "stock", 1, UTIL_WAIT_MS);
-        opts.target = "127.0.0.1:80";
-        CHECK(revdial_dial(w.proxy, "stock", &opts, &err) == NULL);
-        CHECK_INT(err.code, REVDIAL_EINVAL);
-        revdial_stream *st = revdial_dial(w.proxy, "stock", NULL, &err);
-        CHECK(st != NULL);
-        revdial_close(st);
-        close(fd);
-    }
-    world_close(&w);
+    CHECK(revdial_dial(w->proxy, "nobody", NULL, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_ENOBACKEND);
+    CHECK(err.msg[0] != '\0');
+    CHECK(revdial_dial(w->proxy, NULL, NULL, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_EINVAL);
+    CHECK(revdial_dial(w->proxy, "", NULL, &err) == NULL);
+    char big[5000];
+    memset(big, 'x', sizeof big - 1);
+    big[sizeof big - 1] = '\0';
+    revdial_kv meta = {"k", big};
+    revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
+    CHECK(revdial_dial(w->proxy, "cam-1", &opts, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_EINVAL);
+    memset(&opts, 0, sizeof opts);
+    int fd = raw_backend(w->address, "stock", NULL);  // it has never heard of targets
+    revdial_proxy_wait(w->proxy, "stock", 1, UTIL_WAIT_MS);
+    opts.target = "127.0.0.1:80";
+    CHECK(revdial_dial(w->proxy, "stock", &opts, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_EINVAL);
+    revdial_stream *st = revdial_dial(w->proxy, "stock", NULL, &err);
+    CHECK(st != NULL);
+    revdial_close(st);
+    close(fd);
 }
 
-TEST(a_dial_that_fails_names_the_backend_and_the_target)
+NEW_WORLD_TEST(a_dial_that_fails_names_the_backend_and_the_target)
 {
     static const char *const rules[] = {"127.0.0.1:1", NULL};
     char target[128] = "unix:/", want[200];
-    world w;
-    world_init(&w);
     memset(target + 6, 'x', 100);
-    w.acfg.handler = NULL;
-    w.acfg.allow = rules;
-    if (world_open(&w)) {
-        const struct {
-            const char *name, *target, *says;
-        } rows[] = {{"nobody", NULL, "dial nobody: no backend of that name is connected"},
-                    {"cam-1", "127.0.0.1:1",
-                     "dial cam-1 to 127.0.0.1:1: the target refused the connection"},
-                    {"cam-1", NULL, "dial cam-1: "},
-                    {"cam-1", "[fe80::1%nosuchif0]:80", "dial cam-1 to [fe80::1%nosuchif0]:80: "},
-                    {"cam-1", target, want}};
-        snprintf(want, sizeof want, "dial cam-1 to %.80s: the target is not on", target);
-        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-            revdial_dial_opts opts = {.target = rows[i].target};
-            revdial_err err = {0};
-            called c;
-            called_init(&c, &w);
-            CHECK(revdial_dial(w.proxy, rows[i].name, &opts, &err) == NULL);
-            CHECK(revdial_dial_async(w.proxy, rows[i].name, &opts, on_dial, &c) > 0);
-            CHECK(util_gate_wait(&c.done, 1));
-            CHECK_STR(c.err.msg, err.msg);
-            if (strncmp(err.msg, rows[i].says, strlen(rows[i].says)) != 0)
-                test_fail(__FILE__, __LINE__, "row %zu: %s", i, err.msg);
-        }
-        revdial_session *s = NULL;
-        revdial_dial_opts opts = {.target = "127.0.0.1:1"};
+    w->acfg.handler = NULL;
+    w->acfg.allow = rules;
+    REQUIRE(world_open(w));
+    const struct {
+        const char *name, *target, *says;
+    } rows[] = {
+        {"nobody", NULL, "dial nobody: no backend of that name is connected"},
+        {"cam-1", "127.0.0.1:1", "dial cam-1 to 127.0.0.1:1: the target refused the connection"},
+        {"cam-1", NULL, "dial cam-1: "},
+        {"cam-1", "[fe80::1%nosuchif0]:80", "dial cam-1 to [fe80::1%nosuchif0]:80: "},
+        {"cam-1", target, want}};
+    snprintf(want, sizeof want, "dial cam-1 to %.80s: the target is not on", target);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        revdial_dial_opts opts = {.target = rows[i].target};
         revdial_err err = {0};
-        if (CHECK_INT(revdial_proxy_list(w.proxy, "cam-1", &s, 1), 1))
-            CHECK(revdial_session_dial(s, &opts, &err) == NULL);
-        CHECK_STR(err.msg, rows[1].says);
-        revdial_session_unref(s);
+        called c;
+        called_init(&c, w);
+        CHECK(revdial_dial(w->proxy, rows[i].name, &opts, &err) == NULL);
+        CHECK(revdial_dial_async(w->proxy, rows[i].name, &opts, on_dial, &c) > 0);
+        CHECK(util_gate_wait(&c.done, 1));
+        CHECK_STR(c.err.msg, err.msg);
+        if (strncmp(err.msg, rows[i].says, strlen(rows[i].says)) != 0)
+            test_fail(__FILE__, __LINE__, "row %zu: %s", i, err.msg);
     }
-    world_close(&w);
+    revdial_session *s = NULL;
+    revdial_dial_opts opts = {.target = "127.0.0.1:1"};
+    revdial_err err = {0};
+    if (CHECK_INT(revdial_proxy_list(w->proxy, "cam-1", &s, 1), 1))
+        CHECK(revdial_session_dial(s, &opts, &err) == NULL);
+    CHECK_STR(err.msg, rows[1].says);
+    revdial_session_unref(s);
 }
 
-TEST(a_dial_that_nobody_answers_times_out_and_the_backend_is_told)
+WORLD_TEST(a_dial_that_nobody_answers_times_out_and_the_backend_is_told)
 {
-    world w;
     revdial_err err;
     revdial_kv meta = {"do", "silent"};
     revdial_dial_opts opts = {.meta = &meta, .meta_count = 1, .timeout_ms = 30};
-    world_init(&w);
-    if (world_open(&w)) {
-        CHECK(revdial_dial(w.proxy, "cam-1", &opts, &err) == NULL);
-        CHECK_INT(err.code, REVDIAL_ETIMEDOUT);
-        util_gate_add(&w.go, 1);
-        CHECK(util_gate_wait(&w.ended, 1));
-        CHECK_INT(world_last(&w).end, REVDIAL_ERESET);
-        CHECK_INT(world_last(&w).reset, REVDIAL_RESET_TIMEOUT);
-    }
-    world_close(&w);
+    CHECK(revdial_dial(w->proxy, "cam-1", &opts, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_ETIMEDOUT);
+    util_gate_add(&w->go, 1);
+    CHECK(util_gate_wait(&w->ended, 1));
+    CHECK_INT(world_last(w).end, REVDIAL_ERESET);
+    CHECK_INT(world_last(w).reset, REVDIAL_RESET_TIMEOUT);
 }
 
-TEST(a_stream_that_the_handler_never_touches_is_refused_after_accept_timeout)
+NEW_WORLD_TEST(a_stream_that_the_handler_never_touches_is_refused_after_accept_timeout)
 {
-    world w;
     revdial_err err;
-    world_init(&w);
-    w.acfg.common.limits.accept_timeout_ms = 30;
-    if (world_open(&w)) {
-        CHECK(world_dial(&w, "silent", 0, &err) == NULL);
-        CHECK_INT(err.code, REVDIAL_ETIMEDOUT);
-        CHECK_INT(err.reset, REVDIAL_RESET_TIMEOUT);
-    }
-    world_close(&w);
+    w->acfg.common.limits.accept_timeout_ms = 30;
+    REQUIRE(world_open(w));
+    CHECK(world_dial(w, "silent", 0, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_ETIMEDOUT);
+    CHECK_INT(err.reset, REVDIAL_RESET_TIMEOUT);
 }
 
-TEST(an_early_dial_returns_at_once_and_learns_of_a_refusal_later)
+WORLD_TEST(an_early_dial_returns_at_once_and_learns_of_a_refusal_later)
 {
-    world w;
     revdial_kv meta[2] = {{"do", "silent"}, {"n", "71"}};
     revdial_dial_opts opts = {.meta = meta, .meta_count = 2, .flags = REVDIAL_DIAL_EARLY};
     char c;
     int reset = 0;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = revdial_dial(w.proxy, "cam-1", &opts, NULL);
-        if (CHECK(st != NULL)) {
-            revdial_flow_info l;
-            CHECK_INT(revdial_stream_get_flow(st, &l), 0);
-            CHECK_STR(l.blocked_on, "accept");
-            CHECK_INT(revdial_write(st, "x", 1), 1);  // goes along
-            revdial_close(st);
-        }
-        meta[0].value = "refuse-code";
-        st = revdial_dial(w.proxy, "cam-1", &opts, NULL);
-        if (CHECK(st != NULL)) {
-            CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ERESET);
-            CHECK_INT(revdial_stream_error(st, &reset), REVDIAL_ERESET);
-            CHECK_INT(reset, 71);
-            revdial_close(st);
-        }
+    revdial_stream *st = revdial_dial(w->proxy, "cam-1", &opts, NULL);
+    if (CHECK(st != NULL)) {
+        revdial_flow_info l;
+        CHECK_INT(revdial_stream_get_flow(st, &l), 0);
+        CHECK_STR(l.blocked_on, "accept");
+        CHECK_INT(revdial_write(st, "x", 1), 1);  // goes along
+        revdial_close(st);
     }
-    world_close(&w);
+    meta[0].value = "refuse-code";
+    st = revdial_dial(w->proxy, "cam-1", &opts, NULL);
+    if (CHECK(st != NULL)) {
+        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ERESET);
+        CHECK_INT(revdial_stream_error(st, &reset), REVDIAL_ERESET);
+        CHECK_INT(reset, 71);
+        revdial_close(st);
+    }
 }
 
-TEST(DIAL_WAIT_waits_for_a_backend_and_no_longer_than_its_time)
+NEW_WORLD_TEST(DIAL_WAIT_waits_for_a_backend_and_no_longer_than_its_time)
 {
-    world w;
     dialling d;
     revdial_dial_opts opts = {.flags = REVDIAL_DIAL_WAIT, .timeout_ms = 20};
     revdial_err err;
     memset(&d, 0, sizeof d);
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        CHECK(revdial_dial(w.proxy, "cam-1", &opts, &err) == NULL);
-        CHECK_INT(err.code, REVDIAL_ETIMEDOUT);
-        d.opts.flags = REVDIAL_DIAL_WAIT;
-        pthread_t t = dialling_start(&d, &w);
-        util_nap_ms(10);
-        CHECK_INT(util_gate_count(&d.done), 0);
-        CHECK(world_open_agent(&w, 0));
-        CHECK(util_gate_wait(&d.done, 1));
-        pthread_join(t, NULL);
-        CHECK(d.st != NULL);
-        revdial_close(d.st);
-    }
-    world_close(&w);
+    REQUIRE(world_open_proxy(w));
+    CHECK(revdial_dial(w->proxy, "cam-1", &opts, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_ETIMEDOUT);
+    d.opts.flags = REVDIAL_DIAL_WAIT;
+    pthread_t t = dialling_start(&d, w);
+    util_nap_ms(10);
+    CHECK_INT(util_gate_count(&d.done), 0);
+    CHECK(world_open_agent(w, 0));
+    CHECK(util_gate_wait(&d.done, 1));
+    pthread_join(t, NULL);
+    CHECK(d.st != NULL);
+    revdial_close(d.st);
 }
 
-TEST(an_asynchronous_dial_calls_back_once_with_a_stream_or_an_error)
+WORLD_TEST(an_asynchronous_dial_calls_back_once_with_a_stream_or_an_error)
 {
-    world w;
     called c;
     char name[16] = "cam-1", what[16] = "echo", buf[2];
     revdial_kv meta = {"do", what};
     revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
-    world_init(&w);
-    if (world_open(&w)) {
-        called_init(&c, &w);
-        CHECK(revdial_dial_async(w.proxy, name, &opts, on_dial, &c) > 0);
-        memset(name, 'x', 5);  // all of it was copied
-        memset(what, 'x', 4);
-        CHECK(util_gate_wait(&c.done, 1));
-        if (CHECK(c.st != NULL)) {
-            CHECK_INT(revdial_write(c.st, "hi", 2), 2);
-            CHECK_INT(util_read_all(c.st, buf, 2), 2);
-            revdial_close(c.st);
-        }
-        called_init(&c, &w);
-        strcpy(what, "refuse");
-        CHECK(revdial_dial_async(w.proxy, "cam-1", &opts, on_dial, &c) > 0);
-        CHECK(util_gate_wait(&c.done, 1));
-        CHECK(c.st == NULL);
-        CHECK_INT(c.err.code, REVDIAL_EREFUSED);
-        called_init(&c, &w);
-        CHECK(revdial_dial_async(w.proxy, "nobody", NULL, on_dial, &c) > 0);
-        CHECK(util_gate_wait(&c.done, 1));
-        CHECK_INT(c.err.code, REVDIAL_ENOBACKEND);
-        called_init(&c, &w);
-        strcpy(what, "silent");
-        opts.timeout_ms = 20;
-        CHECK(revdial_dial_async(w.proxy, "cam-1", &opts, on_dial, &c) > 0);
-        CHECK(util_gate_wait(&c.done, 1));
-        CHECK_INT(c.err.code, REVDIAL_ETIMEDOUT);
-        CHECK_INT(c.done.count, 1);
+    called_init(&c, w);
+    CHECK(revdial_dial_async(w->proxy, name, &opts, on_dial, &c) > 0);
+    memset(name, 'x', 5);  // all of it was copied
+    memset(what, 'x', 4);
+    CHECK(util_gate_wait(&c.done, 1));
+    if (CHECK(c.st != NULL)) {
+        CHECK_INT(revdial_write(c.st, "hi", 2), 2);
+        CHECK_INT(util_read_all(c.st, buf, 2), 2);
+        revdial_close(c.st);
     }
-    world_close(&w);
+    called_init(&c, w);
+    strcpy(what, "refuse");
+    CHECK(revdial_dial_async(w->proxy, "cam-1", &opts, on_dial, &c) > 0);
+    CHECK(util_gate_wait(&c.done, 1));
+    CHECK(c.st == NULL);
+    CHECK_INT(c.err.code, REVDIAL_EREFUSED);
+    called_init(&c, w);
+    CHECK(revdial_dial_async(w->proxy, "nobody", NULL, on_dial, &c) > 0);
+    CHECK(util_gate_wait(&c.done, 1));
+    CHECK_INT(c.err.code, REVDIAL_ENOBACKEND);
+    called_init(&c, w);
+    strcpy(what, "silent");
+    opts.timeout_ms = 20;
+    CHECK(revdial_dial_async(w->proxy, "cam-1", &opts, on_dial, &c) > 0);
+    CHECK(util_gate_wait(&c.done, 1));
+    CHECK_INT(c.err.code, REVDIAL_ETIMEDOUT);
+    CHECK_INT(c.done.count, 1);
 }
 
-TEST(a_cancelled_dial_calls_back_with_ECLOSED_and_the_backend_is_told)
+WORLD_TEST(a_cancelled_dial_calls_back_with_ECLOSED_and_the_backend_is_told)
 {
-    world w;
     called c;
     revdial_kv meta = {"do", "silent"};
     revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
-    world_init(&w);
-    if (world_open(&w)) {
-        called_init(&c, &w);
-        int64_t id = revdial_dial_async(w.proxy, "cam-1", &opts, on_dial, &c);
-        CHECK(id > 0 && util_gate_wait(&w.held, 1));
-        CHECK_INT(revdial_dial_cancel(w.proxy, id), 0);
-        CHECK(util_gate_wait(&c.done, 1));
-        CHECK(c.st == NULL);
-        CHECK_INT(c.err.code, REVDIAL_ECLOSED);
-        CHECK_INT(revdial_dial_cancel(w.proxy, id), REVDIAL_EINVAL);
-        CHECK_INT(revdial_dial_cancel(w.proxy, 0), REVDIAL_EINVAL);
-        CHECK_INT(revdial_dial_cancel(w.proxy, -1), REVDIAL_EINVAL);
-        util_gate_add(&w.go, 1);
-        CHECK(util_gate_wait(&w.ended, 1));
-        CHECK_INT(world_last(&w).end, REVDIAL_ERESET);
-        CHECK_INT(world_last(&w).reset, REVDIAL_RESET_CANCEL);
-    }
-    world_close(&w);
+    called_init(&c, w);
+    int64_t id = revdial_dial_async(w->proxy, "cam-1", &opts, on_dial, &c);
+    CHECK(id > 0 && util_gate_wait(&w->held, 1));
+    CHECK_INT(revdial_dial_cancel(w->proxy, id), 0);
+    CHECK(util_gate_wait(&c.done, 1));
+    CHECK(c.st == NULL);
+    CHECK_INT(c.err.code, REVDIAL_ECLOSED);
+    CHECK_INT(revdial_dial_cancel(w->proxy, id), REVDIAL_EINVAL);
+    CHECK_INT(revdial_dial_cancel(w->proxy, 0), REVDIAL_EINVAL);
+    CHECK_INT(revdial_dial_cancel(w->proxy, -1), REVDIAL_EINVAL);
+    util_gate_add(&w->go, 1);
+    CHECK(util_gate_wait(&w->ended, 1));
+    CHECK_INT(world_last(w).end, REVDIAL_ERESET);
+    CHECK_INT(world_last(w).reset, REVDIAL_RESET_CANCEL);
 }
 
-TEST(an_asynchronous_dial_waits_for_a_backend_times_out_and_can_be_cancelled_while_it_waits)
+NEW_WORLD_TEST(
+    an_asynchronous_dial_waits_for_a_backend_times_out_and_can_be_cancelled_while_it_waits)
 {
-    world w;
     called c[3];
     revdial_dial_opts opts = {.flags = REVDIAL_DIAL_WAIT, .timeout_ms = -1};
-    world_init(&w);
-    w.pcfg.common.io_threads = 2;
-    if (world_open_proxy(&w)) {
-        for (int i = 0; i < 3; i++) called_init(&c[i], &w);
-        int64_t id = revdial_dial_async(w.proxy, "cam-1", &opts, on_dial, &c[0]);
-        CHECK(revdial_dial_async(w.proxy, "cam-1", &opts, on_dial, &c[1]) > 0);
-        opts.timeout_ms = 20;
-        CHECK(revdial_dial_async(w.proxy, "cam-1", &opts, on_dial, &c[2]) > 0);
-        CHECK(util_gate_wait(&c[2].done, 1));
-        CHECK_INT(c[2].err.code, REVDIAL_ETIMEDOUT);
-        CHECK_INT(revdial_dial_cancel(w.proxy, id), 0);
-        CHECK(util_gate_wait(&c[0].done, 1));
-        CHECK_INT(c[0].err.code, REVDIAL_ECLOSED);
-        CHECK_INT(util_gate_count(&c[1].done), 0);
-        CHECK(world_open_agent(&w, 0));
-        CHECK(util_gate_wait(&c[1].done, 1));
-        CHECK(c[1].st != NULL);
-        revdial_close(c[1].st);
-    }
-    world_close(&w);
+    w->pcfg.common.io_threads = 2;
+    REQUIRE(world_open_proxy(w));
+    for (int i = 0; i < 3; i++) called_init(&c[i], w);
+    int64_t id = revdial_dial_async(w->proxy, "cam-1", &opts, on_dial, &c[0]);
+    CHECK(revdial_dial_async(w->proxy, "cam-1", &opts, on_dial, &c[1]) > 0);
+    opts.timeout_ms = 20;
+    CHECK(revdial_dial_async(w->proxy, "cam-1", &opts, on_dial, &c[2]) > 0);
+    CHECK(util_gate_wait(&c[2].done, 1));
+    CHECK_INT(c[2].err.code, REVDIAL_ETIMEDOUT);
+    CHECK_INT(revdial_dial_cancel(w->proxy, id), 0);
+    CHECK(util_gate_wait(&c[0].done, 1));
+    CHECK_INT(c[0].err.code, REVDIAL_ECLOSED);
+    CHECK_INT(util_gate_count(&c[1].done), 0);
+    CHECK(world_open_agent(w, 0));
+    CHECK(util_gate_wait(&c[1].done, 1));
+    CHECK(c[1].st != NULL);
+    revdial_close(c[1].st);
 }
 
 TEST(dials_that_are_cancelled_at_any_moment_call_back_exactly_once)
@@ -679,23 +618,18 @@ static void on_dial_that_blocks(void *ud, revdial_stream *st, const revdial_err 
     util_gate_add(&c->done, 1);
 }
 
-TEST(what_blocks_says_EDEADLK_on_an_IO_thread)
+WORLD_TEST(what_blocks_says_EDEADLK_on_an_IO_thread)
 {
-    world w;
     called c;
     revdial_kv meta = {"do", "hold"};
     revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
-    world_init(&w);
-    if (world_open(&w)) {
-        called_init(&c, &w);
-        CHECK(revdial_dial_async(w.proxy, "cam-1", &opts, on_dial_that_blocks, &c) > 0);
-        CHECK(util_gate_wait(&c.done, 1));
-        for (int i = 0; i < 6; i++) CHECK_INT(c.blocking[i], REVDIAL_EDEADLK);
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);  // and nothing is drained
-        CHECK(st != NULL);
-        revdial_close(st);
-    }
-    world_close(&w);
+    called_init(&c, w);
+    CHECK(revdial_dial_async(w->proxy, "cam-1", &opts, on_dial_that_blocks, &c) > 0);
+    CHECK(util_gate_wait(&c.done, 1));
+    for (int i = 0; i < 6; i++) CHECK_INT(c.blocking[i], REVDIAL_EDEADLK);
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);  // and nothing is drained
+    CHECK(st != NULL);
+    revdial_close(st);
 }
 
 typedef struct dial_chain {
@@ -716,85 +650,72 @@ static void on_chained(void *ud, revdial_stream *st, const revdial_err *err)
         util_gate_add(&chain->done, 100);
 }
 
-TEST(a_callback_may_dial_again)
+WORLD_TEST(a_callback_may_dial_again)
 {
-    world w;
     dial_chain chain;
-    world_init(&w);
-    if (world_open(&w)) {
-        memset(&chain, 0, sizeof chain);
-        util_gate_init(&chain.done);
-        chain.w = &w;
-        chain.left = 50;
-        CHECK(revdial_dial_async(w.proxy, "cam-1", NULL, on_chained, &chain) > 0);
-        CHECK(util_gate_wait(&chain.done, 1));
-        CHECK_INT(chain.done.count, 1);
-        CHECK_INT(chain.failed, 0);
-    }
-    world_close(&w);
+    memset(&chain, 0, sizeof chain);
+    util_gate_init(&chain.done);
+    chain.w = w;
+    chain.left = 50;
+    CHECK(revdial_dial_async(w->proxy, "cam-1", NULL, on_chained, &chain) > 0);
+    CHECK(util_gate_wait(&chain.done, 1));
+    CHECK_INT(chain.done.count, 1);
+    CHECK_INT(chain.failed, 0);
 }
 
 // ------------------------------------------------------------------------------------------------
 // Dials that have to wait for room
 
-TEST(dials_beyond_what_a_stock_peer_may_leave_unanswered_wait_for_an_answer_to_one)
+NEW_WORLD_TEST(dials_beyond_what_a_stock_peer_may_leave_unanswered_wait_for_an_answer_to_one)
 {
     enum { ROOM = 128 };
     static revdial_stream *st[ROOM];
-    world w;
     raw_frame f = {0};
     called c;
     dialling d;
     uint32_t first = 0;
     memset(&d, 0, sizeof d);
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        int fd = raw_backend(w.address, "cam-1", NULL), n = 0;
-        revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
-        while (n < ROOM && (st[n] = revdial_dial(w.proxy, "cam-1", NULL, NULL)) != NULL) n++;
-        CHECK_INT(n, ROOM);
-        called_init(&c, &w);
-        pthread_t t = dialling_start(&d, &w);
-        CHECK(revdial_dial_async(w.proxy, "cam-1", NULL, on_dial, &c) > 0);
-        revdial_dial_opts opts = {.timeout_ms = 20};
-        revdial_err err;
-        CHECK(revdial_dial(w.proxy, "cam-1", &opts, &err) == NULL);
-        CHECK_INT(err.code, REVDIAL_ETIMEDOUT);
-        CHECK_INT(util_gate_count(&c.done) + util_gate_count(&d.done), 0);
-        for (int i = 0; i < 2; i++) {
-            CHECK(raw_frame_await(fd, RAW_WINDOW, &f));
-            if (!first) first = f.id;
-            raw_frame_send(fd, RAW_WINDOW, RAW_ACK, f.id, 0);
-        }
-        CHECK(util_gate_wait(&c.done, 1) && util_gate_wait(&d.done, 1));
-        pthread_join(t, NULL);
-        CHECK(c.st && d.st && first == 1);
-        revdial_close(c.st);
-        revdial_close(d.st);
-        while (n) revdial_close(st[--n]);
-        close(fd);
+    REQUIRE(world_open_proxy(w));
+    int fd = raw_backend(w->address, "cam-1", NULL), n = 0;
+    revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS);
+    while (n < ROOM && (st[n] = revdial_dial(w->proxy, "cam-1", NULL, NULL)) != NULL) n++;
+    CHECK_INT(n, ROOM);
+    called_init(&c, w);
+    pthread_t t = dialling_start(&d, w);
+    CHECK(revdial_dial_async(w->proxy, "cam-1", NULL, on_dial, &c) > 0);
+    revdial_dial_opts opts = {.timeout_ms = 20};
+    revdial_err err;
+    CHECK(revdial_dial(w->proxy, "cam-1", &opts, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_ETIMEDOUT);
+    CHECK_INT(util_gate_count(&c.done) + util_gate_count(&d.done), 0);
+    for (int i = 0; i < 2; i++) {
+        CHECK(raw_frame_await(fd, RAW_WINDOW, &f));
+        if (!first) first = f.id;
+        raw_frame_send(fd, RAW_WINDOW, RAW_ACK, f.id, 0);
     }
-    world_close(&w);
+    CHECK(util_gate_wait(&c.done, 1) && util_gate_wait(&d.done, 1));
+    pthread_join(t, NULL);
+    CHECK(c.st && d.st && first == 1);
+    revdial_close(c.st);
+    revdial_close(d.st);
+    while (n) revdial_close(st[--n]);
+    close(fd);
 }
 
-TEST(a_dial_over_the_peers_stream_limit_is_ELIMIT_until_a_stream_ends)
+NEW_WORLD_TEST(a_dial_over_the_peers_stream_limit_is_ELIMIT_until_a_stream_ends)
 {
-    world w;
     revdial_err err;
-    world_init(&w);
-    w.acfg.common.limits.max_streams = 2;
-    if (world_open(&w)) {
-        revdial_stream *a = world_dial(&w, "echo", 0, NULL), *b = world_dial(&w, "echo", 0, NULL);
-        CHECK(a && b);
-        CHECK(world_dial(&w, "echo", 0, &err) == NULL);
-        CHECK_INT(err.code, REVDIAL_ELIMIT);
-        revdial_close(a);
-        revdial_stream *c = NULL;
-        UTIL_EVENTUALLY((c = world_dial(&w, "echo", 0, NULL)) != NULL);
-        revdial_close(b);
-        revdial_close(c);
-    }
-    world_close(&w);
+    w->acfg.common.limits.max_streams = 2;
+    REQUIRE(world_open(w));
+    revdial_stream *a = world_dial(w, "echo", 0, NULL), *b = world_dial(w, "echo", 0, NULL);
+    CHECK(a && b);
+    CHECK(world_dial(w, "echo", 0, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_ELIMIT);
+    revdial_close(a);
+    revdial_stream *c = NULL;
+    UTIL_EVENTUALLY((c = world_dial(w, "echo", 0, NULL)) != NULL);
+    revdial_close(b);
+    revdial_close(c);
 }
 
 TEST(waiting_dials_that_are_cancelled_while_backends_come_and_go_call_back_exactly_once)

@@ -379,26 +379,22 @@ TEST(ends_reach_the_peers_though_a_child_has_copies_of_the_sockets)
     world_close(&w);
 }
 
-TEST(a_unix_socket_ends_with_its_stream_though_a_child_has_a_copy_of_it)
+NEW_WORLD_TEST(a_unix_socket_ends_with_its_stream_though_a_child_has_a_copy_of_it)
 {
-    world w;
     int fds[2], hold;
     char c;
-    world_init(&w);
-    if (world_open(&w) && CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0)) {
-        revdial_stream *st = world_dial(&w, "reset", 70, NULL);
-        if (CHECK(st != NULL)) {
-            CHECK_INT(revdial_relay(st, fds[0], fds[0], NULL), 0);
-            pid_t child = child_with_copies(&hold);
-            raw_say(fds[1], "x");
-            CHECK(raw_wait(fds[1], POLLIN, UTIL_WAIT_MS / 2));  // before the child ends
-            CHECK(recv(fds[1], &c, 1, MSG_DONTWAIT) == 0);
-            close(hold);
-            waitpid(child, NULL, 0);
-        }
-        close(fds[1]);
+    REQUIRE(world_open(w) && CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0));
+    revdial_stream *st = world_dial(w, "reset", 70, NULL);
+    if (CHECK(st != NULL)) {
+        CHECK_INT(revdial_relay(st, fds[0], fds[0], NULL), 0);
+        pid_t child = child_with_copies(&hold);
+        raw_say(fds[1], "x");
+        CHECK(raw_wait(fds[1], POLLIN, UTIL_WAIT_MS / 2));  // before the child ends
+        CHECK(recv(fds[1], &c, 1, MSG_DONTWAIT) == 0);
+        close(hold);
+        waitpid(child, NULL, 0);
     }
-    world_close(&w);
+    close(fds[1]);
 }
 
 // ------------------------------------------------------------------------------------------------

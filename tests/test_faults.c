@@ -189,42 +189,37 @@ TEST(F8_F9_a_handler_gets_a_true_prefix_and_an_error_wherever_the_connection_is_
     cutter_close(&c);
 }
 
-TEST(a_kill_in_mid_transfer_is_a_prefix_and_an_error_at_both_ends)
+WORLD_TEST(a_kill_in_mid_transfer_is_a_prefix_and_an_error_at_both_ends)
 {
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        for (int side = 0; side < 2; side++) {
-            revdial_stream *in = world_dial(&w, "source", 50000000, NULL);
-            revdial_stream *out = world_dial(&w, "hold", 0, NULL);
-            revdial_session *s = side ? revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL)
-                                      : revdial_stream_session(in);
-            uint8_t buf[50000];
-            if (!CHECK(in && out && s)) break;
-            CHECK_INT(util_read_all(in, buf, sizeof buf), sizeof buf);
-            CHECK_INT(util_write_payload(out, 50000, 2), 50000);
-            revdial_session_kill(s);
-            uint64_t got = sizeof buf;
-            ptrdiff_t n;
-            while ((n = revdial_read(in, buf, sizeof buf)) > 0) {
-                CHECK(util_matches(buf, (size_t)n, got, 1));
-                got += (uint64_t)n;
-            }
-            CHECK_INT(n, side ? REVDIAL_ELOST : REVDIAL_ECLOSED);
-            CHECK(revdial_write(out, "x", 1) < 0);
-            CHECK_INT(revdial_stream_error(out, NULL), side ? REVDIAL_ELOST : REVDIAL_ECLOSED);
-            revdial_close(in);
-            revdial_close(out);
-            CHECK(util_gate_wait(&w.ended, 2 * side + 2));
-            CHECK(world_last(&w).end < 0);
-            CHECK_INT(world_last(&w).is_bad, 0);
-            revdial_session_unref(s);
-            CHECK(util_log_wait(&w.states, REVDIAL_UP, side + 2, NULL));
-            CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, side + 1, NULL));
-            revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
+    for (int side = 0; side < 2; side++) {
+        revdial_stream *in = world_dial(w, "source", 50000000, NULL);
+        revdial_stream *out = world_dial(w, "hold", 0, NULL);
+        revdial_session *s = side ? revdial_agent_wait(w->agents[0], UTIL_WAIT_MS, NULL)
+                                  : revdial_stream_session(in);
+        uint8_t buf[50000];
+        if (!CHECK(in && out && s)) break;
+        CHECK_INT(util_read_all(in, buf, sizeof buf), sizeof buf);
+        CHECK_INT(util_write_payload(out, 50000, 2), 50000);
+        revdial_session_kill(s);
+        uint64_t got = sizeof buf;
+        ptrdiff_t n;
+        while ((n = revdial_read(in, buf, sizeof buf)) > 0) {
+            CHECK(util_matches(buf, (size_t)n, got, 1));
+            got += (uint64_t)n;
         }
+        CHECK_INT(n, side ? REVDIAL_ELOST : REVDIAL_ECLOSED);
+        CHECK(revdial_write(out, "x", 1) < 0);
+        CHECK_INT(revdial_stream_error(out, NULL), side ? REVDIAL_ELOST : REVDIAL_ECLOSED);
+        revdial_close(in);
+        revdial_close(out);
+        CHECK(util_gate_wait(&w->ended, 2 * side + 2));
+        CHECK(world_last(w).end < 0);
+        CHECK_INT(world_last(w).is_bad, 0);
+        revdial_session_unref(s);
+        CHECK(util_log_wait(&w->states, REVDIAL_UP, side + 2, NULL));
+        CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, side + 1, NULL));
+        revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS);
     }
-    world_close(&w);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -383,152 +378,136 @@ static int is_within_budget(const revdial_stats *stats, size_t session_window)
     return test_fail(__FILE__, __LINE__, "%zu bytes, more than %zu", stats->memory_bytes, most);
 }
 
-TEST(F17_F18_200_streams_that_nobody_reads_do_not_keep_one_from_moving_64_MB_in)
+NEW_WORLD_TEST(F17_F18_200_streams_that_nobody_reads_do_not_keep_one_from_moving_64_MB_in)
 {
     static revdial_stream *stalled[STALLED];
-    world w;
     revdial_stats stats;
-    world_init(&w);
-    w.pcfg.common.limits.session_window = 16 << 20;
-    if (world_open(&w)) {
-        revdial_flow_info l;
-        for (int i = 0; i < STALLED; i++) stalled[i] = world_dial(&w, "flood", 0, NULL);
-        for (int i = 0; i < STALLED; i++)
-            UTIL_EVENTUALLY(revdial_stream_get_flow(stalled[i], &l) == 0 && l.recv_credit == 0);
-        revdial_proxy_get_stats(w.proxy, &stats);
-        CHECK_INT(stats.streams, STALLED);
-        CHECK(stats.memory_bytes >= STALLED * 65536);
+    w->pcfg.common.limits.session_window = 16 << 20;
+    REQUIRE(world_open(w));
+    revdial_flow_info l;
+    for (int i = 0; i < STALLED; i++) stalled[i] = world_dial(w, "flood", 0, NULL);
+    for (int i = 0; i < STALLED; i++)
+        UTIL_EVENTUALLY(revdial_stream_get_flow(stalled[i], &l) == 0 && l.recv_credit == 0);
+    revdial_proxy_get_stats(w->proxy, &stats);
+    CHECK_INT(stats.streams, STALLED);
+    CHECK(stats.memory_bytes >= STALLED * 65536);
+    is_within_budget(&stats, 16 << 20);
+    revdial_stream *st = world_dial(w, "bulk", BULK, NULL);
+    if (CHECK(st != NULL)) {
+        util_read r = util_read_bulk(st);
+        CHECK_INT(r.bytes, BULK);
+        CHECK_INT(r.end, 0);
+        CHECK_INT(r.is_bad, 0);
+        revdial_proxy_get_stats(w->proxy, &stats);
         is_within_budget(&stats, 16 << 20);
-        revdial_stream *st = world_dial(&w, "bulk", BULK, NULL);
-        if (CHECK(st != NULL)) {
-            util_read r = util_read_bulk(st);
-            CHECK_INT(r.bytes, BULK);
-            CHECK_INT(r.end, 0);
-            CHECK_INT(r.is_bad, 0);
-            revdial_proxy_get_stats(w.proxy, &stats);
-            is_within_budget(&stats, 16 << 20);
-            revdial_close(st);
-        }
-        for (int i = 0; i < STALLED; i++) {
-            CHECK_INT(revdial_stream_error(stalled[i], NULL), 0);
-            revdial_reset(stalled[i], REVDIAL_RESET_CANCEL);
-            revdial_close(stalled[i]);
-        }
-        CHECK(util_gate_wait(&w.ended, STALLED));
-        UTIL_EVENTUALLY((revdial_proxy_get_stats(w.proxy, &stats), stats.memory_bytes < 2 << 20));
+        revdial_close(st);
     }
-    world_close(&w);
+    for (int i = 0; i < STALLED; i++) {
+        CHECK_INT(revdial_stream_error(stalled[i], NULL), 0);
+        revdial_reset(stalled[i], REVDIAL_RESET_CANCEL);
+        revdial_close(stalled[i]);
+    }
+    CHECK(util_gate_wait(&w->ended, STALLED));
+    UTIL_EVENTUALLY((revdial_proxy_get_stats(w->proxy, &stats), stats.memory_bytes < 2 << 20));
 }
 
-TEST(F17_F18_200_handlers_that_do_not_read_do_not_keep_one_from_moving_64_MB_out)
+NEW_WORLD_TEST(F17_F18_200_handlers_that_do_not_read_do_not_keep_one_from_moving_64_MB_out)
 {
     static revdial_stream *stalled[STALLED];
-    world w;
     revdial_stats stats;
     char buf[2];
-    world_init(&w);
-    w.acfg.common.limits.session_window = 32 << 20;
-    if (world_open(&w)) {
-        char junk[65536] = "";
-        for (int i = 0; i < STALLED; i++) {
-            revdial_err err = {0};
-            stalled[i] = world_dial(&w, "stop", 0, &err);
-            if (!stalled[i]) test_fail(__FILE__, __LINE__, "dial %d: %s", i, err.msg);
-            if (!CHECK(stalled[i] != NULL)) break;
-            revdial_flow_info l;
-            revdial_stream_get_flow(stalled[i], &l);
-            CHECK_INT(revdial_write(stalled[i], junk, l.send_credit), l.send_credit);
-        }
-        revdial_stream *st = world_dial(&w, "bulk-sink", 0, NULL);
-        if (CHECK(st != NULL)) {
-            CHECK_INT(util_write_bulk(st, BULK), BULK);
-            revdial_shutdown(st, REVDIAL_WR);
-            CHECK_INT(util_read_all(st, buf, 2), 2);
-            revdial_close(st);
-            CHECK(util_gate_wait(&w.ended, 1));
-            CHECK_INT(world_last(&w).bytes, BULK);
-            CHECK_INT(world_last(&w).is_bad, 0);
-        }
-        revdial_agent_get_stats(w.agents[0], &stats);
-        CHECK(stats.memory_bytes >= STALLED * 65000);
-        is_within_budget(&stats, 32 << 20);
-        for (int i = 0; i < STALLED; i++) revdial_close(stalled[i]);
+    w->acfg.common.limits.session_window = 32 << 20;
+    REQUIRE(world_open(w));
+    char junk[65536] = "";
+    for (int i = 0; i < STALLED; i++) {
+        revdial_err err = {0};
+        stalled[i] = world_dial(w, "stop", 0, &err);
+        if (!stalled[i]) test_fail(__FILE__, __LINE__, "dial %d: %s", i, err.msg);
+        if (!CHECK(stalled[i] != NULL)) break;
+        revdial_flow_info l;
+        revdial_stream_get_flow(stalled[i], &l);
+        CHECK_INT(revdial_write(stalled[i], junk, l.send_credit), l.send_credit);
     }
-    world_close(&w);
+    revdial_stream *st = world_dial(w, "bulk-sink", 0, NULL);
+    if (CHECK(st != NULL)) {
+        CHECK_INT(util_write_bulk(st, BULK), BULK);
+        revdial_shutdown(st, REVDIAL_WR);
+        CHECK_INT(util_read_all(st, buf, 2), 2);
+        revdial_close(st);
+        CHECK(util_gate_wait(&w->ended, 1));
+        CHECK_INT(world_last(w).bytes, BULK);
+        CHECK_INT(world_last(w).is_bad, 0);
+    }
+    revdial_agent_get_stats(w->agents[0], &stats);
+    CHECK(stats.memory_bytes >= STALLED * 65000);
+    is_within_budget(&stats, 32 << 20);
+    for (int i = 0; i < STALLED; i++) revdial_close(stalled[i]);
 }
 
-TEST(a_session_over_its_window_gives_up_streams_with_CALM_and_lives)
+NEW_WORLD_TEST(a_session_over_its_window_gives_up_streams_with_CALM_and_lives)
 {
     enum { MANY = 120 };
     static revdial_stream *st[MANY];
-    world w;
     revdial_stats stats;
-    world_init(&w);
-    w.pcfg.common.limits.session_window = 1 << 20;
-    if (world_open(&w)) {
-        int calm = 0, refused = 0;
-        for (int i = 0; i < MANY; i++) {
-            revdial_err err;
-            st[i] = world_dial(&w, "flood", 0, &err);
-            if (!st[i]) refused++;
-        }
-        for (int i = 0; i < MANY; i++) {
-            revdial_flow_info l;
-            int reset = 0;
-            if (!st[i]) continue;
-            UTIL_EVENTUALLY(revdial_stream_error(st[i], NULL) != 0 ||
-                            (revdial_stream_get_flow(st[i], &l) == 0 && l.recv_credit == 0));
-            if (revdial_stream_error(st[i], &reset)) calm += CHECK_INT(reset, REVDIAL_RESET_CALM);
-        }
-        CHECK(calm > 0);
-        revdial_proxy_get_stats(w.proxy, &stats);
-        is_within_budget(&stats, 1 << 20);
-        for (int i = 0; i < MANY; i++) {
-            if (st[i]) revdial_reset(st[i], REVDIAL_RESET_CANCEL);
-            revdial_close(st[i]);
-        }
-        CHECK(util_gate_wait(&w.ended, MANY - refused));
-        revdial_stream *echo = world_dial(&w, "echo", 0, NULL);
-        CHECK(echo != NULL);
-        revdial_close(echo);
-        CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
+    w->pcfg.common.limits.session_window = 1 << 20;
+    REQUIRE(world_open(w));
+    int calm = 0, refused = 0;
+    for (int i = 0; i < MANY; i++) {
+        revdial_err err;
+        st[i] = world_dial(w, "flood", 0, &err);
+        if (!st[i]) refused++;
     }
-    world_close(&w);
+    for (int i = 0; i < MANY; i++) {
+        revdial_flow_info l;
+        int reset = 0;
+        if (!st[i]) continue;
+        UTIL_EVENTUALLY(revdial_stream_error(st[i], NULL) != 0 ||
+                        (revdial_stream_get_flow(st[i], &l) == 0 && l.recv_credit == 0));
+        if (revdial_stream_error(st[i], &reset)) calm += CHECK_INT(reset, REVDIAL_RESET_CALM);
+    }
+    CHECK(calm > 0);
+    revdial_proxy_get_stats(w->proxy, &stats);
+    is_within_budget(&stats, 1 << 20);
+    for (int i = 0; i < MANY; i++) {
+        if (st[i]) revdial_reset(st[i], REVDIAL_RESET_CANCEL);
+        revdial_close(st[i]);
+    }
+    CHECK(util_gate_wait(&w->ended, MANY - refused));
+    revdial_stream *echo = world_dial(w, "echo", 0, NULL);
+    CHECK(echo != NULL);
+    revdial_close(echo);
+    CHECK_INT(util_log_count(&w->sessions, REVDIAL_DOWN, NULL), 0);
 }
 
 // ------------------------------------------------------------------------------------------------
 // Liveness
 
-TEST(F3_a_backend_that_goes_silent_is_declared_dead_and_one_that_answers_is_not)
+NEW_WORLD_TEST(F3_a_backend_that_goes_silent_is_declared_dead_and_one_that_answers_is_not)
 {
-    world w;
     util_state e = {0};
     raw_frame f = {0};
-    world_init(&w);
-    w.pcfg.common.limits.keepalive_ms = 100;
-    w.pcfg.common.limits.dead_after_ms = 200;
-    if (world_open_proxy(&w)) {
-        int alive = raw_backend(w.address, "alive", NULL);
-        for (int i = 0; i < 10; i++) {
-            if (!CHECK(raw_frame_await(alive, RAW_PING, &f))) break;
-            CHECK_INT(f.flags, RAW_SYN);
-            raw_frame_send(alive, RAW_PING, RAW_ACK, 0, f.len);
-        }
-        CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
-        close(alive);
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, &e));
-        int silent = raw_backend(w.address, "silent", NULL);
-        revdial_proxy_wait(w.proxy, "silent", 1, UTIL_WAIT_MS);
-        revdial_stream *st = revdial_dial(w.proxy, "silent", NULL, NULL);
-        CHECK(st != NULL);
-        char c;
-        CHECK_INT(st ? revdial_read(st, &c, 1) : 0, REVDIAL_ELOST);
-        revdial_close(st);
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 2, &e));
-        CHECK_INT(e.code, REVDIAL_ELOST);
-        close(silent);
+    w->pcfg.common.limits.keepalive_ms = 100;
+    w->pcfg.common.limits.dead_after_ms = 200;
+    REQUIRE(world_open_proxy(w));
+    int alive = raw_backend(w->address, "alive", NULL);
+    for (int i = 0; i < 10; i++) {
+        if (!CHECK(raw_frame_await(alive, RAW_PING, &f))) break;
+        CHECK_INT(f.flags, RAW_SYN);
+        raw_frame_send(alive, RAW_PING, RAW_ACK, 0, f.len);
     }
-    world_close(&w);
+    CHECK_INT(util_log_count(&w->sessions, REVDIAL_DOWN, NULL), 0);
+    close(alive);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, &e));
+    int silent = raw_backend(w->address, "silent", NULL);
+    revdial_proxy_wait(w->proxy, "silent", 1, UTIL_WAIT_MS);
+    revdial_stream *st = revdial_dial(w->proxy, "silent", NULL, NULL);
+    CHECK(st != NULL);
+    char c;
+    CHECK_INT(st ? revdial_read(st, &c, 1) : 0, REVDIAL_ELOST);
+    revdial_close(st);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 2, &e));
+    CHECK_INT(e.code, REVDIAL_ELOST);
+    close(silent);
 }
 
 TEST(F5_an_agent_notices_a_proxy_that_goes_silent_without_any_stream_and_comes_back)
@@ -563,29 +542,25 @@ static void *writer_run(void *arg)
     return NULL;
 }
 
-TEST(B2_a_backend_that_takes_no_bytes_is_dead_after_write_stall)
+NEW_WORLD_TEST(B2_a_backend_that_takes_no_bytes_is_dead_after_write_stall)
 {
-    world w;
     raw_frame f = {0};
     util_state e = {0};
-    world_init(&w);
-    w.pcfg.common.limits.write_stall_ms = 100;
-    if (world_open_proxy(&w)) {
-        int fd = raw_backend(w.address, "cam-1", NULL);
-        revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
-        revdial_stream *st = revdial_dial(w.proxy, "cam-1", NULL, NULL);
-        if (CHECK(st != NULL) && CHECK(raw_frame_await(fd, RAW_WINDOW, &f))) {
-            raw_frame_send(fd, RAW_WINDOW, RAW_ACK, f.id, 1u << 30);
-            pthread_t t = util_thread(writer_run, st);
-            CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, &e));
-            CHECK_INT(e.code, REVDIAL_ELOST);
-            pthread_join(t, NULL);
-            CHECK_INT(revdial_stream_error(st, NULL), REVDIAL_ELOST);
-        }
-        revdial_close(st);
-        close(fd);
+    w->pcfg.common.limits.write_stall_ms = 100;
+    REQUIRE(world_open_proxy(w));
+    int fd = raw_backend(w->address, "cam-1", NULL);
+    revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS);
+    revdial_stream *st = revdial_dial(w->proxy, "cam-1", NULL, NULL);
+    if (CHECK(st != NULL) && CHECK(raw_frame_await(fd, RAW_WINDOW, &f))) {
+        raw_frame_send(fd, RAW_WINDOW, RAW_ACK, f.id, 1u << 30);
+        pthread_t t = util_thread(writer_run, st);
+        CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, &e));
+        CHECK_INT(e.code, REVDIAL_ELOST);
+        pthread_join(t, NULL);
+        CHECK_INT(revdial_stream_error(st, NULL), REVDIAL_ELOST);
     }
-    world_close(&w);
+    revdial_close(st);
+    close(fd);
 }
 
 // Reads a little, again and again, for several times as long as a peer may take nothing.
@@ -657,34 +632,30 @@ static void *sipper_run(void *arg)
     return NULL;
 }
 
-TEST(a_thin_link_has_a_short_queue_until_it_is_thin_no_more)
+NEW_WORLD_TEST(a_thin_link_has_a_short_queue_until_it_is_thin_no_more)
 {
-    world w;
     raw_frame f = {0};
     sipper s = {.fast = 0};
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        s.fd = raw_backend_on(raw_connect_as(w.address, 1), "cam-1", NULL);
-        revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
-        revdial_stream *st = revdial_dial(w.proxy, "cam-1", NULL, NULL);
-        if (CHECK(st != NULL) && CHECK(raw_frame_await(s.fd, RAW_WINDOW, &f))) {
-            raw_frame_send(s.fd, RAW_WINDOW, RAW_ACK, f.id, 1u << 31);
-            pthread_t reader = util_thread(sipper_run, &s), writer = util_thread(writer_run, st);
-            UTIL_EVENTUALLY(send_buffer_of(st) > 0);
-            CHECK(send_buffer_of(st) < RVD_STREAM_THIN_BYTES);
-            atomic_store(&s.fast, 1);
-            UTIL_EVENTUALLY(send_buffer_of(st) == 0);
-            CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
-            atomic_store(&s.over, 1);
-            revdial_reset(st, REVDIAL_RESET_CANCEL);
-            pthread_join(writer, NULL);
-            shutdown(s.fd, SHUT_RDWR);
-            pthread_join(reader, NULL);
-        }
-        revdial_close(st);
-        close(s.fd);
+    REQUIRE(world_open_proxy(w));
+    s.fd = raw_backend_on(raw_connect_as(w->address, 1), "cam-1", NULL);
+    revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS);
+    revdial_stream *st = revdial_dial(w->proxy, "cam-1", NULL, NULL);
+    if (CHECK(st != NULL) && CHECK(raw_frame_await(s.fd, RAW_WINDOW, &f))) {
+        raw_frame_send(s.fd, RAW_WINDOW, RAW_ACK, f.id, 1u << 31);
+        pthread_t reader = util_thread(sipper_run, &s), writer = util_thread(writer_run, st);
+        UTIL_EVENTUALLY(send_buffer_of(st) > 0);
+        CHECK(send_buffer_of(st) < RVD_STREAM_THIN_BYTES);
+        atomic_store(&s.fast, 1);
+        UTIL_EVENTUALLY(send_buffer_of(st) == 0);
+        CHECK_INT(util_log_count(&w->sessions, REVDIAL_DOWN, NULL), 0);
+        atomic_store(&s.over, 1);
+        revdial_reset(st, REVDIAL_RESET_CANCEL);
+        pthread_join(writer, NULL);
+        shutdown(s.fd, SHUT_RDWR);
+        pthread_join(reader, NULL);
     }
-    world_close(&w);
+    revdial_close(st);
+    close(s.fd);
 }
 
 int main(int argc, char **argv)

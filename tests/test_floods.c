@@ -28,26 +28,22 @@ TEST(P1_P2_a_thousand_connections_that_drip_do_not_keep_a_backend_out)
     }
 }
 
-TEST(P2_two_thousand_silent_connections_do_not_keep_a_backend_out_and_cost_little)
+NEW_WORLD_TEST(P2_two_thousand_silent_connections_do_not_keep_a_backend_out_and_cost_little)
 {
     enum { COUNT = 2000 };
     static int fds[COUNT];
-    world w;
     revdial_stats stats = {0};
     flood_unlimit();
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        for (int i = 0; i < COUNT; i++) fds[i] = raw_connect_from(w.address, 1 + i % 3);
-        CHECK(world_open_agent(&w, 0));
-        CHECK_INT(util_log_count(&w.states, REVDIAL_BACKOFF, NULL), 0);
-        UTIL_EVENTUALLY(pending_of(w.proxy) == 511);  // one went for the backend
-        revdial_proxy_get_stats(w.proxy, &stats);
-        CHECK_INT(stats.sessions, 1);
-        CHECK(stats.memory_bytes < 512u * 16384);
-        for (int i = 0; i < COUNT; i++) close(fds[i]);
-        UTIL_EVENTUALLY(pending_of(w.proxy) == 0);
-    }
-    world_close(&w);
+    REQUIRE(world_open_proxy(w));
+    for (int i = 0; i < COUNT; i++) fds[i] = raw_connect_from(w->address, 1 + i % 3);
+    CHECK(world_open_agent(w, 0));
+    CHECK_INT(util_log_count(&w->states, REVDIAL_BACKOFF, NULL), 0);
+    UTIL_EVENTUALLY(pending_of(w->proxy) == 511);  // one went for the backend
+    revdial_proxy_get_stats(w->proxy, &stats);
+    CHECK_INT(stats.sessions, 1);
+    CHECK(stats.memory_bytes < 512u * 16384);
+    for (int i = 0; i < COUNT; i++) close(fds[i]);
+    UTIL_EVENTUALLY(pending_of(w->proxy) == 0);
 }
 
 // A page in a browser can ask anything but for what its browser forbids: it sets no Upgrade and no
@@ -132,31 +128,26 @@ static int tally_flood(tally *t, int fd, uint32_t first, int count, uint16_t als
     return n;
 }
 
-TEST(B1_streams_that_a_backend_opens_are_refused_and_a_flood_of_them_ends_its_session)
+WORLD_TEST(B1_streams_that_a_backend_opens_are_refused_and_a_flood_of_them_ends_its_session)
 {
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        tally calm = {0, 0, -1}, wild = {0, 0, -1};
-        int threads = util_threads(), fd = raw_backend(w.address, "evil", NULL);
-        CHECK_INT(tally_flood(&calm, fd, 2, 900, 0), 900);
-        while (calm.resets < 900 && calm.goaway < 0 && raw_wait(fd, POLLIN, UTIL_WAIT_MS))
-            tally_read(&calm, fd, 0);
-        CHECK_INT(calm.resets, 900);
-        CHECK_INT(calm.goaway, -1);
-        tally_flood(&wild, fd, 1802, 2000, 0);
-        tally_read(&wild, fd, 1);
-        CHECK(wild.resets <= 200);
-        CHECK_INT(wild.goaway, 1);
-        CHECK_INT(util_threads(), threads);
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        CHECK(st != NULL);
-        revdial_close(st);
-        close(fd);
-        UTIL_EVENTUALLY(revdial_proxy_list(w.proxy, "evil", NULL, 0) == 0);
-        CHECK_INT(revdial_proxy_list(w.proxy, "cam-1", NULL, 0), 1);
-    }
-    world_close(&w);
+    tally calm = {0, 0, -1}, wild = {0, 0, -1};
+    int threads = util_threads(), fd = raw_backend(w->address, "evil", NULL);
+    CHECK_INT(tally_flood(&calm, fd, 2, 900, 0), 900);
+    while (calm.resets < 900 && calm.goaway < 0 && raw_wait(fd, POLLIN, UTIL_WAIT_MS))
+        tally_read(&calm, fd, 0);
+    CHECK_INT(calm.resets, 900);
+    CHECK_INT(calm.goaway, -1);
+    tally_flood(&wild, fd, 1802, 2000, 0);
+    tally_read(&wild, fd, 1);
+    CHECK(wild.resets <= 200);
+    CHECK_INT(wild.goaway, 1);
+    CHECK_INT(util_threads(), threads);
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    CHECK(st != NULL);
+    revdial_close(st);
+    close(fd);
+    UTIL_EVENTUALLY(revdial_proxy_list(w->proxy, "evil", NULL, 0) == 0);
+    CHECK_INT(revdial_proxy_list(w->proxy, "cam-1", NULL, 0), 1);
 }
 
 static void *honest_run(void *arg)
@@ -187,36 +178,31 @@ static void hostile_answer(int fd, unsigned round, uint32_t id)
     }
 }
 
-TEST(B3_garbage_and_resets_of_one_backend_do_not_reach_the_streams_of_another)
+WORLD_TEST(B3_garbage_and_resets_of_one_backend_do_not_reach_the_streams_of_another)
 {
-    world w;
     void *good = NULL;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_session *before = NULL, *after = NULL;
-        revdial_proxy_list(w.proxy, "cam-1", &before, 1);
-        pthread_t honest = util_thread(honest_run, &w);
-        for (unsigned round = 0; round < 100; round++) {
-            raw_frame f = {0};
-            char byte;
-            int fd = raw_backend(w.address, "evil", NULL);
-            UTIL_EVENTUALLY(revdial_proxy_list(w.proxy, "evil", NULL, 0) == 1);
-            revdial_stream *st = revdial_dial(w.proxy, "evil", NULL, NULL);
-            CHECK(st != NULL && raw_frame_read(fd, &f) && f.flags & RAW_SYN);
-            hostile_answer(fd, round, f.id);
-            CHECK(revdial_read(st, &byte, 1) < 0);  // its own stream fails, and not with EOF
-            revdial_close(st);
-            close(fd);
-            UTIL_EVENTUALLY(revdial_proxy_list(w.proxy, "evil", NULL, 0) == 0);
-        }
-        pthread_join(honest, &good);
-        CHECK_INT((intptr_t)good, 8);
-        revdial_proxy_list(w.proxy, "cam-1", &after, 1);
-        CHECK(before == after);
-        revdial_session_unref(before);
-        revdial_session_unref(after);
+    revdial_session *before = NULL, *after = NULL;
+    revdial_proxy_list(w->proxy, "cam-1", &before, 1);
+    pthread_t honest = util_thread(honest_run, w);
+    for (unsigned round = 0; round < 100; round++) {
+        raw_frame f = {0};
+        char byte;
+        int fd = raw_backend(w->address, "evil", NULL);
+        UTIL_EVENTUALLY(revdial_proxy_list(w->proxy, "evil", NULL, 0) == 1);
+        revdial_stream *st = revdial_dial(w->proxy, "evil", NULL, NULL);
+        CHECK(st != NULL && raw_frame_read(fd, &f) && f.flags & RAW_SYN);
+        hostile_answer(fd, round, f.id);
+        CHECK(revdial_read(st, &byte, 1) < 0);  // its own stream fails, and not with EOF
+        revdial_close(st);
+        close(fd);
+        UTIL_EVENTUALLY(revdial_proxy_list(w->proxy, "evil", NULL, 0) == 0);
     }
-    world_close(&w);
+    pthread_join(honest, &good);
+    CHECK_INT((intptr_t)good, 8);
+    revdial_proxy_list(w->proxy, "cam-1", &after, 1);
+    CHECK(before == after);
+    revdial_session_unref(before);
+    revdial_session_unref(after);
 }
 
 enum { STORM_THREADS = 4, STORM_EACH = 250 };
@@ -484,26 +470,22 @@ TEST(B7_P2_connections_that_say_nothing_or_stop_give_way_to_those_that_go_on)
     }
 }
 
-TEST(B7_a_proxy_that_closes_while_others_wait_for_a_place_closes_them)
+NEW_WORLD_TEST(B7_a_proxy_that_closes_while_others_wait_for_a_place_closes_them)
 {
     static int fds[40];
     char byte;
-    world w;
-    world_init(&w);
-    w.pcfg.max_pending = 8;
-    if (world_open_proxy(&w)) {
-        int before = util_fds();
-        for (int i = 0; i < 40; i++) fds[i] = raw_connect_from(w.address, 2);
-        UTIL_EVENTUALLY(queue_of(w.proxy) == 32);
-        revdial_proxy_stop(w.proxy);
-        w.proxy = NULL;
-        for (int i = 0; i < 40; i++) {
-            CHECK(raw_read(fds[i], &byte, 1) <= 0);
-            close(fds[i]);
-        }
-        CHECK(util_fds() <= before);
+    w->pcfg.max_pending = 8;
+    REQUIRE(world_open_proxy(w));
+    int before = util_fds();
+    for (int i = 0; i < 40; i++) fds[i] = raw_connect_from(w->address, 2);
+    UTIL_EVENTUALLY(queue_of(w->proxy) == 32);
+    revdial_proxy_stop(w->proxy);
+    w->proxy = NULL;
+    for (int i = 0; i < 40; i++) {
+        CHECK(raw_read(fds[i], &byte, 1) <= 0);
+        close(fds[i]);
     }
-    world_close(&w);
+    CHECK(util_fds() <= before);
 }
 
 // ------------------------------------------------------------------------------------------------

@@ -18,68 +18,58 @@ static int socket_end(int fd, size_t *bytes)
     }
 }
 
-TEST(a_stream_as_a_socket_half_closes_both_ways)
+WORLD_TEST(a_stream_as_a_socket_half_closes_both_ways)
 {
-    world w;
     size_t bytes;
     char buf[8];
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "sink", 0, NULL);
-        int fd = st ? revdial_stream_fd(st) : -1;
-        if (CHECK(fd >= 0)) {
-            CHECK_INT(fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
-            CHECK_INT(fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
-            uint8_t out[5000];
-            util_fill(out, sizeof out, 0, 2);
-            CHECK(raw_send(fd, out, sizeof out));
-            shutdown(fd, SHUT_WR);
-            CHECK(raw_read_all(fd, buf, 2) && memcmp(buf, "ok", 2) == 0);
-            CHECK_INT(socket_end(fd, &bytes), 0);
-            close(fd);
-            CHECK(util_gate_wait(&w.ended, 1));
-            CHECK_INT(world_last(&w).bytes, 5000);
-            CHECK_INT(world_last(&w).end, 0);
-        }
-        st = world_dial(&w, "source", 300000, NULL);
-        fd = st ? revdial_stream_fd(st) : -1;
-        if (CHECK(fd >= 0)) {
-            CHECK_INT(socket_end(fd, &bytes), 0);
-            CHECK_INT(bytes, 300000);
-            CHECK(raw_send(fd, "\0", 1));  // the other direction still works
-            close(fd);
-            CHECK(util_gate_wait(&w.ended, 2));
-            CHECK_INT(world_last(&w).bytes, 1);
-            CHECK_INT(world_last(&w).end, 0);
-        }
+    revdial_stream *st = world_dial(w, "sink", 0, NULL);
+    int fd = st ? revdial_stream_fd(st) : -1;
+    if (CHECK(fd >= 0)) {
+        CHECK_INT(fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
+        CHECK_INT(fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+        uint8_t out[5000];
+        util_fill(out, sizeof out, 0, 2);
+        CHECK(raw_send(fd, out, sizeof out));
+        shutdown(fd, SHUT_WR);
+        CHECK(raw_read_all(fd, buf, 2) && memcmp(buf, "ok", 2) == 0);
+        CHECK_INT(socket_end(fd, &bytes), 0);
+        close(fd);
+        CHECK(util_gate_wait(&w->ended, 1));
+        CHECK_INT(world_last(w).bytes, 5000);
+        CHECK_INT(world_last(w).end, 0);
     }
-    world_close(&w);
+    st = world_dial(w, "source", 300000, NULL);
+    fd = st ? revdial_stream_fd(st) : -1;
+    if (CHECK(fd >= 0)) {
+        CHECK_INT(socket_end(fd, &bytes), 0);
+        CHECK_INT(bytes, 300000);
+        CHECK(raw_send(fd, "\0", 1));  // the other direction still works
+        close(fd);
+        CHECK(util_gate_wait(&w->ended, 2));
+        CHECK_INT(world_last(w).bytes, 1);
+        CHECK_INT(world_last(w).end, 0);
+    }
 }
 
-TEST(a_stream_that_failed_ends_its_socket_with_ECONNRESET_and_never_with_EOF)
+WORLD_TEST(a_stream_that_failed_ends_its_socket_with_ECONNRESET_and_never_with_EOF)
 {
-    world w;
     size_t bytes;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "reset", 67, NULL);
-        int fd = st ? revdial_stream_fd(st) : -1;
-        if (CHECK(fd >= 0)) {
-            CHECK(raw_send(fd, "x", 1));
-            CHECK_INT(socket_end(fd, &bytes), ECONNRESET);
-            close(fd);
-        }
-        st = world_dial(&w, "hold", 0, NULL);
-        revdial_session *s = st ? revdial_stream_session(st) : NULL;
-        fd = st ? revdial_stream_fd(st) : -1;
-        if (CHECK(fd >= 0)) {
-            revdial_session_kill(s);
-            CHECK_INT(socket_end(fd, &bytes), ECONNRESET);
-            close(fd);
-        }
-        revdial_session_unref(s);
+    revdial_stream *st = world_dial(w, "reset", 67, NULL);
+    int fd = st ? revdial_stream_fd(st) : -1;
+    if (CHECK(fd >= 0)) {
+        CHECK(raw_send(fd, "x", 1));
+        CHECK_INT(socket_end(fd, &bytes), ECONNRESET);
+        close(fd);
     }
-    world_close(&w);
+    st = world_dial(w, "hold", 0, NULL);
+    revdial_session *s = st ? revdial_stream_session(st) : NULL;
+    fd = st ? revdial_stream_fd(st) : -1;
+    if (CHECK(fd >= 0)) {
+        revdial_session_kill(s);
+        CHECK_INT(socket_end(fd, &bytes), ECONNRESET);
+        close(fd);
+    }
+    revdial_session_unref(s);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -134,47 +124,38 @@ static void check_taken(revdial_stream *st, const char *how, const revdial_err *
     revdial_close(st);
 }
 
-TEST(a_handler_that_joins_polls_or_shuts_its_stream_has_accepted_it)
+NEW_WORLD_TEST(a_handler_that_joins_polls_or_shuts_its_stream_has_accepted_it)
 {
     static const char *const ways[] = {"fd", "join", "poll", "stop"};
-    world w;
-    world_init(&w);
-    w.acfg.handler = taker;
-    w.pcfg.on_stream = taker;
-    if (world_open(&w)) {
-        for (int i = 0; i < 4; i++) {
-            revdial_err err = {0};
-            revdial_stream *st = world_dial(&w, ways[i], 0, &err);
-            util_gate_add(&w.go, 1);
-            check_taken(st, ways[i], &err);
-        }
-        revdial_session *s = revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL);
-        for (int i = 0; i < 4 && CHECK(s != NULL); i++) {  // and the other way round
-            revdial_kv meta = {"do", ways[i]};
-            revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
-            revdial_err err = {0};
-            check_taken(revdial_session_dial(s, &opts, &err), ways[i], &err);
-        }
-        revdial_session_unref(s);
+    w->acfg.handler = taker;
+    w->pcfg.on_stream = taker;
+    REQUIRE(world_open(w));
+    for (int i = 0; i < 4; i++) {
+        revdial_err err = {0};
+        revdial_stream *st = world_dial(w, ways[i], 0, &err);
+        util_gate_add(&w->go, 1);
+        check_taken(st, ways[i], &err);
     }
-    world_close(&w);
+    revdial_session *s = revdial_agent_wait(w->agents[0], UTIL_WAIT_MS, NULL);
+    for (int i = 0; i < 4 && CHECK(s != NULL); i++) {  // and the other way round
+        revdial_kv meta = {"do", ways[i]};
+        revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
+        revdial_err err = {0};
+        check_taken(revdial_session_dial(s, &opts, &err), ways[i], &err);
+    }
+    revdial_session_unref(s);
 }
 
-TEST(a_socket_closed_with_unread_bytes_resets_the_stream)
+WORLD_TEST(a_socket_closed_with_unread_bytes_resets_the_stream)
 {
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "flood", 0, NULL);
-        int fd = st ? revdial_stream_fd(st) : -1;
-        if (CHECK(fd >= 0)) {
-            CHECK(raw_wait(fd, POLLIN, UTIL_WAIT_MS));
-            close(fd);
-            CHECK(util_gate_wait(&w.ended, 1));
-            CHECK_INT(world_last(&w).end, REVDIAL_ERESET);
-        }
+    revdial_stream *st = world_dial(w, "flood", 0, NULL);
+    int fd = st ? revdial_stream_fd(st) : -1;
+    if (CHECK(fd >= 0)) {
+        CHECK(raw_wait(fd, POLLIN, UTIL_WAIT_MS));
+        close(fd);
+        CHECK(util_gate_wait(&w->ended, 1));
+        CHECK_INT(world_last(w).end, REVDIAL_ERESET);
     }
-    world_close(&w);
 }
 
 // Its descriptor is closed. That comes a moment after its streams have failed.
@@ -186,54 +167,44 @@ static int session_is_gone(revdial_session *s)
     return gone;
 }
 
-TEST(a_stream_that_no_socket_could_be_had_for_is_still_the_callers)
+WORLD_TEST(a_stream_that_no_socket_could_be_had_for_is_still_the_callers)
 {
-    world w;
     char c;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "hold", 0, NULL);
-        revdial_session *s = st ? revdial_stream_session(st) : NULL;
-        if (CHECK(st != NULL)) {
-            revdial_session_kill(s);
-            CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ECLOSED);
-            revdial_agent_stop(w.agents[0], 0);
-            w.agents[0] = NULL;
-            UTIL_EVENTUALLY(session_is_gone(s));
-            int before = util_fds();
-            CHECK_INT(revdial_stream_fd(st), REVDIAL_ECLOSED);
-            CHECK_INT(util_fds(), before);
-            CHECK(revdial_stream_error(st, NULL) < 0);
-            revdial_close(st);
-        }
-        revdial_session_unref(s);
+    revdial_stream *st = world_dial(w, "hold", 0, NULL);
+    revdial_session *s = st ? revdial_stream_session(st) : NULL;
+    if (CHECK(st != NULL)) {
+        revdial_session_kill(s);
+        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ECLOSED);
+        revdial_agent_stop(w->agents[0], 0);
+        w->agents[0] = NULL;
+        UTIL_EVENTUALLY(session_is_gone(s));
+        int before = util_fds();
+        CHECK_INT(revdial_stream_fd(st), REVDIAL_ECLOSED);
+        CHECK_INT(util_fds(), before);
+        CHECK(revdial_stream_error(st, NULL) < 0);
+        revdial_close(st);
     }
-    world_close(&w);
+    revdial_session_unref(s);
 }
 
-TEST(dial_fd_gives_a_connected_socket_or_the_dials_error)
+WORLD_TEST(dial_fd_gives_a_connected_socket_or_the_dials_error)
 {
-    world w;
     revdial_err err;
     revdial_dial_opts opts = {0};
     revdial_kv meta = {"do", "refuse"};
     char buf[4];
-    world_init(&w);
-    if (world_open(&w)) {
-        int fd = revdial_dial_fd(w.proxy, "cam-1", NULL, &err);
-        if (CHECK(fd >= 0)) {
-            CHECK(raw_say(fd, "ping") && raw_read_all(fd, buf, 4));
-            CHECK(memcmp(buf, "ping", 4) == 0);
-            close(fd);
-        }
-        opts.meta = &meta;
-        opts.meta_count = 1;
-        CHECK_INT(revdial_dial_fd(w.proxy, "cam-1", &opts, &err), REVDIAL_EREFUSED);
-        CHECK_INT(err.code, REVDIAL_EREFUSED);
-        CHECK_INT(revdial_dial_fd(w.proxy, "cam-1", &opts, NULL), REVDIAL_EREFUSED);
-        CHECK_INT(revdial_dial_fd(w.proxy, "nobody", NULL, NULL), REVDIAL_ENOBACKEND);
+    int fd = revdial_dial_fd(w->proxy, "cam-1", NULL, &err);
+    if (CHECK(fd >= 0)) {
+        CHECK(raw_say(fd, "ping") && raw_read_all(fd, buf, 4));
+        CHECK(memcmp(buf, "ping", 4) == 0);
+        close(fd);
     }
-    world_close(&w);
+    opts.meta = &meta;
+    opts.meta_count = 1;
+    CHECK_INT(revdial_dial_fd(w->proxy, "cam-1", &opts, &err), REVDIAL_EREFUSED);
+    CHECK_INT(err.code, REVDIAL_EREFUSED);
+    CHECK_INT(revdial_dial_fd(w->proxy, "cam-1", &opts, NULL), REVDIAL_EREFUSED);
+    CHECK_INT(revdial_dial_fd(w->proxy, "nobody", NULL, NULL), REVDIAL_ENOBACKEND);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -276,189 +247,158 @@ static int tcp_pair(int fds[2])
     return fds[0] >= 0 && fds[1] >= 0;
 }
 
-TEST(a_join_sends_the_early_bytes_first_and_tells_once_what_moved)
+NEW_WORLD_TEST(a_join_sends_the_early_bytes_first_and_tells_once_what_moved)
 {
-    world w;
     joined j;
     int fds[2];
     char buf[16];
     size_t bytes;
-    world_init(&w);
-    if (world_open(&w) && tcp_pair(fds)) {
-        revdial_relay_opts o = joined_opts(&j);
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        o.early = "early";
-        o.early_len = 5;
-        CHECK(raw_say(fds[0], "-late"));
-        CHECK_INT(revdial_relay(st, fds[1], fds[1], &o), 0);
-        CHECK(raw_read_all(fds[0], buf, 10) && memcmp(buf, "early-late", 10) == 0);
-        shutdown(fds[0], SHUT_WR);
-        CHECK_INT(socket_end(fds[0], &bytes), 0);
-        CHECK(util_gate_wait(&j.done, 1));
-        CHECK_INT(j.moved[0], 10);
-        CHECK_INT(j.moved[1], 10);
-        CHECK_INT(j.is_failed, 0);
-        CHECK_INT(j.done.count, 1);
-        close(fds[0]);
-    }
-    world_close(&w);
+    REQUIRE(world_open(w) && tcp_pair(fds));
+    revdial_relay_opts o = joined_opts(&j);
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    o.early = "early";
+    o.early_len = 5;
+    CHECK(raw_say(fds[0], "-late"));
+    CHECK_INT(revdial_relay(st, fds[1], fds[1], &o), 0);
+    CHECK(raw_read_all(fds[0], buf, 10) && memcmp(buf, "early-late", 10) == 0);
+    shutdown(fds[0], SHUT_WR);
+    CHECK_INT(socket_end(fds[0], &bytes), 0);
+    CHECK(util_gate_wait(&j.done, 1));
+    CHECK_INT(j.moved[0], 10);
+    CHECK_INT(j.moved[1], 10);
+    CHECK_INT(j.is_failed, 0);
+    CHECK_INT(j.done.count, 1);
+    close(fds[0]);
 }
 
-TEST(a_join_of_two_pipes_half_closes_each)
+NEW_WORLD_TEST(a_join_of_two_pipes_half_closes_each)
 {
-    world w;
     joined j;
     int in[2], out[2];
     char buf[8];
-    world_init(&w);
-    if (world_open(&w) && pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0) {
-        revdial_relay_opts o = joined_opts(&j);
-        revdial_stream *st = world_dial(&w, "sink", 0, NULL);
-        uint8_t byte = util_byte(0, 2);
-        CHECK_INT(revdial_relay(st, in[0], out[1], &o), 0);
-        CHECK_INT(write(in[1], &byte, 1), 1);
-        close(in[1]);
-        CHECK(raw_wait(out[0], POLLIN, UTIL_WAIT_MS));
-        CHECK_INT(read(out[0], buf, 2), 2);
-        CHECK(memcmp(buf, "ok", 2) == 0);
-        CHECK(raw_wait(out[0], POLLIN, UTIL_WAIT_MS));
-        CHECK_INT(read(out[0], buf, 1), 0);
-        CHECK(util_gate_wait(&j.done, 1));
-        CHECK_INT(j.is_failed, 0);
-        CHECK_INT(j.moved[0], 1);
-        CHECK_INT(j.moved[1], 2);
-        close(out[0]);
-    }
-    world_close(&w);
+    REQUIRE(world_open(w) && pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0);
+    revdial_relay_opts o = joined_opts(&j);
+    revdial_stream *st = world_dial(w, "sink", 0, NULL);
+    uint8_t byte = util_byte(0, 2);
+    CHECK_INT(revdial_relay(st, in[0], out[1], &o), 0);
+    CHECK_INT(write(in[1], &byte, 1), 1);
+    close(in[1]);
+    CHECK(raw_wait(out[0], POLLIN, UTIL_WAIT_MS));
+    CHECK_INT(read(out[0], buf, 2), 2);
+    CHECK(memcmp(buf, "ok", 2) == 0);
+    CHECK(raw_wait(out[0], POLLIN, UTIL_WAIT_MS));
+    CHECK_INT(read(out[0], buf, 1), 0);
+    CHECK(util_gate_wait(&j.done, 1));
+    CHECK_INT(j.is_failed, 0);
+    CHECK_INT(j.moved[0], 1);
+    CHECK_INT(j.moved[1], 2);
+    close(out[0]);
 }
 
-TEST(an_idle_join_gives_up_and_both_ends_learn_it)
+NEW_WORLD_TEST(an_idle_join_gives_up_and_both_ends_learn_it)
 {
-    world w;
     joined j;
     int fds[2];
     size_t bytes;
-    world_init(&w);
-    if (world_open(&w) && tcp_pair(fds)) {
-        revdial_relay_opts o = joined_opts(&j);
-        o.idle_ms = 20;
-        CHECK_INT(revdial_relay(world_dial(&w, "hold", 0, NULL), fds[1], fds[1], &o), 0);
-        CHECK(util_gate_wait(&j.done, 1));
-        CHECK_INT(j.is_failed, 1);
-        CHECK_INT(j.why.code, REVDIAL_ETIMEDOUT);
-        CHECK_INT(socket_end(fds[0], &bytes), ECONNRESET);
-        CHECK(util_gate_wait(&w.ended, 1));
-        CHECK_INT(world_last(&w).end, REVDIAL_ERESET);
-        CHECK_INT(world_last(&w).reset, REVDIAL_RESET_TIMEOUT);
-        close(fds[0]);
-    }
-    world_close(&w);
+    REQUIRE(world_open(w) && tcp_pair(fds));
+    revdial_relay_opts o = joined_opts(&j);
+    o.idle_ms = 20;
+    CHECK_INT(revdial_relay(world_dial(w, "hold", 0, NULL), fds[1], fds[1], &o), 0);
+    CHECK(util_gate_wait(&j.done, 1));
+    CHECK_INT(j.is_failed, 1);
+    CHECK_INT(j.why.code, REVDIAL_ETIMEDOUT);
+    CHECK_INT(socket_end(fds[0], &bytes), ECONNRESET);
+    CHECK(util_gate_wait(&w->ended, 1));
+    CHECK_INT(world_last(w).end, REVDIAL_ERESET);
+    CHECK_INT(world_last(w).reset, REVDIAL_RESET_TIMEOUT);
+    close(fds[0]);
 }
 
-TEST(a_client_that_resets_its_socket_resets_the_joined_stream)
+NEW_WORLD_TEST(a_client_that_resets_its_socket_resets_the_joined_stream)
 {
-    world w;
     joined j;
     int fds[2];
-    world_init(&w);
-    if (world_open(&w) && tcp_pair(fds)) {
-        revdial_relay_opts o = joined_opts(&j);
-        CHECK_INT(revdial_relay(world_dial(&w, "hold", 0, NULL), fds[1], fds[1], &o), 0);
-        raw_close_reset(fds[0]);
-        CHECK(util_gate_wait(&j.done, 1));
-        CHECK_INT(j.is_failed, 1);
-        CHECK_INT(j.why.code, REVDIAL_ESYS);
-        CHECK_INT(j.why.sys, ECONNRESET);
-        CHECK(util_gate_wait(&w.ended, 1));
-        CHECK_INT(world_last(&w).end, REVDIAL_ERESET);
-        CHECK_INT(world_last(&w).reset, REVDIAL_RESET_CANCEL);
-    }
-    world_close(&w);
+    REQUIRE(world_open(w) && tcp_pair(fds));
+    revdial_relay_opts o = joined_opts(&j);
+    CHECK_INT(revdial_relay(world_dial(w, "hold", 0, NULL), fds[1], fds[1], &o), 0);
+    raw_close_reset(fds[0]);
+    CHECK(util_gate_wait(&j.done, 1));
+    CHECK_INT(j.is_failed, 1);
+    CHECK_INT(j.why.code, REVDIAL_ESYS);
+    CHECK_INT(j.why.sys, ECONNRESET);
+    CHECK(util_gate_wait(&w->ended, 1));
+    CHECK_INT(world_last(w).end, REVDIAL_ERESET);
+    CHECK_INT(world_last(w).reset, REVDIAL_RESET_CANCEL);
 }
 
-TEST(a_client_that_goes_away_while_the_stream_has_no_credit_is_noticed)
+NEW_WORLD_TEST(a_client_that_goes_away_while_the_stream_has_no_credit_is_noticed)
 {
-    world w;
     joined j;
     int fds[2];
     char buf[16384] = "";
-    world_init(&w);
-    if (world_open(&w) && tcp_pair(fds)) {
-        revdial_relay_opts o = joined_opts(&j);
-        CHECK_INT(revdial_relay(world_dial(&w, "stop", 0, NULL), fds[1], fds[1], &o), 0);
-        fcntl(fds[0], F_SETFL, O_NONBLOCK);
-        while (raw_wait(fds[0], POLLOUT, 100))
-            if (send(fds[0], buf, sizeof buf, MSG_NOSIGNAL) < 0) break;
-        raw_close_reset(fds[0]);
-        CHECK(util_gate_wait(&j.done, 1));
-        CHECK_INT(j.is_failed, 1);
-        util_gate_add(&w.go, 1);
-        CHECK(util_gate_wait(&w.ended, 1));
-        CHECK_INT(world_last(&w).end, REVDIAL_ERESET);
-    }
-    world_close(&w);
+    REQUIRE(world_open(w) && tcp_pair(fds));
+    revdial_relay_opts o = joined_opts(&j);
+    CHECK_INT(revdial_relay(world_dial(w, "stop", 0, NULL), fds[1], fds[1], &o), 0);
+    fcntl(fds[0], F_SETFL, O_NONBLOCK);
+    while (raw_wait(fds[0], POLLOUT, 100))
+        if (send(fds[0], buf, sizeof buf, MSG_NOSIGNAL) < 0) break;
+    raw_close_reset(fds[0]);
+    CHECK(util_gate_wait(&j.done, 1));
+    CHECK_INT(j.is_failed, 1);
+    util_gate_add(&w->go, 1);
+    CHECK(util_gate_wait(&w->ended, 1));
+    CHECK_INT(world_last(w).end, REVDIAL_ERESET);
 }
 
-TEST(a_join_that_is_refused_has_closed_all_three_and_calls_nobody)
+WORLD_TEST(a_join_that_is_refused_has_closed_all_three_and_calls_nobody)
 {
-    world w;
     joined j;
     int fds[2];
     size_t bytes;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_relay_opts o = joined_opts(&j);
-        o.early = "";
-        o.early_len = 65537;
-        CHECK(tcp_pair(fds));
-        CHECK_INT(revdial_relay(world_dial(&w, "hold", 0, NULL), fds[1], fds[1], &o),
-                  REVDIAL_EINVAL);
-        CHECK_INT(socket_end(fds[0], &bytes), ECONNRESET);
-        close(fds[0]);
-        o = joined_opts(&j);
-        o.idle_ms = -1;
-        CHECK(tcp_pair(fds));
-        CHECK_INT(revdial_relay(world_dial(&w, "hold", 0, NULL), fds[1], fds[1], &o),
-                  REVDIAL_EINVAL);
-        CHECK_INT(socket_end(fds[0], &bytes), ECONNRESET);
-        close(fds[0]);
-        o = joined_opts(&j);
-        CHECK_INT(revdial_relay(world_dial(&w, "hold", 0, NULL), -1, -1, &o), REVDIAL_ESYS);
-        CHECK(util_gate_wait(&w.ended, 3));
-        CHECK_INT(j.done.count, 0);
-    }
-    world_close(&w);
+    revdial_relay_opts o = joined_opts(&j);
+    o.early = "";
+    o.early_len = 65537;
+    CHECK(tcp_pair(fds));
+    CHECK_INT(revdial_relay(world_dial(w, "hold", 0, NULL), fds[1], fds[1], &o), REVDIAL_EINVAL);
+    CHECK_INT(socket_end(fds[0], &bytes), ECONNRESET);
+    close(fds[0]);
+    o = joined_opts(&j);
+    o.idle_ms = -1;
+    CHECK(tcp_pair(fds));
+    CHECK_INT(revdial_relay(world_dial(w, "hold", 0, NULL), fds[1], fds[1], &o), REVDIAL_EINVAL);
+    CHECK_INT(socket_end(fds[0], &bytes), ECONNRESET);
+    close(fds[0]);
+    o = joined_opts(&j);
+    CHECK_INT(revdial_relay(world_dial(w, "hold", 0, NULL), -1, -1, &o), REVDIAL_ESYS);
+    CHECK(util_gate_wait(&w->ended, 3));
+    CHECK_INT(j.done.count, 0);
 }
 
-TEST(a_join_of_a_stream_that_was_reset_after_its_FIN_delivers_all_and_reports_the_failure)
+NEW_WORLD_TEST(a_join_of_a_stream_that_was_reset_after_its_FIN_delivers_all_and_reports_the_failure)
 {
-    world w;
     joined j;
     int fds[2];
     raw_frame f = {0};
     size_t bytes;
-    world_init(&w);
-    if (world_open_proxy(&w) && tcp_pair(fds)) {
-        int fd = raw_backend(w.address, "cam-1", NULL);
-        revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
-        revdial_stream *st = revdial_dial(w.proxy, "cam-1", NULL, NULL);
-        if (CHECK(st != NULL) && CHECK(raw_frame_await(fd, RAW_WINDOW, &f))) {
-            revdial_relay_opts o = joined_opts(&j);
-            raw_frame_send(fd, RAW_DATA, RAW_ACK | RAW_FIN, f.id, 5);
-            raw_say(fd, "hello");
-            raw_frame_send(fd, RAW_WINDOW, RAW_RST, f.id, 0);
-            UTIL_EVENTUALLY(revdial_stream_error(st, NULL) == REVDIAL_ERESET);
-            CHECK_INT(revdial_relay(st, fds[1], fds[1], &o), 0);
-            CHECK_INT(socket_end(fds[0], &bytes), 0);  // its FIN was true
-            CHECK_INT(bytes, 5);
-            CHECK(util_gate_wait(&j.done, 1));  // but nobody listens any more
-            CHECK_INT(j.is_failed, 1);
-            CHECK_INT(j.why.code, REVDIAL_ERESET);
-        }
-        close(fds[0]);
-        close(fd);
+    REQUIRE(world_open_proxy(w) && tcp_pair(fds));
+    int fd = raw_backend(w->address, "cam-1", NULL);
+    revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS);
+    revdial_stream *st = revdial_dial(w->proxy, "cam-1", NULL, NULL);
+    if (CHECK(st != NULL) && CHECK(raw_frame_await(fd, RAW_WINDOW, &f))) {
+        revdial_relay_opts o = joined_opts(&j);
+        raw_frame_send(fd, RAW_DATA, RAW_ACK | RAW_FIN, f.id, 5);
+        raw_say(fd, "hello");
+        raw_frame_send(fd, RAW_WINDOW, RAW_RST, f.id, 0);
+        UTIL_EVENTUALLY(revdial_stream_error(st, NULL) == REVDIAL_ERESET);
+        CHECK_INT(revdial_relay(st, fds[1], fds[1], &o), 0);
+        CHECK_INT(socket_end(fds[0], &bytes), 0);  // its FIN was true
+        CHECK_INT(bytes, 5);
+        CHECK(util_gate_wait(&j.done, 1));  // but nobody listens any more
+        CHECK_INT(j.is_failed, 1);
+        CHECK_INT(j.why.code, REVDIAL_ERESET);
     }
-    world_close(&w);
+    close(fds[0]);
+    close(fd);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -481,178 +421,155 @@ static void meta_handler(void *ud, revdial_stream *st)
     revdial_close(st);
 }
 
-TEST(what_came_with_the_dial_can_be_asked_for)
+NEW_WORLD_TEST(what_came_with_the_dial_can_be_asked_for)
 {
-    world w;
     revdial_dial_opts opts = {0};
     revdial_kv meta[2] = {{"traceparent", "00-ab"}, {"empty", ""}};
-    world_init(&w);
-    w.acfg.handler = meta_handler;
-    if (world_open(&w)) {
-        opts.target = "10.0.0.1:80";
-        opts.client_addr = "192.0.2.7:1234";
-        opts.local_addr = "198.51.100.1:443";
-        opts.meta = meta;
-        opts.meta_count = 2;
-        opts.timeout_ms = 5000;
-        revdial_stream *st = revdial_dial(w.proxy, "cam-1", &opts, NULL);
-        CHECK(st != NULL && util_gate_wait(&meta_gate, 1));
-        CHECK_STR(meta_seen[0], "10.0.0.1:80");
-        CHECK_STR(meta_seen[1], "192.0.2.7:1234");
-        CHECK_STR(meta_seen[2], "198.51.100.1:443");
-        CHECK(meta_seen[3][0] != '(');
-        CHECK(atoi(meta_seen[4]) > 4000 && atoi(meta_seen[4]) <= 5000);
-        CHECK_STR(meta_seen[5], "00-ab");
-        CHECK_STR(meta_seen[6], "");
-        CHECK_STR(meta_seen[7], "(none)");
-        revdial_close(st);
-        st = revdial_dial(w.proxy, "cam-1", NULL, NULL);
-        CHECK(st != NULL && util_gate_wait(&meta_gate, 2));
-        CHECK_STR(meta_seen[0], "(none)");
-        CHECK_STR(meta_seen[1], "(none)");
-        revdial_close(st);
-    }
-    world_close(&w);
+    w->acfg.handler = meta_handler;
+    REQUIRE(world_open(w));
+    opts.target = "10.0.0.1:80";
+    opts.client_addr = "192.0.2.7:1234";
+    opts.local_addr = "198.51.100.1:443";
+    opts.meta = meta;
+    opts.meta_count = 2;
+    opts.timeout_ms = 5000;
+    revdial_stream *st = revdial_dial(w->proxy, "cam-1", &opts, NULL);
+    CHECK(st != NULL && util_gate_wait(&meta_gate, 1));
+    CHECK_STR(meta_seen[0], "10.0.0.1:80");
+    CHECK_STR(meta_seen[1], "192.0.2.7:1234");
+    CHECK_STR(meta_seen[2], "198.51.100.1:443");
+    CHECK(meta_seen[3][0] != '(');
+    CHECK(atoi(meta_seen[4]) > 4000 && atoi(meta_seen[4]) <= 5000);
+    CHECK_STR(meta_seen[5], "00-ab");
+    CHECK_STR(meta_seen[6], "");
+    CHECK_STR(meta_seen[7], "(none)");
+    revdial_close(st);
+    st = revdial_dial(w->proxy, "cam-1", NULL, NULL);
+    CHECK(st != NULL && util_gate_wait(&meta_gate, 2));
+    CHECK_STR(meta_seen[0], "(none)");
+    CHECK_STR(meta_seen[1], "(none)");
+    revdial_close(st);
 }
 
-TEST(the_ledger_says_what_a_stream_waits_for_and_how_much_each_side_may_send)
+WORLD_TEST(the_ledger_says_what_a_stream_waits_for_and_how_much_each_side_may_send)
 {
-    world w;
     char buf[70000] = "";
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "stop", 0, NULL);
-        revdial_flow_info l;
-        if (CHECK(st != NULL)) {
-            CHECK_INT(revdial_stream_get_flow(st, &l), 0);
-            CHECK_STR(l.blocked_on, "");
-            CHECK_INT(l.send_credit + l.sent, 65536);  // what came with the dial counts
-            CHECK_INT(l.recv_credit, 65536);
-            CHECK(l.sent < 256);
-            // The last few bytes of credit are kept for a moment, for more may follow.
-            revdial_stream_set_deadline(st, REVDIAL_WR, 0);
-            UTIL_EVENTUALLY(revdial_write(st, buf, sizeof buf) != 0 &&
-                            revdial_stream_get_flow(st, &l) == 0 && l.send_credit == 0);
-            CHECK_STR(l.blocked_on, "peer's credit");
-            CHECK_INT(l.send_credit, 0);
-            CHECK_INT(l.sent, 65536);
-            revdial_close(st);
-        }
-        st = world_dial(&w, "source", 1000, NULL);
-        if (CHECK(st != NULL)) {
-            UTIL_EVENTUALLY(revdial_stream_get_flow(st, &l) == 0 && l.received == 1000);
-            CHECK_INT(l.buffered, 1000);
-            CHECK_INT(l.consumed, 0);
-            CHECK_INT(l.recv_credit, 64536);
-            CHECK_INT(revdial_read(st, buf, 400), 400);
-            CHECK_INT(revdial_stream_get_flow(st, &l), 0);
-            CHECK_INT(l.buffered, 600);
-            CHECK_INT(l.consumed, 400);
-            revdial_close(st);
-        }
+    revdial_stream *st = world_dial(w, "stop", 0, NULL);
+    revdial_flow_info l;
+    if (CHECK(st != NULL)) {
+        CHECK_INT(revdial_stream_get_flow(st, &l), 0);
+        CHECK_STR(l.blocked_on, "");
+        CHECK_INT(l.send_credit + l.sent, 65536);  // what came with the dial counts
+        CHECK_INT(l.recv_credit, 65536);
+        CHECK(l.sent < 256);
+        // The last few bytes of credit are kept for a moment, for more may follow.
+        revdial_stream_set_deadline(st, REVDIAL_WR, 0);
+        UTIL_EVENTUALLY(revdial_write(st, buf, sizeof buf) != 0 &&
+                        revdial_stream_get_flow(st, &l) == 0 && l.send_credit == 0);
+        CHECK_STR(l.blocked_on, "peer's credit");
+        CHECK_INT(l.send_credit, 0);
+        CHECK_INT(l.sent, 65536);
+        revdial_close(st);
     }
-    world_close(&w);
+    st = world_dial(w, "source", 1000, NULL);
+    if (CHECK(st != NULL)) {
+        UTIL_EVENTUALLY(revdial_stream_get_flow(st, &l) == 0 && l.received == 1000);
+        CHECK_INT(l.buffered, 1000);
+        CHECK_INT(l.consumed, 0);
+        CHECK_INT(l.recv_credit, 64536);
+        CHECK_INT(revdial_read(st, buf, 400), 400);
+        CHECK_INT(revdial_stream_get_flow(st, &l), 0);
+        CHECK_INT(l.buffered, 600);
+        CHECK_INT(l.consumed, 400);
+        revdial_close(st);
+    }
 }
 
-TEST(the_session_of_a_stream_is_the_backend_it_was_dialled_at)
+NEW_WORLD_TEST(the_session_of_a_stream_is_the_backend_it_was_dialled_at)
 {
-    world w;
-    world_init(&w);
-    w.acfg.instance = "i-1";
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        if (CHECK(st != NULL)) {
-            revdial_session *s = revdial_stream_session(st);
-            revdial_session_info info;
-            revdial_session_get_info(s, &info);
-            CHECK_STR(info.name, "cam-1");
-            CHECK_STR(info.instance, "i-1");
-            CHECK_STR(info.identity, "alice");
-            CHECK(strncmp(info.peer, "127.0.0.1:", 10) == 0);
-            CHECK_INT(info.state, REVDIAL_UP);
-            CHECK_INT(info.streams, 1);
-            CHECK_INT(info.streams_opened, 1);
-            CHECK(info.id != 0);
-            CHECK(info.age_ms >= 0);
-            revdial_write(st, "abc", 3);
-            char buf[3];
-            util_read_all(st, buf, 3);
-            revdial_session_get_info(s, &info);
-            CHECK_INT(info.tx_bytes, 3);
-            CHECK_INT(info.rx_bytes, 3);
-            revdial_close(st);
-            revdial_session_get_info(s, &info);
-            CHECK_INT(info.streams, 0);
-            revdial_session_kill(s);
-            UTIL_EVENTUALLY((revdial_session_get_info(s, &info), info.state == REVDIAL_DOWN));
-            CHECK_STR(info.name, "cam-1");  // valid memory while it is referenced
-            revdial_session_unref(s);
-        }
+    w->acfg.instance = "i-1";
+    REQUIRE(world_open(w));
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    if (CHECK(st != NULL)) {
+        revdial_session *s = revdial_stream_session(st);
+        revdial_session_info info;
+        revdial_session_get_info(s, &info);
+        CHECK_STR(info.name, "cam-1");
+        CHECK_STR(info.instance, "i-1");
+        CHECK_STR(info.identity, "alice");
+        CHECK(strncmp(info.peer, "127.0.0.1:", 10) == 0);
+        CHECK_INT(info.state, REVDIAL_UP);
+        CHECK_INT(info.streams, 1);
+        CHECK_INT(info.streams_opened, 1);
+        CHECK(info.id != 0);
+        CHECK(info.age_ms >= 0);
+        revdial_write(st, "abc", 3);
+        char buf[3];
+        util_read_all(st, buf, 3);
+        revdial_session_get_info(s, &info);
+        CHECK_INT(info.tx_bytes, 3);
+        CHECK_INT(info.rx_bytes, 3);
+        revdial_close(st);
+        revdial_session_get_info(s, &info);
+        CHECK_INT(info.streams, 0);
+        revdial_session_kill(s);
+        UTIL_EVENTUALLY((revdial_session_get_info(s, &info), info.state == REVDIAL_DOWN));
+        CHECK_STR(info.name, "cam-1");  // valid memory while it is referenced
+        revdial_session_unref(s);
     }
-    world_close(&w);
 }
 
-TEST(streams_and_sessions_that_outlive_the_proxy_stay_valid_and_say_ECLOSED)
+WORLD_TEST(streams_and_sessions_that_outlive_the_proxy_stay_valid_and_say_ECLOSED)
 {
-    world w;
     char c;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "hold", 0, NULL);
-        if (CHECK(st != NULL)) {
-            revdial_session *s = revdial_stream_session(st);
-            revdial_pollfd p = {st, 0, POLLIN, 0};
-            revdial_flow_info l;
-            revdial_session_info info;
-            revdial_err err;
-            revdial_proxy_stop(w.proxy);  // first, so that it is what ends the session
-            w.proxy = NULL;
-            world_close(&w);
-            CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ECLOSED);
-            CHECK_INT(revdial_write(st, &c, 1), REVDIAL_ECLOSED);
-            CHECK_INT(revdial_stream_error(st, NULL), REVDIAL_ECLOSED);
-            CHECK_INT(revdial_poll(&p, 1, 1000), 1);
-            revdial_stream_get_flow(st, &l);
-            CHECK(revdial_stream_meta(st, "do") == NULL);
-            revdial_shutdown(st, REVDIAL_RDWR);
-            revdial_reset(st, 64);
-            revdial_stream_set_deadline(st, REVDIAL_RDWR, 1);
-            CHECK_INT(revdial_stream_fd(st), REVDIAL_ECLOSED);
-            CHECK(revdial_session_dial(s, NULL, &err) == NULL);
-            CHECK_INT(err.code, REVDIAL_ECLOSED);
-            revdial_session_get_info(s, &info);
-            CHECK_INT(info.state, REVDIAL_DOWN);
-            revdial_session_drain(s, 0);
-            revdial_session_kill(s);
-            revdial_close(st);
-            revdial_session_unref(s);
-            return;
-        }
+    revdial_stream *st = world_dial(w, "hold", 0, NULL);
+    if (CHECK(st != NULL)) {
+        revdial_session *s = revdial_stream_session(st);
+        revdial_pollfd p = {st, 0, POLLIN, 0};
+        revdial_flow_info l;
+        revdial_session_info info;
+        revdial_err err;
+        revdial_proxy_stop(w->proxy);  // first, so that it is what ends the session
+        w->proxy = NULL;
+        world_close(w);
+        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ECLOSED);
+        CHECK_INT(revdial_write(st, &c, 1), REVDIAL_ECLOSED);
+        CHECK_INT(revdial_stream_error(st, NULL), REVDIAL_ECLOSED);
+        CHECK_INT(revdial_poll(&p, 1, 1000), 1);
+        revdial_stream_get_flow(st, &l);
+        CHECK(revdial_stream_meta(st, "do") == NULL);
+        revdial_shutdown(st, REVDIAL_RDWR);
+        revdial_reset(st, 64);
+        revdial_stream_set_deadline(st, REVDIAL_RDWR, 1);
+        CHECK_INT(revdial_stream_fd(st), REVDIAL_ECLOSED);
+        CHECK(revdial_session_dial(s, NULL, &err) == NULL);
+        CHECK_INT(err.code, REVDIAL_ECLOSED);
+        revdial_session_get_info(s, &info);
+        CHECK_INT(info.state, REVDIAL_DOWN);
+        revdial_session_drain(s, 0);
+        revdial_session_kill(s);
+        revdial_close(st);
+        revdial_session_unref(s);
+        return;
     }
-    world_close(&w);
 }
 
-TEST(a_session_that_outlives_the_agent_stays_valid_and_says_ECLOSED)
+WORLD_TEST(a_session_that_outlives_the_agent_stays_valid_and_says_ECLOSED)
 {
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_session *s = revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL);
-        if (CHECK(s != NULL)) {
-            revdial_session_info info;
-            revdial_err err;
-            world_close(&w);
-            CHECK(revdial_session_dial(s, NULL, &err) == NULL);
-            CHECK_INT(err.code, REVDIAL_ECLOSED);
-            revdial_session_get_info(s, &info);
-            CHECK_INT(info.state, REVDIAL_DOWN);
-            revdial_session_drain(s, 10);
-            revdial_session_kill(s);
-            revdial_session_unref(s);
-            return;
-        }
+    revdial_session *s = revdial_agent_wait(w->agents[0], UTIL_WAIT_MS, NULL);
+    if (CHECK(s != NULL)) {
+        revdial_session_info info;
+        revdial_err err;
+        world_close(w);
+        CHECK(revdial_session_dial(s, NULL, &err) == NULL);
+        CHECK_INT(err.code, REVDIAL_ECLOSED);
+        revdial_session_get_info(s, &info);
+        CHECK_INT(info.state, REVDIAL_DOWN);
+        revdial_session_drain(s, 10);
+        revdial_session_kill(s);
+        revdial_session_unref(s);
+        return;
     }
-    world_close(&w);
 }
 
 TEST(U1_NULL_is_ignored_by_every_close_free_and_unref)

@@ -153,7 +153,7 @@ TEST(a_proxys_config_that_cannot_work_is_refused_and_the_field_is_named)
     }
 }
 
-TEST(a_dial_to_what_cannot_exist_is_refused_at_once)
+NEW_WORLD_TEST(a_dial_to_what_cannot_exist_is_refused_at_once)
 {
     static const revdial_kv reserved = {"target", "x"}, half = {"key", NULL};
     static const struct {
@@ -186,61 +186,52 @@ TEST(a_dial_to_what_cannot_exist_is_refused_at_once)
         {"early", "cam-1", {.early_len = 1}},
         {"timeout_ms", "cam-1", {.timeout_ms = -2}},
     };
-    world w;
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-            revdial_dial_opts opts = rows[i].opts;
-            revdial_err err = {0};
-            opts.flags |= REVDIAL_DIAL_WAIT;  // there is no backend, and nobody waits for one
-            if (!opts.timeout_ms) opts.timeout_ms = -1;
-            CHECK(revdial_dial(w.proxy, rows[i].name, &opts, &err) == NULL);
-            if (err.code != REVDIAL_EINVAL || strncmp(err.msg, rows[i].says, strlen(rows[i].says)))
-                test_fail(__FILE__, __LINE__, "row %zu: %d %s", i, err.code, err.msg);
-            CHECK_INT(revdial_dial_async(w.proxy, rows[i].name, &opts, on_dial, NULL),
-                      REVDIAL_EINVAL);
-        }
-        CHECK_INT(revdial_proxy_wait(w.proxy, "Nobody", 1, -1), REVDIAL_EINVAL);
-        CHECK_INT(revdial_proxy_wait(w.proxy, NULL, 1, -1), REVDIAL_EINVAL);
-        if (world_open_agent(&w, 0)) {
-            revdial_session *s = revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL);
-            revdial_dial_opts opts = {.target = "nonsense"};
-            revdial_err err = {0};
-            CHECK(revdial_session_dial(s, &opts, &err) == NULL);
-            CHECK_INT(err.code, REVDIAL_EINVAL);
-            CHECK(revdial_session_dial(s, NULL, &err) == NULL);  // the proxy takes no streams
-            CHECK(strncmp(err.msg, "dial 127.0.0.1:", 15) == 0);
-            revdial_session_unref(s);
-        }
+    REQUIRE(world_open_proxy(w));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        revdial_dial_opts opts = rows[i].opts;
+        revdial_err err = {0};
+        opts.flags |= REVDIAL_DIAL_WAIT;  // there is no backend, and nobody waits for one
+        if (!opts.timeout_ms) opts.timeout_ms = -1;
+        CHECK(revdial_dial(w->proxy, rows[i].name, &opts, &err) == NULL);
+        if (err.code != REVDIAL_EINVAL || strncmp(err.msg, rows[i].says, strlen(rows[i].says)))
+            test_fail(__FILE__, __LINE__, "row %zu: %d %s", i, err.code, err.msg);
+        CHECK_INT(revdial_dial_async(w->proxy, rows[i].name, &opts, on_dial, NULL), REVDIAL_EINVAL);
     }
-    world_close(&w);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "Nobody", 1, -1), REVDIAL_EINVAL);
+    CHECK_INT(revdial_proxy_wait(w->proxy, NULL, 1, -1), REVDIAL_EINVAL);
+    if (world_open_agent(w, 0)) {
+        revdial_session *s = revdial_agent_wait(w->agents[0], UTIL_WAIT_MS, NULL);
+        revdial_dial_opts opts = {.target = "nonsense"};
+        revdial_err err = {0};
+        CHECK(revdial_session_dial(s, &opts, &err) == NULL);
+        CHECK_INT(err.code, REVDIAL_EINVAL);
+        CHECK(revdial_session_dial(s, NULL, &err) == NULL);  // the proxy takes no streams
+        CHECK(strncmp(err.msg, "dial 127.0.0.1:", 15) == 0);
+        revdial_session_unref(s);
+    }
 }
 
-TEST(what_is_adopted_must_be_a_connected_stream_socket)
+NEW_WORLD_TEST(what_is_adopted_must_be_a_connected_stream_socket)
 {
     enum { CLOSED, PIPE, DATAGRAMS, UNCONNECTED, NO_EARLY, NEGATIVE, BAD_INSTANCE, KINDS };
-    world w;
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        int before = util_fds();
-        for (int kind = CLOSED; kind < KINDS; kind++) {
-            revdial_attach_opts how = {.upgraded = 1, .name = "cam-1"};
-            int fds[2] = {-1, -1};
-            if (kind == PIPE) CHECK_INT(pipe(fds), 0);
-            if (kind == DATAGRAMS) CHECK_INT(socketpair(AF_UNIX, SOCK_DGRAM, 0, fds), 0);
-            if (kind == UNCONNECTED) fds[0] = socket(AF_INET, SOCK_STREAM, 0);
-            if (kind >= NO_EARLY) CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
-            if (kind == NO_EARLY) how.early_len = 1;
-            if (kind == NEGATIVE) how.early = "", how.early_len = (size_t)-1;
-            if (kind == BAD_INSTANCE) how.instance = "a b";
-            CHECK_INT(revdial_proxy_attach(w.proxy, kind == CLOSED ? 99999 : fds[0], &how, NULL),
-                      kind == UNCONNECTED ? REVDIAL_ELOST : REVDIAL_EINVAL);
-            if (fds[1] >= 0) close(fds[1]);
-        }
-        CHECK_INT(util_fds(), before);
-        CHECK_INT(revdial_proxy_list(w.proxy, NULL, NULL, 0), 0);
+    REQUIRE(world_open_proxy(w));
+    int before = util_fds();
+    for (int kind = CLOSED; kind < KINDS; kind++) {
+        revdial_attach_opts how = {.upgraded = 1, .name = "cam-1"};
+        int fds[2] = {-1, -1};
+        if (kind == PIPE) CHECK_INT(pipe(fds), 0);
+        if (kind == DATAGRAMS) CHECK_INT(socketpair(AF_UNIX, SOCK_DGRAM, 0, fds), 0);
+        if (kind == UNCONNECTED) fds[0] = socket(AF_INET, SOCK_STREAM, 0);
+        if (kind >= NO_EARLY) CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+        if (kind == NO_EARLY) how.early_len = 1;
+        if (kind == NEGATIVE) how.early = "", how.early_len = (size_t)-1;
+        if (kind == BAD_INSTANCE) how.instance = "a b";
+        CHECK_INT(revdial_proxy_attach(w->proxy, kind == CLOSED ? 99999 : fds[0], &how, NULL),
+                  kind == UNCONNECTED ? REVDIAL_ELOST : REVDIAL_EINVAL);
+        if (fds[1] >= 0) close(fds[1]);
     }
-    world_close(&w);
+    CHECK_INT(util_fds(), before);
+    CHECK_INT(revdial_proxy_list(w->proxy, NULL, NULL, 0), 0);
 }
 
 // Ends the session that has just come up, from its own callback.
@@ -250,18 +241,14 @@ static void kill_what_comes_up(void *ud, revdial_session *s, int state, const re
     if (state == REVDIAL_UP) revdial_session_kill(s);
 }
 
-TEST(U8_U9_a_callback_may_end_the_session_that_it_is_told_of)
+NEW_WORLD_TEST(U8_U9_a_callback_may_end_the_session_that_it_is_told_of)
 {
-    world w;
-    world_init(&w);
-    w.pcfg.on_session = kill_what_comes_up;
-    if (world_open_proxy(&w)) {
-        w.acfg.url = w.url;
-        w.agents[0] = revdial_agent_start(&w.acfg, NULL);
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 3, NULL));
-        CHECK(util_log_count(&w.sessions, REVDIAL_UP, NULL) >= 3);
-    }
-    world_close(&w);
+    w->pcfg.on_session = kill_what_comes_up;
+    REQUIRE(world_open_proxy(w));
+    w->acfg.url = w->url;
+    w->agents[0] = revdial_agent_start(&w->acfg, NULL);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 3, NULL));
+    CHECK(util_log_count(&w->sessions, REVDIAL_UP, NULL) >= 3);
 }
 
 typedef struct reader {
@@ -279,25 +266,20 @@ static void *reader_run(void *arg)
     return NULL;
 }
 
-TEST(U12_two_readers_share_a_stream_and_each_byte_goes_to_one)
+WORLD_TEST(U12_two_readers_share_a_stream_and_each_byte_goes_to_one)
 {
     enum { TOTAL = 1000000 };
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "source", TOTAL, NULL);
-        reader r[2] = {{st, 0, 0, -1}, {st, 0, 0, -1}};
-        uint64_t sum = 0;
-        pthread_t t[2];
-        for (uint64_t i = 0; i < TOTAL; i++) sum += util_byte(i, 1);
-        for (int i = 0; i < 2; i++) t[i] = util_thread(reader_run, &r[i]);
-        for (int i = 0; i < 2; i++) pthread_join(t[i], NULL);
-        CHECK_INT(r[0].bytes + r[1].bytes, TOTAL);
-        CHECK_INT(r[0].sum + r[1].sum, sum);
-        CHECK(r[0].end == 0 && r[1].end == 0);
-        revdial_close(st);
-    }
-    world_close(&w);
+    revdial_stream *st = world_dial(w, "source", TOTAL, NULL);
+    reader r[2] = {{st, 0, 0, -1}, {st, 0, 0, -1}};
+    uint64_t sum = 0;
+    pthread_t t[2];
+    for (uint64_t i = 0; i < TOTAL; i++) sum += util_byte(i, 1);
+    for (int i = 0; i < 2; i++) t[i] = util_thread(reader_run, &r[i]);
+    for (int i = 0; i < 2; i++) pthread_join(t[i], NULL);
+    CHECK_INT(r[0].bytes + r[1].bytes, TOTAL);
+    CHECK_INT(r[0].sum + r[1].sum, sum);
+    CHECK(r[0].end == 0 && r[1].end == 0);
+    revdial_close(st);
 }
 
 typedef struct writer {
@@ -317,49 +299,39 @@ static void *writer_run(void *arg)
     return NULL;
 }
 
-TEST(U13_small_writes_of_two_threads_are_not_mixed)
+WORLD_TEST(U13_small_writes_of_two_threads_are_not_mixed)
 {
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        writer x[2] = {{st, 'a'}, {st, 'b'}};
-        pthread_t t[2];
-        int mixed = 0, seen = 0;
-        char record[RECORD];
-        for (int i = 0; i < 2; i++) t[i] = util_thread(writer_run, &x[i]);
-        while (seen < 2 * RECORDS && util_read_all(st, record, RECORD) == RECORD) {
-            for (int i = 1; i < RECORD; i++) mixed += record[i] != record[0];
-            seen++;
-        }
-        for (int i = 0; i < 2; i++) pthread_join(t[i], NULL);
-        CHECK_INT(seen, 2 * RECORDS);
-        CHECK_INT(mixed, 0);
-        revdial_close(st);
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    writer x[2] = {{st, 'a'}, {st, 'b'}};
+    pthread_t t[2];
+    int mixed = 0, seen = 0;
+    char record[RECORD];
+    for (int i = 0; i < 2; i++) t[i] = util_thread(writer_run, &x[i]);
+    while (seen < 2 * RECORDS && util_read_all(st, record, RECORD) == RECORD) {
+        for (int i = 1; i < RECORD; i++) mixed += record[i] != record[0];
+        seen++;
     }
-    world_close(&w);
+    for (int i = 0; i < 2; i++) pthread_join(t[i], NULL);
+    CHECK_INT(seen, 2 * RECORDS);
+    CHECK_INT(mixed, 0);
+    revdial_close(st);
 }
 
-TEST(U20_a_dial_on_a_session_that_drains_or_is_down_says_which)
+WORLD_TEST(U20_a_dial_on_a_session_that_drains_or_is_down_says_which)
 {
-    world w;
     revdial_err err = {0};
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *held = world_dial(&w, "hold", 0, NULL);
-        revdial_session *s = revdial_stream_session(held);
-        revdial_session_drain(s, -1);
-        CHECK(revdial_session_dial(s, NULL, &err) == NULL);
-        CHECK_INT(err.code, REVDIAL_EDRAINING);
-        revdial_close(held);
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
-        CHECK(revdial_session_dial(s, NULL, &err) == NULL);
-        CHECK(err.code == REVDIAL_EDRAINING || err.code == REVDIAL_ECLOSED);
-        CHECK(revdial_session_dial(NULL, NULL, &err) == NULL);
-        CHECK_INT(err.code, REVDIAL_EINVAL);
-        revdial_session_unref(s);
-    }
-    world_close(&w);
+    revdial_stream *held = world_dial(w, "hold", 0, NULL);
+    revdial_session *s = revdial_stream_session(held);
+    revdial_session_drain(s, -1);
+    CHECK(revdial_session_dial(s, NULL, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_EDRAINING);
+    revdial_close(held);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, NULL));
+    CHECK(revdial_session_dial(s, NULL, &err) == NULL);
+    CHECK(err.code == REVDIAL_EDRAINING || err.code == REVDIAL_ECLOSED);
+    CHECK(revdial_session_dial(NULL, NULL, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_EINVAL);
+    revdial_session_unref(s);
 }
 
 // A session's descriptor is closed by the application (0), or taken by a pipe (1).
@@ -716,25 +688,20 @@ TEST(U40_names_tokens_and_paths_are_taken_up_to_their_limit)
     }
 }
 
-TEST(U40_what_a_dial_says_is_refused_beyond_its_limit_and_the_session_lives)
+WORLD_TEST(U40_what_a_dial_says_is_refused_beyond_its_limit_and_the_session_lives)
 {
     static const size_t sizes[] = {64, 65, 5000, 1 << 20};
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-            revdial_err err = {0};
-            revdial_kv meta = {"k", letters(sizes[i])};
-            revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
-            CHECK(revdial_dial(w.proxy, meta.value, NULL, &err) == NULL);
-            CHECK(err.code == REVDIAL_ENOBACKEND || err.code == REVDIAL_EINVAL);
-            revdial_stream *st = revdial_dial(w.proxy, "cam-1", &opts, &err);
-            CHECK((st != NULL) == (i < 2));
-            CHECK(st || err.code == REVDIAL_EINVAL);
-            revdial_close(st);
-        }
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        revdial_err err = {0};
+        revdial_kv meta = {"k", letters(sizes[i])};
+        revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
+        CHECK(revdial_dial(w->proxy, meta.value, NULL, &err) == NULL);
+        CHECK(err.code == REVDIAL_ENOBACKEND || err.code == REVDIAL_EINVAL);
+        revdial_stream *st = revdial_dial(w->proxy, "cam-1", &opts, &err);
+        CHECK((st != NULL) == (i < 2));
+        CHECK(st || err.code == REVDIAL_EINVAL);
+        revdial_close(st);
     }
-    world_close(&w);
 }
 
 TEST(U41_a_token_that_could_break_out_of_its_line_is_refused)
@@ -772,10 +739,9 @@ static void *small_run(void *arg)
     return NULL;
 }
 
-TEST(U48_a_thread_with_a_stack_of_64_KiB_is_enough)
+WORLD_TEST(U48_a_thread_with_a_stack_of_64_KiB_is_enough)
 {
     size_t size = 65536;
-    world w;
     pthread_attr_t attr;
     pthread_t t;
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -785,17 +751,13 @@ TEST(U48_a_thread_with_a_stack_of_64_KiB_is_enough)
     size *= 8;
 #endif
 #endif
-    world_init(&w);
-    if (world_open(&w)) {
-        small x = {&w, 0};
-        pthread_attr_init(&attr);
-        CHECK_INT(pthread_attr_setstacksize(&attr, size), 0);
-        CHECK_INT(pthread_create(&t, &attr, small_run, &x), 0);
-        pthread_join(t, NULL);
-        CHECK(x.ok);
-        pthread_attr_destroy(&attr);
-    }
-    world_close(&w);
+    small x = {w, 0};
+    pthread_attr_init(&attr);
+    CHECK_INT(pthread_attr_setstacksize(&attr, size), 0);
+    CHECK_INT(pthread_create(&t, &attr, small_run, &x), 0);
+    pthread_join(t, NULL);
+    CHECK(x.ok);
+    pthread_attr_destroy(&attr);
 }
 
 // Cancelling leaves the frame by no way that AddressSanitizer watches.
@@ -813,29 +775,24 @@ __attribute__((no_sanitize_address)) static void *cancelled_run(void *arg)
     return NULL;
 }
 
-TEST(U52_a_thread_that_is_cancelled_with_cancelling_disabled_ends_after_the_call)
+WORLD_TEST(U52_a_thread_that_is_cancelled_with_cancelling_disabled_ends_after_the_call)
 {
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        if (CHECK(st != NULL)) {
-            reader r = {st, 0, 0, -1};
-            void *result = NULL;
-            pthread_t t = util_thread(cancelled_run, &r);
-            pthread_cancel(t);
-            CHECK_INT(revdial_write(st, "x", 1), 1);
-            pthread_join(t, &result);
-            CHECK(result == PTHREAD_CANCELED);
-            CHECK(r.bytes == 0 || (r.bytes == 1 && r.end == 1));
-            // Whether it was cancelled before or after its call: the session is as it was.
-            revdial_stream *next = world_dial(&w, "echo", 0, NULL);
-            CHECK(next != NULL);
-            revdial_close(next);
-            revdial_close(st);
-        }
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    if (CHECK(st != NULL)) {
+        reader r = {st, 0, 0, -1};
+        void *result = NULL;
+        pthread_t t = util_thread(cancelled_run, &r);
+        pthread_cancel(t);
+        CHECK_INT(revdial_write(st, "x", 1), 1);
+        pthread_join(t, &result);
+        CHECK(result == PTHREAD_CANCELED);
+        CHECK(r.bytes == 0 || (r.bytes == 1 && r.end == 1));
+        // Whether it was cancelled before or after its call: the session is as it was.
+        revdial_stream *next = world_dial(w, "echo", 0, NULL);
+        CHECK(next != NULL);
+        revdial_close(next);
+        revdial_close(st);
     }
-    world_close(&w);
 }
 
 TEST(U37_a_clock_near_its_end_works_like_any_other)
@@ -901,23 +858,19 @@ TEST(U50_a_log_hook_may_ask_the_library)
     CHECK(atomic_load(&x.lines) >= 2);
 }
 
-TEST(A71_a_backend_that_does_not_read_its_101_loses_its_name_at_the_end_of_its_session)
+NEW_WORLD_TEST(A71_a_backend_that_does_not_read_its_101_loses_its_name_at_the_end_of_its_session)
 {
-    world w;
     char head[2048];
-    world_init(&w);
-    w.pcfg.common.limits.keepalive_ms = 100;
-    w.pcfg.common.limits.dead_after_ms = 50;
-    if (world_open_proxy(&w)) {
-        int fd = raw_connect(w.address);  // asks, and never reads
-        raw_request(head, sizeof head, "cam-1", "s3cret", NULL);
-        CHECK(raw_say(fd, head));
-        CHECK(util_log_wait(&w.sessions, REVDIAL_UP, 1, NULL));
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
-        CHECK_INT(revdial_proxy_list(w.proxy, "*", NULL, 0), 0);
-        close(fd);
-    }
-    world_close(&w);
+    w->pcfg.common.limits.keepalive_ms = 100;
+    w->pcfg.common.limits.dead_after_ms = 50;
+    REQUIRE(world_open_proxy(w));
+    int fd = raw_connect(w->address);  // asks, and never reads
+    raw_request(head, sizeof head, "cam-1", "s3cret", NULL);
+    CHECK(raw_say(fd, head));
+    CHECK(util_log_wait(&w->sessions, REVDIAL_UP, 1, NULL));
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, NULL));
+    CHECK_INT(revdial_proxy_list(w->proxy, "*", NULL, 0), 0);
+    close(fd);
 }
 
 int main(int argc, char **argv)

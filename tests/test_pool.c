@@ -331,37 +331,28 @@ TEST(a_backend_that_could_not_reach_a_target_is_asked_last_for_that_target_and_f
 // ------------------------------------------------------------------------------------------------
 // Who is in a pool
 
-TEST(two_agents_of_one_name_on_one_machine_both_serve)
+WORLD_TEST(two_agents_of_one_name_on_one_machine_both_serve)
 {
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        CHECK(world_open_agent(&w, 1));
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
-        CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
-    }
-    world_close(&w);
+    CHECK(world_open_agent(w, 1));
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
+    CHECK_INT(util_log_count(&w->sessions, REVDIAL_DOWN, NULL), 0);
 }
 
-TEST(a_session_that_a_process_has_left_behind_is_dropped_when_its_machine_connects_again)
+NEW_WORLD_TEST(a_session_that_a_process_has_left_behind_is_dropped_when_its_machine_connects_again)
 {
-    world w;
     util_state up = {0}, down = {0};
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        int fds[3];
-        fds[0] = raw_backend(w.address, "cam-1", "Revdial-Instance: far.1\r\n");
-        CHECK(util_log_wait(&w.sessions, REVDIAL_UP, 1, NULL));
-        fds[1] = raw_backend(w.address, "cam-1", "Revdial-Instance: near.1\r\n");
-        CHECK(util_log_wait(&w.sessions, REVDIAL_UP, 2, &up));
-        fds[2] = raw_backend(w.address, "cam-1", "Revdial-Instance: near.2\r\n");
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, &down));
-        CHECK(down.id == up.id);
-        CHECK_INT(down.code, REVDIAL_ELOST);
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
-        for (int i = 0; i < 3; i++) close(fds[i]);
-    }
-    world_close(&w);
+    REQUIRE(world_open_proxy(w));
+    int fds[3];
+    fds[0] = raw_backend(w->address, "cam-1", "Revdial-Instance: far.1\r\n");
+    CHECK(util_log_wait(&w->sessions, REVDIAL_UP, 1, NULL));
+    fds[1] = raw_backend(w->address, "cam-1", "Revdial-Instance: near.1\r\n");
+    CHECK(util_log_wait(&w->sessions, REVDIAL_UP, 2, &up));
+    fds[2] = raw_backend(w->address, "cam-1", "Revdial-Instance: near.2\r\n");
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, &down));
+    CHECK(down.id == up.id);
+    CHECK_INT(down.code, REVDIAL_ELOST);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
+    for (int i = 0; i < 3; i++) close(fds[i]);
 }
 
 typedef struct warnings {
@@ -457,27 +448,23 @@ TEST(identities_of_one_group_share_a_name_and_others_do_not)
     }
 }
 
-TEST(who_comes_again_after_its_group_was_parted_is_refused_and_replaces_nobody)
+NEW_WORLD_TEST(who_comes_again_after_its_group_was_parted_is_refused_and_replaces_nobody)
 {
     static const revdial_credential rows[] = {{"a-token", "alice", "cam-1", 0, "pool"},
                                               {"b-token", "bob", "cam-1", 0, "pool"}};
     static const revdial_credential parted[] = {{"a-token", "alice", "cam-1", 0, "pool"},
                                                 {"b-token", "bob", "cam-1", 0, "other"}};
-    world w;
     int fds[3];
-    world_init(&w);
-    w.pcfg.credentials = rows;
-    w.pcfg.credential_count = 2;
-    if (world_open_proxy(&w)) {
-        CHECK_INT(knock(&w, "a-token", "1", &fds[0]), 101);
-        CHECK_INT(knock(&w, "b-token", "2", &fds[1]), 101);
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
-        CHECK_INT(revdial_proxy_replace_credentials(w.proxy, parted, 2, 0, NULL), 0);
-        CHECK_INT(knock(&w, "a-token", "1", &fds[2]), 409);
-        CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
-        for (int i = 0; i < 3; i++) close(fds[i]);
-    }
-    world_close(&w);
+    w->pcfg.credentials = rows;
+    w->pcfg.credential_count = 2;
+    REQUIRE(world_open_proxy(w));
+    CHECK_INT(knock(w, "a-token", "1", &fds[0]), 101);
+    CHECK_INT(knock(w, "b-token", "2", &fds[1]), 101);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
+    CHECK_INT(revdial_proxy_replace_credentials(w->proxy, parted, 2, 0, NULL), 0);
+    CHECK_INT(knock(w, "a-token", "1", &fds[2]), 409);
+    CHECK_INT(util_log_count(&w->sessions, REVDIAL_DOWN, NULL), 0);
+    for (int i = 0; i < 3; i++) close(fds[i]);
 }
 
 TEST(certificates_that_one_row_admits_share_a_name_and_a_user_called_like_one_does_not)

@@ -72,48 +72,39 @@ TEST(a_proxy_listens_at_several_addresses_and_tells_each)
     rmdir(dir);
 }
 
-TEST(blanks_and_empty_items_in_lists_of_addresses_mean_nothing)
+NEW_WORLD_TEST(blanks_and_empty_items_in_lists_of_addresses_mean_nothing)
 {
     char urls[2 * sizeof((world *)0)->url];
     revdial_err err = {0};
-    world w;
-    world_init(&w);
-    w.pcfg.listen = " , ,";
-    CHECK(revdial_proxy_start(&w.pcfg, &err) == NULL);
+    w->pcfg.listen = " , ,";
+    CHECK(revdial_proxy_start(&w->pcfg, &err) == NULL);
     CHECK_INT(err.code, REVDIAL_EINVAL);
-    w.pcfg.listen = "127.0.0.1:0, 127.0.0.1:0,,\t127.0.0.1:0 ,";
-    if (world_open_proxy(&w)) {
-        char buf[150];
-        CHECK(revdial_proxy_address(w.proxy, 2, buf, sizeof buf) > 0);
-        CHECK_INT(revdial_proxy_address(w.proxy, 3, buf, sizeof buf), REVDIAL_EINVAL);
-        snprintf(urls, sizeof urls, ",, %s ,\t", w.url);
-        w.acfg.url = urls;
-        CHECK(world_open_agent(&w, 0));
-        w.acfg.url = " ,";
-        CHECK(revdial_agent_start(&w.acfg, &err) == NULL);
-        CHECK_INT(err.code, REVDIAL_EINVAL);
-    }
-    world_close(&w);
+    w->pcfg.listen = "127.0.0.1:0, 127.0.0.1:0,,\t127.0.0.1:0 ,";
+    REQUIRE(world_open_proxy(w));
+    char buf[150];
+    CHECK(revdial_proxy_address(w->proxy, 2, buf, sizeof buf) > 0);
+    CHECK_INT(revdial_proxy_address(w->proxy, 3, buf, sizeof buf), REVDIAL_EINVAL);
+    snprintf(urls, sizeof urls, ",, %s ,\t", w->url);
+    w->acfg.url = urls;
+    CHECK(world_open_agent(w, 0));
+    w->acfg.url = " ,";
+    CHECK(revdial_agent_start(&w->acfg, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_EINVAL);
 }
 
-TEST(U22_a_proxy_can_be_opened_again_at_once_where_it_was)
+WORLD_TEST(U22_a_proxy_can_be_opened_again_at_once_where_it_was)
 {
-    world w;
     char address[80];
-    world_init(&w);
-    if (world_open(&w)) {
-        snprintf(address, sizeof address, "%s", w.address);
-        revdial_proxy_stop(w.proxy);
-        w.pcfg.listen = address;
-        if (CHECK(world_open_proxy(&w))) {
-            // The agent comes back by itself.
-            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
-            revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-            CHECK(st != NULL);
-            revdial_close(st);
-        }
+    snprintf(address, sizeof address, "%s", w->address);
+    revdial_proxy_stop(w->proxy);
+    w->pcfg.listen = address;
+    if (CHECK(world_open_proxy(w))) {
+        // The agent comes back by itself.
+        CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+        revdial_stream *st = world_dial(w, "echo", 0, NULL);
+        CHECK(st != NULL);
+        revdial_close(st);
     }
-    world_close(&w);
 }
 
 TEST(drain_lets_streams_end_refuses_new_ones_and_then_ends_the_sessions)
@@ -151,27 +142,22 @@ TEST(drain_lets_streams_end_refuses_new_ones_and_then_ends_the_sessions)
     world_close(&w);
 }
 
-TEST(a_drain_that_waits_ends_when_the_last_stream_has)
+WORLD_TEST(a_drain_that_waits_ends_when_the_last_stream_has)
 {
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "source", 4000000, NULL);
-        if (CHECK(st != NULL)) {
-            util_read r;
-            revdial_pollfd p = {st, 0, POLLIN, 0};
-            revdial_poll(&p, 1, UTIL_WAIT_MS);
-            revdial_session *s = revdial_stream_session(st);
-            revdial_session_drain(s, UTIL_WAIT_MS);
-            r = util_read_payload(st, 1);
-            CHECK_INT(r.bytes, 4000000);
-            CHECK_INT(r.end, 0);
-            revdial_close(st);
-            CHECK_INT(revdial_proxy_drain(w.proxy, UTIL_WAIT_MS), 0);
-            revdial_session_unref(s);
-        }
+    revdial_stream *st = world_dial(w, "source", 4000000, NULL);
+    if (CHECK(st != NULL)) {
+        util_read r;
+        revdial_pollfd p = {st, 0, POLLIN, 0};
+        revdial_poll(&p, 1, UTIL_WAIT_MS);
+        revdial_session *s = revdial_stream_session(st);
+        revdial_session_drain(s, UTIL_WAIT_MS);
+        r = util_read_payload(st, 1);
+        CHECK_INT(r.bytes, 4000000);
+        CHECK_INT(r.end, 0);
+        revdial_close(st);
+        CHECK_INT(revdial_proxy_drain(w->proxy, UTIL_WAIT_MS), 0);
+        revdial_session_unref(s);
     }
-    world_close(&w);
 }
 
 typedef struct waiting {
@@ -189,9 +175,8 @@ static void *waiting_run(void *arg)
     return NULL;
 }
 
-TEST(U6_closing_the_proxy_wakes_all_who_wait_for_it)
+WORLD_TEST(U6_closing_the_proxy_wakes_all_who_wait_for_it)
 {
-    world w;
     dialling d[2];
     waiting x;
     called c;
@@ -199,119 +184,101 @@ TEST(U6_closing_the_proxy_wakes_all_who_wait_for_it)
     revdial_kv meta = {"do", "silent"};
     memset(d, 0, sizeof d);
     memset(&x, 0, sizeof x);
-    world_init(&w);
-    if (world_open(&w)) {
-        called_init(&c, &w);
-        d[0].name = "nobody";
-        d[0].opts.flags = REVDIAL_DIAL_WAIT;
-        d[0].opts.timeout_ms = -1;
-        d[1].opts.meta = &meta;
-        d[1].opts.meta_count = 1;
-        d[1].opts.timeout_ms = -1;
-        for (int i = 0; i < 2; i++) t[i] = dialling_start(&d[i], &w);
-        CHECK(util_gate_wait(&w.held, 1));
-        revdial_dial_opts opts = {.flags = REVDIAL_DIAL_WAIT, .timeout_ms = -1};
-        CHECK(revdial_dial_async(w.proxy, "nobody", &opts, on_dial, &c) > 0);
-        x.proxy = w.proxy;
-        util_gate_init(&x.began);
-        util_gate_init(&x.done);
-        t[2] = util_thread(waiting_run, &x);
-        util_gate_wait(&x.began, 1);
-        util_nap_ms(20);
-        revdial_proxy *p = w.proxy;
-        revdial_proxy_stop(p);
-        w.proxy = NULL;
-        CHECK(util_gate_wait(&c.done, 1));
-        CHECK_INT(c.err.code, REVDIAL_ECLOSED);
-        CHECK(util_gate_wait(&x.done, 1));
-        for (int i = 0; i < 3; i++) pthread_join(t[i], NULL);
-        CHECK_INT(x.result, REVDIAL_ECLOSED);
-        for (int i = 0; i < 2; i++) {
-            CHECK(d[i].st == NULL);
-            CHECK_INT(d[i].err.code, REVDIAL_ECLOSED);
-        }
+    called_init(&c, w);
+    d[0].name = "nobody";
+    d[0].opts.flags = REVDIAL_DIAL_WAIT;
+    d[0].opts.timeout_ms = -1;
+    d[1].opts.meta = &meta;
+    d[1].opts.meta_count = 1;
+    d[1].opts.timeout_ms = -1;
+    for (int i = 0; i < 2; i++) t[i] = dialling_start(&d[i], w);
+    CHECK(util_gate_wait(&w->held, 1));
+    revdial_dial_opts opts = {.flags = REVDIAL_DIAL_WAIT, .timeout_ms = -1};
+    CHECK(revdial_dial_async(w->proxy, "nobody", &opts, on_dial, &c) > 0);
+    x.proxy = w->proxy;
+    util_gate_init(&x.began);
+    util_gate_init(&x.done);
+    t[2] = util_thread(waiting_run, &x);
+    util_gate_wait(&x.began, 1);
+    util_nap_ms(20);
+    revdial_proxy *p = w->proxy;
+    revdial_proxy_stop(p);
+    w->proxy = NULL;
+    CHECK(util_gate_wait(&c.done, 1));
+    CHECK_INT(c.err.code, REVDIAL_ECLOSED);
+    CHECK(util_gate_wait(&x.done, 1));
+    for (int i = 0; i < 3; i++) pthread_join(t[i], NULL);
+    CHECK_INT(x.result, REVDIAL_ECLOSED);
+    for (int i = 0; i < 2; i++) {
+        CHECK(d[i].st == NULL);
+        CHECK_INT(d[i].err.code, REVDIAL_ECLOSED);
     }
-    world_close(&w);
 }
 
-TEST(a_session_that_is_drained_for_too_long_is_cut_and_says_so)
+WORLD_TEST(a_session_that_is_drained_for_too_long_is_cut_and_says_so)
 {
-    world w;
     util_state e = {0};
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "hold", 0, NULL);
-        if (CHECK(st != NULL)) {
-            char c;
-            revdial_session *s = revdial_stream_session(st);
-            CHECK_INT(revdial_session_drain(s, 20), 0);
-            CHECK(revdial_read(st, &c, 1) < 0);
-            UTIL_EVENTUALLY(revdial_stream_error(st, NULL) < 0);
-            CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, &e));
-            CHECK_INT(e.code, REVDIAL_ETIMEDOUT);
-            CHECK_INT(revdial_session_drain(s, 20), 0);  // once more, of a dead one
-            revdial_session_unref(s);
-        }
-        revdial_close(st);
+    revdial_stream *st = world_dial(w, "hold", 0, NULL);
+    if (CHECK(st != NULL)) {
+        char c;
+        revdial_session *s = revdial_stream_session(st);
+        CHECK_INT(revdial_session_drain(s, 20), 0);
+        CHECK(revdial_read(st, &c, 1) < 0);
+        UTIL_EVENTUALLY(revdial_stream_error(st, NULL) < 0);
+        CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, &e));
+        CHECK_INT(e.code, REVDIAL_ETIMEDOUT);
+        CHECK_INT(revdial_session_drain(s, 20), 0);  // once more, of a dead one
+        revdial_session_unref(s);
     }
-    world_close(&w);
+    revdial_close(st);
 }
 
-TEST(an_idle_session_of_two_live_ends_stays_up_and_is_measured)
+NEW_WORLD_TEST(an_idle_session_of_two_live_ends_stays_up_and_is_measured)
 {
-    world w;
-    world_init(&w);
-    w.pcfg.common.limits.keepalive_ms = w.acfg.common.limits.keepalive_ms = 100;  // the least
-    w.pcfg.common.limits.dead_after_ms = w.acfg.common.limits.dead_after_ms = 5000;
-    if (world_open(&w)) {
-        revdial_session *s;
-        revdial_session_info info = {0};
-        if (CHECK_INT(revdial_proxy_list(w.proxy, NULL, &s, 1), 1)) {
-            UTIL_EVENTUALLY((revdial_session_get_info(s, &info), info.age_ms > 200));
-            CHECK(info.rtt_us > 0);
-            CHECK_INT(info.state, REVDIAL_UP);
-            revdial_session_unref(s);
-        }
-        CHECK_INT(util_log_count(&w.sessions, 0, NULL), 1);
+    w->pcfg.common.limits.keepalive_ms = w->acfg.common.limits.keepalive_ms = 100;  // the least
+    w->pcfg.common.limits.dead_after_ms = w->acfg.common.limits.dead_after_ms = 5000;
+    REQUIRE(world_open(w));
+    revdial_session *s;
+    revdial_session_info info = {0};
+    if (CHECK_INT(revdial_proxy_list(w->proxy, NULL, &s, 1), 1)) {
+        UTIL_EVENTUALLY((revdial_session_get_info(s, &info), info.age_ms > 200));
+        CHECK(info.rtt_us > 0);
+        CHECK_INT(info.state, REVDIAL_UP);
+        revdial_session_unref(s);
     }
-    world_close(&w);
+    CHECK_INT(util_log_count(&w->sessions, 0, NULL), 1);
 }
 
-TEST(a_thousand_streams_at_once_each_get_their_own_bytes_back_and_leave_no_memory)
+NEW_WORLD_TEST(a_thousand_streams_at_once_each_get_their_own_bytes_back_and_leave_no_memory)
 {
     enum { MANY = 1000 };
     static called c[MANY];
-    world w;
     revdial_stats before, stats;
-    world_init(&w);
-    w.acfg.max_handlers = MANY + 1;  // the first one may not have left its place yet
-    if (world_open(&w)) {
-        revdial_close(world_dial(&w, "echo", 0, NULL));
-        CHECK(util_gate_wait(&w.ended, 1));
-        UTIL_EVENTUALLY((revdial_proxy_get_stats(w.proxy, &before), before.streams == 0));
-        int wrong = 0;
-        for (int i = 0; i < MANY; i++) {
-            called_init(&c[i], &w);
-            if (revdial_dial_async(w.proxy, "cam-1", NULL, on_dial, &c[i]) <= 0) wrong++;
-        }
-        for (uint32_t i = 0; i < MANY; i++) {
-            CHECK(util_gate_wait(&c[i].done, 1));
-            wrong += !c[i].st || revdial_write(c[i].st, &i, sizeof i) != sizeof i;
-        }
-        CHECK_INT(wrong, 0);
-        for (uint32_t i = 0; i < MANY; i++) {
-            uint32_t back = 0;
-            wrong +=
-                !c[i].st || util_read_all(c[i].st, &back, sizeof back) != sizeof back || back != i;
-            revdial_close(c[i].st);
-        }
-        CHECK_INT(wrong, 0);
-        UTIL_EVENTUALLY((revdial_proxy_get_stats(w.proxy, &stats), stats.streams == 0));
-        CHECK(util_gate_wait(&w.ended, MANY + 1));
-        UTIL_EVENTUALLY((revdial_proxy_get_stats(w.proxy, &stats),
-                         stats.memory_bytes < before.memory_bytes + 300000));
+    w->acfg.max_handlers = MANY + 1;  // the first one may not have left its place yet
+    REQUIRE(world_open(w));
+    revdial_close(world_dial(w, "echo", 0, NULL));
+    CHECK(util_gate_wait(&w->ended, 1));
+    UTIL_EVENTUALLY((revdial_proxy_get_stats(w->proxy, &before), before.streams == 0));
+    int wrong = 0;
+    for (int i = 0; i < MANY; i++) {
+        called_init(&c[i], w);
+        if (revdial_dial_async(w->proxy, "cam-1", NULL, on_dial, &c[i]) <= 0) wrong++;
     }
-    world_close(&w);
+    for (uint32_t i = 0; i < MANY; i++) {
+        CHECK(util_gate_wait(&c[i].done, 1));
+        wrong += !c[i].st || revdial_write(c[i].st, &i, sizeof i) != sizeof i;
+    }
+    CHECK_INT(wrong, 0);
+    for (uint32_t i = 0; i < MANY; i++) {
+        uint32_t back = 0;
+        wrong += !c[i].st || util_read_all(c[i].st, &back, sizeof back) != sizeof back || back != i;
+        revdial_close(c[i].st);
+    }
+    CHECK_INT(wrong, 0);
+    UTIL_EVENTUALLY((revdial_proxy_get_stats(w->proxy, &stats), stats.streams == 0));
+    CHECK(util_gate_wait(&w->ended, MANY + 1));
+    UTIL_EVENTUALLY((revdial_proxy_get_stats(w->proxy, &stats),
+                     stats.memory_bytes < before.memory_bytes + 300000));
 }
 
 // ------------------------------------------------------------------------------------------------

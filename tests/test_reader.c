@@ -84,30 +84,26 @@ TEST(early_bytes_of_an_adopted_session_are_not_overtaken_by_a_thread_that_reads)
     world_close(&w);
 }
 
-TEST(a_descriptor_closed_behind_a_thread_that_reads_is_a_lost_session)
+NEW_WORLD_TEST(a_descriptor_closed_behind_a_thread_that_reads_is_a_lost_session)
 {
-    world w;
     revdial_session *s = NULL;
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        int fd = raw_backend(w.address, "cam-1", NULL);
-        char c;
-        CHECK(fd >= 0 && revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS) == 1);
-        REQUIRE(revdial_proxy_list(w.proxy, NULL, &s, 1) == 1);
-        revdial_stream *st = revdial_session_dial(s, NULL, NULL);
-        REQUIRE(st != NULL);
-        if (RVD_SYS_EPOLL) {  // poll(2) has the loop read, which notices by itself
-            revdial_stream_set_deadline(st, REVDIAL_RD, 1);  // what a reader needs is opened before
-            CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ETIMEDOUT);
-            CHECK_INT(close(s->fd), 0);
-            revdial_stream_set_deadline(st, REVDIAL_RD, UTIL_WAIT_MS / 5);
-            CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ELOST);
-        }
-        revdial_close(st);
-        revdial_session_unref(s);
-        close(fd);
+    REQUIRE(world_open_proxy(w));
+    int fd = raw_backend(w->address, "cam-1", NULL);
+    char c;
+    CHECK(fd >= 0 && revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS) == 1);
+    REQUIRE(revdial_proxy_list(w->proxy, NULL, &s, 1) == 1);
+    revdial_stream *st = revdial_session_dial(s, NULL, NULL);
+    REQUIRE(st != NULL);
+    if (RVD_SYS_EPOLL) {  // poll(2) has the loop read, which notices by itself
+        revdial_stream_set_deadline(st, REVDIAL_RD, 1);  // what a reader needs is opened before
+        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ETIMEDOUT);
+        CHECK_INT(close(s->fd), 0);
+        revdial_stream_set_deadline(st, REVDIAL_RD, UTIL_WAIT_MS / 5);
+        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ELOST);
     }
-    world_close(&w);
+    revdial_close(st);
+    revdial_session_unref(s);
+    close(fd);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -260,25 +256,20 @@ TEST(threads_polls_and_relays_share_a_session_and_no_byte_is_lost)
     world_close(&w);
 }
 
-TEST(large_writes_from_the_callers_memory_arrive_as_they_are)
+WORLD_TEST(large_writes_from_the_callers_memory_arrive_as_they_are)
 {
     enum { SIZE = 3000000, ROUNDS = 5 };
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        for (unsigned round = 0; round < ROUNDS; round++) {
-            revdial_stream *st = world_dial(&w, "bulk-sink", 0, NULL);
-            char ok[2] = "";
-            CHECK_INT(util_write_bulk(st, SIZE), SIZE);
-            revdial_shutdown(st, REVDIAL_WR);
-            CHECK_INT(util_read_all(st, ok, 2), 2);
-            revdial_close(st);
-            CHECK(util_gate_wait(&w.ended, (int)round + 1));
-            CHECK_INT(world_last(&w).bytes, SIZE);
-            CHECK_INT(world_last(&w).is_bad, 0);
-        }
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        revdial_stream *st = world_dial(w, "bulk-sink", 0, NULL);
+        char ok[2] = "";
+        CHECK_INT(util_write_bulk(st, SIZE), SIZE);
+        revdial_shutdown(st, REVDIAL_WR);
+        CHECK_INT(util_read_all(st, ok, 2), 2);
+        revdial_close(st);
+        CHECK(util_gate_wait(&w->ended, (int)round + 1));
+        CHECK_INT(world_last(w).bytes, SIZE);
+        CHECK_INT(world_last(w).is_bad, 0);
     }
-    world_close(&w);
 }
 
 enum { CROWD_BYTES = 2000000, CROWD_WRITE = 30000 };
@@ -396,55 +387,45 @@ static ptrdiff_t shaped_read(revdial_stream *st, unsigned shape, uint8_t *to, si
     return revdial_readv(st, iov, 5);
 }
 
-TEST(reads_of_any_shape_and_size_give_the_bytes_in_order)
+WORLD_TEST(reads_of_any_shape_and_size_give_the_bytes_in_order)
 {
     enum { ASKED = 70000, LONGEST = 9000 };
     static uint8_t out[ASKED], in[ASKED];
     static const size_t sizes[] = {1, 2, 11, 12, 13, 63, 64, 512, 513, 4096, LONGEST};
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        size_t at = 0, got = 0;
-        REQUIRE(st != NULL);
-        revdial_stream_set_deadline(st, REVDIAL_RDWR, UTIL_WAIT_MS);
-        util_fill(out, ASKED, 0, 7);
-        for (unsigned round = 0; got < ASKED; round++) {
-            size_t more = sizes[round * 7 % 11], asks = sizes[round % 11];
-            if (more > ASKED - at) more = ASKED - at;
-            if (asks > ASKED - got) asks = ASKED - got;
-            CHECK_INT(revdial_write(st, out + at, more), more);
-            at += more;
-            if (at == got) continue;
-            ptrdiff_t n = shaped_read(st, round, in + got, asks);
-            if (!CHECK(n > 0 && (size_t)n <= asks)) break;
-            got += (size_t)n;
-        }
-        CHECK(memcmp(in, out, ASKED) == 0);
-        revdial_close(st);
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    size_t at = 0, got = 0;
+    REQUIRE(st != NULL);
+    revdial_stream_set_deadline(st, REVDIAL_RDWR, UTIL_WAIT_MS);
+    util_fill(out, ASKED, 0, 7);
+    for (unsigned round = 0; got < ASKED; round++) {
+        size_t more = sizes[round * 7 % 11], asks = sizes[round % 11];
+        if (more > ASKED - at) more = ASKED - at;
+        if (asks > ASKED - got) asks = ASKED - got;
+        CHECK_INT(revdial_write(st, out + at, more), more);
+        at += more;
+        if (at == got) continue;
+        ptrdiff_t n = shaped_read(st, round, in + got, asks);
+        if (!CHECK(n > 0 && (size_t)n <= asks)) break;
+        got += (size_t)n;
     }
-    world_close(&w);
+    CHECK(memcmp(in, out, ASKED) == 0);
+    revdial_close(st);
 }
 
-TEST(a_read_into_nothing_does_not_wait_and_takes_nothing)
+WORLD_TEST(a_read_into_nothing_does_not_wait_and_takes_nothing)
 {
     struct iovec none[2] = {{NULL, 0}, {NULL, 0}};
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        char c = 0;
-        REQUIRE(st != NULL);
-        revdial_pollfd item = {st, -1, POLLIN, 0};
-        CHECK_INT(revdial_readv(st, none, 2), REVDIAL_EINVAL);
-        CHECK_INT(revdial_write(st, "x", 1), 1);
-        CHECK_INT(revdial_poll(&item, 1, UTIL_WAIT_MS), 1);
-        CHECK_INT(revdial_readv(st, none, 2), REVDIAL_EINVAL);
-        CHECK_INT(revdial_read(st, &c, 1), 1);
-        CHECK_INT(c, 'x');
-        revdial_close(st);
-    }
-    world_close(&w);
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    char c = 0;
+    REQUIRE(st != NULL);
+    revdial_pollfd item = {st, -1, POLLIN, 0};
+    CHECK_INT(revdial_readv(st, none, 2), REVDIAL_EINVAL);
+    CHECK_INT(revdial_write(st, "x", 1), 1);
+    CHECK_INT(revdial_poll(&item, 1, UTIL_WAIT_MS), 1);
+    CHECK_INT(revdial_readv(st, none, 2), REVDIAL_EINVAL);
+    CHECK_INT(revdial_read(st, &c, 1), 1);
+    CHECK_INT(c, 'x');
+    revdial_close(st);
 }
 
 int main(int argc, char **argv)

@@ -75,59 +75,47 @@ TEST(A1_to_A4_A7_what_does_not_ask_rightly_is_answered_or_dropped_and_leaves_not
     world_close(&w);
 }
 
-TEST(A5_activity_does_not_extend_the_deadline_of_the_handshake)
+NEW_WORLD_TEST(A5_activity_does_not_extend_the_deadline_of_the_handshake)
 {
-    world w;
     char answer[512];
     size_t len;
-    world_init(&w);
-    w.pcfg.common.limits.handshake_timeout_ms = 60;
-    if (world_open_proxy(&w)) {
-        int fd = raw_connect(w.address);
-        raw_say(fd, "GET /revdial HTTP/1.1\r\nX: ");
-        while (!raw_wait(fd, POLLIN, 5)) raw_say(fd, "a");  // without an end it would be 431
-        raw_drain(fd, answer, sizeof answer, &len);
-        CHECK_INT(raw_status(answer), 408);
-        close(fd);
-    }
-    world_close(&w);
+    w->pcfg.common.limits.handshake_timeout_ms = 60;
+    REQUIRE(world_open_proxy(w));
+    int fd = raw_connect(w->address);
+    raw_say(fd, "GET /revdial HTTP/1.1\r\nX: ");
+    while (!raw_wait(fd, POLLIN, 5)) raw_say(fd, "a");  // without an end it would be 431
+    raw_drain(fd, answer, sizeof answer, &len);
+    CHECK_INT(raw_status(answer), 408);
+    close(fd);
 }
 
-TEST(A6_a_request_in_segments_of_one_byte_is_answered_with_101)
+NEW_WORLD_TEST(A6_a_request_in_segments_of_one_byte_is_answered_with_101)
 {
-    world w;
     char buf[1024];
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        int fd = raw_connect(w.address);
-        raw_request(buf, sizeof buf, "cam-1", "s3cret", NULL);
-        for (size_t i = 0; buf[i]; i++) raw_send(fd, buf + i, 1);
-        CHECK(raw_head(fd, buf, sizeof buf) > 0);
-        CHECK_INT(raw_status(buf), 101);
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
-        close(fd);
-    }
-    world_close(&w);
+    REQUIRE(world_open_proxy(w));
+    int fd = raw_connect(w->address);
+    raw_request(buf, sizeof buf, "cam-1", "s3cret", NULL);
+    for (size_t i = 0; buf[i]; i++) raw_send(fd, buf + i, 1);
+    CHECK(raw_head(fd, buf, sizeof buf) > 0);
+    CHECK_INT(raw_status(buf), 101);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+    close(fd);
 }
 
-TEST(A66_a_name_that_another_identity_holds_is_409_after_authentication_only)
+NEW_WORLD_TEST(A66_a_name_that_another_identity_holds_is_409_after_authentication_only)
 {
     static const revdial_credential who[] = {{"s3cret", "alice", "*", 0}, {"other", "bob", "*", 0}};
     static const knock rows[] = {{REQUEST("other", "cam-1"), 0, 409},
                                  {REQUEST("wrong", "cam-1"), 0, 401}};
-    world w;
-    world_init(&w);
-    w.pcfg.credentials = who;
-    w.pcfg.credential_count = 2;
-    if (world_open(&w)) {
-        knock_at(w.address, &rows[0]);
-        knock_at(w.address, &rows[1]);
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);  // who held it was not disturbed
-        CHECK(st != NULL);
-        revdial_close(st);
-        CHECK_INT(util_log_count(&w.sessions, 0, NULL), 1);
-    }
-    world_close(&w);
+    w->pcfg.credentials = who;
+    w->pcfg.credential_count = 2;
+    REQUIRE(world_open(w));
+    knock_at(w->address, &rows[0]);
+    knock_at(w->address, &rows[1]);
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);  // who held it was not disturbed
+    CHECK(st != NULL);
+    revdial_close(st);
+    CHECK_INT(util_log_count(&w->sessions, 0, NULL), 1);
 }
 
 TEST(A67_a_full_proxy_answers_503_with_Retry_After_and_only_to_those_it_knows)
@@ -212,61 +200,53 @@ static int auth_by_token(void *ud, const revdial_auth_req *req, char *identity, 
     return strncmp(req->secret, "id-", 3) == 0 ? 0 : REVDIAL_EAUTH;
 }
 
-TEST(A73_of_100_parallel_registrations_of_one_name_by_different_identities_one_gets_it)
+NEW_WORLD_TEST(A73_of_100_parallel_registrations_of_one_name_by_different_identities_one_gets_it)
 {
-    world w;
     int fds[100], got[600] = {0};
     char buf[1024], token[16];
-    world_init(&w);
-    w.pcfg.credentials = NULL;
-    w.pcfg.credential_count = 0;
-    w.pcfg.auth = auth_by_token;
-    w.pcfg.common.io_threads = 2;
-    if (world_open_proxy(&w)) {
-        for (int i = 0; i < 100; i++) {
-            fds[i] = raw_connect(w.address);
-            snprintf(token, sizeof token, "id-%d", i);
-            raw_request(buf, sizeof buf, "cam-1", token, NULL);
-            raw_say(fds[i], buf);
-        }
-        for (int i = 0; i < 100; i++) {
-            raw_head(fds[i], buf, sizeof buf);
-            got[raw_status(buf) % 600]++;
-        }
-        CHECK_INT(got[101], 1);
-        CHECK_INT(got[409], 99);
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
-        for (int i = 0; i < 100; i++) close(fds[i]);
+    w->pcfg.credentials = NULL;
+    w->pcfg.credential_count = 0;
+    w->pcfg.auth = auth_by_token;
+    w->pcfg.common.io_threads = 2;
+    REQUIRE(world_open_proxy(w));
+    for (int i = 0; i < 100; i++) {
+        fds[i] = raw_connect(w->address);
+        snprintf(token, sizeof token, "id-%d", i);
+        raw_request(buf, sizeof buf, "cam-1", token, NULL);
+        raw_say(fds[i], buf);
     }
-    world_close(&w);
+    for (int i = 0; i < 100; i++) {
+        raw_head(fds[i], buf, sizeof buf);
+        got[raw_status(buf) % 600]++;
+    }
+    CHECK_INT(got[101], 1);
+    CHECK_INT(got[409], 99);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+    for (int i = 0; i < 100; i++) close(fds[i]);
 }
 
-TEST(of_100_parallel_registrations_of_one_instance_one_is_left)
+NEW_WORLD_TEST(of_100_parallel_registrations_of_one_instance_one_is_left)
 {
-    world w;
     int fds[100], ended = 0;
     char buf[1024];
-    world_init(&w);
-    w.pcfg.common.io_threads = 2;
-    if (world_open_proxy(&w)) {
-        raw_request(buf, sizeof buf, "cam-1", "s3cret", "Revdial-Instance: one\r\n");
-        for (int i = 0; i < 100; i++) {
-            fds[i] = raw_connect(w.address);
-            raw_say(fds[i], buf);
-        }
-        for (int i = 0; i < 100; i++) raw_head(fds[i], buf, sizeof buf);
-        UTIL_EVENTUALLY(util_log_count(&w.sessions, REVDIAL_DOWN, NULL) ==
-                        util_log_count(&w.sessions, REVDIAL_UP, NULL) - 1);
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
-        for (int i = 0; i < 100; i++) {
-            ssize_t n = 1;
-            while (n > 0 && raw_wait(fds[i], POLLIN, 0)) n = recv(fds[i], buf, sizeof buf, 0);
-            ended += n <= 0;
-        }
-        CHECK_INT(ended, 99);
-        for (int i = 0; i < 100; i++) close(fds[i]);
+    w->pcfg.common.io_threads = 2;
+    REQUIRE(world_open_proxy(w));
+    raw_request(buf, sizeof buf, "cam-1", "s3cret", "Revdial-Instance: one\r\n");
+    for (int i = 0; i < 100; i++) {
+        fds[i] = raw_connect(w->address);
+        raw_say(fds[i], buf);
     }
-    world_close(&w);
+    for (int i = 0; i < 100; i++) raw_head(fds[i], buf, sizeof buf);
+    UTIL_EVENTUALLY(util_log_count(&w->sessions, REVDIAL_DOWN, NULL) ==
+                    util_log_count(&w->sessions, REVDIAL_UP, NULL) - 1);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+    for (int i = 0; i < 100; i++) {
+        ssize_t n = 1;
+        while (n > 0 && raw_wait(fds[i], POLLIN, 0)) n = recv(fds[i], buf, sizeof buf, 0);
+        ended += n <= 0;
+    }
+    CHECK_INT(ended, 99);
+    for (int i = 0; i < 100; i++) close(fds[i]);
 }
 
 typedef struct slow_auth {
@@ -370,27 +350,23 @@ TEST(A75_a_hook_may_call_the_proxy)
     world_close(&w);
 }
 
-TEST(A76_a_forwarded_address_is_not_believed)
+NEW_WORLD_TEST(A76_a_forwarded_address_is_not_believed)
 {
-    world w;
     revdial_session *s;
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        int fd = raw_backend(w.address, "cam-1",
-                             "X-Forwarded-For: 198.51.100.7\r\nForwarded: for=198.51.100.7\r\n");
-        revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
-        if (CHECK_INT(revdial_proxy_list(w.proxy, NULL, &s, 1), 1)) {
-            revdial_session_info info;
-            revdial_session_get_info(s, &info);
-            CHECK(strncmp(info.peer, "127.0.0.1:", 10) == 0);
-            revdial_session_unref(s);
-        }
-        close(fd);
+    REQUIRE(world_open_proxy(w));
+    int fd = raw_backend(w->address, "cam-1",
+                         "X-Forwarded-For: 198.51.100.7\r\nForwarded: for=198.51.100.7\r\n");
+    revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS);
+    if (CHECK_INT(revdial_proxy_list(w->proxy, NULL, &s, 1), 1)) {
+        revdial_session_info info;
+        revdial_session_get_info(s, &info);
+        CHECK(strncmp(info.peer, "127.0.0.1:", 10) == 0);
+        revdial_session_unref(s);
     }
-    world_close(&w);
+    close(fd);
 }
 
-TEST(a_credential_registers_the_names_it_lists_and_no_other)
+NEW_WORLD_TEST(a_credential_registers_the_names_it_lists_and_no_other)
 {
     static const revdial_credential who[] = {{"t1", "alice", "cam-*,door", 0},
                                              {"t2", "bob", NULL, 0},
@@ -407,21 +383,17 @@ TEST(a_credential_registers_the_names_it_lists_and_no_other)
         {REQUEST("abcd", "x"), 0, 101},   {REQUEST("abc", "x"), 0, 401},
         {REQUEST("t1", "Cam-7"), 0, 400}, {REQUEST("t1", "cam-7."), 0, 400},
     };
-    world w;
     revdial_stats stats;
-    world_init(&w);
-    w.pcfg.credentials = who;
-    w.pcfg.credential_count = 4;
-    w.pcfg.common.limits.keepalive_ms = 100;
-    w.pcfg.common.limits.dead_after_ms = 40;
-    if (world_open_proxy(&w)) {
-        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) knock_at(w.address, &rows[i]);
-        revdial_proxy_get_stats(w.proxy, &stats);
-        CHECK_INT(stats.auth_failures, 6);
-        CHECK_INT(stats.handshakes_refused, 6);
-        CHECK_INT(stats.sessions_opened, 4);
-    }
-    world_close(&w);
+    w->pcfg.credentials = who;
+    w->pcfg.credential_count = 4;
+    w->pcfg.common.limits.keepalive_ms = 100;
+    w->pcfg.common.limits.dead_after_ms = 40;
+    REQUIRE(world_open_proxy(w));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) knock_at(w->address, &rows[i]);
+    revdial_proxy_get_stats(w->proxy, &stats);
+    CHECK_INT(stats.auth_failures, 6);
+    CHECK_INT(stats.handshakes_refused, 6);
+    CHECK_INT(stats.sessions_opened, 4);
 }
 
 TEST(with_neither_table_nor_hook_everybody_is_refused)
@@ -435,119 +407,102 @@ TEST(with_neither_table_nor_hook_everybody_is_refused)
     world_close(&w);
 }
 
-TEST(beyond_max_pending_the_oldest_connection_gives_way_to_the_newest)
+NEW_WORLD_TEST(beyond_max_pending_the_oldest_connection_gives_way_to_the_newest)
 {
-    world w;
     char buf[64];
     size_t len;
-    world_init(&w);
-    w.pcfg.max_pending = 3;
-    if (world_open_proxy(&w)) {
-        int fds[4];
-        for (int i = 0; i < 3; i++) {
-            fds[i] = raw_connect(w.address);
-            raw_say(fds[i], "GET ");
-        }
-        fds[3] = raw_backend(w.address, "cam-1", NULL);
-        CHECK(fds[3] >= 0);
-        raw_drain(fds[0], buf, sizeof buf, &len);  // closed without a word
-        CHECK_INT(len, 0);
-        for (int i = 1; i < 3; i++) {
-            raw_say(fds[i], "/x HTTP/1.1\r\nHost: h\r\n\r\n");
-            CHECK(raw_wait(fds[i], POLLIN, UTIL_WAIT_MS) && raw_read(fds[i], buf, 12) == 12);
-            CHECK(memcmp(buf, "HTTP/1.1 404", 12) == 0);
-        }
-        for (int i = 0; i < 4; i++) close(fds[i]);
+    w->pcfg.max_pending = 3;
+    REQUIRE(world_open_proxy(w));
+    int fds[4];
+    for (int i = 0; i < 3; i++) {
+        fds[i] = raw_connect(w->address);
+        raw_say(fds[i], "GET ");
     }
-    world_close(&w);
+    fds[3] = raw_backend(w->address, "cam-1", NULL);
+    CHECK(fds[3] >= 0);
+    raw_drain(fds[0], buf, sizeof buf, &len);  // closed without a word
+    CHECK_INT(len, 0);
+    for (int i = 1; i < 3; i++) {
+        raw_say(fds[i], "/x HTTP/1.1\r\nHost: h\r\n\r\n");
+        CHECK(raw_wait(fds[i], POLLIN, UTIL_WAIT_MS) && raw_read(fds[i], buf, 12) == 12);
+        CHECK(memcmp(buf, "HTTP/1.1 404", 12) == 0);
+    }
+    for (int i = 0; i < 4; i++) close(fds[i]);
 }
 
 // ------------------------------------------------------------------------------------------------
 // Sessions that come and go
 
-TEST(the_same_instance_replaces_its_old_session_and_another_joins_the_pool)
+NEW_WORLD_TEST(the_same_instance_replaces_its_old_session_and_another_joins_the_pool)
 {
-    world w;
     revdial_session *s[4];
     revdial_session_info info;
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        int old = raw_backend(w.address, "cam-1", "Revdial-Instance: one\r\n");
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
-        util_state up = {0}, down = {0};
-        CHECK(util_log_wait(&w.sessions, REVDIAL_UP, 1, &up));
-        int fresh = raw_backend(w.address, "cam-1", "Revdial-Instance: one\r\n");
-        CHECK(old >= 0 && fresh >= 0);
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, &down));
-        CHECK(down.id == up.id);
-        char buf[64];
-        size_t len;
-        CHECK_INT(raw_drain(old, buf, sizeof buf, &len), 0);
-        CHECK_INT(revdial_proxy_list(w.proxy, NULL, s, 4), 1);
-        revdial_session_get_info(s[0], &info);
-        CHECK(info.id != up.id);
-        revdial_session_unref(s[0]);
-        int other = raw_backend(w.address, "cam-1", "Revdial-Instance: two\r\n");
-        CHECK(other >= 0);
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
-        int nameless = raw_backend(w.address, "cam-1", NULL);  // no instance: nothing to replace
-        CHECK(nameless >= 0);
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 3, UTIL_WAIT_MS), 3);
-        close(old);
-        close(fresh);
-        close(other);
-        close(nameless);
-    }
-    world_close(&w);
+    REQUIRE(world_open_proxy(w));
+    int old = raw_backend(w->address, "cam-1", "Revdial-Instance: one\r\n");
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+    util_state up = {0}, down = {0};
+    CHECK(util_log_wait(&w->sessions, REVDIAL_UP, 1, &up));
+    int fresh = raw_backend(w->address, "cam-1", "Revdial-Instance: one\r\n");
+    CHECK(old >= 0 && fresh >= 0);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, &down));
+    CHECK(down.id == up.id);
+    char buf[64];
+    size_t len;
+    CHECK_INT(raw_drain(old, buf, sizeof buf, &len), 0);
+    CHECK_INT(revdial_proxy_list(w->proxy, NULL, s, 4), 1);
+    revdial_session_get_info(s[0], &info);
+    CHECK(info.id != up.id);
+    revdial_session_unref(s[0]);
+    int other = raw_backend(w->address, "cam-1", "Revdial-Instance: two\r\n");
+    CHECK(other >= 0);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
+    int nameless = raw_backend(w->address, "cam-1", NULL);  // no instance: nothing to replace
+    CHECK(nameless >= 0);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 3, UTIL_WAIT_MS), 3);
+    close(old);
+    close(fresh);
+    close(other);
+    close(nameless);
 }
 
-TEST(a_replaced_session_is_gone_before_the_new_one_can_be_dialled)
+NEW_WORLD_TEST(a_replaced_session_is_gone_before_the_new_one_can_be_dialled)
 {
-    world w;
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        int fds[20];
-        for (int i = 0; i < 20; i++) {
-            fds[i] = raw_backend(w.address, "cam-1", "Revdial-Instance: one\r\n");
-            CHECK(fds[i] >= 0);
-            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
-            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 2, 0), REVDIAL_ETIMEDOUT);
-        }
-        for (int i = 0; i < 20; i++) close(fds[i]);
+    REQUIRE(world_open_proxy(w));
+    int fds[20];
+    for (int i = 0; i < 20; i++) {
+        fds[i] = raw_backend(w->address, "cam-1", "Revdial-Instance: one\r\n");
+        CHECK(fds[i] >= 0);
+        CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+        CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 2, 0), REVDIAL_ETIMEDOUT);
     }
-    world_close(&w);
+    for (int i = 0; i < 20; i++) close(fds[i]);
 }
 
-TEST(on_session_tells_UP_then_DOWN_with_a_reason_unless_we_closed_it)
+WORLD_TEST(on_session_tells_UP_then_DOWN_with_a_reason_unless_we_closed_it)
 {
-    world w;
     util_state e = {0};
-    world_init(&w);
-    if (world_open(&w)) {
-        CHECK_INT(util_log_count(&w.sessions, REVDIAL_UP, NULL), 1);
-        int fd = raw_backend(w.address, "raw", NULL);
-        CHECK(util_log_wait(&w.sessions, REVDIAL_UP, 2, &e));
-        uint64_t id = e.id;
-        raw_close_reset(fd);
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, &e));
-        CHECK(e.id == id);
-        CHECK_INT(e.code, REVDIAL_ELOST);
-        CHECK(e.msg[0] != '\0');
-        fd = raw_backend(w.address, "raw", NULL);
-        CHECK(util_log_wait(&w.sessions, REVDIAL_UP, 3, &e));
-        raw_frame_send(fd, RAW_DATA, 0, 2, 4);  // for a stream that is not there: garbage follows
-        raw_say(fd, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff");
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 2, &e));
-        CHECK_INT(e.code, REVDIAL_EPROTO);
-        close(fd);
-        revdial_session *s;
-        CHECK_INT(revdial_proxy_list(w.proxy, "cam-1", &s, 1), 1);
-        revdial_session_kill(s);
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 3, &e));
-        CHECK_INT(e.code, 0);
-        revdial_session_unref(s);
-    }
-    world_close(&w);
+    CHECK_INT(util_log_count(&w->sessions, REVDIAL_UP, NULL), 1);
+    int fd = raw_backend(w->address, "raw", NULL);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_UP, 2, &e));
+    uint64_t id = e.id;
+    raw_close_reset(fd);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, &e));
+    CHECK(e.id == id);
+    CHECK_INT(e.code, REVDIAL_ELOST);
+    CHECK(e.msg[0] != '\0');
+    fd = raw_backend(w->address, "raw", NULL);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_UP, 3, &e));
+    raw_frame_send(fd, RAW_DATA, 0, 2, 4);  // for a stream that is not there: garbage follows
+    raw_say(fd, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff");
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 2, &e));
+    CHECK_INT(e.code, REVDIAL_EPROTO);
+    close(fd);
+    revdial_session *s;
+    CHECK_INT(revdial_proxy_list(w->proxy, "cam-1", &s, 1), 1);
+    revdial_session_kill(s);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 3, &e));
+    CHECK_INT(e.code, 0);
+    revdial_session_unref(s);
 }
 
 static void on_session_that_kills(void *ud, revdial_session *s, int state, const revdial_err *why)
@@ -556,64 +511,51 @@ static void on_session_that_kills(void *ud, revdial_session *s, int state, const
     if (state == REVDIAL_UP) revdial_session_kill(s);
 }
 
-TEST(callbacks_may_kill_the_session_they_are_told_of)
+NEW_WORLD_TEST(callbacks_may_kill_the_session_they_are_told_of)
 {
-    world w;
     char buf[64];
     size_t len;
-    world_init(&w);
-    w.pcfg.on_session = on_session_that_kills;
-    if (world_open_proxy(&w)) {
-        int fd = raw_backend(w.address, "cam-1", NULL);
-        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
-        CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), 0);
-        close(fd);
-        CHECK_INT(revdial_proxy_list(w.proxy, NULL, NULL, 0), 0);
-    }
-    world_close(&w);
+    w->pcfg.on_session = on_session_that_kills;
+    REQUIRE(world_open_proxy(w));
+    int fd = raw_backend(w->address, "cam-1", NULL);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, NULL));
+    CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), 0);
+    close(fd);
+    CHECK_INT(revdial_proxy_list(w->proxy, NULL, NULL, 0), 0);
 }
 
-TEST(a_session_can_be_dialled_from_either_end_if_the_other_serves)
+NEW_WORLD_TEST(a_session_can_be_dialled_from_either_end_if_the_other_serves)
 {
-    world w;
     char buf[4];
     revdial_err err;
-    world_init(&w);
-    w.pcfg.on_stream = util_handler;
-    if (world_open(&w)) {
-        revdial_session *s[2] = {revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL), NULL};
-        CHECK_INT(revdial_proxy_list(w.proxy, "cam-1", &s[1], 1), 1);
-        for (int i = 0; i < 2; i++) {
-            revdial_stream *st = revdial_session_dial(s[i], NULL, &err);
-            if (CHECK(st != NULL)) {
-                CHECK_INT(revdial_write(st, "ping", 4), 4);
-                CHECK_INT(util_read_all(st, buf, 4), 4);
-                revdial_shutdown(st, REVDIAL_WR);
-                CHECK_INT(revdial_read(st, buf, 1), 0);
-                revdial_close(st);
-            }
-            revdial_session_unref(s[i]);
+    w->pcfg.on_stream = util_handler;
+    REQUIRE(world_open(w));
+    revdial_session *s[2] = {revdial_agent_wait(w->agents[0], UTIL_WAIT_MS, NULL), NULL};
+    CHECK_INT(revdial_proxy_list(w->proxy, "cam-1", &s[1], 1), 1);
+    for (int i = 0; i < 2; i++) {
+        revdial_stream *st = revdial_session_dial(s[i], NULL, &err);
+        if (CHECK(st != NULL)) {
+            CHECK_INT(revdial_write(st, "ping", 4), 4);
+            CHECK_INT(util_read_all(st, buf, 4), 4);
+            revdial_shutdown(st, REVDIAL_WR);
+            CHECK_INT(revdial_read(st, buf, 1), 0);
+            revdial_close(st);
         }
+        revdial_session_unref(s[i]);
     }
-    world_close(&w);
 }
 
-TEST(a_proxy_without_on_stream_refuses_the_backends_streams_and_the_session_lives)
+WORLD_TEST(a_proxy_without_on_stream_refuses_the_backends_streams_and_the_session_lives)
 {
-    world w;
     revdial_err err;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_session *s = revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL);
-        revdial_dial_opts opts = {.timeout_ms = 2000};
-        CHECK(revdial_session_dial(s, &opts, &err) == NULL);
-        CHECK(err.code == REVDIAL_EREFUSED || err.code == REVDIAL_ELIMIT);
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        CHECK(st != NULL);
-        revdial_close(st);
-        revdial_session_unref(s);
-    }
-    world_close(&w);
+    revdial_session *s = revdial_agent_wait(w->agents[0], UTIL_WAIT_MS, NULL);
+    revdial_dial_opts opts = {.timeout_ms = 2000};
+    CHECK(revdial_session_dial(s, &opts, &err) == NULL);
+    CHECK(err.code == REVDIAL_EREFUSED || err.code == REVDIAL_ELIMIT);
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    CHECK(st != NULL);
+    revdial_close(st);
+    revdial_session_unref(s);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -630,97 +572,85 @@ static int adopt_pair(world *w, int fds[2], const revdial_attach_opts *how)
     return revdial_proxy_attach(w->proxy, fds[1], how, NULL);
 }
 
-TEST(a_proxy_without_listeners_adopts_connections_with_what_was_read_from_them)
+NEW_WORLD_TEST(a_proxy_without_listeners_adopts_connections_with_what_was_read_from_them)
 {
-    world w;
     char buf[1024];
     int fds[2];
-    world_init(&w);
-    w.pcfg.listen = NULL;
-    if (world_open_proxy(&w)) {
-        CHECK_INT(revdial_proxy_address(w.proxy, 0, buf, sizeof buf), REVDIAL_EINVAL);
-        raw_request(buf, sizeof buf, "cam-1", "s3cret", NULL);
-        for (size_t cut = 0; cut <= strlen(buf); cut += 50) {  // in early, and still to come
-            revdial_attach_opts how = {.early = buf, .early_len = cut};
-            char head[1024];
-            CHECK_INT(adopt_pair(&w, fds, &how), 0);
-            raw_say(fds[0], buf + cut);
-            CHECK(raw_head(fds[0], head, sizeof head) > 0);
-            CHECK_INT(raw_status(head), 101);
-            close(fds[0]);
-        }
-        CHECK_INT(adopt_pair(&w, fds, NULL), 0);
-        raw_say(fds[0], buf);
-        CHECK(raw_head(fds[0], buf, sizeof buf) > 0);
-        CHECK_INT(raw_status(buf), 101);
+    w->pcfg.listen = NULL;
+    REQUIRE(world_open_proxy(w));
+    CHECK_INT(revdial_proxy_address(w->proxy, 0, buf, sizeof buf), REVDIAL_EINVAL);
+    raw_request(buf, sizeof buf, "cam-1", "s3cret", NULL);
+    for (size_t cut = 0; cut <= strlen(buf); cut += 50) {  // in early, and still to come
+        revdial_attach_opts how = {.early = buf, .early_len = cut};
+        char head[1024];
+        CHECK_INT(adopt_pair(w, fds, &how), 0);
+        raw_say(fds[0], buf + cut);
+        CHECK(raw_head(fds[0], head, sizeof head) > 0);
+        CHECK_INT(raw_status(head), 101);
         close(fds[0]);
     }
-    world_close(&w);
+    CHECK_INT(adopt_pair(w, fds, NULL), 0);
+    raw_say(fds[0], buf);
+    CHECK(raw_head(fds[0], buf, sizeof buf) > 0);
+    CHECK_INT(raw_status(buf), 101);
+    close(fds[0]);
 }
 
-TEST(an_upgraded_connection_is_a_session_at_once_and_its_early_bytes_are_frames)
+NEW_WORLD_TEST(an_upgraded_connection_is_a_session_at_once_and_its_early_bytes_are_frames)
 {
     static const uint8_t ping[12] = {0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 42};
-    world w;
     int fds[2];
     raw_frame f = {0};
     revdial_session *s;
-    world_init(&w);
-    w.pcfg.listen = NULL;
-    if (world_open_proxy(&w)) {
-        revdial_attach_opts how = {ping, sizeof ping, 1, "cam-9", "i9", "mallory", NULL};
-        CHECK_INT(adopt_pair(&w, fds, &how), 0);
-        CHECK(raw_frame_await(fds[0], RAW_PING, &f));
-        CHECK_INT(f.len, 42);
-        CHECK_INT(f.flags, RAW_ACK);
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-9", 1, UTIL_WAIT_MS), 1);
-        if (CHECK_INT(revdial_proxy_list(w.proxy, NULL, &s, 1), 1)) {
-            revdial_session_info info;
-            revdial_session_get_info(s, &info);
-            CHECK_STR(info.name, "cam-9");
-            CHECK_STR(info.instance, "i9");
-            CHECK_STR(info.identity, "mallory");
-            revdial_session_unref(s);
-        }
-        revdial_stream *st = revdial_dial(w.proxy, "cam-9", NULL, NULL);
-        CHECK(st != NULL && raw_frame_await(fds[0], RAW_WINDOW, &f));
-        CHECK_INT(f.flags, RAW_SYN);
-        revdial_close(st);
-        // Another identity does not get the name: the connection is closed.
-        int more[2];
-        char buf[64];
-        size_t len;
-        how.identity = "eve";
-        CHECK_INT(adopt_pair(&w, more, &how), 0);
-        raw_drain(more[0], buf, sizeof buf, &len);
-        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-9", 1, 0), 1);
-        close(more[0]);
-        close(fds[0]);
+    w->pcfg.listen = NULL;
+    REQUIRE(world_open_proxy(w));
+    revdial_attach_opts how = {ping, sizeof ping, 1, "cam-9", "i9", "mallory", NULL};
+    CHECK_INT(adopt_pair(w, fds, &how), 0);
+    CHECK(raw_frame_await(fds[0], RAW_PING, &f));
+    CHECK_INT(f.len, 42);
+    CHECK_INT(f.flags, RAW_ACK);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-9", 1, UTIL_WAIT_MS), 1);
+    if (CHECK_INT(revdial_proxy_list(w->proxy, NULL, &s, 1), 1)) {
+        revdial_session_info info;
+        revdial_session_get_info(s, &info);
+        CHECK_STR(info.name, "cam-9");
+        CHECK_STR(info.instance, "i9");
+        CHECK_STR(info.identity, "mallory");
+        revdial_session_unref(s);
     }
-    world_close(&w);
+    revdial_stream *st = revdial_dial(w->proxy, "cam-9", NULL, NULL);
+    CHECK(st != NULL && raw_frame_await(fds[0], RAW_WINDOW, &f));
+    CHECK_INT(f.flags, RAW_SYN);
+    revdial_close(st);
+    // Another identity does not get the name: the connection is closed.
+    int more[2];
+    char buf[64];
+    size_t len;
+    how.identity = "eve";
+    CHECK_INT(adopt_pair(w, more, &how), 0);
+    raw_drain(more[0], buf, sizeof buf, &len);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-9", 1, 0), 1);
+    close(more[0]);
+    close(fds[0]);
 }
 
-TEST(an_adoption_that_is_refused_has_closed_the_descriptor)
+NEW_WORLD_TEST(an_adoption_that_is_refused_has_closed_the_descriptor)
 {
-    world w;
     int fds[2], before;
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        static const char *const bad[] = {NULL, "", "UPPER", "a/b"};
-        before = util_fds();
-        for (int i = 0; i < 4; i++) {
-            revdial_attach_opts how = {.upgraded = 1, .name = bad[i]};
-            CHECK_INT(adopt_pair(&w, fds, &how), REVDIAL_EINVAL);
-            close(fds[0]);
-        }
-        CHECK_INT(util_fds(), before);
-        revdial_proxy_drain(w.proxy, 0);
-        CHECK_INT(adopt_pair(&w, fds, NULL), REVDIAL_ECLOSED);
+    REQUIRE(world_open_proxy(w));
+    static const char *const bad[] = {NULL, "", "UPPER", "a/b"};
+    before = util_fds();
+    for (int i = 0; i < 4; i++) {
+        revdial_attach_opts how = {.upgraded = 1, .name = bad[i]};
+        CHECK_INT(adopt_pair(w, fds, &how), REVDIAL_EINVAL);
         close(fds[0]);
-        revdial_attach_opts how = {.upgraded = 1, .name = "cam-1"};
-        CHECK_INT(revdial_proxy_attach(w.proxy, -1, &how, NULL), REVDIAL_EINVAL);  // at any time
     }
-    world_close(&w);
+    CHECK_INT(util_fds(), before);
+    revdial_proxy_drain(w->proxy, 0);
+    CHECK_INT(adopt_pair(w, fds, NULL), REVDIAL_ECLOSED);
+    close(fds[0]);
+    revdial_attach_opts how = {.upgraded = 1, .name = "cam-1"};
+    CHECK_INT(revdial_proxy_attach(w->proxy, -1, &how, NULL), REVDIAL_EINVAL);  // at any time
 }
 
 int main(int argc, char **argv)

@@ -5,358 +5,283 @@
 // ------------------------------------------------------------------------------------------------
 // Bytes
 
-TEST(bytes_come_back_as_they_were_sent_and_EOF_comes_after_them)
+WORLD_TEST(bytes_come_back_as_they_were_sent_and_EOF_comes_after_them)
 {
-    world w;
     uint8_t buf[70000], back[70000];
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        if (CHECK(st != NULL)) {
-            util_fill(buf, sizeof buf, 0, 7);
-            CHECK_INT(revdial_write(st, buf, sizeof buf), sizeof buf);
-            CHECK_INT(util_read_all(st, back, sizeof back), sizeof back);
-            CHECK(memcmp(buf, back, sizeof buf) == 0);
-            CHECK_INT(revdial_shutdown(st, REVDIAL_WR), 0);
-            CHECK_INT(revdial_read(st, back, 1), 0);
-            CHECK_INT(revdial_read(st, back, 1), 0);  // and again
-            CHECK_INT(revdial_stream_error(st, NULL), 0);
-            revdial_close(st);
-        }
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    if (CHECK(st != NULL)) {
+        util_fill(buf, sizeof buf, 0, 7);
+        CHECK_INT(revdial_write(st, buf, sizeof buf), sizeof buf);
+        CHECK_INT(util_read_all(st, back, sizeof back), sizeof back);
+        CHECK(memcmp(buf, back, sizeof buf) == 0);
+        CHECK_INT(revdial_shutdown(st, REVDIAL_WR), 0);
+        CHECK_INT(revdial_read(st, back, 1), 0);
+        CHECK_INT(revdial_read(st, back, 1), 0);  // and again
+        CHECK_INT(revdial_stream_error(st, NULL), 0);
+        revdial_close(st);
     }
-    world_close(&w);
 }
 
-TEST(readv_and_writev_take_vectors_with_empty_ones_between)
+WORLD_TEST(readv_and_writev_take_vectors_with_empty_ones_between)
 {
-    world w;
     char a[3], b[8] = "", c[64] = "";
     char text[] = "abcdefghij";
     struct iovec out[5] = {{text, 2}, {NULL, 0}, {text + 2, 5}, {text, 0}, {text + 7, 3}};
     struct iovec in[4] = {{a, 3}, {NULL, 0}, {b, 4}, {c, sizeof c}};
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "sink", 0, NULL);
-        if (CHECK(st != NULL)) {
-            CHECK_INT(revdial_writev(st, out, 5), 10);
-            CHECK_INT(revdial_writev(st, out, 0), 0);
-            revdial_reset(st, REVDIAL_RESET_CANCEL);
-            revdial_close(st);
-        }
-        st = world_dial(&w, "echo", 0, NULL);
-        if (CHECK(st != NULL)) {
-            CHECK_INT(revdial_writev(st, out, 5), 10);
-            revdial_pollfd p = {st, 0, POLLIN, 0};
-            CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), 1);
-            ptrdiff_t n = revdial_readv(st, in, 4);
-            while (n > 0 && n < 10) {  // it may come in pieces
-                ptrdiff_t more = revdial_read(st,
-                                              n < 3   ? a + n
-                                              : n < 7 ? b + (n - 3)
-                                                      : c + (n - 7),
-                                              (size_t)(n < 3   ? 3 - n
-                                                       : n < 7 ? 7 - n
-                                                               : 10 - n));
-                if (more <= 0) break;
-                n += more;
-            }
-            CHECK_INT(n, 10);
-            CHECK(memcmp(a, "abc", 3) == 0 && memcmp(b, "defg", 4) == 0 &&
-                  memcmp(c, "hij", 3) == 0);
-            revdial_close(st);
-        }
+    revdial_stream *st = world_dial(w, "sink", 0, NULL);
+    if (CHECK(st != NULL)) {
+        CHECK_INT(revdial_writev(st, out, 5), 10);
+        CHECK_INT(revdial_writev(st, out, 0), 0);
+        revdial_reset(st, REVDIAL_RESET_CANCEL);
+        revdial_close(st);
     }
-    world_close(&w);
+    st = world_dial(w, "echo", 0, NULL);
+    if (CHECK(st != NULL)) {
+        CHECK_INT(revdial_writev(st, out, 5), 10);
+        revdial_pollfd p = {st, 0, POLLIN, 0};
+        CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), 1);
+        ptrdiff_t n = revdial_readv(st, in, 4);
+        while (n > 0 && n < 10) {  // it may come in pieces
+            ptrdiff_t more = revdial_read(st,
+                                          n < 3   ? a + n
+                                          : n < 7 ? b + (n - 3)
+                                                  : c + (n - 7),
+                                          (size_t)(n < 3   ? 3 - n
+                                                   : n < 7 ? 7 - n
+                                                           : 10 - n));
+            if (more <= 0) break;
+            n += more;
+        }
+        CHECK_INT(n, 10);
+        CHECK(memcmp(a, "abc", 3) == 0 && memcmp(b, "defg", 4) == 0 && memcmp(c, "hij", 3) == 0);
+        revdial_close(st);
+    }
 }
 
-TEST(lengths_that_cannot_be_are_EINVAL_and_harm_nobody)
+WORLD_TEST(lengths_that_cannot_be_are_EINVAL_and_harm_nobody)
 {
-    world w;
     char c[4] = "abc";
     size_t half = ((size_t)PTRDIFF_MAX >> 1) + 1;
     struct iovec two[3] = {{c, half}, {c, half}, {c, 1}}, all[3] = {{c, 1}, {c, SIZE_MAX}, {c, 1}};
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        revdial_stream *other = world_dial(&w, "echo", 0, NULL);
-        if (CHECK(st != NULL && other != NULL)) {
-            revdial_pollfd p = {st, 0, POLLIN | POLLOUT, 0};
-            struct iovec good = {c, 3};
-            CHECK_INT(revdial_writev(st, two, 2), REVDIAL_EINVAL);
-            CHECK_INT(revdial_readv(st, two, 2), REVDIAL_EINVAL);
-            CHECK_INT(revdial_writev(st, all, 3), REVDIAL_EINVAL);
-            CHECK_INT(revdial_readv(st, all, 3), REVDIAL_EINVAL);
-            CHECK_INT(revdial_write(st, c, SIZE_MAX), REVDIAL_EINVAL);
-            CHECK_INT(revdial_read(st, c, SIZE_MAX), REVDIAL_EINVAL);
-            CHECK_INT(revdial_writev(st, &good, -1), REVDIAL_EINVAL);
-            CHECK_INT(revdial_readv(st, &good, -1), REVDIAL_EINVAL);
-            CHECK_INT(revdial_readv(st, &good, INT_MIN), REVDIAL_EINVAL);
-            CHECK_INT(revdial_poll(&p, (size_t)-1, 0), REVDIAL_EINVAL);
-            CHECK_INT(revdial_write(st, c, 3), 3);
-            CHECK_INT(revdial_write(other, c, 3), 3);
-            CHECK_INT(util_read_all(st, c, 3), 3);
-            CHECK_INT(util_read_all(other, c, 3), 3);
-        }
-        revdial_close(st);
-        revdial_close(other);
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    revdial_stream *other = world_dial(w, "echo", 0, NULL);
+    if (CHECK(st != NULL && other != NULL)) {
+        revdial_pollfd p = {st, 0, POLLIN | POLLOUT, 0};
+        struct iovec good = {c, 3};
+        CHECK_INT(revdial_writev(st, two, 2), REVDIAL_EINVAL);
+        CHECK_INT(revdial_readv(st, two, 2), REVDIAL_EINVAL);
+        CHECK_INT(revdial_writev(st, all, 3), REVDIAL_EINVAL);
+        CHECK_INT(revdial_readv(st, all, 3), REVDIAL_EINVAL);
+        CHECK_INT(revdial_write(st, c, SIZE_MAX), REVDIAL_EINVAL);
+        CHECK_INT(revdial_read(st, c, SIZE_MAX), REVDIAL_EINVAL);
+        CHECK_INT(revdial_writev(st, &good, -1), REVDIAL_EINVAL);
+        CHECK_INT(revdial_readv(st, &good, -1), REVDIAL_EINVAL);
+        CHECK_INT(revdial_readv(st, &good, INT_MIN), REVDIAL_EINVAL);
+        CHECK_INT(revdial_poll(&p, (size_t)-1, 0), REVDIAL_EINVAL);
+        CHECK_INT(revdial_write(st, c, 3), 3);
+        CHECK_INT(revdial_write(other, c, 3), 3);
+        CHECK_INT(util_read_all(st, c, 3), 3);
+        CHECK_INT(util_read_all(other, c, 3), 3);
     }
-    world_close(&w);
+    revdial_close(st);
+    revdial_close(other);
 }
 
-TEST(U15_a_write_of_nothing_returns_0_at_once_and_a_read_of_nothing_is_EINVAL_not_EOF)
+WORLD_TEST(U15_a_write_of_nothing_returns_0_at_once_and_a_read_of_nothing_is_EINVAL_not_EOF)
 {
-    world w;
     char c;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "hold", 0, NULL);  // hold accepts by an empty write
-        if (CHECK(st != NULL)) {
-            revdial_flow_info before, l;
-            CHECK_INT(revdial_stream_get_flow(st, &before), 0);
-            struct iovec none[2] = {{&c, 0}, {NULL, 0}};
-            CHECK_INT(revdial_read(st, &c, 0), REVDIAL_EINVAL);
-            CHECK_INT(revdial_read(st, NULL, 0), REVDIAL_EINVAL);
-            CHECK_INT(revdial_readv(st, none, 2), REVDIAL_EINVAL);
-            CHECK_INT(revdial_readv(st, none, 0), REVDIAL_EINVAL);
-            CHECK_INT(revdial_write(st, NULL, 0), 0);
-            CHECK_INT(revdial_writev(st, none, 2), 0);
-            CHECK_INT(revdial_stream_get_flow(st, &l), 0);
-            CHECK_INT(l.sent, before.sent);
-            revdial_close(st);
-        }
+    revdial_stream *st = world_dial(w, "hold", 0, NULL);  // hold accepts by an empty write
+    if (CHECK(st != NULL)) {
+        revdial_flow_info before, l;
+        CHECK_INT(revdial_stream_get_flow(st, &before), 0);
+        struct iovec none[2] = {{&c, 0}, {NULL, 0}};
+        CHECK_INT(revdial_read(st, &c, 0), REVDIAL_EINVAL);
+        CHECK_INT(revdial_read(st, NULL, 0), REVDIAL_EINVAL);
+        CHECK_INT(revdial_readv(st, none, 2), REVDIAL_EINVAL);
+        CHECK_INT(revdial_readv(st, none, 0), REVDIAL_EINVAL);
+        CHECK_INT(revdial_write(st, NULL, 0), 0);
+        CHECK_INT(revdial_writev(st, none, 2), 0);
+        CHECK_INT(revdial_stream_get_flow(st, &l), 0);
+        CHECK_INT(l.sent, before.sent);
+        revdial_close(st);
     }
-    world_close(&w);
 }
 
-TEST(U16_the_buffer_is_the_callers_again_when_write_returns)
+WORLD_TEST(U16_the_buffer_is_the_callers_again_when_write_returns)
 {
-    world w;
     uint8_t buf[4096];
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "sink", 0, NULL);
-        if (CHECK(st != NULL)) {
-            for (uint64_t at = 0; at < 1 << 20; at += sizeof buf) {
-                util_fill(buf, sizeof buf, at, 2);
-                CHECK_INT(revdial_write(st, buf, sizeof buf), sizeof buf);
-                memset(buf, 0, sizeof buf);
-            }
-            revdial_shutdown(st, REVDIAL_WR);
-            CHECK_INT(util_read_all(st, buf, 2), 2);
-            revdial_close(st);
-            CHECK(util_gate_wait(&w.ended, 1));
-            CHECK_INT(world_last(&w).bytes, 1 << 20);
-            CHECK_INT(world_last(&w).is_bad, 0);
+    revdial_stream *st = world_dial(w, "sink", 0, NULL);
+    if (CHECK(st != NULL)) {
+        for (uint64_t at = 0; at < 1 << 20; at += sizeof buf) {
+            util_fill(buf, sizeof buf, at, 2);
+            CHECK_INT(revdial_write(st, buf, sizeof buf), sizeof buf);
+            memset(buf, 0, sizeof buf);
         }
+        revdial_shutdown(st, REVDIAL_WR);
+        CHECK_INT(util_read_all(st, buf, 2), 2);
+        revdial_close(st);
+        CHECK(util_gate_wait(&w->ended, 1));
+        CHECK_INT(world_last(w).bytes, 1 << 20);
+        CHECK_INT(world_last(w).is_bad, 0);
     }
-    world_close(&w);
 }
 
 // ------------------------------------------------------------------------------------------------
 // Endings
 
-TEST(half_close_of_the_dialler_leaves_the_other_direction_open)
+WORLD_TEST(half_close_of_the_dialler_leaves_the_other_direction_open)
 {
-    world w;
     char buf[8];
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "sink", 0, NULL);
-        if (CHECK(st != NULL)) {
-            CHECK_INT(util_write_payload(st, 1000, 2), 1000);
-            CHECK_INT(revdial_shutdown(st, REVDIAL_WR), 0);
-            CHECK_INT(util_read_all(st, buf, 2), 2);
-            CHECK_INT(revdial_read(st, buf, 1), 0);
-            revdial_close(st);
-            CHECK(util_gate_wait(&w.ended, 1));
-            CHECK_INT(world_last(&w).bytes, 1000);
-            CHECK_INT(world_last(&w).end, 0);
-        }
+    revdial_stream *st = world_dial(w, "sink", 0, NULL);
+    if (CHECK(st != NULL)) {
+        CHECK_INT(util_write_payload(st, 1000, 2), 1000);
+        CHECK_INT(revdial_shutdown(st, REVDIAL_WR), 0);
+        CHECK_INT(util_read_all(st, buf, 2), 2);
+        CHECK_INT(revdial_read(st, buf, 1), 0);
+        revdial_close(st);
+        CHECK(util_gate_wait(&w->ended, 1));
+        CHECK_INT(world_last(w).bytes, 1000);
+        CHECK_INT(world_last(w).end, 0);
     }
-    world_close(&w);
 }
 
-TEST(half_close_of_the_handler_leaves_the_other_direction_open)
+WORLD_TEST(half_close_of_the_handler_leaves_the_other_direction_open)
 {
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "source", 100000, NULL);
-        if (CHECK(st != NULL)) {
-            util_read r = util_read_payload(st, 1);
-            CHECK_INT(r.bytes, 100000);
-            CHECK_INT(r.end, 0);
-            CHECK_INT(r.is_bad, 0);
-            CHECK_INT(util_write_payload(st, 50000, 2), 50000);
-            revdial_close(st);
-            CHECK(util_gate_wait(&w.ended, 1));
-            CHECK_INT(world_last(&w).bytes, 50000);
-            CHECK_INT(world_last(&w).end, 0);
-        }
+    revdial_stream *st = world_dial(w, "source", 100000, NULL);
+    if (CHECK(st != NULL)) {
+        util_read r = util_read_payload(st, 1);
+        CHECK_INT(r.bytes, 100000);
+        CHECK_INT(r.end, 0);
+        CHECK_INT(r.is_bad, 0);
+        CHECK_INT(util_write_payload(st, 50000, 2), 50000);
+        revdial_close(st);
+        CHECK(util_gate_wait(&w->ended, 1));
+        CHECK_INT(world_last(w).bytes, 50000);
+        CHECK_INT(world_last(w).end, 0);
     }
-    world_close(&w);
 }
 
-TEST(U19_a_write_after_shutdown_is_ECLOSED_and_a_second_shutdown_is_fine)
+WORLD_TEST(U19_a_write_after_shutdown_is_ECLOSED_and_a_second_shutdown_is_fine)
 {
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "hold", 0, NULL);
-        if (CHECK(st != NULL)) {
-            CHECK_INT(revdial_shutdown(st, REVDIAL_WR), 0);
-            CHECK_INT(revdial_write(st, "x", 1), REVDIAL_ECLOSED);
-            CHECK_INT(revdial_shutdown(st, REVDIAL_WR), 0);
-            CHECK_INT(revdial_shutdown(st, REVDIAL_RDWR), 0);
-            CHECK_INT(revdial_shutdown(st, 0), REVDIAL_EINVAL);
-            CHECK_INT(revdial_shutdown(st, 4), REVDIAL_EINVAL);
-            revdial_close(st);
-        }
+    revdial_stream *st = world_dial(w, "hold", 0, NULL);
+    if (CHECK(st != NULL)) {
+        CHECK_INT(revdial_shutdown(st, REVDIAL_WR), 0);
+        CHECK_INT(revdial_write(st, "x", 1), REVDIAL_ECLOSED);
+        CHECK_INT(revdial_shutdown(st, REVDIAL_WR), 0);
+        CHECK_INT(revdial_shutdown(st, REVDIAL_RDWR), 0);
+        CHECK_INT(revdial_shutdown(st, 0), REVDIAL_EINVAL);
+        CHECK_INT(revdial_shutdown(st, 4), REVDIAL_EINVAL);
+        revdial_close(st);
     }
-    world_close(&w);
 }
 
-TEST(who_stops_reading_gets_ECLOSED_and_a_peer_that_goes_on_is_reset)
+WORLD_TEST(who_stops_reading_gets_ECLOSED_and_a_peer_that_goes_on_is_reset)
 {
-    world w;
     char c;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "flood", 0, NULL);
-        if (CHECK(st != NULL)) {
-            CHECK_INT(revdial_shutdown(st, REVDIAL_RD), 0);
-            CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ECLOSED);
-            CHECK(util_gate_wait(&w.ended, 1));
-            CHECK_INT(world_last(&w).end, REVDIAL_ERESET);
-            revdial_close(st);
-        }
+    revdial_stream *st = world_dial(w, "flood", 0, NULL);
+    if (CHECK(st != NULL)) {
+        CHECK_INT(revdial_shutdown(st, REVDIAL_RD), 0);
+        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ECLOSED);
+        CHECK(util_gate_wait(&w->ended, 1));
+        CHECK_INT(world_last(w).end, REVDIAL_ERESET);
+        revdial_close(st);
     }
-    world_close(&w);
 }
 
-TEST(what_was_written_before_close_is_delivered_with_its_EOF)
+WORLD_TEST(what_was_written_before_close_is_delivered_with_its_EOF)
 {
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "sink", 0, NULL);
-        if (CHECK(st != NULL)) {
-            CHECK_INT(util_write_payload(st, 3000000, 2), 3000000);
-            revdial_close(st);
-            CHECK(util_gate_wait(&w.ended, 1));
-            CHECK_INT(world_last(&w).bytes, 3000000);
-            CHECK_INT(world_last(&w).end, 0);
-            CHECK_INT(world_last(&w).is_bad, 0);
-        }
+    revdial_stream *st = world_dial(w, "sink", 0, NULL);
+    if (CHECK(st != NULL)) {
+        CHECK_INT(util_write_payload(st, 3000000, 2), 3000000);
+        revdial_close(st);
+        CHECK(util_gate_wait(&w->ended, 1));
+        CHECK_INT(world_last(w).bytes, 3000000);
+        CHECK_INT(world_last(w).end, 0);
+        CHECK_INT(world_last(w).is_bad, 0);
     }
-    world_close(&w);
 }
 
-TEST(a_reset_carries_the_applications_code_to_a_peer_that_reads)
+WORLD_TEST(a_reset_carries_the_applications_code_to_a_peer_that_reads)
 {
     static const int codes[] = {REVDIAL_RESET_CANCEL, REVDIAL_RESET_INTERNAL, 64, 77, 255};
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        for (int i = 0; i < 5; i++) {
-            revdial_stream *st = world_dial(&w, "hold", 0, NULL);
-            if (!CHECK(st != NULL)) break;
-            CHECK_INT(revdial_reset(st, codes[i]), 0);
-            CHECK(util_gate_wait(&w.ended, i + 1));
-            CHECK_INT(world_last(&w).end, REVDIAL_ERESET);
-            CHECK_INT(world_last(&w).reset, codes[i]);
-            revdial_close(st);
-        }
-    }
-    world_close(&w);
-}
-
-TEST(a_reset_of_the_handler_is_an_error_with_its_code_for_reader_and_writer)
-{
-    world w;
-    char c;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "hold", 0, NULL);
+    for (int i = 0; i < 5; i++) {
+        revdial_stream *st = world_dial(w, "hold", 0, NULL);
+        if (!CHECK(st != NULL)) break;
+        CHECK_INT(revdial_reset(st, codes[i]), 0);
+        CHECK(util_gate_wait(&w->ended, i + 1));
+        CHECK_INT(world_last(w).end, REVDIAL_ERESET);
+        CHECK_INT(world_last(w).reset, codes[i]);
         revdial_close(st);
-        st = world_dial(&w, "reset", 99, NULL);
-        // "reset" accepts with its first read, so this dial returns.
-        if (CHECK(st != NULL)) {
-            int reset = 0;
-            CHECK_INT(revdial_write(st, "x", 1), 1);
-            CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ERESET);
-            CHECK_INT(revdial_stream_error(st, &reset), REVDIAL_ERESET);
-            CHECK_INT(reset, 99);
-            CHECK_INT(revdial_write(st, "x", 1), REVDIAL_ERESET);
-            CHECK_INT(revdial_shutdown(st, REVDIAL_WR), REVDIAL_ERESET);
-            revdial_close(st);
-        }
     }
-    world_close(&w);
 }
 
-TEST(after_our_own_reset_every_call_says_that_it_is_closed_here)
+WORLD_TEST(a_reset_of_the_handler_is_an_error_with_its_code_for_reader_and_writer)
 {
-    world w;
     char c;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "hold", 0, NULL);
-        if (CHECK(st != NULL)) {
-            CHECK_INT(revdial_reset(st, 256), REVDIAL_EINVAL);
-            CHECK_INT(revdial_reset(st, -1), REVDIAL_EINVAL);
-            CHECK_INT(revdial_stream_error(st, NULL), 0);
-            CHECK_INT(revdial_reset(st, 70), 0);
-            CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ECLOSED);
-            CHECK_INT(revdial_write(st, "x", 1), REVDIAL_ECLOSED);
-            CHECK_INT(revdial_stream_error(st, NULL), REVDIAL_ECLOSED);
-            revdial_close(st);
-        }
+    revdial_stream *st = world_dial(w, "hold", 0, NULL);
+    revdial_close(st);
+    st = world_dial(w, "reset", 99, NULL);
+    // "reset" accepts with its first read, so this dial returns.
+    if (CHECK(st != NULL)) {
+        int reset = 0;
+        CHECK_INT(revdial_write(st, "x", 1), 1);
+        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ERESET);
+        CHECK_INT(revdial_stream_error(st, &reset), REVDIAL_ERESET);
+        CHECK_INT(reset, 99);
+        CHECK_INT(revdial_write(st, "x", 1), REVDIAL_ERESET);
+        CHECK_INT(revdial_shutdown(st, REVDIAL_WR), REVDIAL_ERESET);
+        revdial_close(st);
     }
-    world_close(&w);
 }
 
-TEST(bytes_that_came_before_a_reset_can_be_read)
+WORLD_TEST(after_our_own_reset_every_call_says_that_it_is_closed_here)
 {
-    world w;
+    char c;
+    revdial_stream *st = world_dial(w, "hold", 0, NULL);
+    if (CHECK(st != NULL)) {
+        CHECK_INT(revdial_reset(st, 256), REVDIAL_EINVAL);
+        CHECK_INT(revdial_reset(st, -1), REVDIAL_EINVAL);
+        CHECK_INT(revdial_stream_error(st, NULL), 0);
+        CHECK_INT(revdial_reset(st, 70), 0);
+        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ECLOSED);
+        CHECK_INT(revdial_write(st, "x", 1), REVDIAL_ECLOSED);
+        CHECK_INT(revdial_stream_error(st, NULL), REVDIAL_ECLOSED);
+        revdial_close(st);
+    }
+}
+
+NEW_WORLD_TEST(bytes_that_came_before_a_reset_can_be_read)
+{
     char buf[32];
     raw_frame f = {0};
-    world_init(&w);
-    if (world_open_proxy(&w)) {
-        int fd = raw_backend(w.address, "cam-1", NULL);
-        revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
-        revdial_stream *st = revdial_dial(w.proxy, "cam-1", NULL, NULL);
-        if (CHECK(st != NULL) && CHECK(raw_frame_await(fd, RAW_WINDOW, &f))) {
-            raw_frame_send(fd, RAW_DATA, RAW_ACK, f.id, 5);
-            raw_say(fd, "hello");
-            raw_frame_send(fd, RAW_WINDOW, RAW_RST, f.id, 0);
-            UTIL_EVENTUALLY(revdial_stream_error(st, NULL) == REVDIAL_ERESET);
-            CHECK_INT(util_read_all(st, buf, 5), 5);
-            CHECK(memcmp(buf, "hello", 5) == 0);
-            CHECK_INT(revdial_read(st, buf, 1), REVDIAL_ERESET);
-            CHECK_INT(revdial_read(st, buf, 1), REVDIAL_ERESET);
-        }
-        revdial_close(st);
-        close(fd);
+    REQUIRE(world_open_proxy(w));
+    int fd = raw_backend(w->address, "cam-1", NULL);
+    revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS);
+    revdial_stream *st = revdial_dial(w->proxy, "cam-1", NULL, NULL);
+    if (CHECK(st != NULL) && CHECK(raw_frame_await(fd, RAW_WINDOW, &f))) {
+        raw_frame_send(fd, RAW_DATA, RAW_ACK, f.id, 5);
+        raw_say(fd, "hello");
+        raw_frame_send(fd, RAW_WINDOW, RAW_RST, f.id, 0);
+        UTIL_EVENTUALLY(revdial_stream_error(st, NULL) == REVDIAL_ERESET);
+        CHECK_INT(util_read_all(st, buf, 5), 5);
+        CHECK(memcmp(buf, "hello", 5) == 0);
+        CHECK_INT(revdial_read(st, buf, 1), REVDIAL_ERESET);
+        CHECK_INT(revdial_read(st, buf, 1), REVDIAL_ERESET);
     }
-    world_close(&w);
+    revdial_close(st);
+    close(fd);
 }
 
-TEST(a_handler_that_closes_without_a_touch_has_refused)
+WORLD_TEST(a_handler_that_closes_without_a_touch_has_refused)
 {
-    world w;
     revdial_err err;
-    world_init(&w);
-    if (world_open(&w)) {
-        CHECK(world_dial(&w, "refuse", 0, &err) == NULL);
-        CHECK_INT(err.code, REVDIAL_EREFUSED);
-        CHECK_INT(err.reset, REVDIAL_RESET_REFUSED);
-        CHECK(err.msg[0] != '\0');
-        CHECK(world_dial(&w, "refuse-code", 99, &err) == NULL);
-        CHECK_INT(err.code, REVDIAL_EREFUSED);
-        CHECK_INT(err.reset, 99);
-    }
-    world_close(&w);
+    CHECK(world_dial(w, "refuse", 0, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_EREFUSED);
+    CHECK_INT(err.reset, REVDIAL_RESET_REFUSED);
+    CHECK(err.msg[0] != '\0');
+    CHECK(world_dial(w, "refuse-code", 99, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_EREFUSED);
+    CHECK_INT(err.reset, 99);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -402,108 +327,88 @@ static void blocked_settle(void)
     util_nap_ms(20);
 }
 
-TEST(U17_a_deadline_of_0_does_not_wait_and_one_that_passed_says_so)
+WORLD_TEST(U17_a_deadline_of_0_does_not_wait_and_one_that_passed_says_so)
 {
-    world w;
     char c;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "hold", 0, NULL);
-        if (CHECK(st != NULL)) {
-            CHECK_INT(revdial_stream_set_deadline(st, REVDIAL_RD, 0), 0);
-            CHECK_INT(revdial_read(st, &c, 1), REVDIAL_EAGAIN);
-            CHECK_INT(revdial_stream_set_deadline(st, REVDIAL_RD, 1), 0);
-            CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ETIMEDOUT);
-            CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ETIMEDOUT);  // it has passed
-            CHECK_INT(revdial_write(st, "x", 1), 1);                // the other way has none
-            CHECK_INT(revdial_stream_set_deadline(st, REVDIAL_RD, INT32_MAX), 0);
-            CHECK_INT(revdial_stream_set_deadline(st, REVDIAL_WR, INT32_MIN), 0);
-            CHECK_INT(revdial_write(st, "x", 1), 1);
-            CHECK_INT(revdial_stream_set_deadline(st, 0, 5), REVDIAL_EINVAL);
-            CHECK_INT(revdial_stream_set_deadline(st, 4, 5), REVDIAL_EINVAL);
-            revdial_close(st);
-        }
+    revdial_stream *st = world_dial(w, "hold", 0, NULL);
+    if (CHECK(st != NULL)) {
+        CHECK_INT(revdial_stream_set_deadline(st, REVDIAL_RD, 0), 0);
+        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_EAGAIN);
+        CHECK_INT(revdial_stream_set_deadline(st, REVDIAL_RD, 1), 0);
+        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ETIMEDOUT);
+        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ETIMEDOUT);  // it has passed
+        CHECK_INT(revdial_write(st, "x", 1), 1);                // the other way has none
+        CHECK_INT(revdial_stream_set_deadline(st, REVDIAL_RD, INT32_MAX), 0);
+        CHECK_INT(revdial_stream_set_deadline(st, REVDIAL_WR, INT32_MIN), 0);
+        CHECK_INT(revdial_write(st, "x", 1), 1);
+        CHECK_INT(revdial_stream_set_deadline(st, 0, 5), REVDIAL_EINVAL);
+        CHECK_INT(revdial_stream_set_deadline(st, 4, 5), REVDIAL_EINVAL);
+        revdial_close(st);
     }
-    world_close(&w);
 }
 
-TEST(a_passed_deadline_does_not_hide_bytes_that_are_there)
+WORLD_TEST(a_passed_deadline_does_not_hide_bytes_that_are_there)
 {
-    world w;
     char c;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        if (CHECK(st != NULL)) {
-            revdial_pollfd p = {st, 0, POLLIN, 0};
-            revdial_write(st, "xy", 2);
-            CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), 1);
-            revdial_stream_set_deadline(st, REVDIAL_RD, 0);
-            CHECK_INT(revdial_read(st, &c, 1), 1);
-            CHECK_INT(c, 'x');
-            revdial_close(st);
-        }
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    if (CHECK(st != NULL)) {
+        revdial_pollfd p = {st, 0, POLLIN, 0};
+        revdial_write(st, "xy", 2);
+        CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), 1);
+        revdial_stream_set_deadline(st, REVDIAL_RD, 0);
+        CHECK_INT(revdial_read(st, &c, 1), 1);
+        CHECK_INT(c, 'x');
+        revdial_close(st);
     }
-    world_close(&w);
 }
 
-TEST(U17_a_deadline_set_from_another_thread_wakes_a_blocked_reader)
+WORLD_TEST(U17_a_deadline_set_from_another_thread_wakes_a_blocked_reader)
 {
     static const struct {
         int ms, want;
     } rows[] = {{0, REVDIAL_EAGAIN}, {1, REVDIAL_ETIMEDOUT}};
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        for (int i = 0; i < 2; i++) {
-            revdial_stream *st = world_dial(&w, "hold", 0, NULL);
-            if (!CHECK(st != NULL)) break;
-            blocked b;
-            pthread_t t = blocked_start(&b, st, 0);
-            blocked_settle();
-            revdial_stream_set_deadline(st, REVDIAL_RD, rows[i].ms);
-            CHECK(util_gate_wait(&b.done, 1));
-            pthread_join(t, NULL);
-            CHECK_INT(b.result, rows[i].want);
-            revdial_close(st);
-        }
+    for (int i = 0; i < 2; i++) {
+        revdial_stream *st = world_dial(w, "hold", 0, NULL);
+        if (!CHECK(st != NULL)) break;
+        blocked b;
+        pthread_t t = blocked_start(&b, st, 0);
+        blocked_settle();
+        revdial_stream_set_deadline(st, REVDIAL_RD, rows[i].ms);
+        CHECK(util_gate_wait(&b.done, 1));
+        pthread_join(t, NULL);
+        CHECK_INT(b.result, rows[i].want);
+        revdial_close(st);
     }
-    world_close(&w);
 }
 
-TEST(U17_a_deadline_that_is_lifted_while_a_reader_waits_no_longer_counts)
+WORLD_TEST(U17_a_deadline_that_is_lifted_while_a_reader_waits_no_longer_counts)
 {
     int was_lifted = 0;
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        for (int ms = 100; ms <= 6400 && !was_lifted; ms *= 2) {
-            revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-            revdial_stream *other = world_dial(&w, "echo", 0, NULL);
-            if (!CHECK(st && other)) break;
-            blocked b, later;
-            int64_t before = util_now_ms();
-            revdial_stream_set_deadline(st, REVDIAL_RD, ms);
-            pthread_t t = blocked_start(&b, st, 0);
-            blocked_settle();
-            revdial_stream_set_deadline(st, REVDIAL_RD, -1);
-            was_lifted = util_now_ms() - before < ms;  // or this machine was too slow: once more
-            revdial_stream_set_deadline(other, REVDIAL_RD, ms);
-            pthread_t u = blocked_start(&later, other, 0);
-            CHECK(util_gate_wait(&later.done, 1));  // the old deadline was before this one
-            CHECK_INT(later.result, REVDIAL_ETIMEDOUT);
-            CHECK(!was_lifted || util_gate_count(&b.done) == 0);
-            revdial_write(st, "x", 1);
-            CHECK(util_gate_wait(&b.done, 1));
-            pthread_join(t, NULL);
-            pthread_join(u, NULL);
-            CHECK(!was_lifted || b.result == 1);
-            revdial_close(st);
-            revdial_close(other);
-        }
-        CHECK(was_lifted);
+    for (int ms = 100; ms <= 6400 && !was_lifted; ms *= 2) {
+        revdial_stream *st = world_dial(w, "echo", 0, NULL);
+        revdial_stream *other = world_dial(w, "echo", 0, NULL);
+        if (!CHECK(st && other)) break;
+        blocked b, later;
+        int64_t before = util_now_ms();
+        revdial_stream_set_deadline(st, REVDIAL_RD, ms);
+        pthread_t t = blocked_start(&b, st, 0);
+        blocked_settle();
+        revdial_stream_set_deadline(st, REVDIAL_RD, -1);
+        was_lifted = util_now_ms() - before < ms;  // or this machine was too slow: once more
+        revdial_stream_set_deadline(other, REVDIAL_RD, ms);
+        pthread_t u = blocked_start(&later, other, 0);
+        CHECK(util_gate_wait(&later.done, 1));  // the old deadline was before this one
+        CHECK_INT(later.result, REVDIAL_ETIMEDOUT);
+        CHECK(!was_lifted || util_gate_count(&b.done) == 0);
+        revdial_write(st, "x", 1);
+        CHECK(util_gate_wait(&b.done, 1));
+        pthread_join(t, NULL);
+        pthread_join(u, NULL);
+        CHECK(!was_lifted || b.result == 1);
+        revdial_close(st);
+        revdial_close(other);
     }
-    world_close(&w);
+    CHECK(was_lifted);
 }
 
 TEST(a_writer_without_credit_stops_at_its_deadline_and_says_how_much_it_took)
@@ -532,143 +437,118 @@ TEST(a_writer_without_credit_stops_at_its_deadline_and_says_how_much_it_took)
     world_close(&w);
 }
 
-TEST(U17_a_deadline_set_from_another_thread_wakes_a_blocked_writer)
+WORLD_TEST(U17_a_deadline_set_from_another_thread_wakes_a_blocked_writer)
 {
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "stop", 0, NULL);
-        if (CHECK(st != NULL)) {
-            blocked b;
-            revdial_flow_info l = {0};
-            pthread_t t = blocked_start(&b, st, 1);
-            UTIL_EVENTUALLY(revdial_stream_get_flow(st, &l) == 0 &&
-                            strcmp(l.blocked_on, "peer's credit") == 0);
-            revdial_stream_set_deadline(st, REVDIAL_WR, 0);
-            CHECK(util_gate_wait(&b.done, 1));
-            pthread_join(t, NULL);
-            CHECK(b.result == REVDIAL_EAGAIN || b.result > 0);
-            revdial_close(st);
-        }
+    revdial_stream *st = world_dial(w, "stop", 0, NULL);
+    if (CHECK(st != NULL)) {
+        blocked b;
+        revdial_flow_info l = {0};
+        pthread_t t = blocked_start(&b, st, 1);
+        UTIL_EVENTUALLY(revdial_stream_get_flow(st, &l) == 0 &&
+                        strcmp(l.blocked_on, "peer's credit") == 0);
+        revdial_stream_set_deadline(st, REVDIAL_WR, 0);
+        CHECK(util_gate_wait(&b.done, 1));
+        pthread_join(t, NULL);
+        CHECK(b.result == REVDIAL_EAGAIN || b.result > 0);
+        revdial_close(st);
     }
-    world_close(&w);
 }
 
-TEST(a_reset_from_another_thread_wakes_reader_and_writer)
+WORLD_TEST(a_reset_from_another_thread_wakes_reader_and_writer)
 {
-    world w;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "stop", 0, NULL);
-        if (CHECK(st != NULL)) {
-            blocked r, s;
-            pthread_t a = blocked_start(&r, st, 0), b = blocked_start(&s, st, 1);
-            revdial_flow_info l = {0};
-            UTIL_EVENTUALLY(revdial_stream_get_flow(st, &l) == 0 &&
-                            strcmp(l.blocked_on, "peer's credit") == 0);
-            revdial_reset(st, 80);
-            CHECK(util_gate_wait(&r.done, 1) && util_gate_wait(&s.done, 1));
-            pthread_join(a, NULL);
-            pthread_join(b, NULL);
-            CHECK(r.result < 0);
-            revdial_close(st);
-        }
+    revdial_stream *st = world_dial(w, "stop", 0, NULL);
+    if (CHECK(st != NULL)) {
+        blocked r, s;
+        pthread_t a = blocked_start(&r, st, 0), b = blocked_start(&s, st, 1);
+        revdial_flow_info l = {0};
+        UTIL_EVENTUALLY(revdial_stream_get_flow(st, &l) == 0 &&
+                        strcmp(l.blocked_on, "peer's credit") == 0);
+        revdial_reset(st, 80);
+        CHECK(util_gate_wait(&r.done, 1) && util_gate_wait(&s.done, 1));
+        pthread_join(a, NULL);
+        pthread_join(b, NULL);
+        CHECK(r.result < 0);
+        revdial_close(st);
     }
-    world_close(&w);
 }
 
 // ------------------------------------------------------------------------------------------------
 // poll
 
-TEST(poll_is_level_triggered_over_streams_and_descriptors)
+NEW_WORLD_TEST(poll_is_level_triggered_over_streams_and_descriptors)
 {
-    world w;
     int fds[2];
     char c;
-    world_init(&w);
-    if (world_open(&w) && pipe2(fds, O_CLOEXEC) == 0) {
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        revdial_pollfd p[3] = {
-            {st, -1, POLLIN, 0}, {NULL, fds[0], POLLIN, 0}, {NULL, -1, POLLIN, 0}};
-        if (CHECK(st != NULL)) {
-            CHECK_INT(revdial_poll(p, 3, 0), 0);
-            CHECK_INT(revdial_poll(p, 3, 5), 0);
-            CHECK_INT(write(fds[1], "x", 1), 1);
-            CHECK_INT(revdial_poll(p, 3, UTIL_WAIT_MS), 1);
-            CHECK_INT(p[0].revents, 0);
+    REQUIRE(world_open(w) && pipe2(fds, O_CLOEXEC) == 0);
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    revdial_pollfd p[3] = {{st, -1, POLLIN, 0}, {NULL, fds[0], POLLIN, 0}, {NULL, -1, POLLIN, 0}};
+    if (CHECK(st != NULL)) {
+        CHECK_INT(revdial_poll(p, 3, 0), 0);
+        CHECK_INT(revdial_poll(p, 3, 5), 0);
+        CHECK_INT(write(fds[1], "x", 1), 1);
+        CHECK_INT(revdial_poll(p, 3, UTIL_WAIT_MS), 1);
+        CHECK_INT(p[0].revents, 0);
+        CHECK_INT(p[1].revents, POLLIN);
+        revdial_write(st, "yz", 2);
+        UTIL_EVENTUALLY(revdial_poll(p, 1, 0) == 1);
+        for (int i = 0; i < 2; i++) {
+            CHECK_INT(revdial_poll(p, 3, UTIL_WAIT_MS), 2);
+            CHECK_INT(p[0].revents, POLLIN);
             CHECK_INT(p[1].revents, POLLIN);
-            revdial_write(st, "yz", 2);
-            UTIL_EVENTUALLY(revdial_poll(p, 1, 0) == 1);
-            for (int i = 0; i < 2; i++) {
-                CHECK_INT(revdial_poll(p, 3, UTIL_WAIT_MS), 2);
-                CHECK_INT(p[0].revents, POLLIN);
-                CHECK_INT(p[1].revents, POLLIN);
-            }
-            CHECK_INT(revdial_read(st, &c, 1), 1);
-            CHECK_INT(revdial_poll(p, 1, UTIL_WAIT_MS), 1);
-            CHECK_INT(revdial_read(st, &c, 1), 1);
-            CHECK_INT(revdial_poll(p, 1, 0), 0);
-            CHECK_INT(revdial_poll(NULL, 0, 1), 0);
-            revdial_close(st);
         }
-        close(fds[0]);
-        close(fds[1]);
+        CHECK_INT(revdial_read(st, &c, 1), 1);
+        CHECK_INT(revdial_poll(p, 1, UTIL_WAIT_MS), 1);
+        CHECK_INT(revdial_read(st, &c, 1), 1);
+        CHECK_INT(revdial_poll(p, 1, 0), 0);
+        CHECK_INT(revdial_poll(NULL, 0, 1), 0);
+        revdial_close(st);
     }
-    world_close(&w);
+    close(fds[0]);
+    close(fds[1]);
 }
 
-TEST(poll_tells_room_to_write_and_its_absence)
+WORLD_TEST(poll_tells_room_to_write_and_its_absence)
 {
-    world w;
     char buf[4096] = "";
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "stop", 0, NULL);
-        if (CHECK(st != NULL)) {
-            revdial_pollfd p = {st, 0, POLLIN | POLLOUT, 0};
-            CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), 1);
-            CHECK_INT(p.revents, POLLOUT);
-            revdial_stream_set_deadline(st, REVDIAL_WR, 20);
-            while (revdial_write(st, buf, sizeof buf) > 0) {
-            }
-            CHECK_INT(revdial_poll(&p, 1, 1), 0);
-            util_gate_add(&w.go, 1);
-            CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), 1);
-            CHECK_INT(p.revents, POLLOUT);
-            revdial_close(st);
+    revdial_stream *st = world_dial(w, "stop", 0, NULL);
+    if (CHECK(st != NULL)) {
+        revdial_pollfd p = {st, 0, POLLIN | POLLOUT, 0};
+        CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), 1);
+        CHECK_INT(p.revents, POLLOUT);
+        revdial_stream_set_deadline(st, REVDIAL_WR, 20);
+        while (revdial_write(st, buf, sizeof buf) > 0) {
         }
+        CHECK_INT(revdial_poll(&p, 1, 1), 0);
+        util_gate_add(&w->go, 1);
+        CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), 1);
+        CHECK_INT(p.revents, POLLOUT);
+        revdial_close(st);
     }
-    world_close(&w);
 }
 
-TEST(poll_tells_the_end_of_a_stream_as_poll_2_does)
+WORLD_TEST(poll_tells_the_end_of_a_stream_as_poll_2_does)
 {
-    world w;
     char c;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        if (CHECK(st != NULL)) {
-            revdial_pollfd p = {st, 0, POLLIN, 0};
-            revdial_shutdown(st, REVDIAL_WR);
-            CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), 1);
-            CHECK(p.revents & POLLIN);  // EOF can be read
-            CHECK_INT(revdial_read(st, &c, 1), 0);
-            p.events = 0;
-            CHECK_INT(revdial_poll(&p, 1, 0), 1);
-            CHECK_INT(p.revents, POLLHUP);  // both directions are over
-            revdial_close(st);
-        }
-        st = world_dial(&w, "reset", 65, NULL);
-        if (CHECK(st != NULL)) {
-            revdial_pollfd p = {st, 0, 0, 0};
-            revdial_write(st, "x", 1);
-            CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), 1);
-            CHECK(p.revents & POLLERR);
-            revdial_close(st);
-        }
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    if (CHECK(st != NULL)) {
+        revdial_pollfd p = {st, 0, POLLIN, 0};
+        revdial_shutdown(st, REVDIAL_WR);
+        CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), 1);
+        CHECK(p.revents & POLLIN);  // EOF can be read
+        CHECK_INT(revdial_read(st, &c, 1), 0);
+        p.events = 0;
+        CHECK_INT(revdial_poll(&p, 1, 0), 1);
+        CHECK_INT(p.revents, POLLHUP);  // both directions are over
+        revdial_close(st);
     }
-    world_close(&w);
+    st = world_dial(w, "reset", 65, NULL);
+    if (CHECK(st != NULL)) {
+        revdial_pollfd p = {st, 0, 0, 0};
+        revdial_write(st, "x", 1);
+        CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), 1);
+        CHECK(p.revents & POLLERR);
+        revdial_close(st);
+    }
 }
 
 typedef struct long_write {
@@ -734,25 +614,20 @@ TEST(the_loop_sleeps_while_the_socket_is_full_and_a_writer_has_more)
     world_close(&w);
 }
 
-TEST(poll_that_fails_leaves_nothing_behind)
+WORLD_TEST(poll_that_fails_leaves_nothing_behind)
 {
-    world w;
     char c;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        if (CHECK(st != NULL)) {
-            revdial_pollfd p = {st, -1, POLLIN, 0};
-            util_poll_fails = 1;
-            CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), REVDIAL_ESYS);
-            CHECK(rvd_base_link_is_alone(&st->waiters));
-            CHECK_INT(st->session->reader.waiting, 0);
-            CHECK_INT(revdial_write(st, "x", 1), 1);
-            CHECK_INT(revdial_read(st, &c, 1), 1);
-            revdial_close(st);
-        }
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    if (CHECK(st != NULL)) {
+        revdial_pollfd p = {st, -1, POLLIN, 0};
+        util_poll_fails = 1;
+        CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), REVDIAL_ESYS);
+        CHECK(rvd_base_link_is_alone(&st->waiters));
+        CHECK_INT(st->session->reader.waiting, 0);
+        CHECK_INT(revdial_write(st, "x", 1), 1);
+        CHECK_INT(revdial_read(st, &c, 1), 1);
+        revdial_close(st);
     }
-    world_close(&w);
 }
 
 // A few bytes of credit are no room yet, and a small write that uses some of them ends the wait.

@@ -241,22 +241,17 @@ TEST(U25_a_storm_of_signals_interrupts_nothing)
     sigaction(SIGALRM, &before, NULL);
 }
 
-TEST(U31_a_world_works_as_it_is_in_a_process_of_its_own)
+WORLD_TEST(U31_a_world_works_as_it_is_in_a_process_of_its_own)
 {
-    world w;
     char buf[4];
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        if (CHECK(st != NULL)) {
-            CHECK_INT(revdial_write(st, "ping", 4), 4);
-            CHECK_INT(util_read_all(st, buf, 4), 4);
-            int fd = revdial_stream_fd(st);
-            CHECK(fd >= 0 && raw_say(fd, "ping") && raw_read_all(fd, buf, 4));
-            close(fd);
-        }
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    if (CHECK(st != NULL)) {
+        CHECK_INT(revdial_write(st, "ping", 4), 4);
+        CHECK_INT(util_read_all(st, buf, 4), 4);
+        int fd = revdial_stream_fd(st);
+        CHECK(fd >= 0 && raw_say(fd, "ping") && raw_read_all(fd, buf, 4));
+        close(fd);
     }
-    world_close(&w);
 }
 
 TEST(U31_it_works_with_descriptors_0_1_and_2_closed)
@@ -312,37 +307,33 @@ static int place_without_files(int is_root)
     return mkdtemp(dir) && chdir(dir) == 0 && rmdir(dir) == 0 && (!is_root || chroot(".") == 0);
 }
 
-TEST(U46_a_world_works_at_the_place_that_it_is_told)
+NEW_WORLD_TEST(U46_a_world_works_at_the_place_that_it_is_told)
 {
     const char *place = getenv("U46_PLACE");
     int has_files = !place || !strstr(place, "no-files"), ok = 1;
     int has_random = !place || !strstr(place, "no-getrandom");
     revdial_err err = {0};
-    world w;
     if (place && strstr(place, "no-cwd")) ok = place_without_files(0);
     if (ok && !has_files) ok = place_without_files(1);
     if (ok && !has_random) ok = place_without_getrandom();
     if (!ok) _exit(PLACE_NOT_ALLOWED);
-    world_init(&w);
     if (!has_files && !has_random) {
-        CHECK(revdial_proxy_start(&w.pcfg, &err) == NULL);
+        CHECK(revdial_proxy_start(&w->pcfg, &err) == NULL);
         CHECK_INT(err.code, REVDIAL_ESYS);
         CHECK(strstr(err.msg, "randomness") != NULL);
-        w.acfg.url = "http://127.0.0.1:1";
-        CHECK(revdial_agent_start(&w.acfg, &err) == NULL);
+        w->acfg.url = "http://127.0.0.1:1";
+        CHECK(revdial_agent_start(&w->acfg, &err) == NULL);
         CHECK(strstr(err.msg, "randomness") != NULL);
         return;
     }
-    if (world_open(&w)) {
-        char buf[4];
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        if (CHECK(st != NULL)) {
-            CHECK_INT(revdial_write(st, "ping", 4), 4);
-            CHECK_INT(util_read_all(st, buf, 4), 4);
-        }
-        revdial_close(st);
+    REQUIRE(world_open(w));
+    char buf[4];
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    if (CHECK(st != NULL)) {
+        CHECK_INT(revdial_write(st, "ping", 4), 4);
+        CHECK_INT(util_read_all(st, buf, 4), 4);
     }
-    world_close(&w);
+    revdial_close(st);
 }
 
 TEST(U46_without_a_directory_files_or_getrandom_it_works_or_says_why)
@@ -371,36 +362,32 @@ TEST(U46_without_a_directory_files_or_getrandom_it_works_or_says_why)
     }
 }
 
-TEST(U23_no_descriptor_of_ours_survives_exec_and_a_child_that_exits_hurts_nothing)
+NEW_WORLD_TEST(U23_no_descriptor_of_ours_survives_exec_and_a_child_that_exits_hurts_nothing)
 {
-    world w;
     char was_open[1024];
     for (int fd = 0; fd < 1024; fd++) was_open[fd] = fcntl(fd, F_GETFD) >= 0;
-    world_init(&w);
-    if (world_open(&w)) {
-        revdial_stream *st = world_dial(&w, "echo", 0, NULL);
-        revdial_stream *other = world_dial(&w, "echo", 0, NULL);
-        int fd = other ? revdial_stream_fd(other) : -1, ours = 0;
-        for (int i = 0; i < 1024; i++) {
-            int flags = was_open[i] ? -1 : fcntl(i, F_GETFD);
-            ours += flags >= 0;
-            if (flags >= 0 && !(flags & FD_CLOEXEC))
-                test_fail(__FILE__, __LINE__, "descriptor %d survives exec", i);
-        }
-        CHECK(ours > 5);
-        int status = -1;
-        pid_t pid = fork();
-        if (pid == 0) _exit(0);
-        waitpid(pid, &status, 0);
-        char buf[4];
-        if (CHECK(st != NULL)) {
-            CHECK_INT(revdial_write(st, "ping", 4), 4);
-            CHECK_INT(util_read_all(st, buf, 4), 4);
-        }
-        revdial_close(st);
-        close(fd);
+    REQUIRE(world_open(w));
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    revdial_stream *other = world_dial(w, "echo", 0, NULL);
+    int fd = other ? revdial_stream_fd(other) : -1, ours = 0;
+    for (int i = 0; i < 1024; i++) {
+        int flags = was_open[i] ? -1 : fcntl(i, F_GETFD);
+        ours += flags >= 0;
+        if (flags >= 0 && !(flags & FD_CLOEXEC))
+            test_fail(__FILE__, __LINE__, "descriptor %d survives exec", i);
     }
-    world_close(&w);
+    CHECK(ours > 5);
+    int status = -1;
+    pid_t pid = fork();
+    if (pid == 0) _exit(0);
+    waitpid(pid, &status, 0);
+    char buf[4];
+    if (CHECK(st != NULL)) {
+        CHECK_INT(revdial_write(st, "ping", 4), 4);
+        CHECK_INT(util_read_all(st, buf, 4), 4);
+    }
+    revdial_close(st);
+    close(fd);
 }
 
 static void *no_work(void *arg)
