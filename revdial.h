@@ -17059,10 +17059,6 @@ typedef struct rvd_proxy_ailment {
     unsigned failures;  // in a row
 } rvd_proxy_ailment;
 
-// Text of a request: name and instance, and a token of 4096 bytes, or a user and a password of
-// less, or what belongs to Digest, which is less still.
-enum { RVD_PROXY_AUTH_TEXT = 4096 + 65 + 65 + 16 };
-
 // What the proxy keeps of a session, from accept(2) on.
 typedef struct rvd_proxy_member {
     rvd_owner_member base;
@@ -17074,11 +17070,11 @@ typedef struct rvd_proxy_member {
     const char *limit;             // that refused it, for our log: the peer is told 503
     rvd_loop_timer verdict;        // silent for a second since
 
-    // The request, from its arrival on: the loop thread's, and a hook's while one is at work. Once
-    // there is a verdict its texts are wiped.
+    // The request: the loop thread's, and a hook's while one is at work. Its texts are there from
+    // its arrival to the verdict.
     revdial_auth_req auth;
     revdial_digest digest;  // of auth
-    char auth_text[RVD_PROXY_AUTH_TEXT];
+    rvd_base_arena texts;   // of both; guarded by the session's lock
 
     // Set before it is registered.
     int is_listed;      // a row of a table has admitted it
@@ -17510,12 +17506,20 @@ static void rvd_proxy_pending_end(revdial_proxy *p, revdial_session *s)
     pthread_mutex_unlock(&p->own.lock);
 }
 
-static void rvd_proxy_verdict(revdial_session *s, enum revdial_verdict verdict)
+// Nobody looks at the request any more.
+static void rvd_proxy_request_forget_locked(revdial_session *s)
 {
     rvd_proxy_member *m = s->member;
+    rvd_base_arena_free(&m->texts, &s->heap);
+    m->auth.secret = m->auth.user = m->auth.name = m->auth.instance = NULL;
+    m->auth.digest = NULL;
+}
+
+static void rvd_proxy_verdict(revdial_session *s, enum revdial_verdict verdict)
+{
     rvd_stream_lock(s);
     revdial_engine_auth(s->engine, (int)verdict);
-    rvd_base_wipe(m->auth_text, sizeof m->auth_text);
+    rvd_proxy_request_forget_locked(s);
     rvd_stream_events_locked(s);
     rvd_stream_flush_soon_locked(s);
     rvd_stream_unlock(s);
@@ -17751,6 +17755,7 @@ static void rvd_proxy_auth_free(rvd_proxy_auth *a)
     rvd_proxy_auth_next(s->owner, a);
     if (m->is_down) rvd_proxy_pending_end(s->owner, s);
     rvd_stream_lock(s);
+    if (m->is_down) rvd_proxy_request_forget_locked(s);
     rvd_base_free(&s->heap, a, sizeof *a);
     rvd_stream_unlock(s);
     rvd_stream_work_end(s->group->work);
@@ -17835,37 +17840,31 @@ static void rvd_proxy_unask(revdial_proxy *p, rvd_proxy_auth *a)
     if (is_queued) rvd_proxy_auth_free(a);
 }
 
-// Copies a string to the text of the request. Returns the copy.
-static const char *rvd_proxy_auth_add(rvd_proxy_member *m, size_t *at, const char *text)
+static void rvd_proxy_request_keep(rvd_proxy_member *m, const revdial_auth_req *req)
 {
-    char *copy = m->auth_text + *at;
-    size_t size = text ? strlen(text) + 1 : 0;
-    if (!text) return NULL;
-    REVDIAL_ASSERT(*at + size <= sizeof m->auth_text);
-    memcpy(copy, text, size);
-    *at += size;
-    return copy;
+    rvd_base_arena *a = &m->texts;
+    m->auth = *req;
+    m->auth.secret = rvd_base_keep_text(a, req->secret);
+    m->auth.user = rvd_base_keep_text(a, req->user);
+    m->auth.name = rvd_base_keep_text(a, req->name);
+    m->auth.instance = rvd_base_keep_text(a, req->instance);
+    if (!req->digest) return;
+    m->digest.realm = rvd_base_keep_text(a, req->digest->realm);
+    m->digest.nonce = rvd_base_keep_text(a, req->digest->nonce);
+    m->digest.uri = rvd_base_keep_text(a, req->digest->uri);
+    m->digest.nc = rvd_base_keep_text(a, req->digest->nc);
+    m->digest.cnonce = rvd_base_keep_text(a, req->digest->cnonce);
+    m->digest.response = rvd_base_keep_text(a, req->digest->response);
+    m->auth.digest = &m->digest;
 }
 
 static void rvd_proxy_on_request_locked(revdial_session *s, const revdial_auth_req *req)
 {
     rvd_proxy_member *m = s->member;
-    size_t at = 0;
-    m->auth = *req;
-    m->auth.secret = rvd_proxy_auth_add(m, &at, req->secret);
-    m->auth.user = rvd_proxy_auth_add(m, &at, req->user);
-    m->auth.name = rvd_proxy_auth_add(m, &at, req->name);
-    m->auth.instance = rvd_proxy_auth_add(m, &at, req->instance);
+    rvd_proxy_request_keep(m, req);
+    if (rvd_base_arena_open(&m->texts, &s->heap)) rvd_proxy_request_keep(m, req);
     m->auth.peer = s->peer;
     m->auth.tls = s->transport && s->transport->peer.verified ? &s->transport->peer : NULL;
-    if (!req->digest) return;
-    m->digest.realm = rvd_proxy_auth_add(m, &at, req->digest->realm);
-    m->digest.nonce = rvd_proxy_auth_add(m, &at, req->digest->nonce);
-    m->digest.uri = rvd_proxy_auth_add(m, &at, req->digest->uri);
-    m->digest.nc = rvd_proxy_auth_add(m, &at, req->digest->nc);
-    m->digest.cnonce = rvd_proxy_auth_add(m, &at, req->digest->cnonce);
-    m->digest.response = rvd_proxy_auth_add(m, &at, req->digest->response);
-    m->auth.digest = &m->digest;
 }
 
 static void rvd_proxy_on_auth(revdial_session *s)
@@ -17877,12 +17876,14 @@ static void rvd_proxy_on_auth(revdial_session *s)
     revdial_auth_fn *check;
     rvd_auth_table *table;
     void *ud;
-    m->guess = rvd_auth_guess_of(&p->guard, m->guess.peer, &m->auth);
+    if (m->texts.at) m->guess = rvd_auth_guess_of(&p->guard, m->guess.peer, &m->auth);
     pthread_mutex_lock(&p->own.lock);
     rvd_proxy_waiting_end_locked(p, m);
     check = p->auth;
     ud = p->auth_ud;
-    if (m->auth.digest && !rvd_auth_nonce_take(&p->guard, m->auth.digest, now_us))
+    if (!m->texts.at)
+        verdict = REVDIAL_VERDICT_UNAVAILABLE;  // out of memory for the request
+    else if (m->auth.digest && !rvd_auth_nonce_take(&p->guard, m->auth.digest, now_us))
         verdict = REVDIAL_VERDICT_STALE_NONCE;
     else if (!rvd_auth_may_check(&p->guard, &m->guess, now_us))
         verdict = REVDIAL_VERDICT_TOO_MANY;
@@ -17979,6 +17980,7 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     if (m->check) rvd_proxy_unask(p, m->check);
     if (!m->check) rvd_proxy_pending_end(p, s);
     rvd_stream_lock(s);
+    if (!m->check) rvd_proxy_request_forget_locked(s);
     revdial_engine_get_info(s->engine, &info);
     rvd_stream_unlock(s);
     pthread_mutex_lock(&p->own.lock);
