@@ -3017,12 +3017,13 @@ static void rvd_mux_table_grow(rvd_mux *m)
     rvd_base_free(m->heap, old, old_count * sizeof(*old));
 }
 
-static rvd_mux_stream *rvd_mux_stream_new(rvd_mux *m, uint32_t id)
+static rvd_mux_stream *rvd_mux_stream_new(rvd_mux *m, uint32_t id, enum rvd_mux_phase phase)
 {
     rvd_mux_stream **slot, *s = rvd_base_alloc(m->heap, sizeof *s);
     if (!s) return NULL;
     if (m->stream_count >= (uint32_t)1 << m->table_bits) rvd_mux_table_grow(m);
     s->id = id;
+    s->phase = (uint8_t)phase;
     rvd_base_link_init(&s->ctl);
     rvd_base_link_init(&s->tell);
     rvd_base_link_init(&s->turn);
@@ -4263,6 +4264,7 @@ static void rvd_mux_on_syn(rvd_mux *m, rvd_mux_stream *old)
     const rvd_wire_frame *f = &m->frame;
     uint32_t refusal = rvd_mux_refusal(m);
     rvd_mux_stream *s;
+    int has_preamble = (m->cfg.features & REVDIAL_FEATURE_PREAMBLE) != 0;
     if (rvd_mux_is_mine(m, f->id)) {
         rvd_mux_protocol_error(m, "SYN with our own parity");
         return;
@@ -4293,7 +4295,8 @@ static void rvd_mux_on_syn(rvd_mux *m, rvd_mux_stream *old)
     }
     if (!m->cfg.accept_streams) rvd_mux_glitch(m);
     if (old && !refusal) refusal = REVDIAL_RESET_REFUSED;  // the application still holds it
-    s = refusal ? NULL : rvd_mux_stream_new(m, f->id);
+    s = refusal ? NULL
+                : rvd_mux_stream_new(m, f->id, has_preamble ? RVD_MUX_OFFERED : RVD_MUX_SHOWN);
     if (!s) {
         if (old) old->is_past = 1;
         rvd_mux_refuse(m, f->id, refusal ? refusal : REVDIAL_RESET_INTERNAL);
@@ -4301,13 +4304,11 @@ static void rvd_mux_on_syn(rvd_mux *m, rvd_mux_stream *old)
     }
     if (f->type == RVD_WIRE_WINDOW) s->send_credit += f->length;
     m->body_stream = s;
-    if (m->cfg.features & REVDIAL_FEATURE_PREAMBLE) {
-        s->phase = RVD_MUX_OFFERED;
+    if (has_preamble) {
         s->released = 1;
         rvd_mux_timer_set(m, s, RVD_MUX_TIMER_PREAMBLE);
         return;
     }
-    s->phase = RVD_MUX_SHOWN;
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_ACCEPT);
     rvd_mux_tell(m, s, RVD_MUX_TELL_OPEN);
 }
@@ -5007,11 +5008,10 @@ static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
         len = rvd_wire_preamble_put(at + 3 * RVD_WIRE_HEADER, RVD_WIRE_PREAMBLE_MAX, opts, id_text);
         if (!len) return REVDIAL_EINVAL;
     }
-    s = rvd_mux_stream_new(m, m->next_id);
+    s = rvd_mux_stream_new(m, m->next_id, RVD_MUX_ASKED);
     if (!s) return REVDIAL_ENOMEM;
     m->next_id += 2;
     m->unacked++;
-    s->phase = RVD_MUX_ASKED;
     if (m->asked_us <= m->last_rx_us) m->asked_us = -1;
     rvd_mux_out_put(m, RVD_WIRE_WINDOW, RVD_WIRE_SYN, s->id, 0);
     if (extra) {
@@ -13896,6 +13896,7 @@ struct revdial_session {
 
 // An attempt to open a stream on one session. Lives with its owner, guarded by the session's lock.
 //   WAITING --the engine has room--> ASKED --accepted, refused, dead--> OVER
+//   WAITING --refused, dead--> OVER --another session is asked--> WAITING
 enum rvd_stream_dial_state { RVD_STREAM_DIAL_WAITING, RVD_STREAM_DIAL_ASKED, RVD_STREAM_DIAL_OVER };
 
 struct rvd_stream_dial {
@@ -14370,9 +14371,19 @@ static int rvd_stream_reset_error(int reset)
     }
 }
 
+static void rvd_stream_dial_become(rvd_stream_dial *d, enum rvd_stream_dial_state to)
+{
+    switch (d->state) {
+    case RVD_STREAM_DIAL_WAITING: REVDIAL_ASSERT(to != RVD_STREAM_DIAL_WAITING); break;
+    case RVD_STREAM_DIAL_ASKED: REVDIAL_ASSERT(to == RVD_STREAM_DIAL_OVER); break;
+    case RVD_STREAM_DIAL_OVER: REVDIAL_ASSERT(to == RVD_STREAM_DIAL_WAITING); break;
+    }
+    d->state = to;
+}
+
 static void rvd_stream_dial_over_locked(revdial_session *s, rvd_stream_dial *d)
 {
-    d->state = RVD_STREAM_DIAL_OVER;
+    rvd_stream_dial_become(d, RVD_STREAM_DIAL_OVER);
     rvd_base_link_remove(&d->link);
     if (d->waiter) {
         rvd_stream_wake_waiter_locked(s, d->waiter);
@@ -14529,6 +14540,7 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
     revdial_stream *st;
     int is_early;
     int64_t id, left_ms = (d->deadline_us - rvd_sys_now_us()) / 1000;
+    if (d->state == RVD_STREAM_DIAL_OVER) rvd_stream_dial_become(d, RVD_STREAM_DIAL_WAITING);
     rvd_base_link_remove(&d->link);
     memset(&d->err, 0, sizeof d->err);
     d->retry_safe = 1;  // until something has been sent
@@ -14551,14 +14563,13 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
         d->stream_id = st->id;
         d->session_id = s->id;
         d->retry_safe = !opts.early_len;
-        d->state = RVD_STREAM_DIAL_ASKED;
+        rvd_stream_dial_become(d, RVD_STREAM_DIAL_ASKED);
         rvd_stream_sink_set_locked(st, rvd_stream_dial_sink, d, 0);
         if (is_early) rvd_stream_dial_sink(st, 0);
         return;
     }
     if (st) rvd_stream_free_locked(st);
     if (id == REVDIAL_EAGAIN) {
-        d->state = RVD_STREAM_DIAL_WAITING;
         rvd_base_link_push(&s->dials_waiting, &d->link);
         return;
     }
@@ -14644,7 +14655,6 @@ static void rvd_stream_dial_blocking(revdial_session *s, rvd_stream_dial *d)
     w.latch = &latch;
     rvd_base_link_init(&d->link);
     d->waiter = &w;
-    d->state = RVD_STREAM_DIAL_WAITING;
     rvd_stream_lock(s);
     rvd_stream_dial_ask_locked(s, d);
     rvd_stream_flush_locked(s);
@@ -16273,11 +16283,12 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
 // that is over by then needs none.
 #define RVD_RELAY_YOUNG_US 1000000
 
-// RUNNING --both directions over--> OVER     RUNNING --one of them failed--> FAILED
-// FAILED --what was delivered has left the socket, or time is up--> OVER
+// RUNNING --both directions are over--> OVER --> freed
+// RUNNING --one of them failed--> FAILED --the last bytes left the socket, or time is up--> freed
 enum rvd_relay_state { RVD_RELAY_RUNNING, RVD_RELAY_FAILED, RVD_RELAY_OVER };
 
-// What became of reading from the descriptor.
+// Reading from the descriptor.
+// OPEN --end of file--> ENDED     OPEN, ENDED --the relay or the stream's way there failed--> LOST
 enum rvd_relay_in { RVD_RELAY_IN_OPEN, RVD_RELAY_IN_ENDED, RVD_RELAY_IN_LOST };
 
 typedef struct rvd_relay {
@@ -16309,12 +16320,24 @@ static rvd_loop_io *rvd_relay_out(rvd_relay *r)
     return r->out.fd >= 0 ? &r->out : &r->in;
 }
 
+static void rvd_relay_become(rvd_relay *r, enum rvd_relay_state to)
+{
+    REVDIAL_ASSERT(r->state == RVD_RELAY_RUNNING && to != RVD_RELAY_RUNNING);
+    r->state = to;
+}
+
+static void rvd_relay_in_become(rvd_relay *r, enum rvd_relay_in to)
+{
+    REVDIAL_ASSERT(to >= r->in_state);  // the order of the enum is the order of the arrows
+    r->in_state = to;
+}
+
 // The first cause sticks.
 static void rvd_relay_fail(rvd_relay *r, int code, int sys, const char *text)
 {
     if (r->state != RVD_RELAY_RUNNING) return;
-    r->state = RVD_RELAY_FAILED;
-    r->in_state = RVD_RELAY_IN_LOST;
+    rvd_relay_become(r, RVD_RELAY_FAILED);
+    rvd_relay_in_become(r, RVD_RELAY_IN_LOST);
     if (r->why_code) return;
     r->why_code = code;
     r->why_sys = sys;
@@ -16363,7 +16386,8 @@ static size_t rvd_relay_read(rvd_relay *r)
         return 0;
     }
     if (room < 0) {
-        r->in_state = RVD_RELAY_IN_LOST;  // told when what was received has been delivered
+        rvd_relay_in_become(r,
+                            RVD_RELAY_IN_LOST);  // told when what was received has been delivered
         return 0;
     }
     got = rvd_sys_read(r->in.fd, at, (size_t)room);
@@ -16373,7 +16397,7 @@ static size_t rvd_relay_read(rvd_relay *r)
     } else if (got < 0) {
         rvd_relay_fail_socket(r, got, "reading from the socket failed");
     } else if (got == 0) {
-        r->in_state = RVD_RELAY_IN_ENDED;
+        rvd_relay_in_become(r, RVD_RELAY_IN_ENDED);
         revdial_engine_end_write(e, r->st->id);
     } else {
         rvd_relay_moved(r, 0, (size_t)got);
@@ -16391,7 +16415,7 @@ static int rvd_relay_early(rvd_relay *r)
         ptrdiff_t n = revdial_engine_write(r->session->engine, r->st->id, r->early + r->early_at,
                                            r->early_len - r->early_at);
         if (n == REVDIAL_ENOMEM) rvd_relay_fail_memory(r);
-        if (n < 0 && r->state == RVD_RELAY_RUNNING) r->in_state = RVD_RELAY_IN_LOST;
+        if (n < 0 && r->state == RVD_RELAY_RUNNING) rvd_relay_in_become(r, RVD_RELAY_IN_LOST);
         if (n <= 0) return 0;
         r->early_at += (size_t)n;
         rvd_relay_moved(r, 0, (size_t)n);
@@ -16501,13 +16525,13 @@ static void rvd_relay_step_locked(rvd_relay *r, unsigned events)
     }
     // A stream that was reset after its FIN delivers all, but what we send is lost: say so.
     if (events & RVD_STREAM_WAKE_END && r->in_state == RVD_RELAY_IN_OPEN)
-        r->in_state = RVD_RELAY_IN_LOST;
+        rvd_relay_in_become(r, RVD_RELAY_IN_LOST);
     if (events & RVD_STREAM_WAKE_END && r->state == RVD_RELAY_RUNNING && !r->out_over)
         rvd_relay_left(r);
     if (r->state == RVD_RELAY_RUNNING && r->out_over && r->in_state == RVD_RELAY_IN_LOST)
         rvd_relay_fail_stream(r, r->st->reset_code >= 0 ? REVDIAL_ERESET : REVDIAL_ELOST);
     if (r->state == RVD_RELAY_RUNNING && r->out_over && r->in_state == RVD_RELAY_IN_ENDED)
-        r->state = RVD_RELAY_OVER;
+        rvd_relay_become(r, RVD_RELAY_OVER);
     if (r->state == RVD_RELAY_RUNNING && (r->out_over || r->in_state == RVD_RELAY_IN_ENDED))
         rvd_relay_half_over(r);
     rvd_stream_flush_soon_locked(r->session);

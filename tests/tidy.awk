@@ -52,7 +52,12 @@ FNR == 1 {
     body = 0
 }
 
-/^[A-Za-z].*\(/ && !/^(TEST|TEST_[A-Z]+)\(/ && signature == "" { signature = " "; began = FNR }
+/^[A-Za-z].*\(/ && !/^(TEST|TEST_[A-Z]+)\(/ && signature == "" {
+    signature = " "
+    began = FNR
+    name = $0
+    sub(/\(.*/, "", name)
+}
 signature != "" {
     code = $0
     gsub(/"([^"\\]|\\.)*"/, "", code)
@@ -66,6 +71,11 @@ signature != "" {
     }
 }
 !is_header { next }
+
+# A state changes in one function, which asserts the arrow that is drawn above the enum.
+/->([a-z]+_)?(state|phase|tx|rx) = / && !/out->/ && name !~ /_(become|init|new|alloc|reset)$/ {
+    say("a state is set outside of its _become function")
+}
 
 # The MAP in the opening comment, and the banners.
 !marks {

@@ -1,7 +1,8 @@
 #!/bin/sh
 # The rules of style that a machine can check.     tests/tidy.sh [DIRECTORY]
 #   lines     columns, blanks, tabs, unfinished business, length and parameters of functions; in
-#             revdial.h: the MAP is the MARKs, every public function says which thread may call it
+#             revdial.h: the MAP is the MARKs, every public function says which thread may call it,
+#             a state is changed by one function
 #   words     every revdial_* or rvd_* word in a comment of revdial.h or in a document exists
 #   places    nothing at the top level but what belongs there
 #   version   the numbers and the string say the same
