@@ -2920,14 +2920,14 @@ static void rvd_mux_die(rvd_mux *m, int code, const char *text);
 
 // ---- chunks ----
 
-// NULL: chunks of that size are not kept.
+// Returns NULL if chunks of that size are not kept.
 static rvd_mux_spares *rvd_mux_spares_of(rvd_mux *m, uint32_t size)
 {
     if (size == RVD_MUX_CHUNK_MAX) return &m->spares[0];
     return size == RVD_MUX_OUT_CHUNK ? &m->spares[1] : NULL;
 }
 
-// Empty, and in no list. NULL without memory.
+// A new empty chunk, in no list. NULL without memory.
 static rvd_mux_chunk *rvd_mux_chunk_new(rvd_mux *m, uint32_t size)
 {
     rvd_mux_spares *spares = rvd_mux_spares_of(m, size);
@@ -2995,7 +2995,7 @@ static int rvd_mux_is_mine(const rvd_mux *m, uint32_t id)
     return (id & 1) == (m->cfg.is_client ? 1u : 0u);
 }
 
-// Doubles the table. Without memory the chains just get longer.
+// Doubles the table. Without memory the chains get longer instead.
 static void rvd_mux_table_grow(rvd_mux *m)
 {
     size_t old_count = (size_t)1 << m->table_bits;
@@ -3053,7 +3053,7 @@ static void rvd_mux_preamble_free(rvd_mux *m, rvd_mux_stream *s)
     s->preamble_len = s->preamble_size = 0;
 }
 
-// Drops what was received and not read. The peer's credit for it is not returned.
+// Drops the unread bytes. Their credit is not returned to the peer.
 static void rvd_mux_rx_clear(rvd_mux *m, rvd_mux_stream *s)
 {
     if (!rvd_base_link_is_alone(&s->held) && !s->is_moving) m->standing_bytes -= s->buffered;
@@ -3073,7 +3073,7 @@ static void rvd_mux_rx_clear(rvd_mux *m, rvd_mux_stream *s)
     s->buffered = 0;
 }
 
-// The stream writes, or never will.
+// The stream has used its WRITABLE, or never will.
 static void rvd_mux_promise_keep(rvd_mux *m, rvd_mux_stream *s)
 {
     if (s->promise && s->promise == m->promise_round) m->promised--;
@@ -3195,7 +3195,7 @@ static void rvd_mux_rx_become(rvd_mux_stream *s, enum rvd_mux_rx to)
     s->rx = (uint8_t)to;
 }
 
-// Are the protocol, the application, lenders and the output done with it?
+// Is the stream unused by protocol, application, lenders and output?
 static int rvd_mux_is_settled(const rvd_mux_stream *s)
 {
     int sent = s->tx == RVD_MUX_TX_ENDED || s->tx == RVD_MUX_TX_RESET;
@@ -3204,17 +3204,17 @@ static int rvd_mux_is_settled(const rvd_mux_stream *s)
            !(s->ctl_bits & ~(unsigned)RVD_MUX_CTL_CREDIT);
 }
 
-// Then it leaves the table.
+// If it is, it leaves the table.
 static void rvd_mux_settle(rvd_mux *m, rvd_mux_stream *s)
 {
     if (rvd_mux_is_settled(s)) rvd_mux_stream_free(m, s);
 }
 
-// Our reset: nothing more goes out, nothing that comes in matters.
+// We reset the stream: no more data is sent, and arriving frames are ignored.
 static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 {
     int is_over = s->fin_sent && s->rx == RVD_MUX_RX_ENDED;
-    if (s->tx == RVD_MUX_TX_RESET) {  // by the peer; what it sent is no longer wanted
+    if (s->tx == RVD_MUX_TX_RESET) {  // by the peer; its unread bytes are dropped
         s->reset_local = 1;
         rvd_mux_rx_clear(m, s);
         return;
@@ -3234,11 +3234,11 @@ static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     rvd_mux_turn_leave(m, s);
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
     m->reset_count++;
-    if (is_over) return;  // to the peer the id is free: a reset would hit what it opens next
+    if (is_over) return;  // the peer may reuse the id: a reset would hit its next stream
     rvd_mux_ctl_add(m, s, RVD_MUX_CTL_RST);
 }
 
-// A reset that the application did not ask for is told to it.
+// A reset that the application did not ask for: it gets EV_RESET.
 static void rvd_mux_reset_tell(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 {
     rvd_mux_reset(m, s, code);
@@ -3277,7 +3277,7 @@ static void rvd_mux_glitch(rvd_mux *m)
         rvd_mux_protocol_error(m, "too many meaningless frames");
 }
 
-// A stream of the peer's is reset because the peer misbehaves on it.
+// Resets a stream of the peer because the peer misbehaves on it.
 static void rvd_mux_provoked(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 {
     if (!rvd_base_bucket_take(&m->provoked, m->now_us)) {
@@ -3299,9 +3299,9 @@ static void rvd_mux_sacrifice(rvd_mux *m, rvd_mux_stream *s)
     rvd_mux_rx_clear(m, s);
 }
 
-// Whose reader has been waited for longest. Where none has stopped for good (STUCK_US), the kind
-// pays that fills more, so that a flood of uploads that nobody reads does not push out those that
-// are read slowly, nor many of these the newcomer.
+// The stream that has waited longest for its reader. If no reader has stopped for STUCK_US, it is
+// one of the kind (standing or moving) that holds more bytes, so that a flood of unread uploads
+// does not push out slowly read ones, nor many of these a new stream.
 static rvd_mux_stream *rvd_mux_stuck_longest(rvd_mux *m)
 {
     rvd_base_link *standing = m->held[0].next, *moving = m->held[1].next;
@@ -3315,8 +3315,8 @@ static rvd_mux_stream *rvd_mux_stuck_longest(rvd_mux *m)
     return m->standing_bytes >= m->buffered / 2 ? a : b;
 }
 
-// Over the budget for unread bytes, those pay that have been stuck longest, one by one; the others
-// never notice, and newcomers come in.
+// Above the budget for unread bytes the streams that are stuck longest are reset, one by one. The
+// others are not affected, and new streams are accepted.
 static void rvd_mux_calm(rvd_mux *m)
 {
     const uint64_t most = m->cfg.limits.session_window;
@@ -3329,13 +3329,13 @@ static void rvd_mux_calm(rvd_mux *m)
 static uint32_t rvd_mux_chunk_size(const rvd_mux_stream *s, uint32_t len)
 {
     uint32_t size = RVD_MUX_CHUNK_MIN;
-    if (s->tail) size = s->tail->size;  // a stream that fills chunks gets larger ones
+    if (s->tail) size = s->tail->size;  // a stream that fills its chunks gets larger ones
     if (len < size && s->tail) len = size + 1;
     while (size < len && size < RVD_MUX_CHUNK_MAX) size *= 2;
     return size;
 }
 
-// Its bytes wait for a reader from now on.
+// From now on its bytes wait for a reader.
 static void rvd_mux_hold(rvd_mux *m, rvd_mux_stream *s)
 {
     s->stuck_us = m->now_us;
@@ -3345,7 +3345,7 @@ static void rvd_mux_hold(rvd_mux *m, rvd_mux_stream *s)
     rvd_base_link_push(&m->held[s->is_moving], &s->held);
 }
 
-// n bytes of its chunks have been read.
+// Accounts for n bytes that were read from its chunks.
 static void rvd_mux_moved(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
 {
     uint32_t left = s->buffered - n;
@@ -3362,7 +3362,7 @@ static void rvd_mux_moved(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
         rvd_base_link_remove(&s->held);
 }
 
-// Appends to the stream's chunks; its `buffered` has been told. Returns 0 without memory.
+// Appends to the stream's chunks; `buffered` includes the bytes already. Returns 0 without memory.
 static int rvd_mux_store(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32_t len)
 {
     if (!s->head) rvd_mux_hold(m, s);
@@ -3390,7 +3390,7 @@ static int rvd_mux_store(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32
     return 1;
 }
 
-// The caller takes its buffer back: what is left of the slice goes to the stream's chunks.
+// The caller takes its buffer back: the rest of the slice is copied to the stream's chunks.
 static void rvd_mux_slice_keep(rvd_mux *m)
 {
     rvd_mux_stream *s = m->slice_stream;
@@ -3430,8 +3430,8 @@ static int rvd_mux_preamble_keep(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p
     return 1;
 }
 
-// The preamble is whole. What it says waits in m->meta for the event, since nothing else comes in
-// before that was told.
+// The preamble is complete. Its fields stay in m->meta for EV_OPEN; no more input is taken before
+// that event was drained.
 static void rvd_mux_preamble_read(rvd_mux *m, rvd_mux_stream *s)
 {
     if (!m->meta) m->meta = rvd_base_alloc(m->heap, sizeof *m->meta);
@@ -3476,19 +3476,19 @@ static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint
     return used;
 }
 
-// Bytes nobody will read. They use up the credit that the peer has; it gets no more, but the news
-// that it had better stop.
+// Bytes that will not be read. They use up the peer's credit; it gets no more, and is reset when it
+// sends much more.
 static void rvd_mux_drop(rvd_mux *m, rvd_mux_stream *s, uint32_t len)
 {
     s->dropped += rvd_base_min_u32(len, UINT32_MAX - s->dropped);
     if (s->rx != RVD_MUX_RX_DROPPED || s->tx == RVD_MUX_TX_RESET || m->dead) return;
-    // A stock peer loses what it has not read when it is reset: it gets its time to finish.
+    // A stock peer loses its unread bytes when it is reset, so it gets time to finish.
     if (s->dropped >= RVD_MUX_LINGER_BYTES ||
         (s->recv_credit == 0 && m->cfg.features & REVDIAL_FEATURE_RSTCODE))
         rvd_mux_reset_tell(m, s, REVDIAL_RESET_CANCEL);
 }
 
-// A piece of a frame's body for a stream. Returns 1 if the caller has to be told before going on.
+// Takes a piece of a frame's body for a stream. Returns 1 if an event must be drained first.
 static int rvd_mux_payload(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32_t len)
 {
     s->recv_credit -= len;
@@ -3503,7 +3503,7 @@ static int rvd_mux_payload(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint
         if (m->body_stream != s) return 1;  // it was reset and is gone
         if (s->rx != RVD_MUX_RX_OPEN) return 1;
         s->epoch_bytes += used;
-        m->rx_bytes -= used;  // the dial's, not the application's
+        m->rx_bytes -= used;  // bytes of the preamble, not the application's
         rvd_mux_credit_check(m, s);
         p += used;
         len -= used;
@@ -3527,7 +3527,7 @@ static int rvd_mux_payload(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint
     return 0;
 }
 
-// How many of the next bytes from the wire are for s alone, with nothing unread before them.
+// Number of upcoming wire bytes that belong to s, with nothing unread before them.
 static size_t rvd_mux_expected(const rvd_mux *m, const rvd_mux_stream *s)
 {
     if (m->body != RVD_MUX_BODY_STREAM || m->body_stream != s || m->dead) return 0;
@@ -3550,8 +3550,8 @@ static inline size_t rvd_mux_peek(rvd_mux *m, rvd_mux_stream *s, const uint8_t *
 
 // ---- credit ----
 
-// Measured need (yamux.md section 3.5): half a window was consumed within four round trips, so the
-// window is what holds the peer back. Growth comes only from what the session has to spare.
+// Windows grow by measured need: if half a window is consumed within four round trips, the window
+// is what limits the peer. They grow only by what the session has to spare.
 static void rvd_mux_window_adapt(rvd_mux *m, rvd_mux_stream *s)
 {
     const revdial_limits *l = &m->cfg.limits;
@@ -3559,7 +3559,7 @@ static void rvd_mux_window_adapt(rvd_mux *m, rvd_mux_stream *s)
     int64_t rtt = m->rtt_us > RVD_MUX_RTT_LEAST ? m->rtt_us : RVD_MUX_RTT_LEAST;
     uint64_t fourfold = (uint64_t)rtt * 4 * s->epoch_bytes / s->window;
     int pressed = m->buffered > l->session_window / 2;
-    // Large windows are granted in small steps: an epoch goes on until half a window was consumed.
+    // Large windows are granted in small steps: an epoch lasts until half a window is consumed.
     if (s->epoch_bytes < s->window / 2 && !pressed && elapsed <= RVD_MUX_IDLE_US) return;
     if (pressed || elapsed > RVD_MUX_IDLE_US) {
         uint32_t smaller = s->window / 2 > m->cfg.recv_window ? s->window / 2 : m->cfg.recv_window;
@@ -3685,8 +3685,8 @@ static uint64_t rvd_mux_out_len(const rvd_mux *m)
     return m->out_added - m->out_sent;
 }
 
-// How much output may wait, and with it how much a stream writes in its turn: where the limit is
-// large because the link is fast, large turns save calls and delay nobody for long.
+// Sets how much output may wait, and with it how much a stream writes in its turn: on a fast link
+// the limit is large, and large turns save calls without delaying other streams for long.
 static void rvd_mux_out_max_set(rvd_mux *m, uint64_t bytes)
 {
     uint32_t most = m->cfg.limits.frame_bytes_max;
@@ -3716,7 +3716,7 @@ static void rvd_mux_wait_turn(rvd_mux *m, rvd_mux_stream *s)
     if (rvd_base_link_is_alone(&s->turn)) rvd_base_link_push(&m->turns, &s->turn);
 }
 
-// Silly window avoidance, sender's side: a sliver of credit is not used at once.
+// Silly window avoidance of the sender: a very small credit is not used at once.
 static int rvd_mux_is_tiny(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
     enum rvd_mux_timer timer = RVD_MUX_TIMER_NONE;
@@ -3730,8 +3730,8 @@ static int rvd_mux_is_tiny(rvd_mux *m, rvd_mux_stream *s, size_t want)
     return 1;
 }
 
-// Deficit round robin: while others wait, a stream writes one quantum in its turn. One that has
-// hardly used its quantum (a keystroke) need not wait behind the bulk that has, up to a bound.
+// Deficit round robin: while others wait, a stream writes one quantum in its turn. A stream that
+// has hardly used its quantum (a keystroke) does not wait behind bulk streams, up to a bound.
 RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
     uint64_t queued = rvd_mux_out_len(m);
@@ -3758,7 +3758,7 @@ RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream
     return rvd_base_min_u32(n, s->send_credit);
 }
 
-// How much of `want` the stream may write now. 0: it waits, and WRITABLE will tell.
+// How much of `want` the stream may write now. 0: it waits for a WRITABLE.
 static inline uint32_t rvd_mux_allowed(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
     uint32_t n = (uint32_t)rvd_base_min(want, m->frame_max);
@@ -3770,7 +3770,7 @@ static inline uint32_t rvd_mux_allowed(rvd_mux *m, rvd_mux_stream *s, size_t wan
     return rvd_base_min_u32(n, s->send_credit);
 }
 
-// n bytes of the stream's are now in the output, with whatever is in front of them.
+// Accounts for n bytes of the stream that were added to the output.
 static inline void rvd_mux_account(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
 {
     s->out_mark = m->out_added;
@@ -3781,8 +3781,8 @@ static inline void rvd_mux_account(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
     m->tx_bytes += n;
 }
 
-// The end of the output gets a data frame of n bytes; `here` of them, all or none, lie there behind
-// the gap for the header.
+// Ends the output with a data frame of n bytes. `here` of them, all or none, are already there
+// behind the gap for the header.
 static inline void rvd_mux_frame_add(rvd_mux *m, rvd_mux_stream *s, uint32_t n, uint32_t here)
 {
     rvd_mux_chunk *c = m->out_tail;
@@ -3803,8 +3803,8 @@ static void rvd_mux_commit(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
     rvd_mux_frame_add(m, s, n, n);
 }
 
-// Small writes of one stream in a row share a frame, as long as nobody has seen it. Returns 0 where
-// that cannot be.
+// Adds a small write to the stream's last frame, if that is the last one and output() has not shown
+// it. Returns 0 if it cannot.
 static inline int rvd_mux_frame_grow(rvd_mux *m, rvd_mux_stream *s, const uint8_t *bytes,
                                      uint32_t n)
 {
@@ -3822,7 +3822,7 @@ static inline int rvd_mux_frame_grow(rvd_mux *m, rvd_mux_stream *s, const uint8_
 
 // ---- loans ----
 
-// A data frame of n bytes whose payload stays where it is. Returns 0 without memory.
+// Adds a data frame whose n bytes stay in the lender's memory. Returns 0 without memory.
 static int rvd_mux_loan_add(rvd_mux *m, rvd_mux_stream *s, const uint8_t *bytes, uint32_t n)
 {
     rvd_mux_loan *loan = rvd_base_alloc(m->heap, sizeof *loan);
@@ -3974,7 +3974,7 @@ static int rvd_mux_stream_control(rvd_mux *m, rvd_mux_stream *s)
     return 1;
 }
 
-// Behind all that is queued: a SYN after a GoAway would be a lie.
+// Goes behind all that is queued, because no SYN may follow a GoAway.
 static void rvd_mux_goaway_put(rvd_mux *m)
 {
     if (!rvd_mux_out_put(m, RVD_WIRE_GOAWAY, 0, 0, m->go_code)) return;
@@ -3982,14 +3982,14 @@ static void rvd_mux_goaway_put(rvd_mux *m)
     m->go_sent = 1;
 }
 
-// Is there control to make ready? A session that has just died has its last words.
+// Are there control frames to prepare? A session that has just died still sends its GoAway.
 static inline int rvd_mux_has_control(const rvd_mux *m)
 {
     return !rvd_base_link_is_alone(&m->ctl) || m->pong_count || m->ping_wanted || m->go_wanted ||
            m->dead;
 }
 
-// Makes control frames ready: pongs, then what the streams owe, then our ping.
+// Prepares control frames: pongs, then those of the streams, then our ping.
 RVD_BASE_SLOW static void rvd_mux_control_fill(rvd_mux *m)
 {
     if (m->silent) return;
@@ -4014,7 +4014,7 @@ RVD_BASE_SLOW static void rvd_mux_control_fill(rvd_mux *m)
         m->ping_rx_bytes = m->rx_bytes;
     }
     if (m->go_wanted) rvd_mux_goaway_put(m);
-    m->silent = m->dead != 0;  // those were the last words
+    m->silent = m->dead != 0;  // the GoAway was the last frame
 }
 
 // Where output() is in the data frames: in a chunk, or at a loan that comes next.
@@ -4047,7 +4047,7 @@ static int rvd_mux_show(rvd_mux_cursor *c, uint64_t end, struct iovec *iov, int 
             len = rvd_base_min((size_t)len, c->chunk->end - c->start);
             c->start += (uint32_t)len;
         }
-        // writev() takes what may not be changed as what may; it is not going to.
+        // An iovec has no const; writev() does not write to it.
         iov[n].iov_base = (void *)(uintptr_t)from;
         iov[n++].iov_len = (size_t)len;
         c->at += len;
@@ -4122,8 +4122,8 @@ static void rvd_mux_out_advance(rvd_mux *m, size_t n)
     }
 }
 
-// n bytes of data frames are on the wire. Keeps frame_left exact; where not all that was shown has
-// gone, by walking the headers.
+// Accounts for n sent bytes of data frames. Keeps frame_left exact, by walking the headers if not
+// all that was shown has been sent.
 static void rvd_mux_data_sent(rvd_mux *m, size_t n)
 {
     if (n && m->out_sent + n == m->out_edge) {
@@ -4145,7 +4145,7 @@ static void rvd_mux_data_sent(rvd_mux *m, size_t n)
     }
 }
 
-// Budget: all that was shown has gone, as a rule; then it costs nothing per frame.
+// Budget: usually all that was shown has been sent, and then nothing is done per frame.
 static void rvd_mux_sent(rvd_mux *m, size_t n)
 {
     size_t first = rvd_base_min(n, m->shown_data);
@@ -4168,7 +4168,7 @@ static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     int unanswered = s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_SHOWN;
     if (s->tx == RVD_MUX_TX_RESET) {
         if (!s->reset_local) rvd_mux_glitch(m);
-        rvd_mux_ctl_drop(s);  // both at once: what we still had to say of it is void
+        rvd_mux_ctl_drop(s);  // both at once: our pending control frames are void
         rvd_mux_settle(m, s);
         return;
     }
@@ -4185,7 +4185,7 @@ static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
     rvd_mux_preamble_free(m, s);
     m->reset_count++;
-    if (s->tell_bits & RVD_MUX_TELL_OPEN) {  // the application never heard of it, nor need it
+    if (s->tell_bits & RVD_MUX_TELL_OPEN) {  // EV_OPEN was not raised, so no event is needed
         s->released = 1;
         rvd_base_link_remove(&s->tell);
         rvd_mux_rx_clear(m, s);
@@ -4198,7 +4198,7 @@ static void rvd_mux_on_fin(rvd_mux *m, rvd_mux_stream *s)
 {
     if (s->rx == RVD_MUX_RX_RESET) {
         if (!s->fin_sent) return;
-        rvd_mux_ctl_drop(s);  // a reset that has not left: meanwhile the stream is over
+        rvd_mux_ctl_drop(s);  // our reset is not sent yet, and the stream is over
         rvd_mux_settle(m, s);
         return;
     }
@@ -4218,7 +4218,7 @@ static void rvd_mux_on_fin(rvd_mux *m, rvd_mux_stream *s)
     rvd_mux_settle(m, s);
 }
 
-// What the flags of the frame that has just ended say after its body.
+// Acts on the flags of the frame, after its body.
 static void rvd_mux_on_frame_end(rvd_mux *m)
 {
     rvd_mux_stream *s = m->body_stream;
@@ -4249,7 +4249,7 @@ static void rvd_mux_refuse(rvd_mux *m, uint32_t id, uint32_t code)
         rvd_mux_die(m, REVDIAL_ENOMEM, "out of memory for a refusal");
 }
 
-// Why a new stream of the peer's is not taken: a reset code, or NONE.
+// Why a new stream of the peer is refused: a reset code, or NONE.
 static uint32_t rvd_mux_refusal(rvd_mux *m)
 {
     if (!m->cfg.accept_streams) return REVDIAL_RESET_REFUSED;
@@ -4258,7 +4258,7 @@ static uint32_t rvd_mux_refusal(rvd_mux *m)
     return REVDIAL_RESET_NONE;
 }
 
-// A new stream of the peer's, validated on the header alone before anything changes.
+// A new stream of the peer, validated by its header before anything changes.
 static void rvd_mux_on_syn(rvd_mux *m, rvd_mux_stream *old)
 {
     const rvd_wire_frame *f = &m->frame;
@@ -4313,8 +4313,8 @@ static void rvd_mux_on_syn(rvd_mux *m, rvd_mux_stream *old)
     rvd_mux_tell(m, s, RVD_MUX_TELL_OPEN);
 }
 
-// Window updates without a flag are answers to data, in steps of a size that somebody may use, or
-// follow an open; more is a flood.
+// Window updates without a flag answer data, in steps that an implementation may use, or follow an
+// open. More of them are a flood.
 static void rvd_mux_window_count(rvd_mux *m)
 {
     uint64_t earned = 2 * (m->tx_data_frames + m->opened) + m->tx_bytes / RVD_MUX_CREDIT_STEP;
@@ -4455,7 +4455,7 @@ static void rvd_mux_on_pong(rvd_mux *m, uint32_t value)
     m->ping_out = 0;
     m->acked_us = m->now_us;
     m->news |= RVD_MUX_NEWS_RTT;
-    // A round trip that our own bulk has filled would make windows grow, and they the round trip.
+    // A round trip behind our own bulk data would make windows grow, and these the round trip.
     if (m->rtt_us && took > m->rtt_us && m->rx_bytes - m->ping_rx_bytes > RVD_MUX_RTT_LOAD) return;
     m->rtt[m->rtt_count++ % RVD_MUX_RTT_SAMPLES] = took;
     best = m->rtt[0];
@@ -4547,14 +4547,14 @@ static size_t rvd_mux_header_input(rvd_mux *m, const uint8_t *p, size_t len)
     return n;
 }
 
-// Must the application be asked before anything else comes in?
+// Must events be drained before more input is taken?
 static int rvd_mux_has_events(const rvd_mux *m)
 {
     return m->slice_stream || m->news & (RVD_MUX_NEWS_GOAWAY | RVD_MUX_NEWS_DEAD) ||
            !rvd_base_link_is_alone(&m->tell);
 }
 
-// Takes bytes until one piece has to be shown to the application. Returns how many.
+// Takes bytes until an event must be drained. Returns how many.
 RVD_BASE_SLOW static size_t rvd_mux_any_input(rvd_mux *m, const uint8_t *p, size_t len)
 {
     size_t used = 0;
@@ -4578,8 +4578,8 @@ RVD_BASE_SLOW static size_t rvd_mux_any_input(rvd_mux *m, const uint8_t *p, size
     return used;
 }
 
-// Is a whole data frame here, without flags, for a stream in full swing that has read all before
-// it? Nearly all frames are, so they are judged where they lie.
+// Is this a complete data frame without flags, for an open stream that has read all before it?
+// Nearly all frames are, so they are handled in place.
 static RVD_BASE_FAST rvd_mux_stream *rvd_mux_plain(rvd_mux *m, const uint8_t *p, size_t len)
 {
     rvd_mux_stream *s;
@@ -4593,7 +4593,7 @@ static RVD_BASE_FAST rvd_mux_stream *rvd_mux_plain(rvd_mux *m, const uint8_t *p,
 }
 
 // The only way in. Budget of a plain frame: no copy, no list, no token, no clock, about 60
-// instructions; whatever else comes is taken apart by rvd_mux_any_input().
+// instructions; all else is handled by rvd_mux_any_input().
 static RVD_BASE_FAST size_t rvd_mux_input(rvd_mux *m, const uint8_t *p, size_t len)
 {
     rvd_mux_stream *s;
@@ -4632,33 +4632,33 @@ static void rvd_mux_on_timer(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_timer k
     }
 }
 
-// Do we wait for a pong? Also for that of a ping stuck behind what the socket does not take.
+// Is a ping unanswered? Also one that is queued because the socket takes nothing.
 static int rvd_mux_is_asking(const rvd_mux *m)
 {
     return m->ping_out || (m->ping_wanted && rvd_mux_is_blocked(m));
 }
 
-// Since when nothing has moved that could be a sign of life.
+// Time of the last sign of life.
 static int64_t rvd_mux_silent_us(const rvd_mux *m)
 {
     int64_t at = rvd_base_later(m->ping_us, m->last_rx_us);
     return rvd_base_later(m->ping_wanted ? rvd_base_later(at, m->progress_us) : at, m->acked_us);
 }
 
-// When the output was last seen to move.
+// Time of the last progress of the output.
 static int64_t rvd_mux_moved_us(const rvd_mux *m)
 {
     return rvd_base_later(m->progress_us, m->acked_us);
 }
 
-// How long a peer may take for a pong before dials are better made elsewhere.
+// How long a pong may take before dials should use another session.
 static int64_t rvd_mux_doubt_us(const rvd_mux *m)
 {
     return 2 * m->rtt_us > RVD_MUX_DOUBT_US ? 2 * m->rtt_us : RVD_MUX_DOUBT_US;
 }
 
-// A session that is chosen among several must not keep its dials waiting until it is dead. So a
-// stream that we opened is a question, too.
+// If several sessions can be chosen, a dead one must not keep its dials until it is noticed. So a
+// stream that we opened also asks for a sign of life.
 static void rvd_mux_tick_doubt(rvd_mux *m)
 {
     int is_due = m->now_us >= m->doubt_at && m->now_us - m->doubt_at <= RVD_MUX_DOUBT_LATE;
@@ -4680,7 +4680,7 @@ static void rvd_mux_ping(rvd_mux *m)
     m->next_rtt_us = m->now_us + RVD_MUX_RTT_US;
 }
 
-// Silence is answered with a ping, silence after it with the end. Any byte counts as life, since
+// Silence leads to a ping, and silence after it ends the session. Any byte counts as life, because
 // a pong may be stuck behind a bulk transfer.
 static void rvd_mux_tick_liveness(rvd_mux *m)
 {
@@ -4739,7 +4739,7 @@ static int64_t rvd_mux_next_doubt(const rvd_mux *m)
     return rvd_mux_is_asking(m) ? m->now_us + 1 : INT64_MAX;  // a late tick: the next one judges
 }
 
-// Memory that an idle session need not hold.
+// Frees memory that an idle session does not need.
 static void rvd_mux_trim(rvd_mux *m)
 {
     if (rvd_mux_is_blocked(m) || m->reserved || m->now_us - m->progress_us < RVD_MUX_LATE_US)
@@ -4838,7 +4838,7 @@ static int rvd_mux_event_stream(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev
     return 1;
 }
 
-// A writer whose turn it is, as long as there is room for one more than were promised it.
+// The next writer to wake, if there is room beyond what is promised already.
 static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
 {
     uint32_t quantum = m->quantum;
@@ -4894,8 +4894,8 @@ RVD_BASE_SLOW static int rvd_mux_event_any(rvd_mux *m, revdial_event *ev)
     return !rvd_base_link_is_alone(&m->turns) && !m->dead && rvd_mux_event_turn(m, ev);
 }
 
-// Writes *ev only if there is one to tell. Budget of the two usual answers, READABLE for the slice
-// and none once it was read: no list is changed, 20 instructions each.
+// Writes *ev only if there is an event. Budget of the two usual answers, READABLE for the slice and
+// no event: no list is changed, 20 instructions each.
 static RVD_BASE_FAST int rvd_mux_event(rvd_mux *m, revdial_event *ev)
 {
     if (m->news & RVD_MUX_NEWS_SLICE) {
@@ -4934,7 +4934,7 @@ static void rvd_mux_drain_check(rvd_mux *m)
     rvd_mux_die(m, REVDIAL_EDRAINING, "drained");
 }
 
-// Bytes came from a peer that did not answer, or while we drain.
+// Bytes arrived from a peer that was silent, or while we drain.
 RVD_BASE_SLOW static void rvd_mux_heard(rvd_mux *m)
 {
     if (m->is_mute) m->news ^= RVD_MUX_NEWS_MUTE;
@@ -4981,15 +4981,15 @@ static void rvd_mux_eof(rvd_mux *m)
         rvd_mux_die(m, REVDIAL_ELOST, "the peer closed the connection");
 }
 
-// A frame of the opening: n bytes behind a header, which lie in the output or are to be put there.
+// A frame of the opening: n bytes behind a header, already in the output or copied to it.
 static void rvd_mux_open_data(rvd_mux *m, rvd_mux_stream *s, const void *bytes, size_t n)
 {
     memmove(m->out_tail->data + m->out_tail->end + RVD_WIRE_HEADER, bytes, n);
     rvd_mux_commit(m, s, (uint32_t)n);
 }
 
-// SYN, preamble and first bytes go behind the queued data together, so that none can be without the
-// others. The least window there is has room for both.
+// SYN, preamble and first bytes are queued together, so that none is sent without the others. The
+// smallest window has room for preamble and bytes.
 static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
 {
     uint32_t with = (m->cfg.features & REVDIAL_FEATURE_PREAMBLE) != 0;
@@ -5077,8 +5077,8 @@ static void rvd_mux_stop(rvd_mux *m, rvd_mux_stream *s)
     if (s->rx == RVD_MUX_RX_OPEN) rvd_mux_rx_become(s, RVD_MUX_RX_DROPPED);
 }
 
-// Our last word on a stream (research: yamux.md section 2.5): FIN, then what still comes is
-// dropped; RST only when that is too much, since some peers lose data when RST overtakes it.
+// Closes a stream: FIN, then arriving bytes are dropped, and only if these are too many RST,
+// because some peers lose data when RST overtakes it.
 static void rvd_mux_close(rvd_mux *m, rvd_mux_stream *s)
 {
     s->released = 1;
@@ -5096,7 +5096,7 @@ static void rvd_mux_close(rvd_mux *m, rvd_mux_stream *s)
 static int rvd_mux_read_state(const rvd_mux *m, const rvd_mux_stream *s)
 {
     if (s->stopped) return REVDIAL_ECLOSED;
-    if (s->reset_local) return REVDIAL_ERESET;  // what had come was dropped: no EOF, even after FIN
+    if (s->reset_local) return REVDIAL_ERESET;  // unread bytes were dropped: no EOF, even after FIN
     switch ((enum rvd_mux_rx)s->rx) {
     case RVD_MUX_RX_ENDED: return 0;
     case RVD_MUX_RX_RESET: return REVDIAL_ERESET;
@@ -5124,7 +5124,7 @@ static inline uint32_t rvd_mux_frame_room(rvd_mux *m, uint8_t **at, uint32_t n)
 {
     uint32_t room = m->out_tail ? m->out_tail->size - m->out_tail->end : 0;
     if (room < RVD_WIRE_HEADER + n && room >= RVD_WIRE_HEADER + RVD_MUX_OUT_CHUNK / 8)
-        n = room - RVD_WIRE_HEADER;  // rather a shorter frame than a hole
+        n = room - RVD_WIRE_HEADER;  // a shorter frame rather than a gap
     *at = rvd_mux_out_room(m, RVD_WIRE_HEADER + n);
     if (!*at) return 0;
     *at += RVD_WIRE_HEADER;
@@ -5257,7 +5257,7 @@ static void rvd_mux_end(rvd_mux *m)
 }
 
 #ifdef REVDIAL_SELF_CHECK
-// Loans lie in the output, one behind the other. Returns what is lent.
+// Loans are in the order of the output. Returns the bytes lent.
 static uint64_t rvd_mux_loans_check(const rvd_mux *m)
 {
     uint64_t lent = 0, at = m->out_sent;
