@@ -94,6 +94,9 @@
 //    a header        impl.http, tests/vectors/
 //    a way to prove  Digest and Credentials in impl.auth, Challenges in impl.http
 //    wrong guesses   the constants above rvd_auth_guard, rvd_auth_payer_of()
+//    a proxy option  revdial_proxy_config, rvd_proxy_config_check(), its use; a text also in
+//                    rvd_proxy_texts_keep(), one for the engine in rvd_proxy_engine_config(); then
+//                    a row in examples/proxy.c. An agent's: the same, with rvd_agent_
 //    a system call   impl.sys
 //    a log line      RVD_LOG_EVENTS, one line, then rvd_log_begin()
 //
@@ -16879,13 +16882,13 @@ static void rvd_owner_close(rvd_owner *o)
     rvd_sys_origin_unref(o->origin);
 }
 
-// In a child of fork(2) nothing of o may be locked.
+// In a child of fork(2) no lock of o may be taken: a thread of the parent may have held it.
 static int rvd_owner_is_child(const rvd_owner *o)
 {
     return rvd_sys_is_child(o->origin);
 }
 
-// Memory that is not counted, so that any thread may ask for it without the lock.
+// Memory that is not counted in heap.live_bytes, so that any thread may allocate without the lock.
 static void *rvd_owner_alloc(const rvd_owner *o, size_t size)
 {
     rvd_heap heap = {o->common->alloc, o->common->alloc_ud, 0};
@@ -16898,13 +16901,14 @@ static void rvd_owner_free(const rvd_owner *o, void *p, size_t size)
     rvd_base_free(&heap, p, size);
 }
 
-// Waits until something of o has changed, or for until_us. Returns 0 or -ETIMEDOUT.
+// Waits until o->changed is signalled, or until until_us (INT64_MAX: for ever). Returns 0 or
+// -ETIMEDOUT.
 static int rvd_owner_wait_locked(rvd_owner *o, int64_t until_us)
 {
     return rvd_sys_cond_wait(&o->changed, &o->lock, until_us == INT64_MAX ? -1 : until_us);
 }
 
-// What a session would refuse is refused at the start: such a config makes no engine.
+// Makes an engine and frees it, so that a config that no session could use is refused at the start.
 static int rvd_owner_probe(const revdial_engine_config *e, revdial_err *err)
 {
     revdial_engine *probe = revdial_engine_new(e, 1, err);
@@ -16927,7 +16931,7 @@ static void rvd_owner_add_locked(rvd_owner *o, rvd_owner_member *m)
     o->member_count++;
 }
 
-// The list's reference to the session is the caller's from here on.
+// The caller drops the list's reference to the session once the lock is released.
 static void rvd_owner_remove_locked(rvd_owner *o, rvd_owner_member *m)
 {
     rvd_base_link_remove(&m->link);
@@ -16944,8 +16948,8 @@ static void rvd_owner_up_locked(rvd_owner *o, rvd_owner_member *m)
     pthread_cond_broadcast(&o->changed);
 }
 
-// The session is over: what it did counts from now on as what the owner did. The caller holds the
-// owner's lock, and so cannot take the session's: info was read before.
+// The session is over: its counters are added to those of the owner. The owner's lock comes after
+// the session's, so the caller has read info before it took this one.
 static void rvd_owner_down_locked(rvd_owner *o, rvd_owner_member *m,
                                   const revdial_engine_info *info)
 {
@@ -16962,7 +16966,7 @@ typedef struct rvd_owner_snapshot {
     size_t count, size;
 } rvd_owner_snapshot;
 
-// A reference to every session, up or not. Returns 0, or REVDIAL_ENOMEM.
+// Takes a reference to every session, up or not. Returns 0, or REVDIAL_ENOMEM and an empty list.
 static int rvd_owner_snapshot_open(rvd_owner *o, rvd_owner_snapshot *list)
 {
     list->count = 0;
@@ -17038,7 +17042,8 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 // ================================================================================================
 // MARK: impl.proxy  uses: base auth sys loop log reader stream relay owner
 // Listeners, clients of exposed ports, the registry of names, and dials that choose a session. The
-// registry has one lock; under it only a loop's and the count's are taken, and nobody is called.
+// registry has one lock. Under it only a loop's lock and that of the work counter are taken, and no
+// callback is called.
 // Start at revdial_proxy_start().
 // ================================================================================================
 
@@ -17072,7 +17077,7 @@ typedef struct rvd_proxy_name {
     rvd_base_link sessions;  // of rvd_proxy_member
     unsigned count;
     int64_t replaced_us;  // when a session of it was last replaced
-    int is_contested;     // and it was not the first in a while
+    int is_contested;     // and another one was, less than RVD_PROXY_CONTEST_US before
 } rvd_proxy_name;
 
 // A target that a session could not reach. It counts for this target only: a client that asks for a
@@ -17201,7 +17206,7 @@ static void rvd_proxy_log(revdial_proxy *p, enum rvd_log_event event, int level,
     rvd_log_end(&p->own.log, &l);
 }
 
-// One that was refused has no id, and its name is the one that it asked for.
+// A refused session has no id, and its name is the one that it asked for.
 static void rvd_proxy_log_session(revdial_session *s, enum rvd_log_event event, int level,
                                   const char *why)
 {
@@ -17268,7 +17273,7 @@ static rvd_proxy_name *rvd_proxy_name_get_locked(revdial_proxy *p, const char *n
     return *slot;
 }
 
-// Both are of one machine: what is before the last '.' of their instances is the same.
+// Do both run on one machine? Then their instances are equal up to the last '.'.
 static int rvd_proxy_is_same_machine(const revdial_session *a, const revdial_session *b)
 {
     const char *dot = strrchr(a->instance, '.'), *other = strrchr(b->instance, '.');
@@ -17283,8 +17288,8 @@ static void rvd_proxy_contest_locked(rvd_proxy_name *n)
     n->replaced_us = now_us;
 }
 
-// Finds the session that a new one replaces: same identity, same instance. An identity that does
-// not hold the name gets REVDIAL_EDUPLICATE.
+// Finds the session that the new session s replaces: it has the same identity and instance.
+//   returns  0, or REVDIAL_EDUPLICATE: another identity holds the name
 static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revdial_session **old)
 {
     const rvd_proxy_member *own = s->member;
@@ -17299,7 +17304,7 @@ static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revd
     return REVDIAL_OK;
 }
 
-// Has this identity as many sessions as it may have? Looks at all sessions, if there is a limit.
+// Has this identity reached max_sessions_per_identity? Looks at all sessions, if there is a limit.
 static int rvd_proxy_is_greedy_locked(const revdial_proxy *p, uint64_t who)
 {
     unsigned count = 0, limit = p->cfg.max_sessions_per_identity;
@@ -17314,7 +17319,7 @@ static unsigned rvd_proxy_or(unsigned value, unsigned fallback)
     return value ? value : fallback;
 }
 
-// The limit that one session more would break, or NULL.
+// The limit that one more session would exceed, or NULL.
 static const char *rvd_proxy_limit_locked(const revdial_proxy *p, const rvd_proxy_name *n,
                                           const rvd_proxy_member *m)
 {
@@ -17376,8 +17381,8 @@ static int rvd_proxy_is_tried(const rvd_proxy_pick *pick, const revdial_session 
     return 0;
 }
 
-// Higher is better. Rendezvous hashing: each key ranks the backends, a backend that goes away
-// takes only its own keys along.
+// Higher is better. Rendezvous hashing: each key ranks all backends, so that only the keys of a
+// backend that disconnects move to others.
 static uint64_t rvd_proxy_rank(const rvd_proxy_pick *pick, const rvd_proxy_member *m)
 {
     const revdial_dial_opts *o = pick->opts;
@@ -17397,7 +17402,7 @@ static rvd_proxy_ailment *rvd_proxy_ailment_of(rvd_proxy_member *m, uint64_t tar
     return NULL;
 }
 
-// How well a session is, for this dial. Those that are worse are asked only if there are no others.
+// The health of a session for this dial, best first. A worse one is asked if no better one is left.
 enum rvd_proxy_health { RVD_PROXY_WELL, RVD_PROXY_AILS, RVD_PROXY_SILENT };
 
 static enum rvd_proxy_health rvd_proxy_health_of(rvd_proxy_member *m, const rvd_proxy_pick *pick)
@@ -17424,7 +17429,7 @@ static int64_t rvd_proxy_ailing_us(const rvd_proxy_ailment *a)
            << (a->failures < RVD_PROXY_AILING_MORE ? a->failures : RVD_PROXY_AILING_MORE);
 }
 
-// Its time is over: this dial finds out whether the target can be reached again, no other one.
+// Once the time of an ailment is over, this dial alone finds out whether the target can be reached.
 static void rvd_proxy_ailment_try_locked(rvd_proxy_pick *pick, rvd_proxy_member *m)
 {
     rvd_proxy_ailment *a = rvd_proxy_ailment_of(m, pick->target);
@@ -17474,7 +17479,7 @@ static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, rvd_proxy_pick *
     }
     if (!best) return NULL;
     rvd_proxy_ailment_try_locked(pick, best);
-    if (pick->opts->pick != REVDIAL_PICK_KEY) {  // the longest not picked is in front
+    if (pick->opts->pick != REVDIAL_PICK_KEY) {  // the least recently picked one is in front
         rvd_base_link_remove(&best->link);
         rvd_base_link_push(&n->sessions, &best->link);
     }
@@ -17482,7 +17487,7 @@ static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, rvd_proxy_pick *
     return revdial_session_ref(best->base.session);
 }
 
-// The dial has become a stream, or has failed: it no longer counts by itself.
+// The dial has become a stream, which counts instead, or has failed.
 static void rvd_proxy_unpick(revdial_session *s)
 {
     if (!s) return;
@@ -17530,7 +17535,7 @@ static void rvd_proxy_pending_end(revdial_proxy *p, revdial_session *s)
     pthread_mutex_unlock(&p->own.lock);
 }
 
-// Nobody looks at the request any more.
+// The request is no longer needed: wipes and frees its texts.
 static void rvd_proxy_request_forget_locked(revdial_session *s)
 {
     rvd_proxy_member *m = s->member;
@@ -17549,7 +17554,7 @@ static void rvd_proxy_verdict(revdial_session *s, enum revdial_verdict verdict)
     rvd_stream_unlock(s);
 }
 
-// Ends a session for a reason that is not the application's. Takes a reference over.
+// Ends a session for a reason of the proxy's own. Drops one reference of the caller.
 static void rvd_proxy_end(revdial_session *s, int code, const char *why)
 {
     rvd_stream_lock(s);
@@ -17559,7 +17564,7 @@ static void rvd_proxy_end(revdial_session *s, int code, const char *why)
     revdial_session_unref(s);
 }
 
-// Ends a session in favour of a new one. It counts as lost: nobody here has closed it.
+// Ends a session because a new one replaces it. It counts as lost: no call of ours has closed it.
 static void rvd_proxy_replace(revdial_session *old)
 {
     rvd_stream_lock(old);
@@ -17573,8 +17578,8 @@ static void rvd_proxy_replace(revdial_session *old)
     revdial_session_unref(old);
 }
 
-// A process that was started again has left a session behind, which nobody may notice for half a
-// minute. Those of the same machine that may be it are asked.
+// A restarted process may leave a session behind that keepalive would find dead only after 30 s.
+// Sessions of the same identity and machine are pinged, and end if they stay silent for a second.
 static void rvd_proxy_question(revdial_proxy *p, const revdial_session *s)
 {
     revdial_session *rivals[RVD_PROXY_RIVALS];
@@ -17620,8 +17625,8 @@ static void rvd_proxy_note_refused(revdial_session *s)
     RVD_BASE_JOIN(s->identity, sizeof s->identity, tls->san[0] ? tls->san : tls->subject);
 }
 
-// Loop thread: the credentials are known to be good or bad. Takes the name, or says why not.
-//   table    that was asked, NULL: a hook was. One that was replaced meanwhile admits nobody
+// Loop thread: there is a verdict on the credentials. Registers the session, or refuses it.
+//   table    that gave the verdict; NULL: a hook did. A table that was replaced since admits nobody
 static void rvd_proxy_admit(revdial_session *s, enum revdial_verdict verdict,
                             const rvd_auth_table *table)
 {
@@ -17685,7 +17690,7 @@ static rvd_auth_table *rvd_proxy_table_ref(revdial_proxy *p)
     return t;
 }
 
-// A row is checked when it is configured, not when somebody is refused by it.
+// Refuses a wrong row when it is configured, not when an agent presents its credentials.
 static int rvd_proxy_rows_check(const revdial_credential *rows, size_t count, revdial_err *err)
 {
     if (!rows != !count)
@@ -17709,7 +17714,7 @@ static unsigned rvd_proxy_schemes(revdial_proxy *p)
     pthread_mutex_lock(&p->own.lock);
     if (!schemes && !p->auth) schemes = p->table->schemes;
     pthread_mutex_unlock(&p->own.lock);
-    return schemes & ~(unsigned)REVDIAL_AUTH_MTLS;  // a certificate has come by now, or never
+    return schemes & ~(unsigned)REVDIAL_AUTH_MTLS;  // certificates come before the request
 }
 
 static int rvd_proxy_check_table(const rvd_auth_table *t, revdial_session *s)
@@ -17735,7 +17740,7 @@ static uint64_t rvd_proxy_peer_key(const rvd_sys_addr *a)
 
 // ---- the check ----
 
-// An authentication hook at work, or to be.
+// A call of the authentication hook, running or queued.
 //   QUEUED --one of its block is done--> ASKED --> freed       QUEUED --it goes away--> freed
 typedef struct rvd_proxy_auth {
     rvd_auth_turn turn;  // guarded by the proxy's lock
@@ -17756,7 +17761,7 @@ static void rvd_proxy_auth_submit(rvd_proxy_auth *a)
     rvd_loop_post(a->session->loop, &a->task);
 }
 
-// The hook is done with a, or has not begun and need not: it is called for the next one.
+// The hook has returned for a, or is not called for it: the next request of the block has its turn.
 static void rvd_proxy_auth_next(revdial_proxy *p, rvd_proxy_auth *a)
 {
     rvd_auth_turn *turn;
@@ -17769,8 +17774,8 @@ static void rvd_proxy_auth_next(revdial_proxy *p, rvd_proxy_auth *a)
     if (next) rvd_proxy_auth_submit(next);
 }
 
-// A connection that is gone counts as pending for as long as its check goes on: or a stranger could
-// have any number of them queued.
+// A closed connection counts as pending until its hook returns; otherwise a client could queue any
+// number of hooks.
 static void rvd_proxy_auth_free(rvd_proxy_auth *a)
 {
     revdial_session *s = a->session;
@@ -17824,8 +17829,8 @@ static void rvd_proxy_auth_run(rvd_loop_job *job)
     rvd_loop_post(s->loop, &a->task);
 }
 
-// Has the application's hook look at it, on another thread. Until its turn comes it gives way to
-// newcomers, like a connection whose request is not complete.
+// Has the application's hook judge the request on another thread. While the request is queued, its
+// connection may be dropped for a newcomer, like one whose request is not complete.
 static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *hook, void *ud)
 {
     revdial_proxy *p = s->owner;
@@ -17939,7 +17944,7 @@ static void rvd_proxy_on_up(revdial_session *s)
     if (!rvd_base_link_is_alone(&p->dials)) rvd_loop_post(p->loops[0], &p->dials_wake);
     draining = p->draining;
     pthread_mutex_unlock(&p->own.lock);
-    if (draining) revdial_session_drain(s, -1);  // it came up while the others were told
+    if (draining) revdial_session_drain(s, -1);  // it came up after the others were told to drain
 }
 
 static void rvd_proxy_on_goaway(revdial_session *s)
@@ -17981,8 +17986,8 @@ static void rvd_proxy_on_silent(revdial_session *s)
     if (has_others) rvd_stream_dials_move(s);
 }
 
-// A backend that only asked how to authenticate has done nothing wrong, and no more has the health
-// check of a balancer, which says nothing or asks for nothing.
+// A backend that asked for a challenge has done nothing wrong, nor has the health check of a load
+// balancer, which sends nothing or no upgrade request: both are logged at DEBUG.
 static void rvd_proxy_log_refused(revdial_session *s, const revdial_engine_info *info,
                                   const revdial_err *why)
 {
@@ -18165,7 +18170,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     return s;
 }
 
-// Sends a new session to its loop with the bytes that came early. Takes fd and s over.
+// Sends a new session to its loop, with the bytes that were read early. Takes over the fd and s.
 static int rvd_proxy_launch(revdial_proxy *p, revdial_session *s, const revdial_attach_opts *how)
 {
     size_t early = how ? how->early_len : 0;
@@ -18198,9 +18203,11 @@ static size_t rvd_proxy_busiest_locked(const revdial_proxy *p)
     return most;
 }
 
-// Whom to drop for a newcomer: of the busiest block the one whose last progress is the longest ago.
-// A source that has few is never the one. is_own: the newcomer's source has as many, or half as
-// many; then only one that has made no progress for a while. Returns a reference, or NULL.
+// The connection to drop for a newcomer: of the busiest block, the one whose last progress is the
+// longest ago. Sources with few pending connections are never the victim.
+//   is_own   the newcomer's source has at least half as many pending connections as the busiest
+//            one: then only one without progress for RVD_PROXY_STALE_US (_BUSY_US) is dropped
+//   returns  a reference, or NULL
 static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p, size_t busiest, int is_own)
 {
     int64_t now_us = rvd_sys_now_us(), oldest_us = INT64_MAX;
@@ -18221,13 +18228,13 @@ static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p, size_t busiest
     return revdial_session_ref(victim);
 }
 
-// How a connection asks for a place. One of the busiest source that COMES goes behind those in the
-// queue; one that WAITED does not; one that MUST is not even asked to wait for others of its source
-// that make progress: the queue is full.
+// How a connection asks for a place among the pending ones. COMES: a new one; one of the busiest
+// source goes to the end of the queue. WAITED: the head of the queue. MUST: the queue is full, so
+// even a connection of its own source that makes progress may be dropped for it.
 enum rvd_proxy_want { RVD_PROXY_COMES, RVD_PROXY_WAITED, RVD_PROXY_MUST };
 
-// Counts a connection that has not authenticated. The busiest source leaves the last places to
-// others. Returns 0, REVDIAL_EAGAIN if there is no place now, or why it is not wanted.
+// Counts a connection that has not authenticated. The last places are kept from the busiest source.
+//   returns  0; REVDIAL_EAGAIN: no place is free now; REVDIAL_ECLOSED: the proxy drains or closes
 static int rvd_proxy_pending_begin(revdial_proxy *p, uint64_t block, enum rvd_proxy_want want)
 {
     unsigned most = rvd_proxy_or(p->cfg.max_pending, 512), others = most / 32 * RVD_PROXY_OTHERS;
@@ -18265,7 +18272,7 @@ static void rvd_proxy_pending_undo(revdial_proxy *p)
     pthread_mutex_unlock(&p->own.lock);
 }
 
-// A connection that has its place, or closes it.
+// Starts a session on a connection that has its place. Closes the connection if that fails.
 static void rvd_proxy_begin(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
 {
     revdial_err err;
@@ -18305,8 +18312,8 @@ static void rvd_proxy_queue_set(revdial_proxy *p, size_t count)
                            rvd_loop_now(p->loops[0]) + RVD_PROXY_QUEUE_US);
 }
 
-// Loop 0. Gives places to those that have spoken, in the order in which they came, and drops those
-// that have said nothing for too long.
+// Loop 0. Gives places to queued connections that have sent a byte, oldest first, and drops those
+// that have been silent for too long.
 static void rvd_proxy_queue_pass(revdial_proxy *p)
 {
     struct pollfd polls[RVD_PROXY_QUEUE_POLLS];
@@ -18384,8 +18391,8 @@ static void rvd_proxy_accept(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
 }
 
 static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer);
-// How many may be accepted now. A port that is full leaves clients in the system's queue: in a
-// burst it is soon their turn, and those of an absent backend cost nothing there.
+// How many connections may be accepted now. A port with max_waiting clients leaves the others in
+// the kernel's queue: in a burst their turn comes soon; for an absent backend they cost nothing.
 static unsigned rvd_proxy_accepts(rvd_proxy_listener *l)
 {
     unsigned most, left;
@@ -18406,8 +18413,8 @@ static void rvd_proxy_pause(rvd_proxy_listener *l, const char *why)
         rvd_loop_again(loop, &l->io);
 }
 
-// Clients leave descriptors for backends. Once one of them has got a number beyond theirs, all wait
-// in the queues of their listeners until the next number is one of theirs again.
+// Some descriptors are kept for backends. Once a client has got one of these, no client is accepted
+// until the next free descriptor is below them again; clients wait in the kernel's queues.
 static int rvd_proxy_has_fd_for_client(rvd_proxy_listener *l)
 {
     revdial_proxy *p = l->proxy;
@@ -18490,7 +18497,7 @@ static int rvd_proxy_attach_check(int fd, const revdial_attach_opts *how, rvd_sy
     return err->code;
 }
 
-// Closes what was handed over. Returns why it is not wanted.
+// Closes the descriptor and the transport that were handed over. Returns the error's code.
 static int rvd_proxy_attach_refuse(revdial_proxy *p, int fd, const revdial_attach_opts *how,
                                    const revdial_err *why)
 {
@@ -18578,8 +18585,8 @@ static revdial_session *rvd_proxy_pick_wait(revdial_proxy *p, rvd_proxy_pick *pi
     return s;
 }
 
-// A caller that may be inside while the proxy is closed is counted, so that the proxy outlives the
-// call. Returns 0 if it is closed already.
+// Counts a call that may still run when the proxy is stopped, so that the proxy is freed after it.
+// Returns 0 if the proxy is being stopped already.
 static int rvd_proxy_enter(revdial_proxy *p)
 {
     int open;
@@ -18609,8 +18616,8 @@ static int rvd_proxy_is_on_loop(revdial_proxy *p)
     return 0;
 }
 
-// A dial has failed: for a client of a port, or for the application (from is NULL), which has been
-// told. A client that went away failed nobody.
+// Logs a failed dial of a client, or of the application (from is NULL), which also has the error. A
+// client that closed its connection is no failure: DEBUG.
 static void rvd_proxy_log_dial(revdial_proxy *p, const char *name, const rvd_stream_dial *d,
                                const rvd_proxy_listener *from)
 {
@@ -18636,8 +18643,8 @@ static void rvd_proxy_dial_failed(revdial_proxy *p)
     pthread_mutex_unlock(&p->own.lock);
 }
 
-// Asks one session after the other, as long as that is safe. A refusal is a better reason than
-// that there is nobody else to ask.
+// Asks one session after the other, as long as that is safe. The reason of a refusal is kept; that
+// no further session is left says less.
 static void rvd_proxy_dial_sessions(revdial_proxy *p, const char *name, rvd_stream_dial *d)
 {
     rvd_proxy_pick pick = rvd_proxy_pick_start(p, name, d->opts);
@@ -18657,7 +18664,7 @@ static void rvd_proxy_dial_sessions(revdial_proxy *p, const char *name, rvd_stre
     if (!d->st) rvd_proxy_dial_failed(p);
 }
 
-// Can there be such a backend, and such a dial? Returns 0, or REVDIAL_EINVAL.
+// Are the name and the options valid? Returns 0, or REVDIAL_EINVAL.
 static int rvd_proxy_dial_check(const char *name, const revdial_dial_opts *opts, revdial_err *err)
 {
     if (rvd_base_is_name(name, strlen(name))) return rvd_stream_dial_check(opts, err);
@@ -18713,7 +18720,8 @@ int revdial_dial_fd(revdial_proxy *p, const char *name, const revdial_dial_opts 
     return fd;
 }
 
-// A dial with a callback. It runs on loop 0 while it waits for a backend, else on its session's.
+// A dial with a callback. It runs on loop 0 while it waits for a backend, then on its session's
+// loop.
 typedef struct rvd_proxy_dial {
     rvd_stream_dial dial;
     rvd_base_link link;  // in p->dials, guarded by the proxy's lock
@@ -18774,8 +18782,8 @@ static void rvd_proxy_dial_fail(rvd_proxy_dial *d, int code, const char *text)
     rvd_proxy_dial_end(d);
 }
 
-// Picks a session and goes to its loop; or waits on loop 0; or is over. Once posted the dial may be
-// gone, so the post is the last thing, under the lock.
+// Picks a session and sends the dial to its loop; or lets it wait on loop 0; or ends it. Another
+// thread may free the dial as soon as it is posted, so the post is the last step, under the lock.
 static void rvd_proxy_dial_pick(rvd_proxy_dial *d)
 {
     revdial_proxy *p = d->proxy;
@@ -18806,7 +18814,7 @@ static void rvd_proxy_dial_done(rvd_stream_dial *dial)
 {
     rvd_proxy_dial *d = RVD_BASE_OWNER(dial, rvd_proxy_dial, dial);
     revdial_session *s = d->session;
-    if (rvd_proxy_dial_is_cancelled(d)) {  // whatever came of it
+    if (rvd_proxy_dial_is_cancelled(d)) {  // also if it has succeeded
         if (dial->st) revdial_reset(dial->st, REVDIAL_RESET_CANCEL);
         revdial_close(dial->st);
         dial->st = NULL;
@@ -18848,7 +18856,7 @@ static void rvd_proxy_dial_on_timer(rvd_loop_timer *t)
                                       : "the dial timed out: no backend of that name came up");
 }
 
-// On the loop that the dial is at now: asks its session, or goes on waiting, or was cancelled.
+// On the loop that the dial is at now: asks its session, goes on waiting, or ends a cancelled dial.
 static void rvd_proxy_dial_run(rvd_loop_task *task)
 {
     rvd_proxy_dial *d = RVD_BASE_OWNER(task, rvd_proxy_dial, task);
@@ -18894,8 +18902,8 @@ static void rvd_proxy_dial_run(rvd_loop_task *task)
     revdial_session_unref(s);
 }
 
-// Loop 0: a backend came up. Those that wait for one try again. Their timers run on this thread, so
-// nothing happens to them meanwhile; once posted, under the lock, they belong to another.
+// Loop 0: a backend came up, so waiting dials try again. Their timers run on this thread, so none
+// can fire meanwhile. Once a dial is posted it belongs to another thread.
 static void rvd_proxy_on_dials_wake(rvd_loop_task *task)
 {
     revdial_proxy *p = RVD_BASE_OWNER(task, revdial_proxy, dials_wake);
@@ -19009,7 +19017,7 @@ int revdial_dial_cancel(revdial_proxy *p, int64_t dial)
 }
 
 // ---- clients of exposed ports ----
-// Accepted on loop 0, dialled for as revdial_dial_async() does it, joined on their session's loop.
+// Accepted on loop 0, dialled as by revdial_dial_async(), relayed on the loop of their session.
 
 static void rvd_proxy_client_become(rvd_proxy_client *c, enum rvd_proxy_client_state to)
 {
@@ -19017,7 +19025,7 @@ static void rvd_proxy_client_become(rvd_proxy_client *c, enum rvd_proxy_client_s
     c->state = to;
 }
 
-// With the mask of a hook.
+// Tells the application what became of a client, and frees it.
 static void rvd_proxy_client_end(rvd_proxy_client *c, const uint64_t moved[2],
                                  const revdial_err *why)
 {
@@ -19073,7 +19081,7 @@ static void rvd_proxy_client_on_over(void *ud, const uint64_t moved[2], const re
     rvd_proxy_client_end(c, moved, why);
 }
 
-// The dial has succeeded, and nobody watches the client any more.
+// The dial has succeeded, and the client is not watched (any more).
 static void rvd_proxy_client_join(rvd_proxy_client *c)
 {
     const rvd_relay_ends ends = {.rfd = c->io.fd, .wfd = c->io.fd};
@@ -19143,15 +19151,16 @@ static void rvd_proxy_client_on_dialled(void *ud, revdial_stream *st, const revd
     }
 }
 
-// RST while it is dialled for: nobody needs the dial. FIN says nothing: a client may have finished
-// sending and wait for the answer.
+// A client that resets its connection needs no dial any more. FIN cancels nothing: a client may
+// have finished sending and wait for the answer.
 static void rvd_proxy_client_on_io(rvd_loop_io *io)
 {
     rvd_proxy_client *c = RVD_BASE_OWNER(io, rvd_proxy_client, io);
     if (io->ready & RVD_LOOP_HUP) revdial_dial_cancel(c->listener->proxy, c->dial);
 }
 
-// Loop 0. Most dials are over before their client is worth a system call.
+// Loop 0. Watches only clients whose dial takes longer than RVD_PROXY_CLIENT_WATCH_US: most dials
+// end before that, and watching costs a system call.
 static void rvd_proxy_on_client_watch(rvd_loop_timer *t)
 {
     revdial_proxy *p = RVD_BASE_OWNER(t, revdial_proxy, client_watch);
@@ -19169,10 +19178,9 @@ static void rvd_proxy_on_client_watch(rvd_loop_timer *t)
     pthread_mutex_unlock(&p->own.lock);
 }
 
-// What a client has said by now goes out with the dial; that it ended is for the relay to find out.
-// Not on a unix socket: one that is closed with bytes unread fails at the client, which has to stay
-// so if the dial fails.
-// Returns 0, or the error that ended the client: asking once has made the socket forget that.
+// Bytes that a client has sent by now go out with the dial; the relay finds its FIN later. A unix
+// socket is not read: if the dial fails, closing it with bytes unread is an error at the client.
+//   returns  0, or the error that ended the connection: the socket reports it only once
 static int rvd_proxy_client_early(rvd_proxy_client *c, int family, uint8_t *bytes)
 {
     ptrdiff_t n = 0;
@@ -19302,7 +19310,8 @@ size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob, revdial_sessi
     return count;
 }
 
-// A session goes by the new table: ends if that does not admit it, and else has its row's group.
+// Applies a new table to a session: it gets the group of its row, or ends if no row admits it and
+// drop is set.
 static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_auth_table *t, revdial_session *s,
                                   int drop)
 {
@@ -19605,7 +19614,7 @@ static int rvd_proxy_takes_ipv4(const revdial_proxy *p, const rvd_sys_endpoint *
     return 1;
 }
 
-// The system's own words say little about some errors.
+// The reason in plain words, where the system's text says little.
 static const char *rvd_proxy_listen_why(int error)
 {
     if (error == -EADDRNOTAVAIL) return "cannot listen there: this machine has no such address";
@@ -19709,7 +19718,7 @@ static int rvd_proxy_prepare(revdial_proxy *p, const revdial_proxy_config *cfg, 
     return code;
 }
 
-// A probe: what a session would refuse is refused now.
+// Refuses now what each session would refuse.
 static int rvd_proxy_probe(revdial_proxy *p, revdial_err *err)
 {
     revdial_engine_config e;
@@ -19787,8 +19796,8 @@ revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err 
 
 // ================================================================================================
 // MARK: impl.agent  uses: base wire sys loop lookup log stream relay owner
-// The backend's side: which targets are allowed, forwarding to them, and links, each of which keeps
-// one session to one proxy alive. All on one loop. Start at rvd_agent_link_next().
+// The backend's side: the allow list, connecting to targets and proxies, forwarding, and links, of
+// which each keeps one session to one proxy alive. All on one loop. Start at rvd_agent_link_next().
 // ================================================================================================
 
 #define RVD_AGENT_LINKS 64              // sessions that one agent keeps
@@ -19872,7 +19881,7 @@ static int rvd_agent_is_letter(char c)
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
 }
 
-// Is there no name, or no name that it looks like, that this glob matches?
+// Why this glob matches no host name, or none that its author can mean; NULL: it is good.
 static const char *rvd_agent_glob_problem(const char *host, size_t len)
 {
     size_t label = 0, letters = 0, digits = 0, wild = 0;
@@ -20019,22 +20028,22 @@ static int rvd_agent_is_in(const uint8_t *ip, const rvd_agent_net *nets, size_t 
     return 0;
 }
 
-// Most of RFC 6890, and where clouds tell a machine its own secrets. Private networks (RFC 1918 and
-// 4193) are what agents are for.
+// Most special addresses of RFC 6890, and the metadata services of clouds, which give a machine its
+// credentials. Private networks (RFC 1918 and 4193) are not special: agents are made to reach them.
 static int rvd_agent_is_special_v4(const uint8_t *ip)
 {
     static const rvd_agent_net nets[] = {
         {{0}, 8},                  // "this" host
-        {{100, 64}, 10},           // carriers' NAT; 100.100.100.200 tells secrets
+        {{100, 64}, 10},           // carriers' NAT; 100.100.100.200 is a metadata service
         {{127}, 8},                // loopback
-        {{168, 63, 129, 16}, 32},  // tells secrets
-        {{169, 254}, 16},          // link-local; 169.254.169.254 tells secrets
-        {{192, 0, 0}, 24},         // protocols; 192.0.0.192 tells secrets
+        {{168, 63, 129, 16}, 32},  // metadata service
+        {{169, 254}, 16},          // link-local; 169.254.169.254 is a metadata service
+        {{192, 0, 0}, 24},         // protocols; 192.0.0.192 is a metadata service
         {{224}, 3}};               // multicast, reserved, broadcast
     return rvd_agent_is_in(ip, nets, sizeof nets / sizeof *nets);
 }
 
-// The IPv4 address in an IPv6 one that is made of it, or NULL.
+// The IPv4 address that is embedded in an IPv6 address, or NULL.
 static const uint8_t *rvd_agent_embedded_v4(const uint8_t *ip)
 {
     static const rvd_agent_net nat64 = {{0, 0x64, 0xFF, 0x9B}, 96},
@@ -20263,8 +20272,8 @@ typedef struct rvd_agent_link {
     struct rvd_agent_link *root;  // that resolves for this one
 
     enum rvd_agent_link_state state;  // loop thread only, as all below
-    // Its timer is set until STOPPED, if only for never: to move it needs no memory. By lookup.done
-    // it is told of the addresses, also of those that nobody need be asked for.
+    // The timer is always set until STOPPED, to INT64_MAX if there is nothing to wait for, because
+    // moving it needs no memory. lookup.done is posted even if no lookup was needed.
     rvd_agent_connector conn;
     rvd_sys_addr addresses[RVD_LOOKUP_ADDRESSES];
     rvd_loop_task found;
@@ -20394,7 +20403,7 @@ static void rvd_agent_forward_free(rvd_agent_forward *f)
     revdial_session_unref(s);
 }
 
-// The session and the dial by the names that they have at the proxy, too.
+// The session and the dial, by the ids that the proxy's log has, too.
 static void rvd_agent_log_forward(rvd_log_line *l, const rvd_agent_forward *f, revdial_stream *st)
 {
     const char *dial = revdial_stream_meta(st, "id");
@@ -20405,7 +20414,7 @@ static void rvd_agent_log_forward(rvd_log_line *l, const rvd_agent_forward *f, r
     rvd_log_text(l, "target", f->target);
 }
 
-// Why the target is not connected to, for our own log: the dialler is told a code.
+// Why the target was refused, for the agent's own log: the dialler is told a code only.
 static void rvd_agent_refusal_text(const rvd_agent_forward *f, int reset, char *buf, size_t size)
 {
     const char *asked = revdial_stream_meta(f->st, "target");
@@ -20443,14 +20452,14 @@ static void rvd_agent_forward_refuse(rvd_agent_forward *f, int reset)
     rvd_agent_forward_free(f);
 }
 
-// What became of resolving.
+// The reset code for an error of the lookup.
 static int rvd_agent_reset_of_name(int error)
 {
     if (error == -ENOENT) return REVDIAL_RESET_NO_SUCH_HOST;
     return error == -ENOMEM ? REVDIAL_RESET_CALM : REVDIAL_RESET_UNREACHABLE;
 }
 
-// What became of connecting. A unix socket that is not there refuses like a port that is closed.
+// The reset code for an error of connect(2). A unix socket that does not exist counts as refused.
 static int rvd_agent_reset_of(int error)
 {
     switch (-error) {
@@ -20477,7 +20486,7 @@ static int rvd_agent_header_send(rvd_agent_forward *f)
     return rvd_sys_write(f->conn.io.fd, buf, n) == (ptrdiff_t)n ? 0 : -EPIPE;
 }
 
-// What the log says of a stream at its end; only where it does.
+// What the log line at the end of a stream needs. Exists only if that line is logged.
 typedef struct rvd_agent_access {
     revdial_agent *agent;
     int64_t since_us;
@@ -20498,7 +20507,7 @@ static void rvd_agent_access_on_over(void *ud, const uint64_t moved[2], const re
     rvd_owner_free(&a->own, x, x->size);
 }
 
-// Without memory the log does not see its end.
+// Without memory the end of the stream is not logged.
 static void rvd_agent_access_begin(const rvd_agent_forward *f, revdial_relay_opts *opts)
 {
     revdial_agent *a = f->agent;
@@ -20564,8 +20573,8 @@ static int rvd_agent_may_reach(revdial_agent *a, const rvd_sys_addr *to, const c
     return may;
 }
 
-// Targets leave descriptors for the links, and where there are several links, no session takes more
-// than it leaves for the others. Each of its streams has one at most.
+// Some descriptors are kept for the links. With several links, a session may use as many as it
+// leaves to the others; each of its streams has at most one.
 static int rvd_agent_forward_fd_most(rvd_agent_forward *f)
 {
     revdial_agent *a = f->agent;
@@ -20574,7 +20583,8 @@ static int rvd_agent_forward_fd_most(rvd_agent_forward *f)
     return a->fd_most == INT_MAX ? INT_MAX : a->fd_most - share;
 }
 
-// May it be connected to? The rules are asked about the very address that is connected to.
+// Do the rules allow this address? It is the one that is connected to, so no second lookup can
+// change it.
 static int rvd_agent_forward_may_try(rvd_agent_forward *f, const rvd_sys_addr *to)
 {
     const char *host = f->endpoint.kind == RVD_SYS_NAME ? f->endpoint.host : NULL;
@@ -20639,7 +20649,7 @@ static void rvd_agent_forward_sink(revdial_stream *st, unsigned events)
     rvd_loop_post(f->session->loop, &f->task);
 }
 
-// Its share of the places of lookups is that of its session.
+// All streams of a session share one asker's places in the lookups.
 static void rvd_agent_forward_begin(rvd_agent_forward *f)
 {
     int64_t limit = f->agent->cfg.connect_timeout_ms ? f->agent->cfg.connect_timeout_ms : 5000;
@@ -20694,8 +20704,8 @@ static int rvd_agent_has_address_rule(const char *const *allow)
     return 0;
 }
 
-// A name that no rule names may still resolve to an address that a rule covers. Without such rules
-// it is not resolved: the dialler learns nothing about names here.
+// A name that no rule names may still resolve to an address that an address rule covers. Without
+// address rules it is not resolved, so that the dialler learns nothing about names here.
 static int rvd_agent_judge_target(revdial_agent *a, const char *target, int is_name)
 {
     int may;
@@ -20780,14 +20790,15 @@ static void rvd_agent_link_become(rvd_agent_link *l, enum rvd_agent_link_state t
     l->state = to;
 }
 
-// Has the loop look whether it is time to stop. Without memory for a timer it looks all the time.
+// Has the loop check in wait_us whether it is time to stop; without memory for a timer, at once.
 static void rvd_agent_look_again(revdial_agent *a, int64_t wait_us)
 {
     if (rvd_loop_timer_set(a->loop, &a->stop_timer, rvd_loop_now(a->loop) + wait_us) < 0)
         rvd_loop_post(a->loop, &a->look_task);
 }
 
-// When nothing is left to wait for, the loop ends. Handlers and relays may still be at it.
+// Once all links have stopped and no session is left, the agent is over. Handlers and relays may
+// still run; the loop ends after them.
 static void rvd_agent_check_over(revdial_agent *a)
 {
     int over;
@@ -20832,7 +20843,7 @@ static int rvd_agent_backoff_ms(rvd_agent_link *l)
     return (int)(rvd_agent_random(l->agent) % (uint64_t)(bound + 1));
 }
 
-// A session that was up for long makes the next failure a first one.
+// After a session that was up for RVD_AGENT_STEADY_US the count of failures begins anew.
 static void rvd_agent_count_failure(rvd_agent_link *l)
 {
     int64_t now = rvd_loop_now(l->agent->loop);
@@ -20881,7 +20892,7 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
         rvd_agent_link_stop(l, a->stopping ? NULL : why);
         return;
     }
-    if (!retry_after_ms) rvd_agent_count_failure(l);  // a proxy that says when is not a failing one
+    if (!retry_after_ms) rvd_agent_count_failure(l);  // Retry-After is no failure of the proxy
     wait_ms = rvd_agent_backoff_ms(l);
     if (l->auth_failures ||
         was_replaced) {  // a secret does not mend in a second, nor do two agents
@@ -20927,8 +20938,8 @@ static int rvd_agent_link_is_cleartext(const rvd_agent_link *l, const rvd_sys_ad
            !rvd_sys_addr_is_loopback(&server);
 }
 
-// What we may use towards that address: in cleartext beyond this machine nothing that would show
-// the secret, whatever the proxy asks for.
+// The schemes that may be used towards that address: in cleartext beyond this machine only those
+// that do not send the secret, whatever the proxy asks for.
 static unsigned rvd_agent_schemes(const rvd_agent_link *l, const rvd_sys_addr *to)
 {
     const revdial_agent_config *cfg = &l->agent->cfg;
@@ -20994,7 +21005,6 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
     return s;
 }
 
-// Lists a session of the agent, or no longer does.
 // Connected: the session begins with its handshake.
 static void rvd_agent_link_join(rvd_agent_link *l)
 {
@@ -21028,7 +21038,7 @@ static void rvd_agent_link_join(rvd_agent_link *l)
     rvd_agent_link_failed(l, &err, 0);
 }
 
-// Whom we connect to, and what that is called.
+// The address that the link connects to: the egress proxy's or the proxy's.
 static const char *rvd_agent_link_hop(const rvd_agent_link *l)
 {
     return l->agent->cfg.egress ? l->agent->egress_address : l->endpoint;
@@ -21040,7 +21050,7 @@ static const char *rvd_agent_link_why(const rvd_agent_link *l, const char *of_pr
     return l->agent->cfg.egress ? of_egress : of_proxy;
 }
 
-// May we send to this address what we have to send?
+// May the token or password be sent to this address?
 static int rvd_agent_link_may_try(rvd_agent_link *l, const rvd_sys_addr *to)
 {
     if (!l->secret[0] || rvd_agent_schemes(l, to)) return 1;
@@ -21051,7 +21061,7 @@ static int rvd_agent_link_may_try(rvd_agent_link *l, const rvd_sys_addr *to)
     return 0;
 }
 
-// Nothing answers at this address.
+// Notes why the address that was tried cannot be connected to.
 static void rvd_agent_link_unreachable(rvd_agent_link *l, int error)
 {
     rvd_sys_fail(
@@ -21059,7 +21069,7 @@ static void rvd_agent_link_unreachable(rvd_agent_link *l, int error)
         rvd_agent_link_why(l, "cannot connect to the proxy", "cannot connect to the egress proxy"));
 }
 
-// Tries the next address. Without one the attempt has failed as the last address did.
+// Tries the next address. If none is left, the attempt has failed with the last address's error.
 static void rvd_agent_link_connect(rvd_agent_link *l)
 {
     const rvd_sys_addr *to;
@@ -21089,7 +21099,7 @@ static int rvd_agent_is_final(int code)
            code == REVDIAL_EINVAL || code == REVDIAL_ENOMEM;
 }
 
-// What answers at this address gave us no session. Another address may do better.
+// The server at this address gave us no session. The next address is tried.
 static void rvd_agent_link_turned_away(rvd_agent_link *l, const revdial_err *why,
                                        int retry_after_ms)
 {
@@ -21182,7 +21192,7 @@ static void rvd_agent_egress_timed_out(rvd_agent_link *l)
     rvd_agent_egress_failed(l, &err, 0);
 }
 
-// The egress proxy is connected to. One of its addresses lives, so it gets all of the time.
+// The egress proxy is connected. This address answers, so it gets all of the time that is left.
 static void rvd_agent_egress_begin(rvd_agent_link *l)
 {
     revdial_agent *a = l->agent;
@@ -21279,7 +21289,7 @@ static void rvd_agent_link_on_found(rvd_loop_task *task)
     rvd_agent_link_begin(l);
 }
 
-// Addresses that need nobody to be asked are as if they had been found.
+// Finds the addresses of the link; l->found runs next, also if no lookup is needed.
 static void rvd_agent_link_resolve(rvd_agent_link *l)
 {
     revdial_agent *a = l->agent;
@@ -21417,7 +21427,7 @@ static void rvd_agent_on_goaway(revdial_session *s)
     rvd_agent_tell(a, REVDIAL_DRAINING, NULL, 0);
     if (!rvd_agent_let_go(m)) return;
     rvd_agent_log_link(l, RVD_LOG_SESSION_DRAINING, REVDIAL_LOG_INFO, "the proxy is going away");
-    rvd_agent_count_failure(l);  // or two agents of one instance would chase each other for ever
+    rvd_agent_count_failure(l);  // or two agents of one instance would replace each other for ever
     if (a->stopping) {
         rvd_agent_link_stop(l, NULL);
         return;
@@ -21425,7 +21435,7 @@ static void rvd_agent_on_goaway(revdial_session *s)
     rvd_agent_link_wait(l, rvd_agent_backoff_ms(l));
 }
 
-// Coming back soon would throw the other one out, and so on for ever.
+// Another agent has replaced this session. Reconnecting soon would replace the other one in turn.
 static void rvd_agent_link_replaced(rvd_agent_link *l, const char *instance)
 {
     char text[200];
@@ -21482,8 +21492,8 @@ static void rvd_agent_stop_links(revdial_agent *a)
     a->stopping = 1;
     for (unsigned i = 0; i < a->link_count; i++) {
         rvd_agent_link *l = a->links[i];
-        // One that asks for a credential stops when it has it; one that has joined, with its
-        // session. Nobody waits for the resolver.
+        // A link whose credential_fn runs stops when that returns; a joined one with its session.
+        // A lookup is cancelled.
         if ((l->state != RVD_AGENT_PREPARING && l->state != RVD_AGENT_JOINED) ||
             rvd_lookup_cancel(a->lookups, &l->conn.lookup))
             rvd_agent_link_stop(l, NULL);
@@ -21510,7 +21520,7 @@ static void rvd_agent_on_stop_task(rvd_loop_task *task)
     rvd_agent_stop_links(RVD_BASE_OWNER(task, revdial_agent, stop_task));
 }
 
-// The stop flag can only be looked at; at the end, the work that is left too.
+// Polls the stop flag, which a signal handler sets, and at the end the count of work that is left.
 static void rvd_agent_look(revdial_agent *a)
 {
     size_t left;
@@ -21545,7 +21555,7 @@ typedef struct rvd_agent_scheme {
     int secure, carrier;
 } rvd_agent_scheme;
 
-// NULL: none of ours.
+// NULL: an unknown scheme.
 static const rvd_agent_scheme *rvd_agent_url_scheme(const char *url)
 {
     static const rvd_agent_scheme schemes[] = {
@@ -21773,7 +21783,7 @@ static int rvd_agent_is_host(const char *host)
     return !t.overflow && rvd_sys_addr_split(text, 1, &e, NULL) == 0;
 }
 
-// What numbers there are in a config, or NULL.
+// What is wrong with the numbers of a config, or NULL.
 static const char *rvd_agent_numbers_problem(const revdial_agent_config *cfg)
 {
     int least = cfg->backoff_min_ms ? cfg->backoff_min_ms : RVD_AGENT_BACKOFF_MIN_MS;
@@ -21846,8 +21856,8 @@ static void rvd_agent_free(revdial_agent *a)
     rvd_base_free(&heap, a, sizeof *a);
 }
 
-// What a session would refuse is refused now. A secret that is fetched for each attempt is judged
-// then; here another stands for it.
+// Refuses now what each session would refuse. A secret that credential_fn gives is checked at each
+// attempt; "probe" stands for it here.
 static int rvd_agent_probe(revdial_agent *a, const rvd_agent_link *l, revdial_err *err)
 {
     revdial_engine_config e;
@@ -21856,7 +21866,7 @@ static int rvd_agent_probe(revdial_agent *a, const rvd_agent_link *l, revdial_er
     return rvd_owner_probe(&e, err);
 }
 
-// The same for the way to each proxy.
+// The same for the egress proxy, with each server.
 static int rvd_agent_probe_egress(revdial_agent *a, revdial_err *err)
 {
     rvd_sys_endpoint e;
@@ -21914,7 +21924,7 @@ static int rvd_agent_pools_open(revdial_agent *a, revdial_err *err)
     return rvd_stream_fail(err, REVDIAL_ESYS, 0, "no pool of threads");
 }
 
-// All but running it. NULL: err says why.
+// Makes an agent that does not run yet. NULL: err says why.
 static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_err *err)
 {
     revdial_agent *a;
