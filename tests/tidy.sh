@@ -3,7 +3,7 @@
 #   lines     columns, blanks, tabs, unfinished business, length and parameters of functions; in
 #             revdial.h: the MAP is the MARKs, every public function says which thread may call it,
 #             a state is changed by one function
-#   words     every revdial_* or rvd_* word in a comment of revdial.h or in a document exists
+#   words     revdial_* and rvd_* words in comments of revdial.h and in documents exist; no riddles
 #   places    nothing at the top level but what belongs there
 #   version   the numbers and the string say the same
 #   resets    the specification's table of reset codes is that of revdial.h

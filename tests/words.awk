@@ -2,7 +2,7 @@
 # The last files are searched: of revdial.h the comments, of documents everything. All others say
 # what exists. "rvd_mux_*" and "rvd_mux_" are fine if a name begins so; revdial_x.h is a file.
 #
-# Also finds the forms of sentences that have to be read twice: in documents, in the public half of
+# Also finds the forms of sentences that have to be read twice: in documents, in the comments of
 # revdial.h and in texts of the programs.
 
 function learn(text,   name) {
@@ -90,8 +90,7 @@ FILENAME ~ /\.md$/ {
     next
 }
 FILENAME == "revdial.h" {
-    if (!is_code) read_once(comment)
-    if (/^#endif .*REVDIAL_H/) is_code = 1  # the implementation
+    read_once(comment)
     search(comment)
     next
 }
