@@ -19,14 +19,22 @@
 ##   bench      how fast it is beside other tunnels (needs python3; BENCH="relay lib" for parts)
 ##   bench-peers  builds frp and rathole for it (downloads them; needs go, cargo)
 ##   format     clang-format over all C files
-##   install    revdial.h and the programs to $(DESTDIR)$(PREFIX)
-##   uninstall  removes them
+##   man        man pages of the programs, from what they say with --help
+##   install    headers, programs, man pages and revdial.pc to $(DESTDIR)$(PREFIX)
+##   install-headers  the headers and revdial.pc alone
+##   uninstall  removes all of these
+##   package    what is installed can be built with, by pkg-config and CMake, too
 ##   clean      removes build/
-## Honours CC CFLAGS CPPFLAGS LDFLAGS LDLIBS PREFIX DESTDIR. CI=true makes warnings errors.
-## TLS=mbedtls, openssl or no chooses the programs' TLS library; the default is mbedtls where it is
-## installed. TLS_LIBS is what it is linked with.
+## Honours CC CFLAGS CPPFLAGS LDFLAGS LDLIBS, DESTDIR PREFIX BINDIR INCLUDEDIR MANDIR PKGCONFIGDIR.
+## CI=true makes warnings errors.
+## TLS=mbedtls (or yes), openssl or no chooses the programs' TLS library; the default is mbedtls
+## where it is installed. TLS_LIBS is what it is linked with.
 
 PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+INCLUDEDIR ?= $(PREFIX)/include
+MANDIR ?= $(PREFIX)/share/man
+PKGCONFIGDIR ?= $(PREFIX)/share/pkgconfig
 BUILD = build
 
 # Tests want line numbers and a short build, and those with threads wait more than they work.
@@ -85,13 +93,20 @@ PROGRAM_TLS = -DPROGRAM_TLS -DPROGRAM_TLS_OPENSSL
 endif
 TLS_LIBS ?= $(MBEDTLS_LIBS)
 TLS_TEST_LIBS ?= $(TLS_LIBS)
-ifeq ($(origin TLS),undefined)
-TLS := $(shell echo 'int main(void) { mbedtls_ssl_init(0); return 0; }' | \
+HAS_MBEDTLS = $(shell echo 'int main(void) { mbedtls_ssl_init(0); return 0; }' | \
 	$(CC) -w $(CPPFLAGS) $(LDFLAGS) -include mbedtls/ssl.h -x c -o /dev/null - $(TLS_LIBS) \
 	2>/dev/null && echo mbedtls)
+ifeq ($(origin TLS),undefined)
+TLS := $(HAS_MBEDTLS)
 endif
-ifneq ($(filter-out mbedtls openssl no,$(TLS)),)
-$(error TLS=$(TLS): it must be mbedtls, openssl or no)
+ifneq ($(filter-out mbedtls yes openssl no,$(TLS)),)
+$(error TLS=$(TLS): it must be yes or mbedtls, openssl, or no)
+endif
+ifneq ($(filter yes mbedtls,$(TLS)),)
+ifneq ($(HAS_MBEDTLS),mbedtls)
+$(error TLS=$(TLS): mbedTLS does not compile or link (Debian: libmbedtls-dev))
+endif
+override TLS := mbedtls
 endif
 ifeq ($(TLS),mbedtls)
 PROGRAM_TLS = -DPROGRAM_TLS
@@ -109,7 +124,8 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test check demo layers tidy header asan tsan portable interop tls \
-	tls-versions fuzz timing e2e bench bench-peers format install uninstall clean help no-tls FORCE
+	tls-versions fuzz timing e2e bench bench-peers format man install install-headers uninstall \
+	package clean help no-tls FORCE
 
 all: $(PROGRAMS) examples $(NO_TLS)
 
@@ -269,15 +285,40 @@ portable:
 format:
 	clang-format -i $(wildcard *.h tests/*.[ch] tests/*/*.[ch] examples/*.[ch])
 
-# Everybody may use it, whatever the umask of who installs it.
-install: $(PROGRAMS) $(NO_TLS)
-	umask 022 && mkdir -p '$(DESTDIR)$(PREFIX)/include' '$(DESTDIR)$(PREFIX)/bin'
-	install -m 644 revdial.h revdial_tls.h '$(DESTDIR)$(PREFIX)/include/'
-	install -m 755 $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin/'
+# Man pages are what the programs say of themselves. MAN1= leaves them out, where the programs
+# cannot run on the machine that builds them.
+MAN1 = $(PROGRAMS:%=%.1)
+man: $(MAN1)
+$(BUILD)/%.1: $(BUILD)/% examples/man.awk
+	'$(abspath $<)' --help | \
+		LC_ALL=C awk -v version="$$('$(abspath $<)' --version)" -f examples/man.awk >$@
+
+VERSION = $(shell sed -n 's/^\#define REVDIAL_VERSION_STRING "\(.*\)"/\1/p' revdial.h)
+$(BUILD)/revdial.pc: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' 'includedir=$(INCLUDEDIR)' '' 'Name: revdial' \
+		'Description: connections through a reversed tunnel, in one C header' \
+		'Version: $(VERSION)' 'Cflags: -I$${includedir} -pthread' 'Libs: -pthread' >$@
+
+# Everybody may read what is installed, whatever the umask of the user who installs it.
+install: install-headers $(PROGRAMS) $(MAN1) $(NO_TLS)
+	umask 022 && mkdir -p '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(MANDIR)/man1'
+	install -m 755 $(PROGRAMS) '$(DESTDIR)$(BINDIR)/'
+	$(if $(MAN1),install -m 644 $(MAN1) '$(DESTDIR)$(MANDIR)/man1/')
+
+install-headers: $(BUILD)/revdial.pc
+	umask 022 && mkdir -p '$(DESTDIR)$(INCLUDEDIR)' '$(DESTDIR)$(PKGCONFIGDIR)'
+	install -m 644 revdial.h revdial_tls.h '$(DESTDIR)$(INCLUDEDIR)/'
+	install -m 644 $(BUILD)/revdial.pc '$(DESTDIR)$(PKGCONFIGDIR)/'
 
 uninstall:
-	rm -f '$(DESTDIR)$(PREFIX)/include/revdial.h' '$(DESTDIR)$(PREFIX)/include/revdial_tls.h' \
-		$(PROGRAMS:$(BUILD)/%='$(DESTDIR)$(PREFIX)/bin/%')
+	rm -f '$(DESTDIR)$(INCLUDEDIR)/revdial.h' '$(DESTDIR)$(INCLUDEDIR)/revdial_tls.h' \
+		'$(DESTDIR)$(PKGCONFIGDIR)/revdial.pc' \
+		$(PROGRAMS:$(BUILD)/%='$(DESTDIR)$(BINDIR)/%') \
+		$(MAN1:$(BUILD)/%='$(DESTDIR)$(MANDIR)/man1/%')
+
+package: $(PROGRAMS) $(MAN1)
+	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' MAKE='$(MAKE)' sh tests/package.sh
 
 clean:
 	rm -rf build

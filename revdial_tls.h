@@ -45,6 +45,10 @@
 
 #include "revdial.h"
 
+#if REVDIAL_VERSION_NUMBER != 100  // 0.1.0
+#error "revdial_tls.h 0.1.0: revdial.h is of another version; take both from one release"
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -1136,3 +1140,31 @@ const char *revdial_tls_version(void)
 
 #endif  // REVDIAL_TLS_IMPLEMENTED
 #endif  // REVDIAL_TLS_IMPLEMENTATION
+
+// ================================================================================================
+// REVISION HISTORY
+//   0.1.0  2026   first version
+//
+// LICENSE
+//   MIT License
+//
+//   Copyright (c) 2026 the revdial authors
+//
+//   Permission is hereby granted, free of charge, to any person obtaining a copy
+//   of this software and associated documentation files (the "Software"), to deal
+//   in the Software without restriction, including without limitation the rights
+//   to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+//   copies of the Software, and to permit persons to whom the Software is
+//   furnished to do so, subject to the following conditions:
+//
+//   The above copyright notice and this permission notice shall be included in all
+//   copies or substantial portions of the Software.
+//
+//   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+//   IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+//   FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+//   AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+//   LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+//   OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+//   SOFTWARE.
+// ================================================================================================

@@ -181,15 +181,6 @@ cxx_compiler() {
     try "$cxx links with C" $cxx -pthread -o "$tmp/mixed" "$tmp/uses.o" "$tmp/impl.o"
 }
 
-# installed: what `make install` leaves is open to everybody, whatever the umask. A script stands
-# for the programs, which need not be built for that.
-installed() {
-    (umask 077 && make -s install TLS=mbedtls PROGRAMS=tests/header.sh DESTDIR="$tmp/dest" \
-        PREFIX=/usr) &&
-        [ -f "$tmp/dest/usr/include/revdial_tls.h" ] && [ -f "$tmp/dest/usr/bin/header.sh" ] &&
-        ! find "$tmp/dest/usr" \( -type d ! -perm 755 -o -name '*.h' ! -perm 644 \
-            -o -name '*.sh' ! -perm 755 \) | grep .
-}
 printf '#!/bin/sh\ncase "$*" in *mbedtls*) exit 1 ;; esac\nexec cc "$@"\n' >"$tmp/cc"
 chmod +x "$tmp/cc"
 
@@ -200,9 +191,17 @@ tells() {
     [ "$(make -n all "$@" | grep -c "^echo '$line")" -eq 1 ]
 }
 make_says() {
-    try 'make install does not depend on the umask' installed
     try 'make without mbedTLS says that TLS is left out' tells 'Without TLS: mbedTLS' CC="$tmp/cc"
-    fails 'make refuses a TLS library that it does not know' 'TLS=yes: it must be' make -n TLS=yes
+    fails 'make refuses a TLS library that it does not know' 'TLS=nss: it must be' make -n TLS=nss
+    mkdir -p "$tmp/other" && cp revdial_tls.h "$tmp/other" &&
+        sed 's/^#define REVDIAL_VERSION_PATCH .*/#define REVDIAL_VERSION_PATCH 99/' revdial.h \
+            >"$tmp/other/revdial.h"
+    fails 'revdial_tls.h refuses a revdial.h of another version' 'error.*of another version' \
+        ${CC:-cc} -fsyntax-only -x c "$tmp/other/revdial_tls.h"
+    for tls in yes mbedtls; do
+        fails "make TLS=$tls without mbedTLS fails and says why" \
+            "TLS=$tls: mbedTLS does not compile or link" make -n all TLS=$tls CC="$tmp/cc"
+    done
     try 'make TLS=no says that TLS is left out' tells 'Without TLS: TLS=no' TLS=no
 }
 

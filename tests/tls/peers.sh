@@ -129,8 +129,8 @@ no_early_data() {
     printf '%s\r\n' 'GET /revdial HTTP/1.1' 'Host: x' 'Connection: Upgrade' 'Upgrade: revdial' \
         'Revdial-Name: early' "Authorization: Bearer $(cat "$dir/token")" '' >"$dir/early"
     : >"$dir/proxy.log" >"$dir/client.log"
-    { said client.log '^Early data was|error:' && printf 'GET /nothing HTTP/1.1\nHost: x\n\n' &&
-        said client.log '^HTTP/1.1 |error:' >&2; } | timeout 20 openssl s_client -crlf \
+    { said client.log '^Early data was|:error:' && printf 'GET /nothing HTTP/1.1\nHost: x\n\n' &&
+        said client.log '^HTTP/1.1 |:error:' >&2; } | timeout 20 openssl s_client -crlf \
         -connect "$address" -sess_in "$dir/session.log" -early_data "$dir/early" \
         >>"$dir/client.log" 2>&1
     said_not proxy.log 'event=session.up' || return
