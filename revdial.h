@@ -8876,6 +8876,8 @@ enum {
     RVD_ENGINE_LOCATION_MAX = 120
 };
 
+typedef struct rvd_engine_framing rvd_engine_framing;
+
 struct revdial_engine {
     rvd_heap heap;
     enum rvd_engine_state state;
@@ -8897,8 +8899,8 @@ struct revdial_engine {
     unsigned sent_scheme;  // backend: of our Authorization, 0 if there was none
     int has_secret;        // backend
     char *challenge;       // backend: of the 401, if the next attempt can do better
-    uint8_t *hello;        // our half of the handshake, until it is sent; holds a secret
-    size_t hello_size, hello_len, hello_sent;
+    rvd_base_text hello;   // our half of the handshake, until it is sent; may hold a secret
+    size_t hello_sent;
 
     int tell;                          // REVDIAL_EV_AUTH or _DEAD is due, or EV_NONE
     int dead, status, retry_after_ms;  // of a handshake that failed
@@ -8908,9 +8910,8 @@ struct revdial_engine {
     char features_text[64];
     int carrier;                        // REVDIAL_CARRIER_*
     char accept[RVD_HTTP_ACCEPT_SIZE];  // backend: what has to answer our key
-    const struct rvd_engine_framing
-        *framing;  // of that carrier; NULL: the mux's bytes go as they are
-    rvd_ws *ws;    // WebSocket's state
+    const rvd_engine_framing *framing;  // of that carrier; NULL: the mux's bytes go as they are
+    rvd_ws *ws;                         // of WebSocket
     rvd_mux mux;
 };
 
@@ -8922,18 +8923,17 @@ struct revdial_engine {
 
 static void rvd_engine_hello_free(revdial_engine *e)
 {
-    if (e->hello) rvd_base_wipe(e->hello, e->hello_size);
-    rvd_base_free(&e->heap, e->hello, e->hello_size);
-    e->hello = NULL;
-    e->hello_size = e->hello_len = e->hello_sent = 0;
+    if (e->hello.at) rvd_base_wipe(e->hello.at, e->hello.size);
+    rvd_base_free(&e->heap, e->hello.at, e->hello.size);
+    memset(&e->hello, 0, sizeof e->hello);
+    e->hello_sent = 0;
 }
 
 static int rvd_engine_hello_alloc(revdial_engine *e, size_t size)
 {
-    e->hello = rvd_base_alloc(&e->heap, size);
-    if (!e->hello) return 0;
-    e->hello_size = size;
-    return 1;
+    void *at = rvd_base_alloc(&e->heap, size);
+    if (at) e->hello = rvd_base_text_in(at, size);
+    return at != NULL;
 }
 
 static void rvd_engine_become(revdial_engine *e, enum rvd_engine_state to)
@@ -8968,7 +8968,7 @@ static void rvd_engine_die(revdial_engine *e, int code, int status, const char *
 // ---- carriers ----
 
 // How a carrier frames the bytes of the mux. The raw carrier does not: it has no such table.
-typedef struct rvd_engine_framing {
+struct rvd_engine_framing {
     int (*start)(revdial_engine *e);                                   // 0: out of memory
     size_t (*input)(revdial_engine *e, const uint8_t *p, size_t len);  // as rvd_mux_input()
     int (*output)(revdial_engine *e, struct iovec *iov, int max);      // as rvd_mux_output()
@@ -8978,7 +8978,7 @@ typedef struct rvd_engine_framing {
     int (*is_torn)(const revdial_engine *e);      // would the end of the connection cut a frame?
     void (*trim)(revdial_engine *e);              // frees what an idle session need not hold
     void (*free)(revdial_engine *e);
-} rvd_engine_framing;
+};
 
 // ---- the WebSocket carrier ----
 
@@ -9160,7 +9160,6 @@ static rvd_http_terms rvd_engine_terms(const revdial_engine *e)
 static void rvd_engine_refuse(revdial_engine *e, int status, int is_stale)
 {
     rvd_http_answer answer;
-    rvd_base_text text;
     memset(&answer, 0, sizeof answer);
     answer.status = status;
     answer.schemes = e->auth_schemes;
@@ -9168,11 +9167,8 @@ static void rvd_engine_refuse(revdial_engine *e, int status, int is_stale)
     answer.nonce = e->nonce;
     answer.is_stale = is_stale;
     answer.terms.is_revdial = e->request.terms.is_revdial;
-    if (rvd_engine_hello_alloc(e, RVD_HTTP_ANSWER_SIZE)) {
-        text = rvd_base_text_in(e->hello, e->hello_size);
-        rvd_http_response_write(&text, &answer);
-        e->hello_len = text.len;
-    }
+    if (rvd_engine_hello_alloc(e, RVD_HTTP_ANSWER_SIZE))
+        rvd_http_response_write(&e->hello, &answer);
     rvd_engine_die(e, rvd_http_refusal_of(status)->code, status, rvd_http_refusal_text(status));
 }
 
@@ -9445,7 +9441,6 @@ ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len, i
 int revdial_engine_auth(revdial_engine *e, int verdict)
 {
     rvd_http_answer answer;
-    rvd_base_text text;
     if (e->state != RVD_ENGINE_VERDICT || e->tell == REVDIAL_EV_AUTH) return REVDIAL_EINVAL;
     verdict = (int)rvd_auth_verdict(verdict);
 
@@ -9466,9 +9461,7 @@ int revdial_engine_auth(revdial_engine *e, int verdict)
         rvd_engine_die(e, REVDIAL_ENOMEM, 0, "out of memory for the answer");
         return REVDIAL_ENOMEM;
     }
-    text = rvd_base_text_in(e->hello, e->hello_size);
-    rvd_http_response_write(&text, &answer);
-    e->hello_len = text.len;
+    rvd_http_response_write(&e->hello, &answer);
     rvd_engine_come_up(e, &e->request.terms);
     if (rvd_engine_has_session(e)) return REVDIAL_OK;
     rvd_engine_hello_free(e);  // or the peer would be told yes
@@ -9511,9 +9504,9 @@ int revdial_engine_event(revdial_engine *e, revdial_event *ev)
 int revdial_engine_output(revdial_engine *e, struct iovec *iov, int max)
 {
     int n = 0;
-    if (e->hello && max > 0) {
-        iov[0].iov_base = e->hello + e->hello_sent;
-        iov[0].iov_len = e->hello_len - e->hello_sent;
+    if (e->hello.at && max > 0) {
+        iov[0].iov_base = e->hello.at + e->hello_sent;
+        iov[0].iov_len = e->hello.len - e->hello_sent;
         n = 1;
     }
     if (rvd_engine_has_session(e)) {
@@ -9528,9 +9521,9 @@ void revdial_engine_sent(revdial_engine *e, size_t n)
 {
     size_t hello;
     if (n > RVD_BASE_LEN_MAX) n = 0;
-    hello = rvd_base_min(n, e->hello_len - e->hello_sent);
+    hello = rvd_base_min(n, e->hello.len - e->hello_sent);
     e->hello_sent += hello;
-    if (e->hello && e->hello_sent == e->hello_len) rvd_engine_hello_free(e);
+    if (e->hello.at && e->hello_sent == e->hello.len) rvd_engine_hello_free(e);
     n -= hello;
     if (e->framing) n = e->framing->sent(e, n);
     if (rvd_engine_has_session(e)) rvd_mux_sent(&e->mux, n);
@@ -9822,7 +9815,7 @@ void revdial_engine_get_info(const revdial_engine *e, revdial_engine_info *out)
     out->carrier = e->carrier;
     out->session_id = e->session_id;
     out->was_probe = e->was_probe;
-    out->output_bytes = e->hello_len - e->hello_sent;
+    out->output_bytes = e->hello.len - e->hello_sent;
     if (!rvd_engine_has_session(e)) return;
     out->streams = m->stream_count;
     out->features = m->cfg.features;
@@ -9986,13 +9979,11 @@ static const char *rvd_engine_ws_key(revdial_engine *e, char key[25])
 // Backend: the request goes out first.
 static const char *rvd_engine_request_write(revdial_engine *e, const rvd_http_offer *offer)
 {
-    rvd_base_text text;
     const char *problem = rvd_http_offer_problem(offer);
     if (problem) return problem;
     if (!rvd_engine_hello_alloc(e, RVD_HTTP_HEAD_MAX + 1)) return rvd_engine_no_memory;
-    text = rvd_base_text_in(e->hello, e->hello_size);
-    e->hello_len = rvd_http_request_write(&text, offer);
-    return e->hello_len ? NULL : "headers: the request is over 8192 bytes";
+    return rvd_http_request_write(&e->hello, offer) ? NULL
+                                                    : "headers: the request is over 8192 bytes";
 }
 
 static const char *rvd_engine_request_put(revdial_engine *e, const revdial_engine_config *cfg)
