@@ -307,28 +307,16 @@ static int running_wait(running *r)
     return r->why.code;
 }
 
-static int running_open(running *r)
-{
-    int i;
-    if (pipe(r->wake) != 0) return -1;
-    for (i = 0; i < 2; i++)
-        if (fcntl(r->wake[i], F_SETFL, O_NONBLOCK) < 0 ||
-            fcntl(r->wake[i], F_SETFD, FD_CLOEXEC) < 0)
-            return -1;
-    prog_wake_fd = r->wake[1];
-    return 0;
-}
-
 static int run(running *r, const revdial_agent_config *cfg)
 {
     int rc = REVDIAL_ESYS;
-    if (running_open(r) != 0) {
+    if (prog_wake_open(r->wake) != 0) {
         snprintf(r->why.msg, sizeof r->why.msg, "no pipe for signals: %s", strerror(errno));
     } else {
         r->agent = revdial_agent_start(cfg, &r->why);
         rc = r->agent ? running_wait(r) : r->why.code;
     }
-    prog_wake_fd = -1;
+    prog_wake_close(r->wake);
     if (rc != REVDIAL_OK)
         prog_log_error(r->log, "agent.failed", &r->why);
     else
@@ -365,8 +353,6 @@ static int serve(const settings *s, const char *url, const char *via, revdial_tl
     }
     free(allow.items);
     prog_file_close(&allow_file);
-    if (r.wake[0] >= 0) close(r.wake[0]);
-    if (r.wake[1] >= 0) close(r.wake[1]);
     return rc;
 }
 

@@ -542,6 +542,24 @@ static int prog_catch_signals(void)
     return sigaction(SIGPIPE, &act, NULL);  // the reader of our stdout may go away
 }
 
+// Opens a pipe that signals write to. Returns 0, or -1 with errno; close it in either case.
+static int prog_wake_open(int wake[2])
+{
+    if (pipe(wake) != 0) return -1;
+    for (int i = 0; i < 2; i++)
+        if (fcntl(wake[i], F_SETFL, O_NONBLOCK) < 0 || fcntl(wake[i], F_SETFD, FD_CLOEXEC) < 0)
+            return -1;
+    prog_wake_fd = wake[1];
+    return 0;
+}
+
+static void prog_wake_close(const int wake[2])
+{
+    prog_wake_fd = -1;
+    for (int i = 0; i < 2; i++)
+        if (wake[i] >= 0) close(wake[i]);
+}
+
 // A tunnel needs a descriptor per connection; the usual soft limit of 1024 protects select(2) only.
 static void prog_raise_descriptor_limit(prog_log *log)
 {

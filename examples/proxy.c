@@ -311,12 +311,7 @@ static int app_announce(app *a)
 static int app_open(app *a, const token_table *tokens)
 {
     int rc;
-    if (pipe(a->wake) != 0) return app_failed(a, "no pipe for signals");
-    for (int i = 0; i < 2; i++)
-        if (fcntl(a->wake[i], F_SETFL, O_NONBLOCK) != 0 ||
-            fcntl(a->wake[i], F_SETFD, FD_CLOEXEC) != 0)
-            return app_failed(a, "no pipe for signals");
-    prog_wake_fd = a->wake[1];
+    if (prog_wake_open(a->wake) != 0) return app_failed(a, "no pipe for signals");
     if (prog_catch_signals() != 0) return app_failed(a, "cannot catch signals");
     rc = app_open_proxy(a, tokens);
     return rc == 0 ? app_announce(a) : rc;
@@ -338,9 +333,7 @@ static void app_free(app *a)
 {
     revdial_proxy_stop(a->proxy);  // ends all connections: on_client() has run for each
     prog_tls_free(a->tls);
-    prog_wake_fd = -1;
-    if (a->wake[0] >= 0) close(a->wake[0]);
-    if (a->wake[1] >= 0) close(a->wake[1]);
+    prog_wake_close(a->wake);
     free(a->exposes);
     free(a->s.listens.items);
     free(a->s.exposes.items);
