@@ -1009,11 +1009,23 @@ static int crowd_join(const char *address, int from)
     return fd;
 }
 
+static int queue_has(revdial_proxy *p)
+{
+    int has;
+    pthread_mutex_lock(&p->own.lock);
+    has = !rvd_base_link_is_alone(&p->guard.queue);
+    pthread_mutex_unlock(&p->own.lock);
+    return has;
+}
+
 // Opens more than the hook is asked about at one time, and waits until it is.
 static void crowd_open(crowd *c, world *w, hooked *h)
 {
-    for (int i = 0; i < CROWD; i++) c->fds[i] = crowd_join(w->address, 2);
-    CHECK(util_gate_wait(&h->called, RVD_AUTH_HOOKS));
+    for (int i = 0; i < CROWD; i++) {
+        c->fds[i] = crowd_join(w->address, 2);
+        if (i + 1 == RVD_AUTH_HOOKS) CHECK(util_gate_wait(&h->called, RVD_AUTH_HOOKS));
+        if (i == RVD_AUTH_HOOKS) UTIL_EVENTUALLY(queue_has(w->proxy));  // the oldest that waits
+    }
     UTIL_EVENTUALLY(pending_of(w->proxy) == CROWD);
 }
 
