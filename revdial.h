@@ -13723,7 +13723,6 @@ struct revdial_stream {
     int is_aborted;                          // we reset it
     int is_dialled;                          // by us
     int is_polled;                           // which has accepted it, once and for all
-    int closing;                             // a relay owns it
     int is_writing;                          // a call is at it; others wait until it is done
     char *meta;                              // "key\0value\0…"
     size_t meta_size;
@@ -13814,7 +13813,7 @@ typedef struct rvd_stream_look {
     int64_t last_us;
     int64_t step_us;
     int64_t acked_bytes;  // of wire_bytes, at last_us; without what a transport adds
-    int timeout_ms;       // of the socket, should the system be asked no more
+    int timeout_ms;       // of the socket itself, after which the system ends the connection
 } rvd_stream_look;
 
 // Threads that were woken under the lock, and go on once it is released.
@@ -15542,7 +15541,7 @@ static int rvd_stream_sleep_locked(revdial_session *s, rvd_stream_waiter *w, int
     return r;
 }
 
-// ---- birth of a session ----
+// ---- a new session ----
 
 typedef struct rvd_stream_session_config {
     const rvd_stream_host *host;
@@ -16481,7 +16480,7 @@ static void rvd_relay_pump_out(rvd_relay *r)
     }
 }
 
-// The stream is dead, and its last bytes wait for a reader, who may never read again.
+// The stream is dead, and its last bytes wait for a reader that may never read again.
 static void rvd_relay_left(rvd_relay *r)
 {
     rvd_loop *loop = r->session->loop;

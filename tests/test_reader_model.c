@@ -1,5 +1,5 @@
-// Who reads a session's socket: every interleaving of the algorithm of impl.reader,
-// for the loop and two threads that read, each its own stream, of one session.
+// What reads a session's socket: every interleaving of the algorithm of impl.reader, for the loop
+// and two threads that read, each its own stream, of one session.
 //
 // A step is what happens under one hold of the session's lock, or one system call without it. The
 // comment at each step names the function it stands for. The search is breadth first over all
@@ -10,6 +10,7 @@
 
 enum { THREADS = 2, ARRIVALS = 3 };
 
+// LOOP is both RVD_READER_WATCH and, with loop_reads, RVD_READER_LOOP.
 typedef enum reader { LOOP, THREAD, LEASE } reader;
 typedef enum loop_at { ASLEEP, RUN, CLAIMED, READ } loop_at;
 typedef enum thread_at { AWAY, POLLS, RECEIVES, HAS_READ, SLEEPS, HURRIES } thread_at;
@@ -17,11 +18,11 @@ typedef enum thread_at { AWAY, POLLS, RECEIVES, HAS_READ, SLEEPS, HURRIES } thre
 // Sets of streams are bits: 1 << thread.
 typedef struct thread_state {
     unsigned at;
-    unsigned waits;      // its waiter is known to the session
-    unsigned woken;      // rvd_stream_waiter.woken
+    unsigned waits;        // its waiter is known to the session
+    unsigned woken;        // rvd_stream_waiter.woken
     unsigned is_released;  // .is_released
-    unsigned latch;      // open
-    unsigned holds;      // what a thread that reads has received
+    unsigned latch;        // open
+    unsigned holds;        // what a thread that reads has received
 } thread_state;
 
 typedef struct state {
@@ -51,13 +52,13 @@ typedef struct state {
 enum mutation {
     NONE,
     UNMUTE_WITHOUT_EDGE,    // EPOLL_CTL_MOD did not report what is there already
-    DRIVE_BESIDE_THE_LOOP,  // may_drive() does not look at loop_reads
-    LOOP_BESIDE_A_THREAD,   // loop_claims() does not look at reader
+    DRIVE_BESIDE_THE_LOOP,  // may_begin() does not look at LOOP
+    LOOP_BESIDE_A_THREAD,   // loop_begin() does not look at the state
     LOSE_THE_ROUSED,        // somebody releases the lock without rvd_stream_unlock()
     LOSE_THE_HELD,          // on_io() lets go whom it has held back only if it has read something
     NO_INTERRUPT,           // who wakes a thread that polls does not write to its eventfd
-    LEASE_WITHOUT_TIMER,    // drive_end() asks for no lease
-    LEASE_FOR_SEVERAL,      // drive_end() does not look whether others wait
+    LEASE_WITHOUT_TIMER,    // rvd_reader_end() asks for no lease
+    LEASE_FOR_SEVERAL,      // rvd_reader_end() does not look whether others wait
     SLEEP_IN_A_LEASE,       // sleep() does not give the socket back to the loop
     LEAVE_BEFORE_LATCH,     // sleep() does not wait for a latch that is yet to be opened
     RELAY_WITHOUT_WATCH,    // sink_set() does not end a lease
