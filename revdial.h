@@ -911,6 +911,9 @@ typedef struct revdial_common {
     // before the first probe. Three more follow, a quarter of that apart. 0 = 60000, so that a
     // peer that has vanished is noticed after 105 s; -1 = none.
     int tcp_keepalive_ms;
+    // TCP congestion control of the sessions, e.g. "bbr" (Linux: TCP_CONGESTION). NULL = as the
+    // system has it. Checked at the start: REVDIAL_EINVAL lists what the system offers.
+    const char *congestion;
     // Agent: for https:// and wss://. Proxy: for `listen`, except unix:. Must outlive both. TLS
     // handshakes get about 2 ms of each pass of an I/O thread, so that they do not hold up traffic.
     const revdial_tls *tls;
@@ -10979,12 +10982,65 @@ static void rvd_sys_set_keepalive(int fd, int idle_ms)
 #endif
 }
 
+// The congestion control of a TCP socket, by its name. Unix sockets refuse it.
+static int rvd_sys_set_congestion(int fd, const char *name)
+{
+#ifdef TCP_CONGESTION
+    int r;
+    RVD_SYS_RETRY(
+        r, RVD_SYS(setsockopt)(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name)));
+    return r;
+#else
+    (void)fd;
+    (void)name;
+    return -ENOTSUP;
+#endif
+}
+
+// The names of what the system offers, with blanks between them; "" where it does not say.
+static void rvd_sys_congestion_list(char *text, size_t size)
+{
+    static const char path[] = "/proc/sys/net/ipv4/tcp_available_congestion_control";
+    ptrdiff_t n = 0;
+    int fd;
+    RVD_SYS_RETRY(fd, RVD_SYS(open)(path, O_RDONLY | O_CLOEXEC));
+    if (fd >= 0) {
+        RVD_SYS_RETRY(n, RVD_SYS(read)(fd, text, size - 1));
+        rvd_sys_close(fd);
+    }
+    text[n > 0 ? n : 0] = '\0';
+    text[strcspn(text, "\n")] = '\0';
+}
+
+// May sockets of this process have that congestion control? Returns 0, or REVDIAL_EINVAL or
+// REVDIAL_ESYS with what there is in err.
+static int rvd_sys_congestion_check(const char *name, revdial_err *err)
+{
+    char offered[128], why[220];
+    int fd, r;
+    RVD_SYS_RETRY(fd, RVD_SYS(socket)(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (fd < 0) {
+        rvd_sys_fail(err, REVDIAL_ESYS, -fd, NULL, "common.congestion: no socket to try it on");
+        return REVDIAL_ESYS;
+    }
+    r = rvd_sys_set_congestion(fd, name);
+    rvd_sys_close(fd);
+    if (r == 0) return 0;
+    rvd_sys_congestion_list(offered, sizeof offered);
+    RVD_BASE_JOIN(why, sizeof why, "common.congestion: ",
+                  r == -EPERM ? "not allowed to this process" : "not known to this system",
+                  offered[0] ? "; there are: " : "", offered);
+    rvd_sys_fail(err, REVDIAL_EINVAL, 0, name, why);
+    return REVDIAL_EINVAL;
+}
+
 // A session's socket. The session's own timers notice a dead peer. The system backs them up after
 // timeout_ms, which has to be longer: for the system a window that stays closed is silence as well,
 // and a slow peer's window may stay closed for a minute.
-static void rvd_sys_tune_session(int fd, int timeout_ms)
+static void rvd_sys_tune_session(int fd, int timeout_ms, const char *congestion)
 {
     rvd_sys_set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    if (congestion[0]) rvd_sys_set_congestion(fd, congestion);
     rvd_sys_set_keepalive(fd, 0);
 #ifdef TCP_USER_TIMEOUT
     rvd_sys_set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, timeout_ms);
@@ -13734,12 +13790,15 @@ typedef struct rvd_stream_guest {
     void (*end)(struct rvd_stream_guest *guest);  // be over soon, whatever it costs
 } rvd_stream_guest;
 
+enum { RVD_STREAM_CONGESTION = 16 };  // a name with its NUL, as Linux has it (TCP_CA_NAME_MAX)
+
 // All that runs on one loop, so that its owner can end it.
 typedef struct rvd_stream_group {
     rvd_loop *loop;  // set before start, then read-only, as:
     rvd_log *log;    // of the owner, as:
     rvd_stream_work *work;
     int tcp_keepalive_ms;
+    char congestion[RVD_STREAM_CONGESTION];
     sigset_t mask;                   // of the thread that made it, for hooks
     rvd_base_link sessions, guests;  // loop thread only, as all below
     rvd_loop_task end;
@@ -13980,6 +14039,12 @@ static const char *rvd_stream_common_problem(const revdial_common *c)
     if (c->tls && !c->tls->wrap) return "common.tls: wrap is NULL";
     if (c->tcp_keepalive_ms < -1) return "common.tcp_keepalive_ms: below -1, which means none";
     return NULL;
+}
+
+// And what only the system knows. Returns 0 or an error.
+static int rvd_stream_common_check(const revdial_common *c, revdial_err *err)
+{
+    return c->congestion ? rvd_sys_congestion_check(c->congestion, err) : REVDIAL_OK;
 }
 
 // ---- bytes of the socket, through its transport if there is one ----
@@ -15666,7 +15731,7 @@ static int rvd_stream_session_run(revdial_session *s)
     if (r < 0) return r;
     rvd_stream_work_begin(s->group->work);
     rvd_base_link_push(&s->group->sessions, &s->link);
-    rvd_sys_tune_session(s->fd, s->look.timeout_ms);
+    rvd_sys_tune_session(s->fd, s->look.timeout_ms, s->group->congestion);
     rvd_stream_lock(s);
     rvd_stream_queue_set_locked(s, RVD_STREAM_QUEUE_START);
     s->pace.since_us = s->pace.thin_us = rvd_loop_now(s->loop);
@@ -15689,12 +15754,14 @@ static void rvd_stream_on_group_end(rvd_loop_task *task)
 }
 
 static void rvd_stream_group_init(rvd_stream_group *g, rvd_loop *loop, rvd_log *log,
-                                  rvd_stream_work *work, int tcp_keepalive_ms)
+                                  rvd_stream_work *work, const revdial_common *common)
 {
+    const char *congestion = common->congestion ? common->congestion : "";
     g->loop = loop;
     g->log = log;
     g->work = work;
-    g->tcp_keepalive_ms = tcp_keepalive_ms;
+    g->tcp_keepalive_ms = common->tcp_keepalive_ms;
+    RVD_BASE_JOIN(g->congestion, sizeof g->congestion, congestion);
     rvd_sys_mask_get(&g->mask);
     g->end.run = rvd_stream_on_group_end;
     rvd_base_link_init(&g->sessions);
@@ -19503,6 +19570,7 @@ static int rvd_proxy_exposes_check(const revdial_proxy_config *cfg, revdial_err 
 static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *err)
 {
     const char *problem = rvd_stream_common_problem(&cfg->common);
+    int code;
     if (cfg->common.io_threads > 256) problem = "common.io_threads: over 256";
     if (!cfg->exposes != !cfg->expose_count)
         problem = cfg->exposes ? "exposes: given, but the count is 0"
@@ -19512,6 +19580,8 @@ static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *
     if (cfg->max_auth_failures < -1) problem = "max_auth_failures: below -1, which means no limit";
     if (cfg->unix_mode > 0777) problem = "unix_mode: not from 0 to 0777";
     if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
+    code = rvd_stream_common_check(&cfg->common, err);
+    if (code) return code;
     if (cfg->credential_count && rvd_proxy_rows_check(cfg->credentials, cfg->credential_count, err))
         return REVDIAL_EINVAL;
     return rvd_proxy_exposes_check(cfg, err);
@@ -19570,7 +19640,7 @@ static int rvd_proxy_loops_open(revdial_proxy *p, revdial_err *err)
         p->loops[p->loop_count] = loop;
         p->own.log.loop = p->loops[0];
         rvd_stream_group_init(&p->groups[p->loop_count], loop, &p->own.log, &p->own.work,
-                              p->cfg.common.tcp_keepalive_ms);
+                              &p->cfg.common);
     }
     return REVDIAL_OK;
 }
@@ -21810,7 +21880,10 @@ static int rvd_agent_config_check(const revdial_agent_config *cfg, revdial_err *
 {
     const char *problem = rvd_agent_config_problem(cfg);
     rvd_sys_endpoint e;
+    int code;
     if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
+    code = rvd_stream_common_check(&cfg->common, err);
+    if (code) return code;
     if (cfg->name && !rvd_base_is_name(cfg->name, strlen(cfg->name))) {
         rvd_sys_fail(err, REVDIAL_EINVAL, 0, cfg->name, RVD_BASE_NAME_RULE);
         return REVDIAL_EINVAL;
@@ -21945,8 +22018,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
         return NULL;
     }
     a->fd_most = rvd_sys_fd_most();
-    rvd_stream_group_init(&a->group, a->loop, &a->own.log, &a->own.work,
-                          cfg->common.tcp_keepalive_ms);
+    rvd_stream_group_init(&a->group, a->loop, &a->own.log, &a->own.work, &cfg->common);
     return a;
 }
 

@@ -59,6 +59,7 @@ typedef struct prog_list {
 
 typedef struct prog_common {
     int keepalive_ms, dead_after_ms, tcp_keepalive_ms, half_closed_ms, drain_ms, spin_us;
+    const char *congestion;
     int level, format, access, verbose, help, version;
 } prog_common;
 
@@ -91,6 +92,10 @@ static const prog_option prog_common_options[] = {
      "end the connection if no answer comes in another three quarters of TIME\n"
      "(default 60s); 0: never",
      0, 32767000},
+    {"congestion", PROG_TEXT, PROG_COMMON(congestion), "NAME",
+     "TCP congestion control of the sessions, e.g. bbr where packets get lost\n"
+     "(default: the system's)",
+     0, 0},
     {"half-closed-timeout", PROG_DURATION, PROG_COMMON(half_closed_ms), "TIME",
      "end a connection when one side has finished and the other has been silent\n"
      "for TIME (default 1h); 0: never",
@@ -388,6 +393,7 @@ static int prog_or_never(int ms)
 static void prog_configure(const prog_common *from, revdial_common *to)
 {
     to->tcp_keepalive_ms = prog_or_never(from->tcp_keepalive_ms);
+    to->congestion = from->congestion;
     to->spin_us = (unsigned)from->spin_us;
     to->limits.keepalive_ms = from->keepalive_ms;
     to->limits.dead_after_ms = from->dead_after_ms;

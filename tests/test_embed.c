@@ -524,6 +524,74 @@ TEST(clients_and_targets_are_asked_whether_they_are_still_there)
     }
 }
 
+// Sockets of this process that have that congestion control.
+static int count_congestion(const char *name)
+{
+    int count = 0;
+    for (int fd = 3; fd < 256; fd++) {
+        char now[32] = "";
+        socklen_t len = sizeof now - 1;
+        if (getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, now, &len) == 0)
+            count += strcmp(now, name) == 0;
+    }
+    return count;
+}
+
+// One that this process may choose and that is not the system's: "" if there is none.
+static void other_congestion(char *name, size_t size)
+{
+    static const char *const names[] = {"reno", "cubic", "bbr"};
+    char usual[32] = "";
+    socklen_t len = sizeof usual - 1;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    *name = '\0';
+    getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, usual, &len);
+    for (size_t i = 0; i < sizeof names / sizeof *names && !*name; i++) {
+        socklen_t n = (socklen_t)strlen(names[i]);
+        if (strcmp(names[i], usual) != 0 &&
+            setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, names[i], n) == 0)
+            snprintf(name, size, "%s", names[i]);
+    }
+    close(fd);
+}
+
+TEST(the_sockets_of_a_session_have_the_congestion_control_that_was_asked_for)
+{
+    char name[16];
+    other_congestion(name, sizeof name);
+    for (int which = 0; which < 3 && *name; which++) {  // the proxy's, the agent's, neither
+        forwarded f = {0};
+        world_init(&f.w);
+        if (which == 0) f.w.pcfg.common.congestion = name;
+        if (which == 1) f.w.acfg.common.congestion = name;
+        if (forwarded_open(&f)) CHECK_INT(count_congestion(name), which < 2);
+        forwarded_close(&f);
+    }
+}
+
+TEST(a_congestion_control_that_the_system_does_not_have_is_refused_with_those_that_it_has)
+{
+    revdial_proxy_config p = {.listen = "127.0.0.1:0", .common.congestion = "no-such"};
+    revdial_agent_config a = {.url = "http://127.0.0.1:1",
+                              .name = "cam-1",
+                              .default_target = "127.0.0.1:1",
+                              .common.congestion = "no-such"};
+    revdial_err err;
+    char has[128] = "", *one, *rest = has;
+    FILE *file = fopen("/proc/sys/net/ipv4/tcp_available_congestion_control", "r");
+    if (file) {
+        CHECK(fgets(has, sizeof has, file) != NULL);
+        fclose(file);
+    }
+    CHECK(revdial_proxy_start(&p, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_EINVAL);
+    CHECK(strstr(err.msg, "\"no-such\": common.congestion: ") != NULL);
+    while ((one = strtok_r(rest, " \n", &rest)) != NULL)
+        if (!strstr(err.msg, one)) test_fail(__FILE__, __LINE__, "no %s in: %s", one, err.msg);
+    CHECK(revdial_agent_start(&a, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_EINVAL);
+}
+
 TEST(a_connection_that_one_side_has_finished_ends_when_the_other_is_silent_for_too_long)
 {
     for (int at_agent = 0; at_agent < 2; at_agent++) {
