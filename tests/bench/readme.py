@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""The plot and the table of README.md, from what `make bench BENCH=relay` has left.
+"""The table of README.md, from what `make bench BENCH=relay` has left, and the plot of that table.
 
-    python3 tests/bench/readme.py build/bench/results.json tests/bench/relay.svg
-
-Writes the plot and prints the table.
+    python3 tests/bench/readme.py table build/bench/results.json      prints the table
+    python3 tests/bench/readme.py plot README.md tests/bench/relay.svg
 """
 import json
 import sys
@@ -16,10 +15,6 @@ import svg
 
 PEERS = {"direct": "no tunnel", "revdial": "revdial", "haproxy": "two HAProxies",
          "yamux": "Go, yamux", "ssh": "ssh -R"}
-# Of the plot: job, figure, title.
-PANELS = [("up1", "MBps", "bulk, 1 connection (MB/s)"),
-          ("ping500", "per_s", "ping-pong, 500 connections (/s)"),
-          ("touch32", "per_s", "connect + echo + close (/s)")]
 ROWS = [("up1", "MBps", "bulk up, 1 connection, MB/s"),
         ("down1", "MBps", "bulk down, 1 connection, MB/s"),
         ("up16", "MBps", "bulk up, 16 connections, MB/s"),
@@ -31,23 +26,21 @@ ROWS = [("up1", "MBps", "bulk up, 1 connection, MB/s"),
         ("mixed", "MBps", "4 bulk + 1 ping: MB/s"),
         ("mixed", "p50_us", "4 bulk + 1 ping: ping, median µs"),
         ("mixed", "p99_us", "4 bulk + 1 ping: ping, 99th percentile µs")]
+PLOTTED = ["bulk up, 1 connection, MB/s", "ping-pong, 500 connections, a second",
+           "the same, 32 in flight"]
 
 
 def figure(value):
-    """Three digits that count, and a comma from 10,000 on."""
+    """Whole numbers; from 10,000 on to the hundred, with a comma."""
     if value is None:
         return ""
     return f"{round(value, -2):,.0f}" if value >= 9999.5 else f"{value:.0f}"
 
 
-def main(source, target):
+def table(source):
     results = run.Results()
     with open(source) as f:
         results.of = json.load(f)["results"]
-    panels = [(title, "", [(p, results.median(job, p, key)) for p in PEERS
-                           if results.median(job, p, key) is not None])
-              for job, key, title in PANELS]
-    svg.bars(target, "make bench BENCH=relay: medians, more is better", panels, report.number)
     print("| | " + " | ".join(PEERS.values()) + " |")
     print("|---|" + "--:|" * len(PEERS))
     for job, key, title in ROWS:
@@ -58,5 +51,17 @@ def main(source, target):
     print("| one idle connection, bytes on the proxy and the agent | " + " | ".join(both) + " |")
 
 
+def plot(source, target):
+    rows = {}
+    with open(source) as f:
+        for line in f:
+            cells = [c.strip() for c in line.strip().strip("|").split("|")]
+            if cells[0] in PLOTTED:
+                rows[cells[0]] = [float(c.replace(",", "")) for c in cells[1:]]
+    panels = [(name.replace("the same", "connect + echo + close"), "more is better",
+               list(zip(PEERS, rows[name]))) for name in PLOTTED]
+    svg.bars(target, "make bench BENCH=relay", panels, report.number)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    {"table": table, "plot": plot}[sys.argv[1]](*sys.argv[2:])
