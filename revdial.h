@@ -1495,8 +1495,8 @@ static void rvd_base_free(rvd_heap *h, void *p, size_t size)
 }
 
 // Copies of what a caller handed over, in one block that is freed as a whole. The same calls lay it
-// out twice. Without a block they count and return NULL; rvd_base_arena_open() makes the block
-// for the second time.
+// out twice. In the first pass there is no block: they count, and return NULL. Then
+// rvd_base_arena_open() makes the block, and the second pass fills it.
 typedef struct rvd_base_arena {
     char *at;
     size_t len;   // counted or filled so far

@@ -215,6 +215,18 @@ WORLD_TEST(U6_closing_the_proxy_wakes_all_who_wait_for_it)
     }
 }
 
+WORLD_TEST(a_session_keeps_no_text_of_its_request_once_it_is_up)
+{
+    revdial_session *s;
+    if (!CHECK_INT(revdial_proxy_list(w->proxy, NULL, &s, 1), 1)) return;
+    const rvd_proxy_member *m = s->member;
+    rvd_stream_lock(s);
+    CHECK(m->texts.at == NULL && m->auth.secret == NULL && m->auth.name == NULL);
+    CHECK_INT(m->auth.scheme, REVDIAL_AUTH_BEARER);
+    rvd_stream_unlock(s);
+    revdial_session_unref(s);
+}
+
 WORLD_TEST(a_session_that_is_drained_for_too_long_is_cut_and_says_so)
 {
     util_state e = {0};
@@ -253,6 +265,7 @@ NEW_WORLD_TEST(a_thousand_streams_at_once_each_get_their_own_bytes_back_and_leav
 {
     enum { MANY = 1000 };
     static called c[MANY];
+    const revdial_dial_opts patient = {.timeout_ms = UTIL_WAIT_MS};  // threads start slowly
     revdial_stats before, stats;
     w->acfg.max_handlers = MANY + 1;  // the first one may not have left its place yet
     REQUIRE(world_open(w));
@@ -262,7 +275,7 @@ NEW_WORLD_TEST(a_thousand_streams_at_once_each_get_their_own_bytes_back_and_leav
     int wrong = 0;
     for (int i = 0; i < MANY; i++) {
         called_init(&c[i], w);
-        if (revdial_dial_async(w->proxy, "cam-1", NULL, on_dial, &c[i]) <= 0) wrong++;
+        if (revdial_dial_async(w->proxy, "cam-1", &patient, on_dial, &c[i]) <= 0) wrong++;
     }
     for (uint32_t i = 0; i < MANY; i++) {
         CHECK(util_gate_wait(&c[i].done, 1));
