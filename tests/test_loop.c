@@ -592,7 +592,7 @@ TEST(every_descriptor_is_nonblocking_and_close_on_exec_even_when_every_other_cal
         fault_clear();
         atomic_store(&fault_eintr, eintr);
         REQUIRE(connected_pair(address("127.0.0.1:0"), fds) == 0);
-        rvd_sys_tune_session(fds[0], 30000);
+        rvd_sys_tune_session(fds[0], 30000, "");
         rvd_sys_tune_client(fds[1]);
         CHECK_INT(rvd_sys_set_notsent_lowat(fds[0], 16384), 0);
         CHECK_INT(rvd_sys_shutdown_wr(fds[0]), 0);
@@ -611,7 +611,7 @@ TEST(a_session_socket_has_keepalive_60_15_3_user_timeout_30_and_no_nagle)
                 {IPPROTO_TCP, TCP_KEEPIDLE, 60}, {IPPROTO_TCP, TCP_KEEPINTVL, 15},
                 {IPPROTO_TCP, TCP_KEEPCNT, 3},   {IPPROTO_TCP, TCP_USER_TIMEOUT, 30000}};
     int fd = rvd_sys_socket_tcp(AF_INET);
-    rvd_sys_tune_session(fd, 30000);
+    rvd_sys_tune_session(fd, 30000, "");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         int value = -1;
         socklen_t len = sizeof value;
