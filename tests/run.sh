@@ -1,11 +1,12 @@
 #!/bin/sh
-# Runs test programs, each bounded in time, as many at once as there are processors, and adds up
-# what they say.
+# Runs test programs, each bounded in time, and adds up what they say.
 #     tests/run.sh PROGRAM...        *.sh are run by sh
+# RUN_JOBS run at once, by default as many as there are processors. RUN_TIMEOUT, in seconds, is ten
+# times what the slowest suite takes alone: other work on the machine is no failure.
 # One line per suite, the whole output of those that failed, and a last line "N passed, N failed". A
 # suite ends with such a line itself; one that does not, or whose exit status disagrees with it
 # (a sanitizer's report at exit, a crash), counts one failure more.
-limit=${RUN_TIMEOUT:-100}
+limit=${RUN_TIMEOUT:-300}
 
 # run_one PROGRAM FILE: the line in FILE begins with what it counted.
 run_one() {

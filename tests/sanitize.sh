@@ -28,4 +28,4 @@ while [ $# -ge 2 ]; do
     programs="$programs $goals"
 done
 if [ -z "$built" ]; then exit 1; fi
-RUN_TIMEOUT=400 exec sh tests/run.sh $programs
+RUN_TIMEOUT=900 exec sh tests/run.sh $programs

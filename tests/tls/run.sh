@@ -11,4 +11,4 @@ if [ ! -x "${1-}" ] || ! command -v openssl >/dev/null; then
 fi
 rm -rf "$REVDIAL_TLS_CERTS"
 mkdir -p "$REVDIAL_TLS_CERTS" && sh tests/tls/certs.sh "$REVDIAL_TLS_CERTS" || exit 1
-RUN_TIMEOUT=200 sh tests/run.sh "$@" tests/tls/peers.sh
+RUN_TIMEOUT=600 sh tests/run.sh "$@" tests/tls/peers.sh

@@ -42,19 +42,26 @@ run() {
     tree=$(sources "$2" "$3" "$here/crate" 2>"$log") && [ -d "$tree/$4/library" ] || return
     library "$tree/$4" "$here" >>"$log" 2>&1 || return
     made="${MAKE:-make} --no-print-directory BUILD=$build/tls-$1 TLS=mbedtls TLS_LIBS=-lmbedtls"
-    $made CPPFLAGS="$threads -isystem $tree/$4/include" LDFLAGS="-L$here" tls >"$log" 2>&1
+    $made CFLAGS=-g CPPFLAGS="$threads -isystem $tree/$4/include" LDFLAGS="-L$here" tls \
+        >"$log" 2>&1
     "$here/revdial-proxy" --version | grep -q "mbedTLS $1\$"
 }
 
+if [ "${1-}" = --one ]; then
+    set -- $(echo "$known" | grep "^$2 ")
+    [ $# -eq 4 ] && run "$@"
+    exit
+fi
 [ $# -gt 0 ] || set -- $(echo "$known" | cut -d ' ' -f 1)
+# Side by side: they wait more than they work.
+for version in "$@"; do sh "$0" --one "$version" & done
+wait
 for version in "$@"; do
-    set -- $(echo "$known" | grep "^$version ")
-    sum=
-    if [ $# -eq 4 ] && run "$@"; then
-        sum=$(grep -Ex '[0-9]+ passed, [0-9]+ failed' "$log" | tail -n 1)
-        sed -n "/passed, [0-9]* failed\|^ *FAIL/s/^/$version: /p" "$log"
-    fi
+    log=$build/tls-$version/log
+    sum=$(grep -Ex '[0-9]+ passed, [0-9]+ failed' "$log" | tail -n 1)
+    "$build/tls-$version/revdial-proxy" --version | grep -q "mbedTLS $version\$" || sum=
     if [ "$sum" ]; then
+        sed -n "/passed, [0-9]* failed\|^ *FAIL/s/^/$version: /p" "$log"
         set -- $(echo "$sum" | tr -cd '0-9 ')
     else
         echo "$version: not to be had, not to be built, or not what was linked"
