@@ -17024,18 +17024,25 @@ typedef struct rvd_owner_snapshot {
 } rvd_owner_snapshot;
 
 // Takes a reference to every session, up or not. Returns 0, or REVDIAL_ENOMEM and an empty list.
-static int rvd_owner_snapshot_open(rvd_owner *o, rvd_owner_snapshot *list)
+static int rvd_owner_snapshot_locked(rvd_owner *o, rvd_owner_snapshot *list)
 {
     list->count = 0;
-    pthread_mutex_lock(&o->lock);
     list->size = (o->member_count + (size_t)1) * sizeof *list->all;
     list->all = rvd_owner_alloc(o, list->size);
     for (rvd_base_link *l = o->members.next; list->all && l != &o->members; l = l->next) {
         rvd_owner_member *m = RVD_BASE_OWNER(l, rvd_owner_member, link);
         list->all[list->count++] = revdial_session_ref(m->session);
     }
-    pthread_mutex_unlock(&o->lock);
     return list->all ? REVDIAL_OK : REVDIAL_ENOMEM;
+}
+
+static int rvd_owner_snapshot_open(rvd_owner *o, rvd_owner_snapshot *list)
+{
+    int code;
+    pthread_mutex_lock(&o->lock);
+    code = rvd_owner_snapshot_locked(o, list);
+    pthread_mutex_unlock(&o->lock);
+    return code;
 }
 
 static void rvd_owner_snapshot_close(rvd_owner *o, rvd_owner_snapshot *list)
@@ -17049,8 +17056,8 @@ static void rvd_owner_get_stats(rvd_owner *o, revdial_stats *out)
     rvd_owner_snapshot list;
     memset(out, 0, sizeof *out);
     if (rvd_owner_is_child(o)) return;
-    rvd_owner_snapshot_open(o, &list);
     pthread_mutex_lock(&o->lock);
+    rvd_owner_snapshot_locked(o, &list);  // a session that ends after this is counted once
     *out = o->stats;
     out->sessions = o->up_count;
     pthread_mutex_unlock(&o->lock);
