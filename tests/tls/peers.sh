@@ -92,7 +92,8 @@ is_taken() { client "$@" && grep -q 'Verify return code: 0 (ok)' "$dir/client.lo
 
 # ---- a proxy, and openssl s_client ----
 
-proxy --tls-cert "$certs/server.pem" --tls-key "$certs/server.key" || exit 1
+# With debug, because a peer that has not sent a request is no warning.
+proxy --tls-cert "$certs/server.pem" --tls-key "$certs/server.key" --log-level debug || exit 1
 check 'a client is taken' is_taken
 check 'with forward secrecy' grep -Eq 'Cipher is (ECDHE|TLS_)' "$dir/client.log"
 check 'without compression' grep -q 'Compression: NONE' "$dir/client.log"
@@ -115,8 +116,8 @@ check 'D6 all other suites at once are refused' is_refused 'no cipher suite' -tl
     -cipher "$weak@SECLEVEL=0"
 
 # A request in TLS 1.3's early data, which anybody on the way may send again, is not looked at: the
-# first answer is to the request that comes after it. Where the handshake fails because there is no
-# TLS 1.3, nothing was taken either.
+# first answer is to the request that comes after it. Nothing is taken either where the handshake
+# fails: without TLS 1.3, and with mbedTLS 3.6, which cannot skip what it cannot decrypt.
 no_early_data() {
     server -cert "$certs/server.pem" -key "$certs/server.key" -tls1_3 -early_data \
         -max_early_data 16384
@@ -134,12 +135,11 @@ no_early_data() {
         -connect "$address" -sess_in "$dir/session.log" -early_data "$dir/early" \
         >>"$dir/client.log" 2>&1
     said_not proxy.log 'event=session.up' || return
-    if [ "$has_1_3" ]; then
-        grep -q '^Early data was rejected' "$dir/client.log" &&
-            [ "$(grep -o '^HTTP/1.1 [0-9]*' "$dir/client.log" | head -n 1)" = 'HTTP/1.1 404' ]
-    else
-        said proxy.log 'event=session.refused' && said_not client.log '^HTTP/1.1'
-    fi
+    case $(grep -o '^HTTP/1.1 [0-9]*' "$dir/client.log" | head -n 1) in
+    'HTTP/1.1 404') grep -q '^Early data was rejected' "$dir/client.log" ;;
+    '') said proxy.log 'event=session.refused' ;;
+    *) return 1 ;;
+    esac
 }
 check 'D27 no SNI' is_taken -noservername
 check 'D27 another SNI' is_taken -servername other.test
@@ -161,9 +161,7 @@ resumes() {
 }
 check 'D19 sessions are not resumed' eval '! resumes -tls1_2'
 check 'D19 there are no tickets' eval '! grep -q "TLS session ticket:" "$dir/client.log"'
-has_1_3=
 if client -tls1_3; then
-    has_1_3=yes
     check 'D19 nor by 1.3' eval '! resumes -tls1_3'
     key_update() {
         : >"$dir/client.log"
