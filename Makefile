@@ -24,6 +24,7 @@
 ##   install-headers  the headers and revdial.pc alone
 ##   uninstall  removes all of these
 ##   package    what is installed can be built with, by pkg-config and CMake, too
+##   size       bytes of text at -Os: the engine alone, a backend alone, everything
 ##   clean      removes build/
 ## Honours CC CFLAGS CPPFLAGS LDFLAGS LDLIBS, DESTDIR PREFIX BINDIR INCLUDEDIR MANDIR PKGCONFIGDIR.
 ## CI=true makes warnings errors.
@@ -125,7 +126,7 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test check demo layers tidy header asan tsan portable interop tls \
 	tls-versions fuzz timing e2e bench bench-peers format man install install-headers uninstall \
-	package clean help no-tls FORCE
+	package size clean help no-tls FORCE
 
 all: $(PROGRAMS) examples $(NO_TLS)
 
@@ -320,6 +321,16 @@ uninstall:
 
 package: $(PROGRAMS) $(MAN1)
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' MAKE='$(MAKE)' sh tests/package.sh
+
+# The backend is a program from which the linker has dropped what it does not use.
+OS = $(CC) -std=c11 -Os -ffunction-sections -I. -x c -DREVDIAL_IMPLEMENTATION revdial.h
+size:
+	@mkdir -p $(BUILD)/size
+	@$(OS) -DREVDIAL_NO_RUNTIME -c -o $(BUILD)/size/engine.o
+	@$(OS) -c -o $(BUILD)/size/all.o
+	@$(CC) -std=c11 -Os -ffunction-sections -I. $(DROP_UNUSED) -pthread -o $(BUILD)/size/backend \
+		examples/minimal_backend.c
+	@size $(BUILD)/size/engine.o $(BUILD)/size/backend $(BUILD)/size/all.o
 
 clean:
 	rm -rf build
