@@ -4944,7 +4944,7 @@ static void rvd_mux_drain_check(rvd_mux *m)
 RVD_BASE_SLOW static void rvd_mux_heard(rvd_mux *m)
 {
     if (m->dead) return;  // by what came: that is the last event
-    if (m->is_mute && !m->dead) m->news ^= RVD_MUX_NEWS_MUTE;  // nothing is told after DEAD
+    if (m->is_mute) m->news ^= RVD_MUX_NEWS_MUTE;
     m->is_mute = 0;
     rvd_mux_drain_check(m);
 }
