@@ -171,6 +171,7 @@ static inline tls_world *tls_world_new(revdial_tls *server, revdial_tls *client)
     tw->w.pcfg.common.tls = server;
     tw->w.pcfg.common.log = tls_log;
     tw->w.pcfg.common.log_ud = tw;
+    tw->w.pcfg.common.log_level = REVDIAL_LOG_DEBUG;  // a peer that sends nothing is no warning
     tw->w.acfg.common.tls = client;
     tw->w.acfg.server_name = "localhost";
     return tw;
