@@ -2,6 +2,18 @@
 // proxy and agents on loopback), a backend's handler that does what the dialler asks for, and raw
 // TCP ends that speak the wire by hand. Nothing here sleeps to let something happen: what is
 // awaited opens a gate, and a wait that lasts twenty seconds is a failure.
+//
+//    wait       util_gate_add, util_gate_wait; util_log_wait for a state of on_session or on_state;
+//               UTIL_EVENTUALLY(condition) for what tells nobody
+//    time       util_clock_stop, util_clock_advance_ms: the clock of the library, not of the system
+//    a world    WORLD_TEST(name) has w, open; NEW_WORLD_TEST changes w->pcfg and w->acfg first, and
+//               then calls world_open, or world_open_proxy and world_open_agent
+//    streams    world_dial(w, "echo", n, &err): util_handler says what it can be asked for;
+//               dialling_start dials in a thread; util_read_payload and util_read_bulk check bytes
+//    threads    util_thread; util_loop_hold stops an I/O thread; util_settle waits until it is idle
+//    by hand    raw_listen, raw_connect, raw_backend, raw_frame_send, raw_frame_await: the other
+//               end as bytes; raw_close_reset ends it with RST
+//    leaks      util_fds, util_threads: before and after
 #ifndef REVDIAL_TEST_RUNTIME_UTIL_H
 #define REVDIAL_TEST_RUNTIME_UTIL_H
 
