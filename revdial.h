@@ -47,10 +47,13 @@
 //           first four. It costs nothing more than a connection to `listen`.
 //
 // LAYERS    your program --- api.proxy, api.agent ---> impl.proxy, impl.agent  names, dials, links
+//                                                      impl.owner            what both have
 //                      --- api.stream -------------> impl.stream, impl.relay blocking, copying
-//                                                      impl.log              lines of the log
-//                                                      impl.loop, impl.sys   threads: here and up
-//                      --- api.engine -------------> impl.engine             no I/O: here and down
+//                                                      impl.reader           reads the socket
+//                                                      impl.transport        TLS
+//                                                      impl.log, impl.lookup lines, host names
+//                                                      impl.loop, impl.sys   threads from here up
+//                      --- api.engine -------------> impl.engine             no I/O from here down
 //                                                      impl.http, impl.mux   handshake, streams
 //                                                      impl.auth             credentials
 //                                                      impl.egress           egress proxies
@@ -87,11 +90,17 @@
 //    impl.agent    allow list, targets, links to proxies
 //
 // TO CHANGE          LOOK AT
-//    an error        REVDIAL_ERRORS or REVDIAL_RESETS, one line
-//    a limit         revdial_limits, rvd_engine_limits_resolve(), the constants above impl.mux
+//    an error        REVDIAL_ERRORS, one line
+//    a reset code    REVDIAL_RESETS, rvd_stream_reset_error(), the table in tests/vectors/README.md
+//    a limit         revdial_limits, rvd_engine_limits_check(), rvd_engine_limits_resolve(); its
+//                    default is a constant at the top of impl.base or impl.mux
 //    a frame's rule  rvd_mux_on_header() and the functions before it, tests/test_mux.c
 //    a stream state  the three small machines above rvd_mux_stream
-//    a header        impl.http, tests/vectors/
+//    a header        RVD_HTTP_FIELDS, tests/vectors/. For one that a hook sees also
+//                    RVD_HTTP_LABELS, revdial_engine_config, revdial_auth_req,
+//                    rvd_proxy_request_keep(), rvd_agent_engine_config()
+//    a carrier       revdial_carrier, rvd_http_note_upgrade(), rvd_engine_framing; then grep for
+//                    CARRIER_WEBSOCKET
 //    a way to prove  Digest and Credentials in impl.auth, Challenges in impl.http
 //    wrong guesses   the constants above rvd_auth_guard, rvd_auth_payer_of()
 //    a proxy option  revdial_proxy_config, rvd_proxy_config_check(), its use; a text also in
@@ -174,7 +183,7 @@ typedef struct revdial_agent revdial_agent;      // keeps a backend's sessions t
 typedef struct revdial_session revdial_session;  // one authenticated connection; reference-counted
 typedef struct revdial_stream revdial_stream;    // one logical byte stream; its receiver owns it
 typedef struct revdial_engine revdial_engine;    // the whole protocol without a socket or a thread
-typedef struct revdial_egress revdial_egress;    // client side of an egress proxy's handshake, too
+typedef struct revdial_egress revdial_egress;    // our side of an egress proxy's handshake
 
 // X(name, value, text). Every call returns >= 0 for success or one of these.
 #define REVDIAL_ERRORS(X) \
@@ -376,8 +385,8 @@ typedef struct revdial_auth_req {
 } revdial_auth_req;
 
 // What becomes of a backend that asks to register. The values are HTTP statuses, except the last.
-// Where a verdict is expected an error may stand as well: REVDIAL_EAUTH means UNAUTHORIZED, EDENIED
-// FORBIDDEN, EDUPLICATE CONFLICT, every other one UNAVAILABLE.
+// A hook may also return an error: REVDIAL_EAUTH means UNAUTHORIZED, EDENIED FORBIDDEN, EDUPLICATE
+// CONFLICT, every other one UNAVAILABLE. So may the caller of revdial_engine_auth().
 enum revdial_verdict {                   // and the error that the backend gets:
     REVDIAL_VERDICT_ADMIT = 0,           // none: the answer is 101
     REVDIAL_VERDICT_BAD_REQUEST = 400,   // EUPGRADE: no name was sent, and the row has several
@@ -405,7 +414,7 @@ enum revdial_pick {
 
 enum revdial_dial_flag {
     REVDIAL_DIAL_WAIT = 1,  // wait for a backend to appear instead of REVDIAL_ENOBACKEND
-    REVDIAL_DIAL_EARLY = 2  // return at once, do not wait until the other end has accepted
+    REVDIAL_DIAL_EARLY = 2  // return before the other end has accepted; not about `early` below
 };
 
 enum { REVDIAL_EARLY_MAX = 4096 };  // bytes; with a preamble they fit in the smallest window
@@ -1002,12 +1011,13 @@ typedef struct revdial_proxy_config {
     //   one IPv6 /48               eight times as many as a /64 of it
     // BEARER, BASIC, DIGEST and the verdicts of `auth` count alike; a certificate is no guess. What
     // was right within the last day has budgets of its own, so that a guesser does not lock out its
-    // neighbours: an agent (name and instance) N wrong ones and one every 5 s, other instances that
-    // present a credential known from this source 10 N and one every 0.5 s. With the default a
+    // neighbours. An agent (name and instance) that was right: N at once, then one every 5 s. Other
+    // instances that present a credential known from this source: together 10 N at once, then one
+    // every 0.5 s. With the default a
     // source can try 720 secrets an hour for one name, as many for each agent that was in, and
     // 14,400 in all. There is no limit for all sources together: a botnet could use it to lock
     // everybody out. A proxy that was restarted has forgotten both. It remembers the 4096 largest
-    // debts and the latest 16,384 credentials that were right, in 192 KiB.
+    // debts and the latest 16,384 keys of requests that were right, two for each, in 320 KiB.
     int max_auth_failures;
     unsigned max_sessions;           // default 65536
     unsigned max_sessions_per_name;  // default 64
@@ -1016,7 +1026,7 @@ typedef struct revdial_proxy_config {
     unsigned max_sessions_per_identity;
     // Connections that have not authenticated yet, default 512. Each has handshake_timeout_ms, but
     // the time that it waits for the proxy's own TLS work does not count. One source gets 7/8 of
-    // the places; its next connections wait in a queue, eight times as long but at most a quarter
+    // the places; the rest wait in a queue with eight times as many places, but at most a quarter
     // of the process's descriptors. The next place goes to the first in the queue that has sent a
     // byte. A connection loses its place to the queue after 2 s without progress, 5 s while others
     // come up. So a thousand agents behind one address all get in, and silent connections do not
@@ -1180,8 +1190,8 @@ REVDIAL_API int revdial_dial_cancel(revdial_proxy *p, int64_t dial);
 // Reads what is there, waiting for the first byte.
 //   blocks   until the read deadline
 //   returns  >0 bytes; 0 EOF and nothing else; REVDIAL_EAGAIN, ETIMEDOUT, ERESET (see
-//            revdial_stream_error()), ECLOSED; EINVAL: no room for a byte, count is negative, or
-//            the lengths add up to more than PTRDIFF_MAX
+//            revdial_stream_error()), ELOST, ECLOSED; EINVAL: no room for a byte, count is
+//            negative, or the lengths add up to more than PTRDIFF_MAX
 //   thread   any but I/O threads, one reader at a time
 REVDIAL_API ptrdiff_t revdial_read(revdial_stream *st, void *buf, size_t len);
 REVDIAL_API ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count);
@@ -1189,8 +1199,8 @@ REVDIAL_API ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov,
 // Writes all of it, as the peer grants credit.
 //   blocks   until the write deadline
 //   returns  len; less if the deadline passed or the stream failed in between; or REVDIAL_EAGAIN,
-//            ETIMEDOUT, ERESET, ECLOSED if nothing was taken; EINVAL as above, except that a write
-//            of 0 bytes returns 0 and accepts the stream. buf is yours again in every case
+//            ETIMEDOUT, ERESET, ELOST, ECLOSED if nothing was taken; EINVAL as above, except that
+//            a write of 0 bytes returns 0 and accepts the stream. buf is yours again in every case
 //   thread   any but I/O threads; the bytes of two calls are never mixed, one call waits for the
 //            other
 REVDIAL_API ptrdiff_t revdial_write(revdial_stream *st, const void *buf, size_t len);
@@ -1457,7 +1467,12 @@ REVDIAL_API int revdial_agent_stop(revdial_agent *a, int drain_ms);
 #endif
 
 // Defaults of revdial_limits for the life of a session.
-enum { RVD_BASE_KEEPALIVE_MS = 15000, RVD_BASE_DEAD_AFTER_MS = 15000, RVD_BASE_STALL_MS = 30000 };
+enum {
+    RVD_BASE_KEEPALIVE_MS = 15000,
+    RVD_BASE_DEAD_AFTER_MS = 15000,
+    RVD_BASE_HANDSHAKE_MS = 10000,
+    RVD_BASE_STALL_MS = 30000
+};
 
 // Every object allocates through a heap, so that its total is known and a test can refuse the n-th
 // request.
@@ -10042,7 +10057,7 @@ static const char *rvd_engine_config_copy(revdial_engine *e, const revdial_engin
     e->role = cfg->role;
     e->accept_streams = cfg->accept_streams || cfg->role == REVDIAL_ROLE_BACKEND;
     e->limits = cfg->limits;
-    if (!e->limits.handshake_timeout_ms) e->limits.handshake_timeout_ms = 10000;
+    if (!e->limits.handshake_timeout_ms) e->limits.handshake_timeout_ms = RVD_BASE_HANDSHAKE_MS;
     e->session_id = cfg->session_id;
     e->seed = cfg->seed;
     e->auth_schemes = cfg->auth_schemes ? cfg->auth_schemes : REVDIAL_AUTH_BEARER;
@@ -21158,9 +21173,10 @@ static void rvd_agent_link_connect(rvd_agent_link *l)
 
 static void rvd_agent_link_begin(rvd_agent_link *l)
 {
-    int64_t limit = l->agent->cfg.common.limits.handshake_timeout_ms;
+    int64_t limit_ms = l->agent->cfg.common.limits.handshake_timeout_ms;
+    if (!limit_ms) limit_ms = RVD_BASE_HANDSHAKE_MS;
     rvd_agent_link_become(l, RVD_AGENT_CONNECTING);
-    l->conn.until_us = rvd_loop_now(l->agent->loop) + (limit ? limit : 10000) * 1000;
+    l->conn.until_us = rvd_loop_now(l->agent->loop) + limit_ms * 1000;
     rvd_agent_link_connect(l);
 }
 
