@@ -5637,7 +5637,8 @@ static int rvd_auth_row_digest(const rvd_auth_claim *c, const char *secret,
     const revdial_digest *d = c->scheme == REVDIAL_AUTH_DIGEST ? c->req->digest : NULL;
     const char *const own = d ? "ha1:" : "sha256:", *const other = d ? "sha256:" : "ha1:";
     uint8_t listed[RVD_BASE_SHA256_SIZE] = {0};
-    int found = rvd_auth_row_hash(secret, own, listed);
+    int is_other = strncmp(secret, other, strlen(other)) == 0;
+    int found = is_other ? -1 : rvd_auth_row_hash(secret, own, listed);
     const char *const parts[] = {c->req->user, d ? d->realm : "", found ? rvd_auth_nobody : secret};
     size_t before = d ? strlen(parts[0]) + strlen(parts[1]) + 2 : 0;
     if (!found && c->secret_max) rvd_auth_row_hash(RVD_AUTH_NO_HASH, "", listed);
@@ -5645,7 +5646,7 @@ static int rvd_auth_row_digest(const rvd_auth_claim *c, const char *secret,
     if (c->secret_max) rvd_auth_even_out(before + strlen(parts[2]), before + c->secret_max);
     if (found) memcpy(digest, listed, sizeof listed);
     rvd_base_wipe(listed, sizeof listed);
-    return found >= 0 && *secret && strncmp(secret, other, strlen(other)) != 0;
+    return found >= 0 && *secret;
 }
 
 static int rvd_auth_proves_digest(rvd_auth_claim *c, const uint8_t ha1[RVD_BASE_SHA256_SIZE])
@@ -15368,7 +15369,7 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int *waits)
         s->end.lingered += n > 0 ? (size_t)n : 0;
         if (n <= 0 || s->end.lingered > RVD_STREAM_LINGER_BYTES) rvd_stream_close_locked(s);
     } else if (n > 0) {
-        int was_handshake = s->state == RVD_STREAM_HANDSHAKE;
+        int was_handshake = s->state == RVD_STREAM_HANDSHAKE || s->state == RVD_STREAM_DEAD;
         s->handshake.has_said = 1;
         s->wakeups.holds = !is_last && n >= RVD_STREAM_BURST;
         rvd_stream_feed_locked(s, loop->buf, (size_t)n);
@@ -17985,12 +17986,14 @@ static void rvd_proxy_on_auth(revdial_session *s)
     revdial_proxy *p = s->owner;
     enum revdial_verdict verdict = REVDIAL_VERDICT_ADMIT;
     int64_t now_us = rvd_sys_now_us();
+    rvd_auth_guess guess = m->guess;
     revdial_auth_fn *check;
     rvd_auth_table *table;
     void *ud;
-    if (m->texts.at) m->guess = rvd_auth_guess_of(&p->guard, m->guess.peer, &m->auth);
+    if (m->texts.at) guess = rvd_auth_guess_of(&p->guard, guess.peer, &m->auth);
     pthread_mutex_lock(&p->own.lock);
     rvd_proxy_waiting_end_locked(p, m);
+    m->guess = guess;  // while it waits, other threads look for the busiest block
     check = p->auth;
     ud = p->auth_ud;
     if (!m->texts.at)
@@ -18173,7 +18176,7 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
         rvd_stream_unlock(s);
         rvd_stream_pend_run(s);
         pthread_mutex_lock(&p->own.lock);
-        if (!a->is_upgraded) rvd_proxy_waiting_begin_locked(p, m);
+        if (!a->is_upgraded && !m->is_down) rvd_proxy_waiting_begin_locked(p, m);
         pthread_mutex_unlock(&p->own.lock);
         rvd_stream_feed_early(s, a->early, a->early_len);
     }
@@ -18626,7 +18629,8 @@ int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *ho
         RVD_BASE_JOIN(s->identity, sizeof s->identity, how->identity);
         rvd_proxy_holder_set(s, how->group);
     }
-    return rvd_proxy_launch(p, s, how);
+    code = rvd_proxy_launch(p, s, how);
+    return code ? rvd_stream_fail(err, code, 0, "out of memory for a session") : REVDIAL_OK;
 }
 
 // ---- dials ----
@@ -20764,19 +20768,18 @@ static void rvd_agent_forward_begin(rvd_agent_forward *f)
 static void rvd_agent_forward_run(rvd_loop_task *task)
 {
     rvd_agent_forward *f = RVD_BASE_OWNER(task, rvd_agent_forward, task);
-    int result = f->conn.lookup.result;
     if (!f->st) {
         if (f->resolving) rvd_lookup_cancel(f->agent->lookups, &f->conn.lookup);
         // The lookup may have posted this task once more, just before it was cancelled.
         if (!atomic_load(&task->queued)) rvd_agent_forward_free(f);
     } else if (!f->resolving) {
         rvd_agent_forward_begin(f);
-    } else if (result > 0) {
+    } else if (f->conn.lookup.result > 0) {
         f->resolving = 0;
-        f->conn.address_count = result;
+        f->conn.address_count = f->conn.lookup.result;
         rvd_agent_forward_next(f);
     } else {
-        rvd_agent_forward_refuse(f, rvd_agent_reset_of_name(result));
+        rvd_agent_forward_refuse(f, rvd_agent_reset_of_name(f->conn.lookup.result));
     }
 }
 

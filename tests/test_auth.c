@@ -603,6 +603,23 @@ TEST(who_proves_nothing_gets_no_proof_of_ours)
     CHECK_INT(revdial_auth_verify(&req, rows, 2, NULL), REVDIAL_EAUTH);
 }
 
+// A proxy refuses such rows; an application's hook may hand them over all the same.
+TEST(a_row_with_the_hash_of_another_scheme_proves_nothing_and_its_check_ends)
+{
+    static const revdial_credential rows[] = {{"ha1:" HASH64, "alice", "*", BASIC},
+                                              {"sha256:" HASH64, "alice", "*", DIGEST}};
+    char response[65];
+    const revdial_digest d = {"revdial", "n", "/revdial", "00000001", "c", response};
+    memset(response, '0', 64);
+    response[64] = 0;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        revdial_auth_req req = {.secret = HASH64, .name = "a", .user = "alice"};
+        req.scheme = rows[i].schemes;
+        if (i == 1) req.digest = &d;
+        CHECK_INT(revdial_auth_verify(&req, &rows[i], 1, NULL), REVDIAL_EAUTH);
+    }
+}
+
 // ------------------------------------------------------------------------------------------------
 // Digest at the agent, against a proxy by hand
 
