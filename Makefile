@@ -56,7 +56,7 @@ ifeq ($(CI),true)
 WARNINGS += -Werror
 endif
 
-# -j for who did not ask for anything.
+# One job for each processor, unless the caller has chosen.
 ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
 endif

@@ -1357,8 +1357,8 @@ typedef struct revdial_agent_config {
     // and does not need this.
     int allow_cleartext;
     // Egress proxy to connect through, as for revdial_egress_new():
-    // "http://user:password@host:port" or "socks5://…". NULL = none; environment variables such as
-    // HTTPS_PROXY are ignored, because programs disagree about their exceptions.
+    // "http://user:password@host:port" or "socks5://...". NULL = none. HTTPS_PROXY and the like are
+    // ignored, because programs disagree about their exceptions.
     const char *egress;
     const char *server_name;  // that certificates must be for; default: the host of the URL
     // 1: one session to every address of a host name. Addresses are resolved once per attempt to
