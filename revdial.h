@@ -2669,8 +2669,8 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 #define RVD_MUX_SPARSE_BYTES 1024u  // writes up to this size do not wait for a turn
 #define RVD_MUX_SPARSE_ROOM 65536u  // room above the output limit for such writes, FINs and RSTs
 #define RVD_MUX_CONTROL 4096u       // bytes of control frames prepared at a time
-#define RVD_MUX_STUCK_US 10000000   // after this time without a read the reader has stopped
-#define RVD_MUX_MOVING_US 1000000   // a reader that still reads after this time is slow, not stuck
+#define RVD_MUX_STUCK_MS 10000u     // after this time without a read the reader has stopped
+#define RVD_MUX_MOVING_MS 1000u     // a reader that still reads after this time is slow, not stuck
 #define RVD_MUX_MOVED_BYTES 1024u   // least bytes read that count as progress of a reader
 #define RVD_MUX_HELD_FACTOR 2u      // memory over unread bytes: blocks may be half empty
 #define RVD_MUX_REFUSALS 16384u     // refused streams queued while the peer takes no bytes
@@ -2784,23 +2784,23 @@ typedef struct rvd_mux_stream {
     struct rvd_mux_stream *hash_next;
     rvd_base_link ctl, tell, turn, timer;  // each in at most one list of the session
     rvd_base_link held;                    // in a list while `head` is not NULL
-    void *ud;
+    union {
+        rvd_mux_chunk *preamble;  // while OFFERED: what has arrived of it
+        void *ud;                 // then: the application's
+    };
     rvd_mux_chunk *head, *tail;
-    uint8_t *preamble;  // collected until it is complete
-    uint32_t preamble_len, preamble_size;
-    uint32_t id;
     uint8_t phase, tx, rx, wait, timer_kind;
     uint8_t ctl_bits, tell_bits;
-    uint8_t released;     // the application has closed it, or was not told of it yet
-    uint8_t acked;        // our ACK has been queued, once and for all
-    uint8_t after_fin;    // data after FIN was forgiven once; the next time it is reset
-    uint8_t tiny_ok;      // the tiny-window delay has passed
-    uint8_t fin_sent;     // our FIN is in the output: with the peer's the stream is over
-    uint8_t is_past;      // the peer has reused the id: its frames are no longer for this stream
-    uint8_t reset_local;  // we reset it, not the peer
-    uint8_t stopped;      // the application has stopped reading: it gets no EOF either
-    uint8_t is_moving;    // its reader makes progress: slow, but not stuck
-    uint32_t reset_code;
+    // Bits, so that an idle stream stays small.
+    unsigned released : 1;     // the application has closed it, or was not told of it yet
+    unsigned after_fin : 1;    // data after FIN was forgiven once; the next time it is reset
+    unsigned tiny_ok : 1;      // the tiny-window delay has passed
+    unsigned fin_sent : 1;     // our FIN is in the output: with the peer's the stream is over
+    unsigned is_past : 1;      // the peer has reused the id: its frames are no longer for this one
+    unsigned reset_local : 1;  // we reset it, not the peer
+    unsigned stopped : 1;      // the application has stopped reading: it gets no EOF either
+    unsigned is_moving : 1;    // its reader makes progress: slow, but not stuck
+    uint32_t id, reset_code;
     uint32_t send_credit, recv_credit, window;
     uint32_t buffered;
     uint32_t turn_left;    // bytes that it may still write in its turn
@@ -2808,10 +2808,10 @@ typedef struct rvd_mux_stream {
     uint32_t dropped;      // bytes dropped after our close
     uint32_t lent;         // bytes of its loans that are in the lender's memory
     uint32_t epoch_bytes;  // consumed since epoch_us
-    uint32_t moved_bytes;  // consumed since stuck_us
+    uint32_t moved_bytes;  // consumed since stuck_ms
+    uint32_t held_ms;      // rvd_mux_now_ms() when bytes were first left unread; 0 = never
+    uint32_t stuck_ms;     // since when the bytes that it holds now have waited for their reader
     int64_t epoch_us;
-    int64_t held_us;   // when bytes were first left unread; 0 = never
-    int64_t stuck_us;  // since when the bytes that it holds now have waited for their reader
     int64_t timer_us;
     uint64_t sent, received;
     uint64_t out_mark;  // where its last data frame ends in the output
@@ -3068,10 +3068,12 @@ static rvd_mux_stream *rvd_mux_stream_new(rvd_mux *m, uint32_t id, enum rvd_mux_
 
 static void rvd_mux_preamble_free(rvd_mux *m, rvd_mux_stream *s)
 {
-    rvd_base_free(m->heap, s->preamble, s->preamble_size);
-    m->preambles -= s->preamble_size;
+    rvd_mux_chunk *c = s->preamble;
+    if (c) {
+        m->preambles -= c->size;
+        rvd_base_free(m->heap, c, sizeof *c + c->size);
+    }
     s->preamble = NULL;
-    s->preamble_len = s->preamble_size = 0;
 }
 
 // Drops the unread bytes. Their credit is not returned to the peer.
@@ -3117,7 +3119,7 @@ static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
     if (m->growing == s) m->growing = NULL;
     if (m->meta_stream == s) m->meta_stream = NULL;
     rvd_mux_rx_clear(m, s);
-    rvd_mux_preamble_free(m, s);
+    if (s->phase == RVD_MUX_OFFERED) rvd_mux_preamble_free(m, s);
     rvd_base_link_remove(&s->ctl);
     rvd_base_link_remove(&s->tell);
     rvd_mux_turn_leave(m, s);
@@ -3199,6 +3201,7 @@ static void rvd_mux_phase_become(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_pha
     case RVD_MUX_OPEN: REVDIAL_ASSERT(0); break;
     }
     if (s->phase == RVD_MUX_ASKED) m->unacked--;
+    if (s->phase == RVD_MUX_OFFERED) rvd_mux_preamble_free(m, s);
     if (s->phase == RVD_MUX_OFFERED && to == RVD_MUX_SHOWN) s->released = 0;
     s->phase = (uint8_t)to;
 }
@@ -3246,7 +3249,6 @@ static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     if (s->rx != RVD_MUX_RX_ENDED && s->rx != RVD_MUX_RX_RESET)
         rvd_mux_rx_become(s, RVD_MUX_RX_RESET);
     rvd_mux_rx_clear(m, s);
-    rvd_mux_preamble_free(m, s);
     if (s->phase != RVD_MUX_OPEN) rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
     // A refusal takes the place of the ACK. A stream that was accepted or read cannot be refused:
     // its ACK is still sent, so that the peer does not retry it elsewhere as if unused.
@@ -3277,8 +3279,7 @@ static void rvd_mux_ack(rvd_mux *m, rvd_mux_stream *s)
     s->window += extra;
     m->grown += extra;
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
-    if (!s->acked) rvd_mux_ctl_add(m, s, RVD_MUX_CTL_ACK);
-    s->acked = 1;
+    rvd_mux_ctl_add(m, s, RVD_MUX_CTL_ACK);
     rvd_mux_credit_check(m, s);
 }
 
@@ -3320,19 +3321,27 @@ static void rvd_mux_sacrifice(rvd_mux *m, rvd_mux_stream *s)
     rvd_mux_rx_clear(m, s);
 }
 
+// A time in 32 bits, which keeps a stream small. Only differences are used. It starts again after
+// 49 days: a stream that has waited longer passes for one that has just begun to wait.
+static uint32_t rvd_mux_now_ms(const rvd_mux *m)
+{
+    return (uint32_t)(m->now_us / 1000);
+}
+
 // The stream that has waited longest for its reader. If no reader has stopped for STUCK_US, it is
 // one of the kind (standing or moving) that holds more bytes, so that a flood of unread uploads
 // does not push out slowly read ones, nor many of these a new stream.
 static rvd_mux_stream *rvd_mux_stuck_longest(rvd_mux *m)
 {
     rvd_base_link *standing = m->held[0].next, *moving = m->held[1].next;
+    const uint32_t now_ms = rvd_mux_now_ms(m);
     rvd_mux_stream *a, *b, *older;
     if (moving == &m->held[1]) return RVD_BASE_OWNER(standing, rvd_mux_stream, held);
     if (standing == &m->held[0]) return RVD_BASE_OWNER(moving, rvd_mux_stream, held);
     a = RVD_BASE_OWNER(standing, rvd_mux_stream, held);
     b = RVD_BASE_OWNER(moving, rvd_mux_stream, held);
-    older = a->stuck_us <= b->stuck_us ? a : b;
-    if (m->now_us - older->stuck_us >= RVD_MUX_STUCK_US) return older;
+    older = now_ms - a->stuck_ms >= now_ms - b->stuck_ms ? a : b;
+    if (now_ms - older->stuck_ms >= RVD_MUX_STUCK_MS) return older;
     return m->standing_bytes >= m->buffered / 2 ? a : b;
 }
 
@@ -3359,8 +3368,8 @@ static uint32_t rvd_mux_chunk_size(const rvd_mux_stream *s, uint32_t len)
 // From now on its bytes wait for a reader.
 static void rvd_mux_hold(rvd_mux *m, rvd_mux_stream *s)
 {
-    s->stuck_us = m->now_us;
-    if (!s->held_us) s->held_us = m->now_us;
+    s->stuck_ms = rvd_mux_now_ms(m);
+    if (!s->held_ms) s->held_ms = s->stuck_ms;
     s->moved_bytes = 0;
     rvd_base_link_remove(&s->held);
     rvd_base_link_push(&m->held[s->is_moving], &s->held);
@@ -3373,7 +3382,7 @@ static void rvd_mux_moved(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
     if (!s->is_moving) m->standing_bytes -= n;
     s->moved_bytes += n;
     if (s->head && s->moved_bytes < RVD_MUX_MOVED_BYTES) return;
-    if (!s->is_moving && m->now_us - s->held_us >= RVD_MUX_MOVING_US) {
+    if (!s->is_moving && rvd_mux_now_ms(m) - s->held_ms >= RVD_MUX_MOVING_MS) {
         s->is_moving = 1;
         m->standing_bytes -= left;
     }
@@ -3427,17 +3436,19 @@ static void rvd_mux_slice_keep(rvd_mux *m)
 // Keeps n bytes of a preamble. Returns 0 if the stream was reset instead.
 static int rvd_mux_preamble_keep(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32_t n)
 {
-    uint32_t size = s->preamble_size ? s->preamble_size : RVD_MUX_PREAMBLE_MIN;
-    while (size < s->preamble_len + n) size *= 2;
-    if (size > s->preamble_size) {
-        uint8_t *fresh = rvd_base_resize(m->heap, s->preamble, s->preamble_size, size);
-        if (!fresh) {
+    rvd_mux_chunk *c = s->preamble;
+    const uint32_t had = c ? c->size : 0, len = c ? c->end : 0;
+    uint32_t size = c ? had : RVD_MUX_PREAMBLE_MIN;
+    while (size < len + n) size *= 2;
+    if (size > had) {
+        c = rvd_base_resize(m->heap, c, c ? sizeof *c + had : 0, sizeof *c + size);
+        if (!c) {
             rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
             return 0;
         }
-        m->preambles += size - s->preamble_size;
-        s->preamble = fresh;
-        s->preamble_size = size;
+        c->size = size;
+        m->preambles += size - had;
+        s->preamble = c;
     }
     while (m->preambles > RVD_MUX_PREAMBLES) {  // the oldest is first
         rvd_mux_stream *old =
@@ -3446,8 +3457,8 @@ static int rvd_mux_preamble_keep(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p
         rvd_mux_reset_tell(m, old, REVDIAL_RESET_CALM);
         if (is_own) return 0;
     }
-    memcpy(s->preamble + s->preamble_len, p, n);
-    s->preamble_len += n;
+    memcpy(c->data + len, p, n);
+    c->end = len + n;
     return 1;
 }
 
@@ -3460,12 +3471,11 @@ static void rvd_mux_preamble_read(rvd_mux *m, rvd_mux_stream *s)
         rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
         return;
     }
-    if (!rvd_wire_preamble_get(s->preamble, s->preamble_len, m->meta)) {
+    if (!rvd_wire_preamble_get(s->preamble->data, s->preamble->end, m->meta)) {
         rvd_mux_provoked(m, s, REVDIAL_RESET_PROTOCOL);
         return;
     }
     m->meta_stream = s;
-    rvd_mux_preamble_free(m, s);
     rvd_mux_phase_become(m, s, RVD_MUX_SHOWN);
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_ACCEPT);
     rvd_mux_tell(m, s, RVD_MUX_TELL_OPEN);
@@ -3477,19 +3487,20 @@ static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint
 {
     uint32_t used = 0;
     while (used < len) {
+        const rvd_mux_chunk *c = s->preamble;
         uint32_t whole = RVD_WIRE_PREAMBLE_HEAD, n;  // as far as we know
         ptrdiff_t total;
-        if (s->preamble_len >= whole)
-            whole = (uint32_t)rvd_wire_preamble_length(s->preamble, s->preamble_len);
-        n = rvd_base_min_u32(len - used, whole - s->preamble_len);
+        if (c && c->end >= whole) whole = (uint32_t)rvd_wire_preamble_length(c->data, c->end);
+        n = rvd_base_min_u32(len - used, whole - (c ? c->end : 0));
         if (!rvd_mux_preamble_keep(m, s, p + used, n)) return used;
         used += n;
-        total = rvd_wire_preamble_length(s->preamble, s->preamble_len);
+        c = s->preamble;
+        total = rvd_wire_preamble_length(c->data, c->end);
         if (total < 0) {
             rvd_mux_provoked(m, s, REVDIAL_RESET_PROTOCOL);
             return used;
         }
-        if (total == (ptrdiff_t)s->preamble_len) {
+        if (total == (ptrdiff_t)c->end) {
             rvd_mux_preamble_read(m, s);
             return used;
         }
@@ -4204,7 +4215,6 @@ static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     rvd_mux_ctl_drop(s);
     rvd_mux_turn_leave(m, s);
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
-    rvd_mux_preamble_free(m, s);
     m->reset_count++;
     if (s->tell_bits & RVD_MUX_TELL_OPEN) {  // EV_OPEN was not raised, so no event is needed
         s->released = 1;
@@ -5300,11 +5310,12 @@ static void rvd_mux_held_check(rvd_mux *m)
 {
     uint64_t size = 0, bytes[2] = {0, 0};
     for (int moving = 0; moving < 2; moving++) {
-        int64_t before = 0;
+        uint32_t oldest_ms = UINT32_MAX;
         for (rvd_base_link *l = m->held[moving].next; l != &m->held[moving]; l = l->next) {
             const rvd_mux_stream *s = RVD_BASE_OWNER(l, rvd_mux_stream, held);
-            REVDIAL_ASSERT(s->head && s->is_moving == moving && s->stuck_us >= before);
-            before = s->stuck_us;
+            const uint32_t stuck_for_ms = rvd_mux_now_ms(m) - s->stuck_ms;
+            REVDIAL_ASSERT(s->head && s->is_moving == moving && stuck_for_ms <= oldest_ms);
+            oldest_ms = stuck_for_ms;
             bytes[moving] += s->buffered;
             for (const rvd_mux_chunk *c = s->head; c; c = c->next) size += c->size;
         }
