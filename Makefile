@@ -76,9 +76,9 @@ THREADED := $(filter-out $(CORE:%=$(BUILD)/%),$(SOURCES:tests/%.c=$(BUILD)/%))
 WHOLE := $(shell grep -El '^#define (FAKE_|REVDIAL_IMPLEMENTATION)' $(SOURCES) /dev/null)
 WHOLE := $(filter $(WHOLE:tests/%.c=$(BUILD)/%),$(THREADED))
 SUITES = $(CORE:%=$(BUILD)/%) $(THREADED) $(THREADED:=-poll)
-PROGRAMS = $(patsubst examples/%.c,$(BUILD)/revdial-%,$(wildcard examples/proxy.c examples/agent.c))
-EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%, \
-	$(sort $(filter-out examples/proxy.c examples/agent.c,$(wildcard examples/*.c))))
+PROGRAMS = $(BUILD)/revdial-proxy $(BUILD)/revdial-agent
+objects_of = $(patsubst examples/%.c,$(BUILD)/%.o,$(sort $(wildcard examples/$(1)/*.c)))
+EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%,$(sort $(wildcard examples/*.c)))
 INTEROP = $(patsubst tests/interop/%.c,$(BUILD)/interop/%,$(wildcard tests/interop/*.c))
 TLS_SUITES = $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/tls/test_*.c))
 BENCHES = $(patsubst tests/bench/%.c,$(BUILD)/bench/%, \
@@ -179,8 +179,15 @@ ifneq ($(filter Linux FreeBSD,$(shell uname)),)
 BIND_NOW = -Wl,-z,now
 DROP_UNUSED = -Wl,--gc-sections
 endif
-$(BUILD)/revdial-%: examples/%.c $(BUILD)/revdial.o $(HOLLOW) $(BUILD)/flags
-	$(call build,$(CFLAGS) $(LINKED) $(BIND_NOW) $(DROP_UNUSED) $(PROGRAM_TLS),$(PROGRAM_LIBS))
+$(BUILD)/revdial-%: $(BUILD)/revdial.o $(BUILD)/flags
+	$(CC) $(CFLAGS) $(CPPFLAGS) $(BIND_NOW) $(DROP_UNUSED) -o $@ $(filter %.o,$^) $(PROGRAM_LIBS) \
+		$(LINK)
+$(BUILD)/revdial-proxy: $(call objects_of,proxy) $(call objects_of,program)
+$(BUILD)/revdial-agent: $(call objects_of,agent) $(call objects_of,program)
+$(call objects_of,proxy) $(call objects_of,agent) $(call objects_of,program): \
+		$(BUILD)/%.o: examples/%.c $(HOLLOW) $(BUILD)/flags
+	$(call object,$(CFLAGS) -ffunction-sections -D_POSIX_C_SOURCE=200809L $(LINKED) \
+		$(PROGRAM_TLS))
 $(BUILD)/examples/%: examples/%.c $(BUILD)/revdial.o $(HOLLOW) $(BUILD)/flags
 	$(call build,$(CFLAGS) $(LINKED) $(DROP_UNUSED))
 $(BUILD)/interop/%: tests/interop/%.c $(BUILD)/revdial.o $(HOLLOW) $(BUILD)/flags
@@ -213,8 +220,8 @@ $(BUILD)/flags: FORCE
 	@echo '$(ALL_FLAGS)' | cmp -s - $@ || echo '$(ALL_FLAGS)' >$@
 ALL_FLAGS = $(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(THREAD_CFLAGS) $(CPPFLAGS) $(LINK) $(TLS)
 
--include $(wildcard $(BUILD)/*.d $(BUILD)/examples/*.d $(BUILD)/interop/*.d \
-	$(BUILD)/bench/*.d $(BUILD)/tls/*.d)
+-include $(wildcard $(BUILD)/*.d $(BUILD)/proxy/*.d $(BUILD)/agent/*.d $(BUILD)/program/*.d \
+	$(BUILD)/examples/*.d $(BUILD)/interop/*.d $(BUILD)/bench/*.d $(BUILD)/tls/*.d)
 
 # Suites wait more than they work: twice as many run at once as there are processors.
 test: $(SUITES) all
@@ -285,7 +292,7 @@ portable:
 	@RUN_TIMEOUT=300 $(RUN) $(CORE:%=build/m32/%) $(CORE:%=build/s390x/%.sh)
 
 format:
-	clang-format -i $(wildcard *.h tests/*.[ch] tests/*/*.[ch] examples/*.[ch])
+	clang-format -i $(wildcard *.h tests/*.[ch] tests/*/*.[ch] examples/*.[ch] examples/*/*.[ch])
 
 # Man pages are what the programs say of themselves. MAN1= leaves them out, where the programs
 # cannot run on the machine that builds them.

@@ -7,10 +7,8 @@
 
 #include "test.h"
 
-#pragma GCC diagnostic ignored "-Wunused-function"  // the program uses all of it, we do not
-#include "../../examples/program.h"
-
-#include "../../examples/program_auth.h"
+#include "../../examples/program/files.c"
+#include "../../examples/proxy/credentials.c"
 
 #include "fuzz.h"
 

@@ -328,7 +328,9 @@ check 'D10 a proxy names the file' usage 'server2.key: the key does not belong' 
 check 'D10 an agent names the file' usage 'not-there.pem: No such file' \
     "$build/revdial-agent" --server https://localhost:1 --name x --token-file "$dir/token" \
     --target 127.0.0.1:9 --tls-ca "$certs/not-there.pem"
-${CC:-cc} -std=c11 -I. -o "$dir/plain-agent" examples/agent.c -pthread
+${CC:-cc} -I. -c -o "$dir/revdial.o" -DREVDIAL_IMPLEMENTATION -x c revdial.h
+${CC:-cc} -I. -o "$dir/plain-agent" examples/agent/*.c examples/program/*.c \
+    "$dir/revdial.o" -pthread
 check 'D29 without mbedTLS it says so' usage 'built without TLS' "$dir/plain-agent" \
     --server wss://localhost:1 --name x --token-file "$dir/token" --target 127.0.0.1:9
 

@@ -2,16 +2,15 @@
 //
 // The library's I/O threads accept clients, dial for them and carry the bytes; this one waits for
 // signals.
-#define _POSIX_C_SOURCE 200809L
-#define REVDIAL_IMPLEMENTATION
-#include "revdial.h"
-
-#include "program.h"
-#include "program_auth.h"
-#include "program_tls.h"
-
-#include <fcntl.h>
+#include <errno.h>
 #include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "credentials.h"
+#include "../program/program.h"
 
 enum {
     ADDRESS_SIZE = 136,  // "unix:" and a sun_path, or an address and a port
@@ -385,7 +384,7 @@ int main(int argc, char **argv)
 {
     app a = {.wake = {-1, -1}};
     prog_cli cli = {.program = "revdial-proxy", .usage = usage, .epilogue = epilogue};
-    cli.extra = PROG_TLS_VERSION;
+    cli.extra = prog_tls_version();
     token_table tokens = {0};
     int rc;
     (void)argc;

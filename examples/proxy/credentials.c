@@ -1,18 +1,11 @@
-// Who may register at revdial-proxy: the files with tokens and passwords. Included after program.h.
-#ifndef REVDIAL_PROGRAM_AUTH_H
-#define REVDIAL_PROGRAM_AUTH_H
+// Reads the files with tokens and passwords.
+#include "credentials.h"
 
-typedef struct token_paths {
-    const char *tokens, *auth;  // NULL = none
-} token_paths;
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
-typedef struct token_table {
-    prog_file token_file, auth_file;  // what the rows point into
-    revdial_credential *rows;
-    size_t count;
-} token_table;
-
-static void token_table_free(token_table *table)
+void token_table_free(token_table *table)
 {
     prog_file_close(&table->token_file);
     prog_file_close(&table->auth_file);
@@ -124,8 +117,7 @@ static int token_table_read_file(token_table *table, const char *path, prog_file
     return problem ? -1 : 0;
 }
 
-// Reads the files, or takes REVDIAL_TOKEN for every name. Returns 0, or -1 and the reason.
-static int token_table_read(token_table *table, const token_paths *paths, revdial_err *err)
+int token_table_read(token_table *table, const token_paths *paths, revdial_err *err)
 {
     revdial_credential row = {.names = "*", .secret = getenv("REVDIAL_TOKEN")};
     const char *problem = NULL;
@@ -141,5 +133,3 @@ static int token_table_read(token_table *table, const token_paths *paths, revdia
     snprintf(err->msg, sizeof err->msg, "%s%s", row.secret ? "REVDIAL_TOKEN: " : "", problem);
     return -1;
 }
-
-#endif  // REVDIAL_PROGRAM_AUTH_H

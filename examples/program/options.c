@@ -1,79 +1,14 @@
-// What revdial-proxy and revdial-agent share: options, files with secrets, logs, signals. Included
-// once by each, after revdial.h.
-#ifndef REVDIAL_PROGRAM_H
-#define REVDIAL_PROGRAM_H
-
-#include "program_log.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <signal.h>
+// Options of the command line.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-enum prog_exit {
-    PROG_STOPPED = 0,
-    PROG_FAILED = 1,         // at run time, or stopped by a second signal
-    PROG_USAGE = 2,          // options or files that they name
-    PROG_AUTH_REJECTED = 3,  // the proxy does not accept our token or name
-    PROG_CANNOT_BIND = 4
-};
-
-enum { PROG_TOKEN_SIZE = 4097 };  // the longest token that the handshake takes, and its NUL
-
-// ------------------------------------------------------------------------------------------------
-// Options: each program has a table of its own; these are understood by both.
+#include "program.h"
 
 // Longer than it takes to wake a core on most machines, so that two programs that answer each other
 // through a tunnel both stay awake; a thread that waits longer stops polling.
 #define PROG_SPIN_US 100
-
-enum prog_kind {
-    PROG_FLAG,
-    PROG_TEXT,
-    PROG_LIST,
-    PROG_NUMBER,
-    PROG_DURATION,
-    PROG_MODE,  // of a file, in octal
-    PROG_CHOICE
-};
-
-typedef struct prog_option {
-    const char *name;  // without the dashes
-    enum prog_kind kind;
-    size_t at;         // offsetof() in the settings: const char *, prog_list, else int
-    const char *arg;   // for the help; of a PROG_CHOICE "first|second|…", stored as 0, 1, …
-    const char *help;  // may have several lines
-    int min, max;      // of a number, or of a duration in milliseconds
-} prog_option;
-
-typedef struct prog_list {
-    const char **items;  // NULL-terminated
-    size_t count;
-} prog_list;
-
-typedef struct prog_common {
-    int keepalive_ms, dead_after_ms, tcp_keepalive_ms, half_closed_ms, drain_ms, spin_us;
-    const char *congestion;
-    int level, format, access, verbose, help, version;
-} prog_common;
-
-typedef struct prog_cli {
-    const char *program;
-    const char *usage, *epilogue;  // before and after the options in the help
-    const char *extra;             // what --version says behind the version, or NULL
-    const prog_option *options;
-    size_t option_count;
-    void *settings;
-    prog_common common;
-    uint64_t seen;                // a bit for each option; those of both programs come last
-    const prog_option *repeated;  // given again: the last one counts
-} prog_cli;
 
 #define PROG_COMMON(field) offsetof(prog_common, field)
 static const prog_option prog_common_options[] = {
@@ -121,16 +56,15 @@ enum {
     PROG_OPTION_MAX = 64  // letters of a name; longer ones are nobody's
 };
 
-// Says what is wrong with an option and how to get help. Returns PROG_USAGE.
-static int prog_usage_error(const prog_cli *cli, const char *option, const char *problem,
-                            const char *value)
+int prog_usage_error(const prog_cli *cli, const char *option, const char *problem,
+                     const char *value)
 {
     fprintf(stderr, "%s: --%s: %s%s%s%s\nTry '%s --help'.\n", cli->program, option, problem,
             value ? " \"" : "", value ? value : "", value ? "\"" : "", cli->program);
     return PROG_USAGE;
 }
 
-static int prog_list_add(prog_list *list, const char *item)
+int prog_list_add(prog_list *list, const char *item)
 {
     const char **items = realloc(list->items, (list->count + 2) * sizeof *items);
     if (!items) return -1;
@@ -140,8 +74,7 @@ static int prog_list_add(prog_list *list, const char *item)
     return 0;
 }
 
-// The items with commas between them; NULL when out of memory.
-static char *prog_list_join(const prog_list *list)
+char *prog_list_join(const prog_list *list)
 {
     size_t i, size = 1;
     char *all;
@@ -359,8 +292,7 @@ static void prog_print_options(const prog_option *options, size_t count)
     }
 }
 
-// Parses the command line. Returns -1 to go on, or what to exit with at once.
-static int prog_parse(prog_cli *cli, char **argv)
+int prog_parse(prog_cli *cli, char **argv)
 {
     int i, rc = 0;
     cli->common = (prog_common){.tcp_keepalive_ms = 60000,
@@ -383,14 +315,12 @@ static int prog_parse(prog_cli *cli, char **argv)
     return PROG_STOPPED;
 }
 
-// The library's word for never, where an option's is 0.
-static int prog_or_never(int ms)
+int prog_or_never(int ms)
 {
     return ms ? ms : -1;
 }
 
-// What the options of both programs say to the library.
-static void prog_configure(const prog_common *from, revdial_common *to)
+void prog_configure(const prog_common *from, revdial_common *to)
 {
     to->tcp_keepalive_ms = prog_or_never(from->tcp_keepalive_ms);
     to->congestion = from->congestion;
@@ -399,7 +329,7 @@ static void prog_configure(const prog_common *from, revdial_common *to)
     to->limits.dead_after_ms = from->dead_after_ms;
 }
 
-static void prog_log_open_as(prog_log *log, const prog_common *common)
+void prog_log_open_as(prog_log *log, const prog_common *common)
 {
     static const enum prog_log_format formats[] = {PROG_LOG_LOGFMT, PROG_LOG_TEXT, PROG_LOG_LOGFMT,
                                                    PROG_LOG_JSON};  // of --log-format
@@ -409,171 +339,9 @@ static void prog_log_open_as(prog_log *log, const prog_common *common)
     log->access = common->access;
 }
 
-// ------------------------------------------------------------------------------------------------
-// Secrets come from a file or from the environment, never from the command line.
-
-// Overwrites a secret that is no longer needed.
-static void prog_wipe(void *data, size_t size)
-{
-    volatile unsigned char *at = data;
-    while (size-- > 0) *at++ = 0;
-}
-
-enum { PROG_FILE_SIZE_MAX = 1 << 20 };  // ten thousand tokens; protects against a wrong path
-
-typedef struct prog_file {
-    char *text, *at;  // all of it, NUL-terminated, and what has not been read
-    size_t size;
-    unsigned line;  // the number of the line that was read last
-} prog_file;
-
-static void prog_file_close(prog_file *f)
-{
-    if (f->text) prog_wipe(f->text, f->size);
-    free(f->text);
-    memset(f, 0, sizeof *f);
-}
-
-// Reads a file. Returns 0, or -1 and the reason in err->msg. Close it in either case.
-static int prog_file_open(prog_file *f, const char *path, revdial_err *err)
-{
-    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // so that a FIFO cannot hang us
-    struct stat kind;
-    ssize_t n = -1;
-    memset(f, 0, sizeof *f);
-    if (fd >= 0) f->at = f->text = calloc(1, PROG_FILE_SIZE_MAX + 1);
-    if (f->text) n = read(fd, f->text, PROG_FILE_SIZE_MAX);
-    if (n >= 0) f->size = (size_t)n;
-    err->msg[0] = '\0';
-    if (n < 0 || fstat(fd, &kind) < 0)
-        snprintf(err->msg, sizeof err->msg, "%s: %s", path, strerror(errno));
-    else if (!S_ISREG(kind.st_mode))
-        snprintf(err->msg, sizeof err->msg, "%s: not a regular file", path);
-    else if (n == PROG_FILE_SIZE_MAX)
-        snprintf(err->msg, sizeof err->msg, "%s: over 1 MiB, the wrong file?", path);
-    else if (strlen(f->text) != f->size)
-        snprintf(err->msg, sizeof err->msg, "%s: has a NUL byte, the wrong file?", path);
-    if (fd >= 0) close(fd);
-    return err->msg[0] ? -1 : 0;
-}
-
-// The next line that is neither empty nor a comment, without the blanks around it; NULL at the end.
-static char *prog_file_next(prog_file *f)
-{
-    while (*f->at) {
-        char *line = f->at, *end = line + strcspn(line, "\n");
-        f->at = *end ? end + 1 : end;
-        f->line++;
-        *end = '\0';
-        while (end > line && strchr(" \t\r", end[-1])) *--end = '\0';
-        line += strspn(line, " \t");
-        if (*line && *line != '#') return line;
-    }
-    return NULL;
-}
-
-// Warns of a file with a secret, NULL = none, that every user of this machine can read.
-static void prog_warn_readable(prog_log *log, const char *path)
-{
-    struct stat st;
-    if (!path || stat(path, &st) != 0 || !S_ISREG(st.st_mode) || !(st.st_mode & S_IROTH)) return;
-    prog_logf(log, REVDIAL_LOG_WARN, "secret.readable",
-              "%s holds secrets, and every user of this machine can read it: chmod 600", path);
-}
-
-static void prog_warn_repeated(prog_log *log, const prog_cli *cli)
+void prog_warn_repeated(prog_log *log, const prog_cli *cli)
 {
     if (cli->repeated)
         prog_logf(log, REVDIAL_LOG_WARN, "option.repeated",
                   "--%s is given twice: the last one counts", cli->repeated->name);
 }
-
-// ------------------------------------------------------------------------------------------------
-// Signals: the first TERM or INT asks to stop, a later one ends the process at once. HUP asks to
-// read files again. USR1 and USR2, which operators send to other servers, are ignored.
-
-// timeout(1) and some supervisors send TERM to a process and then to its group: two signals that
-// come within this time are one.
-enum { PROG_ONE_SIGNAL_MS = 1000 };
-
-static volatile sig_atomic_t prog_hup;
-static volatile sig_atomic_t prog_stop;          // read by revdial_serve() and the proxy's loop
-static volatile sig_atomic_t prog_stop_ms;       // when it was set
-static volatile sig_atomic_t prog_wake_fd = -1;  // written to, so that a poll(2) returns
-
-// Where they are closed, a file that is opened would get their numbers, and then what is printed.
-static void prog_standard_streams(void)
-{
-    int fd;
-    do fd = open("/dev/null", O_RDWR);
-    while (fd >= 0 && fd <= 2);
-    if (fd > 2) close(fd);
-}
-
-// A clock in milliseconds that wraps after 24 days: only differences mean something.
-static int prog_now_ms(void)
-{
-    struct timespec now = {0, 0};
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int)(((uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000) & INT_MAX);
-}
-
-static void prog_on_signal(int sig)
-{
-    int saved = errno;
-    if (sig == SIGHUP) {
-        prog_hup = 1;
-    } else if (!prog_stop) {
-        prog_stop_ms = prog_now_ms();
-        prog_stop = 1;
-    } else if (((prog_now_ms() - prog_stop_ms) & INT_MAX) >= PROG_ONE_SIGNAL_MS) {
-        _exit(PROG_FAILED);
-    }
-    if (prog_wake_fd >= 0 && write(prog_wake_fd, "", 1) < 0) {
-        // The pipe is full: then its reader wakes up without this byte.
-    }
-    errno = saved;
-}
-
-static int prog_catch_signals(void)
-{
-    struct sigaction act;
-    memset(&act, 0, sizeof act);
-    sigemptyset(&act.sa_mask);
-    act.sa_handler = prog_on_signal;
-    if (sigaction(SIGTERM, &act, NULL) != 0 || sigaction(SIGINT, &act, NULL) != 0) return -1;
-    if (sigaction(SIGHUP, &act, NULL) != 0) return -1;
-    act.sa_handler = SIG_IGN;
-    if (sigaction(SIGUSR1, &act, NULL) != 0 || sigaction(SIGUSR2, &act, NULL) != 0) return -1;
-    return sigaction(SIGPIPE, &act, NULL);  // the reader of our stdout may go away
-}
-
-// Opens a pipe that signals write to. Returns 0, or -1 with errno; close it in either case.
-static int prog_wake_open(int wake[2])
-{
-    if (pipe(wake) != 0) return -1;
-    for (int i = 0; i < 2; i++)
-        if (fcntl(wake[i], F_SETFL, O_NONBLOCK) < 0 || fcntl(wake[i], F_SETFD, FD_CLOEXEC) < 0)
-            return -1;
-    prog_wake_fd = wake[1];
-    return 0;
-}
-
-static void prog_wake_close(const int wake[2])
-{
-    prog_wake_fd = -1;
-    for (int i = 0; i < 2; i++)
-        if (wake[i] >= 0) close(wake[i]);
-}
-
-// A tunnel needs a descriptor per connection; the usual soft limit of 1024 protects select(2) only.
-static void prog_raise_descriptor_limit(prog_log *log)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
-    limit.rlim_cur = limit.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
-        prog_logf(log, REVDIAL_LOG_WARN, "limit.nofile", "cannot raise it: %s", strerror(errno));
-}
-
-#endif  // REVDIAL_PROGRAM_H

@@ -1,43 +1,13 @@
-// The log of revdial-proxy and revdial-agent: one line per event on stderr. A thread of its own
-// writes, because whatever stderr is, a pipe, a terminal, a file on a network disk, may be full or
-// stuck for as long as it likes: I/O threads only put lines into a queue, and what finds no room
-// there is counted. Switching stderr to O_NONBLOCK would not do: other processes that have it open
-// share that flag. Included by program.h, after revdial.h.
-#ifndef REVDIAL_PROGRAM_LOG_H
-#define REVDIAL_PROGRAM_LOG_H
-
+// The log: lines in the form that was asked for, and the thread that writes them.
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-enum prog_log_format { PROG_LOG_TEXT, PROG_LOG_LOGFMT, PROG_LOG_JSON };
-
-enum {
-    PROG_LINE_SIZE = 4096,        // PIPE_BUF: lines of several writers of a pipe do not mix
-    PROG_QUEUE_SIZE = 64 * 1024,  // as much as a pipe holds: a few hundred lines
-    PROG_LOG_LAST_S = 1           // at the end, for a reader that does not read
-};
-
-typedef struct prog_log {
-    int level;   // REVDIAL_LOG_*
-    int access;  // where streams begin and end is INFO
-    enum prog_log_format format;
-    int fd;
-    int is_running;  // the thread; else each thread writes its own lines
-    pthread_t thread;
-    pthread_mutex_t lock;    // guards all below
-    pthread_cond_t changed;  // the queue is no longer empty, or the thread is over
-    char queue[PROG_QUEUE_SIZE];
-    size_t at, len;  // a ring: len bytes from at on, whole lines
-    int is_closing, is_over;
-    unsigned dropped;  // lines, since that was last said
-} prog_log;
+#include "program.h"
 
 typedef struct prog_line {
     char text[PROG_LINE_SIZE];
@@ -219,8 +189,7 @@ static void prog_log_write(prog_log *log, const prog_line *line)
     pthread_mutex_unlock(&log->lock);
 }
 
-// A revdial_log_fn; ud is the prog_log.
-static void prog_log_put(void *ud, int level, const char *event, const char *msg)
+void prog_log_put(void *ud, int level, const char *event, const char *msg)
 {
     prog_log *log = ud;
     prog_line line;
@@ -229,7 +198,7 @@ static void prog_log_put(void *ud, int level, const char *event, const char *msg
     prog_log_write(log, &line);
 }
 
-static void prog_log_config(prog_log *log, revdial_common *common)
+void prog_log_config(prog_log *log, revdial_common *common)
 {
     common->log = prog_log_put;
     common->log_ud = log;
@@ -237,12 +206,7 @@ static void prog_log_config(prog_log *log, revdial_common *common)
     common->access_log = log->access;
 }
 
-// A line of the program's own, with one field, the reason.
-#ifdef __GNUC__
-static void prog_logf(prog_log *log, int level, const char *event, const char *form, ...)
-    __attribute__((format(printf, 4, 5)));
-#endif
-static void prog_logf(prog_log *log, int level, const char *event, const char *form, ...)
+void prog_logf(prog_log *log, int level, const char *event, const char *form, ...)
 {
     char text[512], msg[1024] = "";
     va_list args;
@@ -253,12 +217,12 @@ static void prog_logf(prog_log *log, int level, const char *event, const char *f
     prog_log_put(log, level, event, msg);
 }
 
-static void prog_log_error(prog_log *log, const char *event, const revdial_err *err)
+void prog_log_error(prog_log *log, const char *event, const revdial_err *err)
 {
     prog_logf(log, REVDIAL_LOG_ERROR, event, "%s", err->msg);
 }
 
-static void prog_log_open(prog_log *log, int level, enum prog_log_format format)
+void prog_log_open(prog_log *log, int level, enum prog_log_format format)
 {
     memset(log, 0, sizeof *log);
     log->level = level;
@@ -266,8 +230,7 @@ static void prog_log_open(prog_log *log, int level, enum prog_log_format format)
     log->fd = STDERR_FILENO;
 }
 
-// Has a thread write from now on. Returns 0, or -1 with errno: each thread writes its own lines.
-static int prog_log_start(prog_log *log)
+int prog_log_start(prog_log *log)
 {
     sigset_t all, before;
     errno = pthread_mutex_init(&log->lock, NULL);
@@ -281,9 +244,7 @@ static int prog_log_start(prog_log *log)
     return log->is_running ? 0 : -1;
 }
 
-// Ends the program, once all is written or nobody has read it for a second. Nobody logs any more.
-// Returns rc for main() to return.
-static int prog_log_finish(prog_log *log, int rc)
+int prog_log_finish(prog_log *log, int rc)
 {
     struct timespec until;
     int r = 0;
@@ -299,5 +260,3 @@ static int prog_log_finish(prog_log *log, int rc)
     pthread_join(log->thread, NULL);
     return rc;
 }
-
-#endif  // REVDIAL_PROGRAM_LOG_H

@@ -1,14 +1,13 @@
 // revdial-agent: makes the services behind a NAT reachable for a revdial-proxy. See --help.
-#define _POSIX_C_SOURCE 200809L
-#define REVDIAL_IMPLEMENTATION
-#include "revdial.h"
-
-#include "program.h"
-#include "program_tls.h"
-
-#include <fcntl.h>
+#include <errno.h>
 #include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 #include <stdatomic.h>
+
+#include "../program/program.h"
 
 enum auth { AUTH_BEARER, AUTH_BASIC, AUTH_DIGEST };  // in the order of the option
 
@@ -376,7 +375,7 @@ int main(int argc, char **argv)
     int rc;
     (void)argc;
     prog_standard_streams();
-    cli.extra = PROG_TLS_VERSION;
+    cli.extra = prog_tls_version();
     cli.options = options;
     cli.option_count = sizeof options / sizeof options[0];
     cli.settings = &s;

@@ -1,0 +1,183 @@
+// What revdial-proxy and revdial-agent share: options, files with secrets, signals, the log, TLS.
+#ifndef REVDIAL_PROGRAM_H
+#define REVDIAL_PROGRAM_H
+
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "revdial.h"
+
+enum prog_exit {
+    PROG_STOPPED = 0,
+    PROG_FAILED = 1,         // at run time, or stopped by a second signal
+    PROG_USAGE = 2,          // options or files that they name
+    PROG_AUTH_REJECTED = 3,  // the proxy does not accept our token or name
+    PROG_CANNOT_BIND = 4
+};
+
+enum { PROG_TOKEN_SIZE = 4097 };  // the longest token that the handshake takes, and its NUL
+
+// ------------------------------------------------------------------------------------------------
+// log.c: one line per event on stderr. A thread of its own writes, because whatever stderr is, a
+// pipe, a terminal, a file on a network disk, may be full or stuck for as long as it likes: I/O
+// threads only put lines into a queue, and what finds no room there is counted. Switching stderr to
+// O_NONBLOCK would not do: other processes that have it open share that flag.
+
+enum prog_log_format { PROG_LOG_TEXT, PROG_LOG_LOGFMT, PROG_LOG_JSON };
+
+enum {
+    PROG_LINE_SIZE = 4096,        // PIPE_BUF: lines of several writers of a pipe do not mix
+    PROG_QUEUE_SIZE = 64 * 1024,  // as much as a pipe holds: a few hundred lines
+    PROG_LOG_LAST_S = 1           // at the end, for a reader that does not read
+};
+
+typedef struct prog_log {
+    int level;   // REVDIAL_LOG_*
+    int access;  // where streams begin and end is INFO
+    enum prog_log_format format;
+    int fd;
+    int is_running;  // the thread; else each thread writes its own lines
+    pthread_t thread;
+    pthread_mutex_t lock;    // guards all below
+    pthread_cond_t changed;  // the queue is no longer empty, or the thread is over
+    char queue[PROG_QUEUE_SIZE];
+    size_t at, len;  // a ring: len bytes from at on, whole lines
+    int is_closing, is_over;
+    unsigned dropped;  // lines, since that was last said
+} prog_log;
+
+// A revdial_log_fn; ud is the prog_log.
+void prog_log_put(void *ud, int level, const char *event, const char *msg);
+void prog_log_config(prog_log *log, revdial_common *common);
+// A line of the program's own, with one field, the reason.
+void prog_logf(prog_log *log, int level, const char *event, const char *form, ...)
+#ifdef __GNUC__
+    __attribute__((format(printf, 4, 5)))
+#endif
+    ;
+void prog_log_error(prog_log *log, const char *event, const revdial_err *err);
+void prog_log_open(prog_log *log, int level, enum prog_log_format format);
+// Has a thread write from now on. Returns 0, or -1 with errno: each thread writes its own lines.
+int prog_log_start(prog_log *log);
+// Ends the program, once all is written or nobody has read it for a second. Nobody logs any more.
+// Returns rc for main() to return.
+int prog_log_finish(prog_log *log, int rc);
+
+// ------------------------------------------------------------------------------------------------
+// options.c: each program has a table of its own; those of prog_common are understood by both.
+
+enum prog_kind {
+    PROG_FLAG,
+    PROG_TEXT,
+    PROG_LIST,
+    PROG_NUMBER,
+    PROG_DURATION,
+    PROG_MODE,  // of a file, in octal
+    PROG_CHOICE
+};
+
+typedef struct prog_option {
+    const char *name;  // without the dashes
+    enum prog_kind kind;
+    size_t at;         // offsetof() in the settings: const char *, prog_list, else int
+    const char *arg;   // for the help; of a PROG_CHOICE "first|second|…", stored as 0, 1, …
+    const char *help;  // may have several lines
+    int min, max;      // of a number, or of a duration in milliseconds
+} prog_option;
+
+typedef struct prog_list {
+    const char **items;  // NULL-terminated
+    size_t count;
+} prog_list;
+
+typedef struct prog_common {
+    int keepalive_ms, dead_after_ms, tcp_keepalive_ms, half_closed_ms, drain_ms, spin_us;
+    const char *congestion;
+    int level, format, access, verbose, help, version;
+} prog_common;
+
+typedef struct prog_cli {
+    const char *program;
+    const char *usage, *epilogue;  // before and after the options in the help
+    const char *extra;             // what --version says behind the version, or NULL
+    const prog_option *options;
+    size_t option_count;
+    void *settings;
+    prog_common common;
+    uint64_t seen;                // a bit for each option; those of both programs come last
+    const prog_option *repeated;  // given again: the last one counts
+} prog_cli;
+
+// Says what is wrong with an option and how to get help. Returns PROG_USAGE.
+int prog_usage_error(const prog_cli *cli, const char *option, const char *problem,
+                     const char *value);
+// Returns 0, or -1 when out of memory.
+int prog_list_add(prog_list *list, const char *item);
+// The items with commas between them; NULL when out of memory.
+char *prog_list_join(const prog_list *list);
+// Parses the command line. Returns -1 to go on, or what to exit with at once.
+int prog_parse(prog_cli *cli, char **argv);
+// The library's word for never, where an option's is 0.
+int prog_or_never(int ms);
+// What the options of both programs say to the library, and to the log.
+void prog_configure(const prog_common *from, revdial_common *to);
+void prog_log_open_as(prog_log *log, const prog_common *common);
+void prog_warn_repeated(prog_log *log, const prog_cli *cli);
+
+// ------------------------------------------------------------------------------------------------
+// files.c: secrets come from a file or from the environment, never from the command line.
+
+typedef struct prog_file {
+    char *text, *at;  // all of it, NUL-terminated, and what has not been read
+    size_t size;
+    unsigned line;  // the number of the line that was read last
+} prog_file;
+
+// Reads a file. Returns 0, or -1 and the reason in err->msg. Close it in either case.
+int prog_file_open(prog_file *f, const char *path, revdial_err *err);
+// The next line that is neither empty nor a comment, without the blanks around it; NULL at the end.
+char *prog_file_next(prog_file *f);
+// Wipes and frees.
+void prog_file_close(prog_file *f);
+// Overwrites a secret that is no longer needed.
+void prog_wipe(void *data, size_t size);
+// Warns of a file with a secret, NULL = none, that every user of this machine can read.
+void prog_warn_readable(prog_log *log, const char *path);
+
+// ------------------------------------------------------------------------------------------------
+// signals.c: the first TERM or INT asks to stop, a later one ends the process at once. HUP asks to
+// read files again. USR1 and USR2, which operators send to other servers, are ignored.
+
+extern volatile sig_atomic_t prog_hup;
+extern volatile sig_atomic_t prog_stop;
+
+int prog_catch_signals(void);
+// Opens a pipe that signals write to. Returns 0, or -1 with errno; close it in either case.
+int prog_wake_open(int wake[2]);
+void prog_wake_close(const int wake[2]);
+// Where they are closed, a file that is opened would get their numbers, and then what is printed.
+void prog_standard_streams(void);
+// A tunnel needs a descriptor per connection; the usual soft limit of 1024 protects select(2) only.
+void prog_raise_descriptor_limit(prog_log *log);
+
+// ------------------------------------------------------------------------------------------------
+// tls.c: files that options name, or a clear word that this program was built without TLS.
+
+typedef struct prog_tls_files {
+    const char *ca, *cert, *key;
+} prog_tls_files;
+
+enum prog_tls_side { PROG_TLS_CLIENT, PROG_TLS_SERVER };
+
+// Returns NULL and the reason in err->msg.
+revdial_tls *prog_tls_open(const prog_tls_files *files, enum prog_tls_side side, revdial_err *err);
+// Reads the files again. What cannot be read now changes nothing, and is said.
+void prog_tls_reload(revdial_tls *tls, prog_log *log);
+void prog_tls_free(revdial_tls *tls);
+// The library and its version.
+const char *prog_tls_version(void);
+
+#endif  // REVDIAL_PROGRAM_H

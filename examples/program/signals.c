@@ -1,0 +1,90 @@
+// Signals, and what a process needs before it serves.
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "program.h"
+
+// timeout(1) and some supervisors send TERM to a process and then to its group: two signals that
+// come within this time are one.
+enum { PROG_ONE_SIGNAL_MS = 1000 };
+
+volatile sig_atomic_t prog_hup;
+volatile sig_atomic_t prog_stop;
+static volatile sig_atomic_t prog_stop_ms;       // when it was set
+static volatile sig_atomic_t prog_wake_fd = -1;  // written to, so that a poll(2) returns
+
+void prog_standard_streams(void)
+{
+    int fd;
+    do fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= 2);
+    if (fd > 2) close(fd);
+}
+
+// A clock in milliseconds that wraps after 24 days: only differences mean something.
+static int prog_now_ms(void)
+{
+    struct timespec now = {0, 0};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int)(((uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000) & INT_MAX);
+}
+
+static void prog_on_signal(int sig)
+{
+    int saved = errno;
+    if (sig == SIGHUP) {
+        prog_hup = 1;
+    } else if (!prog_stop) {
+        prog_stop_ms = prog_now_ms();
+        prog_stop = 1;
+    } else if (((prog_now_ms() - prog_stop_ms) & INT_MAX) >= PROG_ONE_SIGNAL_MS) {
+        _exit(PROG_FAILED);
+    }
+    if (prog_wake_fd >= 0 && write(prog_wake_fd, "", 1) < 0) {
+        // The pipe is full: then its reader wakes up without this byte.
+    }
+    errno = saved;
+}
+
+int prog_catch_signals(void)
+{
+    struct sigaction act;
+    memset(&act, 0, sizeof act);
+    sigemptyset(&act.sa_mask);
+    act.sa_handler = prog_on_signal;
+    if (sigaction(SIGTERM, &act, NULL) != 0 || sigaction(SIGINT, &act, NULL) != 0) return -1;
+    if (sigaction(SIGHUP, &act, NULL) != 0) return -1;
+    act.sa_handler = SIG_IGN;
+    if (sigaction(SIGUSR1, &act, NULL) != 0 || sigaction(SIGUSR2, &act, NULL) != 0) return -1;
+    return sigaction(SIGPIPE, &act, NULL);  // the reader of our stdout may go away
+}
+
+int prog_wake_open(int wake[2])
+{
+    if (pipe(wake) != 0) return -1;
+    for (int i = 0; i < 2; i++)
+        if (fcntl(wake[i], F_SETFL, O_NONBLOCK) < 0 || fcntl(wake[i], F_SETFD, FD_CLOEXEC) < 0)
+            return -1;
+    prog_wake_fd = wake[1];
+    return 0;
+}
+
+void prog_wake_close(const int wake[2])
+{
+    prog_wake_fd = -1;
+    for (int i = 0; i < 2; i++)
+        if (wake[i] >= 0) close(wake[i]);
+}
+
+void prog_raise_descriptor_limit(prog_log *log)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        prog_logf(log, REVDIAL_LOG_WARN, "limit.nofile", "cannot raise it: %s", strerror(errno));
+}
