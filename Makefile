@@ -10,6 +10,7 @@
 ##   asan       all suites with AddressSanitizer and UBSan: gcc with epoll, clang with poll(2)
 ##   tsan       the suites with threads under ThreadSanitizer
 ##   portable   the engine's suites with 32 bits, and big-endian (needs a cross compiler and qemu)
+##   systems    header and programs compile for macOS, BSDs, musl (downloads zig; needs python3)
 ##   interop    against other yamux and WebSocket libraries (needs go, node, npm)
 ##   tls        TLS and the programs with it (needs mbedTLS and openssl; TLS=openssl: libssl, too)
 ##   tls-versions  the same on other versions of mbedTLS (downloads them; needs cargo)
@@ -124,7 +125,7 @@ LINK = $(LDFLAGS) -pthread $(LDLIBS)
 RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
-.PHONY: all suites examples test check demo layers tidy header asan tsan portable interop tls \
+.PHONY: all suites examples test check demo layers tidy header asan tsan portable systems interop tls \
 	tls-versions fuzz timing e2e bench bench-peers format man install install-headers uninstall \
 	package size clean help no-tls FORCE
 
@@ -253,6 +254,9 @@ fuzz:
 
 timing:
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/timing/run.sh
+
+systems:
+	@REVDIAL_BUILD='$(BUILD)' sh tests/systems.sh
 
 interop: $(INTEROP)
 	@REVDIAL_BUILD='$(BUILD)' sh tests/interop/run.sh

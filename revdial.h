@@ -10442,6 +10442,9 @@ static int rvd_sys_is_child(const rvd_sys_origin *o)
 // A condition whose deadlines are on the clock of rvd_sys_now_us().
 static int rvd_sys_cond_open(pthread_cond_t *cond)
 {
+#ifdef __APPLE__  // which waits for a duration instead
+    return -pthread_cond_init(cond, NULL);
+#else
     pthread_condattr_t attr;
     int r = pthread_condattr_init(&attr);
     if (r) return -r;
@@ -10449,6 +10452,7 @@ static int rvd_sys_cond_open(pthread_cond_t *cond)
     if (r == 0) r = pthread_cond_init(cond, &attr);
     pthread_condattr_destroy(&attr);
     return -r;
+#endif
 }
 
 // A point in time of rvd_sys_now_us(), which adds one.
@@ -10464,8 +10468,13 @@ static int rvd_sys_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_
 {
     struct timespec until;
     if (at_us < 0) return -pthread_cond_wait(cond, lock);
+#ifdef __APPLE__
+    rvd_sys_timespec(&until, at_us - rvd_sys_now_us() + 1);
+    return -pthread_cond_timedwait_relative_np(cond, lock, &until);
+#else
     rvd_sys_timespec(&until, at_us);
     return -RVD_SYS(pthread_cond_timedwait)(cond, lock, &until);
+#endif
 }
 
 // A latch: one thread waits until another one opens it. The memory may be freed as soon as it is
@@ -11043,13 +11052,23 @@ static void rvd_sys_congestion_list(char *text, size_t size)
     text[strcspn(text, "\n")] = '\0';
 }
 
+// A stream socket: AF_INET, AF_INET6 or AF_UNIX.
+static int rvd_sys_socket_tcp(int family)
+{
+    int fd, type = SOCK_STREAM;
+#if RVD_SYS_FLAGS_ATOMIC
+    type |= SOCK_NONBLOCK | SOCK_CLOEXEC;
+#endif
+    RVD_SYS_RETRY(fd, RVD_SYS(socket)(family, type, 0));
+    return rvd_sys_own(fd);
+}
+
 // May sockets of this process have that congestion control? Returns 0, or REVDIAL_EINVAL or
 // REVDIAL_ESYS with what there is in err.
 static int rvd_sys_congestion_check(const char *name, revdial_err *err)
 {
     char offered[128], why[220];
-    int fd, r;
-    RVD_SYS_RETRY(fd, RVD_SYS(socket)(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    int r, fd = rvd_sys_socket_tcp(AF_INET);
     if (fd < 0) {
         rvd_sys_fail(err, REVDIAL_ESYS, -fd, NULL, "common.congestion: no socket to try it on");
         return REVDIAL_ESYS;
@@ -11220,8 +11239,8 @@ static ptrdiff_t rvd_sys_writev(int fd, const struct iovec *iov, int count)
     if (count > RVD_SYS_IOV_MAX) count = RVD_SYS_IOV_MAX;  // a short write is in the contract
     memset(&m, 0, sizeof m);
     m.msg_iov = (struct iovec *)(uintptr_t)iov;  // struct msghdr has no const
-    m.msg_iovlen = (size_t)count;
-    RVD_SYS_RETRY(n, count == 1  // send() costs less
+    m.msg_iovlen = (uint16_t)count;              // an int or a size_t, by system
+    RVD_SYS_RETRY(n, count == 1                  // send() costs less
                          ? RVD_SYS(send)(fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL)
                          : RVD_SYS(sendmsg)(fd, &m, MSG_NOSIGNAL));
     return n;
@@ -11254,17 +11273,6 @@ static ptrdiff_t rvd_sys_peek(int fd, void *buf, size_t len)
 }
 
 // ---- connections ----
-
-// A stream socket: AF_INET, AF_INET6 or AF_UNIX.
-static int rvd_sys_socket_tcp(int family)
-{
-    int fd, type = SOCK_STREAM;
-#if RVD_SYS_FLAGS_ATOMIC
-    type |= SOCK_NONBLOCK | SOCK_CLOEXEC;
-#endif
-    RVD_SYS_RETRY(fd, RVD_SYS(socket)(family, type, 0));
-    return rvd_sys_own(fd);
-}
 
 // A socket that asks for an unused port of this machine may be given that very port as its own. TCP
 // then connects it to itself (RFC 9293 section 3.5, simultaneous open), and the program that

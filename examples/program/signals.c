@@ -44,7 +44,7 @@ static void prog_on_signal(int sig)
     } else if (((prog_now_ms() - prog_stop_ms) & INT_MAX) >= PROG_ONE_SIGNAL_MS) {
         _exit(PROG_FAILED);
     }
-    if (prog_wake_fd >= 0 && write(prog_wake_fd, "", 1) < 0) {
+    if (prog_wake_fd >= 0 && write((int)prog_wake_fd, "", 1) < 0) {
         // The pipe is full: then its reader wakes up without this byte.
     }
     errno = saved;
