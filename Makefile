@@ -125,8 +125,8 @@ LINK = $(LDFLAGS) -pthread $(LDLIBS)
 RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
-.PHONY: all suites examples test check demo layers tidy header asan tsan portable systems interop tls \
-	tls-versions fuzz timing e2e bench bench-peers format man install install-headers uninstall \
+.PHONY: all suites examples test check demo layers tidy header asan tsan portable systems interop \
+	tls tls-versions fuzz timing e2e bench bench-peers format man install install-headers uninstall \
 	package size clean help no-tls FORCE
 
 all: $(PROGRAMS) examples $(NO_TLS)
@@ -180,7 +180,7 @@ ifneq ($(filter Linux FreeBSD,$(shell uname)),)
 BIND_NOW = -Wl,-z,now
 DROP_UNUSED = -Wl,--gc-sections
 endif
-$(BUILD)/revdial-%: $(BUILD)/revdial.o $(BUILD)/flags
+$(PROGRAMS): $(BUILD)/revdial.o $(BUILD)/flags
 	$(CC) $(CFLAGS) $(CPPFLAGS) $(BIND_NOW) $(DROP_UNUSED) -o $@ $(filter %.o,$^) $(PROGRAM_LIBS) \
 		$(LINK)
 $(BUILD)/revdial-proxy: $(call objects_of,proxy) $(call objects_of,program)
