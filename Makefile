@@ -14,6 +14,7 @@
 ##   interop    against other yamux and WebSocket libraries (needs go, node, npm)
 ##   tls        TLS and the programs with it (needs mbedTLS and openssl; TLS=openssl: libssl, too)
 ##   tls-versions  the same on other versions of mbedTLS (downloads them; needs cargo)
+##   explore    every order of events in a small world, as deep as SECONDS=60 allow
 ##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=60 in all, FUZZ="engine egress")
 ##   timing     nothing but a verdict depends on a secret's bytes (needs valgrind)
 ##   e2e        the programs with curl, nginx, ssh and broken networks (needs root for some)
@@ -126,8 +127,8 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test check demo layers tidy header asan tsan portable systems interop \
-	tls tls-versions fuzz timing e2e bench bench-peers format man install install-headers uninstall \
-	package size clean help no-tls FORCE
+	tls tls-versions explore fuzz timing e2e bench bench-peers format man install install-headers \
+	uninstall package size clean help no-tls FORCE
 
 all: $(PROGRAMS) examples $(NO_TLS)
 
@@ -248,6 +249,10 @@ tls: $(PROGRAMS) $(if $(PROGRAM_TLS),$(TLS_SUITES))
 tls-versions:
 	@mkdir -p $(BUILD)
 	+@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' MAKE='$(MAKE)' sh tests/tls/versions.sh
+
+SECONDS = 60
+explore: $(BUILD)/test_explore
+	$(BUILD)/test_explore --seconds $(SECONDS)
 
 fuzz:
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/fuzz/run.sh $(FUZZ)
