@@ -10,12 +10,12 @@
 #include <unistd.h>
 
 #include "credentials.h"
+#include "routes.h"
 #include "../program/program.h"
 
 enum {
     ADDRESS_SIZE = 136,  // "unix:" and a sun_path, or an address and a port
-    NAME_SIZE = 65,
-    ANNOUNCE_MS = 1000  // for somebody to read what is printed: longer than a busy machine takes
+    ANNOUNCE_MS = 1000   // for somebody to read what is printed: longer than a busy machine takes
 };
 
 typedef struct settings {
@@ -146,7 +146,7 @@ static const char epilogue[] =
 
 typedef struct expose {
     char address[ADDRESS_SIZE];  // as asked for
-    char name[NAME_SIZE];
+    char name[ROUTE_NAME_SIZE];
     const char *target;  // NULL = the agent's own
 } expose;
 
@@ -163,15 +163,13 @@ typedef struct app {
 // Takes "ADDRESS=NAME[/TARGET]" apart. Returns NULL, or what is wrong with it.
 static const char *expose_parse(expose *x, const char *spec)
 {
-    static const char set[] = "abcdefghijklmnopqrstuvwxyz0123456789._-";
     size_t address_len = strcspn(spec, "="), name_len;
     const char *name = spec + address_len + 1;
     const char *local = strspn(spec, "0123456789") == address_len ? "127.0.0.1:" : "";
     if (!spec[address_len] || address_len == 0) return "is not ADDRESS=NAME[/TARGET]";
     if (address_len + strlen(local) >= sizeof x->address) return "the address is too long in";
     name_len = strcspn(name, "/");
-    if (name_len == 0 || name_len >= sizeof x->name || strspn(name, set) != name_len)
-        return "the name must be 1 to 64 of a-z 0-9 . _ - in";
+    if (!route_is_name(name, name_len)) return "the name must be 1 to 64 of a-z 0-9 . _ - in";
     snprintf(x->address, sizeof x->address, "%s%.*s", local, (int)address_len, spec);
     memcpy(x->name, name, name_len);
     x->target = name[name_len] ? name + name_len + 1 : NULL;
@@ -291,7 +289,7 @@ static int app_print(app *a, const char *line)
 // Says where we listen, for people and for scripts that gave port 0.
 static int app_announce(app *a)
 {
-    char address[ADDRESS_SIZE], line[ADDRESS_SIZE + NAME_SIZE + 32];
+    char address[ADDRESS_SIZE], line[ADDRESS_SIZE + ROUTE_NAME_SIZE + 32];
     unsigned i, count = 0;
     int r = 1;
     while (revdial_proxy_address(a->proxy, count, address, sizeof address) >= 0) count++;
