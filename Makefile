@@ -266,7 +266,12 @@ systems:
 interop: $(INTEROP)
 	@REVDIAL_BUILD='$(BUILD)' sh tests/interop/run.sh
 
+# The programs once more with each TLS library that is here.
 bench: $(BENCHES) $(PROGRAMS) $(if $(filter mbedtls,$(TLS)),$(BUILD)/bench/tls)
+	+@for library in mbedtls openssl; do \
+		$(MAKE) TLS=$$library BUILD='$(BUILD)'/bench/$$library \
+			$(PROGRAMS:$(BUILD)/%='$(BUILD)'/bench/$$library/%) >/dev/null 2>&1; \
+	done; :
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' python3 tests/bench/run.py $(BENCH)
 
 bench-peers:

@@ -107,7 +107,7 @@ class Peer:
     name = ""
     missing = None
     is_wanted = True
-    jobs = ""               # how the names of those begin that it takes part in
+    jobs = "(?!tls)"        # how the names of those begin that it takes part in
     connections = 1 << 20   # that it can have at one time
     has_own_credit = False  # a stream's speed over a long link is the tunnel's own affair
 
@@ -132,7 +132,7 @@ class Peer:
 
 class Direct(Peer):
     name = "direct"
-    jobs = "(?!idle)"
+    jobs = "(?!idle|tls)"
 
     def start(self, run, target, line):
         self.port = line(target)
@@ -142,8 +142,10 @@ class Revdial(Peer):
     name = "revdial"
     has_own_credit = True
     agents = 1
+    scheme = "http"
     options = ()  # of both programs
     proxy_options = ()
+    agent_options = ()
 
     def version(self):
         return version_of([f"{self.build}/revdial-proxy", "--version"])
@@ -159,8 +161,9 @@ class Revdial(Peer):
         self.sides = [proxy]
         for i in range(self.agents):
             agent = run.start("revdial-agent", [
-                f"{self.build}/revdial-agent", "--server", f"http://127.0.0.1:{tunnel}", "--name",
-                "bench", "--instance", f"bench-{i}", "--target", f"127.0.0.1:{target}",
+                f"{self.build}/revdial-agent", "--server",
+                f"{self.scheme}://127.0.0.1:{tunnel}", "--name", "bench", "--instance",
+                f"bench-{i}", "--target", f"127.0.0.1:{target}", *self.agent_options,
                 *self.options], env=env)
             run.said(agent, "(session.up)", agent.log_path)
             self.sides.append(agent)
@@ -178,6 +181,49 @@ class RevdialEarly(Revdial):
     name = "revdial-early"
     jobs = "touch"
     proxy_options = ("--early",)
+
+
+def certificates(build):
+    """The directory of those that the tests use, made if they are not there."""
+    where = os.path.abspath(f"{build}/bench/certs")
+    if not os.path.exists(where):
+        os.makedirs(where + ".new", exist_ok=True)
+        subprocess.run(["sh", os.path.join(HERE, "../tls/certs.sh"), where + ".new"], check=True)
+        os.rename(where + ".new", where)
+    return where
+
+
+class RevdialTls(Revdial):
+    """The tunnel in TLS, by one library or the other."""
+    jobs = "tls"
+    scheme = "https"
+    library = ""
+
+    def __init__(self, build):
+        super().__init__(f"{build}/bench/{self.library}")
+        if not os.path.exists(f"{self.build}/revdial-agent"):
+            self.missing = f"`make TLS={self.library}` fails"
+        self.certs = lambda: certificates(build)
+
+    def start(self, run, target, line):
+        certs = self.certs()
+        self.proxy_options = ("--tls-cert", f"{certs}/server.pem", "--tls-key",
+                              f"{certs}/server.key")
+        self.agent_options = ("--tls-ca", f"{certs}/ca.pem", "--server-name", "localhost")
+        super().start(run, target, line)
+
+    def version(self):
+        return version_of([f"{self.build}/revdial-proxy", "--version"], r"((?:mbedTLS|OpenSSL).*)")
+
+
+class RevdialMbedtls(RevdialTls):
+    name = "revdial-mbedtls"
+    library = "mbedtls"
+
+
+class RevdialOpenssl(RevdialTls):
+    name = "revdial-openssl"
+    library = "openssl"
 
 
 class RevdialWith(Revdial):
@@ -209,9 +255,12 @@ defaults
     timeout client 1h
     timeout server 1h
 listen bench
-    bind 127.0.0.1:{port}
-    server next 127.0.0.1:{to}
+    bind 127.0.0.1:{port} {bind}
+    server next 127.0.0.1:{to} {next}
 """
+# As revdial with OpenSSL: AES-128 of TLS 1.3, and a certificate that is verified.
+HAPROXY_BIND = "ssl crt {certs}/haproxy.pem ciphersuites TLS_AES_128_GCM_SHA256"
+HAPROXY_NEXT = "ssl verify required ca-file {certs}/ca.pem verifyhost localhost"
 
 
 class Haproxy(Peer):
@@ -230,16 +279,32 @@ class Haproxy(Peer):
     def version(self):
         return version_of([self.program, "-v"])
 
-    def start_one(self, run, to):
+    def start_one(self, run, to, bind="", next=""):
         port = free_port()
-        path = run.write(f"haproxy-{port}.cfg",
-                         HAPROXY.format(port=port, to=to, connections=self.connections))
+        path = run.write(f"haproxy-{port}.cfg", HAPROXY.format(
+            port=port, to=to, connections=self.connections, bind=bind, next=next))
         self.sides.insert(0, run.start("haproxy", [self.program, "-db", "-f", path]))
         return port
 
     def start(self, run, target, line):
         self.sides = []
         self.port = self.start_one(run, line(self.start_one(run, target)))
+
+
+class HaproxyTls(Haproxy):
+    """The same, and TLS between the two: a handshake for each connection."""
+    name = "haproxy-tls"
+    jobs = "tls"
+
+    def start(self, run, target, line):
+        certs = certificates(self.build)
+        with open(f"{certs}/haproxy.pem", "w") as out:
+            for part in "server.pem", "server.key":
+                with open(f"{certs}/{part}") as f:
+                    out.write(f.read())
+        self.sides = []
+        last = self.start_one(run, target, bind=HAPROXY_BIND.format(certs=certs))
+        self.port = self.start_one(run, line(last), next=HAPROXY_NEXT.format(certs=certs))
 
 
 class Yamux(Peer):
@@ -321,7 +386,7 @@ bindPort = {port}
 FRPC = """\
 serverAddr = "127.0.0.1"
 serverPort = {tunnel}
-transport.tls.enable = false
+transport.tls.enable = {tls}
 [[proxies]]
 name = "bench"
 type = "tcp"
@@ -332,9 +397,10 @@ remotePort = {exposed}
 
 
 class Frp(Peer):
-    """As it comes, but for its TLS, which is off: nobody here encrypts but ssh."""
+    """As it comes, except for its TLS, which is off: of these only ssh encrypts."""
     name = "frp"
     has_own_credit = True
+    tls = "false"
 
     def __init__(self, build):
         super().__init__(build)
@@ -351,8 +417,15 @@ class Frp(Peer):
             f"frps-{port}.toml", FRPS.format(port=port))])
         run.said(proxy, "(started successfully)")
         agent = run.start("frpc", [self.client, "-c", run.write(f"frpc-{port}.toml", FRPC.format(
-            tunnel=line(port), target=target, exposed=self.port))])
+            tunnel=line(port), target=target, exposed=self.port, tls=self.tls))])
         self.sides = [proxy, agent]
+
+
+class FrpTls(Frp):
+    """As it comes, TLS included: frpc trusts every certificate."""
+    name = "frp-tls"
+    jobs = "tls"
+    tls = "true"
 
 
 RATHOLE = """\
@@ -425,4 +498,4 @@ def go_build(program, directory, package):
 
 
 ALL = [Direct, Revdial, RevdialTwo, RevdialEarly, RevdialWith, RevdialOld, Haproxy, Yamux, Ssh, Frp,
-       Rathole]
+       Rathole, RevdialMbedtls, RevdialOpenssl, HaproxyTls, FrpTls]

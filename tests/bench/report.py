@@ -8,6 +8,7 @@ UNITS = {"MBps": "MB/s", "per_s": "/s", "p50_us": "us p50", "p99_us": "us p99",
          "fair": "least share"}
 LESS_IS_MORE = ("p50_us", "p99_us")
 REFERENCE = "haproxy"
+TLS_REFERENCE = "haproxy-tls"
 
 
 def number(value):
@@ -54,17 +55,17 @@ def names_in(results, jobs):
 
 # ---- tables ----
 
-def relay_table(results, jobs):
+def relay_table(results, jobs, title="Relay", reference=REFERENCE):
     names = names_in(results, [j[0] for j in jobs])
-    table = Table(f"Relay, one load generator (in brackets: ratio to {REFERENCE})",
+    table = Table(f"{title}, one load generator (in brackets: ratio to {reference})",
                   ["job", ""] + names)
     for job, what, _, keys in jobs:
         for key in keys if job in results.of else []:
             cells = []
             for name in names:
-                ratio = results.ratio(job, name, REFERENCE, key)
+                ratio = results.ratio(job, name, reference, key)
                 value = number(results.median(job, name, key))
-                cells.append(value if ratio is None or key == "fair" or name == REFERENCE
+                cells.append(value if ratio is None or key == "fair" or name == reference
                              else f"{value} ({ratio:.2f})")
             table.add(what, UNITS[key], *cells)
     return table
@@ -79,6 +80,19 @@ def cost_table(results, jobs):
         for key, unit in ("cpu_us", "us CPU"), ("switches", "switches"):
             if job in results.of:
                 table.add(what, unit, *[number(results.median(job, n, key)) for n in names])
+    return table
+
+
+def alone_table(results):
+    table = Table("Bulk by mbedTLS from one process to another",
+                  ["way", "MB/s", "to alone", "us CPU of a MB", "to alone"])
+    for way in results.of.get("tls-alone", {}):
+        cells = []
+        for key in "MBps", "cpu_us":
+            ratio = results.ratio("tls-alone", way, "alone", key)
+            cells += [number(results.median("tls-alone", way, key)),
+                      "-" if ratio is None else f"{ratio:.2f}"]
+        table.add(way, *cells)
     return table
 
 
@@ -232,6 +246,17 @@ def relay_aims(aims):
                    aims.results.median(job, "revdial", "fair"), "{:.2f}")
 
 
+def tls_aims(aims):
+    results = aims.results
+    for job, what in (("up1", "bulk up, 1 connection"), ("down1", "bulk down, 1 connection"),
+                      ("up16", "bulk up, 16 connections"), ("down16", "bulk down, 16 connections")):
+        for other, least in (TLS_REFERENCE, 1), ("frp-tls", 1.5):
+            aims.least(f"{what}, TLS by OpenSSL", other, least,
+                       results.ratio(f"tls-{job}", "revdial-openssl", other, "MBps"))
+    aims.least("bulk of a stream, TLS by mbedTLS", "mbedTLS alone", 0.9,
+               results.ratio("tls-alone", "stream", "alone", "MBps"))
+
+
 def idle_aims(aims):
     results = aims.results
     aims.least("500 active of 10,000", "500 alone", 0.8,
@@ -286,6 +311,7 @@ def engine_aims(aims):
 def aims_table(results, notes):
     aims = Aims(results)
     relay_aims(aims)
+    tls_aims(aims)
     idle_aims(aims)
     link_aims(aims, notes)
     lib_aims(aims)
@@ -340,7 +366,10 @@ def write_plots(out, results, notes, jobs):
 
 def write(out, results, notes, jobs):
     """Prints everything, writes results.md and the plots."""
-    tables = [relay_table(results, jobs), cost_table(results, jobs), calls_table(results, jobs),
+    tls = [(f"tls-{job}", *rest) for job, *rest in jobs]
+    tables = [relay_table(results, jobs), cost_table(results, jobs),
+              relay_table(results, tls, "Relay with TLS in the tunnel", TLS_REFERENCE),
+              cost_table(results, tls), alone_table(results), calls_table(results, jobs),
               crowd_table(results), link_table(results, notes), lib_table(results),
               engine_table(results, notes), change_table(results, jobs),
               aims_table(results, notes)]

@@ -6,7 +6,7 @@
     lib      the library alone: two processes, one connection, beside bare sockets and Go's yamux
     engine   the protocol without sockets: instructions of a frame, frames per second
     calls    system calls of both sides for one message, by perf; only when asked for
-    tls      bulk through TLS beside mbedTLS alone
+    tls      relay, with TLS in the tunnels; and bulk through TLS beside mbedTLS alone
 
 In each round every peer does a job once, in an order that changes; what is printed are medians
 over the rounds, and medians of the rounds' ratios. Results are also written to build/bench:
@@ -26,6 +26,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -60,6 +61,7 @@ RELAY = [
     ("touch32", "the same, 32 in flight", "touch -c 32", ["per_s"]),
     ("mixed", "4 bulk + 1 ping", "mixed -c 4", ["MBps", "p99_us", "p50_us"]),
 ]
+TLS = "tls-"  # how the names of the same jobs begin where the tunnels encrypt
 # The 99th percentile of few pings would be their worst; a thousand threads take time to start.
 LONGER = {"mixed": 3, "ping1000": 2}
 CROWD_PEERS = ("direct", "revdial", "revdial-with", "revdial-old",
@@ -178,10 +180,14 @@ def wanted_peers():
     return [peer for peer in known if peer.is_wanted and not peer.missing]
 
 
-def say_who_is_missing(notes):
+def does_any(peer, prefix=""):
+    return any(peer.does(prefix + job[0]) for job in RELAY)
+
+
+def say_who_is_missing(notes, prefix=""):
     for kind in peers.ALL:
         peer = kind(BUILD)
-        if peer.missing and (not ONLY or peer.name in ONLY):
+        if peer.missing and (not ONLY or peer.name in ONLY) and does_any(peer, prefix):
             leave_out(notes, peer.name, peer.missing)
 
 
@@ -293,19 +299,25 @@ def crowd_rounds(results, up):
     progress(f"relay {CROWD} connections, 500 of them active", began)
 
 
+def relay_rounds(results, notes, run, prefix=""):
+    """The jobs of the relay. Names of those in TLS begin with a prefix. Returns who was up."""
+    say_who_is_missing(notes, prefix)
+    up = bring_up(run, notes, start_server(run), choose=lambda peer: does_any(peer, prefix))
+    notes.setdefault("peers", {}).update({p.name: p.version() for p in up})
+    for name, what, arguments, _ in RELAY:
+        began = time.monotonic()
+        for round_number in range(ROUNDS):
+            for peer in in_turn([p for p in up if p.does(prefix + name)], round_number):
+                seconds = SECONDS * LONGER.get(name, 1)
+                results.add(prefix + name, peer.name, load_and_cost(peer, arguments, seconds))
+        progress(f"{prefix or 'relay '}{what}", began)
+    return up
+
+
 def part_relay(results, notes):
-    say_who_is_missing(notes)
     run = peers.Processes(os.path.join(OUT, "run", "relay"))
     try:
-        up = bring_up(run, notes, start_server(run))
-        notes["peers"] = {p.name: p.version() for p in up}
-        for name, what, arguments, _ in RELAY:
-            began = time.monotonic()
-            for round_number in range(ROUNDS):
-                for peer in in_turn([p for p in up if p.does(name)], round_number):
-                    seconds = SECONDS * LONGER.get(name, 1)
-                    results.add(name, peer.name, load_and_cost(peer, arguments, seconds))
-            progress(f"relay {what}", began)
+        up = relay_rounds(results, notes, run)
         if is_job("crowd"):
             crowd_rounds(results, up)
     finally:
@@ -416,11 +428,15 @@ def part_engine(results, notes):
 
 # ---- calls ----
 
+def wants_calls(peer):
+    return peer.name in ONLY or (peer.name != "direct" and does_any(peer))
+
+
 def part_calls(results, notes):
     run = peers.Processes(os.path.join(OUT, "run", "calls"))
     began = time.monotonic()
     try:
-        for peer in bring_up(run, notes, start_server(run), choose=lambda p: p.name != "direct"):
+        for peer in bring_up(run, notes, start_server(run), choose=wants_calls):
             for name, _, arguments, _ in RELAY:
                 results.add(f"calls-{name}", peer.name, calls_of(run, peer, arguments))
     finally:
@@ -444,17 +460,26 @@ def calls_of(run, peer, arguments):
     return {call: n / figures["all"] for call, n in counts.items()}
 
 
-# ---- tls: where there is mbedTLS and openssl ----
+# ---- tls ----
 
 def part_tls(results, notes):
+    run = peers.Processes(os.path.join(OUT, "run", "tls"))
+    try:
+        relay_rounds(results, notes, run, TLS)
+    finally:
+        run.end()
+    if os.path.exists(f"{OUT}/tls") and is_job("alone"):
+        tls_alone(results)
+
+
+def tls_alone(results):
     began = time.monotonic()
-    certs = os.path.join(OUT, "certs")
-    os.makedirs(certs, exist_ok=True)
-    subprocess.run(["sh", os.path.join(peers.HERE, "../tls/certs.sh"), certs], check=True)
+    certs = peers.certificates(BUILD)
     files = [os.path.join(certs, name) for name in ("server.pem", "server.key", "ca.pem")]
-    subprocess.run([f"{OUT}/tls", *files, "0.2" if SMOKE else "2", "1" if SMOKE else "5"],
-                   timeout=120, check=True)
-    progress("tls", began)
+    for line in lines_of([f"{OUT}/tls", *files, str(2 * SECONDS), str(ROUNDS)], 60 + 10 * ROUNDS):
+        way = re.search(r"way=(\S+)", line).group(1)
+        results.add("tls-alone", way, parse(line))
+    progress("tls-bulk beside mbedTLS alone", began)
 
 
 # ---- all of it ----
@@ -490,8 +515,7 @@ PARTS = {"relay": part_relay, "link": part_link, "lib": part_lib, "engine": part
 
 
 def main(names):
-    wanted = names or [n for n in PARTS
-                       if n != "calls" and (n != "tls" or os.path.exists(f"{OUT}/tls"))]
+    wanted = names or [n for n in PARTS if n != "calls" and (n != "tls" or shutil.which("openssl"))]
     unknown = [n for n in wanted if n not in PARTS]
     if unknown:
         print(f"bench: no part {unknown[0]}; there are {' '.join(PARTS)}", file=sys.stderr)
@@ -511,8 +535,6 @@ def main(names):
     for name in wanted:
         print(name, flush=True)
         PARTS[name](results, notes)
-    if wanted == ["tls"]:  # which prints what it has found itself
-        return 0
     with open(os.path.join(OUT, "results.json"), "w") as f:
         json.dump({"notes": notes, "results": results.of}, f, indent=1)
     faults = notes.get("faults", []) + results.faults()

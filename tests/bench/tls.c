@@ -10,7 +10,7 @@
 
 #include <sys/wait.h>
 
-enum { TLS_RECORD = 16384, TLS_WRITE = 65536, TLS_ROUNDS_MAX = 64 };
+enum { TLS_RECORD = 16384, TLS_WRITE = 65536 };
 
 typedef struct tls_bench {
     const char *cert, *key, *ca;
@@ -19,7 +19,7 @@ typedef struct tls_bench {
 
 typedef struct tls_result {
     double rate;    // MB/s
-    double cpu_ns;  // of both processes, for a KB
+    double cpu_us;  // of both processes, for a MB
     uint64_t bytes;
 } tls_result;
 
@@ -48,7 +48,7 @@ static tls_result tls_collect(int fd, pid_t pid, double cpu_ns)
     tls_result r;
     if (read(fd, &r, sizeof r) != sizeof r) bench_die("no report");
     waitpid(pid, NULL, 0);
-    r.cpu_ns = (tls_cpu_ns() - cpu_ns) / ((double)r.bytes / 1e3);
+    r.cpu_us = (tls_cpu_ns() - cpu_ns) / 1e3 / ((double)r.bytes / BENCH_MB);
     return r;
 }
 
@@ -220,24 +220,18 @@ static tls_result tls_stream(const tls_bench *b)
     return r;
 }
 
-static int tls_compare(const void *a, const void *b)
+static void tls_print(const char *way, tls_result r)
 {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double tls_median(double *values, int count)
-{
-    qsort(values, (size_t)count, sizeof *values, tls_compare);
-    return values[count / 2];
+    printf("way=%s all=%.0f MBps=%.1f cpu_us=%.1f\n", way, (double)r.bytes / BENCH_MB, r.rate,
+           r.cpu_us);
+    fflush(stdout);
 }
 
 int main(int argc, char **argv)
 {
     tls_bench b = {NULL, NULL, NULL, 1.5};
-    double rates[TLS_ROUNDS_MAX], costs[TLS_ROUNDS_MAX];
     int rounds = argc > 5 ? atoi(argv[5]) : 5;
-    if (argc < 4 || rounds < 1 || rounds > TLS_ROUNDS_MAX) {
+    if (argc < 4) {
         fprintf(stderr, "usage: tls CERT.pem KEY.pem CA.pem [SECONDS [ROUNDS]]\n");
         return 2;
     }
@@ -247,14 +241,8 @@ int main(int argc, char **argv)
     if (argc > 4) b.seconds = atof(argv[4]);
     signal(SIGPIPE, SIG_IGN);
     for (int i = 0; i < rounds; i++) {
-        tls_result alone = tls_alone(&b), stream = tls_stream(&b);
-        printf("mbedTLS alone %.0f MB/s, %.0f ns/KB   revdial %.0f MB/s, %.0f ns/KB\n", alone.rate,
-               alone.cpu_ns, stream.rate, stream.cpu_ns);
-        fflush(stdout);
-        rates[i] = stream.rate / alone.rate;
-        costs[i] = alone.cpu_ns / stream.cpu_ns;
+        tls_print("alone", tls_alone(&b));
+        tls_print("stream", tls_stream(&b));
     }
-    printf("%s: revdial has %.2f of its rate, %.2f by processor time (medians of %d)\n",
-           revdial_tls_version(), tls_median(rates, rounds), tls_median(costs, rounds), rounds);
     return 0;
 }
