@@ -1,0 +1,122 @@
+// Takes bodies apart: see http_reader.h.
+#include <string.h>
+
+#include "http_reader.h"
+
+enum { HTTP_SIZE_DIGITS = 15 };  // of a chunk's size, so that it cannot overflow 64 bits
+
+void http_body_init(http_body *b, const http_head *h)
+{
+    memset(b, 0, sizeof *b);
+    b->framing = h->body;
+    switch (h->body) {
+    case HTTP_NO_BODY: return;
+    case HTTP_CHUNKED:
+        b->state = HTTP_BODY_SIZE;
+        b->trailer.is_trailer = 1;
+        return;
+    case HTTP_LENGTH:
+    case HTTP_UNTIL_CLOSE:
+        b->state = HTTP_BODY_DATA;
+        b->left = h->body == HTTP_LENGTH ? h->length : UINT64_MAX;
+    }
+}
+
+// One character of a size (7.1). Returns 0 if it may not be there.
+static int http_size_step(http_body *b, char c)
+{
+    int digit = http_hex(c);
+    if (digit >= 0) {
+        b->left = b->left << 4 | (unsigned)digit;
+        b->problem = "a chunk's size is too large";
+        return ++b->digits <= HTTP_SIZE_DIGITS;
+    }
+    b->problem = "a chunk's size is malformed";
+    if (b->digits == 0 || (c != ';' && c != '\r')) return 0;
+    b->state = c == ';' ? HTTP_BODY_EXTENSION : HTTP_BODY_SIZE_LF;
+    return 1;
+}
+
+// One character of chunk extensions (7.1.1): which ones there are is nobody's business, only where
+// they end.
+static int http_extension_step(http_body *b, char c)
+{
+    b->problem = "a chunk's extension is malformed";
+    if (b->state == HTTP_BODY_ESCAPED) {
+        b->state = HTTP_BODY_QUOTED;
+        return http_has(&http_text_set, c);
+    }
+    if (b->state == HTTP_BODY_QUOTED) {
+        if (c == '"') b->state = HTTP_BODY_EXTENSION;
+        if (c == '\\') b->state = HTTP_BODY_ESCAPED;
+        return http_has(&http_text_set, c);
+    }
+    if (c == '\r') b->state = HTTP_BODY_SIZE_LF;
+    if (c == '"') b->state = HTTP_BODY_QUOTED;
+    return c == '\r' || c == '"' || c == '=' || c == ';' || http_has(&http_token, c);
+}
+
+// One character of a line. Returns 0 if it may not be there.
+static int http_body_step(http_body *b, char c)
+{
+    if (++b->line_len > HTTP_CHUNK_LINE_MAX) {
+        b->problem = "a chunk's extensions are too long";
+        return 0;
+    }
+    switch (b->state) {
+    case HTTP_BODY_SIZE: return http_size_step(b, c);
+    case HTTP_BODY_EXTENSION:
+    case HTTP_BODY_QUOTED:
+    case HTTP_BODY_ESCAPED: return http_extension_step(b, c);
+    case HTTP_BODY_SIZE_LF:
+        b->problem = "a chunk's size ends with CR alone";
+        b->state = b->left ? HTTP_BODY_DATA : HTTP_BODY_TRAILER;
+        return c == '\n';
+    case HTTP_BODY_DATA_CR:
+        b->problem = "a chunk is longer than its size";
+        b->state = HTTP_BODY_DATA_LF;
+        return c == '\r';
+    case HTTP_BODY_DATA_LF:
+        b->problem = "a chunk is longer than its size";
+        b->state = HTTP_BODY_SIZE;
+        b->digits = b->line_len = 0;
+        return c == '\n';
+    case HTTP_BODY_DATA:
+    case HTTP_BODY_TRAILER:
+    case HTTP_BODY_DONE: break;
+    }
+    return 0;
+}
+
+static size_t http_data_take(http_body *b, const char *data, size_t len, http_text *payload)
+{
+    payload->at = data;
+    payload->len = len < b->left ? len : (size_t)b->left;
+    if (b->framing != HTTP_UNTIL_CLOSE) b->left -= payload->len;
+    if (b->left == 0) b->state = b->framing == HTTP_CHUNKED ? HTTP_BODY_DATA_CR : HTTP_BODY_DONE;
+    return payload->len;
+}
+
+static ptrdiff_t http_trailer_take(http_body *b, const char *data, size_t len, http_text *payload)
+{
+    int end = http_head_end(&b->trailer, data, len);
+    b->problem = b->trailer.problem;
+    if (end <= 0) return end < 0 ? -1 : 0;
+    b->state = HTTP_BODY_DONE;
+    payload->at = data;
+    payload->len = (size_t)end;
+    return end;
+}
+
+ptrdiff_t http_body_read(http_body *b, const char *data, size_t len, http_text *payload)
+{
+    size_t used = 0;
+    payload->at = data;
+    payload->len = 0;
+    if (b->state == HTTP_BODY_TRAILER) return http_trailer_take(b, data, len, payload);
+    while (used < len && b->state != HTTP_BODY_DATA && b->state != HTTP_BODY_TRAILER &&
+           b->state != HTTP_BODY_DONE)
+        if (!http_body_step(b, data[used++])) return -1;
+    if (b->state == HTTP_BODY_DATA) used += http_data_take(b, data + used, len - used, payload);
+    return (ptrdiff_t)used;
+}

@@ -1,0 +1,202 @@
+// What revdial-proxy's --http reads: a request, a response and a chunked body, whole and in two
+// kinds of pieces, which must make no difference. What is accepted is judged again by rules that
+// share no code with the reader.
+#include <stdio.h>
+#include <string.h>
+
+#include "test.h"
+
+#include "../../examples/proxy/http_text.c"
+#include "../../examples/proxy/http_body.c"
+#include "../../examples/proxy/http_reader.c"
+
+#include "fuzz.h"
+
+static http_head head;
+
+// As http_head_end(), for bytes that come in pieces.
+static int end_of(const char *data, size_t len, size_t piece, int is_trailer)
+{
+    http_scan scan = {.is_trailer = is_trailer};
+    size_t got = 0;
+    int r = 0;
+    while (r == 0 && got < len) {
+        got = piece < len - got ? got + piece : len;
+        r = http_head_end(&scan, data, got);
+        FUZZ_CHECK(r <= (int)got && (r >= 0 || scan.problem));
+    }
+    return r;
+}
+
+static int same_end(const char *data, size_t len, int is_trailer)
+{
+    int whole = end_of(data, len, SIZE_MAX, is_trailer);
+    FUZZ_CHECK(end_of(data, len, 1, is_trailer) == whole);
+    FUZZ_CHECK(end_of(data, len, 3, is_trailer) == whole);
+    return whole;
+}
+
+// A head has printable ASCII, HTAB and bytes over 127 in lines that end in CRLF.
+static void check_lines(const char *data, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char)data[i];
+        if (c == '\r')
+            FUZZ_CHECK(i + 1 < len && data[i + 1] == '\n');
+        else if (c == '\n')
+            FUZZ_CHECK(i > 0 && data[i - 1] == '\r');
+        else
+            FUZZ_CHECK((c >= ' ' && c != 0x7f) || c == '\t');
+        if (i > 0 && data[i - 1] == '\n') FUZZ_CHECK(c != ' ' && c != '\t');
+    }
+    FUZZ_CHECK(len >= 2 && memcmp(data + len - 2, "\r\n", 2) == 0);
+}
+
+// How many lines begin with that name and a colon?
+static int lines_of(const char *data, size_t len, const char *name)
+{
+    size_t n = strlen(name);
+    int count = 0;
+    for (size_t i = 1; i + n < len; i++)
+        count += data[i - 1] == '\n' && strncasecmp(data + i, name, n) == 0 && data[i + n] == ':';
+    return count;
+}
+
+static void check_framing(const char *data, size_t len)
+{
+    int lengths = lines_of(data, len, "Content-Length");
+    int codings = lines_of(data, len, "Transfer-Encoding");
+    check_lines(data, len);
+    FUZZ_CHECK(lengths + codings <= 1);
+    FUZZ_CHECK(lengths == head.has_length);
+    if (head.body == HTTP_CHUNKED) FUZZ_CHECK(codings == 1 && head.minor == 1);
+    if (head.body == HTTP_LENGTH) FUZZ_CHECK(lengths == 1 && head.length > 0);
+}
+
+static void fuzz_request(const char *data, size_t len)
+{
+    int end = same_end(data, len, 0), status;
+    if (end <= 0) return;
+    status = http_request_parse(&head, data, (size_t)end);
+    FUZZ_CHECK((status == 0) == !head.problem);
+    if (status) return;
+    check_framing(data, (size_t)end);
+    FUZZ_CHECK(lines_of(data, (size_t)end, "Host") == 1 || head.minor == 0);
+    FUZZ_CHECK(head.host.len > 0 || head.minor == 0);
+    FUZZ_CHECK(!memchr(head.target.at, ' ', head.target.len));
+    FUZZ_CHECK(head.body != HTTP_UNTIL_CLOSE);
+}
+
+static void fuzz_response(const char *data, size_t len)
+{
+    int end = same_end(data, len, 0), status;
+    if (end <= 0) return;
+    status = http_response_parse(&head, len % 2, data, (size_t)end);
+    FUZZ_CHECK(status == 0 || status == 502);
+    FUZZ_CHECK((status == 0) == !head.problem);
+    if (status) return;
+    check_framing(data, (size_t)end);
+    FUZZ_CHECK(head.status >= 100 && head.status <= 599);
+    if (head.body == HTTP_UNTIL_CLOSE) FUZZ_CHECK(!head.is_kept);
+}
+
+typedef struct outcome {
+    int verdict;
+    size_t used, len;
+    char data[FUZZ_MAX];
+} outcome;
+
+static void body_play(const char *data, size_t len, size_t piece, outcome *out)
+{
+    http_body b;
+    size_t got = 0;
+    memset(&head, 0, sizeof head);
+    head.body = HTTP_CHUNKED;
+    http_body_init(&b, &head);
+    memset(out, 0, sizeof *out);
+    while (b.state != HTTP_BODY_DONE) {
+        http_text payload;
+        ptrdiff_t n = http_body_read(&b, data + out->used, got - out->used, &payload);
+        FUZZ_CHECK(n <= (ptrdiff_t)(got - out->used));
+        out->verdict = n < 0 ? -1 : 0;
+        if (n < 0 || (n == 0 && got == len)) return;
+        if (n == 0) got = piece < len - got ? got + piece : len;
+        out->used += (size_t)n;
+        if (b.state == HTTP_BODY_DONE) continue;
+        memcpy(out->data + out->len, payload.at, payload.len);
+        out->len += payload.len;
+    }
+    out->verdict = 1;
+}
+
+static size_t line_end(const char *text, size_t at)
+{
+    const char *lf = memchr(text + at, '\n', FUZZ_MAX - at);
+    FUZZ_CHECK(lf != NULL);
+    return (size_t)(lf - text) + 1;
+}
+
+// Takes a body apart as a reader would that believes everything.
+static void check_chunks(const char *data, size_t len, const outcome *got)
+{
+    size_t at = 0, out = 0;
+    char text[FUZZ_MAX + 1];
+    memcpy(text, data, len);
+    text[len] = '\0';
+    for (;;) {
+        size_t size = strtoul(text + at, NULL, 16);
+        at = line_end(text, at);
+        if (size == 0) break;
+        FUZZ_CHECK(size <= len - at && out + size <= got->len);
+        FUZZ_CHECK(memcmp(text + at, got->data + out, size) == 0);
+        out += size;
+        at += size + 2;
+    }
+    FUZZ_CHECK(out == got->len);
+    while (memcmp(text + at, "\r\n", 2) != 0) at = line_end(text, at);
+    FUZZ_CHECK(at + 2 == got->used);
+}
+
+static void fuzz_body(const char *data, size_t len)
+{
+    static outcome whole, single, threes;
+    body_play(data, len, SIZE_MAX, &whole);
+    body_play(data, len, 1, &single);
+    body_play(data, len, 3, &threes);
+    FUZZ_CHECK(whole.verdict == single.verdict && whole.verdict == threes.verdict);
+    if (whole.verdict >= 0) {
+        FUZZ_CHECK(whole.used == single.used && whole.used == threes.used);
+        FUZZ_CHECK(whole.len == single.len && memcmp(whole.data, single.data, whole.len) == 0);
+        FUZZ_CHECK(whole.len == threes.len && memcmp(whole.data, threes.data, whole.len) == 0);
+    }
+    if (whole.verdict == 1) check_chunks(data, len, &whole);
+}
+
+static void fuzz_one(const uint8_t *data, size_t len)
+{
+    fuzz_request((const char *)data, len);
+    fuzz_response((const char *)data, len);
+    fuzz_body((const char *)data, len);
+    int end = same_end((const char *)data, len, 1);
+    if (end > 0 && http_trailer_parse(&head, (const char *)data, (size_t)end) == 0)
+        check_framing((const char *)data, (size_t)end);
+}
+
+static void fuzz_seeds(void)
+{
+#define SEED_HOST "Host: a.example:80\r\n"
+    fuzz_seed_text("GET /a?b=c HTTP/1.1\r\n" SEED_HOST "\r\n");
+    fuzz_seed_text("POST http://a.example:80/ HTTP/1.1\r\n" SEED_HOST
+                   "Content-Length: 5\r\nExpect: 100-continue\r\n\r\nhello");
+    fuzz_seed_text("PUT / HTTP/1.1\r\n" SEED_HOST "Transfer-Encoding: chunked\r\nTE: trailers\r\n"
+                   "Connection: TE, x-mine\r\nX-Mine: 1\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    fuzz_seed_text("GET / HTTP/1.0\r\nConnection: keep-alive\r\nProxy-Authorization: x\r\n\r\n");
+    fuzz_seed_text("\r\nGET / HTTP/1.1\r\nHost: [::1]:8080\r\nConnection: Upgrade\r\n"
+                   "Upgrade: websocket\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n");
+    fuzz_seed_text("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nKeep-Alive: timeout=5\r\n\r\nhello");
+    fuzz_seed_text("HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+    fuzz_seed_text("HTTP/1.0 404 Not Found\r\nConnection: keep-alive\r\n\r\n");
+    fuzz_seed_text("HTTP/1.1 101 x\r\nUpgrade: a\r\nConnection: upgrade\r\n\r\n");
+    fuzz_seed_text("5\r\nhello\r\nA;x=\"y\\\"\"\r\n0123456789\r\n0;z\r\n\r\n");
+    fuzz_seed_text("1\r\na\r\n0\r\nX-Checksum: abc\r\nServer-Timing: x\r\n\r\n");
+}
