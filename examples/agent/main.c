@@ -15,7 +15,7 @@ enum { VIA_SIZE = 4097 };  // 255 and 1024 bytes of a login as %XX, and a host
 
 typedef struct settings {
     prog_list servers, allow;
-    const char *token_file, *via, *via_file, *allow_file;
+    const char *token_file, *token, *via, *via_file, *allow_file;
     int auth;
     prog_tls_files tls;
     const prog_common *common;
@@ -35,10 +35,13 @@ static const prog_option options[] = {
      "tells agents of one name apart: a new agent replaces the one that has the\n"
      "same ID, so each needs an ID of its own (default: a new one per process)",
      0, 0},
-    {"token-file", PROG_TEXT, AT(token_file), "FILE",
+    {"token-file", PROG_PATH, AT(token_file), "FILE",
      "file with the token or password, read again before each attempt to\n"
-     "connect (default: the environment variable REVDIAL_TOKEN)",
+     "connect (default: the environment variable REVDIAL_TOKEN, or token = TOKEN in\n"
+     "the configuration file)",
      0, 0},
+    {"token", PROG_TEXT, AT(token), "TOKEN", "the token or password, where there is no such file",
+     0, 0, PROG_SECRET | PROG_NO_ARGV},
     {"auth", PROG_CHOICE, AT(auth), "bearer|basic|digest",
      "how to present it (default bearer). digest keeps the password secret even\n"
      "without TLS, and makes the proxy prove that it knows it, too",
@@ -48,16 +51,16 @@ static const prog_option options[] = {
     {"via", PROG_TEXT, AT(via), "URL",
      "egress proxy to connect through: http://HOST:PORT (CONNECT) or\n"
      "socks5://HOST:PORT; it resolves the names of the servers",
-     0, 0},
-    {"via-file", PROG_TEXT, AT(via_file), "FILE",
+     0, 0, PROG_SECRET},
+    {"via-file", PROG_PATH, AT(via_file), "FILE",
      "file with such a URL, which may have a login: http://USER:PASSWORD@...\n"
      "(default: the environment variable REVDIAL_VIA; HTTPS_PROXY is ignored)",
      0, 0},
-    {"tls-ca", PROG_TEXT, AT(tls.ca), "FILE",
+    {"tls-ca", PROG_PATH, AT(tls.ca), "FILE",
      "certificate authorities trusted for the proxy (default: the system's)", 0, 0},
-    {"tls-cert", PROG_TEXT, AT(tls.cert), "FILE",
+    {"tls-cert", PROG_PATH, AT(tls.cert), "FILE",
      "certificate of this agent, for a proxy that asks for one", 0, 0},
-    {"tls-key", PROG_TEXT, AT(tls.key), "FILE", "key of that certificate, not encrypted", 0, 0},
+    {"tls-key", PROG_PATH, AT(tls.key), "FILE", "key of that certificate, not encrypted", 0, 0},
     {"server-name", PROG_TEXT, AT(cfg.server_name), "HOST",
      "name that the proxy's certificate must have (default: host of the URL)", 0, 0},
     {"target", PROG_TEXT, AT(cfg.default_target), "HOST:PORT",
@@ -68,9 +71,9 @@ static const prog_option options[] = {
      "*.svc.local:443, unix:/run/x. A host name that resolves to a loopback\n"
      "(except localhost), link-local, carrier NAT (100.64.0.0/10) or cloud\n"
      "metadata address is refused unless an address pattern allows it",
-     0, 0},
-    {"allow-file", PROG_TEXT, AT(allow_file), "FILE",
-     "file with more patterns, one per line; HUP reads it again", 0, 0},
+     0, 0, PROG_LIVE},
+    {"allow-file", PROG_PATH, AT(allow_file), "FILE",
+     "file with more patterns, one per line; HUP reads it again", 0, 0, PROG_LIVE},
     {"proxy-protocol", PROG_CHOICE, AT(cfg.proxy_protocol), "0|1|2",
      "send targets the client's address in a PROXY header of this version", 0, 0},
     {"connect-timeout", PROG_DURATION, AT(cfg.connect_timeout_ms), "TIME",
@@ -96,6 +99,10 @@ static const char usage[] =
 static const char epilogue[] =
     "\n"
     "TIME is 500ms, 30s, 5m or 2h.\n"
+    "\n"
+    "Each option may also stand in a configuration file, 'tls-ca = FILE', and in the environment,\n"
+    "REVDIAL_TLS_CA=FILE. The command line beats the environment, which beats the file. Lists\n"
+    "repeat the line, or have commas in the environment. Options without a value are yes or no.\n"
     "\n"
     "After a lost connection the agent reconnects, with waits of 0.5 s to 30 s. It reads the\n"
     "token and the certificates again before each attempt. TERM and INT let running streams end;\n"
@@ -168,14 +175,16 @@ static int sources_fresh(void *ud, unsigned attempt, char *secret, size_t size)
 static int via_find(const prog_cli *cli, const settings *s, char *url, size_t size)
 {
     revdial_err err = {0};
-    const char *found = s->via ? s->via : getenv("REVDIAL_VIA");
+    const prog_setting *via = prog_given(cli, "via"), *via_file = prog_given(cli, "via-file");
+    const char *found = s->via;
     prog_file file = {0};
     int rc = 0;
     url[0] = '\0';
-    if (s->via && s->via_file) return prog_usage_error(cli, "via", "not with --via-file", NULL);
-    if (s->via && strchr(s->via, '@'))
+    if (via && via_file && via->from == via_file->from)
+        return prog_usage_error(cli, "via", "not with --via-file", NULL);
+    if (via && via->from == PROG_FROM_ARGV && strchr(s->via, '@'))
         return prog_usage_error(cli, "via", "a login belongs in --via-file or REVDIAL_VIA", NULL);
-    if (s->via_file) {
+    if (via_file && (!via || via_file->from > via->from)) {
         found = prog_file_open(&file, s->via_file, &err) == 0 ? prog_file_next(&file) : NULL;
         if (!found || prog_file_next(&file))
             rc = prog_usage_error(cli, "via-file",
@@ -191,7 +200,6 @@ static int via_find(const prog_cli *cli, const settings *s, char *url, size_t si
 // Finds what the options lack. Returns 0 or PROG_USAGE.
 static int settings_check(const prog_cli *cli, const settings *s)
 {
-    const char *env = getenv("REVDIAL_TOKEN");
     sources from = {.token_file = s->token_file, .user = s->cfg.user, .auth = s->auth};
     char token[PROG_TOKEN_SIZE];
     revdial_err err = {0};
@@ -201,7 +209,7 @@ static int settings_check(const prog_cli *cli, const settings *s)
     if (!s->cfg.default_target && s->allow.count == 0 && !s->allow_file)
         return prog_usage_error(cli, "target", "missing: give --target, --allow or --allow-file",
                                 NULL);
-    if (!s->token_file && !env && !s->tls.cert)
+    if (!s->token_file && !s->token && !s->tls.cert)
         return prog_usage_error(cli, "token-file", "missing, and so is REVDIAL_TOKEN", NULL);
     if (s->auth == AUTH_BEARER && s->cfg.user)
         return prog_usage_error(cli, "user", "needs --auth basic or --auth digest:", s->cfg.user);
@@ -214,10 +222,8 @@ static int settings_check(const prog_cli *cli, const settings *s)
         prog_wipe(token, sizeof token);
         return rc == 0 ? 0 : prog_usage_error(cli, "token-file", err.msg, NULL);
     }
-    if (!env || !secret_problem(env, s->cfg.user, s->auth)) return 0;
-    snprintf(err.msg, sizeof err.msg, "REVDIAL_TOKEN: %s",
-             secret_problem(env, s->cfg.user, s->auth));
-    return prog_usage_error(cli, "token-file", err.msg, NULL);
+    if (!s->token || !secret_problem(s->token, s->cfg.user, s->auth)) return 0;
+    return prog_usage_error(cli, "token", secret_problem(s->token, s->cfg.user, s->auth), NULL);
 }
 
 static int exit_code(int rc)
@@ -326,7 +332,7 @@ static int run(running *r, const revdial_agent_config *cfg)
 static int serve(const settings *s, const char *url, const char *via, revdial_tls *tls,
                  prog_log *log)
 {
-    sources source = {s->token_file, getenv("REVDIAL_TOKEN"), s->cfg.user, s->auth, tls, log};
+    sources source = {s->token_file, s->token, s->cfg.user, s->auth, tls, log};
     running r = {.s = s, .log = log, .tls = tls, .wake = {-1, -1}};
     revdial_agent_config cfg = s->cfg;
     static const char *const no_rules[] = {NULL};
@@ -388,8 +394,10 @@ int main(int argc, char **argv)
         rc = PROG_FAILED;
         if (url && !open_tls(&s, url, &tls)) {
             rc = PROG_USAGE;
+        } else if (url && cli.common.is_checking) {
+            rc = prog_print_checked(&cli);
         } else if (url && prog_log_start(&log) == 0 && prog_catch_signals() == 0) {
-            prog_warn_repeated(&log, &cli);
+            prog_warn_settings(&log, &cli);
             prog_warn_readable(&log, s.token_file);
             prog_warn_readable(&log, s.via_file);
             prog_warn_readable(&log, s.tls.key);
@@ -402,7 +410,6 @@ int main(int argc, char **argv)
         free(url);
         prog_wipe(via, sizeof via);
     }
-    free(s.servers.items);
-    free(s.allow.items);
+    prog_cli_free(&cli);
     return prog_log_finish(&log, rc);
 }

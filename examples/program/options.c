@@ -1,10 +1,11 @@
-// Options of the command line.
+// The table of options, and the command line.
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "program.h"
+#include "config.h"
 
 // Longer than it takes to wake a core on most machines, so that two programs that answer each other
 // through a tunnel both stay awake; a thread that waits longer stops polling.
@@ -12,8 +13,16 @@
 
 #define PROG_COMMON(field) offsetof(prog_common, field)
 static const prog_option prog_common_options[] = {
+    {"config", PROG_LIST, PROG_COMMON(configs), "FILE",
+     "file with 'key = value' for each option, without the dashes (see below);\n"
+     "repeatable, the last one counts. '-' prints what is in force, and where each\n"
+     "value came from, and exits",
+     0, 0, PROG_NO_FILE},
+    {"check", PROG_FLAG, PROG_COMMON(is_checking), NULL,
+     "check all options and the files that they name, and exit: 0 good, 2 wrong", 0, 0,
+     PROG_ARGV_ONLY},
     {"drain", PROG_DURATION, PROG_COMMON(drain_ms), "TIME",
-     "longest time that TERM waits for connections to end (default 30s)", 0, INT_MAX},
+     "longest time that TERM waits for connections to end (default 30s)", 0, INT_MAX, PROG_LIVE},
     {"keepalive", PROG_DURATION, PROG_COMMON(keepalive_ms), "TIME",
      "ping the other program after TIME without a byte from it (default 15s, at\n"
      "least 100ms)",
@@ -40,29 +49,72 @@ static const prog_option prog_common_options[] = {
      "itself when waits get longer or the core is needed (default 100); 0: never,\n"
      "to save processor time",
      0, 1000},
-    {"log-level", PROG_CHOICE, PROG_COMMON(level), "error|warn|info|debug", "default info", 0, 0},
+    {"log-level", PROG_CHOICE, PROG_COMMON(level), "error|warn|info|debug", "(default info)", 0, 0},
     {"log-format", PROG_CHOICE, PROG_COMMON(format), "auto|text|logfmt|json",
-     "auto: text on a terminal, else logfmt", 0, 0},
+     "auto: text on a terminal, else logfmt (default auto)", 0, 0},
     {"access-log", PROG_FLAG, PROG_COMMON(access), NULL,
      "log the beginning and the end of each client's connection, which\n"
      "--log-level debug does, too",
      0, 0},
     {"verbose", PROG_FLAG, PROG_COMMON(verbose), NULL, "-v: the same as --log-level debug", 0, 0},
-    {"help", PROG_FLAG, PROG_COMMON(help), NULL, "-h: show this and exit", 0, 0},
-    {"version", PROG_FLAG, PROG_COMMON(version), NULL, "show the version and exit", 0, 0},
+    {"help", PROG_FLAG, PROG_COMMON(help), NULL, "-h: show this and exit", 0, 0, PROG_ARGV_ONLY},
+    {"version", PROG_FLAG, PROG_COMMON(version), NULL, "show the version and exit", 0, 0,
+     PROG_ARGV_ONLY},
 };
-enum {
-    PROG_COMMON_COUNT = sizeof prog_common_options / sizeof prog_common_options[0],
-    PROG_OPTION_MAX = 64  // letters of a name; longer ones are nobody's
-};
+enum { PROG_COMMON_COUNT = sizeof prog_common_options / sizeof prog_common_options[0] };
+
+// ------------------------------------------------------------------------------------------------
+// What is wrong
+
+int prog_complain(const prog_cli *cli, const char *form, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, form);
+    vsnprintf(text, sizeof text, form, args);
+    va_end(args);
+    if (cli->log)
+        prog_logf(cli->log, REVDIAL_LOG_ERROR, "config.refused", "%s", text);
+    else
+        fprintf(stderr, "%s: %s\n", cli->program, text);
+    return PROG_USAGE;
+}
+
+int prog_out_of_memory(const prog_cli *cli)
+{
+    prog_complain(cli, "out of memory");
+    return PROG_FAILED;
+}
+
+// The setting that has this value, or else the one that counts of that option.
+static const prog_setting *prog_setting_of(const prog_cli *cli, const char *option,
+                                           const char *value)
+{
+    for (size_t i = 0; value && i < cli->given_count; i++)
+        if (cli->given[i].value == value) return &cli->given[i];
+    return prog_given(cli, option);
+}
 
 int prog_usage_error(const prog_cli *cli, const char *option, const char *problem,
                      const char *value)
 {
-    fprintf(stderr, "%s: --%s: %s%s%s%s\nTry '%s --help'.\n", cli->program, option, problem,
-            value ? " \"" : "", value ? value : "", value ? "\"" : "", cli->program);
+    const prog_setting *s = prog_setting_of(cli, option, value);
+    char name[PROG_NAME_MAX + 16], shown[512] = "";
+    if (value && (!s || !(s->option->flags & PROG_SECRET)))
+        snprintf(shown, sizeof shown, " \"%s\"", value);
+    if (s && s->from == PROG_FROM_FILE)
+        return prog_complain(cli, "%s:%u: %s: %s%s", s->file, s->line, option, problem, shown);
+    if (s && s->from == PROG_FROM_ENV) {
+        prog_env_name(option, name, sizeof name);
+        return prog_complain(cli, "%s: %s%s", name, problem, shown);
+    }
+    prog_complain(cli, "--%s: %s%s", option, problem, shown);
+    if (!cli->log) fprintf(stderr, "Try '%s --help'.\n", cli->program);
     return PROG_USAGE;
 }
+
+// ------------------------------------------------------------------------------------------------
+// Values
 
 int prog_list_add(prog_list *list, const char *item)
 {
@@ -147,8 +199,13 @@ static int prog_set(const prog_cli *cli, const prog_option *o, void *at, const c
     char problem[96];
     int choice;
     switch (o->kind) {
-    case PROG_FLAG: *(int *)at = 1; return 0;
+    case PROG_FLAG:
+        choice = prog_parse_choice("no|yes|false|true|off|on|0|1", value);
+        if (choice < 0) return prog_usage_error(cli, o->name, "not yes or no:", value);
+        *(int *)at = choice & 1;
+        return 0;
     case PROG_TEXT:
+    case PROG_PATH:
         if (!*value) return prog_usage_error(cli, o->name, "must not be empty", NULL);
         *(const char **)at = value;
         return 0;
@@ -176,8 +233,8 @@ static int prog_set(const prog_cli *cli, const prog_option *o, void *at, const c
 // How many letters must be added, removed or changed to make one word of the other (Levenshtein).
 static size_t prog_distance(const char *a, const char *b)
 {
-    size_t row[PROG_OPTION_MAX + 1], len = strlen(b);
-    if (strlen(a) > PROG_OPTION_MAX || len > PROG_OPTION_MAX) return PROG_OPTION_MAX;
+    size_t row[PROG_NAME_MAX + 1], len = strlen(b);
+    if (strlen(a) > PROG_NAME_MAX || len > PROG_NAME_MAX) return PROG_NAME_MAX;
     for (size_t i = 0; i <= len; i++) row[i] = i;
     for (; *a; a++) {
         size_t corner = row[0]++;
@@ -191,36 +248,122 @@ static size_t prog_distance(const char *a, const char *b)
     return row[len];
 }
 
-// The option of both tables at that place; NULL behind the last.
-static const prog_option *prog_option_at(const prog_cli *cli, size_t i)
+const prog_option *prog_option_at(const prog_cli *cli, size_t i)
 {
     if (i < cli->option_count) return &cli->options[i];
     i -= cli->option_count;
     return i < PROG_COMMON_COUNT ? &prog_common_options[i] : NULL;
 }
 
-// Returns option_count + PROG_COMMON_COUNT if there is no option of that name.
-static size_t prog_find(const prog_cli *cli, const char *name, size_t len)
+const prog_option *prog_option_find(const prog_cli *cli, const char *name, size_t len)
 {
     const prog_option *o;
     size_t i = 0;
     for (; (o = prog_option_at(cli, i)); i++)
         if (strlen(o->name) == len && memcmp(o->name, name, len) == 0) break;
-    return i;
+    return o;
 }
 
-// Says that there is no such option, and which one may be meant.
-static int prog_unknown(const prog_cli *cli, const char *name)
+const prog_option *prog_option_nearest(const prog_cli *cli, const char *name, unsigned not_flags)
 {
     const prog_option *o, *nearest = NULL;
     size_t least = (strlen(name) + 2) / 3, distance;
-    char problem[PROG_OPTION_MAX + 48] = "no such option";
     for (size_t i = 0; (o = prog_option_at(cli, i)); i++) {
+        if (o->flags & not_flags) continue;
         distance = strncmp(o->name, name, strlen(name)) == 0 ? 0 : prog_distance(name, o->name);
         if (distance > least || (distance == least && nearest)) continue;
         least = distance;
         nearest = o;
     }
+    return nearest;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Values that were given
+
+// Is there one of that option and that source?
+static int prog_is_given(const prog_cli *cli, const prog_option *o, enum prog_source from)
+{
+    for (size_t i = 0; i < cli->given_count; i++)
+        if (cli->given[i].option == o && cli->given[i].from == from && !cli->given[i].item)
+            return 1;
+    return 0;
+}
+
+const prog_setting *prog_given(const prog_cli *cli, const char *option)
+{
+    const prog_setting *found = NULL;
+    for (size_t i = 0; i < cli->given_count; i++) {
+        const prog_setting *s = &cli->given[i];
+        if (s->item || strcmp(s->option->name, option) != 0) continue;
+        if (!found || s->from >= found->from) found = s;
+    }
+    return found;
+}
+
+int prog_give(prog_cli *cli, const prog_setting *s)
+{
+    prog_setting *all = realloc(cli->given, (cli->given_count + 1) * sizeof *all);
+    if (!all) return prog_out_of_memory(cli);
+    cli->given = all;
+    all[cli->given_count] = *s;
+    for (size_t i = cli->given_count++; i-- > 0 && s->option->kind != PROG_LIST;) {
+        if (all[i].from != s->from || all[i].file != s->file || all[i].item != s->item) break;
+        if (all[i].option == s->option) cli->repeated = s->option;
+    }
+    return 0;
+}
+
+// Is this one of the program's own options?
+static int prog_is_own(const prog_cli *cli, const prog_option *o)
+{
+    return o >= cli->options && o < cli->options + cli->option_count;
+}
+
+static void *prog_place(const prog_option *o, const prog_cli *cli, void *settings,
+                        prog_common *common)
+{
+    return (prog_is_own(cli, o) ? (char *)settings : (char *)common) + o->at;
+}
+
+// Stores what one source says; its lists replace those of weaker sources.
+static int prog_apply(prog_cli *cli, enum prog_source from)
+{
+    const prog_option *o;
+    int rc = 0;
+    for (size_t i = 0; (o = prog_option_at(cli, i)); i++) {
+        prog_list *list = prog_place(o, cli, cli->settings, &cli->common);
+        if (o->kind == PROG_LIST && prog_is_given(cli, o, from)) list->count = 0;
+    }
+    for (size_t i = 0; rc == 0 && i < cli->given_count; i++) {
+        const prog_setting *s = &cli->given[i];
+        void *at = prog_place(s->option, cli, cli->settings, &cli->common);
+        if (s->from == from && !s->item) rc = prog_set(cli, s->option, at, s->value);
+    }
+    return rc;
+}
+
+int prog_item_apply(const prog_cli *cli, const char *item, void *settings, prog_common *common)
+{
+    size_t of = 0;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < cli->given_count; i++) {
+        const prog_setting *s = &cli->given[i];
+        void *at = prog_place(s->option, cli, settings, common);
+        if (s->value == item && s->option->flags & PROG_SECTION) of = i + 1;
+        if (of && s->item == of) rc = prog_set(cli, s->option, at, s->value);
+    }
+    return rc;
+}
+
+// ------------------------------------------------------------------------------------------------
+// The command line
+
+// Says that there is no such option, and which one may be meant.
+static int prog_unknown(const prog_cli *cli, const char *name)
+{
+    const prog_option *nearest = prog_option_nearest(cli, name, PROG_NO_ARGV);
+    char problem[PROG_NAME_MAX + 48] = "no such option";
     if (nearest) snprintf(problem, sizeof problem, "no such option; is --%s meant?", nearest->name);
     return prog_usage_error(cli, name, problem, NULL);
 }
@@ -239,38 +382,32 @@ static const char *prog_value(const prog_cli *cli, const char *in_word, char **a
     const char *next = argv[*i + 1];
     if (in_word) return in_word;
     if (!next) return NULL;
-    if (strncmp(next, "--", 2) == 0 &&
-        prog_option_at(cli, prog_find(cli, next + 2, strcspn(next + 2, "="))))
+    if (strncmp(next, "--", 2) == 0 && prog_option_find(cli, next + 2, strcspn(next + 2, "=")))
         return NULL;
     ++*i;
     return next;
 }
 
 // Takes the option at argv[*i], and its value there or in the next word.
-static int prog_parse_one(prog_cli *cli, char **argv, int *i)
+static int prog_take_one(prog_cli *cli, char **argv, int *i)
 {
-    const char *word = argv[*i], *value = NULL;
-    const prog_option *o;
-    size_t len, index;
-    char *at;
+    const char *word = argv[*i];
+    prog_setting s = {.from = PROG_FROM_ARGV};
+    size_t len;
     if (strcmp(word, "-v") == 0) word = "--verbose";
     if (strcmp(word, "-h") == 0) word = "--help";
     if (strncmp(word, "--", 2) != 0 || !word[2]) return prog_stray(cli, word);
     word += 2;
     len = strcspn(word, "=");
-    index = prog_find(cli, word, len);
-    o = prog_option_at(cli, index);
-    if (!o) return prog_unknown(cli, word);
-    at = index < cli->option_count ? cli->settings : (char *)&cli->common;
-    if (word[len] == '=') value = word + len + 1;
-    if (o->kind == PROG_FLAG)
-        return value ? prog_usage_error(cli, o->name, "takes no value:", value)
-                     : prog_set(cli, o, at + o->at, "");
-    value = prog_value(cli, value, argv, i);
-    if (!value) return prog_usage_error(cli, o->name, "needs a value", NULL);
-    if (o->kind != PROG_LIST && cli->seen & (uint64_t)1 << index) cli->repeated = o;
-    cli->seen |= (uint64_t)1 << index;
-    return prog_set(cli, o, at + o->at, value);
+    s.option = prog_option_find(cli, word, len);
+    if (!s.option) return prog_unknown(cli, word);
+    if (s.option->flags & PROG_NO_ARGV)
+        return prog_usage_error(cli, s.option->name, "only in the configuration file", NULL);
+    if (word[len] == '=') s.value = word + len + 1;
+    if (s.option->kind == PROG_FLAG && !s.value) s.value = "yes";
+    if (s.option->kind != PROG_FLAG) s.value = prog_value(cli, s.value, argv, i);
+    if (!s.value) return prog_usage_error(cli, s.option->name, "needs a value", NULL);
+    return prog_give(cli, &s);
 }
 
 static void prog_print_options(const prog_option *options, size_t count)
@@ -279,6 +416,7 @@ static void prog_print_options(const prog_option *options, size_t count)
     for (i = 0; i < count; i++) {
         const char *line = options[i].help;
         char head[64];
+        if (options[i].flags & PROG_NO_ARGV) continue;
         const char *arg = options[i].arg;
         snprintf(head, sizeof head, "--%s%s%s", options[i].name, arg ? " " : "", arg ? arg : "");
         if (strlen(head) > 24) printf("  %s\n", head);
@@ -292,27 +430,73 @@ static void prog_print_options(const prog_option *options, size_t count)
     }
 }
 
+static int prog_help(const prog_cli *cli)
+{
+    fputs(cli->usage, stdout);
+    prog_print_options(cli->options, cli->option_count);
+    prog_print_options(prog_common_options, PROG_COMMON_COUNT);
+    fputs(cli->epilogue, stdout);
+    return PROG_STOPPED;
+}
+
+// The files of --config. Returns whether "-" is among them.
+static int prog_take_files(prog_cli *cli, int *rc)
+{
+    const prog_setting *last = prog_given(cli, "config");
+    int is_printing = 0;
+    size_t count = cli->given_count;
+    for (size_t i = 0; *rc == 0 && last && i < count; i++) {
+        prog_setting s = cli->given[i];
+        if (s.option != last->option || s.from != last->from) continue;
+        if (strcmp(s.value, "-") == 0)
+            is_printing = 1;
+        else
+            *rc = prog_take_file(cli, s.value);
+        last = prog_given(cli, "config");  // the settings may have moved
+    }
+    return is_printing;
+}
+
 int prog_parse(prog_cli *cli, char **argv)
 {
-    int i, rc = 0;
+    int i, rc = 0, is_printing;
     cli->common = (prog_common){.tcp_keepalive_ms = 60000,
                                 .half_closed_ms = 3600000,
                                 .drain_ms = 30000,
                                 .spin_us = PROG_SPIN_US,
                                 .level = REVDIAL_LOG_INFO - REVDIAL_LOG_ERROR};
-    for (i = 1; argv[i] && rc == 0; i++) rc = prog_parse_one(cli, argv, &i);
-    if (rc != 0) return rc;
-    if (cli->common.help) {
-        fputs(cli->usage, stdout);
-        prog_print_options(cli->options, cli->option_count);
-        prog_print_options(prog_common_options, PROG_COMMON_COUNT);
-        fputs(cli->epilogue, stdout);
+    for (i = 1; argv[i] && rc == 0; i++) rc = prog_take_one(cli, argv, &i);
+    if (rc == 0 && prog_given(cli, "help")) return prog_help(cli);
+    if (rc == 0 && prog_given(cli, "version")) {
+        printf("%s %s%s%s\n", cli->program, REVDIAL_VERSION_STRING, cli->extra ? ", " : "",
+               cli->extra ? cli->extra : "");
         return PROG_STOPPED;
     }
-    if (!cli->common.version) return -1;
-    printf("%s %s%s%s\n", cli->program, REVDIAL_VERSION_STRING, cli->extra ? ", " : "",
-           cli->extra ? cli->extra : "");
+    if (rc == 0) rc = prog_take_env(cli);
+    is_printing = prog_take_files(cli, &rc);
+    for (i = PROG_FROM_FILE; rc == 0 && i <= PROG_FROM_ARGV; i++)
+        rc = prog_apply(cli, (enum prog_source)i);
+    if (rc != 0 || !is_printing) return rc != 0 ? rc : -1;
+    prog_print_config(cli);
     return PROG_STOPPED;
+}
+
+void prog_cli_free(prog_cli *cli)
+{
+    const prog_option *o;
+    for (size_t i = 0; (o = prog_option_at(cli, i)); i++) {
+        prog_list *list = prog_place(o, cli, cli->settings, &cli->common);
+        if (o->kind != PROG_LIST) continue;
+        free(list->items);
+        *list = (prog_list){0};
+    }
+    for (size_t i = 0; i < cli->file_count; i++) prog_file_close(&cli->files[i]);
+    free(cli->files);
+    free(cli->given);
+    prog_texts_free(cli);
+    cli->files = NULL;
+    cli->given = NULL;
+    cli->file_count = cli->given_count = 0;
 }
 
 int prog_or_never(int ms)
@@ -339,9 +523,10 @@ void prog_log_open_as(prog_log *log, const prog_common *common)
     log->access = common->access;
 }
 
-void prog_warn_repeated(prog_log *log, const prog_cli *cli)
+void prog_warn_settings(prog_log *log, const prog_cli *cli)
 {
     if (cli->repeated)
         prog_logf(log, REVDIAL_LOG_WARN, "option.repeated",
                   "--%s is given twice: the last one counts", cli->repeated->name);
+    prog_warn_env(log, cli);
 }

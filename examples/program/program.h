@@ -67,16 +67,34 @@ int prog_log_start(prog_log *log);
 int prog_log_finish(prog_log *log, int rc);
 
 // ------------------------------------------------------------------------------------------------
-// options.c: each program has a table of its own; those of prog_common are understood by both.
+// options.c, config.c: each program has a table of its own; that of prog_common is both programs'.
+// A row of a table is an option of the command line (--tls-cert FILE), a key of the configuration
+// file (tls-cert = FILE) and a variable of the environment (REVDIAL_TLS_CERT).
 
 enum prog_kind {
-    PROG_FLAG,
+    PROG_FLAG,  // yes or no
     PROG_TEXT,
+    PROG_PATH,  // of a file; may begin with $CREDENTIALS_DIRECTORY/
     PROG_LIST,
     PROG_NUMBER,
     PROG_DURATION,
     PROG_MODE,  // of a file, in octal
     PROG_CHOICE
+};
+
+enum prog_flag {
+    PROG_LIVE = 1,    // a change of it takes effect at HUP; without this flag HUP refuses it
+    PROG_SECRET = 2,  // is not shown; of a URL, its login is not
+    PROG_NO_ARGV = 4,
+    PROG_NO_ENV = 8,
+    PROG_NO_FILE = 16,
+    PROG_ARGV_ONLY = PROG_NO_ENV | PROG_NO_FILE,
+    // A PROG_LIST whose items may be sections of the file: "[expose ADDRESS]", then "name = NAME".
+    PROG_SECTION = 32,
+    // May stand in a section with the same flag, and holds for that item only.
+    PROG_IN_EXPOSE = 64,
+    PROG_IN_GROUP = 128,
+    PROG_IN_ANY = PROG_IN_EXPOSE | PROG_IN_GROUP
 };
 
 typedef struct prog_option {
@@ -86,6 +104,7 @@ typedef struct prog_option {
     const char *arg;   // for the help; of a PROG_CHOICE "first|second|…", stored as 0, 1, …
     const char *help;  // may have several lines
     int min, max;      // of a number, or of a duration in milliseconds
+    unsigned flags;    // enum prog_flag
 } prog_option;
 
 typedef struct prog_list {
@@ -96,8 +115,24 @@ typedef struct prog_list {
 typedef struct prog_common {
     int keepalive_ms, dead_after_ms, tcp_keepalive_ms, half_closed_ms, drain_ms, spin_us;
     const char *congestion;
-    int level, format, access, verbose, help, version;
+    int level, format, access, verbose, help, version, is_checking;
+    prog_list configs;
 } prog_common;
+
+enum prog_source { PROG_FROM_FILE, PROG_FROM_ENV, PROG_FROM_ARGV };  // the later one counts
+
+// A value that somebody has given.
+typedef struct prog_setting {
+    const prog_option *option;
+    const char *value;
+    enum prog_source from;
+    const char *file;  // PROG_FROM_FILE
+    unsigned line;
+    size_t item;  // in a section: 1 + the index of the setting that is its item; else 0
+} prog_setting;
+
+typedef struct prog_text prog_text;
+typedef struct prog_file prog_file;
 
 typedef struct prog_cli {
     const char *program;
@@ -106,35 +141,58 @@ typedef struct prog_cli {
     const prog_option *options;
     size_t option_count;
     void *settings;
+    prog_log *log;  // where to say what is wrong while the program runs; NULL = on stderr
+    // The rest is zero before prog_parse().
     prog_common common;
-    uint64_t seen;                // a bit for each option; those of both programs come last
-    const prog_option *repeated;  // given again: the last one counts
+    prog_setting *given;  // in the order in which they were found
+    size_t given_count;
+    const prog_option *repeated;  // given again in one place: the last one counts
+    prog_file *files;             // what values point into
+    size_t file_count;
+    prog_text *texts;  // and others
 } prog_cli;
 
-// Says what is wrong with an option and how to get help. Returns PROG_USAGE.
+// Takes the command line, the environment and the configuration files, and stores what they say in
+// the settings. Returns -1 to go on, or what to exit with at once. Free the cli in either case.
+int prog_parse(prog_cli *cli, char **argv);
+// Also frees the lists in the settings.
+void prog_cli_free(prog_cli *cli);
+// Says what is wrong with an option, and where it was given. Returns PROG_USAGE.
 int prog_usage_error(const prog_cli *cli, const char *option, const char *problem,
                      const char *value);
+// The same where no single option is to blame.
+int prog_complain(const prog_cli *cli, const char *form, ...)
+#ifdef __GNUC__
+    __attribute__((format(printf, 2, 3)))
+#endif
+    ;
+// What --check prints when all is good. Returns PROG_STOPPED.
+int prog_print_checked(const prog_cli *cli);
+// Stores what the section of an item says, in a copy of the settings and of cli->common. Returns 0
+// or an exit code.
+int prog_item_apply(const prog_cli *cli, const char *item, void *settings, prog_common *common);
+// What of an option counts: the last value of the strongest source; NULL: it was not given.
+const prog_setting *prog_given(const prog_cli *cli, const char *option);
 // Returns 0, or -1 when out of memory.
 int prog_list_add(prog_list *list, const char *item);
 // The items with commas between them; NULL when out of memory.
 char *prog_list_join(const prog_list *list);
-// Parses the command line. Returns -1 to go on, or what to exit with at once.
-int prog_parse(prog_cli *cli, char **argv);
 // The library's word for never, where an option's is 0.
 int prog_or_never(int ms);
 // What the options of both programs say to the library, and to the log.
 void prog_configure(const prog_common *from, revdial_common *to);
 void prog_log_open_as(prog_log *log, const prog_common *common);
-void prog_warn_repeated(prog_log *log, const prog_cli *cli);
+// Warns of what was given twice, and of variables REVDIAL_* that mean nothing.
+void prog_warn_settings(prog_log *log, const prog_cli *cli);
 
 // ------------------------------------------------------------------------------------------------
 // files.c: secrets come from a file or from the environment, never from the command line.
 
-typedef struct prog_file {
+struct prog_file {
     char *text, *at;  // all of it, NUL-terminated, and what has not been read
     size_t size;
     unsigned line;  // the number of the line that was read last
-} prog_file;
+};
 
 // Reads a file. Returns 0, or -1 and the reason in err->msg. Close it in either case.
 int prog_file_open(prog_file *f, const char *path, revdial_err *err);

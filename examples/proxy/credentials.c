@@ -5,10 +5,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+struct token_file {
+    token_file *next;
+    prog_file file;
+    char group[];  // of lines that name none, as these would: "group=cams"; or ""
+};
+
 void token_table_free(token_table *table)
 {
-    prog_file_close(&table->token_file);
-    prog_file_close(&table->auth_file);
+    while (table->files) {
+        token_file *f = table->files;
+        table->files = f->next;
+        prog_file_close(&f->file);
+        free(f);
+    }
     free(table->rows);
     table->rows = NULL;
     table->count = 0;
@@ -58,7 +68,7 @@ static const char *token_line_take(token_table *table, char *line)
     char *rest = word_end(line);
     revdial_credential row = {.names = *rest ? line : "*", .secret = *rest ? rest : line};
     if (*rest && is_cut(line, rest)) return cut_list;
-    row.group = group_of(row.names);
+    row.group = table->files->group[0] ? table->files->group : group_of(row.names);
     return token_table_add(table, &row);
 }
 
@@ -90,6 +100,7 @@ static const char *auth_line_take(token_table *table, char *line)
     char *schemes = group ? word_end(line) : line, *names = word_end(schemes);
     char *user = word_end(names), *secret = word_end(user);
     revdial_credential row = {secret, user, names, 0, group};
+    if (!group && table->files->group[0]) row.group = table->files->group;
     if (group && !group[6]) return "group= needs a name behind it";
     if (is_cut(schemes, names) || is_cut(names, user)) return cut_list;
     row.schemes = schemes_parse(schemes);
@@ -98,34 +109,40 @@ static const char *auth_line_take(token_table *table, char *line)
     if (!row.schemes) return "SCHEMES must be a comma list of bearer, basic, digest and mtls";
     if (strcmp(user, "-") == 0 && row.schemes == REVDIAL_AUTH_BEARER) {
         row.user = NULL;
-        if (!group) row.group = group_of(names);
+        if (!row.group) row.group = group_of(names);
     }
     return token_table_add(table, &row);
 }
 
 // Reads all lines of a file. Returns 0, or -1 and the reason in err->msg.
-static int token_table_read_file(token_table *table, const char *path, prog_file *file,
+static int token_table_read_file(token_table *table, const char *path, const char *group,
                                  const char *take(token_table *table, char *line), revdial_err *err)
 {
-    size_t before = table->count;
+    size_t before = table->count, size = group ? strlen("group=") + strlen(group) + 1 : 1;
+    token_file *f = calloc(1, sizeof *f + size);
     const char *problem = NULL;
     char *line;
-    if (prog_file_open(file, path, err) != 0) return -1;
-    while (!problem && (line = prog_file_next(file))) problem = take(table, line);
+    if (!f) snprintf(err->msg, sizeof err->msg, "out of memory");
+    if (!f) return -1;
+    if (group) snprintf(f->group, size, "group=%s", group);
+    f->next = table->files;
+    table->files = f;
+    if (prog_file_open(&f->file, path, err) != 0) return -1;
+    while (!problem && (line = prog_file_next(&f->file))) problem = take(table, line);
     if (!problem && table->count == before) problem = "there is no credential in it";
-    if (problem) snprintf(err->msg, sizeof err->msg, "%s:%u: %s", path, file->line, problem);
+    if (problem) snprintf(err->msg, sizeof err->msg, "%s:%u: %s", path, f->file.line, problem);
     return problem ? -1 : 0;
 }
 
 int token_table_read(token_table *table, const token_paths *paths, revdial_err *err)
 {
-    revdial_credential row = {.names = "*", .secret = getenv("REVDIAL_TOKEN")};
+    revdial_credential row = {.names = "*", .secret = paths->token};
     const char *problem = NULL;
     if (paths->tokens &&
-        token_table_read_file(table, paths->tokens, &table->token_file, token_line_take, err) != 0)
+        token_table_read_file(table, paths->tokens, paths->group, token_line_take, err) != 0)
         return -1;
     if (paths->auth &&
-        token_table_read_file(table, paths->auth, &table->auth_file, auth_line_take, err) != 0)
+        token_table_read_file(table, paths->auth, paths->group, auth_line_take, err) != 0)
         return -1;
     if (paths->tokens || paths->auth) return 0;
     if (!row.secret) problem = "missing, and so are --auth-file and REVDIAL_TOKEN";

@@ -6,16 +6,20 @@
 
 typedef struct token_paths {
     const char *tokens, *auth;  // NULL = none
+    const char *token;          // for every name, where there is no file
+    const char *group;          // that lines without one are in; NULL = none
 } token_paths;
 
+typedef struct token_file token_file;
+
 typedef struct token_table {
-    prog_file token_file, auth_file;  // what the rows point into
+    token_file *files;  // what the rows point into
     revdial_credential *rows;
     size_t count;
 } token_table;
 
-// Reads the files, or takes REVDIAL_TOKEN for every name. Returns 0, or -1 and the reason. Free the
-// table in either case.
+// Adds what the files hold, or the token. Returns 0, or -1 and the reason. Free the table in either
+// case.
 int token_table_read(token_table *table, const token_paths *paths, revdial_err *err);
 void token_table_free(token_table *table);
 

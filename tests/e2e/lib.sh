@@ -2,6 +2,7 @@
 # line for each check. Sourced by run.sh.
 
 build=$(cd "${REVDIAL_BUILD:-build}" && pwd) || exit 1
+export -n REVDIAL_BUILD # the programs warn of variables that are not theirs
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 dir=$build/e2e.$$
 passed=0

@@ -69,7 +69,7 @@ proxy --expose.*UPPER --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose 8
 proxy --drain.*soon --drain soon
 proxy --io-threads.*0 --io-threads 0
 proxy --pick.*best --pick best
-proxy --wait.*value --wait=yes
+proxy --wait.*yes.or.no.*maybe --wait=maybe
 proxy unexpected.*web web
 proxy --token-file.*--auth-file --listen 127.0.0.1:0
 proxy --auth-file.*nowhere --listen 127.0.0.1:0 --auth-file /nowhere

@@ -15,19 +15,21 @@
 static void read_file(const uint8_t *data, size_t len,
                       const char *take(token_table *table, char *line))
 {
-    token_table table = {0};
+    token_table table = {.files = calloc(1, sizeof *table.files + 1)};
+    prog_file *file = &table.files->file;
     char *line;
-    table.auth_file.text = table.auth_file.at = malloc(len + 1);
-    FUZZ_CHECK(table.auth_file.text != NULL);
-    memcpy(table.auth_file.text, data, len);
-    table.auth_file.text[len] = '\0';
-    table.auth_file.size = len;
-    while ((line = prog_file_next(&table.auth_file)) != NULL) {
+    FUZZ_CHECK(table.files != NULL);
+    file->text = file->at = malloc(len + 1);
+    FUZZ_CHECK(file->text != NULL);
+    memcpy(file->text, data, len);
+    file->text[len] = '\0';
+    file->size = len;
+    while ((line = prog_file_next(file)) != NULL) {
         size_t before = table.count;
         const char *problem = take(&table, line);
         FUZZ_CHECK(table.count == before + (problem == NULL));
     }
-    FUZZ_CHECK(table.auth_file.line <= len + 1);
+    FUZZ_CHECK(file->line <= len + 1);
     for (size_t i = 0; i < table.count; i++) {
         const revdial_credential *row = &table.rows[i];
         FUZZ_CHECK(revdial_credential_problem(row) == NULL);

@@ -1,0 +1,260 @@
+// The table of revdial-proxy's options, and what becomes of their values.
+#include "settings.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AT(field) offsetof(settings, field)
+static const prog_option options[] = {
+    {"listen", PROG_LIST, AT(listens), "ADDRESS",
+     "where agents connect: HOST:PORT or unix:PATH; repeatable. Port 0 takes a\n"
+     "free one and prints it: 'listening on ADDRESS'. [::]:PORT takes IPv4, too,\n"
+     "unless an IPv4 address or a host name with that PORT is given as well",
+     0, 0},
+    {"expose", PROG_LIST, AT(exposes), "ADDRESS=NAME[/TARGET]",
+     "connections to ADDRESS (HOST:PORT, a PORT of 127.0.0.1, or unix:PATH) go\n"
+     "to the agent NAME, and there to TARGET (HOST:PORT or unix:PATH; default:\n"
+     "the agent's own target); repeatable. Port 0 takes a free one and prints it:\n"
+     "'listening on ADDRESS for NAME'",
+     0, 0, PROG_LIVE | PROG_SECTION | PROG_IN_EXPOSE},
+    {"unix-mode", PROG_MODE, AT(cfg.unix_mode), "MODE",
+     "mode of all Unix sockets, in octal: with 0660 the users of the socket's\n"
+     "group may connect (default: 0777 less the umask)",
+     0, 0},
+    {"token-file", PROG_PATH, AT(credentials.tokens), "FILE",
+     "who may register, one token per line (see below); default: one token for\n"
+     "every name, from the environment (REVDIAL_TOKEN) or the file (token)",
+     0, 0, PROG_LIVE | PROG_IN_GROUP},
+    {"auth-file", PROG_PATH, AT(credentials.auth), "FILE",
+     "who may register, by users with passwords, tokens or certificates, one per\n"
+     "line (see below)",
+     0, 0, PROG_LIVE | PROG_IN_GROUP},
+    {"token", PROG_TEXT, AT(credentials.token), "TOKEN",
+     "a token for every name, where there is neither of these files", 0, 0,
+     PROG_LIVE | PROG_SECRET | PROG_NO_ARGV},
+    {"group", PROG_LIST, AT(groups), "NAME", "identities that share their names", 0, 0,
+     PROG_LIVE | PROG_SECTION | PROG_IN_GROUP | PROG_NO_ARGV | PROG_NO_ENV},
+    {"tls-cert", PROG_PATH, AT(tls.cert), "FILE",
+     "certificate of this proxy, followed by those that lead to its authority.\n"
+     "Agents then connect with TLS (https://); unix: stays plain",
+     0, 0},
+    {"tls-key", PROG_PATH, AT(tls.key), "FILE", "key of that certificate, not encrypted", 0, 0},
+    {"client-ca", PROG_PATH, AT(tls.ca), "FILE",
+     "certificate authorities of agents, and their revocation lists: only agents\n"
+     "with a certificate of these are admitted",
+     0, 0},
+    {"path", PROG_TEXT, AT(cfg.path), "PATH", "path of the agents' request (default /revdial)", 0,
+     0},
+    {"origin", PROG_LIST, AT(origins), "ORIGIN",
+     "web pages that may register from a browser: https://ops.example or a glob;\n"
+     "repeatable (default: none)",
+     0, 0},
+    {"pick", PROG_CHOICE, AT(pick), "round-robin|least-streams",
+     "how to choose between several agents of one name (default round-robin)", 0, 0,
+     PROG_LIVE | PROG_IN_EXPOSE},
+    {"dial-timeout", PROG_DURATION, AT(dial_timeout_ms), "TIME",
+     "longest time that a client waits for the agent to reach the target\n"
+     "(default 10s)",
+     1, 3600000, PROG_LIVE | PROG_IN_EXPOSE},
+    {"wait", PROG_FLAG, AT(is_waiting), NULL,
+     "if no agent of the name is connected, wait for one, up to --dial-timeout", 0, 0,
+     PROG_LIVE | PROG_IN_EXPOSE},
+    {"early", PROG_FLAG, AT(is_early), NULL,
+     "forward a client's bytes before the target has accepted. A refusal then\n"
+     "disconnects the client: no other agent is asked, and --dial-timeout does\n"
+     "not apply",
+     0, 0, PROG_LIVE | PROG_IN_EXPOSE},
+    {"auth-failures", PROG_NUMBER, AT(cfg.max_auth_failures), "N",
+     "wrong credentials that one address may present for one name: N, then one\n"
+     "every 5 s (default 10); for all names together 10 N, then one every 0.5 s.\n"
+     "Above that it gets 429; 0: no limit",
+     0, 1 << 20},
+    {"io-threads", PROG_NUMBER, AT(cfg.common.io_threads), "N", "threads for the bytes (default 1)",
+     1, 256},
+    {"max-sessions", PROG_NUMBER, AT(cfg.max_sessions), "N", "most agents at once (default 65536)",
+     1, 1 << 24},
+    {"max-per-identity", PROG_NUMBER, AT(cfg.max_sessions_per_identity), "N",
+     "most agents of one token, user or certificate at one time (default: no\n"
+     "limit)",
+     1, 1 << 24},
+};
+
+static const char usage[] =
+    "revdial-proxy lets agents behind NAT register and opens connections to what they serve.\n"
+    "\n"
+    "Usage: revdial-proxy --listen ADDRESS --token-file FILE --expose ADDRESS=NAME ...\n"
+    "\n"
+    "Options:\n";
+
+static const char epilogue[] =
+    "\n"
+    "TIME is 500ms, 30s, 5m or 2h.\n"
+    "\n"
+    "Each option may also stand in a configuration file, 'tls-cert = FILE', and in the\n"
+    "environment, REVDIAL_TLS_CERT=FILE. The command line beats the environment, which beats the\n"
+    "file. Lists repeat the line, or have commas in the environment. Options without a value are\n"
+    "yes or no. The file may have sections:\n"
+    "  [expose ADDRESS]  with 'name = NAME', 'target = TARGET', and pick, dial-timeout, wait and\n"
+    "                    early for this address alone\n"
+    "  [group NAME]      with token-file and auth-file: identities in these share their names\n"
+    "\n"
+    "A line of the token file is TOKEN, or NAMES TOKEN. NAMES is a comma list of the names that\n"
+    "the token may register, globs with * and ? (a TOKEN alone may register any name). TOKEN is\n"
+    "the token, or 'sha256:' and its hash in hex. '#' starts a comment. Each token is an identity\n"
+    "of its own: while it holds a name, other tokens cannot register that name. Only lines with\n"
+    "the same NAMES, unless these are '*', share them, so that a token can be replaced by adding\n"
+    "a line.\n"
+    "\n"
+    "A line of the auth file is [group=GROUP] SCHEMES NAMES USER SECRET:\n"
+    "  SCHEMES  a comma list of bearer, basic and digest, or mtls alone\n"
+    "  NAMES    as above\n"
+    "  USER     the user name ('-' with bearer: as in the token file). With mtls a glob for\n"
+    "           what a certificate proves, 'DNS:*.cams.example'\n"
+    "  SECRET   the password or token, up to the end of the line. For basic and bearer it may\n"
+    "           be 'sha256:' and its hash, for digest 'ha1:' and the SHA-256 of\n"
+    "           USER:revdial:PASSWORD, in hex. mtls has none\n"
+    "What '*' matched in the certificate of an mtls line is what '*' stands for in its NAMES:\n"
+    "'mtls cam-* DNS:*.cams.example' lets 7.cams.example register cam-7 and nothing else. '**'\n"
+    "in NAMES is any text. Certificates that one line admits share its names. Lines of one GROUP\n"
+    "share their names.\n"
+    "\n"
+    "TERM and INT accept no new connections and let running ones end; a second signal, at least\n"
+    "a second later, ends the program at once. HUP reads all files again: agents whose line is\n"
+    "gone or has another secret are disconnected, the others stay, and new ones get the new\n"
+    "certificate. If a file is wrong, its old content stays in force. USR1 and USR2 are ignored.\n"
+    "\n"
+    "Exit codes: 0 stopped, 1 failed, 2 usage, 4 cannot listen on an address.\n"
+    "\n"
+    "Examples:\n"
+    "  Port 8080 here leads to the target of the agent cam-1:\n"
+    "    revdial-proxy --listen 0.0.0.0:7000 --tls-cert proxy.pem --tls-key proxy.key \\\n"
+    "        --token-file tokens --expose 0.0.0.0:8080=cam-1\n"
+    "  Two services behind one agent, the second through a Unix socket:\n"
+    "    revdial-proxy --listen 127.0.0.1:7000 --token-file tokens \\\n"
+    "        --expose 8080=lab/10.1.0.5:80 --expose unix:/run/lab-ssh=lab/10.1.0.5:22\n";
+
+// ------------------------------------------------------------------------------------------------
+// Exposed addresses
+
+// Takes "ADDRESS=NAME[/TARGET]" apart. Returns NULL, or what is wrong with it.
+static const char *expose_parse(expose *x, const char *spec)
+{
+    size_t address_len = strcspn(spec, "="), name_len;
+    const char *name = spec + address_len + 1;
+    const char *local = strspn(spec, "0123456789") == address_len ? "127.0.0.1:" : "";
+    if (!spec[address_len] || address_len == 0) return "is not ADDRESS=NAME[/TARGET]";
+    if (address_len + strlen(local) >= sizeof x->address) return "the address is too long in";
+    name_len = strcspn(name, "/");
+    if (!route_is_name(name, name_len)) return "the name must be 1 to 64 of a-z 0-9 . _ - in";
+    snprintf(x->address, sizeof x->address, "%s%.*s", local, (int)address_len, spec);
+    memcpy(x->name, name, name_len);
+    x->x.listen = x->address;
+    x->x.name = x->name;
+    x->x.dial.target = name[name_len] ? name + name_len + 1 : NULL;
+    return NULL;
+}
+
+// What the options say of an exposed address, and its section before them. Returns 0 or an exit
+// code.
+static int expose_configure(const config *c, const char *item, revdial_expose *x)
+{
+    settings s = c->s;
+    prog_common common = c->cli.common;
+    int rc = prog_item_apply(&c->cli, item, &s, &common);
+    x->dial.timeout_ms = s.dial_timeout_ms;
+    x->half_closed_ms = prog_or_never(common.half_closed_ms);
+    x->dial.pick = s.pick == 0 ? REVDIAL_PICK_ROUND_ROBIN : REVDIAL_PICK_LEAST_STREAMS;
+    if (s.is_waiting) x->dial.flags |= REVDIAL_DIAL_WAIT;
+    if (s.is_early) x->dial.flags |= REVDIAL_DIAL_EARLY;
+    return rc;
+}
+
+// Returns 0 or an exit code.
+static int config_expose(config *c)
+{
+    c->exposes = calloc(c->s.exposes.count + 1, sizeof *c->exposes);
+    if (!c->exposes) return PROG_FAILED;
+    for (; c->expose_count < c->s.exposes.count; c->expose_count++) {
+        const char *item = c->s.exposes.items[c->expose_count];
+        expose *x = &c->exposes[c->expose_count];
+        const char *problem = expose_parse(x, item);
+        int rc = problem ? prog_usage_error(&c->cli, "expose", problem, item)
+                         : expose_configure(c, item, &x->x);
+        if (rc != 0) return rc;
+    }
+    return 0;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Files
+
+// The files of a [group]. Returns 0 or an exit code.
+static int config_read_group(config *c, const char *group)
+{
+    settings s = {0};
+    prog_common common = {0};
+    revdial_err err = {0};
+    int rc = prog_item_apply(&c->cli, group, &s, &common);
+    if (rc != 0) return rc;
+    if (!s.credentials.tokens && !s.credentials.auth)
+        return prog_usage_error(&c->cli, "group", "needs token-file or auth-file:", group);
+    s.credentials.group = group;
+    if (token_table_read(&c->tokens, &s.credentials, &err) == 0) return 0;
+    return prog_usage_error(&c->cli, "group", err.msg, group);
+}
+
+static int config_read_tokens(config *c)
+{
+    const token_paths *paths = &c->s.credentials;
+    revdial_err err = {0};
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < c->s.groups.count; i++)
+        rc = config_read_group(c, c->s.groups.items[i]);
+    if (rc != 0 || (c->s.groups.count > 0 && !paths->tokens && !paths->auth && !paths->token))
+        return rc;
+    if (token_table_read(&c->tokens, paths, &err) == 0) return 0;
+    return prog_usage_error(&c->cli, paths->auth ? "auth-file" : "token-file", err.msg, NULL);
+}
+
+static int config_open_tls(config *c)
+{
+    revdial_err err = {0};
+    if (!c->s.tls.cert && !c->s.tls.key && !c->s.tls.ca) return 0;
+    c->tls = prog_tls_open(&c->s.tls, PROG_TLS_SERVER, &err);
+    return c->tls ? 0 : prog_complain(&c->cli, "%s", err.msg);
+}
+
+// ------------------------------------------------------------------------------------------------
+// All of it
+
+int config_open(config *c, char **argv, prog_log *log)
+{
+    int rc;
+    memset(c, 0, sizeof *c);
+    c->s.dial_timeout_ms = 10000;
+    c->s.cfg.max_auth_failures = 10;
+    c->cli = (prog_cli){.program = "revdial-proxy", .usage = usage, .epilogue = epilogue};
+    c->cli.extra = prog_tls_version();
+    c->cli.options = options;
+    c->cli.option_count = sizeof options / sizeof options[0];
+    c->cli.settings = &c->s;
+    c->cli.log = log;
+    rc = prog_parse(&c->cli, argv);
+    if (rc >= 0) return rc;
+    if (c->s.listens.count == 0) return prog_usage_error(&c->cli, "listen", "missing", NULL);
+    rc = config_expose(c);
+    if (rc == 0) rc = config_open_tls(c);
+    if (rc == 0) rc = config_read_tokens(c);
+    return rc == 0 ? -1 : rc;
+}
+
+void config_close(config *c)
+{
+    token_table_free(&c->tokens);
+    prog_tls_free(c->tls);
+    free(c->exposes);
+    prog_cli_free(&c->cli);
+    c->exposes = NULL;
+    c->tls = NULL;
+}

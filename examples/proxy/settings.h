@@ -1,0 +1,39 @@
+// What revdial-proxy is told: by its options, the environment and the configuration file.
+#ifndef REVDIAL_PROXY_SETTINGS_H
+#define REVDIAL_PROXY_SETTINGS_H
+
+#include "credentials.h"
+#include "routes.h"
+
+enum { ADDRESS_SIZE = 136 };  // "unix:" and a sun_path, or an address and a port
+
+typedef struct settings {
+    prog_list listens, exposes, origins, groups;
+    token_paths credentials;
+    int pick, dial_timeout_ms, is_waiting, is_early;
+    prog_tls_files tls;
+    revdial_proxy_config cfg;  // what needs no other form than the option's
+} settings;
+
+typedef struct expose {
+    char address[ADDRESS_SIZE];  // as asked for
+    char name[ROUTE_NAME_SIZE];
+    revdial_expose x;  // points to these two
+} expose;
+
+// All of it, checked as far as that can be done without listening.
+typedef struct config {
+    prog_cli cli;
+    settings s;
+    expose *exposes;
+    size_t expose_count;
+    token_table tokens;
+    revdial_tls *tls;  // NULL: there is none
+} config;
+
+// Says what is wrong on stderr, or in the log of a program that runs. Returns -1 to go on, or what
+// to exit with. Close it in either case.
+int config_open(config *c, char **argv, prog_log *log);
+void config_close(config *c);
+
+#endif  // REVDIAL_PROXY_SETTINGS_H
