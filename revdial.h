@@ -10798,10 +10798,27 @@ static int rvd_sys_addr_is_loopback(const rvd_sys_addr *a)
     return IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
 }
 
+// Is it an address that stands for all of this machine's?
+static int rvd_sys_addr_is_wildcard(const rvd_sys_addr *a)
+{
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
+    const struct sockaddr_in *in = (const struct sockaddr_in *)&a->ss;
+    if (a->ss.ss_family == AF_INET) return in->sin_addr.s_addr == htonl(INADDR_ANY);
+    return a->ss.ss_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&in6->sin6_addr);
+}
+
 static void rvd_sys_addr_set_port(rvd_sys_addr *a, uint16_t port)
 {
     if (a->ss.ss_family == AF_INET) ((struct sockaddr_in *)&a->ss)->sin_port = htons(port);
     if (a->ss.ss_family == AF_INET6) ((struct sockaddr_in6 *)&a->ss)->sin6_port = htons(port);
+}
+
+// 0 for a unix socket.
+static uint16_t rvd_sys_addr_port(const rvd_sys_addr *a)
+{
+    if (a->ss.ss_family == AF_INET) return ntohs(((const struct sockaddr_in *)&a->ss)->sin_port);
+    if (a->ss.ss_family == AF_INET6) return ntohs(((const struct sockaddr_in6 *)&a->ss)->sin6_port);
+    return 0;
 }
 
 // The same address and port?
@@ -11278,30 +11295,31 @@ static ptrdiff_t rvd_sys_peek(int fd, void *buf, size_t len)
 // then connects it to itself (RFC 9293 section 3.5, simultaneous open), and the program that
 // belongs there finds the port taken. That counts as refused, and the connection is dissolved: a
 // FIN to itself would keep the port in TIME_WAIT.
-static int rvd_sys_refuse_itself(int fd, const rvd_sys_addr *peer)
+//   to       what it is connected to
+//   returns  0, or -ECONNREFUSED
+static int rvd_sys_refuse_itself(int fd, const rvd_sys_addr *to)
 {
     struct sockaddr nobody = {.sa_family = AF_UNSPEC};
-    rvd_sys_addr own;
+    rvd_sys_addr own, peer;
     int r;
-    if (rvd_sys_getsockname(fd, &own) < 0 || !rvd_sys_addr_is_same(&own, peer)) return 0;
+    if (rvd_sys_getsockname(fd, &own) < 0 || rvd_sys_addr_port(&own) != rvd_sys_addr_port(to))
+        return 0;
+    // `to` may be a wildcard address, which leads to this machine.
+    if (rvd_sys_getpeername(fd, &peer) < 0 || !rvd_sys_addr_is_same(&own, &peer)) return 0;
     rvd_sys_set_abort(fd, 1);
     RVD_SYS_RETRY(r, RVD_SYS(connect)(fd, &nobody, (socklen_t)sizeof nobody));
     return -ECONNREFUSED;
 }
 
-// Returns 0 connected, -EINPROGRESS (wait until fd is writable, then ask rvd_sys_connect_result()),
-// -EAGAIN a unix listener whose queue is full, or why not.
+// Returns 0 connected; -EINPROGRESS (wait until fd is writable, then ask rvd_sys_connect_result());
+// -EAGAIN a unix listener whose queue is full; or why not.
 static int rvd_sys_connect_start(int fd, const rvd_sys_addr *to)
 {
-    rvd_sys_addr peer;
     int r;
     // An interrupted connect goes on by itself; asking again tells how far it is.
     RVD_SYS_RETRY(r, RVD_SYS(connect)(fd, rvd_sys_sockaddr(to), to->len));
     if (r < 0 && r != -EISCONN && r != -EALREADY && r != -EINPROGRESS) return r;
-    if (to->ss.ss_family == AF_UNIX) return 0;
-    // The handshake with a listener on this machine is over by now, though the call cannot say so.
-    if (rvd_sys_getpeername(fd, &peer) < 0) return -EINPROGRESS;
-    return rvd_sys_refuse_itself(fd, &peer);
+    return to->ss.ss_family == AF_UNIX ? 0 : -EINPROGRESS;
 }
 
 // Returns 1, 0: it is a socket of another kind, or -errno: -ENOTSOCK, -EBADF, ...
@@ -11571,26 +11589,26 @@ static int rvd_sys_epoll_open(void)
     return rvd_sys_own_number(fd);
 }
 
-// Both directions, edge-triggered, once and for all.
-static int rvd_sys_epoll_add(int epoll, int fd, void *ptr)
+// Both directions, edge-triggered, once and for all. Events bring the id.
+static int rvd_sys_epoll_add(int epoll, int fd, uint64_t id)
 {
     struct epoll_event e;
     int r;
     memset(&e, 0, sizeof e);
     e.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-    e.data.ptr = ptr;
+    e.data.u64 = id;
     RVD_SYS_RETRY(r, RVD_SYS(epoll_ctl)(epoll, EPOLL_CTL_ADD, fd, &e));
     return r;
 }
 
 // Muted, nothing but the end of the connection is reported. Unmuting reports what is ready.
-static void rvd_sys_epoll_mute(int epoll, int fd, void *ptr, int on)
+static void rvd_sys_epoll_mute(int epoll, int fd, uint64_t id, int on)
 {
     struct epoll_event e;
     int r;
     memset(&e, 0, sizeof e);
     e.events = on ? EPOLLET : EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-    e.data.ptr = ptr;
+    e.data.u64 = id;
     RVD_SYS_RETRY(r, RVD_SYS(epoll_ctl)(epoll, EPOLL_CTL_MOD, fd, &e));
 }
 
@@ -11660,7 +11678,7 @@ struct rvd_loop_io {
     unsigned ready;
     void (*run)(rvd_loop_io *io);  // may remove and free any io
     rvd_base_link link;            // private: to run in this pass or the next, or in no list
-    size_t slot;                   // private: 0 = not added, else see rvd_loop_watch_add()
+    uint64_t slot;                 // private: 0 = not added, else see rvd_loop_watch_add()
 };
 
 // Zero it and set run. Only setting a timer that is not set needs memory.
@@ -11731,6 +11749,10 @@ typedef struct rvd_loop {
 #if RVD_SYS_EPOLL
     int epoll;
     struct epoll_event events[RVD_LOOP_EVENTS];
+    struct rvd_loop_place *places;
+    size_t place_count, place_room;
+    size_t place_free;  // the first free one plus one, 0 = none
+    uint32_t turn;      // of the last io that was added
 #else
     rvd_loop_io **ios;     // ios[i] is polled by polls[i]; an io knows its i + 1 as its slot
     struct pollfd *polls;  // fds < 0 are skipped by the system
@@ -11792,6 +11814,13 @@ static void rvd_loop_again(rvd_loop *loop, rvd_loop_io *io)
     if (rvd_base_link_is_alone(&io->link)) rvd_base_link_push(&loop->again, &io->link);
 }
 
+// Runs io in this pass if its descriptors still run, else in the next, which will not wait.
+static void rvd_loop_soon(rvd_loop *loop, rvd_loop_io *io)
+{
+    REVDIAL_ASSERT(io->slot);
+    if (rvd_base_link_is_alone(&io->link)) rvd_base_link_push(&loop->active, &io->link);
+}
+
 static void rvd_loop_mark(rvd_loop *loop, rvd_loop_io *io, unsigned bits)
 {
     if (!(bits & ~io->ready)) return;
@@ -11801,10 +11830,18 @@ static void rvd_loop_mark(rvd_loop *loop, rvd_loop_io *io, unsigned bits)
 
 #if RVD_SYS_EPOLL
 
-enum {
-    RVD_LOOP_SLOT_EPOLL = 1,  // the kernel knows it
-    RVD_LOOP_SLOT_FILE = 2    // a regular file, which epoll refuses: it is always ready
-};
+// What the kernel knows of an io is the number of its place and of its turn in it, not its address.
+// So an io can be replaced by another one without a system call, and a descriptor that is closed
+// need not be taken out before: if a child of the application has a copy of it, the kernel goes on
+// to report what happens there, in a turn that is over.
+typedef struct rvd_loop_place {
+    rvd_loop_io *io;  // NULL: free
+    size_t next;      // if it is free: as place_free
+} rvd_loop_place;
+
+enum { RVD_LOOP_SLOT_FILE = 1 };  // a regular file, which epoll refuses: it is always ready
+
+#define RVD_LOOP_TURN_SHIFT 32  // the turn stands above the place; the first one is 1
 
 static int rvd_loop_watch_open(rvd_loop *loop)
 {
@@ -11815,39 +11852,87 @@ static int rvd_loop_watch_open(rvd_loop *loop)
 static void rvd_loop_watch_close(rvd_loop *loop)
 {
     rvd_sys_close(loop->epoll);
+    rvd_base_free(&loop->heap, loop->places, loop->place_room * sizeof *loop->places);
+}
+
+// The place of a slot. Only for slots that are in use or were.
+static rvd_loop_place *rvd_loop_place_of(rvd_loop *loop, uint64_t slot)
+{
+    return &loop->places[(uint32_t)slot];
+}
+
+static int rvd_loop_place_take(rvd_loop *loop, rvd_loop_io *io)
+{
+    size_t at = loop->place_free ? loop->place_free - 1 : loop->place_count;
+    if (at == loop->place_room) {
+        void *fresh =
+            rvd_loop_grown(&loop->heap, loop->places, &loop->place_room, sizeof *loop->places);
+        if (!fresh) return -ENOMEM;
+        loop->places = fresh;
+    }
+    if (loop->place_free)
+        loop->place_free = loop->places[at].next;
+    else
+        loop->place_count++;
+    if (++loop->turn == 0) loop->turn = 1;
+    io->slot = (uint64_t)loop->turn << RVD_LOOP_TURN_SHIFT | at;
+    loop->places[at].io = io;
+    return 0;
+}
+
+static void rvd_loop_place_release(rvd_loop *loop, rvd_loop_io *io)
+{
+    rvd_loop_place *place = rvd_loop_place_of(loop, io->slot);
+    place->io = NULL;
+    place->next = loop->place_free;
+    loop->place_free = (uint32_t)io->slot + (size_t)1;
 }
 
 static int rvd_loop_watch_add(rvd_loop *loop, rvd_loop_io *io)
 {
-    int r = rvd_sys_epoll_add(loop->epoll, io->fd, io);
-    if (r < 0 && r != -EPERM) return r;
-    io->slot = r < 0 ? RVD_LOOP_SLOT_FILE : RVD_LOOP_SLOT_EPOLL;
+    int r = rvd_loop_place_take(loop, io);
+    if (r < 0) return r;
+    r = rvd_sys_epoll_add(loop->epoll, io->fd, io->slot);
     if (r == 0) return 0;
+    rvd_loop_place_release(loop, io);
+    io->slot = 0;
+    if (r != -EPERM) return r;
+    io->slot = RVD_LOOP_SLOT_FILE;
     io->ready = RVD_LOOP_READ | RVD_LOOP_WRITE | RVD_LOOP_EOF;  // a short read says nothing
     rvd_loop_again(loop, io);
     return 0;
 }
 
-static void rvd_loop_watch_remove(rvd_loop *loop, rvd_loop_io *io)
+static void rvd_loop_watch_remove(rvd_loop *loop, rvd_loop_io *io, int is_closing)
 {
-    if (io->slot == RVD_LOOP_SLOT_EPOLL) rvd_sys_epoll_remove(loop->epoll, io->fd);
+    if (io->slot == RVD_LOOP_SLOT_FILE) return;
+    if (!is_closing) rvd_sys_epoll_remove(loop->epoll, io->fd);
+    rvd_loop_place_release(loop, io);
+}
+
+static void rvd_loop_watch_replace(rvd_loop *loop, rvd_loop_io *io)
+{
+    if (io->slot != RVD_LOOP_SLOT_FILE) rvd_loop_place_of(loop, io->slot)->io = io;
 }
 
 static void rvd_loop_watch_mute(rvd_loop *loop, rvd_loop_io *io, int on)
 {
-    rvd_sys_epoll_mute(loop->epoll, io->fd, io, on);
+    rvd_sys_epoll_mute(loop->epoll, io->fd, io->slot, on);
 }
 
 static int rvd_loop_watch_wait(rvd_loop *loop, int timeout_ms)
 {
     int i, n = rvd_sys_epoll_wait(loop->epoll, loop->events, RVD_LOOP_EVENTS, timeout_ms);
     for (i = 0; i < n; i++) {
+        uint64_t slot = loop->events[i].data.u64;
+        rvd_loop_io *io = rvd_loop_place_of(loop, slot)->io;
         unsigned bits = 0, got = loop->events[i].events;
+        if (!io || io->slot != slot) continue;  // closed here, and open in a child
         if (got & EPOLLIN) bits |= RVD_LOOP_READ;
         if (got & EPOLLRDHUP) bits |= RVD_LOOP_READ | RVD_LOOP_EOF;
         if (got & EPOLLOUT) bits |= RVD_LOOP_WRITE;
         if (got & (EPOLLHUP | EPOLLERR)) bits |= RVD_LOOP_READ | RVD_LOOP_WRITE | RVD_LOOP_HUP;
-        rvd_loop_mark(loop, loop->events[i].data.ptr, bits);
+        rvd_loop_mark(loop, io, bits);
     }
     return n;
 }
@@ -11884,11 +11969,17 @@ static int rvd_loop_watch_add(rvd_loop *loop, rvd_loop_io *io)
     return 0;
 }
 
-static void rvd_loop_watch_remove(rvd_loop *loop, rvd_loop_io *io)
+static void rvd_loop_watch_remove(rvd_loop *loop, rvd_loop_io *io, int is_closing)
 {
     rvd_loop_io *last = loop->ios[--loop->io_count];
+    (void)is_closing;
     loop->ios[io->slot - 1] = last;
     last->slot = io->slot;
+}
+
+static void rvd_loop_watch_replace(rvd_loop *loop, rvd_loop_io *io)
+{
+    loop->ios[io->slot - 1] = io;
 }
 
 static void rvd_loop_watch_mute(rvd_loop *loop, rvd_loop_io *io, int on)
@@ -11936,14 +12027,40 @@ static int rvd_loop_add(rvd_loop *loop, rvd_loop_io *io)
     return rvd_loop_watch_add(loop, io);
 }
 
+static void rvd_loop_drop(rvd_loop *loop, rvd_loop_io *io, int is_closing)
+{
+    if (!io->slot) return;
+    rvd_loop_watch_remove(loop, io, is_closing);
+    rvd_base_link_remove(&io->link);
+    io->slot = 0;
+}
+
 // io does not run after this, not even for events of this pass. To be called before its descriptor
 // is closed. Does nothing if io is not added.
 static void rvd_loop_remove(rvd_loop *loop, rvd_loop_io *io)
 {
-    if (!io->slot) return;
-    rvd_loop_watch_remove(loop, io);
-    rvd_base_link_remove(&io->link);
-    io->slot = 0;
+    rvd_loop_drop(loop, io, 0);
+}
+
+// The same without a system call: its descriptor is closed next.
+static void rvd_loop_forget(rvd_loop *loop, rvd_loop_io *io)
+{
+    rvd_loop_drop(loop, io, 1);
+}
+
+// `to` takes the place of `from`, which is no longer added: the descriptor, what is ready, and what
+// was yet to run.
+static void rvd_loop_replace(rvd_loop *loop, rvd_loop_io *from, rvd_loop_io *to)
+{
+    REVDIAL_ASSERT(from->slot && to->run && !to->slot);
+    to->fd = from->fd;
+    to->ready = from->ready;
+    to->slot = from->slot;
+    rvd_base_link_init(&to->link);
+    rvd_loop_watch_replace(loop, to);
+    if (!rvd_base_link_is_alone(&from->link)) rvd_loop_soon(loop, to);
+    rvd_base_link_remove(&from->link);
+    from->slot = 0;
 }
 
 // Mutes a descriptor while another thread reads it. If it is ready when it is unmuted, the loop
@@ -16378,9 +16495,13 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
 // Enough for any answer to a client that has finished. After that one half was forgotten.
 #define RVD_RELAY_HALF_MS 3600000
 
-// Four system calls for TCP keepalive are a seventh of all that a short connection costs, and one
+// Four system calls for TCP keepalive are a third of all that a short connection costs, and one
 // that is over by then needs none.
 #define RVD_RELAY_YOUNG_US 1000000
+
+// What a new connection takes in one segment: no MSS is smaller (RFC 9293 section 3.7.1), and while
+// nothing is on its way no system waits for more.
+#define RVD_RELAY_FIRST_MAX 536
 
 // RUNNING --both directions are over--> OVER --> freed
 // RUNNING --one of them failed--> FAILED --the last bytes left the socket, or time is up--> freed
@@ -16400,8 +16521,10 @@ typedef struct rvd_relay {
     enum rvd_relay_state state;
     enum rvd_relay_in in_state;
     uint8_t out_over;
-    uint8_t is_young;  // keepalive is still to be set, by the timer
-    uint8_t is_hook;   // `done` is the application's
+    uint8_t is_young;    // keepalive is still to be set, by the timer
+    uint8_t is_untuned;  // rvd_sys_tune_client() is still to be called, see rvd_relay_write()
+    uint8_t is_drained;  // as in rvd_relay_ends
+    uint8_t is_hook;     // `done` is the application's
     int tries;
     uint8_t *early;
     size_t early_len, early_at;
@@ -16549,6 +16672,11 @@ static int rvd_relay_write(rvd_relay *r, const void *data, size_t len)
     rvd_loop_io *io = rvd_relay_out(r);
     ptrdiff_t n;
     if (!(io->ready & RVD_LOOP_WRITE)) return 0;
+    // Many connections are over after one short request, for which the options change nothing.
+    if (r->is_untuned && (r->moved[1] || len > RVD_RELAY_FIRST_MAX)) {
+        r->is_untuned = 0;
+        rvd_sys_tune_client(io->fd);
+    }
     n = rvd_sys_write(io->fd, data, len);
     if (n == -EAGAIN) n = 0;
     if (n < 0) {
@@ -16575,7 +16703,7 @@ static void rvd_relay_pump_out(rvd_relay *r)
         if (n < 0) {
             rvd_relay_fail_stream(r, n);
         } else if (r->out.fd >= 0) {
-            rvd_loop_remove(r->session->loop, &r->out);
+            rvd_loop_forget(r->session->loop, &r->out);
             rvd_sys_set_abort(r->out.fd, 0);
             rvd_sys_shutdown_wr(r->out.fd);  // a child may have a copy
             rvd_sys_close(r->out.fd);
@@ -16670,8 +16798,8 @@ static void rvd_relay_end(rvd_relay *r)
                            rvd_loop_now(loop) + (RVD_RELAY_UNSENT_US << ((r->tries - 1) % 8))) == 0)
         return;
     rvd_loop_timer_stop(loop, &r->timer);
-    rvd_loop_remove(loop, &r->in);
-    rvd_loop_remove(loop, &r->out);
+    rvd_loop_forget(loop, &r->in);
+    rvd_loop_forget(loop, &r->out);
     rvd_base_link_remove(&r->guest.link);
     if (failed) {
         rvd_sys_close_reset(r->in.fd);
@@ -16717,7 +16845,7 @@ static void rvd_relay_sink(revdial_stream *st, unsigned events)
     rvd_relay *r = st->sink_ud;
     if (!r->in.slot) return;  // not started: it will look for itself
     rvd_relay_step_locked(r, events);
-    if (r->state != RVD_RELAY_RUNNING) rvd_loop_again(r->session->loop, &r->in);
+    if (r->state != RVD_RELAY_RUNNING) rvd_loop_soon(r->session->loop, &r->in);
 }
 
 // It has become old enough to outlive its peer.
@@ -16779,12 +16907,12 @@ static void rvd_relay_on_start(rvd_loop_task *task)
 {
     rvd_relay *r = RVD_BASE_OWNER(task, rvd_relay, start);
     rvd_loop *loop = r->session->loop;
-    int error = rvd_loop_add(loop, &r->in);
+    int error = r->in.slot ? 0 : rvd_loop_add(loop, &r->in);
     rvd_base_link_push(&r->session->group->guests, &r->guest.link);
     if (error == 0 && r->out.fd >= 0) error = rvd_loop_add(loop, &r->out);
     // A client mostly speaks first, and most sockets have room: no event is needed to begin.
     rvd_relay_out(r)->ready |= RVD_LOOP_WRITE;
-    if (r->st->is_dialled) r->in.ready |= RVD_LOOP_READ;
+    if (r->st->is_dialled && !r->is_drained) r->in.ready |= RVD_LOOP_READ;
     r->moved_us = rvd_loop_now(loop);
     if (error == 0) error = rvd_relay_time(r);
     if (error < 0) {
@@ -16802,7 +16930,9 @@ static void rvd_relay_on_start(rvd_loop_task *task)
 // Descriptors that are prepared for a relay.
 typedef struct rvd_relay_ends {
     int rfd, wfd;
-    int is_young, is_hook;  // as in rvd_relay
+    int is_young, is_untuned, is_hook;  // as in rvd_relay
+    int is_drained;                     // all that was there has been read
+    rvd_loop_io *watched;  // by the session's loop, which calls: the relay takes its place; or NULL
 } rvd_relay_ends;
 
 // Takes over the stream and the descriptors. Returns an error: then all is still the caller's.
@@ -16834,10 +16964,13 @@ static int rvd_relay_new_locked(revdial_stream *st, const rvd_relay_ends *ends,
     r->idle_us = (int64_t)opts->idle_ms * 1000;
     r->half_ms = opts->half_closed_ms ? opts->half_closed_ms : RVD_RELAY_HALF_MS;
     r->is_young = ends->is_young && s->group->tcp_keepalive_ms >= 0;
+    r->is_untuned = ends->is_untuned != 0;
+    r->is_drained = ends->is_drained != 0;
     r->is_hook = ends->is_hook != 0;
     r->done = opts->done;
     r->ud = opts->ud;
     rvd_stream_sink_set_locked(st, rvd_relay_sink, r, 1);
+    if (ends->watched) rvd_loop_replace(s->loop, ends->watched, &r->in);
     *out = r;
     return REVDIAL_OK;
 }
@@ -16856,10 +16989,11 @@ static int rvd_relay_start(revdial_stream *st, const rvd_relay_ends *ends,
     if (!code) {
         rvd_stream_meta_free_locked(st);  // nobody is left to ask for it
         rvd_stream_work_begin(s->group->work);
-        rvd_loop_post(s->loop, &r->start);
+        if (!ends->watched) rvd_loop_post(s->loop, &r->start);
         if (revdial_engine_accept(s->engine, st->id) == REVDIAL_OK) rvd_stream_touch_locked(s);
     }
     rvd_stream_unlock(s);
+    if (!code && ends->watched) rvd_relay_on_start(&r->start);
     revdial_session_unref(s);
     return code;
 }
@@ -17229,6 +17363,7 @@ typedef struct rvd_proxy_listener {
     revdial_proxy *proxy;
     const revdial_expose *expose;  // NULL: for backends
     char address[RVD_SYS_TEXT_MAX];
+    int is_wildcard;                    // each client may have come to another address
     char unlink[RVD_SYS_PATH_MAX + 1];  // of a unix socket, when we are done
     rvd_loop_task resume;               // loop 0: accepts again
     unsigned waiting;                   // clients dialled for; guarded by the proxy's lock, as:
@@ -19190,7 +19325,8 @@ static void rvd_proxy_client_on_over(void *ud, const uint64_t moved[2], const re
 // The dial has succeeded, and the client is not watched (any more).
 static void rvd_proxy_client_join(rvd_proxy_client *c)
 {
-    const rvd_relay_ends ends = {.rfd = c->io.fd, .wfd = c->io.fd};
+    const int is_drained = c->early_len > 0 && c->early_len < REVDIAL_EARLY_MAX;
+    const rvd_relay_ends ends = {.rfd = c->io.fd, .wfd = c->io.fd, .is_drained = is_drained};
     revdial_relay_opts opts;
     revdial_err err;
     rvd_log_line l;
@@ -19342,7 +19478,9 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
     if (!RVD_SYS_INHERITS) rvd_sys_set_keepalive(fd, p->cfg.common.tcp_keepalive_ms);
     if (!RVD_SYS_INHERITS) rvd_sys_tune_client(fd);
     if (!RVD_SYS_INHERITS) rvd_sys_set_abort(fd, 1);
-    if (peer->ss.ss_family != AF_UNIX && rvd_sys_getsockname(fd, &at) == 0) {
+    if (!l->is_wildcard && peer->ss.ss_family != AF_UNIX) {
+        to = l->address;
+    } else if (peer->ss.ss_family != AF_UNIX && rvd_sys_getsockname(fd, &at) == 0) {
         rvd_sys_addr_format(&at, local, sizeof local);
         to = local;
     }
@@ -19760,6 +19898,7 @@ static int rvd_proxy_listen(revdial_proxy *p, const char *text, revdial_err *err
     l->proxy = p;
     if (e.kind == RVD_SYS_UNIX) RVD_BASE_JOIN(l->unlink, sizeof l->unlink, e.host);
     if (rvd_sys_getsockname(r, &at) == 0) rvd_sys_addr_format(&at, l->address, sizeof l->address);
+    l->is_wildcard = !l->address[0] || rvd_sys_addr_is_wildcard(&at);
     p->listener_count++;
     return REVDIAL_OK;
 }
@@ -20344,10 +20483,16 @@ static int rvd_agent_connector_try(rvd_agent_connector *c, int fd_most)
     return r;
 }
 
-// io has become ready. Returns as rvd_agent_connector_try().
+// io has become ready. Returns as rvd_agent_connector_try(). A socket becomes writable, and nothing
+// else, when it is connected; only a failure has to be asked for.
 static int rvd_agent_connector_result(rvd_agent_connector *c)
 {
-    int r = rvd_sys_connect_result(c->io.fd);
+    const rvd_sys_addr *to = &c->lookup.out[c->address_at - 1];
+    int r = -EINPROGRESS;
+    if (c->io.ready & RVD_LOOP_HUP)
+        r = rvd_sys_connect_result(c->io.fd);
+    else if (c->io.ready & RVD_LOOP_WRITE)
+        r = rvd_sys_refuse_itself(c->io.fd, to);
     if (r == -EINPROGRESS) c->io.ready = 0;
     return r;
 }
@@ -20643,24 +20788,27 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     revdial_relay_opts opts;
     revdial_session *s = f->session;
     revdial_stream *st = f->st;
-    int fd = f->conn.io.fd;
-    const rvd_relay_ends ends = {.rfd = fd, .wfd = fd, .is_young = 1};
+    int fd = f->conn.io.fd, code;
+    rvd_relay_ends ends = {.rfd = fd, .wfd = fd, .is_young = 1};
     if (rvd_agent_header_send(f) < 0) {
         rvd_agent_forward_refuse(f, REVDIAL_RESET_UNREACHABLE);
         return;
     }
+    ends.is_untuned = !f->agent->cfg.proxy_protocol;
+    ends.watched = f->conn.io.slot ? &f->conn.io : NULL;
     memset(&opts, 0, sizeof opts);
     opts.idle_ms = f->agent->cfg.idle_timeout_ms;
     opts.half_closed_ms = f->agent->cfg.half_closed_timeout_ms;
     rvd_agent_access_begin(f, &opts);
-    rvd_agent_connector_release(&f->conn);
     f->st = NULL;
     rvd_stream_lock(s);
     rvd_stream_sink_set_locked(st, NULL, NULL, 0);
     rvd_stream_unlock(s);
-    rvd_sys_tune_client(fd);
+    if (!ends.is_untuned) rvd_sys_tune_client(fd);
     rvd_sys_set_abort(fd, 1);
-    if (rvd_relay_start(st, &ends, &opts)) {
+    code = rvd_relay_start(st, &ends, &opts);
+    rvd_agent_connector_release(&f->conn);
+    if (code) {
         static const uint64_t none[2];
         revdial_err err;
         rvd_stream_fail(&err, REVDIAL_ENOMEM, 0, "the connection could not be relayed");

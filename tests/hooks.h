@@ -25,6 +25,11 @@ int util_getrlimit(int what, struct rlimit *out);
 int util_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *until);
 int util_poll(struct pollfd *items, nfds_t count, int timeout_ms);
 int util_getpeername(int fd, struct sockaddr *a, socklen_t *len);
+int util_getsockname(int fd, struct sockaddr *a, socklen_t *len);
+int util_getsockopt(int fd, int level, int option, void *value, socklen_t *len);
+int util_setsockopt(int fd, int level, int option, const void *value, socklen_t len);
+struct epoll_event;
+int util_epoll_ctl(int epoll, int op, int fd, struct epoll_event *e);
 const struct timespec *util_real(const struct timespec *until, struct timespec *room);
 
 // The library calls send(2) by another name if FAKE_send is defined as a comma and that name.
@@ -35,12 +40,16 @@ const struct timespec *util_real(const struct timespec *until, struct timespec *
 #define FAKE_clock_gettime , util_clock_gettime
 #define FAKE_close , util_close
 #define FAKE_connect , util_connect
+#define FAKE_epoll_ctl , util_epoll_ctl
 #define FAKE_getaddrinfo , util_getaddrinfo
 #define FAKE_getpeername , util_getpeername
 #define FAKE_getrlimit , util_getrlimit
+#define FAKE_getsockname , util_getsockname
+#define FAKE_getsockopt , util_getsockopt
 #define FAKE_poll , util_poll
 #define FAKE_pthread_cond_timedwait , util_cond_timedwait
 #define FAKE_pthread_create , util_thread_create
+#define FAKE_setsockopt , util_setsockopt
 #define FAKE_syscall , util_futex
 #define util_futex(number, word, op, value, until, word2, mask) \
     syscall(number, word, op, value, util_real(until, &(struct timespec){0, 0}), word2, mask)

@@ -40,6 +40,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef __linux__
+#include <sys/epoll.h>
+#endif
+
 #include "test.h"
 
 #define REVDIAL_IMPLEMENTATION
@@ -235,16 +239,41 @@ int util_connect(int fd, const struct sockaddr *to, socklen_t len)
     return connect(fd, to, len);
 }
 
-// So often a socket that is connected is not yet when the library asks, as if its peer were far.
-static atomic_int util_connects_slowly;
+// How often the library has made calls that move no byte of a connection.
+static atomic_int util_getpeernames, util_getsocknames, util_getsockopts, util_setsockopts;
+static atomic_int util_epoll_ctls;
 
 int util_getpeername(int fd, struct sockaddr *a, socklen_t *len)
 {
-    if (atomic_load(&util_connects_slowly) <= 0) return getpeername(fd, a, len);
-    atomic_fetch_sub(&util_connects_slowly, 1);
-    errno = ENOTCONN;
-    return -1;
+    atomic_fetch_add(&util_getpeernames, 1);
+    return getpeername(fd, a, len);
 }
+
+int util_getsockname(int fd, struct sockaddr *a, socklen_t *len)
+{
+    atomic_fetch_add(&util_getsocknames, 1);
+    return getsockname(fd, a, len);
+}
+
+int util_getsockopt(int fd, int level, int option, void *value, socklen_t *len)
+{
+    atomic_fetch_add(&util_getsockopts, 1);
+    return getsockopt(fd, level, option, value, len);
+}
+
+int util_setsockopt(int fd, int level, int option, const void *value, socklen_t len)
+{
+    atomic_fetch_add(&util_setsockopts, 1);
+    return setsockopt(fd, level, option, value, len);
+}
+
+#ifdef __linux__
+int util_epoll_ctl(int epoll, int op, int fd, struct epoll_event *e)
+{
+    atomic_fetch_add(&util_epoll_ctls, 1);
+    return epoll_ctl(epoll, op, fd, e);
+}
+#endif
 
 // How often the library has closed the descriptor that it is watched for.
 static atomic_int util_close_watched = -1, util_closes;

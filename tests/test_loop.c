@@ -1160,6 +1160,62 @@ TEST(a_full_socket_becomes_writable_with_one_run_when_the_peer_has_read)
     close(fds[1]);
 }
 
+// As when a child of the application has a copy of the descriptor.
+TEST(what_happens_to_a_copy_of_a_descriptor_that_was_closed_runs_nothing)
+{
+    rvd_loop *loop = new_loop();
+    watcher w[2];
+    int fds[2], others[2], copy;
+    new_pair(fds);
+    new_pair(others);
+    copy = dup(fds[0]);
+    watcher_open(&w[0], loop, fds[0]);
+    one_pass(loop);
+    rvd_loop_forget(loop, &w[0].io);
+    close(fds[0]);
+    watcher_open(&w[1], loop, others[0]);  // in the same place
+    one_pass(loop);
+    put_bytes(fds[1], 1);
+    one_pass(loop);
+    CHECK(w[0].runs == 1 && w[1].runs == 1 && w[1].seen == RVD_LOOP_WRITE);
+    rvd_loop_forget(loop, &w[1].io);
+    put_bytes(fds[1], 1);
+    one_pass(loop);  // the place is free
+    CHECK(w[0].runs == 1 && w[1].runs == 1);
+    close(others[0]);
+    rvd_loop_free(loop);
+    close(copy);
+    close(fds[1]);
+    close(others[1]);
+}
+
+TEST(an_owner_that_replaces_another_gets_what_is_ready_and_its_turn_without_a_system_call)
+{
+    rvd_loop *loop = new_loop();
+    watcher w[2] = {0};
+    int fds[2];
+    new_pair(fds);
+    fault_clear();
+    watcher_open(&w[0], loop, fds[0]);
+    put_bytes(fds[1], 1);
+    one_pass(loop);
+    CHECK_INT(w[0].runs, 1);
+    rvd_loop_again(loop, &w[0].io);
+    w[1].io.run = watcher_run;
+    w[1].loop = loop;
+    rvd_loop_replace(loop, &w[0].io, &w[1].io);
+    CHECK(!w[0].io.slot && w[1].io.fd == fds[0]);
+    one_pass(loop);
+    CHECK(w[1].runs == 1 && w[1].seen == (RVD_LOOP_READ | RVD_LOOP_WRITE));
+    close(fds[1]);
+    one_pass(loop);
+    CHECK(w[0].runs == 1 && w[1].runs == 2 && (w[1].seen & RVD_LOOP_HUP));
+    CHECK_INT(calls_of(EPOLL_CTL_), RVD_SYS_EPOLL);
+    rvd_loop_forget(loop, &w[1].io);
+    rvd_loop_free(loop);
+    close(fds[0]);
+}
+
 TEST(changing_what_one_waits_for_costs_no_system_call)
 {
     rvd_loop *loop = new_loop();
