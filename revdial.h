@@ -976,7 +976,7 @@ typedef struct revdial_expose {
 // its dial finished, or the proxy closed the connection. Out of memory when a client is accepted is
 // only logged.
 typedef struct revdial_client {
-    size_t expose;           // index of its port in the config
+    size_t expose;           // index of its port in the config; the id of its port less 1
     const char *address;     // "host:port" or "unix"
     int is_relayed;          // 0: the dial failed
     uint64_t moved[2];       // bytes to the backend, and back
@@ -1041,7 +1041,7 @@ typedef struct revdial_proxy_config {
     void (*on_session)(void *ud, revdial_session *s, int state, const revdial_err *why);
     // The backend opened a stream to us. NULL = refused. On a thread of its own; owns st.
     void (*on_stream)(void *ud, revdial_stream *st);
-    const revdial_expose *exposes;
+    const revdial_expose *exposes;  // exposes[i] has the id i + 1; see revdial_proxy_expose()
     size_t expose_count;
     // A client's connection to an exposed port is over. On an I/O thread: must not block.
     void (*on_client)(void *ud, const revdial_client *client);
@@ -1073,6 +1073,33 @@ REVDIAL_API revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, 
 //   returns  its length, or REVDIAL_EINVAL: no such listener, or buf too small
 //   thread   any
 REVDIAL_API int revdial_proxy_address(revdial_proxy *p, unsigned index, char *buf, size_t size);
+
+// Listens for clients while the proxy runs, as it does for `exposes`. When it fails, nothing has
+// changed.
+//   returns  the port's id > 0; REVDIAL_EINVAL (a field makes no sense), ESYS (err->sys says why:
+//            EADDRINUSE, EACCES, ...), ENOMEM, EDRAINING, ECLOSED, or EDEADLK: the lookup of a host
+//            name in `listen` would block an I/O thread
+//   owns     copies *x
+//   blocks   only to look up a host name in `listen`
+//   thread   any
+REVDIAL_API int64_t revdial_proxy_expose(revdial_proxy *p, const revdial_expose *x,
+                                         revdial_err *err);
+
+enum revdial_unexpose_flag { REVDIAL_END_CLIENTS = 1 };  // end the port's connections, too
+
+// Stops listening. The address can be bound again when this returns, and the path of a Unix socket
+// is removed. Without REVDIAL_END_CLIENTS connections go on to their end. on_client still tells of
+// each.
+//   returns  0; REVDIAL_EINVAL: no port has this id; ECLOSED. 1 on an I/O thread other than the
+//            first (io_threads), where it does not wait: a TCP port is closed a moment later
+//   blocks   for a pass of an I/O thread
+//   thread   any
+REVDIAL_API int revdial_proxy_unexpose(revdial_proxy *p, int64_t id, unsigned flags);
+
+// The address that the port with this id is bound to, as revdial_proxy_address() gives it.
+//   returns  its length, or REVDIAL_EINVAL: no such port, or buf too small
+//   thread   any
+REVDIAL_API int revdial_proxy_expose_address(revdial_proxy *p, int64_t id, char *buf, size_t size);
 
 // Takes over a connection. Why one is refused is logged, too.
 //   fd       a connected stream socket
@@ -16894,6 +16921,15 @@ static void rvd_relay_on_group_end(rvd_stream_guest *guest)
     if (r->in.slot) rvd_loop_again(s->loop, &r->in);
 }
 
+// Whom a running relay will tell of its end with this function; NULL: it is another one's, or over.
+static void *rvd_relay_runs_for(rvd_stream_guest *guest,
+                                void (*done)(void *, const uint64_t[2], const revdial_err *))
+{
+    const rvd_relay *r = RVD_BASE_OWNER(guest, rvd_relay, guest);
+    if (guest->end != rvd_relay_on_group_end || r->state != RVD_RELAY_RUNNING) return NULL;
+    return r->done == done ? r->ud : NULL;
+}
+
 // Sets the timer for what comes first: growing up, or having been idle for too long.
 static int rvd_relay_time(rvd_relay *r)
 {
@@ -17307,6 +17343,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_BUCKETS 256            // of the table of names
 #define RVD_PROXY_AUTH_THREADS 16        // hooks that may block at the same time
 #define RVD_PROXY_STREAM_THREADS 1024
+#define RVD_PROXY_UNEXPOSED "the port was unexposed"
 
 typedef struct rvd_proxy_name {
     struct rvd_proxy_name *next;
@@ -17357,18 +17394,42 @@ typedef struct rvd_proxy_member {
     rvd_proxy_ailment ailments[RVD_PROXY_AILING];
 } rvd_proxy_member;
 
+// A port, for backends or for clients. Loop 0 makes it what it is not yet.
+//   LISTENS --the proxy drains or stops--> CLOSED      LISTENS, CLOSED --unexposed--> GONE
+enum rvd_proxy_listener_state { RVD_PROXY_LISTENS, RVD_PROXY_CLOSED, RVD_PROXY_GONE };
+
 typedef struct rvd_proxy_listener {
     rvd_loop_io io;
     rvd_loop_timer pause;
+    rvd_loop_task resume;  // loop 0: accepts again, or for the first time
+    rvd_loop_task end;     // loop 0: unexposed; and when nobody needs it any more, frees it
+
+    // Set before it is listed.
     revdial_proxy *proxy;
-    const revdial_expose *expose;  // NULL: for backends
+    int64_t id;  // 0: for backends
+    revdial_expose expose;
     char address[RVD_SYS_TEXT_MAX];
-    int is_wildcard;                    // each client may have come to another address
+    int is_wildcard;  // each client may have come to another address
+
+    atomic_uint refs;         // of the list, of clients, of calls
+    atomic_int ends_clients;  // REVDIAL_END_CLIENTS
+    // Guarded by the proxy's lock.
+    enum rvd_proxy_listener_state state;
+    rvd_base_link link;                 // in p->listeners, those for backends first
     char unlink[RVD_SYS_PATH_MAX + 1];  // of a unix socket, when we are done
-    rvd_loop_task resume;               // loop 0: accepts again
-    unsigned waiting;                   // clients dialled for; guarded by the proxy's lock, as:
+    unsigned waiting;                   // clients dialled for
     int is_full;                        // nothing is accepted before a dial is over
+    unsigned unexpose_flags;
+    size_t size;   // of all
+    char texts[];  // an arena: those of expose
 } rvd_proxy_listener;
+
+// Ends the relays of ports that were unexposed, on one loop.
+typedef struct rvd_proxy_sweep {
+    rvd_loop_task task;
+    rvd_stream_group *group;
+    atomic_uint wanted;  // how often it has to look
+} rvd_proxy_sweep;
 
 // A client of an exposed port, from accept(2) to the end of its connection.
 //   LISTED --the dial takes long--> WATCHED      both --the dial is over--> JOINED or gone
@@ -17400,10 +17461,9 @@ struct revdial_proxy {
     revdial_proxy_config cfg;
     rvd_base_arena texts;  // of cfg
     rvd_loop **loops;
-    rvd_stream_group *groups;  // one per loop
-    unsigned loop_count;
-    rvd_proxy_listener *listeners;  // those for backends first
-    unsigned listener_count, listener_room;
+    rvd_stream_group *groups;  // one per loop, as:
+    rvd_proxy_sweep *sweeps;
+    unsigned loop_count, backend_ports;
     rvd_loop_timer client_watch;  // loop 0
     rvd_loop_pool auth_pool;
     rvd_loop_task stop_listening;  // loop 0
@@ -17430,10 +17490,12 @@ struct revdial_proxy {
     unsigned pending, next_loop;
     size_t queue_count;  // written by loop 0
     int64_t last_up_us;  // a session came up
-    int draining, closing, listening;
+    int draining, closing;
+    int ports_closing;  // stop_listening has yet to run
+    rvd_base_link listeners;
     rvd_base_link dials;  // asynchronous ones, all that are not over
     rvd_base_link clients;
-    int64_t next_dial;
+    int64_t next_dial, last_expose;
 };
 
 static void rvd_proxy_log(revdial_proxy *p, enum rvd_log_event event, int level, const char *why)
@@ -18630,14 +18692,68 @@ static void rvd_proxy_accept(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
         rvd_proxy_refuse(p, fd);
 }
 
+// ---- ports ----
+
+static void rvd_proxy_listener_become(rvd_proxy_listener *l, enum rvd_proxy_listener_state to)
+{
+    REVDIAL_ASSERT(to > l->state);  // the order of the enum is the order of the arrows
+    l->state = to;
+}
+
+static rvd_proxy_listener *rvd_proxy_listener_ref(rvd_proxy_listener *l)
+{
+    atomic_fetch_add(&l->refs, 1);
+    return l;
+}
+
+// Freed by loop 0, after what was posted for it.
+static void rvd_proxy_listener_unref(rvd_proxy_listener *l)
+{
+    if (atomic_fetch_sub(&l->refs, 1) == 1) rvd_loop_post(l->proxy->loops[0], &l->end);
+}
+
+// Removes the path of a unix socket, once.
+static void rvd_proxy_listener_unlink(rvd_proxy_listener *l)
+{
+    char path[sizeof l->unlink];
+    pthread_mutex_lock(&l->proxy->own.lock);
+    memcpy(path, l->unlink, sizeof path);
+    l->unlink[0] = '\0';
+    pthread_mutex_unlock(&l->proxy->own.lock);
+    if (path[0]) rvd_sys_unlink(path);
+}
+
+// Loop 0, or nobody watches it. The path goes first: after the close it may already be a
+// successor's.
+static void rvd_proxy_listener_close(rvd_proxy_listener *l)
+{
+    rvd_proxy_listener_unlink(l);
+    if (l->io.fd >= 0) rvd_sys_close_both(l->io.fd);
+    l->io.fd = -1;
+}
+
+static void rvd_proxy_listener_free(rvd_proxy_listener *l)
+{
+    rvd_proxy_listener_close(l);
+    rvd_owner_free(&l->proxy->own, l, l->size);
+}
+
+static void rvd_proxy_listener_unwatch(rvd_proxy_listener *l)
+{
+    rvd_loop_timer_stop(l->proxy->loops[0], &l->pause);
+    rvd_loop_remove(l->proxy->loops[0], &l->io);
+    rvd_proxy_listener_close(l);
+}
+
 static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer);
+
 // How many connections may be accepted now. A port with max_waiting clients leaves the others in
 // the kernel's queue: in a burst their turn comes soon; for an absent backend they cost nothing.
 static unsigned rvd_proxy_accepts(rvd_proxy_listener *l)
 {
     unsigned most, left;
-    if (!l->expose) return RVD_PROXY_ACCEPTS;
-    most = rvd_proxy_or(l->expose->max_waiting, RVD_PROXY_CLIENTS_WAITING);
+    if (!l->id) return RVD_PROXY_ACCEPTS;
+    most = rvd_proxy_or(l->expose.max_waiting, RVD_PROXY_CLIENTS_WAITING);
     pthread_mutex_lock(&l->proxy->own.lock);
     left = l->waiting < most ? most - l->waiting : 0;
     l->is_full = left == 0;
@@ -18650,7 +18766,7 @@ static void rvd_proxy_pause(rvd_proxy_listener *l, const char *why)
     rvd_loop *loop = l->proxy->loops[0];
     rvd_proxy_log(l->proxy, RVD_LOG_ACCEPT_PAUSED, REVDIAL_LOG_WARN, why);
     if (rvd_loop_timer_set(loop, &l->pause, rvd_loop_now(loop) + RVD_PROXY_PAUSE_US) < 0)
-        rvd_loop_again(loop, &l->io);
+        rvd_loop_post(loop, &l->resume);
 }
 
 // Some descriptors are kept for backends. Once a client has got one of these, no client is accepted
@@ -18666,48 +18782,60 @@ static int rvd_proxy_has_fd_for_client(rvd_proxy_listener *l)
     return !p->is_short_of_fds;
 }
 
+// Accepts one connection. Returns 0 to stop for now.
+static int rvd_proxy_listener_accept(rvd_proxy_listener *l)
+{
+    rvd_sys_addr peer;
+    int fd;
+    if (l->id && !rvd_proxy_has_fd_for_client(l)) {
+        rvd_proxy_pause(l, "the descriptors that are left are kept for backends");
+        return 0;
+    }
+    fd = rvd_sys_accept(l->io.fd, &peer);
+    if (fd == -ECONNABORTED) return 1;
+    if (fd == -EAGAIN) {
+        l->io.ready &= ~(unsigned)RVD_LOOP_READ;
+        return 0;
+    }
+    if (fd < 0) {
+        rvd_proxy_pause(l, strerror(-fd));
+        return 0;
+    }
+    if (l->id && fd >= l->proxy->fd_most) l->proxy->is_short_of_fds = 1;
+    if (l->id)
+        rvd_proxy_client_begin(l, fd, &peer);
+    else
+        rvd_proxy_accept(l->proxy, fd, &peer);
+    return l->io.fd >= 0;  // on_client may have unexposed it
+}
+
 static void rvd_proxy_on_listener(rvd_loop_io *io)
 {
     rvd_proxy_listener *l = RVD_BASE_OWNER(io, rvd_proxy_listener, io);
-    rvd_loop *loop = l->proxy->loops[0];
-    unsigned most = rvd_proxy_accepts(l);
+    unsigned most = rvd_proxy_accepts(l), count = 0;
     if (most == 0) return;
-    for (unsigned i = 0; i < most; i++) {
-        rvd_sys_addr peer;
-        int fd;
-        if (l->expose && !rvd_proxy_has_fd_for_client(l)) {
-            rvd_proxy_pause(l, "the descriptors that are left are kept for backends");
-            return;
-        }
-        fd = rvd_sys_accept(io->fd, &peer);
-        if (fd == -ECONNABORTED) continue;
-        if (fd == -EAGAIN) {
-            io->ready &= ~(unsigned)RVD_LOOP_READ;
-            return;
-        }
-        if (fd < 0) {
-            rvd_proxy_pause(l, strerror(-fd));
-            return;
-        }
-        if (l->expose && fd >= l->proxy->fd_most) l->proxy->is_short_of_fds = 1;
-        if (l->expose)
-            rvd_proxy_client_begin(l, fd, &peer);
-        else
-            rvd_proxy_accept(l->proxy, fd, &peer);
-    }
-    rvd_loop_again(loop, io);
-}
-
-static void rvd_proxy_on_pause(rvd_loop_timer *t)
-{
-    rvd_proxy_listener *l = RVD_BASE_OWNER(t, rvd_proxy_listener, pause);
-    if (l->io.slot) rvd_loop_again(l->proxy->loops[0], &l->io);
+    rvd_proxy_listener_ref(l);
+    while (count < most && rvd_proxy_listener_accept(l)) count++;
+    if (count == most) rvd_loop_again(l->proxy->loops[0], io);
+    rvd_proxy_listener_unref(l);
 }
 
 static void rvd_proxy_on_resume(rvd_loop_task *task)
 {
     rvd_proxy_listener *l = RVD_BASE_OWNER(task, rvd_proxy_listener, resume);
-    if (l->io.slot) rvd_loop_again(l->proxy->loops[0], &l->io);
+    rvd_loop *loop = l->proxy->loops[0];
+    int r = 0;
+    if (l->io.fd < 0) return;
+    if (l->io.slot)
+        rvd_loop_again(loop, &l->io);
+    else
+        r = rvd_loop_add(loop, &l->io);
+    if (r < 0) rvd_proxy_pause(l, strerror(-r));
+}
+
+static void rvd_proxy_on_pause(rvd_loop_timer *t)
+{
+    rvd_proxy_on_resume(&RVD_BASE_OWNER(t, rvd_proxy_listener, pause)->resume);
 }
 
 // Can this be a backend's connection?
@@ -19274,7 +19402,7 @@ static void rvd_proxy_client_end(rvd_proxy_client *c, const uint64_t moved[2],
     size_t size = sizeof *c + strlen(c->address) + 1;
     revdial_client told;
     memset(&told, 0, sizeof told);
-    told.expose = (size_t)(c->listener->expose - p->cfg.exposes);
+    told.expose = (size_t)(c->listener->id - 1);
     told.address = c->address;
     told.is_relayed = c->state == RVD_PROXY_JOINED;
     if (moved) memcpy(told.moved, moved, sizeof told.moved);
@@ -19286,6 +19414,7 @@ static void rvd_proxy_client_end(rvd_proxy_client *c, const uint64_t moved[2],
         p->cfg.on_client(p->cfg.ud, &told);
         rvd_sys_hook_end(&ours);
     }
+    rvd_proxy_listener_unref(c->listener);
     rvd_owner_free(&p->own, c, size);
     rvd_stream_work_end(&p->own.work);
 }
@@ -19307,7 +19436,7 @@ static int rvd_proxy_log_client(const rvd_proxy_client *c, rvd_log_line *l,
     rvd_log_text(l, "name", s->name);
     rvd_log_text(l, "client", c->address);
     rvd_log_text(l, "listen", c->listener->address);
-    rvd_log_text(l, "target", c->listener->expose->dial.target);
+    rvd_log_text(l, "target", c->listener->expose.dial.target);
     return 1;
 }
 
@@ -19330,23 +19459,25 @@ static void rvd_proxy_client_join(rvd_proxy_client *c)
     revdial_relay_opts opts;
     revdial_err err;
     rvd_log_line l;
-    int code;
+    int code, is_ended;
     if (rvd_proxy_log_client(c, &l, RVD_LOG_STREAM_OPEN))
         rvd_log_end(c->st->session->group->log, &l);
     memset(&opts, 0, sizeof opts);
-    opts.idle_ms = c->listener->expose->idle_ms;
-    opts.half_closed_ms = c->listener->expose->half_closed_ms;
+    opts.idle_ms = c->listener->expose.idle_ms;
+    opts.half_closed_ms = c->listener->expose.half_closed_ms;
     opts.done = rvd_proxy_client_on_over;
     opts.ud = c;
     rvd_proxy_client_become(c, RVD_PROXY_JOINED);
-    code = rvd_relay_start(c->st, &ends, &opts);
+    is_ended = atomic_load(&c->listener->ends_clients);
+    code = is_ended ? REVDIAL_ECLOSED : rvd_relay_start(c->st, &ends, &opts);
     if (!code) return;
-    rvd_stream_fail(&err, code, 0, "the connection could not be relayed");
+    rvd_stream_fail(&err, code, 0,
+                    is_ended ? RVD_PROXY_UNEXPOSED : "the connection could not be relayed");
     if (rvd_proxy_log_client(c, &l, RVD_LOG_STREAM_END)) {
         rvd_stream_log_end(&l, 0, 0, c->since_us, &err);
         rvd_log_end(c->st->session->group->log, &l);
     }
-    revdial_reset(c->st, REVDIAL_RESET_INTERNAL);
+    revdial_reset(c->st, is_ended ? REVDIAL_RESET_CANCEL : REVDIAL_RESET_INTERNAL);
     revdial_close(c->st);
     rvd_proxy_client_failed(c, &err);
 }
@@ -19434,7 +19565,7 @@ static int rvd_proxy_client_early(rvd_proxy_client *c, int family, uint8_t *byte
 // Returns 0, or REVDIAL_E*: the client is still there.
 static int rvd_proxy_client_dial(rvd_proxy_client *c, const char *local, const void *early)
 {
-    const revdial_expose *x = c->listener->expose;
+    const revdial_expose *x = &c->listener->expose;
     revdial_proxy *p = c->listener->proxy;
     revdial_dial_opts opts = x->dial;
     rvd_proxy_dial *d;
@@ -19471,7 +19602,7 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
     const char *to = NULL;
     rvd_sys_addr at;
     rvd_proxy_client *c;
-    revdial_dial_opts opts = l->expose->dial;
+    revdial_dial_opts opts = l->expose.dial;
     rvd_stream_dial none = {.opts = &opts};
     int code, error;
     rvd_sys_addr_format(peer, from, sizeof from);
@@ -19495,7 +19626,7 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
     c->io.fd = fd;
     c->io.run = rvd_proxy_client_on_io;
     c->task.run = rvd_proxy_client_unwatch;
-    c->listener = l;
+    c->listener = rvd_proxy_listener_ref(l);
     c->since_us = rvd_loop_now(p->loops[0]);
     rvd_stream_work_begin(&p->own.work);
     error = rvd_proxy_client_early(c, peer->ss.ss_family, early);
@@ -19504,7 +19635,7 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
     opts.client_addr = from;
     rvd_sys_fail(&none.err, code, -error, NULL,
                  error ? "the client has gone" : revdial_strerror(code));
-    rvd_proxy_log_dial(p, l->expose->name, &none, l);
+    rvd_proxy_log_dial(p, l->expose.name, &none, l);
     rvd_proxy_client_failed(c, &none.err);
 }
 
@@ -19613,34 +19744,159 @@ void revdial_proxy_get_stats(revdial_proxy *p, revdial_stats *out)
     rvd_owner_get_stats(&p->own, out);
 }
 
+// ---- ports that come and go ----
+
+// Finds the port with this id, or the one for backends that is number `index` of them if id is 0.
+static rvd_proxy_listener *rvd_proxy_listener_find_locked(revdial_proxy *p, int64_t id,
+                                                          unsigned index)
+{
+    for (rvd_base_link *at = p->listeners.next; at != &p->listeners; at = at->next) {
+        rvd_proxy_listener *l = RVD_BASE_OWNER(at, rvd_proxy_listener, link);
+        if (l->id == id && (id || index-- == 0)) return l;
+    }
+    return NULL;
+}
+
+static int rvd_proxy_listener_address(revdial_proxy *p, int64_t id, unsigned index, char *buf,
+                                      size_t size)
+{
+    const rvd_proxy_listener *l;
+    size_t len = 0;
+    if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
+    pthread_mutex_lock(&p->own.lock);
+    l = rvd_proxy_listener_find_locked(p, id, index);
+    if (l) len = strlen(l->address);
+    if (l && len < size) memcpy(buf, l->address, len + 1);
+    pthread_mutex_unlock(&p->own.lock);
+    return l && len < size ? (int)len : REVDIAL_EINVAL;
+}
+
 int revdial_proxy_address(revdial_proxy *p, unsigned index, char *buf, size_t size)
 {
-    size_t len;
-    if (index >= p->listener_count) return REVDIAL_EINVAL;
-    len = strlen(p->listeners[index].address);
-    if (len >= size) return REVDIAL_EINVAL;
-    memcpy(buf, p->listeners[index].address, len + 1);
-    return (int)len;
+    unsigned backends = p->backend_ports;
+    if (index < backends) return rvd_proxy_listener_address(p, 0, index, buf, size);
+    return rvd_proxy_listener_address(p, (int64_t)(index - backends) + 1, 0, buf, size);
+}
+
+int revdial_proxy_expose_address(revdial_proxy *p, int64_t id, char *buf, size_t size)
+{
+    return id > 0 ? rvd_proxy_listener_address(p, id, 0, buf, size) : REVDIAL_EINVAL;
+}
+
+// Ends the relays of unexposed ports that were begun before this loop learned of it.
+static void rvd_proxy_on_sweep(rvd_loop_task *task)
+{
+    rvd_proxy_sweep *s = RVD_BASE_OWNER(task, rvd_proxy_sweep, task);
+    rvd_base_link *guests = &s->group->guests;
+    if (!atomic_load(&s->wanted)) return;
+    for (rvd_base_link *at = guests->next; at != guests; at = at->next) {
+        rvd_stream_guest *guest = RVD_BASE_OWNER(at, rvd_stream_guest, link);
+        const rvd_proxy_client *c = rvd_relay_runs_for(guest, rvd_proxy_client_on_over);
+        if (c && atomic_load(&c->listener->ends_clients)) guest->end(guest);
+    }
+    if (atomic_fetch_sub(&s->wanted, 1) > 1) rvd_loop_post(s->group->loop, task);
+}
+
+// Loop 0: ends the port's connections, except those whose dial has just succeeded, which see the
+// mark. Each loop looks twice, because one that was about to start a relay when it was marked has
+// posted the start by the first look, and has run it by the second.
+static void rvd_proxy_clients_end(rvd_proxy_listener *l)
+{
+    revdial_proxy *p = l->proxy;
+    atomic_store(&l->ends_clients, 1);
+    pthread_mutex_lock(&p->own.lock);
+    for (rvd_base_link *at = p->dials.next; at != &p->dials; at = at->next) {
+        rvd_proxy_dial *d = RVD_BASE_OWNER(at, rvd_proxy_dial, link);
+        if (d->from != l) continue;
+        d->is_cancelled = 1;
+        rvd_loop_post(d->loop, &d->task);
+    }
+    pthread_mutex_unlock(&p->own.lock);
+    for (unsigned i = 0; i < p->loop_count; i++) {
+        atomic_fetch_add(&p->sweeps[i].wanted, 2);
+        rvd_loop_post(p->loops[i], &p->sweeps[i].task);
+    }
+}
+
+// Loop 0. It is unexposed; once it is, the last reference was dropped.
+static void rvd_proxy_listener_on_end(rvd_loop_task *task)
+{
+    rvd_proxy_listener *l = RVD_BASE_OWNER(task, rvd_proxy_listener, end);
+    revdial_proxy *p = l->proxy;
+    if (l->state == RVD_PROXY_GONE) {
+        rvd_proxy_listener_free(l);
+        return;
+    }
+    rvd_proxy_listener_unwatch(l);
+    if (l->unexpose_flags & REVDIAL_END_CLIENTS) rvd_proxy_clients_end(l);
+    pthread_mutex_lock(&p->own.lock);
+    rvd_proxy_listener_become(l, RVD_PROXY_GONE);
+    pthread_cond_broadcast(&p->own.changed);
+    pthread_mutex_unlock(&p->own.lock);
+    rvd_proxy_listener_unref(l);
+}
+
+// Takes the port out of the list. Returns a reference, or NULL: there is none with this id.
+static rvd_proxy_listener *rvd_proxy_listener_take(revdial_proxy *p, int64_t id, unsigned flags)
+{
+    rvd_proxy_listener *l;
+    pthread_mutex_lock(&p->own.lock);
+    l = id > 0 ? rvd_proxy_listener_find_locked(p, id, 0) : NULL;
+    if (l) {
+        rvd_base_link_remove(&l->link);
+        l->unexpose_flags = flags;
+        rvd_proxy_listener_ref(l);
+    }
+    pthread_mutex_unlock(&p->own.lock);
+    return l;
+}
+
+int revdial_proxy_unexpose(revdial_proxy *p, int64_t id, unsigned flags)
+{
+    rvd_proxy_listener *l;
+    int waits, code = REVDIAL_OK;
+    if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
+    l = rvd_proxy_listener_take(p, id, flags);
+    if (!l) return REVDIAL_EINVAL;
+    waits = !rvd_proxy_is_on_loop(p);
+    rvd_proxy_listener_unlink(l);  // now, although its loop may need a moment
+    if (rvd_loop_is_owner(p->loops[0])) {
+        rvd_proxy_listener_on_end(&l->end);
+    } else {
+        code = !waits;
+        rvd_loop_post(p->loops[0], &l->end);
+    }
+    pthread_mutex_lock(&p->own.lock);
+    while (waits && l->state != RVD_PROXY_GONE) rvd_owner_wait_locked(&p->own, INT64_MAX);
+    pthread_mutex_unlock(&p->own.lock);
+    rvd_proxy_listener_unref(l);
+    return code;
 }
 
 // ---- opening and closing ----
 
+static rvd_proxy_listener *rvd_proxy_listener_to_close(revdial_proxy *p)
+{
+    rvd_proxy_listener *found = NULL;
+    pthread_mutex_lock(&p->own.lock);
+    for (rvd_base_link *at = p->listeners.next; at != &p->listeners && !found; at = at->next) {
+        rvd_proxy_listener *l = RVD_BASE_OWNER(at, rvd_proxy_listener, link);
+        if (l->state == RVD_PROXY_LISTENS) found = l;
+    }
+    if (found) rvd_proxy_listener_become(found, RVD_PROXY_CLOSED);
+    pthread_mutex_unlock(&p->own.lock);
+    return found;
+}
+
 static void rvd_proxy_on_stop_listening(rvd_loop_task *task)
 {
     revdial_proxy *p = RVD_BASE_OWNER(task, revdial_proxy, stop_listening);
+    rvd_proxy_listener *l;
     for (size_t i = 0; i < p->queue_count; i++) rvd_sys_close(p->queue[i].fd);
     if (p->queue_count) rvd_proxy_queue_set(p, 0);
-    for (unsigned i = 0; i < p->listener_count; i++) {
-        rvd_proxy_listener *l = &p->listeners[i];
-        rvd_loop_timer_stop(p->loops[0], &l->pause);
-        rvd_loop_remove(p->loops[0], &l->io);
-        // The path first: after the close it may already be a successor's.
-        if (l->io.fd >= 0 && l->unlink[0]) rvd_sys_unlink(l->unlink);
-        if (l->io.fd >= 0) rvd_sys_close_both(l->io.fd);
-        l->io.fd = -1;
-    }
+    while ((l = rvd_proxy_listener_to_close(p)) != NULL) rvd_proxy_listener_unwatch(l);
     pthread_mutex_lock(&p->own.lock);
-    p->listening = 0;
+    p->ports_closing = 0;
     pthread_cond_broadcast(&p->own.changed);
     pthread_mutex_unlock(&p->own.lock);
 }
@@ -19648,8 +19904,9 @@ static void rvd_proxy_on_stop_listening(rvd_loop_task *task)
 static void rvd_proxy_stop_listening(revdial_proxy *p)
 {
     pthread_mutex_lock(&p->own.lock);
-    if (p->listening) rvd_loop_post(p->loops[0], &p->stop_listening);
-    while (p->listening) rvd_owner_wait_locked(&p->own, INT64_MAX);
+    p->ports_closing = 1;
+    rvd_loop_post(p->loops[0], &p->stop_listening);
+    while (p->ports_closing) rvd_owner_wait_locked(&p->own, INT64_MAX);
     pthread_mutex_unlock(&p->own.lock);
 }
 
@@ -19683,13 +19940,13 @@ static void rvd_proxy_free(revdial_proxy *p)
     for (unsigned i = 0; i < p->loop_count; i++) rvd_loop_free(p->loops[i]);
     rvd_base_free(h, p->loops, loops * sizeof *p->loops);
     rvd_base_free(h, p->groups, loops * sizeof *p->groups);
-    for (unsigned i = 0; i < p->listener_count; i++) {
-        rvd_proxy_listener *l = &p->listeners[i];
-        if (l->io.fd >= 0 && l->unlink[0]) rvd_sys_unlink(l->unlink);
-        if (l->io.fd >= 0) rvd_sys_close(l->io.fd);
+    rvd_base_free(h, p->sweeps, loops * sizeof *p->sweeps);
+    while (!rvd_base_link_is_alone(&p->listeners)) {
+        rvd_proxy_listener *l = RVD_BASE_OWNER(p->listeners.next, rvd_proxy_listener, link);
+        rvd_base_link_remove(&l->link);
+        rvd_proxy_listener_free(l);
     }
     rvd_base_free(h, p->queue, p->queue_room * sizeof *p->queue);
-    rvd_base_free(h, p->listeners, p->listener_room * sizeof *p->listeners);
     rvd_base_arena_free(&p->texts, h);
     rvd_owner_close(&p->own);
     rvd_base_free(&heap, p, sizeof *p);
@@ -19774,19 +20031,40 @@ static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *
     return rvd_proxy_exposes_check(cfg, err);
 }
 
-static const revdial_expose *rvd_proxy_exposes_keep(rvd_base_arena *a, const revdial_expose *from,
-                                                    size_t count)
+static revdial_expose rvd_proxy_expose_keep(rvd_base_arena *a, const revdial_expose *from)
 {
-    revdial_expose *to = rvd_base_keep_room(a, count, sizeof *to);
-    for (size_t i = 0; i < count; i++) {
-        revdial_expose x = from[i];
-        x.dial.early_len = 0;  // each connection has its own
-        x.listen = rvd_base_keep_text(a, from[i].listen);
-        x.name = rvd_base_keep_text(a, from[i].name);
-        x.dial = rvd_proxy_opts_keep(a, &x.dial);
-        if (to) to[i] = x;
-    }
-    return to;
+    revdial_expose x = *from;
+    x.dial.early_len = 0;  // each connection has its own
+    x.listen = rvd_base_keep_text(a, from->listen);
+    x.name = rvd_base_keep_text(a, from->name);
+    x.dial = rvd_proxy_opts_keep(a, &x.dial);
+    return x;
+}
+
+// For clients, or for backends if x is NULL. Returns NULL without memory.
+static rvd_proxy_listener *rvd_proxy_listener_new(revdial_proxy *p, const revdial_expose *x)
+{
+    static const revdial_expose none;
+    rvd_base_arena texts = {NULL, 0, 0};
+    rvd_proxy_listener *l;
+    size_t size;
+    if (!x) x = &none;
+    rvd_proxy_expose_keep(&texts, x);
+    size = sizeof *l + texts.len;
+    l = rvd_owner_alloc(&p->own, size);
+    if (!l) return NULL;
+    rvd_base_arena_fill(&texts, l->texts);
+    l->size = size;
+    l->expose = rvd_proxy_expose_keep(&texts, x);
+    l->proxy = p;
+    l->io.fd = -1;
+    l->io.run = rvd_proxy_on_listener;
+    l->pause.run = rvd_proxy_on_pause;
+    l->resume.run = rvd_proxy_on_resume;
+    l->end.run = rvd_proxy_listener_on_end;
+    atomic_init(&l->refs, 1);
+    rvd_base_link_init(&l->link);
+    return l;
 }
 
 static void rvd_proxy_texts_keep(revdial_proxy *p, const revdial_proxy_config *cfg)
@@ -19796,8 +20074,8 @@ static void rvd_proxy_texts_keep(revdial_proxy *p, const revdial_proxy_config *c
     p->cfg.path = rvd_base_keep_text(&p->texts, cfg->path);
     p->cfg.realm = rvd_base_keep_text(&p->texts, cfg->realm ? cfg->realm : "revdial");
     p->cfg.origins = rvd_base_keep_text(&p->texts, cfg->origins);
-    p->cfg.exposes = rvd_proxy_exposes_keep(&p->texts, cfg->exposes, cfg->expose_count);
-    p->cfg.credentials = NULL;  // they are replaced while the proxy runs: p->table
+    p->cfg.exposes = cfg->exposes;  // until they are there
+    p->cfg.credentials = NULL;      // they are replaced while the proxy runs: p->table
 }
 
 static int rvd_proxy_config_copy(revdial_proxy *p, const revdial_proxy_config *cfg,
@@ -19819,7 +20097,8 @@ static int rvd_proxy_loops_open(revdial_proxy *p, revdial_err *err)
     unsigned count = rvd_proxy_or(p->cfg.common.io_threads, 1);
     p->loops = rvd_base_alloc(&p->own.heap, count * sizeof *p->loops);
     p->groups = rvd_base_alloc(&p->own.heap, count * sizeof *p->groups);
-    if (!p->loops || !p->groups) return rvd_proxy_nomem(err);
+    p->sweeps = rvd_base_alloc(&p->own.heap, count * sizeof *p->sweeps);
+    if (!p->loops || !p->groups || !p->sweeps) return rvd_proxy_nomem(err);
     for (; p->loop_count < count; p->loop_count++) {
         rvd_loop *loop = rvd_loop_new(p->cfg.common.alloc, p->cfg.common.alloc_ud, err);
         if (!loop) return REVDIAL_ESYS;
@@ -19828,6 +20107,8 @@ static int rvd_proxy_loops_open(revdial_proxy *p, revdial_err *err)
         p->own.log.loop = p->loops[0];
         rvd_stream_group_init(&p->groups[p->loop_count], loop, &p->own.log, &p->own.work,
                               &p->cfg.common);
+        p->sweeps[p->loop_count].task.run = rvd_proxy_on_sweep;
+        p->sweeps[p->loop_count].group = &p->groups[p->loop_count];
     }
     return REVDIAL_OK;
 }
@@ -19845,10 +20126,11 @@ static int rvd_proxy_may_be_ipv4(const char *text, size_t len, uint16_t port)
 }
 
 // "[::]:80" takes IPv4 as well, unless another address of ours is there for that.
-static int rvd_proxy_takes_ipv4(const revdial_proxy *p, const rvd_sys_endpoint *e)
+static int rvd_proxy_takes_ipv4(revdial_proxy *p, const rvd_sys_endpoint *e)
 {
     const char *list = p->cfg.listen, *item;
     struct in6_addr any;
+    int takes = 1;
     size_t len;
     if (e->kind != RVD_SYS_IPV6 || inet_pton(AF_INET6, e->host, &any) != 1) return 0;
     if (!IN6_IS_ADDR_UNSPECIFIED(&any)) return 0;
@@ -19858,7 +20140,13 @@ static int rvd_proxy_takes_ipv4(const revdial_proxy *p, const rvd_sys_endpoint *
         const char *text = p->cfg.exposes[i].listen;
         if (rvd_proxy_may_be_ipv4(text, strlen(text), e->port)) return 0;
     }
-    return 1;
+    pthread_mutex_lock(&p->own.lock);
+    for (rvd_base_link *at = p->listeners.next; at != &p->listeners; at = at->next) {
+        const char *text = RVD_BASE_OWNER(at, rvd_proxy_listener, link)->address;
+        if (rvd_proxy_may_be_ipv4(text, strlen(text), e->port)) takes = 0;
+    }
+    pthread_mutex_unlock(&p->own.lock);
+    return takes;
 }
 
 // The reason in plain words, where the system's text says little.
@@ -19869,83 +20157,133 @@ static const char *rvd_proxy_listen_why(int error)
     return "cannot listen there";
 }
 
-// One address of `listen`.
-static int rvd_proxy_listen(revdial_proxy *p, const char *text, revdial_err *err)
+// Converts the address of a port. A host name is looked up, which an I/O thread must not wait for.
+static int rvd_proxy_listen_parse(revdial_proxy *p, const char *text, rvd_sys_addr *at,
+                                  revdial_err *err)
 {
-    rvd_sys_listen_how how = {0, p->cfg.unix_mode};
-    rvd_proxy_listener *l = &p->listeners[p->listener_count];
     rvd_sys_endpoint e;
-    rvd_sys_addr at;
     int r;
     if (rvd_sys_addr_split(text, 0, &e, err) < 0) return REVDIAL_EINVAL;
-    if (e.kind == RVD_SYS_NAME) {
-        r = rvd_sys_resolve(e.host, e.port, &at, 1);
-        if (r < 0) rvd_sys_resolve_fail(err, r, text, "cannot listen there: no such host");
-        if (r < 0) return REVDIAL_ESYS;
-    } else if (rvd_sys_addr_parse(text, 0, &at, err) < 0) {
-        return REVDIAL_EINVAL;
+    if (e.kind != RVD_SYS_NAME)
+        return rvd_sys_addr_parse(text, 0, at, err) < 0 ? REVDIAL_EINVAL : REVDIAL_OK;
+    if (rvd_proxy_is_on_loop(p)) {
+        rvd_sys_fail(err, REVDIAL_EDEADLK, 0, text,
+                     "a host name would block this I/O thread: write its address");
+        return REVDIAL_EDEADLK;
     }
-    how.takes_ipv4 = rvd_proxy_takes_ipv4(p, &e);
-    r = rvd_sys_listen_as(&at, RVD_PROXY_BACKLOG, how);
-    if (r < 0) {
-        rvd_sys_fail(err, REVDIAL_ESYS, -r, text, rvd_proxy_listen_why(r));
+    r = rvd_sys_resolve(e.host, e.port, at, 1);
+    if (r >= 0) return REVDIAL_OK;
+    rvd_sys_resolve_fail(err, r, text, "cannot listen there: no such host");
+    return REVDIAL_ESYS;
+}
+
+// Binds and listens; the loop has yet to watch it.
+static int rvd_proxy_listen(rvd_proxy_listener *l, const char *text, revdial_err *err)
+{
+    rvd_sys_listen_how how = {0, l->proxy->cfg.unix_mode};
+    rvd_sys_endpoint e;
+    rvd_sys_addr at;
+    int code = rvd_proxy_listen_parse(l->proxy, text, &at, err);
+    if (code) return code;
+    rvd_sys_addr_split(text, 0, &e, NULL);
+    how.takes_ipv4 = rvd_proxy_takes_ipv4(l->proxy, &e);
+    l->io.fd = rvd_sys_listen_as(&at, RVD_PROXY_BACKLOG, how);
+    if (l->io.fd < 0) {
+        rvd_sys_fail(err, REVDIAL_ESYS, -l->io.fd, text, rvd_proxy_listen_why(l->io.fd));
         return REVDIAL_ESYS;
     }
-    l->io.fd = r;
-    l->io.run = rvd_proxy_on_listener;
-    l->pause.run = rvd_proxy_on_pause;
-    l->resume.run = rvd_proxy_on_resume;
-    l->proxy = p;
     if (e.kind == RVD_SYS_UNIX) RVD_BASE_JOIN(l->unlink, sizeof l->unlink, e.host);
-    if (rvd_sys_getsockname(r, &at) == 0) rvd_sys_addr_format(&at, l->address, sizeof l->address);
+    if (rvd_sys_getsockname(l->io.fd, &at) == 0)
+        rvd_sys_addr_format(&at, l->address, sizeof l->address);
     l->is_wildcard = !l->address[0] || rvd_sys_addr_is_wildcard(&at);
-    p->listener_count++;
     return REVDIAL_OK;
 }
 
-// The ports for clients.
-static int rvd_proxy_expose_all(revdial_proxy *p, revdial_err *err)
+// A port that listens, for clients, or for backends if x is NULL. Returns NULL: reason in err.
+static rvd_proxy_listener *rvd_proxy_listener_open(revdial_proxy *p, const revdial_expose *x,
+                                                   const char *text, revdial_err *err)
 {
-    for (size_t i = 0; i < p->cfg.expose_count; i++) {
-        rvd_proxy_listener *l = &p->listeners[p->listener_count];
-        int code = rvd_proxy_listen(p, p->cfg.exposes[i].listen, err);
-        if (code) return code;
-        l->expose = &p->cfg.exposes[i];
-        rvd_sys_tune_client(l->io.fd);
-        rvd_sys_set_keepalive(l->io.fd, p->cfg.common.tcp_keepalive_ms);
-        rvd_sys_set_abort(l->io.fd, 1);
+    rvd_proxy_listener *l = rvd_proxy_listener_new(p, x);
+    if (!l) {
+        rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a port");
+        return NULL;
     }
-    return REVDIAL_OK;
+    if (rvd_proxy_listen(l, text, err)) {
+        rvd_proxy_listener_free(l);
+        return NULL;
+    }
+    if (x) rvd_sys_tune_client(l->io.fd);
+    if (x) rvd_sys_set_keepalive(l->io.fd, p->cfg.common.tcp_keepalive_ms);
+    if (x) rvd_sys_set_abort(l->io.fd, 1);
+    return l;
+}
+
+static void rvd_proxy_listener_list_locked(rvd_proxy_listener *l)
+{
+    revdial_proxy *p = l->proxy;
+    if (l->expose.listen)
+        l->id = ++p->last_expose;
+    else
+        p->backend_ports++;
+    rvd_base_link_push(&p->listeners, &l->link);
+}
+
+// Before the threads start.
+static int rvd_proxy_listen_at(revdial_proxy *p, const revdial_expose *x, const char *text,
+                               revdial_err *err)
+{
+    rvd_proxy_listener *l = rvd_proxy_listener_open(p, x, text, err);
+    if (!l) return err ? err->code : REVDIAL_ESYS;
+    rvd_proxy_listener_list_locked(l);
+    if (rvd_loop_add(p->loops[0], &l->io) == 0) return REVDIAL_OK;
+    return rvd_stream_fail(err, REVDIAL_ESYS, 0, "the loop cannot watch a listener");
 }
 
 static int rvd_proxy_listen_all(revdial_proxy *p, revdial_err *err)
 {
     const char *list = p->cfg.listen, *item;
     size_t len;
-    while (list && (len = rvd_base_item(&list, &item)) > 0) {
+    int code = REVDIAL_OK;
+    while (!code && list && (len = rvd_base_item(&list, &item)) > 0) {
         char text[RVD_SYS_HOST_MAX + 8];  // a name, a colon and a port
-        int code;
         if (len >= sizeof text)
             return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: an address over 262 bytes");
         memcpy(text, item, len);
         text[len] = '\0';
-        code = rvd_proxy_listen(p, text, err);
-        if (code) return code;
+        code = rvd_proxy_listen_at(p, NULL, text, err);
     }
-    if (list && p->listener_count == 0)
+    if (!code && list && p->backend_ports == 0)
         return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: no address in it; NULL = none");
-    return REVDIAL_OK;
+    for (size_t i = 0; !code && i < p->cfg.expose_count; i++)
+        code = rvd_proxy_listen_at(p, &p->cfg.exposes[i], p->cfg.exposes[i].listen, err);
+    p->cfg.exposes = NULL;
+    p->cfg.expose_count = 0;
+    return code;
 }
 
-// Room for all listeners: they must not move.
-static int rvd_proxy_listeners_open(revdial_proxy *p, revdial_err *err)
+int64_t revdial_proxy_expose(revdial_proxy *p, const revdial_expose *x, revdial_err *err)
 {
-    size_t room = p->cfg.expose_count + 1;
-    for (const char *at = p->cfg.listen; at && *at; at++) room += *at == ',';
-    p->listeners = rvd_base_alloc(&p->own.heap, room * sizeof *p->listeners);
-    if (!p->listeners) return rvd_proxy_nomem(err);
-    p->listener_room = (unsigned)room;
-    return REVDIAL_OK;
+    rvd_proxy_listener *l;
+    revdial_err own;
+    int64_t id;
+    if (!err) err = &own;
+    if (!p || !x) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "expose: proxy or port is NULL");
+    if (rvd_owner_is_child(&p->own))
+        return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
+    if (rvd_proxy_expose_check(x, err)) return REVDIAL_EINVAL;
+    l = rvd_proxy_listener_open(p, x, x->listen, err);
+    if (!l) return err->code;
+    pthread_mutex_lock(&p->own.lock);
+    id = p->closing ? REVDIAL_ECLOSED : p->draining ? REVDIAL_EDRAINING : 0;
+    if (!id) {
+        rvd_proxy_listener_list_locked(l);
+        id = l->id;
+        rvd_loop_post(p->loops[0], &l->resume);
+    }
+    pthread_mutex_unlock(&p->own.lock);
+    if (id > 0) return id;
+    rvd_proxy_listener_free(l);
+    return rvd_stream_fail(err, (int)id, 0, "expose: the proxy stops");
 }
 
 // Before the threads start: everything that can still be undone by freeing.
@@ -19957,12 +20295,7 @@ static int rvd_proxy_prepare(revdial_proxy *p, const revdial_proxy_config *cfg, 
         code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
     if (!code) code = rvd_proxy_config_copy(p, cfg, err);
     if (!code) code = rvd_proxy_loops_open(p, err);
-    if (!code) code = rvd_proxy_listeners_open(p, err);
     if (!code) code = rvd_proxy_listen_all(p, err);
-    if (!code) code = rvd_proxy_expose_all(p, err);
-    for (unsigned i = 0; !code && i < p->listener_count; i++)
-        if (rvd_loop_add(p->loops[0], &p->listeners[i].io) < 0)
-            code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "the loop cannot watch a listener");
     return code;
 }
 
@@ -19985,6 +20318,7 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
     }
     p->cfg.common = cfg->common;
     p->fd_most = rvd_sys_fd_most();
+    rvd_base_link_init(&p->listeners);
     rvd_base_link_init(&p->dials);
     rvd_base_link_init(&p->clients);
     rvd_base_link_init(&p->waiting);
@@ -20009,7 +20343,6 @@ static int rvd_proxy_start(revdial_proxy *p, revdial_err *err)
     if (r == 0 && (r = rvd_loop_pool_open(&p->own.handlers, RVD_PROXY_STREAM_THREADS)) < 0)
         rvd_loop_pool_close(&p->auth_pool);
     if (r < 0) return rvd_stream_fail(err, REVDIAL_ESYS, 0, "no pool of threads");
-    p->listening = p->listener_count > 0;
     while (started < p->loop_count && r == 0) {
         r = rvd_loop_start(p->loops[p->loop_count - 1 - started]);  // 0, which accepts, is the last
         started += r == 0;
