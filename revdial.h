@@ -247,6 +247,10 @@ enum revdial_reset_code {
 #undef REVDIAL_X
 };
 
+// Places of counters by reset code: one for each code up to 13, one for 14 to 63, which are not
+// assigned, and one for the application's.
+enum { REVDIAL_RESET_PLACES = 16 };
+
 // What went wrong, written into the caller's memory; there is no thread-local error.
 typedef struct revdial_err {
     int code;       // REVDIAL_E*
@@ -579,11 +583,13 @@ typedef struct revdial_engine_info {
     uint64_t streams_opened, streams_reset;
     uint64_t rx_bytes, tx_bytes;  // payload
     uint64_t rx_frames, tx_frames;
-    int64_t rtt_us;         // least of the recent pings, 0 before the first
-    int64_t last_rx_us;     // when the last bytes came, on the clock of now_us
-    size_t buffered_bytes;  // received and unread
-    size_t output_bytes;    // waiting to be sent
-    size_t memory_bytes;    // allocated now
+    int64_t rtt_us;                         // least of the recent pings, 0 before the first
+    int64_t last_rx_us;                     // when the last bytes came, on the clock of now_us
+    size_t buffered_bytes;                  // received and unread
+    size_t output_bytes;                    // waiting to be sent
+    size_t memory_bytes;                    // allocated now
+    uint64_t credit_waits;                  // times that a stream had bytes to send and no credit
+    uint64_t resets[REVDIAL_RESET_PLACES];  // streams_reset by code
 } revdial_engine_info;
 
 enum revdial_feature {
@@ -601,6 +607,9 @@ typedef struct revdial_flow_info {
     uint32_t window;         // our receive window now
     uint64_t sent, received, consumed;
     uint32_t buffered;  // received - consumed
+    // Since when, on the clock of now_us (CLOCK_MONOTONIC in the runtime half); 0 = not blocked.
+    // For "socket" and "turn": when the session last sent a byte.
+    int64_t blocked_since_us;
 } revdial_flow_info;
 
 // New engine. Nothing happens until bytes or time come in.
@@ -937,12 +946,28 @@ typedef struct revdial_common {
 //   thread   any
 REVDIAL_API void revdial_log_field(char *msg, size_t size, const char *key, const char *value);
 
+enum {
+    REVDIAL_AUTH_PLACES = 4,
+    REVDIAL_DIAL_PLACES = 18,  // the last one is for up to 32.8 s
+    REVDIAL_ERROR_PLACES = 21
+};
+
 typedef struct revdial_stats {
     unsigned sessions, streams;
     uint64_t sessions_opened, sessions_closed, auth_failures, handshakes_refused;
     uint64_t streams_opened, streams_reset, dials_failed, reconnects;
     uint64_t rx_bytes, tx_bytes;  // payload of streams
     size_t memory_bytes;
+    uint64_t credit_waits;                  // times that a stream had bytes to send and no credit
+    uint64_t resets[REVDIAL_RESET_PLACES];  // streams_reset by code
+    // A proxy's refusals of backends by answer, for some by scheme: 0 BEARER, 1 BASIC, 2 DIGEST, 3
+    // MTLS. A request without credentials, with which DIGEST begins, is not counted.
+    uint64_t refused_401[REVDIAL_AUTH_PLACES], refused_403[REVDIAL_AUTH_PLACES];
+    uint64_t refused_409, refused_429, refused_503;
+    // A proxy's dials that are over: how many, the sum of their times, how many of them took up to
+    // 250 µs << i, and how many failed with the error -i.
+    uint64_t dials, dial_us;
+    uint64_t dials_within[REVDIAL_DIAL_PLACES], dials_failed_by[REVDIAL_ERROR_PLACES];
 } revdial_stats;
 
 typedef struct revdial_session_info {
@@ -953,7 +978,23 @@ typedef struct revdial_session_info {
     unsigned streams;
     uint64_t streams_opened, rx_bytes, tx_bytes;
     int64_t age_ms, rtt_us;
+    size_t queued_bytes;  // that wait to be sent
+    size_t unread_bytes;  // received, and not yet read
+    size_t memory_bytes;
+    uint64_t streams_reset;
+    uint64_t credit_waits;                  // times that a stream had bytes to send and no credit
+    uint64_t resets[REVDIAL_RESET_PLACES];  // streams_reset by code
 } revdial_session_info;
+
+// One stream of a session.
+typedef struct revdial_stream_info {
+    char dial[28];     // the id of its dial, as in the logs of both ends
+    int is_dialled;    // by this side
+    char client[80];   // what the peer's dial said; "" if this side has dialled
+    char target[264];  // as client
+    revdial_flow_info flow;
+    int64_t blocked_ms;  // how long it has been blocked on flow.blocked_on
+} revdial_stream_info;
 
 // ================================================================================================
 // MARK: api.proxy
@@ -1337,6 +1378,14 @@ REVDIAL_API void revdial_session_unref(revdial_session *s);
 //   thread   any
 REVDIAL_API void revdial_session_get_info(revdial_session *s, revdial_session_info *out);
 
+// The streams of a session that have been blocked for at least blocked_ms, 0 = all. The session
+// does nothing else meanwhile: about 0.1 µs for each of its streams.
+//   out      room for cap of them, may be NULL if cap is 0
+//   returns  how many there are
+//   thread   any
+REVDIAL_API size_t revdial_session_list_streams(revdial_session *s, int blocked_ms,
+                                                revdial_stream_info *out, size_t cap);
+
 // Opens no new streams from now on; the session closes when the last one has ended, or at the
 // timeout. Returns at once.
 //   thread   any
@@ -1448,9 +1497,38 @@ REVDIAL_API revdial_session *revdial_agent_wait(revdial_agent *a, int timeout_ms
 REVDIAL_API int revdial_agent_replace_allow(revdial_agent *a, const char *const *allow,
                                             revdial_err *err);
 
+// Sessions that are up or drain.
+//   owns     each of the min(cap, returned) sessions in out comes with a reference for you
+//   returns  how many there are
+//   thread   any
+REVDIAL_API size_t revdial_agent_list(revdial_agent *a, revdial_session **out, size_t cap);
+
+// What the agent does for one URL, or with all_addresses for one address of it.
+typedef struct revdial_link_info {
+    char url[300];
+    int state;            // REVDIAL_CONNECTING, UP, BACKOFF or STOPPED
+    int retry_in_ms;      // BACKOFF: time until the next attempt
+    int64_t since_ms;     // how long it has been in that state
+    unsigned attempts;    // to connect, so far
+    uint64_t session_id;  // UP: of revdial_session_info
+    revdial_err why;      // of the last attempt or session that failed; code is 0 if none has
+} revdial_link_info;
+
+// The agent's links, in the order of its URLs.
+//   returns  how many there are; min(cap, returned) are in out
+//   thread   any
+REVDIAL_API size_t revdial_agent_list_links(revdial_agent *a, revdial_link_info *out, size_t cap);
+
 // Counters of the agent and of all its sessions.
 //   thread   any
 REVDIAL_API void revdial_agent_get_stats(revdial_agent *a, revdial_stats *out);
+
+// Stops connecting, tells the proxies, and waits for the streams to end. Sessions whose streams
+// have not ended at the timeout are dropped. Only revdial_agent_stop() frees the agent.
+//   blocks   for drain_ms
+//   returns  0 all streams had ended, REVDIAL_ETIMEDOUT; EDEADLK as revdial_agent_stop()
+//   thread   any but callbacks
+REVDIAL_API int revdial_agent_drain(revdial_agent *a, int drain_ms);
 
 // Drains for drain_ms, then ends, joins and frees the agent.
 //   blocks   for drain_ms, and until handlers have returned (their streams fail at the end of it),
@@ -2839,7 +2917,7 @@ typedef struct rvd_mux_stream {
     uint32_t held_ms;      // rvd_mux_now_ms() when bytes were first left unread; 0 = never
     uint32_t stuck_ms;     // since when the bytes that it holds now have waited for their reader
     int64_t epoch_us;
-    int64_t timer_us;
+    int64_t timer_us;  // when its timer is due; without one: since when it may wait for credit
     uint64_t sent, received;
     uint64_t out_mark;  // where its last data frame ends in the output
 } rvd_mux_stream;
@@ -2959,6 +3037,8 @@ typedef struct rvd_mux {
     uint32_t refusals;        // since the output was last below its limit
     rvd_base_bucket syns, resets, provoked, glitches, pings, windows;
     uint64_t opened, reset_count, rx_bytes, tx_bytes, rx_frames, tx_frames, tx_data_frames;
+    uint64_t reset_counts[REVDIAL_RESET_PLACES];  // reset_count by code
+    uint64_t credit_waits;
     uint64_t window_frames;       // window updates that our data and opens allow the peer
     rvd_wire_meta *meta;          // of the stream in the current EV_OPEN
     rvd_mux_stream *meta_stream;  // the stream of the next EV_OPEN
@@ -3214,9 +3294,8 @@ static void rvd_mux_timer_set(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_timer 
 {
     rvd_base_link_remove(&s->timer);
     s->timer_kind = (uint8_t)kind;
-    if (kind == RVD_MUX_TIMER_NONE) return;
     s->timer_us = m->now_us + rvd_mux_timer_length(m, kind);
-    rvd_base_link_push(&m->timers[kind], &s->timer);
+    if (kind != RVD_MUX_TIMER_NONE) rvd_base_link_push(&m->timers[kind], &s->timer);
 }
 
 static void rvd_mux_phase_become(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_phase to)
@@ -3261,6 +3340,13 @@ static void rvd_mux_settle(rvd_mux *m, rvd_mux_stream *s)
     if (rvd_mux_is_settled(s)) rvd_mux_stream_free(m, s);
 }
 
+static void rvd_mux_count_reset(rvd_mux *m, uint32_t code)
+{
+    const uint32_t own = REVDIAL_RESET_PLACES - 1, unknown = own - 1;
+    m->reset_count++;
+    m->reset_counts[code >= REVDIAL_RESET_APPLICATION ? own : rvd_base_min_u32(code, unknown)]++;
+}
+
 // We reset the stream: no more data is sent, and arriving frames are ignored.
 static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 {
@@ -3283,7 +3369,7 @@ static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     if (!s->ctl_bits) rvd_base_link_remove(&s->ctl);
     rvd_mux_turn_leave(m, s);
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
-    m->reset_count++;
+    rvd_mux_count_reset(m, code);
     if (is_over) return;  // the peer may reuse the id: a reset would hit its next stream
     rvd_mux_ctl_add(m, s, RVD_MUX_CTL_RST);
 }
@@ -3775,6 +3861,14 @@ static void rvd_mux_wait_turn(rvd_mux *m, rvd_mux_stream *s)
     if (rvd_base_link_is_alone(&s->turn)) rvd_base_link_push(&m->turns, &s->turn);
 }
 
+static void rvd_mux_wait_credit(rvd_mux *m, rvd_mux_stream *s)
+{
+    if (s->wait == RVD_MUX_WAIT_CREDIT) return;
+    s->wait = RVD_MUX_WAIT_CREDIT;
+    if (s->timer_kind == RVD_MUX_TIMER_NONE) s->timer_us = m->now_us;
+    m->credit_waits++;
+}
+
 // Silly window avoidance of the sender: a very small credit is not used at once.
 static int rvd_mux_is_tiny(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
@@ -3785,7 +3879,8 @@ static int rvd_mux_is_tiny(rvd_mux *m, rvd_mux_stream *s, size_t want)
         timer = RVD_MUX_TIMER_TINY;
     else if (s->rx == RVD_MUX_RX_ENDED)
         timer = RVD_MUX_TIMER_ORPHAN;
-    if (s->timer_kind == RVD_MUX_TIMER_NONE) rvd_mux_timer_set(m, s, timer);
+    if (timer != RVD_MUX_TIMER_NONE && s->timer_kind == RVD_MUX_TIMER_NONE)
+        rvd_mux_timer_set(m, s, timer);
     return 1;
 }
 
@@ -3799,7 +3894,7 @@ RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream
     int others = !rvd_base_link_is_alone(&m->turns), full = queued >= m->out_max;
     if (want == 0 || s->wait == RVD_MUX_WAIT_TURN) return 0;
     if (rvd_mux_is_tiny(m, s, want)) {
-        s->wait = RVD_MUX_WAIT_CREDIT;
+        rvd_mux_wait_credit(m, s);
         return 0;
     }
     if (!others && !full) s->turn_left = quantum;
@@ -4242,7 +4337,7 @@ static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     rvd_mux_ctl_drop(s);
     rvd_mux_turn_leave(m, s);
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
-    m->reset_count++;
+    rvd_mux_count_reset(m, s->reset_code);
     if (s->tell_bits & RVD_MUX_TELL_OPEN) {  // EV_OPEN was not raised, so no event is needed
         s->released = 1;
         rvd_base_link_remove(&s->tell);
@@ -5233,17 +5328,31 @@ static ptrdiff_t rvd_mux_lend(rvd_mux *m, rvd_mux_stream *s, const uint8_t *byte
     return (ptrdiff_t)n;
 }
 
+static void rvd_mux_ledger_blocked(const rvd_mux *m, const rvd_mux_stream *s,
+                                   revdial_flow_info *out)
+{
+    const int64_t timed_us =
+        s->timer_us - rvd_mux_timer_length(m, (enum rvd_mux_timer)s->timer_kind);
+    out->blocked_on = "";
+    if (s->phase == RVD_MUX_ASKED || s->phase == RVD_MUX_SHOWN) {
+        out->blocked_on = "accept";
+        out->blocked_since_us = s->phase == RVD_MUX_ASKED ? s->epoch_us : timed_us;
+    } else if (s->wait == RVD_MUX_WAIT_CREDIT) {
+        out->blocked_on = "peer's credit";
+        out->blocked_since_us = timed_us;
+    } else if (s->wait == RVD_MUX_WAIT_TURN) {
+        out->blocked_on = rvd_mux_out_len(m) >= m->out_max ? "socket" : "turn";
+        out->blocked_since_us = m->progress_us;
+    } else if (s->buffered && s->recv_credit == 0) {
+        out->blocked_on = "reader";
+        out->blocked_since_us = m->now_us;
+        if (s->head) out->blocked_since_us -= (int64_t)(rvd_mux_now_ms(m) - s->stuck_ms) * 1000;
+    }
+}
+
 static void rvd_mux_ledger(const rvd_mux *m, const rvd_mux_stream *s, revdial_flow_info *out)
 {
-    out->blocked_on = "";
-    if (s->phase == RVD_MUX_ASKED || s->phase == RVD_MUX_SHOWN)
-        out->blocked_on = "accept";
-    else if (s->wait == RVD_MUX_WAIT_CREDIT)
-        out->blocked_on = "peer's credit";
-    else if (s->wait == RVD_MUX_WAIT_TURN)
-        out->blocked_on = rvd_mux_out_len(m) >= m->out_max ? "socket" : "turn";
-    else if (s->buffered && s->recv_credit == 0)
-        out->blocked_on = "reader";
+    rvd_mux_ledger_blocked(m, s, out);
     out->send_credit = s->send_credit;
     out->recv_credit = s->recv_credit;
     out->window = s->window;
@@ -9882,6 +9991,8 @@ void revdial_engine_get_info(const revdial_engine *e, revdial_engine_info *out)
     out->features = m->cfg.features;
     out->streams_opened = m->opened;
     out->streams_reset = m->reset_count;
+    memcpy(out->resets, m->reset_counts, sizeof out->resets);
+    out->credit_waits = m->credit_waits;
     out->rx_bytes = m->rx_bytes;
     out->tx_bytes = m->tx_bytes;
     out->rx_frames = m->rx_frames;
@@ -14138,7 +14249,7 @@ struct rvd_stream_dial {
     rvd_base_link link;  // in dials_waiting or dials_over
     enum rvd_stream_dial_state state;
     const revdial_dial_opts *opts;  // stays valid while the dial lasts
-    int64_t deadline_us;
+    int64_t start_us, deadline_us;
     revdial_stream *st;  // the result once OVER; NULL: err says why
     int is_movable;      // another session may be asked as well: bytes of the client can wait
     int holds_early;     // they go out once the stream is accepted
@@ -14877,9 +14988,11 @@ static int64_t rvd_stream_deadline(int timeout_ms)
     return rvd_sys_now_us() + (int64_t)timeout_ms * 1000;
 }
 
-static int64_t rvd_stream_dial_deadline(const revdial_dial_opts *opts)
+// The time of a dial begins. d->opts is set.
+static void rvd_stream_dial_begin(rvd_stream_dial *d)
 {
-    return rvd_stream_deadline(opts->timeout_ms ? opts->timeout_ms : 10000);
+    d->start_us = rvd_sys_now_us();
+    d->deadline_us = rvd_stream_deadline(d->opts->timeout_ms ? d->opts->timeout_ms : 10000);
 }
 
 // Dials on one session and waits. Sets d's result.
@@ -14924,7 +15037,7 @@ revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts
     }
     d.opts = opts ? opts : &none;
     if (rvd_stream_dial_check(d.opts, err)) return NULL;
-    d.deadline_us = rvd_stream_dial_deadline(d.opts);
+    rvd_stream_dial_begin(&d);
     rvd_stream_dial_blocking(s, &d);
     if (!d.st)
         rvd_stream_dial_fail_in(&d.err, s->host->is_proxy ? s->name : s->peer, d.opts->target);
@@ -15959,9 +16072,15 @@ static void rvd_stream_group_end(rvd_stream_group *g)
 
 // ---- the application's calls on a session ----
 
+static size_t rvd_stream_memory_locked(const revdial_session *s, const revdial_engine_info *info)
+{
+    return info->memory_bytes + s->heap.live_bytes + sizeof *s;
+}
+
 void revdial_session_get_info(revdial_session *s, revdial_session_info *out)
 {
     revdial_engine_info info;
+    size_t memory;
     memset(out, 0, sizeof *out);
     out->state = REVDIAL_DOWN;
     if (rvd_stream_is_child(s)) return;
@@ -15971,6 +16090,7 @@ void revdial_session_get_info(revdial_session *s, revdial_session_info *out)
                  : s->state == RVD_STREAM_DRAINING ? REVDIAL_DRAINING
                                                    : REVDIAL_DOWN;
     out->streams = atomic_load_explicit(&s->stream_count, memory_order_relaxed);
+    memory = rvd_stream_memory_locked(s, &info);
     rvd_stream_unlock(s);
     out->id = s->id;
     RVD_BASE_JOIN(out->name, sizeof out->name, s->name);
@@ -15983,6 +16103,23 @@ void revdial_session_get_info(revdial_session *s, revdial_session_info *out)
     out->tx_bytes = info.tx_bytes;
     out->rtt_us = info.rtt_us;
     out->age_ms = (rvd_sys_now_us() - s->start_us) / 1000;
+    out->queued_bytes = info.output_bytes;
+    out->unread_bytes = info.buffered_bytes;
+    out->memory_bytes = memory;
+    out->streams_reset = info.streams_reset;
+    out->credit_waits = info.credit_waits;
+    memcpy(out->resets, info.resets, sizeof out->resets);
+}
+
+// What a session has counted so far.
+static void rvd_stream_stats_count(revdial_stats *out, const revdial_engine_info *info)
+{
+    out->rx_bytes += info->rx_bytes;
+    out->tx_bytes += info->tx_bytes;
+    out->streams_opened += info->streams_opened;
+    out->streams_reset += info->streams_reset;
+    out->credit_waits += info->credit_waits;
+    for (int i = 0; i < REVDIAL_RESET_PLACES; i++) out->resets[i] += info->resets[i];
 }
 
 static void rvd_stream_stats_add(revdial_stats *out, revdial_session *s)
@@ -15990,13 +16127,49 @@ static void rvd_stream_stats_add(revdial_stats *out, revdial_session *s)
     revdial_engine_info info;
     rvd_stream_lock(s);
     revdial_engine_get_info(s->engine, &info);
-    out->memory_bytes += info.memory_bytes + s->heap.live_bytes + sizeof *s;
+    out->memory_bytes += rvd_stream_memory_locked(s, &info);
     rvd_stream_unlock(s);
     out->streams += atomic_load_explicit(&s->stream_count, memory_order_relaxed);
-    out->rx_bytes += info.rx_bytes;
-    out->tx_bytes += info.tx_bytes;
-    out->streams_opened += info.streams_opened;
-    out->streams_reset += info.streams_reset;
+    rvd_stream_stats_count(out, &info);
+}
+
+static void rvd_stream_describe(revdial_stream *st, revdial_stream_info *out)
+{
+    const char *dial = revdial_stream_meta(st, "id");
+    rvd_base_text t = rvd_base_text_in(out->dial, sizeof out->dial);
+    if (dial) {
+        RVD_BASE_ADD(&t, dial);
+    } else {
+        rvd_base_text_add_hex16(&t, st->session->id);
+        RVD_BASE_ADD(&t, ".", RVD_BASE_NUMBER(st->id));
+    }
+    out->is_dialled = st->is_dialled;
+    RVD_BASE_JOIN(out->client, sizeof out->client, revdial_stream_meta(st, "client"));
+    RVD_BASE_JOIN(out->target, sizeof out->target, revdial_stream_meta(st, "target"));
+}
+
+size_t revdial_session_list_streams(revdial_session *s, int blocked_ms, revdial_stream_info *out,
+                                    size_t cap)
+{
+    size_t count = 0;
+    const int64_t now_us = rvd_sys_now_us();
+    if (rvd_stream_is_child(s)) return 0;
+    rvd_stream_lock(s);
+    for (rvd_base_link *l = s->streams.next; l != &s->streams; l = l->next) {
+        revdial_stream *st = RVD_BASE_OWNER(l, revdial_stream, link);
+        revdial_flow_info flow;
+        int64_t for_ms = 0;
+        if (revdial_engine_get_flow(s->engine, st->id, &flow) < 0) continue;
+        if (flow.blocked_since_us) for_ms = (now_us - flow.blocked_since_us) / 1000;
+        if (for_ms < 0) for_ms = 0;
+        if (blocked_ms > 0 && for_ms < blocked_ms) continue;
+        if (count++ >= cap) continue;
+        rvd_stream_describe(st, &out[count - 1]);
+        out[count - 1].flow = flow;
+        out[count - 1].blocked_ms = for_ms;
+    }
+    rvd_stream_unlock(s);
+    return count;
 }
 
 int revdial_session_drain(revdial_session *s, int timeout_ms)
@@ -17221,10 +17394,7 @@ static void rvd_owner_down_locked(rvd_owner *o, rvd_owner_member *m,
 {
     rvd_owner_remove_locked(o, m);
     o->stats.sessions_closed += (unsigned)m->is_up;
-    o->stats.rx_bytes += info->rx_bytes;
-    o->stats.tx_bytes += info->tx_bytes;
-    o->stats.streams_opened += info->streams_opened;
-    o->stats.streams_reset += info->streams_reset;
+    rvd_stream_stats_count(&o->stats, info);
 }
 
 typedef struct rvd_owner_snapshot {
@@ -17925,6 +18095,24 @@ static void rvd_proxy_note_refused(revdial_session *s)
     RVD_BASE_JOIN(s->identity, sizeof s->identity, tls->san[0] ? tls->san : tls->subject);
 }
 
+static void rvd_proxy_count_refused_locked(revdial_proxy *p, const revdial_auth_req *req,
+                                           enum revdial_verdict verdict)
+{
+    const int is_wrong = verdict == REVDIAL_VERDICT_UNAUTHORIZED;
+    const int is_denied = verdict == REVDIAL_VERDICT_FORBIDDEN;
+    revdial_stats *stats = &p->own.stats;
+    unsigned scheme = req->scheme, place = 0;
+    if (!scheme && req->tls && req->tls->verified) scheme = REVDIAL_AUTH_MTLS;
+    while (scheme >> (place + 1)) place++;
+    stats->handshakes_refused++;
+    stats->auth_failures += req->scheme && (is_wrong || is_denied);
+    stats->refused_401[place] += scheme && is_wrong;
+    stats->refused_403[place] += scheme && is_denied;
+    stats->refused_409 += verdict == REVDIAL_VERDICT_CONFLICT;
+    stats->refused_429 += verdict == REVDIAL_VERDICT_TOO_MANY;
+    stats->refused_503 += verdict == REVDIAL_VERDICT_UNAVAILABLE;
+}
+
 // Loop thread: there is a verdict on the credentials. Registers the session, or refuses it.
 //   table    that gave the verdict; NULL: a hook did. A table that was replaced since admits nobody
 static void rvd_proxy_admit(revdial_session *s, enum revdial_verdict verdict,
@@ -17943,10 +18131,7 @@ static void rvd_proxy_admit(revdial_session *s, enum revdial_verdict verdict,
     if (!verdict) RVD_BASE_JOIN(s->instance, sizeof s->instance, m->auth.instance);
     if (!verdict) verdict = rvd_auth_verdict(rvd_proxy_register_locked(p, s, &old));
     if (old) is_contested = m->name->is_contested;
-    if (m->auth.scheme &&
-        (verdict == REVDIAL_VERDICT_UNAUTHORIZED || verdict == REVDIAL_VERDICT_FORBIDDEN))
-        p->own.stats.auth_failures++;
-    if (verdict) p->own.stats.handshakes_refused++;
+    if (verdict) rvd_proxy_count_refused_locked(p, &m->auth, verdict);
     pthread_mutex_unlock(&p->own.lock);
     if (verdict) rvd_proxy_note_refused(s);
     if (old) {
@@ -18949,7 +19134,6 @@ static revdial_session *rvd_proxy_pick_wait(revdial_proxy *p, rvd_proxy_pick *pi
         s = rvd_proxy_pick_locked(p, pick, code);
     }
     if (!s && r) *code = REVDIAL_ETIMEDOUT;
-    if (!s) p->own.stats.dials_failed++;
     pthread_mutex_unlock(&p->own.lock);
     return s;
 }
@@ -19005,11 +19189,20 @@ static void rvd_proxy_log_dial(revdial_proxy *p, const char *name, const rvd_str
     rvd_log_end(&p->own.log, &l);
 }
 
-static void rvd_proxy_dial_failed(revdial_proxy *p)
+// The dial is over: how it went is counted.
+static void rvd_proxy_count_dial_locked(revdial_proxy *p, const rvd_stream_dial *d)
 {
-    pthread_mutex_lock(&p->own.lock);
-    p->own.stats.dials_failed++;
-    pthread_mutex_unlock(&p->own.lock);
+    const int64_t took_us = rvd_sys_now_us() - d->start_us;
+    revdial_stats *stats = &p->own.stats;
+    if (!d->st) {
+        stats->dials_failed++;
+        if (d->err.code < 0 && d->err.code > -REVDIAL_ERROR_PLACES)
+            stats->dials_failed_by[-d->err.code]++;
+    }
+    stats->dials++;
+    stats->dial_us += (uint64_t)took_us;
+    for (int i = 0; i < REVDIAL_DIAL_PLACES; i++)
+        stats->dials_within[i] += took_us <= (int64_t)250 << i;
 }
 
 // Asks one session after the other, as long as that is safe. The reason of a refusal is kept; that
@@ -19030,7 +19223,6 @@ static void rvd_proxy_dial_sessions(revdial_proxy *p, const char *name, rvd_stre
         again = rvd_proxy_may_retry(p, &pick, d, s);
         rvd_proxy_unpick(s);
     } while (again);
-    if (!d->st) rvd_proxy_dial_failed(p);
 }
 
 // Are the name and the options valid? Returns 0, or REVDIAL_EINVAL.
@@ -19049,7 +19241,7 @@ revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_d
     rvd_stream_dial d;
     memset(&d, 0, sizeof d);
     d.opts = opts ? opts : &none;
-    d.deadline_us = rvd_stream_dial_deadline(d.opts);
+    rvd_stream_dial_begin(&d);
     if (p && name && rvd_owner_is_child(&p->own)) {
         rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
         return NULL;
@@ -19066,6 +19258,9 @@ revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_d
         return NULL;
     }
     rvd_proxy_dial_sessions(p, name, &d);
+    pthread_mutex_lock(&p->own.lock);
+    rvd_proxy_count_dial_locked(p, &d);
+    pthread_mutex_unlock(&p->own.lock);
     if (!d.st) rvd_proxy_log_dial(p, name, &d, NULL);
     rvd_stream_work_end(&p->own.work);
     if (!d.st) rvd_stream_dial_fail_in(&d.err, name, d.opts->target);
@@ -19132,7 +19327,7 @@ static void rvd_proxy_dial_end(rvd_proxy_dial *d)
     sigset_t ours;
     pthread_mutex_lock(&p->own.lock);
     rvd_base_link_remove(&d->link);
-    if (!d->dial.st) p->own.stats.dials_failed++;
+    rvd_proxy_count_dial_locked(p, &d->dial);
     pthread_mutex_unlock(&p->own.lock);
     rvd_loop_timer_stop(d->loop, &d->timer);
     rvd_proxy_unpick(d->session);
@@ -19328,7 +19523,7 @@ static rvd_proxy_dial *rvd_proxy_dial_new(revdial_proxy *p, const char *name,
     d->timer.run = rvd_proxy_dial_on_timer;
     d->dial.opts = &d->opts;
     d->dial.done = rvd_proxy_dial_done;
-    d->dial.deadline_us = rvd_stream_dial_deadline(&d->opts);
+    rvd_stream_dial_begin(&d->dial);
     rvd_base_link_init(&d->dial.link);
     rvd_base_link_init(&d->link);
     return d;
@@ -20877,6 +21072,13 @@ typedef struct rvd_agent_link {
     char secret[RVD_AGENT_SECRET];  // until the handshake is over
     char challenge[RVD_AGENT_CHALLENGE];
     unsigned challenges;  // of this attempt
+
+    // What others are told; guarded by own.lock.
+    int told_as;             // REVDIAL_*
+    int64_t told_us, retry_us;  // when it became that, and when it ends
+    unsigned told_attempts;
+    uint64_t told_session;
+    revdial_err told_why;
 } rvd_agent_link;
 
 struct revdial_agent {
@@ -20891,7 +21093,7 @@ struct revdial_agent {
     rvd_loop_pool jobs;  // credential_fn
     rvd_lookup_desk *lookups;
 
-    // Loop thread only.
+    // Loop thread only; links are added under own.lock, too, and stay.
     rvd_agent_link *links[RVD_AGENT_LINKS];
     unsigned link_count, stopped_count;
     int fd_most;  // for targets; see rvd_sys_fd_most()
@@ -21362,6 +21564,38 @@ static void rvd_agent_on_open_locked(revdial_session *s, revdial_stream *st)
 
 static void rvd_agent_link_next(rvd_agent_link *l);
 
+// What revdial_agent_list_links() says of it from now on.
+static void rvd_agent_link_note(rvd_agent_link *l, int state)
+{
+    rvd_owner *own = &l->agent->own;
+    pthread_mutex_lock(&own->lock);
+    if (l->told_as != state) l->told_us = rvd_sys_now_us();
+    l->told_as = state;
+    l->told_attempts = l->attempt;
+    l->told_session = state == REVDIAL_UP ? l->session->id : 0;
+    pthread_mutex_unlock(&own->lock);
+}
+
+static void rvd_agent_link_note_why(rvd_agent_link *l, const revdial_err *why)
+{
+    pthread_mutex_lock(&l->agent->own.lock);
+    l->told_why = *why;
+    pthread_mutex_unlock(&l->agent->own.lock);
+}
+
+static int rvd_agent_link_told(enum rvd_agent_link_state state)
+{
+    switch (state) {
+    case RVD_AGENT_WAITING: return REVDIAL_BACKOFF;
+    case RVD_AGENT_PREPARING:
+    case RVD_AGENT_CONNECTING:
+    case RVD_AGENT_PASSING:
+    case RVD_AGENT_JOINED: return REVDIAL_CONNECTING;
+    case RVD_AGENT_STOPPED: break;
+    }
+    return REVDIAL_STOPPED;
+}
+
 static void rvd_agent_link_become(rvd_agent_link *l, enum rvd_agent_link_state to)
 {
     int is_arrow = to == RVD_AGENT_STOPPED;
@@ -21378,6 +21612,7 @@ static void rvd_agent_link_become(rvd_agent_link *l, enum rvd_agent_link_state t
     REVDIAL_ASSERT(is_arrow);
     (void)is_arrow;  // without assertions
     l->state = to;
+    rvd_agent_link_note(l, rvd_agent_link_told(to));
 }
 
 // Has the loop check in wait_us whether it is time to stop; without memory for a timer, at once.
@@ -21464,8 +21699,12 @@ static void rvd_agent_link_move_timer(rvd_agent_link *l, int64_t at_us)
 
 static void rvd_agent_link_wait(rvd_agent_link *l, int wait_ms)
 {
+    const int64_t until_us = rvd_loop_now(l->agent->loop) + (int64_t)wait_ms * 1000;
     rvd_agent_link_become(l, RVD_AGENT_WAITING);
-    rvd_agent_link_move_timer(l, rvd_loop_now(l->agent->loop) + (int64_t)wait_ms * 1000);
+    rvd_agent_link_move_timer(l, until_us);
+    pthread_mutex_lock(&l->agent->own.lock);
+    l->retry_us = until_us;
+    pthread_mutex_unlock(&l->agent->own.lock);
 }
 
 // The attempt or the session is over: again later, or never.
@@ -21475,6 +21714,7 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
     int wait_ms, rejected = rvd_agent_is_rejected(l, why->code);
     int was_replaced = l->is_up && why->code == REVDIAL_EDUPLICATE;
     rvd_base_wipe(l->secret, sizeof l->secret);  // the next attempt gets its own
+    rvd_agent_link_note_why(l, why);
     if (a->stopping || rejected || why->code == REVDIAL_EINVAL) {
         rvd_agent_log_link(l, RVD_LOG_LINK_STOPPED,
                            a->stopping ? REVDIAL_LOG_INFO : REVDIAL_LOG_ERROR, why->msg);
@@ -21994,6 +22234,7 @@ static void rvd_agent_on_up(revdial_session *s)
         l->is_up = l->has_been_up = 1;
         l->auth_failures = 0;
         l->up_us = rvd_loop_now(a->loop);
+        rvd_agent_link_note(l, REVDIAL_UP);
         rvd_agent_log_link(l, RVD_LOG_SESSION_UP, REVDIAL_LOG_INFO, NULL);
     }
     rvd_agent_tell(a, REVDIAL_UP, NULL, 0);
@@ -22247,7 +22488,9 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
     problem = rvd_agent_url_parse(l, text);
     if (!problem) problem = rvd_agent_link_problem(l);
     if (!problem && rvd_loop_timer_set(a->loop, &l->conn.timer, INT64_MAX) == 0) {
+        pthread_mutex_lock(&a->own.lock);
         a->links[a->link_count++] = l;
+        pthread_mutex_unlock(&a->own.lock);
         return l;
     }
     if (problem)
@@ -22621,15 +22864,56 @@ revdial_session *revdial_agent_wait(revdial_agent *a, int timeout_ms, revdial_er
     return NULL;
 }
 
+size_t revdial_agent_list(revdial_agent *a, revdial_session **out, size_t cap)
+{
+    size_t count = 0;
+    if (rvd_owner_is_child(&a->own)) return 0;
+    pthread_mutex_lock(&a->own.lock);
+    for (rvd_base_link *k = a->own.members.next; k != &a->own.members; k = k->next) {
+        rvd_owner_member *m = RVD_BASE_OWNER(k, rvd_owner_member, link);
+        if (!m->is_up) continue;
+        if (count < cap) out[count] = revdial_session_ref(m->session);
+        count++;
+    }
+    pthread_mutex_unlock(&a->own.lock);
+    return count;
+}
+
+static void rvd_agent_link_describe_locked(const rvd_agent_link *l, int64_t now_us,
+                                           revdial_link_info *out)
+{
+    memset(out, 0, sizeof *out);
+    RVD_BASE_JOIN(out->url, sizeof out->url, l->text);
+    out->state = l->told_as ? l->told_as : REVDIAL_CONNECTING;
+    if (out->state == REVDIAL_BACKOFF && l->retry_us > now_us)
+        out->retry_in_ms = (int)((l->retry_us - now_us) / 1000);
+    if (l->told_us) out->since_ms = (now_us - l->told_us) / 1000;
+    out->attempts = l->told_attempts;
+    out->session_id = l->told_session;
+    out->why = l->told_why;
+}
+
+size_t revdial_agent_list_links(revdial_agent *a, revdial_link_info *out, size_t cap)
+{
+    const int64_t now_us = rvd_sys_now_us();
+    size_t count;
+    if (rvd_owner_is_child(&a->own)) return 0;
+    pthread_mutex_lock(&a->own.lock);
+    count = a->link_count;
+    for (size_t i = 0; i < count && i < cap; i++)
+        rvd_agent_link_describe_locked(a->links[i], now_us, &out[i]);
+    pthread_mutex_unlock(&a->own.lock);
+    return count;
+}
+
 void revdial_agent_get_stats(revdial_agent *a, revdial_stats *out)
 {
     rvd_owner_get_stats(&a->own, out);
 }
 
-int revdial_agent_stop(revdial_agent *a, int drain_ms)
+// Asks the loop to stop. Returns 0, or why this thread may not.
+static int rvd_agent_ask_to_stop(revdial_agent *a, int drain_ms)
 {
-    int r;
-    if (!a) return REVDIAL_OK;
     if (rvd_owner_is_child(&a->own)) return REVDIAL_ECLOSED;
     if (rvd_loop_is_owner(a->loop) || rvd_loop_pool_is_mine(&a->own.handlers) ||
         rvd_loop_pool_is_mine(&a->jobs))
@@ -22638,6 +22922,24 @@ int revdial_agent_stop(revdial_agent *a, int drain_ms)
     a->drain_ms = drain_ms;
     pthread_mutex_unlock(&a->own.lock);
     rvd_loop_post(a->loop, &a->stop_task);
+    return REVDIAL_OK;
+}
+
+int revdial_agent_drain(revdial_agent *a, int drain_ms)
+{
+    int r = a ? rvd_agent_ask_to_stop(a, drain_ms) : REVDIAL_OK;
+    if (!a || r) return r;
+    pthread_mutex_lock(&a->own.lock);
+    while (!a->is_over) rvd_owner_wait_locked(&a->own, INT64_MAX);
+    r = a->own.was_cut ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
+    pthread_mutex_unlock(&a->own.lock);
+    return r;
+}
+
+int revdial_agent_stop(revdial_agent *a, int drain_ms)
+{
+    int r = a ? rvd_agent_ask_to_stop(a, drain_ms) : REVDIAL_OK;
+    if (!a || r) return r;
     rvd_loop_join(a->loop);
     r = a->own.was_cut ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
     rvd_agent_close(a);

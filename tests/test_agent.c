@@ -698,6 +698,41 @@ TEST(extra_headers_the_name_and_the_instance_are_in_the_request)
 // ------------------------------------------------------------------------------------------------
 // Coming back
 
+static void links_are_listed(revdial_agent *a, const char *first, const char *second)
+{
+    revdial_link_info links[3];
+    revdial_session *sessions[3];
+    revdial_session_info info;
+    CHECK_INT(revdial_agent_list_links(a, NULL, 0), 2);
+    CHECK_INT(revdial_agent_list_links(a, links, 3), 2);
+    CHECK_STR(links[0].url, first);
+    CHECK_STR(links[1].url, second);
+    for (int i = 0; i < 2; i++) {
+        CHECK_INT(links[i].state, REVDIAL_UP);
+        CHECK_INT(links[i].attempts, 1);
+        CHECK_INT(links[i].why.code, 0);
+    }
+    CHECK_INT(revdial_agent_list(a, NULL, 0), 2);
+    if (!CHECK_INT(revdial_agent_list(a, sessions, 3), 2)) return;
+    for (int i = 0; i < 2; i++) {
+        revdial_session_get_info(sessions[i], &info);
+        CHECK(info.id == links[0].session_id || info.id == links[1].session_id);
+        revdial_session_unref(sessions[i]);
+    }
+}
+
+static void link_is_lost(revdial_agent *a)
+{
+    revdial_link_info links[2];
+    UTIL_EVENTUALLY(revdial_agent_list_links(a, links, 2) == 2 && links[1].attempts > 2);
+    CHECK_INT(links[0].state, REVDIAL_UP);
+    CHECK_INT(links[0].attempts, 1);
+    CHECK(links[1].state == REVDIAL_BACKOFF || links[1].state == REVDIAL_CONNECTING);
+    CHECK_INT(links[1].session_id, 0);
+    CHECK(links[1].why.code != 0 && links[1].why.msg[0]);
+    CHECK_INT(revdial_agent_list(a, NULL, 0), 1);
+}
+
 TEST(U43_an_agent_keeps_a_session_to_each_of_two_proxies_that_share_nothing)
 {
     world a, b;
@@ -714,14 +749,35 @@ TEST(U43_an_agent_keeps_a_session_to_each_of_two_proxies_that_share_nothing)
         CHECK(util_log_wait(&a.states, REVDIAL_UP, 2, NULL));
         revdial_agent_get_stats(a.agents[0], &stats);
         CHECK_INT(stats.sessions, 2);
+        links_are_listed(a.agents[0], a.url, b.url);
         revdial_proxy_stop(b.proxy);  // the other does not notice
         b.proxy = NULL;
         revdial_stream *st = world_dial(&a, "echo", 0, NULL);
         CHECK(st != NULL);
         revdial_close(st);
+        link_is_lost(a.agents[0]);
     }
     world_close(&a);
     world_close(&b);
+}
+
+WORLD_TEST(an_agent_that_drains_lets_streams_end_and_is_still_there)
+{
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    revdial_link_info link;
+    revdial_stats stats;
+    char byte;
+    if (!CHECK(st != NULL)) return;
+    CHECK_INT(revdial_agent_drain(w->agents[0], 1), REVDIAL_ETIMEDOUT);
+    CHECK(revdial_read(st, &byte, 1) < 0);
+    revdial_close(st);
+    revdial_agent_get_stats(w->agents[0], &stats);
+    CHECK_INT(stats.sessions, 0);
+    CHECK_INT(stats.sessions_closed, 1);
+    CHECK_INT(revdial_agent_list_links(w->agents[0], &link, 1), 1);
+    CHECK_INT(link.state, REVDIAL_STOPPED);
+    CHECK_INT(revdial_agent_drain(w->agents[0], 1), REVDIAL_ETIMEDOUT);
+    CHECK_INT(revdial_agent_drain(NULL, 1), 0);
 }
 
 TEST(an_agent_can_reach_one_proxy_through_two_URLs_or_all_addresses_of_a_name)

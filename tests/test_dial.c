@@ -335,7 +335,14 @@ WORLD_TEST(stats_count_sessions_streams_bytes_and_failures)
     CHECK(revdial_dial(w->proxy, "nobody", NULL, NULL) == NULL);
     UTIL_EVENTUALLY((revdial_proxy_get_stats(w->proxy, &p), p.streams == 0));
     CHECK_INT(p.dials_failed, 2);
+    CHECK_INT(p.dials_failed_by[-REVDIAL_EREFUSED], 1);
+    CHECK_INT(p.dials_failed_by[-REVDIAL_ENOBACKEND], 1);
+    CHECK_INT(p.dials, 3);
+    CHECK_INT(p.dials_within[REVDIAL_DIAL_PLACES - 1], 3);
+    for (int i = 1; i < REVDIAL_DIAL_PLACES; i++) CHECK(p.dials_within[i] >= p.dials_within[i - 1]);
+    CHECK(p.dial_us > 0);
     CHECK_INT(p.streams_reset, 1);
+    CHECK_INT(p.resets[REVDIAL_RESET_REFUSED], 1);
     revdial_agent_stop(w->agents[0], 0);
     w->agents[0] = NULL;
     CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, NULL));
@@ -343,6 +350,40 @@ WORLD_TEST(stats_count_sessions_streams_bytes_and_failures)
     CHECK_INT(p.sessions, 0);
     CHECK_INT(p.sessions_closed, 1);
     CHECK_INT(p.tx_bytes, 1000);  // of sessions that are gone, too
+}
+
+WORLD_TEST(streams_of_a_session_are_listed_with_what_they_wait_for)
+{
+    revdial_stream *free = world_dial(w, "echo", 0, NULL), *stuck = world_dial(w, "stop", 0, NULL);
+    revdial_session *there = revdial_agent_wait(w->agents[0], UTIL_WAIT_MS, NULL);
+    revdial_stream_info st[3], peer[1];
+    revdial_session_info info;
+    if (CHECK(free != NULL && stuck != NULL && there != NULL)) {
+        revdial_session *s = revdial_stream_session(stuck);
+        revdial_stream_set_deadline(stuck, REVDIAL_WR, 0);
+        util_write_payload(stuck, UINT64_MAX, 2);
+        CHECK_INT(revdial_session_list_streams(s, 0, st, 3), 2);
+        CHECK_INT(revdial_session_list_streams(s, 0, NULL, 0), 2);
+        UTIL_EVENTUALLY(revdial_session_list_streams(s, 50, st, 3) == 1);
+        CHECK_STR(st[0].flow.blocked_on, "peer's credit");
+        CHECK(st[0].blocked_ms >= 50);
+        CHECK_INT(st[0].is_dialled, 1);
+        CHECK_INT(revdial_session_list_streams(s, 3600000, st, 3), 0);
+        UTIL_EVENTUALLY(revdial_session_list_streams(there, 50, peer, 1) == 1);
+        CHECK_STR(peer[0].flow.blocked_on, "reader");
+        CHECK_STR(peer[0].dial, st[0].dial);
+        CHECK_INT(peer[0].is_dialled, 0);
+        revdial_session_get_info(s, &info);
+        CHECK(info.credit_waits > 0 && info.memory_bytes > 0);
+        revdial_session_get_info(there, &info);
+        CHECK_INT(info.unread_bytes, peer[0].flow.buffered);
+        util_gate_add(&w->go, 1);
+        UTIL_EVENTUALLY(revdial_session_list_streams(s, 50, NULL, 0) == 0);
+        revdial_session_unref(s);
+    }
+    revdial_close(stuck);
+    revdial_close(free);
+    revdial_session_unref(there);
 }
 
 // ------------------------------------------------------------------------------------------------

@@ -918,6 +918,56 @@ TEST(the_ledger_adds_up)
     rig_end(r);
 }
 
+// How long a stream has been blocked, in ms; -1: it is not.
+static int64_t blocked_ms(rig *r, uint32_t id, const char *on)
+{
+    revdial_flow_info l;
+    revdial_engine_get_flow(r->e, id, &l);
+    CHECK_STR(l.blocked_on, on);
+    return l.blocked_since_us ? (r->now - l.blocked_since_us) / 1000 : -1;
+}
+
+TEST(the_ledger_says_since_when_a_stream_is_blocked)
+{
+    revdial_engine_info info;
+    rig *r = rig_with((revdial_limits){.keepalive_ms = 100000000, .stream_window_max = 262144});
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .tick=700");
+    CHECK_INT(blocked_ms(r, rig_id(r, 1, 1), "accept"), 700);
+    script_run(r, ".acceptp1 .writep1#262144");
+    CHECK_INT(blocked_ms(r, rig_id(r, 1, 1), ""), -1);
+    script_run(r, ".tick=1000 .writep1#1 .tick=12000");
+    CHECK_INT(blocked_ms(r, rig_id(r, 1, 1), "peer's credit"), 12000);
+    script_run(r, ".writep1#1 .tick=1000 Dp1'x' .readp1");
+    CHECK_INT(blocked_ms(r, rig_id(r, 1, 1), "peer's credit"), 13000);
+    revdial_engine_get_info(r->e, &info);
+    CHECK_INT(info.credit_waits, 1);
+    script_run(r, "Wp1=262144 .writep1#1");
+    CHECK_INT(blocked_ms(r, rig_id(r, 1, 1), ""), -1);
+    script_run(r, "Dp1#200000 .tick=100 Dp1#62143 .tick=4000");
+    CHECK_INT(blocked_ms(r, rig_id(r, 1, 1), "reader"), 4100);
+    script_run(r, ".open .tick=300");
+    CHECK_INT(blocked_ms(r, rig_id(r, 0, 1), "accept"), 300);
+    rig_end(r);
+}
+
+TEST(resets_of_either_side_are_counted_by_code)
+{
+    rig_options o = {.features = "rstcode"};
+    revdial_engine_info info;
+    rig *r = rig_new(&o);
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .rstp1=6 Wp2+SYN .rstp2=42 Wp3+SYN .rstp3=64 Wp4+SYN Wp4+RST=13 .open "
+                  "Wm1+RST=255");
+    revdial_engine_get_info(r->e, &info);
+    CHECK_INT(info.streams_reset, 5);
+    CHECK_INT(info.resets[6], 1);
+    CHECK_INT(info.resets[13], 1);
+    CHECK_INT(info.resets[14], 1);
+    CHECK_INT(info.resets[15], 2);
+    rig_end(r);
+}
+
 // ---- memory
 
 TEST(an_idle_stream_costs_at_most_512_bytes)
