@@ -8,6 +8,7 @@
 
 #include "../examples/program/log.c"
 #include "../examples/program/files.c"
+#include "../examples/program/signals.c"
 #include "../examples/program/config.c"
 #include "../examples/program/options.c"
 

@@ -8,6 +8,7 @@
 
 #include "../examples/program/log.c"
 #include "../examples/program/files.c"
+#include "../examples/program/signals.c"
 #include "../examples/proxy/credentials.c"
 
 // What opening the file says; its first token in token.

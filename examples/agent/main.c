@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include <stdatomic.h>
 
+#include "links.h"
 #include "../program/program.h"
 
 enum auth { AUTH_BEARER, AUTH_BASIC, AUTH_DIGEST };  // in the order of the option
@@ -107,8 +108,11 @@ static const char epilogue[] =
     "After a lost connection the agent reconnects, with waits of 0.5 s to 30 s. It reads the\n"
     "token and the certificates again before each attempt. TERM and INT let running streams end;\n"
     "a second signal, at least a second later, ends the program at once. HUP reads --allow-file\n"
-    "and the certificates again; if a file is wrong, its old content stays in force. USR1 and\n"
-    "USR2 are ignored.\n"
+    "and the certificates again; if a file is wrong, its old content stays in force. USR2 writes\n"
+    "a line about sessions and streams to the log. USR1 is ignored.\n"
+    "\n"
+    "'revdial-agent status --admin ADDRESS' prints a table of the links and sessions of an agent\n"
+    "that runs with that --admin; --json instead what programs want.\n"
     "\n"
     "Exit codes: 0 stopped, 1 failed, 2 usage, 3 the proxy rejects the token or the name, or the\n"
     "egress proxy rejects the login.\n"
@@ -253,6 +257,8 @@ typedef struct running {
     prog_log *log;
     revdial_tls *tls;
     revdial_agent *agent;
+    links links;
+    prog_admin *admin;
     int wake[2];
     atomic_int is_over;  // by itself
     revdial_err why;     // written before it
@@ -271,6 +277,7 @@ static void on_state(void *ud, int state, const revdial_err *why, int retry_in_m
 {
     running *r = ud;
     (void)retry_in_ms;
+    links_state(&r->links, state, why);
     if (state != REVDIAL_STOPPED) return;
     if (why) r->why = *why;
     atomic_store(&r->is_over, 1);
@@ -298,6 +305,15 @@ static void running_reload(running *r)
     prog_tls_reload(r->tls, r->log);
 }
 
+// USR2
+static void running_log_status(running *r)
+{
+    revdial_stats stats;
+    prog_usr2 = 0;
+    revdial_agent_get_stats(r->agent, &stats);
+    prog_log_status(r->log, &stats);
+}
+
 // Waits for the end, the agent's own or by a signal. Returns what revdial_serve() would.
 static int running_wait(running *r)
 {
@@ -307,21 +323,37 @@ static int running_wait(running *r)
         if (poll(&p, 1, -1) > 0)
             while (read(r->wake[0], bytes, sizeof bytes) > 0) continue;
         if (prog_hup) running_reload(r);
+        if (prog_usr2) running_log_status(r);
     }
-    revdial_agent_stop(r->agent, r->s->common->drain_ms);
     return r->why.code;
+}
+
+// Serves --admin while the agent works, also while it drains. Returns what revdial_serve() would.
+static int running_serve(running *r, int *exit_status)
+{
+    const prog_admin_config cfg = {r->s->common, links_pages, &r->links, r->log};
+    int rc = REVDIAL_OK;
+    r->links.agent = r->agent;
+    *exit_status = prog_admin_start(&r->admin, &cfg);
+    if (!*exit_status) rc = running_wait(r);
+    revdial_agent_drain(r->agent, r->s->common->drain_ms);
+    prog_admin_stop(r->admin);
+    revdial_agent_stop(r->agent, 0);
+    return rc;
 }
 
 static int run(running *r, const revdial_agent_config *cfg)
 {
-    int rc = REVDIAL_ESYS;
-    if (prog_wake_open(r->wake) != 0) {
+    int rc = REVDIAL_ESYS, status = PROG_STOPPED;
+    if (prog_wake_open(r->wake) != 0 || links_open(&r->links, r->s->cfg.name) != 0) {
         snprintf(r->why.msg, sizeof r->why.msg, "no pipe for signals: %s", strerror(errno));
     } else {
         r->agent = revdial_agent_start(cfg, &r->why);
-        rc = r->agent ? running_wait(r) : r->why.code;
+        rc = r->agent ? running_serve(r, &status) : r->why.code;
+        links_close(&r->links);
     }
     prog_wake_close(r->wake);
+    if (status) return status;
     if (rc != REVDIAL_OK)
         prog_log_error(r->log, "agent.failed", &r->why);
     else
@@ -379,8 +411,8 @@ int main(int argc, char **argv)
     prog_log log;
     char *url, via[VIA_SIZE];
     int rc;
-    (void)argc;
     prog_standard_streams();
+    if (argc > 1 && strcmp(argv[1], "status") == 0) return prog_status_main(cli.program, argv + 2);
     cli.extra = prog_tls_version();
     cli.options = options;
     cli.option_count = sizeof options / sizeof options[0];

@@ -232,15 +232,10 @@ void prog_log_open(prog_log *log, int level, enum prog_log_format format)
 
 int prog_log_start(prog_log *log)
 {
-    sigset_t all, before;
     errno = pthread_mutex_init(&log->lock, NULL);
     if (errno == 0) errno = pthread_cond_init(&log->changed, NULL);
     if (errno != 0) return -1;
-    sigfillset(&all);  // signals are for the main thread
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    errno = pthread_create(&log->thread, NULL, prog_log_run, log);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    log->is_running = errno == 0;
+    log->is_running = prog_thread_start(&log->thread, prog_log_run, log) == 0;
     return log->is_running ? 0 : -1;
 }
 

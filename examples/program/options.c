@@ -49,6 +49,16 @@ static const prog_option prog_common_options[] = {
      "itself when waits get longer or the core is needed (default 100); 0: never,\n"
      "to save processor time",
      0, 1000},
+    {"admin", PROG_TEXT, PROG_COMMON(admin), "ADDRESS",
+     "answer to /healthz, /readyz, /metrics and /status, by HTTP at HOST:PORT, a\n"
+     "PORT of 127.0.0.1, or unix:PATH. Whatever can connect there can read them",
+     0, 0},
+    {"admin-token-file", PROG_PATH, PROG_COMMON(admin_token_file), "FILE",
+     "file with the token for actions there (default: none are possible)", 0, 0},
+    {"admin-host", PROG_LIST, PROG_COMMON(admin_hosts), "HOST",
+     "host name by which browsers and scrapers may reach --admin, besides\n"
+     "addresses and localhost; repeatable",
+     0, 0},
     {"log-level", PROG_CHOICE, PROG_COMMON(level), "error|warn|info|debug", "(default info)", 0, 0},
     {"log-format", PROG_CHOICE, PROG_COMMON(format), "auto|text|logfmt|json",
      "auto: text on a terminal, else logfmt (default auto)", 0, 0},

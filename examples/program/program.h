@@ -115,8 +115,9 @@ typedef struct prog_list {
 typedef struct prog_common {
     int keepalive_ms, dead_after_ms, tcp_keepalive_ms, half_closed_ms, drain_ms, spin_us;
     const char *congestion;
+    const char *admin, *admin_token_file;
     int level, format, access, verbose, help, version, is_checking;
-    prog_list configs;
+    prog_list configs, admin_hosts;
 } prog_common;
 
 enum prog_source { PROG_FROM_FILE, PROG_FROM_ENV, PROG_FROM_ARGV };  // the later one counts
@@ -207,12 +208,16 @@ void prog_warn_readable(prog_log *log, const char *path);
 
 // ------------------------------------------------------------------------------------------------
 // signals.c: the first TERM or INT asks to stop, a later one ends the process at once. HUP asks to
-// read files again. USR1 and USR2, which operators send to other servers, are ignored.
+// read files again, and USR2 for a line in the log. USR1, which operators send to other servers, is
+// ignored.
 
 extern volatile sig_atomic_t prog_hup;
+extern volatile sig_atomic_t prog_usr2;
 extern volatile sig_atomic_t prog_stop;
 
 int prog_catch_signals(void);
+// Starts a thread that gets no signals: they are for the main thread. Returns 0, or -1 with errno.
+int prog_thread_start(pthread_t *thread, void *(*run)(void *ud), void *ud);
 // Opens a pipe that signals write to. Returns 0, or -1 with errno; close it in either case.
 int prog_wake_open(int wake[2]);
 void prog_wake_close(const int wake[2]);

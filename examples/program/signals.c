@@ -13,6 +13,7 @@
 enum { PROG_ONE_SIGNAL_MS = 1000 };
 
 volatile sig_atomic_t prog_hup;
+volatile sig_atomic_t prog_usr2;
 volatile sig_atomic_t prog_stop;
 static volatile sig_atomic_t prog_stop_ms;       // when it was set
 static volatile sig_atomic_t prog_wake_fd = -1;  // written to, so that a poll(2) returns
@@ -38,6 +39,8 @@ static void prog_on_signal(int sig)
     int saved = errno;
     if (sig == SIGHUP) {
         prog_hup = 1;
+    } else if (sig == SIGUSR2) {
+        prog_usr2 = 1;
     } else if (!prog_stop) {
         prog_stop_ms = prog_now_ms();
         prog_stop = 1;
@@ -57,10 +60,20 @@ int prog_catch_signals(void)
     sigemptyset(&act.sa_mask);
     act.sa_handler = prog_on_signal;
     if (sigaction(SIGTERM, &act, NULL) != 0 || sigaction(SIGINT, &act, NULL) != 0) return -1;
-    if (sigaction(SIGHUP, &act, NULL) != 0) return -1;
+    if (sigaction(SIGHUP, &act, NULL) != 0 || sigaction(SIGUSR2, &act, NULL) != 0) return -1;
     act.sa_handler = SIG_IGN;
-    if (sigaction(SIGUSR1, &act, NULL) != 0 || sigaction(SIGUSR2, &act, NULL) != 0) return -1;
+    if (sigaction(SIGUSR1, &act, NULL) != 0) return -1;
     return sigaction(SIGPIPE, &act, NULL);  // the reader of our stdout may go away
+}
+
+int prog_thread_start(pthread_t *thread, void *(*run)(void *ud), void *ud)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    errno = pthread_create(thread, NULL, run, ud);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return errno == 0 ? 0 : -1;
 }
 
 int prog_wake_open(int wake[2])

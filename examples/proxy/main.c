@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "settings.h"
+#include "watch.h"
 
 enum {
     ANNOUNCE_MS = 1000  // for somebody to read what is printed: longer than a busy machine takes
@@ -21,6 +22,9 @@ typedef struct app {
     revdial_proxy *proxy;
     revdial_tls *tls;
     int wake[2];  // a pipe that a signal writes to
+    watch *watch;
+    watch_pages_ud pages;
+    prog_admin *admin;
 } app;
 
 // Is there none left of something that others give back?
@@ -35,11 +39,8 @@ static void app_reload(app *a)
 {
     token_table tokens = {0};
     revdial_err err = {0};
-    char byte[16];
     int rc;
-    if (!prog_hup) return;
     prog_hup = 0;
-    while (read(a->wake[0], byte, sizeof byte) > 0) continue;
     if (token_table_read(&tokens, &a->now->s.credentials, &err) != 0) {
         prog_log_error(&a->log, "tokens.unreadable", &err);
     } else {
@@ -47,24 +48,62 @@ static void app_reload(app *a)
                                                REVDIAL_END_STALE, &err);
         prog_logf(&a->log, rc ? REVDIAL_LOG_ERROR : REVDIAL_LOG_INFO, "proxy.reload",
                   "credentials: %s", rc ? err.msg : "replaced");
+        if (rc == 0) watch_rows(a->watch, tokens.rows, tokens.count);
     }
     token_table_free(&tokens);
     prog_tls_reload(a->tls, &a->log);
+}
+
+// USR2
+static void app_log_status(app *a)
+{
+    revdial_stats stats;
+    prog_usr2 = 0;
+    revdial_proxy_get_stats(a->proxy, &stats);
+    prog_log_status(&a->log, &stats);
 }
 
 // Until a signal asks to stop. Returns 0, or -1 with errno.
 static int app_wait(app *a)
 {
     struct pollfd wake = {.fd = a->wake[0], .events = POLLIN};
+    char bytes[16];
     while (!prog_stop) {
-        if (poll(&wake, 1, -1) < 0 && errno != EINTR) return -1;
-        app_reload(a);
+        int r = poll(&wake, 1, -1);
+        if (r < 0 && errno != EINTR) return -1;
+        while (r > 0 && read(a->wake[0], bytes, sizeof bytes) > 0) continue;
+        if (prog_hup) app_reload(a);
+        if (prog_usr2) app_log_status(a);
     }
     return 0;
 }
 
 // ------------------------------------------------------------------------------------------------
 // Start and stop
+
+static void app_on_session(void *ud, revdial_session *s, int state, const revdial_err *why)
+{
+    const app *a = ud;
+    watch_session(a->watch, s, state, why);
+}
+
+// What the metrics may be labelled with.
+static int app_open_watch(app *a)
+{
+    const config *c = a->now;
+    a->watch = watch_new();
+    if (!a->watch) return -1;
+    for (size_t i = 0; i < c->expose_count; i++) watch_name(a->watch, c->exposes[i].name);
+    watch_rows(a->watch, c->tokens.rows, c->tokens.count);
+    return 0;
+}
+
+static int app_open_admin(app *a)
+{
+    const prog_admin_config cfg = {&a->now->cli.common, watch_pages, &a->pages, &a->log};
+    a->pages = (watch_pages_ud){a->watch, a->proxy};
+    return prog_admin_start(&a->admin, &cfg);
+}
 
 static int app_open_proxy(app *a)
 {
@@ -81,6 +120,8 @@ static int app_open_proxy(app *a)
     cfg.credentials = c->tokens.rows;
     cfg.credential_count = c->tokens.count;
     cfg.max_auth_failures = prog_or_never(cfg.max_auth_failures);
+    cfg.on_session = app_on_session;
+    cfg.ud = a;
     cfg.common.tls = a->tls;
     prog_configure(&c->cli.common, &cfg.common);
     prog_log_config(&a->log, &cfg.common);
@@ -146,7 +187,9 @@ static int app_open(app *a)
     a->now->tls = NULL;
     if (prog_wake_open(a->wake) != 0) return app_failed(a, "no pipe for signals");
     if (prog_catch_signals() != 0) return app_failed(a, "cannot catch signals");
+    if (app_open_watch(a) != 0) return app_failed(a, "no memory for the metrics");
     rc = app_open_proxy(a);
+    if (rc == 0) rc = app_open_admin(a);
     token_table_free(&a->now->tokens);
     return rc == 0 ? app_announce(a) : rc;
 }
@@ -165,7 +208,9 @@ static int app_run(app *a)
 
 static void app_free(app *a)
 {
+    prog_admin_stop(a->admin);
     revdial_proxy_stop(a->proxy);  // ends all connections: on_client() has run for each
+    watch_free(a->watch);
     prog_tls_free(a->tls);
     prog_wake_close(a->wake);
     config_close(a->now);
@@ -189,8 +234,9 @@ int main(int argc, char **argv)
     config first;
     app a = {.now = &first, .wake = {-1, -1}};
     int rc;
-    (void)argc;
     prog_standard_streams();
+    if (argc > 1 && strcmp(argv[1], "status") == 0)
+        return prog_status_main("revdial-proxy", argv + 2);
     rc = config_open(&first, argv, NULL);
     prog_log_open_as(&a.log, &first.cli.common);
     if (rc < 0 && first.cli.common.is_checking) rc = prog_print_checked(&first.cli);

@@ -216,6 +216,16 @@ start_agent_only() {
         --server "${server_url:-http://$tunnel}" --name web --token-file "$dir/token" "$@"
 }
 
+# says PROGRAM STATUS PATTERN OPTION...: it ends with that status and says that
+says() {
+    local out program=$1 want=$2 pattern=$3
+    shift 3
+    out=$(timeout 10 "$build/revdial-$program" "$@" 2>&1 </dev/null)
+    status=$?
+    [ "$status" -eq "$want" ] || { fail "$program $*: ends with $status, not $want: $out"; return; }
+    [[ "$out" =~ $pattern ]] || { fail "$program $*: says $out"; return; }
+}
+
 # The highest resident set that a process has had, in KiB.
 peak_kib() { awk '/^VmHWM:/ { print $2 }' "/proc/${pid_of[$1]}/status"; }
 

@@ -1,15 +1,5 @@
 # What the operator of the two programs relies on: options, exit codes, signals, what they log.
 
-# says PROGRAM STATUS PATTERN OPTION...: it ends with that status and says that
-says() {
-    local out program=$1 want=$2 pattern=$3
-    shift 3
-    out=$(timeout 10 "$build/revdial-$program" "$@" 2>&1 </dev/null)
-    status=$?
-    [ "$status" -eq "$want" ] || { fail "$program $*: ends with $status, not $want: $out"; return; }
-    [[ "$out" =~ $pattern ]] || { fail "$program $*: says $out"; return; }
-}
-
 helps() {
     local program option
     for program in proxy agent; do

@@ -9,6 +9,7 @@
 #   egress      agents that get out through tinyproxy, squid, microsocks, dante, ssh -D
 #   auth        curl at the proxy's endpoint, files that HUP reads again, where secrets are
 #   programs    options, exit codes, signals, PROXY protocol, several agents, secrets
+#   admin       --admin: health, metrics, status
 #   carriers    Upgrade: revdial and WebSocket through nginx and HAProxy
 #   tls         https:// and wss://, to the proxy and to what terminates TLS before it; certificates
 #               as credentials
@@ -45,8 +46,8 @@ echo "* $token" >"$dir/tokens"
 
 make_files || { echo "FAIL no files to send: is the disk full?"; exit 1; }
 parts=("$@")
-[ $# -gt 0 ] || parts=(traffic isolation truth refusals pool egress auth programs carriers tls
-    strangers)
+[ $# -gt 0 ] || parts=(traffic isolation truth refusals pool egress auth programs admin
+    carriers tls strangers)
 for part in "${parts[@]}"; do
     . "$here/$part.sh"
     end_now "${!pid_of[@]}"

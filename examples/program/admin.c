@@ -1,0 +1,535 @@
+// The server of the admin port: a thread that answers one request for each connection and closes
+// it. What may connect is the operator's choice of an address; who may change anything has a token.
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "admin.h"
+
+enum {
+    PROG_ADMIN_CONNECTIONS = 32,
+    PROG_ADMIN_REQUEST_MS = 10000,  // from accept to the last byte of the answer
+    PROG_ADMIN_LINGER_MS = 1000,    // then, for a client to read it: our close must not destroy it
+    PROG_ADMIN_PAUSE_MS = 100,      // when there is no descriptor for a connection that waits
+    PROG_ADMIN_ADDRESS = 264
+};
+
+// READING --the head is here, or wrong--> WRITING --all is written--> LINGERING
+// any --an error, or time is up--> FREE
+enum prog_conn_state { PROG_CONN_FREE, PROG_CONN_READING, PROG_CONN_WRITING, PROG_CONN_LINGERING };
+
+typedef struct prog_conn {
+    enum prog_conn_state state;
+    int fd;
+    int64_t until_ms;
+    size_t in_len, out_at;
+    prog_out out;
+    char in[PROG_HEAD_SIZE];
+} prog_conn;
+
+struct prog_admin {
+    prog_admin_config cfg;
+    int fd, is_unix;
+    char path[sizeof((struct sockaddr_un *)0)->sun_path];  // of a Unix socket
+    char token[PROG_TOKEN_SIZE];                           // "" = no actions
+    char *hosts;                                           // a comma list
+    int wake[2];                                           // closed to end the thread
+    pthread_t thread;
+    prog_conn conns[PROG_ADMIN_CONNECTIONS];
+};
+
+static int64_t prog_clock_ms(void)
+{
+    struct timespec now = {0, 0};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Addresses
+
+typedef struct prog_address {
+    struct sockaddr_storage at;
+    socklen_t len;
+} prog_address;
+
+static int prog_address_fail(revdial_err *err, const char *text, const char *why)
+{
+    err->code = REVDIAL_EINVAL;
+    snprintf(err->msg, sizeof err->msg, "\"%s\": %s", text, why);
+    return -1;
+}
+
+static int prog_address_unix(prog_address *a, const char *text, revdial_err *err)
+{
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    const char *path = text + strlen("unix:");
+    if (!*path || strlen(path) >= sizeof un.sun_path)
+        return prog_address_fail(err, text, "the path of a Unix socket has 1 to 107 letters");
+    memcpy(un.sun_path, path, strlen(path));
+    memcpy(&a->at, &un, sizeof un);
+    a->len = sizeof un;
+    return 0;
+}
+
+// "127.0.0.1:9000", "[::1]:9000", "localhost:9000", "9000" on this machine, or "unix:PATH".
+static int prog_address_parse(prog_address *a, const char *text, revdial_err *err)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV}, *found;
+    char host[PROG_ADMIN_ADDRESS] = "127.0.0.1";
+    const char *colon = strrchr(text, ':'), *from = text;
+    const char *port = colon ? colon + 1 : text;
+    size_t len = colon ? (size_t)(colon - text) : 0, digits = strspn(port, "0123456789");
+    memset(a, 0, sizeof *a);
+    if (strncmp(text, "unix:", 5) == 0) return prog_address_unix(a, text, err);
+    if (!digits || digits > 5 || port[digits] || strtol(port, NULL, 10) > 65535 || colon == text)
+        return prog_address_fail(err, text, "not HOST:PORT, a PORT, or unix:PATH");
+    if (len >= sizeof host) return prog_address_fail(err, text, "too long");
+    if (len > 2 && *text == '[' && colon[-1] == ']') {
+        from++;
+        len -= 2;
+    } else if (len && memchr(text, ':', len)) {
+        return prog_address_fail(err, text, "write [HOST]:PORT for an IPv6 address");
+    }
+    if (colon) snprintf(host, sizeof host, "%.*s", (int)len, from);
+    if (getaddrinfo(host, port, &hints, &found) != 0)
+        return prog_address_fail(err, text, "no such host");
+    memcpy(&a->at, found->ai_addr, found->ai_addrlen);
+    a->len = found->ai_addrlen;
+    freeaddrinfo(found);
+    return 0;
+}
+
+static int prog_nonblocking(int fd)
+{
+    return fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ? -1 : 0;
+}
+
+int prog_admin_connect(const char *address, revdial_err *err)
+{
+    const struct timeval patience = {.tv_sec = PROG_ADMIN_REQUEST_MS / 1000};
+    prog_address a;
+    int fd;
+    if (prog_address_parse(&a, address, err) != 0) return -1;
+    fd = socket(a.at.ss_family, SOCK_STREAM, 0);
+    if (fd >= 0) {
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+        if (connect(fd, (const struct sockaddr *)&a.at, a.len) == 0) return fd;
+    }
+    err->code = REVDIAL_ESYS;
+    err->sys = errno;
+    snprintf(err->msg, sizeof err->msg, "%s: %s", address, strerror(errno));
+    if (fd >= 0) close(fd);
+    return -1;
+}
+
+// A socket file that nobody listens at is left over from a process that died.
+static void prog_admin_sweep(const prog_address *a, const char *path)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (fd < 0) return;
+    if (connect(fd, (const struct sockaddr *)&a->at, a->len) != 0 && errno == ECONNREFUSED)
+        unlink(path);
+    close(fd);
+}
+
+// Listens. Returns 0, or -1 with errno.
+static int prog_admin_listen(prog_admin *a, const prog_address *at)
+{
+    const int yes = 1;
+    mode_t before;
+    int r;
+    a->is_unix = at->at.ss_family == AF_UNIX;
+    if (a->is_unix)
+        memcpy(a->path, ((const struct sockaddr_un *)&at->at)->sun_path, sizeof a->path);
+    if (a->is_unix) prog_admin_sweep(at, a->path);
+    a->fd = socket(at->at.ss_family, SOCK_STREAM, 0);
+    if (a->fd < 0 || prog_nonblocking(a->fd) != 0) return -1;
+    setsockopt(a->fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    before = umask(0177);  // a Unix socket is its owner's, until they chmod it
+    r = bind(a->fd, (const struct sockaddr *)&at->at, at->len);
+    umask(before);
+    if (r != 0) a->path[0] = '\0';
+    return r == 0 ? listen(a->fd, PROG_ADMIN_CONNECTIONS) : -1;
+}
+
+static void prog_admin_announce(prog_admin *a)
+{
+    prog_address at = {.len = sizeof at.at};
+    char host[64] = "", port[16] = "";
+    int is_v6;
+    if (a->is_unix) {
+        prog_logf(a->cfg.log, REVDIAL_LOG_INFO, "admin.listening", "unix:%s", a->path);
+        return;
+    }
+    getsockname(a->fd, (struct sockaddr *)&at.at, &at.len);
+    getnameinfo((struct sockaddr *)&at.at, at.len, host, sizeof host, port, sizeof port,
+                NI_NUMERICHOST | NI_NUMERICSERV);
+    is_v6 = strchr(host, ':') != NULL;
+    prog_logf(a->cfg.log, REVDIAL_LOG_INFO, "admin.listening", "http://%s%s%s:%s/",
+              is_v6 ? "[" : "", host, is_v6 ? "]" : "", port);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Answers
+
+static const char *prog_status_text(int status)
+{
+    static const struct {
+        int status;
+        const char *text;
+    } texts[] = {{200, "OK"},
+                 {400, "Bad Request"},
+                 {401, "Unauthorized"},
+                 {403, "Forbidden"},
+                 {404, "Not Found"},
+                 {405, "Method Not Allowed"},
+                 {408, "Request Timeout"},
+                 {413, "Content Too Large"},
+                 {414, "URI Too Long"},
+                 {421, "Misdirected Request"},
+                 {431, "Request Header Fields Too Large"},
+                 {500, "Internal Server Error"},
+                 {501, "Not Implemented"},
+                 {503, "Service Unavailable"},
+                 {505, "HTTP Version Not Supported"}};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (texts[i].status == status) return texts[i].text;
+    return "";
+}
+
+// Compares all of both, whatever the first difference is; there are zeros behind each.
+static int prog_is_token_right(const char *given, const char *token)
+{
+    unsigned wrong = 0;
+    for (size_t i = 0; i < PROG_TOKEN_SIZE; i++)
+        wrong |= (unsigned)(unsigned char)given[i] ^ (unsigned)(unsigned char)token[i];
+    return !wrong;
+}
+
+// May the request do something? Returns 200, or the status to answer with.
+static int prog_admin_permit(const prog_admin *a, const prog_request *r, const char **problem)
+{
+    if (r->method != PROG_POST) {
+        *problem = "this is an action: POST it";
+        return 405;
+    }
+    if (!prog_request_is_same_origin(r)) {
+        *problem = "the request comes from a page of another site";
+        return 403;
+    }
+    if (!a->token[0]) {
+        *problem = "there is no --admin-token-file, so nothing can be changed here";
+        return 403;
+    }
+    if (prog_is_token_right(r->token, a->token)) return 200;
+    *problem = "the token of --admin-token-file is needed: Authorization: Bearer TOKEN";
+    return 401;
+}
+
+// Finds the page and has it answer. Returns the status.
+static int prog_admin_route(prog_admin *a, const prog_request *r, prog_out *body, const char **type,
+                            const char **problem)
+{
+    const prog_page *page = a->cfg.pages;
+    int status = 200;
+    while (page->path && strcmp(page->path, r->path) != 0) page++;
+    if (!a->is_unix && !(page->path && page->flags & PROG_PAGE_OPEN) &&
+        !prog_request_is_ours(r, a->hosts)) {
+        *problem = "this server is not for that Host: use an address, or allow it by --admin-host";
+        return 421;
+    }
+    if (!page->path) {
+        *problem = "there is no such page";
+        return 404;
+    }
+    if (page->flags & PROG_PAGE_ACTION) {
+        status = prog_admin_permit(a, r, problem);
+    } else if (r->method == PROG_POST) {
+        *problem = "this page can be read only";
+        status = 405;
+    }
+    if (status != 200) return status;
+    *type = page->type;
+    status = page->answer(a->cfg.ud, r, body);
+    if (!body->failed) return status;
+    *problem = "out of memory";
+    return 500;
+}
+
+// The page asks for nothing from elsewhere and may be put into no frame.
+static const char prog_admin_headers[] =
+    "Cache-Control: no-store\r\n"
+    "X-Content-Type-Options: nosniff\r\n"
+    "X-Frame-Options: DENY\r\n"
+    "Cross-Origin-Resource-Policy: same-origin\r\n"
+    "Referrer-Policy: no-referrer\r\n"
+    "Content-Security-Policy: default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n"
+    "Connection: close\r\n";
+
+static void prog_admin_compose(prog_out *out, int status, const char *type, const prog_out *body,
+                               int is_head)
+{
+    prog_out_add(out, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n", status,
+                 prog_status_text(status), type, body->len);
+    if (status == 401) prog_out_add(out, "WWW-Authenticate: Bearer realm=\"revdial admin\"\r\n");
+    if (status == 405) prog_out_add(out, "Allow: GET, HEAD, POST\r\n");
+    prog_out_add(out, "%s\r\n", prog_admin_headers);
+    if (!is_head && body->at) prog_out_add(out, "%s", body->at);
+}
+
+static void prog_conn_become(prog_conn *c, enum prog_conn_state to, int64_t until_ms)
+{
+    c->state = to;
+    c->until_ms = until_ms;
+}
+
+// Answers what has been read. refusal: a status, or 0 if the head is len bytes long.
+static void prog_conn_answer(prog_admin *a, prog_conn *c, size_t len, int refusal,
+                             const char *problem)
+{
+    prog_request *r = calloc(1, sizeof *r);
+    prog_out body = {0};
+    const char *type = "text/plain; charset=utf-8";
+    int status = refusal;
+    if (!r) status = 500;
+    if (!status) status = prog_request_parse(r, c->in, len, &problem);
+    if (status == 200) {
+        problem = "";
+        status = prog_admin_route(a, r, &body, &type, &problem);
+        if (r->method == PROG_POST || status == 401 || status == 403)
+            prog_logf(a->cfg.log, status == 200 ? REVDIAL_LOG_INFO : REVDIAL_LOG_WARN,
+                      "admin.action", "%s?%s: %d %s", r->path, r->query, status, problem);
+    }
+    if (*problem) {
+        prog_out_free(&body);
+        type = "text/plain; charset=utf-8";
+        prog_out_add(&body, "%s\n", problem);
+    }
+    prog_admin_compose(&c->out, status, type, &body, r && r->method == PROG_HEAD);
+    if (r) prog_wipe(r, sizeof *r);
+    free(r);
+    prog_out_free(&body);
+    prog_conn_become(c, PROG_CONN_WRITING, c->until_ms);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Connections
+
+static void prog_conn_close(prog_conn *c)
+{
+    close(c->fd);
+    prog_out_free(&c->out);
+    prog_wipe(c->in, sizeof c->in);  // there may be a token in it
+    memset(c, 0, sizeof *c);
+}
+
+static void prog_conn_read(prog_admin *a, prog_conn *c)
+{
+    ssize_t n = read(c->fd, c->in + c->in_len, sizeof c->in - c->in_len);
+    int len;
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (n <= 0) {
+        prog_conn_close(c);
+        return;
+    }
+    c->in_len += (size_t)n;
+    len = prog_request_len(c->in, c->in_len);
+    if (len < 0)
+        prog_conn_answer(a, c, 0, 431, "the head of the request is over 8 KiB");
+    else if (len > 0)
+        prog_conn_answer(a, c, (size_t)len, 0, "");
+}
+
+static void prog_conn_write(prog_conn *c)
+{
+    ssize_t n = 0;
+    if (c->out_at < c->out.len)
+        n = send(c->fd, c->out.at + c->out_at, c->out.len - c->out_at, MSG_NOSIGNAL);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (n < 0) {
+        prog_conn_close(c);
+        return;
+    }
+    c->out_at += (size_t)n;
+    if (c->out_at < c->out.len) return;
+    shutdown(c->fd, SHUT_WR);
+    prog_conn_become(c, PROG_CONN_LINGERING, prog_clock_ms() + PROG_ADMIN_LINGER_MS);
+}
+
+// Drops what still comes, until the client has read all and closes.
+static void prog_conn_linger(prog_conn *c)
+{
+    ssize_t n = read(c->fd, c->in, sizeof c->in);
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) prog_conn_close(c);
+}
+
+static void prog_conn_run(prog_admin *a, prog_conn *c)
+{
+    switch (c->state) {
+    case PROG_CONN_FREE: break;
+    case PROG_CONN_READING:
+        prog_conn_read(a, c);
+        if (c->state == PROG_CONN_WRITING) prog_conn_write(c);
+        break;
+    case PROG_CONN_WRITING: prog_conn_write(c); break;
+    case PROG_CONN_LINGERING: prog_conn_linger(c); break;
+    }
+}
+
+static void prog_conn_time_out(prog_admin *a, prog_conn *c, int64_t now_ms)
+{
+    if (c->state == PROG_CONN_FREE || now_ms < c->until_ms) return;
+    if (c->state != PROG_CONN_READING || c->in_len == 0) {
+        prog_conn_close(c);
+        return;
+    }
+    prog_conn_answer(a, c, 0, 408, "the head of the request has not come within 10 s");
+    c->until_ms = now_ms + PROG_ADMIN_LINGER_MS;
+    prog_conn_write(c);
+}
+
+static void prog_admin_accept(prog_admin *a)
+{
+    for (int i = 0; i < PROG_ADMIN_CONNECTIONS; i++) {
+        prog_conn *c = &a->conns[i];
+        if (c->state != PROG_CONN_FREE) continue;
+        c->fd = accept(a->fd, NULL, NULL);
+        if (c->fd < 0 && errno != EAGAIN) poll(NULL, 0, PROG_ADMIN_PAUSE_MS);
+        if (c->fd < 0) return;
+        if (prog_nonblocking(c->fd) != 0) {
+            prog_conn_close(c);
+            return;
+        }
+        prog_conn_become(c, PROG_CONN_READING, prog_clock_ms() + PROG_ADMIN_REQUEST_MS);
+    }
+}
+
+// Fills what to poll: the wake-up, the listener while there is room, then the connections.
+static int prog_admin_prepare(const prog_admin *a, struct pollfd *p, int *timeout_ms)
+{
+    int64_t now = prog_clock_ms(), first = INT64_MAX;
+    int used = 0;
+    for (int i = 0; i < PROG_ADMIN_CONNECTIONS; i++) {
+        const prog_conn *c = &a->conns[i];
+        p[2 + i] = (struct pollfd){.fd = -1};
+        if (c->state == PROG_CONN_FREE) continue;
+        used++;
+        p[2 + i].fd = c->fd;
+        p[2 + i].events = c->state == PROG_CONN_WRITING ? POLLOUT : POLLIN;
+        if (c->until_ms < first) first = c->until_ms;
+    }
+    p[0] = (struct pollfd){.fd = a->wake[0], .events = POLLIN};
+    p[1] = (struct pollfd){.fd = used < PROG_ADMIN_CONNECTIONS ? a->fd : -1, .events = POLLIN};
+    *timeout_ms = first == INT64_MAX ? -1 : first > now ? (int)(first - now) : 0;
+    return 2 + PROG_ADMIN_CONNECTIONS;
+}
+
+static void *prog_admin_run(void *ud)
+{
+    prog_admin *a = ud;
+    struct pollfd p[2 + PROG_ADMIN_CONNECTIONS];
+    int count, timeout_ms;
+    for (;;) {
+        int64_t now_ms;
+        count = prog_admin_prepare(a, p, &timeout_ms);
+        if (poll(p, (nfds_t)count, timeout_ms) < 0 && errno != EINTR) break;
+        if (p[0].revents) break;
+        now_ms = prog_clock_ms();
+        for (int i = 0; i < PROG_ADMIN_CONNECTIONS; i++) {
+            if (p[2 + i].fd >= 0 && p[2 + i].revents) prog_conn_run(a, &a->conns[i]);
+            prog_conn_time_out(a, &a->conns[i], now_ms);
+        }
+        if (p[1].revents) prog_admin_accept(a);
+    }
+    for (int i = 0; i < PROG_ADMIN_CONNECTIONS; i++)
+        if (a->conns[i].state != PROG_CONN_FREE) prog_conn_close(&a->conns[i]);
+    return NULL;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Start and stop
+
+static void prog_admin_free(prog_admin *a)
+{
+    if (a->fd >= 0) close(a->fd);
+    if (a->path[0]) unlink(a->path);
+    for (int i = 0; i < 2; i++)
+        if (a->wake[i] >= 0) close(a->wake[i]);
+    prog_wipe(a->token, sizeof a->token);
+    free(a->hosts);
+    free(a);
+}
+
+static int prog_admin_failed(prog_admin *a, int rc, const char *option, const char *why)
+{
+    prog_logf(a->cfg.log, REVDIAL_LOG_ERROR, "admin.failed", "--%s: %s", option, why);
+    prog_admin_free(a);
+    return rc;
+}
+
+// Returns 0, or -1 and the reason in err->msg.
+static int prog_admin_token(prog_admin *a, const char *path, revdial_err *err)
+{
+    prog_file file;
+    const char *line = prog_file_open(&file, path, err) == 0 ? prog_file_next(&file) : NULL;
+    if (!err->msg[0] && (!line || strlen(line) < 16 || strlen(line) >= sizeof a->token))
+        snprintf(err->msg, sizeof err->msg,
+                 "%s: a line with a token of at least 16 letters is "
+                 "expected",
+                 path);
+    if (!err->msg[0]) memcpy(a->token, line, strlen(line) + 1);
+    prog_file_close(&file);
+    prog_warn_readable(a->cfg.log, path);
+    return err->msg[0] ? -1 : 0;
+}
+
+int prog_admin_start(prog_admin **out, const prog_admin_config *cfg)
+{
+    const prog_common *common = cfg->common;
+    prog_address at;
+    prog_admin *a;
+    revdial_err err = {0};
+    *out = NULL;
+    if (!common->admin) return 0;
+    a = calloc(1, sizeof *a);
+    if (!a) return PROG_FAILED;
+    a->cfg = *cfg;
+    a->fd = a->wake[0] = a->wake[1] = -1;
+    a->hosts = prog_list_join(&common->admin_hosts);
+    if (!a->hosts) return prog_admin_failed(a, PROG_FAILED, "admin", "out of memory");
+    if (prog_address_parse(&at, common->admin, &err) != 0)
+        return prog_admin_failed(a, PROG_USAGE, "admin", err.msg);
+    if (common->admin_token_file && prog_admin_token(a, common->admin_token_file, &err) != 0)
+        return prog_admin_failed(a, PROG_USAGE, "admin-token-file", err.msg);
+    if (prog_admin_listen(a, &at) != 0)
+        return prog_admin_failed(a, PROG_CANNOT_BIND, "admin", strerror(errno));
+    if (pipe(a->wake) != 0 || prog_nonblocking(a->wake[0]) != 0 ||
+        prog_nonblocking(a->wake[1]) != 0 || prog_thread_start(&a->thread, prog_admin_run, a) != 0)
+        return prog_admin_failed(a, PROG_FAILED, "admin", strerror(errno));
+    prog_admin_announce(a);
+    *out = a;
+    return 0;
+}
+
+void prog_admin_stop(prog_admin *a)
+{
+    if (!a) return;
+    close(a->wake[1]);
+    a->wake[1] = -1;
+    pthread_join(a->thread, NULL);
+    prog_admin_free(a);
+}

@@ -1,0 +1,29 @@
+// What the proxy has counted, by names that its configuration mentions.
+#ifndef REVDIAL_PROXY_WATCH_H
+#define REVDIAL_PROXY_WATCH_H
+
+#include "../program/admin.h"
+
+typedef struct watch watch;
+
+// Returns NULL when out of memory.
+watch *watch_new(void);
+void watch_free(watch *w);
+// Metrics may have this label from now on; names beyond the first 1000 do not get one, so that no
+// stranger can fill the memory of what scrapes them.
+void watch_name(watch *w, const char *name);
+// The same for the names of a table's rows that are no globs.
+void watch_rows(watch *w, const revdial_credential *rows, size_t count);
+// From on_session of the proxy.
+void watch_session(watch *w, revdial_session *s, int state, const revdial_err *why);
+// Writes the metrics of a proxy.
+void watch_metrics(watch *w, revdial_proxy *p, prog_out *out);
+// The pages of --admin; ud is a watch_pages_ud.
+extern const prog_page watch_pages[];
+
+typedef struct watch_pages_ud {
+    watch *w;
+    revdial_proxy *proxy;
+} watch_pages_ud;
+
+#endif  // REVDIAL_PROXY_WATCH_H

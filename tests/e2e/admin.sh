@@ -1,0 +1,210 @@
+# The admin port of both programs: health, metrics for a real parser of Prometheus, status as JSON
+# and as tables, USR2.
+
+python=python3
+python3 -c 'import prometheus_client' 2>/dev/null || python=/usr/bin/python3
+
+# start_admin: a proxy and an agent with two targets, and where their admin ports are: $proxy_admin
+# and $agent_admin
+start_admin() {
+    start_peers peers "$big" || return
+    (umask 077 && echo "${token}admin" >"$dir/admin_token")
+    exposing web flood echo
+    start_proxy proxy "${exposes[@]}" --admin 127.0.0.1:0 --admin-token-file "$dir/admin_token" \
+        --admin-host ops.example || return
+    proxy_admin=$(admin_of proxy)
+    start_agent agent --allow '127.0.0.1:*' --admin "unix:$dir/agent.admin" --instance one || return
+    agent_admin=unix:$dir/agent.admin
+}
+
+admin_of() { sed -n 's,.*event=admin.listening.*http://\(.*\)/.*,\1,p' "$dir/$1.log" | tail -n 1; }
+
+# get ADDRESS PATH CURL_OPTION...
+get() {
+    local at=$1 path=$2
+    shift 2
+    case $at in
+    unix:*) curl -sS --max-time 5 --unix-socket "${at#unix:}" "$@" "http://localhost$path" ;;
+    *) curl -sS --max-time 5 "$@" "http://$at$path" ;;
+    esac
+}
+
+# answers ADDRESS PATH STATUS PATTERN CURL_OPTION...
+answers() {
+    local got
+    got=$(get "$1" "$2" -w '\n%{http_code}' "${@:5}" 2>&1)
+    [ "${got##*$'\n'}" = "$3" ] && [[ "$got" =~ $4 ]] || fail "$1$2 says $got"
+}
+
+health() {
+    answers "$proxy_admin" /healthz 200 ok && answers "$agent_admin" /healthz 200 ok &&
+        answers "$proxy_admin" /readyz 200 '"sessions":1' &&
+        answers "$agent_admin" /readyz 200 '"sessions":1'
+}
+
+# metric ADDRESS EXPRESSION: v(METRIC, LABEL=VALUE...) is the sum of the samples that have them
+metric() {
+    get "$1" /metrics | "$python" -c '
+import sys
+from prometheus_client.parser import text_string_to_metric_families
+families = list(text_string_to_metric_families(sys.stdin.read()))
+assert len({f.name for f in families}) == len(families) > 10, families
+samples = [s for f in families for s in f.samples]
+assert len({(s.name, *sorted(s.labels.items())) for s in samples}) == len(samples)
+def v(metric, **labels):
+    return sum(s.value for s in samples if s.name == metric and labels.items() <= s.labels.items())
+def values(label):
+    return {s.labels[label] for s in samples if label in s.labels}
+sys.exit(0 if eval("(" + sys.argv[1] + ")") else
+    "\n".join(map(str, samples)))' "$2" 2>"$dir/metric.err" ||
+        fail "not $2: $(tail -n 60 "$dir/metric.err" | grep -v ' 0\.0' | head -c 3000)"
+}
+
+metrics_are_true() {
+    local answer
+    exec 8<>"/dev/tcp/${exposed[1]/:/\/}" && echo hello >&8 && read -r answer <&8
+    exec 8>&-
+    [ "$answer" = hello ] || { fail "no echo"; return; }
+    metric "$proxy_admin" 'v("revdial_sessions", name="web") == 1 == v("revdial_sessions")' &&
+        metric "$proxy_admin" 'v("revdial_streams_opened_total", name="web") == 1' &&
+        metric "$proxy_admin" 'v("revdial_bytes_total", direction="sent") == 6' &&
+        metric "$proxy_admin" 'v("revdial_dial_duration_seconds_count") == 1' &&
+        metric "$agent_admin" 'v("revdial_sessions", name="web") == 1' &&
+        metric "$agent_admin" 'v("revdial_bytes_total", direction="sent") == 6' || return
+    figures="$(get "$proxy_admin" /metrics | grep -vc '^#') samples of the proxy,"
+    figures="$figures $(get "$agent_admin" /metrics | grep -vc '^#') of the agent"
+}
+
+# Names, instances and paths of strangers are nobody's labels, and failures have reasons.
+labels_are_bounded() {
+    start_agent_only wrong --name web --target 127.0.0.1:9 --token-file "$dir/admin_token"
+    await_end wrong 5 || return
+    start_agent stranger --name stranger-1 --instance odd --target 127.0.0.1:9 || return
+    metric "$proxy_admin" 'values("name") == {"web", "other"}' &&
+        metric "$proxy_admin" 'v("revdial_sessions", name="other") == 1' &&
+        metric "$proxy_admin" \
+            'v("revdial_auth_failures_total", scheme="bearer", reason="credentials") == 1' &&
+        metric "$proxy_admin" 'v("revdial_handshakes_refused_total", status="401") == 1' || return
+    stop stranger && said proxy.log 'session.down.*stranger-1' 5 || return
+    metric "$proxy_admin" 'v("revdial_sessions_closed_total", name="other") == 1' &&
+        metric "$proxy_admin" 'v("revdial_sessions", name="other") == 0' &&
+        ! get "$proxy_admin" /metrics | grep -E 'stranger|odd|127\.0\.0\.1' ||
+        fail "a label is a stranger's"
+}
+
+# status EXPRESSION ADDRESS: of the JSON as x
+status() {
+    get "$2" /status | python3 -c '
+import json, sys
+x = json.load(sys.stdin)
+sys.exit(0 if eval("(" + sys.argv[1] + ")") else
+    json.dumps(x, indent=1))' "$1" 2>"$dir/status.err" ||
+        fail "not $1: $(cat "$dir/status.err")"
+}
+
+status_is_json() {
+    status 'x["sessions"][0]["name"] == "web" and x["sessions"][0]["instance"] == "one" and
+        x["sessions"][0]["identity"].startswith("token ") and x["sessions_total"] == 1 and
+        x["sessions"][0]["carrier"] == "raw" and not x["draining"]' "$proxy_admin" &&
+        status 'x["links"][0]["state"] == "up" and x["links"][0]["url"].endswith("'"$tunnel"'") and
+            x["links"][0]["session"] == x["sessions"][0]["id"]' "$agent_admin"
+}
+
+# A client that does not read: where its stream waits, on either end, and since when.
+is_stuck() {
+    status 'x["sessions"][0]["blocked"] == 1 and
+        x["sessions"][0]["blocked_streams"][0]["blocked_on"] == "'"$2"'" and
+        x["sessions"][0]["blocked_streams"][0]["blocked_ms"] >= 1000' "$1"
+}
+
+stuck_streams() {
+    local dial
+    hold_client holder hold "${exposed[0]}" 1
+    said holder.out '^holding' 5 || return
+    until_true 10 is_stuck "$agent_admin" "peer's credit" || return
+    until_true 10 is_stuck "$proxy_admin" reader || return
+    metric "$agent_admin" 'v("revdial_flow_stalls_total") >= 1' || return
+    dial=$(get "$agent_admin" /status | sed -n 's/.*"dial":"\([^"]*\).*/\1/p')
+    get "$proxy_admin" /status | grep -q "\"dial\":\"$dial\"" || fail "the ids differ"
+    says_table agent --admin "$agent_admin" "$dial +peer's credit +[0-9.]+ s" || return
+    figures=$("$build/revdial-agent" status --admin "$agent_admin" | grep "$dial" | tr -s ' ')
+}
+
+# says_table PROGRAM --admin ADDRESS PATTERN
+says_table() {
+    local out
+    out=$("$build/revdial-$1" status "$2" "$3" 2>&1) || { fail "status: $out"; return; }
+    grep -Eq "$4" <<<"$out" || fail "no '$4' in $out"
+}
+
+tables() {
+    says_table proxy --admin "$proxy_admin" \
+        '^[0-9a-f]{16} +web +one +token [0-9a-f]{16} +127.0.0.1:[0-9]+ +up +raw ' &&
+        says_table agent --admin "$agent_admin" "^http://$tunnel +up +[0-9]" || return
+    "$build/revdial-proxy" status --json "--admin=$proxy_admin" | python3 -m json.tool >/dev/null ||
+        { fail "--json is no JSON"; return; }
+    REVDIAL_ADMIN=$agent_admin "$build/revdial-agent" status | grep -q 'revdial-agent' ||
+        { fail "REVDIAL_ADMIN is ignored"; return; }
+    says proxy 2 'status: --admin is missing' status && says proxy 2 'only options' status --frob &&
+        says proxy 1 'status: .*refused' status --admin "$(client port)"
+}
+
+usr2() {
+    local pattern='event=status sessions_count=1 streams_count=[0-9]+ .*sent_bytes='
+    kill -USR2 "${pid_of[proxy]}" "${pid_of[agent]}"
+    kill -USR1 "${pid_of[proxy]}" "${pid_of[agent]}"
+    said proxy.log "$pattern" 5 && said agent.log "$pattern" 5
+}
+
+# What a page of another site, a rebound name and a caller without the token get.
+strangers_get_nothing() {
+    answers "$proxy_admin" /status 421 --admin-host -H 'Host: evil.example' &&
+        answers "$proxy_admin" /status 200 '"sessions"' -H 'Host: ops.example' &&
+        answers "$proxy_admin" /healthz 200 ok -H 'Host: evil.example' &&
+        answers "$proxy_admin" /status 405 read -X POST
+}
+
+# says_wrong PATTERN OPTION...
+wrong_admin() {
+    local options=(--listen 127.0.0.1:0 --token-file "$dir/tokens")
+    says proxy 2 'admin: .*no:such.*HOST:PORT' "${options[@]}" --admin no:such &&
+        says proxy 2 'admin-token-file.*nowhere' "${options[@]}" --admin 0 \
+            --admin-token-file /nowhere &&
+        says proxy 4 'admin: Address already in use' "${options[@]}" --admin "$proxy_admin"
+}
+
+not_ready_while_it_drains() {
+    kill -TERM "${pid_of[$1]}"
+    said proxy.log 'event=(proxy|session).draining' 5 || return
+    answers "$2" /readyz 503 '"status":503' && answers "$2" /healthz 200 ok &&
+        metric "$2" 'v("revdial_draining") == 1' || return
+    let_go holder
+    await_end "$1" 10 || return
+    [ "$status" -eq 0 ] || fail "it ended with $status"
+}
+
+agent_is_not_ready_without_a_session() {
+    start_agent_only lonely --target 127.0.0.1:9 --admin 127.0.0.1:0
+    said lonely.log event=link.retry 5 || return
+    answers "$(admin_of lonely)" /readyz 503 '"sessions":0' &&
+        status 'x["links"][0]["state"] in ("backoff", "connecting") and
+            "refused" in x["links"][0]["reason"]' "$(admin_of lonely)" || return
+    stop lonely
+}
+
+check 'programs with --admin' start_admin || return
+check '/healthz and /readyz' health
+check '/metrics are read by a parser of Prometheus' metrics_are_true
+check 'no label comes from strangers' labels_are_bounded
+check '/status is JSON' status_is_json
+check 'status prints tables' tables
+check 'USR2 writes a line to the log' usr2
+check 'Host, method' strangers_get_nothing
+check 'an --admin that cannot be is refused' wrong_admin
+check 'a stream that is stuck says what it waits for' stuck_streams
+check 'an agent that drains is alive and not ready' not_ready_while_it_drains agent "$agent_admin"
+check 'another agent' start_agent agent --allow '127.0.0.1:*'
+hold_client holder hold "${exposed[0]}" 1
+said holder.out '^holding' 5
+check 'a proxy that drains is alive and not ready' not_ready_while_it_drains proxy "$proxy_admin"
+check 'an agent without a session is not ready' agent_is_not_ready_without_a_session
