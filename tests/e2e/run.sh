@@ -13,6 +13,7 @@
 #   carriers    Upgrade: revdial and WebSocket through nginx and HAProxy
 #   tls         https:// and wss://, to the proxy and to what terminates TLS before it; certificates
 #               as credentials
+#   backends    examples/backends: in Python, Go and JavaScript
 #   strangers   what balancers pass on from whom they do not know
 # One line for each check; what is missing on this machine is a failed check. Network namespaces
 # need root, or sudo without a password. E2E_KEEP=1 keeps logs.
@@ -46,8 +47,8 @@ echo "* $token" >"$dir/tokens"
 
 make_files || { echo "FAIL no files to send: is the disk full?"; exit 1; }
 parts=("$@")
-[ $# -gt 0 ] || parts=(traffic isolation truth refusals pool egress auth programs admin
-    carriers tls strangers)
+# All parts: those that the list above names.
+[ $# -gt 0 ] || mapfile -t parts < <(sed -n 's/^#   \([a-z]\{1,\}\) .*/\1/p' "$here/run.sh")
 for part in "${parts[@]}"; do
     . "$here/$part.sh"
     end_now "${!pid_of[@]}"

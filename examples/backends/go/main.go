@@ -1,0 +1,71 @@
+// A whole backend in Go: PROXY NAME TARGET. The environment variable REVDIAL_TOKEN has the token.
+// Streams of the proxy go to the target; after a lost connection it dials again.
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+type closeWriter interface{ CloseWrite() error }
+
+// What the 101 is followed by may lie in the reader already.
+type buffered struct {
+	net.Conn
+	io.Reader
+}
+
+func (b buffered) Read(p []byte) (int, error) { return b.Reader.Read(p) }
+
+func forward(stream net.Conn, address string) {
+	defer stream.Close()
+	target, err := net.Dial("tcp", address)
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	defer target.Close()
+	go func() {
+		io.Copy(target, stream)
+		target.(closeWriter).CloseWrite()
+	}()
+	io.Copy(stream, target)
+}
+
+func serve(proxy, name, target string) error {
+	conn, err := net.Dial("tcp", proxy)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET /revdial HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\n"+
+		"Upgrade: revdial\r\nRevdial-Name: %s\r\nAuthorization: Bearer %s\r\n\r\n",
+		proxy, name, os.Getenv("REVDIAL_TOKEN"))
+	reader := bufio.NewReader(conn)
+	answer, err := http.ReadResponse(reader, nil)
+	if err != nil || answer.StatusCode != 101 {
+		return fmt.Errorf("%v %v", answer, err)
+	}
+	session, err := yamux.Server(buffered{conn, reader}, nil)
+	for err == nil {
+		var stream net.Conn
+		if stream, err = session.Accept(); err == nil {
+			go forward(stream, target)
+		}
+	}
+	return err
+}
+
+func main() {
+	for ; ; time.Sleep(time.Second) {
+		log.Print(serve(os.Args[1], os.Args[2], os.Args[3]))
+	}
+}
