@@ -3,6 +3,7 @@
 
 The environment variable REVDIAL_TOKEN has the token. Streams of the proxy go to the target."""
 import asyncio, os, struct, sys
+
 DATA, WINDOW, PING, GOAWAY = range(4)  # frames of yamux, and their flags
 SYN, ACK, FIN, RST = 1, 2, 4, 8
 CREDIT = 262144  # bytes that each side may send at first

@@ -1,6 +1,6 @@
 // A whole backend for Node.js: node backend.mjs ws://HOST:PORT/revdial NAME TARGET_HOST:PORT
-// The environment variable REVDIAL_TOKEN has the token. Streams of the proxy go to the target; after
-// a lost connection it dials again. A WebSocket passes front ends that take nothing else.
+// The environment variable REVDIAL_TOKEN has the token. Streams of the proxy go to the target;
+// after a lost connection it dials again. A WebSocket passes front ends that take nothing else.
 import { yamux } from '@chainsafe/libp2p-yamux'
 import { connect } from 'node:net'
 import { createWebSocketStream, WebSocket } from 'ws'
