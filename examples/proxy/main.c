@@ -9,7 +9,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "dial.h"
 #include "settings.h"
+#include "sockets.h"
 #include "watch.h"
 
 enum {
@@ -21,6 +23,7 @@ typedef struct app {
     prog_log log;
     revdial_proxy *proxy;
     revdial_tls *tls;
+    sockets sockets;
     int wake[2];  // a pipe that a signal writes to
     watch *watch;
     watch_pages_ud pages;
@@ -83,8 +86,9 @@ static int app_wait(app *a)
 
 static void app_on_session(void *ud, revdial_session *s, int state, const revdial_err *why)
 {
-    const app *a = ud;
+    app *a = ud;
     watch_session(a->watch, s, state, why);
+    sockets_note(&a->sockets, s, state);
 }
 
 // What the metrics may be labelled with.
@@ -180,6 +184,14 @@ static int app_announce(app *a)
     return r < 0 ? PROG_FAILED : 0;
 }
 
+static int app_open_sockets(app *a)
+{
+    revdial_err err = {0};
+    const char *dir = a->now->s.sockets;
+    if (!dir || sockets_open(&a->sockets, dir, &err) == 0) return 0;
+    return prog_usage_error(&a->now->cli, "sockets", err.msg, NULL);
+}
+
 static int app_open(app *a)
 {
     int rc;
@@ -188,7 +200,10 @@ static int app_open(app *a)
     if (prog_wake_open(a->wake) != 0) return app_failed(a, "no pipe for signals");
     if (prog_catch_signals() != 0) return app_failed(a, "cannot catch signals");
     if (app_open_watch(a) != 0) return app_failed(a, "no memory for the metrics");
+    if (app_open_sockets(a) != 0) return PROG_USAGE;
     rc = app_open_proxy(a);
+    if (rc == 0 && sockets_start(&a->sockets, a->proxy, &a->now->like, &a->log) != 0)
+        return app_failed(a, "no thread for --sockets");
     if (rc == 0) rc = app_open_admin(a);
     token_table_free(&a->now->tokens);
     return rc == 0 ? app_announce(a) : rc;
@@ -198,6 +213,7 @@ static int app_run(app *a)
 {
     int rc = app_wait(a), drain_ms = a->now->cli.common.drain_ms;
     if (rc != 0) app_failed(a, "waiting for signals");
+    sockets_stop(&a->sockets);
     prog_logf(&a->log, REVDIAL_LOG_INFO, "proxy.draining", "for at most %d ms", drain_ms);
     if (revdial_proxy_drain(a->proxy, drain_ms) != REVDIAL_OK)
         prog_logf(&a->log, REVDIAL_LOG_WARN, "proxy.cut",
@@ -209,7 +225,9 @@ static int app_run(app *a)
 static void app_free(app *a)
 {
     prog_admin_stop(a->admin);
-    revdial_proxy_stop(a->proxy);  // ends all connections: on_client() has run for each
+    sockets_stop(&a->sockets);
+    revdial_proxy_stop(a->proxy);  // ends all connections: no hook runs any more
+    sockets_free(&a->sockets);
     watch_free(a->watch);
     prog_tls_free(a->tls);
     prog_wake_close(a->wake);
@@ -224,7 +242,7 @@ static void app_warn(app *a)
     prog_warn_readable(&a->log, s->credentials.tokens);
     prog_warn_readable(&a->log, s->credentials.auth);
     prog_warn_readable(&a->log, s->tls.key);
-    if (a->now->expose_count == 0)
+    if (a->now->expose_count == 0 && !s->sockets)
         prog_logf(&a->log, REVDIAL_LOG_WARN, "expose.none",
                   "there is no --expose: agents can register, but no client can reach them");
 }
@@ -237,6 +255,7 @@ int main(int argc, char **argv)
     prog_standard_streams();
     if (argc > 1 && strcmp(argv[1], "status") == 0)
         return prog_status_main("revdial-proxy", argv + 2);
+    if (argc > 1 && strcmp(argv[1], "dial") == 0) return dial_main(argv + 2);
     rc = config_open(&first, argv, NULL);
     prog_log_open_as(&a.log, &first.cli.common);
     if (rc < 0 && first.cli.common.is_checking) rc = prog_print_checked(&first.cli);

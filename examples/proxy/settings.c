@@ -18,6 +18,10 @@ static const prog_option options[] = {
      "the agent's own target); repeatable. Port 0 takes a free one and prints it:\n"
      "'listening on ADDRESS for NAME'",
      0, 0, PROG_LIVE | PROG_SECTION | PROG_IN_EXPOSE},
+    {"sockets", PROG_TEXT, AT(sockets), "DIR",
+     "a Unix socket for each agent that is registered, DIR/NAME.sock, that leads\n"
+     "to the agent's own target",
+     0, 0},
     {"unix-mode", PROG_MODE, AT(cfg.unix_mode), "MODE",
      "mode of all Unix sockets, in octal: with 0660 the users of the socket's\n"
      "group may connect (default: 0777 less the umask)",
@@ -119,6 +123,9 @@ static const char epilogue[] =
     "in NAMES is any text. Certificates that one line admits share its names. Lines of one GROUP\n"
     "share their names.\n"
     "\n"
+    "'revdial-proxy dial --help' explains how to be a client on standard input and output, for\n"
+    "ssh's ProxyCommand.\n"
+    "\n"
     "TERM and INT accept no new connections and let running ones end; a second signal, at least\n"
     "a second later, ends the program at once. HUP reads all files again: agents whose line is\n"
     "gone or has another secret are disconnected, the others stay, and new ones get the new\n"
@@ -159,6 +166,16 @@ static const char *expose_parse(expose *x, const char *spec)
     return NULL;
 }
 
+// What settings say of an exposed address.
+static void expose_set(revdial_expose *x, const settings *s, const prog_common *common)
+{
+    x->dial.timeout_ms = s->dial_timeout_ms;
+    x->half_closed_ms = prog_or_never(common->half_closed_ms);
+    x->dial.pick = s->pick == 0 ? REVDIAL_PICK_ROUND_ROBIN : REVDIAL_PICK_LEAST_STREAMS;
+    if (s->is_waiting) x->dial.flags |= REVDIAL_DIAL_WAIT;
+    if (s->is_early) x->dial.flags |= REVDIAL_DIAL_EARLY;
+}
+
 // What the options say of an exposed address, and its section before them. Returns 0 or an exit
 // code.
 static int expose_configure(const config *c, const char *item, revdial_expose *x)
@@ -166,17 +183,14 @@ static int expose_configure(const config *c, const char *item, revdial_expose *x
     settings s = c->s;
     prog_common common = c->cli.common;
     int rc = prog_item_apply(&c->cli, item, &s, &common);
-    x->dial.timeout_ms = s.dial_timeout_ms;
-    x->half_closed_ms = prog_or_never(common.half_closed_ms);
-    x->dial.pick = s.pick == 0 ? REVDIAL_PICK_ROUND_ROBIN : REVDIAL_PICK_LEAST_STREAMS;
-    if (s.is_waiting) x->dial.flags |= REVDIAL_DIAL_WAIT;
-    if (s.is_early) x->dial.flags |= REVDIAL_DIAL_EARLY;
+    expose_set(x, &s, &common);
     return rc;
 }
 
 // Returns 0 or an exit code.
 static int config_expose(config *c)
 {
+    expose_set(&c->like, &c->s, &c->cli.common);
     c->exposes = calloc(c->s.exposes.count + 1, sizeof *c->exposes);
     if (!c->exposes) return PROG_FAILED;
     for (; c->expose_count < c->s.exposes.count; c->expose_count++) {

@@ -9,6 +9,7 @@ enum { ADDRESS_SIZE = 136 };  // "unix:" and a sun_path, or an address and a por
 
 typedef struct settings {
     prog_list listens, exposes, origins, groups;
+    const char *sockets;
     token_paths credentials;
     int pick, dial_timeout_ms, is_waiting, is_early;
     prog_tls_files tls;
@@ -27,6 +28,7 @@ typedef struct config {
     settings s;
     expose *exposes;
     size_t expose_count;
+    revdial_expose like;  // what all exposes have that no section changes
     token_table tokens;
     revdial_tls *tls;  // NULL: there is none
 } config;

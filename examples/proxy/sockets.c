@@ -1,0 +1,228 @@
+// Unix sockets that come and go with the agents.
+#include "sockets.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "routes.h"
+
+static const char suffix[] = ".sock";
+
+struct sockets_event {
+    sockets_event *next;
+    int more;  // 1: a session of that name is up, -1: it is down
+    char name[ROUTE_NAME_SIZE];
+};
+
+struct sockets_name {
+    char name[ROUTE_NAME_SIZE];
+    unsigned sessions;
+    int64_t id;  // of the expose, 0 = none
+};
+
+// ------------------------------------------------------------------------------------------------
+// The directory
+
+// Is this a socket that nobody listens on?
+static int is_dead(const char *path)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    struct stat kind;
+    int fd, is_refused;
+    if (strlen(path) >= sizeof at.sun_path || lstat(path, &kind) < 0 || !S_ISSOCK(kind.st_mode))
+        return 0;
+    strcpy(at.sun_path, path);
+    fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (fd < 0) return 0;
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    is_refused = connect(fd, (const struct sockaddr *)&at, sizeof at) < 0 && errno == ECONNREFUSED;
+    close(fd);
+    return is_refused;
+}
+
+// Is this file called as ours are?
+static int is_ours(const char *file)
+{
+    size_t len = strlen(file), end = sizeof suffix - 1;
+    return len > end && strcmp(file + len - end, suffix) == 0 && route_is_name(file, len - end);
+}
+
+int sockets_open(sockets *s, const char *dir, revdial_err *err)
+{
+    char path[sizeof((struct sockaddr_un *)0)->sun_path];
+    const struct dirent *entry;
+    DIR *all = opendir(dir);
+    if (!all) {
+        snprintf(err->msg, sizeof err->msg, "%s: %s", dir, strerror(errno));
+        return -1;
+    }
+    while ((entry = readdir(all))) {
+        int n = snprintf(path, sizeof path, "%s/%s", dir, entry->d_name);
+        if (n < (int)sizeof path && is_ours(entry->d_name) && is_dead(path)) unlink(path);
+    }
+    closedir(all);
+    s->dir = dir;
+    s->last = &s->first;
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->changed, NULL);
+    return 0;
+}
+
+// ------------------------------------------------------------------------------------------------
+// The thread
+
+// Where the name is or would be.
+static size_t find(const sockets *s, const char *name)
+{
+    size_t from = 0, to = s->name_count;
+    while (from < to) {
+        size_t middle = from + (to - from) / 2;
+        if (strcmp(s->names[middle].name, name) < 0)
+            from = middle + 1;
+        else
+            to = middle;
+    }
+    return from;
+}
+
+// Returns NULL when out of memory.
+static sockets_name *find_or_add(sockets *s, const char *name)
+{
+    size_t at = find(s, name);
+    if (at < s->name_count && strcmp(s->names[at].name, name) == 0) return &s->names[at];
+    if (s->name_count == s->name_room) {
+        size_t room = s->name_room ? 2 * s->name_room : 16;
+        sockets_name *names = realloc(s->names, room * sizeof *names);
+        if (!names) return NULL;
+        s->names = names;
+        s->name_room = room;
+    }
+    memmove(s->names + at + 1, s->names + at, (s->name_count - at) * sizeof *s->names);
+    s->name_count++;
+    memset(&s->names[at], 0, sizeof s->names[at]);
+    strcpy(s->names[at].name, name);
+    return &s->names[at];
+}
+
+static void expose(sockets *s, sockets_name *n)
+{
+    char address[4096];
+    revdial_expose x = s->like;
+    revdial_err err = {0};
+    snprintf(address, sizeof address, "unix:%s/%s%s", s->dir, n->name, suffix);
+    x.listen = address;
+    x.name = n->name;
+    n->id = revdial_proxy_expose(s->proxy, &x, &err);
+    if (n->id > 0) return;
+    n->id = 0;
+    prog_log_error(s->log, "socket.failed", &err);
+}
+
+static void apply(sockets *s, const sockets_event *e)
+{
+    sockets_name *n = find_or_add(s, e->name);
+    if (!n) {
+        prog_logf(s->log, REVDIAL_LOG_ERROR, "socket.failed", "no memory for the socket of %s",
+                  e->name);
+        return;
+    }
+    n->sessions = e->more > 0 ? n->sessions + 1 : n->sessions ? n->sessions - 1 : 0;
+    if (n->sessions > 0 && !n->id) expose(s, n);
+    if (n->sessions > 0) return;
+    if (n->id) revdial_proxy_unexpose(s->proxy, n->id, 0);
+    s->name_count--;
+    memmove(n, n + 1, (size_t)(s->names + s->name_count - n) * sizeof *n);
+}
+
+static sockets_event *take_all_locked(sockets *s)
+{
+    sockets_event *all = s->first;
+    s->first = NULL;
+    s->last = &s->first;
+    return all;
+}
+
+static void apply_all(sockets *s, sockets_event *all)
+{
+    while (all) {
+        sockets_event *next = all->next;
+        apply(s, all);
+        free(all);
+        all = next;
+    }
+}
+
+static void *run(void *ud)
+{
+    sockets *s = ud;
+    pthread_mutex_lock(&s->lock);
+    while (!s->is_closing) {
+        sockets_event *all = take_all_locked(s);
+        pthread_mutex_unlock(&s->lock);
+        apply_all(s, all);
+        pthread_mutex_lock(&s->lock);
+        while (!s->first && !s->is_closing) pthread_cond_wait(&s->changed, &s->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+void sockets_note(sockets *s, revdial_session *session, int state)
+{
+    revdial_session_info info;
+    sockets_event *e;
+    if (!s->dir || (state != REVDIAL_UP && state != REVDIAL_DOWN)) return;
+    e = calloc(1, sizeof *e);
+    if (!e) return;
+    revdial_session_get_info(session, &info);
+    snprintf(e->name, sizeof e->name, "%s", info.name);
+    e->more = state == REVDIAL_UP ? 1 : -1;
+    pthread_mutex_lock(&s->lock);
+    *s->last = e;
+    s->last = &e->next;
+    pthread_cond_signal(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+}
+
+int sockets_start(sockets *s, revdial_proxy *proxy, const revdial_expose *like, prog_log *log)
+{
+    if (!s->dir) return 0;
+    s->proxy = proxy;
+    s->like = *like;
+    s->log = log;
+    errno = pthread_create(&s->thread, NULL, run, s);
+    s->is_running = errno == 0;
+    return s->is_running ? 0 : -1;
+}
+
+void sockets_stop(sockets *s)
+{
+    if (!s->is_running) return;
+    pthread_mutex_lock(&s->lock);
+    s->is_closing = 1;
+    pthread_cond_signal(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    pthread_join(s->thread, NULL);
+    s->is_running = 0;
+}
+
+void sockets_free(sockets *s)
+{
+    sockets_event *next;
+    if (!s->dir) return;
+    for (; s->first; s->first = next) {
+        next = s->first->next;
+        free(s->first);
+    }
+    free(s->names);
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->changed);
+}

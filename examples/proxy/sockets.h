@@ -1,0 +1,41 @@
+// --sockets: a Unix socket for each agent that is registered, DIR/NAME.sock.
+#ifndef REVDIAL_PROXY_SOCKETS_H
+#define REVDIAL_PROXY_SOCKETS_H
+
+#include <pthread.h>
+
+#include "../program/program.h"
+
+typedef struct sockets_event sockets_event;
+typedef struct sockets_name sockets_name;
+
+// A thread exposes and unexposes, which may block; I/O threads only tell it which agent has come or
+// gone. All zero: --sockets was not given.
+typedef struct sockets {
+    const char *dir;
+    revdial_proxy *proxy;  // set before the thread starts, then read-only, as `like` and `log`
+    revdial_expose like;   // what the exposes have besides address and name
+    prog_log *log;
+    int is_running;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    sockets_event *first, **last;  // guarded by lock: what has not been done
+    int is_closing;                // guarded by lock
+    sockets_name *names;           // of the thread: sorted
+    size_t name_count, name_room;
+} sockets;
+
+// Checks the directory, and removes the sockets of a proxy that was killed.
+//   returns  0, or -1 and the reason in err->msg
+int sockets_open(sockets *s, const char *dir, revdial_err *err);
+// A session is up or down; an on_session hook calls it. May come before sockets_start().
+void sockets_note(sockets *s, revdial_session *session, int state);
+// Begins to expose. Returns 0, or -1 with errno.
+int sockets_start(sockets *s, revdial_proxy *proxy, const revdial_expose *like, prog_log *log);
+// Ends the thread; before the proxy stops, which removes the sockets.
+void sockets_stop(sockets *s);
+// Frees what is left, when no hook runs any more.
+void sockets_free(sockets *s);
+
+#endif  // REVDIAL_PROXY_SOCKETS_H
