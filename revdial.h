@@ -36,6 +36,8 @@
 // CHOOSE    Ways to use a stream, and what each costs:
 //    exposes               Connections to a port become streams. No code of yours; no thread, and
 //                          about 1 KB of memory per idle connection.
+//    exposes with a route  The same, where a client's first bytes say which backend it wants, and
+//                          get an answer: HTTP, SNI, CONNECT, SOCKS5. Two callbacks per client.
 //    dial_async + relay    Your own listener, or your own choice of backend for each client. Two
 //                          callbacks per client; then as cheap as exposes.
 //    stream_fd, dial_fd    Code that wants a connected socket. Two descriptors per stream, and the
@@ -1001,16 +1003,80 @@ typedef struct revdial_stream_info {
 // Where backends register and streams are opened.
 // ================================================================================================
 
+// What becomes of a client by its first bytes.
+enum revdial_route_verdict {
+    // Send `reply`, if there is one, and call again: when more has arrived, or at once if bytes are
+    // left and some were used. A client that sends no more (is_end) is refused instead.
+    REVDIAL_ROUTE_MORE = 1,
+    // Dial the backend `name`; the bytes that are not used are the first that it gets.
+    REVDIAL_ROUTE_DIAL,
+    // Send `reply` and FIN, and drop for up to 5 s what the client still sends, so that no RST
+    // destroys the reply. Without a reply the connection is reset.
+    REVDIAL_ROUTE_REFUSE,
+    // The hook has the connection now: fd is its own, and so are copies of the bytes not used. The
+    // library forgets it; on_client does not tell of it.
+    REVDIAL_ROUTE_TAKE
+};
+
+// A client whose first bytes are there, and what the hook answers. Pointers are valid during the
+// call only, in both directions.
+typedef struct revdial_route {
+    // What the client has sent, and no call has used yet.
+    const uint8_t *data;
+    size_t len;
+    int is_end;  // the client sends no more
+    int fd;      // for TAKE: non-blocking
+    const char
+        *client;        // as revdial_client.address: the source of a PROXY header, if there was one
+    const char *local;  // where it connected to, "host:port"; NULL if that is not known
+    int state;          // 0 at first, then what the last call left: the step of a protocol
+    // The answer. Zero or NULL at first, where nothing else is said.
+    size_t used;             // bytes of data that are done with
+    const char *name;        // DIAL; at first the port's
+    revdial_dial_opts dial;  // DIAL; at first the port's, with client_addr and local_addr
+    const void *reply;       // for the client
+    size_t reply_len;
+    int half_closed_ms;  // DIAL; at first the port's
+    char text[1024];     // room for the strings of the answer
+} revdial_route;
+
+// Decides about a client. On the proxy's first I/O thread: must not block.
+//   returns  a revdial_route_verdict
+typedef int revdial_route_fn(void *ud, revdial_route *r);
+
+// The dial that a route asked for has ended: why is NULL, and the relay begins once r->reply is
+// sent; or why has the reason, and the client gets r->reply as one that was refused does. Of r only
+// fd, client, local, state and the reply have a meaning. On the same thread as the route. Not
+// called for a client whose port was unexposed or whose proxy stops meanwhile.
+typedef void revdial_route_done_fn(void *ud, revdial_route *r, const revdial_err *why);
+
 // A port for clients. Each connection to it becomes a stream, dialled and relayed by the I/O
 // threads. A client whose dial fails has its connection reset (a Unix socket: closed).
 typedef struct revdial_expose {
     const char *listen;  // "host:port" or "unix:/path"; port 0 = any, see revdial_proxy_address()
-    const char *name;    // the backend
+    const char *name;    // the backend; may be NULL with a route
     revdial_dial_opts dial;  // client_addr, local_addr and early are set for each connection
     int idle_ms;             // ends a connection after this time without a byte; 0 = never
     int half_closed_ms;      // the same once one side has finished; 0 = 3600000, -1 = never
     unsigned max_waiting;    // most clients that wait for their dial, default 4096; more are not
                              // accepted until one is connected
+    // Decides where each client goes. NULL: all go to `name`. A client that waits for its decision
+    // costs no thread, about 400 bytes, and what it has sent. It counts for max_waiting.
+    revdial_route_fn *route;
+    revdial_route_done_fn *route_done;  // NULL: nothing is sent
+    void *route_ud;                     // of both
+    // Bytes from a client without a decision, after which it is refused, default 16384, up to
+    // 65536.
+    size_t route_bytes_max;
+    int route_timeout_ms;  // from accept to the decision, default 10000
+    // Comma list of addresses, networks ("10.0.0.0/8", "fd00::/8") and "unix:". Connections from
+    // there begin with a header of the PROXY protocol, version 1 or 2, within route_timeout_ms. Its
+    // source is the client from then on; a header without one (LOCAL, UNKNOWN) changes nothing.
+    // Others must not send a header: it would be payload. NULL = none.
+    const char *trusted_proxies;
+    // The same form: other clients are closed at once. One behind a trusted proxy is judged by its
+    // header. NULL = everybody.
+    const char *allow_from;
 } revdial_expose;
 
 // Outcome of one client connection; valid during the call. REVDIAL_ECLOSED: the client left before
@@ -1128,11 +1194,13 @@ REVDIAL_API int64_t revdial_proxy_expose(revdial_proxy *p, const revdial_expose 
 
 enum revdial_unexpose_flag { REVDIAL_END_CLIENTS = 1 };  // end the port's connections, too
 
-// Stops listening. The address can be bound again when this returns, and the path of a Unix socket
-// is removed. Without REVDIAL_END_CLIENTS connections go on to their end. on_client still tells of
-// each.
+// Stops listening. The address can be bound again when this returns, the path of a Unix socket is
+// removed, and the port's hooks are not called any more: clients that a route or a dial for it has
+// not finished with are closed. Without REVDIAL_END_CLIENTS other connections go on to their end.
+// on_client still tells of each.
 //   returns  0; REVDIAL_EINVAL: no port has this id; ECLOSED. 1 on an I/O thread other than the
-//            first (io_threads), where it does not wait: a TCP port is closed a moment later
+//            first (io_threads), where it does not wait: a moment later the hooks are not called
+//            any more and a TCP port is closed
 //   blocks   for a pass of an I/O thread
 //   thread   any
 REVDIAL_API int revdial_proxy_unexpose(revdial_proxy *p, int64_t id, unsigned flags);
@@ -2332,6 +2400,7 @@ enum { RVD_WIRE_GO_NORMAL, RVD_WIRE_GO_PROTOCOL, RVD_WIRE_GO_INTERNAL, RVD_WIRE_
 #define RVD_WIRE_FRAME_MAX 65524u    // our largest payload: 64 KiB with its header, as go-yamux
 #define RVD_WIRE_PREAMBLE_MAX 4096u  // a preamble is addresses and a few names, not a document
 #define RVD_WIRE_PREAMBLE_HEAD 16u   // of them say how long it is
+#define RVD_WIRE_LINE_MAX 108        // of version 1 (section 2.1): 107 bytes, and a NUL
 #define RVD_WIRE_META_MAX 40         // key-value pairs in a preamble, ours included
 
 typedef struct rvd_wire_frame {
@@ -2365,6 +2434,9 @@ typedef struct rvd_wire_addr {
     uint8_t ip[16];
     uint32_t port;
 } rvd_wire_addr;
+
+// IPv4 in IPv6 (RFC 4291 section 2.5.5.2).
+static const uint8_t rvd_wire_mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF};
 
 // Four numbers. Returns what follows them, or NULL.
 static const char *rvd_wire_ip4_parse(const char *s, uint8_t *ip)
@@ -2693,25 +2765,34 @@ static int rvd_wire_meta_address(rvd_wire_meta *m, const char *key, const rvd_wi
     return !m->text.overflow && rvd_wire_meta_add(m, key, at);
 }
 
-// The address block. Returns its length, or -1.
-static ptrdiff_t rvd_wire_addresses_get(rvd_wire_meta *m, const uint8_t *p, size_t len)
+// The address block of a header that is there as a whole; families are 0 if it has no addresses.
+// Returns its length, or -1.
+static ptrdiff_t rvd_wire_block_get(const uint8_t *p, size_t len, rvd_wire_addr *src,
+                                    rvd_wire_addr *dst)
 {
-    rvd_wire_addr src, dst;
     int family = p[13] >> 4;
     size_t ip_len = family == 1 ? 4 : 16;
     size_t block = family == 0 ? 0 : family == 3 ? 216 : 2 * ip_len + 4;
+    memset(src, 0, sizeof *src);
+    memset(dst, 0, sizeof *dst);
     if ((p[12] & 0x0F) > 1 || family > 3 || (p[13] & 0x0F) > 2 || 16 + block > len) return -1;
     if ((p[12] & 0x0F) == 0 || family == 0 || family == 3) return (ptrdiff_t)block;
-    memset(&src, 0, sizeof src);
-    memset(&dst, 0, sizeof dst);
-    src.family = dst.family = family == 1 ? 4 : 6;
-    memcpy(src.ip, p + 16, ip_len);
-    memcpy(dst.ip, p + 16 + ip_len, ip_len);
-    src.port = rvd_base_u16(p + 16 + 2 * ip_len);
-    dst.port = rvd_base_u16(p + 18 + 2 * ip_len);
+    src->family = dst->family = family == 1 ? 4 : 6;
+    memcpy(src->ip, p + 16, ip_len);
+    memcpy(dst->ip, p + 16 + ip_len, ip_len);
+    src->port = rvd_base_u16(p + 16 + 2 * ip_len);
+    dst->port = rvd_base_u16(p + 18 + 2 * ip_len);
+    return (ptrdiff_t)block;
+}
+
+static ptrdiff_t rvd_wire_addresses_get(rvd_wire_meta *m, const uint8_t *p, size_t len)
+{
+    rvd_wire_addr src, dst;
+    ptrdiff_t block = rvd_wire_block_get(p, len, &src, &dst);
+    if (block < 0 || !src.family) return block;
     if (!rvd_wire_meta_address(m, "client", &src)) return -1;
     if (dst.port && !rvd_wire_meta_address(m, "local", &dst)) return -1;
-    return (ptrdiff_t)block;
+    return block;
 }
 
 static int rvd_wire_tlv_get(rvd_wire_meta *m, uint32_t type, const uint8_t *p, size_t n)
@@ -2753,6 +2834,103 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
         at += 3 + n;
     }
     return 1;
+}
+
+// ---- the header of a balancer in front of us ----
+
+// The next field of a line of version 1, which one blank ends, or the end of the line. Returns what
+// follows it, or NULL: it does not fit.
+static const char *rvd_wire_line_field(const char *s, char *field, size_t size)
+{
+    const char *blank = strchr(s, ' ');
+    size_t len = blank ? (size_t)(blank - s) : strlen(s);
+    if (len == 0 || len >= size) return NULL;
+    memcpy(field, s, len);
+    field[len] = '\0';
+    return s[len] ? s + len + 1 : s + len;
+}
+
+static const char *rvd_wire_line_ip(const char *s, rvd_wire_addr *a)
+{
+    char field[46];
+    const char *rest = rvd_wire_line_field(s, field, sizeof field), *end = NULL;
+    if (rest && a->family == 4) end = rvd_wire_ip4_parse(field, a->ip);
+    if (rest && a->family == 6) end = rvd_wire_ip6_parse(field, a->ip);
+    return end && !*end ? rest : NULL;
+}
+
+static const char *rvd_wire_line_port(const char *s, rvd_wire_addr *a)
+{
+    char field[6];
+    const char *rest = rvd_wire_line_field(s, field, sizeof field);
+    uint64_t port;
+    if (!rest || (field[0] == '0' && field[1])) return NULL;
+    if (!rvd_base_decimal(field, strlen(field), 65535, &port)) return NULL;
+    a->port = (uint32_t)port;
+    return rest;
+}
+
+// What follows "PROXY " in a line of version 1. Returns 0 if it is malformed.
+static int rvd_wire_line_parse(const char *s, rvd_wire_addr *src, rvd_wire_addr *dst)
+{
+    if (strcmp(s, "UNKNOWN") == 0 || strncmp(s, "UNKNOWN ", 8) == 0) return 1;
+    if (strncmp(s, "TCP4 ", 5) != 0 && strncmp(s, "TCP6 ", 5) != 0) return 0;
+    src->family = dst->family = s[3] - '0';
+    s = rvd_wire_line_ip(s + 5, src);
+    if (s) s = rvd_wire_line_ip(s, dst);
+    if (s) s = rvd_wire_line_port(s, src);
+    if (s && !*s) return 0;
+    if (s) s = rvd_wire_line_port(s, dst);
+    return s && !*s && s[-1] != ' ';
+}
+
+// A header of version 1 (section 2.1): a line, with its CR LF.
+static ptrdiff_t rvd_wire_line_get(const uint8_t *p, size_t len, rvd_wire_addr *src,
+                                   rvd_wire_addr *dst)
+{
+    char line[RVD_WIRE_LINE_MAX];
+    const uint8_t *cr = (const uint8_t *)memchr(p, '\r', rvd_base_min(len, RVD_WIRE_LINE_MAX - 1));
+    size_t n = cr ? (size_t)(cr - p) : 0;
+    if (memcmp(p, "PROXY ", rvd_base_min(len, 6)) != 0) return -1;
+    if (!cr) return len < RVD_WIRE_LINE_MAX - 1 ? 0 : -1;
+    if (n + 1 == len) return 0;
+    if (n < 6 || p[n + 1] != '\n' || memchr(p, 0, n)) return -1;
+    memcpy(line, p, n);
+    line[n] = '\0';
+    return rvd_wire_line_parse(line + 6, src, dst) ? (ptrdiff_t)n + 2 : -1;
+}
+
+// An IPv4 address that came as ::ffff:1.2.3.4.
+static void rvd_wire_unmap(rvd_wire_addr *a)
+{
+    if (a->family != 6 || memcmp(a->ip, rvd_wire_mapped, sizeof rvd_wire_mapped) != 0) return;
+    memmove(a->ip, a->ip + 12, 4);
+    memset(a->ip + 4, 0, 12);
+    a->family = 4;
+}
+
+// Reads the header with which a connection from a balancer begins, of either version. A family of 0
+// means that it has no addresses. (Of a datagram it is none of ours.)
+//   returns  its length, 0: more is needed, -1: it is malformed
+static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wire_addr *src,
+                                            rvd_wire_addr *dst)
+{
+    ptrdiff_t whole;
+    memset(src, 0, sizeof *src);
+    memset(dst, 0, sizeof *dst);
+    if (len == 0) return 0;
+    if (p[0] == 'P') {
+        whole = rvd_wire_line_get(p, len, src, dst);
+    } else {
+        whole = rvd_wire_preamble_length(p, len);
+        if (whole > (ptrdiff_t)len) return 0;
+        if (whole > 0 &&
+            ((p[13] & 0x0F) == 2 || rvd_wire_block_get(p, (size_t)whole, src, dst) < 0))
+            return -1;
+    }
+    rvd_wire_unmap(src);
+    rvd_wire_unmap(dst);
+    return whole;
 }
 
 // ================================================================================================
@@ -10990,6 +11168,67 @@ static void rvd_sys_unmap(rvd_sys_addr *a)
     a->len = (socklen_t)sizeof in;
 }
 
+// The bytes of an address. IPv4 in IPv6 counts as IPv4, so that no other spelling evades a rule.
+static const uint8_t *rvd_sys_addr_ip(const rvd_sys_addr *a, int *len)
+{
+    static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF};
+    const uint8_t *ip = (const uint8_t *)&((const struct sockaddr_in6 *)&a->ss)->sin6_addr;
+    int is_v4 = a->ss.ss_family == AF_INET,
+        is_mapped = !is_v4 && !memcmp(ip, mapped, sizeof mapped);
+    *len = is_v4 || is_mapped ? 4 : 16;
+    if (is_v4) return (const uint8_t *)&((const struct sockaddr_in *)&a->ss)->sin_addr;
+    return is_mapped ? ip + sizeof mapped : ip;
+}
+
+static int rvd_sys_prefix_matches(const uint8_t *a, const uint8_t *b, int bits)
+{
+    int whole = bits / 8, rest = bits % 8;
+    if (memcmp(a, b, (size_t)whole) != 0) return 0;
+    return !rest || ((a[whole] ^ b[whole]) & (0xFF00 >> rest & 0xFF)) == 0;
+}
+
+// A network, or all unix sockets.
+typedef struct rvd_sys_net {
+    uint8_t ip[16];
+    int ip_len;  // 4 or 16; 0: unix sockets
+    int bits;    // of ip that count
+} rvd_sys_net;
+
+// "10.0.0.0/8", "fd00::/8", an address alone, or "unix:". Returns 0 if it is none of these.
+static inline int rvd_sys_net_parse(const char *text, size_t len, rvd_sys_net *out)
+{
+    const char *slash = (const char *)memchr(text, '/', len);
+    size_t host_len = slash ? (size_t)(slash - text) : len;
+    char host[INET6_ADDRSTRLEN];
+    uint64_t bits;
+    memset(out, 0, sizeof *out);
+    if (len == 5 && memcmp(text, "unix:", 5) == 0) return 1;
+    if (host_len >= sizeof host) return 0;
+    memcpy(host, text, host_len);
+    host[host_len] = '\0';
+    if (inet_pton(AF_INET, host, out->ip) == 1)
+        out->ip_len = 4;
+    else if (inet_pton(AF_INET6, host, out->ip) == 1)
+        out->ip_len = 16;
+    else
+        return 0;
+    bits = 8 * (uint64_t)out->ip_len;
+    if (slash && !rvd_base_decimal(slash + 1, len - host_len - 1, bits, &bits)) return 0;
+    out->bits = (int)bits;
+    return 1;
+}
+
+//   ip_len   4 or 16; 0: a unix socket
+static inline int rvd_sys_nets_have(const rvd_sys_net *nets, size_t count, const uint8_t *ip,
+                                    int ip_len)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (nets[i].ip_len != ip_len) continue;
+        if (!ip_len || rvd_sys_prefix_matches(ip, nets[i].ip, nets[i].bits)) return 1;
+    }
+    return 0;
+}
+
 static int rvd_sys_getsockname(int fd, rvd_sys_addr *a)
 {
     int r;
@@ -17483,7 +17722,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 }
 
 // ================================================================================================
-// MARK: impl.proxy  uses: base auth sys loop log reader stream relay owner
+// MARK: impl.proxy  uses: base wire auth sys loop log reader stream relay owner
 // Listeners, clients of exposed ports, the registry of names, and dials that choose a session. The
 // registry has one lock. Under it only a loop's lock and that of the work counter are taken, and no
 // callback is called.
@@ -17514,6 +17753,12 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_AUTH_THREADS 16        // hooks that may block at the same time
 #define RVD_PROXY_STREAM_THREADS 1024
 #define RVD_PROXY_UNEXPOSED "the port was unexposed"
+#define RVD_PROXY_NOT_ALLOWED "not from an address in allow_from"
+#define RVD_PROXY_ROUTE_BYTES 16384       // a request's head; nginx and HAProxy take as much
+#define RVD_PROXY_ROUTE_BYTES_MAX 65536u  // what a relay takes over
+#define RVD_PROXY_ROUTE_MS 10000
+#define RVD_PROXY_REPLY_US 10000000  // for a client to take a reply
+#define RVD_PROXY_LINGER_US 5000000  // for what it still sends; nginx waits as long
 
 typedef struct rvd_proxy_name {
     struct rvd_proxy_name *next;
@@ -17578,8 +17823,12 @@ typedef struct rvd_proxy_listener {
     revdial_proxy *proxy;
     int64_t id;  // 0: for backends
     revdial_expose expose;
+    const rvd_sys_net *trusted, *allowed;  // of expose
+    size_t trusted_count, allowed_count;
     char address[RVD_SYS_TEXT_MAX];
-    int is_wildcard;  // each client may have come to another address
+
+    rvd_base_link routed;  // loop 0 only: of rvd_proxy_route
+    int is_wildcard;       // each client may have come to another address
 
     atomic_uint refs;         // of the list, of clients, of calls
     atomic_int ends_clients;  // REVDIAL_END_CLIENTS
@@ -17601,9 +17850,15 @@ typedef struct rvd_proxy_sweep {
     atomic_uint wanted;  // how often it has to look
 } rvd_proxy_sweep;
 
-// A client of an exposed port, from accept(2) to the end of its connection.
-//   LISTED --the dial takes long--> WATCHED      both --the dial is over--> JOINED or gone
-enum rvd_proxy_client_state { RVD_PROXY_LISTED, RVD_PROXY_WATCHED, RVD_PROXY_JOINED };
+// A client of an exposed port, from accept(2) to the end of its connection; or ROUTED, from the
+// decision of an rvd_proxy_route on.
+//   LISTED --the dial takes long--> WATCHED      all --the dial is over--> JOINED or gone
+enum rvd_proxy_client_state {
+    RVD_PROXY_LISTED,
+    RVD_PROXY_WATCHED,
+    RVD_PROXY_ROUTED,
+    RVD_PROXY_JOINED
+};
 
 typedef struct rvd_proxy_client {
     rvd_base_link link;  // in p->clients while LISTED; guarded by the proxy's lock, as state
@@ -17615,8 +17870,47 @@ typedef struct rvd_proxy_client {
     revdial_stream *st;  // what came of the dial, or:
     revdial_err *why;
     int64_t dial, since_us;
-    char address[];
+    char address[];  // behind it, if the port has a route: the target
 } rvd_proxy_client;
+
+// Bytes that wait, in memory that grows with them.
+typedef struct rvd_proxy_bytes {
+    uint8_t *at;
+    size_t len, size;
+} rvd_proxy_bytes;
+
+// A client of a port with `route` or `trusted_proxies`, until it is refused or a relay takes over.
+// On loop 0.
+//   READING --the decision--> DIALLING --connected--> GREETING --the reply is sent--> the relay's
+//   READING, DIALLING --a refusal with a reply--> REFUSING --it is sent, and FIN--> LINGERING
+// In each state except DIALLING it ends when the client, its time or its port is over; a dial is
+// cancelled then, and ends first.
+enum rvd_proxy_route_state {
+    RVD_PROXY_READING,
+    RVD_PROXY_DIALLING,
+    RVD_PROXY_GREETING,
+    RVD_PROXY_REFUSING,
+    RVD_PROXY_LINGERING
+};
+
+typedef struct rvd_proxy_route {
+    rvd_base_link link;  // in its port's `routed`, except while DIALLING
+    enum rvd_proxy_route_state state;
+    uint8_t wants_header;  // of the PROXY protocol
+    uint8_t is_end;        // the client has sent FIN
+    uint8_t is_seen;       // the hook knows all of `in`
+    rvd_loop_io io;
+    rvd_loop_timer timer;
+    rvd_loop_task task;  // the dial is over, on another loop
+    rvd_proxy_listener *listener;
+    rvd_proxy_client *client;  // DIALLING and GREETING
+    revdial_err *why;          // REFUSING and LINGERING, if there was memory
+    char *addresses;           // as texts: the client's, then where it connected to
+    rvd_proxy_bytes in, out;
+    size_t got;                // bytes behind the header
+    int step, half_closed_ms;  // what the hook has left, what it wants
+    int64_t since_us;
+} rvd_proxy_route;
 
 // A connection that waits for a place among those that authenticate.
 typedef struct rvd_proxy_queued {
@@ -19585,33 +19879,72 @@ int revdial_dial_cancel(revdial_proxy *p, int64_t dial)
 
 static void rvd_proxy_client_become(rvd_proxy_client *c, enum rvd_proxy_client_state to)
 {
-    REVDIAL_ASSERT(to > c->state);  // the order of the enum is the order of the arrows
+    REVDIAL_ASSERT(to > c->state && to != RVD_PROXY_ROUTED);
     c->state = to;
+}
+
+static void rvd_proxy_client_tell(const rvd_proxy_listener *l, revdial_client *told)
+{
+    revdial_proxy *p = l->proxy;
+    sigset_t ours;
+    told->expose = (size_t)(l->id - 1);
+    if (!p->cfg.on_client) return;
+    rvd_sys_hook_begin(&p->groups[0].mask, &ours);
+    p->cfg.on_client(p->cfg.ud, told);
+    rvd_sys_hook_end(&ours);
+}
+
+static const char *rvd_proxy_client_target(const rvd_proxy_client *c)
+{
+    const char *own = c->address + strlen(c->address) + 1;
+    if (!c->listener->expose.route) return c->listener->expose.dial.target;
+    return *own ? own : NULL;
+}
+
+// Without memory: NULL.
+static rvd_proxy_client *rvd_proxy_client_new(rvd_proxy_listener *l, int fd, const char *address,
+                                              const char *target, enum rvd_proxy_client_state state)
+{
+    size_t address_size = strlen(address) + 1, target_len = target ? strlen(target) : 0;
+    size_t size = sizeof(rvd_proxy_client) + address_size + (l->expose.route ? target_len + 1 : 0);
+    rvd_proxy_client *c = rvd_owner_alloc(&l->proxy->own, size);
+    if (!c) return NULL;
+    memcpy(c->address, address, address_size);
+    if (l->expose.route && target) memcpy(c->address + address_size, target, target_len);
+    rvd_base_link_init(&c->link);
+    c->state = state;
+    c->io.fd = fd;
+    c->listener = rvd_proxy_listener_ref(l);
+    c->since_us = rvd_loop_now(l->proxy->loops[0]);
+    rvd_stream_work_begin(&l->proxy->own.work);
+    return c;
+}
+
+static void rvd_proxy_client_free(rvd_proxy_client *c)
+{
+    rvd_proxy_listener *l = c->listener;
+    rvd_owner *own = &l->proxy->own;
+    size_t size = sizeof *c + strlen(c->address) + 1;
+    const char *target = l->expose.route ? rvd_proxy_client_target(c) : NULL;
+    if (l->expose.route) size += (target ? strlen(target) : 0) + 1;
+    rvd_owner_free(own, c, size);
+    rvd_proxy_listener_unref(l);
+    rvd_stream_work_end(&own->work);
 }
 
 // Tells the application what became of a client, and frees it.
 static void rvd_proxy_client_end(rvd_proxy_client *c, const uint64_t moved[2],
                                  const revdial_err *why)
 {
-    revdial_proxy *p = c->listener->proxy;
-    size_t size = sizeof *c + strlen(c->address) + 1;
     revdial_client told;
     memset(&told, 0, sizeof told);
-    told.expose = (size_t)(c->listener->id - 1);
     told.address = c->address;
     told.is_relayed = c->state == RVD_PROXY_JOINED;
     if (moved) memcpy(told.moved, moved, sizeof told.moved);
     if (moved) told.moved[0] += c->early_len;
     told.why = why;
-    if (p->cfg.on_client) {
-        sigset_t ours;
-        rvd_sys_hook_begin(&p->groups[0].mask, &ours);
-        p->cfg.on_client(p->cfg.ud, &told);
-        rvd_sys_hook_end(&ours);
-    }
-    rvd_proxy_listener_unref(c->listener);
-    rvd_owner_free(&p->own, c, size);
-    rvd_stream_work_end(&p->own.work);
+    rvd_proxy_client_tell(c->listener, &told);
+    rvd_proxy_client_free(c);
 }
 
 static void rvd_proxy_client_failed(rvd_proxy_client *c, const revdial_err *why)
@@ -19631,7 +19964,7 @@ static int rvd_proxy_log_client(const rvd_proxy_client *c, rvd_log_line *l,
     rvd_log_text(l, "name", s->name);
     rvd_log_text(l, "client", c->address);
     rvd_log_text(l, "listen", c->listener->address);
-    rvd_log_text(l, "target", c->listener->expose.dial.target);
+    rvd_log_text(l, "target", rvd_proxy_client_target(c));
     return 1;
 }
 
@@ -19647,19 +19980,18 @@ static void rvd_proxy_client_on_over(void *ud, const uint64_t moved[2], const re
 }
 
 // The dial has succeeded, and the client is not watched (any more).
-static void rvd_proxy_client_join(rvd_proxy_client *c)
+//   opts     zero, or `early` and half_closed_ms
+static void rvd_proxy_client_relay(rvd_proxy_client *c, revdial_relay_opts opts)
 {
-    const int is_drained = c->early_len > 0 && c->early_len < REVDIAL_EARLY_MAX;
+    const int is_drained =
+        c->state != RVD_PROXY_ROUTED && c->early_len > 0 && c->early_len < REVDIAL_EARLY_MAX;
     const rvd_relay_ends ends = {.rfd = c->io.fd, .wfd = c->io.fd, .is_drained = is_drained};
-    revdial_relay_opts opts;
     revdial_err err;
     rvd_log_line l;
     int code, is_ended;
     if (rvd_proxy_log_client(c, &l, RVD_LOG_STREAM_OPEN))
         rvd_log_end(c->st->session->group->log, &l);
-    memset(&opts, 0, sizeof opts);
     opts.idle_ms = c->listener->expose.idle_ms;
-    opts.half_closed_ms = c->listener->expose.half_closed_ms;
     opts.done = rvd_proxy_client_on_over;
     opts.ud = c;
     rvd_proxy_client_become(c, RVD_PROXY_JOINED);
@@ -19675,6 +20007,12 @@ static void rvd_proxy_client_join(rvd_proxy_client *c)
     revdial_reset(c->st, is_ended ? REVDIAL_RESET_CANCEL : REVDIAL_RESET_INTERNAL);
     revdial_close(c->st);
     rvd_proxy_client_failed(c, &err);
+}
+
+static void rvd_proxy_client_join(rvd_proxy_client *c)
+{
+    const revdial_relay_opts opts = {.half_closed_ms = c->listener->expose.half_closed_ms};
+    rvd_proxy_client_relay(c, opts);
 }
 
 // Loop 0: no longer watched.
@@ -19694,15 +20032,22 @@ static void rvd_proxy_client_unwatch(rvd_loop_task *task)
     rvd_proxy_client_failed(c, &why);
 }
 
+// Returns 1 if the port has to be told that it may accept again.
+static int rvd_proxy_waiter_left_locked(rvd_proxy_listener *l)
+{
+    int was_full = l->is_full;
+    l->waiting--;
+    l->is_full = 0;
+    return was_full;
+}
+
 static void rvd_proxy_client_on_dialled(void *ud, revdial_stream *st, const revdial_err *err)
 {
     rvd_proxy_client *c = ud;
     revdial_proxy *p = c->listener->proxy;
     int is_watched, was_full;
     pthread_mutex_lock(&p->own.lock);
-    c->listener->waiting--;
-    was_full = c->listener->is_full;
-    c->listener->is_full = 0;
+    was_full = rvd_proxy_waiter_left_locked(c->listener);
     is_watched = c->state == RVD_PROXY_WATCHED;
     rvd_base_link_remove(&c->link);
     pthread_mutex_unlock(&p->own.lock);
@@ -19757,29 +20102,40 @@ static int rvd_proxy_client_early(rvd_proxy_client *c, int family, uint8_t *byte
     return n == -EAGAIN || n == -ENOMEM || n == -ENOBUFS || n > 0 ? 0 : (int)n;
 }
 
-// Returns 0, or REVDIAL_E*: the client is still there.
-static int rvd_proxy_client_dial(rvd_proxy_client *c, const char *local, const void *early)
+// What the sockets of a port's clients have in common. Where they do not inherit it, each gets it.
+static void rvd_proxy_client_tune(const rvd_proxy_listener *l, int fd)
 {
-    const revdial_expose *x = &c->listener->expose;
+    rvd_sys_tune_client(fd);
+    rvd_sys_set_keepalive(fd, l->proxy->cfg.common.tcp_keepalive_ms);
+    if (!l->expose.route) rvd_sys_set_abort(fd, 1);  // a routed one may be taken
+}
+
+// What a client's dial is about, and whom it tells of its end.
+typedef struct rvd_proxy_asking {
+    const char *name;
+    revdial_dial_opts opts;
+    revdial_dial_fn *cb;
+    void *ud;
+} rvd_proxy_asking;
+
+// Returns 0, or REVDIAL_E*: the client is still there.
+static int rvd_proxy_client_dial(rvd_proxy_client *c, const rvd_proxy_asking *ask)
+{
     revdial_proxy *p = c->listener->proxy;
-    revdial_dial_opts opts = x->dial;
-    rvd_proxy_dial *d;
+    rvd_proxy_dial *d = rvd_proxy_dial_new(p, ask->name, &ask->opts);
+    int is_routed = c->state == RVD_PROXY_ROUTED;
     int64_t id = REVDIAL_ECLOSED;
-    opts.client_addr = local ? c->address : NULL;
-    opts.local_addr = local;
-    opts.early = early;
-    opts.early_len = c->early_len;
-    d = rvd_proxy_dial_new(p, x->name, &opts);
     if (!d) return REVDIAL_ENOMEM;
-    d->cb = rvd_proxy_client_on_dialled;
-    d->ud = c;
+    d->cb = ask->cb;
+    d->ud = ask->ud;
     d->from = c->listener;
-    if (!p->client_watch.slot)  // without memory a client that goes away is found out later
+    if (!is_routed &&
+        !p->client_watch.slot)  // without memory one that goes away is found out later
         rvd_loop_timer_set(p->loops[0], &p->client_watch, c->since_us + RVD_PROXY_CLIENT_WATCH_US);
     pthread_mutex_lock(&p->own.lock);
     if (!p->closing) {
-        c->listener->waiting++;
-        rvd_base_link_push(&p->clients, &c->link);
+        c->listener->waiting += !is_routed;  // which counts since it was accepted
+        if (!is_routed) rvd_base_link_push(&p->clients, &c->link);
         c->dial = p->next_dial + 1;
         id = rvd_proxy_dial_start_locked(p, d);
     }
@@ -19789,49 +20145,690 @@ static int rvd_proxy_client_dial(rvd_proxy_client *c, const char *local, const v
     return (int)id;
 }
 
-static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer)
+// A client that was not dialled for: the library refused it, or the hook, or it has gone.
+static void rvd_proxy_log_unrouted(const rvd_proxy_listener *l, const char *client, int code,
+                                   const char *why)
+{
+    rvd_log *log = &l->proxy->own.log;
+    enum rvd_log_event event =
+        code == REVDIAL_ECLOSED ? RVD_LOG_CLIENT_GONE : RVD_LOG_CLIENT_REFUSED;
+    int level = code == REVDIAL_ECLOSED    ? REVDIAL_LOG_DEBUG
+                : code == REVDIAL_EREFUSED ? log->access_level
+                                           : REVDIAL_LOG_WARN;
+    rvd_log_line line;
+    if (!rvd_log_begin(log, &line, event, level)) return;
+    rvd_log_text(&line, "client", client);
+    rvd_log_text(&line, "listen", l->address);
+    rvd_log_text(&line, "reason", why);
+    rvd_log_end(log, &line);
+}
+
+// Where a client has connected to, as text, maybe in buf, of RVD_SYS_TEXT_MAX; NULL: not known.
+static const char *rvd_proxy_client_local(const rvd_proxy_listener *l, int fd,
+                                          const rvd_sys_addr *peer, char *buf)
+{
+    rvd_sys_addr at;
+    if (peer->ss.ss_family == AF_UNIX) return NULL;
+    if (!l->is_wildcard) return l->address;
+    if (rvd_sys_getsockname(fd, &at) < 0) return NULL;
+    rvd_sys_addr_format(&at, buf, RVD_SYS_TEXT_MAX);
+    return buf;
+}
+
+// A client of a port where all go to one backend.
+static void rvd_proxy_client_plain(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer)
 {
     revdial_proxy *p = l->proxy;
     char from[RVD_SYS_TEXT_MAX], local[RVD_SYS_TEXT_MAX];
     uint8_t *early = p->loops[0]->buf;  // this loop's, and it is not reading now
-    const char *to = NULL;
-    rvd_sys_addr at;
+    rvd_proxy_asking ask = {l->expose.name, l->expose.dial, rvd_proxy_client_on_dialled, NULL};
+    rvd_stream_dial none = {.opts = &ask.opts};
+    const char *to = rvd_proxy_client_local(l, fd, peer, local);
     rvd_proxy_client *c;
-    revdial_dial_opts opts = l->expose.dial;
-    rvd_stream_dial none = {.opts = &opts};
     int code, error;
     rvd_sys_addr_format(peer, from, sizeof from);
-    if (!RVD_SYS_INHERITS) rvd_sys_set_keepalive(fd, p->cfg.common.tcp_keepalive_ms);
-    if (!RVD_SYS_INHERITS) rvd_sys_tune_client(fd);
-    if (!RVD_SYS_INHERITS) rvd_sys_set_abort(fd, 1);
-    if (!l->is_wildcard && peer->ss.ss_family != AF_UNIX) {
-        to = l->address;
-    } else if (peer->ss.ss_family != AF_UNIX && rvd_sys_getsockname(fd, &at) == 0) {
-        rvd_sys_addr_format(&at, local, sizeof local);
-        to = local;
-    }
-    c = rvd_owner_alloc(&p->own, sizeof *c + strlen(from) + 1);
+    c = rvd_proxy_client_new(l, fd, from, NULL, RVD_PROXY_LISTED);
     if (!c) {
-        rvd_proxy_log(p, RVD_LOG_CLIENT_REFUSED, REVDIAL_LOG_WARN, "out of memory for a client");
+        rvd_proxy_log_unrouted(l, from, REVDIAL_ENOMEM, "out of memory for a client");
         rvd_sys_close_reset(fd);
         return;
     }
-    memcpy(c->address, from, strlen(from) + 1);
-    rvd_base_link_init(&c->link);
-    c->io.fd = fd;
     c->io.run = rvd_proxy_client_on_io;
     c->task.run = rvd_proxy_client_unwatch;
-    c->listener = rvd_proxy_listener_ref(l);
-    c->since_us = rvd_loop_now(p->loops[0]);
-    rvd_stream_work_begin(&p->own.work);
     error = rvd_proxy_client_early(c, peer->ss.ss_family, early);
-    code = error ? REVDIAL_ECLOSED : rvd_proxy_client_dial(c, to, early);
+    ask.ud = c;
+    ask.opts.client_addr = to ? from : NULL;
+    ask.opts.local_addr = to;
+    ask.opts.early = early;
+    ask.opts.early_len = c->early_len;
+    code = error ? REVDIAL_ECLOSED : rvd_proxy_client_dial(c, &ask);
     if (!code) return;
-    opts.client_addr = from;
+    ask.opts.client_addr = from;
     rvd_sys_fail(&none.err, code, -error, NULL,
                  error ? "the client has gone" : revdial_strerror(code));
     rvd_proxy_log_dial(p, l->expose.name, &none, l);
     rvd_proxy_client_failed(c, &none.err);
+}
+
+// ---- clients whose first bytes are read before they are dialled for ----
+// All of it, and each call of a hook, on loop 0: once that has unexposed a port, no hook runs.
+
+// Appends. Returns 0 without memory.
+static int rvd_proxy_bytes_add(const rvd_owner *o, rvd_proxy_bytes *b, const void *data, size_t len)
+{
+    size_t size = b->size ? b->size : 64;
+    while (size < b->len + len) size *= 2;
+    if (len && size > b->size) {
+        uint8_t *fresh = rvd_owner_alloc(o, size);
+        if (!fresh) return 0;
+        if (b->len) memcpy(fresh, b->at, b->len);
+        rvd_owner_free(o, b->at, b->size);
+        b->at = fresh;
+        b->size = size;
+    }
+    if (len) memcpy(b->at + b->len, data, len);
+    b->len += len;
+    return 1;
+}
+
+static void rvd_proxy_bytes_drop(const rvd_owner *o, rvd_proxy_bytes *b, size_t len)
+{
+    b->len -= len;
+    if (b->len) {
+        memmove(b->at, b->at + len, b->len);
+        return;
+    }
+    rvd_owner_free(o, b->at, b->size);
+    b->at = NULL;
+    b->size = 0;
+}
+
+static void rvd_proxy_route_become(rvd_proxy_route *r, enum rvd_proxy_route_state to)
+{
+    REVDIAL_ASSERT(to > r->state && (to <= RVD_PROXY_GREETING || r->state != RVD_PROXY_GREETING));
+    r->state = to;
+}
+
+static const char *rvd_proxy_route_local(const rvd_proxy_route *r)
+{
+    return r->addresses + strlen(r->addresses) + 1;
+}
+
+// Sets the two texts. Returns 0 without memory.
+static int rvd_proxy_route_name(rvd_proxy_route *r, const char *client, const char *local)
+{
+    const rvd_owner *o = &r->listener->proxy->own;
+    size_t client_size = strlen(client) + 1, local_size = strlen(local) + 1;
+    char *fresh = rvd_owner_alloc(o, client_size + local_size);
+    if (!fresh) return 0;
+    memcpy(fresh, client, client_size);
+    memcpy(fresh + client_size, local, local_size);
+    if (r->addresses)
+        rvd_owner_free(o, r->addresses,
+                       (size_t)(rvd_proxy_route_local(r) - r->addresses) +
+                           strlen(rvd_proxy_route_local(r)) + 1);
+    r->addresses = fresh;
+    return 1;
+}
+
+// Frees what is left of it. Its socket is closed, or somebody else's.
+static void rvd_proxy_route_free(rvd_proxy_route *r)
+{
+    rvd_proxy_listener *l = r->listener;
+    rvd_owner *o = &l->proxy->own;
+    int was_full;
+    rvd_base_link_remove(&r->link);
+    rvd_loop_timer_stop(l->proxy->loops[0], &r->timer);
+    rvd_proxy_bytes_drop(o, &r->in, r->in.len);
+    rvd_proxy_bytes_drop(o, &r->out, r->out.len);
+    if (r->client) rvd_proxy_client_free(r->client);
+    if (r->addresses)
+        rvd_owner_free(o, r->addresses,
+                       (size_t)(rvd_proxy_route_local(r) - r->addresses) +
+                           strlen(rvd_proxy_route_local(r)) + 1);
+    rvd_owner_free(o, r->why, sizeof *r->why);
+    rvd_owner_free(o, r, sizeof *r);
+    pthread_mutex_lock(&o->lock);
+    was_full = rvd_proxy_waiter_left_locked(l);
+    pthread_mutex_unlock(&o->lock);
+    if (was_full) rvd_loop_post(l->proxy->loops[0], &l->resume);
+    rvd_proxy_listener_unref(l);
+    rvd_stream_work_end(&o->work);
+}
+
+// Closes it and tells of it. A reply that was followed by FIN must not be torn up by a reset.
+static void rvd_proxy_route_end(rvd_proxy_route *r, const revdial_err *why)
+{
+    rvd_proxy_listener *l = r->listener;
+    revdial_stream *st = r->client ? r->client->st : NULL;
+    revdial_client told;
+    if (st) revdial_reset(st, REVDIAL_RESET_CANCEL);
+    revdial_close(st);
+    rvd_loop_remove(l->proxy->loops[0], &r->io);
+    rvd_base_link_remove(&r->link);
+    if (r->state == RVD_PROXY_LINGERING) {
+        rvd_sys_set_abort(r->io.fd, 0);
+        rvd_sys_close(r->io.fd);
+    } else {
+        rvd_sys_close_reset(r->io.fd);
+    }
+    memset(&told, 0, sizeof told);
+    told.address = r->addresses;
+    told.why = r->why ? r->why : why;
+    rvd_proxy_client_tell(l, &told);
+    rvd_proxy_route_free(r);
+}
+
+// Ends it for a reason that is logged. One that was refused before keeps its first reason.
+static void rvd_proxy_route_fail(rvd_proxy_route *r, int code, int sys, const char *text)
+{
+    revdial_err why;
+    rvd_sys_fail(&why, code, sys, NULL, text);
+    if (r->state <= RVD_PROXY_GREETING)
+        rvd_proxy_log_unrouted(r->listener, r->addresses, code, why.msg);
+    rvd_proxy_route_end(r, &why);
+}
+
+// Its time is over then. The timer is set from its beginning to its end, so this needs no memory.
+static void rvd_proxy_route_until(rvd_proxy_route *r, int64_t at_us)
+{
+    REVDIAL_ASSERT(r->timer.slot);
+    rvd_loop_timer_set(r->listener->proxy->loops[0], &r->timer, at_us);
+}
+
+static int64_t rvd_proxy_route_now(const rvd_proxy_route *r)
+{
+    return rvd_loop_now(r->listener->proxy->loops[0]);
+}
+
+// Begins its end: the reply, if there is one, and FIN. Returns 0 if it is gone.
+static int rvd_proxy_route_refuse(rvd_proxy_route *r, const revdial_route *q,
+                                  const revdial_err *why)
+{
+    rvd_owner *o = &r->listener->proxy->own;
+    if (!q->reply || !q->reply_len || !rvd_proxy_bytes_add(o, &r->out, q->reply, q->reply_len)) {
+        rvd_proxy_route_end(r, why);
+        return 0;
+    }
+    r->why = rvd_owner_alloc(o, sizeof *r->why);
+    if (r->why) *r->why = *why;
+    rvd_proxy_bytes_drop(o, &r->in, r->in.len);
+    rvd_proxy_route_become(r, RVD_PROXY_REFUSING);
+    rvd_proxy_route_until(r, rvd_proxy_route_now(r) + RVD_PROXY_REPLY_US);
+    return 1;
+}
+
+// What a hook gets to see of it.
+static void rvd_proxy_route_hook_init(const rvd_proxy_route *r, revdial_route *q)
+{
+    const revdial_expose *x = &r->listener->expose;
+    memset(q, 0, offsetof(revdial_route, text));
+    q->text[0] = '\0';
+    q->data = (const uint8_t *)"";
+    q->is_end = r->is_end;
+    q->fd = r->io.fd;
+    q->client = r->addresses;
+    q->local = *rvd_proxy_route_local(r) ? rvd_proxy_route_local(r) : NULL;
+    q->state = r->step;
+    q->name = x->name;
+    q->dial = x->dial;
+    q->dial.client_addr = strncmp(q->client, "unix", 4) == 0 ? NULL : q->client;
+    q->dial.local_addr = q->local;
+    q->half_closed_ms = x->half_closed_ms;
+}
+
+// Hands socket and stream to a relay, which sends what is left of the client's first bytes.
+static void rvd_proxy_route_join(rvd_proxy_route *r)
+{
+    revdial_relay_opts opts;
+    rvd_proxy_client *c = r->client;
+    memset(&opts, 0, sizeof opts);
+    opts.half_closed_ms = r->half_closed_ms;
+    opts.early = r->in.at;
+    opts.early_len = r->in.len;
+    r->client = NULL;
+    rvd_loop_remove(r->listener->proxy->loops[0], &r->io);
+    rvd_proxy_client_relay(c, opts);
+    rvd_proxy_route_free(r);
+}
+
+// Is there nobody left whom a hook may be called for? That is so while the proxy stops, and once
+// the port is unexposed, unless it has no hook.
+static int rvd_proxy_route_is_cut(const rvd_proxy_route *r)
+{
+    rvd_proxy_listener *l = r->listener;
+    int is_closing;
+    pthread_mutex_lock(&l->proxy->own.lock);
+    is_closing = l->proxy->closing;
+    pthread_mutex_unlock(&l->proxy->own.lock);
+    return is_closing || (l->state == RVD_PROXY_GONE && l->expose.route);
+}
+
+// The dial is over, with a stream in `client`, or it failed and why is set. Returns 0 if r is gone.
+static int rvd_proxy_route_dialled(rvd_proxy_route *r, const revdial_err *why)
+{
+    rvd_proxy_listener *l = r->listener;
+    revdial_route q;
+    sigset_t ours;
+    rvd_proxy_route_hook_init(r, &q);
+    if (l->expose.route_done && !rvd_proxy_route_is_cut(r)) {
+        rvd_sys_hook_begin(&l->proxy->groups[0].mask, &ours);
+        l->expose.route_done(l->expose.route_ud, &q, why);
+        rvd_sys_hook_end(&ours);
+    }
+    rvd_base_link_push(&l->routed, &r->link);
+    if (rvd_proxy_route_is_cut(r)) {
+        rvd_proxy_route_fail(r, REVDIAL_ECLOSED, 0,
+                             l->state == RVD_PROXY_GONE ? RVD_PROXY_UNEXPOSED : "the proxy stops");
+        return 0;
+    }
+    if (why) return rvd_proxy_route_refuse(r, &q, why);
+    if (!rvd_proxy_bytes_add(&l->proxy->own, &r->out, q.reply, q.reply ? q.reply_len : 0)) {
+        rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "out of memory for a reply");
+        return 0;
+    }
+    rvd_proxy_route_become(r, RVD_PROXY_GREETING);
+    rvd_proxy_route_until(r, rvd_proxy_route_now(r) + RVD_PROXY_REPLY_US);
+    return 1;
+}
+
+// Are name and options of a decision good? The addresses are ours, unless a hook has set others.
+static int rvd_proxy_route_check(const rvd_proxy_route *r, const revdial_route *q, revdial_err *err)
+{
+    revdial_dial_opts opts = q->dial;
+    if (opts.client_addr == r->addresses) opts.client_addr = NULL;
+    if (opts.local_addr == rvd_proxy_route_local(r)) opts.local_addr = NULL;
+    if (!q->name) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "the route hook gave no name");
+    if (q->half_closed_ms < -1)
+        return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "half_closed_ms: below -1");
+    return rvd_proxy_dial_check(q->name, &opts, err);
+}
+
+static size_t rvd_proxy_route_max(const revdial_expose *x)
+{
+    return x->route_bytes_max ? x->route_bytes_max : RVD_PROXY_ROUTE_BYTES;
+}
+
+static void rvd_proxy_route_on_dialled(void *ud, revdial_stream *st, const revdial_err *err);
+
+// Begins the dial. The first bytes go with it, and the relay gets the others.
+//   returns  0, or REVDIAL_E* and the reason
+static int rvd_proxy_route_ask(rvd_proxy_route *r, const revdial_route *q, revdial_err *err)
+{
+    rvd_owner *o = &r->listener->proxy->own;
+    const uint8_t *rest = q->data + q->used;
+    size_t len = q->len - q->used, early = rvd_base_min(len, REVDIAL_EARLY_MAX);
+    rvd_proxy_asking ask = {q->name, q->dial, rvd_proxy_route_on_dialled, r};
+    int code = rvd_proxy_route_check(r, q, err);
+    if (code) return code;
+    r->half_closed_ms = q->half_closed_ms;
+    r->client =
+        rvd_proxy_client_new(r->listener, r->io.fd, r->addresses, q->dial.target, RVD_PROXY_ROUTED);
+    if (!r->client || !rvd_proxy_bytes_add(o, &r->in, rest + early, len - early) ||
+        !rvd_proxy_bytes_add(o, &r->out, q->reply, q->reply ? q->reply_len : 0))
+        return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a client");
+    r->client->since_us = r->since_us;
+    r->client->early_len = (uint32_t)early;
+    ask.opts.early = rest;
+    ask.opts.early_len = early;
+    code = rvd_proxy_client_dial(r->client, &ask);
+    return code ? rvd_stream_fail(err, code, 0, revdial_strerror(code)) : REVDIAL_OK;
+}
+
+// Returns 0 if it is gone.
+static int rvd_proxy_route_dial(rvd_proxy_route *r, revdial_route *q)
+{
+    rvd_proxy_listener *l = r->listener;
+    rvd_stream_dial none = {.opts = &q->dial};
+    rvd_base_link_remove(&r->link);
+    rvd_proxy_route_until(r, INT64_MAX);  // the dial's own
+    rvd_proxy_bytes_drop(&l->proxy->own, &r->in, r->in.len);
+    rvd_proxy_route_become(r, RVD_PROXY_DIALLING);
+    if (l->expose.route) rvd_sys_set_abort(r->io.fd, 1);  // as with a port without
+    if (rvd_proxy_route_ask(r, q, &none.err) == 0) return 1;
+    rvd_proxy_log_dial(l->proxy, q->name ? q->name : "", &none, l);
+    return rvd_proxy_route_dialled(r, &none.err);
+}
+
+// The hook wants more. Returns 0 if r is gone.
+static int rvd_proxy_route_more(rvd_proxy_route *r, const revdial_route *q)
+{
+    const revdial_expose *x = &r->listener->expose;
+    rvd_owner *o = &r->listener->proxy->own;
+    size_t left = q->len - q->used;
+    r->is_seen = left == 0 || q->used == 0;
+    if (r->is_end && r->is_seen) {
+        rvd_proxy_route_fail(r, REVDIAL_EREFUSED, 0, "the client finished before a decision");
+        return 0;
+    }
+    if (r->is_seen && r->got >= rvd_proxy_route_max(x)) {
+        rvd_proxy_route_fail(r, REVDIAL_ELIMIT, 0, "no decision after so many bytes");
+        return 0;
+    }
+    r->in.len = 0;
+    if (!left) rvd_proxy_bytes_drop(o, &r->in, 0);
+    if (rvd_proxy_bytes_add(o, &r->in, q->data + q->used, left) &&
+        rvd_proxy_bytes_add(o, &r->out, q->reply, q->reply ? q->reply_len : 0))
+        return 1;
+    rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "out of memory for the client's bytes");
+    return 0;
+}
+
+// Asks the hook about bytes that are not r's own. A port without one has decided already.
+static int rvd_proxy_route_verdict(rvd_proxy_route *r, revdial_route *q)
+{
+    const revdial_expose *x = &r->listener->expose;
+    int verdict;
+    sigset_t ours;
+    if (!x->route) return REVDIAL_ROUTE_DIAL;
+    rvd_base_link_remove(&r->link);  // so that r is here afterwards
+    rvd_sys_hook_begin(&r->listener->proxy->groups[0].mask, &ours);
+    verdict = x->route(x->route_ud, q);
+    rvd_sys_hook_end(&ours);
+    rvd_base_link_push(&r->listener->routed, &r->link);
+    r->step = q->state;
+    q->used = rvd_base_min(q->used, q->len);
+    return verdict;
+}
+
+// Returns 0 if r is gone.
+static int rvd_proxy_route_decide(rvd_proxy_route *r, const uint8_t *data, size_t len)
+{
+    revdial_route q;
+    revdial_err why;
+    int verdict;
+    rvd_proxy_route_hook_init(r, &q);
+    q.data = data;
+    q.len = len;
+    verdict = rvd_proxy_route_verdict(r, &q);
+    q.data = data;
+    q.len = len;
+    if (verdict == REVDIAL_ROUTE_TAKE) {
+        rvd_loop_remove(r->listener->proxy->loops[0], &r->io);
+        rvd_proxy_route_free(r);
+        return 0;
+    }
+    if (r->listener->state == RVD_PROXY_GONE) {
+        rvd_proxy_route_fail(r, REVDIAL_ECLOSED, 0, RVD_PROXY_UNEXPOSED);
+        return 0;
+    }
+    if (verdict == REVDIAL_ROUTE_MORE) return rvd_proxy_route_more(r, &q);
+    if (verdict == REVDIAL_ROUTE_DIAL) return rvd_proxy_route_dial(r, &q);
+    if (verdict == REVDIAL_ROUTE_REFUSE) {
+        rvd_stream_fail(&why, REVDIAL_EREFUSED, 0, "refused by the route hook");
+        rvd_proxy_log_unrouted(r->listener, r->addresses, why.code, why.msg);
+        return rvd_proxy_route_refuse(r, &q, &why);
+    }
+    rvd_proxy_route_fail(r, REVDIAL_EINVAL, 0, "the route hook returned no verdict");
+    return 0;
+}
+
+// The header of a PROXY protocol is there: its source is the client from now on, if it has one.
+// Returns 0 if r is gone.
+static int rvd_proxy_route_meet(rvd_proxy_route *r, const rvd_wire_addr *src,
+                                const rvd_wire_addr *dst)
+{
+    const rvd_proxy_listener *l = r->listener;
+    char client[RVD_SYS_TEXT_MAX], local[RVD_SYS_TEXT_MAX];
+    rvd_base_text from = rvd_base_text_in(client, sizeof client);
+    rvd_base_text to = rvd_base_text_in(local, sizeof local);
+    rvd_wire_addr own;
+    r->wants_header = 0;
+    if (src->family) {
+        rvd_wire_addr_add(&from, src);
+        if (dst->port) rvd_wire_addr_add(&to, dst);
+        if (!rvd_proxy_route_name(r, client, dst->port ? local : rvd_proxy_route_local(r))) {
+            rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "out of memory for a client's address");
+            return 0;
+        }
+    }
+    rvd_wire_addr_parse(r->addresses, &own);
+    if (!l->allowed_count || rvd_sys_nets_have(l->allowed, l->allowed_count, own.ip,
+                                               own.family == 4   ? 4
+                                               : own.family == 6 ? 16
+                                                                 : 0))
+        return 1;
+    rvd_proxy_route_fail(r, REVDIAL_EDENIED, 0, RVD_PROXY_NOT_ALLOWED);
+    return 0;
+}
+
+// Returns the length of the header, 0: more is needed, -1: r is gone.
+static ptrdiff_t rvd_proxy_route_header(rvd_proxy_route *r, const uint8_t *data, size_t len)
+{
+    rvd_wire_addr src, dst;
+    ptrdiff_t n = rvd_wire_header_get(data, len, &src, &dst);
+    if (n > 0) return rvd_proxy_route_meet(r, &src, &dst) ? n : -1;
+    if (n < 0 || r->is_end) {
+        rvd_proxy_route_fail(r, REVDIAL_EPROTO, 0,
+                             n < 0 ? "no PROXY header, or a malformed one"
+                                   : "the connection ended within its PROXY header");
+        return -1;
+    }
+    r->in.len = 0;
+    if (rvd_proxy_bytes_add(&r->listener->proxy->own, &r->in, data, len)) return 0;
+    rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "out of memory for a PROXY header");
+    return -1;
+}
+
+// What was kept, and n bytes that have just come. Returns 0 if r is gone.
+static int rvd_proxy_route_input(rvd_proxy_route *r, const uint8_t *data, size_t len, size_t n)
+{
+    ptrdiff_t header = 0;
+    if (r->wants_header) {
+        header = rvd_proxy_route_header(r, data, len);
+        if (header <= 0) return header == 0;
+        data += header;
+        len -= (size_t)header;
+        n = len;
+        rvd_proxy_bytes_drop(&r->listener->proxy->own, &r->in, r->in.len);
+    }
+    r->got += n;
+    if (r->listener->expose.route && len == 0 && !r->is_end) return 1;
+    return rvd_proxy_route_decide(r, data, len);
+}
+
+// Reads once. Returns 0 to stop for now, or when r is gone.
+static int rvd_proxy_route_read(rvd_proxy_route *r)
+{
+    const revdial_expose *x = &r->listener->expose;
+    uint8_t *buf = r->listener->proxy->loops[0]->buf;  // the loop's, and it is not reading now
+    size_t have = r->in.len, room = rvd_proxy_route_max(x) - r->got;
+    ptrdiff_t n;
+    if (have) memcpy(buf, r->in.at, have);
+    if (have && !r->is_seen && !r->wants_header) return rvd_proxy_route_decide(r, buf, have);
+    if (!(r->io.ready & RVD_LOOP_READ)) return 0;
+    if (r->wants_header) room = RVD_WIRE_PREAMBLE_MAX;
+    n = rvd_sys_read(r->io.fd, buf + have, room);
+    if (n == -EAGAIN) {
+        r->io.ready &= ~(unsigned)RVD_LOOP_READ;
+        return 0;
+    }
+    if (n < 0 || (n == 0 && !have && !r->got)) {
+        rvd_proxy_route_fail(r, REVDIAL_ECLOSED, n < 0 ? (int)-n : 0, "the client has gone");
+        return 0;
+    }
+    r->is_end = n == 0;
+    if ((size_t)n < room && !(r->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP)))
+        r->io.ready &= ~(unsigned)RVD_LOOP_READ;
+    return rvd_proxy_route_input(r, buf, have + (size_t)n, (size_t)n);
+}
+
+// Drops what a refused client still sends, until it has closed, too.
+static void rvd_proxy_route_drop(rvd_proxy_route *r)
+{
+    rvd_loop *loop = r->listener->proxy->loops[0];
+    ptrdiff_t n;
+    if (!(r->io.ready & RVD_LOOP_READ)) return;
+    n = rvd_sys_read(r->io.fd, loop->buf, RVD_LOOP_BUFFER);
+    if (n == -EAGAIN)
+        r->io.ready &= ~(unsigned)RVD_LOOP_READ;
+    else if (n <= 0)
+        rvd_proxy_route_fail(r, REVDIAL_EREFUSED, 0, "refused");
+    else
+        rvd_loop_again(loop, &r->io);
+}
+
+// Sends what waits. Returns how much is left, or -errno.
+static ptrdiff_t rvd_proxy_route_flush(rvd_proxy_route *r)
+{
+    ptrdiff_t n;
+    if (!r->out.len || !(r->io.ready & RVD_LOOP_WRITE)) return (ptrdiff_t)r->out.len;
+    n = rvd_sys_write(r->io.fd, r->out.at, r->out.len);
+    if (n == -EAGAIN) n = 0;
+    if (n < 0) return n;
+    rvd_proxy_bytes_drop(&r->listener->proxy->own, &r->out, (size_t)n);
+    if (r->out.len) r->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
+    return (ptrdiff_t)r->out.len;
+}
+
+// Does what can be done. Returns 0 when it has to wait, or is gone.
+static int rvd_proxy_route_step(rvd_proxy_route *r)
+{
+    ptrdiff_t left = rvd_proxy_route_flush(r);
+    if (r->state == RVD_PROXY_DIALLING) {
+        if (left < 0 || r->io.ready & RVD_LOOP_HUP)
+            revdial_dial_cancel(r->listener->proxy, r->client->dial);
+        return 0;
+    }
+    if (left < 0) rvd_proxy_route_fail(r, REVDIAL_ECLOSED, (int)-left, "the client has gone");
+    if (left) return 0;
+    switch (r->state) {
+    case RVD_PROXY_READING: return rvd_proxy_route_read(r);
+    case RVD_PROXY_DIALLING: break;
+    case RVD_PROXY_GREETING: rvd_proxy_route_join(r); break;
+    case RVD_PROXY_REFUSING:
+        rvd_sys_shutdown_wr(r->io.fd);
+        rvd_proxy_route_become(r, RVD_PROXY_LINGERING);
+        rvd_proxy_route_until(r, rvd_proxy_route_now(r) + RVD_PROXY_LINGER_US);
+        return 1;
+    case RVD_PROXY_LINGERING: rvd_proxy_route_drop(r); break;
+    }
+    return 0;
+}
+
+static void rvd_proxy_route_run(rvd_proxy_route *r)
+{
+    while (rvd_proxy_route_step(r)) continue;
+}
+
+static void rvd_proxy_route_on_io(rvd_loop_io *io)
+{
+    rvd_proxy_route_run(RVD_BASE_OWNER(io, rvd_proxy_route, io));
+}
+
+static void rvd_proxy_route_on_timer(rvd_loop_timer *t)
+{
+    rvd_proxy_route *r = RVD_BASE_OWNER(t, rvd_proxy_route, timer);
+    const char *text = r->state == RVD_PROXY_READING ? "no decision in time: route_timeout_ms"
+                                                     : "the client does not take its reply";
+    rvd_proxy_route_fail(r, REVDIAL_ETIMEDOUT, 0, text);
+}
+
+// On loop 0: the dial has ended on another one.
+static void rvd_proxy_route_on_task(rvd_loop_task *task)
+{
+    rvd_proxy_route *r = RVD_BASE_OWNER(task, rvd_proxy_route, task);
+    revdial_err why;
+    rvd_stream_fail(&why, REVDIAL_ENOMEM, 0, "the dial failed, and there was no memory to say why");
+    if (r->client->why) why = *r->client->why;
+    rvd_owner_free(&r->listener->proxy->own, r->client->why, sizeof *r->client->why);
+    r->client->why = NULL;
+    if (rvd_proxy_route_dialled(r, r->client->st ? NULL : &why)) rvd_proxy_route_run(r);
+}
+
+static void rvd_proxy_route_on_dialled(void *ud, revdial_stream *st, const revdial_err *err)
+{
+    rvd_proxy_route *r = ud;
+    revdial_proxy *p = r->listener->proxy;
+    r->client->st = st;
+    if (rvd_loop_is_owner(p->loops[0])) {
+        if (rvd_proxy_route_dialled(r, err)) rvd_proxy_route_run(r);
+        return;
+    }
+    r->client->why = st ? NULL : rvd_owner_alloc(&p->own, sizeof *r->client->why);
+    if (r->client->why) *r->client->why = *err;
+    rvd_loop_post(p->loops[0], &r->task);
+}
+
+// Ends those of a port that no dial is about.
+static void rvd_proxy_routes_end(rvd_proxy_listener *l, const char *why)
+{
+    while (!rvd_base_link_is_alone(&l->routed))
+        rvd_proxy_route_fail(RVD_BASE_OWNER(l->routed.next, rvd_proxy_route, link), REVDIAL_ECLOSED,
+                             0, why);
+}
+
+// Returns NULL without memory.
+static rvd_proxy_route *rvd_proxy_route_new(rvd_proxy_listener *l, int fd, const char *from,
+                                            const char *local)
+{
+    revdial_proxy *p = l->proxy;
+    rvd_proxy_route *r = rvd_owner_alloc(&p->own, sizeof *r);
+    if (!r) return NULL;
+    r->listener = l;
+    if (!rvd_proxy_route_name(r, from, local)) {
+        rvd_owner_free(&p->own, r, sizeof *r);
+        return NULL;
+    }
+    r->io.fd = fd;
+    r->io.run = rvd_proxy_route_on_io;
+    r->timer.run = rvd_proxy_route_on_timer;
+    r->task.run = rvd_proxy_route_on_task;
+    r->since_us = rvd_loop_now(p->loops[0]);
+    rvd_base_link_init(&r->link);
+    rvd_proxy_listener_ref(l);
+    rvd_base_link_push(&l->routed, &r->link);
+    rvd_stream_work_begin(&p->own.work);
+    pthread_mutex_lock(&p->own.lock);
+    l->waiting++;
+    pthread_mutex_unlock(&p->own.lock);
+    return r;
+}
+
+static void rvd_proxy_route_begin(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer,
+                                  int wants_header)
+{
+    rvd_loop *loop = l->proxy->loops[0];
+    int64_t ms = l->expose.route_timeout_ms ? l->expose.route_timeout_ms : RVD_PROXY_ROUTE_MS;
+    char from[RVD_SYS_TEXT_MAX], local[RVD_SYS_TEXT_MAX];
+    const char *to = rvd_proxy_client_local(l, fd, peer, local);
+    rvd_proxy_route *r;
+    rvd_sys_addr_format(peer, from, sizeof from);
+    r = rvd_proxy_route_new(l, fd, from, to ? to : "");
+    if (!r) {
+        rvd_proxy_log_unrouted(l, from, REVDIAL_ENOMEM, "out of memory for a client");
+        rvd_sys_close_reset(fd);
+        return;
+    }
+    r->wants_header = wants_header != 0;
+    if (rvd_loop_add(loop, &r->io) < 0 ||
+        rvd_loop_timer_set(loop, &r->timer, r->since_us + ms * 1000) < 0) {
+        rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "the loop cannot watch the client");
+        return;
+    }
+    r->io.ready |= RVD_LOOP_READ | RVD_LOOP_WRITE;  // a client mostly speaks first
+    rvd_proxy_route_run(r);
+}
+
+static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer)
+{
+    int ip_len = 0, is_trusted;
+    const uint8_t *ip = NULL;
+    if (!RVD_SYS_INHERITS) rvd_proxy_client_tune(l, fd);
+    if (peer->ss.ss_family != AF_UNIX) ip = rvd_sys_addr_ip(peer, &ip_len);
+    is_trusted = rvd_sys_nets_have(l->trusted, l->trusted_count, ip, ip_len);
+    if (!is_trusted && l->allowed_count &&
+        !rvd_sys_nets_have(l->allowed, l->allowed_count, ip, ip_len)) {
+        char from[RVD_SYS_TEXT_MAX];
+        rvd_sys_addr_format(peer, from, sizeof from);
+        rvd_proxy_log_unrouted(l, from, REVDIAL_EDENIED, RVD_PROXY_NOT_ALLOWED);
+        rvd_sys_close_reset(fd);
+        return;
+    }
+    if (is_trusted || l->expose.route)
+        rvd_proxy_route_begin(l, fd, peer, is_trusted);
+    else
+        rvd_proxy_client_plain(l, fd, peer);
 }
 
 // ---- the application's other calls ----
@@ -19992,21 +20989,24 @@ static void rvd_proxy_on_sweep(rvd_loop_task *task)
     if (atomic_fetch_sub(&s->wanted, 1) > 1) rvd_loop_post(s->group->loop, task);
 }
 
-// Loop 0: ends the port's connections, except those whose dial has just succeeded, which see the
-// mark. Each loop looks twice, because one that was about to start a relay when it was marked has
-// posted the start by the first look, and has run it by the second.
-static void rvd_proxy_clients_end(rvd_proxy_listener *l)
+static void rvd_proxy_dials_cancel_locked(const rvd_proxy_listener *l)
 {
-    revdial_proxy *p = l->proxy;
-    atomic_store(&l->ends_clients, 1);
-    pthread_mutex_lock(&p->own.lock);
-    for (rvd_base_link *at = p->dials.next; at != &p->dials; at = at->next) {
+    rvd_base_link *dials = &l->proxy->dials;
+    for (rvd_base_link *at = dials->next; at != dials; at = at->next) {
         rvd_proxy_dial *d = RVD_BASE_OWNER(at, rvd_proxy_dial, link);
         if (d->from != l) continue;
         d->is_cancelled = 1;
         rvd_loop_post(d->loop, &d->task);
     }
-    pthread_mutex_unlock(&p->own.lock);
+}
+
+// Loop 0: ends the port's relays. One whose dial has just succeeded sees the mark. Each loop looks
+// twice, because one that was about to start a relay when it was marked has posted the start by the
+// first look, and has run it by the second.
+static void rvd_proxy_relays_end(rvd_proxy_listener *l)
+{
+    revdial_proxy *p = l->proxy;
+    atomic_store(&l->ends_clients, 1);
     for (unsigned i = 0; i < p->loop_count; i++) {
         atomic_fetch_add(&p->sweeps[i].wanted, 2);
         rvd_loop_post(p->loops[i], &p->sweeps[i].task);
@@ -20018,16 +21018,19 @@ static void rvd_proxy_listener_on_end(rvd_loop_task *task)
 {
     rvd_proxy_listener *l = RVD_BASE_OWNER(task, rvd_proxy_listener, end);
     revdial_proxy *p = l->proxy;
+    int ends = (l->unexpose_flags & REVDIAL_END_CLIENTS) != 0;
     if (l->state == RVD_PROXY_GONE) {
         rvd_proxy_listener_free(l);
         return;
     }
     rvd_proxy_listener_unwatch(l);
-    if (l->unexpose_flags & REVDIAL_END_CLIENTS) rvd_proxy_clients_end(l);
+    if (ends) rvd_proxy_relays_end(l);
     pthread_mutex_lock(&p->own.lock);
     rvd_proxy_listener_become(l, RVD_PROXY_GONE);
+    if (ends || l->expose.route) rvd_proxy_dials_cancel_locked(l);
     pthread_cond_broadcast(&p->own.changed);
     pthread_mutex_unlock(&p->own.lock);
+    rvd_proxy_routes_end(l, RVD_PROXY_UNEXPOSED);
     rvd_proxy_listener_unref(l);
 }
 
@@ -20083,6 +21086,19 @@ static rvd_proxy_listener *rvd_proxy_listener_to_close(revdial_proxy *p)
     return found;
 }
 
+// A port with clients that wait for a decision or a reply, with a reference.
+static rvd_proxy_listener *rvd_proxy_listener_with_routes(revdial_proxy *p)
+{
+    rvd_proxy_listener *found = NULL;
+    pthread_mutex_lock(&p->own.lock);
+    for (rvd_base_link *at = p->listeners.next; at != &p->listeners && !found; at = at->next) {
+        rvd_proxy_listener *l = RVD_BASE_OWNER(at, rvd_proxy_listener, link);
+        if (!rvd_base_link_is_alone(&l->routed)) found = rvd_proxy_listener_ref(l);
+    }
+    pthread_mutex_unlock(&p->own.lock);
+    return found;
+}
+
 static void rvd_proxy_on_stop_listening(rvd_loop_task *task)
 {
     revdial_proxy *p = RVD_BASE_OWNER(task, revdial_proxy, stop_listening);
@@ -20090,6 +21106,10 @@ static void rvd_proxy_on_stop_listening(rvd_loop_task *task)
     for (size_t i = 0; i < p->queue_count; i++) rvd_sys_close(p->queue[i].fd);
     if (p->queue_count) rvd_proxy_queue_set(p, 0);
     while ((l = rvd_proxy_listener_to_close(p)) != NULL) rvd_proxy_listener_unwatch(l);
+    while ((l = rvd_proxy_listener_with_routes(p)) != NULL) {
+        rvd_proxy_routes_end(l, "the proxy stops");
+        rvd_proxy_listener_unref(l);
+    }
     pthread_mutex_lock(&p->own.lock);
     p->ports_closing = 0;
     pthread_cond_broadcast(&p->own.changed);
@@ -20181,16 +21201,48 @@ static int rvd_proxy_nomem(revdial_err *err)
     return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the proxy");
 }
 
+// A comma list of networks as in allow_from. Returns 0, or REVDIAL_EINVAL.
+static int rvd_proxy_nets_check(const char *field, const char *list, revdial_err *err)
+{
+    const char *item;
+    rvd_sys_net net;
+    size_t len, count = 0;
+    if (!list) return REVDIAL_OK;
+    for (; (len = rvd_base_item(&list, &item)) > 0; count++) {
+        char shown[64] = "";
+        if (rvd_sys_net_parse(item, len, &net)) continue;
+        memcpy(shown, item, rvd_base_min(len, sizeof shown - 1));
+        rvd_sys_fail(err, REVDIAL_EINVAL, 0, shown,
+                     "not an address, a network such as 10.0.0.0/8, or unix:");
+        rvd_stream_fail_in(err, field);
+        return REVDIAL_EINVAL;
+    }
+    if (count) return REVDIAL_OK;
+    rvd_stream_fail(err, REVDIAL_EINVAL, 0, "no address in it");
+    rvd_stream_fail_in(err, field);
+    return REVDIAL_EINVAL;
+}
+
+static const char *rvd_proxy_expose_problem(const revdial_expose *x)
+{
+    if (!x->listen || !*x->listen) return "listen: no port to listen on";
+    if (x->idle_ms < 0) return "idle_ms: negative";
+    if (x->half_closed_ms < -1) return "half_closed_ms: below -1, which means never";
+    if (!x->name && !x->route) return "name: NULL, and there is no route";
+    if (x->route_done && !x->route) return "route_done: there is no route";
+    if (x->route_bytes_max > RVD_PROXY_ROUTE_BYTES_MAX) return "route_bytes_max: over 65536";
+    if (x->route_timeout_ms < 0) return "route_timeout_ms: negative";
+    return NULL;
+}
+
 // Returns 0, or REVDIAL_EINVAL.
 static int rvd_proxy_expose_check(const revdial_expose *x, revdial_err *err)
 {
-    if (!x->listen || !*x->listen)
-        return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: no port to listen on");
-    if (x->idle_ms < 0) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "idle_ms: negative");
-    if (x->half_closed_ms < -1)
-        return rvd_stream_fail(err, REVDIAL_EINVAL, 0,
-                               "half_closed_ms: below -1, which means never");
-    if (!x->name) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "name: NULL");
+    const char *problem = rvd_proxy_expose_problem(x);
+    if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
+    if (rvd_proxy_nets_check("trusted_proxies: ", x->trusted_proxies, err)) return REVDIAL_EINVAL;
+    if (rvd_proxy_nets_check("allow_from: ", x->allow_from, err)) return REVDIAL_EINVAL;
+    if (!x->name) return rvd_stream_dial_check(&x->dial, err);
     return rvd_proxy_dial_check(x->name, &x->dial, err);
 }
 
@@ -20236,22 +21288,45 @@ static revdial_expose rvd_proxy_expose_keep(rvd_base_arena *a, const revdial_exp
     return x;
 }
 
+static const rvd_sys_net *rvd_proxy_nets_keep(rvd_base_arena *a, const char *list, size_t *count)
+{
+    const char *rest = list, *item;
+    rvd_sys_net *to;
+    size_t len;
+    *count = 0;
+    while (rest && rvd_base_item(&rest, &item) > 0) ++*count;
+    to = rvd_base_keep_room(a, *count, sizeof *to);
+    for (size_t i = 0; list && (len = rvd_base_item(&list, &item)) > 0; i++)
+        if (to) rvd_sys_net_parse(item, len, &to[i]);
+    return to;
+}
+
+static void rvd_proxy_listener_keep(rvd_base_arena *a, rvd_proxy_listener *l,
+                                    const revdial_expose *x)
+{
+    l->expose = rvd_proxy_expose_keep(a, x);
+    l->trusted = rvd_proxy_nets_keep(a, x->trusted_proxies, &l->trusted_count);
+    l->allowed = rvd_proxy_nets_keep(a, x->allow_from, &l->allowed_count);
+    l->expose.trusted_proxies = l->expose.allow_from = NULL;
+}
+
 // For clients, or for backends if x is NULL. Returns NULL without memory.
 static rvd_proxy_listener *rvd_proxy_listener_new(revdial_proxy *p, const revdial_expose *x)
 {
     static const revdial_expose none;
     rvd_base_arena texts = {NULL, 0, 0};
-    rvd_proxy_listener *l;
+    rvd_proxy_listener *l, counted;
     size_t size;
     if (!x) x = &none;
-    rvd_proxy_expose_keep(&texts, x);
+    rvd_proxy_listener_keep(&texts, &counted, x);
     size = sizeof *l + texts.len;
     l = rvd_owner_alloc(&p->own, size);
     if (!l) return NULL;
     rvd_base_arena_fill(&texts, l->texts);
+    rvd_proxy_listener_keep(&texts, l, x);
     l->size = size;
-    l->expose = rvd_proxy_expose_keep(&texts, x);
     l->proxy = p;
+    rvd_base_link_init(&l->routed);
     l->io.fd = -1;
     l->io.run = rvd_proxy_on_listener;
     l->pause.run = rvd_proxy_on_pause;
@@ -20407,9 +21482,7 @@ static rvd_proxy_listener *rvd_proxy_listener_open(revdial_proxy *p, const revdi
         rvd_proxy_listener_free(l);
         return NULL;
     }
-    if (x) rvd_sys_tune_client(l->io.fd);
-    if (x) rvd_sys_set_keepalive(l->io.fd, p->cfg.common.tcp_keepalive_ms);
-    if (x) rvd_sys_set_abort(l->io.fd, 1);
+    if (x) rvd_proxy_client_tune(l, l->io.fd);
     return l;
 }
 
@@ -20595,29 +21668,10 @@ typedef struct rvd_agent_ports {
     uint32_t from, to;
 } rvd_agent_ports;
 
-// The bytes of an address. IPv4 in IPv6 counts as IPv4, so that no other spelling evades a rule.
-static const uint8_t *rvd_agent_ip(const rvd_sys_addr *a, int *len)
-{
-    static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF};
-    const uint8_t *ip = (const uint8_t *)&((const struct sockaddr_in6 *)&a->ss)->sin6_addr;
-    int is_v4 = a->ss.ss_family == AF_INET,
-        is_mapped = !is_v4 && !memcmp(ip, mapped, sizeof mapped);
-    *len = is_v4 || is_mapped ? 4 : 16;
-    if (is_v4) return (const uint8_t *)&((const struct sockaddr_in *)&a->ss)->sin_addr;
-    return is_mapped ? ip + sizeof mapped : ip;
-}
-
 static uint32_t rvd_agent_port(const rvd_sys_addr *a)
 {
     if (a->ss.ss_family == AF_INET) return ntohs(((const struct sockaddr_in *)&a->ss)->sin_port);
     return ntohs(((const struct sockaddr_in6 *)&a->ss)->sin6_port);
-}
-
-static int rvd_agent_prefix_matches(const uint8_t *a, const uint8_t *b, int bits)
-{
-    int whole = bits / 8, rest = bits % 8;
-    if (memcmp(a, b, (size_t)whole) != 0) return 0;
-    return !rest || ((a[whole] ^ b[whole]) & (0xFF00 >> rest & 0xFF)) == 0;
 }
 
 // "80", "80-90" or "*". Returns NULL, or what is wrong.
@@ -20694,7 +21748,7 @@ static const char *rvd_agent_net_parse(const char *host, size_t len, rvd_agent_r
         return is_v6 ? "allow: no IPv6 address between the brackets"
                      : "allow: no IPv4 address before the /, as in 10.0.0.0/8:80";
     out->kind = is_v6 ? RVD_SYS_IPV6 : RVD_SYS_IPV4;
-    rvd_agent_ip(&out->net, &ip_len);
+    rvd_sys_addr_ip(&out->net, &ip_len);
     if (out->bits >= 0 && is_v6 && ip_len == 4) out->bits -= 96;
     if (out->bits == RVD_AGENT_NO_BITS) out->bits = 8 * ip_len;
     return out->bits < 0 ? "allow: a range of IPv4 addresses is written 10.0.0.0/8:80" : NULL;
@@ -20765,15 +21819,15 @@ static int rvd_agent_rule_covers(const rvd_agent_rule *rule, const rvd_sys_addr 
     uint32_t port;
     if (a->ss.ss_family == AF_UNIX) return 0;
     if (rule->kind != RVD_SYS_IPV4 && rule->kind != RVD_SYS_IPV6) return 0;
-    ip = rvd_agent_ip(a, &len);
-    net_ip = rvd_agent_ip(&rule->net, &net_len);
+    ip = rvd_sys_addr_ip(a, &len);
+    net_ip = rvd_sys_addr_ip(&rule->net, &net_len);
     if (len != net_len) return 0;
     if (rule->kind == RVD_SYS_IPV6 && net6->sin6_scope_id && len == 16 &&
         net6->sin6_scope_id != ((const struct sockaddr_in6 *)&a->ss)->sin6_scope_id)
         return 0;
     port = rvd_agent_port(a);
     return port >= rule->ports.from && port <= rule->ports.to &&
-           rvd_agent_prefix_matches(ip, net_ip, rule->bits);
+           rvd_sys_prefix_matches(ip, net_ip, rule->bits);
 }
 
 // Does a name rule cover this host name? *is_local: it is "localhost" and the rule says so, which
@@ -20800,7 +21854,7 @@ typedef struct rvd_agent_net {
 static int rvd_agent_is_in(const uint8_t *ip, const rvd_agent_net *nets, size_t count)
 {
     for (size_t i = 0; i < count; i++)
-        if (rvd_agent_prefix_matches(ip, nets[i].ip, nets[i].bits)) return 1;
+        if (rvd_sys_prefix_matches(ip, nets[i].ip, nets[i].bits)) return 1;
     return 0;
 }
 
@@ -20868,7 +21922,7 @@ static int rvd_agent_is_special_v6(const uint8_t *ip)
 static int rvd_agent_is_special(const rvd_sys_addr *a)
 {
     int len;
-    const uint8_t *ip = rvd_agent_ip(a, &len);
+    const uint8_t *ip = rvd_sys_addr_ip(a, &len);
     return len == 4 ? rvd_agent_is_special_v4(ip) : rvd_agent_is_special_v6(ip);
 }
 

@@ -1,4 +1,5 @@
-// Exposed ports that come and go while the proxy runs.
+// Exposed ports that come and go while the proxy runs, that ask a hook where a client goes, and
+// that know whom to let in.
 #include "runtime_util.h"
 
 // What on_client told last.
@@ -329,6 +330,884 @@ TEST(ports_come_and_go_in_callbacks_of_each_io_thread)
             CHECK(c.blocking[4] == 0 || (threads > 1 && c.blocking[4] == 1));
         }
         world_close(&w);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------
+// Ports with a route. The clients of these tests speak in lines:
+//   hello            MORE, with the reply "hi N", where N counts the calls of this client
+//   dial NAME        DIAL; the backend does what the port's metadata says, or echoes
+//   source, hold     DIAL of cam-1, which sends 70,000 bytes, or reads to the end
+//   refuse TEXT      REFUSE, with TEXT as the reply
+//   take             TAKE
+
+typedef struct hook {
+    world *w;
+    atomic_int calls, dones, ends;
+    atomic_int done_code, done_state;  // of the last dial
+    atomic_int refused_by;             // what `nonsense` answers
+    _Atomic(int64_t) dooms;            // a port that the next call unexposes
+    util_gate taken, called;
+    int fd;  // that was taken
+    char rest[64];
+    pthread_mutex_t lock;
+    char client[80], local[80];
+    pthread_t thread;
+    const char *greeting, *farewell;  // replies of route_done
+    size_t greeting_len;
+} hook;
+
+static int hook_take(hook *h, revdial_route *r)
+{
+    h->fd = r->fd;
+    snprintf(h->rest, sizeof h->rest, "%.*s", (int)(r->len - r->used),
+             (const char *)r->data + r->used);
+    util_gate_add(&h->taken, 1);
+    return REVDIAL_ROUTE_TAKE;
+}
+
+static int hook_route(void *ud, revdial_route *r)
+{
+    static const revdial_kv source[] = {{"do", "source"}, {"n", "70000"}};
+    static const revdial_kv hold[] = {{"do", "hold"}, {"n", "0"}};
+    hook *h = ud;
+    const char *end = memchr(r->data, '\n', r->len), *line = (const char *)r->data;
+    int64_t doomed_id = atomic_exchange(&h->dooms, 0);
+    if (doomed_id) CHECK_INT(revdial_proxy_unexpose(h->w->proxy, doomed_id, 0), 0);
+    atomic_fetch_add(&h->calls, 1);
+    atomic_fetch_add(&h->ends, r->is_end);
+    pthread_mutex_lock(&h->lock);
+    snprintf(h->client, sizeof h->client, "%s", r->client);
+    snprintf(h->local, sizeof h->local, "%s", r->local ? r->local : "none");
+    h->thread = pthread_self();
+    pthread_mutex_unlock(&h->lock);
+    util_gate_add(&h->called, 1);
+    if (!end) return REVDIAL_ROUTE_MORE;
+    r->used = (size_t)(end - line) + 1;
+    r->state++;
+    r->reply = r->text;
+    if (strncmp(line, "hello", 5) == 0) {
+        r->reply_len = (size_t)snprintf(r->text, sizeof r->text, "hi %d\n", r->state);
+        return REVDIAL_ROUTE_MORE;
+    }
+    if (strncmp(line, "refuse ", 7) == 0) {
+        r->reply_len =
+            (size_t)snprintf(r->text, sizeof r->text, "%.*s", (int)(end - line - 7), line + 7);
+        return REVDIAL_ROUTE_REFUSE;
+    }
+    if (strncmp(line, "take", 4) == 0) return hook_take(h, r);
+    if (strncmp(line, "nonsense", 8) == 0) return atomic_load(&h->refused_by);
+    if (strncmp(line, "source", 6) == 0 || strncmp(line, "hold", 4) == 0) {
+        r->name = "cam-1";
+        r->dial.meta = line[0] == 's' ? source : hold;
+        r->dial.meta_count = 2;
+        return REVDIAL_ROUTE_DIAL;
+    }
+    snprintf(r->text, sizeof r->text, "%.*s", (int)(end - line - 5), line + 5);
+    r->name = r->text;
+    r->reply = NULL;
+    return REVDIAL_ROUTE_DIAL;
+}
+
+static void hook_done(void *ud, revdial_route *r, const revdial_err *why)
+{
+    hook *h = ud;
+    atomic_store(&h->done_code, why ? why->code : 0);
+    atomic_store(&h->done_state, r->state);
+    r->reply = why ? h->farewell : h->greeting;
+    r->reply_len = why ? (h->farewell ? strlen(h->farewell) : 0) : h->greeting_len;
+    atomic_fetch_add(&h->dones, 1);
+}
+
+// A world whose port has the hook. Returns the port's id, 0 if it has none.
+static int64_t route_open(world *w, hook *h, revdial_expose *x, char *at)
+{
+    memset(h, 0, sizeof *h);
+    util_gate_init(&h->taken);
+    util_gate_init(&h->called);
+    pthread_mutex_init(&h->lock, NULL);
+    h->w = w;
+    h->fd = -1;
+    x->listen = "127.0.0.1:0";
+    x->route = hook_route;
+    x->route_done = hook_done;
+    x->route_ud = h;
+    return ports_open(w) ? port_open(w, x, at) : 0;
+}
+
+static void expect_text(int fd, const char *text)
+{
+    char buf[256] = "";
+    CHECK(raw_read_all(fd, buf, strlen(text)));
+    CHECK_STR(buf, text);
+}
+
+NEW_WORLD_TEST(a_route_decides_by_the_first_bytes_and_the_rest_goes_to_the_target_first)
+{
+    char at[80], buf[64];
+    revdial_expose x = {0};
+    size_t len;
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    h.greeting = "OK\n";
+    h.greeting_len = 3;
+    int fd = raw_connect(at);
+    CHECK(raw_say(fd, "dial cam-1\npipelined"));
+    expect_text(fd, "OK\npipelined");
+    CHECK(raw_say(fd, " and more"));
+    expect_text(fd, " and more");
+    shutdown(fd, SHUT_WR);
+    CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), 0);
+    CHECK_INT(len, 0);
+    close(fd);
+    CHECK(util_gate_wait(&clients.gate, 1));
+    CHECK_INT(clients.last.is_relayed, 1);
+    CHECK_INT(clients.last.moved[0], 18);
+    CHECK_INT(clients.last.moved[1], 18);
+    CHECK_INT(atomic_load(&h.done_state), 1);
+    CHECK_STR(h.local, at);
+    CHECK_STR(h.client, clients.address);
+}
+
+NEW_WORLD_TEST(a_route_sees_a_client_that_sends_byte_by_byte_and_may_answer_in_between)
+{
+    static const char text[] = "hello\nhello\ndial cam-1\nxyz";
+    char at[80];
+    revdial_expose x = {0};
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    int fd = raw_connect(at);
+    for (int i = 0; text[i]; i++) {
+        int seen = util_gate_count(&h.called);
+        CHECK(raw_send(fd, &text[i], 1));
+        if (i < 23) CHECK(util_gate_wait(&h.called, seen + 1));
+    }
+    expect_text(fd, "hi 1\nhi 2\nxyz");
+    CHECK_INT(atomic_load(&h.calls), 23);
+    CHECK_INT(atomic_load(&h.done_state), 3);
+    close(fd);
+}
+
+// A client of SOCKS5 may do that, although it ought to wait.
+NEW_WORLD_TEST(a_route_is_called_again_for_bytes_that_are_there_already)
+{
+    char at[80];
+    revdial_expose x = {0};
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    int fd = raw_connect(at);
+    CHECK(raw_say(fd, "hello\nhello\nhello\ndial cam-1\nxyz"));
+    expect_text(fd, "hi 1\nhi 2\nhi 3\nxyz");
+    close(fd);
+}
+
+// More than goes with the dial: 4096 bytes go there, and the relay has the others.
+NEW_WORLD_TEST(all_that_a_client_sent_before_the_decision_arrives_in_order)
+{
+    enum { MOST = 16000 };
+    static char sent[MOST + 12], back[MOST];
+    static const size_t sizes[] = {1, REVDIAL_EARLY_MAX, REVDIAL_EARLY_MAX + 1, MOST};
+    char at[80];
+    revdial_expose x = {0};
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    memcpy(sent, "dial cam-1\n", 11);
+    util_fill((uint8_t *)sent + 11, MOST, 0, 7);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        util_held_loop held;
+        util_loop_hold(&held, w->proxy->loops[0]);
+        int fd = raw_connect(at);
+        CHECK(raw_send(fd, sent, 11 + sizes[i]));
+        shutdown(fd, SHUT_WR);
+        util_loop_let_go(&held);
+        CHECK(raw_read_all(fd, back, sizes[i]));
+        CHECK(memcmp(back, sent + 11, sizes[i]) == 0);
+        CHECK_INT(raw_read(fd, back, 1), 0);
+        close(fd);
+        CHECK(util_gate_wait(&clients.gate, (int)i + 1));
+        CHECK_INT(clients.last.moved[0], (long long)sizes[i]);
+        CHECK_INT(clients.why.code, 0);
+    }
+}
+
+// Its socket is full: the reply comes whole, and before the first byte of the target.
+NEW_WORLD_TEST(a_reply_is_sent_whole_before_the_relay_begins_however_slowly_it_is_read)
+{
+    enum { REPLY = 6000000, SOURCE = 70000 };
+    static uint8_t reply[REPLY], back[REPLY + SOURCE];
+    char at[80];
+    revdial_expose x = {0};
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    util_fill(reply, REPLY, 0, 9);
+    h.greeting = (const char *)reply;
+    h.greeting_len = REPLY;
+    int fd = raw_connect_as(at, 1);
+    CHECK(raw_say(fd, "source\n"));
+    UTIL_EVENTUALLY(atomic_load(&h.dones) == 1);
+    util_settle(w->proxy->loops[0]);
+    CHECK(raw_read_all(fd, back, sizeof back));
+    CHECK(util_matches(back, REPLY, 0, 9));
+    CHECK(util_matches(back + REPLY, SOURCE, 0, 1));
+    close(fd);
+}
+
+NEW_WORLD_TEST(a_refusal_arrives_although_the_client_keeps_sending)
+{
+    static char flood[65536];
+    char at[80], buf[64];
+    revdial_expose x = {0};
+    size_t len;
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    for (int i = 0; i < 20; i++) {
+        int fd = raw_connect(at);
+        CHECK(raw_say(fd, "refuse not today\n"));
+        for (int k = 0; k < 30; k++) CHECK(raw_send(fd, flood, sizeof flood));
+        CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), 0);
+        CHECK_STR(buf, "not today");
+        CHECK(raw_send(fd, flood, sizeof flood));  // it is read to its end
+        close(fd);
+        CHECK(util_gate_wait(&clients.gate, i + 1));
+        CHECK_INT(clients.why.code, REVDIAL_EREFUSED);
+        CHECK_INT(clients.last.is_relayed, 0);
+    }
+}
+
+// The library's clock stands, so that no time passes but what the test lets pass.
+NEW_WORLD_TEST(a_refused_client_that_does_not_close_is_closed_after_a_while)
+{
+    char at[80], buf[64];
+    revdial_expose x = {0};
+    size_t len;
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    util_clock_stop();
+    int fd = raw_connect(at);
+    CHECK(raw_say(fd, "refuse no\n"));
+    CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), 0);
+    CHECK_STR(buf, "no");
+    util_settle(w->proxy->loops[0]);
+    CHECK_INT(util_gate_count(&clients.gate), 0);
+    util_clock_advance_ms(5100);
+    util_settle(w->proxy->loops[0]);
+    CHECK(util_gate_wait(&clients.gate, 1));
+    CHECK_INT(clients.why.code, REVDIAL_EREFUSED);
+    util_clock_run();
+    close(fd);
+}
+
+NEW_WORLD_TEST(a_refusal_without_a_reply_resets_the_connection)
+{
+    char at[80], buf[64];
+    revdial_expose x = {0};
+    size_t len;
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    int fd = raw_connect(at);
+    CHECK(raw_say(fd, "refuse \n"));
+    CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), -1);
+    close(fd);
+    fd = raw_connect(at);
+    atomic_store(&h.refused_by, 77);  // no verdict at all
+    CHECK(raw_say(fd, "nonsense\n"));
+    CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), -1);
+    close(fd);
+    CHECK(util_gate_wait(&clients.gate, 2));
+    CHECK_INT(clients.why.code, REVDIAL_EINVAL);
+}
+
+NEW_WORLD_TEST(a_client_that_finishes_before_a_decision_is_refused_and_the_hook_knows)
+{
+    char at[80], buf[64];
+    revdial_expose x = {0};
+    size_t len;
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    int fd = raw_connect(at);
+    CHECK(raw_say(fd, "hel"));
+    shutdown(fd, SHUT_WR);
+    CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), -1);
+    CHECK_INT(len, 0);
+    CHECK(util_gate_wait(&clients.gate, 1));
+    CHECK_INT(clients.why.code, REVDIAL_EREFUSED);
+    CHECK_INT(atomic_load(&h.ends), 1);
+    close(fd);
+    close(raw_connect(at));  // says nothing: nobody is asked
+    CHECK(util_gate_wait(&clients.gate, 2));
+    CHECK_INT(clients.why.code, REVDIAL_ECLOSED);
+    CHECK_INT(atomic_load(&h.ends), 1);
+    fd = raw_connect(at);  // an end behind the decision is the target's
+    CHECK(raw_say(fd, "dial cam-1\nbye"));
+    shutdown(fd, SHUT_WR);
+    CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), 0);
+    CHECK_STR(buf, "bye");
+    close(fd);
+}
+
+NEW_WORLD_TEST(the_time_for_a_decision_is_absolute)
+{
+    char at[80], buf[64];
+    revdial_expose x = {.route_timeout_ms = 3000};
+    size_t len;
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    util_clock_stop();
+    int fd = raw_connect(at);
+    for (int i = 0; i < 3; i++) {
+        CHECK(raw_say(fd, "x"));
+        CHECK(util_gate_wait(&h.called, i + 1));
+        util_clock_advance_ms(900);
+        util_settle(w->proxy->loops[0]);
+    }
+    CHECK_INT(util_gate_count(&clients.gate), 0);
+    util_clock_advance_ms(400);
+    util_settle(w->proxy->loops[0]);
+    CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), -1);
+    CHECK(util_gate_wait(&clients.gate, 1));
+    CHECK_INT(clients.why.code, REVDIAL_ETIMEDOUT);
+    util_clock_run();
+    close(fd);
+}
+
+NEW_WORLD_TEST(a_client_that_sends_too_much_without_a_decision_is_refused)
+{
+    static char much[20000];
+    char at[80], buf[64];
+    revdial_expose x = {.route_bytes_max = 100};
+    size_t len;
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    memset(much, 'x', sizeof much);
+    for (int i = 0; i < 3; i++) {
+        int fd = raw_connect(at);
+        CHECK(raw_send(fd, much, i == 0 ? 100 : i == 1 ? 99 : 20000));
+        if (i == 1) CHECK(raw_say(fd, "\n"));
+        if (i == 1) shutdown(fd, SHUT_WR);
+        CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), -1);
+        close(fd);
+        CHECK(util_gate_wait(&clients.gate, i + 1));
+        if (i != 1) CHECK_INT(clients.why.code, REVDIAL_ELIMIT);
+        if (i == 1) CHECK_INT(clients.why.code, REVDIAL_EINVAL);  // "xxx..." is no name
+    }
+    int fd = raw_connect(at);
+    CHECK(raw_say(fd, "dial cam-1\n"));
+    CHECK(raw_send(fd, much, 1000));
+    CHECK(raw_read_all(fd, much, 1000));  // behind a decision there is no limit
+    close(fd);
+}
+
+NEW_WORLD_TEST(a_dial_that_fails_is_told_to_the_client_in_the_hooks_words)
+{
+    char at[80], buf[64];
+    revdial_expose x = {0};
+    size_t len;
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    for (int i = 0; i < 3; i++) {
+        static const struct {
+            const char *say;
+            int code;
+        } rows[] = {{"dial nobody\nand more", REVDIAL_ENOBACKEND},
+                    {"dial not a name\n", REVDIAL_EINVAL},
+                    {"dial nobody\n", REVDIAL_ENOBACKEND}};
+        h.farewell = i < 2 ? "sorry\n" : NULL;
+        int fd = raw_connect(at);
+        CHECK(raw_say(fd, rows[i].say));
+        CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), i < 2 ? 0 : -1);
+        if (i < 2) CHECK_STR(buf, "sorry\n");
+        close(fd);
+        CHECK(util_gate_wait(&clients.gate, i + 1));
+        CHECK_INT(atomic_load(&h.done_code), rows[i].code);
+        CHECK_INT(clients.why.code, rows[i].code);
+        CHECK_INT(clients.last.is_relayed, 0);
+    }
+}
+
+NEW_WORLD_TEST(a_hook_can_take_the_connection_with_what_was_read_of_it)
+{
+    char at[80], buf[8] = "";
+    revdial_expose x = {0};
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    int before = util_fds(), fd = raw_connect(at);
+    CHECK(raw_say(fd, "hello\ntake\nrest"));
+    expect_text(fd, "hi 1\n");
+    CHECK(util_gate_wait(&h.taken, 1));
+    util_settle(w->proxy->loops[0]);
+    CHECK_STR(h.rest, "rest");
+    CHECK(raw_say(fd, "more"));
+    CHECK(raw_read_all(h.fd, buf, 4));
+    CHECK_STR(buf, "more");
+    CHECK(raw_say(h.fd, "back"));
+    close(h.fd);  // which is no reset
+    expect_text(fd, "back");
+    CHECK_INT(raw_read(fd, buf, 1), 0);
+    close(fd);
+    CHECK_INT(util_fds(), before);
+    CHECK_INT(util_gate_count(&clients.gate), 0);
+}
+
+// With one I/O thread and with several: the hooks run on the first one.
+TEST(clients_of_a_route_are_dialled_on_any_io_thread)
+{
+    for (unsigned threads = 1; threads <= 3; threads += 2) {
+        enum { CLIENTS = 30 };
+        char at[80];
+        revdial_expose x = {0};
+        int fds[CLIENTS];
+        pthread_t first = pthread_self();
+        world w;
+        static hook h;
+        world_init(&w);
+        w.pcfg.common.io_threads = threads;
+        if (!route_open(&w, &h, &x, at)) return;
+        h.greeting = "OK\n";
+        h.greeting_len = 3;
+        h.farewell = "no\n";
+        for (int i = 1; i < WORLD_AGENTS; i++) CHECK(world_open_agent(&w, i));
+        CHECK(revdial_proxy_wait(w.proxy, "cam-1", WORLD_AGENTS, UTIL_WAIT_MS) > 0);
+        for (int i = 0; i < CLIENTS; i++) {
+            fds[i] = raw_connect(at);
+            CHECK(raw_say(fds[i], i % 3 ? "dial cam-1\nhi" : "dial nobody\nhi"));
+        }
+        for (int i = 0; i < CLIENTS; i++) {
+            expect_text(fds[i], i % 3 ? "OK\nhi" : "no\n");
+            if (i == 0) first = h.thread;
+            CHECK(pthread_equal(first, h.thread));
+            close(fds[i]);
+        }
+        CHECK(util_gate_wait(&clients.gate, CLIENTS));
+        world_close(&w);
+    }
+}
+
+NEW_WORLD_TEST(a_client_that_leaves_during_its_dial_ends_it)
+{
+    static const revdial_kv meta[] = {{"do", "silent"}};
+    char at[80];
+    revdial_expose x = {.dial = {.meta = meta, .meta_count = 1, .timeout_ms = -1}};
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    int fd = raw_connect(at);
+    CHECK(raw_say(fd, "dial cam-1\n"));
+    CHECK(util_gate_wait(&w->held, 1));
+    raw_close_reset(fd);
+    CHECK(util_gate_wait(&clients.gate, 1));
+    CHECK_INT(clients.why.code, REVDIAL_ECLOSED);
+    CHECK_INT(atomic_load(&h.done_code), REVDIAL_ECLOSED);
+}
+
+// One that waits for a decision, one that lingers, one whose dial runs, one that is relayed.
+static void four_clients(const char *at, hook *h, world *w, int fds[4])
+{
+    char buf[8] = "";
+    for (int i = 0; i < 4; i++) fds[i] = raw_connect(at);
+    CHECK(raw_say(fds[0], "hel"));
+    CHECK(util_gate_wait(&h->called, 1));
+    CHECK(raw_say(fds[1], "refuse no\n"));
+    CHECK(raw_read_all(fds[1], buf, 2));
+    CHECK(raw_say(fds[2], "dial cam-1\n"));
+    CHECK(util_gate_wait(&w->held, 1));
+    CHECK(raw_say(fds[3], "hold\n"));
+    CHECK(util_gate_wait(&w->held, 2));
+    expect_text(fds[3], "OK\n");
+}
+
+TEST(clients_of_a_route_end_when_their_port_is_unexposed_or_the_proxy_stops)
+{
+    static const revdial_kv meta[] = {{"do", "silent"}};
+    for (int how = 0; how < 3; how++) {
+        char at[80], buf[64];
+        revdial_expose x = {.dial = {.meta = meta, .meta_count = 1, .timeout_ms = -1}};
+        size_t len;
+        int fds[4];
+        world w;
+        static hook h;
+        world_init(&w);
+        w.pcfg.common.io_threads = 1 + (unsigned)how;
+        int64_t id = route_open(&w, &h, &x, at);
+        if (!id) return;
+        h.farewell = "sorry";
+        h.greeting = "OK\n";
+        h.greeting_len = 3;
+        four_clients(at, &h, &w, fds);
+        if (how == 2) {
+            revdial_proxy_stop(w.proxy);
+            w.proxy = NULL;
+        } else {
+            CHECK_INT(revdial_proxy_unexpose(w.proxy, id, how ? REVDIAL_END_CLIENTS : 0), 0);
+        }
+        int calls = atomic_load(&h.calls), dones = atomic_load(&h.dones);
+        CHECK(util_gate_wait(&clients.gate, how ? 4 : 3));
+        CHECK_INT(raw_drain(fds[0], buf, sizeof buf, &len), -1);
+        CHECK(raw_drain(fds[1], buf, sizeof buf, &len) <= 0);
+        CHECK_INT(raw_drain(fds[2], buf, sizeof buf, &len), -1);
+        CHECK_INT(len, 0);
+        if (how) CHECK_INT(raw_drain(fds[3], buf, sizeof buf, &len), -1);
+        if (!how) shutdown(fds[3], SHUT_WR);
+        if (!how) CHECK_INT(raw_drain(fds[3], buf, sizeof buf, &len), 0);
+        CHECK_INT(atomic_load(&h.calls), calls);
+        CHECK_INT(atomic_load(&h.dones), dones);
+        for (int i = 0; i < 4; i++) close(fds[i]);
+        world_close(&w);
+    }
+}
+
+NEW_WORLD_TEST(a_hook_can_unexpose_its_own_port)
+{
+    char at[80], buf[64];
+    revdial_expose x = {0};
+    size_t len;
+    int fds[2];
+    static hook h;
+    int64_t id = route_open(w, &h, &x, at);
+    if (!id) return;
+    fds[0] = raw_connect(at);
+    CHECK(raw_say(fds[0], "hel"));
+    CHECK(util_gate_wait(&h.called, 1));
+    atomic_store(&h.dooms, id);
+    fds[1] = raw_connect(at);
+    CHECK(raw_say(fds[1], "dial cam-1\n"));
+    for (int i = 0; i < 2; i++) {
+        CHECK_INT(raw_drain(fds[i], buf, sizeof buf, &len), -1);
+        close(fds[i]);
+    }
+    CHECK(util_gate_wait(&clients.gate, 2));
+    CHECK_INT(clients.why.code, REVDIAL_ECLOSED);
+    CHECK_INT(raw_connect(at), -1);
+}
+
+static pthread_mutex_t heap_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void *locked_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
+{
+    pthread_mutex_lock(&heap_lock);
+    void *p = test_heap_alloc(ud, ptr, old_size, new_size);
+    pthread_mutex_unlock(&heap_lock);
+    return p;
+}
+
+static size_t heap_bytes(test_heap *heap)
+{
+    pthread_mutex_lock(&heap_lock);
+    size_t n = heap->live_bytes;
+    pthread_mutex_unlock(&heap_lock);
+    return n;
+}
+
+NEW_WORLD_TEST(two_thousand_clients_without_a_decision_cost_no_thread_and_little_memory)
+{
+    enum { CLIENTS = 2000 };
+    static int fds[CLIENTS];
+    test_heap heap = {0};
+    struct rlimit limit;
+    char at[80];
+    revdial_expose x = {0};
+    static hook h;
+    w->pcfg.common.alloc = locked_alloc;
+    w->pcfg.common.alloc_ud = &heap;
+    if (!CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0)) return;
+    if (limit.rlim_cur < 3 * CLIENTS && limit.rlim_max >= 3 * CLIENTS) {
+        limit.rlim_cur = 3 * CLIENTS;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    if (!CHECK(limit.rlim_cur >= 3 * CLIENTS) || !route_open(w, &h, &x, at)) return;
+    int threads = util_threads();
+    size_t before = heap_bytes(&heap);
+    for (int i = 0; i < CLIENTS; i++) {
+        fds[i] = raw_connect(at);
+        CHECK(raw_say(fds[i], "dial cam"));
+    }
+    CHECK(util_gate_wait(&h.called, CLIENTS));
+    CHECK_INT(util_threads(), threads);
+    size_t each = (heap_bytes(&heap) - before) / CLIENTS;
+    CHECK(each > 100 && each <= 500);
+    for (int i = 0; i < CLIENTS; i += 20) {
+        CHECK(raw_say(fds[i], "-1\nx"));
+        expect_text(fds[i], "x");
+    }
+    for (int i = 0; i < CLIENTS; i++) close(fds[i]);
+    CHECK(util_gate_wait(&clients.gate, CLIENTS));
+    world_close(w);
+    CHECK_INT(heap.live_bytes, 0);
+}
+
+// Whatever the n-th allocation was for, the client gets an end and nothing is left behind.
+TEST(a_routed_client_that_finds_no_memory_is_ended_or_served)
+{
+    for (size_t n = 1; n < 24; n++) {
+        test_heap heap = {0};
+        char at[80], buf[64];
+        revdial_expose x = {0};
+        size_t len;
+        world w;
+        static hook h;
+        world_init(&w);
+        w.pcfg.common.alloc = locked_alloc;
+        w.pcfg.common.alloc_ud = &heap;
+        if (!route_open(&w, &h, &x, at)) return;
+        h.greeting = "OK\n";
+        h.greeting_len = 3;
+        pthread_mutex_lock(&heap_lock);
+        heap.fail_at = heap.calls + n;
+        pthread_mutex_unlock(&heap_lock);
+        int fd = raw_connect(at);
+        int said = raw_say(fd, "hello\ndial cam-1\nx");
+        shutdown(fd, SHUT_WR);
+        int end = raw_drain(fd, buf, sizeof buf, &len);
+        if (said && end == 0 && strcmp(buf, "hi 1\nOK\nx") != 0)
+            test_fail(__FILE__, __LINE__, "%zu: end %d after \"%s\"", n, end, buf);
+        close(fd);
+        pthread_mutex_lock(&heap_lock);
+        heap.fail_at = 0;
+        pthread_mutex_unlock(&heap_lock);
+        world_close(&w);
+        CHECK_INT(heap.live_blocks, 0);
+        CHECK_INT(heap.live_bytes, 0);
+    }
+}
+
+NEW_WORLD_TEST(clients_that_wait_for_a_decision_count_for_max_waiting)
+{
+    char at[80];
+    revdial_expose x = {.max_waiting = 2};
+    int fds[3];
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    for (int i = 0; i < 3; i++) CHECK(raw_say(fds[i] = raw_connect(at), "x"));
+    CHECK(util_gate_wait(&h.called, 2));
+    util_settle(w->proxy->loops[0]);
+    CHECK_INT(atomic_load(&h.calls), 2);
+    close(fds[0]);
+    CHECK(util_gate_wait(&h.called, 4));  // the end of the first, and the third
+    close(fds[1]);
+    close(fds[2]);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Balancers, and who may come.
+
+// What a header makes of a client's address, with a hook and without.
+static void header_test(world *w, const void *header, size_t len, const char *client,
+                        const char *local)
+{
+    char at[80], own[80];
+    revdial_expose x = {.trusted_proxies = "10.0.0.0/8, 127.0.0.0/8"};
+    static hook h;
+    struct sockaddr_in from;
+    socklen_t from_len = sizeof from;
+    int64_t id = route_open(w, &h, &x, at);
+    if (!id) return;
+    int fd = raw_connect(at);
+    getsockname(fd, (struct sockaddr *)&from, &from_len);
+    snprintf(own, sizeof own, "127.0.0.1:%d", ntohs(from.sin_port));
+    CHECK(raw_send(fd, header, len));
+    CHECK(raw_say(fd, "dial cam-1\nhi"));
+    expect_text(fd, "hi");
+    CHECK_STR(h.client, client ? client : own);
+    CHECK_STR(h.local, local ? local : at);
+    close(fd);
+    CHECK(util_gate_wait(&clients.gate, 1));
+    CHECK_STR(clients.address, client ? client : own);
+    x.route = NULL;
+    x.route_done = NULL;
+    x.name = "cam-1";
+    port_open(w, &x, at);
+    fd = raw_connect(at);
+    for (size_t i = 0; i < len; i++) CHECK(raw_send(fd, (const char *)header + i, 1));
+    CHECK(echoes(fd));
+    close(fd);
+    CHECK(util_gate_wait(&clients.gate, 2));
+    CHECK_INT(clients.last.moved[0], 4);
+    if (client) CHECK_STR(clients.address, client);
+    world_close(w);
+}
+
+TEST(a_trusted_balancer_says_who_its_client_is)
+{
+    static const struct {
+        const char *header;
+        size_t len;
+        const char *client, *local;
+    } rows[] = {
+        {"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n", 0, "192.0.2.7:56324",
+         "198.51.100.1:443"},
+        {"PROXY TCP6 2001:db8:: 2001:db8::1 56324 443\r\n", 0, "[2001:db8::]:56324",
+         "[2001:db8::1]:443"},
+        {"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:192.0.2.8 1 2\r\n", 0, "192.0.2.7:1", "192.0.2.8:2"},
+        {"PROXY UNKNOWN\r\n", 0, NULL, NULL},
+        {"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n", 0, NULL, NULL},
+        {"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0C\xC0\0\2\7\xC6\x33\x64\1\xDC\4\1\xBB", 28,
+         "192.0.2.7:56324", "198.51.100.1:443"},
+        // With TLVs, of which none is of interest here.
+        {"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x12\xC0\0\2\7\xC6\x33\x64\1\xDC\4\1\xBB\1\0\3abc", 34,
+         "192.0.2.7:56324", "198.51.100.1:443"},
+        {"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0", 16, NULL, NULL},  // LOCAL
+        {"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0", 16, NULL, NULL},  // UNSPEC
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        world w;
+        world_init(&w);
+        header_test(&w, rows[i].header, rows[i].len ? rows[i].len : strlen(rows[i].header),
+                    rows[i].client, rows[i].local);
+    }
+}
+
+NEW_WORLD_TEST(a_header_that_is_malformed_ends_the_connection)
+{
+    static const char *const rows[] = {
+        "GET / HTTP/1.1\r\n",
+        "PROXY TCP4 192.0.2.7 198.51.100.1 56324\r\n",
+        "PROXY TCP4 192.0.2.7 198.51.100.1 56324 443 \r\n",
+        "PROXY TCP4 192.0.2.7 198.51.100.1 56324 443 9\r\n",
+        "PROXY TCP4  192.0.2.7 198.51.100.1 56324 443\r\n",
+        "PROXY TCP4 192.0.2.7 198.51.100.1 056324 443\r\n",
+        "PROXY TCP4 192.0.2.7 198.51.100.1 +1 443\r\n",
+        "PROXY TCP4 192.0.2.7 198.51.100.1 1 65536\r\n",
+        "PROXY TCP4 192.0.2.256 198.51.100.1 1 443\r\n",
+        "PROXY TCP4 192.0.2.7 ::1 1 443\r\n",
+        "PROXY TCP6 192.0.2.7 192.0.2.8 1 443\r\n",
+        "PROXY TCP5 192.0.2.7 192.0.2.8 1 443\r\n",
+        "PROXY TCP4 192.0.2.7 198.51.100.1 1 443\rx",
+        "PROXY TCP4 192.0.2.7 198.51.100.1 1 443\n\r\n",
+        "PROXY UNKNOWNX\r\n",
+        "PROXY \r\n",
+        "PROXY UNKNOWN 0123456789012345678901234567890123456789012345678901234567890123456789"
+        "01234567890123456789012345678901234567890123456789",
+        "\r\n\r\nx",
+        "proxy TCP4 192.0.2.7 198.51.100.1 56324 443\r\n",
+    };
+    char at[80], buf[64];
+    revdial_expose x = {.trusted_proxies = "127.0.0.1"};
+    size_t len, count = sizeof rows / sizeof *rows;
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    for (size_t i = 0; i < count; i++) {
+        int fd = raw_connect(at);
+        raw_say(fd, rows[i]);
+        if (raw_drain(fd, buf, sizeof buf, &len) != -1)
+            test_fail(__FILE__, __LINE__, "row %zu is taken", i);
+        close(fd);
+        CHECK(util_gate_wait(&clients.gate, (int)i + 1));
+        CHECK_INT(clients.why.code, REVDIAL_EPROTO);
+    }
+    // Of version 2: another version, another command, a datagram, too short for its addresses, too
+    // long, and one that ends early.
+    static const struct {
+        const char *bytes;
+        size_t len;
+    } binary[] = {{"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\x0C\xC0\0\2\7\xC6\x33\x64\1\xDC\4\1\xBB", 28},
+                  {"\r\n\r\n\0\r\nQUIT\n\x22\x11\0\x0C\xC0\0\2\7\xC6\x33\x64\1\xDC\4\1\xBB", 28},
+                  {"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0C\xC0\0\2\7\xC6\x33\x64\1\xDC\4\1\xBB", 28},
+                  {"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0B\xC0\0\2\7\xC6\x33\x64\1\xDC\4\1\xBB", 28},
+                  {"\r\n\r\n\0\r\nQUIT\n\x21\x11\xFF\xFF", 16},
+                  {"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0C\xC0\0", 18}};
+    for (size_t i = 0; i < sizeof binary / sizeof *binary; i++) {
+        int fd = raw_connect(at);
+        raw_send(fd, binary[i].bytes, binary[i].len);
+        shutdown(fd, SHUT_WR);
+        if (raw_drain(fd, buf, sizeof buf, &len) != -1)
+            test_fail(__FILE__, __LINE__, "row %zu of version 2 is taken", i);
+        close(fd);
+        CHECK(util_gate_wait(&clients.gate, (int)(count + i) + 1));
+        CHECK_INT(clients.why.code, REVDIAL_EPROTO);
+    }
+    CHECK_INT(atomic_load(&h.calls), 0);
+}
+
+// Or anybody could say who he is.
+NEW_WORLD_TEST(a_header_from_a_stranger_is_payload)
+{
+    char at[80], buf[64] = "";
+    static const char header[] = "PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n";
+    revdial_expose x = {
+        .listen = "127.0.0.1:0", .name = "cam-1", .trusted_proxies = "127.0.0.2,::1,unix:"};
+    if (!ports_open(w)) return;
+    port_open(w, &x, at);
+    int fd = raw_connect(at);
+    CHECK(raw_say(fd, header));
+    CHECK(raw_read_all(fd, buf, strlen(header)));
+    CHECK_STR(buf, header);
+    close(fd);
+    CHECK(util_gate_wait(&clients.gate, 1));
+    CHECK(strncmp(clients.address, "127.0.0.1:", 10) == 0);
+}
+
+NEW_WORLD_TEST(only_clients_from_allowed_addresses_come_in)
+{
+    char at[80], buf[64];
+    revdial_expose x = {.listen = "127.0.0.1:0",
+                        .name = "cam-1",
+                        .allow_from = "127.0.0.4/31, 10.0.0.0/8, fd00::/8",
+                        .trusted_proxies = "127.0.0.9"};
+    size_t len;
+    if (!ports_open(w)) return;
+    port_open(w, &x, at);
+    for (int last = 3; last <= 6; last++) {
+        int fd = raw_connect_from(at, last), is_in = last == 4 || last == 5;
+        CHECK_INT(is_in ? echoes(fd) : raw_drain(fd, buf, sizeof buf, &len), is_in ? 1 : -1);
+        close(fd);
+    }
+    // A balancer's clients are judged by their own addresses, and itself by its own.
+    for (int i = 0; i < 4; i++) {
+        static const char *const headers[] = {
+            "PROXY TCP4 10.1.2.3 10.0.0.1 1 2\r\n", "PROXY TCP4 11.1.2.3 10.0.0.1 1 2\r\n",
+            "PROXY TCP6 fd00::7 fd00::1 1 2\r\n", "PROXY UNKNOWN\r\n"};
+        int fd = raw_connect_from(at, 9), is_in = i % 2 == 0;
+        CHECK(raw_say(fd, headers[i]));
+        CHECK_INT(is_in ? echoes(fd) : raw_drain(fd, buf, sizeof buf, &len), is_in ? 1 : -1);
+        close(fd);
+    }
+}
+
+NEW_WORLD_TEST(unix_sockets_can_be_allowed_and_trusted)
+{
+    char dir[] = "/tmp/revdial-test-XXXXXX", listen[64], at[80], buf[8];
+    revdial_expose x = {.listen = listen, .name = "cam-1", .allow_from = "0.0.0.0/0"};
+    size_t len;
+    if (!CHECK(mkdtemp(dir) != NULL) || !ports_open(w)) return;
+    snprintf(listen, sizeof listen, "unix:%s/s", dir);
+    for (int i = 0; i < 3; i++) {
+        if (i == 1) x.allow_from = "unix:";
+        if (i == 2) x.trusted_proxies = "unix:", x.allow_from = "192.0.2.0/24";
+        int64_t id = port_open(w, &x, at);
+        int fd = unix_connect(at);
+        if (i == 2) CHECK(raw_say(fd, "PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n"));
+        CHECK_INT(i ? echoes(fd) : raw_drain(fd, buf, sizeof buf, &len) <= 0, 1);
+        close(fd);
+        if (i) CHECK(util_gate_wait(&clients.gate, i));
+        if (i) CHECK_STR(clients.address, i == 2 ? "192.0.2.7:56324" : "unix");
+        CHECK_INT(revdial_proxy_unexpose(w->proxy, id, 0), 0);
+    }
+    CHECK_INT(rmdir(dir), 0);
+}
+
+NEW_WORLD_TEST(a_route_that_makes_no_sense_is_refused_with_the_field)
+{
+    static const struct {
+        revdial_expose x;
+        const char *field;
+    } rows[] = {
+        {{.name = NULL}, "name"},
+        {{.name = "a", .route_done = hook_done}, "route_done"},
+        {{.name = "a", .route = hook_route, .route_bytes_max = 65537}, "route_bytes_max"},
+        {{.name = "a", .route = hook_route, .route_timeout_ms = -1}, "route_timeout_ms"},
+        {{.name = "a", .trusted_proxies = "10.0.0.0/33"}, "trusted_proxies: \"10.0.0.0/33\""},
+        {{.name = "a", .trusted_proxies = " ,"}, "trusted_proxies"},
+        {{.name = "a", .allow_from = "::1, localhost"}, "allow_from: \"localhost\""},
+        {{.name = "a", .allow_from = "10.0.0"}, "allow_from"},
+        {{.name = "a", .allow_from = ""}, "allow_from"},
+        {{.name = "a", .allow_from = "fe80::/129"}, "allow_from"},
+    };
+    if (!CHECK(world_open(w))) return;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        revdial_expose x = rows[i].x;
+        revdial_err err = {0};
+        x.listen = "127.0.0.1:0";
+        CHECK_INT(revdial_proxy_expose(w->proxy, &x, &err), REVDIAL_EINVAL);
+        if (!strstr(err.msg, rows[i].field))
+            test_fail(__FILE__, __LINE__, "row %zu: %s", i, err.msg);
     }
 }
 
