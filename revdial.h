@@ -1059,7 +1059,8 @@ typedef struct revdial_expose {
     int idle_ms;             // ends a connection after this time without a byte; 0 = never
     int half_closed_ms;      // the same once one side has finished; 0 = 3600000, -1 = never
     unsigned max_waiting;    // most clients that wait for their dial, default 4096; more are not
-                             // accepted until one is connected
+                             // accepted until one is connected. On a port with a route the
+                             // client that has been silent for longest makes room, after 1 s.
     // Decides where each client goes. NULL: all go to `name`. A client that waits for its decision
     // costs no thread, about 400 bytes, and what it has sent. It counts for max_waiting.
     revdial_route_fn *route;
@@ -17757,6 +17758,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_ROUTE_BYTES 16384       // a request's head; nginx and HAProxy take as much
 #define RVD_PROXY_ROUTE_BYTES_MAX 65536u  // what a relay takes over
 #define RVD_PROXY_ROUTE_MS 10000
+#define RVD_PROXY_YIELD_US 1000000   // without a decision; a head takes a round trip or two
 #define RVD_PROXY_REPLY_US 10000000  // for a client to take a reply
 #define RVD_PROXY_LINGER_US 5000000  // for what it still sends; nginx waits as long
 
@@ -19225,6 +19227,7 @@ static void rvd_proxy_listener_unwatch(rvd_proxy_listener *l)
 }
 
 static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer);
+static int rvd_proxy_route_yield(rvd_proxy_listener *l);
 
 // How many connections may be accepted now. A port with max_waiting clients leaves the others in
 // the kernel's queue: in a burst their turn comes soon; for an absent backend they cost nothing.
@@ -19237,6 +19240,7 @@ static unsigned rvd_proxy_accepts(rvd_proxy_listener *l)
     left = l->waiting < most ? most - l->waiting : 0;
     l->is_full = left == 0;
     pthread_mutex_unlock(&l->proxy->own.lock);
+    if (left == 0) left = (unsigned)rvd_proxy_route_yield(l);
     return rvd_base_min_u32(left, RVD_PROXY_ACCEPTS);
 }
 
@@ -20756,6 +20760,27 @@ static void rvd_proxy_routes_end(rvd_proxy_listener *l, const char *why)
     while (!rvd_base_link_is_alone(&l->routed))
         rvd_proxy_route_fail(RVD_BASE_OWNER(l->routed.next, rvd_proxy_route, link), REVDIAL_ECLOSED,
                              0, why);
+}
+
+// The port is full, and others wait in the kernel's queue. The client that has been silent for
+// longest makes room: the hook's calls keep the list in that order. So silent clients cannot close
+// a port.
+//   returns  1, or 0: nobody does yet
+static int rvd_proxy_route_yield(rvd_proxy_listener *l)
+{
+    rvd_loop *loop = l->proxy->loops[0];
+    int64_t until_us = rvd_loop_now(loop) - RVD_PROXY_YIELD_US;
+    int is_any = 0;
+    for (rvd_base_link *at = l->routed.next; at != &l->routed; at = at->next) {
+        rvd_proxy_route *r = RVD_BASE_OWNER(at, rvd_proxy_route, link);
+        if (r->state != RVD_PROXY_READING) continue;
+        is_any = 1;
+        if (r->since_us > until_us) break;
+        rvd_proxy_route_fail(r, REVDIAL_ELIMIT, 0, "others wait, and this client is silent");
+        return l->io.fd >= 0;  // on_client may have unexposed it
+    }
+    if (is_any) rvd_loop_timer_set(loop, &l->pause, rvd_loop_now(loop) + RVD_PROXY_PAUSE_US);
+    return 0;
 }
 
 // Returns NULL without memory.

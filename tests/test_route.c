@@ -975,14 +975,45 @@ NEW_WORLD_TEST(clients_that_wait_for_a_decision_count_for_max_waiting)
     int fds[3];
     static hook h;
     if (!route_open(w, &h, &x, at)) return;
+    util_clock_stop();
     for (int i = 0; i < 3; i++) CHECK(raw_say(fds[i] = raw_connect(at), "x"));
     CHECK(util_gate_wait(&h.called, 2));
     util_settle(w->proxy->loops[0]);
     CHECK_INT(atomic_load(&h.calls), 2);
     close(fds[0]);
     CHECK(util_gate_wait(&h.called, 4));  // the end of the first, and the third
+    util_clock_run();
     close(fds[1]);
     close(fds[2]);
+}
+
+NEW_WORLD_TEST(silent_clients_make_room_for_others_on_a_full_port)
+{
+    char at[80], buf[8];
+    revdial_expose x = {.max_waiting = 3};
+    int fds[4];
+    size_t len;
+    static hook h;
+    if (!route_open(w, &h, &x, at)) return;
+    util_clock_stop();
+    for (int i = 0; i < 3; i++) {
+        CHECK(raw_say(fds[i] = raw_connect(at), "x"));
+        CHECK(util_gate_wait(&h.called, i + 1));
+    }
+    CHECK(raw_say(fds[0], "x"));  // so the second has been silent for longest
+    CHECK(util_gate_wait(&h.called, 4));
+    fds[3] = raw_connect(at);
+    CHECK(raw_say(fds[3], "dial cam-1\nhi"));
+    util_settle(w->proxy->loops[0]);
+    CHECK_INT(atomic_load(&h.calls), 4);
+    util_clock_advance_ms(1100);
+    util_settle(w->proxy->loops[0]);
+    expect_text(fds[3], "hi");
+    CHECK_INT(raw_drain(fds[1], buf, sizeof buf, &len), -1);
+    CHECK(util_gate_wait(&clients.gate, 1));
+    CHECK_INT(clients.why.code, REVDIAL_ELIMIT);
+    util_clock_run();
+    for (int i = 0; i < 4; i++) close(fds[i]);
 }
 
 // ------------------------------------------------------------------------------------------------
