@@ -60,6 +60,7 @@
 //                                                      impl.auth             credentials
 //                                                      impl.egress           egress proxies
 //                                                      impl.ws, impl.wire    frames
+//                                                      impl.pace             queue control
 //                                                      impl.base             bytes
 //
 // MAP       `grep -n MARK: revdial.h` prints it with line numbers.
@@ -73,6 +74,7 @@
 //    api.agent     serve, reconnect, forward
 //    impl.base     memory, lists, budgets, SHA-256 and SHA-1, text
 //    impl.wire     frames and the stream preamble as bytes
+//    impl.pace     queue control: how much may be on its way
 //    impl.mux      what the protocol means: streams, credit, scheduling, limits
 //    impl.auth     who may register as what: credentials, names
 //    impl.http     the upgrade handshake
@@ -96,6 +98,7 @@
 //    a reset code    REVDIAL_RESETS, rvd_stream_reset_error(), the table in tests/vectors/README.md
 //    a limit         revdial_limits, rvd_engine_limits_check(), rvd_engine_limits_resolve(); its
 //                    default is a constant at the top of impl.base or impl.mux
+//    queue control   the constants of impl.pace, tests/test_pace.c, tests/pace_link.h
 //    a frame's rule  rvd_mux_on_header() and the functions before it, tests/test_mux.c
 //    a stream state  the three small machines above rvd_mux_stream
 //    a header        RVD_HTTP_FIELDS, tests/vectors/. For one that a hook sees also
@@ -598,7 +601,8 @@ enum revdial_feature {
     REVDIAL_FEATURE_RSTCODE = 1,
     REVDIAL_FEATURE_PREAMBLE = 2,
     REVDIAL_FEATURE_DRAIN = 4,
-    REVDIAL_FEATURE_PROMPTACK = 8
+    REVDIAL_FEATURE_PROMPTACK = 8,
+    REVDIAL_FEATURE_PINGS = 16
 };
 
 // Why a stream does not move, and its flow control in numbers.
@@ -652,6 +656,10 @@ REVDIAL_API void revdial_engine_sent(revdial_engine *e, size_t n);
 // its turn, but at least 16 KiB. Below 16 KiB a turn is a quarter of it, at least 1 KiB, and no
 // frame is longer than all of it.
 REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
+
+// Tells the time before writes that no input or tick has come just before. With peers that have
+// REVDIAL_FEATURE_PINGS it matters: the engine measures how long what is written takes to the peer.
+REVDIAL_API void revdial_engine_set_now(revdial_engine *e, int64_t now_us);
 
 // Runs what is due: pings, timeouts, delayed frames. Early calls do nothing.
 //   returns  when to call again, on now_us's clock; -1 never
@@ -2935,7 +2943,476 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 }
 
 // ================================================================================================
-// MARK: impl.mux  uses: base wire
+// MARK: impl.pace  uses: base
+// Queue control of a session: how many bytes may be on their way to the peer, over all its streams.
+// Pure: positions in the output and times in, a number of bytes out. Nothing here waits or sends.
+// Start at rvd_pace_pong(), where everything is learnt.
+// ================================================================================================
+
+// Pings ride in the output between the frames. A pong says that the peer's engine has taken every
+// byte before its ping. Hence the round trip, the rate of delivery, and the bytes still on their
+// way. What exceeds rate x least round trip stands in a queue, where it delays every stream.
+//
+// The law is a mixture, because none of the known ones fits. LEDBAT (RFC 6817) and LEDBAT++ follow
+// the delay alone: noise in it holds them at a fraction of a fast link, and the one that comes last
+// wins. BBR follows the windowed maximum of the rate, which noise disturbs less, but its doubled
+// round trip is the queue that is to be avoided here. Copa shares fairly, because the queue it aims
+// at does not grow with its rate, and it notices competitors, because then the queue never empties.
+// CoDel needs to sit in the router. So: the cap is BBR's, the greatest recent rate x (least round
+// trip + slack); the slack in milliseconds shrinks with the square root of the rate, so that of two
+// sessions behind one queue the slower one keeps relatively more in it, and their rates converge;
+// and a queue that does not go when we stop filling it is somebody else's: then the congestion
+// control of TCP decides alone, as fair or unfair as it is, and the queue is examined again later.
+
+#define RVD_PACE_PINGS 24u         // on their way at a time: some 16 in a round trip
+#define RVD_PACE_SPACING_US 2000   // between pings, so that they are at most 500 a second
+#define RVD_PACE_STEP 2048u        // least bytes between pings: not one for every keystroke
+#define RVD_PACE_USED 16384u       // bytes in a round trip that tell something of the link
+#define RVD_PACE_LEAST 8192u       // least cap: some packets, or acknowledgements are delayed
+#define RVD_PACE_MOST 1073741824u  // greatest cap, far from where its sums would overflow
+#define RVD_PACE_CRUMB 1024u       // less room than this is none: no tiny frames
+#define RVD_PACE_ROUNDS 5u         // the window of the greatest rate
+#define RVD_PACE_FULL 2            // rounds behind a queue until it is asked whose it is
+#define RVD_PACE_GAIN 16u          // the unit of gains: a cap that neither grows nor shrinks
+#define RVD_PACE_OLD_US 10000000   // a least round trip of this age is forgotten,
+#define RVD_PACE_LOST_US 60000000  //   or of this, while somebody else's queue stands;
+#define RVD_PACE_STALE_US 5000000  //   and at half of it the queue is drained to measure it again
+#define RVD_PACE_FREE_US 3000000   // for this time somebody else's queue is left alone
+#define RVD_PACE_WAIT_US 1000000   // a pong that takes longer, and four round trips, is not awaited
+#define RVD_PACE_NEAR_US 2000      // below this round trip wake-ups count, not queues:
+#define RVD_PACE_NEAR_STEP 262144u  //   pings are rare, for a link that is near and still slow
+#define RVD_PACE_NEAR_GAP_US 100000
+#define RVD_PACE_NEAR_RATE 25000000u  // bytes a second that no slow link carries
+#define RVD_PACE_LATE_US 20000        // pongs this late tell of a queue, if they are
+#define RVD_PACE_LATE_PONGS 5u        //   this many in a row
+#define RVD_PACE_FRAME_US 2000        // frames are as long as the link sends in this time,
+#define RVD_PACE_FRAME_MIN 1024u      //   within these bounds
+#define RVD_PACE_FRAME_MAX 65536u
+
+// What bounds the bytes on their way:
+//
+//   HOLD    rate x (least round trip + slack), probing now and then whether the rate can grow
+//   DRAIN   a little less than rate x least round trip: whose is the queue?
+//   GROW    no cap: TCP starts slowly enough, and no queue is seen yet
+//   FREE    no cap: the queue is not ours, or pongs tell nothing
+//   NEAR    no cap: the round trip is too short to measure a queue
+//
+//   GROW --a round behind a queue--> HOLD                  GROW, HOLD --short round trip--> NEAR
+//   HOLD --two rounds behind a long queue, or the least round trip is stale--> DRAIN
+//   DRAIN --the queue has gone--> HOLD                     DRAIN --it stays--> FREE
+//   FREE --later, or our rate has grown--> DRAIN           FREE --no queue is left--> GROW
+//   NEAR --pongs are late--> DRAIN
+//   GROW, HOLD, DRAIN --no pong comes--> FREE
+enum rvd_pace_state { RVD_PACE_HOLD, RVD_PACE_DRAIN, RVD_PACE_GROW, RVD_PACE_FREE, RVD_PACE_NEAR };
+
+// Positions and times are the low 32 bits: only differences are used.
+typedef struct rvd_pace_ping {
+    uint32_t sent_us, mark;   // when, and where in the output
+    uint32_t since, from_us;  // the same of the last byte that was known to be taken then
+} rvd_pace_ping;
+
+// Invariants: count <= PINGS; the first ping's value is `value` - count + 1.
+typedef struct rvd_pace {
+    rvd_pace_ping pings[RVD_PACE_PINGS];
+    uint32_t first, count, value;
+    uint32_t ping_mark, ping_us;  // of the last ping
+    uint32_t taken, taken_us;     // what the peer has taken, and since when that is known
+    uint32_t cap, target;         // the cap moves to its target, a piece with each pong
+    uint32_t min_us, next_us;     // least round trip; the least since min_at
+    uint32_t noise_us;            // how far round trips are above the least of their round
+    uint32_t rates[RVD_PACE_ROUNDS], round;
+    uint32_t gain, probe_rate;  // a gain above the unit probes; the rate before it
+    uint32_t free_rate;         // least rate while FREE
+    uint8_t state;
+    uint8_t is_drained;        // DRAIN: no more than the cap is on its way
+    uint8_t is_full;           // somebody has waited for room since the last ping
+    uint8_t rest, full, late;  // rounds until the next probe; rounds behind a queue; late pongs
+    // This round: of pings that were sent after `round_mark`.
+    uint8_t was_full;
+    uint32_t round_mark, round_rate, least_us, samples;
+    uint64_t sum_us;
+    int64_t now_us, full_us, min_at, free_until;
+} rvd_pace;
+
+static void rvd_pace_init(rvd_pace *p, int64_t now_us)
+{
+    memset(p, 0, sizeof *p);
+    p->state = RVD_PACE_GROW;
+    p->gain = RVD_PACE_GAIN;
+    p->least_us = UINT32_MAX;
+    p->now_us = p->min_at = now_us;
+    p->taken_us = (uint32_t)now_us;
+}
+
+static void rvd_pace_become(rvd_pace *p, enum rvd_pace_state to)
+{
+    switch ((enum rvd_pace_state)p->state) {
+    case RVD_PACE_GROW: REVDIAL_ASSERT(to != RVD_PACE_GROW && to != RVD_PACE_DRAIN); break;
+    case RVD_PACE_HOLD: REVDIAL_ASSERT(to != RVD_PACE_GROW && to != RVD_PACE_HOLD); break;
+    case RVD_PACE_DRAIN: REVDIAL_ASSERT(to == RVD_PACE_HOLD || to == RVD_PACE_FREE); break;
+    case RVD_PACE_FREE: REVDIAL_ASSERT(to == RVD_PACE_DRAIN || to == RVD_PACE_GROW); break;
+    case RVD_PACE_NEAR: REVDIAL_ASSERT(to == RVD_PACE_DRAIN); break;
+    }
+    p->state = (uint8_t)to;
+    p->full = p->late = p->is_drained = 0;
+    p->gain = RVD_PACE_GAIN;
+}
+
+static int rvd_pace_has_cap(const rvd_pace *p)
+{
+    return p->state <= RVD_PACE_DRAIN;
+}
+
+static uint32_t rvd_pace_rate(const rvd_pace *p)
+{
+    uint32_t most = 0;
+    for (unsigned i = 0; i < RVD_PACE_ROUNDS; i++)
+        if (p->rates[i] > most) most = p->rates[i];
+    return most;
+}
+
+static void rvd_pace_rate_set(rvd_pace *p, uint32_t rate)
+{
+    memset(p->rates, 0, sizeof p->rates);
+    p->rates[p->round % RVD_PACE_ROUNDS] = rate;
+}
+
+static uint32_t rvd_pace_bytes(uint32_t rate, uint32_t us)
+{
+    uint64_t bytes = (uint64_t)rate * us / 1000000;
+    return bytes < RVD_PACE_MOST ? (uint32_t)bytes : RVD_PACE_MOST;
+}
+
+static uint32_t rvd_pace_root(uint64_t x)
+{
+    uint64_t root = 0;
+    for (uint64_t bit = (uint64_t)1 << 31; bit; bit >>= 1)
+        if ((root + bit) * (root + bit) <= x) root += bit;
+    return (uint32_t)root;
+}
+
+// The queue that is wanted, in time: 10 ms at 10 Mbit/s, 3 ms at 100 Mbit/s, 22 ms at 2 Mbit/s, and
+// a part of the round trip, which is never measured better than that. Where round trips vary more
+// than our own bursts explain, it covers that, too, or the link would run dry.
+static uint32_t rvd_pace_slack(const rvd_pace *p, uint32_t rate)
+{
+    uint32_t us = rvd_pace_root(UINT64_C(125000000000000) / (rate ? rate : 1));
+    uint32_t own = p->min_us / 16 + 2000;
+    uint32_t noise = p->noise_us > own ? 2 * (p->noise_us - own) : 0;
+    if (us > 40000) us = 40000;
+    if (us < 2000) us = 2000;
+    return us + p->min_us / 32 + rvd_base_min_u32(noise, p->min_us / 2);
+}
+
+// How long frames may be, and turns of streams: a keystroke waits for one of each.
+static uint32_t rvd_pace_frame(const rvd_pace *p)
+{
+    uint32_t bytes = rvd_pace_bytes(rvd_pace_rate(p), RVD_PACE_FRAME_US);
+    if (p->state == RVD_PACE_NEAR || bytes > RVD_PACE_FRAME_MAX) return RVD_PACE_FRAME_MAX;
+    return bytes < RVD_PACE_FRAME_MIN ? RVD_PACE_FRAME_MIN : bytes;
+}
+
+// How many bytes may be added to the output, of which `added` have been so far. UINT32_MAX: any.
+static inline uint32_t rvd_pace_room(const rvd_pace *p, uint32_t added)
+{
+    uint32_t flight = added - p->taken;
+    if (!rvd_pace_has_cap(p)) return UINT32_MAX;
+    return flight < p->cap && p->cap - flight >= RVD_PACE_CRUMB ? p->cap - flight : 0;
+}
+
+// Somebody waits for room.
+static void rvd_pace_wait(rvd_pace *p, int64_t now_us)
+{
+    if (!p->is_full) p->full_us = now_us;
+    p->is_full = p->was_full = 1;
+}
+
+// Bytes between pings.
+static uint32_t rvd_pace_step(const rvd_pace *p)
+{
+    uint32_t cap = rvd_pace_has_cap(p) ? p->cap : rvd_pace_bytes(rvd_pace_rate(p), p->min_us);
+    if (p->state == RVD_PACE_NEAR) return RVD_PACE_NEAR_STEP;
+    return cap / 16 > RVD_PACE_STEP ? cap / 16 : RVD_PACE_STEP;
+}
+
+// Should a ping go in front of the next frame?
+static inline int rvd_pace_is_due(const rvd_pace *p, uint32_t added, int64_t now_us)
+{
+    uint32_t bytes = added - p->ping_mark, step, gap = (uint32_t)now_us - p->ping_us;
+    if (bytes < RVD_PACE_STEP || p->count == RVD_PACE_PINGS) return 0;
+    step = rvd_pace_step(p);
+    if (bytes < step) return 0;
+    if (p->state == RVD_PACE_NEAR) return gap >= RVD_PACE_NEAR_GAP_US;
+    return gap >= RVD_PACE_SPACING_US || bytes >= (rvd_pace_has_cap(p) ? p->cap / 4 : 4 * step);
+}
+
+// A full pipe without a ping on its way would never be known to have emptied.
+static int rvd_pace_is_blind(const rvd_pace *p, uint32_t added)
+{
+    return !p->count && rvd_pace_room(p, added) == 0;
+}
+
+// A ping ends the output at `added`. Returns its value.
+static uint32_t rvd_pace_ping_add(rvd_pace *p, uint32_t added, int64_t now_us)
+{
+    rvd_pace_ping *g = &p->pings[(p->first + p->count) % RVD_PACE_PINGS];
+    g->sent_us = p->ping_us = (uint32_t)now_us;
+    g->mark = p->ping_mark = added;
+    g->since = p->taken;
+    g->from_us = p->taken_us;
+    if (rvd_pace_room(p, added)) p->is_full = 0;
+    p->count++;
+    return ++p->value;
+}
+
+// ---- what pongs tell ----
+
+static void rvd_pace_round_start(rvd_pace *p, uint32_t mark)
+{
+    p->round_mark = mark;
+    p->least_us = UINT32_MAX;
+    p->sum_us = 0;
+    p->samples = p->round_rate = 0;
+    p->was_full = 0;
+}
+
+static void rvd_pace_hold(rvd_pace *p)
+{
+    uint32_t rate = rvd_pace_rate(p), slack = rvd_pace_slack(p, rate);
+    uint64_t cap = (uint64_t)rvd_pace_bytes(rate, p->min_us + slack) * p->gain / RVD_PACE_GAIN;
+    p->target = cap < RVD_PACE_MOST ? (uint32_t)cap : RVD_PACE_MOST;
+    if (p->target < RVD_PACE_LEAST) p->target = RVD_PACE_LEAST;
+}
+
+static void rvd_pace_drain(rvd_pace *p, uint32_t rate)
+{
+    uint32_t bytes = rvd_pace_bytes(rate, p->min_us) / 16 * 15;
+    int had_cap = rvd_pace_has_cap(p);
+    rvd_pace_rate_set(p, rate);
+    p->target = bytes > RVD_PACE_LEAST ? bytes : RVD_PACE_LEAST;
+    if (!had_cap || p->cap / 4 > p->target) p->cap = p->target;
+    rvd_pace_become(p, RVD_PACE_DRAIN);
+}
+
+static void rvd_pace_free(rvd_pace *p)
+{
+    rvd_pace_become(p, RVD_PACE_FREE);
+    p->free_rate = UINT32_MAX;
+    p->free_until = p->now_us + RVD_PACE_FREE_US;
+}
+
+// Where the link may have room, the cap is raised by an eighth; as long as the rate follows, it
+// grows faster and faster.
+static void rvd_pace_probe(rvd_pace *p, uint32_t queue_us, uint32_t slack_us)
+{
+    uint32_t rate = p->round_rate;
+    if (p->gain == RVD_PACE_GAIN && p->rest > (queue_us < slack_us / 2 ? 2 : 0)) {
+        p->rest--;
+    } else if (p->gain == RVD_PACE_GAIN) {
+        p->gain = RVD_PACE_GAIN * 9 / 8;
+        p->probe_rate = rvd_pace_rate(p);
+    } else if (queue_us < slack_us && rate > p->probe_rate + p->probe_rate / 16) {
+        p->gain = rvd_base_min_u32(RVD_PACE_GAIN * 2, p->gain + 2 * (p->gain - RVD_PACE_GAIN));
+        p->probe_rate = rate;
+    } else {
+        p->gain = RVD_PACE_GAIN;
+        p->rest = 3;
+    }
+}
+
+// Otherwise the application has little to send, and that tells nothing of the link.
+static int rvd_pace_is_used(const rvd_pace *p)
+{
+    return p->was_full || rvd_pace_bytes(p->round_rate, 2 * p->least_us) >= p->cap;
+}
+
+static void rvd_pace_hold_judge(rvd_pace *p, uint32_t queue_us)
+{
+    uint32_t slack = rvd_pace_slack(p, rvd_pace_rate(p));
+    int is_stale = p->now_us - p->min_at > RVD_PACE_STALE_US && queue_us > slack / 2 + 1000;
+    if (p->min_us < RVD_PACE_NEAR_US && p->round_rate > RVD_PACE_NEAR_RATE) {
+        rvd_pace_become(p, RVD_PACE_NEAR);
+        return;
+    }
+    if (!rvd_pace_is_used(p)) return;
+    p->full = p->was_full && queue_us > slack / 2 * 3 ? (uint8_t)(p->full + 1) : 0;
+    if (p->full == RVD_PACE_FULL || (is_stale && p->was_full)) {
+        rvd_pace_drain(p, p->round_rate);
+        return;
+    }
+    if (queue_us > slack / 2 * 3) {  // then the rate of this round is what the link gives us
+        rvd_pace_rate_set(p, p->round_rate);
+        p->gain = RVD_PACE_GAIN;
+        p->rest = 2;
+    } else if (p->was_full) {
+        rvd_pace_probe(p, queue_us, slack);
+    } else {
+        p->gain = RVD_PACE_GAIN;
+    }
+    rvd_pace_hold(p);
+    p->rates[++p->round % RVD_PACE_ROUNDS] = 0;
+}
+
+static void rvd_pace_grow_end(rvd_pace *p, uint32_t rate)
+{
+    rvd_pace_rate_set(p, rate);
+    rvd_pace_become(p, RVD_PACE_HOLD);
+    rvd_pace_hold(p);
+    p->cap = p->target;
+}
+
+static void rvd_pace_grow_judge(rvd_pace *p, uint32_t queue_us)
+{
+    int is_used = rvd_pace_bytes(p->round_rate, p->least_us) >= RVD_PACE_USED;
+    if (p->min_us < RVD_PACE_NEAR_US)
+        rvd_pace_become(p, RVD_PACE_NEAR);
+    else if (is_used && queue_us > rvd_pace_slack(p, rvd_pace_rate(p)))
+        rvd_pace_grow_end(p, p->round_rate);
+    p->rates[++p->round % RVD_PACE_ROUNDS] = 0;
+}
+
+// Has somebody else's queue gone? When our rate has grown, or after a while, it is tried.
+static void rvd_pace_free_judge(rvd_pace *p, uint32_t queue_us)
+{
+    uint32_t rate = p->round_rate;
+    int is_settled = p->free_until - p->now_us < RVD_PACE_FREE_US / 3 * 2;
+    p->rates[++p->round % RVD_PACE_ROUNDS] = rate;
+    if (queue_us < rvd_pace_slack(p, rate))
+        rvd_pace_become(p, RVD_PACE_GROW);
+    else if (p->now_us >= p->free_until || (is_settled && rate / 3 > p->free_rate / 2))
+        rvd_pace_drain(p, rate);
+    else if (is_settled && rate < p->free_rate)
+        p->free_rate = rate;
+}
+
+static void rvd_pace_round_end(rvd_pace *p, uint32_t added)
+{
+    uint32_t queue = p->least_us - p->min_us;
+    uint32_t noise = (uint32_t)(p->sum_us / p->samples) - p->least_us;
+    if (p->state == RVD_PACE_HOLD) p->noise_us = (3 * p->noise_us + noise) / 4;
+    switch ((enum rvd_pace_state)p->state) {
+    case RVD_PACE_GROW: rvd_pace_grow_judge(p, queue); break;
+    case RVD_PACE_HOLD: rvd_pace_hold_judge(p, queue); break;
+    case RVD_PACE_DRAIN:
+        if (queue > 2 * rvd_pace_slack(p, rvd_pace_rate(p))) {
+            rvd_pace_free(p);
+        } else {
+            rvd_pace_become(p, RVD_PACE_HOLD);
+            rvd_pace_hold(p);
+        }
+        break;
+    case RVD_PACE_FREE: rvd_pace_free_judge(p, queue); break;
+    case RVD_PACE_NEAR: break;
+    }
+    // What a new cap does shows in pings that are sent from now on.
+    rvd_pace_round_start(p, p->state == RVD_PACE_HOLD ? added : p->taken);
+}
+
+// Learns the round trip of a ping, also of one that impl.mux sent.
+static void rvd_pace_trip(rvd_pace *p, uint32_t trip_us, int64_t now_us)
+{
+    p->now_us = now_us;
+    if (!p->min_us || trip_us <= p->min_us + p->min_us / 32) {
+        p->min_us = p->min_us ? rvd_base_min_u32(p->min_us, trip_us) : trip_us;
+        p->next_us = 0;
+        p->min_at = now_us;
+    } else if (!p->next_us || trip_us < p->next_us) {
+        p->next_us = trip_us;
+    }
+    if (now_us - p->min_at <= (p->state == RVD_PACE_HOLD ? RVD_PACE_OLD_US : RVD_PACE_LOST_US))
+        return;
+    p->min_us = p->next_us;
+    p->next_us = 0;
+    p->min_at = now_us;
+}
+
+// The cap moves in proportion to what the peer has taken: jumps would become bursts, and bursts
+// queues.
+static void rvd_pace_move(rvd_pace *p, uint32_t bytes)
+{
+    uint32_t up = bytes / 4, down = bytes / 2;
+    if (p->cap < p->target)
+        p->cap = p->target - p->cap > up ? p->cap + up : p->target;
+    else
+        p->cap = p->cap - p->target > down ? p->cap - down : p->target;
+}
+
+// NEAR: pings are rare, and the rate is that between two pongs.
+static void rvd_pace_near(rvd_pace *p, uint32_t trip_us, uint32_t rate)
+{
+    int is_late = trip_us > RVD_PACE_LATE_US && rate < RVD_PACE_NEAR_RATE;
+    p->late = is_late ? (uint8_t)(p->late + 1) : 0;
+    if (p->late < RVD_PACE_LATE_PONGS) return;
+    rvd_pace_drain(p, rate);
+}
+
+static void rvd_pace_sample(rvd_pace *p, const rvd_pace_ping *g, uint32_t trip_us, uint32_t added)
+{
+    if ((int32_t)(g->mark - p->round_mark) <= 0) return;
+    p->least_us = rvd_base_min_u32(p->least_us, trip_us);
+    p->sum_us += trip_us;
+    p->samples++;
+    if ((int32_t)(g->since - p->round_mark) >= 0 || (p->state == RVD_PACE_DRAIN && p->samples >= 4))
+        rvd_pace_round_end(p, added);
+}
+
+static uint32_t rvd_pace_speed(uint32_t bytes, uint32_t us)
+{
+    uint64_t rate = (uint64_t)bytes * 1000000 / (us ? us : 1);
+    return rate < UINT32_MAX ? (uint32_t)rate : UINT32_MAX;
+}
+
+// A pong has come. Returns 0 if its ping is not one of ours on their way.
+static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t now_us)
+{
+    uint32_t skipped = value - (p->value - p->count + 1), trip, bytes, rate;
+    uint32_t us = (uint32_t)now_us;
+    rvd_pace_ping g;
+    if (skipped >= p->count) return 0;
+    g = p->pings[(p->first + skipped) % RVD_PACE_PINGS];
+    p->first = (p->first + skipped + 1) % RVD_PACE_PINGS;
+    p->count -= skipped + 1;
+    trip = us - g.sent_us ? us - g.sent_us : 1;
+    bytes = g.mark - p->taken;
+    p->taken = g.mark;
+    p->taken_us = us;
+    rate = rvd_pace_speed(g.mark - g.since, us - g.from_us);
+    rvd_pace_trip(p, trip, now_us);
+    if (p->state == RVD_PACE_NEAR) {
+        rvd_pace_near(p, trip, rate);
+        return 1;
+    }
+    if (rate > p->round_rate) p->round_rate = rate;
+    if (rate > p->rates[p->round % RVD_PACE_ROUNDS]) p->rates[p->round % RVD_PACE_ROUNDS] = rate;
+    rvd_pace_move(p, bytes);
+    if (p->state == RVD_PACE_DRAIN && !p->is_drained) {
+        // Pings that were sent before do not tell what is left of the queue.
+        if (added - p->taken > p->cap || p->cap > p->target) return 1;
+        p->is_drained = 1;
+        rvd_pace_round_start(p, added);
+        return 1;
+    }
+    rvd_pace_sample(p, &g, trip, added);
+    return 1;
+}
+
+// When somebody waits for room and no pong comes for this long, the cap ends. INT64_MAX: never.
+static int64_t rvd_pace_next_tick(const rvd_pace *p, int64_t now_us)
+{
+    int64_t at_us;
+    if (!p->is_full || !p->count || !rvd_pace_has_cap(p)) return INT64_MAX;
+    at_us = now_us - ((uint32_t)now_us - p->pings[p->first].sent_us);
+    return rvd_base_later(at_us, p->full_us) + RVD_PACE_WAIT_US + 4 * (int64_t)p->min_us;
+}
+
+static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
+{
+    p->now_us = now_us;
+    if (now_us >= rvd_pace_next_tick(p, now_us)) rvd_pace_free(p);
+}
+
+// ================================================================================================
+// MARK: impl.mux  uses: base wire pace
 // Sessions and streams. All protocol decisions are here; nothing here waits, sends or calls back.
 // The way in is rvd_mux_input(), the way out rvd_mux_output(); rvd_mux_event() tells what happened.
 // ================================================================================================
@@ -2994,7 +3471,10 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 #define RVD_MUX_GLITCH_RATE 100
 #define RVD_MUX_PING_BURST 32  // CVE-2019-9512
 #define RVD_MUX_PING_RATE 10
-#define RVD_MUX_WINDOW_BURST 64  // window updates beyond two per frame and stream of ours
+#define RVD_MUX_PACE_BURST 2000  // from a peer that controls its queue: what impl.pace sends
+#define RVD_MUX_PACE_RATE 2000
+#define RVD_MUX_PACE_VALUE 0x80000000u  // its pings have values from here on, others lower ones
+#define RVD_MUX_WINDOW_BURST 64         // window updates beyond two per frame and stream of ours
 #define RVD_MUX_WINDOW_RATE 100
 
 // ---- streams ----
@@ -3178,6 +3658,7 @@ typedef struct rvd_mux {
     uint64_t out_max;
     uint32_t quantum;     // bytes in a turn while several streams are busy
     uint32_t frame_max;   // while one is: a ping waits for the end of a frame
+    rvd_pace pace;        // in force if the peer has REVDIAL_FEATURE_PINGS
     int64_t progress_us;  // the output last moved, or began to wait
     int64_t acked_us;     // last sign that the peer takes bytes: credit, a pong, or its system's
                           // acknowledgement
@@ -3187,6 +3668,7 @@ typedef struct rvd_mux {
     uint32_t promised, promise_round;
     int64_t promised_us;  // time of the last promise
     rvd_base_link ctl, tell, turns, timers[RVD_MUX_TIMERS];
+    rvd_base_link fresh;  // as turns, of streams that have just begun to send: they go first
     uint32_t pongs[RVD_MUX_PONGS], pong_first, pong_count;
 
     // Liveness and round trips.
@@ -4009,21 +4491,6 @@ static uint64_t rvd_mux_out_len(const rvd_mux *m)
     return m->out_added - m->out_sent;
 }
 
-// Sets how much output may wait, and with it how much a stream writes in its turn: on a fast link
-// the limit is large, and large turns save calls without delaying other streams for long.
-static void rvd_mux_out_max_set(rvd_mux *m, uint64_t bytes)
-{
-    uint32_t most = m->cfg.limits.frame_bytes_max;
-    uint64_t turn = bytes / RVD_MUX_QUANTUM_PART;
-    m->out_max = bytes < RVD_MUX_OUT_LEAST ? RVD_MUX_OUT_LEAST : bytes;
-    m->quantum = turn < most ? (uint32_t)turn : most;
-    if (bytes >= RVD_MUX_QUANTUM_MIN && m->quantum < RVD_MUX_QUANTUM_MIN)
-        m->quantum = rvd_base_min_u32(RVD_MUX_QUANTUM_MIN, most);
-    if (m->quantum < RVD_MUX_SPARSE_BYTES)
-        m->quantum = rvd_base_min_u32(RVD_MUX_SPARSE_BYTES, most);
-    m->frame_max = m->out_max < RVD_MUX_QUANTUM_MIN ? (uint32_t)m->out_max : RVD_WIRE_FRAME_MAX;
-}
-
 static int rvd_mux_is_blocked(const rvd_mux *m)
 {
     return rvd_mux_out_len(m) > 0 || m->control_len > m->control_sent;
@@ -4034,10 +4501,100 @@ static void rvd_mux_out_began(rvd_mux *m)
     if (!rvd_mux_is_blocked(m)) m->progress_us = m->now_us;
 }
 
+// A control frame behind all data that is queued now.
+static int rvd_mux_out_put(rvd_mux *m, uint32_t type, uint32_t flags, uint32_t id, uint32_t length)
+{
+    uint8_t *at = rvd_mux_out_room(m, RVD_WIRE_HEADER);
+    if (!at) return 0;
+    rvd_mux_out_began(m);
+    rvd_wire_frame_put(at, type, flags, id, length);
+    m->out_tail->end += RVD_WIRE_HEADER;
+    m->out_added += RVD_WIRE_HEADER;
+    m->tx_frames++;
+    return 1;
+}
+
+// ---- queue control ----
+
+static inline int rvd_mux_is_paced(const rvd_mux *m)
+{
+    return (m->cfg.features & REVDIAL_FEATURE_PINGS) != 0;
+}
+
+// Bytes that may be put on their way to the peer.
+static inline uint32_t rvd_mux_pace_room(const rvd_mux *m)
+{
+    return rvd_mux_is_paced(m) ? rvd_pace_room(&m->pace, (uint32_t)m->out_added) : UINT32_MAX;
+}
+
+static void rvd_mux_pace_ping(rvd_mux *m)
+{
+    uint32_t value = (m->pace.value + 1) | RVD_MUX_PACE_VALUE;
+    if (!rvd_mux_out_put(m, RVD_WIRE_PING, RVD_WIRE_SYN, 0, value)) return;
+    rvd_pace_ping_add(&m->pace, (uint32_t)m->out_added, m->now_us);
+}
+
+// A frame comes next: is there to be a ping in front of it?
+static inline void rvd_mux_pace_lead(rvd_mux *m)
+{
+    if (rvd_mux_is_paced(m) && rvd_pace_is_due(&m->pace, (uint32_t)m->out_added, m->now_us))
+        rvd_mux_pace_ping(m);
+}
+
+// How much a stream writes in its turn: on a fast link the limit of the output is large, and large
+// turns save calls without delaying other streams for long.
+static void rvd_mux_turns_set(rvd_mux *m)
+{
+    uint32_t most = m->cfg.limits.frame_bytes_max;
+    uint64_t turn = m->out_max / RVD_MUX_QUANTUM_PART;
+    m->quantum = turn < most ? (uint32_t)turn : most;
+    if (m->out_max >= RVD_MUX_QUANTUM_MIN && m->quantum < RVD_MUX_QUANTUM_MIN)
+        m->quantum = rvd_base_min_u32(RVD_MUX_QUANTUM_MIN, most);
+    if (m->quantum < RVD_MUX_SPARSE_BYTES)
+        m->quantum = rvd_base_min_u32(RVD_MUX_SPARSE_BYTES, most);
+    m->frame_max = m->out_max < RVD_MUX_QUANTUM_MIN ? (uint32_t)m->out_max : RVD_WIRE_FRAME_MAX;
+    if (!rvd_mux_is_paced(m)) return;
+    m->quantum = rvd_base_min_u32(m->quantum, rvd_pace_frame(&m->pace));
+    m->frame_max = rvd_base_min_u32(m->frame_max, rvd_pace_frame(&m->pace));
+}
+
+static int rvd_mux_pace_pong(rvd_mux *m, uint32_t value)
+{
+    if (!rvd_pace_pong(&m->pace, value & ~RVD_MUX_PACE_VALUE, (uint32_t)m->out_added, m->now_us))
+        return 0;
+    m->acked_us = m->now_us;
+    if (rvd_pace_is_blind(&m->pace, (uint32_t)m->out_added)) rvd_mux_pace_ping(m);
+    rvd_mux_turns_set(m);
+    return 1;
+}
+
+// ---- output limit and turns ----
+
+// Sets how much output may wait.
+static void rvd_mux_out_max_set(rvd_mux *m, uint64_t bytes)
+{
+    m->out_max = bytes < RVD_MUX_OUT_LEAST ? RVD_MUX_OUT_LEAST : bytes;
+    rvd_mux_turns_set(m);
+}
+
+// Does a stream wait for its turn?
+static inline int rvd_mux_has_waiters(const rvd_mux *m)
+{
+    return !rvd_base_link_is_alone(&m->turns) || !rvd_base_link_is_alone(&m->fresh);
+}
+
+// A stream of which nothing is on its way has just begun to send, or sends little: it goes before
+// those that always send.
+static int rvd_mux_is_new(const rvd_mux *m, const rvd_mux_stream *s)
+{
+    return rvd_mux_is_paced(m) && (int32_t)((uint32_t)s->out_mark - m->pace.taken) <= 0;
+}
+
 static void rvd_mux_wait_turn(rvd_mux *m, rvd_mux_stream *s)
 {
     s->wait = RVD_MUX_WAIT_TURN;
-    if (rvd_base_link_is_alone(&s->turn)) rvd_base_link_push(&m->turns, &s->turn);
+    if (!rvd_base_link_is_alone(&s->turn)) return;
+    rvd_base_link_push(rvd_mux_is_new(m, s) ? &m->fresh : &m->turns, &s->turn);
 }
 
 static void rvd_mux_wait_credit(rvd_mux *m, rvd_mux_stream *s)
@@ -4069,8 +4626,8 @@ RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream
 {
     uint64_t queued = rvd_mux_out_len(m);
     uint32_t n = (uint32_t)rvd_base_min(want, m->frame_max);
-    uint32_t quantum = m->quantum;
-    int others = !rvd_base_link_is_alone(&m->turns), full = queued >= m->out_max;
+    uint32_t quantum = m->quantum, room = rvd_mux_pace_room(m);
+    int others = rvd_mux_has_waiters(m), full = queued >= m->out_max || !room;
     if (want == 0 || s->wait == RVD_MUX_WAIT_TURN) return 0;
     if (rvd_mux_is_tiny(m, s, want)) {
         rvd_mux_wait_credit(m, s);
@@ -4078,12 +4635,14 @@ RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream
     }
     if (!others && !full) s->turn_left = quantum;
     if (s->turn_left > quantum) s->turn_left = quantum;  // it was set when turns were longer
+    if (room) n = rvd_base_min_u32(n, room);
     if (others || full) n = rvd_base_min_u32(n, s->turn_left);
     if (full && want > RVD_MUX_SPARSE_BYTES && s->turn_left + RVD_MUX_SPARSE_BYTES <= quantum)
         n = 0;
     if (full) n = rvd_base_min_u32(n, RVD_MUX_SPARSE_BYTES);
     if (queued >= m->out_max + RVD_MUX_SPARSE_ROOM) n = 0;
     if (n == 0) {
+        if (!room) rvd_pace_wait(&m->pace, m->now_us);
         rvd_mux_wait_turn(m, s);
         return 0;
     }
@@ -4095,8 +4654,8 @@ RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream
 static inline uint32_t rvd_mux_allowed(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
     uint32_t n = (uint32_t)rvd_base_min(want, m->frame_max);
-    if (!rvd_base_link_is_alone(&m->turns) || rvd_mux_out_len(m) >= m->out_max || n == 0 ||
-        s->send_credit < RVD_MUX_SPARSE_BYTES)
+    if (rvd_mux_has_waiters(m) || rvd_mux_out_len(m) >= m->out_max || n == 0 ||
+        s->send_credit < RVD_MUX_SPARSE_BYTES || rvd_mux_pace_room(m) < n)
         return rvd_mux_allowed_in_turn(m, s, want);
     s->turn_left = m->quantum;
     s->wait = RVD_MUX_WAIT_NONE;
@@ -4160,6 +4719,7 @@ static int rvd_mux_loan_add(rvd_mux *m, rvd_mux_stream *s, const uint8_t *bytes,
 {
     rvd_mux_loan *loan = rvd_base_alloc(m->heap, sizeof *loan);
     if (!loan) return 0;
+    rvd_mux_pace_lead(m);
     if (!rvd_mux_out_room(m, RVD_WIRE_HEADER)) {
         rvd_base_free(m->heap, loan, sizeof *loan);
         return 0;
@@ -4237,19 +4797,6 @@ static int rvd_mux_control_put(rvd_mux *m, uint32_t type, uint32_t flags, uint32
     rvd_mux_out_began(m);
     rvd_wire_frame_put(m->control + m->control_len, type, flags, id, length);
     m->control_len += RVD_WIRE_HEADER;
-    m->tx_frames++;
-    return 1;
-}
-
-// A control frame behind all data that is queued now.
-static int rvd_mux_out_put(rvd_mux *m, uint32_t type, uint32_t flags, uint32_t id, uint32_t length)
-{
-    uint8_t *at = rvd_mux_out_room(m, RVD_WIRE_HEADER);
-    if (!at) return 0;
-    rvd_mux_out_began(m);
-    rvd_wire_frame_put(at, type, flags, id, length);
-    m->out_tail->end += RVD_WIRE_HEADER;
-    m->out_added += RVD_WIRE_HEADER;
     m->tx_frames++;
     return 1;
 }
@@ -4780,12 +5327,14 @@ static void rvd_mux_on_stream_frame(rvd_mux *m)
 static void rvd_mux_on_pong(rvd_mux *m, uint32_t value)
 {
     int64_t best, took = m->now_us > m->ping_us ? m->now_us - m->ping_us : 1;
+    if (value & RVD_MUX_PACE_VALUE && rvd_mux_is_paced(m) && rvd_mux_pace_pong(m, value)) return;
     if (!m->ping_out || value != m->ping_value) {
         rvd_mux_glitch(m);
         return;
     }
     m->ping_out = 0;
     m->acked_us = m->now_us;
+    rvd_pace_trip(&m->pace, (uint32_t)rvd_base_sooner(took, UINT32_MAX), m->now_us);
     m->news |= RVD_MUX_NEWS_RTT;
     // A round trip behind our own bulk data would make windows grow, and these the round trip.
     if (m->rtt_us && took > m->rtt_us && m->rx_bytes - m->ping_rx_bytes > RVD_MUX_RTT_LOAD) return;
@@ -5054,9 +5603,9 @@ static int64_t rvd_mux_next_tick(const rvd_mux *m)
     if (rvd_mux_is_blocked(m))
         at = rvd_base_sooner(at, rvd_mux_moved_us(m) + (int64_t)l->write_stall_ms * 1000);
     if (m->draining && !m->stream_count) at = rvd_base_sooner(at, m->drain_us);
-    if (m->promised && !rvd_base_link_is_alone(&m->turns))
+    if (m->promised && rvd_mux_has_waiters(m))
         at = rvd_base_sooner(at, m->promised_us + RVD_MUX_PROMISE_US);
-    return at;
+    return rvd_base_sooner(at, rvd_pace_next_tick(&m->pace, m->now_us));
 }
 
 static int64_t rvd_mux_next_doubt(const rvd_mux *m)
@@ -5116,6 +5665,7 @@ static int64_t rvd_mux_tick(rvd_mux *m, int64_t now_us)
     if (m->wake_us > 0 && m->now_us - m->wake_us > RVD_MUX_LATE_US)
         rvd_mux_forgive(m, m->now_us - m->wake_us);
     if (!m->dead) rvd_mux_tick_liveness(m);
+    rvd_pace_tick(&m->pace, m->now_us);
     for (int k = 0; k < RVD_MUX_TIMERS; k++) {
         while (!m->dead && !rvd_base_link_is_alone(&m->timers[k])) {
             rvd_mux_stream *s = RVD_BASE_OWNER(m->timers[k].next, rvd_mux_stream, timer);
@@ -5174,9 +5724,15 @@ static int rvd_mux_event_stream(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev
 static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
 {
     uint32_t quantum = m->quantum;
+    rvd_base_link *turns;
     rvd_mux_stream *s;
     if (rvd_mux_out_len(m) + (uint64_t)m->promised * quantum >= m->out_max) return 0;
-    s = RVD_BASE_OWNER(m->turns.next, rvd_mux_stream, turn);
+    if (rvd_mux_pace_room(m) <= (uint64_t)m->promised * quantum) {
+        rvd_pace_wait(&m->pace, m->now_us);
+        return 0;
+    }
+    turns = rvd_base_link_is_alone(&m->fresh) ? &m->turns : &m->fresh;
+    s = RVD_BASE_OWNER(turns->next, rvd_mux_stream, turn);
     rvd_mux_turn_leave(m, s);
     s->turn_left = quantum;
     s->promise = m->promise_round;
@@ -5223,7 +5779,7 @@ RVD_BASE_SLOW static int rvd_mux_event_any(rvd_mux *m, revdial_event *ev)
     if (!rvd_base_link_is_alone(&m->tell))
         return rvd_mux_event_stream(m, RVD_BASE_OWNER(m->tell.next, rvd_mux_stream, tell), ev);
     if (m->news && rvd_mux_event_session(m, ev)) return 1;
-    return !rvd_base_link_is_alone(&m->turns) && !m->dead && rvd_mux_event_turn(m, ev);
+    return rvd_mux_has_waiters(m) && !m->dead && rvd_mux_event_turn(m, ev);
 }
 
 // Writes *ev only if there is an event. Budget of the two usual answers, READABLE for the slice and
@@ -5237,8 +5793,7 @@ static RVD_BASE_FAST int rvd_mux_event(rvd_mux *m, revdial_event *ev)
         return 1;
     }
     if (!m->slice_len) m->slice_stream = NULL;
-    if (!m->slice_stream && !m->news && rvd_base_link_is_alone(&m->tell) &&
-        rvd_base_link_is_alone(&m->turns))
+    if (!m->slice_stream && !m->news && rvd_base_link_is_alone(&m->tell) && !rvd_mux_has_waiters(m))
         return 0;
     return rvd_mux_event_any(m, ev);
 }
@@ -5455,7 +6010,9 @@ static int rvd_mux_write_state(const rvd_mux *m, const rvd_mux_stream *s)
 // without memory.
 static inline uint32_t rvd_mux_frame_room(rvd_mux *m, uint8_t **at, uint32_t n)
 {
-    uint32_t room = m->out_tail ? m->out_tail->size - m->out_tail->end : 0;
+    uint32_t room;
+    rvd_mux_pace_lead(m);
+    room = m->out_tail ? m->out_tail->size - m->out_tail->end : 0;
     if (room < RVD_WIRE_HEADER + n && room >= RVD_WIRE_HEADER + RVD_MUX_OUT_CHUNK / 8)
         n = room - RVD_WIRE_HEADER;  // a shorter frame rather than a gap
     *at = rvd_mux_out_room(m, RVD_WIRE_HEADER + n);
@@ -5554,7 +6111,10 @@ static void rvd_mux_buckets_init(rvd_mux *m)
                          RVD_MUX_PROVOKED_RATE * scale, m->now_us);
     rvd_base_bucket_init(&m->glitches, RVD_MUX_GLITCH_BURST * scale, RVD_MUX_GLITCH_RATE * scale,
                          m->now_us);
-    rvd_base_bucket_init(&m->pings, RVD_MUX_PING_BURST, RVD_MUX_PING_RATE, m->now_us);
+    if (rvd_mux_is_paced(m))
+        rvd_base_bucket_init(&m->pings, RVD_MUX_PACE_BURST, RVD_MUX_PACE_RATE, m->now_us);
+    else
+        rvd_base_bucket_init(&m->pings, RVD_MUX_PING_BURST, RVD_MUX_PING_RATE, m->now_us);
     rvd_base_bucket_init(&m->windows, RVD_MUX_WINDOW_BURST * scale, RVD_MUX_WINDOW_RATE * scale,
                          m->now_us);
 }
@@ -5568,12 +6128,14 @@ static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, 
     m->next_rtt_us = now_us;  // the first ping goes out at once
     m->next_id = cfg->is_client ? 1 : 2;
     m->promise_round = 1;
+    rvd_pace_init(&m->pace, now_us);
     rvd_mux_out_max_set(m, m->out_max ? m->out_max : RVD_MUX_OUT_MAX);  // it may have been set
     m->table_bits = 4;
     m->table_key = ((cfg->seed | 1) * 0x9E3779B97F4A7C15u) | 1;
     rvd_base_link_init(&m->ctl);
     rvd_base_link_init(&m->tell);
     rvd_base_link_init(&m->turns);
+    rvd_base_link_init(&m->fresh);
     rvd_base_link_init(&m->held[0]);
     rvd_base_link_init(&m->held[1]);
     for (int k = 0; k < RVD_MUX_TIMERS; k++) rvd_base_link_init(&m->timers[k]);
@@ -7353,7 +7915,8 @@ typedef struct rvd_http_feature {
 static const rvd_http_feature rvd_http_features[] = {{"rstcode", REVDIAL_FEATURE_RSTCODE},
                                                      {"preamble", REVDIAL_FEATURE_PREAMBLE},
                                                      {"drain", REVDIAL_FEATURE_DRAIN},
-                                                     {"promptack", REVDIAL_FEATURE_PROMPTACK}};
+                                                     {"promptack", REVDIAL_FEATURE_PROMPTACK},
+                                                     {"pings", REVDIAL_FEATURE_PINGS}};
 enum { RVD_HTTP_FEATURE_COUNT = sizeof rvd_http_features / sizeof rvd_http_features[0] };
 
 // A Connection option names a field that the next hop removes (RFC 9110 section 7.6.1). If it named
@@ -9488,7 +10051,7 @@ static int rvd_engine_framing_start(revdial_engine *e)
 static unsigned rvd_engine_all_features(void)
 {
     return REVDIAL_FEATURE_RSTCODE | REVDIAL_FEATURE_PREAMBLE | REVDIAL_FEATURE_DRAIN |
-           REVDIAL_FEATURE_PROMPTACK;
+           REVDIAL_FEATURE_PROMPTACK | REVDIAL_FEATURE_PINGS;
 }
 
 static uint32_t rvd_engine_window(const revdial_engine *e)
@@ -9882,6 +10445,11 @@ void revdial_engine_sent(revdial_engine *e, size_t n)
 void revdial_engine_set_output_max(revdial_engine *e, size_t bytes)
 {
     rvd_mux_out_max_set(&e->mux, bytes);
+}
+
+void revdial_engine_set_now(revdial_engine *e, int64_t now_us)
+{
+    rvd_mux_now(&e->mux, now_us);
 }
 
 int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us)
@@ -16559,6 +17127,7 @@ static ptrdiff_t rvd_stream_put_locked(revdial_stream *st, const uint8_t *data, 
 {
     revdial_session *s = st->session;
     ptrdiff_t n;
+    revdial_engine_set_now(s->engine, rvd_sys_now_us());
     if (len < RVD_STREAM_LEND || s->sending || s->blocked || s->transport)
         return revdial_engine_write(s->engine, st->id, data, len);
     n = revdial_engine_lend(s->engine, st->id, data, len);
@@ -17088,6 +17657,7 @@ static int rvd_relay_early(rvd_relay *r)
 static void rvd_relay_pump_in(rvd_relay *r)
 {
     size_t share = 0;
+    revdial_engine_set_now(r->session->engine, rvd_loop_now(r->session->loop));
     if (!rvd_relay_early(r)) return;
     while (r->in_state == RVD_RELAY_IN_OPEN && r->in.ready & RVD_LOOP_READ) {
         size_t n = rvd_relay_read(r);

@@ -9,7 +9,7 @@
 header=${1:-revdial.h}
 here=$(dirname "$0")
 CC=${CC:-cc}
-core='mux http egress ws engine'
+core='pace mux http egress ws engine'
 tmp=build/layers
 passed=0
 failed=0

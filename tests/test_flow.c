@@ -896,6 +896,58 @@ TEST(a_long_link_is_full_within_ten_round_trips)  // 43, 47
     }
 }
 
+// Bytes that wait in the proxy's engine for the link are a queue, as if they stood in front of it.
+static size_t link_queue(const link_sim *l)
+{
+    revdial_engine_info info;
+    revdial_engine_get_info(l->ends.proxy->e, &info);
+    return info.output_bytes;
+}
+
+TEST(a_busy_stream_keeps_no_queue)
+{
+    static const struct {
+        uint32_t rtt_ms;
+        size_t bytes_per_ms;
+    } links[] = {{40, 1250}, {40, 12500}, {100, 6250}, {80, 250}, {10, 20000}};
+    for (size_t i = 0; i < sizeof links / sizeof *links; i++) {
+        static link_sim l;
+        uint32_t rtt_ms = links[i].rtt_ms;
+        size_t bytes = links[i].bytes_per_ms * 1000, most = 0;
+        uint64_t n;
+        link_new(&l, rtt_ms, links[i].bytes_per_ms);
+        link_run(&l, 3000);
+        n = link_run(&l, 1000);
+        for (int ms = 0; ms < 1000; ms++) {
+            link_run(&l, 1);
+            if (link_queue(&l) > most) most = link_queue(&l);
+        }
+        if (n < bytes / 10 * 9 || most > links[i].bytes_per_ms * (20 + rtt_ms / 2))
+            test_fail(__FILE__, __LINE__, "%u ms: %llu of %zu bytes in a second, %zu in the queue",
+                      rtt_ms, (unsigned long long)n, bytes, most);
+        link_end(&l);
+    }
+}
+
+TEST(many_pings_go_only_to_a_peer_that_bears_them)
+{
+    static uint8_t bytes[200000];
+    static const char *const features[] = {"rstcode", "rstcode, pings"};
+    for (int has = 0; has < 2; has++) {
+        rig *r = rig_new(&(rig_options){.role = REVDIAL_ROLE_PROXY, .features = features[has]});
+        uint64_t before;
+        REQUIRE(r != NULL);
+        before = r->wire.out_frames[WIRE_PING];
+        script_run(r, ".open Wm1+ACK");
+        for (int i = 0; i < 20; i++) {
+            revdial_engine_write(r->e, rig_id(r, 0, 1), bytes + i * 10000, 10000);
+            rig_flush(r);
+        }
+        CHECK((r->wire.out_frames[WIRE_PING] - before > 1) == has);
+        rig_end(r);
+    }
+}
+
 TEST(the_ledger_adds_up)
 {
     rig *r = rig_with((revdial_limits){.keepalive_ms = 100000000, .stream_window_max = 262144});

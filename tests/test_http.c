@@ -989,7 +989,7 @@ static void ref_subprotocol(void *ud, const char *item)
 
 static void ref_feature(void *ud, const char *item)
 {
-    static const char *const names[] = {"rstcode", "preamble", "drain", "promptack"};
+    static const char *const names[] = {"rstcode", "preamble", "drain", "promptack", "pings"};
     ref_lists *l = ud;
     const char *number = strchr(item, '=') ? strchr(item, '=') + 1 : "";
     unsigned long n = strtoul(number, NULL, 10);
@@ -1130,10 +1130,11 @@ static void check_against_reference(const uint8_t *s, size_t len, size_t step, c
 
 static const char mutated_ws[] = WS_ASK "Origin: https://proxy.example:7000\r\n"
                                         "Revdial-Name: cam-1\r\nRevdial-Upgrade: websocket\r\n" END;
-static const char mutated[] = ASK
-    "Authorization: Bearer aB3-._~+/==\r\nRevdial-Version: 1\r\nRevdial-Name: cam-1\r\n"
-    "Revdial-Instance: I_7.x\r\nX-Any: v\r\nContent-Length: 0\r\nRevdial-Upgrade: revdial\r\n"
-    "Revdial-Features: rstcode, preamble, drain, promptack, window=65536, streams=65536\r\n" END;
+static const char mutated[] =
+    ASK "Authorization: Bearer aB3-._~+/==\r\nRevdial-Version: 1\r\nRevdial-Name: cam-1\r\n"
+        "Revdial-Instance: I_7.x\r\nX-Any: v\r\nContent-Length: 0\r\nRevdial-Upgrade: revdial\r\n"
+        "Revdial-Features: rstcode, preamble, drain, promptack, pings, window=65536, streams=65536"
+        "\r\n" END;
 
 static void check_substitutions(const char *legal, size_t len)
 {
@@ -1151,7 +1152,7 @@ static void check_substitutions(const char *legal, size_t len)
 
 TEST(A77_every_byte_at_every_offset_is_judged_as_the_reference_does)
 {
-    CHECK_INT(ref_ask((const uint8_t *)mutated, sizeof mutated - 1).features, 15);
+    CHECK_INT(ref_ask((const uint8_t *)mutated, sizeof mutated - 1).features, 31);
     check_substitutions(BYTES(mutated));
     check_substitutions(BYTES(mutated_ws));
 }
@@ -1676,7 +1677,7 @@ static const rvd_http_offer good_offer = {.cfg = &good_config,
                                           .host = "proxy.example:7000",
                                           .path = "/revdial",
                                           .secret = "s3cret-token",
-                                          .terms = {0, 15, 65536, 65536, 0, 0}};
+                                          .terms = {0, 31, 65536, 65536, 0, 0}};
 
 static size_t write_request(char *buf, size_t size, const rvd_http_offer *offer)
 {
@@ -1701,7 +1702,7 @@ TEST(the_request_is_the_one_of_the_vector_and_a_proxy_takes_it)
     CHECK_STR(a.instance, "i-7F3a");
     CHECK_STR(a.secret, "s3cret-token");
     CHECK_INT(a.is_revdial, 1);
-    CHECK_INT(a.features, 15);
+    CHECK_INT(a.features, 31);
     CHECK_INT(a.window, 65536);
     CHECK_INT(a.streams, 65536);
     REQUIRE(vector_load(&v, "handshake-request-websocket"));
@@ -1712,7 +1713,7 @@ TEST(the_request_is_the_one_of_the_vector_and_a_proxy_takes_it)
     CHECK_INT(a.status, ACCEPTED);
     CHECK_INT(a.carrier, REVDIAL_CARRIER_WEBSOCKET);
     CHECK_STR(a.accept, WS_ACCEPT_TEXT);
-    CHECK_INT(a.features, 15);
+    CHECK_INT(a.features, 31);
     REQUIRE(vector_load(&v, "handshake-request-stock"));
     a = ask_every_way("stock vector", v.bytes, v.len);
     CHECK_INT(a.status, ACCEPTED);
@@ -1733,7 +1734,7 @@ TEST(the_101_is_the_one_of_the_vector_and_a_backend_takes_it)
 {
     static vector v;
     rvd_http_answer answer = {
-        .status = 101, .terms = {1, 15, 65536, 0, 0, 0}, .session_id = 0x00c0ffee12345678u};
+        .status = 101, .terms = {1, 31, 65536, 0, 0, 0}, .session_id = 0x00c0ffee12345678u};
     char buf[RVD_HTTP_ANSWER_SIZE];
     answered a;
     REQUIRE(vector_load(&v, "handshake-101"));
@@ -1743,7 +1744,7 @@ TEST(the_101_is_the_one_of_the_vector_and_a_backend_takes_it)
     CHECK_INT(a.status, 101);
     CHECK_INT(a.used, v.len);
     CHECK_INT(a.r.terms.is_revdial, 1);
-    CHECK_INT(a.r.terms.features, 15);
+    CHECK_INT(a.r.terms.features, 31);
     CHECK_INT(a.r.terms.window, 65536);
     CHECK_INT(a.r.terms.streams, 0);
     CHECK(a.r.session_id == 0x00c0ffee12345678u);

@@ -23,6 +23,8 @@ enum {
     WIRE_PONGS = 32
 };
 
+#define WIRE_PACED 0x80000000u  // pings of the queue control have greater values
+
 typedef struct wire_frame {
     unsigned version, type, flags;
     uint32_t id, len;
@@ -86,6 +88,7 @@ typedef struct judge {
     int pings_dropped;
     int ping_out;  // one of the engine's pings is unanswered
     uint32_t ping_value;
+    uint32_t paced_out, paced_in;  // pings of the queue control: the last one, the last answered
     int goaway_in, goaway_out;  // code + 1, 0 none
     unsigned goaways_out;
     uint64_t out_frames[4], out_data_bytes, out_rst, out_fin, out_syn, out_ack, pongs, in_frames;
@@ -189,6 +192,8 @@ static inline void judge_in_header(judge *j, const wire_frame *f)
             j->pings[j->ping_count++] = f->len;
         } else if ((f->flags & WIRE_ACK) && j->ping_out && f->len == j->ping_value) {
             j->ping_out = 0;
+        } else if ((f->flags & WIRE_ACK) && f->len > j->paced_in && f->len <= j->paced_out) {
+            j->paced_in = f->len;
         }
     }
     if (f->type == WIRE_GOAWAY) j->goaway_in = f->len < INT32_MAX ? (int)f->len + 1 : INT32_MAX;
@@ -225,7 +230,12 @@ static inline void judge_out_session(judge *j, const wire_frame *f)
         j->goaways_out++;
         return;
     }
-    if (f->flags == WIRE_SYN) {
+    if (f->flags == WIRE_SYN && f->len > WIRE_PACED) {
+        if (j->paced_out && f->len != j->paced_out + 1) judge_complain(j, "ping %u", f->len);
+        if (!j->paced_in) j->paced_in = WIRE_PACED;
+        if (f->len - j->paced_in > 24) judge_complain(j, "a 25th ping while 24 are unanswered");
+        j->paced_out = f->len;
+    } else if (f->flags == WIRE_SYN) {
         if (j->ping_out) judge_complain(j, "a second ping while one is unanswered");
         j->ping_out = 1;
         j->ping_value = f->len;

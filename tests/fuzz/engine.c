@@ -107,7 +107,8 @@ static void engine_step(rig *r, tape *t)
 
 static void fuzz_one(const uint8_t *data, size_t len)
 {
-    static const char *const ours = "rstcode, preamble, drain, promptack, window=65536, streams=16";
+    static const char *const ours = "rstcode, preamble, drain, promptack, pings, "
+                                    "window=65536, streams=16";
     tape t = {data, len};
     unsigned how = tape_next(&t);
     rig_options o = {.role = how & ENGINE_PROXY ? REVDIAL_ROLE_PROXY : REVDIAL_ROLE_BACKEND,

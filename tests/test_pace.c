@@ -1,0 +1,278 @@
+// Queue control of a session, impl.pace, in virtual time: on the links of pace_link.h no queue
+// stands, the link is used, others are not starved and do not starve us.
+#define REVDIAL_NO_RUNTIME
+#define REVDIAL_IMPLEMENTATION
+#include "revdial.h"
+
+#include "pace_link.h"
+#include "test.h"
+
+#define SECOND INT64_C(1000000)
+#define COUNT(array) (sizeof(array) / sizeof(array)[0])
+
+typedef struct terms {
+    double mbit, trip_ms, buffer_kb;
+} terms;
+
+static pace_link *link_new(const terms *t, uint64_t seed)
+{
+    pace_link *l = (pace_link *)calloc(1, sizeof *l);
+    if (!l) abort();
+    l->rate = t->mbit * 125000;
+    l->delay_us = (int64_t)(t->trip_ms * 500);
+    l->buffer = t->buffer_kb * 1000;
+    l->seed = seed;
+    return l;
+}
+
+static void link_free(pace_link *l)
+{
+    pace_link_free(l);
+    free(l);
+}
+
+// Runs the link; returns the part of it that the flow had meanwhile.
+static double share(pace_link *l, const pace_flow *f, int64_t from_us, int64_t to_us)
+{
+    uint64_t before;
+    double most = l->rate * PACE_MSS / (PACE_MSS + PACE_HEADERS);
+    pace_link_run(l, from_us);
+    before = f->taken;
+    pace_link_run(l, to_us);
+    return (double)(f->taken - before) * 1e6 / (double)(to_us - from_us) / most;
+}
+
+TEST(no_queue_stands_and_the_link_is_used)
+{
+    static const struct {
+        terms link;
+        double trip_ms, used;  // 99 of 100 keystrokes at most; at least
+    } rows[] = {
+        {{10, 40, 1250}, 75, 0.95},  {{100, 40, 12500}, 60, 0.9}, {{50, 100, 6000}, 145, 0.8},
+        {{2, 80, 500}, 165, 0.95},   {{300, 10, 3750}, 20, 0.9},  {{20, 40, 500}, 70, 0.95},
+        {{1000, 5, 5000}, 15, 0.95}, {{10, 1, 1000}, 30, 0.95},   {{5, 20, 100}, 60, 0.95},
+        {{30, 30, 3000}, 55, 0.95},  {{20, 40, 60}, 100, 0.9}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        pace_link *l = link_new(&rows[i].link, i + 1);
+        pace_flow *f = pace_link_add(l, PACE_SESSION, 0);
+        double used = share(l, f, 2 * SECOND, 20 * SECOND);
+        double trip = pace_trip_ms(f, 2 * SECOND, 20 * SECOND, 0.99);
+        if (trip > rows[i].trip_ms || used < rows[i].used)
+            test_fail(__FILE__, __LINE__, "%g Mbit/s, %g ms: %.1f ms, %.3f used", rows[i].link.mbit,
+                      rows[i].link.trip_ms, trip, used);
+        link_free(l);
+    }
+}
+
+TEST(a_session_starts_as_fast_as_its_tcp_connection)
+{
+    static const terms links[] = {{10, 40, 1250}, {100, 40, 12500}, {50, 100, 6000}, {2, 80, 500}};
+    for (size_t i = 0; i < COUNT(links); i++) {
+        int64_t until_us = (int64_t)(links[i].trip_ms * 12000);
+        pace_link *l = link_new(&links[i], 1), *today = link_new(&links[i], 1);
+        double ours = share(l, pace_link_add(l, PACE_SESSION, 0), 0, until_us);
+        double theirs = share(today, pace_link_add(today, PACE_TODAY, 0), 0, until_us);
+        if (ours < theirs * 0.75)
+            test_fail(__FILE__, __LINE__, "%g Mbit/s: %.2f, without control %.2f", links[i].mbit,
+                      ours, theirs);
+        link_free(l);
+        link_free(today);
+    }
+}
+
+TEST(a_rate_that_drops_to_a_tenth_or_grows_tenfold_is_followed)
+{
+    static const struct {
+        terms link;
+        double factor;
+    } rows[] = {{{10, 40, 1250}, 0.1}, {{100, 40, 12500}, 0.1}, {{2, 80, 500}, 10}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        pace_link *l = link_new(&rows[i].link, 1);
+        pace_flow *f = pace_link_add(l, PACE_SESSION, 0);
+        double used, trip;
+        pace_link_run(l, 5 * SECOND);
+        l->rate *= rows[i].factor;
+        used = share(l, f, 8 * SECOND, 12 * SECOND);
+        trip = pace_trip_ms(f, 8 * SECOND, 12 * SECOND, 0.99);
+        if (trip > 5 * rows[i].link.trip_ms || used < 0.85)
+            test_fail(__FILE__, __LINE__, "%g Mbit/s times %g: %.1f ms, %.3f used",
+                      rows[i].link.mbit, rows[i].factor, trip, used);
+        link_free(l);
+    }
+}
+
+TEST(beside_a_tcp_connection_a_session_does_not_starve)
+{
+    static const terms link = {20, 40, 500};
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        pace_link *l = link_new(&link, seed);
+        int is_second = seed % 2;
+        int64_t other_us = 3 * SECOND + (int64_t)seed * 50000;
+        pace_flow *f = pace_link_add(l, PACE_SESSION, is_second ? other_us : 0);
+        pace_flow *tcp = pace_link_add(l, PACE_TCP, is_second ? 0 : other_us);
+        double had, trip;
+        tcp->stop_us = 33 * SECOND;
+        had = share(l, f, 8 * SECOND, 33 * SECOND);
+        share(l, f, 37 * SECOND, 40 * SECOND);
+        trip = pace_trip_ms(f, 37 * SECOND, 40 * SECOND, 0.9);
+        if (had < 0.12 || trip > 150)
+            test_fail(__FILE__, __LINE__, "seed %d: %.2f of the link, then %.1f ms", (int)seed, had,
+                      trip);
+        link_free(l);
+    }
+}
+
+TEST(two_sessions_share_a_link)
+{
+    static const terms links[] = {{20, 40, 1000}, {100, 40, 5000}, {2, 80, 500}};
+    double least = 1, sum = 0;
+    for (uint64_t seed = 1; seed <= 60; seed++) {
+        pace_link *l = link_new(&links[seed % COUNT(links)], seed);
+        pace_flow *a = pace_link_add(l, PACE_SESSION, 0);
+        pace_flow *b = pace_link_add(l, PACE_SESSION, 3 * SECOND + (int64_t)seed * 37000);
+        uint64_t before;
+        double of_a, of_b, less;
+        pace_link_run(l, 13 * SECOND);
+        before = b->taken;
+        of_a = share(l, a, 13 * SECOND, 33 * SECOND);
+        of_b = (double)(b->taken - before) / 20 / l->rate;
+        less = of_a < of_b ? of_a / of_b : of_b / of_a;
+        if (less < least) least = less;
+        sum += less;
+        if (less < 0.2 || of_a + of_b < 0.85)
+            test_fail(__FILE__, __LINE__, "seed %d: %.2f and %.2f", (int)seed, of_a, of_b);
+        link_free(l);
+    }
+    if (sum / 60 < 0.6) test_fail(__FILE__, __LINE__, "on average 1 to %.2f", sum / 60);
+}
+
+// With what varies the round trip but is no queue of ours the link is used as without control.
+TEST(jitter_and_sleeping_peers_and_loss_take_no_throughput)
+{
+    static const struct {
+        terms link;
+        int64_t jitter_us, sleep_every_us, sleep_us;
+        double loss, part;
+    } rows[] = {
+        {{10, 40, 1250}, 5000, 0, 0, 0, 0.95},        {{10, 40, 1250}, 20000, 0, 0, 0, 0.9},
+        {{50, 40, 1250}, 20000, 0, 0, 0, 0.9},        {{10, 80, 1250}, 10000, 0, 0, 0, 0.95},
+        {{10, 40, 1250}, 0, 700000, 150000, 0, 0.85}, {{10, 40, 1250}, 0, 0, 0, 0.005, 0.9},
+        {{100, 40, 12500}, 0, 0, 0, 0.001, 0.9}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        double used[2];
+        for (int today = 0; today < 2; today++) {
+            pace_link *l = link_new(&rows[i].link, 3);
+            l->jitter_us = rows[i].jitter_us;
+            l->sleep_every_us = rows[i].sleep_every_us;
+            l->sleep_us = rows[i].sleep_us;
+            l->loss = rows[i].loss;
+            used[today] = share(l, pace_link_add(l, today ? PACE_TODAY : PACE_SESSION, 0), SECOND,
+                                20 * SECOND);
+            link_free(l);
+        }
+        if (used[0] < used[1] * rows[i].part)
+            test_fail(__FILE__, __LINE__, "row %d: %.2f, without control %.2f", (int)i, used[0],
+                      used[1]);
+    }
+}
+
+// ---- by hand
+
+// A session that always sends, over a link without a queue that pongs after `trip_us`.
+typedef struct session {
+    rvd_pace p;
+    uint32_t added, waiting[RVD_PACE_PINGS], count;
+    int64_t now_us;
+} session;
+
+static void session_fill(session *s)
+{
+    uint32_t n;
+    while ((n = rvd_pace_room(&s->p, s->added)) > 0 && n < UINT32_MAX) {
+        if (rvd_pace_is_due(&s->p, s->added, s->now_us))
+            s->waiting[s->count++] = rvd_pace_ping_add(&s->p, s->added, s->now_us);
+        s->added += n < 1024 ? n : 1024;
+    }
+    rvd_pace_wait(&s->p, s->now_us);
+}
+
+static void session_answer(session *s, int64_t trip_us)
+{
+    uint32_t count = s->count;
+    s->now_us += trip_us;
+    s->count = 0;
+    for (uint32_t i = 0; i < count; i++)
+        CHECK(rvd_pace_pong(&s->p, s->waiting[i], s->added, s->now_us));
+    if (rvd_pace_is_blind(&s->p, s->added))
+        s->waiting[s->count++] = rvd_pace_ping_add(&s->p, s->added, s->now_us);
+}
+
+TEST(without_pongs_the_cap_ends)
+{
+    session s = {.now_us = 1};
+    int64_t at;
+    rvd_pace_init(&s.p, 1);
+    CHECK_INT(rvd_pace_room(&s.p, 0), UINT32_MAX);
+    CHECK(rvd_pace_next_tick(&s.p, 1) == INT64_MAX);
+    rvd_pace_grow_end(&s.p, 1000000);
+    session_fill(&s);
+    CHECK_INT(rvd_pace_room(&s.p, s.added), 0);
+    at = rvd_pace_next_tick(&s.p, s.now_us);
+    REQUIRE(at > s.now_us && at < s.now_us + 2 * SECOND);
+    rvd_pace_tick(&s.p, at - 1);
+    CHECK_INT(rvd_pace_room(&s.p, s.added), 0);
+    rvd_pace_tick(&s.p, at);
+    CHECK_INT(rvd_pace_room(&s.p, s.added), UINT32_MAX);
+    CHECK(rvd_pace_next_tick(&s.p, at) == INT64_MAX);
+}
+
+TEST(pongs_that_nobody_asked_for_change_nothing)
+{
+    session s = {.now_us = 1};
+    rvd_pace before;
+    rvd_pace_init(&s.p, 1);
+    session_fill(&s);
+    before = s.p;
+    CHECK(!rvd_pace_pong(&s.p, 0, s.added, 50000));
+    CHECK(!rvd_pace_pong(&s.p, s.p.value + 1, s.added, 50000));
+    CHECK(memcmp(&before, &s.p, sizeof before) == 0);
+    session_answer(&s, 40000);
+    CHECK(!rvd_pace_pong(&s.p, 1, s.added, 50000));
+}
+
+TEST(where_the_round_trip_is_short_pings_are_rare)
+{
+    session s = {.now_us = 1};
+    rvd_pace_init(&s.p, 1);
+    for (int i = 0; i < 4; i++) {
+        s.waiting[s.count++] = rvd_pace_ping_add(&s.p, s.added += 4096, s.now_us);
+        session_answer(&s, 100);
+    }
+    CHECK_INT(rvd_pace_room(&s.p, s.added), UINT32_MAX);
+    CHECK(!rvd_pace_is_due(&s.p, s.added + 1000000, s.now_us + 10000));
+    CHECK(rvd_pace_is_due(&s.p, s.added + 1000000, s.now_us + 200000));
+}
+
+TEST(late_pongs_of_a_near_peer_begin_the_control)
+{
+    session s = {.now_us = 1};
+    rvd_pace_init(&s.p, 1);
+    for (int i = 0; i < 24; i++) {
+        s.waiting[s.count++] = rvd_pace_ping_add(&s.p, s.added += 4096, s.now_us);
+        session_answer(&s, i < 4 ? 100 : 30000);
+    }
+    CHECK(rvd_pace_room(&s.p, s.added) < UINT32_MAX);
+}
+
+TEST(keystrokes_are_not_pinged)
+{
+    rvd_pace p;
+    rvd_pace_init(&p, 1);
+    CHECK(!rvd_pace_is_due(&p, 1000, SECOND));
+    CHECK(rvd_pace_is_due(&p, 4096, SECOND));
+}
+
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}
