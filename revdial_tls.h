@@ -20,6 +20,7 @@
 //
 // MAP       `grep -n MARK: revdial_tls.h` prints it with line numbers.
 //    api.tls       client, server, reload, free
+//    impl.wire     records between a TLS library and its socket
 //    impl.mbed     all that differs between the versions of mbedTLS
 //    impl.files    certificates and keys, from files or from memory
 //    impl.setup    a generation: one set of them, and what we accept
@@ -119,6 +120,109 @@ REVDIAL_API const char *revdial_tls_version(void);
 #endif
 #endif  // REVDIAL_TLS_H
 
+#if defined(REVDIAL_TLS_IMPLEMENTATION) || defined(REVDIAL_TLS_WIRE)
+#ifndef RVD_TLS_WIRE_IMPLEMENTED
+#define RVD_TLS_WIRE_IMPLEMENTED
+
+// ================================================================================================
+// MARK: impl.wire
+// Records between a TLS library and its socket. For transports by other libraries, too: they define
+// REVDIAL_TLS_WIRE. Results are bytes, REVDIAL_WANT_*, or REVDIAL_ELOST with the errno in `sys`.
+// ================================================================================================
+
+#include <errno.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define RVD_TLS_RECORD 16384  // bytes that a record carries at most, RFC 8446 section 5.1
+#define RVD_TLS_WRITE (4 * RVD_TLS_RECORD)         // that a write encrypts at most
+#define RVD_TLS_RECORDS (RVD_TLS_WRITE + 4 * 256)  // the same, encrypted
+
+// The records of one write go to the socket together: 64 KiB of them wake the other end once, and
+// cost one system call in place of four.
+typedef struct rvd_tls_wire {
+    int fd;
+    int sys;                 // errno of the socket's last error
+    uint8_t *out;            // RVD_TLS_RECORDS bytes; NULL since the last short write
+    size_t out_at, out_len;  // what the socket has not taken yet
+    size_t carried;          // bytes of the write in these records
+    int is_gathering;        // records go to `out`
+} rvd_tls_wire;
+
+static ptrdiff_t rvd_tls_wire_result(rvd_tls_wire *w, ssize_t n, int want)
+{
+    if (n >= 0) return n;
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return want;
+    w->sys = errno;
+    return REVDIAL_ELOST;
+}
+
+static ptrdiff_t rvd_tls_wire_recv(rvd_tls_wire *w, void *buf, size_t len)
+{
+    ssize_t n;
+    do n = recv(w->fd, buf, len, 0);
+    while (n < 0 && errno == EINTR);
+    return rvd_tls_wire_result(w, n, REVDIAL_WANT_READ);
+}
+
+static ptrdiff_t rvd_tls_wire_send(rvd_tls_wire *w, const void *buf, size_t len)
+{
+    ssize_t n;
+    do n = send(w->fd, buf, len, MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    return rvd_tls_wire_result(w, n, REVDIAL_WANT_WRITE);
+}
+
+// A record, or a part of one, that the library wants to send. It stays behind others that wait.
+static ptrdiff_t rvd_tls_wire_put(rvd_tls_wire *w, const void *buf, size_t len)
+{
+    if (!w->is_gathering && !w->out_len) return rvd_tls_wire_send(w, buf, len);
+    if (RVD_TLS_RECORDS - w->out_at - w->out_len < len) return REVDIAL_WANT_WRITE;
+    memcpy(w->out + w->out_at + w->out_len, buf, len);
+    w->out_len += len;
+    return (ptrdiff_t)len;
+}
+
+// A write of len bytes begins. Returns how many of them the library is to encrypt. Without memory
+// it is one record, which goes to the socket by itself.
+static size_t rvd_tls_wire_begin(rvd_tls_wire *w, size_t len)
+{
+    if (len <= RVD_TLS_RECORD) {
+        free(w->out);
+        w->out = NULL;
+        return len;
+    }
+    if (!w->out) w->out = malloc(RVD_TLS_RECORDS);
+    if (!w->out) return RVD_TLS_RECORD;
+    w->is_gathering = 1;
+    return len < RVD_TLS_WRITE ? len : RVD_TLS_WRITE;
+}
+
+// Sends what was encrypted. Returns the bytes of the write once the socket has taken all of it.
+static ptrdiff_t rvd_tls_wire_flush(rvd_tls_wire *w)
+{
+    ptrdiff_t n = w->out_len ? rvd_tls_wire_send(w, w->out + w->out_at, w->out_len) : 0;
+    if (n < 0) return n;
+    w->out_at += (size_t)n;
+    w->out_len -= (size_t)n;
+    if (w->out_len) return REVDIAL_WANT_WRITE;
+    w->out_at = 0;
+    return (ptrdiff_t)w->carried;
+}
+
+// The library has encrypted n bytes of the write.
+static ptrdiff_t rvd_tls_wire_end(rvd_tls_wire *w, size_t n)
+{
+    w->is_gathering = 0;
+    w->carried = n;
+    return rvd_tls_wire_flush(w);
+}
+
+#endif  // RVD_TLS_WIRE_IMPLEMENTED
+#endif
+
 #ifdef REVDIAL_TLS_IMPLEMENTATION
 #ifndef REVDIAL_TLS_IMPLEMENTED
 #define REVDIAL_TLS_IMPLEMENTED
@@ -128,7 +232,6 @@ REVDIAL_API const char *revdial_tls_version(void);
 // Whatever the versions of mbedTLS do in different ways. Below, MBEDTLS_VERSION_NUMBER is not used.
 // ================================================================================================
 
-#include <errno.h>
 #include <fcntl.h>
 #include <mbedtls/error.h>
 #include <mbedtls/md.h>
@@ -140,9 +243,6 @@ REVDIAL_API const char *revdial_tls_version(void);
 #include <mbedtls/version.h>
 #include <mbedtls/x509_crt.h>
 #include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -677,8 +777,7 @@ typedef struct rvd_tls_link {
     mbedtls_ssl_context ssl;
     rvd_tls_maker *maker;
     rvd_tls_setup *setup;
-    int fd;
-    int sys;             // errno of the socket's last error
+    rvd_tls_wire wire;
     int is_dry;          // the socket had nothing more to read
     int has_ended;       // the peer's side of the socket
     int is_self_signed;  // the certificate that nobody vouches for
@@ -690,27 +789,19 @@ typedef struct rvd_tls_link {
 static int rvd_tls_send(void *ctx, const unsigned char *buf, size_t len)
 {
     rvd_tls_link *l = ctx;
-    ssize_t n;
-    do n = send(l->fd, buf, len, MSG_NOSIGNAL);
-    while (n < 0 && errno == EINTR);
-    if (n >= 0) return (int)n;
-    if (errno == EAGAIN || errno == EWOULDBLOCK) return MBEDTLS_ERR_SSL_WANT_WRITE;
-    l->sys = errno;
-    return MBEDTLS_ERR_NET_SEND_FAILED;
+    ptrdiff_t n = rvd_tls_wire_put(&l->wire, buf, len);
+    if (n == REVDIAL_WANT_WRITE) return MBEDTLS_ERR_SSL_WANT_WRITE;
+    return n < 0 ? MBEDTLS_ERR_NET_SEND_FAILED : (int)n;
 }
 
 static int rvd_tls_recv(void *ctx, unsigned char *buf, size_t len)
 {
     rvd_tls_link *l = ctx;
-    ssize_t n;
-    do n = recv(l->fd, buf, len, 0);
-    while (n < 0 && errno == EINTR);
+    ptrdiff_t n = rvd_tls_wire_recv(&l->wire, buf, len);
     if (n == 0) l->has_ended = 1;
-    if (n >= 0) return (int)n;
-    l->is_dry = errno == EAGAIN || errno == EWOULDBLOCK;
+    l->is_dry = n == REVDIAL_WANT_READ;
     if (l->is_dry) return MBEDTLS_ERR_SSL_WANT_READ;
-    l->sys = errno;
-    return MBEDTLS_ERR_NET_RECV_FAILED;
+    return n < 0 ? MBEDTLS_ERR_NET_RECV_FAILED : (int)n;
 }
 
 // Called for each certificate of the peer's chain, from the authority to the peer's own.
@@ -788,8 +879,8 @@ static int rvd_tls_say_lost(rvd_tls_link *l)
 {
     int has_answered =
         l->maker->is_server || l->ssl.RVD_TLS_FIELD(state) > MBEDTLS_SSL_SERVER_HELLO;
-    if (l->sys)
-        rvd_tls_say(l, "the connection was lost: ", strerror(l->sys));
+    if (l->wire.sys)
+        rvd_tls_say(l, "the connection was lost: ", strerror(l->wire.sys));
     else if (l->ssl.RVD_TLS_FIELD(state) < MBEDTLS_SSL_HANDSHAKE_OVER)
         rvd_tls_say(l, "the peer hung up during the handshake",
                     has_answered ? "" : ": perhaps that port does not speak TLS");
@@ -804,7 +895,7 @@ static int rvd_tls_result(rvd_tls_link *l, int r)
     char text[128];
     if (r == MBEDTLS_ERR_SSL_WANT_READ) return REVDIAL_WANT_READ;
     if (r == MBEDTLS_ERR_SSL_WANT_WRITE) return REVDIAL_WANT_WRITE;
-    if (r == MBEDTLS_ERR_SSL_CONN_EOF || l->sys) return rvd_tls_say_lost(l);
+    if (r == MBEDTLS_ERR_SSL_CONN_EOF || l->wire.sys) return rvd_tls_say_lost(l);
     if (r == MBEDTLS_ERR_SSL_ALLOC_FAILED || r == MBEDTLS_ERR_X509_ALLOC_FAILED) {
         rvd_tls_say(l, "out of memory", "");
         return REVDIAL_ENOMEM;
@@ -885,10 +976,20 @@ static ptrdiff_t rvd_tls_do_read(void *ctx, void *buf, size_t len)
 static ptrdiff_t rvd_tls_do_write(void *ctx, const void *buf, size_t len)
 {
     rvd_tls_link *l = ctx;
-    int r;
-    do r = mbedtls_ssl_write(&l->ssl, buf, len);
-    while (rvd_tls_is_ticket(r));  // one that a read had begun with
-    return r > 0 ? r : rvd_tls_result(l, r);
+    ptrdiff_t n;
+    if (l->wire.out_len) {  // the same bytes again, which have been encrypted
+        n = rvd_tls_wire_flush(&l->wire);
+    } else {
+        size_t most = rvd_tls_wire_begin(&l->wire, len), at = 0;
+        int r = 1;
+        while (at < most && (r > 0 || rvd_tls_is_ticket(r))) {  // one that a read had begun with
+            r = mbedtls_ssl_write(&l->ssl, (const unsigned char *)buf + at, most - at);
+            if (r > 0) at += (size_t)r;
+        }
+        n = rvd_tls_wire_end(&l->wire, at);
+        if (!at) return rvd_tls_result(l, r);
+    }
+    return n == REVDIAL_ELOST ? rvd_tls_say_lost(l) : n;
 }
 
 static size_t rvd_tls_do_pending(void *ctx)
@@ -931,6 +1032,7 @@ static void rvd_tls_do_close(void *ctx)
     rvd_tls_link *l = ctx;
     mbedtls_ssl_free(&l->ssl);
     rvd_tls_let_go(l->maker, l->setup);
+    free(l->wire.out);
     free(l);
 }
 
@@ -1025,7 +1127,7 @@ static int rvd_tls_wrap(void *ud, int fd, const char *host, revdial_transport *o
     l = calloc(1, sizeof *l);
     if (!l) return rvd_tls_fail(err, REVDIAL_ENOMEM, "TLS", "out of memory");
     l->maker = m;
-    l->fd = fd;
+    l->wire.fd = fd;
     pthread_mutex_lock(&m->lock);
     m->refs++;
     l->setup = m->now;

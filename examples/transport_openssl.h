@@ -16,6 +16,9 @@
 #define _GNU_SOURCE 1  // as the implementation of revdial.h
 #endif
 
+#ifdef TRANSPORT_OPENSSL_IMPLEMENTATION
+#define REVDIAL_TLS_WIRE
+#endif
 #include "revdial_tls.h"
 
 #if defined(TRANSPORT_OPENSSL_IMPLEMENTATION) && !defined(TRANSPORT_OPENSSL_IMPLEMENTED)
@@ -60,8 +63,7 @@ typedef struct ossl_link {
     SSL *ssl;
     BIO_METHOD *method;
     pid_t process;
-    int fd;
-    int sys;  // errno of the socket's last error
+    rvd_tls_wire wire;
     int is_server, wants_cert, is_up;
     int is_dry;          // the last read took all that there was
     int is_self_signed;  // the certificate that nobody vouches for
@@ -157,7 +159,8 @@ static int ossl_say_alert(ossl_link *l, int alert)
 
 static int ossl_say_lost(ossl_link *l)
 {
-    if (l->sys) return ossl_say(l, REVDIAL_ELOST, "the connection was lost: ", strerror(l->sys));
+    if (l->wire.sys)
+        return ossl_say(l, REVDIAL_ELOST, "the connection was lost: ", strerror(l->wire.sys));
     if (!l->is_up) return ossl_say(l, REVDIAL_ELOST, "the peer hung up during the handshake", "");
     return ossl_say(l, REVDIAL_ELOST,
                     "the connection ended without close_notify: it may have been cut", "");
@@ -209,7 +212,7 @@ static int ossl_result(ossl_link *l, int r)
     default: break;
     }
     reason = ERR_GET_REASON(ERR_peek_error());
-    if (l->sys && !reason) return ossl_say_lost(l);
+    if (l->wire.sys && !reason) return ossl_say_lost(l);
     if (reason > SSL_AD_REASON_OFFSET && reason < SSL_AD_REASON_OFFSET + 256)
         return ossl_say_alert(l, reason - SSL_AD_REASON_OFFSET);
     return ossl_say_reason(l, reason);
@@ -221,33 +224,20 @@ static int ossl_result(ossl_link *l, int r)
 static int ossl_send(BIO *b, const char *buf, int len)
 {
     ossl_link *l = BIO_get_data(b);
-    ssize_t n;
+    ptrdiff_t n = rvd_tls_wire_put(&l->wire, buf, (size_t)len);
     BIO_clear_retry_flags(b);
-    do n = send(l->fd, buf, (size_t)len, MSG_NOSIGNAL);
-    while (n < 0 && errno == EINTR);
-    if (n >= 0) return (int)n;
-    if (errno == EAGAIN || errno == EWOULDBLOCK)
-        BIO_set_retry_write(b);
-    else
-        l->sys = errno;
-    return -1;
+    if (n == REVDIAL_WANT_WRITE) BIO_set_retry_write(b);
+    return n < 0 ? -1 : (int)n;
 }
 
 static int ossl_recv(BIO *b, char *buf, int len)
 {
     ossl_link *l = BIO_get_data(b);
-    ssize_t n;
+    ptrdiff_t n = rvd_tls_wire_recv(&l->wire, buf, (size_t)len);
     BIO_clear_retry_flags(b);
-    do n = recv(l->fd, buf, (size_t)len, 0);
-    while (n < 0 && errno == EINTR);
-    if (n > 0) return (int)n;
-    if (n == 0)
-        BIO_set_flags(b, BIO_FLAGS_IN_EOF);
-    else if (errno == EAGAIN || errno == EWOULDBLOCK)
-        BIO_set_retry_read(b);
-    else
-        l->sys = errno;
-    return n < 0 ? -1 : 0;
+    if (n == 0) BIO_set_flags(b, BIO_FLAGS_IN_EOF);
+    if (n == REVDIAL_WANT_READ) BIO_set_retry_read(b);
+    return n < 0 ? -1 : (int)n;
 }
 
 static long ossl_ctrl(BIO *b, int cmd, long number, void *pointer)
@@ -290,10 +280,21 @@ static ptrdiff_t ossl_do_read(void *ctx, void *buf, size_t len)
 static ptrdiff_t ossl_do_write(void *ctx, const void *buf, size_t len)
 {
     ossl_link *l = ctx;
-    int r;
-    ERR_clear_error();
-    r = SSL_write(l->ssl, buf, len > INT_MAX ? INT_MAX : (int)len);
-    return r > 0 ? r : ossl_result(l, r);
+    ptrdiff_t n;
+    if (l->wire.out_len) {  // the same bytes again, which have been encrypted
+        n = rvd_tls_wire_flush(&l->wire);
+    } else {
+        size_t most = rvd_tls_wire_begin(&l->wire, len), at = 0;
+        int r = 1;
+        ERR_clear_error();
+        while (at < most && r > 0) {  // a record at a time
+            r = SSL_write(l->ssl, (const char *)buf + at, (int)(most - at));
+            if (r > 0) at += (size_t)r;
+        }
+        n = rvd_tls_wire_end(&l->wire, at);
+        if (!at) return ossl_result(l, r);
+    }
+    return n == REVDIAL_ELOST ? ossl_say_lost(l) : n;
 }
 
 // SSL_has_pending() counts a part of a record, too. A read that has just returned WANT_READ has
@@ -318,6 +319,7 @@ static void ossl_do_close(void *ctx)
     ossl_link *l = ctx;
     SSL_free(l->ssl);
     BIO_meth_free(l->method);
+    free(l->wire.out);
     free(l);
 }
 
@@ -649,7 +651,7 @@ static int ossl_wrap(void *ud, int fd, const char *host, revdial_transport *out,
                                       : "a client's where a server's is needed, or no name");
     l = calloc(1, sizeof *l);
     if (!l) return ossl_fail(err, REVDIAL_ENOMEM, "TLS", "out of memory");
-    l->fd = fd;
+    l->wire.fd = fd;
     l->process = m->process;
     l->is_server = m->is_server;
     l->wants_cert = m->ca || !m->is_server;

@@ -812,6 +812,126 @@ TEST(plain_http_at_a_tls_listener_gets_nothing_and_is_named)
     toy_world_free(tw);
 }
 
+// ------------------------------------------------------------------------------------------------
+// What a transport is given to write, without a session.
+
+typedef struct tape {
+    uint8_t bytes[4 * RVD_TRANSPORT_BULK];
+    size_t len, longest;
+    ptrdiff_t most;  // that a write takes; or what it returns
+} tape;
+
+static ptrdiff_t tape_do_write(void *ctx, const void *buf, size_t len)
+{
+    tape *t = ctx;
+    if (len > t->longest) t->longest = len;
+    if (t->most <= 0) return t->most;
+    if (len > (size_t)t->most) len = (size_t)t->most;
+    memcpy(t->bytes + t->len, buf, len);
+    t->len += len;
+    return (ptrdiff_t)len;
+}
+
+static void tape_do_close(void *ctx)
+{
+    (void)ctx;
+}
+
+// realloc(), except that it has nothing larger than *ud.
+static void *tape_alloc(void *ud, void *p, size_t old_size, size_t new_size)
+{
+    (void)old_size;
+    if (new_size) return new_size > *(size_t *)ud ? NULL : realloc(p, new_size);
+    free(p);
+    return NULL;
+}
+
+// Three frames of header and payload, 102,436 bytes in all.
+static void tape_frames(struct iovec iov[6], uint8_t *from)
+{
+    static const size_t sizes[6] = {12, 50000, 12, 50000, 12, 2400};
+    for (int i = 0; i < 6; i++) {
+        iov[i].iov_base = from;
+        iov[i].iov_len = sizes[i];
+        from += sizes[i];
+    }
+}
+
+enum { TAPE_BYTES = 102436 };
+
+TEST(frames_that_wait_together_are_given_to_the_transport_together)
+{
+    static const struct {
+        size_t largest;  // block of memory that there is
+        ptrdiff_t most;
+        size_t longest;
+    } rows[] = {
+        {1u << 20, 1 << 20, RVD_TRANSPORT_BULK},  // all that one write may have
+        {1u << 20, 16384, RVD_TRANSPORT_BULK},    // a record of each write is taken
+        {40000, 1 << 20, RVD_TRANSPORT_RECORD},   // without memory for more
+        {40000, 5000, RVD_TRANSPORT_RECORD},
+    };
+    static uint8_t from[TAPE_BYTES];
+    static tape t;
+    for (int i = 0; i < TAPE_BYTES; i++) from[i] = (uint8_t)(i * 7 + i / 251);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        size_t largest = rows[i].largest, sent = 0;
+        rvd_heap heap = {tape_alloc, &largest, 0};
+        revdial_transport hook = {.ctx = &t, .do_write = tape_do_write, .do_close = tape_do_close};
+        revdial_err err = {0};
+        struct iovec iov[6], rest = {NULL, 0};
+        memset(&t, 0, sizeof t);
+        t.most = rows[i].most;
+        rvd_transport *w = rvd_transport_new(&heap, &hook, &err);
+        REQUIRE(w != NULL);
+        tape_frames(iov, from);
+        ptrdiff_t n = rvd_transport_write(w, iov, 6, &err);
+        CHECK_INT(n, RVD_TRANSPORT_BULK);
+        CHECK_INT(t.longest, rows[i].longest);
+        for (sent = (size_t)n; sent < TAPE_BYTES && n > 0; sent += (size_t)n) {
+            rest.iov_base = from + sent;
+            rest.iov_len = TAPE_BYTES - sent;
+            n = rvd_transport_write(w, &rest, 1, &err);
+        }
+        CHECK_INT(t.len, TAPE_BYTES);
+        CHECK(memcmp(t.bytes, from, TAPE_BYTES) == 0);
+        rest.iov_len = 12;  // a short frame needs no memory
+        CHECK_INT(rvd_transport_write(w, &rest, 1, &err), 12);
+        CHECK(w->bulk == NULL);
+        rvd_transport_free(&heap, w);
+        CHECK_INT(heap.live_bytes, 0);
+    }
+}
+
+TEST(what_a_transport_did_not_take_is_held_and_goes_first)
+{
+    static uint8_t from[TAPE_BYTES];
+    static tape t;
+    size_t largest = 1u << 20;
+    rvd_heap heap = {tape_alloc, &largest, 0};
+    revdial_transport hook = {.ctx = &t, .do_write = tape_do_write, .do_close = tape_do_close};
+    revdial_err err = {0};
+    struct iovec iov[6], none = {NULL, 0};
+    for (int i = 0; i < TAPE_BYTES; i++) from[i] = (uint8_t)(i * 7 + i / 251);
+    memset(&t, 0, sizeof t);
+    t.most = REVDIAL_WANT_WRITE;
+    rvd_transport *w = rvd_transport_new(&heap, &hook, &err);
+    REQUIRE(w != NULL);
+    tape_frames(iov, from);
+    CHECK_INT(rvd_transport_write(w, iov, 6, &err), RVD_TRANSPORT_BULK);
+    CHECK_INT(rvd_transport_holds(w), RVD_TRANSPORT_BULK);
+    CHECK_INT(rvd_transport_write(w, iov, 1, &err), REVDIAL_WANT_WRITE);
+    memset(from, 0, RVD_TRANSPORT_BULK);  // the frames are the engine's again
+    t.most = 1 << 20;
+    CHECK_INT(rvd_transport_write(w, &none, 1, &err), 0);
+    CHECK_INT(t.len, RVD_TRANSPORT_BULK);
+    CHECK_INT(t.bytes[RVD_TRANSPORT_BULK - 1],
+              (uint8_t)((RVD_TRANSPORT_BULK - 1) * 7 + (RVD_TRANSPORT_BULK - 1) / 251));
+    CHECK_INT(rvd_transport_holds(w), 0);
+    rvd_transport_free(&heap, w);
+    CHECK_INT(heap.live_bytes, 0);
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);

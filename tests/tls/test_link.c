@@ -522,7 +522,7 @@ typedef struct spy_link {
     atomic_int busy;
     pthread_t loop;
     const void *held;  // NULL: the last write was done
-    uint8_t copy[RVD_TRANSPORT_RECORD];
+    uint8_t copy[RVD_TRANSPORT_BULK];
     size_t held_len;
 } spy_link;
 
@@ -716,6 +716,46 @@ TEST(D22_a_write_that_has_to_wait_is_repeated_as_it_was)
         CHECK_INT(atomic_load(&spies[i].changed), 0);
         CHECK_INT(atomic_load(&spies[i].overlaps), 0);
     }
+}
+
+// What a library encrypts in one write goes to the socket together, after what waits for it.
+TEST(records_of_one_write_are_sent_together_and_in_order)
+{
+    static char plain[RVD_TLS_WRITE], got[2 * RVD_TLS_RECORDS];
+    rvd_tls_wire w = {0};
+    int fds[2];
+    ssize_t n;
+    size_t len = 0;
+    REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds) == 0);
+    w.fd = fds[0];
+    CHECK_INT(rvd_tls_wire_begin(&w, 3 * sizeof plain), RVD_TLS_WRITE);
+    memset(plain, 'a', sizeof plain);
+    CHECK_INT(rvd_tls_wire_put(&w, plain, RVD_TLS_RECORD), RVD_TLS_RECORD);
+    CHECK_INT(rvd_tls_wire_put(&w, plain, RVD_TLS_RECORD), RVD_TLS_RECORD);
+    CHECK(recv(fds[1], got, sizeof got, 0) < 0);  // not before the last of them
+    CHECK_INT(rvd_tls_wire_end(&w, 12345), 12345);
+    CHECK_INT(recv(fds[1], got, sizeof got, 0), 2 * RVD_TLS_RECORD);
+
+    while (send(fds[0], plain, sizeof plain, 0) > 0) len++;  // now there is no room
+    rvd_tls_wire_begin(&w, sizeof plain);
+    memset(plain, 'b', sizeof plain);
+    rvd_tls_wire_put(&w, plain, RVD_TLS_RECORD);
+    CHECK_INT(rvd_tls_wire_end(&w, 1), REVDIAL_WANT_WRITE);
+    CHECK_INT(rvd_tls_wire_put(&w, "alert", 5), 5);  // as a read may want to
+    CHECK_INT(rvd_tls_wire_put(&w, got, sizeof got), REVDIAL_WANT_WRITE);
+    while ((n = recv(fds[1], got, sizeof got, 0)) > 0) len = (size_t)n;
+    CHECK_INT(rvd_tls_wire_flush(&w), 1);
+    CHECK_INT(recv(fds[1], got, sizeof got, 0), RVD_TLS_RECORD + 5);
+    CHECK(got[0] == 'b' && memcmp(got + RVD_TLS_RECORD, "alert", 5) == 0);
+
+    CHECK_INT(rvd_tls_wire_begin(&w, 5), 5);  // a short one needs no memory, and does not wait
+    CHECK(w.out == NULL);
+    CHECK_INT(rvd_tls_wire_put(&w, "short", 5), 5);
+    CHECK_INT(recv(fds[1], got, sizeof got, 0), 5);
+    close(fds[1]);
+    CHECK_INT(rvd_tls_wire_put(&w, "short", 5), REVDIAL_ELOST);
+    CHECK_INT(w.sys, EPIPE);
+    close(fds[0]);
 }
 
 // Where there is no transport a thread that waits reads the socket itself. Here only the loop does:

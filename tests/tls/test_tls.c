@@ -578,6 +578,47 @@ TEST(D18_an_altered_record_ends_the_session_and_is_not_delivered)
     }
 }
 
+// Two ends on a pair of sockets that do not block, after their handshake.
+static int tls_pair(revdial_transport ends[2], int fds[2])
+{
+    revdial_tls *makers[2] = {tls_client(NULL, "ca.pem"), tls_server("server", NULL)};
+    revdial_err err = {0};
+    int is_done[2] = {0, 0};
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds) != 0) return 0;
+    for (int i = 0; i < 2; i++) {
+        const char *host = i ? NULL : "localhost";
+        if (!makers[i] || makers[i]->wrap(makers[i]->ud, fds[i], host, &ends[i], &err)) return 0;
+        revdial_tls_free(makers[i]);
+    }
+    for (int turn = 0; turn < 100 && (!is_done[0] || !is_done[1]); turn++)
+        if (!is_done[turn % 2])
+            is_done[turn % 2] = ends[turn % 2].do_handshake(ends[turn % 2].ctx) == 0;
+    return is_done[0] && is_done[1];
+}
+
+TEST(a_write_of_four_records_is_one_and_a_longer_one_begins_with_four)
+{
+    static uint8_t from[5 * RVD_TLS_RECORD], to[5 * RVD_TLS_RECORD];
+    revdial_transport ends[2];
+    int fds[2];
+    size_t sent = 0, got = 0;
+    ptrdiff_t n = REVDIAL_WANT_READ;
+    for (size_t i = 0; i < sizeof from; i++) from[i] = (uint8_t)(i * 7 + i / 251);
+    REQUIRE(tls_pair(ends, fds));
+    while (got < sizeof from && n == REVDIAL_WANT_READ) {
+        n = ends[0].do_write(ends[0].ctx, from + sent, sizeof from - sent);
+        if (n > 0) CHECK_INT(n, sent ? RVD_TLS_RECORD : 4 * RVD_TLS_RECORD);
+        if (n > 0) sent += (size_t)n;
+        while ((n = ends[1].do_read(ends[1].ctx, to + got, sizeof to - got)) > 0) got += (size_t)n;
+    }
+    CHECK_INT(got, sizeof from);
+    CHECK(memcmp(from, to, sizeof from) == 0);
+    for (int i = 0; i < 2; i++) {
+        ends[i].do_close(ends[i].ctx);
+        close(fds[i]);
+    }
+}
+
 typedef struct tls_busy {
     tls_world *tw;
     util_read got;
