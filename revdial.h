@@ -1488,6 +1488,21 @@ REVDIAL_API revdial_stream *revdial_session_dial(revdial_session *s, const revdi
 //   returns  0, or REVDIAL_E*: the attempt has failed
 typedef int revdial_credential_fn(void *ud, unsigned attempt, char *secret, size_t size);
 
+// A stream that is to be forwarded. Pointers are valid during the call only, in both directions.
+typedef struct revdial_target_request {
+    revdial_session *session;  // that it came in
+    revdial_stream *stream;    // for revdial_stream_meta() and nothing else
+    const char *client;        // "ip:port" of the original client, NULL if that is not known
+    const char *asked;         // what the dialler asked for; NULL: nothing
+    const char *target;        // asked, or the default target; a hook may put another one here
+    char text[512];            // room for that
+} revdial_target_request;
+
+// Decides about a target. On an I/O thread: must not block. What it lets pass still needs a rule.
+//   returns  0: go on to `target`; or the REVDIAL_RESET_* or code from 64 to 255 that the dialler
+//            gets, FORBIDDEN for instance
+typedef int revdial_target_fn(void *ud, revdial_target_request *r);
+
 typedef struct revdial_agent_config {
     // Comma list of "http://host[:port][/path]" or "unix:/path", a session to each; https:// and
     // wss:// over TLS; ws:// and wss:// where a front end passes only WebSocket.
@@ -1522,7 +1537,7 @@ typedef struct revdial_agent_config {
     // Serves one stream, on a thread of its own; owns st. NULL = forward streams to targets without
     // a thread; then default_target or allow (which may be an empty list) is required.
     void (*handler)(void *ud, revdial_stream *st);
-    void *ud;  // of handler and on_state
+    void *ud;  // of handler, on_state and target_fn
     // Targets that streams may ask for, NULL-terminated; NULL = none. Rules are checked against the
     // address that is connected to. A rule with a host name covers private and public addresses. It
     // never covers loopback (except localhost), link-local, carrier NAT (100.64.0.0/10) or cloud
@@ -1546,6 +1561,9 @@ typedef struct revdial_agent_config {
                                         // signal handler may set it
     int drain_ms;  // time for streams to end when it stops, default 30000; -1 = no limit
     revdial_common common;
+    // Refuses or replaces the target of a forwarded stream, before the rules of `allow` are applied
+    // to what it is then. NULL = none. Gets ud.
+    revdial_target_fn *target_fn;
 } revdial_agent_config;
 
 // Connects, authenticates, serves and reconnects in this thread until cfg->stop is set.
@@ -22842,7 +22860,9 @@ typedef struct rvd_agent_forward {
     revdial_session *session;  // holds a reference
     revdial_stream *st;        // NULL once the dialler has given up
     int resolving;
-    int trusted;  // the default target: no rule needed
+    int trusted;     // the default target: no rule needed
+    int asks_hook;   // target_fn has yet to be called
+    int is_refused;  // by target_fn
     const char *target;
     rvd_sys_endpoint endpoint;
     int denied;  // index + 1 of the last address that no rule covers
@@ -22887,7 +22907,9 @@ static void rvd_agent_refusal_text(const rvd_agent_forward *f, int reset, char *
     char address[RVD_SYS_TEXT_MAX];
     rvd_sys_endpoint e;
     revdial_err err;
-    if (!asked && !f->agent->cfg.default_target) {
+    if (f->is_refused) {
+        RVD_BASE_JOIN(buf, size, "refused by target_fn: ", revdial_reset_text(reset));
+    } else if (!asked && !f->agent->cfg.default_target) {
         RVD_BASE_JOIN(buf, size, "no target was asked for, and there is no default (--target)");
     } else if (!f->endpoint.kind && rvd_sys_addr_split(asked, 1, &e, &err) < 0) {
         RVD_BASE_JOIN(buf, size, err.msg);
@@ -23118,12 +23140,72 @@ static void rvd_agent_forward_sink(revdial_stream *st, unsigned events)
     rvd_loop_post(f->session->loop, &f->task);
 }
 
+static int rvd_agent_has_address_rule(const char *const *allow)
+{
+    rvd_agent_rule rule;
+    for (; *allow; allow++) {
+        if (rvd_agent_rule_parse(*allow, &rule)) continue;
+        if (rule.kind == RVD_SYS_IPV4 || rule.kind == RVD_SYS_IPV6) return 1;
+    }
+    return 0;
+}
+
+// A name that no rule names may still resolve to an address that an address rule covers. Without
+// address rules it is not resolved, so that the dialler learns nothing about names here.
+static int rvd_agent_judge_target(revdial_agent *a, const char *target, int is_name)
+{
+    int may;
+    pthread_mutex_lock(&a->own.lock);
+    may = revdial_target_allowed(a->allow, target) ||
+          (is_name && rvd_agent_has_address_rule(a->allow));
+    pthread_mutex_unlock(&a->own.lock);
+    return may ? REVDIAL_RESET_NONE : REVDIAL_RESET_FORBIDDEN;
+}
+
+// Takes a target, as far as it can be judged without resolving. Returns a reset code.
+static int rvd_agent_forward_judge(rvd_agent_forward *f, const char *target)
+{
+    revdial_agent *a = f->agent;
+    const char *trusted = a->cfg.default_target;
+    if (!target || rvd_sys_addr_split(target, 1, &f->endpoint, NULL) < 0) f->endpoint.kind = 0;
+    f->trusted = trusted && target && strcmp(target, trusted) == 0;
+    f->target = f->text;
+    if (!f->endpoint.kind || strlen(target) >= sizeof f->text) return REVDIAL_RESET_FORBIDDEN;
+    RVD_BASE_JOIN(f->text, sizeof f->text, target);
+    if (f->trusted) return REVDIAL_RESET_NONE;
+    return rvd_agent_judge_target(a, target, f->endpoint.kind == RVD_SYS_NAME);
+}
+
+// Asks the application, which may have another target in mind. Returns a reset code.
+static int rvd_agent_forward_ask(rvd_agent_forward *f)
+{
+    const revdial_agent_config *cfg = &f->agent->cfg;
+    revdial_target_request q;
+    sigset_t ours;
+    int reset;
+    q.session = f->session;
+    q.stream = f->st;
+    q.client = revdial_stream_meta(f->st, "client");
+    q.asked = revdial_stream_meta(f->st, "target");
+    q.target = q.asked ? q.asked : cfg->default_target;
+    q.text[0] = '\0';
+    rvd_sys_hook_begin(&f->session->group->mask, &ours);
+    reset = cfg->target_fn(cfg->ud, &q);
+    rvd_sys_hook_end(&ours);
+    f->asks_hook = 0;
+    f->is_refused = reset != 0;
+    if (!reset) return rvd_agent_forward_judge(f, q.target);
+    if (q.target) RVD_BASE_JOIN(f->text, sizeof f->text, q.target);  // for the log
+    return reset > 0 && reset < 256 ? reset : REVDIAL_RESET_FORBIDDEN;
+}
+
 // All streams of a session share one asker's places in the lookups.
 static void rvd_agent_forward_begin(rvd_agent_forward *f)
 {
     int64_t limit = f->agent->cfg.connect_timeout_ms ? f->agent->cfg.connect_timeout_ms : 5000;
     rvd_loop *loop = f->conn.lookup.loop;
     int r;
+    if (f->asks_hook) f->reset = rvd_agent_forward_ask(f);
     if (f->reset) {
         rvd_agent_forward_refuse(f, f->reset);
         return;
@@ -23162,41 +23244,6 @@ static void rvd_agent_forward_run(rvd_loop_task *task)
     }
 }
 
-static int rvd_agent_has_address_rule(const char *const *allow)
-{
-    rvd_agent_rule rule;
-    for (; *allow; allow++) {
-        if (rvd_agent_rule_parse(*allow, &rule)) continue;
-        if (rule.kind == RVD_SYS_IPV4 || rule.kind == RVD_SYS_IPV6) return 1;
-    }
-    return 0;
-}
-
-// A name that no rule names may still resolve to an address that an address rule covers. Without
-// address rules it is not resolved, so that the dialler learns nothing about names here.
-static int rvd_agent_judge_target(revdial_agent *a, const char *target, int is_name)
-{
-    int may;
-    pthread_mutex_lock(&a->own.lock);
-    may = revdial_target_allowed(a->allow, target) ||
-          (is_name && rvd_agent_has_address_rule(a->allow));
-    pthread_mutex_unlock(&a->own.lock);
-    return may ? REVDIAL_RESET_NONE : REVDIAL_RESET_FORBIDDEN;
-}
-
-// What the dialler asked for, as far as it can be judged without resolving. Returns a reset code.
-static int rvd_agent_forward_judge(rvd_agent_forward *f, const char *target)
-{
-    revdial_agent *a = f->agent;
-    const char *trusted = a->cfg.default_target;
-    f->trusted = trusted && target && strcmp(target, trusted) == 0;
-    f->target = f->text;
-    if (!f->endpoint.kind || strlen(target) >= sizeof f->text) return REVDIAL_RESET_FORBIDDEN;
-    RVD_BASE_JOIN(f->text, sizeof f->text, target);
-    if (f->trusted) return REVDIAL_RESET_NONE;
-    return rvd_agent_judge_target(a, target, f->endpoint.kind == RVD_SYS_NAME);
-}
-
 static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdial_stream *st)
 {
     const char *asked = revdial_stream_meta(st, "target"),
@@ -23204,9 +23251,9 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
     rvd_sys_endpoint e;
     rvd_agent_forward *f;
     size_t size = sizeof *f;
-    memset(&e, 0, sizeof e);
-    if (!target || rvd_sys_addr_split(target, 1, &e, NULL) < 0) e.kind = 0;
-    size += (e.kind == RVD_SYS_NAME ? RVD_LOOKUP_ADDRESSES : 1) * sizeof *f->addresses;
+    int may_be_name = a->cfg.target_fn || (target && rvd_sys_addr_split(target, 1, &e, NULL) == 0 &&
+                                           e.kind == RVD_SYS_NAME);
+    size += (may_be_name ? RVD_LOOKUP_ADDRESSES : 1) * sizeof *f->addresses;
     f = rvd_base_alloc(&s->heap, size);
     if (!f) {
         revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_INTERNAL);
@@ -23217,12 +23264,13 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
     f->agent = a;
     f->session = revdial_session_ref(s);
     f->st = st;
-    f->endpoint = e;
+    f->target = f->text;
+    f->asks_hook = a->cfg.target_fn != NULL;
     rvd_agent_connector_init(&f->conn, s->loop, f->addresses, &f->task);
     f->conn.io.run = rvd_agent_forward_on_io;
     f->conn.timer.run = rvd_agent_forward_on_timer;
     f->task.run = rvd_agent_forward_run;
-    f->reset = rvd_agent_forward_judge(f, target);
+    if (!f->asks_hook) f->reset = rvd_agent_forward_judge(f, target);
     rvd_stream_work_begin(s->group->work);
     rvd_stream_sink_set_locked(st, rvd_agent_forward_sink, f, 1);
     rvd_loop_post(s->loop, &f->task);
@@ -24316,6 +24364,8 @@ static const char *rvd_agent_config_problem(const revdial_agent_config *cfg)
     const char *problem = rvd_stream_common_problem(&cfg->common);
     if (problem) return problem;
     if (!cfg->url) return "url: none given";
+    if (cfg->handler && cfg->target_fn)
+        return "target_fn: with a handler no stream is forwarded to a target";
     if (!cfg->handler && !cfg->allow && !cfg->default_target)
         return "handler: none, and neither default_target nor allow: each stream would be refused";
     if (!cfg->headers != !cfg->header_count)

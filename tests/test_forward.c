@@ -223,6 +223,86 @@ TEST(an_agent_without_a_handler_forwards_to_targets_with_half_close)
     world_close(&w);
 }
 
+typedef struct judge {
+    world *w;
+    char target[80];  // what "swap" becomes
+    char asked[80], client[80], why[80];
+    atomic_int calls;
+} judge;
+
+static int judge_target(void *ud, revdial_target_request *r)
+{
+    judge *j = ud;
+    const char *why = revdial_stream_meta(r->stream, "why");
+    revdial_session_info info;
+    revdial_session_get_info(r->session, &info);
+    CHECK_STR(info.name, "cam-1");
+    snprintf(j->asked, sizeof j->asked, "%s", r->asked ? r->asked : "none");
+    snprintf(j->client, sizeof j->client, "%s", r->client ? r->client : "none");
+    snprintf(j->why, sizeof j->why, "%s", why ? why : "none");
+    atomic_fetch_add(&j->calls, 1);
+    if (r->asked && strcmp(r->asked, "refused.test:80") == 0) return REVDIAL_RESET_FORBIDDEN;
+    if (r->asked && strcmp(r->asked, "odd.test:80") == 0) return 77;
+    if (r->asked && strcmp(r->asked, "nonsense.test:80") == 0) return -1;
+    if (r->asked && strcmp(r->asked, "outside.test:80") == 0) r->target = "10.0.0.1:80";
+    if (r->asked && strcmp(r->asked, "broken.test:80") == 0) r->target = "no address";
+    if (r->asked && strcmp(r->asked, "nothing.test:80") == 0) r->target = NULL;
+    if (!r->asked || strcmp(r->asked, "swap.test:80") == 0) {
+        snprintf(r->text, sizeof r->text, "%s", j->target);
+        r->target = r->text;
+    }
+    return 0;
+}
+
+TEST(an_application_refuses_or_replaces_a_target_before_the_rules_see_it)
+{
+    static const revdial_kv meta[] = {{"why", "because"}};
+    static const struct {
+        const char *target;
+        int code, reset;
+    } rows[] = {
+        {"refused.test:80", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
+        {"odd.test:80", REVDIAL_EREFUSED, 77},
+        {"nonsense.test:80", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
+        {"outside.test:80", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
+        {"broken.test:80", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
+        {"nothing.test:80", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
+        {"swap.test:80", 0, 0},
+        {NULL, 0, 0},
+    };
+    static judge j;
+    int port = 0, listener = raw_listen(4, &port);
+    world w;
+    world_init(&w);
+    memset(&j, 0, sizeof j);
+    snprintf(j.target, sizeof j.target, "127.0.0.1:%d", port);
+    w.acfg.target_fn = judge_target;
+    w.acfg.handler = NULL;
+    w.acfg.ud = &j;
+    w.acfg.on_state = NULL;
+    w.acfg.allow = (const char *const[]){"127.0.0.1:*", NULL};
+    if (CHECK(world_open(&w)))
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            revdial_dial_opts opts = {.target = rows[i].target,
+                                      .client_addr = "192.0.2.7:9",
+                                      .meta = meta,
+                                      .meta_count = 1};
+            revdial_err err = {0};
+            revdial_stream *st = revdial_dial(w.proxy, "cam-1", &opts, &err);
+            if (err.code != rows[i].code || err.reset != rows[i].reset)
+                test_fail(__FILE__, __LINE__, "%s: %d, reset %d: %s",
+                          rows[i].target ? rows[i].target : "none", err.code, err.reset, err.msg);
+            CHECK_STR(j.asked, rows[i].target ? rows[i].target : "none");
+            CHECK_STR(j.client, "192.0.2.7:9");
+            CHECK_STR(j.why, "because");
+            CHECK_INT(atomic_load(&j.calls), (int)i + 1);
+            if (st) close(raw_accept(listener));
+            revdial_close(st);
+        }
+    close(listener);
+    world_close(&w);
+}
+
 TEST(F21_a_target_that_resets_resets_the_stream_after_its_bytes)
 {
     world w;
