@@ -391,6 +391,13 @@ typedef struct revdial_auth_req {
     // Room for 128 bytes, in which a hook may write a NUL-terminated group, as
     // revdial_credential.group; NULL where groups have no meaning.
     char *group;
+    // The fields of the request as they were sent, except Authorization; a proxy shows them to its
+    // hook only.
+    const revdial_kv *headers;
+    size_t header_count;
+    // Where a hook may write for how long, in ms, what it admits is valid: then the session drains,
+    // and ends 30 s later at the latest. 0 at first: for ever. NULL where that has no meaning.
+    int64_t *expires_ms;
 } revdial_auth_req;
 
 // What becomes of a backend that asks to register. The values are HTTP statuses, except the last.
@@ -7526,6 +7533,8 @@ typedef struct rvd_http_head {
     unsigned fields;
     unsigned interims;  // 1xx responses read before this head
     int ascii_only;     // the value that is being read is of a field we know
+    revdial_kv *list;   // those that rvd_http_list() has made
+    size_t list_size;
 } rvd_http_head;
 
 static void rvd_http_head_reset(rvd_http_head *h)
@@ -7548,6 +7557,9 @@ static void rvd_http_head_init(rvd_http_head *h, rvd_heap *heap, int is_request)
 // Invalidates all pointers into the head. May be called again.
 static void rvd_http_head_free(rvd_http_head *h)
 {
+    rvd_base_free(h->heap, h->list, h->list_size);
+    h->list = NULL;
+    h->list_size = 0;
     if (!h->buf) return;
     rvd_base_wipe(h->buf, h->size);
     rvd_base_free(h->heap, h->buf, h->size);
@@ -8319,6 +8331,27 @@ static int rvd_http_read_authorization(rvd_http_head *h, const rvd_http_facts *f
     return 401;
 }
 
+// Lists the fields for the application, in place. Each is followed by a colon or CR, which becomes
+// its NUL. What was gathered before keeps its lengths. Returns 0, or 503 without memory.
+static int rvd_http_list(rvd_http_head *h, rvd_http_request *out)
+{
+    size_t at = h->fields_at, count = 0;
+    rvd_base_slice name, value;
+    h->list_size = h->fields * sizeof *h->list;
+    h->list = (revdial_kv *)rvd_base_alloc(h->heap, h->list_size);
+    if (!h->list) h->list_size = 0;
+    if (!h->list) return 503;
+    while (rvd_http_field_next(h, &at, &name, &value)) {
+        if (rvd_http_field_kind_of(name) == RVD_HTTP_FIELD_AUTHORIZATION) continue;
+        h->list[count].key = rvd_http_terminate(h, name);
+        h->list[count].value = rvd_http_terminate(h, value);
+        count++;
+    }
+    out->auth.headers = h->list;
+    out->auth.header_count = count;
+    return 0;
+}
+
 static int rvd_http_read_ours(rvd_http_head *h, const rvd_http_facts *f, rvd_http_request *out)
 {
     int status, is_legal = rvd_http_check_terms(f);
@@ -8327,7 +8360,8 @@ static int rvd_http_read_ours(rvd_http_head *h, const rvd_http_facts *f, rvd_htt
     RVD_HTTP_LABELS(RVD_HTTP_X)
 #undef RVD_HTTP_X
     if (!is_legal) return 400;
-    status = rvd_http_read_authorization(h, f, out);
+    status = rvd_http_list(h, out);
+    if (!status) status = rvd_http_read_authorization(h, f, out);
     if (status) return status;
 #define RVD_HTTP_X(kind, member, field, upper_ok, rule) \
     out->auth.member = rvd_http_terminate(h, f->value[RVD_HTTP_FIELD_##kind]);
@@ -18369,6 +18403,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_BUCKETS 256            // of the table of names
 #define RVD_PROXY_AUTH_THREADS 16        // hooks that may block at the same time
 #define RVD_PROXY_STREAM_THREADS 1024
+#define RVD_PROXY_EXPIRED_MS 30000  // for streams to end; the agent has another session by then
 #define RVD_PROXY_UNEXPOSED "the port was unexposed"
 #define RVD_PROXY_NOT_ALLOWED "not from an address in allow_from"
 #define RVD_PROXY_ROUTE_BYTES 16384       // a request's head; nginx and HAProxy take as much
@@ -18405,6 +18440,7 @@ typedef struct rvd_proxy_member {
     rvd_auth_guess guess;          // of its request; the peer and block from the start
     const char *limit;             // that refused it, for our log: the peer is told 503
     rvd_loop_timer verdict;        // silent for a second since
+    rvd_loop_timer expiry;         // what admitted it is not valid any more
 
     // The request: the loop thread's, and a hook's while one is at work. Its texts are there from
     // its arrival to the verdict.
@@ -19148,6 +19184,7 @@ typedef struct rvd_proxy_auth {
     void *ud;
     enum revdial_verdict verdict;
     char identity[128], group[128];
+    int64_t expires_ms;
 } rvd_proxy_auth;
 
 static void rvd_proxy_auth_submit(rvd_proxy_auth *a)
@@ -19188,6 +19225,29 @@ static void rvd_proxy_auth_free(rvd_proxy_auth *a)
     revdial_session_unref(s);
 }
 
+// Its hook has admitted the session, maybe for some time only. Returns what becomes of it.
+static enum revdial_verdict rvd_proxy_expiry_begin(revdial_session *s, int64_t ms)
+{
+    rvd_proxy_member *m = s->member;
+    int64_t us = ms < INT64_MAX / 4000 ? ms * 1000 : INT64_MAX / 4;
+    if (ms < 0) return REVDIAL_VERDICT_UNAUTHORIZED;
+    if (ms == 0) return REVDIAL_VERDICT_ADMIT;
+    return rvd_loop_timer_set(s->loop, &m->expiry, rvd_loop_now(s->loop) + us) < 0
+               ? REVDIAL_VERDICT_UNAVAILABLE
+               : REVDIAL_VERDICT_ADMIT;
+}
+
+static void rvd_proxy_on_expiry(rvd_loop_timer *t)
+{
+    rvd_proxy_member *m = RVD_BASE_OWNER(t, rvd_proxy_member, expiry);
+    revdial_session *s = m->base.session;
+    revdial_err why;
+    rvd_stream_fail(&why, REVDIAL_EAUTH, 0, "its credential has expired");
+    rvd_proxy_log_session(s, RVD_LOG_SESSION_DRAINING, REVDIAL_LOG_INFO, why.msg);
+    rvd_proxy_tell(s->owner, s, REVDIAL_DRAINING, &why);
+    revdial_session_drain(s, RVD_PROXY_EXPIRED_MS);
+}
+
 static void rvd_proxy_auth_done(rvd_loop_task *task)
 {
     rvd_proxy_auth *a = RVD_BASE_OWNER(task, rvd_proxy_auth, task);
@@ -19199,6 +19259,8 @@ static void rvd_proxy_auth_done(rvd_loop_task *task)
         a->group[sizeof a->group - 1] = '\0';
         rvd_proxy_holder_set(s, a->group);
         RVD_BASE_JOIN(s->name, sizeof s->name, m->auth.name);
+        if (a->verdict == REVDIAL_VERDICT_ADMIT)
+            a->verdict = rvd_proxy_expiry_begin(s, a->expires_ms);
         rvd_proxy_admit(s, a->verdict, NULL);
         rvd_stream_pend_run(s);
     }
@@ -19217,6 +19279,7 @@ static void rvd_proxy_auth_run(rvd_loop_job *job)
     may = rvd_auth_may_check(&p->guard, &m->guess, rvd_sys_now_us());
     pthread_mutex_unlock(&p->own.lock);
     m->auth.group = a->group;
+    m->auth.expires_ms = &a->expires_ms;
     a->verdict = REVDIAL_VERDICT_TOO_MANY;  // it has failed too often since it was queued
     if (may && !rvd_stream_is_leaving(s)) {
         rvd_sys_hook_begin(&s->group->mask, &ours);
@@ -19270,6 +19333,7 @@ static void rvd_proxy_request_keep(rvd_proxy_member *m, const revdial_auth_req *
 {
     rvd_base_arena *a = &m->texts;
     m->auth = *req;
+    m->auth.headers = rvd_base_keep_pairs(a, req->headers, req->header_count);
     m->auth.secret = rvd_base_keep_text(a, req->secret);
     m->auth.user = rvd_base_keep_text(a, req->user);
     m->auth.name = rvd_base_keep_text(a, req->name);
@@ -19287,8 +19351,13 @@ static void rvd_proxy_request_keep(rvd_proxy_member *m, const revdial_auth_req *
 static void rvd_proxy_on_request_locked(revdial_session *s, const revdial_auth_req *req)
 {
     rvd_proxy_member *m = s->member;
-    rvd_proxy_request_keep(m, req);
-    if (rvd_base_arena_open(&m->texts, &s->heap)) rvd_proxy_request_keep(m, req);
+    revdial_proxy *p = s->owner;
+    revdial_auth_req kept = *req;
+    pthread_mutex_lock(&p->own.lock);
+    if (!p->auth) kept.header_count = 0;  // the table does not look at them
+    pthread_mutex_unlock(&p->own.lock);
+    rvd_proxy_request_keep(m, &kept);
+    if (rvd_base_arena_open(&m->texts, &s->heap)) rvd_proxy_request_keep(m, &kept);
     m->auth.peer = s->peer;
     m->auth.tls = s->transport && s->transport->peer.verified ? &s->transport->peer : NULL;
 }
@@ -19413,6 +19482,7 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     rvd_stream_unlock(s);
     pthread_mutex_lock(&p->own.lock);
     rvd_loop_timer_stop(s->loop, &m->verdict);
+    rvd_loop_timer_stop(s->loop, &m->expiry);
     if (was_registered) {
         was_up = m->base.is_up;
         if (why->code == REVDIAL_ETIMEDOUT && p->draining) p->own.was_cut = 1;
@@ -19505,6 +19575,7 @@ static void rvd_proxy_member_init(revdial_session *s, const rvd_sys_addr *peer)
     rvd_owner_member_init(&m->base, s);
     m->guess = rvd_auth_guess_of(&p->guard, peer ? rvd_proxy_peer_key(peer) : 0, NULL);
     m->verdict.run = rvd_proxy_on_verdict;
+    m->expiry.run = rvd_proxy_on_expiry;
     m->is_pending = 1;
     rvd_base_link_init(&m->asking);
     rvd_base_link_init(&m->link);

@@ -963,6 +963,80 @@ TEST(a_hook_judges_each_scheme_and_may_answer_later)
     }
 }
 
+typedef struct lender {
+    atomic_int calls;
+    int64_t expires_ms;
+    char headers[1024];
+} lender;
+
+static int hook_that_lends(void *ud, const revdial_auth_req *req, char *identity, size_t size)
+{
+    lender *h = ud;
+    size_t len = 0;
+    for (size_t i = 0; i < req->header_count; i++)
+        len += (size_t)snprintf(h->headers + len, sizeof h->headers - len, "%s=%s\n",
+                                req->headers[i].key, req->headers[i].value);
+    CHECK_STR(req->secret, "s3cret");
+    CHECK_INT(*req->expires_ms, 0);
+    *req->expires_ms = h->expires_ms;
+    snprintf(identity, size, "somebody");
+    atomic_fetch_add(&h->calls, 1);
+    return 0;
+}
+
+NEW_WORLD_TEST(a_hook_sees_the_fields_of_the_request_except_the_authorization)
+{
+    char answer[512];
+    lender h = {0};
+    w->pcfg.auth = hook_that_lends;
+    w->pcfg.auth_ud = &h;
+    REQUIRE(world_open_proxy(w));
+    int fd = raw_connect(w->address);
+    CHECK(raw_say(fd, "GET /revdial HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+                      "X-Site:  \t north east \r\nUpgrade: revdial\r\nX-None:\r\n"
+                      "Authorization: Bearer s3cret\r\nx-site: south\r\n"
+                      "Revdial-Name: cam-1\r\n\r\n"));
+    CHECK(raw_head(fd, answer, sizeof answer) && raw_status(answer) == 101);
+    CHECK_STR(h.headers, "Host=localhost\nConnection=Upgrade\nX-Site=north east\nUpgrade=revdial\n"
+                         "X-None=\nx-site=south\nRevdial-Name=cam-1\n");
+    close(fd);
+}
+
+// The clock stands, so that no time passes but what the test lets pass.
+NEW_WORLD_TEST(a_session_whose_credential_expires_drains_and_its_agent_comes_back)
+{
+    util_state e = {0};
+    lender h = {.expires_ms = 5000};
+    w->pcfg.auth = hook_that_lends;
+    w->pcfg.auth_ud = &h;
+    util_clock_stop();
+    REQUIRE(world_open(w));
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    util_clock_advance_ms(4900);
+    for (unsigned i = 0; i < w->proxy->loop_count; i++) util_settle(w->proxy->loops[i]);
+    CHECK_INT(util_log_count(&w->sessions, REVDIAL_DRAINING, NULL), 0);
+    util_clock_advance_ms(200);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DRAINING, 1, &e));
+    CHECK_INT(e.code, REVDIAL_EAUTH);
+    util_clock_run();
+    CHECK(util_log_wait(&w->sessions, REVDIAL_UP, 2, NULL));
+    CHECK_INT(util_log_count(&w->sessions, REVDIAL_DOWN, NULL), 0);  // the stream still runs
+    CHECK_INT(revdial_write(st, "x", 1), 1);
+    revdial_close(st);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, NULL));
+    CHECK(atomic_load(&h.calls) >= 2);
+}
+
+NEW_WORLD_TEST(what_has_expired_already_admits_nobody)
+{
+    asking a = {.authorization = "Bearer s3cret"};
+    lender h = {.expires_ms = -1};
+    w->pcfg.auth = hook_that_lends;
+    w->pcfg.auth_ud = &h;
+    REQUIRE(world_open_proxy(w));
+    CHECK_INT(ask(w->address, &a), 401);
+}
+
 NEW_WORLD_TEST(a_hook_that_accepts_digest_unseen_has_no_proof_for_the_backend)
 {
     revdial_err err = {0};
