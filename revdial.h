@@ -1068,8 +1068,8 @@ typedef void revdial_route_done_fn(void *ud, revdial_route *r, const revdial_err
 // A port for clients. Each connection to it becomes a stream, dialled and relayed by the I/O
 // threads. A client whose dial fails has its connection reset (a Unix socket: closed).
 typedef struct revdial_expose {
-    const char *listen;  // "host:port" or "unix:/path"; port 0 = any, see revdial_proxy_address()
-    const char *name;    // the backend; may be NULL with a route
+    const char *listen;      // as in revdial_proxy_config, one address
+    const char *name;        // the backend; may be NULL with a route
     revdial_dial_opts dial;  // client_addr, local_addr and early are set for each connection
     int idle_ms;             // ends a connection after this time without a byte; 0 = never
     int half_closed_ms;      // the same once one side has finished; 0 = 3600000, -1 = never
@@ -1093,6 +1093,10 @@ typedef struct revdial_expose {
     // The same form: other clients are closed at once. One behind a trusted proxy is judged by its
     // header. NULL = everybody.
     const char *allow_from;
+    // revdial_proxy_expose() only: the id of a port whose socket this one takes over, so that no
+    // client is refused in between. That port is closed as by revdial_proxy_unexpose() without
+    // flags. 0 = none.
+    int64_t instead_of;
 } revdial_expose;
 
 // Outcome of one client connection; valid during the call. REVDIAL_ECLOSED: the client left before
@@ -1107,10 +1111,13 @@ typedef struct revdial_client {
 } revdial_client;
 
 typedef struct revdial_proxy_config {
-    // Comma list "host:port,[::]:port,unix:/path"; port 0 = any; NULL = none, for proxies that get
-    // all connections by revdial_proxy_attach().
+    // Comma list "host:port,[::]:port,unix:/path"; port 0 = any, see revdial_proxy_address();
+    // NULL = none, for proxies that get all connections by revdial_proxy_attach().
     // "[::]:port" accepts IPv4, too, unless `listen` or `exposes` has an IPv4 address or a host
     // name with that port.
+    // "fd:3" is a socket that listens already, for example because a supervisor holds it while one
+    // process follows the other. It is made non-blocking; the proxy listens on a copy of the
+    // descriptor and never shuts it down.
     const char *listen;
     unsigned unix_mode;  // of Unix sockets in `listen` and `exposes`, 0660; 0 = by the umask
     const char *path;    // of the upgrade request, default "/revdial"
@@ -1190,6 +1197,11 @@ typedef struct revdial_attach_opts {
 //   owns     free with revdial_proxy_stop()
 //   thread   any
 REVDIAL_API revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err *err);
+
+// Checks what revdial_proxy_start() would refuse for its form, without listening.
+//   returns  0, or REVDIAL_EINVAL, ENOMEM, ESYS: reason in err
+//   thread   any
+REVDIAL_API int revdial_proxy_check(const revdial_proxy_config *cfg, revdial_err *err);
 
 // The address that listener `index` is bound to, "host:port", "[host]:port" or "unix:path". Those
 // of `listen` come first, then one for each of `exposes`.
@@ -1572,6 +1584,11 @@ typedef struct revdial_agent_config {
     // to what it is then. NULL = none. Gets ud.
     revdial_target_fn *target_fn;
 } revdial_agent_config;
+
+// Checks what revdial_agent_start() would refuse, without connecting.
+//   returns  0, or REVDIAL_EINVAL, ENOMEM, ESYS: reason in err
+//   thread   any
+REVDIAL_API int revdial_agent_check(const revdial_agent_config *cfg, revdial_err *err);
 
 // Connects, authenticates, serves and reconnects in this thread until cfg->stop is set.
 //   blocks   until stopped, or until the credentials are rejected for good
@@ -12421,6 +12438,22 @@ static int rvd_sys_listen_as(const rvd_sys_addr *at, int backlog, rvd_sys_listen
     return r;
 }
 
+// A descriptor of our own for a socket that listens already. Others may share it: it must not be
+// shut down.
+//   returns  a descriptor, or -errno: -EBADF, -ENOTSOCK; -EINVAL, it does not listen
+static int rvd_sys_listen_copy(int fd)
+{
+    int listens = 0, copy, r;
+    socklen_t len = sizeof listens;
+    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len));
+    if (r < 0) return r;
+    if (!listens) return -EINVAL;
+    RVD_SYS_RETRY(copy, RVD_SYS(fcntl)(fd, F_DUPFD_CLOEXEC, 3));
+    r = copy < 0 ? copy : rvd_sys_set_nonblocking(copy);
+    if (r < 0 && copy >= 0) rvd_sys_close(copy);
+    return r < 0 ? r : copy;
+}
+
 // Each address listens for itself: "[::]:80" leaves IPv4 to "0.0.0.0:80", so that both can be
 // listed, on every system and in any order.
 static int rvd_sys_listen(const rvd_sys_addr *at, int backlog)
@@ -18486,6 +18519,7 @@ typedef struct rvd_proxy_listener {
 
     atomic_uint refs;         // of the list, of clients, of calls
     atomic_int ends_clients;  // REVDIAL_END_CLIENTS
+    atomic_int is_shared;     // the socket: another process or port listens on it, too
     // Guarded by the proxy's lock.
     enum rvd_proxy_listener_state state;
     rvd_base_link link;                 // in p->listeners, those for backends first
@@ -19896,7 +19930,10 @@ static void rvd_proxy_listener_unlink(rvd_proxy_listener *l)
 static void rvd_proxy_listener_close(rvd_proxy_listener *l)
 {
     rvd_proxy_listener_unlink(l);
-    if (l->io.fd >= 0) rvd_sys_close_both(l->io.fd);
+    if (l->io.fd >= 0 && atomic_load(&l->is_shared))
+        rvd_sys_close(l->io.fd);
+    else if (l->io.fd >= 0)
+        rvd_sys_close_both(l->io.fd);
     l->io.fd = -1;
 }
 
@@ -21958,15 +21995,19 @@ static int rvd_proxy_expose_check(const revdial_expose *x, revdial_err *err)
     return rvd_proxy_dial_check(x->name, &x->dial, err);
 }
 
+// Says which port of the config is wrong. Returns REVDIAL_EINVAL.
+static int rvd_proxy_fail_in(revdial_err *err, size_t i)
+{
+    char where[32];
+    RVD_BASE_JOIN(where, sizeof where, "exposes[", RVD_BASE_NUMBER(i), "].");
+    rvd_stream_fail_in(err, where);
+    return REVDIAL_EINVAL;
+}
+
 static int rvd_proxy_exposes_check(const revdial_proxy_config *cfg, revdial_err *err)
 {
-    for (size_t i = 0; i < cfg->expose_count; i++) {
-        char where[32];
-        if (rvd_proxy_expose_check(&cfg->exposes[i], err) == 0) continue;
-        RVD_BASE_JOIN(where, sizeof where, "exposes[", RVD_BASE_NUMBER(i), "].");
-        rvd_stream_fail_in(err, where);
-        return REVDIAL_EINVAL;
-    }
+    for (size_t i = 0; i < cfg->expose_count; i++)
+        if (rvd_proxy_expose_check(&cfg->exposes[i], err)) return rvd_proxy_fail_in(err, i);
     return REVDIAL_OK;
 }
 
@@ -22045,6 +22086,7 @@ static rvd_proxy_listener *rvd_proxy_listener_new(revdial_proxy *p, const revdia
     l->resume.run = rvd_proxy_on_resume;
     l->end.run = rvd_proxy_listener_on_end;
     atomic_init(&l->refs, 1);
+    atomic_init(&l->is_shared, 0);
     rvd_base_link_init(&l->link);
     return l;
 }
@@ -22159,13 +22201,65 @@ static int rvd_proxy_listen_parse(revdial_proxy *p, const char *text, rvd_sys_ad
     return REVDIAL_ESYS;
 }
 
+// The socket listens.
+static void rvd_proxy_listener_set_address(rvd_proxy_listener *l)
+{
+    rvd_sys_addr at;
+    if (rvd_sys_getsockname(l->io.fd, &at) == 0)
+        rvd_sys_addr_format(&at, l->address, sizeof l->address);
+    l->is_wildcard = !l->address[0] || rvd_sys_addr_is_wildcard(&at);
+}
+
+// "fd:3". Returns the number, or -1: it is not of this form.
+static int rvd_proxy_listen_number(const char *text)
+{
+    uint64_t number;
+    if (strncmp(text, "fd:", 3) != 0) return -1;
+    return rvd_base_decimal(text + 3, strlen(text + 3), INT_MAX, &number) ? (int)number : -1;
+}
+
+// Takes a copy of a socket that listens.
+static int rvd_proxy_listen_copy(rvd_proxy_listener *l, int fd, const char *text, revdial_err *err)
+{
+    int copy = rvd_sys_listen_copy(fd);
+    if (copy < 0) {
+        rvd_sys_fail(err, copy == -EMFILE ? REVDIAL_ESYS : REVDIAL_EINVAL, -copy, text,
+                     "not a socket that listens");
+        return copy == -EMFILE ? REVDIAL_ESYS : REVDIAL_EINVAL;
+    }
+    l->io.fd = copy;
+    atomic_store(&l->is_shared, 1);
+    rvd_proxy_listener_set_address(l);
+    return REVDIAL_OK;
+}
+
+// The socket of another port of ours, whose successor this one is.
+static int rvd_proxy_listen_instead(rvd_proxy_listener *l, revdial_err *err)
+{
+    revdial_proxy *p = l->proxy;
+    int code = REVDIAL_EINVAL;
+    pthread_mutex_lock(&p->own.lock);
+    for (rvd_base_link *at = p->listeners.next; at != &p->listeners; at = at->next) {
+        const rvd_proxy_listener *old = RVD_BASE_OWNER(at, rvd_proxy_listener, link);
+        if (old->id != l->expose.instead_of || old->state != RVD_PROXY_LISTENS) continue;
+        code = rvd_proxy_listen_copy(l, old->io.fd, old->address, err);
+        pthread_mutex_unlock(&p->own.lock);
+        return code;
+    }
+    pthread_mutex_unlock(&p->own.lock);
+    return rvd_stream_fail(err, code, 0, "instead_of: no port has this id");
+}
+
 // Binds and listens; the loop has yet to watch it.
 static int rvd_proxy_listen(rvd_proxy_listener *l, const char *text, revdial_err *err)
 {
     rvd_sys_listen_how how = {0, l->proxy->cfg.unix_mode};
     rvd_sys_endpoint e;
     rvd_sys_addr at;
-    int code = rvd_proxy_listen_parse(l->proxy, text, &at, err);
+    int code, number = rvd_proxy_listen_number(text);
+    if (l->expose.instead_of) return rvd_proxy_listen_instead(l, err);
+    if (number >= 0) return rvd_proxy_listen_copy(l, number, text, err);
+    code = rvd_proxy_listen_parse(l->proxy, text, &at, err);
     if (code) return code;
     rvd_sys_addr_split(text, 0, &e, NULL);
     how.takes_ipv4 = rvd_proxy_takes_ipv4(l->proxy, &e);
@@ -22175,9 +22269,7 @@ static int rvd_proxy_listen(rvd_proxy_listener *l, const char *text, revdial_err
         return REVDIAL_ESYS;
     }
     if (e.kind == RVD_SYS_UNIX) RVD_BASE_JOIN(l->unlink, sizeof l->unlink, e.host);
-    if (rvd_sys_getsockname(l->io.fd, &at) == 0)
-        rvd_sys_addr_format(&at, l->address, sizeof l->address);
-    l->is_wildcard = !l->address[0] || rvd_sys_addr_is_wildcard(&at);
+    rvd_proxy_listener_set_address(l);
     return REVDIAL_OK;
 }
 
@@ -22241,6 +22333,19 @@ static int rvd_proxy_listen_all(revdial_proxy *p, revdial_err *err)
     return code;
 }
 
+// The path of a unix socket is the successor's. Both hold the socket until the old port is closed.
+static void rvd_proxy_listener_inherit_locked(rvd_proxy_listener *l)
+{
+    rvd_base_link *list = &l->proxy->listeners;
+    for (rvd_base_link *at = list->next; at != list; at = at->next) {
+        rvd_proxy_listener *old = RVD_BASE_OWNER(at, rvd_proxy_listener, link);
+        if (old->id != l->expose.instead_of) continue;
+        memcpy(l->unlink, old->unlink, sizeof l->unlink);
+        old->unlink[0] = '\0';
+        atomic_store(&old->is_shared, 1);
+    }
+}
+
 int64_t revdial_proxy_expose(revdial_proxy *p, const revdial_expose *x, revdial_err *err)
 {
     rvd_proxy_listener *l;
@@ -22256,11 +22361,13 @@ int64_t revdial_proxy_expose(revdial_proxy *p, const revdial_expose *x, revdial_
     pthread_mutex_lock(&p->own.lock);
     id = p->closing ? REVDIAL_ECLOSED : p->draining ? REVDIAL_EDRAINING : 0;
     if (!id) {
+        if (x->instead_of) rvd_proxy_listener_inherit_locked(l);
         rvd_proxy_listener_list_locked(l);
         id = l->id;
         rvd_loop_post(p->loops[0], &l->resume);
     }
     pthread_mutex_unlock(&p->own.lock);
+    if (id > 0 && x->instead_of) revdial_proxy_unexpose(p, x->instead_of, 0);
     if (id > 0) return id;
     rvd_proxy_listener_free(l);
     return rvd_stream_fail(err, (int)id, 0, "expose: the proxy stops");
@@ -22336,6 +22443,50 @@ static int rvd_proxy_start(revdial_proxy *p, revdial_err *err)
     rvd_loop_pool_close(&p->own.handlers);
     rvd_sys_fail(err, REVDIAL_ESYS, -r, NULL, "no I/O thread");
     return REVDIAL_ESYS;
+}
+
+// The form of an address; it need not be there.
+static int rvd_proxy_address_check(const char *text, revdial_err *err)
+{
+    rvd_sys_endpoint e;
+    if (rvd_proxy_listen_number(text) >= 0) return REVDIAL_OK;
+    return rvd_sys_addr_split(text, 0, &e, err) < 0 ? REVDIAL_EINVAL : REVDIAL_OK;
+}
+
+static int rvd_proxy_addresses_check(const revdial_proxy_config *cfg, revdial_err *err)
+{
+    const char *list = cfg->listen, *item;
+    size_t len;
+    int code = REVDIAL_OK;
+    while (!code && list && (len = rvd_base_item(&list, &item)) > 0) {
+        char text[RVD_SYS_HOST_MAX + 8];
+        if (len >= sizeof text)
+            return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: an address over 262 bytes");
+        memcpy(text, item, len);
+        text[len] = '\0';
+        code = rvd_proxy_address_check(text, err);
+    }
+    for (size_t i = 0; !code && i < cfg->expose_count; i++)
+        if (rvd_proxy_address_check(cfg->exposes[i].listen, err)) code = rvd_proxy_fail_in(err, i);
+    return code;
+}
+
+int revdial_proxy_check(const revdial_proxy_config *cfg, revdial_err *err)
+{
+    revdial_err own;
+    revdial_proxy *p;
+    int code;
+    if (!err) err = &own;
+    if (!cfg) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "config: NULL");
+    code = rvd_proxy_config_check(cfg, err);
+    if (!code) code = rvd_proxy_addresses_check(cfg, err);
+    if (code) return code;
+    p = rvd_proxy_new(cfg, err);
+    if (!p) return err->code;
+    code = rvd_proxy_config_copy(p, cfg, err);
+    if (!code) code = rvd_proxy_probe(p, err);
+    rvd_proxy_free(p);
+    return code;
 }
 
 revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err *err)
@@ -22840,7 +22991,7 @@ typedef struct rvd_agent_link {
     unsigned challenges;  // of this attempt
 
     // What others are told; guarded by own.lock.
-    int told_as;             // REVDIAL_*
+    int told_as;                // REVDIAL_*
     int64_t told_us, retry_us;  // when it became that, and when it ends
     unsigned told_attempts;
     uint64_t told_session;
@@ -24600,6 +24751,17 @@ static void rvd_agent_close(revdial_agent *a)
     rvd_loop_pool_close(&a->jobs);
     rvd_loop_pool_close(&a->own.handlers);
     rvd_agent_free(a);
+}
+
+int revdial_agent_check(const revdial_agent_config *cfg, revdial_err *err)
+{
+    revdial_err own;
+    revdial_agent *a;
+    if (!err) err = &own;
+    a = rvd_agent_open(cfg, err);
+    if (!a) return err->code;
+    rvd_agent_close(a);
+    return REVDIAL_OK;
 }
 
 int revdial_serve(const revdial_agent_config *cfg, revdial_err *err)

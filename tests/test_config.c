@@ -158,7 +158,7 @@ TEST(a_line_that_is_wrong_in_its_section_is_named)
         {"name = a\nname = b", ":4: given twice in this section: \"name\""},
         {"target =", "must not be empty: \"target\""},
         {"name = a\ntimeout = 1", "timeout: not a duration"},
-        {"tagret = x", "no such key \"tagret\""},
+        {"tagret = x", "no such key \"tagret\"; is target meant?"},
         {"name = a\n[group g]\nname = x", ":5: no such key \"name\""},
     };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {

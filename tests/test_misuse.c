@@ -103,13 +103,15 @@ TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
     };
     for (size_t i = 0; i < sizeof agents / sizeof *agents; i++) {
         revdial_agent_config cfg = agents[i].cfg;
-        revdial_err err = {0};
+        revdial_err err = {0}, same = {0};
         if (!cfg.url) cfg.url = "http://127.0.0.1:1";
         revdial_agent *a = revdial_agent_start(&cfg, &err);
         int is_named = err.code == REVDIAL_EINVAL && strstr(err.msg, agents[i].field);
         if (agents[i].works ? !a : a || !is_named)
             test_fail(__FILE__, __LINE__, "agent %zu, %s: %s", i, agents[i].field, err.msg);
         revdial_agent_stop(a, 0);
+        CHECK_INT(revdial_agent_check(&cfg, &same), err.code);
+        CHECK_STR(same.msg, err.msg);
     }
 }
 
@@ -117,6 +119,7 @@ TEST(a_proxys_config_that_cannot_work_is_refused_and_the_field_is_named)
 {
     static const revdial_tls no_wrap = {0};
     static const revdial_expose port = {.listen = "127.0.0.1:0", .name = "cam-1"};
+    static const revdial_expose bad_address = {.listen = "tcp://a:1", .name = "cam-1"};
     static const revdial_expose bad_name = {.listen = "127.0.0.1:0", .name = "Cam-1"};
     static const revdial_expose bad_target = {
         .listen = "127.0.0.1:0", .name = "cam-1", .dial = {.target = "a:b:c"}};
@@ -133,6 +136,8 @@ TEST(a_proxys_config_that_cannot_work_is_refused_and_the_field_is_named)
         {"exposes[0].name: \"Cam-1\"", 0, {.exposes = &bad_name, .expose_count = 1}},
         {"exposes[0].target: \"a:b:c\"", 0, {.exposes = &bad_target, .expose_count = 1}},
         {"exposes[0].flags", 0, {.exposes = &bad_flags, .expose_count = 1}},
+        {"\"7000\": the host is missing", 0, {.listen = "7000"}},
+        {"\"tcp://a:1\"", 0, {.exposes = &bad_address, .expose_count = 1}},
         {"max_auth_failures", 0, {.max_auth_failures = -2}},
         {"common.log_level", 0, {.common.log_level = -1}},
         {"common.tls", 0, {.common.tls = &no_wrap}},
@@ -144,12 +149,14 @@ TEST(a_proxys_config_that_cannot_work_is_refused_and_the_field_is_named)
         {"origins", 1, {.origins = "https://ops.example:8443,, http://[::1]:80 ,null,*.example"}},
     };
     for (size_t i = 0; i < sizeof proxies / sizeof *proxies; i++) {
-        revdial_err err = {0};
+        revdial_err err = {0}, same = {0};
         revdial_proxy *p = revdial_proxy_start(&proxies[i].cfg, &err);
         int is_named = err.code == REVDIAL_EINVAL && strstr(err.msg, proxies[i].field);
         if (proxies[i].works ? !p : p || !is_named)
             test_fail(__FILE__, __LINE__, "proxy %zu, %s: %s", i, proxies[i].field, err.msg);
         revdial_proxy_stop(p);
+        CHECK_INT(revdial_proxy_check(&proxies[i].cfg, &same), err.code);
+        CHECK(strstr(same.msg, err.msg) != NULL);  // it may say more, which of the ports
     }
 }
 

@@ -224,6 +224,11 @@ static int prog_section_begin(prog_reader *r, char *line)
 static int prog_wrong_key(const prog_reader *r, const prog_option *o, const char *key)
 {
     const prog_option *nearest = prog_option_nearest(r->cli, key, PROG_NO_FILE);
+    int is_named = r->section && prog_section_is_named(r->section);
+    const char *part = !is_named                           ? NULL
+                       : prog_distance(key, "name") <= 2   ? "name"
+                       : prog_distance(key, "target") <= 2 ? "target"
+                                                           : NULL;
     char where[PROG_NAME_MAX + 32];
     if (o && o->flags & PROG_NO_FILE) return prog_reader_fail(r, "only for the command line:", key);
     if (o && r->section) {
@@ -231,9 +236,9 @@ static int prog_wrong_key(const prog_reader *r, const prog_option *o, const char
                  "not for an [%s]: keys for all stand above the first [ ]:", r->section->name);
         return prog_reader_fail(r, where, key);
     }
-    if (nearest)
+    if (part || nearest)
         return prog_complain(r->cli, "%s:%u: no such key \"%s\"; is %s meant?", r->path,
-                             r->file->line, key, nearest->name);
+                             r->file->line, key, part ? part : nearest->name);
     return prog_reader_fail(r, "no such key", key);
 }
 
@@ -364,7 +369,10 @@ static void prog_print_section(const prog_cli *cli, size_t i)
 void prog_print_config(const prog_cli *cli)
 {
     const prog_option *o;
-    printf("# %s %s\n", cli->program, REVDIAL_VERSION_STRING);
+    printf("# %s %s\n# HUP applies changes of", cli->program, REVDIAL_VERSION_STRING);
+    for (size_t i = 0; (o = prog_option_at(cli, i)); i++)
+        if (o->flags & PROG_LIVE) printf(" %s", o->name);
+    printf("\n");
     for (size_t i = 0; (o = prog_option_at(cli, i)); i++) {
         const prog_setting *last = prog_given(cli, o->name);
         if (o->flags & PROG_NO_FILE) continue;

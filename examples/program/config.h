@@ -9,8 +9,12 @@ enum { PROG_NAME_MAX = 64 };  // letters of an option's name; longer ones are no
 const prog_option *prog_option_at(const prog_cli *cli, size_t i);
 // NULL: there is none of that name.
 const prog_option *prog_option_find(const prog_cli *cli, const char *name, size_t len);
+// How many letters must be added, removed or changed to make one word of the other (Levenshtein).
+size_t prog_distance(const char *a, const char *b);
 // The option that may be meant, without any of these flags; NULL: none is like that.
 const prog_option *prog_option_nearest(const prog_cli *cli, const char *name, unsigned not_flags);
+// Where a configuration has the value of an option.
+const void *prog_value_at(const prog_cli *cli, const prog_option *o);
 // Adds a value. Returns 0 or PROG_FAILED.
 int prog_give(prog_cli *cli, const prog_setting *s);
 int prog_out_of_memory(const prog_cli *cli);

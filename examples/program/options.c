@@ -18,6 +18,10 @@ static const prog_option prog_common_options[] = {
      "repeatable, the last one counts. '-' prints what is in force, and where each\n"
      "value came from, and exits",
      0, 0, PROG_NO_FILE},
+    {"watch", PROG_FLAG, PROG_COMMON(is_watching), NULL,
+     "look every second whether a file that the options name has changed, and do\n"
+     "what HUP does",
+     0, 0},
     {"check", PROG_FLAG, PROG_COMMON(is_checking), NULL,
      "check all options and the files that they name, and exit: 0 good, 2 wrong", 0, 0,
      PROG_ARGV_ONLY},
@@ -240,8 +244,7 @@ static int prog_set(const prog_cli *cli, const prog_option *o, void *at, const c
     return PROG_FAILED;
 }
 
-// How many letters must be added, removed or changed to make one word of the other (Levenshtein).
-static size_t prog_distance(const char *a, const char *b)
+size_t prog_distance(const char *a, const char *b)
 {
     size_t row[PROG_NAME_MAX + 1], len = strlen(b);
     if (strlen(a) > PROG_NAME_MAX || len > PROG_NAME_MAX) return PROG_NAME_MAX;
@@ -334,6 +337,11 @@ static void *prog_place(const prog_option *o, const prog_cli *cli, void *setting
                         prog_common *common)
 {
     return (prog_is_own(cli, o) ? (char *)settings : (char *)common) + o->at;
+}
+
+const void *prog_value_at(const prog_cli *cli, const prog_option *o)
+{
+    return (prog_is_own(cli, o) ? (const char *)cli->settings : (const char *)&cli->common) + o->at;
 }
 
 // Stores what one source says; its lists replace those of weaker sources.

@@ -116,7 +116,7 @@ typedef struct prog_common {
     int keepalive_ms, dead_after_ms, tcp_keepalive_ms, half_closed_ms, drain_ms, spin_us;
     const char *congestion;
     const char *admin, *admin_token_file;
-    int level, format, access, verbose, help, version, is_checking;
+    int level, format, access, verbose, help, version, is_checking, is_watching;
     prog_list configs, admin_hosts;
 } prog_common;
 
@@ -174,6 +174,9 @@ int prog_print_checked(const prog_cli *cli);
 int prog_item_apply(const prog_cli *cli, const char *item, void *settings, prog_common *common);
 // What of an option counts: the last value of the strongest source; NULL: it was not given.
 const prog_setting *prog_given(const prog_cli *cli, const char *option);
+// Refuses a new configuration where an option differs that is not PROG_LIVE. Returns 0 or an exit
+// code.
+int prog_refuse_frozen(const prog_cli *now, const prog_cli *next);
 // Returns 0, or -1 when out of memory.
 int prog_list_add(prog_list *list, const char *item);
 // The items with commas between them; NULL when out of memory.
@@ -185,6 +188,30 @@ void prog_configure(const prog_common *from, revdial_common *to);
 void prog_log_open_as(prog_log *log, const prog_common *common);
 // Warns of what was given twice, and of variables REVDIAL_* that mean nothing.
 void prog_warn_settings(prog_log *log, const prog_cli *cli);
+
+// ------------------------------------------------------------------------------------------------
+// reload.c: the files that options name, for --watch.
+
+enum { PROG_WATCH_MS = 1000 };
+
+typedef struct prog_watch {
+    uint64_t known, seen;  // what they looked like when they were last taken, and last
+} prog_watch;
+
+void prog_watch_begin(prog_watch *w, const prog_cli *cli);
+// Every PROG_WATCH_MS. Returns whether they have changed, and are no longer being written.
+int prog_watch_look(prog_watch *w, const prog_cli *cli);
+
+// ------------------------------------------------------------------------------------------------
+// systemd.c: a supervisor that wants to know how the program is, and passes sockets.
+
+// "READY=1", "RELOADING=1", "STOPPING=1" or "WATCHDOG=1", where there is a NOTIFY_SOCKET.
+void prog_notify(prog_log *log, const char *state);
+// How often to send WATCHDOG=1; 0 = never.
+int prog_watchdog_ms(void);
+// Writes the address as the library takes it: "systemd:NAME" becomes "fd:3". Returns NULL, or what
+// is wrong with it.
+const char *prog_listen_address(const char *address, char *out, size_t size);
 
 // ------------------------------------------------------------------------------------------------
 // files.c: secrets come from a file or from the environment, never from the command line.
@@ -237,8 +264,8 @@ enum prog_tls_side { PROG_TLS_CLIENT, PROG_TLS_SERVER };
 
 // Returns NULL and the reason in err->msg.
 revdial_tls *prog_tls_open(const prog_tls_files *files, enum prog_tls_side side, revdial_err *err);
-// Reads the files again. What cannot be read now changes nothing, and is said.
-void prog_tls_reload(revdial_tls *tls, prog_log *log);
+// Reads the files again. Returns 0, or REVDIAL_E* and the reason: the old ones stay in force.
+int prog_tls_reload(revdial_tls *tls, revdial_err *err);
 void prog_tls_free(revdial_tls *tls);
 // The library and its version.
 const char *prog_tls_version(void);

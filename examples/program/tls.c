@@ -36,11 +36,9 @@ revdial_tls *prog_tls_open(const prog_tls_files *files, enum prog_tls_side side,
     return side == PROG_TLS_SERVER ? revdial_tls_server(&cfg, err) : revdial_tls_client(&cfg, err);
 }
 
-void prog_tls_reload(revdial_tls *tls, prog_log *log)
+int prog_tls_reload(revdial_tls *tls, revdial_err *err)
 {
-    revdial_err err = {0};
-    if (tls && revdial_tls_reload(tls, &err) != REVDIAL_OK)
-        prog_log_error(log, "tls.unreadable", &err);
+    return tls ? revdial_tls_reload(tls, err) : REVDIAL_OK;
 }
 
 void prog_tls_free(revdial_tls *tls)
@@ -65,10 +63,11 @@ revdial_tls *prog_tls_open(const prog_tls_files *files, enum prog_tls_side side,
     return NULL;
 }
 
-void prog_tls_reload(revdial_tls *tls, prog_log *log)
+int prog_tls_reload(revdial_tls *tls, revdial_err *err)
 {
     (void)tls;
-    (void)log;
+    (void)err;
+    return REVDIAL_OK;
 }
 
 void prog_tls_free(revdial_tls *tls)

@@ -127,10 +127,10 @@ static const char epilogue[] =
     "ssh's ProxyCommand.\n"
     "\n"
     "TERM and INT accept no new connections and let running ones end; a second signal, at least\n"
-    "a second later, ends the program at once. HUP reads all files again: agents whose line is\n"
-    "gone or has another secret are disconnected, the others stay, and new ones get the new\n"
-    "certificate. If a file is wrong, its old content stays in force. USR2 writes a line about\n"
-    "sessions and streams to the log. USR1 is ignored.\n"
+    "a second later, ends the program at once. HUP reads all files again. Exposed addresses come\n"
+    "and go, and connections that run stay. Agents whose line is gone or has another secret are\n"
+    "disconnected, the others stay, and new ones get the new certificate. If anything is wrong,\n"
+    "nothing changes. USR2 writes a line about sessions and streams to the log. USR1 is ignored.\n"
     "\n"
     "'revdial-proxy status --admin ADDRESS' prints a table of the sessions of a proxy that runs\n"
     "with that --admin; --json instead what programs want.\n"
@@ -152,13 +152,17 @@ static const char epilogue[] =
 static const char *expose_parse(expose *x, const char *spec)
 {
     size_t address_len = strcspn(spec, "="), name_len;
-    const char *name = spec + address_len + 1;
+    const char *name = spec + address_len + 1, *problem;
     const char *local = strspn(spec, "0123456789") == address_len ? "127.0.0.1:" : "";
+    char address[ADDRESS_SIZE];
+    x->item = spec;
     if (!spec[address_len] || address_len == 0) return "is not ADDRESS=NAME[/TARGET]";
-    if (address_len + strlen(local) >= sizeof x->address) return "the address is too long in";
+    if (address_len + strlen(local) >= sizeof address) return "the address is too long in";
     name_len = strcspn(name, "/");
     if (!route_is_name(name, name_len)) return "the name must be 1 to 64 of a-z 0-9 . _ - in";
-    snprintf(x->address, sizeof x->address, "%s%.*s", local, (int)address_len, spec);
+    snprintf(address, sizeof address, "%s%.*s", local, (int)address_len, spec);
+    problem = prog_listen_address(address, x->address, sizeof x->address);
+    if (problem) return problem;
     memcpy(x->name, name, name_len);
     x->x.listen = x->address;
     x->x.name = x->name;
@@ -200,6 +204,27 @@ static int config_expose(config *c)
         int rc = problem ? prog_usage_error(&c->cli, "expose", problem, item)
                          : expose_configure(c, item, &x->x);
         if (rc != 0) return rc;
+    }
+    return 0;
+}
+
+// The addresses for agents as the library takes them, with commas between them. Returns 0 or an
+// exit code.
+static int config_listen(config *c)
+{
+    enum { FD_SIZE = 16 };  // "fd:3" may be longer than what became of it
+    const prog_list *listens = &c->s.listens;
+    size_t size = 1, len = 0;
+    if (listens->count == 0) return prog_usage_error(&c->cli, "listen", "missing", NULL);
+    for (size_t i = 0; i < listens->count; i++) size += strlen(listens->items[i]) + FD_SIZE;
+    c->listen = calloc(1, size);
+    if (!c->listen) return PROG_FAILED;
+    for (size_t i = 0; i < listens->count; i++) {
+        const char *item = listens->items[i], *problem;
+        if (i > 0) c->listen[len++] = ',';
+        problem = prog_listen_address(item, c->listen + len, size - len);
+        if (problem) return prog_usage_error(&c->cli, "listen", problem, item);
+        len += strlen(c->listen + len);
     }
     return 0;
 }
@@ -246,6 +271,38 @@ static int config_open_tls(config *c)
 // ------------------------------------------------------------------------------------------------
 // All of it
 
+// What the library is given. Returns 0 or PROG_FAILED.
+static int config_fill(config *c)
+{
+    revdial_proxy_config *cfg = &c->proxy;
+    c->origins = prog_list_join(&c->s.origins);
+    c->xs = calloc(c->expose_count + 1, sizeof *c->xs);
+    if (!c->origins || !c->xs) return PROG_FAILED;
+    for (size_t i = 0; i < c->expose_count; i++) c->xs[i] = c->exposes[i].x;
+    *cfg = c->s.cfg;
+    cfg->exposes = c->expose_count ? c->xs : NULL;
+    cfg->expose_count = c->expose_count;
+    cfg->listen = c->listen;
+    cfg->origins = c->origins;
+    cfg->credentials = c->tokens.rows;
+    cfg->credential_count = c->tokens.count;
+    cfg->max_auth_failures = prog_or_never(cfg->max_auth_failures);
+    prog_configure(&c->cli.common, &cfg->common);
+    return 0;
+}
+
+// What the library would refuse. Returns 0 or PROG_USAGE.
+static int config_check(config *c)
+{
+    revdial_err err = {0};
+    size_t i;
+    if (revdial_proxy_check(&c->proxy, &err) != REVDIAL_EINVAL)
+        return 0;  // the start tells of others
+    if (sscanf(err.msg, "exposes[%zu]", &i) == 1 && i < c->expose_count)
+        return prog_usage_error(&c->cli, "expose", err.msg, c->exposes[i].item);
+    return prog_complain(&c->cli, "%s", err.msg);
+}
+
 int config_open(config *c, char **argv, prog_log *log)
 {
     int rc;
@@ -260,10 +317,12 @@ int config_open(config *c, char **argv, prog_log *log)
     c->cli.log = log;
     rc = prog_parse(&c->cli, argv);
     if (rc >= 0) return rc;
-    if (c->s.listens.count == 0) return prog_usage_error(&c->cli, "listen", "missing", NULL);
-    rc = config_expose(c);
+    rc = config_listen(c);
+    if (rc == 0) rc = config_expose(c);
     if (rc == 0) rc = config_open_tls(c);
     if (rc == 0) rc = config_read_tokens(c);
+    if (rc == 0) rc = config_fill(c);
+    if (rc == 0) rc = config_check(c);
     return rc == 0 ? -1 : rc;
 }
 
@@ -272,7 +331,12 @@ void config_close(config *c)
     token_table_free(&c->tokens);
     prog_tls_free(c->tls);
     free(c->exposes);
+    free(c->listen);
+    free(c->origins);
+    free(c->xs);
     prog_cli_free(&c->cli);
     c->exposes = NULL;
+    c->xs = NULL;
+    c->listen = c->origins = NULL;
     c->tls = NULL;
 }

@@ -17,20 +17,26 @@ typedef struct settings {
 } settings;
 
 typedef struct expose {
-    char address[ADDRESS_SIZE];  // as asked for
+    const char *item;            // of the option
+    char address[ADDRESS_SIZE];  // as the library takes it
     char name[ROUTE_NAME_SIZE];
     revdial_expose x;  // points to these two
+    int64_t id;        // that the library gave it; 0 = not yet
 } expose;
 
 // All of it, checked as far as that can be done without listening.
 typedef struct config {
     prog_cli cli;
     settings s;
+    char *listen;  // addresses for agents, as the library takes them
     expose *exposes;
     size_t expose_count;
     revdial_expose like;  // what all exposes have that no section changes
     token_table tokens;
-    revdial_tls *tls;  // NULL: there is none
+    revdial_tls *tls;            // NULL: there is none
+    revdial_proxy_config proxy;  // made of all that
+    char *origins;
+    revdial_expose *xs;
 } config;
 
 // Says what is wrong on stderr, or in the log of a program that runs. Returns -1 to go on, or what

@@ -121,11 +121,11 @@ hup_drops_who_is_gone() {
     auth_lines >"$dir/auth"
     echo 'digest web' >>"$dir/auth"
     hup proxy
-    said proxy.log 'event=tokens.unreadable.*auth:5: .*SCHEMES' 5 || return
+    said proxy.log 'event=config.refused.*auth:5: .*SCHEMES' 5 || return
     login="carol:$password" curl_asks 101 --digest || return
     auth_lines >"$dir/auth"
     hup proxy
-    said proxy.log 'event=proxy.reload' 5 2 || return
+    said proxy.log 'event=proxy.reload' 5 3 || return
     login="alice:$password" curl_asks 101 --digest || return
     end_now agent  # it waits half a minute before it tries again
 }
@@ -140,7 +140,7 @@ hup_drops_a_changed_secret() {
     login="alice:$password" curl_asks 101 --digest || return
     auth_lines >"$dir/auth"
     hup proxy
-    said proxy.log 'event=proxy.reload' 5 4 || return
+    said proxy.log 'event=proxy.reload' 5 5 || return
     end_now agent
 }
 
@@ -155,7 +155,7 @@ hup_reads_the_allow_list() {
     page_through || { fail "no page: $(cat "$dir/curl.err")"; return; }
     echo 'nonsense' >"$dir/allowed"
     hup agent
-    said agent.log 'event=agent.reload.*nonsense.*port' 5 || return
+    said agent.log 'event=config.refused.*allowed:1: .*port.*nonsense' 5 || return
     page_through || { fail "a wrong file was taken"; return; }
     : >"$dir/allowed"
     hup agent

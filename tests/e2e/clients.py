@@ -199,6 +199,37 @@ def crowd(address, count, active, rounds):
     say(alive, good, still, round(opened * 1000), round(statistics.median(times) * 1e6 / len(busy)))
 
 
+def live(address, count):
+    """Connections to an echo server. At the end of stdin each must still work."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    socks = [connect(address) for _ in range(int(count))]
+    say("live", sum(ask(s, b"%08d" % i) for i, s in enumerate(socks)))
+    sys.stdin.read()
+    say("still", sum(ask(s, b"%08d" % i) for i, s in enumerate(socks)))
+
+
+def echo_once(address):
+    """Prints what an echo server answers."""
+    with connect(address, timeout=5) as sock:
+        say("ping" if ask(sock, b"ping") else "something else")
+
+
+def steady(address):
+    """One connection to an echo server after the other, until stdin ends. How many failed?"""
+    good, bad, why = 0, 0, set()
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        try:
+            with connect(address) as sock:
+                good, bad = (good + 1, bad) if ask(sock, b"ping") else (good, bad + 1)
+        except OSError as e:
+            bad += 1
+            why.add(ending(e))
+        if good == 20:
+            say("dialling")
+    say("good", good, "bad", bad, *why)
+
+
 def answer(port, *command):
     """A server that gets its address only now: listens, then runs the command; answers once."""
     with socket.socket() as listener:
@@ -264,5 +295,5 @@ def port(*_):
 
 signal.alarm(120)  # whatever happens, no client stays behind
 COMMANDS = (read, write, idle, finish_late, refused, hold, stuff, parallel, crowd, answer, talk)
-COMMANDS += (rush, port)
+COMMANDS += (rush, port, live, steady, echo_once)
 {f.__name__: f for f in COMMANDS}[sys.argv[1]](*sys.argv[2:])

@@ -237,6 +237,15 @@ start_peers() {
     while read -r peer port; do address_of[$peer]=${3:-127.0.0.1}:$port; done <"$dir/$1.out"
 }
 
+# What "client read" has put into download.out.
+download_is_whole() {
+    said download.out '[0-9] (same|different) ' 60 || return
+    [[ "$(tail -n 1 "$dir/download.out")" =~ ^$big_bytes\ same\ eof\  ]] ||
+        fail "the download ended with: $(tail -n 1 "$dir/download.out")"
+}
+
+new_ones_are_refused() { [[ "$(client refused "$1" 2>&1)" =~ ^(reset|ConnectionRefusedError)\  ]]; }
+
 sha256() { sha256sum "$1" | cut -d ' ' -f 1; }
 
 # make_file PATH MEGABYTES: nothing in it repeats, and it takes no longer than to write it

@@ -325,14 +325,6 @@ start_download() {
     said download.out '^reading' 10
 }
 
-download_is_whole() {
-    said download.out '[0-9] (same|different) ' 60 || return
-    [[ "$(tail -n 1 "$dir/download.out")" =~ ^$big_bytes\ same\ eof\  ]] ||
-        fail "the download ended with: $(tail -n 1 "$dir/download.out")"
-}
-
-new_ones_are_refused() { [[ "$(client refused "$1" 2>&1)" =~ ^(reset|ConnectionRefusedError)\  ]]; }
-
 agent_drains() {
     start_web_agent agent && start_download || return
     kill -TERM "${pid_of[agent]}"

@@ -10,6 +10,7 @@
 #   egress      agents that get out through tinyproxy, squid, microsocks, dante, ssh -D
 #   auth        curl at the proxy's endpoint, files that HUP reads again, where secrets are
 #   programs    options, exit codes, signals, PROXY protocol, several agents, secrets
+#   config      the configuration file, reloads under load, systemd, upgrades
 #   admin       --admin: health, metrics, status
 #   carriers    Upgrade: revdial and WebSocket through nginx and HAProxy
 #   tls         https:// and wss://, to the proxy and to what terminates TLS before it; certificates

@@ -186,7 +186,7 @@ changes_certificate() {
     said agent.log 'event=session.up' 5 || return
     echo nonsense >"$dir/live.pem"
     kill -HUP "${pid_of[agent]}"
-    said agent.log 'event=tls.unreadable.*live.pem: holds no certificate' 5 || return
+    said agent.log 'event=config.refused.*live.pem: holds no certificate' 5 || return
     copies || return
     cp "$certs/cam2.pem" "$dir/live.pem" && cp "$certs/cam2.key" "$dir/live.key"
     echo 'mtls gate DNS:cam-2.cams.test' >"$dir/mtls"

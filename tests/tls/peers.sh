@@ -309,7 +309,7 @@ check 'HUP shows the new certificate' eval '[ "$before" ] && [ "$(serial)" ] &&
     [ "$(serial)" != "$before" ]'
 echo nonsense >"$dir/live.pem"
 kill -HUP "$proxied"
-check 'HUP with a bad file is said' said proxy.log 'event=tls.unreadable.*live.pem'
+check 'HUP with a bad file is said' said proxy.log 'event=config.refused.*live.pem'
 check 'and changes nothing' eval '[ "$(serial)" ]'
 check 'and the session is the same' eval 'fetches && said_not proxy.log event=session.down'
 check 'no secret in the logs' said_not proxy.log 's3cret|PRIVATE'

@@ -1,0 +1,75 @@
+// What may change while a program runs, and when its files have changed.
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "config.h"
+
+// Do two configurations say the same of this option?
+static int prog_is_same(const prog_cli *a, const prog_cli *b, const prog_option *o)
+{
+    const void *in_a = prog_value_at(a, o), *in_b = prog_value_at(b, o);
+    if (o->kind == PROG_LIST) {
+        const prog_list *la = in_a, *lb = in_b;
+        for (size_t i = 0; la->count == lb->count && i < la->count; i++)
+            if (strcmp(la->items[i], lb->items[i]) != 0) return 0;
+        return la->count == lb->count;
+    }
+    if (o->kind == PROG_TEXT || o->kind == PROG_PATH) {
+        const char *ta = *(const char *const *)in_a, *tb = *(const char *const *)in_b;
+        return ta && tb ? strcmp(ta, tb) == 0 : ta == tb;
+    }
+    return *(const int *)in_a == *(const int *)in_b;
+}
+
+int prog_refuse_frozen(const prog_cli *now, const prog_cli *next)
+{
+    const prog_option *o;
+    for (size_t i = 0; (o = prog_option_at(now, i)); i++)
+        if (!(o->flags & (PROG_LIVE | PROG_NO_FILE)) && !prog_is_same(now, next, o))
+            return prog_usage_error(next, o->name,
+                                    "cannot change while the program runs: restart it", NULL);
+    return 0;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Files that change. What a stat(2) tells is compared once a second, on every system alike: it also
+// sees a directory behind a symbolic link change, as in Kubernetes, which inotify(7) does not.
+
+static uint64_t prog_mix(uint64_t hash, uint64_t value)
+{
+    return (hash ^ value) * 0x100000001b3u;  // FNV-1a, a word at a time
+}
+
+// What all files that the options name look like from outside.
+static uint64_t prog_files_hash(const prog_cli *cli)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < cli->given_count; i++) {
+        const prog_setting *s = &cli->given[i];
+        struct stat st;
+        if (s->option->kind != PROG_PATH && strcmp(s->option->name, "config") != 0) continue;
+        memset(&st, 0, sizeof st);
+        if (stat(s->value, &st) != 0) st.st_size = -1;
+        if (S_ISDIR(st.st_mode)) continue;  // what comes and goes in it is not what it says
+        hash = prog_mix(hash, (uint64_t)st.st_ino);
+        hash = prog_mix(hash, (uint64_t)st.st_size);
+        hash = prog_mix(hash, (uint64_t)st.st_mtime);
+    }
+    return hash;
+}
+
+void prog_watch_begin(prog_watch *w, const prog_cli *cli)
+{
+    w->known = w->seen = prog_files_hash(cli);
+}
+
+int prog_watch_look(prog_watch *w, const prog_cli *cli)
+{
+    uint64_t hash = prog_files_hash(cli);
+    int is_still = hash == w->seen;
+    w->seen = hash;
+    if (!is_still || hash == w->known) return 0;
+    w->known = hash;
+    return 1;
+}

@@ -1,0 +1,176 @@
+// HUP: what is said now, compared with what is in force. The order is such that each step can be
+// undone until all those that may fail are done.
+#include "reload.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int is_same_text(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+// Do they differ in nothing?
+static int is_same_expose(const expose *a, const expose *b)
+{
+    const revdial_expose *x = &a->x, *y = &b->x;
+    return strcmp(a->address, b->address) == 0 && strcmp(a->name, b->name) == 0 &&
+           is_same_text(x->dial.target, y->dial.target) && x->dial.pick == y->dial.pick &&
+           is_same_text(x->trusted_proxies, y->trusted_proxies) &&
+           is_same_text(x->allow_from, y->allow_from) && x->route == y->route &&
+           x->dial.timeout_ms == y->dial.timeout_ms && x->dial.flags == y->dial.flags &&
+           x->half_closed_ms == y->half_closed_ms;
+}
+
+static int is_same_address(const expose *a, const expose *b)
+{
+    return strcmp(a->address, b->address) == 0;
+}
+
+// What becomes of the ports.
+typedef struct plan {
+    config *now, *next;
+    char *is_kept;  // of each of now->exposes: the new configuration has it, too
+    char *is_new;   // of each of next->exposes: it is opened in this plan
+    size_t opened, changed, closed;
+} plan;
+
+// Finds a port of now for each of next that has none yet. Its id is the new one's, too.
+static void plan_match(plan *p, int is_match(const expose *a, const expose *b))
+{
+    for (size_t k = 0; k < p->next->expose_count; k++) {
+        expose *x = &p->next->exposes[k];
+        for (size_t i = 0; x->id == 0 && i < p->now->expose_count; i++) {
+            const expose *old = &p->now->exposes[i];
+            if (p->is_kept[i] || !is_match(old, x)) continue;
+            p->is_kept[i] = 1;
+            x->id = old->id;
+            if (is_match == is_same_address) x->x.instead_of = old->id;
+        }
+    }
+}
+
+static int plan_make(plan *p)
+{
+    p->is_kept = calloc(1, p->now->expose_count + 1);
+    p->is_new = calloc(1, p->next->expose_count + 1);
+    if (!p->is_kept || !p->is_new) {
+        prog_complain(&p->next->cli, "out of memory");
+        return PROG_FAILED;
+    }
+    plan_match(p, is_same_expose);
+    plan_match(p, is_same_address);
+    return 0;
+}
+
+// Takes new ports back.
+static void plan_undo(plan *p, revdial_proxy *proxy)
+{
+    for (size_t k = 0; k < p->next->expose_count; k++)
+        if (p->is_new[k]) revdial_proxy_unexpose(proxy, p->next->exposes[k].id, 0);
+}
+
+// Opens new ports. Returns 0 or an exit code.
+static int plan_open(plan *p, revdial_proxy *proxy)
+{
+    for (size_t k = 0; k < p->next->expose_count; k++) {
+        expose *x = &p->next->exposes[k];
+        revdial_err err = {0};
+        if (x->id != 0) continue;
+        x->id = revdial_proxy_expose(proxy, &x->x, &err);
+        if (x->id < 0) {
+            plan_undo(p, proxy);
+            return prog_usage_error(&p->next->cli, "expose", err.msg, x->item);
+        }
+        p->is_new[k] = 1;
+        p->opened++;
+    }
+    return 0;
+}
+
+// Ports that stay and lead elsewhere get their new settings. What cannot be changed now, for want
+// of memory or descriptors, keeps its old ones.
+static void plan_change(plan *p, const live *l)
+{
+    for (size_t k = 0; k < p->next->expose_count; k++) {
+        expose *x = &p->next->exposes[k];
+        revdial_err err = {0};
+        int64_t id;
+        if (!x->x.instead_of) continue;
+        id = revdial_proxy_expose(l->proxy, &x->x, &err);
+        if (id > 0) x->id = id;
+        if (id > 0) p->changed++;
+        if (id <= 0) prog_log_error(l->log, "expose.unchanged", &err);
+        x->x.instead_of = 0;
+    }
+}
+
+static void plan_close(plan *p, revdial_proxy *proxy)
+{
+    for (size_t i = 0; i < p->now->expose_count; i++) {
+        if (p->is_kept[i]) continue;
+        revdial_proxy_unexpose(proxy, p->now->exposes[i].id, 0);
+        p->closed++;
+    }
+}
+
+// Returns 0 or an exit code: nothing has changed then.
+static int live_apply(live *l, plan *p)
+{
+    const token_table *tokens = &p->next->tokens;
+    revdial_err err = {0};
+    int rc = plan_make(p);
+    if (rc == 0) rc = plan_open(p, l->proxy);
+    if (rc != 0) return rc;
+    if (prog_tls_reload(l->tls, &err) != REVDIAL_OK) rc = PROG_USAGE;
+    if (rc == 0 && revdial_proxy_replace_credentials(l->proxy, tokens->rows, tokens->count,
+                                                     REVDIAL_END_STALE, &err) != REVDIAL_OK)
+        rc = PROG_FAILED;
+    if (rc != 0) {
+        plan_undo(p, l->proxy);
+        prog_complain(&p->next->cli, "%s", err.msg);
+        return rc;
+    }
+    plan_change(p, l);
+    plan_close(p, l->proxy);
+    return 0;
+}
+
+static void config_free(config *c)
+{
+    if (c) config_close(c);
+    free(c);
+}
+
+// Takes the next configuration, if there is one, and frees the one that is over.
+static void live_swap(live *l, config *next, config *over)
+{
+    if (next) l->now = next;
+    if (over != l->first) config_free(over);
+}
+
+void live_free(live *l)
+{
+    if (l->now != l->first) config_free(l->now);
+    config_free(l->first);
+}
+
+int live_reload(live *l)
+{
+    config *next = calloc(1, sizeof *next);
+    plan p = {.now = l->now, .next = next};
+    int rc = next ? config_open(next, l->argv, l->log) : PROG_FAILED;
+    if (rc < 0) rc = prog_refuse_frozen(&l->now->cli, &next->cli);
+    if (rc == 0) rc = live_apply(l, &p);
+    if (rc == 0)
+        prog_logf(l->log, REVDIAL_LOG_INFO, "proxy.reload",
+                  "%zu ports opened, %zu changed, %zu closed; credentials and certificates read",
+                  p.opened, p.changed, p.closed);
+    else
+        prog_logf(l->log, REVDIAL_LOG_ERROR, "proxy.reload", "nothing was changed");
+    free(p.is_kept);
+    free(p.is_new);
+    live_swap(l, rc == 0 ? next : NULL, rc == 0 ? l->now : next);
+    return rc == 0;
+}

@@ -1,0 +1,23 @@
+// What HUP and --watch change of a proxy that runs.
+#ifndef REVDIAL_PROXY_RELOAD_H
+#define REVDIAL_PROXY_RELOAD_H
+
+#include "settings.h"
+
+typedef struct live {
+    char **argv;
+    prog_log *log;
+    revdial_proxy *proxy;
+    revdial_tls *tls;
+    config *first;  // what the proxy was started with, until the end: threads point into it
+    config *now;    // in force; may be the first
+} live;
+
+// Reads everything again and does what differs. Connections stay, except those of agents whose
+// credentials are gone. If anything is wrong, nothing changes, and the log says what and where.
+// Returns whether l->now is another one; its tokens are still there.
+int live_reload(live *l);
+// Frees the configurations.
+void live_free(live *l);
+
+#endif  // REVDIAL_PROXY_RELOAD_H

@@ -1,0 +1,259 @@
+# What is configured, and changed while traffic runs; what a supervisor is told, and hands over.
+
+conf=$dir/proxy.conf
+
+# Writes the proxy's configuration file: these lines, and what each test needs.
+configure() {
+    { printf '%s\n' "listen = ${config_at:-127.0.0.1:0}" "token-file = $dir/tokens" 'drain = 20s'
+        printf '%s\n' "$@"; } >"$conf.new" && mv "$conf.new" "$conf"
+}
+
+# A line for the proxy: what --check must say of it. The line is the fourth of the file.
+verdicts() {
+    local line want count=0
+    while IFS='|' read -r want line; do
+        configure "$(printf '%b' "$line")"
+        if [ "$want" = good ]; then
+            says proxy 0 'configuration is good' --config "$conf" --check || return
+        else
+            says proxy 2 "proxy.conf:$want" --config "$conf" --check || return
+        fi
+        count=$((count + 1))
+    done <<'END_OF_LIST'
+good|wait = yes
+good|expose = 127.0.0.1:0=web/127.0.0.1:80
+good|[expose unix:/tmp/x]\nname = web\ntarget = unix:/y\nwait = yes\nearly = no\ndial-timeout = 5s
+good|expose = fd:3=web
+4: wait: not yes or no|wait = perhaps
+4: no such key "exposes"; is expose meant|exposes = 127.0.0.1:0=web
+4: expose: the name must be|expose = 127.0.0.1:0=WEB
+4: expose: .*host is missing|expose = :80=web
+4: expose: .*a:b|expose = 127.0.0.1:0=web/a:b:c
+5: no such key "nmae"; is name meant|[expose 127.0.0.1:0]\nnmae = web
+4: .expose 127.0.0.1:0. lacks|[expose 127.0.0.1:0]\nwait = yes
+5: not for an .expose.|[expose 127.0.0.1:0]\nio-threads = 2\nname = web
+6: dial-timeout: not a duration|[expose 127.0.0.1:0]\nname = web\ndial-timeout = 5
+4: token-file: /nowhere|token-file = /nowhere
+4: group: needs token-file or auth-file|[group x]
+4: group: /nowhere|[group x]\nauth-file = /nowhere
+END_OF_LIST
+    configure "origin = https://ops.example/"
+    says proxy 2 'ops.example/' --config "$conf" --check || return
+    says proxy 2 'nowhere' --config /nowhere --check || return
+    says agent 2 'target.*port' --check --server http://127.0.0.1:1 --name web \
+        --token-file "$dir/token" --target x:0 || return
+    says agent 2 'allow.*nonsense' --check --server http://127.0.0.1:1 --name web \
+        --token-file "$dir/token" --allow nonsense || return
+    says agent 0 'good' --check --server http://127.0.0.1:1 --name web \
+        --token-file "$dir/token" --target x:1 || return
+    figures="$((count + 5)) verdicts"
+}
+
+prints_what_counts() {
+    local out
+    configure 'wait = yes' 'dial-timeout = 5s'
+    out=$(REVDIAL_DIAL_TIMEOUT=7s REVDIAL_TOKEN=$token "$build/revdial-proxy" --config "$conf" \
+        --pick least-streams --config - 2>&1) || { fail "$out"; return; }
+    grep -qx "wait = yes  # $conf:4" <<<"$out" &&
+        grep -qx 'dial-timeout = 7s  # REVDIAL_DIAL_TIMEOUT' <<<"$out" &&
+        grep -qx 'pick = least-streams  # command line' <<<"$out" &&
+        grep -qx 'token = \*\*\*\*\*\*\*\*  # REVDIAL_TOKEN' <<<"$out" &&
+        grep -qx '# early: default no' <<<"$out" || { fail "$out"; return; }
+    ! grep -q "$token" <<<"$out" || fail 'the token is shown'
+}
+
+# The table of the document has the options that the programs say they take at HUP.
+readme_has_live_options() {
+    local program wrong
+    for program in proxy agent; do
+        wrong=$(diff \
+            <(sed -n "s/^| revdial-$program |//p" "$here/../../examples/README.md" |
+                grep -o '`[a-z-]*`' | tr -d '`' | sort) \
+            <("$build/revdial-$program" --config - | sed -n 's/^# HUP applies changes of//p' |
+                tr ' ' '\n' | grep . | sort))
+        [ -z "$wrong" ] || { fail "$program: $wrong"; return; }
+    done
+}
+
+# ---- reloads ----
+
+reloads() { kill -HUP "${pid_of[configured]}" && said configured.log event=proxy.reload 5 "$1"; }
+
+start_configured() {
+    config_at=127.0.0.1:$(client port)
+    address_of[a]=127.0.0.1:$(client port)
+    address_of[b]=127.0.0.1:$(client port)
+    address_of[c]=127.0.0.1:$(client port)
+    configure "expose = ${address_of[a]}=web/${address_of[echo]}" \
+        "expose = ${address_of[b]}=web/${address_of[source]}" \
+        "[expose unix:$dir/c.sock]" 'name = web' "target = ${address_of[echo]}"
+    start configured "$build/revdial-proxy" --config "$conf" "$@"
+    said configured.out 'c.sock for web' 5 || return
+    start agent "$build/revdial-agent" --server "http://$config_at" --name web \
+        --token-file "$dir/token" --allow '127.0.0.1:*' --drain 20s
+    said agent.log event=session.up 5
+}
+
+# 1,000 connections and a download run on, while ports come, change and go, also those that they
+# came through; and no client of a port that changes is refused.
+reload_under_load() {
+    hold_client lives live "${address_of[a]}" 1000
+    said lives.out '^live 1000$' 20 || return
+    start_client download read "${address_of[b]}" "$big" 500000000
+    said download.out '^reading' 10 || return
+    hold_client dials steady "${address_of[a]}"
+    said dials.out '^dialling' 10 || return
+    # a is another backend's target by name, b is gone, c is new, and the Unix socket is early
+    configure "[expose ${address_of[a]}]" 'name = web' "target = ${address_of[echo]}" \
+        'dial-timeout = 3s' \
+        "[expose ${address_of[c]}]" 'name = web' "target = ${address_of[echo]}" \
+        "[expose unix:$dir/c.sock]" 'name = web' "target = ${address_of[echo]}" 'early = yes'
+    reloads 1 || return
+    said configured.log 'proxy.reload.*1 ports opened, 2 changed, 1 closed' 1 || return
+    new_ones_are_refused "${address_of[b]}" || { fail "a port that is gone is there"; return; }
+    said_by "${address_of[c]}" && said_by "${address_of[a]}" && said_by "unix:$dir/c.sock" || return
+    is_running download || { fail "the download has ended"; return; }
+    let_go dials
+    said dials.out '^good' 10 || return
+    figures=$(tail -n 1 "$dir/dials.out")
+    [[ "$figures" =~ \ bad\ 0$ ]] || { fail "$figures"; return; }
+    download_is_whole || return
+    let_go lives
+    said lives.out '^still 1000$' 20
+}
+
+# An echo comes back. said_by ADDRESS
+said_by() {
+    local got
+    got=$(client echo_once "$1" 2>&1)
+    [ "$got" = ping ] || fail "$1 says $got"
+}
+
+# Everything is wrong in one place only, and right in another.
+wrong_file_changes_nothing() {
+    local before=$token
+    configure "expose = ${address_of[a]}=web/${address_of[echo]}" \
+        "expose = ${address_of[b]}=web/${address_of[echo]}" 'nonsense = 1'
+    echo "* x$token" >"$dir/tokens"
+    reloads 2 || return
+    said configured.log "config.refused.*$conf:6: no such key" 1 || return
+    echo "* $token" >"$dir/tokens"
+    said_by "${address_of[c]}" && said_by "${address_of[a]}" || return
+    new_ones_are_refused "${address_of[b]}" || { fail "a new port is there"; return; }
+    [ "$(count agent.log session.up)" -eq 1 ] || fail 'the agent was disconnected'
+}
+
+# A new port whose address somebody else has: the other new port is taken back.
+address_in_use_changes_nothing() {
+    local taken=${address_of[echo]}
+    configure "expose = ${address_of[b]}=web/${address_of[echo]}" "expose = $taken=web"
+    reloads 3 || return
+    said configured.log "config.refused.*$conf:5: expose:.*in use" 1 || return
+    said_by "${address_of[c]}" && said_by "${address_of[a]}" || return
+    new_ones_are_refused "${address_of[b]}" || fail "a new port is there"
+}
+
+frozen_option_is_refused() {
+    configure "expose = ${address_of[a]}=web/${address_of[echo]}" 'io-threads = 2'
+    reloads 4 || return
+    said configured.log "config.refused.*$conf:5: io-threads: cannot change" 1 || return
+    said_by "${address_of[c]}"
+}
+
+end_of_configured() { stop agent configured; }
+
+# Without a signal; a file that is replaced, and one that it names.
+watch_applies() {
+    start_configured --watch || return
+    configure "expose = ${address_of[c]}=web/${address_of[echo]}"
+    said configured.log 'proxy.reload.*1 ports opened, 0 changed, 3 closed' 10 || return
+    said_by "${address_of[c]}" || return
+    echo "* x$token" >"$dir/tokens.new" && mv "$dir/tokens.new" "$dir/tokens"
+    said configured.log event=proxy.reload 10 2 || return
+    said configured.log 'event=session.revoked' 10 || return
+    echo "* $token" >"$dir/tokens"
+    stop agent configured
+}
+
+# ---- systemd ----
+
+# A supervisor by the protocols of systemd. Its answers are in supervisor.out.
+supervised() {
+    local kind=$1 at
+    at=$dir/notify
+    [ "$kind" = abstract ] && at=@revdial-$$-notify
+    config_at=
+    configure "expose = 127.0.0.1:0=web"
+    start supervisor python3 "$here/supervisor.py" listen "$at"
+    said supervisor.out '^listening' 5 || return
+    start configured env NOTIFY_SOCKET="$at" WATCHDOG_USEC=400000 \
+        "$build/revdial-proxy" --config "$conf"
+    said supervisor.out '^READY=1$' 5 && said supervisor.out '^WATCHDOG=1$' 5 3 || return
+    kill -HUP "${pid_of[configured]}"
+    said supervisor.out '^RELOADING=1 MONOTONIC_USEC=[0-9]*$' 5 &&
+        said supervisor.out '^READY=1$' 5 2 || return
+    kill -TERM "${pid_of[configured]}"
+    said supervisor.out '^STOPPING=1$' 5 && await_end configured 5 || return
+    end_now supervisor
+}
+
+agent_is_supervised() {
+    start supervisor python3 "$here/supervisor.py" listen "$dir/notify2"
+    said supervisor.out '^listening' 5 || return
+    start agent env NOTIFY_SOCKET="$dir/notify2" WATCHDOG_USEC=400000 "$build/revdial-agent" \
+        --server http://127.0.0.1:1 --name web --token-file "$dir/token" --target 127.0.0.1:9
+    said supervisor.out '^READY=1$' 5 && said supervisor.out '^WATCHDOG=1$' 5 2 || return
+    kill -HUP "${pid_of[agent]}"
+    said supervisor.out '^RELOADING=1 ' 5 && said supervisor.out '^READY=1$' 5 2 || return
+    kill -TERM "${pid_of[agent]}"
+    said supervisor.out '^STOPPING=1$' 5 && await_end agent 5 || return
+    end_now supervisor
+}
+
+# A supervisor holds the sockets. The new proxy begins on them, the old one ends, and no client was
+# refused, nor did one wait in vain.
+upgrade_loses_nothing() {
+    config_at=systemd:agents
+    configure 'expose = systemd:web=web' 'wait = yes' 'dial-timeout = 20s'
+    hold_open supervisor python3 "$here/supervisor.py" sockets agents,web \
+        "$build/revdial-proxy" --config "$conf"
+    said supervisor.out '^sockets' 5 || return
+    read -r _ address_of[agents] address_of[web] < <(grep '^sockets' "$dir/supervisor.out")
+    said supervisor.out '^new ready' 10 || return
+    start agent "$build/revdial-agent" --server "http://${address_of[agents]}" --name web \
+        --token-file "$dir/token" --target "${address_of[echo]}" --allow '127.0.0.1:*'
+    said agent.log event=session.up 5 || return
+    hold_client dials steady "${address_of[web]}"
+    said dials.out '^dialling' 10 || return
+    for _ in 1 2 3; do
+        kill -USR1 "${pid_of[supervisor]}"
+        said supervisor.out '^old ended 0' 30 $((upgrades += 1)) &&
+            said agent.log event=session.up 10 $((upgrades + 1)) || return
+    done
+    said_by "${address_of[web]}" || return
+    let_go dials
+    said dials.out '^good' 10 || return
+    figures="3 upgrades: $(tail -n 1 "$dir/dials.out")"
+    [[ "$figures" =~ \ bad\ 0$ ]] || { fail "$figures"; return; }
+    stop agent
+    let_go supervisor
+    await_end supervisor 10
+}
+upgrades=0
+
+check '--check names the file, the line and the key' verdicts
+check '--config - shows what counts, and where it came from' prints_what_counts
+check 'the document has the options that HUP applies' readme_has_live_options
+check 'peers' start_peers peers "$big" || return
+check 'a proxy by its configuration file' start_configured || return
+check 'a reload under 1,000 connections and a download' reload_under_load
+check 'a wrong file changes nothing' wrong_file_changes_nothing
+check 'nor does an address that is in use' address_in_use_changes_nothing
+check 'an option that cannot change is refused' frozen_option_is_refused
+check 'it ends well' end_of_configured
+check '--watch sees files that change' watch_applies
+check 'a supervisor is told, at a path' supervised path
+check 'a supervisor is told, by an abstract name' supervised abstract
+check "an agent's supervisor is told, too" agent_is_supervised
+check 'no client is lost when the proxy is replaced' upgrade_loses_nothing
+config_at=

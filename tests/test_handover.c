@@ -1,0 +1,204 @@
+// Sockets that more than one port, or more than one process, listens on.
+#include "runtime_util.h"
+
+static int64_t port_open(world *w, const revdial_expose *x, char *at)
+{
+    revdial_err err = {0};
+    int64_t id = revdial_proxy_expose(w->proxy, x, &err);
+    if (id <= 0) test_fail(__FILE__, __LINE__, "not exposed: %s", err.msg);
+    CHECK(revdial_proxy_expose_address(w->proxy, id, at, 80) > 0);
+    return id;
+}
+
+// Does an echo come back through this connection?
+static int echoes(int fd)
+{
+    char buf[5] = "";
+    return fd >= 0 && raw_say(fd, "ping") && raw_read_all(fd, buf, 4) && strcmp(buf, "ping") == 0;
+}
+
+static int unix_connect(const char *at)
+{
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    snprintf(to.sun_path, sizeof to.sun_path, "%s", at + 5);
+    if (connect(fd, (struct sockaddr *)&to, sizeof to) == 0) return fd;
+    close(fd);
+    return -1;
+}
+
+static int listening_fds(void)
+{
+    int count = 0;
+    for (int fd = 0; fd < 1024; fd++) {
+        int listens = 0;
+        socklen_t len = sizeof listens;
+        if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) == 0) count += listens;
+    }
+    return count;
+}
+
+// ------------------------------------------------------------------------------------------------
+// instead_of
+
+typedef struct crowd {
+    char at[80];
+    atomic_int is_over, served, refused;
+} crowd;
+
+static void *crowd_run(void *arg)
+{
+    crowd *c = arg;
+    while (!atomic_load(&c->is_over)) {
+        int fd = raw_connect(c->at);
+        atomic_fetch_add(echoes(fd) ? &c->served : &c->refused, 1);
+        if (fd >= 0) raw_close_reset(fd);
+    }
+    return NULL;
+}
+
+NEW_WORLD_TEST(no_client_is_refused_while_a_port_follows_another)
+{
+    enum { THREADS = 3, ROUNDS = 100 };
+    revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
+    pthread_t threads[THREADS];
+    crowd c;
+    memset(&c, 0, sizeof c);
+    w->pcfg.common.io_threads = 2;
+    if (!world_open(w)) return;
+    int64_t id = port_open(w, &x, c.at);
+    int runs_on = raw_connect(c.at), before = listening_fds();
+    CHECK(echoes(runs_on));
+    for (int i = 0; i < THREADS; i++) threads[i] = util_thread(crowd_run, &c);
+    for (int i = 0; i < ROUNDS; i++) {
+        char at[80];
+        int seen = atomic_load(&c.served);
+        if (i % 10 == 0) UTIL_EVENTUALLY(atomic_load(&c.served) > seen);
+        x.instead_of = id;
+        id = port_open(w, &x, at);
+        CHECK_STR(at, c.at);
+        CHECK_INT(revdial_proxy_expose_address(w->proxy, x.instead_of, at, 80), REVDIAL_EINVAL);
+    }
+    atomic_store(&c.is_over, 1);
+    for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    CHECK(atomic_load(&c.served) > 0);
+    CHECK_INT(atomic_load(&c.refused), 0);
+    CHECK(echoes(runs_on));
+    CHECK_INT(listening_fds(), before);  // no copy is left
+    close(runs_on);
+    CHECK_INT(revdial_proxy_unexpose(w->proxy, id, 0), 0);
+    CHECK_INT(raw_connect(c.at), -1);  // the last one has closed the socket
+}
+
+NEW_WORLD_TEST(a_port_that_follows_another_leads_where_it_says)
+{
+    char at[80];
+    revdial_expose x = {.listen = "127.0.0.1:0", .name = "nobody"};
+    if (!world_open(w)) return;
+    x.instead_of = port_open(w, &x, at);
+    x.name = "cam-1";
+    x.listen = "unused";
+    port_open(w, &x, at);
+    int fd = raw_connect(at);
+    CHECK(echoes(fd));
+    close(fd);
+}
+
+NEW_WORLD_TEST(the_path_of_a_unix_socket_goes_with_the_last_port_on_it)
+{
+    char dir[] = "/tmp/revdial-test-XXXXXX", listen[64], at[80];
+    revdial_expose x = {.listen = listen, .name = "cam-1"};
+    if (!CHECK(mkdtemp(dir) != NULL) || !world_open(w)) return;
+    snprintf(listen, sizeof listen, "unix:%s/s", dir);
+    x.instead_of = port_open(w, &x, at);
+    int64_t id = port_open(w, &x, at);
+    CHECK_STR(at, listen);
+    int fd = unix_connect(listen);
+    CHECK(echoes(fd));
+    close(fd);
+    CHECK_INT(revdial_proxy_unexpose(w->proxy, id, 0), 0);
+    CHECK_INT(access(listen + 5, F_OK), -1);
+    CHECK_INT(rmdir(dir), 0);
+}
+
+NEW_WORLD_TEST(a_port_cannot_follow_one_that_is_not_there)
+{
+    char at[80];
+    revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
+    revdial_err err = {0};
+    if (!world_open(w)) return;
+    int64_t id = port_open(w, &x, at);
+    int before = util_fds();
+    x.instead_of = id + 1;
+    CHECK_INT(revdial_proxy_expose(w->proxy, &x, &err), REVDIAL_EINVAL);
+    CHECK(strstr(err.msg, "instead_of") != NULL);
+    CHECK_INT(util_fds(), before);
+    CHECK_INT(revdial_proxy_unexpose(w->proxy, id, 0), 0);
+    x.instead_of = id;
+    CHECK_INT(revdial_proxy_expose(w->proxy, &x, &err), REVDIAL_EINVAL);
+}
+
+// ------------------------------------------------------------------------------------------------
+// "fd:3"
+
+static int raw_listen_text(char text[2][80])
+{
+    int port = 0, fd = raw_listen(16, &port);
+    snprintf(text[0], 80, "fd:%d", fd);
+    snprintf(text[1], 80, "127.0.0.1:%d", port);
+    return fd;
+}
+
+// Nobody who connects while no proxy is there is refused: the socket is its holder's.
+NEW_WORLD_TEST(a_socket_that_somebody_else_holds_outlives_the_proxy)
+{
+    char agents[2][80], clients[2][80], at[80];
+    int fds[2] = {raw_listen_text(agents), raw_listen_text(clients)};
+    revdial_expose x = {.listen = clients[0], .name = "cam-1"};
+    w->pcfg.listen = agents[0];
+    w->pcfg.exposes = &x;
+    w->pcfg.expose_count = 1;
+    for (int round = 0; round < 3; round++) {
+        int early = raw_connect(clients[1]);  // before the proxy is there
+        CHECK(early >= 0);
+        if (!CHECK(world_open_proxy(w))) return;
+        CHECK(revdial_proxy_address(w->proxy, 0, at, sizeof at) > 0);
+        CHECK_STR(at, agents[1]);
+        CHECK(revdial_proxy_address(w->proxy, 1, at, sizeof at) > 0);
+        CHECK_STR(at, clients[1]);
+        close(early);
+        if (!CHECK(world_open_agent(w, 0))) return;
+        int fd = raw_connect(clients[1]);
+        CHECK(echoes(fd));
+        close(fd);
+        world_close(w);
+    }
+    for (int i = 0; i < 2; i++) close(fds[i]);
+    CHECK_INT(raw_connect(clients[1]), -1);  // now nobody has it
+}
+
+NEW_WORLD_TEST(a_number_that_is_no_listening_socket_is_refused)
+{
+    int pair[2], closed = dup(0);
+    close(closed);
+    REQUIRE(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+    const int numbers[] = {pair[0], closed, 0};
+    if (!world_open_proxy(w)) return;
+    int before = util_fds();
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        char text[80];
+        revdial_expose x = {.listen = text, .name = "cam-1"};
+        revdial_err err = {0};
+        snprintf(text, sizeof text, "fd:%d", numbers[i]);
+        CHECK_INT(revdial_proxy_expose(w->proxy, &x, &err), REVDIAL_EINVAL);
+        CHECK(strstr(err.msg, text) && strstr(err.msg, "not a socket that listens"));
+    }
+    CHECK_INT(util_fds(), before);
+    close(pair[0]);
+    close(pair[1]);
+}
+
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}
