@@ -55,7 +55,7 @@ typedef struct dial {
 static int failed(int code, const char *what, const char *why)
 {
     char line[512];
-    snprintf(line, sizeof line, "%s: %s", what, why);
+    snprintf(line, sizeof line, "%.100s: %.400s", what, why);
     for (char *c = line; *c; c++)
         if (*c < ' ' || *c == 127) *c = '?';
     fprintf(stderr, "revdial-proxy dial: %s\n", line);

@@ -18,7 +18,8 @@ static const char suffix[] = ".sock";
 
 struct sockets_event {
     sockets_event *next;
-    int more;  // 1: a session of that name is up, -1: it is down
+    int state;         // REVDIAL_UP, _DRAINING or _DOWN
+    uint64_t session;  // id
     char name[ROUTE_NAME_SIZE];
 };
 
@@ -126,15 +127,45 @@ static void expose(sockets *s, sockets_name *n)
     prog_log_error(s->log, "socket.failed", &err);
 }
 
+// Takes the session out of those that drain. Returns 0 if it is not one of them.
+static int forget_draining(sockets *s, uint64_t session)
+{
+    size_t i = 0;
+    while (i < s->draining_count && s->draining[i] != session) i++;
+    if (i == s->draining_count) return 0;
+    s->draining[i] = s->draining[--s->draining_count];
+    return 1;
+}
+
+// Returns 0 without memory.
+static int note_draining(sockets *s, uint64_t session)
+{
+    uint64_t *all = realloc(s->draining, (s->draining_count + 1) * sizeof *all);
+    if (!all) return 0;
+    s->draining = all;
+    all[s->draining_count++] = session;
+    return 1;
+}
+
+// How the number of sessions that can be dialled changes: one that drains takes no new client.
+static int change_of(sockets *s, const sockets_event *e)
+{
+    if (e->state == REVDIAL_UP) return 1;
+    if (e->state == REVDIAL_DRAINING) return note_draining(s, e->session) ? -1 : 0;
+    return forget_draining(s, e->session) ? 0 : -1;
+}
+
 static void apply(sockets *s, const sockets_event *e)
 {
+    const int change = change_of(s, e);
     sockets_name *n = find_or_add(s, e->name);
     if (!n) {
         prog_logf(s->log, REVDIAL_LOG_ERROR, "socket.failed", "no memory for the socket of %s",
                   e->name);
         return;
     }
-    n->sessions = e->more > 0 ? n->sessions + 1 : n->sessions ? n->sessions - 1 : 0;
+    if (change > 0) n->sessions++;
+    if (change < 0 && n->sessions > 0) n->sessions--;
     if (n->sessions > 0 && !n->id) expose(s, n);
     if (n->sessions > 0) return;
     if (n->id) revdial_proxy_unexpose(s->proxy, n->id, 0);
@@ -179,12 +210,13 @@ void sockets_note(sockets *s, revdial_session *session, int state)
 {
     revdial_session_info info;
     sockets_event *e;
-    if (!s->dir || (state != REVDIAL_UP && state != REVDIAL_DOWN)) return;
+    if (!s->dir) return;
     e = calloc(1, sizeof *e);
     if (!e) return;
     revdial_session_get_info(session, &info);
     snprintf(e->name, sizeof e->name, "%s", info.name);
-    e->more = state == REVDIAL_UP ? 1 : -1;
+    e->state = state;
+    e->session = info.id;
     pthread_mutex_lock(&s->lock);
     *s->last = e;
     s->last = &e->next;
@@ -223,6 +255,7 @@ void sockets_free(sockets *s)
         free(s->first);
     }
     free(s->names);
+    free(s->draining);
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->changed);
 }

@@ -24,12 +24,14 @@ typedef struct sockets {
     int is_closing;                // guarded by lock
     sockets_name *names;           // of the thread: sorted
     size_t name_count, name_room;
+    uint64_t *draining;  // of the thread: ids of sessions that take no new client
+    size_t draining_count;
 } sockets;
 
 // Checks the directory, and removes the sockets of a proxy that was killed.
 //   returns  0, or -1 and the reason in err->msg
 int sockets_open(sockets *s, const char *dir, revdial_err *err);
-// A session is up or down; an on_session hook calls it. May come before sockets_start().
+// A session is up, drains or is down; an on_session hook calls it. May come before sockets_start().
 void sockets_note(sockets *s, revdial_session *session, int state);
 // Begins to expose. Returns 0, or -1 with errno.
 int sockets_start(sockets *s, revdial_proxy *proxy, const revdial_expose *like, prog_log *log);

@@ -16,6 +16,7 @@
 #   tls         https:// and wss://, to the proxy and to what terminates TLS before it; certificates
 #               as credentials
 #   backends    examples/backends: in Python, Go and JavaScript
+#   grpc        gRPC's own test server as a backend, and the channels of examples/grpc
 #   strangers   what balancers pass on from whom they do not know
 # One line for each check; what is missing on this machine is a failed check. Network namespaces
 # need root, or sudo without a password. E2E_KEEP=1 keeps logs.
