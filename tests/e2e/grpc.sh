@@ -42,7 +42,7 @@ sees() { said channels.out "^backends \\[$*\\]" 10; }
 # answers COMMAND -- SHARES: also when a backend has only just come or gone
 answers() {
     local line="$*"
-    until_true 10 is_answer "${line#* -- }" ${line%% -- *} || { fail "the answer is $answer"; return; }
+    until_true 10 is_answer "${line#* -- }" ${line%% -- *} || { fail "it is $answer"; return; }
     figures=$answer
 }
 is_answer() { tell "${@:2}" && [ "$answer" = "$2 $1" ]; }
