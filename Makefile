@@ -184,12 +184,17 @@ endif
 $(PROGRAMS): $(BUILD)/revdial.o $(BUILD)/flags
 	$(CC) $(CFLAGS) $(CPPFLAGS) $(BIND_NOW) $(DROP_UNUSED) -o $@ $(filter %.o,$^) $(PROGRAM_LIBS) \
 		$(LINK)
-$(BUILD)/revdial-proxy: $(call objects_of,proxy) $(call objects_of,program)
+$(BUILD)/revdial-proxy: $(call objects_of,proxy) $(call objects_of,program) $(BUILD)/proxy/page.o
 $(BUILD)/revdial-agent: $(call objects_of,agent) $(call objects_of,program)
 $(call objects_of,proxy) $(call objects_of,agent) $(call objects_of,program): \
 		$(BUILD)/%.o: examples/%.c $(HOLLOW) $(BUILD)/flags
 	$(call object,$(CFLAGS) -ffunction-sections -D_POSIX_C_SOURCE=200809L $(LINKED) \
 		$(PROGRAM_TLS))
+$(BUILD)/proxy/page.c: examples/proxy/page.html examples/page.awk
+	@mkdir -p $(@D)
+	LC_ALL=C awk -f examples/page.awk $< >$@
+$(BUILD)/proxy/page.o: $(BUILD)/proxy/page.c $(BUILD)/flags
+	$(call object,$(CFLAGS) -Iexamples/proxy)
 $(BUILD)/examples/%: examples/%.c $(BUILD)/revdial.o $(HOLLOW) $(BUILD)/flags
 	$(call build,$(CFLAGS) $(LINKED) $(DROP_UNUSED))
 $(BUILD)/interop/%: tests/interop/%.c $(BUILD)/revdial.o $(HOLLOW) $(BUILD)/flags

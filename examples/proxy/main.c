@@ -10,9 +10,9 @@
 #include <unistd.h>
 
 #include "dial.h"
+#include "pages.h"
 #include "reload.h"
 #include "sockets.h"
-#include "watch.h"
 
 enum {
     ANNOUNCE_MS = 1000  // for somebody to read what is printed: longer than a busy machine takes
@@ -25,7 +25,7 @@ typedef struct app {
     sockets sockets;
     int wake[2];  // a pipe that a signal writes to
     watch *metrics;
-    watch_pages_ud pages;
+    pages pages;
     prog_admin *admin;
 } app;
 
@@ -125,8 +125,9 @@ static void app_on_session(void *ud, revdial_session *s, int state, const revdia
 
 static int app_open_admin(app *a)
 {
-    const prog_admin_config cfg = {&a->live.now->cli.common, watch_pages, &a->pages, &a->log};
-    a->pages = (watch_pages_ud){a->metrics, a->live.proxy};
+    const prog_common *common = &a->live.now->cli.common;
+    const prog_admin_config cfg = {common, pages_served, &a->pages, &a->log};
+    a->pages = (pages){a->metrics, a->live.proxy, common->drain_ms};
     return prog_admin_start(&a->admin, &cfg);
 }
 

@@ -1,4 +1,4 @@
-// Counts sessions by name, and serves the pages of --admin.
+// Counts sessions by name, for the metrics.
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -239,79 +239,3 @@ void watch_metrics(watch *w, revdial_proxy *p, prog_out *out)
     prog_metrics_sessions(out, now.counts, now.count);
     watch_snapshot_close(&now);
 }
-
-// ------------------------------------------------------------------------------------------------
-// Pages
-
-static int watch_answer_ready(void *ud, const prog_request *r, prog_out *out)
-{
-    const watch_pages_ud *pages = ud;
-    revdial_stats stats;
-    (void)r;
-    revdial_proxy_get_stats(pages->proxy, &stats);
-    return prog_answer_ready(out, !prog_stop, stats.sessions);
-}
-
-static int watch_answer_metrics(void *ud, const prog_request *r, prog_out *out)
-{
-    const watch_pages_ud *pages = ud;
-    (void)r;
-    watch_metrics(pages->w, pages->proxy, out);
-    return 200;
-}
-
-// The sessions that a request is about.
-typedef struct watch_list {
-    revdial_session **sessions;
-    size_t total, listed;
-    revdial_stats stats;
-} watch_list;
-
-static int watch_list_open(const watch_pages_ud *pages, const prog_request *r, watch_list *l)
-{
-    size_t cap = prog_status_limit(r);
-    char name[WATCH_NAME_SIZE] = "*";
-    l->sessions = calloc(cap, sizeof *l->sessions);
-    if (!l->sessions) return 0;
-    prog_request_query(r, "name", name, sizeof name);
-    revdial_proxy_get_stats(pages->proxy, &l->stats);
-    l->total = revdial_proxy_list(pages->proxy, name, l->sessions, cap);
-    l->listed = l->total < cap ? l->total : cap;
-    return 1;
-}
-
-static void watch_list_close(watch_list *l)
-{
-    for (size_t i = 0; i < l->listed; i++) revdial_session_unref(l->sessions[i]);
-    free(l->sessions);
-}
-
-static int watch_answer_status(void *ud, const prog_request *r, prog_out *out)
-{
-    watch_list l;
-    if (!watch_list_open(ud, r, &l)) return 500;
-    prog_status_head(out, "revdial-proxy", &l.stats);
-    prog_status_sessions(out, l.sessions, l.listed, l.total);
-    prog_out_add(out, "}\n");
-    watch_list_close(&l);
-    return 200;
-}
-
-static int watch_answer_table(void *ud, const prog_request *r, prog_out *out)
-{
-    watch_list l;
-    if (!watch_list_open(ud, r, &l)) return 500;
-    prog_status_title(out, "revdial-proxy", &l.stats);
-    prog_status_table(out, l.sessions, l.listed, l.total);
-    watch_list_close(&l);
-    return 200;
-}
-
-const prog_page watch_pages[] = {
-    {"/healthz", "text/plain; charset=utf-8", PROG_PAGE_OPEN, prog_answer_health},
-    {"/readyz", "application/json", PROG_PAGE_OPEN, watch_answer_ready},
-    {"/metrics", PROG_METRICS_TYPE, 0, watch_answer_metrics},
-    {"/status", "application/json", 0, watch_answer_status},
-    {"/status.txt", "text/plain; charset=utf-8", 0, watch_answer_table},
-    {NULL, NULL, 0, NULL},
-};

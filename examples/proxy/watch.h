@@ -18,12 +18,5 @@ void watch_rows(watch *w, const revdial_credential *rows, size_t count);
 void watch_session(watch *w, revdial_session *s, int state, const revdial_err *why);
 // Writes the metrics of a proxy.
 void watch_metrics(watch *w, revdial_proxy *p, prog_out *out);
-// The pages of --admin; ud is a watch_pages_ud.
-extern const prog_page watch_pages[];
-
-typedef struct watch_pages_ud {
-    watch *w;
-    revdial_proxy *proxy;
-} watch_pages_ud;
 
 #endif  // REVDIAL_PROXY_WATCH_H

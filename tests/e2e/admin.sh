@@ -10,6 +10,8 @@ start_admin() {
     start_peers peers "$big" || return
     (umask 077 && echo "${token}admin" >"$dir/admin_token")
     exposing web flood echo
+    exposes+=(--expose "127.0.0.1:0=cam-1/${address_of[flood]}"
+        --expose "127.0.0.1:0=cam-2/${address_of[source]}")
     start_proxy proxy "${exposes[@]}" --admin 127.0.0.1:0 --admin-token-file "$dir/admin_token" \
         --admin-host ops.example || return
     proxy_admin=$(admin_of proxy)
@@ -80,7 +82,7 @@ labels_are_bounded() {
     start_agent_only wrong --name web --target 127.0.0.1:9 --token-file "$dir/admin_token"
     await_end wrong 5 || return
     start_agent stranger --name stranger-1 --instance odd --target 127.0.0.1:9 || return
-    metric "$proxy_admin" 'values("name") == {"web", "other"}' &&
+    metric "$proxy_admin" 'values("name") == {"web", "cam-1", "cam-2", "other"}' &&
         metric "$proxy_admin" 'v("revdial_sessions", name="other") == 1' &&
         metric "$proxy_admin" \
             'v("revdial_auth_failures_total", scheme="bearer", reason="credentials") == 1' &&
@@ -173,6 +175,23 @@ wrong_admin() {
         says proxy 4 'admin: Address already in use' "${options[@]}" --admin "$proxy_admin"
 }
 
+# The page, clicked in Chromium; its pictures stay in $build.
+page_works() {
+    local got
+    start_agent cam-1 --name cam-1 --allow '127.0.0.1:*' &&
+        start_agent cam-2 --name cam-2 --allow '127.0.0.1:*' || return
+    hold_client gazer hold "${exposed[2]}" 1
+    start_client mover read "${exposed[3]}" "$big" 5000000
+    said gazer.out '^holding' 5 || return
+    got=$(timeout 120 /usr/bin/python3 "$here/page.py" "$proxy_admin" "$dir/admin_token" \
+        "$build" 2>&1) || { fail "$got"; return; }
+    [ "$(grep -c 'event=admin.action.*kick.*403' "$dir/proxy.log")" -ge 1 ] ||
+        { fail "no form of another site was refused"; return; }
+    figures="Chromium ${got#ok }; $(cd "$build" && ls page-*.png | tr '\n' ' ')"
+    end_now gazer mover
+    stop cam-1 cam-2
+}
+
 not_ready_while_it_drains() {
     kill -TERM "${pid_of[$1]}"
     said proxy.log 'event=(proxy|session).draining' 5 || return
@@ -201,6 +220,7 @@ check 'status prints tables' tables
 check 'USR2 writes a line to the log' usr2
 check 'Host, method' strangers_get_nothing
 check 'an --admin that cannot be is refused' wrong_admin
+check 'the page, in Chromium' page_works
 check 'a stream that is stuck says what it waits for' stuck_streams
 check 'an agent that drains is alive and not ready' not_ready_while_it_drains agent "$agent_admin"
 check 'another agent' start_agent agent --allow '127.0.0.1:*'

@@ -11,7 +11,7 @@
 #   auth        curl at the proxy's endpoint, files that HUP reads again, where secrets are
 #   programs    options, exit codes, signals, PROXY protocol, several agents, secrets
 #   config      the configuration file, reloads under load, systemd, upgrades
-#   admin       --admin: health, metrics, status
+#   admin       --admin: health, metrics, status, the page in Chromium
 #   carriers    Upgrade: revdial and WebSocket through nginx and HAProxy
 #   tls         https:// and wss://, to the proxy and to what terminates TLS before it; certificates
 #               as credentials

@@ -1,0 +1,145 @@
+// What the admin port of the proxy answers, and what it lets people do there.
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "page.h"
+#include "pages.h"
+#include "routes.h"
+
+static int pages_answer_ready(void *ud, const prog_request *r, prog_out *out)
+{
+    const pages *all = ud;
+    revdial_stats stats;
+    (void)r;
+    revdial_proxy_get_stats(all->proxy, &stats);
+    return prog_answer_ready(out, !prog_stop, stats.sessions);
+}
+
+static int pages_answer_metrics(void *ud, const prog_request *r, prog_out *out)
+{
+    const pages *all = ud;
+    (void)r;
+    watch_metrics(all->w, all->proxy, out);
+    return 200;
+}
+
+// The sessions that a request is about.
+typedef struct pages_list {
+    revdial_session **sessions;
+    size_t total, listed;
+    revdial_stats stats;
+} pages_list;
+
+static int pages_list_open(const pages *all, const prog_request *r, pages_list *l)
+{
+    size_t cap = prog_status_limit(r);
+    char name[ROUTE_NAME_SIZE] = "*";
+    l->sessions = calloc(cap, sizeof *l->sessions);
+    if (!l->sessions) return 0;
+    prog_request_query(r, "name", name, sizeof name);
+    revdial_proxy_get_stats(all->proxy, &l->stats);
+    l->total = revdial_proxy_list(all->proxy, name, l->sessions, cap);
+    l->listed = l->total < cap ? l->total : cap;
+    return 1;
+}
+
+static void pages_list_close(pages_list *l)
+{
+    for (size_t i = 0; i < l->listed; i++) revdial_session_unref(l->sessions[i]);
+    free(l->sessions);
+}
+
+static int pages_answer_status(void *ud, const prog_request *r, prog_out *out)
+{
+    pages_list l;
+    if (!pages_list_open(ud, r, &l)) return 500;
+    prog_status_head(out, "revdial-proxy", &l.stats);
+    prog_status_sessions(out, l.sessions, l.listed, l.total);
+    prog_out_add(out, "}\n");
+    pages_list_close(&l);
+    return 200;
+}
+
+static int pages_answer_table(void *ud, const prog_request *r, prog_out *out)
+{
+    pages_list l;
+    if (!pages_list_open(ud, r, &l)) return 500;
+    prog_status_title(out, "revdial-proxy", &l.stats);
+    prog_status_table(out, l.sessions, l.listed, l.total);
+    pages_list_close(&l);
+    return 200;
+}
+
+static int pages_answer_page(void *ud, const prog_request *r, prog_out *out)
+{
+    (void)ud;
+    (void)r;
+    for (size_t i = 0; page_lines[i]; i++) prog_out_add(out, "%s", page_lines[i]);
+    return 200;
+}
+
+// ------------------------------------------------------------------------------------------------
+// Actions
+
+// The session that a request names, with a reference; NULL if it is gone.
+static revdial_session *pages_find(const pages *all, const prog_request *r)
+{
+    char id[17], text[17];
+    size_t total = revdial_proxy_list(all->proxy, NULL, NULL, 0) + 64;  // some may come meanwhile
+    revdial_session **list = calloc(total, sizeof *list), *found = NULL;
+    size_t count = list && prog_request_query(r, "session", id, sizeof id)
+                       ? revdial_proxy_list(all->proxy, NULL, list, total)
+                       : 0;
+    for (size_t i = 0; i < count && i < total; i++) {
+        revdial_session_info info;
+        revdial_session_get_info(list[i], &info);
+        snprintf(text, sizeof text, "%016" PRIx64, info.id);
+        if (!found && strcmp(text, id) == 0)
+            found = list[i];
+        else
+            revdial_session_unref(list[i]);
+    }
+    free(list);
+    return found;
+}
+
+static int pages_gone(prog_out *out)
+{
+    prog_out_add(out, "no such session: it may be over, or ?session=ID is missing\n");
+    return 404;
+}
+
+static int pages_answer_drain(void *ud, const prog_request *r, prog_out *out)
+{
+    const pages *all = ud;
+    revdial_session *s = pages_find(all, r);
+    if (!s) return pages_gone(out);
+    revdial_session_drain(s, all->drain_ms);
+    revdial_session_unref(s);
+    prog_out_add(out, "{\"draining\":true}\n");
+    return 200;
+}
+
+static int pages_answer_kick(void *ud, const prog_request *r, prog_out *out)
+{
+    revdial_session *s = pages_find(ud, r);
+    if (!s) return pages_gone(out);
+    revdial_session_kill(s);
+    revdial_session_unref(s);
+    prog_out_add(out, "{\"killed\":true}\n");
+    return 200;
+}
+
+const prog_page pages_served[] = {
+    {"/", "text/html; charset=utf-8", 0, pages_answer_page},
+    {"/healthz", "text/plain; charset=utf-8", PROG_PAGE_OPEN, prog_answer_health},
+    {"/readyz", "application/json", PROG_PAGE_OPEN, pages_answer_ready},
+    {"/metrics", PROG_METRICS_TYPE, 0, pages_answer_metrics},
+    {"/status", "application/json", 0, pages_answer_status},
+    {"/status.txt", "text/plain; charset=utf-8", 0, pages_answer_table},
+    {"/drain", "application/json", PROG_PAGE_ACTION, pages_answer_drain},
+    {"/kick", "application/json", PROG_PAGE_ACTION, pages_answer_kick},
+    {NULL, NULL, 0, NULL},
+};
