@@ -111,6 +111,8 @@
 //    a proxy option  revdial_proxy_config, rvd_proxy_config_check(), its use; a text also in
 //                    rvd_proxy_texts_keep(), one for the engine in rvd_proxy_engine_config(); then
 //                    a row in examples/proxy.c. An agent's: the same, with rvd_agent_
+//    first bytes     of a client: revdial_route, rvd_proxy_route_step(). Of a balancer's header:
+//                    rvd_wire_header_get()
 //    a system call   impl.sys
 //    a log line      RVD_LOG_EVENTS, one line, then rvd_log_begin()
 //
