@@ -5,7 +5,13 @@
 
 #include "test.h"
 
+#include "../examples/proxy/connect.c"
+#include "../examples/proxy/front.c"
+#include "../examples/proxy/http_reader.c"
+#include "../examples/proxy/http_text.c"
 #include "../examples/proxy/routes.c"
+#include "../examples/proxy/sni.c"
+#include "../examples/proxy/socks5.c"
 
 // ------------------------------------------------------------------------------------------------
 // Destinations
@@ -105,6 +111,7 @@ TEST(the_most_specific_route_counts_whatever_the_order)
                                         "10.1.2.3=host",
                                         "[fd00::]/8:443=six",
                                         "cam-*.lab.example=lab",
+                                        "*a=letters",
                                         NULL};
     static const char *const rows[][2] = {{"cam.cams.example:80", "one"},
                                           {"CAM.cams.example.:22", "ssh/127.0.0.1:22"},
@@ -123,7 +130,8 @@ TEST(the_most_specific_route_counts_whatever_the_order)
                                           {"10.1.2.3:80", "host"},
                                           {"11.1.2.3:80", "rest"},
                                           {"[fd12::1]:443", "six"},
-                                          {"[fd12::1]:444", "rest"}};
+                                          {"[fd12::1]:444", "rest"},
+                                          {"[fd12::a]:444", "rest"}};
     char says[400];
     for (int backwards = 0; backwards < 2; backwards++) {
         route_table t = {0};
@@ -225,6 +233,503 @@ TEST(a_client_may_name_an_agent_where_no_route_but_the_default_decides)
     CHECK_INT(route_decide(&none, &zero, "web", &c), ROUTE_FOUND);
     CHECK_STR(c.target, "");
     route_table_free(&t);
+}
+
+TEST(routes_are_replaced_while_others_search_them)
+{
+    route_table t = {0}, fresh = {0};
+    char says[400];
+    REQUIRE(route_table_share(&t) == 0);
+    CHECK(!route_add(&t, "*=old"));
+    CHECK(!route_add(&fresh, "x.example=new"));
+    route_table_replace(&t, &fresh);
+    CHECK_INT(fresh.count, 0);
+    CHECK_STR(route_says(&t, "x.example", says), "new");
+    CHECK_STR(route_says(&t, "y.example", says), "none");
+    route_table_replace(&t, &fresh);
+    CHECK_STR(route_says(&t, "x.example", says), "none");
+    route_table_free(&t);
+}
+
+// ------------------------------------------------------------------------------------------------
+// CONNECT
+
+typedef struct script {
+    const void *data;
+    size_t len, piece;
+} script;
+
+// A hook that gets bytes in pieces of that size; everything that it answered is in `said`.
+typedef struct told {
+    revdial_route r;
+    int verdict;
+    char said[2048];
+    size_t said_len, used;
+} told;
+
+static void tell(told *t, const front_kind *kind, route_table *routes, script from)
+{
+    size_t have = 0;
+    memset(t, 0, sizeof *t);
+    for (t->verdict = REVDIAL_ROUTE_MORE; t->verdict == REVDIAL_ROUTE_MORE && have < from.len;) {
+        have = from.len - have > from.piece ? have + from.piece : from.len;
+        t->r.data = from.data;
+        t->r.len = have;
+        t->r.reply = NULL;
+        t->r.reply_len = t->r.used = 0;
+        t->r.dial.target = "left from the expose";
+        t->verdict = kind->route(routes, &t->r);
+        memcpy(t->said + t->said_len, t->r.reply_len ? t->r.reply : "", t->r.reply_len);
+        t->said_len += t->r.reply_len;
+        t->used = t->r.used;
+    }
+}
+
+// The dial has ended, and r has nothing left from before but its state.
+static void tell_done(told *t, const front_kind *kind, route_table *routes, const revdial_err *why)
+{
+    revdial_route r = {.state = t->r.state};
+    t->said_len = 0;
+    kind->done(routes, &r, why);
+    if (r.reply_len) memcpy(t->said, r.reply, r.reply_len);
+    t->said_len = r.reply_len;
+    t->said[t->said_len] = '\0';
+}
+
+#define HEAD "CONNECT x.example:22 HTTP/1.1\r\nHost: x.example:22\r\n"
+
+TEST(a_connect_request_is_read_byte_by_byte_as_it_is_at_once)
+{
+    static const char request[] =
+        "CONNECT X.Example.:22 HTTP/1.1\r\nHost: x\r\nUser-Agent:\tcurl \x80\r\n"
+        "proxy-authorization:  bAsIc   d2ViOnNlYzpyZXQ=  \r\nContent-Length: 0\r\n\r\nSSH-2.0";
+    const size_t len = strlen(request);
+    for (size_t cut = 0; cut <= len; cut++) {
+        connect_head head;
+        CHECK_INT(connect_parse(&head, request, cut), cut < len - 7 ? 0 : 200);
+        if (cut < len - 7) continue;
+        CHECK_INT(head.len, len - 7);
+        CHECK_STR(head.where.host, "x.example");
+        CHECK_INT(head.where.port, 22);
+        CHECK_STR(head.user, "web");
+    }
+}
+
+TEST(a_connect_request_that_two_readers_could_understand_differently_is_refused)
+{
+    static const struct {
+        int status;
+        const char *request;
+    } rows[] = {
+        {200, HEAD "\r\n"},
+        {200, "CONNECT x:1 HTTP/1.0\r\n\r\n"},
+        {200, HEAD "Proxy-Authorization: Negotiate abc\r\n\r\n"},
+        {200, HEAD "X:\r\n\r\n"},
+        {405, "GET http://x/ HTTP/1.1\r\nHost: x\r\n\r\n"},
+        {400, "connect x:1 HTTP/1.1\r\nHost: x\r\n\r\n"},
+        {200, "\r\n" HEAD "\r\n"},
+        {400, "\r\n\r\n" HEAD "\r\n"},
+        {400, "CONNECT  x:1 HTTP/1.1\r\nHost: x\r\n\r\n"},
+        {400, "CONNECT x:1 HTTP/1.1 \r\nHost: x\r\n\r\n"},
+        {505, "CONNECT x:1 HTTP/2.0\r\nHost: x\r\n\r\n"},
+        {400, "CONNECT x:1\r\n\r\n"},
+        {400, "CONNECT x HTTP/1.1\r\nHost: x\r\n\r\n"},
+        {400, "CONNECT http://x:1 HTTP/1.1\r\nHost: x\r\n\r\n"},
+        {400, "CONNECT u@x:1 HTTP/1.1\r\nHost: x\r\n\r\n"},
+        {400, "CONNECT x:1 HTTP/1.1\r\n\r\n"},
+        {400, HEAD "Host: x\r\n\r\n"},
+        {400, HEAD "Bad Name: x\r\n\r\n"},
+        {400, HEAD "Name : x\r\n\r\n"},
+        {400, HEAD "no colon\r\n\r\n"},
+        {400, HEAD ": x\r\n\r\n"},
+        {400, HEAD "A: b\r\n folded\r\n\r\n"},
+        {400, HEAD "A: b\n\r\n"},
+        {400, HEAD "A: b\rc\r\n\r\n"},
+        {400, HEAD "A: \x01\r\n\r\n"},
+        {400, HEAD "A: \x7F\r\n\r\n"},
+        {400, HEAD "Transfer-Encoding: chunked\r\n\r\n"},
+        {400, HEAD "Content-Length: 1\r\n\r\n"},
+        {400, HEAD "Content-Length: 00\r\n\r\n"},
+        {400, HEAD "Proxy-Authorization: Basic d2ViOg=\r\n\r\n"},
+        {400, HEAD "Proxy-Authorization: Basic d2Vi\r\n\r\n"},
+        {400, HEAD "Proxy-Authorization: Basic d2Vi!g==\r\n\r\n"},
+        {400, HEAD "Proxy-Authorization: Basic AHdlYjo=\r\n\r\n"},
+        {200, HEAD "Proxy-Authorization: Basic \r\n\r\n"},
+        {400, HEAD "Proxy-Authorization: Basic d2ViOg==\r\nProxy-Authorization: Basic "
+                   "d2ViOg==\r\n\r\n"},
+        {400, "\x16\x03\x01"},
+        {400, "\n"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        connect_head head;
+        int status = connect_parse(&head, rows[i].request, strlen(rows[i].request));
+        if (status != rows[i].status || (status != 200 && !head.problem))
+            test_fail(__FILE__, __LINE__, "%s: %d", rows[i].request, status);
+    }
+}
+
+TEST(the_head_of_a_connect_request_has_at_most_16_KiB)
+{
+    static char request[HTTP_HEAD_MAX + 1];
+    connect_head head;
+    size_t len = (size_t)snprintf(request, sizeof request, HEAD "A: ");
+    memset(request + len, 'a', sizeof request - len);
+    memcpy(request + HTTP_HEAD_MAX - 4, "\r\n\r\n", 4);
+    CHECK_INT(connect_parse(&head, request, HTTP_HEAD_MAX), 200);
+    memset(request + HTTP_HEAD_MAX - 4, 'a', 4);
+    CHECK_INT(connect_parse(&head, request, HTTP_HEAD_MAX - 1), 0);
+    CHECK_INT(connect_parse(&head, request, HTTP_HEAD_MAX), 431);
+}
+
+// What the hook dials, "NAME TARGET", or the status line that it refuses with.
+static const char *connect_says(route_table *routes, const char *request, char says[2100])
+{
+    told t;
+    tell(&t, &front_connect, routes, (script){request, strlen(request), 7});
+    if (t.verdict == REVDIAL_ROUTE_DIAL)
+        snprintf(says, 2100, "%s %s", t.r.name, t.r.dial.target ? t.r.dial.target : "-");
+    else
+        snprintf(says, 2100, "%.*s", (int)t.said_len, t.said);
+    return says;
+}
+
+TEST(a_connect_request_leads_to_the_agent_of_a_route_or_of_the_user_name)
+{
+    route_table routes = {0};
+    char says[2100];
+    CHECK(!route_add(&routes, "*.cams.example=*/"));
+    CHECK_STR(connect_says(&routes, "CONNECT 7.cams.example:22 HTTP/1.0\r\n\r\n", says), "7 -");
+    CHECK_STR(connect_says(&routes, HEAD "Proxy-Authorization: Basic d2ViOg==\r\n\r\n", says),
+              "web x.example:22");
+    CHECK_STR(connect_says(&routes,
+                           "CONNECT web:0 HTTP/1.0\r\nProxy-Authorization: Basic "
+                           "d2ViOg==\r\n\r\n",
+                           says),
+              "web -");
+    connect_says(&routes, HEAD "\r\n", says);
+    CHECK(strstr(says, "HTTP/1.1 407 ") == says && strstr(says, "\r\nProxy-Authenticate: Basic "));
+    connect_says(&routes, HEAD "Proxy-Authorization: Basic V2ViOg==\r\n\r\n", says);  // "Web:"
+    CHECK(strstr(says, "HTTP/1.1 404 ") == says);
+    connect_says(&routes, "GET / HTTP/1.0\r\n\r\n", says);
+    CHECK(strstr(says, "HTTP/1.1 405 ") == says && strstr(says, "\r\nAllow: CONNECT\r\n"));
+    route_table_free(&routes);
+}
+
+TEST(a_dial_that_fails_is_told_to_a_connect_client_with_its_status_and_reason)
+{
+    static const struct {
+        int code, reset, status;
+    } rows[] = {{REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN, 403},
+                {REVDIAL_EUNREACH, REVDIAL_RESET_CONNECT_REFUSED, 502},
+                {REVDIAL_EUNREACH, REVDIAL_RESET_NO_SUCH_HOST, 502},
+                {REVDIAL_EUNREACH, REVDIAL_RESET_CONNECT_TIMEOUT, 504},
+                {REVDIAL_ETIMEDOUT, 0, 504},
+                {REVDIAL_ENOBACKEND, 0, 503},
+                {REVDIAL_EDRAINING, 0, 503},
+                {REVDIAL_EINVAL, 0, 400},
+                {REVDIAL_EPROTO, 0, 500}};
+    route_table none = {0};
+    told t;
+    char want[32];
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        revdial_err why = {rows[i].code, rows[i].reset, 0, "the reason"};
+        memset(&t, 0, sizeof t);
+        tell_done(&t, &front_connect, &none, &why);
+        snprintf(want, sizeof want, "HTTP/1.1 %d ", rows[i].status);
+        if (strncmp(t.said, want, strlen(want)) != 0 || !strstr(t.said, "\r\n\r\nthe reason\n"))
+            test_fail(__FILE__, __LINE__, "row %zu: %s", i, t.said);
+    }
+    tell_done(&t, &front_connect, &none, NULL);
+    CHECK_STR(t.said, "HTTP/1.1 200 Connection established\r\n\r\n");
+}
+
+// ------------------------------------------------------------------------------------------------
+// SOCKS5. Scripts have the client's bytes; a test tells them in pieces of every size.
+
+typedef struct socks5_row {
+    const char *bytes;
+    size_t len;
+    int verdict;
+    const char *said;  // in all, before the dial
+    size_t said_len;
+    const char *dials;  // "NAME TARGET"
+} socks5_row;
+
+#define SOCKS5_ROW(bytes, verdict, said, dials) \
+    { \
+        bytes, sizeof(bytes) - 1, REVDIAL_ROUTE_##verdict, said, sizeof(said) - 1, dials \
+    }
+#define LOGIN "\5\2\0\2\1\3web\1x"
+#define FAIL(reply) "\5" reply "\0\1\0\0\0\0\0\0"
+
+static const socks5_row socks5_rows[] = {
+    SOCKS5_ROW("\5\1\0"
+               "\5\1\0\3\16"
+               "7.cams.example"
+               "\0\26",
+               DIAL, "\5\0", "7 7.cams.example:22"),
+    SOCKS5_ROW(LOGIN "\5\1\0\3\11X.Example"
+                     "\0\26",
+               DIAL, "\5\2\1\0", "web x.example:22"),
+    SOCKS5_ROW(LOGIN "\5\1\0\1\12\0\0\1\1\273", DIAL, "\5\2\1\0", "web 10.0.0.1:443"),
+    SOCKS5_ROW(LOGIN "\5\1\0\4\375\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1\0\26", DIAL, "\5\2\1\0",
+               "web [fd00::1]:22"),
+    SOCKS5_ROW(LOGIN "\5\1\0\3\3web"
+                     "\0\0",
+               DIAL, "\5\2\1\0", "web -"),
+    SOCKS5_ROW("\5\1\0"
+               "\5\1\0\3\1x"
+               "\0\26",
+               REFUSE, "\5\0" FAIL("\2"), NULL),
+    SOCKS5_ROW("\5\1\2\1\0\0"
+               "\5\1\0\3\1x"
+               "\0\26",
+               REFUSE, "\5\2\1\0" FAIL("\2"), NULL),
+    SOCKS5_ROW("\5\1\2\1\3Web\0"
+               "\5\1\0\3\1x"
+               "\0\26",
+               REFUSE, "\5\2\1\0" FAIL("\2"), NULL),
+    SOCKS5_ROW("\5\1\2\1\3w\0b\0", REFUSE, "\5\2\1\1", NULL),
+    SOCKS5_ROW("\5\1\2\2", REFUSE, "\5\2\1\1", NULL),
+    SOCKS5_ROW("\5\2\1\3", REFUSE, "\5\377", NULL),
+    SOCKS5_ROW("\5\0", REFUSE, "\5\377", NULL),
+    SOCKS5_ROW("\4\1\0\26", REFUSE, "", NULL),
+    SOCKS5_ROW("GET / HTTP/1.1\r\n", REFUSE, "", NULL),
+    SOCKS5_ROW(LOGIN "\5\2", REFUSE, "\5\2\1\0" FAIL("\7"), NULL),
+    SOCKS5_ROW(LOGIN "\5\1\1", REFUSE, "\5\2\1\0" FAIL("\1"), NULL),
+    SOCKS5_ROW(LOGIN "\4", REFUSE, "\5\2\1\0" FAIL("\1"), NULL),
+    SOCKS5_ROW(LOGIN "\5\1\0\2\1", REFUSE, "\5\2\1\0" FAIL("\10"), NULL),
+    SOCKS5_ROW(LOGIN "\5\1\0\3\0\0\26", REFUSE, "\5\2\1\0" FAIL("\4"), NULL),
+    SOCKS5_ROW(LOGIN "\5\1\0\3\3a b\0\26", REFUSE, "\5\2\1\0" FAIL("\4"), NULL),
+    SOCKS5_ROW(LOGIN "\5\1\0\3\1x\0", MORE, "\5\2\1\0", NULL),
+};
+
+static void socks5_check(route_table *routes, const socks5_row *row, size_t piece)
+{
+    told t;
+    char dials[400] = "";
+    tell(&t, &front_socks5, routes, (script){row->bytes, row->len, piece});
+    if (t.verdict == REVDIAL_ROUTE_DIAL) {
+        snprintf(dials, sizeof dials, "%s %s", t.r.name, t.r.dial.target ? t.r.dial.target : "-");
+        CHECK_INT(t.used, row->len);
+        tell_done(&t, &front_socks5, routes, NULL);
+        // A client that has sent all at once gets all answers now; one that waited got them before.
+        CHECK(t.said_len >= 10 && memcmp(t.said + t.said_len - 10, FAIL("\0"), 10) == 0);
+        if (piece == 1) CHECK_INT(t.said_len, 10);
+        if (piece >= row->len) CHECK(memcmp(t.said, row->said, row->said_len) == 0);
+    } else if (t.said_len != row->said_len || memcmp(t.said, row->said, t.said_len) != 0) {
+        test_fail(__FILE__, __LINE__, "row %d, pieces of %zu: it said %zu bytes",
+                  (int)(row - socks5_rows), piece, t.said_len);
+    }
+    if (t.verdict != row->verdict || strcmp(dials, row->dials ? row->dials : "") != 0)
+        test_fail(__FILE__, __LINE__, "row %d, pieces of %zu: %d, \"%s\"", (int)(row - socks5_rows),
+                  piece, t.verdict, dials);
+}
+
+TEST(a_socks5_client_gets_the_same_answers_however_its_bytes_arrive)
+{
+    route_table routes = {0};
+    CHECK(!route_add(&routes, "*.cams.example=*"));
+    for (size_t i = 0; i < sizeof socks5_rows / sizeof *socks5_rows; i++)
+        for (size_t piece = 1; piece <= socks5_rows[i].len; piece++)
+            socks5_check(&routes, &socks5_rows[i], piece);
+    route_table_free(&routes);
+}
+
+TEST(a_socks5_client_may_send_the_longest_name_and_password)
+{
+    route_table none = {0};
+    char bytes[1024] = "\5\1\2\1\377";
+    size_t at = 5 + 255;
+    told t;
+    memset(bytes + 5, 'a', 255);
+    bytes[at++] = '\377';
+    memset(bytes + at, 'p', 255);
+    at += 255;
+    memcpy(bytes + at, "\5\1\0\3\1x\0\26", 8);
+    tell(&t, &front_socks5, &none, (script){bytes, at + 8, 1});
+    CHECK_INT(t.verdict, REVDIAL_ROUTE_REFUSE);  // no agent's name is that long
+    CHECK_INT(t.said_len, 14);
+    CHECK(memcmp(t.said + 4, FAIL("\2"), 10) == 0);
+}
+
+TEST(a_dial_that_fails_is_told_to_a_socks5_client_by_its_reply)
+{
+    static const struct {
+        int code, reset, reply;
+    } rows[] = {{REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN, 2},
+                {REVDIAL_ENOBACKEND, 0, 3},
+                {REVDIAL_ELOST, 0, 3},
+                {REVDIAL_EUNREACH, REVDIAL_RESET_UNREACHABLE, 4},
+                {REVDIAL_EUNREACH, REVDIAL_RESET_NO_SUCH_HOST, 4},
+                {REVDIAL_EUNREACH, REVDIAL_RESET_CONNECT_REFUSED, 5},
+                {REVDIAL_EUNREACH, REVDIAL_RESET_CONNECT_TIMEOUT, 6},
+                {REVDIAL_ETIMEDOUT, 0, 6},
+                {REVDIAL_EREFUSED, REVDIAL_RESET_REFUSED, 1},
+                {REVDIAL_ENOMEM, 0, 1}};
+    route_table none = {0};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        revdial_err why = {rows[i].code, rows[i].reset, 0, ""};
+        told t = {.verdict = 0};
+        tell_done(&t, &front_socks5, &none, &why);
+        CHECK_INT(t.said_len, 10);
+        CHECK_INT(t.said[1], rows[i].reply);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------
+// SNI
+
+// A ClientHello as openssl sends it, less what nobody here reads. `extensions` are appended as they
+// are, `cut` bytes are missing from its end, and records have at most `piece` bytes.
+typedef struct hello {
+    uint8_t bytes[20000];
+    size_t len;
+} hello;
+
+static void hello_make(hello *h, const void *extensions, size_t ext_len, size_t piece)
+{
+    static const uint8_t fixed[] = {3, 3, [34] = 0 /* no session */, 0, 4, 0x13, 1, 0x13, 2, 1, 0};
+    uint8_t message[17000] = {CLIENT_HELLO};
+    size_t body = sizeof fixed + 2 + ext_len, at = 0, whole = 4 + body;
+    message[1] = (uint8_t)(body >> 16);
+    message[2] = (uint8_t)(body >> 8);
+    message[3] = (uint8_t)body;
+    memcpy(message + 4, fixed, sizeof fixed);
+    message[4 + sizeof fixed] = (uint8_t)(ext_len >> 8);
+    message[5 + sizeof fixed] = (uint8_t)ext_len;
+    memcpy(message + 6 + sizeof fixed, extensions, ext_len);
+    for (h->len = 0; at < whole;) {
+        size_t n = whole - at < piece ? whole - at : piece;
+        const uint8_t head[] = {22, 3, 1, (uint8_t)(n >> 8), (uint8_t)n};
+        memcpy(h->bytes + h->len, head, 5);
+        memcpy(h->bytes + h->len + 5, message + at, n);
+        h->len += 5 + n;
+        at += n;
+    }
+}
+
+#define EXTENSIONS(bytes) bytes, sizeof(bytes) - 1
+#define NAME_EXTENSION "\0\0\0\20\0\16\0\0\13Cam.Example"
+#define OTHER_EXTENSION "\0\53\0\3\2\3\4"
+
+TEST(the_server_name_is_found_however_the_client_hello_is_cut)
+{
+    hello h;
+    route_host where;
+    for (size_t piece = 1; piece < 80; piece++) {
+        hello_make(&h, EXTENSIONS(OTHER_EXTENSION NAME_EXTENSION OTHER_EXTENSION), piece);
+        for (size_t cut = 0; cut < h.len; cut++)
+            CHECK_INT(sni_parse(&where, h.bytes, cut), SNI_MORE);
+        memcpy(h.bytes + h.len, "\27\3\3\0\1x", 6);  // early data
+        CHECK_INT(sni_parse(&where, h.bytes, h.len), SNI_FOUND);
+        CHECK_INT(sni_parse(&where, h.bytes, h.len + 6), SNI_FOUND);
+        CHECK_STR(where.host, "cam.example");
+        CHECK_INT(where.port, -1);
+    }
+}
+
+TEST(a_client_hello_without_a_server_name_goes_on_without)
+{
+    hello h;
+    route_host where;
+    hello_make(&h, EXTENSIONS(OTHER_EXTENSION), 1000);
+    CHECK_INT(sni_parse(&where, h.bytes, h.len), SNI_FOUND);
+    CHECK_STR(where.host, "");
+    hello_make(&h, "", 0, 1000);
+    CHECK_INT(sni_parse(&where, h.bytes, h.len), SNI_FOUND);
+    h.bytes[4] = (uint8_t)(h.bytes[4] - 2);  // and without extensions at all, as TLS 1.0 allows
+    h.bytes[8] = (uint8_t)(h.bytes[8] - 2);
+    CHECK_INT(sni_parse(&where, h.bytes, h.len - 2), SNI_FOUND);
+}
+
+TEST(a_malformed_client_hello_is_refused)
+{
+    static const struct {
+        const char *bytes;
+        size_t len;
+    } rows[] = {{EXTENSIONS("\0\0\0\20\0\16\0\0\14Cam.Example")},  // the name's length
+                {EXTENSIONS("\0\0\0\20\0\15\0\0\13Cam.Example")},  // the list's
+                {EXTENSIONS("\0\0\0\17\0\16\0\0\13Cam.Example")},  // the extension's
+                {EXTENSIONS("\0\0\0\20\0\16\1\0\13Cam.Example")},  // no host name
+                {EXTENSIONS("\0\0\0\20\0\16\0\0\13Cam Example")},  // not that either
+                {EXTENSIONS("\0\0\0\20\0\16\0\0\13Cam\0Example")},
+                {EXTENSIONS("\0\0\0\5\0\3\0\0\0")},            // an empty one
+                {EXTENSIONS("\0\0\0\2\0\0")},                  // none
+                {EXTENSIONS("\0\0\0\12\0\10\0\0\1a\0\0\1b")},  // two
+                {EXTENSIONS(NAME_EXTENSION NAME_EXTENSION)},
+                {EXTENSIONS(NAME_EXTENSION "\0")}};
+    hello h;
+    route_host where;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        hello_make(&h, rows[i].bytes, rows[i].len, 16);
+        if (sni_parse(&where, h.bytes, h.len) != SNI_BAD)
+            test_fail(__FILE__, __LINE__, "row %zu is taken: \"%s\"", i, where.host);
+    }
+    static const struct {
+        size_t at;
+        uint8_t byte;
+        enum sni_step step;
+    } bytes[] = {{0, 21, SNI_STRANGER}, {0, 'G', SNI_STRANGER}, {1, 2, SNI_STRANGER},
+                 {3, 0x41, SNI_BAD},    {5, 2, SNI_BAD},        {6, 1, SNI_BAD},
+                 {43, 33, SNI_BAD},     {45, 0, SNI_BAD},       {50, 0, SNI_BAD}};
+    for (size_t i = 0; i < sizeof bytes / sizeof *bytes; i++) {
+        hello_make(&h, EXTENSIONS(NAME_EXTENSION), 1000);
+        h.bytes[bytes[i].at] = bytes[i].byte;
+        if (sni_parse(&where, h.bytes, h.len) != bytes[i].step)
+            test_fail(__FILE__, __LINE__, "byte %zu", bytes[i].at);
+    }
+    CHECK_INT(sni_parse(&where, (const uint8_t *)"\26\3\1\0\0", 5), SNI_BAD);  // an empty record
+}
+
+TEST(a_client_hello_may_have_16_KiB_and_no_more)
+{
+    static uint8_t padding[SNI_HELLO_MAX] = {0, 21};
+    hello h;
+    route_host where;
+    size_t fixed = 4 + 43 + 2 + 4, len = SNI_HELLO_MAX - fixed;
+    padding[2] = (uint8_t)(len >> 8);
+    padding[3] = (uint8_t)len;
+    hello_make(&h, padding, len + 4, 9000);
+    CHECK_INT(sni_parse(&where, h.bytes, h.len), SNI_FOUND);
+    len++;
+    padding[2] = (uint8_t)(len >> 8);
+    padding[3] = (uint8_t)len;
+    hello_make(&h, padding, len + 4, 9000);
+    CHECK_INT(sni_parse(&where, h.bytes, 12), SNI_BAD);
+}
+
+TEST(tls_goes_where_its_server_name_leads_and_an_unknown_one_gets_an_alert)
+{
+    static const uint8_t unknown[] = {21, 3, 3, 0, 2, 2, 112}, failed[] = {21, 3, 3, 0, 2, 2, 80};
+    route_table routes = {0};
+    revdial_err why = {REVDIAL_ENOBACKEND, 0, 0, ""};
+    hello h;
+    told t;
+    CHECK(!route_add(&routes, "cam.example=cam/127.0.0.1:443"));
+    hello_make(&h, EXTENSIONS(NAME_EXTENSION), 20);
+    tell(&t, &front_sni, &routes, (script){h.bytes, h.len, 1});
+    CHECK_INT(t.verdict, REVDIAL_ROUTE_DIAL);
+    CHECK_STR(t.r.name, "cam");
+    CHECK_STR(t.r.dial.target, "127.0.0.1:443");
+    CHECK_INT(t.used, 0);  // all of it is for the target
+    tell_done(&t, &front_sni, &routes, NULL);
+    CHECK_INT(t.said_len, 0);
+    tell_done(&t, &front_sni, &routes, &why);
+    CHECK(t.said_len == 7 && memcmp(t.said, failed, 7) == 0);
+    hello_make(&h, EXTENSIONS("\0\0\0\6\0\4\0\0\1x"), 1000);
+    tell(&t, &front_sni, &routes, (script){h.bytes, h.len, 9});
+    CHECK_INT(t.verdict, REVDIAL_ROUTE_REFUSE);
+    CHECK(t.said_len == 7 && memcmp(t.said, unknown, 7) == 0);
+    hello_make(&h, "", 0, 1000);
+    tell(&t, &front_sni, &routes, (script){h.bytes, h.len, 9});
+    CHECK_INT(t.verdict, REVDIAL_ROUTE_REFUSE);
+    CHECK(!route_add(&routes, "*=rest"));
+    tell(&t, &front_sni, &routes, (script){h.bytes, h.len, 9});
+    CHECK_INT(t.verdict, REVDIAL_ROUTE_DIAL);
+    CHECK_STR(t.r.name, "rest");
+    CHECK(!t.r.dial.target);
+    route_table_free(&routes);
 }
 
 int main(int argc, char **argv)

@@ -358,13 +358,9 @@ static int http_request_line(http_head *h, http_text line)
     h->method = http_part(line, 0, method);
     status = http_version_parse(h, http_part(rest, target + 1, rest.len));
     if (status) return status;
-    h->problem = "CONNECT and TRACE are not for this port";
-    if (http_text_is(h->method, "CONNECT") || http_text_is(h->method, "TRACE"))
-        return HTTP_NO_METHOD;
+    h->target = http_part(rest, 0, target);
     h->problem = "the target is too long";
-    if (target > HTTP_TARGET_MAX) return HTTP_TARGET_LONG;
-    h->problem = http_target_parse(h, http_part(rest, 0, target));
-    return h->problem ? HTTP_BAD : 0;
+    return target > HTTP_TARGET_MAX ? HTTP_TARGET_LONG : 0;
 }
 
 static void http_head_init(http_head *h)
@@ -375,20 +371,52 @@ static void http_head_init(http_head *h)
     h->host.at = h->reason.at = "";
 }
 
+// Takes the first line off the text. Returns 0 or the status.
+static int http_request_begin(http_head *h, http_text *text)
+{
+    http_text line;
+    http_head_init(h);
+    if (text->len > 2 && memcmp(text->at, "\r\n", 2) == 0) *text = http_part(*text, 2, text->len);
+    line = http_line_next(text);
+    h->problem = "the head is not complete";
+    return line.at ? http_request_line(h, line) : HTTP_BAD;
+}
+
+// What all requests have behind the first line. Returns NULL or the problem.
+static const char *http_request_fields(http_head *h, http_text text)
+{
+    const char *problem = http_fields_parse(h, text);
+    if (!problem) problem = http_connection_heed(h);
+    return problem ? problem : http_framing_heed(h);
+}
+
+int http_connect_parse(http_head *h, const char *data, size_t len)
+{
+    http_text text = {data, len};
+    unsigned hosts = 0;
+    int status = http_request_begin(h, &text);
+    if (status) return status;
+    h->problem = "CONNECT alone is for this port";
+    if (!http_text_is(h->method, "CONNECT")) return HTTP_NO_METHOD;
+    h->authority = h->target;
+    h->problem = http_request_fields(h, text);
+    http_find(h, HTTP_HOST, &hosts);
+    if (!h->problem && hosts > 1) h->problem = "it has several Hosts";
+    if (!h->problem && hosts == 0 && h->minor > 0) h->problem = "it has no Host";
+    if (!h->problem && h->body != HTTP_NO_BODY) h->problem = "a CONNECT request has no body";
+    return h->problem ? HTTP_BAD : 0;
+}
+
 int http_request_parse(http_head *h, const char *data, size_t len)
 {
-    http_text text = {data, len}, line;
-    int status;
-    http_head_init(h);
-    if (len > 2 && memcmp(data, "\r\n", 2) == 0) text = http_part(text, 2, len);
-    line = http_line_next(&text);
-    h->problem = "the head is not complete";
-    if (!line.at) return HTTP_BAD;
-    status = http_request_line(h, line);
+    http_text text = {data, len};
+    int status = http_request_begin(h, &text);
     if (status) return status;
-    h->problem = http_fields_parse(h, text);
-    if (!h->problem) h->problem = http_connection_heed(h);
-    if (!h->problem) h->problem = http_framing_heed(h);
+    h->problem = "CONNECT and TRACE are not for this port";
+    if (http_text_is(h->method, "CONNECT") || http_text_is(h->method, "TRACE"))
+        return HTTP_NO_METHOD;
+    h->problem = http_target_parse(h, h->target);
+    if (!h->problem) h->problem = http_request_fields(h, text);
     if (!h->problem) h->problem = http_host_heed(h);
     if (h->problem) return HTTP_BAD;
     if (h->is_upgrade) h->is_upgrade = http_is_real_upgrade(h);

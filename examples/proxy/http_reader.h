@@ -87,6 +87,8 @@ int http_head_end(http_scan *s, const char *data, size_t len);
 // Parses a complete head, from its first byte to its empty line.
 //   returns  0, or the status to refuse a request with (for a response always 502)
 int http_request_parse(http_head *h, const char *data, size_t len);
+// The same for a CONNECT request, whose `authority` is where it wants to go (9110:9.3.6).
+int http_connect_parse(http_head *h, const char *data, size_t len);
 // is_head: the request was HEAD, whose response has no body
 int http_response_parse(http_head *h, int is_head, const char *data, size_t len);
 // Only the fields are set. Those that frame or route a message must not be there (9110:6.5.1).

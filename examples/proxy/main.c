@@ -52,7 +52,8 @@ static void app_warn(app *a)
 static void app_label(app *a)
 {
     const config *c = a->live.now;
-    for (size_t i = 0; i < c->expose_count; i++) watch_name(a->metrics, c->exposes[i].name);
+    for (size_t i = 0; i < c->expose_count; i++)
+        if (c->exposes[i].x.name) watch_name(a->metrics, c->exposes[i].name);
     watch_rows(a->metrics, c->tokens.rows, c->tokens.count);
 }
 
@@ -206,6 +207,7 @@ static int app_open(app *a)
     int rc;
     a->live.tls = a->live.now->tls;
     a->live.now->tls = NULL;
+    if (live_take_routes(&a->live) != 0) return app_failed(a, "no lock for the routes");
     if (prog_wake_open(a->wake) != 0) return app_failed(a, "no pipe for signals");
     if (prog_catch_signals() != 0) return app_failed(a, "cannot catch signals");
     a->metrics = watch_new();

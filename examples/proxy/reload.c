@@ -81,7 +81,7 @@ static int plan_open(plan *p, revdial_proxy *proxy)
         x->id = revdial_proxy_expose(proxy, &x->x, &err);
         if (x->id < 0) {
             plan_undo(p, proxy);
-            return prog_usage_error(&p->next->cli, "expose", err.msg, x->item);
+            return prog_usage_error(&p->next->cli, x->option, err.msg, x->item);
         }
         p->is_new[k] = 1;
         p->opened++;
@@ -132,6 +132,7 @@ static int live_apply(live *l, plan *p)
         prog_complain(&p->next->cli, "%s", err.msg);
         return rc;
     }
+    route_table_replace(&l->routes, &p->next->routes);
     plan_change(p, l);
     plan_close(p, l->proxy);
     return 0;
@@ -150,8 +151,24 @@ static void live_swap(live *l, config *next, config *over)
     if (over != l->first) config_free(over);
 }
 
+// The hooks of its ports look at the routes that are in force.
+static void live_adopt(live *l, config *c)
+{
+    for (size_t i = 0; i < c->expose_count; i++)
+        c->exposes[i].x.route_ud = c->xs[i].route_ud = &l->routes;
+}
+
+int live_take_routes(live *l)
+{
+    live_adopt(l, l->first);
+    if (route_table_share(&l->routes) != 0) return -1;
+    route_table_replace(&l->routes, &l->first->routes);
+    return 0;
+}
+
 void live_free(live *l)
 {
+    route_table_free(&l->routes);
     if (l->now != l->first) config_free(l->now);
     config_free(l->first);
 }
@@ -161,6 +178,7 @@ int live_reload(live *l)
     config *next = calloc(1, sizeof *next);
     plan p = {.now = l->now, .next = next};
     int rc = next ? config_open(next, l->argv, l->log) : PROG_FAILED;
+    if (rc < 0) live_adopt(l, next);
     if (rc < 0) rc = prog_refuse_frozen(&l->now->cli, &next->cli);
     if (rc == 0) rc = live_apply(l, &p);
     if (rc == 0)

@@ -9,15 +9,18 @@ typedef struct live {
     prog_log *log;
     revdial_proxy *proxy;
     revdial_tls *tls;
-    config *first;  // what the proxy was started with, until the end: threads point into it
-    config *now;    // in force; may be the first
+    route_table routes;  // of all front ends
+    config *first;       // what the proxy was started with, until the end: threads point into it
+    config *now;         // in force; may be the first
 } live;
 
 // Reads everything again and does what differs. Connections stay, except those of agents whose
 // credentials are gone. If anything is wrong, nothing changes, and the log says what and where.
 // Returns whether l->now is another one; its tokens are still there.
 int live_reload(live *l);
-// Frees the configurations.
+// Takes the routes of the first configuration, before the proxy starts. Returns 0, or -1 and errno.
+int live_take_routes(live *l);
+// Frees the configurations and the routes.
 void live_free(live *l);
 
 #endif  // REVDIAL_PROXY_RELOAD_H

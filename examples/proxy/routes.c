@@ -2,6 +2,7 @@
 #include "routes.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -245,8 +246,31 @@ const char *route_add(route_table *table, const char *spec)
 void route_table_free(route_table *table)
 {
     free(table->rows);
-    table->rows = NULL;
-    table->count = 0;
+    if (table->lock) pthread_rwlock_destroy(table->lock);
+    free(table->lock);
+    *table = (route_table){0};
+}
+
+int route_table_share(route_table *table)
+{
+    pthread_rwlock_t *lock = malloc(sizeof *lock);
+    errno = lock ? pthread_rwlock_init(lock, NULL) : ENOMEM;
+    if (errno == 0)
+        table->lock = lock;
+    else
+        free(lock);
+    return table->lock ? 0 : -1;
+}
+
+void route_table_replace(route_table *table, route_table *from)
+{
+    route_row *old = table->rows;
+    pthread_rwlock_wrlock(table->lock);
+    table->rows = from->rows;
+    table->count = from->count;
+    pthread_rwlock_unlock(table->lock);
+    free(old);
+    *from = (route_table){0};
 }
 
 // Is the host in place of the pattern's *, and what stands before and behind it there?
@@ -288,7 +312,7 @@ static int row_matches(const route_row *row, const route_host *where, const char
     return !row->has_port || rule_matches(row, where);
 }
 
-int route_find(const route_table *table, const route_host *where, route_choice *out)
+static int find_locked(const route_table *table, const route_host *where, route_choice *out)
 {
     for (size_t i = 0; i < table->count; i++) {
         const route_row *row = &table->rows[i];
@@ -303,6 +327,15 @@ int route_find(const route_table *table, const route_host *where, route_choice *
         return 1;
     }
     return 0;
+}
+
+int route_find(const route_table *table, const route_host *where, route_choice *out)
+{
+    int is_found;
+    if (table->lock) pthread_rwlock_rdlock(table->lock);
+    is_found = find_locked(table, where, out);
+    if (table->lock) pthread_rwlock_unlock(table->lock);
+    return is_found;
 }
 
 enum route_verdict route_decide(const route_table *table, const route_host *where, const char *user,

@@ -2,6 +2,7 @@
 #ifndef REVDIAL_PROXY_ROUTES_H
 #define REVDIAL_PROXY_ROUTES_H
 
+#include <pthread.h>
 #include <stddef.h>
 
 enum {
@@ -34,12 +35,17 @@ typedef struct route_row route_row;
 typedef struct route_table {
     route_row *rows;  // the most specific one first
     size_t count;
+    pthread_rwlock_t *lock;  // guards both; NULL until it is shared
 } route_table;
 
 // Adds the route "PATTERN=NAME[/TARGET]".
 //   returns  NULL, or what is wrong with it
 const char *route_add(route_table *table, const char *spec);
 void route_table_free(route_table *table);
+// Other threads may search the table from now on, while it is replaced. Returns 0, or -1 and errno.
+int route_table_share(route_table *table);
+// Takes the routes of another table, which is empty then.
+void route_table_replace(route_table *table, route_table *from);
 
 // What a destination leads to.
 typedef struct route_choice {

@@ -18,6 +18,30 @@ static const prog_option options[] = {
      "the agent's own target); repeatable. Port 0 takes a free one and prints it:\n"
      "'listening on ADDRESS for NAME'",
      0, 0, PROG_LIVE | PROG_SECTION | PROG_IN_EXPOSE},
+    {"connect", PROG_LIST, AT(connects), "ADDRESS",
+     "HTTP CONNECT, for clients that say where they want to go; repeatable. The\n"
+     "agent is that of a --route, or else the user name of Proxy-Authorization",
+     0, 0, PROG_LIVE},
+    {"socks5", PROG_LIST, AT(socks5s), "ADDRESS",
+     "SOCKS5 in the same way: the user name is the agent's name, and any password\n"
+     "will do. Host names are looked up where the agent is; repeatable",
+     0, 0, PROG_LIVE},
+    {"sni", PROG_LIST, AT(snis), "ADDRESS",
+     "TLS, to where a --route leads for the server that the client names; it ends\n"
+     "there, not here; repeatable",
+     0, 0, PROG_LIVE},
+    {"route", PROG_LIST, AT(routes), "PATTERN=NAME[/TARGET]",
+     "clients of --connect, --socks5 and --sni that want to go to PATTERN go to\n"
+     "the agent NAME, and there to TARGET (see below); repeatable",
+     0, 0, PROG_LIVE},
+    {"allow-from", PROG_LIST, AT(allow_from), "NET",
+     "clients that are accepted: addresses, networks like 10.0.0.0/8, and 'unix:';\n"
+     "repeatable (default: all). It does not concern --sockets",
+     0, 0, PROG_LIVE},
+    {"trusted-proxies", PROG_LIST, AT(trusted), "NET",
+     "balancers, in the same form, whose connections begin with a PROXY header.\n"
+     "Its client is the client from then on; repeatable",
+     0, 0, PROG_LIVE},
     {"sockets", PROG_TEXT, AT(sockets), "DIR",
      "a Unix socket for each agent that is registered, DIR/NAME.sock, that leads\n"
      "to the agent's own target",
@@ -123,6 +147,13 @@ static const char epilogue[] =
     "in NAMES is any text. Certificates that one line admits share its names. Lines of one GROUP\n"
     "share their names.\n"
     "\n"
+    "The PATTERN of a route is a host name, one with a * in it ('*.cams.example'), a network\n"
+    "('10.0.0.0/8', '[fd00::]/8') or '*' for the rest; PATTERN:PORT fits that port alone. The\n"
+    "most specific route counts. A * in NAME or TARGET is what the * of PATTERN stands for, if\n"
+    "that is one label: '*.cams.example=*' leads to each agent by its name. Without TARGET\n"
+    "clients of --connect and --socks5 get where they wanted to go, those of --sni the agent's\n"
+    "own target. With 'NAME/', and for port 0, all of them get the agent's own target.\n"
+    "\n"
     "'revdial-proxy dial --help' explains how to be a client on standard input and output, for\n"
     "ssh's ProxyCommand.\n"
     "\n"
@@ -143,41 +174,60 @@ static const char epilogue[] =
     "        --token-file tokens --expose 0.0.0.0:8080=cam-1\n"
     "  Two services behind one agent, the second through a Unix socket:\n"
     "    revdial-proxy --listen 127.0.0.1:7000 --token-file tokens \\\n"
-    "        --expose 8080=lab/10.1.0.5:80 --expose unix:/run/lab-ssh=lab/10.1.0.5:22\n";
+    "        --expose 8080=lab/10.1.0.5:80 --expose unix:/run/lab-ssh=lab/10.1.0.5:22\n"
+    "  Each agent as the host NAME.cams.example of an HTTP proxy, as soon as it registers:\n"
+    "    revdial-proxy --listen 127.0.0.1:7000 --token-file tokens --connect 3128 \\\n"
+    "        --route '*.cams.example=*/'\n";
 
 // ------------------------------------------------------------------------------------------------
 // Exposed addresses
+
+// An address of ours; a number alone is a port of this machine. Returns NULL, or what is wrong.
+static const char *expose_listen(expose *x, const char *address, size_t len)
+{
+    const char *local = strspn(address, "0123456789") == len ? "127.0.0.1:" : "";
+    char whole[ADDRESS_SIZE];
+    if (len + strlen(local) >= sizeof whole) return "the address is too long in";
+    snprintf(whole, sizeof whole, "%s%.*s", local, (int)len, address);
+    x->x.listen = x->address;
+    return prog_listen_address(whole, x->address, sizeof x->address);
+}
 
 // Takes "ADDRESS=NAME[/TARGET]" apart. Returns NULL, or what is wrong with it.
 static const char *expose_parse(expose *x, const char *spec)
 {
     size_t address_len = strcspn(spec, "="), name_len;
-    const char *name = spec + address_len + 1, *problem;
-    const char *local = strspn(spec, "0123456789") == address_len ? "127.0.0.1:" : "";
-    char address[ADDRESS_SIZE];
-    x->item = spec;
+    const char *name = spec + address_len + 1;
     if (!spec[address_len] || address_len == 0) return "is not ADDRESS=NAME[/TARGET]";
-    if (address_len + strlen(local) >= sizeof address) return "the address is too long in";
     name_len = strcspn(name, "/");
     if (!route_is_name(name, name_len)) return "the name must be 1 to 64 of a-z 0-9 . _ - in";
-    snprintf(address, sizeof address, "%s%.*s", local, (int)address_len, spec);
-    problem = prog_listen_address(address, x->address, sizeof x->address);
-    if (problem) return problem;
     memcpy(x->name, name, name_len);
-    x->x.listen = x->address;
     x->x.name = x->name;
     x->x.dial.target = name[name_len] ? name + name_len + 1 : NULL;
-    return NULL;
+    return expose_listen(x, spec, address_len);
+}
+
+// A front end at that address. Returns NULL, or what is wrong with it.
+static const char *expose_front(expose *x, const front_kind *kind, const char *address)
+{
+    snprintf(x->name, sizeof x->name, "--%s", kind->option);
+    x->x.route = kind->route;
+    x->x.route_done = kind->done;
+    x->x.route_bytes_max = kind->bytes_max;
+    return expose_listen(x, address, strlen(address));
 }
 
 // What settings say of an exposed address.
-static void expose_set(revdial_expose *x, const settings *s, const prog_common *common)
+static void expose_set(revdial_expose *x, const config *c, const settings *s,
+                       const prog_common *common)
 {
     x->dial.timeout_ms = s->dial_timeout_ms;
     x->half_closed_ms = prog_or_never(common->half_closed_ms);
     x->dial.pick = s->pick == 0 ? REVDIAL_PICK_ROUND_ROBIN : REVDIAL_PICK_LEAST_STREAMS;
     if (s->is_waiting) x->dial.flags |= REVDIAL_DIAL_WAIT;
     if (s->is_early) x->dial.flags |= REVDIAL_DIAL_EARLY;
+    x->allow_from = *c->allow_from ? c->allow_from : NULL;
+    x->trusted_proxies = *c->trusted ? c->trusted : NULL;
 }
 
 // What the options say of an exposed address, and its section before them. Returns 0 or an exit
@@ -187,23 +237,59 @@ static int expose_configure(const config *c, const char *item, revdial_expose *x
     settings s = c->s;
     prog_common common = c->cli.common;
     int rc = prog_item_apply(&c->cli, item, &s, &common);
-    expose_set(x, &s, &common);
+    expose_set(x, c, &s, &common);
     return rc;
+}
+
+// Exposes all items of an option; front is NULL for --expose. Returns 0 or an exit code.
+static int config_add(config *c, const prog_list *list, const front_kind *front)
+{
+    for (size_t i = 0; i < list->count; i++) {
+        expose *x = &c->exposes[c->expose_count++];
+        const char *problem;
+        int rc;
+        x->option = front ? front->option : "expose";
+        x->item = list->items[i];
+        problem = front ? expose_front(x, front, x->item) : expose_parse(x, x->item);
+        rc = problem ? prog_usage_error(&c->cli, x->option, problem, x->item)
+                     : expose_configure(c, x->item, &x->x);
+        if (rc != 0) return rc;
+        // What a front end says of a dial has to be true.
+        if (front) x->x.dial.flags &= ~(unsigned)REVDIAL_DIAL_EARLY;
+    }
+    return 0;
 }
 
 // Returns 0 or an exit code.
 static int config_expose(config *c)
 {
-    expose_set(&c->like, &c->s, &c->cli.common);
-    c->exposes = calloc(c->s.exposes.count + 1, sizeof *c->exposes);
-    if (!c->exposes) return PROG_FAILED;
-    for (; c->expose_count < c->s.exposes.count; c->expose_count++) {
-        const char *item = c->s.exposes.items[c->expose_count];
-        expose *x = &c->exposes[c->expose_count];
-        const char *problem = expose_parse(x, item);
-        int rc = problem ? prog_usage_error(&c->cli, "expose", problem, item)
-                         : expose_configure(c, item, &x->x);
-        if (rc != 0) return rc;
+    const settings *s = &c->s;
+    const struct {
+        const prog_list *list;
+        const front_kind *kind;
+    } fronts[] = {
+        {&s->connects, &front_connect}, {&s->socks5s, &front_socks5}, {&s->snis, &front_sni}};
+    size_t i, most = s->exposes.count;
+    int rc;
+    c->allow_from = prog_list_join(&s->allow_from);
+    c->trusted = prog_list_join(&s->trusted);
+    for (i = 0; i < sizeof fronts / sizeof *fronts; i++) most += fronts[i].list->count;
+    c->exposes = calloc(most + 1, sizeof *c->exposes);
+    if (!c->exposes || !c->allow_from || !c->trusted) return PROG_FAILED;
+    expose_set(&c->like, c, s, &c->cli.common);
+    c->like.allow_from = NULL;  // the modes of the sockets say who may connect
+    rc = config_add(c, &s->exposes, NULL);
+    for (i = 0; rc == 0 && i < sizeof fronts / sizeof *fronts; i++)
+        rc = config_add(c, fronts[i].list, fronts[i].kind);
+    return rc;
+}
+
+// Returns 0 or an exit code.
+static int config_route(config *c)
+{
+    for (size_t i = 0; i < c->s.routes.count; i++) {
+        const char *problem = route_add(&c->routes, c->s.routes.items[i]);
+        if (problem) return prog_usage_error(&c->cli, "route", problem, c->s.routes.items[i]);
     }
     return 0;
 }
@@ -299,7 +385,7 @@ static int config_check(config *c)
     if (revdial_proxy_check(&c->proxy, &err) != REVDIAL_EINVAL)
         return 0;  // the start tells of others
     if (sscanf(err.msg, "exposes[%zu]", &i) == 1 && i < c->expose_count)
-        return prog_usage_error(&c->cli, "expose", err.msg, c->exposes[i].item);
+        return prog_usage_error(&c->cli, c->exposes[i].option, err.msg, c->exposes[i].item);
     return prog_complain(&c->cli, "%s", err.msg);
 }
 
@@ -319,6 +405,7 @@ int config_open(config *c, char **argv, prog_log *log)
     if (rc >= 0) return rc;
     rc = config_listen(c);
     if (rc == 0) rc = config_expose(c);
+    if (rc == 0) rc = config_route(c);
     if (rc == 0) rc = config_open_tls(c);
     if (rc == 0) rc = config_read_tokens(c);
     if (rc == 0) rc = config_fill(c);
@@ -333,10 +420,13 @@ void config_close(config *c)
     free(c->exposes);
     free(c->listen);
     free(c->origins);
+    free(c->allow_from);
+    free(c->trusted);
     free(c->xs);
+    route_table_free(&c->routes);
     prog_cli_free(&c->cli);
     c->exposes = NULL;
     c->xs = NULL;
-    c->listen = c->origins = NULL;
+    c->listen = c->origins = c->allow_from = c->trusted = NULL;
     c->tls = NULL;
 }

@@ -3,12 +3,13 @@
 #define REVDIAL_PROXY_SETTINGS_H
 
 #include "credentials.h"
-#include "routes.h"
+#include "front.h"
 
 enum { ADDRESS_SIZE = 136 };  // "unix:" and a sun_path, or an address and a port
 
 typedef struct settings {
     prog_list listens, exposes, origins, groups;
+    prog_list connects, socks5s, snis, routes, allow_from, trusted;
     const char *sockets;
     token_paths credentials;
     int pick, dial_timeout_ms, is_waiting, is_early;
@@ -17,21 +18,23 @@ typedef struct settings {
 } settings;
 
 typedef struct expose {
-    const char *item;            // of the option
+    const char *option, *item;   // that gave it
     char address[ADDRESS_SIZE];  // as the library takes it
-    char name[ROUTE_NAME_SIZE];
-    revdial_expose x;  // points to these two
-    int64_t id;        // that the library gave it; 0 = not yet
+    char name[ROUTE_NAME_SIZE];  // of the agent; of a front end its option, "--connect"
+    revdial_expose x;            // points to these two
+    int64_t id;                  // that the library gave it; 0 = not yet
 } expose;
 
 // All of it, checked as far as that can be done without listening.
 typedef struct config {
     prog_cli cli;
     settings s;
-    char *listen;  // addresses for agents, as the library takes them
-    expose *exposes;
+    char *listen;     // addresses for agents, as the library takes them
+    expose *exposes;  // those of --expose, then the front ends
     size_t expose_count;
-    revdial_expose like;  // what all exposes have that no section changes
+    char *allow_from, *trusted;
+    route_table routes;
+    revdial_expose like;  // of the sockets of --sockets
     token_table tokens;
     revdial_tls *tls;            // NULL: there is none
     revdial_proxy_config proxy;  // made of all that

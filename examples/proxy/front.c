@@ -1,0 +1,33 @@
+// What the front ends share.
+#include "front.h"
+
+#include <string.h>
+
+int front_dial(revdial_route *r, const route_choice *where)
+{
+    char *name = r->text, *target = r->text + ROUTE_NAME_SIZE;
+    memcpy(name, where->name, ROUTE_NAME_SIZE);
+    memcpy(target, where->target, ROUTE_TARGET_SIZE);
+    r->name = name;
+    r->dial.target = *target ? target : NULL;
+    return REVDIAL_ROUTE_DIAL;
+}
+
+int front_status(const revdial_err *why)
+{
+    switch (why->code) {
+    case REVDIAL_EINVAL: return 400;
+    case REVDIAL_EDENIED: return 403;
+    case REVDIAL_EUNREACH: return why->reset == REVDIAL_RESET_CONNECT_TIMEOUT ? 504 : 502;
+    case REVDIAL_EREFUSED:
+    case REVDIAL_ERESET:
+    case REVDIAL_ELOST: return 502;
+    case REVDIAL_ENOBACKEND:
+    case REVDIAL_EDRAINING:
+    case REVDIAL_ELIMIT:
+    case REVDIAL_ENOMEM:
+    case REVDIAL_ECLOSED: return 503;
+    case REVDIAL_ETIMEDOUT: return 504;
+    default: return 500;
+    }
+}
