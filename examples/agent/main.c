@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include <stdatomic.h>
 
+#include "doctor.h"
 #include "links.h"
 #include "settings.h"
 
@@ -187,6 +188,7 @@ int main(int argc, char **argv)
     prog_standard_streams();
     if (argc > 1 && strcmp(argv[1], "status") == 0)
         return prog_status_main("revdial-agent", argv + 2);
+    if (argc > 1 && strcmp(argv[1], "doctor") == 0) return doctor_main(argv + 1);
     rc = config_open(first, argv, NULL);
     prog_log_open_as(&log, &first->cli.common);
     if (rc < 0 && first->cli.common.is_checking) rc = prog_print_checked(&first->cli);

@@ -12,6 +12,7 @@
 #   programs    options, exit codes, signals, PROXY protocol, several agents, secrets
 #   config      the configuration file, reloads under load, systemd, upgrades
 #   admin       --admin: health, metrics, status, the page in Chromium
+#   doctor      revdial-agent doctor, on what works and on what is broken
 #   carriers    Upgrade: revdial and WebSocket through nginx and HAProxy
 #   tls         https:// and wss://, to the proxy and to what terminates TLS before it; certificates
 #               as credentials
