@@ -11,6 +11,7 @@
 #   auth        curl at the proxy's endpoint, files that HUP reads again, where secrets are
 #   programs    options, exit codes, signals, PROXY protocol, several agents, secrets
 #   config      the configuration file, reloads under load, systemd, upgrades
+#   units       systemd's units, a static program in an empty root
 #   admin       --admin: health, metrics, status, the page in Chromium
 #   doctor      revdial-agent doctor, on what works and on what is broken
 #   carriers    Upgrade: revdial and WebSocket through nginx and HAProxy
