@@ -21488,25 +21488,36 @@ static void rvd_proxy_routes_end(rvd_proxy_listener *l, const char *why)
                              0, why);
 }
 
-// The port is full, and others wait in the kernel's queue. The client that has been silent for
-// longest makes room: the hook's calls keep the list in that order. So silent clients cannot close
-// a port.
+// The first client without a decision, the one that has been silent for longest: the hook's calls
+// keep the list in that order. NULL: there is none.
+static rvd_proxy_route *rvd_proxy_route_oldest(rvd_proxy_listener *l)
+{
+    for (rvd_base_link *at = l->routed.next; at != &l->routed; at = at->next) {
+        rvd_proxy_route *r = RVD_BASE_OWNER(at, rvd_proxy_route, link);
+        if (r->state == RVD_PROXY_READING) return r;
+    }
+    return NULL;
+}
+
+// The port is full. If others wait in the kernel's queue, the client that has been silent for
+// longest makes room, so that silent clients cannot close a port.
 //   returns  1, or 0: nobody does yet
 static int rvd_proxy_route_yield(rvd_proxy_listener *l)
 {
     rvd_loop *loop = l->proxy->loops[0];
-    int64_t until_us = rvd_loop_now(loop) - RVD_PROXY_YIELD_US;
-    int is_any = 0;
-    for (rvd_base_link *at = l->routed.next; at != &l->routed; at = at->next) {
-        rvd_proxy_route *r = RVD_BASE_OWNER(at, rvd_proxy_route, link);
-        if (r->state != RVD_PROXY_READING) continue;
-        is_any = 1;
-        if (r->since_us > until_us) break;
-        rvd_proxy_route_fail(r, REVDIAL_ELIMIT, 0, "others wait, and this client is silent");
-        return l->io.fd >= 0;  // on_client may have unexposed it
+    struct pollfd queue = {l->io.fd, POLLIN, 0};
+    rvd_proxy_route *r = rvd_proxy_route_oldest(l);
+    if (!r) return 0;
+    if (rvd_sys_poll(&queue, 1, 0) == 0) {
+        l->io.ready &= ~(unsigned)RVD_LOOP_READ;
+        return 0;
     }
-    if (is_any) rvd_loop_timer_set(loop, &l->pause, rvd_loop_now(loop) + RVD_PROXY_PAUSE_US);
-    return 0;
+    if (r->since_us > rvd_loop_now(loop) - RVD_PROXY_YIELD_US) {
+        rvd_loop_timer_set(loop, &l->pause, rvd_loop_now(loop) + RVD_PROXY_PAUSE_US);
+        return 0;
+    }
+    rvd_proxy_route_fail(r, REVDIAL_ELIMIT, 0, "others wait, and this client is silent");
+    return l->io.fd >= 0;  // on_client may have unexposed it
 }
 
 // Returns NULL without memory.
