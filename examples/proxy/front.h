@@ -1,5 +1,6 @@
 // What the front ends of revdial-proxy share. Each is a pair of hooks on an exposed address, whose
-// ud is the table of routes, and a parser of its own.
+// ud is the table of routes, and a parser of its own. That of --http takes the connections over:
+// see http.h.
 #ifndef REVDIAL_PROXY_FRONT_H
 #define REVDIAL_PROXY_FRONT_H
 
@@ -13,7 +14,7 @@ typedef struct front_kind {
     size_t bytes_max;  // that a client may send before it is decided, 0 = 16384
 } front_kind;
 
-extern const front_kind front_connect, front_socks5, front_sni;
+extern const front_kind front_connect, front_socks5, front_sni, front_http;
 
 // Answers that this agent and target are to be dialled; r->text is used for both.
 //   returns  REVDIAL_ROUTE_DIAL

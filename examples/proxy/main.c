@@ -122,6 +122,7 @@ static void app_on_session(void *ud, revdial_session *s, int state, const revdia
     app *a = ud;
     watch_session(a->metrics, s, state, why);
     sockets_note(&a->sockets, s, state);
+    if (state == REVDIAL_DRAINING) http_leave(a->live.http, s);
 }
 
 static int app_open_admin(app *a)
@@ -194,6 +195,22 @@ static int app_announce(app *a)
     return r < 0 ? PROG_FAILED : 0;
 }
 
+// The threads of --http are there before any client or agent can be.
+static int app_open_http(app *a)
+{
+    const config *c = a->live.now;
+    http_config cfg = {.routes = &a->live.routes, .log = &a->log};
+    for (size_t i = 0; i < c->expose_count; i++) {
+        if (c->exposes[i].x.route != front_http.route) continue;
+        cfg.dial = c->exposes[i].x.dial;
+        cfg.half_closed_ms = c->exposes[i].x.half_closed_ms;
+        cfg.threads = c->s.cfg.common.io_threads ? c->s.cfg.common.io_threads : 1;
+    }
+    cfg.has_proxy_header = c->s.has_http_header;
+    if (cfg.threads) a->live.http = http_start(&cfg);
+    return cfg.threads && !a->live.http ? -1 : 0;
+}
+
 static int app_open_sockets(app *a)
 {
     revdial_err err = {0};
@@ -207,6 +224,7 @@ static int app_open(app *a)
     int rc;
     a->live.tls = a->live.now->tls;
     a->live.now->tls = NULL;
+    if (app_open_http(a) != 0) return app_failed(a, "no threads for --http");
     if (live_take_routes(&a->live) != 0) return app_failed(a, "no lock for the routes");
     if (prog_wake_open(a->wake) != 0) return app_failed(a, "no pipe for signals");
     if (prog_catch_signals() != 0) return app_failed(a, "cannot catch signals");
@@ -215,6 +233,7 @@ static int app_open(app *a)
     app_label(a);
     if (app_open_sockets(a) != 0) return PROG_USAGE;
     rc = app_open_proxy(a);
+    if (rc == 0) http_use(a->live.http, a->live.proxy);
     if (rc == 0 && sockets_start(&a->sockets, a->live.proxy, &a->live.now->like, &a->log) != 0)
         return app_failed(a, "no thread for --sockets");
     if (rc == 0) rc = app_open_admin(a);
@@ -233,6 +252,7 @@ static int app_run(app *a)
     if (rc != 0) app_failed(a, "waiting for signals");
     prog_notify(&a->log, "STOPPING=1");
     sockets_stop(&a->sockets);
+    http_drain(a->live.http);
     prog_logf(&a->log, REVDIAL_LOG_INFO, "proxy.draining", "for at most %d ms", drain_ms);
     if (revdial_proxy_drain(a->live.proxy, drain_ms) != REVDIAL_OK)
         prog_logf(&a->log, REVDIAL_LOG_WARN, "proxy.cut",
@@ -245,7 +265,9 @@ static void app_free(app *a)
 {
     prog_admin_stop(a->admin);
     sockets_stop(&a->sockets);
+    http_stop(a->live.http);
     revdial_proxy_stop(a->live.proxy);  // ends all connections: no hook runs any more
+    http_free(a->live.http);
     sockets_free(&a->sockets);
     watch_free(a->metrics);
     prog_tls_free(a->live.tls);

@@ -133,6 +133,7 @@ static int live_apply(live *l, plan *p)
         return rc;
     }
     route_table_replace(&l->routes, &p->next->routes);
+    http_trust(l->http, p->next->trusted);
     plan_change(p, l);
     plan_close(p, l->proxy);
     return 0;
@@ -154,13 +155,16 @@ static void live_swap(live *l, config *next, config *over)
 // The hooks of its ports look at the routes that are in force.
 static void live_adopt(live *l, config *c)
 {
-    for (size_t i = 0; i < c->expose_count; i++)
-        c->exposes[i].x.route_ud = c->xs[i].route_ud = &l->routes;
+    for (size_t i = 0; i < c->expose_count; i++) {
+        int is_http = c->exposes[i].x.route == front_http.route;
+        c->exposes[i].x.route_ud = c->xs[i].route_ud = is_http ? (void *)l->http : &l->routes;
+    }
 }
 
 int live_take_routes(live *l)
 {
     live_adopt(l, l->first);
+    http_trust(l->http, l->first->trusted);
     if (route_table_share(&l->routes) != 0) return -1;
     route_table_replace(&l->routes, &l->first->routes);
     return 0;

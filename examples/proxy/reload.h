@@ -2,6 +2,7 @@
 #ifndef REVDIAL_PROXY_RELOAD_H
 #define REVDIAL_PROXY_RELOAD_H
 
+#include "http.h"
 #include "settings.h"
 
 typedef struct live {
@@ -10,6 +11,7 @@ typedef struct live {
     revdial_proxy *proxy;
     revdial_tls *tls;
     route_table routes;  // of all front ends
+    http_front *http;    // NULL: there is none
     config *first;       // what the proxy was started with, until the end: threads point into it
     config *now;         // in force; may be the first
 } live;

@@ -30,9 +30,13 @@ static const prog_option options[] = {
      "TLS, to where a --route leads for the server that the client names; it ends\n"
      "there, not here; repeatable",
      0, 0, PROG_LIVE},
+    {"http", PROG_LIST, AT(https), "ADDRESS",
+     "HTTP/1.1 and 1.0: each request goes to where a --route leads for its Host;\n"
+     "repeatable",
+     0, 0},
     {"route", PROG_LIST, AT(routes), "PATTERN=NAME[/TARGET]",
-     "clients of --connect, --socks5 and --sni that want to go to PATTERN go to\n"
-     "the agent NAME, and there to TARGET (see below); repeatable",
+     "clients of --connect, --socks5, --sni and --http that want to go to PATTERN\n"
+     "go to the agent NAME, and there to TARGET (see below); repeatable",
      0, 0, PROG_LIVE},
     {"allow-from", PROG_LIST, AT(allow_from), "NET",
      "clients that are accepted: addresses, networks like 10.0.0.0/8, and 'unix:';\n"
@@ -40,8 +44,13 @@ static const prog_option options[] = {
      0, 0, PROG_LIVE},
     {"trusted-proxies", PROG_LIST, AT(trusted), "NET",
      "balancers, in the same form, whose connections begin with a PROXY header.\n"
-     "Its client is the client from then on; repeatable",
+     "Its client is the client from then on. For --http they are proxies whose\n"
+     "X-Forwarded-For and its kind are believed; repeatable",
      0, 0, PROG_LIVE},
+    {"http-proxy-header", PROG_FLAG, AT(has_http_header), NULL,
+     "connections of --trusted-proxies to --http begin with a PROXY header, too;\n"
+     "X-Forwarded-For is then replaced",
+     0, 0},
     {"sockets", PROG_TEXT, AT(sockets), "DIR",
      "a Unix socket for each agent that is registered, DIR/NAME.sock, that leads\n"
      "to the agent's own target",
@@ -256,6 +265,7 @@ static int config_add(config *c, const prog_list *list, const front_kind *front)
         if (rc != 0) return rc;
         // What a front end says of a dial has to be true.
         if (front) x->x.dial.flags &= ~(unsigned)REVDIAL_DIAL_EARLY;
+        if (front == &front_http && !c->s.has_http_header) x->x.trusted_proxies = NULL;
     }
     return 0;
 }
@@ -267,8 +277,10 @@ static int config_expose(config *c)
     const struct {
         const prog_list *list;
         const front_kind *kind;
-    } fronts[] = {
-        {&s->connects, &front_connect}, {&s->socks5s, &front_socks5}, {&s->snis, &front_sni}};
+    } fronts[] = {{&s->connects, &front_connect},
+                  {&s->socks5s, &front_socks5},
+                  {&s->snis, &front_sni},
+                  {&s->https, &front_http}};
     size_t i, most = s->exposes.count;
     int rc;
     c->allow_from = prog_list_join(&s->allow_from);

@@ -9,10 +9,10 @@ enum { ADDRESS_SIZE = 136 };  // "unix:" and a sun_path, or an address and a por
 
 typedef struct settings {
     prog_list listens, exposes, origins, groups;
-    prog_list connects, socks5s, snis, routes, allow_from, trusted;
+    prog_list connects, socks5s, snis, https, routes, allow_from, trusted;
     const char *sockets;
     token_paths credentials;
-    int pick, dial_timeout_ms, is_waiting, is_early;
+    int pick, dial_timeout_ms, is_waiting, is_early, has_http_header;
     prog_tls_files tls;
     revdial_proxy_config cfg;  // what needs no other form than the option's
 } settings;

@@ -6,6 +6,7 @@
 #   truth       an end that is not the peer's EOF never looks like one; dead peers are noticed
 #   refusals    a dial that fails says why, to that client alone
 #   fronts      clients that say where they want to go: CONNECT, SOCKS5, TLS, --sockets, dial
+#   http        --http: requests by Host, behind nginx and HAProxy, and what must be refused
 #   pool        of two agents of one name one is sick
 #   egress      agents that get out through tinyproxy, squid, microsocks, dante, ssh -D
 #   auth        curl at the proxy's endpoint, files that HUP reads again, where secrets are

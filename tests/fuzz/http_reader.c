@@ -1,6 +1,6 @@
 // What revdial-proxy's --http reads: a request, a response and a chunked body, whole and in two
 // kinds of pieces, which must make no difference. What is accepted is judged again by rules that
-// share no code with the reader.
+// share no code with the reader, and what goes on of it must be the same message.
 #include <stdio.h>
 #include <string.h>
 
@@ -9,6 +9,7 @@
 #include "../../examples/proxy/http_text.c"
 #include "../../examples/proxy/http_body.c"
 #include "../../examples/proxy/http_reader.c"
+#include "../../examples/proxy/http_writer.c"
 
 #include "fuzz.h"
 
@@ -73,6 +74,28 @@ static void check_framing(const char *data, size_t len)
     if (head.body == HTTP_LENGTH) FUZZ_CHECK(lengths == 1 && head.length > 0);
 }
 
+// The request as it goes on is the same to the next reader.
+static void check_written(void)
+{
+    static char out[HTTP_WRITTEN_MAX];
+    static http_head again;
+    http_source from = {{"192.0.2.7", 9}, 0};
+    size_t len = http_request_write(out, &head, &from);
+    int has_slash = head.target.len && *head.target.at == '/';
+    if (head.authority.len == 0) return;  // of HTTP/1.0, and then it is not by the book
+    FUZZ_CHECK(len <= sizeof out);
+    if (len > HTTP_HEAD_MAX || head.field_count + 8 > HTTP_LINES_MAX) return;
+    check_lines(out, len);
+    FUZZ_CHECK(same_end(out, len, 0) == (int)len);
+    FUZZ_CHECK(http_request_parse(&again, out, len) == 0);
+    FUZZ_CHECK(again.body == head.body && again.length == head.length);
+    FUZZ_CHECK(again.minor == 1 && again.is_upgrade == head.is_upgrade);
+    FUZZ_CHECK(http_texts_equal(again.authority, head.authority));
+    FUZZ_CHECK(again.target.len == head.target.len + !has_slash);
+    FUZZ_CHECK(lines_of(out, len, "X-Forwarded-For") == 1 && lines_of(out, len, "Host") == 1);
+    FUZZ_CHECK(lines_of(out, len, "Proxy-Authorization") == 0);
+}
+
 static void fuzz_request(const char *data, size_t len)
 {
     int end = same_end(data, len, 0), status;
@@ -85,6 +108,25 @@ static void fuzz_request(const char *data, size_t len)
     FUZZ_CHECK(head.host.len > 0 || head.minor == 0);
     FUZZ_CHECK(!memchr(head.target.at, ' ', head.target.len));
     FUZZ_CHECK(head.body != HTTP_UNTIL_CLOSE);
+    check_written();
+}
+
+// The same of a response, to a client of HTTP/1.1.
+static void check_answer(int is_head)
+{
+    static char out[HTTP_WRITTEN_MAX];
+    static http_head again;
+    int is_chunked = head.body == HTTP_CHUNKED || head.body == HTTP_UNTIL_CLOSE;
+    http_answer how = {.minor = 1, .is_kept = 1, .is_chunked = is_chunked, .is_head = is_head};
+    size_t len = http_response_write(out, &head, &how);
+    FUZZ_CHECK(len <= sizeof out);
+    if (len > HTTP_HEAD_MAX || head.field_count + 8 > HTTP_LINES_MAX) return;
+    check_lines(out, len);
+    FUZZ_CHECK(same_end(out, len, 0) == (int)len);
+    FUZZ_CHECK(http_response_parse(&again, is_head, out, len) == 0);
+    FUZZ_CHECK(again.status == head.status && again.is_kept);
+    FUZZ_CHECK(again.body == (is_chunked ? HTTP_CHUNKED : head.body));
+    if (head.body == HTTP_LENGTH) FUZZ_CHECK(again.length == head.length);
 }
 
 static void fuzz_response(const char *data, size_t len)
@@ -98,6 +140,7 @@ static void fuzz_response(const char *data, size_t len)
     check_framing(data, (size_t)end);
     FUZZ_CHECK(head.status >= 100 && head.status <= 599);
     if (head.body == HTTP_UNTIL_CLOSE) FUZZ_CHECK(!head.is_kept);
+    check_answer(len % 2);
 }
 
 typedef struct outcome {

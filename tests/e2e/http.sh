@@ -1,0 +1,299 @@
+# --http with real software: each request goes where its Host says, bodies are the same at the other
+# end, and what two readers could understand differently is refused.
+
+peers() { python3 "$here/http_peers.py" "$@"; }
+
+start_origin() {
+    start "$1" python3 "$here/http_peers.py" origin
+    said "$1.out" '^http' 10 || return
+    address_of[$1]=127.0.0.1:$(sed -n 's/^http //p' "$dir/$1.out")
+}
+
+start_two_backends() {
+    start_origin origin && start_nginx nginx || return
+    start_proxy proxy --http 127.0.0.1:0 --route a.test=web --route b.test=nginx \
+        --route '*.dyn.test=*' --route no.test=web/127.0.0.1:9 --access-log "$@" || return
+    front=${exposed[0]}
+    start_agent agent --target "${address_of[origin]}" &&
+        start_agent_only other --name nginx --target "${address_of[nginx]}" &&
+        said other.log 'event=session.up' 5
+}
+
+# get_two PATH PATH: on one connection
+get_two() {
+    curl -sS --max-time 20 -H 'Host: a.test' "http://$front$1" \
+        --next -sS --max-time 20 -H 'Host: a.test' "http://$front$2"
+}
+
+# get HOST PATH OPTION...: curl through the front end
+get() { curl -sS --max-time 20 -H "Host: $1" "${@:3}" "http://$front$2" 2>&1; }
+
+is() { [ "$1" = "$2" ] || fail "got '$1', not '$2'"; }
+
+one_connection_many_hosts() {
+    local got
+    got=$(curl -sSv --max-time 20 -H 'Host: a.test' "http://$front/1" \
+        --next -H 'Host: b.test' "http://$front/" --next -H 'Host: zz.test' "http://$front/" \
+        --next -H 'Host: A.TEST.:80' "http://$front/2" 2>"$dir/curl.log")
+    is "$got" "GET /1 a.test
+$(cat "$www/index.html")
+no backend serves this host
+GET /2 A.TEST.:80" || return
+    [ "$(grep -c 'Re-using existing connection' "$dir/curl.log")" = 3 ] ||
+        fail "curl took more than one connection"
+}
+
+pipelined_in_order() {
+    local got
+    got=$(peers raw "$front" 'GET /1 HTTP/1.1\r\nHost: a.test\r\n\r\n' \
+        'GET /2 HTTP/1.1\r\nHost: zz\r\n\r\nGET /chunks HTTP/1.1\r\nHost: a.test\r\n\r\n' \
+        'GET /3 HTTP/1.1\r\nHost: a.test\r\n\r\n' |
+        grep -E '^GET|^no backend|^after|^\[' | tr -d '\r' | tr '\n' ' ')
+    is "$got" 'GET /1 a.test no backend serves this host after GET /3 a.test [FIN] '
+}
+
+uploads() {
+    local how
+    for how in 'Expect:' 'Transfer-Encoding: chunked' 'Expect: 100-continue'; do
+        is "$(get a.test /sum -H "$how" -T "$dir/hundred")" "$hundred_sha $hundred_bytes" || return
+    done
+    is "$(get a.test /sum -0 -T "$dir/hundred")" "$hundred_sha $hundred_bytes"
+}
+
+downloads_hundred() {
+    local got
+    local version
+    for version in --http1.1 --http1.0; do
+        get b.test /hundred $version -o "$dir/got" || return
+        is "$(sha256 "$dir/got")" "$hundred_sha" || return
+    done
+}
+
+other_forms() {
+    is "$(get b.test /index.html -I | head -n 1 | tr -d '\r')" 'HTTP/1.1 200 OK' || return
+    is "$(get a.test /hints -i | grep -c '^HTTP/1.1 [12]0')" 2 || return
+    is "$(get a.test /hints -0 -i | grep -c '^HTTP/1.1 [12]0')" 1 || return
+    is "$(get a.test /until-close)" 'until the end' || return
+    is "$(get a.test /chunks --raw -H 'TE: trailers' -H 'Connection: TE' | tr -d '\r' | tail -n 2 |
+        head -n 1)" 'X-Sum: 1' || return
+    is "$(get a.test /refuse -o /dev/null -w '%{http_code}' -H 'Expect: 100-continue' \
+        -T "$dir/hundred")" 413
+}
+
+fields_of() { get a.test /fields "$@" | tr '\n' '|'; }
+
+hop_fields() {
+    local got
+    got=$(fields_of -H 'Connection: x-mine' -H 'X-Mine: 1' -H 'Proxy: http://evil' \
+        -H 'X-Forwarded-For: 1.1.1.1' -H 'X-Forwarded-Proto: https' -H 'Accept:' -H 'User-Agent:')
+    is "$got" 'host: a.test|x-forwarded-for: 127.0.0.1|x-forwarded-host: a.test|'\
+'x-forwarded-proto: http|'
+}
+
+# What a backend keeps open is used again by the same client, and by no other.
+streams_of_their_own() {
+    local before after
+    before=$(get a.test /connections)
+    after=$(get_two /1 /connections | tail -n 1)
+    [ "$((after - before))" = 1 ] || { fail "from $before to $after connections"; return; }
+    # After an answer that nobody asked for, the stream is not used again.
+    is "$(get_two /two-answers /1)" "mineGET /1 a.test" || return
+    # One that the backend has closed meanwhile is not noticed.
+    is "$(get_two /once /1)" "onceGET /1 a.test"
+}
+
+errors_say_the_phase() {
+    is "$(get x.dyn.test / -w '%{http_code}')" \
+        'dial: the backend of this host is not connected
+503' || return
+    is "$(get no.test / -w '%{http_code}')" \
+        'dial: the backend of this host may not connect to its target
+403' || return
+    is "$(get a.test /bad -w '%{http_code}')" \
+        'response: it has Content-Length and Transfer-Encoding
+502' || return
+    start_agent lonely --name lonely --target "127.0.0.1:$(client port)" || return
+    is "$(get lonely.dyn.test / -w '%{http_code}')" \
+        'dial: the backend of this host could not connect to its target
+502' || return
+    said proxy.log 'event=http.request .*lonely.dyn.test/.*status=502' 5 && stop lonely
+}
+
+comes_later() {
+    is "$(get later.dyn.test / -o /dev/null -w '%{http_code}')" 503 || return
+    start_agent later --name later --target "${address_of[origin]}" || return
+    is "$(get later.dyn.test /1)" 'GET /1 later.dyn.test' && stop later
+}
+
+upgrades() { is "$(peers websocket "$1" a.test)" 'same 1118677 bytes'; }
+events_at_once() { is "$(peers events "$1" a.test)" "3 events b'0\\r\\n\\r\\n'"; }
+
+cut_responses() {
+    local i
+    hold_open cut python3 "$here/http_peers.py" cut "$front" a.test
+    for i in 1 2 3 4 5 6; do
+        echo >&"${fifo_of[cut]}"
+        said cut.out '^waits' 10 "$i" || return
+        end_now agent
+        echo >&"${fifo_of[cut]}"
+        said cut.out '^cut' 10 "$i" || return
+        start_agent agent --target "${address_of[origin]}" || return
+    done
+    let_go cut
+    await_end cut 5
+}
+
+# nginx is asked the same questions. Nothing that it refuses may pass here, nor may we see more
+# messages in one than it does.
+start_judge() {
+    local port
+    port=$(client port)
+    judge=127.0.0.1:$port
+    cat >"$dir/judge.conf" <<END_OF_CONFIG
+daemon off;
+master_process off;
+pid $dir/judge.pid;
+error_log stderr;
+user $(id -un) $(id -gn);
+events { worker_connections 1024; }
+http {
+    access_log off;
+    client_body_temp_path $dir/judge.body;
+    proxy_temp_path $dir/judge.proxy;
+    fastcgi_temp_path $dir/judge.fastcgi;
+    uwsgi_temp_path $dir/judge.uwsgi;
+    scgi_temp_path $dir/judge.scgi;
+    server {
+        listen $judge;
+        server_name a.test;
+        location / {
+            proxy_pass http://${1:-${address_of[origin]}};
+            proxy_http_version 1.1;
+            proxy_ignore_client_abort on;
+            client_max_body_size 0;
+            proxy_buffering off;
+            proxy_request_buffering off;
+            proxy_set_header Connection \$http_connection;
+            proxy_set_header Upgrade \$http_upgrade;
+            proxy_set_header Host \$http_host;
+            proxy_set_header X-Forwarded-For \$http_x_forwarded_for;
+        }
+    }
+    server {
+        listen $judge default_server;
+        return 404;
+    }
+}
+END_OF_CONFIG
+    start judge nginx -e stderr -c "$dir/judge.conf"
+    until_true 5 curl -s -o /dev/null "http://$judge/" || fail "$(tail -n 1 "$dir/judge.log")"
+}
+
+corpus_as_nginx() {
+    local ours theirs name bad=0 all=0
+    peers statuses "$front" "$here/http_corpus.txt" >"$dir/ours" || return
+    peers statuses "$judge" "$here/http_corpus.txt" >"$dir/theirs" || return
+    while IFS=$'\t' read -r ours name theirs _; do
+        all=$((all + 1))
+        case $name in
+        good:*) [ "$ours" = "${ours#4}" ] && [ "$ours" = "$theirs" ] && continue ;;
+        *) case $ours in 4?? | 505 | closed) continue ;; esac ;;
+        esac
+        bad=$((bad + 1))
+        why="$name: $ours, nginx $theirs"
+    done < <(paste "$dir/ours" "$dir/theirs")
+    figures="$all messages"
+    [ "$bad" = 0 ] && [ "$all" -gt 100 ] || fail "$bad of $all: $why"
+}
+
+# What comes through another proxy is the same, and what that lets pass is still refused here.
+behind_nginx() {
+    start_judge "$front" || return
+    is "$(curl -sS -H 'Host: a.test' "http://$judge/1")" 'GET /1 a.test' || return
+    is "$(curl -sS -H 'Host: a.test' -T "$dir/hundred" "http://$judge/sum")" \
+        "$hundred_sha $hundred_bytes" || return
+    upgrades "$judge" && events_at_once "$judge" && corpus_behind "$judge"
+}
+
+start_balancer() {
+    local port
+    port=$(client port)
+    balancer=127.0.0.1:$port
+    cat >"$dir/balancer.cfg" <<END_OF_CONFIG
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+    timeout tunnel 1h
+    option forwardfor
+listen front
+    bind $balancer
+    server proxy $front
+END_OF_CONFIG
+    start balancer haproxy -db -f "$dir/balancer.cfg"
+    until_true 5 curl -s -o /dev/null "http://$balancer/" || fail "$(tail -n 1 "$dir/balancer.log")"
+}
+
+behind_haproxy() {
+    start_balancer || return
+    is "$(curl -sS -H 'Host: a.test' "http://$balancer/1")" 'GET /1 a.test' || return
+    is "$(curl -sS -H 'Host: a.test' -T "$dir/hundred" "http://$balancer/sum")" \
+        "$hundred_sha $hundred_bytes" || return
+    upgrades "$balancer" && events_at_once "$balancer" && corpus_behind "$balancer"
+}
+
+# No message of the corpus may become two for us and one for the other.
+corpus_behind() {
+    local bad
+    peers statuses "$1" "$here/http_corpus.txt" >"$dir/behind" || return
+    bad=$(awk -F '\t' '$1 ~ /\+2/ && $2 != "good: two requests"' "$dir/behind" | head -n 1)
+    [ -z "$bad" ] || fail "$bad"
+}
+
+# The client's connection is idle, and its stream with it.
+agent_ends() {
+    local fd answer
+    exec {fd}<>"/dev/tcp/${front%:*}/${front##*:}" || return
+    printf 'GET /1 HTTP/1.1\r\nHost: a.test\r\n\r\n' >&"$fd"
+    read -r answer <&"$fd" && is "${answer%$'\r'}" 'HTTP/1.1 200 OK' && stop agent
+    exec {fd}>&-
+}
+
+trusted() {
+    start_proxy trusting --http 127.0.0.1:0 --route a.test=web --trusted-proxies 127.0.0.0/8 ||
+        return
+    front=${exposed[0]}
+    start_agent faithful --target "${address_of[origin]}" || return
+    case $(fields_of -H 'X-Forwarded-For: 1.1.1.1' -H 'X-Forwarded-Proto: https') in
+    *'x-forwarded-for: 1.1.1.1, 127.0.0.1|'*'x-forwarded-proto: https|'*) ;;
+    *) fail "$(fields_of -H 'X-Forwarded-For: 1.1.1.1')" ;;
+    esac
+}
+
+make_file "$dir/hundred" 100
+ln -sf "$dir/hundred" "$www/hundred"
+hundred_bytes=$(stat -c %s "$dir/hundred")
+hundred_sha=$(sha256 "$dir/hundred")
+
+check 'a front end for two agents' start_two_backends
+check 'each request of a connection goes by its Host' one_connection_many_hosts
+check 'pipelined requests are answered in order' pipelined_in_order
+check '100 MB up: by length, in chunks, 100-continue' uploads
+check '100 MB down, HTTP/1.1 and 1.0' downloads_hundred
+check 'HEAD, 1xx, until close, trailers, early answer' other_forms
+check 'fields for one hop, and what a client claims' hop_fields
+check 'a kept stream is one client'"'"'s, and is clean' streams_of_their_own
+check 'errors say in which phase it failed' errors_say_the_phase
+check 'a backend that registers later' comes_later
+check 'a WebSocket echo' upgrades "$front"
+check 'server-sent events arrive one by one' events_at_once "$front"
+check 'a response that was cut never looks complete' cut_responses
+check 'nginx as the judge' start_judge
+check 'nothing passes that nginx refuses' corpus_as_nginx
+end_now judge
+check 'behind nginx' behind_nginx
+check 'behind HAProxy' behind_haproxy
+check 'an agent ends, though its streams are kept' agent_ends
+check 'the proxy ends well' stop other proxy
+check 'a proxy that is trusted knows the client' trusted

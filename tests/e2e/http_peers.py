@@ -1,0 +1,316 @@
+#!/usr/bin/env python3
+"""An origin for --http, and clients that say exactly what they are told.
+
+    http_peers.py origin                    prints "http PORT", serves until it is ended
+    http_peers.py raw ADDRESS TEXT...       sends each TEXT (with \\r and \\n); prints what comes
+    http_peers.py websocket ADDRESS HOST    an upgrade, and messages back and forth
+    http_peers.py events ADDRESS HOST       each event must be there before the next is sent for
+    http_peers.py statuses ADDRESS FILE     what each message of a corpus is answered with
+    http_peers.py cut ADDRESS HOST          is a response that was cut seen as one? Reads a line
+                                            before it asks, and when the backend has been killed
+"""
+import base64
+import hashlib
+import os
+import re
+import socket
+import struct
+import sys
+import threading
+
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+# ---- the origin ----
+
+class Request:
+    def __init__(self, line, fields):
+        self.method, self.path, _ = line.split(" ", 2)
+        self.fields = fields
+
+    def get(self, name):
+        return self.fields.get(name.lower(), "")
+
+
+def read_request(f):
+    line = f.readline()
+    if not line:
+        return None
+    fields = {}
+    while True:
+        text = f.readline().decode("latin-1").rstrip("\r\n")
+        if not text:
+            return Request(line.decode("latin-1").rstrip("\r\n"), fields)
+        name, value = text.split(":", 1)
+        name = name.lower()
+        fields[name] = fields[name] + ", " + value.strip() if name in fields else value.strip()
+
+
+def read_body(f, request):
+    """Its bytes, and its trailers."""
+    if request.get("transfer-encoding") == "chunked":
+        while True:
+            size = int(f.readline().split(b";")[0], 16)
+            if size == 0:
+                break
+            yield f.read(size)
+            f.readline()
+        while True:
+            line = f.readline().strip()
+            if not line:
+                return
+            request.fields["trailer:" + line.split(b":")[0].decode().lower()] = line.decode()
+    left = int(request.get("content-length") or 0)
+    while left > 0:
+        data = f.read(min(left, 65536))
+        if not data:
+            raise OSError("the body is cut")
+        left -= len(data)
+        yield data
+
+
+def answer(s, body, status="200 OK", more=""):
+    s.sendall(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{more}\r\n".encode() + body)
+
+
+def websocket(s, f, request):
+    key = base64.b64encode(hashlib.sha1(request.get("sec-websocket-key").encode() + GUID).digest())
+    s.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+              b"Sec-WebSocket-Accept: " + key + b"\r\n\r\n")
+    while True:  # it echoes bytes, masked as they are: the client takes them for what it sent
+        data = f.read1(65536)
+        if not data:
+            s.shutdown(socket.SHUT_WR)
+            return
+        s.sendall(data)
+
+
+def serve_one(s, f, request):
+    """Returns whether the connection persists."""
+    digest, count = hashlib.sha256(), 0
+    if request.get("expect") == "100-continue" and request.path != "/refuse":
+        s.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+    if request.path == "/refuse":
+        answer(s, b"no\n", "413 Content Too Large", "Connection: close\r\n")
+        return False
+    if request.path == "/websocket":
+        websocket(s, f, request)
+        return False
+    for data in read_body(f, request):
+        digest.update(data)
+        count += len(data)
+    if request.path == "/sum":
+        answer(s, f"{digest.hexdigest()} {count}".encode())
+    elif request.path == "/fields":
+        text = "".join(f"{k}: {v}\n" for k, v in sorted(request.fields.items()))
+        answer(s, text.encode())
+    elif request.path == "/chunks":
+        s.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n"
+                  b"6;a=b\r\nchunk \r\n5\r\nafter\r\n0\r\nX-Sum: 1\r\n\r\n")
+    elif request.path == "/hints":
+        s.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+        answer(s, b"hinted")
+    elif request.path == "/until-close":
+        s.sendall(b"HTTP/1.0 200 OK\r\n\r\nuntil the end")
+        return False
+    elif request.path in ("/cut-length", "/cut-chunks", "/cut-close"):
+        how = {"/cut-length": b"Content-Length: 100000\r\n", "/cut-close": b"Connection: close\r\n",
+               "/cut-chunks": b"Transfer-Encoding: chunked\r\n"}[request.path]
+        s.sendall(b"HTTP/1.1 200 OK\r\n" + how + b"\r\n5\r\nhello\r\n")
+        f.read(1)  # until it is told to go on by its end
+        return False
+    elif request.path == "/reset":
+        s.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello")
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        s.close()
+        return False
+    elif request.path == "/events":
+        s.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+                  b"Transfer-Encoding: chunked\r\n\r\n")
+        for i in range(3):
+            served["events"].acquire()  # until the client has read the one before
+            text = b"data: %d\n\n" % i
+            s.sendall(b"%x\r\n%s\r\n" % (len(text), text))
+        s.sendall(b"0\r\n\r\n")
+    elif request.path == "/next-event":
+        served["events"].release()
+        answer(s, b"")
+    elif request.path == "/once":  # the connection ends after it, and nobody is told
+        answer(s, b"once")
+        return False
+    elif request.path == "/connections":
+        answer(s, str(served["connections"]).encode())
+    elif request.path == "/two-answers":
+        one = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
+        s.sendall(one + b"mine" + one + b"next")
+    elif request.path == "/bad":
+        s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    elif request.path == "/silent":
+        f.read(1)
+        return False
+    else:
+        answer(s, f"{request.method} {request.path} {request.get('host')}\n".encode()
+               if request.method != "HEAD" else b"")
+    return True
+
+
+served = {"events": threading.Semaphore(0), "connections": 0}
+
+
+def serve(s):
+    served["connections"] += 1
+    f = s.makefile("rb")
+    try:
+        while True:
+            request = read_request(f)
+            if not request or not serve_one(s, f, request):
+                break
+    except (OSError, ValueError):
+        pass
+    f.close()
+    s.close()
+
+
+def origin():
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    print("http", listener.getsockname()[1], flush=True)
+    while True:
+        s, _ = listener.accept()
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        threading.Thread(target=serve, args=(s,), daemon=True).start()
+
+
+# ---- clients ----
+
+def connect(address):
+    host, port = address.rsplit(":", 1)
+    s = socket.create_connection((host, int(port)), timeout=20)
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return s
+
+
+def unescape(text):
+    return text.encode("latin-1").decode("unicode_escape").encode("latin-1")
+
+
+def read_all(s):
+    """What comes up to the end, and how it ends: "FIN" or "RST"."""
+    got = b""
+    try:
+        while True:
+            data = s.recv(65536)
+            if not data:
+                return got, "FIN"
+            got += data
+    except ConnectionResetError:
+        return got, "RST"
+
+
+def raw(address, *texts):
+    s = connect(address)
+    for text in texts:
+        s.sendall(unescape(text))
+    s.shutdown(socket.SHUT_WR)
+    got, end = read_all(s)
+    sys.stdout.write(got.decode("latin-1"))
+    print(f"[{end}]")
+
+
+def websocket_client(address, host):
+    s = connect(address)
+    early = b"\x81\x85maskhello"  # as nobody should; it goes after the 101
+    s.sendall(b"GET /websocket HTTP/1.1\r\nHost: " + host.encode() + b"\r\nConnection: upgrade\r\n"
+              b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+              b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" + early)
+    f = s.makefile("rb")
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += f.readline()
+    ok = head.startswith(b"HTTP/1.1 101") and b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head
+    ok = ok and f.read(len(early)) == early
+    total = 0
+    for size in (1, 100, 70000, 1 << 20):
+        data = os.urandom(size)
+        sender = threading.Thread(target=s.sendall, args=(data,))
+        sender.start()
+        ok = ok and f.read(size) == data
+        sender.join()
+        total += size
+    s.shutdown(socket.SHUT_WR)
+    ok = ok and f.read() == b""
+    print(f"{'same' if ok else 'other'} {total} bytes")
+
+
+def events(address, host):
+    s, other = connect(address), connect(address)
+    s.sendall(f"GET /events HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    f, g = s.makefile("rb"), other.makefile("rb")
+    while f.readline() != b"\r\n":
+        pass
+    for i in range(3):
+        other.sendall(f"GET /next-event HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        while g.readline() != b"\r\n":
+            pass
+        size = int(f.readline(), 16)
+        if f.read(size) != b"data: %d\n\n" % i:
+            sys.exit("another event came")
+        f.readline()
+    print(f"3 events {f.read(5)}")
+
+
+def corpus(path):
+    """Messages, each with its name in a line of its own before it: "# name"."""
+    with open(path, encoding="latin-1") as file:
+        for block in re.split(r"^# ", file.read(), flags=re.M)[1:]:
+            name, _, text = block.partition("\n")
+            yield name.strip(), unescape("".join(text.splitlines()))
+
+
+def status_of(address, message):
+    """The status of the first answer; "2xx+" if there are two, "closed" if there is none."""
+    s = connect(address)
+    s.settimeout(5)
+    try:
+        s.sendall(message)
+        s.shutdown(socket.SHUT_WR)
+        got = read_all(s)[0]
+    except OSError:
+        got = b""
+    statuses = re.findall(rb"HTTP/1\.[01] (\d{3})", got)
+    statuses = [x.decode() for x in statuses if x != b"100"]
+    return "+".join(statuses) or "closed"
+
+
+def statuses(address, path):
+    for name, message in corpus(path):
+        print(f"{status_of(address, message)}\t{name}")
+
+
+def cut(address, host):
+    """Each response that the backend leaves unfinished must not look like a complete one."""
+    for path, minor in (("length", 1), ("chunks", 1), ("close", 1), ("length", 0), ("chunks", 0),
+                        ("close", 0)):
+        sys.stdin.readline()  # until there is a backend
+        s = connect(address)
+        s.sendall(f"GET /cut-{path} HTTP/1.{minor}\r\nHost: {host}\r\n\r\n".encode())
+        got = b""
+        while b"hello" not in got:
+            data = s.recv(65536)
+            if not data:
+                sys.exit(f"{path} in HTTP/1.{minor}: no response, {got}")
+            got += data
+        print(f"waits {path} 1.{minor}", flush=True)
+        sys.stdin.readline()  # until the backend has been killed
+        rest, end = read_all(s)
+        got += rest
+        length = b"Content-Length: 100000" in got and len(got) < 100000
+        chunks = b"Transfer-Encoding: chunked" in got and not got.endswith(b"0\r\n\r\n")
+        print(f"{'cut' if length or chunks or end == 'RST' else 'COMPLETE'} {path} 1.{minor} {end}",
+              flush=True)
+
+
+JOBS = {"origin": origin, "raw": raw, "websocket": websocket_client, "events": events,
+        "statuses": statuses, "cut": cut}
+
+if __name__ == "__main__":
+    JOBS[sys.argv[1]](*sys.argv[2:])
