@@ -7,11 +7,13 @@
 //     touch     connects, one byte there and back, closes; so many at a time
 //     mixed     up on all connections, and ping on one more
 //     idle      opens them, each one byte there and back, says "ready", holds them until stdin ends
+//     request   ping with requests of HTTP/1.1 in place of the 64 bytes, to Host bench.test
+//     kept      idle with one of them
 // `all` is what was done from first to last: megabytes if there are any, else messages.
 // -i opens so many idle connections beside any job. What happens in the warm-up does not count.
 //
 // The first byte of a connection: 'E' send back, 'S' take and say 8 bytes of total now and then,
-// 'D' send without end.
+// 'D' send without end, 'G' answer each request of HTTP (a GET has no body).
 #include "bench.h"
 
 #include <fcntl.h>
@@ -27,11 +29,18 @@ enum { SOURCES = 8 };  // loopback addresses that clients come from: one has too
 
 static char buffer[BUFFER_BYTES];
 
+static const char request[] = "GET /bench HTTP/1.1\r\nHost: bench.test\r\nUser-Agent: load\r\n"
+                              "Accept: */*\r\n\r\n";
+static const char response[] = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
+                               "Content-Length: 64\r\n\r\n"
+                               "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde\n";
+
 // ---- the server ----
 
 typedef struct load_peer {
     int fd;
     char job;        // 0 before the first byte
+    uint32_t tail;   // 'G': the last four bytes
     uint64_t total;  // 'S'
     uint64_t told;   // of it
     int64_t told_ns;
@@ -90,6 +99,17 @@ static int peer_sink(load_peer *p, size_t len)
     return send(p->fd, total, sizeof total, MSG_NOSIGNAL) == sizeof total;
 }
 
+static int peer_answer(load_peer *p, size_t len)
+{
+    static const uint32_t end = 0x0d0a0d0a;  // of a head
+    for (size_t i = 0; i < len; i++) {
+        p->tail = p->tail << 8 | (uint8_t)buffer[i];
+        if (p->tail != end) continue;
+        if (send(p->fd, response, sizeof response - 1, MSG_NOSIGNAL) < 0) return 0;
+    }
+    return 1;
+}
+
 static int peer_source(load_peer *p)
 {
     for (int i = 0; i < SENDS_PER_TURN; i++)
@@ -105,6 +125,7 @@ static int peer_turn(load_peer *p, int ep, uint32_t events)
     if (n <= 0) return n < 0 && errno == EAGAIN;
     if (p->job == 'E') return peer_echo(p, ep, (size_t)n);
     if (p->job == 'S') return peer_sink(p, (size_t)n);
+    if (p->job == 'G') return peer_answer(p, (size_t)n);
     p->job = buffer[0];
     if (p->job == 'D') watch(ep, EPOLL_CTL_MOD, p->fd, EPOLLOUT, p);
     return 1;
@@ -142,11 +163,13 @@ typedef struct load_job {
     const char *name;
     load_role role;
     int with_ping;
+    int is_http;
 } load_job;
 
 static const load_job jobs[] = {
-    {"up", ROLE_UP, 0},       {"down", ROLE_DOWN, 0}, {"ping", ROLE_PING, 0},
-    {"touch", ROLE_TOUCH, 0}, {"mixed", ROLE_UP, 1},  {"idle", ROLE_IDLE, 0},
+    {"up", ROLE_UP, 0},           {"down", ROLE_DOWN, 0},    {"ping", ROLE_PING, 0},
+    {"touch", ROLE_TOUCH, 0},     {"mixed", ROLE_UP, 1},     {"idle", ROLE_IDLE, 0},
+    {"request", ROLE_PING, 0, 1}, {"kept", ROLE_IDLE, 0, 1},
 };
 
 typedef struct load_conn {
@@ -158,6 +181,7 @@ typedef struct load_conn {
     uint64_t before;  // of them in the warm-up
     uint8_t head[8];  // of a total
     size_t got;       // of a message or a total
+    size_t size;      // of the message
     int64_t since;
 } load_conn;
 
@@ -235,7 +259,9 @@ static void conn_connected(load_run *r, load_conn *c)
     c->connected = 1;
     r->connecting--;
     if (c->role == ROLE_PING) c->since = bench_now_ns();
-    if (send(c->fd, head, bytes[c->role], MSG_NOSIGNAL) < 0) {
+    c->size = c->role == ROLE_PING ? MESSAGE_BYTES : 1;
+    if (send(c->fd, r->job->is_http ? request : head,
+             r->job->is_http ? sizeof request - 1 : bytes[c->role], MSG_NOSIGNAL) < 0) {
         conn_fail(r, c);
         return;
     }
@@ -252,11 +278,23 @@ static void conn_told(load_conn *c, size_t len)
     }
 }
 
+// How long the response is that begins in the buffer; its head is there.
+static size_t response_size(size_t len)
+{
+    static const char name[] = "content-length: ";
+    const char *end = memmem(buffer, len, "\r\n\r\n", 4), *at = buffer;
+    if (!end || strncmp(buffer, "HTTP/1.1 200", 12) != 0)
+        bench_die("load: another response: %.*s", (int)(len < 200 ? len : 200), buffer);
+    while (at < end && strncasecmp(at, name, sizeof name - 1) != 0) at++;
+    return (size_t)(end - buffer) + 4 + (at < end ? strtoul(at + sizeof name - 1, NULL, 10) : 0);
+}
+
 static void conn_back(load_run *r, load_conn *c, size_t len)
 {
     int64_t now = bench_now_ns();
+    if (r->job->is_http && c->got == 0) c->size = response_size(len);
     c->got += len;
-    if (c->role == ROLE_PING && c->got < MESSAGE_BYTES) return;
+    if (c->got < c->size) return;
     c->got = 0;
     r->total += c->role != ROLE_IDLE;
     if (is_counted(r, c->since) && is_counted(r, now) && c->role != ROLE_IDLE) {
@@ -265,7 +303,9 @@ static void conn_back(load_run *r, load_conn *c, size_t len)
     }
     c->since = now;
     if (c->role == ROLE_PING) {
-        if (send(c->fd, buffer, MESSAGE_BYTES, MSG_NOSIGNAL) != MESSAGE_BYTES) conn_fail(r, c);
+        const char *next = r->job->is_http ? request : buffer;
+        size_t size = r->job->is_http ? sizeof request - 1 : MESSAGE_BYTES;
+        if (send(c->fd, next, size, MSG_NOSIGNAL) != (ssize_t)size) conn_fail(r, c);
     } else if (c->role == ROLE_TOUCH) {
         close(c->fd);
         conn_begin(r, c);
@@ -400,8 +440,9 @@ static int run(load_run *r)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: load serve\n       load up|down|ping|touch|mixed|idle PORT "
-                    "[-c CONNECTIONS] [-i IDLE] [-t SECONDS] [-w WARM_SECONDS]\n");
+    fprintf(stderr,
+            "usage: load serve\n       load up|down|ping|touch|mixed|idle|request|kept PORT "
+            "[-c CONNECTIONS] [-i IDLE] [-t SECONDS] [-w WARM_SECONDS]\n");
     return 2;
 }
 

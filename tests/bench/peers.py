@@ -43,6 +43,17 @@ def echoes(port):
         return False
 
 
+def answers(port):
+    """Does a request of HTTP come back with 200 through this port?"""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 2) as s:
+            s.settimeout(2)
+            s.sendall(b"GET / HTTP/1.1\r\nHost: bench.test\r\n\r\n")
+            return s.recv(12) == b"HTTP/1.1 200"
+    except OSError:
+        return False
+
+
 def version_of(command, pattern=r"(\d+\.\d+\S*)"):
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -107,7 +118,7 @@ class Peer:
     name = ""
     missing = None
     is_wanted = True
-    jobs = "(?!tls)"        # how the names of those begin that it takes part in
+    jobs = "(?!tls|http)"   # how the names of those begin that it takes part in
     connections = 1 << 20   # that it can have at one time
     has_own_credit = False  # a stream's speed over a long link is the tunnel's own affair
 
@@ -125,14 +136,16 @@ class Peer:
     def start(self, run, target, line):
         raise NotImplementedError
 
+    comes_back = staticmethod(echoes)
+
     def up(self, run, target, line=lambda port: port):
         self.start(run, target, line)
-        wait_for(lambda: echoes(self.port), 10, f"{self.name}: nothing comes back")
+        wait_for(lambda: self.comes_back(self.port), 10, f"{self.name}: nothing comes back")
 
 
 class Direct(Peer):
     name = "direct"
-    jobs = "(?!idle|tls)"
+    jobs = "(?!idle|tls|http-kept)"
 
     def start(self, run, target, line):
         self.port = line(target)
@@ -181,6 +194,18 @@ class RevdialEarly(Revdial):
     name = "revdial-early"
     jobs = "touch"
     proxy_options = ("--early",)
+
+
+class RevdialHttp(Revdial):
+    """Each request by its Host."""
+    name = "revdial-http"
+    jobs = "http"
+    proxy_options = ("--http", "127.0.0.1:0", "--route", "bench.test=bench")
+    comes_back = staticmethod(answers)
+
+    def start(self, run, target, line):
+        super().start(run, target, line)
+        self.port = int(run.said(self.sides[0], r"listening on 127\.0\.0\.1:(\d+) for --http"))
 
 
 def certificates(build):
@@ -305,6 +330,97 @@ class HaproxyTls(Haproxy):
         self.sides = []
         last = self.start_one(run, target, bind=HAPROXY_BIND.format(certs=certs))
         self.port = self.start_one(run, line(last), next=HAPROXY_NEXT.format(certs=certs))
+
+
+HAPROXY_HTTP = """\
+global
+    nbthread 1
+    maxconn {connections}
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+frontend bench
+    bind 127.0.0.1:{port}
+    option forwardfor
+    use_backend bench if {{ hdr(host) -i bench.test }}
+backend bench
+    server next 127.0.0.1:{to}
+"""
+
+
+class HaproxyHttp(Haproxy):
+    """The first of the two reads HTTP and goes by Host."""
+    name = "haproxy-http"
+    jobs = "http"
+    comes_back = staticmethod(answers)
+
+    def start(self, run, target, line):
+        self.sides = []
+        to, self.port = line(self.start_one(run, target)), free_port()
+        path = run.write(f"haproxy-{self.port}.cfg", HAPROXY_HTTP.format(
+            port=self.port, to=to, connections=self.connections))
+        self.sides.insert(0, run.start("haproxy", [self.program, "-db", "-f", path]))
+
+
+NGINX_HTTP = """\
+daemon off;
+master_process off;
+pid {dir}/nginx.pid;
+error_log stderr;
+worker_rlimit_nofile {files};
+events {{ worker_connections {connections}; }}
+http {{
+    access_log off;
+    keepalive_requests 1000000000;
+    keepalive_timeout 1h;
+    client_body_temp_path {dir}/nginx.body;
+    proxy_temp_path {dir}/nginx.proxy;
+    fastcgi_temp_path {dir}/nginx.fastcgi;
+    uwsgi_temp_path {dir}/nginx.uwsgi;
+    scgi_temp_path {dir}/nginx.scgi;
+    upstream next {{
+        server 127.0.0.1:{to};
+        keepalive {connections};
+        keepalive_requests 1000000000;
+    }}
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        server_name bench.test;
+        location / {{
+            proxy_pass http://next;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header X-Forwarded-For $remote_addr;
+        }}
+    }}
+}}
+"""
+
+
+class NginxHttp(Haproxy):
+    """The same with nginx before the second HAProxy."""
+    name = "nginx-http"
+    jobs = "http"
+    comes_back = staticmethod(answers)
+
+    def __init__(self, build):
+        super().__init__(build)
+        self.nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+        if not self.nginx:
+            self.missing = "nginx is not installed"
+
+    def version(self):
+        return version_of([self.nginx, "-v"])
+
+    def start(self, run, target, line):
+        self.sides = []
+        to, self.port = line(self.start_one(run, target)), free_port()
+        path = run.write(f"nginx-{self.port}.conf", NGINX_HTTP.format(
+            dir=run.directory, port=self.port, to=to, connections=2 * self.connections,
+            files=2 * self.connections + 200))
+        self.sides.insert(0, run.start("nginx", [self.nginx, "-e", "stderr", "-c", path]))
 
 
 class Yamux(Peer):
@@ -497,5 +613,6 @@ def go_build(program, directory, package):
     return os.path.abspath(program)
 
 
-ALL = [Direct, Revdial, RevdialTwo, RevdialEarly, RevdialWith, RevdialOld, Haproxy, Yamux, Ssh, Frp,
-       Rathole, RevdialMbedtls, RevdialOpenssl, HaproxyTls, FrpTls]
+ALL = [Direct, Revdial, RevdialTwo, RevdialEarly, RevdialHttp, RevdialWith, RevdialOld, Haproxy,
+       HaproxyHttp, NginxHttp, Yamux, Ssh, Frp, Rathole, RevdialMbedtls, RevdialOpenssl, HaproxyTls,
+       FrpTls]

@@ -9,6 +9,7 @@ UNITS = {"MBps": "MB/s", "per_s": "/s", "p50_us": "us p50", "p99_us": "us p99",
 LESS_IS_MORE = ("p50_us", "p99_us")
 REFERENCE = "haproxy"
 TLS_REFERENCE = "haproxy-tls"
+HTTP_REFERENCE = "haproxy-http"
 
 
 def number(value):
@@ -80,6 +81,15 @@ def cost_table(results, jobs):
         for key, unit in ("cpu_us", "us CPU"), ("switches", "switches"):
             if job in results.of:
                 table.add(what, unit, *[number(results.median(job, n, key)) for n in names])
+    return table
+
+
+def kept_table(results):
+    table = Table("A connection of HTTP that is kept, after one request",
+                  ["peer", "bytes of the first proxy", "of the second"])
+    for name in names_in(results, ["http-kept"]):
+        table.add(name, number(results.median("http-kept", name, "proxy_bytes")),
+                  number(results.median("http-kept", name, "agent_bytes")))
     return table
 
 
@@ -257,6 +267,17 @@ def tls_aims(aims):
                results.ratio("tls-alone", "stream", "alone", "MBps"))
 
 
+def http_aims(aims):
+    results = aims.results
+    for job, what in (("request1", "1 connection"), ("request100", "100 connections"),
+                      ("requests", "thousands of connections")):
+        aims.least(f"requests of HTTP, {what}", "HAProxy", 0.8,
+                   results.ratio(f"http-{job}", "revdial-http", HTTP_REFERENCE, "per_s"))
+    aims.least("requests of HTTP, thousands of connections", "100", 0.8,
+               results.ratio("http-requests", "revdial-http", "revdial-http", "per_s",
+                             "http-request100"))
+
+
 def idle_aims(aims):
     results = aims.results
     aims.least("500 active of 10,000", "500 alone", 0.8,
@@ -312,6 +333,7 @@ def aims_table(results, notes):
     aims = Aims(results)
     relay_aims(aims)
     tls_aims(aims)
+    http_aims(aims)
     idle_aims(aims)
     link_aims(aims, notes)
     lib_aims(aims)
@@ -364,12 +386,15 @@ def write_plots(out, results, notes, jobs):
     return written
 
 
-def write(out, results, notes, jobs):
+def write(out, results, notes, jobs, requests):
     """Prints everything, writes results.md and the plots."""
     tls = [(f"tls-{job}", *rest) for job, *rest in jobs]
     tables = [relay_table(results, jobs), cost_table(results, jobs),
               relay_table(results, tls, "Relay with TLS in the tunnel", TLS_REFERENCE),
-              cost_table(results, tls), alone_table(results), calls_table(results, jobs),
+              cost_table(results, tls),
+              relay_table(results, requests, "HTTP by Host", HTTP_REFERENCE),
+              cost_table(results, requests), kept_table(results), alone_table(results),
+              calls_table(results, jobs),
               crowd_table(results), link_table(results, notes), lib_table(results),
               engine_table(results, notes), change_table(results, jobs),
               aims_table(results, notes)]

@@ -6,6 +6,7 @@
     lib      the library alone: two processes, one connection, beside bare sockets and Go's yamux
     engine   the protocol without sockets: instructions of a frame, frames per second
     calls    system calls of both sides for one message, by perf; only when asked for
+    http     requests of HTTP/1.1 by their Host, beside HAProxy and nginx
     tls      relay, with TLS in the tunnels; and bulk through TLS beside mbedTLS alone
 
 In each round every peer does a job once, in an order that changes; what is printed are medians
@@ -48,6 +49,8 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS") or (1 if SMOKE else 5))
 SECONDS = float(os.environ.get("BENCH_SECONDS") or (0.15 if SMOKE else 0.5))
 IDLE = 200 if SMOKE else 2000
 CROWD = 1000 if SMOKE else 10000
+# A request takes up to three descriptors of a process.
+MANY = min(CROWD, (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 400) // 4)
 
 # name, what, the load generator's arguments, figures that it is about
 RELAY = [
@@ -61,9 +64,15 @@ RELAY = [
     ("touch32", "the same, 32 in flight", "touch -c 32", ["per_s"]),
     ("mixed", "4 bulk + 1 ping", "mixed -c 4", ["MBps", "p99_us", "p50_us"]),
 ]
+HTTP = "http-"  # how the names of jobs begin that are about requests
+REQUESTS = [
+    ("request1", "requests, 1 connection", "request -c 1", ["per_s", "p99_us"]),
+    ("request100", "requests, 100 connections", "request -c 100", ["per_s", "p99_us"]),
+    ("requests", f"requests, {MANY} connections", f"request -c {MANY}", ["per_s", "p99_us"]),
+]
 TLS = "tls-"  # how the names of the same jobs begin where the tunnels encrypt
 # The 99th percentile of few pings would be their worst; a thousand threads take time to start.
-LONGER = {"mixed": 3, "ping1000": 2}
+LONGER = {"mixed": 3, "ping1000": 2, "requests": 4}
 CROWD_PEERS = ("direct", "revdial", "revdial-with", "revdial-old",
                "haproxy")
 RTTS_MS = (10,) if SMOKE else (10, 40, 100)
@@ -81,13 +90,14 @@ if SMOKE:
 
 if JOBS:
     RELAY = [job for job in RELAY if job[0] in JOBS]
+    REQUESTS = [job for job in REQUESTS if job[0] in JOBS]
     LIB = [name for name in LIB if name in JOBS]
     ENGINE = [name for name in ENGINE if name in JOBS]
 
 
 def work_figure(job):
     """The figure that cannot be 0 when a job ran; None if there is no such figure."""
-    if "asleep" in job or job in ("idle", "engine-memory") or job.startswith("calls-"):
+    if "asleep" in job or job in ("idle", "http-kept", "engine-memory") or job.startswith("calls-"):
         return None
     return "per_s" if job.startswith("engine-") else "all"
 
@@ -180,8 +190,12 @@ def wanted_peers():
     return [peer for peer in known if peer.is_wanted and not peer.missing]
 
 
+def jobs_of(prefix):
+    return REQUESTS if prefix == HTTP else RELAY
+
+
 def does_any(peer, prefix=""):
-    return any(peer.does(prefix + job[0]) for job in RELAY)
+    return any(peer.does(prefix + job[0]) for job in jobs_of(prefix))
 
 
 def say_who_is_missing(notes, prefix=""):
@@ -263,13 +277,13 @@ def wait_for_no_connections(peer, least=64):
         time.sleep(0.02)
 
 
-def idle_memory(peer):
+def idle_memory(peer, job="idle"):
     """Bytes that each side of a fresh tunnel needs for one more idle connection."""
     run = peers.Processes(os.path.join(OUT, "run", f"idle-{peer.name}"))
     try:
         peer.up(run, start_server(run))
         before = [anonymous_bytes(side) for side in peer.sides]
-        holder = subprocess.Popen([f"{OUT}/load", "idle", str(peer.port), "-c", str(IDLE)],
+        holder = subprocess.Popen([f"{OUT}/load", job, str(peer.port), "-c", str(IDLE)],
                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         ready = holder.stdout.readline()
         time.sleep(0.3)
@@ -300,11 +314,12 @@ def crowd_rounds(results, up):
 
 
 def relay_rounds(results, notes, run, prefix=""):
-    """The jobs of the relay. Names of those in TLS begin with a prefix. Returns who was up."""
+    """The jobs of the relay, or of HTTP. Names of those, and of those in TLS, begin with a
+    prefix. Returns who was up."""
     say_who_is_missing(notes, prefix)
     up = bring_up(run, notes, start_server(run), choose=lambda peer: does_any(peer, prefix))
     notes.setdefault("peers", {}).update({p.name: p.version() for p in up})
-    for name, what, arguments, _ in RELAY:
+    for name, what, arguments, _ in jobs_of(prefix):
         began = time.monotonic()
         for round_number in range(ROUNDS):
             for peer in in_turn([p for p in up if p.does(prefix + name)], round_number):
@@ -328,6 +343,22 @@ def part_relay(results, notes):
             if peer.does("idle"):
                 results.add("idle", peer.name, idle_memory(peer))
     progress(f"relay memory of {IDLE} idle connections", began)
+
+
+# ---- http ----
+
+def part_http(results, notes):
+    run = peers.Processes(os.path.join(OUT, "run", "http"))
+    try:
+        relay_rounds(results, notes, run, HTTP)
+    finally:
+        run.end()
+    began = time.monotonic()
+    for _ in range(min(ROUNDS, 3)):
+        for peer in wanted_peers() if is_job("kept") else []:
+            if peer.does(HTTP + "kept"):
+                results.add(HTTP + "kept", peer.name, idle_memory(peer, "kept"))
+    progress(f"memory of {IDLE} connections that are kept", began)
 
 
 # ---- link ----
@@ -511,7 +542,7 @@ def machine():
 
 
 PARTS = {"relay": part_relay, "link": part_link, "lib": part_lib, "engine": part_engine,
-         "calls": part_calls, "tls": part_tls}
+         "calls": part_calls, "http": part_http, "tls": part_tls}
 
 
 def main(names):
@@ -538,7 +569,7 @@ def main(names):
     with open(os.path.join(OUT, "results.json"), "w") as f:
         json.dump({"notes": notes, "results": results.of}, f, indent=1)
     faults = notes.get("faults", []) + results.faults()
-    report.write(OUT, results, notes, RELAY)
+    report.write(OUT, results, notes, RELAY, [(HTTP + name, *rest) for name, *rest in REQUESTS])
     print("".join(f"\nbench: {fault}" for fault in faults))
     return 1 if faults else 0
 
