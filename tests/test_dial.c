@@ -352,6 +352,12 @@ WORLD_TEST(stats_count_sessions_streams_bytes_and_failures)
     CHECK_INT(p.tx_bytes, 1000);  // of sessions that are gone, too
 }
 
+static void *write_for_ever(void *arg)
+{
+    util_write_payload(arg, UINT64_MAX, 2);
+    return NULL;
+}
+
 WORLD_TEST(streams_of_a_session_are_listed_with_what_they_wait_for)
 {
     revdial_stream *free = world_dial(w, "echo", 0, NULL), *stuck = world_dial(w, "stop", 0, NULL);
@@ -360,8 +366,7 @@ WORLD_TEST(streams_of_a_session_are_listed_with_what_they_wait_for)
     revdial_session_info info;
     if (CHECK(free != NULL && stuck != NULL && there != NULL)) {
         revdial_session *s = revdial_stream_session(stuck);
-        revdial_stream_set_deadline(stuck, REVDIAL_WR, 0);
-        util_write_payload(stuck, UINT64_MAX, 2);
+        pthread_t writer = util_thread(write_for_ever, stuck);
         CHECK_INT(revdial_session_list_streams(s, 0, st, 3), 2);
         CHECK_INT(revdial_session_list_streams(s, 0, NULL, 0), 2);
         UTIL_EVENTUALLY(revdial_session_list_streams(s, 50, st, 3) == 1);
@@ -379,6 +384,8 @@ WORLD_TEST(streams_of_a_session_are_listed_with_what_they_wait_for)
         CHECK_INT(info.unread_bytes, peer[0].flow.buffered);
         util_gate_add(&w->go, 1);
         UTIL_EVENTUALLY(revdial_session_list_streams(s, 50, NULL, 0) == 0);
+        revdial_stream_set_deadline(stuck, REVDIAL_WR, 0);
+        pthread_join(writer, NULL);
         revdial_session_unref(s);
     }
     revdial_close(stuck);

@@ -33,6 +33,32 @@ static int exposed_open(world *w, const revdial_expose *x, char *at, size_t size
     return world_open(w) && revdial_proxy_address(w->proxy, 1, at, size) > 0;
 }
 
+TEST(a_stream_of_a_client_is_listed_with_where_it_comes_from)
+{
+    revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1", .dial = {.target = "t:1"}};
+    char at[80], byte;
+    revdial_stream_info st;
+    revdial_session *s = NULL;
+    world w;
+    world_init(&w);
+    if (exposed_open(&w, &x, at, sizeof at)) {
+        int fd = raw_connect(at);
+        CHECK(raw_say(fd, "h"));
+        CHECK_INT(recv(fd, &byte, 1, MSG_WAITALL), 1);
+        if (CHECK_INT(revdial_proxy_list(w.proxy, NULL, &s, 1), 1)) {
+            CHECK_INT(revdial_session_list_streams(s, 0, &st, 1), 1);
+            CHECK(strncmp(st.client, "127.0.0.1:", 10) == 0);
+            CHECK_STR(st.target, "t:1");
+            close(fd);
+            UTIL_EVENTUALLY(revdial_session_list_streams(s, 0, NULL, 0) == 0);
+        }
+        CHECK(util_gate_wait(&clients.gate, 1));
+        CHECK_STR(st.client, clients.address);
+        revdial_session_unref(s);
+    }
+    world_close(&w);
+}
+
 TEST(a_client_of_an_exposed_port_reaches_the_backend_and_half_closes)
 {
     revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};

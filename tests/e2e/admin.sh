@@ -126,6 +126,9 @@ stuck_streams() {
     until_true 10 is_stuck "$agent_admin" "peer's credit" || return
     until_true 10 is_stuck "$proxy_admin" reader || return
     metric "$agent_admin" 'v("revdial_flow_stalls_total") >= 1' || return
+    status 'x["sessions"][0]["blocked_streams"][0]["client"].startswith("127.0.0.1:") and
+        x["sessions"][0]["blocked_streams"][0]["target"] == "'"${address_of[flood]}"'"' \
+        "$proxy_admin" || return
     dial=$(get "$agent_admin" /status | sed -n 's/.*"dial":"\([^"]*\).*/\1/p')
     get "$proxy_admin" /status | grep -q "\"dial\":\"$dial\"" || fail "the ids differ"
     says_table agent --admin "$agent_admin" "$dial +peer's credit +[0-9.]+ s" || return
