@@ -131,24 +131,20 @@ REVDIAL_API const char *revdial_tls_version(void);
 // ================================================================================================
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #define RVD_TLS_RECORD 16384  // bytes that a record carries at most, RFC 8446 section 5.1
-#define RVD_TLS_WRITE (4 * RVD_TLS_RECORD)         // that a write encrypts at most
-#define RVD_TLS_RECORDS (RVD_TLS_WRITE + 4 * 256)  // the same, encrypted
 
-// The records of one write go to the socket together: 64 KiB of them wake the other end once, and
-// cost one system call in place of four.
 typedef struct rvd_tls_wire {
     int fd;
-    int sys;                 // errno of the socket's last error
-    uint8_t *out;            // RVD_TLS_RECORDS bytes; NULL since the last short write
-    size_t out_at, out_len;  // what the socket has not taken yet
-    size_t carried;          // bytes of the write in these records
-    int is_gathering;        // records go to `out`
+    int sys;        // errno of the socket's last error
+    int has_more;   // the record is not the last one of its write
+    int is_corked;  // the kernel waits for more
 } rvd_tls_wire;
 
 static ptrdiff_t rvd_tls_wire_result(rvd_tls_wire *w, ssize_t n, int want)
@@ -167,57 +163,28 @@ static ptrdiff_t rvd_tls_wire_recv(rvd_tls_wire *w, void *buf, size_t len)
     return rvd_tls_wire_result(w, n, REVDIAL_WANT_READ);
 }
 
+// MSG_MORE keeps the records of a write together, so that 64 KiB go out and wake the other end as
+// one. They must not wait for a record that finds no room: TCP_NODELAY, set again, sends them.
 static ptrdiff_t rvd_tls_wire_send(rvd_tls_wire *w, const void *buf, size_t len)
 {
+    static const int on = 1;
     ssize_t n;
-    do n = send(w->fd, buf, len, MSG_NOSIGNAL);
+    do n = send(w->fd, buf, len, w->has_more ? MSG_NOSIGNAL | MSG_MORE : MSG_NOSIGNAL);
     while (n < 0 && errno == EINTR);
+    if (n < 0 && w->is_corked) {
+        int sys = errno;
+        setsockopt(w->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        errno = sys;
+    }
+    w->is_corked = n > 0 && w->has_more;
     return rvd_tls_wire_result(w, n, REVDIAL_WANT_WRITE);
 }
 
-// A record, or a part of one, that the library wants to send. It stays behind others that wait.
-static ptrdiff_t rvd_tls_wire_put(rvd_tls_wire *w, const void *buf, size_t len)
+// How much of a write goes into the next record, with `left` bytes of it to go.
+static size_t rvd_tls_wire_next(rvd_tls_wire *w, size_t left)
 {
-    if (!w->is_gathering && !w->out_len) return rvd_tls_wire_send(w, buf, len);
-    if (RVD_TLS_RECORDS - w->out_at - w->out_len < len) return REVDIAL_WANT_WRITE;
-    memcpy(w->out + w->out_at + w->out_len, buf, len);
-    w->out_len += len;
-    return (ptrdiff_t)len;
-}
-
-// A write of len bytes begins. Returns how many of them the library is to encrypt. Without memory
-// it is one record, which goes to the socket by itself.
-static size_t rvd_tls_wire_begin(rvd_tls_wire *w, size_t len)
-{
-    if (len <= RVD_TLS_RECORD) {
-        free(w->out);
-        w->out = NULL;
-        return len;
-    }
-    if (!w->out) w->out = malloc(RVD_TLS_RECORDS);
-    if (!w->out) return RVD_TLS_RECORD;
-    w->is_gathering = 1;
-    return len < RVD_TLS_WRITE ? len : RVD_TLS_WRITE;
-}
-
-// Sends what was encrypted. Returns the bytes of the write once the socket has taken all of it.
-static ptrdiff_t rvd_tls_wire_flush(rvd_tls_wire *w)
-{
-    ptrdiff_t n = w->out_len ? rvd_tls_wire_send(w, w->out + w->out_at, w->out_len) : 0;
-    if (n < 0) return n;
-    w->out_at += (size_t)n;
-    w->out_len -= (size_t)n;
-    if (w->out_len) return REVDIAL_WANT_WRITE;
-    w->out_at = 0;
-    return (ptrdiff_t)w->carried;
-}
-
-// The library has encrypted n bytes of the write.
-static ptrdiff_t rvd_tls_wire_end(rvd_tls_wire *w, size_t n)
-{
-    w->is_gathering = 0;
-    w->carried = n;
-    return rvd_tls_wire_flush(w);
+    w->has_more = left > RVD_TLS_RECORD;
+    return w->has_more ? RVD_TLS_RECORD : left;
 }
 
 #endif  // RVD_TLS_WIRE_IMPLEMENTED
@@ -789,7 +756,7 @@ typedef struct rvd_tls_link {
 static int rvd_tls_send(void *ctx, const unsigned char *buf, size_t len)
 {
     rvd_tls_link *l = ctx;
-    ptrdiff_t n = rvd_tls_wire_put(&l->wire, buf, len);
+    ptrdiff_t n = rvd_tls_wire_send(&l->wire, buf, len);
     if (n == REVDIAL_WANT_WRITE) return MBEDTLS_ERR_SSL_WANT_WRITE;
     return n < 0 ? MBEDTLS_ERR_NET_SEND_FAILED : (int)n;
 }
@@ -976,20 +943,15 @@ static ptrdiff_t rvd_tls_do_read(void *ctx, void *buf, size_t len)
 static ptrdiff_t rvd_tls_do_write(void *ctx, const void *buf, size_t len)
 {
     rvd_tls_link *l = ctx;
-    ptrdiff_t n;
-    if (l->wire.out_len) {  // the same bytes again, which have been encrypted
-        n = rvd_tls_wire_flush(&l->wire);
-    } else {
-        size_t most = rvd_tls_wire_begin(&l->wire, len), at = 0;
-        int r = 1;
-        while (at < most && (r > 0 || rvd_tls_is_ticket(r))) {  // one that a read had begun with
-            r = mbedtls_ssl_write(&l->ssl, (const unsigned char *)buf + at, most - at);
-            if (r > 0) at += (size_t)r;
-        }
-        n = rvd_tls_wire_end(&l->wire, at);
-        if (!at) return rvd_tls_result(l, r);
+    size_t at = 0;
+    int r = 1;
+    while (at < len && (r > 0 || rvd_tls_is_ticket(r))) {  // one that a read had begun with
+        size_t n = rvd_tls_wire_next(&l->wire, len - at);
+        r = mbedtls_ssl_write(&l->ssl, (const unsigned char *)buf + at, n);
+        if (r > 0) at += (size_t)r;
     }
-    return n == REVDIAL_ELOST ? rvd_tls_say_lost(l) : n;
+    l->wire.has_more = 0;
+    return at ? (ptrdiff_t)at : rvd_tls_result(l, r);
 }
 
 static size_t rvd_tls_do_pending(void *ctx)
@@ -1032,7 +994,6 @@ static void rvd_tls_do_close(void *ctx)
     rvd_tls_link *l = ctx;
     mbedtls_ssl_free(&l->ssl);
     rvd_tls_let_go(l->maker, l->setup);
-    free(l->wire.out);
     free(l);
 }
 

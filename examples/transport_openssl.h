@@ -224,7 +224,7 @@ static int ossl_result(ossl_link *l, int r)
 static int ossl_send(BIO *b, const char *buf, int len)
 {
     ossl_link *l = BIO_get_data(b);
-    ptrdiff_t n = rvd_tls_wire_put(&l->wire, buf, (size_t)len);
+    ptrdiff_t n = rvd_tls_wire_send(&l->wire, buf, (size_t)len);
     BIO_clear_retry_flags(b);
     if (n == REVDIAL_WANT_WRITE) BIO_set_retry_write(b);
     return n < 0 ? -1 : (int)n;
@@ -280,21 +280,16 @@ static ptrdiff_t ossl_do_read(void *ctx, void *buf, size_t len)
 static ptrdiff_t ossl_do_write(void *ctx, const void *buf, size_t len)
 {
     ossl_link *l = ctx;
-    ptrdiff_t n;
-    if (l->wire.out_len) {  // the same bytes again, which have been encrypted
-        n = rvd_tls_wire_flush(&l->wire);
-    } else {
-        size_t most = rvd_tls_wire_begin(&l->wire, len), at = 0;
-        int r = 1;
-        ERR_clear_error();
-        while (at < most && r > 0) {  // a record at a time
-            r = SSL_write(l->ssl, (const char *)buf + at, (int)(most - at));
-            if (r > 0) at += (size_t)r;
-        }
-        n = rvd_tls_wire_end(&l->wire, at);
-        if (!at) return ossl_result(l, r);
+    size_t at = 0;
+    int r = 1;
+    ERR_clear_error();
+    while (at < len && r > 0) {
+        size_t n = rvd_tls_wire_next(&l->wire, len - at);
+        r = SSL_write(l->ssl, (const char *)buf + at, (int)n);
+        if (r > 0) at += (size_t)r;
     }
-    return n == REVDIAL_ELOST ? ossl_say_lost(l) : n;
+    l->wire.has_more = 0;
+    return at ? (ptrdiff_t)at : ossl_result(l, r);
 }
 
 // SSL_has_pending() counts a part of a record, too. A read that has just returned WANT_READ has
@@ -319,7 +314,6 @@ static void ossl_do_close(void *ctx)
     ossl_link *l = ctx;
     SSL_free(l->ssl);
     BIO_meth_free(l->method);
-    free(l->wire.out);
     free(l);
 }
 
