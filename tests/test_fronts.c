@@ -680,6 +680,13 @@ TEST(a_malformed_client_hello_is_refused)
             test_fail(__FILE__, __LINE__, "byte %zu", bytes[i].at);
     }
     CHECK_INT(sni_parse(&where, (const uint8_t *)"\26\3\1\0\0", 5), SNI_BAD);  // an empty record
+    // A session of 33 bytes, and all lengths right.
+    hello_make(&h, EXTENSIONS(NAME_EXTENSION), 1000);
+    memmove(h.bytes + 44 + 33, h.bytes + 44, h.len - 44);
+    h.bytes[43] = 33;
+    h.bytes[4] = (uint8_t)(h.bytes[4] + 33);
+    h.bytes[8] = (uint8_t)(h.bytes[8] + 33);
+    CHECK_INT(sni_parse(&where, h.bytes, h.len + 33), SNI_BAD);
 }
 
 TEST(a_client_hello_may_have_16_KiB_and_no_more)

@@ -30,9 +30,25 @@ start_fronts() {
     sni=$(front_at sni)
 }
 
+# A server whose queue is full: it does not answer those who connect.
+start_full() {
+    start full python3 -uc 'import signal, socket
+s = socket.socket()
+s.bind(("127.0.0.1", 0))
+s.listen(0)
+waiting = [socket.socket() for _ in range(2)]
+for c in waiting:
+    c.setblocking(False)
+    c.connect_ex(s.getsockname())
+print("full", s.getsockname()[1])
+signal.pause()'
+    said full.out '^full' 5 || return
+    address_of[full]=127.0.0.1:$(sed 's/^full //' "$dir/full.out")
+}
+
 start_behind() {
     start_agent web --target "${address_of[httpd]}" --allow '127.0.0.1:*' --allow 'localhost:*' \
-        --allow '*.invalid:80'
+        --allow '*.invalid:80' --connect-timeout 500ms
 }
 
 # gets WANT CURL_OPTION...: curl prints that
@@ -64,7 +80,8 @@ connect_refuses() {
         connect_status 503 -U nobody: http://x.example/ &&
         connect_status 503 http://10.99.1.1/ &&
         connect_status 403 -U web: http://192.0.2.1/ &&
-        connect_status 502 -U web: http://127.0.0.1:9/ || return
+        connect_status 502 -U web: http://127.0.0.1:9/ &&
+        connect_status 504 -U web: "http://${address_of[full]}/" || return
     [ "$(curl -s -o /dev/null -w '%{http_code}' -x "http://$connect" http://x.example/)" = 405 ] ||
         fail 'a GET got another answer than 405'
 }
@@ -103,7 +120,8 @@ socks5_refuses() {
     socks5_reply 2 http://x.example/ && socks5_reply 2 -U web:x http://192.0.2.1/ &&
         socks5_reply 3 -U nobody:x http://x.example/ &&
         socks5_reply 4 -U web:x http://no.such.host.invalid/ &&
-        socks5_reply 5 -U web:x http://127.0.0.1:9/
+        socks5_reply 5 -U web:x http://127.0.0.1:9/ &&
+        socks5_reply 6 -U web:x "http://${address_of[full]}/"
 }
 
 sni_works() {
@@ -132,6 +150,14 @@ ssh_through() {
     local got
     got=$(ssh_at "$1" 'echo from $(cat)' <<<'the other side' 2>&1)
     [ "$got" = 'from the other side' ] || fail "ssh says $got"
+}
+
+scp_through() {
+    rm -f "$dir/copy"
+    scp -O -q -F /dev/null -i "$dir/id" -o BatchMode=yes -o StrictHostKeyChecking=no \
+        -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o "ProxyCommand=$1" \
+        "$dir/file" "$(id -un)@behind:$dir/copy" || { fail "scp ended with $?"; return; }
+    [ "$(sha256 "$dir/copy")" = "$file_sha" ] || fail 'the copy is another file'
 }
 
 # A file each way, and each end finishes by itself.
@@ -183,8 +209,15 @@ late_agent_is_reached() {
     [ "$(stat -c %a "$sockets/late.sock")" = 660 ] || fail "mode $(stat -c %a "$sockets/late.sock")"
 }
 
+# An agent that drains takes no new client, and goes on with those that it has.
 socket_goes_with_the_agent() {
-    stop late || return
+    hold_open held "$build/revdial-proxy" dial late --through "unix:$sockets"
+    said proxy.log 'event=stream.open.*name=late .*sockets/late.sock' 5 || return
+    kill -TERM "${pid_of[late]}"
+    until_true 5 is_gone "$sockets/late.sock" || { fail "late.sock stays while it drains"; return; }
+    is_running late && is_running held || { fail "it has not waited for its client"; return; }
+    let_go held
+    await_end late 10 || return
     until_true 5 is_gone "$sockets/late.sock" || { fail "late.sock is still there"; return; }
     is_socket "$sockets/web.sock" || fail "so is no web.sock"
 }
@@ -271,6 +304,7 @@ file_sha=$(sha256 "$dir/file")
 check 'HTTP server is up' start_http_server
 check 'TLS server is up' start_tls_server
 check 'sshd is up' start_sshd
+check 'a server that does not answer is up' start_full
 check 'servers are up' start_peers peers "$dir/file"
 check 'fronts are up' start_fronts
 check 'an agent registers' start_behind
@@ -288,6 +322,8 @@ check 'dial says why it failed' dial_says_why
 check 'ssh by dial' ssh_through \
     "$build/revdial-proxy dial web/${address_of[sshd]} --through $connect"
 check 'ssh by nc and CONNECT' ssh_through "nc -X connect -x $connect ${address_of[sshd]/:/ }"
+check 'scp by dial' scp_through \
+    "$build/revdial-proxy dial web/${address_of[sshd]} --through unix:$dir/connect"
 check 'a socket goes with its agent' socket_goes_with_the_agent
 check 'sockets of a killed proxy are replaced' sockets_of_a_killed_proxy_are_replaced
 check 'strangers are kept out' clients_are_limited
