@@ -12166,18 +12166,30 @@ static int rvd_sys_unsent(int fd)
 #endif
 }
 
+// Looks at what a socket has, without taking it. Returns 0 at the end.
+static ptrdiff_t rvd_sys_peek(int fd, void *buf, size_t len)
+{
+    ptrdiff_t n;
+    RVD_SYS_RETRY(n, RVD_SYS(recv)(fd, buf, len, MSG_PEEK));
+    return n;
+}
+
 // Linux resets a TCP connection that is dissolved, even if others have copies of the descriptor. (A
-// shutdown would send FIN, which reads as EOF; on a unix socket that is all that there is.)
+// shutdown would send FIN, which reads as EOF.) On a unix socket there is only shutdown, which
+// reads as EOF, too: it is not used while bytes of the peer are unread, because then close(2) is
+// enough for ECONNRESET there.
 static void rvd_sys_disconnect(int fd)
 {
 #ifdef __linux__
     struct sockaddr none;
     rvd_sys_addr own;
+    uint8_t byte;
     int r;
     memset(&none, 0, sizeof none);
     none.sa_family = AF_UNSPEC;
     RVD_SYS_RETRY(r, RVD_SYS(connect)(fd, &none, (socklen_t)sizeof none));
-    if (r < 0 && rvd_sys_getsockname(fd, &own) == 0 && own.ss.ss_family == AF_UNIX)
+    if (r < 0 && rvd_sys_getsockname(fd, &own) == 0 && own.ss.ss_family == AF_UNIX &&
+        rvd_sys_peek(fd, &byte, 1) <= 0)
         RVD_SYS(shutdown)(fd, SHUT_RDWR);
 #else
     (void)fd;
@@ -12296,14 +12308,6 @@ static ptrdiff_t rvd_sys_readv(int fd, const struct iovec *iov, int count)
     ptrdiff_t n;
     if (count == 1) return rvd_sys_read(fd, iov->iov_base, iov->iov_len);
     RVD_SYS_RETRY(n, RVD_SYS(readv)(fd, iov, count));
-    return n;
-}
-
-// Looks at what a socket has, without taking it. Returns 0 at the end.
-static ptrdiff_t rvd_sys_peek(int fd, void *buf, size_t len)
-{
-    ptrdiff_t n;
-    RVD_SYS_RETRY(n, RVD_SYS(recv)(fd, buf, len, MSG_PEEK));
     return n;
 }
 
