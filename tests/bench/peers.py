@@ -279,7 +279,7 @@ defaults
     timeout connect 5s
     timeout client 1h
     timeout server 1h
-listen bench
+{options}listen bench
     bind 127.0.0.1:{port} {bind}
     server next 127.0.0.1:{to} {next}
 """
@@ -291,6 +291,7 @@ HAPROXY_NEXT = "ssl verify required ca-file {certs}/ca.pem verifyhost localhost"
 class Haproxy(Peer):
     """Two plain proxies in a row: the least that a relay through two programs can be."""
     name = "haproxy"
+    options = ""  # lines of its section `defaults`
 
     def __init__(self, build):
         super().__init__(build)
@@ -307,13 +308,25 @@ class Haproxy(Peer):
     def start_one(self, run, to, bind="", next=""):
         port = free_port()
         path = run.write(f"haproxy-{port}.cfg", HAPROXY.format(
-            port=port, to=to, connections=self.connections, bind=bind, next=next))
+            port=port, to=to, connections=self.connections, options=self.options, bind=bind,
+            next=next))
         self.sides.insert(0, run.start("haproxy", [self.program, "-db", "-f", path]))
         return port
 
     def start(self, run, target, line):
         self.sides = []
         self.port = self.start_one(run, line(self.start_one(run, target)))
+
+
+class HaproxySplice(Haproxy):
+    """The same, moving bulk data from socket to socket by splice(2) instead of copying it."""
+    name = "haproxy-splice"
+    jobs = "up|down|mixed"
+    options = "    option splice-request\n    option splice-response\n"
+
+    def __init__(self, build):
+        super().__init__(build)
+        self.connections //= 2  # it counts pipes as well
 
 
 class HaproxyTls(Haproxy):
@@ -614,5 +627,5 @@ def go_build(program, directory, package):
 
 
 ALL = [Direct, Revdial, RevdialTwo, RevdialEarly, RevdialHttp, RevdialWith, RevdialOld, Haproxy,
-       HaproxyHttp, NginxHttp, Yamux, Ssh, Frp, Rathole, RevdialMbedtls, RevdialOpenssl, HaproxyTls,
-       FrpTls]
+       HaproxySplice, HaproxyHttp, NginxHttp, Yamux, Ssh, Frp, Rathole, RevdialMbedtls,
+       RevdialOpenssl, HaproxyTls, FrpTls]
