@@ -11207,7 +11207,8 @@ enum {
     RVD_SYS_FDS_KEPT_MAX = 1024,  // as many as may be in their handshake at once, and as many again
     RVD_SYS_SEND_BUFFER_MAX = 4194304,  // the system has a limit of its own
     RVD_SYS_PAIR_WAIT_MS = 1000,        // a connection to ourselves arrives at once or never
-    RVD_SYS_PAIR_STRANGERS = 16         // other people's connections to look past
+    RVD_SYS_PAIR_STRANGERS = 16,        // other people's connections to look past
+    RVD_SYS_TCP_CLOSE = 7               // as in netinet/tcp.h, for some libc's only if asked for
 };
 
 // ---- errors, clock, randomness ----
@@ -12193,6 +12194,26 @@ static void rvd_sys_disconnect(int fd)
         RVD_SYS(shutdown)(fd, SHUT_RDWR);
 #else
     (void)fd;
+#endif
+}
+
+// Makes a TCP socket whose connection is over as good as new. It keeps its options and its place in
+// an epoll. Only one whose peer has acknowledged all, so that nothing is lost.
+//   returns  0; -EBUSY not yet; or -errno: it has to be closed
+static int rvd_sys_renew(int fd)
+{
+#if RVD_SYS_EPOLL && defined(TCP_INFO)
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    uint8_t state = 0;  // the first member of struct tcp_info
+    socklen_t len = (socklen_t)sizeof state;
+    int r;
+    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &state, &len));
+    if (r < 0 || state != RVD_SYS_TCP_CLOSE) return r < 0 ? r : -EBUSY;
+    RVD_SYS_RETRY(r, RVD_SYS(connect)(fd, &none, (socklen_t)sizeof none));
+    return r;
+#else
+    (void)fd;
+    return -ENOTSUP;
 #endif
 }
 
@@ -15016,6 +15037,85 @@ typedef struct rvd_stream_guest {
 
 enum { RVD_STREAM_CONGESTION = 16 };  // a name with its NUL, as Linux has it (TCP_CA_NAME_MAX)
 
+// ---- sockets that are used again ----
+
+#define RVD_STREAM_SPARES 64u      // a burst of short connections turns these over and over
+#define RVD_STREAM_SPARE_US 50000  // then all are closed: a descriptor is not held for nothing
+
+// Sockets whose connections are over, for those to come. A socket that is used again saves the
+// calls that make it, set its options, watch it and close it: a fourth of all that a short
+// connection costs an agent, and a twelfth of its time. They belong to nobody for
+// RVD_STREAM_SPARE_US at most.
+typedef struct rvd_stream_spares {
+    rvd_loop *loop;
+    rvd_loop_timer timer;
+    unsigned count;
+    rvd_loop_io ios[RVD_STREAM_SPARES];
+} rvd_stream_spares;
+
+static void rvd_stream_spare_on_io(rvd_loop_io *io)
+{
+    io->ready = 0;  // the peer's last words
+}
+
+static void rvd_stream_spare_close(rvd_stream_spares *sp)
+{
+    rvd_loop_io *io = &sp->ios[--sp->count];
+    rvd_loop_forget(sp->loop, io);
+    rvd_sys_set_abort(io->fd, 0);
+    rvd_sys_close(io->fd);
+}
+
+// Closes all of them.
+static void rvd_stream_spares_close(rvd_stream_spares *sp)
+{
+    while (sp->count) rvd_stream_spare_close(sp);
+    if (sp->loop) rvd_loop_timer_stop(sp->loop, &sp->timer);
+}
+
+static void rvd_stream_spares_on_timer(rvd_loop_timer *t)
+{
+    rvd_stream_spares_close(RVD_BASE_OWNER(t, rvd_stream_spares, timer));
+}
+
+static void rvd_stream_spares_init(rvd_stream_spares *sp, rvd_loop *loop)
+{
+    sp->loop = loop;
+    sp->timer.run = rvd_stream_spares_on_timer;
+}
+
+// Loop thread. `to` takes the place of a spare one; the descriptor is in to->fd then.
+//   returns  0; -ENOENT: there is none
+static int rvd_stream_spare_take(rvd_stream_spares *sp, rvd_loop_io *to)
+{
+    while (sp->count) {
+        rvd_loop_io *io = &sp->ios[sp->count - 1];
+        if (rvd_sys_renew(io->fd) == 0) {
+            sp->count--;
+            rvd_loop_replace(sp->loop, io, to);
+            to->ready = 0;
+            return 0;
+        }
+        rvd_stream_spare_close(sp);
+    }
+    return -ENOENT;
+}
+
+// Keeps the socket `from`. Returns 0 if it cannot: it is to be closed.
+static int rvd_stream_spare_keep(rvd_stream_spares *sp, rvd_loop_io *from)
+{
+    rvd_loop_io *io = &sp->ios[sp->count];
+    if (sp->count == RVD_STREAM_SPARES) return 0;
+    if (!sp->timer.slot &&
+        rvd_loop_timer_set(sp->loop, &sp->timer, rvd_loop_now(sp->loop) + RVD_STREAM_SPARE_US) < 0)
+        return 0;
+    memset(io, 0, sizeof *io);
+    io->run = rvd_stream_spare_on_io;
+    rvd_loop_replace(sp->loop, from, io);
+    sp->count++;
+    return 1;
+}
+
 // All that runs on one loop, so that its owner can end it.
 typedef struct rvd_stream_group {
     rvd_loop *loop;  // set before start, then read-only, as:
@@ -15023,6 +15123,7 @@ typedef struct rvd_stream_group {
     rvd_stream_work *work;
     int tcp_keepalive_ms;
     char congestion[RVD_STREAM_CONGESTION];
+    rvd_stream_spares *spares;       // NULL: none are kept
     sigset_t mask;                   // of the thread that made it, for hooks
     rvd_base_link sessions, guests;  // loop thread only, as all below
     rvd_loop_task end;
@@ -17656,6 +17757,7 @@ typedef struct rvd_relay {
     uint8_t is_young;    // keepalive is still to be set, by the timer
     uint8_t is_untuned;  // rvd_sys_tune_client() is still to be called, see rvd_relay_write()
     uint8_t is_drained;  // as in rvd_relay_ends
+    uint8_t is_spare;    // as in rvd_relay_ends
     uint8_t is_hook;     // `done` is the application's
     int tries;
     uint8_t *early;
@@ -17922,7 +18024,7 @@ static void rvd_relay_tell(rvd_relay *r, const revdial_err *why)
 // Loop thread, without the lock: closes what is left and tells.
 static void rvd_relay_end(rvd_relay *r)
 {
-    int failed = r->state == RVD_RELAY_FAILED;
+    int failed = r->state == RVD_RELAY_FAILED, is_kept;
     rvd_loop *loop = r->session->loop;
     revdial_err why;
     // What was delivered to the socket must not be torn up by our reset.
@@ -17931,13 +18033,15 @@ static void rvd_relay_end(rvd_relay *r)
                            rvd_loop_now(loop) + (RVD_RELAY_UNSENT_US << ((r->tries - 1) % 8))) == 0)
         return;
     rvd_loop_timer_stop(loop, &r->timer);
+    is_kept = !failed && r->is_spare && !r->session->group->ending &&
+              rvd_stream_spare_keep(r->session->group->spares, &r->in);
     rvd_loop_forget(loop, &r->in);
     rvd_loop_forget(loop, &r->out);
     rvd_base_link_remove(&r->guest.link);
     if (failed) {
         rvd_sys_close_reset(r->in.fd);
         if (r->out.fd >= 0) rvd_sys_close_reset(r->out.fd);
-    } else {
+    } else if (!is_kept) {
         rvd_sys_set_abort(r->in.fd, 0);
         rvd_sys_close(r->in.fd);
         if (r->out.fd >= 0) rvd_sys_close(r->out.fd);
@@ -18082,6 +18186,7 @@ typedef struct rvd_relay_ends {
     int rfd, wfd;
     int is_young, is_untuned, is_hook;  // as in rvd_relay
     int is_drained;                     // all that was there has been read
+    int is_spare;          // the socket may be kept for another connection when this one is over
     rvd_loop_io *watched;  // by the session's loop, which calls: the relay takes its place; or NULL
 } rvd_relay_ends;
 
@@ -18116,6 +18221,7 @@ static int rvd_relay_new_locked(revdial_stream *st, const rvd_relay_ends *ends,
     r->is_young = ends->is_young && s->group->tcp_keepalive_ms >= 0;
     r->is_untuned = ends->is_untuned != 0;
     r->is_drained = ends->is_drained != 0;
+    r->is_spare = ends->is_spare && s->group->spares;
     r->is_hook = ends->is_hook != 0;
     r->done = opts->done;
     r->ud = opts->ud;
@@ -22886,6 +22992,12 @@ static int rvd_agent_allow_check(const char *const *allow, revdial_err *err)
 
 // ---- connecting to one of several addresses ----
 
+// May the connection's socket be used again? For one family is enough.
+static int rvd_agent_is_near(const rvd_sys_addr *to)
+{
+    return to->ss.ss_family == AF_INET && rvd_sys_addr_is_loopback(to);
+}
+
 // Finds the addresses of an endpoint and connects to the first one that answers. Loop thread only.
 // Its owner says which addresses may be tried, and is told by io, timer and lookup.done.
 typedef struct rvd_agent_connector {
@@ -22893,8 +23005,10 @@ typedef struct rvd_agent_connector {
     rvd_loop_timer timer;
     rvd_lookup lookup;  // its loop; room for the addresses
     int address_count;
-    int address_at;    // how many have been taken
-    int64_t until_us;  // for all of them
+    int address_at;             // how many have been taken
+    int64_t until_us;           // for all of them
+    rvd_stream_spares *spares;  // where sockets for this machine may come from; NULL: nowhere
+    int is_used;                // the socket is one of these
 } rvd_agent_connector;
 
 // addresses has room for RVD_LOOKUP_ADDRESSES, or for one if no name is to be found.
@@ -22950,8 +23064,18 @@ static int rvd_agent_connector_watch(rvd_agent_connector *c)
 {
     rvd_loop *loop = c->lookup.loop;
     int64_t now = rvd_loop_now(loop), left_us = c->until_us - now;
-    int r = rvd_loop_add(loop, &c->io), left = c->address_count - c->address_at + 1;
+    int r = c->io.slot ? 0 : rvd_loop_add(loop, &c->io);
+    int left = c->address_count - c->address_at + 1;
     return r < 0 ? r : rvd_loop_timer_set(loop, &c->timer, now + left_us / left);
+}
+
+// A socket that is used again leads to this machine only: there the peer has acknowledged its last
+// bytes by the time that it is over.
+static int rvd_agent_connector_socket(rvd_agent_connector *c, const rvd_sys_addr *to)
+{
+    c->is_used =
+        c->spares && rvd_agent_is_near(to) && rvd_stream_spare_take(c->spares, &c->io) == 0;
+    return c->is_used ? c->io.fd : rvd_sys_socket_tcp(to->ss.ss_family);
 }
 
 // Begins to connect to the address that was taken.
@@ -22960,7 +23084,7 @@ static int rvd_agent_connector_watch(rvd_agent_connector *c)
 static int rvd_agent_connector_try(rvd_agent_connector *c, int fd_most)
 {
     const rvd_sys_addr *to = &c->lookup.out[c->address_at - 1];
-    int r = c->io.fd = rvd_sys_socket_tcp(to->ss.ss_family), failed = 0;
+    int r = c->io.fd = rvd_agent_connector_socket(c, to), failed = 0;
     if (r >= 0) r = r < fd_most ? rvd_sys_connect_start(c->io.fd, to) : -EMFILE;
     if (r == -EINPROGRESS) failed = rvd_agent_connector_watch(c);
     if (failed < 0) r = failed;
@@ -23054,6 +23178,7 @@ struct revdial_agent {
     rvd_agent_link *links[RVD_AGENT_LINKS];
     unsigned link_count, stopped_count;
     int fd_most;  // for targets; see rvd_sys_fd_most()
+    rvd_stream_spares spares;
     rvd_loop_timer stop_timer;
     rvd_loop_task begin_task, stop_task, look_task;
     int stopping;
@@ -23292,6 +23417,7 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     }
     ends.is_untuned = !f->agent->cfg.proxy_protocol;
     ends.watched = f->conn.io.slot ? &f->conn.io : NULL;
+    ends.is_spare = rvd_agent_is_near(&f->addresses[f->conn.address_at - 1]);
     memset(&opts, 0, sizeof opts);
     opts.idle_ms = f->agent->cfg.idle_timeout_ms;
     opts.half_closed_ms = f->agent->cfg.half_closed_timeout_ms;
@@ -23301,7 +23427,7 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     rvd_stream_sink_set_locked(st, NULL, NULL, 0);
     rvd_stream_unlock(s);
     if (!ends.is_untuned) rvd_sys_tune_client(fd);
-    rvd_sys_set_abort(fd, 1);
+    if (!f->conn.is_used) rvd_sys_set_abort(fd, 1);
     code = rvd_relay_start(st, &ends, &opts);
     rvd_agent_connector_release(&f->conn);
     if (code) {
@@ -23529,6 +23655,7 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
     f->target = f->text;
     f->asks_hook = a->cfg.target_fn != NULL;
     rvd_agent_connector_init(&f->conn, s->loop, f->addresses, &f->task);
+    f->conn.spares = s->group->spares;
     f->conn.io.run = rvd_agent_forward_on_io;
     f->conn.timer.run = rvd_agent_forward_on_timer;
     f->task.run = rvd_agent_forward_run;
@@ -24677,6 +24804,7 @@ static void rvd_agent_free(revdial_agent *a)
     }
     rvd_base_arena_free(&a->allow_texts, &a->own.heap);
     rvd_base_arena_free(&a->texts, &a->own.heap);
+    rvd_stream_spares_close(&a->spares);
     rvd_loop_free(a->loop);
     rvd_owner_close(&a->own);
     rvd_base_free(&heap, a, sizeof *a);
@@ -24782,6 +24910,8 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
     }
     a->fd_most = rvd_sys_fd_most();
     rvd_stream_group_init(&a->group, a->loop, &a->own.log, &a->own.work, &cfg->common);
+    rvd_stream_spares_init(&a->spares, a->loop);
+    if (RVD_SYS_EPOLL) a->group.spares = &a->spares;
     return a;
 }
 

@@ -676,27 +676,41 @@ TEST(the_default_target_is_used_when_none_is_named_and_needs_no_rule)
     world_close(&w);
 }
 
-// A client of an exposed port that asks one thing, is answered and goes. The clock stands, so that
-// no end is old enough for what only longer connections need.
-static void short_connection(const char *at, int listener)
+// A client of an exposed port that asks one thing, is answered and goes. Afterwards the process has
+// so many descriptors.
+static void short_connection(const char *at, int listener, char ask, int fds)
 {
     char c = 0;
-    int fds = util_fds(), client = raw_connect(at), target = raw_accept(listener);
-    raw_say(client, "x");
-    CHECK(raw_read_all(target, &c, 1) && c == 'x');
-    raw_say(target, "y");
-    CHECK(raw_read_all(client, &c, 1) && c == 'y');
+    int client = raw_connect(at), target = raw_accept(listener);
+    raw_say(client, (char[]){ask, '\0'});
+    CHECK(raw_read_all(target, &c, 1) && c == ask);
+    raw_say(target, "!");
+    CHECK(raw_read_all(client, &c, 1) && c == '!');
     close(client);
     CHECK_INT(raw_read(target, &c, 1), 0);
     close(target);
     UTIL_EVENTUALLY(util_fds() == fds);
 }
 
-TEST(a_short_connection_costs_few_calls_that_move_none_of_its_bytes)
+// A client that goes with a reset, before it has said anything.
+static void broken_connection(const char *at, int listener)
 {
+    char c;
+    int client = raw_connect(at), target = raw_accept(listener);
+    raw_close_reset(client);
+    CHECK(raw_wait(target, POLLIN, UTIL_WAIT_MS));
+    CHECK(recv(target, &c, 1, 0) < 0 && errno == ECONNRESET);
+    close(target);
+}
+
+// While the clock stands, no end gets old enough for what only longer connections need, and a
+// socket that was kept stays.
+TEST(short_connections_cost_few_calls_that_move_none_of_their_bytes)
+{
+    enum { COUNT = 4, IS_KEPT = RVD_SYS_EPOLL };
     revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
     char at[80], target[32];
-    int port = 0, listener = raw_listen(4, &port);
+    int port = 0, listener = raw_listen(4, &port), made = IS_KEPT ? 1 : COUNT;
     world w;
     snprintf(target, sizeof target, "127.0.0.1:%d", port);
     world_init(&w);
@@ -704,19 +718,25 @@ TEST(a_short_connection_costs_few_calls_that_move_none_of_its_bytes)
     w.pcfg.expose_count = 1;
     w.acfg.default_target = target;
     if (open_forwarder(&w) && revdial_proxy_address(w.proxy, 1, at, sizeof at) > 0) {
+        int fds = util_fds();
         util_clock_stop();
         atomic_store(&util_setsockopts, 0);
         atomic_store(&util_getsockopts, 0);
         atomic_store(&util_getsocknames, 0);
         atomic_store(&util_getpeernames, 0);
         atomic_store(&util_epoll_ctls, 0);
-        for (int i = 0; i < 4; i++) short_connection(at, listener);
-        // The target's socket is made to end with a reset; before it ends, as the client's, not to.
-        CHECK_INT(atomic_load(&util_setsockopts), 4 * (RVD_SYS_INHERITS ? 3 : 3 + 7));
-        CHECK_INT(atomic_load(&util_getsocknames), 4);  // is it connected to itself?
-        CHECK_INT(atomic_load(&util_epoll_ctls), RVD_SYS_EPOLL ? 4 * 2 : 0);
-        CHECK_INT(atomic_load(&util_getsockopts) + atomic_load(&util_getpeernames), 0);
+        for (int i = 0; i < COUNT; i++)
+            short_connection(at, listener, (char)('a' + i), fds + IS_KEPT);
+        // A target's socket is made to end with a reset, and as a client's not to before it ends.
+        CHECK_INT(atomic_load(&util_setsockopts),
+                  COUNT * (RVD_SYS_INHERITS ? 1 : 1 + 7) + made * (IS_KEPT ? 1 : 2));
+        CHECK_INT(atomic_load(&util_getsocknames), COUNT);  // is it connected to itself?
+        CHECK_INT(atomic_load(&util_epoll_ctls), RVD_SYS_EPOLL ? COUNT + made : 0);
+        CHECK_INT(atomic_load(&util_getsockopts), COUNT - made);  // may it be used again?
+        CHECK_INT(atomic_load(&util_getpeernames), 0);
+        broken_connection(at, listener);  // on a socket that was used before
         util_clock_run();
+        UTIL_EVENTUALLY(util_fds() == fds);
     }
     close(listener);
     world_close(&w);
