@@ -9,8 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -18,7 +16,6 @@
 #include "http_conn.h"
 
 enum {
-    HTTP_EVENTS = 256,
     HTTP_HEAD_MS = 10000,      // from its first byte; nginx has 60 s, for people with modems
     HTTP_IDLE_MS = 30000,      // until the stream ends; as long again until the connection does
     HTTP_CLIENT_MS = 60000,    // without a byte, when the client should take or send some
@@ -135,9 +132,7 @@ static int http_is_from(const char *client, http_text net)
 
 static void http_wake_locked(http_thread *t)
 {
-    static const uint64_t one = 1;
-    if (t->is_woken) return;
-    t->is_woken = write(t->wake, &one, sizeof one) == (ssize_t)sizeof one;
+    if (!t->is_woken) t->is_woken = write(t->wake[1], "", 1) == 1;
 }
 
 void http_post_locked(http_upstream *u, unsigned what)
@@ -303,9 +298,9 @@ static int http_heed_others(http_thread *t)
     http_conn *arrived;
     http_upstream *u;
     http_news news;
-    uint64_t count;
+    char byte[16];
     int is_stopping, is_draining;
-    if (read(t->wake, &count, sizeof count) < 0 && errno != EAGAIN) return 0;
+    while (read(t->wake[0], byte, sizeof byte) > 0) continue;
     pthread_mutex_lock(&t->lock);
     arrived = http_proxy_of(t) ? t->arrived : NULL;
     if (arrived) t->arrived = NULL;
@@ -323,19 +318,6 @@ static int http_heed_others(http_thread *t)
 
 // ------------------------------------------------------------------------------------------------
 // The loop
-
-static void http_heed_event(const struct epoll_event *ev)
-{
-    http_conn *c = (http_conn *)(uintptr_t)(ev->data.u64 & ~(uint64_t)1);
-    int is_upstream = ev->data.u64 & 1;
-    http_side *s = is_upstream ? c->up ? &c->up->side : NULL : &c->client;
-    if (!s || c->phase == HTTP_GONE) return;
-    if (ev->events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) s->can_read = 1;
-    if (ev->events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) s->can_write = 1;
-    if (ev->events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) s->is_ending = 1;
-    if (ev->events & EPOLLERR && !is_upstream) s->is_bad = 1;
-    http_conn_run(c);
-}
 
 static void http_expire(http_thread *t)
 {
@@ -385,21 +367,17 @@ static int http_patience_ms(const http_thread *t)
     return least > 1000 ? 1000 : least < 0 ? -1 : (int)least + 1;
 }
 
+void http_note_time(http_thread *t)
+{
+    t->now_ms = http_now_ms();
+}
+
 static void *http_run(void *ud)
 {
     http_thread *t = ud;
-    struct epoll_event events[HTTP_EVENTS];
     int is_running = 1;
     while (is_running) {
-        int n = epoll_wait(t->ep, events, HTTP_EVENTS, http_patience_ms(t)), is_told = 0;
-        t->now_ms = http_now_ms();
-        for (int i = 0; i < n; i++) {
-            if (events[i].data.u64)
-                http_heed_event(&events[i]);
-            else
-                is_told = 1;
-        }
-        if (is_told) is_running = http_heed_others(t);
+        if (http_events_wait(t, http_patience_ms(t))) is_running = http_heed_others(t);
         http_run_again(t);
         http_expire(t);
         http_free_dead(t);
@@ -417,8 +395,7 @@ static void http_thread_free(http_thread *t)
     if (!t) return;
     while ((u = http_posted_next(t, &news)) != NULL) http_upstream_heed(u, &news);
     for (revdial_session *s; (s = http_left_next(t)) != NULL;) revdial_session_unref(s);
-    if (t->ep >= 0) close(t->ep);
-    if (t->wake >= 0) close(t->wake);
+    http_events_close(t);
     pthread_mutex_destroy(&t->lock);
     free(t);
 }
@@ -427,7 +404,6 @@ static void http_thread_free(http_thread *t)
 static http_thread *http_thread_new(http_front *f)
 {
     http_thread *t = calloc(1, sizeof *t);
-    struct epoll_event ev = {.events = EPOLLIN};
     sigset_t all, before;
     if (!t) return NULL;
     t->front = f;
@@ -440,10 +416,9 @@ static http_thread *http_thread_new(http_front *f)
     for (int i = 0; i < HTTP_WAIT_COUNT; i++) http_link_init(&t->waiting[i]);
     http_link_init(&t->again);
     t->now_ms = http_now_ms();
+    t->ep = t->wake[0] = t->wake[1] = -1;
     errno = pthread_mutex_init(&t->lock, NULL);
-    t->ep = errno ? -1 : epoll_create1(EPOLL_CLOEXEC);
-    t->wake = t->ep < 0 ? -1 : eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (t->wake >= 0 && epoll_ctl(t->ep, EPOLL_CTL_ADD, t->wake, &ev) == 0) {
+    if (errno == 0 && http_events_open(t) == 0) {
         sigfillset(&all);  // signals are for the main thread
         pthread_sigmask(SIG_SETMASK, &all, &before);
         errno = pthread_create(&t->thread, NULL, http_run, t);

@@ -65,7 +65,8 @@ typedef struct http_link {
 typedef struct http_thread {
     http_front *front;
     pthread_t thread;
-    int ep, wake;                        // epoll(7), and an eventfd in it
+    int ep, wake[2];                     // epoll(7), if there is one; a pipe
+    http_bytes asked, asked_tags;        // of poll(2), where there is none
     int64_t now_ms;                      // since the last wait
     http_link waiting[HTTP_WAIT_COUNT];  // connections, the first deadline first
     int wait_ms[HTTP_WAIT_COUNT];
@@ -211,7 +212,22 @@ void http_conn_leave(http_conn *c, const revdial_session *session);
 // No request runs on it.
 int http_conn_is_idle(const http_conn *c);
 
+// ------------------------------------------------------------------------------------------------
+// http_events.c
+
+// Returns 0, or -1 with errno. Close it in either case.
+int http_events_open(http_thread *t);
+void http_events_close(http_thread *t);
+// What happens to the socket, until it is closed, is for the connection whose address is the tag;
+// with the lowest bit it is about its stream. Returns 0, or -1 with errno.
+int http_events_watch(http_thread *t, int fd, uintptr_t tag);
+// Waits, and has the connections run to which something has happened.
+//   returns  whether other threads have woken this one
+int http_events_wait(http_thread *t, int patience_ms);
+
 // http.c
+// The time is a new one.
+void http_note_time(http_thread *t);
 // Has the connection run again, after others have.
 void http_again(http_conn *c);
 void http_wait(http_conn *c, enum http_wait wait);

@@ -3,13 +3,16 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "http_conn.h"
 
 enum { HTTP_BYTES_LEAST = 1024 };
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0  // the program ignores SIGPIPE
+#endif
 
 void http_bytes_free(http_bytes *b)
 {
@@ -54,11 +57,9 @@ static void http_bytes_take(http_bytes *b, size_t len)
 
 int http_side_open(http_thread *t, http_side *s, int fd, uintptr_t tag)
 {
-    struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET};
-    ev.data.u64 = tag;
     s->fd = fd;
     s->can_read = s->can_write = 1;
-    return epoll_ctl(t->ep, EPOLL_CTL_ADD, fd, &ev);
+    return http_events_watch(t, fd, tag);
 }
 
 void http_side_close(http_side *s)
@@ -157,8 +158,11 @@ void http_add(http_thread *t, const char *at, size_t len)
 
 static ssize_t http_side_sendmsg(http_thread *t, http_side *s)
 {
-    struct msghdr msg = {.msg_iov = t->pieces, .msg_iovlen = (size_t)t->piece_count};
+    struct msghdr msg = {
+        .msg_iov = t->pieces,
+    };
     ssize_t n;
+    while ((int)msg.msg_iovlen < t->piece_count) msg.msg_iovlen++;  // of one type or another
     if (s->out.len || !s->can_write) return 0;
     do n = sendmsg(s->fd, &msg, MSG_NOSIGNAL);
     while (n < 0 && errno == EINTR);

@@ -38,10 +38,14 @@ static int http_upstream_pair(http_upstream *u, revdial_stream *st)
     int fds[2];
     u->session = revdial_stream_session(st);
     opts.half_closed_ms = http_config_of(u->thread)->half_closed_ms;
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) != 0) {
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) != 0) {
         revdial_reset(st, REVDIAL_RESET_INTERNAL);
         revdial_close(st);
         return -1;
+    }
+    for (int i = 0; i < 2; i++) {
+        fcntl(fds[i], F_SETFD, FD_CLOEXEC);
+        fcntl(fds[i], F_SETFL, O_NONBLOCK);
     }
     if (revdial_relay(st, fds[0], fds[0], &opts) == 0) return fds[1];
     close(fds[1]);

@@ -261,14 +261,36 @@ agent_ends() {
 }
 
 trusted() {
-    start_proxy trusting --http 127.0.0.1:0 --route a.test=web --trusted-proxies 127.0.0.0/8 ||
-        return
+    printf '%s\n' 'route = a.test=web' 'trusted-proxies = 127.0.0.0/8' >"$dir/http.conf"
+    start_proxy trusting --config "$dir/http.conf" --http 127.0.0.1:0 || return
     front=${exposed[0]}
     start_agent faithful --target "${address_of[origin]}" || return
     case $(fields_of -H 'X-Forwarded-For: 1.1.1.1' -H 'X-Forwarded-Proto: https') in
     *'x-forwarded-for: 1.1.1.1, 127.0.0.1|'*'x-forwarded-proto: https|'*) ;;
     *) fail "$(fields_of -H 'X-Forwarded-For: 1.1.1.1')" ;;
     esac
+}
+
+reloads() {
+    is "$(get z.test /1)" 'no backend serves this host' || return
+    printf '%s\n' 'route = *.test=web' >"$dir/http.conf"
+    kill -HUP "${pid_of[trusting]}"
+    said trusting.log 'event=proxy.reload' 5 || return
+    is "$(get z.test /1)" 'GET /1 z.test' || return
+    case $(fields_of -H 'X-Forwarded-For: 1.1.1.1') in
+    *'x-forwarded-for: 127.0.0.1|'*) stop faithful trusting ;;
+    *) fail "$(fields_of -H 'X-Forwarded-For: 1.1.1.1')" ;;
+    esac
+}
+
+proxy_header() {
+    local got
+    start_proxy headed --http 127.0.0.1:0 --route a.test=web --trusted-proxies 127.0.0.0/8 \
+        --http-proxy-header || return
+    start_agent faithful --target "${address_of[origin]}" || return
+    got=$(peers raw "${exposed[0]}" 'PROXY TCP4 203.0.113.9 127.0.0.1 5 80\r\n' \
+        'GET /fields HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n')
+    case $got in *'x-forwarded-for: 203.0.113.9'*) ;; *) fail "$got" ;; esac
 }
 
 make_file "$dir/hundred" 100
@@ -297,3 +319,5 @@ check 'behind HAProxy' behind_haproxy
 check 'an agent ends, though its streams are kept' agent_ends
 check 'the proxy ends well' stop other proxy
 check 'a proxy that is trusted knows the client' trusted
+check 'HUP reads routes again, and whom to trust' reloads
+check 'a PROXY header says who the client is' proxy_header
