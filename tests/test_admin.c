@@ -128,6 +128,8 @@ TEST(a_Host_is_ours_if_no_name_server_could_have_led_it_here)
                                          "localhost.evil.example",
                                          "1.evil",
                                          "[::1",
+                                         "[::1]x",
+                                         "127.0.0.1:x",
                                          "[evil]",
                                          "ops.example.evil",
                                          "xops.example",

@@ -339,18 +339,16 @@ long long probe_date(const char *text)
     char month[4] = "";
     int day, year, hour, minute, second;
     const char *at;
-    long long m, y;
+    long long m, y, days;
     if (sscanf(text, "%*3s, %2d %3s %4d %2d:%2d:%2d", &day, month, &year, &hour, &minute,
                &second) != 6)
         return -1;
     at = strstr(months, month);
-    if (!at || strlen(month) != 3) return -1;
+    if (!at || strlen(month) != 3 || year < 1970 || day < 1) return -1;
     // Days before a date, with the year beginning in March, so that a leap day is its last one.
     m = (at - months) / 3 + 1;
     y = m <= 2 ? year - 1 : year;
     m = m <= 2 ? m + 9 : m - 3;
-    return (((y * 365 + y / 4 - y / 100 + y / 400 + (m * 306 + 5) / 10 + day - 1) - 719468) * 24 +
-            hour) *
-               3600 +
-           minute * 60 + second;
+    days = y * 365 + y / 4 - y / 100 + y / 400 + (m * 306 + 5) / 10 + day - 1 - 719468;
+    return days * 86400 + hour * 3600 + minute * 60 + second;
 }

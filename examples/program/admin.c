@@ -178,6 +178,10 @@ static void prog_admin_announce(prog_admin *a)
     getnameinfo((struct sockaddr *)&at.at, at.len, host, sizeof host, port, sizeof port,
                 NI_NUMERICHOST | NI_NUMERICSERV);
     is_v6 = strchr(host, ':') != NULL;
+    if (strncmp(host, "127.", 4) != 0 && strcmp(host, "::1") != 0)
+        prog_logf(
+            a->cfg.log, REVDIAL_LOG_WARN, "admin.public",
+            "other machines may read it: let a firewall or a proxy with a login decide which");
     prog_logf(a->cfg.log, REVDIAL_LOG_INFO, "admin.listening", "http://%s%s%s:%s/",
               is_v6 ? "[" : "", host, is_v6 ? "]" : "", port);
 }

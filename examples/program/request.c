@@ -152,14 +152,26 @@ int prog_request_query(const prog_request *r, const char *key, char *value, size
     return 0;
 }
 
+// How long the host of "host:port" is, with the brackets of an address. 0: it is neither.
+static size_t prog_host_len(const char *host)
+{
+    size_t len = strcspn(host, ":");
+    const char *port;
+    if (host[0] == '[') len = 1 + strspn(host + 1, "0123456789abcdefABCDEF:.");
+    if (host[0] == '[' && host[len++] != ']') return 0;
+    port = host + len;
+    if (!*port) return len;
+    return *port == ':' && strspn(port + 1, "0123456789") == strlen(port + 1) ? len : 0;
+}
+
 int prog_request_is_ours(const prog_request *r, const char *names)
 {
     const char *host = r->host;
-    size_t len = strcspn(host, ":");
-    if (host[0] == '[') return host[1 + strspn(host + 1, "0123456789abcdefABCDEF:.")] == ']';
-    if (len && strspn(host, "0123456789.") == len) return 1;
+    size_t len = prog_host_len(host);
+    if (!len) return 0;
+    if (host[0] == '[' || strspn(host, "0123456789.") == len) return 1;
     if (len == 9 && strncasecmp(host, "localhost", len) == 0) return 1;
-    while (len && *names) {
+    while (*names) {
         size_t n = strcspn(names, ",");
         if (n == len && strncasecmp(names, host, len) == 0) return 1;
         names += n + (names[n] == ',');

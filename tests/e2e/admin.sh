@@ -169,7 +169,14 @@ strangers_get_nothing() {
         answers "$proxy_admin" /status 405 read -X POST
 }
 
-# says_wrong PATTERN OPTION...
+# Only an address of this machine's own is without a word.
+public_is_warned_of() {
+    ! grep -q admin.public "$dir/proxy.log" || { fail "loopback is warned of"; return; }
+    start public "$build/revdial-proxy" --listen 127.0.0.1:0 --token-file "$dir/tokens" \
+        --admin 0.0.0.0:0
+    said public.log 'level=warn event=admin.public' 5 && stop public
+}
+
 wrong_admin() {
     local options=(--listen 127.0.0.1:0 --token-file "$dir/tokens")
     says proxy 2 'admin: .*no:such.*HOST:PORT' "${options[@]}" --admin no:such &&
@@ -223,6 +230,7 @@ check 'status prints tables' tables
 check 'USR2 writes a line to the log' usr2
 check 'Host, method' strangers_get_nothing
 check 'an --admin that cannot be is refused' wrong_admin
+check 'an --admin for other machines is warned of' public_is_warned_of
 check 'the page, in Chromium' page_works
 check 'a stream that is stuck says what it waits for' stuck_streams
 check 'an agent that drains is alive and not ready' not_ready_while_it_drains agent "$agent_admin"
