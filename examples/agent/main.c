@@ -180,15 +180,17 @@ static void warn(prog_log *log, const config *c)
 
 int main(int argc, char **argv)
 {
-    config *first = calloc(1, sizeof *first);
     prog_log log;
-    running r = {.argv = argv, .log = &log, .first = first, .now = first, .wake = {-1, -1}};
+    running r = {.argv = argv, .log = &log, .wake = {-1, -1}};
+    config *first;
     int rc;
-    if (!first) return PROG_FAILED;
     prog_standard_streams();
     if (argc > 1 && strcmp(argv[1], "status") == 0)
         return prog_status_main("revdial-agent", argv + 2);
     if (argc > 1 && strcmp(argv[1], "doctor") == 0) return doctor_main(argv + 1);
+    first = calloc(1, sizeof *first);
+    if (!first) return PROG_FAILED;
+    r.first = r.now = first;
     rc = config_open(first, argv, NULL);
     prog_log_open_as(&log, &first->cli.common);
     if (rc < 0 && first->cli.common.is_checking) rc = prog_print_checked(&first->cli);

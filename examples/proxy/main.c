@@ -278,13 +278,14 @@ static void app_free(app *a)
 int main(int argc, char **argv)
 {
     app a = {.wake = {-1, -1}};
-    config *first = calloc(1, sizeof *first);
+    config *first;
     int rc;
-    if (!first) return PROG_FAILED;
     prog_standard_streams();
     if (argc > 1 && strcmp(argv[1], "status") == 0)
         return prog_status_main("revdial-proxy", argv + 2);
     if (argc > 1 && strcmp(argv[1], "dial") == 0) return dial_main(argv + 2);
+    first = calloc(1, sizeof *first);
+    if (!first) return PROG_FAILED;
     rc = config_open(first, argv, NULL);
     a.live = (live){.argv = argv, .log = &a.log, .first = first, .now = first};
     prog_log_open_as(&a.log, &first->cli.common);

@@ -140,10 +140,10 @@ def acts_with_a_token_only():
     assert rows()["cam-2"][0] == before
     element("#cancel").click()
     act("Kick", "cam-2", token)
-    until("another session", lambda: "cam-2" in rows() and rows()["cam-2"][0] != before)
+    until("another session", lambda: rows().get("cam-2", (before,))[0] != before)
     before = rows()["cam-2"][0]
     act("Drain", "cam-2", token)
-    until("another session", lambda: "cam-2" in rows() and rows()["cam-2"][0] != before)
+    until("another session", lambda: rows().get("cam-2", (before,))[0] != before)
     run("document.querySelector('#glob').value = 'cam-1';"
         "document.querySelector('#glob').dispatchEvent(new Event('input'))")
     until("one row", lambda: list(rows()) == ["cam-1"])
