@@ -3053,7 +3053,8 @@ enum rvd_pace_state { RVD_PACE_HOLD, RVD_PACE_DRAIN, RVD_PACE_GROW, RVD_PACE_FRE
 // Positions and times are the low 32 bits: only differences are used.
 typedef struct rvd_pace_ping {
     uint32_t sent_us, mark;   // when, and where in the output
-    uint32_t since, from_us;  // the same of the last byte that was known to be taken then
+    uint32_t since, from_us;  // what was known to be taken then, and since when;
+    uint32_t asked_us;        //   when the ping was sent that told it
 } rvd_pace_ping;
 
 // Invariants: count <= PINGS; the first ping's value is `value` - count + 1.
@@ -3062,6 +3063,7 @@ typedef struct rvd_pace {
     uint32_t first, count, value;
     uint32_t ping_mark, ping_us;  // of the last ping
     uint32_t taken, taken_us;     // what the peer has taken, and since when that is known
+    uint32_t asked_us;            // when the ping was sent that told it
     uint32_t cap, target;         // the cap moves to its target, a piece with each pong
     uint32_t min_us, next_us;     // least round trip; the least since min_at
     uint32_t noise_us;            // how far round trips are above the least of their round
@@ -3086,7 +3088,7 @@ static void rvd_pace_init(rvd_pace *p, int64_t now_us)
     p->gain = RVD_PACE_GAIN;
     p->least_us = UINT32_MAX;
     p->now_us = p->min_at = now_us;
-    p->taken_us = (uint32_t)now_us;
+    p->taken_us = p->asked_us = (uint32_t)now_us;
 }
 
 static void rvd_pace_become(rvd_pace *p, enum rvd_pace_state to)
@@ -3205,6 +3207,7 @@ static uint32_t rvd_pace_ping_add(rvd_pace *p, uint32_t added, int64_t now_us)
     g->mark = p->ping_mark = added;
     g->since = p->taken;
     g->from_us = p->taken_us;
+    g->asked_us = p->asked_us;
     if (rvd_pace_room(p, added)) p->is_full = 0;
     p->count++;
     return ++p->value;
@@ -3401,6 +3404,14 @@ static void rvd_pace_sample(rvd_pace *p, const rvd_pace_ping *g, uint32_t trip_u
         rvd_pace_round_end(p, added);
 }
 
+// The time that the bytes up to the ping took, sending or arriving, whatever took longer: when we or
+// the peer are late, some of them arrive at once.
+static uint32_t rvd_pace_span(const rvd_pace_ping *g, uint32_t now_us)
+{
+    uint32_t arriving = now_us - g->from_us, sending = g->sent_us - g->asked_us;
+    return arriving > sending ? arriving : sending;
+}
+
 static uint32_t rvd_pace_speed(uint32_t bytes, uint32_t us)
 {
     uint64_t rate = (uint64_t)bytes * 1000000 / (us ? us : 1);
@@ -3421,7 +3432,8 @@ static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t no
     bytes = g.mark - p->taken;
     p->taken = g.mark;
     p->taken_us = us;
-    rate = rvd_pace_speed(g.mark - g.since, us - g.from_us);
+    p->asked_us = g.sent_us;
+    rate = rvd_pace_speed(g.mark - g.since, rvd_pace_span(&g, us));
     rvd_pace_trip(p, trip, now_us);
     if (p->state == RVD_PACE_NEAR) {
         rvd_pace_near(p, trip, rate);
