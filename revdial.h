@@ -3009,22 +3009,24 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 // and a queue that does not go when we stop filling it is somebody else's: then the congestion
 // control of TCP decides alone, as fair or unfair as it is, and the queue is examined again later.
 
-#define RVD_PACE_PINGS 24u         // on their way at a time: some 16 in a round trip
-#define RVD_PACE_SPACING_US 2000   // between pings, so that they are at most 500 a second
-#define RVD_PACE_STEP 2048u        // least bytes between pings: not one for every keystroke
-#define RVD_PACE_USED 16384u       // bytes in a round trip that tell something of the link
-#define RVD_PACE_LEAST 8192u       // least cap: some packets, or acknowledgements are delayed
-#define RVD_PACE_MOST 1073741824u  // greatest cap, far from where its sums would overflow
-#define RVD_PACE_CRUMB 1024u       // less room than this is none: no tiny frames
-#define RVD_PACE_ROUNDS 5u         // the window of the greatest rate
-#define RVD_PACE_FULL 2            // rounds behind a queue until it is asked whose it is
-#define RVD_PACE_GAIN 16u          // the unit of gains: a cap that neither grows nor shrinks
-#define RVD_PACE_OLD_US 10000000   // a least round trip of this age is forgotten,
-#define RVD_PACE_LOST_US 60000000  //   or of this, while somebody else's queue stands;
-#define RVD_PACE_STALE_US 5000000  //   and at half of it the queue is drained to measure it again
-#define RVD_PACE_FREE_US 3000000   // for this time somebody else's queue is left alone
-#define RVD_PACE_WAIT_US 1000000   // a pong that takes longer, and four round trips, is not awaited
-#define RVD_PACE_NEAR_US 2000      // below this round trip wake-ups count, not queues:
+#define RVD_PACE_PINGS 24u          // on their way at a time: some 16 in a round trip
+#define RVD_PACE_SPACING_US 2000    // between pings, so that they are at most 500 a second
+#define RVD_PACE_STEP 2048u         // least bytes between pings: not one for every keystroke
+#define RVD_PACE_USED 16384u        // bytes in a round trip that tell something of the link
+#define RVD_PACE_LEAST 8192u        // least cap: some packets, or acknowledgements are delayed
+#define RVD_PACE_MOST 1073741824u   // greatest cap, far from where its sums would overflow
+#define RVD_PACE_CRUMB 1024u        // less room than this is none: no tiny frames
+#define RVD_PACE_ROUNDS 5u          // the window of the greatest rate
+#define RVD_PACE_FULL 2             // rounds behind a queue until it is asked whose it is
+#define RVD_PACE_GAIN 16u           // the unit of gains: a cap that neither grows nor shrinks
+#define RVD_PACE_OLD_US 10000000    // a least round trip of this age is forgotten,
+#define RVD_PACE_LOST_US 60000000   //   or of this, while somebody else's queue stands;
+#define RVD_PACE_STALE_US 5000000   //   and at half of it the queue is drained to measure it again
+#define RVD_PACE_FREE_US 3000000    // for this time somebody else's queue is left alone
+#define RVD_PACE_SILENT_US 50000    // a round trip and this time without a pong: more is sent,
+#define RVD_PACE_MORE_US 10000      //   every so often,
+#define RVD_PACE_WAIT_US 1000000    //   and after this time, and four round trips, there is no cap
+#define RVD_PACE_NEAR_US 2000       // below this round trip wake-ups count, not queues:
 #define RVD_PACE_NEAR_STEP 262144u  //   pings are rare, for a link that is near and still slow
 #define RVD_PACE_NEAR_GAP_US 100000
 #define RVD_PACE_NEAR_RATE 25000000u  // bytes a second that no slow link carries
@@ -3065,6 +3067,7 @@ typedef struct rvd_pace {
     uint32_t taken, taken_us;     // what the peer has taken, and since when that is known
     uint32_t asked_us;            // when the ping was sent that told it
     uint32_t cap, target;         // the cap moves to its target, a piece with each pong
+    uint32_t extra;               // beyond the cap, while the peer is silent
     uint32_t min_us, next_us;     // least round trip; the least since min_at
     uint32_t noise_us;            // how far round trips are above the least of their round
     uint32_t rates[RVD_PACE_ROUNDS], round;
@@ -3162,9 +3165,9 @@ static uint32_t rvd_pace_frame(const rvd_pace *p)
 // How many bytes may be added to the output, of which `added` have been so far. UINT32_MAX: any.
 static inline uint32_t rvd_pace_room(const rvd_pace *p, uint32_t added)
 {
-    uint32_t flight = added - p->taken;
+    uint32_t flight = added - p->taken, cap = p->cap + p->extra;
     if (!rvd_pace_has_cap(p)) return UINT32_MAX;
-    return flight < p->cap && p->cap - flight >= RVD_PACE_CRUMB ? p->cap - flight : 0;
+    return flight < cap && cap - flight >= RVD_PACE_CRUMB ? cap - flight : 0;
 }
 
 // Somebody waits for room.
@@ -3433,6 +3436,7 @@ static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t no
     p->taken = g.mark;
     p->taken_us = us;
     p->asked_us = g.sent_us;
+    p->extra = 0;
     rate = rvd_pace_speed(g.mark - g.since, rvd_pace_span(&g, us));
     rvd_pace_trip(p, trip, now_us);
     if (p->state == RVD_PACE_NEAR) {
@@ -3453,19 +3457,24 @@ static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t no
     return 1;
 }
 
-// When somebody waits for room and no pong comes for this long, the cap ends. INT64_MAX: never.
+// When somebody waits for room and no pong comes: the peer may be asleep or busy, and the link idle.
+// INT64_MAX: never.
 static int64_t rvd_pace_next_tick(const rvd_pace *p, int64_t now_us)
 {
-    int64_t at_us;
+    int64_t at_us = now_us - ((uint32_t)now_us - p->taken_us);
     if (!p->is_full || !p->count || !rvd_pace_has_cap(p)) return INT64_MAX;
-    at_us = now_us - ((uint32_t)now_us - p->pings[p->first].sent_us);
-    return rvd_base_later(at_us, p->full_us) + RVD_PACE_WAIT_US + 4 * (int64_t)p->min_us;
+    return rvd_base_later(at_us + RVD_PACE_SILENT_US + p->min_us, p->full_us + RVD_PACE_MORE_US);
 }
 
+// Then what the link would have carried meanwhile may follow, and after a while the cap ends.
 static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 {
+    uint32_t silent_us = (uint32_t)now_us - p->taken_us;
     p->now_us = now_us;
-    if (now_us >= rvd_pace_next_tick(p, now_us)) rvd_pace_free(p);
+    if (now_us < rvd_pace_next_tick(p, now_us)) return;
+    p->is_full = 0;
+    p->extra = rvd_pace_bytes(rvd_pace_rate(p), silent_us);
+    if (silent_us >= RVD_PACE_WAIT_US + 4 * p->min_us) rvd_pace_free(p);
 }
 
 // ================================================================================================

@@ -19,13 +19,14 @@ enum {
     PACE_HEADERS = 52,
     PACE_FLOWS = 4,
     PACE_PINGS = 64,
-    PACE_KEYS = 4096,     // keystrokes on their way
+    PACE_KEYS = 4096,  // keystrokes on their way
+    PACE_TICK_US = 5000,
     PACE_KEY_US = 20000,  // one is pressed this often
     PACE_UNSENT = 32768,  // what the system takes beyond what it may send
     PACE_FRAME = 16384    // what a sender without queue control writes at a time
 };
 
-enum pace_kind { PACE_TAKEN, PACE_LOST, PACE_KEY };
+enum pace_kind { PACE_TAKEN, PACE_LOST, PACE_KEY, PACE_TICK };
 
 typedef struct pace_event {
     int64_t at_us;
@@ -276,7 +277,10 @@ static void pace_key(pace_link *l, pace_flow *f)
 {
     pace_mark *k = &f->keys[(f->key_first + f->key_count) % PACE_KEYS];
     if (l->now_us >= f->stop_us) return;
-    if (!f->is_started) rvd_pace_init(&f->pace, l->now_us);
+    if (!f->is_started) {
+        rvd_pace_init(&f->pace, l->now_us);
+        if (f->is_paced) pace_push(l, l->now_us, PACE_TICK, f, 0);
+    }
     f->is_started = 1;
     if (f->is_session && f->key_count < PACE_KEYS) {
         f->written += 76;
@@ -285,6 +289,15 @@ static void pace_key(pace_link *l, pace_flow *f)
         pace_push(l, l->now_us + PACE_KEY_US + (int64_t)(pace_random(l) * 2000), PACE_KEY, f, 0);
     }
     pace_write(l, f);
+}
+
+// A loop's timer, coarser than what asks for it.
+static void pace_tick(pace_link *l, pace_flow *f)
+{
+    if (l->now_us >= f->stop_us) return;
+    rvd_pace_tick(&f->pace, l->now_us);
+    pace_write(l, f);
+    pace_push(l, l->now_us + PACE_TICK_US, PACE_TICK, f, 0);
 }
 
 static void pace_keys_done(const pace_link *l, pace_flow *f)
@@ -353,6 +366,7 @@ static void pace_link_run(pace_link *l, int64_t until_us)
         case PACE_TAKEN: pace_taken(l, f, e.packet); break;
         case PACE_LOST: pace_lost(l, f, e.packet); break;
         case PACE_KEY: pace_key(l, f); break;
+        case PACE_TICK: pace_tick(l, f); break;
         }
     }
     l->now_us = until_us;
