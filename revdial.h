@@ -3071,7 +3071,7 @@ typedef struct rvd_pace {
     uint32_t min_us, next_us;     // least round trip; the least since min_at
     uint32_t noise_us;            // how far round trips are above the least of their round
     uint32_t rates[RVD_PACE_ROUNDS], round;
-    uint32_t gain, probe_rate;  // a gain above the unit probes; the rate before it
+    uint32_t gain, probe_rate;  // a gain above the unit probes; the rate before it, or a round ago
     uint32_t free_rate;         // least rate while FREE
     uint8_t state;
     uint8_t is_drained;        // DRAIN: no more than the cap is on its way
@@ -3079,7 +3079,7 @@ typedef struct rvd_pace {
     uint8_t rest, full, late;  // rounds until the next probe; rounds behind a queue; late pongs
     // This round: of pings that were sent after `round_mark`.
     uint8_t was_full;
-    uint32_t round_mark, round_rate, least_us, samples;
+    uint32_t round_mark, round_rate, last_rate, least_us, samples;
     uint64_t sum_us;
     int64_t now_us, full_us, min_at, free_until;
 } rvd_pace;
@@ -3235,9 +3235,9 @@ static void rvd_pace_hold(rvd_pace *p)
     if (p->target < RVD_PACE_LEAST) p->target = RVD_PACE_LEAST;
 }
 
-static void rvd_pace_drain(rvd_pace *p, uint32_t rate)
+static void rvd_pace_drain(rvd_pace *p)
 {
-    uint32_t bytes = rvd_pace_bytes(rate, p->min_us) / 16 * 15;
+    uint32_t rate = p->last_rate, bytes = rvd_pace_bytes(rate, p->min_us) / 16 * 15;
     int had_cap = rvd_pace_has_cap(p);
     rvd_pace_rate_set(p, rate);
     p->target = bytes > RVD_PACE_LEAST ? bytes : RVD_PACE_LEAST;
@@ -3288,10 +3288,10 @@ static void rvd_pace_hold_judge(rvd_pace *p, uint32_t queue_us)
     if (!rvd_pace_is_used(p)) return;
     p->full = p->was_full && queue_us > slack / 2 * 3 ? (uint8_t)(p->full + 1) : 0;
     if (p->full == RVD_PACE_FULL || (is_stale && p->was_full)) {
-        rvd_pace_drain(p, p->round_rate);
+        rvd_pace_drain(p);
         return;
     }
-    if (queue_us > slack / 2 * 3) {  // then the rate of this round is what the link gives us
+    if (queue_us > slack / 2 * 3) {  // then the rate is what the link gives us
         rvd_pace_rate_set(p, p->round_rate);
         p->gain = RVD_PACE_GAIN;
         p->rest = 2;
@@ -3312,13 +3312,18 @@ static void rvd_pace_grow_end(rvd_pace *p, uint32_t rate)
     p->cap = p->target;
 }
 
+// A queue alone does not end it: TCP starts with bursts, and these queue. The rate must have stopped
+// to grow, too, or the queue be long.
 static void rvd_pace_grow_judge(rvd_pace *p, uint32_t queue_us)
 {
-    int is_used = rvd_pace_bytes(p->round_rate, p->least_us) >= RVD_PACE_USED;
+    uint32_t rate = p->round_rate, slack = rvd_pace_slack(p, rvd_pace_rate(p));
+    int is_used = rvd_pace_bytes(rate, p->least_us) >= RVD_PACE_USED;
+    int is_full = rate / 5 < p->probe_rate / 4 || queue_us > 2 * slack + p->min_us / 2;
+    p->probe_rate = rate;
     if (p->min_us < RVD_PACE_NEAR_US)
         rvd_pace_become(p, RVD_PACE_NEAR);
-    else if (is_used && queue_us > rvd_pace_slack(p, rvd_pace_rate(p)))
-        rvd_pace_grow_end(p, p->round_rate);
+    else if (is_used && is_full && queue_us > slack)
+        rvd_pace_grow_end(p, rate);
     p->rates[++p->round % RVD_PACE_ROUNDS] = 0;
 }
 
@@ -3331,7 +3336,7 @@ static void rvd_pace_free_judge(rvd_pace *p, uint32_t queue_us)
     if (queue_us < rvd_pace_slack(p, rate))
         rvd_pace_become(p, RVD_PACE_GROW);
     else if (p->now_us >= p->free_until || (is_settled && rate / 3 > p->free_rate / 2))
-        rvd_pace_drain(p, rate);
+        rvd_pace_drain(p);
     else if (is_settled && rate < p->free_rate)
         p->free_rate = rate;
 }
@@ -3394,7 +3399,7 @@ static void rvd_pace_near(rvd_pace *p, uint32_t trip_us, uint32_t rate)
     int is_late = trip_us > RVD_PACE_LATE_US && rate < RVD_PACE_NEAR_RATE;
     p->late = is_late ? (uint8_t)(p->late + 1) : 0;
     if (p->late < RVD_PACE_LATE_PONGS) return;
-    rvd_pace_drain(p, rate);
+    rvd_pace_drain(p);
 }
 
 static void rvd_pace_sample(rvd_pace *p, const rvd_pace_ping *g, uint32_t trip_us, uint32_t added)
@@ -3439,6 +3444,7 @@ static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t no
     p->extra = 0;
     rate = rvd_pace_speed(g.mark - g.since, rvd_pace_span(&g, us));
     rvd_pace_trip(p, trip, now_us);
+    p->last_rate = rate;
     if (p->state == RVD_PACE_NEAR) {
         rvd_pace_near(p, trip, rate);
         return 1;
