@@ -3017,6 +3017,7 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 #define RVD_PACE_MOST 1073741824u   // greatest cap, far from where its sums would overflow
 #define RVD_PACE_CRUMB 1024u        // less room than this is none: no tiny frames
 #define RVD_PACE_ROUNDS 5u          // the window of the greatest rate
+#define RVD_PACE_CLEAR 4            // pings that show how a drain went, or a sudden long queue
 #define RVD_PACE_FULL 2             // rounds behind a queue until it is asked whose it is
 #define RVD_PACE_GAIN 16u           // the unit of gains: a cap that neither grows nor shrinks
 #define RVD_PACE_OLD_US 10000000    // a least round trip of this age is forgotten,
@@ -3318,7 +3319,7 @@ static void rvd_pace_grow_judge(rvd_pace *p, uint32_t queue_us)
 {
     uint32_t rate = p->round_rate, slack = rvd_pace_slack(p, rvd_pace_rate(p));
     int is_used = rvd_pace_bytes(rate, p->least_us) >= RVD_PACE_USED;
-    int is_full = rate / 5 < p->probe_rate / 4 || queue_us > 2 * slack + p->min_us / 2;
+    int is_full = rate / 3 < p->probe_rate / 2 || queue_us > 2 * slack + p->min_us / 8;
     p->probe_rate = rate;
     if (p->min_us < RVD_PACE_NEAR_US)
         rvd_pace_become(p, RVD_PACE_NEAR);
@@ -3404,11 +3405,14 @@ static void rvd_pace_near(rvd_pace *p, uint32_t trip_us, uint32_t rate)
 
 static void rvd_pace_sample(rvd_pace *p, const rvd_pace_ping *g, uint32_t trip_us, uint32_t added)
 {
+    uint32_t far_us = p->min_us + 3 * rvd_pace_slack(p, rvd_pace_rate(p));
+    int is_clear;  // before the round is over
     if ((int32_t)(g->mark - p->round_mark) <= 0) return;
     p->least_us = rvd_base_min_u32(p->least_us, trip_us);
     p->sum_us += trip_us;
     p->samples++;
-    if ((int32_t)(g->since - p->round_mark) >= 0 || (p->state == RVD_PACE_DRAIN && p->samples >= 4))
+    is_clear = p->state == RVD_PACE_DRAIN || (p->state == RVD_PACE_HOLD && p->least_us > far_us);
+    if ((int32_t)(g->since - p->round_mark) >= 0 || (is_clear && p->samples >= RVD_PACE_CLEAR))
         rvd_pace_round_end(p, added);
 }
 
