@@ -3025,7 +3025,7 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 #define RVD_PACE_STALE_US 5000000   //   and at half of it the queue is drained to measure it again
 #define RVD_PACE_FREE_US 3000000    // for this time somebody else's queue is left alone
 #define RVD_PACE_SILENT_US 50000    // a round trip and this time without a pong: more is sent,
-#define RVD_PACE_MORE_US 10000      //   every so often,
+#define RVD_PACE_MORE_US 10000      //   again each time this has passed,
 #define RVD_PACE_WAIT_US 1000000    //   and after this time, and four round trips, there is no cap
 #define RVD_PACE_NEAR_US 2000       // below this round trip wake-ups count, not queues:
 #define RVD_PACE_NEAR_STEP 262144u  //   pings are rare, for a link that is near and still slow
@@ -3148,8 +3148,8 @@ static uint32_t rvd_pace_root(uint64_t x)
 static uint32_t rvd_pace_slack(const rvd_pace *p, uint32_t rate)
 {
     uint32_t us = rvd_pace_root(UINT64_C(125000000000000) / (rate ? rate : 1));
-    uint32_t own = p->min_us / 16 + 2000;
-    uint32_t noise = p->noise_us > own ? 2 * (p->noise_us - own) : 0;
+    uint32_t own = p->min_us / 16 + 2000 + RVD_PACE_STEP * 1000 / (rate / 1000 + 1);
+    uint32_t noise = p->noise_us > own ? 3 * (p->noise_us - own) : 0;
     if (us > 40000) us = 40000;
     if (us < 2000) us = 2000;
     return us + p->min_us / 32 + rvd_base_min_u32(noise, p->min_us / 2);
@@ -3313,13 +3313,13 @@ static void rvd_pace_grow_end(rvd_pace *p, uint32_t rate)
     p->cap = p->target;
 }
 
-// A queue alone does not end it: TCP starts with bursts, and these queue. The rate must have stopped
-// to grow, too, or the queue be long.
+// A queue alone does not end it: TCP starts with bursts, and these queue. The rate must have
+// stopped to grow, too, or the queue be long.
 static void rvd_pace_grow_judge(rvd_pace *p, uint32_t queue_us)
 {
     uint32_t rate = p->round_rate, slack = rvd_pace_slack(p, rvd_pace_rate(p));
     int is_used = rvd_pace_bytes(rate, p->least_us) >= RVD_PACE_USED;
-    int is_full = rate / 3 < p->probe_rate / 2 || queue_us > 2 * slack + p->min_us / 8;
+    int is_full = rate / 3 < p->probe_rate / 2 || queue_us > slack / 2 * 3;
     p->probe_rate = rate;
     if (p->min_us < RVD_PACE_NEAR_US)
         rvd_pace_become(p, RVD_PACE_NEAR);
@@ -3416,8 +3416,8 @@ static void rvd_pace_sample(rvd_pace *p, const rvd_pace_ping *g, uint32_t trip_u
         rvd_pace_round_end(p, added);
 }
 
-// The time that the bytes up to the ping took, sending or arriving, whatever took longer: when we or
-// the peer are late, some of them arrive at once.
+// The time that the bytes up to the ping took, sending or arriving, whatever took longer: when we
+// or the peer are late, some of them arrive at once.
 static uint32_t rvd_pace_span(const rvd_pace_ping *g, uint32_t now_us)
 {
     uint32_t arriving = now_us - g->from_us, sending = g->sent_us - g->asked_us;
@@ -3467,7 +3467,8 @@ static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t no
     return 1;
 }
 
-// When somebody waits for room and no pong comes: the peer may be asleep or busy, and the link idle.
+// When somebody waits for room and no pong comes: the peer may be asleep or busy, and the link
+// idle.
 // INT64_MAX: never.
 static int64_t rvd_pace_next_tick(const rvd_pace *p, int64_t now_us)
 {
