@@ -3152,7 +3152,7 @@ static uint32_t rvd_pace_slack(const rvd_pace *p, uint32_t rate)
     uint32_t noise = p->noise_us > own ? 3 * (p->noise_us - own) : 0;
     if (us > 40000) us = 40000;
     if (us < 2000) us = 2000;
-    return us + p->min_us / 32 + rvd_base_min_u32(noise, p->min_us / 2);
+    return us + p->min_us / 32 + rvd_base_min_u32(noise, p->min_us / 3);
 }
 
 // How long frames may be, and turns of streams: a keystroke waits for one of each.
