@@ -114,8 +114,11 @@ class Processes:
 
 class Peer:
     """One tunnel. start() brings it up between clients and the server on `target`; `line` puts a
-    link between its two halves: line(port) is a port that leads to `port`."""
+    link between its two halves: line(port) is a port that leads to `port`. Or the link is between
+    two addresses: the half at the clients listens on `near`, and the other half finds it at
+    `far`."""
     name = ""
+    near = far = "127.0.0.1"
     missing = None
     is_wanted = True
     jobs = "(?!tls|http)"   # how the names of those begin that it takes part in
@@ -166,17 +169,18 @@ class Revdial(Peer):
     def start(self, run, target, line):
         env = dict(os.environ, REVDIAL_TOKEN="bench-token")
         proxy = run.start("revdial-proxy", [
-            f"{self.build}/revdial-proxy", "--listen", "127.0.0.1:0", "--expose",
+            f"{self.build}/revdial-proxy", "--listen", f"{self.near}:0", "--expose",
             "127.0.0.1:0=bench", "--io-threads", str(self.agents), *self.proxy_options,
             *self.options], env=env)
-        tunnel = line(int(run.said(proxy, r"listening on 127\.0\.0\.1:(\d+)\n")))
+        tunnel = line(int(run.said(proxy, rf"listening on {re.escape(self.near)}:(\d+)\n")))
         self.port = int(run.said(proxy, r"listening on 127\.0\.0\.1:(\d+) for"))
         self.sides = [proxy]
+        bare = () if self.far == "127.0.0.1" else ("--insecure-cleartext",)
         for i in range(self.agents):
             agent = run.start("revdial-agent", [
                 f"{self.build}/revdial-agent", "--server",
-                f"{self.scheme}://127.0.0.1:{tunnel}", "--name", "bench", "--instance",
-                f"bench-{i}", "--target", f"127.0.0.1:{target}", *self.agent_options,
+                f"{self.scheme}://{self.far}:{tunnel}", "--name", "bench", "--instance",
+                f"bench-{i}", "--target", f"127.0.0.1:{target}", *bare, *self.agent_options,
                 *self.options], env=env)
             run.said(agent, "(session.up)", agent.log_path)
             self.sides.append(agent)
@@ -452,17 +456,17 @@ class Yamux(Peer):
             return re.search(r"yamux (v\S+)", f.read()).group(1) + ", " + go_version()
 
     def start(self, run, target, line):
-        proxy = run.start("yamux-proxy", [self.program, "proxy"])
-        tunnel = line(int(run.said(proxy, r"listening on 127\.0\.0\.1:(\d+)\n")))
+        proxy = run.start("yamux-proxy", [self.program, "proxy", self.near])
+        tunnel = line(int(run.said(proxy, rf"listening on {re.escape(self.near)}:(\d+)\n")))
         self.port = int(run.said(proxy, r"listening on 127\.0\.0\.1:(\d+) for"))
-        agent = run.start("yamux-agent", [self.program, "agent", f"127.0.0.1:{tunnel}",
+        agent = run.start("yamux-agent", [self.program, "agent", f"{self.far}:{tunnel}",
                                           f"127.0.0.1:{target}"])
         self.sides = [proxy, agent]
 
 
 SSHD = """\
 Port {port}
-ListenAddress 127.0.0.1
+ListenAddress {near}
 HostKey {dir}/host
 PidFile none
 AuthorizedKeysFile {dir}/user.pub
@@ -497,14 +501,15 @@ class Ssh(Peer):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{where}/{key}"],
                            check=True, stdin=subprocess.DEVNULL)
         port, self.port = free_port(), free_port()
-        config = run.write(f"sshd-{port}.conf", SSHD.format(port=port, dir=where))
+        config = run.write(f"sshd-{port}.conf", SSHD.format(port=port, near=self.near,
+                                                                   dir=where))
         server = run.start("sshd", [self.sshd, "-D", "-e", "-f", config])
         run.said(server, "(Server listening)", server.log_path)
         client = run.start("ssh", [
             "ssh", "-N", "-F", "none", "-i", f"{where}/user", "-p", str(line(port)),
             "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
             "-o", "ExitOnForwardFailure=yes", "-R", f"127.0.0.1:{self.port}:127.0.0.1:{target}",
-            "127.0.0.1"])
+            self.far])
         self.sides = [server, client]
 
 

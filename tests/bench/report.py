@@ -170,6 +170,20 @@ def link_table(results, notes):
     return table
 
 
+def deep_table(results, notes):
+    rows = [(r, f"deep-{r[0]}-{r[1]}-{r[3]}") for r in notes.get("deep", [])]
+    names = names_in(results, [job for _, job in rows])
+    table = Table("A ping beside bulk uploads, real TCP through a router with a deep queue: "
+                  "p50 / p99 ms, part of the link used", ["link", "bulk"] + names)
+    for (mbit, rtt, queue, bulk), job in rows:
+        cells = []
+        for name in names:
+            p50, p99, used = (results.median(job, name, k) for k in ("p50_us", "p99_us", "used"))
+            cells.append("-" if not p99 else f"{p50 / 1e3:.0f} / {p99 / 1e3:.0f}, {used:.2f}")
+        table.add(f"{mbit} Mbit/s, {rtt} ms, {queue} kB", str(bulk), *cells)
+    return table
+
+
 def lib_table(results):
     table = Table("The library alone: two processes, one TCP connection on loopback",
                   ["job", "way", "rate", "to bare", "p50 us", "p99 us", "CPU us each",
@@ -299,6 +313,20 @@ def link_aims(aims, notes):
     aims.least("thin link: bulk", "yamux", 0.9, aims.ratio("thin", "yamux", "MBps"))
 
 
+DEEP_AIMS_MS = {(10, 40, 1): 60, (10, 40, 8): 65, (100, 40, 4): 60, (50, 100, 16): 125,
+                (2, 80, 2): 130}
+
+
+def deep_aims(aims):
+    for (mbit, rtt, bulk), most in DEEP_AIMS_MS.items():
+        job = f"deep-{mbit}-{rtt}-{bulk}"
+        p99 = aims.results.median(job, "revdial", "p99_us")
+        aims.most(f"{mbit} Mbit/s, {rtt} ms, {bulk} bulk: ping p99", "", most, p99 and p99 / 1e3,
+                  "{:.0f} ms")
+        aims.least(f"{mbit} Mbit/s, {rtt} ms, {bulk} bulk: link used", "",
+                   0.95 if rtt < 100 else 0.9, aims.results.median(job, "revdial", "used"))
+
+
 def lib_aims(aims):
     results = aims.results
     for job in "bulk1", "ping1":
@@ -336,6 +364,7 @@ def aims_table(results, notes):
     http_aims(aims)
     idle_aims(aims)
     link_aims(aims, notes)
+    deep_aims(aims)
     lib_aims(aims)
     engine_aims(aims)
     return aims.table
@@ -383,6 +412,17 @@ def write_plots(out, results, notes, jobs):
         lines["16 MiB per RTT"] = [(r, (16 << 20) / (r / 1e3) / 1e6) for r in rtts]
         written.append("rtt.svg")
         svg.curves(os.path.join(out, "rtt.svg"), "One stream over a long link, no limit", lines)
+    lines = {}
+    for mbit, rtt, _, bulk in notes.get("deep", []):
+        for name in names_in(results, [f"deep-{mbit}-{rtt}-{bulk}"]) if mbit == 10 else []:
+            value = results.median(f"deep-{mbit}-{rtt}-{bulk}", name, "p99_us")
+            if value:
+                lines.setdefault(name, []).append((bulk, value / 1e3))
+    if lines:
+        written.append("deep.svg")
+        svg.curves(os.path.join(out, "deep.svg"),
+                   "A ping beside bulk uploads: 10 Mbit/s, 40 ms, a second of queue", lines,
+                   ("bulk streams", "p99, ms"))
     return written
 
 
@@ -394,8 +434,8 @@ def write(out, results, notes, jobs, requests):
               cost_table(results, tls),
               relay_table(results, requests, "HTTP by Host", HTTP_REFERENCE),
               cost_table(results, requests), kept_table(results), alone_table(results),
-              calls_table(results, jobs),
-              crowd_table(results), link_table(results, notes), lib_table(results),
+              calls_table(results, jobs), crowd_table(results), link_table(results, notes),
+              deep_table(results, notes), lib_table(results),
               engine_table(results, notes), change_table(results, jobs),
               aims_table(results, notes)]
     tables = [t for t in tables if not t.is_empty()]

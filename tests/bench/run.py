@@ -76,8 +76,15 @@ LONGER = {"mixed": 3, "ping1000": 2, "requests": 4}
 WARM = {"tls-ping500": 3}  # seconds; two HAProxies have 500 handshakes to do first
 CROWD_PEERS = ("direct", "revdial", "revdial-with", "revdial-old",
                "haproxy")
+DEEP_PEERS = ("revdial", "revdial-with", "revdial-old", "yamux", "ssh")
 RTTS_MS = (10,) if SMOKE else (10, 40, 100)
 THIN = {"one_way_ms": 20, "mbit": 10, "queue_kib": 32}
+# Real TCP through a router with a deep queue: Mbit/s, round trip in ms, queue in kB, bulk streams.
+DEEP = [(10, 40, 1250, n) for n in (1, 2, 4, 8, 16)]
+DEEP += [(100, 40, 12500, 4), (50, 100, 6000, 16), (2, 80, 500, 2)]
+if SMOKE:
+    DEEP = [(10, 40, 1250, 8)]
+DEEP_SECONDS, DEEP_WARM = (1, 0.5) if SMOKE else (8, 1)
 
 LIB = ["bulk1", "bulk16", "ping1", "ping1000", "open1", "open64", "idle10", "idle100", "idle1000",
        "idle10000", "asleep", "others1000", "asleep1000"]
@@ -370,6 +377,40 @@ def part_link(results, notes):
     for rtt in (0, *RTTS_MS):
         if is_job(f"rtt{rtt}" if rtt else "thin"):
             link_part(results, notes, rtt)
+    if is_job("deep"):
+        deep_part(results, notes)
+
+
+def deep_part(results, notes):
+    if os.geteuid() != 0 or not os.path.exists("/dev/net/tun"):
+        print("  link deep: it needs root and /dev/net/tun; left out")
+        return
+    notes["deep"] = DEEP
+    for mbit, rtt, queue, bulk in DEEP:
+        began = time.monotonic()
+        for round_number in range(min(ROUNDS, 3)):
+            for peer in in_turn([p for p in wanted_peers() if p.name in DEEP_PEERS], round_number):
+                deep_one(results, peer, mbit, rtt, queue, bulk)
+        progress(f"link {mbit} Mbit/s, {rtt} ms, {bulk} bulk", began)
+
+
+def deep_one(results, peer, mbit, rtt, queue, bulk):
+    """A ping beside bulk, through a link that the peer has for itself."""
+    run = peers.Processes(os.path.join(OUT, "run", f"deep-{peer.name}"))
+    figures = {}
+    try:
+        link = run.start("router", [f"{OUT}/router", str(mbit), str(rtt / 2), str(queue)])
+        peer.near, peer.far = run.said(link, r"link (\S+ \S+)").split()
+        peer.up(run, start_server(run))
+        figures = load(peer.port, f"mixed -c {bulk}", DEEP_SECONDS, DEEP_WARM)
+        figures["used"] = figures.get("MBps", 0) * 8 / mbit * 1500 / 1448  # with headers
+        if figures.get("p99_us") == 0:  # no ping came back: it waited all the time, and longer
+            figures["p50_us"] = figures["p99_us"] = DEEP_SECONDS * 1e6
+    except (RuntimeError, OSError, subprocess.SubprocessError) as e:
+        print(f"  {peer.name}: {e}")
+    finally:
+        run.end()
+    results.add(f"deep-{mbit}-{rtt}-{bulk}", peer.name, figures)
 
 
 def link_part(results, notes, rtt):

@@ -98,7 +98,7 @@ def ranges(path, title, rows):
     d.save(path)
 
 
-def curves(path, title, lines):
+def curves(path, title, lines, axes=("round trip, ms", "MB/s")):
     """lines: name to [(x, y)], both axes logarithmic."""
     d = Drawing(720, 430, title)
     points = [p for line in lines.values() for p in line]
@@ -107,8 +107,8 @@ def curves(path, title, lines):
     for x in sorted({x for x, _ in points}):
         d.path([(across.at(x), 66), (across.at(x), 380)], GRID)
         d.text(across.at(x), 398, f"{x:g}", size=11, anchor="middle")
-    d.text(295, 418, "round trip, ms", anchor="middle")
-    d.text(62, 48, "MB/s", size=11, anchor="end")
+    d.text(295, 418, axes[0], anchor="middle")
+    d.text(62, 48, axes[1], size=11, anchor="end")
     for tick in up.ticks():
         d.path([(70, up.at(tick)), (520, up.at(tick))], GRID)
         d.text(62, up.at(tick) + 4, f"{tick:g}", size=11, anchor="end")

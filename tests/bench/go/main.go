@@ -1,6 +1,6 @@
 // peer is what one writes in Go today: hashicorp/yamux as it comes, and io.Copy.
 //
-//	peer proxy                        prints where agents and clients may connect
+//	peer proxy [ADDRESS]              prints where agents and clients may connect
 //	peer agent PROXY TARGET           dials the proxy, carries its streams to the target
 //	peer lib [-t SECONDS] JOB         the library alone: build/bench/lib's jobs, one measurement
 package main
@@ -17,7 +17,9 @@ func main() {
 	args := os.Args[1:]
 	switch {
 	case len(args) == 1 && args[0] == "proxy":
-		proxyMain()
+		proxyMain("127.0.0.1")
+	case len(args) == 2 && args[0] == "proxy":
+		proxyMain(args[1])
 	case len(args) == 3 && args[0] == "agent":
 		agentMain(args[1], args[2])
 	case len(args) >= 2 && args[0] == "lib":
@@ -25,7 +27,7 @@ func main() {
 	case len(args) == 2 && args[0] == "lib-server":
 		libServerMain(args[1])
 	default:
-		fmt.Fprintln(os.Stderr, "usage: peer proxy | agent PROXY TARGET | lib [-t SECONDS] JOB")
+		fmt.Fprintln(os.Stderr, "usage: peer proxy [ADDRESS] | agent PROXY TARGET | lib [-t SECONDS] JOB")
 		os.Exit(2)
 	}
 }

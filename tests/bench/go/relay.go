@@ -8,8 +8,8 @@ import (
 	"github.com/hashicorp/yamux"
 )
 
-func proxyMain() {
-	agents, err := net.Listen("tcp", "127.0.0.1:0")
+func proxyMain(address string) {
+	agents, err := net.Listen("tcp", address+":0")
 	check(err)
 	clients, err := net.Listen("tcp", "127.0.0.1:0")
 	check(err)
