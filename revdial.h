@@ -1271,6 +1271,12 @@ enum revdial_credentials_flag { REVDIAL_END_STALE = 1 };
 REVDIAL_API int revdial_proxy_replace_credentials(revdial_proxy *p, const revdial_credential *rows,
                                                   size_t count, unsigned flags, revdial_err *err);
 
+// Replaces the fields of these names in the config, for sessions to come; those that are up stay.
+//   thread   any
+REVDIAL_API void revdial_proxy_replace_limits(revdial_proxy *p, unsigned max_sessions,
+                                              unsigned max_sessions_per_name,
+                                              unsigned max_sessions_per_identity);
+
 // Replaces the application's check for requests to come; NULL = the table. Calls of the old one
 // that run may go on until revdial_proxy_stop().
 //   thread   any
@@ -21847,6 +21853,18 @@ int revdial_proxy_replace_credentials(revdial_proxy *p, const revdial_credential
     rvd_proxy_table_unref(p, fresh);
     if (!code) return REVDIAL_OK;
     return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory; the new table is in force");
+}
+
+void revdial_proxy_replace_limits(revdial_proxy *p, unsigned max_sessions,
+                                  unsigned max_sessions_per_name,
+                                  unsigned max_sessions_per_identity)
+{
+    if (rvd_owner_is_child(&p->own)) return;
+    pthread_mutex_lock(&p->own.lock);
+    p->cfg.max_sessions = max_sessions;
+    p->cfg.max_sessions_per_name = max_sessions_per_name;
+    p->cfg.max_sessions_per_identity = max_sessions_per_identity;
+    pthread_mutex_unlock(&p->own.lock);
 }
 
 void revdial_proxy_replace_auth(revdial_proxy *p, revdial_auth_fn *auth, void *auth_ud)

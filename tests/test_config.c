@@ -24,7 +24,7 @@ static const prog_option options[] = {
      PROG_LIVE | PROG_SECTION | PROG_IN_EXPOSE},
     {"group", PROG_LIST, AT(groups), "NAME", "who", 0, 0,
      PROG_SECTION | PROG_IN_GROUP | PROG_NO_ARGV | PROG_NO_ENV},
-    {"allow", PROG_LIST, AT(allow), "PATTERN", "what", 0, 0},
+    {"allow", PROG_LIST, AT(allow), "PATTERN", "what", 0, 0, PROG_IN_EXPOSE},
     {"tls-cert", PROG_PATH, AT(cert), "FILE", "certificate", 0, 0, PROG_IN_GROUP},
     {"token", PROG_TEXT, AT(token), "TOKEN", "secret", 0, 0, PROG_SECRET | PROG_NO_ARGV},
     {"via", PROG_TEXT, AT(via), "URL", "through", 0, 0, PROG_SECRET},
@@ -203,6 +203,23 @@ TEST(a_section_holds_for_its_item_alone)
         CHECK_INT(s.timeout_ms, i == 1 ? 7000 : 3000);
     }
     CHECK_INT(t.s.wait, 0);
+    prog_cli_free(&t.cli);
+}
+
+TEST(a_section_may_have_a_list_of_its_own)
+{
+    told t;
+    char *all = NULL;
+    tell_file(&t, "allow = a\n[expose 80]\nname = a\nallow = b\nwait = yes\nallow = c\n"
+                  "[expose 81]\nname = b\n");
+    CHECK_INT(t.rc, -1);
+    REQUIRE(t.s.exposes.count == 2);
+    CHECK_INT(prog_item_join(&t.cli, t.s.exposes.items[0], "allow", &all), 0);
+    CHECK_STR(all, "b,c");
+    free(all);
+    CHECK_INT(prog_item_join(&t.cli, t.s.exposes.items[1], "allow", &all), 0);
+    CHECK(all == NULL);
+    CHECK_INT(t.s.allow.count, 1);
     prog_cli_free(&t.cli);
 }
 

@@ -148,6 +148,22 @@ TEST(A67_a_full_proxy_answers_503_with_Retry_After_and_only_to_those_it_knows)
     }
 }
 
+NEW_WORLD_TEST(limits_can_be_replaced_while_sessions_run)
+{
+    w->pcfg.max_sessions = 1;
+    if (!world_open(w)) return;
+    CHECK_INT(raw_backend(w->address, "cam-2", ""), -1);
+    revdial_proxy_replace_limits(w->proxy, 3, 1, 0);
+    int fd = raw_backend(w->address, "cam-2", "");
+    CHECK(fd >= 0);
+    CHECK_INT(raw_backend(w->address, "cam-2", "Revdial-Instance: two\r\n"), -1);
+    revdial_proxy_replace_limits(w->proxy, 1, 1, 0);  // those that are up stay
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    CHECK(st != NULL);
+    revdial_close(st);
+    close(fd);
+}
+
 // Counts connections that have come to their end.
 static void on_log(void *ud, int level, const char *event, const char *msg)
 {

@@ -361,16 +361,37 @@ static int prog_apply(prog_cli *cli, enum prog_source from)
     return rc;
 }
 
+// What settings of the item's section call it: 1 + its place; 0: it has no section.
+static size_t prog_item_find(const prog_cli *cli, const char *item)
+{
+    for (size_t i = 0; i < cli->given_count; i++)
+        if (cli->given[i].value == item && cli->given[i].option->flags & PROG_SECTION) return i + 1;
+    return 0;
+}
+
 int prog_item_apply(const prog_cli *cli, const char *item, void *settings, prog_common *common)
 {
-    size_t of = 0;
+    size_t of = prog_item_find(cli, item);
     int rc = 0;
-    for (size_t i = 0; rc == 0 && i < cli->given_count; i++) {
+    for (size_t i = of; of && rc == 0 && i < cli->given_count && cli->given[i].item == of; i++) {
         const prog_setting *s = &cli->given[i];
         void *at = prog_place(s->option, cli, settings, common);
-        if (s->value == item && s->option->flags & PROG_SECTION) of = i + 1;
-        if (of && s->item == of) rc = prog_set(cli, s->option, at, s->value);
+        if (s->option->kind != PROG_LIST) rc = prog_set(cli, s->option, at, s->value);
     }
+    return rc;
+}
+
+int prog_item_join(const prog_cli *cli, const char *item, const char *option, char **all)
+{
+    size_t of = prog_item_find(cli, item);
+    prog_list list = {0};
+    int rc = 0;
+    *all = NULL;
+    for (size_t i = of; of && rc == 0 && i < cli->given_count && cli->given[i].item == of; i++)
+        if (strcmp(cli->given[i].option->name, option) == 0)
+            rc = prog_list_add(&list, cli->given[i].value);
+    if (rc == 0 && list.count > 0 && !(*all = prog_list_join(&list))) rc = -1;
+    free(list.items);
     return rc;
 }
 

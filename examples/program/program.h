@@ -169,9 +169,12 @@ int prog_complain(const prog_cli *cli, const char *form, ...)
     ;
 // What --check prints when all is good. Returns PROG_STOPPED.
 int prog_print_checked(const prog_cli *cli);
-// Stores what the section of an item says, in a copy of the settings and of cli->common. Returns 0
-// or an exit code.
+// Stores what the section of an item says, lists excepted, in a copy of the settings and of
+// cli->common. Returns 0 or an exit code.
 int prog_item_apply(const prog_cli *cli, const char *item, void *settings, prog_common *common);
+// A list of an item's section with commas, for free(3), or NULL: it has none. Returns 0, or -1 when
+// out of memory.
+int prog_item_join(const prog_cli *cli, const char *item, const char *option, char **all);
 // What of an option counts: the last value of the strongest source; NULL: it was not given.
 const prog_setting *prog_given(const prog_cli *cli, const char *option);
 // Refuses a new configuration where an option differs that is not PROG_LIVE. Returns 0 or an exit

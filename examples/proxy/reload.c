@@ -134,6 +134,9 @@ static int live_apply(live *l, plan *p)
     }
     route_table_replace(&l->routes, &p->next->routes);
     http_trust(l->http, p->next->trusted);
+    revdial_proxy_replace_limits(l->proxy, p->next->proxy.max_sessions,
+                                 p->next->proxy.max_sessions_per_name,
+                                 p->next->proxy.max_sessions_per_identity);
     plan_change(p, l);
     plan_close(p, l->proxy);
     return 0;

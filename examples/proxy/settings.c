@@ -21,15 +21,15 @@ static const prog_option options[] = {
     {"connect", PROG_LIST, AT(connects), "ADDRESS",
      "HTTP CONNECT, for clients that say where they want to go; repeatable. The\n"
      "agent is that of a --route, or else the user name of Proxy-Authorization",
-     0, 0, PROG_LIVE},
+     0, 0, PROG_LIVE | PROG_SECTION | PROG_IN_EXPOSE},
     {"socks5", PROG_LIST, AT(socks5s), "ADDRESS",
      "SOCKS5 in the same way: the user name is the agent's name, and any password\n"
      "will do. Host names are looked up where the agent is; repeatable",
-     0, 0, PROG_LIVE},
+     0, 0, PROG_LIVE | PROG_SECTION | PROG_IN_EXPOSE},
     {"sni", PROG_LIST, AT(snis), "ADDRESS",
      "TLS, to where a --route leads for the server that the client names; it ends\n"
      "there, not here; repeatable",
-     0, 0, PROG_LIVE},
+     0, 0, PROG_LIVE | PROG_SECTION | PROG_IN_EXPOSE},
     {"http", PROG_LIST, AT(https), "ADDRESS",
      "HTTP/1.1 and 1.0: each request goes to where a --route leads for its Host;\n"
      "repeatable",
@@ -37,16 +37,16 @@ static const prog_option options[] = {
     {"route", PROG_LIST, AT(routes), "PATTERN=NAME[/TARGET]",
      "clients of --connect, --socks5, --sni and --http that want to go to PATTERN\n"
      "go to the agent NAME, and there to TARGET (see below); repeatable",
-     0, 0, PROG_LIVE},
+     0, 0, PROG_LIVE | PROG_SECTION},
     {"allow-from", PROG_LIST, AT(allow_from), "NET",
      "clients that are accepted: addresses, networks like 10.0.0.0/8, and 'unix:';\n"
      "repeatable (default: all). It does not concern --sockets",
-     0, 0, PROG_LIVE},
+     0, 0, PROG_LIVE | PROG_IN_EXPOSE},
     {"trusted-proxies", PROG_LIST, AT(trusted), "NET",
      "balancers, in the same form, whose connections begin with a PROXY header.\n"
      "Its client is the client from then on. For --http they are proxies whose\n"
      "X-Forwarded-For and its kind are believed; repeatable",
-     0, 0, PROG_LIVE},
+     0, 0, PROG_LIVE | PROG_IN_EXPOSE},
     {"http-proxy-header", PROG_FLAG, AT(has_http_header), NULL,
      "connections of --trusted-proxies to --http begin with a PROXY header, too;\n"
      "X-Forwarded-For is then replaced",
@@ -110,11 +110,11 @@ static const prog_option options[] = {
     {"io-threads", PROG_NUMBER, AT(cfg.common.io_threads), "N", "threads for the bytes (default 1)",
      1, 256},
     {"max-sessions", PROG_NUMBER, AT(cfg.max_sessions), "N", "most agents at once (default 65536)",
-     1, 1 << 24},
+     1, 1 << 24, PROG_LIVE},
     {"max-per-identity", PROG_NUMBER, AT(cfg.max_sessions_per_identity), "N",
      "most agents of one token, user or certificate at one time (default: no\n"
      "limit)",
-     1, 1 << 24},
+     1, 1 << 24, PROG_LIVE},
 };
 
 static const char usage[] =
@@ -132,8 +132,10 @@ static const char epilogue[] =
     "environment, REVDIAL_TLS_CERT=FILE. The command line beats the environment, which beats the\n"
     "file. Lists repeat the line, or have commas in the environment. Options without a value are\n"
     "yes or no. The file may have sections:\n"
-    "  [expose ADDRESS]  with 'name = NAME', 'target = TARGET', and pick, dial-timeout, wait and\n"
-    "                    early for this address alone\n"
+    "  [expose ADDRESS]  with 'name = NAME', 'target = TARGET', and for this address alone pick,\n"
+    "                    dial-timeout, wait, early, allow-from and trusted-proxies\n"
+    "  [connect ADDRESS], [socks5 ADDRESS], [sni ADDRESS]  the same without name and target\n"
+    "  [route PATTERN]   with 'name = NAME' and 'target = TARGET'\n"
     "  [group NAME]      with token-file and auth-file: identities in these share their names\n"
     "\n"
     "A line of the token file is TOKEN, or NAMES TOKEN. NAMES is a comma list of the names that\n"
@@ -241,13 +243,19 @@ static void expose_set(revdial_expose *x, const config *c, const settings *s,
 
 // What the options say of an exposed address, and its section before them. Returns 0 or an exit
 // code.
-static int expose_configure(const config *c, const char *item, revdial_expose *x)
+static int expose_configure(const config *c, expose *x)
 {
     settings s = c->s;
     prog_common common = c->cli.common;
-    int rc = prog_item_apply(&c->cli, item, &s, &common);
-    expose_set(x, c, &s, &common);
-    return rc;
+    int rc = prog_item_apply(&c->cli, x->item, &s, &common);
+    if (rc != 0) return rc;
+    expose_set(&x->x, c, &s, &common);
+    if (prog_item_join(&c->cli, x->item, "allow-from", &x->allow_from) != 0 ||
+        prog_item_join(&c->cli, x->item, "trusted-proxies", &x->trusted) != 0)
+        return PROG_FAILED;
+    if (x->allow_from) x->x.allow_from = x->allow_from;
+    if (x->trusted) x->x.trusted_proxies = x->trusted;
+    return 0;
 }
 
 // Exposes all items of an option; front is NULL for --expose. Returns 0 or an exit code.
@@ -261,7 +269,7 @@ static int config_add(config *c, const prog_list *list, const front_kind *front)
         x->item = list->items[i];
         problem = front ? expose_front(x, front, x->item) : expose_parse(x, x->item);
         rc = problem ? prog_usage_error(&c->cli, x->option, problem, x->item)
-                     : expose_configure(c, x->item, &x->x);
+                     : expose_configure(c, x);
         if (rc != 0) return rc;
         // What a front end says of a dial has to be true.
         if (front) x->x.dial.flags &= ~(unsigned)REVDIAL_DIAL_EARLY;
@@ -429,6 +437,10 @@ void config_close(config *c)
 {
     token_table_free(&c->tokens);
     prog_tls_free(c->tls);
+    for (size_t i = 0; i < c->expose_count; i++) {
+        free(c->exposes[i].allow_from);
+        free(c->exposes[i].trusted);
+    }
     free(c->exposes);
     free(c->listen);
     free(c->origins);

@@ -23,6 +23,7 @@ typedef struct expose {
     char name[ROUTE_NAME_SIZE];  // of the agent; of a front end its option, "--connect"
     revdial_expose x;            // points to these two
     int64_t id;                  // that the library gave it; 0 = not yet
+    char *allow_from, *trusted;  // of its section; NULL = those of all
 } expose;
 
 // All of it, checked as far as that can be done without listening.

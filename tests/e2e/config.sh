@@ -36,6 +36,11 @@ good|expose = fd:3=web
 4: token-file: /nowhere|token-file = /nowhere
 4: group: needs token-file or auth-file|[group x]
 4: group: /nowhere|[group x]\nauth-file = /nowhere
+good|[connect 127.0.0.1:0]\nallow-from = 10.0.0.0/8\nallow-from = unix:\nwait = yes
+good|[route *.cams.example]\nname = *
+5: not for an .route.|[route *]\nwait = yes\nname = web
+4: route: .*BAD|[route *]\nname = BAD
+4: connect: .*10.0.0.0/99|[connect 127.0.0.1:0]\nallow-from = 10.0.0.0/99
 END_OF_LIST
     configure "origin = https://ops.example/"
     says proxy 2 'ops.example/' --config "$conf" --check || return
@@ -68,7 +73,7 @@ readme_has_live_options() {
     for program in proxy agent; do
         wrong=$(diff \
             <(sed -n "s/^| revdial-$program |//p" "$here/../../examples/README.md" |
-                grep -o '`[a-z-]*`' | tr -d '`' | sort) \
+                grep -o '`[a-z0-9-]*`' | tr -d '`' | sort) \
             <("$build/revdial-$program" --config - | sed -n 's/^# HUP applies changes of//p' |
                 tr ' ' '\n' | grep . | sort))
         [ -z "$wrong" ] || { fail "$program: $wrong"; return; }
@@ -158,6 +163,32 @@ frozen_option_is_refused() {
     reloads 4 || return
     said configured.log "config.refused.*$conf:5: io-threads: cannot change" 1 || return
     said_by "${address_of[c]}"
+}
+
+# through_connect ADDRESS URL OPTION...: the status that curl gets from the proxy
+through_connect() {
+    curl -s -o /dev/null --max-time 5 -p -x "http://$1" -w '%{http_connect}' "${@:3}" "$2"
+}
+
+# Routes and who may come change while the port stays.
+routes_and_allow_lists_change() {
+    local got
+    address_of[d]=127.0.0.1:$(client port)
+    configure "[connect ${address_of[d]}]" 'allow-from = 127.0.0.2' \
+        '[route page.example]' 'name = web' "target = ${address_of[echo]}"
+    reloads 5 || return
+    got=$(through_connect "${address_of[d]}" http://page.example/ --interface 127.0.0.2)
+    [ "$got" = 200 ] || { fail "the route leads to $got"; return; }
+    got=$(through_connect "${address_of[d]}" http://page.example/)
+    [ "$got" = 000 ] || { fail "another address gets $got"; return; }
+    configure "[connect ${address_of[d]}]" 'allow-from = 127.0.0.0/8' \
+        '[route other.example]' 'name = web' "target = ${address_of[echo]}"
+    reloads 6 || return
+    said configured.log 'proxy.reload.*0 ports opened, 1 changed, 0 closed' 1 || return
+    got=$(through_connect "${address_of[d]}" http://page.example/)
+    [ "$got" = 407 ] || { fail "the old route leads to $got"; return; }
+    got=$(through_connect "${address_of[d]}" http://other.example/)
+    [ "$got" = 200 ] || fail "the new route leads to $got"
 }
 
 end_of_configured() { stop agent configured; }
@@ -250,6 +281,7 @@ check 'a reload under 1,000 connections and a download' reload_under_load
 check 'a wrong file changes nothing' wrong_file_changes_nothing
 check 'nor does an address that is in use' address_in_use_changes_nothing
 check 'an option that cannot change is refused' frozen_option_is_refused
+check 'routes and allow lists change' routes_and_allow_lists_change
 check 'it ends well' end_of_configured
 check '--watch sees files that change' watch_applies
 check 'a supervisor is told, at a path' supervised path
