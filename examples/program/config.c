@@ -28,11 +28,11 @@ struct prog_text {
     char text[];
 };
 
-char *prog_keep(prog_cli *cli, const char *text, size_t len)
+// Room for a text of that length.
+static char *prog_text_new(prog_cli *cli, size_t len)
 {
     prog_text *kept = calloc(1, sizeof *kept + len + 1);
     if (!kept) return NULL;
-    memcpy(kept->text, text, len);
     kept->len = len;
     kept->next = cli->texts;
     cli->texts = kept;
@@ -53,10 +53,11 @@ void prog_texts_free(prog_cli *cli)
 static int prog_value_join(prog_cli *cli, prog_setting *s, const char *a, const char *b)
 {
     size_t a_len = strlen(a), b_len = strlen(b);
-    char *all = prog_keep(cli, a, a_len + b_len);
-    s->value = all;
+    char *all = prog_text_new(cli, a_len + b_len);
     if (!all) return prog_out_of_memory(cli);
+    memcpy(all, a, a_len);
     memcpy(all + a_len, b, b_len);
+    s->value = all;
     return 0;
 }
 
@@ -90,8 +91,10 @@ static int prog_give_items(prog_cli *cli, prog_setting *s, const char *list)
     int rc = 0;
     while (rc == 0 && *list) {
         size_t len = strcspn(list, ",");
-        s->value = prog_keep(cli, list, len);
-        if (!s->value) return prog_out_of_memory(cli);
+        char *item = prog_text_new(cli, len);
+        if (!item) return prog_out_of_memory(cli);
+        memcpy(item, list, len);
+        s->value = item;
         if (len > 0) rc = prog_give_expanded(cli, s);
         list += len + (list[len] == ',');
     }

@@ -27,8 +27,6 @@ void prog_warn_env(prog_log *log, const prog_cli *cli);
 void prog_print_config(const prog_cli *cli);
 // "REVDIAL_TLS_CERT" for "tls-cert"
 void prog_env_name(const char *option, char *name, size_t size);
-// Keeps a text until prog_cli_free(). NULL when out of memory.
-char *prog_keep(prog_cli *cli, const char *text, size_t len);
 void prog_texts_free(prog_cli *cli);
 
 #endif  // REVDIAL_PROGRAM_CONFIG_H

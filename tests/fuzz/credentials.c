@@ -7,7 +7,9 @@
 
 #include "test.h"
 
+#include "../../examples/program/log.c"
 #include "../../examples/program/files.c"
+#include "../../examples/program/signals.c"
 #include "../../examples/proxy/credentials.c"
 
 #include "fuzz.h"

@@ -8,8 +8,9 @@
 dir=${REVDIAL_BUILD:-build}/fuzz
 seconds=${FUZZ_SECONDS:-60}
 jobs=$(nproc 2>/dev/null || echo 2)
-if [ $# -eq 0 ]; then set -- engine head authorization credentials egress websocket \
-    http_reader fronts admin; fi
+if [ $# -eq 0 ]; then
+    set -- engine head authorization credentials config egress websocket http_reader fronts admin
+fi
 each=$(((seconds * jobs + $# - 1) / $#))
 flags='-std=c11 -O1 -g -Wall -Wextra -Wno-unused-function -D_GNU_SOURCE -I. -Itests'
 checks='-fsanitize=address,undefined -fno-sanitize-recover=all'
