@@ -3479,7 +3479,8 @@ static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t no
 static int64_t rvd_pace_next_tick(const rvd_pace *p, int64_t now_us)
 {
     int64_t at_us = now_us - ((uint32_t)now_us - p->taken_us);
-    if (!p->is_full || !p->count || !rvd_pace_has_cap(p)) return INT64_MAX;
+    if (!p->is_full || !rvd_pace_has_cap(p)) return INT64_MAX;
+    if (!p->count) return now_us;  // see rvd_pace_is_blind()
     return rvd_base_later(at_us + RVD_PACE_SILENT_US + p->min_us, p->full_us + RVD_PACE_MORE_US);
 }
 
@@ -3488,7 +3489,7 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 {
     uint32_t silent_us = (uint32_t)now_us - p->taken_us;
     p->now_us = now_us;
-    if (now_us < rvd_pace_next_tick(p, now_us)) return;
+    if (!p->count || now_us < rvd_pace_next_tick(p, now_us)) return;
     p->is_full = 0;
     p->extra = rvd_pace_bytes(rvd_pace_rate(p), silent_us);
     if (silent_us >= RVD_PACE_WAIT_US + 4 * p->min_us) rvd_pace_free(p);
@@ -4641,6 +4642,23 @@ static void rvd_mux_turns_set(rvd_mux *m)
     m->frame_max = rvd_base_min_u32(m->frame_max, rvd_pace_frame(&m->pace));
 }
 
+// A frame that fills the pipe at once has no ping behind it: then nothing would move again.
+static void rvd_mux_pace_see(rvd_mux *m)
+{
+    if (!m->pace.is_full || m->pace.count) return;
+    if (rvd_pace_is_blind(&m->pace, (uint32_t)m->out_added))
+        rvd_mux_pace_ping(m);
+    else
+        m->pace.is_full = 0;
+}
+
+// Somebody waits for room.
+static void rvd_mux_pace_wait(rvd_mux *m)
+{
+    rvd_pace_wait(&m->pace, m->now_us);
+    rvd_mux_pace_see(m);
+}
+
 static int rvd_mux_pace_pong(rvd_mux *m, uint32_t value)
 {
     if (!rvd_pace_pong(&m->pace, value & ~RVD_MUX_PACE_VALUE, (uint32_t)m->out_added, m->now_us))
@@ -4725,7 +4743,7 @@ RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream
     if (full) n = rvd_base_min_u32(n, RVD_MUX_SPARSE_BYTES);
     if (queued >= m->out_max + RVD_MUX_SPARSE_ROOM) n = 0;
     if (n == 0) {
-        if (!room) rvd_pace_wait(&m->pace, m->now_us);
+        if (!room) rvd_mux_pace_wait(m);
         rvd_mux_wait_turn(m, s);
         return 0;
     }
@@ -5749,6 +5767,7 @@ static int64_t rvd_mux_tick(rvd_mux *m, int64_t now_us)
         rvd_mux_forgive(m, m->now_us - m->wake_us);
     if (!m->dead) rvd_mux_tick_liveness(m);
     rvd_pace_tick(&m->pace, m->now_us);
+    rvd_mux_pace_see(m);
     for (int k = 0; k < RVD_MUX_TIMERS; k++) {
         while (!m->dead && !rvd_base_link_is_alone(&m->timers[k])) {
             rvd_mux_stream *s = RVD_BASE_OWNER(m->timers[k].next, rvd_mux_stream, timer);

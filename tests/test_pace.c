@@ -230,6 +230,21 @@ TEST(without_pongs_more_is_sent_at_the_rate_and_then_the_cap_ends)
     CHECK(rvd_pace_next_tick(&s.p, s.now_us) == INT64_MAX);
 }
 
+TEST(a_full_pipe_without_a_ping_is_looked_at_at_once)
+{
+    session s = {.now_us = 1};
+    rvd_pace_init(&s.p, 1);
+    rvd_pace_grow_end(&s.p, 1000000);
+    s.added += s.p.cap;  // one frame, with no ping in front of it or behind it
+    CHECK(rvd_pace_is_blind(&s.p, s.added));
+    CHECK(rvd_pace_next_tick(&s.p, s.now_us) == INT64_MAX);
+    rvd_pace_wait(&s.p, s.now_us);
+    CHECK_INT(rvd_pace_next_tick(&s.p, s.now_us), s.now_us);
+    rvd_pace_ping_add(&s.p, s.added, s.now_us);
+    CHECK(!rvd_pace_is_blind(&s.p, s.added));
+    CHECK(rvd_pace_next_tick(&s.p, s.now_us) > s.now_us);
+}
+
 TEST(pongs_that_nobody_asked_for_change_nothing)
 {
     session s = {.now_us = 1};
