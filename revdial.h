@@ -8409,7 +8409,7 @@ static int rvd_http_read_authorization(rvd_http_head *h, const rvd_http_facts *f
 }
 
 // Lists the fields for the application, in place. Each is followed by a colon or CR, which becomes
-// its NUL. What was gathered before keeps its lengths. Returns 0, or 503 without memory.
+// its NUL. What was gathered before keeps its lengths. Returns 0, or RVD_HTTP_NOMEM.
 static int rvd_http_list(rvd_http_head *h, rvd_http_request *out)
 {
     size_t at = h->fields_at, count = 0;
@@ -8417,7 +8417,7 @@ static int rvd_http_list(rvd_http_head *h, rvd_http_request *out)
     h->list_size = h->fields * sizeof *h->list;
     h->list = (revdial_kv *)rvd_base_alloc(h->heap, h->list_size);
     if (!h->list) h->list_size = 0;
-    if (!h->list) return 503;
+    if (!h->list) return RVD_HTTP_NOMEM;
     while (rvd_http_field_next(h, &at, &name, &value)) {
         if (rvd_http_field_kind_of(name) == RVD_HTTP_FIELD_AUTHORIZATION) continue;
         h->list[count].key = rvd_http_terminate(h, name);
@@ -8451,7 +8451,7 @@ static int rvd_http_read_ours(rvd_http_head *h, const rvd_http_facts *f, rvd_htt
 // place.
 //   path     of this proxy
 //   origins  of the pages that may use a browser's WebSocket; NULL = none
-//   returns  0, or the status to answer; the credentials are read but not verified
+//   returns  0, the status to answer, or RVD_HTTP_NOMEM; the credentials are read but not verified
 static int rvd_http_request_read(rvd_http_head *h, const char *path, const char *origins,
                                  rvd_http_request *out)
 {
@@ -10274,6 +10274,10 @@ static int rvd_engine_is_meant(const revdial_engine *e)
 static void rvd_engine_on_request(revdial_engine *e, int has_more)
 {
     int status = rvd_http_request_read(&e->head, e->path, e->origins, &e->request);
+    if (status == RVD_HTTP_NOMEM) {
+        rvd_engine_die(e, REVDIAL_ENOMEM, 0, "out of memory for the request");
+        return;
+    }
     if (!status && !rvd_engine_is_meant(e)) status = 401;
     // RFC 9931: bytes before our 101 may be a smuggled request.
     if (!status && has_more) status = 400;

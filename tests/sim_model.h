@@ -288,7 +288,6 @@ static void sim_on_dead(sim *w, int x, const revdial_event *ev)
     case REVDIAL_ETIMEDOUT: ok = !side->up; break;
     case REVDIAL_EUPGRADE: ok = !side->up && (w->cut || w->slow || w->no_memory); break;
     case REVDIAL_EDENIED: ok = !side->up && w->side[0].refused; break;
-    case REVDIAL_ELIMIT: ok = !side->up && w->no_memory; break;  // the proxy's 503
     default: break;
     }
     if (ev->code == REVDIAL_ELOST && w->cut && w->count) sim_mark(SIM_MARK_CUT);

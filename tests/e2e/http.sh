@@ -64,8 +64,8 @@ downloads_hundred() {
     local got
     local version
     for version in --http1.1 --http1.0; do
-        get b.test /hundred $version -o "$dir/got" || return
-        is "$(sha256 "$dir/got")" "$hundred_sha" || return
+        get b.test /hundred $version -o "$dir/http.got" || return
+        is "$(sha256 "$dir/http.got")" "$hundred_sha" || return
     done
 }
 
