@@ -48,7 +48,7 @@ answers() {
 is_answer() { tell "${@:2}" && [ "$answer" = "$2 $1" ]; }
 
 start_channels() {
-    hold_open channels "$build/grpc-peer" channels "$dir/grpc-sockets"
+    hold_open channels "$build/grpc-peer" channels "$dir/channels"
     sees cam-1 cam-2
 }
 
@@ -57,10 +57,10 @@ has_no_long_example() {
     [ "${figures% *}" -le 60 ] || fail "$figures of code"
 }
 
-mkdir -p "$dir/grpc-sockets"
+mkdir -p "$dir/channels"
 check 'AsChannel and KeyAsChannel have at most 60 lines' has_no_long_example
 check 'the gRPC server and client build' build_grpc || return
-check 'the proxy is ready' start_proxy proxy --sockets "$dir/grpc-sockets" --expose 127.0.0.1:0=cam-1
+check 'the proxy is ready' start_proxy proxy --sockets "$dir/channels" --expose 127.0.0.1:0=cam-1
 check 'two gRPC servers are backends' serve_grpc cam-1 cam-2
 check 'the four kinds of calls, cancel and deadline' calls_work
 check 'a program sees which backends there are' start_channels
