@@ -56,6 +56,20 @@ static int is_ours(const char *file)
     return len > end && strcmp(file + len - end, suffix) == 0 && route_is_name(file, len - end);
 }
 
+// The path of a socket must be absolute. Allocated; NULL with errno.
+static char *absolute(const char *dir)
+{
+    char here[4096];
+    size_t size;
+    char *path;
+    if (!getcwd(here, sizeof here)) return NULL;
+    if (dir[0] == '/') here[0] = '\0';
+    size = strlen(here) + strlen(dir) + 2;
+    path = malloc(size);
+    if (path) snprintf(path, size, "%s%s%s", here, here[0] ? "/" : "", dir);
+    return path;
+}
+
 int sockets_open(sockets *s, const char *dir, revdial_err *err)
 {
     char path[sizeof((struct sockaddr_un *)0)->sun_path];
@@ -70,7 +84,11 @@ int sockets_open(sockets *s, const char *dir, revdial_err *err)
         if (n < (int)sizeof path && is_ours(entry->d_name) && is_dead(path)) unlink(path);
     }
     closedir(all);
-    s->dir = dir;
+    s->dir = absolute(dir);
+    if (!s->dir) {
+        snprintf(err->msg, sizeof err->msg, "%s: %s", dir, strerror(errno));
+        return -1;
+    }
     s->last = &s->first;
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->changed, NULL);
@@ -256,6 +274,7 @@ void sockets_free(sockets *s)
     }
     free(s->names);
     free(s->draining);
+    free(s->dir);
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->changed);
 }

@@ -12,7 +12,7 @@ typedef struct sockets_name sockets_name;
 // A thread exposes and unexposes, which may block; I/O threads only tell it which agent has come or
 // gone. All zero: --sockets was not given.
 typedef struct sockets {
-    const char *dir;
+    char *dir;  // allocated
     revdial_proxy *proxy;  // set before the thread starts, then read-only, as `like` and `log`
     revdial_expose like;   // what the exposes have besides address and name
     prog_log *log;

@@ -2,6 +2,7 @@
 #include "socks5.h"
 
 #include <arpa/inet.h>
+#include <sys/socket.h>
 #include <string.h>
 
 #include "front.h"

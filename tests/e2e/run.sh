@@ -19,6 +19,7 @@
 #   tls         https:// and wss://, to the proxy and to what terminates TLS before it; certificates
 #               as credentials
 #   backends    examples/backends: in Python, Go and JavaScript
+#   seeds       the pages examples/from-*.md, command by command
 #   grpc        gRPC's own test server as a backend, and the channels of examples/grpc
 #   strangers   what balancers pass on from whom they do not know
 # One line for each check; what is missing on this machine is a failed check. Network namespaces

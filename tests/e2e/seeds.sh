@@ -1,0 +1,37 @@
+# The pages examples/from-*.md: their commands are run as they stand there, each page in a network
+# of its own, and must print what the page says.
+
+# The commands of a page as a script. What a command prints goes to a file of its own.
+script_of() {
+    awk '
+        /^```/ { is_code = !is_code; next }
+        !is_code { next }
+        /^\$ / { n++; sub(/^\$ /, ""); is_command = 1 }
+        is_command { command = command $0 "\n" }
+        is_command && !/\\$/ { print command; command = ""; is_command = 0; next }
+        is_command { next }
+        { print >> (prefix ".want") }
+    ' prefix="$2" "$1"
+}
+
+follows() {
+    local page=$1 home=$dir/seed-$1 ns
+    ns=rvd-seed-$$-$page
+    mkdir -p "$home" && ip netns add "$ns" && ip -n "$ns" link set lo up ||
+        { fail 'no network of its own'; return; }
+    namespaces+=("$ns")
+    : >"$home.want"
+    script_of "$here/../../examples/from-$page.md" "$home" >"$home.sh"
+    # Whatever runs in the background ends with the script.
+    echo 'kill $(jobs -p)' >>"$home.sh"
+    (cd "$home" && PATH=$build:$PATH timeout 60 ip netns exec "$ns" bash "$home.sh") \
+        >"$home.got" 2>"$home.log" </dev/null
+    cmp -s "$home.want" "$home.got" ||
+        fail "it printed $(tr '\n' ';' <"$home.got"), and: $(tail -n 2 "$home.log" | tr '\n' ' ')"
+}
+
+check 'socat is here' is_here socat socat
+for page in "$here"/../../examples/from-*.md; do
+    page=${page##*/from-}
+    check "the page for users of ${page%.md}" follows "${page%.md}"
+done
