@@ -69,7 +69,8 @@ static int pool_open(pool *p)
         if (is_near(p)) return 1;
         pool_close(p);
     }
-    return CHECK(!"no ping was answered in time");
+    test_fail(__FILE__, __LINE__, "no ping was answered in time");
+    return 0;
 }
 
 static int is_silent(pool *p)
