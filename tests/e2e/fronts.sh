@@ -140,24 +140,43 @@ sni_refuses() {
     [[ "$got" =~ internal\ error ]] || fail "openssl says ${got:0:300}"
 }
 
-ssh_at() {
-    ssh -F /dev/null -i "$dir/id" -o BatchMode=yes -o StrictHostKeyChecking=no \
-        -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o "ProxyCommand=$1" \
-        "$(id -un)@behind" "${@:2}"
+# Everything but the way there.
+configure_ssh() {
+    printf '%s\n' "IdentityFile $dir/id" 'BatchMode yes' 'StrictHostKeyChecking no' \
+        'UserKnownHostsFile /dev/null' 'LogLevel ERROR' >"$dir/ssh_config"
 }
 
 ssh_through() {
     local got
-    got=$(ssh_at "$1" 'echo from $(cat)' <<<'the other side' 2>&1)
+    got=$(ssh -F "$dir/ssh_config" -o "ProxyCommand=$1" "$(id -un)@behind" \
+        'echo from $(cat)' <<<'the other side' 2>&1)
     [ "$got" = 'from the other side' ] || fail "ssh says $got"
 }
 
 scp_through() {
     rm -f "$dir/copy"
-    scp -O -q -F /dev/null -i "$dir/id" -o BatchMode=yes -o StrictHostKeyChecking=no \
-        -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o "ProxyCommand=$1" \
-        "$dir/file" "$(id -un)@behind:$dir/copy" || { fail "scp ended with $?"; return; }
+    scp -O -q -F "$dir/ssh_config" -o "ProxyCommand=$1" "$dir/file" \
+        "$(id -un)@behind:$dir/copy" || { fail "scp ended with $?"; return; }
     [ "$(sha256 "$dir/copy")" = "$file_sha" ] || fail 'the copy is another file'
+}
+
+# rsync_tree PROXY_COMMAND: what it has changed at the other end is in $figures.
+rsync_tree() {
+    figures=$(rsync -a --delete --no-whole-file --out-format='%o %n' -e \
+        "ssh -F '$dir/ssh_config' -o 'ProxyCommand=$1'" "$dir/tree/" \
+        "$(id -un)@behind:$dir/tree.copy/" 2>&1 | grep -v '/$' | sort | tr '\n' ' ') &&
+        diff -r "$dir/tree" "$dir/tree.copy" >"$dir/diff.out" ||
+        fail "rsync says $figures; $(tail -n 1 "$dir/diff.out")"
+}
+
+# The second time only what is different goes.
+rsync_through() {
+    rm -rf "$dir/tree" "$dir/tree.copy"
+    mkdir "$dir/tree" && cp "$dir/file" "$dir/tree/big" && echo old >"$dir/tree/old" &&
+        mkdir "$dir/tree/sub" && seq 1000 >"$dir/tree/sub/numbers" || return
+    rsync_tree "$1" || return
+    rm "$dir/tree/old" && seq 1001 >"$dir/tree/sub/numbers" && rsync_tree "$1" || return
+    [ "$figures" = 'del. old send sub/numbers ' ] || fail "it has done: $figures"
 }
 
 # A file each way, and each end finishes by itself.
@@ -304,6 +323,7 @@ file_sha=$(sha256 "$dir/file")
 check 'HTTP server is up' start_http_server
 check 'TLS server is up' start_tls_server
 check 'sshd is up' start_sshd
+configure_ssh
 check 'a server that does not answer is up' start_full
 check 'servers are up' start_peers peers "$dir/file"
 check 'fronts are up' start_fronts
@@ -324,6 +344,8 @@ check 'ssh by dial' ssh_through \
 check 'ssh by nc and CONNECT' ssh_through "nc -X connect -x $connect ${address_of[sshd]/:/ }"
 check 'scp by dial' scp_through \
     "$build/revdial-proxy dial web/${address_of[sshd]} --through unix:$dir/connect"
+check 'rsync by dial' rsync_through \
+    "$build/revdial-proxy dial web/${address_of[sshd]} --through $connect"
 check 'a socket goes with its agent' socket_goes_with_the_agent
 check 'sockets of a killed proxy are replaced' sockets_of_a_killed_proxy_are_replaced
 check 'strangers are kept out' clients_are_limited

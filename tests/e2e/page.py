@@ -4,7 +4,10 @@
 # or what is wrong.
 import http.server, json, os, sys, threading, time
 
-from selenium import webdriver
+sys.dont_write_bytecode = True  # nothing is written beside the sources
+
+import chromium
+from chromium import until
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -13,28 +16,8 @@ token = open(token_file).read().strip()
 browser = None
 
 
-def start():
-    options = webdriver.ChromeOptions()
-    for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,700",
-                   "--disable-dev-shm-usage", "--disable-background-networking"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.chrome.service.Service("/usr/bin/chromedriver")
-    return webdriver.Chrome(service=service, options=options)
-
-
 def run(script, *args):
     return browser.execute_script(script, *args)
-
-
-def until(what, question, seconds=20):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        answer = question()
-        if answer:
-            return answer
-        time.sleep(0.05)
-    raise AssertionError("never: " + what)
 
 
 def rows():
@@ -196,7 +179,7 @@ def nothing_is_foreign():
 
 
 try:
-    browser = start()
+    browser = chromium.start("--window-size=1280,700")
     shows_what_there_is()
     nothing_is_foreign()
     looks_right()

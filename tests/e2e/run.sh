@@ -7,6 +7,7 @@
 #   refusals    a dial that fails says why, to that client alone
 #   fronts      clients that say where they want to go: CONNECT, SOCKS5, TLS, --sockets, dial
 #   http        --http: requests by Host, behind nginx and HAProxy, and what must be refused
+#   clients     PostgreSQL, redis, a site with HTTP/2, Chromium
 #   pool        of two agents of one name one is sick
 #   egress      agents that get out through tinyproxy, squid, microsocks, dante, ssh -D
 #   auth        curl at the proxy's endpoint, files that HUP reads again, where secrets are
@@ -40,8 +41,9 @@ is_here() { command -v "$1" >/dev/null || fail "the package $2 is not installed"
 
 PATH=$PATH:/usr/sbin:/sbin
 for tool in curl=curl nginx=nginx haproxy=haproxy ssh=openssh-client ssh-keygen=openssh-client \
-    sshd=openssh-server nc=netcat-openbsd ip=iproute2 ss=iproute2 python3=python3 openssl=openssl \
-    tinyproxy=tinyproxy microsocks=microsocks squid=squid danted=dante-server; do
+    sshd=openssh-server rsync=rsync nc=netcat-openbsd ip=iproute2 ss=iproute2 python3=python3 \
+    openssl=openssl tinyproxy=tinyproxy microsocks=microsocks squid=squid \
+    danted=dante-server; do
     set -- "${tool%=*}" "${tool#*=}" "$@"
     is_here "$1" "$2" || check "$1 is here" is_here "$1" "$2"
     shift 2
