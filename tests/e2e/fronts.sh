@@ -230,8 +230,10 @@ late_agent_is_reached() {
 
 # An agent that drains takes no new client, and goes on with those that it has.
 socket_goes_with_the_agent() {
+    local opened='event=stream.open.*name=late .*sockets/late.sock' before
+    before=$(count proxy.log "$opened")
     hold_open held "$build/revdial-proxy" dial late --through "unix:$sockets"
-    said proxy.log 'event=stream.open.*name=late .*sockets/late.sock' 5 || return
+    said proxy.log "$opened" 5 $((before + 1)) || return
     kill -TERM "${pid_of[late]}"
     until_true 5 is_gone "$sockets/late.sock" || { fail "late.sock stays while it drains"; return; }
     is_running late && is_running held || { fail "it has not waited for its client"; return; }
