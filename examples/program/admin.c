@@ -201,6 +201,7 @@ static const char *prog_status_text(int status)
                  {404, "Not Found"},
                  {405, "Method Not Allowed"},
                  {408, "Request Timeout"},
+                 {409, "Conflict"},
                  {413, "Content Too Large"},
                  {414, "URI Too Long"},
                  {421, "Misdirected Request"},

@@ -129,7 +129,7 @@ static int app_open_admin(app *a)
 {
     const prog_common *common = &a->live.now->cli.common;
     const prog_admin_config cfg = {common, pages_served, &a->pages, &a->log};
-    a->pages = (pages){a->metrics, a->live.proxy, common->drain_ms};
+    a->pages = (pages){a->metrics, &a->live, common->drain_ms};
     return prog_admin_start(&a->admin, &cfg);
 }
 
@@ -225,7 +225,7 @@ static int app_open(app *a)
     a->live.tls = a->live.now->tls;
     a->live.now->tls = NULL;
     if (app_open_http(a) != 0) return app_failed(a, "no threads for --http");
-    if (live_take_routes(&a->live) != 0) return app_failed(a, "no lock for the routes");
+    if (live_open(&a->live) != 0) return app_failed(a, "no lock for the routes");
     if (prog_wake_open(a->wake) != 0) return app_failed(a, "no pipe for signals");
     if (prog_catch_signals() != 0) return app_failed(a, "cannot catch signals");
     a->metrics = watch_new();

@@ -13,7 +13,7 @@ static int pages_answer_ready(void *ud, const prog_request *r, prog_out *out)
     const pages *all = ud;
     revdial_stats stats;
     (void)r;
-    revdial_proxy_get_stats(all->proxy, &stats);
+    revdial_proxy_get_stats(all->live->proxy, &stats);
     return prog_answer_ready(out, !prog_stop, stats.sessions);
 }
 
@@ -21,7 +21,7 @@ static int pages_answer_metrics(void *ud, const prog_request *r, prog_out *out)
 {
     const pages *all = ud;
     (void)r;
-    watch_metrics(all->w, all->proxy, out);
+    watch_metrics(all->w, all->live->proxy, out);
     return 200;
 }
 
@@ -39,8 +39,8 @@ static int pages_list_open(const pages *all, const prog_request *r, pages_list *
     l->sessions = calloc(cap, sizeof *l->sessions);
     if (!l->sessions) return 0;
     prog_request_query(r, "name", name, sizeof name);
-    revdial_proxy_get_stats(all->proxy, &l->stats);
-    l->total = revdial_proxy_list(all->proxy, name, l->sessions, cap);
+    revdial_proxy_get_stats(all->live->proxy, &l->stats);
+    l->total = revdial_proxy_list(all->live->proxy, name, l->sessions, cap);
     l->listed = l->total < cap ? l->total : cap;
     return 1;
 }
@@ -51,12 +51,25 @@ static void pages_list_close(pages_list *l)
     free(l->sessions);
 }
 
+typedef void pages_ports_fn(const ports *p, revdial_proxy *proxy, const config *now, size_t limit,
+                            prog_out *out);
+
+static void pages_ports(const pages *all, const prog_request *r, prog_out *out,
+                        pages_ports_fn *show)
+{
+    live *l = all->live;
+    pthread_mutex_lock(&l->ports.lock);
+    show(&l->ports, l->proxy, l->now, prog_status_limit(r), out);
+    pthread_mutex_unlock(&l->ports.lock);
+}
+
 static int pages_answer_status(void *ud, const prog_request *r, prog_out *out)
 {
     pages_list l;
     if (!pages_list_open(ud, r, &l)) return 500;
     prog_status_head(out, "revdial-proxy", &l.stats);
     prog_status_sessions(out, l.sessions, l.listed, l.total);
+    pages_ports(ud, r, out, ports_status);
     prog_out_add(out, "}\n");
     pages_list_close(&l);
     return 200;
@@ -68,6 +81,7 @@ static int pages_answer_table(void *ud, const prog_request *r, prog_out *out)
     if (!pages_list_open(ud, r, &l)) return 500;
     prog_status_title(out, "revdial-proxy", &l.stats);
     prog_status_table(out, l.sessions, l.listed, l.total);
+    pages_ports(ud, r, out, ports_table);
     pages_list_close(&l);
     return 200;
 }
@@ -87,10 +101,11 @@ static int pages_answer_page(void *ud, const prog_request *r, prog_out *out)
 static revdial_session *pages_find(const pages *all, const prog_request *r)
 {
     char id[17], text[17];
-    size_t total = revdial_proxy_list(all->proxy, NULL, NULL, 0) + 64;  // some may come meanwhile
+    // Some may come meanwhile.
+    size_t total = revdial_proxy_list(all->live->proxy, NULL, NULL, 0) + 64;
     revdial_session **list = calloc(total, sizeof *list), *found = NULL;
     size_t count = list && prog_request_query(r, "session", id, sizeof id)
-                       ? revdial_proxy_list(all->proxy, NULL, list, total)
+                       ? revdial_proxy_list(all->live->proxy, NULL, list, total)
                        : 0;
     for (size_t i = 0; i < count && i < total; i++) {
         revdial_session_info info;
@@ -132,6 +147,33 @@ static int pages_answer_kick(void *ud, const prog_request *r, prog_out *out)
     return 200;
 }
 
+static int pages_answer_expose(void *ud, const prog_request *r, prog_out *out)
+{
+    const pages *all = ud;
+    live *l = all->live;
+    char spec[sizeof r->query];
+    int status;
+    if (!prog_request_query(r, "port", spec, sizeof spec)) spec[0] = '\0';
+    pthread_mutex_lock(&l->ports.lock);
+    status = ports_open(&l->ports, l->proxy, l->now, spec, out);
+    if (status == 200) watch_name(all->w, l->ports.list[l->ports.count - 1]->x.name);
+    pthread_mutex_unlock(&l->ports.lock);
+    return status;
+}
+
+static int pages_answer_unexpose(void *ud, const prog_request *r, prog_out *out)
+{
+    const pages *all = ud;
+    live *l = all->live;
+    char id[20];
+    int status;
+    if (!prog_request_query(r, "id", id, sizeof id)) id[0] = '\0';
+    pthread_mutex_lock(&l->ports.lock);
+    status = ports_close(&l->ports, l->proxy, l->now, strtoll(id, NULL, 10), out);
+    pthread_mutex_unlock(&l->ports.lock);
+    return status;
+}
+
 const prog_page pages_served[] = {
     {"/", "text/html; charset=utf-8", 0, pages_answer_page},
     {"/healthz", "text/plain; charset=utf-8", PROG_PAGE_OPEN, prog_answer_health},
@@ -141,5 +183,7 @@ const prog_page pages_served[] = {
     {"/status.txt", "text/plain; charset=utf-8", 0, pages_answer_table},
     {"/drain", "application/json", PROG_PAGE_ACTION, pages_answer_drain},
     {"/kick", "application/json", PROG_PAGE_ACTION, pages_answer_kick},
+    {"/expose", "application/json", PROG_PAGE_ACTION, pages_answer_expose},
+    {"/unexpose", "application/json", PROG_PAGE_ACTION, pages_answer_unexpose},
     {NULL, NULL, 0, NULL},
 };

@@ -2,11 +2,12 @@
 #ifndef REVDIAL_PROXY_PAGES_H
 #define REVDIAL_PROXY_PAGES_H
 
+#include "reload.h"
 #include "watch.h"
 
 typedef struct pages {
     watch *w;
-    revdial_proxy *proxy;
+    live *live;
     int drain_ms;
 } pages;
 

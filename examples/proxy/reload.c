@@ -2,6 +2,7 @@
 // undone until all those that may fail are done.
 #include "reload.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,7 +52,16 @@ static void plan_match(plan *p, int is_match(const expose *a, const expose *b))
     }
 }
 
-static int plan_make(plan *p)
+// A port that was opened by hand, and is configured now.
+static void plan_take(plan *p, ports *by_hand)
+{
+    for (size_t k = 0; k < p->next->expose_count; k++) {
+        expose *x = &p->next->exposes[k];
+        if (x->id == 0) x->id = x->x.instead_of = ports_take(by_hand, x->address);
+    }
+}
+
+static int plan_make(plan *p, ports *by_hand)
 {
     p->is_kept = calloc(1, p->now->expose_count + 1);
     p->is_new = calloc(1, p->next->expose_count + 1);
@@ -61,6 +71,7 @@ static int plan_make(plan *p)
     }
     plan_match(p, is_same_expose);
     plan_match(p, is_same_address);
+    plan_take(p, by_hand);
     return 0;
 }
 
@@ -120,7 +131,7 @@ static int live_apply(live *l, plan *p)
 {
     const token_table *tokens = &p->next->tokens;
     revdial_err err = {0};
-    int rc = plan_make(p);
+    int rc = plan_make(p, &l->ports);
     if (rc == 0) rc = plan_open(p, l->proxy);
     if (rc != 0) return rc;
     if (prog_tls_reload(l->tls, &err) != REVDIAL_OK) rc = PROG_USAGE;
@@ -164,8 +175,10 @@ static void live_adopt(live *l, config *c)
     }
 }
 
-int live_take_routes(live *l)
+int live_open(live *l)
 {
+    errno = pthread_mutex_init(&l->ports.lock, NULL);
+    if (errno != 0) return -1;
     live_adopt(l, l->first);
     http_trust(l->http, l->first->trusted);
     if (route_table_share(&l->routes) != 0) return -1;
@@ -175,6 +188,7 @@ int live_take_routes(live *l)
 
 void live_free(live *l)
 {
+    ports_free(&l->ports);
     route_table_free(&l->routes);
     if (l->now != l->first) config_free(l->now);
     config_free(l->first);
@@ -187,7 +201,11 @@ int live_reload(live *l)
     int rc = next ? config_open(next, l->argv, l->log) : PROG_FAILED;
     if (rc < 0) live_adopt(l, next);
     if (rc < 0) rc = prog_refuse_frozen(&l->now->cli, &next->cli);
+    pthread_mutex_lock(&l->ports.lock);
     if (rc == 0) rc = live_apply(l, &p);
+    ports_settle(&l->ports, l->proxy, next, rc == 0, l->log);
+    live_swap(l, rc == 0 ? next : NULL, rc == 0 ? l->now : next);
+    pthread_mutex_unlock(&l->ports.lock);
     if (rc == 0)
         prog_logf(l->log, REVDIAL_LOG_INFO, "proxy.reload",
                   "%zu ports opened, %zu changed, %zu closed; credentials and certificates read",
@@ -196,6 +214,5 @@ int live_reload(live *l)
         prog_logf(l->log, REVDIAL_LOG_ERROR, "proxy.reload", "nothing was changed");
     free(p.is_kept);
     free(p.is_new);
-    live_swap(l, rc == 0 ? next : NULL, rc == 0 ? l->now : next);
     return rc == 0;
 }

@@ -3,7 +3,7 @@
 #define REVDIAL_PROXY_RELOAD_H
 
 #include "http.h"
-#include "settings.h"
+#include "ports.h"
 
 typedef struct live {
     char **argv;
@@ -13,15 +13,17 @@ typedef struct live {
     route_table routes;  // of all front ends
     http_front *http;    // NULL: there is none
     config *first;       // what the proxy was started with, until the end: threads point into it
-    config *now;         // in force; may be the first
+    config *now;         // in force; may be the first. Replaced by the main thread, under:
+    ports ports;         // those of the admin port; other threads lock them
 } live;
 
 // Reads everything again and does what differs. Connections stay, except those of agents whose
 // credentials are gone. If anything is wrong, nothing changes, and the log says what and where.
 // Returns whether l->now is another one; its tokens are still there.
 int live_reload(live *l);
-// Takes the routes of the first configuration, before the proxy starts. Returns 0, or -1 and errno.
-int live_take_routes(live *l);
+// Makes the locks, and takes the routes of the first configuration, before the proxy starts.
+// Returns 0, or -1 and errno.
+int live_open(live *l);
 // Frees the configurations and the routes.
 void live_free(live *l);
 

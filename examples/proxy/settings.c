@@ -241,6 +241,20 @@ static void expose_set(revdial_expose *x, const config *c, const settings *s,
     x->trusted_proxies = *c->trusted ? c->trusted : NULL;
 }
 
+void config_expose_set(const config *c, expose *x)
+{
+    x->x.dial.flags = 0;
+    expose_set(&x->x, c, &c->s, &c->cli.common);
+}
+
+const char *config_expose_one(const config *c, expose *x, const char *spec)
+{
+    x->option = "expose";
+    x->item = spec;
+    config_expose_set(c, x);
+    return expose_parse(x, spec);
+}
+
 // What the options say of an exposed address, and its section before them. Returns 0 or an exit
 // code.
 static int expose_configure(const config *c, expose *x)

@@ -47,5 +47,10 @@ typedef struct config {
 // to exit with. Close it in either case.
 int config_open(config *c, char **argv, prog_log *log);
 void config_close(config *c);
+// One more port, "ADDRESS=NAME[/TARGET]", with the settings of all. It points into spec and c.
+// Returns NULL, or what is wrong with it.
+const char *config_expose_one(const config *c, expose *x, const char *spec);
+// Gives it the settings of all once more.
+void config_expose_set(const config *c, expose *x);
 
 #endif  // REVDIAL_PROXY_SETTINGS_H

@@ -170,6 +170,39 @@ strangers_get_nothing() {
 }
 
 # Only an address of this machine's own is without a word.
+# A port that the admin port opens, and what it does not open.
+ports_come_and_go() {
+    local at bearer=(-g -X POST -H "Authorization: Bearer ${token}admin") port
+    at=127.0.0.1:$(client port)
+    port="port=$at=web/${address_of[echo]}"
+    answers "$proxy_admin" "/expose?$port" 405 POST &&
+        answers "$proxy_admin" "/expose?$port" 401 token -X POST &&
+        answers "$proxy_admin" "/expose?$port" 403 'another site' "${bearer[@]}" \
+            -H 'Origin: http://evil.example' &&
+        answers "$proxy_admin" "/expose?$port" 421 Host "${bearer[@]}" -H 'Host: evil.example' &&
+        answers "$proxy_admin" "/expose?port=$at=nobody" 404 'nobody is connected' "${bearer[@]}" &&
+        answers "$proxy_admin" "/expose?port=${exposed[0]}=web" 409 'in use' "${bearer[@]}" &&
+        answers "$proxy_admin" '/expose?port=fd:3=web' 403 'supervisor' "${bearer[@]}" &&
+        answers "$proxy_admin" "/expose?port=$at=WEB" 400 'must be 1 to 64' "${bearer[@]}" &&
+        answers "$proxy_admin" /expose 400 'ADDRESS=NAME' "${bearer[@]}" &&
+        answers "$proxy_admin" "/expose?port=192.0.2.1:80=web" 500 'Cannot assign' "${bearer[@]}" &&
+        new_ones_are_refused "$at" || return
+    answers "$proxy_admin" "/expose?$port" 200 "\"listen\":\"$at\"" "${bearer[@]}" &&
+        said_by "$at" &&
+        status 'x["ports_total"] == 5 and [p["from"] for p in x["ports"]][3:] ==
+            ["configuration", "admin"] and x["ports"][4]["listen"] == "'"$at"'" and
+            x["ports"][4]["name"] == "web"' "$proxy_admin" &&
+        says_table proxy --admin "$proxy_admin" "^[0-9]+ +$at +expose +web +[0-9.:]+ +admin" &&
+        answers "$proxy_admin" '/unexpose?id=1' 403 'the configuration has' "${bearer[@]}" &&
+        answers "$proxy_admin" '/unexpose?id=x' 404 'no such port' "${bearer[@]}" || return
+    kill -HUP "${pid_of[proxy]}" && said proxy.log 'event=proxy.reload.*0 ports opened' 5 &&
+        said_by "$at" || return # it stays
+    answers "$proxy_admin" "/unexpose?id=$(port_id "$at")" 200 closed "${bearer[@]}" &&
+        new_ones_are_refused "$at" || fail "the port is still there"
+}
+
+port_id() { get "$proxy_admin" /status | sed -n "s/.*\"id\":\([0-9]*\),\"listen\":\"$1\".*/\1/p"; }
+
 public_is_warned_of() {
     ! grep -q admin.public "$dir/proxy.log" || { fail "loopback is warned of"; return; }
     start public "$build/revdial-proxy" --listen 127.0.0.1:0 --token-file "$dir/tokens" \
@@ -194,7 +227,7 @@ page_works() {
     start_client mover read "${exposed[3]}" "$big" 5000000
     said gazer.out '^holding' 5 || return
     got=$(timeout 120 /usr/bin/python3 "$here/page.py" "$proxy_admin" "$dir/admin_token" \
-        "$build" 2>&1) || { fail "$got"; return; }
+        "$build" "${address_of[echo]}" 2>&1) || { fail "$got"; return; }
     [ "$(grep -c 'event=admin.action.*kick.*403' "$dir/proxy.log")" -ge 1 ] ||
         { fail "no form of another site was refused"; return; }
     figures="Chromium ${got#ok }; $(cd "$build" && ls page-*.png | tr '\n' ' ')"
@@ -231,6 +264,7 @@ check 'USR2 writes a line to the log' usr2
 check 'Host, method' strangers_get_nothing
 check 'an --admin that cannot be is refused' wrong_admin
 check 'an --admin for other machines is warned of' public_is_warned_of
+check 'ports come and go' ports_come_and_go
 check 'the page, in Chromium' page_works
 check 'a stream that is stuck says what it waits for' stuck_streams
 check 'an agent that drains is alive and not ready' not_ready_while_it_drains agent "$agent_admin"

@@ -127,13 +127,6 @@ reload_under_load() {
     said lives.out '^still 1000$' 20
 }
 
-# An echo comes back. said_by ADDRESS
-said_by() {
-    local got
-    got=$(client echo_once "$1" 2>&1)
-    [ "$got" = ping ] || fail "$1 says $got"
-}
-
 # Everything is wrong in one place only, and right in another.
 wrong_file_changes_nothing() {
     local before=$token
@@ -203,6 +196,38 @@ watch_applies() {
     said configured.log event=proxy.reload 10 2 || return
     said configured.log 'event=session.revoked' 10 || return
     echo "* $token" >"$dir/tokens"
+    stop agent configured
+}
+
+# Has the proxy with that admin port do something. Prints the status and the answer.
+post() {
+    curl -gsS --max-time 5 --unix-socket "$dir/admin" -X POST -w '%{http_code}' \
+        -H "Authorization: Bearer ${token}admin" "http://localhost/$1"
+}
+
+# Which port listens at ADDRESS.
+port_id() {
+    curl -sS --unix-socket "$dir/admin" http://localhost/status |
+        sed -n "s/.*\"id\":\([0-9]*\),\"listen\":\"$1\".*/\1/p"
+}
+
+# A port that was opened at the admin port stays at a reload, for those who may come now, and is the
+# configuration's once that has it.
+port_opened_by_hand_stays() {
+    local at got
+    at=127.0.0.1:$(client port)
+    (umask 077 && echo "${token}admin" >"$dir/admin_token")
+    start_configured --admin "unix:$dir/admin" --admin-token-file "$dir/admin_token" || return
+    got=$(post "expose?port=$at=web/${address_of[echo]}")
+    [[ "$got" =~ 200$ ]] || { fail "$got"; return; }
+    said_by "$at" && configure 'allow-from = 10.0.0.1' && reloads 1 || return
+    new_ones_are_refused "$at" || { fail 'allow-from does not hold for it'; return; }
+    configure "expose = $at=web/${address_of[echo]}" && reloads 2 || return
+    said configured.log 'proxy.reload.*0 ports opened, 1 changed, 0 closed' 1 || return
+    said_by "$at" || return
+    got=$(post "unexpose?id=$(port_id "$at")")
+    [[ "$got" =~ 'the configuration has'.*403$ ]] || { fail "$got"; return; }
+    configure && reloads 3 && new_ones_are_refused "$at" || { fail 'it is still there'; return; }
     stop agent configured
 }
 
@@ -284,6 +309,7 @@ check 'an option that cannot change is refused' frozen_option_is_refused
 check 'routes and allow lists change' routes_and_allow_lists_change
 check 'it ends well' end_of_configured
 check '--watch sees files that change' watch_applies
+check 'a port that was opened by hand stays' port_opened_by_hand_stays
 check 'a supervisor is told, at a path' supervised path
 check 'a supervisor is told, by an abstract name' supervised abstract
 check "an agent's supervisor is told, too" agent_is_supervised

@@ -246,6 +246,13 @@ download_is_whole() {
 
 new_ones_are_refused() { [[ "$(client refused "$1" 2>&1)" =~ ^(reset|ConnectionRefusedError)\  ]]; }
 
+# An echo answers at ADDRESS.
+said_by() {
+    local got
+    got=$(client echo_once "$1" 2>&1)
+    [ "$got" = ping ] || fail "$1 says $got"
+}
+
 sha256() { sha256sum "$1" | cut -d ' ' -f 1; }
 
 # make_file PATH MEGABYTES: nothing in it repeats, and it takes no longer than to write it

@@ -1,8 +1,8 @@
 # Looks at the proxy's page in headless Chromium, as a person with a mouse or a keyboard would, and
-# as a page of another site.     python3 page.py ADMIN_ADDRESS TOKEN_FILE PICTURES
-# The proxy has the agents cam-1 and cam-2; one stream of cam-1 is stuck. Prints "ok" and figures,
-# or what is wrong.
-import http.server, json, os, sys, threading, time
+# as a page of another site.     python3 page.py ADMIN_ADDRESS TOKEN_FILE PICTURES ECHO
+# The proxy has the agents cam-1 and cam-2; one stream of cam-1 is stuck, and ECHO is a target.
+# Prints "ok" and figures, or what is wrong.
+import http.server, json, os, socket, sys, threading, time
 
 sys.dont_write_bytecode = True  # nothing is written beside the sources
 
@@ -11,7 +11,7 @@ from chromium import until
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-admin, token_file, pictures = sys.argv[1:4]
+admin, token_file, pictures, echo = sys.argv[1:5]
 token = open(token_file).read().strip()
 browser = None
 
@@ -89,7 +89,7 @@ def focused():
 def works_by_keyboard():
     body = browser.switch_to
     seen = []
-    for _ in range(12):
+    for _ in range(14):
         body.active_element.send_keys(Keys.TAB)
         seen.append(focused())
         if seen[-1].startswith("Kick cam-2"):
@@ -132,10 +132,61 @@ def acts_with_a_token_only():
     until("one row", lambda: list(rows()) == ["cam-1"])
 
 
+def ports():
+    """{address: text} of the ports that the page shows."""
+    return {address: text for address, text in run(
+        "return [...document.querySelectorAll('tbody.port')].map((b) =>"
+        " [b.querySelector('td.name').innerText, b.innerText])")}
+
+
+def fill(css, text):
+    element(css).clear()
+    element(css).send_keys(text)
+
+
+def expose(name, listen, target, secret):
+    element(f"button[aria-label^='Expose {name}']").click()
+    until("the question", lambda: element("#listen").is_displayed())
+    for css, text in (("#listen", listen), ("#target", target), ("#token", secret)):
+        fill(css, text)
+    element("#go").click()
+
+
+def opens_and_closes_ports():
+    configured = set(ports())
+    assert len(configured) == 4, configured
+    expose("cam-1", "127.0.0.1:0", echo, "wrong-wrong-wrong-wrong")
+    until("the refusal", lambda: "admin-token-file" in element("#refusal").text)
+    for listen, target, why in ((min(configured), echo, "in use"), ("300.0.0.1:1", "", "300.0.0.1"),
+                                ("127.0.0.1:0", "a:b:c", "a:b:c"), ("127.0.0.1:0", "<", "letters")):
+        element("#cancel").click()
+        expose("cam-1", listen, target, token)
+        until("why " + listen + " cannot be", lambda: why in element("#refusal").text)
+    element("#cancel").click()
+    assert set(ports()) == configured
+    expose("cam-1", "127.0.0.1:0", echo, token)
+    new, = until("a new port", lambda: set(ports()) - configured)
+    assert "this page" in ports()[new] and echo in ports()[new], ports()[new]
+    fits()
+    picture("page-ports")
+    with socket.create_connection(new.split(":"), 10) as client:
+        client.sendall(b"hello")
+        assert client.recv(5) == b"hello"
+        element(f"button[aria-label='Close {new}']").click()
+        until("the question", lambda: new in element("#question").text)
+        fill("#token", token)
+        element("#go").click()
+        until("the end of the port", lambda: set(ports()) == configured)
+        client.sendall(b"again")  # it goes on
+        assert client.recv(5) == b"again"
+    assert not [p for p in ports().values() if "Close" in p]
+
+
 # What a page of another site can try: a form, a request without CORS, one with it, and reading.
 EVIL = """<!DOCTYPE html><form method=post target=f action="http://%(at)s/kick?session=%(id)s">
-</form><iframe name=f></iframe><iframe id=g src="http://%(at)s/"></iframe><script>
-document.forms[0].submit();
+</form><form method=post target=h action="http://%(at)s/expose?port=127.0.0.1:0=cam-1"></form>
+<iframe name=f></iframe><iframe name=h></iframe><iframe id=g src="http://%(at)s/"></iframe><script>
+for (const form of document.forms) form.submit();
 const url = 'http://%(at)s/kick?session=%(id)s', headers = {Authorization: 'Bearer %(token)s'};
 Promise.allSettled([
   fetch(url, {method: 'POST', mode: 'no-cors', headers}),
@@ -146,7 +197,7 @@ Promise.allSettled([
 
 
 def other_sites_get_nothing():
-    session = rows()["cam-1"][0][1:]
+    session, before = rows()["cam-1"][0][1:], ports()
     text = EVIL % {"at": admin, "id": session, "token": token}
 
     class Evil(http.server.BaseHTTPRequestHandler):
@@ -167,6 +218,7 @@ def other_sites_get_nothing():
     browser.get(f"http://{admin}/")
     until("rows", lambda: "cam-1" in rows())
     assert rows()["cam-1"][0][1:] == session, "another site has ended the session"
+    assert ports() == before, "another site has opened a port"
 
 
 def nothing_is_foreign():
@@ -174,7 +226,8 @@ def nothing_is_foreign():
     foreign = [name for name in loaded if not name.startswith(f"http://{admin}/")]
     assert not foreign, foreign
     bad = [e for e in browser.get_log("browser") if e["level"] == "SEVERE"
-           and "/kick" not in e["message"] and "127.0.0.1" not in e["message"].split(" ")[0]]
+           and not any(own in e["message"] for own in ("/kick", "/expose"))
+           and "127.0.0.1" not in e["message"].split(" ")[0]]
     assert not bad, bad
 
 
@@ -187,6 +240,7 @@ try:
     acts_with_a_token_only()
     browser.get(f"http://{admin}/")
     until("rows", lambda: {"cam-1", "cam-2"} <= set(rows()))
+    opens_and_closes_ports()
     other_sites_get_nothing()
     print("ok", browser.capabilities["browserVersion"])
 except Exception as e:
