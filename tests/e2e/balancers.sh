@@ -1,0 +1,230 @@
+# examples/balancers: three proxies behind HAProxy and nginx, which send an agent and its clients to
+# the same one of them by consistent hashing. In a network namespace, where the addresses of these
+# files are there to be had, so that they run as they are.
+
+balancers=$here/../../examples/balancers
+ring_ns=revdial-$$-ring
+names=()
+for i in {1..12}; do names+=("cam-$i"); done
+
+start_network() {
+    local i
+    [ "$(id -u)" -eq 0 ] || { fail "network namespaces need root"; return; }
+    ip netns add "$ring_ns" && namespaces+=("$ring_ns") && ip -n "$ring_ns" link set lo up ||
+        { fail "no network namespaces here"; return; }
+    for i in 1 2 3 4 9; do ip -n "$ring_ns" addr add "10.0.0.$i/32" dev lo || return; done
+    proxy_in=(ip netns exec "$ring_ns")
+    agent_in=("${proxy_in[@]}")
+    (umask 077 && echo "${token}admin" >"$dir/admin_token")
+}
+
+# start_ring_proxy N: proxy.conf, as it is on the machine 10.0.0.N
+start_ring_proxy() {
+    sed "s,10\.0\.0\.1,10.0.0.$1,
+        s,/etc/revdial/tokens,$dir/tokens,
+        s,/etc/revdial/admin-token,$dir/admin_token," \
+        "$balancers/proxy.conf" >"$dir/p$1.conf"
+    start "p$1" "${proxy_in[@]}" "$build/revdial-proxy" --config "$dir/p$1.conf"
+    said "p$1.log" event=admin.listening 10
+}
+
+start_origin_there() {
+    start origin "${agent_in[@]}" python3 "$here/http_peers.py" origin
+    said origin.out '^http' 10 || return
+    address_of[origin]=127.0.0.1:$(sed -n 's/^http //p' "$dir/origin.out")
+}
+
+ring_agent() {
+    start "$1" "${agent_in[@]}" "$build/revdial-agent" --server http://10.0.0.9:7000 \
+        --insecure-cleartext --name "$1" --token-file "$dir/token" \
+        --target "${address_of[origin]}" "${@:2}"
+}
+
+agents_are_up() {
+    local name
+    for name in "${names[@]}"; do said "$name.log" event=session.up 20 || return; done
+}
+
+# ---- the balancers ----
+
+start_haproxy() {
+    sed "s,/run/haproxy/,$dir/," "$balancers/haproxy.cfg" >"$dir/haproxy.cfg"
+    start balancer "${proxy_in[@]}" haproxy -W -db -f "$dir/haproxy.cfg"
+}
+
+reload_haproxy() {
+    sed -i 's/^\( *server \)p3 10\.0\.0\.3\(:[0-9]*\) id 3\(.*\)/&\n\1p4 10.0.0.4\2 id 4\3/
+        s,\(p4.*\)agents/p3,\1agents/p4,' "$dir/haproxy.cfg"
+    kill -USR2 "${pid_of[balancer]}"
+}
+
+is_up() { "${proxy_in[@]}" nc -z 10.0.0.9 "$1"; }
+
+# ---- who is where ----
+
+ask() { "${proxy_in[@]}" curl -s --max-time 10 "$@"; }
+
+# The names that have a session at proxy N, each followed by a blank.
+share_of() {
+    ask "http://10.0.0.$1:7080/status" | tr -d '\n' |
+        grep -o '"name":"[^"]*"[^{]*"state":"up"' | cut -d '"' -f 4 | sort | tr '\n' ' '
+}
+
+# Where the balancer sends an agent now: p1, p2, ...
+owner_of() {
+    ask -o /dev/null -D - -H "Owner-Of: $1" http://10.0.0.9:7000/revdial |
+        tr -d '\r' | sed -n 's/^owner: //Ip'
+}
+
+is_owner() { [ "$(owner_of "$1")" = "$2" ]; }
+
+# Every agent is where the balancer sends it.
+all_at_home() {
+    local i name
+    for i in "$@"; do
+        for name in $(share_of "$i"); do is_owner "$name" "p$i" || return; done
+    done
+    [ "$(for i in "$@"; do share_of "$i"; done | wc -w)" -eq "${#names[@]}" ]
+}
+
+not_at_home() { fail "not at home: 1 $(share_of 1) 2 $(share_of 2) 3 $(share_of 3)"; }
+
+ups_of() { count "$1.log" event=session.up; }
+
+# moved_only LIST: of all agents those of the list have connected again, and no others; forgets that
+moved_only() {
+    local name moved=' '
+    for name in "${names[@]}"; do
+        [ "$(ups_of "$name")" -eq "${ups[$name]:-1}" ] || moved="$moved$name "
+        ups[$name]=$(ups_of "$name")
+    done
+    [ "$(tr ' ' '\n' <<<"$moved" | sort)" = "$(printf '%s\n' "" $1 "" | sort)" ] ||
+        fail "moved:$moved, and not: $1"
+}
+declare -A ups
+
+# ---- load ----
+
+start_load() {
+    start load "${proxy_in[@]}" python3 "$here/shares.py" load 10.0.0.9:80 "$1" "${names[@]}"
+    said load.out '^loaded' 60
+}
+
+# end_load LIST: nothing failed and no tunnel ended, except those of the names in the list
+end_load() {
+    local name wrong
+    kill -TERM "${pid_of[load]}"
+    said load.out '^ended' 60 || return
+    wrong=$(grep -v ' bad 0 cut 0 ' "$dir/load.out" | grep '^cam')
+    for name in $1; do wrong=$(grep -v "^$name " <<<"$wrong"); done
+    [ -z "$wrong" ] || { fail "$wrong"; return; }
+    figures="$figures $(awk '/^cam/ { good += $3; bad += $5; cut += $7 }
+        END { print good " requests, " bad " failed, " cut " tunnels cut" }' "$dir/load.out")"
+    await_end load 10
+}
+
+# ---- what must be ----
+
+clients_reach_agents() {
+    local name got
+    all_at_home 1 2 3 || { not_at_home; return; }
+    for name in "${names[@]}"; do
+        got=$(ask -H "Host: $name.cams.example" http://10.0.0.9/x)
+        [ "$got" = "GET /x $name.cams.example" ] || { fail "$name says $got"; return; }
+        got=$(ask -p -x http://10.0.0.9:3128 "http://$name.cams.example/x")
+        [ "$got" = "GET /x $name.cams.example" ] || { fail "$name by CONNECT says $got"; return; }
+    done
+    got=$(ask --interface 10.0.0.4 -H "Host: $name.cams.example" http://10.0.0.9/fields)
+    grep -qx 'x-forwarded-for: 10.0.0.4' <<<"$got" || { fail "the agent gets $got"; return; }
+    figures="$(share_of 1 | wc -w), $(share_of 2 | wc -w), $(share_of 3 | wc -w) agents"
+}
+
+# TLS ends behind the agent; the balancer and the proxy read the name alone.
+tls_by_server_name() {
+    local got name=cam-tls
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout \
+        "$dir/$name.key" -out "$dir/$name.pem" -subj "/CN=$name.cams.example" \
+        -addext "subjectAltName=DNS:$name.cams.example" 2>/dev/null
+    start tls_origin "${agent_in[@]}" openssl s_server -quiet -www -accept 127.0.0.1:9443 \
+        -cert "$dir/$name.pem" -key "$dir/$name.key"
+    until_true 10 "${agent_in[@]}" nc -z 127.0.0.1 9443 || { fail 'no openssl s_server'; return; }
+    ring_agent $name --target 127.0.0.1:9443
+    said $name.log event=session.up 20 || return
+    got=$(ask --cacert "$dir/$name.pem" --connect-to ::10.0.0.9:443 -o /dev/null \
+        -w '%{http_code}' https://$name.cams.example/)
+    [ "$got" = 200 ] || { fail "HTTP says $got"; return; }
+    end_now $name tls_origin
+}
+
+one_is_killed() {
+    local share name
+    share=$(share_of 1)
+    start_load 10.0.0.9:3128 || return
+    end_now p1
+    for name in $share; do said "$name.log" event=session.up 30 2 || return; done
+    until_true 20 all_at_home 2 3 || { not_at_home; return; }
+    for name in $share; do
+        ask -f -o /dev/null -H "Host: $name.cams.example" http://10.0.0.9/x ||
+            { fail "$name cannot be reached"; return; }
+    done
+    end_load "$share" && moved_only "$share"
+}
+
+moves() {
+    local i args=()
+    for i in "$@"; do args+=("p$i=http://10.0.0.$i:7080"); done
+    "${proxy_in[@]}" sh "$balancers/rebalance.sh" "$dir/admin_token" http://10.0.0.9:7000 \
+        "${args[@]}" >>"$dir/moves"
+}
+
+# Those of its share come back, and no others, and no request fails.
+one_comes_back() {
+    local share
+    start_load - || return
+    start_ring_proxy 1 || return
+    until_true 20 is_owner "$1" p1 || { fail "p1 gets no agent"; return; }
+    moves 1 2 3 && until_true 20 all_at_home 1 2 3 || { not_at_home; return; }
+    share=$(share_of 1)
+    end_load '' && moved_only "$share"
+}
+
+one_is_added() {
+    local share
+    start_load 10.0.0.9:3128 || return
+    start_ring_proxy 4 || return
+    "reload_$1"
+    until_true 20 knows_of_p4 || { fail "p4 gets no agent"; return; }
+    moves 1 2 3 4 && until_true 20 all_at_home 1 2 3 4 ||
+        { not_at_home; return; }
+    share=$(share_of 4)
+    end_load '' && moved_only "$share"
+}
+
+knows_of_p4() {
+    local name
+    for name in "${names[@]}"; do is_owner "$name" p4 && return; done
+    return 1
+}
+
+start_balancer() {
+    local i
+    for i in 1 2 3; do start_ring_proxy $i || return; done
+    start_origin_there || return
+    "start_$1" && until_true 10 is_up 7000 ||
+        { fail "$1: $(tail -n 3 "$dir/balancer.log")"; return; }
+    ups=()
+    for i in "${names[@]}"; do ring_agent "$i"; done
+    agents_are_up
+}
+
+check 'a network with the addresses of the examples' start_network || return
+for balancer in ${E2E_BALANCERS:-haproxy}; do
+    check "$balancer: three proxies, 12 agents" start_balancer $balancer || return
+    check "$balancer: clients reach agents by Host and CONNECT" clients_reach_agents || return
+    check "$balancer: and by the server name of TLS" tls_by_server_name
+    gone=$(share_of 1)
+    check "$balancer: one proxy is killed, its share moves" one_is_killed
+    check "$balancer: it comes back, and its share" one_comes_back ${gone%% *}
+    check "$balancer: a fourth is added under load" one_is_added $balancer
+    end_now "${!pid_of[@]}"
+done

@@ -1,0 +1,88 @@
+# Clients of many agents behind a balancer, one thread for each agent: a request after the other,
+# each on a connection of its own, and beside them requests through one CONNECT tunnel that stays.
+#     shares.py load WEB CONNECT|- NAME...    until TERM; then a line for each NAME:
+#                                             "NAME good N bad N cut N WHY"
+# "cut" counts tunnels that ended. It says "loaded" when each agent has answered 5 times.
+import http.client, signal, sys, threading, time
+
+SUFFIX = ".cams.example"
+
+
+class Share:
+    def __init__(self, name, web, tunnel):
+        self.name, self.web, self.tunnel = name, web, tunnel
+        self.good = self.bad = self.cut = 0
+        self.why, self.through = set(), None
+
+    def answer_is_right(self, conn, path):
+        """Posts go, too: they must reach the agent as they are."""
+        host = self.name + SUFFIX
+        body = b"posted" if self.good % 3 == 2 else None
+        method = "POST" if body else "GET"
+        conn.request(method, path, body, {"Host": host})
+        answer = conn.getresponse()
+        text = answer.read()
+        if answer.status == 200 and text == f"{method} {path} {host}\n".encode():
+            return True
+        self.why.add(f"{method}:{answer.status}:{text[:40].decode('latin-1').strip()}")
+        return False
+
+    def request(self):
+        conn = http.client.HTTPConnection(*split(self.web), timeout=30)
+        try:
+            self.note(self.answer_is_right(conn, f"/{self.good}"))
+        except (OSError, http.client.HTTPException) as e:
+            self.why.add(e.__class__.__name__)
+            self.note(False)
+        conn.close()
+
+    def note(self, is_good):
+        self.good, self.bad = self.good + is_good, self.bad + (not is_good)
+
+    def request_through_tunnel(self):
+        try:
+            if not self.through:
+                self.through = http.client.HTTPConnection(*split(self.tunnel), timeout=30)
+                self.through.set_tunnel(self.name + SUFFIX, 80)
+            if self.answer_is_right(self.through, "/tunnel"):
+                return
+        except (OSError, http.client.HTTPException) as e:
+            self.why.add("tunnel:" + e.__class__.__name__)
+        self.cut += 1
+        self.through.close()
+        self.through = None
+
+    def run(self, ended):
+        while not ended.is_set():
+            self.request()
+            if self.tunnel != "-":
+                self.request_through_tunnel()
+            time.sleep(0.05)
+
+    def __str__(self):
+        why = " ".join(sorted(self.why)).replace("\n", " ")
+        return f"{self.name} good {self.good} bad {self.bad} cut {self.cut} {why}"
+
+
+def split(address):
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
+def load(web, tunnel, *names):
+    shares, ended = [Share(name, web, tunnel) for name in names], threading.Event()
+    threads = [threading.Thread(target=s.run, args=(ended,), daemon=True) for s in shares]
+    for t in threads:
+        t.start()
+    while any(s.good < 5 for s in shares):
+        time.sleep(0.05)
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    print("loaded", flush=True)
+    ended.wait()
+    for t in threads:
+        t.join(60)
+    print(*shares, sep="\n")
+    print("ended", flush=True)
+
+
+load(*sys.argv[2:])
