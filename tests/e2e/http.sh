@@ -215,6 +215,7 @@ behind_nginx() {
     upgrades "$judge" && events_at_once "$judge" && corpus_behind "$judge"
 }
 
+# start_balancer [SERVER_OPTION [LINE]]
 start_balancer() {
     local port
     port=$(client port)
@@ -229,7 +230,8 @@ defaults
     option forwardfor
 listen front
     bind $balancer
-    server proxy $front
+    ${2:-}
+    server proxy $front ${1:-}
 END_OF_CONFIG
     start balancer haproxy -db -f "$dir/balancer.cfg"
     until_true 5 curl -s -o /dev/null "http://$balancer/" || fail "$(tail -n 1 "$dir/balancer.log")"
@@ -243,12 +245,20 @@ behind_haproxy() {
     upgrades "$balancer" && events_at_once "$balancer" && corpus_behind "$balancer"
 }
 
-# No message of the corpus may become two for us and one for the other.
+# No message of the corpus may become two for us and one for the other: each request that we have
+# answered well is one whose answer its own client has seen.
 corpus_behind() {
-    local bad
+    local bad before seen answered
+    before=$(count proxy.log 'event=http.request .*status=2')
     peers statuses "$1" "$here/http_corpus.txt" >"$dir/behind" || return
     bad=$(awk -F '\t' '$1 ~ /\+2/ && $2 != "good: two requests"' "$dir/behind" | head -n 1)
-    [ -z "$bad" ] || fail "$bad"
+    [ -z "$bad" ] || { fail "$bad"; return; }
+    seen=$(cut -f 1 "$dir/behind" | tr + '\n' | grep -c '^2')
+    said proxy.log 'event=http.request .*status=2' 5 $((before + seen)) || return
+    answered=$(($(count proxy.log 'event=http.request .*status=2') - before))
+    figures="$(wc -l <"$dir/behind") messages, $seen requests"
+    [ "$seen" -gt 10 ] && [ "$seen" = "$answered" ] ||
+        fail "$answered requests were answered, $seen answers came"
 }
 
 # The client's connection is idle, and its stream with it.
@@ -283,14 +293,41 @@ reloads() {
     esac
 }
 
+# What the backend is told of a client that comes from 127.0.0.3 by this address.
+told_by() {
+    curl -sS --max-time 20 --interface 127.0.0.3 -H 'Host: a.test' \
+        -H 'X-Forwarded-For: 6.6.6.6' "http://$1/fields" | grep '^x-forwarded-[fp]' | tr '\n' '|'
+}
+
 proxy_header() {
     local got
-    start_proxy headed --http 127.0.0.1:0 --route a.test=web --trusted-proxies 127.0.0.0/8 \
+    start_proxy headed --http 127.0.0.1:0 --route a.test=web --trusted-proxies 127.0.0.1 \
         --http-proxy-header || return
     start_agent faithful --target "${address_of[origin]}" || return
     got=$(peers raw "${exposed[0]}" 'PROXY TCP4 203.0.113.9 127.0.0.1 5 80\r\n' \
         'GET /fields HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n')
     case $got in *'x-forwarded-for: 203.0.113.9'*) ;; *) fail "$got" ;; esac
+}
+
+# The header alone counts: a balancer that passes on bytes has not looked at the fields.
+both_say_who() {
+    front=${exposed[0]}
+    end_now balancer
+    start_balancer 'send-proxy-v2' 'http-request set-header X-Forwarded-Proto https' || return
+    is "$(told_by "$balancer")" 'x-forwarded-for: 127.0.0.3|x-forwarded-proto: http|' || return
+    # Whoever is not trusted cannot send one, and the trusted one's is a request without the option.
+    is "$(curl -sS --max-time 20 --interface 127.0.0.3 --haproxy-protocol -o /dev/null \
+        -w '%{http_code}' -H 'Host: a.test' "http://$front/1")" 400 || return
+    stop faithful headed || return
+    start_proxy plain --http 127.0.0.1:0 --route a.test=web --trusted-proxies 127.0.0.1 &&
+        start_agent faithful --target "${address_of[origin]}" || return
+    front=${exposed[0]}
+    is "$(curl -sS --max-time 20 --haproxy-protocol -o /dev/null -w '%{http_code}' \
+        -H 'Host: a.test' "http://$front/1")" 400 || return
+    end_now balancer
+    start_balancer '' 'http-request set-header X-Forwarded-Proto https' || return
+    is "$(told_by "$balancer")" \
+        'x-forwarded-for: 6.6.6.6, 127.0.0.3, 127.0.0.1|x-forwarded-proto: https|'
 }
 
 make_file "$dir/hundred" 100
@@ -321,3 +358,4 @@ check 'the proxy ends well' stop other proxy
 check 'a proxy that is trusted knows the client' trusted
 check 'HUP reads routes again, and whom to trust' reloads
 check 'a PROXY header says who the client is' proxy_header
+check 'HAProxy sends both a PROXY header and fields' both_say_who
