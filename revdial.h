@@ -99,6 +99,7 @@
 //    a limit         revdial_limits, rvd_engine_limits_check(), rvd_engine_limits_resolve(); its
 //                    default is a constant at the top of impl.base or impl.mux
 //    queue control   the constants of impl.pace, tests/test_pace.c, tests/pace_link.h
+//    a limited rate  Limited rates in impl.mux, rvd_mux_tick_rates(), tests/test_rates.c
 //    a frame's rule  rvd_mux_on_header() and the functions before it, tests/test_mux.c
 //    a stream state  the three small machines above rvd_mux_stream
 //    a header        RVD_HTTP_FIELDS, tests/vectors/. For one that a hook sees also
@@ -330,6 +331,17 @@ typedef struct revdial_limits {
     // The session is given up when bytes wait to be sent and for this time the socket takes none,
     // the peer's system acknowledges none, and neither credit nor a pong arrives: default 30000.
     int write_stall_ms;
+    // Streams that this side may have open, at most what the peer accepts: default that.
+    uint32_t max_own_streams;
+    // Payload of each stream, and of all streams together, in bytes per second, each way by itself:
+    // default no limit, 1024 to 100,000,000,000. What is above is not buffered: its sender waits,
+    // because it gets no credit, or because writes take nothing. What was not used in the last
+    // quarter of a second may be made up for, or 4096 bytes if that is more. A peer also has the
+    // credit of the stream's window, which is then at most what a second carries, but never under
+    // 8192 (stock yamux: 262144). Where streams begin faster than the rate carries their first
+    // windows, new ones of this side wait.
+    uint64_t stream_rate;
+    uint64_t session_rate;
 } revdial_limits;
 
 // Ways to authenticate. Fields named *schemes hold a set of them.
@@ -616,7 +628,7 @@ enum revdial_feature {
 
 // Why a stream does not move, and its flow control in numbers.
 typedef struct revdial_flow_info {
-    const char *blocked_on;  // "peer's credit", "socket", "turn", "reader", "accept" or ""
+    const char *blocked_on;  // "peer's credit", "socket", "turn", "reader", "accept", "rate" or ""
     uint32_t send_credit;    // bytes we may still send
     uint32_t recv_credit;    // bytes the peer may still send
     uint32_t window;         // our receive window now
@@ -1922,19 +1934,22 @@ static void rvd_base_bucket_init(rvd_base_bucket *b, int64_t burst, int64_t rate
     b->at_us = now_us;
 }
 
-// Takes one token. Returns 0 if there is none left.
-static int rvd_base_bucket_take(rvd_base_bucket *b, int64_t now_us)
+static void rvd_base_bucket_fill(rvd_base_bucket *b, int64_t now_us)
 {
     int64_t passed = now_us - b->at_us;
     int64_t full = b->burst * 1000000;
-    if (passed > 0) {
-        b->at_us = now_us;
-        if (passed > full / b->rate)
-            b->millionths = full;
-        else
-            b->millionths += passed * b->rate;
-        if (b->millionths > full) b->millionths = full;
-    }
+    if (passed <= 0) return;
+    b->at_us = now_us;
+    if (passed > (full - b->millionths) / b->rate)
+        b->millionths = full;
+    else
+        b->millionths += passed * b->rate;
+}
+
+// Takes one token. Returns 0 if there is none left.
+static int rvd_base_bucket_take(rvd_base_bucket *b, int64_t now_us)
+{
+    rvd_base_bucket_fill(b, now_us);
     if (b->millionths < 1000000) return 0;
     b->millionths -= 1000000;
     return 1;
@@ -3544,6 +3559,11 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_CREDIT_STEP 256u     // smallest steps in which a peer may return credit
 #define RVD_MUX_GRANT_MAX 1048576u   // credit is returned at the latest in steps of this size
 #define RVD_MUX_ID_LAST 0x7FFF0000u  // peers with int32 ids: open no more, drain
+#define RVD_MUX_RATE_US 10000      // limited rates are given out in slices of this time,
+#define RVD_MUX_RATE_LEAST 1024    //   but of no fewer bytes: a sender does not use them at once
+#define RVD_MUX_RATE_BURST_PART 4  // a fraction of a second: longer than a busy machine sleeps
+#define RVD_MUX_RATE_SPARSE_US 100000  // time in which 1 KiB of small writes passes bulk streams
+#define RVD_MUX_RATE_DEBT 30       // seconds of debt, so that a flood does not stop all for ever
 
 // Rates that only an attack reaches. They are for 256 streams and scale with the stream limit.
 #define RVD_MUX_SYN_RATE 4000       // streams opened, per second and as a burst
@@ -3607,7 +3627,12 @@ enum {
 };
 
 // Why a writer waits.
-enum rvd_mux_wait { RVD_MUX_WAIT_NONE, RVD_MUX_WAIT_CREDIT, RVD_MUX_WAIT_TURN };
+enum rvd_mux_wait {
+    RVD_MUX_WAIT_NONE,
+    RVD_MUX_WAIT_CREDIT,
+    RVD_MUX_WAIT_TURN,
+    RVD_MUX_WAIT_RATE  // the stream's own; where the session's is used up, it waits for its turn
+};
 
 // A stream has at most one timer. Each kind has one duration, so one queue per kind is sorted.
 enum rvd_mux_timer {
@@ -3625,6 +3650,23 @@ typedef struct rvd_mux_chunk {
     uint32_t size, start, end;  // data[start..end) is unread, data[end..size) free
     uint8_t data[];
 } rvd_mux_chunk;
+
+// What a limited rate leaves. Grants of credit are paid for when they are made; what a stream has
+// received on its first window is settled when it ends. Bytes that are sent are seen later, so that
+// a session without limits does no work for this.
+typedef struct rvd_mux_meter {
+    rvd_base_bucket grants, sends;  // rate 0: no limit
+    uint64_t granted, sent;         // bytes that were paid for
+} rvd_mux_meter;
+
+// What only the streams of a session with a limited rate have.
+typedef struct rvd_mux_share {
+    rvd_mux_meter own;
+    rvd_base_link link;          // waits with its credit, in `resting` or `sharing`
+    int64_t grant_us, write_us;  // until when it rests: RVD_MUX_RATE_US each, so lists are sorted
+    int64_t sparse_us;           // when its small writes were last let pass
+    int has_turn;                // at the session's rate
+} rvd_mux_share;
 
 // Invariants: recv_credit + buffered <= the largest value that window has had; a stream that is not
 // released is in the table; `head` is NULL if and only if all buffered bytes are in the slice.
@@ -3662,7 +3704,8 @@ typedef struct rvd_mux_stream {
     int64_t epoch_us;
     int64_t timer_us;  // when its timer is due; without one: since when it may wait for credit
     uint64_t sent, received;
-    uint64_t out_mark;  // where its last data frame ends in the output
+    uint64_t out_mark;      // where its last data frame ends in the output
+    rvd_mux_share share[];  // one if the session is rated
 } rvd_mux_stream;
 
 // Lent payload: its header is in the output, its bytes are in the lender's memory or, after a
@@ -3751,6 +3794,11 @@ typedef struct rvd_mux {
     // earlier rounds are void.
     uint32_t promised, promise_round;
     int64_t promised_us;  // time of the last promise
+    int is_rated;         // a rate is limited
+    rvd_mux_meter meter;  // the session's
+    // Streams that wait for their own rate, with what they have to write or their credit, and those
+    // whose credit waits for the session's.
+    rvd_base_link held_back, resting, sharing;
     rvd_base_link ctl, tell, turns, timers[RVD_MUX_TIMERS];
     rvd_base_link fresh;  // as turns, of streams that have just begun to send: they go first
     uint32_t pongs[RVD_MUX_PONGS], pong_first, pong_count;
@@ -3890,9 +3938,156 @@ static void rvd_mux_table_grow(rvd_mux *m)
     rvd_base_free(m->heap, old, old_count * sizeof(*old));
 }
 
+// ---- limited rates ----
+
+static void rvd_mux_meter_init(rvd_mux_meter *meter, uint64_t rate, int64_t now_us)
+{
+    int64_t burst = (int64_t)rate / RVD_MUX_RATE_BURST_PART;
+    burst = rvd_base_later(burst, 4 * RVD_MUX_RATE_LEAST);
+    rvd_base_bucket_init(&meter->grants, burst, (int64_t)rate, now_us);
+    rvd_base_bucket_init(&meter->sends, burst, (int64_t)rate, now_us);
+}
+
+static int64_t rvd_mux_rate_slice(int64_t rate)
+{
+    return rvd_base_later(rate * RVD_MUX_RATE_US / 1000000, RVD_MUX_RATE_LEAST);
+}
+
+// Bytes that a rate leaves: at least a slice, or none.
+static uint32_t rvd_mux_rate_left(rvd_base_bucket *b, int64_t now_us)
+{
+    int64_t left;
+    if (!b->rate) return UINT32_MAX;
+    rvd_base_bucket_fill(b, now_us);
+    left = b->millionths / 1000000;
+    return left < rvd_mux_rate_slice(b->rate) ? 0 : (uint32_t)rvd_base_sooner(left, UINT32_MAX);
+}
+
+// n < 0 gives back.
+static void rvd_mux_rate_spend(rvd_base_bucket *b, int64_t n, int64_t now_us)
+{
+    if (!b->rate) return;
+    rvd_base_bucket_fill(b, now_us);
+    b->millionths = rvd_base_later(b->millionths - n * 1000000,
+                                   -b->rate * RVD_MUX_RATE_DEBT * 1000000);
+}
+
+// When the bucket will have that number of bytes.
+static int64_t rvd_mux_rate_when(const rvd_base_bucket *b, int64_t bytes)
+{
+    int64_t lacks = bytes * 1000000 - b->millionths;
+    return lacks <= 0 ? b->at_us : b->at_us + lacks / b->rate + 1;
+}
+
+// Has a burst more than was there been spent? What cannot wait for its turn stops then, too.
+static int rvd_mux_rate_is_overdrawn(rvd_base_bucket *b, int64_t now_us)
+{
+    if (!b->rate) return 0;
+    rvd_base_bucket_fill(b, now_us);
+    return b->millionths < -b->burst * 1000000;
+}
+
+static void rvd_mux_meter_see(rvd_mux_meter *meter, uint64_t sent, int64_t now_us)
+{
+    rvd_mux_rate_spend(&meter->sends, (int64_t)(sent - meter->sent), now_us);
+    meter->sent = sent;
+}
+
+// Bytes that the session's rate lets be written now.
+static uint32_t rvd_mux_rate_room(rvd_mux *m)
+{
+    if (!m->is_rated) return UINT32_MAX;
+    rvd_mux_meter_see(&m->meter, m->tx_bytes, m->now_us);
+    return rvd_mux_rate_left(&m->meter.sends, m->now_us);
+}
+
+// Bytes that the stream's own rate lets be written now.
+static uint32_t rvd_mux_own_room(rvd_mux *m, rvd_mux_stream *s)
+{
+    if (!m->is_rated) return UINT32_MAX;
+    rvd_mux_meter_see(&s->share->own, s->sent, m->now_us);
+    return rvd_mux_rate_left(&s->share->own.sends, m->now_us);
+}
+
+// The session's rate is used up. A round of all that write may take long, and a stream with less
+// than its share does not wait for it.
+static void rvd_mux_sparse_renew(rvd_mux *m, rvd_mux_stream *s)
+{
+    if (m->now_us - s->share->sparse_us < RVD_MUX_RATE_SPARSE_US) return;
+    s->share->sparse_us = m->now_us;
+    if (s->turn_left < RVD_MUX_SPARSE_BYTES) s->turn_left = RVD_MUX_SPARSE_BYTES;
+}
+
+// How long a stream rests that has used up its own rate.
+static int64_t rvd_mux_rest_us(const rvd_mux *m)
+{
+    int64_t rate = (int64_t)m->cfg.limits.stream_rate;
+    return rvd_mux_rate_slice(rate) * 1000000 / rate + 1;
+}
+
+// Of `want` bytes of credit, how many may be granted now? While several streams wait for the
+// session's rate, each gets a slice in its turn.
+static uint32_t rvd_mux_grant_room(rvd_mux *m, rvd_mux_stream *s, uint32_t want)
+{
+    rvd_mux_share *share = s->share;
+    uint32_t all = rvd_mux_rate_left(&m->meter.grants, m->now_us);
+    want = rvd_base_min_u32(want, rvd_mux_rate_left(&share->own.grants, m->now_us));
+    if (rvd_base_link_is_alone(&m->sharing)) return rvd_base_min_u32(want, all);
+    if (!share->has_turn) return 0;
+    all = rvd_base_min_u32(all, (uint32_t)rvd_mux_rate_slice(m->meter.grants.rate));
+    return rvd_base_min_u32(want, all);
+}
+
+static inline int rvd_mux_credit_is_due(const rvd_mux *m, const rvd_mux_stream *s);
+
+// Credit was granted. If more is due, that waits.
+static void rvd_mux_granted(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
+{
+    rvd_mux_share *share = s->share;
+    rvd_mux_rate_spend(&share->own.grants, n, m->now_us);
+    rvd_mux_rate_spend(&m->meter.grants, n, m->now_us);
+    share->own.granted += n;
+    share->has_turn = 0;
+    if (!rvd_mux_credit_is_due(m, s) || !rvd_base_link_is_alone(&share->link)) return;
+    if (rvd_mux_rate_left(&share->own.grants, m->now_us)) {
+        rvd_base_link_push(&m->sharing, &share->link);
+        return;
+    }
+    share->grant_us = m->now_us + rvd_mux_rest_us(m);
+    rvd_base_link_push(&m->resting, &share->link);
+}
+
+// The stream is over: what it has received, and what it was granted and did not use, is now known.
+static void rvd_mux_share_end(rvd_mux *m, rvd_mux_stream *s)
+{
+    int64_t n = (int64_t)(s->received - s->share->own.granted);
+    rvd_mux_rate_spend(&m->meter.grants, n, m->now_us);
+    rvd_base_link_remove(&s->share->link);
+}
+
+static void rvd_mux_share_begin(rvd_mux *m, rvd_mux_stream *s)
+{
+    rvd_base_link_init(&s->share->link);
+    rvd_mux_meter_init(&s->share->own, m->cfg.limits.stream_rate, m->now_us);
+}
+
+static int rvd_mux_open_is_overdrawn(rvd_mux *m)
+{
+    rvd_mux_meter_see(&m->meter, m->tx_bytes, m->now_us);
+    return rvd_mux_rate_is_overdrawn(&m->meter.grants, m->now_us) ||
+           rvd_mux_rate_is_overdrawn(&m->meter.sends, m->now_us);
+}
+
+// ---- new and gone streams ----
+
+static size_t rvd_mux_stream_size(const rvd_mux *m)
+{
+    return sizeof(rvd_mux_stream) + (m->is_rated ? sizeof(rvd_mux_share) : 0);
+}
+
 static rvd_mux_stream *rvd_mux_stream_new(rvd_mux *m, uint32_t id, enum rvd_mux_phase phase)
 {
-    rvd_mux_stream **slot, *s = rvd_base_alloc(m->heap, sizeof *s);
+    rvd_mux_stream **slot, *s = rvd_base_alloc(m->heap, rvd_mux_stream_size(m));
     if (!s) return NULL;
     if (m->stream_count >= (uint32_t)1 << m->table_bits) rvd_mux_table_grow(m);
     s->id = id;
@@ -3906,6 +4101,7 @@ static rvd_mux_stream *rvd_mux_stream_new(rvd_mux *m, uint32_t id, enum rvd_mux_
     s->recv_credit = s->window = m->cfg.recv_window;
     s->turn_left = m->quantum;
     s->epoch_us = m->now_us;
+    if (m->is_rated) rvd_mux_share_begin(m, s);
     slot = &m->table[rvd_mux_slot(m, id)];
     s->hash_next = *slot;
     *slot = s;
@@ -3988,7 +4184,8 @@ static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
         m->ours--;
     else
         m->theirs--;
-    rvd_base_free(m->heap, s, sizeof *s);
+    if (m->is_rated) rvd_mux_share_end(m, s);
+    rvd_base_free(m->heap, s, rvd_mux_stream_size(m));
 }
 
 // ---- small changes of state ----
@@ -4486,6 +4683,7 @@ RVD_BASE_SLOW static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s)
     if (!rvd_mux_credit_is_due(m, s)) return;
     if (s->rx != RVD_MUX_RX_OPEN || s->tx == RVD_MUX_TX_RESET) return;
     if (s->ctl_bits & RVD_MUX_CTL_CREDIT) return;
+    if (m->is_rated && !rvd_base_link_is_alone(&s->share->link)) return;  // it waits
     if (s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_SHOWN) return;  // after the ACK
     rvd_mux_ctl_add(m, s, RVD_MUX_CTL_CREDIT);
 }
@@ -4706,6 +4904,14 @@ static void rvd_mux_wait_credit(rvd_mux *m, rvd_mux_stream *s)
     m->credit_waits++;
 }
 
+static void rvd_mux_wait_rate(rvd_mux *m, rvd_mux_stream *s)
+{
+    s->wait = RVD_MUX_WAIT_RATE;
+    s->share->write_us = m->now_us + rvd_mux_rest_us(m);
+    rvd_base_link_remove(&s->turn);
+    rvd_base_link_push(&m->held_back, &s->turn);
+}
+
 // Silly window avoidance of the sender: a very small credit is not used at once.
 static int rvd_mux_is_tiny(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
@@ -4727,13 +4933,20 @@ RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream
 {
     uint64_t queued = rvd_mux_out_len(m);
     uint32_t n = (uint32_t)rvd_base_min(want, m->frame_max);
-    uint32_t quantum = m->quantum, room = rvd_mux_pace_room(m);
+    uint32_t quantum = m->quantum, paced = rvd_mux_pace_room(m), own = rvd_mux_own_room(m, s);
+    uint32_t room = rvd_base_min_u32(paced, rvd_mux_rate_room(m));
     int others = rvd_mux_has_waiters(m), full = queued >= m->out_max || !room;
-    if (want == 0 || s->wait == RVD_MUX_WAIT_TURN) return 0;
+    if (want == 0 || s->wait == RVD_MUX_WAIT_TURN || s->wait == RVD_MUX_WAIT_RATE) return 0;
     if (rvd_mux_is_tiny(m, s, want)) {
         rvd_mux_wait_credit(m, s);
         return 0;
     }
+    if (!own) {
+        rvd_mux_wait_rate(m, s);
+        return 0;
+    }
+    n = rvd_base_min_u32(n, own);
+    if (!room && paced) rvd_mux_sparse_renew(m, s);
     if (!others && !full) s->turn_left = quantum;
     if (s->turn_left > quantum) s->turn_left = quantum;  // it was set when turns were longer
     if (room) n = rvd_base_min_u32(n, room);
@@ -4742,8 +4955,9 @@ RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream
         n = 0;
     if (full) n = rvd_base_min_u32(n, RVD_MUX_SPARSE_BYTES);
     if (queued >= m->out_max + RVD_MUX_SPARSE_ROOM) n = 0;
+    if (full && rvd_mux_rate_is_overdrawn(&m->meter.sends, m->now_us)) n = 0;
     if (n == 0) {
-        if (!room) rvd_mux_pace_wait(m);
+        if (!paced) rvd_mux_pace_wait(m);
         rvd_mux_wait_turn(m, s);
         return 0;
     }
@@ -4756,7 +4970,7 @@ static inline uint32_t rvd_mux_allowed(rvd_mux *m, rvd_mux_stream *s, size_t wan
 {
     uint32_t n = (uint32_t)rvd_base_min(want, m->frame_max);
     if (rvd_mux_has_waiters(m) || rvd_mux_out_len(m) >= m->out_max || n == 0 ||
-        s->send_credit < RVD_MUX_SPARSE_BYTES || rvd_mux_pace_room(m) < n)
+        s->send_credit < RVD_MUX_SPARSE_BYTES || rvd_mux_pace_room(m) < n || m->is_rated)
         return rvd_mux_allowed_in_turn(m, s, want);
     s->turn_left = m->quantum;
     s->wait = RVD_MUX_WAIT_NONE;
@@ -4922,10 +5136,12 @@ static int rvd_mux_credit_put(rvd_mux *m, rvd_mux_stream *s, uint32_t flag)
     if (flag == RVD_WIRE_ACK) {
         uint32_t extra = s->window - m->cfg.recv_window;
         delta = rvd_base_min_u32(delta, extra);
+    } else if (m->is_rated) {
+        delta = rvd_mux_grant_room(m, s, delta);
     }
-    if (!flag && !delta) return 1;
-    if (!rvd_mux_control_put(m, RVD_WIRE_WINDOW, flag, s->id, delta)) return 0;
+    if ((flag || delta) && !rvd_mux_control_put(m, RVD_WIRE_WINDOW, flag, s->id, delta)) return 0;
     s->recv_credit += delta;
+    if (m->is_rated && !flag) rvd_mux_granted(m, s, delta);
     return 1;
 }
 
@@ -5684,6 +5900,58 @@ static void rvd_mux_tick_liveness(rvd_mux *m)
         rvd_mux_ping(m);
 }
 
+// Those that rested go on, and those that share the session's rate get what there is of it.
+static void rvd_mux_tick_rates(rvd_mux *m)
+{
+    int64_t left, slice;
+    rvd_mux_meter_see(&m->meter, m->tx_bytes, m->now_us);
+    while (!rvd_base_link_is_alone(&m->held_back)) {
+        rvd_mux_stream *s = RVD_BASE_OWNER(m->held_back.next, rvd_mux_stream, turn);
+        if (s->share->write_us > m->now_us) break;
+        rvd_base_link_remove(&s->turn);
+        rvd_mux_wait_turn(m, s);
+    }
+    while (!rvd_base_link_is_alone(&m->resting)) {
+        rvd_mux_stream *s = RVD_BASE_OWNER(m->resting.next, rvd_mux_stream, share[0].link);
+        if (s->share->grant_us > m->now_us) break;
+        rvd_base_link_remove(&s->share->link);
+        rvd_mux_credit_check(m, s);
+    }
+    if (rvd_base_link_is_alone(&m->sharing)) return;
+    left = rvd_mux_rate_left(&m->meter.grants, m->now_us);
+    slice = rvd_mux_rate_slice(m->meter.grants.rate);
+    for (; left >= slice && !rvd_base_link_is_alone(&m->sharing); left -= slice) {
+        rvd_mux_stream *s = RVD_BASE_OWNER(m->sharing.next, rvd_mux_stream, share[0].link);
+        rvd_base_link_remove(&s->share->link);
+        s->share->has_turn = 1;
+        rvd_mux_credit_check(m, s);
+    }
+}
+
+static int64_t rvd_mux_next_rates(const rvd_mux *m)
+{
+    const rvd_base_bucket *grants = &m->meter.grants, *sends = &m->meter.sends;
+    int64_t at = INT64_MAX;
+    if (!rvd_base_link_is_alone(&m->held_back))
+        at = RVD_BASE_OWNER(m->held_back.next, rvd_mux_stream, turn)->share->write_us;
+    if (!rvd_base_link_is_alone(&m->resting))
+        at = rvd_base_sooner(
+            at,
+            RVD_BASE_OWNER(m->resting.next, rvd_mux_stream, share[0].link)->share->grant_us);
+    if (!rvd_base_link_is_alone(&m->sharing))
+        at = rvd_base_sooner(at, rvd_mux_rate_when(grants, rvd_mux_rate_slice(grants->rate)));
+    if (sends->rate && rvd_mux_has_waiters(m)) {
+        int64_t room_us = rvd_mux_rate_when(sends, rvd_mux_rate_slice(sends->rate));
+        if (room_us > m->now_us) at = rvd_base_sooner(at, room_us);
+    }
+    if (grants->rate && m->news & RVD_MUX_NEWS_OPENABLE) {
+        int64_t open_us = rvd_base_later(rvd_mux_rate_when(grants, -grants->burst),
+                                         rvd_mux_rate_when(sends, -sends->burst));
+        if (open_us > m->now_us) at = rvd_base_sooner(at, open_us);
+    }
+    return at;
+}
+
 static int64_t rvd_mux_next_tick(const rvd_mux *m)
 {
     const revdial_limits *l = &m->cfg.limits;
@@ -5706,6 +5974,7 @@ static int64_t rvd_mux_next_tick(const rvd_mux *m)
     if (m->draining && !m->stream_count) at = rvd_base_sooner(at, m->drain_us);
     if (m->promised && rvd_mux_has_waiters(m))
         at = rvd_base_sooner(at, m->promised_us + RVD_MUX_PROMISE_US);
+    if (m->is_rated) at = rvd_base_sooner(at, rvd_mux_next_rates(m));
     return rvd_base_sooner(at, rvd_pace_next_tick(&m->pace, m->now_us));
 }
 
@@ -5775,6 +6044,7 @@ static int64_t rvd_mux_tick(rvd_mux *m, int64_t now_us)
             rvd_mux_on_timer(m, s, (enum rvd_mux_timer)k);
         }
     }
+    if (m->is_rated && !m->dead) rvd_mux_tick_rates(m);
     rvd_mux_trim(m);
     m->wake_us = rvd_mux_next_tick(m);
     m->doubt_at = rvd_mux_next_doubt(m);
@@ -5783,10 +6053,11 @@ static int64_t rvd_mux_tick(rvd_mux *m, int64_t now_us)
 
 // ---- what happened ----
 
-static int rvd_mux_open_is_blocked(const rvd_mux *m)
+static int rvd_mux_open_is_blocked(rvd_mux *m)
 {
     uint32_t limit =
         m->cfg.features & REVDIAL_FEATURE_PROMPTACK ? m->cfg.peer_streams : RVD_MUX_UNACKED_STOCK;
+    if (m->is_rated && rvd_mux_open_is_overdrawn(m)) return 1;
     return m->unacked >= limit || rvd_mux_out_len(m) > m->out_max + RVD_MUX_SPARSE_ROOM;
 }
 
@@ -5833,6 +6104,7 @@ static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
         rvd_pace_wait(&m->pace, m->now_us);
         return 0;
     }
+    if (rvd_mux_rate_room(m) <= (uint64_t)m->promised * quantum) return 0;
     turns = rvd_base_link_is_alone(&m->fresh) ? &m->turns : &m->fresh;
     s = RVD_BASE_OWNER(turns->next, rvd_mux_stream, turn);
     rvd_mux_turn_leave(m, s);
@@ -6178,13 +6450,21 @@ static void rvd_mux_ledger_blocked(const rvd_mux *m, const rvd_mux_stream *s,
     } else if (s->wait == RVD_MUX_WAIT_CREDIT) {
         out->blocked_on = "peer's credit";
         out->blocked_since_us = timed_us;
+    } else if (s->wait == RVD_MUX_WAIT_RATE) {
+        out->blocked_on = "rate";
+        out->blocked_since_us = s->share->write_us - rvd_mux_rest_us(m);
     } else if (s->wait == RVD_MUX_WAIT_TURN) {
-        out->blocked_on = rvd_mux_out_len(m) >= m->out_max ? "socket" : "turn";
+        const rvd_base_bucket *b = &m->meter.sends;
+        int is_rate = b->rate && b->millionths < rvd_mux_rate_slice(b->rate) * 1000000;
+        out->blocked_on = rvd_mux_out_len(m) >= m->out_max ? "socket" : is_rate ? "rate" : "turn";
         out->blocked_since_us = m->progress_us;
     } else if (s->buffered && s->recv_credit == 0) {
         out->blocked_on = "reader";
         out->blocked_since_us = m->now_us;
         if (s->head) out->blocked_since_us -= (int64_t)(rvd_mux_now_ms(m) - s->stuck_ms) * 1000;
+    } else if (m->is_rated && !s->recv_credit && !rvd_base_link_is_alone(&s->share->link)) {
+        out->blocked_on = "rate";
+        out->blocked_since_us = m->now_us;
     }
 }
 
@@ -6234,6 +6514,11 @@ static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, 
     rvd_mux_out_max_set(m, m->out_max ? m->out_max : RVD_MUX_OUT_MAX);  // it may have been set
     m->table_bits = 4;
     m->table_key = ((cfg->seed | 1) * 0x9E3779B97F4A7C15u) | 1;
+    m->is_rated = cfg->limits.stream_rate || cfg->limits.session_rate;
+    rvd_mux_meter_init(&m->meter, cfg->limits.session_rate, now_us);
+    rvd_base_link_init(&m->held_back);
+    rvd_base_link_init(&m->resting);
+    rvd_base_link_init(&m->sharing);
     rvd_base_link_init(&m->ctl);
     rvd_base_link_init(&m->tell);
     rvd_base_link_init(&m->turns);
@@ -6315,7 +6600,8 @@ static void rvd_mux_check(rvd_mux *m)
             REVDIAL_ASSERT(rvd_mux_slot(m, s->id) == i);
             REVDIAL_ASSERT(s->received >= s->buffered);
             REVDIAL_ASSERT(s->window >= m->cfg.recv_window);
-            REVDIAL_ASSERT(s->wait != RVD_MUX_WAIT_TURN || !rvd_base_link_is_alone(&s->turn));
+            REVDIAL_ASSERT((s->wait != RVD_MUX_WAIT_TURN && s->wait != RVD_MUX_WAIT_RATE) ||
+                           !rvd_base_link_is_alone(&s->turn));
             REVDIAL_ASSERT(s->rx == RVD_MUX_RX_OPEN || s->rx == RVD_MUX_RX_ENDED ||
                            s->rx == RVD_MUX_RX_RESET || s->buffered == 0);
             REVDIAL_ASSERT((s->ctl_bits == 0) == rvd_base_link_is_alone(&s->ctl));
@@ -10183,9 +10469,20 @@ static unsigned rvd_engine_all_features(void)
            REVDIAL_FEATURE_PROMPTACK | REVDIAL_FEATURE_PINGS;
 }
 
+// What a second of the limited rates carries, up to the largest window.
+static uint32_t rvd_engine_second(const revdial_engine *e)
+{
+    uint64_t least = 16u << 20;
+    if (e->limits.stream_rate && e->limits.stream_rate < least) least = e->limits.stream_rate;
+    if (e->limits.session_rate && e->limits.session_rate < least) least = e->limits.session_rate;
+    return (uint32_t)least;
+}
+
 static uint32_t rvd_engine_window(const revdial_engine *e)
 {
-    return e->limits.stream_window ? e->limits.stream_window : 65536;
+    uint32_t window = rvd_base_min_u32(65536, rvd_engine_second(e));
+    if (e->limits.stream_window) return e->limits.stream_window;
+    return window > RVD_HTTP_WINDOW_MIN ? window : RVD_HTTP_WINDOW_MIN;
 }
 
 // The terms that this end announces. A proxy that accepts no streams announces 0 of them.
@@ -10229,7 +10526,7 @@ static void rvd_engine_limits_resolve(revdial_engine *e, const rvd_http_terms *p
     cfg->recv_window = peer->has_window ? rvd_engine_window(e) : RVD_WIRE_WINDOW0;
     if (!l->max_streams) l->max_streams = peer->has_streams ? 65536 : RVD_MUX_STOCK_STREAMS;
     if (l->stream_window < cfg->recv_window) l->stream_window = cfg->recv_window;
-    if (!l->stream_window_max) l->stream_window_max = 16u << 20;
+    if (!l->stream_window_max) l->stream_window_max = rvd_engine_second(e);
     if (l->stream_window_max < l->stream_window) l->stream_window_max = l->stream_window;
     if (!l->session_window) l->session_window = 64u << 20;
     if (!l->frame_bytes_max) l->frame_bytes_max = RVD_WIRE_FRAME_MAX;
@@ -10248,6 +10545,8 @@ static void rvd_engine_come_up(revdial_engine *e, const rvd_http_terms *peer)
     cfg.features = peer->is_revdial ? peer->features & rvd_engine_all_features() : 0;
     cfg.send_window = peer->window;
     cfg.peer_streams = peer->streams;
+    if (e->limits.max_own_streams)
+        cfg.peer_streams = rvd_base_min_u32(peer->streams, e->limits.max_own_streams);
     cfg.session_id = e->session_id;
     cfg.seed = e->seed;
     rvd_engine_limits_resolve(e, peer, &cfg);
@@ -10909,6 +11208,11 @@ typedef struct rvd_engine_range {
     int64_t given, least, most;
 } rvd_engine_range;
 
+static int64_t rvd_engine_rate(uint64_t given)
+{
+    return given > INT64_MAX ? INT64_MAX : (int64_t)given;
+}
+
 // Returns 0, or REVDIAL_EINVAL and which limit is out of its range.
 static int rvd_engine_limits_check(const revdial_limits *l, revdial_err *err)
 {
@@ -10922,7 +11226,10 @@ static int rvd_engine_limits_check(const revdial_limits *l, revdial_err *err)
         {"dead_after_ms: time ", l->dead_after_ms, 1, INT32_MAX},
         {"handshake_timeout_ms: time ", l->handshake_timeout_ms, 1, INT32_MAX},
         {"accept_timeout_ms: time ", l->accept_timeout_ms, 1, INT32_MAX},
-        {"write_stall_ms: time ", l->write_stall_ms, 1, INT32_MAX}};
+        {"write_stall_ms: time ", l->write_stall_ms, 1, INT32_MAX},
+        {"max_own_streams: ", l->max_own_streams, 1, 1 << 24},
+        {"stream_rate: ", rvd_engine_rate(l->stream_rate), 1024, 100000000000},
+        {"session_rate: ", rvd_engine_rate(l->session_rate), 1024, 100000000000}};
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
         const rvd_engine_range *r = &ranges[i];
         char text[128];
@@ -15299,6 +15606,7 @@ struct revdial_session {
     char name[65], instance[65], identity[128];  // proxy: written once, before on_up
     uint64_t id;  // backend: the proxy has said it, written once, before on_up
     int64_t start_us;
+    int is_rated;  // its limits have a rate
 
     // Loop thread only.
     rvd_base_link link;  // in its group
@@ -16351,8 +16659,10 @@ static int rvd_stream_flush_locked(revdial_session *s)
     if (s->state == RVD_STREAM_CLOSING ||
         (s->state >= RVD_STREAM_DRAINING && !rvd_stream_on_loop_locked(s)))
         rvd_stream_kick_locked(s);
-    // Room that this has made was promised to somebody, for a while only.
-    if (released && s->reader.waiting && rvd_stream_is_up(s) && !rvd_stream_on_loop_locked(s))
+    // Room that this has made was promised to somebody, for a while only; and credit that a limited
+    // rate holds back waits for the timer.
+    if (((released && s->reader.waiting) || s->is_rated) && rvd_stream_is_up(s) &&
+        !rvd_stream_on_loop_locked(s))
         rvd_stream_rearm_locked(s, rvd_sys_now_us());
     return released;
 }
@@ -17029,7 +17339,7 @@ static int rvd_stream_session_transport(revdial_session *s, const rvd_stream_ses
     return REVDIAL_ENOMEM;
 }
 
-static void rvd_stream_times_set(revdial_session *s, const revdial_limits *l)
+static void rvd_stream_limits_set(revdial_session *s, const revdial_limits *l)
 {
     int keepalive = l->keepalive_ms ? l->keepalive_ms : RVD_BASE_KEEPALIVE_MS;
     int dead = l->dead_after_ms ? l->dead_after_ms : RVD_BASE_DEAD_AFTER_MS;
@@ -17039,6 +17349,7 @@ static void rvd_stream_times_set(revdial_session *s, const revdial_limits *l)
     if (step > RVD_STREAM_LOOK_MAX_US) step = RVD_STREAM_LOOK_MAX_US;
     s->look.step_us = rvd_base_later(step, RVD_STREAM_LOOK_MIN_US);
     s->look.timeout_ms = timeout < INT_MAX ? (int)timeout : INT_MAX;
+    s->is_rated = l->stream_rate || l->session_rate;
 }
 
 // A session with one reference, not yet on its loop. NULL: err, which must not be NULL, says why;
@@ -17076,7 +17387,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->fd = cfg->fd;
     s->id = cfg->engine->session_id;
     s->start_us = rvd_sys_now_us();
-    rvd_stream_times_set(s, &cfg->engine->limits);
+    rvd_stream_limits_set(s, &cfg->engine->limits);
     RVD_BASE_JOIN(s->peer, sizeof s->peer, cfg->peer);
     rvd_base_link_init(&s->link);
     rvd_base_link_init(&s->streams);

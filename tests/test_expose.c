@@ -573,6 +573,38 @@ TEST(a_client_that_finds_no_memory_is_reset_or_served)
     }
 }
 
+TEST(a_limited_rate_stops_the_client_of_a_port_by_its_own_tcp)
+{
+    static const revdial_kv meta[2][2] = {{{"do", "source"}, {"n", "1000000"}},
+                                          {{"do", "sink"}, {"n", "0"}}};
+    for (int up = 0; up < 2; up++) {
+        revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
+        static char bytes[1000000];
+        char at[80], ok[3] = "";
+        world w;
+        world_init(&w);
+        x.dial.meta = meta[up];
+        x.dial.meta_count = 2;
+        w.pcfg.common.limits.session_rate = 2000000;
+        if (exposed_open(&w, &x, at, sizeof at)) {
+            int fd = raw_connect(at);
+            int64_t since = util_now_ms();
+            util_fill((uint8_t *)bytes, sizeof bytes, 0, 2);
+            CHECK(up ? raw_send(fd, bytes, sizeof bytes) : raw_read_all(fd, bytes, sizeof bytes));
+            CHECK(up || util_matches((const uint8_t *)bytes, sizeof bytes, 0, 1));
+            shutdown(fd, SHUT_WR);
+            CHECK(!up || (raw_read_all(fd, ok, 2) && strcmp(ok, "ok") == 0));
+            CHECK(util_now_ms() - since >= (1000000 - 500000 - 131072) / 2000);
+            CHECK(util_gate_wait(&clients.gate, 1));
+            CHECK_INT(clients.why.code, 0);
+            CHECK_INT(clients.last.moved[!up], sizeof bytes);
+            CHECK_INT(world_last(&w).is_bad, 0);
+            close(fd);
+        }
+        world_close(&w);
+    }
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);

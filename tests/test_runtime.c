@@ -806,6 +806,67 @@ out:
     world_close(&w);
 }
 
+// ---- limited rates
+
+enum { SLOW = 2000000, SLOW_BYTES = 1000000 };
+
+// That a busy machine takes longer does not matter.
+static int took_its_time(int64_t since_ms)
+{
+    const int free_bytes = SLOW / 4 + 2 * 65536;  // a burst, and windows
+    return util_now_ms() - since_ms >= (SLOW_BYTES - free_bytes) / (SLOW / 1000);
+}
+
+NEW_WORLD_TEST(blocking_calls_move_a_limited_stream_at_its_rate_and_whole)
+{
+    w->pcfg.common.limits.stream_rate = SLOW;
+    REQUIRE(world_open(w));
+    int64_t since = util_now_ms();
+    revdial_stream *st = world_dial(w, "source", SLOW_BYTES, NULL);
+    REQUIRE(st != NULL);
+    util_read r = util_read_payload(st, 1);
+    CHECK_INT(r.bytes, SLOW_BYTES);
+    CHECK_INT(r.end, 0);
+    CHECK(!r.is_bad);
+    CHECK(took_its_time(since));
+    since = util_now_ms();
+    CHECK_INT(util_write_payload(st, SLOW_BYTES, 2), SLOW_BYTES);
+    CHECK(took_its_time(since));
+    revdial_shutdown(st, REVDIAL_WR);
+    CHECK(util_gate_wait(&w->ended, 1));
+    CHECK_INT(world_last(w).bytes, SLOW_BYTES);
+    CHECK_INT(world_last(w).end, 0);
+    revdial_close(st);
+}
+
+// The reader takes its time between two reads, and must not hold up another thread's stream.
+NEW_WORLD_TEST(a_thread_that_does_not_sleep_leaves_the_rate_to_others)
+{
+    char buf[16384];
+    w->pcfg.common.limits.session_rate = SLOW;
+    REQUIRE(world_open(w));
+    revdial_stream *idle = world_dial(w, "source", SLOW_BYTES, NULL);
+    revdial_stream *st = world_dial(w, "source", SLOW_BYTES, NULL);
+    REQUIRE(idle && st);
+    for (int i = 0; i < 4; i++) CHECK(revdial_read(idle, buf, sizeof buf) > 0);
+    util_read r = util_read_payload(st, 1);
+    CHECK_INT(r.bytes, SLOW_BYTES);
+    CHECK_INT(r.end, 0);
+    revdial_close(idle);
+    revdial_close(st);
+}
+
+NEW_WORLD_TEST(a_rate_that_cannot_be_is_refused)
+{
+    revdial_err err;
+    w->pcfg.common.limits.session_rate = 1000;
+    CHECK(revdial_proxy_start(&w->pcfg, &err) == NULL);
+    CHECK(strstr(err.msg, "limits.session_rate: 1000 is not in 1024..100000000000") != NULL);
+    w->pcfg.common.limits.session_rate = UINT64_MAX;
+    CHECK(revdial_proxy_start(&w->pcfg, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_EINVAL);
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);

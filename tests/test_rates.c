@@ -1,0 +1,388 @@
+// Limited rates: what a second carries, what a burst may be, and who waits. Two engines in virtual
+// time, which goes from one deadline that they ask for to the next.
+#define REVDIAL_NO_RUNTIME
+#define REVDIAL_SELF_CHECK  // the mux checks its invariants at each call
+#define REVDIAL_IMPLEMENTATION
+#include "revdial.h"
+
+#include "engine_script.h"
+
+enum { RATE = 1000000, BURST = RATE / 4, WINDOW = 65536, FLOWS_MAX = 64 };
+
+typedef struct flow {
+    uint32_t id;
+    int is_up;           // the proxy receives
+    uint64_t left, got;  // bytes to write, bytes read
+    uint64_t every_us;   // 0: as fast as it goes; else 100 bytes each time
+    int64_t next_us, written_us, worst_us;
+    int ends, is_over;
+} flow;
+
+typedef struct world {
+    rig_pair p;
+    flow flows[FLOWS_MAX];
+    int count;
+    uint64_t steps;
+} world;
+
+static int world_open(world *w, revdial_limits proxy, revdial_limits backend)
+{
+    rig_options a = {.limits = proxy}, b = {.limits = backend};
+    memset(w, 0, sizeof *w);
+    a.limits.keepalive_ms = b.limits.keepalive_ms = 100000000;
+    if (!pair_new(&w->p, &a, &b)) return 0;
+    w->p.proxy->quiet = w->p.backend->quiet = 1;
+    return 1;
+}
+
+// A stream that the proxy opens, with so many bytes to move.
+static flow *world_flow(world *w, int is_up, uint64_t bytes)
+{
+    static const revdial_dial_opts opts = {0};
+    flow *f = &w->flows[w->count++];
+    int64_t id = revdial_engine_open(w->p.proxy->e, &opts, NULL);
+    if (id <= 0) return NULL;
+    *f = (flow){.id = (uint32_t)id, .is_up = is_up, .left = bytes};
+    pair_pump(&w->p);
+    revdial_engine_accept(w->p.backend->e, f->id);
+    pair_pump(&w->p);
+    return f;
+}
+
+static void flow_write(world *w, flow *f, int64_t now)
+{
+    static uint8_t bytes[65536];
+    revdial_engine *e = f->is_up ? w->p.backend->e : w->p.proxy->e;
+    ptrdiff_t n = 1;
+    if (f->every_us && !f->left) {
+        if (now < f->next_us || f->written_us) return;
+        f->next_us = now + (int64_t)f->every_us;
+        f->left = 100;
+        f->written_us = now;
+    }
+    while (f->left && n > 0) {
+        n = revdial_engine_write(e, f->id, bytes, f->left < sizeof bytes ? (size_t)f->left : 65536);
+        if (n > 0) f->left -= (uint64_t)n;
+    }
+    if (!f->left && f->ends) {
+        revdial_engine_end_write(e, f->id);
+        f->ends = 0;
+    }
+}
+
+static void flow_read(world *w, flow *f, int64_t now)
+{
+    static uint8_t bytes[65536];
+    revdial_engine *e = f->is_up ? w->p.proxy->e : w->p.backend->e;
+    ptrdiff_t n;
+    while ((n = revdial_engine_read(e, f->id, bytes, sizeof bytes)) > 0) f->got += (uint64_t)n;
+    if (n == 0) f->is_over = 1;
+    if (!f->written_us || f->got % 100 || f->left) return;
+    if (now - f->written_us > f->worst_us) f->worst_us = now - f->written_us;
+    f->written_us = 0;
+}
+
+static void world_move(world *w, int64_t now)
+{
+    for (int round = 0; round < 4; round++) {
+        for (int i = 0; i < w->count; i++) flow_write(w, &w->flows[i], now);
+        pair_pump(&w->p);
+        for (int i = 0; i < w->count; i++) flow_read(w, &w->flows[i], now);
+        pair_pump(&w->p);
+    }
+}
+
+// One tick of both at a time, and then the one that comes first, on a clock of milliseconds as the
+// runtime's is.
+static void world_run(world *w, int64_t ms)
+{
+    rig *ends[2] = {w->p.proxy, w->p.backend};
+    int64_t now = ends[0]->now, until = now + ms * 1000;
+    for (;;) {
+        int64_t next = until;
+        w->steps++;
+        for (int i = 0; i < 2; i++) {
+            ends[i]->now = now;
+            revdial_engine_tick(ends[i]->e, now);
+            rig_drain(ends[i]);
+        }
+        world_move(w, now);
+        for (int i = 0; i < 2; i++) {
+            int64_t at = revdial_engine_tick(ends[i]->e, now);
+            rig_drain(ends[i]);
+            if (at >= 0 && at < next) next = at;
+        }
+        pair_pump(&w->p);
+        for (int i = 0; i < w->count; i++)
+            if (w->flows[i].every_us && !w->flows[i].written_us && w->flows[i].next_us < next)
+                next = w->flows[i].next_us;
+        if (now >= until) return;
+        now = next <= now ? now + 1000 : (next + 999) / 1000 * 1000;
+        if (now > until) now = until;
+    }
+}
+
+static uint64_t world_got(const world *w)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < w->count; i++) sum += w->flows[i].got;
+    return sum;
+}
+
+// got is 98 to 102 % of want.
+static void check_near(uint64_t got, uint64_t want, const char *what)
+{
+    if (got * 100 >= want * 98 && got * 100 <= want * 102) return;
+    test_fail(__FILE__, __LINE__, "%s: %llu, not about %llu", what, (unsigned long long)got,
+              (unsigned long long)want);
+}
+
+static const revdial_limits one = {.stream_rate = RATE}, all = {.session_rate = RATE}, none;
+
+TEST(a_stream_moves_at_its_rate_whichever_end_limits_it_and_whichever_sends)
+{
+    for (int i = 0; i < 4; i++) {
+        world w;
+        REQUIRE(world_open(&w, i & 1 ? one : none, i & 1 ? none : one));
+        flow *f = world_flow(&w, i & 2, UINT64_MAX);
+        REQUIRE(f != NULL);
+        world_run(&w, 1000);
+        CHECK(f->got <= RATE + BURST + 2 * WINDOW);
+        uint64_t got = f->got;
+        world_run(&w, 5000);
+        check_near(f->got - got, 5 * RATE, i & 1 ? "proxy" : "backend");
+        CHECK(w.steps < 6 * 1000);  // the engines do not ask for more ticks than they need
+        pair_end(&w.p);
+    }
+}
+
+TEST(streams_have_a_rate_each)
+{
+    world w;
+    REQUIRE(world_open(&w, one, none));
+    for (int i = 0; i < 8; i++) REQUIRE(world_flow(&w, i & 1, UINT64_MAX) != NULL);
+    world_run(&w, 5000);
+    for (int i = 0; i < 8; i++) {
+        CHECK(w.flows[i].got >= 5 * (uint64_t)RATE * 98 / 100);
+        CHECK(w.flows[i].got <= 5 * (uint64_t)RATE + BURST + 2 * WINDOW);
+    }
+    pair_end(&w.p);
+}
+
+TEST(streams_share_the_rate_of_their_session_evenly)
+{
+    for (int i = 0; i < 4; i++) {
+        world w;
+        uint64_t got[8];
+        REQUIRE(world_open(&w, i & 1 ? all : none, i & 1 ? none : all));
+        for (int k = 0; k < 8; k++) REQUIRE(world_flow(&w, i & 2, UINT64_MAX) != NULL);
+        world_run(&w, 2000);
+        for (int k = 0; k < 8; k++) got[k] = w.flows[k].got;
+        uint64_t sum = world_got(&w);
+        world_run(&w, 10000);
+        check_near(world_got(&w) - sum, 10 * (uint64_t)RATE, "session");
+        for (int k = 0; k < 8; k++) {
+            uint64_t part = w.flows[k].got - got[k];
+            CHECK(part > 10 * (uint64_t)RATE / 8 * 85 / 100);
+            CHECK(part < 10 * (uint64_t)RATE / 8 * 115 / 100);
+        }
+        pair_end(&w.p);
+    }
+}
+
+TEST(both_ways_have_the_rate_by_themselves)
+{
+    world w;
+    REQUIRE(world_open(&w, all, none));
+    flow *up = world_flow(&w, 1, UINT64_MAX), *down = world_flow(&w, 0, UINT64_MAX);
+    REQUIRE(up && down);
+    world_run(&w, 1000);
+    uint64_t got_up = up->got, got_down = down->got;
+    world_run(&w, 5000);
+    check_near(up->got - got_up, 5 * RATE, "up");
+    check_near(down->got - got_down, 5 * RATE, "down");
+    pair_end(&w.p);
+}
+
+TEST(a_keystroke_does_not_wait_for_the_bulk_that_uses_up_the_rate_of_its_session)
+{
+    for (int i = 0; i < 4; i++) {
+        world w;
+        REQUIRE(world_open(&w, i & 1 ? all : none, i & 1 ? none : all));
+        for (int k = 0; k < 8; k++) REQUIRE(world_flow(&w, i & 2, UINT64_MAX) != NULL);
+        flow *keys = world_flow(&w, i & 2, 0);
+        REQUIRE(keys != NULL);
+        keys->every_us = 50000;
+        world_run(&w, 5000);
+        CHECK(keys->got >= 90 * 100);
+        CHECK(keys->worst_us <= 25000);
+        pair_end(&w.p);
+    }
+}
+
+TEST(nothing_is_buffered_for_a_limited_stream)
+{
+    for (int i = 0; i < 4; i++) {
+        world w;
+        revdial_engine_info info[2];
+        revdial_limits limited = i & 1 ? one : all;
+        REQUIRE(world_open(&w, limited, none));
+        for (int k = 0; k < 4; k++) REQUIRE(world_flow(&w, i & 2, UINT64_MAX) != NULL);
+        for (int k = 0; k < 20; k++) {
+            world_run(&w, 100);
+            revdial_engine_get_info(w.p.proxy->e, &info[0]);
+            revdial_engine_get_info(w.p.backend->e, &info[1]);
+            for (int end = 0; end < 2; end++) {
+                CHECK_INT(info[end].buffered_bytes, 0);
+                CHECK(info[end].output_bytes < 2 * WINDOW);
+                CHECK(info[end].memory_bytes < 3000000);
+            }
+        }
+        pair_end(&w.p);
+    }
+}
+
+TEST(a_stream_that_was_idle_has_a_bounded_burst)
+{
+    for (int i = 0; i < 4; i++) {
+        world w;
+        REQUIRE(world_open(&w, i & 1 ? all : one, none));
+        flow *f = world_flow(&w, i & 2, 0);
+        REQUIRE(f != NULL);
+        f->left = 10 * RATE;
+        world_run(&w, 20000);
+        CHECK_INT(f->left, 0);
+        world_run(&w, 60000);
+        uint64_t got = f->got;
+        f->left = 10 * RATE;
+        world_run(&w, 1);
+        CHECK(f->got - got <= RATE + BURST + 1);  // a window is what a second carries
+        pair_end(&w.p);
+    }
+}
+
+TEST(a_limited_stream_ends_in_time_and_with_all_its_bytes)
+{
+    static const uint64_t sizes[] = {1, 1023, 65536, 65537, 1234567, 3000001};
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        for (int i = 0; i < 4; i++) {
+            world w;
+            revdial_limits slow = {.stream_rate = 100000}, less = {.session_rate = 100000};
+            REQUIRE(world_open(&w, i & 1 ? slow : less, none));
+            flow *f = world_flow(&w, i & 2, sizes[k]);
+            REQUIRE(f != NULL);
+            f->ends = 1;
+            world_run(&w, (int64_t)sizes[k] / 100 + 100);
+            CHECK_INT(f->got, sizes[k]);
+            CHECK(f->is_over);
+            CHECK(!w.p.proxy->dead && !w.p.backend->dead);
+            pair_end(&w.p);
+        }
+    }
+}
+
+TEST(the_least_rate_still_moves)
+{
+    world w;
+    revdial_limits least = {.stream_rate = 1024, .session_rate = 1024};
+    REQUIRE(world_open(&w, least, none));
+    flow *up = world_flow(&w, 1, 60000), *down = world_flow(&w, 0, 60000);
+    REQUIRE(up && down);
+    up->ends = down->ends = 1;
+    world_run(&w, 60000);
+    CHECK_INT(up->got, 60000);
+    CHECK_INT(down->got, 60000);
+    CHECK(up->is_over && down->is_over);
+    pair_end(&w.p);
+}
+
+// Each comes with a first window, which is granted before anything is known.
+TEST(many_short_streams_keep_the_rate_of_their_session)
+{
+    for (int is_up = 0; is_up < 2; is_up++) {
+        world w;
+        uint64_t got = 0, opened = 0;
+        REQUIRE(world_open(&w, all, none));
+        for (int ms = 0; ms < 10000; ms += 10) {
+            for (int k = 0; k < 20; k++) {
+                flow *f;
+                w.count = 0;
+                f = world_flow(&w, is_up, 20000);
+                if (!f) break;
+                opened++;
+                f->ends = 1;
+                world_move(&w, w.p.proxy->now);
+                for (int i = 0; i < 100 && !f->is_over; i++) world_run(&w, 10);
+                CHECK_INT(f->got, 20000);
+                got += f->got;
+                revdial_engine_close(w.p.proxy->e, f->id);
+                revdial_engine_close(w.p.backend->e, f->id);
+                pair_pump(&w.p);
+            }
+            w.count = 0;
+            world_run(&w, 10);
+        }
+        CHECK(opened > 10);
+        int64_t passed_ms = (w.p.proxy->now - RIG_START_US) / 1000;
+        CHECK(got <= (uint64_t)passed_ms * (RATE / 1000) + 2 * BURST + WINDOW);
+        CHECK(got >= (uint64_t)passed_ms * (RATE / 1000) * 90 / 100);
+        pair_end(&w.p);
+    }
+}
+
+TEST(an_open_that_the_rate_holds_back_is_told_when_it_may_succeed)
+{
+    world w;
+    REQUIRE(world_open(&w, (revdial_limits){.session_rate = 20000}, none));
+    flow *f = world_flow(&w, 1, 18000);
+    REQUIRE(f != NULL);
+    f->ends = 1;
+    world_move(&w, w.p.proxy->now);
+    CHECK_INT(f->got, 18000);
+    revdial_engine_close(w.p.proxy->e, f->id);
+    revdial_engine_close(w.p.backend->e, f->id);
+    pair_pump(&w.p);
+    w.count = 0;
+    CHECK(world_flow(&w, 1, 1) == NULL);
+    w.count = 0;
+    w.p.proxy->counts[REVDIAL_EV_WRITABLE] = 0;
+    world_run(&w, 10000);
+    CHECK_INT(w.p.proxy->counts[REVDIAL_EV_WRITABLE], 1);
+    CHECK(world_flow(&w, 1, 1) != NULL);
+    pair_end(&w.p);
+}
+
+TEST(a_limited_stream_says_that_it_waits_for_the_rate)
+{
+    world w;
+    revdial_flow_info flow_info;
+    REQUIRE(world_open(&w, all, none));
+    for (int k = 0; k < 4; k++) REQUIRE(world_flow(&w, k & 1, UINT64_MAX) != NULL);
+    world_run(&w, 1000);
+    for (int k = 0, seen = 0; k < 4; k++) {
+        revdial_engine_get_flow(w.p.proxy->e, w.flows[k].id, &flow_info);
+        seen += strcmp(flow_info.blocked_on, "rate") == 0;
+        if (k == 3) CHECK(seen >= 3);
+    }
+    pair_end(&w.p);
+}
+
+TEST(a_side_opens_no_more_streams_than_it_may)
+{
+    world w;
+    REQUIRE(world_open(&w, (revdial_limits){.max_own_streams = 2}, none));
+    REQUIRE(world_flow(&w, 0, 0) && world_flow(&w, 0, 0));
+    static const revdial_dial_opts opts = {0};
+    CHECK_INT(revdial_engine_open(w.p.proxy->e, &opts, NULL), REVDIAL_ELIMIT);
+    revdial_engine_close(w.p.proxy->e, w.flows[0].id);
+    revdial_engine_close(w.p.backend->e, w.flows[0].id);
+    pair_pump(&w.p);
+    CHECK(revdial_engine_open(w.p.proxy->e, &opts, NULL) > 0);
+    CHECK(revdial_engine_open(w.p.backend->e, &opts, NULL) > 0);  // the other side has its own
+    pair_end(&w.p);
+}
+
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}
