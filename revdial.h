@@ -439,7 +439,10 @@ typedef int revdial_auth_fn(void *ud, const revdial_auth_req *req, char *identit
 enum revdial_pick {
     REVDIAL_PICK_ROUND_ROBIN = 0,
     REVDIAL_PICK_LEAST_STREAMS,
-    REVDIAL_PICK_KEY  // same key, same backend, while that backend lives and answers
+    REVDIAL_PICK_KEY,  // same key, same backend, while that backend lives and answers
+    // As KEY, with the address in client_addr, without its port, as the key. Without one:
+    // ROUND_ROBIN.
+    REVDIAL_PICK_CLIENT
 };
 
 enum revdial_dial_flag {
@@ -16226,7 +16229,7 @@ static const char *rvd_stream_opts_problem(const revdial_dial_opts *o)
 {
     if (o->early_len > REVDIAL_EARLY_MAX) return "early: over 4096 bytes";
     if (o->early_len && !o->early) return "early: NULL, but the length is not 0";
-    if (o->pick < REVDIAL_PICK_ROUND_ROBIN || o->pick > REVDIAL_PICK_KEY)
+    if (o->pick < REVDIAL_PICK_ROUND_ROBIN || o->pick > REVDIAL_PICK_CLIENT)
         return "pick: none of REVDIAL_PICK_*";
     if (o->flags & ~(unsigned)(REVDIAL_DIAL_WAIT | REVDIAL_DIAL_EARLY))
         return "flags: not of REVDIAL_DIAL_*";
@@ -19315,6 +19318,8 @@ static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdi
 typedef struct rvd_proxy_pick {
     const char *name;
     const revdial_dial_opts *opts;
+    int how;                          // REVDIAL_PICK_ROUND_ROBIN, _LEAST_STREAMS or _KEY
+    uint64_t key;                     // its hash
     uint64_t target;                  // its hash
     uint64_t tried[RVD_PROXY_TRIES];  // ids of sessions not to ask again
     unsigned tried_count;
@@ -19333,14 +19338,13 @@ static int rvd_proxy_is_tried(const rvd_proxy_pick *pick, const revdial_session 
 // backend that disconnects move to others.
 static uint64_t rvd_proxy_rank(const rvd_proxy_pick *pick, const rvd_proxy_member *m)
 {
-    const revdial_dial_opts *o = pick->opts;
     const revdial_session *s = m->base.session;
     const void *who = s->instance[0] ? (const void *)s->instance : (const void *)&s->id;
     size_t who_len = s->instance[0] ? strlen(s->instance) : sizeof s->id;
-    if (o->pick == REVDIAL_PICK_LEAST_STREAMS)
+    if (pick->how == REVDIAL_PICK_LEAST_STREAMS)
         return UINT64_MAX - atomic_load_explicit(&s->stream_count, memory_order_relaxed) -
                atomic_load_explicit(&m->picked, memory_order_relaxed);
-    return rvd_base_hash(who, who_len, rvd_base_hash(o->key, o->key_len, 0));
+    return rvd_base_hash(who, who_len, pick->key);
 }
 
 static rvd_proxy_ailment *rvd_proxy_ailment_of(rvd_proxy_member *m, uint64_t target)
@@ -19367,7 +19371,7 @@ static int rvd_proxy_is_better(rvd_proxy_member *m, rvd_proxy_member *best,
     enum rvd_proxy_health health = rvd_proxy_health_of(m, pick);
     enum rvd_proxy_health other = best ? rvd_proxy_health_of(best, pick) : RVD_PROXY_WELL;
     if (!best || health != other) return !best || health < other;
-    return pick->opts->pick != REVDIAL_PICK_ROUND_ROBIN &&
+    return pick->how != REVDIAL_PICK_ROUND_ROBIN &&
            rvd_proxy_rank(pick, m) > rvd_proxy_rank(pick, best);
 }
 
@@ -19427,7 +19431,7 @@ static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, rvd_proxy_pick *
     }
     if (!best) return NULL;
     rvd_proxy_ailment_try_locked(pick, best);
-    if (pick->opts->pick != REVDIAL_PICK_KEY) {  // the least recently picked one is in front
+    if (pick->how != REVDIAL_PICK_KEY) {  // the least recently picked one is in front
         rvd_base_link_remove(&best->link);
         rvd_base_link_push(&n->sessions, &best->link);
     }
@@ -20623,6 +20627,21 @@ int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *ho
 
 // ---- dials ----
 
+// What the dial's session is chosen by.
+static void rvd_proxy_pick_by(rvd_proxy_pick *pick, const revdial_dial_opts *opts)
+{
+    const char *port = opts->client_addr ? strrchr(opts->client_addr, ':') : NULL;
+    const void *key = opts->key;
+    size_t len = opts->key_len;
+    pick->how = opts->pick;
+    if (opts->pick == REVDIAL_PICK_CLIENT) {
+        pick->how = port ? REVDIAL_PICK_KEY : REVDIAL_PICK_ROUND_ROBIN;
+        key = opts->client_addr;
+        len = port ? (size_t)(port - opts->client_addr) : 0;
+    }
+    if (pick->how == REVDIAL_PICK_KEY) pick->key = rvd_base_hash(key, len, 0);
+}
+
 static rvd_proxy_pick rvd_proxy_pick_start(const revdial_proxy *p, const char *name,
                                            const revdial_dial_opts *opts)
 {
@@ -20630,6 +20649,7 @@ static rvd_proxy_pick rvd_proxy_pick_start(const revdial_proxy *p, const char *n
     memset(&pick, 0, sizeof pick);
     pick.name = name;
     pick.opts = opts;
+    rvd_proxy_pick_by(&pick, opts);
     if (opts->target)
         pick.target = rvd_base_hash(opts->target, strlen(opts->target), p->guard.seed);
     return pick;

@@ -106,6 +106,30 @@ TEST(a_key_keeps_its_backend_and_only_the_keys_of_one_that_leaves_move)
     world_close(&w);
 }
 
+TEST(a_client_keeps_its_backend_whatever_its_port_and_one_without_an_address_goes_on_in_turn)
+{
+    world w;
+    revdial_dial_opts opts = {.pick = REVDIAL_PICK_CLIENT};
+    world_init(&w);
+    if (open_pool(&w)) {
+        int count[256] = {0};
+        char seen[4] = "", address[40];
+        opts.client_addr = address;
+        for (int i = 0; i < 30; i++) {
+            snprintf(address, sizeof address, i % 2 ? "10.0.0.%d:1" : "[fd00::%d]:1", i);
+            char where = dial_where(&w, &opts);
+            count[(unsigned char)where]++;
+            address[strlen(address) - 1] = '2';
+            CHECK_INT(dial_where(&w, &opts), where);
+        }
+        CHECK(count['a'] > 2 && count['b'] > 2 && count['c'] > 2);
+        opts.client_addr = NULL;
+        for (int i = 0; i < 3; i++) seen[i] = dial_where(&w, &opts);
+        CHECK(seen[0] != seen[1] && seen[1] != seen[2] && seen[0] != seen[2]);
+    }
+    world_close(&w);
+}
+
 typedef struct refuser {
     int fd, code, refused;
     util_gate done;

@@ -186,7 +186,7 @@ NEW_WORLD_TEST(a_dial_to_what_cannot_exist_is_refused_at_once)
         {"meta", "cam-1", {.meta = &half, .meta_count = 1}},
         {"meta", "cam-1", {.meta_count = 1}},
         {"meta", "cam-1", {.meta = &reserved, .meta_count = SIZE_MAX}},
-        {"pick", "cam-1", {.pick = 3}},
+        {"pick", "cam-1", {.pick = 4}},
         {"flags", "cam-1", {.flags = 4}},
         {"key", "cam-1", {.pick = REVDIAL_PICK_KEY}},
         {"key", "cam-1", {.key_len = 1}},
