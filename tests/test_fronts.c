@@ -9,6 +9,7 @@
 #include "../examples/proxy/front.c"
 #include "../examples/proxy/http_reader.c"
 #include "../examples/proxy/http_text.c"
+#include "../examples/proxy/pick.c"
 #include "../examples/proxy/routes.c"
 #include "../examples/proxy/sni.c"
 #include "../examples/proxy/socks5.c"
@@ -736,6 +737,52 @@ TEST(tls_goes_where_its_server_name_leads_and_an_unknown_one_gets_an_alert)
     CHECK_INT(t.verdict, REVDIAL_ROUTE_DIAL);
     CHECK_STR(t.r.name, "rest");
     CHECK(!t.r.dial.target);
+    route_table_free(&routes);
+}
+
+TEST(a_rule_of_pick_is_known_or_refused)
+{
+    static const char *const good[] = {"round-robin", "least-streams", "client", "host",
+                                       "header:X-User"};
+    static const char *const bad[] = {"", "best", "header:", "header:a b", "host "};
+    revdial_dial_opts dial = {0};
+    char longest[PICK_SIZE + 1] = "header:";
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        CHECK(!pick_problem(good[i]));
+        pick_set(&dial, good[i]);
+        CHECK(!pick_needs_request(good[i]) == !pick_rule(&dial));
+    }
+    CHECK_STR(pick_rule(&dial), "header:X-User");
+    CHECK_STR(pick_header(pick_rule(&dial)), "X-User");
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CHECK(pick_problem(bad[i]));
+    memset(longest + 7, 'x', PICK_SIZE - 8);
+    CHECK(!pick_problem(longest));
+    longest[PICK_SIZE - 1] = 'x';
+    CHECK(pick_problem(longest));
+}
+
+TEST(clients_who_ask_for_one_host_have_one_key_if_the_route_says_so)
+{
+    route_table routes = {0};
+    char says[2100];
+    hello h;
+    told t;
+    CHECK(!route_add(&routes, "*.example=cam"));
+    CHECK(!route_add(&routes, "*.test=web"));
+    route_pick(&routes, "*.example=cam", "host");
+    route_pick(&routes, "*.test=web", "least-streams");
+    hello_make(&h, EXTENSIONS(NAME_EXTENSION), 1000);
+    tell(&t, &front_sni, &routes, (script){h.bytes, h.len, 1000});
+    CHECK_INT(t.r.dial.pick, REVDIAL_PICK_KEY);
+    CHECK(t.r.dial.key_len == 11 && memcmp(t.r.dial.key, "cam.example", 11) == 0);
+    tell(&t, &front_connect, &routes, (script){"CONNECT X.test:1 HTTP/1.0\r\n\r\n", 30, 1000});
+    CHECK_INT(t.verdict, REVDIAL_ROUTE_DIAL);
+    CHECK_INT(t.r.dial.pick, REVDIAL_PICK_LEAST_STREAMS);
+    route_pick(&routes, "*.example=cam", "header:Host");  // which TLS has not
+    tell(&t, &front_sni, &routes, (script){h.bytes, h.len, 1000});
+    CHECK_INT(t.r.dial.pick, REVDIAL_PICK_ROUND_ROBIN);
+    CHECK(!t.r.dial.key && t.r.dial.key_len == 0);
+    CHECK_STR(route_says(&routes, "a.test", says), "web");
     route_table_free(&routes);
 }
 

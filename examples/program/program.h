@@ -94,7 +94,8 @@ enum prog_flag {
     // May stand in a section with the same flag, and holds for that item only.
     PROG_IN_EXPOSE = 64,
     PROG_IN_GROUP = 128,
-    PROG_IN_ANY = PROG_IN_EXPOSE | PROG_IN_GROUP
+    PROG_IN_ROUTE = 256,
+    PROG_IN_ANY = PROG_IN_EXPOSE | PROG_IN_GROUP | PROG_IN_ROUTE
 };
 
 typedef struct prog_option {

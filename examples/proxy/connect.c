@@ -140,7 +140,7 @@ static int connect_route(void *ud, revdial_route *r)
     if (status == 200) {
         r->used = head.len;
         switch (route_decide(ud, &head.where, head.user, &where)) {
-        case ROUTE_FOUND: return front_dial(r, &where);
+        case ROUTE_FOUND: return front_dial(r, &where, &head.where);
         case ROUTE_NEEDS_NAME:
             status = 407;
             head.problem = "no route leads there: the user name must be the agent's name";

@@ -3,13 +3,18 @@
 
 #include <string.h>
 
-int front_dial(revdial_route *r, const route_choice *where)
+int front_dial(revdial_route *r, const route_choice *where, const route_host *host)
 {
-    char *name = r->text, *target = r->text + ROUTE_NAME_SIZE;
+    char *name = r->text, *target = name + ROUTE_NAME_SIZE, *key = target + ROUTE_TARGET_SIZE;
+    const char *rule;
     memcpy(name, where->name, ROUTE_NAME_SIZE);
     memcpy(target, where->target, ROUTE_TARGET_SIZE);
+    memcpy(key, host->host, ROUTE_HOST_SIZE);
     r->name = name;
     r->dial.target = *target ? target : NULL;
+    if (*where->pick) pick_set(&r->dial, where->pick);
+    rule = pick_rule(&r->dial);
+    if (rule) pick_by(&r->dial, key, pick_header(rule) ? 0 : strlen(key));
     return REVDIAL_ROUTE_DIAL;
 }
 

@@ -16,9 +16,10 @@ typedef struct front_kind {
 
 extern const front_kind front_connect, front_socks5, front_sni, front_http;
 
-// Answers that this agent and target are to be dialled; r->text is used for both.
+// Answers that this agent and target are to be dialled for a client that asked for `host`; r->text
+// is used for all three.
 //   returns  REVDIAL_ROUTE_DIAL
-int front_dial(revdial_route *r, const route_choice *where);
+int front_dial(revdial_route *r, const route_choice *where, const route_host *host);
 // The HTTP status of a gateway for a dial that failed.
 int front_status(const revdial_err *why);
 

@@ -105,6 +105,7 @@ void http_conn_free(http_conn *c)
     http_side_close(&c->client);
     http_bytes_free(&c->request);
     http_bytes_free(&c->said);
+    free(c->port_rule);
     http_link_remove(&c->link);
     http_link_remove(&c->again);
     c->phase = HTTP_GONE;
@@ -184,6 +185,11 @@ static http_conn *http_conn_new(http_front *f, const revdial_route *r)
     snprintf(c->address, sizeof c->address, "%s", r->client);
     snprintf(c->local, sizeof c->local, "%s", r->local ? r->local : "");
     c->is_trusted = http_is_trusted(f, c->address);
+    c->dial_timeout_ms = r->dial.timeout_ms;
+    c->dial_flags = r->dial.flags;
+    c->port_pick = r->dial.pick;
+    if (pick_rule(&r->dial)) c->port_rule = strdup(pick_rule(&r->dial));
+    if (pick_rule(&r->dial) && !c->port_rule) c->port_pick = REVDIAL_PICK_ROUND_ROBIN;
     c->thread = f->threads[atomic_fetch_add(&f->next, 1) % f->count];
     return c;
 }

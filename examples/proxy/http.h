@@ -8,8 +8,7 @@
 typedef struct http_config {
     const route_table *routes;
     prog_log *log;
-    revdial_dial_opts dial;  // target, addresses and early are set for each dial
-    int half_closed_ms;      // as in revdial_expose
+    int half_closed_ms;  // as in revdial_expose
     unsigned threads;
     int has_proxy_header;  // a PROXY header says who the client is, X-Forwarded-For never does
 } http_config;

@@ -132,6 +132,7 @@ struct http_upstream {
     http_side side;
     revdial_session *session;  // it is on, with a reference; set before DIALLED
     int64_t dial;              // its id while it runs
+    uint64_t key;              // of the requests that it is for
     int is_used;               // a request has been answered on it
     int is_kept;               // it persists after the response that comes
     int is_left;               // its session drains: it is not used again
@@ -189,8 +190,14 @@ struct http_conn {
     int is_chunked;                  // it goes on in chunks
     int may_retry, is_sent;          // the request, once more; its head has been
     int is_trusted;                  // the client: a proxy of ours
-    int is_clean;                    // LINGER: nothing that it sent has been left unread
-    int is_shut[2];                  // LINGER, TUNNEL: our FIN has gone to the client, to the agent
+    int dial_timeout_ms;             // of its port, as:
+    unsigned dial_flags;
+    int port_pick;
+    char *port_rule;  // what pick_rule() says of the port, allocated
+    int pick;         // REVDIAL_PICK_*, for this request
+    uint64_t key;     // PICK_KEY: a hash of it; else 0
+    int is_clean;     // LINGER: nothing that it sent has been left unread
+    int is_shut[2];   // LINGER, TUNNEL: our FIN has gone to the client, to the agent
     // For the access log:
     int64_t began_ms;
     uint64_t moved[2];  // bytes of bodies to the agent, and back
@@ -211,6 +218,9 @@ void http_conn_dialled(http_conn *c);
 void http_conn_leave(http_conn *c, const revdial_session *session);
 // No request runs on it.
 int http_conn_is_idle(const http_conn *c);
+
+// http_pick.c: how an agent is picked for the request, as its route has it, or else the port.
+void http_conn_pick(http_conn *c, const http_head *h, const route_choice *to);
 
 // ------------------------------------------------------------------------------------------------
 // http_events.c

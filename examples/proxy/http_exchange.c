@@ -197,9 +197,11 @@ static int conn_keep_request(http_conn *c, const http_head *h)
     return http_bytes_append(&c->request, t->written, len);
 }
 
-static int conn_is_for(const http_upstream *u, const route_choice *to)
+static int conn_is_for(const http_conn *c, const route_choice *to)
 {
-    return u && strcmp(u->name, to->name) == 0 && strcmp(u->target, to->target) == 0;
+    const http_upstream *u = c->up;
+    return u && u->key == c->key && strcmp(u->name, to->name) == 0 &&
+           strcmp(u->target, to->target) == 0;
 }
 
 static int conn_request(http_conn *c, http_text in, size_t len)
@@ -209,12 +211,13 @@ static int conn_request(http_conn *c, http_text in, size_t len)
     route_choice to;
     int status = http_request_parse(h, in.at, len), is_known = 0, is_short;
     if (status == 0) is_known = conn_route(c, h, &to);
+    if (is_known) http_conn_pick(c, h, &to);
     is_short = status == 0 && conn_keep_request(c, h) != 0;
     if (http_side_used(&c->client, in, len) != 0) is_short = 1;
     if (status) return conn_reject(c, status, h->problem);
     if (is_short) return conn_refuse(c, 503, "this proxy is out of memory");
     if (!is_known) return conn_refuse(c, 404, "no backend serves this host");
-    if (conn_is_for(c->up, &to)) {
+    if (conn_is_for(c, &to)) {
         c->phase = HTTP_EXCHANGE;
         return 1;
     }

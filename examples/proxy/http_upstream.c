@@ -63,12 +63,16 @@ static void http_upstream_on_dial(void *ud, revdial_stream *st, const revdial_er
 
 int http_upstream_dial(http_conn *c, const route_choice *to)
 {
-    revdial_dial_opts opts = http_config_of(c->thread)->dial;
+    revdial_dial_opts opts = {.timeout_ms = c->dial_timeout_ms, .flags = c->dial_flags};
     size_t name_size = strlen(to->name) + 1, target_size = strlen(to->target) + 1;
     http_upstream *u = calloc(1, sizeof *u + name_size + target_size);
     if (!u) return REVDIAL_ENOMEM;
+    opts.pick = c->pick;
+    opts.key = &c->key;
+    opts.key_len = sizeof c->key;
     u->thread = c->thread;
     u->conn = c;
+    u->key = c->key;
     u->side.fd = -1;
     u->name = memcpy(u + 1, to->name, name_size);
     u->target = memcpy((char *)(u + 1) + name_size, to->target, target_size);

@@ -202,7 +202,6 @@ static int app_open_http(app *a)
     http_config cfg = {.routes = &a->live.routes, .log = &a->log};
     for (size_t i = 0; i < c->expose_count; i++) {
         if (c->exposes[i].x.route != front_http.route) continue;
-        cfg.dial = c->exposes[i].x.dial;
         cfg.half_closed_ms = c->exposes[i].x.half_closed_ms;
         cfg.threads = c->s.cfg.common.io_threads ? c->s.cfg.common.io_threads : 1;
     }

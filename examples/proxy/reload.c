@@ -18,6 +18,7 @@ static int is_same_expose(const expose *a, const expose *b)
     const revdial_expose *x = &a->x, *y = &b->x;
     return strcmp(a->address, b->address) == 0 && strcmp(a->name, b->name) == 0 &&
            is_same_text(x->dial.target, y->dial.target) && x->dial.pick == y->dial.pick &&
+           is_same_text(x->dial.key, y->dial.key) &&
            is_same_text(x->trusted_proxies, y->trusted_proxies) &&
            is_same_text(x->allow_from, y->allow_from) && x->route == y->route &&
            x->dial.timeout_ms == y->dial.timeout_ms && x->dial.flags == y->dial.flags &&

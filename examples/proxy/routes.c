@@ -135,6 +135,7 @@ struct route_row {
     char name[ROUTE_NAME_SIZE];    // may have a *
     char target[ROUTE_TARGET_SIZE];  // may have a *
     int has_target;
+    char pick[PICK_SIZE];
 };
 
 static size_t count_of(const char *text, char c)
@@ -244,6 +245,14 @@ const char *route_add(route_table *table, const char *spec)
     return NULL;
 }
 
+void route_pick(route_table *table, const char *spec, const char *rule)
+{
+    route_row row = {.kind = ROUTE_EXACT};
+    if (pattern_parse(&row, spec, strcspn(spec, "=")) != NULL) return;
+    for (size_t i = 0; i < table->count; i++)
+        if (strcmp(table->rows[i].rule, row.rule) == 0) strcpy(table->rows[i].pick, rule);
+}
+
 void route_table_free(route_table *table)
 {
     free(table->rows);
@@ -325,6 +334,7 @@ static int find_locked(const route_table *table, const route_host *where, route_
             continue;
         out->has_target = row->has_target;
         out->is_default = row->kind == ROUTE_DEFAULT;
+        memcpy(out->pick, row->pick, sizeof out->pick);
         return 1;
     }
     return 0;
@@ -347,6 +357,7 @@ enum route_verdict route_decide(const route_table *table, const route_host *wher
         if (!route_is_name(user, strlen(user))) return ROUTE_BAD_NAME;
         strcpy(out->name, user);
         out->has_target = out->is_default = 0;
+        out->pick[0] = '\0';
     } else if (!is_found) {
         return ROUTE_NEEDS_NAME;
     }

@@ -5,6 +5,8 @@
 #include <pthread.h>
 #include <stddef.h>
 
+#include "pick.h"
+
 enum {
     ROUTE_HOST_SIZE = 256,   // a host name has at most 253 letters
     ROUTE_NAME_SIZE = 65,    // of an agent
@@ -41,6 +43,9 @@ typedef struct route_table {
 // Adds the route "PATTERN=NAME[/TARGET]".
 //   returns  NULL, or what is wrong with it
 const char *route_add(route_table *table, const char *spec);
+// How clients of the route that was added with this spec get one of its agents; without it as the
+// port has it. The rule is one that pick_problem() lets pass.
+void route_pick(route_table *table, const char *spec, const char *rule);
 void route_table_free(route_table *table);
 // Other threads may search the table from now on, while it is replaced. Returns 0, or -1 and errno.
 int route_table_share(route_table *table);
@@ -53,6 +58,7 @@ typedef struct route_choice {
     char target[ROUTE_TARGET_SIZE];  // "" = the agent's own
     int has_target;                  // the route says where to go from the agent
     int is_default;                  // only the route "*" fits
+    char pick[PICK_SIZE];            // "" = as the port has it
 } route_choice;
 
 // The most specific route for that destination: a host name, then a pattern with * by the number

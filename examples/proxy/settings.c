@@ -37,7 +37,7 @@ static const prog_option options[] = {
     {"route", PROG_LIST, AT(routes), "PATTERN=NAME[/TARGET]",
      "clients of --connect, --socks5, --sni and --http that want to go to PATTERN\n"
      "go to the agent NAME, and there to TARGET (see below); repeatable",
-     0, 0, PROG_LIVE | PROG_SECTION},
+     0, 0, PROG_LIVE | PROG_SECTION | PROG_IN_ROUTE},
     {"allow-from", PROG_LIST, AT(allow_from), "NET",
      "clients that are accepted: addresses, networks like 10.0.0.0/8, and 'unix:';\n"
      "repeatable (default: all). It does not concern --sockets",
@@ -87,9 +87,13 @@ static const prog_option options[] = {
      "web pages that may register from a browser: https://ops.example or a glob;\n"
      "repeatable (default: none)",
      0, 0},
-    {"pick", PROG_CHOICE, AT(pick), "round-robin|least-streams",
-     "how to choose between several agents of one name (default round-robin)", 0, 0,
-     PROG_LIVE | PROG_IN_EXPOSE},
+    {"pick", PROG_TEXT, AT(pick), "RULE",
+     "how to choose between several agents of one name: round-robin, least-streams,\n"
+     "client (its address), host (that it asks for: Host, the server name of TLS,\n"
+     "the destination), or header:NAME (of a request to --http). With the latter\n"
+     "three, clients that have the same get the same agent while that is well; one\n"
+     "that has none gets the next (default round-robin)",
+     0, 0, PROG_LIVE | PROG_IN_EXPOSE | PROG_IN_ROUTE},
     {"dial-timeout", PROG_DURATION, AT(dial_timeout_ms), "TIME",
      "longest time that a client waits for the agent to reach the target\n"
      "(default 10s)",
@@ -135,7 +139,7 @@ static const char epilogue[] =
     "  [expose ADDRESS]  with 'name = NAME', 'target = TARGET', and for this address alone pick,\n"
     "                    dial-timeout, wait, early, allow-from and trusted-proxies\n"
     "  [connect ADDRESS], [socks5 ADDRESS], [sni ADDRESS]  the same without name and target\n"
-    "  [route PATTERN]   with 'name = NAME' and 'target = TARGET'\n"
+    "  [route PATTERN]   with 'name = NAME', 'target = TARGET' and pick, for this route alone\n"
     "  [group NAME]      with token-file and auth-file: identities in these share their names\n"
     "\n"
     "A line of the token file is TOKEN, or NAMES TOKEN. NAMES is a comma list of the names that\n"
@@ -234,7 +238,8 @@ static void expose_set(revdial_expose *x, const config *c, const settings *s,
 {
     x->dial.timeout_ms = s->dial_timeout_ms;
     x->half_closed_ms = prog_or_never(common->half_closed_ms);
-    x->dial.pick = s->pick == 0 ? REVDIAL_PICK_ROUND_ROBIN : REVDIAL_PICK_LEAST_STREAMS;
+    pick_set(&x->dial, s->pick);
+    if (!x->route && pick_rule(&x->dial)) pick_by(&x->dial, NULL, 0);
     if (s->is_waiting) x->dial.flags |= REVDIAL_DIAL_WAIT;
     if (s->is_early) x->dial.flags |= REVDIAL_DIAL_EARLY;
     x->allow_from = *c->allow_from ? c->allow_from : NULL;
@@ -255,6 +260,21 @@ const char *config_expose_one(const config *c, expose *x, const char *spec)
     return expose_parse(x, spec);
 }
 
+// Returns 0 or an exit code.
+static int config_pick(const config *c, const char *rule)
+{
+    const char *problem = pick_problem(rule);
+    return problem ? prog_usage_error(&c->cli, "pick", problem, rule) : 0;
+}
+
+// Is the rule of a section one that its clients can never meet? Returns NULL, or why.
+static const char *expose_pick_problem(const expose *x, const char *rule)
+{
+    if (pick_header(rule)) return "only requests to --http have fields: put it into a [route] of";
+    if (!x->x.route && pick_needs_request(rule)) return "clients of an [expose] name no host:";
+    return NULL;
+}
+
 // What the options say of an exposed address, and its section before them. Returns 0 or an exit
 // code.
 static int expose_configure(const config *c, expose *x)
@@ -262,6 +282,9 @@ static int expose_configure(const config *c, expose *x)
     settings s = c->s;
     prog_common common = c->cli.common;
     int rc = prog_item_apply(&c->cli, x->item, &s, &common);
+    const char *problem = s.pick != c->s.pick ? expose_pick_problem(x, s.pick) : NULL;
+    if (rc == 0) rc = config_pick(c, s.pick);
+    if (rc == 0 && problem) rc = prog_usage_error(&c->cli, "pick", problem, s.pick);
     if (rc != 0) return rc;
     expose_set(&x->x, c, &s, &common);
     if (prog_item_join(&c->cli, x->item, "allow-from", &x->allow_from) != 0 ||
@@ -318,14 +341,26 @@ static int config_expose(config *c)
     return rc;
 }
 
+// What the section of a route says. Returns 0 or an exit code.
+static int route_configure(config *c, const char *item)
+{
+    settings s = {0};
+    prog_common common = c->cli.common;
+    int rc = prog_item_apply(&c->cli, item, &s, &common);
+    if (rc == 0 && s.pick) rc = config_pick(c, s.pick);
+    if (rc == 0 && s.pick) route_pick(&c->routes, item, s.pick);
+    return rc;
+}
+
 // Returns 0 or an exit code.
 static int config_route(config *c)
 {
-    for (size_t i = 0; i < c->s.routes.count; i++) {
-        const char *problem = route_add(&c->routes, c->s.routes.items[i]);
-        if (problem) return prog_usage_error(&c->cli, "route", problem, c->s.routes.items[i]);
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < c->s.routes.count; i++) {
+        const char *item = c->s.routes.items[i], *problem = route_add(&c->routes, item);
+        rc = problem ? prog_usage_error(&c->cli, "route", problem, item) : route_configure(c, item);
     }
-    return 0;
+    return rc;
 }
 
 // The addresses for agents as the library takes them, with commas between them. Returns 0 or an
@@ -428,6 +463,7 @@ int config_open(config *c, char **argv, prog_log *log)
     int rc;
     memset(c, 0, sizeof *c);
     c->s.dial_timeout_ms = 10000;
+    c->s.pick = "round-robin";
     c->s.cfg.max_auth_failures = 10;
     c->cli = (prog_cli){.program = "revdial-proxy", .usage = usage, .epilogue = epilogue};
     c->cli.extra = prog_tls_version();
@@ -437,7 +473,8 @@ int config_open(config *c, char **argv, prog_log *log)
     c->cli.log = log;
     rc = prog_parse(&c->cli, argv);
     if (rc >= 0) return rc;
-    rc = config_listen(c);
+    rc = config_pick(c, c->s.pick);
+    if (rc == 0) rc = config_listen(c);
     if (rc == 0) rc = config_expose(c);
     if (rc == 0) rc = config_route(c);
     if (rc == 0) rc = config_open_tls(c);

@@ -12,7 +12,8 @@ typedef struct settings {
     prog_list connects, socks5s, snis, https, routes, allow_from, trusted;
     const char *sockets;
     token_paths credentials;
-    int pick, dial_timeout_ms, is_waiting, is_early, has_http_header;
+    const char *pick;
+    int dial_timeout_ms, is_waiting, is_early, has_http_header;
     prog_tls_files tls;
     revdial_proxy_config cfg;  // what needs no other form than the option's
 } settings;

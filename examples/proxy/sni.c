@@ -161,7 +161,7 @@ static int sni_route(void *ud, revdial_route *r)
     case SNI_BAD: say_alert(r, ALERT_DECODE_ERROR); return REVDIAL_ROUTE_REFUSE;
     case SNI_FOUND: break;
     }
-    if (route_find(ud, &where, &choice)) return front_dial(r, &choice);
+    if (route_find(ud, &where, &choice)) return front_dial(r, &choice, &where);
     say_alert(r, ALERT_UNRECOGNIZED_NAME);
     return REVDIAL_ROUTE_REFUSE;
 }

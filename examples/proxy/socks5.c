@@ -175,7 +175,7 @@ static int socks5_route(void *ud, revdial_route *r)
         return refused(r, owed, SOCKS5_NOT_ALLOWED);
     r->used = hello.len;
     r->state = owed;
-    return front_dial(r, &where);
+    return front_dial(r, &where, &hello.where);
 }
 
 static enum socks5_reply reply_of(const revdial_err *why)

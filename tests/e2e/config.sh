@@ -39,6 +39,10 @@ good|expose = fd:3=web
 good|[connect 127.0.0.1:0]\nallow-from = 10.0.0.0/8\nallow-from = unix:\nwait = yes
 good|[route *.cams.example]\nname = *
 5: not for an .route.|[route *]\nwait = yes\nname = web
+good|[route *]\nname = web\npick = header:X-User
+6: pick: not one of round-robin.*header:NAME: .best|[route *]\nname = web\npick = best
+5: pick: .*put it into a .route|[connect 127.0.0.1:0]\npick = header:X-User
+6: pick: clients of an .expose. name no host|[expose 127.0.0.1:0]\nname = web\npick = host
 4: route: .*BAD|[route *]\nname = BAD
 4: connect: .*10.0.0.0/99|[connect 127.0.0.1:0]\nallow-from = 10.0.0.0/99
 END_OF_LIST

@@ -2,6 +2,8 @@
 """An origin for --http, and clients that say exactly what they are told.
 
     http_peers.py origin                    prints "http PORT", serves until it is ended
+    http_peers.py who NAME FILE             the same, and answers with its name; while FILE says
+                                            "unwell" /health gets 503, while it says "sick" all do
     http_peers.py raw ADDRESS TEXT...       sends each TEXT (with \\r and \\n); prints what comes
     http_peers.py websocket ADDRESS HOST    an upgrade, and messages back and forth
     http_peers.py events ADDRESS HOST       each event must be there before the next is sent for
@@ -171,6 +173,19 @@ def serve(s):
     s.close()
 
 
+def who(name, path):
+    def answer_who(s, _, request):
+        with open(path, encoding="ascii") as f:
+            state = f.read().strip()
+        is_bad = state == "sick" or (state == "unwell" and request.path == "/health")
+        answer(s, f"{name}\n".encode(), "503 Service Unavailable" if is_bad else "200 OK")
+        return True
+
+    global serve_one
+    serve_one = answer_who
+    origin()
+
+
 def origin():
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     print("http", listener.getsockname()[1], flush=True)
@@ -309,7 +324,7 @@ def cut(address, host):
               flush=True)
 
 
-JOBS = {"origin": origin, "raw": raw, "websocket": websocket_client, "events": events,
+JOBS = {"origin": origin, "who": who, "raw": raw, "websocket": websocket_client, "events": events,
         "statuses": statuses, "cut": cut}
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@
 #include "../../examples/proxy/front.c"
 #include "../../examples/proxy/http_reader.c"
 #include "../../examples/proxy/http_text.c"
+#include "../../examples/proxy/pick.c"
 #include "../../examples/proxy/routes.c"
 #include "../../examples/proxy/sni.c"
 #include "../../examples/proxy/socks5.c"
