@@ -1572,8 +1572,11 @@ typedef struct revdial_agent_config {
     // ignored, because programs disagree about their exceptions.
     const char *egress;
     const char *server_name;  // that certificates must be for; default: the host of the URL
-    // 1: one session to every address of a host name. Addresses are resolved once per attempt to
-    // connect. Not with egress, because there the egress proxy resolves the name.
+    // 1: one session to every address of a host name, which is looked up every resolve_ms. A new
+    // address gets a session. One that two answers in a row did not have is no longer used: its
+    // session drains for drain_ms. A lookup that fails changes nothing, nor is an address given up
+    // while a name has 16 or more, of which an answer may be a choice. Not with egress, because
+    // there the egress proxy resolves the name.
     int all_addresses;
     const revdial_kv *headers;  // extra request headers, for front ends
     size_t header_count;
@@ -1607,6 +1610,9 @@ typedef struct revdial_agent_config {
     // Refuses or replaces the target of a forwarded stream, before the rules of `allow` are applied
     // to what it is then. NULL = none. Gets ud.
     revdial_target_fn *target_fn;
+    // all_addresses: time between two lookups, give or take a quarter, default 30000, min 100. When
+    // a session ends or an attempt fails, the next lookup comes within 6 s.
+    int resolve_ms;
 } revdial_agent_config;
 
 // Checks what revdial_agent_start() would refuse, without connecting.
@@ -1655,9 +1661,11 @@ typedef struct revdial_link_info {
     unsigned attempts;    // to connect, so far
     uint64_t session_id;  // UP: of revdial_session_info
     revdial_err why;      // of the last attempt or session that failed; code is 0 if none has
+    char address[72];     // all_addresses: "address:port" that it is for; "" = not known yet
 } revdial_link_info;
 
-// The agent's links, in the order of its URLs.
+// The agent's links, in the order of its URLs. With all_addresses those of addresses that its host
+// has no longer are not among them.
 //   returns  how many there are; min(cap, returned) are in out
 //   thread   any
 REVDIAL_API size_t revdial_agent_list_links(revdial_agent *a, revdial_link_info *out, size_t cap);
@@ -23068,6 +23076,9 @@ revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err 
 #define RVD_AGENT_CHALLENGE 1024        // text of a 401 that the next attempt answers
 #define RVD_AGENT_CHALLENGES 3          // per attempt: the first, and nonces that became stale
 #define RVD_AGENT_JOBS 64               // threads for credential_fn
+#define RVD_AGENT_RESOLVE_MS 30000      // default: what many names have as their TTL
+#define RVD_AGENT_RESOLVE_SOON_MS 5000  // after the last lookup, if a link has failed meanwhile
+#define RVD_AGENT_MISSES 2  // answers without an address: one name server may lag behind others
 #define RVD_AGENT_STEADY_US 30000000    // after this time up the next failure is a first one
 #define RVD_AGENT_BACKOFF_MIN_MS 500    // default: a proxy that restarts is soon back
 #define RVD_AGENT_BACKOFF_MAX_MS 30000  // default: 1000 agents make about 67 attempts a second
@@ -23516,14 +23527,27 @@ static int rvd_agent_connector_result(rvd_agent_connector *c)
 //   WAITING --> PREPARING --> CONNECTING --> [PASSING -->] JOINED --> WAITING
 //   PASSING, JOINED --> CONNECTING to the next address, or to the same one with an answer
 //   PREPARING, CONNECTING, PASSING --it failed--> WAITING           any --> STOPPED
+//   WAITING, CONNECTING, JOINED --its address is gone--> RETIRED --another one--> PREPARING
 enum rvd_agent_link_state {
     RVD_AGENT_WAITING,     // until the next attempt, or the first
     RVD_AGENT_PREPARING,   // threads ask for a credential and resolve the host
     RVD_AGENT_CONNECTING,  // TCP
     RVD_AGENT_PASSING,     // asks the egress proxy to connect us
     RVD_AGENT_JOINED,      // a session, in its handshake or up
+    RVD_AGENT_RETIRED,     // all_addresses: until there is an address for it
     RVD_AGENT_STOPPED
 };
+
+// all_addresses: the host of a URL. Each of its addresses has a link.
+typedef struct rvd_agent_name {
+    revdial_agent *agent;  // set before start, then read-only
+    rvd_lookup lookup;     // loop thread only, as all below
+    rvd_sys_addr addresses[RVD_LOOKUP_ADDRESSES];
+    rvd_loop_task found;
+    rvd_loop_timer timer;  // always set: to INT64_MAX while a lookup runs
+    int64_t looked_us, due_us;
+    const char *url, *endpoint;  // of the link that found it first
+} rvd_agent_name;
 
 typedef struct rvd_agent_link {
     revdial_agent *agent;
@@ -23531,14 +23555,15 @@ typedef struct rvd_agent_link {
     char text[300];  // the URL
     char host[256];  // of the request
     char path[1025];
-    char endpoint[300];           // "host:port" or "unix:/path"
-    int secure;                   // over TLS
-    char tls_host[256];           // what its certificate must be for, unless server_name says
-    int carrier;                  // REVDIAL_CARRIER_*
-    rvd_sys_addr pinned;          // all_addresses: this one only
-    struct rvd_agent_link *root;  // that resolves for this one
+    char endpoint[300];  // "host:port" or "unix:/path"
+    int secure;          // over TLS
+    char tls_host[256];  // what its certificate must be for, unless server_name says
+    int carrier;         // REVDIAL_CARRIER_*
 
     enum rvd_agent_link_state state;  // loop thread only, as all below
+    rvd_agent_name *name;             // all_addresses: of that host,
+    rvd_sys_addr pinned;              // this address
+    unsigned missed;                  // answers in a row that did not have it
     // The timer is always set until STOPPED, to INT64_MAX if there is nothing to wait for, because
     // moving it needs no memory. lookup.done is posted even if no lookup was needed.
     rvd_agent_connector conn;
@@ -23563,6 +23588,8 @@ typedef struct rvd_agent_link {
     int64_t told_us, retry_us;  // when it became that, and when it ends
     unsigned told_attempts;
     uint64_t told_session;
+    char told_address[72];
+    int is_told_gone;  // RETIRED
     revdial_err told_why;
 } rvd_agent_link;
 
@@ -23580,7 +23607,9 @@ struct revdial_agent {
 
     // Loop thread only; links are added under own.lock, too, and stay.
     rvd_agent_link *links[RVD_AGENT_LINKS];
-    unsigned link_count, stopped_count;
+    unsigned link_count, stopped_count, retired_count;
+    rvd_agent_name *names[RVD_AGENT_LINKS];
+    unsigned name_count;
     int fd_most;  // for targets; see rvd_sys_fd_most()
     rvd_stream_spares spares;
     rvd_loop_timer stop_timer;
@@ -23613,6 +23642,7 @@ static void rvd_agent_log_retry(rvd_agent_link *l, enum rvd_log_event event, int
     rvd_log_id(&line, "session", l->session ? l->session->id : 0);
     rvd_log_text(&line, "name", a->cfg.name);
     rvd_log_text(&line, "server", l->text);
+    rvd_log_text(&line, "address", l->told_address);
     rvd_log_text(&line, "via", a->egress_address);
     if (retry_ms >= 0) rvd_log_number(&line, "retry_in_ms", (uint64_t)retry_ms);
     rvd_log_text(&line, "reason", why);
@@ -24089,6 +24119,7 @@ static void rvd_agent_link_note(rvd_agent_link *l, int state)
     pthread_mutex_lock(&own->lock);
     if (l->told_as != state) l->told_us = rvd_sys_now_us();
     l->told_as = state;
+    l->is_told_gone = l->state == RVD_AGENT_RETIRED;
     l->told_attempts = l->attempt;
     l->told_session = state == REVDIAL_UP ? l->session->id : 0;
     pthread_mutex_unlock(&own->lock);
@@ -24109,6 +24140,7 @@ static int rvd_agent_link_told(enum rvd_agent_link_state state)
     case RVD_AGENT_CONNECTING:
     case RVD_AGENT_PASSING:
     case RVD_AGENT_JOINED: return REVDIAL_CONNECTING;
+    case RVD_AGENT_RETIRED:
     case RVD_AGENT_STOPPED: break;
     }
     return REVDIAL_STOPPED;
@@ -24118,17 +24150,23 @@ static void rvd_agent_link_become(rvd_agent_link *l, enum rvd_agent_link_state t
 {
     int is_arrow = to == RVD_AGENT_STOPPED;
     switch (l->state) {
-    case RVD_AGENT_WAITING: is_arrow |= to == RVD_AGENT_PREPARING; break;
+    case RVD_AGENT_WAITING: is_arrow |= to == RVD_AGENT_PREPARING || to == RVD_AGENT_RETIRED; break;
     case RVD_AGENT_PREPARING:
         is_arrow |= to == RVD_AGENT_CONNECTING || to == RVD_AGENT_WAITING;
         break;
     case RVD_AGENT_CONNECTING: is_arrow = to != RVD_AGENT_PREPARING && to != l->state; break;
     case RVD_AGENT_PASSING: is_arrow = to != RVD_AGENT_PREPARING && to != l->state; break;
-    case RVD_AGENT_JOINED: is_arrow |= to == RVD_AGENT_CONNECTING || to == RVD_AGENT_WAITING; break;
+    case RVD_AGENT_JOINED:
+        is_arrow |= to == RVD_AGENT_CONNECTING || to == RVD_AGENT_WAITING;
+        is_arrow |= to == RVD_AGENT_RETIRED;
+        break;
+    case RVD_AGENT_RETIRED: is_arrow |= to == RVD_AGENT_PREPARING; break;
     case RVD_AGENT_STOPPED: is_arrow = 0; break;
     }
     REVDIAL_ASSERT(is_arrow);
     (void)is_arrow;  // without assertions
+    l->agent->retired_count += to == RVD_AGENT_RETIRED;
+    l->agent->retired_count -= l->state == RVD_AGENT_RETIRED;
     l->state = to;
     rvd_agent_link_note(l, rvd_agent_link_told(to));
 }
@@ -24146,9 +24184,13 @@ static void rvd_agent_check_over(revdial_agent *a)
 {
     int over;
     pthread_mutex_lock(&a->own.lock);
-    over = a->stopped_count == a->link_count && a->own.member_count == 0;
+    over = a->stopped_count + a->retired_count == a->link_count && a->own.member_count == 0;
     pthread_mutex_unlock(&a->own.lock);
     if (!over || a->is_over) return;
+    for (unsigned i = 0; i < a->name_count; i++) {
+        rvd_lookup_cancel(a->lookups, &a->names[i]->lookup);
+        rvd_loop_timer_stop(a->loop, &a->names[i]->timer);
+    }
     rvd_agent_tell(a, REVDIAL_STOPPED, a->verdict.code ? &a->verdict : NULL, 0);
     pthread_mutex_lock(&a->own.lock);
     a->is_over = 1;
@@ -24215,10 +24257,31 @@ static void rvd_agent_link_move_timer(rvd_agent_link *l, int64_t at_us)
     (void)r;
 }
 
+// The next lookup of a name is due in this time, unless it is due sooner.
+static void rvd_agent_name_look_in(rvd_agent_name *n, int64_t wait_us)
+{
+    const int64_t at_us = rvd_loop_now(n->agent->loop) + wait_us;
+    int r = 0;
+    if (at_us >= n->due_us) return;
+    n->due_us = at_us;
+    r = rvd_loop_timer_set(n->agent->loop, &n->timer, at_us);
+    REVDIAL_ASSERT(r == 0);  // it has its slot
+    (void)r;
+}
+
+// A link of it has failed: its address may have changed.
+static void rvd_agent_name_look_soon(rvd_agent_name *n)
+{
+    int64_t wait_us = n->looked_us + RVD_AGENT_RESOLVE_SOON_MS * INT64_C(1000);
+    wait_us = rvd_base_later(wait_us - rvd_loop_now(n->agent->loop), 0);
+    rvd_agent_name_look_in(n, wait_us + (int64_t)(rvd_agent_random(n->agent) % 1000000));
+}
+
 static void rvd_agent_link_wait(rvd_agent_link *l, int wait_ms)
 {
     const int64_t until_us = rvd_loop_now(l->agent->loop) + (int64_t)wait_ms * 1000;
     rvd_agent_link_become(l, RVD_AGENT_WAITING);
+    if (l->name) rvd_agent_name_look_soon(l->name);
     rvd_agent_link_move_timer(l, until_us);
     pthread_mutex_lock(&l->agent->own.lock);
     l->retry_us = until_us;
@@ -24588,25 +24651,173 @@ static void rvd_agent_link_on_io(rvd_loop_io *io)
 }
 
 static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, revdial_err *err);
+static int rvd_agent_let_go(rvd_agent_member *m);
 
-// all_addresses: every address of the name gets a link of its own.
-static void rvd_agent_link_spread(rvd_agent_link *root)
+// ---- all addresses of a name ----
+
+static void rvd_agent_link_pin(rvd_agent_link *l, rvd_agent_name *n, const rvd_sys_addr *address)
+{
+    char text[RVD_SYS_TEXT_MAX];
+    rvd_sys_addr_format(address, text, sizeof text);
+    l->name = n;
+    l->pinned = *address;
+    l->missed = 0;
+    pthread_mutex_lock(&l->agent->own.lock);
+    RVD_BASE_JOIN(l->told_address, sizeof l->told_address, text);
+    pthread_mutex_unlock(&l->agent->own.lock);
+}
+
+// The name's link for this address; NULL: any one that has none.
+static rvd_agent_link *rvd_agent_name_link(rvd_agent_name *n, const rvd_sys_addr *address)
+{
+    revdial_agent *a = n->agent;
+    for (unsigned i = 0; i < a->link_count; i++) {
+        rvd_agent_link *l = a->links[i];
+        if (l->name != n || (l->state == RVD_AGENT_RETIRED) != !address) continue;
+        if (!address || rvd_sys_addr_is_same(&l->pinned, address)) return l;
+    }
+    return NULL;
+}
+
+// Sees to it that this address has a link. Without room for one the next answer brings it again.
+static void rvd_agent_name_reach(rvd_agent_name *n, const rvd_sys_addr *address)
+{
+    rvd_agent_link *l = rvd_agent_name_link(n, address);
+    if (l) return;
+    l = rvd_agent_name_link(n, NULL);
+    if (!l) l = rvd_agent_link_new(n->agent, n->url, NULL);
+    if (!l) return;
+    rvd_agent_link_pin(l, n, address);
+    l->failures = l->auth_failures = 0;
+    // A proxy that comes up may not have its credentials yet: that it refuses ours is not final.
+    for (unsigned i = 0; i < n->agent->link_count; i++)
+        l->has_been_up |= n->agent->links[i]->has_been_up;
+    rvd_agent_link_next(l);
+}
+
+// The address of a link is gone. Its session goes on until its streams have ended.
+static void rvd_agent_link_retire(rvd_agent_link *l)
+{
+    static const char why[] = "the server's name does not lead to this address any more";
+    revdial_agent *a = l->agent;
+    revdial_session *s = l->session;
+    int drain_ms;
+    rvd_agent_log_link(l, l->is_up ? RVD_LOG_SESSION_DRAINING : RVD_LOG_LINK_STOPPED,
+                       REVDIAL_LOG_INFO, why);
+    rvd_agent_link_become(l, RVD_AGENT_RETIRED);
+    rvd_agent_connector_close(&l->conn);
+    rvd_agent_link_move_timer(l, INT64_MAX);
+    rvd_base_wipe(l->secret, sizeof l->secret);
+    if (!s) return;
+    rvd_agent_let_go(s->member);
+    if (!l->is_up) {
+        revdial_session_kill(s);
+    } else {
+        l->is_up = 0;
+        pthread_mutex_lock(&a->own.lock);
+        drain_ms = a->drain_ms;
+        pthread_mutex_unlock(&a->own.lock);
+        rvd_agent_tell(a, REVDIAL_DRAINING, NULL, 0);
+        revdial_session_drain(s, drain_ms);
+    }
+}
+
+static int rvd_agent_name_lists(const rvd_agent_name *n, int count, const rvd_sys_addr *address)
+{
+    for (int i = 0; i < count; i++)
+        if (rvd_sys_addr_is_same(&n->addresses[i], address)) return 1;
+    return 0;
+}
+
+// Retires links whose address is missing in an answer of `count` addresses, as it was in the ones
+// before. One that asks for its credential is retired after the next answer.
+static void rvd_agent_name_sift(rvd_agent_name *n, int count)
+{
+    revdial_agent *a = n->agent;
+    for (unsigned i = 0; i < a->link_count; i++) {
+        rvd_agent_link *l = a->links[i];
+        if (l->name != n || l->state == RVD_AGENT_RETIRED || l->state == RVD_AGENT_STOPPED)
+            continue;
+        l->missed = rvd_agent_name_lists(n, count, &l->pinned) ? 0 : l->missed + 1;
+        if (l->missed >= RVD_AGENT_MISSES && l->state != RVD_AGENT_PREPARING)
+            rvd_agent_link_retire(l);
+    }
+}
+
+static void rvd_agent_name_look_later(rvd_agent_name *n)
+{
+    const int64_t ms = n->agent->cfg.resolve_ms ? n->agent->cfg.resolve_ms : RVD_AGENT_RESOLVE_MS;
+    const uint64_t part = rvd_agent_random(n->agent) % (uint64_t)(ms * 500 + 1);
+    n->due_us = INT64_MAX;
+    rvd_agent_name_look_in(n, ms * 750 + (int64_t)part);
+}
+
+static void rvd_agent_name_on_found(rvd_loop_task *task)
+{
+    rvd_agent_name *n = RVD_BASE_OWNER(task, rvd_agent_name, found);
+    const int count = n->lookup.result;
+    if (n->agent->stopping || n->agent->is_over) return;
+    if (count > 0 && count < RVD_LOOKUP_ADDRESSES) rvd_agent_name_sift(n, count);
+    for (int i = 0; i < count; i++) rvd_agent_name_reach(n, &n->addresses[i]);
+    rvd_agent_name_look_later(n);
+}
+
+static void rvd_agent_name_on_timer(rvd_loop_timer *t)
+{
+    rvd_agent_name *n = RVD_BASE_OWNER(t, rvd_agent_name, timer);
+    rvd_sys_endpoint e;
+    rvd_loop_timer_set(n->agent->loop, t, INT64_MAX);  // into the slot that it has just left
+    if (n->agent->stopping || n->agent->is_over) return;
+    n->looked_us = rvd_loop_now(n->agent->loop);
+    n->due_us = INT64_MIN;
+    if (rvd_sys_addr_split(n->endpoint, 1, &e, NULL) < 0 ||
+        rvd_lookup_begin(n->agent->lookups, &n->lookup, RVD_LOOKUP_URGENT, &e) < 0)
+        rvd_agent_name_look_later(n);
+}
+
+// Returns NULL without memory.
+static rvd_agent_name *rvd_agent_name_new(const rvd_agent_link *root)
 {
     revdial_agent *a = root->agent;
-    for (int i = 1; i < root->conn.address_count; i++) {
-        rvd_agent_link *l = NULL;
-        for (unsigned k = 0; k < a->link_count && !l; k++)
-            if (a->links[k]->root == root && a->links[k]->pinned.len &&
-                rvd_sys_addr_is_same(&a->links[k]->pinned, &root->addresses[i]))
-                l = a->links[k];
-        if (l) continue;
-        l = rvd_agent_link_new(a, root->text, NULL);
-        if (!l) return;
-        l->pinned = root->addresses[i];
-        l->root = root;
-        rvd_agent_link_next(l);
+    rvd_agent_name *n;
+    pthread_mutex_lock(&a->own.lock);
+    n = rvd_base_alloc(&a->own.heap, sizeof *n);
+    pthread_mutex_unlock(&a->own.lock);
+    if (!n) return NULL;
+    n->agent = a;
+    n->url = root->text;
+    n->endpoint = root->endpoint;
+    n->lookup.loop = a->loop;
+    n->lookup.done = &n->found;
+    n->lookup.out = n->addresses;
+    n->lookup.max = RVD_LOOKUP_ADDRESSES;
+    n->found.run = rvd_agent_name_on_found;
+    n->timer.run = rvd_agent_name_on_timer;
+    n->looked_us = rvd_loop_now(a->loop);
+    if (rvd_loop_timer_set(a->loop, &n->timer, INT64_MAX) == 0) {
+        a->names[a->name_count++] = n;
+        return n;
     }
+    pthread_mutex_lock(&a->own.lock);
+    rvd_base_free(&a->own.heap, n, sizeof *n);
+    pthread_mutex_unlock(&a->own.lock);
+    return NULL;
+}
+
+// The link of a URL has found the addresses of its host for the first time: it takes the first one,
+// and each other one gets a link of its own.
+static void rvd_agent_link_spread(rvd_agent_link *root)
+{
+    const int count = root->conn.address_count;
+    rvd_sys_endpoint e;
+    rvd_agent_name *n;
+    if (rvd_sys_addr_split(root->endpoint, 1, &e, NULL) < 0 || e.kind != RVD_SYS_NAME) return;
     root->conn.address_count = 1;
+    n = rvd_agent_name_new(root);
+    if (!n) return;
+    rvd_agent_link_pin(root, n, &root->addresses[0]);
+    for (int i = 1; i < count; i++) rvd_agent_name_reach(n, &root->addresses[i]);
+    rvd_agent_name_look_later(n);
 }
 
 // Goes on with what a job or a lookup has found, unless the agent stops.
@@ -24630,7 +24841,7 @@ static void rvd_agent_link_on_found(rvd_loop_task *task)
         return;
     }
     l->conn.address_count = l->conn.lookup.result;
-    if (l->agent->cfg.all_addresses && !l->root) rvd_agent_link_spread(l);
+    if (l->agent->cfg.all_addresses && !l->name) rvd_agent_link_spread(l);
     l->conn.address_at = l->retry_after_ms = 0;
     l->challenge[0] = '\0';
     l->challenges = 0;
@@ -24643,7 +24854,7 @@ static void rvd_agent_link_resolve(rvd_agent_link *l)
 {
     revdial_agent *a = l->agent;
     int r = 1;
-    if (l->pinned.len) {
+    if (l->name) {
         l->conn.lookup.result = 1;
         l->addresses[0] = l->pinned;
     } else {
@@ -25149,6 +25360,7 @@ static const char *rvd_agent_numbers_problem(const revdial_agent_config *cfg)
         return "half_closed_timeout_ms: below -1, which means no limit";
     if (cfg->drain_ms < -1) return "drain_ms: below -1, which means no limit";
     if (cfg->auth_fail_limit < -1) return "auth_fail_limit: below -1, which means no limit";
+    if (cfg->resolve_ms && cfg->resolve_ms < 100) return "resolve_ms: below 100";
     return least > most ? "backoff_min_ms: over backoff_max_ms (30000 by default)" : NULL;
 }
 
@@ -25206,6 +25418,8 @@ static void rvd_agent_free(revdial_agent *a)
         revdial_egress_free(a->links[i]->egress);
         rvd_base_free(&a->own.heap, a->links[i], sizeof *a->links[i]);
     }
+    for (unsigned i = 0; i < a->name_count; i++)
+        rvd_base_free(&a->own.heap, a->names[i], sizeof *a->names[i]);
     rvd_base_arena_free(&a->allow_texts, &a->own.heap);
     rvd_base_arena_free(&a->texts, &a->own.heap);
     rvd_stream_spares_close(&a->spares);
@@ -25425,17 +25639,20 @@ static void rvd_agent_link_describe_locked(const rvd_agent_link *l, int64_t now_
     out->attempts = l->told_attempts;
     out->session_id = l->told_session;
     out->why = l->told_why;
+    RVD_BASE_JOIN(out->address, sizeof out->address, l->told_address);
 }
 
 size_t revdial_agent_list_links(revdial_agent *a, revdial_link_info *out, size_t cap)
 {
     const int64_t now_us = rvd_sys_now_us();
-    size_t count;
+    size_t count = 0;
     if (rvd_owner_is_child(&a->own)) return 0;
     pthread_mutex_lock(&a->own.lock);
-    count = a->link_count;
-    for (size_t i = 0; i < count && i < cap; i++)
-        rvd_agent_link_describe_locked(a->links[i], now_us, &out[i]);
+    for (unsigned i = 0; i < a->link_count; i++) {
+        if (a->links[i]->is_told_gone) continue;
+        if (count < cap) rvd_agent_link_describe_locked(a->links[i], now_us, &out[count]);
+        count++;
+    }
     pthread_mutex_unlock(&a->own.lock);
     return count;
 }

@@ -150,9 +150,12 @@ static inline pthread_t util_thread(void *(*run)(void *), void *arg)
 //   *.invalid     no such host             *slow.test   no such host, once the gate is open
 //   loop.test     127.0.0.1                many.test    127.0.0.2 ... 127.0.0.15, then 127.0.0.1
 //   two.test      127.0.0.1, 127.0.0.2     rebind.test  127.0.0.2 when first asked, then 127.0.0.1
+//   moving.test   127.0.0.N for each bit N of util_moving, no such host if it is 0. With bit 0 it
+//                 is a slow.test. One answer is util_moving_once, if that is not 0
 //   else          as the system says
 
 static atomic_int util_rebind_asked;
+static atomic_uint util_moving, util_moving_once, util_moving_asked;
 static util_gate util_resolver_entered = UTIL_GATE, util_resolver_open = UTIL_GATE;
 
 static inline struct addrinfo *util_numeric(const char *host, const char *port,
@@ -169,8 +172,15 @@ int util_getaddrinfo(const char *host, const char *port, const struct addrinfo *
 {
     const char *dot = strrchr(host, '.');
     int first = 1, last = 1;
+    unsigned moving = 0;
     const char *slow = strstr(host, "slow.test");
-    if (slow && !slow[9]) {
+    if (strcmp(host, "moving.test") == 0) {
+        moving = atomic_exchange(&util_moving_once, 0);
+        if (!moving) moving = atomic_load(&util_moving);
+        atomic_fetch_add(&util_moving_asked, 1);
+        last = 31;
+    }
+    if ((slow && !slow[9]) || moving & 1) {
         util_gate_add(&util_resolver_entered, 1);
         util_gate_wait(&util_resolver_open, 1);
         return EAI_NONAME;
@@ -181,10 +191,12 @@ int util_getaddrinfo(const char *host, const char *port, const struct addrinfo *
     if (strcmp(host, "rebind.test") == 0 && atomic_fetch_add(&util_rebind_asked, 1) == 0)
         first = last = 2;
     if (strcmp(host, "many.test") == 0) first = 2, last = 16;
+    if (last == 31 && !moving) return EAI_NONAME;
     *out = NULL;
     for (int i = last; i >= first; i--) {
         char text[32];
-        snprintf(text, sizeof text, "127.0.0.%d", i == 16 ? 1 : i);
+        if (moving && !(moving >> i & 1)) continue;
+        snprintf(text, sizeof text, "127.0.0.%d", i == 16 && !moving ? 1 : i);
         struct addrinfo *one = util_numeric(text, port, hints);
         one->ai_next = *out;
         *out = one;

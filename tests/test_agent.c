@@ -802,6 +802,137 @@ TEST(an_agent_can_reach_one_proxy_through_two_URLs_or_all_addresses_of_a_name)
     }
 }
 
+// ---- all addresses of a name that moves ----
+
+// The addresses that the agent has a session to, as bits. Gives the session of one of them.
+static unsigned sessions_to(revdial_agent *a, int address, uint64_t *session)
+{
+    revdial_link_info links[64];
+    size_t count = revdial_agent_list_links(a, links, 64);
+    unsigned bits = 0;
+    for (size_t i = 0; i < count; i++) {
+        int at = strncmp(links[i].address, "127.0.0.", 8) == 0 ? atoi(links[i].address + 8) : 0;
+        if (links[i].state == REVDIAL_UP) bits |= 1u << at;
+        if (session && at == address) *session = links[i].session_id;
+    }
+    return bits;
+}
+
+// An agent at all addresses of moving.test, where these lead to one proxy.
+static int open_moving(world *w, unsigned addresses)
+{
+    static char url[64];
+    atomic_store(&util_moving, addresses);
+    w->pcfg.listen = "0.0.0.0:0";
+    if (!world_open_proxy(w)) return 0;
+    snprintf(url, sizeof url, "http://moving.test%s", strrchr(w->address, ':'));
+    w->acfg.url = url;
+    w->acfg.all_addresses = 1;
+    w->acfg.resolve_ms = 100;
+    if (!world_open_agent(w, 0)) return 0;
+    UTIL_EVENTUALLY(sessions_to(w->agents[0], 0, NULL) == addresses);
+    return 1;
+}
+
+static void await_lookups(unsigned count)
+{
+    unsigned before = atomic_load(&util_moving_asked);
+    UTIL_EVENTUALLY(atomic_load(&util_moving_asked) - before >= count);
+}
+
+static revdial_session *proxy_session(world *w, uint64_t id)
+{
+    revdial_session *list[64], *found = NULL;
+    size_t count = revdial_proxy_list(w->proxy, NULL, list, 64);
+    for (size_t i = 0; i < count; i++) {
+        revdial_session_info info;
+        revdial_session_get_info(list[i], &info);
+        if (info.id == id)
+            found = list[i];
+        else
+            revdial_session_unref(list[i]);
+    }
+    return found;
+}
+
+static int echoes(revdial_stream *st)
+{
+    char buf[4] = "";
+    return st && revdial_write(st, "ping", 4) == 4 && util_read_all(st, buf, 4) == 4 &&
+           memcmp(buf, "ping", 4) == 0;
+}
+
+NEW_WORLD_TEST(a_new_address_of_a_name_gets_a_session_and_one_that_is_gone_drains)
+{
+    revdial_kv meta = {"do", "echo"};
+    revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
+    uint64_t gone = 0;
+    REQUIRE(open_moving(w, 1 << 1 | 1 << 2));
+    sessions_to(w->agents[0], 1, &gone);
+    revdial_session *s = proxy_session(w, gone);
+    revdial_stream *st = s ? revdial_session_dial(s, &opts, NULL) : NULL;
+    CHECK(echoes(st));
+    atomic_store(&util_moving, 1 << 2 | 1 << 3);
+    UTIL_EVENTUALLY(sessions_to(w->agents[0], 0, NULL) == (1 << 2 | 1 << 3));
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DRAINING, 1, NULL));
+    for (int i = 0; i < 4; i++) {
+        revdial_stream *other = world_dial(w, "echo", 0, NULL);
+        revdial_session *of = other ? revdial_stream_session(other) : NULL;
+        CHECK(echoes(other) && of != s);
+        revdial_session_unref(of);
+        revdial_close(other);
+    }
+    CHECK(echoes(st));  // it goes on
+    CHECK_INT(util_log_count(&w->sessions, REVDIAL_DOWN, NULL), 0);
+    revdial_close(st);
+    revdial_session_unref(s);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, NULL));
+    CHECK_INT(revdial_agent_list_links(w->agents[0], NULL, 0), 2);
+    atomic_store(&util_moving, 1 << 1 | 1 << 2 | 1 << 3);  // it comes back
+    UTIL_EVENTUALLY(sessions_to(w->agents[0], 0, NULL) == (1 << 1 | 1 << 2 | 1 << 3));
+    CHECK_INT(w->agents[0]->link_count, 3);
+}
+
+NEW_WORLD_TEST(an_answer_without_an_address_counts_only_if_the_next_one_lacks_it_too)
+{
+    REQUIRE(open_moving(w, 1 << 1 | 1 << 2));
+    for (int i = 0; i < 3; i++) {
+        atomic_store(&util_moving_once, 1 << 2);
+        UTIL_EVENTUALLY(atomic_load(&util_moving_once) == 0);
+        await_lookups(2);  // so that its answer was heeded, and that of the next one
+    }
+    CHECK_INT(util_log_count(&w->sessions, REVDIAL_DRAINING, NULL), 0);
+    CHECK_INT(sessions_to(w->agents[0], 0, NULL), 1 << 1 | 1 << 2);
+}
+
+NEW_WORLD_TEST(a_lookup_that_fails_hangs_or_is_cut_short_ends_no_session)
+{
+    int threads = util_threads();
+    REQUIRE(open_moving(w, 1 << 1 | 1 << 2));
+    atomic_store(&util_moving, 0);  // no such host
+    await_lookups(3);
+    atomic_store(&util_moving, 0x1FFFE);  // 16 addresses: there may be more
+    UTIL_EVENTUALLY(sessions_to(w->agents[0], 0, NULL) == 0x1FFFE);
+    atomic_store(&util_moving, 0x3FFFC);
+    await_lookups(3);
+    UTIL_EVENTUALLY(sessions_to(w->agents[0], 0, NULL) == 0x3FFFE);
+    atomic_store(&util_moving, 1);  // hangs
+    CHECK(util_gate_wait(&util_resolver_entered, 1));
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    CHECK(echoes(st));
+    revdial_close(st);
+    CHECK_INT(util_log_count(&w->sessions, REVDIAL_DRAINING, NULL), 0);
+    CHECK_INT(util_log_count(&w->sessions, REVDIAL_DOWN, NULL), 0);
+    revdial_agent_stop(w->agents[0], 0);  // does not wait for the resolver
+    w->agents[0] = NULL;
+    util_gate_add(&util_resolver_open, 1);
+    revdial_proxy_stop(w->proxy);
+    w->proxy = NULL;
+    UTIL_EVENTUALLY(util_threads() <= threads);
+    util_gate_init(&util_resolver_entered);  // as other tests want them
+    util_gate_init(&util_resolver_open);
+}
+
 NEW_WORLD_TEST(R25_R26_addresses_are_tried_in_turn_until_one_answers)
 {
     char url[100];

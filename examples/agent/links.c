@@ -121,20 +121,7 @@ static int links_answer_status(void *ud, const prog_request *r, prog_out *out)
     (void)r;
     if (!now) return 500;
     prog_status_head(out, "revdial-agent", &now->stats);
-    prog_out_add(out, ",\"links\":[");
-    for (size_t i = 0; i < now->count; i++) {
-        const revdial_link_info *k = &now->links[i];
-        prog_out_add(out, "%s\n{\"url\":", i > 0 ? "," : "");
-        prog_out_json(out, k->url);
-        prog_out_add(out,
-                     ",\"state\":\"%s\",\"since_ms\":%" PRId64 ",\"retry_in_ms\":%d,"
-                     "\"attempts\":%u,\"session\":\"%016" PRIx64 "\",\"reason\":",
-                     prog_state_word(k->state), k->since_ms, k->retry_in_ms, k->attempts,
-                     k->session_id);
-        prog_out_json(out, k->why.msg);
-        prog_out_add(out, "}");
-    }
-    prog_out_add(out, "]");
+    prog_status_links(out, "links", now->links, now->count);
     prog_status_sessions(out, now->sessions, now->listed, now->total);
     prog_out_add(out, "}\n");
     links_now_close(now);
@@ -143,28 +130,11 @@ static int links_answer_status(void *ud, const prog_request *r, prog_out *out)
 
 static int links_answer_table(void *ud, const prog_request *r, prog_out *out)
 {
-    static const char *const heads[] = {"SERVER",   "STATE",        "SINCE", "RETRY IN",
-                                        "ATTEMPTS", "LAST FAILURE", NULL};
     links_now *now = links_now_open(ud);
-    prog_table t = {0};
     (void)r;
     if (!now) return 500;
     prog_status_title(out, "revdial-agent", &now->stats);
-    prog_table_heads(&t, heads);
-    for (size_t i = 0; i < now->count; i++) {
-        const revdial_link_info *k = &now->links[i];
-        prog_table_cell(&t, "%s", k->url);
-        prog_table_cell(&t, "%s", prog_state_word(k->state));
-        prog_table_time(&t, k->since_ms);
-        if (k->state == REVDIAL_BACKOFF)
-            prog_table_time(&t, k->retry_in_ms);
-        else
-            prog_table_cell(&t, "-");
-        prog_table_cell(&t, "%u", k->attempts);
-        prog_table_cell(&t, "%s", k->why.msg[0] ? k->why.msg : "-");
-    }
-    prog_table_end(&t, out);
-    prog_out_add(out, "\n");
+    prog_table_links(out, "SERVER", now->links, now->count);
     prog_status_table(out, now->sessions, now->listed, now->total);
     links_now_close(now);
     return 200;

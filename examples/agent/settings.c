@@ -66,7 +66,12 @@ static const prog_option options[] = {
     {"idle-timeout", PROG_DURATION, AT(cfg.idle_timeout_ms), "TIME",
      "end streams that carry no byte for TIME (default 0: never)", 0, INT_MAX},
     {"all-addresses", PROG_FLAG, AT(cfg.all_addresses), NULL,
-     "connect to every address of the server's host name, not just to one", 0, 0},
+     "connect to every address of the server's host name, not just to one. The\n"
+     "name is looked up again and again: a new address gets a session, and that\n"
+     "to one that is gone drains",
+     0, 0},
+    {"resolve-interval", PROG_DURATION, AT(cfg.resolve_ms), "TIME",
+     "time between these lookups, give or take a quarter (default 30s)", 1000, 3600000},
     {"insecure-cleartext", PROG_FLAG, AT(cfg.allow_cleartext), NULL,
      "send the token over plain TCP to another machine, where anybody on the way\n"
      "can read and use it",

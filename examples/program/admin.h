@@ -134,6 +134,11 @@ void prog_status_head(prog_out *out, const char *program, const revdial_stats *s
 // The same for people.
 void prog_status_title(prog_out *out, const char *program, const revdial_stats *stats);
 void prog_status_table(prog_out *out, revdial_session **list, size_t listed, size_t total);
+// Links of an agent: behind this key of an object, and as a table whose first column has this head.
+void prog_status_links(prog_out *out, const char *key, const revdial_link_info *links,
+                       size_t count);
+void prog_table_links(prog_out *out, const char *head, const revdial_link_info *links,
+                      size_t count);
 // GET /healthz
 int prog_answer_health(void *ud, const prog_request *r, prog_out *out);
 int prog_answer_ready(prog_out *out, int is_ready, unsigned sessions);

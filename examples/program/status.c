@@ -209,6 +209,47 @@ void prog_status_table(prog_out *out, revdial_session **list, size_t listed, siz
     prog_table_blocked(out, list, listed);
 }
 
+void prog_status_links(prog_out *out, const char *key, const revdial_link_info *links, size_t count)
+{
+    prog_out_add(out, ",\"%s\":[", key);
+    for (size_t i = 0; i < count; i++) {
+        const revdial_link_info *k = &links[i];
+        prog_out_add(out, "%s\n{\"url\":", i > 0 ? "," : "");
+        prog_out_json(out, k->url);
+        prog_out_add(out, ",\"address\":\"%s\"", k->address);
+        prog_out_add(out,
+                     ",\"state\":\"%s\",\"since_ms\":%" PRId64 ",\"retry_in_ms\":%d,"
+                     "\"attempts\":%u,\"session\":\"%016" PRIx64 "\",\"reason\":",
+                     prog_state_word(k->state), k->since_ms, k->retry_in_ms, k->attempts,
+                     k->session_id);
+        prog_out_json(out, k->why.msg);
+        prog_out_add(out, "}");
+    }
+    prog_out_add(out, "]");
+}
+
+void prog_table_links(prog_out *out, const char *head, const revdial_link_info *links, size_t count)
+{
+    const char *const heads[] = {head,       "STATE",        "SINCE", "RETRY IN",
+                                 "ATTEMPTS", "LAST FAILURE", NULL};
+    prog_table t = {0};
+    prog_table_heads(&t, heads);
+    for (size_t i = 0; i < count; i++) {
+        const revdial_link_info *k = &links[i];
+        prog_table_cell(&t, "%s%s%s", k->url, k->address[0] ? " at " : "", k->address);
+        prog_table_cell(&t, "%s", prog_state_word(k->state));
+        prog_table_time(&t, k->since_ms);
+        if (k->state == REVDIAL_BACKOFF)
+            prog_table_time(&t, k->retry_in_ms);
+        else
+            prog_table_cell(&t, "-");
+        prog_table_cell(&t, "%u", k->attempts);
+        prog_table_cell(&t, "%s", k->why.msg[0] ? k->why.msg : "-");
+    }
+    prog_table_end(&t, out);
+    prog_out_add(out, "\n");
+}
+
 int prog_answer_health(void *ud, const prog_request *r, prog_out *out)
 {
     (void)ud;
