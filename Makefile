@@ -1,6 +1,7 @@
 ## Targets:
 ##   all        the two programs and the examples (default)
 ##   test       build and run all test suites; ends in "N passed, N failed"
+##   test-poll  those with threads once more, on poll(2) instead of epoll
 ##   check      layers, tidy and header in one run
 ##   demo       a proxy and a backend on this machine, and traffic through them
 ##   examples   build the examples
@@ -14,6 +15,7 @@
 ##   interop    against other yamux and WebSocket libraries (needs go, node, npm)
 ##   tls        TLS and the programs with it (needs mbedTLS and openssl; TLS=openssl: libssl, too)
 ##   tls-versions  the same on other versions of mbedTLS (downloads them; needs cargo)
+##   sim        two engines and their network by random seeds (SEEDS=20000)
 ##   explore    every order of events in a small world, as deep as SECONDS=60 allow
 ##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=60 in all, FUZZ="engine egress")
 ##   timing     nothing but a verdict depends on a secret's bytes (needs valgrind)
@@ -46,7 +48,9 @@ ifeq ($(origin CFLAGS),undefined)
 CFLAGS = -O2 -g
 TEST_CFLAGS = -O1 -g
 THREAD_CFLAGS = -g
+DEMO_CFLAGS = -Og
 else
+DEMO_CFLAGS = $(CFLAGS)
 TEST_CFLAGS = $(CFLAGS)
 THREAD_CFLAGS = $(CFLAGS)
 endif
@@ -68,16 +72,21 @@ endif
 
 # A suite that includes only the core has no threads to check, and no poll(2) to use for epoll.
 # Some count time, and the core does not check its invariants for them.
-# WHOLE suites replace other system calls than the rest, or none, and compile all of revdial.h.
+# OUTSIDE suites test files of the programs, which know the public half of revdial.h only.
+# WHOLE suites replace other system calls than the rest, and compile all of revdial.h.
 SOURCES := $(sort $(wildcard tests/test_*.c))
 CORE := $(filter-out $(shell grep -L REVDIAL_NO_RUNTIME $(SOURCES) /dev/null),$(SOURCES))
 CORE := $(CORE:tests/%.c=%)
 CHECKED := $(patsubst tests/%.c,$(BUILD)/%, \
 	$(shell grep -l '^.define REVDIAL_SELF_CHECK' $(SOURCES) /dev/null))
-THREADED := $(filter-out $(CORE:%=$(BUILD)/%),$(SOURCES:tests/%.c=$(BUILD)/%))
+OUTSIDE := $(shell grep -l '^.include "../examples/' $(SOURCES) /dev/null)
+OUTSIDE := $(filter-out $(CORE),$(OUTSIDE:tests/%.c=%))
+OUTSIDE := $(OUTSIDE:%=$(BUILD)/%)
+THREADED := $(filter-out $(CORE:%=$(BUILD)/%) $(OUTSIDE),$(SOURCES:tests/%.c=$(BUILD)/%))
 WHOLE := $(shell grep -El '^#define (FAKE_|REVDIAL_IMPLEMENTATION)' $(SOURCES) /dev/null)
 WHOLE := $(filter $(WHOLE:tests/%.c=$(BUILD)/%),$(THREADED))
-SUITES = $(CORE:%=$(BUILD)/%) $(THREADED) $(THREADED:=-poll)
+SLOW = $(BUILD)/test_floods $(BUILD)/test_faults $(BUILD)/test_sim $(BUILD)/test_flow  # first
+SUITES = $(SLOW) $(filter-out $(SLOW),$(CORE:%=$(BUILD)/%) $(OUTSIDE) $(THREADED))
 PROGRAMS = $(BUILD)/revdial-proxy $(BUILD)/revdial-agent
 objects_of = $(patsubst examples/%.c,$(BUILD)/%.o,$(sort $(wildcard examples/$(1)/*.c)))
 EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%,$(sort $(wildcard examples/*.c)))
@@ -126,9 +135,9 @@ LINK = $(LDFLAGS) -pthread $(LDLIBS)
 RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
-.PHONY: all suites examples test check demo layers tidy header asan tsan portable systems interop \
-	tls tls-versions explore fuzz timing e2e bench bench-peers format man install install-headers \
-	uninstall package size clean help no-tls FORCE
+.PHONY: all suites examples test test-poll sim check demo run-demo layers tidy header asan tsan \
+	portable systems interop tls tls-versions explore fuzz timing e2e bench bench-peers format \
+	man install install-headers uninstall package size clean help no-tls FORCE
 
 all: $(PROGRAMS) examples $(NO_TLS)
 
@@ -171,6 +180,8 @@ $(BUILD)/impl-checked.o: tests/impl.c $(OPEN) $(BUILD)/flags
 	$(call object,$(TEST_CFLAGS) $(OPENED) -DREVDIAL_NO_RUNTIME -DREVDIAL_SELF_CHECK)
 $(BUILD)/impl.o: tests/impl.c $(OPEN) $(BUILD)/flags
 	$(call object,$(THREAD_CFLAGS) $(OPENED))
+$(BUILD)/impl-public.o: revdial.h $(BUILD)/flags
+	$(call object,$(THREAD_CFLAGS) -DREVDIAL_IMPLEMENTATION)
 $(BUILD)/impl-poll.o: tests/impl.c $(OPEN) $(BUILD)/flags
 	$(call object,$(THREAD_CFLAGS) $(OPENED) -DREVDIAL_POLL)
 
@@ -206,6 +217,8 @@ $(BUILD)/bench/%: tests/bench/%.c $(BUILD)/flags
 $(BUILD)/tls/%: tests/tls/%.c $(BUILD)/impl.o $(HOLLOW) $(BUILD)/flags
 	$(call build,$(THREAD_CFLAGS) -D_GNU_SOURCE $(LINKED) $(PROGRAM_TLS) -Itests $(BIND_NOW),\
 		$(TLS_TEST_LIBS))
+$(OUTSIDE): $(BUILD)/%: tests/%.c $(BUILD)/impl-public.o $(HOLLOW) $(BUILD)/flags
+	$(call build,$(THREAD_CFLAGS) -D_GNU_SOURCE $(LINKED))
 $(WHOLE:=-poll): $(BUILD)/%-poll: tests/%.c $(BUILD)/flags
 	$(call build,$(THREAD_CFLAGS) -D_GNU_SOURCE -DREVDIAL_POLL)
 $(WHOLE): $(BUILD)/%: tests/%.c $(BUILD)/flags
@@ -231,8 +244,16 @@ ALL_FLAGS = $(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(THREAD_CFLAGS) $(CPPFLAGS) $(L
 	$(BUILD)/examples/*.d $(BUILD)/interop/*.d $(BUILD)/bench/*.d $(BUILD)/tls/*.d)
 
 # Suites wait more than they work: twice as many run at once as there are processors.
-test: $(SUITES) all
-	@RUN_JOBS=$$((2 * $$(nproc 2>/dev/null || echo 2))) $(RUN) $(SUITES)
+RUN_SUITES = @RUN_JOBS=$$((2 * $$(nproc 2>/dev/null || echo 2))) $(RUN)
+test: $(SUITES)
+	$(RUN_SUITES) $(SUITES)
+
+test-poll: $(THREADED:=-poll)
+	$(RUN_SUITES) $(THREADED:=-poll)
+
+SEEDS = 20000
+sim: $(BUILD)/test_sim
+	$(BUILD)/test_sim --seeds 0 $(SEEDS)
 
 # The header is compiled 40 times.
 check: all
@@ -241,7 +262,10 @@ check: all
 layers tidy header:
 	@CC='$(CC)' sh tests/$@.sh
 
-demo: $(PROGRAMS) $(BUILD)/examples/http_handler
+# Whoever tries this waits for the compiler: half as long with fewer optimisations.
+demo:
+	+@$(MAKE) --no-print-directory BUILD='$(BUILD)/demo' CFLAGS='$(DEMO_CFLAGS)' run-demo
+run-demo: $(PROGRAMS) $(BUILD)/examples/http_handler
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/demo.sh
 
 e2e: all
@@ -286,11 +310,12 @@ bench-peers:
 ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all
 asan:
 	+@MAKE='$(MAKE)' CI='$(CI)' sh tests/sanitize.sh asan '$(ASAN)' \
-		gcc '$(CORE) $(notdir $(THREADED))' clang '$(CORE) $(notdir $(THREADED:=-poll))'
+		gcc '$(CORE) $(notdir $(OUTSIDE) $(THREADED))' \
+		clang '$(CORE) $(notdir $(THREADED:=-poll))'
 
 tsan:
 	+@MAKE='$(MAKE)' CI='$(CI)' sh tests/sanitize.sh tsan -fsanitize=thread \
-		clang '$(notdir $(THREADED))' gcc '$(notdir $(THREADED))'
+		clang '$(notdir $(OUTSIDE) $(THREADED))' gcc '$(notdir $(THREADED))'
 
 # 32 bits run as they are. The emulator is slow: it plays a tenth of the simulation's seeds, and
 # leaves out the rows that cut megabytes at every place.

@@ -390,13 +390,14 @@ static int script_try(const script_case *c, int role, size_t chunk, size_t cut, 
     return test_failures == before;
 }
 
-// Whole, one byte at a time, and cut in two at every byte (at 200 places if there are more).
+// Whole, one byte at a time, and cut in two at every byte, in long rows at some places.
 static int script_check_role(const script_case *c, int role)
 {
     size_t total, fed;
     if (!script_try(c, role, 0, 0, &total)) return 0;
     if (!script_try(c, role, 1, 0, &fed)) return 0;
-    size_t step = total < 200 ? 1 : total / 200 + (total / 200 % 2 == 0);
+    size_t cuts = total < 200 ? total : total < 4096 ? 200 : (size_t)test_share(200);
+    size_t step = total / cuts + (total / cuts % 2 == 0);
     for (size_t cut = 1; cut < total; cut += step)
         if (!script_try(c, role, 0, cut, &fed)) return 0;
     return 1;

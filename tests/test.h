@@ -6,6 +6,8 @@
 //         CHECK_INT(taken, 64);      // notes the failure and goes on
 //     }
 //
+// test_share(10000) is how many of 10000 cases to try: a twentieth, or all if TEST_THOROUGH is set.
+//
 // Run a test program with words to run only the tests whose names contain one of them. The last
 // line is "N passed, N failed".
 #ifndef REVDIAL_TEST_H
@@ -55,6 +57,11 @@ __attribute__((format(printf, 3, 4))) static int test_fail(const char *file, int
     va_end(args);
     test_failures++;
     return 0;
+}
+
+static inline uint64_t test_share(uint64_t all)
+{
+    return getenv("TEST_THOROUGH") || all < 20 ? all : all / 20;
 }
 
 #define CHECK(cond) ((cond) ? 1 : test_fail(__FILE__, __LINE__, "%s", #cond))

@@ -1,7 +1,7 @@
 // The admin port of the two programs: its reader of requests, what it lets whom do, and its texts.
-#define REVDIAL_IMPLEMENTATION
 #include "revdial.h"
 
+#include <stdatomic.h>
 #include <sys/socket.h>
 
 #include "test.h"

@@ -1,5 +1,4 @@
 // What the command line, the environment and the configuration file say, and which of them counts.
-#define REVDIAL_IMPLEMENTATION
 #include "revdial.h"
 
 #include <sys/stat.h>

@@ -1,6 +1,5 @@
 // What the agent's doctor takes apart: URLs, addresses and dates. Its hops are looked at in
 // tests/e2e/doctor.sh.
-#define REVDIAL_IMPLEMENTATION
 #include "revdial.h"
 
 #include "test.h"

@@ -1,6 +1,5 @@
 // The front ends of revdial-proxy: what a client says, and where it leads. Parsers get their bytes
 // whole, one at a time, and cut short.
-#define REVDIAL_IMPLEMENTATION
 #include "revdial.h"
 
 #include "test.h"

@@ -1237,7 +1237,7 @@ static size_t mutate(test_rng *rng, uint8_t *s, size_t len, size_t size)
 TEST(A77_random_changes_are_judged_as_the_reference_does)
 {
     test_rng rng = test_rng_seeded(77);
-    for (int round = 0; round < 60000 && test_failures < 5; round++) {
+    for (int round = 0; round < (int)test_share(60000) && test_failures < 5; round++) {
         uint8_t s[1024];
         size_t len = sizeof mutated - 1, changes = 1 + (size_t)test_below(&rng, 4);
         if (round % 2) len = sizeof mutated_ws - 1;

@@ -1,5 +1,4 @@
 // What the two programs share: files with tokens, and the log.
-#define REVDIAL_IMPLEMENTATION
 #include "revdial.h"
 
 #include <sys/stat.h>
