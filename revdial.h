@@ -503,6 +503,17 @@ REVDIAL_API int revdial_target_allowed(const char *const *allow, const char *tar
 //   thread   any
 REVDIAL_API const char *revdial_allow_problem(const char *rule);
 
+// Connects to a target as an agent does for a stream: a host name is resolved, and of its addresses
+// the first is taken that the rules allow and that answers. For on_stream of a proxy, for instance.
+//   allow    as revdial_agent_config.allow; NULL allows nothing
+//   blocks   for timeout_ms (-1 = no limit), and while the system's resolver looks a host name up
+//   returns  a connected, non-blocking socket, or REVDIAL_EDENIED, EUNREACH, ELIMIT, with a
+//            REVDIAL_RESET_* for the dialler in err->reset; or EINVAL: this is no target
+//   owns     close(2) the socket
+//   thread   any but I/O threads
+REVDIAL_API int revdial_target_connect(const char *const *allow, const char *target, int timeout_ms,
+                                       revdial_err *err);
+
 // ================================================================================================
 // MARK: api.engine
 // The protocol as a machine for your own loop: bytes and the time go in; bytes, events and "call me
@@ -1141,13 +1152,14 @@ typedef struct revdial_proxy_config {
     const char *path;    // of the upgrade request, default "/revdial"
     const revdial_credential *credentials;  // NULL and 0 = none
     size_t credential_count;
-    // Decides instead of the table; with neither, every backend is refused. At most eight calls at
-    // a time for one source. Backends that wait for a slow hook use up max_pending.
+    // Decides instead of the table, or after it (auth_after_table); with neither, every backend is
+    // refused. At most eight calls at a time for one source, and 16 in all. Backends that wait for
+    // a slow hook use up max_pending.
     revdial_auth_fn *auth;
     void *auth_ud;
     int auth_anonymous;     // 1: call `auth` for requests without credentials, too; 0: they get 401
     unsigned auth_schemes;  // REVDIAL_AUTH_*, a set: what a 401 asks for; 0 = what the table has,
-                            // BEARER with a hook
+                            // BEARER with a hook, and with auth_after_table both, and BASIC
     const char *realm;      // of BASIC and DIGEST, default "revdial"
     // Web pages whose browsers may register: comma list of globs, "https://ops.example". NULL =
     // none: a request with an Origin that is not listed gets 403.
@@ -1195,6 +1207,10 @@ typedef struct revdial_proxy_config {
     void (*on_client)(void *ud, const revdial_client *client);
     void *ud;  // of on_session, on_stream and on_client
     revdial_common common;
+    // 1: the table decides first, and `auth` about what no row of it proves. A row that has the
+    // secret decides alone, also where it does not list the name. If the hook admits a backend and
+    // writes no identity, that is the user name, or as in a row one of the token's own.
+    int auth_after_table;
 } revdial_proxy_config;
 
 // A connection that another server accepted, with what it has read from it.
@@ -7181,6 +7197,8 @@ enum {
     RVD_AUTH_HOOKS = 8  // calls for one block at a time: half of the threads is left to others
 };
 
+enum { RVD_AUTH_OWN_SIZE = 6 + 16 + 1 };  // "token ", a number in hexadecimal and the NUL
+
 #define RVD_AUTH_PROVEN_US 86400000000  // and they are remembered for a day
 
 // Keys with a time each: until when a debtor has paid what it owes, and when a request was right.
@@ -7311,6 +7329,28 @@ static void rvd_auth_secret_hash(const char *secret, const char *user, const cha
                   is_hash ? secret : hex);
 }
 
+// The identity of a secret without a user, by its mark.
+static void rvd_auth_own_identity(uint64_t mark, char own[RVD_AUTH_OWN_SIZE])
+{
+    rvd_base_text t = rvd_base_text_in(own, RVD_AUTH_OWN_SIZE);
+    rvd_base_text_add(&t, "token ");
+    rvd_base_text_add_hex16(&t, mark);
+}
+
+// What a request would prove by a row without a user: its own user name, or its token's identity.
+static void rvd_auth_identity_of(const rvd_auth_guard *g, const revdial_auth_req *req,
+                                 char identity[RVD_AUTH_IDENTITY_MAX + 1])
+{
+    char secret[RVD_AUTH_SECRET_SIZE];
+    if (req->scheme == REVDIAL_AUTH_BEARER) {
+        rvd_auth_secret_hash(req->secret, NULL, "", secret);
+        rvd_auth_own_identity(rvd_auth_mark(g, secret, NULL), identity);
+        rvd_base_wipe(secret, sizeof secret);
+    } else {
+        RVD_BASE_JOIN(identity, RVD_AUTH_IDENTITY_MAX + 1, req->user ? req->user : "");
+    }
+}
+
 // Adds a row for schemes of one kind. By the row's mark a session that it has admitted is found
 // again in a later table: wherever the row stands there, but not with another secret.
 //   row    of which user, names and group are copies; NULL in the first pass
@@ -7318,16 +7358,14 @@ static void rvd_auth_secret_hash(const char *secret, const char *user, const cha
 static void rvd_auth_table_add(rvd_auth_table *t, const rvd_auth_guard *g, const char *realm,
                                revdial_credential row, const revdial_credential *from)
 {
-    char secret[RVD_AUTH_SECRET_SIZE] = "", own[sizeof "token " + 16];
-    rvd_base_text identity = rvd_base_text_in(own, sizeof own);
+    char secret[RVD_AUTH_SECRET_SIZE] = "", own[RVD_AUTH_OWN_SIZE];
     uint64_t mark;
     if (row.schemes != REVDIAL_AUTH_MTLS)
         rvd_auth_secret_hash(from->secret, row.schemes == REVDIAL_AUTH_DIGEST ? from->user : NULL,
                              realm, secret);
     row.secret = rvd_base_keep_text(&t->texts, secret[0] ? secret : NULL);
     mark = rvd_auth_mark(g, secret, from->user);
-    rvd_base_text_add(&identity, "token ");
-    rvd_base_text_add_hex16(&identity, mark);
+    rvd_auth_own_identity(mark, own);
     if (!from->user) row.user = rvd_base_keep_text(&t->texts, own);
     if (t->rows) t->rows[t->count] = row;
     if (t->marks) t->marks[t->count] = mark;
@@ -19688,20 +19726,22 @@ static unsigned rvd_proxy_schemes(revdial_proxy *p)
     unsigned schemes = p->cfg.auth_schemes;
     pthread_mutex_lock(&p->own.lock);
     if (!schemes && !p->auth) schemes = p->table->schemes;
+    if (!schemes && p->cfg.auth_after_table)
+        schemes = p->table->schemes | REVDIAL_AUTH_BEARER | REVDIAL_AUTH_BASIC;
     pthread_mutex_unlock(&p->own.lock);
     return schemes & ~(unsigned)REVDIAL_AUTH_MTLS;  // certificates come before the request
 }
 
-static int rvd_proxy_check_table(const rvd_auth_table *t, revdial_session *s)
+//   row   set to the one that was proved, else to t->count
+static int rvd_proxy_check_table(const rvd_auth_table *t, revdial_session *s, size_t *row)
 {
     const revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
-    size_t row;
-    int code = rvd_auth_table_check(t, &m->auth, &row, s->name, s->identity);
+    int code = rvd_auth_table_check(t, &m->auth, row, s->name, s->identity);
     if (code) return code;
     m->is_listed = 1;
-    m->row_mark = t->marks[row];
-    m->holder = rvd_auth_row_holder(&p->guard, &t->rows[row], s->identity);
+    m->row_mark = t->marks[*row];
+    m->holder = rvd_auth_row_holder(&p->guard, &t->rows[*row], s->identity);
     return REVDIAL_OK;
 }
 
@@ -19790,14 +19830,24 @@ static void rvd_proxy_on_expiry(rvd_loop_timer *t)
     revdial_session_drain(s, RVD_PROXY_EXPIRED_MS);
 }
 
+// The identity that the hook has written; or where the table comes first, what a row would give.
+static void rvd_proxy_identity_set(revdial_session *s, rvd_proxy_auth *a)
+{
+    const revdial_proxy *p = s->owner;
+    const rvd_proxy_member *m = s->member;
+    a->identity[sizeof a->identity - 1] = '\0';
+    if (!a->identity[0] && p->cfg.auth_after_table)
+        rvd_auth_identity_of(&p->guard, &m->auth, a->identity);
+    RVD_BASE_JOIN(s->identity, sizeof s->identity, a->identity);
+}
+
 static void rvd_proxy_auth_done(rvd_loop_task *task)
 {
     rvd_proxy_auth *a = RVD_BASE_OWNER(task, rvd_proxy_auth, task);
     revdial_session *s = a->session;
     const rvd_proxy_member *m = s->member;
     if (s->state == RVD_STREAM_HANDSHAKE) {
-        a->identity[sizeof a->identity - 1] = '\0';
-        RVD_BASE_JOIN(s->identity, sizeof s->identity, a->identity);
+        rvd_proxy_identity_set(s, a);
         a->group[sizeof a->group - 1] = '\0';
         rvd_proxy_holder_set(s, a->group);
         RVD_BASE_JOIN(s->name, sizeof s->name, m->auth.name);
@@ -19904,6 +19954,20 @@ static void rvd_proxy_on_request_locked(revdial_session *s, const revdial_auth_r
     m->auth.tls = s->transport && s->transport->peer.verified ? &s->transport->peer : NULL;
 }
 
+// The table decides. hook: about what it does not know; NULL = nobody does.
+static void rvd_proxy_look_up(revdial_session *s, revdial_auth_fn *hook, void *ud)
+{
+    revdial_proxy *p = s->owner;
+    rvd_auth_table *table = rvd_proxy_table_ref(p);
+    size_t row;
+    int code = rvd_proxy_check_table(table, s, &row);
+    if (hook && row == table->count)
+        rvd_proxy_ask(s, hook, ud);
+    else
+        rvd_proxy_admit(s, rvd_auth_verdict(code), table);
+    rvd_proxy_table_unref(p, table);
+}
+
 static void rvd_proxy_on_auth(revdial_session *s)
 {
     rvd_proxy_member *m = s->member;
@@ -19912,7 +19976,6 @@ static void rvd_proxy_on_auth(revdial_session *s)
     int64_t now_us = rvd_sys_now_us();
     rvd_auth_guess guess = m->guess;
     revdial_auth_fn *check;
-    rvd_auth_table *table;
     void *ud;
     if (m->texts.at) guess = rvd_auth_guess_of(&p->guard, guess.peer, &m->auth);
     pthread_mutex_lock(&p->own.lock);
@@ -19929,15 +19992,12 @@ static void rvd_proxy_on_auth(revdial_session *s)
     else if (check && !m->auth.scheme && !m->auth.tls && !p->cfg.auth_anonymous)
         verdict = REVDIAL_VERDICT_UNAUTHORIZED;  // not worth a thread
     pthread_mutex_unlock(&p->own.lock);
-    if (verdict) {
+    if (verdict)
         rvd_proxy_admit(s, verdict, NULL);
-    } else if (check) {
+    else if (!check || p->cfg.auth_after_table)
+        rvd_proxy_look_up(s, check, ud);
+    else
         rvd_proxy_ask(s, check, ud);
-    } else {
-        table = rvd_proxy_table_ref(p);
-        rvd_proxy_admit(s, rvd_auth_verdict(rvd_proxy_check_table(table, s)), table);
-        rvd_proxy_table_unref(p, table);
-    }
 }
 
 static void rvd_proxy_on_up(revdial_session *s)
@@ -23965,7 +24025,7 @@ static void rvd_agent_forward_sink(revdial_stream *st, unsigned events)
 static int rvd_agent_has_address_rule(const char *const *allow)
 {
     rvd_agent_rule rule;
-    for (; *allow; allow++) {
+    for (; allow && *allow; allow++) {
         if (rvd_agent_rule_parse(*allow, &rule)) continue;
         if (rule.kind == RVD_SYS_IPV4 || rule.kind == RVD_SYS_IPV6) return 1;
     }
@@ -23974,12 +24034,16 @@ static int rvd_agent_has_address_rule(const char *const *allow)
 
 // A name that no rule names may still resolve to an address that an address rule covers. Without
 // address rules it is not resolved, so that the dialler learns nothing about names here.
+static int rvd_agent_may_ask(const char *const *allow, const char *target, int is_name)
+{
+    return revdial_target_allowed(allow, target) || (is_name && rvd_agent_has_address_rule(allow));
+}
+
 static int rvd_agent_judge_target(revdial_agent *a, const char *target, int is_name)
 {
     int may;
     pthread_mutex_lock(&a->own.lock);
-    may = revdial_target_allowed(a->allow, target) ||
-          (is_name && rvd_agent_has_address_rule(a->allow));
+    may = rvd_agent_may_ask(a->allow, target, is_name);
     pthread_mutex_unlock(&a->own.lock);
     return may ? REVDIAL_RESET_NONE : REVDIAL_RESET_FORBIDDEN;
 }
@@ -24097,6 +24161,85 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
     rvd_stream_work_begin(s->group->work);
     rvd_stream_sink_set_locked(st, rvd_agent_forward_sink, f, 1);
     rvd_loop_post(s->loop, &f->task);
+}
+
+// ---- a target for a thread that may wait ----
+
+// Returns a connected socket, or -errno.
+static int rvd_agent_connect_until(const rvd_sys_addr *to, int64_t until_us)
+{
+    int fd = rvd_sys_socket_tcp(to->ss.ss_family), r = fd;
+    if (fd >= 0) r = rvd_sys_connect_start(fd, to);
+    while (r == -EINPROGRESS) {
+        int64_t left_ms = (until_us - rvd_sys_now_us()) / 1000;
+        struct pollfd p = {fd, POLLOUT, 0};
+        rvd_sys_poll(&p, 1, left_ms <= 0 ? 0 : left_ms < INT_MAX ? (int)left_ms + 1 : INT_MAX);
+        if (p.revents)
+            r = rvd_sys_connect_result(fd);
+        else if (left_ms <= 0)
+            r = -ETIMEDOUT;
+    }
+    if (r == 0) return fd;
+    if (fd >= 0) rvd_sys_close_both(fd);
+    return r;
+}
+
+// A target on its way to a socket.
+typedef struct rvd_agent_target {
+    const char *const *allow;
+    rvd_sys_endpoint at;
+    rvd_sys_addr addresses[RVD_LOOKUP_ADDRESSES];
+    int64_t until_us;
+    int reset;  // why there is none
+} rvd_agent_target;
+
+// Tries the first count of the addresses. Returns a connected socket, or -1.
+static int rvd_agent_target_try(rvd_agent_target *t, int count)
+{
+    const char *host = t->at.kind == RVD_SYS_NAME ? t->at.host : NULL;
+    for (int i = 0; i < count; i++) {
+        int64_t now = rvd_sys_now_us();
+        int fd;
+        if (t->at.kind != RVD_SYS_UNIX && !rvd_agent_may_connect(t->allow, &t->addresses[i], host))
+            continue;
+        fd = rvd_agent_connect_until(&t->addresses[i], now + (t->until_us - now) / (count - i));
+        if (fd >= 0) return fd;
+        t->reset = rvd_agent_reset_of(fd);
+    }
+    return -1;
+}
+
+// Returns a connected socket, or -1.
+static int rvd_agent_target_open(rvd_agent_target *t, const char *text)
+{
+    int is_name = t->at.kind == RVD_SYS_NAME, count;
+    t->reset = REVDIAL_RESET_FORBIDDEN;
+    if (!rvd_agent_may_ask(t->allow, text, is_name)) return -1;
+    if (is_name)
+        count = rvd_sys_resolve(t->at.host, t->at.port, t->addresses, RVD_LOOKUP_ADDRESSES);
+    else
+        count = rvd_sys_addr_parse(text, 1, t->addresses, NULL) < 0 ? -ENOENT : 1;
+    if (count > 0) return rvd_agent_target_try(t, count);
+    t->reset = rvd_agent_reset_of_name(count);
+    return -1;
+}
+
+int revdial_target_connect(const char *const *allow, const char *target, int timeout_ms,
+                           revdial_err *err)
+{
+    rvd_agent_target t;
+    int64_t now = rvd_sys_now_us();
+    int fd, code;
+    if (!target) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "target: NULL");
+    if (rvd_sys_addr_split(target, 1, &t.at, err) < 0) return REVDIAL_EINVAL;
+    t.allow = allow;
+    t.until_us = timeout_ms < 0 ? INT64_MAX / 4 : now + timeout_ms * (int64_t)1000;
+    fd = rvd_agent_target_open(&t, target);
+    if (fd >= 0) return fd;
+    code = rvd_stream_reset_error(t.reset);
+    rvd_sys_fail(err, code, 0, target, revdial_reset_text(t.reset));
+    if (err) err->reset = t.reset;
+    return code;
 }
 
 static void rvd_agent_on_open_locked(revdial_session *s, revdial_stream *st)

@@ -1037,6 +1037,58 @@ NEW_WORLD_TEST(what_has_expired_already_admits_nobody)
     CHECK_INT(ask(w->address, &a), 401);
 }
 
+// Admits tokens that begin with "ext-", and says no more about them.
+static int hook_for_the_rest(void *ud, const revdial_auth_req *req, char *identity, size_t size)
+{
+    (void)identity;
+    (void)size;
+    atomic_fetch_add((atomic_int *)ud, 1);
+    return strncmp(req->secret, "ext-", 4) == 0 ? REVDIAL_VERDICT_ADMIT : REVDIAL_EAUTH;
+}
+
+NEW_WORLD_TEST(a_hook_after_the_table_judges_what_no_row_has_and_nothing_else)
+{
+    static const struct {
+        const char *authorization, *name;
+        int status, is_asked;
+    } rows[] = {{"Bearer t0ken", "cam-1", 101, 0},
+                {"Bearer t0ken", "dog-1", 403, 0},
+                {"Bearer ext-1", "cam-2", 101, 1},
+                {"Bearer ext-1", "cam-1", 409, 1},  // the table's token has it
+                {"Bearer ext-2", "cam-2", 409, 1},  // and that name another one's
+                {"Bearer nobody", "cam-3", 401, 1},
+                {"Basic YWxpY2U6ZXh0LTM=", "cam-4", 101, 1},  // alice:ext-3
+                {NULL, "cam-3", 401, 0}};
+    static const revdial_credential row = {"t0ken", "robot", "cam-*", BEARER};
+    int kept[sizeof rows / sizeof *rows];
+    atomic_int calls = 0;
+    w->pcfg.credentials = &row;
+    w->pcfg.credential_count = 1;
+    w->pcfg.max_auth_failures = -1;
+    w->pcfg.auth = hook_for_the_rest;
+    w->pcfg.auth_ud = &calls;
+    w->pcfg.auth_after_table = 1;
+    REQUIRE(world_open_proxy(w));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        asking a = {.authorization = rows[i].authorization, .name = rows[i].name};
+        int before = atomic_load(&calls);
+        if (ask(w->address, &a) != rows[i].status ||
+            atomic_load(&calls) - before != rows[i].is_asked)
+            test_fail(__FILE__, __LINE__, "row %zu: %s", i, a.answer);
+        kept[i] = a.kept;
+        if (a.kept >= 0) CHECK(util_log_wait(&w->sessions, REVDIAL_UP, 1, NULL));
+    }
+    session_identity(w, "cam-1", "robot");
+    session_identity(w, "cam-4", "alice");
+    // Without the hook the table is alone, and its 401 asks for what it has.
+    revdial_proxy_replace_auth(w->proxy, NULL, NULL);
+    asking a = {.authorization = "Bearer ext-9", .name = "cam-9"};
+    CHECK_INT(ask(w->address, &a), 401);
+    CHECK(strstr(a.answer, "Bearer") && !strstr(a.answer, "Basic"));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (kept[i] >= 0) close(kept[i]);
+}
+
 NEW_WORLD_TEST(a_hook_that_accepts_digest_unseen_has_no_proof_for_the_backend)
 {
     revdial_err err = {0};

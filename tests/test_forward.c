@@ -471,6 +471,55 @@ TEST(a_name_is_judged_by_the_address_it_resolves_to)
     world_close(&w);
 }
 
+// The same rules, for a thread that connects by itself.
+TEST(a_target_that_a_program_connects_to_is_judged_as_an_agents)
+{
+    static const char *const wild[] = {"*.test:*", NULL}, *const second[] = {"127.0.0.2:*", NULL};
+    static const char *const first[] = {"127.0.0.1:*", NULL};
+    static const struct {
+        const char *const *allow;
+        const char *host;
+        int code, reset;
+    } rows[] = {{first, "127.0.0.1", 0, 0},
+                {first, "loop.test", 0, 0},
+                {first, "two.test", 0, 0},
+                {wild, "loop.test", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
+                {second, "127.0.0.1", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
+                {second, "two.test", REVDIAL_EUNREACH, REVDIAL_RESET_CONNECT_REFUSED},
+                {NULL, "127.0.0.1", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
+                {wild, "nosuch.invalid", REVDIAL_EDENIED, REVDIAL_RESET_FORBIDDEN},
+                {loopback_allowed, "nosuch.invalid", REVDIAL_EUNREACH, REVDIAL_RESET_NO_SUCH_HOST},
+                {first, "nonsense:", REVDIAL_EINVAL, 0}};
+    int port = 0, listener = raw_listen(8, &port);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char target[40];
+        revdial_err err = {0};
+        snprintf(target, sizeof target, "%s:%d", rows[i].host, port);
+        int fd = revdial_target_connect(rows[i].allow, target, -1, &err);
+        if (rows[i].code ? fd != rows[i].code || err.reset != rows[i].reset : fd < 0)
+            test_fail(__FILE__, __LINE__, "row %zu: %d %s", i, fd, err.msg);
+        if (fd >= 0) CHECK(fcntl(fd, F_GETFL) & O_NONBLOCK && fcntl(fd, F_GETFD) & FD_CLOEXEC);
+        if (fd >= 0) close(fd);
+    }
+    close(listener);
+}
+
+// A listener whose queue is full answers nothing.
+TEST(a_target_that_answers_nothing_is_waited_for_as_long_as_was_said)
+{
+    static const char *const allow[] = {"127.0.0.1:*", NULL};
+    int port = 0, listener = raw_listen(0, &port), fd = 0, kept[4], count = 0;
+    char target[40];
+    revdial_err err = {0};
+    snprintf(target, sizeof target, "127.0.0.1:%d", port);
+    while (count < 4 && (fd = revdial_target_connect(allow, target, 100, &err)) >= 0)
+        kept[count++] = fd;
+    CHECK_INT(fd, REVDIAL_EUNREACH);
+    CHECK_INT(err.reset, REVDIAL_RESET_CONNECT_TIMEOUT);
+    while (count > 0) close(kept[--count]);
+    close(listener);
+}
+
 // What is judged is what is connected to: the name is asked for once, and a name server that then
 // answers otherwise changes nothing.
 TEST(X1_a_name_that_is_redirected_between_check_and_use_leads_nowhere_else)
