@@ -222,6 +222,21 @@ void prog_log_error(prog_log *log, const char *event, const revdial_err *err)
     prog_logf(log, REVDIAL_LOG_ERROR, event, "%s", err->msg);
 }
 
+int prog_rate_take(prog_rate *r, prog_log *log, const char *event)
+{
+    long long now = (long long)time(NULL);
+    if (atomic_exchange(&r->second, now) != now) {
+        unsigned left_out = atomic_exchange(&r->left_out, 0);
+        char msg[128];
+        snprintf(msg, sizeof msg, "suppressed=%s suppressed_count=%u", event, left_out);
+        if (left_out) prog_log_put(log, REVDIAL_LOG_WARN, "log.suppressed", msg);
+        atomic_store(&r->said, 0);
+    }
+    if (atomic_fetch_add(&r->said, 1) < PROG_RATE) return 1;
+    atomic_fetch_add(&r->left_out, 1);
+    return 0;
+}
+
 void prog_log_open(prog_log *log, int level, enum prog_log_format format)
 {
     memset(log, 0, sizeof *log);

@@ -474,6 +474,7 @@ static int prog_help(const prog_cli *cli)
     fputs(cli->usage, stdout);
     prog_print_options(cli->options, cli->option_count);
     prog_print_options(prog_common_options, PROG_COMMON_COUNT);
+    if (cli->forms) fputs(cli->forms, stdout);
     fputs(cli->epilogue, stdout);
     return PROG_STOPPED;
 }

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -59,6 +60,17 @@ void prog_logf(prog_log *log, int level, const char *event, const char *form, ..
 #endif
     ;
 void prog_log_error(prog_log *log, const char *event, const revdial_err *err);
+
+enum { PROG_RATE = 5 };  // lines a second of an event that others can cause
+
+typedef struct prog_rate {
+    atomic_llong second;
+    atomic_uint said, left_out;  // since then
+} prog_rate;
+
+// Has the log room for another line of that event? Says how many were left out before. Any thread.
+int prog_rate_take(prog_rate *r, prog_log *log, const char *event);
+
 void prog_log_open(prog_log *log, int level, enum prog_log_format format);
 // Has a thread write from now on. Returns 0, or -1 with errno: each thread writes its own lines.
 int prog_log_start(prog_log *log);
@@ -139,6 +151,7 @@ typedef struct prog_file prog_file;
 typedef struct prog_cli {
     const char *program;
     const char *usage, *epilogue;  // before and after the options in the help
+    const char *forms;             // between options and epilogue: what values look like; or NULL
     const char *extra;             // what --version says behind the version, or NULL
     const prog_option *options;
     size_t option_count;

@@ -14,8 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "../program/program.h"
-#include "routes.h"
+#include "fetch.h"
 
 enum dial_exit {
     DIAL_NO_PROXY = 5,  // the front end cannot be reached
@@ -175,22 +174,6 @@ static size_t read_until(int fd, char *buf, size_t size, const char *end)
     return len;
 }
 
-static void base64(char *to, const char *from)
-{
-    static const char set[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    size_t len = strlen(from);
-    for (size_t i = 0; i < len; i += 3) {
-        unsigned bits = (unsigned)(unsigned char)from[i] << 16;
-        if (i + 1 < len) bits |= (unsigned)(unsigned char)from[i + 1] << 8;
-        if (i + 2 < len) bits |= (unsigned char)from[i + 2];
-        *to++ = set[bits >> 18];
-        *to++ = set[bits >> 12 & 63];
-        *to++ = (char)(i + 1 < len ? set[bits >> 6 & 63] : '=');
-        *to++ = (char)(i + 2 < len ? set[bits & 63] : '=');
-    }
-    *to = '\0';
-}
-
 // Asks a --connect. Port 0 is how one asks it for the agent's own target.
 static int ask(dial *d)
 {
@@ -200,7 +183,7 @@ static int ask(dial *d)
     snprintf(where, sizeof where, "%s%s", d->target[0] ? d->target : d->name,
              d->target[0] ? "" : ":0");
     snprintf(user, sizeof user, "%s:", d->name);
-    base64(login, user);
+    fetch_base64(login, user);
     snprintf(request, sizeof request,
              "CONNECT %s HTTP/1.1\r\nHost: %s\r\nProxy-Authorization: Basic %s\r\n\r\n", where,
              where, login);

@@ -141,6 +141,9 @@ static int app_open_proxy(app *a)
     cfg.on_session = app_on_session;
     cfg.ud = a;
     cfg.common.tls = a->live.tls;
+    cfg.auth = external_use(&a->live.external, a->live.now->external);
+    cfg.auth_ud = &a->live.external;
+    a->live.now->external = NULL;
     prog_log_config(&a->log, &cfg.common);
     a->live.proxy = revdial_proxy_start(&cfg, &err);
     for (size_t i = 0; i < c->expose_count; i++) c->exposes[i].id = (int64_t)i + 1;
@@ -225,6 +228,8 @@ static int app_open(app *a)
     a->live.now->tls = NULL;
     if (app_open_http(a) != 0) return app_failed(a, "no threads for --http");
     if (live_open(&a->live) != 0) return app_failed(a, "no lock for the routes");
+    if (external_open(&a->live.external, &a->log) != 0)
+        return app_failed(a, "no lock for --auth-url");
     if (prog_wake_open(a->wake) != 0) return app_failed(a, "no pipe for signals");
     if (prog_catch_signals() != 0) return app_failed(a, "cannot catch signals");
     a->metrics = watch_new();

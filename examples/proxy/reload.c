@@ -144,6 +144,9 @@ static int live_apply(live *l, plan *p)
         prog_complain(&p->next->cli, "%s", err.msg);
         return rc;
     }
+    revdial_proxy_replace_auth(l->proxy, external_use(&l->external, p->next->external),
+                               &l->external);
+    p->next->external = NULL;
     route_table_replace(&l->routes, &p->next->routes);
     http_trust(l->http, p->next->trusted);
     revdial_proxy_replace_limits(l->proxy, p->next->proxy.max_sessions,
@@ -191,6 +194,7 @@ void live_free(live *l)
 {
     ports_free(&l->ports);
     route_table_free(&l->routes);
+    external_close(&l->external);
     if (l->now != l->first) config_free(l->now);
     config_free(l->first);
 }

@@ -11,6 +11,7 @@ typedef struct live {
     revdial_proxy *proxy;
     revdial_tls *tls;
     route_table routes;  // of all front ends
+    external external;   // who is asked
     http_front *http;    // NULL: there is none
     config *first;       // what the proxy was started with, until the end: threads point into it
     config *now;         // in force; may be the first. Replaced by the main thread, under:

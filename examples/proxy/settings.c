@@ -67,6 +67,15 @@ static const prog_option options[] = {
      "who may register, by users with passwords, tokens or certificates, one per\n"
      "line (see below)",
      0, 0, PROG_LIVE | PROG_IN_GROUP},
+    {"auth-url", PROG_TEXT, AT(external.url), "URL",
+     "asked about what these files do not know, http:// or https://. It gets the\n"
+     "agent's Authorization; 200 admits, 401 and 403 refuse (see below)",
+     0, 0, PROG_LIVE | PROG_IN_GROUP},
+    {"auth-ca", PROG_PATH, AT(external.ca), "FILE",
+     "certificate authorities trusted for --auth-url (default: the system's)", 0, 0,
+     PROG_LIVE | PROG_IN_GROUP},
+    {"auth-timeout", PROG_DURATION, AT(external.timeout_ms), "TIME",
+     "longest time that it may take to answer (default 5s)", 1, 9000, PROG_LIVE | PROG_IN_GROUP},
     {"token", PROG_TEXT, AT(credentials.token), "TOKEN",
      "a token for every name, where there is neither of these files", 0, 0,
      PROG_LIVE | PROG_SECRET | PROG_NO_ARGV},
@@ -128,7 +137,7 @@ static const char usage[] =
     "\n"
     "Options:\n";
 
-static const char epilogue[] =
+static const char forms[] =
     "\n"
     "TIME is 500ms, 30s, 5m or 2h.\n"
     "\n"
@@ -140,7 +149,8 @@ static const char epilogue[] =
     "                    dial-timeout, wait, early, allow-from and trusted-proxies\n"
     "  [connect ADDRESS], [socks5 ADDRESS], [sni ADDRESS]  the same without name and target\n"
     "  [route PATTERN]   with 'name = NAME', 'target = TARGET' and pick, for this route alone\n"
-    "  [group NAME]      with token-file and auth-file: identities in these share their names\n"
+    "  [group NAME]      with token-file, auth-file and auth-url: identities in these share their\n"
+    "                    names\n"
     "\n"
     "A line of the token file is TOKEN, or NAMES TOKEN. NAMES is a comma list of the names that\n"
     "the token may register, globs with * and ? (a TOKEN alone may register any name). TOKEN is\n"
@@ -162,12 +172,21 @@ static const char epilogue[] =
     "in NAMES is any text. Certificates that one line admits share its names. Lines of one GROUP\n"
     "share their names.\n"
     "\n"
+    "--auth-url is asked with GET. The request has the agent's Authorization (Basic or Bearer),\n"
+    "Revdial-Name, Revdial-Instance and Revdial-Peer. An answer of 200 may say in its head\n"
+    "  Revdial-Identity  its identity (default: the user, or one for each token)\n"
+    "  Revdial-Group     whose names it shares (default: the [group] of the URL)\n"
+    "  Revdial-Expires   for how many seconds: then the session drains and the agent comes back\n"
+    "Other statuses, and no answer in time, are an outage: the agent gets 503 and tries again.\n"
+    "\n"
     "The PATTERN of a route is a host name, one with a * in it ('*.cams.example'), a network\n"
     "('10.0.0.0/8', '[fd00::]/8') or '*' for the rest; PATTERN:PORT fits that port alone. The\n"
     "most specific route counts. A * in NAME or TARGET is what the * of PATTERN stands for, if\n"
     "that is one label: '*.cams.example=*' leads to each agent by its name. Without TARGET\n"
     "clients of --connect and --socks5 get where they wanted to go, those of --sni the agent's\n"
-    "own target. With 'NAME/', and for port 0, all of them get the agent's own target.\n"
+    "own target. With 'NAME/', and for port 0, all of them get the agent's own target.\n";
+
+static const char epilogue[] =
     "\n"
     "'revdial-proxy dial --help' explains how to be a client on standard input and output, for\n"
     "ssh's ProxyCommand.\n"
@@ -390,14 +409,20 @@ static int config_listen(config *c)
 // The files of a [group]. Returns 0 or an exit code.
 static int config_read_group(config *c, const char *group)
 {
-    settings s = {0};
+    settings s = {.external = c->s.external};
     prog_common common = {0};
     revdial_err err = {0};
-    int rc = prog_item_apply(&c->cli, group, &s, &common);
+    int rc;
+    s.external.url = NULL;
+    rc = prog_item_apply(&c->cli, group, &s, &common);
     if (rc != 0) return rc;
-    if (!s.credentials.tokens && !s.credentials.auth)
-        return prog_usage_error(&c->cli, "group", "needs token-file or auth-file:", group);
+    if (!s.credentials.tokens && !s.credentials.auth && !s.external.url)
+        return prog_usage_error(&c->cli, "group",
+                                "needs token-file, auth-file or auth-url:", group);
     s.credentials.group = group;
+    if (s.external.url && external_add(&c->external, &s.external, group, &err) != 0)
+        return prog_usage_error(&c->cli, "group", err.msg, group);
+    if (!s.credentials.tokens && !s.credentials.auth) return 0;
     if (token_table_read(&c->tokens, &s.credentials, &err) == 0) return 0;
     return prog_usage_error(&c->cli, "group", err.msg, group);
 }
@@ -409,7 +434,10 @@ static int config_read_tokens(config *c)
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < c->s.groups.count; i++)
         rc = config_read_group(c, c->s.groups.items[i]);
-    if (rc != 0 || (c->s.groups.count > 0 && !paths->tokens && !paths->auth && !paths->token))
+    if (rc == 0 && c->s.external.url && external_add(&c->external, &c->s.external, NULL, &err) != 0)
+        rc = prog_usage_error(&c->cli, "auth-url", err.msg, NULL);
+    if (rc != 0 ||
+        ((c->s.groups.count > 0 || c->external) && !paths->tokens && !paths->auth && !paths->token))
         return rc;
     if (token_table_read(&c->tokens, paths, &err) == 0) return 0;
     return prog_usage_error(&c->cli, paths->auth ? "auth-file" : "token-file", err.msg, NULL);
@@ -441,6 +469,7 @@ static int config_fill(config *c)
     cfg->origins = c->origins;
     cfg->credentials = c->tokens.rows;
     cfg->credential_count = c->tokens.count;
+    cfg->auth_after_table = 1;
     cfg->max_auth_failures = prog_or_never(cfg->max_auth_failures);
     prog_configure(&c->cli.common, &cfg->common);
     return 0;
@@ -465,7 +494,9 @@ int config_open(config *c, char **argv, prog_log *log)
     c->s.dial_timeout_ms = 10000;
     c->s.pick = "round-robin";
     c->s.cfg.max_auth_failures = 10;
+    c->s.external.timeout_ms = 5000;
     c->cli = (prog_cli){.program = "revdial-proxy", .usage = usage, .epilogue = epilogue};
+    c->cli.forms = forms;
     c->cli.extra = prog_tls_version();
     c->cli.options = options;
     c->cli.option_count = sizeof options / sizeof options[0];
@@ -487,6 +518,7 @@ int config_open(config *c, char **argv, prog_log *log)
 void config_close(config *c)
 {
     token_table_free(&c->tokens);
+    external_set_free(c->external);
     prog_tls_free(c->tls);
     for (size_t i = 0; i < c->expose_count; i++) {
         free(c->exposes[i].allow_from);
@@ -502,6 +534,7 @@ void config_close(config *c)
     prog_cli_free(&c->cli);
     c->exposes = NULL;
     c->xs = NULL;
+    c->external = NULL;
     c->listen = c->origins = c->allow_from = c->trusted = NULL;
     c->tls = NULL;
 }

@@ -3,6 +3,7 @@
 #define REVDIAL_PROXY_SETTINGS_H
 
 #include "credentials.h"
+#include "external.h"
 #include "front.h"
 
 enum { ADDRESS_SIZE = 136 };  // "unix:" and a sun_path, or an address and a port
@@ -12,6 +13,7 @@ typedef struct settings {
     prog_list connects, socks5s, snis, https, routes, allow_from, trusted;
     const char *sockets;
     token_paths credentials;
+    external_options external;
     const char *pick;
     int dial_timeout_ms, is_waiting, is_early, has_http_header;
     prog_tls_files tls;
@@ -38,6 +40,7 @@ typedef struct config {
     route_table routes;
     revdial_expose like;  // of the sockets of --sockets
     token_table tokens;
+    external_set *external;      // NULL: nobody is asked, or its user has it
     revdial_tls *tls;            // NULL: there is none
     revdial_proxy_config proxy;  // made of all that
     char *origins;

@@ -181,6 +181,137 @@ guessing_is_slow() {
     login="alice:$password" curl_asks 101 --basic --interface 127.0.0.9
 }
 
+# ---- --auth-url ----
+
+# start_endpoint [CERTIFICATE KEY]
+start_endpoint() {
+    start endpoint python3 "$here/endpoint.py" "$@"
+    said endpoint.out . 10 || return
+    address_of[endpoint]=$(cat "$dir/endpoint.out")
+}
+
+# asks STATUS NAME [AUTHORIZATION]: what is answered to who asks to register this name, and leaves
+asks() {
+    local line=
+    exec {fd}<>"/dev/tcp/${tunnel%:*}/${tunnel##*:}" || { fail 'no connection'; return; }
+    printf '%s\r\n' 'GET /revdial HTTP/1.1' 'Host: x' 'Connection: Upgrade' 'Upgrade: revdial' \
+        "Revdial-Name: $2" ${3:+"Authorization: $3"} '' >&"$fd"
+    read -r -t 30 line <&"$fd"
+    exec {fd}>&-
+    [[ "$line" == "HTTP/1.1 $1 "* ]] ||
+        fail "$2 $3: ${line%$'\r'}, not $1: $(tail -n 2 "$dir/proxy.log")"
+}
+
+basic() { echo "Basic $(printf %s "$1" | base64 -w 0)"; }
+
+open_external() {
+    printf '%s\n' "auth-file = $dir/auth" "auth-url = http://${address_of[endpoint]}/may?x=1" \
+        'listen = 127.0.0.1:0' 'http = 127.0.0.1:0' 'route = *=*' 'auth-failures = 0' "$@" \
+        >"$dir/external.conf"
+    auth_lines >"$dir/auth"
+    start proxy "$build/revdial-proxy" --config "$dir/external.conf"
+    said proxy.out '^listening on .* for' 5 || return
+    tunnel=$(sed -n '1s/^listening on //p' "$dir/proxy.out")
+}
+
+in_token=ext-in-$token
+echo "$in_token" >"$dir/external"
+
+endpoint_decides() {
+    asks 101 cam-1 "Bearer $in_token" || return
+    said endpoint.log "^/may.x=1 Authorization=Bearer $in_token Revdial-Name=cam-1 .*=127.0.0.1:" \
+        1 || return
+    asks 101 cam-2 "$(basic "bob:$in_token")" || return
+    said proxy.log 'event=session.up.* name=cam-2 .*identity=bob' 5 || return
+    asks 403 cam-1 'Bearer ext-denied' || return
+    asks 401 cam-1 'Bearer ext-nobody' || return
+    asks 401 cam-1 "$(basic bob:x)" || return
+    figures=$(count endpoint.log .)
+    asks 401 cam-1 || return  # nothing to ask about
+    asks 101 probe-1 "Bearer $token" || return
+    asks 101 web "$(basic "alice:$password")" || return
+    asks 403 cam-1 "Bearer $token" || return  # its row decides
+    [ "$figures" -eq "$(count endpoint.log .)" ] || fail "it was asked what the file knows"
+}
+
+endpoint_says_more() {
+    asks 101 named "Bearer $in_token" || return
+    said proxy.log 'event=session.up.* name=named .*identity=somebody' 5 || return
+    start agent "$build/revdial-agent" --server "http://$tunnel" --name brief --target 127.0.0.1:9 \
+        --token-file "$dir/external"
+    said proxy.log 'event=session.draining.* name=brief .*expired' 10 || return
+    end_now agent
+}
+
+outages_let_nobody_in() {
+    local how
+    for how in error moved garbage status lines zero huge closed nothing twice soon; do
+        asks 503 "$how" "Bearer $in_token" || return
+    done
+    said proxy.log 'event=auth.outage .*http://[0-9.:]*/may cannot say.*answers 500' 1 || return
+    asks 101 cam-1 "Bearer $in_token"
+}
+
+# If the question stopped the loop, nobody could come in before the question times out.
+question_stops_nobody() {
+    asks 101 waits "Bearer $in_token" &
+    local waiting=$!
+    said endpoint.log 'Revdial-Name=waits' 10 || return
+    asks 101 probe-1 "Bearer $token" || return
+    asks 101 cam-1 "Bearer $in_token" || return
+    curl -sS "http://${address_of[endpoint]}/release" || return
+    wait "$waiting" || fail 'the question was not answered any more'
+}
+
+no_secret_of_external() {
+    local where
+    where=$(memory_has proxy "$dir/external") &&
+        { fail "in the memory of the proxy: $where"; return; }
+    grep -q "$in_token" "$dir/proxy.log" && fail 'in the log'
+    [ -z "$why" ]
+}
+
+hup_changes_the_endpoint() {
+    sed -i "s,^auth-url.*,auth-url = http://127.0.0.1:1/," "$dir/external.conf"
+    hup proxy
+    said proxy.log 'event=proxy.reload' 5 || return
+    asks 503 cam-1 "Bearer $in_token" || return
+    asks 101 probe-1 "Bearer $token" || return
+    sed -i "s,^auth-url.*,auth-url = ftp://127.0.0.1/," "$dir/external.conf"
+    hup proxy
+    said proxy.log 'event=config.refused.*http://' 5 || return
+    sed -i "s,^auth-url.*,," "$dir/external.conf"
+    hup proxy
+    said proxy.log 'event=proxy.reload' 5 3 || return
+    asks 401 cam-1 "Bearer $in_token"
+}
+
+silence_is_an_outage() {
+    open_external 'auth-timeout = 300ms' || return
+    asks 503 slow "Bearer $in_token" || return
+    asks 503 drips "Bearer $in_token" || return
+    said proxy.log 'event=auth.outage .*in time' 1 2
+}
+
+endpoint_by_tls() {
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
+        -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout "$dir/endpoint.key" \
+        -out "$dir/endpoint.pem" 2>/dev/null || { fail 'no certificate'; return; }
+    start_endpoint "$dir/endpoint.pem" "$dir/endpoint.key" || return
+    address_of[endpoint]=localhost:${address_of[endpoint]#*:}
+    open_external || return
+    asks 503 cam-1 "Bearer $in_token" || return  # no TLS there
+    sed -i "s,http://,https://," "$dir/external.conf"
+    hup proxy
+    said proxy.log 'event=proxy.reload' 5 || return
+    asks 503 cam-1 "Bearer $in_token" || return
+    said proxy.log 'event=auth.outage .*TLS: ' 1 || return
+    echo "auth-ca = $dir/endpoint.pem" >>"$dir/external.conf"
+    hup proxy
+    said proxy.log 'event=proxy.reload' 5 2 || return
+    asks 101 cam-1 "Bearer $in_token"
+}
+
 check "the http.server of python is ready" start_http_server
 check "proxy with an auth file starts" open_proxy --auth-failures 0
 check "curl --digest and --anyauth" curl_digest
@@ -198,3 +329,16 @@ check "a wrong password ends an agent with 3" wrong_password_ends_an_agent
 end_now proxy
 check "proxy starts again" open_proxy --auth-failures 3
 check "429 after three guesses, for one address" guessing_is_slow
+end_now proxy
+check "an endpoint for --auth-url" start_endpoint
+check "a proxy with it" open_external
+check "the endpoint decides what the file does not know" endpoint_decides
+check "it says who this is, and for how long" endpoint_says_more
+check "by its outages nobody gets in" outages_let_nobody_in
+check "a question that waits stops nobody" question_stops_nobody
+check "what it was asked is not in memory or logs" no_secret_of_external
+check "HUP changes the endpoint" hup_changes_the_endpoint
+end_now proxy
+check "an endpoint that is silent" silence_is_an_outage
+end_now proxy endpoint
+"$build/revdial-proxy" --version | grep -q 'no TLS' || check "an endpoint by https" endpoint_by_tls
