@@ -1,11 +1,6 @@
 # gRPC's own test server behind NAT: its calls through an exposed port, and the channels of
 # examples/grpc through --sockets.
 
-build_grpc() {
-    (cd "$here/grpc" && go build -o "$build/grpc-peer" .) >"$dir/got.log" 2>&1 ||
-        fail "$(tail -n 1 "$dir/got.log")"
-}
-
 # serve_grpc NAME...: a server each, and an agent that registers it
 serve_grpc() {
     local name target

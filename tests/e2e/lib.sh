@@ -349,6 +349,12 @@ start_http_server() {
     address_of[httpd]=127.0.0.1:$(sed -n 's/.* port \([0-9]*\) .*/\1/p' "$dir/httpd.out")
 }
 
+# gRPC's own test server and client: $build/grpc-peer
+build_grpc() {
+    (cd "$here/grpc" && go build -o "$build/grpc-peer" .) >"$dir/got.log" 2>&1 ||
+        fail "$(tail -n 1 "$dir/got.log")"
+}
+
 # ---- two machines with a cable ----
 
 proxy_ns=revdial-$$-proxy

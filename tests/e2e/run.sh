@@ -24,6 +24,7 @@
 #   backends    examples/backends: in Python, Go and JavaScript
 #   seeds       the pages examples/from-*.md, command by command
 #   grpc        gRPC's own test server as a backend, and the channels of examples/grpc
+#   networks    four network namespaces: clients, proxy, a router with NAT, a private network
 #   strangers   what balancers pass on from whom they do not know
 # One line for each check; what is missing on this machine is a failed check. Network namespaces
 # need root, or sudo without a password. E2E_KEEP=1 keeps logs.

@@ -30,7 +30,6 @@ follows() {
         fail "it printed $(tr '\n' ';' <"$home.got"), and: $(tail -n 2 "$home.log" | tr '\n' ' ')"
 }
 
-check 'socat is here' is_here socat socat
 for page in "$here"/../../examples/from-*.md; do
     page=${page##*/from-}
     check "the page for users of ${page%.md}" follows "${page%.md}"

@@ -1,7 +1,8 @@
 // gRPC's own interoperability server and client calls, through revdial.
 //
-//	grpc serve NAME         serves on a free port, which it prints
-//	grpc calls HOST:PORT    the four kinds of calls, cancel and deadline, through an exposed port
+//	grpc serve NAME [HOST:PORT]   serves there, or on a free port, which it prints
+//	grpc calls HOST:PORT    the four kinds of calls, cancel and deadline; through the CONNECT of
+//	                        HTTPS_PROXY, if that is set
 //	grpc channels DIR       the channels of examples/grpc, through --sockets DIR; reads commands
 //	                        for the test from stdin
 package main
@@ -35,8 +36,8 @@ func check(err error) {
 }
 
 // serve answers with its name in a header, so that a client sees who did.
-func serve(name string) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+func serve(name, address string) {
+	listener, err := net.Listen("tcp", address)
 	check(err)
 	say := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		grpc.SetHeader(ctx, metadata.Pairs("name", name))
@@ -109,7 +110,7 @@ func watch(dir string) {
 func main() {
 	switch os.Args[1] {
 	case "serve":
-		serve(os.Args[2])
+		serve(os.Args[2], append(os.Args, "127.0.0.1:0")[3])
 	case "calls":
 		calls(os.Args[2])
 	case "channels":
