@@ -446,8 +446,9 @@ enum revdial_pick {
 };
 
 enum revdial_dial_flag {
-    REVDIAL_DIAL_WAIT = 1,  // wait for a backend to appear instead of REVDIAL_ENOBACKEND
-    REVDIAL_DIAL_EARLY = 2  // return before the other end has accepted; not about `early` below
+    REVDIAL_DIAL_WAIT = 1,   // wait for a backend to appear instead of REVDIAL_ENOBACKEND
+    REVDIAL_DIAL_EARLY = 2,  // return before the other end has accepted; not about `early` below
+    REVDIAL_DIAL_HERE = 4    // ask no peer: for what a peer asks, or it would be passed on for ever
 };
 
 enum { REVDIAL_EARLY_MAX = 4096 };  // bytes; with a preamble they fit in the smallest window
@@ -473,6 +474,9 @@ typedef struct revdial_dial_opts {
     // a dial whose bytes were not sent can move to another session when the backend falls silent.
     const void *early;
     size_t early_len;  // at most REVDIAL_EARLY_MAX
+    // Of a dial on the session of a peer: the name of the backend that it is for, which the peer
+    // gets as "revdial-name". revdial_dial() sets it by itself.
+    const char *peer_name;
 } revdial_dial_opts;
 
 // Text for a REVDIAL_E* code. Static, never NULL.
@@ -567,7 +571,8 @@ typedef struct revdial_event {
     // DEAD by 401: pass it as cfg.challenge to the next attempt. NULL: the credentials are wrong.
     const char *challenge;
     const revdial_auth_req *auth;  // AUTH
-    const revdial_kv *meta;        // OPEN: "target", "client", "local", "id", "timeout_ms", yours
+    // OPEN: "target", "client", "local", "id", "timeout_ms", "revdial-name", yours
+    const revdial_kv *meta;
     size_t meta_count;
     const char *text;  // valid until the next call on this engine
 } revdial_event;
@@ -1029,6 +1034,7 @@ typedef struct revdial_session_info {
     uint64_t streams_reset;
     uint64_t credit_waits;                  // times that a stream had bytes to send and no credit
     uint64_t resets[REVDIAL_RESET_PLACES];  // streams_reset by code
+    int is_peer;                            // of revdial_proxy_config.peer_group
 } revdial_session_info;
 
 // One stream of a session.
@@ -1211,6 +1217,14 @@ typedef struct revdial_proxy_config {
     // secret decides alone, also where it does not list the name. If the hook admits a backend and
     // writes no identity, that is the user name, or as in a row one of the token's own.
     int auth_after_table;
+    // Other proxies. A session whose identity is of this group (revdial_credential.group, or a
+    // hook's) is no backend of its name but a peer, one of 8 at most. A dial of a name that has no
+    // session here that is up and not draining asks the peers, one after the other; with
+    // REVDIAL_DIAL_WAIT once a second. Each gets "revdial-name" with the dial, and resets it with
+    // REVDIAL_RESET_NO_BACKEND if it has no such backend either. A peer dials with
+    // REVDIAL_DIAL_HERE for what it was asked. One that answers neither a dial nor a ping for 0.9 s
+    // is not asked until it sends a byte. NULL = none.
+    const char *peer_group;
 } revdial_proxy_config;
 
 // A connection that another server accepted, with what it has read from it.
@@ -1483,7 +1497,8 @@ REVDIAL_API int revdial_relay(revdial_stream *st, int rfd, int wfd, const revdia
 REVDIAL_API int revdial_stream_error(revdial_stream *st, int *reset);
 
 // What came with the dial: "target", "client", "local", "id", "timeout_ms", or a key of the
-// dialler's meta.
+// dialler's meta. On a session that makes this process a peer of a proxy: "revdial-name", the
+// backend that the proxy would like to reach.
 //   returns  NULL if absent; valid until revdial_close()
 //   thread   any
 REVDIAL_API const char *revdial_stream_meta(revdial_stream *st, const char *key);
@@ -2271,7 +2286,8 @@ static int rvd_base_is_name(const char *s, size_t len)
 // carries in fields of its own, so that no application can forge them.
 static int rvd_base_is_meta_key(const char *key)
 {
-    static const char *const ours[] = {"target", "client", "local", "id", "timeout_ms"};
+    static const char *const ours[] = {"target", "client",     "local",
+                                       "id",     "timeout_ms", "revdial-name"};
     for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++)
         if (strcmp(key, ours[i]) == 0) return 0;
     return *key && !strchr(key, '=');
@@ -2702,7 +2718,8 @@ enum {
     RVD_WIRE_TLV_AUTHORITY = 0x02,  // the target
     RVD_WIRE_TLV_ID = 0x05,         // the dial's id, in both ends' logs
     RVD_WIRE_TLV_TIMEOUT = 0xE0,    // milliseconds the dialler still waits, u32
-    RVD_WIRE_TLV_META = 0xE1        // "key=value", repeatable
+    RVD_WIRE_TLV_META = 0xE1,       // "key=value", repeatable
+    RVD_WIRE_TLV_NAME = 0xE2        // to a peer: the backend that is asked for
 };
 
 typedef struct rvd_wire_out {
@@ -2786,6 +2803,7 @@ static size_t rvd_wire_preamble_put(uint8_t *buf, size_t size, const revdial_dia
         rvd_base_put_u32(tlv + 3, (uint32_t)opts->timeout_ms);
         rvd_wire_out_add(&o, tlv, sizeof tlv);
     }
+    if (opts->peer_name) rvd_wire_out_tlv(&o, RVD_WIRE_TLV_NAME, opts->peer_name, NULL);
     if (opts->meta_count > size) return 0;  // each takes some bytes
     for (size_t i = 0; i < opts->meta_count; i++) {
         const char *key = opts->meta[i].key;
@@ -2907,12 +2925,14 @@ static int rvd_wire_tlv_get(rvd_wire_meta *m, uint32_t type, const uint8_t *p, s
         m->text.len++;
         return !m->text.overflow && rvd_wire_meta_add(m, "timeout_ms", text);
     }
-    if (type != RVD_WIRE_TLV_AUTHORITY && type != RVD_WIRE_TLV_ID && type != RVD_WIRE_TLV_META)
+    if (type != RVD_WIRE_TLV_AUTHORITY && type != RVD_WIRE_TLV_ID && type != RVD_WIRE_TLV_META &&
+        type != RVD_WIRE_TLV_NAME)
         return 1;  // unknown types are skipped, as the specification asks
     text = rvd_wire_meta_text(m, p, n);
     if (!text) return 0;
     if (type == RVD_WIRE_TLV_AUTHORITY) return rvd_wire_meta_add(m, "target", text);
     if (type == RVD_WIRE_TLV_ID) return rvd_wire_meta_add(m, "id", text);
+    if (type == RVD_WIRE_TLV_NAME) return rvd_wire_meta_add(m, "revdial-name", text);
     equals = strchr(text, '=');
     if (!equals || equals == text) return 0;
     *equals = '\0';
@@ -3586,11 +3606,11 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_CREDIT_STEP 256u     // smallest steps in which a peer may return credit
 #define RVD_MUX_GRANT_MAX 1048576u   // credit is returned at the latest in steps of this size
 #define RVD_MUX_ID_LAST 0x7FFF0000u  // peers with int32 ids: open no more, drain
-#define RVD_MUX_RATE_US 10000      // limited rates are given out in slices of this time,
-#define RVD_MUX_RATE_LEAST 1024    //   but of no fewer bytes: a sender does not use them at once
-#define RVD_MUX_RATE_BURST_PART 4  // a fraction of a second: longer than a busy machine sleeps
+#define RVD_MUX_RATE_US 10000        // limited rates are given out in slices of this time,
+#define RVD_MUX_RATE_LEAST 1024      //   but of no fewer bytes: a sender does not use them at once
+#define RVD_MUX_RATE_BURST_PART 4    // a fraction of a second: longer than a busy machine sleeps
 #define RVD_MUX_RATE_SPARSE_US 100000  // time in which 1 KiB of small writes passes bulk streams
-#define RVD_MUX_RATE_DEBT 30       // seconds of debt, so that a flood does not stop all for ever
+#define RVD_MUX_RATE_DEBT 30  // seconds of debt, so that a flood does not stop all for ever
 
 // Rates that only an attack reaches. They are for 256 streams and scale with the stream limit.
 #define RVD_MUX_SYN_RATE 4000       // streams opened, per second and as a burst
@@ -3995,8 +4015,8 @@ static void rvd_mux_rate_spend(rvd_base_bucket *b, int64_t n, int64_t now_us)
 {
     if (!b->rate) return;
     rvd_base_bucket_fill(b, now_us);
-    b->millionths = rvd_base_later(b->millionths - n * 1000000,
-                                   -b->rate * RVD_MUX_RATE_DEBT * 1000000);
+    b->millionths =
+        rvd_base_later(b->millionths - n * 1000000, -b->rate * RVD_MUX_RATE_DEBT * 1000000);
 }
 
 // When the bucket will have that number of bytes.
@@ -4710,7 +4730,7 @@ RVD_BASE_SLOW static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s)
     if (!rvd_mux_credit_is_due(m, s)) return;
     if (s->rx != RVD_MUX_RX_OPEN || s->tx == RVD_MUX_TX_RESET) return;
     if (s->ctl_bits & RVD_MUX_CTL_CREDIT) return;
-    if (m->is_rated && !rvd_base_link_is_alone(&s->share->link)) return;  // it waits
+    if (m->is_rated && !rvd_base_link_is_alone(&s->share->link)) return;   // it waits
     if (s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_SHOWN) return;  // after the ACK
     rvd_mux_ctl_add(m, s, RVD_MUX_CTL_CREDIT);
 }
@@ -5963,8 +5983,7 @@ static int64_t rvd_mux_next_rates(const rvd_mux *m)
         at = RVD_BASE_OWNER(m->held_back.next, rvd_mux_stream, turn)->share->write_us;
     if (!rvd_base_link_is_alone(&m->resting))
         at = rvd_base_sooner(
-            at,
-            RVD_BASE_OWNER(m->resting.next, rvd_mux_stream, share[0].link)->share->grant_us);
+            at, RVD_BASE_OWNER(m->resting.next, rvd_mux_stream, share[0].link)->share->grant_us);
     if (!rvd_base_link_is_alone(&m->sharing))
         at = rvd_base_sooner(at, rvd_mux_rate_when(grants, rvd_mux_rate_slice(grants->rate)));
     if (sends->rate && rvd_mux_has_waiters(m)) {
@@ -7441,6 +7460,11 @@ static rvd_auth_holder rvd_auth_row_holder(const rvd_auth_guard *g, const revdia
     h.who = rvd_auth_mark(g, "certificate", identity);
     if (!row->group) h.group = rvd_auth_mark(g, "row", row->user);
     return h;
+}
+
+static int rvd_auth_is_in(const rvd_auth_guard *g, rvd_auth_holder h, const char *group)
+{
+    return h.group == rvd_auth_mark(g, "group", group);
 }
 
 // An identity shares with itself, also if its row has changed groups since.
@@ -15652,7 +15676,8 @@ struct revdial_session {
     int fd;
     rvd_transport *transport;  // NULL: bytes move through fd itself
     char peer[RVD_SYS_TEXT_MAX];
-    char name[65], instance[65], identity[128];  // proxy: written once, before on_up
+    char name[65], instance[65], identity[128];  // proxy: written once, before on_up, as:
+    int is_peer;
     uint64_t id;  // backend: the proxy has said it, written once, before on_up
     int64_t start_us;
     int is_rated;  // its limits have a rate
@@ -15697,7 +15722,8 @@ enum rvd_stream_dial_state { RVD_STREAM_DIAL_WAITING, RVD_STREAM_DIAL_ASKED, RVD
 struct rvd_stream_dial {
     rvd_base_link link;  // in dials_waiting or dials_over
     enum rvd_stream_dial_state state;
-    const revdial_dial_opts *opts;  // stays valid while the dial lasts
+    const revdial_dial_opts *opts;  // stays valid while the dial lasts, as:
+    const char *name;               // that a peer is asked for
     int64_t start_us, deadline_us;
     revdial_stream *st;  // the result once OVER; NULL: err says why
     int is_movable;      // another session may be asked as well: bytes of the client can wait
@@ -16222,8 +16248,8 @@ static void rvd_stream_dial_sink(revdial_stream *st, unsigned events)
             return;
         }
         d->is_unreachable = rvd_stream_reset_error(reset) == REVDIAL_EUNREACH;
-        d->retry_safe =
-            reset == REVDIAL_RESET_REFUSED || reset == REVDIAL_RESET_DRAINING || d->is_unreachable;
+        d->retry_safe = reset == REVDIAL_RESET_REFUSED || reset == REVDIAL_RESET_DRAINING ||
+                        reset == REVDIAL_RESET_NO_BACKEND || d->is_unreachable;
         rvd_stream_dial_fail_locked(s, d, rvd_stream_reset_error(reset),
                                     reset == REVDIAL_RESET_FORBIDDEN && !d->opts->target
                                         ? "no target was named, and the backend has no default one"
@@ -16277,8 +16303,10 @@ static const char *rvd_stream_opts_problem(const revdial_dial_opts *o)
     if (o->early_len && !o->early) return "early: NULL, but the length is not 0";
     if (o->pick < REVDIAL_PICK_ROUND_ROBIN || o->pick > REVDIAL_PICK_CLIENT)
         return "pick: none of REVDIAL_PICK_*";
-    if (o->flags & ~(unsigned)(REVDIAL_DIAL_WAIT | REVDIAL_DIAL_EARLY))
+    if (o->flags & ~(unsigned)(REVDIAL_DIAL_WAIT | REVDIAL_DIAL_EARLY | REVDIAL_DIAL_HERE))
         return "flags: not of REVDIAL_DIAL_*";
+    if (o->peer_name && !rvd_base_is_name(o->peer_name, strlen(o->peer_name)))
+        return "peer_name: " RVD_BASE_NAME_RULE;
     if (!o->key && (o->key_len || o->pick == REVDIAL_PICK_KEY)) return "key: NULL";
     if (o->timeout_ms < -1) return "timeout_ms: below -1, which means no limit";
     return rvd_stream_meta_problem(o);
@@ -16351,6 +16379,7 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
         return;
     }
     opts.timeout_ms = d->deadline_us == INT64_MAX ? -1 : left_ms < 1 ? 1 : (int)left_ms;
+    if (s->is_peer && d->name) opts.peer_name = d->name;
     revdial_engine_get_info(s->engine, &info);
     is_early = opts.flags & REVDIAL_DIAL_EARLY || !(info.features & REVDIAL_FEATURE_PROMPTACK);
     d->holds_early = !is_early && rvd_stream_dial_holds(d, &info);
@@ -17549,6 +17578,7 @@ void revdial_session_get_info(revdial_session *s, revdial_session_info *out)
     RVD_BASE_JOIN(out->instance, sizeof out->instance, s->instance);
     RVD_BASE_JOIN(out->identity, sizeof out->identity, s->identity);
     RVD_BASE_JOIN(out->peer, sizeof out->peer, s->peer);
+    out->is_peer = s->is_peer;
     out->carrier = info.carrier;
     out->streams_opened = info.streams_opened;
     out->rx_bytes = info.rx_bytes;
@@ -18972,6 +19002,9 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_QUEUE 8                // times the places: length of the queue
 #define RVD_PROXY_QUEUE_POLLS 128        // of the queue, polled at a time
 #define RVD_PROXY_TRIES 8                // further sessions that one dial asks, where that is safe
+#define RVD_PROXY_PEERS RVD_PROXY_TRIES  // so that a dial finds the one that has the name
+#define RVD_PROXY_ASK_AGAIN_US 1000000   // a dial that waits for a backend asks peers again
+#define RVD_PROXY_OF_PEERS ""            // in the table of names: no backend can have it
 #define RVD_PROXY_RIVALS 16              // old sessions of one machine that are pinged at a time
 #define RVD_PROXY_RIVAL_US 1000000       // time for their answer
 #define RVD_PROXY_CONTEST_US 120000000   // a replaced agent comes back within this time
@@ -19218,6 +19251,7 @@ static void rvd_proxy_log_session(revdial_session *s, enum rvd_log_event event, 
         rvd_stream_log_session(&l, s);
     rvd_log_text(&l, "instance", s->instance);
     rvd_log_text(&l, "identity", s->identity);
+    rvd_log_text(&l, "role", s->is_peer ? "peer" : NULL);
     rvd_log_text(&l, "peer", s->peer);
     rvd_log_text(&l, "carrier", info.carrier == REVDIAL_CARRIER_WEBSOCKET ? "websocket" : NULL);
     rvd_log_text(&l, "reason", why);
@@ -19322,6 +19356,8 @@ static const char *rvd_proxy_limit_locked(const revdial_proxy *p, const rvd_prox
 {
     if (p->own.member_count >= rvd_proxy_or(p->cfg.max_sessions, 65536))
         return "the proxy has as many sessions as it may: max_sessions";
+    if (m->base.session->is_peer && n->count >= RVD_PROXY_PEERS)
+        return "the proxy has as many peers as it may: 8";
     if (n->count >= rvd_proxy_or(p->cfg.max_sessions_per_name, 64))
         return "the name has as many sessions as it may: max_sessions_per_name";
     if (rvd_proxy_is_greedy_locked(p, m->holder.who))
@@ -19338,14 +19374,15 @@ static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdi
     revdial_session *same = NULL;
     int code;
     if (p->draining || p->closing) return REVDIAL_EDRAINING;
-    n = rvd_proxy_name_get_locked(p, s->name);
+    s->is_peer = p->cfg.peer_group && rvd_auth_is_in(&p->guard, m->holder, p->cfg.peer_group);
+    n = rvd_proxy_name_get_locked(p, s->is_peer ? RVD_PROXY_OF_PEERS : s->name);
     if (!n) return REVDIAL_ENOMEM;
     code = rvd_proxy_conflict_locked(n, s, &same);
     m->limit = code || same ? NULL : rvd_proxy_limit_locked(p, n, m);
     if (m->limit) code = REVDIAL_ELIMIT;
     if (code) {
         if (!n->count) {
-            *rvd_proxy_slot(p, s->name) = n->next;
+            *rvd_proxy_slot(p, n->name) = n->next;
             rvd_base_free(&p->own.heap, n, sizeof *n);
         }
         return code;
@@ -19369,8 +19406,9 @@ typedef struct rvd_proxy_pick {
     uint64_t target;                  // its hash
     uint64_t tried[RVD_PROXY_TRIES];  // ids of sessions not to ask again
     unsigned tried_count;
-    int has_others;  // another session could have been picked as well
-    int was_ailing;  // the one that was picked could not reach the target lately
+    int has_others;   // another session could have been picked as well
+    int was_ailing;   // the one that was picked could not reach the target lately
+    revdial_err why;  // of the last refusal by one that has such a backend
 } rvd_proxy_pick;
 
 static int rvd_proxy_is_tried(const rvd_proxy_pick *pick, const revdial_session *s)
@@ -19459,27 +19497,49 @@ static void rvd_proxy_ailment_note(revdial_proxy *p, const rvd_proxy_pick *pick,
     pthread_mutex_unlock(&p->own.lock);
 }
 
-// Chooses a session, with a reference. NULL: *code says why.
-static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, rvd_proxy_pick *pick, int *code)
+// The best session of a name that has not been asked, of peers only those that answer.
+//   *code    if it is NULL: 0 there are others, which have been asked; ENOBACKEND; EDRAINING
+static rvd_proxy_member *rvd_proxy_best_locked(revdial_proxy *p, rvd_proxy_pick *pick,
+                                               const char *name, int *code)
 {
-    rvd_proxy_name *n = *rvd_proxy_slot(p, pick->name);
+    rvd_proxy_name *n = *rvd_proxy_slot(p, name);
     rvd_proxy_member *best = NULL;
     pick->has_others = 0;
-    *code = p->closing ? REVDIAL_ECLOSED : REVDIAL_ENOBACKEND;
-    if (!n || p->closing) return NULL;
-    for (rvd_base_link *l = n->sessions.next; l != &n->sessions; l = l->next) {
+    *code = REVDIAL_ENOBACKEND;
+    for (rvd_base_link *l = n ? n->sessions.next : NULL; n && l != &n->sessions; l = l->next) {
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
-        if (m->base.is_up && rvd_stream_is_leaving(m->base.session)) *code = REVDIAL_EDRAINING;
-        if (!m->base.is_up || rvd_stream_is_leaving(m->base.session)) continue;
-        if (rvd_proxy_is_tried(pick, m->base.session)) continue;
+        revdial_session *s = m->base.session;
+        if (m->base.is_up && *code && rvd_stream_is_leaving(s)) *code = REVDIAL_EDRAINING;
+        if (!m->base.is_up || rvd_stream_is_leaving(s)) continue;
+        *code = 0;
+        if (rvd_proxy_is_tried(pick, s) || (s->is_peer && atomic_load(&s->is_silent))) continue;
         pick->has_others = best != NULL;
         if (rvd_proxy_is_better(m, best, pick)) best = m;
     }
+    return best;
+}
+
+static int rvd_proxy_asks_peers(const revdial_proxy *p, const rvd_proxy_pick *pick)
+{
+    return p->cfg.peer_group && !(pick->opts->flags & REVDIAL_DIAL_HERE);
+}
+
+// Chooses a session, with a reference: one of the name, or else of a peer. NULL: *code says why.
+static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, rvd_proxy_pick *pick, int *code)
+{
+    rvd_proxy_member *best;
+    int none;
+    *code = REVDIAL_ECLOSED;
+    if (p->closing) return NULL;
+    best = rvd_proxy_best_locked(p, pick, pick->name, code);
+    if (!best && *code && rvd_proxy_asks_peers(p, pick))
+        best = rvd_proxy_best_locked(p, pick, RVD_PROXY_OF_PEERS, &none);
+    if (!*code) *code = REVDIAL_ENOBACKEND;
     if (!best) return NULL;
     rvd_proxy_ailment_try_locked(pick, best);
     if (pick->how != REVDIAL_PICK_KEY) {  // the least recently picked one is in front
         rvd_base_link_remove(&best->link);
-        rvd_base_link_push(&n->sessions, &best->link);
+        rvd_base_link_push(&best->name->sessions, &best->link);
     }
     atomic_fetch_add_explicit(&best->picked, 1, memory_order_relaxed);
     return revdial_session_ref(best->base.session);
@@ -20053,7 +20113,7 @@ static void rvd_proxy_on_silent(revdial_session *s)
     rvd_proxy_log_session(s, RVD_LOG_SESSION_SILENT, REVDIAL_LOG_INFO,
                           has_others ? "no answer to a ping: others are asked first"
                                      : "no answer to a ping");
-    if (has_others) rvd_stream_dials_move(s);
+    if (has_others || s->is_peer) rvd_stream_dials_move(s);
 }
 
 // A backend that asked for a challenge has done nothing wrong, nor has the health check of a load
@@ -20730,6 +20790,14 @@ static int rvd_proxy_waits(const rvd_proxy_pick *pick, const revdial_err *refusa
            refusal->code != REVDIAL_EUNREACH;
 }
 
+// Until when a dial waits for a backend here, before it asks its peers again or is over.
+static int64_t rvd_proxy_wait_until(const revdial_proxy *p, const rvd_proxy_pick *pick,
+                                    const rvd_stream_dial *d)
+{
+    if (!rvd_proxy_asks_peers(p, pick)) return d->deadline_us;
+    return rvd_base_sooner(d->deadline_us, rvd_sys_now_us() + RVD_PROXY_ASK_AGAIN_US);
+}
+
 // Waits for a backend, if the dial asked to.
 static revdial_session *rvd_proxy_pick_wait(revdial_proxy *p, rvd_proxy_pick *pick,
                                             const rvd_stream_dial *d, int *code)
@@ -20739,7 +20807,9 @@ static revdial_session *rvd_proxy_pick_wait(revdial_proxy *p, rvd_proxy_pick *pi
     pthread_mutex_lock(&p->own.lock);
     s = rvd_proxy_pick_locked(p, pick, code);
     while (!s && rvd_proxy_waits(pick, &d->err) && *code != REVDIAL_ECLOSED && r == 0) {
-        r = rvd_owner_wait_locked(&p->own, d->deadline_us);
+        int64_t until_us = rvd_proxy_wait_until(p, pick, d);
+        r = rvd_owner_wait_locked(&p->own, until_us);
+        if (r && until_us < d->deadline_us) r = 0, pick->tried_count = 0;
         s = rvd_proxy_pick_locked(p, pick, code);
     }
     if (!s && r) *code = REVDIAL_ETIMEDOUT;
@@ -20761,9 +20831,17 @@ static int rvd_proxy_enter(revdial_proxy *p)
 
 // May the dial ask another session? Only where nothing can have been processed: it was refused
 // before it was accepted, or nothing that the client sent has gone out. What came of it is noted.
-static int rvd_proxy_may_retry(revdial_proxy *p, rvd_proxy_pick *pick, const rvd_stream_dial *d,
+static int rvd_proxy_may_retry(revdial_proxy *p, rvd_proxy_pick *pick, rvd_stream_dial *d,
                                const revdial_session *s)
 {
+    // That a peer has no such backend either says less than what came before.
+    if (d->err.code != REVDIAL_ENOBACKEND)
+        pick->why = d->err;
+    else if (s->is_peer && pick->why.code)
+        d->err = pick->why;
+    else if (s->is_peer)
+        rvd_stream_fail(&d->err, REVDIAL_ENOBACKEND, 0,
+                        "no backend of that name is connected, here or to a peer");
     if (d->is_unreachable || (d->st && pick->was_ailing))
         rvd_proxy_ailment_note(p, pick, s, d->st != NULL);
     if (d->st || !d->retry_safe || pick->tried_count == RVD_PROXY_TRIES) return 0;
@@ -20820,6 +20898,7 @@ static void rvd_proxy_dial_sessions(revdial_proxy *p, const char *name, rvd_stre
 {
     rvd_proxy_pick pick = rvd_proxy_pick_start(p, name, d->opts);
     int code, again;
+    d->name = name;
     do {
         revdial_session *s = rvd_proxy_pick_wait(p, &pick, d, &code);
         if (!s) {
@@ -20965,6 +21044,8 @@ static void rvd_proxy_dial_pick(rvd_proxy_dial *d)
     pthread_mutex_lock(&p->own.lock);
     d->session = rvd_proxy_pick_locked(p, &d->pick, &code);
     d->is_waiting = !d->session && rvd_proxy_waits(&d->pick, &d->dial.err) && !p->closing;
+    if (d->is_waiting && d->dial.err.code == REVDIAL_ENOBACKEND)
+        d->dial.err.code = 0;  // it will have timed out
     is_over = !d->session && !d->is_waiting;
     if (!is_over) {
         d->loop = d->session ? d->session->loop : p->loops[0];
@@ -21024,6 +21105,11 @@ static void rvd_proxy_dial_abandon(rvd_proxy_dial *d, int reset, int code, const
 static void rvd_proxy_dial_on_timer(rvd_loop_timer *t)
 {
     rvd_proxy_dial *d = RVD_BASE_OWNER(t, rvd_proxy_dial, timer);
+    if (!d->session && rvd_sys_now_us() < d->dial.deadline_us) {
+        d->pick.tried_count = 0;
+        rvd_proxy_dial_pick(d);
+        return;
+    }
     rvd_proxy_dial_abandon(d, REVDIAL_RESET_TIMEOUT, REVDIAL_ETIMEDOUT,
                            d->session ? "the dial timed out: the backend has not answered"
                                       : "the dial timed out: no backend of that name came up");
@@ -21036,6 +21122,7 @@ static void rvd_proxy_dial_run(rvd_loop_task *task)
     revdial_proxy *p = d->proxy;
     revdial_session *s;
     rvd_loop *loop;
+    int64_t until_us = d->dial.deadline_us;
     int is_cancelled, is_waiting;
     if (d->is_over) {
         rvd_proxy_dial_free(d);
@@ -21058,8 +21145,9 @@ static void rvd_proxy_dial_run(rvd_loop_task *task)
         rvd_proxy_dial_pick(d);
         return;
     }
-    if (d->dial.deadline_us != INT64_MAX && !d->timer.slot &&
-        rvd_loop_timer_set(loop, &d->timer, d->dial.deadline_us) < 0) {
+    if (is_waiting) until_us = rvd_proxy_wait_until(p, &d->pick, &d->dial);
+    if (until_us != INT64_MAX && !d->timer.slot &&
+        rvd_loop_timer_set(loop, &d->timer, until_us) < 0) {
         rvd_proxy_dial_fail(d, REVDIAL_ENOMEM, "out of memory for a timer");
         return;
     }
@@ -21106,6 +21194,7 @@ static revdial_dial_opts rvd_proxy_opts_keep(rvd_base_arena *a, const revdial_di
     o.local_addr = rvd_base_keep_text(a, from->local_addr);
     o.key = rvd_base_keep_bytes(a, from->key, from->key_len);
     o.early = rvd_base_keep_bytes(a, from->early, from->early_len);
+    o.peer_name = rvd_base_keep_text(a, from->peer_name);
     return o;
 }
 
@@ -21131,6 +21220,7 @@ static rvd_proxy_dial *rvd_proxy_dial_new(revdial_proxy *p, const char *name,
     d->task.run = rvd_proxy_dial_run;
     d->timer.run = rvd_proxy_dial_on_timer;
     d->dial.opts = &d->opts;
+    d->dial.name = d->pick.name;
     d->dial.done = rvd_proxy_dial_done;
     rvd_stream_dial_begin(&d->dial);
     rvd_base_link_init(&d->dial.link);
@@ -22716,6 +22806,7 @@ static void rvd_proxy_texts_keep(revdial_proxy *p, const revdial_proxy_config *c
     p->cfg.path = rvd_base_keep_text(&p->texts, cfg->path);
     p->cfg.realm = rvd_base_keep_text(&p->texts, cfg->realm ? cfg->realm : "revdial");
     p->cfg.origins = rvd_base_keep_text(&p->texts, cfg->origins);
+    p->cfg.peer_group = rvd_base_keep_text(&p->texts, cfg->peer_group);
     p->cfg.exposes = cfg->exposes;  // until they are there
     p->cfg.credentials = NULL;      // they are replaced while the proxy runs: p->table
 }

@@ -252,6 +252,8 @@ static void preamble_vector_send(const vector *v, const char *fields)
             opts.local_addr = value;
         else if (!strcmp(at, "timeout_ms"))
             opts.timeout_ms = atoi(value);
+        else if (!strcmp(at, "revdial-name"))
+            opts.peer_name = value;
         else
             meta[opts.meta_count++] = (revdial_kv){at, value};
     }
