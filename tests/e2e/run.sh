@@ -26,6 +26,7 @@
 #   grpc        gRPC's own test server as a backend, and the channels of examples/grpc
 #   networks    four network namespaces: clients, proxy, a router with NAT, a private network
 #   strangers   what balancers pass on from whom they do not know
+# Several parts run side by side, E2E_JOBS of them at a time (3 on two processors).
 # One line for each check; what is missing on this machine is a failed check. Network namespaces
 # need root, or sudo without a password. E2E_KEEP=1 keeps logs.
 set -u
@@ -61,9 +62,28 @@ make_files || { echo "FAIL no files to send: is the disk full?"; exit 1; }
 parts=("$@")
 # All parts: those that the list above names.
 [ $# -gt 0 ] || mapfile -t parts < <(sed -n 's/^#   \([a-z]\{1,\}\) .*/\1/p' "$here/run.sh")
-for part in "${parts[@]}"; do
-    . "$here/$part.sh"
+# Parts wait more than they work. Each of several is a run of its own, with its own processes, ports
+# and directory, and E2E_JOBS of them run side by side.
+run_parts() {
+    printf '%s\n' "$@" | xargs -P "${E2E_JOBS:-$(($(nproc) + 1))}" -I PART \
+        bash -c 'bash "$0" "$1" >"$2/$1.part" 2>&1; cat "$2/$1.part"' "$here/run.sh" PART "$dir"
+    passed=$(sed -n 's/^\([0-9]*\) passed, [0-9]* failed$/\1 +/p' "$dir"/*.part; echo 0)
+    failed=$(sed -n 's/^[0-9]* passed, \([0-9]*\) failed$/\1 +/p' "$dir"/*.part; echo "$failed")
+    passed=$((passed))
+    failed=$((failed))
+    local part
+    for part in "$@"; do
+        tail -n 1 "$dir/$part.part" | grep -q ' passed, ' && continue
+        echo "FAIL the part $part did not finish"
+        failed=$((failed + 1))
+    done
+}
+
+if [ "${#parts[@]}" -gt 1 ]; then
+    run_parts "${parts[@]}"
+else
+    . "$here/${parts[0]}.sh"
     end_now "${!pid_of[@]}"
-done
+fi
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
