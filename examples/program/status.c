@@ -56,8 +56,9 @@ static void prog_status_session(prog_out *out, revdial_session *s)
 {
     revdial_session_info info;
     revdial_session_get_info(s, &info);
-    prog_out_add(out, "{\"id\":\"%016" PRIx64 "\",\"name\":\"%s\",\"instance\":", info.id,
-                 info.name);
+    prog_out_add(out,
+                 "{\"id\":\"%016" PRIx64 "\",\"name\":\"%s\",\"is_peer\":%s,\"instance\":", info.id,
+                 info.name, info.is_peer ? "true" : "false");
     prog_out_json(out, info.instance);
     prog_out_add(out, ",\"identity\":");
     prog_out_json(out, info.identity);
@@ -134,7 +135,7 @@ void prog_table_time(prog_table *t, int64_t ms)
 static void prog_table_session(prog_table *t, const revdial_session_info *info)
 {
     prog_table_cell(t, "%016" PRIx64 "", info->id);
-    prog_table_cell(t, "%s", info->name);
+    prog_table_cell(t, "%s%s", info->name, info->is_peer ? " (peer)" : "");
     prog_table_cell(t, "%s", info->instance);
     prog_table_cell(t, "%s", info->identity[0] ? info->identity : "-");
     prog_table_cell(t, "%s", info->peer);

@@ -114,6 +114,31 @@ static const char *auth_line_take(token_table *table, char *line)
     return token_table_add(table, &row);
 }
 
+// The line of a file for peers, who both present the secret and check it. Returns NULL, or what is
+// wrong with it.
+static const char *peer_line_take(token_table *table, char *line)
+{
+    revdial_credential row = {.secret = line, .user = PEER_NAME, .names = PEER_NAME};
+    row.schemes = REVDIAL_AUTH_DIGEST;  // needs no TLS, and each of the two proves itself
+    row.group = PEER_GROUP;
+    if (strncmp(line, "ha1:", 4) == 0) return "peers need the secret itself, not a hash of it";
+    for (size_t i = 0; i < table->count; i++)
+        if (table->rows[i].group && strcmp(table->rows[i].group, PEER_GROUP) == 0)
+            return "one line is expected, the secret that all peers share";
+    return token_table_add(table, &row);
+}
+
+int peer_secret_read(const char *path, char *secret, size_t size, revdial_err *err)
+{
+    prog_file file;
+    const char *line = prog_file_open(&file, path, err) == 0 ? prog_file_next(&file) : NULL;
+    int is_good = line && strlen(line) < size;
+    if (is_good) strcpy(secret, line);
+    if (!is_good && !err->msg[0]) snprintf(err->msg, sizeof err->msg, "%s: no secret in it", path);
+    prog_file_close(&file);
+    return is_good ? 0 : -1;
+}
+
 // Reads all lines of a file. Returns 0, or -1 and the reason in err->msg.
 static int token_table_read_file(token_table *table, const char *path, const char *group,
                                  const char *take(token_table *table, char *line), revdial_err *err)
@@ -134,6 +159,11 @@ static int token_table_read_file(token_table *table, const char *path, const cha
     return problem ? -1 : 0;
 }
 
+int token_table_read_peers(token_table *table, const char *path, revdial_err *err)
+{
+    return token_table_read_file(table, path, NULL, peer_line_take, err);
+}
+
 int token_table_read(token_table *table, const token_paths *paths, revdial_err *err)
 {
     revdial_credential row = {.names = "*", .secret = paths->token};
@@ -144,7 +174,7 @@ int token_table_read(token_table *table, const token_paths *paths, revdial_err *
     if (paths->auth &&
         token_table_read_file(table, paths->auth, paths->group, auth_line_take, err) != 0)
         return -1;
-    if (paths->tokens || paths->auth) return 0;
+    if (paths->tokens || paths->auth || (paths->peers && !paths->token)) return 0;
     if (!row.secret) problem = "missing, and so are --auth-file and REVDIAL_TOKEN";
     if (!problem && !(problem = token_table_add(table, &row))) return 0;
     snprintf(err->msg, sizeof err->msg, "%s%s", row.secret ? "REVDIAL_TOKEN: " : "", problem);

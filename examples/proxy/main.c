@@ -11,6 +11,7 @@
 
 #include "dial.h"
 #include "pages.h"
+#include "peers.h"
 #include "reload.h"
 #include "sockets.h"
 
@@ -23,6 +24,7 @@ typedef struct app {
     prog_log log;
     prog_watch watch;
     sockets sockets;
+    peers peers;
     int wake[2];  // a pipe that a signal writes to
     watch *metrics;
     pages pages;
@@ -42,6 +44,7 @@ static void app_warn(app *a)
     prog_warn_settings(&a->log, &a->live.now->cli);
     prog_warn_readable(&a->log, s->credentials.tokens);
     prog_warn_readable(&a->log, s->credentials.auth);
+    prog_warn_readable(&a->log, s->credentials.peers);
     prog_warn_readable(&a->log, s->tls.key);
     if (a->live.now->expose_count == 0 && !s->sockets)
         prog_logf(&a->log, REVDIAL_LOG_WARN, "expose.none",
@@ -129,7 +132,7 @@ static int app_open_admin(app *a)
 {
     const prog_common *common = &a->live.now->cli.common;
     const prog_admin_config cfg = {common, pages_served, &a->pages, &a->log};
-    a->pages = (pages){a->metrics, &a->live, common->drain_ms};
+    a->pages = (pages){a->metrics, &a->live, &a->peers, common->drain_ms};
     return prog_admin_start(&a->admin, &cfg);
 }
 
@@ -240,6 +243,7 @@ static int app_open(app *a)
     if (rc == 0) http_use(a->live.http, a->live.proxy);
     if (rc == 0 && sockets_start(&a->sockets, a->live.proxy, &a->live.now->like, &a->log) != 0)
         return app_failed(a, "no thread for --sockets");
+    if (rc == 0) rc = peers_start(&a->peers, a->live.proxy, a->live.now, &a->log);
     if (rc == 0) rc = app_open_admin(a);
     token_table_free(&a->live.now->tokens);
     if (rc == 0) rc = app_announce(a);
@@ -261,6 +265,7 @@ static int app_run(app *a)
     if (revdial_proxy_drain(a->live.proxy, drain_ms) != REVDIAL_OK)
         prog_logf(&a->log, REVDIAL_LOG_WARN, "proxy.cut",
                   "some connections were still open when --drain ended");
+    peers_stop(&a->peers, PEERS_LAST_MS);
     prog_log_put(&a->log, REVDIAL_LOG_INFO, "proxy.stopped", "");
     return rc == 0 ? PROG_STOPPED : PROG_FAILED;
 }
@@ -270,6 +275,7 @@ static void app_free(app *a)
     prog_admin_stop(a->admin);
     sockets_stop(&a->sockets);
     http_stop(a->live.http);
+    peers_stop(&a->peers, 0);
     revdial_proxy_stop(a->live.proxy);  // ends all connections: no hook runs any more
     http_free(a->live.http);
     sockets_free(&a->sockets);

@@ -135,7 +135,9 @@ static int live_apply(live *l, plan *p)
     int rc = plan_make(p, &l->ports);
     if (rc == 0) rc = plan_open(p, l->proxy);
     if (rc != 0) return rc;
-    if (prog_tls_reload(l->tls, &err) != REVDIAL_OK) rc = PROG_USAGE;
+    if (prog_tls_reload(l->tls, &err) != REVDIAL_OK ||
+        prog_tls_reload(l->first->peer_tls, &err) != REVDIAL_OK)
+        rc = PROG_USAGE;
     if (rc == 0 && revdial_proxy_replace_credentials(l->proxy, tokens->rows, tokens->count,
                                                      REVDIAL_END_STALE, &err) != REVDIAL_OK)
         rc = PROG_FAILED;

@@ -1,5 +1,5 @@
 // The table of revdial-proxy's options, and what becomes of their values.
-#include "settings.h"
+#include "peers.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,6 +81,17 @@ static const prog_option options[] = {
      PROG_LIVE | PROG_SECRET | PROG_NO_ARGV},
     {"group", PROG_LIST, AT(groups), "NAME", "identities that share their names", 0, 0,
      PROG_LIVE | PROG_SECTION | PROG_IN_GROUP | PROG_NO_ARGV | PROG_NO_ENV},
+    {"peer", PROG_LIST, AT(peers), "URL",
+     "where another proxy listens for agents, as an agent's --server has it. That\n"
+     "proxy then asks this one for agents that it does not have; each of the two\n"
+     "names the other; repeatable, up to 8",
+     0, 0},
+    {"peer-token-file", PROG_PATH, AT(credentials.peers), "FILE",
+     "file with the secret that all peers share; each proves to the other that it\n"
+     "knows it, and it is not sent",
+     0, 0},
+    {"peer-ca", PROG_PATH, AT(peer_ca), "FILE",
+     "certificate authorities trusted for peers (default: the system's)", 0, 0},
     {"tls-cert", PROG_PATH, AT(tls.cert), "FILE",
      "certificate of this proxy, followed by those that lead to its authority.\n"
      "Agents then connect with TLS (https://); unix: stays plain",
@@ -436,6 +447,8 @@ static int config_read_tokens(config *c)
         rc = config_read_group(c, c->s.groups.items[i]);
     if (rc == 0 && c->s.external.url && external_add(&c->external, &c->s.external, NULL, &err) != 0)
         rc = prog_usage_error(&c->cli, "auth-url", err.msg, NULL);
+    if (rc == 0 && paths->peers && token_table_read_peers(&c->tokens, paths->peers, &err) != 0)
+        rc = prog_usage_error(&c->cli, "peer-token-file", err.msg, NULL);
     if (rc != 0 ||
         ((c->s.groups.count > 0 || c->external) && !paths->tokens && !paths->auth && !paths->token))
         return rc;
@@ -471,6 +484,7 @@ static int config_fill(config *c)
     cfg->credential_count = c->tokens.count;
     cfg->auth_after_table = 1;
     cfg->max_auth_failures = prog_or_never(cfg->max_auth_failures);
+    cfg->peer_group = c->s.credentials.peers ? PEER_GROUP : NULL;
     prog_configure(&c->cli.common, &cfg->common);
     return 0;
 }
@@ -510,6 +524,7 @@ int config_open(config *c, char **argv, prog_log *log)
     if (rc == 0) rc = config_route(c);
     if (rc == 0) rc = config_open_tls(c);
     if (rc == 0) rc = config_read_tokens(c);
+    if (rc == 0) rc = peers_configure(c);
     if (rc == 0) rc = config_fill(c);
     if (rc == 0) rc = config_check(c);
     return rc == 0 ? -1 : rc;
@@ -520,6 +535,8 @@ void config_close(config *c)
     token_table_free(&c->tokens);
     external_set_free(c->external);
     prog_tls_free(c->tls);
+    prog_tls_free(c->peer_tls);
+    free(c->peer_urls);
     for (size_t i = 0; i < c->expose_count; i++) {
         free(c->exposes[i].allow_from);
         free(c->exposes[i].trusted);
@@ -535,6 +552,6 @@ void config_close(config *c)
     c->exposes = NULL;
     c->xs = NULL;
     c->external = NULL;
-    c->listen = c->origins = c->allow_from = c->trusted = NULL;
-    c->tls = NULL;
+    c->listen = c->origins = c->allow_from = c->trusted = c->peer_urls = NULL;
+    c->tls = c->peer_tls = NULL;
 }

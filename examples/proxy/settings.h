@@ -10,7 +10,8 @@ enum { ADDRESS_SIZE = 136 };  // "unix:" and a sun_path, or an address and a por
 
 typedef struct settings {
     prog_list listens, exposes, origins, groups;
-    prog_list connects, socks5s, snis, https, routes, allow_from, trusted;
+    prog_list connects, socks5s, snis, https, routes, allow_from, trusted, peers;
+    const char *peer_ca;
     const char *sockets;
     token_paths credentials;
     external_options external;
@@ -42,6 +43,8 @@ typedef struct config {
     token_table tokens;
     external_set *external;      // NULL: nobody is asked, or its user has it
     revdial_tls *tls;            // NULL: there is none
+    char *peer_urls;             // with commas; NULL: there is no --peer
+    revdial_tls *peer_tls;       // NULL: there is none
     revdial_proxy_config proxy;  // made of all that
     char *origins;
     revdial_expose *xs;

@@ -229,9 +229,9 @@ void sockets_note(sockets *s, revdial_session *session, int state)
     revdial_session_info info;
     sockets_event *e;
     if (!s->dir) return;
-    e = calloc(1, sizeof *e);
-    if (!e) return;
     revdial_session_get_info(session, &info);
+    e = info.is_peer ? NULL : calloc(1, sizeof *e);
+    if (!e) return;
     snprintf(e->name, sizeof e->name, "%s", info.name);
     e->state = state;
     e->session = info.id;

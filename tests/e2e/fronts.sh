@@ -14,9 +14,6 @@ start_tls_server() {
     address_of[tls]=127.0.0.1:$port
 }
 
-# What each --OPTION listens on: $connect, $socks5, $sni
-front_at() { sed -n "s/^listening on \(.*\) for --$1\$/\1/p" "$dir/proxy.out" | head -n 1; }
-
 start_fronts() {
     sockets=$dir/sockets
     mkdir -p "$sockets"
@@ -30,36 +27,10 @@ start_fronts() {
     sni=$(front_at sni)
 }
 
-# A server whose queue is full: it does not answer those who connect.
-start_full() {
-    start full python3 -uc 'import signal, socket
-s = socket.socket()
-s.bind(("127.0.0.1", 0))
-s.listen(0)
-waiting = [socket.socket() for _ in range(2)]
-for c in waiting:
-    c.setblocking(False)
-    c.connect_ex(s.getsockname())
-print("full", s.getsockname()[1])
-signal.pause()'
-    said full.out '^full' 5 || return
-    address_of[full]=127.0.0.1:$(sed 's/^full //' "$dir/full.out")
-}
-
 start_behind() {
     start_agent web --target "${address_of[httpd]}" --allow '127.0.0.1:*' --allow 'localhost:*' \
         --allow '*.invalid:80' --connect-timeout 500ms
 }
-
-# gets WANT CURL_OPTION...: curl prints that
-gets() {
-    local got want=$1
-    shift
-    got=$(curl -sS --max-time 30 "$@" 2>&1)
-    [ "$got" = "$want" ] || fail "curl $*: $got"
-}
-
-page='hello from behind the tunnel'
 
 connect_works() {
     gets "$page" -p -x "http://web:@$connect" "http://${address_of[httpd]}/" &&

@@ -335,6 +335,7 @@ END_OF_CONFIG
 
 www=$dir/www
 big=$www/big
+page='hello from behind the tunnel'
 # A page and a big file, whose bytes are known. Runs of one part have the file of the whole run.
 make_files() {
     mkdir -p "$www/small" || return
@@ -347,12 +348,39 @@ make_files() {
     fi
     big_bytes=$(stat -c %s "$big")
     big_sha=$E2E_BIG_SHA
-    echo 'hello from behind the tunnel' >"$www/index.html"
+    echo "$page" >"$www/index.html"
+}
+
+# A server whose queue is full: it does not answer those who connect.
+start_full() {
+    start full python3 -uc 'import signal, socket
+s = socket.socket()
+s.bind(("127.0.0.1", 0))
+s.listen(0)
+waiting = [socket.socket() for _ in range(2)]
+for c in waiting:
+    c.setblocking(False)
+    c.connect_ex(s.getsockname())
+print("full", s.getsockname()[1])
+signal.pause()'
+    said full.out '^full' 20 || return
+    address_of[full]=127.0.0.1:$(sed 's/^full //' "$dir/full.out")
+}
+
+# What an --OPTION of a proxy listens on. front_at OPTION [PROXY]
+front_at() { sed -n "s/^listening on \(.*\) for --$1\$/\1/p" "$dir/${2:-proxy}.out" | head -n 1; }
+
+# gets WANT CURL_OPTION...: curl prints that
+gets() {
+    local got want=$1
+    shift
+    got=$(curl -sS --max-time 30 "$@" 2>&1)
+    [ "$got" = "$want" ] || fail "curl $*: $got"
 }
 
 start_http_server() {
     start httpd python3 -u -m http.server --bind 127.0.0.1 --directory "$www" 0
-    said httpd.out '^Serving HTTP' 5 || return
+    said httpd.out '^Serving HTTP' 20 || return
     address_of[httpd]=127.0.0.1:$(sed -n 's/.* port \([0-9]*\) .*/\1/p' "$dir/httpd.out")
 }
 

@@ -1,4 +1,5 @@
-# Several proxies: an agent that follows the addresses of a name.
+# Several proxies: an agent that follows the addresses of a name, and proxies that ask each other
+# for agents.
 
 # What proxies.test leads to, for the agent alone. hosts ADDRESS...
 hosts() { printf '%s proxies.test\n' "$@" >"$dir/hosts"; }
@@ -42,7 +43,191 @@ follows_the_name() {
         said proxy2.log 'event=session.down' 20
 }
 
-start_peers peers "$www/index.html" || exit 1
+# ---- peers ----
+
+# start_mesh_proxy NAME OPTION...: a proxy at port_of[NAME] that names the others as its peers
+start_mesh_proxy() {
+    local name=$1 other peer_options=()
+    shift
+    for other in a b c; do
+        [ "$other" = "$name" ] || peer_options+=(--peer "http://127.0.0.1:${port_of[$other]}")
+    done
+    proxy_at=127.0.0.1:${port_of[$name]} start_proxy "$name" "${peer_options[@]}" \
+        --peer-token-file "$dir/peer-token" --log-level debug "$@"
+}
+declare -A port_of
+
+# Three proxies, each a peer of the others; "web" is at b alone, "cam" at c alone. All clients are
+# at a.
+start_mesh() {
+    local name
+    od -An -N16 -tx1 /dev/urandom | tr -d ' \n' >"$dir/peer-token"
+    for name in a b c; do port_of[$name]=$(client port); done
+    exposing web echo sink source
+    mkdir -p "$dir/sockets"
+    start_mesh_proxy b && start_mesh_proxy c &&
+        start_mesh_proxy a "${exposes[@]}" --connect 127.0.0.1:0 --socks5 127.0.0.1:0 \
+            --http 127.0.0.1:0 --sni 127.0.0.1:0 --route '*.cams.example=*/' \
+            --sockets "$dir/sockets" --admin "unix:$dir/admin" || return
+    said a.out 'for --sni$' 5 || return
+    ports=("${exposed[@]}")
+    for name in connect socks5 http sni; do address_of[$name]=$(front_at "$name" a); done
+    for name in a b c; do said "$name.log" 'event=session.up .*role=peer' 10 2 || return; done
+    server_url=http://127.0.0.1:${port_of[b]} start_agent web "${web_options[@]}" &&
+        server_url=http://127.0.0.1:${port_of[c]} start_agent cam --name cam \
+            --target "${address_of[httpd]}"
+}
+
+every_way_in_works() {
+    local got sni=${address_of[sni]}
+    gets "$page" -p -x "http://web:@${address_of[connect]}" "http://${address_of[httpd]}/" &&
+        gets "$page" -x "socks5h://web:@${address_of[socks5]}" "http://${address_of[httpd]}/" &&
+        gets "$page" -H 'Host: web.cams.example' "http://${address_of[http]}/" &&
+        gets "$page" -H 'Host: cam.cams.example' "http://${address_of[http]}/" || return
+    got=$(printf 'GET / HTTP/1.0\r\n\r\n' |
+        timeout 30 "$build/revdial-proxy" dial "web/${address_of[httpd]}" \
+            --through "${address_of[connect]}" 2>&1 | tail -n 1)
+    [ "$got" = "$page" ] || { fail "dial prints $got"; return; }
+    # A server name leads to the agent's own target, which speaks no TLS and says so.
+    got=$(openssl s_client -connect "$sni" -servername web.cams.example </dev/null 2>&1)
+    [[ "$got" =~ wrong\ version|packet\ length|record\ layer ]] ||
+        fail "openssl says ${got:0:300}"
+}
+
+# Both ways at one time, and each end finishes by itself.
+bulk_is_the_same() {
+    local bytes sha
+    bytes=$(stat -c %s "$dir/part") && sha=$(sha256 "$dir/part")
+    start_client download read "${ports[2]}" "$dir/part"
+    start_client upload write "${ports[1]}" "$dir/part"
+    said upload.out "^$bytes $sha $bytes\$" 60 && said download.out "^$bytes same eof " 60
+}
+
+# The status of a request to --connect and to --http, and the reply of SOCKS5.
+# refused CONNECT HTTP SOCKS5 NAME TARGET
+refused() {
+    local got
+    got=$(curl -s --max-time 30 -o /dev/null -w '%{http_connect}' -p \
+        -x "http://$4:@${address_of[connect]}" "http://$5/")
+    [ "$got" = "$1" ] || { fail "CONNECT to $5 gets $got, not $1"; return; }
+    got=$(curl -s --max-time 30 -o /dev/null -w '%{http_code}' -H "Host: $4.cams.example" \
+        "http://${address_of[http]}/")
+    [ "$got" = "$2" ] || { fail "--http for $4 gets $got, not $2"; return; }
+    got=$(curl -sS --max-time 30 -o /dev/null --socks5-hostname "${address_of[socks5]}" \
+        -U "$4:x" "http://$5/" 2>&1)
+    [[ "$got" =~ "($3)" ]] || fail "SOCKS5 to $5: $got, not reply $3"
+}
+
+errors_cross() {
+    refused 503 503 3 nobody 127.0.0.1:80 && refused 403 200 2 web 192.0.2.1:80 &&
+        refused 502 200 5 web 127.0.0.1:9 && refused 502 200 4 web no.such.host.invalid:80 &&
+        refused 504 200 6 web "${address_of[full]}"
+}
+
+# A name that none has is asked for once at each, and not passed on.
+a_ring_ends() {
+    local name
+    gets 503 -o /dev/null -w '%{http_code}' -H 'Host: nowhere.cams.example' \
+        "http://${address_of[http]}/" || return
+    for name in b c; do
+        said "$name.log" 'event=peer.refused .*name=nowhere' 5 || return
+        [ "$(count "$name.log" 'event=peer.refused .*name=nowhere')" -eq 1 ] ||
+            { fail "$name was asked more than once"; return; }
+    done
+    [ "$(count a.log 'event=peer.refused .*name=nowhere')" -eq 0 ] || fail 'a was asked, too'
+}
+
+peers_are_shown() {
+    local got
+    got=$(curl -s --unix-socket "$dir/admin" http://localhost/status | python3 -c 'import json, sys
+s = json.load(sys.stdin)
+print(sum(x["is_peer"] for x in s["sessions"]), *sorted(p["state"] for p in s["peers"]))')
+    [ "$got" = '2 up up' ] || { fail "/status says $got"; return; }
+    "$build/revdial-proxy" status --admin "unix:$dir/admin" >"$dir/table"
+    grep -q '^ASKED BY' "$dir/table" && [ "$(grep -c 'peer (peer)' "$dir/table")" -eq 2 ] ||
+        { fail "the table: $(cat "$dir/table")"; return; }
+    got=$(curl -s --unix-socket "$dir/admin" http://localhost/metrics |
+        sed -n 's/^revdial_sessions{name="peer"[^}]*} //p')
+    [ "$got" = 2 ] || { fail "/metrics says $got"; return; }
+    [ -z "$(ls "$dir/sockets")" ] || fail "--sockets has $(ls "$dir/sockets")"
+}
+
+# The machine of b goes: its agent is gone with it, that of c is not, and nobody has to be told when
+# b is back.
+one_is_killed() {
+    local before
+    before=$(count a.log 'event=session.up .*role=peer')
+    end_now b
+    said a.log 'event=session.down .*role=peer' 10 || return
+    refused 503 503 3 web 127.0.0.1:80 || return
+    gets "$page" -H 'Host: cam.cams.example' "http://${address_of[http]}/" || return
+    start_mesh_proxy b && said a.log 'event=session.up .*role=peer' 20 $((before + 1)) &&
+        said b.log 'event=session.up .*name=web' 20 || return
+    gets "$page" -H 'Host: web.cams.example' "http://${address_of[http]}/" && is_served_by_a
+}
+
+is_served_by_a() {
+    [ "$(client echo_once "${ports[0]}")" = ping ] || fail 'no echo through a'
+}
+
+# A peer that is stopped, and not dead: others are asked after 0.9 s.
+one_freezes() {
+    kill -STOP "${pid_of[b]}"
+    gets "$page" -H 'Host: cam.cams.example' "http://${address_of[http]}/" &&
+        gets "$page" -H 'Host: cam.cams.example' "http://${address_of[http]}/" &&
+        said a.log 'event=session.silent .*role=peer' 10
+    local code=$?
+    kill -CONT "${pid_of[b]}"
+    return $code
+}
+
+# One that does not know the secret is no peer, in neither direction.
+a_wrong_secret_is_refused() {
+    echo wrong >"$dir/wrong-token"
+    port_of[d]=$(client port)
+    proxy_at=127.0.0.1:${port_of[d]} start_proxy d --peer "http://127.0.0.1:${port_of[a]}" \
+        --peer-token-file "$dir/wrong-token" || return
+    said d.log 'event=link.retry .*credentials' 10 &&
+        said a.log 'event=session.refused .*name=peer' 10 || return
+    server_url=http://127.0.0.1:${port_of[d]} start_agent stranger --name stranger \
+        --target "${address_of[httpd]}" || return
+    gets 503 -o /dev/null -w '%{http_code}' -H 'Host: stranger.cams.example' \
+        "http://${address_of[http]}/" || return
+    # The token of agents makes no peer either.
+    printf '%s\n' "$token" >"$dir/wrong-token"
+    end_now d stranger
+    proxy_at=127.0.0.1:${port_of[d]} start_proxy d --peer "http://127.0.0.1:${port_of[a]}" \
+        --peer-token-file "$dir/wrong-token" && said d.log 'event=link.retry .*credentials' 10
+}
+
+wrong_options_are_refused() {
+    printf 'a\nb\n' >"$dir/wrong-token"
+    says proxy 2 'peer-token-file: missing' --listen 127.0.0.1:0 --token-file "$dir/tokens" \
+        --peer http://127.0.0.1:1 &&
+        says proxy 2 'peer: .*http://' --listen 127.0.0.1:0 --token-file "$dir/tokens" \
+            --peer-token-file "$dir/peer-token" --peer 127.0.0.1:1 &&
+        says proxy 2 'peer-token-file: .*one line' --listen 127.0.0.1:0 \
+            --token-file "$dir/tokens" --peer-token-file "$dir/wrong-token"
+}
+
+start_servers() {
+    make_file "$dir/part" 64 && start_peers peers "$dir/part" && start_http_server && start_full
+}
+
+check 'servers for the agents' start_servers || return 0
 check 'an agent at all addresses of a name' start_everywhere
 check 'one address goes, another one comes' follows_the_name
-end_now agent proxy2 proxy3 proxy4 peers
+end_now agent proxy2 proxy3 proxy4
+web_options=(--target "${address_of[httpd]}" --allow '127.0.0.1:*' --allow '*.invalid:80'
+    --connect-timeout 500ms)
+if check 'three proxies that are peers' start_mesh; then
+    check 'every way in leads through a peer' every_way_in_works
+    check '64 MB each way through a peer' bulk_is_the_same
+    check 'errors cross a peer' errors_cross
+    check 'a name that none has ends in a ring' a_ring_ends
+    check 'peers in status, metrics and --sockets' peers_are_shown
+    check 'a peer freezes' one_freezes
+    check 'a peer is killed and comes back' one_is_killed
+    check 'a peer with a wrong secret' a_wrong_secret_is_refused
+fi
+check 'wrong options for peers' wrong_options_are_refused
