@@ -459,7 +459,8 @@ typedef struct revdial_dial_opts {
     const char *client_addr;  // "ip:port" of the original client, for the target's PROXY header
     const char *local_addr;   // "ip:port" the client connected to
     // Free-form pairs for the other end, {"traceparent", "00-…"}. A key has no '=' in it and is
-    // none of those that revdial_stream_meta() lists.
+    // none of those that revdial_stream_meta() lists. A "traceparent" is also in what both logs say
+    // of the stream.
     const revdial_kv *meta;
     size_t meta_count;
     int pick;         // REVDIAL_PICK_*
@@ -1086,8 +1087,9 @@ typedef struct revdial_route {
     revdial_dial_opts dial;  // DIAL; at first the port's, with client_addr and local_addr
     const void *reply;       // for the client
     size_t reply_len;
-    int half_closed_ms;  // DIAL; at first the port's
-    char text[1024];     // room for the strings of the answer
+    int half_closed_ms;   // DIAL; at first the port's
+    char text[1024];      // room for the strings of the answer
+    revdial_kv pairs[4];  // room for dial.meta
 } revdial_route;
 
 // Decides about a client. On the proxy's first I/O thread: must not block.
@@ -16285,6 +16287,18 @@ static const char *rvd_stream_open_text(int code, const revdial_dial_opts *opts)
 
 enum { RVD_STREAM_META_MAX = 4096 / 5 };  // entries of a preamble: a head of 3, a key and a '='
 
+// Of W3C Trace Context, which follows a request through the logs of all it passes.
+#define RVD_STREAM_TRACE "traceparent"
+
+// That of a dial, or NULL.
+static const char *rvd_stream_trace_of(const revdial_dial_opts *o)
+{
+    for (size_t i = 0; o->meta && i < o->meta_count; i++)
+        if (o->meta[i].key && strcmp(o->meta[i].key, RVD_STREAM_TRACE) == 0)
+            return o->meta[i].value;
+    return NULL;
+}
+
 static const char *rvd_stream_meta_problem(const revdial_dial_opts *o)
 {
     if (o->meta_count && !o->meta) return "meta: NULL, but the count is not 0";
@@ -19136,7 +19150,7 @@ typedef struct rvd_proxy_client {
     revdial_stream *st;  // what came of the dial, or:
     revdial_err *why;
     int64_t dial, since_us;
-    char address[];  // behind it, if the port has a route: the target
+    char address[];  // behind it, if the port has a route: the target and the traceparent
 } rvd_proxy_client;
 
 // Bytes that wait, in memory that grows with them.
@@ -20872,6 +20886,7 @@ static void rvd_proxy_log_dial(revdial_proxy *p, const char *name, const rvd_str
     rvd_log_text(&l, "client", d->opts->client_addr);
     rvd_log_text(&l, "listen", from ? from->address : NULL);
     rvd_log_text(&l, "target", d->opts->target);
+    rvd_log_text(&l, RVD_STREAM_TRACE, rvd_stream_trace_of(d->opts));
     rvd_log_text(&l, "reason", d->err.msg);
     rvd_log_end(&p->own.log, &l);
 }
@@ -21306,16 +21321,37 @@ static const char *rvd_proxy_client_target(const rvd_proxy_client *c)
     return *own ? own : NULL;
 }
 
-// Without memory: NULL.
-static rvd_proxy_client *rvd_proxy_client_new(rvd_proxy_listener *l, int fd, const char *address,
-                                              const char *target, enum rvd_proxy_client_state state)
+// For the log.
+static const char *rvd_proxy_client_trace(const rvd_proxy_client *c)
 {
-    size_t address_size = strlen(address) + 1, target_len = target ? strlen(target) : 0;
-    size_t size = sizeof(rvd_proxy_client) + address_size + (l->expose.route ? target_len + 1 : 0);
+    const char *target = c->address + strlen(c->address) + 1;
+    return c->listener->expose.route ? target + strlen(target) + 1 : NULL;
+}
+
+static size_t rvd_proxy_client_size(const char *address, const char *target, const char *trace,
+                                    const rvd_proxy_listener *l)
+{
+    size_t size = sizeof(rvd_proxy_client) + strlen(address) + 1;
+    if (l->expose.route) size += strlen(target) + strlen(trace) + 2;
+    return size;
+}
+
+// Without memory: NULL.
+//   opts     of the dial that a route wants, or NULL
+static rvd_proxy_client *rvd_proxy_client_new(rvd_proxy_listener *l, int fd, const char *address,
+                                              const revdial_dial_opts *opts,
+                                              enum rvd_proxy_client_state state)
+{
+    const char *target = opts && opts->target ? opts->target : "";
+    const char *trace = opts ? rvd_stream_trace_of(opts) : NULL;
+    size_t size = rvd_proxy_client_size(address, target, trace ? trace : "", l), at;
     rvd_proxy_client *c = rvd_owner_alloc(&l->proxy->own, size);
     if (!c) return NULL;
-    memcpy(c->address, address, address_size);
-    if (l->expose.route && target) memcpy(c->address + address_size, target, target_len);
+    at = strlen(address) + 1;
+    memcpy(c->address, address, at);
+    if (l->expose.route) memcpy(c->address + at, target, strlen(target) + 1);
+    if (l->expose.route && trace)
+        memcpy(c->address + at + strlen(target) + 1, trace, strlen(trace) + 1);
     rvd_base_link_init(&c->link);
     c->state = state;
     c->io.fd = fd;
@@ -21329,9 +21365,9 @@ static void rvd_proxy_client_free(rvd_proxy_client *c)
 {
     rvd_proxy_listener *l = c->listener;
     rvd_owner *own = &l->proxy->own;
-    size_t size = sizeof *c + strlen(c->address) + 1;
-    const char *target = l->expose.route ? rvd_proxy_client_target(c) : NULL;
-    if (l->expose.route) size += (target ? strlen(target) : 0) + 1;
+    const char *target = rvd_proxy_client_target(c);
+    size_t size =
+        rvd_proxy_client_size(c->address, target ? target : "", rvd_proxy_client_trace(c), l);
     rvd_owner_free(own, c, size);
     rvd_proxy_listener_unref(l);
     rvd_stream_work_end(&own->work);
@@ -21370,6 +21406,7 @@ static int rvd_proxy_log_client(const rvd_proxy_client *c, rvd_log_line *l,
     rvd_log_text(l, "client", c->address);
     rvd_log_text(l, "listen", c->listener->address);
     rvd_log_text(l, "target", rvd_proxy_client_target(c));
+    rvd_log_text(l, RVD_STREAM_TRACE, rvd_proxy_client_trace(c));
     return 1;
 }
 
@@ -21876,7 +21913,7 @@ static int rvd_proxy_route_ask(rvd_proxy_route *r, const revdial_route *q, revdi
     if (code) return code;
     r->half_closed_ms = q->half_closed_ms;
     r->client =
-        rvd_proxy_client_new(r->listener, r->io.fd, r->addresses, q->dial.target, RVD_PROXY_ROUTED);
+        rvd_proxy_client_new(r->listener, r->io.fd, r->addresses, &q->dial, RVD_PROXY_ROUTED);
     if (!r->client || !rvd_proxy_bytes_add(o, &r->in, rest + early, len - early) ||
         !rvd_proxy_bytes_add(o, &r->out, q->reply, q->reply ? q->reply_len : 0))
         return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a client");
@@ -23870,6 +23907,7 @@ static void rvd_agent_log_forward(rvd_log_line *l, const rvd_agent_forward *f, r
     if (!dial) rvd_stream_log_dial(l, f->session->id, st->id);
     rvd_log_text(l, "client", revdial_stream_meta(st, "client"));
     rvd_log_text(l, "target", f->target);
+    rvd_log_text(l, RVD_STREAM_TRACE, revdial_stream_meta(st, RVD_STREAM_TRACE));
 }
 
 // Why the target was refused, for the agent's own log: the dialler is told a code only.

@@ -302,7 +302,8 @@ TEST(a_connect_request_is_read_byte_by_byte_as_it_is_at_once)
 {
     static const char request[] =
         "CONNECT X.Example.:22 HTTP/1.1\r\nHost: x\r\nUser-Agent:\tcurl \x80\r\n"
-        "proxy-authorization:  bAsIc   d2ViOnNlYzpyZXQ=  \r\nContent-Length: 0\r\n\r\nSSH-2.0";
+        "proxy-authorization:  bAsIc   d2ViOnNlYzpyZXQ=  \r\nContent-Length: 0\r\nTraceParent: "
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n\r\nSSH-2.0";
     const size_t len = strlen(request);
     for (size_t cut = 0; cut <= len; cut++) {
         connect_head head;
@@ -312,6 +313,7 @@ TEST(a_connect_request_is_read_byte_by_byte_as_it_is_at_once)
         CHECK_STR(head.where.host, "x.example");
         CHECK_INT(head.where.port, 22);
         CHECK_STR(head.user, "web");
+        CHECK_STR(head.trace, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
     }
 }
 

@@ -380,6 +380,59 @@ TEST(only_what_may_be_repeated_is_idempotent)
     }
 }
 
+#define TRACE "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+TEST(a_traceparent_is_taken_as_W3C_Trace_Context_has_it_and_only_then)
+{
+    static const char *const good[] = {
+        TRACE, "00-00000000000000000000000000000001-0000000000000001-ff",
+        "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what.will:be_there"};
+    static const char *const bad[] = {
+        "",
+        "0",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0",
+        "00-4bf92f3577b34da6a3ce929d0e0e473-600f067aa0ba902b7-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-011",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+        "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01.more",
+        "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-m re",
+        "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-\xc3\xa4",
+        "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "0g-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00F067aa0ba902b7-01",
+        "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0x",
+        "00 4bf92f3577b34da6a3ce929d0e0e4736 00f067aa0ba902b7 01",
+        TRACE "," TRACE};
+    char text[400], trace[HTTP_TRACE_SIZE];
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        snprintf(text, sizeof text, GET HOST "TraceParent:  %s \r\n\r\n", good[i]);
+        CHECK_INT(request(text, strlen(text)), 0);
+        http_trace(&head, trace);
+        CHECK_STR(trace, good[i]);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        snprintf(text, sizeof text, GET HOST "traceparent: %s\r\n\r\n", bad[i]);
+        CHECK_INT(request(text, strlen(text)), 0);
+        http_trace(&head, trace);
+        if (*trace) test_fail(__FILE__, __LINE__, "%s", bad[i]);
+    }
+    snprintf(text, sizeof text, GET HOST "traceparent: %s\r\ntraceparent: %s\r\n\r\n", TRACE,
+             TRACE);
+    CHECK_INT(request(text, strlen(text)), 0);
+    http_trace(&head, trace);  // which of them would count?
+    CHECK_STR(trace, "");
+    for (int more = 70; more < 74; more++) {  // 127 characters are the most
+        snprintf(text, sizeof text, GET HOST "traceparent: 01%s-%0*d\r\n\r\n", TRACE + 2, more, 7);
+        CHECK_INT(request(text, strlen(text)), 0);
+        http_trace(&head, trace);
+        CHECK_INT(strlen(trace), more < 72 ? 56 + more : 0);
+    }
+}
+
 TEST(the_end_of_a_response_is_where_RFC_9112_has_it)
 {
     static const struct {

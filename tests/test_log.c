@@ -181,7 +181,7 @@ typedef struct followed {
     char at[80], to[32];
 } followed;
 
-static int followed_open(followed *f, int access_log, int level)
+static void followed_init(followed *f, int access_log, int level)
 {
     int port = 0;
     world_init(&f->w);
@@ -198,7 +198,17 @@ static int followed_open(followed *f, int access_log, int level)
     f->agent = lines_new(&f->w.acfg.common, level);
     f->w.pcfg.common.log = f->w.acfg.common.log = lines_add;
     f->w.pcfg.common.access_log = f->w.acfg.common.access_log = access_log;
+}
+
+static int followed_start(followed *f)
+{
     return world_open(&f->w) && revdial_proxy_address(f->w.proxy, 1, f->at, sizeof f->at) > 0;
+}
+
+static int followed_open(followed *f, int access_log, int level)
+{
+    followed_init(f, access_log, level);
+    return followed_start(f);
 }
 
 static void followed_close(followed *f)
@@ -256,6 +266,37 @@ TEST(a_client_is_followed_by_its_ids_through_both_logs)
         CHECK_INT(strlen(a), 16);
         CHECK_STR(field(&end[1], "target", a), f.to);
         CHECK_STR(field(&end[0], "listen", a), f.at);
+    }
+    followed_close(&f);
+}
+
+// ud: a traceparent
+static int traced_route(void *ud, revdial_route *r)
+{
+    r->pairs[0] = (revdial_kv){"other", "of the client"};
+    r->pairs[1] = (revdial_kv){"traceparent", ud};
+    r->dial.meta = r->pairs;
+    r->dial.meta_count = 2;
+    return r->len ? REVDIAL_ROUTE_DIAL : REVDIAL_ROUTE_MORE;
+}
+
+TEST(the_traceparent_of_a_dial_is_in_the_lines_about_it_in_both_logs)
+{
+    static char trace[] = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    static const char *const events[] = {"stream.open", "stream.end"};
+    followed f;
+    line at;
+    char a[256];
+    followed_init(&f, 1, REVDIAL_LOG_INFO);
+    f.x.route = traced_route;
+    f.x.route_ud = trace;
+    if (followed_start(&f)) {
+        followed_client(&f);
+        for (int i = 0; i < 4; i++) {
+            REQUIRE(lines_await(i < 2 ? f.agent : f.proxy, events[i % 2], "", &at));
+            CHECK_STR(field(&at, "traceparent", a), trace);
+            CHECK(strstr(at.msg, "of the client") == NULL);
+        }
     }
     followed_close(&f);
 }

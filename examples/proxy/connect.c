@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "front.h"
-#include "http_reader.h"
 
 // ------------------------------------------------------------------------------------------------
 // The request. What two readers could understand differently is refused.
@@ -83,6 +82,7 @@ int connect_parse(connect_head *out, const char *data, size_t len)
     problem = route_host_parse(&out->where, head.authority.at, head.authority.len);
     if (!problem && out->where.port < 0) problem = "the port is missing";
     if (!problem) problem = user_parse(out, &head);
+    http_trace(&head, out->trace);
     return problem ? refuse(out, 400, problem) : (out->status = 200);
 }
 
@@ -140,7 +140,9 @@ static int connect_route(void *ud, revdial_route *r)
     if (status == 200) {
         r->used = head.len;
         switch (route_decide(ud, &head.where, head.user, &where)) {
-        case ROUTE_FOUND: return front_dial(r, &where, &head.where);
+        case ROUTE_FOUND:
+            front_trace(r, head.trace);
+            return front_dial(r, &where, &head.where);
         case ROUTE_NEEDS_NAME:
             status = 407;
             head.problem = "no route leads there: the user name must be the agent's name";

@@ -2,6 +2,7 @@
 #ifndef REVDIAL_PROXY_CONNECT_H
 #define REVDIAL_PROXY_CONNECT_H
 
+#include "http_reader.h"
 #include "routes.h"
 
 enum { CONNECT_USER_SIZE = ROUTE_NAME_SIZE + 1 };  // one more, to tell a name that is too long
@@ -12,6 +13,7 @@ typedef struct connect_head {
     size_t len;           // of the head; what follows is for the target
     route_host where;
     char user[CONNECT_USER_SIZE];  // of Proxy-Authorization: Basic, "" = none
+    char trace[HTTP_TRACE_SIZE];   // the traceparent, "" = none
 } connect_head;
 
 // Reads a request from its first byte on.

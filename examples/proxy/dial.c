@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "fetch.h"
+#include "http_reader.h"
 
 enum dial_exit {
     DIAL_NO_PROXY = 5,  // the front end cannot be reached
@@ -34,7 +35,8 @@ static const char help[] =
     "  unix:DIRECTORY                      its --sockets; there is no TARGET then\n"
     "A --route of that proxy for TARGET counts before NAME. Each direction ends by itself: the "
     "end\n"
-    "of standard input is sent on, and what still comes is printed.\n"
+    "of standard input is sent on, and what still comes is printed. TRACEPARENT of the\n"
+    "environment goes to the --connect, which has it logged.\n"
     "\n"
     "Exit codes: 0 both directions ended, 1 the connection was cut, 2 usage, 5 the proxy cannot "
     "be\n"
@@ -178,15 +180,18 @@ static size_t read_until(int fd, char *buf, size_t size, const char *end)
 static int ask(dial *d)
 {
     char where[ROUTE_TARGET_SIZE + 8], user[ROUTE_NAME_SIZE + 1], login[2 * ROUTE_NAME_SIZE];
+    const char *trace = getenv("TRACEPARENT");
     char request[1024], head[HEAD_MAX], why[256];
     size_t len;
+    if (!trace || strlen(trace) >= HTTP_TRACE_SIZE || strcspn(trace, " \t\r\n") != strlen(trace))
+        trace = "";
     snprintf(where, sizeof where, "%s%s", d->target[0] ? d->target : d->name,
              d->target[0] ? "" : ":0");
     snprintf(user, sizeof user, "%s:", d->name);
     fetch_base64(login, user);
     snprintf(request, sizeof request,
-             "CONNECT %s HTTP/1.1\r\nHost: %s\r\nProxy-Authorization: Basic %s\r\n\r\n", where,
-             where, login);
+             "CONNECT %s HTTP/1.1\r\nHost: %s\r\nProxy-Authorization: Basic %s\r\n%s%s%s\r\n",
+             where, where, login, *trace ? "traceparent: " : "", trace, *trace ? "\r\n" : "");
     if (write_all(d->fd, request, strlen(request)) != 0)
         return failed(DIAL_NO_PROXY, d->through, strerror(errno));
     len = read_until(d->fd, head, sizeof head, "\r\n\r\n");

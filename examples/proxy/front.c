@@ -18,6 +18,16 @@ int front_dial(revdial_route *r, const route_choice *where, const route_host *ho
     return REVDIAL_ROUTE_DIAL;
 }
 
+void front_trace(revdial_route *r, const char *trace)
+{
+    char *at = r->text + ROUTE_NAME_SIZE + ROUTE_TARGET_SIZE + ROUTE_HOST_SIZE;
+    if (!*trace) return;
+    memcpy(at, trace, strlen(trace) + 1);
+    r->pairs[0] = (revdial_kv){"traceparent", at};
+    r->dial.meta = r->pairs;
+    r->dial.meta_count = 1;
+}
+
 int front_status(const revdial_err *why)
 {
     switch (why->code) {

@@ -20,6 +20,8 @@ extern const front_kind front_connect, front_socks5, front_sni, front_http;
 // is used for all three.
 //   returns  REVDIAL_ROUTE_DIAL
 int front_dial(revdial_route *r, const route_choice *where, const route_host *host);
+// Has the agent told of the client's traceparent; "" = it has none.
+void front_trace(revdial_route *r, const char *trace);
 // The HTTP status of a gateway for a dial that failed.
 int front_status(const revdial_err *why);
 

@@ -203,6 +203,7 @@ struct http_conn {
     uint64_t moved[2];  // bytes of bodies to the agent, and back
     int status;
     http_bytes said;  // "GET host/path", if there is such a log
+    char trace[HTTP_TRACE_SIZE];
     char address[HTTP_ADDRESS_SIZE], local[HTTP_ADDRESS_SIZE];
 };
 

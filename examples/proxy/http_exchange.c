@@ -44,6 +44,7 @@ static void conn_log(http_conn *c, const char *why)
     revdial_log_field(msg, sizeof msg, "received_bytes", number);
     snprintf(number, sizeof number, "%lld", (long long)(c->thread->now_ms - c->began_ms));
     revdial_log_field(msg, sizeof msg, "took_ms", number);
+    revdial_log_field(msg, sizeof msg, "traceparent", c->trace);
     revdial_log_field(msg, sizeof msg, "why", why);
     prog_log_put(log, REVDIAL_LOG_INFO, "http.request", msg);
     c->said.len = 0;
@@ -191,6 +192,7 @@ static int conn_keep_request(http_conn *c, const http_head *h)
     http_body_init(&c->sent, h);
     c->may_retry = c->sent.state == HTTP_BODY_DONE && http_is_idempotent(h);
     memset(&c->scan, 0, sizeof c->scan);
+    http_trace(h, c->trace);
     if (http_config_of(t)->log->access) conn_describe(c, h);
     len = http_request_write(t->written, h, &from);
     http_bytes_free(&c->request);

@@ -437,6 +437,46 @@ int http_is_idempotent(const http_head *h)
     return 0;
 }
 
+// Are these characters lower-case hexadecimal digits, and not the one that is for none alone?
+static int http_is_id(http_text text, char none)
+{
+    size_t nones = 0;
+    for (size_t i = 0; i < text.len; i++) {
+        char c = text.at[i];
+        if (http_hex(c) < 0 || (c >= 'A' && c <= 'F')) return 0;
+        nones += c == none;
+    }
+    return nones < text.len;
+}
+
+// version "-" trace-id "-" parent-id "-" flags; a later version may go on behind another "-".
+static int http_is_trace(http_text v)
+{
+    enum { ID = 3, PARENT = 36, FLAGS = 53, LEN = 55 };
+    if (v.len < LEN || v.len >= HTTP_TRACE_SIZE) return 0;
+    if (v.at[ID - 1] != '-' || v.at[PARENT - 1] != '-' || v.at[FLAGS - 1] != '-') return 0;
+    if (!http_is_id(http_part(v, 0, 2), 'f') || !http_is_id(http_part(v, ID, PARENT - 1), '0') ||
+        !http_is_id(http_part(v, PARENT, FLAGS - 1), '0') ||
+        !http_is_id(http_part(v, FLAGS, LEN), 0))
+        return 0;
+    if (v.len == LEN) return 1;
+    return memcmp(v.at, "00", 2) != 0 && v.at[LEN] == '-' && http_span(&http_visible, v) == v.len;
+}
+
+void http_trace(const http_head *h, char trace[HTTP_TRACE_SIZE])
+{
+    http_text found = {NULL, 0};
+    int count = 0;
+    for (size_t i = 0; i < h->field_count; i++) {
+        if (!http_text_is(h->fields[i].name, "traceparent")) continue;
+        found = h->fields[i].value;
+        count++;
+    }
+    if (count != 1 || !http_is_trace(found)) found.len = 0;
+    if (found.len) memcpy(trace, found.at, found.len);
+    trace[found.len] = '\0';
+}
+
 // ------------------------------------------------------------------------------------------------
 // Responses and trailers
 

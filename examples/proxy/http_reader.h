@@ -16,6 +16,7 @@ enum {
     HTTP_TARGET_MAX = 8000,     // bytes; what 9110:4.1 asks every recipient to take
     HTTP_METHOD_MAX = 32,       // the longest registered one has 17
     HTTP_HOST_MAX = 253,        // of a name in DNS
+    HTTP_TRACE_SIZE = 128,      // of a traceparent, which has 55 letters so far
     HTTP_CHUNK_LINE_MAX = 1024  // bytes of a chunk's size and its extensions
 };
 
@@ -96,6 +97,9 @@ int http_trailer_parse(http_head *h, const char *data, size_t len);
 
 // May the request be sent again when no answer came (9110:9.2.2)?
 int http_is_idempotent(const http_head *h);
+// Copies the request's traceparent (W3C Trace Context, section 3.2); "" if it has none, several, or
+// one that is malformed.
+void http_trace(const http_head *h, char trace[HTTP_TRACE_SIZE]);
 
 // A body, and where we are in it.
 //

@@ -64,6 +64,7 @@ static void http_upstream_on_dial(void *ud, revdial_stream *st, const revdial_er
 int http_upstream_dial(http_conn *c, const route_choice *to)
 {
     revdial_dial_opts opts = {.timeout_ms = c->dial_timeout_ms, .flags = c->dial_flags};
+    const revdial_kv trace = {"traceparent", c->trace};
     size_t name_size = strlen(to->name) + 1, target_size = strlen(to->target) + 1;
     http_upstream *u = calloc(1, sizeof *u + name_size + target_size);
     if (!u) return REVDIAL_ENOMEM;
@@ -79,6 +80,8 @@ int http_upstream_dial(http_conn *c, const route_choice *to)
     if (*u->target) opts.target = u->target;
     opts.client_addr = c->address;
     opts.local_addr = *c->local ? c->local : NULL;
+    opts.meta = &trace;
+    opts.meta_count = *c->trace != '\0';
     c->is_sent = c->request.len <= REVDIAL_EARLY_MAX;
     if (c->is_sent) opts.early = c->request.data + c->request.at;
     if (c->is_sent) opts.early_len = c->request.len;

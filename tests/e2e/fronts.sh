@@ -29,12 +29,27 @@ start_fronts() {
 
 start_behind() {
     start_agent web --target "${address_of[httpd]}" --allow '127.0.0.1:*' --allow 'localhost:*' \
-        --allow '*.invalid:80' --connect-timeout 500ms
+        --allow '*.invalid:80' --connect-timeout 500ms --access-log
 }
 
 connect_works() {
     gets "$page" -p -x "http://web:@$connect" "http://${address_of[httpd]}/" &&
         gets "$page" -p -x "http://web:@$connect" "http://localhost:${address_of[httpd]##*:}/"
+}
+
+connect_is_traced() {
+    local trace=00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 log
+    gets "$page" -p -x "http://web:@$connect" --proxy-header "traceparent: $trace" \
+        "http://${address_of[httpd]}/" || return
+    TRACEPARENT=${trace/b7-/b8-} "$build/revdial-proxy" dial web --through "$connect" </dev/null &&
+        gets "$page" -p -x "http://web:@$connect" --proxy-header "traceparent: 00-x" \
+            "http://${address_of[httpd]}/" || return
+    for log in proxy.log web.log; do
+        said "$log" "event=stream.open .* traceparent=$trace" 5 &&
+            said "$log" "event=stream.end .* traceparent=$trace" 5 &&
+            said "$log" "event=stream.open .* traceparent=${trace/b7-/b8-}" 5 || return
+        ! grep -q 'traceparent=00-x' "$dir/$log" || fail 'a malformed one is logged'
+    done
 }
 
 # connect_status STATUS CURL_OPTION...: curl gets that instead of a connection
@@ -302,6 +317,7 @@ check 'servers are up' start_peers peers "$dir/file"
 check 'fronts are up' start_fronts
 check 'an agent registers' start_behind
 check 'CONNECT by user name' connect_works
+check 'CONNECT with a traceparent' connect_is_traced
 check 'CONNECT refuses by status' connect_refuses
 check 'CONNECT says why' says_why
 check 'CONNECT with bytes for the target' early_bytes_arrive

@@ -14,7 +14,7 @@ start_two_backends() {
     start_proxy proxy --http 127.0.0.1:0 --route a.test=web --route b.test=nginx \
         --route '*.dyn.test=*' --route no.test=web/127.0.0.1:9 --access-log "$@" || return
     front=${exposed[0]}
-    start_agent agent --target "${address_of[origin]}" &&
+    start_agent agent --target "${address_of[origin]}" --access-log &&
         start_agent_only other --name nginx --target "${address_of[nginx]}" &&
         said other.log 'event=session.up' 5
 }
@@ -50,6 +50,20 @@ pipelined_in_order() {
         'GET /3 HTTP/1.1\r\nHost: a.test\r\n\r\n' |
         grep -E '^GET|^no backend|^after|^\[' | tr -d '\r' | tr '\n' ' ')
     is "$got" 'GET /1 a.test no backend serves this host after GET /3 a.test [FIN] '
+}
+
+# A request's traceparent is in both logs and reaches the target; one that is malformed is logged
+# nowhere.
+is_traced() {
+    local trace=00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01
+    [[ "$(fields_of -H "traceparent: $trace")" = *"|traceparent: $trace|"* ]] ||
+        { fail 'the target does not get it'; return; }
+    said proxy.log "event=http.request .* traceparent=$trace" 5 &&
+        said agent.log "event=stream.open .* traceparent=$trace" 5 &&
+        said agent.log "event=stream.end .* traceparent=$trace" 5 || return
+    fields_of -H "traceparent: x$trace" >/dev/null
+    said proxy.log 'request="GET a.test/fields"' 5 2 || return
+    ! grep -q 'traceparent=x' "$dir/proxy.log" "$dir/agent.log" || fail 'a malformed one is logged'
 }
 
 uploads() {
@@ -338,6 +352,7 @@ hundred_sha=$(sha256 "$dir/hundred")
 check 'a front end for two agents' start_two_backends
 check 'each request of a connection goes by its Host' one_connection_many_hosts
 check 'pipelined requests are answered in order' pipelined_in_order
+check 'traceparent is in both logs' is_traced
 check '100 MB up: by length, in chunks, 100-continue' uploads
 check '100 MB down, HTTP/1.1 and 1.0' downloads_hundred
 check 'HEAD, 1xx, until close, trailers, early answer' other_forms
