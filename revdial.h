@@ -1539,6 +1539,12 @@ REVDIAL_API void revdial_session_get_info(revdial_session *s, revdial_session_in
 REVDIAL_API size_t revdial_session_list_streams(revdial_session *s, int blocked_ms,
                                                 revdial_stream_info *out, size_t cap);
 
+// The stream that has this dial id, as in revdial_stream_info and in the logs of both ends.
+//   returns  0, or REVDIAL_EINVAL: there is none; ECLOSED
+//   thread   any
+REVDIAL_API int revdial_session_find_stream(revdial_session *s, const char *dial,
+                                            revdial_stream_info *out);
+
 // Opens no new streams from now on; the session closes when the last one has ended, or at the
 // timeout. Returns at once.
 //   thread   any
@@ -1572,6 +1578,12 @@ typedef struct revdial_target_request {
     const char *asked;         // what the dialler asked for; NULL: nothing
     const char *target;        // asked, or the default target; a hook may put another one here
     char text[512];            // room for that
+    // How the target is served: at first as these fields of the config say.
+    int proxy_protocol, connect_timeout_ms, idle_timeout_ms, half_closed_timeout_ms;
+    // NULL at first. If the hook sets it and returns 0, no target is connected to: when the hook
+    // has returned, this gets its ud and owns the stream, as a handler does. On the same I/O
+    // thread: it must not block. revdial_stream_fd() and revdial_relay() do not.
+    void (*take)(void *ud, revdial_stream *st);
 } revdial_target_request;
 
 // Decides about a target. On an I/O thread: must not block. What it lets pass still needs a rule.
@@ -17629,7 +17641,7 @@ static void rvd_stream_stats_add(revdial_stats *out, revdial_session *s)
     rvd_stream_stats_count(out, &info);
 }
 
-static void rvd_stream_describe_locked(revdial_stream *st, revdial_stream_info *out)
+static void rvd_stream_dial_locked(revdial_stream *st, revdial_stream_info *out)
 {
     const char *dial = revdial_stream_meta(st, "id");
     rvd_base_text t = rvd_base_text_in(out->dial, sizeof out->dial);
@@ -17639,10 +17651,22 @@ static void rvd_stream_describe_locked(revdial_stream *st, revdial_stream_info *
         rvd_base_text_add_hex16(&t, st->session->id);
         RVD_BASE_ADD(&t, ".", RVD_BASE_NUMBER(st->id));
     }
+}
+
+static void rvd_stream_describe_locked(revdial_stream *st, revdial_stream_info *out)
+{
+    rvd_stream_dial_locked(st, out);
     out->is_dialled = st->is_dialled;
     RVD_BASE_JOIN(out->client, sizeof out->client, revdial_stream_meta(st, "client"));
     RVD_BASE_JOIN(out->target, sizeof out->target, revdial_stream_meta(st, "target"));
     if (st->session->host->on_describe_locked) st->session->host->on_describe_locked(st, out);
+}
+
+// How long a stream has been blocked.
+static int64_t rvd_stream_blocked_ms(const revdial_flow_info *flow, int64_t now_us)
+{
+    int64_t for_ms = flow->blocked_since_us ? (now_us - flow->blocked_since_us) / 1000 : 0;
+    return for_ms > 0 ? for_ms : 0;
 }
 
 size_t revdial_session_list_streams(revdial_session *s, int blocked_ms, revdial_stream_info *out,
@@ -17655,10 +17679,9 @@ size_t revdial_session_list_streams(revdial_session *s, int blocked_ms, revdial_
     for (rvd_base_link *l = s->streams.next; l != &s->streams; l = l->next) {
         revdial_stream *st = RVD_BASE_OWNER(l, revdial_stream, link);
         revdial_flow_info flow;
-        int64_t for_ms = 0;
+        int64_t for_ms;
         if (revdial_engine_get_flow(s->engine, st->id, &flow) < 0) continue;
-        if (flow.blocked_since_us) for_ms = (now_us - flow.blocked_since_us) / 1000;
-        if (for_ms < 0) for_ms = 0;
+        for_ms = rvd_stream_blocked_ms(&flow, now_us);
         if (blocked_ms > 0 && for_ms < blocked_ms) continue;
         if (count++ >= cap) continue;
         rvd_stream_describe_locked(st, &out[count - 1]);
@@ -17667,6 +17690,25 @@ size_t revdial_session_list_streams(revdial_session *s, int blocked_ms, revdial_
     }
     rvd_stream_unlock(s);
     return count;
+}
+
+int revdial_session_find_stream(revdial_session *s, const char *dial, revdial_stream_info *out)
+{
+    const int64_t now_us = rvd_sys_now_us();
+    int r = REVDIAL_EINVAL;
+    if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
+    rvd_stream_lock(s);
+    for (rvd_base_link *l = s->streams.next; r != 0 && l != &s->streams; l = l->next) {
+        revdial_stream *st = RVD_BASE_OWNER(l, revdial_stream, link);
+        rvd_stream_dial_locked(st, out);
+        if (strcmp(out->dial, dial) != 0) continue;
+        r = revdial_engine_get_flow(s->engine, st->id, &out->flow);
+        rvd_stream_describe_locked(st, out);
+        out->blocked_ms = rvd_stream_blocked_ms(&out->flow, now_us);
+    }
+    rvd_stream_unlock(s);
+    if (r != 0) memset(out, 0, sizeof *out);
+    return r;
 }
 
 int revdial_session_drain(revdial_session *s, int timeout_ms)
@@ -23872,6 +23914,9 @@ typedef struct rvd_agent_forward {
     int trusted;     // the default target: no rule needed
     int asks_hook;   // target_fn has yet to be called
     int is_refused;  // by target_fn
+    // As in revdial_target_request:
+    int proxy_protocol, connect_timeout_ms, idle_timeout_ms, half_closed_timeout_ms;
+    void (*take)(void *ud, revdial_stream *st);
     const char *target;
     rvd_sys_endpoint endpoint;
     int denied;  // index + 1 of the last address that no rule covers
@@ -23975,7 +24020,7 @@ static int rvd_agent_reset_of(int error)
 // Sends the target the client's address. The socket is new, so a header always fits.
 static int rvd_agent_header_send(rvd_agent_forward *f)
 {
-    int version = f->agent->cfg.proxy_protocol;
+    int version = f->proxy_protocol;
     uint8_t buf[256];
     size_t n;
     if (!version) return 0;
@@ -24038,12 +24083,12 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
         rvd_agent_forward_refuse(f, REVDIAL_RESET_UNREACHABLE);
         return;
     }
-    ends.is_untuned = !f->agent->cfg.proxy_protocol;
+    ends.is_untuned = !f->proxy_protocol;
     ends.watched = f->conn.io.slot ? &f->conn.io : NULL;
     ends.is_spare = rvd_agent_is_near(&f->addresses[f->conn.address_at - 1]);
     memset(&opts, 0, sizeof opts);
-    opts.idle_ms = f->agent->cfg.idle_timeout_ms;
-    opts.half_closed_ms = f->agent->cfg.half_closed_timeout_ms;
+    opts.idle_ms = f->idle_timeout_ms;
+    opts.half_closed_ms = f->half_closed_timeout_ms;
     rvd_agent_access_begin(f, &opts);
     f->st = NULL;
     rvd_stream_lock(s);
@@ -24191,6 +24236,33 @@ static int rvd_agent_forward_judge(rvd_agent_forward *f, const char *target)
     return rvd_agent_judge_target(a, target, f->endpoint.kind == RVD_SYS_NAME);
 }
 
+// Takes what the application says of a target besides where it is. Returns 0 for nonsense.
+static int rvd_agent_forward_heed(rvd_agent_forward *f, const revdial_target_request *q)
+{
+    f->proxy_protocol = q->proxy_protocol;
+    f->connect_timeout_ms = q->connect_timeout_ms;
+    f->idle_timeout_ms = q->idle_timeout_ms;
+    f->half_closed_timeout_ms = q->half_closed_timeout_ms;
+    f->take = q->take;
+    return q->proxy_protocol >= 0 && q->proxy_protocol <= 2 && q->connect_timeout_ms >= 0 &&
+           q->idle_timeout_ms >= 0 && q->half_closed_timeout_ms >= -1;
+}
+
+// The application has the stream from now on.
+static void rvd_agent_forward_give(rvd_agent_forward *f)
+{
+    revdial_stream *st = f->st;
+    sigset_t ours;
+    f->st = NULL;
+    rvd_stream_lock(f->session);
+    rvd_stream_sink_set_locked(st, NULL, NULL, 0);
+    rvd_stream_unlock(f->session);
+    rvd_sys_hook_begin(&f->session->group->mask, &ours);
+    f->take(f->agent->cfg.ud, st);
+    rvd_sys_hook_end(&ours);
+    rvd_agent_forward_free(f);
+}
+
 // Asks the application, which may have another target in mind. Returns a reset code.
 static int rvd_agent_forward_ask(rvd_agent_forward *f)
 {
@@ -24204,11 +24276,18 @@ static int rvd_agent_forward_ask(rvd_agent_forward *f)
     q.asked = revdial_stream_meta(f->st, "target");
     q.target = q.asked ? q.asked : cfg->default_target;
     q.text[0] = '\0';
+    q.proxy_protocol = f->proxy_protocol;
+    q.connect_timeout_ms = f->connect_timeout_ms;
+    q.idle_timeout_ms = f->idle_timeout_ms;
+    q.half_closed_timeout_ms = f->half_closed_timeout_ms;
+    q.take = NULL;
     rvd_sys_hook_begin(&f->session->group->mask, &ours);
     reset = cfg->target_fn(cfg->ud, &q);
     rvd_sys_hook_end(&ours);
     f->asks_hook = 0;
+    if (!reset && !rvd_agent_forward_heed(f, &q)) reset = REVDIAL_RESET_INTERNAL;
     f->is_refused = reset != 0;
+    if (!reset && f->take) return REVDIAL_RESET_NONE;
     if (!reset) return rvd_agent_forward_judge(f, q.target);
     if (q.target) RVD_BASE_JOIN(f->text, sizeof f->text, q.target);  // for the log
     return reset > 0 && reset < 256 ? reset : REVDIAL_RESET_FORBIDDEN;
@@ -24217,12 +24296,16 @@ static int rvd_agent_forward_ask(rvd_agent_forward *f)
 // All streams of a session share one asker's places in the lookups.
 static void rvd_agent_forward_begin(rvd_agent_forward *f)
 {
-    int64_t limit = f->agent->cfg.connect_timeout_ms ? f->agent->cfg.connect_timeout_ms : 5000;
+    int64_t limit = f->connect_timeout_ms ? f->connect_timeout_ms : 5000;
     rvd_loop *loop = f->conn.lookup.loop;
     int r;
     if (f->asks_hook) f->reset = rvd_agent_forward_ask(f);
     if (f->reset) {
         rvd_agent_forward_refuse(f, f->reset);
+        return;
+    }
+    if (f->take) {
+        rvd_agent_forward_give(f);
         return;
     }
     f->conn.until_us = rvd_loop_now(loop) + limit * 1000;
@@ -24281,6 +24364,10 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
     f->st = st;
     f->target = f->text;
     f->asks_hook = a->cfg.target_fn != NULL;
+    f->proxy_protocol = a->cfg.proxy_protocol;
+    f->connect_timeout_ms = a->cfg.connect_timeout_ms;
+    f->idle_timeout_ms = a->cfg.idle_timeout_ms;
+    f->half_closed_timeout_ms = a->cfg.half_closed_timeout_ms;
     rvd_agent_connector_init(&f->conn, s->loop, f->addresses, &f->task);
     f->conn.spares = s->group->spares;
     f->conn.io.run = rvd_agent_forward_on_io;

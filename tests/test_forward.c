@@ -303,6 +303,95 @@ TEST(an_application_refuses_or_replaces_a_target_before_the_rules_see_it)
     world_close(&w);
 }
 
+// Answers about the stream whose dial id is in the metadata.
+static void tell_stream(void *ud, revdial_stream *st)
+{
+    revdial_session *s = revdial_stream_session(st);
+    revdial_stream_info info;
+    char text[400];
+    int fd, found = revdial_session_find_stream(s, revdial_stream_meta(st, "about"), &info);
+    snprintf(text, sizeof text, "%d %s %d", found, info.dial, info.is_dialled);
+    CHECK(ud != NULL);
+    fd = revdial_stream_fd(st);
+    if (CHECK(fd >= 0)) {
+        CHECK_INT(write(fd, text, strlen(text)), (ptrdiff_t)strlen(text));
+        close(fd);
+    } else {
+        revdial_close(st);
+    }
+    revdial_session_unref(s);
+}
+
+static int judge_taker(void *ud, revdial_target_request *r)
+{
+    (void)ud;
+    CHECK_INT(r->proxy_protocol, 0);
+    CHECK_INT(r->connect_timeout_ms, 1234);
+    if (strcmp(r->asked, "tell.test:1") == 0) r->take = tell_stream;
+    if (strcmp(r->asked, "refused.test:1") == 0) r->take = tell_stream;
+    if (strcmp(r->asked, "nonsense.test:1") == 0) r->proxy_protocol = 3;
+    if (strncmp(r->asked, "127.0.0.1:", 10) == 0) r->proxy_protocol = 1;
+    return strcmp(r->asked, "refused.test:1") == 0 ? REVDIAL_RESET_REFUSED : 0;
+}
+
+static void expect_told(world *w, const char *about, const char *want)
+{
+    const revdial_kv meta[] = {{"about", about}};
+    revdial_dial_opts opts = {.target = "tell.test:1", .meta = meta, .meta_count = 1};
+    revdial_stream *st = revdial_dial(w->proxy, "cam-1", &opts, NULL);
+    char got[128] = "";
+    if (!CHECK(st != NULL)) return;
+    CHECK_INT(util_read_all(st, got, strlen(want)), (ptrdiff_t)strlen(want));
+    CHECK_STR(got, want);
+    CHECK_INT(revdial_read(st, got, 1), 0);
+    revdial_close(st);
+}
+
+TEST(an_application_takes_a_stream_in_place_of_a_target_or_says_how_that_is_served)
+{
+    int port = 0, listener = raw_listen(4, &port);
+    char to[32], buf[64] = "", want[128];
+    revdial_dial_opts opts = {
+        .target = to, .client_addr = "192.0.2.7:9", .local_addr = "192.0.2.8:80"};
+    revdial_session *s = NULL;
+    revdial_stream_info info;
+    revdial_err err;
+    world w;
+    world_init(&w);
+    snprintf(to, sizeof to, "127.0.0.1:%d", port);
+    w.acfg.target_fn = judge_taker;
+    w.acfg.handler = NULL;
+    w.acfg.connect_timeout_ms = 1234;
+    w.acfg.allow = (const char *const[]){"127.0.0.1:*", NULL};
+    if (CHECK(world_open(&w))) {
+        revdial_stream *st = revdial_dial(w.proxy, "cam-1", &opts, &err);
+        REQUIRE(st != NULL);
+        int fd = raw_accept(listener);
+        static const char header[] = "PROXY TCP4 192.0.2.7 192.0.2.8 9 80\r\n";
+        CHECK(raw_read_all(fd, buf, sizeof header - 1));
+        CHECK_STR(buf, header);
+        REQUIRE(revdial_proxy_list(w.proxy, "cam-1", &s, 1) == 1);
+        REQUIRE(revdial_session_list_streams(s, 0, &info, 1) == 1);
+        snprintf(want, sizeof want, "0 %s 0", info.dial);  // the other end of the same
+        expect_told(&w, info.dial, want);
+        CHECK_INT(revdial_session_find_stream(s, info.dial, &info), 0);
+        CHECK_INT(info.is_dialled, 1);
+        CHECK_INT(revdial_session_find_stream(s, "0.1", &info), REVDIAL_EINVAL);
+        expect_told(&w, "nobody's", "-16  0");
+        opts.target = "nonsense.test:1";
+        CHECK(revdial_dial(w.proxy, "cam-1", &opts, &err) == NULL);
+        CHECK_INT(err.reset, REVDIAL_RESET_INTERNAL);
+        opts.target = "refused.test:1";
+        CHECK(revdial_dial(w.proxy, "cam-1", &opts, &err) == NULL);
+        CHECK_INT(err.reset, REVDIAL_RESET_REFUSED);
+        revdial_session_unref(s);
+        revdial_close(st);
+        close(fd);
+    }
+    close(listener);
+    world_close(&w);
+}
+
 TEST(F21_a_target_that_resets_resets_the_stream_after_its_bytes)
 {
     world w;

@@ -23,7 +23,8 @@ typedef struct running {
     char **argv;
     prog_log *log;
     config *first;  // what the agent was started with, until the end
-    config *now;    // what HUP has read last, or the first
+    config *now;    // what HUP has read last, or the first; the main thread replaces it, under:
+    pthread_mutex_t lock;
     prog_watch watch;
     revdial_agent *agent;
     links links;
@@ -53,6 +54,17 @@ static void on_state(void *ud, int state, const revdial_err *why, int retry_in_m
     running_wake(r->wake[1]);
 }
 
+// On an I/O thread.
+static int on_target(void *ud, revdial_target_request *q)
+{
+    running *r = ud;
+    if (prog_stream_is_asked(q)) return 0;
+    pthread_mutex_lock(&r->lock);
+    config_serve(r->now, q);
+    pthread_mutex_unlock(&r->lock);
+    return 0;
+}
+
 // Tries what files say now. Returns 0 or an exit code: nothing has changed then.
 static int running_take(running *r, const config *next)
 {
@@ -76,7 +88,9 @@ static void running_reload(running *r)
     if (rc < 0) rc = running_take(r, next);
     prog_logf(r->log, rc ? REVDIAL_LOG_ERROR : REVDIAL_LOG_INFO, "agent.reload", "%s",
               rc ? "nothing was changed" : "allow list and certificates read");
+    pthread_mutex_lock(&r->lock);
     if (rc == 0) r->now = next;
+    pthread_mutex_unlock(&r->lock);
     if (rc == 0) next = old == r->first ? NULL : old;
     if (next) config_close(next);
     free(next);
@@ -152,6 +166,7 @@ static int run(running *r)
     int rc = REVDIAL_ESYS, status = PROG_STOPPED;
     cfg.credential_ud = &from;
     cfg.on_state = on_state;
+    cfg.target_fn = on_target;
     cfg.ud = r;
     prog_log_config(r->log, &cfg.common);
     if (prog_wake_open(r->wake) != 0 || links_open(&r->links, cfg.name) != 0) {
@@ -181,7 +196,7 @@ static void warn(prog_log *log, const config *c)
 int main(int argc, char **argv)
 {
     prog_log log;
-    running r = {.argv = argv, .log = &log, .wake = {-1, -1}};
+    running r = {.argv = argv, .log = &log, .wake = {-1, -1}, .lock = PTHREAD_MUTEX_INITIALIZER};
     config *first;
     int rc;
     prog_standard_streams();

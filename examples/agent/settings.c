@@ -56,15 +56,15 @@ static const prog_option options[] = {
      "*.svc.local:443, unix:/run/x. A host name that resolves to a loopback\n"
      "(except localhost), link-local, carrier NAT (100.64.0.0/10) or cloud\n"
      "metadata address is refused unless an address pattern allows it",
-     0, 0, PROG_LIVE},
+     0, 0, PROG_LIVE | PROG_SECTION | PROG_IN_ALLOW},
     {"allow-file", PROG_PATH, AT(allow_file), "FILE",
      "file with more patterns, one per line; HUP reads it again", 0, 0, PROG_LIVE},
     {"proxy-protocol", PROG_CHOICE, AT(cfg.proxy_protocol), "0|1|2",
-     "send targets the client's address in a PROXY header of this version", 0, 0},
+     "send targets the client's address in a PROXY header of this version", 0, 0, PROG_IN_ALLOW},
     {"connect-timeout", PROG_DURATION, AT(cfg.connect_timeout_ms), "TIME",
-     "longest time to connect to a target (default 5s)", 1, 3600000},
+     "longest time to connect to a target (default 5s)", 1, 3600000, PROG_IN_ALLOW},
     {"idle-timeout", PROG_DURATION, AT(cfg.idle_timeout_ms), "TIME",
-     "end streams that carry no byte for TIME (default 0: never)", 0, INT_MAX},
+     "end streams that carry no byte for TIME (default 0: never)", 0, INT_MAX, PROG_IN_ALLOW},
     {"all-addresses", PROG_FLAG, AT(cfg.all_addresses), NULL,
      "connect to every address of the server's host name, not just to one. The\n"
      "name is looked up again and again: a new address gets a session, and that\n"
@@ -93,6 +93,9 @@ static const char epilogue[] =
     "Each option may also stand in a configuration file, 'tls-ca = FILE', and in the environment,\n"
     "REVDIAL_TLS_CA=FILE. The command line beats the environment, which beats the file. Lists\n"
     "repeat the line, or have commas in the environment. Options without a value are yes or no.\n"
+    "'[allow PATTERN]' in the file is a section: proxy-protocol, connect-timeout, idle-timeout "
+    "and\n"
+    "half-closed-timeout in it are for targets that PATTERN covers as they are asked for.\n"
     "\n"
     "After a lost connection the agent reconnects, with waits of 0.5 s to 30 s. It reads the\n"
     "token and the certificates again before each attempt. TERM and INT let running streams end;\n"
@@ -241,6 +244,40 @@ static int config_allow(config *c)
     return 0;
 }
 
+// What the sections of [allow] say. Returns 0 or an exit code.
+static int config_targets(config *c)
+{
+    c->targets = calloc(c->s.allow.count + 1, sizeof *c->targets);
+    if (!c->targets) return PROG_FAILED;
+    for (size_t i = 0; i < c->s.allow.count; i++) {
+        target_row *row = &c->targets[c->target_count];
+        settings s = c->s;
+        prog_common common = c->cli.common;
+        int rc = prog_item_apply(&c->cli, c->s.allow.items[i], &s, &common);
+        if (rc != 0) return rc;
+        *row = (target_row){c->s.allow.items[i], s.cfg.proxy_protocol, s.cfg.connect_timeout_ms,
+                            s.cfg.idle_timeout_ms, prog_or_never(common.half_closed_ms)};
+        c->target_count += row->proxy_protocol != c->s.cfg.proxy_protocol ||
+                           row->connect_timeout_ms != c->s.cfg.connect_timeout_ms ||
+                           row->idle_timeout_ms != c->s.cfg.idle_timeout_ms ||
+                           common.half_closed_ms != c->cli.common.half_closed_ms;
+    }
+    return 0;
+}
+
+void config_serve(const config *c, revdial_target_request *r)
+{
+    for (size_t i = 0; r->target && i < c->target_count; i++) {
+        const target_row *row = &c->targets[i];
+        if (!revdial_target_allowed((const char *const[]){row->pattern, NULL}, r->target)) continue;
+        r->proxy_protocol = row->proxy_protocol;
+        r->connect_timeout_ms = row->connect_timeout_ms;
+        r->idle_timeout_ms = row->idle_timeout_ms;
+        r->half_closed_timeout_ms = row->half_closed_timeout_ms;
+        return;
+    }
+}
+
 // With https:// or wss:// among the servers. Returns 0 or an exit code.
 static int config_open_tls(config *c)
 {
@@ -285,6 +322,7 @@ int config_open(config *c, char **argv, prog_log *log)
     rc = settings_check(&c->cli, &c->s);
     if (rc == 0) rc = via_find(&c->cli, &c->s, c->via, sizeof c->via);
     if (rc == 0) rc = config_allow(c);
+    if (rc == 0) rc = config_targets(c);
     if (rc == 0 && !(c->url = prog_list_join(&c->s.servers))) rc = PROG_FAILED;
     if (rc == 0) rc = config_open_tls(c);
     if (rc == 0) rc = config_fill(c);
@@ -294,6 +332,7 @@ int config_open(config *c, char **argv, prog_log *log)
 void config_close(config *c)
 {
     free(c->allow.items);
+    free(c->targets);
     prog_file_close(&c->allow_file);
     prog_tls_free(c->tls);
     free(c->url);

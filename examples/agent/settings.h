@@ -14,12 +14,20 @@ typedef struct settings {
     revdial_agent_config cfg;  // what needs no other form than the option's
 } settings;
 
+// Targets that a section is about.
+typedef struct target_row {
+    const char *pattern;
+    int proxy_protocol, connect_timeout_ms, idle_timeout_ms, half_closed_timeout_ms;
+} target_row;
+
 // All of it, checked as far as that can be done without connecting.
 typedef struct config {
     prog_cli cli;
     settings s;
     prog_file allow_file;
     prog_list allow;  // the rules of the options and of that file
+    target_row *targets;
+    size_t target_count;
     char *url, via[VIA_SIZE];
     revdial_tls *tls;            // NULL: there is none
     revdial_agent_config agent;  // made of all that; credential_ud and on_state are still missing
@@ -29,6 +37,8 @@ typedef struct config {
 // to exit with. Close it in either case.
 int config_open(config *c, char **argv, prog_log *log);
 void config_close(config *c);
+// What the first section that covers the target says of it.
+void config_serve(const config *c, revdial_target_request *r);
 
 // Where the token or password comes from before each attempt to connect.
 typedef struct sources {

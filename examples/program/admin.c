@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,19 +22,30 @@ enum {
     PROG_ADMIN_CONNECTIONS = 32,
     PROG_ADMIN_REQUEST_MS = 10000,  // from accept to the last byte of the answer
     PROG_ADMIN_LINGER_MS = 1000,    // then, for a client to read it: our close must not destroy it
+    PROG_ADMIN_LOOK_MS = 20,        // how often to look whether a slow page is there
     PROG_ADMIN_PAUSE_MS = 100,      // when there is no descriptor for a connection that waits
     PROG_ADMIN_ADDRESS = 264
 };
 
 // READING --the head is here, or wrong--> WRITING --all is written--> LINGERING
-// any --an error, or time is up--> FREE
-enum prog_conn_state { PROG_CONN_FREE, PROG_CONN_READING, PROG_CONN_WRITING, PROG_CONN_LINGERING };
+// READING --a slow page is asked for--> ANSWERING --its thread is done--> WRITING
+// any but ANSWERING --an error, or time is up--> FREE
+enum prog_conn_state {
+    PROG_CONN_FREE,
+    PROG_CONN_READING,
+    PROG_CONN_ANSWERING,
+    PROG_CONN_WRITING,
+    PROG_CONN_LINGERING
+};
 
 typedef struct prog_conn {
     enum prog_conn_state state;
     int fd;
     int64_t until_ms;
-    size_t in_len, out_at;
+    size_t in_len, head_len, out_at;
+    prog_admin *admin;
+    pthread_t thread;  // ANSWERING: it has `in` and `out` until:
+    atomic_int is_answered;
     prog_out out;
     char in[PROG_HEAD_SIZE];
 } prog_conn;
@@ -189,32 +201,6 @@ static void prog_admin_announce(prog_admin *a)
 // ------------------------------------------------------------------------------------------------
 // Answers
 
-static const char *prog_status_text(int status)
-{
-    static const struct {
-        int status;
-        const char *text;
-    } texts[] = {{200, "OK"},
-                 {400, "Bad Request"},
-                 {401, "Unauthorized"},
-                 {403, "Forbidden"},
-                 {404, "Not Found"},
-                 {405, "Method Not Allowed"},
-                 {408, "Request Timeout"},
-                 {409, "Conflict"},
-                 {413, "Content Too Large"},
-                 {414, "URI Too Long"},
-                 {421, "Misdirected Request"},
-                 {431, "Request Header Fields Too Large"},
-                 {500, "Internal Server Error"},
-                 {501, "Not Implemented"},
-                 {503, "Service Unavailable"},
-                 {505, "HTTP Version Not Supported"}};
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
-        if (texts[i].status == status) return texts[i].text;
-    return "";
-}
-
 // Compares all of both, whatever the first difference is; there are zeros behind each.
 static int prog_is_token_right(const char *given, const char *token)
 {
@@ -328,7 +314,6 @@ static void prog_conn_answer(prog_admin *a, prog_conn *c, size_t len, int refusa
     if (r) prog_wipe(r, sizeof *r);
     free(r);
     prog_out_free(&body);
-    prog_conn_become(c, PROG_CONN_WRITING, c->until_ms);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -342,6 +327,40 @@ static void prog_conn_close(prog_conn *c)
     memset(c, 0, sizeof *c);
 }
 
+static int prog_conn_is_slow(const prog_admin *a, const prog_conn *c)
+{
+    static const char get[] = "GET ";
+    for (const prog_page *page = a->cfg.pages; page->path; page++) {
+        size_t len = strlen(page->path);
+        if (page->flags & PROG_PAGE_SLOW && c->head_len > sizeof get + len &&
+            memcmp(c->in, get, sizeof get - 1) == 0 &&
+            memcmp(c->in + sizeof get - 1, page->path, len) == 0)
+            return 1;
+    }
+    return 0;
+}
+
+static void *prog_conn_answer_slowly(void *ud)
+{
+    prog_conn *c = ud;
+    prog_conn_answer(c->admin, c, c->head_len, 0, "");
+    atomic_store(&c->is_answered, 1);
+    return NULL;
+}
+
+// A head is complete.
+static void prog_conn_heed(prog_admin *a, prog_conn *c)
+{
+    c->admin = a;
+    atomic_store(&c->is_answered, 0);
+    if (prog_conn_is_slow(a, c) && prog_thread_start(&c->thread, prog_conn_answer_slowly, c) == 0) {
+        prog_conn_become(c, PROG_CONN_ANSWERING, c->until_ms);
+        return;
+    }
+    prog_conn_answer(a, c, c->head_len, 0, "");
+    prog_conn_become(c, PROG_CONN_WRITING, c->until_ms);
+}
+
 static void prog_conn_read(prog_admin *a, prog_conn *c)
 {
     ssize_t n = read(c->fd, c->in + c->in_len, sizeof c->in - c->in_len);
@@ -353,10 +372,14 @@ static void prog_conn_read(prog_admin *a, prog_conn *c)
     }
     c->in_len += (size_t)n;
     len = prog_request_len(c->in, c->in_len);
-    if (len < 0)
-        prog_conn_answer(a, c, 0, 431, "the head of the request is over 8 KiB");
-    else if (len > 0)
-        prog_conn_answer(a, c, (size_t)len, 0, "");
+    if (len == 0) return;
+    c->head_len = len > 0 ? (size_t)len : 0;
+    if (len > 0) {
+        prog_conn_heed(a, c);
+        return;
+    }
+    prog_conn_answer(a, c, 0, 431, "the head of the request is over 8 KiB");
+    prog_conn_become(c, PROG_CONN_WRITING, c->until_ms);
 }
 
 static void prog_conn_write(prog_conn *c)
@@ -386,6 +409,7 @@ static void prog_conn_run(prog_admin *a, prog_conn *c)
 {
     switch (c->state) {
     case PROG_CONN_FREE: break;
+    case PROG_CONN_ANSWERING: break;
     case PROG_CONN_READING:
         prog_conn_read(a, c);
         if (c->state == PROG_CONN_WRITING) prog_conn_write(c);
@@ -395,15 +419,22 @@ static void prog_conn_run(prog_admin *a, prog_conn *c)
     }
 }
 
-static void prog_conn_time_out(prog_admin *a, prog_conn *c, int64_t now_ms)
+// What happens without a byte from the client.
+static void prog_conn_look(prog_admin *a, prog_conn *c, int64_t now_ms)
 {
-    if (c->state == PROG_CONN_FREE || now_ms < c->until_ms) return;
+    if (c->state == PROG_CONN_ANSWERING && atomic_load(&c->is_answered)) {
+        pthread_join(c->thread, NULL);
+        prog_conn_become(c, PROG_CONN_WRITING, c->until_ms);
+        prog_conn_write(c);
+    }
+    if (c->state == PROG_CONN_FREE || c->state == PROG_CONN_ANSWERING || now_ms < c->until_ms)
+        return;
     if (c->state != PROG_CONN_READING || c->in_len == 0) {
         prog_conn_close(c);
         return;
     }
     prog_conn_answer(a, c, 0, 408, "the head of the request has not come within 10 s");
-    c->until_ms = now_ms + PROG_ADMIN_LINGER_MS;
+    prog_conn_become(c, PROG_CONN_WRITING, now_ms + PROG_ADMIN_LINGER_MS);
     prog_conn_write(c);
 }
 
@@ -433,6 +464,10 @@ static int prog_admin_prepare(const prog_admin *a, struct pollfd *p, int *timeou
         p[2 + i] = (struct pollfd){.fd = -1};
         if (c->state == PROG_CONN_FREE) continue;
         used++;
+        if (c->state == PROG_CONN_ANSWERING) {
+            if (now + PROG_ADMIN_LOOK_MS < first) first = now + PROG_ADMIN_LOOK_MS;
+            continue;
+        }
         p[2 + i].fd = c->fd;
         p[2 + i].events = c->state == PROG_CONN_WRITING ? POLLOUT : POLLIN;
         if (c->until_ms < first) first = c->until_ms;
@@ -456,12 +491,14 @@ static void *prog_admin_run(void *ud)
         now_ms = prog_clock_ms();
         for (int i = 0; i < PROG_ADMIN_CONNECTIONS; i++) {
             if (p[2 + i].fd >= 0 && p[2 + i].revents) prog_conn_run(a, &a->conns[i]);
-            prog_conn_time_out(a, &a->conns[i], now_ms);
+            prog_conn_look(a, &a->conns[i], now_ms);
         }
         if (p[1].revents) prog_admin_accept(a);
     }
-    for (int i = 0; i < PROG_ADMIN_CONNECTIONS; i++)
+    for (int i = 0; i < PROG_ADMIN_CONNECTIONS; i++) {
+        if (a->conns[i].state == PROG_CONN_ANSWERING) pthread_join(a->conns[i].thread, NULL);
         if (a->conns[i].state != PROG_CONN_FREE) prog_conn_close(&a->conns[i]);
+    }
     return NULL;
 }
 

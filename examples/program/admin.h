@@ -63,6 +63,8 @@ int prog_request_query(const prog_request *r, const char *key, char *value, size
 int prog_request_is_ours(const prog_request *r, const char *names);
 // Does it come from a page of this server, or from no page at all?
 int prog_request_is_same_origin(const prog_request *r);
+// "Not Found" and the like.
+const char *prog_status_text(int status);
 
 // ------------------------------------------------------------------------------------------------
 // admin.c: the server, a thread of its own. One request for each connection, 10 s for each.
@@ -70,14 +72,15 @@ int prog_request_is_same_origin(const prog_request *r);
 typedef struct prog_admin prog_admin;
 
 enum {
-    PROG_PAGE_OPEN = 1,   // for every Host: it says nothing about anybody
-    PROG_PAGE_ACTION = 2  // POST alone, and with the token
+    PROG_PAGE_OPEN = 1,    // for every Host: it says nothing about anybody
+    PROG_PAGE_ACTION = 2,  // POST alone, and with the token
+    PROG_PAGE_SLOW = 4     // asks others: on a thread of its own
 };
 
 typedef struct prog_page {
     const char *path, *type;
     unsigned flags;  // PROG_PAGE_*
-    // Writes the answer. Returns the status. On the thread of the server.
+    // Writes the answer. Returns the status. On the thread of the server, or one of its own.
     int (*answer)(void *ud, const prog_request *r, prog_out *out);
 } prog_page;
 
@@ -139,6 +142,11 @@ void prog_status_links(prog_out *out, const char *key, const revdial_link_info *
                        size_t count);
 void prog_table_links(prog_out *out, const char *head, const revdial_link_info *links,
                       size_t count);
+// One stream, as an object.
+void prog_status_stream(prog_out *out, const revdial_stream_info *st);
+// Its cells: what it waits for, since when, and its bytes; and what they are called.
+void prog_table_stream(prog_table *t, const revdial_stream_info *st);
+#define PROG_STREAM_HEADS "WAITS FOR", "SINCE", "SENT", "RECEIVED", "UNREAD"
 // GET /healthz
 int prog_answer_health(void *ud, const prog_request *r, prog_out *out);
 int prog_answer_ready(prog_out *out, int is_ready, unsigned sessions);
@@ -152,5 +160,25 @@ const char *prog_state_word(int state);
 void prog_log_status(prog_log *log, const revdial_stats *stats);
 // `PROGRAM status [--admin ADDRESS]`: prints what that program answers. Returns an exit code.
 int prog_status_main(const char *program, char **argv);
+
+// ------------------------------------------------------------------------------------------------
+// stream.c: a stream as the other end sees it.
+
+enum prog_other {
+    PROG_OTHER_TOLD,
+    PROG_OTHER_GONE,      // it has no such stream
+    PROG_OTHER_UNKNOWN,   // it does not know the question
+    PROG_OTHER_DRAINING,  // nothing can be asked in this session
+    PROG_OTHER_SILENT,
+    PROG_OTHER_LOST
+};
+
+// For the agent's target_fn. Returns 1 if the request is such a question, which is answered then.
+int prog_stream_is_asked(revdial_target_request *r);
+// For the proxy: what the other end of this dial waits for. Blocks for up to 4 s.
+enum prog_other prog_stream_ask(revdial_session *s, const char *dial, revdial_stream_info *out);
+// For programs, and for people.
+const char *prog_other_word(enum prog_other other);
+const char *prog_other_text(enum prog_other other);
 
 #endif  // REVDIAL_PROGRAM_ADMIN_H

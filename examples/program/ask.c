@@ -60,28 +60,37 @@ static int prog_ask(const char *address, const char *path, prog_out *answer, rev
 
 static int prog_status_usage(const char *program, const char *problem)
 {
-    fprintf(stderr, "%s status: %s\nUsage: %s status [--json] --admin ADDRESS\n", program, problem,
-            program);
+    fprintf(stderr, "%s status: %s\nUsage: %s status [--json] [--dial ID] --admin ADDRESS\n",
+            program, problem, program);
     return PROG_USAGE;
 }
 
 int prog_status_main(const char *program, char **argv)
 {
-    const char *address = getenv("REVDIAL_ADMIN"), *path = "/status.txt";
+    const char *address = getenv("REVDIAL_ADMIN"), *dial = "", *suffix = ".txt";
+    char path[64];
     prog_out answer = {0};
     revdial_err err = {0};
     int status;
     for (; *argv; argv++) {
         if (strcmp(*argv, "--json") == 0)
-            path = "/status";
+            suffix = "";
+        else if (strncmp(*argv, "--dial=", 7) == 0)
+            dial = *argv + 7;
+        else if (strcmp(*argv, "--dial") == 0 && argv[1])
+            dial = *++argv;
         else if (strncmp(*argv, "--admin=", 8) == 0)
             address = *argv + 8;
         else if (strcmp(*argv, "--admin") == 0 && argv[1])
             address = *++argv;
         else
-            return prog_status_usage(program, "the only options are --json and --admin ADDRESS");
+            return prog_status_usage(program,
+                                     "the only options are --json, --dial ID and --admin ADDRESS");
     }
     if (!address) return prog_status_usage(program, "--admin is missing, and so is REVDIAL_ADMIN");
+    if (strspn(dial, "0123456789abcdef.") != strlen(dial) || strlen(dial) > 27)
+        return prog_status_usage(program, "--dial is not the id of a dial, as in the log");
+    snprintf(path, sizeof path, *dial ? "/stream%s?dial=%s" : "/status%s", suffix, dial);
     status = prog_ask(address, path, &answer, &err);
     if (status == 200)
         fputs(answer.at, stdout);

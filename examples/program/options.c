@@ -47,7 +47,7 @@ static const prog_option prog_common_options[] = {
     {"half-closed-timeout", PROG_DURATION, PROG_COMMON(half_closed_ms), "TIME",
      "end a connection when one side has finished and the other has been silent\n"
      "for TIME (default 1h); 0: never",
-     0, INT_MAX},
+     0, INT_MAX, PROG_IN_EXPOSE | PROG_IN_ALLOW},
     {"spin-us", PROG_NUMBER, PROG_COMMON(spin_us), "N",
      "busy-wait up to N microseconds for the next byte before sleeping; stops by\n"
      "itself when waits get longer or the core is needed (default 100); 0: never,\n"

@@ -107,7 +107,8 @@ enum prog_flag {
     PROG_IN_EXPOSE = 64,
     PROG_IN_GROUP = 128,
     PROG_IN_ROUTE = 256,
-    PROG_IN_ANY = PROG_IN_EXPOSE | PROG_IN_GROUP | PROG_IN_ROUTE
+    PROG_IN_ALLOW = 512,
+    PROG_IN_ANY = PROG_IN_EXPOSE | PROG_IN_GROUP | PROG_IN_ROUTE | PROG_IN_ALLOW
 };
 
 typedef struct prog_option {

@@ -187,3 +187,29 @@ int prog_request_is_same_origin(const prog_request *r)
     if (strncmp(origin, "http://", 7) == 0) return strcasecmp(origin + 7, r->host) == 0;
     return strncmp(origin, "https://", 8) == 0 && strcasecmp(origin + 8, r->host) == 0;
 }
+
+const char *prog_status_text(int status)
+{
+    static const struct {
+        int status;
+        const char *text;
+    } texts[] = {{200, "OK"},
+                 {400, "Bad Request"},
+                 {401, "Unauthorized"},
+                 {403, "Forbidden"},
+                 {404, "Not Found"},
+                 {405, "Method Not Allowed"},
+                 {408, "Request Timeout"},
+                 {409, "Conflict"},
+                 {413, "Content Too Large"},
+                 {414, "URI Too Long"},
+                 {421, "Misdirected Request"},
+                 {431, "Request Header Fields Too Large"},
+                 {500, "Internal Server Error"},
+                 {501, "Not Implemented"},
+                 {503, "Service Unavailable"},
+                 {505, "HTTP Version Not Supported"}};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (texts[i].status == status) return texts[i].text;
+    return "";
+}

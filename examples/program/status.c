@@ -24,7 +24,7 @@ const char *prog_state_word(int state)
     }
 }
 
-static void prog_status_stream(prog_out *out, const revdial_stream_info *st)
+void prog_status_stream(prog_out *out, const revdial_stream_info *st)
 {
     prog_out_add(out, "{\"dial\":\"%s\",\"client\":", st->dial);
     prog_out_json(out, st->client);
@@ -157,11 +157,20 @@ void prog_table_heads(prog_table *t, const char *const *heads)
     }
 }
 
+void prog_table_stream(prog_table *t, const revdial_stream_info *st)
+{
+    prog_table_cell(t, "%s", st->flow.blocked_on[0] ? st->flow.blocked_on : "nothing");
+    prog_table_time(t, st->blocked_ms);
+    prog_table_bytes(t, st->flow.sent);
+    prog_table_bytes(t, st->flow.received);
+    prog_table_bytes(t, st->flow.buffered);
+}
+
 // Below the sessions: their streams that do not move.
 static void prog_table_blocked(prog_out *out, revdial_session **list, size_t listed)
 {
-    static const char *const heads[] = {"BLOCKED DIAL", "WAITS FOR", "SINCE",  "SENT", "RECEIVED",
-                                        "UNREAD",       "CLIENT",    "TARGET", NULL};
+    static const char *const heads[] = {"BLOCKED DIAL", PROG_STREAM_HEADS, "CLIENT", "TARGET",
+                                        NULL};
     revdial_stream_info st[PROG_STATUS_STREAMS];
     prog_table t = {0};
     size_t rows = 0;
@@ -171,11 +180,7 @@ static void prog_table_blocked(prog_out *out, revdial_session **list, size_t lis
             revdial_session_list_streams(list[i], PROG_BLOCKED_MS, st, PROG_STATUS_STREAMS);
         for (size_t k = 0; k < count && k < PROG_STATUS_STREAMS; k++, rows++) {
             prog_table_cell(&t, "%s", st[k].dial);
-            prog_table_cell(&t, "%s", st[k].flow.blocked_on);
-            prog_table_time(&t, st[k].blocked_ms);
-            prog_table_bytes(&t, st[k].flow.sent);
-            prog_table_bytes(&t, st[k].flow.received);
-            prog_table_bytes(&t, st[k].flow.buffered);
+            prog_table_stream(&t, &st[k]);
             prog_table_cell(&t, "%s", st[k].client);
             prog_table_cell(&t, "%s", st[k].target);
         }

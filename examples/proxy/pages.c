@@ -88,6 +88,100 @@ static int pages_answer_table(void *ud, const prog_request *r, prog_out *out)
     return 200;
 }
 
+// The session with this id, with a reference; NULL if it is gone.
+static revdial_session *pages_find_id(const pages *all, const char *id)
+{
+    char text[17];
+    // Some may come meanwhile.
+    size_t total = revdial_proxy_list(all->live->proxy, NULL, NULL, 0) + 64;
+    revdial_session **list = calloc(total, sizeof *list), *found = NULL;
+    size_t count = list ? revdial_proxy_list(all->live->proxy, NULL, list, total) : 0;
+    for (size_t i = 0; i < count && i < total; i++) {
+        revdial_session_info info;
+        revdial_session_get_info(list[i], &info);
+        snprintf(text, sizeof text, "%016" PRIx64, info.id);
+        if (!found && strcmp(text, id) == 0)
+            found = list[i];
+        else
+            revdial_session_unref(list[i]);
+    }
+    free(list);
+    return found;
+}
+
+// A stream, and the session that it is in.
+typedef struct pages_stream {
+    revdial_session *session;
+    revdial_session_info about;
+    revdial_stream_info here, there;
+    enum prog_other other;
+} pages_stream;
+
+// Asks the other end of the stream that a request names. Returns 0 if there is none. A dial's id
+// begins with that of its session.
+static int pages_stream_open(const pages *all, const prog_request *r, pages_stream *x)
+{
+    char dial[sizeof x->here.dial], id[17];
+    memset(x, 0, sizeof *x);
+    if (!prog_request_query(r, "dial", dial, sizeof dial)) return 0;
+    snprintf(id, sizeof id, "%.16s", dial);
+    x->session = pages_find_id(all, id);
+    if (!x->session) return 0;
+    if (revdial_session_find_stream(x->session, dial, &x->here) != 0) {
+        revdial_session_unref(x->session);
+        return 0;
+    }
+    revdial_session_get_info(x->session, &x->about);
+    x->other = prog_stream_ask(x->session, dial, &x->there);
+    memcpy(x->there.dial, x->here.dial, sizeof x->there.dial);
+    return 1;
+}
+
+static int pages_no_stream(prog_out *out)
+{
+    prog_out_add(out, "no such stream: it may be over, or ?dial=ID is missing\n");
+    return 404;
+}
+
+static int pages_answer_stream(void *ud, const prog_request *r, prog_out *out)
+{
+    pages_stream x;
+    if (!pages_stream_open(ud, r, &x)) return pages_no_stream(out);
+    prog_out_add(out, "{\"name\":\"%s\",\"here\":", x.about.name);
+    prog_status_stream(out, &x.here);
+    prog_out_add(out, ",\"other\":\"%s\",", prog_other_word(x.other));
+    if (x.other == PROG_OTHER_TOLD) {
+        prog_out_add(out, "\"there\":");
+        prog_status_stream(out, &x.there);
+    } else {
+        prog_out_add(out, "\"reason\":\"%s\"", prog_other_text(x.other));
+    }
+    prog_out_add(out, "}\n");
+    revdial_session_unref(x.session);
+    return 200;
+}
+
+static int pages_answer_stream_table(void *ud, const prog_request *r, prog_out *out)
+{
+    static const char *const heads[] = {"END", PROG_STREAM_HEADS, NULL};
+    pages_stream x;
+    prog_table t = {0};
+    if (!pages_stream_open(ud, r, &x)) return pages_no_stream(out);
+    prog_out_add(out, "dial %s of %s, client %s, target %s\n\n", x.here.dial, x.about.name,
+                 x.here.client[0] ? x.here.client : "-", x.here.target[0] ? x.here.target : "-");
+    prog_table_heads(&t, heads);
+    prog_table_cell(&t, "proxy");
+    prog_table_stream(&t, &x.here);
+    if (x.other == PROG_OTHER_TOLD) {
+        prog_table_cell(&t, "agent");
+        prog_table_stream(&t, &x.there);
+    }
+    prog_table_end(&t, out);
+    if (x.other != PROG_OTHER_TOLD) prog_out_add(out, "\n%s\n", prog_other_text(x.other));
+    revdial_session_unref(x.session);
+    return 200;
+}
+
 static int pages_answer_page(void *ud, const prog_request *r, prog_out *out)
 {
     (void)ud;
@@ -102,24 +196,8 @@ static int pages_answer_page(void *ud, const prog_request *r, prog_out *out)
 // The session that a request names, with a reference; NULL if it is gone.
 static revdial_session *pages_find(const pages *all, const prog_request *r)
 {
-    char id[17], text[17];
-    // Some may come meanwhile.
-    size_t total = revdial_proxy_list(all->live->proxy, NULL, NULL, 0) + 64;
-    revdial_session **list = calloc(total, sizeof *list), *found = NULL;
-    size_t count = list && prog_request_query(r, "session", id, sizeof id)
-                       ? revdial_proxy_list(all->live->proxy, NULL, list, total)
-                       : 0;
-    for (size_t i = 0; i < count && i < total; i++) {
-        revdial_session_info info;
-        revdial_session_get_info(list[i], &info);
-        snprintf(text, sizeof text, "%016" PRIx64, info.id);
-        if (!found && strcmp(text, id) == 0)
-            found = list[i];
-        else
-            revdial_session_unref(list[i]);
-    }
-    free(list);
-    return found;
+    char id[17];
+    return prog_request_query(r, "session", id, sizeof id) ? pages_find_id(all, id) : NULL;
 }
 
 static int pages_gone(prog_out *out)
@@ -183,6 +261,8 @@ const prog_page pages_served[] = {
     {"/metrics", PROG_METRICS_TYPE, 0, pages_answer_metrics},
     {"/status", "application/json", 0, pages_answer_status},
     {"/status.txt", "text/plain; charset=utf-8", 0, pages_answer_table},
+    {"/stream", "application/json", PROG_PAGE_SLOW, pages_answer_stream},
+    {"/stream.txt", "text/plain; charset=utf-8", PROG_PAGE_SLOW, pages_answer_stream_table},
     {"/drain", "application/json", PROG_PAGE_ACTION, pages_answer_drain},
     {"/kick", "application/json", PROG_PAGE_ACTION, pages_answer_kick},
     {"/expose", "application/json", PROG_PAGE_ACTION, pages_answer_expose},

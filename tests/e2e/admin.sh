@@ -11,9 +11,9 @@ start_admin() {
     (umask 077 && echo "${token}admin" >"$dir/admin_token")
     exposing web flood echo
     exposes+=(--expose "127.0.0.1:0=cam-1/${address_of[flood]}"
-        --expose "127.0.0.1:0=cam-2/${address_of[source]}")
+        --expose "127.0.0.1:0=cam-2/${address_of[source]}" --expose 127.0.0.1:0=plain)
     start_proxy proxy "${exposes[@]}" --admin 127.0.0.1:0 --admin-token-file "$dir/admin_token" \
-        --admin-host ops.example || return
+        --admin-host ops.example --connect 127.0.0.1:0 || return
     proxy_admin=$(admin_of proxy)
     start_agent agent --allow '127.0.0.1:*' --admin "unix:$dir/agent.admin" --instance one || return
     agent_admin=unix:$dir/agent.admin
@@ -82,7 +82,7 @@ labels_are_bounded() {
     start_agent_only wrong --name web --target 127.0.0.1:9 --token-file "$dir/admin_token"
     await_end wrong 5 || return
     start_agent stranger --name stranger-1 --instance odd --target 127.0.0.1:9 || return
-    metric "$proxy_admin" 'values("name") == {"web", "cam-1", "cam-2", "other"}' &&
+    metric "$proxy_admin" 'values("name") == {"web", "cam-1", "cam-2", "plain", "other"}' &&
         metric "$proxy_admin" 'v("revdial_sessions", name="other") == 1' &&
         metric "$proxy_admin" \
             'v("revdial_auth_failures_total", scheme="bearer", reason="credentials") == 1' &&
@@ -134,6 +134,53 @@ stuck_streams() {
     says_table agent --admin "$agent_admin" "$dial +peer's credit +[0-9.]+ s" || return
     figures=$("$build/revdial-agent" status --admin "$agent_admin" | grep "$dial" | tr -s ' ')
 }
+
+# The same stream at both ends, and ends that cannot be asked.
+asks_both_ends() {
+    local dial out
+    dial=$(stuck_at web)
+    answers "$proxy_admin" "/stream?dial=$dial" 200 \
+        '"blocked_on":"reader".*"other":"told","there":.*"blocked_on":"peer.s credit"' || return
+    out=$("$build/revdial-proxy" status --admin "$proxy_admin" --dial "$dial" 2>&1)
+    grep -Eq '^proxy +reader +[0-9.]+ s' <<<"$out" &&
+        grep -Eq "^agent +peer's credit +[0-9.]+ s" <<<"$out" || { fail "$out"; return; }
+    answers "$proxy_admin" "/stream?dial=$dial.9" 404 'no such stream' &&
+        answers "$proxy_admin" /stream 404 'no such stream' &&
+        says proxy 1 '404 no such stream' status --admin "$proxy_admin" --dial 0.1 &&
+        says proxy 2 'not the id' status --admin "$proxy_admin" --dial '0 HTTP/1.1' || return
+    # The target is a target like any other for those who cannot say which stream.
+    says proxy 6 '502.*does not resolve' dial web/stream.revdial.invalid:1 \
+        --through "$(front_at connect)" || return
+    figures=$(grep ^agent <<<"$out" | tr -s ' ')
+}
+
+# front_at OPTION: where the proxy has that front end
+front_at() { sed -n "s/^listening on \(.*\) for --$1\$/\1/p" "$dir/proxy.out"; }
+
+# A backend without the question, and one that has stopped.
+other_end_is_no_agent() {
+    local dial
+    start backend env REVDIAL_TOKEN="$token" python3 \
+        "$here/../../examples/backends/backend.py" "$tunnel" plain "${address_of[flood]}"
+    said proxy.log 'event=session.up.*name=plain' 5 || return
+    hold_client gazer hold "${exposed[4]}" 1
+    said gazer.out '^holding' 5 && until_true 10 is_stuck_at plain || return
+    dial=$(stuck_at plain)
+    answers "$proxy_admin" "/stream?dial=$dial" 200 '"other":"unknown","reason":"the other end ' ||
+        return
+    kill -STOP "${pid_of[agent]}"
+    dial=$(stuck_at web)
+    answers "$proxy_admin" "/stream?dial=$dial" 200 '"other":"silent","reason":"the other end has' &
+    answers "$proxy_admin" /healthz 200 ok || return # meanwhile
+    wait $! || { fail 'no verdict about a silent one'; return; }
+    kill -CONT "${pid_of[agent]}"
+    end_now gazer backend
+}
+
+stuck_at() {
+    get "$proxy_admin" "/status?name=$1" | sed -n 's/.*"dial":"\([^"]*\).*/\1/p'
+}
+is_stuck_at() { [ "$(stuck_at "$1")" ]; }
 
 # says_table PROGRAM --admin ADDRESS PATTERN
 says_table() {
@@ -189,9 +236,9 @@ ports_come_and_go() {
         new_ones_are_refused "$at" || return
     answers "$proxy_admin" "/expose?$port" 200 "\"listen\":\"$at\"" "${bearer[@]}" &&
         said_by "$at" &&
-        status 'x["ports_total"] == 5 and [p["from"] for p in x["ports"]][3:] ==
-            ["configuration", "admin"] and x["ports"][4]["listen"] == "'"$at"'" and
-            x["ports"][4]["name"] == "web"' "$proxy_admin" &&
+        status 'x["ports_total"] == 7 and [p["from"] for p in x["ports"]][5:] ==
+            ["configuration", "admin"] and x["ports"][6]["listen"] == "'"$at"'" and
+            x["ports"][6]["name"] == "web"' "$proxy_admin" &&
         says_table proxy --admin "$proxy_admin" "^[0-9]+ +$at +expose +web +[0-9.:]+ +admin" &&
         answers "$proxy_admin" '/unexpose?id=1' 403 'the configuration has' "${bearer[@]}" &&
         answers "$proxy_admin" '/unexpose?id=x' 404 'no such port' "${bearer[@]}" || return
@@ -267,6 +314,8 @@ check 'an --admin for other machines is warned of' public_is_warned_of
 check 'ports come and go' ports_come_and_go
 check 'the page, in Chromium' page_works
 check 'a stream that is stuck says what it waits for' stuck_streams
+check 'the other end of it is asked' asks_both_ends
+check 'an end that cannot be asked is named' other_end_is_no_agent
 check 'an agent that drains is alive and not ready' not_ready_while_it_drains agent "$agent_admin"
 check 'another agent' start_agent agent --allow '127.0.0.1:*'
 hold_client holder hold "${exposed[0]}" 1

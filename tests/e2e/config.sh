@@ -235,6 +235,41 @@ port_opened_by_hand_stays() {
     stop agent configured
 }
 
+agent_conf=$dir/agent.conf
+
+configure_agent() {
+    { printf '%s\n' "server = http://$config_at" 'name = web' "token-file = $dir/token"
+        printf '%s\n' "$@"; } >"$agent_conf.new" && mv "$agent_conf.new" "$agent_conf"
+}
+
+# What comes back first from an echo at ADDRESS matches PATTERN.
+echo_begins() {
+    local line=
+    exec 8<>"/dev/tcp/${1/:/\/}" && echo ping >&8 && read -r -t 10 line <&8
+    exec 8>&-
+    [[ "$line" =~ $2 ]] || fail "the echo says '$line'"
+}
+
+# What a section of the agent says of a target, at the start and after HUP.
+agent_has_sections() {
+    start_configured && stop agent || return
+    configure_agent 'idle-timeout = 1h' "[allow ${address_of[echo]}]" 'proxy-protocol = 1' \
+        'connect-timeout = 2s' 'idle-timeout = 30s' 'half-closed-timeout = 1m'
+    start agent "$build/revdial-agent" --config "$agent_conf"
+    said agent.log event=session.up 5 &&
+        echo_begins "${address_of[a]}" '^PROXY TCP4 127\.0\.0\.1 127\.0\.0\.1 ' || return
+    configure_agent 'idle-timeout = 1h' "allow = ${address_of[echo]}"
+    kill -HUP "${pid_of[agent]}"
+    said agent.log event=agent.reload 5 && echo_begins "${address_of[a]}" '^ping$' || return
+    configure_agent "[allow ${address_of[echo]}]" 'proxy-protocol = 3'
+    says agent 2 'agent.conf:5: proxy-protocol: not one of' --config "$agent_conf" --check &&
+        configure_agent '[allow nonsense]' &&
+        says agent 2 'agent.conf:4: allow: ' --config "$agent_conf" --check &&
+        configure_agent '[allow 127.0.0.1:1]' 'target = 127.0.0.1:1' &&
+        says agent 2 'agent.conf:5: not for an .allow.' --config "$agent_conf" --check || return
+    stop agent configured
+}
+
 # ---- systemd ----
 
 # A supervisor by the protocols of systemd. Its answers are in supervisor.out.
@@ -314,6 +349,7 @@ check 'routes and allow lists change' routes_and_allow_lists_change
 check 'it ends well' end_of_configured
 check '--watch sees files that change' watch_applies
 check 'a port that was opened by hand stays' port_opened_by_hand_stays
+check 'sections of an agent are about targets' agent_has_sections
 check 'a supervisor is told, at a path' supervised path
 check 'a supervisor is told, by an abstract name' supervised abstract
 check "an agent's supervisor is told, too" agent_is_supervised

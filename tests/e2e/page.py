@@ -89,7 +89,7 @@ def focused():
 def works_by_keyboard():
     body = browser.switch_to
     seen = []
-    for _ in range(14):
+    for _ in range(16):
         body.active_element.send_keys(Keys.TAB)
         seen.append(focused())
         if seen[-1].startswith("Kick cam-2"):
@@ -132,6 +132,18 @@ def acts_with_a_token_only():
     until("one row", lambda: list(rows()) == ["cam-1"])
 
 
+def asks_the_other_end():
+    ask = element("button[aria-label^='Ask the other end']")
+    ask.click()
+    answer = until("an answer", lambda: element("ul.blocked div").text)
+    assert "the other end waits" in answer, answer
+    assert "for this end to read (peer's credit)" in answer, answer
+    time.sleep(1.2)  # a refresh must not take it away
+    assert element("ul.blocked div").text == answer
+    assert focused() == ask.get_attribute("aria-label")
+    picture("page-other-end")
+
+
 def ports():
     """{address: text} of the ports that the page shows."""
     return {address: text for address, text in run(
@@ -154,7 +166,7 @@ def expose(name, listen, target, secret):
 
 def opens_and_closes_ports():
     configured = set(ports())
-    assert len(configured) == 4, configured
+    assert len(configured) == 6, configured
     expose("cam-1", "127.0.0.1:0", echo, "wrong-wrong-wrong-wrong")
     until("the refusal", lambda: "admin-token-file" in element("#refusal").text)
     for listen, target, why in ((min(configured), echo, "in use"), ("300.0.0.1:1", "", "300.0.0.1"),
@@ -240,6 +252,7 @@ try:
     acts_with_a_token_only()
     browser.get(f"http://{admin}/")
     until("rows", lambda: {"cam-1", "cam-2"} <= set(rows()))
+    asks_the_other_end()
     opens_and_closes_ports()
     other_sites_get_nothing()
     print("ok", browser.capabilities["browserVersion"])
