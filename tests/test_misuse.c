@@ -98,6 +98,7 @@ TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
         {"backoff_min_ms", 0, {.backoff_min_ms = 2, .backoff_max_ms = 1, .allow = no_rules}},
         {"drain_ms", 0, {.drain_ms = -2, .allow = no_rules}},
         {"auth_fail_limit", 0, {.auth_fail_limit = -2, .allow = no_rules}},
+        {"resolve_ms", 0, {.resolve_ms = 99, .allow = no_rules}},
         {"common.log_level", 0, {.common.log_level = 9, .allow = no_rules}},
         {"common.tls", 0, {.common.tls = &no_wrap, .allow = no_rules}},
     };
@@ -162,7 +163,8 @@ TEST(a_proxys_config_that_cannot_work_is_refused_and_the_field_is_named)
 
 NEW_WORLD_TEST(a_dial_to_what_cannot_exist_is_refused_at_once)
 {
-    static const revdial_kv reserved = {"target", "x"}, half = {"key", NULL};
+    static const revdial_kv reserved = {"target", "x"}, name = {"revdial-name", "x"};
+    static const revdial_kv half = {"key", NULL};
     static const struct {
         const char *says, *name;
         revdial_dial_opts opts;
@@ -183,11 +185,13 @@ NEW_WORLD_TEST(a_dial_to_what_cannot_exist_is_refused_at_once)
         {"client_addr", "cam-1", {.client_addr = "host:80"}},
         {"local_addr", "cam-1", {.local_addr = "10.0.0.1"}},
         {"meta", "cam-1", {.meta = &reserved, .meta_count = 1}},
+        {"meta", "cam-1", {.meta = &name, .meta_count = 1}},
         {"meta", "cam-1", {.meta = &half, .meta_count = 1}},
         {"meta", "cam-1", {.meta_count = 1}},
         {"meta", "cam-1", {.meta = &reserved, .meta_count = SIZE_MAX}},
         {"pick", "cam-1", {.pick = 4}},
-        {"flags", "cam-1", {.flags = 4}},
+        {"flags", "cam-1", {.flags = 8}},
+        {"peer_name", "cam-1", {.peer_name = "Nobody"}},
         {"key", "cam-1", {.pick = REVDIAL_PICK_KEY}},
         {"key", "cam-1", {.key_len = 1}},
         {"early", "cam-1", {.early_len = 1}},
