@@ -478,6 +478,9 @@ typedef struct revdial_dial_opts {
     // Of a dial on the session of a peer: the name of the backend that it is for, which the peer
     // gets as "revdial-name". revdial_dial() sets it by itself.
     const char *peer_name;
+    // Dials by name: asks this session, one of the name, and no other; NULL = all of the name. Such
+    // a dial does not count in revdial_stats. Not for `exposes`.
+    revdial_session *session;
 } revdial_dial_opts;
 
 // Text for a REVDIAL_E* code. Static, never NULL.
@@ -1342,6 +1345,15 @@ REVDIAL_API int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned 
 //   thread   any
 REVDIAL_API size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob,
                                       revdial_session **out, size_t cap);
+
+// Says whether clients of a target should be kept from a session, for an application that checks
+// its backends. While is_avoided is 1, dials for that target ask other sessions of the name first,
+// after those that could not reach it lately.
+//   target   the same text as in the dials; NULL = the backend's own
+//   returns  0; REVDIAL_EINVAL: no session of this proxy; ELIMIT: it is avoided for 16 targets
+//   thread   any
+REVDIAL_API int revdial_proxy_avoid(revdial_proxy *p, revdial_session *s, const char *target,
+                                    int is_avoided);
 
 // Counters of the proxy and of all its sessions.
 //   thread   any
@@ -19067,6 +19079,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_AILING 4               // unreachable targets remembered per session
 #define RVD_PROXY_AILING_US 5000000      // time for which others are asked first; doubles
 #define RVD_PROXY_AILING_MORE 3          //   this often, to 40 s: one dial pays for each try
+#define RVD_PROXY_AVOIDED 16             // targets per session that the application avoids
 #define RVD_PROXY_BUCKETS 256            // of the table of names
 #define RVD_PROXY_AUTH_THREADS 16        // hooks that may block at the same time
 #define RVD_PROXY_STREAM_THREADS 1024
@@ -19128,6 +19141,8 @@ typedef struct rvd_proxy_member {
     int64_t rival_us;    // another process of its machine connected; 0: none has
     atomic_uint picked;  // dials on their way to it; any thread
     rvd_proxy_ailment ailments[RVD_PROXY_AILING];
+    unsigned avoided_count;
+    uint64_t avoided[RVD_PROXY_AVOIDED];  // targets, as in rvd_proxy_ailment
 } rvd_proxy_member;
 
 // A port, for backends or for clients. Loop 0 makes it what it is not yet.
@@ -19495,13 +19510,22 @@ static rvd_proxy_ailment *rvd_proxy_ailment_of(rvd_proxy_member *m, uint64_t tar
 }
 
 // The health of a session for this dial, best first. A worse one is asked if no better one is left.
-enum rvd_proxy_health { RVD_PROXY_WELL, RVD_PROXY_AILS, RVD_PROXY_SILENT };
+enum rvd_proxy_health { RVD_PROXY_WELL, RVD_PROXY_AILS, RVD_PROXY_SHUNNED, RVD_PROXY_SILENT };
+
+// Where the target is among those that the application avoids; avoided_count: it is not.
+static unsigned rvd_proxy_avoided_find(const rvd_proxy_member *m, uint64_t target)
+{
+    unsigned i = 0;
+    while (i < m->avoided_count && m->avoided[i] != target) i++;
+    return i;
+}
 
 static enum rvd_proxy_health rvd_proxy_health_of(rvd_proxy_member *m, const rvd_proxy_pick *pick)
 {
     const rvd_proxy_ailment *a = rvd_proxy_ailment_of(m, pick->target);
     if (atomic_load_explicit(&m->base.session->is_silent, memory_order_relaxed))
         return RVD_PROXY_SILENT;
+    if (rvd_proxy_avoided_find(m, pick->target) < m->avoided_count) return RVD_PROXY_SHUNNED;
     return a && a->until_us > rvd_sys_now_us() ? RVD_PROXY_AILS : RVD_PROXY_WELL;
 }
 
@@ -19565,6 +19589,7 @@ static rvd_proxy_member *rvd_proxy_best_locked(revdial_proxy *p, rvd_proxy_pick 
     for (rvd_base_link *l = n ? n->sessions.next : NULL; n && l != &n->sessions; l = l->next) {
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
         revdial_session *s = m->base.session;
+        if (pick->opts->session && pick->opts->session != s) continue;
         if (m->base.is_up && *code && rvd_stream_is_leaving(s)) *code = REVDIAL_EDRAINING;
         if (!m->base.is_up || rvd_stream_is_leaving(s)) continue;
         *code = 0;
@@ -20826,6 +20851,12 @@ static void rvd_proxy_pick_by(rvd_proxy_pick *pick, const revdial_dial_opts *opt
     if (pick->how == REVDIAL_PICK_KEY) pick->key = rvd_base_hash(key, len, 0);
 }
 
+// What a target is remembered by.
+static uint64_t rvd_proxy_target_hash(const revdial_proxy *p, const char *target)
+{
+    return target ? rvd_base_hash(target, strlen(target), p->guard.seed) : 0;
+}
+
 static rvd_proxy_pick rvd_proxy_pick_start(const revdial_proxy *p, const char *name,
                                            const revdial_dial_opts *opts)
 {
@@ -20834,9 +20865,42 @@ static rvd_proxy_pick rvd_proxy_pick_start(const revdial_proxy *p, const char *n
     pick.name = name;
     pick.opts = opts;
     rvd_proxy_pick_by(&pick, opts);
-    if (opts->target)
-        pick.target = rvd_base_hash(opts->target, strlen(opts->target), p->guard.seed);
+    pick.target = rvd_proxy_target_hash(p, opts->target);
     return pick;
+}
+
+// What the proxy keeps of a session that it has; NULL: it has not, or not any more.
+static rvd_proxy_member *rvd_proxy_member_locked(revdial_proxy *p, const revdial_session *s)
+{
+    const rvd_proxy_name *n = *rvd_proxy_slot(p, s->name);
+    for (rvd_base_link *l = n ? n->sessions.next : NULL; l && l != &n->sessions; l = l->next) {
+        rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
+        if (m->base.session == s) return m;
+    }
+    return NULL;
+}
+
+int revdial_proxy_avoid(revdial_proxy *p, revdial_session *s, const char *target, int is_avoided)
+{
+    rvd_proxy_member *m;
+    int code = REVDIAL_EINVAL;
+    if (!p || !s) return REVDIAL_EINVAL;
+    if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
+    pthread_mutex_lock(&p->own.lock);
+    m = rvd_proxy_member_locked(p, s);
+    if (m) {
+        const uint64_t hash = rvd_proxy_target_hash(p, target);
+        const unsigned at = rvd_proxy_avoided_find(m, hash);
+        code = REVDIAL_OK;
+        if (is_avoided && at == RVD_PROXY_AVOIDED)
+            code = REVDIAL_ELIMIT;
+        else if (is_avoided && at == m->avoided_count)
+            m->avoided[m->avoided_count++] = hash;
+        else if (!is_avoided && at < m->avoided_count)
+            m->avoided[at] = m->avoided[--m->avoided_count];
+    }
+    pthread_mutex_unlock(&p->own.lock);
+    return code;
 }
 
 // Should the dial wait for a backend to appear? Not after one has refused it.
@@ -20938,6 +21002,7 @@ static void rvd_proxy_count_dial_locked(revdial_proxy *p, const rvd_stream_dial 
 {
     const int64_t took_us = rvd_sys_now_us() - d->start_us;
     revdial_stats *stats = &p->own.stats;
+    if (d->opts->session) return;
     if (!d->st) {
         stats->dials_failed++;
         if (d->err.code < 0 && d->err.code > -REVDIAL_ERROR_PLACES)
@@ -21056,6 +21121,7 @@ typedef struct rvd_proxy_dial {
 
 static void rvd_proxy_dial_drop(rvd_proxy_dial *d)
 {
+    revdial_session_unref(d->opts.session);
     rvd_owner_free(&d->proxy->own, d, d->size);
 }
 
@@ -21272,6 +21338,7 @@ static rvd_proxy_dial *rvd_proxy_dial_new(revdial_proxy *p, const char *name,
     rvd_base_arena_fill(&texts, d->texts);
     d->size = size;
     d->opts = rvd_proxy_opts_keep(&texts, opts);
+    revdial_session_ref(d->opts.session);
     d->pick = rvd_proxy_pick_start(p, rvd_base_keep_text(&texts, name), &d->opts);
     d->proxy = p;
     d->task.run = rvd_proxy_dial_run;
@@ -22768,6 +22835,7 @@ static const char *rvd_proxy_expose_problem(const revdial_expose *x)
     if (x->route_done && !x->route) return "route_done: there is no route";
     if (x->route_bytes_max > RVD_PROXY_ROUTE_BYTES_MAX) return "route_bytes_max: over 65536";
     if (x->route_timeout_ms < 0) return "route_timeout_ms: negative";
+    if (x->dial.session) return "session: not for a port, which outlives it";
     return NULL;
 }
 

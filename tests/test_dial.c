@@ -130,6 +130,89 @@ TEST(a_client_keeps_its_backend_whatever_its_port_and_one_without_an_address_goe
     world_close(&w);
 }
 
+// The session of that instance, with a reference.
+static revdial_session *session_of(world *w, char instance)
+{
+    revdial_session *all[3] = {NULL}, *found = NULL;
+    size_t n = revdial_proxy_list(w->proxy, "cam-1", all, 3);
+    for (size_t i = 0; i < n && i < 3; i++) {
+        revdial_session_info info;
+        revdial_session_get_info(all[i], &info);
+        if (info.instance[0] == instance)
+            found = all[i];
+        else
+            revdial_session_unref(all[i]);
+    }
+    return found;
+}
+
+TEST(a_dial_to_one_session_asks_no_other_and_does_not_count)
+{
+    world w;
+    revdial_dial_opts opts = {.pick = REVDIAL_PICK_LEAST_STREAMS};
+    revdial_stats stats;
+    revdial_err err;
+    called c;
+    world_init(&w);
+    if (open_pool(&w)) {
+        opts.session = session_of(&w, 'b');
+        for (int i = 0; i < 3; i++) CHECK_INT(dial_where(&w, &opts), 'b');
+        called_init(&c, &w);
+        CHECK(revdial_dial_async(w.proxy, "cam-1", &opts, on_dial, &c) > 0);
+        CHECK(util_gate_wait(&c.done, 1));
+        if (CHECK(c.st != NULL)) CHECK_INT(instance_of(c.st), 'b');
+        revdial_close(c.st);
+        revdial_agent_stop(w.agents[1], 0);
+        w.agents[1] = NULL;
+        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
+        CHECK(revdial_dial(w.proxy, "cam-1", &opts, &err) == NULL);
+        CHECK_INT(err.code, REVDIAL_ENOBACKEND);
+        revdial_proxy_get_stats(w.proxy, &stats);
+        CHECK_INT(stats.dials, 0);
+        CHECK_INT(stats.dials_failed, 0);
+        revdial_session_unref(opts.session);
+    }
+    world_close(&w);
+}
+
+TEST(a_session_that_is_avoided_for_a_target_is_asked_last_for_it_and_for_no_other)
+{
+    world w;
+    revdial_dial_opts opts = {.target = "a.test:1"}, key = {.pick = REVDIAL_PICK_KEY, .key = "k"};
+    revdial_session *s[3];
+    world_init(&w);
+    if (open_pool(&w)) {
+        int count[256] = {0};
+        char home = dial_where(&w, &key), target[32];
+        for (int i = 0; i < 3; i++) s[i] = session_of(&w, instances[i][0]);
+        CHECK_INT(revdial_proxy_avoid(w.proxy, s[0], "a.test:1", 1), 0);
+        CHECK_INT(revdial_proxy_avoid(w.proxy, s[0], "a.test:1", 1), 0);
+        CHECK_INT(revdial_proxy_avoid(w.proxy, s[home - 'a'], NULL, 1), 0);
+        for (int i = 0; i < 8; i++) count[(unsigned char)dial_where(&w, &opts)]++;
+        CHECK(count['a'] == 0 && count['b'] == 4 && count['c'] == 4);
+        CHECK(dial_where(&w, &key) != home);
+        CHECK_INT(revdial_proxy_avoid(w.proxy, s[home - 'a'], NULL, 0), 0);
+        CHECK_INT(dial_where(&w, &key), home);
+        for (int i = 1; i < 3; i++) CHECK_INT(revdial_proxy_avoid(w.proxy, s[i], opts.target, 1), 0);
+        for (int i = 0; i < 3; i++) count[(unsigned char)dial_where(&w, &opts)]++;
+        CHECK(count['a'] == 1 && count['b'] == 5 && count['c'] == 5);
+        for (int i = 0; i < RVD_PROXY_AVOIDED; i++) {
+            snprintf(target, sizeof target, "more.test:%d", i + 1);
+            CHECK_INT(revdial_proxy_avoid(w.proxy, s[0], target, 1),
+                      i < RVD_PROXY_AVOIDED - 1 ? 0 : REVDIAL_ELIMIT);
+        }
+        CHECK_INT(revdial_proxy_avoid(w.proxy, s[0], "a.test:1", 0), 0);
+        CHECK_INT(revdial_proxy_avoid(w.proxy, s[0], target, 1), 0);
+        CHECK_INT(dial_where(&w, &opts), 'a');
+        revdial_session_kill(s[0]);
+        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, NULL));
+        CHECK_INT(revdial_proxy_avoid(w.proxy, s[0], NULL, 1), REVDIAL_EINVAL);
+        CHECK_INT(revdial_proxy_avoid(w.proxy, NULL, NULL, 1), REVDIAL_EINVAL);
+        for (int i = 0; i < 3; i++) revdial_session_unref(s[i]);
+    }
+    world_close(&w);
+}
+
 typedef struct refuser {
     int fd, code, refused;
     util_gate done;

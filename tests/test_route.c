@@ -1267,6 +1267,7 @@ NEW_WORLD_TEST(a_route_that_makes_no_sense_is_refused_with_the_field)
         {{.name = "a", .route_done = hook_done}, "route_done"},
         {{.name = "a", .route = hook_route, .route_bytes_max = 65537}, "route_bytes_max"},
         {{.name = "a", .route = hook_route, .route_timeout_ms = -1}, "route_timeout_ms"},
+        {{.name = "a", .dial = {.session = (revdial_session *)1}}, "session"},
         {{.name = "a", .trusted_proxies = "10.0.0.0/33"}, "trusted_proxies: \"10.0.0.0/33\""},
         {{.name = "a", .trusted_proxies = " ,"}, "trusted_proxies"},
         {{.name = "a", .allow_from = "::1, localhost"}, "allow_from: \"localhost\""},
