@@ -193,7 +193,8 @@ TEST(a_session_that_is_avoided_for_a_target_is_asked_last_for_it_and_for_no_othe
         CHECK(dial_where(&w, &key) != home);
         CHECK_INT(revdial_proxy_avoid(w.proxy, s[home - 'a'], NULL, 0), 0);
         CHECK_INT(dial_where(&w, &key), home);
-        for (int i = 1; i < 3; i++) CHECK_INT(revdial_proxy_avoid(w.proxy, s[i], opts.target, 1), 0);
+        for (int i = 1; i < 3; i++)
+            CHECK_INT(revdial_proxy_avoid(w.proxy, s[i], opts.target, 1), 0);
         for (int i = 0; i < 3; i++) count[(unsigned char)dial_where(&w, &opts)]++;
         CHECK(count['a'] == 1 && count['b'] == 5 && count['c'] == 5);
         for (int i = 0; i < RVD_PROXY_AVOIDED; i++) {

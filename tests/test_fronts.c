@@ -6,6 +6,7 @@
 
 #include "../examples/proxy/connect.c"
 #include "../examples/proxy/front.c"
+#include "../examples/proxy/health_rules.c"
 #include "../examples/proxy/http_reader.c"
 #include "../examples/proxy/http_text.c"
 #include "../examples/proxy/pick.c"
@@ -785,6 +786,92 @@ TEST(clients_who_ask_for_one_host_have_one_key_if_the_route_says_so)
     CHECK(!t.r.dial.key && t.r.dial.key_len == 0);
     CHECK_STR(route_says(&routes, "a.test", says), "web");
     route_table_free(&routes);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Health checks
+
+TEST(a_rule_for_health_checks_is_known_or_refused)
+{
+    static const char *const good[] = {
+        "none", "tcp", "http:/", "http:/a?b=c", "http://x.test:80/a", "http://[::1]/"};
+    static const char *const bad[] = {
+        "",          "udp",        "http",        "http:",      "http:a",     "http://x.test",
+        "http:/a b", "http:/\x7f", "http://a b/", "https://x/", "http://x:y/"};
+    char longest[HEALTH_HOW_SIZE + 1] = "http:/";
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) CHECK(!health_problem(good[i]));
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        if (!health_problem(bad[i])) test_fail(__FILE__, __LINE__, "\"%s\" is good", bad[i]);
+    memset(longest + 6, 'x', HEALTH_HOW_SIZE - 7);
+    CHECK(!health_problem(longest));
+    longest[HEALTH_HOW_SIZE - 1] = 'x';
+    CHECK(health_problem(longest));
+}
+
+// The target that a rule has for that agent, or "none".
+static const char *health_says(const char *way, const char *name, char target[ROUTE_TARGET_SIZE])
+{
+    const health_rule rule = {"tcp", 5000, 2000, 2, 3};
+    health_table t = {0};
+    strcpy(target, "none");
+    CHECK_INT(health_add(&t, way, &rule), 0);
+    if (t.count && !health_fits(&t.rows[0], name, target)) strcpy(target, "none");
+    health_table_free(&t);
+    return target;
+}
+
+TEST(agents_are_checked_where_a_port_or_a_route_leads)
+{
+    static const char *const rows[][3] = {{"web", "web", ""},
+                                          {"web", "web-1", "none"},
+                                          {"web/127.0.0.1:80", "web", "127.0.0.1:80"},
+                                          {"web/unix:/run/x", "web", "unix:/run/x"},
+                                          {"*", "cam-1", ""},
+                                          {"cam-*-x/10.0.0.*:80", "cam-7-x", "10.0.0.7:80"},
+                                          {"cam-*-x/10.0.0.*:80", "cam--x", "none"},
+                                          {"cam-*-x/10.0.0.*:80", "cam-x", "none"},
+                                          {"cam/*.lan:80", "cam", "none"}};
+    char target[ROUTE_TARGET_SIZE];
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        CHECK_STR(health_says(rows[i][0], rows[i][1], target), rows[i][2]);
+}
+
+TEST(a_health_check_by_http_asks_the_host_that_its_rule_names_or_the_target)
+{
+    static const char *const rows[][3] = {
+        {"http:/up", "", "web"},
+        {"http:/up", "unix:/run/x", "web"},
+        {"http:/up", "10.0.0.7:80", "10.0.0.7:80"},
+        {"http://site.test:81/up", "10.0.0.7:80", "site.test:81"}};
+    char request[HEALTH_REQUEST_SIZE], host[400];
+    health_row row = {.name = "web"};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        strcpy(row.text, rows[i][0]);
+        snprintf(host, sizeof host, "\r\nHost: %s\r\n", rows[i][2]);
+        CHECK(health_request(&row, "web", rows[i][1], request) == strlen(request));
+        CHECK(strncmp(request, "GET /up HTTP/1.1\r\n", 18) == 0);
+        CHECK(strstr(request, host) != NULL);
+    }
+    strcpy(row.text, "tcp");
+    CHECK_INT(health_request(&row, "web", "", request), 0);
+}
+
+TEST(of_two_rules_for_one_target_the_first_counts)
+{
+    const health_rule first = {"tcp", 1, 1, 1, 1}, second = {"http:/", 2, 2, 2, 2},
+                      none = {"none", 3, 3, 3, 3}, unset = {0};
+    health_table t = {0};
+    CHECK_INT(health_add(&t, "web/127.0.0.1:80", &first), 0);
+    CHECK_INT(health_add(&t, "web/127.0.0.1:80", &second), 0);
+    CHECK_INT(health_add(&t, "web", &second), 0);
+    CHECK_INT(health_add(&t, "other", &none), 0);
+    CHECK_INT(health_add(&t, "other", &unset), 0);
+    if (CHECK_INT(t.count, 2)) {
+        CHECK_STR(t.rows[0].text, "tcp");
+        CHECK_INT(t.rows[0].rule.interval_ms, 1);
+        CHECK_STR(t.rows[1].text, "http:/");
+    }
+    health_table_free(&t);
 }
 
 int main(int argc, char **argv)

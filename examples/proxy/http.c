@@ -251,37 +251,43 @@ static void http_arrived_start(http_thread *t, http_conn *c)
     }
 }
 
-// No stream of a session that drains is used again.
-static void http_leave_all(http_thread *t, const revdial_session *session)
+// No stream that leads there is used again.
+static void http_leave_all(http_thread *t, const http_left *left)
 {
     for (int i = 0; i < HTTP_WAIT_COUNT; i++) {
         http_link *list = &t->waiting[i], *l = list->next, *next;
         for (; l != list; l = next) {
             next = l->next;
-            http_conn_leave((http_conn *)(void *)l, session);
+            http_conn_leave((http_conn *)(void *)l, left);
         }
     }
 }
 
-void http_leave(http_front *f, revdial_session *session)
+void http_leave(http_front *f, revdial_session *session, const char *target)
 {
+    http_left left = {.session = session, .is_all = !target};
+    snprintf(left.target, sizeof left.target, "%s", target ? target : "");
     for (unsigned i = 0; f && i < f->count; i++) {
         http_thread *t = f->threads[i];
         pthread_mutex_lock(&t->lock);
-        if (t->left_count < HTTP_LEFT_MAX) t->left[t->left_count++] = revdial_session_ref(session);
+        if (t->left_count < HTTP_LEFT_MAX) {
+            revdial_session_ref(session);
+            t->left[t->left_count++] = left;
+        }
         http_wake_locked(t);
         pthread_mutex_unlock(&t->lock);
     }
 }
 
-// Takes one of the sessions that drain. Returns NULL if there is none.
-static revdial_session *http_left_next(http_thread *t)
+// Takes one of what drains or fails. Returns 0 if there is none.
+static int http_left_next(http_thread *t, http_left *left)
 {
-    revdial_session *session = NULL;
+    int is;
     pthread_mutex_lock(&t->lock);
-    if (t->left_count) session = t->left[--t->left_count];
+    is = t->left_count > 0;
+    if (is) *left = t->left[--t->left_count];
     pthread_mutex_unlock(&t->lock);
-    return session;
+    return is;
 }
 
 // Idle connections end when the front end drains.
@@ -304,6 +310,7 @@ static int http_heed_others(http_thread *t)
     http_conn *arrived;
     http_upstream *u;
     http_news news;
+    http_left left;
     char byte[16];
     int is_stopping, is_draining;
     while (read(t->wake[0], byte, sizeof byte) > 0) continue;
@@ -316,8 +323,10 @@ static int http_heed_others(http_thread *t)
     pthread_mutex_unlock(&t->lock);
     http_arrived_start(t, arrived);
     while ((u = http_posted_next(t, &news)) != NULL) http_upstream_heed(u, &news);
-    for (revdial_session *s; (s = http_left_next(t)) != NULL; revdial_session_unref(s))
-        http_leave_all(t, s);
+    while (http_left_next(t, &left)) {
+        http_leave_all(t, &left);
+        revdial_session_unref(left.session);
+    }
     if (is_draining) http_end_idle(t);
     return !is_stopping;
 }
@@ -397,10 +406,11 @@ static void *http_run(void *ud)
 static void http_thread_free(http_thread *t)
 {
     http_news news;
+    http_left left;
     http_upstream *u;
     if (!t) return;
     while ((u = http_posted_next(t, &news)) != NULL) http_upstream_heed(u, &news);
-    for (revdial_session *s; (s = http_left_next(t)) != NULL;) revdial_session_unref(s);
+    while (http_left_next(t, &left)) revdial_session_unref(left.session);
     http_events_close(t);
     pthread_mutex_destroy(&t->lock);
     free(t);

@@ -21,8 +21,9 @@ http_front *http_start(const http_config *config);
 // Dials go through this proxy. Connections that front_http, whose ud is the front end, has taken
 // over before wait for it.
 void http_use(http_front *f, revdial_proxy *proxy);
-// A session drains or is down: idle streams on it end. From on_session.
-void http_leave(http_front *f, revdial_session *session);
+// A session drains, or a target behind it fails ("": the agent's own): streams that lead there are
+// used for no further request. target NULL: all of the session.
+void http_leave(http_front *f, revdial_session *session, const char *target);
 // The comma list of addresses and networks of proxies whose X-Forwarded-For is believed.
 void http_trust(http_front *f, const char *trusted);
 // Closes what is idle, and each other connection after its response.

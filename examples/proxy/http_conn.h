@@ -14,7 +14,7 @@ enum {
     HTTP_PIECES_MAX = 96,           // of one write
     HTTP_TURNS_MAX = 16,            // reads of a connection before others have their turn
     HTTP_SAID_MAX = 200,            // bytes of a target in the access log
-    HTTP_LEFT_MAX = 64,             // more sessions that drain at one time wait for idle streams
+    HTTP_LEFT_MAX = 64,             // more that drain or fail at one time wait for idle streams
     HTTP_ADDRESS_SIZE = 72          // of revdial_client
 };
 
@@ -62,6 +62,13 @@ typedef struct http_link {
     struct http_link *prev, *next;
 } http_link;
 
+// What no further request goes to.
+typedef struct http_left {
+    revdial_session *session;  // with a reference
+    int is_all;                // else one target
+    char target[ROUTE_TARGET_SIZE];
+} http_left;
+
 typedef struct http_thread {
     http_front *front;
     pthread_t thread;
@@ -81,7 +88,7 @@ typedef struct http_thread {
 
     pthread_mutex_t lock;  // guards all below
     http_conn *arrived;
-    revdial_session *left[HTTP_LEFT_MAX];  // which drain, with a reference
+    http_left left[HTTP_LEFT_MAX];
     int left_count;
     http_upstream *posted;
     int is_woken, is_stopping, is_draining;
@@ -215,8 +222,8 @@ void http_conn_free(http_conn *c);
 void http_conn_expire(http_conn *c);
 // The dial of its stream has ended: up->code says how. The stream is over.
 void http_conn_dialled(http_conn *c);
-// The session drains.
-void http_conn_leave(http_conn *c, const revdial_session *session);
+// The session drains, or the target fails.
+void http_conn_leave(http_conn *c, const http_left *left);
 // No request runs on it.
 int http_conn_is_idle(const http_conn *c);
 

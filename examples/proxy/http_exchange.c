@@ -530,9 +530,10 @@ void http_conn_start(http_conn *c)
     http_conn_run(c);
 }
 
-void http_conn_leave(http_conn *c, const revdial_session *session)
+void http_conn_leave(http_conn *c, const http_left *left)
 {
-    if (!c->up || c->up->session != session) return;
+    if (!c->up || c->up->session != left->session) return;
+    if (!left->is_all && strcmp(c->up->target, left->target) != 0) return;
     c->up->is_left = 1;
     if (c->phase == HTTP_HEAD) http_upstream_drop(c);
 }

@@ -125,7 +125,8 @@ static void app_on_session(void *ud, revdial_session *s, int state, const revdia
     app *a = ud;
     watch_session(a->metrics, s, state, why);
     sockets_note(&a->sockets, s, state);
-    if (state == REVDIAL_DRAINING) http_leave(a->live.http, s);
+    health_note(a->live.health, s, state);
+    if (state == REVDIAL_DRAINING) http_leave(a->live.http, s, NULL);
 }
 
 static int app_open_admin(app *a)
@@ -238,12 +239,17 @@ static int app_open(app *a)
     a->metrics = watch_new();
     if (!a->metrics) return app_failed(a, "no memory for the metrics");
     app_label(a);
+    a->live.health = health_new(a->metrics, &a->log);
+    if (!a->live.health) return app_failed(a, "no memory for health checks");
     if (app_open_sockets(a) != 0) return PROG_USAGE;
     rc = app_open_proxy(a);
     if (rc == 0) http_use(a->live.http, a->live.proxy);
     if (rc == 0 && sockets_start(&a->sockets, a->live.proxy, &a->live.now->like, &a->log) != 0)
         return app_failed(a, "no thread for --sockets");
     if (rc == 0) rc = peers_start(&a->peers, a->live.proxy, a->live.now, &a->log);
+    if (rc == 0 &&
+        health_set(a->live.health, a->live.proxy, a->live.http, &a->live.now->health) != 0)
+        return app_failed(a, "no thread for --health");
     if (rc == 0) rc = app_open_admin(a);
     token_table_free(&a->live.now->tokens);
     if (rc == 0) rc = app_announce(a);
@@ -260,6 +266,7 @@ static int app_run(app *a)
     if (rc != 0) app_failed(a, "waiting for signals");
     prog_notify(&a->log, "STOPPING=1");
     sockets_stop(&a->sockets);
+    health_stop(a->live.health);
     http_drain(a->live.http);
     prog_logf(&a->log, REVDIAL_LOG_INFO, "proxy.draining", "for at most %d ms", drain_ms);
     if (revdial_proxy_drain(a->live.proxy, drain_ms) != REVDIAL_OK)
@@ -274,10 +281,12 @@ static void app_free(app *a)
 {
     prog_admin_stop(a->admin);
     sockets_stop(&a->sockets);
+    health_stop(a->live.health);
     http_stop(a->live.http);
     peers_stop(&a->peers, 0);
     revdial_proxy_stop(a->live.proxy);  // ends all connections: no hook runs any more
     http_free(a->live.http);
+    health_free(a->live.health);
     sockets_free(&a->sockets);
     watch_free(a->metrics);
     prog_tls_free(a->live.tls);

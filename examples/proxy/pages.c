@@ -71,6 +71,7 @@ static int pages_answer_status(void *ud, const prog_request *r, prog_out *out)
     prog_status_sessions(out, l.sessions, l.listed, l.total);
     pages_ports(ud, r, out, ports_status);
     peers_status(((const pages *)ud)->peers, out);
+    health_status(((const pages *)ud)->live->health, out, prog_status_limit(r));
     prog_out_add(out, "}\n");
     pages_list_close(&l);
     return 200;
@@ -84,6 +85,7 @@ static int pages_answer_table(void *ud, const prog_request *r, prog_out *out)
     prog_status_table(out, l.sessions, l.listed, l.total);
     pages_ports(ud, r, out, ports_table);
     peers_table(((const pages *)ud)->peers, out);
+    health_status_table(((const pages *)ud)->live->health, out, prog_status_limit(r));
     pages_list_close(&l);
     return 200;
 }

@@ -151,6 +151,8 @@ static int live_apply(live *l, plan *p)
     p->next->external = NULL;
     route_table_replace(&l->routes, &p->next->routes);
     http_trust(l->http, p->next->trusted);
+    if (health_set(l->health, l->proxy, l->http, &p->next->health) != 0)
+        prog_logf(l->log, REVDIAL_LOG_ERROR, "health.failed", "no thread for health checks");
     revdial_proxy_replace_limits(l->proxy, p->next->proxy.max_sessions,
                                  p->next->proxy.max_sessions_per_name,
                                  p->next->proxy.max_sessions_per_identity);

@@ -2,7 +2,7 @@
 #ifndef REVDIAL_PROXY_RELOAD_H
 #define REVDIAL_PROXY_RELOAD_H
 
-#include "http.h"
+#include "health.h"
 #include "ports.h"
 
 typedef struct live {
@@ -13,9 +13,10 @@ typedef struct live {
     route_table routes;  // of all front ends
     external external;   // who is asked
     http_front *http;    // NULL: there is none
-    config *first;       // what the proxy was started with, until the end: threads point into it
-    config *now;         // in force; may be the first. Replaced by the main thread, under:
-    ports ports;         // those of the admin port; other threads lock them
+    health *health;
+    config *first;  // what the proxy was started with, until the end: threads point into it
+    config *now;    // in force; may be the first. Replaced by the main thread, under:
+    ports ports;    // those of the admin port; other threads lock them
 } live;
 
 // Reads everything again and does what differs. Connections stay, except those of agents whose

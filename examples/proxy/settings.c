@@ -114,6 +114,24 @@ static const prog_option options[] = {
      "three, clients that have the same get the same agent while that is well; one\n"
      "that has none gets the next (default round-robin)",
      0, 0, PROG_LIVE | PROG_IN_EXPOSE | PROG_IN_ROUTE},
+    {"health", PROG_TEXT, AT(health.how), "CHECK",
+     "check what ports and routes lead to, through the tunnel, and let clients go\n"
+     "to other agents of the name while it fails: tcp (it accepts a connection),\n"
+     "http:/PATH or http://HOST/PATH (it answers with 2xx or 3xx) (default none)",
+     0, 0, PROG_LIVE | PROG_IN_EXPOSE | PROG_IN_ROUTE},
+    {"health-interval", PROG_DURATION, AT(health.interval_ms), "TIME",
+     "time between two checks of one agent (default 5s)", 100, 3600000,
+     PROG_LIVE | PROG_IN_EXPOSE | PROG_IN_ROUTE},
+    {"health-timeout", PROG_DURATION, AT(health.timeout_ms), "TIME",
+     "time until a check has failed (default 2s)", 10, 600000,
+     PROG_LIVE | PROG_IN_EXPOSE | PROG_IN_ROUTE},
+    {"health-fall", PROG_NUMBER, AT(health.fall), "N",
+     "checks in a row that fail until clients go elsewhere (default 3). The first\n"
+     "check of an agent counts by itself",
+     1, 1000, PROG_LIVE | PROG_IN_EXPOSE | PROG_IN_ROUTE},
+    {"health-rise", PROG_NUMBER, AT(health.rise), "N",
+     "checks in a row that succeed until they come back (default 2)", 1, 1000,
+     PROG_LIVE | PROG_IN_EXPOSE | PROG_IN_ROUTE},
     {"dial-timeout", PROG_DURATION, AT(dial_timeout_ms), "TIME",
      "longest time that a client waits for the agent to reach the target\n"
      "(default 10s)",
@@ -159,7 +177,8 @@ static const char forms[] =
     "  [expose ADDRESS]  with 'name = NAME', 'target = TARGET', and for this address alone pick,\n"
     "                    dial-timeout, wait, early, allow-from and trusted-proxies\n"
     "  [connect ADDRESS], [socks5 ADDRESS], [sni ADDRESS]  the same without name and target\n"
-    "  [route PATTERN]   with 'name = NAME', 'target = TARGET' and pick, for this route alone\n"
+    "  [route PATTERN]   with 'name = NAME', 'target = TARGET', pick and health, for this route\n"
+    "                    alone; [expose] has health, too\n"
     "  [group NAME]      with token-file, auth-file and auth-url: identities in these share their\n"
     "                    names\n"
     "\n"
@@ -297,6 +316,14 @@ static int config_pick(const config *c, const char *rule)
     return problem ? prog_usage_error(&c->cli, "pick", problem, rule) : 0;
 }
 
+// Has agents of "NAME[/TARGET]" checked; NULL: of none. Returns 0 or an exit code.
+static int config_health(config *c, const char *way, const health_rule *rule)
+{
+    const char *problem = rule->how ? health_problem(rule->how) : NULL;
+    if (problem) return prog_usage_error(&c->cli, "health", problem, rule->how);
+    return !way || health_add(&c->health, way, rule) == 0 ? 0 : PROG_FAILED;
+}
+
 // Is the rule of a section one that its clients can never meet? Returns NULL, or why.
 static const char *expose_pick_problem(const expose *x, const char *rule)
 {
@@ -307,7 +334,7 @@ static const char *expose_pick_problem(const expose *x, const char *rule)
 
 // What the options say of an exposed address, and its section before them. Returns 0 or an exit
 // code.
-static int expose_configure(const config *c, expose *x)
+static int expose_configure(config *c, expose *x)
 {
     settings s = c->s;
     prog_common common = c->cli.common;
@@ -315,6 +342,10 @@ static int expose_configure(const config *c, expose *x)
     const char *problem = s.pick != c->s.pick ? expose_pick_problem(x, s.pick) : NULL;
     if (rc == 0) rc = config_pick(c, s.pick);
     if (rc == 0 && problem) rc = prog_usage_error(&c->cli, "pick", problem, s.pick);
+    if (rc == 0 && s.health.how != c->s.health.how && x->x.route)
+        rc = prog_usage_error(&c->cli, "health", "no agent is named here: put it into a [route] of",
+                              s.health.how);
+    if (rc == 0 && !x->x.route) rc = config_health(c, strchr(x->item, '=') + 1, &s.health);
     if (rc != 0) return rc;
     expose_set(&x->x, c, &s, &common);
     if (prog_item_join(&c->cli, x->item, "allow-from", &x->allow_from) != 0 ||
@@ -374,12 +405,12 @@ static int config_expose(config *c)
 // What the section of a route says. Returns 0 or an exit code.
 static int route_configure(config *c, const char *item)
 {
-    settings s = {0};
+    settings s = c->s;
     prog_common common = c->cli.common;
     int rc = prog_item_apply(&c->cli, item, &s, &common);
-    if (rc == 0 && s.pick) rc = config_pick(c, s.pick);
-    if (rc == 0 && s.pick) route_pick(&c->routes, item, s.pick);
-    return rc;
+    if (rc == 0) rc = config_pick(c, s.pick);
+    if (rc == 0 && s.pick != c->s.pick) route_pick(&c->routes, item, s.pick);
+    return rc == 0 ? config_health(c, strchr(item, '=') + 1, &s.health) : rc;
 }
 
 // Returns 0 or an exit code.
@@ -507,6 +538,7 @@ int config_open(config *c, char **argv, prog_log *log)
     memset(c, 0, sizeof *c);
     c->s.dial_timeout_ms = 10000;
     c->s.pick = "round-robin";
+    c->s.health = (health_rule){.interval_ms = 5000, .timeout_ms = 2000, .rise = 2, .fall = 3};
     c->s.cfg.max_auth_failures = 10;
     c->s.external.timeout_ms = 5000;
     c->cli = (prog_cli){.program = "revdial-proxy", .usage = usage, .epilogue = epilogue};
@@ -522,6 +554,7 @@ int config_open(config *c, char **argv, prog_log *log)
     if (rc == 0) rc = config_listen(c);
     if (rc == 0) rc = config_expose(c);
     if (rc == 0) rc = config_route(c);
+    if (rc == 0) rc = config_health(c, c->s.sockets ? "*" : NULL, &c->s.health);
     if (rc == 0) rc = config_open_tls(c);
     if (rc == 0) rc = config_read_tokens(c);
     if (rc == 0) rc = peers_configure(c);
@@ -548,6 +581,7 @@ void config_close(config *c)
     free(c->trusted);
     free(c->xs);
     route_table_free(&c->routes);
+    health_table_free(&c->health);
     prog_cli_free(&c->cli);
     c->exposes = NULL;
     c->xs = NULL;

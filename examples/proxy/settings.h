@@ -4,7 +4,7 @@
 
 #include "credentials.h"
 #include "external.h"
-#include "front.h"
+#include "health.h"
 
 enum { ADDRESS_SIZE = 136 };  // "unix:" and a sun_path, or an address and a port
 
@@ -16,6 +16,7 @@ typedef struct settings {
     token_paths credentials;
     external_options external;
     const char *pick;
+    health_rule health;
     int dial_timeout_ms, is_waiting, is_early, has_http_header;
     prog_tls_files tls;
     revdial_proxy_config cfg;  // what needs no other form than the option's
@@ -39,6 +40,7 @@ typedef struct config {
     size_t expose_count;
     char *allow_from, *trusted;
     route_table routes;
+    health_table health;
     revdial_expose like;  // of the sockets of --sockets
     token_table tokens;
     external_set *external;      // NULL: nobody is asked, or its user has it

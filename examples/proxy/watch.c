@@ -19,8 +19,15 @@ typedef struct watch_live {
     size_t at;  // of its name in counts
 } watch_live;
 
+// Health checks of one name.
+typedef struct watch_checks {
+    uint64_t good, failed;
+    int failing;
+} watch_checks;
+
 struct watch {
     pthread_mutex_t lock;  // guards all below
+    watch_checks checks[1 + WATCH_NAMES];
     size_t count, live_count;
     prog_counts counts[1 + WATCH_NAMES];  // of sessions that are over; the first is of other names
     char names[1 + WATCH_NAMES][WATCH_NAME_SIZE];
@@ -137,6 +144,56 @@ void watch_session(watch *w, revdial_session *s, int state, const revdial_err *w
 }
 
 // ------------------------------------------------------------------------------------------------
+// Health checks
+
+size_t watch_label(watch *w, const char *name)
+{
+    size_t label;
+    pthread_mutex_lock(&w->lock);
+    label = watch_find(w, name);
+    pthread_mutex_unlock(&w->lock);
+    return label;
+}
+
+void watch_checked(watch *w, size_t label, int is_good)
+{
+    pthread_mutex_lock(&w->lock);
+    if (is_good)
+        w->checks[label].good++;
+    else
+        w->checks[label].failed++;
+    pthread_mutex_unlock(&w->lock);
+}
+
+void watch_failing(watch *w, size_t label, int change)
+{
+    pthread_mutex_lock(&w->lock);
+    w->checks[label].failing += change;
+    pthread_mutex_unlock(&w->lock);
+}
+
+// Of names that are checked.
+static void watch_metrics_checks(watch *w, prog_out *out)
+{
+    static const char total[] = "revdial_health_checks_total", failing[] = "revdial_health_failing";
+    prog_metric(out, total, "counter", "Health checks that agents have passed or failed.");
+    pthread_mutex_lock(&w->lock);
+    for (size_t i = 0; i < w->count; i++)
+        if (w->checks[i].good || w->checks[i].failed)
+            prog_out_add(out,
+                         "%s{name=\"%s\",result=\"passed\"} %" PRIu64 "\n"
+                         "%s{name=\"%s\",result=\"failed\"} %" PRIu64 "\n",
+                         total, i ? w->names[i] : "other", w->checks[i].good, total,
+                         i ? w->names[i] : "other", w->checks[i].failed);
+    prog_metric(out, failing, "gauge", "Targets of agents that clients are kept from.");
+    for (size_t i = 0; i < w->count; i++)
+        if (w->checks[i].good || w->checks[i].failed)
+            prog_out_add(out, "%s{name=\"%s\"} %d\n", failing, i ? w->names[i] : "other",
+                         w->checks[i].failing);
+    pthread_mutex_unlock(&w->lock);
+}
+
+// ------------------------------------------------------------------------------------------------
 // Metrics
 
 // What is counted at this time. A session is in the list or in the counts, never in both.
@@ -237,5 +294,6 @@ void watch_metrics(watch *w, revdial_proxy *p, prog_out *out)
         prog_counts_add_live(&now.counts[now.live[i].at], &info);
     }
     prog_metrics_sessions(out, now.counts, now.count);
+    watch_metrics_checks(w, out);
     watch_snapshot_close(&now);
 }

@@ -16,6 +16,12 @@ void watch_name(watch *w, const char *name);
 void watch_rows(watch *w, const revdial_credential *rows, size_t count);
 // From on_session of the proxy.
 void watch_session(watch *w, revdial_session *s, int state, const revdial_err *why);
+// The label of an agent's name, for:
+size_t watch_label(watch *w, const char *name);
+// A health check has succeeded or failed.
+void watch_checked(watch *w, size_t label, int is_good);
+// One more or one less of its targets fails.
+void watch_failing(watch *w, size_t label, int change);
 // Writes the metrics of a proxy.
 void watch_metrics(watch *w, revdial_proxy *p, prog_out *out);
 

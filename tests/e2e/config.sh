@@ -41,6 +41,11 @@ good|[route *.cams.example]\nname = *
 5: not for an .route.|[route *]\nwait = yes\nname = web
 good|[route *]\nname = web\npick = header:X-User
 6: pick: not one of round-robin.*header:NAME: .best|[route *]\nname = web\npick = best
+good|[route *]\nname = web\nhealth = http://web.test/health\nhealth-interval = 1s
+6: health: not one of none.tcp.http:.PATH|[route *]\nname = web\nhealth = https://web.test/
+4: health: the path must begin with|health = http:health
+5: health: no agent is named here|[connect 127.0.0.1:0]\nhealth = tcp
+5: health-fall: not a number from 1|[expose 127.0.0.1:0]\nhealth-fall = 0\nname = web
 5: pick: .*put it into a .route|[connect 127.0.0.1:0]\npick = header:X-User
 6: pick: clients of an .expose. name no host|[expose 127.0.0.1:0]\nname = web\npick = host
 4: route: .*BAD|[route *]\nname = BAD

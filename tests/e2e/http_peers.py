@@ -5,6 +5,8 @@
     http_peers.py who NAME FILE             the same, and answers with its name; while FILE says
                                             "unwell" /health gets 503, while it says "sick" all do
     http_peers.py raw ADDRESS TEXT...       sends each TEXT (with \\r and \\n); prints what comes
+    http_peers.py keep ADDRESS HOST NAME    a connection whose first request NAME has answered: who
+                                            answers the next, once a line has come
     http_peers.py websocket ADDRESS HOST    an upgrade, and messages back and forth
     http_peers.py events ADDRESS HOST       each event must be there before the next is sent for
     http_peers.py statuses ADDRESS FILE     what each message of a corpus is answered with
@@ -231,6 +233,29 @@ def raw(address, *texts):
     print(f"[{end}]")
 
 
+def keep(address, host, name):
+    request = f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+
+    def ask(s):
+        s.sendall(request)
+        got = b""
+        while not got.endswith(b"\n") or got.endswith(b"\r\n"):
+            data = s.recv(65536)
+            if not data:
+                sys.exit("it ended: %r" % got)
+            got += data
+        return got.split(b" ")[1].decode(), got.split(b"\n")[-2].decode()
+
+    for _ in range(20):
+        s = connect(address)
+        if ask(s) == ("200", name):
+            break
+        s.close()
+    print("kept", flush=True)
+    sys.stdin.readline()
+    print("then", *ask(s), flush=True)
+
+
 def websocket_client(address, host):
     s = connect(address)
     early = b"\x81\x85maskhello"  # as nobody should; it goes after the 101
@@ -324,8 +349,8 @@ def cut(address, host):
               flush=True)
 
 
-JOBS = {"origin": origin, "who": who, "raw": raw, "websocket": websocket_client, "events": events,
-        "statuses": statuses, "cut": cut}
+JOBS = {"origin": origin, "who": who, "raw": raw, "keep": keep, "websocket": websocket_client,
+        "events": events, "statuses": statuses, "cut": cut}
 
 if __name__ == "__main__":
     JOBS[sys.argv[1]](*sys.argv[2:])

@@ -132,3 +132,106 @@ check 'a header keeps its agent on one connection' header_on_one_connection
 check 'a host keeps its agent' keeps by_host
 check 'requests without the header go in turn' without_a_header
 end_now proxy one two one-web two-web
+
+# ---- health checks ----
+
+start_checked() {
+    start_web && start_web_proxy 'health = http:/health' 'health-interval = 200ms' \
+        'health-fall = 2' 'health-timeout = 5s' 'admin = 127.0.0.1:0' \
+        '[expose 127.0.0.1:0]' 'name = web' \
+        'health = http://web.test/health' '[route *.test]' 'name = web' &&
+        start_web_agents && said proxy.log 'admin.listening' 5 || return
+    admin=$(sed -n 's/.*admin.listening.*reason="\{0,1\}\(http:[^" ]*\)\/.*/\1/p' "$dir/proxy.log")
+}
+
+# goes_to WHO: each of 20 clients is served, by these
+goes_to() {
+    local got i
+    got=$(for i in 1 2 3 4 5 6 7 8 9 10; do
+        ask -f -H 'Host: a.test' "http://$http/" && ask -f "http://$web/" || echo failed
+    done | sort -u)
+    [ "$(echo $got)" = "$1" ] || fail "they got: $(echo $got)"
+}
+
+status_says() {
+    until_true 10 is_in_status "$1" || fail "not '$1': $(curl -sS "$admin/status" | tail -n 3)"
+}
+is_in_status() { curl -sS "$admin/status" | grep -q "$1"; }
+
+# changes COUNT PATTERN: so many lines of the log are about one, and the last of them says this
+changes() {
+    local about='event=health\.[a-z]* .*instance=one'
+    said proxy.log "$about" 10 "$1" || return
+    [ "$(count proxy.log "$about")" = "$1" ] || { fail "more lines than $1"; return; }
+    [[ "$(grep 'event=health' "$dir/proxy.log" | tail -n 1)" =~ $2 ]] ||
+        fail "the log says $(grep 'event=health' "$dir/proxy.log" | tail -n 1)"
+}
+
+gets_unwell() {
+    hold_open kept python3 "$here/http_peers.py" keep "$http" a.test one
+    said kept.out '^kept' 10 || return
+    echo unwell >"$dir/one.state"
+    changes 1 'event=health.down .*reason="the answer is 503"' || return
+    echo sick >"$dir/one.state"
+    goes_to two || return
+    echo >&"${fifo_of[kept]}"
+    said kept.out '^then 200 two' 10
+}
+
+is_shown() {
+    local got
+    status_says '"checks_total":2,"failing_total":1' &&
+        status_says '"instance":"one".*"check":"http://web.test/health".*"the answer is 503"' ||
+        return
+    got=$(curl -sS "$admin/metrics")
+    grep -qx 'revdial_health_failing{name="web"} 1' <<<"$got" &&
+        grep -q 'revdial_health_checks_total{name="web",result="passed"} [1-9]' <<<"$got" ||
+        { fail "$(grep health <<<"$got")"; return; }
+    got=$(curl -sS "$admin/status.txt" | tail -n 1)
+    [[ "$got" =~ ^http://web.test/health\ +web\ +one\ .*the\ answer\ is\ 503 ]] || fail "$got"
+}
+
+gets_well() {
+    echo well >"$dir/one.state"
+    changes 2 'event=health.up' && goes_to 'one two'
+}
+
+is_ended() {
+    end_now one-web
+    changes 3 'event=health.down .*refused' && goes_to two
+}
+
+none_is_well() {
+    local got
+    echo unwell >"$dir/two.state"
+    status_says '"failing_total":2' || return
+    got=$(ask -f -H 'Host: a.test' "http://$http/")
+    [ "$got" = two ] || fail "$got"
+}
+
+leaves() { stop one && status_says '"checks_total":1,"failing_total":1'; }
+
+is_not_checked_any_more() {
+    sed -i '/^health/d' "$dir/pool.conf"
+    kill -HUP "${pid_of[proxy]}"
+    status_says '"checks_total":0,"failing_total":0'
+}
+
+is_checked_again() {
+    echo 'health = tcp' >>"$dir/pool.conf"
+    kill -HUP "${pid_of[proxy]}"
+    status_says '"checks_total":1,"failing_total":0'
+}
+
+check 'two web servers that are checked' start_checked || return
+check 'clients of one that is well' goes_to 'one two'
+check 'one fails its checks: all go to the other' gets_unwell
+check 'status, metrics and table show it' is_shown
+check 'it gets well, and has clients again' gets_well
+check 'its server ends: all go to the other' is_ended
+check 'where all fail, clients are served all the same' none_is_well
+check 'an agent that leaves is checked no more' leaves
+check 'HUP ends the checks' is_not_checked_any_more
+check 'HUP begins them' is_checked_again
+check 'agent and proxy end well' stop two proxy
+end_now two-web

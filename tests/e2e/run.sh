@@ -8,7 +8,7 @@
 #   fronts      clients that say where they want to go: CONNECT, SOCKS5, TLS, --sockets, dial
 #   http        --http: requests by Host, behind nginx and HAProxy, and what must be refused
 #   clients     PostgreSQL, redis, a site with HTTP/2, Chromium
-#   pool        of two agents of one name one is sick; and who of them gets which client
+#   pool        of two agents of one name one is sick; who gets which client; health checks
 #   proxies     several proxies: an agent at all addresses of a name; peers
 #   egress      agents that get out through tinyproxy, squid, microsocks, dante, ssh -D
 #   auth        curl at the proxy's endpoint, files that HUP reads again, where secrets are
