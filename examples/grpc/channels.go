@@ -1,14 +1,13 @@
 // Package channels is gRPC to backends behind NAT, through revdial-proxy --sockets DIR, which keeps
-// a Unix socket DIR/NAME.sock for each backend that is connected.
+// a Unix socket DIR/NAME.sock for each name of a backend that is connected.
 package channels
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"path/filepath"
-	"slices"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/resolver"
@@ -17,51 +16,42 @@ import (
 
 const roundRobin = `{"loadBalancingConfig": [{"round_robin": {}}]}`
 
-// Keys lists the backends that are connected.
-func Keys(dir string) []string {
-	keys, _ := filepath.Glob(filepath.Join(dir, "*.sock"))
-	for i, path := range keys {
-		keys[i] = strings.TrimSuffix(filepath.Base(path), ".sock")
+// What stands behind a '#' tells connections to one key apart.
+func state(keys ...string) (all resolver.State) {
+	for _, key := range keys {
+		all.Addresses = append(all.Addresses, resolver.Address{Addr: key})
 	}
-	return keys
+	return all
 }
 
-// Watch calls changed with what Keys says, at once and after each change, until ctx ends.
-func Watch(ctx context.Context, dir string, changed func(keys []string)) {
-	last := []string{"not a name"}
-	for tick := time.NewTicker(50 * time.Millisecond); ctx.Err() == nil; <-tick.C {
-		if keys := Keys(dir); !slices.Equal(keys, last) {
-			changed(keys)
-			last = keys
-		}
-	}
-}
-
-func dial(dir string) grpc.DialOption {
-	return grpc.WithContextDialer(func(ctx context.Context, key string) (net.Conn, error) {
+func channel(dir string, to *manual.Resolver, opts []grpc.DialOption) (*grpc.ClientConn, error) {
+	dial := func(ctx context.Context, address string) (net.Conn, error) {
+		key, _, _ := strings.Cut(address, "#")
 		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, key+".sock"))
-	})
+	}
+	return grpc.Dial("revdial:///", append(opts, grpc.WithContextDialer(dial),
+		grpc.WithResolvers(to), grpc.WithDefaultServiceConfig(roundRobin))...)
 }
 
-// KeyAsChannel is a channel to the backends of one name; the proxy chooses among them.
-func KeyAsChannel(dir, key string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
-	return grpc.Dial("passthrough:///"+key, append(opts, dial(dir))...)
+// KeyAsChannel is a channel to the backends of one name, on n connections: each call goes to the
+// next of them. The proxy gives each connection a backend, one after the other unless told otherwise.
+func KeyAsChannel(dir, key string, n int, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
+	to, keys := manual.NewBuilderWithScheme("revdial"), make([]string, n)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("%s#%d", key, i)
+	}
+	to.InitialState(state(keys...))
+	return channel(dir, to, opts)
 }
 
 // AsChannel is a channel to all backends, also those that come later: each call goes to the next.
 func AsChannel(ctx context.Context, dir string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 	all := manual.NewBuilderWithScheme("revdial")
-	all.InitialState(resolver.State{})
-	opts = append(opts, dial(dir), grpc.WithResolvers(all), grpc.WithDefaultServiceConfig(roundRobin))
-	conn, err := grpc.Dial("revdial:///", opts...)
+	all.InitialState(state())
+	conn, err := channel(dir, all, opts)
+	changed := func(string) { all.UpdateState(state(Keys(dir)...)) }
 	if err == nil {
-		go Watch(ctx, dir, func(keys []string) {
-			var state resolver.State
-			for _, key := range keys {
-				state.Addresses = append(state.Addresses, resolver.Address{Addr: key})
-			}
-			all.UpdateState(state)
-		})
+		go Watch(ctx, dir, changed, changed)
 	}
 	return conn, err
 }

@@ -91,7 +91,7 @@ static void agent_new(health *h, revdial_session *s)
     revdial_session_info info;
     health_agent *a;
     revdial_session_get_info(s, &info);
-    if (info.state == REVDIAL_DOWN || slot_find(h, info.id) < h->count) return;
+    if (info.is_peer || info.state == REVDIAL_DOWN || slot_find(h, info.id) < h->count) return;
     a = slots_grow(h) ? calloc(1, sizeof *a) : NULL;
     if (!a) return;
     a->session = revdial_session_ref(s);

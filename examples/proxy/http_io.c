@@ -95,9 +95,8 @@ static size_t http_side_recv(http_side *s, char *to, size_t size)
 
 http_text http_side_in(http_thread *t, http_side *s)
 {
-    http_text in = {s->in.data + s->in.at, s->in.len};
-    if (in.len) return in;
-    in.at = t->scratch;
+    http_text in = {t->scratch, 0};
+    if (s->in.len) return (http_text){s->in.data + s->in.at, s->in.len};
     in.len = http_side_recv(s, t->scratch, sizeof t->scratch);
     return in;
 }

@@ -1,14 +1,14 @@
 # gRPC's own test server behind NAT: its calls through an exposed port, and the channels of
 # examples/grpc through --sockets.
 
-# serve_grpc NAME...: a server each, and an agent that registers it
+# serve_grpc NAME...: a server each, and an agent that registers it; of NAME.N as NAME
 serve_grpc() {
     local name target
     for name in "$@"; do
         start "server-$name" "$build/grpc-peer" serve "$name"
         said "server-$name.out" '^serving on' 10 || return
         target=$(sed -n 's/^serving on //p' "$dir/server-$name.out")
-        start_agent "agent-$name" --name "$name" --target "$target" || return
+        start_agent "agent-$name" --name "${name%.*}" --target "$target" || return
     done
 }
 
@@ -32,7 +32,12 @@ answered() {
     [ "$answer" ]
 }
 
-sees() { said channels.out "^backends \\[$*\\]" 10; }
+# is_told EVENT KEY COUNT: so often, and no more
+is_told() {
+    said channels.out "^$1 $2\$" 10 "$3" || return
+    figures="$(count channels.out "^$1") $1"
+    [ "$(count channels.out "^$1 $2\$")" = "$3" ] || fail "more often: $(cat "$dir/channels.out")"
+}
 
 # answers COMMAND -- SHARES: also when a backend has only just come or gone
 answers() {
@@ -44,12 +49,21 @@ is_answer() { tell "${@:2}" && [ "$answer" = "$2 $1" ]; }
 
 start_channels() {
     hold_open channels "$build/grpc-peer" channels "$dir/channels"
-    sees cam-1 cam-2
+    is_told opened cam-1 1 && is_told opened cam-2 1
 }
 
 has_no_long_example() {
-    figures="$(grep -cvE '^ *$|^//' "$here/../../examples/grpc/channels.go") lines"
-    [ "${figures% *}" -le 60 ] || fail "$figures of code"
+    local file
+    for file in channels registry; do
+        figures+="$(grep -cvE '^ *$|^//' "$here/../../examples/grpc/$file.go") lines, "
+        [ "$(grep -cvE '^ *$|^//' "$here/../../examples/grpc/$file.go")" -le 60 ] || fail "$figures"
+    done
+}
+
+has_keys() {
+    tell keys
+    figures=$answer
+    [ "$answer" = "keys $*" ] || fail "it is $answer"
 }
 
 mkdir -p "$dir/channels"
@@ -62,9 +76,16 @@ check 'a program sees which backends there are' start_channels
 check 'AsChannel gives each call to the next' answers all -- cam-1=30 cam-2=30
 check 'KeyAsChannel gives all to one' answers key cam-2 -- cam-2=20
 check 'a third server registers' serve_grpc cam-3
-check 'the program is told' sees cam-1 cam-2 cam-3
+check 'the program is told' is_told opened cam-3 1
+check 'it lists them' has_keys cam-1 cam-2 cam-3
 check 'it gets its share, without a new channel' answers all -- cam-1=20 cam-2=20 cam-3=20
 check 'an agent leaves' stop agent-cam-1
-check 'the program is told of that, too' sees cam-2 cam-3
+check 'the program is told of that, too' is_told closed cam-1 1
 check 'the others share its calls' answers all -- cam-2=30 cam-3=30
-check 'agents and proxy end well' stop agent-cam-2 agent-cam-3 proxy
+check 'two servers of one key register' serve_grpc cam-4 cam-4.b
+check 'KeyAsChannel gives each call to the next of the key' answers key cam-4 -- cam-4.b=10 cam-4=10
+check 'the machine of one dies' end_now agent-cam-4.b
+check 'KeyAsChannel goes on with the other' answers key cam-4 -- cam-4=20
+check 'the key is still there' is_told closed cam-4 0
+check 'the channels of keys close' tell close
+check 'agents and proxy end well' stop agent-cam-2 agent-cam-3 agent-cam-4 proxy

@@ -93,16 +93,27 @@ func watch(dir string) {
 	ctx := context.Background()
 	all, err := channels.AsChannel(ctx, dir, plain)
 	check(err)
-	go channels.Watch(ctx, dir, func(keys []string) { fmt.Println("backends", keys) })
+	go channels.Watch(ctx, dir,
+		func(key string) { fmt.Println("opened", key) },
+		func(key string) { fmt.Println("closed", key) })
+	keys := map[string]*grpc.ClientConn{}
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		switch words := strings.Fields(in.Text()); words[0] {
 		case "all":
 			fmt.Println("all", who(all, 60))
 		case "key":
-			conn, err := channels.KeyAsChannel(dir, words[1], plain)
-			check(err)
-			fmt.Println("key", who(conn, 20))
-			conn.Close()
+			if keys[words[1]] == nil {
+				keys[words[1]], err = channels.KeyAsChannel(dir, words[1], 2, plain)
+				check(err)
+			}
+			fmt.Println("key", who(keys[words[1]], 20))
+		case "close":
+			for _, conn := range keys {
+				conn.Close()
+			}
+			fmt.Println("close all")
+		case "keys":
+			fmt.Println("keys", strings.Join(channels.Keys(dir), " "))
 		}
 	}
 }
