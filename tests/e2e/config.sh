@@ -34,7 +34,7 @@ good|expose = fd:3=web
 5: not for an .expose.|[expose 127.0.0.1:0]\nio-threads = 2\nname = web
 6: dial-timeout: not a duration|[expose 127.0.0.1:0]\nname = web\ndial-timeout = 5
 4: token-file: /nowhere|token-file = /nowhere
-4: group: needs token-file or auth-file|[group x]
+4: group: needs token-file, auth-file or auth-url|[group x]
 4: group: /nowhere|[group x]\nauth-file = /nowhere
 good|[connect 127.0.0.1:0]\nallow-from = 10.0.0.0/8\nallow-from = unix:\nwait = yes
 good|[route *.cams.example]\nname = *
