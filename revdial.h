@@ -3093,33 +3093,39 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 // way. What exceeds rate x least round trip stands in a queue, where it delays every stream.
 //
 // The law is a mixture, because none of the known ones fits. LEDBAT (RFC 6817) and LEDBAT++ follow
-// the delay alone: noise in it holds them at a fraction of a fast link, and the one that comes last
-// wins. BBR follows the windowed maximum of the rate, which noise disturbs less, but its doubled
-// round trip is the queue that is to be avoided here. Copa shares fairly, because the queue it aims
-// at does not grow with its rate, and it notices competitors, because then the queue never empties.
-// CoDel needs to sit in the router. So: the cap is BBR's, the greatest recent rate x (least round
-// trip + slack); the slack in milliseconds shrinks with the square root of the rate, so that of two
-// sessions behind one queue the slower one keeps relatively more in it, and their rates converge;
-// and a queue that does not go when we stop filling it is somebody else's: then the congestion
-// control of TCP decides alone, as fair or unfair as it is, and the queue is examined again later.
+// each delay alone: noise in it holds them at a fraction of a fast link, and the one that comes
+// last wins. BBR follows the windowed maximum of the rate, which noise disturbs less, but its
+// doubled round trip and its probes are the queue that is to be avoided here. Copa shares fairly,
+// because the queue it aims at does not grow with its rate, and it notices competitors, because
+// then the queue never empties. CoDel needs to sit in the router. So: the start doubles like TCP's
+// and ends at the first round that begins behind a queue. Then the cap is moved once in two round
+// trips, by rate x (wanted queue - least queue of that time), which is exact for a queue that is
+// ours, and needs no probes: the wanted queue itself shows whether the link could take more. It
+// shrinks with the square root of the rate, so that of two sessions behind one queue the slower one
+// wants more of it, and their rates converge. A queue that does not go when we stop filling it is
+// somebody else's: then the congestion control of TCP decides alone, as fair or unfair as it is,
+// and the queue is examined again later.
 
-#define RVD_PACE_PINGS 24u          // on their way at a time: some 16 in a round trip
+#define RVD_PACE_PINGS 40u          // on their way at a time: some 32 in a round trip
 #define RVD_PACE_SPACING_US 2000    // between pings, so that they are at most 500 a second
 #define RVD_PACE_STEP 2048u         // least bytes between pings: not one for every keystroke
-#define RVD_PACE_USED 16384u        // bytes in a round trip that tell something of the link
+#define RVD_PACE_PACKET 1500u       // that a ping may have to wait for
+#define RVD_PACE_START 16384u       // cap before the first pong: TCP starts with about as much
 #define RVD_PACE_LEAST 8192u        // least cap: some packets, or acknowledgements are delayed
 #define RVD_PACE_MOST 1073741824u   // greatest cap, far from where its sums would overflow
 #define RVD_PACE_CRUMB 1024u        // less room than this is none: no tiny frames
 #define RVD_PACE_ROUNDS 5u          // the window of the greatest rate
-#define RVD_PACE_CLEAR 4            // pings that show how a drain went, or a sudden long queue
-#define RVD_PACE_FULL 2             // rounds behind a queue until it is asked whose it is
-#define RVD_PACE_GAIN 16u           // the unit of gains: a cap that neither grows nor shrinks
+#define RVD_PACE_LEAD 4u            // pings that lead a round
+#define RVD_PACE_GAIN 4u            // rounds without a queue, each of which doubles the step
+#define RVD_PACE_FAR 4              // pings in a row that show a sudden long queue
+#define RVD_PACE_FULL 2             // rounds behind a long queue until it is asked whose it is
 #define RVD_PACE_OLD_US 10000000    // a least round trip of this age is forgotten,
 #define RVD_PACE_LOST_US 60000000   //   or of this, while somebody else's queue stands;
 #define RVD_PACE_STALE_US 5000000   //   and at half of it the queue is drained to measure it again
-#define RVD_PACE_FREE_US 3000000    // for this time somebody else's queue is left alone
-#define RVD_PACE_SILENT_US 50000    // a round trip and this time without a pong: more is sent,
-#define RVD_PACE_MORE_US 10000      //   again each time this has passed,
+#define RVD_PACE_SETTLE_US 500000   // after this time our share beside somebody else is known;
+#define RVD_PACE_FREE_US 3000000    //   its queue is left alone for twice this, then up to this
+#define RVD_PACE_SILENT_US 15000    // half a round trip and this time without a pong: more is sent,
+#define RVD_PACE_MORE_US 5000       //   again each time this has passed,
 #define RVD_PACE_WAIT_US 1000000    //   and after this time, and four round trips, there is no cap
 #define RVD_PACE_NEAR_US 2000       // below this round trip wake-ups count, not queues:
 #define RVD_PACE_NEAR_STEP 262144u  //   pings are rare, for a link that is near and still slow
@@ -3133,17 +3139,18 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 
 // What bounds the bytes on their way:
 //
-//   HOLD    rate x (least round trip + slack), probing now and then whether the rate can grow
-//   DRAIN   a little less than rate x least round trip: whose is the queue?
-//   GROW    no cap: TCP starts slowly enough, and no queue is seen yet
+//   GROW    twice what is taken in a round trip, as in TCP's slow start
+//   HOLD    a cap that keeps the wanted queue
+//   DRAIN   three quarters of rate x least round trip: whose is the queue, and how far is the peer?
 //   FREE    no cap: the queue is not ours, or pongs tell nothing
 //   NEAR    no cap: the round trip is too short to measure a queue
 //
-//   GROW --a round behind a queue--> HOLD                  GROW, HOLD --short round trip--> NEAR
+//   GROW --a round begins behind a queue, and the rate no longer grows--> DRAIN
+//   GROW, HOLD --short round trip--> NEAR                  NEAR --pongs are late--> DRAIN
 //   HOLD --two rounds behind a long queue, or the least round trip is stale--> DRAIN
 //   DRAIN --the queue has gone--> HOLD                     DRAIN --it stays--> FREE
 //   FREE --later, or our rate has grown--> DRAIN           FREE --no queue is left--> GROW
-//   NEAR --pongs are late--> DRAIN
+//   GROW, HOLD --a ping on an idle link finds a long queue--> FREE
 //   GROW, HOLD, DRAIN --no pong comes--> FREE
 enum rvd_pace_state { RVD_PACE_HOLD, RVD_PACE_DRAIN, RVD_PACE_GROW, RVD_PACE_FREE, RVD_PACE_NEAR };
 
@@ -3163,28 +3170,32 @@ typedef struct rvd_pace {
     uint32_t asked_us;            // when the ping was sent that told it
     uint32_t cap, target;         // the cap moves to its target, a piece with each pong
     uint32_t extra;               // beyond the cap, while the peer is silent
+    uint32_t lead;                // value of the last ping on an idle link
     uint32_t min_us, next_us;     // least round trip; the least since min_at
     uint32_t noise_us;            // how far round trips are above the least of their round
     uint32_t rates[RVD_PACE_ROUNDS], round;
-    uint32_t gain, probe_rate;  // a gain above the unit probes; the rate before it, or a round ago
-    uint32_t free_rate;         // least rate while FREE
+    uint32_t free_rate;  // least rate while FREE
+    uint32_t free_us;    // how long it lasts
     uint8_t state;
     uint8_t is_drained;        // DRAIN: no more than the cap is on its way
     uint8_t is_full;           // somebody has waited for room since the last ping
-    uint8_t rest, full, late;  // rounds until the next probe; rounds behind a queue; late pongs
+    uint8_t gain, full, late;  // rounds without a queue; rounds behind a long one; late pongs
+    uint8_t far;               // pongs in a row that tell of a long queue
     // This round: of pings that were sent after `round_mark`.
-    uint8_t was_full;
     uint32_t round_mark, round_rate, last_rate, least_us, samples;
+    uint32_t far_us;  // the least of those in a row
+    uint32_t gap_us;  // between the last two pongs
     uint64_t sum_us;
-    int64_t now_us, full_us, min_at, free_until;
+    int64_t now_us, full_us, min_at, drain_at, free_at;
 } rvd_pace;
 
 static void rvd_pace_init(rvd_pace *p, int64_t now_us)
 {
     memset(p, 0, sizeof *p);
     p->state = RVD_PACE_GROW;
-    p->gain = RVD_PACE_GAIN;
-    p->least_us = UINT32_MAX;
+    p->cap = p->target = RVD_PACE_START;
+    p->free_us = RVD_PACE_SETTLE_US;
+    p->least_us = p->far_us = UINT32_MAX;
     p->now_us = p->min_at = now_us;
     p->taken_us = p->asked_us = (uint32_t)now_us;
 }
@@ -3192,20 +3203,14 @@ static void rvd_pace_init(rvd_pace *p, int64_t now_us)
 static void rvd_pace_become(rvd_pace *p, enum rvd_pace_state to)
 {
     switch ((enum rvd_pace_state)p->state) {
-    case RVD_PACE_GROW: REVDIAL_ASSERT(to != RVD_PACE_GROW && to != RVD_PACE_DRAIN); break;
+    case RVD_PACE_GROW: REVDIAL_ASSERT(to != RVD_PACE_GROW && to != RVD_PACE_HOLD); break;
     case RVD_PACE_HOLD: REVDIAL_ASSERT(to != RVD_PACE_GROW && to != RVD_PACE_HOLD); break;
     case RVD_PACE_DRAIN: REVDIAL_ASSERT(to == RVD_PACE_HOLD || to == RVD_PACE_FREE); break;
     case RVD_PACE_FREE: REVDIAL_ASSERT(to == RVD_PACE_DRAIN || to == RVD_PACE_GROW); break;
     case RVD_PACE_NEAR: REVDIAL_ASSERT(to == RVD_PACE_DRAIN); break;
     }
     p->state = (uint8_t)to;
-    p->full = p->late = p->is_drained = 0;
-    p->gain = RVD_PACE_GAIN;
-}
-
-static int rvd_pace_has_cap(const rvd_pace *p)
-{
-    return p->state <= RVD_PACE_DRAIN;
+    p->full = p->late = p->is_drained = p->gain = 0;
 }
 
 static uint32_t rvd_pace_rate(const rvd_pace *p)
@@ -3222,6 +3227,11 @@ static void rvd_pace_rate_set(rvd_pace *p, uint32_t rate)
     p->rates[p->round % RVD_PACE_ROUNDS] = rate;
 }
 
+static int rvd_pace_has_cap(const rvd_pace *p)
+{
+    return p->state <= RVD_PACE_GROW;
+}
+
 static uint32_t rvd_pace_bytes(uint32_t rate, uint32_t us)
 {
     uint64_t bytes = (uint64_t)rate * us / 1000000;
@@ -3236,17 +3246,26 @@ static uint32_t rvd_pace_root(uint64_t x)
     return (uint32_t)root;
 }
 
-// The queue that is wanted, in time: 10 ms at 10 Mbit/s, 3 ms at 100 Mbit/s, 22 ms at 2 Mbit/s, and
-// a part of the round trip, which is never measured better than that. Where round trips vary more
-// than our own bursts explain, it covers that, too, or the link would run dry.
+// The queue that is wanted, in time: 8 ms at 10 Mbit/s, 2.5 ms at 100 Mbit/s, 18 ms at 2 Mbit/s,
+// more where the round trip is over 40 ms; and a packet, and a part of the round trip, which is
+// never measured better than that. Where round trips vary more than our own bursts explain, it
+// covers that, too, or the link would run dry.
 static uint32_t rvd_pace_slack(const rvd_pace *p, uint32_t rate)
 {
-    uint32_t us = rvd_pace_root(UINT64_C(125000000000000) / (rate ? rate : 1));
-    uint32_t own = p->min_us / 16 + 2000 + RVD_PACE_STEP * 1000 / (rate / 1000 + 1);
+    uint64_t far_us = p->min_us > 40000 ? p->min_us : 40000;
+    uint32_t us = rvd_pace_root(far_us * 1600000000 / (rate ? rate : 1));
+    uint32_t own = p->min_us / 32 + 2000 + RVD_PACE_STEP * 1000 / (rate / 1000 + 1);
     uint32_t noise = p->noise_us > own ? 3 * (p->noise_us - own) : 0;
-    if (us > 40000) us = 40000;
+    if (us > 18000) us = 18000;
     if (us < 2000) us = 2000;
-    return us + p->min_us / 32 + rvd_base_min_u32(noise, p->min_us / 3);
+    us += rvd_base_min_u32(RVD_PACE_PACKET * 1000 / (rate / 1000 + 1), 20000);
+    return us + p->min_us / 64 + rvd_base_min_u32(noise, p->min_us / 3);
+}
+
+// Has a ping met a queue that is neither wanted nor noise?
+static int rvd_pace_is_long(const rvd_pace *p, uint32_t trip_us)
+{
+    return trip_us > p->min_us + p->min_us / 8 + 2 * rvd_pace_slack(p, rvd_pace_rate(p));
 }
 
 // How long frames may be, and turns of streams: a keystroke waits for one of each.
@@ -3269,15 +3288,17 @@ static inline uint32_t rvd_pace_room(const rvd_pace *p, uint32_t added)
 static void rvd_pace_wait(rvd_pace *p, int64_t now_us)
 {
     if (!p->is_full) p->full_us = now_us;
-    p->is_full = p->was_full = 1;
+    p->is_full = 1;
 }
 
 // Bytes between pings.
 static uint32_t rvd_pace_step(const rvd_pace *p)
 {
-    uint32_t cap = rvd_pace_has_cap(p) ? p->cap : rvd_pace_bytes(rvd_pace_rate(p), p->min_us);
+    uint32_t rate = rvd_pace_rate(p), least = rvd_pace_bytes(rate, RVD_PACE_SPACING_US);
+    uint32_t cap = rvd_pace_has_cap(p) ? p->cap : rvd_pace_bytes(rate, p->min_us);
     if (p->state == RVD_PACE_NEAR) return RVD_PACE_NEAR_STEP;
-    return cap / 16 > RVD_PACE_STEP ? cap / 16 : RVD_PACE_STEP;
+    if (least < RVD_PACE_STEP) least = RVD_PACE_STEP;
+    return cap / 32 > least ? cap / 32 : least;
 }
 
 // Should a ping go in front of the next frame?
@@ -3287,8 +3308,7 @@ static inline int rvd_pace_is_due(const rvd_pace *p, uint32_t added, int64_t now
     if (bytes < RVD_PACE_STEP || p->count == RVD_PACE_PINGS) return 0;
     step = rvd_pace_step(p);
     if (bytes < step) return 0;
-    if (p->state == RVD_PACE_NEAR) return gap >= RVD_PACE_NEAR_GAP_US;
-    return gap >= RVD_PACE_SPACING_US || bytes >= (rvd_pace_has_cap(p) ? p->cap / 4 : 4 * step);
+    return p->state != RVD_PACE_NEAR || gap >= RVD_PACE_NEAR_GAP_US;
 }
 
 // A full pipe without a ping on its way would never be known to have emptied.
@@ -3297,10 +3317,21 @@ static int rvd_pace_is_blind(const rvd_pace *p, uint32_t added)
     return !p->count && rvd_pace_room(p, added) == 0;
 }
 
+// Has the link nothing of ours? Then the time until now tells nothing of its rate.
+static int rvd_pace_is_idle(const rvd_pace *p, uint32_t added, int64_t now_us)
+{
+    return !p->count && rvd_pace_room(p, added) && (uint32_t)now_us - p->ping_us > 2 * p->min_us;
+}
+
 // A ping ends the output at `added`. Returns its value.
 static uint32_t rvd_pace_ping_add(rvd_pace *p, uint32_t added, int64_t now_us)
 {
     rvd_pace_ping *g = &p->pings[(p->first + p->count) % RVD_PACE_PINGS];
+    if (rvd_pace_is_idle(p, added, now_us)) {
+        p->taken = added;
+        p->taken_us = p->asked_us = (uint32_t)now_us;
+        p->lead = p->value + 1;
+    }
     g->sent_us = p->ping_us = (uint32_t)now_us;
     g->mark = p->ping_mark = added;
     g->since = p->taken;
@@ -3316,147 +3347,115 @@ static uint32_t rvd_pace_ping_add(rvd_pace *p, uint32_t added, int64_t now_us)
 static void rvd_pace_round_start(rvd_pace *p, uint32_t mark)
 {
     p->round_mark = mark;
-    p->least_us = UINT32_MAX;
+    p->least_us = p->far_us = UINT32_MAX;
+    p->far = 0;
     p->sum_us = 0;
     p->samples = p->round_rate = 0;
-    p->was_full = 0;
 }
 
-static void rvd_pace_hold(rvd_pace *p)
+static void rvd_pace_target_set(rvd_pace *p, uint64_t bytes)
 {
-    uint32_t rate = rvd_pace_rate(p), slack = rvd_pace_slack(p, rate);
-    uint64_t cap = (uint64_t)rvd_pace_bytes(rate, p->min_us + slack) * p->gain / RVD_PACE_GAIN;
-    p->target = cap < RVD_PACE_MOST ? (uint32_t)cap : RVD_PACE_MOST;
+    p->target = bytes < RVD_PACE_MOST ? (uint32_t)bytes : RVD_PACE_MOST;
     if (p->target < RVD_PACE_LEAST) p->target = RVD_PACE_LEAST;
+}
+
+static void rvd_pace_hold(rvd_pace *p, uint32_t rate)
+{
+    rvd_pace_become(p, RVD_PACE_HOLD);
+    p->free_us = RVD_PACE_SETTLE_US;
+    rvd_pace_target_set(p, rvd_pace_bytes(rate, p->min_us + rvd_pace_slack(p, rate)));
+}
+
+static void rvd_pace_drain_to(rvd_pace *p, uint32_t rate)
+{
+    rvd_pace_rate_set(p, rate);
+    rvd_pace_target_set(p, rvd_pace_bytes(rate, p->min_us) / 4 * 3);
+    p->cap = p->target;
 }
 
 static void rvd_pace_drain(rvd_pace *p)
 {
-    uint32_t rate = p->last_rate, bytes = rvd_pace_bytes(rate, p->min_us) / 16 * 15;
-    int had_cap = rvd_pace_has_cap(p);
-    rvd_pace_rate_set(p, rate);
-    p->target = bytes > RVD_PACE_LEAST ? bytes : RVD_PACE_LEAST;
-    if (!had_cap || p->cap / 4 > p->target) p->cap = p->target;
     rvd_pace_become(p, RVD_PACE_DRAIN);
+    p->drain_at = p->now_us;
+    rvd_pace_drain_to(p, p->last_rate);
 }
 
 static void rvd_pace_free(rvd_pace *p)
 {
     rvd_pace_become(p, RVD_PACE_FREE);
-    p->free_rate = UINT32_MAX;
-    p->free_until = p->now_us + RVD_PACE_FREE_US;
+    if (p->free_us == RVD_PACE_SETTLE_US) p->free_rate = UINT32_MAX;
+    p->free_at = p->now_us;
+    p->free_us = rvd_base_min_u32(2 * p->free_us, RVD_PACE_FREE_US);
 }
 
-// Where the link may have room, the cap is raised by an eighth; as long as the rate follows, it
-// grows faster and faster.
-static void rvd_pace_probe(rvd_pace *p, uint32_t queue_us, uint32_t slack_us)
-{
-    uint32_t rate = p->round_rate;
-    if (p->gain == RVD_PACE_GAIN && p->rest > (queue_us < slack_us / 2 ? 2 : 0)) {
-        p->rest--;
-    } else if (p->gain == RVD_PACE_GAIN) {
-        p->gain = RVD_PACE_GAIN * 9 / 8;
-        p->probe_rate = rvd_pace_rate(p);
-    } else if (queue_us < slack_us && rate > p->probe_rate + p->probe_rate / 16) {
-        p->gain = rvd_base_min_u32(RVD_PACE_GAIN * 2, p->gain + 2 * (p->gain - RVD_PACE_GAIN));
-        p->probe_rate = rate;
-    } else {
-        p->gain = RVD_PACE_GAIN;
-        p->rest = 3;
-    }
-}
-
-// Otherwise the application has little to send, and that tells nothing of the link.
-static int rvd_pace_is_used(const rvd_pace *p)
-{
-    return p->was_full || rvd_pace_bytes(p->round_rate, 2 * p->least_us) >= p->cap;
-}
-
+// Moves the cap by what the queue is too short or too long. While there is hardly any, the link has
+// room, and the steps double.
 static void rvd_pace_hold_judge(rvd_pace *p, uint32_t queue_us)
 {
-    uint32_t slack = rvd_pace_slack(p, rvd_pace_rate(p));
-    int is_stale = p->now_us - p->min_at > RVD_PACE_STALE_US && queue_us > slack / 2 + 1000;
-    if (p->min_us < RVD_PACE_NEAR_US && p->round_rate > RVD_PACE_NEAR_RATE) {
+    uint32_t rate = p->far == RVD_PACE_FAR ? p->last_rate : p->round_rate;  // it may have dropped
+    uint32_t slack = rvd_pace_slack(p, rate), step;
+    int is_stale = p->now_us - rvd_base_later(p->min_at, p->drain_at) > RVD_PACE_STALE_US;
+    if (p->min_us < RVD_PACE_NEAR_US && rate > RVD_PACE_NEAR_RATE) {
         rvd_pace_become(p, RVD_PACE_NEAR);
         return;
     }
-    if (!rvd_pace_is_used(p)) return;
-    p->full = p->was_full && queue_us > slack / 2 * 3 ? (uint8_t)(p->full + 1) : 0;
-    if (p->full == RVD_PACE_FULL || (is_stale && p->was_full)) {
+    p->full = rvd_pace_is_long(p, p->min_us + queue_us) ? (uint8_t)(p->full + 1) : 0;
+    if (p->full == RVD_PACE_FULL || (is_stale && queue_us > slack / 2)) {
         rvd_pace_drain(p);
         return;
     }
-    if (queue_us > slack / 2 * 3) {  // then the rate is what the link gives us
-        rvd_pace_rate_set(p, p->round_rate);
-        p->gain = RVD_PACE_GAIN;
-        p->rest = 2;
-    } else if (p->was_full) {
-        rvd_pace_probe(p, queue_us, slack);
-    } else {
-        p->gain = RVD_PACE_GAIN;
-    }
-    rvd_pace_hold(p);
-    p->rates[++p->round % RVD_PACE_ROUNDS] = 0;
-}
-
-static void rvd_pace_grow_end(rvd_pace *p, uint32_t rate)
-{
     rvd_pace_rate_set(p, rate);
-    rvd_pace_become(p, RVD_PACE_HOLD);
-    rvd_pace_hold(p);
-    p->cap = p->target;
-}
-
-// A queue alone does not end it: TCP starts with bursts, and these queue. The rate must have
-// stopped to grow, too, or the queue be long.
-static void rvd_pace_grow_judge(rvd_pace *p, uint32_t queue_us)
-{
-    uint32_t rate = p->round_rate, slack = rvd_pace_slack(p, rvd_pace_rate(p));
-    int is_used = rvd_pace_bytes(rate, p->least_us) >= RVD_PACE_USED;
-    int is_full = rate / 3 < p->probe_rate / 2 || queue_us > slack / 2 * 3;
-    p->probe_rate = rate;
-    if (p->min_us < RVD_PACE_NEAR_US)
-        rvd_pace_become(p, RVD_PACE_NEAR);
-    else if (is_used && is_full && queue_us > slack)
-        rvd_pace_grow_end(p, rate);
-    p->rates[++p->round % RVD_PACE_ROUNDS] = 0;
+    if (queue_us > slack) {
+        step = rvd_pace_bytes(rate, queue_us - slack);
+        rvd_pace_target_set(p, step < p->cap ? p->cap - step : 0);
+    } else {
+        step = rvd_pace_bytes(rate, slack - queue_us);
+        step = rvd_base_min_u32(p->cap / 2, step << p->gain);
+        rvd_pace_target_set(p, (uint64_t)p->cap + step);
+    }
+    p->gain = queue_us <= slack / 2 ? (uint8_t)rvd_base_min_u32(p->gain + 1u, RVD_PACE_GAIN) : 0;
 }
 
 // Has somebody else's queue gone? When our rate has grown, or after a while, it is tried.
 static void rvd_pace_free_judge(rvd_pace *p, uint32_t queue_us)
 {
     uint32_t rate = p->round_rate;
-    int is_settled = p->free_until - p->now_us < RVD_PACE_FREE_US / 3 * 2;
+    int64_t since_us = p->now_us - p->free_at;
+    int is_settled = since_us > RVD_PACE_SETTLE_US;
     p->rates[++p->round % RVD_PACE_ROUNDS] = rate;
-    if (queue_us < rvd_pace_slack(p, rate))
-        rvd_pace_become(p, RVD_PACE_GROW);
-    else if (p->now_us >= p->free_until || (is_settled && rate / 3 > p->free_rate / 2))
-        rvd_pace_drain(p);
+    int has_grown = is_settled && rate / 3 > p->free_rate / 2;
+    if (has_grown)
+        p->free_rate = UINT32_MAX;
     else if (is_settled && rate < p->free_rate)
         p->free_rate = rate;
+    if (queue_us < rvd_pace_slack(p, rate))
+        rvd_pace_become(p, RVD_PACE_GROW);
+    else if (has_grown || since_us >= p->free_us)
+        rvd_pace_drain(p);
 }
 
 static void rvd_pace_round_end(rvd_pace *p, uint32_t added)
 {
     uint32_t queue = p->least_us - p->min_us;
-    uint32_t noise = (uint32_t)(p->sum_us / p->samples) - p->least_us;
-    if (p->state == RVD_PACE_HOLD) p->noise_us = (3 * p->noise_us + noise) / 4;
+    uint32_t noise = p->samples ? (uint32_t)(p->sum_us / p->samples) - p->least_us : 0;
+    if (p->state == RVD_PACE_HOLD && p->samples && !p->far)
+        p->noise_us = (3 * p->noise_us + rvd_base_min_u32(noise, p->min_us)) / 4;
     switch ((enum rvd_pace_state)p->state) {
-    case RVD_PACE_GROW: rvd_pace_grow_judge(p, queue); break;
-    case RVD_PACE_HOLD: rvd_pace_hold_judge(p, queue); break;
+    case RVD_PACE_GROW: p->rates[++p->round % RVD_PACE_ROUNDS] = 0; break;
+    case RVD_PACE_HOLD:
+        if (p->samples) rvd_pace_hold_judge(p, queue);
+        break;
     case RVD_PACE_DRAIN:
-        if (queue > 2 * rvd_pace_slack(p, rvd_pace_rate(p))) {
+        if (rvd_pace_is_long(p, p->least_us))
             rvd_pace_free(p);
-        } else {
-            rvd_pace_become(p, RVD_PACE_HOLD);
-            rvd_pace_hold(p);
-        }
+        else
+            rvd_pace_hold(p, rvd_pace_rate(p));
         break;
     case RVD_PACE_FREE: rvd_pace_free_judge(p, queue); break;
     case RVD_PACE_NEAR: break;
     }
     // What a new cap does shows in pings that are sent from now on.
-    rvd_pace_round_start(p, p->state == RVD_PACE_HOLD ? added : p->taken);
+    rvd_pace_round_start(p, rvd_pace_has_cap(p) ? added : p->taken);
 }
 
 // Learns the round trip of a ping, also of one that impl.mux sent.
@@ -3477,15 +3476,11 @@ static void rvd_pace_trip(rvd_pace *p, uint32_t trip_us, int64_t now_us)
     p->min_at = now_us;
 }
 
-// The cap moves in proportion to what the peer has taken: jumps would become bursts, and bursts
-// queues.
+// The cap grows no faster than the peer takes bytes: jumps would become bursts, and bursts queues.
 static void rvd_pace_move(rvd_pace *p, uint32_t bytes)
 {
-    uint32_t up = bytes / 4, down = bytes / 2;
-    if (p->cap < p->target)
-        p->cap = p->target - p->cap > up ? p->cap + up : p->target;
-    else
-        p->cap = p->cap - p->target > down ? p->cap - down : p->target;
+    uint32_t step = p->state == RVD_PACE_GROW ? 2 * bytes : bytes;
+    p->cap = p->cap < p->target && p->target - p->cap > step ? p->cap + step : p->target;
 }
 
 // NEAR: pings are rare, and the rate is that between two pongs.
@@ -3497,17 +3492,71 @@ static void rvd_pace_near(rvd_pace *p, uint32_t trip_us, uint32_t rate)
     rvd_pace_drain(p);
 }
 
-static void rvd_pace_sample(rvd_pace *p, const rvd_pace_ping *g, uint32_t trip_us, uint32_t added)
+// A sudden long queue: no more of the round is waited for. Pongs that come at once tell of a peer
+// that was late, and count once.
+static int rvd_pace_is_sudden(rvd_pace *p, uint32_t trip_us)
 {
-    uint32_t far_us = p->min_us + 3 * rvd_pace_slack(p, rvd_pace_rate(p));
-    int is_clear;  // before the round is over
-    if ((int32_t)(g->mark - p->round_mark) <= 0) return;
+    if (p->gap_us < RVD_PACE_SPACING_US / 2) return 0;
+    if (!rvd_pace_is_long(p, trip_us)) {
+        p->far = 0;
+        p->far_us = UINT32_MAX;
+        return 0;
+    }
+    p->far++;
+    p->far_us = rvd_base_min_u32(p->far_us, trip_us);
+    if (p->far < RVD_PACE_FAR) return 0;
+    p->least_us = p->far_us;
+    return 1;
+}
+
+static void rvd_pace_note(rvd_pace *p, uint32_t trip_us)
+{
     p->least_us = rvd_base_min_u32(p->least_us, trip_us);
     p->sum_us += trip_us;
     p->samples++;
-    is_clear = p->state == RVD_PACE_DRAIN || (p->state == RVD_PACE_HOLD && p->least_us > far_us);
-    if ((int32_t)(g->since - p->round_mark) >= 0 || (is_clear && p->samples >= RVD_PACE_CLEAR))
-        rvd_pace_round_end(p, added);
+}
+
+// A ping behind less than the cap does not tell whether the cap is right: somebody had nothing to
+// send, or we were late.
+static int rvd_pace_is_behind_cap(const rvd_pace *p, const rvd_pace_ping *g)
+{
+    return g->mark - g->since + rvd_pace_step(p) + p->cap / 8 >= p->cap;
+}
+
+static void rvd_pace_sample(rvd_pace *p, const rvd_pace_ping *g, uint32_t trip_us, uint32_t added)
+{
+    int is_over = (int32_t)(g->since - p->round_mark) >= 0;
+    if ((int32_t)(g->mark - p->round_mark) <= 0) return;
+    if (p->state != RVD_PACE_HOLD) {
+        rvd_pace_note(p, trip_us);
+        is_over |= p->state == RVD_PACE_DRAIN && !rvd_pace_is_long(p, trip_us);
+    } else if (rvd_pace_is_behind_cap(p, g)) {
+        rvd_pace_note(p, trip_us);
+        is_over |= rvd_pace_is_sudden(p, trip_us);
+    }
+    if (is_over) rvd_pace_round_end(p, added);
+}
+
+// The first pings of a round lead its burst: a queue before all of them is no burst. But it may be
+// our own in the system, while TCP starts: then the rate still grows.
+static int rvd_pace_is_grown(const rvd_pace *p)
+{
+    uint32_t before = p->rates[(p->round - 1) % RVD_PACE_ROUNDS], rate = rvd_pace_rate(p);
+    return p->samples == RVD_PACE_LEAD && p->round_rate / 3 < before / 2 &&
+           p->least_us - p->min_us > rvd_pace_slack(p, rate) / 2 + p->min_us / 16;
+}
+
+static void rvd_pace_grow(rvd_pace *p, const rvd_pace_ping *g, uint32_t trip_us, uint32_t added)
+{
+    uint32_t cap = rvd_pace_bytes(rvd_pace_rate(p), 2 * p->min_us) + RVD_PACE_START / 2;
+    if (p->min_us < RVD_PACE_NEAR_US) {
+        rvd_pace_become(p, RVD_PACE_NEAR);
+        return;
+    }
+    if ((int32_t)(g->mark - p->round_mark) > 0 && p->samples) rvd_pace_round_end(p, added);
+    rvd_pace_note(p, trip_us);
+    if (cap > p->target) p->target = cap;
+    if (rvd_pace_is_grown(p)) rvd_pace_drain(p);
 }
 
 // The time that the bytes up to the ping took, sending or arriving, whatever took longer: when we
@@ -3524,6 +3573,25 @@ static uint32_t rvd_pace_speed(uint32_t bytes, uint32_t us)
     return rate < UINT32_MAX ? (uint32_t)rate : UINT32_MAX;
 }
 
+// A queue that a ping finds on an idle link has nothing of ours.
+static int rvd_pace_is_others(const rvd_pace *p, uint32_t value, uint32_t trip_us)
+{
+    return value == p->lead && (p->state == RVD_PACE_GROW || p->state == RVD_PACE_HOLD) &&
+           rvd_pace_is_long(p, trip_us);
+}
+
+// Pings that were sent before do not tell what is left of the queue. The rate at its start may have
+// been that of a long round trip ago.
+static int rvd_pace_is_drained(rvd_pace *p, uint32_t rate, uint32_t added)
+{
+    if (p->is_drained) return 1;
+    if (rate < rvd_pace_rate(p)) rvd_pace_drain_to(p, rate);
+    if (added - p->taken > p->cap) return 0;
+    p->is_drained = 1;
+    rvd_pace_round_start(p, added);
+    return 0;
+}
+
 // A pong has come. Returns 0 if its ping is not one of ours on their way.
 static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t now_us)
 {
@@ -3536,6 +3604,7 @@ static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t no
     p->count -= skipped + 1;
     trip = us - g.sent_us ? us - g.sent_us : 1;
     bytes = g.mark - p->taken;
+    p->gap_us = us - p->taken_us;
     p->taken = g.mark;
     p->taken_us = us;
     p->asked_us = g.sent_us;
@@ -3550,26 +3619,26 @@ static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t no
     if (rate > p->round_rate) p->round_rate = rate;
     if (rate > p->rates[p->round % RVD_PACE_ROUNDS]) p->rates[p->round % RVD_PACE_ROUNDS] = rate;
     rvd_pace_move(p, bytes);
-    if (p->state == RVD_PACE_DRAIN && !p->is_drained) {
-        // Pings that were sent before do not tell what is left of the queue.
-        if (added - p->taken > p->cap || p->cap > p->target) return 1;
-        p->is_drained = 1;
+    if (rvd_pace_is_others(p, value, trip)) {
+        rvd_pace_free(p);
         rvd_pace_round_start(p, added);
-        return 1;
+    } else if (p->state == RVD_PACE_GROW) {
+        rvd_pace_grow(p, &g, trip, added);
+    } else if (p->state != RVD_PACE_DRAIN || rvd_pace_is_drained(p, rate, added)) {
+        rvd_pace_sample(p, &g, trip, added);
     }
-    rvd_pace_sample(p, &g, trip, added);
     return 1;
 }
 
 // When somebody waits for room and no pong comes: the peer may be asleep or busy, and the link
-// idle.
-// INT64_MAX: never.
+// idle. INT64_MAX: never.
 static int64_t rvd_pace_next_tick(const rvd_pace *p, int64_t now_us)
 {
     int64_t at_us = now_us - ((uint32_t)now_us - p->taken_us);
     if (!p->is_full || !rvd_pace_has_cap(p)) return INT64_MAX;
     if (!p->count) return now_us;  // see rvd_pace_is_blind()
-    return rvd_base_later(at_us + RVD_PACE_SILENT_US + p->min_us, p->full_us + RVD_PACE_MORE_US);
+    at_us += RVD_PACE_SILENT_US + p->min_us / 5;
+    return rvd_base_later(at_us, p->full_us + RVD_PACE_MORE_US);
 }
 
 // Then what the link would have carried meanwhile may follow, and after a while the cap ends.
@@ -3579,7 +3648,7 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
     p->now_us = now_us;
     if (!p->count || now_us < rvd_pace_next_tick(p, now_us)) return;
     p->is_full = 0;
-    p->extra = rvd_pace_bytes(rvd_pace_rate(p), silent_us);
+    p->extra = rvd_pace_rate(p) ? rvd_pace_bytes(rvd_pace_rate(p), silent_us) : RVD_PACE_MOST;
     if (silent_us >= RVD_PACE_WAIT_US + 4 * p->min_us) rvd_pace_free(p);
 }
 

@@ -22,7 +22,7 @@ enum {
     PACE_KEYS = 4096,  // keystrokes on their way
     PACE_TICK_US = 5000,
     PACE_KEY_US = 20000,  // one is pressed this often
-    PACE_UNSENT = 32768,  // what the system takes beyond what it may send
+    PACE_UNSENT = 16384,  // what the system takes beyond what it may send
     PACE_FRAME = 16384    // what a sender without queue control writes at a time
 };
 
@@ -48,6 +48,7 @@ typedef struct pace_mark {
 
 typedef struct pace_flow {
     int is_session, is_paced;
+    int is_old;  // it has measured the round trip while nobody sent
     int64_t start_us, stop_us;
     uint64_t written, sent, taken;  // bytes given to TCP, sent by it, taken by the receiver
     uint64_t window;                // most bytes that the receiver lets be on their way; 0: any
@@ -58,6 +59,8 @@ typedef struct pace_flow {
     int is_slow_start;
     double cwnd, most, epoch_cwnd, reno;
     int64_t epoch_us, cut_us, least_us, back_us;
+    uint32_t round_end, round_samples;  // of slow start, in packets
+    int64_t round_us;                   // least round trip of its first samples
     // the session
     rvd_pace pace;
     int is_started;
@@ -208,21 +211,32 @@ static void pace_tcp_cubic(const pace_link *l, pace_flow *f, int64_t trip_us)
     if (step > 0) f->cwnd += step < 0.5 ? step : 0.5;
 }
 
-// Slow start ends early when the delay grows, as HyStart does (RFC 9406).
-static void pace_tcp_grow(const pace_link *l, pace_flow *f, int64_t trip_us)
+// Slow start ends early when the delay grows, as HyStart does (RFC 9406): the least of the first
+// eight samples of a round counts, because bursts queue behind themselves.
+static void pace_tcp_slow_start(const pace_link *l, pace_flow *f, uint32_t packet, int64_t trip_us)
 {
     int64_t rise = f->least_us / 8;
     if (rise < 4000) rise = 4000;
     if (rise > 16000) rise = 16000;
-    if (!f->is_slow_start) {
-        if (f->flight >= f->cwnd - 1) pace_tcp_cubic(l, f, trip_us);
-        return;
+    if (packet >= f->round_end) {
+        f->round_end = f->packet_count;
+        f->round_samples = 0;
+        f->round_us = INT64_MAX;
     }
+    if (trip_us < f->round_us) f->round_us = trip_us;
     if (f->cwnd < 2 * f->flight) f->cwnd += 1;
-    if (f->cwnd > 16 && trip_us > f->least_us + rise) {
-        f->is_slow_start = 0;
-        f->most = f->cwnd;
-    }
+    if (++f->round_samples != 8 || f->cwnd < 16 || f->round_us <= f->least_us + rise) return;
+    f->is_slow_start = 0;
+    f->most = f->cwnd;
+    pace_tcp_cubic(l, f, trip_us);  // Linux counts its time from here, also while little is sent
+}
+
+static void pace_tcp_grow(const pace_link *l, pace_flow *f, uint32_t packet, int64_t trip_us)
+{
+    if (f->is_slow_start)
+        pace_tcp_slow_start(l, f, packet, trip_us);
+    else if (f->flight >= f->cwnd - 1)
+        pace_tcp_cubic(l, f, trip_us);
 }
 
 static void pace_tcp_cut(const pace_link *l, pace_flow *f)
@@ -279,6 +293,7 @@ static void pace_key(pace_link *l, pace_flow *f)
     if (l->now_us >= f->stop_us) return;
     if (!f->is_started) {
         rvd_pace_init(&f->pace, l->now_us);
+        if (f->is_old) rvd_pace_trip(&f->pace, (uint32_t)(2 * l->delay_us), l->now_us);
         if (f->is_paced) pace_push(l, l->now_us, PACE_TICK, f, 0);
     }
     f->is_started = 1;
@@ -318,7 +333,7 @@ static void pace_taken(pace_link *l, pace_flow *f, uint32_t k)
     int64_t trip_us = l->now_us - f->packets[k].sent_us;
     f->packets[k].is_taken = 1;
     if (!f->least_us || trip_us < f->least_us) f->least_us = trip_us;
-    pace_tcp_grow(l, f, trip_us);
+    pace_tcp_grow(l, f, k, trip_us);
     f->flight--;
     while (f->first < f->packet_count && f->packets[f->first].is_taken)
         f->taken = f->packets[f->first++].end;
@@ -348,6 +363,7 @@ static pace_flow *pace_link_add(pace_link *l, enum pace_what what, int64_t start
     pace_flow *f = &l->flows[l->flow_count++];
     *f = (pace_flow){.is_session = what != PACE_TCP,
                      .is_paced = what == PACE_SESSION,
+                     .is_old = 1,
                      .start_us = start_us,
                      .stop_us = INT64_MAX,
                      .is_slow_start = 1,

@@ -48,10 +48,12 @@ TEST(no_queue_stands_and_the_link_is_used)
         terms link;
         double trip_ms, used;  // 99 of 100 keystrokes at most; at least
     } rows[] = {
-        {{10, 40, 1250}, 75, 0.95},  {{100, 40, 12500}, 60, 0.9}, {{50, 100, 6000}, 145, 0.8},
-        {{2, 80, 500}, 185, 0.95},   {{300, 10, 3750}, 20, 0.9},  {{20, 40, 500}, 70, 0.95},
-        {{1000, 5, 5000}, 15, 0.95}, {{10, 1, 1000}, 30, 0.95},   {{5, 20, 100}, 75, 0.95},
-        {{30, 30, 3000}, 55, 0.95},  {{20, 40, 60}, 100, 0.9}};
+        {{10, 40, 1250}, 60, 0.97},  {{100, 40, 12500}, 55, 0.95}, {{50, 100, 6000}, 140, 0.95},
+        {{2, 80, 500}, 130, 0.95},   {{300, 10, 3750}, 20, 0.97},  {{20, 40, 500}, 60, 0.97},
+        {{1000, 5, 5000}, 15, 0.97}, {{10, 1, 1000}, 20, 0.95},    {{5, 20, 100}, 45, 0.95},
+        {{30, 30, 3000}, 45, 0.97},  {{20, 40, 60}, 60, 0.95},     {{1, 60, 200}, 120, 0.94},
+        {{5, 200, 1000}, 290, 0.93}, {{20, 200, 2000}, 290, 0.93}, {{300, 80, 12000}, 115, 0.95},
+        {{30, 10, 400}, 25, 0.97}};
     for (size_t i = 0; i < COUNT(rows); i++) {
         pace_link *l = link_new(&rows[i].link, i + 1);
         pace_flow *f = pace_link_add(l, PACE_SESSION, 0);
@@ -72,7 +74,7 @@ TEST(a_session_starts_as_fast_as_its_tcp_connection)
         pace_link *l = link_new(&links[i], 1), *today = link_new(&links[i], 1);
         double ours = share(l, pace_link_add(l, PACE_SESSION, 0), 0, until_us);
         double theirs = share(today, pace_link_add(today, PACE_TODAY, 0), 0, until_us);
-        if (ours < theirs * 0.75)
+        if (ours < theirs * 0.7)
             test_fail(__FILE__, __LINE__, "%g Mbit/s: %.2f, without control %.2f", links[i].mbit,
                       ours, theirs);
         link_free(l);
@@ -115,7 +117,7 @@ TEST(beside_a_tcp_connection_a_session_does_not_starve)
         had = share(l, f, 8 * SECOND, 33 * SECOND);
         share(l, f, 37 * SECOND, 40 * SECOND);
         trip = pace_trip_ms(f, 37 * SECOND, 40 * SECOND, 0.9);
-        if (had < 0.1 || trip > 150)
+        if (had < 0.15 || trip > 100)
             test_fail(__FILE__, __LINE__, "seed %d: %.2f of the link, then %.1f ms", (int)seed, had,
                       trip);
         link_free(l);
@@ -139,11 +141,11 @@ TEST(two_sessions_share_a_link)
         less = of_a < of_b ? of_a / of_b : of_b / of_a;
         if (less < least) least = less;
         sum += less;
-        if (less < 0.2 || of_a + of_b < 0.85)
+        if (less < 0.5 || of_a + of_b < 0.9)
             test_fail(__FILE__, __LINE__, "seed %d: %.2f and %.2f", (int)seed, of_a, of_b);
         link_free(l);
     }
-    if (sum / 60 < 0.6) test_fail(__FILE__, __LINE__, "on average 1 to %.2f", sum / 60);
+    if (sum / 60 < 0.8) test_fail(__FILE__, __LINE__, "on average 1 to %.2f", sum / 60);
 }
 
 // With what varies the round trip but is no queue of ours the link is used as without control.
@@ -153,10 +155,11 @@ TEST(jitter_and_sleeping_peers_and_loss_take_no_throughput)
         terms link;
         int64_t jitter_us, sleep_every_us, sleep_us;
         double loss, part;
-    } rows[] = {{{10, 40, 1250}, 5000, 0, 0, 0, 0.95},       {{10, 40, 1250}, 20000, 0, 0, 0, 0.9},
-                {{50, 40, 1250}, 20000, 0, 0, 0, 0.85},      {{10, 80, 1250}, 10000, 0, 0, 0, 0.95},
-                {{10, 40, 1250}, 0, 700000, 150000, 0, 0.9}, {{10, 40, 1250}, 0, 0, 0, 0.005, 0.9},
-                {{100, 40, 12500}, 0, 0, 0, 0.001, 0.9}};
+    } rows[] = {
+        {{10, 40, 1250}, 5000, 0, 0, 0, 0.95},        {{10, 40, 1250}, 20000, 0, 0, 0, 0.9},
+        {{50, 40, 1250}, 20000, 0, 0, 0, 0.85},       {{10, 80, 1250}, 10000, 0, 0, 0, 0.95},
+        {{10, 40, 1250}, 0, 700000, 150000, 0, 0.85}, {{10, 40, 1250}, 0, 0, 0, 0.005, 0.9},
+        {{100, 40, 12500}, 0, 0, 0, 0.001, 0.9}};
     for (size_t i = 0; i < COUNT(rows); i++) {
         double used[2];
         for (int today = 0; today < 2; today++) {
@@ -176,6 +179,14 @@ TEST(jitter_and_sleeping_peers_and_loss_take_no_throughput)
 }
 
 // ---- by hand
+
+static void hold(rvd_pace *p, uint32_t rate)
+{
+    p->last_rate = rate;
+    rvd_pace_drain(p);
+    rvd_pace_hold(p, rate);
+    p->cap = p->target;
+}
 
 // A session that always sends, over a link without a queue that pongs after `trip_us`.
 typedef struct session {
@@ -211,9 +222,9 @@ TEST(without_pongs_more_is_sent_at_the_rate_and_then_the_cap_ends)
     session s = {.now_us = 1};
     uint32_t before;
     rvd_pace_init(&s.p, 1);
-    CHECK_INT(rvd_pace_room(&s.p, 0), UINT32_MAX);
+    CHECK_INT(rvd_pace_room(&s.p, 0), RVD_PACE_START);
     CHECK(rvd_pace_next_tick(&s.p, 1) == INT64_MAX);
-    rvd_pace_grow_end(&s.p, 1000000);
+    hold(&s.p, 1000000);
     session_fill(&s);
     before = s.added;
     CHECK_INT(rvd_pace_room(&s.p, s.added), 0);
@@ -230,11 +241,33 @@ TEST(without_pongs_more_is_sent_at_the_rate_and_then_the_cap_ends)
     CHECK(rvd_pace_next_tick(&s.p, s.now_us) == INT64_MAX);
 }
 
+TEST(a_peer_whose_first_pong_is_late_is_not_waited_for)
+{
+    session s = {.now_us = 1};
+    rvd_pace_init(&s.p, 1);
+    session_fill(&s);
+    CHECK_INT(rvd_pace_room(&s.p, s.added), 0);
+    s.now_us = rvd_pace_next_tick(&s.p, s.now_us);
+    CHECK(s.now_us < 50000);
+    rvd_pace_tick(&s.p, s.now_us);
+    CHECK(rvd_pace_room(&s.p, s.added) > 100000000);
+}
+
+TEST(a_queue_that_an_idle_link_has_is_somebody_elses)
+{
+    session s = {.now_us = SECOND};
+    rvd_pace_init(&s.p, SECOND);
+    rvd_pace_trip(&s.p, 40000, SECOND);
+    session_fill(&s);
+    session_answer(&s, 200000);
+    CHECK_INT(rvd_pace_room(&s.p, s.added), UINT32_MAX);
+}
+
 TEST(a_full_pipe_without_a_ping_is_looked_at_at_once)
 {
     session s = {.now_us = 1};
     rvd_pace_init(&s.p, 1);
-    rvd_pace_grow_end(&s.p, 1000000);
+    hold(&s.p, 1000000);
     s.added += s.p.cap;  // one frame, with no ping in front of it or behind it
     CHECK(rvd_pace_is_blind(&s.p, s.added));
     CHECK(rvd_pace_next_tick(&s.p, s.now_us) == INT64_MAX);
