@@ -3106,11 +3106,11 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 // somebody else's: then the congestion control of TCP decides alone, as fair or unfair as it is,
 // and the queue is examined again later.
 
-#define RVD_PACE_PINGS 40u          // on their way at a time: some 32 in a round trip
+#define RVD_PACE_PINGS 24u          // on their way at a time: some 20 in a round trip
 #define RVD_PACE_SPACING_US 2000    // between pings, so that they are at most 500 a second
 #define RVD_PACE_STEP 2048u         // least bytes between pings: not one for every keystroke
 #define RVD_PACE_PACKET 1500u       // that a ping may have to wait for
-#define RVD_PACE_START 16384u       // cap before the first pong: TCP starts with about as much
+#define RVD_PACE_START 32768u       // cap before the first pong: TCP starts with about as much
 #define RVD_PACE_LEAST 8192u        // least cap: some packets, or acknowledgements are delayed
 #define RVD_PACE_MOST 1073741824u   // greatest cap, far from where its sums would overflow
 #define RVD_PACE_CRUMB 1024u        // less room than this is none: no tiny frames
@@ -3297,8 +3297,8 @@ static uint32_t rvd_pace_step(const rvd_pace *p)
     uint32_t rate = rvd_pace_rate(p), least = rvd_pace_bytes(rate, RVD_PACE_SPACING_US);
     uint32_t cap = rvd_pace_has_cap(p) ? p->cap : rvd_pace_bytes(rate, p->min_us);
     if (p->state == RVD_PACE_NEAR) return RVD_PACE_NEAR_STEP;
-    if (least < RVD_PACE_STEP) least = RVD_PACE_STEP;
-    return cap / 32 > least ? cap / 32 : least;
+    if (least < RVD_PACE_STEP || p->state == RVD_PACE_GROW) least = RVD_PACE_STEP;
+    return cap / 20 > least ? cap / 20 : least;
 }
 
 // Should a ping go in front of the next frame?
@@ -3369,7 +3369,7 @@ static void rvd_pace_hold(rvd_pace *p, uint32_t rate)
 static void rvd_pace_drain_to(rvd_pace *p, uint32_t rate)
 {
     rvd_pace_rate_set(p, rate);
-    rvd_pace_target_set(p, rvd_pace_bytes(rate, p->min_us) / 4 * 3);
+    rvd_pace_target_set(p, rvd_pace_bytes(rate, p->min_us) / 16 * 15);
     p->cap = p->target;
 }
 
@@ -3479,8 +3479,7 @@ static void rvd_pace_trip(rvd_pace *p, uint32_t trip_us, int64_t now_us)
 // The cap grows no faster than the peer takes bytes: jumps would become bursts, and bursts queues.
 static void rvd_pace_move(rvd_pace *p, uint32_t bytes)
 {
-    uint32_t step = p->state == RVD_PACE_GROW ? 2 * bytes : bytes;
-    p->cap = p->cap < p->target && p->target - p->cap > step ? p->cap + step : p->target;
+    p->cap = p->cap < p->target && p->target - p->cap > bytes ? p->cap + bytes : p->target;
 }
 
 // NEAR: pings are rare, and the rate is that between two pongs.
@@ -3541,21 +3540,23 @@ static void rvd_pace_sample(rvd_pace *p, const rvd_pace_ping *g, uint32_t trip_u
 // our own in the system, while TCP starts: then the rate still grows.
 static int rvd_pace_is_grown(const rvd_pace *p)
 {
-    uint32_t before = p->rates[(p->round - 1) % RVD_PACE_ROUNDS], rate = rvd_pace_rate(p);
+    uint32_t before = p->rates[(p->round - 1) % RVD_PACE_ROUNDS];
+    uint32_t queue_us = rvd_pace_slack(p, rvd_pace_rate(p)) / 2;
+    if (queue_us < 2000) queue_us = 2000;
     return p->samples == RVD_PACE_LEAD && p->round_rate / 3 < before / 2 &&
-           p->least_us - p->min_us > rvd_pace_slack(p, rate) / 2 + p->min_us / 16;
+           p->least_us - p->min_us > queue_us + p->min_us / 16;
 }
 
 static void rvd_pace_grow(rvd_pace *p, const rvd_pace_ping *g, uint32_t trip_us, uint32_t added)
 {
-    uint32_t cap = rvd_pace_bytes(rvd_pace_rate(p), 2 * p->min_us) + RVD_PACE_START / 2;
+    uint32_t cap = rvd_pace_bytes(rvd_pace_rate(p), p->min_us / 2 * 5) + RVD_PACE_START / 2;
     if (p->min_us < RVD_PACE_NEAR_US) {
         rvd_pace_become(p, RVD_PACE_NEAR);
         return;
     }
     if ((int32_t)(g->mark - p->round_mark) > 0 && p->samples) rvd_pace_round_end(p, added);
     rvd_pace_note(p, trip_us);
-    if (cap > p->target) p->target = cap;
+    if (cap > p->cap) p->cap = p->target = cap;
     if (rvd_pace_is_grown(p)) rvd_pace_drain(p);
 }
 
@@ -3635,9 +3636,10 @@ static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t no
 static int64_t rvd_pace_next_tick(const rvd_pace *p, int64_t now_us)
 {
     int64_t at_us = now_us - ((uint32_t)now_us - p->taken_us);
+    int is_long = p->state == RVD_PACE_DRAIN || p->full;  // the link has something to send
     if (!p->is_full || !rvd_pace_has_cap(p)) return INT64_MAX;
     if (!p->count) return now_us;  // see rvd_pace_is_blind()
-    at_us += RVD_PACE_SILENT_US + p->min_us / 5;
+    at_us += RVD_PACE_SILENT_US + (is_long ? 2 * p->min_us : p->min_us / 4);
     return rvd_base_later(at_us, p->full_us + RVD_PACE_MORE_US);
 }
 
@@ -3648,7 +3650,7 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
     p->now_us = now_us;
     if (!p->count || now_us < rvd_pace_next_tick(p, now_us)) return;
     p->is_full = 0;
-    p->extra = rvd_pace_rate(p) ? rvd_pace_bytes(rvd_pace_rate(p), silent_us) : RVD_PACE_MOST;
+    p->extra = p->last_rate ? rvd_pace_bytes(p->last_rate, silent_us) : RVD_PACE_MOST;
     if (silent_us >= RVD_PACE_WAIT_US + 4 * p->min_us) rvd_pace_free(p);
 }
 
