@@ -22,7 +22,8 @@ start_network() {
 start_ring_proxy() {
     sed "s,10\.0\.0\.1,10.0.0.$1,
         s,/etc/revdial/tokens,$dir/tokens,
-        s,/etc/revdial/admin-token,$dir/admin_token," \
+        s,/etc/revdial/admin-token,$dir/admin_token,
+        s,^\(http-proxy-header\).*,\1 = $proxy_header," \
         "$balancers/proxy.conf" >"$dir/p$1.conf"
     start "p$1" "${proxy_in[@]}" "$build/revdial-proxy" --config "$dir/p$1.conf"
     said "p$1.log" event=admin.listening 10
@@ -47,15 +48,54 @@ agents_are_up() {
 
 # ---- the balancers ----
 
-start_haproxy() {
-    sed "s,/run/haproxy/,$dir/," "$balancers/haproxy.cfg" >"$dir/haproxy.cfg"
-    start balancer "${proxy_in[@]}" haproxy -W -db -f "$dir/haproxy.cfg"
+start_ring_of_haproxy() {
+    cp "$balancers/haproxy.cfg" "$dir/haproxy.cfg"
+    start_balancer_as haproxy -W -db -f "$dir/haproxy.cfg"
+}
+
+# With a /run of its own, and in a process namespace, so that no worker outlives it.
+start_balancer_as() {
+    start balancer "${proxy_in[@]}" unshare --mount --pid --fork --kill-child sh -c \
+        'mount -t tmpfs tmpfs /run && mkdir /run/nginx /run/haproxy && exec "$@"' sh "$@"
+}
+
+signal_balancer() { kill "$1" "$(pgrep -P "${pid_of[balancer]}")"; }
+
+start_ring_of_nginx() {
+    mkdir -p "$dir/nginx"
+    cp "$balancers/nginx.conf" "$dir/ring.conf"
+    cat >"$dir/nginx.conf" <<END_OF_CONFIG
+daemon off;
+pid $dir/nginx/pid;
+error_log stderr;
+user $(id -un) $(id -gn);
+worker_processes 1;
+events { worker_connections 4096; }
+http {
+    access_log off;
+    client_body_temp_path $dir/nginx/body;
+    proxy_temp_path $dir/nginx/proxy;
+    fastcgi_temp_path $dir/nginx/fastcgi;
+    uwsgi_temp_path $dir/nginx/uwsgi;
+    scgi_temp_path $dir/nginx/scgi;
+    include $dir/ring.conf;
+}
+END_OF_CONFIG
+    start_balancer_as nginx -e stderr -c "$dir/nginx.conf"
+}
+
+reload_nginx() {
+    awk -v RS= -v ORS='\n\n' '{ print } /p3\.sock/ && /^server/ {
+        gsub("p3", "p4"); gsub("10.0.0.3", "10.0.0.4"); print }' "$dir/ring.conf" |
+        sed 's/^\( *server unix:.*\)p3\(.*;\)$/&\n\1p4\2/' >"$dir/ring.new"
+    mv "$dir/ring.new" "$dir/ring.conf"
+    signal_balancer -HUP
 }
 
 reload_haproxy() {
     sed -i 's/^\( *server \)p3 10\.0\.0\.3\(:[0-9]*\) id 3\(.*\)/&\n\1p4 10.0.0.4\2 id 4\3/
         s,\(p4.*\)agents/p3,\1agents/p4,' "$dir/haproxy.cfg"
-    kill -USR2 "${pid_of[balancer]}"
+    signal_balancer -USR2
 }
 
 is_up() { "${proxy_in[@]}" nc -z 10.0.0.9 "$1"; }
@@ -91,12 +131,16 @@ not_at_home() { fail "not at home: 1 $(share_of 1) 2 $(share_of 2) 3 $(share_of 
 
 ups_of() { count "$1.log" event=session.up; }
 
-# moved_only LIST: of all agents those of the list have connected again, and no others; forgets that
+note_ups() {
+    local name
+    for name in "${names[@]}"; do ups[$name]=$(ups_of "$name"); done
+}
+
+# moved_only LIST: of all agents those of the list have connected again since then, and no others
 moved_only() {
     local name moved=' '
     for name in "${names[@]}"; do
-        [ "$(ups_of "$name")" -eq "${ups[$name]:-1}" ] || moved="$moved$name "
-        ups[$name]=$(ups_of "$name")
+        [ "$(ups_of "$name")" -eq "${ups[$name]}" ] || moved="$moved$name "
     done
     [ "$(tr ' ' '\n' <<<"$moved" | sort)" = "$(printf '%s\n' "" $1 "" | sort)" ] ||
         fail "moved:$moved, and not: $1"
@@ -131,11 +175,13 @@ clients_reach_agents() {
     for name in "${names[@]}"; do
         got=$(ask -H "Host: $name.cams.example" http://10.0.0.9/x)
         [ "$got" = "GET /x $name.cams.example" ] || { fail "$name says $got"; return; }
-        got=$(ask -p -x http://10.0.0.9:3128 "http://$name.cams.example/x")
+        [ "$tunnel_at" = - ] && continue
+        got=$(ask -p -x "http://$tunnel_at" "http://$name.cams.example/x")
         [ "$got" = "GET /x $name.cams.example" ] || { fail "$name by CONNECT says $got"; return; }
     done
     got=$(ask --interface 10.0.0.4 -H "Host: $name.cams.example" http://10.0.0.9/fields)
-    grep -qx 'x-forwarded-for: 10.0.0.4' <<<"$got" || { fail "the agent gets $got"; return; }
+    grep -qEx 'x-forwarded-for: 10.0.0.4(, 10.0.0.9)?' <<<"$got" ||
+        { fail "the agent gets $got"; return; }
     figures="$(share_of 1 | wc -w), $(share_of 2 | wc -w), $(share_of 3 | wc -w) agents"
 }
 
@@ -159,7 +205,8 @@ tls_by_server_name() {
 one_is_killed() {
     local share name
     share=$(share_of 1)
-    start_load 10.0.0.9:3128 || return
+    note_ups
+    start_load "$tunnel_at" || return
     end_now p1
     for name in $share; do said "$name.log" event=session.up 30 2 || return; done
     until_true 20 all_at_home 2 3 || { not_at_home; return; }
@@ -177,20 +224,21 @@ moves() {
         "${args[@]}" >>"$dir/moves"
 }
 
-# Those of its share come back, and no others, and no request fails.
+# Those of its share come back, and no others, and no request fails. nginx tries again every 5 s
+# whether the proxy is back; a POST that this happens to is not sent to another one.
+# one_comes_back SHARE MAY_FAIL
 one_comes_back() {
-    local share
-    start_load - || return
-    start_ring_proxy 1 || return
-    until_true 20 is_owner "$1" p1 || { fail "p1 gets no agent"; return; }
+    note_ups
+    start_load - && start_ring_proxy 1 || return
+    until_true 20 is_owner "${1%% *}" p1 || { fail "p1 gets no agent"; return; }
     moves 1 2 3 && until_true 20 all_at_home 1 2 3 || { not_at_home; return; }
-    share=$(share_of 1)
-    end_load '' && moved_only "$share"
+    end_load "$2" && moved_only "$1"
 }
 
 one_is_added() {
     local share
-    start_load 10.0.0.9:3128 || return
+    note_ups
+    start_load "$tunnel_at" || return
     start_ring_proxy 4 || return
     "reload_$1"
     until_true 20 knows_of_p4 || { fail "p4 gets no agent"; return; }
@@ -210,21 +258,73 @@ start_balancer() {
     local i
     for i in 1 2 3; do start_ring_proxy $i || return; done
     start_origin_there || return
-    "start_$1" && until_true 10 is_up 7000 ||
+    "start_ring_of_$1" && until_true 10 is_up 7000 ||
         { fail "$1: $(tail -n 3 "$dir/balancer.log")"; return; }
-    ups=()
     for i in "${names[@]}"; do ring_agent "$i"; done
     agents_are_up
 }
 
-check 'a network with the addresses of the examples' start_network || return
-for balancer in ${E2E_BALANCERS:-haproxy}; do
-    check "$balancer: three proxies, 12 agents" start_balancer $balancer || return
-    check "$balancer: clients reach agents by Host and CONNECT" clients_reach_agents || return
-    check "$balancer: and by the server name of TLS" tls_by_server_name
+# tell_haproxy COMMAND: what it answers
+tell_haproxy() {
+    socat - "unix:/proc/$(pgrep -P "${pid_of[balancer]}")/root/run/haproxy/revdial.sock" <<<"$1"
+}
+
+# No request is at proxy N, or on its way there.
+is_idle() { tell_haproxy 'show stat' | awk -F , -v p="p$1" '$1 == "web" && $2 == p { exit $5 }'; }
+
+# One after the other is taken off the ring, ended and, when its agents are at the others, started
+# again. No request fails. An agent that has to move again within half a minute waits for longer
+# each time, so this comes first.
+proxies_restart() {
+    local i name others=(1 2 3)
+    start_load - || return
+    for i in 1 2 3; do
+        unset "others[i-1]"
+        name=$(share_of $i)
+        tell_haproxy "set server agents/p$i state drain" >"$dir/told"
+        until_true 20 is_idle $i || { fail "p$i is not idle: $(cat "$dir/told")"; return; }
+        kill -TERM "${pid_of[p$i]}" && await_end "p$i" 40 || return
+        until_true 20 all_at_home "${others[@]}" || { not_at_home; return; }
+        others=(1 2 3)
+        start_ring_proxy $i || return
+        tell_haproxy "set server agents/p$i state ready" >"$dir/told"
+        until_true 20 is_owner "${name%% *}" "p$i" || { fail "p$i gets no agent"; return; }
+        moves 1 2 3 && until_true 20 all_at_home 1 2 3 || { not_at_home; return; }
+    done
+    end_load ''
+}
+
+# Two agents of one name, one after the other, while the other one serves.
+agents_restart() {
+    local name
+    ring_agent cam-twin --name cam-1 && said cam-twin.log event=session.up 20 || return
+    start_load - || return
+    for name in cam-1 cam-twin; do
+        stop "$name" && ring_agent "$name" --name cam-1 &&
+            said "$name.log" event=session.up 20 || return
+    done
+    end_load ''
+}
+
+# balancer NAME: all of it, behind this one
+balancer() {
+    local gone may_fail=
+    check "$1: three proxies, 12 agents" start_balancer "$1" || return
+    check "$1: clients reach agents" clients_reach_agents || return
+    if [ "$1" = haproxy ]; then
+        check "$1: and by the server name of TLS" tls_by_server_name
+        check "$1: all proxies restart, one after the other" proxies_restart
+        check "$1: two agents of one name do" agents_restart
+        end_now cam-twin
+    fi
     gone=$(share_of 1)
-    check "$balancer: one proxy is killed, its share moves" one_is_killed
-    check "$balancer: it comes back, and its share" one_comes_back ${gone%% *}
-    check "$balancer: a fourth is added under load" one_is_added $balancer
+    [ "$1" = nginx ] && may_fail=$gone
+    check "$1: one proxy is killed, its share moves" one_is_killed
+    check "$1: it comes back, and its share" one_comes_back "$gone" "$may_fail"
+    check "$1: a fourth is added under load" one_is_added "$1"
     end_now "${!pid_of[@]}"
-done
+}
+
+check 'a network with the addresses of the examples' start_network || return
+proxy_header=yes tunnel_at=10.0.0.9:3128 balancer haproxy
+proxy_header=no tunnel_at=- balancer nginx

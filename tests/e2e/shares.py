@@ -28,7 +28,7 @@ class Share:
         return False
 
     def request(self):
-        conn = http.client.HTTPConnection(*split(self.web), timeout=30)
+        conn = http.client.HTTPConnection(*split(self.web), timeout=60)
         try:
             self.note(self.answer_is_right(conn, f"/{self.good}"))
         except (OSError, http.client.HTTPException) as e:
@@ -42,7 +42,7 @@ class Share:
     def request_through_tunnel(self):
         try:
             if not self.through:
-                self.through = http.client.HTTPConnection(*split(self.tunnel), timeout=30)
+                self.through = http.client.HTTPConnection(*split(self.tunnel), timeout=60)
                 self.through.set_tunnel(self.name + SUFFIX, 80)
             if self.answer_is_right(self.through, "/tunnel"):
                 return
