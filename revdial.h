@@ -373,7 +373,13 @@ typedef struct revdial_credential {
     // MTLS row admits share its names, and any other identity shares with nobody. Any text; a group
     // is never taken for a user of the same text.
     const char *group;
+    // A text of the application's, for instance the host names that the backend serves:
+    // revdial_session_get_label() tells the label of a session. Sessions of one name have the same
+    // label: to a backend with another one the name is held by somebody else. NULL = "".
+    const char *label;
 } revdial_credential;
+
+enum { REVDIAL_LABEL_SIZE = 1024 };  // bytes of a label with its NUL
 
 // What a transport has verified about the peer.
 typedef struct revdial_identity {
@@ -412,6 +418,9 @@ typedef struct revdial_auth_req {
     // Where a hook may write for how long, in ms, what it admits is valid: then the session drains,
     // and ends 30 s later at the latest. 0 at first: for ever. NULL where that has no meaning.
     int64_t *expires_ms;
+    // Room for REVDIAL_LABEL_SIZE bytes, in which a hook may write a label, as
+    // revdial_credential.label; NULL where labels have no meaning.
+    char *label;
 } revdial_auth_req;
 
 // What becomes of a backend that asks to register. The values are HTTP statuses, except the last.
@@ -1308,7 +1317,7 @@ REVDIAL_API const char *revdial_credential_problem(const revdial_credential *row
 
 // Also end the sessions that the old table admitted and the new one would not: it has no row with
 // the identity and secret that they presented and a glob for their name. The order of rows does not
-// matter.
+// matter. One with another label is another row.
 enum revdial_credentials_flag { REVDIAL_END_STALE = 1 };
 
 // Replaces the table of credentials for requests to come. Without REVDIAL_END_STALE sessions stay
@@ -1542,6 +1551,12 @@ REVDIAL_API void revdial_session_unref(revdial_session *s);
 // Name, peer, state and counters of the session.
 //   thread   any
 REVDIAL_API void revdial_session_get_info(revdial_session *s, revdial_session_info *out);
+
+// The label by which a proxy has admitted the session, revdial_credential.label, until on_session
+// has told that the session is down.
+//   returns  its length, 0 if there is none, or REVDIAL_EINVAL: buf is too small
+//   thread   any
+REVDIAL_API int revdial_session_get_label(revdial_session *s, char *buf, size_t size);
 
 // The streams of a session that have been blocked for at least blocked_ms, 0 = all. The session
 // does nothing else meanwhile: less than 0.1 µs for each of its streams.
@@ -7290,6 +7305,8 @@ const char *revdial_credential_problem(const revdial_credential *row)
     if (schemes >= 2 * REVDIAL_AUTH_MTLS) return "an unknown scheme";
     problem = rvd_auth_row_user_problem(row, schemes);
     if (!problem) problem = rvd_auth_row_secret_problem(row, schemes);
+    if (!problem && row->label && strlen(row->label) >= REVDIAL_LABEL_SIZE)
+        problem = "label: over 1023 bytes";
     return problem ? problem : rvd_auth_row_names_problem(row);
 }
 
@@ -7502,7 +7519,8 @@ static void rvd_auth_table_keep(rvd_auth_table *t, const rvd_auth_guard *g, cons
     for (size_t i = 0; i < count; i++) {
         revdial_credential row = {.user = rvd_base_keep_text(&t->texts, rows[i].user),
                                   .names = rvd_base_keep_text(&t->texts, rows[i].names),
-                                  .group = rvd_base_keep_text(&t->texts, rows[i].group)};
+                                  .group = rvd_base_keep_text(&t->texts, rows[i].group),
+                                  .label = rvd_base_keep_text(&t->texts, rows[i].label)};
         for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
             row.schemes = rvd_auth_row_schemes(&rows[i]) & kinds[k];
             if (row.schemes) rvd_auth_table_add(t, g, realm, row, &rows[i]);
@@ -7535,15 +7553,17 @@ static rvd_auth_table *rvd_auth_table_new(const rvd_auth_guard *g, const char *r
 typedef struct rvd_auth_holder {
     uint64_t who;
     uint64_t group;  // `who`: it shares with itself alone
+    uint64_t label;
 } rvd_auth_holder;
 
-//   group   NULL: none
+//   group, label   NULL or "": none
 static rvd_auth_holder rvd_auth_holder_of(const rvd_auth_guard *g, const char *identity,
-                                          const char *group)
+                                          const char *group, const char *label)
 {
     rvd_auth_holder h;
     h.who = rvd_auth_mark(g, "user", identity);
-    h.group = group ? rvd_auth_mark(g, "group", group) : h.who;
+    h.group = group && group[0] ? rvd_auth_mark(g, "group", group) : h.who;
+    h.label = label && label[0] ? rvd_auth_mark(g, "label", label) : 0;
     return h;
 }
 
@@ -7552,7 +7572,7 @@ static rvd_auth_holder rvd_auth_holder_of(const rvd_auth_guard *g, const char *i
 static rvd_auth_holder rvd_auth_row_holder(const rvd_auth_guard *g, const revdial_credential *row,
                                            const char *identity)
 {
-    rvd_auth_holder h = rvd_auth_holder_of(g, identity, row->group);
+    rvd_auth_holder h = rvd_auth_holder_of(g, identity, row->group, row->label);
     if (row->schemes != REVDIAL_AUTH_MTLS) return h;
     h.who = rvd_auth_mark(g, "certificate", identity);
     if (!row->group) h.group = rvd_auth_mark(g, "row", row->user);
@@ -7567,7 +7587,7 @@ static int rvd_auth_is_in(const rvd_auth_guard *g, rvd_auth_holder h, const char
 // An identity shares with itself, also if its row has changed groups since.
 static int rvd_auth_shares(rvd_auth_holder a, rvd_auth_holder b)
 {
-    return a.group == b.group || a.who == b.who;
+    return a.label == b.label && (a.group == b.group || a.who == b.who);
 }
 
 // Checks a request against a table.
@@ -7605,13 +7625,15 @@ static int rvd_auth_table_check(const rvd_auth_table *t, const revdial_auth_req 
 
 // The row by which a table admits a session that an earlier table has admitted, or NULL. The
 // identity of a certificate is the text that a row has matched; now another row may match it.
-//   mark   of the row that admitted it
+//   mark, label   of the row that admitted it; label may be NULL
 static const revdial_credential *rvd_auth_table_row(const rvd_auth_table *t, uint64_t mark,
-                                                    const char *name, const char *identity)
+                                                    const char *name, const char *identity,
+                                                    const char *label)
 {
     for (size_t i = 0; i < t->count; i++) {
         const revdial_credential *row = &t->rows[i];
         rvd_auth_match match = {row->user, identity, strlen(identity)};
+        if (strcmp(row->label ? row->label : "", label ? label : "") != 0) continue;
         if (row->schemes == REVDIAL_AUTH_MTLS
                 ? rvd_auth_matches(row, name, &match)
                 : t->marks[i] == mark && rvd_auth_covers(row->names, name, NULL))
@@ -19202,6 +19224,7 @@ typedef struct rvd_proxy_member {
     // Set before it is registered.
     int is_listed;      // a row of a table has admitted it
     uint64_t row_mark;  // which
+    char *label;        // NULL: none; freed under the session's lock when it is down
 
     // Guarded by the proxy's lock; `who` and holder from its registration on.
     int is_pending;          // it counts as one that has not authenticated
@@ -19888,12 +19911,34 @@ static void rvd_proxy_admit(revdial_session *s, enum revdial_verdict verdict,
 
 // ---- the table of credentials ----
 
-// Sets the session's identity, and which may share its name. group: NULL or "": itself alone.
+// Sets which identities may share the session's name. group: NULL or "": its own alone.
 static void rvd_proxy_holder_set(revdial_session *s, const char *group)
 {
     const revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
-    m->holder = rvd_auth_holder_of(&p->guard, s->identity, group && group[0] ? group : NULL);
+    m->holder = rvd_auth_holder_of(&p->guard, s->identity, group, m->label);
+}
+
+// label: NULL or "": none. Returns 0 or REVDIAL_ENOMEM.
+static int rvd_proxy_label_set(revdial_session *s, const char *label)
+{
+    rvd_proxy_member *m = s->member;
+    size_t size = label ? strlen(label) + 1 : 0;
+    if (size < 2) return REVDIAL_OK;
+    rvd_stream_lock(s);
+    m->label = rvd_base_alloc(&s->heap, size);
+    if (m->label) memcpy(m->label, label, size);
+    rvd_stream_unlock(s);
+    return m->label ? REVDIAL_OK : REVDIAL_ENOMEM;
+}
+
+static void rvd_proxy_label_free(revdial_session *s)
+{
+    rvd_proxy_member *m = s->member;
+    rvd_stream_lock(s);
+    if (m->label) rvd_base_free(&s->heap, m->label, strlen(m->label) + 1);
+    m->label = NULL;
+    rvd_stream_unlock(s);
 }
 
 static void rvd_proxy_table_unref(revdial_proxy *p, rvd_auth_table *t)
@@ -19950,6 +19995,7 @@ static int rvd_proxy_check_table(const rvd_auth_table *t, revdial_session *s, si
     const revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
     int code = rvd_auth_table_check(t, &m->auth, row, s->name, s->identity);
+    if (!code) code = rvd_proxy_label_set(s, t->rows[*row].label);
     if (code) return code;
     m->is_listed = 1;
     m->row_mark = t->marks[*row];
@@ -19977,7 +20023,7 @@ typedef struct rvd_proxy_auth {
     revdial_auth_fn *hook;
     void *ud;
     enum revdial_verdict verdict;
-    char identity[128], group[128];
+    char identity[128], group[128], label[REVDIAL_LABEL_SIZE];
     int64_t expires_ms;
 } rvd_proxy_auth;
 
@@ -20060,7 +20106,9 @@ static void rvd_proxy_auth_done(rvd_loop_task *task)
     const rvd_proxy_member *m = s->member;
     if (s->state == RVD_STREAM_HANDSHAKE) {
         rvd_proxy_identity_set(s, a);
-        a->group[sizeof a->group - 1] = '\0';
+        a->group[sizeof a->group - 1] = a->label[sizeof a->label - 1] = '\0';
+        if (a->verdict == REVDIAL_VERDICT_ADMIT && rvd_proxy_label_set(s, a->label))
+            a->verdict = REVDIAL_VERDICT_UNAVAILABLE;
         rvd_proxy_holder_set(s, a->group);
         RVD_BASE_JOIN(s->name, sizeof s->name, m->auth.name);
         if (a->verdict == REVDIAL_VERDICT_ADMIT)
@@ -20084,6 +20132,7 @@ static void rvd_proxy_auth_run(rvd_loop_job *job)
     pthread_mutex_unlock(&p->own.lock);
     m->auth.group = a->group;
     m->auth.expires_ms = &a->expires_ms;
+    m->auth.label = a->label;
     a->verdict = REVDIAL_VERDICT_TOO_MANY;  // it has failed too often since it was queued
     if (may && !rvd_stream_is_leaving(s)) {
         rvd_sys_hook_begin(&s->group->mask, &ours);
@@ -20310,6 +20359,7 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     else
         rvd_proxy_log_refused(s, &info, why);
     if (was_up) rvd_proxy_tell(p, s, REVDIAL_DOWN, why->code == REVDIAL_ECLOSED ? NULL : why);
+    rvd_proxy_label_free(s);
     if (was_registered) revdial_session_unref(s);  // the registry's; the caller has one
 }
 
@@ -22545,7 +22595,10 @@ static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_auth_table *t, rev
                                   int drop)
 {
     rvd_proxy_member *m = s->member;
-    const revdial_credential *row = rvd_auth_table_row(t, m->row_mark, s->name, s->identity);
+    const revdial_credential *row;
+    rvd_stream_lock(s);
+    row = rvd_auth_table_row(t, m->row_mark, s->name, s->identity, m->label);
+    rvd_stream_unlock(s);
     if (row) {
         rvd_auth_holder holder = rvd_auth_row_holder(&p->guard, row, s->identity);
         pthread_mutex_lock(&p->own.lock);
@@ -22582,6 +22635,21 @@ int revdial_proxy_replace_credentials(revdial_proxy *p, const revdial_credential
     rvd_proxy_table_unref(p, fresh);
     if (!code) return REVDIAL_OK;
     return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory; the new table is in force");
+}
+
+int revdial_session_get_label(revdial_session *s, char *buf, size_t size)
+{
+    size_t len = 0;
+    if (size > 0) buf[0] = '\0';
+    if (rvd_stream_is_child(s) || !s->host->is_proxy) return 0;
+    rvd_stream_lock(s);
+    if (((const rvd_proxy_member *)s->member)->label) {
+        const char *label = ((const rvd_proxy_member *)s->member)->label;
+        len = strlen(label);
+        if (len < size) memcpy(buf, label, len + 1);
+    }
+    rvd_stream_unlock(s);
+    return len == 0 || len < size ? (int)len : REVDIAL_EINVAL;
 }
 
 void revdial_proxy_replace_limits(revdial_proxy *p, unsigned max_sessions,

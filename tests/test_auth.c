@@ -417,8 +417,8 @@ TEST(A68_a_certificate_is_an_identity_by_itself)
         CHECK_STR(name, asks[i].name);
         CHECK_STR(identity, asks[i].identity);
         if (asks[i].want) continue;
-        CHECK(rvd_auth_table_row(t, t->marks[row], name, identity) == &t->rows[row]);
-        CHECK(rvd_auth_table_row(later, t->marks[row], name, identity) == NULL);
+        CHECK(rvd_auth_table_row(t, t->marks[row], name, identity, NULL) == &t->rows[row]);
+        CHECK(rvd_auth_table_row(later, t->marks[row], name, identity, NULL) == NULL);
     }
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         CHECK(revdial_credential_problem(&bad[i]) != NULL);
@@ -1086,6 +1086,70 @@ NEW_WORLD_TEST(a_hook_after_the_table_judges_what_no_row_has_and_nothing_else)
     CHECK_INT(ask(w->address, &a), 401);
     CHECK(strstr(a.answer, "Bearer") && !strstr(a.answer, "Basic"));
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (kept[i] >= 0) close(kept[i]);
+}
+
+// Admits everybody to one group, with a label that the token says.
+static int hook_that_labels(void *ud, const revdial_auth_req *req, char *identity, size_t size)
+{
+    (void)ud;
+    snprintf(identity, size, "%.20s", req->secret);
+    strcpy(req->group, "all");
+    snprintf(req->label, REVDIAL_LABEL_SIZE, "%s", req->secret + strcspn(req->secret, "."));
+    return REVDIAL_VERDICT_ADMIT;
+}
+
+// The label of the session of that name.
+static int session_label(world *w, const char *name, const char *want)
+{
+    revdial_session *s = NULL;
+    char label[REVDIAL_LABEL_SIZE] = "";
+    if (revdial_proxy_list(w->proxy, name, &s, 1) >= 1)
+        CHECK_INT(revdial_session_get_label(s, label, sizeof label), (int)strlen(want));
+    if (s && *want) CHECK_INT(revdial_session_get_label(s, label, strlen(want)), REVDIAL_EINVAL);
+    if (s) revdial_session_get_label(s, label, sizeof label);
+    revdial_session_unref(s);
+    return CHECK_STR(label, want);
+}
+
+NEW_WORLD_TEST(sessions_have_the_label_of_their_row_and_no_name_has_two_labels)
+{
+    static const revdial_credential rows[] = {{"t0ken", NULL, "*", BEARER, "g", "a.example"},
+                                              {"other", NULL, "*", BEARER, "g", "b.example"},
+                                              {"plain", NULL, "*", BEARER, "g", NULL},
+                                              {"again", NULL, "*", BEARER, "g", "a.example"}};
+    static const struct {
+        const char *authorization, *name;
+        int status;
+    } asks[] = {{"Bearer t0ken", "cam-1", 101}, {"Bearer other", "cam-1", 409},
+                {"Bearer plain", "cam-1", 409}, {"Bearer again", "cam-1", 101},
+                {"Bearer plain", "cam-2", 101}, {"Bearer other", "cam-2", 409}};
+    int kept[sizeof asks / sizeof *asks], up = 0;
+    w->pcfg.credentials = rows;
+    w->pcfg.credential_count = 4;
+    REQUIRE(world_open_proxy(w));
+    for (size_t i = 0; i < sizeof asks / sizeof *asks; i++) {
+        asking a = {.authorization = asks[i].authorization, .name = asks[i].name};
+        CHECK_INT(ask(w->address, &a), asks[i].status);
+        kept[i] = a.kept;
+        if (a.kept >= 0) CHECK(util_log_wait(&w->sessions, REVDIAL_UP, ++up, NULL));
+    }
+    session_label(w, "cam-1", "a.example");
+    session_label(w, "cam-2", "");
+    // A row with another label is another row.
+    revdial_credential changed[4];
+    memcpy(changed, rows, sizeof rows);
+    changed[0].label = "c.example";
+    CHECK_INT(revdial_proxy_replace_credentials(w->proxy, changed, 4, REVDIAL_END_STALE, NULL), 0);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, NULL));
+    revdial_proxy_replace_auth(w->proxy, hook_that_labels, NULL);
+    asking a = {.authorization = "Bearer x.y", .name = "cam-3"};
+    CHECK_INT(ask(w->address, &a), 101);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_UP, ++up, NULL));
+    session_label(w, "cam-3", ".y");
+    CHECK_INT(util_log_count(&w->sessions, REVDIAL_DOWN, NULL), 1);
+    close(a.kept);
+    for (size_t i = 0; i < sizeof asks / sizeof *asks; i++)
         if (kept[i] >= 0) close(kept[i]);
 }
 
