@@ -4,9 +4,12 @@
 
 #include "test.h"
 
+#include "../examples/program/log.c"
+#include "../examples/program/signals.c"
 #include "../examples/proxy/connect.c"
 #include "../examples/proxy/front.c"
 #include "../examples/proxy/health_rules.c"
+#include "../examples/proxy/hosts.c"
 #include "../examples/proxy/http_reader.c"
 #include "../examples/proxy/http_text.c"
 #include "../examples/proxy/pick.c"
@@ -234,6 +237,67 @@ TEST(a_client_may_name_an_agent_where_no_route_but_the_default_decides)
     CHECK_INT(route_decide(&none, &zero, "web", &c), ROUTE_FOUND);
     CHECK_STR(c.target, "");
     route_table_free(&t);
+}
+
+// What a host leads to: "agent target", or "".
+static const char *leads_to(const route_table *t, const char *host, char text[400])
+{
+    route_host where;
+    route_choice to;
+    text[0] = '\0';
+    if (route_host_parse(&where, host, strlen(host)) == NULL && route_find(t, &where, &to))
+        snprintf(text, 400, "%s %s", to.name, to.target);
+    return text;
+}
+
+TEST(the_hosts_of_an_agent_are_routes_to_it_while_it_is_registered)
+{
+    prog_log log = {0};
+    host_table h = {0};
+    route_table t = {.hosts = &h};
+    revdial_session_info one = {.id = 7, .name = "one"}, two = {.id = 9, .name = "two"};
+    char text[400], other[400];
+    CHECK_INT(hosts_open(&h, &log), 0);
+    CHECK(!route_add(&t, "*=rest") && !route_add(&t, "fixed.example=fixed"));
+    CHECK(!route_add(&t, "*.wild.example=wild") && !route_add(&t, "10.0.0.0/8=net"));
+    CHECK_STR(leads_to(&t, "a.example", text), "rest ");
+    hosts_change(&h, "a.example, *.B.example,fixed.example,*.wild.example,x.wild.example", &one, 1);
+    hosts_change(&h, "c.b.example,*.deep.wild.example,a.example", &two, 1);
+    hosts_change(&h, "", &two, 1);
+    CHECK_STR(leads_to(&t, "x.b.example", text), "one ");
+    CHECK_STR(leads_to(&t, "X.y.B.example.:80", text), "one ");
+    CHECK_STR(leads_to(&t, "b.example", text), "rest ");
+    CHECK_STR(leads_to(&t, "c.b.example", text), "two ");
+    CHECK_STR(leads_to(&t, "fixed.example", text), "fixed ");  // the operator's word counts
+    CHECK_STR(leads_to(&t, "y.wild.example", text), "wild ");
+    CHECK_STR(leads_to(&t, "x.wild.example", text), "one ");
+    CHECK_STR(leads_to(&t, "x.deep.wild.example", text), "two ");
+    CHECK_STR(leads_to(&t, "10.0.0.1", text), "net ");
+    CHECK(strcmp(leads_to(&t, "a.example", text), leads_to(&t, "a.example", other)) != 0);
+    hosts_change(&h, "a.example,*.b.example,fixed.example", &one, 0);
+    CHECK_STR(leads_to(&t, "a.example", text), "two ");
+    CHECK_STR(leads_to(&t, "x.b.example", text), "rest ");
+    hosts_change(&h, "a.example,a.example,not.there", &two, 0);
+    CHECK_STR(leads_to(&t, "a.example", text), "rest ");
+    route_table_free(&t);
+    hosts_free(&h);
+}
+
+TEST(a_list_of_hosts_that_are_none_is_refused)
+{
+    static const char *const bad[] = {
+        "",     "*",  "*.",        "a*.example", "*.*.example", "a b", "a/b", "a.example:80",
+        "a..b", ".a", "*a.example"};
+    static const char *const good[] = {"a.example", "*.a.example", "a.example,*.b.example", "a, b"};
+    char text[REVDIAL_LABEL_SIZE + 1];
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        if (!hosts_problem(bad[i])) test_fail(__FILE__, __LINE__, "\"%s\" is good", bad[i]);
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++)
+        if (hosts_problem(good[i])) test_fail(__FILE__, __LINE__, "\"%s\" is bad", good[i]);
+    for (size_t i = 0; i + 2 < sizeof text; i += 2) memcpy(text + i, "a,", 3);
+    CHECK(hosts_problem(text) != NULL);
+    text[REVDIAL_LABEL_SIZE - 1] = '\0';
+    CHECK(hosts_problem(text) == NULL);
 }
 
 TEST(routes_are_replaced_while_others_search_them)

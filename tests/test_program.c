@@ -9,6 +9,9 @@
 #include "../examples/program/files.c"
 #include "../examples/program/signals.c"
 #include "../examples/proxy/credentials.c"
+#include "../examples/proxy/hosts.c"
+#include "../examples/proxy/pick.c"
+#include "../examples/proxy/routes.c"
 
 // What opening the file says; its first token in token.
 static int file_says(const char *path, char token[64], char msg[240])
@@ -79,6 +82,14 @@ TEST(a_line_that_lets_nobody_in_is_refused_with_its_number)
                  {0, "cam-1 ,cam-2 t0ken", "blank"},
                  {1, "digest cam-1, cam-2 alice pass word", "blank"},
                  {1, "basic, digest cam-1 alice pass word", "blank"},
+                 {0, "hosts=a.example, cam-1 t0ken", "blank"},
+                 {0, "hosts= cam-1 t0ken", "hosts"},
+                 {0, "hosts=a:80 cam-1 t0ken", "hosts"},
+                 {1, "hosts=*,a.example basic cam-1 alice pass word", "hosts"},
+                 {1, "hosts=a.example group=x basic cam-1 alice pass word", "SCHEMES"},
+                 {0, "hosts=a.example,*.b.example t0ken", NULL},
+                 {1, "hosts=a.example digest,basic cam-1 alice pass word", NULL},
+                 {1, "group=x hosts=a.example mtls cam-1 CN=cam-1", NULL},
                  {0, "cam-1,,cam-?,a*z t0ken", NULL},
                  {1, ",basic,,digest cam-1,,cam-? alice pass word", NULL},
                  {1, "mtls cam-1 CN=cam-1", NULL}};

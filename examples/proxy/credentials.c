@@ -1,6 +1,8 @@
 // Reads the files with tokens and passwords.
 #include "credentials.h"
 
+#include "hosts.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +10,7 @@
 struct token_file {
     token_file *next;
     prog_file file;
+    char *hosts;   // of lines that name none; NULL = none
     char group[];  // of lines that name none, as these would: "group=cams"; or ""
 };
 
@@ -17,6 +20,7 @@ void token_table_free(token_table *table)
         token_file *f = table->files;
         table->files = f->next;
         prog_file_close(&f->file);
+        free(f->hosts);
         free(f);
     }
     free(table->rows);
@@ -54,6 +58,18 @@ static int is_cut(const char *list, const char *rest)
 
 static const char cut_list[] = "a list ends at the first blank: write no blanks around its commas";
 
+// Takes "hosts=a.example,*.b.example" off the beginning of a line. Returns NULL, or what is wrong.
+static const char *hosts_take(const token_file *f, char **line, revdial_credential *row)
+{
+    char *hosts = *line;
+    row->label = f->hosts;
+    if (strncmp(hosts, "hosts=", 6) != 0) return NULL;
+    *line = word_end(hosts);
+    if (is_cut(hosts, *line)) return cut_list;
+    row->label = hosts + 6;
+    return hosts_problem(row->label);
+}
+
 // Tokens of the same names share them, so that an agent can get a new token: but who may take any
 // name does not share it with all others who may. No group of the auth file is called so: those
 // are "group=" and more, and '=' is in no name.
@@ -65,8 +81,13 @@ static const char *group_of(const char *names)
 // A line of the token file. Returns NULL, or what is wrong with it.
 static const char *token_line_take(token_table *table, char *line)
 {
-    char *rest = word_end(line);
-    revdial_credential row = {.names = *rest ? line : "*", .secret = *rest ? rest : line};
+    revdial_credential row = {0};
+    const char *problem = hosts_take(table->files, &line, &row);
+    char *rest;
+    if (problem) return problem;
+    rest = word_end(line);
+    row.names = *rest ? line : "*";
+    row.secret = *rest ? rest : line;
     if (*rest && is_cut(line, rest)) return cut_list;
     row.group = table->files->group[0] ? table->files->group : group_of(row.names);
     return token_table_add(table, &row);
@@ -96,16 +117,21 @@ static unsigned schemes_parse(char *list)
 // A line of the auth file. Returns NULL, or what is wrong with it.
 static const char *auth_line_take(token_table *table, char *line)
 {
+    revdial_credential row = {0};
     char *group = strncmp(line, "group=", 6) == 0 ? line : NULL;
-    char *schemes = group ? word_end(line) : line, *names = word_end(schemes);
-    char *user = word_end(names), *secret = word_end(user);
-    revdial_credential row = {secret, user, names, 0, group};
-    if (!group && table->files->group[0]) row.group = table->files->group;
+    char *schemes = group ? word_end(line) : line, *names, *user, *secret;
+    const char *problem = hosts_take(table->files, &schemes, &row);
     if (group && !group[6]) return "group= needs a name behind it";
+    if (problem) return problem;
+    names = word_end(schemes);
+    row.names = names;
+    row.user = user = word_end(names);
+    row.secret = secret = word_end(user);
+    row.group = group || !table->files->group[0] ? group : table->files->group;
     if (is_cut(schemes, names) || is_cut(names, user)) return cut_list;
     row.schemes = schemes_parse(schemes);
     if (!*user || (!*secret && row.schemes != REVDIAL_AUTH_MTLS))
-        return "[group=GROUP] SCHEMES NAMES USER SECRET are expected";
+        return "[group=GROUP] [hosts=HOSTS] SCHEMES NAMES USER SECRET are expected";
     if (!row.schemes) return "SCHEMES must be a comma list of bearer, basic, digest and mtls";
     if (strcmp(user, "-") == 0 && row.schemes == REVDIAL_AUTH_BEARER) {
         row.user = NULL;
@@ -140,9 +166,10 @@ int peer_secret_read(const char *path, char *secret, size_t size, revdial_err *e
 }
 
 // Reads all lines of a file. Returns 0, or -1 and the reason in err->msg.
-static int token_table_read_file(token_table *table, const char *path, const char *group,
+static int token_table_read_file(token_table *table, const char *path, const token_paths *of,
                                  const char *take(token_table *table, char *line), revdial_err *err)
 {
+    const char *group = of->group;
     size_t before = table->count, size = group ? strlen("group=") + strlen(group) + 1 : 1;
     token_file *f = calloc(1, sizeof *f + size);
     const char *problem = NULL;
@@ -152,6 +179,8 @@ static int token_table_read_file(token_table *table, const char *path, const cha
     if (group) snprintf(f->group, size, "group=%s", group);
     f->next = table->files;
     table->files = f;
+    if (of->hosts) f->hosts = strdup(of->hosts);
+    if (of->hosts && !f->hosts) problem = "out of memory";
     if (prog_file_open(&f->file, path, err) != 0) return -1;
     while (!problem && (line = prog_file_next(&f->file))) problem = take(table, line);
     if (!problem && table->count == before) problem = "there is no credential in it";
@@ -161,18 +190,18 @@ static int token_table_read_file(token_table *table, const char *path, const cha
 
 int token_table_read_peers(token_table *table, const char *path, revdial_err *err)
 {
-    return token_table_read_file(table, path, NULL, peer_line_take, err);
+    static const token_paths none;
+    return token_table_read_file(table, path, &none, peer_line_take, err);
 }
 
 int token_table_read(token_table *table, const token_paths *paths, revdial_err *err)
 {
-    revdial_credential row = {.names = "*", .secret = paths->token};
+    revdial_credential row = {.names = "*", .secret = paths->token, .label = paths->hosts};
     const char *problem = NULL;
     if (paths->tokens &&
-        token_table_read_file(table, paths->tokens, paths->group, token_line_take, err) != 0)
+        token_table_read_file(table, paths->tokens, paths, token_line_take, err) != 0)
         return -1;
-    if (paths->auth &&
-        token_table_read_file(table, paths->auth, paths->group, auth_line_take, err) != 0)
+    if (paths->auth && token_table_read_file(table, paths->auth, paths, auth_line_take, err) != 0)
         return -1;
     if (paths->tokens || paths->auth || (paths->peers && !paths->token)) return 0;
     if (!row.secret) problem = "missing, and so are --auth-file and REVDIAL_TOKEN";

@@ -9,6 +9,7 @@ typedef struct token_paths {
     const char *token;          // for every name, where there is no file
     const char *group;          // that lines without one are in; NULL = none
     const char *peers;          // the secret that peers share; NULL = there are no peers
+    const char *hosts;          // comma list, of lines that name none; NULL = none
 } token_paths;
 
 // Peers are this group, and register as this name and user.

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "fetch.h"
+#include "hosts.h"
 
 enum {
     GROUP_SIZE = 128,  // as in the library, which also bounds the rest of what an agent sends
@@ -19,8 +20,9 @@ typedef struct endpoint {
     fetch_url url;
     revdial_tls *tls;  // of https
     int timeout_ms;
-    char group[GROUP_SIZE];  // "group=cams", as those of the files; "" = none
-    char text[];             // the URL, which `url` points into
+    char group[GROUP_SIZE];          // "group=cams", as those of the files; "" = none
+    char hosts[REVDIAL_LABEL_SIZE];  // "" = none
+    char text[];                     // the URL, which `url` points into
 } endpoint;
 
 struct external_set {
@@ -63,6 +65,7 @@ static int endpoint_open(endpoint *e, const external_options *o, const char *gro
     if (group && strlen(group) + sizeof "group=" > sizeof e->group)
         return complain(err, "the name of the group is too long:", group);
     if (group) snprintf(e->group, sizeof e->group, "group=%s", group);
+    if (o->hosts) snprintf(e->hosts, sizeof e->hosts, "%s", o->hosts);
     problem = fetch_url_parse(&e->url, e->text);
     if (problem) return complain(err, problem, o->url);
     if (!e->url.is_tls) return 0;
@@ -166,6 +169,10 @@ static int question_take(question *q, char *identity, size_t size)
         snprintf(q->req->group, GROUP_SIZE, "group=%s", group);
     else
         strcpy(q->req->group, q->to->group);
+    r = fetch_field(q->head, "Revdial-Hosts", q->req->label, REVDIAL_LABEL_SIZE);
+    if (r < 0 || (r > 0 && hosts_problem(q->req->label)))
+        return outage(q, "Revdial-Hosts is not one list of host names");
+    if (r == 0) strcpy(q->req->label, q->to->hosts);
     r = fetch_field(q->head, "Revdial-Expires", seconds, sizeof seconds);
     if (r < 0 || (r > 0 && !take_expiry(seconds, q->req->expires_ms)))
         return outage(q, "Revdial-Expires is not one number of seconds");

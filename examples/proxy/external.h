@@ -12,6 +12,7 @@
 
 typedef struct external_options {
     const char *url, *ca;
+    const char *hosts;  // of those it admits, unless it names some; NULL = none
     int timeout_ms;
 } external_options;
 

@@ -125,6 +125,7 @@ static void app_on_session(void *ud, revdial_session *s, int state, const revdia
     app *a = ud;
     watch_session(a->metrics, s, state, why);
     sockets_note(&a->sockets, s, state);
+    hosts_note(&a->live.hosts, s, state);
     health_note(a->live.health, s, state);
     if (state == REVDIAL_DRAINING) http_leave(a->live.http, s, NULL);
 }

@@ -189,6 +189,8 @@ int live_open(live *l)
     if (errno != 0) return -1;
     live_adopt(l, l->first);
     http_trust(l->http, l->first->trusted);
+    if (hosts_open(&l->hosts, l->log) != 0) return -1;
+    l->routes.hosts = &l->hosts;
     if (route_table_share(&l->routes) != 0) return -1;
     route_table_replace(&l->routes, &l->first->routes);
     return 0;
@@ -198,6 +200,7 @@ void live_free(live *l)
 {
     ports_free(&l->ports);
     route_table_free(&l->routes);
+    hosts_free(&l->hosts);
     external_close(&l->external);
     if (l->now != l->first) config_free(l->now);
     config_free(l->first);

@@ -3,6 +3,7 @@
 #define REVDIAL_PROXY_RELOAD_H
 
 #include "health.h"
+#include "hosts.h"
 #include "ports.h"
 
 typedef struct live {
@@ -11,6 +12,7 @@ typedef struct live {
     revdial_proxy *proxy;
     revdial_tls *tls;
     route_table routes;  // of all front ends
+    host_table hosts;    // of the agents: they are routes, too
     external external;   // who is asked
     http_front *http;    // NULL: there is none
     health *health;

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "revdial.h"
+#include "hosts.h"
 
 enum { PORT_MAX = 65535, NO_BITS = 128 };  // an address without bits is a network of one
 
@@ -322,7 +322,9 @@ static int row_matches(const route_row *row, const route_host *where, const char
     return !row->has_port || rule_matches(row, where);
 }
 
-static int find_locked(const route_table *table, const route_host *where, route_choice *out)
+// Returns the row that fits and fills *out, or NULL.
+static const route_row *find_locked(const route_table *table, const route_host *where,
+                                    route_choice *out)
 {
     for (size_t i = 0; i < table->count; i++) {
         const route_row *row = &table->rows[i];
@@ -335,16 +337,32 @@ static int find_locked(const route_table *table, const route_host *where, route_
         out->has_target = row->has_target;
         out->is_default = row->kind == ROUTE_DEFAULT;
         memcpy(out->pick, row->pick, sizeof out->pick);
-        return 1;
+        return row;
     }
-    return 0;
+    return NULL;
+}
+
+// Does an agent have that host, by more of its letters than the row has, which may be NULL?
+static int find_host_locked(const route_table *table, const route_host *where, const route_row *row,
+                            route_choice *out)
+{
+    char name[ROUTE_NAME_SIZE];
+    size_t len;
+    if (!table->hosts || (row && row->kind == ROUTE_EXACT)) return 0;
+    len = hosts_find(table->hosts, where->host, name);
+    if (len == 0 || (row && row->kind == ROUTE_WILD && len <= (size_t)row->weight)) return 0;
+    memset(out, 0, sizeof *out);
+    strcpy(out->name, name);
+    return 1;
 }
 
 int route_find(const route_table *table, const route_host *where, route_choice *out)
 {
+    const route_row *row;
     int is_found;
     if (table->lock) pthread_rwlock_rdlock(table->lock);
-    is_found = find_locked(table, where, out);
+    row = find_locked(table, where, out);
+    is_found = find_host_locked(table, where, row, out) || row;
     if (table->lock) pthread_rwlock_unlock(table->lock);
     return is_found;
 }

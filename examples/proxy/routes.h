@@ -38,6 +38,8 @@ typedef struct route_table {
     route_row *rows;  // the most specific one first
     size_t count;
     pthread_rwlock_t *lock;  // guards both; NULL until it is shared
+    struct host_table
+        *hosts;  // of the agents that are registered, or NULL; set before it is shared
 } route_table;
 
 // Adds the route "PATTERN=NAME[/TARGET]".
@@ -63,7 +65,8 @@ typedef struct route_choice {
 
 // The most specific route for that destination: a host name, then a pattern with * by the number
 // of its letters, a network by its bits, and "*". Of two that differ in nothing else, the one with
-// a port. A route with a port does not fit a destination without one.
+// a port. A route with a port does not fit a destination without one. The hosts of agents are
+// like routes to them; of two that are the same the route counts.
 //   returns  1 and *out, or 0
 int route_find(const route_table *table, const route_host *where, route_choice *out);
 

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "help.h"
+
 #define AT(field) offsetof(settings, field)
 static const prog_option options[] = {
     {"listen", PROG_LIST, AT(listens), "ADDRESS",
@@ -76,6 +78,10 @@ static const prog_option options[] = {
      PROG_LIVE | PROG_IN_GROUP},
     {"auth-timeout", PROG_DURATION, AT(external.timeout_ms), "TIME",
      "longest time that it may take to answer (default 5s)", 1, 9000, PROG_LIVE | PROG_IN_GROUP},
+    {"hosts", PROG_LIST, AT(hosts), "HOST",
+     "hosts that agents serve whose line names none: like a --route to them while\n"
+     "they are registered; repeatable",
+     0, 0, PROG_LIVE | PROG_IN_GROUP},
     {"token", PROG_TEXT, AT(credentials.token), "TOKEN",
      "a token for every name, where there is neither of these files", 0, 0,
      PROG_LIVE | PROG_SECRET | PROG_NO_ARGV},
@@ -158,90 +164,6 @@ static const prog_option options[] = {
      "limit)",
      1, 1 << 24, PROG_LIVE},
 };
-
-static const char usage[] =
-    "revdial-proxy lets agents behind NAT register and opens connections to what they serve.\n"
-    "\n"
-    "Usage: revdial-proxy --listen ADDRESS --token-file FILE --expose ADDRESS=NAME ...\n"
-    "\n"
-    "Options:\n";
-
-static const char forms[] =
-    "\n"
-    "TIME is 500ms, 30s, 5m or 2h.\n"
-    "\n"
-    "Each option may also stand in a configuration file, 'tls-cert = FILE', and in the\n"
-    "environment, REVDIAL_TLS_CERT=FILE. The command line beats the environment, which beats the\n"
-    "file. Lists repeat the line, or have commas in the environment. Options without a value are\n"
-    "yes or no. The file may have sections:\n"
-    "  [expose ADDRESS]  with 'name = NAME', 'target = TARGET', and for this address alone pick,\n"
-    "                    dial-timeout, wait, early, allow-from and trusted-proxies\n"
-    "  [connect ADDRESS], [socks5 ADDRESS], [sni ADDRESS]  the same without name and target\n"
-    "  [route PATTERN]   with 'name = NAME', 'target = TARGET', pick and health, for this route\n"
-    "                    alone; [expose] has health, too\n"
-    "  [group NAME]      with token-file, auth-file and auth-url: identities in these share their\n"
-    "                    names\n"
-    "\n"
-    "A line of the token file is TOKEN, or NAMES TOKEN. NAMES is a comma list of the names that\n"
-    "the token may register, globs with * and ? (a TOKEN alone may register any name). TOKEN is\n"
-    "the token, or 'sha256:' and its hash in hex. '#' starts a comment. Each token is an identity\n"
-    "of its own: while it holds a name, other tokens cannot register that name. Only lines with\n"
-    "the same NAMES, unless these are '*', share them, so that a token can be replaced by adding\n"
-    "a line.\n"
-    "\n"
-    "A line of the auth file is [group=GROUP] SCHEMES NAMES USER SECRET:\n"
-    "  SCHEMES  a comma list of bearer, basic and digest, or mtls alone\n"
-    "  NAMES    as above\n"
-    "  USER     the user name ('-' with bearer: as in the token file). With mtls a glob for\n"
-    "           what a certificate proves, 'DNS:*.cams.example'\n"
-    "  SECRET   the password or token, up to the end of the line. For basic and bearer it may\n"
-    "           be 'sha256:' and its hash, for digest 'ha1:' and the SHA-256 of\n"
-    "           USER:revdial:PASSWORD, in hex. mtls has none\n"
-    "What '*' matched in the certificate of an mtls line is what '*' stands for in its NAMES:\n"
-    "'mtls cam-* DNS:*.cams.example' lets 7.cams.example register cam-7 and nothing else. '**'\n"
-    "in NAMES is any text. Certificates that one line admits share its names. Lines of one GROUP\n"
-    "share their names.\n"
-    "\n"
-    "--auth-url is asked with GET. The request has the agent's Authorization (Basic or Bearer),\n"
-    "Revdial-Name, Revdial-Instance and Revdial-Peer. An answer of 200 may say in its head\n"
-    "  Revdial-Identity  its identity (default: the user, or one for each token)\n"
-    "  Revdial-Group     whose names it shares (default: the [group] of the URL)\n"
-    "  Revdial-Expires   for how many seconds: then the session drains and the agent comes back\n"
-    "Other statuses, and no answer in time, are an outage: the agent gets 503 and tries again.\n"
-    "\n"
-    "The PATTERN of a route is a host name, one with a * in it ('*.cams.example'), a network\n"
-    "('10.0.0.0/8', '[fd00::]/8') or '*' for the rest; PATTERN:PORT fits that port alone. The\n"
-    "most specific route counts. A * in NAME or TARGET is what the * of PATTERN stands for, if\n"
-    "that is one label: '*.cams.example=*' leads to each agent by its name. Without TARGET\n"
-    "clients of --connect and --socks5 get where they wanted to go, those of --sni the agent's\n"
-    "own target. With 'NAME/', and for port 0, all of them get the agent's own target.\n";
-
-static const char epilogue[] =
-    "\n"
-    "'revdial-proxy dial --help' explains how to be a client on standard input and output, for\n"
-    "ssh's ProxyCommand.\n"
-    "\n"
-    "TERM and INT accept no new connections and let running ones end; a second signal, at least\n"
-    "a second later, ends the program at once. HUP reads all files again. Exposed addresses come\n"
-    "and go, and connections that run stay. Agents whose line is gone or has another secret are\n"
-    "disconnected, the others stay, and new ones get the new certificate. If anything is wrong,\n"
-    "nothing changes. USR2 writes a line about sessions and streams to the log. USR1 is ignored.\n"
-    "\n"
-    "'revdial-proxy status --admin ADDRESS' prints a table of the sessions of a proxy that runs\n"
-    "with that --admin; --json instead what programs want.\n"
-    "\n"
-    "Exit codes: 0 stopped, 1 failed, 2 usage, 4 cannot listen on an address.\n"
-    "\n"
-    "Examples:\n"
-    "  Port 8080 here leads to the target of the agent cam-1:\n"
-    "    revdial-proxy --listen 0.0.0.0:7000 --tls-cert proxy.pem --tls-key proxy.key \\\n"
-    "        --token-file tokens --expose 0.0.0.0:8080=cam-1\n"
-    "  Two services behind one agent, the second through a Unix socket:\n"
-    "    revdial-proxy --listen 127.0.0.1:7000 --token-file tokens \\\n"
-    "        --expose 8080=lab/10.1.0.5:80 --expose unix:/run/lab-ssh=lab/10.1.0.5:22\n"
-    "  Each agent as the host NAME.cams.example of an HTTP proxy, as soon as it registers:\n"
-    "    revdial-proxy --listen 127.0.0.1:7000 --token-file tokens --connect 3128 \\\n"
-    "        --route '*.cams.example=*/'\n";
 
 // ------------------------------------------------------------------------------------------------
 // Exposed addresses
@@ -448,12 +370,32 @@ static int config_listen(config *c)
 // ------------------------------------------------------------------------------------------------
 // Files
 
-// The files of a [group]. Returns 0 or an exit code.
+// Reads what the options or the section of a group say about who may register. Returns 0, or -1
+// with the reason in err->msg and the option that is to blame.
+static int config_read_who(config *c, const token_paths *paths, external_options *asked,
+                           const char **option, revdial_err *err)
+{
+    const char *problem = paths->hosts ? hosts_problem(paths->hosts) : NULL;
+    int has_rows = paths->tokens || paths->auth || paths->token;
+    asked->hosts = paths->hosts;
+    *option = "hosts";
+    if (problem) snprintf(err->msg, sizeof err->msg, "%s", problem);
+    if (problem) return -1;
+    *option = "auth-url";
+    if (asked->url && external_add(&c->external, asked, paths->group, err) != 0) return -1;
+    *option = paths->auth ? "auth-file" : "token-file";
+    if (!has_rows && (c->external || c->s.groups.count > 0)) return 0;
+    return token_table_read(&c->tokens, paths, err);
+}
+
+// Returns 0 or an exit code.
 static int config_read_group(config *c, const char *group)
 {
     settings s = {.external = c->s.external};
     prog_common common = {0};
     revdial_err err = {0};
+    char *hosts = NULL;
+    const char *option;
     int rc;
     s.external.url = NULL;
     rc = prog_item_apply(&c->cli, group, &s, &common);
@@ -461,30 +403,30 @@ static int config_read_group(config *c, const char *group)
     if (!s.credentials.tokens && !s.credentials.auth && !s.external.url)
         return prog_usage_error(&c->cli, "group",
                                 "needs token-file, auth-file or auth-url:", group);
+    if (prog_item_join(&c->cli, group, "hosts", &hosts) != 0) return PROG_FAILED;
     s.credentials.group = group;
-    if (s.external.url && external_add(&c->external, &s.external, group, &err) != 0)
-        return prog_usage_error(&c->cli, "group", err.msg, group);
-    if (!s.credentials.tokens && !s.credentials.auth) return 0;
-    if (token_table_read(&c->tokens, &s.credentials, &err) == 0) return 0;
-    return prog_usage_error(&c->cli, "group", err.msg, group);
+    s.credentials.hosts = hosts;
+    rc = config_read_who(c, &s.credentials, &s.external, &option, &err);
+    free(hosts);
+    return rc == 0 ? 0 : prog_usage_error(&c->cli, "group", err.msg, group);
 }
 
 static int config_read_tokens(config *c)
 {
-    const token_paths *paths = &c->s.credentials;
+    token_paths *paths = &c->s.credentials;
+    const char *option;
     revdial_err err = {0};
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < c->s.groups.count; i++)
         rc = config_read_group(c, c->s.groups.items[i]);
-    if (rc == 0 && c->s.external.url && external_add(&c->external, &c->s.external, NULL, &err) != 0)
-        rc = prog_usage_error(&c->cli, "auth-url", err.msg, NULL);
     if (rc == 0 && paths->peers && token_table_read_peers(&c->tokens, paths->peers, &err) != 0)
         rc = prog_usage_error(&c->cli, "peer-token-file", err.msg, NULL);
-    if (rc != 0 ||
-        ((c->s.groups.count > 0 || c->external) && !paths->tokens && !paths->auth && !paths->token))
-        return rc;
-    if (token_table_read(&c->tokens, paths, &err) == 0) return 0;
-    return prog_usage_error(&c->cli, paths->auth ? "auth-file" : "token-file", err.msg, NULL);
+    if (rc != 0) return rc;
+    c->hosts = prog_list_join(&c->s.hosts);
+    if (!c->hosts) return PROG_FAILED;
+    paths->hosts = *c->hosts ? c->hosts : NULL;
+    if (config_read_who(c, paths, &c->s.external, &option, &err) == 0) return 0;
+    return prog_usage_error(&c->cli, option, err.msg, NULL);
 }
 
 static int config_open_tls(config *c)
@@ -541,8 +483,8 @@ int config_open(config *c, char **argv, prog_log *log)
     c->s.health = (health_rule){.interval_ms = 5000, .timeout_ms = 2000, .rise = 2, .fall = 3};
     c->s.cfg.max_auth_failures = 10;
     c->s.external.timeout_ms = 5000;
-    c->cli = (prog_cli){.program = "revdial-proxy", .usage = usage, .epilogue = epilogue};
-    c->cli.forms = forms;
+    c->cli = (prog_cli){.program = "revdial-proxy", .usage = help_usage, .epilogue = help_epilogue};
+    c->cli.forms = help_forms;
     c->cli.extra = prog_tls_version();
     c->cli.options = options;
     c->cli.option_count = sizeof options / sizeof options[0];
@@ -577,6 +519,7 @@ void config_close(config *c)
     free(c->exposes);
     free(c->listen);
     free(c->origins);
+    free(c->hosts);
     free(c->allow_from);
     free(c->trusted);
     free(c->xs);
@@ -586,6 +529,6 @@ void config_close(config *c)
     c->exposes = NULL;
     c->xs = NULL;
     c->external = NULL;
-    c->listen = c->origins = c->allow_from = c->trusted = c->peer_urls = NULL;
+    c->listen = c->origins = c->allow_from = c->trusted = c->peer_urls = c->hosts = NULL;
     c->tls = c->peer_tls = NULL;
 }

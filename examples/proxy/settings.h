@@ -5,11 +5,12 @@
 #include "credentials.h"
 #include "external.h"
 #include "health.h"
+#include "hosts.h"
 
 enum { ADDRESS_SIZE = 136 };  // "unix:" and a sun_path, or an address and a port
 
 typedef struct settings {
-    prog_list listens, exposes, origins, groups;
+    prog_list listens, exposes, origins, groups, hosts;
     prog_list connects, socks5s, snis, https, routes, allow_from, trusted, peers;
     const char *peer_ca;
     const char *sockets;
@@ -38,7 +39,7 @@ typedef struct config {
     char *listen;     // addresses for agents, as the library takes them
     expose *exposes;  // those of --expose, then the front ends
     size_t expose_count;
-    char *allow_from, *trusted;
+    char *allow_from, *trusted, *hosts;
     route_table routes;
     health_table health;
     revdial_expose like;  // of the sockets of --sockets

@@ -245,7 +245,8 @@ endpoint_says_more() {
 
 outages_let_nobody_in() {
     local how
-    for how in error moved garbage status lines zero huge closed nothing twice soon; do
+    for how in error moved garbage status lines zero huge closed nothing twice soon \
+        wrong; do
         asks 503 "$how" "Bearer $in_token" || return
     done
     said proxy.log 'event=auth.outage .*http://[0-9.:]*/may cannot say.*answers 500' 1 || return
@@ -261,6 +262,50 @@ question_stops_nobody() {
     asks 101 cam-1 "Bearer $in_token" || return
     curl -sS "http://${address_of[endpoint]}/release" || return
     wait "$waiting" || fail 'the question was not answered any more'
+}
+
+# got STATUS HOST: what --http answers to a request for that host
+got() {
+    local code
+    code=$(curl -sS -o /dev/null -w '%{http_code}' -H "Host: $2" "http://$http/" 2>&1)
+    [ "$code" = "$1" ] || fail "$2: $code, not $1"
+}
+
+serves() { got 200 "$1"; }
+serves_not() { got 404 "$1"; }
+
+# Hosts come from the line, from the section of a group and from the endpoint; an agent that goes
+# takes its hosts with it, and one whose line gets others comes back with these.
+hosts_come_with_agents() {
+    local http to=${address_of[httpd]}
+    printf '%s\n' "hosts=blog.example,*.blog.example blog $token" >"$dir/blogs"
+    echo "cam $token-2" >"$dir/cams"
+    printf '%s\n' 'listen = 127.0.0.1:0' 'http = 127.0.0.1:0' "token-file = $dir/blogs" \
+        "auth-url = http://${address_of[endpoint]}/" '[group cams]' "token-file = $dir/cams" \
+        'hosts = cam.example' >"$dir/hosts.conf"
+    start proxy "$build/revdial-proxy" --config "$dir/hosts.conf"
+    said proxy.out '^listening on .* for' 5 || return
+    tunnel=$(sed -n '1s/^listening on //p' "$dir/proxy.out")
+    http=$(sed -n 's/^listening on \(.*\) for --http$/\1/p' "$dir/proxy.out")
+    got 404 blog.example || return
+    start_agent blog --name blog --target "$to" || return
+    got 200 blog.example && got 200 a.blog.example && got 404 shop.example || return
+    start_agent shop --name shop --target "$to" --token-file "$dir/external" || return
+    echo "$token-2" >"$dir/cam"
+    start_agent cam --name cam --target "$to" --token-file "$dir/cam" || return
+    got 200 x.shop.example && got 200 cam.example && got 404 x.cam.example || return
+    stop blog || return
+    until_true 10 serves_not blog.example || { fail 'the host has stayed'; return; }
+    echo 'hosts = lens.example' >>"$dir/hosts.conf"
+    hup proxy
+    until_true 20 serves lens.example || { fail 'no other host'; return; }
+    got 200 cam.example && got 200 shop.example || return
+    sed -i 's/^hosts = cam/hosts = eye/' "$dir/hosts.conf"
+    hup proxy
+    until_true 20 serves eye.example || { fail 'no other host'; return; }
+    got 404 cam.example || return
+    end_now shop cam
+    until_true 10 serves_not shop.example || fail 'the host has stayed'
 }
 
 no_secret_of_external() {
@@ -340,5 +385,7 @@ check "what it was asked is not in memory or logs" no_secret_of_external
 check "HUP changes the endpoint" hup_changes_the_endpoint
 end_now proxy
 check "an endpoint that is silent" silence_is_an_outage
+end_now proxy
+check "hosts come and go with agents" hosts_come_with_agents
 end_now proxy endpoint
 "$build/revdial-proxy" --version | grep -q 'no TLS' || check "an endpoint by https" endpoint_by_tls

@@ -35,6 +35,12 @@ class Endpoint(http.server.BaseHTTPRequestHandler):
     def named(self):
         self.judge(("Revdial-Identity", "somebody"), ("Revdial-Group", "guests"))
 
+    def shop(self):
+        self.judge(("Revdial-Hosts", "shop.example, *.shop.example"))
+
+    def wrong(self):
+        self.answer(200, ("Revdial-Hosts", "*"))
+
     def brief(self):
         self.judge(("Revdial-Expires", "1"))
 

@@ -11,6 +11,9 @@
 #include "../../examples/program/files.c"
 #include "../../examples/program/signals.c"
 #include "../../examples/proxy/credentials.c"
+#include "../../examples/proxy/hosts.c"
+#include "../../examples/proxy/pick.c"
+#include "../../examples/proxy/routes.c"
 
 #include "fuzz.h"
 

@@ -5,8 +5,11 @@
 
 #include "test.h"
 
+#include "../../examples/program/log.c"
+#include "../../examples/program/signals.c"
 #include "../../examples/proxy/connect.c"
 #include "../../examples/proxy/front.c"
+#include "../../examples/proxy/hosts.c"
 #include "../../examples/proxy/http_reader.c"
 #include "../../examples/proxy/http_text.c"
 #include "../../examples/proxy/pick.c"
