@@ -9,6 +9,7 @@
 #include "../examples/program/admin.c"
 #include "../examples/program/config.c"
 #include "../examples/program/files.c"
+#include "../examples/program/listen.c"
 #include "../examples/program/log.c"
 #include "../examples/program/options.c"
 #include "../examples/program/request.c"
@@ -264,8 +265,8 @@ static int server_open(server *s, const char *at)
     s->common.admin = s->address;
     s->common.admin_token_file = s->token_file;
     if (!CHECK_INT(prog_admin_start(&s->admin, &cfg), 0)) return 0;
-    if (s->admin->is_unix) return 1;
-    getsockname(s->admin->fd, (struct sockaddr *)&bound.at, &bound.len);
+    if (s->admin->at.path[0]) return 1;
+    getsockname(s->admin->at.fd, (struct sockaddr *)&bound.at, &bound.len);
     snprintf(s->address, sizeof s->address, "127.0.0.1:%d",
              ntohs(((struct sockaddr_in *)&bound.at)->sin_port));
     return 1;
@@ -281,7 +282,7 @@ static void server_close(server *s)
 static int server_connect(const server *s)
 {
     revdial_err err = {0};
-    int fd = prog_admin_connect(s->address, &err);
+    int fd = prog_connect(s->address, &err);
     if (fd < 0) test_fail(__FILE__, __LINE__, "%s", err.msg);
     return fd;
 }

@@ -1,8 +1,6 @@
 // The server of the admin port: a thread that answers one request for each connection and closes
 // it. What may connect is the operator's choice of an address; who may change anything has a token.
 #include <errno.h>
-#include <fcntl.h>
-#include <netdb.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -10,9 +8,6 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/time.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -23,8 +18,7 @@ enum {
     PROG_ADMIN_REQUEST_MS = 10000,  // from accept to the last byte of the answer
     PROG_ADMIN_LINGER_MS = 1000,    // then, for a client to read it: our close must not destroy it
     PROG_ADMIN_LOOK_MS = 20,        // how often to look whether a slow page is there
-    PROG_ADMIN_PAUSE_MS = 100,      // when there is no descriptor for a connection that waits
-    PROG_ADMIN_ADDRESS = 264
+    PROG_ADMIN_PAUSE_MS = 100       // when there is no descriptor for a connection that waits
 };
 
 // READING --the head is here, or wrong--> WRITING --all is written--> LINGERING
@@ -52,11 +46,10 @@ typedef struct prog_conn {
 
 struct prog_admin {
     prog_admin_config cfg;
-    int fd, is_unix;
-    char path[sizeof((struct sockaddr_un *)0)->sun_path];  // of a Unix socket
-    char token[PROG_TOKEN_SIZE];                           // "" = no actions
-    char *hosts;                                           // a comma list
-    int wake[2];                                           // closed to end the thread
+    prog_listener at;
+    char token[PROG_TOKEN_SIZE];  // "" = no actions
+    char *hosts;                  // a comma list
+    int wake[2];                  // closed to end the thread
     pthread_t thread;
     prog_conn conns[PROG_ADMIN_CONNECTIONS];
 };
@@ -68,134 +61,17 @@ static int64_t prog_clock_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-// ------------------------------------------------------------------------------------------------
-// Addresses
-
-typedef struct prog_address {
-    struct sockaddr_storage at;
-    socklen_t len;
-} prog_address;
-
-static int prog_address_fail(revdial_err *err, const char *text, const char *why)
-{
-    err->code = REVDIAL_EINVAL;
-    snprintf(err->msg, sizeof err->msg, "\"%s\": %s", text, why);
-    return -1;
-}
-
-static int prog_address_unix(prog_address *a, const char *text, revdial_err *err)
-{
-    struct sockaddr_un un = {.sun_family = AF_UNIX};
-    const char *path = text + strlen("unix:");
-    if (!*path || strlen(path) >= sizeof un.sun_path)
-        return prog_address_fail(err, text, "the path of a Unix socket has 1 to 107 letters");
-    memcpy(un.sun_path, path, strlen(path));
-    memcpy(&a->at, &un, sizeof un);
-    a->len = sizeof un;
-    return 0;
-}
-
-// "127.0.0.1:9000", "[::1]:9000", "localhost:9000", "9000" on this machine, or "unix:PATH".
-static int prog_address_parse(prog_address *a, const char *text, revdial_err *err)
-{
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV}, *found;
-    char host[PROG_ADMIN_ADDRESS] = "127.0.0.1";
-    const char *colon = strrchr(text, ':'), *from = text;
-    const char *port = colon ? colon + 1 : text;
-    size_t len = colon ? (size_t)(colon - text) : 0, digits = strspn(port, "0123456789");
-    memset(a, 0, sizeof *a);
-    if (strncmp(text, "unix:", 5) == 0) return prog_address_unix(a, text, err);
-    if (!digits || digits > 5 || port[digits] || strtol(port, NULL, 10) > 65535 || colon == text)
-        return prog_address_fail(err, text, "not HOST:PORT, a PORT, or unix:PATH");
-    if (len >= sizeof host) return prog_address_fail(err, text, "too long");
-    if (len > 2 && *text == '[' && colon[-1] == ']') {
-        from++;
-        len -= 2;
-    } else if (len && memchr(text, ':', len)) {
-        return prog_address_fail(err, text, "write [HOST]:PORT for an IPv6 address");
-    }
-    if (colon) snprintf(host, sizeof host, "%.*s", (int)len, from);
-    if (getaddrinfo(host, port, &hints, &found) != 0)
-        return prog_address_fail(err, text, "no such host");
-    memcpy(&a->at, found->ai_addr, found->ai_addrlen);
-    a->len = found->ai_addrlen;
-    freeaddrinfo(found);
-    return 0;
-}
-
-static int prog_nonblocking(int fd)
-{
-    return fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ? -1 : 0;
-}
-
-int prog_admin_connect(const char *address, revdial_err *err)
-{
-    const struct timeval patience = {.tv_sec = PROG_ADMIN_REQUEST_MS / 1000};
-    prog_address a;
-    int fd;
-    if (prog_address_parse(&a, address, err) != 0) return -1;
-    fd = socket(a.at.ss_family, SOCK_STREAM, 0);
-    if (fd >= 0) {
-        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-        if (connect(fd, (const struct sockaddr *)&a.at, a.len) == 0) return fd;
-    }
-    err->code = REVDIAL_ESYS;
-    err->sys = errno;
-    snprintf(err->msg, sizeof err->msg, "%s: %s", address, strerror(errno));
-    if (fd >= 0) close(fd);
-    return -1;
-}
-
-// A socket file that nobody listens at is left over from a process that died.
-static void prog_admin_sweep(const prog_address *a, const char *path)
-{
-    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-    if (fd < 0) return;
-    if (connect(fd, (const struct sockaddr *)&a->at, a->len) != 0 && errno == ECONNREFUSED)
-        unlink(path);
-    close(fd);
-}
-
-// Listens. Returns 0, or -1 with errno.
-static int prog_admin_listen(prog_admin *a, const prog_address *at)
-{
-    const int yes = 1;
-    mode_t before;
-    int r;
-    a->is_unix = at->at.ss_family == AF_UNIX;
-    if (a->is_unix)
-        memcpy(a->path, ((const struct sockaddr_un *)&at->at)->sun_path, sizeof a->path);
-    if (a->is_unix) prog_admin_sweep(at, a->path);
-    a->fd = socket(at->at.ss_family, SOCK_STREAM, 0);
-    if (a->fd < 0 || prog_nonblocking(a->fd) != 0) return -1;
-    setsockopt(a->fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-    before = umask(0177);  // a Unix socket is its owner's, until they chmod it
-    r = bind(a->fd, (const struct sockaddr *)&at->at, at->len);
-    umask(before);
-    if (r != 0) a->path[0] = '\0';
-    return r == 0 ? listen(a->fd, PROG_ADMIN_CONNECTIONS) : -1;
-}
-
 static void prog_admin_announce(prog_admin *a)
 {
-    prog_address at = {.len = sizeof at.at};
-    char host[64] = "", port[16] = "";
-    int is_v6;
-    if (a->is_unix) {
-        prog_logf(a->cfg.log, REVDIAL_LOG_INFO, "admin.listening", "unix:%s", a->path);
-        return;
-    }
-    getsockname(a->fd, (struct sockaddr *)&at.at, &at.len);
-    getnameinfo((struct sockaddr *)&at.at, at.len, host, sizeof host, port, sizeof port,
-                NI_NUMERICHOST | NI_NUMERICSERV);
-    is_v6 = strchr(host, ':') != NULL;
-    if (strncmp(host, "127.", 4) != 0 && strcmp(host, "::1") != 0)
+    char text[PROG_LISTENER_SIZE];
+    int is_unix = a->at.path[0] != '\0';
+    prog_listener_text(&a->at, text, sizeof text);
+    if (!is_unix && strncmp(text, "127.", 4) != 0 && strncmp(text, "[::1]:", 6) != 0)
         prog_logf(
             a->cfg.log, REVDIAL_LOG_WARN, "admin.public",
             "other machines may read it: let a firewall or a proxy with a login decide which");
-    prog_logf(a->cfg.log, REVDIAL_LOG_INFO, "admin.listening", "http://%s%s%s:%s/",
-              is_v6 ? "[" : "", host, is_v6 ? "]" : "", port);
+    prog_logf(a->cfg.log, REVDIAL_LOG_INFO, "admin.listening", "%s%s%s", is_unix ? "" : "http://",
+              text, is_unix ? "" : "/");
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -237,7 +113,7 @@ static int prog_admin_route(prog_admin *a, const prog_request *r, prog_out *body
     const prog_page *page = a->cfg.pages;
     int status = 200;
     while (page->path && strcmp(page->path, r->path) != 0) page++;
-    if (!a->is_unix && !(page->path && page->flags & PROG_PAGE_OPEN) &&
+    if (!a->at.path[0] && !(page->path && page->flags & PROG_PAGE_OPEN) &&
         !prog_request_is_ours(r, a->hosts)) {
         *problem = "this server is not for that Host: use an address, or allow it by --admin-host";
         return 421;
@@ -443,7 +319,7 @@ static void prog_admin_accept(prog_admin *a)
     for (int i = 0; i < PROG_ADMIN_CONNECTIONS; i++) {
         prog_conn *c = &a->conns[i];
         if (c->state != PROG_CONN_FREE) continue;
-        c->fd = accept(a->fd, NULL, NULL);
+        c->fd = accept(a->at.fd, NULL, NULL);
         if (c->fd < 0 && errno != EAGAIN) poll(NULL, 0, PROG_ADMIN_PAUSE_MS);
         if (c->fd < 0) return;
         if (prog_nonblocking(c->fd) != 0) {
@@ -473,7 +349,7 @@ static int prog_admin_prepare(const prog_admin *a, struct pollfd *p, int *timeou
         if (c->until_ms < first) first = c->until_ms;
     }
     p[0] = (struct pollfd){.fd = a->wake[0], .events = POLLIN};
-    p[1] = (struct pollfd){.fd = used < PROG_ADMIN_CONNECTIONS ? a->fd : -1, .events = POLLIN};
+    p[1] = (struct pollfd){.fd = used < PROG_ADMIN_CONNECTIONS ? a->at.fd : -1, .events = POLLIN};
     *timeout_ms = first == INT64_MAX ? -1 : first > now ? (int)(first - now) : 0;
     return 2 + PROG_ADMIN_CONNECTIONS;
 }
@@ -507,8 +383,7 @@ static void *prog_admin_run(void *ud)
 
 static void prog_admin_free(prog_admin *a)
 {
-    if (a->fd >= 0) close(a->fd);
-    if (a->path[0]) unlink(a->path);
+    prog_listener_close(&a->at);
     for (int i = 0; i < 2; i++)
         if (a->wake[i] >= 0) close(a->wake[i]);
     prog_wipe(a->token, sizeof a->token);
@@ -542,7 +417,6 @@ static int prog_admin_token(prog_admin *a, const char *path, revdial_err *err)
 int prog_admin_start(prog_admin **out, const prog_admin_config *cfg)
 {
     const prog_common *common = cfg->common;
-    prog_address at;
     prog_admin *a;
     revdial_err err = {0};
     *out = NULL;
@@ -550,15 +424,14 @@ int prog_admin_start(prog_admin **out, const prog_admin_config *cfg)
     a = calloc(1, sizeof *a);
     if (!a) return PROG_FAILED;
     a->cfg = *cfg;
-    a->fd = a->wake[0] = a->wake[1] = -1;
+    a->at.fd = a->wake[0] = a->wake[1] = -1;
     a->hosts = prog_list_join(&common->admin_hosts);
     if (!a->hosts) return prog_admin_failed(a, PROG_FAILED, "admin", "out of memory");
-    if (prog_address_parse(&at, common->admin, &err) != 0)
-        return prog_admin_failed(a, PROG_USAGE, "admin", err.msg);
     if (common->admin_token_file && prog_admin_token(a, common->admin_token_file, &err) != 0)
         return prog_admin_failed(a, PROG_USAGE, "admin-token-file", err.msg);
-    if (prog_admin_listen(a, &at) != 0)
-        return prog_admin_failed(a, PROG_CANNOT_BIND, "admin", strerror(errno));
+    if (prog_listener_open(&a->at, common->admin, PROG_ADMIN_CONNECTIONS, &err) != 0)
+        return prog_admin_failed(a, err.code == REVDIAL_EINVAL ? PROG_USAGE : PROG_CANNOT_BIND,
+                                 "admin", err.msg);
     if (pipe(a->wake) != 0 || prog_nonblocking(a->wake[0]) != 0 ||
         prog_nonblocking(a->wake[1]) != 0 || prog_thread_start(&a->thread, prog_admin_run, a) != 0)
         return prog_admin_failed(a, PROG_FAILED, "admin", strerror(errno));

@@ -2,6 +2,9 @@
 #ifndef REVDIAL_PROGRAM_ADMIN_H
 #define REVDIAL_PROGRAM_ADMIN_H
 
+#include <sys/socket.h>
+#include <sys/un.h>
+
 #include "program.h"
 
 // ------------------------------------------------------------------------------------------------
@@ -67,6 +70,28 @@ int prog_request_is_same_origin(const prog_request *r);
 const char *prog_status_text(int status);
 
 // ------------------------------------------------------------------------------------------------
+// listen.c: addresses HOST:PORT, a PORT of 127.0.0.1, or unix:PATH.
+
+enum { PROG_LISTENER_SIZE = 136 };  // the text of an address
+
+typedef struct prog_listener {
+    int fd;                                                // non-blocking
+    char path[sizeof((struct sockaddr_un *)0)->sun_path];  // "" = TCP
+} prog_listener;
+
+// Returns 0, or -1 and the reason: REVDIAL_EINVAL if it is no address.
+int prog_listener_open(prog_listener *l, const char *address, int backlog, revdial_err *err);
+// Closes it, if it is open, and removes its Unix socket.
+void prog_listener_close(prog_listener *l);
+// Where it listens, "127.0.0.1:9000".
+void prog_listener_text(const prog_listener *l, char *text, size_t size);
+void prog_address_text(const struct sockaddr_storage *at, socklen_t len, char *text, size_t size);
+// Returns 0, or -1 with errno. exec(2) closes it then, too.
+int prog_nonblocking(int fd);
+// Connects. Returns a descriptor, or -1 and the reason in err->msg.
+int prog_connect(const char *address, revdial_err *err);
+
+// ------------------------------------------------------------------------------------------------
 // admin.c: the server, a thread of its own. One request for each connection, 10 s for each.
 
 typedef struct prog_admin prog_admin;
@@ -95,8 +120,6 @@ typedef struct prog_admin_config {
 // said.
 int prog_admin_start(prog_admin **out, const prog_admin_config *cfg);
 void prog_admin_stop(prog_admin *a);
-// Connects to an admin port. Returns a descriptor, or -1 and the reason in err->msg.
-int prog_admin_connect(const char *address, revdial_err *err);
 
 // ------------------------------------------------------------------------------------------------
 // status.c: what both programs say there.

@@ -37,7 +37,7 @@ static int prog_ask(const char *address, const char *path, prog_out *answer, rev
     static const char head[] = "HTTP/1.1 ";
     char request[256];
     const char *body;
-    int status, fd = prog_admin_connect(address, err);
+    int status, fd = prog_connect(address, err);
     if (fd < 0) return -1;
     snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", path);
     if (send(fd, request, strlen(request), MSG_NOSIGNAL) != (ssize_t)strlen(request))
