@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 
 #include "doctor.h"
+#include "forward.h"
 #include "links.h"
 #include "settings.h"
 
@@ -28,6 +29,7 @@ typedef struct running {
     prog_watch watch;
     revdial_agent *agent;
     links links;
+    forward forward;
     prog_admin *admin;
     int wake[2];
     atomic_int is_over;  // by itself
@@ -145,16 +147,37 @@ static int running_wait(running *r)
 static int running_serve(running *r, int *exit_status)
 {
     const prog_admin_config cfg = {&r->first->cli.common, links_pages, &r->links, r->log};
-    int rc = REVDIAL_OK;
+    int rc = REVDIAL_OK, half_closed_ms = r->first->agent.half_closed_timeout_ms;
     r->links.agent = r->agent;
     *exit_status = prog_admin_start(&r->admin, &cfg);
     prog_watch_begin(&r->watch, &r->now->cli);
+    if (!*exit_status && forward_start(&r->forward, r->agent, half_closed_ms) != 0)
+        *exit_status = PROG_FAILED;
     if (!*exit_status) prog_notify(r->log, "READY=1");
     if (!*exit_status) rc = running_wait(r);
     prog_notify(r->log, "STOPPING=1");
+    forward_stop(&r->forward);
     revdial_agent_drain(r->agent, r->now->cli.common.drain_ms);
+    forward_close(&r->forward);
     prog_admin_stop(r->admin);
     revdial_agent_stop(r->agent, 0);
+    return rc;
+}
+
+// Listens for --forward, and says where. Returns 0 or an exit code.
+static int running_listen(running *r)
+{
+    const prog_list *specs = &r->first->s.forwards;
+    revdial_err err = {0};
+    int rc = forward_open(&r->forward, specs, r->log, &err);
+    if (rc == PROG_USAGE) return prog_usage_error(&r->first->cli, "forward", err.msg, NULL);
+    if (rc != 0) prog_logf(r->log, REVDIAL_LOG_ERROR, "forward.failed", "%s", err.msg);
+    for (size_t i = 0; rc == 0 && i < r->forward.count; i++) {
+        char address[PROG_LISTENER_SIZE];
+        prog_listener_text(&r->forward.ports[i].at, address, sizeof address);
+        printf("listening on %s for %s\n", address, r->forward.ports[i].target);
+    }
+    fflush(stdout);
     return rc;
 }
 
@@ -172,8 +195,10 @@ static int run(running *r)
     if (prog_wake_open(r->wake) != 0 || links_open(&r->links, cfg.name) != 0) {
         snprintf(r->why.msg, sizeof r->why.msg, "no pipe for signals: %s", strerror(errno));
     } else {
-        r->agent = revdial_agent_start(&cfg, &r->why);
+        status = running_listen(r);
+        if (!status) r->agent = revdial_agent_start(&cfg, &r->why);
         rc = r->agent ? running_serve(r, &status) : r->why.code;
+        forward_close(&r->forward);
         links_close(&r->links);
     }
     prog_wake_close(r->wake);

@@ -1,6 +1,8 @@
 // The table of revdial-agent's options, and what becomes of their values.
 #include "settings.h"
 
+#include "forward.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,6 +61,11 @@ static const prog_option options[] = {
      0, 0, PROG_LIVE | PROG_SECTION | PROG_IN_ALLOW},
     {"allow-file", PROG_PATH, AT(allow_file), "FILE",
      "file with more patterns, one per line; HUP reads it again", 0, 0, PROG_LIVE},
+    {"forward", PROG_LIST, AT(forwards), "ADDRESS=TARGET",
+     "the other way round: connections to ADDRESS (HOST:PORT, a PORT of 127.0.0.1,\n"
+     "or unix:PATH) go through the tunnel to TARGET on the proxy's side, if its\n"
+     "--allow permits that; repeatable. Port 0 takes a free one and prints it",
+     0, 0},
     {"proxy-protocol", PROG_CHOICE, AT(cfg.proxy_protocol), "0|1|2",
      "send targets the client's address in a PROXY header of this version", 0, 0, PROG_IN_ALLOW},
     {"connect-timeout", PROG_DURATION, AT(cfg.connect_timeout_ms), "TIME",
@@ -183,9 +190,13 @@ static int settings_check(const prog_cli *cli, const settings *s)
     int rc;
     if (s->servers.count == 0) return prog_usage_error(cli, "server", "missing", NULL);
     if (!s->cfg.name) return prog_usage_error(cli, "name", "missing", NULL);
-    if (!s->cfg.default_target && s->allow.count == 0 && !s->allow_file)
-        return prog_usage_error(cli, "target", "missing: give --target, --allow or --allow-file",
-                                NULL);
+    for (size_t i = 0; i < s->forwards.count; i++) {
+        const char *problem = forward_problem(s->forwards.items[i]);
+        if (problem) return prog_usage_error(cli, "forward", problem, s->forwards.items[i]);
+    }
+    if (!s->cfg.default_target && s->allow.count + s->forwards.count == 0 && !s->allow_file)
+        return prog_usage_error(cli, "target",
+                                "missing: give --target, --allow, --allow-file or --forward", NULL);
     if (!s->token_file && !s->token && !s->tls.cert)
         return prog_usage_error(cli, "token-file", "missing, and so is REVDIAL_TOKEN", NULL);
     if (s->auth == AUTH_BEARER && s->cfg.user)

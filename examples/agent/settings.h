@@ -7,7 +7,7 @@
 enum { VIA_SIZE = 4097 };  // 255 and 1024 bytes of a login as %XX, and a host
 
 typedef struct settings {
-    prog_list servers, allow;
+    prog_list servers, allow, forwards;
     const char *token_file, *token, *via, *via_file, *allow_file;
     int auth;  // bearer, basic or digest
     prog_tls_files tls;

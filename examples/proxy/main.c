@@ -130,6 +130,12 @@ static void app_on_session(void *ud, revdial_session *s, int state, const revdia
     if (state == REVDIAL_DRAINING) http_leave(a->live.http, s, NULL);
 }
 
+static void app_on_stream(void *ud, revdial_stream *st)
+{
+    app *a = ud;
+    allow_serve(&a->live.allow, st);
+}
+
 static int app_open_admin(app *a)
 {
     const prog_common *common = &a->live.now->cli.common;
@@ -144,6 +150,7 @@ static int app_open_proxy(app *a)
     revdial_proxy_config cfg = c->proxy;
     revdial_err err = {0};
     cfg.on_session = app_on_session;
+    cfg.on_stream = app_on_stream;
     cfg.ud = a;
     cfg.common.tls = a->live.tls;
     cfg.auth = external_use(&a->live.external, a->live.now->external);
@@ -235,6 +242,9 @@ static int app_open(app *a)
     if (live_open(&a->live) != 0) return app_failed(a, "no lock for the routes");
     if (external_open(&a->live.external, &a->log) != 0)
         return app_failed(a, "no lock for --auth-url");
+    if (allow_open(&a->live.allow, &a->log, a->live.now->like.half_closed_ms) != 0 ||
+        allow_use(&a->live.allow, &a->live.now->s.allow) != 0)
+        return app_failed(a, "no memory for --allow");
     if (prog_wake_open(a->wake) != 0) return app_failed(a, "no pipe for signals");
     if (prog_catch_signals() != 0) return app_failed(a, "cannot catch signals");
     a->metrics = watch_new();

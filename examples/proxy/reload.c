@@ -146,6 +146,8 @@ static int live_apply(live *l, plan *p)
         prog_complain(&p->next->cli, "%s", err.msg);
         return rc;
     }
+    if (allow_use(&l->allow, &p->next->s.allow) != 0)
+        prog_logf(l->log, REVDIAL_LOG_ERROR, "allow.unchanged", "no memory for --allow");
     revdial_proxy_replace_auth(l->proxy, external_use(&l->external, p->next->external),
                                &l->external);
     p->next->external = NULL;
@@ -202,6 +204,7 @@ void live_free(live *l)
     route_table_free(&l->routes);
     hosts_free(&l->hosts);
     external_close(&l->external);
+    allow_close(&l->allow);
     if (l->now != l->first) config_free(l->now);
     config_free(l->first);
 }

@@ -2,6 +2,7 @@
 #ifndef REVDIAL_PROXY_RELOAD_H
 #define REVDIAL_PROXY_RELOAD_H
 
+#include "allow.h"
 #include "health.h"
 #include "hosts.h"
 #include "ports.h"
@@ -14,6 +15,7 @@ typedef struct live {
     route_table routes;  // of all front ends
     host_table hosts;    // of the agents: they are routes, too
     external external;   // who is asked
+    allow allow;         // what agents may connect to here
     http_front *http;    // NULL: there is none
     health *health;
     config *first;  // what the proxy was started with, until the end: threads point into it

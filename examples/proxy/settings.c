@@ -53,6 +53,11 @@ static const prog_option options[] = {
      "connections of --trusted-proxies to --http begin with a PROXY header, too;\n"
      "X-Forwarded-For is then replaced",
      0, 0},
+    {"allow", PROG_LIST, AT(allow), "PATTERN",
+     "targets that agents may connect to on this side, by their --forward, checked\n"
+     "after resolution; repeatable (default: none): 127.0.0.1:22,\n"
+     "10.0.0.0/8:80-90, [fd00::]/8:*, *.svc.local:443, unix:/run/x",
+     0, 0, PROG_LIVE},
     {"sockets", PROG_TEXT, AT(sockets), "DIR",
      "a Unix socket for each agent that is registered, DIR/NAME.sock, that leads\n"
      "to the agent's own target",
@@ -346,6 +351,16 @@ static int config_route(config *c)
     return rc;
 }
 
+// Returns 0 or an exit code.
+static int config_allow(config *c)
+{
+    for (size_t i = 0; i < c->s.allow.count; i++) {
+        const char *problem = revdial_allow_problem(c->s.allow.items[i]);
+        if (problem) return prog_usage_error(&c->cli, "allow", problem, c->s.allow.items[i]);
+    }
+    return 0;
+}
+
 // The addresses for agents as the library takes them, with commas between them. Returns 0 or an
 // exit code.
 static int config_listen(config *c)
@@ -497,6 +512,7 @@ int config_open(config *c, char **argv, prog_log *log)
     if (rc == 0) rc = config_expose(c);
     if (rc == 0) rc = config_route(c);
     if (rc == 0) rc = config_health(c, c->s.sockets ? "*" : NULL, &c->s.health);
+    if (rc == 0) rc = config_allow(c);
     if (rc == 0) rc = config_open_tls(c);
     if (rc == 0) rc = config_read_tokens(c);
     if (rc == 0) rc = peers_configure(c);

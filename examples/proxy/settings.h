@@ -10,7 +10,7 @@
 enum { ADDRESS_SIZE = 136 };  // "unix:" and a sun_path, or an address and a port
 
 typedef struct settings {
-    prog_list listens, exposes, origins, groups, hosts;
+    prog_list listens, exposes, origins, groups, hosts, allow;
     prog_list connects, socks5s, snis, https, routes, allow_from, trusted, peers;
     const char *peer_ca;
     const char *sockets;

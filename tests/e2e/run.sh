@@ -11,6 +11,7 @@
 #   pool        of two agents of one name one is sick; who gets which client; health checks
 #   proxies     several proxies: an agent at all addresses of a name; peers
 #   egress      agents that get out through tinyproxy, squid, microsocks, dante, ssh -D
+#   forward     --forward of an agent, within --allow of the proxy
 #   auth        curl at the proxy's endpoint, files that HUP reads again, where secrets are
 #   programs    options, exit codes, signals, PROXY protocol, several agents, secrets
 #   config      the configuration file, reloads under load, systemd, upgrades
