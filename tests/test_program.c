@@ -9,6 +9,7 @@
 #include "../examples/program/files.c"
 #include "../examples/program/signals.c"
 #include "../examples/proxy/credentials.c"
+#include "../examples/proxy/fetch.c"
 #include "../examples/proxy/hosts.c"
 #include "../examples/proxy/pick.c"
 #include "../examples/proxy/routes.c"
@@ -109,6 +110,72 @@ TEST(a_line_that_lets_nobody_in_is_refused_with_its_number)
         token_table_free(&table);
     }
     unlink(path);
+}
+
+// ------------------------------------------------------------------------------------------------
+// Endpoints that are asked who may register
+
+TEST(a_url_that_cannot_be_asked_is_refused)
+{
+    static const struct {
+        const char *url, *host;
+        int port;
+        const char *path;  // NULL: it is refused
+    } rows[] = {{"http://auth.example", "auth.example", 80, ""},
+                {"https://Auth.example/may?x=1", "auth.example", 443, "/may?x=1"},
+                {"https://[::1]:8443/", "::1", 8443, "/"},
+                {"http://127.0.0.1:7000/a", "127.0.0.1", 7000, "/a"},
+                {"auth.example", NULL, 0, NULL},
+                {"ftp://auth.example", NULL, 0, NULL},
+                {"HTTP://auth.example", NULL, 0, NULL},
+                {"http://", NULL, 0, NULL},
+                {"http://:80/", NULL, 0, NULL},
+                {"http://auth.example:0/", NULL, 0, NULL},
+                {"http://auth.example:x/", NULL, 0, NULL},
+                {"http://user:pass@auth.example/", NULL, 0, NULL},
+                {"http://auth.example?x", NULL, 0, NULL},
+                {"http://auth.example/#top", NULL, 0, NULL},
+                {"http://auth.example/a b", NULL, 0, NULL},
+                {"http://auth.example/a\r\nX: y", NULL, 0, NULL}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        fetch_url url;
+        const char *problem = fetch_url_parse(&url, rows[i].url);
+        if (!problem != (rows[i].path != NULL))
+            test_fail(__FILE__, __LINE__, "\"%s\": %s", rows[i].url, problem ? problem : "good");
+        if (problem || !rows[i].path) continue;
+        CHECK_STR(url.at.host, rows[i].host);
+        CHECK_INT(url.at.port, rows[i].port);
+        CHECK_STR(url.path, rows[i].path);
+    }
+}
+
+TEST(a_field_of_an_answer_is_one_printable_text_or_nothing)
+{
+    static const char head[] =
+        "HTTP/1.1 200 OK\r\nrevdial-group: \t cams \t\r\nA: 1\r\na: 2\r\nEmpty:\r\n"
+        "Bad: a\tb\r\nHigh: \xC3\xA9\r\nLong: 12345678\r\nXA: no\r\n";
+    char value[8] = "";
+    CHECK_INT(fetch_field(head, "Revdial-Group", value, sizeof value), 1);
+    CHECK_STR(value, "cams");
+    CHECK_INT(fetch_field(head, "A", value, sizeof value), -1);
+    CHECK_INT(fetch_field(head, "Empty", value, sizeof value), 1);
+    CHECK_STR(value, "");
+    CHECK_INT(fetch_field(head, "Bad", value, sizeof value), -1);
+    CHECK_INT(fetch_field(head, "High", value, sizeof value), -1);
+    CHECK_INT(fetch_field(head, "Long", value, sizeof value), -1);
+    CHECK_INT(fetch_field(head, "Grou", value, sizeof value), 0);
+    CHECK_INT(status_of("HTTP/1.1 200 OK\r\n"), 200);
+    CHECK_INT(status_of("HTTP/1.0 401\r\n"), 401);
+    CHECK_INT(status_of("HTTP/2 200 OK\r\n"), -1);
+    CHECK_INT(status_of("HTTP/1.1 2000\r\n"), -1);
+    CHECK_INT(status_of("HTTP/1.1 20\r\n"), -1);
+    CHECK_INT(status_of("\r\n"), -1);
+    CHECK(has_good_lines(head));
+    CHECK(!has_good_lines("HTTP/1.1 200 OK\r\nA: 1\n\r\n"));
+    CHECK(!has_good_lines("HTTP/1.1 200 OK\nA: 1\r\n"));
+    CHECK(!has_good_lines("HTTP/1.1 200 OK\r\nA: 1\r\n folded\r\n"));
+    CHECK(!has_good_lines("HTTP/1.1 200 OK\r\nA B: 1\r\n"));
+    CHECK(!has_good_lines("HTTP/1.1 200 OK\r\n: 1\r\n"));
 }
 
 // ------------------------------------------------------------------------------------------------
