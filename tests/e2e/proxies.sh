@@ -200,6 +200,38 @@ a_wrong_secret_is_refused() {
         --peer-token-file "$dir/wrong-token" && said d.log 'event=link.retry .*credentials' 10
 }
 
+# A new secret is in the file of each before the first one reads it again.
+a_new_secret_is_taken() {
+    local name before=()
+    od -An -N16 -tx1 /dev/urandom | tr -d ' \n' >"$dir/peer-token"
+    for name in a b c; do
+        before=$(count "$name.log" 'event=session.up .*role=peer')
+        kill -HUP "${pid_of[$name]}"
+        said "$name.log" 'event=session.up .*role=peer' 20 $((before + 2)) || return
+    done
+    is_served_by_a
+}
+
+# Two proxies with TLS that want certificates, also from each other: theirs are of one authority.
+peers_over_tls() {
+    local name other options
+    mkdir -p "$dir/certs" && sh "$here/../tls/certs.sh" "$dir/certs" || return
+    port_of[e]=$(client port)
+    port_of[f]=$(client port)
+    for name in e f; do
+        other=$([ $name = e ] && echo f || echo e)
+        options=(--peer "https://localhost:${port_of[$other]}" --peer-ca "$dir/certs/ca.pem"
+            --tls-cert "$dir/certs/both.pem" --tls-key "$dir/certs/both.key"
+            --client-ca "$dir/certs/ca.pem" --peer-token-file "$dir/peer-token")
+        proxy_at=127.0.0.1:${port_of[$name]} start_proxy $name "${options[@]}" \
+            --expose "127.0.0.1:0=tls" || return
+    done
+    server_url=https://localhost:${port_of[e]} start_agent tls --name tls \
+        --tls-ca "$dir/certs/ca.pem" --tls-cert "$dir/certs/cam.pem" \
+        --tls-key "$dir/certs/cam.key" --target "${address_of[httpd]}" || return
+    said f.log 'event=session.up .*role=peer' 20 && gets "$page" "http://${exposed[0]}/"
+}
+
 wrong_options_are_refused() {
     printf 'a\nb\n' >"$dir/wrong-token"
     says proxy 2 'peer-token-file: missing' --listen 127.0.0.1:0 --token-file "$dir/tokens" \
@@ -229,5 +261,7 @@ if check 'three proxies that are peers' start_mesh; then
     check 'a peer freezes' one_freezes
     check 'a peer is killed and comes back' one_is_killed
     check 'a peer with a wrong secret' a_wrong_secret_is_refused
+    check 'peers get a new secret' a_new_secret_is_taken
+    check 'peers with TLS and certificates' peers_over_tls
 fi
 check 'wrong options for peers' wrong_options_are_refused

@@ -71,6 +71,7 @@ request wrong_use localhost && sign wrong_use ca "$names$dials"
 openssl req -config conf -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout self.key \
     -out self.pem -subj /CN=localhost -days 1000 -addext 'subjectAltName=DNS:localhost'
 
+request both localhost && sign both ca "${names}extendedKeyUsage=serverAuth,clientAuth\n"
 request cam cam-1 && sign cam ca "$cam$dials"
 request cam2 cam-2 && sign cam2 ca "subjectAltName=DNS:cam-2.cams.test\n$dials"
 request cam_unknown cam-1 && sign cam_unknown other "$cam$dials"
