@@ -57,12 +57,15 @@ static int64_t asking_dial(const peers *p, asking *a)
     const char *left = revdial_stream_meta(a->from, "timeout_ms");
     revdial_dial_opts opts = p->dial;
     const char *name = revdial_stream_meta(a->from, "revdial-name");
+    const revdial_kv trace = {"traceparent", revdial_stream_meta(a->from, "traceparent")};
     if (!name) return REVDIAL_ENOBACKEND;  // it takes us for an agent
     opts.target = revdial_stream_meta(a->from, "target");
     opts.client_addr = revdial_stream_meta(a->from, "client");
     opts.local_addr = revdial_stream_meta(a->from, "local");
     opts.flags = REVDIAL_DIAL_HERE;
     opts.timeout_ms = left ? atoi(left) : -1;
+    opts.meta = trace.value ? &trace : NULL;
+    opts.meta_count = trace.value ? 1 : 0;
     return revdial_dial_async(p->proxy, name, &opts, on_dialled, a);
 }
 

@@ -80,10 +80,12 @@ start_mesh() {
 
 every_way_in_works() {
     local got sni=${address_of[sni]}
+    local trace=00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01
     gets "$page" -p -x "http://web:@${address_of[connect]}" "http://${address_of[httpd]}/" &&
         gets "$page" -x "socks5h://web:@${address_of[socks5]}" "http://${address_of[httpd]}/" &&
-        gets "$page" -H 'Host: web.cams.example' "http://${address_of[http]}/" &&
-        gets "$page" -H 'Host: cam.cams.example' "http://${address_of[http]}/" || return
+        gets "$page" -H 'Host: cam.cams.example' "http://${address_of[http]}/" &&
+        gets "$page" -H 'Host: web.cams.example' -H "traceparent: $trace" \
+            "http://${address_of[http]}/" && said web.log "traceparent=$trace" 5 || return
     got=$(printf 'GET / HTTP/1.0\r\n\r\n' |
         timeout 30 "$build/revdial-proxy" dial "web/${address_of[httpd]}" \
             --through "${address_of[connect]}" 2>&1 | tail -n 1)
@@ -251,7 +253,7 @@ check 'an agent at all addresses of a name' start_everywhere
 check 'one address goes, another one comes' follows_the_name
 end_now agent proxy2 proxy3 proxy4
 web_options=(--target "${address_of[httpd]}" --allow '127.0.0.1:*' --allow '*.invalid:80'
-    --connect-timeout 500ms)
+    --connect-timeout 500ms --access-log)
 if check 'three proxies that are peers' start_mesh; then
     check 'every way in leads through a peer' every_way_in_works
     check '64 MB each way through a peer' bulk_is_the_same
