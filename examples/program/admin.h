@@ -169,7 +169,8 @@ void prog_table_links(prog_out *out, const char *head, const revdial_link_info *
 void prog_status_stream(prog_out *out, const revdial_stream_info *st);
 // Its cells: what it waits for, since when, and its bytes; and what they are called.
 void prog_table_stream(prog_table *t, const revdial_stream_info *st);
-#define PROG_STREAM_HEADS "WAITS FOR", "SINCE", "SENT", "RECEIVED", "UNREAD"
+#define PROG_STREAM_HEADS \
+    "WAITS FOR", "SINCE", "SENT", "RECEIVED", "UNREAD", "MAY SEND", "MAY RECEIVE"
 // GET /healthz
 int prog_answer_health(void *ud, const prog_request *r, prog_out *out);
 int prog_answer_ready(prog_out *out, int is_ready, unsigned sessions);

@@ -143,9 +143,14 @@ static void prog_table_session(prog_table *t, const revdial_session_info *info)
     prog_table_cell(t, "%s", info->carrier == REVDIAL_CARRIER_WEBSOCKET ? "websocket" : "raw");
     prog_table_cell(t, "%.1f ms", (double)info->rtt_us / 1000);
     prog_table_cell(t, "%u", info->streams);
+    prog_table_cell(t, "%" PRIu64, info->streams_opened);
+    prog_table_cell(t, "%" PRIu64, info->streams_reset);
+    prog_table_cell(t, "%" PRIu64, info->credit_waits);
     prog_table_bytes(t, info->rx_bytes);
     prog_table_bytes(t, info->tx_bytes);
     prog_table_bytes(t, info->queued_bytes);
+    prog_table_bytes(t, info->unread_bytes);
+    prog_table_bytes(t, info->memory_bytes);
     prog_table_time(t, info->age_ms);
 }
 
@@ -164,6 +169,8 @@ void prog_table_stream(prog_table *t, const revdial_stream_info *st)
     prog_table_bytes(t, st->flow.sent);
     prog_table_bytes(t, st->flow.received);
     prog_table_bytes(t, st->flow.buffered);
+    prog_table_bytes(t, st->flow.send_credit);
+    prog_table_bytes(t, st->flow.recv_credit);
 }
 
 // Below the sessions: their streams that do not move.
@@ -173,11 +180,12 @@ static void prog_table_blocked(prog_out *out, revdial_session **list, size_t lis
                                         NULL};
     revdial_stream_info st[PROG_STATUS_STREAMS];
     prog_table t = {0};
-    size_t rows = 0;
+    size_t rows = 0, all = 0;
     prog_table_heads(&t, heads);
     for (size_t i = 0; i < listed; i++) {
         size_t count =
             revdial_session_list_streams(list[i], PROG_BLOCKED_MS, st, PROG_STATUS_STREAMS);
+        all += count;
         for (size_t k = 0; k < count && k < PROG_STATUS_STREAMS; k++, rows++) {
             prog_table_cell(&t, "%s", st[k].dial);
             prog_table_stream(&t, &st[k]);
@@ -189,20 +197,33 @@ static void prog_table_blocked(prog_out *out, revdial_session **list, size_t lis
         prog_out_add(out, "\n");
         prog_table_end(&t, out);
     }
+    if (rows < all) prog_out_add(out, "... and %zu more\n", all - rows);
     prog_out_free(&t.cells);
 }
 
 void prog_status_title(prog_out *out, const char *program, const revdial_stats *stats)
 {
-    prog_out_add(out, "%s %s%s: %u sessions, %u streams\n\n", program, REVDIAL_VERSION_STRING,
-                 prog_stop ? ", draining" : "", stats->sessions, stats->streams);
+    prog_out_add(out, "%s %s, pid %ld%s: %u sessions, %u streams\n", program,
+                 REVDIAL_VERSION_STRING, (long)getpid(), prog_stop ? ", draining" : "",
+                 stats->sessions, stats->streams);
+    prog_out_add(out,
+                 "sessions: %" PRIu64 " opened, %" PRIu64 " closed, %" PRIu64
+                 " reconnects; %" PRIu64 " handshakes refused, %" PRIu64 " wrong credentials\n",
+                 stats->sessions_opened, stats->sessions_closed, stats->reconnects,
+                 stats->handshakes_refused, stats->auth_failures);
+    prog_out_add(out,
+                 "streams: %" PRIu64 " opened, %" PRIu64 " reset, %" PRIu64
+                 " dials failed; %" PRIu64 " bytes received, %" PRIu64 " sent, %zu of memory\n\n",
+                 stats->streams_opened, stats->streams_reset, stats->dials_failed, stats->rx_bytes,
+                 stats->tx_bytes, stats->memory_bytes);
 }
 
 void prog_status_table(prog_out *out, revdial_session **list, size_t listed, size_t total)
 {
     static const char *const heads[] = {"SESSION", "NAME",    "INSTANCE", "IDENTITY", "PEER",
-                                        "STATE",   "CARRIER", "RTT",      "STREAMS",  "RECEIVED",
-                                        "SENT",    "QUEUED",  "AGE",      NULL};
+                                        "STATE",   "CARRIER", "RTT",      "STREAMS",  "OPENED",
+                                        "RESET",   "STALLS",  "RECEIVED", "SENT",     "QUEUED",
+                                        "UNREAD",  "MEMORY",  "AGE",      NULL};
     prog_table t = {0};
     prog_table_heads(&t, heads);
     for (size_t i = 0; i < listed; i++) {
@@ -236,8 +257,8 @@ void prog_status_links(prog_out *out, const char *key, const revdial_link_info *
 
 void prog_table_links(prog_out *out, const char *head, const revdial_link_info *links, size_t count)
 {
-    const char *const heads[] = {head,       "STATE",        "SINCE", "RETRY IN",
-                                 "ATTEMPTS", "LAST FAILURE", NULL};
+    const char *const heads[] = {head,       "STATE",   "SINCE",        "RETRY IN",
+                                 "ATTEMPTS", "SESSION", "LAST FAILURE", NULL};
     prog_table t = {0};
     prog_table_heads(&t, heads);
     for (size_t i = 0; i < count; i++) {
@@ -250,6 +271,7 @@ void prog_table_links(prog_out *out, const char *head, const revdial_link_info *
         else
             prog_table_cell(&t, "-");
         prog_table_cell(&t, "%u", k->attempts);
+        prog_table_cell(&t, "%016" PRIx64, k->session_id);
         prog_table_cell(&t, "%s", k->why.msg[0] ? k->why.msg : "-");
     }
     prog_table_end(&t, out);

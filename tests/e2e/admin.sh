@@ -55,6 +55,7 @@ samples = [s for f in families for s in f.samples]
 assert len({(s.name, *sorted(s.labels.items())) for s in samples}) == len(samples)
 def v(metric, **labels):
     return sum(s.value for s in samples if s.name == metric and labels.items() <= s.labels.items())
+names = {f.name for f in families}
 def values(label):
     return {s.labels[label] for s in samples if label in s.labels}
 sys.exit(0 if eval("(" + sys.argv[1] + ")") else
@@ -201,6 +202,43 @@ tables() {
         says proxy 1 'status: .*refused' status --admin "$(client port)"
 }
 
+# A column for each field of /status, and what the counters are.
+tables_are_complete() {
+    local at
+    for at in "$proxy_admin" "$agent_admin"; do
+        get "$at" /status >"$dir/status.json" && get "$at" /status.txt >"$dir/status.txt"
+        python3 -c '
+import json, re, sys
+x, text = json.load(open(sys.argv[1])), open(sys.argv[2]).read()
+def columns(head):
+    line, = [l for l in text.split("\n") if l.startswith(head)]
+    return len(re.split(r"  +", line.strip()))
+def fields(row):  # without those that others tell: a table of its own, another cell
+    return len(set(row) - {"blocked", "blocked_streams", "is_peer", "address"})
+for key, head in (("sessions", "SESSION"), ("ports", "PORT"), ("links", "SERVER")):
+    if key in x: assert columns(head) == fields(x[key][0]), (key, x[key][0], text)
+words = set(re.findall(r"[a-z]+", text[:text.index("SESSION")]))
+for key in x["counters"]:
+    assert set(key.replace("rx", "received").replace("tx", "sent").replace("auth_failures",
+        "wrong_credentials").split("_")) <= words, key' "$dir/status.json" "$dir/status.txt" \
+            2>"$dir/status.err" || { fail "$(tail -n 8 "$dir/status.err")"; return; }
+    done
+}
+
+# The names of metrics that dashboards are made of.
+metrics_have_their_names() {
+    local both='"revdial_build_info", "revdial_sessions", "revdial_sessions_opened",
+        "revdial_sessions_closed", "revdial_streams", "revdial_streams_opened",
+        "revdial_streams_reset", "revdial_bytes", "revdial_flow_stalls", "revdial_draining",
+        "revdial_session_rtt_seconds"'
+    metric "$proxy_admin" "names >= {$both, 'revdial_auth_failures', 'revdial_dials_failed',
+        'revdial_dial_duration_seconds'}" &&
+        metric "$agent_admin" "names >= {$both, 'revdial_reconnects'}" &&
+        metric "$proxy_admin" 'values("reason") <= set("credentials name none".split()) |
+            {r for r in values("reason") if r.isupper()}' &&
+        metric "$proxy_admin" 'values("direction") == {"received", "sent"}'
+}
+
 usr2() {
     local pattern='event=status sessions_count=1 streams_count=[0-9]+ .*sent_bytes='
     kill -USR2 "${pid_of[proxy]}" "${pid_of[agent]}"
@@ -307,6 +345,8 @@ check '/metrics are read by a parser of Prometheus' metrics_are_true
 check 'no label comes from strangers' labels_are_bounded
 check '/status is JSON' status_is_json
 check 'status prints tables' tables
+check 'tables say all that /status says' tables_are_complete
+check 'metrics have the names of dashboards' metrics_have_their_names
 check 'USR2 writes a line to the log' usr2
 check 'Host, method' strangers_get_nothing
 check 'an --admin that cannot be is refused' wrong_admin
