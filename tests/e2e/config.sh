@@ -89,6 +89,15 @@ readme_has_live_options() {
     done
 }
 
+# Each option that the table for operators names is one of either program.
+operators_page_has_true_options() {
+    local page=$here/../../examples/operation.md option
+    for option in $(grep -o '`--[a-z0-9-]*' "$page" | tr -d '`' | sort -u); do
+        { "$build/revdial-proxy" --help; "$build/revdial-agent" --help; } | grep -q "^  $option" ||
+            { fail "$option is none"; return; }
+    done
+}
+
 # ---- reloads ----
 
 reloads() { kill -HUP "${pid_of[configured]}" && said configured.log event=proxy.reload 5 "$1"; }
@@ -344,6 +353,7 @@ upgrades=0
 check '--check names the file, the line and the key' verdicts
 check '--config - shows what counts, and where it came from' prints_what_counts
 check 'the document has the options that HUP applies' readme_has_live_options
+check 'the page for operators has true options' operators_page_has_true_options
 check 'peers' start_peers peers "$big" || return
 check 'a proxy by its configuration file' start_configured || return
 check 'a reload under 1,000 connections and a download' reload_under_load
