@@ -42,7 +42,8 @@
 //                          callbacks per client; then as cheap as exposes.
 //    stream_fd, dial_fd    Code that wants a connected socket. Two descriptors per stream, and the
 //                          kernel copies each byte once more.
-//    dial + read, write    Blocking code. One thread per stream in use, or one revdial_poll() loop.
+//    dial + read, write    Blocking code. One thread per stream in use, or one revdial_poll() loop;
+//                          a revdial_pollset for thousands of streams in a loop of yours.
 //    engine                Your own event loop. No thread, no socket; you write the I/O and timers,
 //                          and do without registry, reconnect and relay.
 //           revdial_proxy_attach() takes backends that your own server has accepted, for any of the
@@ -1487,6 +1488,35 @@ typedef struct revdial_pollfd {
 //            EINVAL (count is over INT_MAX)
 //   thread   any but I/O threads
 REVDIAL_API int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms);
+
+// Any number of streams for one thread that has a loop of its own, without a descriptor for each:
+// as epoll(7), edge-triggered. The thread waits for the set's descriptor together with its own.
+typedef struct revdial_pollset revdial_pollset;
+
+//   returns  NULL without memory or a descriptor
+//   thread   any
+REVDIAL_API revdial_pollset *revdial_pollset_new(void);
+
+// Its streams must have been closed or handed on.
+//   thread   any; NULL is allowed
+REVDIAL_API void revdial_pollset_free(revdial_pollset *set);
+
+// Readable when revdial_pollset_next() has something to return. It stays the set's.
+//   thread   any
+REVDIAL_API int revdial_pollset_fd(const revdial_pollset *set);
+
+// From now on calls on the stream return REVDIAL_EAGAIN instead of waiting, and each time that they
+// may do more than before, or that it has failed, `ud` is returned once: read and write until
+// EAGAIN, now and then. What is written is sent by the I/O thread, together with what is written to
+// other streams meanwhile.
+//   returns  0, EINVAL (it is in a set), ECLOSED, ENOMEM
+//   thread   any but I/O threads
+REVDIAL_API int revdial_pollset_add(revdial_pollset *set, revdial_stream *st, void *ud);
+
+// The next stream that has moved. One that is closed or handed on is never returned afterwards.
+//   returns  its ud; NULL: there is none, the descriptor tells of more
+//   thread   the one that closes the streams
+REVDIAL_API void *revdial_pollset_next(revdial_pollset *set);
 
 // Turns the stream into a connected socket; the I/O thread moves the bytes. shutdown(SHUT_WR) ends
 // one direction, and a stream that failed ends the socket with ECONNRESET.
@@ -15401,8 +15431,8 @@ static void rvd_reader_woken(rvd_reader *r, const struct iovec *iov, ptrdiff_t n
 // MARK: impl.stream  uses: base sys loop log transport reader
 // Sessions on a loop, and the blocking calls of streams on top. One lock per session guards its
 // engine and all its streams; it is never held during a system call that can block, nor during a
-// callback of the application. Lock order: a session's, then a pool's, a loop's or a proxy's.
-// Start at rvd_stream_session_run(), then revdial_read().
+// callback of the application. Lock order: a session's, then a pool's, a loop's, a proxy's or a
+// poll set's. Start at rvd_stream_session_run(), then revdial_read().
 // ================================================================================================
 
 #define RVD_STREAM_IOV 16  // vectors per send: eight frames of a burst with their headers
@@ -15563,6 +15593,29 @@ struct rvd_stream_waiter {
     size_t len, got;
 };
 
+struct revdial_pollset {
+    rvd_heap heap;           // set before start, then read-only, as:
+    rvd_sys_origin *origin;
+    rvd_stream_bell bell;
+    pthread_mutex_t lock;  // a leaf: nothing is locked under it
+    rvd_base_link moved;   // guarded by lock
+};
+
+// A stream in a set.
+typedef struct rvd_stream_member {
+    rvd_base_link link;  // in moved; guarded by the set's lock
+    revdial_pollset *set;
+    void *ud;
+} rvd_stream_member;
+
+static void rvd_stream_member_moved(rvd_stream_member *m)
+{
+    pthread_mutex_lock(&m->set->lock);
+    if (rvd_base_link_is_alone(&m->link)) rvd_base_link_push(&m->set->moved, &m->link);
+    pthread_mutex_unlock(&m->set->lock);
+    rvd_stream_bell_ring(&m->set->bell);
+}
+
 // What happens to a stream that no thread reads: a relay, a target being connected, a dial. Runs
 // under the lock, with RVD_STREAM_WAKE_* bits.
 typedef void rvd_stream_sink(revdial_stream *st, unsigned events);
@@ -15585,6 +15638,7 @@ struct revdial_stream {
     int is_dialled;                          // by us
     int is_polled;                           // which has accepted it, once and for all
     int is_writing;                          // a call is at it; others wait until it is done
+    rvd_stream_member *member;               // NULL: it is in no set
     char *meta;                              // "key\0value\0…"
     size_t meta_size;
 };
@@ -16134,6 +16188,7 @@ static void rvd_stream_wake_locked(revdial_stream *st, unsigned events)
         rvd_stream_waiter *w = RVD_BASE_OWNER(l, rvd_stream_waiter, link);
         if (w->events & events) rvd_stream_wake_waiter_locked(s, w);
     }
+    if (st->member) rvd_stream_member_moved(st->member);
     if (!st->sink) return;
     st->kick_events |= events;
     if (rvd_base_link_is_alone(&st->kicked))
@@ -16199,6 +16254,28 @@ static void rvd_stream_sink_set_locked(revdial_stream *st, rvd_stream_sink *sink
     rvd_reader_lease_end(&s->reader);
 }
 
+// The loop reads for it, as no thread waits in a call.
+static void rvd_stream_set_join_locked(revdial_stream *st, rvd_stream_member *m)
+{
+    st->member = m;
+    st->rd_deadline_us = st->wr_deadline_us = 0;
+    st->session->reader.needs_loop++;
+    rvd_reader_interrupt(&st->session->reader);
+    rvd_reader_lease_end(&st->session->reader);
+}
+
+static void rvd_stream_set_leave_locked(revdial_stream *st)
+{
+    rvd_stream_member *m = st->member;
+    if (!m) return;
+    pthread_mutex_lock(&m->set->lock);
+    rvd_base_link_remove(&m->link);
+    pthread_mutex_unlock(&m->set->lock);
+    st->member = NULL;
+    st->session->reader.needs_loop--;
+    rvd_base_free(&st->session->heap, m, sizeof *m);
+}
+
 static revdial_stream *rvd_stream_new_locked(revdial_session *s)
 {
     revdial_stream *st = rvd_base_alloc(&s->heap, sizeof *st);
@@ -16226,6 +16303,7 @@ static void rvd_stream_free_locked(revdial_stream *st)
 {
     revdial_session *s = st->session;
     REVDIAL_ASSERT(rvd_base_link_is_alone(&st->waiters));
+    rvd_stream_set_leave_locked(st);
     rvd_stream_sink_set_locked(st, NULL, NULL, 0);
     rvd_reader_lease_end(&s->reader);  // its reader may not be back soon
     if (st->id) revdial_engine_close(s->engine, st->id);
@@ -18025,7 +18103,10 @@ ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
         } while (n >= 0 && left);
     }
     if (has_turn) rvd_stream_write_end_locked(st);
-    rvd_stream_written_locked(s);
+    if (!st->member)
+        rvd_stream_written_locked(s);
+    else if (!s->sending && !s->blocked)
+        rvd_stream_kick_locked(s);
     if (n < 0) n = rvd_stream_error_locked(st, (int)n);
     rvd_stream_unlock(s);
     return done ? done : n;
@@ -18322,6 +18403,92 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
     if (!r && timeout_ms) r = rvd_stream_poll_wait(&p, &heap, until);
     rvd_base_free(&heap, p.fds, size);
     return r;
+}
+
+// ---- poll sets ----
+
+revdial_pollset *revdial_pollset_new(void)
+{
+    rvd_heap heap = {NULL, NULL, 0};
+    revdial_pollset *set = rvd_base_alloc(&heap, sizeof *set);
+    if (!set) return NULL;
+    set->heap = heap;
+    rvd_base_link_init(&set->moved);
+    set->origin = rvd_sys_origin_new(NULL, NULL);
+    if (set->origin && pthread_mutex_init(&set->lock, NULL) == 0) {
+        if (rvd_sys_wake_open(&set->bell.wake) == 0) return set;
+        pthread_mutex_destroy(&set->lock);
+    }
+    rvd_sys_origin_unref(set->origin);
+    rvd_base_free(&heap, set, sizeof *set);
+    return NULL;
+}
+
+void revdial_pollset_free(revdial_pollset *set)
+{
+    rvd_heap heap;
+    if (!set || rvd_sys_is_child(set->origin)) return;
+    REVDIAL_ASSERT(rvd_base_link_is_alone(&set->moved));
+    rvd_sys_wake_close(&set->bell.wake);
+    pthread_mutex_destroy(&set->lock);
+    rvd_sys_origin_unref(set->origin);
+    heap = set->heap;
+    rvd_base_free(&heap, set, sizeof *set);
+}
+
+int revdial_pollset_fd(const revdial_pollset *set)
+{
+    return set->bell.wake.fd[0];
+}
+
+int revdial_pollset_add(revdial_pollset *set, revdial_stream *st, void *ud)
+{
+    revdial_session *s = st->session;
+    rvd_stream_member *m = NULL;
+    int r = REVDIAL_EINVAL;
+    if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
+    rvd_stream_lock(s);
+    if (!st->member) {
+        m = rvd_base_alloc(&s->heap, sizeof *m);
+        r = m ? REVDIAL_OK : REVDIAL_ENOMEM;
+    }
+    if (m) {
+        rvd_base_link_init(&m->link);
+        m->set = set;
+        m->ud = ud;
+        rvd_stream_set_join_locked(st, m);
+    }
+    rvd_stream_unlock(s);
+    return r;
+}
+
+// Sets *more if there is another one.
+static void *rvd_stream_set_take(revdial_pollset *set, int *more)
+{
+    void *ud = NULL;
+    pthread_mutex_lock(&set->lock);
+    if (!rvd_base_link_is_alone(&set->moved)) {
+        rvd_stream_member *m = RVD_BASE_OWNER(set->moved.next, rvd_stream_member, link);
+        rvd_base_link_remove(&m->link);
+        ud = m->ud;
+    }
+    *more = !rvd_base_link_is_alone(&set->moved);
+    pthread_mutex_unlock(&set->lock);
+    return ud;
+}
+
+// The bell stays rung as long as there are more: what moves before it is heard may not ring it.
+void *revdial_pollset_next(revdial_pollset *set)
+{
+    void *ud;
+    int more;
+    if (rvd_sys_is_child(set->origin)) return NULL;
+    ud = rvd_stream_set_take(set, &more);
+    if (ud || !atomic_load(&set->bell.is_rung)) return ud;
+    rvd_stream_bell_hear(&set->bell);
+    ud = rvd_stream_set_take(set, &more);
+    if (more) rvd_stream_bell_ring(&set->bell);
+    return ud;
 }
 
 // ================================================================================================
@@ -18856,6 +19023,7 @@ static int rvd_relay_start(revdial_stream *st, const rvd_relay_ends *ends,
     code = s->state == RVD_STREAM_DOWN ? REVDIAL_ECLOSED : rvd_relay_new_locked(st, ends, opts, &r);
     if (!code) {
         rvd_stream_meta_free_locked(st);  // nobody is left to ask for it
+        rvd_stream_set_leave_locked(st);
         rvd_stream_work_begin(s->group->work);
         if (!ends->watched) rvd_loop_post(s->loop, &r->start);
         if (revdial_engine_accept(s->engine, st->id) == REVDIAL_OK) rvd_stream_touch_locked(s);

@@ -208,6 +208,7 @@ static int calls_on_a_stream(revdial_stream *st)
     WANT(revdial_read(st, &c, 1), REVDIAL_ECLOSED);
     WANT(revdial_write(st, &c, 1), REVDIAL_ECLOSED);
     WANT(revdial_poll(&item, 1, -1), REVDIAL_ECLOSED);
+    WANT(revdial_pollset_add(NULL, st, NULL), REVDIAL_ECLOSED);
     WANT(revdial_shutdown(st, REVDIAL_RDWR), REVDIAL_ECLOSED);
     WANT(revdial_reset(st, 64), REVDIAL_ECLOSED);
     WANT(revdial_stream_set_deadline(st, REVDIAL_RD, 1), REVDIAL_ECLOSED);

@@ -507,6 +507,114 @@ NEW_WORLD_TEST(poll_is_level_triggered_over_streams_and_descriptors)
     close(fds[1]);
 }
 
+// Waits until the set's descriptor tells of something. Returns what has moved, NULL in vain.
+static void *set_await(revdial_pollset *set)
+{
+    struct pollfd p = {.fd = revdial_pollset_fd(set), .events = POLLIN};
+    void *ud = revdial_pollset_next(set);
+    while (!ud && poll(&p, 1, UTIL_WAIT_MS) == 1) ud = revdial_pollset_next(set);
+    return ud;
+}
+
+// Reads len bytes of a stream in a set, as they come.
+static int set_read(revdial_pollset *set, revdial_stream *st, char *to, size_t len)
+{
+    size_t got = 0;
+    while (got < len) {
+        ptrdiff_t n = revdial_read(st, to + got, len - got);
+        if (n > 0) got += (size_t)n;
+        if (n != REVDIAL_EAGAIN && n <= 0) return (int)n;
+        if (n == REVDIAL_EAGAIN && !set_await(set)) return REVDIAL_ETIMEDOUT;
+    }
+    return 1;
+}
+
+WORLD_TEST(a_poll_set_tells_of_each_stream_that_has_moved)
+{
+    enum { STREAMS = 200 };
+    static revdial_stream *st[STREAMS];
+    static int moved[STREAMS];
+    char c = 0;
+    revdial_pollset *set = revdial_pollset_new();
+    REQUIRE(set != NULL);
+    for (int i = 0; i < STREAMS; i++) {
+        st[i] = world_dial(w, "echo", 0, NULL);
+        moved[i] = 0;
+        if (!CHECK(st[i] != NULL)) return;
+        CHECK_INT(revdial_pollset_add(set, st[i], &moved[i]), 0);
+        CHECK_INT(revdial_pollset_add(set, st[i], NULL), REVDIAL_EINVAL);
+        CHECK_INT(revdial_read(st[i], &c, 1), REVDIAL_EAGAIN);
+    }
+    CHECK(revdial_pollset_next(set) == NULL);
+    for (int i = 0; i < STREAMS; i += 2) CHECK_INT(revdial_write(st[i], "x", 1), 1);
+    for (int n = 0; n < STREAMS / 2;) {
+        int *which = set_await(set), i = which ? (int)(which - moved) : 0;
+        if (!CHECK(which != NULL)) break;
+        if (revdial_read(st[i], &c, 1) != 1) continue;  // its write made room
+        CHECK(i % 2 == 0 && c == 'x');
+        CHECK_INT(moved[i]++, 0);
+        n++;
+    }
+    for (int i = 0; i < STREAMS; i++) {
+        CHECK_INT(moved[i], i % 2 == 0);
+        revdial_close(st[i]);
+    }
+    CHECK(revdial_pollset_next(set) == NULL);
+    revdial_pollset_free(set);
+}
+
+WORLD_TEST(a_stream_in_a_poll_set_takes_what_there_is_room_for_and_tells_of_more)
+{
+    enum { TOTAL = 8 << 20 };
+    static char out[65536], in[65536];
+    size_t sent = 0, back = 0;
+    ptrdiff_t n = 0;
+    revdial_pollset *set = revdial_pollset_new();
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    REQUIRE(set != NULL && st != NULL);
+    CHECK_INT(revdial_pollset_add(set, st, st), 0);
+    for (size_t i = 0; i < sizeof out; i++) out[i] = (char)(i * 131 % 251);
+    while (back < TOTAL && (n >= 0 || n == REVDIAL_EAGAIN)) {
+        size_t at = sent % sizeof out, left = sizeof out - at, from = back % sizeof in;
+        ptrdiff_t put = sent < TOTAL ? revdial_write(st, out + at, left) : REVDIAL_EAGAIN;
+        if (put > 0) sent += (size_t)put;
+        n = revdial_read(st, in, sizeof in - from);
+        if (n > 0 && memcmp(in, out + from, (size_t)n) != 0) test_fail(__FILE__, __LINE__, "other");
+        if (n > 0) back += (size_t)n;
+        if (put < 0 && n < 0 && !CHECK(set_await(set) == st)) break;
+    }
+    CHECK_INT(back, TOTAL);
+    revdial_shutdown(st, REVDIAL_WR);
+    n = set_read(set, st, in, 1);
+    CHECK_INT(n, 0);  // its EOF
+    revdial_close(st);
+    revdial_pollset_free(set);
+}
+
+WORLD_TEST(a_poll_set_tells_of_a_session_that_dies_and_of_no_stream_that_left)
+{
+    char c;
+    int fds[2];
+    revdial_pollset *set = revdial_pollset_new();
+    revdial_stream *stays = world_dial(w, "echo", 0, NULL), *goes = world_dial(w, "echo", 0, NULL);
+    REQUIRE(set != NULL && stays != NULL && goes != NULL);
+    CHECK_INT(revdial_pollset_add(set, stays, stays), 0);
+    CHECK_INT(revdial_pollset_add(set, goes, goes), 0);
+    fds[0] = revdial_stream_fd(goes);
+    CHECK(fds[0] >= 0 && raw_say(fds[0], "x") && raw_read_all(fds[0], &c, 1));
+    CHECK(revdial_pollset_next(set) == NULL);
+    revdial_session *s = revdial_stream_session(stays);
+    revdial_session_kill(s);
+    revdial_session_unref(s);
+    CHECK(set_await(set) == stays);
+    CHECK_INT(revdial_read(stays, &c, 1), REVDIAL_ECLOSED);
+    CHECK_INT(revdial_write(stays, &c, 1), REVDIAL_ECLOSED);
+    revdial_close(stays);
+    close(fds[0]);
+    CHECK(revdial_pollset_next(set) == NULL);
+    revdial_pollset_free(set);
+}
+
 WORLD_TEST(poll_tells_room_to_write_and_its_absence)
 {
     char buf[4096] = "";
