@@ -21,7 +21,6 @@ enum {
     HTTP_CLIENT_MS = 60000,    // without a byte, when the client should take or send some
     HTTP_LINGER_MS = 2000,     // a few round trips of any network
     HTTP_RESPONSE_MS = 60000,  // until a response begins, as nginx has it
-    HTTP_DESCRIPTORS = 3,      // of a connection: the client's, and the pair of its stream
     HTTP_RULE_SIZE = 64        // of an address, a network, and what makes a rule of it
 };
 
@@ -136,13 +135,11 @@ static void http_wake_locked(http_thread *t)
     if (!t->is_woken) t->is_woken = write(t->wake[1], "", 1) == 1;
 }
 
-void http_post_locked(http_upstream *u, unsigned what)
+void http_post_locked(http_upstream *u, const http_news *news)
 {
-    if (!u->news.what) {
-        u->next = u->thread->posted;
-        u->thread->posted = u;
-    }
-    u->news.what |= what;
+    u->news = *news;
+    u->next = u->thread->posted;
+    u->thread->posted = u;
     http_wake_locked(u->thread);
 }
 
@@ -232,7 +229,6 @@ static http_upstream *http_posted_next(http_thread *t, http_news *news)
     if (u) {
         t->posted = u->next;
         *news = u->news;
-        u->news.what = 0;
     }
     pthread_mutex_unlock(&t->lock);
     return u;
@@ -243,7 +239,7 @@ static void http_arrived_start(http_thread *t, http_conn *c)
     while (c) {
         http_conn *next = c->next;
         c->next = NULL;
-        if (http_side_open(t, &c->client, c->client.fd, (uintptr_t)c) == 0)
+        if (http_side_open(t, &c->client, c->client.fd, c) == 0)
             http_conn_start(c);
         else
             http_conn_free(c);
@@ -387,12 +383,23 @@ void http_note_time(http_thread *t)
     t->now_ms = http_now_ms();
 }
 
+// Has the connections run whose streams have moved.
+static void http_heed_streams(http_thread *t)
+{
+    http_conn *c;
+    while ((c = revdial_pollset_next(t->set)) != NULL) {
+        c->up->side.can_read = c->up->side.can_write = 1;
+        http_conn_run(c);
+    }
+}
+
 static void *http_run(void *ud)
 {
     http_thread *t = ud;
     int is_running = 1;
     while (is_running) {
         if (http_events_wait(t, http_patience_ms(t))) is_running = http_heed_others(t);
+        http_heed_streams(t);
         http_run_again(t);
         http_expire(t);
         http_free_dead(t);
@@ -453,7 +460,7 @@ http_front *http_start(const http_config *config)
     f->config = *config;
     pthread_mutex_init(&f->lock, NULL);
     getrlimit(RLIMIT_NOFILE, &limit);
-    f->clients_max = (long)(limit.rlim_cur / 8 * 7 / HTTP_DESCRIPTORS);
+    f->clients_max = (long)(limit.rlim_cur / 8 * 7);  // a descriptor each
     f->threads = calloc(config->threads, sizeof *f->threads);
     while (f->threads && f->count < config->threads) {
         f->threads[f->count] = http_thread_new(f);

@@ -19,7 +19,7 @@ enum {
 };
 
 // ------------------------------------------------------------------------------------------------
-// http_io.c: sockets that are read and written as far as they go.
+// http_io.c: sockets and streams that are read and written as far as they go.
 
 // len bytes from data + at on.
 typedef struct http_bytes {
@@ -27,13 +27,15 @@ typedef struct http_bytes {
     size_t at, len, size;
 } http_bytes;
 
-// One socket, watched edge-triggered.
+// One socket or one stream, watched edge-triggered.
 typedef struct http_side {
     int fd;              // -1 = none
+    revdial_stream *st;  // in its place; NULL: none
     int can_read;        // an event said so, and no read has found it empty since
     int is_ending;       // an event said that its end is there, or comes after the bytes that are
     int can_write;       // likewise
     int is_eof, is_bad;  // the other end has finished; reading has failed
+    int code;            // why, REVDIAL_E*, of a stream
     int is_deaf;         // writing has failed: there may still be something to read
     http_bytes in;       // read and not used yet
     http_bytes out;      // not taken by the socket yet
@@ -73,7 +75,8 @@ typedef struct http_thread {
     http_front *front;
     pthread_t thread;
     int ep, wake[2];                     // epoll(7), if there is one; a pipe
-    http_bytes asked, asked_tags;        // of poll(2), where there is none
+    revdial_pollset *set;                // of the streams
+    http_bytes asked, asked_by;          // of poll(2), where there is none
     int64_t now_ms;                      // since the last wait
     http_link waiting[HTTP_WAIT_COUNT];  // connections, the first deadline first
     int wait_ms[HTTP_WAIT_COUNT];
@@ -94,11 +97,13 @@ typedef struct http_thread {
     int is_woken, is_stopping, is_draining;
 } http_thread;
 
-// The socket is watched from now on. `tag` comes with its events. Returns 0, or -1.
-int http_side_open(http_thread *t, http_side *s, int fd, uintptr_t tag);
+// The socket is watched from now on; the connection runs after its events. Returns 0, or -1.
+int http_side_open(http_thread *t, http_side *s, int fd, http_conn *c);
+// The same with a stream, which is closed if that fails; the connection runs when it moves.
+int http_side_join(http_thread *t, http_side *s, revdial_stream *st, http_conn *c);
 void http_side_close(http_side *s);
-// Has the other end closed both directions?
-int http_side_is_hung_up(const http_side *s);
+// Nothing more is written.
+void http_side_finish(http_side *s);
 // What has been read and not used; reads if there is nothing. len 0: there is nothing now.
 http_text http_side_in(http_thread *t, http_side *s);
 // Reads more behind bytes that http_side_in() returned and that do not do. Returns 0 if there is
@@ -123,28 +128,23 @@ void http_bytes_free(http_bytes *b);
 // http_upstream.c: streams to agents. Each belongs to one client, so that nothing that one client
 // leaves behind in it can reach another.
 //
-// DIALLING ──▶ OPEN ──▶ OVER      an I/O thread says each of them; the object is freed when the
-//                                 stream is over and no connection uses it
-enum { HTTP_NEWS_DIALLED = 1, HTTP_NEWS_OVER = 2 };
-
+// How a dial has ended, as an I/O thread says.
 typedef struct http_news {
-    unsigned what;    // HTTP_NEWS_*, a set; 0: none
-    int fd;           // DIALLED: -1 = it failed
-    int code, reset;  // why it failed: REVDIAL_E*, 0 = it has not
+    revdial_stream *st;  // NULL: it failed
+    int code, reset;     // why: REVDIAL_E*
 } http_news;
 
 struct http_upstream {
     http_conn *conn;  // NULL: it is no longer wanted
     http_thread *thread;
     http_side side;
-    revdial_session *session;  // it is on, with a reference; set before DIALLED
-    int64_t dial;              // its id while it runs
+    revdial_session *session;  // it is on, with a reference; NULL while it is dialled
+    int64_t dial;              // its id while it runs, then 0
     uint64_t key;              // of the requests that it is for
     int is_used;               // a request has been answered on it
     int is_kept;               // it persists after the response that comes
     int is_left;               // its session drains: it is not used again
     int code, reset;           // why it failed, as in http_news
-    int is_over;
     const char *name, *target;  // behind the struct
 
     // Guarded by the thread's lock:
@@ -236,9 +236,9 @@ void http_conn_pick(http_conn *c, const http_head *h, const route_choice *to);
 // Returns 0, or -1 with errno. Close it in either case.
 int http_events_open(http_thread *t);
 void http_events_close(http_thread *t);
-// What happens to the socket, until it is closed, is for the connection whose address is the tag;
-// with the lowest bit it is about its stream. Returns 0, or -1 with errno.
-int http_events_watch(http_thread *t, int fd, uintptr_t tag);
+// What happens to the socket, until it is closed, is for the connection. Returns 0, or -1 with
+// errno.
+int http_events_watch(http_thread *t, int fd, http_conn *c);
 // Waits, and has the connections run to which something has happened.
 //   returns  whether other threads have woken this one
 int http_events_wait(http_thread *t, int patience_ms);
@@ -253,6 +253,6 @@ const http_config *http_config_of(const http_thread *t);
 revdial_proxy *http_proxy_of(const http_thread *t);
 int http_is_draining(http_thread *t);
 // There is news of it for its thread.
-void http_post_locked(http_upstream *u, unsigned what);
+void http_post_locked(http_upstream *u, const http_news *news);
 
 #endif  // REVDIAL_PROXY_HTTP_CONN_H

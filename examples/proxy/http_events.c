@@ -11,38 +11,22 @@
 
 #include "http_conn.h"
 
-// Returns the side that a tag stands for, NULL if it is gone.
-static http_side *http_tag_side(uintptr_t tag, http_conn **c)
+// Notes what may be done with the client's socket now, and has its connection do it.
+static void http_happened(http_conn *c, int can_read, int can_write, int is_ending)
 {
-    *c = (http_conn *)(tag & ~(uintptr_t)1);
-    if ((*c)->phase == HTTP_GONE) return NULL;
-    if (tag & 1) return (*c)->up ? &(*c)->up->side : NULL;
-    return &(*c)->client;
-}
-
-// Notes what may be done with a side now, and has its connection do it.
-static void http_happened(uintptr_t tag, int can_read, int can_write, int is_ending)
-{
-    http_conn *c;
-    http_side *s = http_tag_side(tag, &c);
-    if (!s) return;
+    http_side *s = &c->client;
+    if (c->phase == HTTP_GONE) return;
     if (can_read || is_ending) s->can_read = 1;
     if (can_write) s->can_write = 1;
     if (is_ending) s->is_ending = 1;
     http_conn_run(c);
 }
 
-static void http_failed(uintptr_t tag)
-{
-    http_conn *c;
-    http_side *s = http_tag_side(tag, &c);
-    if (s && !(tag & 1)) s->is_bad = 1;  // of a stream there may still be something to read
-}
-
-// Opens the pipe by which other threads wake this one. Returns 0, or -1 with errno.
+// Opens what other threads wake this one by. Returns 0, or -1 with errno.
 static int http_wake_open(http_thread *t)
 {
-    if (pipe(t->wake) != 0) return -1;
+    t->set = revdial_pollset_new();
+    if (!t->set || pipe(t->wake) != 0) return -1;
     for (int i = 0; i < 2; i++)
         if (fcntl(t->wake[i], F_SETFL, O_NONBLOCK) < 0 ||
             fcntl(t->wake[i], F_SETFD, FD_CLOEXEC) < 0)
@@ -55,16 +39,18 @@ enum { HTTP_EVENTS = 256 };
 
 int http_events_open(http_thread *t)
 {
-    struct epoll_event ev = {.events = EPOLLIN};
+    struct epoll_event told = {.events = EPOLLIN}, moved = told;
     if (http_wake_open(t) != 0) return -1;
+    told.data.ptr = t;
     t->ep = epoll_create1(EPOLL_CLOEXEC);
-    return t->ep < 0 ? -1 : epoll_ctl(t->ep, EPOLL_CTL_ADD, t->wake[0], &ev);
+    if (t->ep < 0 || epoll_ctl(t->ep, EPOLL_CTL_ADD, t->wake[0], &told) != 0) return -1;
+    return epoll_ctl(t->ep, EPOLL_CTL_ADD, revdial_pollset_fd(t->set), &moved);
 }
 
-int http_events_watch(http_thread *t, int fd, uintptr_t tag)
+int http_events_watch(http_thread *t, int fd, http_conn *c)
 {
     struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET};
-    ev.data.u64 = tag;
+    ev.data.ptr = c;
     return epoll_ctl(t->ep, EPOLL_CTL_ADD, fd, &ev);
 }
 
@@ -75,13 +61,12 @@ int http_events_wait(http_thread *t, int patience_ms)
     http_note_time(t);
     for (int i = 0; i < n; i++) {
         uint32_t what = events[i].events;
-        uintptr_t tag = (uintptr_t)events[i].data.u64;
-        if (!tag) is_told = 1;
-        if (tag && what & EPOLLERR) http_failed(tag);
-        if (tag)
-            http_happened(tag, (what & EPOLLIN) != 0,
-                          (what & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0,
-                          (what & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0);
+        http_conn *c = events[i].data.ptr;
+        if ((void *)c == t) is_told = 1;
+        if (!c || (void *)c == t) continue;  // no socket: other threads, or streams
+        if (what & EPOLLERR) c->client.is_bad = 1;
+        http_happened(c, (what & EPOLLIN) != 0, (what & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0,
+                      (what & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0);
     }
     return is_told;
 }
@@ -91,59 +76,58 @@ int http_events_open(http_thread *t)
     return http_wake_open(t);
 }
 
-int http_events_watch(http_thread *t, int fd, uintptr_t tag)
+int http_events_watch(http_thread *t, int fd, http_conn *c)
 {
-    (void)t, (void)fd, (void)tag;
+    (void)t, (void)fd, (void)c;
     return 0;
 }
 
-// Adds what a side waits for; one that ends has nothing more to say. Returns -1 when out of memory.
-static int http_ask(http_thread *t, const http_side *s, uintptr_t tag)
+// Adds a descriptor, and whom it is for: a connection or nobody. Returns -1 when out of memory.
+static int http_ask(http_thread *t, int fd, int events, const http_conn *c)
 {
-    short events = (short)((s->can_read ? 0 : POLLIN) | (s->can_write ? 0 : POLLOUT));
-    struct pollfd item = {.fd = s->fd, .events = events};
-    http_bytes *items = &t->asked, *tags = &t->asked_tags;
-    if (s->fd < 0 || (s->is_ending && s->can_write)) return 0;
-    if (http_bytes_append(items, (const char *)&item, sizeof item) != 0) return -1;
-    return http_bytes_append(tags, (const char *)&tag, sizeof tag);
+    struct pollfd item = {.fd = fd, .events = (short)events};
+    if (http_bytes_append(&t->asked, (const char *)&item, sizeof item) != 0) return -1;
+    return http_bytes_append(&t->asked_by, (const char *)&c, sizeof c);
 }
 
-// All connections wait in one of the lists.
-static void http_ask_all(http_thread *t)
+// What the clients wait for; one that ends has nothing more to say. All connections wait in one of
+// the lists.
+static void http_ask_clients(http_thread *t)
 {
-    t->asked.len = t->asked_tags.len = 0;
     for (int i = 0; i < HTTP_WAIT_COUNT; i++) {
         http_link *list = &t->waiting[i];
         for (http_link *l = list->next; l != list; l = l->next) {
-            http_conn *c = (http_conn *)(void *)l;
-            if (http_ask(t, &c->client, (uintptr_t)c) != 0) return;
-            if (c->up && http_ask(t, &c->up->side, (uintptr_t)c | 1) != 0) return;
+            const http_conn *c = (http_conn *)(void *)l;
+            const http_side *s = &c->client;
+            int events = (s->can_read ? 0 : POLLIN) | (s->can_write ? 0 : POLLOUT);
+            if (s->fd < 0 || (s->is_ending && s->can_write)) continue;
+            if (http_ask(t, s->fd, events, c) != 0) return;
         }
     }
 }
 
 int http_events_wait(http_thread *t, int patience_ms)
 {
-    struct pollfd *items;
-    const uintptr_t *tags;
-    size_t count;
-    const http_side wake = {.fd = t->wake[0], .can_write = 1};
+    const struct pollfd *items;
+    http_conn *const *conns;
     int n;
-    http_ask_all(t);
-    if (http_ask(t, &wake, 0) != 0) return 0;
-    items = (struct pollfd *)(void *)t->asked.data;
-    tags = (const uintptr_t *)(const void *)t->asked_tags.data;
-    count = t->asked.len / sizeof *items;
-    n = poll(items, (nfds_t)count, patience_ms);
+    t->asked.len = t->asked_by.len = 0;
+    if (http_ask(t, t->wake[0], POLLIN, NULL) != 0) return 0;
+    if (http_ask(t, revdial_pollset_fd(t->set), POLLIN, NULL) != 0) return 0;
+    http_ask_clients(t);
+    items = (const struct pollfd *)(void *)t->asked.data;
+    conns = (http_conn *const *)(void *)t->asked_by.data;
+    n = poll((struct pollfd *)(void *)t->asked.data,
+             (nfds_t)(t->asked_by.len / sizeof *conns), patience_ms);
     http_note_time(t);
-    for (size_t i = 0; n > 0 && i + 1 < count; i++) {
+    for (size_t i = 0; n > 0 && i < t->asked_by.len / sizeof *conns; i++) {
         short what = items[i].revents;
-        if (what & POLLERR) http_failed(tags[i]);
-        if (what)
-            http_happened(tags[i], (what & POLLIN) != 0, (what & ~POLLIN) != 0,
-                          (what & (POLLHUP | POLLERR)) != 0);
+        if (!conns[i] || !what) continue;
+        if (what & POLLERR) conns[i]->client.is_bad = 1;
+        http_happened(conns[i], (what & POLLIN) != 0, (what & ~POLLIN) != 0,
+                      (what & (POLLHUP | POLLERR)) != 0);
     }
-    return n > 0 && items[count - 1].revents;
+    return n > 0 && items[0].revents;
 }
 #endif
 
@@ -153,5 +137,6 @@ void http_events_close(http_thread *t)
     for (int i = 0; i < 2; i++)
         if (t->wake[i] >= 0) close(t->wake[i]);
     http_bytes_free(&t->asked);
-    http_bytes_free(&t->asked_tags);
+    http_bytes_free(&t->asked_by);
+    revdial_pollset_free(t->set);
 }

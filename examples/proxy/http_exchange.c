@@ -130,7 +130,7 @@ void http_conn_dialled(http_conn *c)
 {
     int code = c->up->code, reset = c->up->reset;
     c->phase = HTTP_EXCHANGE;
-    if (c->up->side.fd < 0) conn_dial_failed(c, code, reset);
+    if (!c->up->side.st) conn_dial_failed(c, code, reset);
     http_conn_run(c);
 }
 
@@ -294,12 +294,12 @@ static int conn_send(http_conn *c)
 static int conn_answered(http_conn *c)
 {
     http_upstream *u = c->up;
-    const http_side *s = &u->side;
+    http_side *s = &u->side;
     int is_sent = c->sent.state == HTTP_BODY_DONE && s->out.len == 0 && !s->is_deaf;
     conn_log(c, NULL);
     u->is_used = 1;
     // What it sends beyond its response belongs to nothing: such a stream is not used again.
-    if (!u->is_kept || u->is_left || !is_sent || s->in.len || s->is_ending || s->is_eof ||
+    if (!u->is_kept || u->is_left || !is_sent || http_side_in(c->thread, s).len || s->is_eof ||
         s->is_bad)
         http_upstream_drop(c);
     return c->is_kept ? conn_next(c) : conn_linger(c);
@@ -322,10 +322,9 @@ static int conn_stream_ended(http_conn *c)
                            c->is_answered
                                ? "response: the connection to the target ended in its head"
                                : "response: the target ended the connection before it");
-    if (c->coming.framing != HTTP_UNTIL_CLOSE || u->side.is_bad)
+    if (c->coming.framing != HTTP_UNTIL_CLOSE)
         return conn_cut(c, "the connection to the target ended in the response");
-    if (http_side_is_hung_up(&u->side) && !u->is_over) return 0;  // the stream says in what way
-    if (u->code) return conn_cut(c, revdial_strerror(u->code));
+    if (u->side.is_bad) return conn_cut(c, revdial_strerror(u->side.code));
     c->coming.state = HTTP_BODY_DONE;
     if (c->is_chunked) http_add(c->thread, "0\r\n\r\n", 5);
     http_side_send(c->thread, &c->client);
@@ -438,8 +437,7 @@ static int conn_carry(http_conn *c, http_side *from, http_side *to, int way)
         return http_side_used(from, in, in.len) == 0;
     }
     if (!from->is_eof) return 0;
-    if (way == 0 && http_side_is_hung_up(from) && !c->up->is_over) return 0;
-    shutdown(to->fd, SHUT_WR);
+    http_side_finish(to);
     c->is_shut[way] = 1;
     return 1;
 }
@@ -448,8 +446,7 @@ static int conn_tunnel(http_conn *c)
 {
     http_side *up = &c->up->side;
     int is_more;
-    if (up->is_bad || (c->up->is_over && c->up->code && up->is_eof))
-        return conn_cut(c, revdial_strerror(c->up->code ? c->up->code : REVDIAL_ELOST));
+    if (up->is_bad) return conn_cut(c, revdial_strerror(up->code));
     is_more = conn_carry(c, &c->client, up, 1);
     is_more |= conn_carry(c, up, &c->client, 0);
     if (c->is_shut[0] && c->is_shut[1]) {
@@ -474,7 +471,7 @@ static int conn_drop_rest(http_conn *c)
     }
     if (!c->is_shut[0]) {
         http_wait(c, HTTP_WAIT_LINGER);
-        shutdown(s->fd, SHUT_WR);
+        http_side_finish(s);
         c->is_shut[0] = 1;
         http_bytes_free(&s->in);
     }

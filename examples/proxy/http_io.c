@@ -1,6 +1,5 @@
-// Sockets that are read and written as far as they go, and what of it has to wait.
+// Sockets and streams that are read and written as far as they go, and what of it has to wait.
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -55,41 +54,73 @@ static void http_bytes_take(http_bytes *b, size_t len)
 
 // ------------------------------------------------------------------------------------------------
 
-int http_side_open(http_thread *t, http_side *s, int fd, uintptr_t tag)
+int http_side_open(http_thread *t, http_side *s, int fd, http_conn *c)
 {
     s->fd = fd;
     s->can_read = s->can_write = 1;
-    return http_events_watch(t, fd, tag);
+    return http_events_watch(t, fd, c);
+}
+
+int http_side_join(http_thread *t, http_side *s, revdial_stream *st, http_conn *c)
+{
+    if (revdial_pollset_add(t->set, st, c) != REVDIAL_OK) {
+        revdial_reset(st, REVDIAL_RESET_INTERNAL);
+        revdial_close(st);
+        return -1;
+    }
+    s->st = st;
+    s->can_read = s->can_write = 1;
+    return 0;
 }
 
 void http_side_close(http_side *s)
 {
     if (s->fd >= 0) close(s->fd);
+    revdial_close(s->st);
     s->fd = -1;
+    s->st = NULL;
     http_bytes_free(&s->in);
     http_bytes_free(&s->out);
 }
 
-int http_side_is_hung_up(const http_side *s)
+void http_side_finish(http_side *s)
 {
-    struct pollfd item = {.fd = s->fd, .events = POLLIN};
-    return poll(&item, 1, 0) > 0 && (item.revents & (POLLHUP | POLLERR)) != 0;
+    if (s->st)
+        revdial_shutdown(s->st, REVDIAL_WR);
+    else
+        shutdown(s->fd, SHUT_WR);
+}
+
+// What the socket or stream has: > 0 bytes, 0 the end, or -1: nothing now, or it has failed.
+static ptrdiff_t http_side_take(http_side *s, char *to, size_t size)
+{
+    ptrdiff_t n;
+    if (!s->st) {
+        do n = recv(s->fd, to, size, 0);
+        while (n < 0 && errno == EINTR);
+        if (n < 0 && errno != EAGAIN) s->is_bad = 1;
+        return n;
+    }
+    n = revdial_read(s->st, to, size);
+    if (n >= 0) return n;
+    if (n != REVDIAL_EAGAIN) s->is_bad = 1;
+    s->code = (int)n;
+    return -1;
 }
 
 static size_t http_side_recv(http_side *s, char *to, size_t size)
 {
-    ssize_t n;
-    if (!s->can_read || s->is_eof || s->is_bad || s->fd < 0) return 0;
-    do n = recv(s->fd, to, size, 0);
-    while (n < 0 && errno == EINTR);
+    ptrdiff_t n;
+    if (!s->can_read || s->is_eof || s->is_bad || (s->fd < 0 && !s->st)) return 0;
+    n = http_side_take(s, to, size);
     if (n > 0) {
-        // An event comes with the next byte, and with an end that has not been announced.
-        if ((size_t)n < size && !s->is_ending) s->can_read = 0;
+        // An event comes with the next byte, and with an end that has not been announced. Of a
+        // stream it comes only when nothing was left.
+        if ((size_t)n < size && !s->is_ending && !s->st) s->can_read = 0;
         return (size_t)n;
     }
     s->can_read = 0;
     if (n == 0) s->is_eof = 1;
-    if (n < 0 && errno != EAGAIN) s->is_bad = 1;
     return 0;
 }
 
@@ -122,17 +153,32 @@ int http_side_used(http_side *s, http_text in, size_t used)
     return used < in.len ? http_bytes_append(&s->in, in.at + used, in.len - used) : 0;
 }
 
+// Sends some of the pieces. Returns how many bytes went; 0: no more for now, or never.
+static size_t http_side_put(http_side *s, struct iovec *pieces, int count)
+{
+    struct msghdr msg = {.msg_iov = pieces};
+    ptrdiff_t n;
+    while ((int)msg.msg_iovlen < count) msg.msg_iovlen++;  // of one type or another
+    if (s->st) {
+        n = revdial_writev(s->st, pieces, count);
+        if (n > 0) return (size_t)n;
+        if (n != REVDIAL_EAGAIN) s->is_deaf = 1;
+    } else {
+        do n = sendmsg(s->fd, &msg, MSG_NOSIGNAL);
+        while (n < 0 && errno == EINTR);
+        if (n >= 0) return (size_t)n;
+        if (errno != EAGAIN) s->is_deaf = 1;
+    }
+    s->can_write = 0;
+    return 0;
+}
+
 int http_side_flush(http_side *s)
 {
-    ssize_t n;
     while (s->out.len && s->can_write) {
-        n = send(s->fd, s->out.data + s->out.at, s->out.len, MSG_NOSIGNAL);
-        if (n > 0) http_bytes_take(&s->out, (size_t)n);
-        if (n >= 0 || errno == EINTR) continue;
-        s->can_write = 0;
-        if (errno == EAGAIN) continue;
-        s->is_deaf = 1;
-        http_bytes_free(&s->out);
+        struct iovec piece = {s->out.data + s->out.at, s->out.len};
+        http_bytes_take(&s->out, http_side_put(s, &piece, 1));
+        if (s->is_deaf) http_bytes_free(&s->out);
     }
     return s->out.len == 0;
 }
@@ -155,26 +201,11 @@ void http_add(http_thread *t, const char *at, size_t len)
     t->pieces[t->piece_count++].iov_len = len;
 }
 
-static ssize_t http_side_sendmsg(http_thread *t, http_side *s)
-{
-    struct msghdr msg = {
-        .msg_iov = t->pieces,
-    };
-    ssize_t n;
-    while ((int)msg.msg_iovlen < t->piece_count) msg.msg_iovlen++;  // of one type or another
-    if (s->out.len || !s->can_write) return 0;
-    do n = sendmsg(s->fd, &msg, MSG_NOSIGNAL);
-    while (n < 0 && errno == EINTR);
-    if (n >= 0) return n;
-    s->can_write = 0;
-    if (errno != EAGAIN) s->is_deaf = 1;
-    return 0;
-}
-
 int http_side_send(http_thread *t, http_side *s)
 {
     size_t sent = 0, n;
-    if (t->piece_count && !s->is_deaf) sent = (size_t)http_side_sendmsg(t, s);
+    if (t->piece_count && !s->is_deaf && !s->out.len && s->can_write)
+        sent = http_side_put(s, t->pieces, t->piece_count);
     for (int i = 0; i < t->piece_count && !s->is_deaf; i++) {
         const struct iovec *piece = &t->pieces[i];
         n = sent < piece->iov_len ? sent : piece->iov_len;

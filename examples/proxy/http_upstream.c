@@ -1,64 +1,20 @@
-// Streams to agents. The library's I/O threads move their bytes to and from one end of a pair of
-// Unix sockets; the other end is the front end's. TCP, which revdial_stream_fd() takes so that a
-// stream that fails can reset it, costs several times as much for each small message. What the pair
-// cannot say, whether its end was the backend's FIN, the stream's own end says: HTTP_NEWS_OVER.
-#include <errno.h>
-#include <fcntl.h>
+// Streams to agents. An I/O thread of the library dials; from then on the stream belongs to the
+// front end's thread, which reads and writes it itself, as a member of its poll set. So a stream
+// takes no descriptor, and says itself whether its end was the backend's FIN.
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "http_conn.h"
-
-// What happened is for the thread; an I/O thread only notes it.
-static void http_upstream_note(http_upstream *u, const http_news *news)
-{
-    pthread_mutex_lock(&u->thread->lock);
-    if (news->what & HTTP_NEWS_DIALLED) u->news.fd = news->fd;
-    if (news->code) u->news.code = news->code;
-    if (news->code) u->news.reset = news->reset;
-    http_post_locked(u, news->what);
-    pthread_mutex_unlock(&u->thread->lock);
-}
-
-static void http_upstream_on_over(void *ud, const uint64_t moved[2], const revdial_err *why)
-{
-    http_news news = {.what = HTTP_NEWS_OVER};
-    (void)moved;
-    if (why) news.code = why->code;
-    if (why) news.reset = why->reset;
-    http_upstream_note(ud, &news);
-}
-
-// Returns our end of a pair whose other end the stream has, or -1.
-static int http_upstream_pair(http_upstream *u, revdial_stream *st)
-{
-    revdial_relay_opts opts = {.done = http_upstream_on_over, .ud = u};
-    int fds[2];
-    u->session = revdial_stream_session(st);
-    opts.half_closed_ms = http_config_of(u->thread)->half_closed_ms;
-    if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) != 0) {
-        revdial_reset(st, REVDIAL_RESET_INTERNAL);
-        revdial_close(st);
-        return -1;
-    }
-    for (int i = 0; i < 2; i++) {
-        fcntl(fds[i], F_SETFD, FD_CLOEXEC);
-        fcntl(fds[i], F_SETFL, O_NONBLOCK);
-    }
-    if (revdial_relay(st, fds[0], fds[0], &opts) == 0) return fds[1];
-    close(fds[1]);
-    return -1;
-}
 
 static void http_upstream_on_dial(void *ud, revdial_stream *st, const revdial_err *err)
 {
     http_upstream *u = ud;
-    http_news news = {.what = HTTP_NEWS_DIALLED, .fd = st ? http_upstream_pair(u, st) : -1};
-    if (news.fd < 0) news.code = st ? REVDIAL_ESYS : err->code;
+    http_news news = {.st = st};
+    if (!st) news.code = err->code;
     if (!st) news.reset = err->reset;
-    http_upstream_note(u, &news);
+    pthread_mutex_lock(&u->thread->lock);
+    http_post_locked(u, &news);
+    pthread_mutex_unlock(&u->thread->lock);
 }
 
 int http_upstream_dial(http_conn *c, const route_choice *to)
@@ -102,40 +58,40 @@ static void http_upstream_free(http_upstream *u)
     free(u);
 }
 
+// Has the agent got all that it was to get? What is cut must not look like an end to its target.
+static int http_upstream_has_all(const http_conn *c)
+{
+    return c->phase == HTTP_TUNNEL ? c->is_shut[1] : c->sent.state == HTTP_BODY_DONE;
+}
+
 void http_upstream_drop(http_conn *c)
 {
     http_upstream *u = c->up;
     if (!u) return;
+    if (u->side.st && !http_upstream_has_all(c)) revdial_reset(u->side.st, REVDIAL_RESET_CANCEL);
     c->up = NULL;
     u->conn = NULL;
     http_side_close(&u->side);
-    if (u->dial) revdial_dial_cancel(http_proxy_of(u->thread), u->dial);
-    if (u->is_over) http_upstream_free(u);
-}
-
-static void http_upstream_dialled(http_upstream *u, int fd)
-{
-    u->dial = 0;
-    if (fd < 0)
-        u->is_over = 1;
-    else if (!u->conn)
-        close(fd);
-    else if (http_side_open(u->thread, &u->side, fd, (uintptr_t)u->conn | 1) != 0) {
-        u->code = REVDIAL_ESYS;
-        http_side_close(&u->side);
-    }
+    if (u->dial)
+        revdial_dial_cancel(http_proxy_of(u->thread), u->dial);  // its end is news, too
+    else
+        http_upstream_free(u);
 }
 
 void http_upstream_heed(http_upstream *u, const http_news *news)
 {
     http_conn *c = u->conn;
-    if (news->code) u->code = news->code;
-    if (news->code) u->reset = news->reset;
-    if (news->what & HTTP_NEWS_DIALLED) http_upstream_dialled(u, news->fd);
-    if (news->what & HTTP_NEWS_OVER) u->is_over = 1;
-    if (!c && u->is_over) http_upstream_free(u);
-    if (c && news->what & HTTP_NEWS_DIALLED)
-        http_conn_dialled(c);  // which may free u
-    else if (c)
-        http_conn_run(c);
+    u->dial = 0;
+    u->code = news->code;
+    u->reset = news->reset;
+    if (!c) {
+        revdial_close(news->st);
+        http_upstream_free(u);
+        return;
+    }
+    if (news->st) {
+        u->session = revdial_stream_session(news->st);
+        if (http_side_join(u->thread, &u->side, news->st, c) != 0) u->code = REVDIAL_ENOMEM;
+    }
+    http_conn_dialled(c);  // which may free u
 }

@@ -157,6 +157,15 @@ cut_responses() {
     await_end cut 5
 }
 
+# The target sees no end that its client has not sent.
+client_vanishes() {
+    local before
+    before=$(get a.test /resets)
+    peers vanish "$front" a.test || return
+    until_true 5 has_resets $((before + 2)) || fail "$(get a.test /resets) resets, not 2 more"
+}
+has_resets() { [ "$(get a.test /resets)" = "$1" ]; }
+
 # nginx is asked the same questions. Nothing that it refuses may pass here, nor may we see more
 # messages in one than it does.
 start_judge() {
@@ -363,6 +372,7 @@ check 'a backend that registers later' comes_later
 check 'a WebSocket echo' upgrades "$front"
 check 'server-sent events arrive one by one' events_at_once "$front"
 check 'a response that was cut never looks complete' cut_responses
+check 'a request that was cut never looks complete' client_vanishes
 check 'nginx as the judge' start_judge
 check 'nothing passes that nginx refuses' corpus_as_nginx
 end_now judge

@@ -9,6 +9,8 @@
                                             answers the next, once a line has come
     http_peers.py websocket ADDRESS HOST    an upgrade, and messages back and forth
     http_peers.py events ADDRESS HOST       each event must be there before the next is sent for
+    http_peers.py vanish ADDRESS HOST       two requests whose client resets its connection: in the
+                                            body, and after an upgrade
     http_peers.py statuses ADDRESS FILE     what each message of a corpus is answered with
     http_peers.py cut ADDRESS HOST          is a response that was cut seen as one? Reads a line
                                             before it asks, and when the backend has been killed
@@ -144,6 +146,8 @@ def serve_one(s, f, request):
         return False
     elif request.path == "/connections":
         answer(s, str(served["connections"]).encode())
+    elif request.path == "/resets":
+        answer(s, str(served["resets"]).encode())
     elif request.path == "/two-answers":
         one = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
         s.sendall(one + b"mine" + one + b"next")
@@ -158,7 +162,7 @@ def serve_one(s, f, request):
     return True
 
 
-served = {"events": threading.Semaphore(0), "connections": 0}
+served = {"events": threading.Semaphore(0), "connections": 0, "resets": 0}
 
 
 def serve(s):
@@ -169,6 +173,8 @@ def serve(s):
             request = read_request(f)
             if not request or not serve_one(s, f, request):
                 break
+    except ConnectionResetError:
+        served["resets"] += 1
     except (OSError, ValueError):
         pass
     f.close()
@@ -281,6 +287,17 @@ def websocket_client(address, host):
     print(f"{'same' if ok else 'other'} {total} bytes")
 
 
+def vanish(address, host):
+    upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
+    for line, more in (("PUT /sum", "Content-Length: 9\r\nExpect: 100-continue\r\n\r\n"),
+                       ("GET /websocket", upgrade)):
+        s = connect(address)
+        s.sendall(f"{line} HTTP/1.1\r\nHost: {host}\r\n{more}".encode())
+        s.recv(1000)  # 100 or 101: it has come to the backend
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        s.close()
+
+
 def events(address, host):
     s, other = connect(address), connect(address)
     s.sendall(f"GET /events HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
@@ -350,7 +367,7 @@ def cut(address, host):
 
 
 JOBS = {"origin": origin, "who": who, "raw": raw, "keep": keep, "websocket": websocket_client,
-        "events": events, "statuses": statuses, "cut": cut}
+        "events": events, "vanish": vanish, "statuses": statuses, "cut": cut}
 
 if __name__ == "__main__":
     JOBS[sys.argv[1]](*sys.argv[2:])
