@@ -49,8 +49,8 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS") or (1 if SMOKE else 5))
 SECONDS = float(os.environ.get("BENCH_SECONDS") or (0.15 if SMOKE else 0.5))
 IDLE = 200 if SMOKE else 2000
 CROWD = 1000 if SMOKE else 10000
-# A request takes up to three descriptors of a process.
-MANY = min(CROWD, (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 400) // 4)
+# A request takes two descriptors of HAProxy and nginx.
+MANY = min(CROWD, (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 400) // 2)
 
 # name, what, the load generator's arguments, figures that it is about
 RELAY = [
@@ -221,11 +221,11 @@ def leave_out(notes, name, why):
 
 
 def bring_up(run, notes, target, line=lambda port: port, choose=lambda peer: True):
-    """Those that are up; why the others are not is said."""
+    """Those that are up; why the others are not is said. Without a target each gets its own."""
     up = []
     for peer in filter(choose, wanted_peers()):
         try:
-            peer.up(run, target, line)
+            peer.up(run, target or start_server(run), line)
             up.append(peer)
         except (RuntimeError, OSError, subprocess.SubprocessError) as e:
             leave_out(notes, peer.name, e)
@@ -325,7 +325,9 @@ def relay_rounds(results, notes, run, prefix=""):
     """The jobs of the relay, or of HTTP. Names of those, and of those in TLS, begin with a
     prefix. Returns who was up."""
     say_who_is_missing(notes, prefix)
-    up = bring_up(run, notes, start_server(run), choose=lambda peer: does_any(peer, prefix))
+    # What a peer of HTTP keeps open afterwards would take a server's descriptors from the others.
+    target = None if prefix == HTTP else start_server(run)
+    up = bring_up(run, notes, target, choose=lambda peer: does_any(peer, prefix))
     notes.setdefault("peers", {}).update({p.name: p.version() for p in up})
     for name, what, arguments, _ in jobs_of(prefix):
         began = time.monotonic()
