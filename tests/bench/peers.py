@@ -200,6 +200,13 @@ class RevdialEarly(Revdial):
     proxy_options = ("--early",)
 
 
+class RevdialWs(Revdial):
+    """The tunnel in WebSocket frames, where a link is what counts."""
+    name = "revdial-ws"
+    jobs = "deep"
+    scheme = "ws"
+
+
 class RevdialHttp(Revdial):
     """Each request by its Host."""
     name = "revdial-http"
@@ -631,6 +638,6 @@ def go_build(program, directory, package):
     return os.path.abspath(program)
 
 
-ALL = [Direct, Revdial, RevdialTwo, RevdialEarly, RevdialHttp, RevdialWith, RevdialOld, Haproxy,
-       HaproxySplice, HaproxyHttp, NginxHttp, Yamux, Ssh, Frp, Rathole, RevdialMbedtls,
+ALL = [Direct, Revdial, RevdialTwo, RevdialEarly, RevdialWs, RevdialHttp, RevdialWith, RevdialOld,
+       Haproxy, HaproxySplice, HaproxyHttp, NginxHttp, Yamux, Ssh, Frp, Rathole, RevdialMbedtls,
        RevdialOpenssl, HaproxyTls, FrpTls]

@@ -76,7 +76,8 @@ LONGER = {"mixed": 3, "ping1000": 2, "requests": 4}
 WARM = {"tls-ping500": 3}  # seconds; two HAProxies have 500 handshakes to do first
 CROWD_PEERS = ("direct", "revdial", "revdial-with", "revdial-old",
                "haproxy")
-DEEP_PEERS = ("revdial", "revdial-with", "revdial-old", "yamux", "ssh")
+DEEP_PEERS = ("revdial", "revdial-ws", "revdial-mbedtls", "revdial-openssl", "revdial-with",
+              "revdial-old", "yamux", "ssh")
 RTTS_MS = (10,) if SMOKE else (10, 40, 100)
 THIN = {"one_way_ms": 20, "mbit": 10, "queue_kib": 32}
 # Real TCP through a router with a deep queue: Mbit/s, round trip in ms, queue in kB, bulk streams.
