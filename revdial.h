@@ -335,7 +335,7 @@ typedef struct revdial_limits {
     // Streams that this side may have open, at most what the peer accepts: default that.
     uint32_t max_own_streams;
     // Payload of each stream, and of all streams together, in bytes per second, each way by itself:
-    // default no limit, 1024 to 100,000,000,000. What is above is not buffered: its sender waits,
+    // default no limit, 1000 to 100,000,000,000. What is above is not buffered: its sender waits,
     // because it gets no credit, or because writes take nothing. What was not used in the last
     // quarter of a second may be made up for, or 4096 bytes if that is more. A peer also has the
     // credit of the stream's window, which is then at most what a second carries, but never under
@@ -1032,6 +1032,8 @@ typedef struct revdial_stats {
     // 250 µs << i, and how many failed with the error -i.
     uint64_t dials, dial_us;
     uint64_t dials_within[REVDIAL_DIAL_PLACES], dials_failed_by[REVDIAL_ERROR_PLACES];
+    // Clients that were refused by max_clients and by max_clients_per_source.
+    uint64_t clients_refused, clients_refused_per_source;
 } revdial_stats;
 
 typedef struct revdial_session_info {
@@ -1103,6 +1105,10 @@ typedef struct revdial_route {
     int half_closed_ms;   // DIAL; at first the port's
     char text[1024];      // room for the strings of the answer
     revdial_kv pairs[4];  // room for dial.meta
+    // The port, or the client's source, has as many clients as it may have, and a DIAL would fail
+    // with this. NULL: it has not.
+    const revdial_err *over;
+    int64_t crowd;  // TAKE: for revdial_proxy_leave()
 } revdial_route;
 
 // Decides about a client. On the proxy's first I/O thread: must not block.
@@ -1147,6 +1153,12 @@ typedef struct revdial_expose {
     // client is refused in between. That port is closed as by revdial_proxy_unexpose() without
     // flags. 0 = none.
     int64_t instead_of;
+    // Most clients of the port at one time that are dialled for, connected, or taken by its route;
+    // and most of them from one source, which is an IPv4 address or an IPv6 /64 (the clients of
+    // Unix sockets have none). 0 = no limit. A dial for one more fails with REVDIAL_ELIMIT; for one
+    // more of a source err.reset is REVDIAL_RESET_CALM. A port that has taken a socket over counts
+    // on, if both have a limit.
+    unsigned max_clients, max_clients_per_source;
 } revdial_expose;
 
 // Outcome of one client connection; valid during the call. REVDIAL_ECLOSED: the client left before
@@ -1295,6 +1307,13 @@ enum revdial_unexpose_flag { REVDIAL_END_CLIENTS = 1 };  // end the port's conne
 //   blocks   for a pass of an I/O thread
 //   thread   any
 REVDIAL_API int revdial_proxy_unexpose(revdial_proxy *p, int64_t id, unsigned flags);
+
+// A client that a route has taken (REVDIAL_ROUTE_TAKE) is over: it counts no longer for the limits
+// of its port.
+//   crowd    that of its revdial_route
+//   client   the text that it was called there
+//   thread   any
+REVDIAL_API void revdial_proxy_leave(revdial_proxy *p, int64_t crowd, const char *client);
 
 // The address that the port with this id is bound to, as revdial_proxy_address() gives it.
 //   returns  its length, or REVDIAL_EINVAL: no such port, or buf too small
@@ -11450,8 +11469,8 @@ static int rvd_engine_limits_check(const revdial_limits *l, revdial_err *err)
         {"accept_timeout_ms: time ", l->accept_timeout_ms, 1, INT32_MAX},
         {"write_stall_ms: time ", l->write_stall_ms, 1, INT32_MAX},
         {"max_own_streams: ", l->max_own_streams, 1, 1 << 24},
-        {"stream_rate: ", rvd_engine_rate(l->stream_rate), 1024, 100000000000},
-        {"session_rate: ", rvd_engine_rate(l->session_rate), 1024, 100000000000}};
+        {"stream_rate: ", rvd_engine_rate(l->stream_rate), 1000, 100000000000},
+        {"session_rate: ", rvd_engine_rate(l->session_rate), 1000, 100000000000}};
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
         const rvd_engine_range *r = &ranges[i];
         char text[128];
@@ -19347,6 +19366,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_EXPIRED_MS 30000  // for streams to end; the agent has another session by then
 #define RVD_PROXY_UNEXPOSED "the port was unexposed"
 #define RVD_PROXY_NOT_ALLOWED "not from an address in allow_from"
+#define RVD_PROXY_SOURCES 1024  // lists of the sources of a port: short ones up to 10,000 clients
 #define RVD_PROXY_ROUTE_BYTES 16384       // a request's head; nginx and HAProxy take as much
 #define RVD_PROXY_ROUTE_BYTES_MAX 65536u  // what a relay takes over
 #define RVD_PROXY_ROUTE_MS 10000
@@ -19411,6 +19431,23 @@ typedef struct rvd_proxy_member {
 //   LISTENS --the proxy drains or stops--> CLOSED      LISTENS, CLOSED --unexposed--> GONE
 enum rvd_proxy_listener_state { RVD_PROXY_LISTENS, RVD_PROXY_CLOSED, RVD_PROXY_GONE };
 
+// Clients of one source.
+typedef struct rvd_proxy_source {
+    struct rvd_proxy_source *next;
+    uint64_t net;  // an IPv4 address, or the first half of an IPv6 address
+    int family;
+    unsigned clients;
+} rvd_proxy_source;
+
+// The clients that count for the limits of a port, and of those that have taken over its socket.
+typedef struct rvd_proxy_crowd {
+    int64_t id;  // of the first of these ports
+    uint64_t seed;
+    unsigned refs;  // of ports; this and what follows is guarded by the proxy's lock
+    unsigned clients;
+    rvd_proxy_source *sources[RVD_PROXY_SOURCES];
+} rvd_proxy_crowd;
+
 typedef struct rvd_proxy_listener {
     rvd_loop_io io;
     rvd_loop_timer pause;
@@ -19424,6 +19461,7 @@ typedef struct rvd_proxy_listener {
     const rvd_sys_net *trusted, *allowed;  // of expose
     size_t trusted_count, allowed_count;
     char address[RVD_SYS_TEXT_MAX];
+    rvd_proxy_crowd *crowd;  // NULL: no limit
 
     rvd_base_link routed;  // loop 0 only: of rvd_proxy_route
     int is_wildcard;       // each client may have come to another address
@@ -19462,7 +19500,8 @@ enum rvd_proxy_client_state {
 typedef struct rvd_proxy_client {
     rvd_base_link link;  // in p->clients while LISTED; guarded by the proxy's lock, as state
     enum rvd_proxy_client_state state;
-    uint32_t early_len;  // bytes that went out with the dial
+    uint16_t early_len;  // bytes that went out with the dial
+    uint8_t is_counted;  // in the crowd of its port
     rvd_loop_io io;      // loop 0: while WATCHED, for a client that goes away
     rvd_loop_task task;
     rvd_proxy_listener *listener;
@@ -20938,9 +20977,31 @@ static void rvd_proxy_listener_close(rvd_proxy_listener *l)
     l->io.fd = -1;
 }
 
+// Gives a port's share of its crowd back. Clients that were taken may still be in it.
+static void rvd_proxy_crowd_unref(rvd_proxy_listener *l)
+{
+    rvd_owner *own = &l->proxy->own;
+    rvd_proxy_crowd *crowd = l->crowd;
+    unsigned left = 1;
+    if (!crowd) return;
+    pthread_mutex_lock(&own->lock);
+    left = --crowd->refs;
+    pthread_mutex_unlock(&own->lock);
+    if (left) return;
+    for (size_t i = 0; i < RVD_PROXY_SOURCES; i++) {
+        while (crowd->sources[i]) {
+            rvd_proxy_source *s = crowd->sources[i];
+            crowd->sources[i] = s->next;
+            rvd_owner_free(own, s, sizeof *s);
+        }
+    }
+    rvd_owner_free(own, crowd, sizeof *crowd);
+}
+
 static void rvd_proxy_listener_free(rvd_proxy_listener *l)
 {
     rvd_proxy_listener_close(l);
+    rvd_proxy_crowd_unref(l);
     rvd_owner_free(&l->proxy->own, l, l->size);
 }
 
@@ -21692,6 +21753,134 @@ int revdial_dial_cancel(revdial_proxy *p, int64_t dial)
     return code;
 }
 
+// ---- how many clients a port has ----
+
+static int rvd_proxy_is_limited(const revdial_expose *x)
+{
+    return x->max_clients || x->max_clients_per_source;
+}
+
+// Returns 0 without memory, or without randomness for the lists.
+static int rvd_proxy_crowd_new(rvd_proxy_listener *l)
+{
+    rvd_proxy_crowd *crowd = rvd_owner_alloc(&l->proxy->own, sizeof *crowd);
+    if (!crowd) return 0;
+    crowd->refs = 1;
+    l->crowd = crowd;
+    return rvd_sys_random(&crowd->seed, sizeof crowd->seed) == 0;
+}
+
+// Sets what identifies the source of a client. Returns 0 for one that has none.
+static int rvd_proxy_source_of(const char *client, rvd_proxy_source *out)
+{
+    rvd_wire_addr addr;
+    memset(out, 0, sizeof *out);
+    if (!rvd_wire_addr_parse(client, &addr)) return 0;
+    out->family = (int)addr.family;
+    out->net = rvd_base_u32(addr.ip);
+    if (addr.family == 6) out->net = out->net << 32 | rvd_base_u32(addr.ip + 4);
+    return 1;
+}
+
+// Where the source of a client is in its list, or would be. NULL: it has none.
+static rvd_proxy_source **rvd_proxy_source_at_locked(rvd_proxy_crowd *crowd, const char *client)
+{
+    rvd_proxy_source key, **at;
+    if (!rvd_proxy_source_of(client, &key)) return NULL;
+    at = &crowd->sources[rvd_base_hash(&key.net, sizeof key.net, crowd->seed) % RVD_PROXY_SOURCES];
+    while (*at && ((*at)->net != key.net || (*at)->family != key.family)) at = &(*at)->next;
+    return at;
+}
+
+// Is there room for one more? Returns 0, or REVDIAL_ELIMIT and why.
+static int rvd_proxy_crowd_check_locked(rvd_proxy_listener *l, const char *client, revdial_err *err)
+{
+    const revdial_expose *x = &l->expose;
+    rvd_proxy_source **at;
+    if (x->max_clients && l->crowd->clients >= x->max_clients)
+        return rvd_stream_fail(err, REVDIAL_ELIMIT, 0, "the port has as many clients as it may");
+    at = x->max_clients_per_source ? rvd_proxy_source_at_locked(l->crowd, client) : NULL;
+    if (!at || !*at || (*at)->clients < x->max_clients_per_source) return REVDIAL_OK;
+    return rvd_stream_fail(err, REVDIAL_ELIMIT, REVDIAL_RESET_CALM,
+                           "the client's source has as many clients as it may");
+}
+
+static void rvd_proxy_crowd_refused_locked(revdial_proxy *p, const revdial_err *why)
+{
+    if (why->reset == REVDIAL_RESET_CALM)
+        p->own.stats.clients_refused_per_source++;
+    else
+        p->own.stats.clients_refused++;
+}
+
+// Counts a client. Returns 0 without memory.
+static int rvd_proxy_crowd_add_locked(rvd_proxy_listener *l, const char *client)
+{
+    rvd_proxy_source **at = rvd_proxy_source_at_locked(l->crowd, client);
+    if (at && !*at) {
+        rvd_proxy_source *fresh = rvd_owner_alloc(&l->proxy->own, sizeof *fresh);
+        if (!fresh) return 0;
+        rvd_proxy_source_of(client, fresh);
+        *at = fresh;
+    }
+    if (at) (*at)->clients++;
+    l->crowd->clients++;
+    return 1;
+}
+
+static void rvd_proxy_crowd_drop_locked(revdial_proxy *p, rvd_proxy_crowd *crowd,
+                                        const char *client)
+{
+    rvd_proxy_source **at = rvd_proxy_source_at_locked(crowd, client);
+    rvd_proxy_source *s = at ? *at : NULL;
+    if (at && !s) return;  // nobody has come from there
+    if (crowd->clients) crowd->clients--;
+    if (!s || --s->clients) return;
+    *at = s->next;
+    rvd_owner_free(&p->own, s, sizeof *s);
+}
+
+// Counts a client that is to be dialled for. Returns 0, or REVDIAL_E* and why.
+static int rvd_proxy_client_enter(rvd_proxy_client *c, revdial_err *err)
+{
+    rvd_proxy_listener *l = c->listener;
+    pthread_mutex_t *lock = &l->proxy->own.lock;
+    int code;
+    if (!l->crowd) return REVDIAL_OK;
+    pthread_mutex_lock(lock);
+    code = rvd_proxy_crowd_check_locked(l, c->address, err);
+    if (code)
+        rvd_proxy_crowd_refused_locked(l->proxy, err);
+    else if (rvd_proxy_crowd_add_locked(l, c->address))
+        c->is_counted = 1;
+    else
+        code = rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a client");
+    pthread_mutex_unlock(lock);
+    return code;
+}
+
+static void rvd_proxy_client_leave(const rvd_proxy_client *c)
+{
+    revdial_proxy *p = c->listener->proxy;
+    if (!c->is_counted) return;
+    pthread_mutex_lock(&p->own.lock);
+    rvd_proxy_crowd_drop_locked(p, c->listener->crowd, c->address);
+    pthread_mutex_unlock(&p->own.lock);
+}
+
+void revdial_proxy_leave(revdial_proxy *p, int64_t crowd, const char *client)
+{
+    if (crowd <= 0 || rvd_owner_is_child(&p->own)) return;
+    pthread_mutex_lock(&p->own.lock);
+    for (rvd_base_link *at = p->listeners.next; at != &p->listeners; at = at->next) {
+        const rvd_proxy_listener *l = RVD_BASE_OWNER(at, rvd_proxy_listener, link);
+        if (!l->crowd || l->crowd->id != crowd) continue;
+        rvd_proxy_crowd_drop_locked(p, l->crowd, client);
+        break;
+    }
+    pthread_mutex_unlock(&p->own.lock);
+}
+
 // ---- clients of exposed ports ----
 // Accepted on loop 0, dialled as by revdial_dial_async(), relayed on the loop of their session.
 
@@ -21766,6 +21955,7 @@ static void rvd_proxy_client_free(rvd_proxy_client *c)
     const char *target = rvd_proxy_client_target(c);
     size_t size =
         rvd_proxy_client_size(c->address, target ? target : "", rvd_proxy_client_trace(c), l);
+    rvd_proxy_client_leave(c);
     rvd_owner_free(own, c, size);
     rvd_proxy_listener_unref(l);
     rvd_stream_work_end(&own->work);
@@ -21946,7 +22136,7 @@ static int rvd_proxy_client_early(rvd_proxy_client *c, int family, uint8_t *byte
 {
     ptrdiff_t n = 0;
     if (family != AF_UNIX) n = rvd_sys_read(c->io.fd, bytes, REVDIAL_EARLY_MAX);
-    if (n > 0) c->early_len = (uint32_t)n;
+    if (n > 0) c->early_len = (uint16_t)n;
     return n == -EAGAIN || n == -ENOMEM || n == -ENOBUFS || n > 0 ? 0 : (int)n;
 }
 
@@ -21966,14 +22156,15 @@ typedef struct rvd_proxy_asking {
     void *ud;
 } rvd_proxy_asking;
 
-// Returns 0, or REVDIAL_E*: the client is still there.
-static int rvd_proxy_client_dial(rvd_proxy_client *c, const rvd_proxy_asking *ask)
+// Returns 0, or REVDIAL_E* and why: the client is still there.
+static int rvd_proxy_client_dial(rvd_proxy_client *c, const rvd_proxy_asking *ask, revdial_err *err)
 {
     revdial_proxy *p = c->listener->proxy;
-    rvd_proxy_dial *d = rvd_proxy_dial_new(p, ask->name, &ask->opts);
-    int is_routed = c->state == RVD_PROXY_ROUTED;
+    int is_routed = c->state == RVD_PROXY_ROUTED, code = rvd_proxy_client_enter(c, err);
+    rvd_proxy_dial *d = code ? NULL : rvd_proxy_dial_new(p, ask->name, &ask->opts);
     int64_t id = REVDIAL_ECLOSED;
-    if (!d) return REVDIAL_ENOMEM;
+    if (code) return code;
+    if (!d) return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, revdial_strerror(REVDIAL_ENOMEM));
     d->cb = ask->cb;
     d->ud = ask->ud;
     d->from = c->listener;
@@ -21990,7 +22181,7 @@ static int rvd_proxy_client_dial(rvd_proxy_client *c, const rvd_proxy_asking *as
     pthread_mutex_unlock(&p->own.lock);
     if (id > 0) return REVDIAL_OK;
     rvd_proxy_dial_drop(d);
-    return (int)id;
+    return rvd_stream_fail(err, (int)id, 0, revdial_strerror((int)id));
 }
 
 // A client that was not dialled for: the library refused it, or the hook, or it has gone.
@@ -22011,6 +22202,16 @@ static void rvd_proxy_log_unrouted(const rvd_proxy_listener *l, const char *clie
     rvd_log_end(log, &line);
 }
 
+// The dial for a client could not begin.
+static void rvd_proxy_log_undialled(const rvd_proxy_listener *l, const char *client,
+                                    const char *name, const rvd_stream_dial *d)
+{
+    if (d->err.code == REVDIAL_ELIMIT)
+        rvd_proxy_log_unrouted(l, client, d->err.code, d->err.msg);
+    else
+        rvd_proxy_log_dial(l->proxy, name, d, l);
+}
+
 // Where a client has connected to, as text, maybe in buf, of RVD_SYS_TEXT_MAX; NULL: not known.
 static const char *rvd_proxy_client_local(const rvd_proxy_listener *l, int fd,
                                           const rvd_sys_addr *peer, char *buf)
@@ -22026,9 +22227,8 @@ static const char *rvd_proxy_client_local(const rvd_proxy_listener *l, int fd,
 // A client of a port where all go to one backend.
 static void rvd_proxy_client_plain(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer)
 {
-    revdial_proxy *p = l->proxy;
     char from[RVD_SYS_TEXT_MAX], local[RVD_SYS_TEXT_MAX];
-    uint8_t *early = p->loops[0]->buf;  // this loop's, and it is not reading now
+    uint8_t *early = l->proxy->loops[0]->buf;  // this loop's, and it is not reading now
     rvd_proxy_asking ask = {l->expose.name, l->expose.dial, rvd_proxy_client_on_dialled, NULL};
     rvd_stream_dial none = {.opts = &ask.opts};
     const char *to = rvd_proxy_client_local(l, fd, peer, local);
@@ -22049,12 +22249,11 @@ static void rvd_proxy_client_plain(rvd_proxy_listener *l, int fd, const rvd_sys_
     ask.opts.local_addr = to;
     ask.opts.early = early;
     ask.opts.early_len = c->early_len;
-    code = error ? REVDIAL_ECLOSED : rvd_proxy_client_dial(c, &ask);
+    code = error ? REVDIAL_ECLOSED : rvd_proxy_client_dial(c, &ask, &none.err);
     if (!code) return;
     ask.opts.client_addr = from;
-    rvd_sys_fail(&none.err, code, -error, NULL,
-                 error ? "the client has gone" : revdial_strerror(code));
-    rvd_proxy_log_dial(p, l->expose.name, &none, l);
+    if (error) rvd_sys_fail(&none.err, code, -error, NULL, "the client has gone");
+    rvd_proxy_log_undialled(l, from, l->expose.name, &none);
     rvd_proxy_client_failed(c, &none.err);
 }
 
@@ -22212,6 +22411,8 @@ static void rvd_proxy_route_hook_init(const rvd_proxy_route *r, revdial_route *q
     const revdial_expose *x = &r->listener->expose;
     memset(q, 0, offsetof(revdial_route, text));
     q->text[0] = '\0';
+    q->over = NULL;
+    q->crowd = 0;
     q->data = (const uint8_t *)"";
     q->is_end = r->is_end;
     q->fd = r->io.fd;
@@ -22316,11 +22517,10 @@ static int rvd_proxy_route_ask(rvd_proxy_route *r, const revdial_route *q, revdi
         !rvd_proxy_bytes_add(o, &r->out, q->reply, q->reply ? q->reply_len : 0))
         return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a client");
     r->client->since_us = r->since_us;
-    r->client->early_len = (uint32_t)early;
+    r->client->early_len = (uint16_t)early;
     ask.opts.early = rest;
     ask.opts.early_len = early;
-    code = rvd_proxy_client_dial(r->client, &ask);
-    return code ? rvd_stream_fail(err, code, 0, revdial_strerror(code)) : REVDIAL_OK;
+    return rvd_proxy_client_dial(r->client, &ask, err);
 }
 
 // Returns 0 if it is gone.
@@ -22334,7 +22534,7 @@ static int rvd_proxy_route_dial(rvd_proxy_route *r, revdial_route *q)
     rvd_proxy_route_become(r, RVD_PROXY_DIALLING);
     if (l->expose.route) rvd_sys_set_abort(r->io.fd, 1);  // as with a port without
     if (rvd_proxy_route_ask(r, q, &none.err) == 0) return 1;
-    rvd_proxy_log_dial(l->proxy, q->name ? q->name : "", &none, l);
+    rvd_proxy_log_undialled(l, r->addresses, q->name ? q->name : "", &none);
     return rvd_proxy_route_dialled(r, &none.err);
 }
 
@@ -22362,17 +22562,49 @@ static int rvd_proxy_route_more(rvd_proxy_route *r, const revdial_route *q)
     return 0;
 }
 
+// What the hook has to know about the limits of the port. `over` is room for the reason. The client
+// counts meanwhile: once it is taken, it may be over before the hook returns.
+static void rvd_proxy_route_enter(const rvd_proxy_route *r, revdial_route *q, revdial_err *over)
+{
+    rvd_proxy_listener *l = r->listener;
+    if (!l->crowd) return;
+    pthread_mutex_lock(&l->proxy->own.lock);
+    if (rvd_proxy_crowd_check_locked(l, r->addresses, over))
+        q->over = over;
+    else if (rvd_proxy_crowd_add_locked(l, r->addresses))
+        q->crowd = l->crowd->id;
+    pthread_mutex_unlock(&l->proxy->own.lock);
+}
+
+static void rvd_proxy_route_leave(const rvd_proxy_route *r, int64_t crowd, const revdial_err *over,
+                                  int verdict)
+{
+    rvd_proxy_listener *l = r->listener;
+    if (!l->crowd) return;
+    pthread_mutex_lock(&l->proxy->own.lock);
+    if (verdict != REVDIAL_ROUTE_TAKE && crowd)
+        rvd_proxy_crowd_drop_locked(l->proxy, l->crowd, r->addresses);
+    if (verdict == REVDIAL_ROUTE_REFUSE && over->code)
+        rvd_proxy_crowd_refused_locked(l->proxy, over);
+    pthread_mutex_unlock(&l->proxy->own.lock);
+}
+
 // Asks the hook about bytes that are not r's own. A port without one has decided already.
 static int rvd_proxy_route_verdict(rvd_proxy_route *r, revdial_route *q)
 {
     const revdial_expose *x = &r->listener->expose;
+    revdial_err over = {0};
+    int64_t crowd;
     int verdict;
     sigset_t ours;
     if (!x->route) return REVDIAL_ROUTE_DIAL;
+    rvd_proxy_route_enter(r, q, &over);
+    crowd = q->crowd;
     rvd_base_link_remove(&r->link);  // so that r is here afterwards
     rvd_sys_hook_begin(&r->listener->proxy->groups[0].mask, &ours);
     verdict = x->route(x->route_ud, q);
     rvd_sys_hook_end(&ours);
+    rvd_proxy_route_leave(r, crowd, &over, verdict);
     rvd_base_link_push(&r->listener->routed, &r->link);
     r->step = q->state;
     q->used = rvd_base_min(q->used, q->len);
@@ -23450,7 +23682,10 @@ static rvd_proxy_listener *rvd_proxy_listener_open(revdial_proxy *p, const revdi
         return NULL;
     }
     if (x) rvd_proxy_client_tune(l, l->io.fd);
-    return l;
+    if (!x || !rvd_proxy_is_limited(x) || rvd_proxy_crowd_new(l)) return l;
+    rvd_proxy_listener_free(l);
+    rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a port");
+    return NULL;
 }
 
 static void rvd_proxy_listener_list_locked(rvd_proxy_listener *l)
@@ -23460,6 +23695,7 @@ static void rvd_proxy_listener_list_locked(rvd_proxy_listener *l)
         l->id = ++p->last_expose;
     else
         p->backend_ports++;
+    if (l->crowd && !l->crowd->id) l->crowd->id = l->id;
     rvd_base_link_push(&p->listeners, &l->link);
 }
 
@@ -23506,6 +23742,10 @@ static void rvd_proxy_listener_inherit_locked(rvd_proxy_listener *l)
         memcpy(l->unlink, old->unlink, sizeof l->unlink);
         old->unlink[0] = '\0';
         atomic_store(&old->is_shared, 1);
+        if (!l->crowd || !old->crowd) continue;
+        rvd_owner_free(&l->proxy->own, l->crowd, sizeof *l->crowd);  // empty
+        l->crowd = old->crowd;
+        l->crowd->refs++;
     }
 }
 

@@ -284,7 +284,7 @@ TEST(a_limited_stream_ends_in_time_and_with_all_its_bytes)
 TEST(the_least_rate_still_moves)
 {
     world w;
-    revdial_limits least = {.stream_rate = 1024, .session_rate = 1024};
+    revdial_limits least = {.stream_rate = 1000, .session_rate = 1000};
     REQUIRE(world_open(&w, least, none));
     flow *up = world_flow(&w, 1, 60000), *down = world_flow(&w, 0, 60000);
     REQUIRE(up && down);

@@ -967,9 +967,9 @@ NEW_WORLD_TEST(a_thread_that_does_not_sleep_leaves_the_rate_to_others)
 NEW_WORLD_TEST(a_rate_that_cannot_be_is_refused)
 {
     revdial_err err;
-    w->pcfg.common.limits.session_rate = 1000;
+    w->pcfg.common.limits.session_rate = 999;
     CHECK(revdial_proxy_start(&w->pcfg, &err) == NULL);
-    CHECK(strstr(err.msg, "limits.session_rate: 1000 is not in 1024..100000000000") != NULL);
+    CHECK(strstr(err.msg, "limits.session_rate: 999 is not in 1000..100000000000") != NULL);
     w->pcfg.common.limits.session_rate = UINT64_MAX;
     CHECK(revdial_proxy_start(&w->pcfg, &err) == NULL);
     CHECK_INT(err.code, REVDIAL_EINVAL);
