@@ -15,6 +15,7 @@ typedef struct settings {
     prog_list exposes, allow, groups;
     const char *cert, *token, *via;
     int timeout_ms, count, pick, wait, mode;
+    uint64_t rate;
 } settings;
 
 #define AT(field) offsetof(settings, field)
@@ -33,6 +34,7 @@ static const prog_option options[] = {
     {"pick", PROG_CHOICE, AT(pick), "best|worst", "which", 0, 0, PROG_IN_EXPOSE},
     {"wait", PROG_FLAG, AT(wait), NULL, "whether", 0, 0, PROG_IN_EXPOSE},
     {"mode", PROG_MODE, AT(mode), "MODE", "how", 0, 0},
+    {"rate", PROG_SPEED, AT(rate), "RATE", "how fast", 0, 0},
 };
 
 // A program that is told something.
@@ -131,6 +133,13 @@ TEST(a_line_that_is_wrong_is_named_with_its_file_and_number)
         {"count = 10", "count: not a number from 1 to 9: \"10\""},
         {"pick = good", "pick: not one of best|worst: \"good\""},
         {"mode = 999", "mode: not a mode like 0660"},
+        {"rate = 101G",
+         "rate: not bytes per second like 500k, 2M or 1G, from 1k to 100G: \"101G\""},
+        {"rate = 99999999999999999999999", "rate: not bytes per second"},
+        {"rate = 999", "rate: not bytes per second"},
+        {"rate = 5kk", "rate: not bytes per second"},
+        {"rate = 5K", "rate: not bytes per second"},
+        {"rate = M", "rate: not bytes per second"},
         {"tls-crt = x", "no such key \"tls-crt\"; is tls-cert meant?"},
         {"zzzzzzzzzz = x", "no such key \"zzzzzzzzzz\""},
         {"help = yes", "only for the command line: \"help\""},
@@ -146,6 +155,24 @@ TEST(a_line_that_is_wrong_is_named_with_its_file_and_number)
     };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
         one_line_says(lines[i][0], lines[i][1]);
+}
+
+TEST(a_rate_is_in_powers_of_1000)
+{
+    static const struct {
+        const char *line;
+        uint64_t rate;
+    } rows[] = {{"rate = 1k", 1000},
+                {"rate = 1000", 1000},
+                {"rate = 1500k", 1500000},
+                {"rate = 2M", 2000000},
+                {"rate = 100G", 100000000000}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        told t;
+        tell_file(&t, rows[i].line);
+        CHECK_INT(t.s.rate, rows[i].rate);
+        prog_cli_free(&t.cli);
+    }
 }
 
 TEST(a_line_that_is_wrong_in_its_section_is_named)

@@ -95,7 +95,7 @@ static const char usage[] =
 
 static const char epilogue[] =
     "\n"
-    "TIME is 500ms, 30s, 5m or 2h.\n"
+    "TIME is 500ms, 30s, 5m or 2h. RATE is bytes per second: 500k, 2M or 1G.\n"
     "\n"
     "Each option may also stand in a configuration file, 'tls-ca = FILE', and in the environment,\n"
     "REVDIAL_TLS_CA=FILE. The command line beats the environment, which beats the file. Lists\n"

@@ -11,6 +11,9 @@
 // through a tunnel both stay awake; a thread that waits longer stops polling.
 #define PROG_SPIN_US 100
 
+#define PROG_SPEED_MIN 1000u  // what the library takes
+#define PROG_SPEED_MAX 100000000000u
+
 #define PROG_COMMON(field) offsetof(prog_common, field)
 static const prog_option prog_common_options[] = {
     {"config", PROG_LIST, PROG_COMMON(configs), "FILE",
@@ -40,6 +43,12 @@ static const prog_option prog_common_options[] = {
      "end the connection if no answer comes in another three quarters of TIME\n"
      "(default 60s); 0: never",
      0, 32767000},
+    {"stream-rate", PROG_SPEED, PROG_COMMON(stream_rate), "RATE",
+     "most bytes per second of each client's connection, each way: 500k, 2M, 1G.\n"
+     "What is above waits at its sender (default: no limit)",
+     0, 0},
+    {"session-rate", PROG_SPEED, PROG_COMMON(session_rate), "RATE",
+     "the same of all connections together between the proxy and one agent", 0, 0},
     {"congestion", PROG_TEXT, PROG_COMMON(congestion), "NAME",
      "TCP congestion control of the sessions, e.g. bbr where packets get lost\n"
      "(default: the system's)",
@@ -208,6 +217,25 @@ static int prog_set_number(const prog_cli *cli, const prog_option *o, int *to, c
     return prog_usage_error(cli, o->name, range, value);
 }
 
+// "500k", "2M", "1G" or a number alone, in powers of 1000.
+static int prog_set_rate(const prog_cli *cli, const prog_option *o, uint64_t *to, const char *value)
+{
+    static const char problem[] = "not bytes per second like 500k, 2M or 1G, from 1k to 100G:";
+    static const char units[] = " kMG";
+    const char *unit = value;
+    size_t power = 0;
+    uint64_t rate = 0;
+    for (; *unit >= '0' && *unit <= '9' && rate <= PROG_SPEED_MAX; unit++)
+        rate = rate * 10 + (uint64_t)(*unit - '0');
+    while (units[power] && units[power] != *unit) power++;
+    if (!units[power]) power = 0;  // no unit that is known
+    if (power > 0) unit++;
+    for (; power > 0 && rate <= PROG_SPEED_MAX; power--) rate *= 1000;
+    *to = rate;
+    if (!*unit && rate >= PROG_SPEED_MIN && rate <= PROG_SPEED_MAX) return 0;
+    return prog_usage_error(cli, o->name, problem, value);
+}
+
 static int prog_set(const prog_cli *cli, const prog_option *o, void *at, const char *value)
 {
     char problem[96];
@@ -229,6 +257,7 @@ static int prog_set(const prog_cli *cli, const prog_option *o, void *at, const c
         return 0;
     case PROG_NUMBER:
     case PROG_DURATION: return prog_set_number(cli, o, at, value);
+    case PROG_SPEED: return prog_set_rate(cli, o, at, value);
     case PROG_MODE:
         choice = prog_parse_mode(value);
         if (choice < 0) return prog_usage_error(cli, o->name, "not a mode like 0660:", value);
@@ -551,6 +580,8 @@ void prog_configure(const prog_common *from, revdial_common *to)
     to->spin_us = (unsigned)from->spin_us;
     to->limits.keepalive_ms = from->keepalive_ms;
     to->limits.dead_after_ms = from->dead_after_ms;
+    to->limits.stream_rate = from->stream_rate;
+    to->limits.session_rate = from->session_rate;
 }
 
 void prog_log_open_as(prog_log *log, const prog_common *common)

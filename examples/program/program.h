@@ -90,7 +90,8 @@ enum prog_kind {
     PROG_LIST,
     PROG_NUMBER,
     PROG_DURATION,
-    PROG_MODE,  // of a file, in octal
+    PROG_SPEED,  // bytes per second
+    PROG_MODE,   // of a file, in octal
     PROG_CHOICE
 };
 
@@ -114,7 +115,7 @@ enum prog_flag {
 typedef struct prog_option {
     const char *name;  // without the dashes
     enum prog_kind kind;
-    size_t at;         // offsetof() in the settings: const char *, prog_list, else int
+    size_t at;         // offsetof() in the settings: text, prog_list, uint64_t of a rate, else int
     const char *arg;   // for the help; of a PROG_CHOICE "first|second|…", stored as 0, 1, …
     const char *help;  // may have several lines
     int min, max;      // of a number, or of a duration in milliseconds
@@ -128,6 +129,7 @@ typedef struct prog_list {
 
 typedef struct prog_common {
     int keepalive_ms, dead_after_ms, tcp_keepalive_ms, half_closed_ms, drain_ms, spin_us;
+    uint64_t stream_rate, session_rate;
     const char *congestion;
     const char *admin, *admin_token_file;
     int level, format, access, verbose, help, version, is_checking, is_watching;

@@ -96,10 +96,11 @@ void prog_status_head(prog_out *out, const char *program, const revdial_stats *s
                  "{\"program\":\"%s\",\"version\":\"%s\",\"pid\":%ld,\"draining\":%s,"
                  "\"counters\":{\"sessions\":%u,\"streams\":%u,\"sessions_opened\":%" PRIu64 ","
                  "\"sessions_closed\":%" PRIu64 ",\"auth_failures\":%" PRIu64
-                 ",\"handshakes_refused\":%" PRIu64 ",",
+                 ",\"handshakes_refused\":%" PRIu64 ",\"clients_refused\":%" PRIu64 ",",
                  program, REVDIAL_VERSION_STRING, (long)getpid(), prog_stop ? "true" : "false",
                  stats->sessions, stats->streams, stats->sessions_opened, stats->sessions_closed,
-                 stats->auth_failures, stats->handshakes_refused);
+                 stats->auth_failures, stats->handshakes_refused,
+                 stats->clients_refused + stats->clients_refused_per_source);
     prog_out_add(out,
                  "\"streams_opened\":%" PRIu64 ",\"streams_reset\":%" PRIu64
                  ",\"dials_failed\":%" PRIu64 ","

@@ -100,6 +100,7 @@ static const char *status_text(int status)
                  {405, "Method Not Allowed"},
                  {407, "Proxy Authentication Required"},
                  {414, "URI Too Long"},
+                 {429, "Too Many Requests"},
                  {431, "Request Header Fields Too Large"},
                  {502, "Bad Gateway"},
                  {503, "Service Unavailable"},
@@ -116,6 +117,7 @@ static const char *status_fields(int status)
     switch (status) {
     case 405: return "Allow: CONNECT\r\n";
     case 407: return "Proxy-Authenticate: Basic realm=\"the agent's name is the user\"\r\n";
+    case 429:
     case 503: return "Retry-After: 1\r\n";
     default: return "";
     }

@@ -39,9 +39,9 @@ int front_status(const revdial_err *why)
     case REVDIAL_ELOST: return 502;
     case REVDIAL_ENOBACKEND:
     case REVDIAL_EDRAINING:
-    case REVDIAL_ELIMIT:
     case REVDIAL_ENOMEM:
     case REVDIAL_ECLOSED: return 503;
+    case REVDIAL_ELIMIT: return why->reset == REVDIAL_RESET_CALM ? 429 : 503;
     case REVDIAL_ETIMEDOUT: return 504;
     default: return 500;
     }

@@ -10,14 +10,15 @@ const char help_usage[] =
 
 const char help_forms[] =
     "\n"
-    "TIME is 500ms, 30s, 5m or 2h.\n"
+    "TIME is 500ms, 30s, 5m or 2h. RATE is bytes per second: 500k, 2M or 1G.\n"
     "\n"
     "Each option may also stand in a configuration file, 'tls-cert = FILE', and in the\n"
     "environment, REVDIAL_TLS_CERT=FILE. The command line beats the environment, which beats the\n"
     "file. Lists repeat the line, or have commas in the environment. Options without a value are\n"
     "yes or no. The file may have sections:\n"
     "  [expose ADDRESS]  with 'name = NAME', 'target = TARGET', and for this address alone pick,\n"
-    "                    dial-timeout, wait, early, allow-from and trusted-proxies\n"
+    "                    dial-timeout, wait, early, allow-from, trusted-proxies, max-clients\n"
+    "                    and max-clients-per-source\n"
     "  [connect ADDRESS], [socks5 ADDRESS], [sni ADDRESS]  the same without name and target\n"
     "  [route PATTERN]   with 'name = NAME', 'target = TARGET', pick and health, for this route\n"
     "                    alone; [expose] has health, too\n"

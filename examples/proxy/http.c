@@ -107,6 +107,7 @@ void http_conn_free(http_conn *c)
     free(c->port_rule);
     http_link_remove(&c->link);
     http_link_remove(&c->again);
+    revdial_proxy_leave(http_proxy_of(t), c->crowd, c->address);
     c->phase = HTTP_GONE;
     c->next = t->dead;  // events of this wait may still name it
     t->dead = c;
@@ -170,6 +171,7 @@ void http_trust(http_front *f, const char *trusted)
 static http_conn *http_conn_new(http_front *f, const revdial_route *r)
 {
     http_conn *c = NULL;
+    if (r->over) return NULL;
     if (atomic_fetch_add(&f->clients, 1) < f->clients_max) c = calloc(1, sizeof *c);
     if (!c || (r->len && http_bytes_append(&c->client.in, (const char *)r->data, r->len) != 0)) {
         atomic_fetch_sub(&f->clients, 1);
@@ -179,6 +181,7 @@ static http_conn *http_conn_new(http_front *f, const revdial_route *r)
     http_link_init(&c->link);
     http_link_init(&c->again);
     c->client.fd = r->fd;
+    c->crowd = r->crowd;
     snprintf(c->address, sizeof c->address, "%s", r->client);
     snprintf(c->local, sizeof c->local, "%s", r->local ? r->local : "");
     c->is_trusted = http_is_trusted(f, c->address);
@@ -193,12 +196,14 @@ static http_conn *http_conn_new(http_front *f, const revdial_route *r)
 
 static int http_route(void *ud, revdial_route *r)
 {
-    static const char full[] =
-        "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+#define HTTP_FULL "\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    static const char full[] = "HTTP/1.1 503 Service Unavailable" HTTP_FULL;
+    static const char too_many[] = "HTTP/1.1 429 Too Many Requests" HTTP_FULL;
     http_conn *c = http_conn_new(ud, r);
     if (!c) {
-        r->reply = full;
-        r->reply_len = sizeof full - 1;
+        int is_full = !r->over || front_status(r->over) == 503;
+        r->reply = is_full ? full : too_many;
+        r->reply_len = is_full ? sizeof full - 1 : sizeof too_many - 1;
         return REVDIAL_ROUTE_REFUSE;
     }
     pthread_mutex_lock(&c->thread->lock);

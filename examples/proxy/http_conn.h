@@ -212,6 +212,7 @@ struct http_conn {
     http_bytes said;  // "GET host/path", if there is such a log
     char trace[HTTP_TRACE_SIZE];
     char address[HTTP_ADDRESS_SIZE], local[HTTP_ADDRESS_SIZE];
+    int64_t crowd;  // that it counts in
 };
 
 // The client's first bytes may be there.

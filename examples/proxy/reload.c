@@ -22,7 +22,8 @@ static int is_same_expose(const expose *a, const expose *b)
            is_same_text(x->trusted_proxies, y->trusted_proxies) &&
            is_same_text(x->allow_from, y->allow_from) && x->route == y->route &&
            x->dial.timeout_ms == y->dial.timeout_ms && x->dial.flags == y->dial.flags &&
-           x->half_closed_ms == y->half_closed_ms;
+           x->half_closed_ms == y->half_closed_ms && x->max_clients == y->max_clients &&
+           x->max_clients_per_source == y->max_clients_per_source;
 }
 
 static int is_same_address(const expose *a, const expose *b)

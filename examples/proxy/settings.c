@@ -155,6 +155,18 @@ static const prog_option options[] = {
      "disconnects the client: no other agent is asked, and --dial-timeout does\n"
      "not apply",
      0, 0, PROG_LIVE | PROG_IN_EXPOSE},
+    {"max-clients", PROG_NUMBER, AT(max_clients), "N",
+     "most clients of each exposed address at one time; more get 503, a SOCKS5\n"
+     "reply, or are disconnected (default 0: no limit)",
+     0, 1 << 24, PROG_LIVE | PROG_IN_EXPOSE},
+    {"max-clients-per-source", PROG_NUMBER, AT(max_clients_per_source), "N",
+     "the same of those that come from one IPv4 address or one IPv6 /64; more get\n"
+     "429. Behind --trusted-proxies the source is whom their PROXY header names",
+     0, 1 << 24, PROG_LIVE | PROG_IN_EXPOSE},
+    {"max-streams", PROG_NUMBER, AT(cfg.common.limits.max_own_streams), "N",
+     "most connections through one agent at one time (default: what the agent\n"
+     "accepts)",
+     1, 1 << 24},
     {"auth-failures", PROG_NUMBER, AT(cfg.max_auth_failures), "N",
      "wrong credentials that one address may present for one name: N, then one\n"
      "every 5 s (default 10); for all names together 10 N, then one every 0.5 s.\n"
@@ -220,6 +232,8 @@ static void expose_set(revdial_expose *x, const config *c, const settings *s,
     if (s->is_early) x->dial.flags |= REVDIAL_DIAL_EARLY;
     x->allow_from = *c->allow_from ? c->allow_from : NULL;
     x->trusted_proxies = *c->trusted ? c->trusted : NULL;
+    x->max_clients = s->max_clients;
+    x->max_clients_per_source = s->max_clients_per_source;
 }
 
 void config_expose_set(const config *c, expose *x)

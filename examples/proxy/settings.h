@@ -19,6 +19,7 @@ typedef struct settings {
     const char *pick;
     health_rule health;
     int dial_timeout_ms, is_waiting, is_early, has_http_header;
+    unsigned max_clients, max_clients_per_source;
     prog_tls_files tls;
     revdial_proxy_config cfg;  // what needs no other form than the option's
 } settings;

@@ -181,6 +181,7 @@ static int socks5_route(void *ud, revdial_route *r)
 static enum socks5_reply reply_of(const revdial_err *why)
 {
     switch (why->code) {
+    case REVDIAL_ELIMIT:
     case REVDIAL_EDENIED: return SOCKS5_NOT_ALLOWED;
     case REVDIAL_ETIMEDOUT: return SOCKS5_EXPIRED;
     case REVDIAL_ENOBACKEND:

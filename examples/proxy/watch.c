@@ -266,6 +266,16 @@ static void watch_metrics_auth(prog_out *out, const revdial_stats *stats)
     prog_out_add(out, "%s{status=\"other\"} %" PRIu64 "\n", refused, others);
 }
 
+static void watch_metrics_clients(prog_out *out, const revdial_stats *stats)
+{
+    static const char name[] = "revdial_clients_refused_total";
+    prog_metric(out, name, "counter", "Clients above a limit of their port.");
+    prog_out_add(out,
+                 "%s{limit=\"max-clients\"} %" PRIu64 "\n"
+                 "%s{limit=\"max-clients-per-source\"} %" PRIu64 "\n",
+                 name, stats->clients_refused, name, stats->clients_refused_per_source);
+}
+
 static void watch_metrics_dials(prog_out *out, const revdial_stats *stats)
 {
     static const char name[] = "revdial_dial_duration_seconds";
@@ -286,6 +296,7 @@ void watch_metrics(watch *w, revdial_proxy *p, prog_out *out)
     revdial_proxy_get_stats(p, &stats);
     prog_metrics_process(out, &stats);
     watch_metrics_auth(out, &stats);
+    watch_metrics_clients(out, &stats);
     watch_metrics_dials(out, &stats);
     out->failed |= !watch_snapshot_open(w, &now);
     for (size_t i = 0; i < now.live_count; i++) {

@@ -26,6 +26,7 @@
 #   seeds       the pages examples/from-*.md, command by command
 #   grpc        gRPC's own test server as a backend, and the channels of examples/grpc
 #   networks    four network namespaces: clients, proxy, a router with NAT, a private network
+#   limits      clients of a port and of a source, streams and bytes per second of an agent
 #   strangers   what balancers pass on from whom they do not know
 # Several parts run side by side, E2E_JOBS of them at a time (3 on two processors).
 # One line for each check; what is missing on this machine is a failed check. Network namespaces
