@@ -3873,7 +3873,7 @@ typedef struct rvd_mux_share {
     rvd_base_link link;          // waits with its credit, in `resting` or `sharing`
     int64_t grant_us, write_us;  // until when it rests: RVD_MUX_RATE_US each, so lists are sorted
     int64_t sparse_us;           // when its small writes were last let pass
-    int has_turn;                // at the session's rate
+    uint32_t reserved;           // bytes of the session's rate for its next credit, paid for
 } rvd_mux_share;
 
 // Invariants: recv_credit + buffered <= the largest value that window has had; a stream that is not
@@ -4238,12 +4238,10 @@ static int64_t rvd_mux_rest_us(const rvd_mux *m)
 static uint32_t rvd_mux_grant_room(rvd_mux *m, rvd_mux_stream *s, uint32_t want)
 {
     rvd_mux_share *share = s->share;
-    uint32_t all = rvd_mux_rate_left(&m->meter.grants, m->now_us);
     want = rvd_base_min_u32(want, rvd_mux_rate_left(&share->own.grants, m->now_us));
-    if (rvd_base_link_is_alone(&m->sharing)) return rvd_base_min_u32(want, all);
-    if (!share->has_turn) return 0;
-    all = rvd_base_min_u32(all, (uint32_t)rvd_mux_rate_slice(m->meter.grants.rate));
-    return rvd_base_min_u32(want, all);
+    if (share->reserved) return rvd_base_min_u32(want, share->reserved);
+    if (!rvd_base_link_is_alone(&m->sharing)) return 0;
+    return rvd_base_min_u32(want, rvd_mux_rate_left(&m->meter.grants, m->now_us));
 }
 
 static inline int rvd_mux_credit_is_due(const rvd_mux *m, const rvd_mux_stream *s);
@@ -4253,9 +4251,9 @@ static void rvd_mux_granted(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
 {
     rvd_mux_share *share = s->share;
     rvd_mux_rate_spend(&share->own.grants, n, m->now_us);
-    rvd_mux_rate_spend(&m->meter.grants, n, m->now_us);
+    rvd_mux_rate_spend(&m->meter.grants, (int64_t)n - share->reserved, m->now_us);
     share->own.granted += n;
-    share->has_turn = 0;
+    share->reserved = 0;
     if (!rvd_mux_credit_is_due(m, s) || !rvd_base_link_is_alone(&share->link)) return;
     if (rvd_mux_rate_left(&share->own.grants, m->now_us)) {
         rvd_base_link_push(&m->sharing, &share->link);
@@ -4268,7 +4266,7 @@ static void rvd_mux_granted(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
 // The stream is over: what it has received, and what it was granted and did not use, is now known.
 static void rvd_mux_share_end(rvd_mux *m, rvd_mux_stream *s)
 {
-    int64_t n = (int64_t)(s->received - s->share->own.granted);
+    int64_t n = (int64_t)(s->received - s->share->own.granted) - s->share->reserved;
     rvd_mux_rate_spend(&m->meter.grants, n, m->now_us);
     rvd_base_link_remove(&s->share->link);
 }
@@ -6111,7 +6109,7 @@ static void rvd_mux_tick_liveness(rvd_mux *m)
 // Those that rested go on, and those that share the session's rate get what there is of it.
 static void rvd_mux_tick_rates(rvd_mux *m)
 {
-    int64_t left, slice;
+    uint32_t left, slice;
     rvd_mux_meter_see(&m->meter, m->tx_bytes, m->now_us);
     while (!rvd_base_link_is_alone(&m->held_back)) {
         rvd_mux_stream *s = RVD_BASE_OWNER(m->held_back.next, rvd_mux_stream, turn);
@@ -6125,14 +6123,16 @@ static void rvd_mux_tick_rates(rvd_mux *m)
         rvd_base_link_remove(&s->share->link);
         rvd_mux_credit_check(m, s);
     }
-    if (rvd_base_link_is_alone(&m->sharing)) return;
-    left = rvd_mux_rate_left(&m->meter.grants, m->now_us);
-    slice = rvd_mux_rate_slice(m->meter.grants.rate);
-    for (; left >= slice && !rvd_base_link_is_alone(&m->sharing); left -= slice) {
+    slice = (uint32_t)rvd_mux_rate_slice(m->meter.grants.rate);
+    while (!rvd_base_link_is_alone(&m->sharing)) {
         rvd_mux_stream *s = RVD_BASE_OWNER(m->sharing.next, rvd_mux_stream, share[0].link);
+        left = rvd_mux_rate_left(&m->meter.grants, m->now_us);
+        if (!left) return;
         rvd_base_link_remove(&s->share->link);
-        s->share->has_turn = 1;
         rvd_mux_credit_check(m, s);
+        if (!(s->ctl_bits & RVD_MUX_CTL_CREDIT)) continue;  // it needs none any more
+        s->share->reserved = rvd_base_link_is_alone(&m->sharing) ? left : slice;
+        rvd_mux_rate_spend(&m->meter.grants, s->share->reserved, m->now_us);
     }
 }
 
@@ -6146,9 +6146,13 @@ static int64_t rvd_mux_next_rates(const rvd_mux *m)
         at = rvd_base_sooner(
             at, RVD_BASE_OWNER(m->resting.next, rvd_mux_stream, share[0].link)->share->grant_us);
     if (!rvd_base_link_is_alone(&m->sharing))
-        at = rvd_base_sooner(at, rvd_mux_rate_when(grants, rvd_mux_rate_slice(grants->rate)));
+        at = rvd_base_sooner(
+            at, rvd_base_later(m->now_us + 1,
+                               rvd_mux_rate_when(grants, rvd_mux_rate_slice(grants->rate))));
     if (sends->rate && rvd_mux_has_waiters(m)) {
-        int64_t room_us = rvd_mux_rate_when(sends, rvd_mux_rate_slice(sends->rate));
+        int64_t promised = (int64_t)m->promised * m->quantum + 1;
+        int64_t room_us =
+            rvd_mux_rate_when(sends, rvd_base_later(promised, rvd_mux_rate_slice(sends->rate)));
         if (room_us > m->now_us) at = rvd_base_sooner(at, room_us);
     }
     if (grants->rate && m->news & RVD_MUX_NEWS_OPENABLE) {

@@ -277,6 +277,8 @@ static int sim_side_new(sim *w, int x)
     if (w->small && sim_pick(w, 2)) l.session_window = 1 << 20;
     if (w->small && sim_pick(w, 2)) l.max_streams = 1 + (uint32_t)sim_pick(w, 4);
     if (sim_chance(w, 3)) l.frame_bytes_max = 1000 + (uint32_t)sim_pick(w, 60000);
+    if (w->seed % 3 == 1) l.stream_rate = 50000u << w->seed / 3 % 9;
+    if (w->seed % 4 == 1) l.session_rate = 50000u << (w->seed / 4 + (unsigned)x) % 9;
     c.limits = l;
     judge_init(&side->wire, x ? "backend" : "proxy", !x);
     if (w->websocket) judge_frame(&side->wire);
