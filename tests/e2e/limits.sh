@@ -39,25 +39,25 @@ refused_clients() { counted "revdial_clients_refused_total{limit=\"$1\"}" "$2"; 
 # held NAME ADDRESS COUNT: clients of an echo server that stay
 held() {
     hold_client "$1" live "$2" "$3"
-    said "$1.out" "^live $3\$" 10
+    said "$1.out" "^live $3\$" 30
 }
 
 plain_ports_close() {
     held two "$plain_at" 2 && new_ones_are_refused "$plain_at" &&
         new_ones_are_refused "$plain_at" && refused_clients max-clients-per-source 2 || return
     held one "$small_at" 1 && new_ones_are_refused "$small_at" && refused_clients max-clients 1 &&
-        said proxy.log 'event=client.refused .*reason="the port has' 5 &&
-        said proxy.log 'event=client.refused .*reason="the client.s source has' 5 2
+        said proxy.log 'event=client.refused .*reason="the port has' 30 &&
+        said proxy.log 'event=client.refused .*reason="the client.s source has' 30 2
 }
 
 # The limits of a port change at HUP, and those that are there count.
 limits_change() {
     limit 'max-clients-per-source = 3'
-    kill -HUP "${pid_of[proxy]}" && said proxy.log 'event=proxy.reload.* 1 changed' 5 || return
+    kill -HUP "${pid_of[proxy]}" && said proxy.log 'event=proxy.reload.* 1 changed' 30 || return
     held third "$plain_at" 1 && new_ones_are_refused "$plain_at" || return
     refused_clients max-clients-per-source 3 || return
     let_go third
-    said third.out '^still 1$' 5 && until_true 5 said_by "$plain_at"
+    said third.out '^still 1$' 30 && until_true 30 said_by "$plain_at"
 }
 
 # gets_status WRITE STATUS CURL_OPTION...: what curl writes for that variable
@@ -83,7 +83,7 @@ fronts_say_it() {
         gets_status http_connect 429 -p -x "http://web:@$connect_at" \
             "http://${address_of[httpd]}/" || return
     exec 8>&-
-    until_true 10 gets_status http_connect 200 -p -x "http://web:@$connect_at" \
+    until_true 30 gets_status http_connect 200 -p -x "http://web:@$connect_at" \
         "http://${address_of[httpd]}/" || return
     exec 9<>"/dev/tcp/${socks5_at/:/\/}"
     printf -v port '\\%o\\%o' $((${address_of[echo]##*:} >> 8)) $((${address_of[echo]##*:} & 255))
@@ -107,7 +107,7 @@ http_says_it() {
     done
     gets_status http_code 429 "http://$http_at/" || return
     exec 5>&- 6>&-
-    until_true 10 gets_status http_code 200 "http://$http_at/"
+    until_true 30 gets_status http_code 200 "http://$http_at/"
 }
 
 totals() {
@@ -118,8 +118,8 @@ totals() {
         { fail "status does not say $refused"; return; }
     figures="$refused clients were refused"
     let_go one # it has a copy of what holds the others
-    said one.out '^still 1$' 5 && let_go two
-    said two.out '^still 2$' 5 && stop agent proxy
+    said one.out '^still 1$' 30 && let_go two
+    said two.out '^still 2$' 30 && stop agent proxy
 }
 
 # The agent's own session is limited by the proxy, in both directions.
@@ -153,7 +153,7 @@ streams_are_limited() {
     held four "${exposed[0]}" 4 && new_ones_are_refused "${exposed[0]}" &&
         counted 'revdial_dials_failed_total{reason="ELIMIT"}' 1 || return
     let_go four
-    said four.out '^still 4$' 5 && stop agent proxy
+    said four.out '^still 4$' 30 && stop agent proxy
 }
 
 check 'a proxy with limits' start_limited || return
