@@ -260,7 +260,7 @@ void prog_warn_readable(prog_log *log, const char *path);
 
 extern volatile sig_atomic_t prog_hup;
 extern volatile sig_atomic_t prog_usr2;
-extern volatile sig_atomic_t prog_stop;
+extern atomic_int prog_stop;  // other threads read it, too
 
 int prog_catch_signals(void);
 // Starts a thread that gets no signals: they are for the main thread. Returns 0, or -1 with errno.

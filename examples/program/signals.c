@@ -14,7 +14,7 @@ enum { PROG_ONE_SIGNAL_MS = 1000 };
 
 volatile sig_atomic_t prog_hup;
 volatile sig_atomic_t prog_usr2;
-volatile sig_atomic_t prog_stop;
+atomic_int prog_stop;
 static volatile sig_atomic_t prog_stop_ms;       // when it was set
 static volatile sig_atomic_t prog_wake_fd = -1;  // written to, so that a poll(2) returns
 

@@ -28,7 +28,7 @@
 #   networks    four network namespaces: clients, proxy, a router with NAT, a private network
 #   limits      clients of a port and of a source, streams and bytes per second of an agent
 #   strangers   what balancers pass on from whom they do not know
-# Several parts run side by side, E2E_JOBS of them at a time (3 on two processors).
+# Several parts run side by side, as many as there are processors (E2E_JOBS).
 # One line for each check; what is missing on this machine is a failed check. Network namespaces
 # need root, or sudo without a password. E2E_KEEP=1 keeps logs.
 set -u
@@ -67,7 +67,7 @@ parts=("$@")
 # Parts wait more than they work. Each of several is a run of its own, with its own processes, ports
 # and directory, and E2E_JOBS of them run side by side.
 run_parts() {
-    printf '%s\n' "$@" | xargs -P "${E2E_JOBS:-$(($(nproc) + 1))}" -I PART \
+    printf '%s\n' "$@" | xargs -P "${E2E_JOBS:-$(nproc)}" -I PART \
         bash -c 'bash "$0" "$1" >"$2/$1.part" 2>&1; cat "$2/$1.part"' "$here/run.sh" PART "$dir"
     passed=$(sed -n 's/^\([0-9]*\) passed, [0-9]* failed$/\1 +/p' "$dir"/*.part; echo 0)
     failed=$(sed -n 's/^[0-9]* passed, \([0-9]*\) failed$/\1 +/p' "$dir"/*.part; echo "$failed")
