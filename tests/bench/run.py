@@ -49,8 +49,8 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS") or (1 if SMOKE else 5))
 SECONDS = float(os.environ.get("BENCH_SECONDS") or (0.15 if SMOKE else 0.5))
 IDLE = 200 if SMOKE else 2000
 CROWD = 1000 if SMOKE else 10000
-# A request takes two descriptors of HAProxy and nginx.
-MANY = min(CROWD, (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 400) // 2)
+# A request takes two descriptors of HAProxy and nginx, which slow down well before they have none.
+MANY = min(CROWD, (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 400) // 4)
 
 # name, what, the load generator's arguments, figures that it is about
 RELAY = [
