@@ -151,8 +151,11 @@ static int running_serve(running *r, int *exit_status)
     r->links.agent = r->agent;
     *exit_status = prog_admin_start(&r->admin, &cfg);
     prog_watch_begin(&r->watch, &r->now->cli);
-    if (!*exit_status && forward_start(&r->forward, r->agent, half_closed_ms) != 0)
+    if (!*exit_status && forward_start(&r->forward, r->agent, half_closed_ms) != 0) {
+        prog_logf(r->log, REVDIAL_LOG_ERROR, "forward.failed",
+                  "there is no pipe or thread for --forward");
         *exit_status = PROG_FAILED;
+    }
     if (!*exit_status) prog_notify(r->log, "READY=1");
     if (!*exit_status) rc = running_wait(r);
     prog_notify(r->log, "STOPPING=1");

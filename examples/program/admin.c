@@ -205,12 +205,12 @@ static void prog_conn_close(prog_conn *c)
 
 static int prog_conn_is_slow(const prog_admin *a, const prog_conn *c)
 {
-    static const char get[] = "GET ";
-    for (const prog_page *page = a->cfg.pages; page->path; page++) {
+    const int is_head = memcmp(c->in, "HEAD ", 5) == 0;
+    const size_t method = is_head ? 5 : memcmp(c->in, "GET ", 4) == 0 ? 4 : 0;
+    for (const prog_page *page = a->cfg.pages; method && page->path; page++) {
         size_t len = strlen(page->path);
-        if (page->flags & PROG_PAGE_SLOW && c->head_len > sizeof get + len &&
-            memcmp(c->in, get, sizeof get - 1) == 0 &&
-            memcmp(c->in + sizeof get - 1, page->path, len) == 0)
+        if (page->flags & PROG_PAGE_SLOW && c->head_len > method + len &&
+            memcmp(c->in + method, page->path, len) == 0)
             return 1;
     }
     return 0;

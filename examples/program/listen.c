@@ -96,7 +96,10 @@ int prog_connect(const char *address, revdial_err *err)
 // A socket file that nobody listens at is left over from a process that died.
 static void prog_listener_sweep(const prog_address *a, const char *path)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    struct stat st;
+    int fd;
+    if (lstat(path, &st) != 0 || !S_ISSOCK(st.st_mode)) return;  // connect(2) refuses files, too
+    fd = socket(AF_UNIX, SOCK_STREAM, 0);
     if (fd < 0) return;
     if (connect(fd, (const struct sockaddr *)&a->at, a->len) != 0 && errno == ECONNREFUSED)
         unlink(path);
@@ -111,7 +114,10 @@ static int prog_listener_bind(prog_listener *l, const prog_address *at, int back
     int r;
     if (l->path[0]) prog_listener_sweep(at, l->path);
     l->fd = socket(at->at.ss_family, SOCK_STREAM, 0);
-    if (l->fd < 0 || prog_nonblocking(l->fd) != 0) return -1;
+    if (l->fd < 0 || prog_nonblocking(l->fd) != 0) {
+        l->path[0] = '\0';  // what is there is not ours
+        return -1;
+    }
     setsockopt(l->fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
     before = umask(0177);  // a Unix socket is its owner's, until they chmod it
     r = bind(l->fd, (const struct sockaddr *)&at->at, at->len);

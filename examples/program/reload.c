@@ -19,6 +19,7 @@ static int prog_is_same(const prog_cli *a, const prog_cli *b, const prog_option 
         const char *ta = *(const char *const *)in_a, *tb = *(const char *const *)in_b;
         return ta && tb ? strcmp(ta, tb) == 0 : ta == tb;
     }
+    if (o->kind == PROG_SPEED) return *(const uint64_t *)in_a == *(const uint64_t *)in_b;
     return *(const int *)in_a == *(const int *)in_b;
 }
 

@@ -214,8 +214,10 @@ void prog_status_title(prog_out *out, const char *program, const revdial_stats *
                  stats->handshakes_refused, stats->auth_failures);
     prog_out_add(out,
                  "streams: %" PRIu64 " opened, %" PRIu64 " reset, %" PRIu64
-                 " dials failed; %" PRIu64 " bytes received, %" PRIu64 " sent, %zu of memory\n\n",
-                 stats->streams_opened, stats->streams_reset, stats->dials_failed, stats->rx_bytes,
+                 " dials failed, %" PRIu64 " clients refused; %" PRIu64 " bytes received, %" PRIu64
+                 " sent, %zu of memory\n\n",
+                 stats->streams_opened, stats->streams_reset, stats->dials_failed,
+                 stats->clients_refused + stats->clients_refused_per_source, stats->rx_bytes,
                  stats->tx_bytes, stats->memory_bytes);
 }
 

@@ -14,9 +14,9 @@ enum { PROG_ASK_MS = 2000, PROG_ASK_SIZE = 256 };
 #define PROG_ASK_TARGET "stream.revdial.invalid:1"
 #define PROG_ASK_KEY "revdial-stream"
 
-static const char *const prog_waits[] = {"peer's credit", "socket", "turn",
+static const char *const prog_waits[] = {"peer's credit", "socket", "turn",   "rate",
                                          "reader",        "accept", "nothing"};
-enum { PROG_NO_WAIT = 5 };  // the last one
+enum { PROG_NO_WAIT = 6 };  // the last one
 
 // ------------------------------------------------------------------------------------------------
 // The agent

@@ -170,7 +170,7 @@ static int question_take(question *q, char *identity, size_t size)
     else
         strcpy(q->req->group, q->to->group);
     r = fetch_field(q->head, "Revdial-Hosts", q->req->label, REVDIAL_LABEL_SIZE);
-    if (r < 0 || (r > 0 && hosts_problem(q->req->label)))
+    if (r < 0 || (r > 0 && *q->req->label && hosts_problem(q->req->label)))
         return outage(q, "Revdial-Hosts is not one list of host names");
     if (r == 0) strcpy(q->req->label, q->to->hosts);
     r = fetch_field(q->head, "Revdial-Expires", seconds, sizeof seconds);

@@ -465,6 +465,7 @@ http_front *http_start(const http_config *config)
     f->config = *config;
     pthread_mutex_init(&f->lock, NULL);
     getrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur > LONG_MAX) limit.rlim_cur = LONG_MAX;
     f->clients_max = (long)(limit.rlim_cur / 8 * 7);  // a descriptor each
     f->threads = calloc(config->threads, sizeof *f->threads);
     while (f->threads && f->count < config->threads) {

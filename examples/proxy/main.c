@@ -283,6 +283,8 @@ static int app_run(app *a)
     if (revdial_proxy_drain(a->live.proxy, drain_ms) != REVDIAL_OK)
         prog_logf(&a->log, REVDIAL_LOG_WARN, "proxy.cut",
                   "some connections were still open when --drain ended");
+    prog_admin_stop(a->admin);  // its pages look at the peers
+    a->admin = NULL;
     peers_stop(&a->peers, PEERS_LAST_MS);
     prog_log_put(&a->log, REVDIAL_LOG_INFO, "proxy.stopped", "");
     return rc == 0 ? PROG_STOPPED : PROG_FAILED;

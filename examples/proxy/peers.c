@@ -9,7 +9,10 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LOOK_MS = 250 };  // how often to see whether a peer that has sent bytes has given up
+enum {
+    LOOK_MS = 250,   // how often to see whether a peer that has sent bytes has given up
+    DIAL_MS = 30000  // a thread waits for a dial, and there are 1024 of them
+};
 
 typedef struct asking {
     revdial_stream *from, *to;
@@ -63,7 +66,8 @@ static int64_t asking_dial(const peers *p, asking *a)
     opts.client_addr = revdial_stream_meta(a->from, "client");
     opts.local_addr = revdial_stream_meta(a->from, "local");
     opts.flags = REVDIAL_DIAL_HERE;
-    opts.timeout_ms = left ? atoi(left) : -1;
+    opts.timeout_ms = left ? (int)strtol(left, NULL, 10) : -1;
+    if (opts.timeout_ms < 0 || opts.timeout_ms > DIAL_MS) opts.timeout_ms = DIAL_MS;
     opts.meta = trace.value ? &trace : NULL;
     opts.meta_count = trace.value ? 1 : 0;
     return revdial_dial_async(p->proxy, name, &opts, on_dialled, a);
