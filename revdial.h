@@ -332,7 +332,8 @@ typedef struct revdial_limits {
     // The session is given up when bytes wait to be sent and for this time the socket takes none,
     // the peer's system acknowledges none, and neither credit nor a pong arrives: default 30000.
     int write_stall_ms;
-    // Streams that this side may have open, at most what the peer accepts: default that.
+    // Most streams that this side opens at one time; default and most: what the peer accepts.
+    // A dial for one more gets REVDIAL_ELIMIT.
     uint32_t max_own_streams;
     // Payload of each stream, and of all streams together, in bytes per second, each way by itself:
     // default no limit, 1000 to 100,000,000,000. What is above is not buffered: its sender waits,
@@ -340,7 +341,8 @@ typedef struct revdial_limits {
     // quarter of a second may be made up for, or 4096 bytes if that is more. A peer also has the
     // credit of the stream's window, which is then at most what a second carries, but never under
     // 8192 (stock yamux: 262144). Where streams begin faster than the rate carries their first
-    // windows, new ones of this side wait.
+    // windows, new ones of this side wait. Those that the peer opens are not held back: many short
+    // ones exceed session_rate, unless the peer has the limit, too.
     uint64_t stream_rate;
     uint64_t session_rate;
 } revdial_limits;
@@ -489,7 +491,8 @@ typedef struct revdial_dial_opts {
     // gets as "revdial-name". revdial_dial() sets it by itself.
     const char *peer_name;
     // Dials by name: asks this session, one of the name, and no other; NULL = all of the name. Such
-    // a dial does not count in revdial_stats. Not for `exposes`.
+    // a dial does not count in revdial_stats. Not for `exposes`, nor with REVDIAL_DIAL_WAIT.
+    //   owns   keep a reference during a blocking dial; revdial_dial_async() takes its own
     revdial_session *session;
 } revdial_dial_opts;
 
@@ -1528,7 +1531,8 @@ REVDIAL_API int revdial_pollset_fd(const revdial_pollset *set);
 // may do more than before, or that it has failed, `ud` is returned once: read and write until
 // EAGAIN, now and then. What is written is sent by the I/O thread, together with what is written to
 // other streams meanwhile.
-//   returns  0, EINVAL (it is in a set), ECLOSED, ENOMEM
+//   ud       not NULL
+//   returns  0, EINVAL (it is in a set, or ud is NULL), ECLOSED, ENOMEM
 //   thread   any but I/O threads
 REVDIAL_API int revdial_pollset_add(revdial_pollset *set, revdial_stream *st, void *ud);
 
@@ -16541,6 +16545,8 @@ static const char *rvd_stream_opts_problem(const revdial_dial_opts *o)
         return "peer_name: " RVD_BASE_NAME_RULE;
     if (!o->key && (o->key_len || o->pick == REVDIAL_PICK_KEY)) return "key: NULL";
     if (o->timeout_ms < -1) return "timeout_ms: below -1, which means no limit";
+    if (o->session && o->flags & REVDIAL_DIAL_WAIT)
+        return "flags: to wait for a session that has gone is in vain";
     return rvd_stream_meta_problem(o);
 }
 
@@ -18471,7 +18477,7 @@ int revdial_pollset_add(revdial_pollset *set, revdial_stream *st, void *ud)
     int r = REVDIAL_EINVAL;
     if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
-    if (!st->member) {
+    if (!st->member && ud) {
         m = rvd_base_alloc(&s->heap, sizeof *m);
         r = m ? REVDIAL_OK : REVDIAL_ENOMEM;
     }
@@ -19703,7 +19709,7 @@ static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revd
     for (rvd_base_link *l = n->sessions.next; l != &n->sessions; l = l->next) {
         rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
         if (rvd_stream_is_leaving(m->base.session)) continue;
-        if (!rvd_auth_shares(m->holder, own->holder)) return REVDIAL_EDUPLICATE;
+        if (!s->is_peer && !rvd_auth_shares(m->holder, own->holder)) return REVDIAL_EDUPLICATE;
         if (s->instance[0] && m->holder.who == own->holder.who &&
             strcmp(m->base.session->instance, s->instance) == 0)
             *old = m->base.session;
@@ -19730,11 +19736,11 @@ static unsigned rvd_proxy_or(unsigned value, unsigned fallback)
 static const char *rvd_proxy_limit_locked(const revdial_proxy *p, const rvd_proxy_name *n,
                                           const rvd_proxy_member *m)
 {
+    const int is_peer = m->base.session->is_peer;
     if (p->own.member_count >= rvd_proxy_or(p->cfg.max_sessions, 65536))
         return "the proxy has as many sessions as it may: max_sessions";
-    if (m->base.session->is_peer && n->count >= RVD_PROXY_PEERS)
-        return "the proxy has as many peers as it may: 8";
-    if (n->count >= rvd_proxy_or(p->cfg.max_sessions_per_name, 64))
+    if (is_peer && n->count >= RVD_PROXY_PEERS) return "the proxy has as many peers as it may: 8";
+    if (!is_peer && n->count >= rvd_proxy_or(p->cfg.max_sessions_per_name, 64))
         return "the name has as many sessions as it may: max_sessions_per_name";
     if (rvd_proxy_is_greedy_locked(p, m->holder.who))
         return "the identity has as many sessions as it may: max_sessions_per_identity";
@@ -21276,14 +21282,18 @@ static int64_t rvd_proxy_wait_until(const revdial_proxy *p, const rvd_proxy_pick
 static revdial_session *rvd_proxy_pick_wait(revdial_proxy *p, rvd_proxy_pick *pick,
                                             const rvd_stream_dial *d, int *code)
 {
+    int64_t until_us = rvd_proxy_wait_until(p, pick, d);
     revdial_session *s;
     int r = 0;
     pthread_mutex_lock(&p->own.lock);
     s = rvd_proxy_pick_locked(p, pick, code);
     while (!s && rvd_proxy_waits(pick, &d->err) && *code != REVDIAL_ECLOSED && r == 0) {
-        int64_t until_us = rvd_proxy_wait_until(p, pick, d);
         r = rvd_owner_wait_locked(&p->own, until_us);
-        if (r && until_us < d->deadline_us) r = 0, pick->tried_count = 0;
+        if (r && until_us < d->deadline_us) {
+            r = 0;
+            pick->tried_count = 0;
+            until_us = rvd_proxy_wait_until(p, pick, d);
+        }
         s = rvd_proxy_pick_locked(p, pick, code);
     }
     if (!s && r) *code = REVDIAL_ETIMEDOUT;
@@ -21777,8 +21787,15 @@ static int rvd_proxy_crowd_new(rvd_proxy_listener *l)
 // Sets what identifies the source of a client. Returns 0 for one that has none.
 static int rvd_proxy_source_of(const char *client, rvd_proxy_source *out)
 {
+    const char *zone = strchr(client, '%'), *end = zone ? strchr(zone, ']') : NULL;
+    char text[RVD_SYS_TEXT_MAX];
     rvd_wire_addr addr;
     memset(out, 0, sizeof *out);
+    if (end && strlen(client) < sizeof text) {  // [fe80::1%2]:9
+        memcpy(text, client, (size_t)(zone - client));
+        memcpy(text + (zone - client), end, strlen(end) + 1);
+        client = text;
+    }
     if (!rvd_wire_addr_parse(client, &addr)) return 0;
     out->family = (int)addr.family;
     out->net = rvd_base_u32(addr.ip);
@@ -22618,20 +22635,27 @@ static int rvd_proxy_route_verdict(rvd_proxy_route *r, revdial_route *q)
 // Returns 0 if r is gone.
 static int rvd_proxy_route_decide(rvd_proxy_route *r, const uint8_t *data, size_t len)
 {
+    rvd_loop *loop = r->listener->proxy->loops[0];
+    const unsigned ready = r->io.ready;
     revdial_route q;
     revdial_err why;
     int verdict;
     rvd_proxy_route_hook_init(r, &q);
     q.data = data;
     q.len = len;
+    rvd_loop_remove(loop, &r->io);  // a hook that takes the client may have closed it
     verdict = rvd_proxy_route_verdict(r, &q);
     q.data = data;
     q.len = len;
     if (verdict == REVDIAL_ROUTE_TAKE) {
-        rvd_loop_remove(r->listener->proxy->loops[0], &r->io);
         rvd_proxy_route_free(r);
         return 0;
     }
+    if (rvd_loop_add(loop, &r->io) < 0) {
+        rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "the loop cannot watch the client");
+        return 0;
+    }
+    r->io.ready |= ready;
     if (r->listener->state == RVD_PROXY_GONE) {
         rvd_proxy_route_fail(r, REVDIAL_ECLOSED, 0, RVD_PROXY_UNEXPOSED);
         return 0;
@@ -25669,7 +25693,7 @@ static void rvd_agent_name_reach(rvd_agent_name *n, const rvd_sys_addr *address)
     l->failures = l->auth_failures = 0;
     // A proxy that comes up may not have its credentials yet: that it refuses ours is not final.
     for (unsigned i = 0; i < n->agent->link_count; i++)
-        l->has_been_up |= n->agent->links[i]->has_been_up;
+        if (n->agent->links[i]->name == n) l->has_been_up |= n->agent->links[i]->has_been_up;
     rvd_agent_link_next(l);
 }
 
