@@ -180,7 +180,7 @@ static void gate_world(world *w, gate *g)
 
 static int echoes(world *w)
 {
-    static char out[100000], in[100000];
+    static char out[60000], in[60000];  // within a window: nobody reads until all is written
     revdial_err err = {0};
     for (size_t i = 0; i < sizeof out; i++) out[i] = (char)(i * 7);
     revdial_stream *st = world_dial(w, "echo", 0, &err);

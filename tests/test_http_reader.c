@@ -426,7 +426,7 @@ TEST(a_traceparent_is_taken_as_W3C_Trace_Context_has_it_and_only_then)
     http_trace(&head, trace);  // which of them would count?
     CHECK_STR(trace, "");
     for (int more = 70; more < 74; more++) {  // 127 characters are the most
-        snprintf(text, sizeof text, GET HOST "traceparent: 01%s-%0*d\r\n\r\n", TRACE + 2, more, 7);
+        snprintf(text, sizeof text, GET HOST "traceparent: 01%s-%0*d\r\n\r\n", &TRACE[2], more, 7);
         CHECK_INT(request(text, strlen(text)), 0);
         http_trace(&head, trace);
         CHECK_INT(strlen(trace), more < 72 ? 56 + more : 0);

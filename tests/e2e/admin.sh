@@ -300,7 +300,7 @@ wrong_admin() {
     says proxy 2 'admin: .*no:such.*HOST:PORT' "${options[@]}" --admin no:such &&
         says proxy 2 'admin-token-file.*nowhere' "${options[@]}" --admin 0 \
             --admin-token-file /nowhere &&
-        says proxy 4 'admin: Address already in use' "${options[@]}" --admin "$proxy_admin"
+        says proxy 4 'admin: .*: Address already in use' "${options[@]}" --admin "$proxy_admin"
 }
 
 # The page, clicked in Chromium; its pictures stay in $build.
