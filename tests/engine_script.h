@@ -396,7 +396,7 @@ static int script_check_role(const script_case *c, int role)
     size_t total, fed;
     if (!script_try(c, role, 0, 0, &total)) return 0;
     if (!script_try(c, role, 1, 0, &fed)) return 0;
-    size_t cuts = total < 200 ? total : total < 4096 ? 200 : (size_t)test_share(200);
+    size_t cuts = total < 200 ? total + !total : total < 4096 ? 200 : (size_t)test_share(200);
     size_t step = total / cuts + (total / cuts % 2 == 0);
     for (size_t cut = 1; cut < total; cut += step)
         if (!script_try(c, role, 0, cut, &fed)) return 0;

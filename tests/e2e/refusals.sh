@@ -3,7 +3,7 @@
 # ours.
 
 connect_timeout_ms=700
-dial_timeout_ms=1500
+dial_timeout_ms=4000
 
 # The agent's side has a name server that knows no name, and a neighbour that does not exist.
 start_refusals() {
