@@ -181,7 +181,7 @@ start_programs() {
 }
 
 start_web_proxy() {
-    start proxy "$build/revdial-proxy" --token-file "$dir/web_tokens" --verbose --drain 20s \
+    start proxy "$build/revdial-proxy" --token-file "$dir/web_tokens" --verbose --drain 60s \
         --listen "${web_at:-127.0.0.1:0}" --listen "unix:$dir/tunnel.sock" \
         --expose 127.0.0.1:0=web --expose "unix:$dir/exposed.sock=web" --expose 127.0.0.1:0=pool \
         --expose 127.0.0.1:0=v1 --expose 127.0.0.1:0=v2 \
@@ -195,7 +195,8 @@ start_web_proxy() {
 # start_web_agent NAME OPTION...
 start_web_agent() {
     start "$1" "$build/revdial-agent" --server "http://$tunnel" --name web --verbose \
-        --token-file "$dir/web_token" --target "${address_of[nginx]}" --allow '127.0.0.1:*' "${@:2}"
+        --token-file "$dir/web_token" --target "${address_of[nginx]}" --allow '127.0.0.1:*' \
+        --drain 60s "${@:2}"
     said "$1.log" event=session.up 5
 }
 
