@@ -263,9 +263,22 @@ int external_open(external *x, prog_log *log)
     return errno == 0 ? 0 : -1;
 }
 
+static int is_here(const endpoint *e)
+{
+    static const char *const own[] = {"127.", "[::1]", "localhost"};
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        if (strncmp(e->url.authority, own[i], strlen(own[i])) == 0) return 1;
+    return 0;
+}
+
 revdial_auth_fn *external_use(external *x, external_set *set)
 {
     external_set *old;
+    for (size_t i = 0; set && i < set->count; i++)
+        if (!set->all[i]->url.is_tls && !is_here(set->all[i]))
+            prog_logf(x->log, REVDIAL_LOG_WARN, "auth.cleartext",
+                      "%s: any machine on the way can read all tokens and admit agents",
+                      set->all[i]->text);
     pthread_mutex_lock(&x->lock);
     old = x->now;
     x->now = set;
