@@ -49,7 +49,7 @@
 #define REVDIAL_IMPLEMENTATION
 #include "revdial.h"
 
-enum { UTIL_WAIT_MS = 20000 };
+enum { UTIL_WAIT_MS = 60000 };
 
 // ------------------------------------------------------------------------------------------------
 // Gates: a count that threads raise and others wait for.
