@@ -854,6 +854,16 @@ static inline void world_close(world *w)
     } \
     static void world_test_##name(world *w)
 
+// Exposes a port. Returns its id, and its address in `at`, of 80 bytes.
+static inline int64_t world_expose(world *w, const revdial_expose *x, char *at)
+{
+    revdial_err err = {0};
+    int64_t id = revdial_proxy_expose(w->proxy, x, &err);
+    if (id <= 0) test_fail(__FILE__, __LINE__, "not exposed: %s", err.msg);
+    CHECK(revdial_proxy_expose_address(w->proxy, id, at, 80) > 0);
+    return id;
+}
+
 // Dials cam-1 for something that util_handler() knows.
 static inline revdial_stream *world_dial(world *w, const char *what, unsigned long n,
                                          revdial_err *err)
@@ -1109,6 +1119,13 @@ static inline int raw_drain(int fd, char *buf, size_t size, size_t *len)
         for (ssize_t i = 0; i < n && *len + 1 < size; i++) buf[(*len)++] = junk[i];
         if (size) buf[*len] = '\0';
     }
+}
+
+// Does an echo come back? 0: the connection ends instead.
+static inline int raw_echoes(int fd)
+{
+    char buf[5] = "";
+    return fd >= 0 && raw_say(fd, "ping") && raw_read_all(fd, buf, 4) && strcmp(buf, "ping") == 0;
 }
 
 static inline void raw_close_reset(int fd)

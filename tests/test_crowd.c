@@ -23,25 +23,12 @@ static void on_client(void *ud, const revdial_client *client)
 // A world with that port. Returns its id, and its address in `at`, of 80 bytes.
 static int64_t crowd_open(world *w, revdial_expose *x, char *at)
 {
-    revdial_err err = {0};
-    int64_t id;
     if (!x->listen) x->listen = "127.0.0.1:0";
     if (!x->name) x->name = "cam-1";
     util_gate_init(&clients.gate);
     clients.seen = 0;
     w->pcfg.on_client = on_client;
-    if (!world_open(w)) return 0;
-    id = revdial_proxy_expose(w->proxy, x, &err);
-    if (id <= 0) test_fail(__FILE__, __LINE__, "not exposed: %s", err.msg);
-    CHECK(revdial_proxy_expose_address(w->proxy, id, at, 80) > 0);
-    return id;
-}
-
-// Does an echo come back? 0: the connection ends instead.
-static int echoes(int fd)
-{
-    char buf[5] = "";
-    return fd >= 0 && raw_say(fd, "ping") && raw_read_all(fd, buf, 4) && strcmp(buf, "ping") == 0;
+    return world_open(w) ? world_expose(w, x, at) : 0;
 }
 
 // A new client that is refused. Returns why.
@@ -74,19 +61,19 @@ NEW_WORLD_TEST(a_port_with_as_many_clients_as_it_may_have_refuses_more_until_one
     char at[80];
     REQUIRE(crowd_open(w, &x, at));
     int one = raw_connect(at), two = raw_connect(at), three;
-    CHECK(echoes(one) && echoes(two));
+    CHECK(raw_echoes(one) && raw_echoes(two));
     for (int i = 0; i < 3; i++) {
         revdial_err why = refused(raw_connect(at));
         CHECK_INT(why.reset, 0);
         CHECK_STR(why.msg, "the port has as many clients as it may");
     }
-    CHECK(echoes(one) && echoes(two));
+    CHECK(raw_echoes(one) && raw_echoes(two));
     revdial_proxy_get_stats(w->proxy, &stats);
     CHECK_INT(stats.clients_refused, 3);
     CHECK_INT(stats.clients_refused_per_source, 0);
     leave(one);
     three = raw_connect(at);
-    CHECK(echoes(three) && echoes(two));
+    CHECK(raw_echoes(three) && raw_echoes(two));
     close(two);
     close(three);
 }
@@ -100,19 +87,19 @@ NEW_WORLD_TEST(one_source_does_not_keep_others_out)
     REQUIRE(crowd_open(w, &x, at));
     for (int i = 0; i < 4; i++) {
         fds[i] = raw_connect_from(at, 2 + i / 2);
-        CHECK(echoes(fds[i]));
+        CHECK(raw_echoes(fds[i]));
     }
     CHECK_INT(refused(raw_connect_from(at, 2)).reset, REVDIAL_RESET_CALM);
     CHECK_INT(refused(raw_connect_from(at, 3)).reset, REVDIAL_RESET_CALM);
     fds[4] = raw_connect_from(at, 4);
-    CHECK(echoes(fds[4]));
+    CHECK(raw_echoes(fds[4]));
     CHECK_INT(refused(raw_connect_from(at, 5)).reset, 0);  // the port is full
     revdial_proxy_get_stats(w->proxy, &stats);
     CHECK_INT(stats.clients_refused, 1);
     CHECK_INT(stats.clients_refused_per_source, 2);
     leave(fds[0]);
     fds[0] = raw_connect_from(at, 2);
-    CHECK(echoes(fds[0]));
+    CHECK(raw_echoes(fds[0]));
     for (int i = 0; i < 5; i++) close(fds[i]);
 }
 
@@ -136,11 +123,11 @@ NEW_WORLD_TEST(the_source_is_whom_a_trusted_balancer_names_and_a_network_of_ipv6
     int fds[5];
     REQUIRE(crowd_open(w, &x, at));
     fds[4] = behind(at, "2001:db8::1");
-    CHECK(echoes(fds[4]));
+    CHECK(raw_echoes(fds[4]));
     CHECK_INT(refused(behind(at, "2001:db8::ffff:2")).reset, REVDIAL_RESET_CALM);
     for (int i = 0; i < 4; i++) {
         fds[i] = behind(at, others[i]);
-        CHECK(echoes(fds[i]));
+        CHECK(raw_echoes(fds[i]));
         CHECK_INT(refused(behind(at, others[i])).reset, REVDIAL_RESET_CALM);
     }
     CHECK_INT(refused(behind(at, "192.0.2.9")).reset, REVDIAL_RESET_CALM);
@@ -160,7 +147,7 @@ NEW_WORLD_TEST(a_thousand_sources_that_have_left_are_forgotten)
         leave(behind(at, from));
     }
     int fd = behind(at, from);
-    CHECK(echoes(fd));
+    CHECK(raw_echoes(fd));
     close(fd);
     revdial_proxy_get_stats(w->proxy, &after);
     CHECK_INT(after.clients_refused_per_source, before.clients_refused_per_source);
@@ -174,22 +161,22 @@ NEW_WORLD_TEST(a_port_that_takes_a_socket_over_counts_on)
     int64_t id = crowd_open(w, &x, at);
     REQUIRE(id);
     int one = raw_connect(at), two = raw_connect(at);
-    CHECK(echoes(one) && echoes(two));
+    CHECK(raw_echoes(one) && raw_echoes(two));
     x.instead_of = id;
     x.max_clients = 3;
     id = revdial_proxy_expose(w->proxy, &x, &err);
     REQUIRE(id > 0);
     int three = raw_connect(at);
-    CHECK(echoes(three));
+    CHECK(raw_echoes(three));
     refused(raw_connect(at));
     leave(one);
     one = raw_connect(at);
-    CHECK(echoes(one));
+    CHECK(raw_echoes(one));
     x.instead_of = id;
     x.max_clients = 0;  // no limit any more
     REQUIRE(revdial_proxy_expose(w->proxy, &x, &err) > 0);
     int four = raw_connect(at);
-    CHECK(echoes(four));
+    CHECK(raw_echoes(four));
     close(one);
     close(two);
     close(three);
@@ -209,7 +196,7 @@ NEW_WORLD_TEST(clients_of_a_unix_socket_have_no_source)
     for (int i = 0; i < 4; i++) {
         fds[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
         CHECK_INT(connect(fds[i], (struct sockaddr *)&to, sizeof to), 0);
-        CHECK_INT(echoes(fds[i]), i < 3);
+        CHECK_INT(raw_echoes(fds[i]), i < 3);
     }
     for (int i = 0; i < 4; i++) close(fds[i]);
 }

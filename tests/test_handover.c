@@ -1,22 +1,6 @@
 // Sockets that more than one port, or more than one process, listens on.
 #include "runtime_util.h"
 
-static int64_t port_open(world *w, const revdial_expose *x, char *at)
-{
-    revdial_err err = {0};
-    int64_t id = revdial_proxy_expose(w->proxy, x, &err);
-    if (id <= 0) test_fail(__FILE__, __LINE__, "not exposed: %s", err.msg);
-    CHECK(revdial_proxy_expose_address(w->proxy, id, at, 80) > 0);
-    return id;
-}
-
-// Does an echo come back through this connection?
-static int echoes(int fd)
-{
-    char buf[5] = "";
-    return fd >= 0 && raw_say(fd, "ping") && raw_read_all(fd, buf, 4) && strcmp(buf, "ping") == 0;
-}
-
 static int unix_connect(const char *at)
 {
     struct sockaddr_un to = {.sun_family = AF_UNIX};
@@ -51,7 +35,7 @@ static void *crowd_run(void *arg)
     crowd *c = arg;
     while (!atomic_load(&c->is_over)) {
         int fd = raw_connect(c->at);
-        atomic_fetch_add(echoes(fd) ? &c->served : &c->refused, 1);
+        atomic_fetch_add(raw_echoes(fd) ? &c->served : &c->refused, 1);
         if (fd >= 0) raw_close_reset(fd);
     }
     return NULL;
@@ -66,16 +50,16 @@ NEW_WORLD_TEST(no_client_is_refused_while_a_port_follows_another)
     memset(&c, 0, sizeof c);
     w->pcfg.common.io_threads = 2;
     if (!world_open(w)) return;
-    int64_t id = port_open(w, &x, c.at);
+    int64_t id = world_expose(w, &x, c.at);
     int runs_on = raw_connect(c.at), before = listening_fds();
-    CHECK(echoes(runs_on));
+    CHECK(raw_echoes(runs_on));
     for (int i = 0; i < THREADS; i++) threads[i] = util_thread(crowd_run, &c);
     for (int i = 0; i < ROUNDS; i++) {
         char at[80];
         int seen = atomic_load(&c.served);
         if (i % 10 == 0) UTIL_EVENTUALLY(atomic_load(&c.served) > seen);
         x.instead_of = id;
-        id = port_open(w, &x, at);
+        id = world_expose(w, &x, at);
         CHECK_STR(at, c.at);
         CHECK_INT(revdial_proxy_expose_address(w->proxy, x.instead_of, at, 80), REVDIAL_EINVAL);
     }
@@ -83,7 +67,7 @@ NEW_WORLD_TEST(no_client_is_refused_while_a_port_follows_another)
     for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
     CHECK(atomic_load(&c.served) > 0);
     CHECK_INT(atomic_load(&c.refused), 0);
-    CHECK(echoes(runs_on));
+    CHECK(raw_echoes(runs_on));
     CHECK_INT(listening_fds(), before);  // no copy is left
     close(runs_on);
     CHECK_INT(revdial_proxy_unexpose(w->proxy, id, 0), 0);
@@ -95,12 +79,12 @@ NEW_WORLD_TEST(a_port_that_follows_another_leads_where_it_says)
     char at[80];
     revdial_expose x = {.listen = "127.0.0.1:0", .name = "nobody"};
     if (!world_open(w)) return;
-    x.instead_of = port_open(w, &x, at);
+    x.instead_of = world_expose(w, &x, at);
     x.name = "cam-1";
     x.listen = "unused";
-    port_open(w, &x, at);
+    world_expose(w, &x, at);
     int fd = raw_connect(at);
-    CHECK(echoes(fd));
+    CHECK(raw_echoes(fd));
     close(fd);
 }
 
@@ -110,11 +94,11 @@ NEW_WORLD_TEST(the_path_of_a_unix_socket_goes_with_the_last_port_on_it)
     revdial_expose x = {.listen = listen, .name = "cam-1"};
     if (!CHECK(mkdtemp(dir) != NULL) || !world_open(w)) return;
     snprintf(listen, sizeof listen, "unix:%s/s", dir);
-    x.instead_of = port_open(w, &x, at);
-    int64_t id = port_open(w, &x, at);
+    x.instead_of = world_expose(w, &x, at);
+    int64_t id = world_expose(w, &x, at);
     CHECK_STR(at, listen);
     int fd = unix_connect(listen);
-    CHECK(echoes(fd));
+    CHECK(raw_echoes(fd));
     close(fd);
     CHECK_INT(revdial_proxy_unexpose(w->proxy, id, 0), 0);
     CHECK_INT(access(listen + 5, F_OK), -1);
@@ -127,7 +111,7 @@ NEW_WORLD_TEST(a_port_cannot_follow_one_that_is_not_there)
     revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
     revdial_err err = {0};
     if (!world_open(w)) return;
-    int64_t id = port_open(w, &x, at);
+    int64_t id = world_expose(w, &x, at);
     int before = util_fds();
     x.instead_of = id + 1;
     CHECK_INT(revdial_proxy_expose(w->proxy, &x, &err), REVDIAL_EINVAL);
@@ -169,7 +153,7 @@ NEW_WORLD_TEST(a_socket_that_somebody_else_holds_outlives_the_proxy)
         close(early);
         if (!CHECK(world_open_agent(w, 0))) return;
         int fd = raw_connect(clients[1]);
-        CHECK(echoes(fd));
+        CHECK(raw_echoes(fd));
         close(fd);
         world_close(w);
     }

@@ -38,23 +38,6 @@ static int ports_open(world *w)
     return world_open(w);
 }
 
-// Exposes a port. Returns its id, and its address in `at`, of 80 bytes.
-static int64_t port_open(world *w, const revdial_expose *x, char *at)
-{
-    revdial_err err = {0};
-    int64_t id = revdial_proxy_expose(w->proxy, x, &err);
-    if (id <= 0) test_fail(__FILE__, __LINE__, "not exposed: %s", err.msg);
-    CHECK(revdial_proxy_expose_address(w->proxy, id, at, 80) > 0);
-    return id;
-}
-
-// Does an echo come back through this connection?
-static int echoes(int fd)
-{
-    char buf[5] = "";
-    return fd >= 0 && raw_say(fd, "ping") && raw_read_all(fd, buf, 4) && strcmp(buf, "ping") == 0;
-}
-
 // How a connection ends: 0 with FIN, -1 with RST, -2 not in time. buf has what came before, cut.
 static int end_of(int fd, char *buf, size_t size)
 {
@@ -85,11 +68,11 @@ NEW_WORLD_TEST(a_port_that_is_exposed_while_the_proxy_runs_serves_its_clients)
     char name[] = "cam-1", listen[] = "127.0.0.1:0", at[80];
     revdial_expose x = {.listen = listen, .name = name};
     if (!ports_open(w)) return;
-    int64_t id = port_open(w, &x, at);
+    int64_t id = world_expose(w, &x, at);
     memset(name, 'x', 5);  // it has its own copy
     memset(listen, 'x', 5);
     int fd = raw_connect(at);
-    CHECK(echoes(fd));
+    CHECK(raw_echoes(fd));
     close(fd);
     CHECK(util_gate_wait(&clients.gate, 1));
     CHECK_INT(clients.last.expose, id - 1);
@@ -110,13 +93,13 @@ NEW_WORLD_TEST(ports_of_the_config_have_the_first_ids_and_can_be_unexposed_too)
         CHECK(revdial_proxy_expose_address(w->proxy, i + 1, same, sizeof same) > 0);
         CHECK_STR(same, at[i]);
     }
-    CHECK_INT(port_open(w, &x[0], same), 3);
+    CHECK_INT(world_expose(w, &x[0], same), 3);
     CHECK_INT(revdial_proxy_unexpose(w->proxy, 1, 0), 0);
     CHECK_INT(raw_connect(at[0]), -1);
     CHECK_INT(revdial_proxy_address(w->proxy, 1, same, sizeof same), REVDIAL_EINVAL);
     CHECK_INT(revdial_proxy_unexpose(w->proxy, 1, 0), REVDIAL_EINVAL);
     int fd = raw_connect(at[1]);
-    CHECK(echoes(fd));
+    CHECK(raw_echoes(fd));
     close(fd);
 }
 
@@ -125,17 +108,17 @@ NEW_WORLD_TEST(the_address_of_a_port_can_be_exposed_again_at_once)
     char at[80], again[80];
     revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
     if (!ports_open(w)) return;
-    int64_t id = port_open(w, &x, at);
+    int64_t id = world_expose(w, &x, at);
     x.listen = at;
     for (int i = 0; i < 20; i++) {
         int fd = raw_connect(at);
-        CHECK(echoes(fd));
+        CHECK(raw_echoes(fd));
         CHECK_INT(revdial_proxy_unexpose(w->proxy, id, 0), 0);
         CHECK_INT(revdial_proxy_expose_address(w->proxy, id, again, 80), REVDIAL_EINVAL);
-        int64_t next = port_open(w, &x, again);
+        int64_t next = world_expose(w, &x, again);
         CHECK(next > id);
         CHECK_STR(again, at);
-        CHECK(echoes(fd));  // that connection runs on
+        CHECK(raw_echoes(fd));  // that connection runs on
         close(fd);
         id = next;
     }
@@ -148,10 +131,10 @@ NEW_WORLD_TEST(a_unix_socket_comes_and_goes_with_its_port)
     if (!CHECK(mkdtemp(dir) != NULL) || !ports_open(w)) return;
     snprintf(listen, sizeof listen, "unix:%s/s", dir);
     for (int i = 0; i < 3; i++) {
-        int64_t id = port_open(w, &x, at);
+        int64_t id = world_expose(w, &x, at);
         CHECK_STR(at, listen);
         int fd = unix_connect(listen);
-        CHECK(echoes(fd));
+        CHECK(raw_echoes(fd));
         close(fd);
         CHECK_INT(revdial_proxy_unexpose(w->proxy, id, 0), 0);
         CHECK_INT(access(listen + 5, F_OK), -1);
@@ -165,7 +148,7 @@ NEW_WORLD_TEST(an_address_that_cannot_be_had_is_refused_by_name_and_changes_noth
     revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
     revdial_err err = {0};
     if (!ports_open(w)) return;
-    int64_t id = port_open(w, &x, at);
+    int64_t id = world_expose(w, &x, at);
     int before = util_fds();
     x.listen = at;
     CHECK_INT(revdial_proxy_expose(w->proxy, &x, &err), REVDIAL_ESYS);
@@ -186,7 +169,7 @@ NEW_WORLD_TEST(an_address_that_cannot_be_had_is_refused_by_name_and_changes_noth
     CHECK_INT(revdial_proxy_expose(w->proxy, NULL, &err), REVDIAL_EINVAL);
     CHECK_INT(util_fds(), before);
     x.name = "cam-1";
-    CHECK_INT(port_open(w, &x, port), id + 1);
+    CHECK_INT(world_expose(w, &x, port), id + 1);
     CHECK_INT(revdial_proxy_expose_address(w->proxy, id + 2, bad, sizeof bad), REVDIAL_EINVAL);
     CHECK_INT(revdial_proxy_unexpose(w->proxy, id + 2, 0), REVDIAL_EINVAL);
     CHECK_INT(revdial_proxy_unexpose(w->proxy, 0, 0), REVDIAL_EINVAL);
@@ -211,10 +194,10 @@ TEST(connections_of_an_unexposed_port_end_if_that_is_asked_for)
         if (!ports_open(&w)) return;
         for (int i = 1; i < WORLD_AGENTS; i++) CHECK(world_open_agent(&w, i));
         CHECK(revdial_proxy_wait(w.proxy, "cam-1", WORLD_AGENTS, UTIL_WAIT_MS) > 0);
-        int64_t id = port_open(&w, &x, at), waits_id = port_open(&w, &silent, waits);
-        port_open(&w, &x, keeps);
-        for (int i = 0; i < CLIENTS; i++) CHECK(echoes(fds[i] = raw_connect(at)));
-        CHECK(echoes(other = raw_connect(keeps)));
+        int64_t id = world_expose(&w, &x, at), waits_id = world_expose(&w, &silent, waits);
+        world_expose(&w, &x, keeps);
+        for (int i = 0; i < CLIENTS; i++) CHECK(raw_echoes(fds[i] = raw_connect(at)));
+        CHECK(raw_echoes(other = raw_connect(keeps)));
         waiting = raw_connect(waits);
         CHECK(util_gate_wait(&w.held, 1));
         CHECK_INT(revdial_proxy_unexpose(w.proxy, waits_id, REVDIAL_END_CLIENTS), 0);
@@ -230,7 +213,7 @@ TEST(connections_of_an_unexposed_port_end_if_that_is_asked_for)
         CHECK(util_gate_wait(&clients.gate, 1 + CLIENTS));
         CHECK_INT(clients.last.is_relayed, 1);
         CHECK_INT(clients.why.code, REVDIAL_ECLOSED);
-        CHECK(echoes(other));
+        CHECK(raw_echoes(other));
         close(other);
         close(waiting);
         world_close(&w);
@@ -243,7 +226,7 @@ NEW_WORLD_TEST(a_port_can_be_unexposed_in_a_callback_about_its_own_client)
     char at[80], buf[8];
     revdial_expose x = {.listen = "127.0.0.1:0", .name = "nobody"};
     if (!ports_open(w)) return;
-    int64_t id = port_open(w, &x, at);
+    int64_t id = world_expose(w, &x, at);
     atomic_store(&doom_code, 99);
     atomic_store(&doomed, id);
     int fd = raw_connect(at);
@@ -265,7 +248,7 @@ static void *crowd_run(void *arg)
     crowd *c = arg;
     while (!atomic_load(&c->is_over)) {
         int fd = raw_connect(c->at);  // which fails while nobody listens
-        if (fd >= 0 && echoes(fd)) atomic_fetch_add(&c->served, 1);
+        if (fd >= 0 && raw_echoes(fd)) atomic_fetch_add(&c->served, 1);
         if (fd >= 0) raw_close_reset(fd);
     }
     return NULL;
@@ -280,7 +263,7 @@ NEW_WORLD_TEST(ports_come_and_go_while_clients_connect)
     memset(&c, 0, sizeof c);
     w->pcfg.common.io_threads = 2;
     if (!ports_open(w)) return;
-    int64_t id = port_open(w, &x, c.at);
+    int64_t id = world_expose(w, &x, c.at);
     x.listen = c.at;
     for (int i = 0; i < THREADS; i++) threads[i] = util_thread(crowd_run, &c);
     for (int i = 0; i < ROUNDS; i++) {
@@ -288,7 +271,7 @@ NEW_WORLD_TEST(ports_come_and_go_while_clients_connect)
         int seen = atomic_load(&c.served);
         if (i % 10 == 0) UTIL_EVENTUALLY(atomic_load(&c.served) > seen);
         CHECK_INT(revdial_proxy_unexpose(w->proxy, id, i % 2 ? REVDIAL_END_CLIENTS : 0), 0);
-        id = port_open(w, &x, at);
+        id = world_expose(w, &x, at);
     }
     atomic_store(&c.is_over, 1);
     for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
@@ -301,7 +284,7 @@ NEW_WORLD_TEST(a_proxy_that_drains_takes_no_new_ports)
     revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
     revdial_err err = {0};
     if (!ports_open(w)) return;
-    int64_t id = port_open(w, &x, at);
+    int64_t id = world_expose(w, &x, at);
     revdial_proxy_drain(w->proxy, 0);
     CHECK_INT(raw_connect(at), -1);
     CHECK_INT(revdial_proxy_expose(w->proxy, &x, &err), REVDIAL_EDRAINING);
@@ -446,7 +429,7 @@ static int64_t route_open(world *w, hook *h, revdial_expose *x, char *at)
     x->route = hook_route;
     x->route_done = hook_done;
     x->route_ud = h;
-    return ports_open(w) ? port_open(w, x, at) : 0;
+    return ports_open(w) ? world_expose(w, x, at) : 0;
 }
 
 static void expect_text(int fd, const char *text)
@@ -1089,10 +1072,10 @@ static void header_test(world *w, const void *header, size_t len, const char *cl
     x.route = NULL;
     x.route_done = NULL;
     x.name = "cam-1";
-    port_open(w, &x, at);
+    world_expose(w, &x, at);
     fd = raw_connect(at);
     for (size_t i = 0; i < len; i++) CHECK(raw_send(fd, (const char *)header + i, 1));
-    CHECK(echoes(fd));
+    CHECK(raw_echoes(fd));
     close(fd);
     CHECK(util_gate_wait(&clients.gate, 2));
     CHECK_INT(clients.last.moved[0], 4);
@@ -1200,7 +1183,7 @@ NEW_WORLD_TEST(a_header_from_a_stranger_is_payload)
     revdial_expose x = {
         .listen = "127.0.0.1:0", .name = "cam-1", .trusted_proxies = "127.0.0.2,::1,unix:"};
     if (!ports_open(w)) return;
-    port_open(w, &x, at);
+    world_expose(w, &x, at);
     int fd = raw_connect(at);
     CHECK(raw_say(fd, header));
     CHECK(raw_read_all(fd, buf, strlen(header)));
@@ -1218,10 +1201,10 @@ NEW_WORLD_TEST(only_clients_from_allowed_addresses_come_in)
                         .allow_from = "127.0.0.4/31, 10.0.0.0/8, fd00::/8",
                         .trusted_proxies = "127.0.0.9"};
     if (!ports_open(w)) return;
-    port_open(w, &x, at);
+    world_expose(w, &x, at);
     for (int last = 3; last <= 6; last++) {
         int fd = raw_connect_from(at, last), is_in = last == 4 || last == 5;
-        CHECK_INT(is_in ? echoes(fd) : end_of(fd, buf, sizeof buf), is_in ? 1 : -1);
+        CHECK_INT(is_in ? raw_echoes(fd) : end_of(fd, buf, sizeof buf), is_in ? 1 : -1);
         close(fd);
     }
     // A balancer's clients are judged by their own addresses, and itself by its own.
@@ -1231,7 +1214,7 @@ NEW_WORLD_TEST(only_clients_from_allowed_addresses_come_in)
             "PROXY TCP6 fd00::7 fd00::1 1 2\r\n", "PROXY UNKNOWN\r\n"};
         int fd = raw_connect_from(at, 9), is_in = i % 2 == 0;
         CHECK(raw_say(fd, headers[i]));
-        CHECK_INT(is_in ? echoes(fd) : end_of(fd, buf, sizeof buf), is_in ? 1 : -1);
+        CHECK_INT(is_in ? raw_echoes(fd) : end_of(fd, buf, sizeof buf), is_in ? 1 : -1);
         close(fd);
     }
 }
@@ -1245,10 +1228,10 @@ NEW_WORLD_TEST(unix_sockets_can_be_allowed_and_trusted)
     for (int i = 0; i < 3; i++) {
         if (i == 1) x.allow_from = "unix:";
         if (i == 2) x.trusted_proxies = "unix:", x.allow_from = "192.0.2.0/24";
-        int64_t id = port_open(w, &x, at);
+        int64_t id = world_expose(w, &x, at);
         int fd = unix_connect(at);
         if (i == 2) CHECK(raw_say(fd, "PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n"));
-        CHECK_INT(i ? echoes(fd) : end_of(fd, buf, sizeof buf) >= -1, 1);
+        CHECK_INT(i ? raw_echoes(fd) : end_of(fd, buf, sizeof buf) >= -1, 1);
         close(fd);
         if (i) CHECK(util_gate_wait(&clients.gate, i));
         if (i) CHECK_STR(clients.address, i == 2 ? "192.0.2.7:56324" : "unix");
