@@ -266,7 +266,9 @@ start_balancer() {
 
 # tell_haproxy COMMAND: what it answers
 tell_haproxy() {
-    socat - "unix:/proc/$(pgrep -P "${pid_of[balancer]}")/root/run/haproxy/revdial.sock" <<<"$1"
+    local worker
+    worker=$(pgrep -P "${pid_of[balancer]}")
+    nsenter --mount --target "$worker" nc -N -U /run/haproxy/revdial.sock <<<"$1"
 }
 
 # No request is at proxy N, or on its way there.
