@@ -13,6 +13,27 @@ struct allow_list {
     const char *rules[];  // each allocated; NULL at the end
 };
 
+allow_list *allow_list_new(const prog_list *rules)
+{
+    allow_list *list = calloc(1, sizeof *list + (rules->count + 1) * sizeof *list->rules);
+    if (!list) return NULL;
+    list->refs = 1;
+    for (size_t i = 0; i < rules->count; i++) {
+        list->rules[i] = strdup(rules->items[i]);
+        if (list->rules[i]) continue;
+        allow_list_free(list);
+        return NULL;
+    }
+    return list;
+}
+
+void allow_list_free(allow_list *list)
+{
+    if (!list) return;
+    for (size_t i = 0; list->rules[i]; i++) free((void *)(uintptr_t)list->rules[i]);
+    free(list);
+}
+
 static allow_list *list_ref(allow *a)
 {
     allow_list *list;
@@ -29,12 +50,10 @@ static void list_unref(allow *a, allow_list *list)
     pthread_mutex_lock(&a->lock);
     if (list) refs = --list->refs;
     pthread_mutex_unlock(&a->lock);
-    if (refs > 0) return;
-    for (size_t i = 0; list->rules[i]; i++) free((void *)(uintptr_t)list->rules[i]);
-    free(list);
+    if (refs == 0) allow_list_free(list);
 }
 
-static void list_replace(allow *a, allow_list *list)
+void allow_use(allow *a, allow_list *list)
 {
     allow_list *old;
     pthread_mutex_lock(&a->lock);
@@ -42,24 +61,6 @@ static void list_replace(allow *a, allow_list *list)
     a->now = list;
     pthread_mutex_unlock(&a->lock);
     list_unref(a, old);
-}
-
-int allow_use(allow *a, const prog_list *rules)
-{
-    allow_list *list = calloc(1, sizeof *list + (rules->count + 1) * sizeof *list->rules);
-    size_t i;
-    if (!list) return -1;
-    list->refs = 1;
-    for (i = 0; i < rules->count; i++) {
-        list->rules[i] = strdup(rules->items[i]);
-        if (!list->rules[i]) break;
-    }
-    if (i == rules->count) {
-        list_replace(a, list);
-        return 0;
-    }
-    list_unref(a, list);
-    return -1;
 }
 
 int allow_open(allow *a, prog_log *log, int half_closed_ms)
@@ -74,7 +75,7 @@ int allow_open(allow *a, prog_log *log, int half_closed_ms)
 void allow_close(allow *a)
 {
     if (!a->log) return;
-    list_replace(a, NULL);
+    allow_use(a, NULL);
     pthread_mutex_destroy(&a->lock);
     a->log = NULL;
 }

@@ -18,9 +18,11 @@ typedef struct allow {
 
 // Returns 0, or -1 with errno.
 int allow_open(allow *a, prog_log *log, int half_closed_ms);
-// Copies the rules of a list, for connections to come. Returns 0, or -1 when out of memory: the old
-// ones are in force.
-int allow_use(allow *a, const prog_list *rules);
+// Copies rules. Returns NULL when out of memory.
+allow_list *allow_list_new(const prog_list *rules);
+void allow_list_free(allow_list *list);
+// Takes a list, for connections to come; NULL allows nothing.
+void allow_use(allow *a, allow_list *list);
 // When nothing is served any more.
 void allow_close(allow *a);
 // Connects a stream that an agent has opened to the target that it asks for. On a thread that may

@@ -242,9 +242,10 @@ static int app_open(app *a)
     if (live_open(&a->live) != 0) return app_failed(a, "no lock for the routes");
     if (external_open(&a->live.external, &a->log) != 0)
         return app_failed(a, "no lock for --auth-url");
-    if (allow_open(&a->live.allow, &a->log, a->live.now->like.half_closed_ms) != 0 ||
-        allow_use(&a->live.allow, &a->live.now->s.allow) != 0)
-        return app_failed(a, "no memory for --allow");
+    if (allow_open(&a->live.allow, &a->log, a->live.now->like.half_closed_ms) != 0)
+        return app_failed(a, "no lock for --allow");
+    allow_use(&a->live.allow, a->live.now->allow);
+    a->live.now->allow = NULL;
     if (prog_wake_open(a->wake) != 0) return app_failed(a, "no pipe for signals");
     if (prog_catch_signals() != 0) return app_failed(a, "cannot catch signals");
     a->metrics = watch_new();

@@ -112,10 +112,13 @@ static void plan_change(plan *p, const live *l)
         int64_t id;
         if (!x->x.instead_of) continue;
         id = revdial_proxy_expose(l->proxy, &x->x, &err);
-        if (id > 0) x->id = id;
-        if (id > 0) p->changed++;
-        if (id <= 0) prog_log_error(l->log, "expose.unchanged", &err);
         x->x.instead_of = 0;
+        if (id <= 0) {
+            prog_log_error(l->log, "expose.unchanged", &err);
+            continue;
+        }
+        x->id = id;
+        p->changed++;
     }
 }
 
@@ -147,8 +150,8 @@ static int live_apply(live *l, plan *p)
         prog_complain(&p->next->cli, "%s", err.msg);
         return rc;
     }
-    if (allow_use(&l->allow, &p->next->s.allow) != 0)
-        prog_logf(l->log, REVDIAL_LOG_ERROR, "allow.unchanged", "no memory for --allow");
+    allow_use(&l->allow, p->next->allow);
+    p->next->allow = NULL;
     revdial_proxy_replace_auth(l->proxy, external_use(&l->external, p->next->external),
                                &l->external);
     p->next->external = NULL;

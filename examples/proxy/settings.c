@@ -372,7 +372,8 @@ static int config_allow(config *c)
         const char *problem = revdial_allow_problem(c->s.allow.items[i]);
         if (problem) return prog_usage_error(&c->cli, "allow", problem, c->s.allow.items[i]);
     }
-    return 0;
+    c->allow = allow_list_new(&c->s.allow);
+    return c->allow ? 0 : PROG_FAILED;
 }
 
 // The addresses for agents as the library takes them, with commas between them. Returns 0 or an
@@ -408,8 +409,10 @@ static int config_read_who(config *c, const token_paths *paths, external_options
     int has_rows = paths->tokens || paths->auth || paths->token;
     asked->hosts = paths->hosts;
     *option = "hosts";
-    if (problem) snprintf(err->msg, sizeof err->msg, "%s", problem);
-    if (problem) return -1;
+    if (problem) {
+        snprintf(err->msg, sizeof err->msg, "%s", problem);
+        return -1;
+    }
     *option = "auth-url";
     if (asked->url && external_add(&c->external, asked, paths->group, err) != 0) return -1;
     *option = paths->auth ? "auth-file" : "token-file";
@@ -539,6 +542,7 @@ void config_close(config *c)
 {
     token_table_free(&c->tokens);
     external_set_free(c->external);
+    allow_list_free(c->allow);
     prog_tls_free(c->tls);
     prog_tls_free(c->peer_tls);
     free(c->peer_urls);
@@ -559,6 +563,7 @@ void config_close(config *c)
     c->exposes = NULL;
     c->xs = NULL;
     c->external = NULL;
+    c->allow = NULL;
     c->listen = c->origins = c->allow_from = c->trusted = c->peer_urls = c->hosts = NULL;
     c->tls = c->peer_tls = NULL;
 }

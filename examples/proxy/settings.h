@@ -3,6 +3,7 @@
 #define REVDIAL_PROXY_SETTINGS_H
 
 #include "credentials.h"
+#include "allow.h"
 #include "external.h"
 #include "health.h"
 #include "hosts.h"
@@ -46,6 +47,7 @@ typedef struct config {
     revdial_expose like;  // of the sockets of --sockets
     token_table tokens;
     external_set *external;      // NULL: nobody is asked, or its user has it
+    allow_list *allow;           // NULL: its user has it
     revdial_tls *tls;            // NULL: there is none
     char *peer_urls;             // with commas; NULL: there is no --peer
     revdial_tls *peer_tls;       // NULL: there is none
