@@ -335,14 +335,14 @@ typedef struct revdial_limits {
     // Most streams that this side opens at one time; default and most: what the peer accepts.
     // A dial for one more gets REVDIAL_ELIMIT.
     uint32_t max_own_streams;
-    // Payload of each stream, and of all streams together, in bytes per second, each way by itself:
-    // default no limit, 1000 to 100,000,000,000. What is above is not buffered: its sender waits,
-    // because it gets no credit, or because writes take nothing. What was not used in the last
-    // quarter of a second may be made up for, or 4096 bytes if that is more. A peer also has the
-    // credit of the stream's window, which is then at most what a second carries, but never under
-    // 8192 (stock yamux: 262144). Where streams begin faster than the rate carries their first
-    // windows, new ones of this side wait. Those that the peer opens are not held back: many short
-    // ones exceed session_rate, unless the peer has the limit, too.
+    // Most payload of each stream, and of all streams together, in bytes per second: 1000 to
+    // 100,000,000,000, default no limit. Each direction has this limit of its own. Nothing above it
+    // is buffered: the peer gets no credit, and our writes take nothing, so both senders wait. A
+    // sender that paused may send what a quarter of a second carries at once, at least 4096 bytes.
+    // A new stream of the peer may also use its first window, which is what a second carries, at
+    // least 8192 bytes (stock yamux: 262144). When first windows have used up session_rate, this
+    // side opens no stream until it has caught up. It cannot stop the peer from opening them: many
+    // short ones exceed session_rate, unless the peer has the limit, too.
     uint64_t stream_rate;
     uint64_t session_rate;
 } revdial_limits;
@@ -376,9 +376,10 @@ typedef struct revdial_credential {
     // MTLS row admits share its names, and any other identity shares with nobody. Any text; a group
     // is never taken for a user of the same text.
     const char *group;
-    // A text of the application's, for instance the host names that the backend serves:
-    // revdial_session_get_label() tells the label of a session. Sessions of one name have the same
-    // label: to a backend with another one the name is held by somebody else. NULL = "".
+    // A text of the application, for instance the host names that the backend serves. A session
+    // has the label of its row: revdial_session_get_label(). All sessions of one name have the same
+    // label; a backend with another one is refused with 409, also after the row has changed, until
+    // the sessions with the old label are down. NULL = "".
     const char *label;
 } revdial_credential;
 
@@ -460,7 +461,7 @@ enum revdial_pick {
 enum revdial_dial_flag {
     REVDIAL_DIAL_WAIT = 1,   // wait for a backend to appear instead of REVDIAL_ENOBACKEND
     REVDIAL_DIAL_EARLY = 2,  // return before the other end has accepted; not about `early` below
-    REVDIAL_DIAL_HERE = 4    // ask no peer: for what a peer asks, or it would be passed on for ever
+    REVDIAL_DIAL_HERE = 4    // ask no peers. For dials on behalf of a peer: no dial goes in circles
 };
 
 enum { REVDIAL_EARLY_MAX = 4096 };  // bytes; with a preamble they fit in the smallest window
@@ -1245,7 +1246,8 @@ typedef struct revdial_proxy_config {
     revdial_common common;
     // 1: the table decides first, and `auth` about what no row of it proves. A row that has the
     // secret decides alone, also where it does not list the name. If the hook admits a backend and
-    // writes no identity, that is the user name, or as in a row one of the token's own.
+    // writes no identity, that is the user name, or as in a row one of the token's own. A hook that
+    // admits certificates must write one: without it, all of them are one identity.
     int auth_after_table;
     // Other proxies. A session whose identity is of this group (revdial_credential.group, or a
     // hook's) is no backend of its name but a peer, one of 8 at most. A dial of a name that has no
@@ -1312,9 +1314,9 @@ enum revdial_unexpose_flag { REVDIAL_END_CLIENTS = 1 };  // end the port's conne
 REVDIAL_API int revdial_proxy_unexpose(revdial_proxy *p, int64_t id, unsigned flags);
 
 // A client that a route has taken (REVDIAL_ROUTE_TAKE) is over: it counts no longer for the limits
-// of its port.
+// of its port. To be called once for each such client.
 //   crowd    that of its revdial_route
-//   client   the text that it was called there
+//   client   revdial_route.client of that call; not NULL
 //   thread   any
 REVDIAL_API void revdial_proxy_leave(revdial_proxy *p, int64_t crowd, const char *client);
 
@@ -1371,7 +1373,7 @@ REVDIAL_API void revdial_proxy_replace_auth(revdial_proxy *p, revdial_auth_fn *a
 REVDIAL_API int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned min_sessions,
                                    int timeout_ms);
 
-// Live sessions whose name matches the glob (NULL = all).
+// Live sessions whose name matches the glob (NULL = all). Peers are listed for NULL and "*" only.
 //   owns     each of the min(cap, returned) sessions in out comes with a reference for you
 //   returns  how many there are
 //   thread   any
@@ -1381,8 +1383,10 @@ REVDIAL_API size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob,
 // Says whether clients of a target should be kept from a session, for an application that checks
 // its backends. While is_avoided is 1, dials for that target ask other sessions of the name first,
 // after those that could not reach it lately.
+// It holds until the session ends, and never refuses a dial.
 //   target   the same text as in the dials; NULL = the backend's own
-//   returns  0; REVDIAL_EINVAL: no session of this proxy; ELIMIT: it is avoided for 16 targets
+//   returns  0; REVDIAL_EINVAL: no session of this proxy, or a peer's; ELIMIT: it is avoided for 16
+//            targets; ECLOSED: after fork()
 //   thread   any
 REVDIAL_API int revdial_proxy_avoid(revdial_proxy *p, revdial_session *s, const char *target,
                                     int is_avoided);
@@ -1528,9 +1532,9 @@ REVDIAL_API void revdial_pollset_free(revdial_pollset *set);
 REVDIAL_API int revdial_pollset_fd(const revdial_pollset *set);
 
 // From now on calls on the stream return REVDIAL_EAGAIN instead of waiting, and each time that they
-// may do more than before, or that it has failed, `ud` is returned once: read and write until
-// EAGAIN, now and then. What is written is sent by the I/O thread, together with what is written to
-// other streams meanwhile.
+// may do more than before, or that it has failed, revdial_pollset_next() returns `ud` once. Read
+// and write until EAGAIN after this call and each time that it returns `ud`. What is written is
+// sent by the I/O thread, together with what is written to other streams meanwhile.
 //   ud       not NULL
 //   returns  0, EINVAL (it is in a set, or ud is NULL), ECLOSED, ENOMEM
 //   thread   any but I/O threads
@@ -1620,7 +1624,9 @@ REVDIAL_API size_t revdial_session_list_streams(revdial_session *s, int blocked_
                                                 revdial_stream_info *out, size_t cap);
 
 // The stream that has this dial id, as in revdial_stream_info and in the logs of both ends.
-//   returns  0, or REVDIAL_EINVAL: there is none; ECLOSED
+//   out      zeroed if there is none
+//   returns  0; REVDIAL_EINVAL: there is none; ECLOSED
+//   blocks   briefly: the session does nothing else meanwhile
 //   thread   any
 REVDIAL_API int revdial_session_find_stream(revdial_session *s, const char *dial,
                                             revdial_stream_info *out);
@@ -1660,13 +1666,15 @@ typedef struct revdial_target_request {
     char text[512];            // room for that
     // How the target is served: at first as these fields of the config say.
     int proxy_protocol, connect_timeout_ms, idle_timeout_ms, half_closed_timeout_ms;
-    // NULL at first. If the hook sets it and returns 0, no target is connected to: when the hook
-    // has returned, this gets its ud and owns the stream, as a handler does. On the same I/O
-    // thread: it must not block. revdial_stream_fd() and revdial_relay() do not.
+    // NULL at first. If the hook sets it and returns 0, no target is connected to and no rule is
+    // asked: after the hook, on the same I/O thread, this gets the ud of the config and owns the
+    // stream, as a handler does. It must not block; revdial_stream_fd() and revdial_relay() do not.
+    // revdial_agent_stop() does not wait for the stream: its calls return REVDIAL_ECLOSED then.
     void (*take)(void *ud, revdial_stream *st);
 } revdial_target_request;
 
-// Decides about a target. On an I/O thread: must not block. What it lets pass still needs a rule.
+// Decides about a target. On an I/O thread: must not block. What it lets pass still needs a
+// rule, unless it sets `take`.
 //   returns  0: go on to `target`; or the REVDIAL_RESET_* or code from 64 to 255 that the dialler
 //            gets, FORBIDDEN for instance
 typedef int revdial_target_fn(void *ud, revdial_target_request *r);
