@@ -13726,7 +13726,7 @@ static void rvd_loop_remove(rvd_loop *loop, rvd_loop_io *io)
     rvd_loop_drop(loop, io, 0);
 }
 
-// The same without a system call: its descriptor is closed next.
+// The same without a system call: its descriptor is closed next, or was closed by somebody else.
 static void rvd_loop_forget(rvd_loop *loop, rvd_loop_io *io)
 {
     rvd_loop_drop(loop, io, 1);
@@ -17142,11 +17142,15 @@ static void rvd_stream_close_locked(revdial_session *s)
     if (s->sending || s->reader.state == RVD_READER_THREAD) return;
     rvd_stream_become(s, RVD_STREAM_DOWN);
     rvd_base_link_remove(&s->link);
-    rvd_loop_remove(s->loop, &s->io);
     rvd_loop_timer_stop(s->loop, &s->timer);
     rvd_loop_timer_stop(s->loop, &s->reader.lease);
     // Somebody closed it behind our back: the number may be somebody else's by now.
-    if (s->why.sys != EBADF && s->why.sys != ENOTSOCK) rvd_sys_close_both(s->fd);
+    if (s->why.sys == EBADF || s->why.sys == ENOTSOCK) {
+        rvd_loop_forget(s->loop, &s->io);
+    } else {
+        rvd_loop_remove(s->loop, &s->io);
+        rvd_sys_close_both(s->fd);
+    }
     s->pend |= RVD_STREAM_PEND_CLOSED;
     if (s->why.code == REVDIAL_EDRAINING) s->pend |= RVD_STREAM_PEND_DOWN;
 }

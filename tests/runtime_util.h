@@ -279,16 +279,18 @@ int util_setsockopt(int fd, int level, int option, const void *value, socklen_t 
     return setsockopt(fd, level, option, value, len);
 }
 
+// How often the library has closed the descriptor that it is watched for, or removed it from epoll.
+static atomic_int util_close_watched = -1, util_closes;
+
 #ifdef __linux__
 int util_epoll_ctl(int epoll, int op, int fd, struct epoll_event *e)
 {
     atomic_fetch_add(&util_epoll_ctls, 1);
+    if (op == EPOLL_CTL_DEL && fd == atomic_load(&util_close_watched))
+        atomic_fetch_add(&util_closes, 1);
     return epoll_ctl(epoll, op, fd, e);
 }
 #endif
-
-// How often the library has closed the descriptor that it is watched for.
-static atomic_int util_close_watched = -1, util_closes;
 
 int util_close(int fd)
 {
