@@ -1349,7 +1349,7 @@ enum revdial_credentials_flag { REVDIAL_END_STALE = 1 };
 // until they reconnect. NULL and 0 are a table that admits nobody. From now on the group of its new
 // row decides who may share a name with a session.
 //   flags    REVDIAL_END_STALE or 0
-//   returns  0; REVDIAL_EINVAL, ENOMEM: the old table is in force, or not all sessions were ended
+//   returns  0; REVDIAL_EINVAL, ENOMEM: the old table is in force
 //   owns     copies the rows (secrets as hashes: the proxy's memory does not have them)
 //   thread   any
 REVDIAL_API int revdial_proxy_replace_credentials(revdial_proxy *p, const revdial_credential *rows,
@@ -23062,19 +23062,21 @@ int revdial_proxy_replace_credentials(revdial_proxy *p, const revdial_credential
     fresh = rvd_auth_table_new(&p->guard, p->cfg.realm, rows, count);
     if (!fresh) return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the table");
     pthread_mutex_lock(&p->own.lock);
-    old = p->table;
-    p->table = fresh;
-    fresh->refs++;  // for the comparison below
+    code = rvd_owner_snapshot_locked(&p->own, &list);
+    old = code ? fresh : p->table;
+    if (!code) {
+        p->table = fresh;
+        fresh->refs++;  // for the comparison below
+    }
     pthread_mutex_unlock(&p->own.lock);
     rvd_proxy_table_unref(p, old);
-    code = rvd_owner_snapshot_open(&p->own, &list);
+    if (code) return rvd_stream_fail(err, code, 0, "out of memory for the list of sessions");
     for (size_t i = 0; i < list.count; i++)
         if (((const rvd_proxy_member *)list.all[i]->member)->is_listed)
             rvd_proxy_table_apply(p, fresh, list.all[i], flags & REVDIAL_END_STALE);
     rvd_owner_snapshot_close(&p->own, &list);
     rvd_proxy_table_unref(p, fresh);
-    if (!code) return REVDIAL_OK;
-    return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory; the new table is in force");
+    return REVDIAL_OK;
 }
 
 int revdial_session_get_label(revdial_session *s, char *buf, size_t size)

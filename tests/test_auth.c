@@ -1335,6 +1335,58 @@ TEST(B8_a_new_table_rules_at_once_and_drops_only_who_is_no_longer_in_it)
     world_close(&w);
 }
 
+// The memory of one thread: its allocation number `left` from now on fails.
+typedef struct short_of_memory {
+    pthread_t who;
+    int left;
+} short_of_memory;
+
+static void *short_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
+{
+    short_of_memory *m = ud;
+    (void)old_size;
+    if (new_size && pthread_equal(m->who, pthread_self()) && m->left > 0 && --m->left == 0)
+        return NULL;
+    if (new_size) return realloc(ptr, new_size);
+    free(ptr);
+    return NULL;
+}
+
+TEST(a_new_table_for_which_memory_is_short_changes_nothing)
+{
+    static const revdial_credential fresh[] = {{"new", "alice", "cam-*", BEARER}};
+    short_of_memory m = {.who = pthread_self()};
+    asking a = {.authorization = "Bearer t0ken"}, b = {.authorization = "Bearer new"};
+    util_state e = {0};
+    int code = 0, failed = 0;
+    world w;
+    world_init(&w);
+    w.pcfg.credentials = all_kinds;
+    w.pcfg.credential_count = 3;
+    w.pcfg.max_auth_failures = -1;
+    w.pcfg.common.alloc = short_alloc;
+    w.pcfg.common.alloc_ud = &m;
+    if (world_open_proxy(&w) && CHECK_INT(ask(w.address, &a), 101) &&
+        CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1)) {
+        for (int n = 1; n < 100; n++, failed++) {
+            asking c = b;
+            m.left = n;
+            code = revdial_proxy_replace_credentials(w.proxy, fresh, 1, REVDIAL_END_STALE, NULL);
+            m.left = 0;
+            if (code != REVDIAL_ENOMEM) break;
+            CHECK_INT(ask(w.address, &c), 401);
+            CHECK_INT(util_log_count(&w.sessions, REVDIAL_DOWN, NULL), 0);
+        }
+        CHECK_INT(code, 0);
+        CHECK(failed > 2);
+        CHECK(util_log_wait(&w.sessions, REVDIAL_DOWN, 1, &e));
+        CHECK_INT(ask(w.address, &b), 101);
+        close(a.kept);
+        close(b.kept);
+    }
+    world_close(&w);
+}
+
 // Registers a name by that, and leaves the connection in *fd.
 static void hold(world *w, const char *authorization, const char *name, int *fd)
 {
