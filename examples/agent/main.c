@@ -68,15 +68,15 @@ static int on_target(void *ud, revdial_target_request *q)
 }
 
 // Tries what files say now. Returns 0 or an exit code: nothing has changed then.
-static int running_take(running *r, const config *next)
+static int running_take(running *r, config *next)
 {
     revdial_err err = {0};
     int rc = prog_refuse_frozen(&r->first->cli, &next->cli);
     if (rc != 0) return rc;
-    if (prog_tls_reload(r->first->tls, &err) == REVDIAL_OK &&
-        revdial_agent_replace_allow(r->agent, next->agent.allow, &err) == REVDIAL_OK)
-        return 0;
-    return prog_complain(&next->cli, "%s", err.msg);
+    if (revdial_agent_replace_allow(r->agent, next->agent.allow, &err) != REVDIAL_OK)
+        return prog_complain(&next->cli, "%s", err.msg);
+    prog_tls_take(r->first->tls, &next->tls);
+    return 0;
 }
 
 // HUP, or files that have changed: what they say now is for what happens from now on. What is wrong

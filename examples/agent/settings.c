@@ -115,7 +115,7 @@ static const char epilogue[] =
     "and says which of them work, and of those that do not what to do.\n"
     "\n"
     "'revdial-agent status --admin ADDRESS' prints a table of the links and sessions of an agent\n"
-    "that runs with that --admin; --json instead what programs want.\n"
+    "that runs with that --admin, and with --json the same for programs.\n"
     "\n"
     "Exit codes: 0 stopped, 1 failed, 2 usage, 3 the proxy rejects the token or the name, or the\n"
     "egress proxy rejects the login.\n"

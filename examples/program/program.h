@@ -286,6 +286,9 @@ enum prog_tls_side { PROG_TLS_CLIENT, PROG_TLS_SERVER };
 revdial_tls *prog_tls_open(const prog_tls_files *files, enum prog_tls_side side, revdial_err *err);
 // Reads the files again. Returns 0, or REVDIAL_E* and the reason: the old ones stay in force.
 int prog_tls_reload(revdial_tls *tls, revdial_err *err);
+// New connections get what *next has read of its files, which is freed. Cannot fail; nothing
+// happens where either is NULL.
+void prog_tls_take(revdial_tls *tls, revdial_tls **next);
 void prog_tls_free(revdial_tls *tls);
 // The library and its version.
 const char *prog_tls_version(void);

@@ -12,8 +12,9 @@ typedef struct token_paths {
     const char *hosts;          // comma list, of lines that name none; NULL = none
 } token_paths;
 
-// Peers are this group, and register as this name and user.
-#define PEER_GROUP "--peer"
+// Peers are this group, which no file can name: '=' is in no name, and those of the auth file begin
+// with "group=". They register as this name and user.
+#define PEER_GROUP "=peer"
 #define PEER_NAME "peer"
 
 typedef struct token_file token_file;

@@ -11,7 +11,6 @@
 
 #include "dial.h"
 #include "pages.h"
-#include "peers.h"
 #include "reload.h"
 #include "sockets.h"
 
@@ -24,7 +23,6 @@ typedef struct app {
     prog_log log;
     prog_watch watch;
     sockets sockets;
-    peers peers;
     int wake[2];  // a pipe that a signal writes to
     watch *metrics;
     pages pages;
@@ -140,7 +138,7 @@ static int app_open_admin(app *a)
 {
     const prog_common *common = &a->live.now->cli.common;
     const prog_admin_config cfg = {common, pages_served, &a->pages, &a->log};
-    a->pages = (pages){a->metrics, &a->live, &a->peers, common->drain_ms};
+    a->pages = (pages){a->metrics, &a->live, common->drain_ms};
     return prog_admin_start(&a->admin, &cfg);
 }
 
@@ -225,6 +223,17 @@ static int app_open_http(app *a)
     return cfg.threads && !a->live.http ? -1 : 0;
 }
 
+static int app_open_peers(app *a)
+{
+    peers *p = &a->live.peers;
+    int rc;
+    if (peers_open(p, a->live.first, a->live.proxy, &a->log) != 0)
+        return app_failed(a, "no lock for --peer");
+    rc = peers_prepare(p, a->live.now);
+    if (rc == 0) peers_commit(p, a->live.now);
+    return rc;
+}
+
 static int app_open_sockets(app *a)
 {
     revdial_err err = {0};
@@ -258,7 +267,7 @@ static int app_open(app *a)
     if (rc == 0) http_use(a->live.http, a->live.proxy);
     if (rc == 0 && sockets_start(&a->sockets, a->live.proxy, &a->live.now->like, &a->log) != 0)
         return app_failed(a, "no thread for --sockets");
-    if (rc == 0) rc = peers_start(&a->peers, a->live.proxy, a->live.now, &a->log);
+    if (rc == 0) rc = app_open_peers(a);
     if (rc == 0 &&
         health_set(a->live.health, a->live.proxy, a->live.http, &a->live.now->health) != 0)
         return app_failed(a, "no thread for --health");
@@ -286,7 +295,7 @@ static int app_run(app *a)
                   "some connections were still open when --drain ended");
     prog_admin_stop(a->admin);  // its pages look at the peers
     a->admin = NULL;
-    peers_stop(&a->peers, PEERS_LAST_MS);
+    peers_stop(&a->live.peers, PEERS_LAST_MS);
     prog_log_put(&a->log, REVDIAL_LOG_INFO, "proxy.stopped", "");
     return rc == 0 ? PROG_STOPPED : PROG_FAILED;
 }
@@ -297,8 +306,9 @@ static void app_free(app *a)
     sockets_stop(&a->sockets);
     health_stop(a->live.health);
     http_stop(a->live.http);
-    peers_stop(&a->peers, 0);
+    peers_stop(&a->live.peers, 0);
     revdial_proxy_stop(a->live.proxy);  // ends all connections: no hook runs any more
+    peers_close(&a->live.peers);
     http_free(a->live.http);
     health_free(a->live.health);
     sockets_free(&a->sockets);

@@ -70,7 +70,7 @@ static int pages_answer_status(void *ud, const prog_request *r, prog_out *out)
     prog_status_head(out, "revdial-proxy", &l.stats);
     prog_status_sessions(out, l.sessions, l.listed, l.total);
     pages_ports(ud, r, out, ports_status);
-    peers_status(((const pages *)ud)->peers, out);
+    peers_status(&((const pages *)ud)->live->peers, out);
     health_status(((const pages *)ud)->live->health, out, prog_status_limit(r));
     prog_out_add(out, "}\n");
     pages_list_close(&l);
@@ -84,7 +84,7 @@ static int pages_answer_table(void *ud, const prog_request *r, prog_out *out)
     prog_status_title(out, "revdial-proxy", &l.stats);
     prog_status_table(out, l.sessions, l.listed, l.total);
     pages_ports(ud, r, out, ports_table);
-    peers_table(((const pages *)ud)->peers, out);
+    peers_table(&((const pages *)ud)->live->peers, out);
     health_status_table(((const pages *)ud)->live->health, out, prog_status_limit(r));
     pages_list_close(&l);
     return 200;

@@ -2,14 +2,12 @@
 #ifndef REVDIAL_PROXY_PAGES_H
 #define REVDIAL_PROXY_PAGES_H
 
-#include "peers.h"
 #include "reload.h"
 #include "watch.h"
 
 typedef struct pages {
     watch *w;
     live *live;
-    const peers *peers;
     int drain_ms;
 } pages;
 

@@ -131,40 +131,45 @@ static void plan_close(plan *p, revdial_proxy *proxy)
     }
 }
 
-// Returns 0 or an exit code: nothing has changed then.
-static int live_apply(live *l, plan *p)
+// All that may fail, and can be undone until the last of it is done. Returns 0 or an exit code:
+// nothing has changed then.
+static int live_prepare(live *l, plan *p)
 {
     const token_table *tokens = &p->next->tokens;
     revdial_err err = {0};
     int rc = plan_make(p, &l->ports);
     if (rc == 0) rc = plan_open(p, l->proxy);
     if (rc != 0) return rc;
-    if (prog_tls_reload(l->tls, &err) != REVDIAL_OK ||
-        prog_tls_reload(l->first->peer_tls, &err) != REVDIAL_OK)
-        rc = PROG_USAGE;
+    rc = peers_prepare(&l->peers, p->next);
     if (rc == 0 && revdial_proxy_replace_credentials(l->proxy, tokens->rows, tokens->count,
-                                                     REVDIAL_END_STALE, &err) != REVDIAL_OK)
-        rc = PROG_FAILED;
-    if (rc != 0) {
-        plan_undo(p, l->proxy);
+                                                     REVDIAL_END_STALE, &err) != REVDIAL_OK) {
+        peers_undo(&l->peers);
         prog_complain(&p->next->cli, "%s", err.msg);
-        return rc;
+        rc = PROG_FAILED;
     }
-    allow_use(&l->allow, p->next->allow);
-    p->next->allow = NULL;
-    revdial_proxy_replace_auth(l->proxy, external_use(&l->external, p->next->external),
-                               &l->external);
-    p->next->external = NULL;
-    route_table_replace(&l->routes, &p->next->routes);
-    http_trust(l->http, p->next->trusted);
-    if (health_set(l->health, l->proxy, l->http, &p->next->health) != 0)
+    if (rc != 0) plan_undo(p, l->proxy);
+    return rc;
+}
+
+// All that cannot fail.
+static void live_commit(live *l, plan *p)
+{
+    config *next = p->next;
+    prog_tls_take(l->tls, &next->tls);
+    peers_commit(&l->peers, next);
+    allow_use(&l->allow, next->allow);
+    next->allow = NULL;
+    revdial_proxy_replace_auth(l->proxy, external_use(&l->external, next->external), &l->external);
+    next->external = NULL;
+    route_table_replace(&l->routes, &next->routes);
+    http_trust(l->http, next->trusted);
+    if (health_set(l->health, l->proxy, l->http, &next->health) != 0)
         prog_logf(l->log, REVDIAL_LOG_ERROR, "health.failed", "no thread for health checks");
-    revdial_proxy_replace_limits(l->proxy, p->next->proxy.max_sessions,
-                                 p->next->proxy.max_sessions_per_name,
-                                 p->next->proxy.max_sessions_per_identity);
+    revdial_proxy_replace_limits(l->proxy, next->proxy.max_sessions,
+                                 next->proxy.max_sessions_per_name,
+                                 next->proxy.max_sessions_per_identity);
     plan_change(p, l);
     plan_close(p, l->proxy);
-    return 0;
 }
 
 static void config_free(config *c)
@@ -221,7 +226,8 @@ int live_reload(live *l)
     if (rc < 0) live_adopt(l, next);
     if (rc < 0) rc = prog_refuse_frozen(&l->now->cli, &next->cli);
     pthread_mutex_lock(&l->ports.lock);
-    if (rc == 0) rc = live_apply(l, &p);
+    if (rc == 0) rc = live_prepare(l, &p);
+    if (rc == 0) live_commit(l, &p);
     ports_settle(&l->ports, l->proxy, next, rc == 0, l->log);
     live_swap(l, rc == 0 ? next : NULL, rc == 0 ? l->now : next);
     pthread_mutex_unlock(&l->ports.lock);

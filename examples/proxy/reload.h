@@ -5,6 +5,7 @@
 #include "allow.h"
 #include "health.h"
 #include "hosts.h"
+#include "peers.h"
 #include "ports.h"
 
 typedef struct live {
@@ -18,6 +19,7 @@ typedef struct live {
     allow allow;         // what agents may connect to here
     http_front *http;    // NULL: there is none
     health *health;
+    peers peers;
     config *first;  // what the proxy was started with, until the end: threads point into it
     config *now;    // in force; may be the first. Replaced by the main thread, under:
     ports ports;    // those of the admin port; other threads lock them

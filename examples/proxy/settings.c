@@ -96,13 +96,13 @@ static const prog_option options[] = {
      "where another proxy listens for agents, as an agent's --server has it. That\n"
      "proxy then asks this one for agents that it does not have; each of the two\n"
      "names the other; repeatable, up to 8",
-     0, 0},
+     0, 0, PROG_LIVE},
     {"peer-token-file", PROG_PATH, AT(credentials.peers), "FILE",
      "file with the secret that all peers share; each proves to the other that it\n"
      "knows it, and it is not sent",
-     0, 0},
+     0, 0, PROG_LIVE},
     {"peer-ca", PROG_PATH, AT(peer_ca), "FILE",
-     "certificate authorities trusted for peers (default: the system's)", 0, 0},
+     "certificate authorities trusted for peers (default: the system's)", 0, 0, PROG_LIVE},
     {"tls-cert", PROG_PATH, AT(tls.cert), "FILE",
      "certificate of this proxy, followed by those that lead to its authority.\n"
      "Agents then connect with TLS (https://); unix: stays plain",
@@ -489,7 +489,7 @@ static int config_fill(config *c)
     cfg->credential_count = c->tokens.count;
     cfg->auth_after_table = 1;
     cfg->max_auth_failures = prog_or_never(cfg->max_auth_failures);
-    cfg->peer_group = c->s.credentials.peers ? PEER_GROUP : NULL;
+    cfg->peer_group = PEER_GROUP;  // which may get a member while the proxy runs
     prog_configure(&c->cli.common, &cfg->common);
     return 0;
 }
@@ -545,7 +545,6 @@ void config_close(config *c)
     allow_list_free(c->allow);
     prog_tls_free(c->tls);
     prog_tls_free(c->peer_tls);
-    free(c->peer_urls);
     for (size_t i = 0; i < c->expose_count; i++) {
         free(c->exposes[i].allow_from);
         free(c->exposes[i].trusted);
@@ -564,6 +563,6 @@ void config_close(config *c)
     c->xs = NULL;
     c->external = NULL;
     c->allow = NULL;
-    c->listen = c->origins = c->allow_from = c->trusted = c->peer_urls = c->hosts = NULL;
+    c->listen = c->origins = c->allow_from = c->trusted = c->hosts = NULL;
     c->tls = c->peer_tls = NULL;
 }

@@ -48,9 +48,8 @@ typedef struct config {
     token_table tokens;
     external_set *external;      // NULL: nobody is asked, or its user has it
     allow_list *allow;           // NULL: its user has it
-    revdial_tls *tls;            // NULL: there is none
-    char *peer_urls;             // with commas; NULL: there is no --peer
-    revdial_tls *peer_tls;       // NULL: there is none
+    revdial_tls *tls;            // NULL: there is none, or its user has it
+    revdial_tls *peer_tls;       // the same of peers
     revdial_proxy_config proxy;  // made of all that
     char *origins;
     revdial_expose *xs;

@@ -45,6 +45,8 @@ follows_the_name() {
 
 # ---- peers ----
 
+certs=$dir/certs
+
 # start_mesh_proxy NAME OPTION...: a proxy at port_of[NAME] that names the others as its peers
 start_mesh_proxy() {
     local name=$1 other peer_options=()
@@ -217,21 +219,134 @@ a_new_secret_is_taken() {
 # Two proxies with TLS that want certificates, also from each other: theirs are of one authority.
 peers_over_tls() {
     local name other options
-    mkdir -p "$dir/certs" && sh "$here/../tls/certs.sh" "$dir/certs" || return
+    mkdir -p "$certs" && sh "$here/../tls/certs.sh" "$certs" || return
     port_of[e]=$(client port)
     port_of[f]=$(client port)
     for name in e f; do
         other=$([ $name = e ] && echo f || echo e)
-        options=(--peer "https://localhost:${port_of[$other]}" --peer-ca "$dir/certs/ca.pem"
-            --tls-cert "$dir/certs/both.pem" --tls-key "$dir/certs/both.key"
-            --client-ca "$dir/certs/ca.pem" --peer-token-file "$dir/peer-token")
+        options=(--peer "https://localhost:${port_of[$other]}" --peer-ca "$certs/ca.pem"
+            --tls-cert "$certs/both.pem" --tls-key "$certs/both.key"
+            --client-ca "$certs/ca.pem" --peer-token-file "$dir/peer-token")
         proxy_at=127.0.0.1:${port_of[$name]} start_proxy $name "${options[@]}" \
             --expose "127.0.0.1:0=tls" || return
     done
     server_url=https://localhost:${port_of[e]} start_agent tls --name tls \
-        --tls-ca "$dir/certs/ca.pem" --tls-cert "$dir/certs/cam.pem" \
-        --tls-key "$dir/certs/cam.key" --target "${address_of[httpd]}" || return
+        --tls-ca "$certs/ca.pem" --tls-cert "$certs/cam.pem" \
+        --tls-key "$certs/cam.key" --target "${address_of[httpd]}" || return
     said f.log 'event=session.up .*role=peer' 20 && gets "$page" "http://${exposed[0]}/"
+}
+
+shown_at() {
+    openssl s_client -connect "$1" </dev/null 2>/dev/null | openssl x509 -noout -fingerprint
+}
+
+# The authorities of peers can be read at some moments, and not at others, while the proxy gets
+# another certificate by each of 30 HUPs: it shows the new one if it says that all was read, and the
+# one before if it says that nothing was changed.
+reload_is_all_or_nothing() {
+    local i name before now at refused=0
+    at=127.0.0.1:$(client port)
+    cp "$certs/server.pem" "$dir/shown.pem" && cp "$certs/server.key" "$dir/shown.key"
+    ln -s "$certs/ca.pem" "$dir/some-ca" && : >"$dir/no-ca"
+    start whole "$build/revdial-proxy" --listen "$at" --token-file "$dir/tokens" --tls-cert \
+        "$dir/shown.pem" --tls-key "$dir/shown.key" --peer "https://localhost:$(client port)" \
+        --peer-ca "$dir/some-ca" --peer-token-file "$dir/peer-token"
+    said whole.out '^listening' 10 || return
+    start flips python3 "$here/flips.py" "$dir/some-ca" "$certs/ca.pem" "$dir/no-ca"
+    said flips.out '^flips' 10 && before=$(shown_at "$at") || return
+    for i in {1..30}; do
+        name=$([ $((i % 2)) -eq 1 ] && echo both || echo server)
+        cp "$certs/$name.pem" "$dir/shown.pem" && cp "$certs/$name.key" "$dir/shown.key"
+        kill -HUP "${pid_of[whole]}"
+        said whole.log event=proxy.reload 10 "$i" && now=$(shown_at "$at") || return
+        if [[ "$(grep event=proxy.reload "$dir/whole.log" | tail -n 1)" =~ nothing ]]; then
+            [ "$now" = "$before" ] || { fail "reload $i says that nothing was changed"; return; }
+            refused=$((refused + 1))
+        else
+            before=$(openssl x509 -noout -fingerprint -in "$certs/$name.pem")
+            [ "$now" = "$before" ] || { fail "reload $i: the old certificate is shown"; return; }
+        fi
+    done
+    figures="$refused of 30 refused"
+    end_now flips && stop whole
+}
+
+# ---- peers at HUP ----
+
+# peers_now NAME [PEER]: the configuration of that proxy, with this peer; with "-" it has the secret
+# of peers, and none of them
+peers_now() {
+    {
+        printf '%s\n' "listen = 127.0.0.1:${port_of[$1]}" "token-file = $dir/tokens" \
+            "${lines_of[$1]:-}"
+        [ -z "${2:-}" ] || printf '%s\n' "peer-token-file = $dir/peer-token"
+        [ "${2:--}" = - ] || printf '%s\n' "peer = http://127.0.0.1:${port_of[$2]}"
+    } >"$dir/$1.conf.new" && mv "$dir/$1.conf.new" "$dir/$1.conf"
+}
+declare -A lines_of
+
+# hup NAME [PEER]: the same, for a proxy that runs
+hup() {
+    local before
+    before=$(count "$1.log" event=proxy.reload)
+    peers_now "$@" && kill -HUP "${pid_of[$1]}" &&
+        said "$1.log" 'event=proxy.reload .*0 ports opened' 10 $((before + 1))
+}
+
+# Two proxies that know of no peer: the agent is at h, its client at g.
+start_two_alone() {
+    local name
+    for name in g h; do port_of[$name]=$(client port); done
+    lines_of[g]="expose = 127.0.0.1:0=late/${address_of[echo]}"
+    for name in g h; do
+        peers_now $name && start $name "$build/revdial-proxy" --config "$dir/$name.conf" &&
+            said $name.out '^listening on' 5 || return
+    done
+    said g.out 'for late$' 5 || return
+    late=$(sed -n 's/^listening on \(.*\) for late$/\1/p' "$dir/g.out")
+    server_url=http://127.0.0.1:${port_of[h]} start_agent late --name late --allow '127.0.0.1:*' &&
+        new_ones_are_refused "$late" || fail 'g has the agent without a peer'
+}
+
+# Each of the two gets to know the secret, and then the other one.
+peers_are_added() {
+    hup g - && hup h - && hup g h && hup h g && said g.log 'event=session.up .*role=peer' 10 &&
+        said h.log 'event=session.up .*role=peer' 10 && said_by "$late"
+}
+
+# h leaves g: what runs through it goes on, and what is new is refused.
+a_peer_is_removed() {
+    hold_client held live "$late" 20
+    said held.out '^live 20$' 10 && hup h - && said g.log 'event=session.draining .*role=peer' 10 &&
+        new_ones_are_refused "$late" || { fail "${why:-h is still asked}"; return; }
+    [ "$(count g.log 'event=session.down .*role=peer')" -eq 0 ] || { fail 'it was cut'; return; }
+    let_go held
+    said held.out '^still 20$' 10 && await_end held 10 &&
+        said g.log 'event=session.down .*role=peer' 10
+}
+
+# It comes back; and a proxy ends while it still leaves a peer.
+a_peer_is_added_again() {
+    hup h g && said g.log 'event=session.up .*role=peer' 10 2 && said_by "$late" || return
+    hold_client held live "$late" 20
+    said held.out '^live 20$' 10 && hup h - &&
+        said g.log 'event=session.draining .*role=peer' 10 2 || return
+    kill -TERM "${pid_of[h]}"
+    kill -TERM "${pid_of[late]}"
+    let_go held
+    await_end h 20 || return
+    [ "$status" -eq 0 ] || fail "h ended with $status"
+}
+
+# A wrong line changes nothing of the peers either.
+wrong_peers_change_nothing() {
+    local before
+    before=$(count g.log 'event=session.down .*role=peer')
+    printf '%s\n' 'peer = 127.0.0.1:1' >>"$dir/g.conf"
+    kill -HUP "${pid_of[g]}"
+    said g.log 'event=config.refused .*peer' 10 && said g.log 'nothing was changed' 10 &&
+        said_by "$late" || return
+    [ "$(count g.log 'event=session.down .*role=peer')" -eq "$before" ] || fail 'a peer was cut'
 }
 
 wrong_options_are_refused() {
@@ -265,5 +380,12 @@ if check 'three proxies that are peers' start_mesh; then
     check 'a peer with a wrong secret' a_wrong_secret_is_refused
     check 'peers get a new secret' a_new_secret_is_taken
     check 'peers with TLS and certificates' peers_over_tls
+    check 'a reload is for all certificates or for none' reload_is_all_or_nothing
+fi
+if check 'two proxies without peers' start_two_alone; then
+    check 'HUP adds peers' peers_are_added
+    check 'HUP with a wrong peer changes nothing' wrong_peers_change_nothing
+    check 'HUP removes a peer, streams go on' a_peer_is_removed
+    check 'HUP adds it again, and it ends while it leaves' a_peer_is_added_again
 fi
 check 'wrong options for peers' wrong_options_are_refused
