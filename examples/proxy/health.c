@@ -86,6 +86,13 @@ static int slots_grow(health *h)
     return 1;
 }
 
+static uint32_t name_hash(const char *name)
+{
+    uint32_t hash = 0x811c9dc5u;  // FNV-1a
+    for (; *name; name++) hash = (hash ^ (unsigned char)*name) * 0x01000193u;
+    return hash;
+}
+
 static void agent_new(health *h, revdial_session *s)
 {
     revdial_session_info info;
@@ -97,6 +104,7 @@ static void agent_new(health *h, revdial_session *s)
     a->session = revdial_session_ref(s);
     snprintf(a->name, sizeof a->name, "%s", info.name);
     snprintf(a->instance, sizeof a->instance, "%s", info.instance);
+    a->hash = name_hash(a->name);
     a->label = watch_label(h->w, info.name);
     a->at = h->count++;
     h->slots[a->at] = (health_slot){INT64_MAX, info.id, a};
@@ -189,9 +197,21 @@ static int heed_others(health *h)
     return !is_stopping;
 }
 
+// Is there room for one more check of that name? It has at most as many as are left for others, so
+// that silent targets of a few names do not delay the checks of the rest.
+static int has_room(const health *h, const health_agent *a)
+{
+    size_t own = 0;
+    for (size_t i = 0; i < h->flying_count; i++) {
+        const health_agent *other = h->flying[i]->agent;
+        own += other->hash == a->hash && strcmp(other->name, a->name) == 0;
+    }
+    return h->flying_count + own < HEALTH_FLYING;
+}
+
 static void begin_due(health *h, health_agent *a)
 {
-    for (unsigned i = 0; i < a->count && h->flying_count < HEALTH_FLYING; i++)
+    for (unsigned i = 0; i < a->count && has_room(h, a); i++)
         if (a->checks[i]->step == HEALTH_RESTS && a->checks[i]->due_ms <= h->now_ms)
             health_begin(h, a->checks[i]);
     health_note_due(h, a);

@@ -5,7 +5,7 @@
 #include "health.h"
 
 enum {
-    HEALTH_FLYING = 64,   // checks at one time
+    HEALTH_FLYING = 64,   // checks at one time; of one name at most as many as are left for others
     HEALTH_TARGETS = 16,  // of one agent: the library avoids as many
     HEALTH_LOOK_MS = 20,  // from one look at what is due to the next
     HEALTH_HEAD = 12,     // "HTTP/1.1 200"
@@ -45,7 +45,8 @@ struct health_agent {
     size_t at;  // of its slot
     revdial_session *session;
     char name[ROUTE_NAME_SIZE], instance[ROUTE_NAME_SIZE];
-    size_t label;  // in the metrics
+    uint32_t hash;  // of the name
+    size_t label;   // in the metrics
     unsigned count;
     health_check *checks[HEALTH_TARGETS];
 };

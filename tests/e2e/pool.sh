@@ -223,6 +223,43 @@ is_checked_again() {
     status_says '"checks_total":1,"failing_total":0'
 }
 
+# ---- checks of others that get no answer ----
+
+checks_in_flight() {
+    curl -sS "$admin/status" | grep -o '"counters":{"sessions":[0-9]*,"streams":[0-9]*' |
+        grep -o '[0-9]*$'
+}
+many_checks_wait() { [ "$(checks_in_flight)" -ge 31 ]; }
+
+# 80 targets of one name take connections and say nothing for ten minutes, which is more than can be
+# checked at one time. An agent of another name that comes then is checked all the same.
+silent_targets_delay_no_others() {
+    local i at lines=()
+    start_peers silent "$big" 0.0.0.0 && start_web || return
+    at=${address_of[sink]##*:}
+    for i in {1..16}; do
+        lines+=("[route s$i.test]" 'name = silent' "target = 127.0.0.$i:$at")
+    done
+    start_web_proxy 'health = http:/health' 'health-interval = 100ms' 'health-timeout = 10m' \
+        'admin = 127.0.0.1:0' '[expose 127.0.0.1:0]' 'name = web' "${lines[@]}" || return
+    said proxy.log 'admin.listening' 5 || return
+    admin=$(sed -n 's/.*admin.listening.*reason="\{0,1\}\(http:[^" ]*\)\/.*/\1/p' "$dir/proxy.log")
+    for i in {1..5}; do
+        start_agent "silent$i" --name silent --instance "silent$i" --allow '127.0.0.0/8:*' || return
+    done
+    until_true 20 many_checks_wait || { fail "$(checks_in_flight) checks at one time"; return; }
+    start_agent one --instance one --target "${address_of[one]}" || return
+    until_true 20 is_checked_often web || { fail 'it is not checked'; return; }
+    figures="$(checks_in_flight) others wait"
+    end_now silent{1..5} silent one one-web two-web
+    stop proxy
+}
+is_checked_often() {
+    curl -sS "$admin/metrics" |
+        grep -q "^revdial_health_checks_total{name=\"$1\",result=\"passed\"} [3-9]"
+}
+
+check 'silent targets delay no checks of others' silent_targets_delay_no_others
 check 'two web servers that are checked' start_checked || return
 check 'clients of one that is well' goes_to 'one two'
 check 'one fails its checks: all go to the other' gets_unwell
