@@ -12,6 +12,7 @@
 ##   tsan       the suites with threads under ThreadSanitizer
 ##   portable   the engine's suites with 32 bits, and big-endian (needs a cross compiler and qemu)
 ##   systems    header and programs compile for macOS, BSDs, musl (downloads zig; needs python3)
+##   yamuxspec  the programs take each frame in each state of a stream as specified (needs python3)
 ##   interop    against other yamux and WebSocket libraries (needs go, node, npm)
 ##   tls        TLS and the programs with it (needs mbedTLS and openssl; TLS=openssl: libssl, too)
 ##   tls-versions  the same on other versions of mbedTLS (downloads them; needs cargo)
@@ -136,8 +137,8 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test test-poll sim check demo run-demo layers tidy header asan tsan \
-	portable systems interop tls tls-versions explore fuzz timing e2e bench bench-peers format \
-	man install install-headers uninstall package size clean help no-tls FORCE
+	portable systems yamuxspec interop tls tls-versions explore fuzz timing e2e bench \
+	bench-peers format man install install-headers uninstall package size clean help no-tls FORCE
 
 all: $(PROGRAMS) examples $(NO_TLS)
 
@@ -291,6 +292,13 @@ timing:
 
 systems:
 	@REVDIAL_BUILD='$(BUILD)' sh tests/systems.sh
+
+YAMUXSPEC = python3 tests/yamuxspec/yamuxspec.py --log '$(BUILD)'/yamuxspec.log
+yamuxspec: $(PROGRAMS)
+	@$(YAMUXSPEC) backend -- '$(BUILD)'/revdial-agent --server http://{server} --name peer \
+		--target {target}
+	@$(YAMUXSPEC) proxy -- '$(BUILD)'/revdial-proxy --listen 127.0.0.1:0 \
+		--expose 127.0.0.1:0=peer
 
 interop: $(INTEROP)
 	@REVDIAL_BUILD='$(BUILD)' sh tests/interop/run.sh
