@@ -24579,8 +24579,8 @@ typedef struct rvd_agent_forward {
     int denied;  // index + 1 of the last address that no rule covers
     int reset;   // why it is refused: by what was asked, or how the last address failed
     char text[RVD_SYS_TEXT_MAX + 256];
-    size_t size;               // in memory
-    rvd_sys_addr addresses[];  // room for those of a name, or for the one that was asked for
+    rvd_sys_addr address;  // the one that was asked for
+    rvd_sys_addr *found;   // or RVD_LOOKUP_ADDRESSES of a name
 } rvd_agent_forward;
 
 static void rvd_agent_forward_free(rvd_agent_forward *f)
@@ -24594,7 +24594,8 @@ static void rvd_agent_forward_free(rvd_agent_forward *f)
         rvd_stream_free_locked(f->st);
         rvd_stream_flush_soon_locked(s);
     }
-    rvd_base_free(&s->heap, f, f->size);
+    if (f->found) rvd_base_free(&s->heap, f->found, RVD_LOOKUP_ADDRESSES * sizeof *f->found);
+    rvd_base_free(&s->heap, f, sizeof *f);
     rvd_stream_unlock(s);
     rvd_stream_work_end(s->group->work);
     revdial_session_unref(s);
@@ -24626,7 +24627,7 @@ static void rvd_agent_refusal_text(const rvd_agent_forward *f, int reset, char *
     } else if (!f->endpoint.kind && rvd_sys_addr_split(asked, 1, &e, &err) < 0) {
         RVD_BASE_JOIN(buf, size, err.msg);
     } else if (reset == REVDIAL_RESET_FORBIDDEN && f->denied && f->endpoint.kind == RVD_SYS_NAME) {
-        rvd_sys_addr_format(&f->addresses[f->denied - 1], address, sizeof address);
+        rvd_sys_addr_format(&f->conn.lookup.out[f->denied - 1], address, sizeof address);
         RVD_BASE_JOIN(buf, size, "the name leads to ", address,
                       ", which no rule allows: a name reaches special addresses only by a rule "
                       "for the address");
@@ -24742,7 +24743,7 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     }
     ends.is_untuned = !f->proxy_protocol;
     ends.watched = f->conn.io.slot ? &f->conn.io : NULL;
-    ends.is_spare = rvd_agent_is_near(&f->addresses[f->conn.address_at - 1]);
+    ends.is_spare = rvd_agent_is_near(&f->conn.lookup.out[f->conn.address_at - 1]);
     memset(&opts, 0, sizeof opts);
     opts.idle_ms = f->idle_timeout_ms;
     opts.half_closed_ms = f->half_closed_timeout_ms;
@@ -24950,6 +24951,18 @@ static int rvd_agent_forward_ask(rvd_agent_forward *f)
     return reset > 0 && reset < 256 ? reset : REVDIAL_RESET_FORBIDDEN;
 }
 
+// Most targets are no names, and have room for one address. Returns 0 if there is no memory.
+static int rvd_agent_forward_make_room(rvd_agent_forward *f)
+{
+    revdial_session *s = f->session;
+    if (f->endpoint.kind != RVD_SYS_NAME) return 1;
+    rvd_stream_lock(s);
+    f->found = rvd_base_alloc(&s->heap, RVD_LOOKUP_ADDRESSES * sizeof *f->found);
+    rvd_stream_unlock(s);
+    f->conn.lookup.out = f->found;
+    return f->found != NULL;
+}
+
 // All streams of a session share one asker's places in the lookups.
 static void rvd_agent_forward_begin(rvd_agent_forward *f)
 {
@@ -24966,7 +24979,8 @@ static void rvd_agent_forward_begin(rvd_agent_forward *f)
         return;
     }
     f->conn.until_us = rvd_loop_now(loop) + limit * 1000;
-    if (rvd_loop_timer_set(loop, &f->conn.timer, f->conn.until_us) < 0) {
+    if (!rvd_agent_forward_make_room(f) ||
+        rvd_loop_timer_set(loop, &f->conn.timer, f->conn.until_us) < 0) {
         rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);
         return;
     }
@@ -25003,19 +25017,12 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
 {
     const char *asked = revdial_stream_meta(st, "target"),
                *target = asked ? asked : a->cfg.default_target;
-    rvd_sys_endpoint e;
-    rvd_agent_forward *f;
-    size_t size = sizeof *f;
-    int may_be_name = a->cfg.target_fn || (target && rvd_sys_addr_split(target, 1, &e, NULL) == 0 &&
-                                           e.kind == RVD_SYS_NAME);
-    size += (may_be_name ? RVD_LOOKUP_ADDRESSES : 1) * sizeof *f->addresses;
-    f = rvd_base_alloc(&s->heap, size);
+    rvd_agent_forward *f = rvd_base_alloc(&s->heap, sizeof *f);
     if (!f) {
         revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_INTERNAL);
         rvd_stream_free_locked(st);
         return;
     }
-    f->size = size;
     f->agent = a;
     f->session = revdial_session_ref(s);
     f->st = st;
@@ -25025,7 +25032,7 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
     f->connect_timeout_ms = a->cfg.connect_timeout_ms;
     f->idle_timeout_ms = a->cfg.idle_timeout_ms;
     f->half_closed_timeout_ms = a->cfg.half_closed_timeout_ms;
-    rvd_agent_connector_init(&f->conn, s->loop, f->addresses, &f->task);
+    rvd_agent_connector_init(&f->conn, s->loop, &f->address, &f->task);
     f->conn.spares = s->group->spares;
     f->conn.io.run = rvd_agent_forward_on_io;
     f->conn.timer.run = rvd_agent_forward_on_timer;
