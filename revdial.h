@@ -665,6 +665,7 @@ enum revdial_feature {
 
 // Why a stream does not move, and its flow control in numbers.
 typedef struct revdial_flow_info {
+    uint64_t streams_refused;               // by max_streams and max_own_streams, or the peer's
     const char *blocked_on;  // "peer's credit", "socket", "turn", "reader", "accept", "rate" or ""
     uint32_t send_credit;    // bytes we may still send
     uint32_t recv_credit;    // bytes the peer may still send
@@ -727,6 +728,15 @@ REVDIAL_API int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us);
 // takes no output.
 //   returns  1: check about once a second whether the peer's system acknowledges bytes (SIOCOUTQ)
 //            and report it with revdial_engine_acked(); 0 no
+// Replaces the limits of the config. Before the session is up all of them count. Then these do:
+// max_streams, max_own_streams, stream_rate, session_rate, keepalive_ms, dead_after_ms and
+// write_stall_ms. Streams that are open stay, however many they are, and go on at the new rates.
+// What the peer may already send, up to the windows that its streams have, it may still send.
+// Windows shrink to what a second of the new rates carries, but not below their first size.
+//   returns  0; REVDIAL_EINVAL, ENOMEM (a session without a rate gets one): nothing has changed
+REVDIAL_API int revdial_engine_set_limits(revdial_engine *e, const revdial_limits *limits,
+                                          revdial_err *err);
+
 REVDIAL_API int revdial_engine_is_waiting(const revdial_engine *e);
 
 // At at_us or later the peer's system has acknowledged bytes, but not yet all that were sent. On a
@@ -1050,6 +1060,7 @@ typedef struct revdial_session_info {
     int64_t age_ms, rtt_us;
     size_t queued_bytes;  // that wait to be sent
     size_t unread_bytes;  // received, and not yet read
+    uint64_t streams_refused;  // by max_streams and max_own_streams, and by those of the peer
     size_t memory_bytes;
     uint64_t streams_reset;
     uint64_t credit_waits;                  // times that a stream had bytes to send and no credit
@@ -1067,6 +1078,7 @@ typedef struct revdial_stream_info {
     revdial_flow_info flow;
     int64_t blocked_ms;  // how long it has been blocked on flow.blocked_on
 } revdial_stream_info;
+    uint64_t streams_refused;               // as in revdial_stats
 
 // ================================================================================================
 // MARK: api.proxy
@@ -1892,6 +1904,11 @@ static void rvd_base_free(rvd_heap *h, void *p, size_t size)
     if (!p) return;
     REVDIAL_ASSERT(h->live_bytes >= size);
     h->live_bytes -= size;
+// What may be asked for.
+#define RVD_BASE_STREAMS_MAX 16777216u
+#define RVD_BASE_RATE_MIN 1000u
+#define RVD_BASE_RATE_MAX 100000000000u
+
     if (h->fn)
         h->fn(h->ud, p, size, 0);
     else
@@ -3910,6 +3927,7 @@ typedef struct rvd_mux_stream {
     unsigned reset_local : 1;  // we reset it, not the peer
     unsigned stopped : 1;      // the application has stopped reading: it gets no EOF either
     unsigned is_moving : 1;    // its reader makes progress: slow, but not stuck
+    struct rvd_mux_stream *stream;
     uint32_t id, reset_code;
     uint32_t send_credit, recv_credit, window;
     uint32_t buffered;
@@ -3924,8 +3942,8 @@ typedef struct rvd_mux_stream {
     int64_t epoch_us;
     int64_t timer_us;  // when its timer is due; without one: since when it may wait for credit
     uint64_t sent, received;
-    uint64_t out_mark;      // where its last data frame ends in the output
-    rvd_mux_share share[];  // one if the session is rated
+    uint64_t out_mark;     // where its last data frame ends in the output
+    rvd_mux_share *share;  // not NULL if the session is rated
 } rvd_mux_stream;
 
 // Lent payload: its header is in the output, its bytes are in the lender's memory or, after a
@@ -4051,7 +4069,7 @@ typedef struct rvd_mux {
     rvd_base_bucket syns, resets, provoked, glitches, pings, windows;
     uint64_t opened, reset_count, rx_bytes, tx_bytes, rx_frames, tx_frames, tx_data_frames;
     uint64_t reset_counts[REVDIAL_RESET_PLACES];  // reset_count by code
-    uint64_t credit_waits;
+    uint64_t credit_waits, streams_refused;
     uint64_t window_frames;       // window updates that our data and opens allow the peer
     rvd_wire_meta *meta;          // of the stream in the current EV_OPEN
     rvd_mux_stream *meta_stream;  // the stream of the next EV_OPEN
@@ -4160,12 +4178,24 @@ static void rvd_mux_table_grow(rvd_mux *m)
 
 // ---- limited rates ----
 
-static void rvd_mux_meter_init(rvd_mux_meter *meter, uint64_t rate, int64_t now_us)
+// A first rate begins with a burst. A later one takes over what the one before has left, or owes,
+// as a time.
+static void rvd_mux_rate_set(rvd_base_bucket *b, int64_t rate, int64_t now_us)
 {
-    int64_t burst = (int64_t)rate / RVD_MUX_RATE_BURST_PART;
-    burst = rvd_base_later(burst, 4 * RVD_MUX_RATE_LEAST);
-    rvd_base_bucket_init(&meter->grants, burst, (int64_t)rate, now_us);
-    rvd_base_bucket_init(&meter->sends, burst, (int64_t)rate, now_us);
+    int64_t burst = rvd_base_later(rate / RVD_MUX_RATE_BURST_PART, 4 * RVD_MUX_RATE_LEAST);
+    int64_t left_us = INT64_MAX;
+    if (b->rate) {
+        rvd_base_bucket_fill(b, now_us);
+        left_us = b->millionths / b->rate;
+    }
+    rvd_base_bucket_init(b, burst, rate, now_us);
+    if (rate && left_us < b->millionths / rate) b->millionths = left_us * rate;
+}
+
+static void rvd_mux_meter_set(rvd_mux_meter *meter, uint64_t rate, int64_t now_us)
+{
+    rvd_mux_rate_set(&meter->grants, (int64_t)rate, now_us);
+    rvd_mux_rate_set(&meter->sends, (int64_t)rate, now_us);
 }
 
 static int64_t rvd_mux_rate_slice(int64_t rate)
@@ -4286,7 +4316,7 @@ static void rvd_mux_share_end(rvd_mux *m, rvd_mux_stream *s)
 static void rvd_mux_share_begin(rvd_mux *m, rvd_mux_stream *s)
 {
     rvd_base_link_init(&s->share->link);
-    rvd_mux_meter_init(&s->share->own, m->cfg.limits.stream_rate, m->now_us);
+    rvd_mux_meter_set(&s->share->own, m->cfg.limits.stream_rate, m->now_us);
 }
 
 static int rvd_mux_open_is_overdrawn(rvd_mux *m)
@@ -4298,22 +4328,33 @@ static int rvd_mux_open_is_overdrawn(rvd_mux *m)
 
 // ---- new and gone streams ----
 
-static size_t rvd_mux_stream_size(const rvd_mux *m)
+// With a share, if the session is rated. NULL without memory.
+static rvd_mux_stream *rvd_mux_stream_alloc(rvd_mux *m)
 {
-    return sizeof(rvd_mux_stream) + (m->is_rated ? sizeof(rvd_mux_share) : 0);
+    rvd_mux_stream *s = rvd_base_alloc(m->heap, sizeof *s);
+    if (!s || !m->is_rated) return s;
+    s->share = rvd_base_alloc(m->heap, sizeof *s->share);
+    if (s->share) return s;
+    rvd_base_free(m->heap, s, sizeof *s);
+    return NULL;
 }
 
 static rvd_mux_stream *rvd_mux_stream_new(rvd_mux *m, uint32_t id, enum rvd_mux_phase phase)
 {
-    rvd_mux_stream **slot, *s = rvd_base_alloc(m->heap, rvd_mux_stream_size(m));
+    rvd_mux_stream **slot, *s = rvd_mux_stream_alloc(m);
     if (!s) return NULL;
     if (m->stream_count >= (uint32_t)1 << m->table_bits) rvd_mux_table_grow(m);
     s->id = id;
     s->phase = (uint8_t)phase;
     rvd_base_link_init(&s->ctl);
     rvd_base_link_init(&s->tell);
+// What has been moved already is not counted.
     rvd_base_link_init(&s->turn);
     rvd_base_link_init(&s->timer);
+    memset(s->share, 0, sizeof *s->share);
+    s->share->stream = s;
+    s->share->own.granted = s->received;
+    s->share->own.sent = s->sent;
     rvd_base_link_init(&s->held);
     s->send_credit = m->cfg.send_window;
     s->recv_credit = s->window = m->cfg.recv_window;
@@ -4403,7 +4444,8 @@ static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
     else
         m->theirs--;
     if (m->is_rated) rvd_mux_share_end(m, s);
-    rvd_base_free(m->heap, s, rvd_mux_stream_size(m));
+    rvd_base_free(m->heap, s->share, sizeof *s->share);
+    rvd_base_free(m->heap, s, sizeof *s);
 }
 
 // ---- small changes of state ----
@@ -5668,8 +5710,9 @@ static uint32_t rvd_mux_refusal(rvd_mux *m)
 {
     if (!m->cfg.accept_streams) return REVDIAL_RESET_REFUSED;
     if (m->draining) return REVDIAL_RESET_DRAINING;
-    if (m->theirs >= m->cfg.limits.max_streams) return REVDIAL_RESET_REFUSED;
-    return REVDIAL_RESET_NONE;
+    if (m->theirs < m->cfg.limits.max_streams) return REVDIAL_RESET_NONE;
+    m->streams_refused++;
+    return REVDIAL_RESET_REFUSED;
 }
 
 // A new stream of the peer, validated by its header before anything changes.
@@ -6130,14 +6173,14 @@ static void rvd_mux_tick_rates(rvd_mux *m)
         rvd_mux_wait_turn(m, s);
     }
     while (!rvd_base_link_is_alone(&m->resting)) {
-        rvd_mux_stream *s = RVD_BASE_OWNER(m->resting.next, rvd_mux_stream, share[0].link);
-        if (s->share->grant_us > m->now_us) break;
-        rvd_base_link_remove(&s->share->link);
-        rvd_mux_credit_check(m, s);
+        rvd_mux_share *share = RVD_BASE_OWNER(m->resting.next, rvd_mux_share, link);
+        if (share->grant_us > m->now_us) break;
+        rvd_base_link_remove(&share->link);
+        rvd_mux_credit_check(m, share->stream);
     }
     slice = (uint32_t)rvd_mux_rate_slice(m->meter.grants.rate);
     while (!rvd_base_link_is_alone(&m->sharing)) {
-        rvd_mux_stream *s = RVD_BASE_OWNER(m->sharing.next, rvd_mux_stream, share[0].link);
+        rvd_mux_stream *s = RVD_BASE_OWNER(m->sharing.next, rvd_mux_share, link)->stream;
         left = rvd_mux_rate_left(&m->meter.grants, m->now_us);
         if (!left) return;
         rvd_base_link_remove(&s->share->link);
@@ -6155,8 +6198,8 @@ static int64_t rvd_mux_next_rates(const rvd_mux *m)
     if (!rvd_base_link_is_alone(&m->held_back))
         at = RVD_BASE_OWNER(m->held_back.next, rvd_mux_stream, turn)->share->write_us;
     if (!rvd_base_link_is_alone(&m->resting))
-        at = rvd_base_sooner(
-            at, RVD_BASE_OWNER(m->resting.next, rvd_mux_stream, share[0].link)->share->grant_us);
+        at = rvd_base_sooner(at,
+                             RVD_BASE_OWNER(m->resting.next, rvd_mux_share, link)->grant_us);
     if (!rvd_base_link_is_alone(&m->sharing))
         at = rvd_base_sooner(
             at, rvd_base_later(m->now_us + 1,
@@ -6177,6 +6220,79 @@ static int64_t rvd_mux_next_rates(const rvd_mux *m)
 
 static int64_t rvd_mux_next_tick(const rvd_mux *m)
 {
+// A rate changes: those that wait for it look again.
+static void rvd_mux_rates_release(rvd_mux *m)
+{
+    rvd_base_link *const waiting[] = {&m->resting, &m->sharing};
+    while (!rvd_base_link_is_alone(&m->held_back)) {
+        rvd_mux_stream *s = RVD_BASE_OWNER(m->held_back.next, rvd_mux_stream, turn);
+        rvd_base_link_remove(&s->turn);
+        rvd_mux_wait_turn(m, s);
+    }
+    for (int i = 0; i < 2; i++) {
+        while (!rvd_base_link_is_alone(waiting[i])) {
+            rvd_mux_share *share = RVD_BASE_OWNER(waiting[i]->next, rvd_mux_share, link);
+            rvd_base_link_remove(&share->link);
+            rvd_mux_credit_check(m, share->stream);
+        }
+    }
+}
+
+// Gives each stream a share that has none. Returns 0 without memory.
+static int rvd_mux_shares_make(rvd_mux *m)
+{
+    for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits; i++) {
+        for (rvd_mux_stream *s = m->table[i]; s; s = s->hash_next) {
+            if (!s->share) s->share = rvd_base_alloc(m->heap, sizeof *s->share);
+            if (!s->share) return 0;
+        }
+    }
+    return 1;
+}
+
+// A stream goes on with the new rate, from what it has moved until now.
+static void rvd_mux_share_change(rvd_mux *m, rvd_mux_stream *s, int was_rated)
+{
+    if (m->is_rated && !was_rated) rvd_mux_share_begin(m, s);
+    if (m->is_rated) rvd_mux_meter_set(&s->share->own, m->cfg.limits.stream_rate, m->now_us);
+    if (s->window <= m->cfg.limits.stream_window_max) return;
+    m->grown -= s->window - m->cfg.limits.stream_window_max;
+    s->window = m->cfg.limits.stream_window_max;
+}
+
+static void rvd_mux_rates_change(rvd_mux *m)
+{
+    int was_rated = m->is_rated;
+    if (was_rated) rvd_mux_rates_release(m);
+    m->is_rated = m->cfg.limits.stream_rate || m->cfg.limits.session_rate;
+    if (!was_rated) m->meter.sent = m->tx_bytes;
+    rvd_mux_meter_set(&m->meter, m->cfg.limits.session_rate, m->now_us);
+    for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits; i++)
+        for (rvd_mux_stream *s = m->table[i]; s; s = s->hash_next)
+            rvd_mux_share_change(m, s, was_rated);
+}
+
+// Replaces the limits that may change while a session is up.
+//   limits        resolved: no zeros but those of the rates
+//   peer_streams  as in rvd_mux_config
+//   returns       0 without memory: nothing has changed
+static int rvd_mux_limits_set(rvd_mux *m, const revdial_limits *limits, uint32_t peer_streams)
+{
+    revdial_limits *l = &m->cfg.limits;
+    int is_same = l->stream_rate == limits->stream_rate && l->session_rate == limits->session_rate;
+    if ((limits->stream_rate || limits->session_rate) && !rvd_mux_shares_make(m)) return 0;
+    l->max_streams = limits->max_streams;
+    l->keepalive_ms = limits->keepalive_ms;
+    l->dead_after_ms = limits->dead_after_ms;
+    l->write_stall_ms = limits->write_stall_ms;
+    l->stream_rate = limits->stream_rate;
+    l->session_rate = limits->session_rate;
+    l->stream_window_max = limits->stream_window_max;
+    m->cfg.peer_streams = peer_streams;
+    if (!is_same) rvd_mux_rates_change(m);
+    return 1;
+}
+
     const revdial_limits *l = &m->cfg.limits;
     int64_t at = INT64_MAX;
     if (m->dead) return -1;
@@ -6523,7 +6639,10 @@ static int64_t rvd_mux_open(rvd_mux *m, const revdial_dial_opts *opts)
         rvd_mux_drain(m);
         return REVDIAL_EDRAINING;
     }
-    if (m->ours >= m->cfg.peer_streams) return REVDIAL_ELIMIT;
+    if (m->ours >= m->cfg.peer_streams) {
+        m->streams_refused++;
+        return REVDIAL_ELIMIT;
+    }
     if (opts->target && !(m->cfg.features & REVDIAL_FEATURE_PREAMBLE)) return REVDIAL_EINVAL;
     if (opts->early_len > REVDIAL_EARLY_MAX || (opts->early_len && !opts->early))
         return REVDIAL_EINVAL;
@@ -6738,7 +6857,7 @@ static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, 
     m->table_bits = 4;
     m->table_key = ((cfg->seed | 1) * 0x9E3779B97F4A7C15u) | 1;
     m->is_rated = cfg->limits.stream_rate || cfg->limits.session_rate;
-    rvd_mux_meter_init(&m->meter, cfg->limits.session_rate, now_us);
+    rvd_mux_meter_set(&m->meter, cfg->limits.session_rate, now_us);
     rvd_base_link_init(&m->held_back);
     rvd_base_link_init(&m->resting);
     rvd_base_link_init(&m->sharing);
@@ -10537,6 +10656,8 @@ static int rvd_engine_has_session(const revdial_engine *e)
     return e->state >= RVD_ENGINE_READY;
 }
 
+    rvd_http_terms peer_terms;          // once there is a session
+    uint32_t window;                    // first window of streams, as announced
 // The handshake failed. The first cause sticks.
 static void rvd_engine_die(revdial_engine *e, int code, int status, const char *text)
 {
@@ -10743,10 +10864,10 @@ static uint32_t rvd_engine_window(const revdial_engine *e)
 }
 
 // The terms that this end announces. A proxy that accepts no streams announces 0 of them.
-static rvd_http_terms rvd_engine_terms(const revdial_engine *e)
+static rvd_http_terms rvd_engine_terms(revdial_engine *e)
 {
     rvd_http_terms t = {.is_revdial = 1, .features = rvd_engine_all_features()};
-    t.window = rvd_engine_window(e);
+    t.window = e->window = rvd_engine_window(e);
     if (e->accept_streams) t.streams = e->limits.max_streams ? e->limits.max_streams : 65536;
     return t;
 }
@@ -10775,14 +10896,13 @@ static void rvd_engine_features_note(revdial_engine *e, unsigned features)
             RVD_BASE_ADD(&t, t.len ? " " : NULL, rvd_http_features[i].name);
 }
 
-static void rvd_engine_limits_resolve(revdial_engine *e, const rvd_http_terms *peer,
-                                      rvd_mux_config *cfg)
+static void rvd_engine_limits_resolve(const revdial_engine *e, uint32_t recv_window,
+                                      revdial_limits *l)
 {
-    revdial_limits *l = &cfg->limits;
+    const rvd_http_terms *peer = &e->peer_terms;
     *l = e->limits;
-    cfg->recv_window = peer->has_window ? rvd_engine_window(e) : RVD_WIRE_WINDOW0;
     if (!l->max_streams) l->max_streams = peer->has_streams ? 65536 : RVD_MUX_STOCK_STREAMS;
-    if (l->stream_window < cfg->recv_window) l->stream_window = cfg->recv_window;
+    if (l->stream_window < recv_window) l->stream_window = recv_window;
     if (!l->stream_window_max) l->stream_window_max = rvd_engine_second(e);
     if (l->stream_window_max < l->stream_window) l->stream_window_max = l->stream_window;
     if (!l->session_window) l->session_window = 64u << 20;
@@ -10801,12 +10921,12 @@ static void rvd_engine_come_up(revdial_engine *e, const rvd_http_terms *peer)
     cfg.accept_streams = e->accept_streams;
     cfg.features = peer->is_revdial ? peer->features & rvd_engine_all_features() : 0;
     cfg.send_window = peer->window;
-    cfg.peer_streams = peer->streams;
-    if (e->limits.max_own_streams)
-        cfg.peer_streams = rvd_base_min_u32(peer->streams, e->limits.max_own_streams);
+    e->peer_terms = *peer;
+    cfg.peer_streams = rvd_engine_own_streams(e);
+    cfg.recv_window = peer->has_window ? e->window : RVD_WIRE_WINDOW0;
     cfg.session_id = e->session_id;
     cfg.seed = e->seed;
-    rvd_engine_limits_resolve(e, peer, &cfg);
+    rvd_engine_limits_resolve(e, cfg.recv_window, &cfg.limits);
     rvd_engine_features_note(e, cfg.features);
     rvd_http_head_free(&e->head);
     if (!rvd_engine_framing_start(e) || !rvd_mux_start(&e->mux, &e->heap, &cfg, e->mux.now_us)) {
@@ -10838,6 +10958,13 @@ static void rvd_engine_on_request(revdial_engine *e, int has_more)
     // RFC 9931: bytes before our 101 may be a smuggled request.
     if (!status && has_more) status = 400;
     if (status) {
+// How many streams this end may open.
+static uint32_t rvd_engine_own_streams(const revdial_engine *e)
+{
+    uint32_t most = e->limits.max_own_streams ? e->limits.max_own_streams : UINT32_MAX;
+    return rvd_base_min_u32(e->peer_terms.streams, most);
+}
+
         e->was_probe = e->request.is_probe;
         rvd_engine_refuse(e, status, 0);
         return;
@@ -11474,7 +11601,8 @@ static int64_t rvd_engine_rate(uint64_t given)
 static int rvd_engine_limits_check(const revdial_limits *l, revdial_err *err)
 {
     const rvd_engine_range ranges[] = {
-        {"max_streams: ", l->max_streams, 1, 1 << 24},
+    out->streams_refused = m->streams_refused;
+        {"max_streams: ", l->max_streams, 1, RVD_BASE_STREAMS_MAX},
         {"stream_window: ", l->stream_window, RVD_HTTP_WINDOW_MIN, 16 << 20},
         {"stream_window_max: ", l->stream_window_max, RVD_HTTP_WINDOW_MIN, 16 << 20},
         {"session_window: ", l->session_window, 1 << 20, UINT32_MAX},
@@ -11484,9 +11612,10 @@ static int rvd_engine_limits_check(const revdial_limits *l, revdial_err *err)
         {"handshake_timeout_ms: time ", l->handshake_timeout_ms, 1, INT32_MAX},
         {"accept_timeout_ms: time ", l->accept_timeout_ms, 1, INT32_MAX},
         {"write_stall_ms: time ", l->write_stall_ms, 1, INT32_MAX},
-        {"max_own_streams: ", l->max_own_streams, 1, 1 << 24},
-        {"stream_rate: ", rvd_engine_rate(l->stream_rate), 1000, 100000000000},
-        {"session_rate: ", rvd_engine_rate(l->session_rate), 1000, 100000000000}};
+        {"max_own_streams: ", l->max_own_streams, 1, RVD_BASE_STREAMS_MAX},
+        {"stream_rate: ", rvd_engine_rate(l->stream_rate), RVD_BASE_RATE_MIN, RVD_BASE_RATE_MAX},
+        {"session_rate: ", rvd_engine_rate(l->session_rate), RVD_BASE_RATE_MIN,
+         RVD_BASE_RATE_MAX}};
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
         const rvd_engine_range *r = &ranges[i];
         char text[128];
@@ -11546,6 +11675,25 @@ static void rvd_engine_copy(char *to, rvd_base_slice from)
 static int rvd_engine_scheme(const revdial_engine *e, const char *challenge,
                              rvd_http_challenge *out)
 {
+static void rvd_engine_limits_keep(revdial_engine *e, const revdial_limits *limits)
+{
+    e->limits = *limits;
+    if (!e->limits.handshake_timeout_ms) e->limits.handshake_timeout_ms = RVD_BASE_HANDSHAKE_MS;
+}
+
+int revdial_engine_set_limits(revdial_engine *e, const revdial_limits *limits, revdial_err *err)
+{
+    revdial_limits before = e->limits, resolved;
+    if (rvd_engine_limits_check(limits, err)) return REVDIAL_EINVAL;
+    rvd_engine_limits_keep(e, limits);
+    if (!rvd_engine_has_session(e)) return REVDIAL_OK;
+    rvd_engine_limits_resolve(e, e->mux.cfg.recv_window, &resolved);
+    if (rvd_mux_limits_set(&e->mux, &resolved, rvd_engine_own_streams(e))) return REVDIAL_OK;
+    e->limits = before;
+    rvd_engine_error(err, REVDIAL_ENOMEM, rvd_engine_no_memory, NULL);
+    return REVDIAL_ENOMEM;
+}
+
     unsigned fit = e->auth_schemes;
     memset(out, 0, sizeof *out);
     if (fit == REVDIAL_AUTH_BEARER || fit == REVDIAL_AUTH_BASIC) return (int)fit;
@@ -11650,8 +11798,7 @@ static const char *rvd_engine_config_copy(revdial_engine *e, const revdial_engin
 {
     e->role = cfg->role;
     e->accept_streams = cfg->accept_streams || cfg->role == REVDIAL_ROLE_BACKEND;
-    e->limits = cfg->limits;
-    if (!e->limits.handshake_timeout_ms) e->limits.handshake_timeout_ms = RVD_BASE_HANDSHAKE_MS;
+    rvd_engine_limits_keep(e, &cfg->limits);
     e->session_id = cfg->session_id;
     e->seed = cfg->seed;
     e->auth_schemes = cfg->auth_schemes ? cfg->auth_schemes : REVDIAL_AUTH_BEARER;
@@ -17898,6 +18045,7 @@ size_t revdial_session_list_streams(revdial_session *s, int blocked_ms, revdial_
 {
     size_t count = 0;
     const int64_t now_us = rvd_sys_now_us();
+    out->streams_refused = info.streams_refused;
     if (rvd_stream_is_child(s)) return 0;
     rvd_stream_lock(s);
     for (rvd_base_link *l = s->streams.next; l != &s->streams; l = l->next) {

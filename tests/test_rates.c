@@ -382,6 +382,185 @@ TEST(a_side_opens_no_more_streams_than_it_may)
     pair_end(&w.p);
 }
 
+// ---- limits that change while the session is up
+
+// The proxy gets other limits, which count from now on for all that its streams move.
+static void world_limit(world *w, revdial_limits limits)
+{
+    limits.keepalive_ms = 100000000;
+    CHECK_INT(revdial_engine_set_limits(w->p.proxy->e, &limits, NULL), 0);
+    rig_drain(w->p.proxy);
+    pair_pump(&w->p);
+}
+
+// How much has come within ms, after a second in which what was granted before is used up.
+static uint64_t world_measure(world *w, int64_t ms)
+{
+    world_run(w, 1000);
+    uint64_t got = world_got(w);
+    world_run(w, ms);
+    return world_got(w) - got;
+}
+
+TEST(a_rate_that_changes_counts_at_once_for_streams_that_run)
+{
+    for (int i = 0; i < 8; i++) {
+        static const int factors[] = {4, 1, 2};
+        const int per_stream = i & 1, streams = i & 4 ? 4 : 1;
+        world w;
+        REQUIRE(world_open(&w, none, none));
+        for (int k = 0; k < streams; k++) REQUIRE(world_flow(&w, i & 2, UINT64_MAX) != NULL);
+        for (int k = 0; k < 3; k++) {
+            uint64_t rate = (uint64_t)factors[k] * RATE;
+            revdial_limits l = {.stream_rate = per_stream ? rate : 0,
+                                .session_rate = per_stream ? 0 : rate};
+            world_limit(&w, l);
+            check_near(world_measure(&w, 5000),
+                       5 * rate * (per_stream ? (uint64_t)streams : 1), "changed");
+        }
+        world_limit(&w, none);
+        uint64_t got = world_got(&w);
+        for (int ms = 0; ms < 100; ms++) world_run(&w, 1);
+        CHECK(world_got(&w) - got > 20 * (uint64_t)RATE);  // in a tenth of a second
+        CHECK(!w.p.proxy->dead && !w.p.backend->dead);
+        pair_end(&w.p);
+    }
+}
+
+// What a window has grown to before there was a rate would be the burst of a sender that pauses.
+TEST(windows_shrink_to_a_rate_that_comes_later)
+{
+    world w;
+    revdial_flow_info flow_info;
+    REQUIRE(world_open(&w, none, none));
+    flow *f = world_flow(&w, 1, UINT64_MAX);
+    REQUIRE(f != NULL);
+    w.p.proxy->now += 20000;  // a round trip that lets windows grow
+    for (int ms = 0; ms < 1000; ms++) world_run(&w, 1);
+    world_limit(&w, (revdial_limits){.stream_rate = 100000});
+    for (int ms = 0; ms < 1000; ms++) world_run(&w, 1);  // what it may send already
+    f->left = 0;
+    world_run(&w, 100000);
+    revdial_engine_get_flow(w.p.proxy->e, f->id, &flow_info);
+    CHECK(flow_info.window <= 100000);
+    uint64_t got = f->got;
+    f->left = 10 * RATE;
+    world_run(&w, 1);
+    CHECK(f->got - got <= 2 * 100000);
+    pair_end(&w.p);
+}
+
+TEST(streams_that_wait_for_a_rate_end_in_time_when_it_is_lifted)
+{
+    for (int i = 0; i < 4; i++) {
+        world w;
+        REQUIRE(world_open(&w, i & 1 ? one : all, none));
+        for (int k = 0; k < 4; k++) {
+            flow *f = world_flow(&w, i & 2, 20 * RATE);
+            REQUIRE(f != NULL);
+            f->ends = 1;
+        }
+        world_run(&w, 1000);
+        world_limit(&w, none);
+        for (int ms = 0; ms < 1000; ms++) world_run(&w, 1);
+        for (int k = 0; k < 4; k++) {
+            CHECK_INT(w.flows[k].got, 20 * RATE);
+            CHECK(w.flows[k].is_over);
+        }
+        pair_end(&w.p);
+    }
+}
+
+TEST(a_rate_for_which_there_is_no_memory_changes_nothing)
+{
+    world w;
+    REQUIRE(world_open(&w, none, none));
+    for (int k = 0; k < 8; k++) REQUIRE(world_flow(&w, k & 1, 100000) != NULL);
+    for (size_t n = 4; n > 0; n--) {  // of eight that are needed
+        w.p.proxy->heap.fail_at = w.p.proxy->heap.calls + n;
+        CHECK_INT(revdial_engine_set_limits(w.p.proxy->e, &all, NULL), REVDIAL_ENOMEM);
+        if (n == 4) CHECK_INT(revdial_engine_set_limits(w.p.proxy->e, &none, NULL), 0);
+    }
+    w.p.proxy->heap.fail_at = 0;
+    for (int k = 0; k < 8; k++) w.flows[k].ends = 1;
+    for (int ms = 0; ms < 10; ms++) world_run(&w, 1);
+    for (int k = 0; k < 8; k++) CHECK_INT(w.flows[k].got, 100000);
+    pair_end(&w.p);
+}
+
+TEST(a_lower_limit_of_streams_ends_none_and_refuses_new_ones)
+{
+    static const revdial_dial_opts opts = {0};
+    world w;
+    revdial_engine_info info;
+    REQUIRE(world_open(&w, none, none));
+    for (int k = 0; k < 4; k++) REQUIRE(world_flow(&w, k & 1, 200000) != NULL);
+    world_limit(&w, (revdial_limits){.max_own_streams = 2});
+    CHECK_INT(revdial_engine_open(w.p.proxy->e, &opts, NULL), REVDIAL_ELIMIT);
+    world_run(&w, 100);
+    for (int k = 0; k < 4; k++) CHECK_INT(w.flows[k].got, 200000);
+    for (int k = 0; k < 4; k++) {
+        CHECK_INT(revdial_engine_open(w.p.proxy->e, &opts, NULL) > 0, k == 3);
+        if (k == 3) break;
+        revdial_engine_close(w.p.proxy->e, w.flows[k].id);
+        revdial_engine_close(w.p.backend->e, w.flows[k].id);
+        pair_pump(&w.p);
+    }
+    revdial_engine_get_info(w.p.proxy->e, &info);
+    CHECK_INT(info.streams_refused, 4);
+    world_limit(&w, none);
+    CHECK(revdial_engine_open(w.p.proxy->e, &opts, NULL) > 0);
+    pair_end(&w.p);
+}
+
+TEST(a_lower_limit_of_the_peers_streams_ends_none_and_refuses_new_ones)
+{
+    static const revdial_dial_opts opts = {0};
+    world w;
+    revdial_engine_info info;
+    REQUIRE(world_open(&w, none, none));
+    for (int k = 0; k < 3; k++) {
+        CHECK(revdial_engine_open(w.p.backend->e, &opts, NULL) > 0);
+        pair_pump(&w.p);
+    }
+    world_limit(&w, (revdial_limits){.max_streams = 2});
+    CHECK_INT(w.p.backend->counts[REVDIAL_EV_RESET], 0);
+    CHECK(revdial_engine_open(w.p.backend->e, &opts, NULL) > 0);
+    pair_pump(&w.p);
+    CHECK_INT(w.p.backend->counts[REVDIAL_EV_RESET], 1);
+    revdial_engine_get_info(w.p.proxy->e, &info);
+    CHECK_INT(info.streams_refused, 1);
+    CHECK_INT(info.streams, 3);
+    pair_end(&w.p);
+}
+
+TEST(times_of_a_session_change_while_it_is_up)
+{
+    world w;
+    revdial_limits l = {.keepalive_ms = 700, .dead_after_ms = 800};
+    REQUIRE(world_open(&w, none, none));
+    world_run(&w, 40000);
+    int64_t now = w.p.proxy->now;
+    CHECK(revdial_engine_tick(w.p.proxy->e, now) > now + 10000000);
+    CHECK_INT(revdial_engine_set_limits(w.p.proxy->e, &l, NULL), 0);
+    revdial_engine_tick(w.p.proxy->e, now + 700000);
+    CHECK(revdial_engine_output(w.p.proxy->e, (struct iovec[1]){{NULL, 0}}, 1) == 1);  // a ping
+    pair_end(&w.p);
+}
+
+TEST(limits_that_cannot_be_change_nothing)
+{
+    world w;
+    revdial_err err;
+    REQUIRE(world_open(&w, all, none));
+    REQUIRE(world_flow(&w, 1, UINT64_MAX) != NULL);
+    CHECK_INT(revdial_engine_set_limits(w.p.proxy->e, &(revdial_limits){.stream_rate = 999}, &err),
+              REVDIAL_EINVAL);
+    CHECK(strstr(err.msg, "limits.stream_rate: 999 is not in 1000..100000000000") != NULL);
+    check_near(world_measure(&w, 5000), 5 * RATE, "as before");
+    pair_end(&w.p);
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);
