@@ -355,6 +355,14 @@ enum revdial_auth_scheme {
     REVDIAL_AUTH_MTLS = 8     // the certificate verified by the transport; for the proxy's table
 };
 
+// Limits of one credential, in place of those of the proxy's config. 0 = as there.
+typedef struct revdial_quota {
+    unsigned max_sessions;  // of its identity: in place of max_sessions_per_identity
+    // Of each of its sessions, as in revdial_limits:
+    uint32_t max_streams, max_own_streams;
+    uint64_t stream_rate, session_rate;
+} revdial_quota;
+
 // One row of the proxy's table: who may register which names, and what proves it.
 typedef struct revdial_credential {
     // The token or password, or instead "sha256:" and 64 hex digits, its hash; for DIGEST alone
@@ -381,6 +389,7 @@ typedef struct revdial_credential {
     // label; a backend with another one is refused with 409, also after the row has changed, until
     // the sessions with the old label are down. NULL = "".
     const char *label;
+    revdial_quota quota;
 } revdial_credential;
 
 enum { REVDIAL_LABEL_SIZE = 1024 };  // bytes of a label with its NUL
@@ -425,6 +434,9 @@ typedef struct revdial_auth_req {
     // Room for REVDIAL_LABEL_SIZE bytes, in which a hook may write a label, as
     // revdial_credential.label; NULL where labels have no meaning.
     char *label;
+    // Where a hook may write limits of what it admits; zero at first. NULL where they have no
+    // meaning. Limits out of their range are answered 503.
+    revdial_quota *quota;
 } revdial_auth_req;
 
 // What becomes of a backend that asks to register. The values are HTTP statuses, except the last.
@@ -653,6 +665,7 @@ typedef struct revdial_engine_info {
     size_t memory_bytes;                    // allocated now
     uint64_t credit_waits;                  // times that a stream had bytes to send and no credit
     uint64_t resets[REVDIAL_RESET_PLACES];  // streams_reset by code
+    uint64_t streams_refused;               // by max_streams and max_own_streams, or the peer's
 } revdial_engine_info;
 
 enum revdial_feature {
@@ -665,7 +678,6 @@ enum revdial_feature {
 
 // Why a stream does not move, and its flow control in numbers.
 typedef struct revdial_flow_info {
-    uint64_t streams_refused;               // by max_streams and max_own_streams, or the peer's
     const char *blocked_on;  // "peer's credit", "socket", "turn", "reader", "accept", "rate" or ""
     uint32_t send_credit;    // bytes we may still send
     uint32_t recv_credit;    // bytes the peer may still send
@@ -716,6 +728,15 @@ REVDIAL_API void revdial_engine_sent(revdial_engine *e, size_t n);
 // frame is longer than all of it.
 REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
 
+// Replaces the limits of the config. Before the session is up all of them count. Then these do:
+// max_streams, max_own_streams, stream_rate, session_rate, keepalive_ms, dead_after_ms and
+// write_stall_ms. Streams that are open stay, however many they are, and go on at the new rates.
+// What the peer may already send, up to the windows that its streams have, it may still send.
+// Windows shrink to what a second of the new rates carries, but not below their first size.
+//   returns  0; REVDIAL_EINVAL, ENOMEM (a session without a rate gets one): nothing has changed
+REVDIAL_API int revdial_engine_set_limits(revdial_engine *e, const revdial_limits *limits,
+                                          revdial_err *err);
+
 // Tells the time before writes that no input or tick has come just before. With peers that have
 // REVDIAL_FEATURE_PINGS it matters: the engine measures how long what is written takes to the peer.
 REVDIAL_API void revdial_engine_set_now(revdial_engine *e, int64_t now_us);
@@ -728,15 +749,6 @@ REVDIAL_API int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us);
 // takes no output.
 //   returns  1: check about once a second whether the peer's system acknowledges bytes (SIOCOUTQ)
 //            and report it with revdial_engine_acked(); 0 no
-// Replaces the limits of the config. Before the session is up all of them count. Then these do:
-// max_streams, max_own_streams, stream_rate, session_rate, keepalive_ms, dead_after_ms and
-// write_stall_ms. Streams that are open stay, however many they are, and go on at the new rates.
-// What the peer may already send, up to the windows that its streams have, it may still send.
-// Windows shrink to what a second of the new rates carries, but not below their first size.
-//   returns  0; REVDIAL_EINVAL, ENOMEM (a session without a rate gets one): nothing has changed
-REVDIAL_API int revdial_engine_set_limits(revdial_engine *e, const revdial_limits *limits,
-                                          revdial_err *err);
-
 REVDIAL_API int revdial_engine_is_waiting(const revdial_engine *e);
 
 // At at_us or later the peer's system has acknowledged bytes, but not yet all that were sent. On a
@@ -1048,6 +1060,7 @@ typedef struct revdial_stats {
     uint64_t dials_within[REVDIAL_DIAL_PLACES], dials_failed_by[REVDIAL_ERROR_PLACES];
     // Clients that were refused by max_clients and by max_clients_per_source.
     uint64_t clients_refused, clients_refused_per_source;
+    uint64_t streams_refused;  // by max_streams and max_own_streams, and by those of the peer
 } revdial_stats;
 
 typedef struct revdial_session_info {
@@ -1060,12 +1073,12 @@ typedef struct revdial_session_info {
     int64_t age_ms, rtt_us;
     size_t queued_bytes;  // that wait to be sent
     size_t unread_bytes;  // received, and not yet read
-    uint64_t streams_refused;  // by max_streams and max_own_streams, and by those of the peer
     size_t memory_bytes;
     uint64_t streams_reset;
     uint64_t credit_waits;                  // times that a stream had bytes to send and no credit
     uint64_t resets[REVDIAL_RESET_PLACES];  // streams_reset by code
     int is_peer;                            // of revdial_proxy_config.peer_group
+    uint64_t streams_refused;               // as in revdial_stats
 } revdial_session_info;
 
 // One stream of a session.
@@ -1078,7 +1091,6 @@ typedef struct revdial_stream_info {
     revdial_flow_info flow;
     int64_t blocked_ms;  // how long it has been blocked on flow.blocked_on
 } revdial_stream_info;
-    uint64_t streams_refused;               // as in revdial_stats
 
 // ================================================================================================
 // MARK: api.proxy
@@ -1359,7 +1371,8 @@ enum revdial_credentials_flag { REVDIAL_END_STALE = 1 };
 
 // Replaces the table of credentials for requests to come. Without REVDIAL_END_STALE sessions stay
 // until they reconnect. NULL and 0 are a table that admits nobody. From now on the group of its new
-// row decides who may share a name with a session.
+// row decides who may share a name with a session, and its quota counts, as in
+// revdial_engine_set_limits(); sessions above its max_sessions stay.
 //   flags    REVDIAL_END_STALE or 0
 //   returns  0; REVDIAL_EINVAL, ENOMEM: the old table is in force
 //   owns     copies the rows (secrets as hashes: the proxy's memory does not have them)
@@ -1372,6 +1385,14 @@ REVDIAL_API int revdial_proxy_replace_credentials(revdial_proxy *p, const revdia
 REVDIAL_API void revdial_proxy_replace_limits(revdial_proxy *p, unsigned max_sessions,
                                               unsigned max_sessions_per_name,
                                               unsigned max_sessions_per_identity);
+
+// Replaces common.limits: as revdial_engine_set_limits() for the sessions that are up, whole for
+// those to come. What a credential has in its quota counts instead, as before.
+//   returns  0; REVDIAL_EINVAL: nothing has changed; ENOMEM: some sessions keep what they had;
+//            ECLOSED
+//   thread   any
+REVDIAL_API int revdial_proxy_replace_session_limits(revdial_proxy *p, const revdial_limits *limits,
+                                                     revdial_err *err);
 
 // Replaces the application's check for requests to come; NULL = the table. Calls of the old one
 // that run may go on until revdial_proxy_stop().
@@ -1791,6 +1812,14 @@ REVDIAL_API revdial_session *revdial_agent_wait(revdial_agent *a, int timeout_ms
 REVDIAL_API int revdial_agent_replace_allow(revdial_agent *a, const char *const *allow,
                                             revdial_err *err);
 
+// Replaces common.limits: as revdial_engine_set_limits() for the sessions that are up, whole for
+// those to come.
+//   returns  0; REVDIAL_EINVAL: nothing has changed; ENOMEM: some sessions keep what they had;
+//            ECLOSED
+//   thread   any
+REVDIAL_API int revdial_agent_replace_session_limits(revdial_agent *a, const revdial_limits *limits,
+                                                     revdial_err *err);
+
 // Sessions that are up or drain.
 //   owns     each of the min(cap, returned) sessions in out comes with a reference for you
 //   returns  how many there are
@@ -1875,6 +1904,11 @@ enum {
     RVD_BASE_STALL_MS = 30000
 };
 
+// What may be asked for.
+#define RVD_BASE_STREAMS_MAX 16777216u
+#define RVD_BASE_RATE_MIN 1000u
+#define RVD_BASE_RATE_MAX 100000000000u
+
 // Every object allocates through a heap, so that its total is known and a test can refuse the n-th
 // request.
 typedef struct rvd_heap {
@@ -1904,11 +1938,6 @@ static void rvd_base_free(rvd_heap *h, void *p, size_t size)
     if (!p) return;
     REVDIAL_ASSERT(h->live_bytes >= size);
     h->live_bytes -= size;
-// What may be asked for.
-#define RVD_BASE_STREAMS_MAX 16777216u
-#define RVD_BASE_RATE_MIN 1000u
-#define RVD_BASE_RATE_MAX 100000000000u
-
     if (h->fn)
         h->fn(h->ud, p, size, 0);
     else
@@ -3898,6 +3927,7 @@ typedef struct rvd_mux_meter {
 
 // What only the streams of a session with a limited rate have.
 typedef struct rvd_mux_share {
+    struct rvd_mux_stream *stream;
     rvd_mux_meter own;
     rvd_base_link link;          // waits with its credit, in `resting` or `sharing`
     int64_t grant_us, write_us;  // until when it rests: RVD_MUX_RATE_US each, so lists are sorted
@@ -3927,7 +3957,6 @@ typedef struct rvd_mux_stream {
     unsigned reset_local : 1;  // we reset it, not the peer
     unsigned stopped : 1;      // the application has stopped reading: it gets no EOF either
     unsigned is_moving : 1;    // its reader makes progress: slow, but not stuck
-    struct rvd_mux_stream *stream;
     uint32_t id, reset_code;
     uint32_t send_credit, recv_credit, window;
     uint32_t buffered;
@@ -4313,8 +4342,13 @@ static void rvd_mux_share_end(rvd_mux *m, rvd_mux_stream *s)
     rvd_base_link_remove(&s->share->link);
 }
 
+// What has been moved already is not counted.
 static void rvd_mux_share_begin(rvd_mux *m, rvd_mux_stream *s)
 {
+    memset(s->share, 0, sizeof *s->share);
+    s->share->stream = s;
+    s->share->own.granted = s->received;
+    s->share->own.sent = s->sent;
     rvd_base_link_init(&s->share->link);
     rvd_mux_meter_set(&s->share->own, m->cfg.limits.stream_rate, m->now_us);
 }
@@ -4348,13 +4382,8 @@ static rvd_mux_stream *rvd_mux_stream_new(rvd_mux *m, uint32_t id, enum rvd_mux_
     s->phase = (uint8_t)phase;
     rvd_base_link_init(&s->ctl);
     rvd_base_link_init(&s->tell);
-// What has been moved already is not counted.
     rvd_base_link_init(&s->turn);
     rvd_base_link_init(&s->timer);
-    memset(s->share, 0, sizeof *s->share);
-    s->share->stream = s;
-    s->share->own.granted = s->received;
-    s->share->own.sent = s->sent;
     rvd_base_link_init(&s->held);
     s->send_credit = m->cfg.send_window;
     s->recv_credit = s->window = m->cfg.recv_window;
@@ -6191,35 +6220,6 @@ static void rvd_mux_tick_rates(rvd_mux *m)
     }
 }
 
-static int64_t rvd_mux_next_rates(const rvd_mux *m)
-{
-    const rvd_base_bucket *grants = &m->meter.grants, *sends = &m->meter.sends;
-    int64_t at = INT64_MAX;
-    if (!rvd_base_link_is_alone(&m->held_back))
-        at = RVD_BASE_OWNER(m->held_back.next, rvd_mux_stream, turn)->share->write_us;
-    if (!rvd_base_link_is_alone(&m->resting))
-        at = rvd_base_sooner(at,
-                             RVD_BASE_OWNER(m->resting.next, rvd_mux_share, link)->grant_us);
-    if (!rvd_base_link_is_alone(&m->sharing))
-        at = rvd_base_sooner(
-            at, rvd_base_later(m->now_us + 1,
-                               rvd_mux_rate_when(grants, rvd_mux_rate_slice(grants->rate))));
-    if (sends->rate && rvd_mux_has_waiters(m)) {
-        int64_t promised = (int64_t)m->promised * m->quantum + 1;
-        int64_t room_us =
-            rvd_mux_rate_when(sends, rvd_base_later(promised, rvd_mux_rate_slice(sends->rate)));
-        if (room_us > m->now_us) at = rvd_base_sooner(at, room_us);
-    }
-    if (grants->rate && m->news & RVD_MUX_NEWS_OPENABLE) {
-        int64_t open_us = rvd_base_later(rvd_mux_rate_when(grants, -grants->burst),
-                                         rvd_mux_rate_when(sends, -sends->burst));
-        if (open_us > m->now_us) at = rvd_base_sooner(at, open_us);
-    }
-    return at;
-}
-
-static int64_t rvd_mux_next_tick(const rvd_mux *m)
-{
 // A rate changes: those that wait for it look again.
 static void rvd_mux_rates_release(rvd_mux *m)
 {
@@ -6293,6 +6293,35 @@ static int rvd_mux_limits_set(rvd_mux *m, const revdial_limits *limits, uint32_t
     return 1;
 }
 
+static int64_t rvd_mux_next_rates(const rvd_mux *m)
+{
+    const rvd_base_bucket *grants = &m->meter.grants, *sends = &m->meter.sends;
+    int64_t at = INT64_MAX;
+    if (!rvd_base_link_is_alone(&m->held_back))
+        at = RVD_BASE_OWNER(m->held_back.next, rvd_mux_stream, turn)->share->write_us;
+    if (!rvd_base_link_is_alone(&m->resting))
+        at = rvd_base_sooner(at,
+                             RVD_BASE_OWNER(m->resting.next, rvd_mux_share, link)->grant_us);
+    if (!rvd_base_link_is_alone(&m->sharing))
+        at = rvd_base_sooner(
+            at, rvd_base_later(m->now_us + 1,
+                               rvd_mux_rate_when(grants, rvd_mux_rate_slice(grants->rate))));
+    if (sends->rate && rvd_mux_has_waiters(m)) {
+        int64_t promised = (int64_t)m->promised * m->quantum + 1;
+        int64_t room_us =
+            rvd_mux_rate_when(sends, rvd_base_later(promised, rvd_mux_rate_slice(sends->rate)));
+        if (room_us > m->now_us) at = rvd_base_sooner(at, room_us);
+    }
+    if (grants->rate && m->news & RVD_MUX_NEWS_OPENABLE) {
+        int64_t open_us = rvd_base_later(rvd_mux_rate_when(grants, -grants->burst),
+                                         rvd_mux_rate_when(sends, -sends->burst));
+        if (open_us > m->now_us) at = rvd_base_sooner(at, open_us);
+    }
+    return at;
+}
+
+static int64_t rvd_mux_next_tick(const rvd_mux *m)
+{
     const revdial_limits *l = &m->cfg.limits;
     int64_t at = INT64_MAX;
     if (m->dead) return -1;
@@ -7482,6 +7511,20 @@ static const char *rvd_auth_row_secret_problem(const revdial_credential *row, un
     return rvd_auth_password_problem(row->secret);
 }
 
+static int rvd_auth_is_rate(uint64_t rate)
+{
+    return rate == 0 || (rate >= RVD_BASE_RATE_MIN && rate <= RVD_BASE_RATE_MAX);
+}
+
+static const char *rvd_auth_quota_problem(const revdial_quota *q)
+{
+    if (q->max_streams > RVD_BASE_STREAMS_MAX || q->max_own_streams > RVD_BASE_STREAMS_MAX)
+        return "quota: over 16777216 streams";
+    if (!rvd_auth_is_rate(q->stream_rate) || !rvd_auth_is_rate(q->session_rate))
+        return "quota: a rate is not in 1000..100000000000";
+    return NULL;
+}
+
 const char *revdial_credential_problem(const revdial_credential *row)
 {
     unsigned schemes = rvd_auth_row_schemes(row);
@@ -7491,6 +7534,7 @@ const char *revdial_credential_problem(const revdial_credential *row)
     if (!problem) problem = rvd_auth_row_secret_problem(row, schemes);
     if (!problem && row->label && strlen(row->label) >= REVDIAL_LABEL_SIZE)
         problem = "label: over 1023 bytes";
+    if (!problem) problem = rvd_auth_quota_problem(&row->quota);
     return problem ? problem : rvd_auth_row_names_problem(row);
 }
 
@@ -7704,7 +7748,8 @@ static void rvd_auth_table_keep(rvd_auth_table *t, const rvd_auth_guard *g, cons
         revdial_credential row = {.user = rvd_base_keep_text(&t->texts, rows[i].user),
                                   .names = rvd_base_keep_text(&t->texts, rows[i].names),
                                   .group = rvd_base_keep_text(&t->texts, rows[i].group),
-                                  .label = rvd_base_keep_text(&t->texts, rows[i].label)};
+                                  .label = rvd_base_keep_text(&t->texts, rows[i].label),
+                                  .quota = rows[i].quota};
         for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
             row.schemes = rvd_auth_row_schemes(&rows[i]) & kinds[k];
             if (row.schemes) rvd_auth_table_add(t, g, realm, row, &rows[i]);
@@ -10611,6 +10656,8 @@ struct revdial_engine {
     char *why;  // backend: RVD_ENGINE_WHY_SIZE bytes for it, or NULL
     char features_text[64];
     int carrier;                        // REVDIAL_CARRIER_*
+    rvd_http_terms peer_terms;          // once there is a session
+    uint32_t window;                    // first window of streams, as announced
     char accept[RVD_HTTP_ACCEPT_SIZE];  // backend: what has to answer our key
     const rvd_engine_framing *framing;  // of that carrier; NULL: the mux's bytes go as they are
     rvd_ws *ws;                         // of WebSocket
@@ -10656,8 +10703,6 @@ static int rvd_engine_has_session(const revdial_engine *e)
     return e->state >= RVD_ENGINE_READY;
 }
 
-    rvd_http_terms peer_terms;          // once there is a session
-    uint32_t window;                    // first window of streams, as announced
 // The handshake failed. The first cause sticks.
 static void rvd_engine_die(revdial_engine *e, int code, int status, const char *text)
 {
@@ -10913,6 +10958,13 @@ static void rvd_engine_limits_resolve(const revdial_engine *e, uint32_t recv_win
     if (!l->write_stall_ms) l->write_stall_ms = RVD_BASE_STALL_MS;
 }
 
+// How many streams this end may open.
+static uint32_t rvd_engine_own_streams(const revdial_engine *e)
+{
+    uint32_t most = e->limits.max_own_streams ? e->limits.max_own_streams : UINT32_MAX;
+    return rvd_base_min_u32(e->peer_terms.streams, most);
+}
+
 static void rvd_engine_come_up(revdial_engine *e, const rvd_http_terms *peer)
 {
     rvd_mux_config cfg;
@@ -10958,13 +11010,6 @@ static void rvd_engine_on_request(revdial_engine *e, int has_more)
     // RFC 9931: bytes before our 101 may be a smuggled request.
     if (!status && has_more) status = 400;
     if (status) {
-// How many streams this end may open.
-static uint32_t rvd_engine_own_streams(const revdial_engine *e)
-{
-    uint32_t most = e->limits.max_own_streams ? e->limits.max_own_streams : UINT32_MAX;
-    return rvd_base_min_u32(e->peer_terms.streams, most);
-}
-
         e->was_probe = e->request.is_probe;
         rvd_engine_refuse(e, status, 0);
         return;
@@ -11556,6 +11601,7 @@ void revdial_engine_get_info(const revdial_engine *e, revdial_engine_info *out)
     out->streams_reset = m->reset_count;
     memcpy(out->resets, m->reset_counts, sizeof out->resets);
     out->credit_waits = m->credit_waits;
+    out->streams_refused = m->streams_refused;
     out->rx_bytes = m->rx_bytes;
     out->tx_bytes = m->tx_bytes;
     out->rx_frames = m->rx_frames;
@@ -11601,7 +11647,6 @@ static int64_t rvd_engine_rate(uint64_t given)
 static int rvd_engine_limits_check(const revdial_limits *l, revdial_err *err)
 {
     const rvd_engine_range ranges[] = {
-    out->streams_refused = m->streams_refused;
         {"max_streams: ", l->max_streams, 1, RVD_BASE_STREAMS_MAX},
         {"stream_window: ", l->stream_window, RVD_HTTP_WINDOW_MIN, 16 << 20},
         {"stream_window_max: ", l->stream_window_max, RVD_HTTP_WINDOW_MIN, 16 << 20},
@@ -11628,6 +11673,25 @@ static int rvd_engine_limits_check(const revdial_limits *l, revdial_err *err)
         return REVDIAL_EINVAL;
     }
     return REVDIAL_OK;
+}
+
+static void rvd_engine_limits_keep(revdial_engine *e, const revdial_limits *limits)
+{
+    e->limits = *limits;
+    if (!e->limits.handshake_timeout_ms) e->limits.handshake_timeout_ms = RVD_BASE_HANDSHAKE_MS;
+}
+
+int revdial_engine_set_limits(revdial_engine *e, const revdial_limits *limits, revdial_err *err)
+{
+    revdial_limits before = e->limits, resolved;
+    if (rvd_engine_limits_check(limits, err)) return REVDIAL_EINVAL;
+    rvd_engine_limits_keep(e, limits);
+    if (!rvd_engine_has_session(e)) return REVDIAL_OK;
+    rvd_engine_limits_resolve(e, e->mux.cfg.recv_window, &resolved);
+    if (rvd_mux_limits_set(&e->mux, &resolved, rvd_engine_own_streams(e))) return REVDIAL_OK;
+    e->limits = before;
+    rvd_engine_error(err, REVDIAL_ENOMEM, rvd_engine_no_memory, NULL);
+    return REVDIAL_ENOMEM;
 }
 
 // What is wrong with a config except its limits, or NULL.
@@ -11675,25 +11739,6 @@ static void rvd_engine_copy(char *to, rvd_base_slice from)
 static int rvd_engine_scheme(const revdial_engine *e, const char *challenge,
                              rvd_http_challenge *out)
 {
-static void rvd_engine_limits_keep(revdial_engine *e, const revdial_limits *limits)
-{
-    e->limits = *limits;
-    if (!e->limits.handshake_timeout_ms) e->limits.handshake_timeout_ms = RVD_BASE_HANDSHAKE_MS;
-}
-
-int revdial_engine_set_limits(revdial_engine *e, const revdial_limits *limits, revdial_err *err)
-{
-    revdial_limits before = e->limits, resolved;
-    if (rvd_engine_limits_check(limits, err)) return REVDIAL_EINVAL;
-    rvd_engine_limits_keep(e, limits);
-    if (!rvd_engine_has_session(e)) return REVDIAL_OK;
-    rvd_engine_limits_resolve(e, e->mux.cfg.recv_window, &resolved);
-    if (rvd_mux_limits_set(&e->mux, &resolved, rvd_engine_own_streams(e))) return REVDIAL_OK;
-    e->limits = before;
-    rvd_engine_error(err, REVDIAL_ENOMEM, rvd_engine_no_memory, NULL);
-    return REVDIAL_ENOMEM;
-}
-
     unsigned fit = e->auth_schemes;
     memset(out, 0, sizeof *out);
     if (fit == REVDIAL_AUTH_BEARER || fit == REVDIAL_AUTH_BASIC) return (int)fit;
@@ -16035,7 +16080,6 @@ struct revdial_session {
     int is_peer;
     uint64_t id;  // backend: the proxy has said it, written once, before on_up
     int64_t start_us;
-    int is_rated;  // its limits have a rate
 
     // Loop thread only.
     rvd_base_link link;  // in its group
@@ -16058,6 +16102,7 @@ struct revdial_session {
     int64_t armed_us;  // the timer, as last set
     rvd_stream_pace pace;
     rvd_stream_look look;
+    int is_rated;         // its limits have a rate
     uint64_t wire_bytes;  // sent, ever
     revdial_err why;      // what ended it
     rvd_stream_end end;
@@ -17827,6 +17872,19 @@ static void rvd_stream_limits_set(revdial_session *s, const revdial_limits *l)
     s->is_rated = l->stream_rate || l->session_rate;
 }
 
+// Gives the session other limits, as revdial_engine_set_limits() does. Any thread.
+static int rvd_stream_limits_change_locked(revdial_session *s, const revdial_limits *l,
+                                           revdial_err *err)
+{
+    int code;
+    if (s->state == RVD_STREAM_DOWN) return REVDIAL_OK;
+    code = revdial_engine_set_limits(s->engine, l, err);
+    if (!code) rvd_stream_limits_set(s, l);
+    rvd_stream_events_locked(s);
+    rvd_stream_kick_locked(s);  // it sends what credit is due now, and sets the timer
+    return code;
+}
+
 // A session with one reference, not yet on its loop. NULL: err, which must not be NULL, says why;
 // fd and transport are still the caller's.
 static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *cfg,
@@ -17987,6 +18045,7 @@ void revdial_session_get_info(revdial_session *s, revdial_session_info *out)
     out->memory_bytes = memory;
     out->streams_reset = info.streams_reset;
     out->credit_waits = info.credit_waits;
+    out->streams_refused = info.streams_refused;
     memcpy(out->resets, info.resets, sizeof out->resets);
 }
 
@@ -17998,6 +18057,7 @@ static void rvd_stream_stats_count(revdial_stats *out, const revdial_engine_info
     out->streams_opened += info->streams_opened;
     out->streams_reset += info->streams_reset;
     out->credit_waits += info->credit_waits;
+    out->streams_refused += info->streams_refused;
     for (int i = 0; i < REVDIAL_RESET_PLACES; i++) out->resets[i] += info->resets[i];
 }
 
@@ -18045,7 +18105,6 @@ size_t revdial_session_list_streams(revdial_session *s, int blocked_ms, revdial_
 {
     size_t count = 0;
     const int64_t now_us = rvd_sys_now_us();
-    out->streams_refused = info.streams_refused;
     if (rvd_stream_is_child(s)) return 0;
     rvd_stream_lock(s);
     for (rvd_base_link *l = s->streams.next; l != &s->streams; l = l->next) {
@@ -19280,7 +19339,8 @@ int revdial_stream_fd(revdial_stream *st)
 typedef struct rvd_owner_member {
     revdial_session *session;  // set before start, then read-only
     rvd_base_link link;        // in the owner's list, which holds a reference to session
-    int is_up;                 // it has come up; guarded by the owner's lock, as link
+    int is_up;                 // it has come up; guarded by the owner's lock, as link and:
+    revdial_quota quota;       // of its credential
 } rvd_owner_member;
 
 typedef struct rvd_owner {
@@ -19298,7 +19358,8 @@ typedef struct rvd_owner {
     rvd_heap heap;
     rvd_base_link members;  // of rvd_owner_member
     unsigned member_count, up_count;
-    int was_cut;          // a drain ended sessions that had streams left
+    int was_cut;            // a drain ended sessions that had streams left
+    revdial_limits limits;  // of its sessions
     revdial_stats stats;  // of sessions that are gone, and counters
 } rvd_owner;
 
@@ -19310,6 +19371,7 @@ static int rvd_owner_open(rvd_owner *o, const revdial_common *common, const char
     o->common = common;
     o->heap.fn = common->alloc;
     o->heap.ud = common->alloc_ud;
+    o->limits = common->limits;
     rvd_base_link_init(&o->members);
     if (pthread_mutex_init(&o->lock, NULL) == 0) {
         if (rvd_sys_cond_open(&o->changed) == 0) {
@@ -19444,6 +19506,59 @@ static void rvd_owner_snapshot_close(rvd_owner *o, rvd_owner_snapshot *list)
 {
     for (size_t i = 0; i < list->count; i++) revdial_session_unref(list->all[i]);
     rvd_owner_free(o, list->all, list->size);
+}
+
+// The limits of a session as they are now; m NULL: of a new one.
+static revdial_limits rvd_owner_limits(rvd_owner *o, const rvd_owner_member *m)
+{
+    static const revdial_quota none;
+    const revdial_quota *q = m ? &m->quota : &none;
+    revdial_limits l;
+    pthread_mutex_lock(&o->lock);
+    l = o->limits;
+    if (q->max_streams) l.max_streams = q->max_streams;
+    if (q->max_own_streams) l.max_own_streams = q->max_own_streams;
+    if (q->stream_rate) l.stream_rate = q->stream_rate;
+    if (q->session_rate) l.session_rate = q->session_rate;
+    pthread_mutex_unlock(&o->lock);
+    return l;
+}
+
+// Gives a session its limits. Of two threads that do, the last one has the latest limits, because
+// the session's lock comes first.
+static int rvd_owner_limits_apply(rvd_owner *o, rvd_owner_member *m, revdial_err *err)
+{
+    revdial_limits l;
+    int code;
+    rvd_stream_lock(m->session);
+    l = rvd_owner_limits(o, m);
+    code = rvd_stream_limits_change_locked(m->session, &l, err);
+    rvd_stream_unlock(m->session);
+    return code;
+}
+
+// Replaces the limits of all sessions. One that is not among the members yet gets them later.
+static int rvd_owner_limits_replace(rvd_owner *o, const revdial_limits *limits, revdial_err *err)
+{
+    const revdial_engine_config probe = {
+        .role = REVDIAL_ROLE_PROXY, .upgraded = 1, .limits = *limits};
+    rvd_owner_snapshot list;
+    int code;
+    if (rvd_owner_is_child(o)) return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
+    code = rvd_owner_probe(&probe, err);
+    if (code) return code;
+    pthread_mutex_lock(&o->lock);
+    o->limits = *limits;
+    if (rvd_owner_snapshot_locked(o, &list))
+        code = rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the new limits");
+    pthread_mutex_unlock(&o->lock);
+    for (size_t i = 0; i < list.count; i++) {
+        rvd_owner_member *m = list.all[i]->member;
+        int failed = rvd_owner_limits_apply(o, m, err);
+        if (failed) code = failed;
+    }
+    rvd_owner_snapshot_close(o, &list);
+    return code;
 }
 
 static void rvd_owner_get_stats(rvd_owner *o, revdial_stats *out)
@@ -19877,19 +19992,21 @@ static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revd
     return REVDIAL_OK;
 }
 
-// Has this identity reached max_sessions_per_identity? Looks at all sessions, if there is a limit.
-static int rvd_proxy_is_greedy_locked(const revdial_proxy *p, uint64_t who)
+static unsigned rvd_proxy_or(unsigned value, unsigned fallback)
 {
-    unsigned count = 0, limit = p->cfg.max_sessions_per_identity;
+    return value ? value : fallback;
+}
+
+// Has its identity as many sessions as it may? Looks at all sessions, if there is a limit.
+static int rvd_proxy_is_greedy_locked(const revdial_proxy *p, const rvd_proxy_member *m)
+{
+    uint64_t who = m->holder.who;
+    unsigned count = 0;
+    unsigned limit = rvd_proxy_or(m->base.quota.max_sessions, p->cfg.max_sessions_per_identity);
     if (!limit) return 0;
     for (rvd_base_link *l = p->own.members.next; l != &p->own.members && count < limit; l = l->next)
         count += RVD_BASE_OWNER(l, rvd_proxy_member, base.link)->holder.who == who;
     return count >= limit;
-}
-
-static unsigned rvd_proxy_or(unsigned value, unsigned fallback)
-{
-    return value ? value : fallback;
 }
 
 // The limit that one more session would exceed, or NULL.
@@ -19902,9 +20019,10 @@ static const char *rvd_proxy_limit_locked(const revdial_proxy *p, const rvd_prox
     if (is_peer && n->count >= RVD_PROXY_PEERS) return "the proxy has as many peers as it may: 8";
     if (!is_peer && n->count >= rvd_proxy_or(p->cfg.max_sessions_per_name, 64))
         return "the name has as many sessions as it may: max_sessions_per_name";
-    if (rvd_proxy_is_greedy_locked(p, m->holder.who))
-        return "the identity has as many sessions as it may: max_sessions_per_identity";
-    return NULL;
+    if (!rvd_proxy_is_greedy_locked(p, m)) return NULL;
+    if (m->base.quota.max_sessions)
+        return "the identity has as many sessions as its credential permits";
+    return "the identity has as many sessions as it may: max_sessions_per_identity";
 }
 
 // Takes the name for s.
@@ -20283,6 +20401,7 @@ static void rvd_proxy_admit(revdial_session *s, enum revdial_verdict verdict,
         rvd_proxy_replace(old);
     }
     if (!verdict) rvd_proxy_question(p, s);
+    if (!verdict) rvd_owner_limits_apply(&p->own, &m->base, NULL);
     rvd_proxy_verdict(s, verdict);
 }
 
@@ -20377,6 +20496,7 @@ static int rvd_proxy_check_table(const rvd_auth_table *t, revdial_session *s, si
     m->is_listed = 1;
     m->row_mark = t->marks[*row];
     m->holder = rvd_auth_row_holder(&p->guard, &t->rows[*row], s->identity);
+    m->base.quota = t->rows[*row].quota;
     return REVDIAL_OK;
 }
 
@@ -20402,6 +20522,7 @@ typedef struct rvd_proxy_auth {
     enum revdial_verdict verdict;
     char identity[128], group[128], label[REVDIAL_LABEL_SIZE];
     int64_t expires_ms;
+    revdial_quota quota;
 } rvd_proxy_auth;
 
 static void rvd_proxy_auth_submit(rvd_proxy_auth *a)
@@ -20480,13 +20601,16 @@ static void rvd_proxy_auth_done(rvd_loop_task *task)
 {
     rvd_proxy_auth *a = RVD_BASE_OWNER(task, rvd_proxy_auth, task);
     revdial_session *s = a->session;
-    const rvd_proxy_member *m = s->member;
+    rvd_proxy_member *m = s->member;
     if (s->state == RVD_STREAM_HANDSHAKE) {
         rvd_proxy_identity_set(s, a);
         a->group[sizeof a->group - 1] = a->label[sizeof a->label - 1] = '\0';
         if (a->verdict == REVDIAL_VERDICT_ADMIT && rvd_proxy_label_set(s, a->label))
             a->verdict = REVDIAL_VERDICT_UNAVAILABLE;
+        if (a->verdict == REVDIAL_VERDICT_ADMIT && rvd_auth_quota_problem(&a->quota))
+            a->verdict = REVDIAL_VERDICT_UNAVAILABLE;
         rvd_proxy_holder_set(s, a->group);
+        m->base.quota = a->quota;
         RVD_BASE_JOIN(s->name, sizeof s->name, m->auth.name);
         if (a->verdict == REVDIAL_VERDICT_ADMIT)
             a->verdict = rvd_proxy_expiry_begin(s, a->expires_ms);
@@ -20510,6 +20634,7 @@ static void rvd_proxy_auth_run(rvd_loop_job *job)
     m->auth.group = a->group;
     m->auth.expires_ms = &a->expires_ms;
     m->auth.label = a->label;
+    m->auth.quota = &a->quota;
     a->verdict = REVDIAL_VERDICT_TOO_MANY;  // it has failed too often since it was queued
     if (may && !rvd_stream_is_leaving(s)) {
         rvd_sys_hook_begin(&s->group->mask, &ours);
@@ -20802,6 +20927,7 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
         rvd_stream_events_locked(s);
         rvd_stream_unlock(s);
         rvd_stream_pend_run(s);
+        if (a->is_upgraded) rvd_owner_limits_apply(&p->own, &m->base, NULL);  // they may be new
         pthread_mutex_lock(&p->own.lock);
         if (!a->is_upgraded && !m->is_down) rvd_proxy_waiting_begin_locked(p, m);
         pthread_mutex_unlock(&p->own.lock);
@@ -20837,7 +20963,7 @@ static void rvd_proxy_engine_config(revdial_proxy *p, revdial_engine_config *e)
     e->origins = cfg->origins;
     e->auth_schemes = rvd_proxy_schemes(p);
     e->accept_streams = cfg->on_stream != NULL;
-    e->limits = cfg->common.limits;
+    e->limits = rvd_owner_limits(&p->own, NULL);
     e->alloc = cfg->common.alloc;
     e->alloc_ud = cfg->common.alloc_ud;
 }
@@ -23177,8 +23303,8 @@ size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob, revdial_sessi
     return count;
 }
 
-// Applies a new table to a session: it gets the group of its row, or ends if no row admits it and
-// drop is set.
+// Applies a new table to a session: it gets the group and the quota of its row, or ends if no row
+// admits it and drop is set.
 static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_auth_table *t, revdial_session *s,
                                   int drop)
 {
@@ -23191,7 +23317,9 @@ static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_auth_table *t, rev
         rvd_auth_holder holder = rvd_auth_row_holder(&p->guard, row, s->identity);
         pthread_mutex_lock(&p->own.lock);
         m->holder.group = holder.group;
+        m->base.quota = row->quota;
         pthread_mutex_unlock(&p->own.lock);
+        rvd_owner_limits_apply(&p->own, &m->base, NULL);
     } else if (drop) {
         rvd_proxy_log_session(s, RVD_LOG_SESSION_REVOKED, REVDIAL_LOG_INFO, NULL);
         rvd_proxy_end(revdial_session_ref(s), REVDIAL_EAUTH, "its credential was withdrawn");
@@ -23252,6 +23380,12 @@ void revdial_proxy_replace_limits(revdial_proxy *p, unsigned max_sessions,
     p->cfg.max_sessions_per_name = max_sessions_per_name;
     p->cfg.max_sessions_per_identity = max_sessions_per_identity;
     pthread_mutex_unlock(&p->own.lock);
+}
+
+int revdial_proxy_replace_session_limits(revdial_proxy *p, const revdial_limits *limits,
+                                         revdial_err *err)
+{
+    return rvd_owner_limits_replace(&p->own, limits, err);
 }
 
 void revdial_proxy_replace_auth(revdial_proxy *p, revdial_auth_fn *auth, void *auth_ud)
@@ -25546,7 +25680,7 @@ static void rvd_agent_engine_config(const rvd_agent_link *l, revdial_engine_conf
     e->auth_schemes = cfg->auth_schemes;
     e->headers = cfg->headers;
     e->header_count = cfg->header_count;
-    e->limits = cfg->common.limits;
+    e->limits = rvd_owner_limits(&l->agent->own, NULL);
     e->alloc = cfg->common.alloc;
     e->alloc_ud = cfg->common.alloc_ud;
 }
@@ -25605,6 +25739,7 @@ static void rvd_agent_link_join(rvd_agent_link *l)
         rvd_owner_add_locked(&a->own, &m->base);
         pthread_mutex_unlock(&a->own.lock);
         if (rvd_stream_session_run(s) == 0) {
+            rvd_owner_limits_apply(&a->own, &m->base, NULL);  // they may have changed
             rvd_agent_link_become(l, RVD_AGENT_JOINED);
             l->session = s;
             return;
@@ -25668,7 +25803,7 @@ static void rvd_agent_link_connect(rvd_agent_link *l)
 
 static void rvd_agent_link_begin(rvd_agent_link *l)
 {
-    int64_t limit_ms = l->agent->cfg.common.limits.handshake_timeout_ms;
+    int64_t limit_ms = rvd_owner_limits(&l->agent->own, NULL).handshake_timeout_ms;
     if (!limit_ms) limit_ms = RVD_BASE_HANDSHAKE_MS;
     rvd_agent_link_become(l, RVD_AGENT_CONNECTING);
     l->conn.until_us = rvd_loop_now(l->agent->loop) + limit_ms * 1000;
@@ -26826,6 +26961,12 @@ size_t revdial_agent_list_links(revdial_agent *a, revdial_link_info *out, size_t
     }
     pthread_mutex_unlock(&a->own.lock);
     return count;
+}
+
+int revdial_agent_replace_session_limits(revdial_agent *a, const revdial_limits *limits,
+                                         revdial_err *err)
+{
+    return rvd_owner_limits_replace(&a->own, limits, err);
 }
 
 void revdial_agent_get_stats(revdial_agent *a, revdial_stats *out)
