@@ -89,6 +89,7 @@ static void links_count(links *l, const links_now *now, prog_counts *c,
     c->rx_bytes = now->stats.rx_bytes;
     c->tx_bytes = now->stats.tx_bytes;
     c->credit_waits = now->stats.credit_waits;
+    c->streams_refused = now->stats.streams_refused;
     memcpy(c->resets, now->stats.resets, sizeof c->resets);
     pthread_mutex_lock(&l->lock);
     memcpy(c->closed_by, l->closed_by, sizeof c->closed_by);

@@ -75,6 +75,8 @@ static int running_take(running *r, config *next)
     if (rc != 0) return rc;
     if (revdial_agent_replace_allow(r->agent, next->agent.allow, &err) != REVDIAL_OK)
         return prog_complain(&next->cli, "%s", err.msg);
+    if (revdial_agent_replace_session_limits(r->agent, &next->agent.common.limits, &err))
+        prog_log_error(r->log, "limits.unchanged", &err);
     prog_tls_take(r->first->tls, &next->tls);
     return 0;
 }
@@ -89,7 +91,7 @@ static void running_reload(running *r)
     prog_notify(r->log, "RELOADING=1");
     if (rc < 0) rc = running_take(r, next);
     prog_logf(r->log, rc ? REVDIAL_LOG_ERROR : REVDIAL_LOG_INFO, "agent.reload", "%s",
-              rc ? "nothing was changed" : "allow list and certificates read");
+              rc ? "nothing was changed" : "allow list, limits and certificates read");
     pthread_mutex_lock(&r->lock);
     if (rc == 0) r->now = next;
     pthread_mutex_unlock(&r->lock);

@@ -67,11 +67,13 @@ static const prog_option options[] = {
      "--allow permits that; repeatable. Port 0 takes a free one and prints it",
      0, 0},
     {"proxy-protocol", PROG_CHOICE, AT(cfg.proxy_protocol), "0|1|2",
-     "send targets the client's address in a PROXY header of this version", 0, 0, PROG_IN_ALLOW},
+     "send targets the client's address in a PROXY header of this version", 0, 0,
+     PROG_LIVE | PROG_IN_ALLOW},
     {"connect-timeout", PROG_DURATION, AT(cfg.connect_timeout_ms), "TIME",
-     "longest time to connect to a target (default 5s)", 1, 3600000, PROG_IN_ALLOW},
+     "longest time to connect to a target (default 5s)", 1, 3600000, PROG_LIVE | PROG_IN_ALLOW},
     {"idle-timeout", PROG_DURATION, AT(cfg.idle_timeout_ms), "TIME",
-     "end streams that carry no byte for TIME (default 0: never)", 0, INT_MAX, PROG_IN_ALLOW},
+     "end streams that carry no byte for TIME (default 0: never)", 0, INT_MAX,
+     PROG_LIVE | PROG_IN_ALLOW},
     {"all-addresses", PROG_FLAG, AT(cfg.all_addresses), NULL,
      "connect to every address of the server's host name, not just to one. The\n"
      "name is looked up again and again: a new address gets a session, and that\n"
@@ -278,6 +280,9 @@ static int config_targets(config *c)
 
 void config_serve(const config *c, revdial_target_request *r)
 {
+    r->proxy_protocol = c->agent.proxy_protocol;
+    r->connect_timeout_ms = c->agent.connect_timeout_ms;
+    r->idle_timeout_ms = c->agent.idle_timeout_ms;
     for (size_t i = 0; r->target && i < c->target_count; i++) {
         const target_row *row = &c->targets[i];
         if (!revdial_target_allowed((const char *const[]){row->pattern, NULL}, r->target)) continue;

@@ -37,7 +37,7 @@ typedef struct config {
 // to exit with. Close it in either case.
 int config_open(config *c, char **argv, prog_log *log);
 void config_close(config *c);
-// What the first section that covers the target says of it.
+// What the first section that covers the target says of it, or else the options.
 void config_serve(const config *c, revdial_target_request *r);
 
 // Where the token or password comes from before each attempt to connect.

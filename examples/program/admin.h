@@ -129,7 +129,8 @@ typedef struct prog_counts {
     const char *name;  // NULL: of all names that the configuration does not mention
     unsigned sessions, streams;
     uint64_t opened, closed_by[REVDIAL_ERROR_PLACES];  // by error, 0: this side closed it
-    uint64_t streams_opened, rx_bytes, tx_bytes, credit_waits, resets[REVDIAL_RESET_PLACES];
+    uint64_t streams_opened, rx_bytes, tx_bytes, credit_waits, streams_refused;
+    uint64_t resets[REVDIAL_RESET_PLACES];
     size_t queued_bytes, unread_bytes;
     int64_t rtt_us;  // the longest
 } prog_counts;

@@ -13,6 +13,7 @@ void prog_counts_add(prog_counts *c, const revdial_session_info *info)
     c->rx_bytes += info->rx_bytes;
     c->tx_bytes += info->tx_bytes;
     c->credit_waits += info->credit_waits;
+    c->streams_refused += info->streams_refused;
     for (int i = 0; i < REVDIAL_RESET_PLACES; i++) c->resets[i] += info->resets[i];
 }
 
@@ -97,6 +98,9 @@ static const prog_family prog_families[] = {
      PROG_AT(tx_bytes), PROG_OF_U64},
     {"revdial_flow_stalls_total", "counter", "",
      "Times that a stream had bytes to send and no credit.", PROG_AT(credit_waits), PROG_OF_U64},
+    {"revdial_streams_refused_total", "counter", "",
+     "Streams above a limit of their session, of either end.", PROG_AT(streams_refused),
+     PROG_OF_U64},
     {"revdial_queue_bytes", "gauge", "", "Bytes that wait to be sent.", PROG_AT(queued_bytes),
      PROG_OF_SIZE},
     {"revdial_unread_bytes", "gauge", "", "Bytes that were received and not yet read.",

@@ -24,7 +24,7 @@ static const prog_option prog_common_options[] = {
     {"watch", PROG_FLAG, PROG_COMMON(is_watching), NULL,
      "look every second whether a file that the options name has changed, and do\n"
      "what HUP does",
-     0, 0},
+     0, 0, PROG_LIVE},
     {"check", PROG_FLAG, PROG_COMMON(is_checking), NULL,
      "check all options and the files that they name, and exit: 0 good, 2 wrong", 0, 0,
      PROG_ARGV_ONLY},
@@ -33,11 +33,11 @@ static const prog_option prog_common_options[] = {
     {"keepalive", PROG_DURATION, PROG_COMMON(keepalive_ms), "TIME",
      "ping the other program after TIME without a byte from it (default 15s, at\n"
      "least 100ms)",
-     100, 3600000},
+     100, 3600000, PROG_LIVE},
     {"dead-after", PROG_DURATION, PROG_COMMON(dead_after_ms), "TIME",
      "end the session if no byte arrives within TIME after that ping (default\n"
      "15s, at least 100ms)",
-     100, 3600000},
+     100, 3600000, PROG_LIVE},
     {"tcp-keepalive", PROG_DURATION, PROG_COMMON(tcp_keepalive_ms), "TIME",
      "TCP keepalive of clients and targets: probe after TIME without a byte, and\n"
      "end the connection if no answer comes in another three quarters of TIME\n"
@@ -46,9 +46,10 @@ static const prog_option prog_common_options[] = {
     {"stream-rate", PROG_SPEED, PROG_COMMON(stream_rate), "RATE",
      "most bytes per second of each client's connection, each way: 500k, 2M, 1G.\n"
      "What is above waits at its sender (default: no limit)",
-     0, 0},
+     0, 0, PROG_LIVE | PROG_IN_GROUP},
     {"session-rate", PROG_SPEED, PROG_COMMON(session_rate), "RATE",
-     "the same of all connections together between the proxy and one agent", 0, 0},
+     "the same of all connections together between the proxy and one agent", 0, 0,
+     PROG_LIVE | PROG_IN_GROUP},
     {"congestion", PROG_TEXT, PROG_COMMON(congestion), "NAME",
      "TCP congestion control of the sessions, e.g. bbr where packets get lost\n"
      "(default: the system's)",
@@ -217,10 +218,16 @@ static int prog_set_number(const prog_cli *cli, const prog_option *o, int *to, c
     return prog_usage_error(cli, o->name, range, value);
 }
 
-// "500k", "2M", "1G" or a number alone, in powers of 1000.
-static int prog_set_rate(const prog_cli *cli, const prog_option *o, uint64_t *to, const char *value)
+int prog_read_number(const char *text, unsigned max, unsigned *number)
 {
-    static const char problem[] = "not bytes per second like 500k, 2M or 1G, from 1k to 100G:";
+    int64_t n = prog_parse_amount(text, 0);
+    if (n < 1 || n > max) return -1;
+    *number = (unsigned)n;
+    return 0;
+}
+
+int prog_read_rate(const char *value, uint64_t *to)
+{
     static const char units[] = " kMG";
     const char *unit = value;
     size_t power = 0;
@@ -232,8 +239,7 @@ static int prog_set_rate(const prog_cli *cli, const prog_option *o, uint64_t *to
     if (power > 0) unit++;
     for (; power > 0 && rate <= PROG_SPEED_MAX; power--) rate *= 1000;
     *to = rate;
-    if (!*unit && rate >= PROG_SPEED_MIN && rate <= PROG_SPEED_MAX) return 0;
-    return prog_usage_error(cli, o->name, problem, value);
+    return !*unit && rate >= PROG_SPEED_MIN && rate <= PROG_SPEED_MAX ? 0 : -1;
 }
 
 static int prog_set(const prog_cli *cli, const prog_option *o, void *at, const char *value)
@@ -257,7 +263,9 @@ static int prog_set(const prog_cli *cli, const prog_option *o, void *at, const c
         return 0;
     case PROG_NUMBER:
     case PROG_DURATION: return prog_set_number(cli, o, at, value);
-    case PROG_SPEED: return prog_set_rate(cli, o, at, value);
+    case PROG_SPEED:
+        if (prog_read_rate(value, at) == 0) return 0;
+        return prog_usage_error(cli, o->name, PROG_RATE_PROBLEM ":", value);
     case PROG_MODE:
         choice = prog_parse_mode(value);
         if (choice < 0) return prog_usage_error(cli, o->name, "not a mode like 0660:", value);

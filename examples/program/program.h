@@ -197,6 +197,11 @@ const prog_setting *prog_given(const prog_cli *cli, const char *option);
 // Refuses a new configuration where an option differs that is not PROG_LIVE. Returns 0 or an exit
 // code.
 int prog_refuse_frozen(const prog_cli *now, const prog_cli *next);
+// A number from 1 to max. Returns 0, or -1.
+int prog_read_number(const char *text, unsigned max, unsigned *number);
+// "500k", "2M", "1G" or a number alone, in powers of 1000. Returns 0, or -1: PROG_RATE_PROBLEM.
+int prog_read_rate(const char *text, uint64_t *rate);
+#define PROG_RATE_PROBLEM "not bytes per second like 500k, 2M or 1G, from 1k to 100G"
 // Returns 0, or -1 when out of memory.
 int prog_list_add(prog_list *list, const char *item);
 // The items with commas between them; NULL when out of memory.

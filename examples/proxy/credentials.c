@@ -11,7 +11,9 @@ struct token_file {
     token_file *next;
     prog_file file;
     char *hosts;   // of lines that name none; NULL = none
-    char group[];  // of lines that name none, as these would: "group=cams"; or ""
+    revdial_quota quota;
+    char problem[96];  // of a line
+    char group[];      // of lines that name none, as these would: "group=cams"; or ""
 };
 
 void token_table_free(token_table *table)
@@ -58,16 +60,35 @@ static int is_cut(const char *list, const char *rest)
 
 static const char cut_list[] = "a list ends at the first blank: write no blanks around its commas";
 
-// Takes "hosts=a.example,*.b.example" off the beginning of a line. Returns NULL, or what is wrong.
-static const char *hosts_take(const token_file *f, char **line, revdial_credential *row)
+// "stream-rate=1M"; its line is named with what is wrong, and it names the limit.
+static const char *limit_take(token_file *f, int limit, const char *word, revdial_quota *quota)
 {
-    char *hosts = *line;
+    const char *problem = quota_set(quota, limit, strchr(word, '=') + 1);
+    if (!problem) return NULL;
+    snprintf(f->problem, sizeof f->problem, "%s: %s", quota_name(limit), problem);
+    return f->problem;
+}
+
+// Takes "hosts=a.example,*.b.example" and limits, in any order, off the beginning of a line.
+// Returns NULL, or what is wrong.
+static const char *words_take(token_file *f, char **line, revdial_credential *row)
+{
+    const char *problem = NULL;
     row->label = f->hosts;
-    if (strncmp(hosts, "hosts=", 6) != 0) return NULL;
-    *line = word_end(hosts);
-    if (is_cut(hosts, *line)) return cut_list;
-    row->label = hosts + 6;
-    return hosts_problem(row->label);
+    row->quota = f->quota;
+    while (!problem) {
+        char *word = *line;
+        int limit = quota_find(word);
+        if (limit < 0 && strncmp(word, "hosts=", 6) != 0) return NULL;
+        *line = word_end(word);
+        if (limit >= 0) {
+            problem = limit_take(f, limit, word, &row->quota);
+            continue;
+        }
+        row->label = word + 6;
+        problem = is_cut(word, *line) ? cut_list : hosts_problem(row->label);
+    }
+    return problem;
 }
 
 // Tokens of the same names share them, so that an agent can get a new token: but who may take any
@@ -82,7 +103,7 @@ static const char *group_of(const char *names)
 static const char *token_line_take(token_table *table, char *line)
 {
     revdial_credential row = {0};
-    const char *problem = hosts_take(table->files, &line, &row);
+    const char *problem = words_take(table->files, &line, &row);
     char *rest;
     if (problem) return problem;
     rest = word_end(line);
@@ -120,7 +141,7 @@ static const char *auth_line_take(token_table *table, char *line)
     revdial_credential row = {0};
     char *group = strncmp(line, "group=", 6) == 0 ? line : NULL;
     char *schemes = group ? word_end(line) : line, *names, *user, *secret;
-    const char *problem = hosts_take(table->files, &schemes, &row);
+    const char *problem = words_take(table->files, &schemes, &row);
     if (group && !group[6]) return "group= needs a name behind it";
     if (problem) return problem;
     names = word_end(schemes);
@@ -131,7 +152,7 @@ static const char *auth_line_take(token_table *table, char *line)
     if (is_cut(schemes, names) || is_cut(names, user)) return cut_list;
     row.schemes = schemes_parse(schemes);
     if (!*user || (!*secret && row.schemes != REVDIAL_AUTH_MTLS))
-        return "[group=GROUP] [hosts=HOSTS] SCHEMES NAMES USER SECRET are expected";
+        return "[group=GROUP] [hosts=HOSTS] [LIMITS] SCHEMES NAMES USER SECRET are expected";
     if (!row.schemes) return "SCHEMES must be a comma list of bearer, basic, digest and mtls";
     if (strcmp(user, "-") == 0 && row.schemes == REVDIAL_AUTH_BEARER) {
         row.user = NULL;
@@ -179,6 +200,7 @@ static int token_table_read_file(token_table *table, const char *path, const tok
     if (group) snprintf(f->group, size, "group=%s", group);
     f->next = table->files;
     table->files = f;
+    f->quota = of->quota;
     if (of->hosts) f->hosts = strdup(of->hosts);
     if (of->hosts && !f->hosts) problem = "out of memory";
     if (prog_file_open(&f->file, path, err) != 0) return -1;

@@ -2,7 +2,7 @@
 #ifndef REVDIAL_PROXY_CREDENTIALS_H
 #define REVDIAL_PROXY_CREDENTIALS_H
 
-#include "../program/program.h"
+#include "quota.h"
 
 typedef struct token_paths {
     const char *tokens, *auth;  // NULL = none
@@ -10,6 +10,7 @@ typedef struct token_paths {
     const char *group;          // that lines without one are in; NULL = none
     const char *peers;          // the secret that peers share; NULL = there are no peers
     const char *hosts;          // comma list, of lines that name none; NULL = none
+    revdial_quota quota;        // of lines that have none of a kind
 } token_paths;
 
 // Peers are this group, which no file can name: '=' is in no name, and those of the auth file begin

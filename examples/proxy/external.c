@@ -20,6 +20,7 @@ typedef struct endpoint {
     fetch_url url;
     revdial_tls *tls;  // of https
     int timeout_ms;
+    revdial_quota quota;
     char group[GROUP_SIZE];          // "group=cams", as those of the files; "" = none
     char hosts[REVDIAL_LABEL_SIZE];  // "" = none
     char text[];                     // the URL, which `url` points into
@@ -62,6 +63,7 @@ static int endpoint_open(endpoint *e, const external_options *o, const char *gro
     const char *problem;
     strcpy(e->text, o->url);
     e->timeout_ms = o->timeout_ms;
+    e->quota = o->quota;
     if (group && strlen(group) + sizeof "group=" > sizeof e->group)
         return complain(err, "the name of the group is too long:", group);
     if (group) snprintf(e->group, sizeof e->group, "group=%s", group);
@@ -154,6 +156,24 @@ static int take_expiry(const char *seconds, int64_t *ms)
     return 1;
 }
 
+// Limits, in fields that are called as the options: Revdial-Stream-Rate. Returns a verdict.
+static int question_take_quota(question *q)
+{
+    *q->req->quota = q->to->quota;
+    for (int i = 0; i < QUOTA_COUNT; i++) {
+        char name[64], value[32], why[128];
+        const char *problem = "it is not one number";
+        int r;
+        snprintf(name, sizeof name, "Revdial-%s", quota_name(i));
+        r = fetch_field(q->head, name, value, sizeof value);
+        if (r == 0) continue;
+        if (r > 0) problem = quota_set(q->req->quota, i, value);
+        snprintf(why, sizeof why, "%s: %s", name, problem ? problem : "");
+        if (problem) return outage(q, why);
+    }
+    return REVDIAL_VERDICT_ADMIT;
+}
+
 // What the answer says of an agent that it admits. Returns a verdict.
 static int question_take(question *q, char *identity, size_t size)
 {
@@ -176,7 +196,7 @@ static int question_take(question *q, char *identity, size_t size)
     r = fetch_field(q->head, "Revdial-Expires", seconds, sizeof seconds);
     if (r < 0 || (r > 0 && !take_expiry(seconds, q->req->expires_ms)))
         return outage(q, "Revdial-Expires is not one number of seconds");
-    return REVDIAL_VERDICT_ADMIT;
+    return question_take_quota(q);
 }
 
 // Returns a verdict; an outage has its reason in q->err.

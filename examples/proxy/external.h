@@ -8,11 +8,12 @@
 
 #include <pthread.h>
 
-#include "../program/program.h"
+#include "quota.h"
 
 typedef struct external_options {
     const char *url, *ca;
-    const char *hosts;  // of those it admits, unless it names some; NULL = none
+    const char *hosts;    // of those it admits, unless it names some; NULL = none
+    revdial_quota quota;  // of those it admits, unless it gives others
     int timeout_ms;
 } external_options;
 

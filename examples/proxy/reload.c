@@ -155,6 +155,7 @@ static int live_prepare(live *l, plan *p)
 static void live_commit(live *l, plan *p)
 {
     config *next = p->next;
+    revdial_err err = {0};
     prog_tls_take(l->tls, &next->tls);
     peers_commit(&l->peers, next);
     allow_use(&l->allow, next->allow);
@@ -168,6 +169,8 @@ static void live_commit(live *l, plan *p)
     revdial_proxy_replace_limits(l->proxy, next->proxy.max_sessions,
                                  next->proxy.max_sessions_per_name,
                                  next->proxy.max_sessions_per_identity);
+    if (revdial_proxy_replace_session_limits(l->proxy, &next->proxy.common.limits, &err))
+        prog_log_error(l->log, "limits.unchanged", &err);
     plan_change(p, l);
     plan_close(p, l->proxy);
 }

@@ -166,7 +166,7 @@ static const prog_option options[] = {
     {"max-streams", PROG_NUMBER, AT(cfg.common.limits.max_own_streams), "N",
      "most connections through one agent at one time (default: what the agent\n"
      "accepts)",
-     1, 1 << 24},
+     1, 1 << 24, PROG_LIVE | PROG_IN_GROUP},
     {"auth-failures", PROG_NUMBER, AT(cfg.max_auth_failures), "N",
      "wrong credentials that one address may present for one name: N, then one\n"
      "every 5 s (default 10); for all names together 10 N, then one every 0.5 s.\n"
@@ -179,7 +179,7 @@ static const prog_option options[] = {
     {"max-per-identity", PROG_NUMBER, AT(cfg.max_sessions_per_identity), "N",
      "most agents of one token, user or certificate at one time (default: no\n"
      "limit)",
-     1, 1 << 24, PROG_LIVE},
+     1, 1 << 24, PROG_LIVE | PROG_IN_GROUP},
 };
 
 // ------------------------------------------------------------------------------------------------
@@ -408,6 +408,7 @@ static int config_read_who(config *c, const token_paths *paths, external_options
     const char *problem = paths->hosts ? hosts_problem(paths->hosts) : NULL;
     int has_rows = paths->tokens || paths->auth || paths->token;
     asked->hosts = paths->hosts;
+    asked->quota = paths->quota;
     *option = "hosts";
     if (problem) {
         snprintf(err->msg, sizeof err->msg, "%s", problem);
@@ -438,6 +439,10 @@ static int config_read_group(config *c, const char *group)
     if (prog_item_join(&c->cli, group, "hosts", &hosts) != 0) return PROG_FAILED;
     s.credentials.group = group;
     s.credentials.hosts = hosts;
+    s.credentials.quota = (revdial_quota){.max_sessions = s.cfg.max_sessions_per_identity,
+                                          .max_own_streams = s.cfg.common.limits.max_own_streams,
+                                          .stream_rate = common.stream_rate,
+                                          .session_rate = common.session_rate};
     rc = config_read_who(c, &s.credentials, &s.external, &option, &err);
     free(hosts);
     return rc == 0 ? 0 : prog_usage_error(&c->cli, "group", err.msg, group);

@@ -241,12 +241,16 @@ endpoint_says_more() {
         --token-file "$dir/external"
     said proxy.log 'event=session.draining.* name=brief .*expired' 10 || return
     end_now agent
+    start_agent agent --name single --target 127.0.0.1:9 --token-file "$dir/external" || return
+    asks 503 single "Bearer $in_token" || return
+    said proxy.log 'event=session.refused.* name=single .*as its credential permits' 5 || return
+    end_now agent
 }
 
 outages_let_nobody_in() {
     local how
     for how in error moved garbage status lines zero huge closed nothing twice soon \
-        wrong; do
+        fast wrong; do
         asks 503 "$how" "Bearer $in_token" || return
     done
     said proxy.log 'event=auth.outage .*http://[0-9.:]*/may cannot say.*answers 500' 1 || return

@@ -36,6 +36,7 @@ good|expose = fd:3=web
 4: token-file: /nowhere|token-file = /nowhere
 4: group: needs token-file, auth-file or auth-url|[group x]
 4: group: /nowhere|[group x]\nauth-file = /nowhere
+6: stream-rate: not bytes per second|[group x]\nauth-file = /nowhere\nstream-rate = 5
 good|[connect 127.0.0.1:0]\nallow-from = 10.0.0.0/8\nallow-from = unix:\nwait = yes
 good|[route *.cams.example]\nname = *
 5: not for an .route.|[route *]\nwait = yes\nname = web

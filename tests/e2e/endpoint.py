@@ -44,6 +44,9 @@ class Endpoint(http.server.BaseHTTPRequestHandler):
     def brief(self):
         self.judge(("Revdial-Expires", "1"))
 
+    def single(self):
+        self.judge(("Revdial-Max-Per-Identity", "1"), ("Revdial-Session-Rate", "2M"))
+
     def waits(self):
         released.wait()
         self.judge()
@@ -90,6 +93,9 @@ class Endpoint(http.server.BaseHTTPRequestHandler):
 
     def twice(self):
         self.answer(200, ("Revdial-Group", "a"), ("Revdial-Group", "b"))
+
+    def fast(self):
+        self.answer(200, ("Revdial-Stream-Rate", "fast"))
 
     def soon(self):
         self.answer(200, ("Revdial-Expires", "soon"))

@@ -156,6 +156,123 @@ streams_are_limited() {
     said four.out '^still 4$' 30 && stop agent proxy
 }
 
+# ---- limits that change while connections run
+
+live_conf=$dir/live.conf
+
+# live LINE...: what the configuration says from the next HUP on
+live() { printf '%s\n' "$@" >"$live_conf.new" && mv "$live_conf.new" "$live_conf"; }
+
+# hup [PATTERN]: the proxy does it, or says that instead
+hup() {
+    hups=$((hups + 1))
+    kill -HUP "${pid_of[proxy]}"
+    said proxy.log 'event=proxy.reload' 30 "$hups" || return
+    tail -n 2 "$dir/proxy.log" | grep -Eq "${1:-certificates read}" ||
+        fail "HUP: $(tail -n 2 "$dir/proxy.log")"
+}
+
+start_live() {
+    hups=0
+    live 'session-rate = 200k'
+    exposing web echo httpd upload
+    exposes+=(--expose "127.0.0.1:0=cam/${address_of[echo]}")
+    start_proxy proxy "${exposes[@]}" --config "$live_conf" --admin 127.0.0.1:0 || return
+    admin_at=$(sed -n 's,.*event=admin.listening.*http://\(.*\)/.*,\1,p' "$dir/proxy.log")
+    start_agent agent --allow '127.0.0.1:*'
+}
+
+# Bytes of all connections so far, received by the proxy from the agent or sent to it.
+moved() {
+    curl -sS --max-time 10 "http://$admin_at/metrics" |
+        awk -v m="revdial_bytes_total{name=\"web\",direction=\"$1\"}" '$1 == m { print $2 }'
+}
+has_moved() { [ "$(moved "$1")" -ge "$2" ]; }
+
+# is_slow received|sent BYTES MILLISECONDS: so many more take that long, at least
+is_slow() {
+    local before since=$EPOCHREALTIME took
+    before=$(moved "$1")
+    until_true 60 has_moved "$1" $((before + $2)) || { fail "$1 stands at $(moved "$1")"; return; }
+    took=$(milliseconds_since "$since")
+    [ "$took" -ge "$3" ] || { fail "$2 bytes were $1 in $took ms"; return; }
+    figures="$figures $2 bytes $1 in $took ms,"
+}
+
+# Both ways begin at 200 kB/s, where 40 MB would take 200 s, and end at a hundred times of that.
+rates_change() {
+    make_file "$www/forty" 40 || return
+    start download curl -sS --max-time 120 -o "$dir/forty" "http://${exposed[1]}/forty"
+    until_true 30 has_moved received 300000 && is_slow received 400000 1500 || return
+    live 'session-rate = 20M'
+    hup && await_end download 60 || return
+    [ "$status" -eq 0 ] && cmp "$www/forty" "$dir/forty" ||
+        { fail "the download: $(cat "$dir/download.log")"; return; }
+    start upload curl -sS --max-time 120 -o /dev/null -T "$www/forty" "http://${exposed[2]}/"
+    until_true 30 has_moved sent 4000000 || { fail 'the upload does not begin'; return; }
+    live 'session-rate = 200k'
+    hup && is_slow sent 600000 2000 || return
+    live 'session-rate = 20M'
+    hup && await_end upload 60 || return
+    [ "$status" -eq 0 ] || { fail "the upload: $(cat "$dir/upload.log")"; return; }
+    [ "$(count agent.log session.up)" -eq 1 ] || fail 'the agent was disconnected'
+}
+
+# Those that are there stay. What is wrong changes nothing.
+streams_change() {
+    held four "${exposed[0]}" 4 || return
+    live 'max-streams = 2'
+    hup && new_ones_are_refused "${exposed[0]}" || return
+    live 'max-streams = 9' 'session-rate = 5'
+    hup 'nothing was changed' && said proxy.log 'config.refused.*live.conf:2: session-rate' 1 &&
+        new_ones_are_refused "${exposed[0]}" || return
+    counted 'revdial_streams_refused_total{name="web"}' 2 || return
+    live 'max-streams = 5'
+    hup && held fifth "${exposed[0]}" 1 && new_ones_are_refused "${exposed[0]}" || return
+    let_go fifth # it has a copy of what holds the others
+    said fifth.out '^still 1$' 30 && let_go four
+    said four.out '^still 4$' 30
+}
+
+# ---- limits of a credential, and of those of a group
+
+# The line gets limits while its agent is connected, and others later.
+credentials_have_limits() {
+    local line
+    for line in "max-streams=1 session-rate=2M web $token" "stream-rate=2M max-streams=2 $token"; do
+        echo "$line" >"$dir/tokens"
+        hup && held few "${exposed[0]}" "$(sed 's/.*max-streams=\([0-9]*\).*/\1/' <<<"$line")" &&
+            new_ones_are_refused "${exposed[0]}" || return
+        let_go few
+        said few.out '^still [12]$' 30 && await_end few 30 || return
+    done
+    echo "max-streams=none web $token" >"$dir/tokens"
+    hup 'nothing was changed' &&
+        said proxy.log 'config.refused.*tokens:1: max-streams: it is not a number' 1 || return
+    [ "$(count agent.log session.up)" -eq 1 ] || fail 'the agent was disconnected'
+}
+
+# A line has one agent at a time; the section of a group gives its lines one stream.
+groups_have_limits() {
+    local second=second$token
+    echo "max-per-identity=1 web $token" >"$dir/tokens"
+    echo "cam $second" >"$dir/group.tokens"
+    echo "$second" >"$dir/second.token"
+    live '[group cams]' "token-file = $dir/group.tokens" 'max-streams = 1' 'stream-rate = 1M'
+    hup && start_agent_only surplus --allow '127.0.0.1:*' &&
+        said surplus.log 'event=link.retry .*takes no more sessions' 30 || return
+    said proxy.log 'event=session.refused .*as many sessions as its credential permits' 10 || return
+    end_now surplus
+    start_agent second --name cam --token-file "$dir/second.token" --allow '127.0.0.1:*' || return
+    held one "${exposed[3]}" 1 && new_ones_are_refused "${exposed[3]}" || return
+    held two "${exposed[0]}" 2 || return
+    counted 'revdial_streams_refused_total{name="cam"}' 1 || return
+    let_go two
+    said two.out '^still 2$' 30 && let_go one
+    echo "* $token" >"$dir/tokens"
+    said one.out '^still 1$' 30 && stop agent second proxy
+}
+
 check 'a proxy with limits' start_limited || return
 check 'plain ports close, and count it' plain_ports_close
 check 'limits change at HUP' limits_change
@@ -165,3 +282,8 @@ check 'status and metrics agree' totals
 check 'a proxy with --session-rate' start_slow || return
 check 'an agent has its bytes per second' rate_is_kept
 check 'an agent has its streams' streams_are_limited
+check 'a proxy whose limits change' start_live || return
+check 'HUP changes bytes per second' rates_change
+check 'HUP changes the number of streams' streams_change
+check 'a line of the token file has limits' credentials_have_limits
+check 'so have the lines of a group' groups_have_limits
