@@ -6484,6 +6484,35 @@ static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
     return 1;
 }
 
+// Does a dead session still need a stream that the application does not have? What it has to send
+// before our GoAway is lost on a peer that broke the protocol. Peers that open 65,536 streams, are
+// ended and come back must not find the memory of each of these sessions taken until its socket is
+// closed.
+static int rvd_mux_is_remains(const rvd_mux *m, const rvd_mux_stream *s)
+{
+    int has_last_words = s->ctl_bits && !m->silent && m->dead != REVDIAL_EPROTO;
+    return s->released && !s->lent && !has_last_words;
+}
+
+static void rvd_mux_remains_free(rvd_mux *m, rvd_mux_stream *s)
+{
+    if (s->phase != RVD_MUX_OPEN) rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
+    rvd_mux_stream_free(m, s);
+}
+
+// When the application is told that the session is dead.
+static void rvd_mux_bury(rvd_mux *m)
+{
+    for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits; i++) {
+        rvd_mux_stream *next;
+        for (rvd_mux_stream *s = m->table[i]; s; s = next) {
+            next = s->hash_next;
+            if (rvd_mux_is_remains(m, s)) rvd_mux_remains_free(m, s);
+        }
+    }
+    rvd_mux_spares_free(m);
+}
+
 static int rvd_mux_event_session(rvd_mux *m, revdial_event *ev)
 {
     unsigned bit;
@@ -6511,6 +6540,7 @@ static int rvd_mux_event_session(rvd_mux *m, revdial_event *ev)
     if (bit == RVD_MUX_NEWS_DEAD) {
         ev->code = m->dead;
         ev->text = m->dead_text;
+        rvd_mux_bury(m);
     }
     return 1;
 }
@@ -6722,7 +6752,10 @@ static void rvd_mux_close(rvd_mux *m, rvd_mux_stream *s)
     rvd_mux_stop(m, s);
     rvd_mux_rx_clear(m, s);
     if (s->rx == RVD_MUX_RX_DROPPED) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_LINGER);
-    rvd_mux_settle(m, s);
+    if (m->dead && rvd_mux_is_remains(m, s))
+        rvd_mux_remains_free(m, s);
+    else
+        rvd_mux_settle(m, s);
 }
 
 // Why nothing can be read now: 0 EOF, REVDIAL_EAGAIN, or the end.
@@ -15666,6 +15699,11 @@ static void rvd_reader_woken(rvd_reader *r, const struct iovec *iov, ptrdiff_t n
 // Reads or sends in a row before others get their turn. More is no faster, and small messages wait
 // for all of it: with 8 a ping beside four bulk streams took three times as long.
 #define RVD_STREAM_ROUNDS 2
+// What was read is handled in about this time, whatever it is: that decides how much the next read
+// takes. 256 KiB are 0.1 ms of bulk and 100 ms of streams that open and are reset, and then all
+// other sessions waited for it.
+#define RVD_STREAM_TURN_US 500
+#define RVD_STREAM_READ_MIN 2048
 #define RVD_STREAM_LOOKS 256  // streams that a poll looks at under one hold of the session's lock
 // After a read of BURST bytes more may be there at once. A thread that got PIECE bytes from it, and
 // has room, is woken after the next read. Four threads that read 64 MB each: 26,000 system calls
@@ -16088,6 +16126,7 @@ struct revdial_session {
     rvd_loop_flush flush;
     rvd_loop_task kick;
     rvd_stream_handshake handshake;
+    uint32_t read_most;  // bytes of the next read
 
     pthread_mutex_t lock;  // guards all below
     rvd_heap heap;
@@ -17552,15 +17591,31 @@ static int rvd_stream_shake(revdial_session *s)
     return 0;
 }
 
-// Returns 0 when there is nothing more to read now. The last one in a pass holds nobody back.
+// After n bytes that took took_us to handle. Returns 1 if it is somebody else's turn.
+static int rvd_stream_read_adapt(revdial_session *s, size_t n, int64_t took_us)
+{
+    if (took_us > RVD_STREAM_TURN_US) {
+        size_t most = n * RVD_STREAM_TURN_US / (size_t)took_us;
+        s->read_most = most > RVD_STREAM_READ_MIN ? (uint32_t)most : RVD_STREAM_READ_MIN;
+    } else if (n == s->read_most && took_us < RVD_STREAM_TURN_US / 2) {
+        s->read_most = rvd_base_min_u32(2 * s->read_most, RVD_LOOP_BUFFER);
+    }
+    return took_us > RVD_STREAM_TURN_US;
+}
+
+// Returns 0 when there is nothing more to read now, or enough was read. The last one in a pass
+// holds nobody back.
 //   waits   set to 1 if a transport has to write before it can read
 static int rvd_stream_read_once(revdial_session *s, int is_last, int *waits)
 {
     rvd_loop *loop = s->loop;
     revdial_err err;
     ptrdiff_t n = REVDIAL_WANT_READ;
-    int is_wanting;
-    if (rvd_stream_loop_claims(s)) n = rvd_stream_recv(s, loop->buf, RVD_LOOP_BUFFER, &err);
+    size_t most = s->read_most;
+    int64_t begun_us;
+    int is_wanting, is_enough = 0;
+    if (rvd_stream_loop_claims(s)) n = rvd_stream_recv(s, loop->buf, most, &err);
+    begun_us = n > 0 ? rvd_sys_now_us() : 0;
     is_wanting = rvd_transport_is_wanting(n);
     rvd_stream_lock(s);
     if (s->state >= RVD_STREAM_LINGER && !is_wanting) {
@@ -17583,16 +17638,17 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int *waits)
     if (!is_wanting && s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
     rvd_reader_loop_end(&s->reader);
     rvd_stream_unlock(s);
+    if (n > 0) is_enough = rvd_stream_read_adapt(s, (size_t)n, rvd_sys_now_us() - begun_us);
     *waits = n == REVDIAL_WANT_WRITE;
     if (n <= 0) rvd_stream_wait_io(s, *waits ? REVDIAL_WANT_WRITE : REVDIAL_WANT_READ);
-    if (s->transport) return n > 0;
+    if (s->transport) return n > 0 && !is_enough;
     // A short read has emptied the socket; an end that came with it has its own edge or its mark.
-    if (n > 0 && n < RVD_LOOP_BUFFER && !s->wakeups.held &&
+    if (n > 0 && (size_t)n < most && !s->wakeups.held &&
         !(s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))) {
         s->io.ready &= ~(unsigned)RVD_LOOP_READ;
         return 0;
     }
-    return n > 0;
+    return n > 0 && !is_enough;
 }
 
 static void rvd_stream_on_io(rvd_loop_io *io)
@@ -17917,6 +17973,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->group = cfg->group;
     s->loop = cfg->group->loop;
     rvd_reader_init(&s->reader, s->loop, &s->io);
+    s->read_most = RVD_LOOP_BUFFER / 4;
     s->fd = cfg->fd;
     s->id = cfg->engine->session_id;
     s->start_us = rvd_sys_now_us();
@@ -19622,7 +19679,8 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 // ================================================================================================
 
 #define RVD_PROXY_BACKLOG 4096           // what Linux allows: a storm of reconnecting backends fits
-#define RVD_PROXY_ACCEPTS 64             // connections in a row before sessions get their turn
+#define RVD_PROXY_ACCEPTS 64             // connections in a row before sessions get their turn,
+#define RVD_PROXY_ACCEPT_US 500          //   which is after this time at the latest
 #define RVD_PROXY_CLIENTS_WAITING 4096   // those of an absent backend must not take all descriptors
 #define RVD_PROXY_CLIENT_WATCH_US 50000  // most dials take less
 #define RVD_PROXY_PAUSE_US 100000        // after EMFILE; connections wait in the kernel's queue
@@ -21377,11 +21435,14 @@ static int rvd_proxy_listener_accept(rvd_proxy_listener *l)
 static void rvd_proxy_on_listener(rvd_loop_io *io)
 {
     rvd_proxy_listener *l = RVD_BASE_OWNER(io, rvd_proxy_listener, io);
-    unsigned most = rvd_proxy_accepts(l), count = 0;
+    unsigned most = rvd_proxy_accepts(l);
+    int64_t until_us = rvd_sys_now_us() + RVD_PROXY_ACCEPT_US;
+    int more;
     if (most == 0) return;
     rvd_proxy_listener_ref(l);
-    while (count < most && rvd_proxy_listener_accept(l)) count++;
-    if (count == most) rvd_loop_again(l->proxy->loops[0], io);
+    do more = rvd_proxy_listener_accept(l);
+    while (more && --most > 0 && rvd_sys_now_us() < until_us);
+    if (more) rvd_loop_again(l->proxy->loops[0], io);
     rvd_proxy_listener_unref(l);
 }
 

@@ -536,6 +536,44 @@ TEST(a_reset_after_the_end_leaves_the_ACK_before_the_data_that_is_queued)
     rig_end(r);
 }
 
+// A peer that opens as many streams as it may, breaks the protocol, and comes back, finds no memory
+// taken by those of its last session, whose socket lingers.
+TEST(a_dead_session_keeps_nothing_of_streams_that_nobody_has)
+{
+    static const rig_options offers = {.features = "preamble, window=65536, streams=65536"};
+    revdial_engine_info before, full, after;
+    rig *r = rig_new(&offers);
+    REQUIRE(r != NULL);
+    r->held = 1;
+    revdial_engine_get_info(r->e, &before);
+    for (uint32_t n = 1; n <= 4000; n++) rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 0);
+    revdial_engine_get_info(r->e, &full);
+    CHECK_INT(full.streams, 4000);
+    rig_frame(r, 9, 0, 0, 0);
+    CHECK_INT(r->dead_code, REVDIAL_EPROTO);
+    revdial_engine_get_info(r->e, &after);
+    CHECK_INT(after.streams, 0);
+    CHECK(after.memory_bytes - before.memory_bytes < (full.memory_bytes - before.memory_bytes) / 4);
+    rig_end(r);
+}
+
+TEST(a_stream_that_is_closed_after_the_peer_broke_the_protocol_is_gone)
+{
+    static const rig_options plain = {0};
+    revdial_engine_info info;
+    rig *r = rig_new(&plain);
+    REQUIRE(r != NULL);
+    r->held = 1;
+    script_run(r, "Wp1+SYN .acceptp1 Dp1'abc' .writep1'x'");
+    rig_frame(r, 9, 0, 0, 0);
+    revdial_engine_get_info(r->e, &info);
+    CHECK_INT(info.streams, 1);  // what has arrived can still be read
+    script_run(r, ".readp1 .closep1");
+    revdial_engine_get_info(r->e, &info);
+    CHECK_INT(info.streams, 0);
+    rig_end(r);
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);
