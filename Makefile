@@ -21,6 +21,8 @@
 ##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=60 in all, FUZZ="engine egress")
 ##   timing     nothing but a verdict depends on a secret's bytes (needs valgrind)
 ##   e2e        the programs with curl, nginx, ssh and broken networks (needs root for some)
+##   hostile    attacks on the programs beside an honest session (HOSTILE_SECONDS=60 for each)
+##   soak       mixed load with kills and reloads, MINUTES=60: nothing lost, nothing leaked
 ##   bench      how fast it is beside other tunnels (needs python3; BENCH="relay lib" for parts)
 ##   bench-peers  builds frp and rathole for it (downloads them; needs go, cargo)
 ##   format     clang-format over all C files
@@ -137,7 +139,7 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test test-poll sim check demo run-demo layers tidy header asan tsan \
-	portable systems yamuxspec interop tls tls-versions explore fuzz timing e2e bench \
+	portable systems yamuxspec interop tls tls-versions explore fuzz timing e2e hostile soak bench \
 	bench-peers format man install install-headers uninstall package size clean help no-tls FORCE
 
 all: $(PROGRAMS) examples $(NO_TLS)
@@ -310,6 +312,13 @@ bench: $(BENCHES) $(PROGRAMS) $(if $(filter mbedtls,$(TLS)),$(BUILD)/bench/tls)
 			$(PROGRAMS:$(BUILD)/%='$(BUILD)'/bench/$$library/%) >/dev/null 2>&1; \
 	done; :
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' python3 tests/bench/run.py $(BENCH)
+
+hostile: $(PROGRAMS)
+	@REVDIAL_BUILD='$(BUILD)' HOSTILE='$(HOSTILE)' HOSTILE_SECONDS='$(HOSTILE_SECONDS)' \
+		HOSTILE_JOBS='$(HOSTILE_JOBS)' python3 tests/hostile/run.py
+
+soak: $(PROGRAMS)
+	@REVDIAL_BUILD='$(BUILD)' MINUTES='$(MINUTES)' python3 tests/soak/soak.py
 
 bench-peers:
 	@REVDIAL_BUILD='$(BUILD)' sh tests/bench/get_peers.sh
