@@ -1260,7 +1260,9 @@ typedef struct revdial_proxy_config {
     // thread: must not block. UP comes before any dial can pick the session; UP and DOWN come in
     // pairs.
     void (*on_session)(void *ud, revdial_session *s, int state, const revdial_err *why);
-    // The backend opened a stream to us. NULL = refused. On a thread of its own; owns st.
+    // The backend opened a stream to us. NULL = refused. On a thread of its own; owns st. At most
+    // 1024 run at one time, and of one session at most as many as it leaves to the others; more
+    // streams are reset with REVDIAL_RESET_CALM.
     void (*on_stream)(void *ud, revdial_stream *st);
     const revdial_expose *exposes;  // exposes[i] has the id i + 1; see revdial_proxy_expose()
     size_t expose_count;
@@ -1761,7 +1763,9 @@ typedef struct revdial_agent_config {
     int connect_timeout_ms;      // to targets, default 5000
     int idle_timeout_ms;         // of forwarded streams, default none
     int half_closed_timeout_ms;  // of those that one side has finished, 0 = 3600000, -1 = none
-    unsigned max_handlers;       // most handlers at one time, default 1024; more are refused
+    // Most handlers at one time, default 1024; more are refused. Where the agent has several links,
+    // one session has at most as many as it leaves to the others.
+    unsigned max_handlers;
     int backoff_min_ms, backoff_max_ms;  // full jitter, defaults 500 and 30000; reset after 30 s up
     // Consecutive rejections (401 and 403 of a revdial proxy, logins refused by the egress proxy)
     // before giving up. 0: one before the first success, no limit after it. -1: no limit.
@@ -19398,6 +19402,7 @@ typedef struct rvd_owner_member {
     rvd_base_link link;        // in the owner's list, which holds a reference to session
     int is_up;                 // it has come up; guarded by the owner's lock, as link and:
     revdial_quota quota;       // of its credential
+    unsigned handlers;         // calls of the handler that run
 } rvd_owner_member;
 
 typedef struct rvd_owner {
@@ -19415,7 +19420,9 @@ typedef struct rvd_owner {
     rvd_heap heap;
     rvd_base_link members;  // of rvd_owner_member
     unsigned member_count, up_count;
-    int was_cut;            // a drain ended sessions that had streams left
+    int shares_handlers;     // among several sessions
+    unsigned handler_count;  // calls that run
+    int was_cut;             // a drain ended sessions that had streams left
     revdial_limits limits;  // of its sessions
     revdial_stats stats;  // of sessions that are gone, and counters
 } rvd_owner;
@@ -19637,35 +19644,66 @@ static void rvd_owner_get_stats(rvd_owner *o, revdial_stats *out)
 typedef struct rvd_owner_call {
     rvd_loop_job job;
     rvd_owner *owner;
+    revdial_session *session;  // holds a reference
     revdial_stream *st;
 } rvd_owner_call;
+
+// Among several sessions, one has at most as many threads as it leaves to the others. Otherwise the
+// streams of one, to targets that do not answer, would have all of them.
+static int rvd_owner_handler_begin(rvd_owner *o, revdial_session *s)
+{
+    rvd_owner_member *m = s->member;
+    int may;
+    pthread_mutex_lock(&o->lock);
+    may = !o->shares_handlers || m->handlers + o->handler_count < o->handlers.max;
+    m->handlers += (unsigned)may;
+    o->handler_count += (unsigned)may;
+    pthread_mutex_unlock(&o->lock);
+    return may;
+}
+
+static void rvd_owner_handler_end(rvd_owner *o, revdial_session *s)
+{
+    rvd_owner_member *m = s->member;
+    pthread_mutex_lock(&o->lock);
+    m->handlers--;
+    o->handler_count--;
+    pthread_mutex_unlock(&o->lock);
+}
 
 static void rvd_owner_call_run(rvd_loop_job *job)
 {
     rvd_owner_call *c = RVD_BASE_OWNER(job, rvd_owner_call, job);
     rvd_owner *o = c->owner;
+    revdial_session *s = c->session;
     revdial_stream *st = c->st;
     sigset_t ours;
     rvd_owner_free(o, c, sizeof *c);
-    rvd_sys_hook_begin(&st->session->group->mask, &ours);
+    rvd_sys_hook_begin(&s->group->mask, &ours);
     o->handler(o->ud, st);
     rvd_sys_hook_end(&ours);
+    rvd_owner_handler_end(o, s);
+    revdial_session_unref(s);
     rvd_stream_work_end(&o->work);
 }
 
 // Has a thread of its own call the handler, or refuses the stream.
 static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_stream *st)
 {
-    rvd_owner_call *c = rvd_owner_alloc(o, sizeof *c);
+    int may = rvd_owner_handler_begin(o, s);
+    rvd_owner_call *c = may ? rvd_owner_alloc(o, sizeof *c) : NULL;
     if (c) {
         c->job.run = rvd_owner_call_run;
         c->owner = o;
+        c->session = revdial_session_ref(s);
         c->st = st;
         rvd_stream_work_begin(&o->work);
         if (rvd_loop_pool_submit(&o->handlers, &c->job, RVD_LOOP_NO_QUEUE) == 0) return;
         rvd_stream_work_end(&o->work);
+        revdial_session_unref(s);  // not the last reference
         rvd_owner_free(o, c, sizeof *c);
     }
+    if (may) rvd_owner_handler_end(o, s);
     revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_CALM);
     rvd_stream_free_locked(st);
 }
@@ -23886,6 +23924,7 @@ static int rvd_proxy_config_copy(revdial_proxy *p, const revdial_proxy_config *c
                                  revdial_err *err)
 {
     p->own.handler = cfg->on_stream;
+    p->own.shares_handlers = 1;
     p->own.ud = cfg->ud;
     p->auth = cfg->auth;
     p->auth_ud = cfg->auth_ud;
@@ -26586,6 +26625,7 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
     if (!problem && rvd_loop_timer_set(a->loop, &l->conn.timer, INT64_MAX) == 0) {
         pthread_mutex_lock(&a->own.lock);
         a->links[a->link_count++] = l;
+        a->own.shares_handlers = a->link_count > 1;
         pthread_mutex_unlock(&a->own.lock);
         return l;
     }

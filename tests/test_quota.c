@@ -275,6 +275,88 @@ NEW_WORLD_TEST(new_limits_of_an_agent_are_for_the_session_that_is_up)
     revdial_session_unref(s);
 }
 
+// ------------------------------------------------------------------------------------------------
+// Handlers
+
+// Opens streams that keep their handlers until one is refused. Returns how many.
+static int fill_handlers(revdial_session *s, revdial_stream *st[], int most)
+{
+    revdial_kv meta = {"do", "hold"};
+    revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
+    revdial_err err = {0};
+    int count = 0;
+    while (count < most && (st[count] = revdial_session_dial(s, &opts, &err)) != NULL) count++;
+    CHECK_INT(err.reset, REVDIAL_RESET_CALM);
+    return count;
+}
+
+// Of a proxy's 1024.
+NEW_WORLD_TEST(an_agent_that_keeps_its_handlers_leaves_half_of_them_to_the_others)
+{
+    enum { MOST = 1025 };
+    static revdial_stream *st[2][MOST];
+    static const int shares[] = {512, 256};
+    revdial_credential rows[2] = {alice, bob};
+    revdial_session *s[2];
+    revdial_kv meta = {"do", "hold"};
+    revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
+    int count[2];
+    w->pcfg.on_stream = util_handler;
+    REQUIRE(open_both(w, rows));
+    for (int i = 0; i < 2; i++) {
+        s[i] = revdial_agent_wait(w->agents[i], UTIL_WAIT_MS, NULL);
+        REQUIRE(s[i] != NULL);
+        count[i] = fill_handlers(s[i], st[i], MOST);
+        CHECK_INT(count[i], shares[i]);
+    }
+    // What one gives back, it may have again.
+    for (int k = 0; k < 3; k++) revdial_close(st[1][--count[1]]);
+    for (int k = 0; k < 3; k++, count[1]++)
+        UTIL_EVENTUALLY((st[1][count[1]] = revdial_session_dial(s[1], &opts, NULL)) != NULL);
+    CHECK_INT(fill_handlers(s[1], st[1] + count[1], 1), 0);
+    for (int i = 0; i < 2; i++) {
+        while (count[i] > 0) revdial_close(st[i][--count[i]]);
+        revdial_session_unref(s[i]);
+    }
+}
+
+// An agent with one proxy has all its handlers for it, one with two shares them.
+TEST(a_proxy_that_keeps_handlers_of_an_agent_leaves_some_to_other_proxies)
+{
+    static const int may[] = {8, 4};
+    for (int i = 0; i < 2; i++) {
+        world w, other;
+        char both[200];
+        revdial_stream *st[9];
+        revdial_session *s = NULL;
+        world_init(&w);
+        world_init(&other);
+        if (world_open_proxy(&w) && world_open_proxy(&other)) {
+            snprintf(both, sizeof both, "%s,%s", w.url, other.url);
+            w.acfg.url = i ? both : w.url;
+            w.acfg.max_handlers = 8;
+            CHECK(world_open_agent(&w, 0));
+            CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+            CHECK_INT(revdial_proxy_list(w.proxy, "cam-1", &s, 1), 1);
+            int count = fill_handlers(s, st, 9);
+            CHECK_INT(count, may[i]);
+            if (i) {
+                CHECK_INT(revdial_proxy_wait(other.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+                revdial_stream *echo = world_dial(&other, "echo", 0, NULL);
+                CHECK(echo != NULL);
+                revdial_close(echo);
+            }
+            while (count > 0) revdial_close(st[--count]);
+            revdial_session_unref(s);
+        }
+        world_close(&w);
+        world_close(&other);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------
+// Rates
+
 // That a busy machine takes longer does not matter.
 static int took_its_time(int64_t since_ms)
 {
