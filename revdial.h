@@ -17745,7 +17745,8 @@ static void rvd_stream_on_kick(rvd_loop_task *t)
     if (s->state == RVD_STREAM_CLOSING) rvd_stream_close_locked(s);
     rvd_stream_sinks_locked(&s->kicked[1]);
     if (rvd_stream_is_up(s)) rvd_reader_lease_begin(&s->reader);
-    if (s->state != RVD_STREAM_DOWN) rvd_stream_flush_soon_locked(s);
+    // While a thread is yet to leave the socket, a flush would only kick again.
+    if (s->state < RVD_STREAM_CLOSING) rvd_stream_flush_soon_locked(s);
     if (s->transport && s->state != RVD_STREAM_DOWN && rvd_transport_pending(s->transport)) {
         s->io.ready |= RVD_LOOP_READ;
         rvd_loop_again(s->loop, &s->io);
