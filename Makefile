@@ -16,7 +16,7 @@
 ##   interop    against other yamux and WebSocket libraries (needs go, node, npm)
 ##   tls        TLS and the programs with it (needs mbedTLS and openssl; TLS=openssl: libssl, too)
 ##   tls-versions  the same on other versions of mbedTLS (downloads them; needs cargo)
-##   sim        two engines and their network by random seeds (SEEDS=20000)
+##   sim        two engines, and a world of proxies and agents, by random seeds (SEEDS=20000)
 ##   explore    every order of events in a small world, as deep as SECONDS=60 allow
 ##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=60 in all, FUZZ="engine egress")
 ##   timing     nothing but a verdict depends on a secret's bytes (needs valgrind)
@@ -224,6 +224,8 @@ $(OUTSIDE): $(BUILD)/%: tests/%.c $(BUILD)/impl-public.o $(HOLLOW) $(BUILD)/flag
 	$(call build,$(THREAD_CFLAGS) -D_GNU_SOURCE $(LINKED))
 $(WHOLE:=-poll): $(BUILD)/%-poll: tests/%.c $(BUILD)/flags
 	$(call build,$(THREAD_CFLAGS) -D_GNU_SOURCE -DREVDIAL_POLL)
+# Its threads never wait for anything, they only work.
+$(BUILD)/test_world $(BUILD)/test_world-poll: private THREAD_CFLAGS = $(TEST_CFLAGS)
 $(WHOLE): $(BUILD)/%: tests/%.c $(BUILD)/flags
 	$(call build,$(THREAD_CFLAGS) -D_GNU_SOURCE)
 $(filter-out $(WHOLE:=-poll),$(THREADED:=-poll)): $(BUILD)/%-poll: tests/%.c $(BUILD)/impl-poll.o \
@@ -255,8 +257,9 @@ test-poll: $(THREADED:=-poll)
 	$(RUN_SUITES) $(THREADED:=-poll)
 
 SEEDS = 20000
-sim: $(BUILD)/test_sim
+sim: $(BUILD)/test_sim $(BUILD)/test_world
 	$(BUILD)/test_sim --seeds 0 $(SEEDS)
+	$(BUILD)/test_world --seeds 0 $(SEEDS)
 
 # The header is compiled 40 times.
 check: all

@@ -1,0 +1,376 @@
+// A simulation of the whole: proxies, agents, targets, clients, resolvers and hostile peers in one
+// process and in virtual time, on the runtime of revdial.h as it is: its threads are fibers under a
+// scheduler that a seed drives, its system calls go to a simulated system.
+//
+//     build/test_world                     some hundred seeds, a few of them twice
+//     build/test_world --seeds 0 20000     a range; --seconds 60 ends it early
+//     build/test_world --seed 17 --trace   one seed, every step on stderr
+//
+// A seed that fails is played again with operations left out, as long as it fails in the same way:
+// what is printed is the shortest script found.
+#define REVDIAL_IMPLEMENTATION  // by world_names.h, against the simulated system
+#include "world_script.h"
+#include "world_shrink.h"
+
+enum {
+    WORLD_SEEDS = 4000,  // test_share() of them
+    WORLD_TWICE = 20,
+    WORLD_FAILURES = 5,          // no more are looked for
+    WORLD_UP_US = 90000000,      // an agent is connected within this, once nothing interferes
+    WORLD_DONE_US = 1300000000,  // the longest wait in it is TCP's own, of 15 minutes
+    WORLD_SETTLE_US = 100000000
+};
+
+static uint64_t world_seed;  // that runs
+
+static const char *const machine_names[MACHINES] = {"proxy-0", "proxy-1",  "agent-0", "agent-1",
+                                                    "agent-2", "targets",  "client",  "client-2",
+                                                    "hostile", "hostile-2"};
+
+// ---- what must hold
+
+// Every agent has its sessions. Waits for that.
+static void world_await_agents(void)
+{
+    int64_t until = wd.clock.now_us + WORLD_UP_US;
+    for (int p = 0; p < plan.proxy_count; p++)
+        for (int a = 0; a < plan.agent_count; a++)
+            while ((p == 0 || plan.all_urls[a]) && !proxies[p].up[a] && !wd.failed) {
+                if (wd.clock.now_us > until)
+                    world_fail("%s has no session to proxy %d", agent_names[a], p);
+                world_sleep_us(100000, "a session");
+            }
+}
+
+static void world_await_people(void)
+{
+    int64_t until = wd.clock.now_us + WORLD_DONE_US;
+    while ((clients_running || faults_running) && !wd.failed) {
+        if (wd.clock.now_us > until) {
+            char waits[400] = "";
+            world_tell_waits(waits, sizeof waits);
+            world_fail("%u clients and targets are not done;%s", clients_running, waits);
+        }
+        world_sleep_us(1000000, "clients");
+    }
+}
+
+static void world_check_talks(void)
+{
+    for (unsigned i = 0; i < talk_count; i++) {
+        const talk *t = &talks[i];
+        if (!t->is_strict || talk_is_whole(t)) continue;
+        world_fail("transfer %u (%s, mode %d) is not whole: client %zu of %zu written, %zu of %zu "
+                   "read, error %d; target %zu written, %zu read, error %d",
+                   t->key, t->how, (int)t->mode, t->side[0].written, t->plan[0], t->side[0].read,
+                   t->plan[1], t->side[0].error, t->side[1].written, t->side[1].read,
+                   t->side[1].error);
+    }
+}
+
+// One transfer by each port, in which nothing may fail.
+static void world_probe(void)
+{
+    for (int p = 0; p < plan.proxy_count; p++)
+        for (int a = 0; a < plan.agent_count; a++) {
+            client_order *c = calloc(1, sizeof *c);
+            talk *t = talk_new("probe");
+            if (!c || !t) abort();
+            t->plan[0] = 1000;
+            t->plan[1] = 20000;
+            t->is_strict = 1;
+            c->t = t;
+            c->agent = a;
+            c->proxy = plan.all_urls[a] ? p : 0;
+            clients_running++;
+            people_new(AT_CLIENT, "probe", client_tcp, c);
+        }
+    world_await_people();
+}
+
+// Nothing that a client or a stranger has caused is left.
+static void world_check_gone(void)
+{
+    for (int p = 0; p < plan.proxy_count && !wd.failed; p++) {
+        revdial_stats s;
+        revdial_proxy_get_stats(proxies[p].p, &s);
+        machine *m = &machines[AT_PROXY + p];
+        if (s.streams) world_fail("proxy %d has %u streams that nobody uses", p, s.streams);
+        // A session whose socket a thread of the application has read has a descriptor to wake it.
+        int most = proxies[p].fds_idle + 2 * (int)s.sessions;
+        if (m->fd_count > most || m->fd_count < proxies[p].fds_idle + (int)s.sessions)
+            world_fail("proxy %d has %d descriptors: %d and %u sessions", p, m->fd_count,
+                       proxies[p].fds_idle, s.sessions);
+    }
+}
+
+static void world_check_stopped(void)
+{
+    for (int i = 0; i < AT_TARGET; i++) {
+        machine *m = &machines[i];
+        if (m->fd_count) world_fail("%s has left %d descriptors open", m->name, m->fd_count);
+        if (m->heap_blocks)
+            world_fail("%s has left %zu bytes in %zu blocks", m->name, m->heap_bytes,
+                       m->heap_blocks);
+        if (m->threads) world_fail("%s has left %u threads", m->name, m->threads);
+    }
+}
+
+// ---- a run
+
+static void *proxy_wait_main(void *arg)
+{
+    world_check_gone();
+    (void)arg;
+    return NULL;
+}
+
+static void *director_main(void *arg)
+{
+    (void)arg;
+    for (int i = 0; i < plan.proxy_count; i++) people_do(AT_PROXY + i, "start", proxy_start, i);
+    for (int i = 0; i < plan.agent_count; i++) people_do(AT_AGENT + i, "start", agent_start, i);
+    world_await_agents();
+    for (int i = 0; i < story.count && !wd.failed; i++) {
+        world_sleep_us(story.ops[i].wait_us, "the next operation");
+        op_do(&story.ops[i]);
+    }
+    world_await_people();
+    faults_end();
+    if (!story.is_calm) world_sleep_us(WORLD_SETTLE_US, "the faults to be over");
+    world_await_agents();
+    world_probe();
+    world_sleep_us(20000000, "the end of what clients caused");
+    people_do(AT_PROXY, "look", proxy_wait_main, 0);
+    world_check_talks();
+    for (int i = 0; i < plan.agent_count; i++) people_do(AT_AGENT + i, "stop", agent_stop, i);
+    for (int i = 0; i < plan.proxy_count; i++) people_do(AT_PROXY + i, "stop", proxy_stop, i);
+    world_sleep_us(31000000, "the resolver");
+    world_check_stopped();
+    wd.over = 1;
+    return NULL;
+}
+
+static void world_simplify(unsigned simple)
+{
+    if (simple & SIMPLE_TURNS) {
+        wd.is_fifo = 1;
+        wd.yield_one_in = 0;
+    }
+    if (simple & SIMPLE_CALLS) wd.short_one_in = wd.signal_one_in = 0;
+    if (simple & SIMPLE_LINKS)
+        for (int i = 0; i < MACHINES * MACHINES; i++) {
+            tcp_link l = {.delay_us = 20, .bytes_per_s = 1000000000};
+            tcp_links[i / MACHINES][i % MACHINES] = l;
+        }
+    if (simple & SIMPLE_PLAN) {
+        plan.agent_count = plan.proxy_count = 1;
+        plan.spin_us = 0;
+        memset(&plan.limits, 0, sizeof plan.limits);
+    }
+}
+
+static void world_begin(const script *s, int trace)
+{
+    test_rng r = test_rng_seeded(s->seed);
+    memset(&wd, 0, sizeof wd);
+    memset(&dns, 0, sizeof dns);
+    memset(proxies, 0, sizeof proxies);
+    memset(agents, 0, sizeof agents);
+    memset(&futex_waits, 0, sizeof futex_waits);
+    wd.trace = trace;
+    wd.clock.now_us = (int64_t)1 << pick(&r, 48);
+    talk_count = handlers_running = clients_running = faults_running = 0;
+    restarts_running = 0;
+    fault_us = -1;
+    for (int i = 0; i < MACHINES; i++) machine_init(&machines[i], i, machine_names[i]);
+    plan_draw(&r, s->seed);
+    links_draw(&r);
+    wd.is_fifo = pick(&r, 4) == 0;
+    wd.yield_one_in = pick(&r, 3) ? 4u << pick(&r, 6) : 0;
+    wd.short_one_in = pick(&r, 3) ? 0 : 2u << pick(&r, 5);
+    wd.signal_one_in = pick(&r, 3) ? 0 : 4u << pick(&r, 5);
+    wd.rng = test_rng_seeded(test_random(&r));
+    world_simplify(s->simple);
+}
+
+static void world_count_marks(void)
+{
+    static const enum mark of[LACKS] = {MARK_NO_MEMORY, MARK_NO_DESCRIPTOR, MARK_NO_THREAD, MARKS,
+                                        MARK_NO_BUFFER};
+    for (int i = 0; i < MACHINES; i++)
+        for (int k = 0; k < LACKS; k++)
+            if (of[k] != MARKS) marks[of[k]] += machines[i].lacked[k];
+    marks[MARK_RST_OF_OUR_OWN] += tcp_resets;
+    marks[MARK_TCP_TIMED_OUT] += tcp_timeouts;
+    marks[MARK_RESOLVER_SILENT] += dns.asked[DNS_SILENT];
+    marks[MARK_RESOLVER_LIED] += dns.asked[DNS_LIES];
+    marks[story.is_calm ? MARK_CALM : MARK_SETTLED_AFTER_FAULTS] += !wd.failed;
+    tcp_resets = tcp_timeouts = tcp_bytes = 0;
+}
+
+static void world_end(void)
+{
+    world_count_marks();
+    if (!wd.failed) {
+        for (int i = 0; i < MACHINES; i++) machine_end(&machines[i]);
+        while (tcp_conns) tcp_free(tcp_conns);
+        fibers_end();
+    }
+    for (int i = 0; i < TCP_LISTENERS; i++) tcp_listeners[i] = NULL;
+    tcp_conns = NULL;
+    free(wd.clock.heap);
+    memset(&wd.clock, 0, sizeof wd.clock);
+}
+
+// Plays a script. Returns 1 if all went well.
+static int world_run(const script *s, int trace, uint64_t *hash, char *why, size_t size)
+{
+    story = *s;
+    world_begin(s, trace);
+    people_new(AT_TARGET, "targets", target_main, (void *)(intptr_t)PORT_TARGET);
+    people_new(AT_CLIENT, "director", director_main, NULL);
+    world_loop();
+    *hash = wd.hash;
+    snprintf(why, size, "%s", wd.why);
+    int ok = !wd.failed;
+    world_end();
+    return ok;
+}
+
+static void world_report(script *s, const char *why)
+{
+    printf("seed %llu: %s\n", (unsigned long long)s->seed, why);
+    shrink(s, why);
+    script_print(s);
+    fflush(stdout);
+}
+
+static int world_seeds(uint64_t first, uint64_t last)
+{
+    int failed = 0;
+    for (world_seed = first; world_seed < last && failed < WORLD_FAILURES; world_seed++) {
+        static script s;
+        uint64_t hash;
+        char why[600];
+        script_of(&s, world_seed);
+        if (world_run(&s, 0, &hash, why, sizeof why)) continue;
+        world_report(&s, why);
+        failed++;
+    }
+    return failed;
+}
+
+static void script_keep(script *s, const char *list)
+{
+    int count = 0;
+    for (int i = 0; i < s->count; i++) {
+        int is_kept = 0;
+        for (const char *at = list; *at; at += strcspn(at, ","), at += *at == ',')
+            is_kept |= *at >= '0' && *at <= '9' && atoi(at) == i;
+        if (is_kept) s->ops[count++] = s->ops[i];
+    }
+    s->count = count;
+}
+
+// A script that failed once, as its report named it.
+static void world_again(uint64_t seed, const char *keep, unsigned simple)
+{
+    static script s;
+    uint64_t hash;
+    char why[600];
+    script_of(&s, seed);
+    script_keep(&s, keep);
+    s.simple = simple;
+    if (!world_run(&s, 0, &hash, why, sizeof why)) test_fail(__FILE__, __LINE__, "%s", why);
+}
+
+TEST(a_loop_that_closes_a_session_waits_for_the_thread_that_reads_it)
+{
+    world_again(132, "34,36", SIMPLE_PLAN);
+}
+
+TEST(every_seed_keeps_every_promise)
+{
+    memset(marks, 0, sizeof marks);
+    CHECK_INT(world_seeds(0, test_share(WORLD_SEEDS)), 0);
+    for (int m = 0; m < MARKS && !test_failures; m++)
+        if (!marks[m]) test_fail(__FILE__, __LINE__, "no seed met: %s", mark_kinds[m].name);
+}
+
+TEST(the_same_seed_is_the_same_run)
+{
+    for (uint64_t seed = 0; seed < WORLD_TWICE; seed++) {
+        static script s;
+        uint64_t one, two;
+        char why[600];
+        script_of(&s, seed);
+        world_run(&s, 0, &one, why, sizeof why);
+        world_run(&s, 0, &two, why, sizeof why);
+        if (one != two)
+            test_fail(__FILE__, __LINE__, "seed %llu runs in two ways", (unsigned long long)seed);
+    }
+}
+
+// A crash says which seed it was.
+static void world_on_crash(int sig)
+{
+    char text[80];
+    int n =
+        snprintf(text, sizeof text, "seed %llu: signal %d\n", (unsigned long long)world_seed, sig);
+    fwrite(text, 1, (size_t)n, stderr);
+    signal(sig, SIG_DFL);
+    raise(sig);
+}
+
+static int world_usage(void)
+{
+    fprintf(stderr, "usage: test_world [--seeds FIRST END | --seed N [--keep LIST] [--simple N] "
+                    "[--trace]] | [test...]\n");
+    return 2;
+}
+
+// One seed, as a failure's report names it.
+static int world_replay(int argc, char **argv)
+{
+    static script s;
+    uint64_t hash;
+    char why[600];
+    int trace = 0;
+    script_of(&s, strtoull(argv[2], NULL, 10));
+    for (int i = 3; i < argc; i++) {
+        if (!strcmp(argv[i], "--trace"))
+            trace = 1;
+        else if (!strcmp(argv[i], "--keep") && i + 1 < argc)
+            script_keep(&s, argv[++i]);
+        else if (!strcmp(argv[i], "--simple") && i + 1 < argc)
+            s.simple = (unsigned)atoi(argv[++i]);
+        else
+            return world_usage();
+    }
+    int ok = world_run(&s, trace, &hash, why, sizeof why);
+    printf("%s%shash %016llx, %llu switches, %llu calls\n%d passed, %d failed\n", why,
+           ok ? "" : "\n", (unsigned long long)hash, (unsigned long long)wd.steps,
+           (unsigned long long)wd.calls, ok, !ok);
+    return !ok;
+}
+
+int main(int argc, char **argv)
+{
+    static char stack[65536];
+    stack_t own = {.ss_sp = stack, .ss_size = sizeof stack};
+    struct sigaction crash = {.sa_handler = world_on_crash, .sa_flags = SA_ONSTACK};
+    sigaltstack(&own, NULL);
+    if (!FIBER_ASAN && !FIBER_TSAN) {
+        sigaction(SIGSEGV, &crash, NULL);
+        sigaction(SIGABRT, &crash, NULL);
+    }
+    if (argc < 2 || argv[1][0] != '-') return test_main(argc, argv);
+    if (!strcmp(argv[1], "--seed") && argc > 2) return world_replay(argc, argv);
+    if (strcmp(argv[1], "--seeds") || argc != 4) return world_usage();
+    int failed = world_seeds(strtoull(argv[2], NULL, 10), strtoull(argv[3], NULL, 10));
+    for (int m = 0; m < MARKS; m++)
+        printf("%-24s %llu\n", mark_kinds[m].name, (unsigned long long)marks[m]);
+    printf("%d passed, %d failed\n", failed == 0, failed != 0);
+    return failed != 0;
+}

@@ -1,0 +1,591 @@
+// The system calls of revdial.h in the simulated world. RVD_SYS(call) is sim_call; what the header
+// calls directly is renamed, too, and a call of the system that is not simulated does not link.
+// Include this before revdial.h with REVDIAL_IMPLEMENTATION.
+#ifndef REVDIAL_TEST_WORLD_CALLS_H
+#define REVDIAL_TEST_WORLD_CALLS_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+// ---- the resolver
+
+enum dns_mode { DNS_GOOD, DNS_NO_NAME, DNS_FAILS, DNS_SILENT, DNS_LIES };
+
+static struct {
+    enum dns_mode mode;
+    int64_t delay_us;
+    wait_queue silent;
+    unsigned asked[DNS_LIES + 1];
+} dns;
+
+// "m3.sim" is machine 3. One that lies says 10.0.0.200, where nobody is.
+static int sim_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+                           struct addrinfo **out)
+{
+    struct answer {
+        struct addrinfo info;
+        struct sockaddr_in at;
+    } * a;
+    unsigned number = 0;
+    enum dns_mode mode = dns.mode;
+    (void)hints;
+    dns.asked[mode]++;
+    fiber_may_yield();
+    if (mode == DNS_SILENT)
+        wait_on(&dns.silent, wd.clock.now_us + 30000000, "the resolver");
+    else
+        world_sleep_us(dns.delay_us, "the resolver");
+    if (mode == DNS_SILENT || mode == DNS_FAILS) return EAI_AGAIN;
+    if (mode == DNS_NO_NAME || sscanf(host, "m%u.sim", &number) != 1) return EAI_NONAME;
+    a = calloc(1, sizeof *a);
+    if (!a) abort();
+    a->at.sin_family = AF_INET;
+    a->at.sin_port = htons((uint16_t)strtoul(port, NULL, 10));
+    a->at.sin_addr.s_addr = htonl(MACHINE_BASE + (mode == DNS_LIES ? 199 : number));
+    a->info.ai_family = AF_INET;
+    a->info.ai_addr = (struct sockaddr *)&a->at;
+    a->info.ai_addrlen = sizeof a->at;
+    *out = &a->info;
+    return 0;
+}
+
+static void sim_freeaddrinfo(struct addrinfo *a)
+{
+    free(a);
+}
+
+#endif
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <netdb.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "world_socket.h"
+#include "world_threads.h"
+
+// As the C library says it: -1 and errno, or the result.
+static ptrdiff_t sim_result(ptrdiff_t r)
+{
+    if (r >= 0) return r;
+    errno = (int)-r;
+    return -1;
+}
+
+// Now and then a signal interrupts a call that may be interrupted.
+static int sim_signal(void)
+{
+    return world_chance(wd.signal_one_in);
+}
+
+static file *sim_file(int fd, enum file_kind kind, int *error)
+{
+    file *f;
+    fiber_may_yield();
+    f = fd_file(fd);
+    *error = !f ? EBADF : f->kind != kind ? ENOTSOCK : 0;
+    return *error ? NULL : f;
+}
+
+// ---- time, randomness, the process
+
+static int sim_clock_gettime(clockid_t id, struct timespec *t)
+{
+    int64_t us = wd.clock.now_us;
+    (void)id;
+    t->tv_sec = (time_t)(us / 1000000);
+    t->tv_nsec = (long)(us % 1000000) * 1000;
+    return 0;
+}
+
+static ssize_t sim_getrandom(void *buf, size_t len, unsigned flags)
+{
+    uint8_t *to = buf;
+    (void)flags;
+    for (size_t i = 0; i < len; i++) to[i] = (uint8_t)(test_random(&wd.rng) >> 32);
+    return (ssize_t)len;
+}
+
+static pid_t sim_getpid(void)
+{
+    return 4711;
+}
+
+// Without a page that fork() fills with zeros, the process id is compared.
+#define sim_mmap(...) MAP_FAILED
+static int sim_madvise(void *at, size_t len, int advice)
+{
+    (void)at, (void)len, (void)advice;
+    return -1;
+}
+static int sim_munmap(void *at, size_t len)
+{
+    (void)at, (void)len;
+    return 0;
+}
+
+static int sim_getrlimit(int what, struct rlimit *out)
+{
+    (void)what;
+    out->rlim_cur = out->rlim_max = (rlim_t)machine_self()->fd_limit;
+    return 0;
+}
+
+static int sim_gethostname(char *buf, size_t size)
+{
+    snprintf(buf, size, "%s", machine_self()->name);
+    return 0;
+}
+
+// There are no files.
+static int sim_open(const char *path, int flags, ...)
+{
+    (void)path, (void)flags;
+    return (int)sim_result(-ENOENT);
+}
+static int sim_lstat(const char *path, struct stat *st)
+{
+    (void)path;
+    memset(st, 0, sizeof *st);
+    return (int)sim_result(-ENOENT);
+}
+static int sim_unlink(const char *path)
+{
+    (void)path;
+    return (int)sim_result(-ENOENT);
+}
+static int sim_fchmodat(int at, const char *path, mode_t mode, int flags)
+{
+    (void)at, (void)path, (void)mode, (void)flags;
+    return (int)sim_result(-ENOENT);
+}
+
+// ---- descriptors
+
+static int sim_close(int fd)
+{
+    fiber_may_yield();
+    file *f = fd_file(fd);
+    if (!f) return (int)sim_result(-EBADF);
+    machine_self()->fds[fd] = NULL;
+    machine_self()->fd_count--;
+    world_note("close %d", fd);
+    file_unref(f);
+    return (int)sim_result(sim_signal() ? -EINTR : 0);
+}
+
+static int sim_control(int fd, int what, int value)
+{
+    file *f;
+    fiber_may_yield();
+    f = fd_file(fd);
+    if (!f) return (int)sim_result(-EBADF);
+    switch (what) {
+    case F_DUPFD_CLOEXEC: return (int)sim_result(fd_take(f, value));
+    case F_GETFL: return O_RDWR | (f->is_nonblocking ? O_NONBLOCK : 0);
+    case F_SETFL: f->is_nonblocking = (value & O_NONBLOCK) != 0; return 0;
+    case F_SETFD: return 0;
+    default: world_fail("fcntl %d is not simulated", what); return -1;
+    }
+}
+#define sim_fcntl(...) SIM_FCNTL(__VA_ARGS__, 0, 0)
+#define SIM_FCNTL(fd, what, value, ...) sim_control(fd, what, value)
+
+static int sim_open_file(file *f)
+{
+    int fd = fd_take(f, 0);
+    if (fd < 0) free(f);
+    return (int)sim_result(fd);
+}
+
+static int sim_socket(int family, int type, int protocol)
+{
+    (void)type, (void)protocol;
+    fiber_may_yield();
+    return family == AF_INET ? sim_open_file(file_new(FILE_SOCKET))
+                             : (int)sim_result(-EAFNOSUPPORT);
+}
+
+static inline int sim_eventfd(unsigned count, int flags)
+{
+    (void)flags;
+    fiber_may_yield();
+    file *f = file_new(FILE_EVENT);
+    f->count = count;
+    return sim_open_file(f);
+}
+
+static inline int sim_pipe2(int fds[2], int flags)
+{
+    (void)flags;
+    fiber_may_yield();
+    file *r = file_new(FILE_PIPE), *w = file_new(FILE_PIPE);
+    w->is_writer = 1;
+    fds[0] = sim_open_file(r);
+    if (fds[0] < 0) {
+        free(w);
+        return -1;
+    }
+    fds[1] = sim_open_file(w);
+    if (fds[1] < 0) {
+        int error = errno;
+        sim_close(fds[0]);
+        errno = error;
+        return -1;
+    }
+    r->other = w;
+    w->other = r;
+    return 0;
+}
+
+// ---- sockets: names and options
+
+static int sim_name(const struct sockaddr_in *from, struct sockaddr *to, socklen_t *len)
+{
+    memcpy(to, from, *len < sizeof *from ? *len : sizeof *from);
+    *len = sizeof *from;
+    return 0;
+}
+
+static int sim_getsockname(int fd, struct sockaddr *a, socklen_t *len)
+{
+    int error;
+    file *f = sim_file(fd, FILE_SOCKET, &error);
+    struct sockaddr_in none = {.sin_family = AF_INET};
+    if (!f) return (int)sim_result(-error);
+    return sim_name(f->own.sin_family ? &f->own : &none, a, len);
+}
+
+static int sim_getpeername(int fd, struct sockaddr *a, socklen_t *len)
+{
+    int error;
+    file *f = sim_file(fd, FILE_SOCKET, &error);
+    if (!f) return (int)sim_result(-error);
+    if (!f->end || f->end->is_dead) return (int)sim_result(-ENOTCONN);
+    return sim_name(&f->end->peer, a, len);
+}
+
+static int sim_getsockopt(int fd, int level, int option, void *value, socklen_t *len)
+{
+    int error, v = 0;
+    file *f = sim_file(fd, FILE_SOCKET, &error);
+    if (!f) return (int)sim_result(-error);
+    if (level == IPPROTO_TCP && option == TCP_INFO) {
+        tcp_end *x = f->end;
+        int over = !x || x->is_dead ||
+                   (x->fin_came && tcp_other(x)->fin_sent && tcp_is_quiet(tcp_other(x)));
+        *(uint8_t *)value = over ? TCP_CLOSED : 1;
+        *len = 1;
+        return 0;
+    }
+    if (level != SOL_SOCKET) return (int)sim_result(-ENOPROTOOPT);
+    if (option == SO_ERROR) v = (int)-socket_error(f);
+    if (option == SO_TYPE) v = SOCK_STREAM;
+    if (option == SO_ACCEPTCONN) v = f->listener != NULL;
+    memcpy(value, &v, sizeof v);
+    *len = sizeof v;
+    return 0;
+}
+
+static int sim_setsockopt(int fd, int level, int option, const void *value, socklen_t len)
+{
+    int error, v = 0;
+    file *f = sim_file(fd, FILE_SOCKET, &error);
+    if (!f) return (int)sim_result(-error);
+    memcpy(&v, value, len < sizeof v ? len : sizeof v);
+    if (level == SOL_SOCKET) {
+        if (option == SO_KEEPALIVE) f->keep_on = v;
+        if (option == SO_LINGER) f->linger_abort = ((const struct linger *)value)->l_onoff;
+    } else if (level == IPPROTO_TCP) {
+        if (option == TCP_KEEPIDLE) f->keep_idle_s = v;
+        if (option == TCP_KEEPINTVL) f->keep_each_s = v;
+        if (option == TCP_KEEPCNT) f->keep_count = v;
+        if (option == TCP_USER_TIMEOUT) f->user_timeout_ms = v;
+        if (option == TCP_NOTSENT_LOWAT) {
+            f->unsent_low = v;
+            if (f->end) tcp_tell_room(f->end);
+        }
+    }
+    if (f->end) tcp_keep_set(f->end);
+    return 0;
+}
+
+static inline int sim_ioctl(int fd, unsigned long what, int *bytes)
+{
+    int error;
+    file *f = sim_file(fd, FILE_SOCKET, &error);
+    if (!f || what != TIOCOUTQ) return (int)sim_result(f ? -EINVAL : -ENOTTY);
+    const tcp_end *to = f->end ? tcp_other(f->end) : NULL;
+    *bytes = to && !to->is_dead ? (int)(to->flying + to->unsent) : 0;
+    return 0;
+}
+
+static const struct sockaddr_in *sim_inet(const struct sockaddr *a)
+{
+    return (const struct sockaddr_in *)(const void *)a;
+}
+
+static int sim_connect(int fd, const struct sockaddr *to, socklen_t len)
+{
+    int error;
+    file *f = sim_file(fd, FILE_SOCKET, &error);
+    struct sockaddr_in in = {.sin_family = to->sa_family};
+    if (!f) return (int)sim_result(-error);
+    if (to->sa_family == AF_INET && len >= sizeof in) in = *sim_inet(to);
+    return (int)sim_result(socket_connect(f, &in));
+}
+
+static int sim_bind(int fd, const struct sockaddr *at, socklen_t len)
+{
+    int error;
+    file *f = sim_file(fd, FILE_SOCKET, &error);
+    (void)len;
+    return (int)sim_result(f ? socket_bind(f, sim_inet(at)) : -error);
+}
+
+static int sim_listen(int fd, int backlog)
+{
+    int error;
+    file *f = sim_file(fd, FILE_SOCKET, &error);
+    return (int)sim_result(f ? socket_listen(f, backlog) : -error);
+}
+
+static int sim_accept4(int fd, struct sockaddr *from, socklen_t *len, int flags)
+{
+    int error;
+    file *f = sim_file(fd, FILE_SOCKET, &error);
+    struct sockaddr_in peer = {.sin_family = AF_INET};
+    (void)flags;
+    if (!f) return (int)sim_result(-error);
+    int got = socket_accept(f, &peer);
+    world_note("accept %d -> %d", fd, got);
+    if (got >= 0) sim_name(&peer, from, len);
+    return (int)sim_result(got);
+}
+
+static int sim_shutdown(int fd, int how)
+{
+    int error;
+    file *f = sim_file(fd, FILE_SOCKET, &error);
+    return (int)sim_result(f ? socket_shutdown(f, how) : -error);
+}
+
+// ---- moving bytes
+
+static ssize_t sim_recv(int fd, void *buf, size_t len, int flags)
+{
+    int error;
+    file *f = sim_file(fd, FILE_SOCKET, &error);
+    if (!f) return sim_result(-error);
+    if (sim_signal()) return sim_result(-EINTR);
+    ptrdiff_t n = socket_receive(f, buf, len, flags & MSG_PEEK);
+    if (n != -EAGAIN) world_note("recv %d -> %td", fd, n);
+    return sim_result(n);
+}
+
+static ssize_t sim_readv(int fd, const struct iovec *iov, int count)
+{
+    size_t got = 0;
+    for (int i = 0; i < count; i++) {
+        ssize_t n = sim_recv(fd, iov[i].iov_base, iov[i].iov_len, 0);
+        if (n < 0) return got ? (ssize_t)got : n;
+        got += (size_t)n;
+        if ((size_t)n < iov[i].iov_len) break;
+    }
+    return (ssize_t)got;
+}
+
+static ssize_t sim_send(int fd, const void *buf, size_t len, int flags)
+{
+    int error;
+    file *f = sim_file(fd, FILE_SOCKET, &error);
+    (void)flags;
+    if (!f) return sim_result(-error);
+    if (sim_signal()) return sim_result(-EINTR);
+    ptrdiff_t n = socket_send(f, buf, len);
+    world_note("send %d %zu -> %td", fd, len, n);
+    return sim_result(n);
+}
+
+static ssize_t sim_sendmsg(int fd, const struct msghdr *m, int flags)
+{
+    size_t sent = 0;
+    for (size_t i = 0; i < (size_t)m->msg_iovlen; i++) {
+        ssize_t n = sim_send(fd, m->msg_iov[i].iov_base, m->msg_iov[i].iov_len, flags);
+        if (n < 0) return sent ? (ssize_t)sent : n;
+        sent += (size_t)n;
+        if ((size_t)n < m->msg_iov[i].iov_len) break;
+    }
+    return (ssize_t)sent;
+}
+
+// Of eventfds and pipes only how much is in them matters.
+static ssize_t sim_read(int fd, void *buf, size_t len)
+{
+    file *f;
+    fiber_may_yield();
+    f = fd_file(fd);
+    if (!f) return sim_result(-EBADF);
+    if (f->kind == FILE_SOCKET) return sim_recv(fd, buf, len, 0);
+    if (!f->count) return sim_result(f->kind == FILE_PIPE && !f->other ? 0 : -EAGAIN);
+    size_t n = f->kind == FILE_EVENT ? 8 : f->count < len ? (size_t)f->count : len;
+    f->count = f->kind == FILE_EVENT ? 0 : f->count - n;
+    memset(buf, 0, n);
+    return (ssize_t)n;
+}
+
+static ssize_t sim_write(int fd, const void *buf, size_t len)
+{
+    file *f;
+    fiber_may_yield();
+    f = fd_file(fd);
+    if (!f) return sim_result(-EBADF);
+    if (f->kind == FILE_SOCKET) return sim_send(fd, buf, len, 0);
+    if (f->kind == FILE_PIPE && !f->other) return sim_result(-EPIPE);
+    if (f->kind == FILE_PIPE && f->other->count + len > 4096) return sim_result(-EAGAIN);
+    file *to = f->kind == FILE_PIPE ? f->other : f;
+    to->count += f->kind == FILE_PIPE ? len : 1;
+    file_edge(to, EPOLLIN);
+    return (ssize_t)len;
+}
+
+// ---- waiting
+
+static inline int sim_epoll_create1(int flags)
+{
+    (void)flags;
+    fiber_may_yield();
+    return sim_open_file(file_new(FILE_EPOLL));
+}
+
+static inline int sim_epoll_ctl(int epoll, int op, int fd, struct epoll_event *e)
+{
+    int error;
+    file *ep = sim_file(epoll, FILE_EPOLL, &error), *f = fd_file(fd);
+    if (!ep || !f) return (int)sim_result(-EBADF);
+    if (op == EPOLL_CTL_ADD && machine_lacks(ep->machine, LACK_LOCK))
+        return (int)sim_result(-ENOMEM);
+    if (op == EPOLL_CTL_ADD) return (int)sim_result(epoll_add(ep, f, fd, e));
+    return (int)sim_result(epoll_change(ep, f, fd, op == EPOLL_CTL_MOD ? e : NULL));
+}
+
+enum { SIM_LOOKS = 500 };  // in vain, and without a wait in between
+
+static int64_t sim_until(int timeout_ms)
+{
+    return timeout_ms < 0 ? -1 : wd.clock.now_us + (int64_t)timeout_ms * 1000;
+}
+
+static inline int sim_epoll_wait(int epoll, struct epoll_event *events, int max, int timeout_ms)
+{
+    int error, n;
+    file *ep = sim_file(epoll, FILE_EPOLL, &error);
+    int64_t until = sim_until(timeout_ms);
+    if (!ep) return (int)sim_result(-EBADF);
+    if (timeout_ms && sim_signal()) return (int)sim_result(-EINTR);
+    while ((n = epoll_take(ep, events, max)) == 0 && timeout_ms != 0) {
+        wd.self->looks = 0;
+        if (wait_on(&ep->waits, until, "descriptors")) break;
+    }
+    wd.self->looks = n ? 0 : wd.self->looks + 1;
+    if (wd.self->looks > SIM_LOOKS) world_fail("a loop does not wait although nothing happens");
+    return n;
+}
+
+static int sim_poll_look(struct pollfd *items, nfds_t count)
+{
+    int n = 0;
+    for (nfds_t i = 0; i < count; i++) {
+        items[i].revents = 0;
+        if (items[i].fd < 0) continue;
+        file *f = fd_file(items[i].fd);
+        unsigned bits = f ? file_ready(f) : EPOLLERR;
+        if (bits & EPOLLIN) items[i].revents |= POLLIN;
+        if (bits & EPOLLOUT) items[i].revents |= POLLOUT;
+        items[i].revents &= items[i].events;
+        if (bits & EPOLLERR) items[i].revents |= POLLERR;
+        if (bits & EPOLLHUP) items[i].revents |= POLLHUP;
+        n += items[i].revents != 0;
+    }
+    return n;
+}
+
+static int sim_poll(struct pollfd *items, nfds_t count, int timeout_ms)
+{
+    int n;
+    int64_t until = sim_until(timeout_ms);
+    fiber_may_yield();
+    if (timeout_ms && sim_signal()) return (int)sim_result(-EINTR);
+    while ((n = sim_poll_look(items, count)) == 0 && timeout_ms != 0 && !wd.failed) {
+        if (count <= FIBER_NODES)
+            for (nfds_t i = 0; i < count; i++) {
+                file *f = items[i].fd >= 0 ? fd_file(items[i].fd) : NULL;
+                if (f) wait_join(&f->waits, (int)i);
+            }
+        else
+            wait_join(&machine_self()->polls, 0);
+        if (wait_now(until, "poll")) return 0;
+    }
+    return n;
+}
+
+// ---- the resolver
+
+enum dns_mode { DNS_GOOD, DNS_NO_NAME, DNS_FAILS, DNS_SILENT, DNS_LIES };
+
+static struct {
+    enum dns_mode mode;
+    int64_t delay_us;
+    wait_queue silent;
+    unsigned asked[DNS_LIES + 1];
+} dns;
+
+// "m3.sim" is machine 3. One that lies says 10.0.0.200, where nobody is.
+static int sim_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+                           struct addrinfo **out)
+{
+    struct answer {
+        struct addrinfo info;
+        struct sockaddr_in at;
+    } * a;
+    unsigned number = 0;
+    enum dns_mode mode = dns.mode;
+    (void)hints;
+    dns.asked[mode]++;
+    fiber_may_yield();
+    if (mode == DNS_SILENT)
+        wait_on(&dns.silent, wd.clock.now_us + 30000000, "the resolver");
+    else
+        world_sleep_us(dns.delay_us, "the resolver");
+    if (mode == DNS_SILENT || mode == DNS_FAILS) return EAI_AGAIN;
+    if (mode == DNS_NO_NAME || sscanf(host, "m%u.sim", &number) != 1) return EAI_NONAME;
+    a = calloc(1, sizeof *a);
+    if (!a) abort();
+    a->at.sin_family = AF_INET;
+    a->at.sin_port = htons((uint16_t)strtoul(port, NULL, 10));
+    a->at.sin_addr.s_addr = htonl(MACHINE_BASE + (mode == DNS_LIES ? 199 : number));
+    a->info.ai_family = AF_INET;
+    a->info.ai_addr = (struct sockaddr *)&a->at;
+    a->info.ai_addrlen = sizeof a->at;
+    *out = &a->info;
+    return 0;
+}
+
+static void sim_freeaddrinfo(struct addrinfo *a)
+{
+    free(a);
+}
+
+#endif

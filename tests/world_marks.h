@@ -1,0 +1,67 @@
+// What the seeds of a simulated world have to meet: a range of seeds in which one of these never
+// happens does not show what it claims.
+#ifndef REVDIAL_TEST_WORLD_MARKS_H
+#define REVDIAL_TEST_WORLD_MARKS_H
+
+#include "world_names.h"
+
+// X(name, event, text): a line of the log that has the text in it; or "", and mark_set() is called.
+#define WORLD_MARKS(X) \
+    X(SESSION_UP, "session.up", "") \
+    X(SESSION_LOST, "session.down", "") \
+    X(SESSION_SILENT, "session.silent", "") \
+    X(SESSION_REFUSED, "session.refused", "") \
+    X(WRONG_SECRET, "session.refused", "401") \
+    X(CHALLENGED, "link.challenged", "") \
+    X(RETRY, "link.retry", "") \
+    X(DIAL_FAILED, "dial.failed", "") \
+    X(CLIENT_GONE, "client.gone", "") \
+    X(STREAM_REFUSED, "stream.refused", "") \
+    X(ACCEPT_PAUSED, "accept.paused", "") \
+    X(WHOLE_DUPLEX, "", "") \
+    X(WHOLE_CLIENT_FIRST, "", "") \
+    X(WHOLE_TARGET_FIRST, "", "") \
+    X(WHOLE_PINGS, "", "") \
+    X(RST_IN_MID_TRANSFER, "", "") \
+    X(RST_OF_OUR_OWN, "", "") \
+    X(GAVE_UP, "", "") \
+    X(NO_MEMORY, "", "") \
+    X(NO_DESCRIPTOR, "", "") \
+    X(NO_THREAD, "", "") \
+    X(NO_BUFFER, "", "") \
+    X(TCP_TIMED_OUT, "", "") \
+    X(RESOLVER_SILENT, "", "") \
+    X(RESOLVER_LIED, "", "") \
+    X(CALM, "", "") \
+    X(SETTLED_AFTER_FAULTS, "", "")
+
+enum mark {
+#define WORLD_X(name, event, text) MARK_##name,
+    WORLD_MARKS(WORLD_X)
+#undef WORLD_X
+        MARKS
+};
+static const struct {
+    const char *name, *event, *text;
+} mark_kinds[MARKS] = {
+#define WORLD_X(name, event, text) {#name, event, text},
+    WORLD_MARKS(WORLD_X)
+#undef WORLD_X
+};
+
+static uint64_t marks[MARKS];
+
+static void mark_set(enum mark m)
+{
+    marks[m]++;
+}
+
+static void mark_line(const char *event, const char *msg)
+{
+    for (int i = 0; i < MARKS; i++)
+        if (mark_kinds[i].event[0] && !strcmp(mark_kinds[i].event, event) &&
+            strstr(msg, mark_kinds[i].text))
+            marks[i]++;
+}
+
+#endif

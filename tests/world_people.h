@@ -1,0 +1,370 @@
+// Who lives in the simulated world: proxies, agents, targets, clients. They use the public calls of
+// revdial.h, or sockets.
+#ifndef REVDIAL_TEST_WORLD_PEOPLE_H
+#define REVDIAL_TEST_WORLD_PEOPLE_H
+
+#include "world_talk.h"
+
+// Machines by number.
+enum {
+    AT_PROXY = 0,
+    PROXIES = 2,
+    AT_AGENT = 2,
+    AGENTS = 3,
+    AT_TARGET = 5,
+    AT_CLIENT = 6,
+    AT_HOSTILE = 8,
+    HOSTILES = 2,
+    PORT_LISTEN = 7000,
+    PORT_CLIENTS = 8000,  // and the agent's number
+    PORT_TARGET = 80,
+    PEOPLE_TRIES = 200  // to start, a second apart, while the system lacks something
+};
+
+enum agent_serves { SERVES_TARGET, SERVES_HOST, SERVES_HANDLER, SERVES_KINDS };
+
+// What a seed decides before anything runs.
+typedef struct world_plan {
+    uint64_t seed;
+    unsigned io_threads, spin_us;
+    int proxy_count, agent_count;
+    enum agent_serves serves[AGENTS];
+    int is_websocket[AGENTS], is_digest[AGENTS], all_urls[AGENTS];
+    revdial_limits limits;
+    int handshake_ms, keepalive_ms, dead_ms;
+    unsigned max_pending;
+} world_plan;
+
+typedef struct world_proxy {
+    revdial_proxy *p;
+    int fds_idle;             // descriptors with nobody connected
+    unsigned dials;           // threads in revdial_dial()
+    int is_closing;           // nobody may begin to dial
+    unsigned up[AGENTS + 1];  // sessions by on_session; the last is a stranger's
+    uint64_t log_lines;
+} world_proxy;
+
+typedef struct world_agent {
+    revdial_agent *a;
+    int number;
+    uint64_t log_lines;
+} world_agent;
+
+static world_plan plan;
+static world_proxy proxies[PROXIES];
+static world_agent agents[AGENTS];
+static unsigned handlers_running, clients_running;
+
+static void *world_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
+{
+    if (ptr && ((heap_block *)ptr - 1)->size != old_size)
+        world_fail("a block of %zu bytes is given back as one of %zu",
+                   ((heap_block *)ptr - 1)->size, old_size);
+    return heap_resize(ud, ptr, new_size);
+}
+
+static void world_log(void *ud, int level, const char *event, const char *msg)
+{
+    uint64_t *lines = ud;
+    (void)level;
+    ++*lines;
+    world_note("log %s %s", event, msg);
+    mark_line(event, msg);
+    for (const char *c = msg; *c; c++)
+        if ((unsigned char)*c < 0x20) world_fail("a control character in the log: %s", event);
+}
+
+static void world_common(revdial_common *c, machine *m, uint64_t *lines)
+{
+    c->log = world_log;
+    c->log_ud = lines;
+    c->log_level = REVDIAL_LOG_DEBUG;
+    c->alloc = world_alloc;
+    c->alloc_ud = m;
+    c->limits = plan.limits;
+    c->io_threads = plan.io_threads;
+    c->spin_us = plan.spin_us;
+}
+
+// ---- proxies
+
+static const char *const agent_names[AGENTS] = {"cam-0", "cam-1", "cam-2"};
+
+static void proxy_on_session(void *ud, revdial_session *s, int state, const revdial_err *why)
+{
+    world_proxy *w = ud;
+    revdial_session_info info;
+    (void)why;
+    revdial_session_get_info(s, &info);
+    int i = 0;
+    while (i < AGENTS && strcmp(info.name, agent_names[i])) i++;
+    if (state == REVDIAL_UP) w->up[i]++;
+    if (state == REVDIAL_DOWN && w->up[i]-- == 0)
+        world_fail("a session of %s is down that was not up", info.name);
+}
+
+static void *proxy_start(void *arg)
+{
+    int n = (int)(intptr_t)arg;
+    world_proxy *w = &proxies[n];
+    char listen_at[40], at[AGENTS][40], target[AGENTS][40];
+    revdial_credential rows[] = {{.secret = "s3cret", .names = "cam-*"},
+                                 {.secret = "s3cret",
+                                  .user = "cam",
+                                  .names = "cam-*",
+                                  .schemes = REVDIAL_AUTH_DIGEST,
+                                  .group = "cams"},
+                                 {.secret = "evil", .names = "evil-*"}};
+    rows[0].group = "cams";
+    revdial_expose x[AGENTS + 1] = {{0}};
+    revdial_proxy_config c = {.credentials = rows,
+                              .credential_count = 3,
+                              .exposes = x,
+                              .expose_count = (size_t)plan.agent_count,
+                              .on_session = proxy_on_session,
+                              .ud = w,
+                              .max_pending = plan.max_pending};
+    revdial_err err;
+    snprintf(listen_at, sizeof listen_at, "10.0.0.%d:%d", n + 1, PORT_LISTEN);
+    c.listen = listen_at;
+    for (int i = 0; i < plan.agent_count; i++) {
+        snprintf(at[i], sizeof at[i], "10.0.0.%d:%d", n + 1, PORT_CLIENTS + i);
+        x[i].listen = at[i];
+        x[i].name = agent_names[i];
+        snprintf(target[i], sizeof target[i],
+                 plan.serves[i] == SERVES_HOST ? "m%d.sim:80" : "10.0.0.%d:80",
+                 plan.serves[i] == SERVES_HOST ? AT_TARGET : AT_TARGET + 1);
+        if (plan.serves[i] != SERVES_HANDLER) x[i].dial.target = target[i];
+    }
+    world_common(&c.common, &machines[AT_PROXY + n], &w->log_lines);
+    memset(w->up, 0, sizeof w->up);
+    for (int i = 0; !(w->p = revdial_proxy_start(&c, &err)); i++) {
+        world_note("proxy: %s", err.msg);
+        if (i == PEOPLE_TRIES) world_fail("no proxy: %s", err.msg);
+        world_sleep_us(1000000, "a proxy");
+    }
+    w->fds_idle = machines[AT_PROXY + n].fd_count;
+    return NULL;
+}
+
+static void *proxy_stop(void *arg)
+{
+    world_proxy *w = &proxies[(intptr_t)arg];
+    if (w->p && revdial_proxy_stop(w->p) != 0) world_fail("the proxy does not stop");
+    w->p = NULL;
+    for (int i = 0; i <= AGENTS; i++)
+        if (w->up[i]) world_fail("%u sessions are still up when the proxy has stopped", w->up[i]);
+    return NULL;
+}
+
+// ---- agents
+
+static void agent_handler(void *ud, revdial_stream *st)
+{
+    talk_way way = {-1, st, 0};
+    (void)ud;
+    handlers_running++;
+    revdial_stream_set_deadline(st, REVDIAL_RDWR, 0);
+    talk_answer(&way);
+    handlers_running--;
+}
+
+static void *agent_start(void *arg)
+{
+    int n = (int)(intptr_t)arg;
+    world_agent *w = &agents[n];
+    static const char *const allow[] = {"10.0.0.0/24:80", "m5.sim:80", NULL};
+    char url[120];
+    const char *scheme = plan.is_websocket[n] ? "ws" : "http";
+    revdial_agent_config c = {.url = url,
+                              .name = agent_names[n],
+                              .secret = "s3cret",
+                              .allow_cleartext = 1,
+                              .auth_fail_limit = -1};
+    revdial_err err;
+    snprintf(url, sizeof url, "%s://10.0.0.1:7000", scheme);
+    if (plan.all_urls[n] && plan.proxy_count > 1)
+        snprintf(url, sizeof url, "%s://10.0.0.1:7000,%s://m1.sim:7000", scheme, scheme);
+    if (plan.is_digest[n]) {
+        c.user = "cam";
+        c.auth_schemes = REVDIAL_AUTH_DIGEST;
+    }
+    if (plan.serves[n] == SERVES_HANDLER)
+        c.handler = agent_handler;
+    else
+        c.allow = allow;
+    world_common(&c.common, &machines[AT_AGENT + n], &w->log_lines);
+    w->number = n;
+    for (int i = 0; !(w->a = revdial_agent_start(&c, &err)); i++) {
+        world_note("agent: %s", err.msg);
+        if (i == PEOPLE_TRIES) world_fail("no agent: %s", err.msg);
+        world_sleep_us(1000000, "an agent");
+    }
+    return NULL;
+}
+
+static void *agent_stop(void *arg)
+{
+    world_agent *w = &agents[(intptr_t)arg];
+    if (!w->a) return NULL;
+    int rc = revdial_agent_stop(w->a, 0);
+    if (rc != 0 && rc != REVDIAL_ETIMEDOUT) world_fail("the agent does not stop: %d", rc);
+    w->a = NULL;
+    return NULL;
+}
+
+// ---- fibers of machines that do not run revdial.h
+
+static fiber *people_new(int at, const char *name, void *(*run)(void *), void *arg)
+{
+    fiber *f = fiber_new(name, &machines[at], run, arg);
+    f->is_detached = 1;
+    return f;
+}
+
+// Runs that on the machine, and waits until it is done.
+static void people_do(int at, const char *name, void *(*run)(void *), intptr_t arg)
+{
+    fiber *f = fiber_new(name, &machines[at], run, (void *)arg);
+    while (f->state != FIBER_OVER) wait_on(&f->joins, -1, name);
+    fiber_free(f);
+}
+
+static struct sockaddr_in net_address(int at, int port)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    a.sin_addr.s_addr = htonl(MACHINE_BASE + (uint32_t)at);
+    return a;
+}
+
+// So that one whose peer has vanished is noticed.
+static void net_keep_alive(int fd)
+{
+    int on = 1, idle_s = 60, each_s = 15, count = 3;
+    sim_setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+    sim_setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &each_s, sizeof each_s);
+    sim_setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+    sim_setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+}
+
+static int net_listen(int port)
+{
+    struct sockaddr_in a = net_address(machine_self()->number, port);
+    int fd = sim_socket(AF_INET, SOCK_STREAM, 0);
+    if (fd < 0 || sim_bind(fd, (struct sockaddr *)&a, sizeof a) || sim_listen(fd, 64)) abort();
+    net_keep_alive(fd);
+    return fd;
+}
+
+// Returns a descriptor, or -errno.
+static int net_connect(int at, int port)
+{
+    struct sockaddr_in a = net_address(at, port);
+    int error = 0, fd = sim_socket(AF_INET, SOCK_STREAM, 0);
+    socklen_t len = sizeof error;
+    if (fd < 0) return -errno;
+    net_keep_alive(fd);
+    sim_connect(fd, (struct sockaddr *)&a, sizeof a);
+    struct pollfd p = {fd, POLLOUT, 0};
+    while (sim_poll(&p, 1, 200000) < 0) {
+    }
+    sim_getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len);
+    if (!error && p.revents & POLLOUT && !(p.revents & POLLHUP)) return fd;
+    sim_close(fd);
+    return error ? -error : -ETIMEDOUT;
+}
+
+// Targets
+
+static void *target_serve(void *arg)
+{
+    talk_way way = {(int)(intptr_t)arg, NULL, 0};
+    talk_answer(&way);
+    clients_running--;
+    return NULL;
+}
+
+static void *target_main(void *arg)
+{
+    int listener = net_listen((int)(intptr_t)arg);
+    while (!wd.over) {
+        struct sockaddr_in from;
+        socklen_t len = sizeof from;
+        int fd = sim_accept4(listener, (struct sockaddr *)&from, &len, 0);
+        struct pollfd p = {listener, POLLIN, 0};
+        if (fd >= 0) {
+            clients_running++;
+            people_new(machine_self()->number, "target", target_serve, (void *)(intptr_t)fd);
+        } else {
+            sim_poll(&p, 1, 1000000);
+        }
+    }
+    return NULL;
+}
+
+// Clients
+
+typedef struct client_order {
+    talk *t;
+    int agent, proxy, is_early, is_blocking;
+} client_order;
+
+static void client_failed(talk *t, int error)
+{
+    t->side[0].error = error;
+    t->side[0].over = 1;
+    t->over_us = wd.clock.now_us;
+    world_note("transfer %u: no connection, %d", t->key, error);
+}
+
+// By a port of the proxy.
+static void *client_tcp(void *arg)
+{
+    client_order *o = arg;
+    int fd = net_connect(AT_PROXY + o->proxy, PORT_CLIENTS + o->agent);
+    talk_way way = {fd, NULL, 0};
+    if (fd >= 0)
+        talk_ask(o->t, &way);
+    else
+        client_failed(o->t, fd);
+    clients_running--;
+    free(o);
+    return NULL;
+}
+
+static void client_dial_opts(revdial_dial_opts *d, const client_order *o, uint8_t *head)
+{
+    d->flags = REVDIAL_DIAL_WAIT;
+    d->timeout_ms = 20000;
+    if (plan.serves[o->agent] == SERVES_TARGET) d->target = "10.0.0.6:80";
+    if (plan.serves[o->agent] == SERVES_HOST) d->target = "m5.sim:80";
+    if (!o->is_early) return;
+    talk_head(o->t, head);
+    d->early = head;
+    d->early_len = TALK_HEAD;
+}
+
+// By revdial_dial(), in a thread of the proxy's process.
+static void *client_dial(void *arg)
+{
+    client_order *o = arg;
+    revdial_dial_opts d = {0};
+    revdial_err err;
+    uint8_t head[TALK_HEAD];
+    client_dial_opts(&d, o, head);
+    revdial_stream *st = revdial_dial(proxies[o->proxy].p, agent_names[o->agent], &d, &err);
+    talk_way way = {-1, st, o->is_blocking && o->t->mode != TALK_DUPLEX};
+    proxies[o->proxy].dials--;
+    if (st) revdial_stream_set_deadline(st, REVDIAL_RDWR, way.is_blocking ? 100000 : 0);
+    if (!st)
+        client_failed(o->t, err.code);
+    else if (o->is_early)
+        talk_run(o->t, 0, &way);
+    else
+        talk_ask(o->t, &way);
+    clients_running--;
+    free(o);
+    return NULL;
+}
+
+#endif

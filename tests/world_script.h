@@ -1,0 +1,338 @@
+// What happens in a simulated world: a plan and a list of operations, both drawn from a seed
+// before anything runs, so that a failing list can be shortened. Each operation has a seed of its
+// own: what it draws does not depend on the operations before it.
+#ifndef REVDIAL_TEST_WORLD_SCRIPT_H
+#define REVDIAL_TEST_WORLD_SCRIPT_H
+
+#include "world_people.h"
+
+static int world_is_faulty(void);
+#include "world_hostile.h"
+
+// X(name, weight, is_fault)
+#define WORLD_OPS(X) \
+    X(CLIENT, 60, 0) \
+    X(DIAL, 40, 0) \
+    X(HOSTILE, 20, 0) \
+    X(WAIT, 10, 0) \
+    X(RESET, 4, 1) \
+    X(FORGET, 3, 1) \
+    X(STALL, 4, 1) \
+    X(CUT_OFF, 2, 1) \
+    X(AGENT, 4, 1) \
+    X(PROXY, 2, 1) \
+    X(MEMORY, 3, 1) \
+    X(DESCRIPTORS, 3, 1) \
+    X(THREADS, 2, 1) \
+    X(BUFFERS, 3, 1) \
+    X(RESOLVER, 4, 1) \
+    X(JUMP, 2, 1)
+
+enum op_kind {
+#define WORLD_X(name, weight, is_fault) OP_##name,
+    WORLD_OPS(WORLD_X)
+#undef WORLD_X
+        OP_KINDS
+};
+static const struct {
+    const char *name;
+    unsigned weight;
+    int is_fault;
+} op_kinds[OP_KINDS] = {
+#define WORLD_X(name, weight, is_fault) {#name, weight, is_fault},
+    WORLD_OPS(WORLD_X)
+#undef WORLD_X
+};
+
+typedef struct op {
+    enum op_kind kind;
+    int number;       // as drawn
+    int64_t wait_us;  // before it
+    uint64_t seed;
+} op;
+
+enum { OPS_MOST = 80 };
+
+// What the shrinker tries to do without.
+enum {
+    SIMPLE_TURNS = 1,  // threads run in turn, and give way only where they wait
+    SIMPLE_CALLS = 2,  // no short reads and writes, no signals
+    SIMPLE_LINKS = 4,  // fast links
+    SIMPLE_PLAN = 8,   // one proxy, one agent, default limits
+    SIMPLE_END = 16
+};
+
+typedef struct script {
+    uint64_t seed;
+    int is_calm;  // no faults: nothing may fail
+    unsigned simple;
+    op ops[OPS_MOST];
+    int count;
+} script;
+
+static script story;
+static int64_t fault_us;  // when the last fault happened or ended; -1: none has
+static unsigned faults_running;
+static int restarts_running;
+
+// May something fail now because of a fault?
+static int world_is_faulty(void)
+{
+    return faults_running || (fault_us >= 0 && wd.clock.now_us < fault_us + 100000000);
+}
+
+// ---- drawing
+
+static uint64_t pick(test_rng *r, uint64_t bound)
+{
+    return test_below(r, bound);
+}
+
+static void plan_draw(test_rng *r, uint64_t seed)
+{
+    memset(&plan, 0, sizeof plan);
+    plan.seed = seed;
+    plan.io_threads = 1 + (unsigned)(pick(r, 3) == 0) + (unsigned)(pick(r, 6) == 0);
+    plan.spin_us = pick(r, 6) ? 0 : 50;
+    plan.proxy_count = 1 + (pick(r, 3) == 0);
+    plan.agent_count = 1 + (int)pick(r, AGENTS);
+    for (int i = 0; i < AGENTS; i++) {
+        plan.serves[i] = (enum agent_serves)pick(r, SERVES_KINDS);
+        plan.is_websocket[i] = pick(r, 3) == 0;
+        plan.is_digest[i] = pick(r, 3) == 0;
+        plan.all_urls[i] = pick(r, 2) == 0;
+    }
+    if (pick(r, 2)) plan.limits.stream_window = 8192u << pick(r, 4);
+    if (pick(r, 4) == 0) plan.limits.stream_rate = 200000;
+    if (pick(r, 4) == 0) plan.max_pending = 4 + (unsigned)pick(r, 8);
+}
+
+static void links_draw(test_rng *r)
+{
+    static const uint64_t rates[] = {100000000, 10000000, 1000000, 300000};
+    uint64_t rate = rates[pick(r, 4)];
+    int64_t delay = (int64_t)pick(r, 4) * (int64_t)pick(r, 30000);
+    for (int a = 0; a < MACHINES; a++)
+        for (int b = a; b < MACHINES; b++) {
+            tcp_link l = {.delay_us = 20, .bytes_per_s = 1000000000};
+            int is_tunnel = a < AT_AGENT && b >= AT_AGENT && b < AT_TARGET;
+            if (is_tunnel) l.delay_us += delay;
+            if (is_tunnel) l.bytes_per_s = rate;
+            tcp_links[a][b] = l;
+        }
+    tcp_window_least = (size_t)1024 << pick(r, 4);
+    tcp_window_most = tcp_window_least << pick(r, 6);
+}
+
+// Swarm: some kinds not at all, some often.
+static void script_draw(script *s, test_rng *r)
+{
+    unsigned weight[OP_KINDS], sum = 0;
+    static const unsigned scale[4] = {0, 1, 2, 6};
+    s->is_calm = pick(r, 3) == 0;
+    for (int k = 0; k < OP_KINDS; k++) {
+        weight[k] = op_kinds[k].weight * scale[pick(r, 4)];
+        if (op_kinds[k].is_fault && s->is_calm) weight[k] = 0;
+        if (k == OP_CLIENT) weight[k] += op_kinds[k].weight;
+        sum += weight[k];
+    }
+    s->count = 8 + (int)pick(r, 32);
+    for (int i = 0; i < s->count; i++) {
+        uint64_t at = pick(r, sum);
+        int k = 0;
+        while (at >= weight[k]) at -= weight[k++];
+        s->ops[i].number = i;
+        s->ops[i].kind = (enum op_kind)k;
+        s->ops[i].wait_us =
+            pick(r, 3) ? (int64_t)pick(r, 3000) : (int64_t)pick(r, 1 << pick(r, 23));
+        s->ops[i].seed = test_random(r);
+    }
+}
+
+static void script_of(script *s, uint64_t seed)
+{
+    test_rng r = test_rng_seeded(seed ^ 0x5C219);
+    memset(s, 0, sizeof *s);
+    s->seed = seed;
+    script_draw(s, &r);
+}
+
+// ---- doing
+
+static void op_talk(const op *o, test_rng *r)
+{
+    static const size_t sizes[] = {0, 1, 100, 5000, 70000, 200000};
+    talk *t = talk_new(o->kind == OP_DIAL ? "dial" : "client");
+    client_order *c = calloc(1, sizeof *c);
+    if (!t || !c) {
+        free(c);
+        return;
+    }
+    t->mode = (enum talk_mode)pick(r, TALK_MODES);
+    for (int x = 0; x < 2; x++) {
+        t->plan[x] = (size_t)pick(r, sizes[pick(r, 6)] + 1);
+        t->slow[x] = pick(r, 12) == 0;
+    }
+    if (t->mode == TALK_PINGS) t->plan[0] = t->plan[1] = t->plan[0] % 5000;
+    if (pick(r, 5) == 0) {
+        t->gives_up = 1 + (int)pick(r, 2);
+        t->gives_up_at = (size_t)pick(r, t->plan[0] + t->plan[1] + 1);
+    }
+    t->is_strict = story.is_calm && !t->gives_up;
+    c->t = t;
+    c->agent = (int)pick(r, (uint64_t)plan.agent_count);
+    c->proxy = plan.all_urls[c->agent] ? (int)pick(r, (uint64_t)plan.proxy_count) : 0;
+    c->is_early = pick(r, 2) == 0;
+    c->is_blocking = pick(r, 2) == 0;
+    clients_running++;
+    if (o->kind == OP_DIAL && proxies[c->proxy].p && !proxies[c->proxy].is_closing) {
+        proxies[c->proxy].dials++;
+        people_new(AT_PROXY + c->proxy, "dial", client_dial, c);
+    } else {
+        people_new(AT_CLIENT + (int)pick(r, 2), "client", client_tcp, c);
+    }
+}
+
+static void op_hostile(test_rng *r)
+{
+    hostile *h = calloc(1, sizeof *h);
+    if (!h) abort();
+    h->kind = (enum hostile_kind)pick(r, HOSTILE_KINDS);
+    h->proxy = (int)pick(r, (uint64_t)plan.proxy_count);
+    h->rng = test_rng_seeded(test_random(r));
+    clients_running++;
+    people_new(AT_HOSTILE + (int)pick(r, HOSTILES), hostile_names[h->kind], hostile_main, h);
+}
+
+static void faults_end(void)
+{
+    for (int m = 0; m < MACHINES; m++) {
+        memset(machines[m].lack_one_in, 0, sizeof machines[m].lack_one_in);
+        machines[m].fd_limit = MACHINE_FDS;
+        machines[m].is_cut_off = 0;
+        for (int b = 0; b < MACHINES; b++) tcp_links[m][b].is_down = 0;
+    }
+    dns.mode = DNS_GOOD;
+    wake_all(&dns.silent);
+    tcp_links_up();
+}
+
+// A connection between proxies and agents, or of clients: RST at both ends, or it is forgotten.
+static void op_break(const op *o, test_rng *r)
+{
+    unsigned n = 0;
+    for (tcp_conn *c = tcp_conns; c; c = c->next) n++;
+    if (!n) return;
+    tcp_conn *c = tcp_conns;
+    for (n = (unsigned)pick(r, n); n; n--) c = c->next;
+    if (o->kind == OP_FORGET) {
+        c->is_lost = 1;
+        return;
+    }
+    tcp_die(&c->e[0], ECONNRESET);
+    tcp_die(&c->e[1], ECONNRESET);
+    tcp_forget(c);
+}
+
+static void op_shortage(const op *o, test_rng *r)
+{
+    machine *m = &machines[pick(r, AT_TARGET)];
+    unsigned one_in = 1u << pick(r, 7);
+    int64_t us = (int64_t)pick(r, 5000000);
+    world_note("%s: %s fails one in %u for %.1f s", m->name, op_kinds[o->kind].name, one_in,
+               (double)us / 1e6);
+    if (o->kind == OP_MEMORY) m->lack_one_in[LACK_MEMORY] = one_in < 4 ? 4 : one_in;
+    if (o->kind == OP_THREADS) m->lack_one_in[LACK_THREAD] = one_in;
+    if (o->kind == OP_BUFFERS) m->lack_one_in[LACK_BUFFER] = one_in < 2 ? 2 : one_in;
+    if (o->kind == OP_DESCRIPTORS && one_in < 8) m->fd_limit = m->fd_count + 3 + (int)one_in;
+    if (o->kind == OP_DESCRIPTORS && one_in >= 8) m->lack_one_in[LACK_FD] = one_in;
+    world_sleep_us(us, "a shortage");
+    memset(m->lack_one_in, 0, sizeof m->lack_one_in);
+    m->fd_limit = MACHINE_FDS;
+}
+
+static void op_network(const op *o, test_rng *r)
+{
+    int a = (int)pick(r, PROXIES), b = AT_AGENT + (int)pick(r, AGENTS);
+    int64_t us = (int64_t)pick(r, pick(r, 4) ? 3000000 : 60000000);
+    if (o->kind == OP_STALL) tcp_links[a][b].is_down = 1;
+    if (o->kind == OP_CUT_OFF) machines[b].is_cut_off = 1;
+    world_note("%s and %s are apart for %.1f s", machines[a].name, machines[b].name,
+               (double)us / 1e6);
+    world_sleep_us(us, "a broken network");
+    tcp_links[a][b].is_down = 0;
+    machines[b].is_cut_off = 0;
+    tcp_links_up();
+}
+
+static void op_restart(const op *o, test_rng *r)
+{
+    if (o->kind == OP_AGENT) {
+        int n = (int)pick(r, (uint64_t)plan.agent_count);
+        people_do(AT_AGENT + n, "stop", agent_stop, n);
+        world_sleep_us((int64_t)pick(r, 3000000), "a restart");
+        people_do(AT_AGENT + n, "start", agent_start, n);
+        return;
+    }
+    int n = (int)pick(r, (uint64_t)plan.proxy_count);
+    proxies[n].is_closing = 1;
+    while (proxies[n].dials) world_sleep_us(10000, "dials");
+    people_do(AT_PROXY + n, "stop", proxy_stop, n);
+    world_sleep_us((int64_t)pick(r, 3000000), "a restart");
+    people_do(AT_PROXY + n, "start", proxy_start, n);
+    proxies[n].is_closing = 0;
+}
+
+static void fault_do(const op *o)
+{
+    test_rng r = test_rng_seeded(o->seed);
+    switch ((int)o->kind) {
+    case OP_RESET:
+    case OP_FORGET: op_break(o, &r); break;
+    case OP_STALL:
+    case OP_CUT_OFF: op_network(o, &r); break;
+    case OP_AGENT:
+    case OP_PROXY: op_restart(o, &r); break;
+    case OP_MEMORY:
+    case OP_DESCRIPTORS:
+    case OP_THREADS:
+    case OP_BUFFERS: op_shortage(o, &r); break;
+    case OP_RESOLVER:
+        dns.mode = (enum dns_mode)pick(&r, 5);
+        dns.delay_us = (int64_t)pick(&r, 1 << pick(&r, 23));
+        break;
+    case OP_JUMP: wd.clock.now_us += (int64_t)pick(&r, 1 << pick(&r, 27)); break;
+    default: break;
+    }
+}
+
+static void *fault_main(void *arg)
+{
+    const op *o = arg;
+    int is_restart = o->kind == OP_AGENT || o->kind == OP_PROXY;
+    while (is_restart && restarts_running) world_sleep_us(100000, "another restart");
+    restarts_running += is_restart;
+    fault_do(o);
+    restarts_running -= is_restart;
+    faults_running--;
+    fault_us = wd.clock.now_us;
+    return NULL;
+}
+
+static void op_do(const op *o)
+{
+    test_rng r = test_rng_seeded(o->seed);
+    world_note("op %s", op_kinds[o->kind].name);
+    if (op_kinds[o->kind].is_fault) {
+        faults_running++;
+        people_new(AT_CLIENT, op_kinds[o->kind].name, fault_main, (void *)(uintptr_t)o);
+    } else if (o->kind == OP_HOSTILE) {
+        op_hostile(&r);
+    } else if (o->kind == OP_WAIT) {
+        world_sleep_us((int64_t)pick(&r, 1 << pick(&r, 25)), "an interval");
+    } else {
+        op_talk(o, &r);
+    }
+}
+
+#endif

@@ -1,0 +1,310 @@
+// Transfers of the simulated world, and the oracle. Each transfer has a plan that is drawn before
+// it begins: how many bytes go each way, who waits for whom, who is slow, who gives up and where.
+// Every byte is a function of transfer, direction and offset, and both ends check each one. EOF has
+// to mean that the other end has finished and that all of its bytes were read.
+#ifndef REVDIAL_TEST_WORLD_TALK_H
+#define REVDIAL_TEST_WORLD_TALK_H
+
+#include "world_marks.h"
+
+enum {
+    TALKS = 256,
+    TALK_HEAD = 8,
+    TALK_PIECE = 16384,
+    TALK_SLOW_US = 20000,
+    TALK_PING = 100  // bytes of one question
+};
+
+enum talk_mode {
+    TALK_DUPLEX,        // both at once
+    TALK_CLIENT_FIRST,  // the client sends and finishes; then the target sends
+    TALK_TARGET_FIRST,  // the other way round
+    TALK_PINGS,         // small questions, each of which waits for its answer
+    TALK_MODES
+};
+
+typedef struct talk_side {
+    size_t written, read;
+    int begun, fin, eof, over;
+    int error;    // what ended it early, a negative number
+    int gave_up;  // by its plan
+} talk_side;
+
+typedef struct talk {
+    uint32_t key;
+    enum talk_mode mode;
+    size_t plan[2];      // bytes from the client, from the target
+    int slow[2];         // this side pauses after each read
+    int gives_up;        // 1 the client, 2 the target, 0 nobody
+    size_t gives_up_at;  // bytes read and written
+    int64_t begun_us, over_us;
+    int is_strict;  // nothing may stop it
+    talk_side side[2];
+    const char *how;
+} talk;
+
+// What moves the bytes of one side.
+typedef struct talk_way {
+    int fd;
+    revdial_stream *st;  // or this
+    int is_blocking;     // its calls wait: one direction at a time
+} talk_way;
+
+static talk talks[TALKS];
+static unsigned talk_count;
+
+static uint8_t talk_byte(const talk *t, int from, size_t at)
+{
+    uint64_t v = ((uint64_t)t->key * 2 + (unsigned)from + 1) * 0x9E3779B97F4A7C15u + at / 8;
+    v = (v ^ v >> 29) * 0xBF58476D1CE4E5B9u;
+    return (uint8_t)(v >> at % 8 * 8 ^ v >> 37);
+}
+
+static void talk_fill(const talk *t, int from, size_t at, uint8_t *out, size_t n)
+{
+    for (size_t i = 0; i < n; i++) out[i] = talk_byte(t, from, at + i);
+}
+
+// ---- moving bytes by descriptor or by stream
+
+// The reason of a call that failed, as a negative number; -EAGAIN: not now.
+static ptrdiff_t way_verdict(const talk_way *w, ptrdiff_t n)
+{
+    if (w->st) {
+        int is_later = n == REVDIAL_EAGAIN || (n == REVDIAL_ETIMEDOUT && !w->is_blocking);
+        return is_later ? -EAGAIN : n < 0 ? n - 1000 : n;
+    }
+    return n < 0 ? (errno == EINTR ? -EAGAIN : -errno) : n;
+}
+
+static ptrdiff_t way_read(const talk_way *w, void *buf, size_t len)
+{
+    return way_verdict(w, w->st ? revdial_read(w->st, buf, len) : sim_recv(w->fd, buf, len, 0));
+}
+
+static ptrdiff_t way_write(const talk_way *w, const void *buf, size_t len)
+{
+    return way_verdict(w, w->st ? revdial_write(w->st, buf, len) : sim_send(w->fd, buf, len, 0));
+}
+
+static void way_finish(const talk_way *w)
+{
+    if (w->st)
+        revdial_shutdown(w->st, REVDIAL_WR);
+    else
+        sim_shutdown(w->fd, SHUT_WR);
+}
+
+static void way_close(const talk_way *w, int is_abort)
+{
+    if (w->st) {
+        if (is_abort) revdial_reset(w->st, 77);
+        revdial_close(w->st);
+        return;
+    }
+    struct linger now = {1, 0};
+    if (is_abort) sim_setsockopt(w->fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+    sim_close(w->fd);
+}
+
+static void way_wait(const talk_way *w, int wants_read, int wants_write)
+{
+    short events = (short)((wants_read ? POLLIN : 0) | (wants_write ? POLLOUT : 0));
+    if (w->st) {
+        revdial_pollfd p = {w->st, -1, events, 0};
+        revdial_poll(&p, 1, 5000);
+    } else {
+        struct pollfd p = {w->fd, events, 0};
+        sim_poll(&p, 1, 5000);
+    }
+}
+
+// ---- one side of a transfer
+
+// How many bytes this side may have written by now.
+static size_t talk_may_write(const talk *t, int x)
+{
+    const talk_side *me = &t->side[x];
+    if (t->mode == TALK_CLIENT_FIRST && x == 1 && !me->eof) return 0;
+    if (t->mode == TALK_TARGET_FIRST && x == 0 && !me->eof) return 0;
+    if (t->mode == TALK_PINGS) {
+        size_t n = x == 0 ? me->read + TALK_PING : me->read;
+        return n < t->plan[x] ? n : t->plan[x];
+    }
+    return t->plan[x];
+}
+
+static int talk_gives_up(const talk *t, int x)
+{
+    return t->gives_up == x + 1 && t->side[x].read + t->side[x].written >= t->gives_up_at;
+}
+
+static void talk_check(talk *t, int x, const uint8_t *bytes, size_t n)
+{
+    talk_side *me = &t->side[x];
+    for (size_t i = 0; i < n; i++) {
+        if (bytes[i] == talk_byte(t, 1 - x, me->read + i)) continue;
+        world_fail("transfer %u (%s): byte %zu to side %d is wrong", t->key, t->how, me->read + i,
+                   x);
+        return;
+    }
+    me->read += n;
+    if (me->read > t->side[1 - x].written)
+        world_fail("transfer %u (%s): side %d has read more than was written", t->key, t->how, x);
+}
+
+static void talk_check_end(talk *t, int x)
+{
+    const talk_side *me = &t->side[x], *peer = &t->side[1 - x];
+    if (!peer->fin || me->read != peer->written)
+        world_fail("transfer %u (%s): EOF of side %d is a lie: %zu of %zu bytes read, %s", t->key,
+                   t->how, x, me->read, peer->written, peer->fin ? "finished" : "not finished");
+}
+
+// Returns 1 if something has moved.
+static int talk_read(talk *t, int x, const talk_way *w, uint8_t *buf)
+{
+    talk_side *me = &t->side[x];
+    if (me->eof || me->error) return 0;
+    ptrdiff_t n = way_read(w, buf, TALK_PIECE);
+    if (n == -EAGAIN) return 0;
+    if (n < 0) {
+        me->error = (int)n;
+    } else if (n == 0) {
+        me->eof = 1;
+        talk_check_end(t, x);
+    } else {
+        talk_check(t, x, buf, (size_t)n);
+        if (t->slow[x]) world_sleep_us(TALK_SLOW_US, "a slow reader");
+    }
+    return 1;
+}
+
+static int talk_write(talk *t, int x, const talk_way *w, uint8_t *buf)
+{
+    talk_side *me = &t->side[x];
+    size_t may = talk_may_write(t, x);
+    if (me->fin || me->error) return 0;
+    if (me->written < may) {
+        size_t n = may - me->written < TALK_PIECE ? may - me->written : TALK_PIECE;
+        size_t before = me->written;
+        talk_fill(t, x, before, buf, n);
+        me->written += n;  // the other side may read before this call returns
+        ptrdiff_t done = way_write(w, buf, n);
+        me->written = before + (done > 0 ? (size_t)done : 0);
+        if (done < 0 && done != -EAGAIN) me->error = (int)done;
+        return done > 0;
+    }
+    if (me->written < t->plan[x] || (t->mode == TALK_CLIENT_FIRST && x == 1 && !me->eof) ||
+        (t->mode == TALK_TARGET_FIRST && x == 0 && !me->eof))
+        return 0;
+    me->fin = 1;
+    way_finish(w);
+    return 1;
+}
+
+static int talk_is_whole(const talk *t)
+{
+    for (int x = 0; x < 2; x++) {
+        const talk_side *s = &t->side[x];
+        if (!s->fin || !s->eof || s->written != t->plan[x] || s->read != t->plan[1 - x]) return 0;
+    }
+    return 1;
+}
+
+static void talk_run(talk *t, int x, const talk_way *w)
+{
+    talk_side *me = &t->side[x];
+    uint8_t *buf = malloc(TALK_PIECE);
+    if (!buf) abort();
+    me->begun = 1;
+    while (!(me->fin && me->eof) && !me->error && !(me->gave_up = talk_gives_up(t, x))) {
+        int moved = talk_write(t, x, w, buf);
+        if (!moved || !w->is_blocking) moved |= talk_read(t, x, w, buf);
+        if (!moved && !w->is_blocking)
+            way_wait(w, !me->eof, !me->fin && me->written < talk_may_write(t, x));
+    }
+    free(buf);
+    me->over = 1;
+    t->over_us = wd.clock.now_us;
+    world_note("transfer %u side %d: %zu read, %zu written%s%s, error %d", t->key, x, me->read,
+               me->written, me->fin ? ", fin" : "", me->eof ? ", eof" : "", me->error);
+    if (me->gave_up) mark_set(MARK_GAVE_UP);
+    if (me->error && me->read) mark_set(MARK_RST_IN_MID_TRANSFER);
+    if (talk_is_whole(t)) mark_set((enum mark)(MARK_WHOLE_DUPLEX + (int)t->mode));
+    way_close(w, me->gave_up || me->error);
+}
+
+// ---- the first bytes: which transfer this is
+
+static void talk_head(const talk *t, uint8_t head[TALK_HEAD])
+{
+    memcpy(head, "RVDT", 4);
+    memcpy(head + 4, &t->key, 4);
+}
+
+// Returns 0 if the connection ended before its first bytes were there.
+static int way_exactly(const talk_way *w, uint8_t *buf, size_t len, int is_write)
+{
+    for (size_t done = 0; done < len;) {
+        ptrdiff_t n =
+            is_write ? way_write(w, buf + done, len - done) : way_read(w, buf + done, len - done);
+        if (n == -EAGAIN)
+            way_wait(w, !is_write, is_write);
+        else if (n <= 0)
+            return 0;
+        else
+            done += (size_t)n;
+    }
+    return 1;
+}
+
+// The other end of a client: a target's connection, or a handler's stream.
+static void talk_answer(const talk_way *w)
+{
+    uint8_t head[TALK_HEAD];
+    uint32_t key;
+    if (!way_exactly(w, head, TALK_HEAD, 0)) {
+        way_close(w, 1);
+        return;
+    }
+    memcpy(&key, head + 4, 4);
+    if (memcmp(head, "RVDT", 4) != 0 || key >= talk_count) {
+        if (memcmp(head, "EVIL", 4) != 0) world_fail("the first bytes of a connection are wrong");
+        way_close(w, 1);
+        return;
+    }
+    if (talks[key].side[1].begun) {
+        world_fail("transfer %u (%s) arrives twice", key, talks[key].how);
+        way_close(w, 1);
+        return;
+    }
+    talk_run(&talks[key], 1, w);
+}
+
+static void talk_ask(talk *t, const talk_way *w)
+{
+    uint8_t head[TALK_HEAD];
+    talk_head(t, head);
+    if (way_exactly(w, head, TALK_HEAD, 1)) {
+        talk_run(t, 0, w);
+        return;
+    }
+    t->side[0].error = -1;
+    t->side[0].over = 1;
+    t->over_us = wd.clock.now_us;
+    way_close(w, 1);
+}
+
+static talk *talk_new(const char *how)
+{
+    if (talk_count == TALKS) return NULL;
+    talk *t = &talks[talk_count];
+    memset(t, 0, sizeof *t);
+    t->key = talk_count++;
+    t->how = how;
+    t->begun_us = wd.clock.now_us;
+    return t;
+}
+
+#endif
