@@ -25,6 +25,24 @@ static int pages_answer_metrics(void *ud, const prog_request *r, prog_out *out)
     return 200;
 }
 
+// All sessions of that name, each with a reference. NULL without memory.
+static revdial_session **pages_all(const pages *all, const char *name, size_t *count)
+{
+    revdial_proxy *proxy = all->live->proxy;
+    size_t cap = revdial_proxy_list(proxy, name, NULL, 0) + 64;  // some may come meanwhile
+    revdial_session **list = calloc(cap, sizeof *list);
+    *count = list ? revdial_proxy_list(proxy, name, list, cap) : 0;
+    if (*count > cap) *count = cap;
+    return list;
+}
+
+static uint64_t pages_id(revdial_session *s)
+{
+    revdial_session_info info;
+    revdial_session_get_info(s, &info);
+    return info.id;
+}
+
 // The sessions that a request is about.
 typedef struct pages_list {
     revdial_session **sessions;
@@ -32,14 +50,57 @@ typedef struct pages_list {
     revdial_stats stats;
 } pages_list;
 
+typedef struct pages_row {
+    uint64_t id;
+    revdial_session *session;
+} pages_row;
+
+static int pages_by_id(const void *a, const void *b)
+{
+    const pages_row *x = a, *y = b;
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
+// Those with the lowest ids above `after`, so that one page after the other shows each session that
+// is there all the time. Returns 0 without memory.
+static int pages_list_after(const pages *all, const char *name, uint64_t after, size_t cap,
+                            pages_list *l)
+{
+    revdial_session **list = pages_all(all, name, &l->total);
+    pages_row *rows = calloc(l->total + 1, sizeof *rows);
+    size_t count = 0;
+    for (size_t i = 0; i < l->total; i++) {
+        const uint64_t id = pages_id(list[i]);
+        if (rows && id > after)
+            rows[count++] = (pages_row){id, list[i]};
+        else
+            revdial_session_unref(list[i]);
+    }
+    if (rows) qsort(rows, count, sizeof *rows, pages_by_id);
+    for (size_t i = 0; i < count; i++) {
+        if (i < cap)
+            l->sessions[l->listed++] = rows[i].session;
+        else
+            revdial_session_unref(rows[i].session);
+    }
+    free(list);
+    free(rows);
+    return list && rows;
+}
+
 static int pages_list_open(const pages *all, const prog_request *r, pages_list *l)
 {
     size_t cap = prog_status_limit(r);
-    char name[ROUTE_NAME_SIZE] = "*";
-    l->sessions = calloc(cap, sizeof *l->sessions);
+    char name[ROUTE_NAME_SIZE] = "*", after[17];
+    *l = (pages_list){.sessions = calloc(cap, sizeof *l->sessions)};
     if (!l->sessions) return 0;
     prog_request_query(r, "name", name, sizeof name);
     revdial_proxy_get_stats(all->live->proxy, &l->stats);
+    if (prog_request_query(r, "after", after, sizeof after)) {
+        if (pages_list_after(all, name, strtoull(after, NULL, 16), cap, l)) return 1;
+        free(l->sessions);
+        return 0;
+    }
     l->total = revdial_proxy_list(all->live->proxy, name, l->sessions, cap);
     l->listed = l->total < cap ? l->total : cap;
     return 1;
@@ -90,19 +151,14 @@ static int pages_answer_table(void *ud, const prog_request *r, prog_out *out)
     return 200;
 }
 
-// The session with this id, with a reference; NULL if it is gone.
+// The session with this id, in hexadecimal, with a reference; NULL if it is gone.
 static revdial_session *pages_find_id(const pages *all, const char *id)
 {
-    char text[17];
-    // Some may come meanwhile.
-    size_t total = revdial_proxy_list(all->live->proxy, NULL, NULL, 0) + 64;
-    revdial_session **list = calloc(total, sizeof *list), *found = NULL;
-    size_t count = list ? revdial_proxy_list(all->live->proxy, NULL, list, total) : 0;
-    for (size_t i = 0; i < count && i < total; i++) {
-        revdial_session_info info;
-        revdial_session_get_info(list[i], &info);
-        snprintf(text, sizeof text, "%016" PRIx64, info.id);
-        if (!found && strcmp(text, id) == 0)
+    const uint64_t wanted = strtoull(id, NULL, 16);
+    size_t count;
+    revdial_session **list = pages_all(all, NULL, &count), *found = NULL;
+    for (size_t i = 0; i < count; i++) {
+        if (!found && pages_id(list[i]) == wanted)
             found = list[i];
         else
             revdial_session_unref(list[i]);

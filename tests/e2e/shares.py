@@ -3,7 +3,9 @@
 #     shares.py load WEB CONNECT|- NAME...    until TERM; then a line for each NAME:
 #                                             "NAME good N bad N cut N WHY"
 # "cut" counts tunnels that ended. It says "loaded" when each agent has answered 5 times.
-import http.client, signal, sys, threading, time
+# Or many agents that serve nothing, crowd-1 and so on, until their sessions or the process end.
+#     shares.py crowd TUNNEL COUNT TOKEN_FILE "crowd COUNT" when all are registered
+import http.client, resource, select, signal, socket, sys, threading, time
 
 SUFFIX = ".cams.example"
 
@@ -85,4 +87,39 @@ def load(web, tunnel, *names):
     print("ended", flush=True)
 
 
-load(*sys.argv[2:])
+def register(at, name, token):
+    """The socket of a session, which has nothing to say for 15 s."""
+    sock = socket.create_connection(split(at), timeout=60)
+    sock.sendall("\r\n".join((
+        "GET /revdial HTTP/1.1", f"Host: {at}", "Connection: Upgrade", "Upgrade: revdial",
+        f"Revdial-Name: {name}", f"Authorization: Bearer {token}", "", "")).encode())
+    head = b""
+    while b"\r\n\r\n" not in head:
+        head += sock.recv(4096) or b"ended\r\n\r\n"
+    if b" 101 " not in head:
+        sys.exit(f"{name}: {head}")
+    return sock
+
+
+def crowd(at, count, token_file):
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    with open(token_file) as f:
+        token = f.read().strip()
+    socks = {s.fileno(): s for s in
+             (register(at, f"crowd-{i + 1}", token) for i in range(int(count)))}
+    news = select.epoll()
+    for fd in socks:
+        news.register(fd, select.EPOLLIN)
+    print("crowd", len(socks), flush=True)
+    while socks:
+        for fd, _ in news.poll():
+            try:
+                is_over = not socks[fd].recv(4096)
+            except OSError:
+                is_over = True
+            if is_over:
+                socks.pop(fd).close()
+
+
+{"load": load, "crowd": crowd}[sys.argv[1]](*sys.argv[2:])
