@@ -19,7 +19,8 @@
 #   admin       --admin: health, metrics, status, the page in Chromium
 #   doctor      revdial-agent doctor, on what works and on what is broken
 #   carriers    Upgrade: revdial and WebSocket through nginx and HAProxy
-#   balancers   examples/balancers: three proxies behind HAProxy and nginx, one is killed, one added
+#   balancers   examples/balancers: three proxies behind HAProxy, nginx and Envoy; one is killed,
+#               one added, all restart
 #   tls         https:// and wss://, to the proxy and to what terminates TLS before it; certificates
 #               as credentials
 #   backends    examples/backends: in Python, Go and JavaScript
