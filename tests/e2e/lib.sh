@@ -9,7 +9,6 @@ passed=0
 failed=0
 declare -A pid_of     # of the processes that have a name
 declare -A address_of # where the exposed addresses and peers.py listen, by name
-all_pids=()
 namespaces=()
 
 # Clients are where the proxy is.
@@ -59,7 +58,6 @@ start() {
     new_output "$name"
     "$@" >"$dir/$name.out" 2>"$dir/$name.log" </dev/null &
     pid_of[$name]=$!
-    all_pids+=($!)
 }
 
 # hold_open NAME COMMAND...: the same, with a stdin that lets go when let_go NAME is called
@@ -71,7 +69,6 @@ hold_open() {
     mkfifo "$dir/$name.in" || return 1
     "$@" >"$dir/$name.out" 2>"$dir/$name.log" <"$dir/$name.in" &
     pid_of[$name]=$!
-    all_pids+=($!)
     exec {fifo}>"$dir/$name.in"
     fifo_of[$name]=$fifo
 }
@@ -82,6 +79,9 @@ let_go() {
     if [ "$fd" ]; then exec {fd}>&-; fi
     unset "fifo_of[$1]"
 }
+
+# A process that has ended may have left its id to somebody else's.
+is_ours() { jobs -pr | grep -qx "$1"; }
 
 is_running() { [ "${pid_of[$1]:-}" ] && kill -0 "${pid_of[$1]}" 2>/dev/null; }
 
@@ -105,7 +105,7 @@ end_now() {
     local name
     for name in "$@"; do
         [ "${pid_of[$name]:-}" ] || continue
-        kill -KILL "${pid_of[$name]}" 2>/dev/null
+        is_ours "${pid_of[$name]}" && kill -KILL "${pid_of[$name]}" 2>/dev/null
         wait "${pid_of[$name]}" 2>/dev/null
         unset "pid_of[$name]"
         let_go "$name"
@@ -123,10 +123,11 @@ stop() {
 }
 
 clean_up() {
-    local code=$? pid ns
+    local code=$? pid ns running
     trap - EXIT
-    for pid in "${all_pids[@]}"; do kill -KILL "$pid" 2>/dev/null; done
-    for pid in "${all_pids[@]}"; do wait "$pid" 2>/dev/null; done
+    mapfile -t running < <(jobs -pr)
+    for pid in "${running[@]}"; do kill -KILL "$pid" 2>/dev/null; done
+    for pid in "${running[@]}"; do wait "$pid" 2>/dev/null; done
     for ns in "${namespaces[@]}"; do ip netns del "$ns" 2>/dev/null; done
     if [ "${E2E_KEEP:-}" ]; then echo "kept: $dir"; else rm -rf "$dir"; fi
     exit "$code"
