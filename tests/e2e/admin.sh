@@ -322,8 +322,8 @@ page_works() {
 
 not_ready_while_it_drains() {
     kill -TERM "${pid_of[$1]}"
-    said proxy.log 'event=(proxy|session).draining' 5 || return
-    answers "$2" /readyz 503 '"status":503' && answers "$2" /healthz 200 ok &&
+    until_true 10 answers "$2" /readyz 503 '"status":503' || return
+    answers "$2" /healthz 200 ok &&
         metric "$2" 'v("revdial_draining") == 1' || return
     let_go holder
     await_end "$1" 10 || return
