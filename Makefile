@@ -13,7 +13,8 @@
 ##   portable   the engine's suites with 32 bits, and big-endian (needs a cross compiler and qemu)
 ##   systems    header and programs compile for macOS, BSDs, musl (downloads zig; needs python3)
 ##   yamuxspec  the programs take each frame in each state of a stream as specified (needs python3)
-##   interop    against other yamux and WebSocket libraries (needs go, node, npm)
+##   interop    against the commonest of other yamux libraries (needs python3, go, node, npm)
+##   interop-all  against all nine of them (also needs cargo and, for Python, libgmp-dev)
 ##   tls        TLS and the programs with it (needs mbedTLS and openssl; TLS=openssl: libssl, too)
 ##   tls-versions  the same on other versions of mbedTLS (downloads them; needs cargo)
 ##   sim        two engines, and a world of proxies and agents, by random seeds (SEEDS=20000)
@@ -93,7 +94,6 @@ SUITES = $(SLOW) $(filter-out $(SLOW),$(CORE:%=$(BUILD)/%) $(OUTSIDE) $(THREADED
 PROGRAMS = $(BUILD)/revdial-proxy $(BUILD)/revdial-agent
 objects_of = $(patsubst examples/%.c,$(BUILD)/%.o,$(sort $(wildcard examples/$(1)/*.c)))
 EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%,$(sort $(wildcard examples/*.c)))
-INTEROP = $(patsubst tests/interop/%.c,$(BUILD)/interop/%,$(wildcard tests/interop/*.c))
 TLS_SUITES = $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/tls/test_*.c))
 BENCHES = $(patsubst tests/bench/%.c,$(BUILD)/bench/%, \
 	$(filter-out tests/bench/tls.c,$(wildcard tests/bench/*.c)))
@@ -139,8 +139,9 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test test-poll sim check demo run-demo layers tidy header asan tsan \
-	portable systems yamuxspec interop tls tls-versions explore fuzz timing e2e hostile soak bench \
-	bench-peers format man install install-headers uninstall package size clean help no-tls FORCE
+	portable systems yamuxspec interop interop-all tls tls-versions explore fuzz timing e2e hostile \
+	soak bench bench-peers format man install install-headers uninstall package size clean help \
+	no-tls FORCE
 
 all: $(PROGRAMS) examples $(NO_TLS)
 
@@ -211,8 +212,6 @@ $(BUILD)/proxy/page.o: $(BUILD)/proxy/page.c $(BUILD)/flags
 	$(call object,$(CFLAGS) -Iexamples/proxy)
 $(BUILD)/examples/%: examples/%.c $(BUILD)/revdial.o $(HOLLOW) $(BUILD)/flags
 	$(call build,$(CFLAGS) $(LINKED) $(DROP_UNUSED))
-$(BUILD)/interop/%: tests/interop/%.c $(BUILD)/revdial.o $(HOLLOW) $(BUILD)/flags
-	$(call build,$(CFLAGS) $(LINKED))
 $(BUILD)/bench/tls: tests/bench/tls.c $(BUILD)/flags
 	$(call build,$(CFLAGS),$(TLS_LIBS))
 $(BUILD)/bench/%: tests/bench/%.c $(BUILD)/flags
@@ -246,7 +245,7 @@ $(BUILD)/flags: FORCE
 ALL_FLAGS = $(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(THREAD_CFLAGS) $(CPPFLAGS) $(LINK) $(TLS)
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/proxy/*.d $(BUILD)/agent/*.d $(BUILD)/program/*.d \
-	$(BUILD)/examples/*.d $(BUILD)/interop/*.d $(BUILD)/bench/*.d $(BUILD)/tls/*.d)
+	$(BUILD)/examples/*.d $(BUILD)/bench/*.d $(BUILD)/tls/*.d)
 
 # Suites wait more than they work: twice as many run at once as there are processors.
 RUN_SUITES = @RUN_JOBS=$$((2 * $$(nproc 2>/dev/null || echo 2))) $(RUN)
@@ -305,8 +304,11 @@ yamuxspec: $(PROGRAMS)
 	@$(YAMUXSPEC) proxy -- '$(BUILD)'/revdial-proxy --listen 127.0.0.1:0 \
 		--expose 127.0.0.1:0=peer
 
-interop: $(INTEROP)
-	@REVDIAL_BUILD='$(BUILD)' sh tests/interop/run.sh
+interop: $(PROGRAMS)
+	@REVDIAL_BUILD='$(BUILD)' python3 tests/interop/run.py hashicorp go-yamux-5 js-yamux
+
+interop-all: $(PROGRAMS)
+	@REVDIAL_BUILD='$(BUILD)' python3 tests/interop/run.py
 
 # The programs once more with each TLS library that is here.
 bench: $(BENCHES) $(PROGRAMS) $(if $(filter mbedtls,$(TLS)),$(BUILD)/bench/tls)

@@ -23,6 +23,7 @@ Prints a line for each cell, and 'N passed, N failed' at the end.
 import argparse
 import os
 import re
+import signal
 import sys
 import tempfile
 
@@ -149,7 +150,7 @@ def deviations(name, role):
         for line in file:
             words = [word.strip() for word in line.split('|')]
             if line[0] != '#' and words[:2] == [name, role]:
-                table[words[2]] = words[3]
+                table[words[2]] = '|'.join(words[3:])
     return table
 
 
@@ -185,6 +186,7 @@ def main():
     args = parser.parse_args(words[:at])
     args.command = words[at + 1:]
     args.log = args.log or os.path.join(tempfile.gettempdir(), 'yamuxspec.%d.log' % os.getpid())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the peer, too
     verdicts = []
     for _, _, is_fine, line in cells_played(args):
         print(line, flush=True)
