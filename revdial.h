@@ -341,8 +341,9 @@ typedef struct revdial_limits {
     // sender that paused may send what a quarter of a second carries at once, at least 4096 bytes.
     // A new stream of the peer may also use its first window, which is what a second carries, at
     // least 8192 bytes (stock yamux: 262144). When first windows have used up session_rate, this
-    // side opens no stream until it has caught up. It cannot stop the peer from opening them: many
-    // short ones exceed session_rate, unless the peer has the limit, too.
+    // side opens no stream until it has caught up, and those that the peer opens wait, for
+    // accept_timeout_ms at most: the application is told of them, and accepts them, as the rate
+    // permits. A peer that does not wait for that may have its first windows in flight.
     uint64_t stream_rate;
     uint64_t session_rate;
 } revdial_limits;
@@ -3805,7 +3806,8 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_HELD_FACTOR 2u      // memory over unread bytes: blocks may be half empty
 #define RVD_MUX_REFUSALS 16384u     // refused streams queued while the peer takes no bytes
 #define RVD_MUX_PREAMBLE_MIN 128u   // first allocation: most preambles are shorter
-#define RVD_MUX_PREAMBLES 4194304u  // bytes of incomplete preambles, over all streams
+#define RVD_MUX_PREAMBLES 4194304u  // bytes of incomplete preambles, over all streams; as many of
+                                    //   streams that are HELD
 #define RVD_MUX_PONGS 32u           // as go-yamux; hashicorp/yamux has one ping in flight
 #define RVD_MUX_STOCK_STREAMS 256u  // yamux's accept backlog
 #define RVD_MUX_UNACKED_STOCK 128u  // unanswered opens to a stock peer: half its backlog
@@ -3857,7 +3859,8 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 // machines, each changed by one function, instead of one with the product of their states.
 //
 //   handshake   ASKED --ACK or any other frame but RST--> OPEN             opened here
-//               OFFERED --preamble--> SHOWN --accept--> OPEN               opened by the peer
+//               OFFERED --preamble--> HELD --the rate has room--> SHOWN --accept--> OPEN
+//                                                                          opened by the peer
 //               any --RST either way--> OPEN
 //   sending     OPEN --finish--> ENDING --FIN sent--> ENDED      any --RST either way--> RESET
 //   receiving   OPEN --FIN--> ENDED   OPEN --we stop--> DROPPED  OPEN, DROPPED --RST--> RESET
@@ -3867,6 +3870,7 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 enum rvd_mux_phase {
     RVD_MUX_ASKED,    // our SYN is in the output and unanswered
     RVD_MUX_OFFERED,  // the peer's SYN has arrived, its preamble has not
+    RVD_MUX_HELD,     // the session owes bytes to its rate; the application does not know of it
     RVD_MUX_SHOWN,    // EV_OPEN was raised; the application has not answered
     RVD_MUX_OPEN
 };
@@ -3921,8 +3925,9 @@ typedef struct rvd_mux_chunk {
     uint8_t data[];
 } rvd_mux_chunk;
 
-// What a limited rate leaves. Grants of credit are paid for when they are made; what a stream has
-// received on its first window is settled when it ends. Bytes that are sent are seen later, so that
+// What a limited rate leaves. Grants of credit are paid for when they are made, and those that a
+// stream has not used are given back when it ends. What comes on a first window is paid for when it
+// comes. Bytes that are sent are seen later, so that
 // a session without limits does no work for this.
 typedef struct rvd_mux_meter {
     rvd_base_bucket grants, sends;  // rate 0: no limit
@@ -3943,10 +3948,11 @@ typedef struct rvd_mux_share {
 // released is in the table; `head` is NULL if and only if all buffered bytes are in the slice.
 typedef struct rvd_mux_stream {
     struct rvd_mux_stream *hash_next;
-    rvd_base_link ctl, tell, turn, timer;  // each in at most one list of the session
+    rvd_base_link ctl, turn, timer;  // each in at most one list of the session, as:
+    rvd_base_link tell;              // in `tell`; while HELD in `unshown`
     rvd_base_link held;                    // in a list while `head` is not NULL
     union {
-        rvd_mux_chunk *preamble;  // while OFFERED: what has arrived of it
+        rvd_mux_chunk *preamble;  // while OFFERED: what has arrived of it; HELD: all, or NULL
         void *ud;                 // then: the application's
     };
     rvd_mux_chunk *head, *tail;
@@ -4070,6 +4076,8 @@ typedef struct rvd_mux {
     // Streams that wait for their own rate, with what they have to write or their credit, and those
     // whose credit waits for the session's.
     rvd_base_link held_back, resting, sharing;
+    rvd_base_link unshown;  // streams of the peer that are HELD
+    int64_t show_us;        // when the next one of them may be shown
     rvd_base_link ctl, tell, turns, timers[RVD_MUX_TIMERS];
     rvd_base_link fresh;  // as turns, of streams that have just begun to send: they go first
     uint32_t pongs[RVD_MUX_PONGS], pong_first, pong_count;
@@ -4098,6 +4106,7 @@ typedef struct rvd_mux {
     rvd_base_link held[2];    // streams with chunks, by is_moving; stuck longest first
     uint64_t grown;           // windows beyond their first size
     uint64_t preambles;       // bytes of incomplete preambles
+    uint64_t held_preambles;  // of HELD streams
     uint32_t refusals;        // since the output was last below its limit
     rvd_base_bucket syns, resets, provoked, glitches, pings, windows;
     uint64_t opened, reset_count, rx_bytes, tx_bytes, rx_frames, tx_frames, tx_data_frames;
@@ -4338,12 +4347,21 @@ static void rvd_mux_granted(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
     rvd_base_link_push(&m->resting, &share->link);
 }
 
-// The stream is over: what it has received, and what it was granted and did not use, is now known.
+// The stream is over: what it was granted and did not use is now known.
 static void rvd_mux_share_end(rvd_mux *m, rvd_mux_stream *s)
 {
     int64_t n = (int64_t)(s->received - s->share->own.granted) - s->share->reserved;
     rvd_mux_rate_spend(&m->meter.grants, n, m->now_us);
     rvd_base_link_remove(&s->share->link);
+}
+
+// Nobody has granted a first window: what is used of it is paid for when it comes.
+static void rvd_mux_share_received(rvd_mux *m, rvd_mux_stream *s)
+{
+    rvd_mux_meter *own = &s->share->own;
+    if (s->received <= own->granted) return;
+    rvd_mux_rate_spend(&m->meter.grants, (int64_t)(s->received - own->granted), m->now_us);
+    own->granted = s->received;
 }
 
 // What has been moved already is not counted.
@@ -4410,7 +4428,10 @@ static void rvd_mux_preamble_free(rvd_mux *m, rvd_mux_stream *s)
 {
     rvd_mux_chunk *c = s->preamble;
     if (c) {
-        m->preambles -= c->size;
+        if (s->phase == RVD_MUX_HELD)
+            m->held_preambles -= c->size;
+        else
+            m->preambles -= c->size;
         rvd_base_free(m->heap, c, sizeof *c + c->size);
     }
     s->preamble = NULL;
@@ -4459,7 +4480,7 @@ static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
     if (m->growing == s) m->growing = NULL;
     if (m->meta_stream == s) m->meta_stream = NULL;
     rvd_mux_rx_clear(m, s);
-    if (s->phase == RVD_MUX_OFFERED) rvd_mux_preamble_free(m, s);
+    if (s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_HELD) rvd_mux_preamble_free(m, s);
     rvd_base_link_remove(&s->ctl);
     rvd_base_link_remove(&s->tell);
     rvd_mux_turn_leave(m, s);
@@ -4537,13 +4558,19 @@ static void rvd_mux_phase_become(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_pha
 {
     switch ((enum rvd_mux_phase)s->phase) {
     case RVD_MUX_ASKED: REVDIAL_ASSERT(to == RVD_MUX_OPEN); break;
-    case RVD_MUX_OFFERED: REVDIAL_ASSERT(to == RVD_MUX_SHOWN || to == RVD_MUX_OPEN); break;
+    case RVD_MUX_OFFERED: REVDIAL_ASSERT(to == RVD_MUX_HELD || to == RVD_MUX_OPEN); break;
+    case RVD_MUX_HELD: REVDIAL_ASSERT(to == RVD_MUX_SHOWN || to == RVD_MUX_OPEN); break;
     case RVD_MUX_SHOWN: REVDIAL_ASSERT(to == RVD_MUX_OPEN); break;
     case RVD_MUX_OPEN: REVDIAL_ASSERT(0); break;
     }
     if (s->phase == RVD_MUX_ASKED) m->unacked--;
-    if (s->phase == RVD_MUX_OFFERED) rvd_mux_preamble_free(m, s);
-    if (s->phase == RVD_MUX_OFFERED && to == RVD_MUX_SHOWN) s->released = 0;
+    if (to == RVD_MUX_HELD) {
+        s->released = 0;
+        m->preambles -= s->preamble->size;
+        m->held_preambles += s->preamble->size;
+    } else if (s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_HELD) {
+        rvd_mux_preamble_free(m, s);
+    }
     s->phase = (uint8_t)to;
 }
 
@@ -4583,6 +4610,14 @@ static void rvd_mux_count_reset(rvd_mux *m, uint32_t code)
 }
 
 // We reset the stream: no more data is sent, and arriving frames are ignored.
+// The stream is over before the application was told of it.
+static void rvd_mux_untold(rvd_mux *m, rvd_mux_stream *s)
+{
+    s->released = 1;
+    rvd_mux_untell(s);
+    rvd_mux_rx_clear(m, s);
+}
+
 static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 {
     int is_over = s->fin_sent && s->rx == RVD_MUX_RX_ENDED;
@@ -4597,6 +4632,7 @@ static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     if (s->rx != RVD_MUX_RX_ENDED && s->rx != RVD_MUX_RX_RESET)
         rvd_mux_rx_become(s, RVD_MUX_RX_RESET);
     rvd_mux_rx_clear(m, s);
+    if (s->phase == RVD_MUX_HELD) rvd_mux_untold(m, s);
     if (s->phase != RVD_MUX_OPEN) rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
     // A refusal takes the place of the ACK. A stream that was accepted or read cannot be refused:
     // its ACK is still sent, so that the peer does not retry it elsewhere as if unused.
@@ -4810,23 +4846,49 @@ static int rvd_mux_preamble_keep(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p
     return 1;
 }
 
-// The preamble is complete. Its fields stay in m->meta for EV_OPEN; no more input is taken before
-// that event was drained.
-static void rvd_mux_preamble_read(rvd_mux *m, rvd_mux_stream *s)
+// Reads a preamble into m->meta. Resets the stream if it is malformed.
+static int rvd_mux_meta_read(rvd_mux *m, rvd_mux_stream *s)
 {
     if (!m->meta) m->meta = rvd_base_alloc(m->heap, sizeof *m->meta);
     if (!m->meta) {
         rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
-        return;
+        return 0;
     }
-    if (!rvd_wire_preamble_get(s->preamble->data, s->preamble->end, m->meta)) {
-        rvd_mux_provoked(m, s, REVDIAL_RESET_PROTOCOL);
-        return;
-    }
-    m->meta_stream = s;
+    if (rvd_wire_preamble_get(s->preamble->data, s->preamble->end, m->meta)) return 1;
+    rvd_mux_provoked(m, s, REVDIAL_RESET_PROTOCOL);
+    return 0;
+}
+
+// The application is told of a stream of the peer. The fields of its preamble stay in m->meta for
+// EV_OPEN; no more input is taken before that event was drained.
+static void rvd_mux_announce(rvd_mux *m, rvd_mux_stream *s)
+{
+    if (s->preamble) m->meta_stream = s;
     rvd_mux_phase_become(m, s, RVD_MUX_SHOWN);
-    rvd_mux_timer_set(m, s, RVD_MUX_TIMER_ACCEPT);
+    rvd_base_link_remove(&s->tell);
     rvd_mux_tell(m, s, RVD_MUX_TELL_OPEN);
+}
+
+// A stream of the peer, HELD, is there as a whole. Where first windows have used up the session's
+// rate, it waits: nobody reads it, so the peer, whose unanswered opens are limited, opens fewer.
+static void rvd_mux_offer(rvd_mux *m, rvd_mux_stream *s)
+{
+    rvd_mux_timer_set(m, s, RVD_MUX_TIMER_ACCEPT);
+    if (rvd_base_link_is_alone(&m->unshown) &&
+        !rvd_mux_rate_is_overdrawn(&m->meter.grants, m->now_us)) {
+        rvd_mux_announce(m, s);
+    } else if (m->held_preambles > RVD_MUX_PREAMBLES) {
+        rvd_mux_reset_tell(m, s, REVDIAL_RESET_CALM);
+    } else {
+        rvd_base_link_push(&m->unshown, &s->tell);
+    }
+}
+
+static void rvd_mux_preamble_read(rvd_mux *m, rvd_mux_stream *s)
+{
+    if (!rvd_mux_meta_read(m, s)) return;
+    rvd_mux_phase_become(m, s, RVD_MUX_HELD);
+    rvd_mux_offer(m, s);
 }
 
 // Collects the preamble; what follows it in p is payload. Returns bytes taken.
@@ -4873,6 +4935,7 @@ static int rvd_mux_payload(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint
 {
     s->recv_credit -= len;
     s->received += len;
+    if (m->is_rated) rvd_mux_share_received(m, s);
     if (s->rx != RVD_MUX_RX_OPEN) {
         rvd_mux_drop(m, s, len);
         return 0;
@@ -4971,13 +5034,19 @@ static inline int rvd_mux_credit_is_due(const rvd_mux *m, const rvd_mux_stream *
            (m->now_us - s->epoch_us > RVD_MUX_IDLE_US && room >= RVD_MUX_SLOW_BYTES);
 }
 
+// Did the peer open it, and was it neither accepted nor reset?
+static int rvd_mux_is_unanswered(const rvd_mux_stream *s)
+{
+    return s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_HELD || s->phase == RVD_MUX_SHOWN;
+}
+
 RVD_BASE_SLOW static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s)
 {
     if (!rvd_mux_credit_is_due(m, s)) return;
     if (s->rx != RVD_MUX_RX_OPEN || s->tx == RVD_MUX_TX_RESET) return;
     if (s->ctl_bits & RVD_MUX_CTL_CREDIT) return;
     if (m->is_rated && !rvd_base_link_is_alone(&s->share->link)) return;   // it waits
-    if (s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_SHOWN) return;  // after the ACK
+    if (rvd_mux_is_unanswered(s)) return;  // after the ACK
     rvd_mux_ctl_add(m, s, RVD_MUX_CTL_CREDIT);
 }
 
@@ -5655,7 +5724,7 @@ static void rvd_mux_sent(rvd_mux *m, size_t n)
 
 static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 {
-    int unanswered = s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_SHOWN;
+    int unanswered = rvd_mux_is_unanswered(s), was_held;
     if (s->tx == RVD_MUX_TX_RESET) {
         if (!s->reset_local) rvd_mux_glitch(m);
         rvd_mux_ctl_drop(s);  // both at once: our pending control frames are void
@@ -5668,17 +5737,15 @@ static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     }
     rvd_mux_tx_become(s, RVD_MUX_TX_RESET);
     if (s->rx != RVD_MUX_RX_ENDED) rvd_mux_rx_become(s, RVD_MUX_RX_RESET);
+    was_held = s->phase == RVD_MUX_HELD;
     if (s->phase != RVD_MUX_OPEN) rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
     s->reset_code = m->cfg.features & REVDIAL_FEATURE_RSTCODE && code <= 255 ? code : 0;
     rvd_mux_ctl_drop(s);
     rvd_mux_turn_leave(m, s);
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
     rvd_mux_count_reset(m, s->reset_code);
-    if (s->tell_bits & RVD_MUX_TELL_OPEN) {  // EV_OPEN was not raised, so no event is needed
-        s->released = 1;
-        rvd_base_link_remove(&s->tell);
-        rvd_mux_rx_clear(m, s);
-    }
+    // Where EV_OPEN was not raised, no event is needed.
+    if (s->tell_bits & RVD_MUX_TELL_OPEN || was_held) rvd_mux_untold(m, s);
     rvd_mux_tell(m, s, RVD_MUX_TELL_RESET);
     rvd_mux_settle(m, s);
 }
@@ -5786,7 +5853,7 @@ static void rvd_mux_on_syn(rvd_mux *m, rvd_mux_stream *old)
     if (!m->cfg.accept_streams) rvd_mux_glitch(m);
     if (old && !refusal) refusal = REVDIAL_RESET_REFUSED;  // the application still holds it
     s = refusal ? NULL
-                : rvd_mux_stream_new(m, f->id, has_preamble ? RVD_MUX_OFFERED : RVD_MUX_SHOWN);
+                : rvd_mux_stream_new(m, f->id, has_preamble ? RVD_MUX_OFFERED : RVD_MUX_HELD);
     if (!s) {
         if (old) old->is_past = 1;
         rvd_mux_refuse(m, f->id, refusal ? refusal : REVDIAL_RESET_INTERNAL);
@@ -5799,8 +5866,7 @@ static void rvd_mux_on_syn(rvd_mux *m, rvd_mux_stream *old)
         rvd_mux_timer_set(m, s, RVD_MUX_TIMER_PREAMBLE);
         return;
     }
-    rvd_mux_timer_set(m, s, RVD_MUX_TIMER_ACCEPT);
-    rvd_mux_tell(m, s, RVD_MUX_TELL_OPEN);
+    rvd_mux_offer(m, s);
 }
 
 // Window updates without a flag answer data, in steps that an implementation may use, or follow an
@@ -6102,6 +6168,7 @@ static RVD_BASE_FAST size_t rvd_mux_input(rvd_mux *m, const uint8_t *p, size_t l
     s->buffered = m->slice_len;
     s->received += m->slice_len;
     s->recv_credit -= m->slice_len;
+    if (m->is_rated) rvd_mux_share_received(m, s);
     return RVD_WIRE_HEADER + m->slice_len;
 }
 
@@ -6297,6 +6364,25 @@ static int rvd_mux_limits_set(rvd_mux *m, const revdial_limits *limits, uint32_t
     return 1;
 }
 
+// Streams of the peer that were held back are shown one after the other, so that their first
+// windows are seen before the next one.
+static void rvd_mux_tick_unshown(rvd_mux *m)
+{
+    rvd_mux_stream *s;
+    if (rvd_base_link_is_alone(&m->unshown) || m->meta_stream || m->now_us < m->show_us) return;
+    if (rvd_mux_rate_is_overdrawn(&m->meter.grants, m->now_us)) return;
+    s = RVD_BASE_OWNER(m->unshown.next, rvd_mux_stream, tell);
+    m->show_us = m->now_us + (m->meter.grants.rate ? RVD_MUX_RATE_US : 1);
+    if (!s->preamble || rvd_mux_meta_read(m, s)) rvd_mux_announce(m, s);
+}
+
+static int64_t rvd_mux_next_unshown(const rvd_mux *m)
+{
+    const rvd_base_bucket *b = &m->meter.grants;
+    if (rvd_base_link_is_alone(&m->unshown)) return INT64_MAX;
+    return rvd_base_later(m->show_us, b->rate ? rvd_mux_rate_when(b, -b->burst) : 0);
+}
+
 static int64_t rvd_mux_next_rates(const rvd_mux *m)
 {
     const rvd_base_bucket *grants = &m->meter.grants, *sends = &m->meter.sends;
@@ -6347,6 +6433,7 @@ static int64_t rvd_mux_next_tick(const rvd_mux *m)
     if (m->promised && rvd_mux_has_waiters(m))
         at = rvd_base_sooner(at, m->promised_us + RVD_MUX_PROMISE_US);
     if (m->is_rated) at = rvd_base_sooner(at, rvd_mux_next_rates(m));
+    at = rvd_base_sooner(at, rvd_base_later(rvd_mux_next_unshown(m), m->now_us + 1));
     return rvd_base_sooner(at, rvd_pace_next_tick(&m->pace, m->now_us));
 }
 
@@ -6417,6 +6504,7 @@ static int64_t rvd_mux_tick(rvd_mux *m, int64_t now_us)
         }
     }
     if (m->is_rated && !m->dead) rvd_mux_tick_rates(m);
+    if (!m->dead) rvd_mux_tick_unshown(m);
     rvd_mux_trim(m);
     m->wake_us = rvd_mux_next_tick(m);
     m->doubt_at = rvd_mux_next_doubt(m);
@@ -6852,7 +6940,10 @@ static void rvd_mux_ledger_blocked(const rvd_mux *m, const rvd_mux_stream *s,
     const int64_t timed_us =
         s->timer_us - rvd_mux_timer_length(m, (enum rvd_mux_timer)s->timer_kind);
     out->blocked_on = "";
-    if (s->phase == RVD_MUX_ASKED || s->phase == RVD_MUX_SHOWN) {
+    if (s->phase == RVD_MUX_HELD) {
+        out->blocked_on = "rate";
+        out->blocked_since_us = timed_us;
+    } else if (s->phase == RVD_MUX_ASKED || s->phase == RVD_MUX_SHOWN) {
         out->blocked_on = "accept";
         out->blocked_since_us = s->phase == RVD_MUX_ASKED ? s->epoch_us : timed_us;
     } else if (s->wait == RVD_MUX_WAIT_CREDIT) {
@@ -6927,6 +7018,7 @@ static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, 
     rvd_base_link_init(&m->held_back);
     rvd_base_link_init(&m->resting);
     rvd_base_link_init(&m->sharing);
+    rvd_base_link_init(&m->unshown);
     rvd_base_link_init(&m->ctl);
     rvd_base_link_init(&m->tell);
     rvd_base_link_init(&m->turns);
@@ -7013,7 +7105,8 @@ static void rvd_mux_check(rvd_mux *m)
             REVDIAL_ASSERT(s->rx == RVD_MUX_RX_OPEN || s->rx == RVD_MUX_RX_ENDED ||
                            s->rx == RVD_MUX_RX_RESET || s->buffered == 0);
             REVDIAL_ASSERT((s->ctl_bits == 0) == rvd_base_link_is_alone(&s->ctl));
-            REVDIAL_ASSERT((s->tell_bits == 0) == rvd_base_link_is_alone(&s->tell));
+            REVDIAL_ASSERT((s->tell_bits == 0 && s->phase != RVD_MUX_HELD) ==
+                           rvd_base_link_is_alone(&s->tell));
             REVDIAL_ASSERT(s->phase == RVD_MUX_OPEN || s->tx != RVD_MUX_TX_RESET);
             REVDIAL_ASSERT(m->dead || !rvd_mux_is_settled(s));
             REVDIAL_ASSERT(!s->released || s->phase == RVD_MUX_OFFERED || s->buffered == 0);

@@ -139,6 +139,15 @@ static void check_near(uint64_t got, uint64_t want, const char *what)
 
 static const revdial_limits one = {.stream_rate = RATE}, all = {.session_rate = RATE}, none;
 
+// The proxy gets other limits, which count from now on for all that its streams move.
+static void world_limit(world *w, revdial_limits limits)
+{
+    limits.keepalive_ms = 100000000;
+    CHECK_INT(revdial_engine_set_limits(w->p.proxy->e, &limits, NULL), 0);
+    rig_drain(w->p.proxy);
+    pair_pump(&w->p);
+}
+
 TEST(a_stream_moves_at_its_rate_whichever_end_limits_it_and_whichever_sends)
 {
     for (int i = 0; i < 4; i++) {
@@ -382,16 +391,144 @@ TEST(a_side_opens_no_more_streams_than_it_may)
     pair_end(&w.p);
 }
 
-// ---- limits that change while the session is up
+// ---- streams that the peer opens
 
-// The proxy gets other limits, which count from now on for all that its streams move.
-static void world_limit(world *w, revdial_limits limits)
+enum { OFFER = 20000, OFFERS = 32 };
+
+// The backend opens streams as fast as it may, with OFFER bytes in each, up to OFFERS at one time.
+// Where `is_hasty` it sends them at once, else when it was accepted.
+typedef struct offers {
+    world w;
+    uint32_t ids[OFFERS];
+    uint32_t opened, accepted;
+    int is_hasty, stay;
+} offers;
+
+static void offer_write(offers *o, uint32_t id)
 {
-    limits.keepalive_ms = 100000000;
-    CHECK_INT(revdial_engine_set_limits(w->p.proxy->e, &limits, NULL), 0);
-    rig_drain(w->p.proxy);
-    pair_pump(&w->p);
+    static uint8_t bytes[OFFER];
+    ptrdiff_t left = OFFER, n = 1;
+    while (left > 0 && n > 0) {
+        n = revdial_engine_write(o->w.p.backend->e, id, bytes, (size_t)left);
+        left -= n > 0 ? n : 0;
+        pair_pump(&o->w.p);
+    }
+    CHECK_INT(left, 0);
+    revdial_engine_end_write(o->w.p.backend->e, id);
 }
+
+static void offer_take(offers *o, uint32_t id)
+{
+    static uint8_t bytes[2 * OFFER];
+    CHECK_INT(revdial_engine_accept(o->w.p.proxy->e, id), 0);
+    pair_pump(&o->w.p);
+    if (!o->is_hasty) offer_write(o, id);
+    pair_pump(&o->w.p);
+    CHECK_INT(revdial_engine_read(o->w.p.proxy->e, id, bytes, sizeof bytes), OFFER);
+    CHECK_INT(revdial_engine_read(o->w.p.proxy->e, id, bytes, sizeof bytes), 0);
+    if (o->stay) return;
+    revdial_engine_close(o->w.p.proxy->e, id);
+    revdial_engine_close(o->w.p.backend->e, id);
+    pair_pump(&o->w.p);
+}
+
+static void offers_run(offers *o, int ms)
+{
+    static const revdial_dial_opts opts = {0};
+    for (; ms > 0 && o->opened < 1000; ms--) {  // enough to see that there are too many
+        while (o->opened - o->accepted < OFFERS) {
+            int64_t id = revdial_engine_open(o->w.p.backend->e, &opts, NULL);
+            if (id <= 0) break;
+            o->ids[o->opened++ % OFFERS] = (uint32_t)id;
+            if (o->is_hasty) offer_write(o, (uint32_t)id);
+        }
+        pair_pump(&o->w.p);
+        while (o->accepted < o->w.p.proxy->counts[REVDIAL_EV_OPEN]) {
+            offer_take(o, o->ids[o->accepted % OFFERS]);
+            o->accepted++;
+        }
+        world_run(&o->w, 1);
+    }
+}
+
+TEST(first_windows_of_the_peers_streams_keep_the_rate_of_their_session)
+{
+    for (int i = 0; i < 5; i++) {
+        const int is_stock = i == 2;  // such a peer waits for nothing
+        offers o = {.is_hasty = i % 3 > 0, .stay = i > 2};
+        revdial_engine_info info;
+        rig_options a = {.limits = all, .stock = is_stock}, b = {.stock = is_stock};
+        REQUIRE(pair_new(&o.w.p, &a, &b));
+        o.w.p.proxy->quiet = o.w.p.backend->quiet = 1;
+        offers_run(&o, 3000);
+        revdial_engine_get_info(o.w.p.proxy->e, &info);
+        CHECK(info.rx_bytes <= 3 * (uint64_t)RATE + 2 * BURST + OFFER * (o.is_hasty ? OFFERS : 1u));
+        CHECK(info.rx_bytes >= 3 * (uint64_t)RATE * 90 / 100);
+        CHECK(!o.w.p.proxy->dead && !o.w.p.backend->dead);
+        pair_end(&o.w.p);
+    }
+}
+
+// Opens a stream to that target that is held back, because the session owes bytes.
+static uint32_t offer_held(offers *o, const char *target)
+{
+    unsigned before = o->w.p.proxy->counts[REVDIAL_EV_OPEN];
+    int64_t id = revdial_engine_open(o->w.p.backend->e, &(revdial_dial_opts){.target = target}, 0);
+    CHECK(id > 0);
+    pair_pump(&o->w.p);
+    CHECK_INT(o->w.p.proxy->counts[REVDIAL_EV_OPEN], before);
+    return (uint32_t)id;
+}
+
+static int offers_owe(offers *o, revdial_limits limits)
+{
+    if (!world_open(&o->w, limits, none)) return 0;
+    o->is_hasty = 1;
+    offers_run(o, 1);
+    while (o->opened > o->accepted)  // those that wait go away
+        revdial_engine_reset(o->w.p.backend->e, o->ids[o->accepted++ % OFFERS], 8);
+    pair_pump(&o->w.p);
+    return 1;
+}
+
+TEST(a_stream_that_is_held_back_is_announced_later_with_all_that_came_of_it)
+{
+    for (int is_lifted = 0; is_lifted < 2; is_lifted++) {
+        offers o = {0};
+        char bytes[8];
+        REQUIRE(offers_owe(&o, all));
+        unsigned shown = o.w.p.proxy->counts[REVDIAL_EV_OPEN];
+        uint32_t first = offer_held(&o, "t1:1"), second = offer_held(&o, "t2:2");
+        uint32_t third = offer_held(&o, "t3:3");
+        CHECK_INT(revdial_engine_write(o.w.p.backend->e, first, "hello", 5), 5);
+        revdial_engine_end_write(o.w.p.backend->e, first);
+        revdial_engine_reset(o.w.p.backend->e, second, 77);
+        pair_pump(&o.w.p);
+        if (is_lifted) world_limit(&o.w, none);
+        world_run(&o.w, is_lifted ? 5 : 5000);
+        CHECK_INT(o.w.p.proxy->counts[REVDIAL_EV_OPEN], shown + 2);
+        CHECK(strstr(o.w.p.proxy->meta, "target=t3:3;") != NULL);
+        CHECK_INT(revdial_engine_read(o.w.p.proxy->e, first, bytes, sizeof bytes), 5);
+        CHECK_INT(revdial_engine_read(o.w.p.proxy->e, first, bytes, sizeof bytes), 0);
+        CHECK_INT(revdial_engine_accept(o.w.p.proxy->e, third), 0);
+        pair_end(&o.w.p);
+    }
+}
+
+TEST(a_stream_that_is_held_back_for_too_long_is_refused_and_never_announced)
+{
+    offers o = {0};
+    REQUIRE(offers_owe(&o, (revdial_limits){.session_rate = 50000, .accept_timeout_ms = 1000}));
+    unsigned shown = o.w.p.proxy->counts[REVDIAL_EV_OPEN];
+    unsigned resets = o.w.p.backend->counts[REVDIAL_EV_RESET];
+    for (int i = 0; i < 3; i++) offer_held(&o, "t:1");
+    world_run(&o.w, 2000);
+    CHECK_INT(o.w.p.backend->counts[REVDIAL_EV_RESET], resets + 3);
+    CHECK_INT(o.w.p.proxy->counts[REVDIAL_EV_OPEN], shown);
+    pair_end(&o.w.p);
+}
+
+// ---- limits that change while the session is up
 
 // How much has come within ms, after a second in which what was granted before is used up.
 static uint64_t world_measure(world *w, int64_t ms)
