@@ -7,6 +7,11 @@
 
 #include "help.h"
 
+// An agent opens a stream for each client of its --forward. With the 65,536 of the library, and the
+// rates of floods that scale with them, one agent could open and reset 50,000 streams at once, each
+// with a connection to a target, while others waited.
+enum { STREAMS_OF_AGENT = 4096 };
+
 #define AT(field) offsetof(settings, field)
 static const prog_option options[] = {
     {"listen", PROG_LIST, AT(listens), "ADDRESS",
@@ -495,6 +500,7 @@ static int config_fill(config *c)
     cfg->auth_after_table = 1;
     cfg->max_auth_failures = prog_or_never(cfg->max_auth_failures);
     cfg->peer_group = PEER_GROUP;  // which may get a member while the proxy runs
+    cfg->common.limits.max_streams = STREAMS_OF_AGENT;
     prog_configure(&c->cli.common, &cfg->common);
     return 0;
 }

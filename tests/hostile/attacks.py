@@ -16,12 +16,13 @@ import wire
 from wire import ABORT, ACK, DATA, FIN, GOAWAY, PING, RST, SYN, WINDOW, WINDOW_BYTES, frame
 
 # Limits of the programs (impl.mux). Rates that only an attack reaches are for 256 streams, and
-# scale with the stream limit, which is 65,536 between revdial peers.
-SCALE = 65536 // 256
-GLITCHES, RESETS, WINDOWS, PINGS = 100 * SCALE, 33 * SCALE, 100 * SCALE, 2000  # a second
-MAX_STREAMS, SESSION_WINDOW, PENDING = 65536, 64 * MIB, 512
+# scale with the streams that an end takes.
+GLITCHES, RESETS, WINDOWS, PINGS = 100, 33, 100, 2000  # a second
+STREAMS = {"proxy": 4096, "agent": 65536}
+SESSION_WINDOW, PENDING = 64 * MIB, 512
 SHARE = 0.8  # of a rate, for an attacker that means to stay within it
 CROWD = 5000
+LEFT = 64  # sockets that a flood has not closed yet: these sessions linger for two seconds
 BLOCK = 1 << 16
 
 
@@ -45,6 +46,11 @@ class Attack(NamedTuple):
     is_ended: bool = False  # sessions past the limit are ended
     options: tuple = ()  # of the proxy
     gone: float = 5  # seconds after which nothing is left of the attackers
+
+
+def scaled(scene, rate):
+    """Within what the victim takes in a second."""
+    return SHARE * rate * STREAMS[scene.attack.victim] // 256
 
 
 # ---- floods of frames
@@ -94,6 +100,7 @@ def flood(scene, start, rate=None, is_reading=True):
         except OSError:
             if not scene.is_over():
                 scene.ended += 1 if sock else 0
+                scene.let_go(LEFT)
                 scene.sleep(0 if sock else 0.02)
         finally:
             if sock:
@@ -109,14 +116,14 @@ def empty_data(scene, is_past):
     def start():
         sock, stream = scene.session_with_stream()
         return sock, repeat(frame(DATA, 0, stream, 0))
-    flood(scene, start, None if is_past else GLITCHES * SHARE, False)
+    flood(scene, start, None if is_past else scaled(scene, GLITCHES), False)
 
 
 def empty_windows(scene, is_past):
     def start():
         sock, stream = scene.session_with_stream()
         return sock, repeat(frame(WINDOW, 0, stream, 0))
-    flood(scene, start, None if is_past else min(GLITCHES, WINDOWS) * SHARE)
+    flood(scene, start, None if is_past else scaled(scene, min(GLITCHES, WINDOWS)))
 
 
 def tiny_windows(scene, is_past):
@@ -124,7 +131,7 @@ def tiny_windows(scene, is_past):
     def start():
         sock, stream = scene.session_with_stream(is_sending=True)
         return sock, repeat(frame(WINDOW, 0, stream, 1))
-    flood(scene, start, None if is_past else WINDOWS * SHARE)
+    flood(scene, start, None if is_past else scaled(scene, WINDOWS))
 
 
 def tiny_data(scene, is_past):
@@ -154,29 +161,30 @@ def opens(scene, is_past, make, rate, is_reading=True):
         return sock, ((block, size) for block in many)
 
     size = 200 if is_past else 1
-    flood(scene, start, None if is_past else rate * SHARE, is_reading)
+    flood(scene, start, None if is_past else rate, is_reading)
 
 
 def silent_opens(scene, is_past):
     """Streams that never say where they go; more than there may be are refused."""
-    opens(scene, is_past, lambda i: frame(WINDOW, SYN, i, 0), MAX_STREAMS // 6)
+    opens(scene, is_past, lambda i: frame(WINDOW, SYN, i, 0), STREAMS["proxy"] // 6)
 
 
 def rapid_reset(scene, is_past):
     opens(scene, is_past,
-          lambda i: wire.opening(i, scene.target) + frame(WINDOW, RST, i, 2), RESETS)
+          lambda i: wire.opening(i, scene.target) + frame(WINDOW, RST, i, 2),
+          scaled(scene, RESETS))
 
 
 def made_you_reset(scene, is_past):
     """A stream that ends before it says where it goes must be reset by the victim."""
-    opens(scene, is_past, lambda i: frame(WINDOW, SYN | FIN, i, 0), RESETS, False)
+    opens(scene, is_past, lambda i: frame(WINDOW, SYN | FIN, i, 0), scaled(scene, RESETS), False)
 
 
 def half_open(scene, is_past):
     """As many streams as there may be, which never say where they go; then more."""
     def start():
         sock, first = scene.session(), scene.first_stream
-        count = MAX_STREAMS + (200 if is_past else 0)
+        count = STREAMS["agent"] + (200 if is_past else 0)
         ids = range(first, first + 2 * count, 2)
         step = 512
         return sock, ((b"".join(frame(WINDOW, SYN, i, 0) for i in ids[at:at + step]), step)
@@ -462,49 +470,49 @@ ATTACKS = [
     Attack("P8", "wrong secrets", "proxy", guesses, memory(pending=PENDING)),
     Attack("P14", "handshakes that are broken off", "proxy", aborts, memory(pending=PENDING)),
     Attack("B1", "streams of an agent that say nothing", "proxy", silent_opens,
-           memory(sessions=16, streams=MAX_STREAMS), is_survived=True, is_ended=True),
+           memory(sessions=LEFT, streams=2 * STREAMS["proxy"]), is_survived=True, is_ended=True),
     Attack("B2", "clients of an agent that does not read", "proxy", takes_nothing,
            memory(sessions=2, streams=1000, clients=1000)),
     Attack("B2", "an agent of clients that do not read", "proxy", clients_stop,
            memory(sessions=2, streams=1200, clients=1200, unread=SESSION_WINDOW)),
     Attack("B2", "an agent that answers no dial", "proxy", never_answers,
            memory(sessions=2, streams=CROWD, clients=CROWD)),
-    Attack("B3", "garbage", "proxy", garbage, memory(sessions=8, streams=64), is_ended=True),
+    Attack("B3", "garbage", "proxy", garbage, memory(sessions=LEFT, streams=64), is_ended=True),
     Attack("B7", "an instance that replaces itself", "proxy", replacements, memory(sessions=66)),
     Attack("B9", "one credential, 2,000 names", "proxy", squatters, memory(sessions=SESSIONS)),
     Attack("CVE-2023-44487", "rapid reset", "proxy", rapid_reset,
-           memory(sessions=8, streams=MAX_STREAMS), is_survived=True, is_ended=True,
+           memory(sessions=LEFT, streams=2 * STREAMS["proxy"]), is_survived=True, is_ended=True,
            options=("--allow", "192.0.2.1:*")),
-    Attack("CVE-2019-9512", "pings, writes blocked", "proxy", pings, memory(sessions=8)),
+    Attack("CVE-2019-9512", "pings, writes blocked", "proxy", pings, memory(sessions=LEFT)),
     Attack("CVE-2019-9518", "empty data, writes blocked", "proxy", empty_data,
-           memory(sessions=8, streams=64), is_survived=True, is_ended=True),
+           memory(sessions=LEFT, streams=64), is_survived=True, is_ended=True),
     Attack("CVE-2019-9518", "empty window updates", "proxy", empty_windows,
-           memory(sessions=8, streams=64), is_survived=True, is_ended=True),
+           memory(sessions=LEFT, streams=64), is_survived=True, is_ended=True),
     Attack("CVE-2019-9511", "credit of one byte at a time", "proxy", tiny_windows,
-           memory(sessions=8, streams=64), is_survived=True, is_ended=True),
+           memory(sessions=LEFT, streams=64), is_survived=True, is_ended=True),
     Attack("CVE-2019-9511", "data of one byte that nobody reads", "proxy", tiny_data,
-           memory(sessions=8, streams=64, unread=2 * WINDOW_BYTES), is_survived=True,
+           memory(sessions=LEFT, streams=64, unread=2 * WINDOW_BYTES), is_survived=True,
            is_ended=True),
-    Attack("C15", "GoAways", "proxy", goaways, memory(sessions=8), is_survived=True),
+    Attack("C15", "GoAways", "proxy", goaways, memory(sessions=LEFT), is_survived=True),
     Attack("CVE-2023-44487", "rapid reset", "agent", rapid_reset,
-           memory(sessions=8, streams=MAX_STREAMS), is_survived=True, is_ended=True),
+           memory(sessions=LEFT, streams=STREAMS["agent"]), is_survived=True, is_ended=True),
     Attack("CVE-2025-8671", "MadeYouReset, writes blocked", "agent", made_you_reset,
-           memory(sessions=8, streams=MAX_STREAMS), is_ended=True),
+           memory(sessions=LEFT, streams=STREAMS["agent"]), is_ended=True),
     Attack("X2", "65,536 half-open streams", "agent", half_open,
-           memory(sessions=8, streams=MAX_STREAMS)),
+           memory(sessions=LEFT, streams=STREAMS["agent"])),
     Attack("X2", "dials to a target that does not answer", "agent", unanswered_dials,
-           memory(sessions=2, streams=MAX_STREAMS)),
+           memory(sessions=2, streams=STREAMS["agent"])),
     Attack("X2", "dials of names in dead zones", "agent", dead_zones,
-           memory(sessions=2, streams=MAX_STREAMS), gone=12),
+           memory(sessions=2, streams=STREAMS["agent"]), gone=12),
     Attack("B2", "a proxy that does not read", "agent", slow_reader,
            memory(sessions=2, streams=1000)),
     Attack("B2", "a proxy whose targets do not read", "agent", unread_uploads,
            memory(sessions=2, streams=1200, unread=SESSION_WINDOW)),
-    Attack("CVE-2019-9512", "pings, writes blocked", "agent", pings, memory(sessions=8)),
+    Attack("CVE-2019-9512", "pings, writes blocked", "agent", pings, memory(sessions=LEFT)),
     Attack("CVE-2019-9518", "empty data, writes blocked", "agent", empty_data,
-           memory(sessions=8, streams=64), is_survived=True, is_ended=True),
+           memory(sessions=LEFT, streams=64), is_survived=True, is_ended=True),
     Attack("CVE-2019-9511", "credit of one byte at a time", "agent", tiny_windows,
-           memory(sessions=8, streams=64), is_survived=True, is_ended=True),
-    Attack("B3", "garbage", "agent", garbage, memory(sessions=8, streams=64), is_ended=True),
-    Attack("X4", "sessions that end at once", "agent", rude_proxy, memory(sessions=8)),
+           memory(sessions=LEFT, streams=64), is_survived=True, is_ended=True),
+    Attack("B3", "garbage", "agent", garbage, memory(sessions=LEFT, streams=64), is_ended=True),
+    Attack("X4", "sessions that end at once", "agent", rude_proxy, memory(sessions=LEFT)),
 ]

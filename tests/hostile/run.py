@@ -107,7 +107,7 @@ class Scene:
     token = TOKENS["evil*"]
 
     def __init__(self, directory, attack, targets):
-        self.is_proxy = attack.victim == "proxy"
+        self.attack, self.is_proxy = attack, attack.victim == "proxy"
         self.directory, self.leaving = directory, []
         self.sent = self.sessions = self.ended = self.held = 0
         self.first_stream = 2 if self.is_proxy else 1
