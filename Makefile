@@ -23,6 +23,7 @@
 ##   timing     nothing but a verdict depends on a secret's bytes (needs valgrind)
 ##   e2e        the programs with curl, nginx, ssh and broken networks (needs root for some)
 ##   hostile    attacks on the programs beside an honest session (HOSTILE_SECONDS=60 for each)
+##   chaos      the part of e2e in which processes, networks, names and clocks fail (needs root)
 ##   soak       mixed load with kills and reloads, MINUTES=60: nothing lost, nothing leaked
 ##   bench      how fast it is beside other tunnels (needs python3; BENCH="relay lib" for parts)
 ##   bench-peers  builds frp and rathole for it (downloads them; needs go, cargo)
@@ -140,7 +141,7 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test test-poll sim check demo run-demo layers tidy header asan tsan \
 	portable systems yamuxspec interop interop-all tls tls-versions explore fuzz timing e2e hostile \
-	soak bench bench-peers format man install install-headers uninstall package size clean help \
+	chaos soak bench bench-peers format man install install-headers uninstall package size clean help \
 	no-tls FORCE
 
 all: $(PROGRAMS) examples $(NO_TLS)
@@ -321,6 +322,9 @@ bench: $(BENCHES) $(PROGRAMS) $(if $(filter mbedtls,$(TLS)),$(BUILD)/bench/tls)
 hostile: $(PROGRAMS)
 	@REVDIAL_BUILD='$(BUILD)' HOSTILE='$(HOSTILE)' HOSTILE_SECONDS='$(HOSTILE_SECONDS)' \
 		HOSTILE_JOBS='$(HOSTILE_JOBS)' python3 tests/hostile/run.py
+
+chaos: $(PROGRAMS)
+	@REVDIAL_BUILD='$(BUILD)' bash tests/e2e/run.sh chaos
 
 soak: $(PROGRAMS)
 	@REVDIAL_BUILD='$(BUILD)' MINUTES='$(MINUTES)' python3 tests/soak/soak.py

@@ -54,6 +54,16 @@ refusals_say_why() {
     was_refused 'allow list' 2
 }
 
+# As many streams as an agent may open are what the flood limits of its session scale with.
+streams_are_few() {
+    local got
+    got=$(curl -si --max-time 1 -H 'Connection: Upgrade' -H 'Upgrade: revdial' \
+        -H 'Revdial-Version: 1' -H 'Revdial-Features: rstcode, streams=65536' \
+        -H 'Revdial-Name: few' -H "Authorization: Bearer $token" "http://$tunnel/revdial" |
+        grep -a '^Revdial-Features')
+    [[ "$got" =~ streams=4096 ]] || fail "it says $got"
+}
+
 agent_ends() {
     stop agent || return
     [ ! -e "$dir/forward.sock" ] || fail 'the socket has stayed'
@@ -75,5 +85,6 @@ check 'a proxy with --allow and an agent with --forward' open_forward
 check 'pages come through' pages_come_through
 check 'two hundred clients at once' many_at_once
 check 'a client that is refused sees an error; both say why' refusals_say_why
+check 'an agent may open 4,096 streams' streams_are_few
 check 'the agent ends, and its socket goes' agent_ends
 check 'a --forward that is none is refused' wrong_forwards_are_usage

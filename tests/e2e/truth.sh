@@ -5,7 +5,9 @@ keepalive_ms=500
 dead_after_ms=1000
 notice_ms=$((keepalive_ms + dead_after_ms + 1000)) # one second for a busy machine
 back_ms=10000 # after a short outage; backoff is at most 0.5, 1, 2, 4 s in a row
+sent=$big
 rate=40000000 # bytes a second: 1 GiB takes 26 s, so that a kill comes in the middle
+. "$here/transfers.sh"
 
 liveness=(--keepalive ${keepalive_ms}ms --dead-after ${dead_after_ms}ms)
 
@@ -23,44 +25,6 @@ start_truth() {
 }
 
 start_truth_agent() { start_agent agent "${liveness[@]}" --allow '127.0.0.1:*'; }
-
-# A download, an upload and an idle connection, all in the middle.
-start_transfers() {
-    start_client reader read "${exposed[0]}" "$big" $rate
-    start_client writer write "${exposed[1]}" "$big" $rate
-    start_client idler idle "${exposed[2]}"
-    sinks_before=$(count peers.out '^sink [a-zA-Z]')
-    said reader.out '^reading' 10 && said writer.out '^writing' 10 && said idler.out '^idle' 10
-}
-
-# What each end saw after the cut: a prefix, then an error.
-each_end_sees_an_error() {
-    local got sink bytes
-    said reader.out ' (same|different) ' 60 && said writer.out '^[0-9]' 60 &&
-        said idler.out '^[a-z]+ [0-9]' 60 || return
-    got=$(tail -n 1 "$dir/reader.out")
-    [[ "$got" =~ ^([0-9]+)\ same\ reset\  ]] || { fail "the download ended with: $got"; return; }
-    bytes=${BASH_REMATCH[1]}
-    [ "$bytes" -lt "$big_bytes" ] || { fail "the download was over before the cut"; return; }
-    got=$(tail -n 1 "$dir/writer.out")
-    [[ "$got" =~ \ (reset|BrokenPipeError)$ ]] || { fail "the upload ended with: $got"; return; }
-    got=$(tail -n 1 "$dir/idler.out")
-    [[ "$got" =~ ^reset\  ]] || { fail "the idle connection ended with: $got"; return; }
-    said peers.out '^sink [a-zA-Z]' 10 $((sinks_before + 1)) || return
-    sink=$(grep '^sink [a-zA-Z]' "$dir/peers.out" | tail -n 1)
-    [[ "$sink" =~ ^sink\ reset\  ]] || { fail "the target of the upload saw: ${sink% *}"; return; }
-    figures="$bytes bytes came, then the error"
-}
-
-is_serving() { [ "$(through "${exposed[2]}" -N <<<alive)" = alive ]; }
-
-# back_within MILLISECONDS SINCE
-back_within() {
-    until_true $(($1 / 1000 + 1)) is_serving || { fail "not serving $1 ms later"; return; }
-    took=$(milliseconds_since "$2")
-    [ "$took" -le "$1" ] || { fail "serving after $took ms"; return; }
-    figures="serving after $took ms"
-}
 
 agent_is_killed() {
     start_transfers || return
