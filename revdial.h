@@ -95,15 +95,22 @@
 //    impl.agent    allow list, targets, links to proxies
 //
 // TO CHANGE          LOOK AT
-//    an error        REVDIAL_ERRORS, one line
-//    a reset code    REVDIAL_RESETS, rvd_stream_reset_error(), the table in tests/vectors/README.md
+//    an error        REVDIAL_ERRORS, REVDIAL_ERROR_PLACES, the HTTP statuses above revdial_error
+//    a reset code    REVDIAL_RESETS, REVDIAL_RESET_PLACES, rvd_stream_reset_error(),
+//                    rvd_stream_dial_sink() (may another session be tried?), the table in
+//                    tests/vectors/README.md
+//    a refusal       of a dial: a reset code. Of a backend: revdial_verdict, rvd_auth_verdict(),
+//                    rvd_http_refusals, refused_* in revdial_stats,
+//                    rvd_proxy_count_refused_locked()
 //    a limit         revdial_limits, rvd_engine_limits_check(), rvd_engine_limits_resolve(); its
 //                    default is a constant at the top of impl.base or impl.mux
 //    queue control   the constants of impl.pace, tests/test_pace.c, tests/pace_link.h
 //    a limited rate  Limited rates in impl.mux, rvd_mux_tick_rates(), tests/test_rates.c
+//    a frame's size  rvd_mux_turns_set() and rvd_mux_allowed(); rvd_pace_frame(), for a slow link
 //    a frame's rule  rvd_mux_on_header() and the functions before it, tests/test_mux.c
 //    a stream state  the three small machines above rvd_mux_stream
-//    a header        RVD_HTTP_FIELDS, tests/vectors/. For one that a hook sees also
+//    a header        RVD_HTTP_FIELDS, rvd_http_request_write(), rvd_http_read_ours(),
+//                    tests/vectors/. For one with a field in a config or in revdial_auth_req also
 //                    RVD_HTTP_LABELS, revdial_engine_config, revdial_auth_req,
 //                    rvd_proxy_request_keep(), rvd_agent_engine_config()
 //    a carrier       revdial_carrier, rvd_http_note_upgrade(), rvd_engine_framing; then grep for
@@ -112,7 +119,9 @@
 //    wrong guesses   the constants above rvd_auth_guard, rvd_auth_payer_of()
 //    a proxy option  revdial_proxy_config, rvd_proxy_config_check(), its use; a text also in
 //                    rvd_proxy_texts_keep(), one for the engine in rvd_proxy_engine_config(); then
-//                    a row in examples/proxy.c. An agent's: the same, with rvd_agent_
+//                    a row in `options` of examples/proxy/settings.c. An agent's: the same, with
+//                    rvd_agent_ and examples/agent/settings.c
+//    a port's limit  revdial_expose, rvd_proxy_expose_check(), rvd_proxy_crowd
 //    first bytes     of a client: revdial_route, rvd_proxy_route_step(). Of a balancer's header:
 //                    rvd_wire_header_get()
 //    a system call   impl.sys
@@ -127,7 +136,7 @@
 //           credit    bytes a side may still send on a stream; the window is what it was granted
 //           carrier   what the bytes of yamux ride in: the connection as it is, or WebSocket frames
 //           engine    handshake and mux without I/O; the loop is the thread that gives it I/O
-//           source    where attempts to register come from: one IPv4 address, or one IPv6 /64
+//           source    where connections come from: one IPv4 address, or one IPv6 /64
 //
 // MACROS    REVDIAL_NO_RUNTIME  the engine alone: no thread, clock or descriptor
 //           REVDIAL_POLL        poll(2) where epoll would be used
@@ -409,7 +418,8 @@ typedef struct revdial_digest {
     const char *realm, *nonce, *uri, *nc, *cnonce, *response;
 } revdial_digest;
 
-// What a backend presented when it asked to register. Pointers are valid during the call only.
+// What a backend presented when it asked to register. Pointers are valid while a revdial_auth_fn
+// runs; with an engine, until revdial_engine_auth() or REVDIAL_EV_DEAD.
 typedef struct revdial_auth_req {
     const char *secret;            // the token or password, "" if none was sent
     const char *name;              // the name to register, "" if none was sent
@@ -473,7 +483,7 @@ enum revdial_pick {
 
 enum revdial_dial_flag {
     REVDIAL_DIAL_WAIT = 1,   // wait for a backend to appear instead of REVDIAL_ENOBACKEND
-    REVDIAL_DIAL_EARLY = 2,  // return before the other end has accepted; not about `early` below
+    REVDIAL_DIAL_EARLY = 2,  // return before the other end has accepted; `early` does not need it
     REVDIAL_DIAL_HERE = 4    // ask no peers. For dials on behalf of a peer: no dial goes in circles
 };
 
@@ -600,6 +610,7 @@ typedef struct revdial_event {
     int64_t rtt_us;
     int retry_after_ms;  // DEAD by 429 or 503: how long the proxy asked to wait, else 0
     // DEAD by 401: pass it as cfg.challenge to the next attempt. NULL: the credentials are wrong.
+    // Valid until the engine is freed.
     const char *challenge;
     const revdial_auth_req *auth;  // AUTH
     // OPEN: "target", "client", "local", "id", "timeout_ms", "revdial-name", yours
@@ -807,7 +818,8 @@ REVDIAL_API int revdial_engine_writable(revdial_engine *e, uint32_t id);
 REVDIAL_API ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const void *buf,
                                            size_t len);
 
-// Stops reading: bytes that still arrive are dropped, and a peer that sends much more is reset.
+// Stops reading: bytes that still arrive are dropped. A peer that sends 64 KiB more, or that has
+// used its credit up, gets a reset with REVDIAL_RESET_CANCEL.
 //   returns  0, EINVAL
 REVDIAL_API int revdial_engine_end_read(revdial_engine *e, uint32_t id);
 
@@ -985,8 +997,10 @@ typedef struct revdial_tls {
 //             config field: 0 is its default.)
 //   Streams   A handler or caller that gets a revdial_stream owns it and calls revdial_close()
 //             once; nothing else frees it. One reader and one writer may use it at the same time.
-//   Threads   Any thread may call anything, also from callbacks. A function with a `blocks` line
-//             returns REVDIAL_EDEADLK on an I/O thread instead of hanging.
+//   Threads   Any thread may call anything, also from callbacks, except where a `thread` line says
+//             "any but I/O threads". On an I/O thread of its own proxy, agent or session such a
+//             function would wait for itself: it returns REVDIAL_EDEADLK. On an I/O thread of
+//             another object it holds up what that thread serves.
 //   Hooks     No lock is held while a hook runs. A hook must return: after longjmp(), a C++
 //             exception or pthread_exit() out of one, the state of the library is undefined. The
 //             same holds for pthread_cancel() of a thread inside a call: disable it there
@@ -994,7 +1008,8 @@ typedef struct revdial_tls {
 //   Signals   The library's threads block all signals, except while a handler runs, or a hook other
 //             than log, alloc and those of a transport. Then they have the signal mask of the
 //             thread that started the proxy or the agent; a program that they start inherits it.
-//   NULL      Every close, free and unref ignores NULL. `err` may always be NULL.
+//   NULL      Every close, free and unref ignores NULL. `err` may always be NULL. So may `opts`:
+//             all defaults.
 //   fork(2)   Only the parent may go on with what is open. In the child each call fails with
 //             REVDIAL_ECLOSED (or returns NULL, or does nothing) and never touches the parent's
 //             connections; what the child opens itself works. Descriptors of revdial_stream_fd()
@@ -1466,12 +1481,14 @@ REVDIAL_API int revdial_dial_fd(revdial_proxy *p, const char *name, const revdia
                                 revdial_err *err);
 
 // Outcome of a dial: st is yours; or it is NULL and err says why. Runs on an I/O thread and must
-// not block. Every blocking call on st (read, write, poll) returns REVDIAL_EDEADLK there, so hand
-// st to revdial_relay() or revdial_stream_fd(), or pass it to another thread.
+// not block. A read, write or poll of st that would have to wait returns REVDIAL_EDEADLK there, so
+// hand st to revdial_relay() or revdial_stream_fd(), or pass it to another thread.
 typedef void revdial_dial_fn(void *ud, revdial_stream *st, const revdial_err *err);
 
-// Dials without a thread that waits. cb is called exactly once, later, unless this call fails.
-//   returns  a dial id > 0, or REVDIAL_E*
+// Dials without a thread that waits. Unless this call fails, cb is called exactly once, on an I/O
+// thread: not inside this call, but perhaps before it has returned.
+//   returns  a dial id > 0, or ECLOSED, ENOMEM, EINVAL
+//   owns     copies name and opts with all that it points to
 //   thread   any
 REVDIAL_API int64_t revdial_dial_async(revdial_proxy *p, const char *name,
                                        const revdial_dial_opts *opts, revdial_dial_fn *cb,
@@ -1495,7 +1512,8 @@ REVDIAL_API int revdial_dial_cancel(revdial_proxy *p, int64_t dial);
 //   blocks   until the read deadline
 //   returns  >0 bytes; 0 EOF and nothing else; REVDIAL_EAGAIN, ETIMEDOUT, ERESET (see
 //            revdial_stream_error()), ELOST, ECLOSED; EINVAL: no room for a byte, count is
-//            negative, or the lengths add up to more than PTRDIFF_MAX
+//            negative, or the lengths add up to more than PTRDIFF_MAX; EDEADLK: it would have to
+//            wait, on the I/O thread of its session
 //   thread   any but I/O threads, one reader at a time
 REVDIAL_API ptrdiff_t revdial_read(revdial_stream *st, void *buf, size_t len);
 REVDIAL_API ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count);
@@ -1504,14 +1522,16 @@ REVDIAL_API ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov,
 //   blocks   until the write deadline
 //   returns  len; less if the deadline passed or the stream failed in between; or REVDIAL_EAGAIN,
 //            ETIMEDOUT, ERESET, ELOST, ECLOSED if nothing was taken; EINVAL as above, except that
-//            a write of 0 bytes returns 0 and accepts the stream. buf is yours again in every case
+//            a write of 0 bytes returns 0 and accepts the stream; EDEADLK as above. buf is yours
+//            again in every case
 //   thread   any but I/O threads; the bytes of two calls are never mixed, one call waits for the
 //            other
 REVDIAL_API ptrdiff_t revdial_write(revdial_stream *st, const void *buf, size_t len);
 REVDIAL_API ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count);
 
 // REVDIAL_WR: the peer reads EOF after what was written. REVDIAL_RD: bytes that still arrive are
-// dropped, and a peer that sends much more is told to stop.
+// dropped. A peer that sends 64 KiB more, or that has used its credit up, gets a reset with
+// REVDIAL_RESET_CANCEL.
 //   how      REVDIAL_RD, REVDIAL_WR or REVDIAL_RDWR
 //   returns  0, ERESET, EINVAL
 //   thread   any
@@ -1521,6 +1541,7 @@ REVDIAL_API int revdial_shutdown(revdial_stream *st, int how);
 // REVDIAL_EREFUSED with this code. Once both sides have finished, the stream is over and the peer
 // is told nothing.
 //   code     0..255, REVDIAL_RESET_* or yours from 64
+//   returns  0, EINVAL, ECLOSED
 //   thread   any
 REVDIAL_API int revdial_reset(revdial_stream *st, int code);
 
@@ -1532,6 +1553,9 @@ REVDIAL_API void revdial_close(revdial_stream *st);
 // Sets the point in time, timeout_ms from now, at which reads or writes return. It bounds all calls
 // together, so a peer that sends one byte at a time cannot extend it. Wakes a call that is waiting.
 //   which    REVDIAL_RD, REVDIAL_WR or both
+//   timeout_ms  -1: calls wait for ever, as at first; 0: they never wait and return REVDIAL_EAGAIN;
+//            > 0: they return REVDIAL_ETIMEDOUT when it has passed
+//   returns  0, EINVAL, ECLOSED
 //   thread   any
 REVDIAL_API int revdial_stream_set_deadline(revdial_stream *st, int which, int timeout_ms);
 
@@ -1555,6 +1579,7 @@ REVDIAL_API int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms
 // as epoll(7), edge-triggered. The thread waits for the set's descriptor together with its own.
 typedef struct revdial_pollset revdial_pollset;
 
+// A set without streams.
 //   returns  NULL without memory or a descriptor
 //   thread   any
 REVDIAL_API revdial_pollset *revdial_pollset_new(void);
@@ -1563,7 +1588,8 @@ REVDIAL_API revdial_pollset *revdial_pollset_new(void);
 //   thread   any; NULL is allowed
 REVDIAL_API void revdial_pollset_free(revdial_pollset *set);
 
-// Readable when revdial_pollset_next() has something to return. It stays the set's.
+// A descriptor that is readable when revdial_pollset_next() has something to return.
+//   owns     the set closes it
 //   thread   any
 REVDIAL_API int revdial_pollset_fd(const revdial_pollset *set);
 
@@ -1624,6 +1650,7 @@ REVDIAL_API const char *revdial_stream_meta(revdial_stream *st, const char *key)
 REVDIAL_API revdial_session *revdial_stream_session(revdial_stream *st);
 
 // Why the stream does not move, and how many bytes each side may send.
+//   returns  0, EINVAL, ECLOSED
 //   thread   any
 REVDIAL_API int revdial_stream_get_flow(revdial_stream *st, revdial_flow_info *out);
 
@@ -1669,6 +1696,7 @@ REVDIAL_API int revdial_session_find_stream(revdial_session *s, const char *dial
 
 // Opens no new streams from now on; the session closes when the last one has ended, or at the
 // timeout. Returns at once.
+//   returns  0, EINVAL, ECLOSED
 //   thread   any
 REVDIAL_API int revdial_session_drain(revdial_session *s, int timeout_ms);
 
@@ -1676,7 +1704,8 @@ REVDIAL_API int revdial_session_drain(revdial_session *s, int timeout_ms);
 //   thread   any
 REVDIAL_API void revdial_session_kill(revdial_session *s);
 
-// Dials on this session, from either side (the peer may refuse: EREFUSED). As revdial_dial().
+// Dials on this session, from either side (the peer may refuse: EREFUSED). Blocks, returns and owns
+// as revdial_dial().
 //   thread   any but I/O threads
 REVDIAL_API revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts *opts,
                                                  revdial_err *err);
@@ -1687,8 +1716,8 @@ REVDIAL_API revdial_stream *revdial_session_dial(revdial_session *s, const revdi
 // ================================================================================================
 
 // Called before every attempt to connect, for a token that expires or a password that changes.
-// Writes it NUL-terminated to `secret`, which is wiped after the attempt. Runs on a thread of its
-// own and may block.
+// Writes it NUL-terminated to `secret`, which is wiped after the attempt. `attempt` counts from 1
+// for each URL; size is 4097. Runs on a thread of its own and may block.
 //   returns  0, or REVDIAL_E*: the attempt has failed
 typedef int revdial_credential_fn(void *ud, unsigned attempt, char *secret, size_t size);
 
@@ -4601,6 +4630,9 @@ static void rvd_mux_settle(rvd_mux *m, rvd_mux_stream *s)
 {
     if (rvd_mux_is_settled(s)) rvd_mux_stream_free(m, s);
 }
+
+#define RVD_MUX_IS_PLACELESS(name, value, text) value >= REVDIAL_RESET_PLACES - 2 ||
+typedef char rvd_mux_resets_have_places[REVDIAL_RESETS(RVD_MUX_IS_PLACELESS) 0 ? -1 : 1];
 
 static void rvd_mux_count_reset(rvd_mux *m, uint32_t code)
 {
@@ -21839,6 +21871,9 @@ static void rvd_proxy_log_dial(revdial_proxy *p, const char *name, const rvd_str
     rvd_log_text(&l, "reason", d->err.msg);
     rvd_log_end(&p->own.log, &l);
 }
+
+#define RVD_PROXY_IS_PLACELESS(name, value, text) value <= -REVDIAL_ERROR_PLACES ||
+typedef char rvd_proxy_errors_have_places[REVDIAL_ERRORS(RVD_PROXY_IS_PLACELESS) 0 ? -1 : 1];
 
 // The dial is over: how it went is counted.
 static void rvd_proxy_count_dial_locked(revdial_proxy *p, const rvd_stream_dial *d)
