@@ -236,6 +236,22 @@ one_is_killed() {
     end_load "$share" && moved_only "$share"
 }
 
+workers() { pgrep -P "$(pgrep -P "${pid_of[balancer]}")" | sort; }
+has_others_than() { [ -n "$(comm -13 "$dir/workers" <(workers))" ]; }
+
+# A worker of nginx that has just started knows nothing of the proxy that is dead, and finds that
+# out by a request that may not be sent twice.
+posts_go_to_the_next() {
+    local name got
+    for name in $1; do
+        workers >"$dir/workers"
+        signal_balancer -HUP
+        until_true 10 has_others_than || { fail 'nginx has no new worker'; return; }
+        got=$(ask -d x -H "Host: $name.cams.example" http://10.0.0.9/x)
+        [ "$got" = "POST /x $name.cams.example" ] || { fail "$name says $got"; return; }
+    done
+}
+
 moves() {
     local i args=()
     for i in "$@"; do args+=("$proxy_as$i=http://10.0.0.$i:7080"); done
@@ -394,6 +410,7 @@ balancer() {
     fi
     gone=$(share_of 1)
     check "$1: one proxy is killed, its share moves" one_is_killed
+    [ "$1" != nginx ] || check "$1: a POST that finds it dead goes on" posts_go_to_the_next "$gone"
     check "$1: it comes back, and its share" one_comes_back "$gone"
     [ "$1" = envoy ] || check "$1: a fourth is added under load" one_is_added "$1"
     end_now "${!pid_of[@]}"
