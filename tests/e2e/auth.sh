@@ -247,6 +247,26 @@ endpoint_says_more() {
     end_now agent
 }
 
+# jwt CLAIMS KEY: signed by HS256
+jwt() {
+    python3 -c 'import base64, hmac, sys
+def part(data):
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+text = part(b"{\"alg\":\"HS256\",\"typ\":\"JWT\"}") + "." + part(sys.argv[1].encode())
+print(text + "." + part(hmac.digest(sys.argv[2].encode(), text.encode(), "sha256")))' "$@"
+}
+
+# claims NAME SECONDS
+claims() { printf '{"sub":"carol","name":"%s","exp":%d}' "$1" $(($(date +%s) + $2)); }
+
+jwt_admits() {
+    asks 101 jwt "Bearer $(jwt "$(claims jwt 60)" key)" &&
+        said proxy.log 'event=session.up.* name=jwt .*identity=carol' 5 &&
+        asks 401 jwt "Bearer $(jwt "$(claims jwt 60)" another)" &&
+        asks 401 jwt "Bearer $(jwt "$(claims jwt -1)" key)" &&
+        asks 403 jwt "Bearer $(jwt "$(claims other 60)" key)"
+}
+
 outages_let_nobody_in() {
     local how
     for how in error moved garbage status lines zero huge closed nothing twice soon \
@@ -383,6 +403,7 @@ check "an endpoint for --auth-url" start_endpoint
 check "a proxy with it" open_external
 check "the endpoint decides what the file does not know" endpoint_decides
 check "it says who this is, and for how long" endpoint_says_more
+check "it checks a JWT, whose subject is the identity" jwt_admits
 check "by its outages nobody gets in" outages_let_nobody_in
 check "a question that waits stops nobody" question_stops_nobody
 check "what it was asked is not in memory or logs" no_secret_of_external

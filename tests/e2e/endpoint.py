@@ -2,10 +2,14 @@
 # "ext-in" may. Where the name is that of a method below, the answer is a broken one.
 #     python3 endpoint.py [CERTIFICATE KEY]
 # Prints its address. What it was asked is on stderr. A request for /release lets go of "waits".
-import base64, http.server, ssl, sys, threading, time
+import base64, hmac, http.server, json, ssl, sys, threading, time
 
 FIELDS = "Authorization", "Revdial-Name", "Revdial-Instance", "Revdial-Peer"
 released = threading.Event()
+
+
+def unpadded(data):
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 class Endpoint(http.server.BaseHTTPRequestHandler):
@@ -46,6 +50,19 @@ class Endpoint(http.server.BaseHTTPRequestHandler):
 
     def single(self):
         self.judge(("Revdial-Max-Per-Identity", "1"), ("Revdial-Session-Rate", "2M"))
+
+    def jwt(self):
+        """HS256 with the key "key"; the name must be the one in it."""
+        word = (self.headers["Authorization"] or "").partition(" ")[2]
+        signed, _, signature = word.rpartition(".")
+        right = hmac.digest(b"key", signed.encode(), "sha256")
+        if unpadded(right) != signature:
+            return self.answer(401)
+        said = json.loads(base64.urlsafe_b64decode(signed.partition(".")[2] + "=="))
+        left = int(said["exp"] - time.time())
+        if left <= 0 or said["name"] != self.headers["Revdial-Name"]:
+            return self.answer(401 if left <= 0 else 403)
+        self.answer(200, ("Revdial-Identity", said["sub"]), ("Revdial-Expires", str(left)))
 
     def waits(self):
         released.wait()
