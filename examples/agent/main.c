@@ -95,6 +95,7 @@ static void running_reload(running *r)
     pthread_mutex_lock(&r->lock);
     if (rc == 0) r->now = next;
     pthread_mutex_unlock(&r->lock);
+    if (rc == 0) prog_admin_renew(r->admin);
     if (rc == 0) next = old == r->first ? NULL : old;
     if (next) config_close(next);
     free(next);

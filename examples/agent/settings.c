@@ -1,6 +1,7 @@
 // The table of revdial-agent's options, and what becomes of their values.
 #include "settings.h"
 
+#include "../program/admin.h"
 #include "forward.h"
 
 #include <stdio.h>
@@ -342,6 +343,7 @@ int config_open(config *c, char **argv, prog_log *log)
     if (rc == 0 && !(c->url = prog_list_join(&c->s.servers))) rc = PROG_FAILED;
     if (rc == 0) rc = config_open_tls(c);
     if (rc == 0) rc = config_fill(c);
+    if (rc == 0) rc = prog_admin_check(&c->cli);
     return rc == 0 ? -1 : rc;
 }
 

@@ -47,9 +47,10 @@ typedef struct prog_conn {
 struct prog_admin {
     prog_admin_config cfg;
     prog_listener at;
-    char token[PROG_TOKEN_SIZE];  // "" = no actions
-    char *hosts;                  // a comma list
-    int wake[2];                  // closed to end the thread
+    char *hosts;  // a comma list
+    int wake[2];  // closed to end the thread
+    pthread_mutex_t lock;
+    char token[PROG_TOKEN_SIZE];  // guarded by lock; "" = no actions
     pthread_t thread;
     prog_conn conns[PROG_ADMIN_CONNECTIONS];
 };
@@ -87,8 +88,9 @@ static int prog_is_token_right(const char *given, const char *token)
 }
 
 // May the request do something? Returns 200, or the status to answer with.
-static int prog_admin_permit(const prog_admin *a, const prog_request *r, const char **problem)
+static int prog_admin_permit(prog_admin *a, const prog_request *r, const char **problem)
 {
+    int has_token, is_right;
     if (r->method != PROG_POST) {
         *problem = "this is an action: POST it";
         return 405;
@@ -97,13 +99,14 @@ static int prog_admin_permit(const prog_admin *a, const prog_request *r, const c
         *problem = "the request comes from a page of another site";
         return 403;
     }
-    if (!a->token[0]) {
-        *problem = "there is no --admin-token-file, so nothing can be changed here";
-        return 403;
-    }
-    if (prog_is_token_right(r->token, a->token)) return 200;
-    *problem = "the token of --admin-token-file is needed: Authorization: Bearer TOKEN";
-    return 401;
+    pthread_mutex_lock(&a->lock);
+    has_token = a->token[0] != '\0';
+    is_right = prog_is_token_right(r->token, a->token);
+    pthread_mutex_unlock(&a->lock);
+    if (has_token && is_right) return 200;
+    *problem = has_token ? "the token of --admin-token-file is needed: Authorization: Bearer TOKEN"
+                         : "there is no --admin-token-file, so nothing can be changed here";
+    return has_token ? 401 : 403;
 }
 
 // Finds the page and has it answer. Returns the status.
@@ -387,6 +390,7 @@ static void prog_admin_free(prog_admin *a)
     for (int i = 0; i < 2; i++)
         if (a->wake[i] >= 0) close(a->wake[i]);
     prog_wipe(a->token, sizeof a->token);
+    pthread_mutex_destroy(&a->lock);
     free(a->hosts);
     free(a);
 }
@@ -399,19 +403,42 @@ static int prog_admin_failed(prog_admin *a, int rc, const char *option, const ch
 }
 
 // Returns 0, or -1 and the reason in err->msg.
-static int prog_admin_token(prog_admin *a, const char *path, revdial_err *err)
+static int prog_admin_token(const char *path, char token[PROG_TOKEN_SIZE], revdial_err *err)
 {
     prog_file file;
     const char *line = prog_file_open(&file, path, err) == 0 ? prog_file_next(&file) : NULL;
-    if (!err->msg[0] && (!line || strlen(line) < 16 || strlen(line) >= sizeof a->token))
+    if (!err->msg[0] && (!line || strlen(line) < 16 || strlen(line) >= PROG_TOKEN_SIZE))
         snprintf(err->msg, sizeof err->msg,
-                 "%s: a line with a token of at least 16 letters is "
-                 "expected",
-                 path);
-    if (!err->msg[0]) memcpy(a->token, line, strlen(line) + 1);
+                 "%s: a line with a token of at least 16 letters is expected", path);
+    if (!err->msg[0]) snprintf(token, PROG_TOKEN_SIZE, "%s", line);
     prog_file_close(&file);
-    prog_warn_readable(a->cfg.log, path);
     return err->msg[0] ? -1 : 0;
+}
+
+int prog_admin_check(const prog_cli *cli)
+{
+    const char *path = cli->common.admin_token_file;
+    char token[PROG_TOKEN_SIZE];
+    revdial_err err = {0};
+    int is_bad = path && prog_admin_token(path, token, &err) != 0;
+    prog_wipe(token, sizeof token);
+    return is_bad ? prog_usage_error(cli, "admin-token-file", err.msg, NULL) : 0;
+}
+
+void prog_admin_renew(prog_admin *a)
+{
+    const char *path = a ? a->cfg.common->admin_token_file : NULL;
+    char token[PROG_TOKEN_SIZE] = "";
+    revdial_err err = {0};
+    if (!path) return;
+    if (prog_admin_token(path, token, &err) == 0) {
+        pthread_mutex_lock(&a->lock);
+        memcpy(a->token, token, sizeof token);
+        pthread_mutex_unlock(&a->lock);
+    } else {
+        prog_log_error(a->cfg.log, "token.unreadable", &err);
+    }
+    prog_wipe(token, sizeof token);
 }
 
 int prog_admin_start(prog_admin **out, const prog_admin_config *cfg)
@@ -425,10 +452,11 @@ int prog_admin_start(prog_admin **out, const prog_admin_config *cfg)
     if (!a) return PROG_FAILED;
     a->cfg = *cfg;
     a->at.fd = a->wake[0] = a->wake[1] = -1;
+    pthread_mutex_init(&a->lock, NULL);
     a->hosts = prog_list_join(&common->admin_hosts);
     if (!a->hosts) return prog_admin_failed(a, PROG_FAILED, "admin", "out of memory");
-    if (common->admin_token_file && prog_admin_token(a, common->admin_token_file, &err) != 0)
-        return prog_admin_failed(a, PROG_USAGE, "admin-token-file", err.msg);
+    prog_admin_renew(a);
+    prog_warn_readable(cfg->log, common->admin_token_file);
     if (prog_listener_open(&a->at, common->admin, PROG_ADMIN_CONNECTIONS, &err) != 0)
         return prog_admin_failed(a, err.code == REVDIAL_EINVAL ? PROG_USAGE : PROG_CANNOT_BIND,
                                  "admin", err.msg);

@@ -120,6 +120,10 @@ typedef struct prog_admin_config {
 // said.
 int prog_admin_start(prog_admin **out, const prog_admin_config *cfg);
 void prog_admin_stop(prog_admin *a);
+// Checks what the options say. Returns 0 or an exit code.
+int prog_admin_check(const prog_cli *cli);
+// Reads the token again, which has been checked; NULL is ignored. The path is that of the start.
+void prog_admin_renew(prog_admin *a);
 
 // ------------------------------------------------------------------------------------------------
 // status.c: what both programs say there.

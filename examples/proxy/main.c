@@ -64,6 +64,7 @@ static void app_reload(app *a)
     prog_hup = 0;
     prog_notify(&a->log, "RELOADING=1");
     if (live_reload(&a->live)) {
+        prog_admin_renew(a->admin);
         app_label(a);
         app_warn(a);
     }

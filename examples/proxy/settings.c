@@ -546,6 +546,7 @@ int config_open(config *c, char **argv, prog_log *log)
     if (rc == 0) rc = peers_configure(c);
     if (rc == 0) rc = config_fill(c);
     if (rc == 0) rc = config_check(c);
+    if (rc == 0) rc = prog_admin_check(&c->cli);
     return rc == 0 ? -1 : rc;
 }
 

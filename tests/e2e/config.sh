@@ -25,6 +25,7 @@ good|expose = 127.0.0.1:0=web/127.0.0.1:80
 good|[expose unix:/tmp/x]\nname = web\ntarget = unix:/y\nwait = yes\nearly = no\ndial-timeout = 5s
 good|expose = fd:3=web
 4: wait: not yes or no|wait = perhaps
+4: admin-token-file: /dev/null: not a regular|admin-token-file = /dev/null
 4: no such key "exposes"; is expose meant|exposes = 127.0.0.1:0=web
 4: expose: the name must be|expose = 127.0.0.1:0=WEB
 4: expose: .*host is missing|expose = :80=web
@@ -235,18 +236,21 @@ port_id() {
 port_opened_by_hand_stays() {
     local at got
     at=127.0.0.1:$(client port)
-    (umask 077 && echo "${token}admin" >"$dir/admin_token")
+    (umask 077 && echo "${token}other" >"$dir/admin_token")
     start_configured --admin "unix:$dir/admin" --admin-token-file "$dir/admin_token" || return
     got=$(post "expose?port=$at=web/${address_of[echo]}")
+    [[ "$got" =~ 401$ ]] || { fail "$got by the next token"; return; }
+    echo "${token}admin" >"$dir/admin_token" && reloads 1 || return
+    got=$(post "expose?port=$at=web/${address_of[echo]}")
     [[ "$got" =~ 200$ ]] || { fail "$got"; return; }
-    said_by "$at" && configure 'allow-from = 10.0.0.1' && reloads 1 || return
+    said_by "$at" && configure 'allow-from = 10.0.0.1' && reloads 2 || return
     new_ones_are_refused "$at" || { fail 'allow-from does not hold for it'; return; }
-    configure "expose = $at=web/${address_of[echo]}" && reloads 2 || return
+    configure "expose = $at=web/${address_of[echo]}" && reloads 3 || return
     said configured.log 'proxy.reload.*0 ports opened, 1 changed, 0 closed' 1 || return
     said_by "$at" || return
     got=$(post "unexpose?id=$(port_id "$at")")
     [[ "$got" =~ 'the configuration has'.*403$ ]] || { fail "$got"; return; }
-    configure && reloads 3 && new_ones_are_refused "$at" || { fail 'it is still there'; return; }
+    configure && reloads 4 && new_ones_are_refused "$at" || { fail 'it is still there'; return; }
     stop agent configured
 }
 
