@@ -174,13 +174,14 @@ pending_dials_go() {
     down=$(count proxy.log event=session.down)
     hold_client holder hold "${exposed[3]}" 64 pending
     said holder.out '^holding 64' 20 &&
-        until_true 10 [ "$(pending)" -ge 64 ] || { fail "$(pending) connects"; return; }
+        until_true 10 has_pending 64 || { fail "$(pending) connects"; return; }
     aborted_at_the_agent && said proxy.log event=session.down 20 $((down + 1)) || return
     until_true 2 has_no_more_than agent "$before" ||
         { fail "$(descriptors agent) descriptors of $before after 2 s"; return; }
     end_now holder
     back_within $back_ms "$EPOCHREALTIME"
 }
+has_pending() { [ "$(pending)" -ge "$1" ]; }
 pending() { ip netns exec "$agent_ns" ss -tnH state syn-sent | wc -l; }
 
 # ---- names ----

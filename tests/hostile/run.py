@@ -37,6 +37,7 @@ from programs import MIB, Program, until
 HERE = os.path.dirname(os.path.abspath(__file__))
 SECONDS = float(os.environ.get("HOSTILE_SECONDS") or 60)
 JOBS = int(os.environ.get("HOSTILE_JOBS") or 1)
+PATIENT = ("--keepalive", "10m", "--dead-after", "10m")  # the attackers answer no pings
 ADDRESS = "192.0.2.1"  # where targets and names are: a rule with a name leads to no loopback
 TOKENS = {"honest": "honest-token-0123456789", "evil*": "evil-token-0123456789abc",
           "guest": "guest-token-0123456789ab"}
@@ -129,8 +130,8 @@ class Scene:
         options += [w for front in fronts for w in (front, "127.0.0.1:0")]
         self.proxy = Program(self.directory, "proxy", "revdial-proxy", "--listen", "127.0.0.1:0",
                              "--token-file", tokens, "--admin", "127.0.0.1:0", "--route",
-                             "*=honest", "--max-per-identity", str(self.most_names), *options,
-                             *attack.options)
+                             "*=honest", "--max-per-identity", str(self.most_names), *PATIENT,
+                             *options, *attack.options)
         heard = self.proxy.listens(1 + len(exposes) + len(fronts))
         self.ports = dict(zip(("agents", *exposes, *fronts), heard))
         self.ports["--admin"] = self.proxy.admin()
@@ -148,7 +149,7 @@ class Scene:
                         "--forward", f"127.0.0.1:0={self.silent}"]
         self.agent = Program(self.directory, "agent", "revdial-agent", "--name", "honest",
                              "--token-file", token, "--allow", f"{ADDRESS}:*", "--allow",
-                             "*.test:*", *options)
+                             "*.test:*", *PATIENT, *options)
         self.agent.says("event=session.up")
         if not self.is_proxy:
             self.ports["--forward"] = self.agent.listens(1)[0]
