@@ -14,6 +14,13 @@ script_of() {
     ' prefix="$2" "$1"
 }
 
+# What a page has started in the background may be a child of a subshell that is gone.
+is_deserted() { [ -z "$(ip netns pids "$1")" ]; }
+end_all_in() {
+    ip netns pids "$1" | xargs -r kill 2>/dev/null
+    until_true 10 is_deserted "$1" || ip netns pids "$1" | xargs -r kill -KILL
+}
+
 follows() {
     local page=$1 home=$dir/seed-$1 ns
     ns=rvd-seed-$$-$page
@@ -22,10 +29,9 @@ follows() {
     namespaces+=("$ns")
     : >"$home.want"
     script_of "$here/../../examples/from-$page.md" "$home" >"$home.sh"
-    # Whatever runs in the background ends with the script.
-    echo 'kill $(jobs -p)' >>"$home.sh"
     (cd "$home" && PATH=$build:$PATH timeout 60 ip netns exec "$ns" bash "$home.sh") \
         >"$home.got" 2>"$home.log" </dev/null
+    end_all_in "$ns"
     cmp -s "$home.want" "$home.got" ||
         fail "it printed $(tr '\n' ';' <"$home.got"), and: $(tail -n 2 "$home.log" | tr '\n' ' ')"
 }
