@@ -189,7 +189,10 @@ def send(end, data):
 
 
 class Tap:
-    """Relays one connection in slices of so many bytes (0: as they come), and counts its pings."""
+    """Relays one connection in slices of so many bytes (0: as they come), and counts its pings.
+
+    The heads of the upgrade pass whole: tungstenite takes a request in many pieces for an attack.
+    """
 
     def __init__(self, address, size, carrier):
         self.upstream, self.size = address, size
@@ -223,8 +226,8 @@ class Tap:
                 if not data:
                     sink.shutdown(socket.SHUT_WR)
                     return
+                step = self.size if frames.is_behind_head and self.size else len(data)
                 frames.feed(data)
-                step = self.size or len(data)
                 for at in range(0, len(data), step):
                     sink.sendall(data[at:at + step])
         except OSError:

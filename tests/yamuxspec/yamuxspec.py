@@ -80,7 +80,8 @@ class Play:
             self.s.frame(DATA, 0, self.i, 0, PROBE)
         self.wait(lambda: self.s.how_it_ended() or self.is_probed() or self.has_ended() or
                   self.is_reset_by_peer(), 'nothing')
-        if self.has_ended() and not self.s.has_finished:
+        is_over = self.has_ended() or self.is_reset_by_peer()
+        if is_over and not self.s.has_finished:
             self.peer.settle()  # did the session end, or the stream alone?
         body = 'data' if self.came() not in (b'', PROBE) else ''
         if self.s.how_it_ended() or self.s.has_finished:
