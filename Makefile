@@ -309,7 +309,7 @@ interop: $(PROGRAMS)
 	@REVDIAL_BUILD='$(BUILD)' python3 tests/interop/run.py hashicorp go-yamux-5 js-yamux
 
 interop-all: $(PROGRAMS)
-	@REVDIAL_BUILD='$(BUILD)' python3 tests/interop/run.py
+	@REVDIAL_BUILD='$(BUILD)' python3 tests/interop/run.py --spec
 
 # The programs once more with each TLS library that is here.
 bench: $(BENCHES) $(PROGRAMS) $(if $(filter mbedtls,$(TLS)),$(BUILD)/bench/tls)
