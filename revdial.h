@@ -25311,6 +25311,17 @@ static int rvd_agent_forward_may_try(rvd_agent_forward *f, const rvd_sys_addr *t
     return 0;
 }
 
+// The limit of descriptors may have been raised: this stream is not refused for the old one.
+static int rvd_agent_forward_try(rvd_agent_forward *f)
+{
+    int before = f->agent->fd_most;
+    int r = rvd_agent_connector_try(&f->conn, rvd_agent_forward_fd_most(f));
+    if (r != -EMFILE) return r;
+    f->agent->fd_most = rvd_sys_fd_most();
+    if (f->agent->fd_most <= before) return r;
+    return rvd_agent_connector_try(&f->conn, rvd_agent_forward_fd_most(f));
+}
+
 // Tries the next address.
 static void rvd_agent_forward_next(rvd_agent_forward *f)
 {
@@ -25318,8 +25329,7 @@ static void rvd_agent_forward_next(rvd_agent_forward *f)
     while ((to = rvd_agent_connector_take(&f->conn)) != NULL) {
         int r;
         if (!rvd_agent_forward_may_try(f, to)) continue;
-        r = rvd_agent_connector_try(&f->conn, rvd_agent_forward_fd_most(f));
-        if (r == -EMFILE) f->agent->fd_most = rvd_sys_fd_most();  // it may have been raised
+        r = rvd_agent_forward_try(f);
         if (r == 0) rvd_agent_forward_join(f);
         if (r == 0 || r == -EINPROGRESS) return;
         f->reset = rvd_agent_reset_of(r);
