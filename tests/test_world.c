@@ -55,11 +55,39 @@ static void world_await_people(void)
     }
 }
 
+// How long a transfer may take at most, where nothing is broken, whatever hostile peers do: all
+// that was ever to be sent at the slowest rate, each pause of a slow reader, each question and its
+// answer.
+static int64_t world_talk_bound_us(const talk *t)
+{
+    enum { SLOWEST = 200000, DIAL_US = 20000000, PING_US = 300000, SLOW_PIECE = 500 };
+    int64_t bytes = 0, own = (int64_t)(t->plan[0] + t->plan[1]);
+    int64_t round_us = 2 * tcp_links[AT_PROXY][AT_AGENT].delay_us + 1000;
+    int64_t rate = (int64_t)tcp_window_least * 1000000 / round_us;  // what one window carries
+    if (rate > SLOWEST) rate = SLOWEST;
+    for (unsigned i = 0; i < talk_count; i++)
+        bytes += (int64_t)(talks[i].plan[0] + talks[i].plan[1]);
+    int64_t us = DIAL_US + 2 * bytes * 1000000 / rate;
+    if (t->slow[0] || t->slow[1]) us += own / SLOW_PIECE * TALK_SLOW_US;
+    if (t->mode == TALK_PINGS) us += own / TALK_PING * PING_US;
+    return us;
+}
+
+static void world_check_talk_time(const talk *t)
+{
+    int64_t took = t->over_us - t->begun_us;
+    if (took > world_talk_bound_us(t))
+        world_fail("transfer %u (%s, mode %d) took %.1f s", t->key, t->how, (int)t->mode,
+                   (double)took / 1e6);
+}
+
 static void world_check_talks(void)
 {
     for (unsigned i = 0; i < talk_count; i++) {
         const talk *t = &talks[i];
-        if (!t->is_strict || talk_is_whole(t)) continue;
+        if (!t->is_strict) continue;
+        world_check_talk_time(t);
+        if (talk_is_whole(t)) continue;
         world_fail("transfer %u (%s, mode %d) is not whole: client %zu of %zu written, %zu of %zu "
                    "read, error %d; target %zu written, %zu read, error %d",
                    t->key, t->how, (int)t->mode, t->side[0].written, t->plan[0], t->side[0].read,
@@ -86,6 +114,28 @@ static void world_probe(void)
             people_new(AT_CLIENT, "probe", client_tcp, c);
         }
     world_await_people();
+}
+
+// What a session keeps for others is bounded, at any time.
+static void world_check_queues(int p)
+{
+    enum { SESSIONS = 64, QUEUED_MOST = 600000, MEMORY_MOST = 24 << 20 };
+    revdial_session *list[SESSIONS];
+    machine *home = wd.self->machine;
+    if (!proxies[p].p || proxies[p].is_closing) return;
+    proxies[p].dials++;
+    wd.self->machine = &machines[AT_PROXY + p];  // a thread of that process
+    size_t n = revdial_proxy_list(proxies[p].p, NULL, list, SESSIONS);
+    for (size_t i = 0; i < n && i < SESSIONS; i++) {
+        revdial_session_info info;
+        revdial_session_get_info(list[i], &info);
+        if (info.queued_bytes > QUEUED_MOST || info.memory_bytes > MEMORY_MOST)
+            world_fail("session of %s: %zu bytes are queued, %zu in memory", info.name,
+                       info.queued_bytes, info.memory_bytes);
+        revdial_session_unref(list[i]);
+    }
+    wd.self->machine = home;
+    proxies[p].dials--;
 }
 
 // Nothing that a client or a stranger has caused is left.
@@ -134,6 +184,7 @@ static void *director_main(void *arg)
     for (int i = 0; i < story.count && !wd.failed; i++) {
         world_sleep_us(story.ops[i].wait_us, "the next operation");
         op_do(&story.ops[i]);
+        world_check_queues(i % plan.proxy_count);
     }
     world_await_people();
     faults_end();
@@ -288,6 +339,11 @@ static void world_again(uint64_t seed, const char *keep, unsigned simple)
 TEST(a_loop_that_closes_a_session_waits_for_the_thread_that_reads_it)
 {
     world_again(132, "34,36", SIMPLE_PLAN);
+}
+
+TEST(a_limit_of_descriptors_that_was_raised_counts_for_the_next_stream)
+{
+    world_again(3779, "9,13,14", SIMPLE_TURNS | SIMPLE_CALLS);
 }
 
 TEST(every_seed_keeps_every_promise)

@@ -11,7 +11,7 @@
     X(SESSION_LOST, "session.down", "") \
     X(SESSION_SILENT, "session.silent", "") \
     X(SESSION_REFUSED, "session.refused", "") \
-    X(WRONG_SECRET, "session.refused", "401") \
+    X(WRONG_SECRET, "session.refused", "name=evil") \
     X(CHALLENGED, "link.challenged", "") \
     X(RETRY, "link.retry", "") \
     X(DIAL_FAILED, "dial.failed", "") \

@@ -35,19 +35,27 @@ typedef struct world_plan {
     unsigned max_pending;
 } world_plan;
 
+enum { PEOPLE_EVENTS = 24 };
+
+// What an object may still log, by event.
+typedef struct people_log {
+    const char *event[PEOPLE_EVENTS];
+    int64_t left_us[PEOPLE_EVENTS], at_us[PEOPLE_EVENTS];
+} people_log;
+
 typedef struct world_proxy {
     revdial_proxy *p;
     int fds_idle;             // descriptors with nobody connected
     unsigned dials;           // threads in revdial_dial()
     int is_closing;           // nobody may begin to dial
     unsigned up[AGENTS + 1];  // sessions by on_session; the last is a stranger's
-    uint64_t log_lines;
+    people_log log;
 } world_proxy;
 
 typedef struct world_agent {
     revdial_agent *a;
     int number;
-    uint64_t log_lines;
+    people_log log;
 } world_agent;
 
 static world_plan plan;
@@ -63,21 +71,37 @@ static void *world_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
     return heap_resize(ud, ptr, new_size);
 }
 
+// However often something happens, its lines are few.
+static void log_check(people_log *log, const char *event)
+{
+    enum { BURST = 60, PER_SECOND = 15 };
+    int i = 0;
+    while (i < PEOPLE_EVENTS - 1 && log->event[i] && strcmp(log->event[i], event)) i++;
+    if (!log->event[i]) {
+        log->event[i] = event;
+        log->left_us[i] = BURST * 1000000 / PER_SECOND;
+    }
+    log->left_us[i] += wd.clock.now_us - log->at_us[i];
+    log->at_us[i] = wd.clock.now_us;
+    if (log->left_us[i] > BURST * 1000000 / PER_SECOND)
+        log->left_us[i] = BURST * 1000000 / PER_SECOND;
+    log->left_us[i] -= 1000000 / PER_SECOND;
+    if (log->left_us[i] < 0) world_fail("the log is flooded: %s", event);
+}
+
 static void world_log(void *ud, int level, const char *event, const char *msg)
 {
-    uint64_t *lines = ud;
-    (void)level;
-    ++*lines;
+    if (level <= REVDIAL_LOG_INFO) log_check(ud, event);
     world_note("log %s %s", event, msg);
     mark_line(event, msg);
     for (const char *c = msg; *c; c++)
         if ((unsigned char)*c < 0x20) world_fail("a control character in the log: %s", event);
 }
 
-static void world_common(revdial_common *c, machine *m, uint64_t *lines)
+static void world_common(revdial_common *c, machine *m, people_log *log)
 {
     c->log = world_log;
-    c->log_ud = lines;
+    c->log_ud = log;
     c->log_level = REVDIAL_LOG_DEBUG;
     c->alloc = world_alloc;
     c->alloc_ud = m;
@@ -136,7 +160,7 @@ static void *proxy_start(void *arg)
                  plan.serves[i] == SERVES_HOST ? AT_TARGET : AT_TARGET + 1);
         if (plan.serves[i] != SERVES_HANDLER) x[i].dial.target = target[i];
     }
-    world_common(&c.common, &machines[AT_PROXY + n], &w->log_lines);
+    world_common(&c.common, &machines[AT_PROXY + n], &w->log);
     memset(w->up, 0, sizeof w->up);
     for (int i = 0; !(w->p = revdial_proxy_start(&c, &err)); i++) {
         world_note("proxy: %s", err.msg);
@@ -193,7 +217,7 @@ static void *agent_start(void *arg)
         c.handler = agent_handler;
     else
         c.allow = allow;
-    world_common(&c.common, &machines[AT_AGENT + n], &w->log_lines);
+    world_common(&c.common, &machines[AT_AGENT + n], &w->log);
     w->number = n;
     for (int i = 0; !(w->a = revdial_agent_start(&c, &err)); i++) {
         world_note("agent: %s", err.msg);
