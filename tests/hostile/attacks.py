@@ -135,13 +135,13 @@ def tiny_windows(scene, is_past):
 
 
 def tiny_data(scene, is_past):
-    """The window of each stream in frames of one byte that nobody reads; past it one byte more."""
+    """The window of a stream in frames of one byte that nobody reads. What sockets take of it is
+    granted anew; past it comes a frame that is longer than any window."""
     def start():
         sock, stream = scene.session_with_stream()
         byte = frame(DATA, 0, stream, 1, b"x")
-        left = WINDOW_BYTES + is_past
-        blocks = [(byte * 1024, 1024)] * (left // 1024) + [(byte, 1)] * (left % 1024)
-        return sock, blocks
+        blocks = [(byte * 1024, 1024)] * (WINDOW_BYTES // 1024)
+        return sock, blocks + is_past * [(frame(DATA, 0, stream, 1 << 25), 1)]
     flood(scene, start)
 
 
