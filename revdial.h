@@ -3860,6 +3860,7 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_CREDIT_STEP 256u     // smallest steps in which a peer may return credit
 #define RVD_MUX_GRANT_MAX 1048576u   // credit is returned at the latest in steps of this size
 #define RVD_MUX_ID_LAST 0x7FFF0000u  // peers with int32 ids: open no more, drain
+#define RVD_MUX_SHOW_MOST 16          // streams that were held back and are shown at one time
 #define RVD_MUX_RATE_US 10000        // limited rates are given out in slices of this time,
 #define RVD_MUX_RATE_LEAST 1024      //   but of no fewer bytes: a sender does not use them at once
 #define RVD_MUX_RATE_BURST_PART 4    // a fraction of a second: longer than a busy machine sleeps
@@ -4641,7 +4642,6 @@ static void rvd_mux_count_reset(rvd_mux *m, uint32_t code)
     m->reset_counts[code >= REVDIAL_RESET_APPLICATION ? own : rvd_base_min_u32(code, unknown)]++;
 }
 
-// We reset the stream: no more data is sent, and arriving frames are ignored.
 // The stream is over before the application was told of it.
 static void rvd_mux_untold(rvd_mux *m, rvd_mux_stream *s)
 {
@@ -4650,6 +4650,7 @@ static void rvd_mux_untold(rvd_mux *m, rvd_mux_stream *s)
     rvd_mux_rx_clear(m, s);
 }
 
+// We reset the stream: no more data is sent, and arriving frames are ignored.
 static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 {
     int is_over = s->fin_sent && s->rx == RVD_MUX_RX_ENDED;
@@ -6375,6 +6376,25 @@ static void rvd_mux_rates_change(rvd_mux *m)
             rvd_mux_share_change(m, s, was_rated);
 }
 
+static void rvd_mux_buckets_init(rvd_mux *m)
+{
+    int64_t scale = m->cfg.limits.max_streams / RVD_MUX_STOCK_STREAMS;
+    if (scale < 1) scale = 1;
+    rvd_base_bucket_init(&m->syns, RVD_MUX_SYN_RATE * scale, RVD_MUX_SYN_RATE * scale, m->now_us);
+    rvd_base_bucket_init(&m->resets, RVD_MUX_RESET_BURST * scale, RVD_MUX_RESET_RATE * scale,
+                         m->now_us);
+    rvd_base_bucket_init(&m->provoked, RVD_MUX_PROVOKED_BURST * scale,
+                         RVD_MUX_PROVOKED_RATE * scale, m->now_us);
+    rvd_base_bucket_init(&m->glitches, RVD_MUX_GLITCH_BURST * scale, RVD_MUX_GLITCH_RATE * scale,
+                         m->now_us);
+    if (rvd_mux_is_paced(m))
+        rvd_base_bucket_init(&m->pings, RVD_MUX_PACE_BURST, RVD_MUX_PACE_RATE, m->now_us);
+    else
+        rvd_base_bucket_init(&m->pings, RVD_MUX_PING_BURST, RVD_MUX_PING_RATE, m->now_us);
+    rvd_base_bucket_init(&m->windows, RVD_MUX_WINDOW_BURST * scale, RVD_MUX_WINDOW_RATE * scale,
+                         m->now_us);
+}
+
 // Replaces the limits that may change while a session is up.
 //   limits        resolved: no zeros but those of the rates
 //   peer_streams  as in rvd_mux_config
@@ -6383,6 +6403,7 @@ static int rvd_mux_limits_set(rvd_mux *m, const revdial_limits *limits, uint32_t
 {
     revdial_limits *l = &m->cfg.limits;
     int is_same = l->stream_rate == limits->stream_rate && l->session_rate == limits->session_rate;
+    int has_as_many = l->max_streams == limits->max_streams;
     if ((limits->stream_rate || limits->session_rate) && !rvd_mux_shares_make(m)) return 0;
     l->max_streams = limits->max_streams;
     l->keepalive_ms = limits->keepalive_ms;
@@ -6392,20 +6413,25 @@ static int rvd_mux_limits_set(rvd_mux *m, const revdial_limits *limits, uint32_t
     l->session_rate = limits->session_rate;
     l->stream_window_max = limits->stream_window_max;
     m->cfg.peer_streams = peer_streams;
+    if (!has_as_many) rvd_mux_buckets_init(m);
     if (!is_same) rvd_mux_rates_change(m);
     return 1;
 }
 
-// Streams of the peer that were held back are shown one after the other, so that their first
-// windows are seen before the next one.
+// Shows streams of the peer that were held back. While the rate is nearly used up, what comes on
+// the first window of one is seen before the next one is shown.
 static void rvd_mux_tick_unshown(rvd_mux *m)
 {
-    rvd_mux_stream *s;
-    if (rvd_base_link_is_alone(&m->unshown) || m->meta_stream || m->now_us < m->show_us) return;
-    if (rvd_mux_rate_is_overdrawn(&m->meter.grants, m->now_us)) return;
-    s = RVD_BASE_OWNER(m->unshown.next, rvd_mux_stream, tell);
-    m->show_us = m->now_us + (m->meter.grants.rate ? RVD_MUX_RATE_US : 1);
-    if (!s->preamble || rvd_mux_meta_read(m, s)) rvd_mux_announce(m, s);
+    rvd_base_bucket *b = &m->meter.grants;
+    if (m->now_us < m->show_us) return;
+    for (int i = 0; i < RVD_MUX_SHOW_MOST && !rvd_base_link_is_alone(&m->unshown); i++) {
+        rvd_mux_stream *s = RVD_BASE_OWNER(m->unshown.next, rvd_mux_stream, tell);
+        int has_room = !b->rate || rvd_mux_rate_left(b, m->now_us);
+        if (m->meta_stream || rvd_mux_rate_is_overdrawn(b, m->now_us)) return;
+        m->show_us = m->now_us + (has_room ? 1 : RVD_MUX_RATE_US);
+        if (!s->preamble || rvd_mux_meta_read(m, s)) rvd_mux_announce(m, s);
+        if (!has_room) return;
+    }
 }
 
 static int64_t rvd_mux_next_unshown(const rvd_mux *m)
@@ -6615,7 +6641,7 @@ static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
 static int rvd_mux_is_remains(const rvd_mux *m, const rvd_mux_stream *s)
 {
     int has_last_words = s->ctl_bits && !m->silent && m->dead != REVDIAL_EPROTO;
-    return s->released && !s->lent && !has_last_words;
+    return (s->released || s->phase == RVD_MUX_HELD) && !s->lent && !has_last_words;
 }
 
 static void rvd_mux_remains_free(rvd_mux *m, rvd_mux_stream *s)
@@ -6972,10 +6998,7 @@ static void rvd_mux_ledger_blocked(const rvd_mux *m, const rvd_mux_stream *s,
     const int64_t timed_us =
         s->timer_us - rvd_mux_timer_length(m, (enum rvd_mux_timer)s->timer_kind);
     out->blocked_on = "";
-    if (s->phase == RVD_MUX_HELD) {
-        out->blocked_on = "rate";
-        out->blocked_since_us = timed_us;
-    } else if (s->phase == RVD_MUX_ASKED || s->phase == RVD_MUX_SHOWN) {
+    if (s->phase == RVD_MUX_ASKED || s->phase == RVD_MUX_SHOWN) {
         out->blocked_on = "accept";
         out->blocked_since_us = s->phase == RVD_MUX_ASKED ? s->epoch_us : timed_us;
     } else if (s->wait == RVD_MUX_WAIT_CREDIT) {
@@ -7012,25 +7035,6 @@ static void rvd_mux_ledger(const rvd_mux *m, const rvd_mux_stream *s, revdial_fl
 }
 
 // ---- memory ----
-
-static void rvd_mux_buckets_init(rvd_mux *m)
-{
-    int64_t scale = m->cfg.limits.max_streams / RVD_MUX_STOCK_STREAMS;
-    if (scale < 1) scale = 1;
-    rvd_base_bucket_init(&m->syns, RVD_MUX_SYN_RATE * scale, RVD_MUX_SYN_RATE * scale, m->now_us);
-    rvd_base_bucket_init(&m->resets, RVD_MUX_RESET_BURST * scale, RVD_MUX_RESET_RATE * scale,
-                         m->now_us);
-    rvd_base_bucket_init(&m->provoked, RVD_MUX_PROVOKED_BURST * scale,
-                         RVD_MUX_PROVOKED_RATE * scale, m->now_us);
-    rvd_base_bucket_init(&m->glitches, RVD_MUX_GLITCH_BURST * scale, RVD_MUX_GLITCH_RATE * scale,
-                         m->now_us);
-    if (rvd_mux_is_paced(m))
-        rvd_base_bucket_init(&m->pings, RVD_MUX_PACE_BURST, RVD_MUX_PACE_RATE, m->now_us);
-    else
-        rvd_base_bucket_init(&m->pings, RVD_MUX_PING_BURST, RVD_MUX_PING_RATE, m->now_us);
-    rvd_base_bucket_init(&m->windows, RVD_MUX_WINDOW_BURST * scale, RVD_MUX_WINDOW_RATE * scale,
-                         m->now_us);
-}
 
 // Starts a session in *m, which is zeroed. Returns 0 without memory.
 static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, int64_t now_us)
@@ -11513,7 +11517,7 @@ void revdial_engine_acked(revdial_engine *e, int64_t at_us)
 static rvd_mux_stream *rvd_engine_find(revdial_engine *e, uint32_t id)
 {
     rvd_mux_stream *s = rvd_engine_has_session(e) ? rvd_mux_find(&e->mux, id) : NULL;
-    return s && !s->released ? s : NULL;
+    return s && !s->released && s->phase != RVD_MUX_HELD ? s : NULL;
 }
 
 int64_t revdial_engine_open(revdial_engine *e, const revdial_dial_opts *opts, void *ud)

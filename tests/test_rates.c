@@ -528,6 +528,36 @@ TEST(a_stream_that_is_held_back_for_too_long_is_refused_and_never_announced)
     pair_end(&o.w.p);
 }
 
+TEST(streams_that_were_held_back_are_shown_as_fast_as_the_rate_permits)
+{
+    offers o = {0};
+    REQUIRE(offers_owe(&o, all));
+    unsigned shown = o.w.p.proxy->counts[REVDIAL_EV_OPEN];
+    for (int i = 0; i < 100; i++) offer_held(&o, "t:1");
+    for (int ms = 0; ms < 5000 && o.w.p.proxy->counts[REVDIAL_EV_OPEN] == shown; ms++)
+        world_run(&o.w, 1);
+    world_run(&o.w, 500);
+    CHECK_INT(o.w.p.proxy->counts[REVDIAL_EV_OPEN], shown + 100);
+    pair_end(&o.w.p);
+}
+
+TEST(a_stream_that_is_held_back_is_not_there_for_the_application_and_ends_with_its_session)
+{
+    offers o = {0};
+    revdial_engine_info info;
+    char byte;
+    REQUIRE(offers_owe(&o, all));
+    uint32_t id = 0;
+    for (int i = 0; i < 50; i++) id = offer_held(&o, "t:1");
+    CHECK_INT(revdial_engine_read(o.w.p.proxy->e, id, &byte, 1), REVDIAL_EINVAL);
+    CHECK_INT(revdial_engine_accept(o.w.p.proxy->e, id), REVDIAL_EINVAL);
+    revdial_engine_terminate(o.w.p.proxy->e);
+    pair_pump(&o.w.p);
+    revdial_engine_get_info(o.w.p.proxy->e, &info);
+    CHECK_INT(info.streams, 0);
+    pair_end(&o.w.p);
+}
+
 // ---- limits that change while the session is up
 
 // How much has come within ms, after a second in which what was granted before is used up.
