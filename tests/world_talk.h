@@ -122,7 +122,8 @@ static void way_wait(const talk_way *w, int wants_read, int wants_write)
     short events = (short)((wants_read ? POLLIN : 0) | (wants_write ? POLLOUT : 0));
     if (w->st) {
         revdial_pollfd p = {w->st, -1, events, 0};
-        revdial_poll(&p, 1, 5000);
+        // It fails at once where it lacks a descriptor.
+        if (revdial_poll(&p, 1, 5000) < 0) world_sleep_us(1000, "a descriptor");
     } else {
         struct pollfd p = {w->fd, events, 0};
         sim_poll(&p, 1, 5000);
