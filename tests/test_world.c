@@ -3,7 +3,7 @@
 // scheduler that a seed drives, its system calls go to a simulated system.
 //
 //     build/test_world                     some hundred seeds, a few of them twice
-//     build/test_world --seeds 0 20000     a range; --seconds 60 ends it early
+//     build/test_world --seeds 0 20000     a range, and how often it met what it has to meet
 //     build/test_world --seed 17 --trace   one seed, every step on stderr
 //
 // A seed that fails is played again with operations left out, as long as it fails in the same way:
