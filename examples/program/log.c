@@ -245,6 +245,16 @@ void prog_log_open(prog_log *log, int level, enum prog_log_format format)
     log->fd = STDERR_FILENO;
 }
 
+void prog_log_open_as(prog_log *log, const prog_common *common)
+{
+    static const enum prog_log_format formats[] = {PROG_LOG_LOGFMT, PROG_LOG_TEXT, PROG_LOG_LOGFMT,
+                                                   PROG_LOG_JSON};  // of --log-format
+    int is_terminal = common->format == 0 && isatty(STDERR_FILENO);
+    prog_log_open(log, common->verbose ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_ERROR + common->level,
+                  is_terminal ? PROG_LOG_TEXT : formats[common->format]);
+    log->access = common->access;
+}
+
 int prog_log_start(prog_log *log)
 {
     errno = pthread_mutex_init(&log->lock, NULL);

@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "config.h"
 
@@ -590,16 +589,6 @@ void prog_configure(const prog_common *from, revdial_common *to)
     to->limits.dead_after_ms = from->dead_after_ms;
     to->limits.stream_rate = from->stream_rate;
     to->limits.session_rate = from->session_rate;
-}
-
-void prog_log_open_as(prog_log *log, const prog_common *common)
-{
-    static const enum prog_log_format formats[] = {PROG_LOG_LOGFMT, PROG_LOG_TEXT, PROG_LOG_LOGFMT,
-                                                   PROG_LOG_JSON};  // of --log-format
-    int is_terminal = common->format == 0 && isatty(STDERR_FILENO);
-    prog_log_open(log, common->verbose ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_ERROR + common->level,
-                  is_terminal ? PROG_LOG_TEXT : formats[common->format]);
-    log->access = common->access;
 }
 
 void prog_warn_settings(prog_log *log, const prog_cli *cli)
