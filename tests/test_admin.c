@@ -15,6 +15,7 @@
 #include "../examples/program/request.c"
 #include "../examples/program/signals.c"
 #include "../examples/program/text.c"
+#include "../examples/program/values.c"
 
 // ------------------------------------------------------------------------------------------------
 // Requests

@@ -10,6 +10,7 @@
 #include "../examples/program/signals.c"
 #include "../examples/program/config.c"
 #include "../examples/program/options.c"
+#include "../examples/program/values.c"
 
 typedef struct settings {
     prog_list exposes, allow, groups;

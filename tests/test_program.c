@@ -8,10 +8,12 @@
 #include "../examples/program/log.c"
 #include "../examples/program/files.c"
 #include "../examples/program/signals.c"
+#include "../examples/program/values.c"
 #include "../examples/proxy/credentials.c"
 #include "../examples/proxy/fetch.c"
 #include "../examples/proxy/hosts.c"
 #include "../examples/proxy/pick.c"
+#include "../examples/proxy/quota.c"
 #include "../examples/proxy/routes.c"
 
 // What opening the file says; its first token in token.

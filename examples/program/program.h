@@ -197,6 +197,8 @@ const prog_setting *prog_given(const prog_cli *cli, const char *option);
 // Refuses a new configuration where an option differs that is not PROG_LIVE. Returns 0 or an exit
 // code.
 int prog_refuse_frozen(const prog_cli *now, const prog_cli *next);
+// Reads "250", or "250ms", "30s", "5m", "2h" when it is a duration. Returns -1 if it is not one.
+int64_t prog_parse_amount(const char *text, int is_duration);
 // A number from 1 to max. Returns 0, or -1.
 int prog_read_number(const char *text, unsigned max, unsigned *number);
 // "500k", "2M", "1G" or a number alone, in powers of 1000. Returns 0, or -1: PROG_RATE_PROBLEM.

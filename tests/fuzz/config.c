@@ -12,6 +12,7 @@
 #include "../../examples/program/signals.c"
 #include "../../examples/program/config.c"
 #include "../../examples/program/options.c"
+#include "../../examples/program/values.c"
 
 #include "fuzz.h"
 
