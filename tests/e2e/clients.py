@@ -168,15 +168,20 @@ def parallel(address, path, count):
         say(bodies.count(body), body, round((time.monotonic() - began) * 1000))
 
 
+def receive(sock, count):
+    """Fewer bytes at EOF. MSG_WAITALL waits for nothing where a socket has a timeout."""
+    got = b""
+    while len(got) < count:
+        data = sock.recv(count - len(got))
+        if not data:
+            break
+        got += data
+    return got
+
+
 def ask(sock, message):
     sock.sendall(message)
-    got = b""
-    while len(got) < len(message):
-        data = sock.recv(len(message) - len(got))
-        if not data:
-            return False
-        got += data
-    return got == message
+    return receive(sock, len(message)) == message
 
 
 def crowd(address, count, active, rounds):
@@ -193,7 +198,7 @@ def crowd(address, count, active, rounds):
         began = time.monotonic()
         for i, s in enumerate(busy):
             s.sendall(b"%064d" % i)
-        good += sum(s.recv(64, socket.MSG_WAITALL) == b"%064d" % i for i, s in enumerate(busy))
+        good += sum(receive(s, 64) == b"%064d" % i for i, s in enumerate(busy))
         times.append(time.monotonic() - began)
     still = sum(ask(s, b"still") for s in socks)
     say(alive, good, still, round(opened * 1000), round(statistics.median(times) * 1e6 / len(busy)))
