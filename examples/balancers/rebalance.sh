@@ -5,8 +5,10 @@
 #     rebalance.sh admin-token http://10.0.0.9:7000 p1=http://10.0.0.1:7080 p2=http://10.0.0.2:7080
 # TOKEN_FILE has the token of --admin-token-file, BALANCER is where agents connect, and NAME what it
 # calls the proxy whose --admin is ADMIN. Each agent that has to move is drained: its streams go on
-# at the old proxy, and it connects again within half a second. Prints which these were.
-[ $# -ge 3 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2; }
+# at the old proxy, and it connects again within half a second. Prints which these were. Run it
+# until it prints nothing: the old workers of a balancer that reloads may still send some where they
+# were.
+[ $# -ge 3 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
 token=$(cat "$1") || exit 1
 balancer=$2
 shift 2

@@ -146,6 +146,10 @@ all_at_home() {
     [ "$(for i in "$@"; do share_of "$i"; done | wc -w)" -eq "${#names[@]}" ]
 }
 
+# Old workers of a balancer that has read its file again may send an agent where it was: then it is
+# moved once more.
+come_home() { moves "$@" && all_at_home "$@"; }
+
 not_at_home() { fail "not at home: 1 $(share_of 1) 2 $(share_of 2) 3 $(share_of 3)"; }
 
 ups_of() { count "$1.log" event=session.up; }
@@ -169,6 +173,7 @@ declare -A ups
 # ---- load ----
 
 start_load() {
+    is_running load && end_now load  # of a check that failed
     start load "${proxy_in[@]}" python3 "$here/shares.py" load 10.0.0.9:80 "$1" "${names[@]}"
     said load.out '^loaded' 60
 }
@@ -264,7 +269,7 @@ one_comes_back() {
     note_ups
     start_load - && start_ring_proxy 1 || return
     until_true 20 is_owner "${1%% *}" p1 || { fail "p1 gets no agent"; return; }
-    moves 1 2 3 && until_true 20 all_at_home 1 2 3 || { not_at_home; return; }
+    until_true 20 come_home 1 2 3 || { not_at_home; return; }
     end_load '' && moved_only "$1"
 }
 
@@ -275,8 +280,7 @@ one_is_added() {
     start_ring_proxy 4 || return
     "add_to_$1"
     until_true 20 knows_of_p4 || { fail "p4 gets no agent"; return; }
-    moves 1 2 3 4 && until_true 20 all_at_home 1 2 3 4 ||
-        { not_at_home; return; }
+    until_true 20 come_home 1 2 3 4 || { not_at_home; return; }
     share=$(share_of 4)
     end_load '' && moved_only "$share"
 }
@@ -342,7 +346,7 @@ proxies_restart() {
         others=(1 2 3)
         start_ring_proxy $i && "put_on_$1" $i || return
         until_true 20 is_owner "${name%% *}" "p$i" || { fail "p$i gets no agent"; return; }
-        moves 1 2 3 && until_true 20 all_at_home 1 2 3 || { not_at_home; return; }
+        until_true 20 come_home 1 2 3 || { not_at_home; return; }
     done
     end_load ''
 }
