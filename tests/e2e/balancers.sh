@@ -308,25 +308,14 @@ tell_haproxy() {
     nsenter --mount --target "$worker" nc -N -U /run/haproxy/revdial.sock <<<"$1"
 }
 
-# no_request_at_BALANCER N: nor on its way there
-no_request_at_haproxy() {
+# Nor on its way there.
+no_request_at() {
     tell_haproxy 'show stat' | awk -F , -v p="p$1" '$1 == "web" && $2 == p { exit $5 }'
 }
-no_request_at_nginx() {
-    [ -z "$("${proxy_in[@]}" ss -Htn state established "dst 10.0.0.$1:8080")" ]
-}
 
-# take_off_BALANCER N, put_on_BALANCER N: its names go to the next ones of the ring, or come back
-take_off_haproxy() { tell_haproxy "set server agents/p$1 state drain" >"$dir/told"; }
-put_on_haproxy() { tell_haproxy "set server agents/p$1 state ready" >"$dir/told"; }
-take_off_nginx() {
-    sed "s,^\( *server unix:.*/p$1\.sock .*\);,\1 down;," "$dir/ring.conf" >"$dir/ring.new"
-    reload_nginx
-}
-put_on_nginx() {
-    sed 's/^\( *server unix:.*\) down;/\1;/' "$dir/ring.conf" >"$dir/ring.new"
-    reload_nginx
-}
+# Its names go to the next ones of the ring, or come back.
+take_off() { tell_haproxy "set server agents/p$1 state drain" >"$dir/told"; }
+put_on() { tell_haproxy "set server agents/p$1 state ready" >"$dir/told"; }
 
 is_not_owner() { [ "$(owner_of "$1")" != "$2" ]; }
 
@@ -339,12 +328,12 @@ proxies_restart() {
     for i in 1 2 3; do
         unset "others[i-1]"
         name=$(share_of $i)
-        "take_off_$1" $i && until_true 20 is_not_owner "${name%% *}" "p$i" &&
-            until_true 20 "no_request_at_$1" $i || { fail "p$i is not idle"; return; }
+        take_off $i && until_true 20 is_not_owner "${name%% *}" "p$i" &&
+            until_true 20 no_request_at $i || { fail "p$i is not idle"; return; }
         kill -TERM "${pid_of[p$i]}" && await_end "p$i" 40 || return
         until_true 20 all_at_home "${others[@]}" || { not_at_home; return; }
         others=(1 2 3)
-        start_ring_proxy $i && "put_on_$1" $i || return
+        start_ring_proxy $i && put_on $i || return
         until_true 20 is_owner "${name%% *}" "p$i" || { fail "p$i gets no agent"; return; }
         until_true 20 come_home 1 2 3 || { not_at_home; return; }
     done
@@ -404,11 +393,11 @@ balancer() {
     if [ "$1" = haproxy ]; then
         check "$1: and by the server name of TLS" tls_by_server_name
         check "$1: agents that one page does not hold move" a_crowd_moves
+        check "$1: all proxies restart, one after the other" proxies_restart
     fi
     if [ "$1" = envoy ]; then
         check "$1: 1,100 agents more" many_come_in
     else
-        check "$1: all proxies restart, one after the other" proxies_restart "$1"
         check "$1: two agents of one name do" agents_restart
         end_now cam-twin
     fi
