@@ -3860,7 +3860,7 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_CREDIT_STEP 256u     // smallest steps in which a peer may return credit
 #define RVD_MUX_GRANT_MAX 1048576u   // credit is returned at the latest in steps of this size
 #define RVD_MUX_ID_LAST 0x7FFF0000u  // peers with int32 ids: open no more, drain
-#define RVD_MUX_SHOW_MOST 16          // streams that were held back and are shown at one time
+#define RVD_MUX_SHOW_MOST 16         // streams that were held back and are shown at one time
 #define RVD_MUX_RATE_US 10000        // limited rates are given out in slices of this time,
 #define RVD_MUX_RATE_LEAST 1024      //   but of no fewer bytes: a sender does not use them at once
 #define RVD_MUX_RATE_BURST_PART 4    // a fraction of a second: longer than a busy machine sleeps
@@ -3957,8 +3957,8 @@ typedef struct rvd_mux_chunk {
 
 // What a limited rate leaves. Grants of credit are paid for when they are made, and those that a
 // stream has not used are given back when it ends. What comes on a first window is paid for when it
-// comes. Bytes that are sent are seen later, so that
-// a session without limits does no work for this.
+// comes. Bytes that are sent are seen later, so that a session without limits does no work for
+// this.
 typedef struct rvd_mux_meter {
     rvd_base_bucket grants, sends;  // rate 0: no limit
     uint64_t granted, sent;         // bytes that were paid for
@@ -4632,6 +4632,7 @@ static void rvd_mux_settle(rvd_mux *m, rvd_mux_stream *s)
     if (rvd_mux_is_settled(s)) rvd_mux_stream_free(m, s);
 }
 
+// Each reset code of the library has its place in `resets`.
 #define RVD_MUX_IS_PLACELESS(name, value, text) value >= REVDIAL_RESET_PLACES - 2 ||
 typedef char rvd_mux_resets_have_places[REVDIAL_RESETS(RVD_MUX_IS_PLACELESS) 0 ? -1 : 1];
 
@@ -21876,6 +21877,7 @@ static void rvd_proxy_log_dial(revdial_proxy *p, const char *name, const rvd_str
     rvd_log_end(&p->own.log, &l);
 }
 
+// Each error has its place in `dials_failed_by`.
 #define RVD_PROXY_IS_PLACELESS(name, value, text) value <= -REVDIAL_ERROR_PLACES ||
 typedef char rvd_proxy_errors_have_places[REVDIAL_ERRORS(RVD_PROXY_IS_PLACELESS) 0 ? -1 : 1];
 

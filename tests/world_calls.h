@@ -6,53 +6,6 @@
 
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
-// ---- the resolver
-
-enum dns_mode { DNS_GOOD, DNS_NO_NAME, DNS_FAILS, DNS_SILENT, DNS_LIES };
-
-static struct {
-    enum dns_mode mode;
-    int64_t delay_us;
-    wait_queue silent;
-    unsigned asked[DNS_LIES + 1];
-} dns;
-
-// "m3.sim" is machine 3. One that lies says 10.0.0.200, where nobody is.
-static int sim_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
-                           struct addrinfo **out)
-{
-    struct answer {
-        struct addrinfo info;
-        struct sockaddr_in at;
-    } * a;
-    unsigned number = 0;
-    enum dns_mode mode = dns.mode;
-    (void)hints;
-    dns.asked[mode]++;
-    fiber_may_yield();
-    if (mode == DNS_SILENT)
-        wait_on(&dns.silent, wd.clock.now_us + 30000000, "the resolver");
-    else
-        world_sleep_us(dns.delay_us, "the resolver");
-    if (mode == DNS_SILENT || mode == DNS_FAILS) return EAI_AGAIN;
-    if (mode == DNS_NO_NAME || sscanf(host, "m%u.sim", &number) != 1) return EAI_NONAME;
-    a = calloc(1, sizeof *a);
-    if (!a) abort();
-    a->at.sin_family = AF_INET;
-    a->at.sin_port = htons((uint16_t)strtoul(port, NULL, 10));
-    a->at.sin_addr.s_addr = htonl(MACHINE_BASE + (mode == DNS_LIES ? 199 : number));
-    a->info.ai_family = AF_INET;
-    a->info.ai_addr = (struct sockaddr *)&a->at;
-    a->info.ai_addrlen = sizeof a->at;
-    *out = &a->info;
-    return 0;
-}
-
-static void sim_freeaddrinfo(struct addrinfo *a)
-{
-    free(a);
-}
-
 #endif
 
 #include <arpa/inet.h>
