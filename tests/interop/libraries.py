@@ -102,7 +102,7 @@ LIBRARIES = [
     Library('tokio-yamux', 'nervosnetwork/tentacle, its tokio-yamux 0.3.20', 'Rust', rust,
             {'goaway': 'ends', 'fin_ours': 'hangs', 'kill_ours': 'EOF'}),
     Library('js-yamux', 'ChainSafe/js-libp2p-yamux 7.0.4', 'JavaScript', js,
-            {'goaway': 'ends', ('backend', 'quiet'): 'late'}),
+            {'goaway': 'ends', ('backend', 'quiet'): 'late', ('ws', 'kill_ours'): 'ok|EOF'}),
     Library('py-libp2p', 'libp2p/py-libp2p 0.8.1', 'Python', python,
             {'goaway': 'ends', 'reset_ours': 'EOF', 'kill_ours': 'ok|EOF', 'slices': 'EOF',
              ('ws', 'slices'): 'ok', ('proxy', 'streams'): 'waits'}),
