@@ -257,6 +257,23 @@ TEST(a_log_that_nobody_reads_holds_up_nobody_and_says_what_it_has_dropped)
     CHECK_INT(r.in_order, 1);
 }
 
+TEST(a_signal_wakes_who_asked_for_it_whatever_other_pipes_there_are)
+{
+    int mine[2], other[2];
+    char byte;
+    REQUIRE(prog_pipe_open(mine) == 0);
+    prog_signals_wake(mine[1]);
+    REQUIRE(prog_pipe_open(other) == 0 && prog_catch_signals() == 0);
+    CHECK(raise(SIGUSR2) == 0 && prog_usr2 == 1);
+    CHECK_INT(read(mine[0], &byte, 1), 1);
+    CHECK_INT(read(other[0], &byte, 1), -1);
+    prog_pipe_close(other);
+    CHECK(raise(SIGHUP) == 0 && prog_hup == 1);
+    CHECK_INT(read(mine[0], &byte, 1), 1);
+    prog_signals_wake(-1);
+    prog_pipe_close(mine);
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);

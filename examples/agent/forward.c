@@ -202,8 +202,7 @@ int forward_start(forward *f, revdial_agent *agent, int half_closed_ms)
     f->agent = agent;
     f->half_closed_ms = half_closed_ms;
     if (f->count == 0) return 0;
-    if (pipe(f->wake) != 0) return -1;
-    if (prog_nonblocking(f->wake[0]) != 0 || prog_nonblocking(f->wake[1]) != 0) return -1;
+    if (prog_pipe_open(f->wake) != 0) return -1;
     f->is_running = prog_thread_start(&f->thread, forward_run, f) == 0;
     return f->is_running ? 0 : -1;
 }
@@ -231,8 +230,7 @@ void forward_close(forward *f)
     pthread_mutex_unlock(&f->lock);
     pthread_mutex_destroy(&f->lock);
     pthread_cond_destroy(&f->changed);
-    for (int i = 0; i < 2; i++)
-        if (f->wake[i] >= 0) close(f->wake[i]);
+    prog_pipe_close(f->wake);
     free(f->ports);
     f->ports = NULL;
 }

@@ -198,16 +198,18 @@ static int run(running *r)
     cfg.target_fn = on_target;
     cfg.ud = r;
     prog_log_config(r->log, &cfg.common);
-    if (prog_wake_open(r->wake) != 0 || links_open(&r->links, cfg.name) != 0) {
+    if (prog_pipe_open(r->wake) != 0 || links_open(&r->links, cfg.name) != 0) {
         snprintf(r->why.msg, sizeof r->why.msg, "no pipe for signals: %s", strerror(errno));
     } else {
+        prog_signals_wake(r->wake[1]);
         status = running_listen(r);
         if (!status) r->agent = revdial_agent_start(&cfg, &r->why);
         rc = r->agent ? running_serve(r, &status) : r->why.code;
         forward_close(&r->forward);
         links_close(&r->links);
     }
-    prog_wake_close(r->wake);
+    prog_signals_wake(-1);
+    prog_pipe_close(r->wake);
     if (status) return status;
     if (rc != REVDIAL_OK)
         prog_log_error(r->log, "agent.failed", &r->why);

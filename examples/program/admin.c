@@ -387,8 +387,7 @@ static void *prog_admin_run(void *ud)
 static void prog_admin_free(prog_admin *a)
 {
     prog_listener_close(&a->at);
-    for (int i = 0; i < 2; i++)
-        if (a->wake[i] >= 0) close(a->wake[i]);
+    prog_pipe_close(a->wake);
     prog_wipe(a->token, sizeof a->token);
     pthread_mutex_destroy(&a->lock);
     free(a->hosts);
@@ -460,8 +459,7 @@ int prog_admin_start(prog_admin **out, const prog_admin_config *cfg)
     if (prog_listener_open(&a->at, common->admin, PROG_ADMIN_CONNECTIONS, &err) != 0)
         return prog_admin_failed(a, err.code == REVDIAL_EINVAL ? PROG_USAGE : PROG_CANNOT_BIND,
                                  "admin", err.msg);
-    if (pipe(a->wake) != 0 || prog_nonblocking(a->wake[0]) != 0 ||
-        prog_nonblocking(a->wake[1]) != 0 || prog_thread_start(&a->thread, prog_admin_run, a) != 0)
+    if (prog_pipe_open(a->wake) != 0 || prog_thread_start(&a->thread, prog_admin_run, a) != 0)
         return prog_admin_failed(a, PROG_FAILED, "admin", strerror(errno));
     prog_admin_announce(a);
     *out = a;

@@ -86,8 +86,6 @@ void prog_listener_close(prog_listener *l);
 // Where it listens, "127.0.0.1:9000".
 void prog_listener_text(const prog_listener *l, char *text, size_t size);
 void prog_address_text(const struct sockaddr_storage *at, socklen_t len, char *text, size_t size);
-// Returns 0, or -1 with errno. exec(2) closes it then, too.
-int prog_nonblocking(int fd);
 // Connects. Returns a descriptor, or -1 and the reason in err->msg.
 int prog_connect(const char *address, revdial_err *err);
 

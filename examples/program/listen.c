@@ -69,11 +69,6 @@ static int prog_address_parse(prog_address *a, const char *text, revdial_err *er
     return 0;
 }
 
-int prog_nonblocking(int fd)
-{
-    return fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ? -1 : 0;
-}
-
 int prog_connect(const char *address, revdial_err *err)
 {
     const struct timeval patience = {.tv_sec = PROG_CONNECT_S};

@@ -272,9 +272,14 @@ extern atomic_int prog_stop;  // other threads read it, too
 int prog_catch_signals(void);
 // Starts a thread that gets no signals: they are for the main thread. Returns 0, or -1 with errno.
 int prog_thread_start(pthread_t *thread, void *(*run)(void *ud), void *ud);
-// Opens a pipe that signals write to. Returns 0, or -1 with errno; close it in either case.
-int prog_wake_open(int wake[2]);
-void prog_wake_close(const int wake[2]);
+// Each signal writes a byte to this descriptor, so that the main thread's poll(2) returns. There is
+// one of them: the last call counts, and -1 is none.
+void prog_signals_wake(int fd);
+// Returns 0, or -1 with errno. exec(2) closes it then, too.
+int prog_nonblocking(int fd);
+// Opens a pipe whose ends do not block. Returns 0, or -1 with errno; close it in either case.
+int prog_pipe_open(int ends[2]);
+void prog_pipe_close(const int ends[2]);
 // Where they are closed, a file that is opened would get their numbers, and then what is printed.
 void prog_standard_streams(void);
 // A tunnel needs a descriptor per connection; the usual soft limit of 1024 protects select(2) only.

@@ -76,21 +76,27 @@ int prog_thread_start(pthread_t *thread, void *(*run)(void *ud), void *ud)
     return errno == 0 ? 0 : -1;
 }
 
-int prog_wake_open(int wake[2])
+int prog_nonblocking(int fd)
 {
-    if (pipe(wake) != 0) return -1;
-    for (int i = 0; i < 2; i++)
-        if (fcntl(wake[i], F_SETFL, O_NONBLOCK) < 0 || fcntl(wake[i], F_SETFD, FD_CLOEXEC) < 0)
-            return -1;
-    prog_wake_fd = wake[1];
-    return 0;
+    return fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ? -1 : 0;
 }
 
-void prog_wake_close(const int wake[2])
+int prog_pipe_open(int ends[2])
 {
-    prog_wake_fd = -1;
+    ends[0] = ends[1] = -1;
+    if (pipe(ends) != 0) return -1;
+    return prog_nonblocking(ends[0]) == 0 ? prog_nonblocking(ends[1]) : -1;
+}
+
+void prog_pipe_close(const int ends[2])
+{
     for (int i = 0; i < 2; i++)
-        if (wake[i] >= 0) close(wake[i]);
+        if (ends[i] >= 0) close(ends[i]);
+}
+
+void prog_signals_wake(int fd)
+{
+    prog_wake_fd = fd;
 }
 
 void prog_raise_descriptor_limit(prog_log *log)

@@ -298,7 +298,7 @@ health *health_new(watch *w, prog_log *log)
     h->seed = (uint64_t)h->now_ms ^ (uint64_t)getpid() << 32;
     pthread_mutex_init(&h->inbox, NULL);
     pthread_mutex_init(&h->lock, NULL);
-    if (prog_wake_open(h->wake) == 0) return h;
+    if (prog_pipe_open(h->wake) == 0) return h;
     health_free(h);
     return NULL;
 }
@@ -370,7 +370,7 @@ void health_free(health *h)
     events_free(h->first);
     health_table_free(&h->table);
     if (h->has_table) health_table_free(&h->next_table);
-    prog_wake_close(h->wake);
+    prog_pipe_close(h->wake);
     pthread_mutex_destroy(&h->inbox);
     pthread_mutex_destroy(&h->lock);
     free(h->slots);

@@ -26,12 +26,7 @@ static void http_happened(http_conn *c, int can_read, int can_write, int is_endi
 static int http_wake_open(http_thread *t)
 {
     t->set = revdial_pollset_new();
-    if (!t->set || pipe(t->wake) != 0) return -1;
-    for (int i = 0; i < 2; i++)
-        if (fcntl(t->wake[i], F_SETFL, O_NONBLOCK) < 0 ||
-            fcntl(t->wake[i], F_SETFD, FD_CLOEXEC) < 0)
-            return -1;
-    return 0;
+    return t->set ? prog_pipe_open(t->wake) : -1;
 }
 
 #ifdef __linux__
@@ -134,8 +129,7 @@ int http_events_wait(http_thread *t, int patience_ms)
 void http_events_close(http_thread *t)
 {
     if (t->ep >= 0) close(t->ep);
-    for (int i = 0; i < 2; i++)
-        if (t->wake[i] >= 0) close(t->wake[i]);
+    prog_pipe_close(t->wake);
     http_bytes_free(&t->asked);
     http_bytes_free(&t->asked_by);
     revdial_pollset_free(t->set);

@@ -256,7 +256,8 @@ static int app_open(app *a)
         return app_failed(a, "no lock for --allow");
     allow_use(&a->live.allow, a->live.now->allow);
     a->live.now->allow = NULL;
-    if (prog_wake_open(a->wake) != 0) return app_failed(a, "no pipe for signals");
+    if (prog_pipe_open(a->wake) != 0) return app_failed(a, "no pipe for signals");
+    prog_signals_wake(a->wake[1]);
     if (prog_catch_signals() != 0) return app_failed(a, "cannot catch signals");
     a->metrics = watch_new();
     if (!a->metrics) return app_failed(a, "no memory for the metrics");
@@ -315,7 +316,8 @@ static void app_free(app *a)
     sockets_free(&a->sockets);
     watch_free(a->metrics);
     prog_tls_free(a->live.tls);
-    prog_wake_close(a->wake);
+    prog_signals_wake(-1);
+    prog_pipe_close(a->wake);
     live_free(&a->live);
 }
 
