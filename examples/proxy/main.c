@@ -65,6 +65,7 @@ static void app_reload(app *a)
     prog_notify(&a->log, "RELOADING=1");
     if (live_reload(&a->live)) {
         prog_admin_renew(a->admin);
+        sockets_replace(&a->sockets, &a->live.now->like);
         app_label(a);
         app_warn(a);
     }

@@ -302,6 +302,16 @@ static int expose_configure(config *c, expose *x)
     return 0;
 }
 
+// Is its address that of one before it? Each address with the port 0 is another one.
+static int expose_is_second(const config *c, const expose *x)
+{
+    const char *port = strrchr(x->address, ':');
+    if (port && strcmp(port, ":0") == 0) return 0;
+    for (const expose *y = c->exposes; y < x; y++)
+        if (strcmp(y->address, x->address) == 0) return 1;
+    return 0;
+}
+
 // Exposes all items of an option; front is NULL for --expose. Returns 0 or an exit code.
 static int config_add(config *c, const prog_list *list, const front_kind *front)
 {
@@ -312,6 +322,7 @@ static int config_add(config *c, const prog_list *list, const front_kind *front)
         x->option = front ? front->option : "expose";
         x->item = list->items[i];
         problem = front ? expose_front(x, front, x->item) : expose_parse(x, x->item);
+        if (!problem && expose_is_second(c, x)) problem = "this address is exposed already:";
         rc = problem ? prog_usage_error(&c->cli, x->option, problem, x->item)
                      : expose_configure(c, x);
         if (rc != 0) return rc;

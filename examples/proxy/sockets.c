@@ -131,18 +131,25 @@ static sockets_name *find_or_add(sockets *s, const char *name)
     return &s->names[at];
 }
 
+// Exposes it, or gives it other settings if it is exposed already.
 static void expose(sockets *s, sockets_name *n)
 {
     char address[4096];
-    revdial_expose x = s->like;
+    revdial_expose x;
     revdial_err err = {0};
+    int64_t id;
+    pthread_mutex_lock(&s->lock);
+    x = s->like;
+    pthread_mutex_unlock(&s->lock);
     snprintf(address, sizeof address, "unix:%s/%s%s", s->dir, n->name, suffix);
     x.listen = address;
     x.name = n->name;
-    n->id = revdial_proxy_expose(s->proxy, &x, &err);
-    if (n->id > 0) return;
-    n->id = 0;
-    prog_log_error(s->log, "socket.failed", &err);
+    x.instead_of = n->id;
+    id = revdial_proxy_expose(s->proxy, &x, &err);
+    if (id > 0)
+        n->id = id;
+    else
+        prog_log_error(s->log, n->id ? "socket.unchanged" : "socket.failed", &err);
 }
 
 // Takes the session out of those that drain. Returns 0 if it is not one of them.
@@ -215,10 +222,14 @@ static void *run(void *ud)
     pthread_mutex_lock(&s->lock);
     while (!s->is_closing) {
         sockets_event *all = take_all_locked(s);
+        int is_changed = s->is_changed;
+        s->is_changed = 0;
         pthread_mutex_unlock(&s->lock);
+        for (size_t i = 0; is_changed && i < s->name_count; i++) expose(s, &s->names[i]);
         apply_all(s, all);
         pthread_mutex_lock(&s->lock);
-        while (!s->first && !s->is_closing) pthread_cond_wait(&s->changed, &s->lock);
+        while (!s->first && !s->is_changed && !s->is_closing)
+            pthread_cond_wait(&s->changed, &s->lock);
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;
@@ -251,6 +262,16 @@ int sockets_start(sockets *s, revdial_proxy *proxy, const revdial_expose *like, 
     errno = pthread_create(&s->thread, NULL, run, s);
     s->is_running = errno == 0;
     return s->is_running ? 0 : -1;
+}
+
+void sockets_replace(sockets *s, const revdial_expose *like)
+{
+    if (!s->is_running) return;
+    pthread_mutex_lock(&s->lock);
+    s->like = *like;
+    s->is_changed = 1;
+    pthread_cond_signal(&s->changed);
+    pthread_mutex_unlock(&s->lock);
 }
 
 void sockets_stop(sockets *s)

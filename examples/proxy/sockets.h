@@ -13,14 +13,15 @@ typedef struct sockets_name sockets_name;
 // gone. All zero: --sockets was not given.
 typedef struct sockets {
     char *dir;  // allocated
-    revdial_proxy *proxy;  // set before the thread starts, then read-only, as `like` and `log`
-    revdial_expose like;   // what the exposes have besides address and name
+    revdial_proxy *proxy;  // set before the thread starts, then read-only, as `log`
     prog_log *log;
     int is_running;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
     sockets_event *first, **last;  // guarded by lock: what has not been done
+    revdial_expose like;           // guarded by lock: what exposes have besides address and name
+    int is_changed;                // guarded by lock: those that there are have another one
     int is_closing;                // guarded by lock
     sockets_name *names;           // of the thread: sorted
     size_t name_count, name_room;
@@ -35,6 +36,8 @@ int sockets_open(sockets *s, const char *dir, revdial_err *err);
 void sockets_note(sockets *s, revdial_session *session, int state);
 // Begins to expose. Returns 0, or -1 with errno.
 int sockets_start(sockets *s, revdial_proxy *proxy, const revdial_expose *like, prog_log *log);
+// Exposes like this from now on, also those that there are: its clients go on.
+void sockets_replace(sockets *s, const revdial_expose *like);
 // Ends the thread; before the proxy stops, which removes the sockets.
 void sockets_stop(sockets *s);
 // Frees what is left, when no hook runs any more.

@@ -17,7 +17,9 @@ start_tls_server() {
 start_fronts() {
     sockets=$dir/sockets
     mkdir -p "$sockets"
-    start_proxy proxy --connect 127.0.0.1:0 --connect "unix:$dir/connect" --socks5 127.0.0.1:0 \
+    echo 'max-clients = 100' >"$dir/fronts.conf"
+    start_proxy proxy --config "$dir/fronts.conf" \
+        --connect 127.0.0.1:0 --connect "unix:$dir/connect" --socks5 127.0.0.1:0 \
         --sni 127.0.0.1:0 --sockets "$sockets" --unix-mode 0660 --access-log \
         --route "web.cams.example=web/${address_of[tls]}" --route '*.cams.example=*/' \
         --route '10.99.0.0/16=nobody' --route "${address_of[sshd]}=web" "$@" || return
@@ -229,6 +231,32 @@ socket_goes_with_the_agent() {
     is_socket "$sockets/web.sock" || fail "so is no web.sock"
 }
 
+reload_fronts() {
+    local before
+    before=$(count proxy.log event=proxy.reload)
+    echo "$1" >"$dir/fronts.conf"
+    kill -HUP "${pid_of[proxy]}"
+    said proxy.log event=proxy.reload 10 $((before + 1))
+}
+
+web_socket_says() { gets "$page" --unix-socket "$sockets/web.sock" http://web/; }
+web_socket_is_full() { ! web_socket_says; }
+
+# What HUP says of all addresses holds for the sockets that there are.
+sockets_are_reloaded() {
+    local opened='event=stream.open.*name=web .*sockets/web.sock' before
+    before=$(count proxy.log "$opened")
+    hold_open held "$build/revdial-proxy" dial web --through "unix:$sockets"
+    said proxy.log "$opened" 5 $((before + 1)) && web_socket_says || return
+    reload_fronts 'max-clients = 1' || return
+    until_true 5 web_socket_is_full || { fail 'it takes a second client'; return; }
+    reload_fronts 'max-clients = 100' || return
+    until_true 5 web_socket_says || return
+    is_running held || { fail 'the first one was cut'; return; }
+    let_go held
+    await_end held 10
+}
+
 sockets_of_a_killed_proxy_are_replaced() {
     start_agent late --name late --target "${address_of[httpd]}" || return
     until_true 5 is_socket "$sockets/late.sock" || { fail "no late.sock"; return; }
@@ -335,6 +363,7 @@ check 'scp by dial' scp_through \
     "$build/revdial-proxy dial web/${address_of[sshd]} --through unix:$dir/connect"
 check 'rsync by dial' rsync_through \
     "$build/revdial-proxy dial web/${address_of[sshd]} --through $connect"
+check 'HUP is for sockets, too' sockets_are_reloaded
 check 'a socket goes with its agent' socket_goes_with_the_agent
 check 'sockets of a killed proxy are replaced' sockets_of_a_killed_proxy_are_replaced
 check 'strangers are kept out' clients_are_limited

@@ -55,6 +55,8 @@ proxy --listen --listen
 proxy --token-file --listen 127.0.0.1:0 --expose 127.0.0.1:0=web
 proxy --token-file.*nowhere --listen 127.0.0.1:0 --token-file /nowhere/at/all
 proxy --expose.*nobody --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose nobody
+proxy --expose.*already --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose 80=a --expose 80=b
+proxy --connect.*already --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose 80=a --connect 80
 proxy --expose.*UPPER --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose 8080=UPPER
 proxy --drain.*soon --drain soon
 proxy --io-threads.*0 --io-threads 0
