@@ -20,6 +20,8 @@
 ##   sim        two engines, and a world of proxies and agents, by random seeds (SEEDS=20000)
 ##   explore    every order of events in a small world, as deep as SECONDS=60 allow
 ##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=60 in all, FUZZ="engine egress")
+##   coverage   lines and branches of each section that `test` reaches, and their gates (needs gcc)
+##   mutate     random changes of revdial.h that `test` has to notice (COUNT=200 SEED=1; hours)
 ##   timing     nothing but a verdict depends on a secret's bytes (needs valgrind)
 ##   e2e        the programs with curl, nginx, ssh and broken networks (needs root for some)
 ##   hostile    attacks on the programs beside an honest session (HOSTILE_SECONDS=60 for each)
@@ -140,9 +142,9 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test test-poll sim check demo run-demo layers tidy header asan tsan \
-	portable systems yamuxspec interop interop-all tls tls-versions explore fuzz timing e2e hostile \
-	chaos soak bench bench-peers format man install install-headers uninstall package size clean help \
-	no-tls FORCE
+	portable systems yamuxspec interop interop-all tls tls-versions explore fuzz coverage mutate \
+	timing e2e hostile chaos soak bench bench-peers format man install install-headers uninstall \
+	package size clean help no-tls FORCE
 
 all: $(PROGRAMS) examples $(NO_TLS)
 
@@ -291,6 +293,15 @@ explore: $(BUILD)/test_explore
 
 fuzz:
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/fuzz/run.sh $(FUZZ)
+
+# tests/cover/mutate.py says what else can be chosen.
+COUNT = 200
+SEED = 1
+coverage:
+	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' python3 tests/cover/coverage.py
+mutate:
+	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' python3 tests/cover/mutate.py --count '$(COUNT)' \
+		--seed '$(SEED)' --mutants '$(MUTANT)' $(if $(FULL),--full)
 
 timing:
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/timing/run.sh
