@@ -69,7 +69,7 @@ parts=("$@")
 # Parts wait more than they work. Each of several is a run of its own, with its own processes, ports
 # and directory, and E2E_JOBS of them run side by side.
 run_parts() {
-    printf '%s\n' "$@" | xargs -P "${E2E_JOBS:-$(nproc)}" -I PART \
+    printf '%s\n' "$@" | REVDIAL_BUILD=$build xargs -P "${E2E_JOBS:-$(nproc)}" -I PART \
         bash -c 'bash "$0" "$1" >"$2/$1.part" 2>&1; cat "$2/$1.part"' "$here/run.sh" PART "$dir"
     passed=$(sed -n 's/^\([0-9]*\) passed, [0-9]* failed$/\1 +/p' "$dir"/*.part; echo 0)
     failed=$(sed -n 's/^[0-9]* passed, \([0-9]*\) failed$/\1 +/p' "$dir"/*.part; echo "$failed")
