@@ -68,8 +68,8 @@ static const prog_option options[] = {
      "to the agent's own target",
      0, 0},
     {"unix-mode", PROG_MODE, AT(cfg.unix_mode), "MODE",
-     "mode of all Unix sockets, in octal: with 0660 the users of the socket's\n"
-     "group may connect (default: 0777 less the umask)",
+     "mode of the Unix sockets for agents and clients, in octal: with 0660 the\n"
+     "users of the socket's group may connect (default: 0777 less the umask)",
      0, 0},
     {"token-file", PROG_PATH, AT(credentials.tokens), "FILE",
      "who may register, one token per line (see below); default: one token for\n"
