@@ -128,6 +128,45 @@ small_packets() {
     ip -n "$proxy_ns" link set v0 mtu "$1" && ip -n "$agent_ns" link set v1 mtu "$1"
 }
 
+# ---- a middlebox ----
+
+# box LINE: what it does with the connections through it from now on
+box() {
+    echo "$*" >"$dir/box.new"
+    mv "$dir/box.new" "$dir/box"
+}
+
+# boxed LINE: the same, and it has done so
+boxed() {
+    local before
+    before=$(count box.out "^$*\$")
+    box "$@" && said box.out "^$*\$" 20 $((before + 1))
+}
+box_passes() { box pass; }
+box_fins() { boxed fin; }
+box_half_proxy() { boxed half proxy; }
+box_half_agent() { boxed half agent; }
+box_is_late() { boxed late 15; }
+box_forgets() { boxed forget; }
+
+start_box() {
+    box pass
+    start box "${proxy_in[@]}" python3 "$here/box.py" 10.77.0.1:7001 10.77.0.1:7000 "$dir/box"
+    said box.out '^listening' 10 && start_chaos_proxy || return
+    server_url=http://10.77.0.1:7001 start_agent agent "${liveness[@]}" --insecure-cleartext \
+        --allow '10.77.0.0/24:*'
+}
+
+# Without TLS nothing notices all of that. Nobody crashes, and the next session is as good as new.
+bits_flip() {
+    start_transfers && boxed flip || return
+    said reader.out ' (same|different) ' 60 && said writer.out '^[0-9]' 60 || return
+    end_now idler
+    is_running proxy && is_running agent || { fail 'a program has died'; return; }
+    box forget
+    back_within 40000 "$EPOCHREALTIME" && box pass && survives true
+}
+
 many_reloads() {
     local i
     for i in 1 2 3 4 5 6 7 8 9 10; do
@@ -367,6 +406,18 @@ check 'F24 name server fails' names_go_wrong fail
 check 'F24 name server sends garbage' names_go_wrong garbage
 check 'F27 an agent dies and comes back, 30 times' flaps
 check 'proxy and agent end well' stop agent proxy
+check 'a middlebox between them' start_box || return
+check 'F11 bytes come one by one' survives boxed slices 100000
+check 'F12 bytes come in lumps' survives boxed lumps
+check 'F14 bytes come a second late' survives boxed late 1
+check 'F14 bytes come too late' ends_truly box_is_late box_passes
+check 'F9 the connection ends in the middle of a frame' ends_truly box_fins box_passes
+check 'F10 the way to the proxy ends' ends_truly box_half_proxy box_passes
+check 'F10 the way to the agent ends' ends_truly box_half_agent box_passes
+check 'F37 a NAT forgets the connection' ends_truly box_forgets box_passes
+check 'F42 bits flip' bits_flip
+check 'proxy and agent end well' stop agent proxy
+end_now box
 check 'programs whose clocks can jump' start_with_clocks || return
 check 'F31 the wall clock jumps by a year' survives clock_jumps
 check 'F32 the proxy sleeps for an hour' survives sleeps_an_hour proxy
