@@ -381,6 +381,22 @@ WORLD_TEST(U17_a_deadline_set_from_another_thread_wakes_a_blocked_reader)
     }
 }
 
+WORLD_TEST(a_shutdown_by_another_thread_wakes_whoever_waits_that_way)
+{
+    for (int writes = 0; writes < 2; writes++) {
+        revdial_stream *st = world_dial(w, "hold", 0, NULL);
+        if (!CHECK(st != NULL)) break;
+        blocked b;
+        pthread_t t = blocked_start(&b, st, writes);
+        blocked_settle();
+        CHECK_INT(revdial_shutdown(st, writes ? REVDIAL_WR : REVDIAL_RD), 0);
+        if (!CHECK(util_gate_wait(&b.done, 1))) revdial_reset(st, REVDIAL_RESET_CANCEL);
+        pthread_join(t, NULL);
+        if (!writes || b.result < 0) CHECK_INT(b.result, REVDIAL_ECLOSED);  // or it wrote a part
+        revdial_close(st);
+    }
+}
+
 WORLD_TEST(U17_a_deadline_that_is_lifted_while_a_reader_waits_no_longer_counts)
 {
     int was_lifted = 0;
