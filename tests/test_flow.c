@@ -128,6 +128,23 @@ TEST(c42_53_58_opens_beyond_the_limit_are_refused_and_then_the_session_ends)
     rig_end(r);
 }
 
+TEST(refusals_that_nobody_reads_are_bounded)
+{
+    rig *r = rig_with((revdial_limits){
+        .max_streams = 1, .write_stall_ms = 100000000, .keepalive_ms = 100000000});
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1 .hold");
+    size_t before = r->heap.live_bytes;
+    uint32_t n = 2;
+    for (; n <= 100000 && !r->dead; n++) {
+        rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 0);
+        rig_tick(r, 40);
+    }
+    CHECK_INT(r->dead_code, REVDIAL_EPROTO);
+    CHECK(r->heap.peak_bytes - before < 1 << 20);
+    rig_end(r);
+}
+
 TEST(honest_churn_of_streams_is_never_punished)
 {
     rig *r = rig_with(no_keepalive);
@@ -1181,6 +1198,19 @@ TEST(the_session_budget_counts_what_comes_in_one_large_piece_too)
     CHECK(!strstr(r->log.s, "reset"));
     script_run(r, "Dp5#150000");
     CHECK_STR(rig_out(r), "Wp1+ACK Wp2+ACK Wp3+ACK Wp4+ACK Wp5+ACK Wp1+RST=6");
+    rig_end(r);
+}
+
+TEST(over_the_budget_a_stream_that_its_peer_has_reset_pays_too_and_has_no_eof)
+{
+    rig *r = rig_with((revdial_limits){.session_window = 1 << 20});
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN Wp2+SYN Wp3+SYN Wp4+SYN Wp5+SYN .acceptp1 .acceptp2 .acceptp3 .acceptp4 "
+                  ".acceptp5 Dp1#260000 Wp1+RST Dp2#250000 Dp3#240000 Dp4#230000");
+    r->log.len = 0;
+    script_run(r, "Dp5#150000 .readp1 .readp5");
+    CHECK_STR(r->log.s, "readablep5 readp1:ERESET p5#150000");
+    CHECK_INT(r->wire.out_rst, 0);  // its peer knows
     rig_end(r);
 }
 

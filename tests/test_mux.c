@@ -88,6 +88,7 @@ TEST(row_4_to_7_ids_that_must_not_be)
          "P0+ACK=5",
          "openp1",
          {0}},
+        {"row 5: a ping that is a pong, too", "P0+SYN+ACK=6", "G0=1", "dead(EPROTO)", {0}},
         {"row 5 over C8: GoAway 0 on a stream counts", "Gp1=0", "", "goaway", {0}},
         {"row 5 over C8: GoAway 1 on a stream counts", "Gm4=1", NULL, NULL, {0}},
         {"row 6, C17, 68: SYN on an id of ours", "Wm1+SYN", "G0=1", "dead(EPROTO)", {0}},
