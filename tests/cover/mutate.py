@@ -53,7 +53,7 @@ class Laboratory:
         self.lines, self.open = tree.lines, self.read('out/open/' + HEADER)
         self.names, self.ignored = sections(self.lines), self_checks(self.lines)
         self.spans = functions(self.lines, self.ignored)
-        self.found = {name: [0, 0] for name in tree.suites}  # mutants killed, mutants met
+        self.found = {}  # (section or 'all', suite): [mutants killed, mutants met]
         self.reached, self.counted = {}, set()
         for name, suite in self.suites.items():
             if suite['verdict'] != 'passed':
@@ -75,20 +75,23 @@ class Laboratory:
             with open(os.path.join(self.tree.path, path), 'w') as file:
                 file.write('\n'.join(lines) + '\n')
 
+    def worth(self, section, name):
+        """How likely a suite is to find a mutant of the section, in each second."""
+        killed, met = self.found.get(('all', name), (0, 0))
+        likely = (killed + 0.5) / (met + 5)
+        killed, met = self.found.get((section, name), (0, 0))
+        build = 0.3 if self.tree.units[name].impl else 5  # seconds
+        return (killed + 2 * likely) / (met + 2) / (self.suites[name]['seconds'] + build)
+
     def candidates(self, changed):
-        """The suites that reach a changed line, those first that find much in little time."""
+        """The suites that reach a changed line, the worthiest first."""
         wanted = {n + 1 for n in changed}
         if self.is_full or not wanted & self.counted:  # a line without code of its own
             span = next(f for f in self.spans if f.first <= min(changed) <= f.last)
             wanted = set(range(span.first + 1, span.last + 2))
         names = [name for name, lines in self.reached.items() if wanted & lines]
-
-        def worth(name):
-            killed, met = self.found[name]
-            build = 0.3 if self.tree.units[name].impl else 5  # seconds
-            return (killed + 1) / (met + 2) / (self.suites[name]['seconds'] + build)
-
-        return sorted(names, key=worth, reverse=True)
+        section = self.names[min(changed)]
+        return sorted(names, key=lambda name: self.worth(section, name), reverse=True)
 
     def object(self, name):
         return os.path.join(self.out, name if name.endswith('.o') else name + '.o')
@@ -126,10 +129,12 @@ class Laboratory:
         os.remove(program)
         if verdict == 'stopped':
             return None
-        self.found[name][1] += 1
+        for section in (self.section, 'all'):
+            found = self.found.setdefault((section, name), [0, 0])
+            found[0] += verdict != 'passed'
+            found[1] += 1
         if verdict == 'passed':
             return None
-        self.found[name][0] += 1
         self.stop.set()
         return '%s %s' % (name, verdict)
 
@@ -159,7 +164,7 @@ class Laboratory:
 
     def judge(self, section, changed):
         """'invalid', 'same', 'survived' or 'killed', and by what."""
-        self.changed = changed
+        self.section, self.changed = section, changed
         if not self.compiles(section, changed):
             return 'invalid', ''
         names = self.candidates(changed)
