@@ -16364,6 +16364,13 @@ static int rvd_stream_fail(revdial_err *err, int code, int reset, const char *te
     return code;
 }
 
+// The system has refused something. r: -errno.
+static int rvd_stream_fail_sys(revdial_err *err, int r, const char *text)
+{
+    rvd_sys_fail(err, REVDIAL_ESYS, -r, NULL, text);
+    return REVDIAL_ESYS;
+}
+
 // Puts words before the reason, which is cut at its end to fit. err may be NULL.
 static void rvd_stream_fail_in(revdial_err *err, const char *where)
 {
@@ -19008,6 +19015,8 @@ static void rvd_relay_in_become(rvd_relay *r, enum rvd_relay_in to)
 }
 
 // The first cause sticks.
+#define RVD_RELAY_NO_MEMORY "out of memory for the stream"
+
 static void rvd_relay_fail(rvd_relay *r, int code, int sys, const char *text)
 {
     if (r->state != RVD_RELAY_RUNNING) return;
@@ -19040,7 +19049,7 @@ static void rvd_relay_fail_socket(rvd_relay *r, ptrdiff_t error, const char *tex
 static void rvd_relay_fail_memory(rvd_relay *r)
 {
     revdial_engine_reset(r->session->engine, r->st->id, REVDIAL_RESET_INTERNAL);
-    rvd_relay_fail(r, REVDIAL_ENOMEM, 0, "out of memory for the stream");
+    rvd_relay_fail(r, REVDIAL_ENOMEM, 0, RVD_RELAY_NO_MEMORY);
 }
 
 static void rvd_relay_moved(rvd_relay *r, int way, size_t n)
@@ -21203,6 +21212,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     rvd_stream_session_config cfg;
     revdial_session *s;
     char nonce[RVD_AUTH_NONCE_SIZE], text[RVD_SYS_TEXT_MAX] = "unknown";
+    int r;
     if (peer) rvd_sys_addr_format(peer, text, sizeof text);
     memset(&cfg, 0, sizeof cfg);
     rvd_proxy_engine_config(p, &e);
@@ -21214,9 +21224,10 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
         pthread_mutex_unlock(&p->own.lock);
         e.nonce = nonce;
     }
-    if (rvd_sys_random(&e.session_id, sizeof e.session_id) < 0 ||
-        rvd_sys_random(&e.seed, sizeof e.seed) < 0) {
-        rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness for a session");
+    r = rvd_sys_random(&e.session_id, sizeof e.session_id);
+    if (r == 0) r = rvd_sys_random(&e.seed, sizeof e.seed);
+    if (r < 0) {
+        rvd_stream_fail_sys(err, r, "no randomness for a session");
         return NULL;
     }
     cfg.host = &rvd_proxy_host;
@@ -22578,7 +22589,9 @@ static void rvd_proxy_client_relay(rvd_proxy_client *c, revdial_relay_opts opts)
     code = is_ended ? REVDIAL_ECLOSED : rvd_relay_start(c->st, &ends, &opts);
     if (!code) return;
     rvd_stream_fail(&err, code, 0,
-                    is_ended ? RVD_PROXY_UNEXPOSED : "the connection could not be relayed");
+                    is_ended                 ? RVD_PROXY_UNEXPOSED
+                    : code == REVDIAL_ENOMEM ? RVD_RELAY_NO_MEMORY
+                                             : "the connection could not be relayed");
     if (rvd_proxy_log_client(c, &l, RVD_LOG_STREAM_END)) {
         rvd_stream_log_end(&l, 0, 0, c->since_us, &err);
         rvd_log_end(c->st->session->group->log, &l);
@@ -24263,10 +24276,11 @@ static int rvd_proxy_listen_at(revdial_proxy *p, const revdial_expose *x, const 
                                revdial_err *err)
 {
     rvd_proxy_listener *l = rvd_proxy_listener_open(p, x, text, err);
+    int r;
     if (!l) return err ? err->code : REVDIAL_ESYS;
     rvd_proxy_listener_list_locked(l);
-    if (rvd_loop_add(p->loops[0], &l->io) == 0) return REVDIAL_OK;
-    return rvd_stream_fail(err, REVDIAL_ESYS, 0, "the loop cannot watch a listener");
+    r = rvd_loop_add(p->loops[0], &l->io);
+    return r < 0 ? rvd_stream_fail_sys(err, r, "the loop cannot watch a listener") : REVDIAL_OK;
 }
 
 static int rvd_proxy_listen_all(revdial_proxy *p, revdial_err *err)
@@ -24338,10 +24352,9 @@ int64_t revdial_proxy_expose(revdial_proxy *p, const revdial_expose *x, revdial_
 // Before the threads start: everything that can still be undone by freeing.
 static int rvd_proxy_prepare(revdial_proxy *p, const revdial_proxy_config *cfg, revdial_err *err)
 {
-    int code = REVDIAL_OK;
-    if (rvd_sys_random(&p->guard.seed, sizeof p->guard.seed) < 0 ||
-        rvd_sys_random(p->guard.key, sizeof p->guard.key) < 0)
-        code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
+    int code = REVDIAL_OK, r = rvd_sys_random(&p->guard.seed, sizeof p->guard.seed);
+    if (r == 0) r = rvd_sys_random(p->guard.key, sizeof p->guard.key);
+    if (r < 0) code = rvd_stream_fail_sys(err, r, "no randomness");
     if (!code) code = rvd_proxy_config_copy(p, cfg, err);
     if (!code) code = rvd_proxy_loops_open(p, err);
     if (!code) code = rvd_proxy_listen_all(p, err);
@@ -24391,7 +24404,7 @@ static int rvd_proxy_start(revdial_proxy *p, revdial_err *err)
     int r = rvd_loop_pool_open(&p->auth_pool, RVD_PROXY_AUTH_THREADS);
     if (r == 0 && (r = rvd_loop_pool_open(&p->own.handlers, RVD_PROXY_STREAM_THREADS)) < 0)
         rvd_loop_pool_close(&p->auth_pool);
-    if (r < 0) return rvd_stream_fail(err, REVDIAL_ESYS, 0, "no pool of threads");
+    if (r < 0) return rvd_stream_fail_sys(err, r, "no pool of threads");
     while (started < p->loop_count && r == 0) {
         r = rvd_loop_start(p->loops[p->loop_count - 1 - started]);  // 0, which accepts, is the last
         started += r == 0;
@@ -25095,6 +25108,7 @@ typedef struct rvd_agent_forward {
     rvd_sys_endpoint endpoint;
     int denied;  // index + 1 of the last address that no rule covers
     int reset;   // why it is refused: by what was asked, or how the last address failed
+    int error;   // -errno of that failure, 0 = none
     char text[RVD_SYS_TEXT_MAX + 256];
     rvd_sys_addr address;  // the one that was asked for
     rvd_sys_addr *found;   // or RVD_LOOKUP_ADDRESSES of a name
@@ -25148,6 +25162,11 @@ static void rvd_agent_refusal_text(const rvd_agent_forward *f, int reset, char *
         RVD_BASE_JOIN(buf, size, "the name leads to ", address,
                       ", which no rule allows: a name reaches special addresses only by a rule "
                       "for the address");
+    } else if (f->conn.lookup.result == -EAGAIN) {
+        RVD_BASE_JOIN(buf, size, revdial_reset_text(reset),
+                      ": no name server gives an answer (DNS)");
+    } else if (f->error && (reset == REVDIAL_RESET_UNREACHABLE || reset == REVDIAL_RESET_CALM)) {
+        RVD_BASE_JOIN(buf, size, revdial_reset_text(reset), ": ", strerror(-f->error));
     } else {
         RVD_BASE_JOIN(buf, size, revdial_reset_text(reset));
     }
@@ -25276,7 +25295,9 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     if (code) {
         static const uint64_t none[2];
         revdial_err err;
-        rvd_stream_fail(&err, REVDIAL_ENOMEM, 0, "the connection could not be relayed");
+        rvd_stream_fail(&err, code, 0,
+                        code == REVDIAL_ENOMEM ? RVD_RELAY_NO_MEMORY
+                                               : "the connection could not be relayed");
         if (opts.done) opts.done(opts.ud, none, &err);
         rvd_sys_close_reset(fd);
         f->st = st;
@@ -25339,6 +25360,7 @@ static void rvd_agent_forward_next(rvd_agent_forward *f)
         if (r == 0) rvd_agent_forward_join(f);
         if (r == 0 || r == -EINPROGRESS) return;
         f->reset = rvd_agent_reset_of(r);
+        f->error = r;
     }
     rvd_agent_forward_refuse(f, f->reset ? f->reset : REVDIAL_RESET_CONNECT_TIMEOUT);
 }
@@ -25346,6 +25368,7 @@ static void rvd_agent_forward_next(rvd_agent_forward *f)
 static void rvd_agent_forward_failed(rvd_agent_forward *f, int error)
 {
     f->reset = rvd_agent_reset_of(error);
+    f->error = error;
     rvd_agent_forward_next(f);
 }
 
@@ -25536,7 +25559,8 @@ static void rvd_agent_forward_run(rvd_loop_task *task)
         f->conn.address_count = f->conn.lookup.result;
         rvd_agent_forward_next(f);
     } else {
-        rvd_agent_forward_refuse(f, rvd_agent_reset_of_name(f->conn.lookup.result));
+        f->error = f->conn.lookup.result;
+        rvd_agent_forward_refuse(f, rvd_agent_reset_of_name(f->error));
     }
 }
 
@@ -25938,6 +25962,7 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
     rvd_stream_session_config cfg;
     revdial_session *s;
     char instance[65], peer[RVD_SYS_TEXT_MAX];
+    int r;
     rvd_agent_instance(l, instance, sizeof instance);
     rvd_sys_addr_format(to, peer, sizeof peer);
     rvd_agent_engine_config(l, &e);
@@ -25945,8 +25970,9 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
     e.secret = l->secret[0] ? l->secret : NULL;
     e.auth_schemes = rvd_agent_schemes(l, to);
     e.challenge = l->challenge[0] ? l->challenge : NULL;
-    if (rvd_sys_random(&e.seed, sizeof e.seed) < 0) {
-        rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness for a session");
+    r = rvd_sys_random(&e.seed, sizeof e.seed);
+    if (r < 0) {
+        rvd_stream_fail_sys(err, r, "no randomness for a session");
         return NULL;
     }
     memset(&cfg, 0, sizeof cfg);
@@ -25973,7 +25999,7 @@ static void rvd_agent_link_join(rvd_agent_link *l)
     rvd_agent_member *m;
     revdial_session *s;
     revdial_err err;
-    int fd = rvd_agent_connector_release(&l->conn);
+    int r, fd = rvd_agent_connector_release(&l->conn);
     rvd_agent_link_move_timer(l, INT64_MAX);
     s = rvd_agent_session_new(l, fd, &err);
     if (s) {
@@ -25983,13 +26009,14 @@ static void rvd_agent_link_join(rvd_agent_link *l)
         pthread_mutex_lock(&a->own.lock);
         rvd_owner_add_locked(&a->own, &m->base);
         pthread_mutex_unlock(&a->own.lock);
-        if (rvd_stream_session_run(s) == 0) {
+        r = rvd_stream_session_run(s);
+        if (r == 0) {
             rvd_owner_limits_apply(&a->own, &m->base, NULL);  // they may have changed
             rvd_agent_link_become(l, RVD_AGENT_JOINED);
             l->session = s;
             return;
         }
-        rvd_stream_fail(&err, REVDIAL_ESYS, 0, "the loop cannot watch the connection");
+        rvd_stream_fail_sys(&err, r, "the loop cannot watch the connection");
         pthread_mutex_lock(&a->own.lock);
         rvd_owner_remove_locked(&a->own, &m->base);
         pthread_mutex_unlock(&a->own.lock);
@@ -27038,14 +27065,17 @@ static revdial_agent *rvd_agent_new(const revdial_agent_config *cfg, revdial_err
 static int rvd_agent_pools_open(revdial_agent *a, revdial_err *err)
 {
     unsigned handlers = a->cfg.max_handlers ? a->cfg.max_handlers : 1024;
-    if (rvd_loop_pool_open(&a->jobs, RVD_AGENT_JOBS) == 0) {
-        if (rvd_loop_pool_open(&a->own.handlers, handlers) == 0) {
+    int r = rvd_loop_pool_open(&a->jobs, RVD_AGENT_JOBS);
+    if (r == 0) {
+        r = rvd_loop_pool_open(&a->own.handlers, handlers);
+        if (r == 0) {
             if ((a->lookups = rvd_lookup_open()) != NULL) return REVDIAL_OK;
+            r = -ENOMEM;
             rvd_loop_pool_close(&a->own.handlers);
         }
         rvd_loop_pool_close(&a->jobs);
     }
-    return rvd_stream_fail(err, REVDIAL_ESYS, 0, "no pool of threads");
+    return rvd_stream_fail_sys(err, r, "no pool of threads");
 }
 
 // Makes an agent that does not run yet. NULL: err says why.
@@ -27053,7 +27083,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
 {
     revdial_agent *a;
     revdial_err own;
-    int code = REVDIAL_OK;
+    int code = REVDIAL_OK, r;
     if (!err) err = &own;
     if (!cfg || rvd_agent_config_check(cfg, err)) {
         if (!cfg) rvd_stream_fail(err, REVDIAL_EINVAL, 0, "config: NULL");
@@ -27061,8 +27091,9 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
     }
     a = rvd_agent_new(cfg, err);
     if (!a) return NULL;
-    if (rvd_sys_random(&a->random, sizeof a->random) < 0 || !a->random)
-        code = rvd_stream_fail(err, REVDIAL_ESYS, 0, "no randomness");
+    do r = rvd_sys_random(&a->random, sizeof a->random);
+    while (r == 0 && !a->random);  // it is the state of a generator that 0 would stop
+    if (r < 0) code = rvd_stream_fail_sys(err, r, "no randomness");
     if (!code && !rvd_agent_config_copy(a, cfg))
         code = rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the agent");
     if (!code && !(a->loop = rvd_loop_new(cfg->common.alloc, cfg->common.alloc_ud, err)))
