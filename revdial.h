@@ -19028,6 +19028,12 @@ static void rvd_relay_fail(rvd_relay *r, int code, int sys, const char *text)
     r->why_text = text;
 }
 
+// The engine knows of a reset, or of the end of the session, before the event that says which.
+static int rvd_relay_awaits_reason(const rvd_relay *r)
+{
+    return r->st->reset_code < 0 && r->session->state < RVD_STREAM_LINGER;
+}
+
 static void rvd_relay_fail_stream(rvd_relay *r, ptrdiff_t code)
 {
     int reset = r->st->reset_code;
@@ -19162,6 +19168,7 @@ static void rvd_relay_pump_out(rvd_relay *r)
             if (!rvd_relay_write(r, data, (size_t)n)) return;
             continue;
         }
+        if (n == REVDIAL_ERESET && rvd_relay_awaits_reason(r)) return;
         r->out_over = 1;
         if (n < 0) {
             rvd_relay_fail_stream(r, n);
@@ -19218,7 +19225,8 @@ static void rvd_relay_step_locked(rvd_relay *r, unsigned events)
         rvd_relay_in_become(r, RVD_RELAY_IN_LOST);
     if (events & RVD_STREAM_WAKE_END && r->state == RVD_RELAY_RUNNING && !r->out_over)
         rvd_relay_left(r);
-    if (r->state == RVD_RELAY_RUNNING && r->out_over && r->in_state == RVD_RELAY_IN_LOST)
+    if (r->state == RVD_RELAY_RUNNING && r->out_over && r->in_state == RVD_RELAY_IN_LOST &&
+        !rvd_relay_awaits_reason(r))
         rvd_relay_fail_stream(r, r->st->reset_code >= 0 ? REVDIAL_ERESET : REVDIAL_ELOST);
     if (r->state == RVD_RELAY_RUNNING && r->out_over && r->in_state == RVD_RELAY_IN_ENDED)
         rvd_relay_become(r, RVD_RELAY_OVER);
