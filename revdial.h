@@ -19178,8 +19178,11 @@ static void rvd_relay_pump_out(rvd_relay *r)
             rvd_sys_shutdown_wr(r->out.fd);  // a child may have a copy
             rvd_sys_close(r->out.fd);
             r->out.fd = -2;  // closed, and still not the same as in
-        } else {
-            rvd_sys_shutdown_wr(r->in.fd);
+        } else if (rvd_sys_shutdown_wr(r->in.fd) == -ENOTCONN &&
+                   r->in_state == RVD_RELAY_IN_ENDED) {
+            // Reset after its FIN and before ours: the last bytes may not have arrived. While its
+            // FIN has not been read, bytes may be there, and reading says what happened.
+            rvd_relay_fail_socket(r, -ENOTCONN, "the socket's other end has gone");
         }
     }
 }
