@@ -13671,6 +13671,14 @@ static int rvd_sys_epoll_wait(int epoll, struct epoll_event *events, int max, in
     return errno == EINTR ? 0 : -errno;
 }
 
+#else
+
+static void rvd_sys_nap(int ms)
+{
+    struct timespec t = {ms / 1000, ms % 1000 * 1000000L};
+    RVD_SYS(nanosleep)(&t, NULL);  // a signal may end it early
+}
+
 #endif
 
 static int rvd_sys_hostname(char *buf, size_t size)
@@ -13703,6 +13711,7 @@ enum {
     RVD_LOOP_BATCH = 32,             // descriptors between two flushes in a pass
     RVD_LOOP_EVENTS = 256,           // per wait: 3 KiB, and the call is paid for long before
     RVD_LOOP_WAIT_MS = 3600 * 1000,  // longest sleep, so that no distant timer overflows an int
+    RVD_LOOP_SHORT_MS = 20,          // while the system lacks what poll(2) needs
     RVD_LOOP_SPIN_MAX_US = 1000,     // beyond this a sleep is as good
     RVD_LOOP_SPIN_MOST = 8,          // bounds of a score: how much of the past counts
     RVD_LOOP_SPIN_LEAST = -16,
@@ -14045,6 +14054,10 @@ static int rvd_loop_watch_wait(rvd_loop *loop, int timeout_ms)
         if (!(io->ready & RVD_LOOP_WRITE)) p->events |= POLLOUT;
     }
     n = rvd_sys_poll(loop->polls, loop->io_count, timeout_ms);
+    if (n < 0) {  // ENOMEM, EAGAIN; EINVAL: the limit of descriptors was lowered
+        rvd_sys_nap(RVD_LOOP_SHORT_MS);
+        return 0;
+    }
     for (i = 0; n > 0 && i < loop->io_count; i++) {
         unsigned bits = 0;
         int got = loop->polls[i].revents;
