@@ -18,6 +18,7 @@
 ##   tls        TLS and the programs with it (needs mbedTLS and openssl; TLS=openssl: libssl, too)
 ##   tls-versions  the same on other versions of mbedTLS (downloads them; needs cargo)
 ##   sim        two engines, and a world of proxies and agents, by random seeds (SEEDS=20000)
+##   sweep      each call of the system fails in each way, at each place (SWEEP_SEEDS=3)
 ##   explore    every order of events in a small world, as deep as SECONDS=60 allow
 ##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=60 in all, FUZZ="engine egress")
 ##   coverage   lines and branches of each section that `test` reaches, and their gates (needs gcc)
@@ -141,8 +142,8 @@ LINK = $(LDFLAGS) -pthread $(LDLIBS)
 RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
-.PHONY: all suites examples test test-poll sim check demo run-demo layers tidy header asan tsan \
-	portable systems yamuxspec interop interop-all tls tls-versions explore fuzz coverage mutate \
+.PHONY: all suites examples test test-poll sim sweep check demo run-demo layers tidy header asan \
+	tsan portable systems yamuxspec interop interop-all tls tls-versions explore fuzz coverage mutate \
 	timing e2e hostile chaos soak bench bench-peers format man install install-headers uninstall \
 	package size clean help no-tls FORCE
 
@@ -222,6 +223,9 @@ $(BUILD)/bench/%: tests/bench/%.c $(BUILD)/flags
 $(BUILD)/tls/%: tests/tls/%.c $(BUILD)/impl.o $(HOLLOW) $(BUILD)/flags
 	$(call build,$(THREAD_CFLAGS) -D_GNU_SOURCE $(LINKED) $(PROGRAM_TLS) -Itests $(BIND_NOW),\
 		$(TLS_TEST_LIBS))
+# It plays the simulated world, as test_world does.
+$(BUILD)/tls/test_sweep: $(BUILD)/tls/%: tests/tls/%.c $(BUILD)/flags
+	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE $(PROGRAM_TLS) -Itests,$(TLS_TEST_LIBS))
 $(OUTSIDE): $(BUILD)/%: tests/%.c $(BUILD)/impl-public.o $(HOLLOW) $(BUILD)/flags
 	$(call build,$(THREAD_CFLAGS) -D_GNU_SOURCE $(LINKED))
 $(WHOLE:=-poll): $(BUILD)/%-poll: tests/%.c $(BUILD)/flags
@@ -262,6 +266,10 @@ SEEDS = 20000
 sim: $(BUILD)/test_sim $(BUILD)/test_world
 	$(BUILD)/test_sim --seeds 0 $(SEEDS)
 	$(BUILD)/test_world --seeds 0 $(SEEDS)
+
+SWEEP_SEEDS = 3
+sweep: $(BUILD)/test_world
+	$(BUILD)/test_world --sweep $(SWEEP_SEEDS)
 
 # The header is compiled 40 times.
 check: all

@@ -1,6 +1,6 @@
-// The system calls of revdial.h in the simulated world. RVD_SYS(call) is sim_call; what the header
-// calls directly is renamed, too, and a call of the system that is not simulated does not link.
-// Include this before revdial.h with REVDIAL_IMPLEMENTATION.
+// The system calls of revdial.h in the simulated world. RVD_SYS(call) is sim_call, by way of
+// world_faults.h; what the header calls directly is renamed, too, and a call of the system that is
+// not simulated does not link. Include this before revdial.h with REVDIAL_IMPLEMENTATION.
 #ifndef REVDIAL_TEST_WORLD_CALLS_H
 #define REVDIAL_TEST_WORLD_CALLS_H
 
@@ -60,6 +60,13 @@ static int sim_clock_gettime(clockid_t id, struct timespec *t)
     (void)id;
     t->tv_sec = (time_t)(us / 1000000);
     t->tv_nsec = (long)(us % 1000000) * 1000;
+    return 0;
+}
+
+static inline int sim_nanosleep(const struct timespec *t, struct timespec *left)
+{
+    (void)left;
+    world_sleep_us((int64_t)t->tv_sec * 1000000 + t->tv_nsec / 1000, "a nap");
     return 0;
 }
 
@@ -153,8 +160,6 @@ static int sim_control(int fd, int what, int value)
     default: world_fail("fcntl %d is not simulated", what); return -1;
     }
 }
-#define sim_fcntl(...) SIM_FCNTL(__VA_ARGS__, 0, 0)
-#define SIM_FCNTL(fd, what, value, ...) sim_control(fd, what, value)
 
 static int sim_open_file(file *f)
 {

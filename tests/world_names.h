@@ -1,10 +1,10 @@
 // revdial.h compiled against the simulated world: each call of the system that it makes by RVD_SYS
-// is sim_call, its threads, locks and heap are the world's, and what waits or opens a descriptor by
-// any other name does not link.
+// is fault_call, which is sim_call or fails; its threads, locks and heap are the world's, and what
+// waits or opens a descriptor by any other name does not link.
 #ifndef REVDIAL_TEST_WORLD_NAMES_H
 #define REVDIAL_TEST_WORLD_NAMES_H
 
-#include "world_calls.h"
+#include "world_faults.h"
 
 static void world_assert(const char *what, int line)
 {
@@ -13,7 +13,7 @@ static void world_assert(const char *what, int line)
     wait_now(-1, "nothing: it has failed");
 }
 
-#define RVD_SYS(call) sim_##call
+#define RVD_SYS(call) fault_##call
 #define REVDIAL_ASSERT(c) ((c) ? (void)0 : world_assert(#c, __LINE__))
 #define REVDIAL_SELF_CHECK
 
@@ -26,12 +26,12 @@ static void world_assert(const char *what, int line)
 #define pthread_self sim_pthread_self
 #define pthread_equal sim_pthread_equal
 #define pthread_sigmask sim_pthread_sigmask
-#define pthread_mutex_init sim_pthread_mutex_init
+#define pthread_mutex_init fault_pthread_mutex_init
 #define pthread_mutex_destroy sim_pthread_mutex_destroy
 #define pthread_mutex_lock sim_pthread_mutex_lock
 #define pthread_mutex_trylock sim_pthread_mutex_trylock
 #define pthread_mutex_unlock sim_pthread_mutex_unlock
-#define pthread_cond_init sim_pthread_cond_init
+#define pthread_cond_init fault_pthread_cond_init
 #define pthread_cond_destroy sim_pthread_cond_destroy
 #define pthread_cond_wait sim_pthread_cond_wait
 #define pthread_cond_signal sim_pthread_cond_signal
@@ -40,7 +40,7 @@ static void world_assert(const char *what, int line)
 #define munmap sim_munmap
 #define gethostname sim_gethostname
 #define freeaddrinfo sim_freeaddrinfo
-#define realloc sim_realloc
+#define realloc fault_realloc
 #define free sim_free
 
 // Made directly, none of these would be simulated.

@@ -62,13 +62,16 @@ static world_plan plan;
 static world_proxy proxies[PROXIES];
 static world_agent agents[AGENTS];
 static unsigned handlers_running, clients_running;
+static const revdial_tls *people_tls[2];  // of proxies, of agents; NULL: none
+static int people_tries;                  // to start, a second apart; 0: it may fail
+static void (*people_hear)(const char *who, const char *msg);  // errors and lines of logs
 
 static void *world_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
 {
     if (ptr && ((heap_block *)ptr - 1)->size != old_size)
         world_fail("a block of %zu bytes is given back as one of %zu",
                    ((heap_block *)ptr - 1)->size, old_size);
-    return heap_resize(ud, ptr, new_size);
+    return fault_resize(ud, ptr, new_size);
 }
 
 // However often something happens, its lines are few.
@@ -96,6 +99,7 @@ static void world_log(void *ud, int level, const char *event, const char *msg)
     mark_line(event, msg);
     for (const char *c = msg; *c; c++)
         if ((unsigned char)*c < 0x20) world_fail("a control character in the log: %s", event);
+    if (people_hear) people_hear(event, msg);
 }
 
 static void world_common(revdial_common *c, machine *m, people_log *log)
@@ -108,6 +112,17 @@ static void world_common(revdial_common *c, machine *m, people_log *log)
     c->limits = plan.limits;
     c->io_threads = plan.io_threads;
     c->spin_us = plan.spin_us;
+}
+
+// It did not start. Waits until it may be tried once more.
+static int people_try_again(const char *what, const revdial_err *err, int tries)
+{
+    world_note("%s: %s", what, err->msg);
+    if (people_hear) people_hear(what, err->msg);
+    if (tries >= people_tries && people_tries) world_fail("no %s: %s", what, err->msg);
+    if (tries >= people_tries) return 0;
+    world_sleep_us(1000000, what);
+    return 1;
 }
 
 // ---- proxies
@@ -161,12 +176,10 @@ static void *proxy_start(void *arg)
         if (plan.serves[i] != SERVES_HANDLER) x[i].dial.target = target[i];
     }
     world_common(&c.common, &machines[AT_PROXY + n], &w->log);
+    c.common.tls = people_tls[0];
     memset(w->up, 0, sizeof w->up);
-    for (int i = 0; !(w->p = revdial_proxy_start(&c, &err)); i++) {
-        world_note("proxy: %s", err.msg);
-        if (i == PEOPLE_TRIES) world_fail("no proxy: %s", err.msg);
-        world_sleep_us(1000000, "a proxy");
-    }
+    for (int i = 0; !(w->p = revdial_proxy_start(&c, &err)); i++)
+        if (!people_try_again("proxy", &err, i)) break;
     w->fds_idle = machines[AT_PROXY + n].fd_count;
     return NULL;
 }
@@ -199,7 +212,8 @@ static void *agent_start(void *arg)
     world_agent *w = &agents[n];
     static const char *const allow[] = {"10.0.0.0/24:80", "m5.sim:80", NULL};
     char url[120];
-    const char *scheme = plan.is_websocket[n] ? "ws" : "http";
+    static const char *const schemes[] = {"http", "https", "ws", "wss"};
+    const char *scheme = schemes[2 * plan.is_websocket[n] + (people_tls[1] != NULL)];
     revdial_agent_config c = {.url = url,
                               .name = agent_names[n],
                               .secret = "s3cret",
@@ -218,12 +232,11 @@ static void *agent_start(void *arg)
     else
         c.allow = allow;
     world_common(&c.common, &machines[AT_AGENT + n], &w->log);
+    c.common.tls = people_tls[1];
+    c.server_name = people_tls[1] ? "localhost" : NULL;
     w->number = n;
-    for (int i = 0; !(w->a = revdial_agent_start(&c, &err)); i++) {
-        world_note("agent: %s", err.msg);
-        if (i == PEOPLE_TRIES) world_fail("no agent: %s", err.msg);
-        world_sleep_us(1000000, "an agent");
-    }
+    for (int i = 0; !(w->a = revdial_agent_start(&c, &err)); i++)
+        if (!people_try_again("agent", &err, i)) break;
     return NULL;
 }
 
@@ -330,7 +343,7 @@ static void *target_main(void *arg)
 
 typedef struct client_order {
     talk *t;
-    int agent, proxy, is_early, is_blocking;
+    int agent, proxy, is_early, is_blocking, is_fd;
 } client_order;
 
 static void client_failed(talk *t, int error)
@@ -368,6 +381,17 @@ static void client_dial_opts(revdial_dial_opts *d, const client_order *o, uint8_
     d->early_len = TALK_HEAD;
 }
 
+// The stream becomes a descriptor of its process. Returns 0 if it cannot: then it is gone.
+static int client_take_fd(talk_way *way, revdial_err *err)
+{
+    way->fd = revdial_stream_fd(way->st);
+    err->code = way->fd < 0 ? way->fd : 0;
+    if (way->fd < 0) revdial_reset(way->st, 77);
+    if (way->fd < 0) revdial_close(way->st);
+    way->st = NULL;
+    return way->fd >= 0;
+}
+
 // By revdial_dial(), in a thread of the proxy's process.
 static void *client_dial(void *arg)
 {
@@ -380,7 +404,8 @@ static void *client_dial(void *arg)
     talk_way way = {-1, st, o->is_blocking && o->t->mode != TALK_DUPLEX};
     proxies[o->proxy].dials--;
     if (st) revdial_stream_set_deadline(st, REVDIAL_RDWR, way.is_blocking ? 100000 : 0);
-    if (!st)
+    if (!st && people_hear) people_hear("dial", err.msg);
+    if (!st || (o->is_fd && !client_take_fd(&way, &err)))
         client_failed(o->t, err.code);
     else if (o->is_early)
         talk_run(o->t, 0, &way);

@@ -149,7 +149,7 @@ static void script_draw(script *s, test_rng *r)
     }
 }
 
-static void script_of(script *s, uint64_t seed)
+static inline void script_of(script *s, uint64_t seed)
 {
     test_rng r = test_rng_seeded(seed ^ 0x5C219);
     memset(s, 0, sizeof *s);

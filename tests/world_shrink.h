@@ -5,11 +5,9 @@
 
 #include <sys/wait.h>
 
-#include "world_script.h"
+#include "world_run.h"
 
 enum { SHRINK_TRIES = 300, SHRINK_SECONDS = 20 };
-
-static int world_run(const script *s, int trace, uint64_t *hash, char *why, size_t size);
 
 // The first words of a reason, without its numbers: what tells one way to fail from another.
 static void shrink_kind(const char *why, char *kind, size_t size)

@@ -47,6 +47,8 @@ static void dial_accepted(dialling *d, tcp_listener *l)
     l->queue[l->count++] = c;
     file_edge(l->file, EPOLLIN);
     dial_answer(d, 0, c);
+    // Within one machine nobody can accept it before it is connected.
+    if (l->machine == d->file->machine) event_set(&d->arrival, wd.clock.now_us);
 }
 
 static void dial_arrives(dialling *d)

@@ -365,7 +365,8 @@ static tcp_listener *tcp_listener_at(const struct sockaddr_in *at, const machine
         tcp_listener *l = tcp_listeners[i];
         if (!l || l->machine != m || l->at.sin_port != at->sin_port) continue;
         uint32_t ip = ntohl(l->at.sin_addr.s_addr), to = ntohl(at->sin_addr.s_addr);
-        if (ip == INADDR_ANY || ip == to || (to == m->ip && ip == m->ip)) return l;
+        int is_loopback = to == m->ip && ip >> 24 == 127;  // connect has made it the machine's
+        if (ip == INADDR_ANY || ip == to || is_loopback) return l;
     }
     return NULL;
 }

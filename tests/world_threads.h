@@ -269,11 +269,6 @@ static void *heap_resize(machine *m, void *ptr, size_t size)
     return fresh + 1;
 }
 
-static void *sim_realloc(void *ptr, size_t size)
-{
-    return heap_resize(wd.self->machine, ptr, size);
-}
-
 static void sim_free(void *ptr)
 {
     heap_resize(NULL, ptr, 0);
