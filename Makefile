@@ -181,7 +181,7 @@ $(OPEN): revdial.h tests/hollow.awk
 	@mkdir -p $(@D)
 	LC_ALL=C awk -v open=1 -f tests/hollow.awk $< >$@
 $(BUILD)/revdial.o: revdial.h $(BUILD)/flags
-	$(call object,$(CFLAGS) -ffunction-sections -DREVDIAL_IMPLEMENTATION)
+	$(call object,$(CFLAGS) $(SECTIONS) -DREVDIAL_IMPLEMENTATION)
 $(BUILD)/impl-core.o: tests/impl.c $(OPEN) $(BUILD)/flags
 	$(call object,$(TEST_CFLAGS) $(OPENED) -DREVDIAL_NO_RUNTIME)
 $(BUILD)/impl-checked.o: tests/impl.c $(OPEN) $(BUILD)/flags
@@ -195,7 +195,9 @@ $(BUILD)/impl-poll.o: tests/impl.c $(OPEN) $(BUILD)/flags
 
 # A function that is bound when it is first called has the linker save all registers, and with them
 # the secret that memcpy() has just moved, on the stack, where it stays. Suites look for it there.
-# An agent has no proxy in it, nor the other way round.
+# An agent has no proxy in it, nor the other way round: the linker drops functions that nothing
+# calls, and tables, which would otherwise keep the functions in them.
+SECTIONS = -ffunction-sections -fdata-sections
 ifneq ($(filter Linux FreeBSD,$(shell uname)),)
 BIND_NOW = -Wl,-z,now
 DROP_UNUSED = -Wl,--gc-sections
@@ -207,7 +209,7 @@ $(BUILD)/revdial-proxy: $(call objects_of,proxy) $(call objects_of,program) $(BU
 $(BUILD)/revdial-agent: $(call objects_of,agent) $(call objects_of,program)
 $(call objects_of,proxy) $(call objects_of,agent) $(call objects_of,program): \
 		$(BUILD)/%.o: examples/%.c $(HOLLOW) $(BUILD)/flags
-	$(call object,$(CFLAGS) -ffunction-sections -D_POSIX_C_SOURCE=200809L $(LINKED) \
+	$(call object,$(CFLAGS) $(SECTIONS) -D_POSIX_C_SOURCE=200809L $(LINKED) \
 		$(PROGRAM_TLS))
 $(BUILD)/proxy/page.c: examples/proxy/page.html examples/page.awk
 	@mkdir -p $(@D)
@@ -418,15 +420,18 @@ uninstall:
 package: $(PROGRAMS) $(MAN1)
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' MAKE='$(MAKE)' sh tests/package.sh
 
-# The backend is a program from which the linker has dropped what it does not use.
-OS = $(CC) -std=c11 -Os -ffunction-sections -I. -x c -DREVDIAL_IMPLEMENTATION revdial.h
+# What a program with little room compiles: without assertions and tables for unwinding. A backend
+# is a program from which the linker has dropped what it does not use.
+OS = $(CC) -std=c11 -Os -DNDEBUG -fno-asynchronous-unwind-tables $(SECTIONS) -I.
+ALONE = -x c -DREVDIAL_IMPLEMENTATION -c revdial.h
 size:
 	@mkdir -p $(BUILD)/size
-	@$(OS) -DREVDIAL_NO_RUNTIME -c -o $(BUILD)/size/engine.o
-	@$(OS) -c -o $(BUILD)/size/all.o
-	@$(CC) -std=c11 -Os -ffunction-sections -I. $(DROP_UNUSED) -pthread -o $(BUILD)/size/backend \
+	@$(OS) -DREVDIAL_NO_RUNTIME -o $(BUILD)/size/engine.o $(ALONE)
+	@$(OS) -DREVDIAL_NO_RUNTIME -DREVDIAL_NO_PROXY -o $(BUILD)/size/engine-no-proxy.o $(ALONE)
+	@$(OS) -DREVDIAL_NO_PROXY $(DROP_UNUSED) -pthread -o $(BUILD)/size/backend \
 		examples/minimal_backend.c
-	@size $(BUILD)/size/engine.o $(BUILD)/size/backend $(BUILD)/size/all.o
+	@$(OS) -o $(BUILD)/size/all.o $(ALONE)
+	@cd $(BUILD)/size && size engine.o engine-no-proxy.o backend all.o
 
 clean:
 	rm -rf build

@@ -139,6 +139,7 @@
 //           source    where connections come from: one IPv4 address, or one IPv6 /64
 //
 // MACROS    REVDIAL_NO_RUNTIME  the engine alone: no thread, clock or descriptor
+//           REVDIAL_NO_PROXY    the engine can be a backend only, and is smaller
 //           REVDIAL_POLL        poll(2) where epoll would be used
 //           REVDIAL_API         linkage of public functions, e.g. static
 //           REVDIAL_ASSERT      default assert(); checks our own invariants, never a peer's bytes
@@ -1921,8 +1922,9 @@ REVDIAL_API int revdial_agent_stop(revdial_agent *a, int drain_ms);
 #define REVDIAL_ASSERT(cond) assert(cond)
 #endif
 
-// FAST: always inlined, for hot paths. SLOW: never inlined, so that its callers stay short.
-#if defined(__GNUC__)
+// FAST: always inlined, for hot paths. SLOW: never inlined, so that its callers stay short. At -Os
+// the compiler does what is smallest.
+#if defined(__GNUC__) && !defined(__OPTIMIZE_SIZE__)
 #define RVD_BASE_FAST inline __attribute__((always_inline))
 #define RVD_BASE_SLOW __attribute__((noinline))
 #else
@@ -10865,6 +10867,17 @@ static void rvd_engine_become(revdial_engine *e, enum rvd_engine_state to)
     e->state = to;
 }
 
+// Does this end answer the upgrade? In a program without proxies the compiler knows.
+static int rvd_engine_is_proxy(const revdial_engine *e)
+{
+#ifdef REVDIAL_NO_PROXY
+    (void)e;
+    return 0;
+#else
+    return e->role == REVDIAL_ROLE_PROXY;
+#endif
+}
+
 static int rvd_engine_has_session(const revdial_engine *e)
 {
     return e->state >= RVD_ENGINE_READY;
@@ -10995,8 +11008,7 @@ static int rvd_engine_ws_output(revdial_engine *e, struct iovec *iov, int max)
 
 static int rvd_engine_ws_start(revdial_engine *e)
 {
-    int is_client = e->role == REVDIAL_ROLE_BACKEND;
-    e->ws = rvd_ws_new(&e->heap, is_client, e->seed, &e->mux.now_us);
+    e->ws = rvd_ws_new(&e->heap, !rvd_engine_is_proxy(e), e->seed, &e->mux.now_us);
     return e->ws != NULL;
 }
 
@@ -11095,7 +11107,7 @@ static void rvd_engine_refuse(revdial_engine *e, int status, int is_stale)
     answer.nonce = e->nonce;
     answer.is_stale = is_stale;
     answer.terms.is_revdial = e->request.terms.is_revdial;
-    if (rvd_engine_hello_alloc(e, RVD_HTTP_ANSWER_SIZE))
+    if (rvd_engine_is_proxy(e) && rvd_engine_hello_alloc(e, RVD_HTTP_ANSWER_SIZE))
         rvd_http_response_write(&e->hello, &answer);
     rvd_engine_die(e, rvd_http_refusal_of(status)->code, status, rvd_http_refusal_text(status));
 }
@@ -11136,7 +11148,7 @@ static void rvd_engine_come_up(revdial_engine *e, const rvd_http_terms *peer)
 {
     rvd_mux_config cfg;
     memset(&cfg, 0, sizeof cfg);
-    cfg.is_client = e->role == REVDIAL_ROLE_PROXY;
+    cfg.is_client = rvd_engine_is_proxy(e);
     cfg.accept_streams = e->accept_streams;
     cfg.features = peer->is_revdial ? peer->features & rvd_engine_all_features() : 0;
     cfg.send_window = peer->window;
@@ -11302,7 +11314,7 @@ static void rvd_engine_on_response(revdial_engine *e)
 static const char *rvd_engine_stranger(const revdial_engine *e, uint8_t first)
 {
     int is_tls = first == 22 || first == 21;
-    if (e->role == REVDIAL_ROLE_PROXY)
+    if (rvd_engine_is_proxy(e))
         return is_tls ? "the peer speaks TLS, but this port does not: the agent needs http://"
                       : "the peer does not speak HTTP";
     return is_tls ? "the server speaks TLS on that port: use https:// or wss://"
@@ -11325,7 +11337,7 @@ static size_t rvd_engine_head_input(revdial_engine *e, const uint8_t *p, size_t 
     } else if (verdict != RVD_HTTP_DONE) {
         e->was_probe = verdict == 505 && rvd_http_is_probe_rest(p + used, len - used);
         rvd_engine_refuse(e, verdict, 0);
-    } else if (e->role == REVDIAL_ROLE_PROXY) {
+    } else if (rvd_engine_is_proxy(e)) {
         rvd_engine_on_request(e, used < len);
     } else {
         rvd_engine_on_response(e);
@@ -11339,7 +11351,7 @@ static void rvd_engine_eof(revdial_engine *e)
         rvd_mux_die(&e->mux, REVDIAL_ELOST, "the connection ended in the middle of a frame");
     else if (rvd_engine_has_session(e))
         rvd_mux_eof(&e->mux);
-    else if (e->role == REVDIAL_ROLE_BACKEND && e->state == RVD_ENGINE_HEAD && !e->head.len)
+    else if (!rvd_engine_is_proxy(e) && e->state == RVD_ENGINE_HEAD && !e->head.len)
         rvd_engine_die(e, REVDIAL_ELOST, 0,
                        "the server hung up without an answer: does that port want https://?");
     else
@@ -11494,7 +11506,7 @@ int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us)
     if (e->state == RVD_ENGINE_DEAD) return -1;
     if (e->mux.now_us < at) return at;
     // A peer that sent some bytes gets an answer. A silent connection is closed without one.
-    if (e->role == REVDIAL_ROLE_PROXY && (e->head.len || e->state == RVD_ENGINE_VERDICT))
+    if (rvd_engine_is_proxy(e) && (e->head.len || e->state == RVD_ENGINE_VERDICT))
         rvd_engine_refuse(e, 408, 0);
     else
         rvd_engine_die(e, REVDIAL_ETIMEDOUT, 0, "the handshake took too long");
@@ -11868,6 +11880,9 @@ static const char *rvd_engine_config_problem(const revdial_engine_config *cfg, c
     *given = NULL;
     if (cfg->role != REVDIAL_ROLE_PROXY && cfg->role != REVDIAL_ROLE_BACKEND)
         return "role: neither REVDIAL_ROLE_PROXY nor REVDIAL_ROLE_BACKEND";
+#ifdef REVDIAL_NO_PROXY
+    if (cfg->role == REVDIAL_ROLE_PROXY) return "role: no proxy in this build (REVDIAL_NO_PROXY)";
+#endif
     if (cfg->carrier != REVDIAL_CARRIER_RAW && cfg->carrier != REVDIAL_CARRIER_WEBSOCKET)
         return "carrier: neither REVDIAL_CARRIER_RAW nor REVDIAL_CARRIER_WEBSOCKET";
     if (cfg->auth_schemes >= 2 * REVDIAL_AUTH_DIGEST) return "auth_schemes: an unknown bit";
@@ -19769,7 +19784,7 @@ static int rvd_owner_limits_apply(rvd_owner *o, rvd_owner_member *m, revdial_err
 static int rvd_owner_limits_replace(rvd_owner *o, const revdial_limits *limits, revdial_err *err)
 {
     const revdial_engine_config probe = {
-        .role = REVDIAL_ROLE_PROXY, .upgraded = 1, .limits = *limits};
+        .role = REVDIAL_ROLE_BACKEND, .upgraded = 1, .limits = *limits};
     rvd_owner_snapshot list;
     int code;
     if (rvd_owner_is_child(o)) return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);

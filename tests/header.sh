@@ -85,12 +85,15 @@ cat >"$tmp/core.c" <<'END'
 #define REVDIAL_IMPLEMENTATION
 #define REVDIAL_NO_RUNTIME
 #include "revdial.h"
-int main(void)
+int main(int argc, char **argv)
 {
     revdial_engine_config cfg = {0};
-    cfg.role = REVDIAL_ROLE_PROXY;
-    revdial_engine_free(revdial_engine_new(&cfg, 0, NULL));
-    return 0;
+    revdial_engine *e;
+    (void)argv;
+    cfg.role = argc > 1 ? REVDIAL_ROLE_BACKEND : REVDIAL_ROLE_PROXY;
+    e = revdial_engine_new(&cfg, 0, NULL);
+    revdial_engine_free(e);
+    return e == NULL;
 }
 END
 cp "$tmp/uses.c" "$tmp/uses.cc"
@@ -124,12 +127,16 @@ c_compiler() {
             -o "$tmp/impl$flags.o" "$tmp/impl.c"
     done
     for flags in '-O2 -DNDEBUG' '-O2 -DREVDIAL_POLL' -Os \
-        '-O0 -fshort-enums -funsigned-char'; do # U43
+        '-O0 -fshort-enums -funsigned-char -DREVDIAL_NO_PROXY'; do # U43
         try "$cc $flags" $cc -std=c11 $warnings $flags -I. -pthread -c -o "$tmp/impl.o" \
             "$tmp/impl.c"
     done
     try "$cc core alone" $cc -std=c11 $warnings -O2 -I. -o "$tmp/core" "$tmp/core.c"
     try "$cc core alone runs" "$tmp/core"
+    try "$cc core without proxy" $cc -std=c11 $warnings -O0 -DREVDIAL_NO_PROXY -I. \
+        -o "$tmp/less" "$tmp/core.c"
+    try "$cc core without proxy runs as a backend" "$tmp/less" backend
+    fails "$cc core without proxy is no proxy" '' "$tmp/less"
     try "$cc two units" $cc -std=c11 $warnings -I. -pthread -o "$tmp/two" "$tmp/impl-O0.o" \
         "$tmp/uses.c"
     try "$cc two units run" "$tmp/two"
