@@ -27,6 +27,9 @@ int util_poll(struct pollfd *items, nfds_t count, int timeout_ms);
 int util_getpeername(int fd, struct sockaddr *a, socklen_t *len);
 int util_getsockname(int fd, struct sockaddr *a, socklen_t *len);
 int util_getsockopt(int fd, int level, int option, void *value, socklen_t *len);
+ssize_t util_send(int fd, const void *buf, size_t len, int flags);
+ssize_t util_recv(int fd, void *buf, size_t len, int flags);
+int util_madvise(void *at, size_t len, int advice);
 int util_setsockopt(int fd, int level, int option, const void *value, socklen_t len);
 struct epoll_event;
 int util_epoll_ctl(int epoll, int op, int fd, struct epoll_event *e);
@@ -46,9 +49,12 @@ const struct timespec *util_real(const struct timespec *until, struct timespec *
 #define FAKE_getrlimit , util_getrlimit
 #define FAKE_getsockname , util_getsockname
 #define FAKE_getsockopt , util_getsockopt
+#define FAKE_madvise , util_madvise
 #define FAKE_poll , util_poll
 #define FAKE_pthread_cond_timedwait , util_cond_timedwait
 #define FAKE_pthread_create , util_thread_create
+#define FAKE_recv , util_recv
+#define FAKE_send , util_send
 #define FAKE_setsockopt , util_setsockopt
 #define FAKE_syscall , util_futex
 #define util_futex(number, word, op, value, until, word2, mask) \

@@ -31,6 +31,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -331,6 +332,30 @@ const struct timespec *util_real(const struct timespec *until, struct timespec *
 }
 
 static _Thread_local int util_poll_fails;  // the next of this thread's
+
+// As on a system that wipes no page in a child.
+static int util_madvise_fails;
+
+int util_madvise(void *at, size_t len, int advice)
+{
+    if (!util_madvise_fails) return madvise(at, len, advice);
+    errno = EINVAL;
+    return -1;
+}
+
+// What moves bytes, if a suite sets these before it begins.
+static ssize_t (*util_send_instead)(int fd, const void *buf, size_t len, int flags);
+static ssize_t (*util_recv_instead)(int fd, void *buf, size_t len, int flags);
+
+ssize_t util_send(int fd, const void *buf, size_t len, int flags)
+{
+    return util_send_instead ? util_send_instead(fd, buf, len, flags) : send(fd, buf, len, flags);
+}
+
+ssize_t util_recv(int fd, void *buf, size_t len, int flags)
+{
+    return util_recv_instead ? util_recv_instead(fd, buf, len, flags) : recv(fd, buf, len, flags);
+}
 
 int util_poll(struct pollfd *items, nfds_t count, int timeout_ms)
 {

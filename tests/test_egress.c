@@ -1,8 +1,7 @@
 // An agent that reaches its proxy through an egress proxy: what passes, what fails and who is said
 // to have failed, when credentials count as rejected, and what is kept secret.
-#include <errno.h>
-#include <stdatomic.h>
-#include <sys/socket.h>
+#include "runtime_util.h"
+#include "secret_util.h"
 
 // A system that moves so many bytes one at a time, and is interrupted before each of them. Only
 // what is said to the egress proxy: a session takes a short send for a full socket, as on Linux.
@@ -26,11 +25,6 @@ static ssize_t trickle_recv(int fd, void *buf, size_t len, int flags)
     if (is_interrupted()) return -1;
     return recv(fd, buf, flags & MSG_PEEK && atomic_load(&peeks_little) ? 1 : len, flags);
 }
-
-#define FAKE_send , trickle_send
-#define FAKE_recv , trickle_recv
-#include "runtime_util.h"
-#include "secret_util.h"
 
 #define SECRET "hunter2hunter2"  // in no log and no error
 #define LOGIN "user:" SECRET "@"
@@ -717,5 +711,7 @@ TEST(U34_whichever_allocation_of_the_agent_fails_it_comes_up_or_says_so_and_noth
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
+    util_send_instead = trickle_send;
+    util_recv_instead = trickle_recv;
     return test_main(argc, argv);
 }

@@ -1,21 +1,6 @@
 // The library inside a program of somebody else's: signals, fork, closed standard streams, and
 // calls that would wait for themselves.
-#include <stddef.h>
-
-// As on a system that wipes no page in a child.
-static int madvise_fails;
-static int util_madvise(void *at, size_t len, int advice);
-#define FAKE_madvise , util_madvise
-#include <sys/mman.h>
-
 #include "runtime_util.h"
-
-static int util_madvise(void *at, size_t len, int advice)
-{
-    if (!madvise_fails) return madvise(at, len, advice);
-    errno = EINVAL;
-    return -1;
-}
 
 // ------------------------------------------------------------------------------------------------
 // Signals
@@ -289,7 +274,7 @@ static void calls_in_a_child(int use_pid)
 {
     world w;
     world_init(&w);
-    madvise_fails = use_pid;
+    util_madvise_fails = use_pid;
     if (world_open(&w)) {
         revdial_stream *st = revdial_dial(w.proxy, "cam-1", NULL, NULL);
         revdial_session *s = st ? revdial_stream_session(st) : NULL;
@@ -318,7 +303,7 @@ static void calls_in_a_child(int use_pid)
         revdial_session_unref(s);
     }
     world_close(&w);
-    madvise_fails = 0;
+    util_madvise_fails = 0;
 }
 
 TEST(in_a_child_every_call_fails_at_once_and_the_parent_goes_on)

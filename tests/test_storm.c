@@ -3,10 +3,7 @@
 // (rvd_agent_count_failure, rvd_agent_backoff_ms) and the proxy's own numbers of places. What a
 // handshake costs the proxy is a parameter.
 //     build/test_storm --report COST_US...    the table of examples/balancers/README.md
-#include "test.h"
-
-#define REVDIAL_IMPLEMENTATION
-#include "revdial.h"
+#include "runtime_util.h"
 
 enum {
     STORM_MS = 1 << 21,  // the end of the world: 35 minutes
