@@ -32,10 +32,10 @@ fi
 fuzz() {
     here=$dir/$1
     mkdir -p "$here/corpus" "$here/seeds"
-    link="-I$dir/hollow"
     object=$dir/impl.o
-    if ! grep -q REVDIAL_NO_RUNTIME "tests/fuzz/$1.c"; then object= link=; fi
-    $cc $link $flags -o "$here/fuzz" "tests/fuzz/$1.c" $object -pthread >"$here/log" 2>&1 || return
+    if grep -q REVDIAL_NO_RUNTIME "tests/fuzz/$1.c"; then object=$dir/impl-core.o; fi
+    $cc -I"$dir/hollow" $flags -o "$here/fuzz" "tests/fuzz/$1.c" "$object" -pthread \
+        >"$here/log" 2>&1 || return
     for file in tests/fuzz/found/"$1"-*; do
         if [ -e "$file" ]; then "$here/fuzz" "$file" >"$here/log" 2>&1 || return; fi
     done
@@ -61,12 +61,14 @@ if [ "${1-}" = --one ]; then
     grep -v '^ *#.*fuzzer::' "$dir/$2/log" | tail -n 30 | cut -c1-900 | sed 's/^/    /'
     exit
 fi
-# The core is compiled once for all targets (see the Makefile).
+# The implementation is compiled once for all targets, the core alone once more (see the Makefile).
 mkdir -p "$dir/open" "$dir/hollow" || exit 1
 LC_ALL=C awk -v open=1 -f tests/hollow.awk revdial.h >"$dir/open/revdial.h"
 LC_ALL=C awk -f tests/hollow.awk revdial.h >"$dir/hollow/revdial.h"
-$cc -I"$dir/open" $flags -DREVDIAL_NO_RUNTIME -DREVDIAL_SELF_CHECK -c -o "$dir/impl.o" \
-    tests/impl.c || exit 1
+compile="$cc $flags -DREVDIAL_IMPLEMENTATION -c -x c $dir/open/revdial.h"
+$compile -DREVDIAL_NO_RUNTIME -DREVDIAL_SELF_CHECK -o "$dir/impl-core.o" &
+$compile -o "$dir/impl.o" || exit 1
+wait $! || exit 1
 printf '%s\n' "$@" | xargs -P "$jobs" -I '{}' sh "$0" --one '{}' "$each" | tee "$dir/said"
 passed=$(grep -c '^ok ' "$dir/said")
 echo "$passed passed, $(($# - passed)) failed"
