@@ -497,7 +497,8 @@ typedef struct revdial_dial_opts {
     const char *local_addr;   // "ip:port" the client connected to
     // Free-form pairs for the other end, {"traceparent", "00-…"}. A key has no '=' in it and is
     // none of those that revdial_stream_meta() lists. A "traceparent" is also in what both logs say
-    // of the stream.
+    // of the stream. At most 34 pairs; with the target and the addresses at most 4 KiB. More is
+    // REVDIAL_EINVAL.
     const revdial_kv *meta;
     size_t meta_count;
     int pick;         // REVDIAL_PICK_*
@@ -2466,6 +2467,8 @@ static int rvd_base_is_name(const char *s, size_t len)
     return rvd_base_is_label(s, len, 0);
 }
 
+enum { RVD_BASE_META_MAX = 34 };  // pairs of the application that go with a dial
+
 // May the metadata of a dial have this key? The names below are reserved for what the preamble
 // carries in fields of its own, so that no application can forge them.
 static int rvd_base_is_meta_key(const char *key)
@@ -2703,7 +2706,7 @@ enum { RVD_WIRE_GO_NORMAL, RVD_WIRE_GO_PROTOCOL, RVD_WIRE_GO_INTERNAL, RVD_WIRE_
 #define RVD_WIRE_PREAMBLE_MAX 4096u  // a preamble is addresses and a few names, not a document
 #define RVD_WIRE_PREAMBLE_HEAD 16u   // of them say how long it is
 #define RVD_WIRE_LINE_MAX 108        // of version 1 (section 2.1): 107 bytes, and a NUL
-#define RVD_WIRE_META_MAX 40         // key-value pairs in a preamble, ours included
+#define RVD_WIRE_META_MAX (RVD_BASE_META_MAX + 6)  // pairs in a preamble, ours included
 
 typedef struct rvd_wire_frame {
     uint32_t version, type, flags, id, length;
@@ -2988,7 +2991,7 @@ static size_t rvd_wire_preamble_put(uint8_t *buf, size_t size, const revdial_dia
         rvd_wire_out_add(&o, tlv, sizeof tlv);
     }
     if (opts->peer_name) rvd_wire_out_tlv(&o, RVD_WIRE_TLV_NAME, opts->peer_name, NULL);
-    if (opts->meta_count > size) return 0;  // each takes some bytes
+    if (opts->meta_count > RVD_BASE_META_MAX) return 0;
     for (size_t i = 0; i < opts->meta_count; i++) {
         const char *key = opts->meta[i].key;
         if (!rvd_base_is_meta_key(key)) return 0;
@@ -16915,8 +16918,6 @@ static const char *rvd_stream_open_text(int code, const revdial_dial_opts *opts)
     return revdial_strerror(code);
 }
 
-enum { RVD_STREAM_META_MAX = 4096 / 5 };  // entries of a preamble: a head of 3, a key and a '='
-
 // Of W3C Trace Context, which follows a request through the logs of all it passes.
 #define RVD_STREAM_TRACE "traceparent"
 
@@ -16932,7 +16933,7 @@ static const char *rvd_stream_trace_of(const revdial_dial_opts *o)
 static const char *rvd_stream_meta_problem(const revdial_dial_opts *o)
 {
     if (o->meta_count && !o->meta) return "meta: NULL, but the count is not 0";
-    if (o->meta_count > RVD_STREAM_META_MAX) return "meta: over 4 KiB";
+    if (o->meta_count > RVD_BASE_META_MAX) return "meta: over 34 pairs";
     for (size_t i = 0; i < o->meta_count; i++) {
         if (!o->meta[i].key || !o->meta[i].value) return "meta: a key or a value is NULL";
         if (!rvd_base_is_meta_key(o->meta[i].key))

@@ -722,6 +722,34 @@ WORLD_TEST(U40_what_a_dial_says_is_refused_beyond_its_limit_and_the_session_live
     }
 }
 
+WORLD_TEST(a_dial_says_34_pairs_and_one_more_is_refused_here_and_costs_the_session_nothing)
+{
+    char keys[35][4];
+    revdial_kv meta[35] = {{"do", "echo"}};
+    revdial_err err = {0};
+    for (int i = 1; i < 35; i++) {
+        snprintf(keys[i], sizeof keys[i], "k%d", i);
+        meta[i] = (revdial_kv){keys[i], "v"};
+    }
+    for (int i = 0; i < 200; i++) {  // more than a peer forgives
+        revdial_dial_opts opts = {.meta = meta, .meta_count = 35};
+        REQUIRE(revdial_dial(w->proxy, "cam-1", &opts, &err) == NULL);
+        REQUIRE(err.code == REVDIAL_EINVAL && err.reset == 0);
+    }
+    CHECK_STR(err.msg, "meta: over 34 pairs");
+    revdial_dial_opts opts = {.target = "t:1",
+                              .client_addr = "192.0.2.1:1",
+                              .local_addr = "192.0.2.2:2",
+                              .peer_name = "cam-1",
+                              .timeout_ms = UTIL_WAIT_MS,
+                              .meta = meta,
+                              .meta_count = 34};
+    revdial_stream *st = revdial_dial(w->proxy, "cam-1", &opts, &err);
+    CHECK(st != NULL);
+    revdial_close(st);
+    CHECK_INT(util_log_count(&w->sessions, REVDIAL_DOWN, NULL), 0);
+}
+
 TEST(U41_a_token_that_could_break_out_of_its_line_is_refused)
 {
     static const char *const bad[] = {"a\r\nX: y", "a\r",  "a\nb",  "a b",  " a", "a ",
