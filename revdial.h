@@ -1756,6 +1756,8 @@ typedef struct revdial_agent_config {
     // machine, name and identity of an old one, the proxy pings the old one and drops it after 1 s
     // without a byte. Default: a hash of host name, name and url, '.', and 16 random digits for
     // each revdial_agent_start().
+    // The first link sends it as it is, the others with "-1" to "-63" after it: with several URLs,
+    // or all_addresses, it has at most 61 characters instead of 64.
     const char *instance;
     const char *secret;  // token or password, kept for reconnects; or:
     revdial_credential_fn *credential_fn;
@@ -24528,6 +24530,7 @@ revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err 
 // ================================================================================================
 
 #define RVD_AGENT_LINKS 64              // sessions that one agent keeps
+#define RVD_AGENT_INSTANCE_MAX 61       // with several links: 64 less the longest suffix, "-63"
 #define RVD_AGENT_SECRET 4097           // a token with its NUL
 #define RVD_AGENT_VIA_PEEK 4096         // an egress proxy's answer is a few hundred bytes
 #define RVD_AGENT_CHALLENGE 1024        // text of a 401 that the next attempt answers
@@ -26863,8 +26866,12 @@ static int rvd_agent_links_open(revdial_agent *a, const char *list, revdial_err 
         text[len] = '\0';
         if (!rvd_agent_link_new(a, text, err)) return err ? err->code : REVDIAL_EINVAL;
     }
-    if (a->link_count) return REVDIAL_OK;
-    return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "url: none given");
+    if (!a->link_count) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "url: none given");
+    if (a->link_count == 1 && !a->cfg.all_addresses) return REVDIAL_OK;
+    if (strlen(a->cfg.instance) <= RVD_AGENT_INSTANCE_MAX) return REVDIAL_OK;
+    rvd_sys_fail(err, REVDIAL_EINVAL, 0, a->cfg.instance,
+                 "instance: at most 61 characters if there are several links");
+    return REVDIAL_EINVAL;
 }
 
 // An instance that no other process has. The first half is the same whenever an agent of that name

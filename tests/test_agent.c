@@ -795,6 +795,7 @@ TEST(an_agent_can_reach_one_proxy_through_two_URLs_or_all_addresses_of_a_name)
                 snprintf(urls, sizeof urls, "%s,%s", w.url, w.url);
             w.acfg.url = urls;
             w.acfg.all_addresses = all;
+            w.acfg.instance = "the-longest-instance-of-several-links-has-61-characters-here1";
             CHECK(world_open_agent(&w, 0));
             CHECK_INT(revdial_proxy_wait(w.proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
         }

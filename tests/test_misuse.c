@@ -49,6 +49,9 @@ static int no_credential(void *ud, unsigned attempt, char *secret, size_t size)
     return REVDIAL_EAUTH;
 }
 
+#define SIXTY "is-sixty-characters-long-is-sixty-characters-long-is-sixty-c"
+#define TWO_URLS "http://127.0.0.1:1,http://127.0.0.1:1"
+
 TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
 {
     static const revdial_tls no_wrap = {0};
@@ -67,6 +70,10 @@ TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
         {"\"Cam-1\": a name", 0, {.name = "Cam-1", .allow = no_rules}},
         {"\"\": a name", 0, {.name = "", .allow = no_rules}},
         {"instance", 0, {.instance = "a b", .allow = no_rules}},
+        {"at most 61", 0, {.url = TWO_URLS, .instance = SIXTY "62", .allow = no_rules}},
+        {"at most 61", 0, {.all_addresses = 1, .instance = SIXTY "62", .allow = no_rules}},
+        {"61 and a suffix", 1, {.url = TWO_URLS, .instance = SIXTY "1", .allow = no_rules}},
+        {"64 characters", 1, {.instance = SIXTY "1234", .allow = no_rules}},
         {"headers", 0, {.headers = &header, .allow = no_rules}},
         {"headers", 0, {.header_count = 1, .allow = no_rules}},
         {"headers", 0, {.headers = &no_value, .header_count = 1, .allow = no_rules}},
