@@ -21175,6 +21175,27 @@ typedef struct rvd_proxy_arrival {
     uint8_t early[];
 } rvd_proxy_arrival;
 
+// A connection that cannot become a session is closed.
+static void rvd_proxy_arrive_fail(revdial_session *s, int code)
+{
+    revdial_proxy *p = s->owner;
+    rvd_proxy_member *m = s->member;
+    int is_registered = m->name != NULL;
+    rvd_proxy_log_session(s, RVD_LOG_SESSION_REFUSED, REVDIAL_LOG_WARN,
+                          m->limit ? m->limit : revdial_strerror(code));
+    rvd_sys_close(s->fd);
+    pthread_mutex_lock(&p->own.lock);
+    rvd_proxy_pending_end_locked(p, m);
+    rvd_proxy_count_refused_locked(p, &m->auth, rvd_auth_verdict(code));
+    if (is_registered) {
+        rvd_proxy_forget_locked(p, m);
+        rvd_owner_remove_locked(&p->own, &m->base);
+    }
+    pthread_mutex_unlock(&p->own.lock);
+    if (is_registered) revdial_session_unref(s);
+    revdial_session_unref(s);
+}
+
 static void rvd_proxy_arrive(rvd_loop_task *task)
 {
     rvd_proxy_arrival *a = RVD_BASE_OWNER(task, rvd_proxy_arrival, task);
@@ -21188,17 +21209,9 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
         pthread_mutex_unlock(&p->own.lock);
         if (old) rvd_proxy_replace(old);
     }
-    if (code || rvd_stream_session_run(s) < 0) {
-        rvd_sys_close(s->fd);
-        rvd_proxy_pending_end(p, s);
-        if (m->name) {
-            pthread_mutex_lock(&p->own.lock);
-            rvd_proxy_forget_locked(p, m);
-            rvd_owner_remove_locked(&p->own, &m->base);
-            pthread_mutex_unlock(&p->own.lock);
-            revdial_session_unref(s);
-        }
-        revdial_session_unref(s);
+    if (!code && rvd_stream_session_run(s) < 0) code = REVDIAL_ESYS;
+    if (code) {
+        rvd_proxy_arrive_fail(s, code);
     } else {
         rvd_stream_lock(s);
         rvd_reader_loop_begin(&s->reader);
@@ -21734,11 +21747,12 @@ int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *ho
     int code;
     if (!err) err = &own;
     memset(err, 0, sizeof *err);
+    if (!how) how = &none;
     if (rvd_owner_is_child(&p->own)) {
+        if (how->transport) how->transport->do_close(how->transport->ctx);
         rvd_sys_close(fd);
         return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
     }
-    if (!how) how = &none;
     if (rvd_proxy_attach_check(fd, how, &peer, err))
         return rvd_proxy_attach_refuse(p, fd, how, err);
     code =
@@ -21760,7 +21774,10 @@ int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *ho
         rvd_proxy_holder_set(s, how->group);
     }
     code = rvd_proxy_launch(p, s, how);
-    return code ? rvd_stream_fail(err, code, 0, "out of memory for a session") : REVDIAL_OK;
+    if (!code) return REVDIAL_OK;
+    rvd_stream_fail(err, code, 0, "out of memory for a session");
+    rvd_proxy_log(p, RVD_LOG_SESSION_REFUSED, REVDIAL_LOG_WARN, err->msg);
+    return code;
 }
 
 // ---- dials ----

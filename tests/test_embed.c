@@ -224,8 +224,16 @@ static int calls_on_a_session(revdial_session *s)
     return wrong;
 }
 
+static void count_close(void *ctx)
+{
+    ++*(int *)ctx;
+}
+
 static int calls_on_a_proxy(revdial_proxy *p)
 {
+    int closes = 0;
+    const revdial_transport transport = {.ctx = &closes, .do_close = count_close};
+    const revdial_attach_opts how = {.transport = &transport};
     revdial_stats stats;
     revdial_err err = {0};
     revdial_session *s;
@@ -238,6 +246,8 @@ static int calls_on_a_proxy(revdial_proxy *p)
     WANT(revdial_proxy_wait(p, "cam-1", 1, -1), REVDIAL_ECLOSED);
     WANT(revdial_proxy_list(p, NULL, &s, 1), 0);
     WANT(revdial_proxy_attach(p, dup(1), NULL, NULL), REVDIAL_ECLOSED);
+    WANT(revdial_proxy_attach(p, dup(1), &how, NULL), REVDIAL_ECLOSED);
+    WANT(closes, 1);
     WANT(revdial_proxy_replace_credentials(p, NULL, 0, REVDIAL_END_STALE, NULL), REVDIAL_ECLOSED);
     revdial_proxy_replace_auth(p, NULL, NULL);
     revdial_proxy_get_stats(p, &stats);

@@ -650,6 +650,43 @@ NEW_WORLD_TEST(an_upgraded_connection_is_a_session_at_once_and_its_early_bytes_a
     close(fds[0]);
 }
 
+// Waits for a line that tells of a connection that was refused, and keeps its text.
+typedef struct refusal {
+    util_gate told;
+    char msg[1024];
+} refusal;
+
+static void on_refusal(void *ud, int level, const char *event, const char *msg)
+{
+    refusal *r = ud;
+    if (strcmp(event, "session.refused") != 0 || level != REVDIAL_LOG_WARN) return;
+    snprintf(r->msg, sizeof r->msg, "%s", msg);
+    util_gate_add(&r->told, 1);
+}
+
+NEW_WORLD_TEST(an_adopted_connection_whose_name_is_taken_is_logged_and_counted)
+{
+    static const revdial_attach_opts alice = {.upgraded = 1, .name = "cam-1", .identity = "alice"};
+    static const revdial_attach_opts eve = {.upgraded = 1, .name = "cam-1", .identity = "eve"};
+    refusal r = {.told = UTIL_GATE};
+    revdial_stats stats;
+    int first[2], second[2];
+    w->pcfg.common.log = on_refusal;
+    w->pcfg.common.log_ud = &r;
+    REQUIRE(world_open_proxy(w));
+    CHECK_INT(adopt_pair(w, first, &alice), 0);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+    CHECK_INT(adopt_pair(w, second, &eve), 0);
+    if (CHECK(util_gate_wait(&r.told, 1))) {
+        CHECK(strstr(r.msg, "name=cam-1") != NULL);
+        CHECK(strstr(r.msg, "another identity holds this name") != NULL);
+    }
+    UTIL_EVENTUALLY((revdial_proxy_get_stats(w->proxy, &stats), stats.refused_409 == 1));
+    CHECK_INT(stats.handshakes_refused, 1);
+    close(first[0]);
+    close(second[0]);
+}
+
 NEW_WORLD_TEST(an_adoption_that_is_refused_has_closed_the_descriptor)
 {
     int fds[2], before;
