@@ -1887,7 +1887,8 @@ REVDIAL_API size_t revdial_agent_list_links(revdial_agent *a, revdial_link_info 
 REVDIAL_API void revdial_agent_get_stats(revdial_agent *a, revdial_stats *out);
 
 // Stops connecting, tells the proxies, and waits for the streams to end. Sessions whose streams
-// have not ended at the timeout are dropped. Only revdial_agent_stop() frees the agent.
+// have not ended at the timeout are dropped. Only revdial_agent_stop() frees the agent. While one
+// thread is in this call, another may make it, or revdial_agent_stop(): the earliest end counts.
 //   blocks   for drain_ms
 //   returns  0 all streams had ended, REVDIAL_ETIMEDOUT; EDEADLK as revdial_agent_stop()
 //   thread   any but callbacks
@@ -25092,6 +25093,7 @@ struct revdial_agent {
     rvd_loop_timer stop_timer;
     rvd_loop_task begin_task, stop_task, look_task;
     int stopping;
+    int64_t stop_until_us;  // stopping: when streams must have ended
     uint64_t random;
     revdial_err verdict;  // why it stopped by itself
 
@@ -25099,6 +25101,7 @@ struct revdial_agent {
     const char *const *allow;  // NULL-terminated, in allow_texts
     rvd_base_arena allow_texts;
     int drain_ms, is_over;
+    unsigned drains;  // threads in revdial_agent_drain()
 };
 
 // What the agent keeps of a session.
@@ -26684,11 +26687,18 @@ static const rvd_stream_host rvd_agent_host = {
 
 // ---- stopping ----
 
+// May be called again: the earliest time at which streams must have ended counts.
 static void rvd_agent_stop_links(revdial_agent *a)
 {
     int drain_ms;
-    if (a->stopping) return;
+    int64_t until_us;
+    pthread_mutex_lock(&a->own.lock);
+    drain_ms = a->drain_ms;
+    pthread_mutex_unlock(&a->own.lock);
+    until_us = rvd_stream_deadline(drain_ms);
+    if (a->stopping && until_us >= a->stop_until_us) return;
     a->stopping = 1;
+    a->stop_until_us = until_us;
     for (unsigned i = 0; i < a->link_count; i++) {
         rvd_agent_link *l = a->links[i];
         // A link whose credential_fn runs stops when that returns; a joined one with its session.
@@ -26697,9 +26707,6 @@ static void rvd_agent_stop_links(revdial_agent *a)
             rvd_lookup_cancel(a->lookups, &l->conn.lookup))
             rvd_agent_link_stop(l, NULL);
     }
-    pthread_mutex_lock(&a->own.lock);
-    drain_ms = a->drain_ms;
-    pthread_mutex_unlock(&a->own.lock);
     // Only this thread changes the list, so it may walk it without the lock.
     for (rvd_base_link *k = a->own.members.next; k != &a->own.members; k = k->next) {
         rvd_owner_member *m = RVD_BASE_OWNER(k, rvd_owner_member, link);
@@ -27316,7 +27323,7 @@ void revdial_agent_get_stats(revdial_agent *a, revdial_stats *out)
 }
 
 // Asks the loop to stop. Returns 0, or why this thread may not.
-static int rvd_agent_ask_to_stop(revdial_agent *a, int drain_ms)
+static int rvd_agent_ask_to_stop(revdial_agent *a, int drain_ms, int is_drain)
 {
     if (rvd_owner_is_child(&a->own)) return REVDIAL_ECLOSED;
     if (rvd_loop_is_owner(a->loop) || rvd_loop_pool_is_mine(&a->own.handlers) ||
@@ -27324,6 +27331,7 @@ static int rvd_agent_ask_to_stop(revdial_agent *a, int drain_ms)
         return REVDIAL_EDEADLK;
     pthread_mutex_lock(&a->own.lock);
     a->drain_ms = drain_ms;
+    if (is_drain) a->drains++;
     pthread_mutex_unlock(&a->own.lock);
     rvd_loop_post(a->loop, &a->stop_task);
     return REVDIAL_OK;
@@ -27331,20 +27339,25 @@ static int rvd_agent_ask_to_stop(revdial_agent *a, int drain_ms)
 
 int revdial_agent_drain(revdial_agent *a, int drain_ms)
 {
-    int r = a ? rvd_agent_ask_to_stop(a, drain_ms) : REVDIAL_OK;
+    int r = a ? rvd_agent_ask_to_stop(a, drain_ms, 1) : REVDIAL_OK;
     if (!a || r) return r;
     pthread_mutex_lock(&a->own.lock);
     while (!a->is_over) rvd_owner_wait_locked(&a->own, INT64_MAX);
     r = a->own.was_cut ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
+    a->drains--;
+    pthread_cond_broadcast(&a->own.changed);
     pthread_mutex_unlock(&a->own.lock);
     return r;
 }
 
 int revdial_agent_stop(revdial_agent *a, int drain_ms)
 {
-    int r = a ? rvd_agent_ask_to_stop(a, drain_ms) : REVDIAL_OK;
+    int r = a ? rvd_agent_ask_to_stop(a, drain_ms, 0) : REVDIAL_OK;
     if (!a || r) return r;
     rvd_loop_join(a->loop);
+    pthread_mutex_lock(&a->own.lock);
+    while (a->drains) rvd_owner_wait_locked(&a->own, INT64_MAX);
+    pthread_mutex_unlock(&a->own.lock);
     r = a->own.was_cut ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
     rvd_agent_close(a);
     return r;

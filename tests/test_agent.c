@@ -761,6 +761,28 @@ TEST(U43_an_agent_keeps_a_session_to_each_of_two_proxies_that_share_nothing)
     world_close(&b);
 }
 
+static void *drain_for_ever(void *arg)
+{
+    world *w = arg;
+    CHECK_INT(revdial_agent_drain(w->agents[0], -1), REVDIAL_ETIMEDOUT);
+    return NULL;
+}
+
+WORLD_TEST(a_stop_without_a_wait_ends_a_drain_that_another_thread_waits_for)
+{
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    pthread_t waits;
+    char byte;
+    if (!CHECK(st != NULL)) return;
+    waits = util_thread(drain_for_ever, w);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DRAINING, 1, NULL));
+    CHECK_INT(revdial_agent_stop(w->agents[0], 0), REVDIAL_ETIMEDOUT);
+    pthread_join(waits, NULL);
+    w->agents[0] = NULL;
+    CHECK_INT(revdial_read(st, &byte, 1), REVDIAL_ELOST);
+    revdial_close(st);
+}
+
 WORLD_TEST(an_agent_that_drains_lets_streams_end_and_is_still_there)
 {
     revdial_stream *st = world_dial(w, "echo", 0, NULL);
