@@ -20546,9 +20546,9 @@ static void rvd_proxy_pending_end(revdial_proxy *p, revdial_session *s)
 static void rvd_proxy_request_forget_locked(revdial_session *s)
 {
     rvd_proxy_member *m = s->member;
+    const revdial_auth_req left = {.scheme = m->auth.scheme, .tls = m->auth.tls};
     rvd_base_arena_free(&m->texts, &s->heap);
-    m->auth.secret = m->auth.user = m->auth.name = m->auth.instance = NULL;
-    m->auth.digest = NULL;
+    m->auth = left;  // all else points into what is gone
 }
 
 static void rvd_proxy_verdict(revdial_session *s, enum revdial_verdict verdict)

@@ -1112,6 +1112,26 @@ static int session_label(world *w, const char *name, const char *want)
     return CHECK_STR(label, want);
 }
 
+NEW_WORLD_TEST(of_a_request_that_was_answered_no_pointer_is_kept)
+{
+    revdial_session *s = NULL;
+    w->pcfg.auth = hook_that_labels;
+    REQUIRE(world_open_proxy(w));
+    asking a = {.authorization = "Bearer x.y", .name = "cam-3"};
+    CHECK_INT(ask(w->address, &a), 101);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_UP, 1, NULL));
+    REQUIRE(revdial_proxy_list(w->proxy, "cam-3", &s, 1) == 1);
+    rvd_stream_lock(s);
+    const revdial_auth_req auth = ((const rvd_proxy_member *)s->member)->auth;
+    rvd_stream_unlock(s);
+    CHECK(!auth.secret && !auth.name && !auth.peer && !auth.digest && !auth.proof);
+    CHECK(!auth.headers && !auth.header_count);
+    CHECK(!auth.group && !auth.expires_ms && !auth.label && !auth.quota);
+    CHECK_INT(auth.scheme, REVDIAL_AUTH_BEARER);  // the counters need it
+    revdial_session_unref(s);
+    close(a.kept);
+}
+
 NEW_WORLD_TEST(sessions_have_the_label_of_their_row_and_no_name_has_two_labels)
 {
     static const revdial_credential rows[] = {{"t0ken", NULL, "*", BEARER, "g", "a.example"},
