@@ -19054,7 +19054,6 @@ static void rvd_relay_fail(rvd_relay *r, int code, int sys, const char *text)
     if (r->state != RVD_RELAY_RUNNING) return;
     rvd_relay_become(r, RVD_RELAY_FAILED);
     rvd_relay_in_become(r, RVD_RELAY_IN_LOST);
-    if (r->why_code) return;
     r->why_code = code;
     r->why_sys = sys;
     r->why_text = text;
@@ -19069,11 +19068,11 @@ static int rvd_relay_awaits_reason(const rvd_relay *r)
 static void rvd_relay_fail_stream(rvd_relay *r, ptrdiff_t code)
 {
     int reset = r->st->reset_code;
+    if (r->state == RVD_RELAY_RUNNING && reset > 0) r->why_reset = reset;
     if (code == REVDIAL_ERESET)
         rvd_relay_fail(r, REVDIAL_ERESET, 0, revdial_reset_text(reset > 0 ? reset : 0));
     else
         rvd_relay_fail(r, rvd_stream_error_locked(r->st, (int)code), 0, "the session ended");
-    r->why_reset = reset > 0 ? reset : 0;
 }
 
 static void rvd_relay_fail_socket(rvd_relay *r, ptrdiff_t error, const char *text)
