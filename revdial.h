@@ -330,7 +330,8 @@ typedef struct revdial_limits {
     uint32_t session_window;
     // Largest frame while several streams are busy: default 65524, 512 to 65524.
     uint32_t frame_bytes_max;
-    // Idle time before a ping: default 15000, min 100.
+    // Idle time before a ping: default 15000, min 100. While payload moves, there is also a ping
+    // every 30 s that measures the round trip.
     int keepalive_ms;
     // Time after that ping before the session is given up, unless a byte arrives or the peer's
     // system acknowledges some of the bytes that wait to be sent: default 15000.
@@ -4128,6 +4129,7 @@ typedef struct rvd_mux {
     int64_t drain_us;  // until when an idle session that drains stays
     int64_t rtt[RVD_MUX_RTT_SAMPLES];
     uint64_t ping_rx_bytes;  // rx_bytes when the ping was sent
+    uint64_t pinged_bytes;   // rx_bytes and tx_bytes when it was asked for
     uint32_t rtt_count, ping_value;
     uint8_t ping_wanted, ping_out;
     uint8_t is_mute;  // it has not answered a ping in time
@@ -6278,7 +6280,14 @@ static void rvd_mux_ping(rvd_mux *m)
     if (m->dead || m->ping_out || m->ping_wanted) return;
     m->ping_wanted = 1;
     m->ping_us = m->now_us;
+    m->pinged_bytes = m->rx_bytes + m->tx_bytes;
     m->next_rtt_us = m->now_us + RVD_MUX_RTT_US;
+}
+
+// Once payload has moved, the round trip may have changed. An idle session leaves its link alone.
+static int rvd_mux_wants_rtt(const rvd_mux *m)
+{
+    return m->rx_bytes + m->tx_bytes != m->pinged_bytes;
 }
 
 // Silence leads to a ping, and silence after it ends the session. Any byte counts as life, because
@@ -6298,7 +6307,8 @@ static void rvd_mux_tick_liveness(rvd_mux *m)
         return;
     }
     rvd_mux_tick_doubt(m);
-    if (quiet >= (int64_t)l->keepalive_ms * 1000 || m->now_us >= m->next_rtt_us ||
+    if (quiet >= (int64_t)l->keepalive_ms * 1000 ||
+        (m->now_us >= m->next_rtt_us && rvd_mux_wants_rtt(m)) ||
         (m->asked_us > m->last_rx_us && m->now_us - m->asked_us >= RVD_MUX_ASK_US))
         rvd_mux_ping(m);
 }
@@ -6492,7 +6502,7 @@ static int64_t rvd_mux_next_tick(const rvd_mux *m)
         at = rvd_base_sooner(at, m->now_us + (int64_t)l->dead_after_ms * 1000);
     } else {
         at = rvd_base_sooner(at, m->last_rx_us + (int64_t)l->keepalive_ms * 1000);
-        at = rvd_base_sooner(at, m->next_rtt_us);
+        if (rvd_mux_wants_rtt(m)) at = rvd_base_sooner(at, m->next_rtt_us);
     }
     if (rvd_mux_is_blocked(m))
         at = rvd_base_sooner(at, rvd_mux_moved_us(m) + (int64_t)l->write_stall_ms * 1000);
@@ -7051,7 +7061,8 @@ static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, 
     m->heap = heap;
     m->cfg = *cfg;
     m->now_us = m->last_rx_us = m->progress_us = m->acked_us = now_us;
-    m->next_rtt_us = now_us;  // the first ping goes out at once
+    m->next_rtt_us = now_us;  // the first ping goes out at once:
+    m->pinged_bytes = UINT64_MAX;
     m->next_id = cfg->is_client ? 1 : 2;
     m->promise_round = 1;
     rvd_pace_init(&m->pace, now_us);

@@ -441,6 +441,25 @@ TEST(silence_is_answered_by_one_ping_and_then_by_the_end)  // C10, C30, row 31
     rig_end(r);
 }
 
+TEST(an_idle_session_sends_no_ping_but_those_of_keepalive_ms)
+{
+    rig *r = rig_with((revdial_limits){.keepalive_ms = 600000});
+    REQUIRE(r != NULL);
+    script_run(r, ".tick=0");
+    uint64_t pings = r->wire.out_frames[WIRE_PING];
+    CHECK_INT(pings, 1);  // for the round trip
+    for (int i = 0; i < 500; i++) rig_tick(r, 1000);
+    CHECK_INT(r->wire.out_frames[WIRE_PING], pings);
+    for (int i = 0; i < 2; i++) {  // bytes of either side: the round trip may have changed
+        script_run(r, i ? ".writep1'y'" : "Wp1+SYN .acceptp1 Dp1'x' .readp1");
+        rig_tick(r, 1);
+        CHECK_INT(r->wire.out_frames[WIRE_PING], ++pings);
+        rig_tick(r, 30001);
+        CHECK_INT(r->wire.out_frames[WIRE_PING], pings);
+    }
+    rig_end(r);
+}
+
 TEST(a_stream_that_is_not_answered_is_followed_by_a_ping_and_no_answer_to_that_is_told)
 {
     rig *r = rig_with((revdial_limits){.keepalive_ms = 15000, .dead_after_ms = 15000});
