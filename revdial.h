@@ -22375,14 +22375,15 @@ static int rvd_proxy_is_limited(const revdial_expose *x)
     return x->max_clients || x->max_clients_per_source;
 }
 
-// Returns 0 without memory, or without randomness for the lists.
+// Returns 0 without memory.
 static int rvd_proxy_crowd_new(rvd_proxy_listener *l)
 {
     rvd_proxy_crowd *crowd = rvd_owner_alloc(&l->proxy->own, sizeof *crowd);
     if (!crowd) return 0;
     crowd->refs = 1;
     l->crowd = crowd;
-    return rvd_sys_random(&crowd->seed, sizeof crowd->seed) == 0;
+    crowd->seed = l->proxy->guard.seed;
+    return 1;
 }
 
 // Sets what identifies the source of a client. Returns 0 for one that has none.
