@@ -13741,6 +13741,8 @@ enum {
     RVD_LOOP_BUFFER = 256 * 1024,    // input of one read: beyond this a larger one gains nothing
     RVD_LOOP_STACK = 256 * 1024,     // callbacks are shallow and keep no buffers on the stack
     RVD_LOOP_BATCH = 32,             // descriptors between two flushes in a pass
+    RVD_LOOP_TASKS = 8,              // tasks between two looks at the clock, and after the first
+    RVD_LOOP_TASKS_US = 200,         //   look the time after which descriptors get their turn
     RVD_LOOP_EVENTS = 256,           // per wait: 3 KiB, and the call is paid for long before
     RVD_LOOP_WAIT_MS = 3600 * 1000,  // longest sleep, so that no distant timer overflows an int
     RVD_LOOP_SHORT_MS = 20,          // while the system lacks what poll(2) needs
@@ -14260,28 +14262,49 @@ static void rvd_loop_post(rvd_loop *loop, rvd_loop_task *task)
     pthread_mutex_unlock(&loop->lock);
 }
 
-static void rvd_loop_run_posted(rvd_loop *loop)
+// Puts tasks that have yet to run before those that were posted meanwhile.
+static void rvd_loop_repost(rvd_loop *loop, rvd_loop_task *first, rvd_loop_task **end)
 {
-    rvd_loop_task *task, *next;
+    pthread_mutex_lock(&loop->lock);
+    *end = loop->tasks;
+    if (!loop->tasks) loop->tasks_end = end;
+    loop->tasks = first;
+    atomic_store(&loop->posted, 1);
+    pthread_mutex_unlock(&loop->lock);
+}
+
+// Returns 0 if the time that tasks may take was over before the last one.
+static int rvd_loop_run_posted(rvd_loop *loop)
+{
+    rvd_loop_task *task, *next, **end;
+    int64_t until_us = 0;
     pthread_mutex_lock(&loop->lock);
     task = loop->tasks;
+    end = loop->tasks_end;
     loop->tasks = NULL;
     loop->tasks_end = &loop->tasks;
     atomic_store_explicit(&loop->posted, 0, memory_order_relaxed);
     pthread_mutex_unlock(&loop->lock);
-    for (; task; task = next) {
+    for (int count = 1; task; task = next, count++) {
         next = task->next;
         atomic_exchange_explicit(&task->queued, 0, memory_order_acq_rel);
         task->run(task);
+        if (count % RVD_LOOP_TASKS != 0 || !next) continue;
+        if (!until_us) until_us = rvd_sys_now_us() + RVD_LOOP_TASKS_US;
+        if (rvd_sys_now_us() < until_us) continue;
+        rvd_loop_repost(loop, next, end);
+        return 0;
     }
+    return 1;
 }
 
 // Tasks that these tasks post run in this pass, too: what they write goes out together. Tasks that
 // those post wait for the next pass, so that a task that posts itself cannot starve descriptors.
+// Nor can a thousand tasks that one read has posted, such as the connects of a thousand streams.
 static void rvd_loop_run_tasks(rvd_loop *loop)
 {
     for (int i = 0; i < 2 && atomic_load_explicit(&loop->posted, memory_order_relaxed); i++)
-        rvd_loop_run_posted(loop);
+        if (!rvd_loop_run_posted(loop)) return;
 }
 
 static void rvd_loop_on_wake(rvd_loop_io *io)

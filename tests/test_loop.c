@@ -2022,6 +2022,53 @@ TEST(posting_a_queued_task_does_nothing_and_a_task_may_post_itself)
     sem_destroy(&s.done);
 }
 
+// A task that takes a tenth of a millisecond.
+typedef struct labour {
+    rvd_loop_task task;
+    int *order, *count, number;
+} labour;
+
+static void labour_run(rvd_loop_task *t)
+{
+    labour *l = (labour *)t;
+    l->order[(*l->count)++] = l->number;
+    atomic_fetch_add(&fault_now_us, 100);
+}
+
+TEST(a_thousand_tasks_run_in_their_order_and_let_descriptors_have_their_turn_meanwhile)
+{
+    enum { TASKS = 1000, MOST = RVD_LOOP_TASKS + RVD_LOOP_TASKS_US / 100 + RVD_LOOP_TASKS };
+    static labour tasks[TASKS + 1];
+    static int order[TASKS + 1];
+    rvd_loop *loop = new_loop();
+    watcher w;
+    int fds[2], count = 0, passes = 0;
+    new_pair(fds);
+    watcher_open(&w, loop, fds[0]);
+    fault_clear();
+    atomic_store(&fault_now_us, 1000000);
+    for (int i = 0; i <= TASKS; i++)
+        tasks[i] = (labour){.task = {.run = labour_run}, order, &count, i};
+    for (int i = 0; i < TASKS; i++) rvd_loop_post(loop, &tasks[i].task);
+    CHECK_INT(rvd_loop_pass(loop), 0);
+    CHECK(count > 0 && count <= MOST);
+    put_bytes(fds[1], 1);
+    rvd_loop_post(loop, &tasks[TASKS].task);  // behind those that wait
+    CHECK_INT(rvd_loop_pass(loop), 0);
+    CHECK(w.seen & RVD_LOOP_READ);
+    for (; count <= TASKS && passes <= TASKS; passes++) {
+        int before = count;
+        CHECK_INT(rvd_loop_pass(loop), 0);
+        CHECK(count > before && count - before <= MOST);
+    }
+    for (int i = 0; i <= TASKS; i++) CHECK_INT(order[i], i);
+    atomic_store(&fault_now_us, 0);
+    rvd_loop_remove(loop, &w.io);
+    close(fds[0]);
+    close(fds[1]);
+    rvd_loop_free(loop);
+}
+
 TEST(the_poster_has_left_the_loop_when_the_task_runs)
 {
     // The task ends the run and the loop is freed at once, while the poster may still be on its way
