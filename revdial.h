@@ -19858,6 +19858,7 @@ static void rvd_owner_get_stats(rvd_owner *o, revdial_stats *out)
 // ---- streams of the peer that the application handles ----
 
 typedef struct rvd_owner_call {
+    rvd_loop_task task;  // on the loop, which gives it a thread
     rvd_loop_job job;
     rvd_owner *owner;
     revdial_session *session;  // holds a reference
@@ -19887,39 +19888,74 @@ static void rvd_owner_handler_end(rvd_owner *o, revdial_session *s)
     pthread_mutex_unlock(&o->lock);
 }
 
+static void rvd_owner_call_free(rvd_owner_call *c)
+{
+    rvd_owner *o = c->owner;
+    revdial_session_unref(c->session);
+    rvd_owner_free(o, c, sizeof *c);
+    rvd_stream_work_end(&o->work);
+}
+
 static void rvd_owner_call_run(rvd_loop_job *job)
 {
     rvd_owner_call *c = RVD_BASE_OWNER(job, rvd_owner_call, job);
     rvd_owner *o = c->owner;
     revdial_session *s = c->session;
-    revdial_stream *st = c->st;
     sigset_t ours;
-    rvd_owner_free(o, c, sizeof *c);
     rvd_sys_hook_begin(&s->group->mask, &ours);
-    o->handler(o->ud, st);
+    o->handler(o->ud, c->st);
     rvd_sys_hook_end(&ours);
     rvd_owner_handler_end(o, s);
-    revdial_session_unref(s);
-    rvd_stream_work_end(&o->work);
+    rvd_owner_call_free(c);
 }
 
-// Has a thread of its own call the handler, or refuses the stream.
+// Gives it a thread of its own. Returns 0 if there is none.
+static int rvd_owner_call_begin(rvd_owner_call *c)
+{
+    rvd_owner *o = c->owner;
+    if (!rvd_owner_handler_begin(o, c->session)) return 0;
+    if (rvd_loop_pool_submit(&o->handlers, &c->job, RVD_LOOP_NO_QUEUE) == 0) return 1;
+    rvd_owner_handler_end(o, c->session);
+    return 0;
+}
+
+// A stream that its peer has reset by now needs no thread.
+static void rvd_owner_call_start(rvd_loop_task *task)
+{
+    rvd_owner_call *c = RVD_BASE_OWNER(task, rvd_owner_call, task);
+    revdial_session *s = c->session;
+    int has_begun;
+    rvd_stream_lock(s);
+    has_begun = c->st->reset_code < 0 && rvd_owner_call_begin(c);  // then c is its thread's
+    if (!has_begun) {
+        revdial_engine_reset(s->engine, c->st->id, REVDIAL_RESET_CALM);
+        rvd_stream_free_locked(c->st);
+        rvd_stream_flush_soon_locked(s);
+    }
+    rvd_stream_unlock(s);
+    if (!has_begun) rvd_owner_call_free(c);
+}
+
+// Has a thread call the handler, or refuses the stream. The loop does so when it has acted on all
+// that it has read, which may end with the stream's reset: of those that open and reset a thousand
+// streams at a time none costs a thread.
 static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_stream *st)
 {
-    int may = rvd_owner_handler_begin(o, s);
-    rvd_owner_call *c = may ? rvd_owner_alloc(o, sizeof *c) : NULL;
+    rvd_owner_call *c = rvd_owner_alloc(o, sizeof *c);
     if (c) {
         c->job.run = rvd_owner_call_run;
+        c->task.run = rvd_owner_call_start;
         c->owner = o;
         c->session = revdial_session_ref(s);
         c->st = st;
         rvd_stream_work_begin(&o->work);
-        if (rvd_loop_pool_submit(&o->handlers, &c->job, RVD_LOOP_NO_QUEUE) == 0) return;
-        rvd_stream_work_end(&o->work);
-        revdial_session_unref(s);  // not the last reference
-        rvd_owner_free(o, c, sizeof *c);
+        if (rvd_stream_on_loop_locked(s)) {
+            rvd_loop_post(s->loop, &c->task);
+            return;
+        }
+        if (rvd_owner_call_begin(c)) return;
+        rvd_owner_call_free(c);  // not the last reference to s
     }
-    if (may) rvd_owner_handler_end(o, s);
     revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_CALM);
     rvd_stream_free_locked(st);
 }

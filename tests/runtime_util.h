@@ -1218,13 +1218,23 @@ typedef struct raw_frame {
     uint32_t id, len;
 } raw_frame;
 
-static inline int raw_frame_send(int fd, uint8_t type, uint16_t flags, uint32_t id, uint32_t len)
+static inline void raw_frame_put(uint8_t h[12], uint8_t type, uint16_t flags, uint32_t id,
+                                 uint32_t len)
 {
-    uint8_t h[12] = {0, type, (uint8_t)(flags >> 8), (uint8_t)flags};
+    h[0] = 0;
+    h[1] = type;
+    h[2] = (uint8_t)(flags >> 8);
+    h[3] = (uint8_t)flags;
     for (int i = 0; i < 4; i++) {
         h[4 + i] = (uint8_t)(id >> (24 - 8 * i));
         h[8 + i] = (uint8_t)(len >> (24 - 8 * i));
     }
+}
+
+static inline int raw_frame_send(int fd, uint8_t type, uint16_t flags, uint32_t id, uint32_t len)
+{
+    uint8_t h[12];
+    raw_frame_put(h, type, flags, id, len);
     return raw_send(fd, h, sizeof h);
 }
 
