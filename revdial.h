@@ -15906,6 +15906,7 @@ static void rvd_reader_woken(rvd_reader *r, const struct iovec *iov, ptrdiff_t n
 // other sessions waited for it.
 #define RVD_STREAM_TURN_US 500
 #define RVD_STREAM_READ_MIN 2048
+#define RVD_STREAM_READ_START 8192  // a new session's first frames may be small ones
 #define RVD_STREAM_LOOKS 256  // streams that a poll looks at under one hold of the session's lock
 // After a read of BURST bytes more may be there at once. A thread that got PIECE bytes from it, and
 // has room, is woken after the next read. Four threads that read 64 MB each: 26,000 system calls
@@ -18181,7 +18182,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->group = cfg->group;
     s->loop = cfg->group->loop;
     rvd_reader_init(&s->reader, s->loop, &s->io);
-    s->read_most = RVD_LOOP_BUFFER / 4;
+    s->read_most = RVD_STREAM_READ_START;
     s->fd = cfg->fd;
     s->id = cfg->engine->session_id;
     s->start_us = rvd_sys_now_us();
