@@ -19982,7 +19982,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_QUEUE_US 100000        // interval of looks at the queue
 #define RVD_PROXY_SILENCE_US 10000000    // in the queue without a byte; as long as a handshake
 #define RVD_PROXY_QUEUE 8                // times the places: length of the queue
-#define RVD_PROXY_QUEUE_POLLS 128        // of the queue, polled at a time
+#define RVD_PROXY_QUEUE_LOOKS 16         // at its oldest, for one that makes room
 #define RVD_PROXY_TRIES 8                // further sessions that one dial asks, where that is safe
 #define RVD_PROXY_PEERS RVD_PROXY_TRIES  // so that a dial finds the one that has the name
 #define RVD_PROXY_ASK_AGAIN_US 1000000   // a dial that waits for a backend asks peers again
@@ -20184,9 +20184,12 @@ typedef struct rvd_proxy_route {
     int64_t since_us;
 } rvd_proxy_route;
 
-// A connection that waits for a place among those that authenticate.
+// A connection that waits for a place among those that authenticate. On loop 0.
+//   SILENT --it has sent a byte, or is over--> SPOKEN      both --a place, or no more time--> gone
 typedef struct rvd_proxy_queued {
-    int fd;
+    rvd_base_link link;  // in the queue's `silent`, by age; or in its `spoken`, first come first
+    rvd_loop_io io;      // until it has spoken
+    revdial_proxy *proxy;
     rvd_sys_addr peer;
     int64_t since_us;
 } rvd_proxy_queued;
@@ -20208,8 +20211,8 @@ struct revdial_proxy {
 
     // Loop 0 only.
     rvd_loop_timer queue_timer;
-    rvd_proxy_queued *queue;  // by age; NULL until it is needed
-    size_t queue_room, queue_max;
+    rvd_base_link silent, spoken;  // of rvd_proxy_queued
+    size_t queue_max;
 
     // Loop 0 only.
     int fd_most;  // for clients; see rvd_sys_fd_most()
@@ -21407,6 +21410,12 @@ static size_t rvd_proxy_busiest_locked(const revdial_proxy *p)
     return most;
 }
 
+// Has this block at least half as many of them as the busiest one?
+static int rvd_proxy_is_busy_locked(const revdial_proxy *p, size_t own, size_t busiest)
+{
+    return 2 * p->waiting_of[own] + 1 > p->waiting_of[busiest];
+}
+
 // The connection to drop for a newcomer: of the busiest block, the one whose last progress is the
 // longest ago. Sources with few pending connections are never the victim.
 //   is_own   the newcomer's source has at least half as many pending connections as the busiest
@@ -21448,7 +21457,7 @@ static int rvd_proxy_pending_begin(revdial_proxy *p, uint64_t block, enum rvd_pr
     pthread_mutex_lock(&p->own.lock);
     if (p->pending >= most - others || p->queue_count) {
         busiest = rvd_proxy_busiest_locked(p);
-        is_own = 2 * p->waiting_of[own] + 1 > p->waiting_of[busiest];
+        is_own = rvd_proxy_is_busy_locked(p, own, busiest);
         if (own == busiest) most -= others;
     }
     if (p->closing || p->draining) {
@@ -21516,39 +21525,68 @@ static void rvd_proxy_queue_set(revdial_proxy *p, size_t count)
                            rvd_loop_now(p->loops[0]) + RVD_PROXY_QUEUE_US);
 }
 
-// Loop 0. Gives places to queued connections that have sent a byte, oldest first, and drops those
-// that have been silent for too long.
+static uint64_t rvd_proxy_queued_block(const rvd_proxy_queued *q)
+{
+    return rvd_auth_peer_block(rvd_proxy_peer_key(&q->peer));
+}
+
+// Takes it out of the queue. Returns its descriptor.
+static int rvd_proxy_queued_take(rvd_proxy_queued *q)
+{
+    revdial_proxy *p = q->proxy;
+    int fd = q->io.fd;
+    rvd_loop_remove(p->loops[0], &q->io);
+    rvd_base_link_remove(&q->link);
+    rvd_owner_free(&p->own, q, sizeof *q);
+    rvd_proxy_queue_set(p, p->queue_count - 1);
+    return fd;
+}
+
+static void rvd_proxy_queued_on_io(rvd_loop_io *io)
+{
+    rvd_proxy_queued *q = RVD_BASE_OWNER(io, rvd_proxy_queued, io);
+    revdial_proxy *p = q->proxy;
+    if (!(io->ready & RVD_LOOP_READ)) return;
+    rvd_loop_remove(p->loops[0], io);
+    rvd_base_link_remove(&q->link);
+    rvd_base_link_push(&p->spoken, &q->link);
+    rvd_loop_post(p->loops[0], &p->queue_task);
+}
+
+// Gives a place to the first one that has sent a byte. Returns REVDIAL_EAGAIN if there is none.
+static int rvd_proxy_queue_admit(revdial_proxy *p)
+{
+    rvd_proxy_queued *q = RVD_BASE_OWNER(p->spoken.next, rvd_proxy_queued, link);
+    rvd_sys_addr peer = q->peer;
+    int code = rvd_proxy_pending_begin(p, rvd_proxy_queued_block(q), RVD_PROXY_WAITED);
+    if (code == REVDIAL_EAGAIN) return code;
+    if (code)
+        rvd_proxy_refuse(p, rvd_proxy_queued_take(q));
+    else
+        rvd_proxy_begin(p, rvd_proxy_queued_take(q), &peer);
+    return code;
+}
+
+// Loop 0. Gives places to queued connections that have sent a byte, as long as others can wait, and
+// drops those that have been silent for too long.
 static void rvd_proxy_queue_pass(revdial_proxy *p)
 {
-    struct pollfd polls[RVD_PROXY_QUEUE_POLLS];
-    size_t at = 0, kept = 0, count = p->queue_count;
-    int64_t patience_us = count > p->queue_max / 2 ? RVD_PROXY_STALE_US : RVD_PROXY_SILENCE_US;
-    int64_t until_us = rvd_loop_now(p->loops[0]) - patience_us;
+    int64_t begun_us = rvd_sys_now_us(), silent_us;
     int code = REVDIAL_OK;
-    while (at < count && code != REVDIAL_EAGAIN) {
-        size_t some = rvd_base_min(count - at, RVD_PROXY_QUEUE_POLLS);
-        for (size_t i = 0; i < some; i++) {
-            polls[i].fd = p->queue[at + i].fd;
-            polls[i].events = POLLIN;
-            polls[i].revents = 0;
+    while (!rvd_base_link_is_alone(&p->spoken) && code != REVDIAL_EAGAIN) {
+        if (rvd_sys_now_us() - begun_us > RVD_PROXY_ACCEPT_US) {
+            rvd_loop_post(p->loops[0], &p->queue_task);
+            break;
         }
-        rvd_sys_poll(polls, some, 0);
-        for (size_t i = 0; i < some; i++, at++) {
-            rvd_proxy_queued q = p->queue[at];
-            if (polls[i].revents && code != REVDIAL_EAGAIN) {
-                code = rvd_proxy_pending_begin(p, rvd_auth_peer_block(rvd_proxy_peer_key(&q.peer)),
-                                               RVD_PROXY_WAITED);
-                if (!code) rvd_proxy_begin(p, q.fd, &q.peer);
-            }
-            if (polls[i].revents && code == REVDIAL_OK) continue;
-            if ((!polls[i].revents && q.since_us <= until_us) || code == REVDIAL_ECLOSED)
-                rvd_proxy_refuse(p, q.fd);
-            else
-                p->queue[kept++] = q;
-        }
+        code = rvd_proxy_queue_admit(p);
     }
-    if (kept != at) memmove(p->queue + kept, p->queue + at, (count - at) * sizeof *p->queue);
-    rvd_proxy_queue_set(p, kept + count - at);
+    silent_us = p->queue_count > p->queue_max / 2 ? RVD_PROXY_STALE_US : RVD_PROXY_SILENCE_US;
+    while (!rvd_base_link_is_alone(&p->silent)) {
+        rvd_proxy_queued *q = RVD_BASE_OWNER(p->silent.next, rvd_proxy_queued, link);
+        if (code != REVDIAL_ECLOSED && q->since_us > rvd_loop_now(p->loops[0]) - silent_us) break;
+        rvd_proxy_refuse(p, rvd_proxy_queued_take(q));
+    }
+    rvd_proxy_queue_set(p, p->queue_count);  // the next look
 }
 
 static void rvd_proxy_on_queue_task(rvd_loop_task *task)
@@ -21561,23 +21599,45 @@ static void rvd_proxy_on_queue_timer(rvd_loop_timer *t)
     rvd_proxy_queue_pass(RVD_BASE_OWNER(t, revdial_proxy, queue_timer));
 }
 
+// The queue is full: a connection that has been silent for long makes room for another one. That
+// costs less than a place that is given to the new one, and soon lost again. Those of sources that
+// have few places stay.
+//   returns  0: there is none among the oldest
+static int rvd_proxy_queue_yield(revdial_proxy *p)
+{
+    rvd_proxy_queued *found = NULL;
+    rvd_base_link *l = p->silent.next;
+    size_t busiest;
+    pthread_mutex_lock(&p->own.lock);
+    busiest = rvd_proxy_busiest_locked(p);
+    for (int i = 0; !found && i < RVD_PROXY_QUEUE_LOOKS && l != &p->silent; i++, l = l->next) {
+        rvd_proxy_queued *q = RVD_BASE_OWNER(l, rvd_proxy_queued, link);
+        size_t own = rvd_auth_bucket(&p->guard, rvd_proxy_queued_block(q));
+        if (rvd_proxy_is_busy_locked(p, own, busiest)) found = q;
+    }
+    pthread_mutex_unlock(&p->own.lock);
+    if (found) rvd_proxy_refuse(p, rvd_proxy_queued_take(found));
+    return found != NULL;
+}
+
 // Returns 0 when the queue is full.
 static int rvd_proxy_enqueue(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
 {
     rvd_proxy_queued *q;
-    if (p->queue_count >= p->queue_max) return 0;
-    if (p->queue_count == p->queue_room) {
-        void *fresh;
-        pthread_mutex_lock(&p->own.lock);
-        fresh = rvd_loop_grown(&p->own.heap, p->queue, &p->queue_room, sizeof *p->queue);
-        pthread_mutex_unlock(&p->own.lock);
-        if (!fresh) return 0;
-        p->queue = fresh;
-    }
-    q = &p->queue[p->queue_count];
-    q->fd = fd;
+    if (p->queue_count >= p->queue_max && !rvd_proxy_queue_yield(p)) return 0;
+    q = rvd_owner_alloc(&p->own, sizeof *q);
+    if (!q) return 0;
+    q->io.fd = fd;
+    q->io.run = rvd_proxy_queued_on_io;
+    q->proxy = p;
     q->peer = *peer;
     q->since_us = rvd_loop_now(p->loops[0]);
+    rvd_base_link_init(&q->link);
+    if (rvd_loop_add(p->loops[0], &q->io) < 0) {
+        rvd_owner_free(&p->own, q, sizeof *q);
+        return 0;
+    }
+    rvd_base_link_push(&p->silent, &q->link);
     rvd_proxy_queue_set(p, p->queue_count + 1);
     return 1;
 }
@@ -23943,12 +24003,18 @@ static rvd_proxy_listener *rvd_proxy_listener_with_routes(revdial_proxy *p)
     return found;
 }
 
+static void rvd_proxy_queue_close(rvd_base_link *queued)
+{
+    while (!rvd_base_link_is_alone(queued))
+        rvd_sys_close(rvd_proxy_queued_take(RVD_BASE_OWNER(queued->next, rvd_proxy_queued, link)));
+}
+
 static void rvd_proxy_on_stop_listening(rvd_loop_task *task)
 {
     revdial_proxy *p = RVD_BASE_OWNER(task, revdial_proxy, stop_listening);
     rvd_proxy_listener *l;
-    for (size_t i = 0; i < p->queue_count; i++) rvd_sys_close(p->queue[i].fd);
-    if (p->queue_count) rvd_proxy_queue_set(p, 0);
+    rvd_proxy_queue_close(&p->silent);
+    rvd_proxy_queue_close(&p->spoken);
     while ((l = rvd_proxy_listener_to_close(p)) != NULL) rvd_proxy_listener_unwatch(l);
     while ((l = rvd_proxy_listener_with_routes(p)) != NULL) {
         rvd_proxy_routes_end(l, "the proxy stops");
@@ -24005,7 +24071,6 @@ static void rvd_proxy_free(revdial_proxy *p)
         rvd_base_link_remove(&l->link);
         rvd_proxy_listener_free(l);
     }
-    rvd_base_free(h, p->queue, p->queue_room * sizeof *p->queue);
     rvd_base_arena_free(&p->texts, h);
     rvd_owner_close(&p->own);
     rvd_base_free(&heap, p, sizeof *p);
@@ -24515,6 +24580,8 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
     rvd_base_link_init(&p->dials);
     rvd_base_link_init(&p->clients);
     rvd_base_link_init(&p->waiting);
+    rvd_base_link_init(&p->silent);
+    rvd_base_link_init(&p->spoken);
     rvd_auth_guard_init(&p->guard, &p->own.heap, cfg->max_auth_failures);
     p->stop_listening.run = rvd_proxy_on_stop_listening;
     p->dials_wake.run = rvd_proxy_on_dials_wake;

@@ -488,6 +488,29 @@ NEW_WORLD_TEST(B7_a_proxy_that_closes_while_others_wait_for_a_place_closes_them)
     CHECK(util_fds() <= before);
 }
 
+// A connection costs little that is dropped for another one before it has said a byte, and those
+// that have places keep them.
+NEW_WORLD_TEST(P2_in_a_full_queue_whoever_has_been_silent_for_longest_makes_room_for_the_next)
+{
+    enum { PLACES = 8, ALL = PLACES + 8 * PLACES, MORE = 5 };
+    static int fds[ALL + MORE];
+    char byte;
+    w->pcfg.max_pending = PLACES;
+    REQUIRE(world_open_proxy(w));
+    for (int i = 0; i < ALL; i++) fds[i] = raw_connect_from(w->address, 2);
+    UTIL_EVENTUALLY(queue_of(w->proxy) == ALL - PLACES);
+    for (int i = ALL; i < ALL + MORE; i++) {
+        fds[i] = raw_connect_from(w->address, 2);
+        CHECK(raw_wait(fds[i - ALL + PLACES], POLLIN, UTIL_WAIT_MS));
+    }
+    UTIL_EVENTUALLY(queue_of(w->proxy) == ALL - PLACES);
+    for (int i = 0; i < ALL + MORE; i++) {
+        int is_dropped = i >= PLACES && i < PLACES + MORE;
+        CHECK_INT(raw_wait(fds[i], POLLIN, 0) && raw_read(fds[i], &byte, 1) <= 0, is_dropped);
+        close(fds[i]);
+    }
+}
+
 // ------------------------------------------------------------------------------------------------
 // A proxy
 
@@ -583,6 +606,38 @@ TEST(X3_streams_that_are_reset_at_once_count_until_they_are_gone_and_then_the_se
         CHECK_INT(why.code, REVDIAL_EPROTO);
     }
     trap_close(&t);
+}
+
+TEST(X3_a_stream_that_is_reset_in_the_read_that_opens_it_costs_no_thread)
+{
+    enum { RESET = 100 };
+    uint8_t many[RESET * 24 + 12];
+    char head[4096], url[64], byte = 'x';
+    int port = 0;
+    world w;
+    world_init(&w);
+    int listener = raw_listen(8, &port);
+    snprintf(url, sizeof url, "http://127.0.0.1:%d", port);
+    w.acfg.url = url;
+    w.agents[0] = revdial_agent_start(&w.acfg, NULL);
+    if (CHECK(w.agents[0] != NULL)) {
+        int fd = raw_proxy_accept(listener, head, sizeof head);
+        raw_say(fd, RAW_101);
+        for (uint32_t i = 0; i < RESET; i++) {
+            raw_frame_put(many + i * 24, RAW_WINDOW, RAW_SYN, 1 + 2 * i, 0);
+            raw_frame_put(many + i * 24 + 12, RAW_WINDOW, RAW_RST, 1 + 2 * i, 0);
+        }
+        raw_frame_put(many + RESET * 24, RAW_WINDOW, RAW_SYN, 1 + 2 * RESET, 0);
+        raw_send(fd, many, sizeof many);
+        CHECK(util_gate_wait(&w.begun, 1));
+        raw_frame_send(fd, RAW_DATA, RAW_FIN, 1 + 2 * RESET, 1);
+        raw_send(fd, &byte, 1);
+        UTIL_EVENTUALLY(atomic_load(&w.serving) == 0);
+        CHECK_INT(util_gate_count(&w.begun), 1);
+        close(fd);
+    }
+    world_close(&w);
+    close(listener);
 }
 
 // Others wait for half a millisecond, whatever a session's bytes cost; bulk is read in one piece.
