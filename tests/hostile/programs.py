@@ -31,6 +31,13 @@ def until(seconds, is_true):
         time.sleep(0.02)
 
 
+def cpu_of(pid):
+    """Seconds of processor time."""
+    with open(f"/proc/{pid}/stat") as f:
+        words = f.read().rsplit(")", 1)[1].split()
+    return (int(words[11]) + int(words[12])) / TICKS
+
+
 class Program:
     """One process. Its log is a file; what it listens on is read from its first lines."""
 
@@ -87,10 +94,7 @@ class Program:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def cpu(self):
-        """Seconds of processor time."""
-        with open(f"/proc/{self.pid}/stat") as f:
-            words = f.read().rsplit(")", 1)[1].split()
-        return (int(words[11]) + int(words[12])) / TICKS
+        return cpu_of(self.pid)
 
     def is_alive(self):
         return self.process.poll() is None
