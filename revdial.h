@@ -19982,6 +19982,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_QUEUE_US 100000        // interval of looks at the queue
 #define RVD_PROXY_SILENCE_US 10000000    // in the queue without a byte; as long as a handshake
 #define RVD_PROXY_QUEUE 8                // times the places: length of the queue
+#define RVD_PROXY_LEVELS 1024            // of a block: more connections that wait do not count
 #define RVD_PROXY_QUEUE_LOOKS 16         // at its oldest, for one that makes room
 #define RVD_PROXY_TRIES 8                // further sessions that one dial asks, where that is safe
 #define RVD_PROXY_PEERS RVD_PROXY_TRIES  // so that a dial finds the one that has the name
@@ -20033,6 +20034,7 @@ typedef struct rvd_proxy_member {
     struct rvd_proxy_auth *check;  // a hook is at work on it, or will be; else NULL
     int is_down;                   // the session is over
     rvd_auth_guess guess;          // of its request; the peer and block from the start
+    size_t bucket;                 // of the block; from the start, too, and any thread
     const char *limit;             // that refused it, for our log: the peer is told 503
     rvd_loop_timer verdict;        // silent for a second since
     rvd_loop_timer expiry;         // what admitted it is not valid any more
@@ -20225,6 +20227,8 @@ struct revdial_proxy {
     rvd_auth_guard guard;   // its key and seed are set before start
     rvd_base_link waiting;  // sessions whose request is not complete, or is queued, by age
     uint16_t waiting_of[RVD_AUTH_BUCKETS];  // by the bucket of their block
+    uint16_t blocks_at[RVD_PROXY_LEVELS];   // how many buckets have this number of them
+    unsigned most_waiting;                  // the last level that is not empty
     rvd_proxy_name *names[RVD_PROXY_BUCKETS];
     unsigned pending, next_loop;
     size_t queue_count;  // written by loop 0
@@ -20277,11 +20281,6 @@ static void rvd_proxy_tell(revdial_proxy *p, revdial_session *s, int state, cons
 }
 
 // ---- the registry ----
-
-static size_t rvd_proxy_bucket(const revdial_proxy *p, const rvd_proxy_member *m)
-{
-    return rvd_auth_bucket(&p->guard, m->guess.block);
-}
 
 static rvd_proxy_name **rvd_proxy_slot(revdial_proxy *p, const char *name)
 {
@@ -20587,17 +20586,34 @@ static const char *rvd_proxy_pick_text(int code)
 
 // ---- sessions come and go ----
 
+static unsigned rvd_proxy_waiting_level(const revdial_proxy *p, size_t bucket)
+{
+    return rvd_base_min_u32(p->waiting_of[bucket], RVD_PROXY_LEVELS - 1);
+}
+
+// One more or one less of a block wait. In a flood this is asked for at each connection, and a look
+// at all blocks would take 10 us.
+static void rvd_proxy_waiting_count_locked(revdial_proxy *p, size_t bucket, int more)
+{
+    unsigned level;
+    p->blocks_at[rvd_proxy_waiting_level(p, bucket)]--;
+    p->waiting_of[bucket] = (uint16_t)(p->waiting_of[bucket] + more);
+    level = rvd_proxy_waiting_level(p, bucket);
+    p->blocks_at[level]++;
+    if (level > p->most_waiting || !p->blocks_at[p->most_waiting]) p->most_waiting = level;
+}
+
 static void rvd_proxy_waiting_begin_locked(revdial_proxy *p, rvd_proxy_member *m)
 {
     rvd_base_link_push(&p->waiting, &m->asking);
-    p->waiting_of[rvd_proxy_bucket(p, m)]++;
+    rvd_proxy_waiting_count_locked(p, m->bucket, 1);
 }
 
 static void rvd_proxy_waiting_end_locked(revdial_proxy *p, rvd_proxy_member *m)
 {
     if (rvd_base_link_is_alone(&m->asking)) return;
     rvd_base_link_remove(&m->asking);
-    p->waiting_of[rvd_proxy_bucket(p, m)]--;
+    rvd_proxy_waiting_count_locked(p, m->bucket, -1);
 }
 
 static void rvd_proxy_pending_end_locked(revdial_proxy *p, rvd_proxy_member *m)
@@ -21309,6 +21325,7 @@ static void rvd_proxy_member_init(revdial_session *s, const rvd_sys_addr *peer)
     rvd_proxy_member *m = s->member;
     rvd_owner_member_init(&m->base, s);
     m->guess = rvd_auth_guess_of(&p->guard, peer ? rvd_proxy_peer_key(peer) : 0, NULL);
+    m->bucket = rvd_auth_bucket(&p->guard, m->guess.block);
     m->verdict.run = rvd_proxy_on_verdict;
     m->expiry.run = rvd_proxy_on_expiry;
     m->is_pending = 1;
@@ -21401,27 +21418,24 @@ static int rvd_proxy_launch(revdial_proxy *p, revdial_session *s, const revdial_
     return REVDIAL_OK;
 }
 
-// The block with the most connections whose request is not complete.
-static size_t rvd_proxy_busiest_locked(const revdial_proxy *p)
+// Has this block the most connections whose request is not complete? Several may have as many.
+static int rvd_proxy_is_busiest_locked(const revdial_proxy *p, size_t bucket)
 {
-    size_t most = 0;
-    for (size_t i = 1; i < RVD_AUTH_BUCKETS; i++)
-        if (p->waiting_of[i] > p->waiting_of[most]) most = i;
-    return most;
+    return p->most_waiting && rvd_proxy_waiting_level(p, bucket) == p->most_waiting;
 }
 
-// Has this block at least half as many of them as the busiest one?
-static int rvd_proxy_is_busy_locked(const revdial_proxy *p, size_t own, size_t busiest)
+// Has it at least half as many?
+static int rvd_proxy_is_busy_locked(const revdial_proxy *p, size_t bucket)
 {
-    return 2 * p->waiting_of[own] + 1 > p->waiting_of[busiest];
+    return 2 * rvd_proxy_waiting_level(p, bucket) + 1 > p->most_waiting;
 }
 
-// The connection to drop for a newcomer: of the busiest block, the one whose last progress is the
+// The connection to drop for a newcomer: of the busiest blocks, the one whose last progress is the
 // longest ago. Sources with few pending connections are never the victim.
 //   is_own   the newcomer's source has at least half as many pending connections as the busiest
 //            one: then only one without progress for RVD_PROXY_STALE_US (_BUSY_US) is dropped
 //   returns  a reference, or NULL
-static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p, size_t busiest, int is_own)
+static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p, int is_own)
 {
     int64_t now_us = rvd_sys_now_us(), oldest_us = INT64_MAX;
     revdial_session *victim = NULL;
@@ -21434,7 +21448,7 @@ static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p, size_t busiest
         revdial_session *s = m->base.session;
         unsigned moved_ms = atomic_load_explicit(&s->handshake.moved_ms, memory_order_relaxed);
         int64_t moved_us = s->start_us + (int64_t)moved_ms * 1000;
-        if (rvd_proxy_bucket(p, m) != busiest || moved_us >= oldest_us) continue;
+        if (moved_us >= oldest_us || !rvd_proxy_is_busiest_locked(p, m->bucket)) continue;
         victim = s;
         oldest_us = moved_us;
     }
@@ -21452,20 +21466,18 @@ static int rvd_proxy_pending_begin(revdial_proxy *p, uint64_t block, enum rvd_pr
 {
     unsigned most = rvd_proxy_or(p->cfg.max_pending, 512), others = most / 32 * RVD_PROXY_OTHERS;
     revdial_session *victim = NULL;
-    int code = REVDIAL_OK, is_own = 0;
-    size_t busiest = 0, own = rvd_auth_bucket(&p->guard, block);
+    int code = REVDIAL_OK, is_own, is_busiest;
+    size_t bucket = rvd_auth_bucket(&p->guard, block);
     pthread_mutex_lock(&p->own.lock);
-    if (p->pending >= most - others || p->queue_count) {
-        busiest = rvd_proxy_busiest_locked(p);
-        is_own = rvd_proxy_is_busy_locked(p, own, busiest);
-        if (own == busiest) most -= others;
-    }
+    is_own = rvd_proxy_is_busy_locked(p, bucket);
+    is_busiest = rvd_proxy_is_busiest_locked(p, bucket) && p->blocks_at[p->most_waiting] == 1;
+    if (is_busiest) most -= others;
     if (p->closing || p->draining) {
         code = REVDIAL_ECLOSED;
-    } else if (want == RVD_PROXY_COMES && own == busiest && p->queue_count) {
+    } else if (want == RVD_PROXY_COMES && is_busiest && p->queue_count) {
         code = REVDIAL_EAGAIN;
     } else if (p->pending >= most) {
-        victim = rvd_proxy_victim_locked(p, busiest, is_own && want != RVD_PROXY_MUST);
+        victim = rvd_proxy_victim_locked(p, is_own && want != RVD_PROXY_MUST);
         if (!victim) code = REVDIAL_EAGAIN;
     }
     if (victim) rvd_proxy_pending_end_locked(p, victim->member);
@@ -21607,13 +21619,11 @@ static int rvd_proxy_queue_yield(revdial_proxy *p)
 {
     rvd_proxy_queued *found = NULL;
     rvd_base_link *l = p->silent.next;
-    size_t busiest;
     pthread_mutex_lock(&p->own.lock);
-    busiest = rvd_proxy_busiest_locked(p);
     for (int i = 0; !found && i < RVD_PROXY_QUEUE_LOOKS && l != &p->silent; i++, l = l->next) {
         rvd_proxy_queued *q = RVD_BASE_OWNER(l, rvd_proxy_queued, link);
-        size_t own = rvd_auth_bucket(&p->guard, rvd_proxy_queued_block(q));
-        if (rvd_proxy_is_busy_locked(p, own, busiest)) found = q;
+        size_t bucket = rvd_auth_bucket(&p->guard, rvd_proxy_queued_block(q));
+        if (rvd_proxy_is_busy_locked(p, bucket)) found = q;
     }
     pthread_mutex_unlock(&p->own.lock);
     if (found) rvd_proxy_refuse(p, rvd_proxy_queued_take(found));
@@ -24580,6 +24590,7 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
     rvd_base_link_init(&p->dials);
     rvd_base_link_init(&p->clients);
     rvd_base_link_init(&p->waiting);
+    p->blocks_at[0] = RVD_AUTH_BUCKETS;
     rvd_base_link_init(&p->silent);
     rvd_base_link_init(&p->spoken);
     rvd_auth_guard_init(&p->guard, &p->own.heap, cfg->max_auth_failures);
