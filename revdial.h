@@ -14423,7 +14423,8 @@ static void rvd_loop_spin_learn(rvd_loop_spin *p, int64_t waited_us)
 static int rvd_loop_timeout_ms(const rvd_loop *loop)
 {
     int64_t left_us;
-    if (!rvd_base_link_is_alone(&loop->active) || loop->flushes) return 0;
+    if (!rvd_base_link_is_alone(&loop->active) || !rvd_base_link_is_alone(&loop->again)) return 0;
+    if (loop->flushes) return 0;
     if (loop->timer_count == 0) return RVD_LOOP_WAIT_MS;
     // The callbacks took time since now_us was read.
     left_us = loop->timers[0]->at_us - rvd_sys_now_us();
@@ -14461,6 +14462,8 @@ static int rvd_loop_wait(rvd_loop *loop)
     return n;
 }
 
+// Those that have had their share of the last pass come after all that became ready meanwhile: what
+// is new waits for the rest of one share at most, and not for another one.
 // Timers come after descriptors: when the machine was suspended, the bytes that waited are seen
 // before a timer decides that none came.
 static int rvd_loop_pass(rvd_loop *loop)
@@ -14468,9 +14471,9 @@ static int rvd_loop_pass(rvd_loop *loop)
     int n;
     int64_t begun_us = loop->spin.limit_us > 0 ? rvd_sys_now_us() : 0;
     loop->passes++;
-    rvd_loop_link_move(&loop->active, &loop->again);
     n = rvd_loop_wait(loop);
     if (n < 0) return n;
+    rvd_loop_link_move(&loop->active, &loop->again);
     loop->now_us = rvd_sys_now_us();
     if (loop->spin.limit_us > 0) rvd_loop_spin_learn(&loop->spin, loop->now_us - begun_us);
     rvd_loop_run_ios(loop);
@@ -15904,7 +15907,7 @@ static void rvd_reader_woken(rvd_reader *r, const struct iovec *iov, ptrdiff_t n
 // What was read is handled in about this time, whatever it is: that decides how much the next read
 // takes. 256 KiB are 0.1 ms of bulk and 100 ms of streams that open and are reset, and then all
 // other sessions waited for it.
-#define RVD_STREAM_TURN_US 500
+#define RVD_STREAM_TURN_US 200
 #define RVD_STREAM_READ_MIN 2048
 #define RVD_STREAM_READ_START 8192  // a new session's first frames may be small ones
 #define RVD_STREAM_LOOKS 256  // streams that a poll looks at under one hold of the session's lock

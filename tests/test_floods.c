@@ -640,18 +640,19 @@ TEST(X3_a_stream_that_is_reset_in_the_read_that_opens_it_costs_no_thread)
     close(listener);
 }
 
-// Others wait for half a millisecond, whatever a session's bytes cost; bulk is read in one piece.
+// Others wait for a fraction of a millisecond, whatever a session's bytes cost; bulk is read in one
+// piece.
 TEST(a_read_that_takes_long_is_followed_by_a_shorter_one_and_a_quick_one_by_a_longer_one)
 {
     static revdial_session s;
     s.read_most = RVD_LOOP_BUFFER;
-    CHECK_INT(rvd_stream_read_adapt(&s, RVD_LOOP_BUFFER, 50000), 1);
+    CHECK_INT(rvd_stream_read_adapt(&s, RVD_LOOP_BUFFER, 100 * RVD_STREAM_TURN_US), 1);
     CHECK_INT(s.read_most, RVD_LOOP_BUFFER / 100);
     CHECK_INT(rvd_stream_read_adapt(&s, s.read_most, 10 * RVD_STREAM_TURN_US), 1);
     CHECK_INT(s.read_most, RVD_STREAM_READ_MIN);
     CHECK_INT(rvd_stream_read_adapt(&s, 100, 1), 0);  // it tells nothing of a full one
     CHECK_INT(s.read_most, RVD_STREAM_READ_MIN);
-    for (int i = 0; i < 7; i++) CHECK_INT(rvd_stream_read_adapt(&s, s.read_most, 100), 0);
+    for (int i = 0; i < 7; i++) CHECK_INT(rvd_stream_read_adapt(&s, s.read_most, 1), 0);
     CHECK_INT(s.read_most, RVD_LOOP_BUFFER);
 }
 
