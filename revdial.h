@@ -19974,7 +19974,8 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 
 #define RVD_PROXY_BACKLOG 4096           // what Linux allows: a storm of reconnecting backends fits
 #define RVD_PROXY_ACCEPTS 64             // connections in a row before sessions get their turn,
-#define RVD_PROXY_ACCEPT_US 500          //   which is after this time at the latest
+#define RVD_PROXY_ACCEPT_US 500          //   which is after this time at the latest; with backends
+#define RVD_PROXY_ACCEPT_BACKEND_US 100  //   after this, because each leads to more work
 #define RVD_PROXY_CLIENTS_WAITING 4096   // those of an absent backend must not take all descriptors
 #define RVD_PROXY_CLIENT_WATCH_US 50000  // most dials take less
 #define RVD_PROXY_PAUSE_US 100000        // after EMFILE; connections wait in the kernel's queue
@@ -21815,7 +21816,8 @@ static void rvd_proxy_on_listener(rvd_loop_io *io)
 {
     rvd_proxy_listener *l = RVD_BASE_OWNER(io, rvd_proxy_listener, io);
     unsigned most = rvd_proxy_accepts(l);
-    int64_t until_us = rvd_sys_now_us() + RVD_PROXY_ACCEPT_US;
+    int64_t until_us =
+        rvd_sys_now_us() + (l->id ? RVD_PROXY_ACCEPT_US : RVD_PROXY_ACCEPT_BACKEND_US);
     int more;
     if (most == 0) return;
     rvd_proxy_listener_ref(l);
