@@ -50,7 +50,8 @@ GUEST_SECONDS = 15  # in which another agent must get in
 CALM_SECONDS = max(0.3, min(SECONDS / 6, 3))  # of what an attack is compared with
 CORE = {max(os.sched_getaffinity(0))}  # where attackers are
 TWICE = 2.0
-CHANCE = {"p50": 0.1, "p99": 1.0}  # ms, of two measurements without an attack
+CHANCE = {"p50": 0.1, "p99": 3.0}  # ms, of two measurements without an attack: a slice of the
+# scheduler is 3 ms, and one of a hundred round trips may wait for somebody else's
 
 
 # ---- a place of our own
@@ -335,12 +336,16 @@ class Phase:
         with AttackersCore():
             be_busy(self.share, seconds)
         self.beside = scene.figures()
+        # What takes an odd one of a hundred round trips long, on a machine that has others to
+        # serve, comes at times: the longest measurement counts, whoever was quiet in it.
+        scene.calm_p99 = max(scene.calm_p99, self.beside["p99"])
+        self.calm = {"p50": self.beside["p50"], "p99": scene.calm_p99}
 
     def ratio(self, key):
-        return (self.honest[key] or 0) / self.beside[key]
+        return (self.honest[key] or 0) / self.calm[key]
 
     def is_within_twice(self, key):
-        return (self.honest[key] or 0) <= TWICE * self.beside[key] + CHANCE[key]
+        return (self.honest[key] or 0) <= TWICE * self.calm[key] + CHANCE[key]
 
 
 def latency(seen):
@@ -366,6 +371,7 @@ class Attempt:
         self.settle(scene)
         time.sleep(CALM_SECONDS)
         self.quiet = scene.figures()
+        scene.calm_p99 = self.quiet["p99"]
         before, descriptors, lines = victim.memory(), victim.descriptors(), len(victim.log())
         victim.forget_peak()
         self.phases, backs, began = [], [], time.monotonic()
