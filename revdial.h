@@ -24336,6 +24336,7 @@ static int rvd_proxy_takes_ipv4(revdial_proxy *p, const rvd_sys_endpoint *e)
     size_t len;
     if (e->kind != RVD_SYS_IPV6 || inet_pton(AF_INET6, e->host, &any) != 1) return 0;
     if (!IN6_IS_ADDR_UNSPECIFIED(&any)) return 0;
+    if (e->port == 0) return 1;  // no other address gets the port that the system chooses
     while (list && (len = rvd_base_item(&list, &item)) > 0)
         if (rvd_proxy_may_be_ipv4(item, len, e->port)) return 0;
     for (size_t i = 0; i < p->cfg.expose_count; i++) {

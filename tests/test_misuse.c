@@ -125,6 +125,8 @@ TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
 
 TEST(a_proxys_config_that_cannot_work_is_refused_and_the_field_is_named)
 {
+    static char long_list[400];
+    snprintf(long_list, sizeof long_list, "127.0.0.1:0, %0300d:80", 0);
     static const revdial_tls no_wrap = {0};
     static const revdial_expose port = {.listen = "127.0.0.1:0", .name = "cam-1"};
     static const revdial_expose bad_address = {.listen = "tcp://a:1", .name = "cam-1"};
@@ -145,6 +147,7 @@ TEST(a_proxys_config_that_cannot_work_is_refused_and_the_field_is_named)
         {"exposes[0].target: \"a:b:c\"", 0, {.exposes = &bad_target, .expose_count = 1}},
         {"exposes[0].flags", 0, {.exposes = &bad_flags, .expose_count = 1}},
         {"\"7000\": the host is missing", 0, {.listen = "7000"}},
+        {"listen: an address over 262 bytes", 0, {.listen = long_list}},
         {"\"tcp://a:1\"", 0, {.exposes = &bad_address, .expose_count = 1}},
         {"max_auth_failures", 0, {.max_auth_failures = -2}},
         {"common.log_level", 0, {.common.log_level = -1}},

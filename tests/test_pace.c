@@ -316,6 +316,22 @@ TEST(late_pongs_of_a_near_peer_begin_the_control)
     CHECK(rvd_pace_room(&s.p, s.added) < UINT32_MAX);
 }
 
+TEST(a_near_peer_that_was_late_for_a_while_is_near_again)
+{
+    session s = {.now_us = 1};
+    rvd_pace_init(&s.p, 1);
+    for (int i = 0; i < 24; i++) {
+        s.waiting[s.count++] = rvd_pace_ping_add(&s.p, s.added += 4096, s.now_us);
+        session_answer(&s, i < 4 ? 100 : 30000);
+    }
+    for (int i = 0; i < 100 && s.p.state != RVD_PACE_NEAR; i++) {
+        session_fill(&s);
+        session_answer(&s, 1000);
+    }
+    CHECK_INT(s.p.state, RVD_PACE_NEAR);
+    CHECK_INT(rvd_pace_room(&s.p, s.added), UINT32_MAX);
+}
+
 TEST(keystrokes_are_not_pinged)
 {
     rvd_pace p;

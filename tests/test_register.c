@@ -698,6 +698,13 @@ NEW_WORLD_TEST(an_adoption_that_is_refused_has_closed_the_descriptor)
         CHECK_INT(adopt_pair(w, fds, &how), REVDIAL_EINVAL);
         close(fds[0]);
     }
+    char identity[129] = "";
+    memset(identity, 'x', 128);
+    CHECK_INT(adopt_pair(w, fds,
+                         &(revdial_attach_opts){
+                             .upgraded = 1, .name = "cam-1", .identity = identity}),
+              REVDIAL_EINVAL);
+    close(fds[0]);
     CHECK_INT(util_fds(), before);
     revdial_proxy_drain(w->proxy, 0);
     CHECK_INT(adopt_pair(w, fds, NULL), REVDIAL_ECLOSED);

@@ -1269,6 +1269,37 @@ NEW_WORLD_TEST(a_route_that_makes_no_sense_is_refused_with_the_field)
     }
 }
 
+// Does the agent answer a client that connects to that port by IPv4?
+static int is_served(const char *at)
+{
+    int fd = raw_connect(at), serves = raw_echoes(fd);
+    close(fd);
+    return serves;
+}
+
+NEW_WORLD_TEST(the_v6_wildcard_takes_v4_clients_unless_another_port_of_ours_does)
+{
+    revdial_expose six = {.listen = "[::]:0", .name = "cam-1"};
+    revdial_expose four = {.listen = "0.0.0.0:0", .name = "nobody"};
+    char at[80], text[80];
+    revdial_err err = {0};
+    if (!CHECK(world_open(w))) return;
+    int64_t id = revdial_proxy_expose(w->proxy, &six, &err);
+    if (err.sys == EAFNOSUPPORT || err.sys == EADDRNOTAVAIL) return;  // no IPv6 here
+    CHECK(id > 0 && revdial_proxy_expose_address(w->proxy, id, at, sizeof at) > 0);
+    CHECK(is_served(at));
+    for (int tries = 0; tries < 20; tries++) {  // somebody else may have the port in IPv6
+        int64_t other = world_expose(w, &four, at);
+        snprintf(text, sizeof text, "[::]%s", strrchr(at, ':'));
+        six.listen = text;
+        id = revdial_proxy_expose(w->proxy, &six, &err);
+        if (id > 0) break;
+        revdial_proxy_unexpose(w->proxy, other, 0);
+    }
+    CHECK(id > 0);
+    CHECK(!is_served(at));
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);
