@@ -594,6 +594,23 @@ TEST(a_rate_that_changes_counts_at_once_for_streams_that_run)
     }
 }
 
+TEST(what_was_moved_before_there_was_a_rate_is_not_charged_to_it)
+{
+    for (int way = 0; way < 2; way++) {
+        world w;
+        REQUIRE(world_open(&w, none, none));
+        flow *f = world_flow(&w, way, 20 * RATE);
+        REQUIRE(f != NULL);
+        for (int ms = 0; ms < 1000; ms++) world_run(&w, 1);
+        CHECK_INT(f->got, 20 * RATE);
+        world_limit(&w, all);
+        f->left = UINT64_MAX;
+        world_run(&w, 1000);
+        CHECK(f->got - 20 * RATE >= RATE / 2);
+        pair_end(&w.p);
+    }
+}
+
 // What a window has grown to before there was a rate would be the burst of a sender that pauses.
 TEST(windows_shrink_to_a_rate_that_comes_later)
 {
