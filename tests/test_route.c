@@ -964,6 +964,23 @@ NEW_WORLD_TEST(ten_thousand_clients_without_a_decision_cost_no_thread_and_little
     CHECK_INT(heap.live_bytes, 0);
 }
 
+NEW_WORLD_TEST(a_client_that_was_taken_and_never_left_is_forgotten_with_the_proxy)
+{
+    test_heap heap = {0};
+    char at[80];
+    revdial_expose x = {.max_clients_per_source = 2};
+    static hook h;
+    w->pcfg.common.alloc = locked_alloc;
+    w->pcfg.common.alloc_ud = &heap;
+    if (!route_open(w, &h, &x, at)) return;
+    int fd = raw_connect(at);
+    CHECK(raw_say(fd, "take\n") && util_gate_wait(&h.taken, 1));
+    close(fd);
+    close(h.fd);
+    world_close(w);
+    CHECK_INT(heap.live_bytes, 0);
+}
+
 // Whatever the n-th allocation was for, the client gets an end and nothing is left behind.
 TEST(a_routed_client_that_finds_no_memory_is_ended_or_served)
 {
