@@ -10,6 +10,8 @@
 ##   header     revdial.h compiles as C++11, static, alone, twice, without warnings
 ##   asan       all suites with AddressSanitizer and UBSan: gcc with epoll, clang with poll(2)
 ##   tsan       the suites with threads under ThreadSanitizer
+##   yields     the same on some, with threads that give way at locks by chance
+##   helgrind   a small load under valgrind's helgrind
 ##   portable   the engine's suites with 32 bits, and big-endian (needs a cross compiler and qemu)
 ##   systems    header and programs compile for macOS, BSDs, musl (downloads zig; needs python3)
 ##   yamuxspec  the programs take each frame in each state of a stream as specified (needs python3)
@@ -143,9 +145,9 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test test-poll sim sweep check demo run-demo layers tidy header asan \
-	tsan portable systems yamuxspec interop interop-all tls tls-versions explore fuzz coverage mutate \
-	timing e2e hostile chaos soak bench bench-peers format man install install-headers uninstall \
-	package size clean help no-tls FORCE
+	tsan yields helgrind portable systems yamuxspec interop interop-all tls tls-versions \
+	explore fuzz coverage mutate timing e2e hostile chaos soak bench bench-peers format man install \
+	install-headers uninstall package size clean help no-tls FORCE
 
 all: $(PROGRAMS) examples $(NO_TLS)
 
@@ -363,6 +365,20 @@ asan:
 tsan:
 	+@MAKE='$(MAKE)' CI='$(CI)' sh tests/sanitize.sh tsan -fsanitize=thread \
 		clang '$(notdir $(OUTSIDE) $(THREADED))' gcc '$(notdir $(THREADED))'
+
+# Suites with many threads and no deadlines that matter.
+YIELDING = test_callers test_scarce test_dial
+yields:
+	+@MAKE='$(MAKE)' CI='$(CI)' sh tests/sanitize.sh yields '-fsanitize=thread -DTEST_YIELDS' \
+		clang '$(YIELDING)' gcc '$(YIELDING)'
+
+# valgrind has suppressions of its own for the C library; there are none for revdial.h.
+helgrind:
+	+@$(MAKE) --no-print-directory BUILD=build/helgrind CC=gcc CFLAGS='-O1 -g -DTEST_HELGRIND' \
+		build/helgrind/test_scarce
+	@echo 'exec valgrind -q --tool=helgrind --error-exitcode=9 build/helgrind/test_scarce U14' \
+		>build/helgrind/load.sh
+	@$(RUN) build/helgrind/load.sh
 
 # 32 bits run as they are. The emulator is slow: it plays a tenth of the simulation's seeds, and
 # leaves out the rows that cut megabytes at every place.
