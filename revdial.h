@@ -3796,11 +3796,18 @@ static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t no
     return 1;
 }
 
+// For how long the peer has owed a pong.
+static uint32_t rvd_pace_silent_us(const rvd_pace *p, int64_t now_us)
+{
+    uint32_t since_us = (uint32_t)now_us - p->taken_us;
+    return rvd_base_min_u32(since_us, (uint32_t)now_us - p->pings[p->first].sent_us);
+}
+
 // When somebody waits for room and no pong comes: the peer may be asleep or busy, and the link
 // idle. INT64_MAX: never.
 static int64_t rvd_pace_next_tick(const rvd_pace *p, int64_t now_us)
 {
-    int64_t at_us = now_us - ((uint32_t)now_us - p->taken_us);
+    int64_t at_us = now_us - rvd_pace_silent_us(p, now_us);
     int is_long = p->state == RVD_PACE_DRAIN || p->full;  // the link has something to send
     if (!p->is_full || !rvd_pace_has_cap(p)) return INT64_MAX;
     if (!p->count) return now_us;  // see rvd_pace_is_blind()
@@ -3811,7 +3818,7 @@ static int64_t rvd_pace_next_tick(const rvd_pace *p, int64_t now_us)
 // Then what the link would have carried meanwhile may follow, and after a while the cap ends.
 static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 {
-    uint32_t silent_us = (uint32_t)now_us - p->taken_us;
+    uint32_t silent_us = rvd_pace_silent_us(p, now_us);
     p->now_us = now_us;
     if (!p->count || now_us < rvd_pace_next_tick(p, now_us)) return;
     p->is_full = 0;
@@ -5222,7 +5229,7 @@ static void rvd_mux_pace_ping(rvd_mux *m)
     rvd_pace_ping_add(&m->pace, (uint32_t)m->out_added, m->now_us);
 }
 
-// A frame comes next: is there to be a ping in front of it?
+// A frame comes next, or early bytes have come: is there to be a ping?
 static inline void rvd_mux_pace_lead(rvd_mux *m)
 {
     if (rvd_mux_is_paced(m) && rvd_pace_is_due(&m->pace, (uint32_t)m->out_added, m->now_us))
@@ -6856,6 +6863,7 @@ static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
     }
     if (opts->early_len) rvd_mux_open_data(m, s, opts->early, opts->early_len);
     s->out_mark = m->out_added;
+    rvd_mux_pace_lead(m);
     return s->id;
 }
 
@@ -6887,6 +6895,7 @@ static int rvd_mux_early(rvd_mux *m, rvd_mux_stream *s, const void *bytes, size_
     if (n > REVDIAL_EARLY_MAX || n > s->send_credit) return REVDIAL_EINVAL;
     if (!rvd_mux_out_room(m, RVD_WIRE_HEADER + (uint32_t)n)) return REVDIAL_ENOMEM;
     rvd_mux_open_data(m, s, bytes, n);
+    rvd_mux_pace_lead(m);
     return REVDIAL_OK;
 }
 

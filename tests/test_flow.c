@@ -984,6 +984,29 @@ TEST(many_pings_go_only_to_a_peer_that_bears_them)
     }
 }
 
+// Early bytes pass the queue control's cap, but it has to learn when they have arrived.
+TEST(early_bytes_are_followed_by_pings)
+{
+    static uint8_t bytes[REVDIAL_EARLY_MAX];
+    revdial_dial_opts o = {.early = bytes, .early_len = sizeof bytes};
+    for (int late = 0; late < 2; late++) {
+        rig *r = rig_new(&(rig_options){.role = REVDIAL_ROLE_PROXY, .features = "pings"});
+        uint64_t before;
+        REQUIRE(r != NULL);
+        before = r->wire.out_frames[WIRE_PING];
+        if (late) o.early_len = 0;
+        for (int i = 0; i < 8; i++) {
+            int64_t id = revdial_engine_open(r->e, &o, NULL);
+            CHECK(id > 0);
+            if (late)
+                CHECK_INT(revdial_engine_early(r->e, (uint32_t)id, bytes, sizeof bytes), 0);
+        }
+        rig_flush(r);
+        CHECK(r->wire.out_frames[WIRE_PING] - before >= 6);
+        rig_end(r);
+    }
+}
+
 TEST(the_ledger_adds_up)
 {
     rig *r = rig_with((revdial_limits){.keepalive_ms = 100000000, .stream_window_max = 262144});

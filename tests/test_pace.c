@@ -253,6 +253,20 @@ TEST(a_peer_whose_first_pong_is_late_is_not_waited_for)
     CHECK(rvd_pace_room(&s.p, s.added) > 100000000);
 }
 
+TEST(a_peer_that_was_asked_nothing_is_not_late)
+{
+    session s = {.now_us = 1};
+    rvd_pace_init(&s.p, 1);
+    rvd_pace_trip(&s.p, 40000, 1);
+    s.now_us = 2 * SECOND;
+    s.added = 2 * RVD_PACE_START;  // at once, and only now is a ping behind it
+    rvd_pace_ping_add(&s.p, s.added, s.now_us);
+    rvd_pace_wait(&s.p, s.now_us);
+    CHECK(rvd_pace_next_tick(&s.p, s.now_us) > s.now_us);
+    rvd_pace_tick(&s.p, s.now_us + 60000);
+    CHECK(rvd_pace_room(&s.p, s.added) < UINT32_MAX);
+}
+
 TEST(a_queue_that_an_idle_link_has_is_somebody_elses)
 {
     session s = {.now_us = SECOND};
