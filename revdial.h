@@ -3263,13 +3263,15 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 // doubled round trip and its probes are the queue that is to be avoided here. Copa shares fairly,
 // because the queue it aims at does not grow with its rate, and it notices competitors, because
 // then the queue never empties. CoDel needs to sit in the router. So: the start doubles like TCP's
-// and ends at the first round that begins behind a queue. Then the cap is moved once in two round
+// and ends before the link is full, when trains of bytes have shown what it carries, or else when
+// rounds begin behind a queue. Then the cap is moved once in two round
 // trips, by rate x (wanted queue - least queue of that time), which is exact for a queue that is
 // ours, and needs no probes: the wanted queue itself shows whether the link could take more. It
 // shrinks with the square root of the rate, so that of two sessions behind one queue the slower one
 // wants more of it, and their rates converge. A queue that does not go when we stop filling it is
-// somebody else's: then the congestion control of TCP decides alone, as fair or unfair as it is,
-// and the queue is examined again later.
+// somebody else's: then the congestion control of TCP decides alone, as fair or unfair as it is.
+// Each examination costs us our place in that queue, so it waits until the queue has shrunk while
+// our rate has grown, as they do when the other one ends, or for some seconds.
 
 #define RVD_PACE_PINGS 24u          // on their way at a time: some 20 in a round trip
 #define RVD_PACE_SPACING_US 2000    // between pings, so that they are at most 500 a second
@@ -3281,14 +3283,19 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 #define RVD_PACE_CRUMB 1024u        // less room than this is none: no tiny frames
 #define RVD_PACE_ROUNDS 5u          // the window of the greatest rate
 #define RVD_PACE_LEAD 4u            // pings that lead a round
+#define RVD_PACE_GROWN 2            // rounds behind a queue, without growth: one may be TCP's start
+#define RVD_PACE_TRAIN 8192u        // bytes of a train that tell the link's rate,
+#define RVD_PACE_PAUSE_US 20000     //   without a pause like this,
+#define RVD_PACE_RISE_US 2000       //   whose round trips have risen by this
 #define RVD_PACE_GAIN 4u            // rounds without a queue, each of which doubles the step
 #define RVD_PACE_FAR 4              // pings in a row that show a sudden long queue
-#define RVD_PACE_FULL 2             // rounds behind a long queue until it is asked whose it is
+#define RVD_PACE_FULL 6             // rounds behind more than the wanted queue until it is asked
+#define RVD_PACE_FULL_LONG 3        //   whose it is; one behind a long queue counts as this many
 #define RVD_PACE_OLD_US 10000000    // a least round trip of this age is forgotten,
 #define RVD_PACE_LOST_US 60000000   //   or of this, while somebody else's queue stands;
 #define RVD_PACE_STALE_US 5000000   //   and at half of it the queue is drained to measure it again
-#define RVD_PACE_SETTLE_US 500000   // after this time our share beside somebody else is known;
-#define RVD_PACE_FREE_US 3000000    //   its queue is left alone for twice this, then up to this
+#define RVD_PACE_SETTLE_US 1000000  // somebody else's queue is left alone for twice this,
+#define RVD_PACE_FREE_US 4000000    //   then up to this
 #define RVD_PACE_SILENT_US 15000    // half a round trip and this time without a pong: more is sent,
 #define RVD_PACE_MORE_US 5000       //   again each time this has passed,
 #define RVD_PACE_WAIT_US 1000000    //   and after this time, and four round trips, there is no cap
@@ -3310,11 +3317,12 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 //   FREE    no cap: the queue is not ours, or pongs tell nothing
 //   NEAR    no cap: the round trip is too short to measure a queue
 //
-//   GROW --a round begins behind a queue, and the rate no longer grows--> DRAIN
+//   GROW --a train shows what the link carries--> HOLD
+//   GROW --rounds begin behind a queue, and the rate no longer grows--> DRAIN
 //   GROW, HOLD --short round trip--> NEAR                  NEAR --pongs are late--> DRAIN
-//   HOLD --two rounds behind a long queue, or the least round trip is stale--> DRAIN
+//   HOLD --the queue stays too long, or the least round trip is stale--> DRAIN
 //   DRAIN --the queue has gone--> HOLD                     DRAIN --it stays--> FREE
-//   FREE --later, or our rate has grown--> DRAIN           FREE --no queue is left--> GROW
+//   FREE --later, or the queue shrinks--> DRAIN            FREE --no queue is left--> GROW
 //   GROW, HOLD --a ping on an idle link finds a long queue--> FREE
 //   GROW, HOLD, DRAIN --no pong comes--> FREE
 enum rvd_pace_state { RVD_PACE_HOLD, RVD_PACE_DRAIN, RVD_PACE_GROW, RVD_PACE_FREE, RVD_PACE_NEAR };
@@ -3339,8 +3347,8 @@ typedef struct rvd_pace {
     uint32_t min_us, next_us;     // least round trip; the least since min_at
     uint32_t noise_us;            // how far round trips are above the least of their round
     uint32_t rates[RVD_PACE_ROUNDS], round;
-    uint32_t free_rate;  // least rate while FREE
-    uint32_t free_us;    // how long it lasts
+    uint32_t free_queue_us;  // FREE: the usual queue
+    uint32_t free_us;        // how long it lasts
     uint8_t state;
     uint8_t is_drained;        // DRAIN: no more than the cap is on its way
     uint8_t is_full;           // somebody has waited for room since the last ping
@@ -3351,6 +3359,7 @@ typedef struct rvd_pace {
     uint32_t far_us;  // the least of those in a row
     uint32_t gap_us;  // between the last two pongs
     uint64_t sum_us;
+    uint32_t train_mark, train_us, train_trip;  // the ping that begins a train
     int64_t now_us, full_us, min_at, drain_at, free_at;
 } rvd_pace;
 
@@ -3368,7 +3377,7 @@ static void rvd_pace_init(rvd_pace *p, int64_t now_us)
 static void rvd_pace_become(rvd_pace *p, enum rvd_pace_state to)
 {
     switch ((enum rvd_pace_state)p->state) {
-    case RVD_PACE_GROW: REVDIAL_ASSERT(to != RVD_PACE_GROW && to != RVD_PACE_HOLD); break;
+    case RVD_PACE_GROW: REVDIAL_ASSERT(to != RVD_PACE_GROW); break;
     case RVD_PACE_HOLD: REVDIAL_ASSERT(to != RVD_PACE_GROW && to != RVD_PACE_HOLD); break;
     case RVD_PACE_DRAIN: REVDIAL_ASSERT(to == RVD_PACE_HOLD || to == RVD_PACE_FREE); break;
     case RVD_PACE_FREE: REVDIAL_ASSERT(to == RVD_PACE_DRAIN || to == RVD_PACE_GROW); break;
@@ -3427,10 +3436,12 @@ static uint32_t rvd_pace_slack(const rvd_pace *p, uint32_t rate)
     return us + p->min_us / 64 + rvd_base_min_u32(noise, p->min_us / 3);
 }
 
-// Has a ping met a queue that is neither wanted nor noise?
+// Has a ping met a queue that is neither wanted nor noise? In DRAIN none is wanted.
 static int rvd_pace_is_long(const rvd_pace *p, uint32_t trip_us)
 {
-    return trip_us > p->min_us + p->min_us / 8 + 2 * rvd_pace_slack(p, rvd_pace_rate(p));
+    uint32_t slack = rvd_pace_slack(p, rvd_pace_rate(p));
+    if (p->state != RVD_PACE_DRAIN) slack *= 2;
+    return trip_us > p->min_us + p->min_us / 8 + slack;
 }
 
 // How long frames may be, and turns of streams: a keystroke waits for one of each.
@@ -3548,13 +3559,13 @@ static void rvd_pace_drain(rvd_pace *p)
 static void rvd_pace_free(rvd_pace *p)
 {
     rvd_pace_become(p, RVD_PACE_FREE);
-    if (p->free_us == RVD_PACE_SETTLE_US) p->free_rate = UINT32_MAX;
+    if (p->free_us == RVD_PACE_SETTLE_US) p->free_queue_us = 0;
     p->free_at = p->now_us;
     p->free_us = rvd_base_min_u32(2 * p->free_us, RVD_PACE_FREE_US);
 }
 
-// Moves the cap by what the queue is too short or too long. While there is hardly any, the link has
-// room, and the steps double.
+// Moves the cap by what the queue is too short or too long, down to half at a time: the peer may
+// have been asleep. While there is hardly any, the link has room, and the steps double.
 static void rvd_pace_hold_judge(rvd_pace *p, uint32_t queue_us)
 {
     uint32_t rate = p->far == RVD_PACE_FAR ? p->last_rate : p->round_rate;  // it may have dropped
@@ -3564,15 +3575,18 @@ static void rvd_pace_hold_judge(rvd_pace *p, uint32_t queue_us)
         rvd_pace_become(p, RVD_PACE_NEAR);
         return;
     }
-    p->full = rvd_pace_is_long(p, p->min_us + queue_us) ? (uint8_t)(p->full + 1) : 0;
-    if (p->full == RVD_PACE_FULL || (is_stale && queue_us > slack / 2)) {
+    if (rvd_pace_is_long(p, p->min_us + queue_us))
+        p->full = (uint8_t)(p->full + RVD_PACE_FULL_LONG);
+    else
+        p->full = queue_us > slack + slack / 4 ? (uint8_t)(p->full + 1) : 0;
+    if (p->full >= RVD_PACE_FULL || (is_stale && queue_us > slack / 2)) {
         rvd_pace_drain(p);
         return;
     }
     rvd_pace_rate_set(p, rate);
     if (queue_us > slack) {
         step = rvd_pace_bytes(rate, queue_us - slack);
-        rvd_pace_target_set(p, step < p->cap ? p->cap - step : 0);
+        rvd_pace_target_set(p, p->cap - rvd_base_min_u32(step, p->cap / 2));
     } else {
         step = rvd_pace_bytes(rate, slack - queue_us);
         step = rvd_base_min_u32(p->cap / 2, step << p->gain);
@@ -3581,21 +3595,21 @@ static void rvd_pace_hold_judge(rvd_pace *p, uint32_t queue_us)
     p->gain = queue_us <= slack / 2 ? (uint8_t)rvd_base_min_u32(p->gain + 1u, RVD_PACE_GAIN) : 0;
 }
 
-// Has somebody else's queue gone? When our rate has grown, or after a while, it is tried.
+// Has somebody else's queue gone? Then it shrinks to our part of it, and our rate grows. As each
+// look for it costs us our place in the queue, it is taken rarely otherwise.
 static void rvd_pace_free_judge(rvd_pace *p, uint32_t queue_us)
 {
-    uint32_t rate = p->round_rate;
+    uint32_t rate = p->round_rate, before = rate;
     int64_t since_us = p->now_us - p->free_at;
-    int is_settled = since_us > RVD_PACE_SETTLE_US;
+    for (unsigned i = 0; i < RVD_PACE_ROUNDS; i++)
+        if (p->rates[i] && p->rates[i] < before) before = p->rates[i];
     p->rates[++p->round % RVD_PACE_ROUNDS] = rate;
-    int has_grown = is_settled && rate / 3 > p->free_rate / 2;
-    if (has_grown)
-        p->free_rate = UINT32_MAX;
-    else if (is_settled && rate < p->free_rate)
-        p->free_rate = rate;
+    p->free_queue_us -= p->free_queue_us / 32;
+    if (queue_us > p->free_queue_us) p->free_queue_us = queue_us;
+    int has_gone = queue_us < p->free_queue_us / 4 * 3 && rate / 5 > before / 4;
     if (queue_us < rvd_pace_slack(p, rate))
         rvd_pace_become(p, RVD_PACE_GROW);
-    else if (has_grown || since_us >= p->free_us)
+    else if (has_gone || since_us >= p->free_us)
         rvd_pace_drain(p);
 }
 
@@ -3641,9 +3655,10 @@ static void rvd_pace_trip(rvd_pace *p, uint32_t trip_us, int64_t now_us)
     p->min_at = now_us;
 }
 
-// The cap grows no faster than the peer takes bytes: jumps would become bursts, and bursts queues.
+// The cap grows by half of what the peer takes: jumps would become bursts, and bursts queues.
 static void rvd_pace_move(rvd_pace *p, uint32_t bytes)
 {
+    bytes /= 2;
     p->cap = p->cap < p->target && p->target - p->cap > bytes ? p->cap + bytes : p->target;
 }
 
@@ -3708,12 +3723,37 @@ static int rvd_pace_is_grown(const rvd_pace *p)
     uint32_t before = p->rates[(p->round - 1) % RVD_PACE_ROUNDS];
     uint32_t queue_us = rvd_pace_slack(p, rvd_pace_rate(p)) / 2;
     if (queue_us < 2000) queue_us = 2000;
-    return p->samples == RVD_PACE_LEAD && p->round_rate / 3 < before / 2 &&
+    return p->round_rate / 3 < before / 2 &&
            p->least_us - p->min_us > queue_us + p->min_us / 16;
+}
+
+static uint32_t rvd_pace_speed(uint32_t bytes, uint32_t us)
+{
+    uint64_t rate = (uint64_t)bytes * 1000000 / (us ? us : 1);
+    return rate < UINT32_MAX ? (uint32_t)rate : UINT32_MAX;
+}
+
+// What the link carries shows before it is full: in slow start bytes leave in trains, each faster
+// than the link, so that its round trips rise while the link sends without a pause. Returns the
+// rate of such a train, or 0.
+static uint32_t rvd_pace_train(rvd_pace *p, const rvd_pace_ping *g, uint32_t trip_us)
+{
+    uint32_t us = (uint32_t)p->now_us, bytes = g->mark - p->train_mark, took = us - p->train_us;
+    int is_pause = p->gap_us > RVD_PACE_PAUSE_US && p->gap_us > p->min_us / 4;
+    if (is_pause || trip_us < p->train_trip) {
+        p->train_mark = g->mark;
+        p->train_us = us;
+        p->train_trip = trip_us;
+        return 0;
+    }
+    if (bytes < RVD_PACE_TRAIN || trip_us - p->train_trip < took / 4) return 0;
+    if (trip_us - p->train_trip < RVD_PACE_RISE_US + p->min_us / 32) return 0;
+    return rvd_pace_speed(bytes, took);
 }
 
 static void rvd_pace_grow(rvd_pace *p, const rvd_pace_ping *g, uint32_t trip_us, uint32_t added)
 {
+    uint32_t wall = rvd_pace_train(p, g, trip_us);
     uint32_t cap = rvd_pace_bytes(rvd_pace_rate(p), p->min_us / 2 * 5) + RVD_PACE_START / 2;
     if (p->min_us < RVD_PACE_NEAR_US) {
         rvd_pace_become(p, RVD_PACE_NEAR);
@@ -3721,8 +3761,15 @@ static void rvd_pace_grow(rvd_pace *p, const rvd_pace_ping *g, uint32_t trip_us,
     }
     if ((int32_t)(g->mark - p->round_mark) > 0 && p->samples) rvd_pace_round_end(p, added);
     rvd_pace_note(p, trip_us);
+    if (wall && rvd_pace_bytes(wall, p->min_us + rvd_pace_slack(p, wall)) < cap) {
+        rvd_pace_hold(p, wall);
+        rvd_pace_round_start(p, added);
+        return;
+    }
     if (cap > p->cap) p->cap = p->target = cap;
-    if (rvd_pace_is_grown(p)) rvd_pace_drain(p);
+    if (p->samples != RVD_PACE_LEAD) return;
+    p->full = rvd_pace_is_grown(p) ? (uint8_t)(p->full + 1) : 0;
+    if (p->full == RVD_PACE_GROWN) rvd_pace_drain(p);
 }
 
 // The time that the bytes up to the ping took, sending or arriving, whatever took longer: when we
@@ -3731,12 +3778,6 @@ static uint32_t rvd_pace_span(const rvd_pace_ping *g, uint32_t now_us)
 {
     uint32_t arriving = now_us - g->from_us, sending = g->sent_us - g->asked_us;
     return arriving > sending ? arriving : sending;
-}
-
-static uint32_t rvd_pace_speed(uint32_t bytes, uint32_t us)
-{
-    uint64_t rate = (uint64_t)bytes * 1000000 / (us ? us : 1);
-    return rate < UINT32_MAX ? (uint32_t)rate : UINT32_MAX;
 }
 
 // A queue that a ping finds on an idle link has nothing of ours.
@@ -3808,7 +3849,7 @@ static uint32_t rvd_pace_silent_us(const rvd_pace *p, int64_t now_us)
 static int64_t rvd_pace_next_tick(const rvd_pace *p, int64_t now_us)
 {
     int64_t at_us = now_us - rvd_pace_silent_us(p, now_us);
-    int is_long = p->state == RVD_PACE_DRAIN || p->full;  // the link has something to send
+    int is_long = p->state == RVD_PACE_DRAIN;  // the link has something to send
     if (!p->is_full || !rvd_pace_has_cap(p)) return INT64_MAX;
     if (!p->count) return now_us;  // see rvd_pace_is_blind()
     at_us += RVD_PACE_SILENT_US + (is_long ? 2 * p->min_us : p->min_us / 4);

@@ -82,6 +82,28 @@ TEST(a_session_starts_as_fast_as_its_tcp_connection)
     }
 }
 
+// Slow start doubles what is on its way, also when that has filled the link already.
+TEST(the_start_leaves_no_queue_behind)
+{
+    static const struct {
+        terms link;
+        double trip_ms;  // 99 of 100 keystrokes of its first ten seconds, but for half a second
+    } rows[] = {{{10, 40, 1250}, 56},  {{100, 40, 12500}, 52}, {{50, 100, 6000}, 150},
+                {{2, 80, 500}, 132},   {{1, 60, 200}, 115},    {{300, 80, 12000}, 118},
+                {{20, 200, 2000}, 370}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        pace_link *l = link_new(&rows[i].link, i + 1);
+        pace_flow *f = pace_link_add(l, PACE_SESSION, 0);
+        double trip;
+        pace_link_run(l, 10 * SECOND);
+        trip = pace_trip_ms(f, SECOND / 2, 10 * SECOND, 0.99);
+        if (trip > rows[i].trip_ms)
+            test_fail(__FILE__, __LINE__, "%g Mbit/s, %g ms: %.1f ms", rows[i].link.mbit,
+                      rows[i].link.trip_ms, trip);
+        link_free(l);
+    }
+}
+
 TEST(a_rate_that_drops_to_a_tenth_or_grows_tenfold_is_followed)
 {
     static const struct {
@@ -120,6 +142,23 @@ TEST(beside_a_tcp_connection_a_session_does_not_starve)
         if (had < 0.1 || trip > 100)
             test_fail(__FILE__, __LINE__, "seed %d: %.2f of the link, then %.1f ms", (int)seed, had,
                       trip);
+        link_free(l);
+    }
+}
+
+// A session that has got little wants more queue than a fast one, but not all that others keep.
+TEST(a_session_that_comes_late_does_not_take_a_small_share_for_its_link)
+{
+    static const terms links[] = {{300, 10, 3750}, {30, 10, 400}, {20, 40, 500}};
+    for (uint64_t seed = 1; seed <= 12; seed++) {
+        pace_link *l = link_new(&links[seed % COUNT(links)], seed);
+        int64_t from_us = 2 * SECOND + (int64_t)seed * 37000;
+        pace_flow *f;
+        double had;
+        pace_link_add(l, PACE_TCP, 0);
+        f = pace_link_add(l, PACE_SESSION, from_us);
+        had = share(l, f, from_us, from_us + 10 * SECOND);
+        if (had < 0.12) test_fail(__FILE__, __LINE__, "seed %d: %.2f of it", (int)seed, had);
         link_free(l);
     }
 }
