@@ -95,6 +95,7 @@ OUTSIDE := $(OUTSIDE:%=$(BUILD)/%)
 THREADED := $(filter-out $(CORE:%=$(BUILD)/%) $(OUTSIDE),$(SOURCES:tests/%.c=$(BUILD)/%))
 WHOLE := $(shell grep -El '^#define (FAKE_|REVDIAL_IMPLEMENTATION)' $(SOURCES) /dev/null)
 WHOLE := $(filter $(WHOLE:tests/%.c=$(BUILD)/%),$(THREADED))
+CHECKED := $(filter-out $(WHOLE),$(CHECKED))
 SLOW = $(BUILD)/test_floods $(BUILD)/test_faults $(BUILD)/test_sim $(BUILD)/test_flow  # first
 SUITES = $(SLOW) $(filter-out $(SLOW),$(CORE:%=$(BUILD)/%) $(OUTSIDE) $(THREADED))
 PROGRAMS = $(BUILD)/revdial-proxy $(BUILD)/revdial-agent

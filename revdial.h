@@ -88,6 +88,7 @@
 //    impl.log      events, their fields, and how many lines a second
 //    impl.transport what is between a session and its socket: TLS
 //    impl.reader   what reads a session's socket: the loop, or a thread that waits
+//    impl.splice   pipes for large transfers that are not copied
 //    impl.stream   sessions on a loop; blocking calls
 //    impl.relay    descriptor <-> stream inside the loop
 //    impl.owner    what proxy and agent share: their sessions, counters, handlers
@@ -106,7 +107,8 @@
 //                    default is a constant at the top of impl.base or impl.mux
 //    queue control   the constants of impl.pace, tests/test_pace.c, tests/pace_link.h
 //    a limited rate  Limited rates in impl.mux, rvd_mux_tick_rates(), tests/test_rates.c
-//    a frame's size  rvd_mux_turns_set() and rvd_mux_allowed(); rvd_pace_frame(), for a slow link
+//    a frame's size  rvd_mux_turns_set() and rvd_mux_allowed(); rvd_pace_frame(), for a slow link;
+//                    rvd_mux_supply(), for one that is not copied
 //    a frame's rule  rvd_mux_on_header() and the functions before it, tests/test_mux.c
 //    a stream state  the three small machines above rvd_mux_stream
 //    a header        RVD_HTTP_FIELDS, rvd_http_request_write(), rvd_http_read_ours(),
@@ -903,6 +905,21 @@ REVDIAL_API size_t revdial_engine_lent(revdial_engine *e, uint32_t id);
 //   returns  bytes that are still needed where they are; REVDIAL_ENOMEM: some could not be copied,
 //            and revdial_engine_lent() says how many are still lent
 REVDIAL_API ptrdiff_t revdial_engine_recall(revdial_engine *e, uint32_t id);
+
+// supply and supplied are reserve and commit for payload that stays with you, in a pipe say. Where
+// revdial_engine_output() shows a vector without a base, the next bytes of what you supplied belong
+// on the wire, in the order of the calls and whatever has become of their streams.
+//   returns  bytes, more than reserve ever gives; 0: not now or not here, and reserve says why
+REVDIAL_API size_t revdial_engine_supply(revdial_engine *e, uint32_t id, size_t want);
+REVDIAL_API void revdial_engine_supplied(revdial_engine *e, uint32_t id, size_t n);
+
+// coming is revdial_engine_expected() for the stream that a frame begun belongs to, if the frame is
+// too long for reserve. Its ud tells which one. You may read up to that many bytes from the
+// connection yourself: take counts them as received. Deliver them before what peek shows; taken
+// gives the credit of n bytes back when they have left you.
+REVDIAL_API size_t revdial_engine_coming(revdial_engine *e, void **ud);
+REVDIAL_API void revdial_engine_take(revdial_engine *e, uint32_t id, size_t n, int64_t now_us);
+REVDIAL_API void revdial_engine_taken(revdial_engine *e, uint32_t id, size_t n);
 
 // ---- through an egress proxy ----
 //
@@ -3883,6 +3900,7 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_QUANTUM_MIN 16372u  // least bytes of a DRR turn, except on a thin link
 #define RVD_MUX_QUANTUM_PART 4u     // otherwise a turn is this fraction of the output limit
 #define RVD_MUX_OUT_MAX 262144u     // default of revdial_engine_set_output_max()
+#define RVD_MUX_LONG 65536u         // frames from here on are not copied; reserve makes none
 #define RVD_MUX_SPARSE_BYTES 1024u  // writes up to this size do not wait for a turn
 #define RVD_MUX_SPARSE_ROOM 65536u  // room above the output limit for such writes, FINs and RSTs
 #define RVD_MUX_CONTROL 4096u       // bytes of control frames prepared at a time
@@ -4057,6 +4075,7 @@ typedef struct rvd_mux_stream {
     uint32_t id, reset_code;
     uint32_t send_credit, recv_credit, window;
     uint32_t buffered;
+    uint32_t taken;  // received and not consumed, as buffered, and kept by the application
     uint32_t turn_left;    // bytes that it may still write in its turn
     uint32_t promise;      // round in which it got a WRITABLE that it has not used; 0 = none
     uint32_t dropped;      // bytes dropped after our close
@@ -4077,7 +4096,7 @@ typedef struct rvd_mux_stream {
 typedef struct rvd_mux_loan {
     struct rvd_mux_loan *next;
     rvd_mux_stream *stream;  // whose lender's they are; NULL: `copy`
-    const uint8_t *bytes;    // the first byte that is not sent
+    const uint8_t *bytes;    // the first byte that is not sent; NULL: the application supplies it
     uint8_t *copy;
     uint64_t at;         // position of bytes[0] in the output, counted like out_added
     uint32_t len, size;  // bytes left to send, bytes lent
@@ -4145,6 +4164,7 @@ typedef struct rvd_mux {
     uint64_t out_edge;                   // where a frame ended when output() last showed all
     rvd_mux_stream *growing;             // its frame is the last one and may still grow
     uint32_t growing_len;
+    uint32_t last_id;  // of the stream of the last data frame
     rvd_mux_loan *loans, *loans_last;
     uint64_t out_max;
     uint32_t quantum;     // bytes in a turn while several streams are busy
@@ -5070,6 +5090,13 @@ static size_t rvd_mux_expected(const rvd_mux *m, const rvd_mux_stream *s)
     return m->body_left;
 }
 
+// The same for whichever stream the body of a long frame belongs to.
+static size_t rvd_mux_coming(const rvd_mux *m)
+{
+    if (m->body != RVD_MUX_BODY_STREAM || m->frame.length < RVD_MUX_LONG) return 0;
+    return rvd_mux_expected(m, m->body_stream);
+}
+
 static inline size_t rvd_mux_peek(rvd_mux *m, rvd_mux_stream *s, const uint8_t **data)
 {
     if (s->head) {
@@ -5112,7 +5139,7 @@ static void rvd_mux_window_adapt(rvd_mux *m, rvd_mux_stream *s)
 // Credit that could be granted now.
 static uint32_t rvd_mux_credit_room(const rvd_mux_stream *s)
 {
-    uint32_t out = s->recv_credit + s->buffered;
+    uint32_t out = s->recv_credit + s->buffered + s->taken;
     return s->window > out ? s->window - out : 0;
 }
 
@@ -5456,6 +5483,7 @@ static inline void rvd_mux_frame_add(rvd_mux *m, rvd_mux_stream *s, uint32_t n, 
     m->out_added += RVD_WIRE_HEADER + n;
     m->tx_frames++;
     m->tx_data_frames++;
+    m->last_id = s->id;
     rvd_mux_account(m, s, n);
 }
 
@@ -5527,7 +5555,7 @@ static void rvd_mux_loan_sent(rvd_mux *m, uint32_t n)
 {
     rvd_mux_loan *loan = m->loans;
     rvd_mux_stream *s = loan->stream;
-    loan->bytes += n;
+    if (loan->bytes) loan->bytes += n;
     loan->at += n;
     loan->len -= n;
     if (!loan->len) {
@@ -7061,6 +7089,58 @@ static ptrdiff_t rvd_mux_lend(rvd_mux *m, rvd_mux_stream *s, const uint8_t *byte
     return (ptrdiff_t)n;
 }
 
+// ---- payload that does not pass through here ----
+
+// How much of `want` the stream may supply. Only if nobody else sends: a frame for each of many
+// costs more calls than their copies. And to peers of ours only, where a frame that is as long as
+// the output may be takes no time worth mentioning. No more waits than with short ones.
+static uint32_t rvd_mux_supply(rvd_mux *m, rvd_mux_stream *s, size_t want)
+{
+    uint64_t most = m->out_max + RVD_MUX_LONG, queued = rvd_mux_out_len(m);
+    if (!rvd_mux_is_paced(m) || m->is_rated) return 0;
+    if (m->out_max < 2 * RVD_MUX_LONG || queued >= m->out_max) return 0;
+    if (m->frame_max < RVD_WIRE_FRAME_MAX || m->cfg.limits.frame_bytes_max < RVD_WIRE_FRAME_MAX)
+        return 0;
+    if (m->last_id != s->id || rvd_mux_has_waiters(m) || rvd_mux_write_state(m, s)) return 0;
+    rvd_mux_ack(m, s);
+    if (s->promise) rvd_mux_promise_keep(m, s);
+    want = rvd_base_min(want, (size_t)(most - queued));
+    want = rvd_base_min(want, rvd_base_min_u32(s->send_credit, rvd_mux_pace_room(m)));
+    return want < RVD_MUX_LONG ? 0 : (uint32_t)want;
+}
+
+// Adds a data frame whose n bytes the application supplies. Returns 0 without memory.
+static int rvd_mux_supplied(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
+{
+    s->turn_left = m->quantum;
+    s->wait = RVD_MUX_WAIT_NONE;
+    if (!rvd_mux_loan_add(m, s, NULL, n)) return 0;
+    m->loans_last->stream = NULL;
+    s->lent -= n;
+    return 1;
+}
+
+// n bytes of the body of a frame have gone past us.
+static void rvd_mux_take(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
+{
+    REVDIAL_ASSERT(n <= rvd_mux_coming(m) && s == m->body_stream);
+    m->last_rx_us = m->now_us;
+    m->rx_bytes += n;
+    m->body_left -= n;
+    s->recv_credit -= n;
+    s->received += n;
+    s->taken += n;
+    if (m->is_rated) rvd_mux_share_received(m, s);
+    if (m->body_left == 0) rvd_mux_on_frame_end(m);
+}
+
+static void rvd_mux_taken(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
+{
+    s->taken -= n;
+    s->epoch_bytes += n;
+    rvd_mux_credit_check(m, s);
+}
+
 static void rvd_mux_ledger_blocked(const rvd_mux *m, const rvd_mux_stream *s,
                                    revdial_flow_info *out)
 {
@@ -7081,7 +7161,7 @@ static void rvd_mux_ledger_blocked(const rvd_mux *m, const rvd_mux_stream *s,
         int is_rate = b->rate && b->millionths < rvd_mux_rate_slice(b->rate) * 1000000;
         out->blocked_on = rvd_mux_out_len(m) >= m->out_max ? "socket" : is_rate ? "rate" : "turn";
         out->blocked_since_us = m->progress_us;
-    } else if (s->buffered && s->recv_credit == 0) {
+    } else if (s->buffered + s->taken && s->recv_credit == 0) {
         out->blocked_on = "reader";
         out->blocked_since_us = m->now_us;
         if (s->head) out->blocked_since_us -= (int64_t)(rvd_mux_now_ms(m) - s->stuck_ms) * 1000;
@@ -7099,8 +7179,8 @@ static void rvd_mux_ledger(const rvd_mux *m, const rvd_mux_stream *s, revdial_fl
     out->window = s->window;
     out->sent = s->sent;
     out->received = s->received;
-    out->consumed = s->received - s->buffered;
-    out->buffered = s->buffered;
+    out->buffered = s->buffered + s->taken;
+    out->consumed = s->received - out->buffered;
 }
 
 // ---- memory ----
@@ -7167,7 +7247,7 @@ static uint64_t rvd_mux_loans_check(const rvd_mux *m)
         REVDIAL_ASSERT(loan->at >= at && loan->len && loan->len <= loan->size);
         REVDIAL_ASSERT(loan->next || loan == m->loans_last);
         at = loan->at + loan->len;
-        REVDIAL_ASSERT((loan->stream == NULL) == (loan->copy != NULL));
+        REVDIAL_ASSERT(!loan->stream == (loan->copy || !loan->bytes));
         if (loan->stream) lent += loan->len;
     }
     REVDIAL_ASSERT(at <= m->out_added);
@@ -7204,7 +7284,7 @@ static void rvd_mux_check(rvd_mux *m)
     for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits; i++) {
         for (rvd_mux_stream *s = m->table[i]; s; s = s->hash_next) {
             REVDIAL_ASSERT(rvd_mux_slot(m, s->id) == i);
-            REVDIAL_ASSERT(s->received >= s->buffered);
+            REVDIAL_ASSERT(s->received >= (uint64_t)s->buffered + s->taken);
             REVDIAL_ASSERT(s->window >= m->cfg.recv_window);
             REVDIAL_ASSERT((s->wait != RVD_MUX_WAIT_TURN && s->wait != RVD_MUX_WAIT_RATE) ||
                            !rvd_base_link_is_alone(&s->turn));
@@ -11657,6 +11737,51 @@ void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n)
     RVD_ENGINE_CHECK(e);
 }
 
+size_t revdial_engine_supply(revdial_engine *e, uint32_t id, size_t want)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    if (!s || e->framing || want > RVD_BASE_LEN_MAX) return 0;
+    e->mux.reserved = rvd_mux_supply(&e->mux, s, want);
+    return e->mux.reserved;
+}
+
+void revdial_engine_supplied(revdial_engine *e, uint32_t id, size_t n)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    REVDIAL_ASSERT(s && n <= e->mux.reserved);
+    e->mux.reserved = 0;
+    if (n && !rvd_mux_supplied(&e->mux, s, (uint32_t)n))
+        rvd_mux_die(&e->mux, REVDIAL_ENOMEM, "out of memory for a frame");
+    RVD_ENGINE_CHECK(e);
+}
+
+size_t revdial_engine_coming(revdial_engine *e, void **ud)
+{
+    size_t n = 0;
+    if (e->state == RVD_ENGINE_UP && !e->framing && !rvd_mux_has_events(&e->mux))
+        n = rvd_mux_coming(&e->mux);
+    *ud = n ? e->mux.body_stream->ud : NULL;
+    return n;
+}
+
+void revdial_engine_take(revdial_engine *e, uint32_t id, size_t n, int64_t now_us)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    if (!s || !n) return;
+    rvd_mux_now(&e->mux, now_us);
+    rvd_mux_take(&e->mux, s, (uint32_t)n);
+    if (e->mux.is_mute | e->mux.draining) rvd_mux_heard(&e->mux);
+    RVD_ENGINE_CHECK(e);
+}
+
+void revdial_engine_taken(revdial_engine *e, uint32_t id, size_t n)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    if (!s || !n) return;
+    rvd_mux_taken(&e->mux, s, (uint32_t)rvd_base_min(n, s->taken));
+    RVD_ENGINE_CHECK(e);
+}
+
 size_t revdial_engine_expected(revdial_engine *e, uint32_t id)
 {
     const rvd_mux_stream *s = rvd_engine_find(e, id);
@@ -12246,6 +12371,21 @@ const char *revdial_reset_text(int reset)
 #else
 #define RVD_SYS_FLAGS_ATOMIC 0
 #endif
+#endif
+
+// Is there splice(2)?
+#ifndef RVD_SYS_SPLICE
+#if defined(SPLICE_F_MORE) && defined(F_SETPIPE_SZ)
+#define RVD_SYS_SPLICE 1
+#else
+#define RVD_SYS_SPLICE 0
+#endif
+#endif
+
+#ifdef MSG_MORE
+#define RVD_SYS_MORE MSG_MORE
+#else
+#define RVD_SYS_MORE 0
 #endif
 
 // Every system call is made as RVD_SYS(call)(arguments), so that a test can put another function in
@@ -13366,7 +13506,8 @@ static ptrdiff_t rvd_sys_write(int fd, const void *buf, size_t len)
 }
 
 // To a socket only: what has taken its number, if it was closed behind our back, gets nothing.
-static ptrdiff_t rvd_sys_writev(int fd, const struct iovec *iov, int count)
+//   more   bytes follow at once
+static ptrdiff_t rvd_sys_sendv(int fd, const struct iovec *iov, int count, int more)
 {
     struct msghdr m;
     ptrdiff_t n;
@@ -13374,10 +13515,51 @@ static ptrdiff_t rvd_sys_writev(int fd, const struct iovec *iov, int count)
     memset(&m, 0, sizeof m);
     m.msg_iov = (struct iovec *)(uintptr_t)iov;  // struct msghdr has no const
     m.msg_iovlen = (uint16_t)count;              // an int or a size_t, by system
-    RVD_SYS_RETRY(n, count == 1                  // send() costs less
-                         ? RVD_SYS(send)(fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL)
-                         : RVD_SYS(sendmsg)(fd, &m, MSG_NOSIGNAL));
+    more = more ? MSG_NOSIGNAL | RVD_SYS_MORE : MSG_NOSIGNAL;
+    RVD_SYS_RETRY(n, count == 1  // send() costs less
+                         ? RVD_SYS(send)(fd, iov->iov_base, iov->iov_len, more)
+                         : RVD_SYS(sendmsg)(fd, &m, more));
     return n;
+}
+
+static ptrdiff_t rvd_sys_writev(int fd, const struct iovec *iov, int count)
+{
+    return rvd_sys_sendv(fd, iov, count, 0);
+}
+
+// Moves up to len bytes from a descriptor to another one without a copy; one is a pipe. Does not
+// wait, whatever their flags say.
+static ptrdiff_t rvd_sys_splice(int from, int to, size_t len, int more)
+{
+#if RVD_SYS_SPLICE
+    rvd_sys_sigpipe guard;
+    ptrdiff_t n;
+    rvd_sys_sigpipe_hold(&guard);
+    RVD_SYS_RETRY(n, RVD_SYS(splice)(from, NULL, to, NULL, len,
+                                     SPLICE_F_NONBLOCK | (more ? SPLICE_F_MORE : 0)));
+    rvd_sys_sigpipe_release(&guard, n == -EPIPE);
+    return n;
+#else
+    (void)from, (void)to, (void)len, (void)more;
+    return -ENOSYS;
+#endif
+}
+
+// A pipe for rvd_sys_splice() that holds `size` bytes.
+static int rvd_sys_pipe(int fds[2], int size)
+{
+#if RVD_SYS_SPLICE
+    int r = RVD_SYS(pipe2)(fds, O_CLOEXEC | O_NONBLOCK);
+    if (r < 0) return -errno;
+    if (RVD_SYS(fcntl)(fds[1], F_SETPIPE_SZ, size) >= 0) return 0;
+    r = -errno;
+    rvd_sys_close(fds[0]);
+    rvd_sys_close(fds[1]);
+    return r;
+#else
+    (void)fds, (void)size;
+    return -ENOSYS;
+#endif
 }
 
 // Returns 0 at the end.
@@ -15943,7 +16125,93 @@ static void rvd_reader_woken(rvd_reader *r, const struct iovec *iov, ptrdiff_t n
 }
 
 // ================================================================================================
-// MARK: impl.stream  uses: base sys loop log transport reader
+// MARK: impl.splice  uses: base sys loop
+// Pipes that hold the bytes of large transfers on their way from one socket to another, so that
+// nobody copies them: the system moves pages. Each loop has its pool. All of it on the loop thread,
+// except rvd_splice_out(), which one thread at a time may call. Start at rvd_splice_in().
+// ================================================================================================
+
+#define RVD_SPLICE_BYTES 1048576  // of a pipe: what anybody may ask for; the default is 1/16 of it
+#define RVD_SPLICE_PIPES 64       // at one time
+#define RVD_SPLICE_SPARES 4       // that are kept for the next transfer
+
+typedef struct rvd_splice_pipe {
+    struct rvd_splice_pipe *next;
+    int fds[2];    // read from, written to
+    uint64_t in;   // bytes that have come
+    uint64_t out;  // that have left
+} rvd_splice_pipe;
+
+typedef struct rvd_splice_pool {
+    rvd_heap *heap;  // the loop's
+    rvd_splice_pipe *spares;
+    unsigned count, spare_count;  // `count` with those in use
+} rvd_splice_pool;
+
+static void rvd_splice_pipe_free(rvd_splice_pool *pool, rvd_splice_pipe *p)
+{
+    pool->count--;
+    rvd_sys_close(p->fds[0]);
+    rvd_sys_close(p->fds[1]);
+    rvd_base_free(pool->heap, p, sizeof *p);
+}
+
+// Returns an empty pipe; NULL: copy instead.
+static rvd_splice_pipe *rvd_splice_get(rvd_splice_pool *pool)
+{
+    rvd_splice_pipe *p = pool->spares;
+    if (p) {
+        pool->spares = p->next;
+        pool->spare_count--;
+        p->next = NULL;
+        return p;
+    }
+    if (pool->count == RVD_SPLICE_PIPES) return NULL;
+    p = rvd_base_alloc(pool->heap, sizeof *p);
+    if (!p) return NULL;
+    if (rvd_sys_pipe(p->fds, RVD_SPLICE_BYTES) < 0) {
+        rvd_base_free(pool->heap, p, sizeof *p);
+        return NULL;
+    }
+    pool->count++;
+    return p;
+}
+
+// p may be NULL, and what is in it is lost.
+static void rvd_splice_put(rvd_splice_pool *pool, rvd_splice_pipe *p)
+{
+    if (!p) return;
+    if (p->in != p->out || pool->spare_count == RVD_SPLICE_SPARES) {
+        rvd_splice_pipe_free(pool, p);
+        return;
+    }
+    p->next = pool->spares;
+    pool->spares = p;
+    pool->spare_count++;
+}
+
+static void rvd_splice_pool_close(rvd_splice_pool *pool)
+{
+    while (pool->spares) rvd_splice_pipe_free(pool, rvd_splice_get(pool));
+}
+
+// Returns bytes, 0 at the end, -EAGAIN: there are none, or the pipe is full.
+static ptrdiff_t rvd_splice_in(rvd_splice_pipe *p, int fd, size_t len)
+{
+    ptrdiff_t n = rvd_sys_splice(fd, p->fds[1], len, 0);
+    if (n > 0) p->in += (uint64_t)n;
+    return n;
+}
+
+static ptrdiff_t rvd_splice_out(rvd_splice_pipe *p, int fd, size_t len, int more)
+{
+    ptrdiff_t n = rvd_sys_splice(p->fds[0], fd, len, more);
+    if (n > 0) p->out += (uint64_t)n;
+    return n;
+}
+
+// ================================================================================================
+// MARK: impl.stream  uses: base sys loop log transport reader splice
 // Sessions on a loop, and the blocking calls of streams on top. One lock per session guards its
 // engine and all its streams; it is never held during a system call that can block, nor during a
 // callback of the application. Lock order: a session's, then a pool's, a loop's, a proxy's or a
@@ -15966,6 +16234,11 @@ static void rvd_reader_woken(rvd_reader *r, const struct iovec *iov, ptrdiff_t n
 // with it, 27,800 without; eight threads: 29,900 and 31,700.
 #define RVD_STREAM_BURST 65536
 #define RVD_STREAM_PIECE 4096
+// The rest of a long frame that is at least TAKE bytes long goes past the engine; a shorter one is
+// read, together with the HEADER behind it. Up to HEADERS such reads find no long frame.
+#define RVD_STREAM_TAKE 16384
+#define RVD_STREAM_HEADER 12
+#define RVD_STREAM_HEADERS 4
 #define RVD_STREAM_SHAKE_US 2000  // that transports' handshakes may take of a pass of the loop
 // How many times bytes of a handshake count as progress: honest peers send about four pieces.
 #define RVD_STREAM_MOVES 6
@@ -16159,6 +16432,9 @@ struct revdial_stream {
     int is_dialled;                          // by us
     int is_polled;                           // which has accepted it, once and for all
     int is_writing;                          // a call is at it; others wait until it is done
+    // Loop thread, NULL: nobody. Takes up to n bytes of payload from the session's socket and keeps
+    // them. Returns how many; 0: they are to be read; or an error.
+    ptrdiff_t (*take)(revdial_stream *st, size_t n);
     rvd_stream_member *member;               // NULL: it is in no set
     char *meta;                              // "key\0value\0…"
     size_t meta_size;
@@ -16261,6 +16537,7 @@ typedef struct rvd_stream_group {
     rvd_stream_spares *spares;       // NULL: none are kept
     sigset_t mask;                   // of the thread that made it, for hooks
     rvd_base_link sessions, guests;  // loop thread only, as all below
+    rvd_splice_pool pipes;
     rvd_loop_task end;
     int ending;
     uint64_t shake_pass;  // of the loop
@@ -16383,6 +16660,8 @@ struct revdial_session {
     rvd_loop_task kick;
     rvd_stream_handshake handshake;
     uint32_t read_most;  // bytes of the next read
+    int header_reads;      // to come that end with a header: see RVD_STREAM_TAKE
+    uint64_t spliced_out;  // out_pipe->out, when it was last looked at
 
     pthread_mutex_t lock;  // guards all below
     rvd_heap heap;
@@ -16399,6 +16678,8 @@ struct revdial_session {
     rvd_stream_look look;
     int is_rated;         // its limits have a rate
     uint64_t wire_bytes;  // sent, ever
+    // What revdial_engine_supplied() was told of; the thread that is `sending` empties it.
+    rvd_splice_pipe *out_pipe;
     revdial_err why;      // what ended it
     rvd_stream_end end;
     rvd_base_link streams, dials_waiting, dials_over;
@@ -16536,6 +16817,29 @@ static ptrdiff_t rvd_stream_recv(revdial_session *s, void *buf, size_t len, revd
     return REVDIAL_ELOST;
 }
 
+// Sends vectors of which some have no base: there the pipe's bytes belong.
+static ptrdiff_t rvd_stream_send_mixed(revdial_session *s, const struct iovec *iov, int count)
+{
+    ptrdiff_t n = 0, sent = 0;
+    size_t want = 0;
+    for (int i = 0, k; i < count && (size_t)n == want; i = k) {
+        want = 0;
+        for (k = i; k < count && iov[k].iov_base; k++) want += iov[k].iov_len;
+        if (k == i) want = iov[k++].iov_len;
+        n = iov[i].iov_base ? rvd_sys_sendv(s->fd, iov + i, k - i, k < count)
+                            : rvd_splice_out(s->out_pipe, s->fd, want, k < count);
+        if (n < 0) return sent ? sent : n;
+        sent += n;
+    }
+    return sent;
+}
+
+static int rvd_stream_is_mixed(const struct iovec *iov, int count)
+{
+    while (count && iov[count - 1].iov_base) count--;
+    return count > 0;
+}
+
 // Only the thread that is `sending` may call it. REVDIAL_WANT_READ: the loop should try.
 static ptrdiff_t rvd_stream_send(revdial_session *s, const struct iovec *iov, int count,
                                  revdial_err *err)
@@ -16546,7 +16850,8 @@ static ptrdiff_t rvd_stream_send(revdial_session *s, const struct iovec *iov, in
             return REVDIAL_WANT_READ;
         return rvd_transport_write(s->transport, iov, count, err);
     }
-    n = rvd_sys_writev(s->fd, iov, count);
+    n = rvd_stream_is_mixed(iov, count) ? rvd_stream_send_mixed(s, iov, count)
+                                        : rvd_sys_writev(s->fd, iov, count);
     if (n >= 0) return n;
     if (n == -EAGAIN) return REVDIAL_WANT_WRITE;
     rvd_sys_fail(err, REVDIAL_ELOST, (int)-n, NULL, "sending to the peer failed");
@@ -17580,6 +17885,19 @@ static int rvd_stream_queue_of(uint64_t rate)
     return thin < RVD_STREAM_QUEUE_MIN ? (int)thin : RVD_STREAM_QUEUE_MIN;
 }
 
+// A pipe that nothing has gone through for a while is another session's.
+static void rvd_stream_pipe_return_locked(revdial_session *s)
+{
+    rvd_splice_pipe *p = s->out_pipe;
+    if (!p || s->sending || p->in != p->out) return;
+    if (p->out == s->spliced_out) {
+        rvd_splice_put(&s->group->pipes, p);
+        s->out_pipe = NULL;
+        return;
+    }
+    s->spliced_out = p->out;
+}
+
 // Follows the measured rate. Only a socket that was full tells what the link can carry; while it
 // never is, more may wait.
 static void rvd_stream_pace_locked(revdial_session *s, int64_t now)
@@ -17587,6 +17905,7 @@ static void rvd_stream_pace_locked(revdial_session *s, int64_t now)
     int64_t passed = now - s->pace.since_us;
     uint64_t rate;
     if (passed < RVD_STREAM_PACE_US) return;
+    rvd_stream_pipe_return_locked(s);
     rvd_stream_thin_locked(s, now);
     rate = s->pace.bytes * 1000000 / (uint64_t)passed;
     if (s->pace.was_blocked && s->pace.bytes)
@@ -17633,6 +17952,8 @@ static void rvd_stream_close_locked(revdial_session *s)
     rvd_reader_interrupt(&s->reader);
     if (s->sending || s->reader.state == RVD_READER_THREAD) return;
     rvd_stream_become(s, RVD_STREAM_DOWN);
+    rvd_splice_put(&s->group->pipes, s->out_pipe);
+    s->out_pipe = NULL;
     rvd_base_link_remove(&s->link);
     rvd_loop_timer_stop(s->loop, &s->timer);
     rvd_loop_timer_stop(s->loop, &s->reader.lease);
@@ -17864,6 +18185,45 @@ static int rvd_stream_read_adapt(revdial_session *s, size_t n, int64_t took_us)
     return took_us > RVD_STREAM_TURN_US;
 }
 
+// The rest of a long frame goes past the engine.
+//   returns  1 if some of it did; 0 if nothing is there; -1: *most bytes are to be read, up to the
+//            end of a header if a long frame is likely to follow
+static int rvd_stream_take(revdial_session *s, size_t *most)
+{
+    void *ud = NULL;
+    size_t left = 0;
+    ptrdiff_t n = 0;
+    if (!s->header_reads) return -1;
+    rvd_stream_lock(s);
+    if (rvd_stream_is_up(s) && rvd_reader_loop_begin(&s->reader)) {
+        revdial_stream *st;
+        left = revdial_engine_coming(s->engine, &ud);
+        st = ud;
+        if (left >= RVD_STREAM_TAKE && st && st->take) n = st->take(st, left);
+        if (n > 0) rvd_stream_events_locked(s);
+        if (n > 0) rvd_stream_flush_soon_locked(s);
+        rvd_reader_loop_end(&s->reader);
+    }
+    rvd_stream_unlock(s);
+    if (n == -EAGAIN) s->io.ready &= ~(unsigned)RVD_LOOP_READ;
+    if (n > 0 || n == -EAGAIN) return n > 0;
+    if (left < RVD_STREAM_TAKE) *most = left + RVD_STREAM_HEADER;
+    return -1;
+}
+
+// After a read: is a long frame on its way? A few other ones may come in between.
+static void rvd_stream_take_look_locked(revdial_session *s)
+{
+    void *ud = NULL;
+    const revdial_stream *st;
+    if (!s->transport) revdial_engine_coming(s->engine, &ud);
+    st = ud;
+    if (st && st->take)
+        s->header_reads = RVD_STREAM_HEADERS;
+    else if (s->header_reads)
+        s->header_reads--;
+}
+
 // Returns 0 when there is nothing more to read now, or enough was read. The last one in a pass
 // holds nobody back.
 //   waits   set to 1 if a transport has to write before it can read
@@ -17874,7 +18234,8 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int *waits)
     ptrdiff_t n = REVDIAL_WANT_READ;
     size_t most = s->read_most;
     int64_t begun_us;
-    int is_wanting, is_enough = 0;
+    int is_wanting, is_enough = 0, taken = rvd_stream_take(s, &most);
+    if (taken >= 0) return taken;
     if (rvd_stream_loop_claims(s)) n = rvd_stream_recv(s, loop->buf, most, &err);
     begun_us = n > 0 ? rvd_sys_now_us() : 0;
     is_wanting = rvd_transport_is_wanting(n);
@@ -17888,6 +18249,7 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int *waits)
         s->wakeups.holds = !is_last && n >= RVD_STREAM_BURST;
         rvd_stream_feed_locked(s, loop->buf, (size_t)n);
         s->wakeups.holds = 0;
+        rvd_stream_take_look_locked(s);
         if (was_handshake) rvd_base_wipe(loop->buf, (size_t)n);  // there was a secret in it
     } else if (n == 0) {
         revdial_engine_input(s->engine, NULL, 0, rvd_loop_now(loop));
@@ -17899,7 +18261,8 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int *waits)
     if (!is_wanting && s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
     rvd_reader_loop_end(&s->reader);
     rvd_stream_unlock(s);
-    if (n > 0) is_enough = rvd_stream_read_adapt(s, (size_t)n, rvd_sys_now_us() - begun_us);
+    if (n > 0 && most == s->read_most)
+        is_enough = rvd_stream_read_adapt(s, (size_t)n, rvd_sys_now_us() - begun_us);
     *waits = n == REVDIAL_WANT_WRITE;
     if (n <= 0) rvd_stream_wait_io(s, *waits ? REVDIAL_WANT_WRITE : REVDIAL_WANT_READ);
     if (s->transport) return n > 0 && !is_enough;
@@ -18309,6 +18672,7 @@ static void rvd_stream_group_init(rvd_stream_group *g, rvd_loop *loop, rvd_log *
 {
     const char *congestion = common->congestion ? common->congestion : "";
     g->loop = loop;
+    g->pipes.heap = &loop->heap;
     g->log = log;
     g->work = work;
     g->tcp_keepalive_ms = common->tcp_keepalive_ms;
@@ -18317,6 +18681,12 @@ static void rvd_stream_group_init(rvd_stream_group *g, rvd_loop *loop, rvd_log *
     g->end.run = rvd_stream_on_group_end;
     rvd_base_link_init(&g->sessions);
     rvd_base_link_init(&g->guests);
+}
+
+// After the last of its sessions.
+static void rvd_stream_group_close(rvd_stream_group *g)
+{
+    rvd_splice_pool_close(&g->pipes);
 }
 
 // Ends every session of the group, and any that still comes.
@@ -19059,13 +19429,20 @@ void *revdial_pollset_next(revdial_pollset *set)
 }
 
 // ================================================================================================
-// MARK: impl.relay  uses: base sys loop log stream
+// MARK: impl.relay  uses: base sys loop log splice stream
 // A stream and a descriptor, copied both ways on the loop: from the descriptor straight into the
-// session's output, from its input straight to the descriptor. Start at rvd_relay_step_locked().
+// session's output, from its input straight to the descriptor. Large transfers go through pipes
+// instead, where nobody copies them. Start at rvd_relay_step_locked().
 // ================================================================================================
 
 #define RVD_RELAY_READ_MAX 65524u  // our largest frame
 #define RVD_RELAY_SHARE 65536u     // bytes in a row before others get their turn
+// Full reads in a row after which a transfer is large and goes through a pipe: up to MAX bytes at a
+// time, until fewer than LEAST come. Where there is no pipe, AGAIN reads later it tries again.
+#define RVD_RELAY_FULL 2
+#define RVD_RELAY_FULL_AGAIN (-1000)
+#define RVD_RELAY_SPLICE_MAX 327680u
+#define RVD_RELAY_SPLICE_LEAST 16384
 #define RVD_RELAY_EARLY_MAX 65536u
 #define RVD_RELAY_UNSENT_US 10000  // first check whether the last bytes have been sent,
 #define RVD_RELAY_UNSENT_TRIES 9   // each next one after twice the time, 2.5 s in all
@@ -19111,6 +19488,8 @@ typedef struct rvd_relay {
     int64_t idle_us, moved_us;
     uint64_t moved[2];
     int half_ms;  // idle_us once one direction is over; 0: has become so, or never does
+    int full_reads;                 // in a row; < 0: no matter how many
+    rvd_splice_pipe *first, *last;  // received, and to be written before what the engine has
     int why_code, why_reset, why_sys;
     const char *why_text;  // static
     void (*done)(void *ud, const uint64_t moved[2], const revdial_err *why);
@@ -19209,6 +19588,7 @@ static size_t rvd_relay_read(rvd_relay *r)
         rvd_relay_in_become(r, RVD_RELAY_IN_ENDED);
         revdial_engine_end_write(e, r->st->id);
     } else {
+        r->full_reads = got == room ? r->full_reads + 1 : 0;
         rvd_relay_moved(r, 0, (size_t)got);
         // A short read has emptied the socket; an end that came with it has its own edge or mark.
         if (got < room && !(r->in.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP)))
@@ -19216,6 +19596,25 @@ static size_t rvd_relay_read(rvd_relay *r)
         return (size_t)got;
     }
     return 0;
+}
+
+// The same of a large transfer, into the session's pipe.
+static size_t rvd_relay_splice(rvd_relay *r)
+{
+    revdial_session *s = r->session;
+    size_t room;
+    ptrdiff_t got;
+    if (s->transport) return rvd_relay_read(r);
+    room = revdial_engine_supply(s->engine, r->st->id, RVD_RELAY_SPLICE_MAX);
+    if (!room) return rvd_relay_read(r);
+    if (!s->out_pipe) s->out_pipe = rvd_splice_get(&s->group->pipes);
+    got = s->out_pipe ? rvd_splice_in(s->out_pipe, r->in.fd, room) : -EMFILE;
+    revdial_engine_supplied(s->engine, r->st->id, got > 0 ? (size_t)got : 0);
+    if (got < RVD_RELAY_SPLICE_LEAST) r->full_reads = 0;
+    if (got < 0 && got != -EAGAIN) r->full_reads = RVD_RELAY_FULL_AGAIN;
+    if (got <= 0) return rvd_relay_read(r);  // the pipe is full, or a read tells why there are none
+    rvd_relay_moved(r, 0, (size_t)got);
+    return (size_t)got;
 }
 
 static int rvd_relay_early(rvd_relay *r)
@@ -19238,7 +19637,7 @@ static void rvd_relay_pump_in(rvd_relay *r)
     revdial_engine_set_now(r->session->engine, rvd_loop_now(r->session->loop));
     if (!rvd_relay_early(r)) return;
     while (r->in_state == RVD_RELAY_IN_OPEN && r->in.ready & RVD_LOOP_READ) {
-        size_t n = rvd_relay_read(r);
+        size_t n = r->full_reads < RVD_RELAY_FULL ? rvd_relay_read(r) : rvd_relay_splice(r);
         if (!n) break;
         share += n;
         if (share >= RVD_RELAY_SHARE) {
@@ -19277,11 +19676,39 @@ static int rvd_relay_write(rvd_relay *r, const void *data, size_t len)
     return (size_t)n == len;
 }
 
+// Writes what the first pipe holds. Returns 0 to stop for now.
+static int rvd_relay_write_pipe(rvd_relay *r)
+{
+    rvd_splice_pipe *p = r->first;
+    rvd_loop_io *io = rvd_relay_out(r);
+    while (p->in != p->out && io->ready & RVD_LOOP_WRITE) {
+        ptrdiff_t n = rvd_splice_out(p, io->fd, (size_t)(p->in - p->out), 0);
+        if (n == -EAGAIN) {
+            io->ready &= ~(unsigned)RVD_LOOP_WRITE;
+        } else if (n <= 0) {
+            rvd_relay_fail_socket(r, n, "writing to the socket failed");
+            return 0;
+        } else {
+            revdial_engine_taken(r->session->engine, r->st->id, (size_t)n);
+            rvd_relay_moved(r, 1, (size_t)n);
+        }
+    }
+    if (p->in != p->out) return 0;
+    r->first = p->next;
+    rvd_splice_put(&r->session->group->pipes, p);
+    return 1;
+}
+
 static void rvd_relay_pump_out(rvd_relay *r)
 {
     while (!r->out_over) {
         const void *data;
-        ptrdiff_t n = revdial_engine_peek(r->session->engine, r->st->id, &data);
+        ptrdiff_t n;
+        if (r->first) {
+            if (!rvd_relay_write_pipe(r)) return;
+            continue;
+        }
+        n = revdial_engine_peek(r->session->engine, r->st->id, &data);
         if (n == REVDIAL_EAGAIN) return;
         if (n > 0) {
             if (!rvd_relay_write(r, data, (size_t)n)) return;
@@ -19361,6 +19788,11 @@ static void rvd_relay_free(rvd_relay *r)
 {
     revdial_session *s = r->session;
     rvd_stream_lock(s);
+    while (r->first) {
+        rvd_splice_pipe *p = r->first;
+        r->first = p->next;
+        rvd_splice_put(&s->group->pipes, p);
+    }
     if (r->st) rvd_stream_free_locked(r->st);
     rvd_stream_touch_locked(s);
     rvd_base_free(&s->heap, r->early, r->early_len);
@@ -19441,6 +19873,35 @@ static void rvd_relay_sink(revdial_stream *st, unsigned events)
     if (!r->in.slot) return;  // not started: it will look for itself
     rvd_relay_step_locked(r, events);
     if (r->state != RVD_RELAY_RUNNING) rvd_loop_soon(r->session->loop, &r->in);
+}
+
+// As revdial_stream.take.
+static ptrdiff_t rvd_relay_take(revdial_stream *st, size_t len)
+{
+    rvd_relay *r = st->sink_ud;
+    revdial_session *s = r->session;
+    ptrdiff_t n = -EAGAIN;
+    if (!r->in.slot || r->state != RVD_RELAY_RUNNING || r->out_over || r->is_untuned) return 0;
+    if (r->first) n = rvd_splice_in(r->last, s->fd, len);
+    if (n == -EAGAIN) {  // nothing is there, or the pipe is full
+        rvd_splice_pipe *p = NULL;
+        if (rvd_sys_is_stream(rvd_relay_out(r)->fd) > 0) p = rvd_splice_get(&s->group->pipes);
+        if (!p) return 0;
+        n = rvd_splice_in(p, s->fd, len);
+        if (n <= 0) {
+            rvd_splice_put(&s->group->pipes, p);
+            return n == -EAGAIN ? n : 0;
+        }
+        if (r->first)
+            r->last->next = p;
+        else
+            r->first = p;
+        r->last = p;
+    }
+    if (n <= 0) return 0;
+    revdial_engine_take(s->engine, st->id, (size_t)n, rvd_loop_now(s->loop));
+    rvd_relay_sink(st, 0);
+    return n;
 }
 
 // It has become old enough to outlive its peer.
@@ -19584,6 +20045,7 @@ static int rvd_relay_new_locked(revdial_stream *st, const rvd_relay_ends *ends,
     r->done = opts->done;
     r->ud = opts->ud;
     rvd_stream_sink_set_locked(st, rvd_relay_sink, r, 1);
+    st->take = rvd_relay_take;
     if (ends->watched) rvd_loop_replace(s->loop, ends->watched, &r->in);
     *out = r;
     return REVDIAL_OK;
@@ -24127,7 +24589,10 @@ static void rvd_proxy_free(revdial_proxy *p)
     size_t loops = rvd_proxy_or(p->cfg.common.io_threads, 1);
     rvd_auth_table_free(p->table);
     rvd_auth_guard_end(&p->guard);
-    for (unsigned i = 0; i < p->loop_count; i++) rvd_loop_free(p->loops[i]);
+    for (unsigned i = 0; i < p->loop_count; i++) {
+        rvd_stream_group_close(&p->groups[i]);
+        rvd_loop_free(p->loops[i]);
+    }
     rvd_base_free(h, p->loops, loops * sizeof *p->loops);
     rvd_base_free(h, p->groups, loops * sizeof *p->groups);
     rvd_base_free(h, p->sweeps, loops * sizeof *p->sweeps);
@@ -27278,6 +27743,7 @@ static void rvd_agent_free(revdial_agent *a)
     rvd_base_arena_free(&a->allow_texts, &a->own.heap);
     rvd_base_arena_free(&a->texts, &a->own.heap);
     rvd_stream_spares_close(&a->spares);
+    rvd_stream_group_close(&a->group);
     rvd_loop_free(a->loop);
     rvd_owner_close(&a->own);
     rvd_base_free(&heap, a, sizeof *a);

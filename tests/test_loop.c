@@ -191,6 +191,7 @@ static ssize_t fault_sendmsg(int fd, const struct msghdr *all, int flags)
 #define fault_madvise madvise
 #define fault_mmap mmap
 #define fault_readv readv
+#define fault_splice splice
 #define fault_syscall syscall
 #define fault_unlink unlink
 

@@ -1,0 +1,302 @@
+// Large transfers between two relays, whose bytes go through pipes and are not copied. What arrives
+// and what ends is the same as with copies.
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+// Bytes that have gone through pipes; pipes that were refused; the most that one call may move.
+static atomic_llong spliced;
+static atomic_int refused, is_scarce, piece_max;
+
+#ifdef SPLICE_F_MORE
+static ssize_t seen_splice(int from, int to, size_t len, unsigned flags)
+{
+    int limit = atomic_load(&piece_max);
+    if (limit && len > (size_t)limit) len = (size_t)limit;
+    ssize_t n = splice(from, NULL, to, NULL, len, flags);
+    if (n > 0) atomic_fetch_add(&spliced, n);
+    return n;
+}
+
+static int scarce_pipe2(int fds[2], int flags)
+{
+    if (!atomic_load(&is_scarce)) return pipe2(fds, flags);
+    atomic_fetch_add(&refused, 1);
+    errno = EMFILE;
+    return -1;
+}
+#define FAKE_splice , call_splice
+#define call_splice(from, from_at, to, to_at, len, flags) seen_splice(from, to, len, flags)
+#define FAKE_pipe2 , scarce_pipe2
+#endif
+#define REVDIAL_SELF_CHECK
+#include "runtime_util.h"
+
+enum { BULK = 24 << 20 };
+
+// A client, a relay at the proxy, one at the agent, a target.
+typedef struct line {
+    world *w;
+    int client, target;
+    util_gate done;  // relays
+    atomic_int failed;
+} line;
+
+static line *wanted;  // by the handler
+static util_gate given = UTIL_GATE;
+
+static void on_line_done(void *ud, const uint64_t moved[2], const revdial_err *why)
+{
+    line *l = ud;
+    (void)moved;
+    if (why) atomic_fetch_add(&l->failed, 1);
+    util_gate_add(&l->done, 1);
+}
+
+static void tcp_pair(int fds[2])
+{
+    int port = 0, listener = raw_listen(1, &port);
+    char address[32];
+    snprintf(address, sizeof address, "127.0.0.1:%d", port);
+    fds[0] = raw_connect(address);
+    fds[1] = raw_accept(listener);
+    close(listener);
+    if (fds[0] < 0 || fds[1] < 0) abort();
+}
+
+static void relaying(void *ud, revdial_stream *st)
+{
+    int fds[2];
+    revdial_relay_opts o = {.done = on_line_done, .ud = wanted};
+    if (strcmp(revdial_stream_meta(st, "do"), "relay") != 0) {
+        util_handler(ud, st);
+        return;
+    }
+    tcp_pair(fds);
+    wanted->target = fds[0];
+    CHECK_INT(revdial_relay(st, fds[1], fds[1], &o), 0);
+    util_gate_add(&given, 1);
+}
+
+// As on a link that has been found to be fast. While the clock stands nothing else is found.
+static void make_fast(revdial_session *s)
+{
+    rvd_stream_lock(s);
+    rvd_stream_queue_set_locked(s, RVD_STREAM_QUEUE_MAX);
+    rvd_stream_unlock(s);
+    revdial_session_unref(s);
+}
+
+static int line_open(line *l, world *w)
+{
+    int fds[2], before = util_gate_count(&given);
+    revdial_relay_opts o = {.done = on_line_done, .ud = l};
+    memset(l, 0, sizeof *l);
+    util_gate_init(&l->done);
+    l->w = w;
+    wanted = l;
+    revdial_err err = {0};
+    revdial_stream *st = world_dial(w, "relay", 0, &err);
+    if (!st) return test_fail(__FILE__, __LINE__, "no stream: %s", err.msg);
+    make_fast(revdial_stream_session(st));
+    make_fast(revdial_agent_wait(w->agents[0], UTIL_WAIT_MS, NULL));
+    tcp_pair(fds);
+    l->client = fds[0];
+    return CHECK_INT(revdial_relay(st, fds[1], fds[1], &o), 0) &&
+           CHECK(util_gate_wait(&given, before + 1));
+}
+
+static int splice_world_open(world *w)
+{
+    w->acfg.handler = relaying;
+    atomic_store(&spliced, 0);
+    atomic_store(&refused, 0);
+    atomic_store(&is_scarce, 0);
+    atomic_store(&piece_max, 0);
+    return world_open(w);
+}
+
+typedef struct transfer {
+    int fd;
+    uint64_t len;
+    int is_whole;
+    pthread_t thread;
+} transfer;
+
+static void *transfer_run(void *arg)
+{
+    transfer *t = arg;
+    uint64_t at = 0;
+    while (at < t->len && raw_send(t->fd, util_pattern(at), UTIL_BULK)) at += UTIL_BULK;
+    t->is_whole = at == t->len;
+    if (t->is_whole) shutdown(t->fd, SHUT_WR);
+    return NULL;
+}
+
+static void transfer_begin(transfer *t, int fd, uint64_t len)
+{
+    *t = (transfer){.fd = fd, .len = len};
+    t->thread = util_thread(transfer_run, t);
+}
+
+// Reads `len` bytes of the pattern from `at` on. Returns how many were right.
+static uint64_t pattern_read(int fd, uint64_t at, uint64_t len)
+{
+    static uint8_t buf[UTIL_BULK];
+    uint64_t got = 0;
+    while (got < len) {
+        size_t want = len - got < sizeof buf ? (size_t)(len - got) : sizeof buf;
+        ssize_t n = raw_read(fd, buf, want);
+        if (n <= 0 || memcmp(buf, util_pattern(at + got), (size_t)n) != 0) break;
+        got += (uint64_t)n;
+    }
+    return got;
+}
+
+// From one end to the other, up to EOF.
+static void check_transfer(int from, int to)
+{
+    transfer t;
+    char byte;
+    transfer_begin(&t, from, BULK);
+    CHECK_INT(pattern_read(to, 0, BULK), BULK);
+    CHECK_INT(raw_read(to, &byte, 1), 0);
+    pthread_join(t.thread, NULL);
+    CHECK(t.is_whole);
+}
+
+static void line_end(line *l, int failed)
+{
+    close(l->client);
+    close(l->target);
+    CHECK(util_gate_wait(&l->done, 2));
+    CHECK_INT(atomic_load(&l->failed), failed);
+}
+
+static void check_echo(world *w)
+{
+    char byte = 0;
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    if (!CHECK(st != NULL)) return;
+    CHECK_INT(revdial_write(st, "!", 1), 1);
+    CHECK_INT(revdial_read(st, &byte, 1), 1);
+    CHECK_INT(byte, '!');
+    revdial_close(st);
+}
+
+NEW_WORLD_TEST(a_large_transfer_goes_through_pipes_and_arrives_whole_with_its_half_close)
+{
+    line l;
+    REQUIRE(splice_world_open(w));
+    util_clock_stop();
+    REQUIRE(line_open(&l, w));
+    check_transfer(l.client, l.target);
+    long long up = atomic_load(&spliced);
+    CHECK(!RVD_SYS_SPLICE || up > 4 << 20);
+    check_transfer(l.target, l.client);
+    CHECK(!RVD_SYS_SPLICE || atomic_load(&spliced) - up > 4 << 20);
+    util_clock_run();
+    line_end(&l, 0);
+}
+
+NEW_WORLD_TEST(both_directions_at_once_and_in_odd_pieces_arrive_whole)
+{
+    line l;
+    transfer up, down;
+    REQUIRE(splice_world_open(w) && line_open(&l, w));
+    atomic_store(&piece_max, 7777);
+    transfer_begin(&up, l.client, BULK);
+    transfer_begin(&down, l.target, BULK);
+    for (uint64_t at = 0; at < BULK; at += BULK / 16) {
+        if (!CHECK_INT(pattern_read(l.target, at, BULK / 16), BULK / 16)) break;
+        if (!CHECK_INT(pattern_read(l.client, at, BULK / 16), BULK / 16)) break;
+    }
+    pthread_join(up.thread, NULL);
+    pthread_join(down.thread, NULL);
+    CHECK(up.is_whole && down.is_whole);
+    line_end(&l, 0);
+}
+
+NEW_WORLD_TEST(a_reader_that_has_stopped_holds_its_own_stream_only_and_gets_all_of_it_later)
+{
+    line slow, other;
+    transfer t;
+    REQUIRE(splice_world_open(w) && line_open(&slow, w) && line_open(&other, w));
+    transfer_begin(&t, slow.client, BULK);
+    CHECK_INT(pattern_read(slow.target, 0, BULK / 4), BULK / 4);  // and no more for now
+    check_transfer(other.client, other.target);
+    check_echo(w);
+    CHECK_INT(pattern_read(slow.target, BULK / 4, BULK / 4 * 3), BULK / 4 * 3);
+    pthread_join(t.thread, NULL);
+    CHECK(t.is_whole);
+    line_end(&slow, 0);
+    line_end(&other, 0);
+}
+
+NEW_WORLD_TEST(a_reset_in_the_middle_leaves_the_frames_of_other_streams_whole)
+{
+    transfer t;
+    REQUIRE(splice_world_open(w));
+    for (int i = 0; i < 6; i++) {
+        line l, other;
+        if (!CHECK(line_open(&l, w) && line_open(&other, w))) break;
+        transfer_begin(&t, i % 2 ? l.target : l.client, BULK);
+        pattern_read(i % 2 ? l.client : l.target, 0, (uint64_t)(i + 1) << 20);
+        raw_close_reset(i % 2 ? l.client : l.target);
+        pthread_join(t.thread, NULL);
+        CHECK(!t.is_whole);
+        check_transfer(other.client, other.target);
+        line_end(&other, 0);
+        CHECK(util_gate_wait(&l.done, 2));
+        CHECK_INT(atomic_load(&l.failed), 2);
+        close(i % 2 ? l.target : l.client);
+    }
+    check_echo(w);
+}
+
+NEW_WORLD_TEST(where_no_pipe_is_to_be_had_a_large_transfer_is_copied)
+{
+    line l;
+    REQUIRE(splice_world_open(w) && line_open(&l, w));
+    atomic_store(&is_scarce, 1);
+    check_transfer(l.client, l.target);
+    check_transfer(l.target, l.client);
+    CHECK_INT(atomic_load(&spliced), 0);
+    CHECK(!RVD_SYS_SPLICE || atomic_load(&refused) > 0);
+    line_end(&l, 0);
+}
+
+TEST(a_session_that_is_lost_in_the_middle_gives_all_descriptors_back)
+{
+    int before = util_fds();
+    for (int i = 0; i < 2; i++) {
+        world w;
+        line l;
+        transfer t;
+        world_init(&w);
+        if (CHECK(splice_world_open(&w) && line_open(&l, &w))) {
+            transfer_begin(&t, i ? l.target : l.client, BULK);
+            pattern_read(i ? l.client : l.target, 0, 4 << 20);
+                    revdial_session *s = revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL);
+            revdial_session_kill(s);
+            revdial_session_unref(s);
+            CHECK_INT(raw_wait(i ? l.client : l.target, POLLIN, UTIL_WAIT_MS), 1);
+            close(i ? l.client : l.target);
+            pthread_join(t.thread, NULL);
+            close(i ? l.target : l.client);
+            CHECK(util_gate_wait(&l.done, 2));
+        }
+        world_close(&w);
+    }
+    CHECK_INT(util_fds(), before);
+}
+
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv);
+}
