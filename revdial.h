@@ -18443,8 +18443,7 @@ static int rvd_stream_drive_step_locked(revdial_session *s, rvd_stream_waiter *w
     struct iovec iov[2];
     int64_t now_us, begun_us = spins ? rvd_sys_now_us() : 0;
     ptrdiff_t n;
-    rvd_reader_vectors(&s->reader, iov, w->buf ? w->buf + w->got : NULL,
-                       rvd_base_min(own, w->len - w->got));
+    rvd_reader_vectors(&s->reader, iov, w->buf, rvd_base_min(own, w->len));  // it has none yet
     if (deadline_us != INT64_MAX) {
         int64_t left = (deadline_us - rvd_sys_now_us() + 999) / 1000;
         timeout_ms = left < 0 ? 0 : left > INT32_MAX ? INT32_MAX : (int)left;

@@ -52,11 +52,24 @@ static int no_credential(void *ud, unsigned attempt, char *secret, size_t size)
 #define SIXTY "is-sixty-characters-long-is-sixty-characters-long-is-sixty-c"
 #define TWO_URLS "http://127.0.0.1:1,http://127.0.0.1:1"
 
+static void no_stream(void *ud, revdial_stream *st)
+{
+    (void)ud;
+    revdial_close(st);
+}
+
+static int no_target(void *ud, revdial_target_request *r)
+{
+    (void)ud;
+    (void)r;
+    return 0;
+}
+
 TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
 {
     static const revdial_tls no_wrap = {0};
     static const revdial_kv header = {"X-A", "b"}, no_value = {.key = "X-A"};
-    static const char *const no_rules[] = {NULL};
+    static const char *const no_rules[] = {NULL}, *const no_range[] = {"127.0.0.1:80-x", NULL};
     static const struct {
         const char *field;
         int works;
@@ -64,6 +77,8 @@ TEST(an_agents_config_that_cannot_work_is_refused_and_the_field_is_named)
     } agents[] = {
         {"handler", 0, {.name = "cam-1"}},
         {"handler", 1, {.allow = no_rules}},
+        {"target_fn", 0, {.handler = no_stream, .target_fn = no_target}},
+        {"a range of ports is written 80-90", 0, {.allow = no_range}},
         {"default_target: ", 0, {.default_target = "http://a:80"}},
         {"default_target: ", 0, {.default_target = "10.0.0.1"}},
         {"default_target: ", 1, {.default_target = "unix:/run/x"}},
