@@ -98,23 +98,31 @@
 // TO CHANGE          LOOK AT
 //    an error        REVDIAL_ERRORS, REVDIAL_ERROR_PLACES, the HTTP statuses above revdial_error
 //    a reset code    REVDIAL_RESETS, REVDIAL_RESET_PLACES, rvd_stream_reset_error(),
-//                    rvd_stream_dial_sink() (may another session be tried?), the table in
-//                    tests/vectors/README.md
+//                    rvd_stream_dial_sink() (may another session be tried?), rvd_proxy_waits(),
+//                    rvd_agent_reset_of(), the table in tests/vectors/README.md
 //    a refusal       of a dial: a reset code. Of a backend: revdial_verdict, rvd_auth_verdict(),
 //                    rvd_http_refusals, refused_* in revdial_stats,
 //                    rvd_proxy_count_refused_locked()
 //    a limit         revdial_limits, rvd_engine_limits_check(), rvd_engine_limits_resolve(); its
-//                    default is a constant at the top of impl.base or impl.mux
+//                    default is a constant at the top of impl.base or impl.engine. Of backends:
+//                    rvd_proxy_pending_begin(). Of clients: rvd_proxy_crowd_check_locked(),
+//                    rvd_proxy_listener_inherit_locked(), clients_refused in revdial_stats
+//    a ping          RVD_BASE_KEEPALIVE_MS, RVD_MUX_RTT_US, rvd_mux_tick_liveness(),
+//                    rvd_mux_next_tick()
+//    a feature       revdial_feature, rvd_http_features
 //    queue control   the constants of impl.pace, tests/test_pace.c, tests/pace_link.h
 //    a limited rate  Limited rates in impl.mux, rvd_mux_tick_rates(), tests/test_rates.c
 //    a frame's size  rvd_mux_turns_set() and rvd_mux_allowed(); rvd_pace_frame(), for a slow link;
 //                    rvd_mux_supply(), for one that is not copied
 //    a frame's rule  rvd_mux_on_header() and the functions before it, tests/test_mux.c
 //    a stream state  the three small machines above rvd_mux_stream
-//    a header        RVD_HTTP_FIELDS, rvd_http_request_write(), rvd_http_read_ours(),
-//                    tests/vectors/. For one with a field in a config or in revdial_auth_req also
-//                    RVD_HTTP_LABELS, revdial_engine_config, revdial_auth_req,
-//                    rvd_proxy_request_keep(), rvd_agent_engine_config()
+//    a header        One of the application needs no change: revdial_agent_config.headers arrives
+//                    in revdial_auth_req.headers. One of the protocol: RVD_HTTP_FIELDS,
+//                    rvd_http_offer, rvd_http_request_write(), rvd_http_read_ours(),
+//                    rvd_http_is_probe(), tests/vectors/. For one with a field in a config or in
+//                    revdial_auth_req also RVD_HTTP_LABELS, revdial_engine_config,
+//                    rvd_http_request_read(), rvd_proxy_request_keep(), revdial_agent_config,
+//                    rvd_agent_config_check(), rvd_agent_texts_keep(), rvd_agent_engine_config()
 //    a carrier       revdial_carrier, rvd_http_note_upgrade(), rvd_engine_framing; then grep for
 //                    CARRIER_WEBSOCKET
 //    a way to prove  Digest and Credentials in impl.auth, Challenges in impl.http
@@ -149,8 +157,8 @@
 //
 // STABILITY Later versions keep these names and meanings, and may add functions, values of enums,
 //           and fields at the end of structs, whose zero means today's behaviour. That holds for
-//           source code: compile all that shares these structs against one copy of this file, for
-//           there is no stable binary interface.
+//           source code: compile all that shares these structs against one copy of this file,
+//           because there is no stable binary interface.
 //           On the wire, versions can be mixed: both ends announce their features, and one is used
 //           only where both announce it.
 
@@ -160,7 +168,7 @@
 #endif
 
 #if defined(REVDIAL_IMPLEMENTATION) && !defined(REVDIAL_NO_RUNTIME)
-// Whatever was included first has settled what the system's headers show.
+// The first system header fixes the feature-test macros.
 #if defined(__linux__) && defined(_FEATURES_H) && \
     (!defined(_GNU_SOURCE) || (defined(__GLIBC__) && !defined(__USE_GNU)))
 #error "revdial.h: include the implementation before any other header, or use -D_GNU_SOURCE"
@@ -206,7 +214,7 @@ typedef struct revdial_stream revdial_stream;    // one logical byte stream; its
 typedef struct revdial_engine revdial_engine;    // the whole protocol without a socket or a thread
 typedef struct revdial_egress revdial_egress;    // our side of an egress proxy's handshake
 
-// X(name, value, text). Every call returns >= 0 for success or one of these.
+// X(name, value, text). A call that returns a number returns >= 0 for success or one of these.
 #define REVDIAL_ERRORS(X) \
     X(EAGAIN, -1, "nothing to do now, and the deadline said not to wait") \
     X(ETIMEDOUT, -2, "a deadline passed") \
@@ -244,7 +252,17 @@ enum revdial_error {
 };
 
 // X(name, value, text). Why a stream was reset; on the wire in the length of WindowUpdate+RST.
-// 64..255 belong to the application.
+// 64..255 belong to the application. A dial that is refused with one of these fails with an error
+// of its own, and with the code in err->reset:
+//   REVDIAL_EUNREACH    CONNECT_REFUSED, CONNECT_TIMEOUT, UNREACHABLE, NO_SUCH_HOST
+//   REVDIAL_EDENIED     FORBIDDEN
+//   REVDIAL_ETIMEDOUT   TIMEOUT
+//   REVDIAL_ELIMIT      CALM
+//   REVDIAL_EDRAINING   DRAINING
+//   REVDIAL_ENOBACKEND  NO_BACKEND
+//   REVDIAL_EREFUSED    all others, also the application's
+// A dial by name asks the next session after REFUSED, DRAINING, NO_BACKEND and the four of
+// REVDIAL_EUNREACH, and after no other code.
 #define REVDIAL_RESETS(X) \
     X(NONE, 0, "no reason given") \
     X(REFUSED, 1, "refused") \
@@ -321,32 +339,36 @@ typedef struct revdial_limits {
     // Streams that the peer may have open: default 65536 (256 for a stock yamux peer), 1 to
     // 16777216.
     uint32_t max_streams;
-    // First credit of each stream, in bytes: default 65536 (262144 for a stock yamux peer), 8192 to
-    // 16 MiB.
+    // First credit of each stream, in bytes: default 65536, 8192 to 16 MiB. A stock yamux peer
+    // has 262144 at least.
     uint32_t stream_window;
-    // Largest size that a stream's window grows to: default 16 MiB, 8192 to 16 MiB.
+    // Largest size that a stream's window grows to: default 16 MiB, 8192 to 16 MiB. Less than
+    // stream_window means stream_window.
     uint32_t stream_window_max;
     // Bytes received and not yet read, over all streams: default 64 MiB, min 1 MiB. When it is
-    // full, the streams whose data has waited longest for its reader are reset with
-    // REVDIAL_RESET_CALM. New streams are still accepted.
+    // full, streams are reset with REVDIAL_RESET_CALM until it is not: first those whose reader has
+    // taken nothing for 10 s, the longest first. Without one, of the streams whose readers stand
+    // still and of those whose readers move, the kind that holds more bytes gives one up. New
+    // streams are still accepted.
     uint32_t session_window;
     // Largest frame while several streams are busy: default 65524, 512 to 65524.
     uint32_t frame_bytes_max;
     // Idle time before a ping: default 15000, min 100. While payload moves, there is also a ping
     // every 30 s that measures the round trip.
     int keepalive_ms;
-    // Time after that ping before the session is given up, unless a byte arrives or the peer's
-    // system acknowledges some of the bytes that wait to be sent: default 15000.
+    // Time after the ping, default 15000. The session ends unless meanwhile a byte arrives or the
+    // peer's system acknowledges bytes.
     int dead_after_ms;
-    // From connect or accept to the 101, whatever arrives meanwhile: default 10000.
+    // From connect or accept to the 101, whatever arrives meanwhile: default 10000. Waiting for
+    // the proxy's own TLS work does not count.
     int handshake_timeout_ms;
     // Time until an incoming stream that nobody accepts is refused: default 30000.
     int accept_timeout_ms;
     // The session is given up when bytes wait to be sent and for this time the socket takes none,
     // the peer's system acknowledges none, and neither credit nor a pong arrives: default 30000.
     int write_stall_ms;
-    // Most streams that this side opens at one time; default and most: what the peer accepts.
-    // A dial for one more gets REVDIAL_ELIMIT.
+    // Limit of streams opened by this side, 1 to 16777216; default and most: the peer's limit. A
+    // dial for one more gets REVDIAL_ELIMIT.
     uint32_t max_own_streams;
     // Most payload of each stream, and of all streams together, in bytes per second: 1000 to
     // 100,000,000,000, default no limit. Each direction has this limit of its own. Nothing above it
@@ -384,19 +406,19 @@ typedef struct revdial_credential {
     const char *secret;
     // The identity that the row proves.
     //   BASIC, DIGEST  the user name
-    //   BEARER         any text. NULL: an identity of the secret's own, "token " and 16 hex digits
-    //                  that stay the same while this proxy runs
+    //   BEARER         any text. NULL: the identity is derived from the secret: "token " and 16 hex
+    //                  digits that stay the same while this proxy runs
     //   MTLS           a glob for an entry of revdial_identity.san ("DNS:*.cams.example") or for
     //                  its subject. The identity is the entry that matched, at most 127 bytes
-    // With MTLS, what '*' matched in the certificate is what '*' stands for in `names`:
+    // With MTLS, the text that '*' matched in the certificate replaces '*' in `names`:
     // "DNS:*.cams.example" with "cam-*" lets 7.cams.example register cam-7 and no other name. "**"
     // in `names` is any text. Rows with other wildcards in both fields are refused.
     const char *user;
     const char *names;  // names it may register: comma list, globs with * and ?; NULL = none
     unsigned schemes;   // REVDIAL_AUTH_*, a set of those allowed for this row; 0 = BEARER
     // Identities that the rows of one group admit may share a name. NULL: the identities that one
-    // MTLS row admits share its names, and any other identity shares with nobody. Any text; a group
-    // is never taken for a user of the same text.
+    // MTLS row admits share its names, and any other identity shares with nobody. Any text; group
+    // "x" and user "x" are different identities.
     const char *group;
     // A text of the application, for instance the host names that the backend serves. A session
     // has the label of its row: revdial_session_get_label(). All sessions of one name have the same
@@ -443,8 +465,8 @@ typedef struct revdial_auth_req {
     // hook only.
     const revdial_kv *headers;
     size_t header_count;
-    // Where a hook may write for how long, in ms, what it admits is valid: then the session drains,
-    // and ends 30 s later at the latest. 0 at first: for ever. NULL where that has no meaning.
+    // A hook may set *expires_ms: the session drains after that time and ends at most 30 s later. 0
+    // (as at first): never; negative: refused with 401. NULL where it has no meaning.
     int64_t *expires_ms;
     // Room for REVDIAL_LABEL_SIZE bytes, in which a hook may write a label, as
     // revdial_credential.label; NULL where labels have no meaning.
@@ -459,12 +481,15 @@ typedef struct revdial_auth_req {
 // CONFLICT, every other one UNAVAILABLE. So may the caller of revdial_engine_auth().
 enum revdial_verdict {                   // and the error that the backend gets:
     REVDIAL_VERDICT_ADMIT = 0,           // none: the answer is 101
-    REVDIAL_VERDICT_BAD_REQUEST = 400,   // EUPGRADE: no name was sent, and the row has several
+    REVDIAL_VERDICT_BAD_REQUEST = 400,   // EUPGRADE: a hook admits it, but it has sent no name
     REVDIAL_VERDICT_UNAUTHORIZED = 401,  // EAUTH: the credentials are missing or wrong
-    REVDIAL_VERDICT_FORBIDDEN = 403,     // EDENIED: they are right, but not for this name
+    REVDIAL_VERDICT_FORBIDDEN = 403,     // EDENIED: they are right, but not for this name; or no
+                                         // name was sent, and the row has not exactly one
     REVDIAL_VERDICT_CONFLICT = 409,      // EDUPLICATE: another identity holds the name
     REVDIAL_VERDICT_TOO_MANY = 429,      // ELIMIT: it failed too often; Retry-After is 5 s
-    REVDIAL_VERDICT_UNAVAILABLE = 503,   // ELIMIT: no room or no memory; Retry-After is 5 s
+    REVDIAL_VERDICT_UNAVAILABLE = 503,   // ELIMIT: no room, no memory, the proxy drains, its table
+                                         // was replaced meanwhile, or a hook's answer makes no
+                                         // sense; Retry-After is 5 s
     REVDIAL_VERDICT_STALE_NONCE = 1401   // EAUTH: 401 with stale=true, because a nonce is not valid
                                          // or not any longer; the backend may try once more
 };
@@ -488,7 +513,9 @@ enum revdial_pick {
 enum revdial_dial_flag {
     REVDIAL_DIAL_WAIT = 1,   // wait for a backend to appear instead of REVDIAL_ENOBACKEND
     REVDIAL_DIAL_EARLY = 2,  // return before the other end has accepted; `early` does not need it
-    REVDIAL_DIAL_HERE = 4    // ask no peers. For dials on behalf of a peer: no dial goes in circles
+    // Ask no peers. For dials on behalf of a peer, so that two proxies do not ask each other for
+    // ever.
+    REVDIAL_DIAL_HERE = 4
 };
 
 enum { REVDIAL_EARLY_MAX = 4096 };  // bytes; with a preamble they fit in the smallest window
@@ -511,13 +538,13 @@ typedef struct revdial_dial_opts {
     int timeout_ms;  // of the whole dial: 0 = 10000, -1 = none
     // The stream's first bytes, if they are known already. They travel with the opening, which
     // saves a round trip. A backend that refuses has not used them, and the next backend that is
-    // asked gets them, too. Where another session could be asked instead, they are held back until
-    // the backend has answered if it is less than 10 ms away or was silent for the last 50 ms: only
-    // a dial whose bytes were not sent can move to another session when the backend falls silent.
+    // asked gets them, too. If another session could be asked, they wait for the backend's answer
+    // when its round trip is under 10 ms, or when it has sent nothing for 50 ms: a dial whose bytes
+    // were sent does not move to another session when the backend falls silent.
     const void *early;
     size_t early_len;  // at most REVDIAL_EARLY_MAX
-    // Of a dial on the session of a peer: the name of the backend that it is for, which the peer
-    // gets as "revdial-name". revdial_dial() sets it by itself.
+    // Dials to a peer: the name of the backend that is wanted, sent as "revdial-name".
+    // revdial_dial() sets it by itself.
     const char *peer_name;
     // Dials by name: asks this session, one of the name, and no other; NULL = all of the name. Such
     // a dial does not count in revdial_stats. Not for `exposes`, nor with REVDIAL_DIAL_WAIT.
@@ -533,7 +560,7 @@ REVDIAL_API const char *revdial_strerror(int code);
 //   thread   any
 REVDIAL_API const char *revdial_reset_text(int reset);
 
-// Version and build options of the implementation that was linked. Static.
+// Version and build options of the implementation that was linked. Static, never NULL.
 //   thread   any
 REVDIAL_API const char *revdial_version(void);
 
@@ -553,8 +580,8 @@ REVDIAL_API int revdial_target_allowed(const char *const *allow, const char *tar
 //   thread   any
 REVDIAL_API const char *revdial_allow_problem(const char *rule);
 
-// Connects to a target as an agent does for a stream: a host name is resolved, and of its addresses
-// the first is taken that the rules allow and that answers. For on_stream of a proxy, for instance.
+// Connects to a target as an agent does for a stream: resolves a host name and connects to the
+// first address that the rules allow and that answers. For on_stream of a proxy, for instance.
 //   allow    as revdial_agent_config.allow; NULL allows nothing
 //   blocks   for timeout_ms (-1 = no limit), and while the system's resolver looks a host name up
 //   returns  a connected, non-blocking socket, or REVDIAL_EDENIED, EUNREACH, ELIMIT, with a
@@ -601,8 +628,8 @@ enum revdial_event_type {
     REVDIAL_EV_FIN,       // stream id: the peer finished; EOF comes after the bytes
     REVDIAL_EV_RESET,     // stream id was reset with code; bytes that came before it can be read
     REVDIAL_EV_GOAWAY,    // the peer drains: open nothing more here
-    REVDIAL_EV_RTT,       // a ping came back: rtt_us
-    REVDIAL_EV_SILENT,    // code 1: no answer to a ping for 0.5 s; code 0: a byte has arrived since
+    REVDIAL_EV_RTT,       // a ping came back: rtt_us is the least of the last 8
+    REVDIAL_EV_SILENT,    // code 1: a ping is not answered in time; code 0: a byte has come since
     REVDIAL_EV_DEAD       // the session is over: code, text. Send the remaining output, then close
 };
 
@@ -675,7 +702,7 @@ typedef struct revdial_engine_info {
     uint64_t streams_opened, streams_reset;
     uint64_t rx_bytes, tx_bytes;  // payload
     uint64_t rx_frames, tx_frames;
-    int64_t rtt_us;                         // least of the recent pings, 0 before the first
+    int64_t rtt_us;                         // least of the last 8 pings, 0 before the first
     int64_t last_rx_us;                     // when the last bytes came, on the clock of now_us
     size_t buffered_bytes;                  // received and unread
     size_t output_bytes;                    // waiting to be sent
@@ -702,7 +729,8 @@ typedef struct revdial_flow_info {
     uint64_t sent, received, consumed;
     uint32_t buffered;  // received - consumed
     // Since when, on the clock of now_us (CLOCK_MONOTONIC in the runtime half); 0 = not blocked.
-    // For "socket" and "turn": when the session last sent a byte.
+    // For "socket" and "turn": when the session last sent a byte. For "rate" of a stream whose
+    // peer waits for credit: always now.
     int64_t blocked_since_us;
 } revdial_flow_info;
 
@@ -740,12 +768,14 @@ REVDIAL_API void revdial_engine_sent(revdial_engine *e, size_t n);
 
 // Bytes that may wait in the engine before writes take no more: default 256 KiB.
 // REVDIAL_EV_WRITABLE tells when they take more again. A driver that knows the rate of its link
-// sets a few milliseconds' worth. While several streams are busy, each writes a quarter of this in
-// its turn, but at least 16 KiB. Below 16 KiB a turn is a quarter of it, at least 1 KiB, and no
-// frame is longer than all of it.
+// sets a few milliseconds' worth; less than 4096 means 4096. While several streams are busy, each
+// writes a quarter of this in its turn, but at least 16 KiB. Below 16 KiB a turn is a quarter of
+// it, at least 1 KiB, and no frame is longer than all of it. A turn is never longer than
+// frame_bytes_max, nor, with REVDIAL_FEATURE_PINGS, than what a slow link carries in 2 ms, at least
+// 1 KiB.
 REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
 
-// Replaces the limits of the config. Before the session is up all of them count. Then these do:
+// Replaces the limits of the config. Before the session is up all are replaced; afterwards only
 // max_streams, max_own_streams, stream_rate, session_rate, keepalive_ms, dead_after_ms and
 // write_stall_ms. Streams that are open stay, however many they are, and go on at the new rates.
 // What the peer may already send, up to the windows that its streams have, it may still send.
@@ -754,8 +784,9 @@ REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
 REVDIAL_API int revdial_engine_set_limits(revdial_engine *e, const revdial_limits *limits,
                                           revdial_err *err);
 
-// Tells the time before writes that no input or tick has come just before. With peers that have
-// REVDIAL_FEATURE_PINGS it matters: the engine measures how long what is written takes to the peer.
+// Call it before a write if neither revdial_engine_input() nor revdial_engine_tick() has just been
+// given the time. With REVDIAL_FEATURE_PINGS the engine measures how long what is written takes to
+// reach the peer.
 REVDIAL_API void revdial_engine_set_now(revdial_engine *e, int64_t now_us);
 
 // Runs what is due: pings, timeouts, delayed frames. Early calls do nothing.
@@ -774,7 +805,8 @@ REVDIAL_API void revdial_engine_acked(revdial_engine *e, int64_t at_us);
 
 // Answer to REVDIAL_EV_AUTH.
 //   verdict  a revdial_verdict, or an error that stands for one, as revdial_auth_verify() returns
-//   returns  0, or REVDIAL_EINVAL if no answer is awaited (the peer has gone meanwhile)
+//   returns  0; REVDIAL_EINVAL: no answer is awaited (the peer has gone meanwhile), or
+//            REVDIAL_EV_AUTH was not fetched yet; REVDIAL_ENOMEM: the session is over
 REVDIAL_API int revdial_engine_auth(revdial_engine *e, int verdict);
 
 // Checks a request against a table: first what was presented, then the name. A wrong secret costs
@@ -789,8 +821,9 @@ REVDIAL_API int revdial_auth_verify(const revdial_auth_req *req, const revdial_c
 
 // Opens a stream. With the preamble feature its target, addresses and meta go along; without it the
 // peer gets none of them, and asking for a target is REVDIAL_EINVAL. The early bytes follow.
-//   returns  the stream's id; REVDIAL_EAGAIN: too many opens are unanswered, try again at
-//            EV_WRITABLE with id 0; EDRAINING, ECLOSED, ELIMIT, ENOMEM, EINVAL
+//   returns  the stream's id; REVDIAL_EAGAIN: too many opens are unanswered, the output is full
+//            or session_rate is used up, try again at REVDIAL_EV_WRITABLE with id 0;
+//            REVDIAL_EDRAINING, ECLOSED, ELIMIT, ENOMEM, EINVAL
 //   owns     the id is yours until revdial_engine_close()
 REVDIAL_API int64_t revdial_engine_open(revdial_engine *e, const revdial_dial_opts *opts, void *ud);
 
@@ -818,8 +851,8 @@ REVDIAL_API ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *
 REVDIAL_API int revdial_engine_writable(revdial_engine *e, uint32_t id);
 
 // Queues bytes as far as the peer's credit and the output allow. Copies.
-//   returns  bytes taken, 0..len (0: wait for EV_WRITABLE); REVDIAL_ERESET, ECLOSED, ENOMEM, EINVAL
-//            (no such stream, or a len over PTRDIFF_MAX)
+//   returns  bytes taken, 0..len (0: wait for EV_WRITABLE); REVDIAL_ERESET, ELOST, ECLOSED, ENOMEM,
+//            EINVAL (no such stream, or a len over PTRDIFF_MAX)
 REVDIAL_API ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const void *buf,
                                            size_t len);
 
@@ -838,8 +871,9 @@ REVDIAL_API int revdial_engine_end_write(revdial_engine *e, uint32_t id);
 //   returns  0, EINVAL
 REVDIAL_API int revdial_engine_reset(revdial_engine *e, uint32_t id, int code);
 
-// Gives the stream up: ends writing if that has not happened, then drops what still arrives. After
-// 64 KiB or 30 s of that it is reset. The id is no longer yours.
+// Gives the stream up: ends writing if that has not happened, then drops what still arrives. It is
+// reset after 64 KiB or 30 s of that, or when the peer has used its credit up. The id is no longer
+// yours.
 REVDIAL_API void revdial_engine_close(revdial_engine *e, uint32_t id);
 
 // Announces that nothing new is accepted and nothing new will be opened; what runs goes on. With
@@ -853,7 +887,8 @@ REVDIAL_API void revdial_engine_terminate(revdial_engine *e);
 // this one: its REVDIAL_EV_DEAD has REVDIAL_EDUPLICATE.
 REVDIAL_API void revdial_engine_replace(revdial_engine *e);
 
-// Pings the peer now, unless a ping is unanswered. REVDIAL_EV_RTT or REVDIAL_EV_SILENT follows.
+// Pings the peer now, unless a ping is unanswered. REVDIAL_EV_RTT follows, or REVDIAL_EV_SILENT if
+// no byte comes for 0.4 s, or for two round trips if that is longer.
 REVDIAL_API void revdial_engine_ping(revdial_engine *e, int64_t now_us);
 
 // Fills in what the engine holds and has done.
@@ -970,7 +1005,8 @@ REVDIAL_API int revdial_egress_state(const revdial_egress *v, revdial_err *err,
 // that is a reliable stream of bytes. Nothing here may block, call revdial, or raise SIGPIPE.
 // ================================================================================================
 
-// The transport must wait until the socket can be read, or written. Any call may return either.
+// The transport must wait until the socket can be read, or written. A read may need
+// REVDIAL_WANT_WRITE, and a write REVDIAL_WANT_READ.
 enum revdial_want { REVDIAL_WANT_READ = -30, REVDIAL_WANT_WRITE = -31 };
 
 // The transport of one connection. Calls never overlap, but come from different threads. Those that
@@ -1028,8 +1064,9 @@ typedef struct revdial_tls {
 //   Signals   The library's threads block all signals, except while a handler runs, or a hook other
 //             than log, alloc and those of a transport. Then they have the signal mask of the
 //             thread that started the proxy or the agent; a program that they start inherits it.
-//   NULL      Every close, free and unref ignores NULL. `err` may always be NULL. So may `opts`:
-//             all defaults.
+//   NULL      Every close, free, stop, drain of an agent and unref ignores NULL. `err` may always
+//             be NULL. So may `opts`: all defaults. Other handles must not be NULL, except that
+//             dials and revdial_proxy_avoid() return REVDIAL_EINVAL.
 //   fork(2)   Only the parent may go on with what is open. In the child each call fails with
 //             REVDIAL_ECLOSED (or returns NULL, or does nothing) and never touches the parent's
 //             connections; what the child opens itself works. Descriptors of revdial_stream_fd()
@@ -1045,29 +1082,30 @@ typedef struct revdial_common {
     revdial_alloc_fn *alloc;  // NULL = realloc and free; called from any thread
     void *alloc_ud;
     revdial_limits limits;
-    unsigned io_threads;  // proxy: I/O threads that share the sessions, default 1
+    unsigned io_threads;  // proxy: I/O threads that share the sessions, default 1, at most 256
     // A thread that waits for bytes busy-polls up to this many microseconds before it sleeps; it
     // stops by itself when waits are longer or another thread needs the core. 20 to 100 shortens
     // round trips on one host or rack, and costs processor time and up to 10 % of the rate of bulk
     // by blocking calls. 0 = never.
     unsigned spin_us;
     // TCP keepalive of clients of exposed ports, of targets and of sockets in a relay: idle time
-    // before the first probe. Three more follow, a quarter of that apart. 0 = 60000, so that a
-    // peer that has vanished is noticed after 105 s; -1 = none.
+    // before the first of three probes, which are a quarter of that apart. Whole seconds, 1 to
+    // 32767. 0 = 60000, so that a peer that has vanished is noticed after 105 s; -1 = none.
     int tcp_keepalive_ms;
     // TCP congestion control of the sessions, e.g. "bbr" (Linux: TCP_CONGESTION). NULL = as the
     // system has it. Checked at the start: REVDIAL_EINVAL lists what the system offers.
     const char *congestion;
-    // Agent: for https:// and wss://. Proxy: for `listen`, except unix:. Must outlive both. TLS
-    // handshakes get about 2 ms of each pass of an I/O thread, so that they do not hold up traffic.
+    // Agent: for https:// and wss://. Proxy: for `listen`, except unix:. Must outlive the proxy or
+    // agent. TLS handshakes get about 2 ms of each pass of an I/O thread, so that they do not hold
+    // up traffic.
     const revdial_tls *tls;
 } revdial_common;
 
 // Appends " key=value" to msg, in the form that a revdial_log_fn gets: for an application that
-// writes lines of its own. A long value is cut and ends in "..."; a field that does not fit is left
-// out. No blank precedes the first field.
+// writes lines of its own. A value over 320 bytes is cut and ends in "..."; a field that does not
+// fit is left out. No blank precedes the first field.
 //   msg      NUL-terminated, "" at first
-//   size     of the memory that msg is in
+//   size     bytes at msg, NUL included
 //   value    any bytes; NULL or "" adds nothing
 //   thread   any
 REVDIAL_API void revdial_log_field(char *msg, size_t size, const char *key, const char *value);
@@ -1083,15 +1121,15 @@ typedef struct revdial_stats {
     uint64_t sessions_opened, sessions_closed, auth_failures, handshakes_refused;
     uint64_t streams_opened, streams_reset, dials_failed, reconnects;
     uint64_t rx_bytes, tx_bytes;  // payload of streams
-    size_t memory_bytes;
+    size_t memory_bytes;                    // of sessions and registry, not of dials and clients
     uint64_t credit_waits;                  // times that a stream had bytes to send and no credit
     uint64_t resets[REVDIAL_RESET_PLACES];  // streams_reset by code
     // A proxy's refusals of backends by answer, for some by scheme: 0 BEARER, 1 BASIC, 2 DIGEST, 3
     // MTLS. A request without credentials, with which DIGEST begins, is not counted.
     uint64_t refused_401[REVDIAL_AUTH_PLACES], refused_403[REVDIAL_AUTH_PLACES];
     uint64_t refused_409, refused_429, refused_503;
-    // A proxy's dials that are over: how many, the sum of their times, how many of them took up to
-    // 250 µs << i, and how many failed with the error -i.
+    // A proxy's dials that are over: how many, and the sum of their times. dials_within[i]: took at
+    // most 250 µs << i (cumulative). dials_failed_by[i]: failed with error -i.
     uint64_t dials, dial_us;
     uint64_t dials_within[REVDIAL_DIAL_PLACES], dials_failed_by[REVDIAL_ERROR_PLACES];
     // Clients that were refused by max_clients and by max_clients_per_source.
@@ -1169,8 +1207,7 @@ typedef struct revdial_route {
     int half_closed_ms;   // DIAL; at first the port's
     char text[1024];      // room for the strings of the answer
     revdial_kv pairs[4];  // room for dial.meta
-    // The port, or the client's source, has as many clients as it may have, and a DIAL would fail
-    // with this. NULL: it has not.
+    // The error that a DIAL would fail with because a limit is reached; NULL if none is.
     const revdial_err *over;
     int64_t crowd;  // TAKE: for revdial_proxy_leave()
 } revdial_route;
@@ -1179,10 +1216,10 @@ typedef struct revdial_route {
 //   returns  a revdial_route_verdict
 typedef int revdial_route_fn(void *ud, revdial_route *r);
 
-// The dial that a route asked for has ended: why is NULL, and the relay begins once r->reply is
-// sent; or why has the reason, and the client gets r->reply as one that was refused does. Of r only
-// fd, client, local, state and the reply have a meaning. On the same thread as the route. Not
-// called for a client whose port was unexposed or whose proxy stops meanwhile.
+// The dial that a route asked for has ended. If why is NULL, the relay begins once r->reply is
+// sent. If the dial failed, why says why, and the client gets r->reply, then FIN. Of r only fd,
+// client, local, state and the reply have a meaning. On the same thread as the route. Not called
+// for a client whose port was unexposed or whose proxy stops meanwhile.
 typedef void revdial_route_done_fn(void *ud, revdial_route *r, const revdial_err *why);
 
 // A port for clients. Each connection to it becomes a stream, dialled and relayed by the I/O
@@ -1250,8 +1287,8 @@ typedef struct revdial_proxy_config {
     const revdial_credential *credentials;  // NULL and 0 = none
     size_t credential_count;
     // Decides instead of the table, or after it (auth_after_table); with neither, every backend is
-    // refused. At most eight calls at a time for one source, and 16 in all. Backends that wait for
-    // a slow hook use up max_pending.
+    // refused. At most 16 calls at a time, of which eight for one IPv4 address or IPv6 /48 (no such
+    // limit if max_auth_failures is -1). Backends that wait for a slow hook use up max_pending.
     revdial_auth_fn *auth;
     void *auth_ud;
     int auth_anonymous;     // 1: call `auth` for requests without credentials, too; 0: they get 401
@@ -1266,15 +1303,17 @@ typedef struct revdial_proxy_config {
     //   one source, one name       N at once, then one every 5 s
     //   one source, all names      ten times as many, ten times as often
     //   one IPv6 /48               eight times as many as a /64 of it
-    // BEARER, BASIC, DIGEST and the verdicts of `auth` count alike; a certificate is no guess. What
-    // was right within the last day has budgets of its own, so that a guesser does not lock out its
+    // The proxy keeps two memories: of failures, and of credentials that were right within the last
+    // day. BEARER, BASIC, DIGEST and the verdicts of `auth` count alike; a certificate is no guess.
+    // A credential that was right has budgets of its own, so that a guesser does not lock out its
     // neighbours. An agent (name and instance) that was right: N at once, then one every 5 s. Other
     // instances that present a credential known from this source: together 10 N at once, then one
-    // every 0.5 s. With the default a
-    // source can try 720 secrets an hour for one name, as many for each agent that was in, and
-    // 14,400 in all. There is no limit for all sources together: a botnet could use it to lock
-    // everybody out. A proxy that was restarted has forgotten both. It remembers the 4096 largest
-    // debts and the latest 16,384 keys of requests that were right, two for each, in 320 KiB.
+    // every 0.5 s. With the default a source can try 720 secrets an hour for one name, as many for
+    // each agent that was in, and 14,400 in all. There is no limit for all sources together: a
+    // botnet could use it to lock everybody out. A proxy that was restarted has forgotten both
+    // memories. They have 4096 debts and 16,384 keys of requests that were right, two for each, in
+    // 320 KiB. Both are hash tables whose sets have four entries: in a full set the smallest debt,
+    // or the oldest key, is dropped.
     int max_auth_failures;
     unsigned max_sessions;           // default 65536
     unsigned max_sessions_per_name;  // default 64
@@ -1282,23 +1321,24 @@ typedef struct revdial_proxy_config {
     // can take all of max_sessions.
     unsigned max_sessions_per_identity;
     // Connections that have not authenticated yet, default 512. Each has handshake_timeout_ms, but
-    // the time that it waits for the proxy's own TLS work does not count. One source gets 7/8 of
-    // the places; the rest wait in a queue with eight times as many places, but at most a quarter
-    // of the process's descriptors. The next place goes to the first in the queue that has sent a
-    // byte. A connection loses its place to the queue after 2 s without progress, 5 s while others
-    // come up. So a thousand agents behind one address all get in, and silent connections do not
-    // keep them out. When the queue is full, or a connection comes from a source with fewer than
-    // half as many as the busiest one, the connection of the busiest source whose last progress is
-    // the oldest is dropped. A connection whose `auth` call runs is not; if all are such, a new one
-    // waits or is refused.
+    // the time that it waits for the proxy's own TLS work does not count. One source, here an IPv4
+    // address or an IPv6 /48, gets 7/8 of the places (all, if max_pending is under 32); the rest
+    // wait in a queue with eight times as many places, but at most a quarter of the process's
+    // descriptors. The next place goes to the first in the queue that has sent a byte. A connection
+    // loses its place to the queue after 2 s without progress, 5 s while others come up. So a
+    // thousand agents behind one address all get in, and silent connections do not keep them out.
+    // When the queue is full, or a connection comes from a source with fewer than half as many as
+    // the busiest one, the connection of the busiest source whose last progress is the oldest is
+    // dropped. A connection whose `auth` call runs is not; if all are such, a new one waits or is
+    // refused.
     unsigned max_pending;
     // A session came up, drains, or is down (why is NULL when this side closed it). On an I/O
     // thread: must not block. UP comes before any dial can pick the session; UP and DOWN come in
     // pairs.
     void (*on_session)(void *ud, revdial_session *s, int state, const revdial_err *why);
     // The backend opened a stream to us. NULL = refused. On a thread of its own; owns st. At most
-    // 1024 run at one time, and of one session at most as many as it leaves to the others; more
-    // streams are reset with REVDIAL_RESET_CALM.
+    // 1024 run at one time, and a session may start one only while its own calls plus all running
+    // calls are under that limit; other streams are reset with REVDIAL_RESET_CALM.
     void (*on_stream)(void *ud, revdial_stream *st);
     const revdial_expose *exposes;  // exposes[i] has the id i + 1; see revdial_proxy_expose()
     size_t expose_count;
@@ -1306,18 +1346,19 @@ typedef struct revdial_proxy_config {
     void (*on_client)(void *ud, const revdial_client *client);
     void *ud;  // of on_session, on_stream and on_client
     revdial_common common;
-    // 1: the table decides first, and `auth` about what no row of it proves. A row that has the
-    // secret decides alone, also where it does not list the name. If the hook admits a backend and
-    // writes no identity, that is the user name, or as in a row one of the token's own. A hook that
-    // admits certificates must write one: without it, all of them are one identity.
+    // 1: the table decides first; `auth` is asked only if no row has this secret or certificate. A
+    // row that has it decides alone, also where it does not list the name. If the hook admits a
+    // backend and writes no identity, that is the user name, or as in a row one that is derived
+    // from the token. A hook that admits certificates must write one: without it, all of them are
+    // one identity.
     int auth_after_table;
     // Other proxies. A session whose identity is of this group (revdial_credential.group, or a
     // hook's) is no backend of its name but a peer, one of 8 at most. A dial of a name that has no
     // session here that is up and not draining asks the peers, one after the other; with
     // REVDIAL_DIAL_WAIT once a second. Each gets "revdial-name" with the dial, and resets it with
     // REVDIAL_RESET_NO_BACKEND if it has no such backend either. A peer dials with
-    // REVDIAL_DIAL_HERE for what it was asked. One that answers neither a dial nor a ping for 0.9 s
-    // is not asked until it sends a byte. NULL = none.
+    // REVDIAL_DIAL_HERE for what it was asked. One that is silent, as revdial_dial() says, is not
+    // asked until it sends a byte. NULL = none.
     const char *peer_group;
 } revdial_proxy_config;
 
@@ -1335,6 +1376,7 @@ typedef struct revdial_attach_opts {
 } revdial_attach_opts;
 
 // Binds, listens and starts the I/O threads.
+//   blocks   only to look up host names in `listen` and `exposes`
 //   returns  NULL: reason in err
 //   owns     free with revdial_proxy_stop()
 //   thread   any
@@ -1389,7 +1431,8 @@ REVDIAL_API int revdial_proxy_expose_address(revdial_proxy *p, int64_t id, char 
 
 // Takes over a connection. Why one is refused is logged, too.
 //   fd       a connected stream socket
-//   owns     fd, on success and on failure
+//   how      NULL: all zero
+//   owns     fd and how->transport, on success and on failure
 //   returns  0, ECLOSED, ELIMIT, ENOMEM, ESYS, ELOST (fd is not connected, or no longer), EINVAL
 //            (it is no stream socket or no descriptor, or a field of how makes no sense)
 //   thread   any
@@ -1398,13 +1441,13 @@ REVDIAL_API int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_att
 
 // Checks whether any backend could register by this row: that no field is missing, that the secret
 // can be presented, and that some name matches. A proxy takes no table with a row that fails.
-//   returns  NULL: it is good; else a static text that begins with the field and quotes no secret
+//   returns  NULL: it is good; else a static text that quotes no secret
 //   thread   any
 REVDIAL_API const char *revdial_credential_problem(const revdial_credential *row);
 
-// Also end the sessions that the old table admitted and the new one would not: it has no row with
-// the identity and secret that they presented and a glob for their name. The order of rows does not
-// matter. One with another label is another row.
+// REVDIAL_END_STALE ends the sessions that the old table admitted and the new one would not: it has
+// no row with the identity and secret that they presented and a glob for their name. The order of
+// rows does not matter. One with another label is another row.
 enum revdial_credentials_flag { REVDIAL_END_STALE = 1 };
 
 // Replaces the table of credentials for requests to come. Without REVDIAL_END_STALE sessions stay
@@ -1444,7 +1487,8 @@ REVDIAL_API void revdial_proxy_replace_auth(revdial_proxy *p, revdial_auth_fn *a
 REVDIAL_API int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned min_sessions,
                                    int timeout_ms);
 
-// Live sessions whose name matches the glob (NULL = all). Peers are listed for NULL and "*" only.
+// Live sessions whose name matches the glob (NULL = all). The name of peers is "": they are listed
+// for NULL, "", "*" and "**".
 //   owns     each of the min(cap, returned) sessions in out comes with a reference for you
 //   returns  how many there are
 //   thread   any
@@ -1452,9 +1496,9 @@ REVDIAL_API size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob,
                                       revdial_session **out, size_t cap);
 
 // Says whether clients of a target should be kept from a session, for an application that checks
-// its backends. While is_avoided is 1, dials for that target ask other sessions of the name first,
-// after those that could not reach it lately.
-// It holds until the session ends, and never refuses a dial.
+// its backends. Dials for that target ask the sessions of the name in this order: those without a
+// problem; those that lately failed to reach the target; avoided ones. It holds while is_avoided
+// was last 1, until the session ends, and never refuses a dial.
 //   target   the same text as in the dials; NULL = the backend's own
 //   returns  0; REVDIAL_EINVAL: no session of this proxy, or a peer's; ELIMIT: it is avoided for 16
 //            targets; ECLOSED: after fork()
@@ -1462,20 +1506,22 @@ REVDIAL_API size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob,
 REVDIAL_API int revdial_proxy_avoid(revdial_proxy *p, revdial_session *s, const char *target,
                                     int is_avoided);
 
-// Counters of the proxy and of all its sessions.
+// Counters of the proxy and of all its sessions. Without memory for a list of the sessions those
+// that are up are counted in `sessions` only.
 //   thread   any
 REVDIAL_API void revdial_proxy_get_stats(revdial_proxy *p, revdial_stats *out);
 
 // Stops accepting, tells the backends, and waits for the streams to end. Sessions whose streams
 // have not ended at the timeout are dropped.
 //   blocks   for timeout_ms
-//   returns  0 all ended, REVDIAL_ETIMEDOUT, EDEADLK
+//   returns  0 all ended, REVDIAL_ETIMEDOUT, EDEADLK, ECLOSED (after fork()), ENOMEM
 //   thread   any but I/O threads
 REVDIAL_API int revdial_proxy_drain(revdial_proxy *p, int timeout_ms);
 
 // Ends all sessions, joins the threads and frees the proxy. Streams that the application still
 // holds stay valid memory: their calls return REVDIAL_ECLOSED.
-//   blocks   until callbacks that run have returned
+//   blocks   until callbacks that run have returned, and while last frames are sent: for 0.25 s, or
+//            2 s for a session that has just ended by itself and waits for its peer's close
 //   returns  0; REVDIAL_EDEADLK in a callback of this proxy, including on_stream and auth, because
 //            it would wait for itself: nothing has happened then
 //   thread   any but callbacks
@@ -1484,10 +1530,13 @@ REVDIAL_API int revdial_proxy_stop(revdial_proxy *p);
 // Opens a stream to a backend of that name and waits until the other end has accepted it: the
 // handler took it, or the target is connected. (A stock yamux peer: until the opening is sent.)
 // Another session of the name is asked if one refuses, drains, cannot connect to the target, or
-// dies or falls silent (0.9 s) before it accepts and before it was sent any byte of the client.
+// dies or falls silent before it accepts and before it was sent any byte of the client. A session
+// is silent if it has sent no byte for 0.5 s after the dial, and then none for 0.4 s, or two round
+// trips if that is longer, after a ping.
 //   blocks   for opts->timeout_ms, 10 s by default
-//   returns  NULL: err has ENOBACKEND, EREFUSED, EUNREACH, EDENIED (target), ETIMEDOUT, EDRAINING,
-//            ELOST, ELIMIT, ENOMEM, EINVAL, ECLOSED or EDEADLK, and in err->reset the peer's reason
+//   returns  NULL: err has REVDIAL_ENOBACKEND, EREFUSED, EUNREACH, EDENIED (target), ETIMEDOUT,
+//            EDRAINING, ELOST, ELIMIT, ENOMEM, ESYS, EINVAL, ECLOSED or EDEADLK, and in err->reset
+//            the peer's reason
 //   owns     free with revdial_close()
 //   thread   any but I/O threads
 REVDIAL_API revdial_stream *revdial_dial(revdial_proxy *p, const char *name,
@@ -1515,7 +1564,7 @@ REVDIAL_API int64_t revdial_dial_async(revdial_proxy *p, const char *name,
                                        void *ud);
 
 // Cancels a dial: cb gets REVDIAL_ECLOSED, and the backend stops connecting to the target.
-//   returns  0, or REVDIAL_EINVAL: it is over already
+//   returns  0; REVDIAL_EINVAL: it is over, or was cancelled before; ECLOSED: after fork()
 //   thread   any
 REVDIAL_API int revdial_dial_cancel(revdial_proxy *p, int64_t dial);
 
@@ -1531,9 +1580,9 @@ REVDIAL_API int revdial_dial_cancel(revdial_proxy *p, int64_t dial);
 // Reads what is there, waiting for the first byte.
 //   blocks   until the read deadline
 //   returns  >0 bytes; 0 EOF and nothing else; REVDIAL_EAGAIN, ETIMEDOUT, ERESET (see
-//            revdial_stream_error()), ELOST, ECLOSED; EINVAL: no room for a byte, count is
-//            negative, or the lengths add up to more than PTRDIFF_MAX; EDEADLK: it would have to
-//            wait, on the I/O thread of its session
+//            revdial_stream_error()), ELOST, ECLOSED, ENOMEM; EINVAL: no room for a byte, count
+//            is negative, or the lengths add up to more than PTRDIFF_MAX; EDEADLK: it would have
+//            to wait, on the I/O thread of its session
 //   thread   any but I/O threads, one reader at a time
 REVDIAL_API ptrdiff_t revdial_read(revdial_stream *st, void *buf, size_t len);
 REVDIAL_API ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count);
@@ -1541,9 +1590,9 @@ REVDIAL_API ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov,
 // Writes all of it, as the peer grants credit.
 //   blocks   until the write deadline
 //   returns  len; less if the deadline passed or the stream failed in between; or REVDIAL_EAGAIN,
-//            ETIMEDOUT, ERESET, ELOST, ECLOSED if nothing was taken; EINVAL as above, except that
-//            a write of 0 bytes returns 0 and accepts the stream; EDEADLK as above. buf is yours
-//            again in every case
+//            ETIMEDOUT, ERESET, ELOST, ECLOSED, ENOMEM if nothing was taken; EINVAL as above,
+//            except that a write of 0 bytes returns 0 and accepts the stream; EDEADLK as above.
+//            buf is yours again in every case
 //   thread   any but I/O threads; the bytes of two calls are never mixed, one call waits for the
 //            other
 REVDIAL_API ptrdiff_t revdial_write(revdial_stream *st, const void *buf, size_t len);
@@ -1557,9 +1606,9 @@ REVDIAL_API ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov
 //   thread   any
 REVDIAL_API int revdial_shutdown(revdial_stream *st, int how);
 
-// Aborts both directions at once. If the stream was not accepted yet, the dialler gets
-// REVDIAL_EREFUSED with this code. Once both sides have finished, the stream is over and the peer
-// is told nothing.
+// Aborts both directions at once. If the stream was not accepted yet, the dial fails with the error
+// that stands above REVDIAL_RESETS for this code. Once both sides have finished, the stream is over
+// and the peer is told nothing.
 //   code     0..255, REVDIAL_RESET_* or yours from 64
 //   returns  0, EINVAL, ECLOSED
 //   thread   any
@@ -1604,8 +1653,8 @@ typedef struct revdial_pollset revdial_pollset;
 //   thread   any
 REVDIAL_API revdial_pollset *revdial_pollset_new(void);
 
-// Its streams must have been closed or handed on.
-//   thread   any; NULL is allowed
+// Frees the set. Close or hand on its streams first. NULL is ignored.
+//   thread   any
 REVDIAL_API void revdial_pollset_free(revdial_pollset *set);
 
 // A descriptor that is readable when revdial_pollset_next() has something to return.
@@ -1627,8 +1676,10 @@ REVDIAL_API int revdial_pollset_add(revdial_pollset *set, revdial_stream *st, vo
 //   thread   the one that closes the streams
 REVDIAL_API void *revdial_pollset_next(revdial_pollset *set);
 
-// Turns the stream into a connected socket; the I/O thread moves the bytes. shutdown(SHUT_WR) ends
-// one direction, and a stream that failed ends the socket with ECONNRESET.
+// Turns the stream into a connected socket, a TCP connection on 127.0.0.1; the I/O thread moves the
+// bytes. shutdown(SHUT_WR) ends one direction, and a stream that failed ends the socket with
+// ECONNRESET.
+//   blocks   as long as the system takes for the connection: 1 s at most
 //   owns     on success st is gone and the descriptor is yours to close(2)
 //   returns  the descriptor, or ESYS, ENOMEM, ECLOSED: st is still yours
 //   thread   any
@@ -1659,8 +1710,8 @@ REVDIAL_API int revdial_relay(revdial_stream *st, int rfd, int wfd, const revdia
 REVDIAL_API int revdial_stream_error(revdial_stream *st, int *reset);
 
 // What came with the dial: "target", "client", "local", "id", "timeout_ms", or a key of the
-// dialler's meta. On a session that makes this process a peer of a proxy: "revdial-name", the
-// backend that the proxy would like to reach.
+// dialler's meta. If the dialler is a proxy that treats this process as its peer, also
+// "revdial-name": the backend that the proxy would like to reach.
 //   returns  NULL if absent; valid until revdial_close()
 //   thread   any
 REVDIAL_API const char *revdial_stream_meta(revdial_stream *st, const char *key);
@@ -1720,12 +1771,15 @@ REVDIAL_API int revdial_session_find_stream(revdial_session *s, const char *dial
 //   thread   any
 REVDIAL_API int revdial_session_drain(revdial_session *s, int timeout_ms);
 
-// Drops the connection now; its streams fail with REVDIAL_ECLOSED here and ELOST there.
+// Ends the session. Its streams fail now, with REVDIAL_ECLOSED here and REVDIAL_ELOST there; the
+// descriptor is closed once the last frames are sent, after 32 s at most.
 //   thread   any
 REVDIAL_API void revdial_session_kill(revdial_session *s);
 
-// Dials on this session, from either side (the peer may refuse: EREFUSED). Blocks, returns and owns
-// as revdial_dial().
+// Dials on this session, from either side (the peer may refuse: REVDIAL_EREFUSED). Blocks, returns
+// and owns as revdial_dial(). err may also have what ended the session: REVDIAL_EPROTO, ETLS,
+// EDUPLICATE and others. Of the opts `pick`, `key` and `session` have no meaning, and of the flags
+// only REVDIAL_DIAL_EARLY has one.
 //   thread   any but I/O threads
 REVDIAL_API revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts *opts,
                                                  revdial_err *err);
@@ -1738,7 +1792,8 @@ REVDIAL_API revdial_stream *revdial_session_dial(revdial_session *s, const revdi
 // Called before every attempt to connect, for a token that expires or a password that changes.
 // Writes it NUL-terminated to `secret`, which is wiped after the attempt. `attempt` counts from 1
 // for each URL; size is 4097. Runs on a thread of its own and may block.
-//   returns  0, or REVDIAL_E*: the attempt has failed
+//   returns  0, or REVDIAL_E*: the attempt has failed. REVDIAL_EINVAL stops the link for good;
+//            REVDIAL_EAUTH and EDENIED count for auth_fail_limit
 typedef int revdial_credential_fn(void *ud, unsigned attempt, char *secret, size_t size);
 
 // A stream that is to be forwarded. Pointers are valid during the call only, in both directions.
@@ -1766,9 +1821,12 @@ typedef int revdial_target_fn(void *ud, revdial_target_request *r);
 
 typedef struct revdial_agent_config {
     // Comma list of "http://host[:port][/path]" or "unix:/path", a session to each; https:// and
-    // wss:// over TLS; ws:// and wss:// where a front end passes only WebSocket.
+    // wss:// over TLS; ws:// and wss:// where a front end passes only WebSocket. At most 299 bytes
+    // each; at most 64 sessions, also with all_addresses.
     const char *url;
-    const char *name;  // what revdial_dial() will ask for: [a-z0-9._-], up to 64
+    // What revdial_dial() will ask for: 1 to 64 of [a-z0-9._-], the first and the last a letter or
+    // digit. NULL: the one name that the row of its credential has.
+    const char *name;
     // Tells the processes of a name apart: a new session replaces the old one of its instance, and
     // that agent is told. The part before the last '.' names a machine: when a new session has the
     // machine, name and identity of an old one, the proxy pings the old one and drops it after 1 s
@@ -1794,9 +1852,9 @@ typedef struct revdial_agent_config {
     const char *server_name;  // that certificates must be for; default: the host of the URL
     // 1: one session to every address of a host name, which is looked up every resolve_ms. A new
     // address gets a session. One that two answers in a row did not have is no longer used: its
-    // session drains for drain_ms. A lookup that fails changes nothing, nor is an address given up
-    // while a name has 16 or more, of which an answer may be a choice. Not with egress, because
-    // there the egress proxy resolves the name.
+    // session drains for drain_ms. A lookup that fails changes nothing. With 16 or more addresses
+    // an answer may be partial, so none is given up. Not with egress, because there the egress
+    // proxy resolves the name.
     int all_addresses;
     const revdial_kv *headers;  // extra request headers, for front ends
     size_t header_count;
@@ -1816,14 +1874,15 @@ typedef struct revdial_agent_config {
     int idle_timeout_ms;         // of forwarded streams, default none
     int half_closed_timeout_ms;  // of those that one side has finished, 0 = 3600000, -1 = none
     // Most handlers at one time, default 1024; more are refused. Where the agent has several links,
-    // one session has at most as many as it leaves to the others.
+    // a session may start one only while its own handlers plus all running ones are under the
+    // limit.
     unsigned max_handlers;
     int backoff_min_ms, backoff_max_ms;  // full jitter, defaults 500 and 30000; reset after 30 s up
     // Consecutive rejections (401 and 403 of a revdial proxy, logins refused by the egress proxy)
     // before giving up. 0: one before the first success, no limit after it. -1: no limit.
     int auth_fail_limit;
-    // An attempt starts, a session is up, drains, is down; a retry is due in retry_in_ms; all over.
-    // On an I/O thread: must not block.
+    // An attempt starts, a session is up, drains, is down; a retry is due in retry_in_ms (not told
+    // of one that follows on a drain); all over. On an I/O thread: must not block.
     void (*on_state)(void *ud, int state, const revdial_err *why, int retry_in_ms);
     const volatile sig_atomic_t *stop;  // revdial_serve() drains and returns when this is not 0; a
                                         // signal handler may set it
@@ -1843,7 +1902,8 @@ typedef struct revdial_agent_config {
 REVDIAL_API int revdial_agent_check(const revdial_agent_config *cfg, revdial_err *err);
 
 // Connects, authenticates, serves and reconnects in this thread until cfg->stop is set.
-//   blocks   until stopped, or until the credentials are rejected for good
+//   blocks   until stopped, or until no link goes on: its credentials are rejected for good, or
+//            credential_fn said REVDIAL_EINVAL. Without either and without cfg->stop for ever
 //   returns  0 stopped, REVDIAL_EAUTH, EDENIED, EINVAL, ENOMEM, ESYS
 //   thread   any
 REVDIAL_API int revdial_serve(const revdial_agent_config *cfg, revdial_err *err);
@@ -1900,7 +1960,7 @@ typedef struct revdial_link_info {
 //   thread   any
 REVDIAL_API size_t revdial_agent_list_links(revdial_agent *a, revdial_link_info *out, size_t cap);
 
-// Counters of the agent and of all its sessions.
+// As revdial_proxy_get_stats(), of the agent and all its sessions.
 //   thread   any
 REVDIAL_API void revdial_agent_get_stats(revdial_agent *a, revdial_stats *out);
 
