@@ -238,11 +238,13 @@ typedef struct revdial_egress revdial_egress;    // our side of an egress proxy'
     X(ETLS, -20, "the TLS handshake, a certificate or a record was not good")
 
 // What an HTTP gateway answers for the error that revdial_dial() gave it:
-//   400  EINVAL, if the name or the target is the client's; else 500
-//   403  EDENIED
-//   502  EREFUSED, EUNREACH, ELOST; later, before a response has begun: ERESET, ELOST
-//   503  ENOBACKEND, EDRAINING, ELIMIT, ENOMEM, ECLOSED; Retry-After makes sense
-//   504  ETIMEDOUT
+//   400  REVDIAL_EINVAL, if the name or the target is the client's; else 500
+//   403  REVDIAL_EDENIED
+//   502  REVDIAL_EREFUSED, REVDIAL_EUNREACH, REVDIAL_ELOST; later, before a response has begun:
+//        REVDIAL_ERESET, REVDIAL_ELOST
+//   503  REVDIAL_ENOBACKEND, REVDIAL_EDRAINING, REVDIAL_ELIMIT, REVDIAL_ENOMEM, REVDIAL_ECLOSED;
+//        Retry-After makes sense
+//   504  REVDIAL_ETIMEDOUT
 //   500  all others: they are the gateway's own mistakes
 enum revdial_error {
     REVDIAL_OK = 0,
@@ -476,22 +478,30 @@ typedef struct revdial_auth_req {
     revdial_quota *quota;
 } revdial_auth_req;
 
-// What becomes of a backend that asks to register. The values are HTTP statuses, except the last.
-// A hook may also return an error: REVDIAL_EAUTH means UNAUTHORIZED, EDENIED FORBIDDEN, EDUPLICATE
-// CONFLICT, every other one UNAVAILABLE. So may the caller of revdial_engine_auth().
-enum revdial_verdict {                   // and the error that the backend gets:
-    REVDIAL_VERDICT_ADMIT = 0,           // none: the answer is 101
-    REVDIAL_VERDICT_BAD_REQUEST = 400,   // EUPGRADE: a hook admits it, but it has sent no name
-    REVDIAL_VERDICT_UNAUTHORIZED = 401,  // EAUTH: the credentials are missing or wrong
-    REVDIAL_VERDICT_FORBIDDEN = 403,     // EDENIED: they are right, but not for this name; or no
-                                         // name was sent, and the row has not exactly one
-    REVDIAL_VERDICT_CONFLICT = 409,      // EDUPLICATE: another identity holds the name
-    REVDIAL_VERDICT_TOO_MANY = 429,      // ELIMIT: it failed too often; Retry-After is 5 s
-    REVDIAL_VERDICT_UNAVAILABLE = 503,   // ELIMIT: no room, no memory, the proxy drains, its table
-                                         // was replaced meanwhile, or a hook's answer makes no
-                                         // sense; Retry-After is 5 s
-    REVDIAL_VERDICT_STALE_NONCE = 1401   // EAUTH: 401 with stale=true, because a nonce is not valid
-                                         // or not any longer; the backend may try once more
+// What becomes of a backend that asks to register. The values are HTTP statuses, except the last. A
+// hook may also return an error: REVDIAL_EAUTH means UNAUTHORIZED, REVDIAL_EDENIED FORBIDDEN,
+// REVDIAL_EDUPLICATE CONFLICT, every other one UNAVAILABLE. So may the caller of
+// revdial_engine_auth().
+enum revdial_verdict {  // and the error that the backend gets:
+    // None: the answer is 101.
+    REVDIAL_VERDICT_ADMIT = 0,
+    // REVDIAL_EUPGRADE: a hook admits the backend, but it has sent no name.
+    REVDIAL_VERDICT_BAD_REQUEST = 400,
+    // REVDIAL_EAUTH: the credentials are missing or wrong.
+    REVDIAL_VERDICT_UNAUTHORIZED = 401,
+    // REVDIAL_EDENIED: they are right, but not for this name; or no name was sent, and their row
+    // has not exactly one.
+    REVDIAL_VERDICT_FORBIDDEN = 403,
+    // REVDIAL_EDUPLICATE: another identity holds the name.
+    REVDIAL_VERDICT_CONFLICT = 409,
+    // REVDIAL_ELIMIT: it failed too often; Retry-After is 5 s.
+    REVDIAL_VERDICT_TOO_MANY = 429,
+    // REVDIAL_ELIMIT: no room or no memory, the proxy drains, its table was replaced meanwhile, or
+    // a hook's answer makes no sense; Retry-After is 5 s.
+    REVDIAL_VERDICT_UNAVAILABLE = 503,
+    // REVDIAL_EAUTH: 401 with stale=true, because a nonce is not valid or not any longer; the
+    // backend may try once more.
+    REVDIAL_VERDICT_STALE_NONCE = 1401
 };
 
 // The application's own check of credentials. It writes the identity that was proved, NUL-
@@ -584,8 +594,9 @@ REVDIAL_API const char *revdial_allow_problem(const char *rule);
 // first address that the rules allow and that answers. For on_stream of a proxy, for instance.
 //   allow    as revdial_agent_config.allow; NULL allows nothing
 //   blocks   for timeout_ms (-1 = no limit), and while the system's resolver looks a host name up
-//   returns  a connected, non-blocking socket, or REVDIAL_EDENIED, EUNREACH, ELIMIT, with a
-//            REVDIAL_RESET_* for the dialler in err->reset; or EINVAL: this is no target
+//   returns  a connected, non-blocking socket, or REVDIAL_EDENIED, REVDIAL_EUNREACH,
+//            REVDIAL_ELIMIT, with a REVDIAL_RESET_* for the dialler in err->reset; or
+//            REVDIAL_EINVAL: this is no target
 //   owns     close(2) the socket
 //   thread   any but I/O threads
 REVDIAL_API int revdial_target_connect(const char *const *allow, const char *target, int timeout_ms,
@@ -622,7 +633,7 @@ enum revdial_event_type {
     REVDIAL_EV_UP,        // the handshake is over; text = features in force
     REVDIAL_EV_OPEN,      // the peer opened stream id; accept or reset it. meta is its preamble
     REVDIAL_EV_ACCEPTED,  // the peer accepted our stream id
-    REVDIAL_EV_READABLE,  // stream id has bytes where it had none: read until EAGAIN
+    REVDIAL_EV_READABLE,  // stream id has bytes where it had none: read until REVDIAL_EAGAIN
     REVDIAL_EV_WRITABLE,  // stream id may be written again; id 0: revdial_engine_open() may succeed
     REVDIAL_EV_SENT,      // stream id: all lent memory has been sent and is yours again
     REVDIAL_EV_FIN,       // stream id: the peer finished; EOF comes after the bytes
@@ -747,7 +758,8 @@ REVDIAL_API void revdial_engine_free(revdial_engine *e);
 // Bytes from the wire; len 0 is the end of the connection. Stops after each piece that raises an
 // event: drain the events, then pass the rest.
 //   returns  bytes used, 0..len (0 also while events wait to be drained); REVDIAL_ECLOSED once
-//            dead; EINVAL for a len over PTRDIFF_MAX, such as the -1 of a read(2) that failed
+//            dead; REVDIAL_EINVAL for a len over PTRDIFF_MAX, such as the -1 of a read(2) that
+//            failed
 //   owns     buf stays yours; it must not change until revdial_engine_event() has returned 0
 REVDIAL_API ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len,
                                            int64_t now_us);
@@ -780,7 +792,8 @@ REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
 // write_stall_ms. Streams that are open stay, however many they are, and go on at the new rates.
 // What the peer may already send, up to the windows that its streams have, it may still send.
 // Windows shrink to what a second of the new rates carries, but not below their first size.
-//   returns  0; REVDIAL_EINVAL, ENOMEM (a session without a rate gets one): nothing has changed
+//   returns  0; REVDIAL_EINVAL, REVDIAL_ENOMEM (a session without a rate gets one): nothing has
+//            changed
 REVDIAL_API int revdial_engine_set_limits(revdial_engine *e, const revdial_limits *limits,
                                           revdial_err *err);
 
@@ -823,7 +836,7 @@ REVDIAL_API int revdial_auth_verify(const revdial_auth_req *req, const revdial_c
 // peer gets none of them, and asking for a target is REVDIAL_EINVAL. The early bytes follow.
 //   returns  the stream's id; REVDIAL_EAGAIN: too many opens are unanswered, the output is full
 //            or session_rate is used up, try again at REVDIAL_EV_WRITABLE with id 0;
-//            REVDIAL_EDRAINING, ECLOSED, ELIMIT, ENOMEM, EINVAL
+//            REVDIAL_EDRAINING, REVDIAL_ECLOSED, REVDIAL_ELIMIT, REVDIAL_ENOMEM, REVDIAL_EINVAL
 //   owns     the id is yours until revdial_engine_close()
 REVDIAL_API int64_t revdial_engine_open(revdial_engine *e, const revdial_dial_opts *opts, void *ud);
 
@@ -833,7 +846,7 @@ REVDIAL_API int revdial_engine_accept(revdial_engine *e, uint32_t id);
 
 // Sends the early bytes of a stream that was opened without them. Allowed once, before any write.
 // Like those of an opening they wait for no turn and take no room from other streams.
-//   returns  0, REVDIAL_ERESET, EINVAL (also over REVDIAL_EARLY_MAX), ENOMEM
+//   returns  0, REVDIAL_ERESET, REVDIAL_EINVAL (also over REVDIAL_EARLY_MAX), REVDIAL_ENOMEM
 REVDIAL_API int revdial_engine_early(revdial_engine *e, uint32_t id, const void *buf, size_t len);
 
 // Sets the pointer that comes back as ev.ud.
@@ -842,8 +855,8 @@ REVDIAL_API int revdial_engine_set_ud(revdial_engine *e, uint32_t id, void *ud);
 
 // Takes received bytes and gives their credit back to the peer.
 //   returns  >0 bytes; 0 the peer finished and all was read; REVDIAL_EAGAIN nothing there yet;
-//            REVDIAL_ERESET, ELOST, ECLOSED, EINVAL (no such stream, or len is 0 or over
-//            PTRDIFF_MAX)
+//            REVDIAL_ERESET, REVDIAL_ELOST, REVDIAL_ECLOSED, REVDIAL_EINVAL (no such stream, or len
+//            is 0 or over PTRDIFF_MAX)
 REVDIAL_API ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t len);
 
 // Would a write of any size take something now?
@@ -851,24 +864,25 @@ REVDIAL_API ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *
 REVDIAL_API int revdial_engine_writable(revdial_engine *e, uint32_t id);
 
 // Queues bytes as far as the peer's credit and the output allow. Copies.
-//   returns  bytes taken, 0..len (0: wait for EV_WRITABLE); REVDIAL_ERESET, ELOST, ECLOSED, ENOMEM,
-//            EINVAL (no such stream, or a len over PTRDIFF_MAX)
+//   returns  bytes taken, 0..len (0: wait for EV_WRITABLE); REVDIAL_ERESET, REVDIAL_ELOST,
+//            REVDIAL_ECLOSED, REVDIAL_ENOMEM, REVDIAL_EINVAL (no such stream, or a len over
+//            PTRDIFF_MAX)
 REVDIAL_API ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const void *buf,
                                            size_t len);
 
 // Stops reading: bytes that still arrive are dropped. A peer that sends 64 KiB more, or that has
 // used its credit up, gets a reset with REVDIAL_RESET_CANCEL.
-//   returns  0, EINVAL
+//   returns  0, REVDIAL_EINVAL
 REVDIAL_API int revdial_engine_end_read(revdial_engine *e, uint32_t id);
 
 // Ends writing: after the bytes written so far the peer reads EOF.
-//   returns  0, ERESET, EINVAL
+//   returns  0, REVDIAL_ERESET, REVDIAL_EINVAL
 REVDIAL_API int revdial_engine_end_write(revdial_engine *e, uint32_t id);
 
 // Aborts both directions now. On a stream not yet accepted this is the refusal. Once both sides
 // have finished, the stream is over and the peer is told nothing.
 //   code     0..255, REVDIAL_RESET_* or the application's from 64
-//   returns  0, EINVAL
+//   returns  0, REVDIAL_EINVAL
 REVDIAL_API int revdial_engine_reset(revdial_engine *e, uint32_t id, int code);
 
 // Gives the stream up: ends writing if that has not happened, then drops what still arrives. It is
@@ -918,7 +932,7 @@ REVDIAL_API void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n
 // makes the first n bytes written there a frame (0 or a negative n gives the room back). No other
 // call on the engine may come between the two.
 //   returns  bytes of room at *at; 0: wait for EV_WRITABLE; errors as revdial_engine_write();
-//            EINVAL also for a want of 0
+//            REVDIAL_EINVAL also for a want of 0
 REVDIAL_API ptrdiff_t revdial_engine_reserve(revdial_engine *e, uint32_t id, void **at,
                                              size_t want);
 REVDIAL_API void revdial_engine_commit(revdial_engine *e, uint32_t id, size_t n);
@@ -994,8 +1008,8 @@ REVDIAL_API void revdial_egress_sent(revdial_egress *v, size_t n);
 // State of the handshake.
 //   err             why it failed; the text names the egress proxy as the cause
 //   retry_after_ms  how long the egress proxy asked to wait, else 0; may be NULL
-//   returns  0 not yet; 1 open; REVDIAL_EAUTH: it wants other credentials; EUNREACH: it refuses, or
-//            cannot reach the target; EPROTO, ELOST, ENOMEM
+//   returns  0 not yet; 1 open; REVDIAL_EAUTH: it wants other credentials; REVDIAL_EUNREACH: it
+//            refuses, or cannot reach the target; REVDIAL_EPROTO, REVDIAL_ELOST, REVDIAL_ENOMEM
 REVDIAL_API int revdial_egress_state(const revdial_egress *v, revdial_err *err,
                                      int *retry_after_ms);
 
@@ -1383,7 +1397,7 @@ typedef struct revdial_attach_opts {
 REVDIAL_API revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err *err);
 
 // Checks what revdial_proxy_start() would refuse for its form, without listening.
-//   returns  0, or REVDIAL_EINVAL, ENOMEM, ESYS: reason in err
+//   returns  0, or REVDIAL_EINVAL, REVDIAL_ENOMEM, REVDIAL_ESYS: reason in err
 //   thread   any
 REVDIAL_API int revdial_proxy_check(const revdial_proxy_config *cfg, revdial_err *err);
 
@@ -1395,9 +1409,10 @@ REVDIAL_API int revdial_proxy_address(revdial_proxy *p, unsigned index, char *bu
 
 // Listens for clients while the proxy runs, as it does for `exposes`. When it fails, nothing has
 // changed.
-//   returns  the port's id > 0; REVDIAL_EINVAL (a field makes no sense), ESYS (err->sys says why:
-//            EADDRINUSE, EACCES, ...), ENOMEM, EDRAINING, ECLOSED, or EDEADLK: the lookup of a host
-//            name in `listen` would block an I/O thread
+//   returns  the port's id > 0; REVDIAL_EINVAL (a field makes no sense), REVDIAL_ESYS (err->sys
+//            says why: EADDRINUSE, EACCES, ...), REVDIAL_ENOMEM, REVDIAL_EDRAINING,
+//            REVDIAL_ECLOSED, or REVDIAL_EDEADLK: the lookup of a host name in `listen` would block
+//            an I/O thread
 //   owns     copies *x
 //   blocks   only to look up a host name in `listen`
 //   thread   any
@@ -1410,9 +1425,9 @@ enum revdial_unexpose_flag { REVDIAL_END_CLIENTS = 1 };  // end the port's conne
 // removed, and the port's hooks are not called any more: clients that a route or a dial for it has
 // not finished with are closed. Without REVDIAL_END_CLIENTS other connections go on to their end.
 // on_client still tells of each.
-//   returns  0; REVDIAL_EINVAL: no port has this id; ECLOSED. 1 on an I/O thread other than the
-//            first (io_threads), where it does not wait: a moment later the hooks are not called
-//            any more and a TCP port is closed
+//   returns  0; REVDIAL_EINVAL: no port has this id; REVDIAL_ECLOSED. 1 on an I/O thread other than
+//            the first (io_threads), where it does not wait: a moment later the hooks are not
+//            called any more and a TCP port is closed
 //   blocks   for a pass of an I/O thread
 //   thread   any
 REVDIAL_API int revdial_proxy_unexpose(revdial_proxy *p, int64_t id, unsigned flags);
@@ -1433,8 +1448,9 @@ REVDIAL_API int revdial_proxy_expose_address(revdial_proxy *p, int64_t id, char 
 //   fd       a connected stream socket
 //   how      NULL: all zero
 //   owns     fd and how->transport, on success and on failure
-//   returns  0, ECLOSED, ELIMIT, ENOMEM, ESYS, ELOST (fd is not connected, or no longer), EINVAL
-//            (it is no stream socket or no descriptor, or a field of how makes no sense)
+//   returns  0, REVDIAL_ECLOSED, REVDIAL_ELIMIT, REVDIAL_ENOMEM, REVDIAL_ESYS, REVDIAL_ELOST (fd is
+//            not connected, or no longer), REVDIAL_EINVAL (it is no stream socket or no descriptor,
+//            or a field of how makes no sense)
 //   thread   any
 REVDIAL_API int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *how,
                                      revdial_err *err);
@@ -1455,7 +1471,7 @@ enum revdial_credentials_flag { REVDIAL_END_STALE = 1 };
 // row decides who may share a name with a session, and its quota counts, as in
 // revdial_engine_set_limits(); sessions above its max_sessions stay.
 //   flags    REVDIAL_END_STALE or 0
-//   returns  0; REVDIAL_EINVAL, ENOMEM: the old table is in force
+//   returns  0; REVDIAL_EINVAL, REVDIAL_ENOMEM: the old table is in force
 //   owns     copies the rows (secrets as hashes: the proxy's memory does not have them)
 //   thread   any
 REVDIAL_API int revdial_proxy_replace_credentials(revdial_proxy *p, const revdial_credential *rows,
@@ -1469,8 +1485,8 @@ REVDIAL_API void revdial_proxy_replace_limits(revdial_proxy *p, unsigned max_ses
 
 // Replaces common.limits: as revdial_engine_set_limits() for the sessions that are up, whole for
 // those to come. What a credential has in its quota counts instead, as before.
-//   returns  0; REVDIAL_EINVAL: nothing has changed; ENOMEM: some sessions keep what they had;
-//            ECLOSED
+//   returns  0; REVDIAL_EINVAL: nothing has changed; REVDIAL_ENOMEM: some sessions keep what they
+//            had; REVDIAL_ECLOSED
 //   thread   any
 REVDIAL_API int revdial_proxy_replace_session_limits(revdial_proxy *p, const revdial_limits *limits,
                                                      revdial_err *err);
@@ -1482,7 +1498,8 @@ REVDIAL_API void revdial_proxy_replace_auth(revdial_proxy *p, revdial_auth_fn *a
 
 // Waits until at least min_sessions backends of that name are up.
 //   blocks   for timeout_ms
-//   returns  how many are up, REVDIAL_ETIMEDOUT, ECLOSED, EDEADLK, EINVAL (no name)
+//   returns  how many are up, REVDIAL_ETIMEDOUT, REVDIAL_ECLOSED, REVDIAL_EDEADLK, REVDIAL_EINVAL
+//            (no name)
 //   thread   any but I/O threads
 REVDIAL_API int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned min_sessions,
                                    int timeout_ms);
@@ -1500,8 +1517,8 @@ REVDIAL_API size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob,
 // problem; those that lately failed to reach the target; avoided ones. It holds while is_avoided
 // was last 1, until the session ends, and never refuses a dial.
 //   target   the same text as in the dials; NULL = the backend's own
-//   returns  0; REVDIAL_EINVAL: no session of this proxy, or a peer's; ELIMIT: it is avoided for 16
-//            targets; ECLOSED: after fork()
+//   returns  0; REVDIAL_EINVAL: no session of this proxy, or a peer's; REVDIAL_ELIMIT: it is
+//            avoided for 16 targets; REVDIAL_ECLOSED: after fork()
 //   thread   any
 REVDIAL_API int revdial_proxy_avoid(revdial_proxy *p, revdial_session *s, const char *target,
                                     int is_avoided);
@@ -1514,7 +1531,8 @@ REVDIAL_API void revdial_proxy_get_stats(revdial_proxy *p, revdial_stats *out);
 // Stops accepting, tells the backends, and waits for the streams to end. Sessions whose streams
 // have not ended at the timeout are dropped.
 //   blocks   for timeout_ms
-//   returns  0 all ended, REVDIAL_ETIMEDOUT, EDEADLK, ECLOSED (after fork()), ENOMEM
+//   returns  0 all ended, REVDIAL_ETIMEDOUT, REVDIAL_EDEADLK, REVDIAL_ECLOSED (after fork()),
+//            REVDIAL_ENOMEM
 //   thread   any but I/O threads
 REVDIAL_API int revdial_proxy_drain(revdial_proxy *p, int timeout_ms);
 
@@ -1529,14 +1547,15 @@ REVDIAL_API int revdial_proxy_stop(revdial_proxy *p);
 
 // Opens a stream to a backend of that name and waits until the other end has accepted it: the
 // handler took it, or the target is connected. (A stock yamux peer: until the opening is sent.)
-// Another session of the name is asked if one refuses, drains, cannot connect to the target, or
-// dies or falls silent before it accepts and before it was sent any byte of the client. A session
-// is silent if it has sent no byte for 0.5 s after the dial, and then none for 0.4 s, or two round
-// trips if that is longer, after a ping.
+// Another session of the name is asked if one refuses with a code that allows it (REVDIAL_RESETS),
+// drains, cannot connect to the target, or dies or falls silent before it accepts and before it was
+// sent any byte of the client. A session is silent if it has sent no byte for 0.5 s after the dial,
+// and then none for 0.4 s, or two round trips if that is longer, after a ping.
 //   blocks   for opts->timeout_ms, 10 s by default
-//   returns  NULL: err has REVDIAL_ENOBACKEND, EREFUSED, EUNREACH, EDENIED (target), ETIMEDOUT,
-//            EDRAINING, ELOST, ELIMIT, ENOMEM, ESYS, EINVAL, ECLOSED or EDEADLK, and in err->reset
-//            the peer's reason
+//   returns  NULL: err has REVDIAL_ENOBACKEND, REVDIAL_EREFUSED, REVDIAL_EUNREACH, REVDIAL_EDENIED
+//            (target), REVDIAL_ETIMEDOUT, REVDIAL_EDRAINING, REVDIAL_ELOST, REVDIAL_ELIMIT,
+//            REVDIAL_ENOMEM, REVDIAL_ESYS, REVDIAL_EINVAL, REVDIAL_ECLOSED or REVDIAL_EDEADLK, and
+//            in err->reset the peer's reason
 //   owns     free with revdial_close()
 //   thread   any but I/O threads
 REVDIAL_API revdial_stream *revdial_dial(revdial_proxy *p, const char *name,
@@ -1556,7 +1575,7 @@ typedef void revdial_dial_fn(void *ud, revdial_stream *st, const revdial_err *er
 
 // Dials without a thread that waits. Unless this call fails, cb is called exactly once, on an I/O
 // thread: not inside this call, but perhaps before it has returned.
-//   returns  a dial id > 0, or ECLOSED, ENOMEM, EINVAL
+//   returns  a dial id > 0, or REVDIAL_ECLOSED, REVDIAL_ENOMEM, REVDIAL_EINVAL
 //   owns     copies name and opts with all that it points to
 //   thread   any
 REVDIAL_API int64_t revdial_dial_async(revdial_proxy *p, const char *name,
@@ -1564,7 +1583,7 @@ REVDIAL_API int64_t revdial_dial_async(revdial_proxy *p, const char *name,
                                        void *ud);
 
 // Cancels a dial: cb gets REVDIAL_ECLOSED, and the backend stops connecting to the target.
-//   returns  0; REVDIAL_EINVAL: it is over, or was cancelled before; ECLOSED: after fork()
+//   returns  0; REVDIAL_EINVAL: it is over, or was cancelled before; REVDIAL_ECLOSED: after fork()
 //   thread   any
 REVDIAL_API int revdial_dial_cancel(revdial_proxy *p, int64_t dial);
 
@@ -1579,10 +1598,11 @@ REVDIAL_API int revdial_dial_cancel(revdial_proxy *p, int64_t dial);
 
 // Reads what is there, waiting for the first byte.
 //   blocks   until the read deadline
-//   returns  >0 bytes; 0 EOF and nothing else; REVDIAL_EAGAIN, ETIMEDOUT, ERESET (see
-//            revdial_stream_error()), ELOST, ECLOSED, ENOMEM; EINVAL: no room for a byte, count
-//            is negative, or the lengths add up to more than PTRDIFF_MAX; EDEADLK: it would have
-//            to wait, on the I/O thread of its session
+//   returns  >0 bytes; 0 EOF and nothing else; REVDIAL_EAGAIN, REVDIAL_ETIMEDOUT, REVDIAL_ERESET
+//            (see revdial_stream_error()), REVDIAL_ELOST, REVDIAL_ECLOSED, REVDIAL_ENOMEM;
+//            REVDIAL_EINVAL: no room for a byte, count is negative, or the lengths add up to more
+//            than PTRDIFF_MAX; REVDIAL_EDEADLK: it would have to wait, on the I/O thread of its
+//            session
 //   thread   any but I/O threads, one reader at a time
 REVDIAL_API ptrdiff_t revdial_read(revdial_stream *st, void *buf, size_t len);
 REVDIAL_API ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count);
@@ -1590,9 +1610,9 @@ REVDIAL_API ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov,
 // Writes all of it, as the peer grants credit.
 //   blocks   until the write deadline
 //   returns  len; less if the deadline passed or the stream failed in between; or REVDIAL_EAGAIN,
-//            ETIMEDOUT, ERESET, ELOST, ECLOSED, ENOMEM if nothing was taken; EINVAL as above,
-//            except that a write of 0 bytes returns 0 and accepts the stream; EDEADLK as above.
-//            buf is yours again in every case
+//            REVDIAL_ETIMEDOUT, REVDIAL_ERESET, REVDIAL_ELOST, REVDIAL_ECLOSED, REVDIAL_ENOMEM if
+//            nothing was taken; REVDIAL_EINVAL as above, except that a write of 0 bytes returns 0
+//            and accepts the stream; REVDIAL_EDEADLK as above. buf is yours again in every case
 //   thread   any but I/O threads; the bytes of two calls are never mixed, one call waits for the
 //            other
 REVDIAL_API ptrdiff_t revdial_write(revdial_stream *st, const void *buf, size_t len);
@@ -1602,7 +1622,7 @@ REVDIAL_API ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov
 // dropped. A peer that sends 64 KiB more, or that has used its credit up, gets a reset with
 // REVDIAL_RESET_CANCEL.
 //   how      REVDIAL_RD, REVDIAL_WR or REVDIAL_RDWR
-//   returns  0, ERESET, EINVAL
+//   returns  0, REVDIAL_ERESET, REVDIAL_EINVAL
 //   thread   any
 REVDIAL_API int revdial_shutdown(revdial_stream *st, int how);
 
@@ -1610,7 +1630,7 @@ REVDIAL_API int revdial_shutdown(revdial_stream *st, int how);
 // that stands above REVDIAL_RESETS for this code. Once both sides have finished, the stream is over
 // and the peer is told nothing.
 //   code     0..255, REVDIAL_RESET_* or yours from 64
-//   returns  0, EINVAL, ECLOSED
+//   returns  0, REVDIAL_EINVAL, REVDIAL_ECLOSED
 //   thread   any
 REVDIAL_API int revdial_reset(revdial_stream *st, int code);
 
@@ -1624,7 +1644,7 @@ REVDIAL_API void revdial_close(revdial_stream *st);
 //   which    REVDIAL_RD, REVDIAL_WR or both
 //   timeout_ms  -1: calls wait for ever, as at first; 0: they never wait and return REVDIAL_EAGAIN;
 //            > 0: they return REVDIAL_ETIMEDOUT when it has passed
-//   returns  0, EINVAL, ECLOSED
+//   returns  0, REVDIAL_EINVAL, REVDIAL_ECLOSED
 //   thread   any
 REVDIAL_API int revdial_stream_set_deadline(revdial_stream *st, int which, int timeout_ms);
 
@@ -1639,8 +1659,8 @@ typedef struct revdial_pollfd {
 // If several streams of a session are ready, what the thread then writes to them is sent together:
 // with the last one's, with the next poll, or by the I/O thread, which is woken at once.
 //   blocks   for timeout_ms
-//   returns  how many items have revents, 0 at the timeout, REVDIAL_ENOMEM, ESYS, EDEADLK,
-//            EINVAL (count is over INT_MAX)
+//   returns  how many items have revents, 0 at the timeout, REVDIAL_ENOMEM, REVDIAL_ESYS,
+//            REVDIAL_EDEADLK, REVDIAL_EINVAL (count is over INT_MAX)
 //   thread   any but I/O threads
 REVDIAL_API int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms);
 
@@ -1664,10 +1684,10 @@ REVDIAL_API int revdial_pollset_fd(const revdial_pollset *set);
 
 // From now on calls on the stream return REVDIAL_EAGAIN instead of waiting, and each time that they
 // may do more than before, or that it has failed, revdial_pollset_next() returns `ud` once. Read
-// and write until EAGAIN after this call and each time that it returns `ud`. What is written is
-// sent by the I/O thread, together with what is written to other streams meanwhile.
+// and write until REVDIAL_EAGAIN after this call and each time that it returns `ud`. What is
+// written is sent by the I/O thread, together with what is written to other streams meanwhile.
 //   ud       not NULL
-//   returns  0, EINVAL (it is in a set, or ud is NULL), ECLOSED, ENOMEM
+//   returns  0, REVDIAL_EINVAL (it is in a set, or ud is NULL), REVDIAL_ECLOSED, REVDIAL_ENOMEM
 //   thread   any but I/O threads
 REVDIAL_API int revdial_pollset_add(revdial_pollset *set, revdial_stream *st, void *ud);
 
@@ -1681,7 +1701,7 @@ REVDIAL_API void *revdial_pollset_next(revdial_pollset *set);
 // ECONNRESET.
 //   blocks   as long as the system takes for the connection: 1 s at most
 //   owns     on success st is gone and the descriptor is yours to close(2)
-//   returns  the descriptor, or ESYS, ENOMEM, ECLOSED: st is still yours
+//   returns  the descriptor, or REVDIAL_ESYS, REVDIAL_ENOMEM, REVDIAL_ECLOSED: st is still yours
 //   thread   any
 REVDIAL_API int revdial_stream_fd(revdial_stream *st);
 
@@ -1700,7 +1720,8 @@ typedef struct revdial_relay_opts {
 // back-pressure and closes them all. A stream that fails ends a socket with RST, not with FIN.
 //   rfd, wfd a socket (the same twice) or two pipes; made non-blocking
 //   owns     all three, on success and on failure
-//   returns  0, ECLOSED, ESYS, ENOMEM, EINVAL (done is called after 0 only)
+//   returns  0, REVDIAL_ECLOSED, REVDIAL_ESYS, REVDIAL_ENOMEM, REVDIAL_EINVAL (done is called after
+//            0 only)
 //   thread   any
 REVDIAL_API int revdial_relay(revdial_stream *st, int rfd, int wfd, const revdial_relay_opts *opts);
 
@@ -1721,7 +1742,7 @@ REVDIAL_API const char *revdial_stream_meta(revdial_stream *st, const char *key)
 REVDIAL_API revdial_session *revdial_stream_session(revdial_stream *st);
 
 // Why the stream does not move, and how many bytes each side may send.
-//   returns  0, EINVAL, ECLOSED
+//   returns  0, REVDIAL_EINVAL, REVDIAL_ECLOSED
 //   thread   any
 REVDIAL_API int revdial_stream_get_flow(revdial_stream *st, revdial_flow_info *out);
 
@@ -1759,7 +1780,7 @@ REVDIAL_API size_t revdial_session_list_streams(revdial_session *s, int blocked_
 
 // The stream that has this dial id, as in revdial_stream_info and in the logs of both ends.
 //   out      zeroed if there is none
-//   returns  0; REVDIAL_EINVAL: there is none; ECLOSED
+//   returns  0; REVDIAL_EINVAL: there is none; REVDIAL_ECLOSED
 //   blocks   briefly: the session does nothing else meanwhile
 //   thread   any
 REVDIAL_API int revdial_session_find_stream(revdial_session *s, const char *dial,
@@ -1767,7 +1788,7 @@ REVDIAL_API int revdial_session_find_stream(revdial_session *s, const char *dial
 
 // Opens no new streams from now on; the session closes when the last one has ended, or at the
 // timeout. Returns at once.
-//   returns  0, EINVAL, ECLOSED
+//   returns  0, REVDIAL_EINVAL, REVDIAL_ECLOSED
 //   thread   any
 REVDIAL_API int revdial_session_drain(revdial_session *s, int timeout_ms);
 
@@ -1777,9 +1798,9 @@ REVDIAL_API int revdial_session_drain(revdial_session *s, int timeout_ms);
 REVDIAL_API void revdial_session_kill(revdial_session *s);
 
 // Dials on this session, from either side (the peer may refuse: REVDIAL_EREFUSED). Blocks, returns
-// and owns as revdial_dial(). err may also have what ended the session: REVDIAL_EPROTO, ETLS,
-// EDUPLICATE and others. Of the opts `pick`, `key` and `session` have no meaning, and of the flags
-// only REVDIAL_DIAL_EARLY has one.
+// and owns as revdial_dial(). err may also have what ended the session: REVDIAL_EPROTO,
+// REVDIAL_ETLS, REVDIAL_EDUPLICATE and others. Of the opts `pick`, `key` and `session` have no
+// meaning, and of the flags only REVDIAL_DIAL_EARLY has one.
 //   thread   any but I/O threads
 REVDIAL_API revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts *opts,
                                                  revdial_err *err);
@@ -1793,7 +1814,7 @@ REVDIAL_API revdial_stream *revdial_session_dial(revdial_session *s, const revdi
 // Writes it NUL-terminated to `secret`, which is wiped after the attempt. `attempt` counts from 1
 // for each URL; size is 4097. Runs on a thread of its own and may block.
 //   returns  0, or REVDIAL_E*: the attempt has failed. REVDIAL_EINVAL stops the link for good;
-//            REVDIAL_EAUTH and EDENIED count for auth_fail_limit
+//            REVDIAL_EAUTH and REVDIAL_EDENIED count for auth_fail_limit
 typedef int revdial_credential_fn(void *ud, unsigned attempt, char *secret, size_t size);
 
 // A stream that is to be forwarded. Pointers are valid during the call only, in both directions.
@@ -1897,14 +1918,15 @@ typedef struct revdial_agent_config {
 } revdial_agent_config;
 
 // Checks what revdial_agent_start() would refuse, without connecting.
-//   returns  0, or REVDIAL_EINVAL, ENOMEM, ESYS: reason in err
+//   returns  0, or REVDIAL_EINVAL, REVDIAL_ENOMEM, REVDIAL_ESYS: reason in err
 //   thread   any
 REVDIAL_API int revdial_agent_check(const revdial_agent_config *cfg, revdial_err *err);
 
 // Connects, authenticates, serves and reconnects in this thread until cfg->stop is set.
 //   blocks   until stopped, or until no link goes on: its credentials are rejected for good, or
 //            credential_fn said REVDIAL_EINVAL. Without either and without cfg->stop for ever
-//   returns  0 stopped, REVDIAL_EAUTH, EDENIED, EINVAL, ENOMEM, ESYS
+//   returns  0 stopped, REVDIAL_EAUTH, REVDIAL_EDENIED, REVDIAL_EINVAL, REVDIAL_ENOMEM,
+//            REVDIAL_ESYS
 //   thread   any
 REVDIAL_API int revdial_serve(const revdial_agent_config *cfg, revdial_err *err);
 
@@ -1916,22 +1938,23 @@ REVDIAL_API revdial_agent *revdial_agent_start(const revdial_agent_config *cfg, 
 
 // A live session, for dials to the proxy (revdial_session_dial()).
 //   blocks   for timeout_ms
-//   returns  a session with a reference for you, or NULL: err is ETIMEDOUT, ECLOSED (the agent has
-//            stopped) or EDEADLK
+//   returns  a session with a reference for you, or NULL: err is REVDIAL_ETIMEDOUT, REVDIAL_ECLOSED
+//            (the agent has stopped) or REVDIAL_EDEADLK
 //   thread   any but I/O threads
 REVDIAL_API revdial_session *revdial_agent_wait(revdial_agent *a, int timeout_ms, revdial_err *err);
 
 // Replaces the allow list, for targets that are connected to from now on. What runs goes on.
 //   allow    as in the config
-//   returns  0; REVDIAL_EINVAL (see revdial_allow_problem()) or ENOMEM: the old list is in force
+//   returns  0; REVDIAL_EINVAL (see revdial_allow_problem()) or REVDIAL_ENOMEM: the old list is in
+//            force
 //   thread   any
 REVDIAL_API int revdial_agent_replace_allow(revdial_agent *a, const char *const *allow,
                                             revdial_err *err);
 
 // Replaces common.limits: as revdial_engine_set_limits() for the sessions that are up, whole for
 // those to come.
-//   returns  0; REVDIAL_EINVAL: nothing has changed; ENOMEM: some sessions keep what they had;
-//            ECLOSED
+//   returns  0; REVDIAL_EINVAL: nothing has changed; REVDIAL_ENOMEM: some sessions keep what they
+//            had; REVDIAL_ECLOSED
 //   thread   any
 REVDIAL_API int revdial_agent_replace_session_limits(revdial_agent *a, const revdial_limits *limits,
                                                      revdial_err *err);
@@ -1968,7 +1991,7 @@ REVDIAL_API void revdial_agent_get_stats(revdial_agent *a, revdial_stats *out);
 // have not ended at the timeout are dropped. Only revdial_agent_stop() frees the agent. While one
 // thread is in this call, another may make it, or revdial_agent_stop(): the earliest end counts.
 //   blocks   for drain_ms
-//   returns  0 all streams had ended, REVDIAL_ETIMEDOUT; EDEADLK as revdial_agent_stop()
+//   returns  0 all streams had ended, REVDIAL_ETIMEDOUT; REVDIAL_EDEADLK as revdial_agent_stop()
 //   thread   any but callbacks
 REVDIAL_API int revdial_agent_drain(revdial_agent *a, int drain_ms);
 
@@ -1977,8 +2000,8 @@ REVDIAL_API int revdial_agent_drain(revdial_agent *a, int drain_ms);
 //            as well as credential_fn, if an attempt is in it. A thread that is in the system's
 //            resolver is not waited for: it ends when the resolver returns, and until then it
 //            touches nothing of yours, but its code must stay loaded
-//   returns  0 all streams had ended, REVDIAL_ETIMEDOUT; EDEADLK in a handler or another callback
-//            of this agent, because it would wait for itself: nothing has happened then
+//   returns  0 all streams had ended, REVDIAL_ETIMEDOUT; REVDIAL_EDEADLK in a handler or another
+//            callback of this agent, because it would wait for itself: nothing has happened then
 //   thread   any but callbacks
 REVDIAL_API int revdial_agent_stop(revdial_agent *a, int drain_ms);
 
@@ -2178,8 +2201,8 @@ static uint32_t rvd_base_u32(const uint8_t *p)
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | (uint32_t)p[3];
 }
 
-// v's own bytes, read as big-endian, are a number whose own bytes are v in big-endian; unlike four
-// shifts, each compiler makes that one instruction.
+// Reading v's bytes as big-endian swaps them on a little-endian machine and nothing elsewhere;
+// unlike four shifts, each compiler makes that one instruction.
 static inline void rvd_base_put_u32(uint8_t *p, uint32_t v)
 {
     uint32_t turned = rvd_base_u32((const uint8_t *)&v);
