@@ -4795,7 +4795,7 @@ static void rvd_mux_settle(rvd_mux *m, rvd_mux_stream *s)
 
 // Each reset code of the library has its place in `resets`.
 #define RVD_MUX_IS_PLACELESS(name, value, text) value >= REVDIAL_RESET_PLACES - 2 ||
-typedef char rvd_mux_resets_have_places[REVDIAL_RESETS(RVD_MUX_IS_PLACELESS) 0 ? -1 : 1];
+_Static_assert(!(REVDIAL_RESETS(RVD_MUX_IS_PLACELESS) 0), "REVDIAL_RESET_PLACES: too few");
 
 static void rvd_mux_count_reset(rvd_mux *m, uint32_t code)
 {
@@ -6090,14 +6090,10 @@ static void rvd_mux_on_stray(rvd_mux *m)
     int never = rvd_mux_is_mine(m, f->id) && f->id >= m->next_id;
     int is_end = (f->flags & (RVD_WIRE_RST | RVD_WIRE_FIN)) != 0;
     if (f->type == RVD_WIRE_DATA && f->length) {
-        if (never) {
+        if (never)
             rvd_mux_protocol_error(m, "data for a stream that was never opened");
-            return;
-        }
-        if (f->length > m->allowance) {
+        else if (f->length > m->allowance)
             rvd_mux_protocol_error(m, "more data for a closed stream than it had credit");
-            return;
-        }
         return;
     }
     if (never && !is_end) {
@@ -6472,23 +6468,29 @@ static void rvd_mux_tick_liveness(rvd_mux *m)
         rvd_mux_ping(m);
 }
 
-// Those that rested go on, and those that share the session's rate get what there is of it.
-static void rvd_mux_tick_rates(rvd_mux *m)
+// Streams that wait for their own rate until at most this time go on.
+static void rvd_mux_rates_wake(rvd_mux *m, int64_t until_us)
 {
-    uint32_t left, slice;
-    rvd_mux_meter_see(&m->meter, m->tx_bytes, m->now_us);
     while (!rvd_base_link_is_alone(&m->held_back)) {
         rvd_mux_stream *s = RVD_BASE_OWNER(m->held_back.next, rvd_mux_stream, turn);
-        if (s->share->write_us > m->now_us) break;
+        if (s->share->write_us > until_us) break;
         rvd_base_link_remove(&s->turn);
         rvd_mux_wait_turn(m, s);
     }
     while (!rvd_base_link_is_alone(&m->resting)) {
         rvd_mux_share *share = RVD_BASE_OWNER(m->resting.next, rvd_mux_share, link);
-        if (share->grant_us > m->now_us) break;
+        if (share->grant_us > until_us) break;
         rvd_base_link_remove(&share->link);
         rvd_mux_credit_check(m, share->stream);
     }
+}
+
+// Those that rested go on, and those that share the session's rate get what there is of it.
+static void rvd_mux_tick_rates(rvd_mux *m)
+{
+    uint32_t left, slice;
+    rvd_mux_meter_see(&m->meter, m->tx_bytes, m->now_us);
+    rvd_mux_rates_wake(m, m->now_us);
     slice = (uint32_t)rvd_mux_rate_slice(m->meter.grants.rate);
     while (!rvd_base_link_is_alone(&m->sharing)) {
         rvd_mux_stream *s = RVD_BASE_OWNER(m->sharing.next, rvd_mux_share, link)->stream;
@@ -6505,18 +6507,11 @@ static void rvd_mux_tick_rates(rvd_mux *m)
 // A rate changes: those that wait for it look again.
 static void rvd_mux_rates_release(rvd_mux *m)
 {
-    rvd_base_link *const waiting[] = {&m->resting, &m->sharing};
-    while (!rvd_base_link_is_alone(&m->held_back)) {
-        rvd_mux_stream *s = RVD_BASE_OWNER(m->held_back.next, rvd_mux_stream, turn);
-        rvd_base_link_remove(&s->turn);
-        rvd_mux_wait_turn(m, s);
-    }
-    for (int i = 0; i < 2; i++) {
-        while (!rvd_base_link_is_alone(waiting[i])) {
-            rvd_mux_share *share = RVD_BASE_OWNER(waiting[i]->next, rvd_mux_share, link);
-            rvd_base_link_remove(&share->link);
-            rvd_mux_credit_check(m, share->stream);
-        }
+    rvd_mux_rates_wake(m, INT64_MAX);
+    while (!rvd_base_link_is_alone(&m->sharing)) {
+        rvd_mux_share *share = RVD_BASE_OWNER(m->sharing.next, rvd_mux_share, link);
+        rvd_base_link_remove(&share->link);
+        rvd_mux_credit_check(m, share->stream);
     }
 }
 
@@ -7080,7 +7075,6 @@ static void rvd_mux_close(rvd_mux *m, rvd_mux_stream *s)
     if (s->phase == RVD_MUX_SHOWN) rvd_mux_reset(m, s, REVDIAL_RESET_REFUSED);
     rvd_mux_finish(m, s);
     rvd_mux_stop(m, s);
-    rvd_mux_rx_clear(m, s);
     if (s->rx == RVD_MUX_RX_DROPPED) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_LINGER);
     if (m->dead && rvd_mux_is_remains(m, s))
         rvd_mux_remains_free(m, s);
@@ -7104,7 +7098,6 @@ static int rvd_mux_read_state(const rvd_mux *m, const rvd_mux_stream *s)
 
 static int rvd_mux_write_state(const rvd_mux *m, const rvd_mux_stream *s)
 {
-    if (s->tx == RVD_MUX_TX_OPEN && !m->dead) return 0;
     switch ((enum rvd_mux_tx)s->tx) {
     case RVD_MUX_TX_RESET: return REVDIAL_ERESET;
     case RVD_MUX_TX_ENDING:
@@ -9268,10 +9261,8 @@ static void rvd_http_accept_of(rvd_base_slice key, char accept[RVD_HTTP_ACCEPT_S
 // 16 bytes in base64.
 static int rvd_http_is_ws_key(rvd_base_slice s)
 {
-    if (s.len != 24 || s.at[22] != '=' || s.at[23] != '=') return 0;
-    for (size_t i = 0; i < 22; i++)
-        if (!rvd_http_is_alnum((uint8_t)s.at[i]) && s.at[i] != '+' && s.at[i] != '/') return 0;
-    return memchr("AQgw", s.at[21], 4) != NULL;  // 4 of its 6 bits are padding
+    uint8_t bytes[18];
+    return s.len == 24 && rvd_base_base64_read(bytes, s.at, s.len) == 16;
 }
 
 // Checks the fields of RFC 6455 section 4.2.1 that only WebSocket has. Extensions are ignored.
@@ -9522,8 +9513,10 @@ static int rvd_http_list(rvd_http_head *h, rvd_http_request *out)
     rvd_base_slice name, value;
     h->list_size = h->fields * sizeof *h->list;
     h->list = (revdial_kv *)rvd_base_alloc(h->heap, h->list_size);
-    if (!h->list) h->list_size = 0;
-    if (!h->list) return RVD_HTTP_NOMEM;
+    if (!h->list) {
+        h->list_size = 0;
+        return RVD_HTTP_NOMEM;
+    }
     while (rvd_http_field_next(h, &at, &name, &value)) {
         if (rvd_http_field_kind_of(name) == RVD_HTTP_FIELD_AUTHORIZATION) continue;
         h->list[count].key = rvd_http_terminate(h, name);
@@ -9845,7 +9838,6 @@ static void rvd_http_write_refusal(rvd_base_text *t, const rvd_http_answer *answ
     // By this field the backend knows that the refusal does not come from a front end.
     if (answer->terms.is_revdial) rvd_http_write_field(t, "Revdial-Version", "1");
     // RFC 9110 section 7.8: a sender of Upgrade lists it in Connection.
-
     rvd_http_write_field(t, "Connection", status == 426 ? "upgrade, close" : "close");
     rvd_http_write_field(t, "Content-Type", "text/plain");
     rvd_http_write_field(t, "Content-Length", RVD_BASE_NUMBER(strlen(refusal->body) + 1));
@@ -9900,7 +9892,7 @@ static int rvd_http_read_session(const rvd_http_facts *f, uint64_t *out)
     if (f->count[RVD_HTTP_FIELD_SESSION] == 0) return 1;
     if (f->count[RVD_HTTP_FIELD_SESSION] > 1 || id.len != 16) return 0;
     if (!rvd_base_hex(bytes, sizeof bytes, id.at)) return 0;
-    for (size_t i = 0; i < sizeof bytes; i++) *out = *out << 8 | bytes[i];
+    *out = rvd_base_u64(bytes);
     return 1;
 }
 
@@ -10349,10 +10341,11 @@ static size_t rvd_egress_reply_size(const revdial_egress *v)
 
 static int rvd_egress_reply_is_legal(const revdial_egress *v)
 {
+    enum { IPV4 = 1, NAME = 3, IPV6 = 4 };  // ATYP, RFC 1928 section 5
     const uint8_t *p = v->reply;
     if (v->state != RVD_EGRESS_LOGIN && p[0] != 5) return 0;
-    return v->state != RVD_EGRESS_REPLY || v->reply_len < 4 || p[1] != 0 || p[3] == 1 ||
-           p[3] == 3 || p[3] == 4;
+    if (v->state != RVD_EGRESS_REPLY || v->reply_len < 4 || p[1] != 0) return 1;
+    return p[3] == IPV4 || p[3] == NAME || p[3] == IPV6;
 }
 
 // Takes the next byte of a SOCKS5 message.
@@ -11152,8 +11145,11 @@ static size_t rvd_engine_ready(const rvd_mux *m)
 static void rvd_engine_ws_ended(revdial_engine *e)
 {
     rvd_mux *m = &e->mux;
-    switch (e->ws->state == RVD_WS_FAILED ? -1 : e->ws->status) {
-    case -1: rvd_mux_die(m, REVDIAL_EPROTO, e->ws->text); break;
+    if (e->ws->state == RVD_WS_FAILED) {
+        rvd_mux_die(m, REVDIAL_EPROTO, e->ws->text);
+        return;
+    }
+    switch (e->ws->status) {
     case RVD_WS_STATUS_NONE:
     case RVD_WS_STATUS_NORMAL:
     case RVD_WS_STATUS_AWAY: rvd_mux_eof(m); break;
@@ -11297,8 +11293,9 @@ static int rvd_engine_framing_start(revdial_engine *e)
 
 static unsigned rvd_engine_all_features(void)
 {
-    return REVDIAL_FEATURE_RSTCODE | REVDIAL_FEATURE_PREAMBLE | REVDIAL_FEATURE_DRAIN |
-           REVDIAL_FEATURE_PROMPTACK | REVDIAL_FEATURE_PINGS;
+    unsigned all = 0;
+    for (size_t i = 0; i < RVD_HTTP_FEATURE_COUNT; i++) all |= rvd_http_features[i].bit;
+    return all;
 }
 
 // What a second of the limited rates carries, up to the largest window.
@@ -11625,7 +11622,6 @@ int revdial_engine_auth(revdial_engine *e, int verdict)
     rvd_http_answer answer;
     if (e->state != RVD_ENGINE_VERDICT || e->tell == REVDIAL_EV_AUTH) return REVDIAL_EINVAL;
     verdict = (int)rvd_auth_verdict(verdict);
-
     if (verdict) {
         int is_stale = verdict == REVDIAL_VERDICT_STALE_NONCE;
         rvd_engine_refuse(e, is_stale ? 401 : verdict, is_stale);
@@ -15597,13 +15593,19 @@ static int rvd_log_wants(const rvd_log *log, int level)
     return level <= log->level;
 }
 
+// Of the buckets: a minute is their second.
+static int64_t rvd_log_now(void)
+{
+    return rvd_sys_now_us() / 60;
+}
+
 // Counts the line. Returns 0 if there have been too many of its event.
 static int rvd_log_admits(rvd_log *log, enum rvd_log_event event)
 {
     int admits, is_first;
     if (!rvd_log_kinds[event].per_minute) return 1;
     pthread_mutex_lock(&log->lock);
-    admits = rvd_base_bucket_take(&log->buckets[event], rvd_sys_now_us() / 60);  // see its rate
+    admits = rvd_base_bucket_take(&log->buckets[event], rvd_log_now());
     is_first = !admits && log->suppressed[event]++ == 0;
     pthread_mutex_unlock(&log->lock);
     if (is_first) rvd_loop_post(log->loop, &log->task);
@@ -15670,7 +15672,7 @@ static int rvd_log_open(rvd_log *log, const revdial_common *common)
     log->timer.run = rvd_log_on_timer;
     for (size_t i = 0; i < RVD_LOG_EVENT_COUNT; i++)
         rvd_base_bucket_init(&log->buckets[i], rvd_log_kinds[i].burst, rvd_log_kinds[i].per_minute,
-                             rvd_sys_now_us() / 60);  // a minute is its second
+                             rvd_log_now());
     return -pthread_mutex_init(&log->lock, NULL);
 }
 
@@ -22689,7 +22691,7 @@ static void rvd_proxy_log_dial(revdial_proxy *p, const char *name, const rvd_str
 
 // Each error has its place in `dials_failed_by`.
 #define RVD_PROXY_IS_PLACELESS(name, value, text) value <= -REVDIAL_ERROR_PLACES ||
-typedef char rvd_proxy_errors_have_places[REVDIAL_ERRORS(RVD_PROXY_IS_PLACELESS) 0 ? -1 : 1];
+_Static_assert(!(REVDIAL_ERRORS(RVD_PROXY_IS_PLACELESS) 0), "REVDIAL_ERROR_PLACES: too few");
 
 // The dial is over: how it went is counted.
 static void rvd_proxy_count_dial_locked(revdial_proxy *p, const rvd_stream_dial *d)
@@ -24404,14 +24406,14 @@ int revdial_proxy_replace_credentials(revdial_proxy *p, const revdial_credential
 
 int revdial_session_get_label(revdial_session *s, char *buf, size_t size)
 {
+    const rvd_proxy_member *m = s->member;
     size_t len = 0;
     if (size > 0) buf[0] = '\0';
     if (rvd_stream_is_child(s) || !s->host->is_proxy) return 0;
     rvd_stream_lock(s);
-    if (((const rvd_proxy_member *)s->member)->label) {
-        const char *label = ((const rvd_proxy_member *)s->member)->label;
-        len = strlen(label);
-        if (len < size) memcpy(buf, label, len + 1);
+    if (m->label) {
+        len = strlen(m->label);
+        if (len < size) memcpy(buf, m->label, len + 1);
     }
     rvd_stream_unlock(s);
     return len == 0 || len < size ? (int)len : REVDIAL_EINVAL;
@@ -24925,14 +24927,12 @@ static int rvd_proxy_may_be_ipv4(const char *text, size_t len, uint16_t port)
 }
 
 // "[::]:80" takes IPv4 as well, unless another address of ours is there for that.
-static int rvd_proxy_takes_ipv4(revdial_proxy *p, const rvd_sys_endpoint *e)
+static int rvd_proxy_takes_ipv4(revdial_proxy *p, const rvd_sys_endpoint *e, const rvd_sys_addr *at)
 {
     const char *list = p->cfg.listen, *item;
-    struct in6_addr any;
     int takes = 1;
     size_t len;
-    if (e->kind != RVD_SYS_IPV6 || inet_pton(AF_INET6, e->host, &any) != 1) return 0;
-    if (!IN6_IS_ADDR_UNSPECIFIED(&any)) return 0;
+    if (e->kind != RVD_SYS_IPV6 || !rvd_sys_addr_is_wildcard(at)) return 0;
     if (e->port == 0) return 1;  // no other address gets the port that the system chooses
     while (list && (len = rvd_base_item(&list, &item)) > 0)
         if (rvd_proxy_may_be_ipv4(item, len, e->port)) return 0;
@@ -24941,8 +24941,8 @@ static int rvd_proxy_takes_ipv4(revdial_proxy *p, const rvd_sys_endpoint *e)
         if (rvd_proxy_may_be_ipv4(text, strlen(text), e->port)) return 0;
     }
     pthread_mutex_lock(&p->own.lock);
-    for (rvd_base_link *at = p->listeners.next; at != &p->listeners; at = at->next) {
-        const char *text = RVD_BASE_OWNER(at, rvd_proxy_listener, link)->address;
+    for (rvd_base_link *k = p->listeners.next; k != &p->listeners; k = k->next) {
+        const char *text = RVD_BASE_OWNER(k, rvd_proxy_listener, link)->address;
         if (rvd_proxy_may_be_ipv4(text, strlen(text), e->port)) takes = 0;
     }
     pthread_mutex_unlock(&p->own.lock);
@@ -25038,7 +25038,7 @@ static int rvd_proxy_listen(rvd_proxy_listener *l, const char *text, revdial_err
     code = rvd_proxy_listen_parse(l->proxy, text, &at, err);
     if (code) return code;
     rvd_sys_addr_split(text, 0, &e, NULL);
-    how.takes_ipv4 = rvd_proxy_takes_ipv4(l->proxy, &e);
+    how.takes_ipv4 = rvd_proxy_takes_ipv4(l->proxy, &e, &at);
     l->io.fd = rvd_sys_listen_as(&at, RVD_PROXY_BACKLOG, how);
     if (l->io.fd < 0) {
         rvd_sys_fail(err, REVDIAL_ESYS, -l->io.fd, text, rvd_proxy_listen_why(l->io.fd));
@@ -27657,13 +27657,9 @@ static void rvd_agent_instance_make(revdial_agent *a, const revdial_agent_config
     char host[256] = "";
     const char *parts[] = {host, cfg->name ? cfg->name : "", cfg->url};
     rvd_base_text t = rvd_base_text_in(a->instance, sizeof a->instance);
-    uint64_t h = 0xCBF29CE484222325u;
+    uint64_t h = 0;
     rvd_sys_hostname(host, sizeof host);
-    for (int i = 0; i < 3; i++)
-        for (const char *p = parts[i];; p++) {
-            h = (h ^ (unsigned char)*p) * 0x100000001B3u;
-            if (!*p) break;
-        }
+    for (int i = 0; i < 3; i++) h = rvd_base_hash(parts[i], strlen(parts[i]) + 1, h);
     rvd_base_text_add_hex16(&t, h);
     rvd_base_text_add(&t, ".");
     rvd_base_text_add_hex16(&t, rvd_agent_random(a));
