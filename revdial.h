@@ -11009,6 +11009,15 @@ enum rvd_engine_state {
     RVD_ENGINE_UP        // nothing: only the mux has a say
 };
 
+// Defaults of revdial_limits, for peers that are not stock yamux.
+enum {
+    RVD_ENGINE_STREAMS = 65536,           // max_streams
+    RVD_ENGINE_WINDOW = 65536,            // stream_window
+    RVD_ENGINE_WINDOW_MAX = 16 << 20,     // stream_window_max
+    RVD_ENGINE_SESSION_WINDOW = 64 << 20,
+    RVD_ENGINE_ACCEPT_MS = 30000
+};
+
 enum {
     RVD_ENGINE_WHY_SIZE = 240,  // as much as revdial_err has room for
     RVD_ENGINE_REASON_MAX = 48,
@@ -11301,7 +11310,7 @@ static unsigned rvd_engine_all_features(void)
 // What a second of the limited rates carries, up to the largest window.
 static uint32_t rvd_engine_second(const revdial_engine *e)
 {
-    uint64_t least = 16u << 20;
+    uint64_t least = RVD_ENGINE_WINDOW_MAX;
     if (e->limits.stream_rate && e->limits.stream_rate < least) least = e->limits.stream_rate;
     if (e->limits.session_rate && e->limits.session_rate < least) least = e->limits.session_rate;
     return (uint32_t)least;
@@ -11309,7 +11318,7 @@ static uint32_t rvd_engine_second(const revdial_engine *e)
 
 static uint32_t rvd_engine_window(const revdial_engine *e)
 {
-    uint32_t window = rvd_base_min_u32(65536, rvd_engine_second(e));
+    uint32_t window = rvd_base_min_u32(RVD_ENGINE_WINDOW, rvd_engine_second(e));
     if (e->limits.stream_window) return e->limits.stream_window;
     return window > RVD_HTTP_WINDOW_MIN ? window : RVD_HTTP_WINDOW_MIN;
 }
@@ -11319,7 +11328,8 @@ static rvd_http_terms rvd_engine_terms(revdial_engine *e)
 {
     rvd_http_terms t = {.is_revdial = 1, .features = rvd_engine_all_features()};
     t.window = e->window = rvd_engine_window(e);
-    if (e->accept_streams) t.streams = e->limits.max_streams ? e->limits.max_streams : 65536;
+    if (!e->accept_streams) return t;
+    t.streams = e->limits.max_streams ? e->limits.max_streams : RVD_ENGINE_STREAMS;
     return t;
 }
 
@@ -11352,15 +11362,16 @@ static void rvd_engine_limits_resolve(const revdial_engine *e, uint32_t recv_win
 {
     const rvd_http_terms *peer = &e->peer_terms;
     *l = e->limits;
-    if (!l->max_streams) l->max_streams = peer->has_streams ? 65536 : RVD_MUX_STOCK_STREAMS;
+    if (!l->max_streams)
+        l->max_streams = peer->has_streams ? RVD_ENGINE_STREAMS : RVD_MUX_STOCK_STREAMS;
     if (l->stream_window < recv_window) l->stream_window = recv_window;
     if (!l->stream_window_max) l->stream_window_max = rvd_engine_second(e);
     if (l->stream_window_max < l->stream_window) l->stream_window_max = l->stream_window;
-    if (!l->session_window) l->session_window = 64u << 20;
+    if (!l->session_window) l->session_window = RVD_ENGINE_SESSION_WINDOW;
     if (!l->frame_bytes_max) l->frame_bytes_max = RVD_WIRE_FRAME_MAX;
     if (!l->keepalive_ms) l->keepalive_ms = RVD_BASE_KEEPALIVE_MS;
     if (!l->dead_after_ms) l->dead_after_ms = RVD_BASE_DEAD_AFTER_MS;
-    if (!l->accept_timeout_ms) l->accept_timeout_ms = 30000;
+    if (!l->accept_timeout_ms) l->accept_timeout_ms = RVD_ENGINE_ACCEPT_MS;
     if (!l->write_stall_ms) l->write_stall_ms = RVD_BASE_STALL_MS;
 }
 
@@ -12163,7 +12174,7 @@ static const char *rvd_engine_config_problem(const revdial_engine_config *cfg, c
         (!cfg->nonce || !rvd_auth_is_quotable(cfg->nonce, RVD_AUTH_HEX_SIZE - 1)))
         return "nonce: DIGEST needs one, of 1 to 64 of printable ASCII without \" and \\";
     *given = cfg->path;
-    if (cfg->path && (!rvd_http_is_path(cfg->path) || strlen(cfg->path) > RVD_HTTP_TARGET_MAX))
+    if (cfg->path && !rvd_http_is_path(cfg->path))
         return "path: must begin with '/', without blanks, at most 1024 bytes";
     *given = NULL;
     if (cfg->origins && strlen(cfg->origins) > RVD_HTTP_TARGET_MAX)
@@ -13039,6 +13050,17 @@ static int rvd_sys_addr_is_loopback(const rvd_sys_addr *a)
     if (a->ss.ss_family != AF_INET6) return 0;
     if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) return in6->sin6_addr.s6_addr[12] == 127;
     return IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
+}
+
+// "[fe80::1%2]:9" without its zone, in plain; any other text is returned as it is.
+static const char *rvd_sys_without_zone(const char *text, char plain[RVD_SYS_TEXT_MAX])
+{
+    const char *zone = text[0] == '[' ? strchr(text, '%') : NULL;
+    const char *end = zone ? strchr(zone, ']') : NULL;
+    if (!end || end == zone + 1 || strlen(text) >= RVD_SYS_TEXT_MAX) return text;
+    memcpy(plain, text, (size_t)(zone - text));
+    memcpy(plain + (zone - text), end, strlen(end) + 1);
+    return plain;
 }
 
 // Is it an address that stands for all of this machine's?
@@ -17453,16 +17475,10 @@ static int rvd_stream_address_check(const char *field, const char *text, revdial
 // it is not looked for here. NULL is none, and fine. Returns 0, or REVDIAL_EINVAL.
 static int rvd_stream_target_check(const char *text, revdial_err *err)
 {
-    const char *zone = text && text[0] == '[' ? strchr(text, '%') : NULL;
-    const char *end = zone ? strchr(zone, ']') : NULL;
     char plain[RVD_SYS_TEXT_MAX];
     rvd_sys_endpoint e;
-    if (end && end > zone + 1 && strlen(text) < sizeof plain) {
-        memcpy(plain, text, (size_t)(zone - text));
-        memcpy(plain + (zone - text), end, strlen(end) + 1);
-        text = plain;
-    }
-    if (!text || rvd_sys_addr_split(text, 1, &e, err) == 0) return REVDIAL_OK;
+    if (!text) return REVDIAL_OK;
+    if (rvd_sys_addr_split(rvd_sys_without_zone(text, plain), 1, &e, err) == 0) return REVDIAL_OK;
     rvd_stream_fail_in(err, "target: ");
     return REVDIAL_EINVAL;
 }
@@ -23120,16 +23136,10 @@ static int rvd_proxy_crowd_new(rvd_proxy_listener *l)
 // Sets what identifies the source of a client. Returns 0 for one that has none.
 static int rvd_proxy_source_of(const char *client, rvd_proxy_source *out)
 {
-    const char *zone = strchr(client, '%'), *end = zone ? strchr(zone, ']') : NULL;
     char text[RVD_SYS_TEXT_MAX];
     rvd_wire_addr addr;
     memset(out, 0, sizeof *out);
-    if (end && strlen(client) < sizeof text) {  // [fe80::1%2]:9
-        memcpy(text, client, (size_t)(zone - client));
-        memcpy(text + (zone - client), end, strlen(end) + 1);
-        client = text;
-    }
-    if (!rvd_wire_addr_parse(client, &addr)) return 0;
+    if (!rvd_wire_addr_parse(rvd_sys_without_zone(client, text), &addr)) return 0;
     out->family = (int)addr.family;
     out->net = rvd_base_u32(addr.ip);
     if (addr.family == 6) out->net = out->net << 32 | rvd_base_u32(addr.ip + 4);
@@ -26544,7 +26554,9 @@ static void rvd_agent_link_become(rvd_agent_link *l, enum rvd_agent_link_state t
         is_arrow |= to == RVD_AGENT_CONNECTING || to == RVD_AGENT_WAITING;
         break;
     case RVD_AGENT_CONNECTING: is_arrow = to != RVD_AGENT_PREPARING && to != l->state; break;
-    case RVD_AGENT_PASSING: is_arrow = to != RVD_AGENT_PREPARING && to != l->state; break;
+    case RVD_AGENT_PASSING:
+        is_arrow |= to == RVD_AGENT_JOINED || to == RVD_AGENT_CONNECTING || to == RVD_AGENT_WAITING;
+        break;
     case RVD_AGENT_JOINED:
         is_arrow |= to == RVD_AGENT_CONNECTING || to == RVD_AGENT_WAITING;
         is_arrow |= to == RVD_AGENT_RETIRED;
