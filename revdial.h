@@ -24796,18 +24796,25 @@ static int rvd_proxy_exposes_check(const revdial_proxy_config *cfg, revdial_err 
     return REVDIAL_OK;
 }
 
-static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *err)
+// The first thing that is wrong, or NULL.
+static const char *rvd_proxy_config_problem(const revdial_proxy_config *cfg)
 {
     const char *problem = rvd_stream_common_problem(&cfg->common);
-    int code;
-    if (cfg->common.io_threads > 256) problem = "common.io_threads: over 256";
+    if (problem) return problem;
+    if (cfg->common.io_threads > 256) return "common.io_threads: over 256";
     if (!cfg->exposes != !cfg->expose_count)
-        problem = cfg->exposes ? "exposes: given, but the count is 0"
-                               : "exposes: NULL, but the count is not 0";
+        return cfg->exposes ? "exposes: given, but the count is 0"
+                            : "exposes: NULL, but the count is not 0";
     if (cfg->credentials && !cfg->credential_count && !cfg->auth)
-        problem = "credentials: given, but the count is 0";
-    if (cfg->max_auth_failures < -1) problem = "max_auth_failures: below -1, which means no limit";
-    if (cfg->unix_mode > 0777) problem = "unix_mode: not from 0 to 0777";
+        return "credentials: given, but the count is 0";
+    if (cfg->max_auth_failures < -1) return "max_auth_failures: below -1, which means no limit";
+    return cfg->unix_mode > 0777 ? "unix_mode: not from 0 to 0777" : NULL;
+}
+
+static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *err)
+{
+    const char *problem = rvd_proxy_config_problem(cfg);
+    int code;
     if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
     code = rvd_stream_common_check(&cfg->common, err);
     if (code) return code;
@@ -26547,25 +26554,19 @@ static int rvd_agent_link_told(enum rvd_agent_link_state state)
 
 static void rvd_agent_link_become(rvd_agent_link *l, enum rvd_agent_link_state to)
 {
-    int is_arrow = to == RVD_AGENT_STOPPED;
-    switch (l->state) {
-    case RVD_AGENT_WAITING: is_arrow |= to == RVD_AGENT_PREPARING || to == RVD_AGENT_RETIRED; break;
-    case RVD_AGENT_PREPARING:
-        is_arrow |= to == RVD_AGENT_CONNECTING || to == RVD_AGENT_WAITING;
-        break;
-    case RVD_AGENT_CONNECTING: is_arrow = to != RVD_AGENT_PREPARING && to != l->state; break;
-    case RVD_AGENT_PASSING:
-        is_arrow |= to == RVD_AGENT_JOINED || to == RVD_AGENT_CONNECTING || to == RVD_AGENT_WAITING;
-        break;
-    case RVD_AGENT_JOINED:
-        is_arrow |= to == RVD_AGENT_CONNECTING || to == RVD_AGENT_WAITING;
-        is_arrow |= to == RVD_AGENT_RETIRED;
-        break;
-    case RVD_AGENT_RETIRED: is_arrow |= to == RVD_AGENT_PREPARING; break;
-    case RVD_AGENT_STOPPED: is_arrow = 0; break;
-    }
-    REVDIAL_ASSERT(is_arrow);
-    (void)is_arrow;  // without assertions
+    static const unsigned arrows[] = {
+        [RVD_AGENT_WAITING] = 1u << RVD_AGENT_PREPARING | 1u << RVD_AGENT_RETIRED,
+        [RVD_AGENT_PREPARING] = 1u << RVD_AGENT_CONNECTING | 1u << RVD_AGENT_WAITING,
+        [RVD_AGENT_CONNECTING] = 1u << RVD_AGENT_PASSING | 1u << RVD_AGENT_JOINED |
+                                 1u << RVD_AGENT_WAITING | 1u << RVD_AGENT_RETIRED,
+        [RVD_AGENT_PASSING] =
+            1u << RVD_AGENT_JOINED | 1u << RVD_AGENT_CONNECTING | 1u << RVD_AGENT_WAITING,
+        [RVD_AGENT_JOINED] =
+            1u << RVD_AGENT_CONNECTING | 1u << RVD_AGENT_WAITING | 1u << RVD_AGENT_RETIRED,
+        [RVD_AGENT_RETIRED] = 1u << RVD_AGENT_PREPARING,
+        [RVD_AGENT_STOPPED] = 0};
+    REVDIAL_ASSERT((to == RVD_AGENT_STOPPED && l->state != to) || arrows[l->state] & 1u << to);
+    (void)arrows;  // without assertions
     l->agent->retired_count += to == RVD_AGENT_RETIRED;
     l->agent->retired_count -= l->state == RVD_AGENT_RETIRED;
     l->state = to;

@@ -156,6 +156,7 @@ TEST(a_proxys_config_that_cannot_work_is_refused_and_the_field_is_named)
         revdial_proxy_config cfg;
     } proxies[] = {
         {"exposes", 0, {.exposes = &port}},
+        {"io_threads", 0, {.common.io_threads = 257, .unix_mode = 01000}},  // the first is told
         {"exposes", 0, {.expose_count = 1}},
         {"exposes", 1, {.exposes = &port, .expose_count = 1}},
         {"exposes[0].name: \"Cam-1\"", 0, {.exposes = &bad_name, .expose_count = 1}},
