@@ -23,8 +23,8 @@ while [ $# -ge 2 ]; do
     goals=
     for suite in $suites; do goals="$goals $dir/$suite"; done
     ${MAKE:-make} --no-print-directory BUILD="$dir" CC="$cc" \
-        CFLAGS="-O1 -g -fno-omit-frame-pointer $flags" \
-        THREAD_CFLAGS="-g -fno-omit-frame-pointer $flags" $goals || exit 1
+        CFLAGS="-g -fno-omit-frame-pointer $flags" \
+        TEST_CFLAGS="-O1 -g -fno-omit-frame-pointer $flags" $goals || exit 1
     built="$built $cc"
     programs="$programs $goals"
 done
