@@ -96,8 +96,11 @@ THREADED := $(filter-out $(CORE:%=$(BUILD)/%) $(OUTSIDE),$(SOURCES:tests/%.c=$(B
 WHOLE := $(shell grep -El '^#define (FAKE_|REVDIAL_IMPLEMENTATION)' $(SOURCES) /dev/null)
 WHOLE := $(filter $(WHOLE:tests/%.c=$(BUILD)/%),$(THREADED))
 CHECKED := $(filter-out $(WHOLE),$(CHECKED))
-SLOW = $(BUILD)/test_floods $(BUILD)/test_faults $(BUILD)/test_sim $(BUILD)/test_flow  # first
-SUITES = $(SLOW) $(filter-out $(SLOW),$(CORE:%=$(BUILD)/%) $(OUTSIDE) $(THREADED))
+# Those that take longest come first: at the end of a run one alone would leave processors idle.
+SLOW = test_floods% test_faults% test_sim% test_flow% test_world%
+slow_first = $(filter $(SLOW),$(1)) $(filter-out $(SLOW),$(1))
+NAMES = $(CORE) $(notdir $(OUTSIDE) $(THREADED))
+SUITES = $(addprefix $(BUILD)/,$(call slow_first,$(NAMES)))
 PROGRAMS = $(BUILD)/revdial-proxy $(BUILD)/revdial-agent
 objects_of = $(patsubst examples/%.c,$(BUILD)/%.o,$(sort $(wildcard examples/$(1)/*.c)))
 EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%,$(sort $(wildcard examples/*.c)))
@@ -360,8 +363,8 @@ bench-peers:
 ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all
 asan:
 	+@MAKE='$(MAKE)' CI='$(CI)' sh tests/sanitize.sh asan '$(ASAN)' \
-		gcc '$(CORE) $(notdir $(OUTSIDE) $(THREADED))' \
-		clang '$(CORE) $(notdir $(THREADED:=-poll))'
+		gcc '$(call slow_first,$(NAMES))' \
+		clang '$(call slow_first,$(CORE) $(notdir $(THREADED:=-poll)))'
 
 tsan:
 	+@MAKE='$(MAKE)' CI='$(CI)' sh tests/sanitize.sh tsan -fsanitize=thread \
