@@ -38,6 +38,7 @@
 ##   install-headers  the headers and revdial.pc alone
 ##   uninstall  removes all of these
 ##   package    what is installed can be built with, by pkg-config and CMake, too
+##   matrix     compilers, libraries, processors, versions of mbedTLS: a line for each (an hour)
 ##   size       bytes of text at -Os: the engine alone, a backend alone, everything
 ##   clean      removes build/
 ## Honours CC CFLAGS CPPFLAGS LDFLAGS LDLIBS, DESTDIR PREFIX BINDIR INCLUDEDIR MANDIR PKGCONFIGDIR.
@@ -149,7 +150,7 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test test-poll sim sweep check demo run-demo layers tidy header asan \
-	tsan yields helgrind portable systems yamuxspec interop interop-all tls tls-versions \
+	tsan yields helgrind portable matrix systems yamuxspec interop interop-all tls tls-versions \
 	explore fuzz coverage mutate timing e2e hostile chaos soak bench bench-peers format man install \
 	install-headers uninstall package size clean help no-tls FORCE
 
@@ -384,23 +385,31 @@ helgrind:
 		>build/helgrind/load.sh
 	@$(RUN) build/helgrind/load.sh
 
-# 32 bits run as they are. The emulator is slow: it plays a tenth of the simulation's seeds, and
-# leaves out the rows that cut megabytes at every place.
-portable:
-	+@$(MAKE) --no-print-directory BUILD=build/m32 \
-		CFLAGS='-O2 -g -m32 -idirafter /usr/include/$(shell uname -m)-linux-gnu' \
-		$(CORE:%=build/m32/%)
-	+@$(MAKE) --no-print-directory BUILD=build/s390x CC=s390x-linux-gnu-gcc CFLAGS='-O2 -g' \
-		LDFLAGS=-static $(CORE:%=build/s390x/%)
+# What runs here runs as it is. The emulator is slow: it plays a tenth of the simulation's seeds,
+# and leaves out the rows that cut megabytes at every place. PORTABLE: also musl, and aarch64.
+PORTABLE = m32 s390x
+core_with = +@$(MAKE) --no-print-directory BUILD=build/$(1) TLS=no $(2) $(CORE:%=build/$(1)/%)
+portable: $(PORTABLE:%=portable-%)
+	@RUN_TIMEOUT=300 $(RUN) $(foreach kind,$(PORTABLE),$(CORE:%=build/$(kind)/%$(RUN_BY_$(kind))))
+portable-m32:
+	$(call core_with,m32,CFLAGS='-O2 -g -m32 -idirafter /usr/include/$(shell uname -m)-linux-gnu')
+portable-musl:
+	$(call core_with,musl,CC=musl-gcc CFLAGS='-O2 -g' LDFLAGS=-static)
+RUN_BY_s390x = .sh
+RUN_BY_aarch64 = .sh
+portable-s390x portable-aarch64: portable-%:
+	$(call core_with,$*,CC=$*-linux-gnu-gcc CFLAGS='-O2 -g' LDFLAGS=-static)
 	@for p in $(CORE); do \
 		case $$p in \
 		test_sim) args='--seeds 0 1000' ;; \
 		test_mux) args='row_1_ row_4 row_8 row_9 row_13 row_18 row_21' ;; \
 		*) args= ;; \
 		esac; \
-		echo "exec qemu-s390x-static build/s390x/$$p $$args" >build/s390x/$$p.sh; \
+		echo "exec qemu-$*-static build/$*/$$p $$args" >build/$*/$$p.sh; \
 	done
-	@RUN_TIMEOUT=300 $(RUN) $(CORE:%=build/m32/%) $(CORE:%=build/s390x/%.sh)
+
+matrix:
+	+@MAKE='$(MAKE)' sh tests/matrix.sh $(MATRIX)
 
 format:
 	clang-format -i $(wildcard *.h tests/*.[ch] tests/*/*.[ch] examples/*.[ch] examples/*/*.[ch])

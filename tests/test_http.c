@@ -2753,8 +2753,10 @@ TEST(U47_in_a_Turkish_locale_everything_above_is_as_it_was)
     locale_command("localedef -i tr_TR -f ISO-8859-9 %s/tr_TR >/dev/null 2>&1", dir);
     setenv("LOCPATH", dir, 1);
     if (setlocale(LC_ALL, "tr_TR")) {
+#ifdef __GLIBC__  // musl takes any name and stays with C
         CHECK(tolower('I') != 'i');
         CHECK_STR(localeconv()->decimal_point, ",");
+#endif
         for (test_case *c = test_first; strncmp(c->name, "U47", 3) != 0; c = c->next)
             if (!strstr(c->name, "the_reference"))
                 c->run();  // which is made of regular expressions
