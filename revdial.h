@@ -16331,8 +16331,11 @@ static ptrdiff_t rvd_splice_out(rvd_splice_pipe *p, int fd, size_t len, int more
 #define RVD_STREAM_ROUNDS 2
 // What was read is handled in about this time, whatever it is: that decides how much the next read
 // takes. 256 KiB are 0.1 ms of bulk and 100 ms of streams that open and are reset, and then all
-// other sessions waited for it.
-#define RVD_STREAM_TURN_US 200
+// other sessions waited for it. The smallest frames have less time: a peer that fills reads with
+// them has hardly anything to say, while more reads of others would cost throughput.
+#define RVD_STREAM_TURN_US 500
+#define RVD_STREAM_TURN_TINY_US 200
+#define RVD_STREAM_TINY 64  // fewer bytes than this for each event
 #define RVD_STREAM_READ_MIN 2048
 #define RVD_STREAM_READ_START 8192  // a new session's first frames may be small ones
 #define RVD_STREAM_LOOKS 256  // streams that a poll looks at under one hold of the session's lock
@@ -18179,17 +18182,19 @@ static void rvd_stream_pend_run_locked(revdial_session *s)
 }
 
 // All events of one read. The lock is released where the owner has to act before the rest.
-static void rvd_stream_feed_locked(revdial_session *s, const unsigned char *p, size_t len)
+//   returns  how many there were, about
+static size_t rvd_stream_feed_locked(revdial_session *s, const unsigned char *p, size_t len)
 {
-    size_t at = 0;
-    while (at < len && s->state < RVD_STREAM_LINGER) {
+    size_t at = 0, count = 0;
+    for (; at < len && s->state < RVD_STREAM_LINGER; count++) {
         ptrdiff_t used =
             revdial_engine_input(s->engine, p + at, len - at, rvd_stream_shake_clock(s));
         rvd_stream_events_locked(s);
         if (s->pend || !rvd_base_link_is_alone(&s->dials_over)) rvd_stream_pend_run_locked(s);
-        if (used < 0) return;
+        if (used < 0) break;
         at += (size_t)used;
     }
+    return count;
 }
 
 // What came with a new session. Its caller has begun the loop's reading before the session could be
@@ -18274,16 +18279,16 @@ static int rvd_stream_shake(revdial_session *s)
     return 0;
 }
 
-// After n bytes that took took_us to handle. Returns 1 if it is somebody else's turn.
-static int rvd_stream_read_adapt(revdial_session *s, size_t n, int64_t took_us)
+// After n bytes that took took_us of turn_us to handle. Returns 1 if it is somebody else's turn.
+static int rvd_stream_read_adapt(revdial_session *s, size_t n, int64_t took_us, unsigned turn_us)
 {
-    if (took_us > RVD_STREAM_TURN_US) {
-        size_t most = n * RVD_STREAM_TURN_US / (size_t)took_us;
+    if (took_us > turn_us) {
+        size_t most = n * turn_us / (size_t)took_us;
         s->read_most = most > RVD_STREAM_READ_MIN ? (uint32_t)most : RVD_STREAM_READ_MIN;
-    } else if (n == s->read_most && took_us < RVD_STREAM_TURN_US / 2) {
+    } else if (n == s->read_most && took_us < turn_us / 2) {
         s->read_most = rvd_base_min_u32(2 * s->read_most, RVD_LOOP_BUFFER);
     }
-    return took_us > RVD_STREAM_TURN_US;
+    return took_us > turn_us;
 }
 
 // The rest of a long frame goes past the engine.
@@ -18333,7 +18338,7 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int *waits)
     rvd_loop *loop = s->loop;
     revdial_err err;
     ptrdiff_t n = REVDIAL_WANT_READ;
-    size_t most = s->read_most;
+    size_t most = s->read_most, events = 0;
     int64_t begun_us;
     int is_wanting, is_enough = 0, taken = rvd_stream_take(s, &most);
     if (taken >= 0) return taken;
@@ -18348,7 +18353,7 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int *waits)
         int was_handshake = s->state == RVD_STREAM_HANDSHAKE || s->state == RVD_STREAM_DEAD;
         s->handshake.has_said = 1;
         s->wakeups.holds = !is_last && n >= RVD_STREAM_BURST;
-        rvd_stream_feed_locked(s, loop->buf, (size_t)n);
+        events = rvd_stream_feed_locked(s, loop->buf, (size_t)n);
         s->wakeups.holds = 0;
         rvd_stream_take_look_locked(s);
         if (was_handshake) rvd_base_wipe(loop->buf, (size_t)n);  // there was a secret in it
@@ -18362,8 +18367,11 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int *waits)
     if (!is_wanting && s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
     rvd_reader_loop_end(&s->reader);
     rvd_stream_unlock(s);
-    if (n > 0 && most == s->read_most)
-        is_enough = rvd_stream_read_adapt(s, (size_t)n, rvd_sys_now_us() - begun_us);
+    if (n > 0 && most == s->read_most) {
+        int is_tiny = events > (size_t)n / RVD_STREAM_TINY;
+        is_enough = rvd_stream_read_adapt(s, (size_t)n, rvd_sys_now_us() - begun_us,
+                                          is_tiny ? RVD_STREAM_TURN_TINY_US : RVD_STREAM_TURN_US);
+    }
     *waits = n == REVDIAL_WANT_WRITE;
     if (n <= 0) rvd_stream_wait_io(s, *waits ? REVDIAL_WANT_WRITE : REVDIAL_WANT_READ);
     if (s->transport) return n > 0 && !is_enough;

@@ -646,13 +646,13 @@ TEST(a_read_that_takes_long_is_followed_by_a_shorter_one_and_a_quick_one_by_a_lo
 {
     static revdial_session s;
     s.read_most = RVD_LOOP_BUFFER;
-    CHECK_INT(rvd_stream_read_adapt(&s, RVD_LOOP_BUFFER, 100 * RVD_STREAM_TURN_US), 1);
+    CHECK_INT(rvd_stream_read_adapt(&s, RVD_LOOP_BUFFER, 20000, 200), 1);
     CHECK_INT(s.read_most, RVD_LOOP_BUFFER / 100);
-    CHECK_INT(rvd_stream_read_adapt(&s, s.read_most, 10 * RVD_STREAM_TURN_US), 1);
+    CHECK_INT(rvd_stream_read_adapt(&s, s.read_most, 2000, 200), 1);
     CHECK_INT(s.read_most, RVD_STREAM_READ_MIN);
-    CHECK_INT(rvd_stream_read_adapt(&s, 100, 1), 0);  // it tells nothing of a full one
+    CHECK_INT(rvd_stream_read_adapt(&s, 100, 1, 200), 0);  // it tells nothing of a full one
     CHECK_INT(s.read_most, RVD_STREAM_READ_MIN);
-    for (int i = 0; i < 7; i++) CHECK_INT(rvd_stream_read_adapt(&s, s.read_most, 1), 0);
+    for (int i = 0; i < 7; i++) CHECK_INT(rvd_stream_read_adapt(&s, s.read_most, 99, 200), 0);
     CHECK_INT(s.read_most, RVD_LOOP_BUFFER);
 }
 
