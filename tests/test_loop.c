@@ -154,6 +154,7 @@ static ssize_t fault_sendmsg(int fd, const struct msghdr *all, int flags)
 #define fault_accept(fd, to, len) (fault(ACCEPT) ? -1 : accept(fd, to, len))
 #define fault_accept4(fd, to, len, flags) (fault(ACCEPT) ? -1 : accept4(fd, to, len, flags))
 #define fault_pipe(fds) (fault(PIPE) ? -1 : pipe(fds))
+#define fault_nanosleep nanosleep
 #define fault_pipe2(fds, flags) (fault(PIPE) ? -1 : pipe2(fds, flags))
 #define fault_bind(fd, at, len) (fault(BIND) ? -1 : bind(fd, at, len))
 #define fault_pthread_cond_timedwait(c, m, t) \
@@ -238,6 +239,7 @@ typedef struct watcher {
     rvd_loop_io io;
     rvd_loop *loop;
     int runs, drain, again;
+    int *turn, at;  // if it is set: counts runs of all; the number of the last run
     unsigned seen;  // the ready bits of the last run
 } watcher;
 
@@ -246,6 +248,7 @@ static void watcher_run(rvd_loop_io *io)
     watcher *w = (watcher *)io;
     char buf[64];
     w->runs++;
+    if (w->turn) w->at = ++*w->turn;
     w->seen = io->ready;
     while (w->drain && (io->ready & RVD_LOOP_READ)) {
         ptrdiff_t n = rvd_sys_read(io->fd, buf, sizeof buf);
@@ -1368,6 +1371,33 @@ TEST(again_runs_once_in_each_next_pass_without_waiting)
     close(fds[1]);
 }
 
+TEST(what_has_become_ready_comes_before_what_goes_on_from_the_last_pass)
+{
+    rvd_loop *loop = new_loop();
+    watcher hog, other;
+    int fds[4], turn = 0;
+    new_pair(fds);
+    new_pair(fds + 2);
+    watcher_open(&hog, loop, fds[0]);
+    watcher_open(&other, loop, fds[2]);
+    hog.turn = other.turn = &turn;
+    one_pass(loop);
+    put_bytes(fds[1], 1);
+    hog.again = 2;
+    one_pass(loop);
+    CHECK_INT(turn, 3);
+    put_bytes(fds[3], 1);
+    one_pass(loop);
+    CHECK_INT(turn, 5);
+    CHECK(other.at == 4 && hog.at == 5);
+    one_pass(loop);
+    CHECK_INT(hog.at, 6);
+    rvd_loop_remove(loop, &hog.io);
+    rvd_loop_remove(loop, &other.io);
+    for (int i = 0; i < 4; i++) close(fds[i]);
+    rvd_loop_free(loop);
+}
+
 TEST(a_regular_file_is_always_ready)
 {
     rvd_loop *loop = new_loop();
@@ -2151,9 +2181,10 @@ TEST(a_wait_that_fails_ends_the_run_with_its_error)
 {
     rvd_loop *loop = new_loop();
     fault_clear();
-    fault_set(RVD_SYS_EPOLL ? EPOLL_WAIT : POLL, EBADF, 1);
+    fault_set(RVD_SYS_EPOLL ? EPOLL_WAIT : POLL, RVD_SYS_EPOLL ? EBADF : ENOMEM, 1);
     CHECK_INT(rvd_loop_start(loop), 0);
-    CHECK_INT(rvd_loop_join(loop), -EBADF);
+    if (!RVD_SYS_EPOLL) rvd_loop_stop(loop);  // poll fails for want of something, and goes on
+    CHECK_INT(rvd_loop_join(loop), RVD_SYS_EPOLL ? -EBADF : 0);
     CHECK(!rvd_loop_is_owner(loop));
     rvd_loop_free(loop);
     fault_clear();
