@@ -19552,6 +19552,7 @@ void *revdial_pollset_next(revdial_pollset *set)
 #define RVD_RELAY_SPLICE_MAX 327680u
 #define RVD_RELAY_SPLICE_LEAST 16384
 #define RVD_RELAY_EARLY_MAX 65536u
+#define RVD_RELAY_TINY 1024  // bytes that are worth a system call of their own
 #define RVD_RELAY_UNSENT_US 10000  // first check whether the last bytes have been sent,
 #define RVD_RELAY_UNSENT_TRIES 9   // each next one after twice the time, 2.5 s in all
 #define RVD_RELAY_HURRY_TRIES 8    // while closing: the last of them only
@@ -19591,6 +19592,7 @@ typedef struct rvd_relay {
     uint8_t is_spare;    // as in rvd_relay_ends
     uint8_t is_hook;     // `done` is the application's
     int tries;
+    uint32_t tiny_pass;  // of the loop, in which it last wrote less than RVD_RELAY_TINY
     uint8_t *early;
     size_t early_len, early_at;
     int64_t idle_us, moved_us;
@@ -19780,6 +19782,7 @@ static int rvd_relay_write(rvd_relay *r, const void *data, size_t len)
     }
     revdial_engine_consume(r->session->engine, r->st->id, (size_t)n);
     if (n) rvd_relay_moved(r, 1, (size_t)n);
+    if (len < RVD_RELAY_TINY) r->tiny_pass = (uint32_t)rvd_loop_passes(r->session->loop);
     if ((size_t)n < len) io->ready &= ~(unsigned)RVD_LOOP_WRITE;
     return (size_t)n == len;
 }
@@ -19975,10 +19978,27 @@ static void rvd_relay_on_out(rvd_loop_io *io)
     rvd_relay_run(RVD_BASE_OWNER(io, rvd_relay, out));
 }
 
+// Has it written a tiny piece in this pass, and another one comes? These are collected, until they
+// are many or the descriptors of this pass have run: to write a window byte by byte took 86 % of
+// the time of a proxy that was sent such.
+static int rvd_relay_collects(const rvd_relay *r, unsigned events)
+{
+    const void *data;
+    ptrdiff_t n;
+    if (r->tiny_pass != (uint32_t)rvd_loop_passes(r->session->loop)) return 0;
+    if (events != RVD_STREAM_WAKE_RD) return 0;
+    n = revdial_engine_peek(r->session->engine, r->st->id, &data);
+    return n > 0 && n < RVD_RELAY_TINY;
+}
+
 static void rvd_relay_sink(revdial_stream *st, unsigned events)
 {
     rvd_relay *r = st->sink_ud;
     if (!r->in.slot) return;  // not started: it will look for itself
+    if (rvd_relay_collects(r, events)) {
+        rvd_loop_soon(r->session->loop, &r->in);
+        return;
+    }
     rvd_relay_step_locked(r, events);
     if (r->state != RVD_RELAY_RUNNING) rvd_loop_soon(r->session->loop, &r->in);
 }

@@ -608,6 +608,57 @@ TEST(X3_streams_that_are_reset_at_once_count_until_they_are_gone_and_then_the_se
     trap_close(&t);
 }
 
+static atomic_int tiny_sends;
+
+static ssize_t tiny_send(int fd, const void *buf, size_t len, int flags)
+{
+    atomic_fetch_add(&tiny_sends, 1);
+    return send(fd, buf, len, flags);
+}
+
+TEST(bytes_that_come_one_by_one_reach_their_target_in_few_writes_and_in_order)
+{
+    enum { BYTES = 2000 };
+    static uint8_t frames[BYTES * 13], got[BYTES];
+    char head[4096], url[64], target[40];
+    int port = 0, target_port = 0, wrong = 0;
+    world w;
+    world_init(&w);
+    int listener = raw_listen(8, &port), at = raw_listen(8, &target_port);
+    snprintf(url, sizeof url, "http://127.0.0.1:%d", port);
+    snprintf(target, sizeof target, "127.0.0.1:%d", target_port);
+    w.acfg.url = url;
+    w.acfg.handler = NULL;
+    w.acfg.default_target = target;
+    util_send_instead = tiny_send;
+    w.agents[0] = revdial_agent_start(&w.acfg, NULL);
+    if (CHECK(w.agents[0] != NULL)) {
+        int fd = raw_proxy_accept(listener, head, sizeof head);
+        raw_say(fd, RAW_101);
+        raw_frame_send(fd, RAW_WINDOW, RAW_SYN, 1, 0);
+        int end = accept(at, NULL, NULL);
+        raw_frame_send(fd, RAW_DATA, 0, 1, 1);
+        raw_say(fd, "a");
+        CHECK(raw_read_all(end, got, 1));  // the relay runs
+        for (int i = 0; i < BYTES; i++) {
+            raw_frame_put(frames + i * 13, RAW_DATA, 0, 1, 1);
+            frames[i * 13 + 12] = (uint8_t)(i % 251);
+        }
+        atomic_store(&tiny_sends, 0);
+        raw_send(fd, frames, sizeof frames);
+        CHECK(raw_read_all(end, got, BYTES));
+        CHECK(atomic_load(&tiny_sends) < BYTES / 4);
+        for (int i = 0; i < BYTES; i++) wrong += got[i] != i % 251;
+        CHECK_INT(wrong, 0);
+        close(end);
+        close(fd);
+    }
+    world_close(&w);
+    util_send_instead = NULL;
+    close(listener);
+    close(at);
+}
+
 TEST(X3_a_stream_that_is_reset_in_the_read_that_opens_it_costs_no_thread)
 {
     enum { RESET = 100 };
