@@ -1529,10 +1529,11 @@ REVDIAL_API int revdial_proxy_avoid(revdial_proxy *p, revdial_session *s, const 
 REVDIAL_API void revdial_proxy_get_stats(revdial_proxy *p, revdial_stats *out);
 
 // Stops accepting, tells the backends, and waits for the streams to end. Sessions whose streams
-// have not ended at the timeout are dropped.
+// have not ended at the timeout are dropped. revdial_proxy_stop() in another thread ends the wait,
+// with REVDIAL_ETIMEDOUT.
 //   blocks   for timeout_ms
-//   returns  0 all ended, REVDIAL_ETIMEDOUT, REVDIAL_EDEADLK, REVDIAL_ECLOSED (after fork()),
-//            REVDIAL_ENOMEM
+//   returns  0 all ended, REVDIAL_ETIMEDOUT, REVDIAL_EDEADLK, REVDIAL_ECLOSED (after fork(), or the
+//            proxy is being stopped), REVDIAL_ENOMEM
 //   thread   any but I/O threads
 REVDIAL_API int revdial_proxy_drain(revdial_proxy *p, int timeout_ms);
 
@@ -24691,17 +24692,22 @@ int revdial_proxy_drain(revdial_proxy *p, int timeout_ms)
     int r = 0;
     if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
     if (rvd_proxy_is_on_loop(p)) return REVDIAL_EDEADLK;
+    if (!rvd_proxy_enter(p)) return REVDIAL_ECLOSED;
     pthread_mutex_lock(&p->own.lock);
     p->draining = 1;
     pthread_mutex_unlock(&p->own.lock);
     rvd_proxy_stop_listening(p);
-    if (rvd_owner_snapshot_open(&p->own, &list)) return REVDIAL_ENOMEM;
+    if (rvd_owner_snapshot_open(&p->own, &list)) {
+        rvd_stream_work_end(&p->own.work);
+        return REVDIAL_ENOMEM;
+    }
     for (size_t i = 0; i < list.count; i++) revdial_session_drain(list.all[i], timeout_ms);
     rvd_owner_snapshot_close(&p->own, &list);
     pthread_mutex_lock(&p->own.lock);
-    while (p->own.member_count && r == 0) r = rvd_owner_wait_locked(&p->own, until);
-    r = p->own.member_count || p->own.was_cut ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
+    while (p->own.member_count && !p->closing && r == 0) r = rvd_owner_wait_locked(&p->own, until);
+    r = p->own.member_count || p->own.was_cut || p->closing ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
     pthread_mutex_unlock(&p->own.lock);
+    rvd_stream_work_end(&p->own.work);
     return r;
 }
 

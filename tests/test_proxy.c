@@ -160,6 +160,27 @@ WORLD_TEST(a_drain_that_waits_ends_when_the_last_stream_has)
     }
 }
 
+static void *drain_for_ever(void *arg)
+{
+    CHECK_INT(revdial_proxy_drain(arg, -1), REVDIAL_ETIMEDOUT);
+    return NULL;
+}
+
+WORLD_TEST(a_stop_ends_a_drain_that_another_thread_waits_for)
+{
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    pthread_t waits;
+    char byte;
+    if (!CHECK(st != NULL)) return;
+    waits = util_thread(drain_for_ever, w->proxy);
+    CHECK(util_log_wait(&w->states, REVDIAL_DRAINING, 1, NULL));
+    CHECK_INT(revdial_proxy_stop(w->proxy), 0);
+    w->proxy = NULL;
+    pthread_join(waits, NULL);
+    CHECK_INT(revdial_read(st, &byte, 1), REVDIAL_ECLOSED);
+    revdial_close(st);
+}
+
 typedef struct waiting {
     revdial_proxy *proxy;
     util_gate began, done;
