@@ -62,11 +62,12 @@ def read_counts(data, out):
 
 
 def merge(counts, line, count, branches):
-    """Several functions, and several objects, may have the same line."""
+    """Several functions, and several objects, may have the same line. Where a macro makes other
+    branches of it in some object, those count of which more were taken."""
     known, taken = counts.get(line, (0, []))
     if len(taken) == len(branches):
         taken = [a + b for a, b in zip(taken, branches)]
-    elif len(branches) > len(taken):
+    elif sum(n > 0 for n in branches) >= sum(n > 0 for n in taken):
         taken = branches
     counts[line] = (known + count, taken)
 
