@@ -351,7 +351,8 @@ typedef struct revdial_limits {
     // full, streams are reset with REVDIAL_RESET_CALM until it is not: first those whose reader has
     // taken nothing for 10 s, the longest first. Without one, of the streams whose readers stand
     // still and of those whose readers move, the kind that holds more bytes gives one up. New
-    // streams are still accepted.
+    // streams are still accepted. On Linux, relays keep what large transfers bring in pipes of the
+    // system, which are not counted here: at most 64 of 1 MiB for each I/O thread.
     uint32_t session_window;
     // Largest frame while several streams are busy: default 65524, 512 to 65524.
     uint32_t frame_bytes_max;
