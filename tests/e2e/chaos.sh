@@ -4,7 +4,7 @@
 keepalive_ms=500
 dead_after_ms=3000
 notice_ms=$((keepalive_ms + dead_after_ms + 2000)) # two seconds for a busy machine
-back_ms=15000                                      # backoff is at most 30 s
+back_ms=33000                                      # backoff is at most 30 s
 pause=1.5                                          # seconds: shorter than what makes a peer dead
 liveness=(--keepalive ${keepalive_ms}ms --dead-after ${dead_after_ms}ms)
 rate=8000000
@@ -164,7 +164,7 @@ bits_flip() {
     end_now idler
     is_running proxy && is_running agent || { fail 'a program has died'; return; }
     box forget
-    back_within 40000 "$EPOCHREALTIME" && box pass && survives true
+    back_within $back_ms "$EPOCHREALTIME" && box pass && survives true
 }
 
 many_reloads() {
@@ -236,7 +236,7 @@ names_go_wrong() {
     asked=$(count names.out "^$1.*proxy.chaos.test")
     aborted_at_the_agent && said names.out "^$1.*proxy.chaos.test" 30 $((asked + 1)) || return
     names right 10.77.0.1
-    back_within 40000 "$EPOCHREALTIME"
+    back_within $back_ms "$EPOCHREALTIME"
 }
 
 # ---- an agent that comes and goes ----
