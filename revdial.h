@@ -16243,6 +16243,7 @@ static void rvd_reader_woken(rvd_reader *r, const struct iovec *iov, ptrdiff_t n
 #define RVD_SPLICE_BYTES 1048576  // of a pipe: what anybody may ask for; the default is 1/16 of it
 #define RVD_SPLICE_PIPES 64       // at one time
 #define RVD_SPLICE_SPARES 4       // that are kept for the next transfer
+#define RVD_SPLICE_KEEP_US 500000 // after the last one came back
 
 typedef struct rvd_splice_pipe {
     struct rvd_splice_pipe *next;
@@ -16252,9 +16253,10 @@ typedef struct rvd_splice_pipe {
 } rvd_splice_pipe;
 
 typedef struct rvd_splice_pool {
-    rvd_heap *heap;  // the loop's
+    rvd_loop *loop;
     rvd_splice_pipe *spares;
     unsigned count, spare_count;  // `count` with those in use
+    rvd_loop_timer timer;         // closes the spares
 } rvd_splice_pool;
 
 static void rvd_splice_pipe_free(rvd_splice_pool *pool, rvd_splice_pipe *p)
@@ -16262,7 +16264,7 @@ static void rvd_splice_pipe_free(rvd_splice_pool *pool, rvd_splice_pipe *p)
     pool->count--;
     rvd_sys_close(p->fds[0]);
     rvd_sys_close(p->fds[1]);
-    rvd_base_free(pool->heap, p, sizeof *p);
+    rvd_base_free(&pool->loop->heap, p, sizeof *p);
 }
 
 // Returns an empty pipe; NULL: copy instead.
@@ -16276,10 +16278,10 @@ static rvd_splice_pipe *rvd_splice_get(rvd_splice_pool *pool)
         return p;
     }
     if (pool->count == RVD_SPLICE_PIPES) return NULL;
-    p = rvd_base_alloc(pool->heap, sizeof *p);
+    p = rvd_base_alloc(&pool->loop->heap, sizeof *p);
     if (!p) return NULL;
     if (rvd_sys_pipe(p->fds, RVD_SPLICE_BYTES) < 0) {
-        rvd_base_free(pool->heap, p, sizeof *p);
+        rvd_base_free(&pool->loop->heap, p, sizeof *p);
         return NULL;
     }
     pool->count++;
@@ -16290,7 +16292,9 @@ static rvd_splice_pipe *rvd_splice_get(rvd_splice_pool *pool)
 static void rvd_splice_put(rvd_splice_pool *pool, rvd_splice_pipe *p)
 {
     if (!p) return;
-    if (p->in != p->out || pool->spare_count == RVD_SPLICE_SPARES) {
+    if (p->in != p->out || pool->spare_count == RVD_SPLICE_SPARES ||
+        rvd_loop_timer_set(pool->loop, &pool->timer,
+                           rvd_loop_now(pool->loop) + RVD_SPLICE_KEEP_US) < 0) {
         rvd_splice_pipe_free(pool, p);
         return;
     }
@@ -16299,9 +16303,23 @@ static void rvd_splice_put(rvd_splice_pool *pool, rvd_splice_pipe *p)
     pool->spare_count++;
 }
 
+static void rvd_splice_on_timer(rvd_loop_timer *t)
+{
+    rvd_splice_pool *pool = RVD_BASE_OWNER(t, rvd_splice_pool, timer);
+    while (pool->spares) rvd_splice_pipe_free(pool, rvd_splice_get(pool));
+}
+
+static void rvd_splice_pool_init(rvd_splice_pool *pool, rvd_loop *loop)
+{
+    pool->loop = loop;
+    pool->timer.run = rvd_splice_on_timer;
+}
+
 static void rvd_splice_pool_close(rvd_splice_pool *pool)
 {
-    while (pool->spares) rvd_splice_pipe_free(pool, rvd_splice_get(pool));
+    if (!pool->loop) return;
+    rvd_loop_timer_stop(pool->loop, &pool->timer);
+    rvd_splice_on_timer(&pool->timer);
 }
 
 // Returns bytes, 0 at the end, -EAGAIN: there are none, or the pipe is full.
@@ -16772,8 +16790,9 @@ struct revdial_session {
     rvd_loop_task kick;
     rvd_stream_handshake handshake;
     uint32_t read_most;  // bytes of the next read
-    int header_reads;      // to come that end with a header: see RVD_STREAM_TAKE
-    uint64_t spliced_out;  // out_pipe->out, when it was last looked at
+    int header_reads;    // to come that end with a header: see RVD_STREAM_TAKE
+    int64_t spliced_us;  // when something went into out_pipe
+    unsigned splicers;   // relays that have used it
 
     pthread_mutex_t lock;  // guards all below
     rvd_heap heap;
@@ -17991,17 +18010,14 @@ static int rvd_stream_queue_of(uint64_t rate)
     return thin < RVD_STREAM_QUEUE_MIN ? (int)thin : RVD_STREAM_QUEUE_MIN;
 }
 
-// A pipe that nothing has gone through for a while is another session's.
+// A pipe that nothing goes through any more is another session's. Loop thread.
 static void rvd_stream_pipe_return_locked(revdial_session *s)
 {
     rvd_splice_pipe *p = s->out_pipe;
     if (!p || s->sending || p->in != p->out) return;
-    if (p->out == s->spliced_out) {
-        rvd_splice_put(&s->group->pipes, p);
-        s->out_pipe = NULL;
-        return;
-    }
-    s->spliced_out = p->out;
+    if (s->splicers && rvd_loop_now(s->loop) - s->spliced_us < RVD_STREAM_PACE_US) return;
+    rvd_splice_put(&s->group->pipes, p);
+    s->out_pipe = NULL;
 }
 
 // Follows the measured rate. Only a socket that was full tells what the link can carry; while it
@@ -18011,7 +18027,6 @@ static void rvd_stream_pace_locked(revdial_session *s, int64_t now)
     int64_t passed = now - s->pace.since_us;
     uint64_t rate;
     if (passed < RVD_STREAM_PACE_US) return;
-    rvd_stream_pipe_return_locked(s);
     rvd_stream_thin_locked(s, now);
     rate = s->pace.bytes * 1000000 / (uint64_t)passed;
     if (s->pace.was_blocked && s->pace.bytes)
@@ -18420,6 +18435,7 @@ static void rvd_stream_on_flush(rvd_loop_flush *f)
         rvd_stream_tick_locked(s, rvd_stream_shake_clock(s));  // it may want to say something
     }
     rvd_stream_flush_locked(s);
+    rvd_stream_pipe_return_locked(s);
     if (s->state < RVD_STREAM_LINGER) rvd_stream_timer_arm_locked(s);
     rvd_stream_linger_locked(s);
     rvd_stream_events_locked(s);
@@ -18782,7 +18798,7 @@ static void rvd_stream_group_init(rvd_stream_group *g, rvd_loop *loop, rvd_log *
 {
     const char *congestion = common->congestion ? common->congestion : "";
     g->loop = loop;
-    g->pipes.heap = &loop->heap;
+    rvd_splice_pool_init(&g->pipes, loop);
     g->log = log;
     g->work = work;
     g->tcp_keepalive_ms = common->tcp_keepalive_ms;
@@ -19601,6 +19617,7 @@ typedef struct rvd_relay {
     uint64_t moved[2];
     int half_ms;  // idle_us once one direction is over; 0: has become so, or never does
     int full_reads;                 // in a row; < 0: no matter how many
+    int is_splicer;                 // one of session->splicers
     rvd_splice_pipe *first, *last;  // received, and to be written before what the engine has
     int why_code, why_reset, why_sys;
     const char *why_text;  // static
@@ -19721,6 +19738,9 @@ static size_t rvd_relay_splice(rvd_relay *r)
     if (!room) return rvd_relay_read(r);
     if (!s->out_pipe) s->out_pipe = rvd_splice_get(&s->group->pipes);
     got = s->out_pipe ? rvd_splice_in(s->out_pipe, r->in.fd, room) : -EMFILE;
+    s->spliced_us = rvd_loop_now(s->loop);
+    s->splicers += !r->is_splicer;
+    r->is_splicer = 1;
     revdial_engine_supplied(s->engine, r->st->id, got > 0 ? (size_t)got : 0);
     if (got < RVD_RELAY_SPLICE_LEAST) r->full_reads = 0;
     if (got < 0 && got != -EAGAIN) r->full_reads = RVD_RELAY_FULL_AGAIN;
@@ -19906,6 +19926,7 @@ static void rvd_relay_free(rvd_relay *r)
         r->first = p->next;
         rvd_splice_put(&s->group->pipes, p);
     }
+    s->splicers -= (unsigned)r->is_splicer;
     if (r->st) rvd_stream_free_locked(r->st);
     rvd_stream_touch_locked(s);
     rvd_base_free(&s->heap, r->early, r->early_len);

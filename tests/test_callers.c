@@ -163,23 +163,23 @@ static int call_agent_check(caller *c)
 static int call_proxy_start(void)
 {
     revdial_proxy_config cfg = {0};
-    revdial_proxy *p = revdial_proxy_start(&cfg, NULL);
     pthread_mutex_lock(&all.lock);
-    int fits = p && all.proxy_count < CALLER_STARTED;
-    if (fits) all.proxies[all.proxy_count++] = p;
+    revdial_proxy *p =
+        all.proxy_count < CALLER_STARTED ? revdial_proxy_start(&cfg, NULL) : NULL;
+    if (p) all.proxies[all.proxy_count++] = p;
     pthread_mutex_unlock(&all.lock);
-    return fits;
+    return p != NULL;
 }
 
 static int call_agent_start(void)
 {
     revdial_agent_config cfg = quiet_agent();
-    revdial_agent *a = revdial_agent_start(&cfg, NULL);
     pthread_mutex_lock(&all.lock);
-    int fits = a && all.agent_count < CALLER_STARTED;
-    if (fits) all.agents[all.agent_count++] = a;
+    revdial_agent *a =
+        all.agent_count < CALLER_STARTED ? revdial_agent_start(&cfg, NULL) : NULL;
+    if (a) all.agents[all.agent_count++] = a;
     pthread_mutex_unlock(&all.lock);
-    return fits;
+    return a != NULL;
 }
 
 static int call_proxy_stop(int drains)

@@ -271,6 +271,21 @@ NEW_WORLD_TEST(where_no_pipe_is_to_be_had_a_large_transfer_is_copied)
     line_end(&l, 0);
 }
 
+NEW_WORLD_TEST(after_large_transfers_no_pipe_stays_and_the_session_lives)
+{
+    line l;
+    REQUIRE(splice_world_open(w));
+    check_echo(w);
+    int before = util_fds();
+    REQUIRE(line_open(&l, w));
+    check_transfer(l.client, l.target);
+    check_transfer(l.target, l.client);
+    CHECK(!RVD_SYS_SPLICE || atomic_load(&spliced) > 0);
+    line_end(&l, 0);
+    UTIL_EVENTUALLY(util_fds() <= before);
+    check_echo(w);
+}
+
 TEST(a_session_that_is_lost_in_the_middle_gives_all_descriptors_back)
 {
     int before = util_fds();
