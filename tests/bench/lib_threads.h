@@ -451,7 +451,7 @@ static void drive_poll(lib_run *r)
     lib_begin(r);
     for (size_t i = 0; i < count; i++) poll_driver_ask(&d, i, bench_now_ns());
     while (bench_now_ns() < r->end) {
-        if (revdial_poll(d.items, count, 1000) <= 0) bench_die("poll: nothing comes");
+        if (revdial_poll(d.items, count, 10000) <= 0) bench_die("poll: nothing comes");
         for (size_t i = 0; i < count; i++)
             if (d.items[i].revents) poll_driver_take(&d, i);
     }
