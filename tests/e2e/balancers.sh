@@ -265,10 +265,11 @@ moves() {
 }
 
 # Those of its share come back, and no others, and no request fails. one_comes_back SHARE
+# nginx learns of it by one request in 5 s; one that waits at the proxy for its agent tells nothing.
 one_comes_back() {
     note_ups
     start_load - && start_ring_proxy 1 || return
-    until_true 20 is_owner "${1%% *}" p1 || { fail "p1 gets no agent"; return; }
+    until_true 90 is_owner "${1%% *}" p1 || { fail "p1 gets no agent"; return; }
     until_true 20 come_home 1 2 3 || { not_at_home; return; }
     end_load '' && moved_only "$1"
 }
