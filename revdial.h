@@ -18289,7 +18289,8 @@ static int rvd_stream_shake(revdial_session *s)
         rvd_stream_wait_io(s, r);
         return 0;
     }
-    s->handshake.left_silent = is_silent;
+    // What the transport did not like has come after the look.
+    s->handshake.left_silent = is_silent && err.code == REVDIAL_ELOST;
     rvd_stream_lock(s);
     rvd_stream_broken_locked(s, &err);
     rvd_stream_unlock(s);

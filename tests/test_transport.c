@@ -345,15 +345,16 @@ typedef struct toy_world {
     world w;
     toy_maker proxy, agent;
     util_gate refused;
-    char said[512];  // by the proxy's first session.refused
+    char said[512];  // by the proxy's first session.refused, and its level
+    int level;
 } toy_world;
 
 static void toy_log(void *ud, int level, const char *event, const char *msg)
 {
     toy_world *tw = ud;
-    (void)level;
     if (strcmp(event, "session.refused") != 0) return;
     pthread_mutex_lock(&tw->w.lock);
+    if (!tw->said[0]) tw->level = level;
     if (!tw->said[0]) snprintf(tw->said, sizeof tw->said, "%s", msg);
     pthread_mutex_unlock(&tw->w.lock);
     util_gate_add(&tw->refused, 1);
@@ -619,6 +620,7 @@ TEST(a_handshake_that_fails_is_etls_with_its_reason_on_both_sides)
         CHECK_INT(last.code, i ? REVDIAL_ELOST : REVDIAL_ETLS);
         CHECK_STR(last.msg, i ? "toy: cut off" : "toy: refused");
         CHECK(strstr(tw->said, i ? "toy: refused" : "toy: cut off") != NULL);
+        CHECK_INT(tw->level, i ? REVDIAL_LOG_WARN : REVDIAL_LOG_DEBUG);
         toy_world_free(tw);
     }
 }
