@@ -20,13 +20,13 @@ ROWS = [("up1", "MBps", "bulk up, 1 connection, MB/s"),
         ("up16", "MBps", "bulk up, 16 connections, MB/s"),
         ("down16", "MBps", "bulk down, 16 connections, MB/s"),
         ("ping1", "p50_us", "ping-pong, 1 connection, median µs"),
-        ("ping500", "per_s", "ping-pong, 500 connections, a second"),
-        ("touch1", "per_s", "connect + echo + close, a second"),
+        ("ping500", "per_s", "ping-pong, 500 connections, round trips/s"),
+        ("touch1", "per_s", "connect + echo + close, connections/s"),
         ("touch32", "per_s", "the same, 32 in flight"),
         ("mixed", "MBps", "4 bulk + 1 ping: MB/s"),
         ("mixed", "p50_us", "4 bulk + 1 ping: ping, median µs"),
         ("mixed", "p99_us", "4 bulk + 1 ping: ping, 99th percentile µs")]
-PLOTTED = ["bulk up, 1 connection, MB/s", "ping-pong, 500 connections, a second",
+PLOTTED = ["bulk up, 1 connection, MB/s", "ping-pong, 500 connections, round trips/s",
            "the same, 32 in flight"]
 
 
