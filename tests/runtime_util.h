@@ -1069,6 +1069,18 @@ static inline int raw_connect(const char *address)
     return raw_connect_as(address, 0);
 }
 
+// Both ends of a TCP connection on this machine. Returns 0 if there is none.
+static inline int raw_pair(int fds[2])
+{
+    int port = 0, listener = raw_listen(1, &port);
+    char address[32];
+    snprintf(address, sizeof address, "127.0.0.1:%d", port);
+    fds[0] = raw_connect(address);
+    fds[1] = raw_accept(listener);
+    close(listener);
+    return fds[0] >= 0 && fds[1] >= 0;
+}
+
 // Connects from an address of loopback of its own: 127.0.0.`last`.
 static inline int raw_connect_from(const char *address, int last)
 {

@@ -236,24 +236,13 @@ static revdial_relay_opts joined_opts(joined *j)
     return o;
 }
 
-static int tcp_pair(int fds[2])
-{
-    int port = 0, listener = raw_listen(1, &port);
-    char address[32];
-    snprintf(address, sizeof address, "127.0.0.1:%d", port);
-    fds[0] = raw_connect(address);
-    fds[1] = raw_accept(listener);
-    close(listener);
-    return fds[0] >= 0 && fds[1] >= 0;
-}
-
 NEW_WORLD_TEST(a_join_sends_the_early_bytes_first_and_tells_once_what_moved)
 {
     joined j;
     int fds[2];
     char buf[16];
     size_t bytes;
-    REQUIRE(world_open(w) && tcp_pair(fds));
+    REQUIRE(world_open(w) && raw_pair(fds));
     revdial_relay_opts o = joined_opts(&j);
     revdial_stream *st = world_dial(w, "echo", 0, NULL);
     o.early = "early";
@@ -300,7 +289,7 @@ NEW_WORLD_TEST(an_idle_join_gives_up_and_both_ends_learn_it)
     joined j;
     int fds[2];
     size_t bytes;
-    REQUIRE(world_open(w) && tcp_pair(fds));
+    REQUIRE(world_open(w) && raw_pair(fds));
     revdial_relay_opts o = joined_opts(&j);
     o.idle_ms = 20;
     CHECK_INT(revdial_relay(world_dial(w, "hold", 0, NULL), fds[1], fds[1], &o), 0);
@@ -318,7 +307,7 @@ NEW_WORLD_TEST(a_client_that_resets_its_socket_resets_the_joined_stream)
 {
     joined j;
     int fds[2];
-    REQUIRE(world_open(w) && tcp_pair(fds));
+    REQUIRE(world_open(w) && raw_pair(fds));
     revdial_relay_opts o = joined_opts(&j);
     CHECK_INT(revdial_relay(world_dial(w, "hold", 0, NULL), fds[1], fds[1], &o), 0);
     raw_close_reset(fds[0]);
@@ -336,7 +325,7 @@ NEW_WORLD_TEST(a_client_that_goes_away_while_the_stream_has_no_credit_is_noticed
     joined j;
     int fds[2];
     char buf[16384] = "";
-    REQUIRE(world_open(w) && tcp_pair(fds));
+    REQUIRE(world_open(w) && raw_pair(fds));
     revdial_relay_opts o = joined_opts(&j);
     CHECK_INT(revdial_relay(world_dial(w, "stop", 0, NULL), fds[1], fds[1], &o), 0);
     fcntl(fds[0], F_SETFL, O_NONBLOCK);
@@ -358,13 +347,13 @@ WORLD_TEST(a_join_that_is_refused_has_closed_all_three_and_calls_nobody)
     revdial_relay_opts o = joined_opts(&j);
     o.early = "";
     o.early_len = 65537;
-    CHECK(tcp_pair(fds));
+    CHECK(raw_pair(fds));
     CHECK_INT(revdial_relay(world_dial(w, "hold", 0, NULL), fds[1], fds[1], &o), REVDIAL_EINVAL);
     CHECK_INT(socket_end(fds[0], &bytes), ECONNRESET);
     close(fds[0]);
     o = joined_opts(&j);
     o.idle_ms = -1;
-    CHECK(tcp_pair(fds));
+    CHECK(raw_pair(fds));
     CHECK_INT(revdial_relay(world_dial(w, "hold", 0, NULL), fds[1], fds[1], &o), REVDIAL_EINVAL);
     CHECK_INT(socket_end(fds[0], &bytes), ECONNRESET);
     close(fds[0]);
@@ -380,7 +369,7 @@ NEW_WORLD_TEST(a_join_of_a_stream_that_was_reset_after_its_FIN_delivers_all_and_
     int fds[2];
     raw_frame f = {0};
     size_t bytes;
-    REQUIRE(world_open_proxy(w) && tcp_pair(fds));
+    REQUIRE(world_open_proxy(w) && raw_pair(fds));
     int fd = raw_backend(w->address, "cam-1", NULL);
     revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS);
     revdial_stream *st = revdial_dial(w->proxy, "cam-1", NULL, NULL);

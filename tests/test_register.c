@@ -579,12 +579,7 @@ WORLD_TEST(a_proxy_without_on_stream_refuses_the_backends_streams_and_the_sessio
 
 static int adopt_pair(world *w, int fds[2], const revdial_attach_opts *how)
 {
-    int port = 0, listener = raw_listen(1, &port);
-    char address[32];
-    snprintf(address, sizeof address, "127.0.0.1:%d", port);
-    fds[0] = raw_connect(address);
-    fds[1] = raw_accept(listener);
-    close(listener);
+    if (!raw_pair(fds)) abort();
     return revdial_proxy_attach(w->proxy, fds[1], how, NULL);
 }
 

@@ -58,17 +58,6 @@ static void on_line_done(void *ud, const uint64_t moved[2], const revdial_err *w
     util_gate_add(&l->done, 1);
 }
 
-static void tcp_pair(int fds[2])
-{
-    int port = 0, listener = raw_listen(1, &port);
-    char address[32];
-    snprintf(address, sizeof address, "127.0.0.1:%d", port);
-    fds[0] = raw_connect(address);
-    fds[1] = raw_accept(listener);
-    close(listener);
-    if (fds[0] < 0 || fds[1] < 0) abort();
-}
-
 static void relaying(void *ud, revdial_stream *st)
 {
     int fds[2];
@@ -77,7 +66,7 @@ static void relaying(void *ud, revdial_stream *st)
         util_handler(ud, st);
         return;
     }
-    tcp_pair(fds);
+    if (!raw_pair(fds)) abort();
     wanted->target = fds[0];
     CHECK_INT(revdial_relay(st, fds[1], fds[1], &o), 0);
     util_gate_add(&given, 1);
@@ -105,7 +94,7 @@ static int line_open(line *l, world *w)
     if (!st) return test_fail(__FILE__, __LINE__, "no stream: %s", err.msg);
     make_fast(revdial_stream_session(st));
     make_fast(revdial_agent_wait(w->agents[0], UTIL_WAIT_MS, NULL));
-    tcp_pair(fds);
+    if (!raw_pair(fds)) abort();
     l->client = fds[0];
     return CHECK_INT(revdial_relay(st, fds[1], fds[1], &o), 0) &&
            CHECK(util_gate_wait(&given, before + 1));
@@ -297,7 +286,7 @@ TEST(a_session_that_is_lost_in_the_middle_gives_all_descriptors_back)
         if (CHECK(splice_world_open(&w) && line_open(&l, &w))) {
             transfer_begin(&t, i ? l.target : l.client, BULK);
             pattern_read(i ? l.client : l.target, 0, 4 << 20);
-                    revdial_session *s = revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL);
+            revdial_session *s = revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL);
             revdial_session_kill(s);
             revdial_session_unref(s);
             CHECK_INT(raw_wait(i ? l.client : l.target, POLLIN, UTIL_WAIT_MS), 1);
