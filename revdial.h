@@ -956,17 +956,18 @@ REVDIAL_API size_t revdial_engine_lent(revdial_engine *e, uint32_t id);
 //            and revdial_engine_lent() says how many are still lent
 REVDIAL_API ptrdiff_t revdial_engine_recall(revdial_engine *e, uint32_t id);
 
-// supply and supplied are reserve and commit for payload that stays with you, in a pipe say. Where
-// revdial_engine_output() shows a vector without a base, the next bytes of what you supplied belong
-// on the wire, in the order of the calls and whatever has become of their streams.
+// supply and supplied are reserve and commit for payload that you keep, for example in a pipe.
+// revdial_engine_output() shows a vector without a base where its next bytes belong on the wire: in
+// the order of the calls, also when their stream has ended meanwhile.
 //   returns  bytes, more than reserve ever gives; 0: not now or not here, and reserve says why
 REVDIAL_API size_t revdial_engine_supply(revdial_engine *e, uint32_t id, size_t want);
 REVDIAL_API void revdial_engine_supplied(revdial_engine *e, uint32_t id, size_t n);
 
-// coming is revdial_engine_expected() for the stream that a frame begun belongs to, if the frame is
-// too long for reserve. Its ud tells which one. You may read up to that many bytes from the
-// connection yourself: take counts them as received. Deliver them before what peek shows; taken
-// gives the credit of n bytes back when they have left you.
+// coming is revdial_engine_expected() for the stream whose frame has begun, if that frame is a long
+// one; *ud is the stream's, or NULL. You may read up to that many bytes from the connection
+// yourself: take counts n of them as received. Deliver them before what peek shows. When n of them
+// have left you, taken gives their credit back.
+//   returns  bytes; 0: there is no such frame
 REVDIAL_API size_t revdial_engine_coming(revdial_engine *e, void **ud);
 REVDIAL_API void revdial_engine_take(revdial_engine *e, uint32_t id, size_t n, int64_t now_us);
 REVDIAL_API void revdial_engine_taken(revdial_engine *e, uint32_t id, size_t n);
