@@ -11767,7 +11767,7 @@ void revdial_engine_acked(revdial_engine *e, int64_t at_us)
 
 // ---- streams ----
 
-static rvd_mux_stream *rvd_engine_find(revdial_engine *e, uint32_t id)
+static inline rvd_mux_stream *rvd_engine_find(revdial_engine *e, uint32_t id)
 {
     rvd_mux_stream *s = rvd_engine_has_session(e) ? rvd_mux_find(&e->mux, id) : NULL;
     return s && !s->released && s->phase != RVD_MUX_HELD ? s : NULL;
