@@ -2173,6 +2173,11 @@ typedef struct rvd_base_link {
 
 #define RVD_BASE_OWNER(link, type, member) ((type *)(void *)((char *)(link)-offsetof(type, member)))
 
+// Walks a list, from owner to owner of its links. The body must not remove the one that it is at.
+#define RVD_BASE_EACH(type, each, head, member) \
+    for (type *each = RVD_BASE_OWNER((head)->next, type, member); &each->member != (head); \
+         each = RVD_BASE_OWNER(each->member.next, type, member))
+
 static void rvd_base_link_init(rvd_base_link *l)
 {
     l->next = l->prev = l;
@@ -6718,8 +6723,7 @@ static void rvd_mux_forgive(rvd_mux *m, int64_t late_us)
     m->progress_us = rvd_base_sooner(m->progress_us + late_us, m->now_us);
     m->acked_us = rvd_base_sooner(m->acked_us + late_us, m->now_us);
     for (int k = 0; k < RVD_MUX_TIMERS; k++)
-        for (rvd_base_link *l = m->timers[k].next; l != &m->timers[k]; l = l->next)
-            RVD_BASE_OWNER(l, rvd_mux_stream, timer)->timer_us += late_us;
+        RVD_BASE_EACH (rvd_mux_stream, s, &m->timers[k], timer) s->timer_us += late_us;
 }
 
 static int64_t rvd_mux_tick(rvd_mux *m, int64_t now_us)
@@ -7340,8 +7344,7 @@ static void rvd_mux_held_check(rvd_mux *m)
     uint64_t size = 0, bytes[2] = {0, 0};
     for (int moving = 0; moving < 2; moving++) {
         uint32_t oldest_ms = UINT32_MAX;
-        for (rvd_base_link *l = m->held[moving].next; l != &m->held[moving]; l = l->next) {
-            const rvd_mux_stream *s = RVD_BASE_OWNER(l, rvd_mux_stream, held);
+        RVD_BASE_EACH (const rvd_mux_stream, s, &m->held[moving], held) {
             const uint32_t stuck_for_ms = rvd_mux_now_ms(m) - s->stuck_ms;
             REVDIAL_ASSERT(s->head && s->is_moving == moving && stuck_for_ms <= oldest_ms);
             oldest_ms = stuck_for_ms;
@@ -8497,8 +8500,7 @@ static rvd_auth_turn *rvd_auth_turn_end(rvd_auth_guard *g, rvd_auth_turn *t)
 {
     rvd_base_link_remove(&t->link);
     if (!t->is_counted) return NULL;
-    for (rvd_base_link *l = g->queue.next; l != &g->queue; l = l->next) {
-        rvd_auth_turn *next = RVD_BASE_OWNER(l, rvd_auth_turn, link);
+    RVD_BASE_EACH (rvd_auth_turn, next, &g->queue, link) {
         if (next->bucket != t->bucket) continue;
         rvd_base_link_remove(&next->link);
         next->is_counted = 1;
@@ -12514,11 +12516,12 @@ enum {
 
 // Fills err, which may be NULL: `text`, if there is one, in quotes and cut; `why`; the system's own
 // reason. Control bytes of a peer or a file become '?', so that they cannot steer a terminal.
-static void rvd_sys_fail(revdial_err *err, int code, int sys, const char *text, const char *why)
+//   returns  code
+static int rvd_sys_fail(revdial_err *err, int code, int sys, const char *text, const char *why)
 {
     enum { TEXT_MAX = 130 };  // leaves 100 bytes of msg for the reason
     rvd_base_text t;
-    if (!err) return;
+    if (!err) return code;
     memset(err, 0, sizeof *err);
     err->code = code;
     err->sys = sys;
@@ -12534,6 +12537,7 @@ static void rvd_sys_fail(revdial_err *err, int code, int sys, const char *text, 
     }
     // strerror() makes a static buffer for unknown numbers only, and these come from the system.
     if (sys) RVD_BASE_ADD(&t, ": ", strerror(sys));
+    return code;
 }
 
 // Microseconds of CLOCK_MONOTONIC, never 0, so that 0 can mean "not set" everywhere.
@@ -13426,8 +13430,7 @@ static int rvd_sys_congestion_check(const char *name, revdial_err *err)
     RVD_BASE_JOIN(why, sizeof why, "common.congestion: ",
                   r == -EPERM ? "not allowed to this process" : "not known to this system",
                   offered[0] ? "; there are: " : "", offered);
-    rvd_sys_fail(err, REVDIAL_EINVAL, 0, name, why);
-    return REVDIAL_EINVAL;
+    return rvd_sys_fail(err, REVDIAL_EINVAL, 0, name, why);
 }
 
 // A session's socket. The session's own timers notice a dead peer. The system backs them up after
@@ -15058,8 +15061,8 @@ static int rvd_loop_pool_is_mine(rvd_loop_pool *pool)
 {
     int yes = 0;
     pthread_mutex_lock(&pool->lock);
-    for (rvd_base_link *l = pool->workers.next; !yes && l != &pool->workers; l = l->next)
-        yes = pthread_equal(RVD_BASE_OWNER(l, rvd_loop_worker, link)->thread, pthread_self());
+    RVD_BASE_EACH (rvd_loop_worker, w, &pool->workers, link)
+        yes |= pthread_equal(w->thread, pthread_self()) != 0;
     pthread_mutex_unlock(&pool->lock);
     return yes;
 }
@@ -15210,8 +15213,7 @@ typedef struct rvd_lookup_places {
 static void rvd_lookup_count(const rvd_base_link *list, const rvd_lookup_name *n,
                              rvd_lookup_places *out)
 {
-    for (rvd_base_link *l = list->next; l != list; l = l->next) {
-        const rvd_lookup_name *other = rvd_lookup_name_of(l);
+    RVD_BASE_EACH (const rvd_lookup_name, other, list, link) {
         if (other->asker == RVD_LOOKUP_URGENT) continue;
         out->all++;
         out->askers += other->asker == n->asker;
@@ -15237,8 +15239,7 @@ static int rvd_lookup_may_start(const rvd_lookup_desk *d, const rvd_lookup_name 
 static rvd_lookup_name *rvd_lookup_next(rvd_lookup_desk *d)
 {
     const rvd_lookup_name *held = NULL;
-    for (rvd_base_link *l = d->waiting.next; l != &d->waiting; l = l->next) {
-        rvd_lookup_name *n = rvd_lookup_name_of(l);
+    RVD_BASE_EACH (rvd_lookup_name, n, &d->waiting, link) {
         if (held && n->asker == held->asker && n->zone == held->zone) continue;
         if (rvd_lookup_may_start(d, n)) return n;
         held = n;
@@ -15346,8 +15347,7 @@ static rvd_lookup_name *rvd_lookup_find(rvd_lookup_desk *d, uint64_t asker, cons
 {
     rvd_base_link *lists[] = {&d->waiting, &d->ready, &d->running};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
-        for (rvd_base_link *l = lists[i]->next; l != lists[i]; l = l->next) {
-            rvd_lookup_name *n = rvd_lookup_name_of(l);
+        RVD_BASE_EACH (rvd_lookup_name, n, lists[i], link) {
             if (n->asker != asker) continue;
             if (strcmp(n->host, host) == 0) return n;
             *waiting += n->state == RVD_LOOKUP_IS_WAITING;
@@ -15433,8 +15433,7 @@ static void rvd_lookup_close(rvd_lookup_desk *d)
         rvd_lookup_name_free(rvd_lookup_name_of(d->waiting.next));
     while (!rvd_base_link_is_alone(&d->ready))
         rvd_lookup_name_free(rvd_lookup_name_of(d->ready.next));
-    for (rvd_base_link *l = d->running.next; l != &d->running; l = l->next) {
-        rvd_lookup_name *n = rvd_lookup_name_of(l);
+    RVD_BASE_EACH (rvd_lookup_name, n, &d->running, link) {
         REVDIAL_ASSERT(rvd_base_link_is_alone(&n->lookups));
         n->is_left = 1;
         pthread_detach(n->thread);
@@ -16902,17 +16901,25 @@ static int rvd_stream_fail(revdial_err *err, int code, int reset, const char *te
 // The system has refused something. r: -errno.
 static int rvd_stream_fail_sys(revdial_err *err, int r, const char *text)
 {
-    rvd_sys_fail(err, REVDIAL_ESYS, -r, NULL, text);
-    return REVDIAL_ESYS;
+    return rvd_sys_fail(err, REVDIAL_ESYS, -r, NULL, text);
 }
 
 // Puts words before the reason, which is cut at its end to fit. err may be NULL.
-static void rvd_stream_fail_in(revdial_err *err, const char *where)
+//   returns  REVDIAL_EINVAL, for what is wrong with an argument
+static int rvd_stream_fail_in(revdial_err *err, const char *where)
 {
     char why[sizeof err->msg];
-    if (!err) return;
+    if (!err) return REVDIAL_EINVAL;
     memcpy(why, err->msg, sizeof why);
     RVD_BASE_JOIN(err->msg, sizeof err->msg, where, why);
+    return REVDIAL_EINVAL;
+}
+
+// The same as rvd_stream_fail(), for a function that returns a pointer. Returns NULL.
+static void *rvd_stream_fail_null(revdial_err *err, int code, const char *text)
+{
+    rvd_stream_fail(err, code, 0, text);
+    return NULL;
 }
 
 // What proxies and agents have in common; its limits are for the engine to check.
@@ -16945,8 +16952,7 @@ static ptrdiff_t rvd_stream_recv(revdial_session *s, void *buf, size_t len, revd
     n = rvd_sys_read(s->fd, buf, len);
     if (n >= 0) return n;
     if (n == -EAGAIN) return REVDIAL_WANT_READ;
-    rvd_sys_fail(err, REVDIAL_ELOST, (int)-n, NULL, "receiving from the peer failed");
-    return REVDIAL_ELOST;
+    return rvd_sys_fail(err, REVDIAL_ELOST, (int)-n, NULL, "receiving from the peer failed");
 }
 
 // Sends vectors of which some have no base: there the pipe's bytes belong.
@@ -16986,8 +16992,7 @@ static ptrdiff_t rvd_stream_send(revdial_session *s, const struct iovec *iov, in
                                         : rvd_sys_writev(s->fd, iov, count);
     if (n >= 0) return n;
     if (n == -EAGAIN) return REVDIAL_WANT_WRITE;
-    rvd_sys_fail(err, REVDIAL_ELOST, (int)-n, NULL, "sending to the peer failed");
-    return REVDIAL_ELOST;
+    return rvd_sys_fail(err, REVDIAL_ELOST, (int)-n, NULL, "sending to the peer failed");
 }
 
 // Says to the peer that nothing more comes. Only the thread that is `sending` may call it.
@@ -17150,8 +17155,7 @@ static void rvd_stream_wake_locked(revdial_stream *st, unsigned events)
 {
     revdial_session *s = st->session;
     st->quiet = 0;
-    for (rvd_base_link *l = st->waiters.next; l != &st->waiters; l = l->next) {
-        rvd_stream_waiter *w = RVD_BASE_OWNER(l, rvd_stream_waiter, link);
+    RVD_BASE_EACH (rvd_stream_waiter, w, &st->waiters, link) {
         if (w->events & events) rvd_stream_wake_waiter_locked(s, w);
     }
     if (st->member) rvd_stream_member_moved(st->member);
@@ -17165,8 +17169,7 @@ static void rvd_stream_wake_locked(revdial_stream *st, unsigned events)
 static void rvd_stream_deliver_locked(revdial_stream *st)
 {
     revdial_session *s = st->session;
-    for (rvd_base_link *l = st->waiters.next; l != &st->waiters; l = l->next) {
-        rvd_stream_waiter *w = RVD_BASE_OWNER(l, rvd_stream_waiter, link);
+    RVD_BASE_EACH (rvd_stream_waiter, w, &st->waiters, link) {
         ptrdiff_t n;
         if (!w->buf || w->got == w->len) continue;
         n = revdial_engine_read(s->engine, st->id, w->buf + w->got, w->len - w->got);
@@ -17181,8 +17184,7 @@ static void rvd_stream_deliver_locked(revdial_stream *st)
 static int rvd_stream_queue_write_locked(revdial_stream *st)
 {
     revdial_session *s = st->session;
-    for (rvd_base_link *l = st->waiters.next; l != &st->waiters; l = l->next) {
-        rvd_stream_waiter *w = RVD_BASE_OWNER(l, rvd_stream_waiter, link);
+    RVD_BASE_EACH (rvd_stream_waiter, w, &st->waiters, link) {
         ptrdiff_t n;
         if (!w->from) continue;
         do {
@@ -17492,8 +17494,7 @@ static int rvd_stream_address_check(const char *field, const char *text, revdial
 {
     rvd_sys_addr a;
     if (!text || rvd_sys_addr_parse(text, 0, &a, err) == 0) return REVDIAL_OK;
-    rvd_stream_fail_in(err, field);
-    return REVDIAL_EINVAL;
+    return rvd_stream_fail_in(err, field);
 }
 
 // Is this HOST:PORT or unix:/path? The zone of an IPv6 address is an interface of the backend, so
@@ -17504,8 +17505,7 @@ static int rvd_stream_target_check(const char *text, revdial_err *err)
     rvd_sys_endpoint e;
     if (!text) return REVDIAL_OK;
     if (rvd_sys_addr_split(rvd_sys_without_zone(text, plain), 1, &e, err) == 0) return REVDIAL_OK;
-    rvd_stream_fail_in(err, "target: ");
-    return REVDIAL_EINVAL;
+    return rvd_stream_fail_in(err, "target: ");
 }
 
 // Checks what does not depend on the backend.
@@ -17673,15 +17673,11 @@ revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts
     static const revdial_dial_opts none;
     rvd_stream_dial d;
     memset(&d, 0, sizeof d);
-    if (s && rvd_stream_is_child(s)) {
-        rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
-        return NULL;
-    }
-    if (!s || rvd_stream_is_on_loop(s)) {
-        rvd_stream_fail(err, s ? REVDIAL_EDEADLK : REVDIAL_EINVAL, 0,
-                        s ? "dial: would block its own I/O thread" : "session: NULL");
-        return NULL;
-    }
+    if (s && rvd_stream_is_child(s))
+        return rvd_stream_fail_null(err, REVDIAL_ECLOSED, RVD_STREAM_CHILD);
+    if (!s || rvd_stream_is_on_loop(s))
+        return rvd_stream_fail_null(err, s ? REVDIAL_EDEADLK : REVDIAL_EINVAL,
+                                    s ? "dial: would block its own I/O thread" : "session: NULL");
     d.opts = opts ? opts : &none;
     if (rvd_stream_dial_check(d.opts, err)) return NULL;
     rvd_stream_dial_begin(&d);
@@ -18054,9 +18050,8 @@ static void rvd_stream_timer_arm_locked(revdial_session *s)
 // Every stream and dial of the session learns that it is over.
 static void rvd_stream_end_all_locked(revdial_session *s)
 {
-    for (rvd_base_link *l = s->streams.next; l != &s->streams; l = l->next)
-        rvd_stream_wake_locked(RVD_BASE_OWNER(l, revdial_stream, link),
-                               RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_END);
+    RVD_BASE_EACH (revdial_stream, st, &s->streams, link)
+        rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_END);
     while (!rvd_base_link_is_alone(&s->dials_waiting)) {
         rvd_stream_dial *d = RVD_BASE_OWNER(s->dials_waiting.next, rvd_stream_dial, link);
         rvd_stream_dial_fail_locked(s, d, s->why.code, s->why.msg);
@@ -18701,10 +18696,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
 {
     rvd_heap heap = {cfg->engine->alloc, cfg->engine->alloc_ud, 0};
     revdial_session *s = rvd_base_alloc(&heap, sizeof *s);
-    if (!s) {
-        rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a session");
-        return NULL;
-    }
+    if (!s) return rvd_stream_fail_null(err, REVDIAL_ENOMEM, "out of memory for a session");
     s->member = rvd_base_alloc(&heap, cfg->host->member_size);
     s->engine = s->member ? revdial_engine_new(cfg->engine, rvd_sys_now_us(), err) : NULL;
     if (!s->engine || pthread_mutex_init(&s->lock, NULL)) {
@@ -18787,12 +18779,8 @@ static void rvd_stream_on_group_end(rvd_loop_task *task)
 {
     rvd_stream_group *g = RVD_BASE_OWNER(task, rvd_stream_group, end);
     g->ending = 1;
-    for (rvd_base_link *l = g->sessions.next; l != &g->sessions; l = l->next)
-        rvd_stream_kill_soon(RVD_BASE_OWNER(l, revdial_session, link));
-    for (rvd_base_link *l = g->guests.next; l != &g->guests; l = l->next) {
-        rvd_stream_guest *guest = RVD_BASE_OWNER(l, rvd_stream_guest, link);
-        guest->end(guest);
-    }
+    RVD_BASE_EACH (revdial_session, s, &g->sessions, link) rvd_stream_kill_soon(s);
+    RVD_BASE_EACH (rvd_stream_guest, guest, &g->guests, link) guest->end(guest);
 }
 
 static void rvd_stream_group_init(rvd_stream_group *g, rvd_loop *loop, rvd_log *log,
@@ -18924,8 +18912,7 @@ size_t revdial_session_list_streams(revdial_session *s, int blocked_ms, revdial_
     const int64_t now_us = rvd_sys_now_us();
     if (rvd_stream_is_child(s)) return 0;
     rvd_stream_lock(s);
-    for (rvd_base_link *l = s->streams.next; l != &s->streams; l = l->next) {
-        revdial_stream *st = RVD_BASE_OWNER(l, revdial_stream, link);
+    RVD_BASE_EACH (revdial_stream, st, &s->streams, link) {
         revdial_flow_info flow;
         int64_t for_ms;
         if (revdial_engine_get_flow(s->engine, st->id, &flow) < 0) continue;
@@ -18946,13 +18933,13 @@ int revdial_session_find_stream(revdial_session *s, const char *dial, revdial_st
     int r = REVDIAL_EINVAL;
     if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
-    for (rvd_base_link *l = s->streams.next; r != 0 && l != &s->streams; l = l->next) {
-        revdial_stream *st = RVD_BASE_OWNER(l, revdial_stream, link);
+    RVD_BASE_EACH (revdial_stream, st, &s->streams, link) {
         rvd_stream_dial_locked(st, out);
         if (strcmp(out->dial, dial) != 0) continue;
         r = revdial_engine_get_flow(s->engine, st->id, &out->flow);
         rvd_stream_describe_locked(st, out);
         out->blocked_ms = rvd_stream_blocked_ms(&out->flow, now_us);
+        if (r == 0) break;
     }
     rvd_stream_unlock(s);
     if (r != 0) memset(out, 0, sizeof *out);
@@ -20384,6 +20371,12 @@ static int rvd_owner_probe(const revdial_engine_config *e, revdial_err *err)
 
 // ---- its sessions ----
 
+// May new streams be opened on it?
+static int rvd_owner_is_usable(const rvd_owner_member *m)
+{
+    return m->is_up && !rvd_stream_is_leaving(m->session);
+}
+
 static void rvd_owner_member_init(rvd_owner_member *m, revdial_session *s)
 {
     m->session = s;
@@ -20435,11 +20428,10 @@ static int rvd_owner_snapshot_locked(rvd_owner *o, rvd_owner_snapshot *list)
     list->count = 0;
     list->size = (o->member_count + (size_t)1) * sizeof *list->all;
     list->all = rvd_owner_alloc(o, list->size);
-    for (rvd_base_link *l = o->members.next; list->all && l != &o->members; l = l->next) {
-        rvd_owner_member *m = RVD_BASE_OWNER(l, rvd_owner_member, link);
+    if (!list->all) return REVDIAL_ENOMEM;
+    RVD_BASE_EACH (rvd_owner_member, m, &o->members, link)
         list->all[list->count++] = revdial_session_ref(m->session);
-    }
-    return list->all ? REVDIAL_OK : REVDIAL_ENOMEM;
+    return REVDIAL_OK;
 }
 
 static int rvd_owner_snapshot_open(rvd_owner *o, rvd_owner_snapshot *list)
@@ -21001,8 +20993,7 @@ static void rvd_proxy_contest_locked(rvd_proxy_name *n)
 static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revdial_session **old)
 {
     const rvd_proxy_member *own = s->member;
-    for (rvd_base_link *l = n->sessions.next; l != &n->sessions; l = l->next) {
-        rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
+    RVD_BASE_EACH (rvd_proxy_member, m, &n->sessions, link) {
         if (rvd_stream_is_leaving(m->base.session)) continue;
         if (!s->is_peer && !rvd_auth_shares(m->holder, own->holder)) return REVDIAL_EDUPLICATE;
         if (s->instance[0] && m->holder.who == own->holder.who &&
@@ -21024,8 +21015,8 @@ static int rvd_proxy_is_greedy_locked(const revdial_proxy *p, const rvd_proxy_me
     unsigned count = 0;
     unsigned limit = rvd_proxy_or(m->base.quota.max_sessions, p->cfg.max_sessions_per_identity);
     if (!limit) return 0;
-    for (rvd_base_link *l = p->own.members.next; l != &p->own.members && count < limit; l = l->next)
-        count += RVD_BASE_OWNER(l, rvd_proxy_member, base.link)->holder.who == who;
+    RVD_BASE_EACH (rvd_proxy_member, other, &p->own.members, base.link)
+        count += other->holder.who == who;
     return count >= limit;
 }
 
@@ -21195,12 +21186,12 @@ static rvd_proxy_member *rvd_proxy_best_locked(revdial_proxy *p, rvd_proxy_pick 
     rvd_proxy_member *best = NULL;
     pick->has_others = 0;
     *code = REVDIAL_ENOBACKEND;
-    for (rvd_base_link *l = n ? n->sessions.next : NULL; n && l != &n->sessions; l = l->next) {
-        rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
+    if (!n) return NULL;
+    RVD_BASE_EACH (rvd_proxy_member, m, &n->sessions, link) {
         revdial_session *s = m->base.session;
         if (pick->opts->session && pick->opts->session != s) continue;
         if (m->base.is_up && *code && rvd_stream_is_leaving(s)) *code = REVDIAL_EDRAINING;
-        if (!m->base.is_up || rvd_stream_is_leaving(s)) continue;
+        if (!rvd_owner_is_usable(&m->base)) continue;
         *code = 0;
         if (rvd_proxy_is_tried(pick, s) || (s->is_peer && atomic_load(&s->is_silent))) continue;
         pick->has_others = best != NULL;
@@ -21351,9 +21342,8 @@ static void rvd_proxy_question(revdial_proxy *p, const revdial_session *s)
     rvd_proxy_member *own = s->member;
     size_t count = 0;
     pthread_mutex_lock(&p->own.lock);
-    for (rvd_base_link *l = own->name->sessions.next;
-         l != &own->name->sessions && count < RVD_PROXY_RIVALS; l = l->next) {
-        rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
+    RVD_BASE_EACH (rvd_proxy_member, m, &own->name->sessions, link) {
+        if (count == RVD_PROXY_RIVALS) break;
         if (m == own || m->holder.who != own->holder.who ||
             !rvd_proxy_is_same_machine(m->base.session, s))
             continue;
@@ -21827,13 +21817,10 @@ static void rvd_proxy_on_goaway(revdial_session *s)
 // Is there another session to ask that is well?
 static int rvd_proxy_has_others_locked(const rvd_proxy_member *m)
 {
-    for (rvd_base_link *l = m->link.next; l != &m->link; l = l->next) {
-        const rvd_proxy_member *other = RVD_BASE_OWNER(l, rvd_proxy_member, link);
-        if (l == &m->name->sessions || !other->base.is_up) continue;
-        if (!rvd_stream_is_leaving(other->base.session) &&
+    RVD_BASE_EACH (const rvd_proxy_member, other, &m->name->sessions, link)
+        if (other != m && rvd_owner_is_usable(&other->base) &&
             !atomic_load(&other->base.session->is_silent))
             return 1;
-    }
     return 0;
 }
 
@@ -22112,8 +22099,7 @@ static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p, int is_own)
         int is_coming = now_us - p->last_up_us < RVD_PROXY_COMING_US;
         oldest_us = now_us - (is_coming ? RVD_PROXY_BUSY_US : RVD_PROXY_STALE_US);
     }
-    for (rvd_base_link *l = p->waiting.next; l != &p->waiting; l = l->next) {
-        rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, asking);
+    RVD_BASE_EACH (rvd_proxy_member, m, &p->waiting, asking) {
         revdial_session *s = m->base.session;
         unsigned moved_ms = atomic_load_explicit(&s->handshake.moved_ms, memory_order_relaxed);
         int64_t moved_us = s->start_us + (int64_t)moved_ms * 1000;
@@ -22529,12 +22515,11 @@ static int rvd_proxy_attach_check(int fd, const revdial_attach_opts *how, rvd_sy
     if (r > 0) r = rvd_sys_getpeername(fd, peer);
     if (r == 0) r = rvd_sys_set_nonblocking(fd);
     if (r == 0) return REVDIAL_OK;
-    rvd_sys_fail(err,
-                 r == -ENOTCONN ? REVDIAL_ELOST
-                 : r == -EBADF  ? REVDIAL_EINVAL
-                                : REVDIAL_ESYS,
-                 -r, NULL, "fd");
-    return err->code;
+    return rvd_sys_fail(err,
+                        r == -ENOTCONN ? REVDIAL_ELOST
+                        : r == -EBADF  ? REVDIAL_EINVAL
+                                       : REVDIAL_ESYS,
+                        -r, NULL, "fd");
 }
 
 // Closes the descriptor and the transport that were handed over. Returns the error's code.
@@ -22630,10 +22615,9 @@ static rvd_proxy_pick rvd_proxy_pick_start(const revdial_proxy *p, const char *n
 static rvd_proxy_member *rvd_proxy_member_locked(revdial_proxy *p, const revdial_session *s)
 {
     const rvd_proxy_name *n = *rvd_proxy_slot(p, s->name);
-    for (rvd_base_link *l = n ? n->sessions.next : NULL; l && l != &n->sessions; l = l->next) {
-        rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
+    if (!n) return NULL;
+    RVD_BASE_EACH (rvd_proxy_member, m, &n->sessions, link)
         if (m->base.session == s) return m;
-    }
     return NULL;
 }
 
@@ -22805,8 +22789,7 @@ static int rvd_proxy_dial_check(const char *name, const revdial_dial_opts *opts,
 {
     if (rvd_base_is_name(name, strlen(name))) return rvd_stream_dial_check(opts, err);
     rvd_sys_fail(err, REVDIAL_EINVAL, 0, name, RVD_BASE_NAME_RULE);
-    rvd_stream_fail_in(err, "name: ");
-    return REVDIAL_EINVAL;
+    return rvd_stream_fail_in(err, "name: ");
 }
 
 revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_dial_opts *opts,
@@ -22817,21 +22800,15 @@ revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_d
     memset(&d, 0, sizeof d);
     d.opts = opts ? opts : &none;
     rvd_stream_dial_begin(&d);
-    if (p && name && rvd_owner_is_child(&p->own)) {
-        rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
-        return NULL;
-    }
-    if (!p || !name || rvd_proxy_is_on_loop(p)) {
-        rvd_stream_fail(err, p && name ? REVDIAL_EDEADLK : REVDIAL_EINVAL, 0,
-                        p && name ? "dial: would block its own I/O thread"
-                                  : "dial: proxy or name is NULL");
-        return NULL;
-    }
+    if (p && name && rvd_owner_is_child(&p->own))
+        return rvd_stream_fail_null(err, REVDIAL_ECLOSED, RVD_STREAM_CHILD);
+    if (!p || !name || rvd_proxy_is_on_loop(p))
+        return rvd_stream_fail_null(err, p && name ? REVDIAL_EDEADLK : REVDIAL_EINVAL,
+                                    p && name ? "dial: would block its own I/O thread"
+                                              : "dial: proxy or name is NULL");
     if (rvd_proxy_dial_check(name, d.opts, err)) return NULL;
-    if (!rvd_proxy_enter(p)) {
-        rvd_stream_fail(err, REVDIAL_ECLOSED, 0, rvd_proxy_pick_text(REVDIAL_ECLOSED));
-        return NULL;
-    }
+    if (!rvd_proxy_enter(p))
+        return rvd_stream_fail_null(err, REVDIAL_ECLOSED, rvd_proxy_pick_text(REVDIAL_ECLOSED));
     rvd_proxy_dial_sessions(p, name, &d);
     pthread_mutex_lock(&p->own.lock);
     rvd_proxy_count_dial_locked(p, &d);
@@ -23156,8 +23133,7 @@ int revdial_dial_cancel(revdial_proxy *p, int64_t dial)
     int code = REVDIAL_EINVAL;
     if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
     pthread_mutex_lock(&p->own.lock);
-    for (rvd_base_link *l = p->dials.next; l != &p->dials; l = l->next) {
-        rvd_proxy_dial *d = RVD_BASE_OWNER(l, rvd_proxy_dial, link);
+    RVD_BASE_EACH (rvd_proxy_dial, d, &p->dials, link) {
         if (d->id != dial || d->is_cancelled) continue;
         d->is_cancelled = 1;
         rvd_loop_post(d->loop, &d->task);
@@ -23289,8 +23265,7 @@ void revdial_proxy_leave(revdial_proxy *p, int64_t crowd, const char *client)
 {
     if (crowd <= 0 || rvd_owner_is_child(&p->own)) return;
     pthread_mutex_lock(&p->own.lock);
-    for (rvd_base_link *at = p->listeners.next; at != &p->listeners; at = at->next) {
-        const rvd_proxy_listener *l = RVD_BASE_OWNER(at, rvd_proxy_listener, link);
+    RVD_BASE_EACH (const rvd_proxy_listener, l, &p->listeners, link) {
         if (!l->crowd || l->crowd->id != crowd) continue;
         rvd_proxy_crowd_drop_locked(p, l->crowd, client);
         break;
@@ -24268,8 +24243,7 @@ static void rvd_proxy_routes_end(rvd_proxy_listener *l, const char *why)
 // keep the list in that order. NULL: there is none.
 static rvd_proxy_route *rvd_proxy_route_oldest(rvd_proxy_listener *l)
 {
-    for (rvd_base_link *at = l->routed.next; at != &l->routed; at = at->next) {
-        rvd_proxy_route *r = RVD_BASE_OWNER(at, rvd_proxy_route, link);
+    RVD_BASE_EACH (rvd_proxy_route, r, &l->routed, link) {
         if (r->state == RVD_PROXY_READING) return r;
     }
     return NULL;
@@ -24371,26 +24345,28 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
 
 // ---- the application's other calls ----
 
+static unsigned rvd_proxy_count_usable_locked(revdial_proxy *p, const char *name)
+{
+    const rvd_proxy_name *n = *rvd_proxy_slot(p, name);
+    unsigned count = 0;
+    if (!n) return 0;
+    RVD_BASE_EACH (const rvd_proxy_member, m, &n->sessions, link)
+        count += (unsigned)rvd_owner_is_usable(&m->base);
+    return count;
+}
+
 int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned min_sessions, int timeout_ms)
 {
     int64_t until = rvd_stream_deadline(timeout_ms);
-    unsigned up = 0;
+    unsigned up;
     int r = 0;
     if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
     if (rvd_proxy_is_on_loop(p)) return REVDIAL_EDEADLK;
     if (!name || !rvd_base_is_name(name, strlen(name))) return REVDIAL_EINVAL;
     if (!rvd_proxy_enter(p)) return REVDIAL_ECLOSED;
     pthread_mutex_lock(&p->own.lock);
-    for (;;) {
-        rvd_proxy_name *n = *rvd_proxy_slot(p, name);
-        up = 0;
-        for (rvd_base_link *l = n ? n->sessions.next : NULL; n && l != &n->sessions; l = l->next) {
-            rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, link);
-            up += m->base.is_up && !rvd_stream_is_leaving(m->base.session);
-        }
-        if (up >= min_sessions || r || p->closing) break;
+    while ((up = rvd_proxy_count_usable_locked(p, name)) < min_sessions && !r && !p->closing)
         r = rvd_owner_wait_locked(&p->own, until);
-    }
     if (up < min_sessions) r = p->closing ? REVDIAL_ECLOSED : REVDIAL_ETIMEDOUT;
     pthread_mutex_unlock(&p->own.lock);
     rvd_stream_work_end(&p->own.work);
@@ -24403,8 +24379,7 @@ size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob, revdial_sessi
     size_t count = 0;
     if (rvd_owner_is_child(&p->own)) return 0;
     pthread_mutex_lock(&p->own.lock);
-    for (rvd_base_link *l = p->own.members.next; l != &p->own.members; l = l->next) {
-        rvd_proxy_member *m = RVD_BASE_OWNER(l, rvd_proxy_member, base.link);
+    RVD_BASE_EACH (rvd_proxy_member, m, &p->own.members, base.link) {
         const char *name = m->name->name;
         if (!m->base.is_up) continue;
         if (name_glob && !rvd_base_glob(name_glob, strlen(name_glob), name, strlen(name))) continue;
@@ -24520,8 +24495,7 @@ void revdial_proxy_get_stats(revdial_proxy *p, revdial_stats *out)
 static rvd_proxy_listener *rvd_proxy_listener_find_locked(revdial_proxy *p, int64_t id,
                                                           unsigned index)
 {
-    for (rvd_base_link *at = p->listeners.next; at != &p->listeners; at = at->next) {
-        rvd_proxy_listener *l = RVD_BASE_OWNER(at, rvd_proxy_listener, link);
+    RVD_BASE_EACH (rvd_proxy_listener, l, &p->listeners, link) {
         if (l->id == id && (id || index-- == 0)) return l;
     }
     return NULL;
@@ -24559,8 +24533,7 @@ static void rvd_proxy_on_sweep(rvd_loop_task *task)
     rvd_proxy_sweep *s = RVD_BASE_OWNER(task, rvd_proxy_sweep, task);
     rvd_base_link *guests = &s->group->guests;
     if (!atomic_load(&s->wanted)) return;
-    for (rvd_base_link *at = guests->next; at != guests; at = at->next) {
-        rvd_stream_guest *guest = RVD_BASE_OWNER(at, rvd_stream_guest, link);
+    RVD_BASE_EACH (rvd_stream_guest, guest, guests, link) {
         const rvd_proxy_client *c = rvd_relay_runs_for(guest, rvd_proxy_client_on_over);
         if (c && atomic_load(&c->listener->ends_clients)) guest->end(guest);
     }
@@ -24570,8 +24543,7 @@ static void rvd_proxy_on_sweep(rvd_loop_task *task)
 static void rvd_proxy_dials_cancel_locked(const rvd_proxy_listener *l)
 {
     rvd_base_link *dials = &l->proxy->dials;
-    for (rvd_base_link *at = dials->next; at != dials; at = at->next) {
-        rvd_proxy_dial *d = RVD_BASE_OWNER(at, rvd_proxy_dial, link);
+    RVD_BASE_EACH (rvd_proxy_dial, d, dials, link) {
         if (d->from != l) continue;
         d->is_cancelled = 1;
         rvd_loop_post(d->loop, &d->task);
@@ -24655,10 +24627,8 @@ static rvd_proxy_listener *rvd_proxy_listener_to_close(revdial_proxy *p)
 {
     rvd_proxy_listener *found = NULL;
     pthread_mutex_lock(&p->own.lock);
-    for (rvd_base_link *at = p->listeners.next; at != &p->listeners && !found; at = at->next) {
-        rvd_proxy_listener *l = RVD_BASE_OWNER(at, rvd_proxy_listener, link);
-        if (l->state == RVD_PROXY_LISTENS) found = l;
-    }
+    RVD_BASE_EACH (rvd_proxy_listener, l, &p->listeners, link)
+        if (!found && l->state == RVD_PROXY_LISTENS) found = l;
     if (found) rvd_proxy_listener_become(found, RVD_PROXY_CLOSED);
     pthread_mutex_unlock(&p->own.lock);
     return found;
@@ -24669,10 +24639,8 @@ static rvd_proxy_listener *rvd_proxy_listener_with_routes(revdial_proxy *p)
 {
     rvd_proxy_listener *found = NULL;
     pthread_mutex_lock(&p->own.lock);
-    for (rvd_base_link *at = p->listeners.next; at != &p->listeners && !found; at = at->next) {
-        rvd_proxy_listener *l = RVD_BASE_OWNER(at, rvd_proxy_listener, link);
-        if (!rvd_base_link_is_alone(&l->routed)) found = rvd_proxy_listener_ref(l);
-    }
+    RVD_BASE_EACH (rvd_proxy_listener, l, &p->listeners, link)
+        if (!found && !rvd_base_link_is_alone(&l->routed)) found = rvd_proxy_listener_ref(l);
     pthread_mutex_unlock(&p->own.lock);
     return found;
 }
@@ -24767,8 +24735,7 @@ int revdial_proxy_stop(revdial_proxy *p)
         return REVDIAL_EDEADLK;
     pthread_mutex_lock(&p->own.lock);
     p->closing = 1;
-    for (rvd_base_link *l = p->dials.next; l != &p->dials; l = l->next) {
-        rvd_proxy_dial *d = RVD_BASE_OWNER(l, rvd_proxy_dial, link);
+    RVD_BASE_EACH (rvd_proxy_dial, d, &p->dials, link) {
         d->is_cancelled = 1;
         rvd_loop_post(d->loop, &d->task);
     }
@@ -24805,13 +24772,11 @@ static int rvd_proxy_nets_check(const char *field, const char *list, revdial_err
         memcpy(shown, item, rvd_base_min(len, sizeof shown - 1));
         rvd_sys_fail(err, REVDIAL_EINVAL, 0, shown,
                      "not an address, a network such as 10.0.0.0/8, or unix:");
-        rvd_stream_fail_in(err, field);
-        return REVDIAL_EINVAL;
+        return rvd_stream_fail_in(err, field);
     }
     if (count) return REVDIAL_OK;
     rvd_stream_fail(err, REVDIAL_EINVAL, 0, "no address in it");
-    rvd_stream_fail_in(err, field);
-    return REVDIAL_EINVAL;
+    return rvd_stream_fail_in(err, field);
 }
 
 static const char *rvd_proxy_expose_problem(const revdial_expose *x)
@@ -24843,8 +24808,7 @@ static int rvd_proxy_fail_in(revdial_err *err, size_t i)
 {
     char where[32];
     RVD_BASE_JOIN(where, sizeof where, "exposes[", RVD_BASE_NUMBER(i), "].");
-    rvd_stream_fail_in(err, where);
-    return REVDIAL_EINVAL;
+    return rvd_stream_fail_in(err, where);
 }
 
 static int rvd_proxy_exposes_check(const revdial_proxy_config *cfg, revdial_err *err)
@@ -25016,10 +24980,8 @@ static int rvd_proxy_takes_ipv4(revdial_proxy *p, const rvd_sys_endpoint *e, con
         if (rvd_proxy_may_be_ipv4(text, strlen(text), e->port)) return 0;
     }
     pthread_mutex_lock(&p->own.lock);
-    for (rvd_base_link *k = p->listeners.next; k != &p->listeners; k = k->next) {
-        const char *text = RVD_BASE_OWNER(k, rvd_proxy_listener, link)->address;
-        if (rvd_proxy_may_be_ipv4(text, strlen(text), e->port)) takes = 0;
-    }
+    RVD_BASE_EACH (const rvd_proxy_listener, l, &p->listeners, link)
+        if (rvd_proxy_may_be_ipv4(l->address, strlen(l->address), e->port)) takes = 0;
     pthread_mutex_unlock(&p->own.lock);
     return takes;
 }
@@ -25041,11 +25003,9 @@ static int rvd_proxy_listen_parse(revdial_proxy *p, const char *text, rvd_sys_ad
     if (rvd_sys_addr_split(text, 0, &e, err) < 0) return REVDIAL_EINVAL;
     if (e.kind != RVD_SYS_NAME)
         return rvd_sys_addr_parse(text, 0, at, err) < 0 ? REVDIAL_EINVAL : REVDIAL_OK;
-    if (rvd_proxy_is_on_loop(p)) {
-        rvd_sys_fail(err, REVDIAL_EDEADLK, 0, text,
-                     "a host name would block this I/O thread: write its address");
-        return REVDIAL_EDEADLK;
-    }
+    if (rvd_proxy_is_on_loop(p))
+        return rvd_sys_fail(err, REVDIAL_EDEADLK, 0, text,
+                            "a host name would block this I/O thread: write its address");
     r = rvd_sys_resolve(e.host, e.port, at, 1);
     if (r >= 0) return REVDIAL_OK;
     rvd_sys_resolve_fail(err, r, text, "cannot listen there: no such host");
@@ -25073,11 +25033,9 @@ static int rvd_proxy_listen_number(const char *text)
 static int rvd_proxy_listen_copy(rvd_proxy_listener *l, int fd, const char *text, revdial_err *err)
 {
     int copy = rvd_sys_listen_copy(fd);
-    if (copy < 0) {
-        rvd_sys_fail(err, copy == -EMFILE ? REVDIAL_ESYS : REVDIAL_EINVAL, -copy, text,
-                     "not a socket that listens");
-        return copy == -EMFILE ? REVDIAL_ESYS : REVDIAL_EINVAL;
-    }
+    if (copy < 0)
+        return rvd_sys_fail(err, copy == -EMFILE ? REVDIAL_ESYS : REVDIAL_EINVAL, -copy, text,
+                            "not a socket that listens");
     l->io.fd = copy;
     atomic_store(&l->is_shared, 1);
     rvd_proxy_listener_set_address(l);
@@ -25090,8 +25048,7 @@ static int rvd_proxy_listen_instead(rvd_proxy_listener *l, revdial_err *err)
     revdial_proxy *p = l->proxy;
     int code = REVDIAL_EINVAL;
     pthread_mutex_lock(&p->own.lock);
-    for (rvd_base_link *at = p->listeners.next; at != &p->listeners; at = at->next) {
-        const rvd_proxy_listener *old = RVD_BASE_OWNER(at, rvd_proxy_listener, link);
+    RVD_BASE_EACH (const rvd_proxy_listener, old, &p->listeners, link) {
         if (old->id != l->expose.instead_of || old->state != RVD_PROXY_LISTENS) continue;
         code = rvd_proxy_listen_copy(l, old->io.fd, old->address, err);
         pthread_mutex_unlock(&p->own.lock);
@@ -25129,10 +25086,7 @@ static rvd_proxy_listener *rvd_proxy_listener_open(revdial_proxy *p, const revdi
                                                    const char *text, revdial_err *err)
 {
     rvd_proxy_listener *l = rvd_proxy_listener_new(p, x);
-    if (!l) {
-        rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a port");
-        return NULL;
-    }
+    if (!l) return rvd_stream_fail_null(err, REVDIAL_ENOMEM, "out of memory for a port");
     if (rvd_proxy_listen(l, text, err)) {
         rvd_proxy_listener_free(l);
         return NULL;
@@ -25140,8 +25094,7 @@ static rvd_proxy_listener *rvd_proxy_listener_open(revdial_proxy *p, const revdi
     if (x) rvd_proxy_client_tune(l, l->io.fd);
     if (!x || !rvd_proxy_is_limited(x) || rvd_proxy_crowd_new(l)) return l;
     rvd_proxy_listener_free(l);
-    rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a port");
-    return NULL;
+    return rvd_stream_fail_null(err, REVDIAL_ENOMEM, "out of memory for a port");
 }
 
 static void rvd_proxy_listener_list_locked(rvd_proxy_listener *l)
@@ -25193,8 +25146,7 @@ static int rvd_proxy_listen_all(revdial_proxy *p, revdial_err *err)
 static void rvd_proxy_listener_inherit_locked(rvd_proxy_listener *l)
 {
     rvd_base_link *list = &l->proxy->listeners;
-    for (rvd_base_link *at = list->next; at != list; at = at->next) {
-        rvd_proxy_listener *old = RVD_BASE_OWNER(at, rvd_proxy_listener, link);
+    RVD_BASE_EACH (rvd_proxy_listener, old, list, link) {
         if (old->id != l->expose.instead_of) continue;
         memcpy(l->unlink, old->unlink, sizeof l->unlink);
         old->unlink[0] = '\0';
@@ -25303,8 +25255,7 @@ static int rvd_proxy_start(revdial_proxy *p, revdial_err *err)
     }
     rvd_loop_pool_close(&p->auth_pool);
     rvd_loop_pool_close(&p->own.handlers);
-    rvd_sys_fail(err, REVDIAL_ESYS, -r, NULL, "no I/O thread");
-    return REVDIAL_ESYS;
+    return rvd_sys_fail(err, REVDIAL_ESYS, -r, NULL, "no I/O thread");
 }
 
 // The form of an address; it need not be there.
@@ -25354,10 +25305,7 @@ int revdial_proxy_check(const revdial_proxy_config *cfg, revdial_err *err)
 revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err *err)
 {
     revdial_proxy *p;
-    if (!cfg) {
-        rvd_stream_fail(err, REVDIAL_EINVAL, 0, "config: NULL");
-        return NULL;
-    }
+    if (!cfg) return rvd_stream_fail_null(err, REVDIAL_EINVAL, "config: NULL");
     if (rvd_proxy_config_check(cfg, err)) return NULL;
     p = rvd_proxy_new(cfg, err);
     if (!p) return NULL;
@@ -25704,8 +25652,7 @@ static int rvd_agent_allow_check(const char *const *allow, revdial_err *err)
     for (; allow && *allow; allow++) {
         const char *problem = revdial_allow_problem(*allow);
         if (!problem) continue;
-        rvd_sys_fail(err, REVDIAL_EINVAL, 0, *allow, problem);
-        return REVDIAL_EINVAL;
+        return rvd_sys_fail(err, REVDIAL_EINVAL, 0, *allow, problem);
     }
     return REVDIAL_OK;
 }
@@ -26557,8 +26504,8 @@ int revdial_target_connect(const char *const *allow, const char *target, int tim
     t.until_us = timeout_ms < 0 ? INT64_MAX / 4 : now + timeout_ms * (int64_t)1000;
     fd = rvd_agent_target_open(&t, target);
     if (fd >= 0) return fd;
-    code = rvd_stream_reset_error(t.reset);
-    rvd_sys_fail(err, code, 0, target, revdial_reset_text(t.reset));
+    code =
+        rvd_sys_fail(err, rvd_stream_reset_error(t.reset), 0, target, revdial_reset_text(t.reset));
     if (err) err->reset = t.reset;
     return code;
 }
@@ -27531,8 +27478,7 @@ static void rvd_agent_stop_links(revdial_agent *a)
             rvd_agent_link_stop(l, NULL);
     }
     // Only this thread changes the list, so it may walk it without the lock.
-    for (rvd_base_link *k = a->own.members.next; k != &a->own.members; k = k->next) {
-        rvd_owner_member *m = RVD_BASE_OWNER(k, rvd_owner_member, link);
+    RVD_BASE_EACH (rvd_owner_member, m, &a->own.members, link) {
         revdial_session *s = m->session;
         if (m->is_up && drain_ms) {
             revdial_session_drain(s, drain_ms);
@@ -27663,17 +27609,12 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
 {
     rvd_agent_link *l;
     const char *problem;
-    if (a->link_count == RVD_AGENT_LINKS) {
-        rvd_stream_fail(err, REVDIAL_EINVAL, 0, "url: over 64 of them");
-        return NULL;
-    }
+    if (a->link_count == RVD_AGENT_LINKS)
+        return rvd_stream_fail_null(err, REVDIAL_EINVAL, "url: over 64 of them");
     pthread_mutex_lock(&a->own.lock);
     l = rvd_base_alloc(&a->own.heap, sizeof *l);
     pthread_mutex_unlock(&a->own.lock);
-    if (!l) {
-        rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a link");
-        return NULL;
-    }
+    if (!l) return rvd_stream_fail_null(err, REVDIAL_ENOMEM, "out of memory for a link");
     l->agent = a;
     rvd_agent_connector_init(&l->conn, a->loop, l->addresses, &l->found);
     l->conn.io.run = rvd_agent_link_on_io;
@@ -27716,9 +27657,8 @@ static int rvd_agent_links_open(revdial_agent *a, const char *list, revdial_err 
     if (!a->link_count) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "url: none given");
     if (a->link_count == 1 && !a->cfg.all_addresses) return REVDIAL_OK;
     if (strlen(a->cfg.instance) <= RVD_AGENT_INSTANCE_MAX) return REVDIAL_OK;
-    rvd_sys_fail(err, REVDIAL_EINVAL, 0, a->cfg.instance,
-                 "instance: at most 61 characters if there are several links");
-    return REVDIAL_EINVAL;
+    return rvd_sys_fail(err, REVDIAL_EINVAL, 0, a->cfg.instance,
+                        "instance: at most 61 characters if there are several links");
 }
 
 // An instance that no other process has. The first half is the same whenever an agent of that name
@@ -27859,23 +27799,15 @@ static int rvd_agent_config_check(const revdial_agent_config *cfg, revdial_err *
     if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
     code = rvd_stream_common_check(&cfg->common, err);
     if (code) return code;
-    if (cfg->name && !rvd_base_is_name(cfg->name, strlen(cfg->name))) {
-        rvd_sys_fail(err, REVDIAL_EINVAL, 0, cfg->name, RVD_BASE_NAME_RULE);
-        return REVDIAL_EINVAL;
-    }
-    if (cfg->instance && !rvd_base_is_label(cfg->instance, strlen(cfg->instance), 1)) {
-        rvd_sys_fail(err, REVDIAL_EINVAL, 0, cfg->instance, RVD_BASE_INSTANCE_RULE);
-        return REVDIAL_EINVAL;
-    }
-    if (cfg->server_name && !rvd_agent_is_host(cfg->server_name)) {
-        rvd_sys_fail(err, REVDIAL_EINVAL, 0, cfg->server_name,
-                     "server_name: neither a host name nor an address");
-        return REVDIAL_EINVAL;
-    }
-    if (cfg->default_target && rvd_sys_addr_split(cfg->default_target, 1, &e, err) < 0) {
-        rvd_stream_fail_in(err, "default_target: ");
-        return REVDIAL_EINVAL;
-    }
+    if (cfg->name && !rvd_base_is_name(cfg->name, strlen(cfg->name)))
+        return rvd_sys_fail(err, REVDIAL_EINVAL, 0, cfg->name, RVD_BASE_NAME_RULE);
+    if (cfg->instance && !rvd_base_is_label(cfg->instance, strlen(cfg->instance), 1))
+        return rvd_sys_fail(err, REVDIAL_EINVAL, 0, cfg->instance, RVD_BASE_INSTANCE_RULE);
+    if (cfg->server_name && !rvd_agent_is_host(cfg->server_name))
+        return rvd_sys_fail(err, REVDIAL_EINVAL, 0, cfg->server_name,
+                            "server_name: neither a host name nor an address");
+    if (cfg->default_target && rvd_sys_addr_split(cfg->default_target, 1, &e, err) < 0)
+        return rvd_stream_fail_in(err, "default_target: ");
     return rvd_agent_allow_check(cfg->allow, err);
 }
 
@@ -27938,10 +27870,7 @@ static revdial_agent *rvd_agent_new(const revdial_agent_config *cfg, revdial_err
 {
     rvd_heap heap = {cfg->common.alloc, cfg->common.alloc_ud, 0};
     revdial_agent *a = rvd_base_alloc(&heap, sizeof *a);
-    if (!a) {
-        rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the agent");
-        return NULL;
-    }
+    if (!a) return rvd_stream_fail_null(err, REVDIAL_ENOMEM, "out of memory for the agent");
     a->cfg.common = cfg->common;
     a->stop_timer.run = rvd_agent_on_stop_timer;
     a->stop_task.run = rvd_agent_on_stop_task;
@@ -28064,26 +27993,19 @@ revdial_session *revdial_agent_wait(revdial_agent *a, int timeout_ms, revdial_er
     int r = 0, is_over, code = 0;
     if (rvd_owner_is_child(&a->own)) code = REVDIAL_ECLOSED;
     if (!code && rvd_loop_is_owner(a->loop)) code = REVDIAL_EDEADLK;
-    if (code) {
-        rvd_stream_fail(err, code, 0, revdial_strerror(code));
-        return NULL;
-    }
+    if (code) return rvd_stream_fail_null(err, code, revdial_strerror(code));
     pthread_mutex_lock(&a->own.lock);
     for (;;) {
-        for (rvd_base_link *k = a->own.members.next; k != &a->own.members && !found; k = k->next) {
-            const rvd_owner_member *m = RVD_BASE_OWNER(k, rvd_owner_member, link);
-            revdial_session *s = m->session;
-            if (m->is_up && !rvd_stream_is_leaving(s)) found = revdial_session_ref(s);
-        }
+        RVD_BASE_EACH (const rvd_owner_member, m, &a->own.members, link)
+            if (!found && rvd_owner_is_usable(m)) found = revdial_session_ref(m->session);
         if (found || r || a->is_over) break;
         r = rvd_owner_wait_locked(&a->own, until);
     }
     is_over = a->is_over;
     pthread_mutex_unlock(&a->own.lock);
     if (found) return found;
-    rvd_stream_fail(err, is_over ? REVDIAL_ECLOSED : REVDIAL_ETIMEDOUT, 0,
-                    is_over ? "the agent has stopped" : "no session came up in time");
-    return NULL;
+    return rvd_stream_fail_null(err, is_over ? REVDIAL_ECLOSED : REVDIAL_ETIMEDOUT,
+                                is_over ? "the agent has stopped" : "no session came up in time");
 }
 
 size_t revdial_agent_list(revdial_agent *a, revdial_session **out, size_t cap)
@@ -28091,8 +28013,7 @@ size_t revdial_agent_list(revdial_agent *a, revdial_session **out, size_t cap)
     size_t count = 0;
     if (rvd_owner_is_child(&a->own)) return 0;
     pthread_mutex_lock(&a->own.lock);
-    for (rvd_base_link *k = a->own.members.next; k != &a->own.members; k = k->next) {
-        rvd_owner_member *m = RVD_BASE_OWNER(k, rvd_owner_member, link);
+    RVD_BASE_EACH (rvd_owner_member, m, &a->own.members, link) {
         if (!m->is_up) continue;
         if (count < cap) out[count] = revdial_session_ref(m->session);
         count++;
