@@ -21079,7 +21079,7 @@ typedef struct rvd_proxy_pick {
     unsigned tried_count;
     int has_others;   // another session could have been picked as well
     int was_ailing;   // the one that was picked could not reach the target lately
-    revdial_err why;  // of the last refusal by one that has such a backend
+    int why, reset;   // of the last refusal by one that has such a backend
 } rvd_proxy_pick;
 
 static int rvd_proxy_is_tried(const rvd_proxy_pick *pick, const revdial_session *s)
@@ -22700,13 +22700,17 @@ static int rvd_proxy_may_retry(revdial_proxy *p, rvd_proxy_pick *pick, rvd_strea
                                const revdial_session *s)
 {
     // That a peer has no such backend either says less than what came before.
-    if (d->err.code != REVDIAL_ENOBACKEND)
-        pick->why = d->err;
-    else if (s->is_peer && pick->why.code)
-        d->err = pick->why;
-    else if (s->is_peer)
+    if (d->err.code != REVDIAL_ENOBACKEND) {
+        pick->why = d->err.code;
+        pick->reset = d->err.reset;
+    } else if (s->is_peer && pick->why) {
+        rvd_stream_fail(&d->err, pick->why, pick->reset,
+                        pick->reset ? revdial_reset_text(pick->reset)
+                                    : revdial_strerror(pick->why));
+    } else if (s->is_peer) {
         rvd_stream_fail(&d->err, REVDIAL_ENOBACKEND, 0,
                         "no backend of that name is connected, here or to a peer");
+    }
     if (d->is_unreachable || (d->st && pick->was_ailing))
         rvd_proxy_ailment_note(p, pick, s, d->st != NULL);
     if (d->st || !d->retry_safe || pick->tried_count == RVD_PROXY_TRIES) return 0;
@@ -25336,6 +25340,7 @@ revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err 
 #define RVD_AGENT_BACKOFF_MIN_MS 500    // default: a proxy that restarts is soon back
 #define RVD_AGENT_BACKOFF_MAX_MS 30000  // default: 1000 agents make about 67 attempts a second
 #define RVD_AGENT_STOP_US 100000        // how often the stop flag is looked at
+#define RVD_AGENT_TARGET (RVD_SYS_TEXT_MAX + 256)  // "unix:/path" or HOST:PORT, with a zone
 #define RVD_AGENT_NO_BITS (-1000)       // of a rule without a slash
 #define RVD_AGENT_INSTANCE (16 + 1 + 16 + 1)  // two numbers in hexadecimal, a '.' and a NUL
 
@@ -25941,14 +25946,16 @@ typedef struct rvd_agent_forward {
     // As in revdial_target_request:
     int proxy_protocol, connect_timeout_ms, idle_timeout_ms, half_closed_timeout_ms;
     void (*take)(void *ud, revdial_stream *st);
-    const char *target;
-    rvd_sys_endpoint endpoint;
-    int denied;  // index + 1 of the last address that no rule covers
-    int reset;   // why it is refused: by what was asked, or how the last address failed
-    int error;   // -errno of that failure, 0 = none
-    char text[RVD_SYS_TEXT_MAX + 256];
-    rvd_sys_addr address;  // the one that was asked for
-    rvd_sys_addr *found;   // or RVD_LOOKUP_ADDRESSES of a name
+    enum rvd_sys_kind kind;  // of the target; 0: it is none
+    int denied;              // index + 1 of the last address that no rule covers
+    int reset;               // why it is refused: by what was asked, or how the last address failed
+    int error;               // -errno of that failure, 0 = none
+    rvd_sys_addr address;    // the one that was asked for
+    rvd_sys_addr *found;     // or RVD_LOOKUP_ADDRESSES of a name
+    // In a burst of streams thousands of these exist at one time, so the target has no more room
+    // than it needs: as much as target_fn may write, or the length of the text that was asked for.
+    size_t size;
+    char target[];
 } rvd_agent_forward;
 
 static void rvd_agent_forward_free(rvd_agent_forward *f)
@@ -25963,7 +25970,7 @@ static void rvd_agent_forward_free(rvd_agent_forward *f)
         rvd_stream_flush_soon_locked(s);
     }
     if (f->found) rvd_base_free(&s->heap, f->found, RVD_LOOKUP_ADDRESSES * sizeof *f->found);
-    rvd_base_free(&s->heap, f, sizeof *f);
+    rvd_base_free(&s->heap, f, sizeof *f + f->size);
     rvd_stream_unlock(s);
     rvd_stream_work_end(s->group->work);
     revdial_session_unref(s);
@@ -25992,9 +25999,9 @@ static void rvd_agent_refusal_text(const rvd_agent_forward *f, int reset, char *
         RVD_BASE_JOIN(buf, size, "refused by target_fn: ", revdial_reset_text(reset));
     } else if (!asked && !f->agent->cfg.default_target) {
         RVD_BASE_JOIN(buf, size, "no target was asked for, and there is no default (--target)");
-    } else if (!f->endpoint.kind && rvd_sys_addr_split(asked, 1, &e, &err) < 0) {
+    } else if (!f->kind && rvd_sys_addr_split(asked, 1, &e, &err) < 0) {
         RVD_BASE_JOIN(buf, size, err.msg);
-    } else if (reset == REVDIAL_RESET_FORBIDDEN && f->denied && f->endpoint.kind == RVD_SYS_NAME) {
+    } else if (reset == REVDIAL_RESET_FORBIDDEN && f->denied && f->kind == RVD_SYS_NAME) {
         rvd_sys_addr_format(&f->conn.lookup.out[f->denied - 1], address, sizeof address);
         RVD_BASE_JOIN(buf, size, "the name leads to ", address,
                       ", which no rule allows: a name reaches special addresses only by a rule "
@@ -26167,9 +26174,10 @@ static int rvd_agent_forward_fd_most(rvd_agent_forward *f)
 // change it.
 static int rvd_agent_forward_may_try(rvd_agent_forward *f, const rvd_sys_addr *to)
 {
-    const char *host = f->endpoint.kind == RVD_SYS_NAME ? f->endpoint.host : NULL;
+    rvd_sys_endpoint e;
     if (f->trusted || to->ss.ss_family == AF_UNIX) return 1;
-    if (rvd_agent_may_reach(f->agent, to, host)) return 1;
+    if (f->kind == RVD_SYS_NAME) rvd_sys_addr_split(f->target, 1, &e, NULL);
+    if (rvd_agent_may_reach(f->agent, to, f->kind == RVD_SYS_NAME ? e.host : NULL)) return 1;
     if (f->reset == REVDIAL_RESET_NONE) f->reset = REVDIAL_RESET_FORBIDDEN;
     f->denied = f->conn.address_at;
     return 0;
@@ -26272,13 +26280,13 @@ static int rvd_agent_forward_judge(rvd_agent_forward *f, const char *target)
 {
     revdial_agent *a = f->agent;
     const char *trusted = a->cfg.default_target;
-    if (!target || rvd_sys_addr_split(target, 1, &f->endpoint, NULL) < 0) f->endpoint.kind = 0;
+    rvd_sys_endpoint e;
+    f->kind = target && rvd_sys_addr_split(target, 1, &e, NULL) == 0 ? e.kind : 0;
     f->trusted = trusted && target && strcmp(target, trusted) == 0;
-    f->target = f->text;
-    if (!f->endpoint.kind || strlen(target) >= sizeof f->text) return REVDIAL_RESET_FORBIDDEN;
-    RVD_BASE_JOIN(f->text, sizeof f->text, target);
+    if (!f->kind || strlen(target) >= f->size) return REVDIAL_RESET_FORBIDDEN;
+    RVD_BASE_JOIN(f->target, f->size, target);
     if (f->trusted) return REVDIAL_RESET_NONE;
-    return rvd_agent_judge_target(a, target, f->endpoint.kind == RVD_SYS_NAME);
+    return rvd_agent_judge_target(a, target, f->kind == RVD_SYS_NAME);
 }
 
 // Takes what the application says of a target besides where it is. Returns 0 for nonsense.
@@ -26334,7 +26342,7 @@ static int rvd_agent_forward_ask(rvd_agent_forward *f)
     f->is_refused = reset != 0;
     if (!reset && f->take) return REVDIAL_RESET_NONE;
     if (!reset) return rvd_agent_forward_judge(f, q.target);
-    if (q.target) RVD_BASE_JOIN(f->text, sizeof f->text, q.target);  // for the log
+    if (q.target) RVD_BASE_JOIN(f->target, f->size, q.target);  // for the log
     return reset > 0 && reset < 256 ? reset : REVDIAL_RESET_FORBIDDEN;
 }
 
@@ -26342,7 +26350,7 @@ static int rvd_agent_forward_ask(rvd_agent_forward *f)
 static int rvd_agent_forward_make_room(rvd_agent_forward *f)
 {
     revdial_session *s = f->session;
-    if (f->endpoint.kind != RVD_SYS_NAME) return 1;
+    if (f->kind != RVD_SYS_NAME) return 1;
     rvd_stream_lock(s);
     f->found = rvd_base_alloc(&s->heap, RVD_LOOKUP_ADDRESSES * sizeof *f->found);
     rvd_stream_unlock(s);
@@ -26405,7 +26413,10 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
 {
     const char *asked = revdial_stream_meta(st, "target"),
                *target = asked ? asked : a->cfg.default_target;
-    rvd_agent_forward *f = rvd_base_alloc(&s->heap, sizeof *f);
+    size_t size = rvd_base_min(target ? strlen(target) + 1 : 1, RVD_AGENT_TARGET);
+    rvd_agent_forward *f;
+    if (a->cfg.target_fn) size = RVD_AGENT_TARGET;
+    f = rvd_base_alloc(&s->heap, sizeof *f + size);
     if (!f) {
         revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_INTERNAL);
         rvd_stream_free_locked(st);
@@ -26414,7 +26425,7 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
     f->agent = a;
     f->session = revdial_session_ref(s);
     f->st = st;
-    f->target = f->text;
+    f->size = size;
     f->asks_hook = a->cfg.target_fn != NULL;
     f->proxy_protocol = a->cfg.proxy_protocol;
     f->connect_timeout_ms = a->cfg.connect_timeout_ms;
