@@ -16551,17 +16551,17 @@ struct revdial_stream {
     revdial_session *session;  // holds a reference; set before start, then read-only
     // Guarded by the session's lock from here on.
     uint32_t id;
-    unsigned kick_events;
-    short quiet;  // events that a poll did not find, POLLERR among them, and nothing came since
+    int reset_code;  // -1: was not reset by the peer
+    short quiet;     // events that a poll did not find, POLLERR among them, and nothing came since
+    uint8_t kick_events;
+    uint8_t sink_is_loops;  // it runs on the loop thread only
+    uint8_t is_aborted;     // we reset it
+    uint8_t is_dialled;     // by us
+    uint8_t is_polled;      // which has accepted it, once and for all
+    uint8_t is_writing;     // a call is at it; others wait until it is done
     rvd_stream_sink *sink;
     void *sink_ud;
-    int sink_is_loops;                       // it runs on the loop thread only
     int64_t rd_deadline_us, wr_deadline_us;  // 0 = do not wait, INT64_MAX = none
-    int reset_code;                          // -1: was not reset by the peer
-    int is_aborted;                          // we reset it
-    int is_dialled;                          // by us
-    int is_polled;                           // which has accepted it, once and for all
-    int is_writing;                          // a call is at it; others wait until it is done
     // Loop thread, NULL: nobody. Takes up to n bytes of payload from the session's socket and keeps
     // them. Returns how many; 0: they are to be read; or an error.
     ptrdiff_t (*take)(revdial_stream *st, size_t n);
@@ -17160,7 +17160,7 @@ static void rvd_stream_wake_locked(revdial_stream *st, unsigned events)
     }
     if (st->member) rvd_stream_member_moved(st->member);
     if (!st->sink) return;
-    st->kick_events |= events;
+    st->kick_events = (uint8_t)(st->kick_events | events);
     if (rvd_base_link_is_alone(&st->kicked))
         rvd_base_link_push(&s->kicked[st->sink_is_loops], &st->kicked);
 }
@@ -17215,7 +17215,7 @@ static void rvd_stream_sink_set_locked(revdial_stream *st, rvd_stream_sink *sink
     rvd_base_link_remove(&st->kicked);
     st->sink = sink;
     st->sink_ud = ud;
-    st->sink_is_loops = is_loops;
+    st->sink_is_loops = is_loops != 0;
     if (!is_loops) return;
     s->reader.needs_loop++;
     rvd_reader_interrupt(&s->reader);
@@ -19583,11 +19583,14 @@ enum rvd_relay_state { RVD_RELAY_RUNNING, RVD_RELAY_FAILED, RVD_RELAY_OVER };
 // OPEN --end of file--> ENDED     OPEN, ENDED --the relay or the stream's way there failed--> LOST
 enum rvd_relay_in { RVD_RELAY_IN_OPEN, RVD_RELAY_IN_ENDED, RVD_RELAY_IN_LOST };
 
+// Most relays are idle, so their size is what an idle connection costs.
 typedef struct rvd_relay {
     rvd_stream_guest guest;
-    rvd_loop_io in, out;  // out is used only if it is another descriptor
-    rvd_loop_timer timer;
-    rvd_loop_task start;
+    rvd_loop_io in;
+    union {
+        rvd_loop_task start;   // until it has run
+        rvd_loop_timer timer;  // from then on
+    };
     revdial_stream *st;
     revdial_session *session;  // holds a reference
     enum rvd_relay_state state;
@@ -19598,6 +19601,8 @@ typedef struct rvd_relay {
     uint8_t is_drained;  // as in rvd_relay_ends
     uint8_t is_spare;    // as in rvd_relay_ends
     uint8_t is_hook;     // `done` is the application's
+    uint8_t is_splicer;  // one of session->splicers
+    uint8_t is_split;    // `out` is there
     int tries;
     uint32_t tiny_pass;  // of the loop, in which it last wrote less than RVD_RELAY_TINY
     uint8_t *early;
@@ -19606,17 +19611,27 @@ typedef struct rvd_relay {
     uint64_t moved[2];
     int half_ms;  // idle_us once one direction is over; 0: has become so, or never does
     int full_reads;                 // in a row; < 0: no matter how many
-    int is_splicer;                 // one of session->splicers
     rvd_splice_pipe *first, *last;  // received, and to be written before what the engine has
     int why_code, why_reset, why_sys;
     const char *why_text;  // static
     void (*done)(void *ud, const uint64_t moved[2], const revdial_err *why);
     void *ud;
+    rvd_loop_io out[];  // one if it is another descriptor than `in`; -1 once that is closed
 } rvd_relay;
+
+static size_t rvd_relay_size(int is_split)
+{
+    return sizeof(rvd_relay) + (is_split ? sizeof(rvd_loop_io) : 0);
+}
+
+static int rvd_relay_has_out(const rvd_relay *r)
+{
+    return r->is_split && r->out->fd >= 0;
+}
 
 static rvd_loop_io *rvd_relay_out(rvd_relay *r)
 {
-    return r->out.fd >= 0 ? &r->out : &r->in;
+    return rvd_relay_has_out(r) ? r->out : &r->in;
 }
 
 static void rvd_relay_become(rvd_relay *r, enum rvd_relay_state to)
@@ -19840,12 +19855,12 @@ static void rvd_relay_pump_out(rvd_relay *r)
         r->out_over = 1;
         if (n < 0) {
             rvd_relay_fail_stream(r, n);
-        } else if (r->out.fd >= 0) {
-            rvd_loop_forget(r->session->loop, &r->out);
-            rvd_sys_set_abort(r->out.fd, 0);
-            rvd_sys_shutdown_wr(r->out.fd);  // a child may have a copy
-            rvd_sys_close(r->out.fd);
-            r->out.fd = -2;  // closed, and still not the same as in
+        } else if (rvd_relay_has_out(r)) {
+            rvd_loop_forget(r->session->loop, r->out);
+            rvd_sys_set_abort(r->out->fd, 0);
+            rvd_sys_shutdown_wr(r->out->fd);  // a child may have a copy
+            rvd_sys_close(r->out->fd);
+            r->out->fd = -1;
         } else if (rvd_sys_shutdown_wr(r->in.fd) == -ENOTCONN &&
                    r->in_state == RVD_RELAY_IN_ENDED) {
             // Reset after its FIN and before ours: the last bytes may not have arrived. While its
@@ -19919,7 +19934,7 @@ static void rvd_relay_free(rvd_relay *r)
     if (r->st) rvd_stream_free_locked(r->st);
     rvd_stream_touch_locked(s);
     rvd_base_free(&s->heap, r->early, r->early_len);
-    rvd_base_free(&s->heap, r, sizeof *r);
+    rvd_base_free(&s->heap, r, rvd_relay_size(r->is_split));
     rvd_stream_unlock(s);
     rvd_stream_work_end(s->group->work);
     revdial_session_unref(s);
@@ -19949,15 +19964,15 @@ static void rvd_relay_end(rvd_relay *r)
     is_kept = !failed && r->is_spare && !r->session->group->ending &&
               rvd_stream_spare_keep(r->session->group->spares, &r->in);
     rvd_loop_forget(loop, &r->in);
-    rvd_loop_forget(loop, &r->out);
+    if (r->is_split) rvd_loop_forget(loop, r->out);
     rvd_base_link_remove(&r->guest.link);
     if (failed) {
         rvd_sys_close_reset(r->in.fd);
-        if (r->out.fd >= 0) rvd_sys_close_reset(r->out.fd);
+        if (rvd_relay_has_out(r)) rvd_sys_close_reset(r->out->fd);
     } else if (!is_kept) {
         rvd_sys_set_abort(r->in.fd, 0);
         rvd_sys_close(r->in.fd);
-        if (r->out.fd >= 0) rvd_sys_close(r->out.fd);
+        if (rvd_relay_has_out(r)) rvd_sys_close(r->out->fd);
     }
     if (failed) rvd_sys_fail(&why, r->why_code, r->why_sys, NULL, r->why_text);
     if (failed) why.reset = r->why_reset;
@@ -19987,7 +20002,7 @@ static void rvd_relay_on_in(rvd_loop_io *io)
 
 static void rvd_relay_on_out(rvd_loop_io *io)
 {
-    rvd_relay_run(RVD_BASE_OWNER(io, rvd_relay, out));
+    rvd_relay_run(RVD_BASE_OWNER(io, rvd_relay, out[0]));
 }
 
 // Has it written a tiny piece in this pass, and another one comes? These are collected, until they
@@ -20121,8 +20136,10 @@ static void rvd_relay_on_start(rvd_loop_task *task)
     rvd_relay *r = RVD_BASE_OWNER(task, rvd_relay, start);
     rvd_loop *loop = r->session->loop;
     int error = r->in.slot ? 0 : rvd_loop_add(loop, &r->in);
+    memset(&r->timer, 0, sizeof r->timer);
+    r->timer.run = rvd_relay_on_timer;
     rvd_base_link_push(&r->session->group->guests, &r->guest.link);
-    if (error == 0 && r->out.fd >= 0) error = rvd_loop_add(loop, &r->out);
+    if (error == 0 && r->is_split) error = rvd_loop_add(loop, r->out);
     // A client mostly speaks first, and most sockets have room: no event is needed to begin.
     rvd_relay_out(r)->ready |= RVD_LOOP_WRITE;
     if (r->st->is_dialled && !r->is_drained) r->in.ready |= RVD_LOOP_READ;
@@ -20154,12 +20171,13 @@ static int rvd_relay_new_locked(revdial_stream *st, const rvd_relay_ends *ends,
                                 const revdial_relay_opts *opts, rvd_relay **out)
 {
     revdial_session *s = st->session;
-    rvd_relay *r = rvd_base_alloc(&s->heap, sizeof *r);
+    const int is_split = ends->wfd != ends->rfd;
+    rvd_relay *r = rvd_base_alloc(&s->heap, rvd_relay_size(is_split));
     if (!r) return REVDIAL_ENOMEM;
     if (opts->early_len) {
         r->early = rvd_base_alloc(&s->heap, opts->early_len);
         if (!r->early) {
-            rvd_base_free(&s->heap, r, sizeof *r);
+            rvd_base_free(&s->heap, r, rvd_relay_size(is_split));
             return REVDIAL_ENOMEM;
         }
         memcpy(r->early, opts->early, opts->early_len);
@@ -20171,9 +20189,9 @@ static int rvd_relay_new_locked(revdial_stream *st, const rvd_relay_ends *ends,
     r->session = revdial_session_ref(s);
     r->in.fd = ends->rfd;
     r->in.run = rvd_relay_on_in;
-    r->out.fd = ends->wfd == ends->rfd ? -1 : ends->wfd;
-    r->out.run = rvd_relay_on_out;
-    r->timer.run = rvd_relay_on_timer;
+    r->is_split = is_split != 0;
+    if (is_split) r->out->fd = ends->wfd;
+    if (is_split) r->out->run = rvd_relay_on_out;
     r->start.run = rvd_relay_on_start;
     r->idle_us = (int64_t)opts->idle_ms * 1000;
     r->half_ms = opts->half_closed_ms ? opts->half_closed_ms : RVD_RELAY_HALF_MS;
@@ -25340,7 +25358,7 @@ revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err 
 #define RVD_AGENT_BACKOFF_MIN_MS 500    // default: a proxy that restarts is soon back
 #define RVD_AGENT_BACKOFF_MAX_MS 30000  // default: 1000 agents make about 67 attempts a second
 #define RVD_AGENT_STOP_US 100000        // how often the stop flag is looked at
-#define RVD_AGENT_TARGET (RVD_SYS_TEXT_MAX + 256)  // "unix:/path" or HOST:PORT, with a zone
+#define RVD_AGENT_TARGET (RVD_SYS_TEXT_MAX + 256)  // room for "unix:/path" or HOST:PORT
 #define RVD_AGENT_NO_BITS (-1000)       // of a rule without a slash
 #define RVD_AGENT_INSTANCE (16 + 1 + 16 + 1)  // two numbers in hexadecimal, a '.' and a NUL
 
@@ -25952,11 +25970,19 @@ typedef struct rvd_agent_forward {
     int error;               // -errno of that failure, 0 = none
     rvd_sys_addr address;    // the one that was asked for
     rvd_sys_addr *found;     // or RVD_LOOKUP_ADDRESSES of a name
-    // In a burst of streams thousands of these exist at one time, so the target has no more room
-    // than it needs: as much as target_fn may write, or the length of the text that was asked for.
-    size_t size;
-    char target[];
+    char *target;            // a copy; NULL: there is none
 } rvd_agent_forward;
+
+// Keeps a copy of a target, which is as long as it has to be: in a burst of streams thousands wait.
+// NULL: drops the last one. Returns 0 without memory.
+static int rvd_agent_forward_note(rvd_agent_forward *f, const char *target)
+{
+    const rvd_owner *o = &f->agent->own;
+    if (f->target) rvd_owner_free(o, f->target, strlen(f->target) + 1);
+    f->target = target ? rvd_owner_alloc(o, strlen(target) + 1) : NULL;
+    if (f->target) memcpy(f->target, target, strlen(target) + 1);
+    return f->target != NULL;
+}
 
 static void rvd_agent_forward_free(rvd_agent_forward *f)
 {
@@ -25970,7 +25996,8 @@ static void rvd_agent_forward_free(rvd_agent_forward *f)
         rvd_stream_flush_soon_locked(s);
     }
     if (f->found) rvd_base_free(&s->heap, f->found, RVD_LOOKUP_ADDRESSES * sizeof *f->found);
-    rvd_base_free(&s->heap, f, sizeof *f + f->size);
+    rvd_agent_forward_note(f, NULL);
+    rvd_base_free(&s->heap, f, sizeof *f);
     rvd_stream_unlock(s);
     rvd_stream_work_end(s->group->work);
     revdial_session_unref(s);
@@ -26283,8 +26310,8 @@ static int rvd_agent_forward_judge(rvd_agent_forward *f, const char *target)
     rvd_sys_endpoint e;
     f->kind = target && rvd_sys_addr_split(target, 1, &e, NULL) == 0 ? e.kind : 0;
     f->trusted = trusted && target && strcmp(target, trusted) == 0;
-    if (!f->kind || strlen(target) >= f->size) return REVDIAL_RESET_FORBIDDEN;
-    RVD_BASE_JOIN(f->target, f->size, target);
+    if (!f->kind || strlen(target) >= RVD_AGENT_TARGET) return REVDIAL_RESET_FORBIDDEN;
+    if (!rvd_agent_forward_note(f, target)) return REVDIAL_RESET_INTERNAL;
     if (f->trusted) return REVDIAL_RESET_NONE;
     return rvd_agent_judge_target(a, target, f->kind == RVD_SYS_NAME);
 }
@@ -26342,7 +26369,7 @@ static int rvd_agent_forward_ask(rvd_agent_forward *f)
     f->is_refused = reset != 0;
     if (!reset && f->take) return REVDIAL_RESET_NONE;
     if (!reset) return rvd_agent_forward_judge(f, q.target);
-    if (q.target) RVD_BASE_JOIN(f->target, f->size, q.target);  // for the log
+    if (q.target) rvd_agent_forward_note(f, q.target);  // for the log
     return reset > 0 && reset < 256 ? reset : REVDIAL_RESET_FORBIDDEN;
 }
 
@@ -26413,10 +26440,7 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
 {
     const char *asked = revdial_stream_meta(st, "target"),
                *target = asked ? asked : a->cfg.default_target;
-    size_t size = rvd_base_min(target ? strlen(target) + 1 : 1, RVD_AGENT_TARGET);
-    rvd_agent_forward *f;
-    if (a->cfg.target_fn) size = RVD_AGENT_TARGET;
-    f = rvd_base_alloc(&s->heap, sizeof *f + size);
+    rvd_agent_forward *f = rvd_base_alloc(&s->heap, sizeof *f);
     if (!f) {
         revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_INTERNAL);
         rvd_stream_free_locked(st);
@@ -26425,7 +26449,6 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
     f->agent = a;
     f->session = revdial_session_ref(s);
     f->st = st;
-    f->size = size;
     f->asks_hook = a->cfg.target_fn != NULL;
     f->proxy_protocol = a->cfg.proxy_protocol;
     f->connect_timeout_ms = a->cfg.connect_timeout_ms;
