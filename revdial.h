@@ -3452,7 +3452,8 @@ typedef struct rvd_pace {
     uint32_t cap, target;         // the cap moves to its target, a piece with each pong
     uint32_t extra;               // beyond the cap, while the peer is silent
     uint32_t lead;                // value of the last ping on an idle link
-    uint32_t min_us, next_us;     // least round trip; the least since min_at
+    uint32_t trip_us;             // the last round trip
+    uint32_t min_us, next_us;     // the least one; the least since min_at
     uint32_t noise_us;            // how far round trips are above the least of their round
     uint32_t rates[RVD_PACE_ROUNDS], round;
     uint32_t free_queue_us;  // FREE: the usual queue
@@ -3749,6 +3750,7 @@ static void rvd_pace_round_end(rvd_pace *p, uint32_t added)
 static void rvd_pace_trip(rvd_pace *p, uint32_t trip_us, int64_t now_us)
 {
     p->now_us = now_us;
+    p->trip_us = trip_us;
     if (!p->min_us || trip_us <= p->min_us + p->min_us / 32) {
         p->min_us = p->min_us ? rvd_base_min_u32(p->min_us, trip_us) : trip_us;
         p->next_us = 0;
@@ -4016,6 +4018,7 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_SLOW_BYTES 1024u     // least credit returned after that time: more than keystrokes
 #define RVD_MUX_LATE_US 1000000      // a tick this late: the machine was suspended, deadlines move
 #define RVD_MUX_RTT_US 30000000      // interval of round-trip measurements
+#define RVD_MUX_PACE_ASK_US 1000000  // between measurements for windows that do not grow
 #define RVD_MUX_ASK_US 500000        // no byte this long after we opened a stream: a ping, and
 #define RVD_MUX_DOUBT_US 400000      //   this long after it the peer is silent: within a second
 #define RVD_MUX_DOUBT_LATE 100000    // a tick this late may have unread bytes: it does not judge
@@ -5203,30 +5206,6 @@ static inline size_t rvd_mux_peek(rvd_mux *m, rvd_mux_stream *s, const uint8_t *
 
 // ---- credit ----
 
-// Windows grow by measured need: if half a window is consumed within four round trips, the window
-// is what limits the peer. They grow only by what the session has to spare.
-static void rvd_mux_window_adapt(rvd_mux *m, rvd_mux_stream *s)
-{
-    const revdial_limits *l = &m->cfg.limits;
-    int64_t elapsed = m->now_us - s->epoch_us;
-    int64_t rtt = m->rtt_us > RVD_MUX_RTT_LEAST ? m->rtt_us : RVD_MUX_RTT_LEAST;
-    uint64_t fourfold = (uint64_t)rtt * 4 * s->epoch_bytes / s->window;
-    int pressed = m->buffered > l->session_window / 2;
-    // Large windows are granted in small steps: an epoch lasts until half a window is consumed.
-    if (s->epoch_bytes < s->window / 2 && !pressed && elapsed <= RVD_MUX_IDLE_US) return;
-    if (pressed || elapsed > RVD_MUX_IDLE_US) {
-        uint32_t smaller = s->window / 2 > m->cfg.recv_window ? s->window / 2 : m->cfg.recv_window;
-        m->grown -= s->window - smaller;
-        s->window = smaller;
-    } else if ((uint64_t)elapsed < fourfold && s->window <= l->stream_window_max / 2 &&
-               m->grown + s->window <= l->session_window / 2) {
-        m->grown += s->window;
-        s->window *= 2;
-    }
-    s->epoch_us = m->now_us;
-    s->epoch_bytes = 0;
-}
-
 // Credit that could be granted now.
 static uint32_t rvd_mux_credit_room(const rvd_mux_stream *s)
 {
@@ -5386,6 +5365,13 @@ static void rvd_mux_pace_ping(rvd_mux *m)
     uint32_t value = (m->pace.value + 1) | RVD_MUX_PACE_VALUE;
     if (!rvd_mux_out_put(m, RVD_WIRE_PING, RVD_WIRE_SYN, 0, value)) return;
     rvd_pace_ping_add(&m->pace, (uint32_t)m->out_added, m->now_us);
+}
+
+// Measures the round trip of a session that sends little, at most once a second.
+static void rvd_mux_pace_ask(rvd_mux *m)
+{
+    if (!rvd_mux_is_paced(m) || m->pace.count) return;
+    if ((uint32_t)m->now_us - m->pace.ping_us >= RVD_MUX_PACE_ASK_US) rvd_mux_pace_ping(m);
 }
 
 // A frame comes next, or early bytes have come: is there to be a ping?
@@ -5697,6 +5683,40 @@ static int rvd_mux_last_put(rvd_mux *m, rvd_mux_stream *s, uint32_t flag, uint32
     if (!rvd_mux_out_put(m, RVD_WIRE_WINDOW, flag, s->id, length)) return 0;
     s->out_mark = m->out_added;
     return 1;
+}
+
+// The round trip by which windows are judged. Where the peer controls its queue, a long one has
+// somebody else's in it, and takes larger windows. Otherwise these would make the queue.
+static int64_t rvd_mux_window_trip(const rvd_mux *m)
+{
+    int64_t trip = m->rtt_us > RVD_MUX_RTT_LEAST ? m->rtt_us : RVD_MUX_RTT_LEAST;
+    return rvd_mux_is_paced(m) && m->pace.trip_us > trip ? m->pace.trip_us : trip;
+}
+
+// Windows grow by measured need: if half a window is consumed within four round trips, the window
+// is what limits the peer. They grow only by what the session has to spare. A window that does not
+// grow has the round trip measured, now and then.
+static void rvd_mux_window_adapt(rvd_mux *m, rvd_mux_stream *s)
+{
+    const revdial_limits *l = &m->cfg.limits;
+    int64_t elapsed = m->now_us - s->epoch_us;
+    uint64_t fourfold = (uint64_t)rvd_mux_window_trip(m) * 4 * s->epoch_bytes / s->window;
+    int pressed = m->buffered > l->session_window / 2;
+    // Large windows are granted in small steps: an epoch lasts until half a window is consumed.
+    if (s->epoch_bytes < s->window / 2 && !pressed && elapsed <= RVD_MUX_IDLE_US) return;
+    if (pressed || elapsed > RVD_MUX_IDLE_US) {
+        uint32_t smaller = s->window / 2 > m->cfg.recv_window ? s->window / 2 : m->cfg.recv_window;
+        m->grown -= s->window - smaller;
+        s->window = smaller;
+    } else if ((uint64_t)elapsed >= fourfold) {
+        rvd_mux_pace_ask(m);
+    } else if (s->window <= l->stream_window_max / 2 &&
+               m->grown + s->window <= l->session_window / 2) {
+        m->grown += s->window;
+        s->window *= 2;
+    }
+    s->epoch_us = m->now_us;
+    s->epoch_bytes = 0;
 }
 
 static int rvd_mux_credit_put(rvd_mux *m, rvd_mux_stream *s, uint32_t flag)

@@ -669,25 +669,23 @@ TEST(a_tiny_window_is_used_after_all_when_no_more_comes)
     rig_end(r);
 }
 
-// A path of 100 ms: each round trip, the peer sends what it may, up to what the path carries in
-// that time, and it is read or not. Returns the largest credit seen in so many round trips.
-static uint64_t window_after(int round_trips, uint64_t path_bytes, int is_read)
+// Each round trip, the peer sends what it may, up to what the path carries in that time, and it is
+// read or not. Returns the largest credit seen in so many round trips.
+static uint64_t window_of(rig *r, uint32_t id, int round_trips, uint32_t trip_ms,
+                          uint64_t path_bytes, int is_read)
 {
-    rig *r = rig_with((revdial_limits){.keepalive_ms = 1000, .stream_window_max = 16u << 20});
     uint64_t most = 0;
-    if (!CHECK(r != NULL)) return 0;
-    script_run(r, ".silent .tick=0 Wp1+SYN .acceptp1");
     r->quiet = 1;
-    uint32_t id = rig_id(r, 1, 1);
     for (int rtt = 0; rtt < round_trips; rtt++) {
         judge_stream *s = judge_find(&r->wire, id);
         uint64_t credit = s->grants_out + r->wire.window_own - s->data_in;
         int asked = r->wire.ping_out;
-        uint32_t value = r->wire.ping_value;
+        uint32_t value = r->wire.ping_value, paced = r->wire.paced_out;
         if (credit > most) most = credit;
         if (credit > path_bytes) credit = path_bytes;
-        rig_tick(r, 100);
+        rig_tick(r, trip_ms);
         if (asked) rig_frame(r, WIRE_PING, WIRE_ACK, 0, value);
+        if (paced > r->wire.paced_in) rig_frame(r, WIRE_PING, WIRE_ACK, 0, paced);
         while (credit) {
             uint32_t part = credit < 16384 ? (uint32_t)credit : 16384;
             rig_data(r, id, part);
@@ -701,6 +699,14 @@ static uint64_t window_after(int round_trips, uint64_t path_bytes, int is_read)
     return most;
 }
 
+static uint64_t window_after(int round_trips, uint64_t path_bytes, int is_read)
+{
+    rig *r = rig_with((revdial_limits){.keepalive_ms = 1000, .stream_window_max = 16u << 20});
+    if (!CHECK(r != NULL)) return 0;
+    script_run(r, ".silent .tick=0 Wp1+SYN .acceptp1");
+    return window_of(r, rig_id(r, 1, 1), round_trips, 100, path_bytes, is_read);
+}
+
 TEST(the_window_grows_to_what_the_round_trip_needs_and_not_far_beyond)  // 43
 {
     static const uint64_t paths[] = {512 << 10, 2 << 20, 4 << 20};  // 5, 20 and 40 MB/s
@@ -710,6 +716,22 @@ TEST(the_window_grows_to_what_the_round_trip_needs_and_not_far_beyond)  // 43
             test_fail(__FILE__, __LINE__, "path of %llu: window %llu after 10, %llu after 60",
                       (unsigned long long)paths[i], (unsigned long long)soon,
                       (unsigned long long)later);
+    }
+}
+
+// A round trip of 10 ms becomes one of 300 ms. From a peer that controls its queue the path has only
+// somebody else's, which nothing of ours makes shorter.
+TEST(the_window_grows_with_a_queue_that_is_not_the_peers)
+{
+    static const char *const features[] = {"window=65536", "window=65536, pings"};
+    for (int has = 0; has < 2; has++) {
+        rig *r = rig_new(&(rig_options){.role = REVDIAL_ROLE_PROXY, .features = features[has]});
+        uint64_t most;
+        REQUIRE(r != NULL);
+        script_run(r, ".tick=10 .open Wm1+ACK .silent");
+        most = window_of(r, rig_id(r, 0, 1), 40, 300, 1 << 20, 1);
+        if (has ? most < 1 << 20 || most > 4 << 20 : most > 65536)
+            test_fail(__FILE__, __LINE__, "%s: %d", features[has], (int)most);
     }
 }
 
