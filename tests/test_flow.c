@@ -669,10 +669,15 @@ TEST(a_tiny_window_is_used_after_all_when_no_more_comes)
     rig_end(r);
 }
 
+// A path: how long a round trip takes, and what it carries in that time.
+typedef struct path {
+    uint32_t trip_ms;
+    uint64_t bytes;
+} path;
+
 // Each round trip, the peer sends what it may, up to what the path carries in that time, and it is
 // read or not. Returns the largest credit seen in so many round trips.
-static uint64_t window_of(rig *r, uint32_t id, int round_trips, uint32_t trip_ms,
-                          uint64_t path_bytes, int is_read)
+static uint64_t window_of(rig *r, uint32_t id, path on, int round_trips, int is_read)
 {
     uint64_t most = 0;
     r->quiet = 1;
@@ -682,8 +687,8 @@ static uint64_t window_of(rig *r, uint32_t id, int round_trips, uint32_t trip_ms
         int asked = r->wire.ping_out;
         uint32_t value = r->wire.ping_value, paced = r->wire.paced_out;
         if (credit > most) most = credit;
-        if (credit > path_bytes) credit = path_bytes;
-        rig_tick(r, trip_ms);
+        if (credit > on.bytes) credit = on.bytes;
+        rig_tick(r, on.trip_ms);
         if (asked) rig_frame(r, WIRE_PING, WIRE_ACK, 0, value);
         if (paced > r->wire.paced_in) rig_frame(r, WIRE_PING, WIRE_ACK, 0, paced);
         while (credit) {
@@ -699,12 +704,12 @@ static uint64_t window_of(rig *r, uint32_t id, int round_trips, uint32_t trip_ms
     return most;
 }
 
-static uint64_t window_after(int round_trips, uint64_t path_bytes, int is_read)
+static uint64_t window_after(int round_trips, uint64_t bytes, int is_read)
 {
     rig *r = rig_with((revdial_limits){.keepalive_ms = 1000, .stream_window_max = 16u << 20});
     if (!CHECK(r != NULL)) return 0;
     script_run(r, ".silent .tick=0 Wp1+SYN .acceptp1");
-    return window_of(r, rig_id(r, 1, 1), round_trips, 100, path_bytes, is_read);
+    return window_of(r, rig_id(r, 1, 1), (path){100, bytes}, round_trips, is_read);
 }
 
 TEST(the_window_grows_to_what_the_round_trip_needs_and_not_far_beyond)  // 43
@@ -719,8 +724,8 @@ TEST(the_window_grows_to_what_the_round_trip_needs_and_not_far_beyond)  // 43
     }
 }
 
-// A round trip of 10 ms becomes one of 300 ms. From a peer that controls its queue the path has only
-// somebody else's, which nothing of ours makes shorter.
+// A round trip of 10 ms becomes one of 300 ms. If the peer controls its queue, that is somebody
+// else's, which nothing of ours makes shorter.
 TEST(the_window_grows_with_a_queue_that_is_not_the_peers)
 {
     static const char *const features[] = {"window=65536", "window=65536, pings"};
@@ -729,7 +734,7 @@ TEST(the_window_grows_with_a_queue_that_is_not_the_peers)
         uint64_t most;
         REQUIRE(r != NULL);
         script_run(r, ".tick=10 .open Wm1+ACK .silent");
-        most = window_of(r, rig_id(r, 0, 1), 40, 300, 1 << 20, 1);
+        most = window_of(r, rig_id(r, 0, 1), (path){300, 1 << 20}, 40, 1);
         if (has ? most < 1 << 20 || most > 4 << 20 : most > 65536)
             test_fail(__FILE__, __LINE__, "%s: %d", features[has], (int)most);
     }
