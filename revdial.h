@@ -3403,7 +3403,7 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 #define RVD_PACE_LOST_US 60000000   //   or of this, while somebody else's queue stands;
 #define RVD_PACE_STALE_US 5000000   //   and at half of it the queue is drained to measure it again
 #define RVD_PACE_SETTLE_US 1000000  // somebody else's queue is left alone for twice this,
-#define RVD_PACE_FREE_US 4000000    //   then up to this
+#define RVD_PACE_FREE_US 16000000   //   then up to this
 #define RVD_PACE_SILENT_US 15000    // half a round trip and this time without a pong: more is sent,
 #define RVD_PACE_MORE_US 5000       //   again each time this has passed,
 #define RVD_PACE_WAIT_US 1000000    //   and after this time, and four round trips, there is no cap

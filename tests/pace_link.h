@@ -48,7 +48,7 @@ typedef struct pace_mark {
 
 typedef struct pace_flow {
     int is_session, is_paced;
-    int is_old;  // it has measured the round trip while nobody sent
+    int is_old;  // it and its TCP have measured the round trip while nobody sent
     int64_t start_us, stop_us;
     uint64_t written, sent, taken;  // bytes given to TCP, sent by it, taken by the receiver
     uint64_t window;                // most bytes that the receiver lets be on their way; 0: any
@@ -293,7 +293,10 @@ static void pace_key(pace_link *l, pace_flow *f)
     if (l->now_us >= f->stop_us) return;
     if (!f->is_started) {
         rvd_pace_init(&f->pace, l->now_us);
-        if (f->is_old) rvd_pace_trip(&f->pace, (uint32_t)(2 * l->delay_us), l->now_us);
+        if (f->is_old) {
+            f->least_us = 2 * l->delay_us;
+            rvd_pace_trip(&f->pace, (uint32_t)f->least_us, l->now_us);
+        }
         if (f->is_paced) pace_push(l, l->now_us, PACE_TICK, f, 0);
     }
     f->is_started = 1;
@@ -363,7 +366,7 @@ static pace_flow *pace_link_add(pace_link *l, enum pace_what what, int64_t start
     pace_flow *f = &l->flows[l->flow_count++];
     *f = (pace_flow){.is_session = what != PACE_TCP,
                      .is_paced = what == PACE_SESSION,
-                     .is_old = 1,
+                     .is_old = what != PACE_TCP,
                      .start_us = start_us,
                      .stop_us = INT64_MAX,
                      .is_slow_start = 1,
