@@ -969,6 +969,10 @@ REVDIAL_API void revdial_engine_supplied(revdial_engine *e, uint32_t id, size_t 
 // have left you, taken gives their credit back.
 //   returns  bytes; 0: there is no such frame
 REVDIAL_API size_t revdial_engine_coming(revdial_engine *e, void **ud);
+
+// The same, also while bytes of the stream are unread: deliver *unread of them, as peek shows them,
+// before those that you take now.
+REVDIAL_API size_t revdial_engine_coming_after(revdial_engine *e, void **ud, size_t *unread);
 REVDIAL_API void revdial_engine_take(revdial_engine *e, uint32_t id, size_t n, int64_t now_us);
 REVDIAL_API void revdial_engine_taken(revdial_engine *e, uint32_t id, size_t n);
 
@@ -5184,11 +5188,12 @@ static size_t rvd_mux_expected(const rvd_mux *m, const rvd_mux_stream *s)
     return m->body_left;
 }
 
-// The same for whichever stream the body of a long frame belongs to.
+// The same for whichever stream the body of a long frame belongs to, and behind its unread bytes.
 static size_t rvd_mux_coming(const rvd_mux *m)
 {
-    if (m->body != RVD_MUX_BODY_STREAM || m->frame.length < RVD_MUX_LONG) return 0;
-    return rvd_mux_expected(m, m->body_stream);
+    const rvd_mux_stream *s = m->body_stream;
+    if (m->body != RVD_MUX_BODY_STREAM || m->frame.length < RVD_MUX_LONG || m->dead) return 0;
+    return s->rx == RVD_MUX_RX_OPEN && s->phase != RVD_MUX_OFFERED ? m->body_left : 0;
 }
 
 static inline size_t rvd_mux_peek(rvd_mux *m, rvd_mux_stream *s, const uint8_t **data)
@@ -11870,13 +11875,22 @@ void revdial_engine_supplied(revdial_engine *e, uint32_t id, size_t n)
     RVD_ENGINE_CHECK(e);
 }
 
-size_t revdial_engine_coming(revdial_engine *e, void **ud)
+size_t revdial_engine_coming_after(revdial_engine *e, void **ud, size_t *unread)
 {
     size_t n = 0;
     if (e->state == RVD_ENGINE_UP && !e->framing && !rvd_mux_has_events(&e->mux))
         n = rvd_mux_coming(&e->mux);
     *ud = n ? e->mux.body_stream->ud : NULL;
+    *unread = n ? e->mux.body_stream->buffered : 0;
     return n;
+}
+
+size_t revdial_engine_coming(revdial_engine *e, void **ud)
+{
+    size_t unread, n = revdial_engine_coming_after(e, ud, &unread);
+    if (!unread) return n;
+    *ud = NULL;
+    return 0;
 }
 
 void revdial_engine_take(revdial_engine *e, uint32_t id, size_t n, int64_t now_us)
@@ -13658,18 +13672,25 @@ static ptrdiff_t rvd_sys_writev(int fd, const struct iovec *iov, int count)
 // wait, whatever their flags say.
 static ptrdiff_t rvd_sys_splice(int from, int to, size_t len, int more)
 {
+    ptrdiff_t n = -ENOSYS;
 #if RVD_SYS_SPLICE
+    RVD_SYS_RETRY(n, RVD_SYS(splice)(from, NULL, to, NULL, len,
+                                     SPLICE_F_NONBLOCK | (more ? SPLICE_F_MORE : 0)));
+#else
+    (void)from, (void)to, (void)len, (void)more;
+#endif
+    return n;
+}
+
+// The same from a pipe to a socket, whose peer may have gone.
+static ptrdiff_t rvd_sys_splice_out(int from, int to, size_t len, int more)
+{
     rvd_sys_sigpipe guard;
     ptrdiff_t n;
     rvd_sys_sigpipe_hold(&guard);
-    RVD_SYS_RETRY(n, RVD_SYS(splice)(from, NULL, to, NULL, len,
-                                     SPLICE_F_NONBLOCK | (more ? SPLICE_F_MORE : 0)));
+    n = rvd_sys_splice(from, to, len, more);
     rvd_sys_sigpipe_release(&guard, n == -EPIPE);
     return n;
-#else
-    (void)from, (void)to, (void)len, (void)more;
-    return -ENOSYS;
-#endif
 }
 
 // A pipe for rvd_sys_splice() that holds `size` bytes.
@@ -16270,6 +16291,7 @@ typedef struct rvd_splice_pipe {
     int fds[2];    // read from, written to
     uint64_t in;   // bytes that have come
     uint64_t out;  // that have left
+    size_t ahead;  // that are not in it and come first: the user's
 } rvd_splice_pipe;
 
 typedef struct rvd_splice_pool {
@@ -16352,7 +16374,7 @@ static ptrdiff_t rvd_splice_in(rvd_splice_pipe *p, int fd, size_t len)
 
 static ptrdiff_t rvd_splice_out(rvd_splice_pipe *p, int fd, size_t len, int more)
 {
-    ptrdiff_t n = rvd_sys_splice(p->fds[0], fd, len, more);
+    ptrdiff_t n = rvd_sys_splice_out(p->fds[0], fd, len, more);
     if (n > 0) p->out += (uint64_t)n;
     return n;
 }
@@ -16584,7 +16606,7 @@ struct revdial_stream {
     int64_t rd_deadline_us, wr_deadline_us;  // 0 = do not wait, INT64_MAX = none
     // Loop thread, NULL: nobody. Takes up to n bytes of payload from the session's socket and keeps
     // them. Returns how many; 0: they are to be read; or an error.
-    ptrdiff_t (*take)(revdial_stream *st, size_t n);
+    ptrdiff_t (*take)(revdial_stream *st, size_t n, size_t unread);
     rvd_stream_member *member;               // NULL: it is in no set
     char *meta;                              // "key\0value\0…"
     size_t meta_size;
@@ -18331,15 +18353,15 @@ static int rvd_stream_read_adapt(revdial_session *s, size_t n, int64_t took_us, 
 static int rvd_stream_take(revdial_session *s, size_t *most)
 {
     void *ud = NULL;
-    size_t left = 0;
+    size_t left = 0, unread;
     ptrdiff_t n = 0;
     if (!s->header_reads) return -1;
     rvd_stream_lock(s);
     if (rvd_stream_is_up(s) && rvd_reader_loop_begin(&s->reader)) {
         revdial_stream *st;
-        left = revdial_engine_coming(s->engine, &ud);
+        left = revdial_engine_coming_after(s->engine, &ud, &unread);
         st = ud;
-        if (left >= RVD_STREAM_TAKE && st && st->take) n = st->take(st, left);
+        if (st && st->take) n = st->take(st, left, unread);
         if (n > 0) rvd_stream_events_locked(s);
         if (n > 0) rvd_stream_flush_soon_locked(s);
         rvd_reader_loop_end(&s->reader);
@@ -18355,8 +18377,9 @@ static int rvd_stream_take(revdial_session *s, size_t *most)
 static void rvd_stream_take_look_locked(revdial_session *s)
 {
     void *ud = NULL;
+    size_t unread;
     const revdial_stream *st;
-    if (!s->transport) revdial_engine_coming(s->engine, &ud);
+    if (!s->transport) revdial_engine_coming_after(s->engine, &ud, &unread);
     st = ud;
     if (st && st->take)
         s->header_reads = RVD_STREAM_HEADERS;
@@ -19631,7 +19654,8 @@ typedef struct rvd_relay {
     uint64_t moved[2];
     int half_ms;  // idle_us once one direction is over; 0: has become so, or never does
     int full_reads;                 // in a row; < 0: no matter how many
-    rvd_splice_pipe *first, *last;  // received, and to be written before what the engine has
+    // Received, and to be written before what the engine has, except first->ahead of that.
+    rvd_splice_pipe *first, *last;
     int why_code, why_reset, why_sys;
     const char *why_text;  // static
     void (*done)(void *ud, const uint64_t moved[2], const revdial_err *why);
@@ -19827,6 +19851,7 @@ static int rvd_relay_write(rvd_relay *r, const void *data, size_t len)
         return 0;
     }
     revdial_engine_consume(r->session->engine, r->st->id, (size_t)n);
+    if (r->first) r->first->ahead -= (size_t)n;
     if (n) rvd_relay_moved(r, 1, (size_t)n);
     if (len < RVD_RELAY_TINY) r->tiny_pass = (uint32_t)rvd_loop_passes(r->session->loop);
     if ((size_t)n < len) io->ready &= ~(unsigned)RVD_LOOP_WRITE;
@@ -19861,14 +19886,15 @@ static void rvd_relay_pump_out(rvd_relay *r)
     while (!r->out_over) {
         const void *data;
         ptrdiff_t n;
-        if (r->first) {
+        if (r->first && !r->first->ahead) {
             if (!rvd_relay_write_pipe(r)) return;
             continue;
         }
         n = revdial_engine_peek(r->session->engine, r->st->id, &data);
         if (n == REVDIAL_EAGAIN) return;
         if (n > 0) {
-            if (!rvd_relay_write(r, data, (size_t)n)) return;
+            size_t len = r->first ? rvd_base_min((size_t)n, r->first->ahead) : (size_t)n;
+            if (!rvd_relay_write(r, data, len)) return;
             continue;
         }
         if (n == REVDIAL_ERESET && rvd_relay_awaits_reason(r)) return;
@@ -20050,30 +20076,40 @@ static void rvd_relay_sink(revdial_stream *st, unsigned events)
     if (r->state != RVD_RELAY_RUNNING) rvd_loop_soon(r->session->loop, &r->in);
 }
 
+// Takes into one more pipe.
+static ptrdiff_t rvd_relay_take_more(rvd_relay *r, size_t len, size_t unread)
+{
+    rvd_splice_pool *pool = &r->session->group->pipes;
+    rvd_splice_pipe *p;
+    ptrdiff_t n;
+    if (!r->first && rvd_sys_is_stream(rvd_relay_out(r)->fd) <= 0) return 0;
+    p = rvd_splice_get(pool);
+    if (!p) return 0;
+    n = rvd_splice_in(p, r->session->fd, len);
+    if (n <= 0) {
+        rvd_splice_put(pool, p);
+        return n == -EAGAIN ? n : 0;
+    }
+    p->ahead = r->first ? 0 : unread;
+    if (r->first)
+        r->last->next = p;
+    else
+        r->first = p;
+    r->last = p;
+    return n;
+}
+
 // As revdial_stream.take.
-static ptrdiff_t rvd_relay_take(revdial_stream *st, size_t len)
+static ptrdiff_t rvd_relay_take(revdial_stream *st, size_t len, size_t unread)
 {
     rvd_relay *r = st->sink_ud;
     revdial_session *s = r->session;
     ptrdiff_t n = -EAGAIN;
     if (!r->in.slot || r->state != RVD_RELAY_RUNNING || r->out_over || r->is_untuned) return 0;
+    if (r->first ? unread != r->first->ahead : len < RVD_STREAM_TAKE) return 0;
     if (r->first) n = rvd_splice_in(r->last, s->fd, len);
-    if (n == -EAGAIN) {  // nothing is there, or the pipe is full
-        rvd_splice_pipe *p = NULL;
-        if (rvd_sys_is_stream(rvd_relay_out(r)->fd) > 0) p = rvd_splice_get(&s->group->pipes);
-        if (!p) return 0;
-        n = rvd_splice_in(p, s->fd, len);
-        if (n <= 0) {
-            rvd_splice_put(&s->group->pipes, p);
-            return n == -EAGAIN ? n : 0;
-        }
-        if (r->first)
-            r->last->next = p;
-        else
-            r->first = p;
-        r->last = p;
-    }
-    if (n <= 0) return 0;
+    if (n == -EAGAIN) n = rvd_relay_take_more(r, len, unread);  // nothing is there, or it is full
+    if (n <= 0) return n == -EAGAIN ? n : 0;
     revdial_engine_take(s->engine, st->id, (size_t)n, rvd_loop_now(s->loop));
     rvd_relay_sink(st, 0);
     return n;
