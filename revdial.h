@@ -3996,6 +3996,9 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_OUT_LEAST 4096u     // least output limit: below it writers would stall
 #define RVD_MUX_QUANTUM_MIN 16372u  // least bytes of a DRR turn, except on a thin link
 #define RVD_MUX_QUANTUM_PART 4u     // otherwise a turn is this fraction of the output limit
+#define RVD_MUX_BULK 8u             // turns of streams that supply, after which turns are long
+#define RVD_MUX_BULK_MOST 16u       // that are counted, and what a turn that is copied takes back
+#define RVD_MUX_FRESH_ROW 64u       // turns of new streams in a row while others wait
 #define RVD_MUX_OUT_MAX 262144u     // default of revdial_engine_set_output_max()
 #define RVD_MUX_LONG 65536u         // frames from here on are not copied; reserve makes none
 #define RVD_MUX_SPARSE_BYTES 1024u  // writes up to this size do not wait for a turn
@@ -4170,6 +4173,7 @@ typedef struct rvd_mux_stream {
     unsigned reset_local : 1;  // we reset it, not the peer
     unsigned stopped : 1;      // the application has stopped reading: it gets no EOF either
     unsigned is_moving : 1;    // its reader makes progress: slow, but not stuck
+    unsigned is_brief : 1;     // it has not used the turn that it last wrote in
     uint32_t id, reset_code;
     uint32_t send_credit, recv_credit, window;
     uint32_t buffered;
@@ -4266,6 +4270,8 @@ typedef struct rvd_mux {
     rvd_mux_loan *loans, *loans_last;
     uint64_t out_max;
     uint32_t quantum;     // bytes in a turn while several streams are busy
+    uint32_t bulk;        // turns in which streams wanted to supply, less those of others
+    uint32_t supplier;    // id of the stream that wanted to in this turn
     uint32_t frame_max;   // while one is: a ping waits for the end of a frame
     rvd_pace pace;        // in force if the peer has REVDIAL_FEATURE_PINGS
     int64_t progress_us;  // the output last moved, or began to wait
@@ -4285,6 +4291,7 @@ typedef struct rvd_mux {
     int64_t show_us;        // when the next one of them may be shown
     rvd_base_link ctl, tell, turns, timers[RVD_MUX_TIMERS];
     rvd_base_link fresh;  // as turns, of streams that have just begun to send: they go first
+    uint32_t fresh_row;   // turns of these in a row
     uint32_t pongs[RVD_MUX_PONGS], pong_first, pong_count;
 
     // Liveness and round trips.
@@ -5386,6 +5393,15 @@ static inline void rvd_mux_pace_lead(rvd_mux *m)
         rvd_mux_pace_ping(m);
 }
 
+// Is the link so fast that a frame as long as the output takes no time worth mentioning? Peers of
+// ours only take such frames.
+static int rvd_mux_may_supply(const rvd_mux *m)
+{
+    return rvd_mux_is_paced(m) && !m->is_rated && m->out_max >= 2 * RVD_MUX_LONG &&
+           m->frame_max == RVD_WIRE_FRAME_MAX &&
+           m->cfg.limits.frame_bytes_max == RVD_WIRE_FRAME_MAX;
+}
+
 // How much a stream writes in its turn: on a fast link the limit of the output is large, and large
 // turns save calls without delaying other streams for long.
 static void rvd_mux_turns_set(rvd_mux *m)
@@ -5401,6 +5417,7 @@ static void rvd_mux_turns_set(rvd_mux *m)
     if (!rvd_mux_is_paced(m)) return;
     m->quantum = rvd_base_min_u32(m->quantum, rvd_pace_frame(&m->pace));
     m->frame_max = rvd_base_min_u32(m->frame_max, rvd_pace_frame(&m->pace));
+    if (m->bulk >= RVD_MUX_BULK && rvd_mux_may_supply(m)) m->quantum = (uint32_t)m->out_max;
 }
 
 // A frame that fills the pipe at once has no ping behind it: then nothing would move again.
@@ -5446,10 +5463,13 @@ static inline int rvd_mux_has_waiters(const rvd_mux *m)
 }
 
 // A stream of which nothing is on its way has just begun to send, or sends little: it goes before
-// those that always send.
+// those that always send. On a near link nobody knows what is on its way, and a stream that last
+// wrote less than its turn sends little.
 static int rvd_mux_is_new(const rvd_mux *m, const rvd_mux_stream *s)
 {
-    return rvd_mux_is_paced(m) && (int32_t)((uint32_t)s->out_mark - m->pace.taken) <= 0;
+    if (!rvd_mux_is_paced(m)) return 0;
+    return (int32_t)((uint32_t)s->out_mark - m->pace.taken) <= 0 ||
+           (s->is_brief && m->quantum > RVD_WIRE_FRAME_MAX);
 }
 
 static void rvd_mux_wait_turn(rvd_mux *m, rvd_mux_stream *s)
@@ -5557,6 +5577,7 @@ static inline void rvd_mux_frame_add(rvd_mux *m, rvd_mux_stream *s, uint32_t n, 
 {
     rvd_mux_chunk *c = m->out_tail;
     REVDIAL_ASSERT(n && n <= s->send_credit && RVD_WIRE_HEADER + here <= c->size - c->end);
+    s->is_brief = n < RVD_MUX_QUANTUM_MIN && n < s->turn_left;
     rvd_mux_out_began(m);
     rvd_wire_frame_put(c->data + c->end, RVD_WIRE_DATA, 0, s->id, n);
     m->growing = here ? s : NULL;
@@ -5569,9 +5590,22 @@ static inline void rvd_mux_frame_add(rvd_mux *m, rvd_mux_stream *s, uint32_t n, 
     rvd_mux_account(m, s, n);
 }
 
+// Turns are long while all streams that have them supply.
+static void rvd_mux_bulk_count(rvd_mux *m, int is_bulk)
+{
+    uint32_t was = m->bulk;
+    if (is_bulk)
+        m->bulk += m->bulk < RVD_MUX_BULK_MOST;
+    else
+        m->bulk -= m->bulk ? 1 : 0;
+    if ((was >= RVD_MUX_BULK) != (m->bulk >= RVD_MUX_BULK)) rvd_mux_turns_set(m);
+}
+
 static void rvd_mux_commit(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
 {
     rvd_mux_frame_add(m, s, n, n);
+    if (m->bulk && m->supplier != s->id) rvd_mux_bulk_count(m, 0);
+    m->supplier = 0;
 }
 
 // Adds a small write to the stream's last frame, if that is the last one and output() has not shown
@@ -6816,6 +6850,18 @@ static int rvd_mux_event_stream(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev
     return 1;
 }
 
+// New streams go first, but many of them do not hold the others back for ever.
+static rvd_base_link *rvd_mux_turns_next(rvd_mux *m)
+{
+    int is_late = m->fresh_row == RVD_MUX_FRESH_ROW && !rvd_base_link_is_alone(&m->turns);
+    if (is_late || rvd_base_link_is_alone(&m->fresh)) {
+        m->fresh_row = 0;
+        return &m->turns;
+    }
+    m->fresh_row += m->fresh_row < RVD_MUX_FRESH_ROW;
+    return &m->fresh;
+}
+
 // The next writer to wake, if there is room beyond what is promised already.
 static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
 {
@@ -6828,7 +6874,7 @@ static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
         return 0;
     }
     if (rvd_mux_rate_room(m) <= (uint64_t)m->promised * quantum) return 0;
-    turns = rvd_base_link_is_alone(&m->fresh) ? &m->turns : &m->fresh;
+    turns = rvd_mux_turns_next(m);
     s = RVD_BASE_OWNER(turns->next, rvd_mux_stream, turn);
     rvd_mux_turn_leave(m, s);
     s->turn_left = quantum;
@@ -7199,17 +7245,21 @@ static ptrdiff_t rvd_mux_lend(rvd_mux *m, rvd_mux_stream *s, const uint8_t *byte
 
 // ---- payload that does not pass through here ----
 
-// How much of `want` the stream may supply. Only if nobody else sends: a frame for each of many
-// costs more calls than their copies. And to peers of ours only, where a frame that is as long as
-// the output may be takes no time worth mentioning. No more waits than with short ones.
+// How much of `want` the stream may supply: less than LONG costs more calls than copies do. While
+// others write, only in a long turn.
 static uint32_t rvd_mux_supply(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
     uint64_t most = m->out_max + RVD_MUX_LONG, queued = rvd_mux_out_len(m);
-    if (!rvd_mux_is_paced(m) || m->is_rated) return 0;
-    if (m->out_max < 2 * RVD_MUX_LONG || queued >= m->out_max) return 0;
-    if (m->frame_max < RVD_WIRE_FRAME_MAX || m->cfg.limits.frame_bytes_max < RVD_WIRE_FRAME_MAX)
-        return 0;
-    if (m->last_id != s->id || rvd_mux_has_waiters(m) || rvd_mux_write_state(m, s)) return 0;
+    int is_alone = m->last_id == s->id && !rvd_mux_has_waiters(m);
+    if (!rvd_mux_may_supply(m) || rvd_mux_write_state(m, s)) return 0;
+    if (queued >= m->out_max || s->wait == RVD_MUX_WAIT_TURN) return 0;
+    if (!is_alone) {
+        m->supplier = s->id;
+        rvd_mux_bulk_count(m, 1);
+        if (m->bulk < RVD_MUX_BULK) return 0;
+        if (!rvd_mux_has_waiters(m)) s->turn_left = m->quantum;
+        want = rvd_base_min(want, s->turn_left);
+    }
     rvd_mux_ack(m, s);
     if (s->promise) rvd_mux_promise_keep(m, s);
     want = rvd_base_min(want, (size_t)(most - queued));
@@ -7220,7 +7270,7 @@ static uint32_t rvd_mux_supply(rvd_mux *m, rvd_mux_stream *s, size_t want)
 // Adds a data frame whose n bytes the application supplies. Returns 0 without memory.
 static int rvd_mux_supplied(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
 {
-    s->turn_left = m->quantum;
+    if (!rvd_mux_has_waiters(m)) s->turn_left = m->quantum;
     s->wait = RVD_MUX_WAIT_NONE;
     if (!rvd_mux_loan_add(m, s, NULL, n)) return 0;
     m->loans_last->stream = NULL;
