@@ -354,7 +354,8 @@ typedef struct revdial_limits {
     // streams are still accepted. On Linux, relays keep what large transfers bring in pipes of the
     // system, which are not counted here: at most 64 of 1 MiB for each I/O thread.
     uint32_t session_window;
-    // Largest frame while several streams are busy: default 65524, 512 to 65524.
+    // Largest frame while several streams are busy: default 65524, 512 to 65524. With the default,
+    // payload that is supplied comes in longer ones (see revdial_engine_supply).
     uint32_t frame_bytes_max;
     // Idle time before a ping: default 15000, min 100. While payload moves, there is also a ping
     // every 30 s that measures the round trip.
@@ -970,8 +971,9 @@ REVDIAL_API void revdial_engine_supplied(revdial_engine *e, uint32_t id, size_t 
 //   returns  bytes; 0: there is no such frame
 REVDIAL_API size_t revdial_engine_coming(revdial_engine *e, void **ud);
 
-// The same, also while bytes of the stream are unread: deliver *unread of them, as peek shows them,
-// before those that you take now.
+// The same of any frame that has begun, also while bytes of its stream are unread: deliver *unread
+// of them, as peek shows them, before those that you take now. *ud is NULL if you may take none:
+// then read the rest of the frame, and the header behind it.
 REVDIAL_API size_t revdial_engine_coming_after(revdial_engine *e, void **ud, size_t *unread);
 REVDIAL_API void revdial_engine_take(revdial_engine *e, uint32_t id, size_t n, int64_t now_us);
 REVDIAL_API void revdial_engine_taken(revdial_engine *e, uint32_t id, size_t n);
@@ -3998,7 +4000,6 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_QUANTUM_PART 4u     // otherwise a turn is this fraction of the output limit
 #define RVD_MUX_BULK 8u             // turns of streams that supply, after which turns are long
 #define RVD_MUX_BULK_MOST 16u       // that are counted, and what a turn that is copied takes back
-#define RVD_MUX_FRESH_ROW 64u       // turns of new streams in a row while others wait
 #define RVD_MUX_OUT_MAX 262144u     // default of revdial_engine_set_output_max()
 #define RVD_MUX_LONG 65536u         // frames from here on are not copied; reserve makes none
 #define RVD_MUX_SPARSE_BYTES 1024u  // writes up to this size do not wait for a turn
@@ -4173,7 +4174,6 @@ typedef struct rvd_mux_stream {
     unsigned reset_local : 1;  // we reset it, not the peer
     unsigned stopped : 1;      // the application has stopped reading: it gets no EOF either
     unsigned is_moving : 1;    // its reader makes progress: slow, but not stuck
-    unsigned is_brief : 1;     // it has not used the turn that it last wrote in
     uint32_t id, reset_code;
     uint32_t send_credit, recv_credit, window;
     uint32_t buffered;
@@ -4291,7 +4291,6 @@ typedef struct rvd_mux {
     int64_t show_us;        // when the next one of them may be shown
     rvd_base_link ctl, tell, turns, timers[RVD_MUX_TIMERS];
     rvd_base_link fresh;  // as turns, of streams that have just begun to send: they go first
-    uint32_t fresh_row;   // turns of these in a row
     uint32_t pongs[RVD_MUX_PONGS], pong_first, pong_count;
 
     // Liveness and round trips.
@@ -5463,13 +5462,13 @@ static inline int rvd_mux_has_waiters(const rvd_mux *m)
 }
 
 // A stream of which nothing is on its way has just begun to send, or sends little: it goes before
-// those that always send. On a near link nobody knows what is on its way, and a stream that last
-// wrote less than its turn sends little.
+// those that always send. So does one that has hardly used its turn where turns are long; many of
+// these make them short.
 static int rvd_mux_is_new(const rvd_mux *m, const rvd_mux_stream *s)
 {
     if (!rvd_mux_is_paced(m)) return 0;
     return (int32_t)((uint32_t)s->out_mark - m->pace.taken) <= 0 ||
-           (s->is_brief && m->quantum > RVD_WIRE_FRAME_MAX);
+           (m->quantum > RVD_WIRE_FRAME_MAX && s->turn_left + RVD_MUX_QUANTUM_MIN >= m->quantum);
 }
 
 static void rvd_mux_wait_turn(rvd_mux *m, rvd_mux_stream *s)
@@ -5577,7 +5576,6 @@ static inline void rvd_mux_frame_add(rvd_mux *m, rvd_mux_stream *s, uint32_t n, 
 {
     rvd_mux_chunk *c = m->out_tail;
     REVDIAL_ASSERT(n && n <= s->send_credit && RVD_WIRE_HEADER + here <= c->size - c->end);
-    s->is_brief = n < RVD_MUX_QUANTUM_MIN && n < s->turn_left;
     rvd_mux_out_began(m);
     rvd_wire_frame_put(c->data + c->end, RVD_WIRE_DATA, 0, s->id, n);
     m->growing = here ? s : NULL;
@@ -6850,18 +6848,6 @@ static int rvd_mux_event_stream(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev
     return 1;
 }
 
-// New streams go first, but many of them do not hold the others back for ever.
-static rvd_base_link *rvd_mux_turns_next(rvd_mux *m)
-{
-    int is_late = m->fresh_row == RVD_MUX_FRESH_ROW && !rvd_base_link_is_alone(&m->turns);
-    if (is_late || rvd_base_link_is_alone(&m->fresh)) {
-        m->fresh_row = 0;
-        return &m->turns;
-    }
-    m->fresh_row += m->fresh_row < RVD_MUX_FRESH_ROW;
-    return &m->fresh;
-}
-
 // The next writer to wake, if there is room beyond what is promised already.
 static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
 {
@@ -6874,7 +6860,7 @@ static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
         return 0;
     }
     if (rvd_mux_rate_room(m) <= (uint64_t)m->promised * quantum) return 0;
-    turns = rvd_mux_turns_next(m);
+    turns = rvd_base_link_is_alone(&m->fresh) ? &m->turns : &m->fresh;
     s = RVD_BASE_OWNER(turns->next, rvd_mux_stream, turn);
     rvd_mux_turn_leave(m, s);
     s->turn_left = quantum;
@@ -11927,18 +11913,20 @@ void revdial_engine_supplied(revdial_engine *e, uint32_t id, size_t n)
 
 size_t revdial_engine_coming_after(revdial_engine *e, void **ud, size_t *unread)
 {
-    size_t n = 0;
-    if (e->state == RVD_ENGINE_UP && !e->framing && !rvd_mux_has_events(&e->mux))
-        n = rvd_mux_coming(&e->mux);
-    *ud = n ? e->mux.body_stream->ud : NULL;
-    *unread = n ? e->mux.body_stream->buffered : 0;
-    return n;
+    int is_long = 0;
+    *unread = 0;
+    *ud = NULL;
+    if (e->state != RVD_ENGINE_UP || e->framing || rvd_mux_has_events(&e->mux)) return 0;
+    is_long = rvd_mux_coming(&e->mux) > 0;
+    *ud = is_long ? e->mux.body_stream->ud : NULL;
+    *unread = is_long ? e->mux.body_stream->buffered : 0;
+    return e->mux.body == RVD_MUX_BODY_NONE ? 0 : e->mux.body_left;
 }
 
 size_t revdial_engine_coming(revdial_engine *e, void **ud)
 {
     size_t unread, n = revdial_engine_coming_after(e, ud, &unread);
-    if (!unread) return n;
+    if (n && !unread && rvd_mux_coming(&e->mux)) return n;
     *ud = NULL;
     return 0;
 }
@@ -18419,7 +18407,7 @@ static int rvd_stream_take(revdial_session *s, size_t *most)
     rvd_stream_unlock(s);
     if (n == -EAGAIN) s->io.ready &= ~(unsigned)RVD_LOOP_READ;
     if (n > 0 || n == -EAGAIN) return n > 0;
-    if (left < RVD_STREAM_TAKE) *most = left + RVD_STREAM_HEADER;
+    *most = rvd_base_min(*most, left + RVD_STREAM_HEADER);
     return -1;
 }
 

@@ -343,6 +343,112 @@ TEST(turns_are_long_where_the_link_is_fast)  // 64 KiB on a slow one would be a 
     CHECK_INT(longest_turn(&small, 262144), 1000);
 }
 
+// ---- large transfers, whose payload the application keeps
+
+enum { BULKS = 4, BULK_LIMIT = 262144 };
+
+// Streams of the peer's, on a link so near that frames may be long.
+static rig *near_new(uint32_t streams)
+{
+    rig *r = rig_new(&(rig_options){.role = REVDIAL_ROLE_PROXY, .features = "pings",
+                                    .limits = no_keepalive});
+    if (!r) return NULL;
+    r->quiet = 1;
+    for (uint32_t n = 1; n <= streams; n++) {
+        rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 256u << 20);
+        revdial_engine_accept(r->e, rig_id(r, 1, n));
+    }
+    rvd_pace_become(&r->e->mux.pace, RVD_PACE_NEAR);
+    revdial_engine_set_output_max(r->e, BULK_LIMIT);
+    return r;
+}
+
+// All of the output is sent; what the application keeps has no bytes here.
+static void bulk_sent(rig *r)
+{
+    struct iovec iov[16];
+    int n;
+    while ((n = revdial_engine_output(r->e, iov, 16)) > 0) {
+        size_t total = 0;
+        for (int i = 0; i < n; i++) total += iov[i].iov_len;
+        revdial_engine_sent(r->e, total);
+    }
+}
+
+// A stream writes what it may, as a relay does. Returns the bytes of its first frame that it has
+// supplied, 0 if it has copied; *all gets the bytes of all.
+static size_t bulk_write(rig *r, uint32_t id, uint64_t *all)
+{
+    size_t first = 0;
+    for (;;) {
+        void *at;
+        size_t n = revdial_engine_supply(r->e, id, 327680);
+        if (n) {
+            revdial_engine_supplied(r->e, id, n);
+            if (!first) first = n;
+        } else {
+            ptrdiff_t room = revdial_engine_reserve(r->e, id, &at, 65524);
+            if (room <= 0) return first;
+            memset(at, 0, (size_t)room);
+            revdial_engine_commit(r->e, id, (size_t)room);
+            n = (size_t)room;
+        }
+        *all += n;
+    }
+}
+
+TEST(while_all_that_write_are_large_transfers_each_supplies_a_long_frame_in_its_turn)
+{
+    uint64_t wrote[BULKS + 1] = {0}, least = UINT64_MAX, most = 0;
+    rig *r = near_new(BULKS);
+    REQUIRE(r != NULL);
+    for (uint32_t n = 1; n <= BULKS; n++) bulk_write(r, rig_id(r, 1, n), &wrote[n]);
+    for (int round = 0; round < 200; round++) {
+        revdial_event ev;
+        bulk_sent(r);
+        while (revdial_engine_event(r->e, &ev)) {
+            if (ev.type != REVDIAL_EV_WRITABLE) continue;
+            size_t n = bulk_write(r, ev.id, &wrote[ev.id / 2]);
+            if (round > 20) CHECK_INT(n, BULK_LIMIT);
+        }
+    }
+    for (uint32_t n = 1; n <= BULKS; n++) {
+        if (wrote[n] < least) least = wrote[n];
+        if (wrote[n] > most) most = wrote[n];
+    }
+    CHECK(least > 8 << 20);
+    CHECK(most - least <= 2 * BULK_LIMIT);
+    rig_end(r);
+}
+
+TEST(who_says_little_goes_before_large_transfers)
+{
+    static const uint8_t bytes[2000];
+    uint64_t all = 0;
+    int waits = 0;
+    rig *r = near_new(BULKS + 1);
+    REQUIRE(r != NULL);
+    uint32_t brief = rig_id(r, 1, BULKS + 1);
+    for (int round = 0; round < 20; round++) {
+        revdial_event ev;
+        int has_waited, told = 0;
+        for (uint32_t n = 1; n <= BULKS; n++) bulk_write(r, rig_id(r, 1, n), &all);
+        has_waited = revdial_engine_write(r->e, brief, bytes, sizeof bytes) == 0 && round > 10;
+        waits += has_waited;
+        bulk_sent(r);
+        while (revdial_engine_event(r->e, &ev)) {
+            if (ev.type != REVDIAL_EV_WRITABLE) continue;
+            if (has_waited && !told++) CHECK_INT(ev.id, brief);
+            if (ev.id == brief)
+                CHECK_INT(revdial_engine_write(r->e, brief, bytes, sizeof bytes), 2000);
+            else
+                bulk_write(r, ev.id, &all);
+        }
+    }
+    CHECK(waits > 5);
+    rig_end(r);
+}
+
 TEST(a_turn_is_cut_when_the_link_turns_out_to_be_slow)
 {
     enum { STREAMS = 16 };

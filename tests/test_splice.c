@@ -9,17 +9,23 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-// Bytes that have gone through pipes; pipes that were refused; the most that one call may move.
-static atomic_llong spliced;
-static atomic_int refused, is_scarce, piece_max;
+// Bytes that have gone through pipes; those that came from the descriptor `watched`, which is still
+// read if that is blocked; pipes that were refused; the most that one call may move.
+static atomic_llong spliced, from_watched;
+static atomic_int refused, is_scarce, piece_max, watched = -1, is_blocked;
 
 #ifdef SPLICE_F_MORE
 static ssize_t seen_splice(int from, int to, size_t len, unsigned flags)
 {
     int limit = atomic_load(&piece_max);
     if (limit && len > (size_t)limit) len = (size_t)limit;
+    if (from == atomic_load(&watched) && atomic_load(&is_blocked)) {
+        errno = EINVAL;
+        return -1;
+    }
     ssize_t n = splice(from, NULL, to, NULL, len, flags);
     if (n > 0) atomic_fetch_add(&spliced, n);
+    if (n > 0 && from == atomic_load(&watched)) atomic_fetch_add(&from_watched, n);
     return n;
 }
 
@@ -107,6 +113,7 @@ static int splice_world_open(world *w)
     atomic_store(&refused, 0);
     atomic_store(&is_scarce, 0);
     atomic_store(&piece_max, 0);
+    atomic_store(&watched, -1);
     return world_open(w);
 }
 
@@ -145,6 +152,15 @@ static uint64_t pattern_read(int fd, uint64_t at, uint64_t len)
         got += (uint64_t)n;
     }
     return got;
+}
+
+// Bytes in the engine that nobody has read.
+static uint64_t session_unread(revdial_session *s)
+{
+    rvd_stream_lock(s);
+    uint64_t n = s->engine->mux.buffered;
+    rvd_stream_unlock(s);
+    return n;
 }
 
 // From one end to the other, up to EOF.
@@ -225,6 +241,58 @@ NEW_WORLD_TEST(a_reader_that_has_stopped_holds_its_own_stream_only_and_gets_all_
     CHECK(t.is_whole);
     line_end(&slow, 0);
     line_end(&other, 0);
+}
+
+// Its unread bytes never become fewer than a window has: its sender is as fast as it is.
+NEW_WORLD_TEST(a_reader_that_lags_behind_gets_what_comes_behind_its_unread_bytes_through_pipes)
+{
+    line l;
+    transfer t;
+    revdial_session *s;
+    w->pcfg.common.limits.stream_window = w->acfg.common.limits.stream_window = 8 << 20;
+    REQUIRE(splice_world_open(w) && line_open(&l, w));
+    s = revdial_agent_wait(w->agents[0], UTIL_WAIT_MS, NULL);
+    atomic_store(&from_watched, 0);
+    atomic_store(&is_blocked, 1);
+    atomic_store(&watched, s->fd);
+    transfer_begin(&t, l.client, 2 * BULK);
+    UTIL_EVENTUALLY(session_unread(s) > 3 << 20);
+    CHECK_INT(atomic_load(&from_watched), 0);
+    atomic_store(&is_blocked, 0);
+    uint64_t at = 0;
+    while (atomic_load(&from_watched) < 1 << 20 && at < BULK) {
+        if (!CHECK_INT(pattern_read(l.target, at, 262144), 262144)) break;
+        at += 262144;
+        util_nap_ms(1);
+    }
+    CHECK(!RVD_SYS_SPLICE || (atomic_load(&from_watched) >= 1 << 20 && session_unread(s) > 0));
+    CHECK_INT(pattern_read(l.target, at, 2 * BULK - at), 2 * BULK - at);
+    pthread_join(t.thread, NULL);
+    CHECK(t.is_whole);
+    revdial_session_unref(s);
+    line_end(&l, 0);
+}
+
+NEW_WORLD_TEST(many_large_transfers_at_once_go_through_pipes_and_arrive_whole)
+{
+    enum { LINES = 6 };
+    line l[LINES];
+    transfer t[LINES];
+    REQUIRE(splice_world_open(w));
+    util_clock_stop();
+    for (int i = 0; i < LINES; i++) REQUIRE(line_open(&l[i], w));
+    for (int i = 0; i < LINES; i++) transfer_begin(&t[i], l[i].client, BULK);
+    for (uint64_t at = 0; at < BULK; at += BULK / 16)
+        for (int i = 0; i < LINES; i++)
+            if (!CHECK_INT(pattern_read(l[i].target, at, BULK / 16), BULK / 16)) at = BULK;
+    CHECK(!RVD_SYS_SPLICE || atomic_load(&spliced) > LINES * (long long)BULK);
+    for (int i = 0; i < LINES; i++) {
+        pthread_join(t[i].thread, NULL);
+        CHECK(t[i].is_whole);
+    }
+    check_echo(w);
+    util_clock_run();
+    for (int i = 0; i < LINES; i++) line_end(&l[i], 0);
 }
 
 NEW_WORLD_TEST(a_reset_in_the_middle_leaves_the_frames_of_other_streams_whole)
