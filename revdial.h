@@ -786,7 +786,7 @@ REVDIAL_API void revdial_engine_sent(revdial_engine *e, size_t n);
 // writes a quarter of this in its turn, but at least 16 KiB. Below 16 KiB a turn is a quarter of
 // it, at least 1 KiB, and no frame is longer than all of it. A turn is never longer than
 // frame_bytes_max, nor, with REVDIAL_FEATURE_PINGS, than what a slow link carries in 2 ms, at least
-// 1 KiB.
+// 1 KiB; but while all that write supply (see revdial_engine_supply) a turn is all of it.
 REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
 
 // Replaces the limits of the config. Before the session is up all are replaced; afterwards only
