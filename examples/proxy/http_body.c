@@ -37,23 +37,32 @@ static int http_size_step(http_body *b, char c)
     return 1;
 }
 
-// One character of chunk extensions (7.1.1): which ones there are is nobody's business, only where
-// they end.
+// One character of chunk extensions (7.1.1): ";" name ["=" value], where a value is a token or is
+// quoted. Which ones there are is nobody's business, only where they end.
 static int http_extension_step(http_body *b, char c)
 {
+    enum http_body_state was = b->state;
+    int is_token = http_has(&http_token, c);
     b->problem = "a chunk's extension is malformed";
-    if (b->state == HTTP_BODY_ESCAPED) {
+    if (was == HTTP_BODY_QUOTED || was == HTTP_BODY_ESCAPED) {
         b->state = HTTP_BODY_QUOTED;
+        if (was == HTTP_BODY_QUOTED && c == '"') b->state = HTTP_BODY_QUOTE_END;
+        if (was == HTTP_BODY_QUOTED && c == '\\') b->state = HTTP_BODY_ESCAPED;
         return http_has(&http_text_set, c);
     }
-    if (b->state == HTTP_BODY_QUOTED) {
-        if (c == '"') b->state = HTTP_BODY_EXTENSION;
-        if (c == '\\') b->state = HTTP_BODY_ESCAPED;
-        return http_has(&http_text_set, c);
+    if (was == HTTP_BODY_EXTENSION) {
+        b->state = HTTP_BODY_NAME;
+        return is_token;
     }
+    if (was == HTTP_BODY_EQUALS) {
+        b->state = c == '"' ? HTTP_BODY_QUOTED : HTTP_BODY_VALUE;
+        return c == '"' || is_token;
+    }
+    if (is_token) return was != HTTP_BODY_QUOTE_END;
+    if (c == ';') b->state = HTTP_BODY_EXTENSION;
     if (c == '\r') b->state = HTTP_BODY_SIZE_LF;
-    if (c == '"') b->state = HTTP_BODY_QUOTED;
-    return c == '\r' || c == '"' || c == '=' || c == ';' || http_has(&http_token, c);
+    if (c == '=' && was == HTTP_BODY_NAME) b->state = HTTP_BODY_EQUALS;
+    return b->state != was;
 }
 
 // One character of a line. Returns 0 if it may not be there.
@@ -66,8 +75,12 @@ static int http_body_step(http_body *b, char c)
     switch (b->state) {
     case HTTP_BODY_SIZE: return http_size_step(b, c);
     case HTTP_BODY_EXTENSION:
+    case HTTP_BODY_NAME:
+    case HTTP_BODY_EQUALS:
+    case HTTP_BODY_VALUE:
     case HTTP_BODY_QUOTED:
-    case HTTP_BODY_ESCAPED: return http_extension_step(b, c);
+    case HTTP_BODY_ESCAPED:
+    case HTTP_BODY_QUOTE_END: return http_extension_step(b, c);
     case HTTP_BODY_SIZE_LF:
         b->problem = "a chunk's size ends with CR alone";
         b->state = b->left ? HTTP_BODY_DATA : HTTP_BODY_TRAILER;

@@ -314,6 +314,19 @@ static const char *http_host_heed(http_head *h)
     return http_texts_equal(authority, host->value) ? NULL : "Host is not that of the target";
 }
 
+// Each '%' of a path begins an escape (RFC 3986 section 2.1), and none is a NUL, where a reader
+// may see the end of the path. A query may have what browsers leave as it is.
+static int http_path_is_escaped(http_text path)
+{
+    for (size_t i = 0; i < path.len && path.at[i] != '?'; i++) {
+        if (path.at[i] != '%') continue;
+        if (path.len - i < 3 || http_hex(path.at[i + 1]) < 0 || http_hex(path.at[i + 2]) < 0)
+            return 0;
+        if (path.at[i + 1] == '0' && path.at[i + 2] == '0') return 0;
+    }
+    return 1;
+}
+
 // absolute-form (3.2.2) becomes origin-form, and its authority is kept.
 static const char *http_target_parse(http_head *h, http_text target)
 {
@@ -322,6 +335,7 @@ static const char *http_target_parse(http_head *h, http_text target)
                                                            : 0;
     size_t end = scheme;
     h->target = target;
+    if (!http_path_is_escaped(target)) return "a '%' in the path begins no escape";
     if (*target.at == '/') return NULL;
     if (scheme == 0) return "the target is neither a path nor http://HOST/PATH";
     while (end < target.len && target.at[end] != '/' && target.at[end] != '?') end++;

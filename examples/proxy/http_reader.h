@@ -105,13 +105,18 @@ void http_trace(const http_head *h, char trace[HTTP_TRACE_SIZE]);
 //
 //   LENGTH, UNTIL_CLOSE: DATA ──▶ DONE
 //   CHUNKED: SIZE ─▶ DATA ─▶ DATA_CR ─▶ DATA_LF ─▶ SIZE; SIZE of 0 ─▶ TRAILER ─▶ DONE
-//   and in a line that begins with a size: SIZE ─▶ (EXTENSION ─▶) SIZE_LF
+//   and in a line that begins with a size: SIZE ─▶ SIZE_LF, or for each extension
+//   EXTENSION ─▶ NAME ─▶ EQUALS ─▶ VALUE, or EQUALS ─▶ QUOTED ⇄ ESCAPED; QUOTED ─▶ QUOTE_END
 enum http_body_state {
     HTTP_BODY_DONE,
     HTTP_BODY_SIZE,
-    HTTP_BODY_EXTENSION,
-    HTTP_BODY_QUOTED,   // in an extension's value
-    HTTP_BODY_ESCAPED,  // after '\' in it
+    HTTP_BODY_EXTENSION,  // behind its ';'
+    HTTP_BODY_NAME,
+    HTTP_BODY_EQUALS,  // behind '='
+    HTTP_BODY_VALUE,
+    HTTP_BODY_QUOTED,
+    HTTP_BODY_ESCAPED,    // after '\' in it
+    HTTP_BODY_QUOTE_END,  // after its last '"'
     HTTP_BODY_SIZE_LF,
     HTTP_BODY_DATA,
     HTTP_BODY_DATA_CR,
