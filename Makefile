@@ -23,12 +23,13 @@
 ##   sweep      each call of the system fails in each way, at each place (SWEEP_SEEDS=3)
 ##   explore    every order of events in a small world, as deep as SECONDS=60 allow
 ##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=60 in all, FUZZ="engine egress")
+##   differential  the HTTP reader reads what llhttp and Go's net/http read (needs node and go)
 ##   coverage   lines and branches of each section that `test` reaches, and their gates (needs gcc)
 ##   mutate     random changes of revdial.h that `test` has to notice (COUNT=200 SEED=1; hours)
 ##   timing     nothing but a verdict depends on a secret's bytes (needs valgrind)
 ##   e2e        the programs with curl, nginx, ssh and broken networks (needs root for some)
 ##   hostile    attacks on the programs beside an honest session (HOSTILE_SECONDS=60 for each)
-##   chaos      the part of e2e in which processes, networks, names and clocks fail (needs root)
+##   chaos      the parts of e2e in which processes, networks, names and clocks fail (needs root)
 ##   soak       mixed load with kills and reloads, MINUTES=60: nothing lost, nothing leaked
 ##   bench      how fast it is beside other tunnels (needs python3; BENCH="relay lib" for parts)
 ##   bench-peers  builds frp and rathole for it (downloads them; needs go, cargo)
@@ -151,8 +152,8 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test test-poll sim sweep check demo run-demo layers tidy header asan \
 	tsan yields helgrind portable matrix systems yamuxspec interop interop-all tls tls-versions \
-	explore fuzz coverage mutate timing e2e hostile chaos soak bench bench-peers format man install \
-	install-headers uninstall package size clean help no-tls FORCE
+	explore fuzz differential coverage mutate timing e2e hostile chaos soak bench bench-peers \
+	format man install install-headers uninstall package size clean help no-tls FORCE
 
 all: $(PROGRAMS) examples $(NO_TLS)
 
@@ -308,6 +309,10 @@ SECONDS = 60
 explore: $(BUILD)/test_explore
 	$(BUILD)/test_explore --seconds $(SECONDS)
 
+differential:
+	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' python3 tests/differential/run.py \
+		$(if $(DIFFERENTIAL),--count '$(DIFFERENTIAL)') $(if $(SEED),--seed '$(SEED)')
+
 fuzz:
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/fuzz/run.sh $(FUZZ)
 
@@ -328,13 +333,16 @@ systems:
 
 YAMUXSPEC = python3 tests/yamuxspec/yamuxspec.py --log '$(BUILD)'/yamuxspec.log
 yamuxspec: $(PROGRAMS)
-	@$(YAMUXSPEC) backend -- '$(BUILD)'/revdial-agent --server http://{server} --name peer \
-		--target {target}
-	@$(YAMUXSPEC) proxy -- '$(BUILD)'/revdial-proxy --listen 127.0.0.1:0 \
-		--expose 127.0.0.1:0=peer
+	@for how in 'raw http' 'ws ws'; do \
+		$(YAMUXSPEC) backend --carrier $${how% *} -- '$(BUILD)'/revdial-agent \
+			--server $${how#* }://{server} --name peer --target {target} && \
+		$(YAMUXSPEC) proxy --carrier $${how% *} -- '$(BUILD)'/revdial-proxy \
+			--listen 127.0.0.1:0 --expose 127.0.0.1:0=peer || exit; \
+	done
 
 interop: $(PROGRAMS)
-	@REVDIAL_BUILD='$(BUILD)' python3 tests/interop/run.py hashicorp go-yamux-5 js-yamux
+	@REVDIAL_BUILD='$(BUILD)' python3 tests/interop/run.py --spec-of go-yamux-5 \
+		hashicorp go-yamux-5 js-yamux
 
 interop-all: $(PROGRAMS)
 	@REVDIAL_BUILD='$(BUILD)' python3 tests/interop/run.py --spec
@@ -352,7 +360,7 @@ hostile: $(PROGRAMS)
 		HOSTILE_JOBS='$(HOSTILE_JOBS)' python3 tests/hostile/run.py
 
 chaos: $(PROGRAMS)
-	@REVDIAL_BUILD='$(BUILD)' bash tests/e2e/run.sh chaos
+	@REVDIAL_BUILD='$(BUILD)' bash tests/e2e/run.sh chaos trouble
 
 soak: $(PROGRAMS)
 	@REVDIAL_BUILD='$(BUILD)' MINUTES='$(MINUTES)' python3 tests/soak/soak.py

@@ -6,6 +6,7 @@ proxy, on the raw carrier and on WebSockets of a library of their language.
 
   --jobs 'bulk streams'   some jobs of jobs.py only; spec is what tests/yamuxspec finds
   --spec                  that, too, with the libraries whose deviations are known
+  --spec-of 'go-yamux-5'  the same, of these libraries only
   --table                 print the rows of these libraries in tests/vectors/README.md
 
 Wants revdial-proxy and revdial-agent in the build directory (make interop). Prints a line for each
@@ -30,8 +31,8 @@ TABLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'vectors'
 
 
 class Run:
-    def __init__(self, wanted, has_spec):
-        self.wanted, self.has_spec = wanted, has_spec
+    def __init__(self, wanted, has_spec, spec_of):
+        self.wanted, self.has_spec, self.spec_of = wanted, has_spec, spec_of
         self.passed = self.failed = 0
         self.seen = {}  # library to its deviations that mean something to a user
 
@@ -74,25 +75,28 @@ class Run:
                 name = '%s, their %s, %s' % (library.title, role, carrier)
                 self.check(name, False, 'no session: %s' % why)
 
-    def our_spec(self):
+    def our_spec(self, carrier):
         programs = os.path.dirname(BUILD)
-        self.spec('revdial', None, 'backend', [
-            os.path.join(programs, 'revdial-agent'), '--server', 'http://{server}',
+        scheme = {'raw': 'http', 'ws': 'ws'}[carrier]
+        self.spec('revdial', None, 'backend', carrier, [
+            os.path.join(programs, 'revdial-agent'), '--server', scheme + '://{server}',
             '--name', 'peer', '--target', '{target}'])
-        self.spec('revdial', None, 'proxy', [
+        self.spec('revdial', None, 'proxy', carrier, [
             os.path.join(programs, 'revdial-proxy'), '--listen', LOCAL + ':0',
             '--expose', LOCAL + ':0=peer'])
 
-    def their_spec(self, library, role):
-        words = {'backend': ['backend', 'http://{server}/revdial', '{target}'],
-                 'proxy': ['proxy', 'http']}[role]
-        self.spec(library.title, library.name, role, library.command + words)
+    def their_spec(self, library, role, carrier):
+        scheme = {'raw': 'http', 'ws': 'ws'}[carrier]
+        words = {'backend': ['backend', scheme + '://{server}/revdial', '{target}'],
+                 'proxy': ['proxy', scheme]}[role]
+        self.spec(library.title, library.name, role, carrier, library.command + words)
 
-    def spec(self, title, name, role, command):
+    def spec(self, title, name, role, carrier, command):
         """The cells of tests/yamuxspec as one check; those that are not as known are printed."""
         args = types.SimpleNamespace(role=role, peer=name, bare=False, only=None, command=command,
-                                     log=os.path.join(BUILD, 'spec.log'))
+                                     carrier=carrier, log=os.path.join(BUILD, 'spec.log'))
         bad, cells, others = 0, 0, 0
+        began = time.monotonic()
         try:
             for _, _, is_fine, line in cells_played(args):
                 cells += 1
@@ -103,8 +107,14 @@ class Run:
         except (Silent, OSError) as why:
             bad += 1
             print('FAIL %s' % why)
-        text = '%d cells, %d deviate, %d not as known' % (cells, others, bad)
-        self.check('%s as a %s: yamuxspec' % (title, role), bad == 0, text)
+        text = '%d cells, %d deviate, %d not as known, %.0f s' % (cells, others, bad,
+                                                                  time.monotonic() - began)
+        self.check('%s as a %s, %s: yamuxspec' % (title, role, carrier), bad == 0, text)
+
+    def takes_spec(self, library, role):
+        if 'spec' in self.wanted or library.name in self.spec_of:
+            return True
+        return self.has_spec and deviations(library.name, role)
 
     def library(self, library):
         try:
@@ -115,8 +125,8 @@ class Run:
         for role in ('backend', 'proxy'):
             for carrier in ('raw', 'ws'):
                 self.links(library, role, carrier)
-            if 'spec' in self.wanted or self.has_spec and deviations(library.name, role):
-                self.their_spec(library, role)
+                if self.takes_spec(library, role):
+                    self.their_spec(library, role, carrier)
 
     def row(self, library):
         """The library's row of the table, as far as this run has seen."""
@@ -139,14 +149,16 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--jobs', default='')
     parser.add_argument('--spec', action='store_true')
+    parser.add_argument('--spec-of', default='')
     parser.add_argument('--table', action='store_true')
     parser.add_argument('libraries', nargs='*')
     args = parser.parse_args()
     os.makedirs(BUILD, exist_ok=True)
-    run = Run(args.jobs.split(), args.spec)
+    run = Run(args.jobs.split(), args.spec, args.spec_of.split())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends what runs, too
     if not args.jobs:
-        run.our_spec()
+        for carrier in ('raw', 'ws'):
+            run.our_spec(carrier)
     libraries = [one for one in LIBRARIES if not args.libraries or one.name in args.libraries]
     for library in libraries:
         run.library(library)

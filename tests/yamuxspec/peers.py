@@ -118,7 +118,8 @@ class Backend(Peer):
         self.server.settimeout(PATIENCE)
         self.run([('{server}', address_of(self.server)), ('{target}', address_of(self.target))])
         sock = self.server.accept()[0]
-        self.session = Session(sock, b'' if self.args.bare else answer_upgrade(sock))
+        is_bare = self.args.bare
+        self.session = Session(sock, *(() if is_bare else answer_upgrade(sock, self.args.carrier)))
 
     def new_id(self):
         i, self.next_id = self.next_id, self.next_id + 2
@@ -178,7 +179,8 @@ class Proxy(Peer):
         address = program.listens() if program else self.args.connect
         self.clients = program.listens() if program else self.args.clients
         sock = connect(address)
-        self.session = Session(sock, b'' if self.args.bare else ask_upgrade(sock, address))
+        self.session = Session(sock, *(() if self.args.bare else
+                                       ask_upgrade(sock, address, self.args.carrier)))
 
     def open(self):
         since = len(self.session.frames)

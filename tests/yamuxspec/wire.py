@@ -1,4 +1,6 @@
 """The runner's end of a session, frame by frame, and the process at the other end of it."""
+import base64
+import hashlib
 import os
 import select
 import signal
@@ -76,27 +78,108 @@ class Socket:
         self.sock.close()
 
 
+class Raw:
+    """The carrier that adds nothing."""
+
+    def packed(self, data):
+        return data
+
+    def unpacked(self, data):
+        """What is in it, what is not complete, and what has to be answered."""
+        return data, b'', b''
+
+
+class WebSocket:
+    """RFC 6455: each send is a message; what comes must be as section 5 has it."""
+
+    def __init__(self, is_client):
+        self.is_client = is_client
+        self.is_in_message = False
+
+    def packed(self, data, opcode=2):
+        count = len(data)
+        size = bytes([count]) if count < 126 else struct.pack(
+            '>BH' if count < 65536 else '>BQ', 126 if count < 65536 else 127, count)
+        if not self.is_client:
+            return bytes([0x80 | opcode]) + size + data
+        key = os.urandom(4)
+        return bytes([0x80 | opcode, 0x80 | size[0]]) + size[1:] + key + masked(data, key)
+
+    def unpacked(self, data):
+        inside, answers = b'', b''
+        while (frame := self.first_frame(data)) is not None:
+            first, body, data = frame
+            opcode = first & 15
+            if opcode < 8:
+                self.check(opcode == (0 if self.is_in_message else 2), 'opcode %d' % opcode)
+                self.is_in_message = not first & 0x80
+                inside += body
+            elif opcode in (8, 9):  # Close comes back as it came, and Ping as Pong
+                answers += self.packed(body, 8 if opcode == 8 else 10)
+            self.check(opcode < 8 or first & 0x80 and len(body) < 126, 'a control frame')
+            self.check(first & 0x70 == 0 and opcode in (0, 2, 8, 9, 10), 'a reserved bit')
+        return inside, data, answers
+
+    def first_frame(self, data):
+        """Its first byte, its payload and what follows, or None if it is not complete."""
+        if len(data) < 2:
+            return None
+        count, at = data[1] & 127, 2
+        more = {126: 2, 127: 8}.get(count, 0)
+        key_len = 0 if self.is_client else 4
+        if len(data) < at + more + key_len:
+            return None
+        self.check(bool(data[1] & 0x80) != self.is_client, 'the mask')
+        if more:
+            count, at = int.from_bytes(data[at:at + more], 'big'), at + more
+            self.check(count > (125 if more == 2 else 65535), 'the form of a length')
+        key, at = data[at:at + key_len], at + key_len
+        if len(data) < at + count:
+            return None
+        body = data[at:at + count]
+        return data[0], masked(body, key) if key else body, data[at + count:]
+
+    def check(self, is_fine, what):
+        if not is_fine:
+            raise Silent('%s of a WebSocket frame is not as it must be' % what)
+
+
+def masked(data, key):
+    count = len(data)
+    mask = (key * (count // 4 + 1))[:count]
+    return (int.from_bytes(data, 'big') ^ int.from_bytes(mask, 'big')).to_bytes(count, 'big')
+
+
 class Session(Socket):
     """A connection to the peer after the upgrade. Answers its pings, and keeps its frames."""
 
-    def __init__(self, sock, rest=b''):
+    def __init__(self, sock, rest=b'', carrier=None):
         super().__init__(sock)
         self.bytes = rest
+        self.carrier = carrier or Raw()
+        self.inside = b''
         self.frames = []
         self.goaway = None
         self.pings = 0
+
+    def send(self, data):
+        super().send(self.carrier.packed(data))
 
     def frame(self, kind, flags, stream, length=0, body=b''):
         self.send(struct.pack('>BBHII', 0, kind, flags, stream, length or len(body)) + body)
 
     def take(self):
         super().take()
-        while len(self.bytes) >= 12:
-            version, kind, flags, stream, length = struct.unpack('>BBHII', self.bytes[:12])
+        inside, self.bytes, answers = self.carrier.unpacked(self.bytes)
+        self.inside += inside
+        if answers and not self.has_finished:
+            super().send(answers)
+        while len(self.inside) >= 12:
+            version, kind, flags, stream, length = struct.unpack('>BBHII', self.inside[:12])
             end = 12 + (length if kind == DATA else 0)
-            if len(self.bytes) < end:
+            if len(self.inside) < end:
                 break
-            body, self.bytes = self.bytes[12:end], self.bytes[end:]
+            body, self.inside = self.inside[12:end], self.inside[end:]
             self.frames.append((kind, flags, stream, length, body))
             if kind == PING and flags & SYN:
                 self.frame(PING, ACK, 0, length)
@@ -165,23 +248,51 @@ def read_head(sock):
     return head.decode('latin-1'), rest
 
 
-def ask_upgrade(sock, address):
-    """The upgrade from the side of a backend."""
-    head = ('GET /revdial HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n'
-            'Authorization: Bearer %s\r\nRevdial-Name: peer\r\n\r\n' % (address, TOKEN))
+def accept_of(key):
+    """RFC 6455, section 4.2.2"""
+    guid = '258EAFA5-E914-47DA-95CA-C5AB0DC85B11'
+    return base64.b64encode(hashlib.sha1((key + guid).encode()).digest()).decode()
+
+
+def field_of(head, name):
+    for line in head.split('\r\n')[1:]:
+        key, _, value = line.partition(':')
+        if key.lower() == name.lower():
+            return value.strip()
+    return ''
+
+
+def ask_upgrade(sock, address, carrier='raw'):
+    """The upgrade from the side of a backend. Returns what came behind it, and the carrier."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    how = {'raw': 'Upgrade: revdial',
+           'ws': 'Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n'
+                 'Sec-WebSocket-Protocol: revdial' % key}[carrier]
+    head = ('GET /revdial HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\n%s\r\n'
+            'Authorization: Bearer %s\r\nRevdial-Name: peer\r\n\r\n' % (address, how, TOKEN))
     sock.sendall(head.encode())
     head, rest = read_head(sock)
     if not head.startswith('HTTP/1.1 101'):
         raise Silent('the proxy answered %s' % head.split('\r\n')[0])
-    return rest
+    if carrier == 'raw':
+        return rest, Raw()
+    if field_of(head, 'Sec-WebSocket-Accept') != accept_of(key):
+        raise Silent('the proxy did not read the key')
+    return rest, WebSocket(is_client=True)
 
 
-def answer_upgrade(sock):
-    """The upgrade from the side of a proxy."""
-    _, rest = read_head(sock)
-    sock.sendall(b'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n'
-                 b'Upgrade: revdial\r\n\r\n')
-    return rest
+def answer_upgrade(sock, carrier='raw'):
+    """The same from the side of a proxy."""
+    head, rest = read_head(sock)
+    lines = 'Upgrade: revdial'
+    if field_of(head, 'Upgrade').lower() != {'raw': 'revdial', 'ws': 'websocket'}[carrier]:
+        raise Silent('the backend wants another carrier: %r' % head)
+    if carrier == 'ws':
+        lines = ('Upgrade: websocket\r\nSec-WebSocket-Protocol: revdial\r\n'
+                 'Sec-WebSocket-Accept: ' + accept_of(field_of(head, 'Sec-WebSocket-Key')))
+    sock.sendall(('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n%s\r\n\r\n'
+                  % lines).encode())
+    return rest, Raw() if carrier == 'raw' else WebSocket(is_client=False)
 
 
 class Program:

@@ -4,9 +4,9 @@
     tests/yamuxspec/yamuxspec.py backend [OPTION...] -- COMMAND...   the peer dials the runner
     tests/yamuxspec/yamuxspec.py proxy [OPTION...] -- COMMAND...     the runner dials the peer
 
-The runner speaks raw frames, behind an HTTP upgrade unless --bare is given, and also holds the far
-end of each stream, so that it sees what the peer tells its application. COMMAND is run anew for
-each session that a cell has ended.
+The runner speaks frames behind an HTTP upgrade, with --carrier ws in messages of a WebSocket, with
+--bare without any of this. It also holds the far end of each stream, so that it sees what the peer
+tells its application. COMMAND is run anew for each session that a cell has ended.
 
   backend  In COMMAND, {server} becomes the address where the runner waits for the peer, {target}
            that to which the peer has to connect each stream. The runner opens the streams.
@@ -145,7 +145,7 @@ def play(peer, cell, outcome):
 
 
 def deviations(name, role):
-    """The outcomes of a library's cells that deviate."""
+    """The outcomes of a library's cells that deviate, on either carrier."""
     table = {}
     with open(os.path.join(HERE, 'deviations.txt')) as file:
         for line in file:
@@ -182,6 +182,7 @@ def main():
     for name in ('peer', 'listen', 'target', 'connect', 'clients', 'log', 'only'):
         parser.add_argument('--' + name)
     parser.add_argument('--bare', action='store_true')
+    parser.add_argument('--carrier', choices=('raw', 'ws'), default='raw')
     words = sys.argv[1:]
     at = words.index('--') if '--' in words else len(words)
     args = parser.parse_args(words[:at])
