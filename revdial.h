@@ -16429,15 +16429,15 @@ static ptrdiff_t rvd_splice_out(rvd_splice_pipe *p, int fd, size_t len, int more
 // Reads or sends in a row before others get their turn. More is no faster, and small messages wait
 // for all of it: with 8 a ping beside four bulk streams took three times as long.
 #define RVD_STREAM_ROUNDS 2
-// What was read is handled in about this time, whatever it is: that decides how much the next read
-// takes. 256 KiB are 0.1 ms of bulk and 100 ms of streams that open and are reset, and then all
-// other sessions waited for it. The smallest frames have less time: a peer that fills reads with
-// them has hardly anything to say, while more reads of others would cost throughput.
+// What is read in a turn is handled in about this time, whatever it is: that decides how much the
+// next read takes. 256 KiB are 0.1 ms of bulk and 100 ms of streams that open and are reset, and then
+// all other sessions waited for it. A peer whose frames carry less than TURN_BYTES each has hardly
+// anything to say: it has a part of that time, TURN_MIN at least. More reads of others would cost
+// throughput.
 #define RVD_STREAM_TURN_US 500
-#define RVD_STREAM_TURN_TINY_US 200
-#define RVD_STREAM_TINY 64  // fewer bytes than this for each event
+#define RVD_STREAM_TURN_MIN_US 50
+#define RVD_STREAM_TURN_BYTES 64
 #define RVD_STREAM_READ_MIN 2048
-#define RVD_STREAM_READ_START 8192  // a new session's first frames may be small ones
 #define RVD_STREAM_LOOKS 256  // streams that a poll looks at under one hold of the session's lock
 // After a read of BURST bytes more may be there at once. A thread that got PIECE bytes from it, and
 // has room, is woken after the next read. Four threads that read 64 MB each: 26,000 system calls
@@ -16870,6 +16870,7 @@ struct revdial_session {
     rvd_loop_task kick;
     rvd_stream_handshake handshake;
     uint32_t read_most;  // bytes of the next read
+    uint64_t seen_frames, seen_bytes;  // of the peer, when a turn was last measured
     int header_reads;    // to come that end with a header: see RVD_STREAM_TAKE
     int64_t spliced_us;  // when something went into out_pipe
     unsigned splicers;   // relays that have used it
@@ -18275,19 +18276,17 @@ static void rvd_stream_pend_run_locked(revdial_session *s)
 }
 
 // All events of one read. The lock is released where the owner has to act before the rest.
-//   returns  how many there were, about
-static size_t rvd_stream_feed_locked(revdial_session *s, const unsigned char *p, size_t len)
+static void rvd_stream_feed_locked(revdial_session *s, const unsigned char *p, size_t len)
 {
-    size_t at = 0, count = 0;
-    for (; at < len && s->state < RVD_STREAM_LINGER; count++) {
+    size_t at = 0;
+    while (at < len && s->state < RVD_STREAM_LINGER) {
         ptrdiff_t used =
             revdial_engine_input(s->engine, p + at, len - at, rvd_stream_shake_clock(s));
         rvd_stream_events_locked(s);
         if (s->pend || !rvd_base_link_is_alone(&s->dials_over)) rvd_stream_pend_run_locked(s);
-        if (used < 0) break;
+        if (used < 0) return;
         at += (size_t)used;
     }
-    return count;
 }
 
 // What came with a new session. Its caller has begun the loop's reading before the session could be
@@ -18373,16 +18372,43 @@ static int rvd_stream_shake(revdial_session *s)
     return 0;
 }
 
-// After n bytes that took took_us of turn_us to handle. Returns 1 if it is somebody else's turn.
-static int rvd_stream_read_adapt(revdial_session *s, size_t n, int64_t took_us, unsigned turn_us)
+// How long a turn may be, by what the frames since the last look carried.
+static int64_t rvd_stream_turn_us_locked(revdial_session *s)
+{
+    revdial_engine_info now;
+    uint64_t frames, each;
+    revdial_engine_get_info(s->engine, &now);
+    frames = now.rx_frames - s->seen_frames;
+    each = frames ? (now.rx_bytes - s->seen_bytes) / frames : RVD_STREAM_TURN_BYTES;
+    s->seen_frames = now.rx_frames;
+    s->seen_bytes = now.rx_bytes;
+    if (each >= RVD_STREAM_TURN_BYTES) return RVD_STREAM_TURN_US;
+    return RVD_STREAM_TURN_MIN_US + (int64_t)each *
+           (RVD_STREAM_TURN_US - RVD_STREAM_TURN_MIN_US) / RVD_STREAM_TURN_BYTES;
+}
+
+// After n bytes that took took_us, where a turn may be turn_us long.
+static void rvd_stream_read_adapt(revdial_session *s, size_t n, int64_t took_us, int64_t turn_us)
 {
     if (took_us > turn_us) {
-        size_t most = n * turn_us / (size_t)took_us;
+        size_t most = n * (size_t)turn_us / (size_t)took_us;
         s->read_most = most > RVD_STREAM_READ_MIN ? (uint32_t)most : RVD_STREAM_READ_MIN;
     } else if (n == s->read_most && took_us < turn_us / 2) {
         s->read_most = rvd_base_min_u32(2 * s->read_most, RVD_LOOP_BUFFER);
     }
-    return took_us > turn_us;
+}
+
+// After n bytes, which have been handled since begun_us.
+//   used_us  of this turn; that time is added
+//   returns  1 if it is somebody else's turn
+static int rvd_stream_turn_is_over_locked(revdial_session *s, size_t n, int64_t begun_us,
+                                          int64_t *used_us)
+{
+    int64_t turn_us = RVD_STREAM_TURN_US, took_us = rvd_sys_now_us() - begun_us;
+    *used_us += took_us;
+    if (*used_us > RVD_STREAM_TURN_MIN_US) turn_us = rvd_stream_turn_us_locked(s);
+    rvd_stream_read_adapt(s, n, took_us, turn_us);
+    return *used_us > turn_us;
 }
 
 // The rest of a long frame goes past the engine.
@@ -18427,13 +18453,14 @@ static void rvd_stream_take_look_locked(revdial_session *s)
 
 // Returns 0 when there is nothing more to read now, or enough was read. The last one in a pass
 // holds nobody back.
-//   waits   set to 1 if a transport has to write before it can read
-static int rvd_stream_read_once(revdial_session *s, int is_last, int *waits)
+//   used_us  of this turn; what it takes is added
+//   waits    set to 1 if a transport has to write before it can read
+static int rvd_stream_read_once(revdial_session *s, int is_last, int64_t *used_us, int *waits)
 {
     rvd_loop *loop = s->loop;
     revdial_err err;
     ptrdiff_t n = REVDIAL_WANT_READ;
-    size_t most = s->read_most, events = 0;
+    size_t most = s->read_most;
     int64_t begun_us;
     int is_wanting, is_enough = 0, taken = rvd_stream_take(s, &most);
     if (taken >= 0) return taken;
@@ -18448,7 +18475,7 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int *waits)
         int was_handshake = s->state == RVD_STREAM_HANDSHAKE || s->state == RVD_STREAM_DEAD;
         s->handshake.has_said = 1;
         s->wakeups.holds = !is_last && n >= RVD_STREAM_BURST;
-        events = rvd_stream_feed_locked(s, loop->buf, (size_t)n);
+        rvd_stream_feed_locked(s, loop->buf, (size_t)n);
         s->wakeups.holds = 0;
         rvd_stream_take_look_locked(s);
         if (was_handshake) rvd_base_wipe(loop->buf, (size_t)n);  // there was a secret in it
@@ -18461,12 +18488,9 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int *waits)
     if (n <= 0 && !is_wanting && !s->handshake.has_said) s->handshake.left_silent = 1;
     if (!is_wanting && s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
     rvd_reader_loop_end(&s->reader);
+    if (n > 0 && most == s->read_most)
+        is_enough = rvd_stream_turn_is_over_locked(s, (size_t)n, begun_us, used_us);
     rvd_stream_unlock(s);
-    if (n > 0 && most == s->read_most) {
-        int is_tiny = events > (size_t)n / RVD_STREAM_TINY;
-        is_enough = rvd_stream_read_adapt(s, (size_t)n, rvd_sys_now_us() - begun_us,
-                                          is_tiny ? RVD_STREAM_TURN_TINY_US : RVD_STREAM_TURN_US);
-    }
     *waits = n == REVDIAL_WANT_WRITE;
     if (n <= 0) rvd_stream_wait_io(s, *waits ? REVDIAL_WANT_WRITE : REVDIAL_WANT_READ);
     if (s->transport) return n > 0 && !is_enough;
@@ -18483,6 +18507,7 @@ static void rvd_stream_on_io(rvd_loop_io *io)
 {
     revdial_session *s = RVD_BASE_OWNER(io, revdial_session, io);
     int rounds = 0, open, is_shaken, waits = 0;
+    int64_t used_us = 0;
     revdial_session_ref(s);
     is_shaken = rvd_stream_shake(s);
     if (!s->handshake.since_us) rvd_stream_moves(s);
@@ -18494,7 +18519,7 @@ static void rvd_stream_on_io(rvd_loop_io *io)
     }
     while (is_shaken && io->slot && io->ready & RVD_LOOP_READ && rounds < RVD_STREAM_ROUNDS) {
         rounds++;
-        if (!rvd_stream_read_once(s, rounds == RVD_STREAM_ROUNDS, &waits)) break;
+        if (!rvd_stream_read_once(s, rounds == RVD_STREAM_ROUNDS, &used_us, &waits)) break;
     }
     rvd_stream_release_held(s);
     rvd_stream_pend_run(s);
@@ -18799,7 +18824,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->group = cfg->group;
     s->loop = cfg->group->loop;
     rvd_reader_init(&s->reader, s->loop, &s->io);
-    s->read_most = RVD_STREAM_READ_START;
+    s->read_most = RVD_STREAM_READ_MIN;
     s->fd = cfg->fd;
     s->id = cfg->engine->session_id;
     s->start_us = rvd_sys_now_us();
