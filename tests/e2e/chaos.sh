@@ -48,38 +48,6 @@ start_chaos_agent() {
         --insecure-cleartext --allow '10.77.0.0/24:*'
 }
 
-web_up='event=session.up .* name=web '
-web_down='event=session.down .* name=web '
-
-# survives DISTURBANCE ARGUMENT...: transfers go on through it, in one session
-survives() {
-    local ups downs
-    ups=$(count proxy.log "$web_up")
-    downs=$(count proxy.log "$web_down")
-    start_transfers && "$@" && arrive_whole 60 || return
-    [ "$(count proxy.log "$web_up")" -eq "$ups" ] &&
-        [ "$(count proxy.log "$web_down")" -eq "$downs" ] || fail 'the session ended'
-}
-
-# ends_truly DISTURBANCE [MEND]: each end sees an error in time; when all is mended, it works again
-ends_truly() {
-    local down retries since p a
-    down=$(count proxy.log event=session.down)
-    retries=$(count agent.log event=link.retry)
-    start_transfers || return
-    since=$EPOCHREALTIME
-    "$1" || return
-    said proxy.log event=session.down 20 $((down + 1)) || return
-    p=$(milliseconds_since "$since")
-    said agent.log event=link.retry 20 $((retries + 1)) || return
-    a=$(milliseconds_since "$since")
-    [ "$p" -le $notice_ms ] && [ "$a" -le $notice_ms ] ||
-        { fail "the proxy noticed after $p ms, the agent after $a ms at most"; return; }
-    each_end_sees_an_error || return
-    ${2:-true} && back_within $back_ms "$EPOCHREALTIME" &&
-        figures="noticed after $p and $a ms, $figures"
-}
-
 stops_for_a_moment() {
     kill -STOP "${pid_of[$1]}"
     sleep $pause
@@ -202,9 +170,6 @@ ports_run_out() {
     ip netns exec "$agent_ns" sh -c "echo $before >$range"
     is_serving || fail 'no echo when the ports are back'
 }
-
-descriptors() { ls "/proc/${pid_of[$1]}/fd" | wc -l; }
-has_no_more_than() { [ "$(descriptors "$1")" -le "$2" ]; }
 
 # The session dies while 64 connects wait for a target that is not there.
 pending_dials_go() {

@@ -5,6 +5,7 @@
 #   isolation   200 streams whose readers have stopped; 2,000 idle connections
 #   truth       an end that is not the peer's EOF never looks like one; dead peers are noticed
 #   chaos       processes that stop, links that lose, names that lie, clocks that jump, 1,000 agents
+#   trouble     too few descriptors, too little memory, restarts, ends, one name twice
 #   refusals    a dial that fails says why, to that client alone
 #   fronts      clients that say where they want to go: CONNECT, SOCKS5, TLS, --sockets, dial
 #   http        --http: requests by Host, behind nginx and HAProxy, and what must be refused

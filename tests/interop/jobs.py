@@ -2,6 +2,7 @@
 import hashlib
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -218,6 +219,69 @@ def slices(link):
     check_end(ours)
 
 
+def both_ways(link, disturb):
+    """8 MB each way, on two streams: whoever sends on a socket takes its error from who reads.
+    Returns the reading ends and the senders; what happens comes after a megabyte."""
+    up, down = link.pair(), link.pair()
+    senders = Sender(up[0], SOME), Sender(down[1], SOME)
+    ends = {'theirs': up[1], 'ours': down[0]}
+    for end in ends.values():
+        check_bytes(end, SOME[:1 << 20])
+    disturb()
+    return ends, senders
+
+
+def stop(link, program):
+    """A program stands still for a moment, and nothing is lost."""
+    def pause():
+        program.signal(signal.SIGSTOP)
+        time.sleep(1)
+        program.signal(signal.SIGCONT)
+    ends, senders = both_ways(link, pause)
+    for end in ends.values():
+        check_bytes(end, SOME[1 << 20:])
+    for sender in senders:
+        sender.done()
+
+
+def stop_ours(link):
+    stop(link, link.ours)
+
+
+def stop_theirs(link):
+    stop(link, link.theirs)
+
+
+def prefix_and_error(whose, end):
+    """What comes is what was sent, and its end is no EOF."""
+    at = 1 << 20
+    try:
+        while data := end.recv(1 << 20):
+            if data != SOME[at:at + len(data)]:
+                raise Fault('wrong bytes' if whose == 'theirs' else 'ours reads wrong bytes')
+            at += len(data)
+        raise Fault('EOF' if whose == 'theirs' else 'ours reads EOF')
+    except socket.timeout:
+        raise Fault('hangs')
+    except ConnectionError:
+        pass
+
+
+def broken(link, how):
+    ends, _ = both_ways(link, lambda: setattr(link.tap, 'last', how))
+    for whose in ('ours', 'theirs'):
+        prefix_and_error(whose, ends[whose])
+
+
+def fin_in_frame(link):
+    """A middlebox ends the connection in the middle of a frame."""
+    broken(link, 'FIN')
+
+
+def reset_in_frame(link):
+    broken(link, 'RST')
+
+
 def kill(program, source, sink):
     """A program dies in mid-transfer: bytes that were cut must not look complete."""
     Sender(source, BULK)
@@ -279,7 +343,9 @@ def goaway(link):
 JOBS = [
     ({}, [one_byte, fin_ours, fin_theirs, reset_ours, reset_theirs, bulk, slow_ours, slow_theirs]),
     ({}, [streams]),
-    ({'slice': 0}, [pings, quiet]),
+    ({'slice': 0}, [pings, quiet, stop_ours, stop_theirs]),
+    ({'slice': 0}, [fin_in_frame]),
+    ({'slice': 0}, [reset_in_frame]),
     ({'slice': 1}, [slices]),
     ({}, [kill_ours]),
     ({}, [kill_theirs]),

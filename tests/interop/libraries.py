@@ -86,24 +86,32 @@ def rust(name):
 
 
 # The stream that is one too many is reset, too.
-RUST_YAMUX = {'goaway': 'ends', 'reset_ours': 'EOF', 'kill_ours': 'EOF', 'quiet': 'late',
+CUT = {'fin_in_frame': 'EOF', 'reset_in_frame': 'EOF'}
+RUST_YAMUX = {'goaway': 'ends', 'reset_ours': 'EOF', 'kill_ours': 'EOF', 'quiet': 'late', **CUT,
               ('proxy', 'streams'): 'EOF'}
+
+# What has come of a frame goes on, and what coder/websocket has of a masked one is still masked.
+GO_CUT = {('backend', 'fin_in_frame'): 'EOF', ('backend', 'reset_in_frame'): 'EOF',
+          ('proxy', 'fin_in_frame'): 'EOF|wrong bytes',
+          ('proxy', 'reset_in_frame'): 'EOF|wrong bytes'}
 
 LIBRARIES = [
     Library('hashicorp', 'hashicorp/yamux 0.1.2', 'Go', go('go'),
-            {'reset_theirs': 'EOF', 'kill_ours': 'EOF'}),
+            {'reset_theirs': 'EOF', 'kill_ours': 'EOF', **GO_CUT}),
     Library('frp', 'fatedier/yamux of 2023, the fork in frp', 'Go', go('frp'),
-            {'reset_theirs': 'EOF', 'kill_ours': 'EOF', 'fin_theirs': 'EOF'}),
+            {'reset_theirs': 'EOF', 'kill_ours': 'EOF', 'fin_theirs': 'EOF', **GO_CUT}),
     Library('go-yamux-4', 'libp2p/go-yamux 4.0.2', 'Go', go('go'), {}),
     Library('go-yamux-5', 'libp2p/go-yamux 5.1.0', 'Go', go('go'), {'goaway': 'ends'}),
     Library('rust-yamux-13', 'libp2p/rust-yamux 0.13.10', 'Rust', rust,
             RUST_YAMUX),
     Library('rust-yamux-14', 'libp2p/rust-yamux 0.14.1', 'Rust', rust, RUST_YAMUX),
     Library('tokio-yamux', 'nervosnetwork/tentacle, its tokio-yamux 0.3.20', 'Rust', rust,
-            {'goaway': 'ends', 'fin_ours': 'hangs', 'kill_ours': 'EOF'}),
+            {'goaway': 'ends', 'fin_ours': 'hangs', 'kill_ours': 'EOF', **CUT}),
     Library('js-yamux', 'ChainSafe/js-libp2p-yamux 7.0.4', 'JavaScript', js,
-            {'goaway': 'ends', ('backend', 'quiet'): 'late', ('ws', 'kill_ours'): 'ok|EOF'}),
+            {'goaway': 'ends', ('backend', 'quiet'): 'late', ('ws', 'kill_ours'): 'ok|EOF',
+             'fin_in_frame': 'ok|EOF', 'reset_in_frame': 'ok|EOF'}),
     Library('py-libp2p', 'libp2p/py-libp2p 0.8.1', 'Python', python,
             {'goaway': 'ends', 'reset_ours': 'EOF', 'kill_ours': 'ok|EOF', 'slices': 'EOF',
+             'fin_in_frame': 'ok|EOF', 'reset_in_frame': 'ok|EOF',
              ('ws', 'slices'): 'ok', ('proxy', 'streams'): 'waits'}),
 ]

@@ -203,6 +203,7 @@ class Tap:
         self.pongs = {'up': set(), 'down': set()}
         self.acks = 0  # of streams, either way
         self.carrier = carrier
+        self.last = None  # how each way ends with its next piece: FIN or RST
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self):
@@ -226,6 +227,9 @@ class Tap:
                 if not data:
                     sink.shutdown(socket.SHUT_WR)
                     return
+                if self.last:
+                    self.end_way(source, sink, data)
+                    return
                 step = self.size if frames.is_behind_head and self.size else len(data)
                 frames.feed(data)
                 for at in range(0, len(data), step):
@@ -233,6 +237,16 @@ class Tap:
         except OSError:
             for s in (source, sink):
                 s.close()
+
+    def end_way(self, source, sink, data):
+        """In the middle of a frame, as far as that can be known."""
+        sink.sendall(data[:len(data) // 2 | 1])
+        if self.last == 'FIN':
+            sink.shutdown(socket.SHUT_WR)
+            return
+        for s in (source, sink):
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+            s.close()
 
     def see(self, way, kind, flags, value):
         if kind in (DATA, WINDOW) and flags & ACK:
