@@ -16430,10 +16430,10 @@ static ptrdiff_t rvd_splice_out(rvd_splice_pipe *p, int fd, size_t len, int more
 // for all of it: with 8 a ping beside four bulk streams took three times as long.
 #define RVD_STREAM_ROUNDS 2
 // What is read in a turn is handled in about this time, whatever it is: that decides how much the
-// next read takes. 256 KiB are 0.1 ms of bulk and 100 ms of streams that open and are reset, and then
-// all other sessions waited for it. A peer whose frames carry less than TURN_BYTES each has hardly
-// anything to say: it has a part of that time, TURN_MIN at least. More reads of others would cost
-// throughput.
+// next read takes. 256 KiB are 0.1 ms of bulk and 100 ms of streams that open and are reset, and
+// then all other sessions waited for it. A peer whose frames carry less than TURN_BYTES each has
+// hardly anything to say: it has a part of that time, TURN_MIN at least. More reads of others would
+// cost throughput.
 #define RVD_STREAM_TURN_US 500
 #define RVD_STREAM_TURN_MIN_US 50
 #define RVD_STREAM_TURN_BYTES 64

@@ -1,5 +1,5 @@
-// What Go's net/http reads in a connection's bytes. Same input and output as ours.c; its fields have
-// no order, so they are not printed.
+// What Go's net/http reads in a connection's bytes. Same input and output as ours.c; its fields
+// have no order, so they are not printed.
 package main
 
 import (
