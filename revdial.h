@@ -780,6 +780,11 @@ REVDIAL_API int revdial_engine_output(revdial_engine *e, struct iovec *iov, int 
 // n, as a writev(2) that failed returns it, counts as 0.
 REVDIAL_API void revdial_engine_sent(revdial_engine *e, size_t n);
 
+// How many bytes of the output a TLS record should hold at most: one frame. The peer can use a
+// record only when it has all of it, and where a link is slow, frames are short. May change at any
+// call of the engine.
+REVDIAL_API size_t revdial_engine_record_max(const revdial_engine *e);
+
 // Bytes that may wait in the engine before writes take no more: default 256 KiB.
 // REVDIAL_EV_WRITABLE tells when they take more again. A driver that knows the rate of its link
 // sets a few milliseconds' worth; less than 4096 means 4096. While several streams are busy, each
@@ -1041,7 +1046,8 @@ typedef struct revdial_transport {
     // >0 bytes; 0: the peer announced its end; WANT_*; E*. A connection that ends without that
     // announcement is REVDIAL_ELOST: it may have been cut.
     ptrdiff_t (*do_read)(void *ctx, void *buf, size_t len);
-    // >0 bytes, WANT_* or E*. After WANT_* it is called with the same pointer and length again.
+    // >0 bytes, WANT_* or E*. After WANT_* it is called with the same pointer and length again,
+    // and after a part was taken with the rest of it.
     ptrdiff_t (*do_write)(void *ctx, const void *buf, size_t len);
     size_t (*do_pending)(void *ctx);      // bytes for do_read that the socket does not show
     int (*do_finish)(void *ctx);          // announce our end: 0, WANT_* or E*
@@ -11785,6 +11791,12 @@ void revdial_engine_sent(revdial_engine *e, size_t n)
     RVD_ENGINE_CHECK(e);
 }
 
+size_t revdial_engine_record_max(const revdial_engine *e)
+{
+    return RVD_WIRE_HEADER +
+           (size_t)(rvd_engine_has_session(e) ? e->mux.frame_max : RVD_WIRE_FRAME_MAX);
+}
+
 void revdial_engine_set_output_max(revdial_engine *e, size_t bytes)
 {
     rvd_mux_out_max_set(&e->mux, bytes);
@@ -15821,6 +15833,7 @@ typedef struct rvd_transport {
     rvd_heap heap;             // for `bulk`: the session's is under the session's lock
     uint8_t *held;             // `record` or `bulk`
     size_t held_at, held_len;  // in it, what do_write has not taken yet
+    size_t piece;              // how much of it is given to do_write at a time
     size_t sent_bytes;         // in all, up to a record: the first may hold a secret
     uint8_t *bulk;             // RVD_TRANSPORT_BULK bytes; NULL since the last short write
     uint8_t record[RVD_TRANSPORT_RECORD];
@@ -15956,10 +15969,11 @@ static ptrdiff_t rvd_transport_push(rvd_transport *w, revdial_err *err)
     while (w->held_len) {
         // When it is over, the thread that found out has told the session.
         ptrdiff_t n = REVDIAL_WANT_READ;
+        // A write that is tried again has to end where it did, also when some of it was taken.
+        size_t len = rvd_base_min(w->held_len, w->piece - w->held_at % w->piece);
         pthread_mutex_lock(&w->lock);
         if (w->state == RVD_TRANSPORT_OPEN)
-            n = rvd_transport_result(w, w->t.do_write(w->t.ctx, w->held + w->held_at, w->held_len),
-                                     err);
+            n = rvd_transport_result(w, w->t.do_write(w->t.ctx, w->held + w->held_at, len), err);
         pthread_mutex_unlock(&w->lock);
         if (n < 0) return n;
         if (w->sent_bytes < RVD_TRANSPORT_RECORD) rvd_base_wipe(w->held + w->held_at, (size_t)n);
@@ -16016,9 +16030,10 @@ static int rvd_transport_is_busy(rvd_transport *w, const struct iovec *iov, int 
 }
 
 // As a write to a non-blocking socket. Only one thread at a time may call it. REVDIAL_WANT_READ
-// says that the loop should try.
+// says that the loop should try. The peer can use a record only when it has all of it: where a link
+// is slow, `piece` bytes go into each.
 static ptrdiff_t rvd_transport_write(rvd_transport *w, const struct iovec *iov, int count,
-                                     revdial_err *err)
+                                     size_t piece, revdial_err *err)
 {
     size_t taken = 0, len = rvd_transport_len(iov, count);
     ptrdiff_t n;
@@ -16027,6 +16042,7 @@ static ptrdiff_t rvd_transport_write(rvd_transport *w, const struct iovec *iov, 
     while (n == 0 && taken < rvd_base_min(len, RVD_TRANSPORT_BULK)) {
         size_t room = rvd_transport_make_room(w, len - taken);
         taken += rvd_transport_gather(w, iov, count, taken, room);
+        w->piece = piece < RVD_TRANSPORT_RECORD ? piece : RVD_TRANSPORT_BULK;
         n = rvd_transport_push(w, err);
     }
     return n == 0 || (taken && rvd_transport_is_wanting(n)) ? (ptrdiff_t)taken : n;
@@ -17061,13 +17077,13 @@ static int rvd_stream_is_mixed(const struct iovec *iov, int count)
 
 // Only the thread that is `sending` may call it. REVDIAL_WANT_READ: the loop should try.
 static ptrdiff_t rvd_stream_send(revdial_session *s, const struct iovec *iov, int count,
-                                 revdial_err *err)
+                                 size_t piece, revdial_err *err)
 {
     ptrdiff_t n;
     if (s->transport) {
         if (!rvd_loop_is_owner(s->loop) && rvd_transport_is_busy(s->transport, iov, count))
             return REVDIAL_WANT_READ;
-        return rvd_transport_write(s->transport, iov, count, err);
+        return rvd_transport_write(s->transport, iov, count, piece, err);
     }
     n = rvd_stream_is_mixed(iov, count) ? rvd_stream_send_mixed(s, iov, count)
                                         : rvd_sys_writev(s->fd, iov, count);
@@ -17901,10 +17917,11 @@ static int rvd_stream_send_locked(revdial_session *s, int *released)
     revdial_err err;
     ptrdiff_t n;
     int count = revdial_engine_output(s->engine, iov, RVD_STREAM_IOV), is_pending;
+    size_t piece = revdial_engine_record_max(s->engine);
     if (!count && !rvd_transport_holds(s->transport)) return 0;
     *released = 1;
     rvd_stream_unlock(s);
-    n = rvd_stream_send(s, iov, count, &err);
+    n = rvd_stream_send(s, iov, count, piece, &err);
     is_pending = s->transport && rvd_transport_pending(s->transport);
     rvd_stream_lock(s);
     if (is_pending) rvd_stream_kick_locked(s);
@@ -24150,7 +24167,6 @@ static int rvd_proxy_route_verdict(rvd_proxy_route *r, revdial_route *q)
 static int rvd_proxy_route_decide(rvd_proxy_route *r, const uint8_t *data, size_t len)
 {
     rvd_loop *loop = r->listener->proxy->loops[0];
-    const unsigned ready = r->io.ready;
     revdial_route q;
     revdial_err why;
     int verdict;
@@ -24169,7 +24185,6 @@ static int rvd_proxy_route_decide(rvd_proxy_route *r, const uint8_t *data, size_
         rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "the loop cannot watch the client");
         return 0;
     }
-    r->io.ready |= ready;
     if (r->listener->state == RVD_PROXY_GONE) {
         rvd_proxy_route_fail(r, REVDIAL_ECLOSED, 0, RVD_PROXY_UNEXPOSED);
         return 0;

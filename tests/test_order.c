@@ -467,9 +467,12 @@ TEST(a_turn_is_cut_when_the_link_turns_out_to_be_slow)
     rig_take(r, 1u << 20);
     REQUIRE(revdial_engine_event(r->e, &ev) && ev.type == REVDIAL_EV_WRITABLE);
     CHECK_INT(revdial_engine_reserve(r->e, ev.id, &at, sizeof bytes), 65524);
+    CHECK_INT(revdial_engine_record_max(r->e), 65536);
     CHECK_INT(revdial_engine_write(r->e, ev.id, bytes, 100), 100);
     revdial_engine_set_output_max(r->e, 16384);
     CHECK_INT(revdial_engine_reserve(r->e, ev.id, &at, sizeof bytes), 16372);
+    revdial_engine_set_output_max(r->e, 8192);
+    CHECK_INT(revdial_engine_record_max(r->e), 8192 + WIRE_HEADER);
     rig_end(r);
 }
 

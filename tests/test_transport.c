@@ -625,6 +625,23 @@ TEST(a_handshake_that_fails_is_etls_with_its_reason_on_both_sides)
     }
 }
 
+TEST(a_peer_that_leaves_in_its_handshake_is_a_warning_unless_it_said_nothing)
+{
+    for (size_t said = 0; said < 2; said++) {
+        toy_world *tw = toy_world_new();
+        tw->w.pcfg.common.log_level = REVDIAL_LOG_DEBUG;
+        REQUIRE(toy_world_proxy(tw));
+        int fd = raw_connect(tw->w.address);
+        CHECK(raw_send(fd, "H", said));  // a part of its hello
+        CHECK_INT(shutdown(fd, SHUT_WR), 0);
+        CHECK(util_gate_wait(&tw->refused, 1));
+        CHECK(strstr(tw->said, "toy: cut off") != NULL);
+        CHECK_INT(tw->level, said ? REVDIAL_LOG_WARN : REVDIAL_LOG_DEBUG);
+        close(fd);
+        toy_world_free(tw);
+    }
+}
+
 TEST(a_transport_that_cannot_be_made_is_a_failed_attempt)
 {
     toy_world *tw = toy_world_new();
@@ -887,18 +904,18 @@ TEST(frames_that_wait_together_are_given_to_the_transport_together)
         rvd_transport *w = rvd_transport_new(&heap, &hook, &err);
         REQUIRE(w != NULL);
         tape_frames(iov, from);
-        ptrdiff_t n = rvd_transport_write(w, iov, 6, &err);
+        ptrdiff_t n = rvd_transport_write(w, iov, 6, RVD_TRANSPORT_BULK, &err);
         CHECK_INT(n, RVD_TRANSPORT_BULK);
         CHECK_INT(t.longest, rows[i].longest);
         for (sent = (size_t)n; sent < TAPE_BYTES && n > 0; sent += (size_t)n) {
             rest.iov_base = from + sent;
             rest.iov_len = TAPE_BYTES - sent;
-            n = rvd_transport_write(w, &rest, 1, &err);
+            n = rvd_transport_write(w, &rest, 1, RVD_TRANSPORT_BULK, &err);
         }
         CHECK_INT(t.len, TAPE_BYTES);
         CHECK(memcmp(t.bytes, from, TAPE_BYTES) == 0);
         rest.iov_len = 12;  // a short frame needs no memory
-        CHECK_INT(rvd_transport_write(w, &rest, 1, &err), 12);
+        CHECK_INT(rvd_transport_write(w, &rest, 1, RVD_TRANSPORT_BULK, &err), 12);
         CHECK(w->bulk == NULL);
         rvd_transport_free(&heap, w);
         CHECK_INT(heap.live_bytes, 0);
@@ -920,18 +937,73 @@ TEST(what_a_transport_did_not_take_is_held_and_goes_first)
     rvd_transport *w = rvd_transport_new(&heap, &hook, &err);
     REQUIRE(w != NULL);
     tape_frames(iov, from);
-    CHECK_INT(rvd_transport_write(w, iov, 6, &err), RVD_TRANSPORT_BULK);
+    CHECK_INT(rvd_transport_write(w, iov, 6, RVD_TRANSPORT_BULK, &err), RVD_TRANSPORT_BULK);
     CHECK_INT(rvd_transport_holds(w), RVD_TRANSPORT_BULK);
-    CHECK_INT(rvd_transport_write(w, iov, 1, &err), REVDIAL_WANT_WRITE);
+    CHECK_INT(rvd_transport_write(w, iov, 1, RVD_TRANSPORT_BULK, &err), REVDIAL_WANT_WRITE);
     memset(from, 0, RVD_TRANSPORT_BULK);  // the frames are the engine's again
     t.most = 1 << 20;
-    CHECK_INT(rvd_transport_write(w, &none, 1, &err), 0);
+    CHECK_INT(rvd_transport_write(w, &none, 1, RVD_TRANSPORT_BULK, &err), 0);
     CHECK_INT(t.len, RVD_TRANSPORT_BULK);
     CHECK_INT(t.bytes[RVD_TRANSPORT_BULK - 1],
               (uint8_t)((RVD_TRANSPORT_BULK - 1) * 7 + (RVD_TRANSPORT_BULK - 1) / 251));
     CHECK_INT(rvd_transport_holds(w), 0);
     rvd_transport_free(&heap, w);
     CHECK_INT(heap.live_bytes, 0);
+}
+
+// As TLS libraries do: of a write that fails, or takes a part, the rest is a record already. The
+// next write has to end where that one did.
+typedef struct retape {
+    tape t;
+    const uint8_t *end;  // NULL: nothing is left of the last write
+    int calls, changed;
+} retape;
+
+static ptrdiff_t retape_do_write(void *ctx, const void *buf, size_t len)
+{
+    retape *r = ctx;
+    const uint8_t *end = (const uint8_t *)buf + len;
+    ptrdiff_t n = REVDIAL_WANT_WRITE;
+    r->changed += r->end && r->end != end;
+    if (r->calls++ % 2) n = tape_do_write(&r->t, buf, len);
+    r->end = n == (ptrdiff_t)len ? NULL : end;
+    return n;
+}
+
+TEST(a_slow_link_gets_short_records_which_are_tried_again_as_they_were)
+{
+    static const struct {
+        size_t piece, longest;
+        ptrdiff_t most;
+    } rows[] = {{1036, 1036, 1 << 20},
+                {5000, 5000, 3000},
+                {16383, 16383, 1 << 20},
+                {16384, RVD_TRANSPORT_BULK, 16384}};
+    static uint8_t from[TAPE_BYTES];
+    static retape r;
+    for (int i = 0; i < TAPE_BYTES; i++) from[i] = (uint8_t)(i * 7 + i / 251);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        size_t largest = 1u << 20, piece = rows[i].piece, sent = 0;
+        rvd_heap heap = {tape_alloc, &largest, 0};
+        revdial_transport hook = {
+            .ctx = &r, .do_write = retape_do_write, .do_close = tape_do_close};
+        revdial_err err = {0};
+        memset(&r, 0, sizeof r);
+        r.t.most = rows[i].most;
+        rvd_transport *w = rvd_transport_new(&heap, &hook, &err);
+        REQUIRE(w != NULL);
+        for (int calls = 0; calls < 1000 && r.t.len < TAPE_BYTES; calls++) {
+            struct iovec rest = {from + sent, TAPE_BYTES - sent};
+            ptrdiff_t n = rvd_transport_write(w, &rest, 1, piece, &err);
+            if (n > 0) sent += (size_t)n;
+            piece = rows[i].piece - (size_t)(calls % 7);  // the link's rate is measured again
+        }
+        CHECK_INT(r.t.len, TAPE_BYTES);
+        CHECK(memcmp(r.t.bytes, from, TAPE_BYTES) == 0);
+        CHECK_INT(r.t.longest, rows[i].longest);
+        CHECK_INT(r.changed, 0);
+        rvd_transport_free(&heap, w);
+    }
 }
 
 int main(int argc, char **argv)
