@@ -823,6 +823,10 @@ REVDIAL_API int revdial_engine_is_waiting(const revdial_engine *e);
 // slow link this is the only sign of life, because ping and pong queue behind earlier bytes.
 REVDIAL_API void revdial_engine_acked(revdial_engine *e, int64_t at_us);
 
+// Does a queue that is not ours stand between us and the peer? Then the congestion control of TCP
+// decides alone how much is on its way. Needs REVDIAL_FEATURE_PINGS.
+REVDIAL_API int revdial_engine_has_rival(const revdial_engine *e);
+
 // Answer to REVDIAL_EV_AUTH.
 //   verdict  a revdial_verdict, or an error that stands for one, as revdial_auth_verify() returns
 //   returns  0; REVDIAL_EINVAL: no answer is awaited (the peer has gone meanwhile), or
@@ -3389,9 +3393,10 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 // ours, and needs no probes: the wanted queue itself shows whether the link could take more. It
 // shrinks with the square root of the rate, so that of two sessions behind one queue the slower one
 // wants more of it, and their rates converge. A queue that does not go when we stop filling it is
-// somebody else's: then the congestion control of TCP decides alone, as fair or unfair as it is.
-// Each examination costs us our place in that queue, so it waits until the queue has shrunk while
-// our rate has grown, as they do when the other one ends, or for some seconds.
+// somebody else's: then the congestion control of TCP decides alone, as fair or unfair as it is,
+// and windows grow to what the longer round trip takes (rvd_mux_window_trip()). Each examination
+// costs us our place in that queue, so it waits until the queue has shrunk while our rate has
+// grown, as they do when the other one ends, or for some seconds.
 
 #define RVD_PACE_PINGS 24u          // on their way at a time: some 20 in a round trip
 #define RVD_PACE_SPACING_US 2000    // between pings, so that they are at most 500 a second
@@ -3468,7 +3473,7 @@ typedef struct rvd_pace {
     uint32_t min_us, next_us;     // the least one; the least since min_at
     uint32_t noise_us;            // how far round trips are above the least of their round
     uint32_t rates[RVD_PACE_ROUNDS], round;
-    uint32_t free_queue_us;  // FREE: the usual queue
+    uint32_t free_queue_us, free_rate;  // FREE: the usual queue and rate
     uint32_t free_us;        // how long it lasts
     uint8_t state;
     uint8_t is_drained;        // DRAIN: no more than the cap is on its way
@@ -3563,6 +3568,11 @@ static int rvd_pace_is_long(const rvd_pace *p, uint32_t trip_us)
     uint32_t slack = rvd_pace_slack(p, rvd_pace_rate(p));
     if (p->state != RVD_PACE_DRAIN) slack *= 2;
     return trip_us > p->min_us + p->min_us / 8 + slack;
+}
+
+static int rvd_pace_has_rival(const rvd_pace *p)
+{
+    return p->state == RVD_PACE_FREE;
 }
 
 // How long frames may be, and turns of streams: a keystroke waits for one of each.
@@ -3680,7 +3690,7 @@ static void rvd_pace_drain(rvd_pace *p)
 static void rvd_pace_free(rvd_pace *p)
 {
     rvd_pace_become(p, RVD_PACE_FREE);
-    if (p->free_us == RVD_PACE_SETTLE_US) p->free_queue_us = 0;
+    if (p->free_us == RVD_PACE_SETTLE_US) p->free_queue_us = p->free_rate = 0;
     p->free_at = p->now_us;
     p->free_us = rvd_base_min_u32(2 * p->free_us, RVD_PACE_FREE_US);
 }
@@ -3720,14 +3730,14 @@ static void rvd_pace_hold_judge(rvd_pace *p, uint32_t queue_us)
 // look for it costs us our place in the queue, it is taken rarely otherwise.
 static void rvd_pace_free_judge(rvd_pace *p, uint32_t queue_us)
 {
-    uint32_t rate = p->round_rate, before = rate;
+    uint32_t rate = p->round_rate;
     int64_t since_us = p->now_us - p->free_at;
-    for (unsigned i = 0; i < RVD_PACE_ROUNDS; i++)
-        if (p->rates[i] && p->rates[i] < before) before = p->rates[i];
+    int has_gone = queue_us < p->free_queue_us / 4 * 3 && rate / 5 > p->free_rate / 4;
     p->rates[++p->round % RVD_PACE_ROUNDS] = rate;
     p->free_queue_us -= p->free_queue_us / 32;
     if (queue_us > p->free_queue_us) p->free_queue_us = queue_us;
-    int has_gone = queue_us < p->free_queue_us / 4 * 3 && rate / 5 > before / 4;
+    if (rate > p->free_rate || since_us > RVD_PACE_SETTLE_US)  // after a look for it, we come back
+        p->free_rate = p->free_rate ? (uint32_t)((7 * (uint64_t)p->free_rate + rate) / 8) : rate;
     if (queue_us < rvd_pace_slack(p, rate))
         rvd_pace_become(p, RVD_PACE_GROW);
     else if (has_gone || since_us >= p->free_us)
@@ -3830,7 +3840,8 @@ static void rvd_pace_sample(rvd_pace *p, const rvd_pace_ping *g, uint32_t trip_u
     if ((int32_t)(g->mark - p->round_mark) <= 0) return;
     if (p->state != RVD_PACE_HOLD) {
         rvd_pace_note(p, trip_us);
-        is_over |= p->state == RVD_PACE_DRAIN && !rvd_pace_is_long(p, trip_us);
+        is_over |= p->state == RVD_PACE_DRAIN &&
+                   (!rvd_pace_is_long(p, trip_us) || p->samples == RVD_PACE_LEAD);
     } else if (rvd_pace_is_behind_cap(p, g)) {
         rvd_pace_note(p, trip_us);
         is_over |= rvd_pace_is_sudden(p, trip_us);
@@ -5369,6 +5380,11 @@ static int rvd_mux_out_put(rvd_mux *m, uint32_t type, uint32_t flags, uint32_t i
 static inline int rvd_mux_is_paced(const rvd_mux *m)
 {
     return (m->cfg.features & REVDIAL_FEATURE_PINGS) != 0;
+}
+
+static int rvd_mux_has_rival(const rvd_mux *m)
+{
+    return rvd_mux_is_paced(m) && rvd_pace_has_rival(&m->pace);
 }
 
 // Bytes that may be put on their way to the peer.
@@ -12135,6 +12151,11 @@ void revdial_engine_ping(revdial_engine *e, int64_t now_us)
     rvd_mux_ping(&e->mux);
 }
 
+int revdial_engine_has_rival(const revdial_engine *e)
+{
+    return rvd_engine_has_session(e) && rvd_mux_has_rival(&e->mux);
+}
+
 void revdial_engine_get_info(const revdial_engine *e, revdial_engine_info *out)
 {
     const rvd_mux *m = &e->mux;
@@ -13456,6 +13477,23 @@ static void rvd_sys_set_keepalive(int fd, int idle_ms)
 #endif
 }
 
+#define RVD_SYS_TCP_SSTHRESH 19  // tcpi_snd_ssthresh: struct tcp_info is in words from there on
+
+// Is a TCP connection in its first slow start? Linux alone says so.
+static int rvd_sys_is_starting(int fd)
+{
+#if defined(__linux__) && defined(TCP_INFO)
+    uint32_t info[RVD_SYS_TCP_SSTHRESH + 1] = {0};
+    socklen_t len = (socklen_t)sizeof info;
+    int r;
+    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, info, &len));
+    return r == 0 && info[RVD_SYS_TCP_SSTHRESH] == INT32_MAX;
+#else
+    (void)fd;
+    return 0;
+#endif
+}
+
 // The congestion control of a TCP socket, by its name. Unix sockets refuse it.
 static int rvd_sys_set_congestion(int fd, const char *name)
 {
@@ -13468,6 +13506,24 @@ static int rvd_sys_set_congestion(int fd, const char *name)
     (void)fd;
     (void)name;
     return -ENOTSUP;
+#endif
+}
+
+// CUBIC on Linux ends its slow start when round trips grow (HyStart). Behind somebody else's queue
+// that is at once, and then its share takes it half a minute. Reno's ends with the first loss.
+//   returns  1: the socket starts as Reno; 0: it is not CUBIC's, or its start is over
+static int rvd_sys_start_as_reno(int fd)
+{
+#ifdef TCP_CONGESTION
+    char name[16] = "";
+    socklen_t len = (socklen_t)sizeof name;
+    int r;
+    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, IPPROTO_TCP, TCP_CONGESTION, name, &len));
+    if (r < 0 || strncmp(name, "cubic", sizeof name) != 0 || !rvd_sys_is_starting(fd)) return 0;
+    return rvd_sys_set_congestion(fd, "reno") == 0;
+#else
+    (void)fd;
+    return 0;
 #endif
 }
 
@@ -16815,6 +16871,10 @@ typedef struct rvd_stream_handshake {
     atomic_uint moved_ms;
 } rvd_stream_handshake;
 
+// TCP's first slow start. OWN --a rival--> RENO --the start or the rival is over--> OVER
+//                         OWN --a rival, and it is not CUBIC's--> OVER
+enum rvd_stream_start { RVD_STREAM_START_OWN, RVD_STREAM_START_RENO, RVD_STREAM_START_OVER };
+
 // What the link can carry, as far as its socket tells, and what may wait unsent for it.
 typedef struct rvd_stream_pace {
     int64_t since_us;     // the rate is measured since then
@@ -16827,6 +16887,7 @@ typedef struct rvd_stream_pace {
     uint64_t thin_bytes;  // wire_bytes at that time
     int thin_times;       // in a row that it was
     int send_buffer;      // of the socket; 0: as the system likes
+    enum rvd_stream_start start;
 } rvd_stream_pace;
 
 // What the peer's system has acknowledged: a peer that takes bytes is not dead.
@@ -18115,6 +18176,20 @@ static void rvd_stream_pipe_return_locked(revdial_session *s)
     s->out_pipe = NULL;
 }
 
+// A session that begins to send beside somebody else's transfer gets its share by TCP's slow start.
+static void rvd_stream_start_locked(revdial_session *s)
+{
+    int has_rival = revdial_engine_has_rival(s->engine);
+    if (s->pace.start == RVD_STREAM_START_OWN && has_rival) {
+        int is_reno = rvd_sys_start_as_reno(s->fd);
+        s->pace.start = is_reno ? RVD_STREAM_START_RENO : RVD_STREAM_START_OVER;
+    } else if (s->pace.start == RVD_STREAM_START_RENO &&
+               !(has_rival && rvd_sys_is_starting(s->fd))) {
+        rvd_sys_set_congestion(s->fd, "cubic");
+        s->pace.start = RVD_STREAM_START_OVER;
+    }
+}
+
 // Follows the measured rate. Only a socket that was full tells what the link can carry; while it
 // never is, more may wait.
 static void rvd_stream_pace_locked(revdial_session *s, int64_t now)
@@ -18123,6 +18198,7 @@ static void rvd_stream_pace_locked(revdial_session *s, int64_t now)
     uint64_t rate;
     if (passed < RVD_STREAM_PACE_US) return;
     rvd_stream_thin_locked(s, now);
+    rvd_stream_start_locked(s);
     rate = s->pace.bytes * 1000000 / (uint64_t)passed;
     if (s->pace.was_blocked && s->pace.bytes)
         rvd_stream_queue_set_locked(s, rvd_stream_queue_of(rate));

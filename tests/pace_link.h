@@ -212,7 +212,8 @@ static void pace_tcp_cubic(const pace_link *l, pace_flow *f, int64_t trip_us)
 }
 
 // Slow start ends early when the delay grows, as HyStart does (RFC 9406): the least of the first
-// eight samples of a round counts, because bursts queue behind themselves.
+// eight samples of a round counts, because bursts queue behind themselves, and there is one for
+// each second packet. A session that sees a rival starts as Reno, until a loss.
 static void pace_tcp_slow_start(const pace_link *l, pace_flow *f, uint32_t packet, int64_t trip_us)
 {
     int64_t rise = f->least_us / 8;
@@ -225,7 +226,8 @@ static void pace_tcp_slow_start(const pace_link *l, pace_flow *f, uint32_t packe
     }
     if (trip_us < f->round_us) f->round_us = trip_us;
     if (f->cwnd < 2 * f->flight) f->cwnd += 1;
-    if (++f->round_samples != 8 || f->cwnd < 16 || f->round_us <= f->least_us + rise) return;
+    if (f->is_paced && rvd_pace_has_rival(&f->pace)) return;
+    if (++f->round_samples != 16 || f->cwnd < 16 || f->round_us <= f->least_us + rise) return;
     f->is_slow_start = 0;
     f->most = f->cwnd;
     pace_tcp_cubic(l, f, trip_us);  // Linux counts its time from here, also while little is sent

@@ -565,6 +565,27 @@ TEST(the_sockets_of_a_session_have_the_congestion_control_that_was_asked_for)
     }
 }
 
+// Behind a rival's queue CUBIC's slow start would end at once.
+TEST(a_socket_of_cubic_that_has_not_sent_yet_can_start_as_reno)
+{
+    int fds[2], pair[2], is_cubic;
+    char name[16] = "";
+    socklen_t len = sizeof name;
+    REQUIRE(raw_pair(fds));
+    CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    CHECK(!rvd_sys_start_as_reno(pair[0]));
+    CHECK(rvd_sys_is_starting(fds[0]) && !rvd_sys_is_starting(pair[0]));
+    is_cubic = rvd_sys_set_congestion(fds[0], "cubic") == 0;
+    CHECK_INT(rvd_sys_start_as_reno(fds[0]), is_cubic);
+    CHECK(!rvd_sys_start_as_reno(fds[0]));
+    CHECK_INT(getsockopt(fds[0], IPPROTO_TCP, TCP_CONGESTION, name, &len), 0);
+    if (is_cubic) CHECK_STR(name, "reno");
+    for (int i = 0; i < 2; i++) {
+        close(fds[i]);
+        close(pair[i]);
+    }
+}
+
 TEST(a_congestion_control_that_the_system_does_not_have_is_refused_with_those_that_it_has)
 {
     revdial_proxy_config p = {.listen = "127.0.0.1:0", .common.congestion = "no-such"};
