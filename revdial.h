@@ -5484,12 +5484,15 @@ static inline int rvd_mux_has_waiters(const rvd_mux *m)
 }
 
 // A stream of which nothing is on its way has just begun to send, or sends little: it goes before
-// those that always send. So does one that has hardly used its turn where turns are long; many of
-// these make them short.
+// those that always send. (The answer to its last bytes may come before the pong that tells of
+// them.) So does one that has hardly used its turn where turns are long; many of these make them
+// short.
 static int rvd_mux_is_new(const rvd_mux *m, const rvd_mux_stream *s)
 {
+    int32_t untaken = (int32_t)((uint32_t)s->out_mark - m->pace.taken);
+    uint32_t untold = rvd_pace_has_cap(&m->pace) ? 2 * rvd_pace_step(&m->pace) : 0;
     if (!rvd_mux_is_paced(m)) return 0;
-    return (int32_t)((uint32_t)s->out_mark - m->pace.taken) <= 0 ||
+    return untaken <= (int32_t)untold ||
            (m->quantum > RVD_WIRE_FRAME_MAX && s->turn_left + RVD_MUX_QUANTUM_MIN >= m->quantum);
 }
 

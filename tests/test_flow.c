@@ -1011,6 +1011,22 @@ TEST(many_pings_go_only_to_a_peer_that_bears_them)
     }
 }
 
+// The answer to a keystroke may be here before the pong of a ping that was sent after it.
+TEST(a_stream_that_got_its_answer_goes_before_those_that_always_send)
+{
+    rig *r = rig_new(&(rig_options){.role = REVDIAL_ROLE_PROXY, .features = "pings"});
+    REQUIRE(r != NULL);
+    script_run(r, ".open Wm1+ACK .writem1'x'");
+    rvd_mux *m = &r->e->mux;
+    rvd_mux_stream *s = rvd_mux_find(m, rig_id(r, 0, 1));
+    REQUIRE(s != NULL);
+    m->pace.taken = (uint32_t)s->out_mark - rvd_pace_step(&m->pace);
+    CHECK(rvd_mux_is_new(m, s));
+    m->pace.taken -= 2 * rvd_pace_step(&m->pace);
+    CHECK(!rvd_mux_is_new(m, s));
+    rig_end(r);
+}
+
 // Early bytes pass the queue control's cap, but it has to learn when they have arrived.
 TEST(early_bytes_are_followed_by_pings)
 {
