@@ -937,6 +937,10 @@ REVDIAL_API size_t revdial_engine_expected(revdial_engine *e, uint32_t id);
 // gives the credit of n bytes back; call it when they have left you. A negative n is ignored.
 //   returns  >0 bytes at *data; else what revdial_engine_read() would return
 REVDIAL_API ptrdiff_t revdial_engine_peek(revdial_engine *e, uint32_t id, const void **data);
+
+// The same for up to *count pieces; *count becomes how many there are.
+REVDIAL_API ptrdiff_t revdial_engine_peekv(revdial_engine *e, uint32_t id, struct iovec *iov,
+                                           int *count);
 REVDIAL_API void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n);
 
 // reserve gives room for payload inside the output, with a gap for the header before it. commit
@@ -5217,6 +5221,23 @@ static size_t rvd_mux_coming(const rvd_mux *m)
     const rvd_mux_stream *s = m->body_stream;
     if (m->body != RVD_MUX_BODY_STREAM || m->frame.length < RVD_MUX_LONG || m->dead) return 0;
     return s->rx == RVD_MUX_RX_OPEN && s->phase != RVD_MUX_OFFERED ? m->body_left : 0;
+}
+
+static size_t rvd_mux_peekv(rvd_mux *m, rvd_mux_stream *s, struct iovec *iov, int *count)
+{
+    size_t total = 0;
+    int n = 0;
+    for (rvd_mux_chunk *c = s->head; c && n < *count; c = c->next) {
+        iov[n].iov_base = c->data + c->start;
+        iov[n].iov_len = c->end - c->start;
+        total += iov[n++].iov_len;
+    }
+    if (!n && m->slice_stream == s && m->slice_len) {
+        iov[n].iov_base = (void *)(uintptr_t)m->slice;  // struct iovec has no const
+        total = iov[n++].iov_len = m->slice_len;
+    }
+    *count = n;
+    return total;
 }
 
 static inline size_t rvd_mux_peek(rvd_mux *m, rvd_mux_stream *s, const uint8_t **data)
@@ -11913,6 +11934,15 @@ ptrdiff_t revdial_engine_peek(revdial_engine *e, uint32_t id, const void **data)
     if (!n) return rvd_mux_read_state(&e->mux, s);
     *data = at;
     return (ptrdiff_t)n;
+}
+
+ptrdiff_t revdial_engine_peekv(revdial_engine *e, uint32_t id, struct iovec *iov, int *count)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    size_t n;
+    if (!s || *count <= 0) return REVDIAL_EINVAL;
+    n = rvd_mux_peekv(&e->mux, s, iov, count);
+    return n ? (ptrdiff_t)n : rvd_mux_read_state(&e->mux, s);
 }
 
 void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n)
@@ -19761,6 +19791,7 @@ void *revdial_pollset_next(revdial_pollset *set)
 #define RVD_RELAY_SPLICE_MAX 327680u
 #define RVD_RELAY_SPLICE_LEAST 16384
 #define RVD_RELAY_EARLY_MAX 65536u
+#define RVD_RELAY_VECTORS 16  // unread blocks in one write: 256 KiB of a large transfer
 #define RVD_RELAY_TINY 1024  // bytes that are worth a system call of their own
 #define RVD_RELAY_UNSENT_US 10000  // first check whether the last bytes have been sent,
 #define RVD_RELAY_UNSENT_TRIES 9   // each next one after twice the time, 2.5 s in all
@@ -19993,17 +20024,21 @@ static void rvd_relay_pump_in(rvd_relay *r)
 }
 
 // Writes what is there. Returns 0 to stop for now.
-static int rvd_relay_write(rvd_relay *r, const void *data, size_t len)
+static int rvd_relay_write(rvd_relay *r, const struct iovec *iov, int count, size_t len)
 {
     rvd_loop_io *io = rvd_relay_out(r);
-    ptrdiff_t n;
+    ptrdiff_t n = -ENOTSOCK;
     if (!(io->ready & RVD_LOOP_WRITE)) return 0;
     // Many connections are over after one short request, for which the options change nothing.
     if (r->is_untuned && (r->moved[1] || len > RVD_RELAY_FIRST_MAX)) {
         r->is_untuned = 0;
         rvd_sys_tune_client(io->fd);
     }
-    n = rvd_sys_write(io->fd, data, len);
+    if (count > 1) n = rvd_sys_writev(io->fd, iov, count);
+    if (n == -ENOTSOCK) {
+        n = rvd_sys_write(io->fd, iov->iov_base, len = iov->iov_len);
+        count = 1;
+    }
     if (n == -EAGAIN) n = 0;
     if (n < 0) {
         rvd_relay_fail_socket(r, n, "writing to the socket failed");
@@ -20013,8 +20048,23 @@ static int rvd_relay_write(rvd_relay *r, const void *data, size_t len)
     if (r->first) r->first->ahead -= (size_t)n;
     if (n) rvd_relay_moved(r, 1, (size_t)n);
     if (len < RVD_RELAY_TINY) r->tiny_pass = (uint32_t)rvd_loop_passes(r->session->loop);
-    if ((size_t)n < len) io->ready &= ~(unsigned)RVD_LOOP_WRITE;
-    return (size_t)n == len;
+    // A call with vectors may stop between two of them, with room left.
+    if ((size_t)n == len || (n && count > 1)) return 1;
+    io->ready &= ~(unsigned)RVD_LOOP_WRITE;
+    return 0;
+}
+
+// What the engine has that comes before the pipes. Returns bytes, or as peek.
+static ptrdiff_t rvd_relay_unread(rvd_relay *r, struct iovec *iov, int *count)
+{
+    ptrdiff_t n = revdial_engine_peekv(r->session->engine, r->st->id, iov, count);
+    size_t over;
+    if (n <= 0 || !r->first || (size_t)n <= r->first->ahead) return n;
+    over = (size_t)n - r->first->ahead;
+    n -= (ptrdiff_t)over;
+    for (; over >= iov[*count - 1].iov_len; --*count) over -= iov[*count - 1].iov_len;
+    iov[*count - 1].iov_len -= over;
+    return n;
 }
 
 // Writes what the first pipe holds. Returns 0 to stop for now.
@@ -20043,17 +20093,17 @@ static int rvd_relay_write_pipe(rvd_relay *r)
 static void rvd_relay_pump_out(rvd_relay *r)
 {
     while (!r->out_over) {
-        const void *data;
+        struct iovec iov[RVD_RELAY_VECTORS];
         ptrdiff_t n;
+        int count = RVD_RELAY_VECTORS;
         if (r->first && !r->first->ahead) {
             if (!rvd_relay_write_pipe(r)) return;
             continue;
         }
-        n = revdial_engine_peek(r->session->engine, r->st->id, &data);
+        n = rvd_relay_unread(r, iov, &count);
         if (n == REVDIAL_EAGAIN) return;
         if (n > 0) {
-            size_t len = r->first ? rvd_base_min((size_t)n, r->first->ahead) : (size_t)n;
-            if (!rvd_relay_write(r, data, len)) return;
+            if (!rvd_relay_write(r, iov, count, (size_t)n)) return;
             continue;
         }
         if (n == REVDIAL_ERESET && rvd_relay_awaits_reason(r)) return;

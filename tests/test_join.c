@@ -284,6 +284,38 @@ NEW_WORLD_TEST(a_join_of_two_pipes_half_closes_each)
     close(out[0]);
 }
 
+// Sockets take many blocks in one call, pipes do not.
+NEW_WORLD_TEST(what_the_reader_of_a_pipe_has_not_taken_arrives_whole)
+{
+    enum { BYTES = 1 << 20 };
+    static uint8_t bytes[BYTES];
+    joined j;
+    int in[2], out[2];
+    uint64_t unread = 0;
+    size_t got = 0;
+    w->pcfg.common.limits.stream_window = w->acfg.common.limits.stream_window = BYTES;
+    REQUIRE(world_open(w) && pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0);
+    revdial_relay_opts o = joined_opts(&j);
+    revdial_stream *st = world_dial(w, "source", BYTES, NULL);
+    REQUIRE(st != NULL);
+    revdial_session *s = revdial_stream_session(st);
+    CHECK_INT(revdial_relay(st, in[0], out[1], &o), 0);
+    UTIL_EVENTUALLY((rvd_stream_lock(s), unread = s->engine->mux.buffered, rvd_stream_unlock(s),
+                     unread > BYTES / 2));
+    revdial_session_unref(s);
+    while (got < BYTES && raw_wait(out[0], POLLIN, UTIL_WAIT_MS)) {
+        ssize_t n = read(out[0], bytes + got, BYTES - got);
+        if (!CHECK(n > 0)) break;
+        got += (size_t)n;
+    }
+    CHECK_INT(got, BYTES);
+    CHECK(util_matches(bytes, BYTES, 0, 1));
+    close(in[1]);
+    CHECK(util_gate_wait(&j.done, 1));
+    CHECK_INT(j.is_failed, 0);
+    close(out[0]);
+}
+
 NEW_WORLD_TEST(an_idle_join_gives_up_and_both_ends_learn_it)
 {
     joined j;

@@ -687,6 +687,36 @@ TEST(peek_and_consume_are_a_read_without_the_copy)
     rig_end(r);
 }
 
+TEST(all_that_is_unread_is_shown_in_pieces_and_in_its_order)
+{
+    struct iovec iov[16];
+    int count = 16;
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    uint32_t id = rig_id(r, 1, 1);
+    script_run(r, "Wp1+SYN .acceptp1");
+    CHECK_INT(revdial_engine_peekv(r->e, id, iov, &count), REVDIAL_EAGAIN);
+    script_run(r, "Dp1#40000 Dp1#40000 Dp1#40000 Wp1+FIN");
+    for (uint64_t at = 0; at < 120000;) {
+        size_t sum = 0;
+        count = at ? 16 : 2;
+        ptrdiff_t n = revdial_engine_peekv(r->e, id, iov, &count);
+        CHECK(at ? n == 120000 - (ptrdiff_t)at : count == 2 && n > 16384 && n < 40000);
+        for (int i = 0; i < count; i++)
+            for (size_t k = 0; k < iov[i].iov_len; k++, sum++)
+                if (((const uint8_t *)iov[i].iov_base)[k] != rig_pattern(id, 1, at + sum))
+                    n = REVDIAL_EPROTO;
+        if (!CHECK_INT(sum, n)) break;
+        revdial_engine_consume(r->e, id, sum);
+        at += sum;
+    }
+    CHECK_INT(revdial_engine_peekv(r->e, id, iov, &count), 0);
+    count = 0;
+    CHECK_INT(revdial_engine_peekv(r->e, id, iov, &count), REVDIAL_EINVAL);
+    CHECK_INT(revdial_engine_peekv(r->e, id + 2, iov, &count), REVDIAL_EINVAL);
+    rig_end(r);
+}
+
 TEST(payload_is_shown_where_it_lies_until_the_events_are_drained)
 {
     rig *r = rig_with(no_keepalive);

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <sys/socket.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -13,6 +14,19 @@
 // read if that is blocked; pipes that were refused; the most that one call may move.
 static atomic_llong spliced, from_watched;
 static atomic_int refused, is_scarce, piece_max, watched = -1, is_blocked;
+
+// The most blocks of unread bytes that one call has written.
+static atomic_int blocks_max;
+
+static ssize_t seen_sendmsg(int fd, const struct msghdr *m, int flags)
+{
+    int count = 0;
+    while (count < (int)m->msg_iovlen && m->msg_iov[count].iov_len <= 16384) count++;
+    if (count == (int)m->msg_iovlen && count > atomic_load(&blocks_max))
+        atomic_store(&blocks_max, count);
+    return sendmsg(fd, m, flags);
+}
+#define FAKE_sendmsg , seen_sendmsg
 
 #ifdef SPLICE_F_MORE
 static ssize_t seen_splice(int from, int to, size_t len, unsigned flags)
@@ -325,6 +339,26 @@ NEW_WORLD_TEST(where_no_pipe_is_to_be_had_a_large_transfer_is_copied)
     check_transfer(l.target, l.client);
     CHECK_INT(atomic_load(&spliced), 0);
     CHECK(!RVD_SYS_SPLICE || atomic_load(&refused) > 0);
+    line_end(&l, 0);
+}
+
+NEW_WORLD_TEST(what_a_lagging_reader_has_not_taken_is_written_many_blocks_at_a_time)
+{
+    line l;
+    transfer t;
+    revdial_session *s;
+    w->pcfg.common.limits.stream_window = w->acfg.common.limits.stream_window = 8 << 20;
+    REQUIRE(splice_world_open(w) && line_open(&l, w));
+    atomic_store(&is_scarce, 1);
+    atomic_store(&blocks_max, 0);
+    s = revdial_agent_wait(w->agents[0], UTIL_WAIT_MS, NULL);
+    transfer_begin(&t, l.client, BULK);
+    UTIL_EVENTUALLY(session_unread(s) > 3 << 20);
+    CHECK_INT(pattern_read(l.target, 0, BULK), BULK);
+    CHECK(atomic_load(&blocks_max) >= 8);
+    pthread_join(t.thread, NULL);
+    CHECK(t.is_whole);
+    revdial_session_unref(s);
     line_end(&l, 0);
 }
 
