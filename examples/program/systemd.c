@@ -41,15 +41,17 @@ static int prog_notify_send(const char *to, const char *text, size_t len)
 void prog_notify(prog_log *log, const char *state)
 {
     const char *to = getenv("NOTIFY_SOCKET");
-    char text[128];
+    char more[64] = "", text[128];
     struct timespec now = {0, 0};
     int len;
     if (!to || !*to) return;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    len = strcmp(state, "RELOADING=1") == 0
-              ? snprintf(text, sizeof text, "%s\nMONOTONIC_USEC=%lld%06ld", state,
-                         (long long)now.tv_sec, now.tv_nsec / 1000)
-              : snprintf(text, sizeof text, "%s", state);
+    if (strcmp(state, "RELOADING=1") == 0)
+        snprintf(more, sizeof more, "\nMONOTONIC_USEC=%lld%06ld", (long long)now.tv_sec,
+                 now.tv_nsec / 1000);
+    // A drain may last longer than the watchdog waits. TimeoutStopSec= bounds it.
+    if (strcmp(state, "STOPPING=1") == 0) strcpy(more, "\nWATCHDOG_USEC=0");
+    len = snprintf(text, sizeof text, "%s%s", state, more);
     if (prog_notify_send(to, text, (size_t)len) != 0)
         prog_logf(log, REVDIAL_LOG_WARN, "notify.failed", "NOTIFY_SOCKET %s: %s", to,
                   strerror(errno));
