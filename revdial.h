@@ -14260,8 +14260,8 @@ enum {
     RVD_LOOP_BUFFER = 256 * 1024,    // input of one read: beyond this a larger one gains nothing
     RVD_LOOP_STACK = 256 * 1024,     // callbacks are shallow and keep no buffers on the stack
     RVD_LOOP_BATCH = 32,             // descriptors between two flushes in a pass
-    RVD_LOOP_TASKS = 8,              // tasks between two looks at the clock, and after the first
-    RVD_LOOP_TASKS_US = 200,         //   look the time after which descriptors get their turn
+    RVD_LOOP_TASKS = 8,       // tasks or timers between two looks at the clock, and after the first
+    RVD_LOOP_TASKS_US = 200,  //   look the time after which descriptors get their turn
     RVD_LOOP_EVENTS = 256,           // per wait: 3 KiB, and the call is paid for long before
     RVD_LOOP_WAIT_MS = 3600 * 1000,  // longest sleep, so that no distant timer overflows an int
     RVD_LOOP_SHORT_MS = 20,          // while the system lacks what poll(2) needs
@@ -14734,13 +14734,19 @@ static int rvd_loop_timer_set(rvd_loop *loop, rvd_loop_timer *t, int64_t at_us)
     return 0;
 }
 
+// Thousands may be due at one time, such as those of clients that came at one time. They take no
+// longer than tasks before descriptors have their turn.
 static void rvd_loop_run_timers(rvd_loop *loop)
 {
+    int64_t until_us = 0;
     loop->firing = 1;
-    while (loop->timer_count > 0 && loop->timers[0]->at_us <= loop->now_us) {
+    for (int n = 1; loop->timer_count > 0 && loop->timers[0]->at_us <= loop->now_us; n++) {
         rvd_loop_timer *t = loop->timers[0];
         rvd_loop_timer_stop(loop, t);
         t->run(t);
+        if (n % RVD_LOOP_TASKS != 0) continue;
+        if (!until_us) until_us = rvd_sys_now_us() + RVD_LOOP_TASKS_US;
+        if (rvd_sys_now_us() >= until_us) break;
     }
     loop->firing = 0;
 }

@@ -1650,6 +1650,45 @@ TEST(timers_run_in_the_order_of_their_times_and_can_be_moved_and_stopped)
     fault_clear();
 }
 
+static void slow_run(rvd_loop_timer *t)
+{
+    alarm_clock *a = (alarm_clock *)t;
+    ++*a->count;
+    atomic_fetch_add(&fault_now_us, 50);
+    if (a->id == 0) put_bytes(*a->log, 1);
+}
+
+TEST(a_thousand_timers_that_are_due_let_descriptors_have_their_turn_meanwhile)
+{
+    enum { MANY = 1000 };
+    static alarm_clock a[MANY];
+    watcher w;
+    int fds[2], count = 0, passes = 0;
+    atomic_store(&fault_now_us, 1000000);
+    rvd_loop *loop = new_loop();
+    new_pair(fds);
+    watcher_open(&w, loop, fds[0]);
+    one_pass(loop);
+    int runs = w.runs;
+    for (int i = 0; i < MANY; i++) {
+        a[i] = (alarm_clock){{0, slow_run, 0}, loop, &fds[1], &count, i, NULL, 0};
+        CHECK_INT(rvd_loop_timer_set(loop, &a[i].timer, 1000500 + i / 100), 0);
+    }
+    atomic_store(&fault_now_us, 1001000);
+    CHECK_INT(rvd_loop_pass(loop), 0);  // the first timer makes the descriptor ready
+    CHECK_INT(rvd_loop_pass(loop), 0);
+    CHECK_INT(w.runs, runs + 1);
+    CHECK(count < 50);
+    while (count < MANY && passes++ < MANY) CHECK_INT(rvd_loop_pass(loop), 0);
+    CHECK_INT(count, MANY);
+    CHECK_INT(loop->timer_count, 0);
+    rvd_loop_remove(loop, &w.io);
+    rvd_loop_free(loop);
+    close(fds[0]);
+    close(fds[1]);
+    fault_clear();
+}
+
 TEST(U36_after_a_jump_of_the_clock_a_periodic_timer_runs_once_a_pass)
 {
     rvd_loop *loop;
