@@ -398,6 +398,17 @@ TEST(a_near_peer_that_was_late_for_a_while_is_near_again)
     CHECK_INT(rvd_pace_room(&s.p, s.added), UINT32_MAX);
 }
 
+TEST(a_longer_way_is_learnt_as_it_is_and_not_from_an_old_queue)
+{
+    rvd_pace p;
+    rvd_pace_init(&p, 1);
+    rvd_pace_trip(&p, 40000, 1);
+    rvd_pace_trip(&p, 60000, 2 * SECOND);  // behind a queue
+    rvd_pace_trip(&p, 40000, 3 * SECOND);
+    for (int i = 4; i < 70; i++) rvd_pace_trip(&p, 100000, i * (int64_t)SECOND);
+    CHECK_INT(p.min_us, 100000);
+}
+
 TEST(keystrokes_are_not_pinged)
 {
     rvd_pace p;
