@@ -353,7 +353,7 @@ bench: $(BENCHES) $(PROGRAMS) $(if $(filter mbedtls,$(TLS)),$(BUILD)/bench/tls)
 		$(MAKE) TLS=$$library BUILD='$(BUILD)'/bench/$$library \
 			$(PROGRAMS:$(BUILD)/%='$(BUILD)'/bench/$$library/%) >/dev/null 2>&1; \
 	done; :
-	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' python3 tests/bench/run.py $(BENCH)
+	@exec env REVDIAL_BUILD='$(BUILD)' CC='$(CC)' python3 tests/bench/run.py $(BENCH)
 
 hostile: $(PROGRAMS)
 	@REVDIAL_BUILD='$(BUILD)' HOSTILE='$(HOSTILE)' HOSTILE_SECONDS='$(HOSTILE_SECONDS)' \

@@ -28,6 +28,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -602,6 +603,8 @@ def main(names):
     if unknown:
         print(f"bench: no peer {unknown[0]}; there are {' '.join(names)}", file=sys.stderr)
         return 2
+    # SystemExit, so that each part ends its programs.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     raise_limits()
     if CPUS:
         os.sched_setaffinity(0, CPUS)  # children inherit it
