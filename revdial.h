@@ -26305,7 +26305,8 @@ static void rvd_agent_refusal_text(const rvd_agent_forward *f, int reset, char *
     } else if (f->conn.lookup.result == -EAGAIN) {
         RVD_BASE_JOIN(buf, size, revdial_reset_text(reset),
                       ": no name server gives an answer (DNS)");
-    } else if (f->error && (reset == REVDIAL_RESET_UNREACHABLE || reset == REVDIAL_RESET_CALM)) {
+    } else if (f->error && (reset == REVDIAL_RESET_UNREACHABLE || reset == REVDIAL_RESET_CALM ||
+                            reset == REVDIAL_RESET_INTERNAL)) {
         RVD_BASE_JOIN(buf, size, revdial_reset_text(reset), ": ", strerror(-f->error));
     } else {
         RVD_BASE_JOIN(buf, size, revdial_reset_text(reset));
@@ -26441,6 +26442,7 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
         if (opts.done) opts.done(opts.ud, none, &err);
         rvd_sys_close_reset(fd);
         f->st = st;
+        if (code == REVDIAL_ENOMEM) f->error = -ENOMEM;
         rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);
         return;
     }
@@ -26672,6 +26674,7 @@ static void rvd_agent_forward_begin(rvd_agent_forward *f)
     f->conn.until_us = rvd_loop_now(loop) + limit * 1000;
     if (!rvd_agent_forward_make_room(f) ||
         rvd_loop_timer_set(loop, &f->conn.timer, f->conn.until_us) < 0) {
+        f->error = -ENOMEM;
         rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);
         return;
     }

@@ -76,7 +76,8 @@ has_tried() { has_lines "$1.out" '^holding' 1 || ! is_running "$1"; } # one may 
 # has. Some streams end; the programs do not, and serve all when there is memory again.
 memory_runs_out() {
     local before
-    before=$(descriptors "$1")
+    stop agent proxy && start_trouble_proxy && start_trouble_agent || return
+    before=$(descriptors "$1") # and nothing that it has had before
     start_transfers && limit_memory "$1" "$2" || return
     hold_client holder stuff "${exposed[3]}" 1000
     until_true 60 has_tried holder || { fail 'clients hang'; return; }
@@ -147,12 +148,16 @@ start_other_machine() {
 
 # Their own targets have the addresses of those that are cut off.
 start_agent_there() {
+    local name status
+    local -A before
+    for name in "${!address_of[@]}"; do before[$name]=${address_of[$name]}; done
     agent_in=(ip netns exec "$other_ns")
     start_peers peers_there "$sent" 10.77.0.2 &&
         server_url=http://10.78.0.1:7000 start_agent other "${liveness[@]}" --insecure-cleartext \
             --target "${address_of[echo]}"
     status=$?
     agent_in=(ip netns exec "$agent_ns")
+    for name in "${!before[@]}"; do address_of[$name]=${before[$name]}; done
     return $status
 }
 
