@@ -246,6 +246,7 @@ class Tap:
             return
         for s in (source, sink):
             s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+            s.shutdown(socket.SHUT_RD)  # a thread that reads it would keep it open
             s.close()
 
     def see(self, way, kind, flags, value):
