@@ -791,7 +791,7 @@ REVDIAL_API size_t revdial_engine_record_max(const revdial_engine *e);
 // writes a quarter of this in its turn, but at least 16 KiB. Below 16 KiB a turn is a quarter of
 // it, at least 1 KiB, and no frame is longer than all of it. A turn is never longer than
 // frame_bytes_max, nor, with REVDIAL_FEATURE_PINGS, than what a slow link carries in 2 ms, at least
-// 1 KiB; but while all that write supply (see revdial_engine_supply) a turn is all of it.
+// 1 KiB; but while all that write supply (see revdial_engine_supply) a turn is half of it.
 REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
 
 // Replaces the limits of the config. Before the session is up all are replaced; afterwards only
@@ -5459,7 +5459,8 @@ static void rvd_mux_turns_set(rvd_mux *m)
     if (!rvd_mux_is_paced(m)) return;
     m->quantum = rvd_base_min_u32(m->quantum, rvd_pace_frame(&m->pace));
     m->frame_max = rvd_base_min_u32(m->frame_max, rvd_pace_frame(&m->pace));
-    if (m->bulk >= RVD_MUX_BULK && rvd_mux_may_supply(m)) m->quantum = (uint32_t)m->out_max;
+    // No longer: sockets that are read seldom hold 64 KiB, which would be a small part of a turn.
+    if (m->bulk >= RVD_MUX_BULK && rvd_mux_may_supply(m)) m->quantum = (uint32_t)m->out_max / 2;
 }
 
 // A frame that fills the pipe at once has no ping behind it: then nothing would move again.
