@@ -2083,9 +2083,8 @@ typedef struct rvd_heap {
 
 static void *rvd_base_resize(rvd_heap *h, void *p, size_t old_size, size_t new_size)
 {
-    void *fresh;
     REVDIAL_ASSERT(new_size > 0);
-    fresh = h->fn ? h->fn(h->ud, p, old_size, new_size) : realloc(p, new_size);
+    void *fresh = h->fn ? h->fn(h->ud, p, old_size, new_size) : realloc(p, new_size);
     if (fresh) h->live_bytes += new_size - old_size;
     return fresh;
 }
@@ -2151,9 +2150,8 @@ static const char *rvd_base_keep_text(rvd_base_arena *a, const char *text)
 // Zeroed room for items of any type; NULL for none.
 static inline void *rvd_base_keep_room(rvd_base_arena *a, size_t count, size_t item_size)
 {
-    char *to;
     a->len = (a->len + sizeof(uint64_t) - 1) / sizeof(uint64_t) * sizeof(uint64_t);
-    to = a->at && count > 0 ? a->at + a->len : NULL;
+    char *to = a->at && count > 0 ? a->at + a->len : NULL;
     a->len += count * item_size;
     REVDIAL_ASSERT(!a->at || a->len <= a->size);
     return to;
@@ -3078,9 +3076,8 @@ static void rvd_wire_out_addresses(rvd_wire_out *o, const char *client, const ch
 {
     rvd_wire_addr src, dst;
     uint8_t ports[4];
-    size_t ip_len;
     if (!rvd_wire_route_parse(client, local, &src, &dst)) return;
-    ip_len = src.family == 4 ? 4 : 16;
+    size_t ip_len = src.family == 4 ? 4 : 16;
     o->at[12] = 0x21;  // version 2, PROXY
     o->at[13] = src.family == 4 ? 0x11 : 0x21;
     rvd_base_put_u16(ports, src.port);
@@ -3160,10 +3157,9 @@ static inline size_t rvd_wire_header_put(uint8_t *buf, size_t size, int version,
 // How long the preamble is that starts with these bytes: 0 = more needed, -1 = not a preamble.
 static ptrdiff_t rvd_wire_preamble_length(const uint8_t *p, size_t len)
 {
-    size_t total;
     if (memcmp(p, rvd_wire_proxy_signature, rvd_base_min(len, 12)) != 0) return -1;
     if (len < RVD_WIRE_PREAMBLE_HEAD) return 0;
-    total = RVD_WIRE_PREAMBLE_HEAD + (size_t)rvd_base_u16(p + 14);
+    size_t total = RVD_WIRE_PREAMBLE_HEAD + (size_t)rvd_base_u16(p + 14);
     if ((p[12] & 0xF0) != 0x20 || total > RVD_WIRE_PREAMBLE_MAX) return -1;
     return (ptrdiff_t)total;
 }
@@ -3262,10 +3258,9 @@ static int rvd_wire_tlv_get(rvd_wire_meta *m, uint32_t type, const uint8_t *p, s
 // Reads a whole preamble. Returns 0 if it is malformed.
 static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 {
-    ptrdiff_t block;
     m->count = 0;
     m->text = rvd_base_text_in(m->store, sizeof m->store);
-    block = rvd_wire_addresses_get(m, p, len);
+    ptrdiff_t block = rvd_wire_addresses_get(m, p, len);
     if (block < 0) return 0;
     for (size_t at = 16 + (size_t)block; at < len;) {
         size_t n;
@@ -7807,10 +7802,9 @@ static int rvd_auth_proves_digest(rvd_auth_claim *c, const uint8_t ha1[RVD_BASE_
     const revdial_digest *d = c->req->digest;
     rvd_base_text t = rvd_base_text_in(c->ha1, sizeof c->ha1);
     char response[RVD_AUTH_HEX_SIZE];
-    int is_same;
     rvd_base_text_add_hex(&t, ha1, RVD_BASE_SHA256_SIZE);
     rvd_auth_respond(d, c->ha1, "GET", response);
-    is_same = strlen(d->response) == 64 && rvd_base_equal(response, d->response, 64);
+    int is_same = strlen(d->response) == 64 && rvd_base_equal(response, d->response, 64);
     rvd_base_wipe(response, sizeof response);
     return is_same;
 }
@@ -7910,7 +7904,6 @@ int revdial_auth_verify(const revdial_auth_req *req, const revdial_credential *r
 {
     revdial_auth_req own = *req;
     rvd_auth_claim claim;
-    int verdict;
     if (!own.secret) own.secret = "";
     if (!own.user) own.user = "";
     if (!own.scheme && !own.secret[0] && own.tls && own.tls->verified)
@@ -7921,7 +7914,7 @@ int revdial_auth_verify(const revdial_auth_req *req, const revdial_credential *r
     if (claim.scheme == REVDIAL_AUTH_DIGEST && !own.digest) return REVDIAL_EAUTH;
     rvd_auth_digest(&own.secret, 1, claim.presented);
     rvd_auth_weigh(&claim, rows, count);
-    verdict = rvd_auth_check_rows(&claim, rows, count, row);
+    int verdict = rvd_auth_check_rows(&claim, rows, count, row);
     rvd_base_wipe(&claim, sizeof claim);
     return verdict;
 }
@@ -8034,9 +8027,8 @@ static const char *rvd_auth_quota_problem(const revdial_quota *q)
 const char *revdial_credential_problem(const revdial_credential *row)
 {
     unsigned schemes = rvd_auth_row_schemes(row);
-    const char *problem;
     if (schemes >= 2 * REVDIAL_AUTH_MTLS) return "an unknown scheme";
-    problem = rvd_auth_row_user_problem(row, schemes);
+    const char *problem = rvd_auth_row_user_problem(row, schemes);
     if (!problem) problem = rvd_auth_row_secret_problem(row, schemes);
     if (!problem && row->label && strlen(row->label) >= REVDIAL_LABEL_SIZE)
         problem = "label: over 1023 bytes";
@@ -8226,12 +8218,11 @@ static void rvd_auth_table_add(rvd_auth_table *t, const rvd_auth_guard *g, const
                                revdial_credential row, const revdial_credential *from)
 {
     char secret[RVD_AUTH_SECRET_SIZE] = "", own[RVD_AUTH_OWN_SIZE];
-    uint64_t mark;
     if (row.schemes != REVDIAL_AUTH_MTLS)
         rvd_auth_secret_hash(from->secret, row.schemes == REVDIAL_AUTH_DIGEST ? from->user : NULL,
                              realm, secret);
     row.secret = rvd_base_keep_text(&t->texts, secret[0] ? secret : NULL);
-    mark = rvd_auth_mark(g, secret, from->user);
+    uint64_t mark = rvd_auth_mark(g, secret, from->user);
     rvd_auth_own_identity(mark, own);
     if (!from->user) row.user = rvd_base_keep_text(&t->texts, own);
     if (t->rows) t->rows[t->count] = row;
@@ -8334,14 +8325,12 @@ static int rvd_auth_table_check(const rvd_auth_table *t, const revdial_auth_req 
                                 char name[RVD_BASE_NAME_MAX + 1],
                                 char identity[RVD_AUTH_IDENTITY_MAX + 1])
 {
-    const revdial_credential *by;
     const char *sole;
     rvd_auth_match match;
-    int code;
     *row = t->count;
-    code = revdial_auth_verify(req, t->rows, t->count, row);
+    int code = revdial_auth_verify(req, t->rows, t->count, row);
     if (*row == t->count) return code;
-    by = &t->rows[*row];
+    const revdial_credential *by = &t->rows[*row];
     if (by->schemes != REVDIAL_AUTH_MTLS) {
         RVD_BASE_JOIN(identity, RVD_AUTH_IDENTITY_MAX + 1, by->user);
     } else if (rvd_auth_match_peer(by, req->tls, req->name[0] ? req->name : NULL, &match)) {
@@ -9668,7 +9657,6 @@ static int rvd_http_request_read(rvd_http_head *h, const char *path, const char 
                                  rvd_http_request *out)
 {
     rvd_http_facts facts;
-    int status;
     REVDIAL_ASSERT(h->is_request && h->verdict == RVD_HTTP_DONE);
     memset(out, 0, sizeof *out);
     out->auth.secret = out->auth.user = "";
@@ -9679,7 +9667,7 @@ static int rvd_http_request_read(rvd_http_head *h, const char *path, const char 
     out->is_probe = rvd_http_is_probe(&facts);
     out->terms = facts.terms;
     if (h->target_at != 4 || memcmp(h->buf, "GET", 3) != 0) return 405;
-    status = rvd_http_check_target(h, path);
+    int status = rvd_http_check_target(h, path);
     if (status) return status;
     status = rvd_http_check_framing(&facts);
     if (status) return status;
@@ -10191,12 +10179,11 @@ static const char *rvd_egress_login_parse(rvd_base_slice info, rvd_egress_url *u
     const char *colon = (const char *)memchr(info.at, ':', info.len);
     size_t user_len = colon ? (size_t)(colon - info.at) : info.len;
     rvd_base_slice user = {info.at, user_len}, password = {info.at + user_len, 0};
-    ptrdiff_t n;
     if (colon) {
         password.at++;
         password.len = info.len - user_len - 1;
     }
-    n = rvd_egress_decode(user, u->user, sizeof u->user);
+    ptrdiff_t n = rvd_egress_decode(user, u->user, sizeof u->user);
     if (n < 0) return why;
     u->user_len = (size_t)n;
     n = rvd_egress_decode(password, u->password, sizeof u->password);
@@ -10505,9 +10492,8 @@ revdial_egress *revdial_egress_new(const char *url, const char *target, revdial_
     rvd_heap heap = {alloc, alloc_ud, 0};
     rvd_egress_url u;
     revdial_egress *v = NULL;
-    const char *problem;
     memset(&u, 0, sizeof u);
-    problem = url ? rvd_egress_url_parse(url, &u) : "egress: NULL";
+    const char *problem = url ? rvd_egress_url_parse(url, &u) : "egress: NULL";
     if (!problem && (!target || !rvd_egress_is_target(target)))
         problem = "egress: only a server at HOST:PORT is reached through an egress proxy";
     if (!problem) v = rvd_egress_alloc(&heap, &u, target);
@@ -11340,12 +11326,11 @@ static void rvd_engine_ws_begin(revdial_engine *e)
 static int rvd_engine_ws_output(revdial_engine *e, struct iovec *iov, int max)
 {
     rvd_ws *w = e->ws;
-    uint64_t left;
     int n, count;
     if (rvd_ws_is_between(w)) rvd_engine_ws_begin(e);
     n = rvd_ws_show(w, iov, max);
     if (w->is_client || !w->out_left) return n;
-    left = w->out_left;
+    uint64_t left = w->out_left;
     count = n + rvd_mux_output(&e->mux, iov + n, max - n);
     for (; n < count && left; n++) {
         if (iov[n].iov_len > left) iov[n].iov_len = (size_t)left;
@@ -11555,10 +11540,9 @@ static void rvd_engine_on_request(revdial_engine *e, int has_more)
 static int rvd_engine_keep_challenge(revdial_engine *e, const rvd_http_challenge *c)
 {
     unsigned fit = c->schemes & e->auth_schemes;
-    rvd_base_text t;
     e->challenge = rvd_base_alloc(&e->heap, RVD_HTTP_ANSWER_SIZE);
     if (!e->challenge) return 0;
-    t = rvd_base_text_in(e->challenge, RVD_HTTP_ANSWER_SIZE);
+    rvd_base_text t = rvd_base_text_in(e->challenge, RVD_HTTP_ANSWER_SIZE);
     if (fit & REVDIAL_AUTH_DIGEST) {
         rvd_base_text_add(&t, "Digest algorithm=SHA-256, qop=auth");
         rvd_http_write_quoted(&t, ", realm", rvd_http_terminate(&e->head, c->realm));
@@ -11573,10 +11557,9 @@ static int rvd_engine_keep_challenge(revdial_engine *e, const rvd_http_challenge
 // Describes an answer and where a redirect points. The text lives as long as the engine.
 static const char *rvd_engine_answer_text(revdial_engine *e, const rvd_http_response *r)
 {
-    rvd_base_text t;
     if (!e->why) e->why = rvd_base_alloc(&e->heap, RVD_ENGINE_WHY_SIZE);
     if (!e->why) return rvd_http_refusal_text(r->status);
-    t = rvd_base_text_in(e->why, RVD_ENGINE_WHY_SIZE);
+    rvd_base_text t = rvd_base_text_in(e->why, RVD_ENGINE_WHY_SIZE);
     RVD_BASE_ADD(&t, r->terms.is_revdial ? "the proxy answered " : "the front end answered ",
                  RVD_BASE_NUMBER((uint64_t)r->status), r->reason.len ? " " : NULL);
     rvd_base_text_add_said(&t, r->reason.at, r->reason.len, RVD_ENGINE_REASON_MAX);
@@ -11796,9 +11779,8 @@ RVD_BASE_SLOW static int rvd_engine_event_own(revdial_engine *e, revdial_event *
 
 int revdial_engine_event(revdial_engine *e, revdial_event *ev)
 {
-    int told;
     if (e->state != RVD_ENGINE_UP) return rvd_engine_event_own(e, ev);
-    told = rvd_mux_event(&e->mux, ev);
+    int told = rvd_mux_event(&e->mux, ev);
     RVD_ENGINE_CHECK(e);
     return told;
 }
@@ -11892,9 +11874,8 @@ static inline rvd_mux_stream *rvd_engine_find(revdial_engine *e, uint32_t id)
 int64_t revdial_engine_open(revdial_engine *e, const revdial_dial_opts *opts, void *ud)
 {
     static const revdial_dial_opts none;
-    int64_t id;
     if (!rvd_engine_has_session(e)) return REVDIAL_ECLOSED;
-    id = rvd_mux_open(&e->mux, opts ? opts : &none);
+    int64_t id = rvd_mux_open(&e->mux, opts ? opts : &none);
     if (id > 0) rvd_mux_find(&e->mux, (uint32_t)id)->ud = ud;
     RVD_ENGINE_CHECK(e);
     return id;
@@ -11929,9 +11910,8 @@ ptrdiff_t revdial_engine_peek(revdial_engine *e, uint32_t id, const void **data)
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
     const uint8_t *at;
-    size_t n;
     if (!s) return REVDIAL_EINVAL;
-    n = rvd_mux_peek(&e->mux, s, &at);
+    size_t n = rvd_mux_peek(&e->mux, s, &at);
     if (!n) return rvd_mux_read_state(&e->mux, s);
     *data = at;
     return (ptrdiff_t)n;
@@ -12021,10 +12001,9 @@ size_t revdial_engine_expected(revdial_engine *e, uint32_t id)
 ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t len)
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
-    size_t got;
     if (!s || (ptrdiff_t)len <= 0) return REVDIAL_EINVAL;  // 0, or over PTRDIFF_MAX
     if (s->phase == RVD_MUX_SHOWN) rvd_mux_ack(&e->mux, s);
-    got = rvd_mux_read(&e->mux, s, buf, len);
+    size_t got = rvd_mux_read(&e->mux, s, buf, len);
     RVD_ENGINE_CHECK(e);
     return got ? (ptrdiff_t)got : rvd_mux_read_state(&e->mux, s);
 }
@@ -12033,9 +12012,8 @@ ptrdiff_t revdial_engine_reserve(revdial_engine *e, uint32_t id, void **at, size
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
     uint8_t *room = NULL;
-    ptrdiff_t n;
     if (!s || !want || want > RVD_BASE_LEN_MAX) return REVDIAL_EINVAL;
-    n = rvd_mux_reserve(&e->mux, s, &room, want);
+    ptrdiff_t n = rvd_mux_reserve(&e->mux, s, &room, want);
     *at = room;
     e->mux.reserved = n > 0 ? (uint32_t)n : 0;
     return n;
@@ -12224,11 +12202,10 @@ static const char rvd_engine_no_memory[] = "out of memory";
 // given: NULL, or the value that text is about.
 static void rvd_engine_error(revdial_err *err, int code, const char *text, const char *given)
 {
-    rvd_base_text t;
     if (!err) return;
     memset(err, 0, sizeof *err);
     err->code = code;
-    t = rvd_base_text_in(err->msg, sizeof err->msg);
+    rvd_base_text t = rvd_base_text_in(err->msg, sizeof err->msg);
     if (given) {
         rvd_base_text_add(&t, "\"");
         rvd_base_text_add_said(&t, given, strlen(given), RVD_ENGINE_LOCATION_MAX);
@@ -13295,7 +13272,6 @@ static inline int rvd_sys_net_parse(const char *text, size_t len, rvd_sys_net *o
     const char *slash = (const char *)memchr(text, '/', len);
     size_t host_len = slash ? (size_t)(slash - text) : len;
     char host[INET6_ADDRSTRLEN];
-    uint64_t bits;
     memset(out, 0, sizeof *out);
     if (len == 5 && memcmp(text, "unix:", 5) == 0) return 1;
     if (host_len >= sizeof host) return 0;
@@ -13307,7 +13283,7 @@ static inline int rvd_sys_net_parse(const char *text, size_t len, rvd_sys_net *o
         out->ip_len = 16;
     else
         return 0;
-    bits = 8 * (uint64_t)out->ip_len;
+    uint64_t bits = 8 * (uint64_t)out->ip_len;
     if (slash && !rvd_base_decimal(slash + 1, len - host_len - 1, bits, &bits)) return 0;
     out->bits = (int)bits;
     return 1;
@@ -14370,9 +14346,8 @@ typedef struct rvd_loop {
 static void *rvd_loop_grown(rvd_heap *heap, void *items, size_t *room, size_t item_size)
 {
     size_t more = *room ? *room * 2 : 16;
-    void *fresh;
     if (more > SIZE_MAX / item_size) return NULL;
-    fresh = rvd_base_resize(heap, items, *room * item_size, more * item_size);
+    void *fresh = rvd_base_resize(heap, items, *room * item_size, more * item_size);
     if (fresh) *room = more;
     return fresh;
 }
@@ -14596,7 +14571,6 @@ static void rvd_loop_watch_mute(rvd_loop *loop, rvd_loop_io *io, int on)
 static int rvd_loop_watch_wait(rvd_loop *loop, int timeout_ms)
 {
     size_t i;
-    int n;
     for (i = 0; i < loop->io_count; i++) {
         const rvd_loop_io *io = loop->ios[i];
         struct pollfd *p = &loop->polls[i];
@@ -14607,7 +14581,7 @@ static int rvd_loop_watch_wait(rvd_loop *loop, int timeout_ms)
         if (!(io->ready & RVD_LOOP_READ)) p->events |= POLLIN;
         if (!(io->ready & RVD_LOOP_WRITE)) p->events |= POLLOUT;
     }
-    n = rvd_sys_poll(loop->polls, loop->io_count, timeout_ms);
+    int n = rvd_sys_poll(loop->polls, loop->io_count, timeout_ms);
     if (n < 0) {  // ENOMEM, EAGAIN; EINVAL: the limit of descriptors was lowered
         rvd_sys_nap(RVD_LOOP_SHORT_MS);
         return 0;
@@ -14710,10 +14684,9 @@ static void rvd_loop_timer_settle(rvd_loop *loop, size_t i, rvd_loop_timer *t)
 static void rvd_loop_timer_stop(rvd_loop *loop, rvd_loop_timer *t)
 {
     size_t i = t->slot - 1;
-    rvd_loop_timer *last;
     if (!t->slot) return;
     t->slot = 0;
-    last = loop->timers[--loop->timer_count];
+    rvd_loop_timer *last = loop->timers[--loop->timer_count];
     if (last != t) rvd_loop_timer_settle(loop, i, last);
 }
 
@@ -14926,9 +14899,8 @@ static void rvd_loop_spin_hit(rvd_loop_spin *p, const rvd_loop_look *look)
 //   returns  0 when the time is up, or when polling is in another thread's way
 static int rvd_loop_spin_on(rvd_loop_spin *p, rvd_loop_look *look)
 {
-    int64_t now;
     if (!look->is_late) sched_yield();
-    now = rvd_sys_now_us();
+    int64_t now = rvd_sys_now_us();
     if (look->is_late || now - look->last_us > p->limit_us) rvd_loop_spin_rest(p);
     look->is_late = now - look->last_us > RVD_LOOP_SPIN_PAUSE_US;
     look->last_us = now;
@@ -14948,12 +14920,11 @@ static void rvd_loop_spin_learn(rvd_loop_spin *p, int64_t waited_us)
 
 static int rvd_loop_timeout_ms(const rvd_loop *loop)
 {
-    int64_t left_us;
     if (!rvd_base_link_is_alone(&loop->active) || !rvd_base_link_is_alone(&loop->again)) return 0;
     if (loop->flushes) return 0;
     if (loop->timer_count == 0) return RVD_LOOP_WAIT_MS;
     // The callbacks took time since now_us was read.
-    left_us = loop->timers[0]->at_us - rvd_sys_now_us();
+    int64_t left_us = loop->timers[0]->at_us - rvd_sys_now_us();
     if (left_us <= 0) return 0;
     if (left_us >= (int64_t)RVD_LOOP_WAIT_MS * 1000) return RVD_LOOP_WAIT_MS;
     return (int)((left_us + 999) / 1000);  // up: waking early would find nothing due
@@ -14994,10 +14965,9 @@ static int rvd_loop_wait(rvd_loop *loop)
 // before a timer decides that none came.
 static int rvd_loop_pass(rvd_loop *loop)
 {
-    int n;
     int64_t begun_us = loop->spin.limit_us > 0 ? rvd_sys_now_us() : 0;
     loop->passes++;
-    n = rvd_loop_wait(loop);
+    int n = rvd_loop_wait(loop);
     if (n < 0) return n;
     rvd_loop_link_move(&loop->active, &loop->again);
     loop->now_us = rvd_sys_now_us();
@@ -15039,7 +15009,6 @@ static rvd_loop *rvd_loop_new(revdial_alloc_fn *alloc, void *alloc_ud, revdial_e
 {
     rvd_heap heap = {alloc, alloc_ud, 0};
     rvd_loop *loop = rvd_base_alloc(&heap, sizeof *loop);
-    int r;
     if (!loop || pthread_mutex_init(&loop->lock, NULL) != 0) {
         rvd_base_free(&heap, loop, sizeof *loop);
         rvd_sys_fail(err, REVDIAL_ENOMEM, 0, NULL, "no memory for an I/O loop");
@@ -15055,7 +15024,7 @@ static rvd_loop *rvd_loop_new(revdial_alloc_fn *alloc, void *alloc_ud, revdial_e
     loop->wake_io.run = rvd_loop_on_wake;
     loop->wake.fd[0] = loop->wake.fd[1] = -1;
     loop->buf = rvd_base_resize(&loop->heap, NULL, 0, RVD_LOOP_BUFFER);
-    r = rvd_loop_watch_open(loop);
+    int r = rvd_loop_watch_open(loop);
     if (r == 0) r = rvd_sys_wake_open(&loop->wake);
     loop->wake_io.fd = loop->wake.fd[0];
     if (r == 0) r = rvd_loop_add(loop, &loop->wake_io);
@@ -15098,9 +15067,8 @@ static void *rvd_loop_thread(void *arg)
 //   returns  0, or -errno: no thread
 static int rvd_loop_start(rvd_loop *loop)
 {
-    int r;
     REVDIAL_ASSERT(!loop->started);
-    r = rvd_sys_thread_start(&loop->thread, rvd_loop_thread, loop, RVD_LOOP_STACK);
+    int r = rvd_sys_thread_start(&loop->thread, rvd_loop_thread, loop, RVD_LOOP_STACK);
     loop->started = r == 0;
     return r;
 }
@@ -15154,13 +15122,12 @@ typedef struct rvd_loop_pool {
 
 static int rvd_loop_pool_open(rvd_loop_pool *pool, unsigned max)
 {
-    int r;
     REVDIAL_ASSERT(max > 0);
     memset(pool, 0, sizeof *pool);
     pool->max = max;
     pool->jobs_end = &pool->jobs;
     rvd_base_link_init(&pool->workers);
-    r = -pthread_mutex_init(&pool->lock, NULL);
+    int r = -pthread_mutex_init(&pool->lock, NULL);
     if (r < 0) return r;
     r = rvd_sys_cond_open(&pool->changed);
     if (r < 0) pthread_mutex_destroy(&pool->lock);
@@ -15171,11 +15138,10 @@ static int rvd_loop_pool_open(rvd_loop_pool *pool, unsigned max)
 static rvd_loop_job *rvd_loop_pool_take_locked(rvd_loop_pool *pool)
 {
     int64_t until_us = rvd_sys_now_us() + RVD_LOOP_POOL_IDLE_US;
-    rvd_loop_job *job;
     int r = 0;
     while (!pool->jobs && !pool->closed && r == 0)
         r = rvd_sys_cond_wait(&pool->changed, &pool->lock, until_us);
-    job = pool->jobs;
+    rvd_loop_job *job = pool->jobs;
     if (!job) return NULL;
     pool->jobs = job->next;
     if (!pool->jobs) pool->jobs_end = &pool->jobs;
@@ -15187,8 +15153,6 @@ static void *rvd_loop_pool_thread(void *arg)
     rvd_loop_pool *pool = arg;
     rvd_loop_worker me = {.thread = pthread_self()};
     rvd_loop_job *job;
-    pthread_t before;
-    int has_before;
     rvd_base_link_init(&me.link);
     pthread_mutex_lock(&pool->lock);
     rvd_base_link_push(&pool->workers, &me.link);
@@ -15199,8 +15163,8 @@ static void *rvd_loop_pool_thread(void *arg)
         pool->job_count--;
     }
     rvd_base_link_remove(&me.link);
-    has_before = pool->has_ended;
-    before = pool->ended;
+    int has_before = pool->has_ended;
+    pthread_t before = pool->ended;
     pool->ended = pthread_self();
     pool->has_ended = 1;
     if (--pool->thread_count == 0) pthread_cond_broadcast(&pool->changed);
@@ -15413,11 +15377,10 @@ static void rvd_lookup_count(const rvd_base_link *list, const rvd_lookup_name *n
 static int rvd_lookup_may_start(const rvd_lookup_desk *d, const rvd_lookup_name *n)
 {
     rvd_lookup_places taken = {0, 0, 0};
-    unsigned left;
     if (n->asker == RVD_LOOKUP_URGENT) return 1;
     rvd_lookup_count(&d->ready, n, &taken);
     rvd_lookup_count(&d->running, n, &taken);
-    left = taken.all < RVD_LOOKUP_PLACES ? RVD_LOOKUP_PLACES - taken.all : 0;
+    unsigned left = taken.all < RVD_LOOKUP_PLACES ? RVD_LOOKUP_PLACES - taken.all : 0;
     return taken.askers < left && 2 * taken.zones < left;
 }
 
@@ -15477,13 +15440,12 @@ static void rvd_lookup_tell_locked(rvd_lookup_name *n, const rvd_sys_addr *found
 static rvd_lookup_name *rvd_lookup_take_locked(rvd_lookup_desk *d)
 {
     int64_t until_us = rvd_sys_now_us() + RVD_LOOP_POOL_IDLE_US;
-    rvd_lookup_name *n;
     int r = 0;
     while (rvd_base_link_is_alone(&d->ready) && !d->closed && r == 0)
         r = rvd_sys_cond_wait(&d->changed, &d->lock, until_us);
     d->idle_count--;
     if (rvd_base_link_is_alone(&d->ready)) return NULL;
-    n = rvd_lookup_name_of(d->ready.next);
+    rvd_lookup_name *n = rvd_lookup_name_of(d->ready.next);
     d->ready_count--;
     n->thread = pthread_self();
     rvd_lookup_become(d, n, RVD_LOOKUP_IS_RUNNING);
@@ -15564,12 +15526,11 @@ static int rvd_lookup_begin(rvd_lookup_desk *d, rvd_lookup *l, uint64_t asker,
                             const rvd_sys_endpoint *e)
 {
     unsigned waiting = 0;
-    rvd_lookup_name *n;
     int r = 0;
     l->port = e->port;
     rvd_base_link_init(&l->link);
     pthread_mutex_lock(&d->lock);
-    n = rvd_lookup_find(d, asker, e->host, &waiting);
+    rvd_lookup_name *n = rvd_lookup_find(d, asker, e->host, &waiting);
     if (!n && waiting >= RVD_LOOKUP_WAITING)
         r = -EAGAIN;
     else if (!n && !(n = rvd_lookup_name_new(d, asker, e->host)))
@@ -15593,9 +15554,8 @@ static int rvd_lookup_begin(rvd_lookup_desk *d, rvd_lookup *l, uint64_t asker,
 //   thread   any
 static int rvd_lookup_cancel(rvd_lookup_desk *d, rvd_lookup *l)
 {
-    rvd_lookup_name *n;
     pthread_mutex_lock(&d->lock);
-    n = l->name;
+    rvd_lookup_name *n = l->name;
     if (n) {
         l->name = NULL;
         rvd_base_link_remove(&l->link);
@@ -20726,9 +20686,8 @@ static int rvd_owner_snapshot_locked(rvd_owner *o, rvd_owner_snapshot *list)
 
 static int rvd_owner_snapshot_open(rvd_owner *o, rvd_owner_snapshot *list)
 {
-    int code;
     pthread_mutex_lock(&o->lock);
-    code = rvd_owner_snapshot_locked(o, list);
+    int code = rvd_owner_snapshot_locked(o, list);
     pthread_mutex_unlock(&o->lock);
     return code;
 }
@@ -20744,9 +20703,8 @@ static revdial_limits rvd_owner_limits(rvd_owner *o, const rvd_owner_member *m)
 {
     static const revdial_quota none;
     const revdial_quota *q = m ? &m->quota : &none;
-    revdial_limits l;
     pthread_mutex_lock(&o->lock);
-    l = o->limits;
+    revdial_limits l = o->limits;
     if (q->max_streams) l.max_streams = q->max_streams;
     if (q->max_own_streams) l.max_own_streams = q->max_own_streams;
     if (q->stream_rate) l.stream_rate = q->stream_rate;
@@ -20759,11 +20717,9 @@ static revdial_limits rvd_owner_limits(rvd_owner *o, const rvd_owner_member *m)
 // the session's lock comes first.
 static int rvd_owner_limits_apply(rvd_owner *o, rvd_owner_member *m, revdial_err *err)
 {
-    revdial_limits l;
-    int code;
     rvd_stream_lock(m->session);
-    l = rvd_owner_limits(o, m);
-    code = rvd_stream_limits_change_locked(m->session, &l, err);
+    revdial_limits l = rvd_owner_limits(o, m);
+    int code = rvd_stream_limits_change_locked(m->session, &l, err);
     rvd_stream_unlock(m->session);
     return code;
 }
@@ -20774,9 +20730,8 @@ static int rvd_owner_limits_replace(rvd_owner *o, const revdial_limits *limits, 
     const revdial_engine_config probe = {
         .role = REVDIAL_ROLE_BACKEND, .upgraded = 1, .limits = *limits};
     rvd_owner_snapshot list;
-    int code;
     if (rvd_owner_is_child(o)) return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
-    code = rvd_owner_probe(&probe, err);
+    int code = rvd_owner_probe(&probe, err);
     if (code) return code;
     pthread_mutex_lock(&o->lock);
     o->limits = *limits;
@@ -20821,9 +20776,8 @@ typedef struct rvd_owner_call {
 static int rvd_owner_handler_begin(rvd_owner *o, revdial_session *s)
 {
     rvd_owner_member *m = s->member;
-    int may;
     pthread_mutex_lock(&o->lock);
-    may = !o->shares_handlers || m->handlers + o->handler_count < o->handlers.max;
+    int may = !o->shares_handlers || m->handlers + o->handler_count < o->handlers.max;
     m->handlers += (unsigned)may;
     o->handler_count += (unsigned)may;
     pthread_mutex_unlock(&o->lock);
@@ -20875,9 +20829,8 @@ static void rvd_owner_call_start(rvd_loop_task *task)
 {
     rvd_owner_call *c = RVD_BASE_OWNER(task, rvd_owner_call, task);
     revdial_session *s = c->session;
-    int has_begun;
     rvd_stream_lock(s);
-    has_begun = c->st->reset_code < 0 && rvd_owner_call_begin(c);  // then c is its thread's
+    int has_begun = c->st->reset_code < 0 && rvd_owner_call_begin(c);  // then c is its thread's
     if (!has_begun) {
         revdial_engine_reset(s->engine, c->st->id, REVDIAL_RESET_CALM);
         rvd_stream_free_locked(c->st);
@@ -21330,15 +21283,13 @@ static const char *rvd_proxy_limit_locked(const revdial_proxy *p, const rvd_prox
 //   old   *old: the session that s replaces, with a reference; untouched if s is refused
 static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdial_session **old)
 {
-    rvd_proxy_name *n;
     rvd_proxy_member *m = s->member;
     revdial_session *same = NULL;
-    int code;
     if (p->draining || p->closing) return REVDIAL_EDRAINING;
     s->is_peer = p->cfg.peer_group && rvd_auth_is_in(&p->guard, m->holder, p->cfg.peer_group);
-    n = rvd_proxy_name_get_locked(p, s->is_peer ? RVD_PROXY_OF_PEERS : s->name);
+    rvd_proxy_name *n = rvd_proxy_name_get_locked(p, s->is_peer ? RVD_PROXY_OF_PEERS : s->name);
     if (!n) return REVDIAL_ENOMEM;
-    code = rvd_proxy_conflict_locked(n, s, &same);
+    int code = rvd_proxy_conflict_locked(n, s, &same);
     m->limit = code || same ? NULL : rvd_proxy_limit_locked(p, n, m);
     if (m->limit) code = REVDIAL_ELIMIT;
     if (code) {
@@ -21449,9 +21400,8 @@ static void rvd_proxy_ailment_note(revdial_proxy *p, const rvd_proxy_pick *pick,
                                    const revdial_session *s, int is_reached)
 {
     rvd_proxy_member *m = s->member;
-    rvd_proxy_ailment *a;
     pthread_mutex_lock(&p->own.lock);
-    a = rvd_proxy_ailment_of(m, pick->target);
+    rvd_proxy_ailment *a = rvd_proxy_ailment_of(m, pick->target);
     if (a && is_reached) memset(a, 0, sizeof *a);
     if (!is_reached && !a) {
         a = &m->ailments[0];
@@ -21498,11 +21448,10 @@ static int rvd_proxy_asks_peers(const revdial_proxy *p, const rvd_proxy_pick *pi
 // Chooses a session, with a reference: one of the name, or else of a peer. NULL: *code says why.
 static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, rvd_proxy_pick *pick, int *code)
 {
-    rvd_proxy_member *best;
     int none;
     *code = REVDIAL_ECLOSED;
     if (p->closing) return NULL;
-    best = rvd_proxy_best_locked(p, pick, pick->name, code);
+    rvd_proxy_member *best = rvd_proxy_best_locked(p, pick, pick->name, code);
     if (!best && *code && rvd_proxy_asks_peers(p, pick))
         best = rvd_proxy_best_locked(p, pick, RVD_PROXY_OF_PEERS, &none);
     if (!*code) *code = REVDIAL_ENOBACKEND;
@@ -21545,10 +21494,9 @@ static unsigned rvd_proxy_waiting_level(const revdial_proxy *p, size_t bucket)
 // at all blocks would take 10 us.
 static void rvd_proxy_waiting_count_locked(revdial_proxy *p, size_t bucket, int more)
 {
-    unsigned level;
     p->blocks_at[rvd_proxy_waiting_level(p, bucket)]--;
     p->waiting_of[bucket] = (uint16_t)(p->waiting_of[bucket] + more);
-    level = rvd_proxy_waiting_level(p, bucket);
+    unsigned level = rvd_proxy_waiting_level(p, bucket);
     p->blocks_at[level]++;
     if (level > p->most_waiting || !p->blocks_at[p->most_waiting]) p->most_waiting = level;
 }
@@ -21765,9 +21713,8 @@ static void rvd_proxy_table_unref(revdial_proxy *p, rvd_auth_table *t)
 
 static rvd_auth_table *rvd_proxy_table_ref(revdial_proxy *p)
 {
-    rvd_auth_table *t;
     pthread_mutex_lock(&p->own.lock);
-    t = p->table;
+    rvd_auth_table *t = p->table;
     t->refs++;
     pthread_mutex_unlock(&p->own.lock);
     return t;
@@ -21944,9 +21891,8 @@ static void rvd_proxy_auth_run(rvd_loop_job *job)
     revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
     sigset_t ours;
-    int may;
     pthread_mutex_lock(&p->own.lock);
-    may = rvd_auth_may_check(&p->guard, &m->guess, rvd_sys_now_us());
+    int may = rvd_auth_may_check(&p->guard, &m->guess, rvd_sys_now_us());
     pthread_mutex_unlock(&p->own.lock);
     m->auth.group = a->group;
     m->auth.expires_ms = &a->expires_ms;
@@ -21968,7 +21914,6 @@ static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *hook, void *ud)
     revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
     rvd_proxy_auth *a;
-    int is_turn;
     rvd_stream_lock(s);
     a = rvd_base_alloc(&s->heap, sizeof *a);
     rvd_stream_unlock(s);
@@ -21984,7 +21929,7 @@ static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *hook, void *ud)
     m->check = a;
     rvd_stream_work_begin(s->group->work);
     pthread_mutex_lock(&p->own.lock);
-    is_turn = rvd_auth_turn_begin(&p->guard, &a->turn, m->guess.block);
+    int is_turn = rvd_auth_turn_begin(&p->guard, &a->turn, m->guess.block);
     if (!is_turn) rvd_proxy_waiting_begin_locked(p, m);
     pthread_mutex_unlock(&p->own.lock);
     if (is_turn) rvd_proxy_auth_submit(a);
@@ -21993,9 +21938,8 @@ static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *hook, void *ud)
 // Loop thread: a session has gone. If its turn with the hook has not come, the hook is not called.
 static void rvd_proxy_unask(revdial_proxy *p, rvd_proxy_auth *a)
 {
-    int is_queued;
     pthread_mutex_lock(&p->own.lock);
-    is_queued = !rvd_base_link_is_alone(&a->turn.link);
+    int is_queued = !rvd_base_link_is_alone(&a->turn.link);
     rvd_base_link_remove(&a->turn.link);
     pthread_mutex_unlock(&p->own.lock);
     if (is_queued) rvd_proxy_auth_free(a);
@@ -22055,14 +21999,12 @@ static void rvd_proxy_on_auth(revdial_session *s)
     enum revdial_verdict verdict = REVDIAL_VERDICT_ADMIT;
     int64_t now_us = rvd_sys_now_us();
     rvd_auth_guess guess = m->guess;
-    revdial_auth_fn *check;
-    void *ud;
     if (m->texts.at) guess = rvd_auth_guess_of(&p->guard, guess.peer, &m->auth);
     pthread_mutex_lock(&p->own.lock);
     rvd_proxy_waiting_end_locked(p, m);
     m->guess = guess;  // while it waits, other threads look for the busiest block
-    check = p->auth;
-    ud = p->auth_ud;
+    revdial_auth_fn *check = p->auth;
+    void *ud = p->auth_ud;
     if (!m->texts.at)
         verdict = REVDIAL_VERDICT_UNAVAILABLE;  // out of memory for the request
     else if (m->auth.digest && !rvd_auth_nonce_take(&p->guard, m->auth.digest, now_us))
@@ -22119,10 +22061,9 @@ static void rvd_proxy_on_silent(revdial_session *s)
     revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
     int64_t rival_us, now_us = rvd_sys_now_us();
-    int has_others;
     if (!m->name) return;
     pthread_mutex_lock(&p->own.lock);
-    has_others = rvd_proxy_has_others_locked(m);
+    int has_others = rvd_proxy_has_others_locked(m);
     rival_us = m->rival_us;
     pthread_mutex_unlock(&p->own.lock);
     if (rival_us && now_us - rival_us < RVD_PROXY_RIVAL_US)
@@ -22302,9 +22243,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
 {
     revdial_engine_config e;
     rvd_stream_session_config cfg;
-    revdial_session *s;
     char nonce[RVD_AUTH_NONCE_SIZE], text[RVD_SYS_TEXT_MAX] = "unknown";
-    int r;
     if (peer) rvd_sys_addr_format(peer, text, sizeof text);
     memset(&cfg, 0, sizeof cfg);
     rvd_proxy_engine_config(p, &e);
@@ -22316,7 +22255,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
         pthread_mutex_unlock(&p->own.lock);
         e.nonce = nonce;
     }
-    r = rvd_sys_random(&e.session_id, sizeof e.session_id);
+    int r = rvd_sys_random(&e.session_id, sizeof e.session_id);
     if (r == 0) r = rvd_sys_random(&e.seed, sizeof e.seed);
     if (r < 0) {
         rvd_stream_fail_sys(err, r, "no randomness for a session");
@@ -22335,7 +22274,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     pthread_mutex_lock(&p->own.lock);
     cfg.group = &p->groups[p->next_loop++ % p->loop_count];
     pthread_mutex_unlock(&p->own.lock);
-    s = rvd_stream_session_new(&cfg, err);
+    revdial_session *s = rvd_stream_session_new(&cfg, err);
     if (s) rvd_proxy_member_init(s, peer);
     return s;
 }
@@ -22718,10 +22657,9 @@ static void rvd_proxy_pause(rvd_proxy_listener *l, const char *why)
 static int rvd_proxy_has_fd_for_client(rvd_proxy_listener *l)
 {
     revdial_proxy *p = l->proxy;
-    int next;
     if (!p->is_short_of_fds) return 1;
     p->fd_most = rvd_sys_fd_most();  // it may have been raised
-    next = rvd_sys_fd_next(l->io.fd);
+    int next = rvd_sys_fd_next(l->io.fd);
     p->is_short_of_fds = next < 0 || next >= p->fd_most;
     return !p->is_short_of_fds;
 }
@@ -22828,7 +22766,6 @@ int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *ho
 {
     static const revdial_attach_opts none;
     rvd_sys_addr peer;
-    revdial_session *s;
     revdial_err own;
     int code;
     if (!err) err = &own;
@@ -22848,7 +22785,7 @@ int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *ho
         rvd_stream_fail(err, code, 0, revdial_strerror(code));
         return rvd_proxy_attach_refuse(p, fd, how, err);
     }
-    s = rvd_proxy_session_new(p, fd, &peer, how, err);
+    revdial_session *s = rvd_proxy_session_new(p, fd, &peer, how, err);
     if (!s) {
         rvd_proxy_pending_undo(p);
         return rvd_proxy_attach_refuse(p, fd, how, err);
@@ -22913,12 +22850,11 @@ static rvd_proxy_member *rvd_proxy_member_locked(revdial_proxy *p, const revdial
 
 int revdial_proxy_avoid(revdial_proxy *p, revdial_session *s, const char *target, int is_avoided)
 {
-    rvd_proxy_member *m;
     int code = REVDIAL_EINVAL;
     if (!p || !s) return REVDIAL_EINVAL;
     if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
     pthread_mutex_lock(&p->own.lock);
-    m = rvd_proxy_member_locked(p, s);
+    rvd_proxy_member *m = rvd_proxy_member_locked(p, s);
     if (m) {
         const uint64_t hash = rvd_proxy_target_hash(p, target);
         const unsigned at = rvd_proxy_avoided_find(m, hash);
@@ -22954,10 +22890,9 @@ static revdial_session *rvd_proxy_pick_wait(revdial_proxy *p, rvd_proxy_pick *pi
                                             const rvd_stream_dial *d, int *code)
 {
     int64_t until_us = rvd_proxy_wait_until(p, pick, d);
-    revdial_session *s;
     int r = 0;
     pthread_mutex_lock(&p->own.lock);
-    s = rvd_proxy_pick_locked(p, pick, code);
+    revdial_session *s = rvd_proxy_pick_locked(p, pick, code);
     while (!s && rvd_proxy_waits(pick, &d->err) && *code != REVDIAL_ECLOSED && r == 0) {
         r = rvd_owner_wait_locked(&p->own, until_us);
         if (r && until_us < d->deadline_us) {
@@ -22976,9 +22911,8 @@ static revdial_session *rvd_proxy_pick_wait(revdial_proxy *p, rvd_proxy_pick *pi
 // Returns 0 if the proxy is being stopped already.
 static int rvd_proxy_enter(revdial_proxy *p)
 {
-    int open;
     pthread_mutex_lock(&p->own.lock);
-    open = !p->closing;
+    int open = !p->closing;
     if (open) rvd_stream_work_begin(&p->own.work);
     pthread_mutex_unlock(&p->own.lock);
     return open;
@@ -23119,9 +23053,8 @@ int revdial_dial_fd(revdial_proxy *p, const char *name, const revdial_dial_opts 
 {
     revdial_err own;
     revdial_stream *st = revdial_dial(p, name, opts, err ? err : &own);
-    int fd;
     if (!st) return err ? err->code : own.code;
-    fd = revdial_stream_fd(st);
+    int fd = revdial_stream_fd(st);
     if (fd >= 0) return fd;
     revdial_reset(st, REVDIAL_RESET_INTERNAL);
     revdial_close(st);
@@ -23216,9 +23149,8 @@ static void rvd_proxy_dial_pick(rvd_proxy_dial *d)
 
 static int rvd_proxy_dial_is_cancelled(rvd_proxy_dial *d)
 {
-    int yes;
     pthread_mutex_lock(&d->proxy->own.lock);
-    yes = d->is_cancelled;
+    int yes = d->is_cancelled;
     pthread_mutex_unlock(&d->proxy->own.lock);
     return yes;
 }
@@ -23279,7 +23211,6 @@ static void rvd_proxy_dial_run(rvd_loop_task *task)
 {
     rvd_proxy_dial *d = RVD_BASE_OWNER(task, rvd_proxy_dial, task);
     revdial_proxy *p = d->proxy;
-    revdial_session *s;
     rvd_loop *loop;
     int64_t until_us = d->dial.deadline_us;
     int is_cancelled, is_waiting;
@@ -23311,7 +23242,7 @@ static void rvd_proxy_dial_run(rvd_loop_task *task)
         return;
     }
     if (is_waiting || d->is_asked) return;
-    s = revdial_session_ref(d->session);
+    revdial_session *s = revdial_session_ref(d->session);
     d->is_asked = 1;
     d->dial.is_movable = d->pick.has_others;
     rvd_stream_lock(s);
@@ -23364,11 +23295,10 @@ static rvd_proxy_dial *rvd_proxy_dial_new(revdial_proxy *p, const char *name,
     static const revdial_dial_opts none;
     rvd_base_arena texts = {NULL, 0, 0};
     rvd_proxy_dial *d;
-    size_t size;
     if (!opts) opts = &none;
     rvd_proxy_opts_keep(&texts, opts);
     rvd_base_keep_text(&texts, name);
-    size = sizeof *d + texts.len;
+    size_t size = sizeof *d + texts.len;
     d = rvd_owner_alloc(&p->own, size);
     if (!d) return NULL;
     rvd_base_arena_fill(&texts, d->texts);
@@ -23407,10 +23337,9 @@ int64_t revdial_dial_async(revdial_proxy *p, const char *name, const revdial_dia
 {
     static const revdial_dial_opts none;
     int is_valid = p && name && cb && !rvd_proxy_dial_check(name, opts ? opts : &none, NULL);
-    rvd_proxy_dial *d;
     int64_t id = REVDIAL_ECLOSED;
     if (is_valid && rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
-    d = is_valid ? rvd_proxy_dial_new(p, name, opts) : NULL;
+    rvd_proxy_dial *d = is_valid ? rvd_proxy_dial_new(p, name, opts) : NULL;
     if (!d) return is_valid ? REVDIAL_ENOMEM : REVDIAL_EINVAL;
     d->cb = cb;
     d->is_hook = 1;
@@ -23483,10 +23412,10 @@ static rvd_proxy_source **rvd_proxy_source_at_locked(rvd_proxy_crowd *crowd, con
 static int rvd_proxy_crowd_check_locked(rvd_proxy_listener *l, const char *client, revdial_err *err)
 {
     const revdial_expose *x = &l->expose;
-    rvd_proxy_source **at;
     if (x->max_clients && l->crowd->clients >= x->max_clients)
         return rvd_stream_fail(err, REVDIAL_ELIMIT, 0, "the port has as many clients as it may");
-    at = x->max_clients_per_source ? rvd_proxy_source_at_locked(l->crowd, client) : NULL;
+    rvd_proxy_source **at =
+        x->max_clients_per_source ? rvd_proxy_source_at_locked(l->crowd, client) : NULL;
     if (!at || !*at || (*at)->clients < x->max_clients_per_source) return REVDIAL_OK;
     return rvd_stream_fail(err, REVDIAL_ELIMIT, REVDIAL_RESET_CALM,
                            "the client's source has as many clients as it may");
@@ -23532,10 +23461,9 @@ static int rvd_proxy_client_enter(rvd_proxy_client *c, revdial_err *err)
 {
     rvd_proxy_listener *l = c->listener;
     pthread_mutex_t *lock = &l->proxy->own.lock;
-    int code;
     if (!l->crowd) return REVDIAL_OK;
     pthread_mutex_lock(lock);
-    code = rvd_proxy_crowd_check_locked(l, c->address, err);
+    int code = rvd_proxy_crowd_check_locked(l, c->address, err);
     if (code)
         rvd_proxy_crowd_refused_locked(l->proxy, err);
     else if (rvd_proxy_crowd_add_locked(l, c->address))
@@ -23920,10 +23848,9 @@ static void rvd_proxy_client_plain(rvd_proxy_listener *l, int fd, const rvd_sys_
     rvd_proxy_asking ask = {l->expose.name, l->expose.dial, rvd_proxy_client_on_dialled, NULL};
     rvd_stream_dial none = {.opts = &ask.opts};
     const char *to = rvd_proxy_client_local(l, fd, peer, local);
-    rvd_proxy_client *c;
     int code, error;
     rvd_sys_addr_format(peer, from, sizeof from);
-    c = rvd_proxy_client_new(l, fd, from, NULL, RVD_PROXY_LISTED);
+    rvd_proxy_client *c = rvd_proxy_client_new(l, fd, from, NULL, RVD_PROXY_LISTED);
     if (!c) {
         rvd_proxy_log_unrouted(l, from, REVDIAL_ENOMEM, "out of memory for a client");
         rvd_sys_close_reset(fd);
@@ -24011,7 +23938,6 @@ static void rvd_proxy_route_free(rvd_proxy_route *r)
 {
     rvd_proxy_listener *l = r->listener;
     rvd_owner *o = &l->proxy->own;
-    int was_full;
     rvd_base_link_remove(&r->link);
     rvd_loop_timer_stop(l->proxy->loops[0], &r->timer);
     rvd_proxy_bytes_drop(o, &r->in, r->in.len);
@@ -24024,7 +23950,7 @@ static void rvd_proxy_route_free(rvd_proxy_route *r)
     rvd_owner_free(o, r->why, sizeof *r->why);
     rvd_owner_free(o, r, sizeof *r);
     pthread_mutex_lock(&o->lock);
-    was_full = rvd_proxy_waiter_left_locked(l);
+    int was_full = rvd_proxy_waiter_left_locked(l);
     pthread_mutex_unlock(&o->lock);
     if (was_full) rvd_loop_post(l->proxy->loops[0], &l->resume);
     rvd_proxy_listener_unref(l);
@@ -24134,9 +24060,8 @@ static void rvd_proxy_route_join(rvd_proxy_route *r)
 static int rvd_proxy_route_is_cut(const rvd_proxy_route *r)
 {
     rvd_proxy_listener *l = r->listener;
-    int is_closing;
     pthread_mutex_lock(&l->proxy->own.lock);
-    is_closing = l->proxy->closing;
+    int is_closing = l->proxy->closing;
     pthread_mutex_unlock(&l->proxy->own.lock);
     return is_closing || (l->state == RVD_PROXY_GONE && l->expose.route);
 }
@@ -24283,14 +24208,13 @@ static int rvd_proxy_route_verdict(rvd_proxy_route *r, revdial_route *q)
     const revdial_expose *x = &r->listener->expose;
     revdial_err over = {0};
     int64_t crowd;
-    int verdict;
     sigset_t ours;
     if (!x->route) return REVDIAL_ROUTE_DIAL;
     rvd_proxy_route_enter(r, q, &over);
     crowd = q->crowd;
     rvd_base_link_remove(&r->link);  // so that r is here afterwards
     rvd_sys_hook_begin(&r->listener->proxy->groups[0].mask, &ours);
-    verdict = x->route(x->route_ud, q);
+    int verdict = x->route(x->route_ud, q);
     rvd_sys_hook_end(&ours);
     rvd_proxy_route_leave(r, crowd, &over, verdict);
     rvd_base_link_push(&r->listener->routed, &r->link);
@@ -24305,12 +24229,11 @@ static int rvd_proxy_route_decide(rvd_proxy_route *r, const uint8_t *data, size_
     rvd_loop *loop = r->listener->proxy->loops[0];
     revdial_route q;
     revdial_err why;
-    int verdict;
     rvd_proxy_route_hook_init(r, &q);
     q.data = data;
     q.len = len;
     rvd_loop_remove(loop, &r->io);  // a hook that takes the client may have closed it
-    verdict = rvd_proxy_route_verdict(r, &q);
+    int verdict = rvd_proxy_route_verdict(r, &q);
     q.data = data;
     q.len = len;
     if (verdict == REVDIAL_ROUTE_TAKE) {
@@ -24406,12 +24329,11 @@ static int rvd_proxy_route_read(rvd_proxy_route *r)
     const revdial_expose *x = &r->listener->expose;
     uint8_t *buf = r->listener->proxy->loops[0]->buf;  // the loop's, and it is not reading now
     size_t have = r->in.len, room = rvd_proxy_route_max(x) - r->got;
-    ptrdiff_t n;
     if (have) memcpy(buf, r->in.at, have);
     if (have && !r->is_seen && !r->wants_header) return rvd_proxy_route_decide(r, buf, have);
     if (!(r->io.ready & RVD_LOOP_READ)) return 0;
     if (r->wants_header) room = RVD_WIRE_PREAMBLE_MAX;
-    n = rvd_sys_read(r->io.fd, buf + have, room);
+    ptrdiff_t n = rvd_sys_read(r->io.fd, buf + have, room);
     if (n == -EAGAIN) {
         r->io.ready &= ~(unsigned)RVD_LOOP_READ;
         return 0;
@@ -24430,9 +24352,8 @@ static int rvd_proxy_route_read(rvd_proxy_route *r)
 static void rvd_proxy_route_drop(rvd_proxy_route *r)
 {
     rvd_loop *loop = r->listener->proxy->loops[0];
-    ptrdiff_t n;
     if (!(r->io.ready & RVD_LOOP_READ)) return;
-    n = rvd_sys_read(r->io.fd, loop->buf, RVD_LOOP_BUFFER);
+    ptrdiff_t n = rvd_sys_read(r->io.fd, loop->buf, RVD_LOOP_BUFFER);
     if (n == -EAGAIN)
         r->io.ready &= ~(unsigned)RVD_LOOP_READ;
     else if (n <= 0)
@@ -24444,9 +24365,8 @@ static void rvd_proxy_route_drop(rvd_proxy_route *r)
 // Sends what waits. Returns how much is left, or -errno.
 static ptrdiff_t rvd_proxy_route_flush(rvd_proxy_route *r)
 {
-    ptrdiff_t n;
     if (!r->out.len || !(r->io.ready & RVD_LOOP_WRITE)) return (ptrdiff_t)r->out.len;
-    n = rvd_sys_write(r->io.fd, r->out.at, r->out.len);
+    ptrdiff_t n = rvd_sys_write(r->io.fd, r->out.at, r->out.len);
     if (n == -EAGAIN) n = 0;
     if (n < 0) return n;
     rvd_proxy_bytes_drop(&r->listener->proxy->own, &r->out, (size_t)n);
@@ -24596,9 +24516,8 @@ static void rvd_proxy_route_begin(rvd_proxy_listener *l, int fd, const rvd_sys_a
     int64_t ms = l->expose.route_timeout_ms ? l->expose.route_timeout_ms : RVD_PROXY_ROUTE_MS;
     char from[RVD_SYS_TEXT_MAX], local[RVD_SYS_TEXT_MAX];
     const char *to = rvd_proxy_client_local(l, fd, peer, local);
-    rvd_proxy_route *r;
     rvd_sys_addr_format(peer, from, sizeof from);
-    r = rvd_proxy_route_new(l, fd, from, to ? to : "");
+    rvd_proxy_route *r = rvd_proxy_route_new(l, fd, from, to ? to : "");
     if (!r) {
         rvd_proxy_log_unrouted(l, from, REVDIAL_ENOMEM, "out of memory for a client");
         rvd_sys_close_reset(fd);
@@ -24688,9 +24607,9 @@ static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_auth_table *t, rev
                                   int drop)
 {
     rvd_proxy_member *m = s->member;
-    const revdial_credential *row;
     rvd_stream_lock(s);
-    row = rvd_auth_table_row(t, m->row_mark, s->name, s->identity, m->label);
+    const revdial_credential *row =
+        rvd_auth_table_row(t, m->row_mark, s->name, s->identity, m->label);
     rvd_stream_unlock(s);
     if (row) {
         rvd_auth_holder holder = rvd_auth_row_holder(&p->guard, row, s->identity);
@@ -24710,14 +24629,13 @@ int revdial_proxy_replace_credentials(revdial_proxy *p, const revdial_credential
 {
     rvd_owner_snapshot list;
     rvd_auth_table *fresh, *old;
-    int code;
     if (rvd_owner_is_child(&p->own))
         return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
     if (rvd_proxy_rows_check(rows, count, err)) return REVDIAL_EINVAL;
     fresh = rvd_auth_table_new(&p->guard, p->cfg.realm, rows, count);
     if (!fresh) return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the table");
     pthread_mutex_lock(&p->own.lock);
-    code = rvd_owner_snapshot_locked(&p->own, &list);
+    int code = rvd_owner_snapshot_locked(&p->own, &list);
     old = code ? fresh : p->table;
     if (!code) {
         p->table = fresh;
@@ -24796,11 +24714,10 @@ static rvd_proxy_listener *rvd_proxy_listener_find_locked(revdial_proxy *p, int6
 static int rvd_proxy_listener_address(revdial_proxy *p, int64_t id, unsigned index, char *buf,
                                       size_t size)
 {
-    const rvd_proxy_listener *l;
     size_t len = 0;
     if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
     pthread_mutex_lock(&p->own.lock);
-    l = rvd_proxy_listener_find_locked(p, id, index);
+    const rvd_proxy_listener *l = rvd_proxy_listener_find_locked(p, id, index);
     if (l) len = strlen(l->address);
     if (l && len < size) memcpy(buf, l->address, len + 1);
     pthread_mutex_unlock(&p->own.lock);
@@ -24879,9 +24796,8 @@ static void rvd_proxy_listener_on_end(rvd_loop_task *task)
 // Takes the port out of the list. Returns a reference, or NULL: there is none with this id.
 static rvd_proxy_listener *rvd_proxy_listener_take(revdial_proxy *p, int64_t id, unsigned flags)
 {
-    rvd_proxy_listener *l;
     pthread_mutex_lock(&p->own.lock);
-    l = id > 0 ? rvd_proxy_listener_find_locked(p, id, 0) : NULL;
+    rvd_proxy_listener *l = id > 0 ? rvd_proxy_listener_find_locked(p, id, 0) : NULL;
     if (l) {
         rvd_base_link_remove(&l->link);
         l->unexpose_flags = flags;
@@ -24893,10 +24809,9 @@ static rvd_proxy_listener *rvd_proxy_listener_take(revdial_proxy *p, int64_t id,
 
 int revdial_proxy_unexpose(revdial_proxy *p, int64_t id, unsigned flags)
 {
-    rvd_proxy_listener *l;
     int waits, code = REVDIAL_OK;
     if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
-    l = rvd_proxy_listener_take(p, id, flags);
+    rvd_proxy_listener *l = rvd_proxy_listener_take(p, id, flags);
     if (!l) return REVDIAL_EINVAL;
     waits = !rvd_proxy_is_on_loop(p);
     rvd_proxy_listener_unlink(l);  // now, although its loop may need a moment
@@ -25128,9 +25043,8 @@ static const char *rvd_proxy_config_problem(const revdial_proxy_config *cfg)
 static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *err)
 {
     const char *problem = rvd_proxy_config_problem(cfg);
-    int code;
     if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
-    code = rvd_stream_common_check(&cfg->common, err);
+    int code = rvd_stream_common_check(&cfg->common, err);
     if (code) return code;
     if (cfg->credential_count && rvd_proxy_rows_check(cfg->credentials, cfg->credential_count, err))
         return REVDIAL_EINVAL;
@@ -25175,10 +25089,9 @@ static rvd_proxy_listener *rvd_proxy_listener_new(revdial_proxy *p, const revdia
     static const revdial_expose none;
     rvd_base_arena texts = {NULL, 0, 0};
     rvd_proxy_listener *l, counted;
-    size_t size;
     if (!x) x = &none;
     rvd_proxy_listener_keep(&texts, &counted, x);
-    size = sizeof *l + texts.len;
+    size_t size = sizeof *l + texts.len;
     l = rvd_owner_alloc(&p->own, size);
     if (!l) return NULL;
     rvd_base_arena_fill(&texts, l->texts);
@@ -25291,14 +25204,13 @@ static int rvd_proxy_listen_parse(revdial_proxy *p, const char *text, rvd_sys_ad
                                   revdial_err *err)
 {
     rvd_sys_endpoint e;
-    int r;
     if (rvd_sys_addr_split(text, 0, &e, err) < 0) return REVDIAL_EINVAL;
     if (e.kind != RVD_SYS_NAME)
         return rvd_sys_addr_parse(text, 0, at, err) < 0 ? REVDIAL_EINVAL : REVDIAL_OK;
     if (rvd_proxy_is_on_loop(p))
         return rvd_sys_fail(err, REVDIAL_EDEADLK, 0, text,
                             "a host name would block this I/O thread: write its address");
-    r = rvd_sys_resolve(e.host, e.port, at, 1);
+    int r = rvd_sys_resolve(e.host, e.port, at, 1);
     if (r >= 0) return REVDIAL_OK;
     rvd_sys_resolve_fail(err, r, text, "cannot listen there: no such host");
     return REVDIAL_ESYS;
@@ -25405,10 +25317,9 @@ static int rvd_proxy_listen_at(revdial_proxy *p, const revdial_expose *x, const 
                                revdial_err *err)
 {
     rvd_proxy_listener *l = rvd_proxy_listener_open(p, x, text, err);
-    int r;
     if (!l) return err ? err->code : REVDIAL_ESYS;
     rvd_proxy_listener_list_locked(l);
-    r = rvd_loop_add(p->loops[0], &l->io);
+    int r = rvd_loop_add(p->loops[0], &l->io);
     return r < 0 ? rvd_stream_fail_sys(err, r, "the loop cannot watch a listener") : REVDIAL_OK;
 }
 
@@ -25452,18 +25363,16 @@ static void rvd_proxy_listener_inherit_locked(rvd_proxy_listener *l)
 
 int64_t revdial_proxy_expose(revdial_proxy *p, const revdial_expose *x, revdial_err *err)
 {
-    rvd_proxy_listener *l;
     revdial_err own;
-    int64_t id;
     if (!err) err = &own;
     if (!p || !x) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "expose: proxy or port is NULL");
     if (rvd_owner_is_child(&p->own))
         return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
     if (rvd_proxy_expose_check(x, err)) return REVDIAL_EINVAL;
-    l = rvd_proxy_listener_open(p, x, x->listen, err);
+    rvd_proxy_listener *l = rvd_proxy_listener_open(p, x, x->listen, err);
     if (!l) return err->code;
     pthread_mutex_lock(&p->own.lock);
-    id = p->closing ? REVDIAL_ECLOSED : p->draining ? REVDIAL_EDRAINING : 0;
+    int64_t id = p->closing ? REVDIAL_ECLOSED : p->draining ? REVDIAL_EDRAINING : 0;
     if (!id) {
         if (x->instead_of) rvd_proxy_listener_inherit_locked(l);
         rvd_proxy_listener_list_locked(l);
@@ -25579,14 +25488,12 @@ static int rvd_proxy_addresses_check(const revdial_proxy_config *cfg, revdial_er
 int revdial_proxy_check(const revdial_proxy_config *cfg, revdial_err *err)
 {
     revdial_err own;
-    revdial_proxy *p;
-    int code;
     if (!err) err = &own;
     if (!cfg) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "config: NULL");
-    code = rvd_proxy_config_check(cfg, err);
+    int code = rvd_proxy_config_check(cfg, err);
     if (!code) code = rvd_proxy_addresses_check(cfg, err);
     if (code) return code;
-    p = rvd_proxy_new(cfg, err);
+    revdial_proxy *p = rvd_proxy_new(cfg, err);
     if (!p) return err->code;
     code = rvd_proxy_config_copy(p, cfg, err);
     if (!code) code = rvd_proxy_probe(p, err);
@@ -25596,10 +25503,9 @@ int revdial_proxy_check(const revdial_proxy_config *cfg, revdial_err *err)
 
 revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err *err)
 {
-    revdial_proxy *p;
     if (!cfg) return rvd_stream_fail_null(err, REVDIAL_EINVAL, "config: NULL");
     if (rvd_proxy_config_check(cfg, err)) return NULL;
-    p = rvd_proxy_new(cfg, err);
+    revdial_proxy *p = rvd_proxy_new(cfg, err);
     if (!p) return NULL;
     if (rvd_proxy_prepare(p, cfg, err) || rvd_proxy_probe(p, err) || rvd_proxy_start(p, err)) {
         rvd_proxy_free(p);
@@ -25786,7 +25692,6 @@ static int rvd_agent_rule_covers(const rvd_agent_rule *rule, const rvd_sys_addr 
     const struct sockaddr_in6 *net6 = (const struct sockaddr_in6 *)&rule->net.ss;
     const uint8_t *ip, *net_ip;
     int len, net_len;
-    uint32_t port;
     if (a->ss.ss_family == AF_UNIX) return 0;
     if (rule->kind != RVD_SYS_IPV4 && rule->kind != RVD_SYS_IPV6) return 0;
     ip = rvd_sys_addr_ip(a, &len);
@@ -25795,7 +25700,7 @@ static int rvd_agent_rule_covers(const rvd_agent_rule *rule, const rvd_sys_addr 
     if (rule->kind == RVD_SYS_IPV6 && net6->sin6_scope_id && len == 16 &&
         net6->sin6_scope_id != ((const struct sockaddr_in6 *)&a->ss)->sin6_scope_id)
         return 0;
-    port = rvd_agent_port(a);
+    uint32_t port = rvd_agent_port(a);
     return port >= rule->ports.from && port <= rule->ports.to &&
            rvd_sys_prefix_matches(ip, net_ip, rule->bits);
 }
@@ -26358,10 +26263,9 @@ static int rvd_agent_header_send(rvd_agent_forward *f)
 {
     int version = f->proxy_protocol;
     uint8_t buf[256];
-    size_t n;
     if (!version) return 0;
-    n = rvd_wire_header_put(buf, sizeof buf, version, revdial_stream_meta(f->st, "client"),
-                            revdial_stream_meta(f->st, "local"));
+    size_t n = rvd_wire_header_put(buf, sizeof buf, version, revdial_stream_meta(f->st, "client"),
+                                   revdial_stream_meta(f->st, "local"));
     return rvd_sys_write(f->conn.io.fd, buf, n) == (ptrdiff_t)n ? 0 : -EPIPE;
 }
 
@@ -26392,11 +26296,10 @@ static void rvd_agent_access_begin(const rvd_agent_forward *f, revdial_relay_opt
     revdial_agent *a = f->agent;
     rvd_agent_access *x;
     rvd_log_line l;
-    size_t size;
     if (!rvd_log_begin(&a->own.log, &l, RVD_LOG_STREAM_OPEN, a->own.log.access_level)) return;
     rvd_agent_log_forward(&l, f, f->st);
     rvd_log_end(&a->own.log, &l);
-    size = sizeof *x + strlen(l.text) + 1;
+    size_t size = sizeof *x + strlen(l.text) + 1;
     x = rvd_owner_alloc(&a->own, size);
     if (!x) return;
     x->agent = a;
@@ -26452,9 +26355,8 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
 
 static int rvd_agent_may_reach(revdial_agent *a, const rvd_sys_addr *to, const char *host)
 {
-    int may;
     pthread_mutex_lock(&a->own.lock);
-    may = rvd_agent_may_connect(a->allow, to, host);
+    int may = rvd_agent_may_connect(a->allow, to, host);
     pthread_mutex_unlock(&a->own.lock);
     return may;
 }
@@ -26519,9 +26421,8 @@ static void rvd_agent_forward_failed(rvd_agent_forward *f, int error)
 static void rvd_agent_forward_on_io(rvd_loop_io *io)
 {
     rvd_agent_forward *f = RVD_BASE_OWNER(io, rvd_agent_forward, conn.io);
-    int r;
     if (!f->st) return;  // the dialler gave up: the task that cleans up is on its way
-    r = rvd_agent_connector_result(&f->conn);
+    int r = rvd_agent_connector_result(&f->conn);
     if (r == 0)
         rvd_agent_forward_join(f);
     else if (r != -EINPROGRESS)
@@ -26567,9 +26468,8 @@ static int rvd_agent_may_ask(const char *const *allow, const char *target, int i
 
 static int rvd_agent_judge_target(revdial_agent *a, const char *target, int is_name)
 {
-    int may;
     pthread_mutex_lock(&a->own.lock);
-    may = rvd_agent_may_ask(a->allow, target, is_name);
+    int may = rvd_agent_may_ask(a->allow, target, is_name);
     pthread_mutex_unlock(&a->own.lock);
     return may ? REVDIAL_RESET_NONE : REVDIAL_RESET_FORBIDDEN;
 }
@@ -26621,7 +26521,6 @@ static int rvd_agent_forward_ask(rvd_agent_forward *f)
     const revdial_agent_config *cfg = &f->agent->cfg;
     revdial_target_request q;
     sigset_t ours;
-    int reset;
     q.session = f->session;
     q.stream = f->st;
     q.client = revdial_stream_meta(f->st, "client");
@@ -26634,7 +26533,7 @@ static int rvd_agent_forward_ask(rvd_agent_forward *f)
     q.half_closed_timeout_ms = f->half_closed_timeout_ms;
     q.take = NULL;
     rvd_sys_hook_begin(&f->session->group->mask, &ours);
-    reset = cfg->target_fn(cfg->ud, &q);
+    int reset = cfg->target_fn(cfg->ud, &q);
     rvd_sys_hook_end(&ours);
     f->asks_hook = 0;
     if (!reset && !rvd_agent_forward_heed(f, &q)) reset = REVDIAL_RESET_INTERNAL;
@@ -26662,7 +26561,6 @@ static void rvd_agent_forward_begin(rvd_agent_forward *f)
 {
     int64_t limit = f->connect_timeout_ms ? f->connect_timeout_ms : 5000;
     rvd_loop *loop = f->conn.lookup.loop;
-    int r;
     if (f->asks_hook) f->reset = rvd_agent_forward_ask(f);
     if (f->reset) {
         rvd_agent_forward_refuse(f, f->reset);
@@ -26679,8 +26577,8 @@ static void rvd_agent_forward_begin(rvd_agent_forward *f)
         rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);
         return;
     }
-    r = rvd_agent_connector_find(&f->conn, f->agent->lookups, (uint64_t)(uintptr_t)f->session,
-                                 f->target);
+    int r = rvd_agent_connector_find(&f->conn, f->agent->lookups, (uint64_t)(uintptr_t)f->session,
+                                     f->target);
     f->resolving = r == 0;
     f->conn.address_count = r == 1 && f->conn.lookup.result == 1;
     if (r == 1)
@@ -26896,9 +26794,8 @@ static void rvd_agent_look_again(revdial_agent *a, int64_t wait_us)
 // still run; the loop ends after them.
 static void rvd_agent_check_over(revdial_agent *a)
 {
-    int over;
     pthread_mutex_lock(&a->own.lock);
-    over = a->stopped_count + a->retired_count == a->link_count && a->own.member_count == 0;
+    int over = a->stopped_count + a->retired_count == a->link_count && a->own.member_count == 0;
     pthread_mutex_unlock(&a->own.lock);
     if (!over || a->is_over) return;
     for (unsigned i = 0; i < a->name_count; i++) {
@@ -27100,9 +26997,7 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
     const rvd_sys_addr *to = &l->addresses[l->conn.address_at - 1];
     revdial_engine_config e;
     rvd_stream_session_config cfg;
-    revdial_session *s;
     char instance[65], peer[RVD_SYS_TEXT_MAX];
-    int r;
     rvd_agent_instance(l, instance, sizeof instance);
     rvd_sys_addr_format(to, peer, sizeof peer);
     rvd_agent_engine_config(l, &e);
@@ -27110,7 +27005,7 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
     e.secret = l->secret[0] ? l->secret : NULL;
     e.auth_schemes = rvd_agent_schemes(l, to);
     e.challenge = l->challenge[0] ? l->challenge : NULL;
-    r = rvd_sys_random(&e.seed, sizeof e.seed);
+    int r = rvd_sys_random(&e.seed, sizeof e.seed);
     if (r < 0) {
         rvd_stream_fail_sys(err, r, "no randomness for a session");
         return NULL;
@@ -27125,7 +27020,7 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
     cfg.engine = &e;
     if (l->secure) cfg.tls = a->cfg.common.tls;
     cfg.tls_host = a->cfg.server_name ? a->cfg.server_name : l->tls_host;
-    s = rvd_stream_session_new(&cfg, err);
+    revdial_session *s = rvd_stream_session_new(&cfg, err);
     if (!s) return NULL;
     RVD_BASE_JOIN(s->name, sizeof s->name, a->cfg.name);
     RVD_BASE_JOIN(s->instance, sizeof s->instance, instance);
@@ -27137,11 +27032,10 @@ static void rvd_agent_link_join(rvd_agent_link *l)
 {
     revdial_agent *a = l->agent;
     rvd_agent_member *m;
-    revdial_session *s;
     revdial_err err;
     int r, fd = rvd_agent_connector_release(&l->conn);
     rvd_agent_link_move_timer(l, INT64_MAX);
-    s = rvd_agent_session_new(l, fd, &err);
+    revdial_session *s = rvd_agent_session_new(l, fd, &err);
     if (s) {
         m = s->member;
         m->owner = l;
@@ -27280,11 +27174,10 @@ static int rvd_agent_egress_receive(rvd_agent_link *l)
     rvd_loop_io *io = &l->conn.io;
     unsigned char *buf = l->agent->loop->buf;
     ptrdiff_t n = -EAGAIN;
-    size_t used;
     if (io->ready & RVD_LOOP_READ) n = rvd_sys_peek(io->fd, buf, RVD_AGENT_VIA_PEEK);
     if (n == -EAGAIN) io->ready &= ~(unsigned)RVD_LOOP_READ;
     if (n < 0) return (int)n;
-    used = revdial_egress_input(l->egress, buf, (size_t)n);
+    size_t used = revdial_egress_input(l->egress, buf, (size_t)n);
     if (used > 0) n = rvd_sys_read(io->fd, buf, used);
     return n < 0 ? (int)n : 1;
 }
@@ -27351,12 +27244,11 @@ static void rvd_agent_link_answer(rvd_agent_link *l)
 static void rvd_agent_link_on_io(rvd_loop_io *io)
 {
     rvd_agent_link *l = RVD_BASE_OWNER(io, rvd_agent_link, conn.io);
-    int r;
     if (l->state == RVD_AGENT_PASSING) {
         rvd_agent_egress_pass(l);
         return;
     }
-    r = rvd_agent_connector_result(&l->conn);
+    int r = rvd_agent_connector_result(&l->conn);
     if (r == -EINPROGRESS) return;
     if (r < 0) {
         rvd_agent_link_unreachable(l, -r);
@@ -27528,10 +27420,9 @@ static void rvd_agent_link_spread(rvd_agent_link *root)
 {
     const int count = root->conn.address_count;
     rvd_sys_endpoint e;
-    rvd_agent_name *n;
     if (rvd_sys_addr_split(root->endpoint, 1, &e, NULL) < 0 || e.kind != RVD_SYS_NAME) return;
     root->conn.address_count = 1;
-    n = rvd_agent_name_new(root);
+    rvd_agent_name *n = rvd_agent_name_new(root);
     if (!n) return;
     rvd_agent_link_pin(root, n, &root->addresses[0]);
     for (int i = 1; i < count; i++) rvd_agent_name_reach(n, &root->addresses[i]);
@@ -27768,11 +27659,10 @@ static const rvd_stream_host rvd_agent_host = {
 static void rvd_agent_stop_links(revdial_agent *a)
 {
     int drain_ms;
-    int64_t until_us;
     pthread_mutex_lock(&a->own.lock);
     drain_ms = a->drain_ms;
     pthread_mutex_unlock(&a->own.lock);
-    until_us = rvd_stream_deadline(drain_ms);
+    int64_t until_us = rvd_stream_deadline(drain_ms);
     if (a->stopping && until_us >= a->stop_until_us) return;
     a->stopping = 1;
     a->stop_until_us = until_us;
@@ -27805,14 +27695,13 @@ static void rvd_agent_on_stop_task(rvd_loop_task *task)
 // Polls the stop flag, which a signal handler sets, and at the end the count of work that is left.
 static void rvd_agent_look(revdial_agent *a)
 {
-    size_t left;
     if (!a->is_over && *a->cfg.stop) rvd_agent_stop_links(a);
     if (!a->is_over) {
         rvd_agent_look_again(a, RVD_AGENT_STOP_US);
         return;
     }
     pthread_mutex_lock(&a->own.work.lock);
-    left = a->own.work.count;
+    size_t left = a->own.work.count;
     pthread_mutex_unlock(&a->own.work.lock);
     if (left)
         rvd_agent_look_again(a, RVD_AGENT_STOP_US / 10);
@@ -27870,8 +27759,6 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
     const char *rest, *slash, *problem;
     char *zone, *end;
     rvd_sys_endpoint e;
-    size_t host_len;
-    int has_port;
     if (strncmp(url, "unix:/", 6) == 0) {
         RVD_BASE_JOIN(l->endpoint, sizeof l->endpoint, url);
         RVD_BASE_JOIN(l->host, sizeof l->host, "localhost");
@@ -27883,7 +27770,7 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
     l->carrier = scheme->carrier;
     rest = url + strlen(scheme->text);
     slash = strchr(rest, '/');
-    host_len = slash ? (size_t)(slash - rest) : strlen(rest);
+    size_t host_len = slash ? (size_t)(slash - rest) : strlen(rest);
     if (host_len == 0 || host_len >= sizeof l->host - 8) return "no host, or it is too long";
     if (memchr(rest, '@', host_len)) return "credentials do not belong in the URL";
     if (slash && strlen(slash) >= sizeof l->path) return "the path is over 1024 bytes";
@@ -27892,8 +27779,8 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
         if (*at <= ' ' || *at > '~')
             return "path: write a blank as %20, other bytes in the same way";
     memcpy(l->host, rest, host_len);
-    has_port = strchr(l->host, ']') ? strchr(strchr(l->host, ']'), ':') != NULL
-                                    : strchr(l->host, ':') != NULL;
+    int has_port = strchr(l->host, ']') ? strchr(strchr(l->host, ']'), ':') != NULL
+                                        : strchr(l->host, ':') != NULL;
     RVD_BASE_JOIN(l->endpoint, sizeof l->endpoint, l->host, has_port ? NULL : scheme->port);
     RVD_BASE_JOIN(l->path, sizeof l->path, slash && slash[1] ? slash : "/revdial");
     problem = rvd_agent_url_host_problem(l, &e);
@@ -27915,7 +27802,6 @@ static const char *rvd_agent_link_problem(const rvd_agent_link *l)
 static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, revdial_err *err)
 {
     rvd_agent_link *l;
-    const char *problem;
     if (a->link_count == RVD_AGENT_LINKS)
         return rvd_stream_fail_null(err, REVDIAL_EINVAL, "url: over 64 of them");
     pthread_mutex_lock(&a->own.lock);
@@ -27930,7 +27816,7 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
     l->task.run = rvd_agent_link_prepared;
     l->found.run = rvd_agent_link_on_found;
     RVD_BASE_JOIN(l->text, sizeof l->text, text);
-    problem = rvd_agent_url_parse(l, text);
+    const char *problem = rvd_agent_url_parse(l, text);
     if (!problem) problem = rvd_agent_link_problem(l);
     if (!problem && rvd_loop_timer_set(a->loop, &l->conn.timer, INT64_MAX) == 0) {
         pthread_mutex_lock(&a->own.lock);
@@ -28000,10 +27886,9 @@ static const char *const *rvd_agent_allow_keep(rvd_base_arena *texts, const char
 static int rvd_agent_allow_set(revdial_agent *a, const char *const *allow)
 {
     rvd_base_arena texts = {NULL, 0, 0};
-    int has_memory;
     rvd_agent_allow_keep(&texts, allow);
     pthread_mutex_lock(&a->own.lock);
-    has_memory = rvd_base_arena_open(&texts, &a->own.heap);
+    int has_memory = rvd_base_arena_open(&texts, &a->own.heap);
     if (has_memory) {
         rvd_base_arena_free(&a->allow_texts, &a->own.heap);
         a->allow = rvd_agent_allow_keep(&texts, allow);
@@ -28102,9 +27987,8 @@ static int rvd_agent_config_check(const revdial_agent_config *cfg, revdial_err *
 {
     const char *problem = rvd_agent_config_problem(cfg);
     rvd_sys_endpoint e;
-    int code;
     if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
-    code = rvd_stream_common_check(&cfg->common, err);
+    int code = rvd_stream_common_check(&cfg->common, err);
     if (code) return code;
     if (cfg->name && !rvd_base_is_name(cfg->name, strlen(cfg->name)))
         return rvd_sys_fail(err, REVDIAL_EINVAL, 0, cfg->name, RVD_BASE_NAME_RULE);
@@ -28208,7 +28092,6 @@ static int rvd_agent_pools_open(revdial_agent *a, revdial_err *err)
 // Makes an agent that does not run yet. NULL: err says why.
 static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_err *err)
 {
-    revdial_agent *a;
     revdial_err own;
     int code = REVDIAL_OK, r;
     if (!err) err = &own;
@@ -28216,7 +28099,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
         if (!cfg) rvd_stream_fail(err, REVDIAL_EINVAL, 0, "config: NULL");
         return NULL;
     }
-    a = rvd_agent_new(cfg, err);
+    revdial_agent *a = rvd_agent_new(cfg, err);
     if (!a) return NULL;
     do r = rvd_sys_random(&a->random, sizeof a->random);
     while (r == 0 && !a->random);  // it is the state of a generator that 0 would stop
@@ -28254,9 +28137,8 @@ static void rvd_agent_close(revdial_agent *a)
 int revdial_agent_check(const revdial_agent_config *cfg, revdial_err *err)
 {
     revdial_err own;
-    revdial_agent *a;
     if (!err) err = &own;
-    a = rvd_agent_open(cfg, err);
+    revdial_agent *a = rvd_agent_open(cfg, err);
     if (!a) return err->code;
     rvd_agent_close(a);
     return REVDIAL_OK;
@@ -28265,11 +28147,10 @@ int revdial_agent_check(const revdial_agent_config *cfg, revdial_err *err)
 int revdial_serve(const revdial_agent_config *cfg, revdial_err *err)
 {
     revdial_err own;
-    revdial_agent *a;
     int r, code;
     if (!err) err = &own;
     memset(err, 0, sizeof *err);
-    a = rvd_agent_open(cfg, err);
+    revdial_agent *a = rvd_agent_open(cfg, err);
     if (!a) return err->code;
     rvd_loop_post(a->loop, &a->begin_task);
     r = rvd_loop_run(a->loop);
@@ -28283,10 +28164,9 @@ int revdial_serve(const revdial_agent_config *cfg, revdial_err *err)
 revdial_agent *revdial_agent_start(const revdial_agent_config *cfg, revdial_err *err)
 {
     revdial_agent *a = rvd_agent_open(cfg, err);
-    int r;
     if (!a) return NULL;
     rvd_loop_post(a->loop, &a->begin_task);
-    r = rvd_loop_start(a->loop);
+    int r = rvd_loop_start(a->loop);
     if (r == 0) return a;
     rvd_sys_fail(err, REVDIAL_ESYS, -r, NULL, "no I/O thread");
     rvd_agent_close(a);
