@@ -13638,6 +13638,15 @@ static ptrdiff_t rvd_sys_peek(int fd, void *buf, size_t len)
     return n;
 }
 
+// Dissolves the connection of a socket.
+static int rvd_sys_dissolve(int fd)
+{
+    const struct sockaddr none = {.sa_family = AF_UNSPEC};
+    int r;
+    RVD_SYS_RETRY(r, RVD_SYS(connect)(fd, &none, (socklen_t)sizeof none));
+    return r;
+}
+
 // Linux resets a TCP connection that is dissolved, even if others have copies of the descriptor. (A
 // shutdown would send FIN, which reads as EOF.) On a unix socket there is only shutdown, which
 // reads as EOF, too: it is not used while bytes of the peer are unread, because then close(2) is
@@ -13645,15 +13654,10 @@ static ptrdiff_t rvd_sys_peek(int fd, void *buf, size_t len)
 static void rvd_sys_disconnect(int fd)
 {
 #ifdef __linux__
-    struct sockaddr none;
     rvd_sys_addr own;
     uint8_t byte;
-    int r;
-    memset(&none, 0, sizeof none);
-    none.sa_family = AF_UNSPEC;
-    RVD_SYS_RETRY(r, RVD_SYS(connect)(fd, &none, (socklen_t)sizeof none));
-    if (r < 0 && rvd_sys_getsockname(fd, &own) == 0 && own.ss.ss_family == AF_UNIX &&
-        rvd_sys_peek(fd, &byte, 1) <= 0)
+    if (rvd_sys_dissolve(fd) < 0 && rvd_sys_getsockname(fd, &own) == 0 &&
+        own.ss.ss_family == AF_UNIX && rvd_sys_peek(fd, &byte, 1) <= 0)
         RVD_SYS(shutdown)(fd, SHUT_RDWR);
 #else
     (void)fd;
@@ -13666,14 +13670,12 @@ static void rvd_sys_disconnect(int fd)
 static int rvd_sys_renew(int fd)
 {
 #if RVD_SYS_EPOLL && defined(TCP_INFO)
-    struct sockaddr none = {.sa_family = AF_UNSPEC};
     uint8_t state = 0;  // the first member of struct tcp_info
     socklen_t len = (socklen_t)sizeof state;
     int r;
     RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &state, &len));
     if (r < 0 || state != RVD_SYS_TCP_CLOSE) return r < 0 ? r : -EBUSY;
-    RVD_SYS_RETRY(r, RVD_SYS(connect)(fd, &none, (socklen_t)sizeof none));
-    return r;
+    return rvd_sys_dissolve(fd);
 #else
     (void)fd;
     return -ENOTSUP;
@@ -13854,15 +13856,13 @@ static ptrdiff_t rvd_sys_readv(int fd, const struct iovec *iov, int count)
 //   returns  0, or -ECONNREFUSED
 static int rvd_sys_refuse_itself(int fd, const rvd_sys_addr *to)
 {
-    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
     rvd_sys_addr own, peer;
-    int r;
     if (rvd_sys_getsockname(fd, &own) < 0 || rvd_sys_addr_port(&own) != rvd_sys_addr_port(to))
         return 0;
     // `to` may be a wildcard address, which leads to this machine.
     if (rvd_sys_getpeername(fd, &peer) < 0 || !rvd_sys_addr_is_same(&own, &peer)) return 0;
     rvd_sys_set_abort(fd, 1);
-    RVD_SYS_RETRY(r, RVD_SYS(connect)(fd, &nobody, (socklen_t)sizeof nobody));
+    rvd_sys_dissolve(fd);
     return -ECONNREFUSED;
 }
 
@@ -13877,24 +13877,28 @@ static int rvd_sys_connect_start(int fd, const rvd_sys_addr *to)
     return to->ss.ss_family == AF_UNIX ? 0 : -EINPROGRESS;
 }
 
+// An option of a socket as a number, which is not negative; or -errno.
+static int rvd_sys_get_int(int fd, int option)
+{
+    int value = 0, r;
+    socklen_t len = (socklen_t)sizeof value;
+    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, SOL_SOCKET, option, &value, &len));
+    return r < 0 ? r : value;
+}
+
 // Returns 1, 0: it is a socket of another kind, or -errno: -ENOTSOCK, -EBADF, ...
 static int rvd_sys_is_stream(int fd)
 {
-    int type = 0, r;
-    socklen_t len = (socklen_t)sizeof type;
-    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, SOL_SOCKET, SO_TYPE, &type, &len));
-    return r < 0 ? r : type == SOCK_STREAM;
+    int type = rvd_sys_get_int(fd, SO_TYPE);
+    return type < 0 ? type : type == SOCK_STREAM;
 }
 
 // Returns 0 connected, -EINPROGRESS not yet (the event was spurious), or why it failed.
 static int rvd_sys_connect_result(int fd)
 {
     rvd_sys_addr peer;
-    int error = 0, r;
-    socklen_t len = (socklen_t)sizeof error;
-    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, SOL_SOCKET, SO_ERROR, &error, &len));
-    if (r < 0) return r;
-    if (error) return -error;
+    int r = rvd_sys_get_int(fd, SO_ERROR);
+    if (r) return r < 0 ? r : -r;
     r = rvd_sys_getpeername(fd, &peer);
     if (r < 0) return r == -ENOTCONN ? -EINPROGRESS : r;
     return rvd_sys_refuse_itself(fd, &peer);
@@ -13983,11 +13987,8 @@ static int rvd_sys_listen_as(const rvd_sys_addr *at, int backlog, rvd_sys_listen
 //   returns  a descriptor, or -errno: -EBADF, -ENOTSOCK; -EINVAL, it does not listen
 static int rvd_sys_listen_copy(int fd)
 {
-    int listens = 0, copy, r;
-    socklen_t len = sizeof listens;
-    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len));
-    if (r < 0) return r;
-    if (!listens) return -EINVAL;
+    int copy, r = rvd_sys_get_int(fd, SO_ACCEPTCONN);
+    if (r <= 0) return r < 0 ? r : -EINVAL;
     RVD_SYS_RETRY(copy, RVD_SYS(fcntl)(fd, F_DUPFD_CLOEXEC, 3));
     r = copy < 0 ? copy : rvd_sys_set_nonblocking(copy);
     if (r < 0 && copy >= 0) rvd_sys_close(copy);
@@ -23177,6 +23178,13 @@ static void rvd_proxy_dial_done(rvd_stream_dial *dial)
     rvd_proxy_dial_pick(d);
 }
 
+// Any thread. The loop that the dial is at ends it.
+static void rvd_proxy_dial_cancel_locked(rvd_proxy_dial *d)
+{
+    d->is_cancelled = 1;
+    rvd_loop_post(d->loop, &d->task);
+}
+
 static void rvd_proxy_dial_abandon(rvd_proxy_dial *d, int reset, int code, const char *text)
 {
     revdial_session *s = d->session;
@@ -23358,8 +23366,7 @@ int revdial_dial_cancel(revdial_proxy *p, int64_t dial)
     pthread_mutex_lock(&p->own.lock);
     RVD_BASE_EACH (rvd_proxy_dial, d, &p->dials, link) {
         if (d->id != dial || d->is_cancelled) continue;
-        d->is_cancelled = 1;
-        rvd_loop_post(d->loop, &d->task);
+        rvd_proxy_dial_cancel_locked(d);
         code = REVDIAL_OK;
         break;
     }
@@ -23916,6 +23923,14 @@ static const char *rvd_proxy_route_local(const rvd_proxy_route *r)
     return r->addresses + strlen(r->addresses) + 1;
 }
 
+static void rvd_proxy_route_unname(rvd_proxy_route *r)
+{
+    size_t client_size = r->addresses ? strlen(r->addresses) + 1 : 0;
+    if (!client_size) return;
+    rvd_owner_free(&r->listener->proxy->own, r->addresses,
+                   client_size + strlen(r->addresses + client_size) + 1);
+}
+
 // Sets the two texts. Returns 0 without memory.
 static int rvd_proxy_route_name(rvd_proxy_route *r, const char *client, const char *local)
 {
@@ -23925,10 +23940,7 @@ static int rvd_proxy_route_name(rvd_proxy_route *r, const char *client, const ch
     if (!fresh) return 0;
     memcpy(fresh, client, client_size);
     memcpy(fresh + client_size, local, local_size);
-    if (r->addresses)
-        rvd_owner_free(o, r->addresses,
-                       (size_t)(rvd_proxy_route_local(r) - r->addresses) +
-                           strlen(rvd_proxy_route_local(r)) + 1);
+    rvd_proxy_route_unname(r);
     r->addresses = fresh;
     return 1;
 }
@@ -23943,10 +23955,7 @@ static void rvd_proxy_route_free(rvd_proxy_route *r)
     rvd_proxy_bytes_drop(o, &r->in, r->in.len);
     rvd_proxy_bytes_drop(o, &r->out, r->out.len);
     if (r->client) rvd_proxy_client_free(r->client);
-    if (r->addresses)
-        rvd_owner_free(o, r->addresses,
-                       (size_t)(rvd_proxy_route_local(r) - r->addresses) +
-                           strlen(rvd_proxy_route_local(r)) + 1);
+    rvd_proxy_route_unname(r);
     rvd_owner_free(o, r->why, sizeof *r->why);
     rvd_owner_free(o, r, sizeof *r);
     pthread_mutex_lock(&o->lock);
@@ -23981,13 +23990,15 @@ static void rvd_proxy_route_end(rvd_proxy_route *r, const revdial_err *why)
 }
 
 // Ends it for a reason that is logged. One that was refused before keeps its first reason.
-static void rvd_proxy_route_fail(rvd_proxy_route *r, int code, int sys, const char *text)
+//   returns  0: it is gone
+static int rvd_proxy_route_fail(rvd_proxy_route *r, int code, int sys, const char *text)
 {
     revdial_err why;
     rvd_sys_fail(&why, code, sys, NULL, text);
     if (r->state <= RVD_PROXY_GREETING)
         rvd_proxy_log_unrouted(r->listener, r->addresses, code, why.msg);
     rvd_proxy_route_end(r, &why);
+    return 0;
 }
 
 // Its time is over then. The timer is set from its beginning to its end, so this needs no memory.
@@ -24079,16 +24090,13 @@ static int rvd_proxy_route_dialled(rvd_proxy_route *r, const revdial_err *why)
         rvd_sys_hook_end(&ours);
     }
     rvd_base_link_push(&l->routed, &r->link);
-    if (rvd_proxy_route_is_cut(r)) {
-        rvd_proxy_route_fail(r, REVDIAL_ECLOSED, 0,
-                             l->state == RVD_PROXY_GONE ? RVD_PROXY_UNEXPOSED : "the proxy stops");
-        return 0;
-    }
+    if (rvd_proxy_route_is_cut(r))
+        return rvd_proxy_route_fail(r, REVDIAL_ECLOSED, 0,
+                                    l->state == RVD_PROXY_GONE ? RVD_PROXY_UNEXPOSED
+                                                               : "the proxy stops");
     if (why) return rvd_proxy_route_refuse(r, &q, why);
-    if (!rvd_proxy_bytes_add(&l->proxy->own, &r->out, q.reply, q.reply ? q.reply_len : 0)) {
-        rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "out of memory for a reply");
-        return 0;
-    }
+    if (!rvd_proxy_bytes_add(&l->proxy->own, &r->out, q.reply, q.reply ? q.reply_len : 0))
+        return rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "out of memory for a reply");
     rvd_proxy_route_become(r, RVD_PROXY_GREETING);
     rvd_proxy_route_until(r, rvd_proxy_route_now(r) + RVD_PROXY_REPLY_US);
     return 1;
@@ -24158,21 +24166,17 @@ static int rvd_proxy_route_more(rvd_proxy_route *r, const revdial_route *q)
     rvd_owner *o = &r->listener->proxy->own;
     size_t left = q->len - q->used;
     r->is_seen = left == 0 || q->used == 0;
-    if (r->is_end && r->is_seen) {
-        rvd_proxy_route_fail(r, REVDIAL_EREFUSED, 0, "the client finished before a decision");
-        return 0;
-    }
-    if (r->is_seen && r->got >= rvd_proxy_route_max(x)) {
-        rvd_proxy_route_fail(r, REVDIAL_ELIMIT, 0, "no decision after so many bytes");
-        return 0;
-    }
+    if (r->is_end && r->is_seen)
+        return rvd_proxy_route_fail(r, REVDIAL_EREFUSED, 0,
+                                    "the client finished before a decision");
+    if (r->is_seen && r->got >= rvd_proxy_route_max(x))
+        return rvd_proxy_route_fail(r, REVDIAL_ELIMIT, 0, "no decision after so many bytes");
     r->in.len = 0;
     if (!left) rvd_proxy_bytes_drop(o, &r->in, 0);
     if (rvd_proxy_bytes_add(o, &r->in, q->data + q->used, left) &&
         rvd_proxy_bytes_add(o, &r->out, q->reply, q->reply ? q->reply_len : 0))
         return 1;
-    rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "out of memory for the client's bytes");
-    return 0;
+    return rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "out of memory for the client's bytes");
 }
 
 // What the hook has to know about the limits of the port. `over` is room for the reason. The client
@@ -24240,14 +24244,10 @@ static int rvd_proxy_route_decide(rvd_proxy_route *r, const uint8_t *data, size_
         rvd_proxy_route_free(r);
         return 0;
     }
-    if (rvd_loop_add(loop, &r->io) < 0) {
-        rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "the loop cannot watch the client");
-        return 0;
-    }
-    if (r->listener->state == RVD_PROXY_GONE) {
-        rvd_proxy_route_fail(r, REVDIAL_ECLOSED, 0, RVD_PROXY_UNEXPOSED);
-        return 0;
-    }
+    if (rvd_loop_add(loop, &r->io) < 0)
+        return rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "the loop cannot watch the client");
+    if (r->listener->state == RVD_PROXY_GONE)
+        return rvd_proxy_route_fail(r, REVDIAL_ECLOSED, 0, RVD_PROXY_UNEXPOSED);
     if (verdict == REVDIAL_ROUTE_MORE) return rvd_proxy_route_more(r, &q);
     if (verdict == REVDIAL_ROUTE_DIAL) return rvd_proxy_route_dial(r, &q);
     if (verdict == REVDIAL_ROUTE_REFUSE) {
@@ -24255,8 +24255,7 @@ static int rvd_proxy_route_decide(rvd_proxy_route *r, const uint8_t *data, size_
         rvd_proxy_log_unrouted(r->listener, r->addresses, why.code, why.msg);
         return rvd_proxy_route_refuse(r, &q, &why);
     }
-    rvd_proxy_route_fail(r, REVDIAL_EINVAL, 0, "the route hook returned no verdict");
-    return 0;
+    return rvd_proxy_route_fail(r, REVDIAL_EINVAL, 0, "the route hook returned no verdict");
 }
 
 // The header of a PROXY protocol is there: its source is the client from now on, if it has one.
@@ -24273,10 +24272,9 @@ static int rvd_proxy_route_meet(rvd_proxy_route *r, const rvd_wire_addr *src,
     if (src->family) {
         rvd_wire_addr_add(&from, src);
         if (dst->port) rvd_wire_addr_add(&to, dst);
-        if (!rvd_proxy_route_name(r, client, dst->port ? local : rvd_proxy_route_local(r))) {
-            rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "out of memory for a client's address");
-            return 0;
-        }
+        if (!rvd_proxy_route_name(r, client, dst->port ? local : rvd_proxy_route_local(r)))
+            return rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0,
+                                        "out of memory for a client's address");
     }
     rvd_wire_addr_parse(r->addresses, &own);
     if (!l->allowed_count || rvd_sys_nets_have(l->allowed, l->allowed_count, own.ip,
@@ -24284,8 +24282,7 @@ static int rvd_proxy_route_meet(rvd_proxy_route *r, const rvd_wire_addr *src,
                                                : own.family == 6 ? 16
                                                                  : 0))
         return 1;
-    rvd_proxy_route_fail(r, REVDIAL_EDENIED, 0, RVD_PROXY_NOT_ALLOWED);
-    return 0;
+    return rvd_proxy_route_fail(r, REVDIAL_EDENIED, 0, RVD_PROXY_NOT_ALLOWED);
 }
 
 // Returns the length of the header, 0: more is needed, -1: r is gone.
@@ -24338,10 +24335,8 @@ static int rvd_proxy_route_read(rvd_proxy_route *r)
         r->io.ready &= ~(unsigned)RVD_LOOP_READ;
         return 0;
     }
-    if (n < 0 || (n == 0 && !have && !r->got)) {
-        rvd_proxy_route_fail(r, REVDIAL_ECLOSED, n < 0 ? (int)-n : 0, "the client has gone");
-        return 0;
-    }
+    if (n < 0 || (n == 0 && !have && !r->got))
+        return rvd_proxy_route_fail(r, REVDIAL_ECLOSED, n < 0 ? (int)-n : 0, "the client has gone");
     r->is_end = n == 0;
     if ((size_t)n < room && !(r->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP)))
         r->io.ready &= ~(unsigned)RVD_LOOP_READ;
@@ -24749,14 +24744,11 @@ static void rvd_proxy_on_sweep(rvd_loop_task *task)
     if (atomic_fetch_sub(&s->wanted, 1) > 1) rvd_loop_post(s->group->loop, task);
 }
 
-static void rvd_proxy_dials_cancel_locked(const rvd_proxy_listener *l)
+// Those of a port; NULL: all.
+static void rvd_proxy_dials_cancel_locked(revdial_proxy *p, const rvd_proxy_listener *from)
 {
-    rvd_base_link *dials = &l->proxy->dials;
-    RVD_BASE_EACH (rvd_proxy_dial, d, dials, link) {
-        if (d->from != l) continue;
-        d->is_cancelled = 1;
-        rvd_loop_post(d->loop, &d->task);
-    }
+    RVD_BASE_EACH (rvd_proxy_dial, d, &p->dials, link)
+        if (!from || d->from == from) rvd_proxy_dial_cancel_locked(d);
 }
 
 // Loop 0: ends the port's relays. One whose dial has just succeeded sees the mark. Each loop looks
@@ -24786,7 +24778,7 @@ static void rvd_proxy_listener_on_end(rvd_loop_task *task)
     if (ends) rvd_proxy_relays_end(l);
     pthread_mutex_lock(&p->own.lock);
     rvd_proxy_listener_become(l, RVD_PROXY_GONE);
-    if (ends || l->expose.route) rvd_proxy_dials_cancel_locked(l);
+    if (ends || l->expose.route) rvd_proxy_dials_cancel_locked(p, l);
     pthread_cond_broadcast(&p->own.changed);
     pthread_mutex_unlock(&p->own.lock);
     rvd_proxy_routes_end(l, RVD_PROXY_UNEXPOSED);
@@ -24942,10 +24934,7 @@ int revdial_proxy_stop(revdial_proxy *p)
         return REVDIAL_EDEADLK;
     pthread_mutex_lock(&p->own.lock);
     p->closing = 1;
-    RVD_BASE_EACH (rvd_proxy_dial, d, &p->dials, link) {
-        d->is_cancelled = 1;
-        rvd_loop_post(d->loop, &d->task);
-    }
+    rvd_proxy_dials_cancel_locked(p, NULL);
     pthread_cond_broadcast(&p->own.changed);
     pthread_mutex_unlock(&p->own.lock);
     rvd_proxy_stop_listening(p);
@@ -25544,12 +25533,6 @@ typedef struct rvd_agent_ports {
     uint32_t from, to;
 } rvd_agent_ports;
 
-static uint32_t rvd_agent_port(const rvd_sys_addr *a)
-{
-    if (a->ss.ss_family == AF_INET) return ntohs(((const struct sockaddr_in *)&a->ss)->sin_port);
-    return ntohs(((const struct sockaddr_in6 *)&a->ss)->sin6_port);
-}
-
 // "80", "80-90" or "*". Returns NULL, or what is wrong.
 static const char *rvd_agent_ports_parse(const char *s, size_t len, rvd_agent_ports *out)
 {
@@ -25700,7 +25683,7 @@ static int rvd_agent_rule_covers(const rvd_agent_rule *rule, const rvd_sys_addr 
     if (rule->kind == RVD_SYS_IPV6 && net6->sin6_scope_id && len == 16 &&
         net6->sin6_scope_id != ((const struct sockaddr_in6 *)&a->ss)->sin6_scope_id)
         return 0;
-    uint32_t port = rvd_agent_port(a);
+    uint32_t port = rvd_sys_addr_port(a);
     return port >= rule->ports.from && port <= rule->ports.to &&
            rvd_sys_prefix_matches(ip, net_ip, rule->bits);
 }
@@ -25809,7 +25792,7 @@ static int rvd_agent_may_connect(const char *const *allow, const rvd_sys_addr *a
         int is_local;
         if (rvd_agent_rule_parse(*allow, &rule)) continue;
         if (rvd_agent_rule_covers(&rule, a)) return 1;
-        if (host && rvd_agent_rule_names(&rule, host, rvd_agent_port(a), &is_local) &&
+        if (host && rvd_agent_rule_names(&rule, host, rvd_sys_addr_port(a), &is_local) &&
             (is_local ? rvd_sys_addr_is_loopback(a) : !rvd_agent_is_special(a)))
             return 1;
     }
@@ -27390,9 +27373,7 @@ static rvd_agent_name *rvd_agent_name_new(const rvd_agent_link *root)
 {
     revdial_agent *a = root->agent;
     rvd_agent_name *n;
-    pthread_mutex_lock(&a->own.lock);
-    n = rvd_base_alloc(&a->own.heap, sizeof *n);
-    pthread_mutex_unlock(&a->own.lock);
+    n = rvd_owner_alloc(&a->own, sizeof *n);
     if (!n) return NULL;
     n->agent = a;
     n->url = root->text;
@@ -27408,9 +27389,7 @@ static rvd_agent_name *rvd_agent_name_new(const rvd_agent_link *root)
         a->names[a->name_count++] = n;
         return n;
     }
-    pthread_mutex_lock(&a->own.lock);
-    rvd_base_free(&a->own.heap, n, sizeof *n);
-    pthread_mutex_unlock(&a->own.lock);
+    rvd_owner_free(&a->own, n, sizeof *n);
     return NULL;
 }
 
@@ -27804,9 +27783,7 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
     rvd_agent_link *l;
     if (a->link_count == RVD_AGENT_LINKS)
         return rvd_stream_fail_null(err, REVDIAL_EINVAL, "url: over 64 of them");
-    pthread_mutex_lock(&a->own.lock);
-    l = rvd_base_alloc(&a->own.heap, sizeof *l);
-    pthread_mutex_unlock(&a->own.lock);
+    l = rvd_owner_alloc(&a->own, sizeof *l);
     if (!l) return rvd_stream_fail_null(err, REVDIAL_ENOMEM, "out of memory for a link");
     l->agent = a;
     rvd_agent_connector_init(&l->conn, a->loop, l->addresses, &l->found);
@@ -27829,9 +27806,7 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
         rvd_sys_fail(err, REVDIAL_EINVAL, 0, text, problem);
     else
         rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a link");
-    pthread_mutex_lock(&a->own.lock);
-    rvd_base_free(&a->own.heap, l, sizeof *l);
-    pthread_mutex_unlock(&a->own.lock);
+    rvd_owner_free(&a->own, l, sizeof *l);
     return NULL;
 }
 
@@ -28008,10 +27983,10 @@ static void rvd_agent_free(revdial_agent *a)
     for (unsigned i = 0; i < a->link_count; i++) {
         rvd_base_wipe(a->links[i]->secret, sizeof a->links[i]->secret);
         revdial_egress_free(a->links[i]->egress);
-        rvd_base_free(&a->own.heap, a->links[i], sizeof *a->links[i]);
+        rvd_owner_free(&a->own, a->links[i], sizeof *a->links[i]);
     }
     for (unsigned i = 0; i < a->name_count; i++)
-        rvd_base_free(&a->own.heap, a->names[i], sizeof *a->names[i]);
+        rvd_owner_free(&a->own, a->names[i], sizeof *a->names[i]);
     rvd_base_arena_free(&a->allow_texts, &a->own.heap);
     rvd_base_arena_free(&a->texts, &a->own.heap);
     rvd_stream_spares_close(&a->spares);
