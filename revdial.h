@@ -2663,6 +2663,17 @@ static size_t rvd_base_item(const char **list, const char **item)
     return next.len;
 }
 
+// The same, copied with a NUL. Returns its length: `size` or more if it does not fit, 0 at the end.
+static inline size_t rvd_base_item_copy(const char **list, char *text, size_t size)
+{
+    const char *item;
+    size_t len = rvd_base_item(list, &item);
+    if (len == 0 || len >= size) return len;
+    memcpy(text, item, len);
+    text[len] = '\0';
+    return len;
+}
+
 // Text under construction in memory of the caller. It always ends with a NUL, so `size` is one more
 // than the longest text. What does not fit is cut off, and `overflow` says so.
 typedef struct rvd_base_text {
@@ -2779,6 +2790,27 @@ static void rvd_base_text_add_base64(rvd_base_text *t, const void *data, size_t 
         rvd_base_text_add(t, four);
     }
     rvd_base_wipe(four, sizeof four);  // what is coded here may be a password
+}
+
+// Fills err, which may be NULL: `text`, if there is one, in quotes and cut; then `why`. Control bytes
+// of a peer or a file become '?', so that they cannot steer a terminal. Returns code.
+static int rvd_base_fail(revdial_err *err, int code, const char *text, const char *why)
+{
+    enum { TEXT_MAX = 130 };  // leaves 100 bytes of msg for the reason
+    if (!err) return code;
+    memset(err, 0, sizeof *err);
+    err->code = code;
+    rvd_base_text t = rvd_base_text_in(err->msg, sizeof err->msg);
+    if (text) {
+        rvd_base_text_add(&t, "\"");
+        rvd_base_text_add_said(&t, text, rvd_base_min(strlen(text), TEXT_MAX), TEXT_MAX);
+        rvd_base_text_add(&t, "\": ");
+    }
+    for (char one[2] = {0, 0}; *why; why++) {
+        one[0] = *why > 0x1f && *why < 0x7f ? *why : '?';
+        rvd_base_text_add(&t, one);
+    }
+    return code;
 }
 
 static int rvd_base_base64_value(char c)
@@ -10498,12 +10530,9 @@ revdial_egress *revdial_egress_new(const char *url, const char *target, revdial_
         problem = "egress: only a server at HOST:PORT is reached through an egress proxy";
     if (!problem) v = rvd_egress_alloc(&heap, &u, target);
     rvd_base_wipe(&u, sizeof u);
-    if (!v && err) {
-        memset(err, 0, sizeof *err);
-        err->code = problem ? REVDIAL_EINVAL : REVDIAL_ENOMEM;
-        RVD_BASE_JOIN(err->msg, sizeof err->msg,
+    if (!v)
+        rvd_base_fail(err, problem ? REVDIAL_EINVAL : REVDIAL_ENOMEM, NULL,
                       problem ? problem : "out of memory for the egress proxy");
-    }
     return v;
 }
 
@@ -12199,21 +12228,6 @@ void revdial_engine_get_info(const revdial_engine *e, revdial_engine_info *out)
 // The only problem that is not the caller's; recognised by its address.
 static const char rvd_engine_no_memory[] = "out of memory";
 
-// given: NULL, or the value that text is about.
-static void rvd_engine_error(revdial_err *err, int code, const char *text, const char *given)
-{
-    if (!err) return;
-    memset(err, 0, sizeof *err);
-    err->code = code;
-    rvd_base_text t = rvd_base_text_in(err->msg, sizeof err->msg);
-    if (given) {
-        rvd_base_text_add(&t, "\"");
-        rvd_base_text_add_said(&t, given, strlen(given), RVD_ENGINE_LOCATION_MAX);
-        rvd_base_text_add(&t, "\": ");
-    }
-    rvd_base_text_add(&t, text);
-}
-
 // Least and most of what a limit may be when it is not 0, which is its default.
 typedef struct rvd_engine_range {
     const char *field;
@@ -12251,8 +12265,7 @@ static int rvd_engine_limits_check(const revdial_limits *l, revdial_err *err)
                       RVD_BASE_NUMBER((uint64_t)(r->given < 0 ? -r->given : r->given)),
                       " is not in ", RVD_BASE_NUMBER((uint64_t)r->least), "..",
                       RVD_BASE_NUMBER((uint64_t)r->most));
-        rvd_engine_error(err, REVDIAL_EINVAL, text, NULL);
-        return REVDIAL_EINVAL;
+        return rvd_base_fail(err, REVDIAL_EINVAL, NULL, text);
     }
     return REVDIAL_OK;
 }
@@ -12272,8 +12285,7 @@ int revdial_engine_set_limits(revdial_engine *e, const revdial_limits *limits, r
     rvd_engine_limits_resolve(e, e->mux.cfg.recv_window, &resolved);
     if (rvd_mux_limits_set(&e->mux, &resolved, rvd_engine_own_streams(e))) return REVDIAL_OK;
     e->limits = before;
-    rvd_engine_error(err, REVDIAL_ENOMEM, rvd_engine_no_memory, NULL);
-    return REVDIAL_ENOMEM;
+    return rvd_base_fail(err, REVDIAL_ENOMEM, NULL, rvd_engine_no_memory);
 }
 
 // What is wrong with a config except its limits, or NULL.
@@ -12448,8 +12460,8 @@ revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now
     if (rvd_engine_limits_check(&cfg->limits, err)) return NULL;
     e = problem ? NULL : rvd_base_alloc(&heap, sizeof *e);
     if (!e) {
-        rvd_engine_error(err, problem ? REVDIAL_EINVAL : REVDIAL_ENOMEM,
-                         problem ? problem : rvd_engine_no_memory, problem ? given : NULL);
+        rvd_base_fail(err, problem ? REVDIAL_EINVAL : REVDIAL_ENOMEM, problem ? given : NULL,
+                      problem ? problem : rvd_engine_no_memory);
         return NULL;
     }
     e->heap = heap;
@@ -12463,8 +12475,8 @@ revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now
         problem = rvd_engine_request_put(e, cfg);
     }
     if (!problem) return e;
-    rvd_engine_error(err, problem == rvd_engine_no_memory ? REVDIAL_ENOMEM : REVDIAL_EINVAL,
-                     problem, NULL);
+    rvd_base_fail(err, problem == rvd_engine_no_memory ? REVDIAL_ENOMEM : REVDIAL_EINVAL, NULL,
+                  problem);
     revdial_engine_free(e);
     return NULL;
 }
@@ -12630,29 +12642,15 @@ enum {
 
 // ---- errors, clock, randomness ----
 
-// Fills err, which may be NULL: `text`, if there is one, in quotes and cut; `why`; the system's own
-// reason. Control bytes of a peer or a file become '?', so that they cannot steer a terminal.
-//   returns  code
+// The same as rvd_base_fail(), with the system's own reason behind it. sys: errno, 0 = none.
 static int rvd_sys_fail(revdial_err *err, int code, int sys, const char *text, const char *why)
 {
-    enum { TEXT_MAX = 130 };  // leaves 100 bytes of msg for the reason
-    rvd_base_text t;
-    if (!err) return code;
-    memset(err, 0, sizeof *err);
-    err->code = code;
+    rvd_base_fail(err, code, text, why);
+    if (!err || !sys) return code;
     err->sys = sys;
-    t = rvd_base_text_in(err->msg, sizeof err->msg);
-    if (text) {
-        rvd_base_text_add(&t, "\"");
-        rvd_base_text_add_said(&t, text, rvd_base_min(strlen(text), TEXT_MAX), TEXT_MAX);
-        rvd_base_text_add(&t, "\": ");
-    }
-    for (char one[2] = {0, 0}; *why; why++) {
-        one[0] = *why > 0x1f && *why < 0x7f ? *why : '?';
-        rvd_base_text_add(&t, one);
-    }
     // strerror() makes a static buffer for unknown numbers only, and these come from the system.
-    if (sys) RVD_BASE_ADD(&t, ": ", strerror(sys));
+    RVD_BASE_JOIN(err->msg + strlen(err->msg), sizeof err->msg - strlen(err->msg), ": ",
+                  strerror(sys));
     return code;
 }
 
@@ -12832,6 +12830,22 @@ static int rvd_sys_cond_open(pthread_cond_t *cond)
 #endif
 }
 
+// A lock and a condition under it. Returns 0 or -errno.
+static int rvd_sys_monitor_open(pthread_mutex_t *lock, pthread_cond_t *changed)
+{
+    int r = -pthread_mutex_init(lock, NULL);
+    if (r < 0) return r;
+    r = rvd_sys_cond_open(changed);
+    if (r < 0) pthread_mutex_destroy(lock);
+    return r;
+}
+
+static void rvd_sys_monitor_close(pthread_mutex_t *lock, pthread_cond_t *changed)
+{
+    pthread_cond_destroy(changed);
+    pthread_mutex_destroy(lock);
+}
+
 // A point in time of rvd_sys_now_us(), which adds one.
 static void rvd_sys_timespec(struct timespec *to, int64_t at_us)
 {
@@ -12913,18 +12927,13 @@ typedef struct rvd_sys_latch {
 
 static int rvd_sys_latch_init(rvd_sys_latch *l)
 {
-    int r = -pthread_mutex_init(&l->lock, NULL);
     l->is_open = 0;
-    if (r < 0) return r;
-    r = rvd_sys_cond_open(&l->cond);
-    if (r < 0) pthread_mutex_destroy(&l->lock);
-    return r;
+    return rvd_sys_monitor_open(&l->lock, &l->cond);
 }
 
 static void rvd_sys_latch_free(rvd_sys_latch *l)
 {
-    pthread_cond_destroy(&l->cond);
-    pthread_mutex_destroy(&l->lock);
+    rvd_sys_monitor_close(&l->lock, &l->cond);
 }
 
 static void rvd_sys_latch_open(rvd_sys_latch *l)
@@ -14709,6 +14718,14 @@ static int rvd_loop_timer_set(rvd_loop *loop, rvd_loop_timer *t, int64_t at_us)
     return 0;
 }
 
+// Moves a timer that is set, or that has just run and is set again before any other one.
+static void rvd_loop_timer_move(rvd_loop *loop, rvd_loop_timer *t, int64_t at_us)
+{
+    int r = rvd_loop_timer_set(loop, t, at_us);
+    REVDIAL_ASSERT(r == 0);
+    (void)r;
+}
+
 // Thousands may be due at one time, such as those of clients that came at one time. They take no
 // longer than tasks before descriptors have their turn.
 static void rvd_loop_run_timers(rvd_loop *loop)
@@ -15128,11 +15145,7 @@ static int rvd_loop_pool_open(rvd_loop_pool *pool, unsigned max)
     pool->max = max;
     pool->jobs_end = &pool->jobs;
     rvd_base_link_init(&pool->workers);
-    int r = -pthread_mutex_init(&pool->lock, NULL);
-    if (r < 0) return r;
-    r = rvd_sys_cond_open(&pool->changed);
-    if (r < 0) pthread_mutex_destroy(&pool->lock);
-    return r;
+    return rvd_sys_monitor_open(&pool->lock, &pool->changed);
 }
 
 // Next job, waiting for one; NULL: this thread has to end.
@@ -15230,8 +15243,7 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
     while (pool->thread_count > 0) rvd_sys_cond_wait(&pool->changed, &pool->lock, -1);
     pthread_mutex_unlock(&pool->lock);
     if (pool->has_ended) pthread_join(pool->ended, NULL);
-    pthread_cond_destroy(&pool->changed);
-    pthread_mutex_destroy(&pool->lock);
+    rvd_sys_monitor_close(&pool->lock, &pool->changed);
 }
 
 // ================================================================================================
@@ -15298,8 +15310,7 @@ static void rvd_lookup_release(rvd_lookup_desk *d)
 {
     rvd_heap heap = {NULL, NULL, sizeof *d};
     if (atomic_fetch_sub(&d->users, 1) > 1) return;
-    pthread_cond_destroy(&d->changed);
-    pthread_mutex_destroy(&d->lock);
+    rvd_sys_monitor_close(&d->lock, &d->changed);
     rvd_base_free(&heap, d, sizeof *d);
 }
 
@@ -15313,10 +15324,7 @@ static rvd_lookup_desk *rvd_lookup_open(void)
     rvd_base_link_init(&d->waiting);
     rvd_base_link_init(&d->ready);
     rvd_base_link_init(&d->running);
-    if (pthread_mutex_init(&d->lock, NULL) == 0) {
-        if (rvd_sys_cond_open(&d->changed) == 0) return d;
-        pthread_mutex_destroy(&d->lock);
-    }
+    if (rvd_sys_monitor_open(&d->lock, &d->changed) == 0) return d;
     rvd_base_free(&heap, d, sizeof *d);
     return NULL;
 }
@@ -16577,18 +16585,13 @@ typedef struct rvd_stream_work {
 
 static int rvd_stream_work_open(rvd_stream_work *w)
 {
-    int r = -pthread_mutex_init(&w->lock, NULL);
-    if (r < 0) return r;
     w->count = 0;
-    r = rvd_sys_cond_open(&w->changed);
-    if (r < 0) pthread_mutex_destroy(&w->lock);
-    return r;
+    return rvd_sys_monitor_open(&w->lock, &w->changed);
 }
 
 static void rvd_stream_work_close(rvd_stream_work *w)
 {
-    pthread_cond_destroy(&w->changed);
-    pthread_mutex_destroy(&w->lock);
+    rvd_sys_monitor_close(&w->lock, &w->changed);
 }
 
 static void rvd_stream_work_begin(rvd_stream_work *w)
@@ -20560,18 +20563,15 @@ static int rvd_owner_open(rvd_owner *o, const revdial_common *common, const char
     o->heap.ud = common->alloc_ud;
     o->limits = common->limits;
     rvd_base_link_init(&o->members);
-    if (pthread_mutex_init(&o->lock, NULL) == 0) {
-        if (rvd_sys_cond_open(&o->changed) == 0) {
-            if (rvd_log_open(&o->log, common) == 0) {
-                o->origin = rvd_sys_origin_new(common->alloc, common->alloc_ud);
-                if (!o->origin) code = REVDIAL_ENOMEM;
-                if (o->origin && rvd_stream_work_open(&o->work) == 0) return REVDIAL_OK;
-                rvd_sys_origin_unref(o->origin);
-                rvd_log_close(&o->log);
-            }
-            pthread_cond_destroy(&o->changed);
+    if (rvd_sys_monitor_open(&o->lock, &o->changed) == 0) {
+        if (rvd_log_open(&o->log, common) == 0) {
+            o->origin = rvd_sys_origin_new(common->alloc, common->alloc_ud);
+            if (!o->origin) code = REVDIAL_ENOMEM;
+            if (o->origin && rvd_stream_work_open(&o->work) == 0) return REVDIAL_OK;
+            rvd_sys_origin_unref(o->origin);
+            rvd_log_close(&o->log);
         }
-        pthread_mutex_destroy(&o->lock);
+        rvd_sys_monitor_close(&o->lock, &o->changed);
     }
     return rvd_stream_fail(err, code, 0, text);
 }
@@ -20581,8 +20581,7 @@ static void rvd_owner_close(rvd_owner *o)
     REVDIAL_ASSERT(o->heap.live_bytes == 0);
     rvd_stream_work_close(&o->work);
     rvd_log_close(&o->log);
-    pthread_cond_destroy(&o->changed);
-    pthread_mutex_destroy(&o->lock);
+    rvd_sys_monitor_close(&o->lock, &o->changed);
     rvd_sys_origin_unref(o->origin);
 }
 
@@ -20905,6 +20904,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_STREAM_THREADS 1024
 #define RVD_PROXY_EXPIRED_MS 30000  // for streams to end; the agent has another session by then
 #define RVD_PROXY_UNEXPOSED "the port was unexposed"
+#define RVD_PROXY_TOO_LONG "listen: an address over 262 bytes"
 #define RVD_PROXY_NOT_ALLOWED "not from an address in allow_from"
 #define RVD_PROXY_SOURCES 1024  // lists of the sources of a port: short ones up to 10,000 clients
 #define RVD_PROXY_ROUTE_BYTES 16384       // a request's head; nginx and HAProxy take as much
@@ -24004,8 +24004,7 @@ static int rvd_proxy_route_fail(rvd_proxy_route *r, int code, int sys, const cha
 // Its time is over then. The timer is set from its beginning to its end, so this needs no memory.
 static void rvd_proxy_route_until(rvd_proxy_route *r, int64_t at_us)
 {
-    REVDIAL_ASSERT(r->timer.slot);
-    rvd_loop_timer_set(r->listener->proxy->loops[0], &r->timer, at_us);
+    rvd_loop_timer_move(r->listener->proxy->loops[0], &r->timer, at_us);
 }
 
 static int64_t rvd_proxy_route_now(const rvd_proxy_route *r)
@@ -25314,17 +25313,13 @@ static int rvd_proxy_listen_at(revdial_proxy *p, const revdial_expose *x, const 
 
 static int rvd_proxy_listen_all(revdial_proxy *p, revdial_err *err)
 {
-    const char *list = p->cfg.listen, *item;
+    const char *list = p->cfg.listen;
+    char text[RVD_SYS_HOST_MAX + 8];  // a name, a colon and a port
     size_t len;
     int code = REVDIAL_OK;
-    while (!code && list && (len = rvd_base_item(&list, &item)) > 0) {
-        char text[RVD_SYS_HOST_MAX + 8];  // a name, a colon and a port
-        if (len >= sizeof text)
-            return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: an address over 262 bytes");
-        memcpy(text, item, len);
-        text[len] = '\0';
-        code = rvd_proxy_listen_at(p, NULL, text, err);
-    }
+    while (!code && list && (len = rvd_base_item_copy(&list, text, sizeof text)) > 0)
+        code = len < sizeof text ? rvd_proxy_listen_at(p, NULL, text, err)
+                                 : rvd_stream_fail(err, REVDIAL_EINVAL, 0, RVD_PROXY_TOO_LONG);
     if (!code && list && p->backend_ports == 0)
         return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: no address in it; NULL = none");
     for (size_t i = 0; !code && i < p->cfg.expose_count; i++)
@@ -25458,17 +25453,13 @@ static int rvd_proxy_address_check(const char *text, revdial_err *err)
 
 static int rvd_proxy_addresses_check(const revdial_proxy_config *cfg, revdial_err *err)
 {
-    const char *list = cfg->listen, *item;
+    const char *list = cfg->listen;
+    char text[RVD_SYS_HOST_MAX + 8];
     size_t len;
     int code = REVDIAL_OK;
-    while (!code && list && (len = rvd_base_item(&list, &item)) > 0) {
-        char text[RVD_SYS_HOST_MAX + 8];
-        if (len >= sizeof text)
-            return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: an address over 262 bytes");
-        memcpy(text, item, len);
-        text[len] = '\0';
-        code = rvd_proxy_address_check(text, err);
-    }
+    while (!code && list && (len = rvd_base_item_copy(&list, text, sizeof text)) > 0)
+        code = len < sizeof text ? rvd_proxy_address_check(text, err)
+                                 : rvd_stream_fail(err, REVDIAL_EINVAL, 0, RVD_PROXY_TOO_LONG);
     for (size_t i = 0; !code && i < cfg->expose_count; i++)
         if (rvd_proxy_address_check(cfg->exposes[i].listen, err)) code = rvd_proxy_fail_in(err, i);
     return code;
@@ -26846,21 +26837,16 @@ static int rvd_agent_is_rejected(rvd_agent_link *l, int code)
 
 static void rvd_agent_link_move_timer(rvd_agent_link *l, int64_t at_us)
 {
-    int r = rvd_loop_timer_set(l->agent->loop, &l->conn.timer, at_us);
-    REVDIAL_ASSERT(r == 0);  // it has its slot
-    (void)r;
+    rvd_loop_timer_move(l->agent->loop, &l->conn.timer, at_us);
 }
 
 // The next lookup of a name is due in this time, unless it is due sooner.
 static void rvd_agent_name_look_in(rvd_agent_name *n, int64_t wait_us)
 {
     const int64_t at_us = rvd_loop_now(n->agent->loop) + wait_us;
-    int r = 0;
     if (at_us >= n->due_us) return;
     n->due_us = at_us;
-    r = rvd_loop_timer_set(n->agent->loop, &n->timer, at_us);
-    REVDIAL_ASSERT(r == 0);  // it has its slot
-    (void)r;
+    rvd_loop_timer_move(n->agent->loop, &n->timer, at_us);
 }
 
 // A link of it has failed: its address may have changed.
@@ -27812,14 +27798,11 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
 
 static int rvd_agent_links_open(revdial_agent *a, const char *list, revdial_err *err)
 {
-    const char *item;
+    char text[300];
     size_t len;
-    while ((len = rvd_base_item(&list, &item)) > 0) {
-        char text[300];
+    while ((len = rvd_base_item_copy(&list, text, sizeof text)) > 0) {
         if (len >= sizeof text)
             return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "url: one is over 299 bytes");
-        memcpy(text, item, len);
-        text[len] = '\0';
         if (!rvd_agent_link_new(a, text, err)) return err ? err->code : REVDIAL_EINVAL;
     }
     if (!a->link_count) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "url: none given");
