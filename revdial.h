@@ -25515,6 +25515,7 @@ revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err 
 #define RVD_AGENT_BACKOFF_MAX_MS 30000  // default: 1000 agents make about 67 attempts a second
 #define RVD_AGENT_STOP_US 100000        // how often the stop flag is looked at
 #define RVD_AGENT_TARGET (RVD_SYS_TEXT_MAX + 256)  // room for "unix:/path" or HOST:PORT
+#define RVD_AGENT_NO_RULES "out of memory for the allow list"
 #define RVD_AGENT_NO_BITS (-1000)       // of a rule without a slash
 #define RVD_AGENT_INSTANCE (16 + 1 + 16 + 1)  // two numbers in hexadecimal, a '.' and a NUL
 
@@ -25775,15 +25776,45 @@ static int rvd_agent_is_special(const rvd_sys_addr *a)
     return len == 4 ? rvd_agent_is_special_v4(ip) : rvd_agent_is_special_v6(ip);
 }
 
-// May we connect to this address? host is the name that it was resolved from, NULL if none.
-static int rvd_agent_may_connect(const char *const *allow, const rvd_sys_addr *a, const char *host)
+// The rules of an allow list, taken apart once.
+typedef struct rvd_agent_rules {
+    rvd_agent_rule *at;
+    size_t count;
+    rvd_base_arena texts;  // where all of it is
+} rvd_agent_rules;
+
+// One pass of the arena. A rule with a problem matches nothing.
+static void rvd_agent_rules_keep(rvd_agent_rules *rules, const char *const *allow)
 {
-    for (; allow && *allow; allow++) {
-        rvd_agent_rule rule;
+    size_t count = 0;
+    while (allow && allow[count]) count++;
+    rules->at = rvd_base_keep_room(&rules->texts, count, sizeof *rules->at);
+    rules->count = 0;
+    for (size_t i = 0; i < count; i++) {
+        const char *text = rvd_base_keep_text(&rules->texts, allow[i]);
+        if (text && !rvd_agent_rule_parse(text, &rules->at[rules->count])) rules->count++;
+    }
+}
+
+// Returns 0 without memory.
+static int rvd_agent_rules_open(rvd_agent_rules *rules, rvd_heap *heap, const char *const *allow)
+{
+    memset(rules, 0, sizeof *rules);
+    rvd_agent_rules_keep(rules, allow);
+    if (!rvd_base_arena_open(&rules->texts, heap)) return 0;
+    rvd_agent_rules_keep(rules, allow);
+    return 1;
+}
+
+// May we connect to this address? host is the name that it was resolved from, NULL if none.
+static int rvd_agent_may_connect(const rvd_agent_rules *rules, const rvd_sys_addr *a,
+                                 const char *host)
+{
+    for (size_t i = 0; i < rules->count; i++) {
+        const rvd_agent_rule *rule = &rules->at[i];
         int is_local;
-        if (rvd_agent_rule_parse(*allow, &rule)) continue;
-        if (rvd_agent_rule_covers(&rule, a)) return 1;
-        if (host && rvd_agent_rule_names(&rule, host, rvd_sys_addr_port(a), &is_local) &&
+        if (rvd_agent_rule_covers(rule, a)) return 1;
+        if (host && rvd_agent_rule_names(rule, host, rvd_sys_addr_port(a), &is_local) &&
             (is_local ? rvd_sys_addr_is_loopback(a) : !rvd_agent_is_special(a)))
             return 1;
     }
@@ -25791,26 +25822,44 @@ static int rvd_agent_may_connect(const char *const *allow, const rvd_sys_addr *a
 }
 
 // Does a rule for names or unix sockets name this target?
-static int rvd_agent_is_named(const char *text, const rvd_sys_endpoint *e)
+static int rvd_agent_is_named(const rvd_agent_rule *rule, const rvd_sys_endpoint *e)
 {
-    rvd_agent_rule rule;
     int is_local;
-    if (rvd_agent_rule_parse(text, &rule) || rule.kind != e->kind) return 0;
-    if (rule.kind == RVD_SYS_UNIX) return strcmp(rule.host, e->host) == 0;
-    return rvd_agent_rule_names(&rule, e->host, e->port, &is_local);
+    if (rule->kind != e->kind) return 0;
+    if (rule->kind == RVD_SYS_UNIX) return strcmp(rule->host, e->host) == 0;
+    return rvd_agent_rule_names(rule, e->host, e->port, &is_local);
 }
 
-int revdial_target_allowed(const char *const *allow, const char *target)
+// May a target be tried? A name that no rule names may still resolve to an address that an address
+// rule covers. Without address rules it is not resolved, so that the dialler learns nothing about
+// names here.
+//   may_resolve   0: an address rule does not count for a name
+static int rvd_agent_may_ask(const rvd_agent_rules *rules, const char *target, int may_resolve)
 {
     rvd_sys_endpoint e;
     rvd_sys_addr a;
     if (!target || rvd_sys_addr_split(target, 1, &e, NULL) < 0) return 0;
     if (e.kind != RVD_SYS_UNIX && e.kind != RVD_SYS_NAME)
         return rvd_sys_addr_parse(target, 1, &a, NULL) == 0 &&
-               rvd_agent_may_connect(allow, &a, NULL);
-    for (; allow && *allow; allow++)
-        if (rvd_agent_is_named(*allow, &e)) return 1;
+               rvd_agent_may_connect(rules, &a, NULL);
+    for (size_t i = 0; i < rules->count; i++) {
+        const rvd_agent_rule *r = &rules->at[i];
+        int is_address = r->kind == RVD_SYS_IPV4 || r->kind == RVD_SYS_IPV6;
+        if (is_address ? may_resolve && e.kind == RVD_SYS_NAME : rvd_agent_is_named(r, &e))
+            return 1;
+    }
     return 0;
+}
+
+int revdial_target_allowed(const char *const *allow, const char *target)
+{
+    rvd_heap heap = {NULL, NULL, 0};
+    rvd_agent_rules rules;
+    int is_allowed = 0;
+    if (rvd_agent_rules_open(&rules, &heap, allow))
+        is_allowed = rvd_agent_may_ask(&rules, target, 0);
+    rvd_base_arena_free(&rules.texts, &heap);
+    return is_allowed;
 }
 
 const char *revdial_allow_problem(const char *rule)
@@ -26044,8 +26093,7 @@ struct revdial_agent {
     revdial_err verdict;  // why it stopped by itself
 
     // Guarded by own.lock.
-    const char *const *allow;  // NULL-terminated, in allow_texts
-    rvd_base_arena allow_texts;
+    rvd_agent_rules allow;
     int drain_ms, is_over;
     unsigned drains;  // threads in revdial_agent_drain()
 };
@@ -26330,7 +26378,7 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
 static int rvd_agent_may_reach(revdial_agent *a, const rvd_sys_addr *to, const char *host)
 {
     pthread_mutex_lock(&a->own.lock);
-    int may = rvd_agent_may_connect(a->allow, to, host);
+    int may = rvd_agent_may_connect(&a->allow, to, host);
     pthread_mutex_unlock(&a->own.lock);
     return may;
 }
@@ -26423,27 +26471,10 @@ static void rvd_agent_forward_sink(revdial_stream *st, unsigned events)
     rvd_loop_post(f->session->loop, &f->task);
 }
 
-static int rvd_agent_has_address_rule(const char *const *allow)
-{
-    rvd_agent_rule rule;
-    for (; allow && *allow; allow++) {
-        if (rvd_agent_rule_parse(*allow, &rule)) continue;
-        if (rule.kind == RVD_SYS_IPV4 || rule.kind == RVD_SYS_IPV6) return 1;
-    }
-    return 0;
-}
-
-// A name that no rule names may still resolve to an address that an address rule covers. Without
-// address rules it is not resolved, so that the dialler learns nothing about names here.
-static int rvd_agent_may_ask(const char *const *allow, const char *target, int is_name)
-{
-    return revdial_target_allowed(allow, target) || (is_name && rvd_agent_has_address_rule(allow));
-}
-
-static int rvd_agent_judge_target(revdial_agent *a, const char *target, int is_name)
+static int rvd_agent_judge_target(revdial_agent *a, const char *target)
 {
     pthread_mutex_lock(&a->own.lock);
-    int may = rvd_agent_may_ask(a->allow, target, is_name);
+    int may = rvd_agent_may_ask(&a->allow, target, 1);
     pthread_mutex_unlock(&a->own.lock);
     return may ? REVDIAL_RESET_NONE : REVDIAL_RESET_FORBIDDEN;
 }
@@ -26459,7 +26490,7 @@ static int rvd_agent_forward_judge(rvd_agent_forward *f, const char *target)
     if (!f->kind || strlen(target) >= RVD_AGENT_TARGET) return REVDIAL_RESET_FORBIDDEN;
     if (!rvd_agent_forward_note(f, target)) return REVDIAL_RESET_INTERNAL;
     if (f->trusted) return REVDIAL_RESET_NONE;
-    return rvd_agent_judge_target(a, target, f->kind == RVD_SYS_NAME);
+    return rvd_agent_judge_target(a, target);
 }
 
 // Takes what the application says of a target besides where it is. Returns 0 for nonsense.
@@ -26633,7 +26664,7 @@ static int rvd_agent_connect_until(const rvd_sys_addr *to, int64_t until_us)
 
 // A target on its way to a socket.
 typedef struct rvd_agent_target {
-    const char *const *allow;
+    rvd_agent_rules allow;
     rvd_sys_endpoint at;
     rvd_sys_addr addresses[RVD_LOOKUP_ADDRESSES];
     int64_t until_us;
@@ -26647,7 +26678,7 @@ static int rvd_agent_target_try(rvd_agent_target *t, int count)
     for (int i = 0; i < count; i++) {
         int64_t now = rvd_sys_now_us();
         int fd;
-        if (t->at.kind != RVD_SYS_UNIX && !rvd_agent_may_connect(t->allow, &t->addresses[i], host))
+        if (t->at.kind != RVD_SYS_UNIX && !rvd_agent_may_connect(&t->allow, &t->addresses[i], host))
             continue;
         fd = rvd_agent_connect_until(&t->addresses[i], now + (t->until_us - now) / (count - i));
         if (fd >= 0) return fd;
@@ -26661,7 +26692,7 @@ static int rvd_agent_target_open(rvd_agent_target *t, const char *text)
 {
     int is_name = t->at.kind == RVD_SYS_NAME, count;
     t->reset = REVDIAL_RESET_FORBIDDEN;
-    if (!rvd_agent_may_ask(t->allow, text, is_name)) return -1;
+    if (!rvd_agent_may_ask(&t->allow, text, 1)) return -1;
     if (is_name)
         count = rvd_sys_resolve(t->at.host, t->at.port, t->addresses, RVD_LOOKUP_ADDRESSES);
     else
@@ -26674,14 +26705,17 @@ static int rvd_agent_target_open(rvd_agent_target *t, const char *text)
 int revdial_target_connect(const char *const *allow, const char *target, int timeout_ms,
                            revdial_err *err)
 {
+    rvd_heap heap = {NULL, NULL, 0};
     rvd_agent_target t;
     int64_t now = rvd_sys_now_us();
-    int fd, code;
+    int code;
     if (!target) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "target: NULL");
     if (rvd_sys_addr_split(target, 1, &t.at, err) < 0) return REVDIAL_EINVAL;
-    t.allow = allow;
+    if (!rvd_agent_rules_open(&t.allow, &heap, allow))
+        return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, RVD_AGENT_NO_RULES);
     t.until_us = timeout_ms < 0 ? INT64_MAX / 4 : now + timeout_ms * (int64_t)1000;
-    fd = rvd_agent_target_open(&t, target);
+    int fd = rvd_agent_target_open(&t, target);
+    rvd_base_arena_free(&t.allow.texts, &heap);
     if (fd >= 0) return fd;
     code =
         rvd_sys_fail(err, rvd_stream_reset_error(t.reset), 0, target, revdial_reset_text(t.reset));
@@ -27827,30 +27861,15 @@ static void rvd_agent_instance_make(revdial_agent *a, const revdial_agent_config
     rvd_base_text_add_hex16(&t, rvd_agent_random(a));
 }
 
-static const char *const *rvd_agent_allow_keep(rvd_base_arena *texts, const char *const *allow)
-{
-    size_t count = 0;
-    const char **rules;
-    while (allow && allow[count]) count++;
-    rules = rvd_base_keep_room(texts, count + 1, sizeof *rules);
-    for (size_t i = 0; i < count; i++) {
-        const char *rule = rvd_base_keep_text(texts, allow[i]);
-        if (rules) rules[i] = rule;
-    }
-    return rules;
-}
-
 // Returns 0 without memory: the old list is in force.
 static int rvd_agent_allow_set(revdial_agent *a, const char *const *allow)
 {
-    rvd_base_arena texts = {NULL, 0, 0};
-    rvd_agent_allow_keep(&texts, allow);
+    rvd_agent_rules rules;
     pthread_mutex_lock(&a->own.lock);
-    int has_memory = rvd_base_arena_open(&texts, &a->own.heap);
+    int has_memory = rvd_agent_rules_open(&rules, &a->own.heap, allow);
     if (has_memory) {
-        rvd_base_arena_free(&a->allow_texts, &a->own.heap);
-        a->allow = rvd_agent_allow_keep(&texts, allow);
-        a->allow_texts = texts;
+        rvd_base_arena_free(&a->allow.texts, &a->own.heap);
+        a->allow = rules;
     }
     pthread_mutex_unlock(&a->own.lock);
     return has_memory;
@@ -27863,7 +27882,7 @@ int revdial_agent_replace_allow(revdial_agent *a, const char *const *allow, revd
     if (rvd_owner_is_child(&a->own))
         return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
     if (rvd_agent_allow_set(a, allow)) return REVDIAL_OK;
-    return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the allow list");
+    return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, RVD_AGENT_NO_RULES);
 }
 
 static void rvd_agent_texts_keep(revdial_agent *a, const revdial_agent_config *cfg)
@@ -27970,7 +27989,7 @@ static void rvd_agent_free(revdial_agent *a)
     }
     for (unsigned i = 0; i < a->name_count; i++)
         rvd_owner_free(&a->own, a->names[i], sizeof *a->names[i]);
-    rvd_base_arena_free(&a->allow_texts, &a->own.heap);
+    rvd_base_arena_free(&a->allow.texts, &a->own.heap);
     rvd_base_arena_free(&a->texts, &a->own.heap);
     rvd_stream_spares_close(&a->spares);
     rvd_stream_group_close(&a->group);
