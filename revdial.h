@@ -2792,8 +2792,8 @@ static void rvd_base_text_add_base64(rvd_base_text *t, const void *data, size_t 
     rvd_base_wipe(four, sizeof four);  // what is coded here may be a password
 }
 
-// Fills err, which may be NULL: `text`, if there is one, in quotes and cut; then `why`. Control bytes
-// of a peer or a file become '?', so that they cannot steer a terminal. Returns code.
+// Fills err, which may be NULL: `text`, if there is one, in quotes and cut; then `why`. Control
+// bytes of a peer or a file become '?', so that they cannot steer a terminal. Returns code.
 static int rvd_base_fail(revdial_err *err, int code, const char *text, const char *why)
 {
     enum { TEXT_MAX = 130 };  // leaves 100 bytes of msg for the reason
@@ -7260,30 +7260,31 @@ static inline uint32_t rvd_mux_frame_room(rvd_mux *m, uint8_t **at, uint32_t n)
     return n;
 }
 
-static ptrdiff_t rvd_mux_reserve(rvd_mux *m, rvd_mux_stream *s, uint8_t **at, size_t want)
+// What each way of writing begins with. Returns how much of `want` the next frame may have, or why
+// there can be none.
+static RVD_BASE_FAST ptrdiff_t rvd_mux_write_begin(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
-    uint32_t n;
     int state = rvd_mux_write_state(m, s);
     if (state) return state;
     rvd_mux_ack(m, s);
     if (s->promise) rvd_mux_promise_keep(m, s);
-    n = rvd_mux_allowed(m, s, want);
-    if (!n) return 0;
-    n = rvd_mux_frame_room(m, at, n);
-    return n ? (ptrdiff_t)n : REVDIAL_ENOMEM;
+    return (ptrdiff_t)rvd_mux_allowed(m, s, want);
+}
+
+static ptrdiff_t rvd_mux_reserve(rvd_mux *m, rvd_mux_stream *s, uint8_t **at, size_t want)
+{
+    ptrdiff_t n = rvd_mux_write_begin(m, s, want);
+    if (n <= 0) return n;
+    n = rvd_mux_frame_room(m, at, (uint32_t)n);
+    return n ? n : REVDIAL_ENOMEM;
 }
 
 static ptrdiff_t rvd_mux_write(rvd_mux *m, rvd_mux_stream *s, const uint8_t *bytes, size_t len)
 {
     uint8_t *at;
-    uint32_t n;
-    int state = rvd_mux_write_state(m, s);
-    if (state) return state;
-    rvd_mux_ack(m, s);
-    if (s->promise) rvd_mux_promise_keep(m, s);
-    n = rvd_mux_allowed(m, s, len);
-    if (!n || rvd_mux_frame_grow(m, s, bytes, n)) return (ptrdiff_t)n;
-    n = rvd_mux_frame_room(m, &at, n);
+    ptrdiff_t may = rvd_mux_write_begin(m, s, len);
+    if (may <= 0 || rvd_mux_frame_grow(m, s, bytes, (uint32_t)may)) return may;
+    uint32_t n = rvd_mux_frame_room(m, &at, (uint32_t)may);
     if (!n) return REVDIAL_ENOMEM;
     memcpy(at, bytes, n);
     rvd_mux_commit(m, s, n);
@@ -7293,14 +7294,8 @@ static ptrdiff_t rvd_mux_write(rvd_mux *m, rvd_mux_stream *s, const uint8_t *byt
 // As rvd_mux_reserve(), without room for a payload.
 static ptrdiff_t rvd_mux_lend(rvd_mux *m, rvd_mux_stream *s, const uint8_t *bytes, size_t len)
 {
-    uint32_t n;
-    int state = rvd_mux_write_state(m, s);
-    if (state) return state;
-    rvd_mux_ack(m, s);
-    if (s->promise) rvd_mux_promise_keep(m, s);
-    n = rvd_mux_allowed(m, s, len);
-    if (n && !rvd_mux_loan_add(m, s, bytes, n)) return REVDIAL_ENOMEM;
-    return (ptrdiff_t)n;
+    ptrdiff_t n = rvd_mux_write_begin(m, s, len);
+    return n > 0 && !rvd_mux_loan_add(m, s, bytes, (uint32_t)n) ? REVDIAL_ENOMEM : n;
 }
 
 // ---- payload that does not pass through here ----
@@ -9072,6 +9067,12 @@ enum rvd_http_param {
         RVD_HTTP_PARAM_KINDS
 };
 
+static const char *const rvd_http_param_names[] = {
+#define RVD_HTTP_X(name, text) text,
+    RVD_HTTP_PARAMS(RVD_HTTP_X)
+#undef RVD_HTTP_X
+};
+
 typedef struct rvd_http_params {
     rvd_base_slice value[RVD_HTTP_PARAM_KINDS];
     unsigned seen;  // a bit of each kind
@@ -9126,14 +9127,12 @@ static int rvd_http_take_param(rvd_base_slice *rest, rvd_base_slice name, rvd_ht
     if (rest->len == 0 || rest->at[0] != '=') return 0;
     rvd_http_skip(rest, 1);
     if (!rvd_http_take_value_of(rest, &value) || out->count++ == RVD_HTTP_PARAMS_MAX) return 0;
-#define RVD_HTTP_X(kind, text) \
-    if (rvd_http_is_word(name, text)) { \
-        if (out->seen & 1u << RVD_HTTP_PARAM_##kind) return 0; \
-        out->seen |= 1u << RVD_HTTP_PARAM_##kind; \
-        out->value[RVD_HTTP_PARAM_##kind] = value; \
+    for (unsigned kind = 0; kind < RVD_HTTP_PARAM_KINDS; kind++) {
+        if (!rvd_http_is_word(name, rvd_http_param_names[kind])) continue;
+        if (out->seen & 1u << kind) return 0;
+        out->seen |= 1u << kind;
+        out->value[kind] = value;
     }
-    RVD_HTTP_PARAMS(RVD_HTTP_X)
-#undef RVD_HTTP_X
     return 1;
 }
 
@@ -12715,10 +12714,12 @@ static void rvd_sys_mask_get(sigset_t *mask)
 // Surround the application's hooks and handlers on our threads. A program that they start inherits
 // the mask, and with all signals blocked it could not be ended.
 //   theirs   what rvd_sys_mask_get() said in the thread that opened the proxy or the agent
-//   ours     filled, for rvd_sys_hook_end()
-static void rvd_sys_hook_begin(const sigset_t *theirs, sigset_t *ours)
+//   returns  ours, for rvd_sys_hook_end()
+static sigset_t rvd_sys_hook_begin(const sigset_t *theirs)
 {
-    pthread_sigmask(SIG_SETMASK, theirs, ours);
+    sigset_t ours;
+    pthread_sigmask(SIG_SETMASK, theirs, &ours);
+    return ours;
 }
 
 static void rvd_sys_hook_end(const sigset_t *ours)
@@ -20170,7 +20171,7 @@ static void rvd_relay_tell(rvd_relay *r, const revdial_err *why)
 {
     sigset_t ours;
     if (!r->done) return;
-    if (r->is_hook) rvd_sys_hook_begin(&r->session->group->mask, &ours);
+    if (r->is_hook) ours = rvd_sys_hook_begin(&r->session->group->mask);
     r->done(r->ud, r->moved, why);
     if (r->is_hook) rvd_sys_hook_end(&ours);
 }
@@ -20806,8 +20807,7 @@ static void rvd_owner_call_run(rvd_loop_job *job)
     rvd_owner_call *c = RVD_BASE_OWNER(job, rvd_owner_call, job);
     rvd_owner *o = c->owner;
     revdial_session *s = c->session;
-    sigset_t ours;
-    rvd_sys_hook_begin(&s->group->mask, &ours);
+    const sigset_t ours = rvd_sys_hook_begin(&s->group->mask);
     o->handler(o->ud, c->st);
     rvd_sys_hook_end(&ours);
     rvd_owner_handler_end(o, s);
@@ -20904,7 +20904,6 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_STREAM_THREADS 1024
 #define RVD_PROXY_EXPIRED_MS 30000  // for streams to end; the agent has another session by then
 #define RVD_PROXY_UNEXPOSED "the port was unexposed"
-#define RVD_PROXY_TOO_LONG "listen: an address over 262 bytes"
 #define RVD_PROXY_NOT_ALLOWED "not from an address in allow_from"
 #define RVD_PROXY_SOURCES 1024  // lists of the sources of a port: short ones up to 10,000 clients
 #define RVD_PROXY_ROUTE_BYTES 16384       // a request's head; nginx and HAProxy take as much
@@ -21178,9 +21177,8 @@ static void rvd_proxy_log_session(revdial_session *s, enum rvd_log_event event, 
 
 static void rvd_proxy_tell(revdial_proxy *p, revdial_session *s, int state, const revdial_err *why)
 {
-    sigset_t ours;
     if (!p->cfg.on_session) return;
-    rvd_sys_hook_begin(&s->group->mask, &ours);
+    const sigset_t ours = rvd_sys_hook_begin(&s->group->mask);
     p->cfg.on_session(p->cfg.ud, s, state, why);
     rvd_sys_hook_end(&ours);
 }
@@ -21891,7 +21889,6 @@ static void rvd_proxy_auth_run(rvd_loop_job *job)
     revdial_session *s = a->session;
     revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
-    sigset_t ours;
     pthread_mutex_lock(&p->own.lock);
     int may = rvd_auth_may_check(&p->guard, &m->guess, rvd_sys_now_us());
     pthread_mutex_unlock(&p->own.lock);
@@ -21901,7 +21898,7 @@ static void rvd_proxy_auth_run(rvd_loop_job *job)
     m->auth.quota = &a->quota;
     a->verdict = REVDIAL_VERDICT_TOO_MANY;  // it has failed too often since it was queued
     if (may && !rvd_stream_is_leaving(s)) {
-        rvd_sys_hook_begin(&s->group->mask, &ours);
+        const sigset_t ours = rvd_sys_hook_begin(&s->group->mask);
         a->verdict = rvd_auth_verdict(a->hook(a->ud, &m->auth, a->identity, sizeof a->identity));
         rvd_sys_hook_end(&ours);
     }
@@ -23114,7 +23111,7 @@ static void rvd_proxy_dial_end(rvd_proxy_dial *d)
     rvd_proxy_unpick(d->session);
     if (!d->dial.st) rvd_proxy_log_dial(p, d->pick.name, &d->dial, d->from);
     if (!d->dial.st) rvd_stream_dial_fail_in(&d->dial.err, d->pick.name, d->opts.target);
-    if (d->is_hook) rvd_sys_hook_begin(&p->groups[0].mask, &ours);
+    if (d->is_hook) ours = rvd_sys_hook_begin(&p->groups[0].mask);
     d->cb(d->ud, d->dial.st, d->dial.st ? NULL : &d->dial.err);
     if (d->is_hook) rvd_sys_hook_end(&ours);
     d->is_over = 1;
@@ -23514,10 +23511,9 @@ static void rvd_proxy_client_become(rvd_proxy_client *c, enum rvd_proxy_client_s
 static void rvd_proxy_client_tell(const rvd_proxy_listener *l, revdial_client *told)
 {
     revdial_proxy *p = l->proxy;
-    sigset_t ours;
     told->expose = (size_t)(l->id - 1);
     if (!p->cfg.on_client) return;
-    rvd_sys_hook_begin(&p->groups[0].mask, &ours);
+    const sigset_t ours = rvd_sys_hook_begin(&p->groups[0].mask);
     p->cfg.on_client(p->cfg.ud, told);
     rvd_sys_hook_end(&ours);
 }
@@ -24081,10 +24077,9 @@ static int rvd_proxy_route_dialled(rvd_proxy_route *r, const revdial_err *why)
 {
     rvd_proxy_listener *l = r->listener;
     revdial_route q;
-    sigset_t ours;
     rvd_proxy_route_hook_init(r, &q);
     if (l->expose.route_done && !rvd_proxy_route_is_cut(r)) {
-        rvd_sys_hook_begin(&l->proxy->groups[0].mask, &ours);
+        const sigset_t ours = rvd_sys_hook_begin(&l->proxy->groups[0].mask);
         l->expose.route_done(l->expose.route_ud, &q, why);
         rvd_sys_hook_end(&ours);
     }
@@ -24211,12 +24206,11 @@ static int rvd_proxy_route_verdict(rvd_proxy_route *r, revdial_route *q)
     const revdial_expose *x = &r->listener->expose;
     revdial_err over = {0};
     int64_t crowd;
-    sigset_t ours;
     if (!x->route) return REVDIAL_ROUTE_DIAL;
     rvd_proxy_route_enter(r, q, &over);
     crowd = q->crowd;
     rvd_base_link_remove(&r->link);  // so that r is here afterwards
-    rvd_sys_hook_begin(&r->listener->proxy->groups[0].mask, &ours);
+    const sigset_t ours = rvd_sys_hook_begin(&r->listener->proxy->groups[0].mask);
     int verdict = x->route(x->route_ud, q);
     rvd_sys_hook_end(&ours);
     rvd_proxy_route_leave(r, crowd, &over, verdict);
@@ -25311,19 +25305,31 @@ static int rvd_proxy_listen_at(revdial_proxy *p, const revdial_expose *x, const 
     return r < 0 ? rvd_stream_fail_sys(err, r, "the loop cannot watch a listener") : REVDIAL_OK;
 }
 
-static int rvd_proxy_listen_all(revdial_proxy *p, revdial_err *err)
+// Calls at() with the address of each port of a config, those for backends first (x is NULL).
+static int rvd_proxy_ports_walk(revdial_proxy *p,
+                                int (*at)(revdial_proxy *p, const revdial_expose *x,
+                                          const char *text, revdial_err *err),
+                                revdial_err *err)
 {
-    const char *list = p->cfg.listen;
+    const revdial_proxy_config *cfg = &p->cfg;
+    const char *list = cfg->listen;
     char text[RVD_SYS_HOST_MAX + 8];  // a name, a colon and a port
     size_t len;
     int code = REVDIAL_OK;
     while (!code && list && (len = rvd_base_item_copy(&list, text, sizeof text)) > 0)
-        code = len < sizeof text ? rvd_proxy_listen_at(p, NULL, text, err)
-                                 : rvd_stream_fail(err, REVDIAL_EINVAL, 0, RVD_PROXY_TOO_LONG);
-    if (!code && list && p->backend_ports == 0)
+        code = len < sizeof text
+                   ? at(p, NULL, text, err)
+                   : rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: an address over 262 bytes");
+    for (size_t i = 0; !code && i < cfg->expose_count; i++)
+        code = at(p, &cfg->exposes[i], cfg->exposes[i].listen, err);
+    return code;
+}
+
+static int rvd_proxy_listen_all(revdial_proxy *p, revdial_err *err)
+{
+    int code = rvd_proxy_ports_walk(p, rvd_proxy_listen_at, err);
+    if (!code && p->cfg.listen && p->backend_ports == 0)
         return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "listen: no address in it; NULL = none");
-    for (size_t i = 0; !code && i < p->cfg.expose_count; i++)
-        code = rvd_proxy_listen_at(p, &p->cfg.exposes[i], p->cfg.exposes[i].listen, err);
     p->cfg.exposes = NULL;
     p->cfg.expose_count = 0;
     return code;
@@ -25443,26 +25449,14 @@ static int rvd_proxy_start(revdial_proxy *p, revdial_err *err)
     return rvd_sys_fail(err, REVDIAL_ESYS, -r, NULL, "no I/O thread");
 }
 
-// The form of an address; it need not be there.
-static int rvd_proxy_address_check(const char *text, revdial_err *err)
+// The form of an address; it need not be there. As rvd_proxy_listen_at().
+static int rvd_proxy_address_check(revdial_proxy *p, const revdial_expose *x, const char *text,
+                                   revdial_err *err)
 {
     rvd_sys_endpoint e;
-    if (rvd_proxy_listen_number(text) >= 0) return REVDIAL_OK;
-    return rvd_sys_addr_split(text, 0, &e, err) < 0 ? REVDIAL_EINVAL : REVDIAL_OK;
-}
-
-static int rvd_proxy_addresses_check(const revdial_proxy_config *cfg, revdial_err *err)
-{
-    const char *list = cfg->listen;
-    char text[RVD_SYS_HOST_MAX + 8];
-    size_t len;
-    int code = REVDIAL_OK;
-    while (!code && list && (len = rvd_base_item_copy(&list, text, sizeof text)) > 0)
-        code = len < sizeof text ? rvd_proxy_address_check(text, err)
-                                 : rvd_stream_fail(err, REVDIAL_EINVAL, 0, RVD_PROXY_TOO_LONG);
-    for (size_t i = 0; !code && i < cfg->expose_count; i++)
-        if (rvd_proxy_address_check(cfg->exposes[i].listen, err)) code = rvd_proxy_fail_in(err, i);
-    return code;
+    if (rvd_proxy_listen_number(text) >= 0 || rvd_sys_addr_split(text, 0, &e, err) == 0)
+        return REVDIAL_OK;
+    return x ? rvd_proxy_fail_in(err, (size_t)(x - p->cfg.exposes)) : REVDIAL_EINVAL;
 }
 
 int revdial_proxy_check(const revdial_proxy_config *cfg, revdial_err *err)
@@ -25470,12 +25464,11 @@ int revdial_proxy_check(const revdial_proxy_config *cfg, revdial_err *err)
     revdial_err own;
     if (!err) err = &own;
     if (!cfg) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "config: NULL");
-    int code = rvd_proxy_config_check(cfg, err);
-    if (!code) code = rvd_proxy_addresses_check(cfg, err);
-    if (code) return code;
+    if (rvd_proxy_config_check(cfg, err)) return err->code;
     revdial_proxy *p = rvd_proxy_new(cfg, err);
     if (!p) return err->code;
-    code = rvd_proxy_config_copy(p, cfg, err);
+    int code = rvd_proxy_config_copy(p, cfg, err);
+    if (!code) code = rvd_proxy_ports_walk(p, rvd_proxy_address_check, err);
     if (!code) code = rvd_proxy_probe(p, err);
     rvd_proxy_free(p);
     return code;
@@ -26131,9 +26124,8 @@ static void rvd_agent_log_link(rvd_agent_link *l, enum rvd_log_event event, int 
 
 static void rvd_agent_tell(revdial_agent *a, int state, const revdial_err *why, int retry_ms)
 {
-    sigset_t ours;
     if (!a->cfg.on_state) return;
-    rvd_sys_hook_begin(&a->group.mask, &ours);
+    const sigset_t ours = rvd_sys_hook_begin(&a->group.mask);
     a->cfg.on_state(a->cfg.ud, state, why, retry_ms);
     rvd_sys_hook_end(&ours);
 }
@@ -26509,12 +26501,11 @@ static int rvd_agent_forward_heed(rvd_agent_forward *f, const revdial_target_req
 static void rvd_agent_forward_give(rvd_agent_forward *f)
 {
     revdial_stream *st = f->st;
-    sigset_t ours;
     f->st = NULL;
     rvd_stream_lock(f->session);
     rvd_stream_sink_set_locked(st, NULL, NULL, 0);
     rvd_stream_unlock(f->session);
-    rvd_sys_hook_begin(&f->session->group->mask, &ours);
+    const sigset_t ours = rvd_sys_hook_begin(&f->session->group->mask);
     f->take(f->agent->cfg.ud, st);
     rvd_sys_hook_end(&ours);
     rvd_agent_forward_free(f);
@@ -26525,7 +26516,6 @@ static int rvd_agent_forward_ask(rvd_agent_forward *f)
 {
     const revdial_agent_config *cfg = &f->agent->cfg;
     revdial_target_request q;
-    sigset_t ours;
     q.session = f->session;
     q.stream = f->st;
     q.client = revdial_stream_meta(f->st, "client");
@@ -26537,7 +26527,7 @@ static int rvd_agent_forward_ask(rvd_agent_forward *f)
     q.idle_timeout_ms = f->idle_timeout_ms;
     q.half_closed_timeout_ms = f->half_closed_timeout_ms;
     q.take = NULL;
-    rvd_sys_hook_begin(&f->session->group->mask, &ours);
+    const sigset_t ours = rvd_sys_hook_begin(&f->session->group->mask);
     int reset = cfg->target_fn(cfg->ud, &q);
     rvd_sys_hook_end(&ours);
     f->asks_hook = 0;
@@ -27490,8 +27480,7 @@ static void rvd_agent_link_prepare(rvd_loop_job *job)
 {
     rvd_agent_link *l = RVD_BASE_OWNER(job, rvd_agent_link, job);
     const revdial_agent_config *cfg = &l->agent->cfg;
-    sigset_t ours;
-    rvd_sys_hook_begin(&l->agent->group.mask, &ours);
+    const sigset_t ours = rvd_sys_hook_begin(&l->agent->group.mask);
     l->result = cfg->credential_fn(cfg->credential_ud, l->attempt, l->secret, sizeof l->secret);
     rvd_sys_hook_end(&ours);
     l->secret[sizeof l->secret - 1] = '\0';
