@@ -17002,7 +17002,10 @@ struct rvd_stream_dial {
     int retry_safe;      // nothing that the client sent can have been processed
     uint32_t stream_id;  // 0: none has been asked for
     uint64_t session_id;
-    revdial_err err;
+    // Why it failed. It is no revdial_err, because in a burst thousands of dials wait.
+    int code, reset, sys;
+    const char *why;                      // static, or of `blamed`
+    revdial_session *blamed;              // whose end was the reason, with a reference; or NULL
     rvd_stream_waiter *waiter;            // a thread waits; or:
     void (*done)(rvd_stream_dial *dial);  // on the loop thread, without the lock
 };
@@ -17548,16 +17551,24 @@ static void rvd_stream_dial_over_locked(revdial_session *s, rvd_stream_dial *d)
     if (!rvd_stream_on_loop_locked(s)) rvd_stream_kick_locked(s);
 }
 
+// Notes why it failed, in place of an earlier reason.
+static void rvd_stream_dial_note(rvd_stream_dial *d, int code, int reset, const char *why)
+{
+    revdial_session_unref(d->blamed);
+    d->blamed = NULL;
+    d->code = code;
+    d->reset = reset;
+    d->why = why;
+}
+
 static void rvd_stream_dial_fail_locked(revdial_session *s, rvd_stream_dial *d, int code,
                                         const char *text)
 {
     revdial_stream *st = d->st;
     d->st = NULL;
-    rvd_stream_fail(&d->err, code, 0, text);
-    if (st) {
-        d->err.reset = st->reset_code > 0 ? st->reset_code : 0;
-        rvd_stream_free_locked(st);
-    }
+    rvd_stream_dial_note(d, code, st && st->reset_code > 0 ? st->reset_code : 0, text);
+    if (text == s->why.msg) d->blamed = revdial_session_ref(s);
+    if (st) rvd_stream_free_locked(st);
     rvd_stream_dial_over_locked(s, d);
 }
 
@@ -17693,6 +17704,18 @@ static void rvd_stream_dial_fail_in(revdial_err *err, const char *who, const cha
     rvd_stream_fail_in(err, where);
 }
 
+// The end of a dial: says why it failed, if it did. err may be NULL.
+static void rvd_stream_dial_tell(rvd_stream_dial *d, const char *who, revdial_err *err)
+{
+    if (err) memset(err, 0, sizeof *err);
+    if (err && !d->st) {
+        rvd_sys_fail(err, d->code, d->sys, NULL, d->why);
+        err->reset = d->reset;
+        rvd_stream_dial_fail_in(err, who, d->opts->target);
+    }
+    rvd_stream_dial_note(d, d->code, d->reset, NULL);
+}
+
 // Asks the engine for a stream. The dial is over, asked, or waits for room.
 static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
 {
@@ -17703,7 +17726,7 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
     int64_t id, left_ms = (d->deadline_us - rvd_sys_now_us()) / 1000;
     if (d->state == RVD_STREAM_DIAL_OVER) rvd_stream_dial_become(d, RVD_STREAM_DIAL_WAITING);
     rvd_base_link_remove(&d->link);
-    memset(&d->err, 0, sizeof d->err);
+    rvd_stream_dial_note(d, 0, 0, NULL);
     d->retry_safe = 1;  // until something has been sent
     if (!rvd_stream_is_up(s)) {
         rvd_stream_dial_fail_locked(s, d, s->why.code ? s->why.code : REVDIAL_ECLOSED,
@@ -17812,7 +17835,8 @@ static void rvd_stream_dial_blocking(revdial_session *s, rvd_stream_dial *d)
     rvd_sys_latch latch;
     int r = rvd_sys_latch_init(&latch);
     if (r < 0) {
-        rvd_sys_fail(&d->err, REVDIAL_ESYS, -r, NULL, "no condition variable");
+        rvd_stream_dial_note(d, REVDIAL_ESYS, 0, "no condition variable");
+        d->sys = -r;
         return;
     }
     memset(&w, 0, sizeof w);
@@ -17845,9 +17869,7 @@ revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts
     if (rvd_stream_dial_check(d.opts, err)) return NULL;
     rvd_stream_dial_begin(&d);
     rvd_stream_dial_blocking(s, &d);
-    if (!d.st)
-        rvd_stream_dial_fail_in(&d.err, s->host->is_proxy ? s->name : s->peer, d.opts->target);
-    if (err) *err = d.err;
+    rvd_stream_dial_tell(&d, s->host->is_proxy ? s->name : s->peer, err);
     return d.st;
 }
 
@@ -22869,10 +22891,11 @@ int revdial_proxy_avoid(revdial_proxy *p, revdial_session *s, const char *target
 }
 
 // Should the dial wait for a backend to appear? Not after one has refused it.
-static int rvd_proxy_waits(const rvd_proxy_pick *pick, const revdial_err *refusal)
+//   refusal   REVDIAL_E*; 0: none has
+static int rvd_proxy_waits(const rvd_proxy_pick *pick, int refusal)
 {
-    return pick->opts->flags & REVDIAL_DIAL_WAIT && refusal->code != REVDIAL_EREFUSED &&
-           refusal->code != REVDIAL_EUNREACH;
+    return pick->opts->flags & REVDIAL_DIAL_WAIT && refusal != REVDIAL_EREFUSED &&
+           refusal != REVDIAL_EUNREACH;
 }
 
 // Until when a dial waits for a backend here, before it asks its peers again or is over.
@@ -22891,7 +22914,7 @@ static revdial_session *rvd_proxy_pick_wait(revdial_proxy *p, rvd_proxy_pick *pi
     int r = 0;
     pthread_mutex_lock(&p->own.lock);
     revdial_session *s = rvd_proxy_pick_locked(p, pick, code);
-    while (!s && rvd_proxy_waits(pick, &d->err) && *code != REVDIAL_ECLOSED && r == 0) {
+    while (!s && rvd_proxy_waits(pick, d->code) && *code != REVDIAL_ECLOSED && r == 0) {
         r = rvd_owner_wait_locked(&p->own, until_us);
         if (r && until_us < d->deadline_us) {
             r = 0;
@@ -22922,16 +22945,16 @@ static int rvd_proxy_may_retry(revdial_proxy *p, rvd_proxy_pick *pick, rvd_strea
                                const revdial_session *s)
 {
     // That a peer has no such backend either says less than what came before.
-    if (d->err.code != REVDIAL_ENOBACKEND) {
-        pick->why = d->err.code;
-        pick->reset = d->err.reset;
+    if (d->code != REVDIAL_ENOBACKEND) {
+        pick->why = d->code;
+        pick->reset = d->reset;
     } else if (s->is_peer && pick->why) {
-        rvd_stream_fail(&d->err, pick->why, pick->reset,
-                        pick->reset ? revdial_reset_text(pick->reset)
-                                    : revdial_strerror(pick->why));
+        rvd_stream_dial_note(d, pick->why, pick->reset,
+                             pick->reset ? revdial_reset_text(pick->reset)
+                                         : revdial_strerror(pick->why));
     } else if (s->is_peer) {
-        rvd_stream_fail(&d->err, REVDIAL_ENOBACKEND, 0,
-                        "no backend of that name is connected, here or to a peer");
+        rvd_stream_dial_note(d, REVDIAL_ENOBACKEND, 0,
+                             "no backend of that name is connected, here or to a peer");
     }
     if (d->is_unreachable || (d->st && pick->was_ailing))
         rvd_proxy_ailment_note(p, pick, s, d->st != NULL);
@@ -22952,7 +22975,7 @@ static int rvd_proxy_is_on_loop(revdial_proxy *p)
 static void rvd_proxy_log_dial(revdial_proxy *p, const char *name, const rvd_stream_dial *d,
                                const rvd_proxy_listener *from)
 {
-    int is_gone = from && d->err.code == REVDIAL_ECLOSED;
+    int is_gone = from && d->code == REVDIAL_ECLOSED;
     rvd_log_line l;
     if (!rvd_log_begin(&p->own.log, &l, is_gone ? RVD_LOG_CLIENT_GONE : RVD_LOG_DIAL_FAILED,
                        is_gone || !from ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_WARN))
@@ -22964,7 +22987,7 @@ static void rvd_proxy_log_dial(revdial_proxy *p, const char *name, const rvd_str
     rvd_log_text(&l, "listen", from ? from->address : NULL);
     rvd_log_text(&l, "target", d->opts->target);
     rvd_log_text(&l, RVD_STREAM_TRACE, rvd_stream_trace_of(d->opts));
-    rvd_log_text(&l, "reason", d->err.msg);
+    rvd_log_text(&l, "reason", d->why);
     rvd_log_end(&p->own.log, &l);
 }
 
@@ -22980,8 +23003,7 @@ static void rvd_proxy_count_dial_locked(revdial_proxy *p, const rvd_stream_dial 
     if (d->opts->session) return;
     if (!d->st) {
         stats->dials_failed++;
-        if (d->err.code < 0 && d->err.code > -REVDIAL_ERROR_PLACES)
-            stats->dials_failed_by[-d->err.code]++;
+        if (d->code < 0 && d->code > -REVDIAL_ERROR_PLACES) stats->dials_failed_by[-d->code]++;
     }
     stats->dials++;
     stats->dial_us += (uint64_t)took_us;
@@ -22999,8 +23021,8 @@ static void rvd_proxy_dial_sessions(revdial_proxy *p, const char *name, rvd_stre
     do {
         revdial_session *s = rvd_proxy_pick_wait(p, &pick, d, &code);
         if (!s) {
-            if (!d->err.code || code == REVDIAL_ETIMEDOUT || code == REVDIAL_ECLOSED)
-                rvd_stream_fail(&d->err, code, 0, rvd_proxy_pick_text(code));
+            if (!d->code || code == REVDIAL_ETIMEDOUT || code == REVDIAL_ECLOSED)
+                rvd_stream_dial_note(d, code, 0, rvd_proxy_pick_text(code));
             return;
         }
         d->is_movable = pick.has_others;
@@ -23041,8 +23063,7 @@ revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_d
     pthread_mutex_unlock(&p->own.lock);
     if (!d.st) rvd_proxy_log_dial(p, name, &d, NULL);
     rvd_stream_work_end(&p->own.work);
-    if (!d.st) rvd_stream_dial_fail_in(&d.err, name, d.opts->target);
-    if (err) *err = d.err;
+    rvd_stream_dial_tell(&d, name, err);
     return d.st;
 }
 
@@ -23102,6 +23123,7 @@ static void rvd_proxy_dial_free(rvd_proxy_dial *d)
 static void rvd_proxy_dial_end(rvd_proxy_dial *d)
 {
     revdial_proxy *p = d->proxy;
+    revdial_err err;
     sigset_t ours;
     pthread_mutex_lock(&p->own.lock);
     rvd_base_link_remove(&d->link);
@@ -23110,9 +23132,9 @@ static void rvd_proxy_dial_end(rvd_proxy_dial *d)
     rvd_loop_timer_stop(d->loop, &d->timer);
     rvd_proxy_unpick(d->session);
     if (!d->dial.st) rvd_proxy_log_dial(p, d->pick.name, &d->dial, d->from);
-    if (!d->dial.st) rvd_stream_dial_fail_in(&d->dial.err, d->pick.name, d->opts.target);
+    rvd_stream_dial_tell(&d->dial, d->pick.name, &err);
     if (d->is_hook) ours = rvd_sys_hook_begin(&p->groups[0].mask);
-    d->cb(d->ud, d->dial.st, d->dial.st ? NULL : &d->dial.err);
+    d->cb(d->ud, d->dial.st, d->dial.st ? NULL : &err);
     if (d->is_hook) rvd_sys_hook_end(&ours);
     d->is_over = 1;
     if (!atomic_load(&d->task.queued)) rvd_proxy_dial_free(d);
@@ -23120,7 +23142,7 @@ static void rvd_proxy_dial_end(rvd_proxy_dial *d)
 
 static void rvd_proxy_dial_fail(rvd_proxy_dial *d, int code, const char *text)
 {
-    if (!d->dial.err.code) rvd_stream_fail(&d->dial.err, code, 0, text);
+    if (!d->dial.code) rvd_stream_dial_note(&d->dial, code, 0, text);
     rvd_proxy_dial_end(d);
 }
 
@@ -23133,9 +23155,9 @@ static void rvd_proxy_dial_pick(rvd_proxy_dial *d)
     rvd_loop_timer_stop(d->loop, &d->timer);
     pthread_mutex_lock(&p->own.lock);
     d->session = rvd_proxy_pick_locked(p, &d->pick, &code);
-    d->is_waiting = !d->session && rvd_proxy_waits(&d->pick, &d->dial.err) && !p->closing;
-    if (d->is_waiting && d->dial.err.code == REVDIAL_ENOBACKEND)
-        d->dial.err.code = 0;  // it will have timed out
+    d->is_waiting = !d->session && rvd_proxy_waits(&d->pick, d->dial.code) && !p->closing;
+    if (d->is_waiting && d->dial.code == REVDIAL_ENOBACKEND)
+        d->dial.code = 0;  // it will have timed out
     is_over = !d->session && !d->is_waiting;
     if (!is_over) {
         d->loop = d->session ? d->session->loop : p->loops[0];
@@ -23161,7 +23183,7 @@ static void rvd_proxy_dial_done(rvd_stream_dial *dial)
         if (dial->st) revdial_reset(dial->st, REVDIAL_RESET_CANCEL);
         revdial_close(dial->st);
         dial->st = NULL;
-        rvd_stream_fail(&dial->err, REVDIAL_ECLOSED, 0, "the dial was cancelled");
+        rvd_stream_dial_note(dial, REVDIAL_ECLOSED, 0, "the dial was cancelled");
         rvd_proxy_dial_end(d);
         return;
     }
@@ -23823,12 +23845,14 @@ static void rvd_proxy_log_unrouted(const rvd_proxy_listener *l, const char *clie
 
 // The dial for a client could not begin.
 static void rvd_proxy_log_undialled(const rvd_proxy_listener *l, const char *client,
-                                    const char *name, const rvd_stream_dial *d)
+                                    const char *name, const revdial_dial_opts *opts,
+                                    const revdial_err *why)
 {
-    if (d->err.code == REVDIAL_ELIMIT)
-        rvd_proxy_log_unrouted(l, client, d->err.code, d->err.msg);
+    rvd_stream_dial none = {.opts = opts, .code = why->code, .why = why->msg};
+    if (why->code == REVDIAL_ELIMIT)
+        rvd_proxy_log_unrouted(l, client, why->code, why->msg);
     else
-        rvd_proxy_log_dial(l->proxy, name, d, l);
+        rvd_proxy_log_dial(l->proxy, name, &none, l);
 }
 
 // Where a client has connected to, as text, maybe in buf, of RVD_SYS_TEXT_MAX; NULL: not known.
@@ -23849,7 +23873,7 @@ static void rvd_proxy_client_plain(rvd_proxy_listener *l, int fd, const rvd_sys_
     char from[RVD_SYS_TEXT_MAX], local[RVD_SYS_TEXT_MAX];
     uint8_t *early = l->proxy->loops[0]->buf;  // this loop's, and it is not reading now
     rvd_proxy_asking ask = {l->expose.name, l->expose.dial, rvd_proxy_client_on_dialled, NULL};
-    rvd_stream_dial none = {.opts = &ask.opts};
+    revdial_err err;
     const char *to = rvd_proxy_client_local(l, fd, peer, local);
     int code, error;
     rvd_sys_addr_format(peer, from, sizeof from);
@@ -23867,12 +23891,12 @@ static void rvd_proxy_client_plain(rvd_proxy_listener *l, int fd, const rvd_sys_
     ask.opts.local_addr = to;
     ask.opts.early = early;
     ask.opts.early_len = c->early_len;
-    code = error ? REVDIAL_ECLOSED : rvd_proxy_client_dial(c, &ask, &none.err);
+    code = error ? REVDIAL_ECLOSED : rvd_proxy_client_dial(c, &ask, &err);
     if (!code) return;
     ask.opts.client_addr = from;
-    if (error) rvd_sys_fail(&none.err, code, -error, NULL, "the client has gone");
-    rvd_proxy_log_undialled(l, from, l->expose.name, &none);
-    rvd_proxy_client_failed(c, &none.err);
+    if (error) rvd_sys_fail(&err, code, -error, NULL, "the client has gone");
+    rvd_proxy_log_undialled(l, from, l->expose.name, &ask.opts, &err);
+    rvd_proxy_client_failed(c, &err);
 }
 
 // ---- clients whose first bytes are read before they are dialled for ----
@@ -24142,15 +24166,15 @@ static int rvd_proxy_route_ask(rvd_proxy_route *r, const revdial_route *q, revdi
 static int rvd_proxy_route_dial(rvd_proxy_route *r, revdial_route *q)
 {
     rvd_proxy_listener *l = r->listener;
-    rvd_stream_dial none = {.opts = &q->dial};
+    revdial_err err;
     rvd_base_link_remove(&r->link);
     rvd_proxy_route_until(r, INT64_MAX);  // the dial's own
     rvd_proxy_bytes_drop(&l->proxy->own, &r->in, r->in.len);
     rvd_proxy_route_become(r, RVD_PROXY_DIALLING);
     if (l->expose.route) rvd_sys_set_abort(r->io.fd, 1);  // as with a port without
-    if (rvd_proxy_route_ask(r, q, &none.err) == 0) return 1;
-    rvd_proxy_log_undialled(l, r->addresses, q->name ? q->name : "", &none);
-    return rvd_proxy_route_dialled(r, &none.err);
+    if (rvd_proxy_route_ask(r, q, &err) == 0) return 1;
+    rvd_proxy_log_undialled(l, r->addresses, q->name ? q->name : "", &q->dial, &err);
+    return rvd_proxy_route_dialled(r, &err);
 }
 
 // The hook wants more. Returns 0 if r is gone.

@@ -422,7 +422,7 @@ static revdial_stream *dial_unchecked(world *w, const char *target, revdial_err 
     if (!CHECK_INT(revdial_proxy_list(w->proxy, "cam-1", &s, 1), 1)) return NULL;
     rvd_stream_dial_blocking(s, &d);
     revdial_session_unref(s);
-    *err = d.err;
+    rvd_stream_dial_tell(&d, "cam-1", err);
     return d.st;
 }
 
