@@ -26102,8 +26102,8 @@ struct revdial_agent {
     unsigned name_count;
     int fd_most;  // for targets; see rvd_sys_fd_most()
     rvd_stream_spares spares;
-    rvd_loop_timer stop_timer;
-    rvd_loop_task begin_task, stop_task, look_task;
+    rvd_loop_timer stop_timer;  // always set: to INT64_MAX if there is nothing to look at
+    rvd_loop_task begin_task, stop_task;
     int stopping;
     int64_t stop_until_us;  // stopping: when streams must have ended
     uint64_t random;
@@ -26805,11 +26805,10 @@ static void rvd_agent_link_become(rvd_agent_link *l, enum rvd_agent_link_state t
     rvd_agent_link_note(l, rvd_agent_link_told(to));
 }
 
-// Has the loop check in wait_us whether it is time to stop; without memory for a timer, at once.
+// Has the loop check in wait_us whether it is time to stop.
 static void rvd_agent_look_again(revdial_agent *a, int64_t wait_us)
 {
-    if (rvd_loop_timer_set(a->loop, &a->stop_timer, rvd_loop_now(a->loop) + wait_us) < 0)
-        rvd_loop_post(a->loop, &a->look_task);
+    rvd_loop_timer_move(a->loop, &a->stop_timer, rvd_loop_now(a->loop) + wait_us);
 }
 
 // Once all links have stopped and no session is left, the agent is over. Handlers and relays may
@@ -27705,8 +27704,10 @@ static void rvd_agent_on_stop_task(rvd_loop_task *task)
 }
 
 // Polls the stop flag, which a signal handler sets, and at the end the count of work that is left.
-static void rvd_agent_look(revdial_agent *a)
+static void rvd_agent_on_stop_timer(rvd_loop_timer *t)
 {
+    revdial_agent *a = RVD_BASE_OWNER(t, revdial_agent, stop_timer);
+    rvd_loop_timer_move(a->loop, t, INT64_MAX);  // into the place that it has just left
     if (!a->is_over && *a->cfg.stop) rvd_agent_stop_links(a);
     if (!a->is_over) {
         rvd_agent_look_again(a, RVD_AGENT_STOP_US);
@@ -27719,16 +27720,6 @@ static void rvd_agent_look(revdial_agent *a)
         rvd_agent_look_again(a, RVD_AGENT_STOP_US / 10);
     else
         rvd_loop_stop(a->loop);
-}
-
-static void rvd_agent_on_stop_timer(rvd_loop_timer *t)
-{
-    rvd_agent_look(RVD_BASE_OWNER(t, revdial_agent, stop_timer));
-}
-
-static void rvd_agent_on_look_task(rvd_loop_task *task)
-{
-    rvd_agent_look(RVD_BASE_OWNER(task, revdial_agent, look_task));
 }
 
 // ---- opening and closing ----
@@ -28056,7 +28047,6 @@ static revdial_agent *rvd_agent_new(const revdial_agent_config *cfg, revdial_err
     a->stop_timer.run = rvd_agent_on_stop_timer;
     a->stop_task.run = rvd_agent_on_stop_task;
     a->begin_task.run = rvd_agent_on_begin;
-    a->look_task.run = rvd_agent_on_look_task;
     if (rvd_owner_open(&a->own, &a->cfg.common, "no mutex or no memory for the agent", err) == 0)
         return a;
     rvd_base_free(&heap, a, sizeof *a);
@@ -28100,6 +28090,8 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
         code = REVDIAL_ESYS;
     a->own.log.loop = a->loop;
     if (!code) rvd_loop_spin_limit(a->loop, cfg->common.spin_us);
+    if (!code && rvd_loop_timer_set(a->loop, &a->stop_timer, INT64_MAX) < 0)
+        code = rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the agent");
     if (!code) code = rvd_agent_links_open(a, cfg->url, err);
     for (unsigned i = 0; !code && i < a->link_count; i++)
         code = rvd_agent_probe(a, a->links[i], err);
