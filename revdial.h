@@ -17583,6 +17583,8 @@ static void rvd_stream_dial_sink(revdial_stream *st, unsigned events)
             int code = s->why.code == REVDIAL_ECLOSED || s->why.code == REVDIAL_EDRAINING
                            ? s->why.code
                            : REVDIAL_ELOST;
+            // A backend that has finished said before it closed what it had accepted.
+            if (code == REVDIAL_EDRAINING) d->retry_safe = 1;
             rvd_stream_dial_fail_locked(s, d, code, s->why.msg);
             return;
         }
@@ -18533,15 +18535,17 @@ static int rvd_stream_turn_is_over_locked(revdial_session *s, size_t n, int64_t 
 
 // The rest of a long frame goes past the engine.
 //   returns  1 if some of it did; 0 if nothing is there; -1: *most bytes are to be read, up to the
-//            end of a header if a long frame is likely to follow
+//            end of a header if a long frame is likely to follow in a session that is up
 static int rvd_stream_take(revdial_session *s, size_t *most)
 {
     void *ud = NULL;
     size_t left = 0, unread;
     ptrdiff_t n = 0;
+    int is_up;
     if (!s->header_reads) return -1;
     rvd_stream_lock(s);
-    if (rvd_stream_is_up(s) && rvd_reader_loop_begin(&s->reader)) {
+    is_up = rvd_stream_is_up(s);
+    if (is_up && rvd_reader_loop_begin(&s->reader)) {
         revdial_stream *st;
         left = revdial_engine_coming_after(s->engine, &ud, &unread);
         st = ud;
@@ -18553,7 +18557,7 @@ static int rvd_stream_take(revdial_session *s, size_t *most)
     rvd_stream_unlock(s);
     if (n == -EAGAIN) s->io.ready &= ~(unsigned)RVD_LOOP_READ;
     if (n > 0 || n == -EAGAIN) return n > 0;
-    *most = rvd_base_min(*most, left + RVD_STREAM_HEADER);
+    if (is_up) *most = rvd_base_min(*most, left + RVD_STREAM_HEADER);
     return -1;
 }
 
@@ -26296,15 +26300,22 @@ static int rvd_agent_reset_of(int error)
     }
 }
 
-// Sends the target the client's address. The socket is new, so a header always fits.
+// Sends the target the client's address. The socket is new: a header fits, if perhaps in pieces,
+// unless the system lacks memory.
 static int rvd_agent_header_send(rvd_agent_forward *f)
 {
     int version = f->proxy_protocol;
     uint8_t buf[256];
+    size_t at = 0;
     if (!version) return 0;
-    size_t n = rvd_wire_header_put(buf, sizeof buf, version, revdial_stream_meta(f->st, "client"),
-                                   revdial_stream_meta(f->st, "local"));
-    return rvd_sys_write(f->conn.io.fd, buf, n) == (ptrdiff_t)n ? 0 : -EPIPE;
+    size_t len = rvd_wire_header_put(buf, sizeof buf, version, revdial_stream_meta(f->st, "client"),
+                                     revdial_stream_meta(f->st, "local"));
+    while (at < len) {
+        ptrdiff_t n = rvd_sys_write(f->conn.io.fd, buf + at, len - at);
+        if (n <= 0) return n == -EAGAIN ? -ENOBUFS : -EPIPE;
+        at += (size_t)n;
+    }
+    return 0;
 }
 
 // What the log line at the end of a stream needs. Exists only if that line is logged.
@@ -26354,10 +26365,10 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     revdial_relay_opts opts;
     revdial_session *s = f->session;
     revdial_stream *st = f->st;
-    int fd = f->conn.io.fd, code;
+    int fd = f->conn.io.fd, code = rvd_agent_header_send(f);
     rvd_relay_ends ends = {.rfd = fd, .wfd = fd, .is_young = 1};
-    if (rvd_agent_header_send(f) < 0) {
-        rvd_agent_forward_refuse(f, REVDIAL_RESET_UNREACHABLE);
+    if (code < 0) {
+        rvd_agent_forward_refuse(f, rvd_agent_reset_of(code));
         return;
     }
     ends.is_untuned = !f->proxy_protocol;
