@@ -26,6 +26,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "world_marks.h"
 #include "world_socket.h"
 #include "world_threads.h"
 
@@ -146,6 +147,22 @@ static int sim_close(int fd)
     return (int)sim_result(sim_signal() ? -EINTR : 0);
 }
 
+// A user may have so many large pipes only.
+static unsigned pipe_denied_one_in;
+static ptrdiff_t pipe_resize(file *f, int size)
+{
+    if (f->kind != FILE_PIPE || !f->other) return -EBADF;
+    if (world_chance(pipe_denied_one_in) || machine_lacks(f->machine, LACK_BUFFER)) {
+        mark_set(MARK_NO_PIPE);
+        return world_chance(2) ? -EPERM : -ENOMEM;
+    }
+    file *to = f->is_writer ? f->other : f;
+    to->room = (size_t)size;
+    to->ring = realloc(to->ring, to->room);
+    if (!to->ring) abort();
+    return size;
+}
+
 static int sim_control(int fd, int what, int value)
 {
     file *f;
@@ -157,6 +174,7 @@ static int sim_control(int fd, int what, int value)
     case F_GETFL: return O_RDWR | (f->is_nonblocking ? O_NONBLOCK : 0);
     case F_SETFL: f->is_nonblocking = (value & O_NONBLOCK) != 0; return 0;
     case F_SETFD: return 0;
+    case F_SETPIPE_SZ: return (int)sim_result(pipe_resize(f, value));
     default: world_fail("fcntl %d is not simulated", what); return -1;
     }
 }
@@ -190,19 +208,21 @@ static inline int sim_pipe2(int fds[2], int flags)
     (void)flags;
     fiber_may_yield();
     file *r = file_new(FILE_PIPE), *w = file_new(FILE_PIPE);
+    int ends[2];  // a call that fails leaves the caller's as they are
     w->is_writer = 1;
-    fds[0] = sim_open_file(r);
-    if (fds[0] < 0) {
+    ends[0] = sim_open_file(r);
+    if (ends[0] < 0) {
         free(w);
         return -1;
     }
-    fds[1] = sim_open_file(w);
-    if (fds[1] < 0) {
+    ends[1] = sim_open_file(w);
+    if (ends[1] < 0) {
         int error = errno;
-        sim_close(fds[0]);
+        sim_close(ends[0]);
         errno = error;
         return -1;
     }
+    memcpy(fds, ends, sizeof ends);
     r->other = w;
     w->other = r;
     return 0;
@@ -417,6 +437,83 @@ static ssize_t sim_write(int fd, const void *buf, size_t len)
     to->count += f->kind == FILE_PIPE ? len : 1;
     file_edge(to, EPOLLIN);
     return (ssize_t)len;
+}
+
+// ---- moving bytes by a pipe
+
+// A pipe has places, and a small piece may take a whole one: so it can be full with little in it,
+// but never when it is empty.
+static size_t pipe_free(const file *to)
+{
+    if (to->count && world_chance(wd.short_one_in)) return 0;
+    return to->room - (size_t)to->count;
+}
+
+static void pipe_push(file *to, const uint8_t *from, size_t n)
+{
+    size_t at = (to->at + (size_t)to->count) % to->room;
+    size_t first = to->room - at < n ? to->room - at : n;
+    memcpy(to->ring + at, from, first);
+    memcpy(to->ring, from + first, n - first);
+    to->count += n;
+}
+
+static const uint8_t *pipe_front(const file *from, size_t *n)
+{
+    if (*n > from->room - from->at) *n = from->room - from->at;
+    return from->ring + from->at;
+}
+
+static void pipe_pop(file *from, size_t n)
+{
+    from->at = (from->at + n) % from->room;
+    from->count -= n;
+}
+
+static ptrdiff_t pipe_fill(file *to, file *from, size_t len)
+{
+    static uint8_t buf[1 << 20];
+    size_t most = pipe_free(to);
+    if (len > most) len = most;
+    if (len > sizeof buf) len = sizeof buf;
+    if (!len) return -EAGAIN;
+    ptrdiff_t n = socket_receive(from, buf, len, 0);
+    if (n > 0) pipe_push(to, buf, (size_t)n);
+    return n;
+}
+
+// The two pieces of a ring that is full round its end, one after the other.
+static ptrdiff_t pipe_empty(file *from, file *to, size_t len)
+{
+    size_t sent = 0;
+    while (from->count && sent < len) {
+        size_t n = from->count < len - sent ? (size_t)from->count : len - sent;
+        const uint8_t *at = pipe_front(from, &n);
+        ptrdiff_t done = socket_send(to, at, n);
+        if (done < 0) return sent ? (ptrdiff_t)sent : done;
+        pipe_pop(from, (size_t)done);
+        sent += (size_t)done;
+        if ((size_t)done < n) break;
+    }
+    return sent ? (ptrdiff_t)sent : -EAGAIN;
+}
+
+static ssize_t sim_pass(int from, int to, size_t len)
+{
+    ptrdiff_t n = -EINVAL;
+    fiber_may_yield();
+    file *in = fd_file(from), *out = fd_file(to);
+    if (!in || !out) return sim_result(-EBADF);
+    if (sim_signal()) return sim_result(-EINTR);
+    if (in->kind == FILE_SOCKET && out->kind == FILE_PIPE && out->other && out->other->ring)
+        n = pipe_fill(out->other, in, len);
+    else if (in->kind == FILE_PIPE && in->ring && out->kind == FILE_SOCKET)
+        n = pipe_empty(in, out, len);
+    world_note("splice %d -> %d %zu -> %td", from, to, len, n);
+    if (n > 0) mark_set(in->kind == FILE_SOCKET ? MARK_SPLICED_IN : MARK_SPLICED_OUT);
+    if (n == -EAGAIN && out->kind == FILE_PIPE && in->end && in->end->readable)
+        mark_set(MARK_PIPE_FULL);
+    return sim_result(n);
 }
 
 // ---- waiting

@@ -29,6 +29,7 @@
     X(memory, "memory|internal error|over a budget") \
     X(open, "randomness") \
     X(pipe2, "I/O loop") \
+    X(pipe_size, "") \
     X(poll, "receiving") \
     X(pthread_cond_init, "condition|mutex|memory|pool") \
     X(pthread_create, "thread|over a budget") \
@@ -41,6 +42,7 @@
     X(setsockopt, "listen") \
     X(shutdown, "receiving|sending|reading|writing|gone") \
     X(socket, "socket|listen|connect|over a budget|unreachable") \
+    X(splice, "receiving|sending|reading|writing|gone|the connection was lost") \
     X(syscall, "") \
     X(write, "")
 
@@ -107,6 +109,8 @@ static const struct {
     X(open, ENFILE) \
     X(open, EACCES) \
     X(pipe2, ENFILE) \
+    X(pipe_size, EPERM) \
+    X(pipe_size, EBUSY) \
     X(poll, EINTR) \
     X(poll, ENOMEM) \
     X(poll, EINVAL) \
@@ -129,7 +133,13 @@ static const struct {
     X(sendmsg, EAGAIN) \
     X(setsockopt, EINVAL) \
     X(socket, EMFILE) \
-    X(socket, ENFILE)
+    X(socket, ENFILE) \
+    X(splice, EAGAIN) \
+    X(splice, EINTR) \
+    X(splice, EINVAL) \
+    X(splice, ENOMEM) \
+    X(splice, EPIPE) \
+    X(splice, ECONNRESET)
 
 static const struct fault_error {
     enum fault_call call;
@@ -245,6 +255,19 @@ static int fault_moves(enum fault_call call, int fd, unsigned edge)
     return 1;
 }
 
+// EAGAIN is the socket's, or that of a pipe that is full: one that is empty always takes something.
+static ssize_t fault_pass(int from, int to, size_t len)
+{
+    file *in = fd_file(from), *out = fd_file(to);
+    int is_in = in && in->kind == FILE_SOCKET;
+    file *socket = is_in ? in : out;
+    int is_over = socket && socket->end && (socket->end->fin_came || socket->end->is_dead);
+    if ((fault.error == EAGAIN && is_over) || !fault_hits(FAULT_splice))
+        return sim_pass(from, to, len);
+    if (errno == EAGAIN) file_edge(socket, is_in ? EPOLLIN : EPOLLOUT);
+    return -1;
+}
+
 static int fault_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
                              struct addrinfo **out)
 {
@@ -261,10 +284,15 @@ static void *fault_resize(machine *m, void *ptr, size_t size)
     return heap_resize(m, ptr, size);
 }
 
-// Only what can fail of fcntl(2) and epoll_ctl(2): a descriptor more, an entry more.
+// Only what can fail of fcntl(2) and epoll_ctl(2): a descriptor more, a larger pipe, an entry more.
+static int fault_control(int fd, int what, int value)
+{
+    if (what == F_DUPFD_CLOEXEC && fault_hits(FAULT_fcntl)) return -1;
+    if (what == F_SETPIPE_SZ && fault_hits(FAULT_pipe_size)) return -1;
+    return sim_control(fd, what, value);
+}
 #define fault_fcntl(...) FAULT_FCNTL(__VA_ARGS__, 0, 0)
-#define FAULT_FCNTL(fd, what, value, ...) \
-    ((what) == F_DUPFD_CLOEXEC && fault_hits(FAULT_fcntl) ? -1 : sim_control(fd, what, value))
+#define FAULT_FCNTL(fd, what, value, ...) fault_control(fd, what, value)
 #define fault_epoll_ctl(epoll, op, fd, e) \
     ((op) == EPOLL_CTL_ADD && fault_hits(FAULT_epoll_ctl) ? -1 : sim_epoll_ctl(epoll, op, fd, e))
 
@@ -308,6 +336,8 @@ static void *fault_resize(machine *m, void *ptr, size_t size)
 #define fault_sendmsg(...) FAULT_WRITE_OR(sendmsg, __VA_ARGS__)
 #define fault_setsockopt(...) FAULT_OR(setsockopt, __VA_ARGS__)
 #define fault_socket(...) FAULT_OR(socket, __VA_ARGS__)
+#define fault_splice(from, from_at, to, to_at, len, flags) \
+    ((void)(flags), fault_pass(from, to, len))
 #define fault_syscall(...) FAULT_OR(syscall, __VA_ARGS__)
 #define fault_unlink sim_unlink
 #define fault_write(...) FAULT_OR(write, __VA_ARGS__)

@@ -123,6 +123,7 @@ typedef struct world_state {
     fiber *self;  // NULL: the scheduler
     fiber scheduler;
     uint64_t hash, steps, calls;
+    int64_t jumped_us;  // the clock, in all: time in which nobody could do anything
     unsigned numbers;
     int trace, failed, over;
     char why[600];

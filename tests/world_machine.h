@@ -39,6 +39,8 @@ typedef struct file {
     uint64_t count;
     struct file *other;  // of a pipe
     int is_writer;
+    uint8_t *ring;  // of a pipe's reader: what splice(2) has brought
+    size_t at, room;
     // FILE_EPOLL
     struct epoll_item *set, *ready, **ready_end;
 } file;
@@ -153,6 +155,7 @@ static void file_unref(file *f)
     if (f->waits.first) wake_all(&f->waits);
     if (f->kind == FILE_SOCKET) socket_close(f);
     if (f->other) f->other->other = NULL;
+    free(f->ring);
     free(f);
 }
 

@@ -3,7 +3,7 @@
 #ifndef REVDIAL_TEST_WORLD_MARKS_H
 #define REVDIAL_TEST_WORLD_MARKS_H
 
-#include "world_names.h"
+#include "test.h"
 
 // X(name, event, text): a line of the log that has the text in it; or "", and mark_set() is called.
 #define WORLD_MARKS(X) \
@@ -32,6 +32,31 @@
     X(TCP_TIMED_OUT, "", "") \
     X(RESOLVER_SILENT, "", "") \
     X(RESOLVER_LIED, "", "") \
+    X(SPLICED_IN, "", "") \
+    X(SPLICED_OUT, "", "") \
+    X(PIPE_FULL, "", "") \
+    X(NO_PIPE, "", "") \
+    X(PORT_SWAPPED, "", "") \
+    X(PORT_GONE, "", "") \
+    X(LIMITS_CHANGED, "", "") \
+    X(TABLE_REPLACED, "", "") \
+    X(REVOKED, "", "") \
+    X(SESSION_DRAINED, "", "") \
+    X(SESSION_KILLED, "", "") \
+    X(DRAINED, "", "") \
+    X(DRAIN_TIMED_OUT, "", "") \
+    X(REFUSED_BY_CHANGE, "", "") \
+    X(READ_WANTS_WRITE, "", "") \
+    X(WRITE_WANTS_READ, "", "") \
+    X(RECORD_REFUSED, "", "") \
+    X(RECORD_CUT_OFF, "", "") \
+    X(RECORD_CLOSED, "", "") \
+    X(ROUTE_DIALS, "", "") \
+    X(ROUTE_MORE, "", "") \
+    X(ROUTE_TAKES, "", "") \
+    X(ROUTE_REFUSES, "", "") \
+    X(NOT_ALLOWED, "", "") \
+    X(HEADER_FOR_TARGET, "", "") \
     X(CALM, "", "") \
     X(SETTLED_AFTER_FAULTS, "", "")
 
@@ -49,11 +74,11 @@ static const struct {
 #undef WORLD_X
 };
 
-static uint64_t marks[MARKS];
+static uint64_t marks_hit[MARKS];
 
 static void mark_set(enum mark m)
 {
-    marks[m]++;
+    marks_hit[m]++;
 }
 
 static void mark_line(const char *event, const char *msg)
@@ -61,7 +86,7 @@ static void mark_line(const char *event, const char *msg)
     for (int i = 0; i < MARKS; i++)
         if (mark_kinds[i].event[0] && !strcmp(mark_kinds[i].event, event) &&
             strstr(msg, mark_kinds[i].text))
-            marks[i]++;
+            marks_hit[i]++;
 }
 
 #endif

@@ -16,7 +16,6 @@ static void world_assert(const char *what, int line)
 #define RVD_SYS(call) fault_##call
 #define REVDIAL_ASSERT(c) ((c) ? (void)0 : world_assert(#c, __LINE__))
 #define REVDIAL_SELF_CHECK
-#define RVD_SYS_SPLICE 0  // its pipes wake threads and hold no bytes
 
 #define pthread_t sim_pthread_t
 #define pthread_mutex_t sim_pthread_mutex_t

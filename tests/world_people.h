@@ -3,6 +3,7 @@
 #ifndef REVDIAL_TEST_WORLD_PEOPLE_H
 #define REVDIAL_TEST_WORLD_PEOPLE_H
 
+#include "world_record.h"
 #include "world_talk.h"
 
 // Machines by number.
@@ -17,6 +18,9 @@ enum {
     HOSTILES = 2,
     PORT_LISTEN = 7000,
     PORT_CLIENTS = 8000,  // and the agent's number
+    PORT_MORE = 8100,     // and a number: those that come and go
+    PORTS_MORE = 4,
+    PORT_FRONT = 8200,  // with a route
     PORT_TARGET = 80,
     PEOPLE_TRIES = 200  // to start, a second apart, while the system lacks something
 };
@@ -33,7 +37,13 @@ typedef struct world_plan {
     revdial_limits limits;
     int handshake_ms, keepalive_ms, dead_ms;
     unsigned max_pending;
+    int is_bulk;  // transfers are so large that they go through pipes
+    int has_front, proxy_protocol;
+    int has_records;  // the sessions' transport is that of world_record.h
+    int has_changes;  // dials wait for backends that are about to come back
 } world_plan;
+
+static int story_is_calm(void);  // nothing is broken
 
 enum { PEOPLE_EVENTS = 24 };
 
@@ -45,9 +55,13 @@ typedef struct people_log {
 
 typedef struct world_proxy {
     revdial_proxy *p;
-    int fds_idle;             // descriptors with nobody connected
-    unsigned dials;           // threads in revdial_dial()
-    int is_closing;           // nobody may begin to dial
+    int fds_idle;                                              // descriptors with nobody connected
+    unsigned dials;                                            // threads in revdial_dial()
+    int is_closing;                                            // nobody may begin to dial
+    unsigned life;                                             // how often it has started
+    int64_t port_ids[AGENTS];                                  // of the ports that are always there
+    int more[PORTS_MORE];                                      // the agent of a port more, plus one
+    int is_taken[PORTS_MORE], is_swapped[AGENTS], is_revoked;  // by an operation
     unsigned up[AGENTS + 1];  // sessions by on_session; the last is a stranger's
     people_log log;
 } world_proxy;
@@ -55,6 +69,8 @@ typedef struct world_proxy {
 typedef struct world_agent {
     revdial_agent *a;
     int number;
+    unsigned users;  // threads in a call that needs it
+    int is_closing;  // nobody may begin one
     people_log log;
 } world_agent;
 
@@ -63,7 +79,11 @@ static world_proxy proxies[PROXIES];
 static world_agent agents[AGENTS];
 static unsigned handlers_running, clients_running;
 static const revdial_tls *people_tls[2];  // of proxies, of agents; NULL: none
-static int people_tries;                  // to start, a second apart; 0: it may fail
+static const revdial_tls *people_tls_of(int side)
+{
+    return plan.has_records ? &record_tls : people_tls[side];
+}
+static int people_tries;  // to start, a second apart; 0: it may fail
 static void (*people_hear)(const char *who, const char *msg);  // errors and lines of logs
 
 static void *world_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
@@ -142,24 +162,47 @@ static void proxy_on_session(void *ud, revdial_session *s, int state, const revd
         world_fail("a session of %s is down that was not up", info.name);
 }
 
+enum { PROXY_ROWS = 3 };
+static const revdial_credential proxy_rows[PROXY_ROWS] = {
+    {.secret = "s3cret", .names = "cam-*", .group = "cams"},
+    {.secret = "s3cret",
+     .user = "cam",
+     .names = "cam-*",
+     .schemes = REVDIAL_AUTH_DIGEST,
+     .group = "cams"},
+    {.secret = "evil", .names = "evil-*"}};
+
+static void people_target(int agent, char target[40])
+{
+    int is_name = plan.serves[agent] == SERVES_HOST;
+    snprintf(target, 40, is_name ? "m%d.sim:80" : "10.0.0.%d:80",
+             is_name ? AT_TARGET : AT_TARGET + 1);
+}
+
+static void front_fill(revdial_expose *x, world_proxy *w, char at[40]);
+
+// A port of proxy n for clients of an agent.
+static void expose_fill(revdial_expose *x, int agent, char text[2][40], int n, int port)
+{
+    snprintf(text[0], 40, "10.0.0.%d:%d", n + 1, port);
+    people_target(agent, text[1]);
+    x->listen = text[0];
+    x->name = agent_names[agent];
+    if (plan.serves[agent] != SERVES_HANDLER) x->dial.target = text[1];
+    if (plan.has_changes) x->dial.flags = REVDIAL_DIAL_WAIT;
+    if (plan.has_changes) x->dial.timeout_ms = 20000;
+}
+
 static void *proxy_start(void *arg)
 {
     int n = (int)(intptr_t)arg;
     world_proxy *w = &proxies[n];
-    char listen_at[40], at[AGENTS][40], target[AGENTS][40];
-    revdial_credential rows[] = {{.secret = "s3cret", .names = "cam-*"},
-                                 {.secret = "s3cret",
-                                  .user = "cam",
-                                  .names = "cam-*",
-                                  .schemes = REVDIAL_AUTH_DIGEST,
-                                  .group = "cams"},
-                                 {.secret = "evil", .names = "evil-*"}};
-    rows[0].group = "cams";
+    char listen_at[40], front_at[40], text[AGENTS][2][40];
     revdial_expose x[AGENTS + 1] = {{0}};
-    revdial_proxy_config c = {.credentials = rows,
-                              .credential_count = 3,
+    revdial_proxy_config c = {.credentials = proxy_rows,
+                              .credential_count = PROXY_ROWS,
                               .exposes = x,
-                              .expose_count = (size_t)plan.agent_count,
+                              .expose_count = (size_t)(plan.agent_count + plan.has_front),
                               .on_session = proxy_on_session,
                               .ud = w,
                               .max_pending = plan.max_pending};
@@ -167,20 +210,17 @@ static void *proxy_start(void *arg)
     snprintf(listen_at, sizeof listen_at, "10.0.0.%d:%d", n + 1, PORT_LISTEN);
     c.listen = listen_at;
     for (int i = 0; i < plan.agent_count; i++) {
-        snprintf(at[i], sizeof at[i], "10.0.0.%d:%d", n + 1, PORT_CLIENTS + i);
-        x[i].listen = at[i];
-        x[i].name = agent_names[i];
-        snprintf(target[i], sizeof target[i],
-                 plan.serves[i] == SERVES_HOST ? "m%d.sim:80" : "10.0.0.%d:80",
-                 plan.serves[i] == SERVES_HOST ? AT_TARGET : AT_TARGET + 1);
-        if (plan.serves[i] != SERVES_HANDLER) x[i].dial.target = target[i];
+        expose_fill(&x[i], i, text[i], n, PORT_CLIENTS + i);
+        w->port_ids[i] = i + 1;
     }
+    if (plan.has_front) front_fill(&x[plan.agent_count], w, front_at);
     world_common(&c.common, &machines[AT_PROXY + n], &w->log);
-    c.common.tls = people_tls[0];
+    c.common.tls = people_tls_of(0);
     memset(w->up, 0, sizeof w->up);
     for (int i = 0; !(w->p = revdial_proxy_start(&c, &err)); i++)
         if (!people_try_again("proxy", &err, i)) break;
     w->fds_idle = machines[AT_PROXY + n].fd_count;
+    w->life++;
     return NULL;
 }
 
@@ -202,7 +242,7 @@ static void agent_handler(void *ud, revdial_stream *st)
     (void)ud;
     handlers_running++;
     revdial_stream_set_deadline(st, REVDIAL_RDWR, 0);
-    talk_answer(&way);
+    talk_answer(&way, revdial_stream_meta(st, "client"));
     handlers_running--;
 }
 
@@ -213,7 +253,7 @@ static void *agent_start(void *arg)
     static const char *const allow[] = {"10.0.0.0/24:80", "m5.sim:80", NULL};
     char url[120];
     static const char *const schemes[] = {"http", "https", "ws", "wss"};
-    const char *scheme = schemes[2 * plan.is_websocket[n] + (people_tls[1] != NULL)];
+    const char *scheme = schemes[2 * plan.is_websocket[n] + (people_tls_of(1) != NULL)];
     revdial_agent_config c = {.url = url,
                               .name = agent_names[n],
                               .secret = "s3cret",
@@ -227,13 +267,14 @@ static void *agent_start(void *arg)
         c.user = "cam";
         c.auth_schemes = REVDIAL_AUTH_DIGEST;
     }
+    c.proxy_protocol = plan.proxy_protocol;
     if (plan.serves[n] == SERVES_HANDLER)
         c.handler = agent_handler;
     else
         c.allow = allow;
     world_common(&c.common, &machines[AT_AGENT + n], &w->log);
-    c.common.tls = people_tls[1];
-    c.server_name = people_tls[1] ? "localhost" : NULL;
+    c.common.tls = people_tls_of(1);
+    c.server_name = people_tls_of(1) ? "localhost" : NULL;
     w->number = n;
     for (int i = 0; !(w->a = revdial_agent_start(&c, &err)); i++)
         if (!people_try_again("agent", &err, i)) break;
@@ -260,11 +301,16 @@ static fiber *people_new(int at, const char *name, void *(*run)(void *), void *a
 }
 
 // Runs that on the machine, and waits until it is done.
-static void people_do(int at, const char *name, void *(*run)(void *), intptr_t arg)
+static void people_do_with(int at, const char *name, void *(*run)(void *), void *arg)
 {
-    fiber *f = fiber_new(name, &machines[at], run, (void *)arg);
+    fiber *f = fiber_new(name, &machines[at], run, arg);
     while (f->state != FIBER_OVER) wait_on(&f->joins, -1, name);
     fiber_free(f);
+}
+
+static void people_do(int at, const char *name, void *(*run)(void *), intptr_t arg)
+{
+    people_do_with(at, name, run, (void *)arg);
 }
 
 static struct sockaddr_in net_address(int at, int port)
@@ -311,12 +357,65 @@ static int net_connect(int at, int port)
     return error ? -error : -ETIMEDOUT;
 }
 
+// Its own address, as the other end sees it.
+static void net_name(int fd, char name[60])
+{
+    struct sockaddr_in a;
+    socklen_t len = sizeof a;
+    sim_getsockname(fd, (struct sockaddr *)&a, &len);
+    uint32_t ip = ntohl(a.sin_addr.s_addr);
+    snprintf(name, 60, "%u.%u.%u.%u:%u", ip >> 24, ip >> 16 & 255, ip >> 8 & 255, ip & 255,
+             ntohs(a.sin_port));
+}
+
 // Targets
+
+// "PROXY TCP4 SOURCE DESTINATION PORT PORT", or TCP6, or UNKNOWN.
+static int target_header_1(const talk_way *w, char client[60])
+{
+    char line[110], source[50], port[8];
+    size_t n = 0;
+    while (n + 1 < sizeof line && (n < 2 || line[n - 1] != '\n'))
+        if (!way_exactly(w, (uint8_t *)line + n++, 1, 0)) return 0;
+    line[n] = '\0';
+    if (sscanf(line, "PROXY TCP4 %49s %*s %7s", source, port) == 2)
+        snprintf(client, 60, "%s:%s", source, port);
+    else if (sscanf(line, "PROXY TCP6 %49s %*s %7s", source, port) == 2)
+        snprintf(client, 60, "[%s]:%s", source, port);
+    else if (strcmp(line, "PROXY UNKNOWN\r\n"))
+        world_fail("a target gets the header \"%s\"", line);
+    return 1;
+}
+
+static int target_header_2(const talk_way *w, char client[60])
+{
+    uint8_t head[16], rest[4096];
+    char source[50];
+    if (!way_exactly(w, head, 16, 0)) return 0;
+    size_t len = (size_t)head[14] << 8 | head[15];
+    int is_v6 = head[13] == 0x21, at = is_v6 ? 32 : 8;
+    if (memcmp(head, "\r\n\r\n\0\r\nQUIT\n", 12) || len > sizeof rest)
+        world_fail("a target gets no header of version 2");
+    else if (!way_exactly(w, rest, len, 0))
+        return 0;
+    if (head[12] != 0x21 || (head[13] != 0x11 && !is_v6)) return 1;
+    inet_ntop(is_v6 ? AF_INET6 : AF_INET, rest, source, sizeof source);
+    snprintf(client, 60, is_v6 ? "[%s]:%d" : "%s:%d", source, rest[at] << 8 | rest[at + 1]);
+    return 1;
+}
 
 static void *target_serve(void *arg)
 {
     talk_way way = {(int)(intptr_t)arg, NULL, 0};
-    talk_answer(&way);
+    char client[60] = "";
+    int is_good = plan.proxy_protocol == 1   ? target_header_1(&way, client)
+                  : plan.proxy_protocol == 2 ? target_header_2(&way, client)
+                                             : 1;
+    if (client[0]) mark_set(MARK_HEADER_FOR_TARGET);
+    if (is_good)
+        talk_answer(&way, client);
+    else
+        way_close(&way, 1);
     clients_running--;
     return NULL;
 }
@@ -344,6 +443,7 @@ static void *target_main(void *arg)
 typedef struct client_order {
     talk *t;
     int agent, proxy, is_early, is_blocking, is_fd;
+    int port;  // of the proxy
 } client_order;
 
 static void client_failed(talk *t, int error)
@@ -358,8 +458,9 @@ static void client_failed(talk *t, int error)
 static void *client_tcp(void *arg)
 {
     client_order *o = arg;
-    int fd = net_connect(AT_PROXY + o->proxy, PORT_CLIENTS + o->agent);
+    int fd = net_connect(AT_PROXY + o->proxy, o->port ? o->port : PORT_CLIENTS + o->agent);
     talk_way way = {fd, NULL, 0};
+    if (fd >= 0) net_name(fd, o->t->client_at);
     if (fd >= 0)
         talk_ask(o->t, &way);
     else

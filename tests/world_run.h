@@ -32,7 +32,7 @@ static void world_await_agents(void)
 static void world_await_people(void)
 {
     int64_t until = wd.clock.now_us + WORLD_DONE_US;
-    while ((clients_running || faults_running) && !wd.failed) {
+    while ((clients_running || faults_running || changes_running) && !wd.failed) {
         if (wd.clock.now_us > until) {
             char waits[400] = "";
             world_tell_waits(waits, sizeof waits);
@@ -73,6 +73,11 @@ static void world_check_talks(void)
     for (unsigned i = 0; i < talk_count; i++) {
         const talk *t = &talks[i];
         if (!t->is_strict) continue;
+        if (t->may_refuse && !t->side[1].begun) {
+            if (t->side[0].error) mark_set(MARK_REFUSED_BY_CHANGE);
+            if (!t->side[0].error) world_fail("transfer %u (%s) is refused as EOF", t->key, t->how);
+            continue;
+        }
         world_check_talk_time(t);
         if (talk_is_whole(t)) continue;
         world_fail("transfer %u (%s, mode %d) is not whole: client %zu of %zu written, %zu of %zu "
@@ -196,11 +201,7 @@ static void world_simplify(unsigned simple)
         wd.yield_one_in = 0;
     }
     if (simple & SIMPLE_CALLS) wd.short_one_in = wd.signal_one_in = 0;
-    if (simple & SIMPLE_LINKS)
-        for (int i = 0; i < MACHINES * MACHINES; i++) {
-            tcp_link l = {.delay_us = 20, .bytes_per_s = 1000000000};
-            tcp_links[i / MACHINES][i % MACHINES] = l;
-        }
+    if (simple & SIMPLE_LINKS) links_quicken();
     if (simple & SIMPLE_PLAN) {
         plan.agent_count = plan.proxy_count = 1;
         plan.spin_us = 0;
@@ -218,14 +219,16 @@ static void world_begin(const script *s, int trace)
     memset(&futex_waits, 0, sizeof futex_waits);
     wd.trace = trace;
     people_tries = PEOPLE_TRIES;
+    record_fails_one_in = pipe_denied_one_in = 0;
     people_hear = NULL;
     wd.clock.now_us = (int64_t)1 << pick(&r, 48);
-    talk_count = handlers_running = clients_running = faults_running = 0;
+    talk_count = handlers_running = clients_running = faults_running = changes_running = 0;
     restarts_running = 0;
     fault_us = -1;
     for (int i = 0; i < MACHINES; i++) machine_init(&machines[i], i, machine_names[i]);
     plan_draw(&r, s->seed);
     links_draw(&r);
+    if (!(s->simple & SIMPLE_MORE)) plan_draw_more(s->seed);
     wd.is_fifo = pick(&r, 4) == 0;
     wd.yield_one_in = pick(&r, 3) ? 4u << pick(&r, 6) : 0;
     wd.short_one_in = pick(&r, 3) ? 0 : 2u << pick(&r, 5);
@@ -240,12 +243,12 @@ static void world_count_marks(void)
                                         MARK_NO_BUFFER};
     for (int i = 0; i < MACHINES; i++)
         for (int k = 0; k < LACKS; k++)
-            if (of[k] != MARKS) marks[of[k]] += machines[i].lacked[k];
-    marks[MARK_RST_OF_OUR_OWN] += tcp_resets;
-    marks[MARK_TCP_TIMED_OUT] += tcp_timeouts;
-    marks[MARK_RESOLVER_SILENT] += dns.asked[DNS_SILENT];
-    marks[MARK_RESOLVER_LIED] += dns.asked[DNS_LIES];
-    marks[story.is_calm ? MARK_CALM : MARK_SETTLED_AFTER_FAULTS] += !wd.failed;
+            if (of[k] != MARKS) marks_hit[of[k]] += machines[i].lacked[k];
+    marks_hit[MARK_RST_OF_OUR_OWN] += tcp_resets;
+    marks_hit[MARK_TCP_TIMED_OUT] += tcp_timeouts;
+    marks_hit[MARK_RESOLVER_SILENT] += dns.asked[DNS_SILENT];
+    marks_hit[MARK_RESOLVER_LIED] += dns.asked[DNS_LIES];
+    marks_hit[story.is_calm ? MARK_CALM : MARK_SETTLED_AFTER_FAULTS] += !wd.failed;
     tcp_resets = tcp_timeouts = tcp_bytes = 0;
 }
 

@@ -4,32 +4,45 @@
 #ifndef REVDIAL_TEST_WORLD_SCRIPT_H
 #define REVDIAL_TEST_WORLD_SCRIPT_H
 
-#include "world_people.h"
+#include "world_change.h"
 
 static int world_is_faulty(void);
+#include "world_front.h"
 #include "world_hostile.h"
 
-// X(name, weight, is_fault)
+enum op_class { OP_USES, OP_CHANGES, OP_BREAKS };
+
+// X(name, weight, class)
 #define WORLD_OPS(X) \
-    X(CLIENT, 60, 0) \
-    X(DIAL, 40, 0) \
-    X(HOSTILE, 20, 0) \
-    X(WAIT, 10, 0) \
-    X(RESET, 4, 1) \
-    X(FORGET, 3, 1) \
-    X(STALL, 4, 1) \
-    X(CUT_OFF, 2, 1) \
-    X(AGENT, 4, 1) \
-    X(PROXY, 2, 1) \
-    X(MEMORY, 3, 1) \
-    X(DESCRIPTORS, 3, 1) \
-    X(THREADS, 2, 1) \
-    X(BUFFERS, 3, 1) \
-    X(RESOLVER, 4, 1) \
-    X(JUMP, 2, 1)
+    X(CLIENT, 60, USES) \
+    X(DIAL, 40, USES) \
+    X(FRONT, 40, USES) \
+    X(INTRUDER, 5, USES) \
+    X(HOSTILE, 20, USES) \
+    X(WAIT, 10, USES) \
+    X(PORT, 8, CHANGES) \
+    X(LIMITS, 6, CHANGES) \
+    X(TABLE, 4, CHANGES) \
+    X(DRAIN, 6, CHANGES) \
+    X(AGENT_FINISHES, 4, CHANGES) \
+    X(PROXY_FINISHES, 3, CHANGES) \
+    X(REVOKE, 3, BREAKS) \
+    X(KILL, 3, BREAKS) \
+    X(RESET, 4, BREAKS) \
+    X(FORGET, 3, BREAKS) \
+    X(STALL, 4, BREAKS) \
+    X(CUT_OFF, 2, BREAKS) \
+    X(AGENT, 4, BREAKS) \
+    X(PROXY, 2, BREAKS) \
+    X(MEMORY, 3, BREAKS) \
+    X(DESCRIPTORS, 3, BREAKS) \
+    X(THREADS, 2, BREAKS) \
+    X(BUFFERS, 3, BREAKS) \
+    X(RESOLVER, 4, BREAKS) \
+    X(JUMP, 2, BREAKS)
 
 enum op_kind {
-#define WORLD_X(name, weight, is_fault) OP_##name,
+#define WORLD_X(name, weight, class) OP_##name,
     WORLD_OPS(WORLD_X)
 #undef WORLD_X
         OP_KINDS
@@ -37,9 +50,9 @@ enum op_kind {
 static const struct {
     const char *name;
     unsigned weight;
-    int is_fault;
+    enum op_class class;
 } op_kinds[OP_KINDS] = {
-#define WORLD_X(name, weight, is_fault) {#name, weight, is_fault},
+#define WORLD_X(name, weight, class) {#name, weight, OP_##class},
     WORLD_OPS(WORLD_X)
 #undef WORLD_X
 };
@@ -59,20 +72,27 @@ enum {
     SIMPLE_CALLS = 2,  // no short reads and writes, no signals
     SIMPLE_LINKS = 4,  // fast links
     SIMPLE_PLAN = 8,   // one proxy, one agent, default limits
-    SIMPLE_END = 16
+    SIMPLE_MORE = 16,  // without what plan_draw_more() adds
+    SIMPLE_END = 32
 };
 
 typedef struct script {
     uint64_t seed;
-    int is_calm;  // no faults: nothing may fail
+    int is_calm;     // no faults: nothing may fail
+    int may_refuse;  // a port, an agent or a proxy comes and goes
+    int drains;      // a session
     unsigned simple;
     op ops[OPS_MOST];
     int count;
 } script;
 
 static script story;
+static int story_is_calm(void)
+{
+    return story.is_calm;
+}
 static int64_t fault_us;  // when the last fault happened or ended; -1: none has
-static unsigned faults_running;
+static unsigned faults_running, changes_running;
 static int restarts_running;
 
 // May something fail now because of a fault?
@@ -107,6 +127,48 @@ static void plan_draw(test_rng *r, uint64_t seed)
     if (pick(r, 4) == 0) plan.max_pending = 4 + (unsigned)pick(r, 8);
 }
 
+static void links_quicken(void)
+{
+    tcp_link l = {.delay_us = 20, .bytes_per_s = 1000000000};
+    for (int i = 0; i < MACHINES * MACHINES; i++) tcp_links[i / MACHINES][i % MACHINES] = l;
+}
+
+static int seed_has_front(uint64_t seed)
+{
+    test_rng r = test_rng_seeded(seed ^ 0x3107D);
+    return pick(&r, 4) == 0;
+}
+
+static int seed_has_changes(uint64_t seed)
+{
+    test_rng r = test_rng_seeded(seed ^ 0x3107E);
+    return pick(&r, 3) != 0;
+}
+
+// Whatever is drawn here leaves the rest of a seed as it is.
+static void plan_draw_more(uint64_t seed)
+{
+    test_rng r = test_rng_seeded(seed ^ 0x3107F);
+    plan.has_changes = seed_has_changes(seed);
+    plan.has_front = seed_has_front(seed);
+    plan.proxy_protocol = (int)pick(&r, 6);
+    if (plan.proxy_protocol > 2) plan.proxy_protocol = 0;
+    plan.is_bulk = pick(&r, 16) == 0;
+    plan.has_records = pick(&r, 5) == 0;
+    record_fails_one_in = story.is_calm || pick(&r, 2) ? 0 : 10;
+    if (!plan.is_bulk) return;
+    tcp_window_least = 262144 << pick(&r, 3);
+    tcp_window_most = 1 << 20;
+    plan.limits.stream_window = 262144u << pick(&r, 4);
+    plan.limits.stream_rate = 0;
+    pipe_denied_one_in = pick(&r, 4) ? 0 : 2;
+    // So fast that long frames are worth it, and so slow that a few megabytes show how fast it is.
+    links_quicken();
+    for (int a = AT_PROXY; a < AT_AGENT; a++)
+        for (int b = AT_AGENT; b < AT_TARGET; b++)
+            tcp_links[a][b].bytes_per_s = 30000000 + pick(&r, 50000000);
+}
+
 static void links_draw(test_rng *r)
 {
     static const uint64_t rates[] = {100000000, 10000000, 1000000, 300000};
@@ -132,7 +194,9 @@ static void script_draw(script *s, test_rng *r)
     s->is_calm = pick(r, 3) == 0;
     for (int k = 0; k < OP_KINDS; k++) {
         weight[k] = op_kinds[k].weight * scale[pick(r, 4)];
-        if (op_kinds[k].is_fault && s->is_calm) weight[k] = 0;
+        if (op_kinds[k].class == OP_BREAKS && s->is_calm) weight[k] = 0;
+        if ((k == OP_FRONT || k == OP_INTRUDER) && !seed_has_front(s->seed)) weight[k] = 0;
+        if (op_kinds[k].class == OP_CHANGES && !seed_has_changes(s->seed)) weight[k] = 0;
         if (k == OP_CLIENT) weight[k] += op_kinds[k].weight;
         sum += weight[k];
     }
@@ -142,6 +206,8 @@ static void script_draw(script *s, test_rng *r)
         int k = 0;
         while (at >= weight[k]) at -= weight[k++];
         s->ops[i].number = i;
+        s->drains |= k == OP_DRAIN;
+        s->may_refuse |= k == OP_PORT || k == OP_AGENT_FINISHES || k == OP_PROXY_FINISHES;
         s->ops[i].kind = (enum op_kind)k;
         s->ops[i].wait_us =
             pick(r, 3) ? (int64_t)pick(r, 3000) : (int64_t)pick(r, 1 << pick(r, 23));
@@ -159,15 +225,18 @@ static inline void script_of(script *s, uint64_t seed)
 
 // ---- doing
 
-static void op_talk(const op *o, test_rng *r)
+// By a port that may be gone at any time.
+static void op_talk_by_more(client_order *c, int slot)
+{
+    if (!proxies[c->proxy].more[slot]) return;
+    c->port = PORT_MORE + slot;
+    c->agent = proxies[c->proxy].more[slot] - 1;
+    c->t->may_refuse = 1;
+}
+
+static void talk_draw(talk *t, test_rng *r)
 {
     static const size_t sizes[] = {0, 1, 100, 5000, 70000, 200000};
-    talk *t = talk_new(o->kind == OP_DIAL ? "dial" : "client");
-    client_order *c = calloc(1, sizeof *c);
-    if (!t || !c) {
-        free(c);
-        return;
-    }
     t->mode = (enum talk_mode)pick(r, TALK_MODES);
     for (int x = 0; x < 2; x++) {
         t->plan[x] = (size_t)pick(r, sizes[pick(r, 6)] + 1);
@@ -179,11 +248,56 @@ static void op_talk(const op *o, test_rng *r)
         t->gives_up_at = (size_t)pick(r, t->plan[0] + t->plan[1] + 1);
     }
     t->is_strict = story.is_calm && !t->gives_up;
+    t->may_refuse = story.may_refuse || (story.drains && !plan.has_changes);
+}
+
+// By the port whose route decides. A client that is refused there has nothing to transfer.
+static void op_front(test_rng *r)
+{
+    talk *t = talk_new("front");
+    front_order *f = calloc(1, sizeof *f);
+    if (!t || !f) {
+        free(f);
+        return;
+    }
+    talk_draw(t, r);
+    f->t = t;
+    f->mode = (enum front_mode)pick(r, FRONT_MODES);
+    f->agent = (int)pick(r, (uint64_t)plan.agent_count);
+    f->proxy = plan.all_urls[f->agent] ? (int)pick(r, (uint64_t)plan.proxy_count) : 0;
+    f->is_early = pick(r, 2) == 0;
+    f->header = (int)pick(r, 5);
+    f->pieces = 1 + (int)pick(r, 4);
+    t->is_strict &= f->mode < FRONT_REFUSE;
+    clients_running++;
+    people_new(AT_CLIENT + (int)pick(r, 2), "front", front_client, f);
+}
+
+static void *intruder_main(void *arg)
+{
+    front_intrude((int)(intptr_t)arg);
+    clients_running--;
+    return NULL;
+}
+
+static void op_talk(const op *o, test_rng *r)
+{
+    talk *t = talk_new(o->kind == OP_DIAL ? "dial" : "client");
+    client_order *c = calloc(1, sizeof *c);
+    if (!t || !c) {
+        free(c);
+        return;
+    }
+    talk_draw(t, r);
     c->t = t;
     c->agent = (int)pick(r, (uint64_t)plan.agent_count);
     c->proxy = plan.all_urls[c->agent] ? (int)pick(r, (uint64_t)plan.proxy_count) : 0;
     c->is_early = pick(r, 2) == 0;
     c->is_blocking = pick(r, 2) == 0;
+    if (plan.is_bulk && t->mode != TALK_PINGS)
+        for (int x = 0; x < 2; x++)
+            t->plan[x] = pick(r, 3) ? t->plan[x] : 1000000 + (size_t)pick(r, 4000000);
+    if (plan.has_changes && pick(r, 3) == 0) op_talk_by_more(c, (int)pick(r, PORTS_MORE));
     clients_running++;
     if (o->kind == OP_DIAL && proxies[c->proxy].p && !proxies[c->proxy].is_closing) {
         proxies[c->proxy].dials++;
@@ -269,6 +383,7 @@ static void op_restart(const op *o, test_rng *r)
 {
     if (o->kind == OP_AGENT) {
         int n = (int)pick(r, (uint64_t)plan.agent_count);
+        while (agents[n].users) world_sleep_us(10000, "users of an agent");
         people_do(AT_AGENT + n, "stop", agent_stop, n);
         world_sleep_us((int64_t)pick(r, 3000000), "a restart");
         people_do(AT_AGENT + n, "start", agent_start, n);
@@ -283,10 +398,24 @@ static void op_restart(const op *o, test_rng *r)
     proxies[n].is_closing = 0;
 }
 
+static void op_jump(int64_t us)
+{
+    wd.clock.now_us += us;
+    wd.jumped_us += us;
+}
+
 static void fault_do(const op *o)
 {
     test_rng r = test_rng_seeded(o->seed);
     switch ((int)o->kind) {
+    case OP_PORT: change_port(&r); break;
+    case OP_LIMITS: change_limits(&r); break;
+    case OP_TABLE: change_table(&r); break;
+    case OP_DRAIN:
+    case OP_KILL: change_session(o->kind == OP_KILL, &r); break;
+    case OP_AGENT_FINISHES: change_agent(&r); break;
+    case OP_PROXY_FINISHES: change_proxy(&r); break;
+    case OP_REVOKE: change_revoke(&r); break;
     case OP_RESET:
     case OP_FORGET: op_break(o, &r); break;
     case OP_STALL:
@@ -301,7 +430,7 @@ static void fault_do(const op *o)
         dns.mode = (enum dns_mode)pick(&r, 5);
         dns.delay_us = (int64_t)pick(&r, 1 << pick(&r, 23));
         break;
-    case OP_JUMP: wd.clock.now_us += (int64_t)pick(&r, 1 << pick(&r, 27)); break;
+    case OP_JUMP: op_jump((int64_t)pick(&r, 1 << pick(&r, 27))); break;
     default: break;
     }
 }
@@ -309,11 +438,16 @@ static void fault_do(const op *o)
 static void *fault_main(void *arg)
 {
     const op *o = arg;
-    int is_restart = o->kind == OP_AGENT || o->kind == OP_PROXY;
+    int is_restart = o->kind == OP_AGENT || o->kind == OP_PROXY || o->kind == OP_AGENT_FINISHES ||
+                     o->kind == OP_PROXY_FINISHES;
     while (is_restart && restarts_running) world_sleep_us(100000, "another restart");
     restarts_running += is_restart;
     fault_do(o);
     restarts_running -= is_restart;
+    if (op_kinds[o->kind].class == OP_CHANGES) {
+        changes_running--;
+        return NULL;
+    }
     faults_running--;
     fault_us = wd.clock.now_us;
     return NULL;
@@ -323,11 +457,18 @@ static void op_do(const op *o)
 {
     test_rng r = test_rng_seeded(o->seed);
     world_note("op %s", op_kinds[o->kind].name);
-    if (op_kinds[o->kind].is_fault) {
-        faults_running++;
+    if (op_kinds[o->kind].class != OP_USES) {
+        faults_running += op_kinds[o->kind].class == OP_BREAKS;
+        changes_running += op_kinds[o->kind].class == OP_CHANGES;
         people_new(AT_CLIENT, op_kinds[o->kind].name, fault_main, (void *)(uintptr_t)o);
     } else if (o->kind == OP_HOSTILE) {
         op_hostile(&r);
+    } else if (o->kind == OP_FRONT) {
+        op_front(&r);
+    } else if (o->kind == OP_INTRUDER) {
+        clients_running++;
+        people_new(AT_HOSTILE, "intruder", intruder_main,
+                   (void *)(intptr_t)pick(&r, (uint64_t)plan.proxy_count));
     } else if (o->kind == OP_WAIT) {
         world_sleep_us((int64_t)pick(&r, 1 << pick(&r, 25)), "an interval");
     } else {

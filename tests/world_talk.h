@@ -5,7 +5,7 @@
 #ifndef REVDIAL_TEST_WORLD_TALK_H
 #define REVDIAL_TEST_WORLD_TALK_H
 
-#include "world_marks.h"
+#include "world_names.h"
 
 enum {
     TALKS = 256,
@@ -39,9 +39,11 @@ typedef struct talk {
     int gives_up;        // 1 the client, 2 the target, 0 nobody
     size_t gives_up_at;  // bytes read and written
     int64_t begun_us, over_us;
-    int is_strict;  // nothing may stop it
+    int is_strict;   // nothing may stop it
+    int may_refuse;  // before its target has been reached
     talk_side side[2];
     const char *how;
+    char client_at[60];  // as the far end is told; "": not known
 } talk;
 
 // What moves the bytes of one side.
@@ -270,7 +272,8 @@ static int way_exactly(const talk_way *w, uint8_t *buf, size_t len, int is_write
 }
 
 // The other end of a client: a target's connection, or a handler's stream.
-static void talk_answer(const talk_way *w)
+//   client   where it comes from, as this end was told; NULL or "": nothing
+static void talk_answer(const talk_way *w, const char *client)
 {
     uint8_t head[TALK_HEAD];
     uint32_t key;
@@ -284,6 +287,9 @@ static void talk_answer(const talk_way *w)
         way_close(w, 1);
         return;
     }
+    if (client && client[0] && talks[key].client_at[0] && strcmp(client, talks[key].client_at))
+        world_fail("transfer %u is of %s, its target is told %s", key, talks[key].client_at,
+                   client);
     if (talks[key].side[1].begun) {
         world_fail("transfer %u (%s) arrives twice", key, talks[key].how);
         way_close(w, 1);
