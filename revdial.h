@@ -27205,8 +27205,12 @@ static int rvd_agent_egress_receive(rvd_agent_link *l)
     if (n == -EAGAIN) io->ready &= ~(unsigned)RVD_LOOP_READ;
     if (n < 0) return (int)n;
     size_t used = revdial_egress_input(l->egress, buf, (size_t)n);
-    if (used > 0) n = rvd_sys_read(io->fd, buf, used);
-    return n < 0 ? (int)n : 1;
+    while (used > 0) {  // they are there, but perhaps not in one piece
+        n = rvd_sys_read(io->fd, buf, used);
+        if (n <= 0) return n == -EAGAIN || n == 0 ? -ECONNABORTED : (int)n;
+        used -= (size_t)n;
+    }
+    return 1;
 }
 
 // Goes on with the egress proxy for as long as there is something to send or to read.

@@ -36,13 +36,14 @@
     X(pthread_mutex_init, "mutex|memory|pool") \
     X(read, "") \
     X(readv, "receiving|reading|the connection was lost") \
-    X(recv, "receiving|reading|gone|the connection was lost") \
-    X(send, "sending|writing|gone|the connection was lost") \
-    X(sendmsg, "sending|writing|gone|the connection was lost") \
+    X(recv, "receiving|reading|gone|the connection was lost|egress proxy was lost") \
+    X(send, "sending|writing|gone|the connection was lost|egress proxy was lost") \
+    X(sendmsg, "sending|writing|gone|the connection was lost|egress proxy was lost") \
     X(setsockopt, "listen") \
     X(shutdown, "receiving|sending|reading|writing|gone") \
     X(socket, "socket|listen|connect|over a budget|unreachable") \
-    X(splice, "receiving|sending|reading|writing|gone|the connection was lost") \
+    X(splice, \
+      "receiving|sending|reading|writing|gone|the connection was lost|egress proxy was lost") \
     X(syscall, "") \
     X(write, "")
 

@@ -57,6 +57,9 @@
     X(ROUTE_REFUSES, "", "") \
     X(NOT_ALLOWED, "", "") \
     X(HEADER_FOR_TARGET, "", "") \
+    X(EGRESS_CONNECT, "", "") \
+    X(EGRESS_SOCKS, "", "") \
+    X(EGRESS_REFUSED, "", "") \
     X(CALM, "", "") \
     X(SETTLED_AFTER_FAULTS, "", "")
 

@@ -39,8 +39,9 @@ typedef struct world_plan {
     unsigned max_pending;
     int is_bulk;  // transfers are so large that they go through pipes
     int has_front, proxy_protocol;
-    int has_records;  // the sessions' transport is that of world_record.h
-    int has_changes;  // dials wait for backends that are about to come back
+    int egress[AGENTS];  // 1: through CONNECT, 2: through SOCKS
+    int has_records;     // the sessions' transport is that of world_record.h
+    int has_changes;     // dials wait for backends that are about to come back
 } world_plan;
 
 static int story_is_calm(void);  // nothing is broken
@@ -268,6 +269,9 @@ static void *agent_start(void *arg)
         c.auth_schemes = REVDIAL_AUTH_DIGEST;
     }
     c.proxy_protocol = plan.proxy_protocol;
+    if (plan.egress[n])
+        c.egress =
+            plan.egress[n] == 1 ? "http://u:p@10.0.0.11:3128" : "socks5://u:p@10.0.0.11:1080";
     if (plan.serves[n] == SERVES_HANDLER)
         c.handler = agent_handler;
     else

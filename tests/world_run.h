@@ -10,9 +10,9 @@ enum {
     WORLD_SETTLE_US = 100000000
 };
 
-static const char *const machine_names[MACHINES] = {"proxy-0", "proxy-1",  "agent-0", "agent-1",
-                                                    "agent-2", "targets",  "client",  "client-2",
-                                                    "hostile", "hostile-2"};
+static const char *const machine_names[MACHINES] = {"proxy-0", "proxy-1",   "agent-0", "agent-1",
+                                                    "agent-2", "targets",   "client",  "client-2",
+                                                    "hostile", "hostile-2", "egress"};
 
 // ---- what must hold
 
@@ -173,6 +173,7 @@ static void *director_main(void *arg)
     for (int i = 0; i < plan.proxy_count; i++) people_do(AT_PROXY + i, "start", proxy_start, i);
     for (int i = 0; i < plan.agent_count; i++) people_do(AT_AGENT + i, "start", agent_start, i);
     world_await_agents();
+    egress_is_bad = !story.is_calm;
     for (int i = 0; i < story.count && !wd.failed; i++) {
         world_sleep_us(story.ops[i].wait_us, "the next operation");
         op_do(&story.ops[i]);
@@ -219,7 +220,8 @@ static void world_begin(const script *s, int trace)
     memset(&futex_waits, 0, sizeof futex_waits);
     wd.trace = trace;
     people_tries = PEOPLE_TRIES;
-    record_fails_one_in = pipe_denied_one_in = 0;
+    egress_is_bad = 0;
+    record_fails_one_in = egress_bad_one_in = pipe_denied_one_in = 0;
     people_hear = NULL;
     wd.clock.now_us = (int64_t)1 << pick(&r, 48);
     talk_count = handlers_running = clients_running = faults_running = changes_running = 0;
@@ -273,6 +275,8 @@ static int world_play(const script *s, int trace, void *(*director)(void *), uin
     story = *s;
     world_begin(s, trace);
     people_new(AT_TARGET, "targets", target_main, (void *)(intptr_t)PORT_TARGET);
+    people_new(AT_EGRESS, "egress", egress_main, (void *)(intptr_t)PORT_CONNECT);
+    people_new(AT_EGRESS, "egress", egress_main, (void *)(intptr_t)PORT_SOCKS);
     people_new(AT_CLIENT, "director", director, NULL);
     world_loop();
     *hash = wd.hash;

@@ -7,6 +7,7 @@
 #include "world_change.h"
 
 static int world_is_faulty(void);
+#include "world_egress.h"
 #include "world_front.h"
 #include "world_hostile.h"
 
@@ -145,6 +146,14 @@ static int seed_has_changes(uint64_t seed)
     return pick(&r, 3) != 0;
 }
 
+static void plan_draw_egress(uint64_t seed)
+{
+    test_rng r = test_rng_seeded(seed ^ 0x3107C);
+    if (pick(&r, 4)) return;
+    for (int i = 0; i < AGENTS; i++) plan.egress[i] = (int)pick(&r, 3);
+    egress_bad_one_in = (unsigned)pick(&r, 5);
+}
+
 // Whatever is drawn here leaves the rest of a seed as it is.
 static void plan_draw_more(uint64_t seed)
 {
@@ -155,6 +164,7 @@ static void plan_draw_more(uint64_t seed)
     if (plan.proxy_protocol > 2) plan.proxy_protocol = 0;
     plan.is_bulk = pick(&r, 16) == 0;
     plan.has_records = pick(&r, 5) == 0;
+    plan_draw_egress(seed);
     record_fails_one_in = story.is_calm || pick(&r, 2) ? 0 : 10;
     if (!plan.is_bulk) return;
     tcp_window_least = 262144 << pick(&r, 3);
@@ -327,6 +337,7 @@ static void faults_end(void)
         for (int b = 0; b < MACHINES; b++) tcp_links[m][b].is_down = 0;
     }
     dns.mode = DNS_GOOD;
+    egress_is_bad = 0;
     wake_all(&dns.silent);
     tcp_links_up();
 }

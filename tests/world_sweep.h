@@ -113,6 +113,7 @@ static void sweep_plan(void)
     plan.is_bulk = sw.way == SWEEP_BULK;
     plan.proxy_protocol = sw.way == SWEEP_NAME ? 2 : sw.way == SWEEP_BULK;
     plan.has_records = sw.way == SWEEP_RECORDS;
+    plan.egress[0] = sw.way == SWEEP_HANDLER ? 1 : sw.way == SWEEP_RECORDS ? 2 : 0;
     if (plan.is_bulk) sweep_bulk();
     plan.is_websocket[0] = plan.is_digest[0] = sw.way == SWEEP_NAME;
     memset(&fault, 0, sizeof fault);
