@@ -60,6 +60,7 @@
     X(EGRESS_CONNECT, "", "") \
     X(EGRESS_SOCKS, "", "") \
     X(EGRESS_REFUSED, "", "") \
+    X(PEER_ASKED, "", "") \
     X(CALM, "", "") \
     X(SETTLED_AFTER_FAULTS, "", "")
 

@@ -38,7 +38,7 @@ typedef struct world_plan {
     int handshake_ms, keepalive_ms, dead_ms;
     unsigned max_pending;
     int is_bulk;  // transfers are so large that they go through pipes
-    int has_front, proxy_protocol;
+    int has_front, proxy_protocol, has_peers;
     int egress[AGENTS];  // 1: through CONNECT, 2: through SOCKS
     int has_records;     // the sessions' transport is that of world_record.h
     int has_changes;     // dials wait for backends that are about to come back
@@ -64,7 +64,9 @@ typedef struct world_proxy {
     int more[PORTS_MORE];                                      // the agent of a port more, plus one
     int is_taken[PORTS_MORE], is_swapped[AGENTS], is_revoked;  // by an operation
     unsigned up[AGENTS + 1];  // sessions by on_session; the last is a stranger's
-    people_log log;
+    people_log log, peer_log;
+    revdial_agent *peer;  // of the other proxy, in this process
+    unsigned peers_up;
 } world_proxy;
 
 typedef struct world_agent {
@@ -158,12 +160,14 @@ static void proxy_on_session(void *ud, revdial_session *s, int state, const revd
     revdial_session_get_info(s, &info);
     int i = 0;
     while (i < AGENTS && strcmp(info.name, agent_names[i])) i++;
+    if (info.is_peer && state == REVDIAL_UP) w->peers_up++;
+    if (info.is_peer && state == REVDIAL_DOWN) w->peers_up--;
     if (state == REVDIAL_UP) w->up[i]++;
     if (state == REVDIAL_DOWN && w->up[i]-- == 0)
         world_fail("a session of %s is down that was not up", info.name);
 }
 
-enum { PROXY_ROWS = 3 };
+enum { PROXY_ROWS = 4 };
 static const revdial_credential proxy_rows[PROXY_ROWS] = {
     {.secret = "s3cret", .names = "cam-*", .group = "cams"},
     {.secret = "s3cret",
@@ -171,7 +175,12 @@ static const revdial_credential proxy_rows[PROXY_ROWS] = {
      .names = "cam-*",
      .schemes = REVDIAL_AUTH_DIGEST,
      .group = "cams"},
-    {.secret = "evil", .names = "evil-*"}};
+    {.secret = "evil", .names = "evil-*"},
+    {.secret = "between us",
+     .user = "peer",
+     .names = "peer",
+     .schemes = REVDIAL_AUTH_DIGEST,
+     .group = "peers"}};
 
 static void people_target(int agent, char target[40])
 {
@@ -180,6 +189,8 @@ static void people_target(int agent, char target[40])
              is_name ? AT_TARGET : AT_TARGET + 1);
 }
 
+static void peer_start(int n);  // an agent of the other proxy, if they know each other
+static void peer_stop(int n);
 static void front_fill(revdial_expose *x, world_proxy *w, char at[40]);
 
 // A port of proxy n for clients of an agent.
@@ -206,7 +217,8 @@ static void *proxy_start(void *arg)
                               .expose_count = (size_t)(plan.agent_count + plan.has_front),
                               .on_session = proxy_on_session,
                               .ud = w,
-                              .max_pending = plan.max_pending};
+                              .max_pending = plan.max_pending,
+                              .peer_group = plan.has_peers ? "peers" : NULL};
     revdial_err err;
     snprintf(listen_at, sizeof listen_at, "10.0.0.%d:%d", n + 1, PORT_LISTEN);
     c.listen = listen_at;
@@ -222,12 +234,14 @@ static void *proxy_start(void *arg)
         if (!people_try_again("proxy", &err, i)) break;
     w->fds_idle = machines[AT_PROXY + n].fd_count;
     w->life++;
+    peer_start(n);
     return NULL;
 }
 
 static void *proxy_stop(void *arg)
 {
     world_proxy *w = &proxies[(intptr_t)arg];
+    peer_stop((int)(intptr_t)arg);
     if (w->p && revdial_proxy_stop(w->p) != 0) world_fail("the proxy does not stop");
     w->p = NULL;
     for (int i = 0; i <= AGENTS; i++)

@@ -20,6 +20,11 @@ static const char *const machine_names[MACHINES] = {"proxy-0", "proxy-1",   "age
 static void world_await_agents(void)
 {
     int64_t until = wd.clock.now_us + WORLD_UP_US;
+    for (int p = 0; p < plan.proxy_count && plan.has_peers; p++)
+        while (!proxies[p].peers_up && !wd.failed) {
+            if (wd.clock.now_us > until) world_fail("proxy %d has no peer", p);
+            world_sleep_us(100000, "a peer");
+        }
     for (int p = 0; p < plan.proxy_count; p++)
         for (int a = 0; a < plan.agent_count; a++)
             while ((p == 0 || plan.all_urls[a]) && !proxies[p].up[a] && !wd.failed) {
@@ -101,7 +106,7 @@ static void world_probe(void)
             t->is_strict = 1;
             c->t = t;
             c->agent = a;
-            c->proxy = plan.all_urls[a] ? p : 0;
+            c->proxy = plan.all_urls[a] || plan.has_peers ? p : 0;
             clients_running++;
             people_new(AT_CLIENT, "probe", client_tcp, c);
         }
@@ -139,7 +144,7 @@ static void world_check_gone(void)
         machine *m = &machines[AT_PROXY + p];
         if (s.streams) world_fail("proxy %d has %u streams that nobody uses", p, s.streams);
         // A session whose socket a thread of the application has read has a descriptor to wake it.
-        int most = proxies[p].fds_idle + 2 * (int)s.sessions;
+        int most = proxies[p].fds_idle + 2 * (int)s.sessions + (plan.has_peers ? PEER_FDS : 0);
         if (m->fd_count > most || m->fd_count < proxies[p].fds_idle + (int)s.sessions)
             world_fail("proxy %d has %d descriptors: %d and %u sessions", p, m->fd_count,
                        proxies[p].fds_idle, s.sessions);
@@ -205,6 +210,7 @@ static void world_simplify(unsigned simple)
     if (simple & SIMPLE_LINKS) links_quicken();
     if (simple & SIMPLE_PLAN) {
         plan.agent_count = plan.proxy_count = 1;
+        plan.has_peers = 0;
         plan.spin_us = 0;
         memset(&plan.limits, 0, sizeof plan.limits);
     }

@@ -9,6 +9,7 @@
 static int world_is_faulty(void);
 #include "world_egress.h"
 #include "world_front.h"
+#include "world_peers.h"
 #include "world_hostile.h"
 
 enum op_class { OP_USES, OP_CHANGES, OP_BREAKS };
@@ -165,6 +166,7 @@ static void plan_draw_more(uint64_t seed)
     plan.is_bulk = pick(&r, 16) == 0;
     plan.has_records = pick(&r, 5) == 0;
     plan_draw_egress(seed);
+    plan.has_peers = plan.proxy_count > 1 && seed % 3 == 0;
     record_fails_one_in = story.is_calm || pick(&r, 2) ? 0 : 10;
     if (!plan.is_bulk) return;
     tcp_window_least = 262144 << pick(&r, 3);
@@ -244,6 +246,13 @@ static void op_talk_by_more(client_order *c, int slot)
     c->t->may_refuse = 1;
 }
 
+// A proxy that can reach the agent: by a session of its own, or by its peer.
+static int op_proxy(int agent, test_rng *r)
+{
+    int n = (int)pick(r, (uint64_t)plan.proxy_count);
+    return plan.all_urls[agent] || plan.has_peers ? n : 0;
+}
+
 static void talk_draw(talk *t, test_rng *r)
 {
     static const size_t sizes[] = {0, 1, 100, 5000, 70000, 200000};
@@ -274,7 +283,7 @@ static void op_front(test_rng *r)
     f->t = t;
     f->mode = (enum front_mode)pick(r, FRONT_MODES);
     f->agent = (int)pick(r, (uint64_t)plan.agent_count);
-    f->proxy = plan.all_urls[f->agent] ? (int)pick(r, (uint64_t)plan.proxy_count) : 0;
+    f->proxy = op_proxy(f->agent, r);
     f->is_early = pick(r, 2) == 0;
     f->header = (int)pick(r, 5);
     f->pieces = 1 + (int)pick(r, 4);
@@ -301,7 +310,7 @@ static void op_talk(const op *o, test_rng *r)
     talk_draw(t, r);
     c->t = t;
     c->agent = (int)pick(r, (uint64_t)plan.agent_count);
-    c->proxy = plan.all_urls[c->agent] ? (int)pick(r, (uint64_t)plan.proxy_count) : 0;
+    c->proxy = op_proxy(c->agent, r);
     c->is_early = pick(r, 2) == 0;
     c->is_blocking = pick(r, 2) == 0;
     if (plan.is_bulk && t->mode != TALK_PINGS)
