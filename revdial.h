@@ -16581,12 +16581,13 @@ enum {
 typedef struct rvd_stream_work {
     pthread_mutex_t lock;  // a leaf: nothing is locked under it
     pthread_cond_t changed;
-    size_t count;  // guarded by lock
+    size_t count;   // guarded by lock
+    size_t relays;  // of them; guarded by lock
 } rvd_stream_work;
 
 static int rvd_stream_work_open(rvd_stream_work *w)
 {
-    w->count = 0;
+    w->count = w->relays = 0;
     return rvd_sys_monitor_open(&w->lock, &w->changed);
 }
 
@@ -16608,6 +16609,45 @@ static void rvd_stream_work_end(rvd_stream_work *w)
     w->count--;
     pthread_cond_broadcast(&w->changed);
     pthread_mutex_unlock(&w->lock);
+}
+
+static void rvd_stream_work_relay_begin(rvd_stream_work *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->count++;
+    w->relays++;
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void rvd_stream_work_relay_end(rvd_stream_work *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->count--;
+    w->relays--;
+    pthread_cond_broadcast(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static size_t rvd_stream_work_relays(rvd_stream_work *w)
+{
+    size_t n;
+    pthread_mutex_lock(&w->lock);
+    n = w->relays;
+    pthread_mutex_unlock(&w->lock);
+    return n;
+}
+
+// Waits until no relay is left: one may outlive its session, with bytes that its reader has not
+// taken yet. Returns 0 or -ETIMEDOUT; until_us INT64_MAX: for ever.
+static int rvd_stream_work_wait_relays(rvd_stream_work *w, int64_t until_us)
+{
+    int r = 0;
+    pthread_mutex_lock(&w->lock);
+    while (w->relays && r == 0)
+        r = rvd_sys_cond_wait(&w->changed, &w->lock, until_us == INT64_MAX ? -1 : until_us);
+    r = w->relays ? -ETIMEDOUT : 0;
+    pthread_mutex_unlock(&w->lock);
+    return r;
 }
 
 static void rvd_stream_work_wait(rvd_stream_work *w)
@@ -20189,7 +20229,7 @@ static void rvd_relay_free(rvd_relay *r)
     rvd_base_free(&s->heap, r->early, r->early_len);
     rvd_base_free(&s->heap, r, rvd_relay_size(r->is_split));
     rvd_stream_unlock(s);
-    rvd_stream_work_end(s->group->work);
+    rvd_stream_work_relay_end(s->group->work);
     revdial_session_unref(s);
 }
 
@@ -20486,7 +20526,7 @@ static int rvd_relay_start(revdial_stream *st, const rvd_relay_ends *ends,
     if (!code) {
         rvd_stream_meta_free_locked(st);  // nobody is left to ask for it
         rvd_stream_set_leave_locked(st);
-        rvd_stream_work_begin(s->group->work);
+        rvd_stream_work_relay_begin(s->group->work);
         if (!ends->watched) rvd_loop_post(s->loop, &r->start);
         if (revdial_engine_accept(s->engine, st->id) == REVDIAL_OK) rvd_stream_touch_locked(s);
     }
@@ -24917,10 +24957,13 @@ int revdial_proxy_drain(revdial_proxy *p, int timeout_ms)
     rvd_owner_snapshot_close(&p->own, &list);
     pthread_mutex_lock(&p->own.lock);
     while (p->own.member_count && !p->closing && r == 0) r = rvd_owner_wait_locked(&p->own, until);
-    r = p->own.member_count || p->own.was_cut || p->closing ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
+    pthread_mutex_unlock(&p->own.lock);
+    r = rvd_stream_work_wait_relays(&p->own.work, until);
+    pthread_mutex_lock(&p->own.lock);
+    if (p->own.member_count || p->own.was_cut || p->closing) r = -ETIMEDOUT;
     pthread_mutex_unlock(&p->own.lock);
     rvd_stream_work_end(&p->own.work);
-    return r;
+    return r ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
 }
 
 static void rvd_proxy_free(revdial_proxy *p)
@@ -26110,6 +26153,7 @@ struct revdial_agent {
     rvd_loop_task begin_task, stop_task;
     int stopping;
     int64_t stop_until_us;  // stopping: when streams must have ended
+    int has_delivered;      // stopping: relays got time after the last session
     uint64_t random;
     revdial_err verdict;  // why it stopped by itself
 
@@ -26822,14 +26866,31 @@ static void rvd_agent_look_again(revdial_agent *a, int64_t wait_us)
     rvd_loop_timer_move(a->loop, &a->stop_timer, rvd_loop_now(a->loop) + wait_us);
 }
 
-// Once all links have stopped and no session is left, the agent is over. Handlers and relays may
-// still run; the loop ends after them.
+// Do relays that have outlived their sessions get time to deliver what came? What they have not
+// delivered by then is lost.
+static int rvd_agent_delivers(revdial_agent *a)
+{
+    if (!a->stopping || !rvd_stream_work_relays(&a->own.work)) return 0;
+    if (rvd_loop_now(a->loop) >= a->stop_until_us) {
+        a->own.was_cut |= a->has_delivered;
+        return 0;
+    }
+    a->has_delivered = 1;
+    return 1;
+}
+
+// Once all links have stopped and no session is left, the agent is over. Handlers may still run;
+// the loop ends after them.
 static void rvd_agent_check_over(revdial_agent *a)
 {
     pthread_mutex_lock(&a->own.lock);
     int over = a->stopped_count + a->retired_count == a->link_count && a->own.member_count == 0;
     pthread_mutex_unlock(&a->own.lock);
     if (!over || a->is_over) return;
+    if (rvd_agent_delivers(a)) {
+        rvd_agent_look_again(a, RVD_AGENT_STOP_US / 10);
+        return;
+    }
     for (unsigned i = 0; i < a->name_count; i++) {
         rvd_lookup_cancel(a->lookups, &a->names[i]->lookup);
         rvd_loop_timer_stop(a->loop, &a->names[i]->timer);
@@ -27723,7 +27784,8 @@ static void rvd_agent_on_stop_timer(rvd_loop_timer *t)
 {
     revdial_agent *a = RVD_BASE_OWNER(t, revdial_agent, stop_timer);
     rvd_loop_timer_move(a->loop, t, INT64_MAX);  // into the place that it has just left
-    if (!a->is_over && *a->cfg.stop) rvd_agent_stop_links(a);
+    if (!a->is_over && a->cfg.stop && *a->cfg.stop) rvd_agent_stop_links(a);
+    if (!a->is_over && a->stopping) rvd_agent_check_over(a);
     if (!a->is_over) {
         rvd_agent_look_again(a, RVD_AGENT_STOP_US);
         return;

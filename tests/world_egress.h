@@ -54,12 +54,14 @@ static int egress_copy(int a, int b)
 {
     egress_pipe *p = calloc(2, sizeof *p);
     int r = 1;
+    unsigned idle = 0;
     if (!p) abort();
     p[0].from = p[1].to = a;
     p[0].to = p[1].from = b;
     while (r > 0 && !(p[0].is_over && p[1].is_over)) {
         int one = egress_move(&p[0]), two = egress_move(&p[1]);
         if (one < 0 || two < 0) r = 0;
+        if (one || two) idle = 0;
         if (one || two) continue;
         struct pollfd items[] = {{a, 0, 0}, {b, 0, 0}};
         for (int i = 0; i < 2; i++) {
@@ -67,6 +69,7 @@ static int egress_copy(int a, int b)
             if (p[i].len) items[!i].events |= POLLOUT;
         }
         sim_poll(items, 2, 5000);
+        if (idle++) world_sleep_us(1000 << (idle < 9 ? idle : 9), "one that is over is ready");
     }
     free(p);
     return r;

@@ -37,7 +37,8 @@
     X(read, "") \
     X(readv, "receiving|reading|the connection was lost") \
     X(recv, "receiving|reading|gone|the connection was lost|egress proxy was lost") \
-    X(send, "sending|writing|gone|the connection was lost|egress proxy was lost") \
+    X(send, "sending|writing|gone|the connection was lost|egress proxy was lost|unreachable|over " \
+            "a budget") \
     X(sendmsg, "sending|writing|gone|the connection was lost|egress proxy was lost") \
     X(setsockopt, "listen") \
     X(shutdown, "receiving|sending|reading|writing|gone") \

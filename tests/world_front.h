@@ -215,7 +215,7 @@ static int front_verdict(const front_order *o, const talk_way *w)
 
 static int front_is_sure(const front_order *o)
 {
-    return !world_is_faulty() && !o->t->may_refuse;
+    return story_is_calm() && !o->t->may_refuse;
 }
 
 // A refused client gets the whole reply and EOF, or is reset.
@@ -300,7 +300,7 @@ static void front_intrude(int proxy)
         if (n == -EAGAIN) way_wait(&way, 1, 0);
     }
     if (n > 0) world_fail("a stranger is told something");
-    if (n == -EAGAIN && !world_is_faulty()) world_fail("a client that is not allowed stays");
+    if (n == -EAGAIN && story_is_calm()) world_fail("a client that is not allowed stays");
     mark_set(MARK_NOT_ALLOWED);
     way_close(&way, 0);
 }

@@ -75,7 +75,8 @@ enum {
     SIMPLE_LINKS = 4,  // fast links
     SIMPLE_PLAN = 8,   // one proxy, one agent, default limits
     SIMPLE_MORE = 16,  // without what plan_draw_more() adds
-    SIMPLE_END = 32
+    SIMPLE_END = 32,
+    SIMPLE_CALM = 64  // of a test: nothing is broken, but a transfer may be refused
 };
 
 typedef struct script {

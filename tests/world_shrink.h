@@ -86,8 +86,8 @@ static void script_print(const script *s)
     for (int i = 0; i < s->count; i++) printf("%s%d", i ? "," : "", s->ops[i].number);
     printf("%s --simple %u --trace\n", s->count ? "" : "none", s->simple);
     for (int i = 0; i < s->count; i++)
-        printf("    %3d  after %8.3f ms  %s\n", s->ops[i].number, (double)s->ops[i].wait_us / 1000,
-               op_kinds[s->ops[i].kind].name);
+        printf("    {OP_%s, %d, %lld, %lluu},\n", op_kinds[s->ops[i].kind].name, s->ops[i].number,
+               (long long)s->ops[i].wait_us, (unsigned long long)s->ops[i].seed);
 }
 
 #endif
