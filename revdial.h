@@ -25577,6 +25577,7 @@ revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err 
 #define RVD_AGENT_STEADY_US 30000000    // after this time up the next failure is a first one
 #define RVD_AGENT_BACKOFF_MIN_MS 500    // default: a proxy that restarts is soon back
 #define RVD_AGENT_BACKOFF_MAX_MS 30000  // default: 1000 agents make about 67 attempts a second
+#define RVD_AGENT_LAST_US 2000000       // after a drain: time for last frames to a silent peer
 #define RVD_AGENT_STOP_US 100000        // how often the stop flag is looked at
 #define RVD_AGENT_TARGET (RVD_SYS_TEXT_MAX + 256)  // room for "unix:/path" or HOST:PORT
 #define RVD_AGENT_NO_RULES "out of memory for the allow list"
@@ -26154,6 +26155,7 @@ struct revdial_agent {
     int stopping;
     int64_t stop_until_us;  // stopping: when streams must have ended
     int has_delivered;      // stopping: relays got time after the last session
+    int has_cut;            // stopping: sessions that still had frames to send were closed
     uint64_t random;
     revdial_err verdict;  // why it stopped by itself
 
@@ -27753,6 +27755,7 @@ static void rvd_agent_stop_links(revdial_agent *a)
     if (a->stopping && until_us >= a->stop_until_us) return;
     a->stopping = 1;
     a->stop_until_us = until_us;
+    if (until_us != INT64_MAX) rvd_agent_look_again(a, until_us - rvd_loop_now(a->loop));
     for (unsigned i = 0; i < a->link_count; i++) {
         rvd_agent_link *l = a->links[i];
         // A link whose credential_fn runs stops when that returns; a joined one with its session.
@@ -27774,6 +27777,14 @@ static void rvd_agent_stop_links(revdial_agent *a)
     rvd_agent_check_over(a);
 }
 
+// A session whose peer takes no bytes must not hold up the stop.
+static void rvd_agent_cut(revdial_agent *a)
+{
+    if (a->has_cut || rvd_loop_now(a->loop) < a->stop_until_us + RVD_AGENT_LAST_US) return;
+    a->has_cut = 1;
+    rvd_stream_group_end(&a->group);
+}
+
 static void rvd_agent_on_stop_task(rvd_loop_task *task)
 {
     rvd_agent_stop_links(RVD_BASE_OWNER(task, revdial_agent, stop_task));
@@ -27786,6 +27797,7 @@ static void rvd_agent_on_stop_timer(rvd_loop_timer *t)
     rvd_loop_timer_move(a->loop, t, INT64_MAX);  // into the place that it has just left
     if (!a->is_over && a->cfg.stop && *a->cfg.stop) rvd_agent_stop_links(a);
     if (!a->is_over && a->stopping) rvd_agent_check_over(a);
+    if (!a->is_over && a->stopping && a->stop_until_us != INT64_MAX) rvd_agent_cut(a);
     if (!a->is_over) {
         rvd_agent_look_again(a, RVD_AGENT_STOP_US);
         return;

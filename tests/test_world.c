@@ -101,6 +101,27 @@ TEST(a_proxy_that_drains_waits_for_clients_that_have_not_taken_all_that_their_se
     world_again(6361, SIMPLE_TURNS | SIMPLE_CALLS | SIMPLE_PLAN | SIMPLE_CALM, ops, 9);
 }
 
+TEST(an_agent_that_stops_is_not_held_up_by_a_proxy_that_takes_no_bytes)
+{
+    static const op ops[] = {{OP_FORGET, 0, 2139, 9105040294630366503u},
+                             {OP_DRAIN, 1, 1628, 223827649424689156u},
+                             {OP_CLIENT, 2, 902903, 11834798131503828816u},
+                             {OP_CLIENT, 3, 613, 7866503132705225031u},
+                             {OP_MEMORY, 4, 2447, 10729148479708404559u},
+                             {OP_PROXY_FINISHES, 5, 1469, 9917330766425868639u},
+                             {OP_PROXY_FINISHES, 6, 2852, 2692923678743258971u},
+                             {OP_AGENT_FINISHES, 7, 0, 2909130426696539711u},
+                             {OP_KILL, 8, 2336, 5741951524501061448u},
+                             {OP_RESOLVER, 9, 3897, 12271478315006417607u},
+                             {OP_PROXY, 10, 7, 4357516103590173000u},
+                             {OP_DIAL, 12, 2173, 8378078928487372635u},
+                             {OP_CLIENT, 13, 1024, 5571694968461174115u},
+                             {OP_CLIENT, 15, 2267, 10278317656438887877u},
+                             {OP_CLIENT, 18, 2374, 17075674788108968770u},
+                             {OP_FORGET, 19, 931, 2613842202145179386u}};
+    world_again(4532, 0, ops, 16);
+}
+
 TEST(every_seed_keeps_every_promise)
 {
     memset(marks_hit, 0, sizeof marks_hit);
