@@ -268,7 +268,8 @@ static void talk_draw(talk *t, test_rng *r)
         t->gives_up_at = (size_t)pick(r, t->plan[0] + t->plan[1] + 1);
     }
     t->is_strict = story.is_calm && !t->gives_up;
-    t->may_refuse = story.may_refuse || (story.drains && !plan.has_changes);
+    // An agent whose session drains comes back when that has ended.
+    t->may_refuse = story.may_refuse || story.drains;
 }
 
 // By the port whose route decides. A client that is refused there has nothing to transfer.
