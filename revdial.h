@@ -17623,8 +17623,6 @@ static void rvd_stream_dial_sink(revdial_stream *st, unsigned events)
             int code = s->why.code == REVDIAL_ECLOSED || s->why.code == REVDIAL_EDRAINING
                            ? s->why.code
                            : REVDIAL_ELOST;
-            // A backend that has finished said before it closed what it had accepted.
-            if (code == REVDIAL_EDRAINING) d->retry_safe = 1;
             rvd_stream_dial_fail_locked(s, d, code, s->why.msg);
             return;
         }

@@ -325,61 +325,6 @@ NEW_WORLD_TEST(early_bytes_are_there_at_the_backend_that_takes_the_stream_whoeve
     CHECK(r.refused >= 2);
 }
 
-typedef struct finisher {
-    world *w;
-    int fd, number;
-} finisher;
-
-// A backend that has finished before a SYN arrives: GoAway has passed it, and the connection ends.
-// Then another one comes.
-static void *finisher_run(void *arg)
-{
-    finisher *r = arg;
-    raw_frame f = {0};
-    uint8_t junk[4096];
-    while (raw_frame_read(r->fd, &f) && !(f.flags & RAW_SYN && f.type != RAW_PING))
-        if (f.type == RAW_DATA && f.len && !raw_read_all(r->fd, junk, f.len)) break;
-    raw_frame_send(r->fd, RAW_GOAWAY, 0, 0, 0);
-    shutdown(r->fd, SHUT_WR);
-    while (raw_read(r->fd, junk, sizeof junk) > 0) {
-    }
-    close(r->fd);
-    world_open_agent(r->w, r->number);
-    return NULL;
-}
-
-TEST(a_dial_whose_early_bytes_reach_a_backend_that_has_finished_goes_to_the_next_one)
-{
-    for (int is_async = 0; is_async < 2; is_async++) {
-        revdial_kv meta = {"do", "echo"};
-        revdial_dial_opts opts = {.meta = &meta, .meta_count = 1, .early = "first", .early_len = 5};
-        revdial_err err = {0};
-        char back[8] = "";
-        world w;
-        called c;
-        opts.flags = REVDIAL_DIAL_WAIT;
-        world_init(&w);
-        if (!world_open_proxy(&w)) return;
-        finisher r = {.w = &w};
-        r.fd =
-            raw_backend(w.address, "cam-1",
-                        "Revdial-Version: 1\r\nRevdial-Instance: b\r\n"
-                        "Revdial-Features: rstcode, promptack, preamble, drain, window=8192\r\n");
-        revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
-        pthread_t t = util_thread(finisher_run, &r);
-        called_init(&c, &w);
-        if (!is_async)
-            c.st = revdial_dial(w.proxy, "cam-1", &opts, &err);
-        else if (CHECK(revdial_dial_async(w.proxy, "cam-1", &opts, on_dial, &c) > 0))
-            util_gate_wait(&c.done, 1);
-        if (CHECK(c.st != NULL)) CHECK_INT(util_read_all(c.st, back, 5), 5);
-        CHECK_STR(back, "first");
-        revdial_close(c.st);
-        pthread_join(t, NULL);
-        world_close(&w);
-    }
-}
-
 TEST(a_session_that_was_told_to_drain_is_not_picked_while_another_is_there)
 {
     world w;
