@@ -804,9 +804,9 @@ REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
 REVDIAL_API int revdial_engine_set_limits(revdial_engine *e, const revdial_limits *limits,
                                           revdial_err *err);
 
-// Call it before a write if neither revdial_engine_input() nor revdial_engine_tick() has just been
-// given the time. With REVDIAL_FEATURE_PINGS the engine measures how long what is written takes to
-// reach the peer.
+// Call it before a write, and before an open with first bytes, if neither revdial_engine_input()
+// nor revdial_engine_tick() has just been given the time. With REVDIAL_FEATURE_PINGS the engine
+// measures how long what is written takes to reach the peer.
 REVDIAL_API void revdial_engine_set_now(revdial_engine *e, int64_t now_us);
 
 // Runs what is due: pings, timeouts, delayed frames. Early calls do nothing.
@@ -3452,6 +3452,7 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 #define RVD_PACE_STALE_US 5000000   //   and at half of it the queue is drained to measure it again
 #define RVD_PACE_SETTLE_US 1000000  // somebody else's queue is left alone for twice this,
 #define RVD_PACE_FREE_US 16000000   //   then up to this
+#define RVD_PACE_RIVAL_US 60000     // sessions like us let no longer queue stand
 #define RVD_PACE_SILENT_US 15000    // half a round trip and this time without a pong: more is sent,
 #define RVD_PACE_MORE_US 5000       //   again each time this has passed,
 #define RVD_PACE_WAIT_US 1000000    //   and after this time, and four round trips, there is no cap
@@ -3511,6 +3512,7 @@ typedef struct rvd_pace {
     uint8_t is_full;           // somebody has waited for room since the last ping
     uint8_t gain, full, late;  // rounds without a queue; rounds behind a long one; late pongs
     uint8_t far;               // pongs in a row that tell of a long queue
+    uint8_t has_rival;         // FREE: because of a queue that a session like us would not let stand
     // This round: of pings that were sent after `round_mark`.
     uint32_t round_mark, round_rate, last_rate, least_us, samples;
     uint32_t far_us;  // the least of those in a row
@@ -3603,7 +3605,7 @@ static int rvd_pace_is_long(const rvd_pace *p, uint32_t trip_us)
 
 static int rvd_pace_has_rival(const rvd_pace *p)
 {
-    return p->state == RVD_PACE_FREE;
+    return p->state == RVD_PACE_FREE && p->has_rival;
 }
 
 // How long frames may be, and turns of streams: a keystroke waits for one of each.
@@ -3718,9 +3720,11 @@ static void rvd_pace_drain(rvd_pace *p)
     rvd_pace_drain_to(p, p->last_rate);
 }
 
-static void rvd_pace_free(rvd_pace *p)
+// A queue stays although we do not fill it.
+static void rvd_pace_free(rvd_pace *p, uint32_t queue_us)
 {
     rvd_pace_become(p, RVD_PACE_FREE);
+    p->has_rival = queue_us > RVD_PACE_RIVAL_US;
     if (p->free_us == RVD_PACE_SETTLE_US) p->free_queue_us = p->free_rate = 0;
     p->free_at = p->now_us;
     p->free_us = rvd_base_min_u32(2 * p->free_us, RVD_PACE_FREE_US);
@@ -3788,7 +3792,7 @@ static void rvd_pace_round_end(rvd_pace *p, uint32_t added)
         break;
     case RVD_PACE_DRAIN:
         if (rvd_pace_is_long(p, p->least_us))
-            rvd_pace_free(p);
+            rvd_pace_free(p, queue);
         else
             rvd_pace_hold(p, rvd_pace_rate(p));
         break;
@@ -3991,7 +3995,7 @@ static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t no
     if (rate > p->rates[p->round % RVD_PACE_ROUNDS]) p->rates[p->round % RVD_PACE_ROUNDS] = rate;
     rvd_pace_move(p, bytes);
     if (rvd_pace_is_others(p, value, trip)) {
-        rvd_pace_free(p);
+        rvd_pace_free(p, trip - p->min_us);
         rvd_pace_round_start(p, added);
     } else if (p->state == RVD_PACE_GROW) {
         rvd_pace_grow(p, &g, trip, added);
@@ -4028,7 +4032,7 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
     if (!p->count || now_us < rvd_pace_next_tick(p, now_us)) return;
     p->is_full = 0;
     p->extra = p->last_rate ? rvd_pace_bytes(p->last_rate, silent_us) : RVD_PACE_MOST;
-    if (silent_us >= RVD_PACE_WAIT_US + 4 * p->min_us) rvd_pace_free(p);
+    if (silent_us >= RVD_PACE_WAIT_US + 4 * p->min_us) rvd_pace_free(p, 0);
 }
 
 // ================================================================================================
@@ -7275,7 +7279,7 @@ static ptrdiff_t rvd_mux_reserve(rvd_mux *m, rvd_mux_stream *s, uint8_t **at, si
 {
     ptrdiff_t n = rvd_mux_write_begin(m, s, want);
     if (n <= 0) return n;
-    n = rvd_mux_frame_room(m, at, (uint32_t)n);
+    n = (ptrdiff_t)rvd_mux_frame_room(m, at, (uint32_t)n);
     return n ? n : REVDIAL_ENOMEM;
 }
 
@@ -17763,7 +17767,7 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
     revdial_engine_info info;
     revdial_stream *st;
     int is_early;
-    int64_t id, left_ms = (d->deadline_us - rvd_sys_now_us()) / 1000;
+    int64_t id, now_us = rvd_sys_now_us(), left_ms = (d->deadline_us - now_us) / 1000;
     if (d->state == RVD_STREAM_DIAL_OVER) rvd_stream_dial_become(d, RVD_STREAM_DIAL_WAITING);
     rvd_base_link_remove(&d->link);
     rvd_stream_dial_note(d, 0, 0, NULL);
@@ -17780,6 +17784,7 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
     d->holds_early = !is_early && rvd_stream_dial_holds(d, &info);
     if (d->holds_early) opts.early_len = 0;
     st = rvd_stream_new_locked(s);
+    revdial_engine_set_now(s->engine, now_us);
     id = st ? revdial_engine_open(s->engine, &opts, st) : REVDIAL_ENOMEM;
     if (id > 0) {
         st->id = (uint32_t)id;

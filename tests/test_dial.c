@@ -593,6 +593,29 @@ NEW_WORLD_TEST(a_stream_that_the_handler_never_touches_is_refused_after_accept_t
     CHECK_INT(err.reset, REVDIAL_RESET_TIMEOUT);
 }
 
+// Queue control measures how long the first bytes take: not from the session's last event on.
+WORLD_TEST(what_a_dial_sends_after_a_pause_is_timed_from_then)
+{
+    static const char first[REVDIAL_EARLY_MAX];
+    char back[REVDIAL_EARLY_MAX];
+    revdial_kv meta = {"do", "echo"};
+    revdial_dial_opts opts = {
+        .meta = &meta, .meta_count = 1, .early = first, .early_len = sizeof first};
+    util_clock_stop();
+    util_clock_advance_ms(9000);  // no timer is due, so that nobody looks at it
+    revdial_stream *st = revdial_dial(w->proxy, "cam-1", &opts, NULL);
+    if (CHECK(st != NULL)) {
+        const rvd_pace *p = &st->session->engine->mux.pace;
+        uint32_t pings, missing;
+        CHECK_INT(util_read_all(st, back, sizeof back), sizeof back);
+        UTIL_EVENTUALLY((rvd_stream_lock(st->session), pings = p->value, missing = p->count,
+                         rvd_stream_unlock(st->session), pings && !missing));
+        CHECK(p->trip_us < 9000000);
+        revdial_close(st);
+    }
+    util_clock_run();
+}
+
 WORLD_TEST(an_early_dial_returns_at_once_and_learns_of_a_refusal_later)
 {
     revdial_kv meta[2] = {{"do", "silent"}, {"n", "71"}};

@@ -327,6 +327,19 @@ TEST(a_queue_that_an_idle_link_has_is_somebody_elses)
     session_fill(&s);
     session_answer(&s, 200000);
     CHECK_INT(rvd_pace_room(&s.p, s.added), UINT32_MAX);
+    CHECK(rvd_pace_has_rival(&s.p));
+}
+
+TEST(a_queue_that_a_session_like_us_lets_stand_is_no_rivals)
+{
+    for (uint32_t ms = 40; ms <= 80; ms += 40) {
+        rvd_pace p;
+        rvd_pace_init(&p, SECOND);
+        rvd_pace_trip(&p, 40000, SECOND);
+        rvd_pace_free(&p, 1000 * ms);
+        CHECK_INT(rvd_pace_room(&p, 1 << 20), UINT32_MAX);
+        CHECK_INT(rvd_pace_has_rival(&p), ms == 80);
+    }
 }
 
 TEST(a_full_pipe_without_a_ping_is_looked_at_at_once)
