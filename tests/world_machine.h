@@ -247,6 +247,14 @@ static int epoll_take(file *ep, struct epoll_event *out, int max)
     return n;
 }
 
+// An agent may have connected while its proxy was still starting.
+static int machine_connections(const machine *m)
+{
+    int n = 0;
+    for (int fd = 3; fd < MACHINE_FDS; fd++) n += m->fds[fd] && m->fds[fd]->end;
+    return n;
+}
+
 static void machine_init(machine *m, int number, const char *name)
 {
     memset(m, 0, sizeof *m);

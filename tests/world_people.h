@@ -232,7 +232,7 @@ static void *proxy_start(void *arg)
     memset(w->up, 0, sizeof w->up);
     for (int i = 0; !(w->p = revdial_proxy_start(&c, &err)); i++)
         if (!people_try_again("proxy", &err, i)) break;
-    w->fds_idle = machines[AT_PROXY + n].fd_count;
+    w->fds_idle = machines[AT_PROXY + n].fd_count - machine_connections(&machines[AT_PROXY + n]);
     w->life++;
     peer_start(n);
     return NULL;
