@@ -19038,8 +19038,8 @@ static int rvd_stream_session_run(revdial_session *s)
     if (r < 0) return r;
     rvd_stream_work_begin(s->group->work);
     rvd_base_link_push(&s->group->sessions, &s->link);
+    rvd_stream_lock(s);  // its owner may give it other limits
     rvd_sys_tune_session(s->fd, s->look.timeout_ms, s->group->congestion);
-    rvd_stream_lock(s);
     rvd_stream_queue_set_locked(s, RVD_STREAM_QUEUE_START);
     s->pace.since_us = s->pace.thin_us = rvd_loop_now(s->loop);
     rvd_stream_flush_soon_locked(s);

@@ -171,8 +171,8 @@ static int sim_control(int fd, int what, int value)
     if (!f) return (int)sim_result(-EBADF);
     switch (what) {
     case F_DUPFD_CLOEXEC: {  // it needs a number, but no file
-        int fd = fd_take(f, value);
-        return (int)sim_result(fd == -ENFILE ? -EMFILE : fd);
+        int copy = fd_take(f, value);
+        return (int)sim_result(copy == -ENFILE ? -EMFILE : copy);
     }
     case F_GETFL: return O_RDWR | (f->is_nonblocking ? O_NONBLOCK : 0);
     case F_SETFL: f->is_nonblocking = (value & O_NONBLOCK) != 0; return 0;

@@ -170,7 +170,7 @@ static void plan_draw_more(uint64_t seed)
     plan.has_peers = plan.proxy_count > 1 && seed % 3 == 0;
     record_fails_one_in = story.is_calm || pick(&r, 2) ? 0 : 10;
     if (!plan.is_bulk) return;
-    tcp_window_least = 262144 << pick(&r, 3);
+    tcp_window_least = (size_t)262144 << pick(&r, 3);
     tcp_window_most = 1 << 20;
     plan.limits.stream_window = 262144u << pick(&r, 4);
     plan.limits.stream_rate = 0;
