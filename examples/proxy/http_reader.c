@@ -327,6 +327,36 @@ static int http_path_is_escaped(http_text path)
     return 1;
 }
 
+// The byte at *i of such a path, which moves behind it: an escape is what it stands for.
+static int http_path_byte(http_text path, size_t *i)
+{
+    size_t at = *i;
+    *i += path.at[at] == '%' ? 3 : 1;
+    return path.at[at] == '%' ? http_hex(path.at[at + 1]) << 4 | http_hex(path.at[at + 2])
+                              : (unsigned char)path.at[at];
+}
+
+// Does it lead above the root, as "/../x" does? Some readers drop such a "..", others refuse it.
+static int http_path_climbs(http_text path)
+{
+    int depth = 0, dots = 0, others = 0, is_end = 0;
+    for (size_t i = 0; !is_end;) {
+        int c = '/';
+        is_end = i == path.len || path.at[i] == '?';
+        if (!is_end) c = http_path_byte(path, &i);
+        if (c != '/') {
+            *(c == '.' ? &dots : &others) += 1;
+            continue;
+        }
+        if (others || dots > 2)
+            depth++;
+        else if (dots == 2 && depth-- == 0)
+            return 1;
+        dots = others = 0;
+    }
+    return 0;
+}
+
 // absolute-form (3.2.2) becomes origin-form, and its authority is kept.
 static const char *http_target_parse(http_head *h, http_text target)
 {
@@ -336,11 +366,11 @@ static const char *http_target_parse(http_head *h, http_text target)
     size_t end = scheme;
     h->target = target;
     if (!http_path_is_escaped(target)) return "a '%' in the path begins no escape";
-    if (*target.at == '/') return NULL;
-    if (scheme == 0) return "the target is neither a path nor http://HOST/PATH";
-    while (end < target.len && target.at[end] != '/' && target.at[end] != '?') end++;
+    if (*target.at != '/' && !scheme) return "the target is neither a path nor http://HOST/PATH";
+    while (scheme && end < target.len && target.at[end] != '/' && target.at[end] != '?') end++;
     h->target = http_part(target, end, target.len);
-    return http_authority_parse(h, http_part(target, scheme, end));
+    if (http_path_climbs(h->target)) return "the path leads above the root";
+    return scheme ? http_authority_parse(h, http_part(target, scheme, end)) : NULL;
 }
 
 // "HTTP/1.1" (2.3). Returns 0 or the status.
