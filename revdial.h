@@ -3512,7 +3512,7 @@ typedef struct rvd_pace {
     uint8_t is_full;           // somebody has waited for room since the last ping
     uint8_t gain, full, late;  // rounds without a queue; rounds behind a long one; late pongs
     uint8_t far;               // pongs in a row that tell of a long queue
-    uint8_t has_rival;         // FREE: because of a queue that a session like us would not let stand
+    uint8_t has_rival;         // FREE: because of a queue that no session like us lets stand
     // This round: of pings that were sent after `round_mark`.
     uint32_t round_mark, round_rate, last_rate, least_us, samples;
     uint32_t far_us;  // the least of those in a row

@@ -307,7 +307,7 @@ supervised() {
     said supervisor.out '^RELOADING=1 MONOTONIC_USEC=[0-9]*$' 5 &&
         said supervisor.out '^READY=1$' 5 2 || return
     kill -TERM "${pid_of[configured]}"
-    said supervisor.out '^STOPPING=1$' 5 && await_end configured 5 || return
+    said supervisor.out '^STOPPING=1 WATCHDOG_USEC=0$' 5 && await_end configured 5 || return
     end_now supervisor
 }
 
@@ -320,7 +320,7 @@ agent_is_supervised() {
     kill -HUP "${pid_of[agent]}"
     said supervisor.out '^RELOADING=1 ' 5 && said supervisor.out '^READY=1$' 5 2 || return
     kill -TERM "${pid_of[agent]}"
-    said supervisor.out '^STOPPING=1$' 5 && await_end agent 5 || return
+    said supervisor.out '^STOPPING=1 WATCHDOG_USEC=0$' 5 && await_end agent 5 || return
     end_now supervisor
 }
 
