@@ -27290,7 +27290,7 @@ static void rvd_agent_egress_pass(rvd_agent_link *l)
         state = revdial_egress_state(l->egress, &err, &retry_after_ms);
     } while (r > 0 && state == 0);
     if (state == 0 && r == -EAGAIN && sent == 0) return;
-    if (state == 0) {
+    if (state == 0 || (state > 0 && r < 0)) {  // or else what was not taken would go to the proxy
         rvd_sys_fail(&err, REVDIAL_ELOST, r == -EAGAIN ? -sent : -r, rvd_agent_link_hop(l),
                      "the connection to the egress proxy was lost");
         state = err.code;

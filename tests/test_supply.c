@@ -25,6 +25,11 @@ typedef struct way {
     int is_eof;
 } way;
 
+static size_t way_below(way *w, size_t n)
+{
+    return (size_t)test_below(&w->rng, n);
+}
+
 static size_t supply(rig *r, uint32_t id, size_t want)
 {
     size_t n = revdial_engine_supply(r->e, id, want);
@@ -132,9 +137,9 @@ static void way_input(way *w, const uint8_t *bytes, size_t n, int takes)
     while (n > 0) {
         void *ud = NULL;
         size_t coming = takes ? revdial_engine_coming(r->e, &ud) : 0;
-        size_t len = coming ? coming : 1 + (size_t)test_below(&w->rng, 70000);
+        size_t len = coming ? coming : 1 + way_below(w, 70000);
         if (len > n) len = n;
-        if (coming && len > 1 && test_below(&w->rng, 2)) len = 1 + test_below(&w->rng, len);
+        if (coming && len > 1 && way_below(w, 2)) len = 1 + way_below(w, len);
         CHECK(!coming == !ud && (!ud || ud == w));
         if (coming) {
             judge_in(&r->wire, bytes, len);
@@ -144,7 +149,7 @@ static void way_input(way *w, const uint8_t *bytes, size_t n, int takes)
             rig_drain(r);
         } else {
             len = rig_feed_once(r, bytes, len);
-            if (test_below(&w->rng, 4)) way_read(w, SIZE_MAX);
+            if (way_below(w, 4)) way_read(w, SIZE_MAX);
         }
         bytes += len;
         n -= len;
@@ -216,14 +221,14 @@ static void way_transfer(way *w, uint64_t bytes, size_t step, int takes)
     if (!buf) abort();
     for (unsigned turn = 0; !w->is_eof && turn < 4000000; turn++) {
         size_t left = (size_t)(bytes - w->written);
-        size_t most = LONG + (size_t)test_below(&w->rng, 4 * LONG);
-        if (left && test_below(&w->rng, 3))
-            way_supply(w, left < most ? left : most, 1 + test_below(&w->rng, most));
+        size_t most = LONG + way_below(w, 4 * LONG);
+        if (left && way_below(w, 3))
+            way_supply(w, left < most ? left : most, 1 + way_below(w, most));
         else if (left)
-            way_write(w, 1 + test_below(&w->rng, left));
+            way_write(w, 1 + way_below(w, left));
         if (!left) revdial_engine_end_write(w->p.proxy->e, w->id);
-        way_input(w, buf, way_output(w, buf, 1 + test_below(&w->rng, step)), takes);
-        if (test_below(&w->rng, 3) == 0) way_give_back(w, test_below(&w->rng, 300000));
+        way_input(w, buf, way_output(w, buf, 1 + way_below(w, step)), takes);
+        if (way_below(w, 3) == 0) way_give_back(w, way_below(w, 300000));
         if (turn % 8 == 0) way_read(w, SIZE_MAX);
         if (turn % 8 == 0) way_back(w);
     }

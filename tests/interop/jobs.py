@@ -343,7 +343,7 @@ def goaway(link):
 JOBS = [
     ({}, [one_byte, fin_ours, fin_theirs, reset_ours, reset_theirs, bulk, slow_ours, slow_theirs]),
     ({}, [streams]),
-    ({'slice': 0}, [pings, quiet, stop_ours, stop_theirs]),
+    ({'slice': 0}, [pings, stop_ours, stop_theirs, quiet]),
     ({'slice': 0}, [fin_in_frame]),
     ({'slice': 0}, [reset_in_frame]),
     ({'slice': 1}, [slices]),
