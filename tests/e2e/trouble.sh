@@ -349,10 +349,12 @@ agent_is_killed() {
         back_within $back_ms "$EPOCHREALTIME"
 }
 
-state_of() { echo "$(descriptors "$1") $(ls "/proc/${pid_of[$1]}/task" | wc -l)"; }
-is_as_it_was() { [ "$(state_of proxy)" = "$1" ]; }
+threads() { ls "/proc/${pid_of[$1]}/task" | wc -l; }
+state_of() { echo "$(descriptors "$1") $(threads "$1")"; }
+# is_no_more_than DESCRIPTORS THREADS
+is_no_more_than() { [ "$(descriptors proxy)" -le "$1" ] && [ "$(threads proxy)" -le "$2" ]; }
 
-# F41: CHAOS_ROUNDS faults at random by CHAOS_SEED, after which the proxy has what it had before.
+# F41: CHAOS_ROUNDS faults at random by CHAOS_SEED, after which the proxy has no more than before.
 faults_at_random() {
     local i before played=
     RANDOM=${CHAOS_SEED:-1}
@@ -367,7 +369,7 @@ faults_at_random() {
         $1 || { fail "in round $i$played: $why"; return; }
     done
     end_now reader writer idler
-    until_true 10 is_as_it_was "$before" ||
+    until_true 10 is_no_more_than $before ||
         { fail "descriptors and threads: $(state_of proxy), $before before$played"; return; }
     figures="$rounds faults, descriptors and threads $before as before"
 }
