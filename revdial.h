@@ -5490,7 +5490,7 @@ static void rvd_mux_turns_set(rvd_mux *m)
     if (!rvd_mux_is_paced(m)) return;
     m->quantum = rvd_base_min_u32(m->quantum, rvd_pace_frame(&m->pace));
     m->frame_max = rvd_base_min_u32(m->frame_max, rvd_pace_frame(&m->pace));
-    // No longer: sockets that are read seldom hold 64 KiB, which would be a small part of a turn.
+    // A longer turn would be unfair: a socket that is read seldom may hold no more than 64 KiB.
     if (m->bulk >= RVD_MUX_BULK && rvd_mux_may_supply(m)) m->quantum = (uint32_t)m->out_max / 2;
 }
 
@@ -13534,7 +13534,8 @@ static int rvd_sys_set_congestion(int fd, const char *name)
 }
 
 // CUBIC on Linux ends its slow start when round trips grow (HyStart). Behind somebody else's queue
-// that is at once, and then its share takes it half a minute. Reno's ends with the first loss.
+// they do so at once, and then it takes half a minute to get its share. Reno's slow start ends with
+// the first loss.
 //   returns  1: the socket starts as Reno; 0: it is not CUBIC's, or its start is over
 static int rvd_sys_start_as_reno(int fd)
 {
