@@ -664,6 +664,8 @@ TEST(a_connection_that_is_cut_is_never_eof_on_either_side)
         toy_world *tw = toy_world_new();
         revdial_err err = {0};
         util_state last = {0};
+        // A new session would replace the one that is cut, and end it for another reason.
+        tw->w.acfg.backoff_min_ms = tw->w.acfg.backoff_max_ms = 60000;
         REQUIRE(toy_world_open(tw));
         revdial_stream *st = world_dial(&tw->w, "sink", 0, &err);
         REQUIRE(st != NULL);
