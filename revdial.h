@@ -13751,14 +13751,15 @@ static void rvd_sys_sigpipe_hold(rvd_sys_sigpipe *s)
     s->was_pending = s->was_blocked && rvd_sys_sigpipe_is_pending();
 }
 
-static void rvd_sys_sigpipe_release(const rvd_sys_sigpipe *s, int broken)
+//   is_short  not all was written: it may have broken after the first part, which is no error then
+static void rvd_sys_sigpipe_release(const rvd_sys_sigpipe *s, int is_short)
 {
     sigset_t only;
     int taken;
     sigemptyset(&only);
     sigaddset(&only, SIGPIPE);
     // Pending, and for this thread alone: sigwait() returns at once.
-    if (broken && !s->was_pending && rvd_sys_sigpipe_is_pending()) sigwait(&only, &taken);
+    if (is_short && !s->was_pending && rvd_sys_sigpipe_is_pending()) sigwait(&only, &taken);
     if (!s->was_blocked) pthread_sigmask(SIG_SETMASK, &s->before, NULL);
 }
 
@@ -13768,7 +13769,7 @@ static ptrdiff_t rvd_sys_write_pipe(int fd, const void *buf, size_t len)
     ptrdiff_t n;
     rvd_sys_sigpipe_hold(&guard);
     RVD_SYS_RETRY(n, RVD_SYS(write)(fd, buf, len));
-    rvd_sys_sigpipe_release(&guard, n == -EPIPE);
+    rvd_sys_sigpipe_release(&guard, n < (ptrdiff_t)len);
     return n;
 }
 
@@ -13822,7 +13823,7 @@ static ptrdiff_t rvd_sys_splice_out(int from, int to, size_t len, int more)
     ptrdiff_t n;
     rvd_sys_sigpipe_hold(&guard);
     n = rvd_sys_splice(from, to, len, more);
-    rvd_sys_sigpipe_release(&guard, n == -EPIPE);
+    rvd_sys_sigpipe_release(&guard, n < (ptrdiff_t)len);
     return n;
 }
 

@@ -5,15 +5,18 @@
 #endif
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <unistd.h>
 
 // Bytes that have gone through pipes; those that came from the descriptor `watched`, which is still
-// read if that is blocked; pipes that were refused; the most that one call may move.
+// read if that is blocked; pipes that were refused; the most that one call may move; whether a call
+// moves a part and then finds the connection broken.
 static atomic_llong spliced, from_watched;
-static atomic_int refused, is_scarce, piece_max, watched = -1, is_blocked;
+static atomic_int refused, is_scarce, piece_max, watched = -1, is_blocked, breaks;
 
 // The most blocks of unread bytes that one call has written.
 static atomic_int blocks_max;
@@ -37,7 +40,9 @@ static ssize_t seen_splice(int from, int to, size_t len, unsigned flags)
         errno = EINVAL;
         return -1;
     }
+    if (atomic_load(&breaks)) len /= 2;
     ssize_t n = splice(from, NULL, to, NULL, len, flags);
+    if (atomic_load(&breaks)) pthread_kill(pthread_self(), SIGPIPE);
     if (n > 0) atomic_fetch_add(&spliced, n);
     if (n > 0 && from == atomic_load(&watched)) atomic_fetch_add(&from_watched, n);
     return n;
@@ -401,6 +406,33 @@ TEST(a_session_that_is_lost_in_the_middle_gives_all_descriptors_back)
     }
     CHECK_INT(util_fds(), before);
 }
+
+#if RVD_SYS_SPLICE
+// The kernel raises the signal although the call succeeds, with the part.
+TEST(U24_a_connection_that_breaks_within_a_call_raises_no_SIGPIPE)
+{
+    sigset_t only, before, pending;
+    sigemptyset(&only);
+    sigaddset(&only, SIGPIPE);
+    signal(SIGPIPE, SIG_DFL);
+    for (int blocked = 0; blocked < 2; blocked++) {
+        int fds[2], p[2];
+        pthread_sigmask(blocked ? SIG_BLOCK : SIG_UNBLOCK, &only, &before);
+        REQUIRE(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0 && pipe(p) == 0);
+        CHECK_INT(write(p[1], "abcd", 4), 4);
+        atomic_store(&breaks, 1);
+        CHECK_INT(rvd_sys_splice_out(p[0], fds[0], 4, 0), 2);
+        atomic_store(&breaks, 0);
+        sigpending(&pending);
+        CHECK_INT(sigismember(&pending, SIGPIPE), 0);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        for (int i = 0; i < 2; i++) {
+            close(fds[i]);
+            close(p[i]);
+        }
+    }
+}
+#endif
 
 int main(int argc, char **argv)
 {
