@@ -791,7 +791,7 @@ REVDIAL_API size_t revdial_engine_record_max(const revdial_engine *e);
 // writes a quarter of this in its turn, but at least 16 KiB. Below 16 KiB a turn is a quarter of
 // it, at least 1 KiB, and no frame is longer than all of it. A turn is never longer than
 // frame_bytes_max, nor, with REVDIAL_FEATURE_PINGS, than what a slow link carries in 2 ms, at least
-// 1 KiB; but while all that write supply (see revdial_engine_supply) a turn is half of it.
+// 1 KiB.
 REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
 
 // Replaces the limits of the config. Before the session is up all are replaced; afterwards only
@@ -4050,8 +4050,6 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_OUT_LEAST 4096u     // least output limit: below it writers would stall
 #define RVD_MUX_QUANTUM_MIN 16372u  // least bytes of a DRR turn, except on a thin link
 #define RVD_MUX_QUANTUM_PART 4u     // otherwise a turn is this fraction of the output limit
-#define RVD_MUX_BULK 8u             // turns of streams that supply, after which turns are long
-#define RVD_MUX_BULK_MOST 16u       // that are counted, and what a turn that is copied takes back
 #define RVD_MUX_OUT_MAX 262144u     // default of revdial_engine_set_output_max()
 #define RVD_MUX_LONG 65536u         // frames from here on are not copied; reserve makes none
 #define RVD_MUX_SPARSE_BYTES 1024u  // writes up to this size do not wait for a turn
@@ -4322,8 +4320,6 @@ typedef struct rvd_mux {
     rvd_mux_loan *loans, *loans_last;
     uint64_t out_max;
     uint32_t quantum;     // bytes in a turn while several streams are busy
-    uint32_t bulk;        // turns in which streams wanted to supply, less those of others
-    uint32_t supplier;    // id of the stream that wanted to in this turn
     uint32_t frame_max;   // while one is: a ping waits for the end of a frame
     rvd_pace pace;        // in force if the peer has REVDIAL_FEATURE_PINGS
     int64_t progress_us;  // the output last moved, or began to wait
@@ -5466,15 +5462,6 @@ static inline void rvd_mux_pace_lead(rvd_mux *m)
         rvd_mux_pace_ping(m);
 }
 
-// Is the link so fast that a frame as long as the output takes no time worth mentioning? Peers of
-// ours only take such frames.
-static int rvd_mux_may_supply(const rvd_mux *m)
-{
-    return rvd_mux_is_paced(m) && !m->is_rated && m->out_max >= 2 * RVD_MUX_LONG &&
-           m->frame_max == RVD_WIRE_FRAME_MAX &&
-           m->cfg.limits.frame_bytes_max == RVD_WIRE_FRAME_MAX;
-}
-
 // How much a stream writes in its turn: on a fast link the limit of the output is large, and large
 // turns save calls without delaying other streams for long.
 static void rvd_mux_turns_set(rvd_mux *m)
@@ -5490,8 +5477,6 @@ static void rvd_mux_turns_set(rvd_mux *m)
     if (!rvd_mux_is_paced(m)) return;
     m->quantum = rvd_base_min_u32(m->quantum, rvd_pace_frame(&m->pace));
     m->frame_max = rvd_base_min_u32(m->frame_max, rvd_pace_frame(&m->pace));
-    // A longer turn would be unfair: a socket that is read seldom may hold no more than 64 KiB.
-    if (m->bulk >= RVD_MUX_BULK && rvd_mux_may_supply(m)) m->quantum = (uint32_t)m->out_max / 2;
 }
 
 // A frame that fills the pipe at once has no ping behind it: then nothing would move again.
@@ -5538,15 +5523,12 @@ static inline int rvd_mux_has_waiters(const rvd_mux *m)
 
 // A stream of which nothing is on its way has just begun to send, or sends little: it goes before
 // those that always send. (The answer to its last bytes may come before the pong that tells of
-// them.) So does one that has hardly used its turn where turns are long; many of these make them
-// short.
+// them.)
 static int rvd_mux_is_new(const rvd_mux *m, const rvd_mux_stream *s)
 {
     int32_t untaken = (int32_t)((uint32_t)s->out_mark - m->pace.taken);
     uint32_t untold = rvd_pace_has_cap(&m->pace) ? 2 * rvd_pace_step(&m->pace) : 0;
-    if (!rvd_mux_is_paced(m)) return 0;
-    return untaken <= (int32_t)untold ||
-           (m->quantum > RVD_WIRE_FRAME_MAX && s->turn_left + RVD_MUX_QUANTUM_MIN >= m->quantum);
+    return rvd_mux_is_paced(m) && untaken <= (int32_t)untold;
 }
 
 static void rvd_mux_wait_turn(rvd_mux *m, rvd_mux_stream *s)
@@ -5666,22 +5648,9 @@ static inline void rvd_mux_frame_add(rvd_mux *m, rvd_mux_stream *s, uint32_t n, 
     rvd_mux_account(m, s, n);
 }
 
-// Turns are long while all streams that have them supply.
-static void rvd_mux_bulk_count(rvd_mux *m, int is_bulk)
-{
-    uint32_t was = m->bulk;
-    if (is_bulk)
-        m->bulk += m->bulk < RVD_MUX_BULK_MOST;
-    else
-        m->bulk -= m->bulk ? 1 : 0;
-    if ((was >= RVD_MUX_BULK) != (m->bulk >= RVD_MUX_BULK)) rvd_mux_turns_set(m);
-}
-
 static void rvd_mux_commit(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
 {
     rvd_mux_frame_add(m, s, n, n);
-    if (m->bulk && m->supplier != s->id) rvd_mux_bulk_count(m, 0);
-    m->supplier = 0;
 }
 
 // Adds a small write to the stream's last frame, if that is the last one and output() has not shown
@@ -7304,21 +7273,18 @@ static ptrdiff_t rvd_mux_lend(rvd_mux *m, rvd_mux_stream *s, const uint8_t *byte
 
 // ---- payload that does not pass through here ----
 
-// How much of `want` the stream may supply: less than LONG costs more calls than copies do. While
-// others write, only in a long turn.
+// How much of `want` the stream may supply: less than LONG costs more calls than copies do. Only if
+// nobody else sends: with a frame for each of many that was no faster than copying, and a slow one
+// of them got less than its share. And to peers of ours only, where a frame that is as long as the
+// output may be takes no time worth mentioning.
 static uint32_t rvd_mux_supply(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
     uint64_t most = m->out_max + RVD_MUX_LONG, queued = rvd_mux_out_len(m);
-    int is_alone = m->last_id == s->id && !rvd_mux_has_waiters(m);
-    if (!rvd_mux_may_supply(m) || rvd_mux_write_state(m, s)) return 0;
-    if (queued >= m->out_max || s->wait == RVD_MUX_WAIT_TURN) return 0;
-    if (!is_alone) {
-        m->supplier = s->id;
-        rvd_mux_bulk_count(m, 1);
-        if (m->bulk < RVD_MUX_BULK) return 0;
-        if (!rvd_mux_has_waiters(m)) s->turn_left = m->quantum;
-        want = rvd_base_min(want, s->turn_left);
-    }
+    if (!rvd_mux_is_paced(m) || m->is_rated) return 0;
+    if (m->out_max < 2 * RVD_MUX_LONG || queued >= m->out_max) return 0;
+    if (m->frame_max < RVD_WIRE_FRAME_MAX || m->cfg.limits.frame_bytes_max < RVD_WIRE_FRAME_MAX)
+        return 0;
+    if (m->last_id != s->id || rvd_mux_has_waiters(m) || rvd_mux_write_state(m, s)) return 0;
     rvd_mux_ack(m, s);
     if (s->promise) rvd_mux_promise_keep(m, s);
     want = rvd_base_min(want, (size_t)(most - queued));
@@ -7329,7 +7295,7 @@ static uint32_t rvd_mux_supply(rvd_mux *m, rvd_mux_stream *s, size_t want)
 // Adds a data frame whose n bytes the application supplies. Returns 0 without memory.
 static int rvd_mux_supplied(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
 {
-    if (!rvd_mux_has_waiters(m)) s->turn_left = m->quantum;
+    s->turn_left = m->quantum;
     s->wait = RVD_MUX_WAIT_NONE;
     if (!rvd_mux_loan_add(m, s, NULL, n)) return 0;
     m->loans_last->stream = NULL;
