@@ -292,7 +292,7 @@ NEW_WORLD_TEST(a_reader_that_lags_behind_gets_what_comes_behind_its_unread_bytes
     line_end(&l, 0);
 }
 
-NEW_WORLD_TEST(many_large_transfers_at_once_go_through_pipes_and_arrive_whole)
+NEW_WORLD_TEST(many_large_transfers_at_once_arrive_whole)
 {
     enum { LINES = 6 };
     line l[LINES];
@@ -304,7 +304,6 @@ NEW_WORLD_TEST(many_large_transfers_at_once_go_through_pipes_and_arrive_whole)
     for (uint64_t at = 0; at < BULK; at += BULK / 16)
         for (int i = 0; i < LINES; i++)
             if (!CHECK_INT(pattern_read(l[i].target, at, BULK / 16), BULK / 16)) at = BULK;
-    CHECK(!RVD_SYS_SPLICE || atomic_load(&spliced) > LINES * (long long)BULK);
     for (int i = 0; i < LINES; i++) {
         pthread_join(t[i].thread, NULL);
         CHECK(t[i].is_whole);
