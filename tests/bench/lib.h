@@ -49,7 +49,7 @@ typedef struct lib_run {
     const lib_job *job;
     const lib_way *way;
     double seconds;
-    int64_t begun, start, end;
+    int64_t begun, start, end;  // it goes on after the end if nothing has been done by then
     int64_t last;   // when the last byte was known to have arrived
     int64_t cpu;    // of all processes, from start to the end of the job
     uint64_t done;  // messages or opens between start and end; bytes from start to last

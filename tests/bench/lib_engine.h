@@ -257,7 +257,7 @@ static void engine_run(engine_loop *l)
 {
     lib_run *r = l->run;
     unsigned count = r->job->streams;
-    for (int64_t now; (now = bench_now_ns()) < r->end; engine_turn(l)) {
+    for (int64_t now; (now = bench_now_ns()) < r->end || !r->all; engine_turn(l)) {
         for (unsigned i = 0; i < count; i++) {
             engine_stream *s = &l->streams[i];
             if (r->job->kind == KIND_BULK) engine_fill(l, s, now);

@@ -281,12 +281,13 @@ typedef struct lib_worker {
     pthread_t thread;
 } lib_worker;
 
+// A thread whose first turn comes when the time is over does its work once nevertheless.
 static void work_bulk(lib_worker *w)
 {
     char *buf = bench_alloc(1, WRITE_BYTES);
     uint8_t answer[8];
     int64_t now;
-    while ((now = bench_now_ns()) < w->run->end) {
+    while ((now = bench_now_ns()) < w->run->end || !w->all) {
         conn_write(&w->conn, buf, WRITE_BYTES);
         w->all += WRITE_BYTES;
         if (now >= w->run->start) w->done += WRITE_BYTES;
@@ -308,7 +309,7 @@ static void note(lib_worker *w, int64_t from, int64_t to)
 static void work_ping(lib_worker *w)
 {
     char message[MESSAGE_BYTES] = {0};
-    for (int64_t then = bench_now_ns(), now; then < w->run->end; then = now) {
+    for (int64_t then = bench_now_ns(), now; then < w->run->end || !w->all; then = now) {
         conn_write(&w->conn, message, sizeof message);
         conn_read_all(&w->conn, message, sizeof message);
         now = bench_now_ns();
@@ -319,7 +320,7 @@ static void work_ping(lib_worker *w)
 static void work_open(lib_worker *w)
 {
     char back;
-    for (int64_t then = bench_now_ns(), now; then < w->run->end; then = now) {
+    for (int64_t then = bench_now_ns(), now; then < w->run->end || !w->all; then = now) {
         lib_conn c = link_open(w->link, "E-", 2);
         conn_read_all(&c, &back, 1);
         conn_close(&c);
@@ -450,7 +451,7 @@ static void drive_poll(lib_run *r)
             (revdial_pollfd){.st = link_open(&d.link, "E", 1).st, .fd = -1, .events = POLLIN};
     lib_begin(r);
     for (size_t i = 0; i < count; i++) poll_driver_ask(&d, i, bench_now_ns());
-    while (bench_now_ns() < r->end) {
+    while (bench_now_ns() < r->end || !r->all) {
         if (revdial_poll(d.items, count, 10000) <= 0) bench_die("poll: nothing comes");
         for (size_t i = 0; i < count; i++)
             if (d.items[i].revents) poll_driver_take(&d, i);

@@ -9,7 +9,8 @@
 //     idle      opens them, each one byte there and back, says "ready", holds them until stdin ends
 //     request   ping with requests of HTTP/1.1 in place of the 64 bytes, to Host bench.test
 //     kept      idle with one of them
-// `all` is what was done from first to last: megabytes if there are any, else messages.
+// `all` is what was done from first to last: megabytes if there are any, else messages. A job lasts
+// longer than it was asked to if it has done nothing yet.
 // -i opens so many idle connections beside any job. What happens in the warm-up does not count.
 //
 // The first byte of a connection: 'E' send back, 'S' take and say 8 bytes of total now and then,
@@ -352,6 +353,15 @@ static int is_all_there(const load_run *r)
     return r->begun == r->count && (r->connecting == 0 || r->job->role == ROLE_TOUCH);
 }
 
+// Has anything come back? On a busy machine a short job may begin and end before its turn comes, or
+// while the tunnel is still busy with handshakes: it lasts until there is something to count.
+static int did_something(const load_run *r)
+{
+    uint64_t moved = 0;
+    for (unsigned i = 0; i < r->count; i++) moved += r->all[i].moved;
+    return moved + r->total > 0;
+}
+
 static void next_phase(load_run *r, int64_t now)
 {
     switch (r->phase) {
@@ -369,7 +379,7 @@ static void next_phase(load_run *r, int64_t now)
         r->end = now + (int64_t)(r->seconds * 1e9);
         return;
     case PHASE_COUNTING:
-        if (now < r->end) return;
+        if (now < r->end || !did_something(r)) return;
         r->phase = PHASE_OVER;
         r->end = now;
         return;
@@ -404,7 +414,7 @@ static void print_result(load_run *r)
         if (least < 0 || rate < least) least = rate;
     }
     bench_sort(&r->times);
-    printf("%s MBps=%.2f fair=%.3f per_s=%.1f p50_us=%.1f p99_us=%.1f all=%.3f fails=%llu\n",
+    printf("%s MBps=%.2f fair=%.3f per_s=%.1f p50_us=%.1f p99_us=%.1f all=%.6f fails=%llu\n",
            r->job->name, total, total > 0 ? least * r->conns / total : 1, (double)r->done / seconds,
            bench_quantile_us(&r->times, 0.5), bench_quantile_us(&r->times, 0.99),
            all > 0 ? all : (double)r->total, (unsigned long long)r->fails);

@@ -222,7 +222,7 @@ static tls_result tls_stream(const tls_bench *b)
 
 static void tls_print(const char *way, tls_result r)
 {
-    printf("way=%s all=%.0f MBps=%.1f cpu_us=%.1f\n", way, (double)r.bytes / BENCH_MB, r.rate,
+    printf("way=%s all=%.3f MBps=%.1f cpu_us=%.1f\n", way, (double)r.bytes / BENCH_MB, r.rate,
            r.cpu_us);
     fflush(stdout);
 }
