@@ -232,8 +232,10 @@ static void *proxy_start(void *arg)
     memset(w->up, 0, sizeof w->up);
     for (int i = 0; !(w->p = revdial_proxy_start(&c, &err)); i++)
         if (!people_try_again("proxy", &err, i)) break;
-    w->fds_idle = machines[AT_PROXY + n].fd_count - machine_connections(&machines[AT_PROXY + n]);
-    w->life++;
+    // Later a thread may still read from a session of the life before, which has a descriptor.
+    if (!w->life++)
+        w->fds_idle =
+            machines[AT_PROXY + n].fd_count - machine_connections(&machines[AT_PROXY + n]);
     peer_start(n);
     return NULL;
 }
