@@ -76,7 +76,7 @@ TEST(a_loop_that_closes_a_session_waits_for_the_thread_that_reads_it)
 {
     static const op ops[] = {{OP_FORGET, 34, 887350, 18245926457744421420u},
                              {OP_DIAL, 36, 28, 7210700904879610526u}};
-    world_again(132, SIMPLE_PLAN | SIMPLE_MORE, ops, 2);
+    world_again(132, SIMPLE_PLAN | SIMPLE_MORE | SIMPLE_V4, ops, 2);
 }
 
 TEST(a_limit_of_descriptors_that_was_raised_counts_for_the_next_stream)
@@ -84,7 +84,7 @@ TEST(a_limit_of_descriptors_that_was_raised_counts_for_the_next_stream)
     static const op ops[] = {{OP_DESCRIPTORS, 9, 17, 4258288896393578021u},
                              {OP_DIAL, 13, 433395, 18421596885352768907u},
                              {OP_DIAL, 14, 2572, 3618729397818412439u}};
-    world_again(3779, SIMPLE_TURNS | SIMPLE_CALLS | SIMPLE_MORE, ops, 3);
+    world_again(3779, SIMPLE_TURNS | SIMPLE_CALLS | SIMPLE_MORE | SIMPLE_V4, ops, 3);
 }
 
 TEST(a_proxy_that_drains_waits_for_clients_that_have_not_taken_all_that_their_session_brought)
@@ -98,7 +98,9 @@ TEST(a_proxy_that_drains_waits_for_clients_that_have_not_taken_all_that_their_se
                              {OP_PROXY_FINISHES, 11, 1943, 18345221909051710457u},
                              {OP_DIAL, 12, 1748443, 9166946168518914657u},
                              {OP_DRAIN, 15, 152, 11498962951366546367u}};
-    world_again(6361, SIMPLE_TURNS | SIMPLE_CALLS | SIMPLE_PLAN | SIMPLE_MORE | SIMPLE_CALM, ops, 9);
+    world_again(6361,
+                SIMPLE_TURNS | SIMPLE_CALLS | SIMPLE_PLAN | SIMPLE_MORE | SIMPLE_V4 | SIMPLE_CALM,
+                ops, 9);
 }
 
 TEST(an_agent_that_stops_is_not_held_up_by_a_proxy_that_takes_no_bytes)
@@ -119,7 +121,7 @@ TEST(an_agent_that_stops_is_not_held_up_by_a_proxy_that_takes_no_bytes)
                              {OP_CLIENT, 15, 2267, 10278317656438887877u},
                              {OP_CLIENT, 18, 2374, 17075674788108968770u},
                              {OP_FORGET, 19, 931, 2613842202145179386u}};
-    world_again(4532, SIMPLE_MORE, ops, 16);
+    world_again(4532, SIMPLE_MORE | SIMPLE_V4, ops, 16);
 }
 
 TEST(a_thread_that_reads_on_when_its_proxy_has_started_again_is_not_counted_as_idle)
@@ -127,7 +129,7 @@ TEST(a_thread_that_reads_on_when_its_proxy_has_started_again_is_not_counted_as_i
     static const op ops[] = {{OP_DIAL, 6, 2027, 2151760236054530764u},
                              {OP_PROXY_FINISHES, 19, 982, 11633688970956766452u},
                              {OP_DRAIN, 31, 2560, 4444947786504425625u}};
-    world_again(4244, SIMPLE_TURNS | SIMPLE_CALLS | SIMPLE_LINKS | SIMPLE_CALM, ops, 3);
+    world_again(4244, SIMPLE_TURNS | SIMPLE_CALLS | SIMPLE_LINKS | SIMPLE_V4 | SIMPLE_CALM, ops, 3);
 }
 
 TEST(every_seed_keeps_every_promise)

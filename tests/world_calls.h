@@ -110,7 +110,7 @@ static int sim_gethostname(char *buf, size_t size)
     return 0;
 }
 
-// There are no files.
+// There are no files besides Unix sockets.
 static int sim_open(const char *path, int flags, ...)
 {
     (void)path, (void)flags;
@@ -118,19 +118,30 @@ static int sim_open(const char *path, int flags, ...)
 }
 static int sim_lstat(const char *path, struct stat *st)
 {
-    (void)path;
+    const unix_path *p = unix_path_of(path);
+    fiber_may_yield();
     memset(st, 0, sizeof *st);
-    return (int)sim_result(-ENOENT);
+    st->st_mode = S_IFSOCK | p->mode;
+    st->st_ino = p->ino;
+    return (int)sim_result(p->exists ? 0 : -ENOENT);
 }
 static int sim_unlink(const char *path)
 {
-    (void)path;
-    return (int)sim_result(-ENOENT);
+    unix_path *p = unix_path_of(path);
+    fiber_may_yield();
+    if (!p->exists) return (int)sim_result(-ENOENT);
+    if (!unix_listener(p)) mark_set(MARK_STALE_PATH);
+    p->exists = 0;
+    return 0;
 }
 static int sim_fchmodat(int at, const char *path, mode_t mode, int flags)
 {
-    (void)at, (void)path, (void)mode, (void)flags;
-    return (int)sim_result(-ENOENT);
+    unix_path *p = unix_path_of(path);
+    (void)at;
+    fiber_may_yield();
+    if (flags) return (int)sim_result(-EOPNOTSUPP);  // as Linux until 6.6
+    p->mode = mode;
+    return (int)sim_result(p->exists ? 0 : -ENOENT);
 }
 
 // ---- descriptors
@@ -193,8 +204,9 @@ static int sim_socket(int family, int type, int protocol)
 {
     (void)type, (void)protocol;
     fiber_may_yield();
-    return family == AF_INET ? sim_open_file(file_new(FILE_SOCKET))
-                             : (int)sim_result(-EAFNOSUPPORT);
+    file *f = file_new(FILE_SOCKET);
+    f->family = family;
+    return sim_open_file(f);
 }
 
 static inline int sim_eventfd(unsigned count, int flags)
@@ -233,10 +245,65 @@ static inline int sim_pipe2(int fds[2], int flags)
 
 // ---- sockets: names and options
 
-static int sim_name(const struct sockaddr_in *from, struct sockaddr *to, socklen_t *len)
+// Within the world an address is a sockaddr_in. 10.0.0.N with AF_INET6 stands for fd00::N; with
+// AF_UNIX the port is the number of a path plus one, 0 = none.
+static const uint8_t sim_prefix[12] = {0xfd}, sim_mapped[12] = {[10] = 0xff, [11] = 0xff};
+
+static struct sockaddr_in sim_address(const struct sockaddr *a)
 {
-    memcpy(to, from, *len < sizeof *from ? *len : sizeof *from);
-    *len = sizeof *from;
+    struct sockaddr_in in = {.sin_family = a->sa_family};
+    struct sockaddr_in6 in6;
+    uint32_t last;
+    if (a->sa_family == AF_INET) memcpy(&in, a, sizeof in);
+    if (a->sa_family == AF_UNIX) {
+        const unix_path *p = unix_path_of(((const struct sockaddr_un *)(const void *)a)->sun_path);
+        in.sin_port = htons((uint16_t)(p - unix_paths + 1));
+    }
+    if (a->sa_family != AF_INET6) return in;
+    memcpy(&in6, a, sizeof in6);
+    memcpy(&last, in6.sin6_addr.s6_addr + 12, 4);
+    in.sin_port = in6.sin6_port;
+    if (IN6_IS_ADDR_LOOPBACK(&in6.sin6_addr)) last = htonl(INADDR_LOOPBACK);
+    if (IN6_IS_ADDR_V4MAPPED(&in6.sin6_addr)) in.sin_family = AF_INET;
+    if (!memcmp(in6.sin6_addr.s6_addr, sim_prefix, 12))
+        last = htonl(MACHINE_BASE - 1 + ntohl(last));
+    in.sin_addr.s_addr = last;
+    return in;
+}
+
+//   is_mapped  an IPv4 address as an IPv6 socket tells it
+static socklen_t sim_address_out(const struct sockaddr_in *from, int is_mapped,
+                                 struct sockaddr_storage *to)
+{
+    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)to;
+    struct sockaddr_un *un = (struct sockaddr_un *)to;
+    memset(to, 0, sizeof *to);
+    if (from->sin_family == AF_UNIX) {
+        un->sun_family = AF_UNIX;
+        if (!from->sin_port) return offsetof(struct sockaddr_un, sun_path);
+        strcpy(un->sun_path, unix_path_at(from)->path);
+        return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(un->sun_path) + 1);
+    }
+    if (from->sin_family == AF_INET && !is_mapped) {
+        memcpy(to, from, sizeof *from);
+        return sizeof *from;
+    }
+    uint32_t ip = ntohl(from->sin_addr.s_addr), last = htonl(ip & 255);
+    in6->sin6_family = AF_INET6;
+    in6->sin6_port = from->sin_port;
+    if (is_mapped) last = from->sin_addr.s_addr;
+    if (ip != INADDR_ANY) memcpy(in6->sin6_addr.s6_addr, is_mapped ? sim_mapped : sim_prefix, 12);
+    if (ip != INADDR_ANY) memcpy(in6->sin6_addr.s6_addr + 12, &last, 4);
+    return sizeof *in6;
+}
+
+static int sim_name(const struct sockaddr_in *from, int is_mapped, struct sockaddr *to,
+                    socklen_t *len)
+{
+    struct sockaddr_storage ss;
+    socklen_t size = sim_address_out(from, is_mapped, &ss);
+    memcpy(to, &ss, *len < size ? *len : size);
+    *len = size;
     return 0;
 }
 
@@ -244,9 +311,9 @@ static int sim_getsockname(int fd, struct sockaddr *a, socklen_t *len)
 {
     int error;
     file *f = sim_file(fd, FILE_SOCKET, &error);
-    struct sockaddr_in none = {.sin_family = AF_INET};
     if (!f) return (int)sim_result(-error);
-    return sim_name(f->own.sin_family ? &f->own : &none, a, len);
+    struct sockaddr_in none = {.sin_family = (sa_family_t)f->family};
+    return sim_name(f->own.sin_family ? &f->own : &none, f->is_mapped, a, len);
 }
 
 static int sim_getpeername(int fd, struct sockaddr *a, socklen_t *len)
@@ -255,7 +322,7 @@ static int sim_getpeername(int fd, struct sockaddr *a, socklen_t *len)
     file *f = sim_file(fd, FILE_SOCKET, &error);
     if (!f) return (int)sim_result(-error);
     if (!f->end || f->end->is_dead) return (int)sim_result(-ENOTCONN);
-    return sim_name(&f->end->peer, a, len);
+    return sim_name(&f->end->peer, f->is_mapped, a, len);
 }
 
 static int sim_getsockopt(int fd, int level, int option, void *value, socklen_t *len)
@@ -263,6 +330,7 @@ static int sim_getsockopt(int fd, int level, int option, void *value, socklen_t 
     int error, v = 0;
     file *f = sim_file(fd, FILE_SOCKET, &error);
     if (!f) return (int)sim_result(-error);
+    if (level == IPPROTO_TCP && f->family == AF_UNIX) return (int)sim_result(-EOPNOTSUPP);
     if (level == IPPROTO_TCP && option == TCP_INFO) {
         tcp_end *x = f->end;
         int over = !x || x->is_dead ||
@@ -286,6 +354,8 @@ static int sim_setsockopt(int fd, int level, int option, const void *value, sock
     file *f = sim_file(fd, FILE_SOCKET, &error);
     if (!f) return (int)sim_result(-error);
     memcpy(&v, value, len < sizeof v ? len : sizeof v);
+    if (level == IPPROTO_TCP && f->family == AF_UNIX) return (int)sim_result(-EOPNOTSUPP);
+    if (level == IPPROTO_IPV6 && option == IPV6_V6ONLY) f->takes_v4 = !v;
     if (level == SOL_SOCKET) {
         if (option == SO_KEEPALIVE) f->keep_on = v;
         if (option == SO_LINGER) f->linger_abort = ((const struct linger *)value)->l_onoff;
@@ -309,22 +379,17 @@ static inline int sim_ioctl(int fd, unsigned long what, int *bytes)
     file *f = sim_file(fd, FILE_SOCKET, &error);
     if (!f || what != TIOCOUTQ) return (int)sim_result(f ? -EINVAL : -ENOTTY);
     const tcp_end *to = f->end ? tcp_other(f->end) : NULL;
-    *bytes = to && !to->is_dead ? (int)(to->flying + to->unsent) : 0;
+    *bytes = to && !to->is_dead ? (int)tcp_held(to) : 0;
     return 0;
-}
-
-static const struct sockaddr_in *sim_inet(const struct sockaddr *a)
-{
-    return (const struct sockaddr_in *)(const void *)a;
 }
 
 static int sim_connect(int fd, const struct sockaddr *to, socklen_t len)
 {
     int error;
     file *f = sim_file(fd, FILE_SOCKET, &error);
-    struct sockaddr_in in = {.sin_family = to->sa_family};
+    struct sockaddr_in in = sim_address(to);
+    (void)len;
     if (!f) return (int)sim_result(-error);
-    if (to->sa_family == AF_INET && len >= sizeof in) in = *sim_inet(to);
     return (int)sim_result(socket_connect(f, &in));
 }
 
@@ -332,8 +397,9 @@ static int sim_bind(int fd, const struct sockaddr *at, socklen_t len)
 {
     int error;
     file *f = sim_file(fd, FILE_SOCKET, &error);
+    struct sockaddr_in in = sim_address(at);
     (void)len;
-    return (int)sim_result(f ? socket_bind(f, sim_inet(at)) : -error);
+    return (int)sim_result(f ? socket_bind(f, &in) : -error);
 }
 
 static int sim_listen(int fd, int backlog)
@@ -352,7 +418,7 @@ static int sim_accept4(int fd, struct sockaddr *from, socklen_t *len, int flags)
     if (!f) return (int)sim_result(-error);
     int got = socket_accept(f, &peer);
     world_note("accept %d -> %d", fd, got);
-    if (got >= 0) sim_name(&peer, from, len);
+    if (got >= 0) sim_name(&peer, fd_file(got)->is_mapped, from, len);
     return (int)sim_result(got);
 }
 
@@ -610,14 +676,30 @@ static struct {
     unsigned asked[DNS_LIES + 1];
 } dns;
 
+// What is said of a host that has addresses of both families. A dead one is silent.
+enum dns_families { DNS_V4, DNS_BOTH, DNS_V6_DEAD, DNS_V4_DEAD, DNS_V6, DNS_FAMILIES };
+static enum dns_families dns_families;
+
+typedef struct dns_answer {
+    struct addrinfo info;
+    struct sockaddr_storage at;
+} dns_answer;
+
+static void dns_say(dns_answer *a, int family, unsigned number, const char *port)
+{
+    struct sockaddr_in in = {.sin_family = (sa_family_t)family};
+    in.sin_port = htons((uint16_t)strtoul(port, NULL, 10));
+    in.sin_addr.s_addr = htonl(MACHINE_BASE + number);
+    a->info.ai_addrlen = sim_address_out(&in, 0, &a->at);
+    a->info.ai_family = family;
+    a->info.ai_addr = (struct sockaddr *)&a->at;
+}
+
 // "m3.sim" is machine 3. One that lies says 10.0.0.200, where nobody is.
 static int sim_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
                            struct addrinfo **out)
 {
-    struct answer {
-        struct addrinfo info;
-        struct sockaddr_in at;
-    } * a;
+    enum { NOBODY = 199 };
     unsigned number = 0;
     enum dns_mode mode = dns.mode;
     (void)hints;
@@ -629,15 +711,15 @@ static int sim_getaddrinfo(const char *host, const char *port, const struct addr
         world_sleep_us(dns.delay_us, "the resolver");
     if (mode == DNS_SILENT || mode == DNS_FAILS) return EAI_AGAIN;
     if (mode == DNS_NO_NAME || sscanf(host, "m%u.sim", &number) != 1) return EAI_NONAME;
-    a = calloc(1, sizeof *a);
+    dns_answer *a = calloc(2, sizeof *a);
     if (!a) abort();
-    a->at.sin_family = AF_INET;
-    a->at.sin_port = htons((uint16_t)strtoul(port, NULL, 10));
-    a->at.sin_addr.s_addr = htonl(MACHINE_BASE + (mode == DNS_LIES ? 199 : number));
-    a->info.ai_family = AF_INET;
-    a->info.ai_addr = (struct sockaddr *)&a->at;
-    a->info.ai_addrlen = sizeof a->at;
-    *out = &a->info;
+    enum dns_families f = mode == DNS_LIES ? DNS_V4 : dns_families;
+    int is_v6_first = f == DNS_BOTH || f == DNS_V6_DEAD || f == DNS_V6;
+    int is_first_dead = mode == DNS_LIES || f == DNS_V6_DEAD || f == DNS_V4_DEAD;
+    dns_say(&a[0], is_v6_first ? AF_INET6 : AF_INET, is_first_dead ? NOBODY : number, port);
+    dns_say(&a[1], is_v6_first ? AF_INET : AF_INET6, number, port);
+    if (f != DNS_V4 && f != DNS_V6) a[0].info.ai_next = &a[1].info;
+    *out = &a[0].info;
     return 0;
 }
 

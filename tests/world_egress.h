@@ -188,9 +188,9 @@ static void *egress_serve(void *arg)
 
 static void *egress_main(void *arg)
 {
-    int port = (int)(intptr_t)arg, listener = net_listen(port);
+    int port = (int)(intptr_t)arg, listener = net_listen(NET_V4, port);
     while (!wd.over) {
-        struct sockaddr_in from;
+        struct sockaddr_storage from;
         socklen_t len = sizeof from;
         int fd = sim_accept4(listener, (struct sockaddr *)&from, &len, 0);
         struct pollfd p = {listener, POLLIN, 0};

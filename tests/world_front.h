@@ -131,13 +131,13 @@ static void front_done(void *ud, revdial_route *r, const revdial_err *why)
 
 static void front_fill(revdial_expose *x, world_proxy *w, char at[40])
 {
-    snprintf(at, 40, "10.0.0.%d:%d", (int)(w - proxies) + 1, PORT_FRONT);
+    net_text(plan.of_front, (int)(w - proxies), PORT_FRONT, at);
     x->listen = at;
     x->route = front_route;
     x->route_done = front_done;
     x->route_ud = w;
-    x->trusted_proxies = "10.0.0.7";
-    x->allow_from = "10.0.0.0/29, 10.0.0.8, 192.0.2.0/24, 2001:db8::/32";
+    x->trusted_proxies = "10.0.0.7, fd00::7";
+    x->allow_from = "10.0.0.0/29, 10.0.0.8, fd00::/125, fd00::8, 192.0.2.0/24, 2001:db8::/32";
 }
 
 // ---- the client's side
@@ -271,6 +271,7 @@ static void *front_client(void *arg)
         client_failed(o->t, fd);
     } else {
         net_name(fd, o->t->client_at);
+        client_mark(o->t, o->agent);
         int is_good = front_begin(o, &way, is_trusted);
         if (o->mode >= FRONT_REFUSE && is_good) {
             front_refused(o, &way);

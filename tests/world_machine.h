@@ -30,8 +30,10 @@ typedef struct file {
     // FILE_SOCKET
     struct tcp_end *end;            // a connection's
     struct tcp_listener *listener;  // or what is being listened to
-    struct sockaddr_in own, asked;
-    struct dialling *dialling;  // or a connect that is on its way
+    int family;
+    struct sockaddr_in own, asked;  // as all addresses of the world, see sim_address()
+    int takes_v4, is_mapped;        // an IPv6 listener does; a connection that is IPv4 all the same
+    struct dialling *dialling;      // or a connect that is on its way
     int error, is_bound, linger_abort, was_connected;
     int keep_idle_s, keep_each_s, keep_count, keep_on, user_timeout_ms, unsent_low;
     size_t send_room;
@@ -67,6 +69,7 @@ typedef struct machine {
     uint64_t lacked[LACKS];
     wait_queue polls;  // fibers that wait for many descriptors at once
     int is_cut_off;    // no packet comes or goes
+    int has_no_route;  // to any IPv6 address
 } machine;
 
 static machine machines[MACHINES];

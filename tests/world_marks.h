@@ -61,6 +61,24 @@
     X(EGRESS_SOCKS, "", "") \
     X(EGRESS_REFUSED, "", "") \
     X(PEER_ASKED, "", "") \
+    X(NO_ROUTE, "", "") \
+    X(MAPPED, "", "") \
+    X(STALE_PATH, "", "") \
+    X(V6_CLIENT, "", "") \
+    X(V6_TARGET, "", "") \
+    X(V6_SESSION, "", "") \
+    X(UNIX_CLIENT, "", "") \
+    X(UNIX_TARGET, "", "") \
+    X(UNIX_SESSION, "", "") \
+    X(CUT_SHORT, "", "") \
+    X(SHARE_WATCHED, "", "") \
+    X(SHARE_HURRIED, "", "") \
+    X(SHARE_FINISHED, "", "") \
+    X(SHARE_STOPPED, "", "") \
+    X(SHARE_ABORTED, "", "") \
+    X(SHARE_WHOLE, "", "") \
+    X(FELL_BACK_TO_V4, "", "") \
+    X(FELL_BACK_TO_V6, "", "") \
     X(CALM, "", "") \
     X(SETTLED_AFTER_FAULTS, "", "")
 

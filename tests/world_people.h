@@ -25,6 +25,9 @@ enum {
     PEOPLE_TRIES = 200  // to start, a second apart, while the system lacks something
 };
 
+// How one is reached. NET_BOTH listens for IPv6 and takes IPv4, too.
+enum net_kind { NET_V4, NET_V6, NET_BOTH, NET_UNIX, NET_KINDS };
+
 enum agent_serves { SERVES_TARGET, SERVES_HOST, SERVES_HANDLER, SERVES_KINDS };
 
 // What a seed decides before anything runs.
@@ -42,6 +45,9 @@ typedef struct world_plan {
     int egress[AGENTS];  // 1: through CONNECT, 2: through SOCKS
     int has_records;     // the sessions' transport is that of world_record.h
     int has_changes;     // dials wait for backends that are about to come back
+    int has_families;    // besides IPv4 there are IPv6 and Unix sockets:
+    enum net_kind of_port[AGENTS], of_more[PORTS_MORE], of_front, of_target[AGENTS];
+    enum net_kind of_agent[AGENTS];  // how it reaches its first proxy
 } world_plan;
 
 static int story_is_calm(void);  // nothing is broken
@@ -163,6 +169,8 @@ static void proxy_on_session(void *ud, revdial_session *s, int state, const revd
     if (info.is_peer && state == REVDIAL_UP) w->peers_up++;
     if (info.is_peer && state == REVDIAL_DOWN) w->peers_up--;
     if (state == REVDIAL_UP) w->up[i]++;
+    if (state == REVDIAL_UP && info.peer[0] == 'u') mark_set(MARK_UNIX_SESSION);
+    if (state == REVDIAL_UP && info.peer[0] == '[') mark_set(MARK_V6_SESSION);
     if (state == REVDIAL_DOWN && w->up[i]-- == 0)
         world_fail("a session of %s is down that was not up", info.name);
 }
@@ -182,11 +190,30 @@ static const revdial_credential proxy_rows[PROXY_ROWS] = {
      .schemes = REVDIAL_AUTH_DIGEST,
      .group = "peers"}};
 
+// An address as revdial.h reads it.
+static void net_text(enum net_kind kind, int at, int port, char text[40])
+{
+    if (kind == NET_V4) snprintf(text, 40, "10.0.0.%d:%d", at + 1, port);
+    if (kind == NET_V6) snprintf(text, 40, "[fd00::%x]:%d", (unsigned)at + 1, port);
+    if (kind == NET_BOTH) snprintf(text, 40, "[::]:%d", port);
+    if (kind == NET_UNIX) snprintf(text, 40, "unix:/run/%d-%d.sock", at, port);
+}
+
 static void people_target(int agent, char target[40])
 {
-    int is_name = plan.serves[agent] == SERVES_HOST;
-    snprintf(target, 40, is_name ? "m%d.sim:80" : "10.0.0.%d:80",
-             is_name ? AT_TARGET : AT_TARGET + 1);
+    if (plan.serves[agent] == SERVES_HOST)
+        snprintf(target, 40, "m%d.sim:%d", AT_TARGET, PORT_TARGET);
+    else
+        net_text(plan.of_target[agent], AT_TARGET, PORT_TARGET, target);
+}
+
+// How a port of a proxy listens.
+static enum net_kind net_kind_of(int port)
+{
+    if (port >= PORT_CLIENTS && port < PORT_CLIENTS + AGENTS)
+        return plan.of_port[port - PORT_CLIENTS];
+    if (port >= PORT_MORE && port < PORT_MORE + PORTS_MORE) return plan.of_more[port - PORT_MORE];
+    return port == PORT_FRONT ? plan.of_front : NET_V4;
 }
 
 static void peer_start(int n);  // an agent of the other proxy, if they know each other
@@ -196,7 +223,7 @@ static void front_fill(revdial_expose *x, world_proxy *w, char at[40]);
 // A port of proxy n for clients of an agent.
 static void expose_fill(revdial_expose *x, int agent, char text[2][40], int n, int port)
 {
-    snprintf(text[0], 40, "10.0.0.%d:%d", n + 1, port);
+    net_text(net_kind_of(port), n, port, text[0]);
     people_target(agent, text[1]);
     x->listen = text[0];
     x->name = agent_names[agent];
@@ -205,11 +232,20 @@ static void expose_fill(revdial_expose *x, int agent, char text[2][40], int n, i
     if (plan.has_changes) x->dial.timeout_ms = 20000;
 }
 
+static void proxy_listens(int n, char *text, size_t size)
+{
+    char v4[40], v6[40], path[40];
+    net_text(NET_V4, n, PORT_LISTEN, v4);
+    net_text(NET_V6, n, PORT_LISTEN, v6);
+    net_text(NET_UNIX, n, PORT_LISTEN, path);
+    snprintf(text, size, plan.has_families ? "%s,%s,%s" : "%s", v4, v6, path);
+}
+
 static void *proxy_start(void *arg)
 {
     int n = (int)(intptr_t)arg;
     world_proxy *w = &proxies[n];
-    char listen_at[40], front_at[40], text[AGENTS][2][40];
+    char listen_at[130], front_at[40], text[AGENTS][2][40];
     revdial_expose x[AGENTS + 1] = {{0}};
     revdial_proxy_config c = {.credentials = proxy_rows,
                               .credential_count = PROXY_ROWS,
@@ -218,9 +254,10 @@ static void *proxy_start(void *arg)
                               .on_session = proxy_on_session,
                               .ud = w,
                               .max_pending = plan.max_pending,
+                              .unix_mode = UNIX_MODE,
                               .peer_group = plan.has_peers ? "peers" : NULL};
     revdial_err err;
-    snprintf(listen_at, sizeof listen_at, "10.0.0.%d:%d", n + 1, PORT_LISTEN);
+    proxy_listens(n, listen_at, sizeof listen_at);
     c.listen = listen_at;
     for (int i = 0; i < plan.agent_count; i++) {
         expose_fill(&x[i], i, text[i], n, PORT_CLIENTS + i);
@@ -267,8 +304,9 @@ static void *agent_start(void *arg)
 {
     int n = (int)(intptr_t)arg;
     world_agent *w = &agents[n];
-    static const char *const allow[] = {"10.0.0.0/24:80", "m5.sim:80", NULL};
-    char url[120];
+    static const char *const allow[] = {"10.0.0.0/24:80", "[fd00::]/64:80", "m5.sim:80",
+                                        "unix:/run/5-80.sock", NULL};
+    char url[120], first[40];
     static const char *const schemes[] = {"http", "https", "ws", "wss"};
     const char *scheme = schemes[2 * plan.is_websocket[n] + (people_tls_of(1) != NULL)];
     revdial_agent_config c = {.url = url,
@@ -277,9 +315,10 @@ static void *agent_start(void *arg)
                               .allow_cleartext = 1,
                               .auth_fail_limit = -1};
     revdial_err err;
-    snprintf(url, sizeof url, "%s://10.0.0.1:7000", scheme);
-    if (plan.all_urls[n] && plan.proxy_count > 1)
-        snprintf(url, sizeof url, "%s://10.0.0.1:7000,%s://m1.sim:7000", scheme, scheme);
+    net_text(plan.of_agent[n], AT_PROXY, PORT_LISTEN, first);
+    int is_unix = plan.of_agent[n] == NET_UNIX, is_more = plan.all_urls[n] && plan.proxy_count > 1;
+    snprintf(url, sizeof url, "%s%s%s%s%s%s", is_unix ? "" : scheme, is_unix ? "" : "://", first,
+             is_more ? "," : "", is_more ? scheme : "", is_more ? "://m1.sim:7000" : "");
     if (plan.is_digest[n]) {
         c.user = "cam";
         c.auth_schemes = REVDIAL_AUTH_DIGEST;
@@ -333,11 +372,21 @@ static void people_do(int at, const char *name, void *(*run)(void *), intptr_t a
     people_do_with(at, name, run, (void *)arg);
 }
 
-static struct sockaddr_in net_address(int at, int port)
+static int net_family(enum net_kind kind)
 {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    return kind == NET_UNIX ? AF_UNIX : kind == NET_V4 ? AF_INET : AF_INET6;
+}
+
+static socklen_t net_address(enum net_kind kind, int at, int port, struct sockaddr_storage *to)
+{
+    struct sockaddr_in a = {.sin_family = (sa_family_t)net_family(kind)};
+    char path[40];
+    a.sin_port = htons((uint16_t)port);
     a.sin_addr.s_addr = htonl(MACHINE_BASE + (uint32_t)at);
-    return a;
+    net_text(NET_UNIX, at, port, path);
+    if (kind == NET_UNIX)
+        a.sin_port = htons((uint16_t)(unix_path_of(path + strlen("unix:")) - unix_paths + 1));
+    return sim_address_out(&a, 0, to);
 }
 
 // So that one whose peer has vanished is noticed.
@@ -350,24 +399,42 @@ static void net_keep_alive(int fd)
     sim_setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
 }
 
-static int net_listen(int port)
+static int net_listen(enum net_kind kind, int port)
 {
-    struct sockaddr_in a = net_address(machine_self()->number, port);
-    int fd = sim_socket(AF_INET, SOCK_STREAM, 0);
-    if (fd < 0 || sim_bind(fd, (struct sockaddr *)&a, sizeof a) || sim_listen(fd, 64)) abort();
+    struct sockaddr_storage a;
+    socklen_t len = net_address(kind, machine_self()->number, port, &a);
+    int fd = sim_socket(net_family(kind), SOCK_STREAM, 0);
+    if (fd < 0 || sim_bind(fd, (struct sockaddr *)&a, len) || sim_listen(fd, 64)) abort();
     net_keep_alive(fd);
     return fd;
 }
 
-// Returns a descriptor, or -errno.
-static int net_connect(int at, int port)
+// To a Unix socket, which answers at once.
+static int net_connect_unix(int fd, const struct sockaddr_storage *a, socklen_t len)
 {
-    struct sockaddr_in a = net_address(at, port);
-    int error = 0, fd = sim_socket(AF_INET, SOCK_STREAM, 0);
-    socklen_t len = sizeof error;
+    while (sim_connect(fd, (const struct sockaddr *)a, len) < 0) {
+        int error = errno;
+        if (error == EAGAIN) {
+            world_sleep_us(10000, "room in a queue");
+            continue;
+        }
+        sim_close(fd);
+        return -error;
+    }
+    return fd;
+}
+
+// Returns a descriptor, or -errno.
+static int net_connect_by(enum net_kind kind, int at, int port)
+{
+    struct sockaddr_storage a;
+    socklen_t len = net_address(kind, at, port, &a);
+    int error = 0, fd = sim_socket(net_family(kind), SOCK_STREAM, 0);
     if (fd < 0) return -errno;
+    if (kind == NET_UNIX) return net_connect_unix(fd, &a, len);
     net_keep_alive(fd);
-    sim_connect(fd, (struct sockaddr *)&a, sizeof a);
+    sim_connect(fd, (struct sockaddr *)&a, len);
+    len = sizeof error;
     struct pollfd p = {fd, POLLOUT, 0};
     while (sim_poll(&p, 1, 200000) < 0) {
     }
@@ -377,15 +444,30 @@ static int net_connect(int at, int port)
     return error ? -error : -ETIMEDOUT;
 }
 
+static int net_connect(int at, int port)
+{
+    enum net_kind kind = net_kind_of(port);
+    if (kind == NET_BOTH) kind = world_below(2) ? NET_V6 : NET_V4;
+    if (port == PORT_LISTEN && plan.has_families)
+        kind = (enum net_kind)(world_below(3) ? world_below(2) : NET_UNIX);
+    return net_connect_by(kind, at, port);
+}
+
 // Its own address, as the other end sees it.
 static void net_name(int fd, char name[60])
 {
-    struct sockaddr_in a;
+    struct sockaddr_storage a;
     socklen_t len = sizeof a;
     sim_getsockname(fd, (struct sockaddr *)&a, &len);
-    uint32_t ip = ntohl(a.sin_addr.s_addr);
-    snprintf(name, 60, "%u.%u.%u.%u:%u", ip >> 24, ip >> 16 & 255, ip >> 8 & 255, ip & 255,
-             ntohs(a.sin_port));
+    struct sockaddr_in in = sim_address((struct sockaddr *)&a);
+    uint32_t ip = ntohl(in.sin_addr.s_addr);
+    if (in.sin_family == AF_UNIX)
+        snprintf(name, 60, "unix");
+    else if (in.sin_family == AF_INET6)
+        snprintf(name, 60, "[fd00::%x]:%u", ip & 255, ntohs(in.sin_port));
+    else
+        snprintf(name, 60, "%u.%u.%u.%u:%u", ip >> 24, ip >> 16 & 255, ip >> 8 & 255, ip & 255,
+                 ntohs(in.sin_port));
 }
 
 // Targets
@@ -440,16 +522,30 @@ static void *target_serve(void *arg)
     return NULL;
 }
 
+// By what way it was reached, and whether that was the second of a name.
+static void target_mark(int fd)
+{
+    const tcp_end *x = fd_file(fd)->end;
+    int agent = tcp_other(x)->file ? tcp_other(x)->file->machine->number - AT_AGENT : -1;
+    int family = x->conn->family;
+    if (family == AF_UNIX) mark_set(MARK_UNIX_TARGET);
+    if (family == AF_INET6) mark_set(MARK_V6_TARGET);
+    if (agent < 0 || agent >= AGENTS || plan.serves[agent] != SERVES_HOST) return;
+    if (dns_families == DNS_V6_DEAD && family == AF_INET) mark_set(MARK_FELL_BACK_TO_V4);
+    if (dns_families == DNS_V4_DEAD && family == AF_INET6) mark_set(MARK_FELL_BACK_TO_V6);
+}
+
 static void *target_main(void *arg)
 {
-    int listener = net_listen((int)(intptr_t)arg);
+    int listener = net_listen((enum net_kind)(intptr_t)arg, PORT_TARGET);
     while (!wd.over) {
-        struct sockaddr_in from;
+        struct sockaddr_storage from;
         socklen_t len = sizeof from;
         int fd = sim_accept4(listener, (struct sockaddr *)&from, &len, 0);
         struct pollfd p = {listener, POLLIN, 0};
         if (fd >= 0) {
             clients_running++;
+            target_mark(fd);
             people_new(machine_self()->number, "target", target_serve, (void *)(intptr_t)fd);
         } else {
             sim_poll(&p, 1, 1000000);
@@ -474,13 +570,25 @@ static void client_failed(talk *t, int error)
     world_note("transfer %u: no connection, %d", t->key, error);
 }
 
+static void client_mark(talk *t, int agent)
+{
+    int is_unix = t->client_at[0] == 'u';
+    if (is_unix) mark_set(MARK_UNIX_CLIENT);
+    if (t->client_at[0] == '[') mark_set(MARK_V6_CLIENT);
+    t->has_unix =
+        is_unix || (plan.serves[agent] == SERVES_TARGET && plan.of_target[agent] == NET_UNIX);
+}
+
 // By a port of the proxy.
 static void *client_tcp(void *arg)
 {
     client_order *o = arg;
     int fd = net_connect(AT_PROXY + o->proxy, o->port ? o->port : PORT_CLIENTS + o->agent);
     talk_way way = {fd, NULL, 0};
-    if (fd >= 0) net_name(fd, o->t->client_at);
+    if (fd >= 0) {
+        net_name(fd, o->t->client_at);
+        client_mark(o->t, o->agent);
+    }
     if (fd >= 0)
         talk_ask(o->t, &way);
     else
@@ -490,12 +598,13 @@ static void *client_tcp(void *arg)
     return NULL;
 }
 
-static void client_dial_opts(revdial_dial_opts *d, const client_order *o, uint8_t *head)
+static void client_dial_opts(revdial_dial_opts *d, const client_order *o, char target[40],
+                             uint8_t *head)
 {
     d->flags = REVDIAL_DIAL_WAIT;
     d->timeout_ms = 20000;
-    if (plan.serves[o->agent] == SERVES_TARGET) d->target = "10.0.0.6:80";
-    if (plan.serves[o->agent] == SERVES_HOST) d->target = "m5.sim:80";
+    people_target(o->agent, target);
+    if (plan.serves[o->agent] != SERVES_HANDLER) d->target = target;
     if (!o->is_early) return;
     talk_head(o->t, head);
     d->early = head;
@@ -520,7 +629,9 @@ static void *client_dial(void *arg)
     revdial_dial_opts d = {0};
     revdial_err err;
     uint8_t head[TALK_HEAD];
-    client_dial_opts(&d, o, head);
+    char target[40];
+    client_mark(o->t, o->agent);
+    client_dial_opts(&d, o, target, head);
     revdial_stream *st = revdial_dial(proxies[o->proxy].p, agent_names[o->agent], &d, &err);
     talk_way way = {-1, st, o->is_blocking && o->t->mode != TALK_DUPLEX};
     proxies[o->proxy].dials--;
@@ -528,6 +639,8 @@ static void *client_dial(void *arg)
     if (!st && people_hear) people_hear("dial", err.msg);
     if (!st || (o->is_fd && !client_take_fd(&way, &err)))
         client_failed(o->t, err.code);
+    else if (o->t->third[0])
+        share_run(o->t, 0, st);
     else if (o->is_early)
         talk_run(o->t, 0, &way);
     else

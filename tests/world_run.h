@@ -73,10 +73,23 @@ static void world_check_talk_time(const talk *t)
                    (double)took / 1e6);
 }
 
+// EOF was no lie either where it came before the threads of the other end were done.
+static void world_check_shared(const talk *t)
+{
+    for (int x = 0; x < 2; x++) {
+        const talk_side *me = &t->side[x], *peer = &t->side[1 - x];
+        if (!t->third[1 - x] || !me->eof || (t->has_unix && !t->is_strict)) continue;
+        if (!peer->fin || me->read != peer->written)
+            world_fail("transfer %u (%s): EOF of side %d was a lie: %zu of %zu bytes", t->key,
+                       t->how, x, me->read, peer->written);
+    }
+}
+
 static void world_check_talks(void)
 {
     for (unsigned i = 0; i < talk_count; i++) {
         const talk *t = &talks[i];
+        world_check_shared(t);
         if (!t->is_strict) continue;
         if (t->may_refuse && !t->side[1].begun) {
             if (t->side[0].error) mark_set(MARK_REFUSED_BY_CHANGE);
@@ -161,6 +174,9 @@ static void world_check_stopped(void)
                        m->heap_blocks);
         if (m->threads) world_fail("%s has left %u threads", m->name, m->threads);
     }
+    for (unsigned i = 0; i < unix_path_count; i++)
+        if (unix_paths[i].exists && unix_paths[i].is_ours)
+            world_fail("%s is still there", unix_paths[i].path);
 }
 
 // ---- a run
@@ -237,6 +253,10 @@ static void world_begin(const script *s, int trace)
     plan_draw(&r, s->seed);
     links_draw(&r);
     if (!(s->simple & SIMPLE_MORE)) plan_draw_more(s->seed);
+    dns_families = DNS_V4;
+    unix_path_count = 0;
+    tcp_family_down = 0;
+    if (!(s->simple & SIMPLE_V4)) plan_draw_families(s->seed);
     wd.is_fifo = pick(&r, 4) == 0;
     wd.yield_one_in = pick(&r, 3) ? 4u << pick(&r, 6) : 0;
     wd.short_one_in = pick(&r, 3) ? 0 : 2u << pick(&r, 5);
@@ -280,7 +300,9 @@ static int world_play(const script *s, int trace, void *(*director)(void *), uin
 {
     story = *s;
     world_begin(s, trace);
-    people_new(AT_TARGET, "targets", target_main, (void *)(intptr_t)PORT_TARGET);
+    for (int kind = NET_V4; kind < NET_KINDS; kind++)
+        if (kind == NET_V4 || (plan.has_families && kind != NET_BOTH))
+            people_new(AT_TARGET, "targets", target_main, (void *)(intptr_t)kind);
     people_new(AT_EGRESS, "egress", egress_main, (void *)(intptr_t)PORT_CONNECT);
     people_new(AT_EGRESS, "egress", egress_main, (void *)(intptr_t)PORT_SOCKS);
     people_new(AT_CLIENT, "director", director, NULL);

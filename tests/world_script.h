@@ -11,6 +11,7 @@ static int world_is_faulty(void);
 #include "world_front.h"
 #include "world_peers.h"
 #include "world_hostile.h"
+#include "world_share.h"
 
 enum op_class { OP_USES, OP_CHANGES, OP_BREAKS };
 
@@ -41,7 +42,9 @@ enum op_class { OP_USES, OP_CHANGES, OP_BREAKS };
     X(THREADS, 2, BREAKS) \
     X(BUFFERS, 3, BREAKS) \
     X(RESOLVER, 4, BREAKS) \
-    X(JUMP, 2, BREAKS)
+    X(JUMP, 2, BREAKS) \
+    X(SHARE, 20, USES) \
+    X(FAMILY, 3, BREAKS)
 
 enum op_kind {
 #define WORLD_X(name, weight, class) OP_##name,
@@ -75,8 +78,9 @@ enum {
     SIMPLE_LINKS = 4,  // fast links
     SIMPLE_PLAN = 8,   // one proxy, one agent, default limits
     SIMPLE_MORE = 16,  // without what plan_draw_more() adds
-    SIMPLE_END = 32,
-    SIMPLE_CALM = 64  // of a test: nothing is broken, but a transfer may be refused
+    SIMPLE_V4 = 32,    // no IPv6, no Unix sockets
+    SIMPLE_END = 64,
+    SIMPLE_CALM = 128  // of a test: nothing is broken, but a transfer may be refused
 };
 
 typedef struct script {
@@ -180,6 +184,38 @@ static void plan_draw_more(uint64_t seed)
     for (int a = AT_PROXY; a < AT_AGENT; a++)
         for (int b = AT_AGENT; b < AT_TARGET; b++)
             tcp_links[a][b].bytes_per_s = 30000000 + pick(&r, 50000000);
+}
+
+static enum net_kind net_kind_draw(test_rng *r)
+{
+    return pick(r, 3) ? (enum net_kind)pick(r, NET_KINDS) : NET_V4;
+}
+
+// A socket that a process left that died: whoever binds there replaces it.
+static void path_draw_stale(test_rng *r, int port)
+{
+    char text[40];
+    if (pick(r, 2)) return;
+    net_text(NET_UNIX, AT_PROXY, port, text);
+    unix_path_make(unix_path_of(text + strlen("unix:")));
+}
+
+static void plan_draw_families(uint64_t seed)
+{
+    static const enum net_kind direct[] = {NET_V4, NET_V6, NET_UNIX};
+    test_rng r = test_rng_seeded(seed ^ 0x31080);
+    plan.has_families = pick(&r, 2) == 0;
+    if (!plan.has_families) return;
+    dns_families = (enum dns_families)pick(&r, DNS_FAMILIES);
+    for (int i = 0; i < AGENTS; i++) {
+        plan.of_port[i] = net_kind_draw(&r);
+        plan.of_target[i] = direct[pick(&r, 3)];
+        plan.of_agent[i] = plan.egress[i] ? NET_V4 : direct[pick(&r, 3)];
+        if (plan.of_port[i] == NET_UNIX) path_draw_stale(&r, PORT_CLIENTS + i);
+    }
+    for (int i = 0; i < PORTS_MORE; i++) plan.of_more[i] = net_kind_draw(&r);
+    if (pick(&r, 2)) plan.of_front = NET_BOTH;
+    path_draw_stale(&r, PORT_LISTEN);
 }
 
 static void links_draw(test_rng *r)
@@ -301,9 +337,26 @@ static void *intruder_main(void *arg)
     return NULL;
 }
 
+// Several threads use one end, or both where the other one is a handler. Only those that change
+// nothing must be whole.
+static void op_share(client_order *c, test_rng *r)
+{
+    talk *t = c->t;
+    int is_both = plan.serves[c->agent] == SERVES_HANDLER && pick(r, 2);
+    t->mode = TALK_DUPLEX;
+    if (t->gives_up == 1 || is_both) t->gives_up = 0;
+    c->is_early = 1;  // else the first bytes would be another call
+    for (int x = 0; x < 1 + is_both; x++) {
+        t->third[x] = 1 + (int)pick(r, SHARE_KINDS);
+        t->third_us[x] = (int64_t)pick(r, 1 << pick(r, 19));
+        if (t->third[x] - 1 >= SHARE_STOPS_READING) t->is_strict = 0;
+    }
+}
+
 static void op_talk(const op *o, test_rng *r)
 {
-    talk *t = talk_new(o->kind == OP_DIAL ? "dial" : "client");
+    int is_dial = o->kind == OP_DIAL || o->kind == OP_SHARE;
+    talk *t = talk_new(is_dial ? "dial" : "client");
     client_order *c = calloc(1, sizeof *c);
     if (!t || !c) {
         free(c);
@@ -319,8 +372,10 @@ static void op_talk(const op *o, test_rng *r)
         for (int x = 0; x < 2; x++)
             t->plan[x] = pick(r, 3) ? t->plan[x] : 1000000 + (size_t)pick(r, 4000000);
     if (plan.has_changes && pick(r, 3) == 0) op_talk_by_more(c, (int)pick(r, PORTS_MORE));
+    is_dial &= proxies[c->proxy].p && !proxies[c->proxy].is_closing;
+    if (o->kind == OP_SHARE && is_dial) op_share(c, r);
     clients_running++;
-    if (o->kind == OP_DIAL && proxies[c->proxy].p && !proxies[c->proxy].is_closing) {
+    if (is_dial) {
         proxies[c->proxy].dials++;
         people_new(AT_PROXY + c->proxy, "dial", client_dial, c);
     } else {
@@ -344,10 +399,11 @@ static void faults_end(void)
     for (int m = 0; m < MACHINES; m++) {
         memset(machines[m].lack_one_in, 0, sizeof machines[m].lack_one_in);
         machines[m].fd_limit = MACHINE_FDS;
-        machines[m].is_cut_off = 0;
+        machines[m].is_cut_off = machines[m].has_no_route = 0;
         for (int b = 0; b < MACHINES; b++) tcp_links[m][b].is_down = 0;
     }
     dns.mode = DNS_GOOD;
+    tcp_family_down = 0;
     egress_is_bad = 0;
     wake_all(&dns.silent);
     tcp_links_up();
@@ -357,10 +413,11 @@ static void faults_end(void)
 static void op_break(const op *o, test_rng *r)
 {
     unsigned n = 0;
-    for (tcp_conn *c = tcp_conns; c; c = c->next) n++;
+    for (tcp_conn *c = tcp_conns; c; c = c->next) n += c->family != AF_UNIX;
     if (!n) return;
+    n = (unsigned)pick(r, n);
     tcp_conn *c = tcp_conns;
-    for (n = (unsigned)pick(r, n); n; n--) c = c->next;
+    while (c->family == AF_UNIX || n--) c = c->next;
     if (o->kind == OP_FORGET) {
         c->is_lost = 1;
         return;
@@ -420,6 +477,21 @@ static void op_restart(const op *o, test_rng *r)
     proxies[n].is_closing = 0;
 }
 
+// IPv6 leads nowhere: silently, or agents are told at once that there is no route. Or IPv4 does.
+static void op_family(test_rng *r)
+{
+    int64_t us = (int64_t)pick(r, pick(r, 4) ? 3000000 : 60000000);
+    uint64_t how = plan.has_families ? pick(r, 5) : 4;
+    if (how < 2)
+        for (int i = 0; i < AGENTS; i++) machines[AT_AGENT + i].has_no_route = 1;
+    else
+        tcp_family_down = how == 4 ? AF_INET : AF_INET6;
+    world_sleep_us(us, "a broken family");
+    for (int i = 0; i < AGENTS; i++) machines[AT_AGENT + i].has_no_route = 0;
+    tcp_family_down = 0;
+    tcp_links_up();
+}
+
 static void op_jump(int64_t us)
 {
     wd.clock.now_us += us;
@@ -452,6 +524,7 @@ static void fault_do(const op *o)
         dns.mode = (enum dns_mode)pick(&r, 5);
         dns.delay_us = (int64_t)pick(&r, 1 << pick(&r, 23));
         break;
+    case OP_FAMILY: op_family(&r); break;
     case OP_JUMP: op_jump((int64_t)pick(&r, 1 << pick(&r, 27))); break;
     default: break;
     }

@@ -43,6 +43,7 @@ static void dial_accepted(dialling *d, tcp_listener *l)
     tcp_conn *c = tcp_conn_new(d->file->machine, l->machine);
     c->e[0].own = c->e[1].peer = d->file->own;
     c->e[1].own = c->e[0].peer = d->to;
+    c->family = d->to.sin_family;
     c->e[0].waits_accept = c->e[1].waits_accept = 1;
     l->queue[l->count++] = c;
     file_edge(l->file, EPOLLIN);
@@ -56,7 +57,8 @@ static void dial_arrives(dialling *d)
     machine *to = machine_at(ntohl(d->to.sin_addr.s_addr));
     tcp_link *link = to ? tcp_link_of(d->file->machine, to) : NULL;
     tcp_listener *l = to ? tcp_listener_at(&d->to, to) : NULL;
-    if (!to || link->is_down || to->is_cut_off || d->file->machine->is_cut_off) {
+    int is_lost = d->to.sin_family == tcp_family_down && to != d->file->machine;
+    if (!to || link->is_down || to->is_cut_off || d->file->machine->is_cut_off || is_lost) {
         dial_again(d);
         return;
     }
@@ -98,7 +100,7 @@ static void dial_on_arrival(world_event *e)
 
 static void socket_bind_any(file *f)
 {
-    if (!f->own.sin_family) f->own.sin_family = AF_INET;
+    f->own.sin_family = (sa_family_t)f->family;
     if (!f->own.sin_port) f->own.sin_port = htons(f->machine->next_port++);
     if (f->machine->next_port < 32768) f->machine->next_port = 32768;
 }
@@ -121,11 +123,107 @@ static int socket_dissolve(file *f)
     return 0;
 }
 
+// ---- Unix sockets: their paths are of all machines, like a directory that they share
+
+enum {
+    UNIX_PATHS = 64,
+    UNIX_OURS = 5,    // machines from here on do not run revdial.h
+    UNIX_MODE = 0660  // of those of a proxy
+};
+
+typedef struct unix_path {
+    char path[108];
+    int exists, is_ours;  // a process has bound it
+    unsigned mode;
+    uint32_t ino;  // of the last that was bound there
+} unix_path;
+
+static unix_path unix_paths[UNIX_PATHS];
+static unsigned unix_path_count;
+
+static unix_path *unix_path_of(const char *path)
+{
+    for (unsigned i = 0; i < unix_path_count; i++)
+        if (!strcmp(unix_paths[i].path, path)) return &unix_paths[i];
+    if (unix_path_count == UNIX_PATHS) abort();
+    unix_path *p = &unix_paths[unix_path_count++];
+    memset(p, 0, sizeof *p);
+    snprintf(p->path, sizeof p->path, "%s", path);
+    return p;
+}
+
+static unix_path *unix_path_at(const struct sockaddr_in *at)
+{
+    return &unix_paths[ntohs(at->sin_port) - 1];
+}
+
+static void unix_path_make(unix_path *p)
+{
+    static uint32_t inos;
+    p->exists = 1;
+    p->mode = 0777;
+    p->ino = ++inos;
+}
+
+static int unix_bind(file *f, const struct sockaddr_in *at)
+{
+    unix_path *p = unix_path_at(at);
+    if (p->exists) return -EADDRINUSE;
+    unix_path_make(p);
+    p->is_ours = f->machine->number < UNIX_OURS;
+    f->own = *at;
+    f->own.sin_addr.s_addr = p->ino;
+    f->is_bound = 1;
+    return 0;
+}
+
+static tcp_listener *unix_listener(const unix_path *p)
+{
+    for (int i = 0; i < TCP_LISTENERS; i++) {
+        tcp_listener *l = tcp_listeners[i];
+        if (l && l->at.sin_family == AF_UNIX && unix_path_at(&l->at) == p &&
+            l->at.sin_addr.s_addr == p->ino)
+            return l;
+    }
+    return NULL;
+}
+
+// At once, or never. A socket that is connected cannot be dissolved.
+static int unix_connect(file *f, const struct sockaddr_in *to)
+{
+    if (to->sin_family != AF_UNIX) return -EINVAL;
+    unix_path *p = unix_path_at(to);
+    tcp_listener *l = unix_listener(p);
+    if (f->end) return -EISCONN;
+    if (!p->exists) return -ENOENT;
+    if (!l) return -ECONNREFUSED;
+    if (l->count >= l->backlog || l->count == 64) return -EAGAIN;
+    if (machine_lacks(f->machine, LACK_BUFFER)) return -ENOMEM;
+    tcp_conn *c = tcp_conn_new(f->machine, l->machine);
+    c->family = AF_UNIX;
+    c->e[0].peer = c->e[1].own = l->at;
+    c->e[0].own.sin_family = c->e[1].peer.sin_family = AF_UNIX;
+    c->e[0].file = f;
+    c->e[1].waits_accept = 1;
+    f->end = &c->e[0];
+    f->own.sin_family = AF_UNIX;
+    f->was_connected = 1;
+    l->queue[l->count++] = c;
+    file_edge(l->file, EPOLLIN);
+    file_edge(f, EPOLLOUT);
+    return 0;
+}
+
 static int socket_connect(file *f, const struct sockaddr_in *to)
 {
     machine *m = f->machine, *far;
+    if (f->family == AF_UNIX) return unix_connect(f, to);
     if (to->sin_family == AF_UNSPEC) return socket_dissolve(f);
-    if (to->sin_family != AF_INET) return -EAFNOSUPPORT;
+    if (to->sin_family != f->family) return -EAFNOSUPPORT;
+    if (to->sin_family == AF_INET6 && m->has_no_route) {
+        mark_set(MARK_NO_ROUTE);
+        return -ENETUNREACH;
+    }
     if (f->dialling) return -EALREADY;
     if (f->end) return -EISCONN;
     if (machine_lacks(m, LACK_BUFFER)) return world_chance(2) ? -EADDRNOTAVAIL : -ENOBUFS;
@@ -154,7 +252,11 @@ static int socket_connect(file *f, const struct sockaddr_in *to)
 static int socket_listen(file *f, int backlog)
 {
     if (f->listener) return 0;
-    socket_bind_any(f);
+    if (f->family != AF_UNIX)
+        socket_bind_any(f);
+    else if (unix_path_at(&f->own)->is_ours && unix_path_at(&f->own)->mode != UNIX_MODE)
+        world_fail("%s listens at a path of mode %o", f->machine->name,
+                   unix_path_at(&f->own)->mode);
     tcp_listener *l = calloc(1, sizeof *l);
     if (!l) abort();
     l->file = f;
@@ -172,6 +274,7 @@ static int socket_listen(file *f, int backlog)
 
 static int socket_bind(file *f, const struct sockaddr_in *at)
 {
+    if (f->family == AF_UNIX) return unix_bind(f, at);
     f->own = *at;
     if (!at->sin_port) socket_bind_any(f);
     f->is_bound = 1;
@@ -187,7 +290,10 @@ static void listener_free(tcp_listener *l)
     for (int i = 0; i < l->count; i++) {
         tcp_conn *c = l->queue[i];
         c->e[1].waits_accept = 0;
-        tcp_reset(&c->e[1]);
+        if (c->family == AF_UNIX)
+            unix_part(&c->e[1], 1);
+        else
+            tcp_reset(&c->e[1]);
         tcp_forget(c);
     }
     free(l);
@@ -212,6 +318,9 @@ static int socket_accept(file *f, struct sockaddr_in *peer)
     x->file = got;
     got->end = x;
     got->own = x->own;
+    got->family = f->family;
+    got->is_mapped = f->family != c->family;
+    if (got->is_mapped) mark_set(MARK_MAPPED);
     got->was_connected = 1;
     if (x->is_dead) got->error = ECONNRESET;
     got->keep_on = f->keep_on;
@@ -269,7 +378,7 @@ static ptrdiff_t socket_send(file *f, const uint8_t *from, size_t len)
     if (!x) return f->dialling ? -EAGAIN : -EPIPE;
     to = tcp_other(x);
     if (x->is_dead || to->fin_sent) return -EPIPE;
-    size_t used = to->flying + to->unsent;
+    size_t used = tcp_held(to);
     size_t low = f->unsent_low ? (size_t)f->unsent_low : SIZE_MAX;
     if (used >= to->send_room || to->unsent >= low) {
         x->is_tight = 1;
@@ -285,7 +394,7 @@ static ptrdiff_t socket_send(file *f, const uint8_t *from, size_t len)
     int is_short = n > 1 && world_chance(wd.short_one_in);
     if (is_short) n = 1 + (size_t)world_below(n);
     x->is_tight |= n < len;
-    size_t at = (to->at + to->readable + used) % to->room;
+    size_t at = (to->at + to->readable + to->flying + to->unsent) % to->room;
     size_t first = to->room - at < n ? to->room - at : n;
     memcpy(to->ring + at, from, first);
     memcpy(to->ring, from + first, n - first);
@@ -316,6 +425,10 @@ static int socket_shutdown(file *f, int how)
     if (!x || x->is_dead) return -ENOTCONN;
     if (how != SHUT_RD) socket_finish(x);
     if (how != SHUT_WR) x->is_shut_rd = 1;
+    if (how != SHUT_WR && f->family == AF_UNIX) {
+        x->fin_sent = x->fin_came = 1;  // the peer can send no more
+        file_edge(tcp_other(x)->file, EPOLLOUT | (tcp_other(x)->fin_came ? EPOLLHUP : 0));
+    }
     file_edge(f, EPOLLIN | EPOLLOUT | EPOLLRDHUP | (x->fin_came ? EPOLLHUP : 0));
     return 0;
 }
@@ -336,6 +449,7 @@ static void socket_close(file *f)
     if (f->listener) listener_free(f->listener);
     if (!x) return;
     tcp_conn *c = x->conn;
+    if (!x->is_dead && c->family == AF_UNIX) unix_part(x, x->readable > 0);
     if (!x->is_dead && (x->readable || f->linger_abort)) tcp_reset(x);
     x->file = NULL;
     if (!x->is_dead) {

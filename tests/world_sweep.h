@@ -259,7 +259,7 @@ static int sweep_one(const sweep *s, int trace)
     sw = *s;
     none.seed = s->seed;
     none.is_calm = 1;
-    none.simple = SIMPLE_LINKS;
+    none.simple = SIMPLE_LINKS | SIMPLE_V4;
     int ok = world_play(&none, trace, sweep_main, &hash);
     if (!ok) sweep_tell(wd.why);
     return ok;

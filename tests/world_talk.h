@@ -41,6 +41,9 @@ typedef struct talk {
     int64_t begun_us, over_us;
     int is_strict;   // nothing may stop it
     int may_refuse;  // before its target has been reached
+    int has_unix;    // on its way is a Unix socket: an end that was cut off there looks like EOF
+    int third[2];    // of a side that has several threads: what the third one does, plus one
+    int64_t third_us[2];
     talk_side side[2];
     const char *how;
     char client_at[60];  // as the far end is told; "": not known
@@ -165,9 +168,24 @@ static void talk_check(talk *t, int x, const uint8_t *bytes, size_t n)
         world_fail("transfer %u (%s): side %d has read more than was written", t->key, t->how, x);
 }
 
-static void talk_check_end(talk *t, int x)
+// Is EOF no promise here? There is no RST on a Unix socket.
+static int talk_is_cut_short(const talk *t, int x)
 {
     const talk_side *me = &t->side[x], *peer = &t->side[1 - x];
+    if (!t->has_unix || (peer->fin && me->read == peer->written)) return 0;
+    return !t->is_strict || (t->may_refuse && !t->side[1].begun);
+}
+
+static void talk_check_end(talk *t, int x)
+{
+    talk_side *me = &t->side[x];
+    const talk_side *peer = &t->side[1 - x];
+    if (t->third[1 - x] && !peer->over) return;  // it may finish while a call of it goes on
+    if (talk_is_cut_short(t, x)) {
+        me->error = -ECONNRESET;
+        mark_set(MARK_CUT_SHORT);
+        return;
+    }
     if (!peer->fin || me->read != peer->written)
         world_fail("transfer %u (%s): EOF of side %d is a lie: %zu of %zu bytes read, %s", t->key,
                    t->how, x, me->read, peer->written, peer->fin ? "finished" : "not finished");
@@ -271,6 +289,8 @@ static int way_exactly(const talk_way *w, uint8_t *buf, size_t len, int is_write
     return 1;
 }
 
+static void share_run(talk *t, int x, revdial_stream *st);
+
 // The other end of a client: a target's connection, or a handler's stream.
 //   client   where it comes from, as this end was told; NULL or "": nothing
 static void talk_answer(const talk_way *w, const char *client)
@@ -295,7 +315,10 @@ static void talk_answer(const talk_way *w, const char *client)
         way_close(w, 1);
         return;
     }
-    talk_run(&talks[key], 1, w);
+    if (w->st && talks[key].third[1])
+        share_run(&talks[key], 1, w->st);
+    else
+        talk_run(&talks[key], 1, w);
 }
 
 static void talk_ask(talk *t, const talk_way *w)

@@ -55,6 +55,7 @@ typedef struct tcp_end {
 
 typedef struct tcp_conn {
     tcp_end e[2];
+    int family;
     tcp_link *link;
     int way;      // e[1] is reached by free_us[way], e[0] by the other
     int is_lost;  // the way forgets it: nothing arrives any more, in either direction
@@ -84,6 +85,7 @@ static tcp_listener *tcp_listeners[TCP_LISTENERS];
 static tcp_link tcp_links[MACHINES][MACHINES];  // [lower][higher]
 static tcp_conn *tcp_conns;
 static uint64_t tcp_resets, tcp_timeouts, tcp_bytes;
+static int tcp_family_down;  // no packet of this family comes to another machine
 
 static tcp_link *tcp_link_of(const machine *a, const machine *b)
 {
@@ -95,6 +97,8 @@ static int tcp_is_down(const tcp_conn *c)
 {
     machine *a = machine_at(ntohl(c->e[0].own.sin_addr.s_addr));
     machine *b = machine_at(ntohl(c->e[1].own.sin_addr.s_addr));
+    if (c->family == AF_UNIX) return 0;
+    if (c->family == tcp_family_down && a != b) return 1;
     return c->is_lost || c->link->is_down || (a && a->is_cut_off) || (b && b->is_cut_off);
 }
 
@@ -103,11 +107,17 @@ static tcp_end *tcp_other(const tcp_end *x)
     return &x->conn->e[x == &x->conn->e[0]];
 }
 
+// What the sender's system holds. What goes to a Unix socket counts until it is read.
+static size_t tcp_held(const tcp_end *to)
+{
+    return to->flying + to->unsent + (to->conn->family == AF_UNIX ? to->readable : 0);
+}
+
 static unsigned tcp_ready(tcp_end *x)
 {
     const tcp_end *to = tcp_other(x);  // what this end sends goes there
     unsigned bits = 0;
-    size_t sent = to->flying + to->unsent;
+    size_t sent = tcp_held(to);
     if (x->readable || x->fin_came || x->is_dead || x->is_shut_rd) bits |= EPOLLIN;
     if (x->fin_came || x->is_dead || x->is_shut_rd) bits |= EPOLLRDHUP;
     if (x->is_dead || (x->fin_came && to->fin_sent)) bits |= EPOLLHUP;
@@ -184,10 +194,39 @@ static void tcp_tell_room(tcp_end *from)
         file_edge(from->file, EPOLLOUT);
 }
 
+// Between Unix sockets nothing is ever on its way.
+static void unix_pump(tcp_end *to)
+{
+    unsigned bits = to->unsent ? EPOLLIN : 0;
+    to->readable += to->unsent;
+    to->unsent = 0;
+    if (to->fin_sent && !to->fin_came)
+        bits |= EPOLLIN | EPOLLRDHUP | (tcp_other(to)->fin_sent ? EPOLLHUP : 0);
+    to->fin_came = to->fin_sent;
+    if (bits) file_edge(to->file, bits);
+    tcp_tell_room(tcp_other(to));
+}
+
+// One is closed. There is no RST: its peer has what was sent, and then EOF, or an error if
+// something was not read.
+static void unix_part(tcp_end *x, int is_error)
+{
+    tcp_end *to = tcp_other(x);
+    x->is_dead = x->fin_sent = x->fin_came = 1;
+    to->fin_sent = to->fin_came = 1;
+    if (!to->file) return;
+    if (is_error) to->file->error = ECONNRESET;
+    file_edge(to->file, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLHUP | (is_error ? EPOLLERR : 0));
+}
+
 // Sends what waits as far as the receiver's window and the link allow.
 static void tcp_pump(tcp_end *to)
 {
     int64_t now = wd.clock.now_us;
+    if (to->conn->family == AF_UNIX) {
+        unix_pump(to);
+        return;
+    }
     if (to->is_dead || tcp_other(to)->is_dead) return;
     while (to->unsent && to->flight_count < TCP_FLIGHTS - 2) {
         size_t used = to->readable + to->flying, n = to->unsent;
@@ -286,6 +325,7 @@ static void tcp_keep_set(tcp_end *x)
 {
     const tcp_end *to = tcp_other(x);
     int64_t at = INT64_MAX;
+    if (x->conn->family == AF_UNIX) return;
     if (x->file && x->file->keep_on)
         at = x->heard_us +
              1000000LL * (x->file->keep_idle_s + x->file->keep_each_s * x->file->keep_count);
@@ -364,6 +404,8 @@ static tcp_listener *tcp_listener_at(const struct sockaddr_in *at, const machine
     for (int i = 0; i < TCP_LISTENERS; i++) {
         tcp_listener *l = tcp_listeners[i];
         if (!l || l->machine != m || l->at.sin_port != at->sin_port) continue;
+        if (l->at.sin_family != at->sin_family && !(l->file->takes_v4 && at->sin_family == AF_INET))
+            continue;
         uint32_t ip = ntohl(l->at.sin_addr.s_addr), to = ntohl(at->sin_addr.s_addr);
         int is_loopback = to == m->ip && ip >> 24 == 127;  // connect has made it the machine's
         if (ip == INADDR_ANY || ip == to || is_loopback) return l;
