@@ -321,6 +321,11 @@ static void *proxy_drain_main(void *arg)
     if (!proxies[o->number].p) return NULL;
     int code = revdial_proxy_drain(proxies[o->number].p, o->drain_ms);
     change_check_stop("a proxy", code, began, o->drain_ms);
+    // What it has brought may still be on its way to clients of the other proxy.
+    if (!proxies[o->number].peer) return NULL;
+    began = wd.clock.now_us - wd.jumped_us;
+    code = revdial_agent_drain(proxies[o->number].peer, o->drain_ms);
+    change_check_stop("a peer", code, began, o->drain_ms);
     return NULL;
 }
 
