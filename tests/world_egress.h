@@ -88,7 +88,7 @@ static int egress_connect(const char *host, int port)
     int is_address = sscanf(host, "10.0.0.%u", &number) == 1;
     if (!is_address && sscanf(host, "m%u.sim", &number) != 1) return -1;
     number -= (unsigned)is_address;
-    return number < MACHINES ? net_connect((int)number, port) : -1;
+    return number < MACHINES ? net_connect_by(NET_V4, (int)number, port) : -1;
 }
 
 // ---- CONNECT
