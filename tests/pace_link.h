@@ -57,7 +57,8 @@ typedef struct pace_flow {
     uint32_t flight;                            // packets on their way
     // TCP
     int is_slow_start;
-    double cwnd, most, epoch_cwnd, reno;
+    double cwnd, most, reno;
+    double origin;  // of the cubic function: seconds from the cut to where it is `most`
     int64_t epoch_us, cut_us, least_us, back_us;
     uint32_t round_end, round_samples;  // of slow start, in packets
     int64_t round_us;                   // least round trip of its first samples
@@ -196,15 +197,15 @@ static double pace_cube_root(double x)
 // RFC 9438: the window is a cubic function of the time since it was cut, but at least Reno's.
 static void pace_tcp_cubic(const pace_link *l, pace_flow *f, int64_t trip_us)
 {
-    double t, origin, want, step;
+    double t, want, step;
     if (!f->epoch_us) {
         f->epoch_us = l->now_us;
-        f->epoch_cwnd = f->reno = f->cwnd;
+        f->reno = f->cwnd;
         if (f->most < f->cwnd) f->most = f->cwnd;
+        f->origin = pace_cube_root((f->most - f->cwnd) / 0.4);
     }
-    t = (double)(l->now_us - f->epoch_us + trip_us) / 1e6;
-    origin = pace_cube_root((f->most - f->epoch_cwnd) / 0.4);
-    want = f->most + 0.4 * (t - origin) * (t - origin) * (t - origin);
+    t = (double)(l->now_us - f->epoch_us + trip_us) / 1e6 - f->origin;
+    want = f->most + 0.4 * t * t * t;
     f->reno += 0.53 / f->cwnd;
     if (want < f->reno) want = f->reno;
     step = (want - f->cwnd) / f->cwnd;

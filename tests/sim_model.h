@@ -10,7 +10,7 @@
 #define SIM_WEBSOCKET (UINT64_C(1) << 32)  // seeds from here on run over the WebSocket carrier
 
 enum {
-    SIM_SEEDS = 20000,  // test_share() of them
+    SIM_SEEDS = 10000,  // test_share() of them
     SIM_TWICE = 100,
     SIM_STEPS = 4000,
     SIM_STREAMS = 64,     // of one world, so that its models stay small
