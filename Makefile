@@ -20,6 +20,7 @@
 ##   tls        TLS and the programs with it (needs mbedTLS and openssl; TLS=openssl: libssl, too)
 ##   tls-versions  the same on other versions of mbedTLS (downloads them; needs cargo)
 ##   sim        two engines, and a world of proxies and agents, by random seeds (SEEDS=20000)
+##   thorough   suites that draw random cases, with twenty times as many of them
 ##   sweep      each call of the system fails in each way, at each place (SWEEP_SEEDS=3)
 ##   explore    every order of events in a small world, as deep as SECONDS=60 allow
 ##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=60 in all, FUZZ="engine egress")
@@ -150,9 +151,9 @@ LINK = $(LDFLAGS) -pthread $(LDLIBS)
 RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
-.PHONY: all suites examples test test-poll sim sweep check demo run-demo layers tidy header asan \
-	tsan yields helgrind portable matrix systems yamuxspec interop interop-all tls tls-versions \
-	explore fuzz differential coverage mutate timing e2e hostile chaos soak bench bench-peers \
+.PHONY: all suites examples test test-poll sim sweep thorough check demo run-demo layers tidy \
+	header asan tsan yields helgrind portable matrix systems yamuxspec interop interop-all tls \
+	tls-versions explore fuzz differential coverage mutate timing e2e hostile chaos soak bench bench-peers \
 	format man install install-headers uninstall package size clean help no-tls FORCE
 
 all: $(PROGRAMS) examples $(NO_TLS)
@@ -226,10 +227,10 @@ $(BUILD)/proxy/page.o: $(BUILD)/proxy/page.c $(BUILD)/flags
 	$(call object,$(CFLAGS) -Iexamples/proxy)
 $(BUILD)/examples/%: examples/%.c $(BUILD)/revdial.o $(HOLLOW) $(BUILD)/flags
 	$(call build,$(CFLAGS) $(LINKED) $(DROP_UNUSED))
-$(BUILD)/bench/tls: tests/bench/tls.c $(BUILD)/flags
-	$(call build,$(CFLAGS),$(TLS_LIBS))
-$(BUILD)/bench/%: tests/bench/%.c $(BUILD)/flags
-	$(call build,$(CFLAGS) -D_GNU_SOURCE)
+$(BUILD)/bench/tls: tests/bench/tls.c $(BUILD)/flags $(BUILD)/bench/flags
+	$(call build,$(BENCH_CFLAGS),$(TLS_LIBS))
+$(BUILD)/bench/%: tests/bench/%.c $(BUILD)/flags $(BUILD)/bench/flags
+	$(call build,$(BENCH_CFLAGS) -D_GNU_SOURCE)
 $(BUILD)/tls/%: tests/tls/%.c $(BUILD)/impl.o $(HOLLOW) $(BUILD)/flags
 	$(call build,$(THREAD_CFLAGS) -D_GNU_SOURCE $(LINKED) $(PROGRAM_TLS) -Itests $(BIND_NOW),\
 		$(TLS_TEST_LIBS))
@@ -259,6 +260,11 @@ $(filter-out $(CHECKED),$(CORE:%=$(BUILD)/%)): $(BUILD)/%: tests/%.c $(BUILD)/im
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(ALL_FLAGS)' | cmp -s - $@ || echo '$(ALL_FLAGS)' >$@
+# What measures nothing need not be fast.
+BENCH_CFLAGS = $(if $(filter-out 0,$(BENCH_SMOKE)),-g,$(CFLAGS))
+$(BUILD)/bench/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(BENCH_CFLAGS)' | cmp -s - $@ || echo '$(BENCH_CFLAGS)' >$@
 ALL_FLAGS = $(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(THREAD_CFLAGS) $(CPPFLAGS) $(LINK) $(TLS)
 
 -include $(wildcard $(BUILD)/*.d $(BUILD)/proxy/*.d $(BUILD)/agent/*.d $(BUILD)/program/*.d \
@@ -276,6 +282,12 @@ SEEDS = 20000
 sim: $(BUILD)/test_sim $(BUILD)/test_world
 	$(BUILD)/test_sim --seeds 0 $(SEEDS)
 	$(BUILD)/test_world --seeds 0 $(SEEDS)
+
+# Suites whose number of cases depends on TEST_THOROUGH.
+THOROUGH := $(shell grep -El 'test_share|TEST_THOROUGH|engine_script\.h' $(SOURCES) /dev/null)
+THOROUGH := $(call slow_first,$(THOROUGH:tests/%.c=%))
+thorough: $(THOROUGH:%=$(BUILD)/%)
+	@TEST_THOROUGH=1 RUN_TIMEOUT=900 $(RUN) $(THOROUGH:%=$(BUILD)/%)
 
 SWEEP_SEEDS = 3
 sweep: $(BUILD)/test_world
@@ -368,16 +380,18 @@ soak: $(PROGRAMS)
 bench-peers:
 	@REVDIAL_BUILD='$(BUILD)' sh tests/bench/get_peers.sh
 
-# Each compiler has the threads wait in another way.
+# Each compiler has the threads wait in another way. ASAN_GCC: fewer suites by gcc.
 ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all
+ASAN_GCC = $(NAMES)
+WITH_PROGRAMS_OR_THREADS = $(notdir $(OUTSIDE) $(THREADED))
 asan:
 	+@MAKE='$(MAKE)' CI='$(CI)' sh tests/sanitize.sh asan '$(ASAN)' \
-		gcc '$(call slow_first,$(NAMES))' \
+		gcc '$(call slow_first,$(ASAN_GCC))' \
 		clang '$(call slow_first,$(CORE) $(notdir $(THREADED:=-poll)))'
 
 tsan:
 	+@MAKE='$(MAKE)' CI='$(CI)' sh tests/sanitize.sh tsan -fsanitize=thread \
-		clang '$(notdir $(OUTSIDE) $(THREADED))' gcc '$(notdir $(THREADED))'
+		clang '$(WITH_PROGRAMS_OR_THREADS)' gcc '$(notdir $(THREADED))'
 
 # Suites with many threads and no deadlines that matter.
 YIELDING = test_callers test_scarce test_dial
@@ -393,8 +407,9 @@ helgrind:
 		>build/helgrind/load.sh
 	@$(RUN) build/helgrind/load.sh
 
-# What runs here runs as it is. The emulator is slow: it plays a tenth of the simulation's seeds,
-# and leaves out the rows that cut megabytes at every place. PORTABLE: also musl, and aarch64.
+# What runs here runs as it is. The emulator is slow: it plays few of the simulation's seeds, and
+# leaves out what the order of bytes does not touch but that takes long: rows that cut megabytes at
+# every place, links with millions of packets. PORTABLE: also musl, and aarch64.
 PORTABLE = m32 s390x
 core_with = +@$(MAKE) --no-print-directory BUILD=build/$(1) TLS=no $(2) $(CORE:%=build/$(1)/%)
 portable: $(PORTABLE:%=portable-%)
@@ -409,7 +424,10 @@ portable-s390x portable-aarch64: portable-%:
 	$(call core_with,$*,CC=$*-linux-gnu-gcc CFLAGS='-O2 -g' LDFLAGS=-static)
 	@for p in $(CORE); do \
 		case $$p in \
-		test_sim) args='--seeds 0 1000' ;; \
+		test_sim) args='--seeds 0 300' ;; \
+		test_pace) args='-comes_late -share_a_link' ;; \
+		test_http) args='-A77_every_byte' ;; \
+		test_flow) args='-the_window_grows_to' ;; \
 		test_mux) args='row_1_ row_4 row_8 row_9 row_13 row_18 row_21' ;; \
 		*) args= ;; \
 		esac; \

@@ -8,8 +8,8 @@
 //
 // test_share(10000) is how many of 10000 cases to try: a twentieth, or all if TEST_THOROUGH is set.
 //
-// Run a test program with words to run only the tests whose names contain one of them. The last
-// line is "N passed, N failed".
+// Run a test program with words to run only the tests whose names contain one of them, or with words
+// behind a '-' to leave out those. The last line is "N passed, N failed".
 #ifndef REVDIAL_TEST_H
 #define REVDIAL_TEST_H
 
@@ -105,15 +105,25 @@ static void test_on_term(int sig)
     _exit(n > 0 ? 128 + sig : 1);
 }
 
+static int test_is_wanted(const char *name, int argc, char **argv)
+{
+    int some = 0, named = 0;
+    for (int i = 1; i < argc; i++) {
+        if (argv[i][0] == '-' && strstr(name, argv[i] + 1)) return 0;
+        if (argv[i][0] == '-') continue;
+        some = 1;
+        named |= strstr(name, argv[i]) != NULL;
+    }
+    return named || !some;
+}
+
 static int test_main(int argc, char **argv)
 {
     int passed = 0, failed = 0;
     test_use_all();
     signal(SIGTERM, test_on_term);
     for (test_case *c = test_first; c; c = c->next) {
-        int wanted = argc < 2;
-        for (int i = 1; i < argc; i++) wanted |= strstr(c->name, argv[i]) != NULL;
-        if (!wanted) continue;
+        if (!test_is_wanted(c->name, argc, argv)) continue;
         test_failures = 0;
         test_running = c->name;
         c->run();

@@ -14,7 +14,7 @@
 #include "world_sweep.h"
 
 enum {
-    WORLD_SEEDS = 4000,   // of a thorough run
+    WORLD_SEEDS = 20000,  // of a thorough run
     WORLD_MARKED = 1000,  // so many meet everything
     WORLD_TWICE = 20,
     WORLD_FAILURES = 5  // no more are looked for
