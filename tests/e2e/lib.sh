@@ -85,15 +85,24 @@ is_ours() { jobs -pr | grep -qx "$1"; }
 
 is_running() { [ "${pid_of[$1]:-}" ] && kill -0 "${pid_of[$1]}" 2>/dev/null; }
 
+# nap COUNT: for 20 ms, each time for longer, up to 100 ms, and without a process of its own: a
+# question that starts some may be asked for minutes.
+exec {never}<> <(:)
+nap() {
+    local ms=$((1010 + 10 * $1))
+    [ $ms -lt 1100 ] || ms=1100
+    read -rt "0.${ms:1}" -u "$never" || :
+}
+
 # Waits until a process has ended and leaves its exit status in $status. await_end NAME SECONDS
 await_end() {
-    local pid=${pid_of[$1]} until=$((${EPOCHREALTIME/[.,]/} + $2 * 1000000))
+    local pid=${pid_of[$1]} until=$((${EPOCHREALTIME/[.,]/} + $2 * 1000000)) naps=0
     while kill -0 "$pid" 2>/dev/null; do
         if [ "${EPOCHREALTIME/[.,]/}" -gt "$until" ]; then
             fail "$1 (pid $pid) still runs after $2 s"
             return
         fi
-        sleep 0.02
+        nap $((naps += 1))
     done
     wait "$pid"
     status=$?
@@ -157,11 +166,11 @@ until_quiet() {
 
 # until_true SECONDS COMMAND...
 until_true() {
-    local until=$((${EPOCHREALTIME/[.,]/} + $1 * 1000000))
+    local until=$((${EPOCHREALTIME/[.,]/} + $1 * 1000000)) naps=0
     shift
     until "$@"; do
         [ "${EPOCHREALTIME/[.,]/}" -gt "$until" ] && return 1
-        sleep 0.02
+        nap $((naps += 1))
     done
 }
 
