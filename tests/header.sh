@@ -126,7 +126,7 @@ c_compiler() {
         try "$cc $flags" $cc -std=c11 $warnings $stack $flags -I. -pthread -c \
             -o "$tmp/impl$flags.o" "$tmp/impl.c"
     done
-    for flags in '-O2 -DNDEBUG' '-O2 -DREVDIAL_POLL' -Os \
+    for flags in '-O2 -DNDEBUG' '-O1 -DREVDIAL_POLL' -Os \
         '-O0 -fshort-enums -funsigned-char -DREVDIAL_NO_PROXY'; do # U43
         try "$cc $flags" $cc -std=c11 $warnings $flags -I. -pthread -c -o "$tmp/impl.o" \
             "$tmp/impl.c"

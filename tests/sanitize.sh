@@ -4,7 +4,7 @@
 # Each compiler builds its suites in build/KIND-COMPILER; but for asan the first one that can is
 # enough.
 # A compiler that is not here or that lacks the runtime is passed over, unless CI=true. Suites with
-# threads are not optimised: compiling would take longer than they do.
+# threads are not optimised: compiling would take longer than they do. Reports need lines alone.
 kind=$1
 flags=$2
 shift 2
@@ -23,8 +23,8 @@ while [ $# -ge 2 ]; do
     goals=
     for suite in $suites; do goals="$goals $dir/$suite"; done
     ${MAKE:-make} --no-print-directory BUILD="$dir" CC="$cc" \
-        CFLAGS="-g -fno-omit-frame-pointer $flags" \
-        TEST_CFLAGS="-O1 -g -fno-omit-frame-pointer $flags" $goals || exit 1
+        CFLAGS="-g1 -fno-omit-frame-pointer $flags" \
+        TEST_CFLAGS="-O1 -g1 -fno-omit-frame-pointer $flags" $goals || exit 1
     built="$built $cc"
     programs="$programs $goals"
 done
