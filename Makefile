@@ -152,9 +152,10 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 
 .DELETE_ON_ERROR:
 .PHONY: all suites examples test test-poll sim sweep thorough check demo run-demo layers tidy \
-	header asan tsan yields helgrind portable matrix systems yamuxspec interop interop-all tls \
-	tls-versions explore fuzz differential coverage mutate timing e2e hostile chaos soak bench bench-peers \
-	format man install install-headers uninstall package size clean help no-tls FORCE
+	header asan tsan yields helgrind portable matrix systems yamuxspec interop interop-all \
+	tls tls-versions explore fuzz differential coverage mutate timing e2e hostile chaos soak \
+	bench bench-peers format man install install-headers uninstall package size clean help \
+	no-tls FORCE
 
 all: $(PROGRAMS) examples $(NO_TLS)
 

@@ -8,8 +8,8 @@
 //
 // test_share(10000) is how many of 10000 cases to try: a twentieth, or all if TEST_THOROUGH is set.
 //
-// Run a test program with words to run only the tests whose names contain one of them, or with words
-// behind a '-' to leave out those. The last line is "N passed, N failed".
+// Run a test program with words to run only the tests whose names contain one of them, or with
+// words behind a '-' to leave out those. The last line is "N passed, N failed".
 #ifndef REVDIAL_TEST_H
 #define REVDIAL_TEST_H
 
