@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 // A secret that this file can make and recognise, byte by byte, without ever holding it.
@@ -34,20 +35,27 @@ static inline void hidden_make(char *secret, int which)
     secret[HIDDEN_LEN] = '\0';
 }
 
-// How often it is in that memory, in either form.
-static inline int hidden_count(const uint8_t *at, size_t len, int which)
+// How often it is in that memory, as it is or as digits of base64.
+static inline int hidden_count_as(char form(int which, size_t i), size_t size, const uint8_t *at,
+                                  size_t len, int which)
 {
-    const size_t digits = HIDDEN_LEN / 3 * 4;
+    const uint8_t *end = at + len;
     int found = 0;
-    const uint8_t first[2] = {(uint8_t)hidden_letter(which, 0), (uint8_t)hidden_digit(which, 0)};
-    for (size_t i = 0; i + HIDDEN_LEN <= len; i++) {
-        size_t k = 0, d = 0;
-        if (at[i] != first[0] && at[i] != first[1]) continue;
-        while (k < HIDDEN_LEN && at[i + k] == hidden_letter(which, k)) k++;
-        while (d < digits && i + digits <= len && at[i + d] == hidden_digit(which, d)) d++;
-        found += k == HIDDEN_LEN || d == digits;
+    while ((size_t)(end - at) >= size) {
+        at = memchr(at, form(which, 0), (size_t)(end - at) - size + 1);
+        if (!at) break;
+        size_t k = 0;
+        while (k < size && at[k] == (uint8_t)form(which, k)) k++;
+        found += k == size;
+        at++;
     }
     return found;
+}
+
+static inline int hidden_count(const uint8_t *at, size_t len, int which)
+{
+    return hidden_count_as(hidden_letter, HIDDEN_LEN, at, len, which) +
+           hidden_count_as(hidden_digit, HIDDEN_LEN / 3 * 4, at, len, which);
 }
 
 // Looks through all of the process that can be written to, but for the block it reads into.

@@ -12,7 +12,7 @@ if [ $# -eq 0 ]; then
     set -- engine head authorization credentials config egress websocket http_reader fronts admin
 fi
 each=$(((seconds * jobs + $# - 1) / $#))
-flags='-std=c11 -O1 -g -Wall -Wextra -Wno-unused-function -D_GNU_SOURCE -I. -Itests'
+flags='-std=c11 -O1 -g1 -Wall -Wextra -Wno-unused-function -D_GNU_SOURCE -I. -Itests'
 checks='-fsanitize=address,undefined -fno-sanitize-recover=all'
 main='int LLVMFuzzerTestOneInput(const char *p, long n) { return !p && n; }'
 
