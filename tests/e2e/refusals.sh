@@ -89,7 +89,7 @@ finish_is_not_an_abort() {
 
 waiting_client_sees_an_error() {
     start_client waiter refused "${exposed[7]}"
-    until_true 1 connects 10.77.0.66 1 || { fail "nobody connects"; return; }
+    until_true 5 connects 10.77.0.66 1 || { fail "nobody connects"; return; }
     end_now proxy
     said waiter.out . 5 || return
     [[ "$(cat "$dir/waiter.out")" =~ ^reset\  ]] || fail "it saw $(cat "$dir/waiter.out")"
