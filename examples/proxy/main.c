@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "dial.h"
+#include "fetch.h"
 #include "pages.h"
 #include "reload.h"
 #include "sockets.h"
@@ -281,12 +282,22 @@ static int app_open(app *a)
     return rc;
 }
 
+// How long peers may go on when the proxy has drained: what backends have brought may still be on
+// its way to clients of theirs, who take their time.
+static int app_peers_ms(int64_t until_ms)
+{
+    int64_t left_ms = until_ms - fetch_now_ms();
+    return left_ms > PEERS_LAST_MS ? (int)left_ms : PEERS_LAST_MS;
+}
+
 static int app_run(app *a)
 {
+    int64_t until_ms;
     int rc, drain_ms;
     prog_watch_begin(&a->watch, &a->live.now->cli);
     rc = app_wait(a);
     drain_ms = a->live.now->cli.common.drain_ms;
+    until_ms = fetch_now_ms() + drain_ms;
     if (rc != 0) app_failed(a, "waiting for signals");
     prog_notify(&a->log, "STOPPING=1");
     sockets_stop(&a->sockets);
@@ -298,7 +309,7 @@ static int app_run(app *a)
                   "some connections were still open when --drain ended");
     prog_admin_stop(a->admin);  // its pages look at the peers
     a->admin = NULL;
-    peers_stop(&a->live.peers, PEERS_LAST_MS);
+    peers_stop(&a->live.peers, app_peers_ms(until_ms));
     prog_log_put(&a->log, REVDIAL_LOG_INFO, "proxy.stopped", "");
     return rc == 0 ? PROG_STOPPED : PROG_FAILED;
 }

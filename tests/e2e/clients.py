@@ -40,13 +40,16 @@ class Pace:
             time.sleep(max(0, self.began + size / self.rate - time.monotonic()))
 
 
-def read(address, path, rate="0"):
-    """Reads to the end: is it a prefix of the file, and how did it end?
+def read(address, path, rate="0", first=""):
+    """Reads to the end: is it a prefix of the file, and how did it end? With "finish" it sends FIN
+    before that.
 
     Prints "reading" once a megabyte has come, then "BYTES same|different eof|reset|… MS", the
     latter since the byte that came last."""
     sock, pace, size, same, buf = connect(address), Pace(int(rate)), 0, True, bytearray(1 << 16)
     sock.settimeout(60)
+    if first == "finish":
+        sock.shutdown(socket.SHUT_WR)
     last = time.monotonic()
     with open(path, "rb") as f:
         try:

@@ -65,7 +65,7 @@ start_mesh() {
     local name
     od -An -N16 -tx1 /dev/urandom | tr -d ' \n' >"$dir/peer-token"
     for name in a b c; do port_of[$name]=$(client port); done
-    exposing web echo sink source
+    exposing web echo sink source little
     mkdir -p "$dir/sockets"
     start_mesh_proxy b && start_mesh_proxy c &&
         start_mesh_proxy a "${exposes[@]}" --connect 127.0.0.1:0 --socks5 127.0.0.1:0 \
@@ -168,6 +168,22 @@ one_is_killed() {
     start_mesh_proxy b && said a.log 'event=session.up .*role=peer' 20 $((before + 1)) &&
         said b.log 'event=session.up .*name=web' 20 || return
     gets "$page" -H 'Host: web.cams.example' "http://${address_of[http]}/" && is_served_by_a
+}
+
+# b ends while a client of a, which has finished, still takes what b's agent has sent. It gets all.
+one_ends() {
+    local before bytes
+    before=$(count a.log 'event=session.up .*role=peer')
+    bytes=$(stat -c %s "$dir/little")
+    start_client slow read "${ports[3]}" "$dir/little" 300000 finish
+    said slow.out '^reading' 10 || return
+    kill -TERM "${pid_of[b]}"
+    await_end b 40 || return
+    [ "$status" -eq 0 ] || { fail "b ended with $status"; return; }
+    said slow.out "^$bytes same eof " 20 || return
+    start_mesh_proxy b && said a.log 'event=session.up .*role=peer' 20 $((before + 1)) &&
+        said b.log 'event=session.up .*name=web' 20 &&
+        said b.log 'event=session.up .*role=peer' 40 2
 }
 
 is_served_by_a() {
@@ -360,7 +376,10 @@ wrong_options_are_refused() {
 }
 
 start_servers() {
-    make_file "$dir/part" 64 && start_peers peers "$dir/part" && start_http_server && start_full
+    make_file "$dir/part" 64 && make_file "$dir/little" 3 &&
+        start_peers others "$dir/little" || return
+    address_of[little]=${address_of[source]}
+    start_peers peers "$dir/part" && start_http_server && start_full
 }
 
 check 'servers for the agents' start_servers || return 0
@@ -377,6 +396,7 @@ if check 'three proxies that are peers' start_mesh; then
     check 'peers in status, metrics and --sockets' peers_are_shown
     check 'a peer freezes' one_freezes
     check 'a peer is killed and comes back' one_is_killed
+    check 'a peer ends, slow clients of another get all' one_ends
     check 'a peer with a wrong secret' a_wrong_secret_is_refused
     check 'peers get a new secret' a_new_secret_is_taken
     check 'peers with TLS and certificates' peers_over_tls
