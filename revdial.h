@@ -123,8 +123,8 @@
 //                    revdial_auth_req also RVD_HTTP_LABELS, revdial_engine_config,
 //                    rvd_http_request_read(), rvd_proxy_request_keep(), revdial_agent_config,
 //                    rvd_agent_config_check(), rvd_agent_texts_keep(), rvd_agent_engine_config()
-//    a carrier       revdial_carrier, rvd_http_note_upgrade(), rvd_engine_framing; then grep for
-//                    CARRIER_WEBSOCKET
+//    a carrier       revdial_carrier, a row of rvd_base_carriers, and its functions in
+//                    rvd_engine_framings; the refusal 426 names them
 //    a way to prove  Digest and Credentials in impl.auth, Challenges in impl.http
 //    wrong guesses   the constants above rvd_auth_guard, rvd_auth_payer_of()
 //    a proxy option  revdial_proxy_config, rvd_proxy_config_check(), its use; a text also in
@@ -2596,6 +2596,19 @@ static int rvd_base_is_name(const char *s, size_t len)
 {
     return rvd_base_is_label(s, len, 0);
 }
+
+// A carrier as requests, logs and URLs name it. How it frames bytes: rvd_engine_framing.
+typedef struct rvd_base_carrier {
+    const char *name;        // in the Upgrade of HTTP, in lower case
+    const char *schemes[2];  // of URLs, without TLS and with it
+    int is_keyed;            // the handshake has the fields of RFC 6455 section 4
+    int answers_close;       // after the peer's end it still has bytes to send
+} rvd_base_carrier;
+
+static const rvd_base_carrier rvd_base_carriers[] = {
+    [REVDIAL_CARRIER_RAW] = {"revdial", {"http://", "https://"}, 0, 0},
+    [REVDIAL_CARRIER_WEBSOCKET] = {"websocket", {"ws://", "wss://"}, 1, 1}};
+enum { RVD_BASE_CARRIERS = sizeof rvd_base_carriers / sizeof *rvd_base_carriers };
 
 enum { RVD_BASE_META_MAX = 34 };  // pairs of the application that go with a dial
 
@@ -9186,13 +9199,11 @@ static void rvd_http_challenge_read(rvd_http_challenge *c, rvd_base_slice rest)
 
 // What the lists of Connection, Upgrade and other fields say.
 enum {
-    RVD_HTTP_ASKS_UPGRADE = 1,   // Connection: upgrade
-    RVD_HTTP_ASKS_CLOSE = 2,     // Connection: close
-    RVD_HTTP_HAS_REVDIAL = 4,    // Upgrade: revdial
-    RVD_HTTP_HAS_WEBSOCKET = 8,  // Upgrade: websocket
-    RVD_HTTP_BAD_LIST = 16,      // either is malformed, or Connection would have a field removed
-    RVD_HTTP_BAD_FEATURES = 32,  // Revdial-Features is malformed
-    RVD_HTTP_HAS_PROTOCOL = 64   // Sec-WebSocket-Protocol: revdial
+    RVD_HTTP_ASKS_UPGRADE = 1,  // Connection: upgrade
+    RVD_HTTP_ASKS_CLOSE = 2,    // Connection: close
+    RVD_HTTP_BAD_LIST = 4,      // either is malformed, or Connection would have a field removed
+    RVD_HTTP_BAD_FEATURES = 8,  // Revdial-Features is malformed
+    RVD_HTTP_HAS_PROTOCOL = 16  // Sec-WebSocket-Protocol: revdial
 };
 
 // What one end announces to the other, in a request or in a 101.
@@ -9211,6 +9222,7 @@ typedef struct rvd_http_facts {
     rvd_base_slice value[RVD_HTTP_FIELD_KINDS];  // of the last line of each kind, trimmed
     unsigned count[RVD_HTTP_FIELD_KINDS];        // lines of each kind
     unsigned flags;
+    unsigned carriers;             // of Upgrade: 1 << REVDIAL_CARRIER_*
     unsigned upgrades, protocols;  // items of Upgrade, of Sec-WebSocket-Protocol
     rvd_http_terms terms;
     rvd_http_challenge challenge;  // all lines of it
@@ -9241,11 +9253,18 @@ static void rvd_http_note_connection(rvd_http_facts *f, rvd_base_slice item)
         f->flags |= RVD_HTTP_BAD_LIST;
 }
 
+// Returns 1 << REVDIAL_CARRIER_*, 0 if it is none of them.
+static unsigned rvd_http_carrier_bit(rvd_base_slice item)
+{
+    for (unsigned i = 0; i < RVD_BASE_CARRIERS; i++)
+        if (rvd_http_is_word(item, rvd_base_carriers[i].name)) return 1u << i;
+    return 0;
+}
+
 static void rvd_http_note_upgrade(rvd_http_facts *f, rvd_base_slice item)
 {
     if (!rvd_http_is_token(item, '/')) f->flags |= RVD_HTTP_BAD_LIST;
-    if (rvd_http_is_word(item, "revdial")) f->flags |= RVD_HTTP_HAS_REVDIAL;
-    if (rvd_http_is_word(item, "websocket")) f->flags |= RVD_HTTP_HAS_WEBSOCKET;
+    f->carriers |= rvd_http_carrier_bit(item);
     f->upgrades++;
 }
 
@@ -9404,7 +9423,7 @@ typedef struct rvd_http_request {
     int is_stripped;                    // 426 because a middlebox took Upgrade or Connection away
     int is_probe;                       // nothing in it asks for a session
     int carrier;                        // REVDIAL_CARRIER_*
-    char accept[RVD_HTTP_ACCEPT_SIZE];  // WebSocket: what the answer to its key is
+    char accept[RVD_HTTP_ACCEPT_SIZE];  // what the answer to its key is, if it is_keyed
 } rvd_http_request;
 
 // Ends a value with a NUL in place: it is followed at least by the CR of its line.
@@ -9441,13 +9460,21 @@ static int rvd_http_check_framing(const rvd_http_facts *f)
     return 0;
 }
 
+// The carrier that is used: the first in the table of those that the request lists.
+static int rvd_http_carrier(const rvd_http_facts *f)
+{
+    int carrier = 0;
+    while (!(f->carriers >> carrier & 1)) carrier++;
+    return carrier;
+}
+
 static int rvd_http_check_upgrade(const rvd_http_facts *f)
 {
     if (f->flags & RVD_HTTP_BAD_LIST) return 400;
     if (!(f->flags & RVD_HTTP_ASKS_UPGRADE)) return 426;
     if (f->flags & RVD_HTTP_ASKS_CLOSE) return 400;
-    if (f->flags & RVD_HTTP_HAS_REVDIAL) return 0;
-    return f->flags & RVD_HTTP_HAS_WEBSOCKET ? rvd_http_check_websocket(f) : 426;
+    if (!f->carriers) return 426;
+    return rvd_base_carriers[rvd_http_carrier(f)].is_keyed ? rvd_http_check_websocket(f) : 0;
 }
 
 // A browser names the origin of the page that makes the request (RFC 6455 section 10.2); other
@@ -9493,8 +9520,7 @@ static const char *rvd_http_origins_problem(const char *origins)
 // Did the backend ask for an upgrade? Revdial-Upgrade says so, which no middlebox removes.
 static int rvd_http_has_copy(const rvd_http_facts *f)
 {
-    rvd_base_slice copy = f->value[RVD_HTTP_FIELD_COPY];
-    return rvd_http_is_word(copy, "revdial") || rvd_http_is_word(copy, "websocket");
+    return rvd_http_carrier_bit(f->value[RVD_HTTP_FIELD_COPY]) != 0;
 }
 
 // Do the fields look like those of a health check, a browser or a crawler?
@@ -9676,10 +9702,9 @@ static int rvd_http_request_read(rvd_http_head *h, const char *path, const char 
     out->is_stripped = status == 426 && rvd_http_has_copy(&facts);
     if (status) return status;
     if (!rvd_http_may_origin(&facts, origins)) return 403;
-    if (!(facts.flags & RVD_HTTP_HAS_REVDIAL)) {
-        out->carrier = REVDIAL_CARRIER_WEBSOCKET;
+    out->carrier = rvd_http_carrier(&facts);
+    if (rvd_base_carriers[out->carrier].is_keyed)
         rvd_http_accept_of(facts.value[RVD_HTTP_FIELD_WS_KEY], out->accept);
-    }
     return rvd_http_read_ours(h, &facts, out);
 }
 
@@ -9692,7 +9717,8 @@ typedef struct rvd_http_offer {
     const char *user;              // BASIC, DIGEST
     const revdial_digest *digest;  // DIGEST
     const char *opaque;            // DIGEST: of the challenge, "" = there was none
-    const char *ws_key;            // WebSocket: Sec-WebSocket-Key; NULL asks for the raw carrier
+    int carrier;                   // REVDIAL_CARRIER_*
+    const char *ws_key;            // Sec-WebSocket-Key, if that carrier is_keyed; else NULL
     rvd_http_terms terms;          // is_revdial is not looked at
 } rvd_http_offer;
 
@@ -9813,7 +9839,7 @@ static void rvd_http_write_authorization(rvd_base_text *t, const rvd_http_offer 
 static size_t rvd_http_request_write(rvd_base_text *t, const rvd_http_offer *offer)
 {
     const revdial_engine_config *cfg = offer->cfg;
-    const char *carrier = offer->ws_key ? "websocket" : "revdial";
+    const char *carrier = rvd_base_carriers[offer->carrier].name;
     size_t start = t->len;
     if (rvd_http_offer_problem(offer)) return 0;
     RVD_BASE_ADD(t, "GET ", offer->path, " HTTP/1.1\r\n");
@@ -9904,7 +9930,8 @@ typedef struct rvd_http_answer {
     int is_stale;          // 401: the credentials were not looked at, only the nonce
     const char *proof;     // 101 to DIGEST, else NULL
     const char *cnonce;    // 101 to DIGEST: the peer's
-    const char *accept;    // WebSocket: Sec-WebSocket-Accept; NULL for the raw carrier
+    int carrier;           // 101: REVDIAL_CARRIER_*
+    const char *accept;    // Sec-WebSocket-Accept, if that carrier is_keyed; else NULL
 } rvd_http_answer;
 
 // Writes a line for each scheme, the strongest first, because clients may choose by the order (RFC
@@ -9956,7 +9983,7 @@ static void rvd_http_response_write(rvd_base_text *t, const rvd_http_answer *ans
     }
     rvd_base_text_add(t, "HTTP/1.1 101 Switching Protocols\r\n");
     rvd_http_write_field(t, "Connection", "Upgrade");
-    rvd_http_write_field(t, "Upgrade", answer->accept ? "websocket" : "revdial");
+    rvd_http_write_field(t, "Upgrade", rvd_base_carriers[answer->carrier].name);
     if (answer->accept) {
         rvd_http_write_field(t, "Sec-WebSocket-Accept", answer->accept);
         rvd_http_write_field(t, "Sec-WebSocket-Protocol", "revdial");
@@ -10009,11 +10036,12 @@ static rvd_base_slice rvd_http_read_proof(const rvd_http_facts *f)
 }
 
 // Did the proxy switch to exactly what we asked for?
-static int rvd_http_read_switch(rvd_http_facts *f, const char *accept, rvd_http_response *out)
+static int rvd_http_read_switch(rvd_http_facts *f, int carrier, const char *accept,
+                                rvd_http_response *out)
 {
     unsigned asks = f->flags & (RVD_HTTP_ASKS_UPGRADE | RVD_HTTP_ASKS_CLOSE);
     if (f->flags & RVD_HTTP_BAD_LIST || asks != RVD_HTTP_ASKS_UPGRADE) return 0;
-    if (!(f->flags & (accept ? RVD_HTTP_HAS_WEBSOCKET : RVD_HTTP_HAS_REVDIAL))) return 0;
+    if (f->carriers != 1u << carrier) return 0;
     if (f->upgrades != 1 || (accept && !rvd_http_is_ws_switch(f, accept))) return 0;
     if (!rvd_http_check_terms(f)) return 0;
     out->proof = rvd_http_read_proof(f);
@@ -10043,10 +10071,12 @@ static rvd_base_slice rvd_http_reason(const rvd_http_head *h)
 }
 
 // Reads a response whose head is complete.
-//   accept   WebSocket: the Sec-WebSocket-Accept that answers our key; NULL if we asked for raw
+//   carrier  that we asked for
+//   accept   the Sec-WebSocket-Accept that answers our key; NULL if we sent none
 //   returns  RVD_HTTP_DONE: the final response, see out->status; RVD_HTTP_MORE: an interim
 //            response, and the head is ready for the next one; RVD_HTTP_BAD
-static int rvd_http_response_read(rvd_http_head *h, const char *accept, rvd_http_response *out)
+static int rvd_http_response_read(rvd_http_head *h, int carrier, const char *accept,
+                                  rvd_http_response *out)
 {
     rvd_http_facts facts;
     const char *line = h->buf;
@@ -10061,7 +10091,7 @@ static int rvd_http_response_read(rvd_http_head *h, const char *accept, rvd_http
         if (facts.count[RVD_HTTP_FIELD_TRANSFER_ENCODING] > 0) return RVD_HTTP_BAD;
     }
     if (out->status == 101)
-        return rvd_http_read_switch(&facts, accept, out) ? RVD_HTTP_DONE : RVD_HTTP_BAD;
+        return rvd_http_read_switch(&facts, carrier, accept, out) ? RVD_HTTP_DONE : RVD_HTTP_BAD;
     if (out->status < 200) {
         if (h->interims++ == RVD_HTTP_INTERIM_MAX) return RVD_HTTP_BAD;
         rvd_http_head_reset(h);
@@ -10071,8 +10101,7 @@ static int rvd_http_response_read(rvd_http_head *h, const char *accept, rvd_http
     out->reason = rvd_http_reason(h);
     if (out->status < 400) out->location = facts.value[RVD_HTTP_FIELD_LOCATION];
     out->challenge = facts.challenge;
-    out->is_stripped = out->status == 426 &&
-                       facts.flags & (accept ? RVD_HTTP_HAS_WEBSOCKET : RVD_HTTP_HAS_REVDIAL);
+    out->is_stripped = out->status == 426 && facts.carriers >> carrier & 1;
     return RVD_HTTP_DONE;
 }
 
@@ -10369,7 +10398,8 @@ static size_t rvd_egress_take_answer(revdial_egress *v, const uint8_t *buf, size
     rvd_http_response r;
     size_t used = 0;
     int verdict = rvd_http_head_feed(&v->head, buf, len, &used);
-    if (verdict == RVD_HTTP_DONE) verdict = rvd_http_response_read(&v->head, NULL, &r);
+    if (verdict == RVD_HTTP_DONE)
+        verdict = rvd_http_response_read(&v->head, REVDIAL_CARRIER_RAW, NULL, &r);
     if (verdict == RVD_HTTP_DONE)
         rvd_egress_judge(v, &r);
     else if (verdict == RVD_HTTP_NOMEM)
@@ -10926,16 +10956,18 @@ static void rvd_ws_taken(rvd_ws *w, size_t n)
 }
 
 // How many of the next bytes are unmasked payload. A client's frames are masked: 0.
-static size_t rvd_ws_expected(const rvd_ws *w)
+static size_t rvd_ws_expected(const void *of)
 {
+    const rvd_ws *w = of;
     int is_plain = w->is_client && w->in_body && !rvd_ws_is_control(w);
     if (!is_plain) return 0;
     return w->in_left < SIZE_MAX ? (size_t)w->in_left : SIZE_MAX;
 }
 
 // Would the end of the connection cut a frame in two?
-static int rvd_ws_is_torn(const rvd_ws *w)
+static int rvd_ws_is_torn(const void *of)
 {
+    const rvd_ws *w = of;
     return w->in_head_len > 0 || w->in_body;
 }
 
@@ -11044,9 +11076,17 @@ static int rvd_ws_show(rvd_ws *w, struct iovec *iov, int max)
     return n;
 }
 
-// n bytes are on the wire. Returns how many of them were payload.
-static size_t rvd_ws_sent(rvd_ws *w, size_t n)
+// Bytes of its own that wait for the wire.
+static size_t rvd_ws_unsent(const void *of)
 {
+    const rvd_ws *w = of;
+    return w->out_head_len - w->out_head_sent;
+}
+
+// n bytes are on the wire. Returns how many of them were payload.
+static size_t rvd_ws_sent(void *of, size_t n)
+{
+    rvd_ws *w = of;
     size_t head = rvd_base_min(n, w->out_head_len - w->out_head_sent);
     w->out_head_sent += (uint32_t)head;
     n -= head;
@@ -11071,16 +11111,18 @@ static rvd_ws *rvd_ws_new(rvd_heap *heap, int is_client, uint64_t seed, const in
 }
 
 // Frees memory that an idle session does not need.
-static void rvd_ws_trim(rvd_ws *w)
+static void rvd_ws_trim(void *of)
 {
+    rvd_ws *w = of;
     if (!w->work || w->work_at < w->work_end || *w->now_us - w->work_us < RVD_WS_IDLE_US) return;
     rvd_base_free(w->heap, w->work, RVD_WS_WORK);
     w->work = NULL;
     w->work_at = w->work_end = 0;
 }
 
-static void rvd_ws_free(rvd_ws *w)
+static void rvd_ws_free(void *of)
 {
+    rvd_ws *w = of;
     if (!w) return;
     if (w->work) rvd_base_free(w->heap, w->work, RVD_WS_WORK);
     rvd_base_wipe(w->secret, sizeof w->secret);
@@ -11158,7 +11200,7 @@ struct revdial_engine {
     uint32_t window;                    // first window of streams, as announced
     char accept[RVD_HTTP_ACCEPT_SIZE];  // backend: what has to answer our key
     const rvd_engine_framing *framing;  // of that carrier; NULL: the mux's bytes go as they are
-    rvd_ws *ws;                         // of WebSocket
+    void *framer;                       // what that works on
     rvd_mux mux;
 };
 
@@ -11228,15 +11270,16 @@ static void rvd_engine_die(revdial_engine *e, int code, int status, const char *
 
 // How a carrier frames the bytes of the mux. The raw carrier does not: it has no such table.
 struct rvd_engine_framing {
-    int (*start)(revdial_engine *e);                                   // 0: out of memory
+    void *(*start)(revdial_engine *e);                                 // NULL: out of memory
     size_t (*input)(revdial_engine *e, const uint8_t *p, size_t len);  // as rvd_mux_input()
     int (*output)(revdial_engine *e, struct iovec *iov, int max);      // as rvd_mux_output()
-    size_t (*sent)(revdial_engine *e, size_t n);  // n bytes are on the wire: how many are the mux's
-    size_t (*expected)(const revdial_engine *e);  // how many of the next are payload as they stand
-    size_t (*unsent)(const revdial_engine *e);    // bytes of its own that wait for the wire
-    int (*is_torn)(const revdial_engine *e);      // would the end of the connection cut a frame?
-    void (*trim)(revdial_engine *e);              // frees what an idle session need not hold
-    void (*free)(revdial_engine *e);
+    // Of what start() has returned.
+    size_t (*sent)(void *of, size_t n);  // n bytes are on the wire: how many are the mux's
+    size_t (*expected)(const void *of);  // how many of the next are payload as they stand
+    size_t (*unsent)(const void *of);    // bytes of its own that wait for the wire
+    int (*is_torn)(const void *of);      // would the end of the connection cut a frame?
+    void (*trim)(void *of);              // frees what an idle session need not hold
+    void (*free)(void *of);
 };
 
 // ---- the WebSocket carrier ----
@@ -11251,11 +11294,12 @@ static size_t rvd_engine_ready(const rvd_mux *m)
 static void rvd_engine_ws_ended(revdial_engine *e)
 {
     rvd_mux *m = &e->mux;
-    if (e->ws->state == RVD_WS_FAILED) {
-        rvd_mux_die(m, REVDIAL_EPROTO, e->ws->text);
+    const rvd_ws *w = e->framer;
+    if (w->state == RVD_WS_FAILED) {
+        rvd_mux_die(m, REVDIAL_EPROTO, w->text);
         return;
     }
-    switch (e->ws->status) {
+    switch (w->status) {
     case RVD_WS_STATUS_NONE:
     case RVD_WS_STATUS_NORMAL:
     case RVD_WS_STATUS_AWAY: rvd_mux_eof(m); break;
@@ -11271,7 +11315,7 @@ static void rvd_engine_ws_ended(revdial_engine *e)
 static size_t rvd_engine_ws_input(revdial_engine *e, const uint8_t *p, size_t len)
 {
     rvd_mux *m = &e->mux;
-    rvd_ws *w = e->ws;
+    rvd_ws *w = e->framer;
     size_t used = 0;
     while (used < len && w->state == RVD_WS_OPEN && !m->dead && !rvd_mux_has_events(m)) {
         rvd_ws_piece piece;
@@ -11290,8 +11334,9 @@ static size_t rvd_engine_ws_input(revdial_engine *e, const uint8_t *p, size_t le
 static int rvd_engine_ws_status(const revdial_engine *e)
 {
     const rvd_mux *m = &e->mux;
-    if (e->ws->close_put) return -1;
-    if (e->ws->state != RVD_WS_OPEN) return e->ws->status;
+    const rvd_ws *w = e->framer;
+    if (w->close_put) return -1;
+    if (w->state != RVD_WS_OPEN) return w->status;
     if (!m->silent || m->dead == REVDIAL_ELOST) return -1;
     return m->dead == REVDIAL_EPROTO   ? RVD_WS_STATUS_PROTOCOL
            : m->dead == REVDIAL_ENOMEM ? RVD_WS_STATUS_INTERNAL
@@ -11304,7 +11349,7 @@ static void rvd_engine_ws_begin(revdial_engine *e)
 {
     struct iovec iov[8];
     rvd_mux *m = &e->mux;
-    rvd_ws *w = e->ws;
+    rvd_ws *w = e->framer;
     int status, count;
     size_t len = 0;
     if (w->state == RVD_WS_OPEN && !w->close_put) {
@@ -11323,7 +11368,7 @@ static void rvd_engine_ws_begin(revdial_engine *e)
 // that output. Later output may change which bytes these are, but never makes them fewer.
 static int rvd_engine_ws_output(revdial_engine *e, struct iovec *iov, int max)
 {
-    rvd_ws *w = e->ws;
+    rvd_ws *w = e->framer;
     int n, count;
     if (rvd_ws_is_between(w)) rvd_engine_ws_begin(e);
     n = rvd_ws_show(w, iov, max);
@@ -11337,61 +11382,32 @@ static int rvd_engine_ws_output(revdial_engine *e, struct iovec *iov, int max)
     return n;
 }
 
-static int rvd_engine_ws_start(revdial_engine *e)
+static void *rvd_engine_ws_start(revdial_engine *e)
 {
-    e->ws = rvd_ws_new(&e->heap, !rvd_engine_is_proxy(e), e->seed, &e->mux.now_us);
-    return e->ws != NULL;
-}
-
-static size_t rvd_engine_ws_sent(revdial_engine *e, size_t n)
-{
-    return rvd_ws_sent(e->ws, n);
-}
-
-static size_t rvd_engine_ws_expected(const revdial_engine *e)
-{
-    return rvd_ws_expected(e->ws);
-}
-
-static size_t rvd_engine_ws_unsent(const revdial_engine *e)
-{
-    return e->ws->out_head_len - e->ws->out_head_sent;
-}
-
-static int rvd_engine_ws_is_torn(const revdial_engine *e)
-{
-    return rvd_ws_is_torn(e->ws);
-}
-
-static void rvd_engine_ws_trim(revdial_engine *e)
-{
-    if (!e->mux.slice_stream) rvd_ws_trim(e->ws);
-}
-
-static void rvd_engine_ws_free(revdial_engine *e)
-{
-    rvd_ws_free(e->ws);
+    return rvd_ws_new(&e->heap, !rvd_engine_is_proxy(e), e->seed, &e->mux.now_us);
 }
 
 static const rvd_engine_framing rvd_engine_websocket = {.start = rvd_engine_ws_start,
                                                         .input = rvd_engine_ws_input,
                                                         .output = rvd_engine_ws_output,
-                                                        .sent = rvd_engine_ws_sent,
-                                                        .expected = rvd_engine_ws_expected,
-                                                        .unsent = rvd_engine_ws_unsent,
-                                                        .is_torn = rvd_engine_ws_is_torn,
-                                                        .trim = rvd_engine_ws_trim,
-                                                        .free = rvd_engine_ws_free};
+                                                        .sent = rvd_ws_sent,
+                                                        .expected = rvd_ws_expected,
+                                                        .unsent = rvd_ws_unsent,
+                                                        .is_torn = rvd_ws_is_torn,
+                                                        .trim = rvd_ws_trim,
+                                                        .free = rvd_ws_free};
+
+static const rvd_engine_framing *const rvd_engine_framings[RVD_BASE_CARRIERS] = {
+    [REVDIAL_CARRIER_WEBSOCKET] = &rvd_engine_websocket};
 
 // Returns 0: out of memory.
 static int rvd_engine_framing_start(revdial_engine *e)
 {
-    static const rvd_engine_framing *const framings[] = {
-        [REVDIAL_CARRIER_RAW] = NULL, [REVDIAL_CARRIER_WEBSOCKET] = &rvd_engine_websocket};
-    const rvd_engine_framing *f = framings[e->carrier];
-    if (f && !f->start(e)) return 0;
-    e->framing = f;
-    return 1;
+    const rvd_engine_framing *f = rvd_engine_framings[e->carrier];
+    if (!f) return 1;
+    e->framer = f->start(e);
+    if (e->framer) e->framing = f;
+    return e->framer != NULL;
 }
 
 // ---- what both ends say ----
@@ -11619,7 +11635,7 @@ static int rvd_engine_is_proved(const revdial_engine *e, const rvd_http_response
 static void rvd_engine_on_response(revdial_engine *e)
 {
     rvd_http_response r;
-    int verdict = rvd_http_response_read(&e->head, e->accept[0] ? e->accept : NULL, &r);
+    int verdict = rvd_http_response_read(&e->head, e->carrier, e->accept[0] ? e->accept : NULL, &r);
     if (verdict == RVD_HTTP_MORE) return;
     if (verdict != RVD_HTTP_DONE) {
         rvd_engine_die(e, REVDIAL_EUPGRADE, r.status, "the answer is not a valid HTTP upgrade");
@@ -11679,7 +11695,7 @@ static size_t rvd_engine_head_input(revdial_engine *e, const uint8_t *p, size_t 
 
 static void rvd_engine_eof(revdial_engine *e)
 {
-    if (rvd_engine_has_session(e) && e->framing && e->framing->is_torn(e))
+    if (rvd_engine_has_session(e) && e->framing && e->framing->is_torn(e->framer))
         rvd_mux_die(&e->mux, REVDIAL_ELOST, "the connection ended in the middle of a frame");
     else if (rvd_engine_has_session(e))
         rvd_mux_eof(&e->mux);
@@ -11739,7 +11755,8 @@ int revdial_engine_auth(revdial_engine *e, int verdict)
     answer.session_id = e->session_id;
     if (e->proof[0]) answer.proof = e->proof;
     answer.cnonce = e->request.digest.cnonce;
-    answer.accept = e->request.carrier == REVDIAL_CARRIER_WEBSOCKET ? e->request.accept : NULL;
+    answer.carrier = e->carrier;
+    if (e->request.accept[0]) answer.accept = e->request.accept;
     if (!rvd_engine_hello_alloc(e, RVD_HTTP_ANSWER_SIZE)) {
         rvd_engine_die(e, REVDIAL_ENOMEM, 0, "out of memory for the answer");
         return REVDIAL_ENOMEM;
@@ -11807,7 +11824,7 @@ void revdial_engine_sent(revdial_engine *e, size_t n)
     e->hello_sent += hello;
     if (e->hello.at && e->hello_sent == e->hello.len) rvd_engine_hello_free(e);
     n -= hello;
-    if (e->framing) n = e->framing->sent(e, n);
+    if (e->framing) n = e->framing->sent(e->framer, n);
     if (rvd_engine_has_session(e)) rvd_mux_sent(&e->mux, n);
     RVD_ENGINE_CHECK(e);
 }
@@ -11834,7 +11851,7 @@ int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us)
     if (rvd_engine_has_session(e)) {
         at = rvd_mux_tick(&e->mux, now_us);
         rvd_mux_drain_check(&e->mux);
-        if (e->framing) e->framing->trim(e);
+        if (e->framing && !e->mux.slice_stream) e->framing->trim(e->framer);
         RVD_ENGINE_CHECK(e);
         return e->mux.dead ? -1 : at;
     }
@@ -11993,7 +12010,7 @@ size_t revdial_engine_expected(revdial_engine *e, uint32_t id)
 {
     const rvd_mux_stream *s = rvd_engine_find(e, id);
     size_t n = s ? rvd_mux_expected(&e->mux, s) : 0;
-    return n && e->framing ? rvd_base_min(n, e->framing->expected(e)) : n;
+    return n && e->framing ? rvd_base_min(n, e->framing->expected(e->framer)) : n;
 }
 
 ptrdiff_t revdial_engine_read(revdial_engine *e, uint32_t id, void *buf, size_t len)
@@ -12191,7 +12208,7 @@ void revdial_engine_get_info(const revdial_engine *e, revdial_engine_info *out)
     out->last_rx_us = m->last_rx_us;
     out->buffered_bytes = (size_t)m->buffered;
     out->output_bytes += rvd_engine_ready(m);
-    if (e->framing) out->output_bytes += e->framing->unsent(e);
+    if (e->framing) out->output_bytes += e->framing->unsent(e->framer);
 }
 
 // The only problem that is not the caller's; recognised by its address.
@@ -12267,8 +12284,8 @@ static const char *rvd_engine_config_problem(const revdial_engine_config *cfg, c
 #ifdef REVDIAL_NO_PROXY
     if (cfg->role == REVDIAL_ROLE_PROXY) return "role: no proxy in this build (REVDIAL_NO_PROXY)";
 #endif
-    if (cfg->carrier != REVDIAL_CARRIER_RAW && cfg->carrier != REVDIAL_CARRIER_WEBSOCKET)
-        return "carrier: neither REVDIAL_CARRIER_RAW nor REVDIAL_CARRIER_WEBSOCKET";
+    if (cfg->carrier < 0 || cfg->carrier >= RVD_BASE_CARRIERS)
+        return "carrier: not one of REVDIAL_CARRIER_*";
     if (cfg->auth_schemes >= 2 * REVDIAL_AUTH_DIGEST) return "auth_schemes: an unknown bit";
     if (cfg->realm && !rvd_auth_is_quotable(cfg->realm, RVD_AUTH_REALM_MAX))
         return "realm: not 1 to 64 of printable ASCII without \" and \\";
@@ -12342,10 +12359,10 @@ static void rvd_engine_answer_make(revdial_engine *e, const rvd_http_challenge *
     rvd_base_wipe(ha1, sizeof ha1);
 }
 
-// Backend: our key; e->accept is set to the answer that it needs. NULL for the raw carrier.
+// Backend: our key; e->accept is set to the answer that it needs. NULL if the carrier needs none.
 static const char *rvd_engine_ws_key(revdial_engine *e, char key[25])
 {
-    if (e->carrier != REVDIAL_CARRIER_WEBSOCKET) return NULL;
+    if (!rvd_base_carriers[e->carrier].is_keyed) return NULL;
     rvd_ws_nonce(e->seed, key);
     rvd_http_accept_of(rvd_base_slice_of(key), e->accept);
     return key;
@@ -12375,6 +12392,7 @@ static const char *rvd_engine_request_put(revdial_engine *e, const revdial_engin
     offer.host = cfg->host ? cfg->host : "localhost";
     offer.path = e->path;
     offer.cfg = cfg;
+    offer.carrier = e->carrier;
     offer.ws_key = rvd_engine_ws_key(e, key);
     offer.terms = rvd_engine_terms(e);
     if (e->has_secret) {  // checked now, if only sent later
@@ -12455,7 +12473,7 @@ void revdial_engine_free(revdial_engine *e)
     rvd_heap heap;
     if (!e) return;
     rvd_mux_end(&e->mux);
-    if (e->framing) e->framing->free(e);
+    if (e->framing) e->framing->free(e->framer);
     rvd_http_head_free(&e->head);
     rvd_engine_hello_free(e);
     rvd_base_wipe(e->proof, sizeof e->proof);
@@ -18347,7 +18365,7 @@ static void rvd_stream_die(revdial_session *s)
     rvd_reader_lease_end(&s->reader);
     revdial_engine_get_info(s->engine, &info);
     // A WebSocket peer that has said Close waits for ours.
-    if (info.carrier == REVDIAL_CARRIER_WEBSOCKET && !s->why.sys) rvd_stream_flush_locked(s);
+    if (rvd_base_carriers[info.carrier].answers_close && !s->why.sys) rvd_stream_flush_locked(s);
     if (s->why.sys || s->why.code == REVDIAL_ELOST ||
         rvd_loop_timer_set(s->loop, &s->timer, rvd_loop_now(s->loop) + wait_us) < 0) {
         rvd_stream_close_locked(s);
@@ -21207,7 +21225,7 @@ static void rvd_proxy_log_session(revdial_session *s, enum rvd_log_event event, 
     rvd_log_text(&l, "identity", s->identity);
     rvd_log_text(&l, "role", s->is_peer ? "peer" : NULL);
     rvd_log_text(&l, "peer", s->peer);
-    rvd_log_text(&l, "carrier", info.carrier == REVDIAL_CARRIER_WEBSOCKET ? "websocket" : NULL);
+    if (info.carrier) rvd_log_text(&l, "carrier", rvd_base_carriers[info.carrier].name);
     rvd_log_text(&l, "reason", why);
     rvd_log_end(&p->own.log, &l);
 }
@@ -27784,22 +27802,17 @@ static void rvd_agent_on_stop_timer(rvd_loop_timer *t)
 
 // ---- opening and closing ----
 
-typedef struct rvd_agent_scheme {
-    const char *text, *port;
-    int secure, carrier;
-} rvd_agent_scheme;
-
-// NULL: an unknown scheme.
-static const rvd_agent_scheme *rvd_agent_url_scheme(const char *url)
+// Notes the carrier that a URL asks for, and whether with TLS. Returns what follows the scheme,
+// NULL if that is unknown.
+static const char *rvd_agent_url_scheme(rvd_agent_link *l, const char *url)
 {
-    static const rvd_agent_scheme schemes[] = {
-        {"http://", ":80", 0, REVDIAL_CARRIER_RAW},
-        {"https://", ":443", 1, REVDIAL_CARRIER_RAW},
-        {"ws://", ":80", 0, REVDIAL_CARRIER_WEBSOCKET},
-        {"wss://", ":443", 1, REVDIAL_CARRIER_WEBSOCKET},
-    };
-    for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++)
-        if (strncmp(url, schemes[i].text, strlen(schemes[i].text)) == 0) return &schemes[i];
+    for (int i = 0; i < 2 * RVD_BASE_CARRIERS; i++) {
+        const char *scheme = rvd_base_carriers[i / 2].schemes[i % 2];
+        if (strncmp(url, scheme, strlen(scheme)) != 0) continue;
+        l->carrier = i / 2;
+        l->secure = i % 2;
+        return url + strlen(scheme);
+    }
     return NULL;
 }
 
@@ -27818,8 +27831,7 @@ static const char *rvd_agent_url_host_problem(const rvd_agent_link *l, rvd_sys_e
 // "SCHEME://host[:port][/path]" or "unix:/path".
 static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
 {
-    const rvd_agent_scheme *scheme = rvd_agent_url_scheme(url);
-    const char *rest, *slash, *problem;
+    const char *slash, *problem;
     char *zone, *end;
     rvd_sys_endpoint e;
     if (strncmp(url, "unix:/", 6) == 0) {
@@ -27828,10 +27840,8 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
         RVD_BASE_JOIN(l->path, sizeof l->path, "/revdial");
         return NULL;
     }
-    if (!scheme) return "not http://, https://, ws://, wss:// or unix:/path";
-    l->secure = scheme->secure;
-    l->carrier = scheme->carrier;
-    rest = url + strlen(scheme->text);
+    const char *rest = rvd_agent_url_scheme(l, url);
+    if (!rest) return "not http://, https://, ws://, wss:// or unix:/path";
     slash = strchr(rest, '/');
     size_t host_len = slash ? (size_t)(slash - rest) : strlen(rest);
     if (host_len == 0 || host_len >= sizeof l->host - 8) return "no host, or it is too long";
@@ -27844,7 +27854,10 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
     memcpy(l->host, rest, host_len);
     int has_port = strchr(l->host, ']') ? strchr(strchr(l->host, ']'), ':') != NULL
                                         : strchr(l->host, ':') != NULL;
-    RVD_BASE_JOIN(l->endpoint, sizeof l->endpoint, l->host, has_port ? NULL : scheme->port);
+    RVD_BASE_JOIN(l->endpoint, sizeof l->endpoint, l->host,
+                  has_port    ? NULL
+                  : l->secure ? ":443"
+                              : ":80");
     RVD_BASE_JOIN(l->path, sizeof l->path, slash && slash[1] ? slash : "/revdial");
     problem = rvd_agent_url_host_problem(l, &e);
     zone = strchr(l->host, '%');  // means something on this machine only (RFC 6874 section 1)

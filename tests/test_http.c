@@ -1272,7 +1272,8 @@ static answered listen_for(const uint8_t *s, size_t len, size_t first, size_t st
         if (piece > len - a.used) piece = len - a.used;
         verdict = rvd_http_head_feed(&head, s + a.used, piece, &used);
         a.used += used;
-        if (verdict == RVD_HTTP_DONE) verdict = rvd_http_response_read(&head, asked_ws, &a.r);
+        if (verdict == RVD_HTTP_DONE)
+            verdict = rvd_http_response_read(&head, asked_ws != NULL, asked_ws, &a.r);
     }
     a.status = verdict == RVD_HTTP_DONE ? a.r.status : status_of(verdict);
     rvd_http_head_free(&head);
@@ -1706,6 +1707,7 @@ TEST(the_request_is_the_one_of_the_vector_and_a_proxy_takes_it)
     CHECK_INT(a.window, 65536);
     CHECK_INT(a.streams, 65536);
     REQUIRE(vector_load(&v, "handshake-request-websocket"));
+    offer.carrier = REVDIAL_CARRIER_WEBSOCKET;
     offer.ws_key = "dGhlIHNhbXBsZSBub25jZQ==";
     CHECK_INT(write_request(buf, sizeof buf, &offer), v.len);
     CHECK_STR(buf, v.bytes);
@@ -1748,11 +1750,13 @@ TEST(the_101_is_the_one_of_the_vector_and_a_backend_takes_it)
     CHECK_INT(a.r.terms.window, 65536);
     CHECK_INT(a.r.terms.streams, 0);
     CHECK(a.r.session_id == 0x00c0ffee12345678u);
+    answer.carrier = REVDIAL_CARRIER_WEBSOCKET;
     answer.accept = asked_ws = WS_ACCEPT_TEXT;
     REQUIRE(vector_load(&v, "handshake-101-websocket"));
     write_answer(buf, sizeof buf, &answer);
     CHECK_STR(buf, v.bytes);
     CHECK_INT(listen_every_way("101 WebSocket", v.bytes, v.len).status, 101);
+    answer.carrier = REVDIAL_CARRIER_RAW;
     answer.accept = asked_ws = NULL;
     answer.terms.is_revdial = 0;
     REQUIRE(vector_load(&v, "handshake-101-stock"));
@@ -2026,7 +2030,7 @@ TEST(a_head_is_wiped_before_its_memory_is_given_back)
     CHECK_INT(freed_dirty, 0);
     rvd_http_head_init(&head, &heap, 0);  // what an interim response left behind goes too
     CHECK_INT(rvd_http_head_feed(&head, (const uint8_t *)interim, sizeof interim - 1, &used), 1);
-    CHECK_INT(rvd_http_response_read(&head, NULL, &response), RVD_HTTP_MORE);
+    CHECK_INT(rvd_http_response_read(&head, REVDIAL_CARRIER_RAW, NULL, &response), RVD_HTTP_MORE);
     rvd_http_head_free(&head);
     CHECK_INT(freed_blocks, 4);
     CHECK_INT(freed_dirty, 0);
