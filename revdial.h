@@ -119,10 +119,9 @@
 //    a header        One of the application needs no change: revdial_agent_config.headers arrives
 //                    in revdial_auth_req.headers. One of the protocol: RVD_HTTP_FIELDS,
 //                    rvd_http_offer, rvd_http_request_write(), rvd_http_read_ours(),
-//                    rvd_http_is_probe(), tests/vectors/. For one with a field in a config or in
-//                    revdial_auth_req also RVD_HTTP_LABELS, revdial_engine_config,
-//                    rvd_http_request_read(), rvd_proxy_request_keep(), revdial_agent_config,
-//                    rvd_agent_config_check(), rvd_agent_texts_keep(), rvd_agent_engine_config()
+//                    rvd_http_is_probe(), tests/vectors/. One that holds a name: RVD_BASE_LABELS,
+//                    and its member of revdial_engine_config, revdial_agent_config and
+//                    revdial_auth_req
 //    a carrier       revdial_carrier, a row of rvd_base_carriers, and its functions in
 //                    rvd_engine_framings; the refusal 426 names them
 //    a way to prove  Digest and Credentials in impl.auth, Challenges in impl.http
@@ -2577,6 +2576,13 @@ enum { RVD_BASE_NAME_MAX = 64 };
     "a name has 1 to 64 of a-z 0-9 . _ -, the first and the last a letter or digit"
 #define RVD_BASE_INSTANCE_RULE \
     "an instance has 1 to 64 of A-Z a-z 0-9 . _ -, the first and the last a letter or digit"
+
+// X(KIND, member, field, upper_ok, rule): the fields of a request that hold a name. An agent and
+// its engine take it from that member of their configs, a proxy shows it in that of
+// revdial_auth_req.
+#define RVD_BASE_LABELS(X) \
+    X(NAME, name, "Revdial-Name", 0, RVD_BASE_NAME_RULE) \
+    X(INSTANCE, instance, "Revdial-Instance", 1, RVD_BASE_INSTANCE_RULE)
 
 // [a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?, with A-Z beside a-z if upper_ok.
 static int rvd_base_is_label(const char *s, size_t len, int upper_ok)
@@ -8683,12 +8689,12 @@ static int rvd_http_is_value_byte(uint8_t c, int ascii_only)
     return c == '\t' || (c >= ' ' && c < 0x7f) || (c >= 0x80 && !ascii_only);
 }
 
-// Is it this word, in upper or lower case? `word` is in lower case.
+// Is it this word? The case of neither counts.
 static int rvd_http_is_word(rvd_base_slice s, const char *word)
 {
     if (s.len != strlen(word)) return 0;
     for (size_t i = 0; i < s.len; i++)
-        if (rvd_base_lower(s.at[i]) != word[i]) return 0;
+        if (rvd_base_lower(s.at[i]) != rvd_base_lower(word[i])) return 0;
     return 1;
 }
 
@@ -8735,7 +8741,7 @@ static int rvd_http_is_path(const char *path)
 
 // ---- fields ----
 
-// X(name, text): the header fields that this library reads, in lower case.
+// X(name, text): the header fields that this library reads, beside RVD_BASE_LABELS.
 #define RVD_HTTP_FIELDS(X) \
     X(HOST, "host") \
     X(CONNECTION, "connection") \
@@ -8748,8 +8754,6 @@ static int rvd_http_is_path(const char *path)
     X(CHALLENGE, "www-authenticate") \
     X(PROOF, "authentication-info") \
     X(VERSION, "revdial-version") \
-    X(NAME, "revdial-name") \
-    X(INSTANCE, "revdial-instance") \
     X(FEATURES, "revdial-features") \
     X(SESSION, "revdial-session") \
     X(WS_KEY, "sec-websocket-key") \
@@ -8764,15 +8768,17 @@ static int rvd_http_is_path(const char *path)
 enum rvd_http_field_kind {
     RVD_HTTP_FIELD_OTHER = 0,
     RVD_HTTP_FIELD_REVDIAL,  // "revdial-" and something of a later version
-#define RVD_HTTP_X(name, text) RVD_HTTP_FIELD_##name,
-    RVD_HTTP_FIELDS(RVD_HTTP_X)
+#define RVD_HTTP_X(name, ...) RVD_HTTP_FIELD_##name,
+    RVD_HTTP_FIELDS(RVD_HTTP_X) RVD_BASE_LABELS(RVD_HTTP_X)
 #undef RVD_HTTP_X
         RVD_HTTP_FIELD_KINDS
 };
 
 static const char *const rvd_http_field_names[RVD_HTTP_FIELD_KINDS] = {
 #define RVD_HTTP_X(name, text) [RVD_HTTP_FIELD_##name] = text,
-    RVD_HTTP_FIELDS(RVD_HTTP_X)
+#define RVD_HTTP_LABEL(name, member, field, upper_ok, rule) RVD_HTTP_X(name, field)
+    RVD_HTTP_FIELDS(RVD_HTTP_X) RVD_BASE_LABELS(RVD_HTTP_LABEL)
+#undef RVD_HTTP_LABEL
 #undef RVD_HTTP_X
 };
 
@@ -9409,12 +9415,6 @@ static int rvd_http_is_ws_switch(const rvd_http_facts *f, const char *accept)
 
 // ---- the request ----
 
-// X(KIND, member, field, upper_ok, rule): the fields that hold a name. A backend takes it from that
-// member of revdial_engine_config, a proxy shows it in that of revdial_auth_req.
-#define RVD_HTTP_LABELS(X) \
-    X(NAME, name, "Revdial-Name", 0, RVD_BASE_NAME_RULE) \
-    X(INSTANCE, instance, "Revdial-Instance", 1, RVD_BASE_INSTANCE_RULE)
-
 // What a backend's request says. Its strings are never NULL and point into the head.
 typedef struct rvd_http_request {
     revdial_auth_req auth;  // without peer, tls, proof and group
@@ -9662,7 +9662,7 @@ static int rvd_http_read_ours(rvd_http_head *h, const rvd_http_facts *f, rvd_htt
     int status, is_legal = rvd_http_check_terms(f);
 #define RVD_HTTP_X(kind, member, field, upper_ok, rule) \
     is_legal &= rvd_http_check_label(f, RVD_HTTP_FIELD_##kind, upper_ok);
-    RVD_HTTP_LABELS(RVD_HTTP_X)
+    RVD_BASE_LABELS(RVD_HTTP_X)
 #undef RVD_HTTP_X
     if (!is_legal) return 400;
     status = rvd_http_list(h, out);
@@ -9670,7 +9670,7 @@ static int rvd_http_read_ours(rvd_http_head *h, const rvd_http_facts *f, rvd_htt
     if (status) return status;
 #define RVD_HTTP_X(kind, member, field, upper_ok, rule) \
     out->auth.member = rvd_http_terminate(h, f->value[RVD_HTTP_FIELD_##kind]);
-    RVD_HTTP_LABELS(RVD_HTTP_X)
+    RVD_BASE_LABELS(RVD_HTTP_X)
 #undef RVD_HTTP_X
     return 0;
 }
@@ -9688,7 +9688,7 @@ static int rvd_http_request_read(rvd_http_head *h, const char *path, const char 
     memset(out, 0, sizeof *out);
     out->auth.secret = out->auth.user = "";
 #define RVD_HTTP_X(kind, member, field, upper_ok, rule) out->auth.member = "";
-    RVD_HTTP_LABELS(RVD_HTTP_X)
+    RVD_BASE_LABELS(RVD_HTTP_X)
 #undef RVD_HTTP_X
     rvd_http_gather(h, &facts);
     out->is_probe = rvd_http_is_probe(&facts);
@@ -9757,7 +9757,7 @@ static const char *rvd_http_offer_problem(const rvd_http_offer *o)
         return "path: must begin with '/' and hold neither blanks nor bytes above ASCII";
 #define RVD_HTTP_X(kind, member, field, upper_ok, rule) \
     if (!problem && !rvd_http_may_label(cfg->member, upper_ok)) problem = #member ": " rule;
-    RVD_HTTP_LABELS(RVD_HTTP_X)
+    RVD_BASE_LABELS(RVD_HTTP_X)
 #undef RVD_HTTP_X
     if (problem) return problem;
     if (rvd_http_is_set(o->secret) && rvd_auth_secret_problem(o->scheme, o->user, o->secret))
@@ -9855,7 +9855,7 @@ static size_t rvd_http_request_write(rvd_base_text *t, const rvd_http_offer *off
     rvd_http_write_terms(t, &offer->terms);
 #define RVD_HTTP_X(kind, member, field, upper_ok, rule) \
     if (rvd_http_is_set(cfg->member)) rvd_http_write_field(t, field, cfg->member);
-    RVD_HTTP_LABELS(RVD_HTTP_X)
+    RVD_BASE_LABELS(RVD_HTTP_X)
 #undef RVD_HTTP_X
     rvd_http_write_field(t, "Revdial-Upgrade", carrier);
     for (size_t i = 0; i < cfg->header_count; i++)
@@ -22005,8 +22005,9 @@ static void rvd_proxy_request_keep(rvd_proxy_member *m, const revdial_auth_req *
     m->auth.headers = rvd_base_keep_pairs(a, req->headers, req->header_count);
     m->auth.secret = rvd_base_keep_text(a, req->secret);
     m->auth.user = rvd_base_keep_text(a, req->user);
-    m->auth.name = rvd_base_keep_text(a, req->name);
-    m->auth.instance = rvd_base_keep_text(a, req->instance);
+#define RVD_PROXY_X(kind, member, ...) m->auth.member = rvd_base_keep_text(a, req->member);
+    RVD_BASE_LABELS(RVD_PROXY_X)
+#undef RVD_PROXY_X
     if (!req->digest) return;
     m->digest.realm = rvd_base_keep_text(a, req->digest->realm);
     m->digest.nonce = rvd_base_keep_text(a, req->digest->nonce);
@@ -27058,8 +27059,9 @@ static void rvd_agent_engine_config(const rvd_agent_link *l, revdial_engine_conf
     e->host = l->host;
     e->path = l->path;
     e->carrier = l->carrier;
-    e->name = cfg->name;
-    e->instance = cfg->instance;
+#define RVD_AGENT_X(kind, member, ...) e->member = cfg->member;
+    RVD_BASE_LABELS(RVD_AGENT_X)
+#undef RVD_AGENT_X
     e->secret = cfg->secret;
     e->user = cfg->user;
     e->auth_schemes = cfg->auth_schemes;
@@ -27966,8 +27968,10 @@ static void rvd_agent_texts_keep(revdial_agent *a, const revdial_agent_config *c
 {
     a->cfg = *cfg;
     a->cfg.url = rvd_base_keep_text(&a->texts, cfg->url);
-    a->cfg.name = rvd_base_keep_text(&a->texts, cfg->name);
-    a->cfg.instance = cfg->instance ? rvd_base_keep_text(&a->texts, cfg->instance) : a->instance;
+#define RVD_AGENT_X(kind, member, ...) a->cfg.member = rvd_base_keep_text(&a->texts, cfg->member);
+    RVD_BASE_LABELS(RVD_AGENT_X)
+#undef RVD_AGENT_X
+    if (!cfg->instance) a->cfg.instance = a->instance;
     a->cfg.secret = rvd_base_keep_text(&a->texts, cfg->secret);
     a->cfg.user = rvd_base_keep_text(&a->texts, cfg->user);
     a->cfg.egress = rvd_base_keep_text(&a->texts, cfg->egress);
@@ -28037,6 +28041,20 @@ static const char *rvd_agent_config_problem(const revdial_agent_config *cfg)
     return rvd_agent_numbers_problem(cfg);
 }
 
+static int rvd_agent_labels_check(const revdial_agent_config *cfg, revdial_err *err)
+{
+    const char *wrong = NULL, *problem = NULL;
+#define RVD_AGENT_X(kind, member, field, upper_ok, rule) \
+    if (!problem && cfg->member && \
+        !rvd_base_is_label(cfg->member, strlen(cfg->member), upper_ok)) { \
+        wrong = cfg->member; \
+        problem = rule; \
+    }
+    RVD_BASE_LABELS(RVD_AGENT_X)
+#undef RVD_AGENT_X
+    return problem ? rvd_sys_fail(err, REVDIAL_EINVAL, 0, wrong, problem) : REVDIAL_OK;
+}
+
 static int rvd_agent_config_check(const revdial_agent_config *cfg, revdial_err *err)
 {
     const char *problem = rvd_agent_config_problem(cfg);
@@ -28044,10 +28062,8 @@ static int rvd_agent_config_check(const revdial_agent_config *cfg, revdial_err *
     if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
     int code = rvd_stream_common_check(&cfg->common, err);
     if (code) return code;
-    if (cfg->name && !rvd_base_is_name(cfg->name, strlen(cfg->name)))
-        return rvd_sys_fail(err, REVDIAL_EINVAL, 0, cfg->name, RVD_BASE_NAME_RULE);
-    if (cfg->instance && !rvd_base_is_label(cfg->instance, strlen(cfg->instance), 1))
-        return rvd_sys_fail(err, REVDIAL_EINVAL, 0, cfg->instance, RVD_BASE_INSTANCE_RULE);
+    code = rvd_agent_labels_check(cfg, err);
+    if (code) return code;
     if (cfg->server_name && !rvd_agent_is_host(cfg->server_name))
         return rvd_sys_fail(err, REVDIAL_EINVAL, 0, cfg->server_name,
                             "server_name: neither a host name nor an address");
