@@ -4967,13 +4967,13 @@ static void rvd_mux_glitch(rvd_mux *m)
 }
 
 // Resets a stream of the peer because the peer misbehaves on it.
-static void rvd_mux_provoked(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
+static void rvd_mux_provoked(rvd_mux *m, rvd_mux_stream *s)
 {
     if (!rvd_base_bucket_take(&m->provoked, m->now_us)) {
         rvd_mux_protocol_error(m, "too many streams had to be reset");
         return;
     }
-    rvd_mux_reset_tell(m, s, code);
+    rvd_mux_reset_tell(m, s, REVDIAL_RESET_PROTOCOL);
 }
 
 // A stream gives up its unread bytes. A stream that the peer has reset already kept them for its
@@ -5138,7 +5138,7 @@ static int rvd_mux_meta_read(rvd_mux *m, rvd_mux_stream *s)
         return 0;
     }
     if (rvd_wire_preamble_get(s->preamble->data, s->preamble->end, m->meta)) return 1;
-    rvd_mux_provoked(m, s, REVDIAL_RESET_PROTOCOL);
+    rvd_mux_provoked(m, s);
     return 0;
 }
 
@@ -5190,7 +5190,7 @@ static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint
         c = s->preamble;
         total = rvd_wire_preamble_length(c->data, c->end);
         if (total < 0) {
-            rvd_mux_provoked(m, s, REVDIAL_RESET_PROTOCOL);
+            rvd_mux_provoked(m, s);
             return used;
         }
         if (total == (ptrdiff_t)c->end) {
@@ -6097,7 +6097,7 @@ static void rvd_mux_on_fin(rvd_mux *m, rvd_mux_stream *s)
         return;
     }
     if (s->phase == RVD_MUX_OFFERED) {
-        rvd_mux_provoked(m, s, REVDIAL_RESET_PROTOCOL);
+        rvd_mux_provoked(m, s);
         return;
     }
     rvd_mux_rx_become(s, RVD_MUX_RX_ENDED);
@@ -6285,7 +6285,7 @@ static void rvd_mux_on_data(rvd_mux *m, rvd_mux_stream *s)
     }
     if (s->rx != RVD_MUX_RX_ENDED) return;
     if (s->after_fin && s->tx != RVD_MUX_TX_RESET) {
-        rvd_mux_provoked(m, s, REVDIAL_RESET_PROTOCOL);
+        rvd_mux_provoked(m, s);
         return;
     }
     s->after_fin = 1;
@@ -6968,29 +6968,24 @@ static void rvd_mux_bury(rvd_mux *m)
 
 static int rvd_mux_event_session(rvd_mux *m, revdial_event *ev)
 {
-    unsigned bit;
-    if (m->news & RVD_MUX_NEWS_DEAD)
-        bit = RVD_MUX_NEWS_DEAD;
-    else if (m->news & RVD_MUX_NEWS_GOAWAY)
-        bit = RVD_MUX_NEWS_GOAWAY;
-    else if (m->news & RVD_MUX_NEWS_RTT)
-        bit = RVD_MUX_NEWS_RTT;
-    else if (m->news & RVD_MUX_NEWS_MUTE)
-        bit = RVD_MUX_NEWS_MUTE;
-    else if (m->news & RVD_MUX_NEWS_OPENABLE && !rvd_mux_open_is_blocked(m))
-        bit = RVD_MUX_NEWS_OPENABLE;
-    else
+    static const struct {
+        unsigned bit;
+        int type;
+    } news[] = {{RVD_MUX_NEWS_DEAD, REVDIAL_EV_DEAD},
+                {RVD_MUX_NEWS_GOAWAY, REVDIAL_EV_GOAWAY},
+                {RVD_MUX_NEWS_RTT, REVDIAL_EV_RTT},
+                {RVD_MUX_NEWS_MUTE, REVDIAL_EV_SILENT},
+                {RVD_MUX_NEWS_OPENABLE, REVDIAL_EV_WRITABLE}};
+    size_t i = 0, count = sizeof news / sizeof *news;
+    while (i < count && !(m->news & news[i].bit)) i++;
+    if (i == count || (news[i].bit == RVD_MUX_NEWS_OPENABLE && rvd_mux_open_is_blocked(m)))
         return 0;
-    m->news &= ~bit;
+    m->news &= ~news[i].bit;
     memset(ev, 0, sizeof *ev);
-    ev->type = bit == RVD_MUX_NEWS_DEAD     ? REVDIAL_EV_DEAD
-               : bit == RVD_MUX_NEWS_GOAWAY ? REVDIAL_EV_GOAWAY
-               : bit == RVD_MUX_NEWS_RTT    ? REVDIAL_EV_RTT
-               : bit == RVD_MUX_NEWS_MUTE   ? REVDIAL_EV_SILENT
-                                            : REVDIAL_EV_WRITABLE;
-    if (bit == RVD_MUX_NEWS_RTT) ev->rtt_us = m->rtt_us;
-    if (bit == RVD_MUX_NEWS_MUTE) ev->code = m->is_mute;
-    if (bit == RVD_MUX_NEWS_DEAD) {
+    ev->type = news[i].type;
+    if (ev->type == REVDIAL_EV_RTT) ev->rtt_us = m->rtt_us;
+    if (ev->type == REVDIAL_EV_SILENT) ev->code = m->is_mute;
+    if (ev->type == REVDIAL_EV_DEAD) {
         ev->code = m->dead;
         ev->text = m->dead_text;
         rvd_mux_bury(m);
@@ -12051,38 +12046,38 @@ int revdial_engine_writable(revdial_engine *e, uint32_t id)
     return state ? state : rvd_mux_allowed(&e->mux, s, RVD_WIRE_FRAME_MAX) > 0;
 }
 
-ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const void *buf, size_t len)
-{
-    const uint8_t *from = buf;
-    size_t done = 0;
-    rvd_mux_stream *s = rvd_engine_find(e, id);
-    if (!s || len > RVD_BASE_LEN_MAX) return REVDIAL_EINVAL;
-    while (done < len) {
-        ptrdiff_t n = rvd_mux_write(&e->mux, s, from + done, len - done);
-        if (n < 0 && !done) return n;
-        if (n <= 0) break;
-        done += (size_t)n;
-    }
-    RVD_ENGINE_CHECK(e);
-    if (done || len) return (ptrdiff_t)done;
-    rvd_mux_ack(&e->mux, s);
-    return rvd_mux_write_state(&e->mux, s);
-}
+typedef ptrdiff_t rvd_engine_put_fn(rvd_mux *m, rvd_mux_stream *s, const uint8_t *bytes,
+                                    size_t len);
 
-ptrdiff_t revdial_engine_lend(revdial_engine *e, uint32_t id, const void *buf, size_t len)
+// Writes or lends, a frame at a time, as much as may go now. Returns how much, or why nothing.
+static RVD_BASE_FAST ptrdiff_t rvd_engine_put(revdial_engine *e, rvd_mux_stream *s, const void *buf,
+                                              size_t len, rvd_engine_put_fn *put)
 {
     const uint8_t *from = buf;
     size_t done = 0;
-    rvd_mux_stream *s = rvd_engine_find(e, id);
     if (!s || len > RVD_BASE_LEN_MAX) return REVDIAL_EINVAL;
     while (done < len) {
-        ptrdiff_t n = rvd_mux_lend(&e->mux, s, from + done, len - done);
+        ptrdiff_t n = put(&e->mux, s, from + done, len - done);
         if (n < 0 && !done) return n;
         if (n <= 0) break;
         done += (size_t)n;
     }
     RVD_ENGINE_CHECK(e);
     return (ptrdiff_t)done;
+}
+
+ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const void *buf, size_t len)
+{
+    rvd_mux_stream *s = rvd_engine_find(e, id);
+    ptrdiff_t n = rvd_engine_put(e, s, buf, len, rvd_mux_write);
+    if (n || len) return n;
+    rvd_mux_ack(&e->mux, s);
+    return rvd_mux_write_state(&e->mux, s);
+}
+
+ptrdiff_t revdial_engine_lend(revdial_engine *e, uint32_t id, const void *buf, size_t len)
+{
+    return rvd_engine_put(e, rvd_engine_find(e, id), buf, len, rvd_mux_lend);
 }
 
 size_t revdial_engine_lent(revdial_engine *e, uint32_t id)
