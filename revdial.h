@@ -2995,9 +2995,8 @@ static const char *rvd_wire_ip6_parse(const char *s, uint8_t *ip)
 // "1.2.3.4:80" or "[::1]:80". Returns 1, or 0 and *out without an address.
 static int rvd_wire_addr_parse(const char *s, rvd_wire_addr *out)
 {
-    rvd_wire_addr a;
     uint64_t port = 0;
-    memset(&a, 0, sizeof a);
+    rvd_wire_addr a = {0};
     memset(out, 0, sizeof *out);
     if (*s == '[') {
         s = rvd_wire_ip6_parse(s + 1, a.ip);
@@ -7914,14 +7913,11 @@ int revdial_auth_verify(const revdial_auth_req *req, const revdial_credential *r
                         size_t *row)
 {
     revdial_auth_req own = *req;
-    rvd_auth_claim claim;
     if (!own.secret) own.secret = "";
     if (!own.user) own.user = "";
     if (!own.scheme && !own.secret[0] && own.tls && own.tls->verified)
         return rvd_auth_check_peer(req, rows, count, row);
-    memset(&claim, 0, sizeof claim);
-    claim.req = &own;
-    claim.scheme = own.scheme ? own.scheme : REVDIAL_AUTH_BEARER;
+    rvd_auth_claim claim = {.req = &own, .scheme = own.scheme ? own.scheme : REVDIAL_AUTH_BEARER};
     if (claim.scheme == REVDIAL_AUTH_DIGEST && !own.digest) return REVDIAL_EAUTH;
     rvd_auth_digest(&own.secret, 1, claim.presented);
     rvd_auth_weigh(&claim, rows, count);
@@ -9177,8 +9173,7 @@ static void rvd_http_challenge_note(rvd_http_challenge *c, rvd_base_slice scheme
 static void rvd_http_challenge_read(rvd_http_challenge *c, rvd_base_slice rest)
 {
     rvd_base_slice scheme = {NULL, 0}, word;
-    rvd_http_params params;
-    memset(&params, 0, sizeof params);
+    rvd_http_params params = {0};
     for (;;) {
         rvd_http_skip_any(&rest, " \t,", 3);
         if (rest.len == 0) break;
@@ -10516,9 +10511,8 @@ revdial_egress *revdial_egress_new(const char *url, const char *target, revdial_
                                    void *alloc_ud, revdial_err *err)
 {
     rvd_heap heap = {alloc, alloc_ud, 0};
-    rvd_egress_url u;
     revdial_egress *v = NULL;
-    memset(&u, 0, sizeof u);
+    rvd_egress_url u = {0};
     const char *problem = url ? rvd_egress_url_parse(url, &u) : "egress: NULL";
     if (!problem && (!target || !rvd_egress_is_target(target)))
         problem = "egress: only a server at HOST:PORT is reached through an egress proxy";
@@ -11443,14 +11437,12 @@ static rvd_http_terms rvd_engine_terms(revdial_engine *e)
 // Proxy: answers with a status and gives up the connection.
 static void rvd_engine_refuse(revdial_engine *e, int status, int is_stale)
 {
-    rvd_http_answer answer;
-    memset(&answer, 0, sizeof answer);
-    answer.status = status;
-    answer.schemes = e->auth_schemes;
-    answer.realm = e->realm;
-    answer.nonce = e->nonce;
-    answer.is_stale = is_stale;
-    answer.terms.is_revdial = e->request.terms.is_revdial;
+    rvd_http_answer answer = {.status = status,
+                              .schemes = e->auth_schemes,
+                              .realm = e->realm,
+                              .nonce = e->nonce,
+                              .is_stale = is_stale,
+                              .terms.is_revdial = e->request.terms.is_revdial};
     if (rvd_engine_is_proxy(e) && rvd_engine_hello_alloc(e, RVD_HTTP_ANSWER_SIZE))
         rvd_http_response_write(&e->hello, &answer);
     rvd_engine_die(e, rvd_http_refusal_of(status)->code, status, rvd_http_refusal_text(status));
@@ -11491,12 +11483,11 @@ static uint32_t rvd_engine_own_streams(const revdial_engine *e)
 
 static void rvd_engine_come_up(revdial_engine *e, const rvd_http_terms *peer)
 {
-    rvd_mux_config cfg;
-    memset(&cfg, 0, sizeof cfg);
-    cfg.is_client = rvd_engine_is_proxy(e);
-    cfg.accept_streams = e->accept_streams;
-    cfg.features = peer->is_revdial ? peer->features & rvd_engine_all_features() : 0;
-    cfg.send_window = peer->window;
+    rvd_mux_config cfg = {.is_client = rvd_engine_is_proxy(e),
+                          .accept_streams = e->accept_streams,
+                          .features =
+                              peer->is_revdial ? peer->features & rvd_engine_all_features() : 0,
+                          .send_window = peer->window};
     e->peer_terms = *peer;
     cfg.peer_streams = rvd_engine_own_streams(e);
     cfg.recv_window = peer->has_window ? e->window : RVD_WIRE_WINDOW0;
@@ -11735,7 +11726,6 @@ ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len, i
 
 int revdial_engine_auth(revdial_engine *e, int verdict)
 {
-    rvd_http_answer answer;
     if (e->state != RVD_ENGINE_VERDICT || e->tell == REVDIAL_EV_AUTH) return REVDIAL_EINVAL;
     verdict = (int)rvd_auth_verdict(verdict);
     if (verdict) {
@@ -11743,9 +11733,7 @@ int revdial_engine_auth(revdial_engine *e, int verdict)
         rvd_engine_refuse(e, is_stale ? 401 : verdict, is_stale);
         return REVDIAL_OK;
     }
-    memset(&answer, 0, sizeof answer);
-    answer.status = 101;
-    answer.terms = rvd_engine_terms(e);
+    rvd_http_answer answer = {.status = 101, .terms = rvd_engine_terms(e)};
     answer.terms.is_revdial = e->request.terms.is_revdial;
     answer.session_id = e->session_id;
     if (e->proof[0]) answer.proof = e->proof;
@@ -12375,13 +12363,11 @@ static const char *rvd_engine_request_write(revdial_engine *e, const rvd_http_of
 
 static const char *rvd_engine_request_put(revdial_engine *e, const revdial_engine_config *cfg)
 {
-    rvd_http_offer offer;
     rvd_http_challenge challenge;
-    rvd_engine_answer answer;
     char key[25];
     int scheme = rvd_engine_scheme(e, cfg->challenge, &challenge);
-    memset(&offer, 0, sizeof offer);
-    memset(&answer, 0, sizeof answer);
+    rvd_http_offer offer = {0};
+    rvd_engine_answer answer = {0};
     if (scheme < 0) return "challenge: not one that REVDIAL_EV_DEAD gave";
     e->has_secret = rvd_http_is_set(cfg->secret);
     offer.host = cfg->host ? cfg->host : "localhost";
@@ -13222,11 +13208,8 @@ static int rvd_sys_addr_is_same(const rvd_sys_addr *a, const rvd_sys_addr *b)
 static void rvd_sys_unmap(rvd_sys_addr *a)
 {
     const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
-    struct sockaddr_in in;
     if (a->ss.ss_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) return;
-    memset(&in, 0, sizeof in);
-    in.sin_family = AF_INET;
-    in.sin_port = in6->sin6_port;
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = in6->sin6_port};
     memcpy(&in.sin_addr, in6->sin6_addr.s6_addr + 12, sizeof in.sin_addr);
     memset(a, 0, sizeof *a);
     memcpy(&a->ss, &in, sizeof in);
@@ -13763,10 +13746,9 @@ static ptrdiff_t rvd_sys_write(int fd, const void *buf, size_t len)
 //   more   bytes follow at once
 static ptrdiff_t rvd_sys_sendv(int fd, const struct iovec *iov, int count, int more)
 {
-    struct msghdr m;
     ptrdiff_t n;
     if (count > RVD_SYS_IOV_MAX) count = RVD_SYS_IOV_MAX;  // a short write is in the contract
-    memset(&m, 0, sizeof m);
+    struct msghdr m = {0};
     m.msg_iov = (struct iovec *)(uintptr_t)iov;  // struct msghdr has no const
     m.msg_iovlen = (uint16_t)count;              // an int or a size_t, by system
     more = more ? MSG_NOSIGNAL | RVD_SYS_MORE : MSG_NOSIGNAL;
@@ -14159,11 +14141,8 @@ static int rvd_sys_epoll_open(void)
 // Both directions, edge-triggered, once and for all. Events bring the id.
 static int rvd_sys_epoll_add(int epoll, int fd, uint64_t id)
 {
-    struct epoll_event e;
     int r;
-    memset(&e, 0, sizeof e);
-    e.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-    e.data.u64 = id;
+    struct epoll_event e = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.u64 = id};
     RVD_SYS_RETRY(r, RVD_SYS(epoll_ctl)(epoll, EPOLL_CTL_ADD, fd, &e));
     return r;
 }
@@ -14171,11 +14150,9 @@ static int rvd_sys_epoll_add(int epoll, int fd, uint64_t id)
 // Muted, nothing but the end of the connection is reported. Unmuting reports what is ready.
 static void rvd_sys_epoll_mute(int epoll, int fd, uint64_t id, int on)
 {
-    struct epoll_event e;
     int r;
-    memset(&e, 0, sizeof e);
-    e.events = on ? EPOLLET : EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-    e.data.u64 = id;
+    struct epoll_event e = {.events = on ? EPOLLET : EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+                            .data.u64 = id};
     RVD_SYS_RETRY(r, RVD_SYS(epoll_ctl)(epoll, EPOLL_CTL_MOD, fd, &e));
 }
 
@@ -17857,7 +17834,6 @@ static void rvd_stream_dial_begin(rvd_stream_dial *d)
 // Dials on one session and waits. Sets d's result.
 static void rvd_stream_dial_blocking(revdial_session *s, rvd_stream_dial *d)
 {
-    rvd_stream_waiter w;
     rvd_sys_latch latch;
     int r = rvd_sys_latch_init(&latch);
     if (r < 0) {
@@ -17865,8 +17841,7 @@ static void rvd_stream_dial_blocking(revdial_session *s, rvd_stream_dial *d)
         d->sys = -r;
         return;
     }
-    memset(&w, 0, sizeof w);
-    w.latch = &latch;
+    rvd_stream_waiter w = {.latch = &latch};
     rvd_base_link_init(&d->link);
     d->waiter = &w;
     rvd_stream_lock(s);
@@ -17884,8 +17859,7 @@ revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts
                                      revdial_err *err)
 {
     static const revdial_dial_opts none;
-    rvd_stream_dial d;
-    memset(&d, 0, sizeof d);
+    rvd_stream_dial d = {0};
     if (s && rvd_stream_is_child(s))
         return rvd_stream_fail_null(err, REVDIAL_ECLOSED, RVD_STREAM_CHILD);
     if (!s || rvd_stream_is_on_loop(s))
@@ -22291,10 +22265,9 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
                                               const revdial_attach_opts *how, revdial_err *err)
 {
     revdial_engine_config e;
-    rvd_stream_session_config cfg;
     char nonce[RVD_AUTH_NONCE_SIZE], text[RVD_SYS_TEXT_MAX] = "unknown";
     if (peer) rvd_sys_addr_format(peer, text, sizeof text);
-    memset(&cfg, 0, sizeof cfg);
+    rvd_stream_session_config cfg = {0};
     rvd_proxy_engine_config(p, &e);
     e.upgraded = how && how->upgraded;
     e.peer = text;
@@ -22878,10 +22851,7 @@ static uint64_t rvd_proxy_target_hash(const revdial_proxy *p, const char *target
 static rvd_proxy_pick rvd_proxy_pick_start(const revdial_proxy *p, const char *name,
                                            const revdial_dial_opts *opts)
 {
-    rvd_proxy_pick pick;
-    memset(&pick, 0, sizeof pick);
-    pick.name = name;
-    pick.opts = opts;
+    rvd_proxy_pick pick = {.name = name, .opts = opts};
     rvd_proxy_pick_by(&pick, opts);
     pick.target = rvd_proxy_target_hash(p, opts->target);
     return pick;
@@ -23073,9 +23043,7 @@ revdial_stream *revdial_dial(revdial_proxy *p, const char *name, const revdial_d
                              revdial_err *err)
 {
     static const revdial_dial_opts none;
-    rvd_stream_dial d;
-    memset(&d, 0, sizeof d);
-    d.opts = opts ? opts : &none;
+    rvd_stream_dial d = {.opts = opts ? opts : &none};
     rvd_stream_dial_begin(&d);
     if (p && name && rvd_owner_is_child(&p->own))
         return rvd_stream_fail_null(err, REVDIAL_ECLOSED, RVD_STREAM_CHILD);
@@ -23633,10 +23601,7 @@ static void rvd_proxy_client_free(rvd_proxy_client *c)
 static void rvd_proxy_client_end(rvd_proxy_client *c, const uint64_t moved[2],
                                  const revdial_err *why)
 {
-    revdial_client told;
-    memset(&told, 0, sizeof told);
-    told.address = c->address;
-    told.is_relayed = c->state == RVD_PROXY_JOINED;
+    revdial_client told = {.address = c->address, .is_relayed = c->state == RVD_PROXY_JOINED};
     if (moved) memcpy(told.moved, moved, sizeof told.moved);
     if (moved) told.moved[0] += c->early_len;
     told.why = why;
@@ -24020,7 +23985,6 @@ static void rvd_proxy_route_end(rvd_proxy_route *r, const revdial_err *why)
 {
     rvd_proxy_listener *l = r->listener;
     revdial_stream *st = r->client ? r->client->st : NULL;
-    revdial_client told;
     if (st) revdial_reset(st, REVDIAL_RESET_CANCEL);
     revdial_close(st);
     rvd_loop_remove(l->proxy->loops[0], &r->io);
@@ -24031,9 +23995,7 @@ static void rvd_proxy_route_end(rvd_proxy_route *r, const revdial_err *why)
     } else {
         rvd_sys_close_reset(r->io.fd);
     }
-    memset(&told, 0, sizeof told);
-    told.address = r->addresses;
-    told.why = r->why ? r->why : why;
+    revdial_client told = {.address = r->addresses, .why = r->why ? r->why : why};
     rvd_proxy_client_tell(l, &told);
     rvd_proxy_route_free(r);
 }
@@ -24102,12 +24064,9 @@ static void rvd_proxy_route_hook_init(const rvd_proxy_route *r, revdial_route *q
 // Hands socket and stream to a relay, which sends what is left of the client's first bytes.
 static void rvd_proxy_route_join(rvd_proxy_route *r)
 {
-    revdial_relay_opts opts;
     rvd_proxy_client *c = r->client;
-    memset(&opts, 0, sizeof opts);
-    opts.half_closed_ms = r->half_closed_ms;
-    opts.early = r->in.at;
-    opts.early_len = r->in.len;
+    revdial_relay_opts opts = {
+        .half_closed_ms = r->half_closed_ms, .early = r->in.at, .early_len = r->in.len};
     r->client = NULL;
     rvd_loop_remove(r->listener->proxy->loops[0], &r->io);
     rvd_proxy_client_relay(c, opts);
@@ -26393,7 +26352,6 @@ static void rvd_agent_access_begin(const rvd_agent_forward *f, revdial_relay_opt
 // Connected: the dialler is told, and the relay takes over.
 static void rvd_agent_forward_join(rvd_agent_forward *f)
 {
-    revdial_relay_opts opts;
     revdial_session *s = f->session;
     revdial_stream *st = f->st;
     int fd = f->conn.io.fd, code = rvd_agent_header_send(f);
@@ -26405,9 +26363,8 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     ends.is_untuned = !f->proxy_protocol;
     ends.watched = f->conn.io.slot ? &f->conn.io : NULL;
     ends.is_spare = rvd_agent_is_near(&f->conn.lookup.out[f->conn.address_at - 1]);
-    memset(&opts, 0, sizeof opts);
-    opts.idle_ms = f->idle_timeout_ms;
-    opts.half_closed_ms = f->half_closed_timeout_ms;
+    revdial_relay_opts opts = {.idle_ms = f->idle_timeout_ms,
+                               .half_closed_ms = f->half_closed_timeout_ms};
     rvd_agent_access_begin(f, &opts);
     f->st = NULL;
     rvd_stream_lock(s);
@@ -27072,7 +27029,6 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
     revdial_agent *a = l->agent;
     const rvd_sys_addr *to = &l->addresses[l->conn.address_at - 1];
     revdial_engine_config e;
-    rvd_stream_session_config cfg;
     char instance[65], peer[RVD_SYS_TEXT_MAX];
     rvd_agent_instance(l, instance, sizeof instance);
     rvd_sys_addr_format(to, peer, sizeof peer);
@@ -27086,14 +27042,13 @@ static revdial_session *rvd_agent_session_new(rvd_agent_link *l, int fd, revdial
         rvd_stream_fail_sys(err, r, "no randomness for a session");
         return NULL;
     }
-    memset(&cfg, 0, sizeof cfg);
-    cfg.host = &rvd_agent_host;
-    cfg.owner = a;
-    cfg.origin = a->own.origin;
-    cfg.group = &a->group;
-    cfg.fd = fd;
-    cfg.peer = peer;
-    cfg.engine = &e;
+    rvd_stream_session_config cfg = {.host = &rvd_agent_host,
+                                     .owner = a,
+                                     .origin = a->own.origin,
+                                     .group = &a->group,
+                                     .fd = fd,
+                                     .peer = peer,
+                                     .engine = &e};
     if (l->secure) cfg.tls = a->cfg.common.tls;
     cfg.tls_host = a->cfg.server_name ? a->cfg.server_name : l->tls_host;
     revdial_session *s = rvd_stream_session_new(&cfg, err);
