@@ -16558,36 +16558,24 @@ static void rvd_stream_work_close(rvd_stream_work *w)
     rvd_sys_monitor_close(&w->lock, &w->changed);
 }
 
-static void rvd_stream_work_begin(rvd_stream_work *w)
+// Adds to the counts, or takes from them.
+static void rvd_stream_work_count(rvd_stream_work *w, int all, int relays)
 {
     pthread_mutex_lock(&w->lock);
-    w->count++;
+    w->count += (size_t)all;
+    w->relays += (size_t)relays;
+    if (all < 0) pthread_cond_broadcast(&w->changed);
     pthread_mutex_unlock(&w->lock);
+}
+
+static void rvd_stream_work_begin(rvd_stream_work *w)
+{
+    rvd_stream_work_count(w, 1, 0);
 }
 
 static void rvd_stream_work_end(rvd_stream_work *w)
 {
-    pthread_mutex_lock(&w->lock);
-    w->count--;
-    pthread_cond_broadcast(&w->changed);
-    pthread_mutex_unlock(&w->lock);
-}
-
-static void rvd_stream_work_relay_begin(rvd_stream_work *w)
-{
-    pthread_mutex_lock(&w->lock);
-    w->count++;
-    w->relays++;
-    pthread_mutex_unlock(&w->lock);
-}
-
-static void rvd_stream_work_relay_end(rvd_stream_work *w)
-{
-    pthread_mutex_lock(&w->lock);
-    w->count--;
-    w->relays--;
-    pthread_cond_broadcast(&w->changed);
-    pthread_mutex_unlock(&w->lock);
+    rvd_stream_work_count(w, -1, 0);
 }
 
 static size_t rvd_stream_work_relays(rvd_stream_work *w)
@@ -20187,7 +20175,7 @@ static void rvd_relay_free(rvd_relay *r)
     rvd_base_free(&s->heap, r->early, r->early_len);
     rvd_base_free(&s->heap, r, rvd_relay_size(r->is_split));
     rvd_stream_unlock(s);
-    rvd_stream_work_relay_end(s->group->work);
+    rvd_stream_work_count(s->group->work, -1, -1);
     revdial_session_unref(s);
 }
 
@@ -20484,7 +20472,7 @@ static int rvd_relay_start(revdial_stream *st, const rvd_relay_ends *ends,
     if (!code) {
         rvd_stream_meta_free_locked(st);  // nobody is left to ask for it
         rvd_stream_set_leave_locked(st);
-        rvd_stream_work_relay_begin(s->group->work);
+        rvd_stream_work_count(s->group->work, 1, 1);
         if (!ends->watched) rvd_loop_post(s->loop, &r->start);
         if (revdial_engine_accept(s->engine, st->id) == REVDIAL_OK) rvd_stream_touch_locked(s);
     }
