@@ -126,7 +126,7 @@
 //                    rvd_engine_framings; the refusal 426 names them
 //    a way to prove  Digest and Credentials in impl.auth, Challenges in impl.http
 //    wrong guesses   the constants above rvd_auth_guard, rvd_auth_payer_of()
-//    a proxy option  revdial_proxy_config, rvd_proxy_config_check(), its use; a text also in
+//    a proxy option  revdial_proxy_config, rvd_proxy_config_problem(), its use; a text also in
 //                    rvd_proxy_texts_keep(), one for the engine in rvd_proxy_engine_config(); then
 //                    a row in `options` of examples/proxy/settings.c. An agent's: the same, with
 //                    rvd_agent_ and examples/agent/settings.c
