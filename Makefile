@@ -477,17 +477,19 @@ package: $(PROGRAMS) $(MAN1)
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' MAKE='$(MAKE)' sh tests/package.sh
 
 # What a program with little room compiles: without assertions and tables for unwinding. A backend
-# is a program from which the linker has dropped what it does not use.
+# and own_loop, which has the engine alone, are programs of one file, so all of revdial.h is static
+# there, and the linker drops what they do not use. The objects have all that others may call.
 OS = $(CC) -std=c11 -Os -DNDEBUG -fno-asynchronous-unwind-tables $(SECTIONS) -I.
 ALONE = -x c -DREVDIAL_IMPLEMENTATION -c revdial.h
 size:
 	@mkdir -p $(BUILD)/size
 	@$(OS) -DREVDIAL_NO_RUNTIME -o $(BUILD)/size/engine.o $(ALONE)
 	@$(OS) -DREVDIAL_NO_RUNTIME -DREVDIAL_NO_PROXY -o $(BUILD)/size/engine-no-proxy.o $(ALONE)
-	@$(OS) -DREVDIAL_NO_PROXY $(DROP_UNUSED) -pthread -o $(BUILD)/size/backend \
-		examples/minimal_backend.c
+	@$(OS) -DREVDIAL_API=static $(DROP_UNUSED) -o $(BUILD)/size/own_loop examples/own_loop.c
+	@$(OS) -DREVDIAL_API=static -DREVDIAL_NO_PROXY $(DROP_UNUSED) -pthread \
+		-o $(BUILD)/size/backend examples/minimal_backend.c
 	@$(OS) -o $(BUILD)/size/all.o $(ALONE)
-	@cd $(BUILD)/size && size engine.o engine-no-proxy.o backend all.o
+	@cd $(BUILD)/size && size own_loop engine.o engine-no-proxy.o backend all.o
 
 clean:
 	rm -rf build
