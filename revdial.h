@@ -9825,13 +9825,13 @@ static void rvd_http_write_authorization(rvd_base_text *t, const rvd_http_offer 
 
 // Appends the request. It holds the secret: wipe the text when it has been sent.
 //   t        room for RVD_HTTP_HEAD_MAX + 1 bytes takes every request that a proxy of ours takes
-//   returns  its length, or 0: the offer has a problem, or does not fit
-static size_t rvd_http_request_write(rvd_base_text *t, const rvd_http_offer *offer)
+//   returns  NULL, or what is wrong with the offer
+static const char *rvd_http_request_write(rvd_base_text *t, const rvd_http_offer *offer)
 {
     const revdial_engine_config *cfg = offer->cfg;
     const char *carrier = rvd_base_carriers[offer->carrier].name;
-    size_t start = t->len;
-    if (rvd_http_offer_problem(offer)) return 0;
+    const char *problem = rvd_http_offer_problem(offer);
+    if (problem) return problem;
     RVD_BASE_ADD(t, "GET ", offer->path, " HTTP/1.1\r\n");
     rvd_http_write_field(t, "Host", offer->host);
     rvd_http_write_field(t, "Connection", "Upgrade");
@@ -9851,7 +9851,7 @@ static size_t rvd_http_request_write(rvd_base_text *t, const rvd_http_offer *off
     for (size_t i = 0; i < cfg->header_count; i++)
         rvd_http_write_field(t, cfg->headers[i].key, cfg->headers[i].value);
     rvd_base_text_add(t, "\r\n");
-    return t->overflow ? 0 : t->len - start;
+    return t->overflow ? "headers: the request is over 8192 bytes" : NULL;
 }
 
 // ---- the response ----
@@ -12352,15 +12352,6 @@ static const char *rvd_engine_ws_key(revdial_engine *e, char key[25])
 }
 
 // Backend: the request goes out first.
-static const char *rvd_engine_request_write(revdial_engine *e, const rvd_http_offer *offer)
-{
-    const char *problem = rvd_http_offer_problem(offer);
-    if (problem) return problem;
-    if (!rvd_engine_hello_alloc(e, RVD_HTTP_HEAD_MAX + 1)) return rvd_engine_no_memory;
-    return rvd_http_request_write(&e->hello, offer) ? NULL
-                                                    : "headers: the request is over 8192 bytes";
-}
-
 static const char *rvd_engine_request_put(revdial_engine *e, const revdial_engine_config *cfg)
 {
     rvd_http_challenge challenge;
@@ -12391,7 +12382,8 @@ static const char *rvd_engine_request_put(revdial_engine *e, const revdial_engin
         offer.digest = &answer.digest;
         offer.opaque = answer.opaque;
     }
-    return rvd_engine_request_write(e, &offer);
+    if (!rvd_engine_hello_alloc(e, RVD_HTTP_HEAD_MAX + 1)) return rvd_engine_no_memory;
+    return rvd_http_request_write(&e->hello, &offer);
 }
 
 static void rvd_engine_texts_keep(revdial_engine *e, const revdial_engine_config *cfg)

@@ -1683,8 +1683,7 @@ static const rvd_http_offer good_offer = {.cfg = &good_config,
 static size_t write_request(char *buf, size_t size, const rvd_http_offer *offer)
 {
     rvd_base_text t = {buf, size, 0, 0};
-    size_t len = rvd_http_request_write(&t, offer);
-    return len;
+    return rvd_http_request_write(&t, offer) ? 0 : t.len;
 }
 
 TEST(the_request_is_the_one_of_the_vector_and_a_proxy_takes_it)
