@@ -3840,11 +3840,13 @@ static void rvd_pace_trip(rvd_pace *p, uint32_t trip_us, int64_t now_us)
     p->min_at = now_us;
 }
 
-// The cap grows by half of what the peer takes: jumps would become bursts, and bursts queues.
-static void rvd_pace_move(rvd_pace *p, uint32_t bytes)
+// The cap grows by half of what the peer takes: jumps would become bursts, and bursts queues. The
+// round begins when it has grown: pings that are sent before do not show the queue of the new cap.
+static void rvd_pace_move(rvd_pace *p, uint32_t bytes, uint32_t added)
 {
     bytes /= 2;
     p->cap = p->cap < p->target && p->target - p->cap > bytes ? p->cap + bytes : p->target;
+    if (p->cap < p->target) p->round_mark = added;
 }
 
 // NEAR: pings are rare, and the rate is that between two pongs.
@@ -4011,7 +4013,7 @@ static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t no
     }
     if (rate > p->round_rate) p->round_rate = rate;
     if (rate > p->rates[p->round % RVD_PACE_ROUNDS]) p->rates[p->round % RVD_PACE_ROUNDS] = rate;
-    rvd_pace_move(p, bytes);
+    rvd_pace_move(p, bytes, added);
     if (rvd_pace_is_others(p, value, trip)) {
         rvd_pace_free(p, trip - p->min_us);
         rvd_pace_round_start(p, added);
