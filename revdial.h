@@ -3749,8 +3749,9 @@ static void rvd_pace_free(rvd_pace *p, uint32_t queue_us)
 }
 
 // Moves the cap by what the queue is too short or too long, down to half at a time: the peer may
-// have been asleep. While there is hardly any, the link has room, and the steps double.
-static void rvd_pace_hold_judge(rvd_pace *p, uint32_t queue_us)
+// have been asleep. While there is hardly any on average, the link has room, and the steps double:
+// bytes in bursts let the least queue be none on a link that is full.
+static void rvd_pace_hold_judge(rvd_pace *p, uint32_t queue_us, uint32_t mean_us)
 {
     uint32_t rate = p->far == RVD_PACE_FAR ? p->last_rate : p->round_rate;  // it may have dropped
     uint32_t slack = rvd_pace_slack(p, rate), step;
@@ -3767,6 +3768,7 @@ static void rvd_pace_hold_judge(rvd_pace *p, uint32_t queue_us)
         rvd_pace_drain(p);
         return;
     }
+    if (mean_us > slack / 2) p->gain = 0;
     rvd_pace_rate_set(p, rate);
     if (queue_us > slack) {
         step = rvd_pace_bytes(rate, queue_us - slack);
@@ -3776,7 +3778,7 @@ static void rvd_pace_hold_judge(rvd_pace *p, uint32_t queue_us)
         step = rvd_base_min_u32(p->cap / 2, step << p->gain);
         rvd_pace_target_set(p, (uint64_t)p->cap + step);
     }
-    p->gain = queue_us <= slack / 2 ? (uint8_t)rvd_base_min_u32(p->gain + 1u, RVD_PACE_GAIN) : 0;
+    if (mean_us <= slack / 2) p->gain = (uint8_t)rvd_base_min_u32(p->gain + 1u, RVD_PACE_GAIN);
 }
 
 // Has somebody else's queue gone? Then it shrinks to our part of it, and our rate grows. As each
@@ -3806,7 +3808,7 @@ static void rvd_pace_round_end(rvd_pace *p, uint32_t added)
     switch ((enum rvd_pace_state)p->state) {
     case RVD_PACE_GROW: p->rates[++p->round % RVD_PACE_ROUNDS] = 0; break;
     case RVD_PACE_HOLD:
-        if (p->samples) rvd_pace_hold_judge(p, queue);
+        if (p->samples) rvd_pace_hold_judge(p, queue, queue + noise);
         break;
     case RVD_PACE_DRAIN:
         if (rvd_pace_is_long(p, p->least_us))

@@ -48,12 +48,12 @@ TEST(no_queue_stands_and_the_link_is_used)
         terms link;
         double trip_ms, used;  // 99 of 100 keystrokes at most; at least
     } rows[] = {
-        {{10, 40, 1250}, 60, 0.97},  {{100, 40, 12500}, 55, 0.95}, {{50, 100, 6000}, 140, 0.95},
-        {{2, 80, 500}, 130, 0.95},   {{300, 10, 3750}, 20, 0.97},  {{20, 40, 500}, 60, 0.97},
-        {{1000, 5, 5000}, 15, 0.97}, {{10, 1, 1000}, 20, 0.95},    {{5, 20, 100}, 45, 0.95},
-        {{30, 30, 3000}, 45, 0.97},  {{20, 40, 60}, 60, 0.95},     {{1, 60, 200}, 130, 0.94},
-        {{5, 200, 1000}, 330, 0.93}, {{20, 200, 2000}, 310, 0.93}, {{300, 80, 12000}, 115, 0.95},
-        {{30, 10, 400}, 25, 0.97}};
+        {{10, 40, 1250}, 57, 0.97},  {{100, 40, 12500}, 50, 0.97}, {{50, 100, 6000}, 120, 0.97},
+        {{2, 80, 500}, 125, 0.96},   {{300, 10, 3750}, 16, 0.97},  {{20, 40, 500}, 55, 0.97},
+        {{1000, 5, 5000}, 11, 0.97}, {{10, 1, 1000}, 18, 0.95},    {{5, 20, 100}, 45, 0.95},
+        {{30, 30, 3000}, 42, 0.97},  {{20, 40, 60}, 55, 0.95},     {{1, 60, 200}, 125, 0.94},
+        {{5, 200, 1000}, 255, 0.95}, {{20, 200, 2000}, 250, 0.95}, {{300, 80, 12000}, 92, 0.97},
+        {{30, 10, 400}, 21, 0.97}};
     for (size_t i = 0; i < COUNT(rows); i++) {
         pace_link *l = link_new(&rows[i].link, i + 1);
         pace_flow *f = pace_link_add(l, PACE_SESSION, 0);
@@ -179,7 +179,8 @@ TEST(a_session_that_comes_late_does_not_take_a_small_share_for_its_link)
 TEST(two_sessions_share_a_link)
 {
     static const terms links[] = {{20, 40, 1000}, {100, 40, 5000}, {2, 80, 500}};
-    double least = 1, sum = 0;
+    double sum = 0;
+    int unfair = 0;
     for (uint64_t seed = 1; seed <= 60; seed++) {
         pace_link *l = link_new(&links[seed % COUNT(links)], seed);
         pace_flow *a = pace_link_add(l, PACE_SESSION, 0);
@@ -191,13 +192,15 @@ TEST(two_sessions_share_a_link)
         of_a = share(l, a, 13 * SECOND, 33 * SECOND);
         of_b = (double)(b->taken - before) / 20 / l->rate;
         less = of_a < of_b ? of_a / of_b : of_b / of_a;
-        if (less < least) least = less;
         sum += less;
-        if (less < 0.5 || of_a + of_b < 0.9)
+        unfair += less < 0.5;
+        if (of_a + of_b < 0.9)
             test_fail(__FILE__, __LINE__, "seed %d: %.2f and %.2f", (int)seed, of_a, of_b);
         link_free(l);
     }
-    if (sum / 60 < 0.8) test_fail(__FILE__, __LINE__, "on average 1 to %.2f", sum / 60);
+    // At 2 Mbit/s, 8 of 300 pairs take the start of the other one for a rival, and stay so.
+    if (unfair > 1) test_fail(__FILE__, __LINE__, "%d pairs have less than 1 to 0.5", unfair);
+    if (sum / 60 < 0.85) test_fail(__FILE__, __LINE__, "on average 1 to %.2f", sum / 60);
 }
 
 // With what varies the round trip but is no queue of ours the link is used as without control.
@@ -340,6 +343,48 @@ TEST(a_queue_that_a_session_like_us_lets_stand_is_no_rivals)
         CHECK_INT(rvd_pace_room(&p, 1 << 20), UINT32_MAX);
         CHECK_INT(rvd_pace_has_rival(&p), ms == 80);
     }
+}
+
+// Pings that are sent while the cap grows do not show the queue of the cap it grows to.
+TEST(a_cap_that_still_grows_is_not_judged)
+{
+    session s = {.now_us = 1};
+    uint32_t cap;
+    rvd_pace_init(&s.p, 1);
+    rvd_pace_trip(&s.p, 40000, 1);
+    hold(&s.p, 1000000);
+    cap = s.p.cap;
+    rvd_pace_target_set(&s.p, 4 * cap);
+    for (int i = 0; i < 20 && s.p.cap < s.p.target; i++) {
+        CHECK_INT(s.p.samples, 0);
+        CHECK_INT(s.p.target, 4 * cap);
+        session_fill(&s);
+        session_answer(&s, 40000);
+    }
+    CHECK_INT(s.p.cap, 4 * cap);
+    for (int i = 0; i < 4 && s.p.target == 4 * cap; i++) {
+        session_fill(&s);
+        session_answer(&s, 40000);
+    }
+    CHECK(s.p.target > 4 * cap);
+}
+
+TEST(bursts_behind_which_no_queue_stands_do_not_double_the_steps)
+{
+    rvd_pace p;
+    uint32_t step, cap;
+    rvd_pace_init(&p, 1);
+    rvd_pace_trip(&p, 40000, 1);
+    hold(&p, 1000000);
+    p.last_rate = p.round_rate = 1000000;
+    cap = p.cap;
+    step = rvd_pace_bytes(1000000, rvd_pace_slack(&p, 1000000));
+    rvd_pace_hold_judge(&p, 0, 0);
+    CHECK_INT(p.target - cap, step);
+    rvd_pace_hold_judge(&p, 0, 0);
+    CHECK_INT(p.target - cap, rvd_base_min_u32(2 * step, cap / 2));
+    rvd_pace_hold_judge(&p, 0, 20000);
+    CHECK_INT(p.target - cap, step);
 }
 
 TEST(a_full_pipe_without_a_ping_is_looked_at_at_once)
