@@ -3642,6 +3642,12 @@ static inline uint32_t rvd_pace_room(const rvd_pace *p, uint32_t added)
     return flight < cap && cap - flight >= RVD_PACE_CRUMB ? cap - flight : 0;
 }
 
+// Is the cap exceeded so far that what new streams write has to wait, too?
+static int rvd_pace_is_over(const rvd_pace *p, uint32_t added)
+{
+    return rvd_pace_has_cap(p) && added - p->taken > p->cap + p->cap / 8 + p->extra;
+}
+
 // Somebody waits for room.
 static void rvd_pace_wait(rvd_pace *p, int64_t now_us)
 {
@@ -5553,6 +5559,15 @@ static int rvd_mux_is_new(const rvd_mux *m, const rvd_mux_stream *s)
     return rvd_mux_is_paced(m) && untaken <= (int32_t)untold;
 }
 
+// While the queue control has a cap, what a new stream writes does not wait for a turn, once in a
+// round trip, until the cap is exceeded by much. On a slow link a turn is 1 KiB, and otherwise each
+// sixteenth keystroke of 64 bytes would wait for one, and for the cap.
+static void rvd_mux_new_renew(rvd_mux *m, rvd_mux_stream *s)
+{
+    if (!rvd_pace_has_cap(&m->pace) || rvd_pace_is_over(&m->pace, (uint32_t)m->out_added)) return;
+    if (rvd_mux_is_new(m, s)) s->turn_left = m->quantum;
+}
+
 static void rvd_mux_wait_turn(rvd_mux *m, rvd_mux_stream *s)
 {
     s->wait = RVD_MUX_WAIT_TURN;
@@ -5611,6 +5626,7 @@ RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream
     }
     n = rvd_base_min_u32(n, own);
     if (!room && paced) rvd_mux_sparse_renew(m, s);
+    if (!paced || (others && !full)) rvd_mux_new_renew(m, s);
     if (!others && !full) s->turn_left = quantum;
     if (s->turn_left > quantum) s->turn_left = quantum;  // it was set when turns were longer
     if (room) n = rvd_base_min_u32(n, room);

@@ -1027,6 +1027,41 @@ TEST(a_stream_that_got_its_answer_goes_before_those_that_always_send)
     rig_end(r);
 }
 
+// A ping-pong beside bulk streams, on a slow link: none of its writes waits for a turn while the
+// cap is reached, until such writes have exceeded it by an eighth. It reads into what it reserves.
+TEST(a_keystroke_does_not_wait_for_the_cap_of_the_queue_control)
+{
+    rig *r = rig_new(&(rig_options){.role = REVDIAL_ROLE_PROXY, .features = "pings"});
+    REQUIRE(r != NULL);
+    script_run(r, ".open Wm1+ACK .writem1'x'");
+    rvd_mux *m = &r->e->mux;
+    rvd_pace *p = &m->pace;
+    uint32_t id = rig_id(r, 0, 1);
+    rvd_mux_stream *s = rvd_mux_find(m, id);
+    REQUIRE(s != NULL);
+    p->state = RVD_PACE_HOLD;
+    p->cap = p->target = 20000;
+    for (int i = 0; i < 80; i++) {
+        void *at;
+        m->quantum = m->frame_max = i < 40 ? RVD_MUX_SPARSE_BYTES : 2500;
+        p->taken = (uint32_t)m->out_added - p->cap;
+        s->out_mark = p->taken;
+        CHECK_INT(rvd_mux_pace_room(m), 0);
+        CHECK_INT(revdial_engine_reserve(r->e, id, &at, 16384), RVD_MUX_SPARSE_BYTES);
+        if (r->dead || s->wait != RVD_MUX_WAIT_NONE) break;
+        memset(at, 'x', 64);
+        revdial_engine_commit(r->e, id, 64);
+        rig_flush(r);
+    }
+    s->turn_left = 0;  // its last bytes are on their way
+    CHECK_INT(rvd_mux_allowed(m, s, 64), 0);
+    rvd_mux_turn_leave(m, s);
+    p->taken = (uint32_t)m->out_added - p->cap / 8 * 9 - 1;
+    s->out_mark = p->taken;
+    CHECK_INT(rvd_mux_allowed(m, s, 64), 0);
+    rig_end(r);
+}
+
 // Early bytes pass the queue control's cap, but it has to learn when they have arrived.
 TEST(early_bytes_are_followed_by_pings)
 {
