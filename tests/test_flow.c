@@ -1062,6 +1062,35 @@ TEST(a_keystroke_does_not_wait_for_the_cap_of_the_queue_control)
     rig_end(r);
 }
 
+// On a near link the cap is hardly more than what goes between two pings. Small frames do not reach
+// that, and the next one fills the cap: without a ping behind it, no pong would ever make room.
+TEST(a_frame_that_fills_the_cap_of_the_queue_control_is_followed_by_a_ping)
+{
+    static const uint8_t bytes[65536];
+    rig *r = rig_new(&(rig_options){.role = REVDIAL_ROLE_PROXY, .features = "pings"});
+    REQUIRE(r != NULL);
+    script_run(r, ".open Wm1+ACK");
+    rvd_mux *m = &r->e->mux;
+    rvd_pace *p = &m->pace;
+    uint32_t id = rig_id(r, 0, 1), rate = 20000000;
+    p->state = RVD_PACE_HOLD;
+    p->min_us = 100;
+    rvd_pace_rate_set(p, rate);
+    p->cap = p->target = rvd_pace_bytes(rate, p->min_us + rvd_pace_slack(p, rate));
+    p->taken = p->ping_mark = (uint32_t)m->out_added;
+    rvd_mux_turns_set(m);
+    for (int i = 0; i < 38; i++) {
+        CHECK_INT(revdial_engine_write(r->e, id, bytes, 1000), 1000);
+        rig_flush(r);
+    }
+    CHECK_INT(p->count, 0);
+    CHECK(revdial_engine_write(r->e, id, bytes, sizeof bytes) > 1000);
+    CHECK_INT(revdial_engine_write(r->e, id, bytes, sizeof bytes), 0);
+    CHECK_INT(p->count, 1);
+    CHECK(revdial_engine_tick(r->e, r->now) > r->now);
+    rig_end(r);
+}
+
 // Early bytes pass the queue control's cap, but it has to learn when they have arrived.
 TEST(early_bytes_are_followed_by_pings)
 {
