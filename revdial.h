@@ -2929,9 +2929,8 @@ static const char *rvd_wire_ip4_parse(const char *s, uint8_t *ip)
 {
     for (int i = 0; i < 4; i++) {
         uint64_t part = 0;
-        size_t digits;
         if (i > 0 && *s++ != '.') return NULL;
-        digits = rvd_base_digits(s, 4, 255, &part);  // a fourth one is too many
+        size_t digits = rvd_base_digits(s, 4, 255, &part);  // a fourth one is too many
         if (digits == 0) return NULL;
         ip[i] = (uint8_t)part;
         s += digits;
@@ -2963,9 +2962,8 @@ static const char *rvd_wire_ip6_parse(const char *s, uint8_t *ip)
         s += 2;
     }
     while (*s != ']' && *s != '\0') {
-        const char *after;
         if (have == 16) return NULL;
-        after = have <= 12 ? rvd_wire_ip4_parse(s, parts + have) : NULL;
+        const char *after = have <= 12 ? rvd_wire_ip4_parse(s, parts + have) : NULL;
         if (after) {
             have += 4;
             s = after;
@@ -3313,9 +3311,8 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
     ptrdiff_t block = rvd_wire_addresses_get(m, p, len);
     if (block < 0) return 0;
     for (size_t at = 16 + (size_t)block; at < len;) {
-        size_t n;
         if (len - at < 3) return 0;
-        n = rvd_base_u16(p + at + 1);
+        size_t n = rvd_base_u16(p + at + 1);
         if (n > len - at - 3 || !rvd_wire_tlv_get(m, p[at], p + at + 3, n)) return 0;
         at += 3 + n;
     }
@@ -4000,9 +3997,8 @@ static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t no
 {
     uint32_t skipped = value - (p->value - p->count + 1), trip, bytes, rate;
     uint32_t us = (uint32_t)now_us;
-    rvd_pace_ping g;
     if (skipped >= p->count) return 0;
-    g = p->pings[(p->first + skipped) % RVD_PACE_PINGS];
+    rvd_pace_ping g = p->pings[(p->first + skipped) % RVD_PACE_PINGS];
     p->first = (p->first + skipped + 1) % RVD_PACE_PINGS;
     p->count -= skipped + 1;
     trip = us - g.sent_us ? us - g.sent_us : 1;
@@ -4536,10 +4532,9 @@ static int64_t rvd_mux_rate_slice(int64_t rate)
 // Bytes that a rate leaves: at least a slice, or none.
 static uint32_t rvd_mux_rate_left(rvd_base_bucket *b, int64_t now_us)
 {
-    int64_t left;
     if (!b->rate) return UINT32_MAX;
     rvd_base_bucket_fill(b, now_us);
-    left = b->millionths / 1000000;
+    int64_t left = b->millionths / 1000000;
     return left < rvd_mux_rate_slice(b->rate) ? 0 : (uint32_t)rvd_base_sooner(left, UINT32_MAX);
 }
 
@@ -5011,12 +5006,11 @@ static rvd_mux_stream *rvd_mux_stuck_longest(rvd_mux *m)
 {
     rvd_base_link *standing = m->held[0].next, *moving = m->held[1].next;
     const uint32_t now_ms = rvd_mux_now_ms(m);
-    rvd_mux_stream *a, *b, *older;
     if (moving == &m->held[1]) return RVD_BASE_OWNER(standing, rvd_mux_stream, held);
     if (standing == &m->held[0]) return RVD_BASE_OWNER(moving, rvd_mux_stream, held);
-    a = RVD_BASE_OWNER(standing, rvd_mux_stream, held);
-    b = RVD_BASE_OWNER(moving, rvd_mux_stream, held);
-    older = now_ms - a->stuck_ms >= now_ms - b->stuck_ms ? a : b;
+    rvd_mux_stream *a = RVD_BASE_OWNER(standing, rvd_mux_stream, held);
+    rvd_mux_stream *b = RVD_BASE_OWNER(moving, rvd_mux_stream, held);
+    rvd_mux_stream *older = now_ms - a->stuck_ms >= now_ms - b->stuck_ms ? a : b;
     if (now_ms - older->stuck_ms >= RVD_MUX_STUCK_MS) return older;
     return m->standing_bytes >= m->buffered / 2 ? a : b;
 }
@@ -5075,7 +5069,6 @@ static int rvd_mux_store(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32
     if (!s->is_moving) m->standing_bytes += len;
     while (len) {
         rvd_mux_chunk *c = s->tail;
-        uint32_t n;
         if (!c || c->end == c->size) {
             uint32_t size = rvd_mux_chunk_size(s, len);
             c = rvd_mux_chunk_new(m, size);
@@ -5087,7 +5080,7 @@ static int rvd_mux_store(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32
                 s->head = c;
             s->tail = c;
         }
-        n = rvd_base_min_u32(len, c->size - c->end);
+        uint32_t n = rvd_base_min_u32(len, c->size - c->end);
         memcpy(c->data + c->end, p, n);
         c->end += n;
         p += n;
@@ -5191,13 +5184,12 @@ static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint
     while (used < len) {
         const rvd_mux_chunk *c = s->preamble;
         uint32_t whole = RVD_WIRE_PREAMBLE_HEAD, n;  // as far as we know
-        ptrdiff_t total;
         if (c && c->end >= whole) whole = (uint32_t)rvd_wire_preamble_length(c->data, c->end);
         n = rvd_base_min_u32(len - used, whole - (c ? c->end : 0));
         if (!rvd_mux_preamble_keep(m, s, p + used, n)) return used;
         used += n;
         c = s->preamble;
-        total = rvd_wire_preamble_length(c->data, c->end);
+        ptrdiff_t total = rvd_wire_preamble_length(c->data, c->end);
         if (total < 0) {
             rvd_mux_provoked(m, s);
             return used;
@@ -5770,9 +5762,8 @@ static ptrdiff_t rvd_mux_recall(rvd_mux *m, rvd_mux_stream *s)
 {
     uint32_t lent = s->lent;
     for (rvd_mux_loan *loan = m->loans; loan && lent; loan = loan->next) {
-        uint8_t *copy;
         if (loan->stream != s || loan->at < m->out_shown) continue;
-        copy = rvd_base_resize(m->heap, NULL, 0, loan->size);
+        uint8_t *copy = rvd_base_resize(m->heap, NULL, 0, loan->size);
         if (!copy) return REVDIAL_ENOMEM;
         memcpy(copy, loan->bytes, loan->len);
         loan->bytes = loan->copy = copy;
@@ -6044,13 +6035,12 @@ static void rvd_mux_data_sent(rvd_mux *m, size_t n)
         return;
     }
     while (n) {
-        uint32_t k;
         if (!m->frame_left) {
             const uint8_t *p = m->out_head->data + m->out_head->start;
             m->frame_left = RVD_WIRE_HEADER;
             if (p[1] == RVD_WIRE_DATA) m->frame_left += rvd_base_u32(p + 8);
         }
-        k = (uint32_t)rvd_base_min(n, m->frame_left);
+        uint32_t k = (uint32_t)rvd_base_min(n, m->frame_left);
         m->frame_left -= k;
         n -= k;
         rvd_mux_out_advance(m, k);
@@ -6314,13 +6304,12 @@ static void rvd_mux_on_data(rvd_mux *m, rvd_mux_stream *s)
 static void rvd_mux_on_stream_frame(rvd_mux *m)
 {
     const rvd_wire_frame *f = &m->frame;
-    rvd_mux_stream *s;
     uint32_t id = f->id;
     if (id == 0) {
         rvd_mux_protocol_error(m, "stream frame with id 0");
         return;
     }
-    s = rvd_mux_find(m, id);
+    rvd_mux_stream *s = rvd_mux_find(m, id);
     if (f->type == RVD_WIRE_DATA && f->length) {
         m->body = RVD_MUX_BODY_DRAIN;
         m->body_left = f->length;
@@ -6467,13 +6456,12 @@ RVD_BASE_SLOW static size_t rvd_mux_any_input(rvd_mux *m, const uint8_t *p, size
     size_t used = 0;
     int stop = 0;
     while (used < len && !stop && !m->dead) {
-        uint32_t n;
         if (m->body == RVD_MUX_BODY_NONE) {
             used += rvd_mux_header_input(m, p + used, len - used);
             stop = (m->news & RVD_MUX_NEWS_GOAWAY) != 0;  // told before what comes after it
             continue;
         }
-        n = (uint32_t)rvd_base_min(len - used, m->body_left);
+        uint32_t n = (uint32_t)rvd_base_min(len - used, m->body_left);
         m->body_left -= n;
         if (m->body == RVD_MUX_BODY_STREAM)
             stop = rvd_mux_payload(m, m->body_stream, p + used, n);
@@ -6503,9 +6491,9 @@ static RVD_BASE_FAST rvd_mux_stream *rvd_mux_plain(rvd_mux *m, const uint8_t *p,
 // instructions; all else is handled by rvd_mux_any_input().
 static RVD_BASE_FAST size_t rvd_mux_input(rvd_mux *m, const uint8_t *p, size_t len)
 {
-    rvd_mux_stream *s;
     if (rvd_mux_has_events(m)) return 0;
-    s = m->body == RVD_MUX_BODY_NONE && !m->header_len ? rvd_mux_plain(m, p, len) : NULL;
+    rvd_mux_stream *s =
+        m->body == RVD_MUX_BODY_NONE && !m->header_len ? rvd_mux_plain(m, p, len) : NULL;
     if (!s) return rvd_mux_any_input(m, p, len);
     m->slice_stream = s;
     m->slice = p + RVD_WIRE_HEADER;
@@ -6937,16 +6925,14 @@ static int rvd_mux_event_stream(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev
 static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
 {
     uint32_t quantum = m->quantum;
-    rvd_base_link *turns;
-    rvd_mux_stream *s;
     if (rvd_mux_out_len(m) + (uint64_t)m->promised * quantum >= m->out_max) return 0;
     if (rvd_mux_pace_room(m) <= (uint64_t)m->promised * quantum) {
         rvd_pace_wait(&m->pace, m->now_us);
         return 0;
     }
     if (rvd_mux_rate_room(m) <= (uint64_t)m->promised * quantum) return 0;
-    turns = rvd_base_link_is_alone(&m->fresh) ? &m->turns : &m->fresh;
-    s = RVD_BASE_OWNER(turns->next, rvd_mux_stream, turn);
+    rvd_base_link *turns = rvd_base_link_is_alone(&m->fresh) ? &m->turns : &m->fresh;
+    rvd_mux_stream *s = RVD_BASE_OWNER(turns->next, rvd_mux_stream, turn);
     rvd_mux_turn_leave(m, s);
     s->turn_left = quantum;
     s->promise = m->promise_round;
@@ -7127,7 +7113,6 @@ static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
     size_t len = 0;
     char id_text[40];
     rvd_base_text id = rvd_base_text_in(id_text, sizeof id_text);
-    rvd_mux_stream *s;
     if (!at) return REVDIAL_ENOMEM;
     if (with) {
         rvd_base_text_add_hex16(&id, m->cfg.session_id);
@@ -7135,7 +7120,7 @@ static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
         len = rvd_wire_preamble_put(at + 3 * RVD_WIRE_HEADER, RVD_WIRE_PREAMBLE_MAX, opts, id_text);
         if (!len) return REVDIAL_EINVAL;
     }
-    s = rvd_mux_stream_new(m, m->next_id, RVD_MUX_ASKED);
+    rvd_mux_stream *s = rvd_mux_stream_new(m, m->next_id, RVD_MUX_ASKED);
     if (!s) return REVDIAL_ENOMEM;
     m->next_id += 2;
     m->unacked++;
@@ -7255,9 +7240,8 @@ static int rvd_mux_write_state(const rvd_mux *m, const rvd_mux_stream *s)
 // without memory.
 static inline uint32_t rvd_mux_frame_room(rvd_mux *m, uint8_t **at, uint32_t n)
 {
-    uint32_t room;
     rvd_mux_pace_lead(m);
-    room = m->out_tail ? m->out_tail->size - m->out_tail->end : 0;
+    uint32_t room = m->out_tail ? m->out_tail->size - m->out_tail->end : 0;
     if (room < RVD_WIRE_HEADER + n && room >= RVD_WIRE_HEADER + RVD_MUX_OUT_CHUNK / 8)
         n = room - RVD_WIRE_HEADER;  // a shorter frame rather than a gap
     *at = rvd_mux_out_room(m, RVD_WIRE_HEADER + n);
@@ -7874,13 +7858,11 @@ static void rvd_auth_weigh(rvd_auth_claim *c, const revdial_credential *rows, si
     c->proofs = 1;
     c->secret_max = sizeof rvd_auth_nobody - 1;
     for (size_t i = 0; i < count; i++) {
-        uint16_t *n;
-        size_t len;
         if (!rvd_auth_takes(c, &rows[i])) continue;
-        n = &has[rvd_auth_user_hash(rows[i].user) % BUCKETS];
+        uint16_t *n = &has[rvd_auth_user_hash(rows[i].user) % BUCKETS];
         if (*n < UINT16_MAX) ++*n;
         if (*n > c->proofs) c->proofs = *n;
-        len = rvd_auth_is_hash(rows[i].secret) ? 0 : strlen(rows[i].secret);
+        size_t len = rvd_auth_is_hash(rows[i].secret) ? 0 : strlen(rows[i].secret);
         if (len > c->secret_max) c->secret_max = len;
     }
 }
@@ -8015,13 +7997,12 @@ static const char *rvd_auth_row_user_problem(const revdial_credential *row, unsi
 static const char *rvd_auth_row_secret_problem(const revdial_credential *row, unsigned schemes)
 {
     uint8_t digest[RVD_BASE_SHA256_SIZE];
-    int sha256, ha1;
     int has_secret = row->secret && row->secret[0];
     if (schemes == REVDIAL_AUTH_MTLS)
         return has_secret ? "secret: a row with MTLS alone must have none" : NULL;
     if (!has_secret) return "no secret";
-    sha256 = rvd_auth_row_hash(row->secret, "sha256:", digest);
-    ha1 = rvd_auth_row_hash(row->secret, "ha1:", digest);
+    int sha256 = rvd_auth_row_hash(row->secret, "sha256:", digest);
+    int ha1 = rvd_auth_row_hash(row->secret, "ha1:", digest);
     rvd_base_wipe(digest, sizeof digest);
     if (sha256 && schemes & REVDIAL_AUTH_DIGEST)
         return "DIGEST needs the password, or ha1: and its hash";
@@ -8193,9 +8174,8 @@ typedef struct rvd_auth_table {
 
 static void rvd_auth_table_free(rvd_auth_table *t)
 {
-    rvd_heap heap;
     if (!t) return;
-    heap = t->heap;
+    rvd_heap heap = t->heap;
     rvd_base_arena_free(&t->texts, &heap);
     rvd_base_free(&heap, t, sizeof *t);
 }
@@ -8432,17 +8412,15 @@ static void rvd_auth_nonce_make(rvd_auth_guard *g, int64_t now_us, char text[RVD
 static int rvd_auth_nonce_take(rvd_auth_guard *g, const revdial_digest *d, int64_t now_us)
 {
     uint8_t raw[2 * RVD_AUTH_SEAL], mac[RVD_BASE_SHA256_SIZE], *bytes = raw + RVD_AUTH_SEAL;
-    uint8_t *used, bit;
-    uint64_t number, age_us;
     if (strcmp(d->nc, "00000001") != 0 || strlen(d->nonce) != RVD_AUTH_NONCE_SIZE - 1) return 0;
     if (!rvd_base_hex(raw, sizeof raw, d->nonce)) return 0;
     rvd_auth_nonce_mask(g, raw, bytes);
     rvd_base_hmac(g->key, bytes, RVD_AUTH_SEAL, mac);
     if (!rvd_base_equal(mac, raw, RVD_AUTH_SEAL)) return 0;
-    number = rvd_base_u64(bytes);
-    age_us = (uint64_t)now_us - rvd_base_u64(bytes + 8);
-    used = &g->nonce_used[number % RVD_AUTH_NONCES / 8];
-    bit = (uint8_t)(1u << number % 8);
+    uint64_t number = rvd_base_u64(bytes);
+    uint64_t age_us = (uint64_t)now_us - rvd_base_u64(bytes + 8);
+    uint8_t *used = &g->nonce_used[number % RVD_AUTH_NONCES / 8];
+    uint8_t bit = (uint8_t)(1u << number % 8);
     if (g->nonces - number - 1 >= RVD_AUTH_NONCES || age_us > RVD_AUTH_NONCE_US || *used & bit)
         return 0;
     *used |= bit;
@@ -9141,10 +9119,9 @@ static int rvd_http_params_read(rvd_base_slice rest, rvd_http_params *out)
 {
     memset(out, 0, sizeof *out);
     for (;;) {
-        rvd_base_slice name;
         rvd_http_skip_any(&rest, " \t,", 3);
         if (rest.len == 0) return 1;
-        name = rvd_http_take_token(&rest);
+        rvd_base_slice name = rvd_http_take_token(&rest);
         rvd_http_skip_any(&rest, " \t", 2);
         if (name.len == 0 || !rvd_http_take_param(&rest, name, out)) return 0;
     }
@@ -9329,10 +9306,9 @@ static int rvd_http_field_next(const rvd_http_head *h, size_t *at, rvd_base_slic
                                rvd_base_slice *value)
 {
     const char *line = h->buf + *at;
-    const char *colon, *cr;
     if (*line == '\r') return 0;
-    colon = (const char *)memchr(line, ':', h->len - *at);
-    cr = (const char *)memchr(line, '\r', h->len - *at);
+    const char *colon = (const char *)memchr(line, ':', h->len - *at);
+    const char *cr = (const char *)memchr(line, '\r', h->len - *at);
     REVDIAL_ASSERT(colon && cr && colon < cr);
     name->at = line;
     name->len = (size_t)(colon - line);
@@ -9439,9 +9415,8 @@ typedef struct rvd_http_request {
 // Ends a value with a NUL in place: it is followed at least by the CR of its line.
 static const char *rvd_http_terminate(rvd_http_head *h, rvd_base_slice value)
 {
-    char *at;
     if (!value.at || value.len == 0) return "";
-    at = h->buf + (value.at - h->buf);
+    char *at = h->buf + (value.at - h->buf);
     at[value.len] = '\0';
     return at;
 }
@@ -9735,10 +9710,9 @@ typedef struct rvd_http_offer {
 // An application may add any header except those that the handshake uses.
 static int rvd_http_is_extra(const revdial_kv *header)
 {
-    rvd_base_slice name, value;
     if (!header->key || !header->value) return 0;
-    name = rvd_base_slice_of(header->key);
-    value = rvd_base_slice_of(header->value);
+    rvd_base_slice name = rvd_base_slice_of(header->key);
+    rvd_base_slice value = rvd_base_slice_of(header->value);
     if (!rvd_http_is_token(name, '-')) return 0;
     if (rvd_http_field_kind_of(name) != RVD_HTTP_FIELD_OTHER) return 0;
     for (size_t i = 0; i < value.len; i++)
@@ -10546,10 +10520,9 @@ revdial_egress *revdial_egress_new(const char *url, const char *target, revdial_
 
 void revdial_egress_free(revdial_egress *v)
 {
-    rvd_heap heap;
     if (!v) return;
     rvd_http_head_free(&v->head);
-    heap = v->heap;
+    rvd_heap heap = v->heap;
     rvd_base_wipe(v, sizeof *v);
     rvd_base_free(&heap, v, sizeof *v);
 }
@@ -11328,10 +11301,9 @@ static size_t rvd_engine_ws_input(revdial_engine *e, const uint8_t *p, size_t le
     size_t used = 0;
     while (used < len && w->state == RVD_WS_OPEN && !m->dead && !rvd_mux_has_events(m)) {
         rvd_ws_piece piece;
-        size_t n;
         used += rvd_ws_input(w, p + used, len - used, &piece);
         if (!piece.len) continue;
-        n = rvd_mux_input(m, piece.at, piece.len);
+        size_t n = rvd_mux_input(m, piece.at, piece.len);
         rvd_ws_taken(w, n);
         used += n;
     }
@@ -11378,12 +11350,11 @@ static void rvd_engine_ws_begin(revdial_engine *e)
 static int rvd_engine_ws_output(revdial_engine *e, struct iovec *iov, int max)
 {
     rvd_ws *w = e->framer;
-    int n, count;
     if (rvd_ws_is_between(w)) rvd_engine_ws_begin(e);
-    n = rvd_ws_show(w, iov, max);
+    int n = rvd_ws_show(w, iov, max);
     if (w->is_client || !w->out_left) return n;
     uint64_t left = w->out_left;
-    count = n + rvd_mux_output(&e->mux, iov + n, max - n);
+    int count = n + rvd_mux_output(&e->mux, iov + n, max - n);
     for (; n < count && left; n++) {
         if (iov[n].iov_len > left) iov[n].iov_len = (size_t)left;
         left -= iov[n].iov_len;
@@ -11821,9 +11792,8 @@ int revdial_engine_output(revdial_engine *e, struct iovec *iov, int max)
 
 void revdial_engine_sent(revdial_engine *e, size_t n)
 {
-    size_t hello;
     if (n > RVD_BASE_LEN_MAX) n = 0;
-    hello = rvd_base_min(n, e->hello.len - e->hello_sent);
+    size_t hello = rvd_base_min(n, e->hello.len - e->hello_sent);
     e->hello_sent += hello;
     if (e->hello.at && e->hello_sent == e->hello.len) rvd_engine_hello_free(e);
     n -= hello;
@@ -11938,9 +11908,8 @@ ptrdiff_t revdial_engine_peek(revdial_engine *e, uint32_t id, const void **data)
 ptrdiff_t revdial_engine_peekv(revdial_engine *e, uint32_t id, struct iovec *iov, int *count)
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
-    size_t n;
     if (!s || *count <= 0) return REVDIAL_EINVAL;
-    n = rvd_mux_peekv(&e->mux, s, iov, count);
+    size_t n = rvd_mux_peekv(&e->mux, s, iov, count);
     return n ? (ptrdiff_t)n : rvd_mux_read_state(&e->mux, s);
 }
 
@@ -12463,7 +12432,6 @@ revdial_engine *revdial_engine_new(const revdial_engine_config *cfg, int64_t now
 
 void revdial_engine_free(revdial_engine *e)
 {
-    rvd_heap heap;
     if (!e) return;
     rvd_mux_end(&e->mux);
     if (e->framing) e->framing->free(e->framer);
@@ -12473,7 +12441,7 @@ void revdial_engine_free(revdial_engine *e)
     rvd_base_free(&e->heap, e->challenge, RVD_HTTP_ANSWER_SIZE);
     rvd_base_free(&e->heap, e->why, RVD_ENGINE_WHY_SIZE);
     rvd_base_arena_free(&e->texts, &e->heap);
-    heap = e->heap;
+    rvd_heap heap = e->heap;
     rvd_base_free(&heap, e, sizeof *e);
 }
 
@@ -12783,10 +12751,9 @@ static rvd_sys_origin *rvd_sys_origin_ref(rvd_sys_origin *o)
 
 static void rvd_sys_origin_unref(rvd_sys_origin *o)
 {
-    rvd_heap heap;
     if (!o || atomic_fetch_sub_explicit(&o->refs, 1, memory_order_acq_rel) != 1) return;
     if (o->page) munmap((void *)(uintptr_t)o->page, RVD_SYS_PAGE);
-    heap = o->heap;
+    rvd_heap heap = o->heap;
     rvd_base_free(&heap, o, sizeof *o);
 }
 
@@ -13793,9 +13760,8 @@ static ptrdiff_t rvd_sys_splice(int from, int to, size_t len, int more)
 static ptrdiff_t rvd_sys_splice_out(int from, int to, size_t len, int more)
 {
     rvd_sys_sigpipe guard;
-    ptrdiff_t n;
     rvd_sys_sigpipe_hold(&guard);
-    n = rvd_sys_splice(from, to, len, more);
+    ptrdiff_t n = rvd_sys_splice(from, to, len, more);
     rvd_sys_sigpipe_release(&guard, n < (ptrdiff_t)len);
     return n;
 }
@@ -13916,11 +13882,10 @@ static int rvd_sys_bind_stale(int fd, const rvd_sys_addr *at)
 {
     const struct sockaddr_un *un = (const struct sockaddr_un *)&at->ss;
     struct stat before, after;
-    int probe, r;
     if (RVD_SYS(lstat)(un->sun_path, &before) < 0 || !S_ISSOCK(before.st_mode)) return -EADDRINUSE;
-    probe = rvd_sys_socket_tcp(AF_UNIX);
+    int probe = rvd_sys_socket_tcp(AF_UNIX);
     if (probe < 0) return probe;
-    r = rvd_sys_connect_start(probe, at);
+    int r = rvd_sys_connect_start(probe, at);
     rvd_sys_close(probe);
     if (r != -ECONNREFUSED) return -EADDRINUSE;
     if (RVD_SYS(lstat)(un->sun_path, &after) < 0 || after.st_ino != before.st_ino)
@@ -14980,7 +14945,6 @@ static void rvd_loop_on_stop(rvd_loop_task *task)
 
 static void rvd_loop_free(rvd_loop *loop)
 {
-    rvd_heap heap;
     if (!loop) return;
     REVDIAL_ASSERT(!atomic_load(&loop->running) && !loop->started);
     rvd_loop_remove(loop, &loop->wake_io);
@@ -14992,7 +14956,7 @@ static void rvd_loop_free(rvd_loop *loop)
     pthread_mutex_lock(&loop->lock);
     pthread_mutex_unlock(&loop->lock);
     pthread_mutex_destroy(&loop->lock);
-    heap = loop->heap;
+    rvd_heap heap = loop->heap;
     rvd_base_free(&heap, loop, sizeof *loop);
 }
 
@@ -15456,9 +15420,8 @@ static void *rvd_lookup_thread(void *arg)
     int is_left = 0;
     pthread_mutex_lock(&d->lock);
     while (!is_left && (n = rvd_lookup_take_locked(d)) != NULL) {
-        int count;
         pthread_mutex_unlock(&d->lock);
-        count = rvd_sys_resolve(n->host, 0, found, RVD_LOOKUP_ADDRESSES);
+        int count = rvd_sys_resolve(n->host, 0, found, RVD_LOOKUP_ADDRESSES);
         pthread_mutex_lock(&d->lock);
         is_left = n->is_left;
         rvd_lookup_tell_locked(n, found, count);
@@ -15757,11 +15720,10 @@ static int64_t rvd_log_now(void)
 // Counts the line. Returns 0 if there have been too many of its event.
 static int rvd_log_admits(rvd_log *log, enum rvd_log_event event)
 {
-    int admits, is_first;
     if (!rvd_log_kinds[event].per_minute) return 1;
     pthread_mutex_lock(&log->lock);
-    admits = rvd_base_bucket_take(&log->buckets[event], rvd_log_now());
-    is_first = !admits && log->suppressed[event]++ == 0;
+    int admits = rvd_base_bucket_take(&log->buckets[event], rvd_log_now());
+    int is_first = !admits && log->suppressed[event]++ == 0;
     pthread_mutex_unlock(&log->lock);
     if (is_first) rvd_loop_post(log->loop, &log->task);
     return admits;
@@ -15790,9 +15752,8 @@ static void rvd_log_tell(rvd_log *log)
 {
     for (size_t i = 0; i < RVD_LOG_EVENT_COUNT; i++) {
         rvd_log_line l = {.level = REVDIAL_LOG_WARN};
-        unsigned count;
         pthread_mutex_lock(&log->lock);
-        count = log->suppressed[i];
+        unsigned count = log->suppressed[i];
         log->suppressed[i] = 0;
         pthread_mutex_unlock(&log->lock);
         if (!count || !rvd_log_wants(log, l.level)) continue;
@@ -15926,9 +15887,8 @@ static void rvd_transport_free(rvd_heap *heap, rvd_transport *w)
 
 static enum rvd_transport_state rvd_transport_state(rvd_transport *w)
 {
-    enum rvd_transport_state state;
     pthread_mutex_lock(&w->lock);
-    state = w->state;
+    enum rvd_transport_state state = w->state;
     pthread_mutex_unlock(&w->lock);
     return state;
 }
@@ -15948,11 +15908,10 @@ static int rvd_transport_is_wanting(ptrdiff_t n)
 // What a call of the transport has returned. With its lock.
 static ptrdiff_t rvd_transport_result(rvd_transport *w, ptrdiff_t n, revdial_err *err)
 {
-    const char *why;
     int code = n < -INT_MAX ? REVDIAL_ETLS : (int)n;
     if (n >= 0 || rvd_transport_is_wanting(n)) return n;
     rvd_transport_become(w, RVD_TRANSPORT_OVER);
-    why = w->t.do_reason ? w->t.do_reason(w->t.ctx) : NULL;
+    const char *why = w->t.do_reason ? w->t.do_reason(w->t.ctx) : NULL;
     rvd_sys_fail(err, code, 0, NULL, why ? why : revdial_strerror(code));
     return code;
 }
@@ -15960,9 +15919,8 @@ static ptrdiff_t rvd_transport_result(rvd_transport *w, ptrdiff_t n, revdial_err
 // A step of the handshake. Returns 0 when it is done.
 static int rvd_transport_handshake(rvd_transport *w, revdial_err *err)
 {
-    int r;
     pthread_mutex_lock(&w->lock);
-    r = (int)rvd_transport_result(w, w->t.do_handshake(w->t.ctx), err);
+    int r = (int)rvd_transport_result(w, w->t.do_handshake(w->t.ctx), err);
     if (r == 0) {
         rvd_transport_become(w, RVD_TRANSPORT_OPEN);
         if (w->t.do_peer && w->t.do_peer(w->t.ctx, &w->peer) < 0)
@@ -15994,9 +15952,8 @@ static ptrdiff_t rvd_transport_records(rvd_transport *w, uint8_t *buf, size_t le
 static int rvd_transport_read(rvd_transport *w, void *buf, size_t len, ptrdiff_t *n,
                               revdial_err *err)
 {
-    int is_open;
     pthread_mutex_lock(&w->lock);
-    is_open = w->state == RVD_TRANSPORT_OPEN || w->next <= 0;
+    int is_open = w->state == RVD_TRANSPORT_OPEN || w->next <= 0;
     if (is_open) *n = rvd_transport_records(w, buf, len);
     if (is_open && *n < 0) *err = w->why;
     pthread_mutex_unlock(&w->lock);
@@ -16076,9 +16033,8 @@ static ptrdiff_t rvd_transport_write(rvd_transport *w, const struct iovec *iov, 
                                      size_t piece, revdial_err *err)
 {
     size_t taken = 0, len = rvd_transport_len(iov, count);
-    ptrdiff_t n;
     if (rvd_transport_state(w) == RVD_TRANSPORT_HANDSHAKE) return REVDIAL_WANT_READ;
-    n = rvd_transport_push(w, err);
+    ptrdiff_t n = rvd_transport_push(w, err);
     while (n == 0 && taken < rvd_base_min(len, RVD_TRANSPORT_BULK)) {
         size_t room = rvd_transport_make_room(w, len - taken);
         taken += rvd_transport_gather(w, iov, count, taken, room);
@@ -16592,9 +16548,8 @@ static void rvd_stream_work_end(rvd_stream_work *w)
 
 static size_t rvd_stream_work_relays(rvd_stream_work *w)
 {
-    size_t n;
     pthread_mutex_lock(&w->lock);
-    n = w->relays;
+    size_t n = w->relays;
     pthread_mutex_unlock(&w->lock);
     return n;
 }
@@ -17150,14 +17105,13 @@ static int rvd_stream_is_mixed(const struct iovec *iov, int count)
 static ptrdiff_t rvd_stream_send(revdial_session *s, const struct iovec *iov, int count,
                                  size_t piece, revdial_err *err)
 {
-    ptrdiff_t n;
     if (s->transport) {
         if (!rvd_loop_is_owner(s->loop) && rvd_transport_is_busy(s->transport, iov, count))
             return REVDIAL_WANT_READ;
         return rvd_transport_write(s->transport, iov, count, piece, err);
     }
-    n = rvd_stream_is_mixed(iov, count) ? rvd_stream_send_mixed(s, iov, count)
-                                        : rvd_sys_writev(s->fd, iov, count);
+    ptrdiff_t n = rvd_stream_is_mixed(iov, count) ? rvd_stream_send_mixed(s, iov, count)
+                                                  : rvd_sys_writev(s->fd, iov, count);
     if (n >= 0) return n;
     if (n == -EAGAIN) return REVDIAL_WANT_WRITE;
     return rvd_sys_fail(err, REVDIAL_ELOST, (int)-n, NULL, "sending to the peer failed");
@@ -17187,8 +17141,6 @@ revdial_session *revdial_session_ref(revdial_session *s)
 
 void revdial_session_unref(revdial_session *s)
 {
-    rvd_sys_origin *origin;
-    rvd_heap heap;
     if (!s || rvd_stream_is_child(s)) return;
     if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1) return;
     REVDIAL_ASSERT(rvd_base_link_is_alone(&s->streams));
@@ -17197,8 +17149,8 @@ void revdial_session_unref(revdial_session *s)
     pthread_mutex_destroy(&s->lock);
     rvd_base_wipe(s->member, s->host->member_size);
     rvd_base_free(&s->heap, s->member, s->host->member_size);
-    origin = s->origin;
-    heap = s->heap;
+    rvd_sys_origin *origin = s->origin;
+    rvd_heap heap = s->heap;
     heap.live_bytes = sizeof *s + (s->transport ? sizeof *s->transport : 0);
     rvd_transport_free(&heap, s->transport);
     rvd_base_free(&heap, s, sizeof *s);
@@ -17230,9 +17182,8 @@ static int rvd_stream_on_loop_locked(revdial_session *s)
 
 static int rvd_stream_is_on_loop(revdial_session *s)
 {
-    int yes;
     rvd_stream_lock(s);
-    yes = rvd_stream_on_loop_locked(s);
+    int yes = rvd_stream_on_loop_locked(s);
     rvd_stream_unlock(s);
     return yes;
 }
@@ -17338,9 +17289,8 @@ static void rvd_stream_deliver_locked(revdial_stream *st)
 {
     revdial_session *s = st->session;
     RVD_BASE_EACH (rvd_stream_waiter, w, &st->waiters, link) {
-        ptrdiff_t n;
         if (!w->buf || w->got == w->len) continue;
-        n = revdial_engine_read(s->engine, st->id, w->buf + w->got, w->len - w->got);
+        ptrdiff_t n = revdial_engine_read(s->engine, st->id, w->buf + w->got, w->len - w->got);
         if (n <= 0) return;
         w->got += (size_t)n;
         rvd_stream_wake_waiter_locked(s, w);
@@ -17453,14 +17403,13 @@ static void rvd_stream_free_locked(revdial_stream *st)
 static int rvd_stream_meta_copy_locked(revdial_stream *st, const revdial_event *ev)
 {
     size_t size = 0;
-    char *at;
     for (size_t i = 0; i < ev->meta_count; i++)
         size += strlen(ev->meta[i].key) + strlen(ev->meta[i].value) + 2;
     if (!size) return 1;
     st->meta = rvd_base_alloc(&st->session->heap, size);
     if (!st->meta) return 0;
     st->meta_size = size;
-    at = st->meta;
+    char *at = st->meta;
     for (size_t i = 0; i < ev->meta_count; i++) {
         size_t key = strlen(ev->meta[i].key) + 1, value = strlen(ev->meta[i].value) + 1;
         memcpy(at, ev->meta[i].key, key);
@@ -17723,8 +17672,6 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
 {
     revdial_dial_opts opts = *d->opts;
     revdial_engine_info info;
-    revdial_stream *st;
-    int is_early;
     int64_t id, now_us = rvd_sys_now_us(), left_ms = (d->deadline_us - now_us) / 1000;
     if (d->state == RVD_STREAM_DIAL_OVER) rvd_stream_dial_become(d, RVD_STREAM_DIAL_WAITING);
     rvd_base_link_remove(&d->link);
@@ -17738,10 +17685,10 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
     opts.timeout_ms = d->deadline_us == INT64_MAX ? -1 : left_ms < 1 ? 1 : (int)left_ms;
     if (s->is_peer && d->name) opts.peer_name = d->name;
     revdial_engine_get_info(s->engine, &info);
-    is_early = opts.flags & REVDIAL_DIAL_EARLY || !(info.features & REVDIAL_FEATURE_PROMPTACK);
+    int is_early = opts.flags & REVDIAL_DIAL_EARLY || !(info.features & REVDIAL_FEATURE_PROMPTACK);
     d->holds_early = !is_early && rvd_stream_dial_holds(d, &info);
     if (d->holds_early) opts.early_len = 0;
-    st = rvd_stream_new_locked(s);
+    revdial_stream *st = rvd_stream_new_locked(s);
     revdial_engine_set_now(s->engine, now_us);
     id = st ? revdial_engine_open(s->engine, &opts, st) : REVDIAL_ENOMEM;
     if (id > 0) {
@@ -18003,13 +17950,12 @@ static int rvd_stream_send_locked(revdial_session *s, int *released)
 {
     struct iovec iov[RVD_STREAM_IOV];
     revdial_err err;
-    ptrdiff_t n;
     int count = revdial_engine_output(s->engine, iov, RVD_STREAM_IOV), is_pending;
     size_t piece = revdial_engine_record_max(s->engine);
     if (!count && !rvd_transport_holds(s->transport)) return 0;
     *released = 1;
     rvd_stream_unlock(s);
-    n = rvd_stream_send(s, iov, count, piece, &err);
+    ptrdiff_t n = rvd_stream_send(s, iov, count, piece, &err);
     is_pending = s->transport && rvd_transport_pending(s->transport);
     rvd_stream_lock(s);
     if (is_pending) rvd_stream_kick_locked(s);
@@ -18035,13 +17981,12 @@ static int rvd_stream_send_locked(revdial_session *s, int *released)
 static void rvd_stream_look_locked(revdial_session *s, int64_t now_us)
 {
     int64_t acked;
-    int unsent;
     if (s->look.next_us && now_us < s->look.next_us) return;
     if (!revdial_engine_is_waiting(s->engine)) {
         s->look.next_us = 0;
         return;
     }
-    unsent = s->sending ? -1 : rvd_sys_unsent(s->fd);
+    int unsent = s->sending ? -1 : rvd_sys_unsent(s->fd);
     if (unsent >= 0) {
         acked = (int64_t)s->wire_bytes - unsent - (int64_t)rvd_transport_holds(s->transport);
         if (s->look.next_us && unsent && acked > s->look.acked_bytes)
@@ -18055,9 +18000,8 @@ static void rvd_stream_look_locked(revdial_session *s, int64_t now_us)
 // Returns when to call again, -1 never.
 static int64_t rvd_stream_tick_locked(revdial_session *s, int64_t now_us)
 {
-    int64_t at;
     rvd_stream_look_locked(s, now_us);
-    at = revdial_engine_tick(s->engine, now_us);
+    int64_t at = revdial_engine_tick(s->engine, now_us);
     return at >= 0 && s->look.next_us && s->look.next_us < at ? s->look.next_us : at;
 }
 
@@ -18222,11 +18166,10 @@ static void rvd_stream_start_locked(revdial_session *s)
 static void rvd_stream_pace_locked(revdial_session *s, int64_t now)
 {
     int64_t passed = now - s->pace.since_us;
-    uint64_t rate;
     if (passed < RVD_STREAM_PACE_US) return;
     rvd_stream_thin_locked(s, now);
     rvd_stream_start_locked(s);
-    rate = s->pace.bytes * 1000000 / (uint64_t)passed;
+    uint64_t rate = s->pace.bytes * 1000000 / (uint64_t)passed;
     if (s->pace.was_blocked && s->pace.bytes)
         rvd_stream_queue_set_locked(s, rvd_stream_queue_of(rate));
     else if (rate / RVD_STREAM_PACE_PART > (uint64_t)s->pace.queue_bytes)
@@ -18324,10 +18267,9 @@ static void rvd_stream_linger_locked(revdial_session *s)
 static void rvd_stream_die(revdial_session *s)
 {
     revdial_engine_info info;
-    int64_t wait_us;
     rvd_stream_lock(s);
     rvd_stream_become(s, RVD_STREAM_LINGER);
-    wait_us = s->end.is_brief ? RVD_STREAM_HURRY_US : RVD_STREAM_LAST_US;
+    int64_t wait_us = s->end.is_brief ? RVD_STREAM_HURRY_US : RVD_STREAM_LAST_US;
     revdial_engine_terminate(s->engine);
     rvd_stream_events_locked(s);
     rvd_stream_end_all_locked(s);
@@ -18423,9 +18365,8 @@ static void rvd_stream_feed_early(revdial_session *s, const unsigned char *p, si
 // The loop is about to read. Not while a thread does.
 static int rvd_stream_loop_claims(revdial_session *s)
 {
-    int claimed;
     rvd_stream_lock(s);
-    claimed = rvd_reader_loop_begin(&s->reader);
+    int claimed = rvd_reader_loop_begin(&s->reader);
     rvd_stream_unlock(s);
     return claimed;
 }
@@ -18466,13 +18407,12 @@ static int rvd_stream_is_silent(revdial_session *s)
 static int rvd_stream_shake(revdial_session *s)
 {
     revdial_err err;
-    int64_t begun_us;
     int r, is_silent, is_first = !s->handshake.has_shaken;
     if (!rvd_stream_is_shaking(s)) return 1;
     if (s->state >= RVD_STREAM_LINGER) return 0;
     if (rvd_stream_shake_waits(s)) return 0;
     is_silent = rvd_stream_is_silent(s);
-    begun_us = rvd_sys_now_us();
+    int64_t begun_us = rvd_sys_now_us();
     if (is_first && s->handshake.waited_us && s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))
         r = rvd_stream_fail(&err, REVDIAL_ELOST, 0,
                             "the peer closed the connection while it was queued");
@@ -18496,10 +18436,9 @@ static int rvd_stream_shake(revdial_session *s)
 static int64_t rvd_stream_turn_us_locked(revdial_session *s)
 {
     revdial_engine_info now;
-    uint64_t frames, each;
     revdial_engine_get_info(s->engine, &now);
-    frames = now.rx_frames - s->seen_frames;
-    each = frames ? (now.rx_bytes - s->seen_bytes) / frames : RVD_STREAM_TURN_BYTES;
+    uint64_t frames = now.rx_frames - s->seen_frames;
+    uint64_t each = frames ? (now.rx_bytes - s->seen_bytes) / frames : RVD_STREAM_TURN_BYTES;
     s->seen_frames = now.rx_frames;
     s->seen_bytes = now.rx_bytes;
     if (each >= RVD_STREAM_TURN_BYTES) return RVD_STREAM_TURN_US;
@@ -18539,14 +18478,12 @@ static int rvd_stream_take(revdial_session *s, size_t *most)
     void *ud = NULL;
     size_t left = 0, unread;
     ptrdiff_t n = 0;
-    int is_up;
     if (!s->header_reads) return -1;
     rvd_stream_lock(s);
-    is_up = rvd_stream_is_up(s);
+    int is_up = rvd_stream_is_up(s);
     if (is_up && rvd_reader_loop_begin(&s->reader)) {
-        revdial_stream *st;
         left = revdial_engine_coming_after(s->engine, &ud, &unread);
-        st = ud;
+        revdial_stream *st = ud;
         if (st && st->take) n = st->take(st, left, unread);
         if (n > 0) rvd_stream_events_locked(s);
         if (n > 0) rvd_stream_flush_soon_locked(s);
@@ -18564,9 +18501,8 @@ static void rvd_stream_take_look_locked(revdial_session *s)
 {
     void *ud = NULL;
     size_t unread;
-    const revdial_stream *st;
     if (!s->transport) revdial_engine_coming_after(s->engine, &ud, &unread);
-    st = ud;
+    const revdial_stream *st = ud;
     if (st && st->take)
         s->header_reads = RVD_STREAM_HEADERS;
     else if (s->header_reads)
@@ -18583,11 +18519,10 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int64_t *used_u
     revdial_err err;
     ptrdiff_t n = REVDIAL_WANT_READ;
     size_t most = s->read_most;
-    int64_t begun_us;
     int is_wanting, is_enough = 0, taken = rvd_stream_take(s, &most);
     if (taken >= 0) return taken;
     if (rvd_stream_loop_claims(s)) n = rvd_stream_recv(s, loop->buf, most, &err);
-    begun_us = n > 0 ? rvd_sys_now_us() : 0;
+    int64_t begun_us = n > 0 ? rvd_sys_now_us() : 0;
     is_wanting = rvd_transport_is_wanting(n);
     rvd_stream_lock(s);
     if (s->state >= RVD_STREAM_LINGER && !is_wanting) {
@@ -18794,14 +18729,13 @@ static int rvd_stream_drive_step_locked(revdial_session *s, rvd_stream_waiter *w
     int room = s->blocked, timeout_ms = -1, spins = s->reader.spin.limit_us > 0;
     struct iovec iov[2];
     int64_t now_us, begun_us = spins ? rvd_sys_now_us() : 0;
-    ptrdiff_t n;
     rvd_reader_vectors(&s->reader, iov, w->buf, rvd_base_min(own, w->len));  // it has none yet
     if (deadline_us != INT64_MAX) {
         int64_t left = (deadline_us - rvd_sys_now_us() + 999) / 1000;
         timeout_ms = left < 0 ? 0 : left > INT32_MAX ? INT32_MAX : (int)left;
     }
     rvd_stream_unlock(s);
-    n = rvd_reader_wait(&s->reader, iov, timeout_ms, &room);
+    ptrdiff_t n = rvd_reader_wait(&s->reader, iov, timeout_ms, &room);
     now_us = rvd_sys_now_us();
     rvd_stream_lock(s);
     rvd_reader_woken(&s->reader, iov, n, now_us);
@@ -18908,9 +18842,8 @@ static void rvd_stream_limits_set(revdial_session *s, const revdial_limits *l)
 static int rvd_stream_limits_change_locked(revdial_session *s, const revdial_limits *l,
                                            revdial_err *err)
 {
-    int code;
     if (s->state == RVD_STREAM_DOWN) return REVDIAL_OK;
-    code = revdial_engine_set_limits(s->engine, l, err);
+    int code = revdial_engine_set_limits(s->engine, l, err);
     if (!code) rvd_stream_limits_set(s, l);
     rvd_stream_events_locked(s);
     rvd_stream_kick_locked(s);  // it sends what credit is due now, and sets the timer
@@ -19049,7 +18982,6 @@ static size_t rvd_stream_memory_locked(const revdial_session *s, const revdial_e
 void revdial_session_get_info(revdial_session *s, revdial_session_info *out)
 {
     revdial_engine_info info;
-    size_t memory;
     memset(out, 0, sizeof *out);
     out->state = REVDIAL_DOWN;
     if (rvd_stream_is_child(s)) return;
@@ -19059,7 +18991,7 @@ void revdial_session_get_info(revdial_session *s, revdial_session_info *out)
                  : s->state == RVD_STREAM_DRAINING ? REVDIAL_DRAINING
                                                    : REVDIAL_DOWN;
     out->streams = atomic_load_explicit(&s->stream_count, memory_order_relaxed);
-    memory = rvd_stream_memory_locked(s, &info);
+    size_t memory = rvd_stream_memory_locked(s, &info);
     rvd_stream_unlock(s);
     out->id = s->id;
     RVD_BASE_JOIN(out->name, sizeof out->name, s->name);
@@ -19142,9 +19074,8 @@ size_t revdial_session_list_streams(revdial_session *s, int blocked_ms, revdial_
     rvd_stream_lock(s);
     RVD_BASE_EACH (revdial_stream, st, &s->streams, link) {
         revdial_flow_info flow;
-        int64_t for_ms;
         if (revdial_engine_get_flow(s->engine, st->id, &flow) < 0) continue;
-        for_ms = rvd_stream_blocked_ms(&flow, now_us);
+        int64_t for_ms = rvd_stream_blocked_ms(&flow, now_us);
         if (blocked_ms > 0 && for_ms < blocked_ms) continue;
         if (count++ >= cap) continue;
         rvd_stream_describe_locked(st, &out[count - 1]);
@@ -19210,7 +19141,6 @@ static ptrdiff_t rvd_stream_wait_locked(revdial_stream *st, rvd_stream_waiter *w
     const int64_t *deadline =
         w->events & RVD_STREAM_WAKE_RD ? &st->rd_deadline_us : &st->wr_deadline_us;
     rvd_sys_latch latch;
-    int r;
     if (*deadline == 0) return REVDIAL_EAGAIN;
     if (rvd_stream_on_loop_locked(s)) return REVDIAL_EDEADLK;
     if (*deadline != INT64_MAX && *deadline <= rvd_sys_now_us()) return REVDIAL_ETIMEDOUT;
@@ -19224,7 +19154,7 @@ static ptrdiff_t rvd_stream_wait_locked(revdial_stream *st, rvd_stream_waiter *w
         rvd_stream_queue_write_locked(st);
         if (s->has_queued) rvd_stream_flush_locked(s);
     }
-    r = rvd_stream_sleep_locked(s, w, *deadline);
+    int r = rvd_stream_sleep_locked(s, w, *deadline);
     rvd_base_link_remove(&w->link);
     rvd_sys_latch_free(&latch);
     if (w->got) return (ptrdiff_t)w->got;
@@ -19248,9 +19178,9 @@ static ptrdiff_t rvd_stream_read_locked(revdial_stream *st, const struct iovec *
 {
     ptrdiff_t total = 0;
     for (int i = 0; i < count; i++) {
-        ptrdiff_t n;
         if (!iov[i].iov_len) continue;
-        n = revdial_engine_read(st->session->engine, st->id, iov[i].iov_base, iov[i].iov_len);
+        ptrdiff_t n =
+            revdial_engine_read(st->session->engine, st->id, iov[i].iov_base, iov[i].iov_len);
         if (n <= 0) return total ? total : n;
         total += n;
         if ((size_t)n < iov[i].iov_len) break;
@@ -19268,9 +19198,8 @@ ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count)
     rvd_stream_lock(s);
     for (;;) {
         rvd_stream_waiter w = {.events = RVD_STREAM_WAKE_RD};
-        int released;
         n = rvd_stream_read_locked(st, iov, count);
-        released = 0;  // goes out: the accept and the credit that this has earned
+        int released = 0;  // goes out: the accept and the credit that this has earned
         if (n == REVDIAL_EAGAIN || !rvd_stream_batch_is_open_locked(s))
             released = rvd_stream_flush_locked(s);
         if (n != REVDIAL_EAGAIN) break;
@@ -19320,11 +19249,10 @@ static void rvd_stream_recall_locked(revdial_stream *st)
 static ptrdiff_t rvd_stream_put_locked(revdial_stream *st, const uint8_t *data, size_t len)
 {
     revdial_session *s = st->session;
-    ptrdiff_t n;
     revdial_engine_set_now(s->engine, rvd_sys_now_us());
     if (len < RVD_STREAM_LEND || s->sending || s->blocked || s->transport)
         return revdial_engine_write(s->engine, st->id, data, len);
-    n = revdial_engine_lend(s->engine, st->id, data, len);
+    ptrdiff_t n = revdial_engine_lend(s->engine, st->id, data, len);
     if (n <= 0) return n;
     rvd_stream_flush_locked(s);
     rvd_stream_recall_locked(st);
@@ -19424,10 +19352,9 @@ int revdial_shutdown(revdial_stream *st, int how)
 int revdial_reset(revdial_stream *st, int code)
 {
     revdial_session *s = st->session;
-    int r;
     if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
-    r = revdial_engine_reset(s->engine, st->id, code);
+    int r = revdial_engine_reset(s->engine, st->id, code);
     if (!r && st->reset_code < 0) st->is_aborted = 1;
     rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_CALL);
     rvd_stream_touch_locked(s);
@@ -19437,9 +19364,8 @@ int revdial_reset(revdial_stream *st, int code)
 
 void revdial_close(revdial_stream *st)
 {
-    revdial_session *s;
     if (!st || rvd_stream_is_child(st->session)) return;
-    s = revdial_session_ref(st->session);
+    revdial_session *s = revdial_session_ref(st->session);
     rvd_stream_lock(s);
     rvd_stream_free_locked(st);
     rvd_stream_touch_locked(s);
@@ -19501,11 +19427,10 @@ revdial_session *revdial_stream_session(revdial_stream *st)
 int revdial_stream_get_flow(revdial_stream *st, revdial_flow_info *out)
 {
     revdial_session *s = st->session;
-    int r;
     memset(out, 0, sizeof *out);
     if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
-    r = revdial_engine_get_flow(s->engine, st->id, out);
+    int r = revdial_engine_get_flow(s->engine, st->id, out);
     rvd_stream_unlock(s);
     return r;
 }
@@ -19519,11 +19444,10 @@ static short rvd_stream_ready_locked(revdial_stream *st, short events)
 {
     const void *data;
     revdial_engine *e = st->session->engine;
-    ptrdiff_t in, out;
     int ready = 0;
     if (((events & (POLLIN | POLLOUT)) | POLLERR) == (st->quiet & (events | POLLERR))) return 0;
-    in = revdial_engine_peek(e, st->id, &data);
-    out = events & POLLOUT || in <= 0 ? revdial_engine_writable(e, st->id) : 0;
+    ptrdiff_t in = revdial_engine_peek(e, st->id, &data);
+    ptrdiff_t out = events & POLLOUT || in <= 0 ? revdial_engine_writable(e, st->id) : 0;
     if (in != REVDIAL_EAGAIN) ready |= POLLIN;
     if (out != 0) ready |= POLLOUT;
     if (in <= 0 && in != REVDIAL_EAGAIN && out < 0) ready |= POLLHUP;
@@ -19642,12 +19566,11 @@ static int rvd_stream_poll_run(rvd_stream_poll *p, int64_t until_us)
 static int rvd_stream_poll_wait(rvd_stream_poll *p, rvd_heap *heap, int64_t until_us)
 {
     size_t size = (p->count + 1) * sizeof *p->waiters;
-    int r;
     if (rvd_sys_wake_open(&p->bell.wake) < 0) return REVDIAL_ESYS;
     p->waiters = rvd_base_alloc(heap, size);
     p->fds[p->fd_count].fd = p->bell.wake.fd[0];
     p->fds[p->fd_count].events = POLLIN;
-    r = p->waiters ? rvd_stream_poll_run(p, until_us) : REVDIAL_ENOMEM;
+    int r = p->waiters ? rvd_stream_poll_run(p, until_us) : REVDIAL_ENOMEM;
     rvd_sys_wake_close(&p->bell.wake);
     rvd_base_free(heap, p->waiters, size);
     return r;
@@ -19660,7 +19583,6 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
     const revdial_session *before = NULL;
     int64_t until = rvd_stream_deadline(timeout_ms);
     size_t size, k = 0;
-    int r, streams;
     if (count > INT_MAX) return REVDIAL_EINVAL;
     for (size_t i = 0; i < count; i++) {
         revdial_session *s = items[i].st ? items[i].st->session : NULL;
@@ -19677,8 +19599,8 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
         p.fds[k].fd = items[i].fd;
         p.fds[k++].events = items[i].events;
     }
-    streams = rvd_stream_poll_look(&p);
-    r = rvd_stream_poll_fds(&p, 0);
+    int streams = rvd_stream_poll_look(&p);
+    int r = rvd_stream_poll_fds(&p, 0);
     r = r < 0 ? REVDIAL_ESYS : r + streams;
     if (!r && timeout_ms) r = rvd_stream_poll_wait(&p, &heap, until);
     rvd_base_free(&heap, p.fds, size);
@@ -19706,13 +19628,12 @@ revdial_pollset *revdial_pollset_new(void)
 
 void revdial_pollset_free(revdial_pollset *set)
 {
-    rvd_heap heap;
     if (!set || rvd_sys_is_child(set->origin)) return;
     REVDIAL_ASSERT(rvd_base_link_is_alone(&set->moved));
     rvd_sys_wake_close(&set->bell.wake);
     pthread_mutex_destroy(&set->lock);
     rvd_sys_origin_unref(set->origin);
-    heap = set->heap;
+    rvd_heap heap = set->heap;
     rvd_base_free(&heap, set, sizeof *set);
 }
 
@@ -19760,10 +19681,9 @@ static void *rvd_stream_set_take(revdial_pollset *set, int *more)
 // The bell stays rung as long as there are more: what moves before it is heard may not ring it.
 void *revdial_pollset_next(revdial_pollset *set)
 {
-    void *ud;
     int more;
     if (rvd_sys_is_child(set->origin)) return NULL;
-    ud = rvd_stream_set_take(set, &more);
+    void *ud = rvd_stream_set_take(set, &more);
     if (ud || !atomic_load(&set->bell.is_rung)) return ud;
     rvd_stream_bell_hear(&set->bell);
     ud = rvd_stream_set_take(set, &more);
@@ -19965,13 +19885,11 @@ static size_t rvd_relay_read(rvd_relay *r)
 static size_t rvd_relay_splice(rvd_relay *r)
 {
     revdial_session *s = r->session;
-    size_t room;
-    ptrdiff_t got;
     if (s->transport) return rvd_relay_read(r);
-    room = revdial_engine_supply(s->engine, r->st->id, RVD_RELAY_SPLICE_MAX);
+    size_t room = revdial_engine_supply(s->engine, r->st->id, RVD_RELAY_SPLICE_MAX);
     if (!room) return rvd_relay_read(r);
     if (!s->out_pipe) s->out_pipe = rvd_splice_get(&s->group->pipes);
-    got = s->out_pipe ? rvd_splice_in(s->out_pipe, r->in.fd, room) : -EMFILE;
+    ptrdiff_t got = s->out_pipe ? rvd_splice_in(s->out_pipe, r->in.fd, room) : -EMFILE;
     s->spliced_us = rvd_loop_now(s->loop);
     s->splicers += !r->is_splicer;
     r->is_splicer = 1;
@@ -20054,9 +19972,8 @@ static int rvd_relay_write(rvd_relay *r, const struct iovec *iov, int count, siz
 static ptrdiff_t rvd_relay_unread(rvd_relay *r, struct iovec *iov, int *count)
 {
     ptrdiff_t n = revdial_engine_peekv(r->session->engine, r->st->id, iov, count);
-    size_t over;
     if (n <= 0 || !r->first || (size_t)n <= r->first->ahead) return n;
-    over = (size_t)n - r->first->ahead;
+    size_t over = (size_t)n - r->first->ahead;
     n -= (ptrdiff_t)over;
     for (; over >= iov[*count - 1].iov_len; --*count) over -= iov[*count - 1].iov_len;
     iov[*count - 1].iov_len -= over;
@@ -20090,13 +20007,12 @@ static void rvd_relay_pump_out(rvd_relay *r)
 {
     while (!r->out_over) {
         struct iovec iov[RVD_RELAY_VECTORS];
-        ptrdiff_t n;
         int count = RVD_RELAY_VECTORS;
         if (r->first && !r->first->ahead) {
             if (!rvd_relay_write_pipe(r)) return;
             continue;
         }
-        n = rvd_relay_unread(r, iov, &count);
+        ptrdiff_t n = rvd_relay_unread(r, iov, &count);
         if (n == REVDIAL_EAGAIN) return;
         if (n > 0) {
             if (!rvd_relay_write(r, iov, count, (size_t)n)) return;
@@ -20234,13 +20150,12 @@ static void rvd_relay_end(rvd_relay *r)
 static void rvd_relay_run(rvd_relay *r)
 {
     revdial_session *s = r->session;
-    unsigned events;
-    int over;
     rvd_stream_lock(s);
     // What happened before it began, or while it waited, is seen now.
-    events = r->st->reset_code >= 0 || s->state >= RVD_STREAM_LINGER ? RVD_STREAM_WAKE_END : 0;
+    unsigned events =
+        r->st->reset_code >= 0 || s->state >= RVD_STREAM_LINGER ? RVD_STREAM_WAKE_END : 0;
     rvd_relay_step_locked(r, events);
-    over = r->state != RVD_RELAY_RUNNING;
+    int over = r->state != RVD_RELAY_RUNNING;
     rvd_stream_unlock(s);
     // One that waits for its last bytes to leave is looked at when its timer says so.
     if (over && !(r->tries && r->timer.slot)) rvd_relay_end(r);
@@ -20262,10 +20177,9 @@ static void rvd_relay_on_out(rvd_loop_io *io)
 static int rvd_relay_collects(const rvd_relay *r, unsigned events)
 {
     const void *data;
-    ptrdiff_t n;
     if (r->tiny_pass != (uint32_t)rvd_loop_passes(r->session->loop)) return 0;
     if (events != RVD_STREAM_WAKE_RD) return 0;
-    n = revdial_engine_peek(r->session->engine, r->st->id, &data);
+    ptrdiff_t n = revdial_engine_peek(r->session->engine, r->st->id, &data);
     return n > 0 && n < RVD_RELAY_TINY;
 }
 
@@ -20285,12 +20199,10 @@ static void rvd_relay_sink(revdial_stream *st, unsigned events)
 static ptrdiff_t rvd_relay_take_more(rvd_relay *r, size_t len, size_t unread)
 {
     rvd_splice_pool *pool = &r->session->group->pipes;
-    rvd_splice_pipe *p;
-    ptrdiff_t n;
     if (!r->first && rvd_sys_is_stream(rvd_relay_out(r)->fd) <= 0) return 0;
-    p = rvd_splice_get(pool);
+    rvd_splice_pipe *p = rvd_splice_get(pool);
     if (!p) return 0;
-    n = rvd_splice_in(p, r->session->fd, len);
+    ptrdiff_t n = rvd_splice_in(p, r->session->fd, len);
     if (n <= 0) {
         rvd_splice_put(pool, p);
         return n == -EAGAIN ? n : 0;
@@ -20477,10 +20389,10 @@ static int rvd_relay_start(revdial_stream *st, const rvd_relay_ends *ends,
 {
     revdial_session *s = st->session;
     rvd_relay *r = NULL;
-    int code;
     revdial_session_ref(s);  // of st's own the relay disposes
     rvd_stream_lock(s);
-    code = s->state == RVD_STREAM_DOWN ? REVDIAL_ECLOSED : rvd_relay_new_locked(st, ends, opts, &r);
+    int code =
+        s->state == RVD_STREAM_DOWN ? REVDIAL_ECLOSED : rvd_relay_new_locked(st, ends, opts, &r);
     if (!code) {
         rvd_stream_meta_free_locked(st);  // nobody is left to ask for it
         rvd_stream_set_leave_locked(st);
@@ -20513,13 +20425,12 @@ static int rvd_relay_begin(revdial_stream *st, int rfd, int wfd, const revdial_r
 
 int revdial_relay(revdial_stream *st, int rfd, int wfd, const revdial_relay_opts *opts)
 {
-    int code;
     if (rvd_stream_is_child(st->session)) {  // copies: a reset would hit the parent's connection
         rvd_sys_close(rfd);
         if (wfd != rfd) rvd_sys_close(wfd);
         return REVDIAL_ECLOSED;
     }
-    code = rvd_relay_begin(st, rfd, wfd, opts);
+    int code = rvd_relay_begin(st, rfd, wfd, opts);
     if (!code) return REVDIAL_OK;
     revdial_reset(st, REVDIAL_RESET_INTERNAL);  // closing alone would look like EOF
     revdial_close(st);
@@ -21727,9 +21638,8 @@ static void rvd_proxy_label_free(revdial_session *s)
 
 static void rvd_proxy_table_unref(revdial_proxy *p, rvd_auth_table *t)
 {
-    unsigned refs;
     pthread_mutex_lock(&p->own.lock);
-    refs = --t->refs;
+    unsigned refs = --t->refs;
     pthread_mutex_unlock(&p->own.lock);
     if (!refs) rvd_auth_table_free(t);
 }
@@ -21823,10 +21733,9 @@ static void rvd_proxy_auth_submit(rvd_proxy_auth *a)
 // The hook has returned for a, or is not called for it: the next request of the block has its turn.
 static void rvd_proxy_auth_next(revdial_proxy *p, rvd_proxy_auth *a)
 {
-    rvd_auth_turn *turn;
     rvd_proxy_auth *next = NULL;
     pthread_mutex_lock(&p->own.lock);
-    turn = rvd_auth_turn_end(&p->guard, &a->turn);
+    rvd_auth_turn *turn = rvd_auth_turn_end(&p->guard, &a->turn);
     if (turn) next = RVD_BASE_OWNER(turn, rvd_proxy_auth, turn);
     if (next) rvd_proxy_waiting_end_locked(p, next->session->member);
     pthread_mutex_unlock(&p->own.lock);
@@ -22049,7 +21958,6 @@ static void rvd_proxy_on_up(revdial_session *s)
 {
     revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
-    int draining;
     rvd_proxy_pending_end(p, s);
     rvd_proxy_log_session(s, RVD_LOG_SESSION_UP, REVDIAL_LOG_INFO, NULL);
     rvd_proxy_tell(p, s, REVDIAL_UP, NULL);
@@ -22057,7 +21965,7 @@ static void rvd_proxy_on_up(revdial_session *s)
     rvd_owner_up_locked(&p->own, &m->base);
     p->last_up_us = rvd_loop_now(s->loop);
     if (!rvd_base_link_is_alone(&p->dials)) rvd_loop_post(p->loops[0], &p->dials_wake);
-    draining = p->draining;
+    int draining = p->draining;
     pthread_mutex_unlock(&p->own.lock);
     if (draining) revdial_session_drain(s, -1);  // it came up after the others were told to drain
 }
@@ -22655,11 +22563,10 @@ static int rvd_proxy_route_yield(rvd_proxy_listener *l);
 // the kernel's queue: in a burst their turn comes soon; for an absent backend they cost nothing.
 static unsigned rvd_proxy_accepts(rvd_proxy_listener *l)
 {
-    unsigned most, left;
     if (!l->id) return RVD_PROXY_ACCEPTS;
-    most = rvd_proxy_or(l->expose.max_waiting, RVD_PROXY_CLIENTS_WAITING);
+    unsigned most = rvd_proxy_or(l->expose.max_waiting, RVD_PROXY_CLIENTS_WAITING);
     pthread_mutex_lock(&l->proxy->own.lock);
-    left = l->waiting < most ? most - l->waiting : 0;
+    unsigned left = l->waiting < most ? most - l->waiting : 0;
     l->is_full = left == 0;
     pthread_mutex_unlock(&l->proxy->own.lock);
     if (left == 0) left = (unsigned)rvd_proxy_route_yield(l);
@@ -22690,12 +22597,11 @@ static int rvd_proxy_has_fd_for_client(rvd_proxy_listener *l)
 static int rvd_proxy_listener_accept(rvd_proxy_listener *l)
 {
     rvd_sys_addr peer;
-    int fd;
     if (l->id && !rvd_proxy_has_fd_for_client(l)) {
         rvd_proxy_pause(l, "the descriptors that are left are kept for backends");
         return 0;
     }
-    fd = rvd_sys_accept(l->io.fd, &peer);
+    int fd = rvd_sys_accept(l->io.fd, &peer);
     if (fd == -ECONNABORTED) return 1;
     if (fd == -EAGAIN) {
         l->io.ready &= ~(unsigned)RVD_LOOP_READ;
@@ -23235,17 +23141,15 @@ static void rvd_proxy_dial_run(rvd_loop_task *task)
 {
     rvd_proxy_dial *d = RVD_BASE_OWNER(task, rvd_proxy_dial, task);
     revdial_proxy *p = d->proxy;
-    rvd_loop *loop;
     int64_t until_us = d->dial.deadline_us;
-    int is_cancelled, is_waiting;
     if (d->is_over) {
         rvd_proxy_dial_free(d);
         return;
     }
     pthread_mutex_lock(&p->own.lock);
-    loop = d->loop;
-    is_cancelled = d->is_cancelled;
-    is_waiting = d->is_waiting;
+    rvd_loop *loop = d->loop;
+    int is_cancelled = d->is_cancelled;
+    int is_waiting = d->is_waiting;
     pthread_mutex_unlock(&p->own.lock);
     if (!rvd_loop_is_owner(loop)) {  // it moved on after this was posted
         rvd_loop_post(loop, task);
@@ -23659,15 +23563,14 @@ static void rvd_proxy_client_relay(rvd_proxy_client *c, revdial_relay_opts opts)
     const rvd_relay_ends ends = {.rfd = c->io.fd, .wfd = c->io.fd, .is_drained = is_drained};
     revdial_err err;
     rvd_log_line l;
-    int code, is_ended;
     if (rvd_proxy_log_client(c, &l, RVD_LOG_STREAM_OPEN))
         rvd_log_end(c->st->session->group->log, &l);
     opts.idle_ms = c->listener->expose.idle_ms;
     opts.done = rvd_proxy_client_on_over;
     opts.ud = c;
     rvd_proxy_client_become(c, RVD_PROXY_JOINED);
-    is_ended = atomic_load(&c->listener->ends_clients);
-    code = is_ended ? REVDIAL_ECLOSED : rvd_relay_start(c->st, &ends, &opts);
+    int is_ended = atomic_load(&c->listener->ends_clients);
+    int code = is_ended ? REVDIAL_ECLOSED : rvd_relay_start(c->st, &ends, &opts);
     if (!code) return;
     rvd_stream_fail(&err, code, 0,
                     is_ended                 ? RVD_PROXY_UNEXPOSED
@@ -23718,10 +23621,9 @@ static void rvd_proxy_client_on_dialled(void *ud, revdial_stream *st, const revd
 {
     rvd_proxy_client *c = ud;
     revdial_proxy *p = c->listener->proxy;
-    int is_watched, was_full;
     pthread_mutex_lock(&p->own.lock);
-    was_full = rvd_proxy_waiter_left_locked(c->listener);
-    is_watched = c->state == RVD_PROXY_WATCHED;
+    int was_full = rvd_proxy_waiter_left_locked(c->listener);
+    int is_watched = c->state == RVD_PROXY_WATCHED;
     rvd_base_link_remove(&c->link);
     pthread_mutex_unlock(&p->own.lock);
     if (was_full) rvd_loop_post(p->loops[0], &c->listener->resume);
@@ -23869,7 +23771,6 @@ static void rvd_proxy_client_plain(rvd_proxy_listener *l, int fd, const rvd_sys_
     rvd_proxy_asking ask = {l->expose.name, l->expose.dial, rvd_proxy_client_on_dialled, NULL};
     revdial_err err;
     const char *to = rvd_proxy_client_local(l, fd, peer, local);
-    int code, error;
     rvd_sys_addr_format(peer, from, sizeof from);
     rvd_proxy_client *c = rvd_proxy_client_new(l, fd, from, NULL, RVD_PROXY_LISTED);
     if (!c) {
@@ -23879,13 +23780,13 @@ static void rvd_proxy_client_plain(rvd_proxy_listener *l, int fd, const rvd_sys_
     }
     c->io.run = rvd_proxy_client_on_io;
     c->task.run = rvd_proxy_client_unwatch;
-    error = rvd_proxy_client_early(c, peer->ss.ss_family, early);
+    int error = rvd_proxy_client_early(c, peer->ss.ss_family, early);
     ask.ud = c;
     ask.opts.client_addr = to ? from : NULL;
     ask.opts.local_addr = to;
     ask.opts.early = early;
     ask.opts.early_len = c->early_len;
-    code = error ? REVDIAL_ECLOSED : rvd_proxy_client_dial(c, &ask, &err);
+    int code = error ? REVDIAL_ECLOSED : rvd_proxy_client_dial(c, &ask, &err);
     if (!code) return;
     ask.opts.client_addr = from;
     if (error) rvd_sys_fail(&err, code, -error, NULL, "the client has gone");
@@ -24217,10 +24118,9 @@ static int rvd_proxy_route_verdict(rvd_proxy_route *r, revdial_route *q)
 {
     const revdial_expose *x = &r->listener->expose;
     revdial_err over = {0};
-    int64_t crowd;
     if (!x->route) return REVDIAL_ROUTE_DIAL;
     rvd_proxy_route_enter(r, q, &over);
-    crowd = q->crowd;
+    int64_t crowd = q->crowd;
     rvd_base_link_remove(&r->link);  // so that r is here afterwards
     const sigset_t ours = rvd_sys_hook_begin(&r->listener->proxy->groups[0].mask);
     int verdict = x->route(x->route_ud, q);
@@ -24628,15 +24528,14 @@ int revdial_proxy_replace_credentials(revdial_proxy *p, const revdial_credential
                                       size_t count, unsigned flags, revdial_err *err)
 {
     rvd_owner_snapshot list;
-    rvd_auth_table *fresh, *old;
     if (rvd_owner_is_child(&p->own))
         return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
     if (rvd_proxy_rows_check(rows, count, err)) return REVDIAL_EINVAL;
-    fresh = rvd_auth_table_new(&p->guard, p->cfg.realm, rows, count);
+    rvd_auth_table *fresh = rvd_auth_table_new(&p->guard, p->cfg.realm, rows, count);
     if (!fresh) return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the table");
     pthread_mutex_lock(&p->own.lock);
     int code = rvd_owner_snapshot_locked(&p->own, &list);
-    old = code ? fresh : p->table;
+    rvd_auth_table *old = code ? fresh : p->table;
     if (!code) {
         p->table = fresh;
         fresh->refs++;  // for the comparison below
@@ -25674,12 +25573,11 @@ static const char *rvd_agent_rule_parse(const char *text, rvd_agent_rule *out)
 static int rvd_agent_rule_covers(const rvd_agent_rule *rule, const rvd_sys_addr *a)
 {
     const struct sockaddr_in6 *net6 = (const struct sockaddr_in6 *)&rule->net.ss;
-    const uint8_t *ip, *net_ip;
     int len, net_len;
     if (a->ss.ss_family == AF_UNIX) return 0;
     if (rule->kind != RVD_SYS_IPV4 && rule->kind != RVD_SYS_IPV6) return 0;
-    ip = rvd_sys_addr_ip(a, &len);
-    net_ip = rvd_sys_addr_ip(&rule->net, &net_len);
+    const uint8_t *ip = rvd_sys_addr_ip(a, &len);
+    const uint8_t *net_ip = rvd_sys_addr_ip(&rule->net, &net_len);
     if (len != net_len) return 0;
     if (rule->kind == RVD_SYS_IPV6 && net6->sin6_scope_id && len == 16 &&
         net6->sin6_scope_id != ((const struct sockaddr_in6 *)&a->ss)->sin6_scope_id)
@@ -26437,9 +26335,8 @@ static void rvd_agent_forward_next(rvd_agent_forward *f)
 {
     const rvd_sys_addr *to;
     while ((to = rvd_agent_connector_take(&f->conn)) != NULL) {
-        int r;
         if (!rvd_agent_forward_may_try(f, to)) continue;
-        r = rvd_agent_forward_try(f);
+        int r = rvd_agent_forward_try(f);
         if (r == 0) rvd_agent_forward_join(f);
         if (r == 0 || r == -EINPROGRESS) return;
         f->reset = rvd_agent_reset_of(r);
@@ -26690,10 +26587,9 @@ static int rvd_agent_target_try(rvd_agent_target *t, int count)
     const char *host = t->at.kind == RVD_SYS_NAME ? t->at.host : NULL;
     for (int i = 0; i < count; i++) {
         int64_t now = rvd_sys_now_us();
-        int fd;
         if (t->at.kind != RVD_SYS_UNIX && !rvd_agent_may_connect(&t->allow, &t->addresses[i], host))
             continue;
-        fd = rvd_agent_connect_until(&t->addresses[i], now + (t->until_us - now) / (count - i));
+        int fd = rvd_agent_connect_until(&t->addresses[i], now + (t->until_us - now) / (count - i));
         if (fd >= 0) return fd;
         t->reset = rvd_agent_reset_of(fd);
     }
@@ -27128,9 +27024,8 @@ static void rvd_agent_link_connect(rvd_agent_link *l)
 {
     const rvd_sys_addr *to;
     while ((to = rvd_agent_connector_take(&l->conn)) != NULL) {
-        int r;
         if (!rvd_agent_link_may_try(l, to)) continue;
-        r = rvd_agent_connector_try(&l->conn, INT_MAX);
+        int r = rvd_agent_connector_try(&l->conn, INT_MAX);
         if (r == 0) r = rvd_agent_connector_watch(&l->conn);  // io tells, as for any other
         if (r == 0 || r == -EINPROGRESS) return;
         rvd_agent_link_unreachable(l, -r);
@@ -27688,9 +27583,8 @@ static const rvd_stream_host rvd_agent_host = {
 // May be called again: the earliest time at which streams must have ended counts.
 static void rvd_agent_stop_links(revdial_agent *a)
 {
-    int drain_ms;
     pthread_mutex_lock(&a->own.lock);
-    drain_ms = a->drain_ms;
+    int drain_ms = a->drain_ms;
     pthread_mutex_unlock(&a->own.lock);
     int64_t until_us = rvd_stream_deadline(drain_ms);
     if (a->stopping && until_us >= a->stop_until_us) return;
@@ -27783,8 +27677,6 @@ static const char *rvd_agent_url_host_problem(const rvd_agent_link *l, rvd_sys_e
 // "SCHEME://host[:port][/path]" or "unix:/path".
 static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
 {
-    const char *slash, *problem;
-    char *zone, *end;
     rvd_sys_endpoint e;
     if (strncmp(url, "unix:/", 6) == 0) {
         RVD_BASE_JOIN(l->endpoint, sizeof l->endpoint, url);
@@ -27794,7 +27686,7 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
     }
     const char *rest = rvd_agent_url_scheme(l, url);
     if (!rest) return "not http://, https://, ws://, wss:// or unix:/path";
-    slash = strchr(rest, '/');
+    const char *slash = strchr(rest, '/');
     size_t host_len = slash ? (size_t)(slash - rest) : strlen(rest);
     if (host_len == 0 || host_len >= sizeof l->host - 8) return "no host, or it is too long";
     if (memchr(rest, '@', host_len)) return "credentials do not belong in the URL";
@@ -27811,9 +27703,9 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
                   : l->secure ? ":443"
                               : ":80");
     RVD_BASE_JOIN(l->path, sizeof l->path, slash && slash[1] ? slash : "/revdial");
-    problem = rvd_agent_url_host_problem(l, &e);
-    zone = strchr(l->host, '%');  // means something on this machine only (RFC 6874 section 1)
-    end = zone ? strchr(zone, ']') : NULL;
+    const char *problem = rvd_agent_url_host_problem(l, &e);
+    char *zone = strchr(l->host, '%');  // means something on this machine only (RFC 6874 section 1)
+    char *end = zone ? strchr(zone, ']') : NULL;
     if (end) memmove(zone, end, strlen(end) + 1);
     if (!problem) RVD_BASE_JOIN(l->tls_host, sizeof l->tls_host, e.host);
     return problem;
@@ -28168,16 +28060,15 @@ int revdial_agent_check(const revdial_agent_config *cfg, revdial_err *err)
 int revdial_serve(const revdial_agent_config *cfg, revdial_err *err)
 {
     revdial_err own;
-    int r, code;
     if (!err) err = &own;
     memset(err, 0, sizeof *err);
     revdial_agent *a = rvd_agent_open(cfg, err);
     if (!a) return err->code;
     rvd_loop_post(a->loop, &a->begin_task);
-    r = rvd_loop_run(a->loop);
+    int r = rvd_loop_run(a->loop);
     if (a->verdict.code) *err = a->verdict;
     if (r < 0) rvd_sys_fail(err, REVDIAL_ESYS, -r, NULL, "the I/O loop failed");
-    code = err->code;
+    int code = err->code;
     rvd_agent_close(a);
     return code;
 }
