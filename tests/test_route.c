@@ -937,7 +937,7 @@ NEW_WORLD_TEST(ten_thousand_clients_without_a_decision_cost_no_thread_and_little
     char at[80] = "", ready;
     revdial_expose x = {.max_waiting = SILENT_CLIENTS};
     static hook h;
-    int to, from, status = -1;
+    int to = -1, from = -1, status = -1;
     w->pcfg.common.alloc = locked_alloc;
     w->pcfg.common.alloc_ud = &heap;
     if (!CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0)) return;
