@@ -170,6 +170,9 @@ one_is_killed() {
     gets "$page" -H 'Host: web.cams.example' "http://${address_of[http]}/" && is_served_by_a
 }
 
+# Who was refused tries again after half a minute at most.
+back_within=60
+
 # b ends while a client of a, which has finished, still takes what b's agent has sent. It gets all.
 one_ends() {
     local before bytes
@@ -181,9 +184,9 @@ one_ends() {
     await_end b 40 || return
     [ "$status" -eq 0 ] || { fail "b ended with $status"; return; }
     said slow.out "^$bytes same eof " 20 || return
-    start_mesh_proxy b && said a.log 'event=session.up .*role=peer' 20 $((before + 1)) &&
-        said b.log 'event=session.up .*name=web' 20 &&
-        said b.log 'event=session.up .*role=peer' 40 2
+    start_mesh_proxy b && said a.log 'event=session.up .*role=peer' $back_within $((before + 1)) &&
+        said b.log 'event=session.up .*name=web' $back_within &&
+        said b.log 'event=session.up .*role=peer' $back_within 2
 }
 
 is_served_by_a() {
@@ -227,7 +230,7 @@ a_new_secret_is_taken() {
     for name in a b c; do
         before=$(count "$name.log" 'event=session.up .*role=peer')
         kill -HUP "${pid_of[$name]}"
-        said "$name.log" 'event=session.up .*role=peer' 20 $((before + 2)) || return
+        said "$name.log" 'event=session.up .*role=peer' $back_within $((before + 2)) || return
     done
     is_served_by_a
 }
