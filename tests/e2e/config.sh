@@ -78,15 +78,15 @@ prints_what_counts() {
     ! grep -q "$token" <<<"$out" || fail 'the token is shown'
 }
 
-# --config - begins with the options that HUP applies, which are options of the program.
+# --config - begins with the options that HUP applies, and has a line for each of them.
 live_options_are_named() {
-    local program names name
+    local program out names name
     for program in proxy agent; do
-        names=$("$build/revdial-$program" --config - | sed -n '2s/^# HUP applies changes of//p')
+        out=$("$build/revdial-$program" --config -)
+        names=$(sed -n '2s/^# HUP applies changes of//p' <<<"$out")
         [ "$(wc -w <<<"$names")" -ge 10 ] || { fail "$program: '$names'"; return; }
         for name in $names; do
-            "$build/revdial-$program" --help | grep -q "^  --$name\b" ||
-                { fail "$program: $name is none"; return; }
+            grep -q "^# $name: " <<<"$out" || { fail "$program: $name is none"; return; }
         done
     done
 }
