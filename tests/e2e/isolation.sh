@@ -62,11 +62,12 @@ targets_stop_reading() {
     said holder.out "^holding $stopped" 20
 }
 
-# Their bytes fill three quarters of what the agent may hold (session_window) and more.
+# Their bytes fill half of what the agent may hold (session_window). On a slow machine their windows
+# grow meanwhile, by another half at most: with more of them the agent would give some up.
 newcomers_are_served() {
     local got
-    hold_client holder stuff "${exposed[2]}" 900
-    said holder.out '^holding 900' 60 || { fail 'not all of them could be filled'; return; }
+    hold_client holder stuff "${exposed[2]}" 500
+    said holder.out '^holding 500' 60 || { fail 'not all of them could be filled'; return; }
     got=$(client crowd "${exposed[3]}" 50 50 10 2>&1 | tail -n 1)
     set -- $got
     [ "$1 $2 $3" = "50 500 50" ] || { fail "alive, echoed, alive at the end: $got"; return; }
@@ -98,7 +99,7 @@ end_now holder
 check "1 GiB beside $stopped targets that do not read" moves_1_gib_beside targets_stop_reading 1
 end_now holder
 check 'the agent lets go of targets that do not read' what_is_left_is_given_up
-check 'new clients beside 900 uploads that stand' newcomers_are_served
+check 'new clients beside 500 uploads that stand' newcomers_are_served
 end_now holder
 check '2,000 idle connections, 100 busy ones' idle_ones_stay_alive
 check 'proxy and agent end well' stop agent proxy
