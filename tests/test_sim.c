@@ -3,7 +3,7 @@
 // step the models, the engines' ledgers and a strict reader on each wire have to agree. Numbers in
 // comments are the invariants of the reliability study, section 5.3.
 //
-//     build/test_sim                     1,000 seeds, 500 over WebSocket, and 100 of them twice;
+//     build/test_sim                     500 seeds, 250 over WebSocket, and 100 of them twice;
 //                                        twenty times as many if TEST_THOROUGH is set
 //     build/test_sim --seed 17 --trace   one seed, every step on stderr
 //     build/test_sim --seeds 0 1000000   a range; from 2^32 on all is in WebSocket frames

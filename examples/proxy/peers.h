@@ -8,7 +8,7 @@
 
 enum {
     PEERS_MAX = 8,
-    PEERS_LAST_MS = 1000  // for the last bytes at least, when the proxy has drained
+    PEERS_LAST_MS = 1000  // least time for the last bytes, once the proxy has drained
 };
 
 typedef struct peer peer;
