@@ -13859,6 +13859,11 @@ static int rvd_sys_connect_result(int fd)
     return rvd_sys_refuse_itself(fd, &peer);
 }
 
+static const char *rvd_sys_addr_path(const rvd_sys_addr *a)
+{
+    return ((const struct sockaddr_un *)&a->ss)->sun_path;
+}
+
 // Removes the path of a listener, BEFORE that one is closed: a path whose listener is gone may be a
 // successor's a moment later.
 static int rvd_sys_unlink(const char *path)
@@ -13880,17 +13885,17 @@ static int rvd_sys_bind(int fd, const rvd_sys_addr *at)
 // same time can still collide: there is no "unlink if unchanged".
 static int rvd_sys_bind_stale(int fd, const rvd_sys_addr *at)
 {
-    const struct sockaddr_un *un = (const struct sockaddr_un *)&at->ss;
+    const char *path = rvd_sys_addr_path(at);
     struct stat before, after;
-    if (RVD_SYS(lstat)(un->sun_path, &before) < 0 || !S_ISSOCK(before.st_mode)) return -EADDRINUSE;
+    if (RVD_SYS(lstat)(path, &before) < 0 || !S_ISSOCK(before.st_mode)) return -EADDRINUSE;
     int probe = rvd_sys_socket_tcp(AF_UNIX);
     if (probe < 0) return probe;
     int r = rvd_sys_connect_start(probe, at);
     rvd_sys_close(probe);
     if (r != -ECONNREFUSED) return -EADDRINUSE;
-    if (RVD_SYS(lstat)(un->sun_path, &after) < 0 || after.st_ino != before.st_ino)
+    if (RVD_SYS(lstat)(path, &after) < 0 || after.st_ino != before.st_ino)
         return -EADDRINUSE;  // another process is replacing it
-    r = rvd_sys_unlink(un->sun_path);
+    r = rvd_sys_unlink(path);
     return r < 0 ? r : rvd_sys_bind(fd, at);
 }
 
@@ -13905,7 +13910,7 @@ static int rvd_sys_queue(int fd, int backlog)
 // system supports that.
 static int rvd_sys_set_mode(const rvd_sys_addr *at, unsigned mode)
 {
-    const char *path = ((const struct sockaddr_un *)&at->ss)->sun_path;
+    const char *path = rvd_sys_addr_path(at);
     int r;
     RVD_SYS_RETRY(r, RVD_SYS(fchmodat)(AT_FDCWD, path, (mode_t)mode, AT_SYMLINK_NOFOLLOW));
     if (r == -EOPNOTSUPP) RVD_SYS_RETRY(r, RVD_SYS(fchmodat)(AT_FDCWD, path, (mode_t)mode, 0));
@@ -13917,7 +13922,8 @@ typedef struct rvd_sys_listen_how {
     unsigned mode;   // of a unix socket; 0 = what the umask leaves
 } rvd_sys_listen_how;
 
-// The mode is set in time, because no client can connect to a unix socket before it listens.
+// The mode is set in time, because no client can connect to a unix socket before it listens. One
+// that fails leaves no path.
 static int rvd_sys_listen_as(const rvd_sys_addr *at, int backlog, rvd_sys_listen_how how)
 {
     int family = at->ss.ss_family, r = 0, fd = rvd_sys_socket_tcp(family);
@@ -13929,9 +13935,11 @@ static int rvd_sys_listen_as(const rvd_sys_addr *at, int backlog, rvd_sys_listen
     }
     if (r == 0) r = rvd_sys_bind(fd, at);
     if (r == -EADDRINUSE && family == AF_UNIX) r = rvd_sys_bind_stale(fd, at);
+    int is_bound = r == 0;
     if (r == 0 && family == AF_UNIX && how.mode) r = rvd_sys_set_mode(at, how.mode);
     if (r == 0) r = rvd_sys_queue(fd, backlog);
     if (r == 0) return fd;
+    if (is_bound && family == AF_UNIX) rvd_sys_unlink(rvd_sys_addr_path(at));
     rvd_sys_close(fd);
     return r;
 }
