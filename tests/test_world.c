@@ -6,6 +6,7 @@
 //     build/test_world --seeds 0 20000     a range, and how often it met what it has to meet
 //     build/test_world --seed 17 --trace   one seed, every step on stderr
 //     build/test_world --sweep 3           all failures of a small scenario, in 3 orders of threads
+//     build/test_world --sweep 3 unix      where all sockets are Unix sockets
 //
 // A seed that fails is played again with operations left out, as long as it fails in the same way:
 // what is printed is the shortest script found.
@@ -163,7 +164,7 @@ TEST(the_same_seed_is_the_same_run)
 static uint64_t sweep_one_in(void)
 {
     if (FIBER_TSAN) return 30;  // each takes fifteen times as long
-    return getenv("TEST_THOROUGH") ? 1 : 10;
+    return getenv("TEST_THOROUGH") ? 1 : 16;
 }
 
 TEST(whatever_call_fails_where_an_agent_serves_a_target_nothing_crashes_leaks_lies_or_lasts)
@@ -191,24 +192,50 @@ TEST(whatever_call_fails_under_a_transport_nothing_crashes_leaks_lies_or_lasts)
     CHECK(sweep_way(SWEEP_RECORDS, 0, sweep_one_in()) > 10);
 }
 
+TEST(whatever_call_fails_where_all_addresses_are_ipv6_nothing_crashes_leaks_lies_or_lasts)
+{
+    CHECK(sweep_way(SWEEP_V6, 0, sweep_one_in()) > 10);
+}
+
+TEST(whatever_call_fails_where_ports_take_both_families_nothing_crashes_leaks_lies_or_lasts)
+{
+    CHECK(sweep_way(SWEEP_BOTH, 0, sweep_one_in()) > 10);
+}
+
+TEST(whatever_call_fails_where_all_are_unix_sockets_nothing_crashes_leaks_lies_or_lasts)
+{
+    CHECK(sweep_way(SWEEP_UNIX, 0, sweep_one_in()) > 10);
+}
+
+TEST(a_unix_socket_that_cannot_be_listened_to_leaves_no_path)
+{
+    for (int i = 0; i < FAULT_ERROR_COUNT; i++) {
+        enum fault_call call = fault_errors[i].call;
+        sweep s = {.way = SWEEP_UNIX, .error = &fault_errors[i], .how = SWEEP_EVER};
+        if (call != FAULT_fchmodat && call != FAULT_listen) continue;
+        for (s.nth = 1; s.nth < 6; s.nth++) sweep_one(&s, 0);
+    }
+}
+
 TEST(short_reads_and_writes_and_signals_in_every_call_lose_nothing)
 {
     for (int way = 0; way < SWEEP_WAYS; way++) sweep_interrupted((enum sweep_way)way);
 }
 
-// All of it, in several orders of threads.
-static int world_sweeps(unsigned seeds)
+// All of it, or one way of it, in several orders of threads.
+static int world_sweeps(unsigned seeds, const char *only)
 {
     int failed = 0;
     unsigned runs = 0;
     for (unsigned seed = 0; seed < seeds; seed++)
         for (int way = 0; way < SWEEP_WAYS; way++) {
+            if (only && strcmp(only, sweep_ways[way])) continue;
             test_failures = 0;
             runs += sweep_way((enum sweep_way)way, seed, 1);
             failed += test_failures;
         }
-    printf("%u runs\n%d passed, %d failed\n", runs, failed == 0, failed);
-    return failed != 0;
+    printf("%u runs\n%d passed, %d failed\n", runs, runs && !failed, failed);
+    return failed || !runs;
 }
 
 // CALL ERROR NTH HOW WAY SEED, as a failure's report names it.
@@ -240,8 +267,8 @@ static void world_on_crash(int sig)
 static int world_usage(void)
 {
     fprintf(stderr, "usage: test_world [--seeds FIRST END | --seed N [--keep LIST] [--simple N] "
-                    "[--trace] | --sweep SEEDS | --fault CALL ERROR NTH HOW WAY SEED [--trace]] "
-                    "| [test...]\n");
+                    "[--trace] | --sweep SEEDS [WAY] | --fault CALL ERROR NTH HOW WAY SEED "
+                    "[--trace]] | [test...]\n");
     return 2;
 }
 
@@ -282,7 +309,8 @@ int main(int argc, char **argv)
     }
     if (argc < 2 || argv[1][0] != '-') return test_main(argc, argv);
     if (!strcmp(argv[1], "--seed") && argc > 2) return world_replay(argc, argv);
-    if (!strcmp(argv[1], "--sweep") && argc == 3) return world_sweeps((unsigned)atoi(argv[2]));
+    if (!strcmp(argv[1], "--sweep") && (argc == 3 || argc == 4))
+        return world_sweeps((unsigned)atoi(argv[2]), argv[3]);
     if (!strcmp(argv[1], "--fault") && argc >= 8) return world_fault(argc, argv);
     if (strcmp(argv[1], "--seeds") || argc != 4) return world_usage();
     uint64_t first = strtoull(argv[2], NULL, 10);

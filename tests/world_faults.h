@@ -12,11 +12,12 @@
     X(accept4, "accept") \
     X(bind, "listen|I/O loop|receiving") \
     X(close, "") \
-    X(connect, "connect|unreachable|refused|timed out|over a budget") \
+    X(connect, "connect|unreachable|refused|timed out|over a budget|listen") \
     X(epoll_create1, "I/O loop") \
     X(epoll_ctl, "watch|I/O loop|connect|unreachable|over a budget") \
     X(epoll_wait, "") \
     X(eventfd, "I/O loop|thread") \
+    X(fchmodat, "listen") \
     X(fcntl, "descriptor") \
     X(getaddrinfo, "resolve|no such host|DNS|over a budget|unreachable:") \
     X(getpeername, "connect|gone") \
@@ -26,6 +27,7 @@
     X(getsockopt, "connect|gone") \
     X(ioctl, "") \
     X(listen, "listen") \
+    X(lstat, "listen") \
     X(memory, "memory|internal error|over a budget") \
     X(open, "randomness") \
     X(pipe2, "I/O loop") \
@@ -46,6 +48,7 @@
     X(splice, \
       "receiving|sending|reading|writing|gone|the connection was lost|egress proxy was lost") \
     X(syscall, "") \
+    X(unlink, "listen") \
     X(write, "")
 
 enum fault_call {
@@ -76,6 +79,7 @@ static const struct {
     X(bind, EADDRINUSE) \
     X(bind, EACCES) \
     X(bind, EADDRNOTAVAIL) \
+    X(bind, ENOENT) \
     X(close, EINTR) \
     X(connect, EADDRNOTAVAIL) \
     X(connect, ECONNREFUSED) \
@@ -84,6 +88,8 @@ static const struct {
     X(connect, EACCES) \
     X(connect, ETIMEDOUT) \
     X(connect, EINTR) \
+    X(connect, EAGAIN) \
+    X(connect, ENOENT) \
     X(epoll_create1, EMFILE) \
     X(epoll_create1, ENFILE) \
     X(epoll_create1, ENOMEM) \
@@ -93,6 +99,8 @@ static const struct {
     X(eventfd, ENFILE) \
     X(eventfd, ENOMEM) \
     X(eventfd, ENODEV) \
+    X(fchmodat, EPERM) \
+    X(fchmodat, ENOENT) \
     X(fcntl, EMFILE) \
     X(fcntl, EINTR) \
     X(getaddrinfo, EAI_FAIL) \
@@ -106,6 +114,8 @@ static const struct {
     X(getsockopt, ENOBUFS) \
     X(getsockopt, ENOPROTOOPT) \
     X(listen, EADDRINUSE) \
+    X(lstat, EACCES) \
+    X(lstat, ENOENT) \
     X(memory, ENOMEM) \
     X(open, EMFILE) \
     X(open, ENFILE) \
@@ -136,12 +146,15 @@ static const struct {
     X(setsockopt, EINVAL) \
     X(socket, EMFILE) \
     X(socket, ENFILE) \
+    X(socket, EAFNOSUPPORT) \
     X(splice, EAGAIN) \
     X(splice, EINTR) \
     X(splice, EINVAL) \
     X(splice, ENOMEM) \
     X(splice, EPIPE) \
-    X(splice, ECONNRESET)
+    X(splice, ECONNRESET) \
+    X(unlink, EACCES) \
+    X(unlink, EBUSY)
 
 static const struct fault_error {
     enum fault_call call;
@@ -286,6 +299,14 @@ static void *fault_resize(machine *m, void *ptr, size_t size)
     return heap_resize(m, ptr, size);
 }
 
+// That an IPv6 listener takes IPv4, too, is a wish, which not all systems grant.
+static int fault_setsockopt(int fd, int level, int option, const void *value, socklen_t len)
+{
+    int is_wish = level == IPPROTO_IPV6 && option == IPV6_V6ONLY && !*(const int *)value;
+    if (!is_wish && fault_hits(FAULT_setsockopt)) return -1;
+    return sim_setsockopt(fd, level, option, value, len);
+}
+
 // Only what can fail of fcntl(2) and epoll_ctl(2): a descriptor more, a larger pipe, an entry more.
 static int fault_control(int fd, int what, int value)
 {
@@ -310,7 +331,7 @@ static int fault_control(int fd, int what, int value)
 #define fault_epoll_create1(...) FAULT_OR(epoll_create1, __VA_ARGS__)
 #define fault_epoll_wait(...) FAULT_OR(epoll_wait, __VA_ARGS__)
 #define fault_eventfd(...) FAULT_OR(eventfd, __VA_ARGS__)
-#define fault_fchmodat sim_fchmodat
+#define fault_fchmodat(...) FAULT_OR(fchmodat, __VA_ARGS__)
 #define fault_getpeername(...) FAULT_OR(getpeername, __VA_ARGS__)
 #define fault_getpid sim_getpid
 #define fault_getrandom(...) FAULT_OR(getrandom, __VA_ARGS__)
@@ -319,7 +340,7 @@ static int fault_control(int fd, int what, int value)
 #define fault_getsockopt(...) FAULT_OR(getsockopt, __VA_ARGS__)
 #define fault_ioctl(...) FAULT_OR(ioctl, __VA_ARGS__)
 #define fault_listen(...) FAULT_OR(listen, __VA_ARGS__)
-#define fault_lstat sim_lstat
+#define fault_lstat(...) FAULT_OR(lstat, __VA_ARGS__)
 #define fault_madvise sim_madvise
 #define fault_mmap sim_mmap
 #define fault_nanosleep sim_nanosleep
@@ -336,12 +357,11 @@ static int fault_control(int fd, int what, int value)
 #define fault_recv(...) FAULT_READ_OR(recv, __VA_ARGS__)
 #define fault_send(...) FAULT_WRITE_OR(send, __VA_ARGS__)
 #define fault_sendmsg(...) FAULT_WRITE_OR(sendmsg, __VA_ARGS__)
-#define fault_setsockopt(...) FAULT_OR(setsockopt, __VA_ARGS__)
 #define fault_socket(...) FAULT_OR(socket, __VA_ARGS__)
 #define fault_splice(from, from_at, to, to_at, len, flags) \
     ((void)(flags), fault_pass(from, to, len))
 #define fault_syscall(...) FAULT_OR(syscall, __VA_ARGS__)
-#define fault_unlink sim_unlink
+#define fault_unlink(...) FAULT_OR(unlink, __VA_ARGS__)
 #define fault_write(...) FAULT_OR(write, __VA_ARGS__)
 
 #endif

@@ -192,12 +192,16 @@ static enum net_kind net_kind_draw(test_rng *r)
 }
 
 // A socket that a process left that died: whoever binds there replaces it.
-static void path_draw_stale(test_rng *r, int port)
+static void path_make_stale(int port)
 {
     char text[40];
-    if (pick(r, 2)) return;
     net_text(NET_UNIX, AT_PROXY, port, text);
     unix_path_make(unix_path_of(text + strlen("unix:")));
+}
+
+static void path_draw_stale(test_rng *r, int port)
+{
+    if (!pick(r, 2)) path_make_stale(port);
 }
 
 static void plan_draw_families(uint64_t seed)

@@ -15,9 +15,22 @@ enum {
     SWEEP_FAILURES = 20           // of one test; no more are looked for
 };
 
-// How the agent serves, on what carrier, and how the proxy's process uses its stream.
-enum sweep_way { SWEEP_TARGET, SWEEP_NAME, SWEEP_HANDLER, SWEEP_BULK, SWEEP_RECORDS, SWEEP_WAYS };
-static const char *const sweep_ways[SWEEP_WAYS] = {"target", "name", "handler", "bulk", "records"};
+// How the agent serves, on what carrier, how the proxy's process uses its stream, and the family of
+// addresses, by default IPv4. In SWEEP_BOTH the port takes IPv4 and IPv6, and of the two addresses
+// of the target's name the first, of IPv4, is dead.
+enum sweep_way {
+    SWEEP_TARGET,
+    SWEEP_NAME,
+    SWEEP_HANDLER,
+    SWEEP_BULK,
+    SWEEP_RECORDS,
+    SWEEP_V6,
+    SWEEP_BOTH,
+    SWEEP_UNIX,
+    SWEEP_WAYS
+};
+static const char *const sweep_ways[SWEEP_WAYS] = {"target",  "name", "handler", "bulk",
+                                                   "records", "v6",   "both",    "unix"};
 
 enum sweep_how {
     SWEEP_ONCE,
@@ -54,6 +67,16 @@ static int sweep_has_word(const char *msg, const char *words)
     return 0;
 }
 
+// The reason is the error, except where there is another way: without getrandom(2) there would be a
+// device, and a path of which nothing can be told is taken for one in use.
+static int sweep_has_reason(const char *msg)
+{
+    enum fault_call call = sw.error->call;
+    int is_path = call == FAULT_lstat || call == FAULT_connect;
+    return call == FAULT_getrandom || strstr(msg, strerror(sw.error->error)) ||
+           strstr(msg, "memory") || (is_path && strstr(msg, strerror(EADDRINUSE)));
+}
+
 static void sweep_hear(const char *who, const char *msg)
 {
     int is_start = !strcmp(who, "proxy") || !strcmp(who, "agent");
@@ -62,10 +85,7 @@ static void sweep_hear(const char *who, const char *msg)
     size_t used = strlen(sw.told);
     snprintf(sw.told + used, sizeof sw.told - used, "%s %s; ", who, msg);
     int is_named = sweep_has_word(msg, fault_calls[sw.error->call].words);
-    // Without getrandom(2) there would be a device.
-    int has_reason = strstr(msg, strerror(sw.error->error)) || strstr(msg, "memory") ||
-                     sw.error->call == FAULT_getrandom;
-    if (is_named && (has_reason || !is_start)) sw.is_told = 1;
+    if (is_named && (!is_start || sweep_has_reason(msg))) sw.is_told = 1;
     if (is_start && sw.how == SWEEP_WHILE) fault.is_off = 1;
 }
 
@@ -102,19 +122,38 @@ static void sweep_bulk(void)
     plan.limits.stream_window = 1 << 20;
 }
 
+// The proxy listens for all families. Sockets of a process that died are where it does so.
+static void sweep_families(void)
+{
+    static const enum net_kind kinds[SWEEP_WAYS] = {
+        [SWEEP_V6] = NET_V6, [SWEEP_BOTH] = NET_BOTH, [SWEEP_UNIX] = NET_UNIX};
+    enum net_kind kind = kinds[sw.way], direct = kind == NET_BOTH ? NET_V6 : kind;
+    if (kind == NET_V4) return;
+    plan.has_families = 1;
+    plan.of_port[0] = kind;
+    plan.of_agent[0] = plan.of_target[0] = direct;
+    if (kind == NET_BOTH) dns_families = DNS_V4_DEAD;
+    people_new(AT_TARGET, "targets", target_main, (void *)(intptr_t)direct);
+    path_make_stale(PORT_LISTEN);
+    if (kind == NET_UNIX) path_make_stale(PORT_CLIENTS);
+}
+
 static void sweep_plan(void)
 {
     memset(&plan, 0, sizeof plan);
     plan.io_threads = 1;
     plan.proxy_count = plan.agent_count = 1;
-    plan.serves[0] = sw.way == SWEEP_NAME      ? SERVES_HOST
+    int has_name = sw.way == SWEEP_NAME || sw.way == SWEEP_BOTH;
+    plan.serves[0] = has_name                  ? SERVES_HOST
                      : sw.way == SWEEP_HANDLER ? SERVES_HANDLER
                                                : SERVES_TARGET;
     plan.is_bulk = sw.way == SWEEP_BULK;
-    plan.proxy_protocol = sw.way == SWEEP_NAME ? 2 : sw.way == SWEEP_BULK;
+    plan.proxy_protocol = sw.way == SWEEP_NAME || sw.way == SWEEP_V6      ? 2
+                          : sw.way == SWEEP_BULK || sw.way == SWEEP_UNIX;
     plan.has_records = sw.way == SWEEP_RECORDS;
     plan.egress[0] = sw.way == SWEEP_HANDLER ? 1 : sw.way == SWEEP_RECORDS ? 2 : 0;
     if (plan.is_bulk) sweep_bulk();
+    sweep_families();
     plan.is_websocket[0] = plan.is_digest[0] = sw.way == SWEEP_NAME;
     memset(&fault, 0, sizeof fault);
     fault.interrupts = sw.interrupts;
@@ -214,6 +253,12 @@ static void sweep_stop(void)
         world_fail("stopping takes %.1f s", (double)(wd.clock.now_us - began) / 1e6);
     world_sleep_us(1000000, "threads");
     if (clients_running) world_fail("a client waits for a proxy that has stopped");
+    // A path that could not be removed is replaced by the next that listens there.
+    if (sw.error && sw.error->call == FAULT_unlink && fault.hits) {
+        fault.is_off = 1;
+        people_do(AT_PROXY, "start", proxy_start, 0);
+        people_do(AT_PROXY, "stop", proxy_stop, 0);
+    }
     world_check_stopped();
 }
 
@@ -301,22 +346,39 @@ static void sweep_interrupted(enum sweep_way way)
     }
 }
 
-// A run with large transfers takes long: only what they need and the others do not.
-static int sweep_concerns(enum sweep_way way, enum fault_call call)
+// A run with large transfers takes long: only what they need and the others do not. A TCP listener
+// whose queue is full says nothing, and there is none without a path.
+static int sweep_concerns(enum sweep_way way, const struct fault_error *e)
 {
-    return way != SWEEP_BULK || call == FAULT_splice || call == FAULT_pipe2 ||
-           call == FAULT_pipe_size || call == FAULT_memory;
+    if (e->call == FAULT_connect && (e->error == EAGAIN || e->error == ENOENT))
+        return way == SWEEP_UNIX;
+    return way != SWEEP_BULK || e->call == FAULT_splice || e->call == FAULT_pipe2 ||
+           e->call == FAULT_pipe_size || e->call == FAULT_memory;
+}
+
+// Without a failure it meets what its family is for.
+static void sweep_check_family(enum sweep_way way)
+{
+    static const enum mark marks[][4] = {
+        {MARK_V6_SESSION, MARK_V6_CLIENT, MARK_V6_TARGET, MARK_STALE_PATH},
+        {MARK_V6_SESSION, MARK_MAPPED, MARK_V6_TARGET, MARK_STALE_PATH},
+        {MARK_UNIX_SESSION, MARK_UNIX_CLIENT, MARK_UNIX_TARGET, MARK_STALE_PATH}};
+    for (int i = 0; i < 4 && way >= SWEEP_V6; i++)
+        if (!marks_hit[marks[way - SWEEP_V6][i]])
+            sweep_tell(mark_kinds[marks[way - SWEEP_V6][i]].name);
 }
 
 static unsigned sweep_way(enum sweep_way way, uint64_t seed, uint64_t one_in)
 {
     sweep s = {.way = way, .seed = seed};
     unsigned calls[FAULTS], runs = 0;
+    memset(marks_hit, 0, sizeof marks_hit);
     if (!sweep_one(&s, 0)) return 0;
+    sweep_check_family(way);
     memcpy(calls, fault.count, sizeof calls);
     for (int i = 0; i < FAULT_ERROR_COUNT; i++) {
         s.error = &fault_errors[i];
-        if (!sweep_concerns(way, s.error->call)) continue;
+        if (!sweep_concerns(way, s.error)) continue;
         runs += sweep_error(s, calls, one_in);
     }
     return runs;
