@@ -11,6 +11,7 @@
 // A seed that fails is played again with operations left out, as long as it fails in the same way:
 // what is printed is the shortest script found.
 #define REVDIAL_IMPLEMENTATION  // by world_names.h, against the simulated system
+#include "world_cut.h"
 #include "world_shrink.h"
 #include "world_sweep.h"
 
@@ -157,6 +158,32 @@ TEST(the_same_seed_is_the_same_run)
         if (one != two)
             test_fail(__FILE__, __LINE__, "seed %llu runs in two ways", (unsigned long long)seed);
     }
+}
+
+// ---- peers that do not keep to the records of a transport
+
+// Each of them came as far as it had to before it broke.
+static void check_cuts(int is_fake)
+{
+    static const enum mark flaws[] = {MARK_RECORD_BAD_SUM, MARK_RECORD_BAD_TYPE,
+                                      MARK_RECORD_TOO_LONG, MARK_RECORD_OUT_OF_TURN};
+    size_t count = cut_play(is_fake), reached = 0;
+    for (int p = 0; p < PLACES; p++)
+        reached += marks_hit[(is_fake ? MARK_FAKE_HELLO : MARK_BROKEN_HELLO) + p];
+    CHECK(count > 1000);
+    CHECK(reached >= count);
+    for (int i = 0; i < 4; i++) CHECK(marks_hit[flaws[i]] >= 2 * PLACES);
+    CHECK(!is_fake || marks_hit[MARK_FAKE_SESSION_UP] >= marks_hit[MARK_FAKE_SESSION]);
+}
+
+TEST(a_record_cut_at_any_byte_is_soon_gone_from_a_proxy_and_no_other_session_notices)
+{
+    check_cuts(0);
+}
+
+TEST(a_record_cut_at_any_byte_is_soon_gone_from_an_agent_and_no_other_session_notices)
+{
+    check_cuts(1);
 }
 
 // ---- a small scenario with one call that fails

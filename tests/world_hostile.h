@@ -77,7 +77,7 @@ static size_t hostile_request(hostile *h, char *out, size_t size)
     int n = snprintf(out, size,
                      "GET /revdial HTTP/1.1\r\nHost: p\r\nConnection: Upgrade\r\n"
                      "Upgrade: revdial\r\nRevdial-Upgrade: revdial\r\nRevdial-Version: 1\r\n"
-                     "Revdial-Name: evil-%d\r\nRevdial-Instance: e.%u\r\n"
+                     "Revdial-Name: evil-%d\r\nRevdial-Instance: e.%03u\r\n"
                      "Revdial-Features: rstcode, preamble, drain, promptack\r\n"
                      "Authorization: Bearer %s\r\n\r\n",
                      (int)hostile_pick(h, 3), (unsigned)hostile_pick(h, 1000),

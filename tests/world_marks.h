@@ -51,6 +51,18 @@
     X(RECORD_REFUSED, "", "") \
     X(RECORD_CUT_OFF, "", "") \
     X(RECORD_CLOSED, "", "") \
+    X(RECORD_BAD_SUM, "", "") \
+    X(RECORD_BAD_TYPE, "", "") \
+    X(RECORD_TOO_LONG, "", "") \
+    X(RECORD_OUT_OF_TURN, "", "") \
+    X(BROKEN_HELLO, "", "") \
+    X(BROKEN_HEAD, "", "") \
+    X(BROKEN_SESSION, "", "") \
+    X(BROKEN_WAITED, "", "") \
+    X(FAKE_HELLO, "", "") \
+    X(FAKE_HEAD, "", "") \
+    X(FAKE_SESSION, "", "") \
+    X(FAKE_SESSION_UP, "session.up", "server=https://10.0.0.9:") \
     X(ROUTE_DIALS, "", "") \
     X(ROUTE_MORE, "", "") \
     X(ROUTE_TAKES, "", "") \

@@ -21,6 +21,7 @@ enum {
     PORT_MORE = 8100,     // and a number: those that come and go
     PORTS_MORE = 4,
     PORT_FRONT = 8200,  // with a route
+    PORT_FAKE = 7001,   // of a hostile proxy
     PORT_TARGET = 80,
     PEOPLE_TRIES = 200  // to start, a second apart, while the system lacks something
 };
@@ -44,6 +45,7 @@ typedef struct world_plan {
     int has_front, proxy_protocol, has_peers;
     int egress[AGENTS];  // 1: through CONNECT, 2: through SOCKS
     int has_records;     // the sessions' transport is that of world_record.h
+    int has_fake;        // agents were told of a hostile proxy, too, that does not keep to records
     int has_changes;     // dials wait for backends that are about to come back
     int has_families;    // besides IPv4 there are IPv6 and Unix sockets:
     enum net_kind of_port[AGENTS], of_more[PORTS_MORE], of_front, of_target[AGENTS];
@@ -317,8 +319,10 @@ static void *agent_start(void *arg)
     revdial_err err;
     net_text(plan.of_agent[n], AT_PROXY, PORT_LISTEN, first);
     int is_unix = plan.of_agent[n] == NET_UNIX, is_more = plan.all_urls[n] && plan.proxy_count > 1;
-    snprintf(url, sizeof url, "%s%s%s%s%s%s", is_unix ? "" : scheme, is_unix ? "" : "://", first,
-             is_more ? "," : "", is_more ? scheme : "", is_more ? "://m1.sim:7000" : "");
+    snprintf(url, sizeof url, "%s%s%s%s%s%s%s%s%s", is_unix ? "" : scheme, is_unix ? "" : "://",
+             first, is_more ? "," : "", is_more ? scheme : "", is_more ? "://m1.sim:7000" : "",
+             plan.has_fake ? "," : "", plan.has_fake ? scheme : "",
+             plan.has_fake ? "://10.0.0.9:7001" : "");
     if (plan.is_digest[n]) {
         c.user = "cam";
         c.auth_schemes = REVDIAL_AUTH_DIGEST;

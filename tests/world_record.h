@@ -52,6 +52,13 @@ static int record_break(record_way *w, int code, const char *why)
     return code;
 }
 
+// What the peer has sent is no record, or not one that belongs there.
+static int record_refuse(record_way *w, enum mark m, const char *why)
+{
+    mark_set(m);
+    return record_break(w, REVDIAL_ETLS, why);
+}
+
 static void record_enter(record_way *w)
 {
     if (w->is_busy) world_fail("calls of a transport overlap");
@@ -65,10 +72,8 @@ static ptrdiff_t record_leave(record_way *w, ptrdiff_t result)
     return result;
 }
 
-static int record_put(record_way *w, unsigned type, const uint8_t *bytes, size_t n)
+static size_t record_make(uint8_t *to, unsigned type, const uint8_t *bytes, size_t n)
 {
-    if (w->out_len + RECORD_HEAD + n > sizeof w->out) return 0;
-    uint8_t *to = w->out + w->out_len;
     uint32_t sum = record_sum(bytes, n, type);
     to[0] = (uint8_t)type;
     to[1] = 0;
@@ -76,7 +81,13 @@ static int record_put(record_way *w, unsigned type, const uint8_t *bytes, size_t
     to[3] = (uint8_t)n;
     for (int i = 0; i < 4; i++) to[4 + i] = (uint8_t)(sum >> (8 * i));
     for (size_t i = 0; i < n; i++) to[RECORD_HEAD + i] = (uint8_t)(bytes[i] ^ 0x5A);
-    w->out_len += RECORD_HEAD + n;
+    return RECORD_HEAD + n;
+}
+
+static int record_put(record_way *w, unsigned type, const uint8_t *bytes, size_t n)
+{
+    if (w->out_len + RECORD_HEAD + n > sizeof w->out) return 0;
+    w->out_len += record_make(w->out + w->out_len, type, bytes, n);
     return 1;
 }
 
@@ -109,9 +120,11 @@ static int record_take(record_way *w)
     for (int i = 0; i < 4; i++) sum |= (uint32_t)w->in[4 + i] << (8 * i);
     w->in_len = 0;
     if (w->in[1] || sum != record_sum(w->in + RECORD_HEAD, n, type))
-        return record_break(w, REVDIAL_ETLS, "a record has the wrong checksum");
+        return record_refuse(w, MARK_RECORD_BAD_SUM, "a record has the wrong checksum");
+    if (type < RECORD_HELLO || type > RECORD_CLOSE)
+        return record_refuse(w, MARK_RECORD_BAD_TYPE, "a record of an unknown type");
     if ((type == RECORD_HELLO) == w->hello_came)
-        return record_break(w, REVDIAL_ETLS, "a record out of order");
+        return record_refuse(w, MARK_RECORD_OUT_OF_TURN, "a record out of order");
     w->hello_came = 1;
     if (type == RECORD_DATA) {
         memcpy(w->plain, w->in + RECORD_HEAD, n);
@@ -129,7 +142,7 @@ static int record_fill(record_way *w)
 {
     for (size_t want = record_wants(w); want > 0; want = record_wants(w)) {
         if (want > sizeof w->in - w->in_len)
-            return record_break(w, REVDIAL_ETLS, "a record is too long");
+            return record_refuse(w, MARK_RECORD_TOO_LONG, "a record is too long");
         ssize_t n = fault_recv(w->fd, w->in + w->in_len, want, 0);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && errno == EAGAIN) return REVDIAL_WANT_READ;

@@ -248,6 +248,7 @@ static void world_begin(const script *s, int trace)
     wd.clock.now_us = (int64_t)1 << pick(&r, 48);
     talk_count = handlers_running = clients_running = faults_running = changes_running = 0;
     restarts_running = 0;
+    fake_running = 0;
     fault_us = -1;
     for (int i = 0; i < MACHINES; i++) machine_init(&machines[i], i, machine_names[i]);
     plan_draw(&r, s->seed);
@@ -303,6 +304,7 @@ static int world_play(const script *s, int trace, void *(*director)(void *), uin
     for (int kind = NET_V4; kind < NET_KINDS; kind++)
         if (kind == NET_V4 || (plan.has_families && kind != NET_BOTH))
             people_new(AT_TARGET, "targets", target_main, (void *)(intptr_t)kind);
+    if (plan.has_fake) people_new(AT_HOSTILE, "fake proxy", fake_main, NULL);
     people_new(AT_EGRESS, "egress", egress_main, (void *)(intptr_t)PORT_CONNECT);
     people_new(AT_EGRESS, "egress", egress_main, (void *)(intptr_t)PORT_SOCKS);
     people_new(AT_CLIENT, "director", director, NULL);

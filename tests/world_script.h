@@ -10,7 +10,7 @@ static int world_is_faulty(void);
 #include "world_egress.h"
 #include "world_front.h"
 #include "world_peers.h"
-#include "world_hostile.h"
+#include "world_broken.h"
 #include "world_share.h"
 
 enum op_class { OP_USES, OP_CHANGES, OP_BREAKS };
@@ -172,6 +172,7 @@ static void plan_draw_more(uint64_t seed)
     plan.has_records = pick(&r, 5) == 0;
     plan_draw_egress(seed);
     plan.has_peers = plan.proxy_count > 1 && seed % 3 == 0;
+    plan.has_fake = plan.has_records && seed % 2;
     record_fails_one_in = story.is_calm || pick(&r, 2) ? 0 : 10;
     if (!plan.is_bulk) return;
     tcp_window_least = (size_t)262144 << pick(&r, 3);
@@ -387,9 +388,25 @@ static void op_talk(const op *o, test_rng *r)
     }
 }
 
+// Where there are records, half of the hostile peers know how these look.
+static void op_broken(test_rng *r)
+{
+    broken *b = calloc(1, sizeof *b);
+    if (!b) abort();
+    broken_draw(b, r);
+    b->proxy = (int)pick(r, (uint64_t)plan.proxy_count);
+    clients_running++;
+    people_new(AT_HOSTILE + (int)pick(r, HOSTILES), "broken", broken_main, b);
+}
+
 static void op_hostile(test_rng *r)
 {
     hostile *h = calloc(1, sizeof *h);
+    if (plan.has_records && pick(r, 2)) {
+        op_broken(r);
+        free(h);
+        return;
+    }
     if (!h) abort();
     h->kind = (enum hostile_kind)pick(r, HOSTILE_KINDS);
     h->proxy = (int)pick(r, (uint64_t)plan.proxy_count);
