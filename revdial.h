@@ -18022,12 +18022,15 @@ static void rvd_stream_rearm_locked(revdial_session *s, int64_t now_us)
     if (at >= 0 && (!s->armed_us || at < s->armed_us)) rvd_stream_kick_locked(s);
 }
 
-// Sends all that is queued, unless another thread is sending: it takes these frames along.
+// Sends all that is queued, unless another thread is sending: it takes these frames along. What a
+// dead session has left to say is sent by the loop, once it has told the streams: a call that tried
+// until then would turn without a wait where sending fails.
 // Returns 1 if the lock was released meanwhile: what the caller knew may be old.
 static int rvd_stream_flush_locked(revdial_session *s)
 {
     int rounds = 0, released = 0;
-    if (s->sending || s->blocked || s->state == RVD_STREAM_DOWN) return 0;
+    int is_over = s->state == RVD_STREAM_DEAD || s->state == RVD_STREAM_DOWN;
+    if (s->sending || s->blocked || is_over) return 0;
     s->sending = 1;
     do {
         s->has_queued = 0;

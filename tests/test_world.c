@@ -244,6 +244,14 @@ TEST(a_unix_socket_that_cannot_be_listened_to_leaves_no_path)
     }
 }
 
+TEST(a_call_whose_send_fails_does_not_try_again_until_its_session_has_ended)
+{
+    const struct fault_error *e = fault_errors;
+    while (e->call != FAULT_send || e->error != ETIMEDOUT) e++;
+    sweep s = {.way = SWEEP_V6, .error = e, .how = SWEEP_WHILE};
+    for (s.nth = 1; s.nth < 120; s.nth++) sweep_one(&s, 0);
+}
+
 TEST(short_reads_and_writes_and_signals_in_every_call_lose_nothing)
 {
     for (int way = 0; way < SWEEP_WAYS; way++) sweep_interrupted((enum sweep_way)way);

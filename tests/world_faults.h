@@ -176,6 +176,8 @@ static struct {
     unsigned count[FAULTS];  // calls made while it is on
     unsigned interrupts;     // of the calls that a signal may interrupt it does each such one
     unsigned turn;
+    int64_t turns_us;  // since when there were so many failures
+    unsigned turns;
 } fault;
 
 // Those that a signal interrupts: EINTR is in their man page.
@@ -184,6 +186,18 @@ static int fault_may_wait(enum fault_call call)
     for (int i = 0; i < FAULT_ERROR_COUNT; i++)
         if (fault_errors[i].call == call && fault_errors[i].error == EINTR) return 1;
     return 0;
+}
+
+// Nobody tries what fails again and again without a wait. A few threads may try a few times.
+static void fault_check_turns(enum fault_call call)
+{
+    enum { WITHIN_US = 1000, TURNS = 100 };
+    if (wd.clock.now_us - fault.turns_us > WITHIN_US) {
+        fault.turns_us = wd.clock.now_us;
+        fault.turns = 0;
+    }
+    if (++fault.turns > TURNS)
+        world_fail("%s fails %u times within a millisecond", fault_calls[call].name, fault.turns);
 }
 
 // Does this call fail? Then errno is set. A failure takes time, as the call itself would.
@@ -199,6 +213,7 @@ static int fault_hits(enum fault_call call)
     }
     if (call != fault.call || n < fault.nth || (!fault.for_ever && n > fault.nth)) return 0;
     fault.hits++;
+    fault_check_turns(call);
     world_note("%s: call %u fails", fault_calls[call].name, n);
     fiber_may_yield();
     errno = fault.error;

@@ -179,7 +179,7 @@ static void plan_draw_more(uint64_t seed)
     tcp_window_most = 1 << 20;
     plan.limits.stream_window = 262144u << pick(&r, 4);
     plan.limits.stream_rate = 0;
-    pipe_denied_one_in = pick(&r, 4) ? 0 : 2;
+    pipe_denied_one_in = pick(&r, 2) ? 0 : 2;
     // So fast that long frames are worth it, and so slow that a few megabytes show how fast it is.
     links_quicken();
     for (int a = AT_PROXY; a < AT_AGENT; a++)
