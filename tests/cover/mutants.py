@@ -24,7 +24,7 @@ ARITHMETIC = {'+': '-', '-': '+', '*': '/', '/': '*', '%': '/', '<<': '>>', '>>'
               '/=': '*=', '<<=': '>>=', '>>=': '<<='}
 STEP = {'++': '--', '--': '++'}
 LOGIC = {'&&': '||', '||': '&&'}
-HEADS = ('if', 'while', 'for', 'switch')
+HEADS = ('if', 'while', 'for', 'switch', 'RVD_BASE_EACH')
 TYPES = ('const', 'static', 'struct', 'enum', 'union', 'unsigned', 'int', 'char', 'void', 'typedef',
          'signed', 'short', 'long', 'double')
 KINDS = ('relation', 'arithmetic', 'logic', 'constant', 'deletion', 'negation', 'arguments',
@@ -110,6 +110,9 @@ class Reader:
             return i + 1
         end = i
         while self.text(end) != ';':
+            if end >= len(self.tokens):
+                raise ValueError('%s, line %d: a statement without an end' % (
+                    self.function.name, self.tokens[i].line + 1))
             end = self.fellow.get(end, end) + 1
         if word != 'REVDIAL_ASSERT':
             self.simple(i, end)

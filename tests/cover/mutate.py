@@ -4,6 +4,7 @@
     make mutate COUNT=200 SEED=1           as many mutants, in each section in turn
     make mutate MUTANT='mux:12 pace:3'     these of that SEED again; FULL=1: by all suites
     tests/cover/mutate.py --sections 'mux wire' --from 50 ...
+    tests/cover/mutate.py --list           how many there are to draw from, in a second
 
 A mutant is one change in a function: of a relation, an operator, a number (by 1) or a condition; a
 statement that goes, or becomes a return; two arguments that change places. It is noticed when a
@@ -225,10 +226,13 @@ def report(lines, outcomes):
                                                          100 * killed / count if count else 0))
 
 
-def run(laboratory, wanted, outcomes):
+def read_mutants(lines):
+    return all_mutants(lines, sections(lines), self_checks(lines))
+
+
+def run(laboratory, wanted, mutants, outcomes):
     """Judges mutants, in each section in turn, until there are as many as wanted."""
     tree = laboratory.tree
-    mutants = all_mutants(tree.lines, laboratory.names, laboratory.ignored)
     names = wanted.sections.split()
     again = {tuple(word.split(':')) for word in wanted.mutants.split()}
     if again:
@@ -267,12 +271,19 @@ def main():
     arguments.add_argument('--mutants', default='')
     arguments.add_argument('--full', action='store_true')
     arguments.add_argument('--jobs', type=int, default=1)
+    arguments.add_argument('--list', action='store_true')
     wanted = arguments.parse_args()
+    with open(HEADER) as file:
+        mutants = read_mutants(file.read().splitlines())
+    if wanted.list:
+        for name, kinds in mutants.items():
+            print('%-10s %5d' % (name, sum(len(kind) for kind in kinds.values())))
+        return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     laboratory = Laboratory(Tree(), wanted.jobs, wanted.full)
     outcomes = []
     try:
-        run(laboratory, wanted, outcomes)
+        run(laboratory, wanted, mutants, outcomes)
     finally:  # also of a run that was ended
         report(laboratory.lines, outcomes)
     return 0
