@@ -24,7 +24,7 @@
 ##   sweep      each call of the system fails in each way, at each place (SWEEP_SEEDS=3)
 ##   explore    every order of events in a small world, as deep as SECONDS=60 allow
 ##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=60 in all, FUZZ="engine egress")
-##   differential  the HTTP reader reads what llhttp and Go's net/http read (needs node and go)
+##   differential  requests and answers are what llhttp and Go's net/http read (needs node and go)
 ##   coverage   lines and branches of each section that `test` reaches, and their gates (needs gcc)
 ##   mutate     random changes of revdial.h that `test` has to notice (COUNT=200 SEED=1; hours)
 ##   timing     nothing but a verdict depends on a secret's bytes (needs valgrind)
@@ -323,8 +323,11 @@ explore: $(BUILD)/test_explore
 	$(BUILD)/test_explore --seconds $(SECONDS)
 
 differential:
-	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' python3 tests/differential/run.py \
-		$(if $(DIFFERENTIAL),--count '$(DIFFERENTIAL)') $(if $(SEED),--seed '$(SEED)')
+	@for script in run responses; do \
+		REVDIAL_BUILD='$(BUILD)' CC='$(CC)' python3 tests/differential/$$script.py \
+			$(if $(DIFFERENTIAL),--count '$(DIFFERENTIAL)') $(if $(SEED),--seed '$(SEED)') \
+			|| exit 1; \
+	done
 
 fuzz:
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/fuzz/run.sh $(FUZZ)

@@ -1,5 +1,5 @@
-// What Go's net/http reads in a connection's bytes. Same input and output as ours.c; its fields
-// have no order, so they are not printed.
+// What Go's net/http reads in a connection's bytes. Same input and output as ours.c, or, with a
+// word, as ours_response.c; its fields have no order, so they are not printed.
 package main
 
 import (
@@ -37,6 +37,28 @@ func judge(out io.Writer, data []byte) string {
 	}
 }
 
+func judgeResponse(out io.Writer, data []byte, door string) string {
+	from := bytes.NewReader(data)
+	r := bufio.NewReader(from)
+	asked := &http.Request{Method: "GET"}
+	if door == "connect" {
+		asked.Method = "CONNECT"
+	}
+	for {
+		response, err := http.ReadResponse(r, asked)
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return "more"
+		}
+		if err != nil {
+			return "refused " + fmt.Sprintf("%q", err.Error())
+		}
+		fmt.Fprintf(out, "%d %d ", response.StatusCode, len(data)-from.Len()-r.Buffered())
+		if response.StatusCode == 101 || response.StatusCode >= 200 {
+			return "over"
+		}
+	}
+}
+
 func main() {
 	in, out := bufio.NewReader(os.Stdin), bufio.NewWriter(os.Stdout)
 	for {
@@ -48,7 +70,11 @@ func main() {
 		if _, err := io.ReadFull(in, data); err != nil {
 			os.Exit(1)
 		}
-		fmt.Fprintln(out, judge(out, data))
+		if len(os.Args) > 1 {
+			fmt.Fprintln(out, judgeResponse(out, data, os.Args[1]))
+		} else {
+			fmt.Fprintln(out, judge(out, data))
+		}
 		out.Flush()
 	}
 }

@@ -125,8 +125,8 @@ def changes(rng, seeds, count):
 # ---- the judges
 
 class Judge:
-    def __init__(self, name, *command):
-        self.name, self.command = name, command
+    def __init__(self, name, *command, read=None):
+        self.name, self.command, self.read = name, command, read or parse
 
     def verdicts(self, messages):
         """For each message the requests that were found, and what became of the rest."""
@@ -138,7 +138,7 @@ class Judge:
             process.stdin.close()
 
         threading.Thread(target=send, daemon=True).start()
-        found = [parse(line.decode()) for line in process.stdout]
+        found = [self.read(line.decode()) for line in process.stdout]
         if process.wait() != 0 or len(found) != len(messages):
             raise RuntimeError(f"{self.name} ended with {process.returncode} after {len(found)}")
         return found
@@ -164,17 +164,18 @@ def run(*command, **options):
     subprocess.run(command, check=True, **options)
 
 
-def judges():
+def judges(source="ours.c", *door, read=None):
+    """Our reader and the others; with a door, of responses."""
     os.makedirs(BUILD, exist_ok=True)
-    ours, go = os.path.join(BUILD, "ours"), os.path.join(BUILD, "nethttp")
+    ours, go = os.path.join(BUILD, source[:-2]), os.path.join(BUILD, "nethttp")
     run(*os.environ.get("CC", "cc").split(), "-std=c11", "-O1", "-g", "-D_GNU_SOURCE", "-I.", "-o",
-        ours, os.path.join(HERE, "ours.c"))
+        ours, os.path.join(HERE, source))
     run("go", "build", "-o", go, os.path.join(HERE, "nethttp.go"))
     node = "node", "--no-deprecation"
     version = subprocess.check_output([*node, "-p", "process.versions.llhttp"], text=True).strip()
-    return (Judge("ours", os.path.abspath(ours)),
-            [Judge(f"llhttp {version}", *node, os.path.join(HERE, "llhttp.js")),
-             Judge("net/http", os.path.abspath(go))])
+    return (Judge("ours", os.path.abspath(ours), *door, read=read),
+            [Judge(f"llhttp {version}", *node, os.path.join(HERE, "llhttp.js"), *door, read=read),
+             Judge("net/http", os.path.abspath(go), *door, read=read)])
 
 
 # ---- the comparison
