@@ -1372,6 +1372,44 @@ static void *short_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
     return NULL;
 }
 
+// The memory of all threads: allocation number `left` from now on fails.
+static void *once_short_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
+{
+    atomic_int *left = ud;
+    (void)old_size;
+    if (new_size && atomic_fetch_sub(left, 1) == 1) return NULL;
+    if (new_size) return realloc(ptr, new_size);
+    free(ptr);
+    return NULL;
+}
+
+// Each allocation on the way to the hook and behind it fails once.
+TEST(a_request_that_memory_is_short_for_is_answered_or_its_connection_ends_at_once)
+{
+    atomic_int left = 0;
+    int told = 0, n = 0, was_short = 1;
+    world w;
+    world_init(&w);
+    w.pcfg.auth = hook_that_accepts;
+    w.pcfg.common.alloc = once_short_alloc;
+    w.pcfg.common.alloc_ud = &left;
+    if (world_open_proxy(&w)) {
+        while (was_short && n++ < 200) {
+            asking a = {.authorization = "Bearer x"};
+            atomic_store(&left, n);
+            int status = ask(w.address, &a);
+            was_short = atomic_exchange(&left, 0) <= 0;
+            if (status != 101 && status != 503 && status != 0)
+                test_fail(__FILE__, __LINE__, "allocation %d failed: status %d", n, status);
+            told += status == 503;
+            if (status == 101) close(a.kept);
+        }
+        CHECK(n > 10 && !was_short);
+        CHECK(told > 1);
+    }
+    world_close(&w);
+}
+
 TEST(a_new_table_for_which_memory_is_short_changes_nothing)
 {
     static const revdial_credential fresh[] = {{"new", "alice", "cam-*", BEARER}};

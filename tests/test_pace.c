@@ -385,6 +385,24 @@ TEST(bursts_behind_which_no_queue_stands_do_not_double_the_steps)
     CHECK_INT(p.target - cap, rvd_base_min_u32(2 * step, cap / 2));
     rvd_pace_hold_judge(&p, 0, 20000);
     CHECK_INT(p.target - cap, step);
+    rvd_pace_hold_judge(&p, 0, rvd_pace_slack(&p, 1000000));
+    rvd_pace_hold_judge(&p, 0, 0);
+    CHECK_INT(p.target - cap, step);
+}
+
+TEST(four_pings_in_a_row_that_are_late_end_a_round)
+{
+    rvd_pace p;
+    rvd_pace_init(&p, 1);
+    rvd_pace_trip(&p, 40000, 1);
+    hold(&p, 1000000);
+    p.gap_us = RVD_PACE_SPACING_US;
+    for (int turn = 0; turn < 2; turn++) {
+        CHECK_INT(rvd_pace_is_sudden(&p, 40000), 0);
+        for (int i = 1; i < RVD_PACE_FAR; i++) CHECK_INT(rvd_pace_is_sudden(&p, 200000), 0);
+    }
+    CHECK_INT(rvd_pace_is_sudden(&p, 300000), 1);
+    CHECK_INT(p.least_us, 200000);
 }
 
 TEST(a_full_pipe_without_a_ping_is_looked_at_at_once)
