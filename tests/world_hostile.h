@@ -28,6 +28,7 @@ enum {
 typedef struct hostile {
     enum hostile_kind kind;
     int proxy;
+    int has_records;  // what it says is in them
     test_rng rng;
 } hostile;
 
@@ -72,6 +73,27 @@ static int hostile_send(int fd, const void *bytes, size_t len, int64_t until_us)
     return len == 0;
 }
 
+// Those that mean to get in speak as the port wants it. On a Unix socket there are no records.
+static void hostile_greet(hostile *h, int fd)
+{
+    static const uint8_t hello[300];
+    uint8_t record[RECORD_HEAD + sizeof hello];
+    char name[60];
+    net_name(fd, name);
+    int is_in = h->kind == HOSTILE_GUESSER || h->kind >= HOSTILE_FRAMES;
+    h->has_records = plan.has_records && is_in && strcmp(name, "unix") != 0;
+    if (!h->has_records) return;
+    size_t n = record_make(record, RECORD_HELLO, hello, sizeof hello);
+    hostile_send(fd, record, n, wd.clock.now_us + 1000000);
+}
+
+static int hostile_say(const hostile *h, int fd, const void *bytes, size_t len, int64_t until_us)
+{
+    uint8_t record[RECORD_HEAD + 600];
+    if (!h->has_records) return hostile_send(fd, bytes, len, until_us);
+    return hostile_send(fd, record, record_make(record, RECORD_DATA, bytes, len), until_us);
+}
+
 static size_t hostile_request(hostile *h, char *out, size_t size)
 {
     int n = snprintf(out, size,
@@ -110,7 +132,7 @@ static void hostile_stranger(hostile *h, int fd)
         for (size_t i = 0; i < sizeof junk; i++) junk[i] = (uint8_t)hostile_pick(h, 256);
         hostile_send(fd, junk, 1 + hostile_pick(h, sizeof junk), wd.clock.now_us + 1000000);
     } else if (h->kind == HOSTILE_GUESSER) {
-        hostile_send(fd, text, len, wd.clock.now_us + 1000000);
+        hostile_say(h, fd, text, len, wd.clock.now_us + 1000000);
     } else if (h->kind == HOSTILE_LEAVES) {
         hostile_send(fd, text, 1 + hostile_pick(h, len - 1), wd.clock.now_us + 1000000);
         talk_way way = {fd, NULL, 0};
@@ -149,7 +171,7 @@ static int hostile_frames(hostile *h, int fd, int64_t until)
     if (hostile_pick(h, 20) == 0) len = UINT32_MAX - (uint32_t)hostile_pick(h, 9);
     frame_make(f, type, flags, id, len);
     for (size_t i = 12; i < sizeof f; i++) f[i] = (uint8_t)hostile_pick(h, 256);
-    return hostile_send(fd, f, 12 + (type == 0 && len <= 64 ? len : 0), until);
+    return hostile_say(h, fd, f, 12 + (type == 0 && len <= 64 ? len : 0), until);
 }
 
 // Streams that a backend opens: one for each call, reset at once or left half open.
@@ -159,7 +181,7 @@ static int hostile_opens(hostile *h, int fd, uint32_t *id, int64_t until)
     *id += 2;
     frame_make(f, 1, 1, *id, 0);
     frame_make(f + 12, 1, 8, *id, 2);
-    return hostile_send(fd, f, hostile_pick(h, 4) ? 24 : 12, until);
+    return hostile_say(h, fd, f, hostile_pick(h, 4) ? 24 : 12, until);
 }
 
 static void hostile_backend(hostile *h, int fd)
@@ -168,8 +190,9 @@ static void hostile_backend(hostile *h, int fd)
     int64_t until = wd.clock.now_us + HOSTILE_LASTS_US;
     uint32_t id = 0;
     size_t len = hostile_request(h, text, sizeof text);
-    int alive = hostile_send(fd, text, len, until);
+    int alive = hostile_say(h, fd, text, len, until);
     world_sleep_us(200000, "its registration");
+    if (h->has_records && proxies[h->proxy].up[AGENTS]) mark_set(MARK_HOSTILE_IN_RECORDS);
     for (int i = 0; alive && i < 400 && wd.clock.now_us < until; i++) {
         if (h->kind == HOSTILE_FRAMES) alive = hostile_frames(h, fd, until);
         if (h->kind == HOSTILE_OPENS) alive = hostile_opens(h, fd, &id, until);
@@ -201,6 +224,7 @@ static void *hostile_main(void *arg)
     if (h->kind == HOSTILE_CLIENT) {
         hostile_client(h);
     } else if ((fd = hostile_connect(h)) >= 0) {
+        hostile_greet(h, fd);
         if (h->kind < HOSTILE_FRAMES)
             hostile_stranger(h, fd);
         else

@@ -55,6 +55,7 @@
     X(RECORD_BAD_TYPE, "", "") \
     X(RECORD_TOO_LONG, "", "") \
     X(RECORD_OUT_OF_TURN, "", "") \
+    X(HOSTILE_IN_RECORDS, "", "") \
     X(BROKEN_HELLO, "", "") \
     X(BROKEN_HEAD, "", "") \
     X(BROKEN_SESSION, "", "") \
