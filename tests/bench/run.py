@@ -592,6 +592,13 @@ PARTS = {"relay": part_relay, "link": part_link, "lib": part_lib, "engine": part
          "calls": part_calls, "http": part_http, "tls": part_tls}
 
 
+def missing_old(parts):
+    """What BENCH_OLD lacks for these parts, or None."""
+    programs = {"relay": "revdial-proxy", "lib": "bench/lib", "engine": "bench/engine"}
+    paths = [os.path.join(OLD, programs[n]) for n in parts if OLD and n in programs]
+    return next((path for path in paths if not os.access(path, os.X_OK)), None)
+
+
 def main(names):
     wanted = names or [n for n in PARTS if n != "calls" and (n != "tls" or shutil.which("openssl"))]
     unknown = [n for n in wanted if n not in PARTS]
@@ -602,6 +609,10 @@ def main(names):
     unknown = [n for n in ONLY if n not in names]
     if unknown:
         print(f"bench: no peer {unknown[0]}; there are {' '.join(names)}", file=sys.stderr)
+        return 2
+    missing = missing_old(wanted)
+    if missing:
+        print(f"bench: BENCH_OLD: no {missing}; make it in its directory", file=sys.stderr)
         return 2
     # SystemExit, so that each part ends its programs.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
