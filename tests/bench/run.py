@@ -594,7 +594,7 @@ PARTS = {"relay": part_relay, "link": part_link, "lib": part_lib, "engine": part
 
 def missing_old(parts):
     """What BENCH_OLD lacks for these parts, or None."""
-    programs = {"relay": "revdial-proxy", "lib": "bench/lib", "engine": "bench/engine"}
+    programs = {"relay": "revdial-proxy", "lib": "bench/lib"}
     paths = [os.path.join(OLD, programs[n]) for n in parts if OLD and n in programs]
     return next((path for path in paths if not os.access(path, os.X_OK)), None)
 
