@@ -6,19 +6,21 @@ stopped=200
 budget_kib=$((65536 + 16384))
 
 
+make_file "$dir/sent" 256
+
 start_isolation() {
-    start_peers peers "$big" || return
+    start_peers peers "$dir/sent" || return
     exposing web source flood deaf echo
     start_proxy proxy "${exposes[@]}" || return
     start_agent agent --allow '127.0.0.1:*'
 }
 
-# Sets $took to the milliseconds of 1 GiB through the tunnel.
-move_1_gib() {
+# Sets $took to the milliseconds of 256 MiB through the tunnel.
+move_256_mib() {
     local began=$EPOCHREALTIME size
-    size=$(through "${exposed[0]}" -N -d | cmp - "$big" && echo same)
+    size=$(through "${exposed[0]}" -N -d | cmp - "$dir/sent" && echo same)
     took=$(milliseconds_since "$began")
-    [ "$size" = same ] || fail "the 1 GiB that came through is not the file"
+    [ "$size" = same ] || fail "the 256 MiB that came through is not the file"
 }
 
 median() { printf '%s\n' "$@" | sort -n | sed -n "$((($# + 1) / 2))p"; }
@@ -31,15 +33,15 @@ memory_is_bounded() {
         fail "the proxy had $p KiB and the agent $a KiB, over $budget_kib"
 }
 
-# moves_1_gib_beside FUNCTION TIMES: 1 GiB alone and beside what FUNCTION starts, in turn
-moves_1_gib_beside() {
+# moves_256_mib_beside FUNCTION TIMES: 256 MiB alone and beside what FUNCTION starts, in turn
+moves_256_mib_beside() {
     local alone=() beside=() a b
     for _ in $(seq "$2"); do
-        move_1_gib || return
+        move_256_mib || return
         alone+=("$took")
         "$1" || return
         until_quiet 10 proxy agent || return
-        move_1_gib || return
+        move_256_mib || return
         beside+=("$took")
         is_running holder || { fail "they have gone: $(tail -n 1 "$dir/holder.log")"; return; }
         end_now holder
@@ -94,9 +96,9 @@ what_is_left_is_given_up() {
 
 ulimit -n "$(ulimit -Hn)"
 check 'proxy, agent and servers are ready' start_isolation || return
-check "1 GiB beside $stopped stopped readers" moves_1_gib_beside readers_stop 3
+check "256 MiB beside $stopped stopped readers" moves_256_mib_beside readers_stop 3
 end_now holder
-check "1 GiB beside $stopped targets that do not read" moves_1_gib_beside targets_stop_reading 1
+check "256 MiB beside $stopped targets that do not read" moves_256_mib_beside targets_stop_reading 1
 end_now holder
 check 'the agent lets go of targets that do not read' what_is_left_is_given_up
 check 'new clients beside 500 uploads that stand' newcomers_are_served
