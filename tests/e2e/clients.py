@@ -1,6 +1,6 @@
 # Clients that do what curl and nc cannot: look at how a connection ends, stop reading, be many.
 #     python3 clients.py COMMAND ADDRESS...      each prints what it saw; addresses are HOST:PORT
-import asyncio, hashlib, os, resource, select, signal, socket, statistics, struct, sys, time
+import asyncio, hashlib, os, random, resource, select, signal, socket, statistics, struct, sys, time
 
 CHUNK = 1 << 18
 RESET = struct.pack("ii", 1, 0)
@@ -295,10 +295,16 @@ def rush(address, count, first):
 
 
 def port(*_):
-    """A port that nobody listens on."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        say(s.getsockname()[1])
+    """A port that is free on all addresses, of those that the system gives to nobody by itself."""
+    for _ in range(1000):
+        with socket.socket() as s:
+            try:
+                s.bind(("0.0.0.0", random.randrange(20000, 32768)))
+            except OSError:
+                continue
+            say(s.getsockname()[1])
+            return
+    raise SystemExit("no port is free")
 
 
 signal.alarm(120)  # whatever happens, no client stays behind

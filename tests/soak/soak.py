@@ -267,9 +267,10 @@ class Load:
 
 async def disturb(cast, load):
     """Kills, stops, ends and starts what is mortal; reloads what lasts."""
+    first = ["kill", "hup"]  # also of a short run
     while not load.is_over:
         await asyncio.sleep(random.uniform(0.5, 2.5))
-        what = random.choice(("kill", "kill", "stop", "term", "hup"))
+        what = first.pop(0) if first else random.choice(("kill", "kill", "stop", "term", "hup"))
         name = random.choice(cast.mortal)
         program = cast.running[name]
         cast.kills += what != "hup"
