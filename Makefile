@@ -323,11 +323,8 @@ explore: $(BUILD)/test_explore
 	$(BUILD)/test_explore --seconds $(SECONDS)
 
 differential:
-	@for script in run responses; do \
-		REVDIAL_BUILD='$(BUILD)' CC='$(CC)' python3 tests/differential/$$script.py \
-			$(if $(DIFFERENTIAL),--count '$(DIFFERENTIAL)') $(if $(SEED),--seed '$(SEED)') \
-			|| exit 1; \
-	done
+	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' python3 tests/differential/run.py \
+		$(if $(DIFFERENTIAL),--count '$(DIFFERENTIAL)') $(if $(SEED),--seed '$(SEED)')
 
 fuzz:
 	@REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/fuzz/run.sh $(FUZZ)

@@ -1,22 +1,15 @@
-#!/usr/bin/env python3
-"""What an agent reads in answers beside llhttp and Go's http.ReadResponse: make differential
-
-    responses.py [--count N] [--seed S]
+"""What an agent reads in answers beside llhttp and Go's http.ReadResponse: a part of run.py.
 
 An agent reads the answer to its upgrade (raw, or to a WebSocket) and that of an egress proxy to
 its CONNECT. The same bytes go to all: what is in SEEDS, and N changes of these by a seed. Each head
 that ours takes, interim ones and the last, must have the same status and the same end to both
 others, or EXPLAINED has the reason. For what ours refuses and both others take REFUSED has it.
 """
-import argparse
 import collections
 import random
 import re
-import sys
 
-sys.dont_write_bytecode = True
-
-from run import SHOWN, WORDS, changes, judges  # noqa: E402
+from run import SHOWN, WORDS, changes, judges
 
 Head = collections.namedtuple("Head", "status end")
 DOORS = "upgrade", "websocket", "connect"
@@ -58,7 +51,7 @@ SEEDS += [SEEDS[8][:-16] + b"X-%d: y\r\n" % i * n + b"\r\n" for i, n in ((1, 64)
 SEEDS += [b"HTTP/1.1 200 OK\r\nX: " + b"y" * n + b"\r\n\r\n" for n in (8166, 8167, 9000)]
 SEEDS += [b"HTTP/1.1 100 A\r\n\r\n" * n + b"HTTP/1.1 200 OK\r\n\r\n" for n in (4, 5)]
 
-WORDS += [
+ANSWER_WORDS = WORDS + [
     b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 101 X\r\n", b"HTTP/1.1 200 OK\r\n\r\n",
     b"HTTP/1.0 ", b"HTTP/1.2 ", b"HTTP/2 ", b"http/1.1 ", b"200", b"101", b"099", b"600", b"999",
     b"1000", b"20", b"+20", b"\r\n ", b"Connection: Upgrade\r\n", b"Upgrade: revdial\r\n",
@@ -226,14 +219,10 @@ def compare(door, messages, others):
     return not failures and good > len(messages) // 20
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=20000)
-    parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
-    short = [seed for seed in SEEDS if len(seed) < 1000]
-    messages = SEEDS + list(changes(random.Random(args.seed), short, args.count))
+def responses(count, seed):
+    """Prints the checks of answers. Returns which passed."""
+    short = [start for start in SEEDS if len(start) < 1000]
+    messages = SEEDS + list(changes(random.Random(seed), short, count, ANSWER_WORDS))
     # What they read does not depend on the door, except that Go knows of CONNECT.
     llhttp, _ = judges("ours_response.c", DOORS[0], read=read)[1]
     of_llhttp = llhttp.name, llhttp.verdicts(messages)
@@ -242,9 +231,4 @@ def main():
         go = judges("ours_response.c", door, read=read)[1][1]
         others = [of_llhttp, (go.name, go.verdicts(messages))]
         verdicts.append(compare(door, messages, others))
-    print(f"{verdicts.count(True)} passed, {verdicts.count(False)} failed")
-    return False in verdicts
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return verdicts

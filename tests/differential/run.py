@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The HTTP reader of --http beside llhttp (Node's parser) and Go's net/http: make differential
 
-    run.py [--count N] [--seed S]
+    run.py [--count N] [--seed S]      requests, and then the answers of responses.py
 
 The same bytes go to all three: the corpus of tests/e2e, what is in SEEDS, and N changes of these by
 a seed. Each reads them as one connection, whose requests follow each other. A request that our
@@ -93,16 +93,16 @@ EXPLAINED = [
 
 # ---- changes
 
-def change(rng, text, others):
+def change(rng, text, others, words):
     at = rng.randrange(len(text) + 1)
     to = min(len(text), at + rng.choice((1, 1, 1, 2, 4, 16)))
     kind = rng.randrange(8)
     if kind < 3:
-        return text[:at] + rng.choice(WORDS) + text[at:]
+        return text[:at] + rng.choice(words) + text[at:]
     if kind == 3:
         return text[:at] + text[to:]
     if kind == 4:
-        return text[:at] + rng.choice(WORDS) + text[to:]
+        return text[:at] + rng.choice(words) + text[to:]
     lines = text.split(b"\r\n")
     i = rng.randrange(len(lines))
     if kind == 5:
@@ -114,11 +114,11 @@ def change(rng, text, others):
     return b"\r\n".join(lines)
 
 
-def changes(rng, seeds, count):
+def changes(rng, seeds, count, words=tuple(WORDS)):
     for _ in range(count):
         text = rng.choice(seeds)
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
-            text = change(rng, text, seeds)
+            text = change(rng, text, seeds, words)
         yield text + rng.choice((b"", NEXT, NEXT + NEXT))
 
 
@@ -221,23 +221,30 @@ def compare(what, messages, ours, judge):
     return not failures and taken > len(messages) // 20
 
 
+def requests(count, seed):
+    """Prints the checks of requests. Returns which passed."""
+    reader, others = judges()
+    known = [text for _, text in corpus(os.path.join(HERE, "..", "e2e", "http_corpus.txt"))]
+    known += [start + more for start in SEEDS for more in (b"", NEXT)]
+    # Most changes of what is refused are refused, too: one half begins with what is not.
+    good = [text for text, (found, _) in zip(known, reader.verdicts(known)) if found]
+    rng = random.Random(seed)
+    changed = list(changes(rng, good, count // 2)) + list(changes(rng, known, count // 2))
+    verdicts = []
+    for what, messages in (("corpus", known), (f"changes by seed {seed}", changed)):
+        ours = reader.verdicts(messages)
+        verdicts += [compare(what, messages, ours, judge) for judge in others]
+    return verdicts
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    reader, others = judges()
-    known = [text for _, text in corpus(os.path.join(HERE, "..", "e2e", "http_corpus.txt"))]
-    known += [seed + more for seed in SEEDS for more in (b"", NEXT)]
-    # Most changes of what is refused are refused, too: one half begins with what is not.
-    good = [text for text, (requests, _) in zip(known, reader.verdicts(known)) if requests]
-    rng = random.Random(args.seed)
-    changed = list(changes(rng, good, args.count // 2)) + list(changes(rng, known, args.count // 2))
-    verdicts = []
-    for what, messages in (("corpus", known), (f"changes by seed {args.seed}", changed)):
-        ours = reader.verdicts(messages)
-        verdicts += [compare(what, messages, ours, judge) for judge in others]
+    import responses  # it uses what is above
+    verdicts = requests(args.count, args.seed) + responses.responses(args.count, args.seed)
     print(f"{verdicts.count(True)} passed, {verdicts.count(False)} failed")
     return False in verdicts
 

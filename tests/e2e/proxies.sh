@@ -386,8 +386,9 @@ start_servers() {
 }
 
 check 'servers for the agents' start_servers || return 0
-check 'an agent at all addresses of a name' start_everywhere
-check 'one address goes, another one comes' follows_the_name
+if check 'an agent at all addresses of a name' start_everywhere; then
+    check 'one address goes, another one comes' follows_the_name
+fi
 end_now agent proxy2 proxy3 proxy4
 web_options=(--target "${address_of[httpd]}" --allow '127.0.0.1:*' --allow '*.invalid:80'
     --connect-timeout 500ms --access-log)
