@@ -15066,8 +15066,10 @@ struct rvd_loop_job {
 
 // A thread of a pool. Lives on its stack.
 typedef struct rvd_loop_worker {
-    rvd_base_link link;  // guarded by the pool's lock
+    rvd_base_link link;  // of the pool's idle or busy ones; guarded by its lock, as job
     pthread_t thread;
+    rvd_loop_job *job;    // given to one that idles
+    rvd_sys_latch given;  // opened after job was set, or when the pool closes
 } rvd_loop_worker;
 
 // Every thread that ends joins the one that ended before it, and rvd_loop_pool_close() joins the
@@ -15075,10 +15077,10 @@ typedef struct rvd_loop_worker {
 typedef struct rvd_loop_pool {
     unsigned max;  // set before start, then read-only
     pthread_mutex_t lock;
-    pthread_cond_t changed;          // a job came, or closed, or the last thread ends
+    pthread_cond_t over;             // the last thread ends
     rvd_loop_job *jobs, **jobs_end;  // guarded by lock, as all below: jobs that wait
     size_t job_count;                // waiting and running; never less than the busy threads
-    rvd_base_link workers;
+    rvd_base_link idle, busy;        // of rvd_loop_worker, idle ones only if no job waits
     unsigned thread_count;
     int closed;
     int has_ended;
@@ -15091,19 +15093,36 @@ static int rvd_loop_pool_open(rvd_loop_pool *pool, unsigned max)
     memset(pool, 0, sizeof *pool);
     pool->max = max;
     pool->jobs_end = &pool->jobs;
-    rvd_base_link_init(&pool->workers);
-    return rvd_sys_monitor_open(&pool->lock, &pool->changed);
+    rvd_base_link_init(&pool->idle);
+    rvd_base_link_init(&pool->busy);
+    return rvd_sys_monitor_open(&pool->lock, &pool->over);
+}
+
+// Waits until this thread is given a job.
+//   returns  it; NULL: this thread has to end
+static rvd_loop_job *rvd_loop_pool_idle_locked(rvd_loop_pool *pool, rvd_loop_worker *me)
+{
+    if (rvd_sys_latch_init(&me->given) < 0) return NULL;
+    me->job = NULL;
+    rvd_base_link_push(&pool->idle, &me->link);
+    pthread_mutex_unlock(&pool->lock);
+    int r = rvd_sys_latch_wait(&me->given, rvd_sys_now_us() + RVD_LOOP_POOL_IDLE_US);
+    pthread_mutex_lock(&pool->lock);
+    if (r < 0 && me->job) {  // it will be opened at once, and must be there until then
+        pthread_mutex_unlock(&pool->lock);
+        rvd_sys_latch_wait(&me->given, -1);
+        pthread_mutex_lock(&pool->lock);
+    }
+    rvd_base_link_remove(&me->link);
+    rvd_sys_latch_free(&me->given);
+    return me->job;
 }
 
 // Next job, waiting for one; NULL: this thread has to end.
-static rvd_loop_job *rvd_loop_pool_take_locked(rvd_loop_pool *pool)
+static rvd_loop_job *rvd_loop_pool_take_locked(rvd_loop_pool *pool, rvd_loop_worker *me)
 {
-    int64_t until_us = rvd_sys_now_us() + RVD_LOOP_POOL_IDLE_US;
-    int r = 0;
-    while (!pool->jobs && !pool->closed && r == 0)
-        r = rvd_sys_cond_wait(&pool->changed, &pool->lock, until_us);
     rvd_loop_job *job = pool->jobs;
-    if (!job) return NULL;
+    if (!job) return pool->closed ? NULL : rvd_loop_pool_idle_locked(pool, me);
     pool->jobs = job->next;
     if (!pool->jobs) pool->jobs_end = &pool->jobs;
     return job;
@@ -15116,25 +15135,27 @@ static void *rvd_loop_pool_thread(void *arg)
     rvd_loop_job *job;
     rvd_base_link_init(&me.link);
     pthread_mutex_lock(&pool->lock);
-    rvd_base_link_push(&pool->workers, &me.link);
-    while ((job = rvd_loop_pool_take_locked(pool)) != NULL) {
+    while ((job = rvd_loop_pool_take_locked(pool, &me)) != NULL) {
+        rvd_base_link_push(&pool->busy, &me.link);
         pthread_mutex_unlock(&pool->lock);
         job->run(job);
         pthread_mutex_lock(&pool->lock);
+        rvd_base_link_remove(&me.link);
         pool->job_count--;
     }
-    rvd_base_link_remove(&me.link);
     int has_before = pool->has_ended;
     pthread_t before = pool->ended;
     pool->ended = pthread_self();
     pool->has_ended = 1;
-    if (--pool->thread_count == 0) pthread_cond_broadcast(&pool->changed);
+    if (--pool->thread_count == 0) pthread_cond_broadcast(&pool->over);
     pthread_mutex_unlock(&pool->lock);
     if (has_before) pthread_join(before, NULL);
     return NULL;
 }
 
-// Runs the job on a thread: one that idles, a new one up to max, or the first to finish.
+// Runs the job on a thread: the one that has idled for the shortest time, a new one up to max, or
+// the first to finish. An idle thread is given its job and wakes alone, with no lock held: a
+// condition wakes it into the lock of the thread that signals it, which costs both a futex call.
 //   flags    0 or RVD_LOOP_NO_QUEUE
 //   returns  0; -ESHUTDOWN after close; -EAGAIN all max are busy (NO_QUEUE); or what kept a thread
 //            from starting, if that leaves none to run the job (NO_QUEUE: none that is free)
@@ -15142,6 +15163,7 @@ static void *rvd_loop_pool_thread(void *arg)
 static int rvd_loop_pool_submit(rvd_loop_pool *pool, rvd_loop_job *job, unsigned flags)
 {
     pthread_t thread;
+    rvd_loop_worker *w = NULL;
     int r = 0;
     pthread_mutex_lock(&pool->lock);
     if (pool->closed) {
@@ -15156,14 +15178,18 @@ static int rvd_loop_pool_submit(rvd_loop_pool *pool, rvd_loop_job *job, unsigned
         else if (pool->thread_count > 0 && !(flags & RVD_LOOP_NO_QUEUE))
             r = 0;
     }
-    if (r == 0) {
+    if (r == 0 && !rvd_base_link_is_alone(&pool->idle)) {
+        w = RVD_BASE_OWNER(pool->idle.prev, rvd_loop_worker, link);
+        rvd_base_link_remove(&w->link);
+        w->job = job;
+    } else if (r == 0) {
         job->next = NULL;
         *pool->jobs_end = job;
         pool->jobs_end = &job->next;
-        pool->job_count++;
-        pthread_cond_signal(&pool->changed);
     }
+    pool->job_count += r == 0;
     pthread_mutex_unlock(&pool->lock);
+    if (w) rvd_sys_latch_open(&w->given);
     return r;
 }
 
@@ -15173,7 +15199,7 @@ static int rvd_loop_pool_is_mine(rvd_loop_pool *pool)
 {
     int yes = 0;
     pthread_mutex_lock(&pool->lock);
-    RVD_BASE_EACH (rvd_loop_worker, w, &pool->workers, link)
+    RVD_BASE_EACH (rvd_loop_worker, w, &pool->busy, link)
         yes |= pthread_equal(w->thread, pthread_self()) != 0;
     pthread_mutex_unlock(&pool->lock);
     return yes;
@@ -15186,11 +15212,11 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
 {
     pthread_mutex_lock(&pool->lock);
     pool->closed = 1;
-    pthread_cond_broadcast(&pool->changed);
-    while (pool->thread_count > 0) rvd_sys_cond_wait(&pool->changed, &pool->lock, -1);
+    RVD_BASE_EACH (rvd_loop_worker, w, &pool->idle, link) rvd_sys_latch_open(&w->given);
+    while (pool->thread_count > 0) rvd_sys_cond_wait(&pool->over, &pool->lock, -1);
     pthread_mutex_unlock(&pool->lock);
     if (pool->has_ended) pthread_join(pool->ended, NULL);
-    rvd_sys_monitor_close(&pool->lock, &pool->changed);
+    rvd_sys_monitor_close(&pool->lock, &pool->over);
 }
 
 // ================================================================================================
@@ -20470,12 +20496,16 @@ int revdial_stream_fd(revdial_stream *st)
 // ================================================================================================
 
 // What an owner keeps of each of its sessions begins with this.
+typedef struct rvd_owner_call rvd_owner_call;
+
 typedef struct rvd_owner_member {
     revdial_session *session;  // set before start, then read-only
     rvd_base_link link;        // in the owner's list, which holds a reference to session
     int is_up;                 // it has come up; guarded by the owner's lock, as link and:
     revdial_quota quota;       // of its credential
     unsigned handlers;         // calls of the handler that run
+    rvd_owner_call **calls;    // guarded by the session's lock: where the next that waits for the
+                               // loop is entered, NULL: none waits
 } rvd_owner_member;
 
 typedef struct rvd_owner {
@@ -20496,8 +20526,8 @@ typedef struct rvd_owner {
     int shares_handlers;     // among several sessions
     unsigned handler_count;  // calls that run
     int was_cut;             // a drain ended sessions that had streams left
-    revdial_limits limits;  // of its sessions
-    revdial_stats stats;  // of sessions that are gone, and counters
+    revdial_limits limits;   // of its sessions
+    revdial_stats stats;     // of sessions that are gone, and counters
 } rvd_owner;
 
 //   returns  0, or REVDIAL_ESYS or ENOMEM with this text
@@ -20710,13 +20740,15 @@ static void rvd_owner_get_stats(rvd_owner *o, revdial_stats *out)
 
 // ---- streams of the peer that the application handles ----
 
-typedef struct rvd_owner_call {
-    rvd_loop_task task;  // on the loop, which gives it a thread
+struct rvd_owner_call {
+    rvd_loop_task task;  // of the first in the row: on the loop, which gives each a thread
+    rvd_owner_call *next;
     rvd_loop_job job;
     rvd_owner *owner;
     revdial_session *session;  // holds a reference
     revdial_stream *st;
-} rvd_owner_call;
+    int is_reset;
+};
 
 // Among several sessions, one has at most as many threads as it leaves to the others. Otherwise the
 // streams of one, to targets that do not answer, would have all of them.
@@ -20770,20 +20802,31 @@ static int rvd_owner_call_begin(rvd_owner_call *c)
     return 0;
 }
 
-// A stream that its peer has reset by now needs no thread.
-static void rvd_owner_call_start(rvd_loop_task *task)
+static void rvd_owner_call_refuse(rvd_owner_call *c)
 {
-    rvd_owner_call *c = RVD_BASE_OWNER(task, rvd_owner_call, task);
     revdial_session *s = c->session;
     rvd_stream_lock(s);
-    int has_begun = c->st->reset_code < 0 && rvd_owner_call_begin(c);  // then c is its thread's
-    if (!has_begun) {
-        revdial_engine_reset(s->engine, c->st->id, REVDIAL_RESET_CALM);
-        rvd_stream_free_locked(c->st);
-        rvd_stream_flush_soon_locked(s);
-    }
+    revdial_engine_reset(s->engine, c->st->id, REVDIAL_RESET_CALM);
+    rvd_stream_free_locked(c->st);
+    rvd_stream_flush_soon_locked(s);
     rvd_stream_unlock(s);
-    if (!has_begun) rvd_owner_call_free(c);
+    rvd_owner_call_free(c);
+}
+
+// Gives each stream of the row a thread. Those that their peer has reset by now need none. The
+// session's lock is not held meanwhile, because to take it is the first that the threads do.
+static void rvd_owner_calls_start(rvd_loop_task *task)
+{
+    rvd_owner_call *first = RVD_BASE_OWNER(task, rvd_owner_call, task);
+    rvd_owner_member *m = first->session->member;
+    rvd_stream_lock(first->session);
+    m->calls = NULL;
+    for (rvd_owner_call *c = first; c; c = c->next) c->is_reset = c->st->reset_code >= 0;
+    rvd_stream_unlock(first->session);
+    for (rvd_owner_call *c = first, *next; c; c = next) {
+        next = c->next;  // c is its thread's once that has begun
+        if (c->is_reset || !rvd_owner_call_begin(c)) rvd_owner_call_refuse(c);
+    }
 }
 
 // Has a thread call the handler, or refuses the stream. The loop does so when it has acted on all
@@ -20794,13 +20837,18 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
     rvd_owner_call *c = rvd_owner_alloc(o, sizeof *c);
     if (c) {
         c->job.run = rvd_owner_call_run;
-        c->task.run = rvd_owner_call_start;
+        c->task.run = rvd_owner_calls_start;
         c->owner = o;
         c->session = revdial_session_ref(s);
         c->st = st;
         rvd_stream_work_begin(&o->work);
         if (rvd_stream_on_loop_locked(s)) {
-            rvd_loop_post(s->loop, &c->task);
+            rvd_owner_member *m = s->member;
+            if (m->calls)
+                *m->calls = c;
+            else
+                rvd_loop_post(s->loop, &c->task);
+            m->calls = &c->next;
             return;
         }
         if (rvd_owner_call_begin(c)) return;

@@ -150,6 +150,19 @@ static ssize_t fault_sendmsg(int fd, const struct msghdr *all, int flags)
     return sendmsg(fd, &m, flags);
 }
 
+// What happens while a thread finds that its deadline has passed.
+typedef void fault_act(void);
+static _Atomic(fault_act *) fault_meanwhile;
+
+static int fault_late(pthread_mutex_t *held)
+{
+    fault_act *act = atomic_exchange(&fault_meanwhile, NULL);
+    if (act && held) pthread_mutex_unlock(held);
+    if (act) act();
+    if (act && held) pthread_mutex_lock(held);
+    return errno = ETIMEDOUT;
+}
+
 #define RVD_SYS(call) fault_##call
 #define fault_accept(fd, to, len) (fault(ACCEPT) ? -1 : accept(fd, to, len))
 #define fault_accept4(fd, to, len, flags) (fault(ACCEPT) ? -1 : accept4(fd, to, len, flags))
@@ -158,7 +171,7 @@ static ssize_t fault_sendmsg(int fd, const struct msghdr *all, int flags)
 #define fault_pipe2(fds, flags) (fault(PIPE) ? -1 : pipe2(fds, flags))
 #define fault_bind(fd, at, len) (fault(BIND) ? -1 : bind(fd, at, len))
 #define fault_pthread_cond_timedwait(c, m, t) \
-    (fault(TIMEDWAIT) && errno == ETIMEDOUT ? errno : pthread_cond_timedwait(c, m, t))
+    (fault(TIMEDWAIT) && errno == ETIMEDOUT ? fault_late(m) : pthread_cond_timedwait(c, m, t))
 #define fault_connect(fd, to, len) (fault(CONNECT) ? -1 : connect(fd, to, len))
 #define fault_epoll_create1(flags) (fault(EPOLL_CREATE) ? -1 : epoll_create1(flags))
 #define fault_epoll_ctl(ep, op, fd, e) (fault(EPOLL_CTL_) ? -1 : epoll_ctl(ep, op, fd, e))
@@ -183,6 +196,11 @@ static ssize_t fault_sendmsg(int fd, const struct msghdr *all, int flags)
 #define fault_socket(f, t, p) (fault(SOCKET) ? -1 : socket(f, t, p))
 #define fault_pthread_create(t, a, run, arg) \
     (fault(THREAD_CREATE) ? errno : pthread_create(t, a, run, arg))
+// A futex call. One without a deadline is not TIMEDWAIT.
+#define fault_syscall(n, at, op, v, t, ...) \
+    ((t) != NULL && fault(TIMEDWAIT) && errno == ETIMEDOUT \
+         ? (fault_late(NULL), -1) \
+         : syscall(n, at, op, v, t, __VA_ARGS__))
 #define fault_write(fd, buf, len) (fault(WRITE) ? -1 : write(fd, buf, fault_len(len)))
 // As they are.
 #define fault_getpid getpid
@@ -193,7 +211,6 @@ static ssize_t fault_sendmsg(int fd, const struct msghdr *all, int flags)
 #define fault_mmap mmap
 #define fault_readv readv
 #define fault_splice splice
-#define fault_syscall syscall
 #define fault_unlink unlink
 
 // fault_error of GETADDRINFO is an EAI_* code; an EINTR comes as EAI_SYSTEM.
@@ -2354,6 +2371,36 @@ TEST(threads_that_idled_long_enough_end_and_new_ones_come_when_needed)
     }
     CHECK_INT(calls_of(THREAD_CREATE), 50);
     rvd_loop_pool_close(&pool);
+    sem_destroy(&done);
+    fault_clear();
+}
+
+static rvd_loop_pool *given_late_pool;
+static rvd_loop_job *given_late_job;
+
+static void give_late(void)
+{
+    CHECK_INT(rvd_loop_pool_submit(given_late_pool, given_late_job, RVD_LOOP_NO_QUEUE), 0);
+}
+
+TEST(a_thread_that_is_given_a_job_as_its_time_to_idle_ends_runs_it)
+{
+    rvd_loop_pool pool;
+    sem_t done;
+    pool_job first = {.job = {NULL, pool_job_run}}, late = {.job = {NULL, pool_job_run}};
+    fault_clear();
+    sem_init(&done, 0, 0);
+    late.done = &done;
+    CHECK_INT(rvd_loop_pool_open(&pool, 8), 0);
+    given_late_pool = &pool;
+    given_late_job = &late.job;
+    atomic_store(&fault_meanwhile, give_late);
+    fault_set(TIMEDWAIT, ETIMEDOUT, 1);
+    CHECK_INT(rvd_loop_pool_submit(&pool, &first.job, 0), 0);
+    wait_for(&done);
+    CHECK_INT(calls_of(THREAD_CREATE), 1);
+    rvd_loop_pool_close(&pool);
+    CHECK(first.runs == 1 && late.runs == 1);
     sem_destroy(&done);
     fault_clear();
 }
