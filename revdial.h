@@ -13305,7 +13305,7 @@ static void rvd_sys_resolve_fail(revdial_err *err, int error, const char *text, 
 }
 
 // Asks the system's resolver.
-//   blocks   until the resolver answers: pool threads only
+//   blocks   until the resolver answers: not on a loop's thread
 //   returns  addresses filled, 1..max, in the order to try; -ENOENT there is no such host; -EAGAIN
 //            no name server answered; -ENOMEM or another error of the system
 static int rvd_sys_resolve(const char *host, uint16_t port, rvd_sys_addr *out, int max)
@@ -15050,7 +15050,7 @@ static int rvd_loop_join(rvd_loop *loop)
     return (int)(intptr_t)result;
 }
 
-// ---- threads for what blocks: the resolver, the application's hooks and handlers ----
+// ---- threads for what blocks: the application's hooks and handlers ----
 
 enum {
     RVD_LOOP_POOL_IDLE_US = 10 * 1000 * 1000,  // a thread costs little and its start a lot
@@ -15064,11 +15064,11 @@ struct rvd_loop_job {
     void (*run)(rvd_loop_job *job);  // may free it
 };
 
-// A thread of a pool. Lives on its stack.
+// A thread of a pool. The struct is on that thread's stack.
 typedef struct rvd_loop_worker {
-    rvd_base_link link;  // of the pool's idle or busy ones; guarded by its lock, as job
+    rvd_base_link link;  // in the pool's idle or busy list; guarded by the pool's lock, as is job
     pthread_t thread;
-    rvd_loop_job *job;    // given to one that idles
+    rvd_loop_job *job;    // given to it while it idled
     rvd_sys_latch given;  // opened after job was set, or when the pool closes
 } rvd_loop_worker;
 
@@ -15108,7 +15108,7 @@ static rvd_loop_job *rvd_loop_pool_idle_locked(rvd_loop_pool *pool, rvd_loop_wor
     pthread_mutex_unlock(&pool->lock);
     int r = rvd_sys_latch_wait(&me->given, rvd_sys_now_us() + RVD_LOOP_POOL_IDLE_US);
     pthread_mutex_lock(&pool->lock);
-    if (r < 0 && me->job) {  // it will be opened at once, and must be there until then
+    if (r < 0 && me->job) {  // the giver is about to open the latch, which has to exist until then
         pthread_mutex_unlock(&pool->lock);
         rvd_sys_latch_wait(&me->given, -1);
         pthread_mutex_lock(&pool->lock);
@@ -15154,8 +15154,8 @@ static void *rvd_loop_pool_thread(void *arg)
 }
 
 // Runs the job on a thread: the one that has idled for the shortest time, a new one up to max, or
-// the first to finish. An idle thread is given its job and wakes alone, with no lock held: a
-// condition wakes it into the lock of the thread that signals it, which costs both a futex call.
+// the first to finish. An idle thread is given its job and wakes alone, after the pool's lock has
+// been released: a condition would wake it into that lock, which costs both threads a futex call.
 //   flags    0 or RVD_LOOP_NO_QUEUE
 //   returns  0; -ESHUTDOWN after close; -EAGAIN all max are busy (NO_QUEUE); or what kept a thread
 //            from starting, if that leaves none to run the job (NO_QUEUE: none that is free)
@@ -20495,17 +20495,17 @@ int revdial_stream_fd(revdial_stream *st)
 // their streams to threads of the application. Start at rvd_owner_open().
 // ================================================================================================
 
-// What an owner keeps of each of its sessions begins with this.
 typedef struct rvd_owner_call rvd_owner_call;
 
+// What an owner keeps of each of its sessions begins with this.
 typedef struct rvd_owner_member {
     revdial_session *session;  // set before start, then read-only
     rvd_base_link link;        // in the owner's list, which holds a reference to session
     int is_up;                 // it has come up; guarded by the owner's lock, as link and:
     revdial_quota quota;       // of its credential
     unsigned handlers;         // calls of the handler that run
-    rvd_owner_call **calls;    // guarded by the session's lock: where the next that waits for the
-                               // loop is entered, NULL: none waits
+    rvd_owner_call **calls;    // the end of the row that the loop has yet to start, where the next
+                               //   call is linked; NULL: there is none; guarded by session's lock
 } rvd_owner_member;
 
 typedef struct rvd_owner {
@@ -20747,7 +20747,7 @@ struct rvd_owner_call {
     rvd_owner *owner;
     revdial_session *session;  // holds a reference
     revdial_stream *st;
-    int is_reset;
+    int is_reset;  // by its peer; loop thread only
 };
 
 // Among several sessions, one has at most as many threads as it leaves to the others. Otherwise the
@@ -20813,49 +20813,51 @@ static void rvd_owner_call_refuse(rvd_owner_call *c)
     rvd_owner_call_free(c);
 }
 
-// Gives each stream of the row a thread. Those that their peer has reset by now need none. The
-// session's lock is not held meanwhile, because to take it is the first that the threads do.
+// Gives each stream of the row a thread, which those that their peer has reset by now do not need.
+// The session's lock is not held meanwhile: taking it is the first thing the threads do. What takes
+// longer than tasks may is left for the loop's next pass.
 static void rvd_owner_calls_start(rvd_loop_task *task)
 {
-    rvd_owner_call *first = RVD_BASE_OWNER(task, rvd_owner_call, task);
+    rvd_owner_call *first = RVD_BASE_OWNER(task, rvd_owner_call, task), *next;
     rvd_owner_member *m = first->session->member;
+    rvd_loop *loop = first->session->loop;
+    int64_t until_us = rvd_sys_now_us() + RVD_LOOP_TASKS_US;
     rvd_stream_lock(first->session);
     m->calls = NULL;
     for (rvd_owner_call *c = first; c; c = c->next) c->is_reset = c->st->reset_code >= 0;
     rvd_stream_unlock(first->session);
-    for (rvd_owner_call *c = first, *next; c; c = next) {
+    for (rvd_owner_call *c = first; c; c = next) {
         next = c->next;  // c is its thread's once that has begun
         if (c->is_reset || !rvd_owner_call_begin(c)) rvd_owner_call_refuse(c);
+        if (!next || rvd_sys_now_us() < until_us) continue;
+        rvd_loop_post(loop, &next->task);
+        return;
     }
 }
 
-// Has a thread call the handler, or refuses the stream. The loop does so when it has acted on all
-// that it has read, which may end with the stream's reset: of those that open and reset a thousand
+// Has a thread call the handler, or refuses the stream. The loop does so, when all that was read
+// has been acted on, which may end with the stream's reset: of those that open and reset a thousand
 // streams at a time none costs a thread.
 static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_stream *st)
 {
     rvd_owner_call *c = rvd_owner_alloc(o, sizeof *c);
-    if (c) {
-        c->job.run = rvd_owner_call_run;
-        c->task.run = rvd_owner_calls_start;
-        c->owner = o;
-        c->session = revdial_session_ref(s);
-        c->st = st;
-        rvd_stream_work_begin(&o->work);
-        if (rvd_stream_on_loop_locked(s)) {
-            rvd_owner_member *m = s->member;
-            if (m->calls)
-                *m->calls = c;
-            else
-                rvd_loop_post(s->loop, &c->task);
-            m->calls = &c->next;
-            return;
-        }
-        if (rvd_owner_call_begin(c)) return;
-        rvd_owner_call_free(c);  // not the last reference to s
+    rvd_owner_member *m = s->member;
+    if (!c) {
+        revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_CALM);
+        rvd_stream_free_locked(st);
+        return;
     }
-    revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_CALM);
-    rvd_stream_free_locked(st);
+    c->job.run = rvd_owner_call_run;
+    c->task.run = rvd_owner_calls_start;
+    c->owner = o;
+    c->session = revdial_session_ref(s);
+    c->st = st;
+    rvd_stream_work_begin(&o->work);
+    if (m->calls)
+        *m->calls = c;
+    else
+        rvd_loop_post(s->loop, &c->task);
+    m->calls = &c->next;
 }
 
 // ================================================================================================

@@ -659,12 +659,39 @@ TEST(bytes_that_come_one_by_one_reach_their_target_in_few_writes_and_in_order)
     close(at);
 }
 
-TEST(X3_a_stream_that_is_reset_in_the_read_that_opens_it_costs_no_thread)
+#define WITH_PREAMBLES                                                                  \
+    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n" \
+    "Revdial-Version: 1\r\nRevdial-Features: preamble\r\n\r\n"
+
+// A stream opens, with the shortest preamble.
+enum { OPEN = 12 + 16 };
+static void put_open(uint8_t out[OPEN], uint32_t id)
 {
-    enum { RESET = 100 };
-    uint8_t many[RESET * 24 + 12];
+    static const char local[17] = "\r\n\r\n\0\r\nQUIT\n\x20\0\0";
+    raw_frame_put(out, RAW_DATA, RAW_SYN, id, 16);
+    memcpy(out + 12, local, 16);
+}
+
+static int is_read_by_a_thread(revdial_agent *a)
+{
+    revdial_session *s = NULL;
+    if (revdial_agent_list(a, &s, 1) != 1) return 0;
+    rvd_stream_lock(s);
+    int is = s->reader.state == RVD_READER_THREAD;
+    rvd_stream_unlock(s);
+    revdial_session_unref(s);
+    return is;
+}
+
+// A stream is open already if has_reader, and the handler that waits for its bytes does the reading
+// for the session. Without preambles, the mux itself forgets a stream that is reset by then.
+static void reset_in_one_read(int has_reader)
+{
+    enum { RESET = 100, EACH = OPEN + 12 };
+    uint8_t many[RESET * EACH + OPEN];
     char head[4096], url[64], byte = 'x';
     int port = 0;
+    uint32_t id = 1;
     world w;
     world_init(&w);
     int listener = raw_listen(8, &port);
@@ -673,18 +700,96 @@ TEST(X3_a_stream_that_is_reset_in_the_read_that_opens_it_costs_no_thread)
     w.agents[0] = revdial_agent_start(&w.acfg, NULL);
     if (CHECK(w.agents[0] != NULL)) {
         int fd = raw_proxy_accept(listener, head, sizeof head);
-        raw_say(fd, RAW_101);
-        for (uint32_t i = 0; i < RESET; i++) {
-            raw_frame_put(many + i * 24, RAW_WINDOW, RAW_SYN, 1 + 2 * i, 0);
-            raw_frame_put(many + i * 24 + 12, RAW_WINDOW, RAW_RST, 1 + 2 * i, 0);
+        raw_say(fd, WITH_PREAMBLES);
+        if (has_reader) {
+            put_open(many, id);
+            raw_send(fd, many, OPEN);
+            UTIL_EVENTUALLY(is_read_by_a_thread(w.agents[0]));
+            id += 2;
         }
-        raw_frame_put(many + RESET * 24, RAW_WINDOW, RAW_SYN, 1 + 2 * RESET, 0);
+        for (uint32_t i = 0; i <= RESET; i++) {
+            put_open(many + i * EACH, id + 2 * i);
+            if (i == RESET) break;
+            raw_frame_put(many + i * EACH + OPEN, RAW_WINDOW, RAW_RST, id + 2 * i, 0);
+        }
         raw_send(fd, many, sizeof many);
-        CHECK(util_gate_wait(&w.begun, 1));
-        raw_frame_send(fd, RAW_DATA, RAW_FIN, 1 + 2 * RESET, 1);
-        raw_send(fd, &byte, 1);
+        CHECK(util_gate_wait(&w.begun, 1 + has_reader));
+        for (uint32_t i = 1; i <= id; i += 2) {
+            raw_frame_send(fd, RAW_DATA, RAW_FIN, i < id ? i : id + 2 * RESET, 1);
+            raw_send(fd, &byte, 1);
+        }
         UTIL_EVENTUALLY(atomic_load(&w.serving) == 0);
-        CHECK_INT(util_gate_count(&w.begun), 1);
+        CHECK_INT(util_gate_count(&w.begun), 1 + has_reader);
+        close(fd);
+    }
+    world_close(&w);
+    close(listener);
+}
+
+TEST(X3_a_stream_that_is_reset_in_the_read_that_opens_it_costs_no_thread)
+{
+    reset_in_one_read(0);
+    reset_in_one_read(1);
+}
+
+static rvd_owner *probed;
+static unsigned probe_handlers;
+static util_gate probe_over;
+
+static void probe_run(rvd_loop_task *task)
+{
+    (void)task;
+    pthread_mutex_lock(&probed->lock);
+    probe_handlers = probed->handler_count;
+    pthread_mutex_unlock(&probed->lock);
+    util_gate_add(&probe_over, 1);
+}
+
+// Has the loop begun to give threads to both streams of the session?
+static int is_row_taken(revdial_session *s)
+{
+    const rvd_owner_member *m = s->member;
+    int count = 0;
+    rvd_stream_lock(s);
+    RVD_BASE_EACH (revdial_stream, st, &s->streams, link) count++;
+    int is = count == 2 && !m->calls;
+    rvd_stream_unlock(s);
+    return is;
+}
+
+TEST(X3_handlers_of_one_read_take_no_more_of_the_loops_time_than_tasks_may)
+{
+    static rvd_loop_task probe = {.run = probe_run};
+    uint8_t both[2 * OPEN];
+    char head[4096], url[64];
+    int port = 0;
+    revdial_session *s = NULL;
+    world w;
+    world_init(&w);
+    int listener = raw_listen(8, &port);
+    snprintf(url, sizeof url, "http://127.0.0.1:%d", port);
+    w.acfg.url = url;
+    w.agents[0] = revdial_agent_start(&w.acfg, NULL);
+    if (CHECK(w.agents[0] != NULL)) {
+        int fd = raw_proxy_accept(listener, head, sizeof head);
+        raw_say(fd, WITH_PREAMBLES);
+        s = revdial_agent_wait(w.agents[0], 10000, NULL);
+        probed = &w.agents[0]->own;
+        util_gate_init(&probe_over);
+        pthread_mutex_lock(&probed->lock);  // which the start of a handler takes
+        put_open(both, 1);
+        put_open(both + OPEN, 3);
+        raw_send(fd, both, sizeof both);
+        UTIL_EVENTUALLY(is_row_taken(s));
+        rvd_loop_post(s->loop, &probe);
+        for (int64_t until_us = rvd_sys_now_us() + 2 * RVD_LOOP_TASKS_US;
+             rvd_sys_now_us() < until_us;)
+            sched_yield();
+        pthread_mutex_unlock(&probed->lock);
+        CHECK(util_gate_wait(&probe_over, 1));
+        CHECK_INT(probe_handlers, 1);
+        CHECK(util_gate_wait(&w.begun, 2));
+        revdial_session_unref(s);
         close(fd);
     }
     world_close(&w);
