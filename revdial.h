@@ -331,7 +331,8 @@ enum revdial_state {
 typedef void revdial_log_fn(void *ud, int level, const char *event, const char *msg);
 
 // One function allocates (ptr NULL), resizes and frees (new_size 0). old_size is exact, so that an
-// arena needs no header. Returning NULL for an allocation is always survived.
+// arena needs no header. Returning NULL for an allocation is always survived. It must not call the
+// library, which may hold a lock.
 typedef void *revdial_alloc_fn(void *ud, void *ptr, size_t old_size, size_t new_size);
 
 // Limits of one session. 0 selects the default. A value outside the range given is REVDIAL_EINVAL;
@@ -348,8 +349,8 @@ typedef struct revdial_limits {
     uint32_t stream_window_max;
     // Bytes received and not yet read, over all streams: default 64 MiB, min 1 MiB. When it is
     // full, streams are reset with REVDIAL_RESET_CALM until it is not: first those whose reader has
-    // taken nothing for 10 s, the longest first. Without one, of the streams whose readers stand
-    // still and of those whose readers move, the kind that holds more bytes gives one up. New
+    // taken nothing for 10 s, the longest first. If there is none, it is one of those whose readers
+    // have taken nothing lately if these hold at least half of the bytes, else a slow reader's. New
     // streams are still accepted. On Linux, relays keep what large transfers bring in pipes of the
     // system, which are not counted here: at most 64 of 1 MiB for each I/O thread.
     uint32_t session_window;
@@ -608,10 +609,10 @@ REVDIAL_API int revdial_target_connect(const char *const *allow, const char *tar
 // The protocol as a machine for your own loop: bytes and the time go in; bytes, events and "call me
 // at" come out. It never calls you back, so there is no re-entrancy to get wrong. One pass is:
 //
-//     for (at = 0; at < len; at += used) {            // bytes came from the socket
+//     do {                                            // bytes came from the socket; len 0: its end
 //         used = revdial_engine_input(e, buf + at, len - at, now_us);
 //         while (revdial_engine_event(e, &ev)) ...    // drain to the end, every time
-//     }
+//     } while (used >= 0 && (at += used) < len);      // at is 0 before; used < 0: it is over
 //     n = revdial_engine_output(e, iov, 16);
 //     revdial_engine_sent(e, writev(fd, iov, n));
 //     while (revdial_engine_event(e, &ev)) ...        // after any call: drain before you wait
@@ -775,8 +776,8 @@ REVDIAL_API int revdial_engine_event(revdial_engine *e, revdial_event *ev);
 REVDIAL_API int revdial_engine_output(revdial_engine *e, struct iovec *iov, int max);
 
 // The first n bytes of the last revdial_engine_output() are on the wire; its next call shows the
-// others again. If this makes room for a writer that waits, REVDIAL_EV_WRITABLE follows. A negative
-// n, as a writev(2) that failed returns it, counts as 0.
+// others again. If this makes room for a writer that waits, REVDIAL_EV_WRITABLE follows. An n over
+// PTRDIFF_MAX, such as the -1 of a writev(2) that failed, counts as 0.
 REVDIAL_API void revdial_engine_sent(revdial_engine *e, size_t n);
 
 // How many bytes of the output a TLS record should hold at most: one frame. The peer can use a
@@ -818,8 +819,10 @@ REVDIAL_API int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us);
 //            and report it with revdial_engine_acked(); 0 no
 REVDIAL_API int revdial_engine_is_waiting(const revdial_engine *e);
 
-// At at_us or later the peer's system has acknowledged bytes, but not yet all that were sent. On a
-// slow link this is the only sign of life, because ping and pong queue behind earlier bytes.
+// Call it when the peer's system has acknowledged bytes since you last looked, but not yet all that
+// were sent. On a slow link this is the only sign of life, because ping and pong queue behind
+// earlier bytes.
+//   at_us    a time that is not after the acknowledgement, such as that of your last look
 REVDIAL_API void revdial_engine_acked(revdial_engine *e, int64_t at_us);
 
 // Does a queue that is not ours stand between us and the peer? Then the congestion control of TCP
@@ -933,7 +936,8 @@ REVDIAL_API int revdial_engine_get_flow(revdial_engine *e, uint32_t id, revdial_
 REVDIAL_API size_t revdial_engine_expected(revdial_engine *e, uint32_t id);
 
 // peek shows received bytes where they lie, and does not accept the stream. consume accepts it, and
-// gives the credit of n bytes back; call it when they have left you. A negative n is ignored.
+// gives the credit of n bytes back; call it when they have left you. It ignores an n over
+// PTRDIFF_MAX.
 //   returns  >0 bytes at *data; else what revdial_engine_read() would return
 REVDIAL_API ptrdiff_t revdial_engine_peek(revdial_engine *e, uint32_t id, const void **data);
 
@@ -943,8 +947,8 @@ REVDIAL_API ptrdiff_t revdial_engine_peekv(revdial_engine *e, uint32_t id, struc
 REVDIAL_API void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n);
 
 // reserve gives room for payload inside the output, with a gap for the header before it. commit
-// makes the first n bytes written there a frame (0 or a negative n gives the room back). No other
-// call on the engine may come between the two.
+// makes the first n bytes written there a frame (0, or over PTRDIFF_MAX, gives the room back). No
+// other call on the engine may come between the two.
 //   returns  bytes of room at *at; 0: wait for EV_WRITABLE; errors as revdial_engine_write();
 //            REVDIAL_EINVAL also for a want of 0
 REVDIAL_API ptrdiff_t revdial_engine_reserve(revdial_engine *e, uint32_t id, void **at,
@@ -1086,16 +1090,19 @@ typedef struct revdial_tls {
 //             default), -1 = no limit where the comment says so. timeout_ms and drain_ms of a
 //             function: 0 = do not wait, -1 = no limit. (The timeout_ms of revdial_dial_opts is a
 //             config field: 0 is its default.)
-//   Streams   A handler or caller that gets a revdial_stream owns it and calls revdial_close()
-//             once; nothing else frees it. One reader and one writer may use it at the same time.
+//   Streams   A handler or caller that gets a revdial_stream owns it until it calls
+//             revdial_close(), or hands it on to revdial_relay(), or to revdial_stream_fd() if that
+//             succeeds. One reader and one writer may use it at the same time.
 //   Threads   Any thread may call anything, also from callbacks, except where a `thread` line says
-//             "any but I/O threads". On an I/O thread of its own proxy, agent or session such a
-//             function would wait for itself: it returns REVDIAL_EDEADLK. On an I/O thread of
-//             another object it holds up what that thread serves.
-//   Hooks     No lock is held while a hook runs. A hook must return: after longjmp(), a C++
-//             exception or pthread_exit() out of one, the state of the library is undefined. The
-//             same holds for pthread_cancel() of a thread inside a call: disable it there
-//             (pthread_setcancelstate()).
+//             otherwise. On an I/O thread of its own proxy, agent or session a function for "any
+//             but I/O threads" would wait for itself: it returns REVDIAL_EDEADLK. On an I/O thread
+//             of another object it holds up what that thread serves. One for "any but callbacks"
+//             is not for handlers either. What has no `blocks` line does not block.
+//   Hooks     No lock is held while a hook runs. What it gets by pointer, except a stream that it
+//             owns, is valid until it returns; revdial_session_ref() keeps a session for longer.
+//             A hook must return: after longjmp(), a C++ exception or pthread_exit() out of one,
+//             the state of the library is undefined. The same holds for pthread_cancel() of a
+//             thread inside a call: disable it there (pthread_setcancelstate()).
 //   Signals   The library's threads block all signals, except while a handler runs, or a hook other
 //             than log, alloc and those of a transport. Then they have the signal mask of the
 //             thread that started the proxy or the agent; a program that they start inherits it.
@@ -1104,9 +1111,9 @@ typedef struct revdial_tls {
 //             dials and revdial_proxy_avoid() return REVDIAL_EINVAL.
 //   fork(2)   Only the parent may go on with what is open. In the child each call fails with
 //             REVDIAL_ECLOSED (or returns NULL, or does nothing) and never touches the parent's
-//             connections; what the child opens itself works. Descriptors of revdial_stream_fd()
-//             and revdial_dial_fd() are plain sockets, usable by either. exec(2) closes all
-//             descriptors of the library.
+//             connections; what the child opens itself works. A hook or handler that forks must
+//             not return in the child. Descriptors of revdial_stream_fd() and revdial_dial_fd()
+//             are plain sockets, usable by either. exec(2) closes all descriptors of the library.
 // ================================================================================================
 
 typedef struct revdial_common {
@@ -1372,8 +1379,9 @@ typedef struct revdial_proxy_config {
     // pairs.
     void (*on_session)(void *ud, revdial_session *s, int state, const revdial_err *why);
     // The backend opened a stream to us. NULL = refused. On a thread of its own; owns st. At most
-    // 1024 run at one time, and a session may start one only while its own calls plus all running
-    // calls are under that limit; other streams are reset with REVDIAL_RESET_CALM.
+    // 1024 run at one time, and a session may start one only while its own calls plus those of all
+    // sessions are under that limit, so that it has half of them at most; other streams are reset
+    // with REVDIAL_RESET_CALM.
     void (*on_stream)(void *ud, revdial_stream *st);
     const revdial_expose *exposes;  // exposes[i] has the id i + 1; see revdial_proxy_expose()
     size_t expose_count;
@@ -1558,8 +1566,10 @@ REVDIAL_API void revdial_proxy_get_stats(revdial_proxy *p, revdial_stats *out);
 //   thread   any but I/O threads
 REVDIAL_API int revdial_proxy_drain(revdial_proxy *p, int timeout_ms);
 
-// Ends all sessions, joins the threads and frees the proxy. Streams that the application still
-// holds stay valid memory: their calls return REVDIAL_ECLOSED.
+// Ends all sessions, joins the threads and frees the proxy. Dials and drains that wait in other
+// threads return first, and dials with a callback and relays have told their end. No other call may
+// be at the proxy meanwhile. Streams and sessions that the application still holds stay valid
+// memory, which common.alloc frees later: their calls return REVDIAL_ECLOSED.
 //   blocks   until callbacks that run have returned, and while last frames are sent: for 0.25 s, or
 //            2 s for a session that has just ended by itself and waits for its peer's close
 //   returns  0; REVDIAL_EDEADLK in a callback of this proxy, including on_stream and auth, because
@@ -1656,8 +1666,9 @@ REVDIAL_API int revdial_shutdown(revdial_stream *st, int how);
 //   thread   any
 REVDIAL_API int revdial_reset(revdial_stream *st, int code);
 
-// Finishes what was not finished and frees the handle. Never blocks, never fails; what was written
-// is still delivered. A stream that is closed before it was accepted is refused.
+// Finishes what was not finished, so that the peer reads EOF, and frees the handle. Never blocks,
+// never fails; what was written is still delivered. To report a failure instead, call
+// revdial_reset() first. A stream that is closed before it was accepted is refused.
 //   thread   any; not while another thread is inside a call on st
 REVDIAL_API void revdial_close(revdial_stream *st);
 
@@ -1715,13 +1726,13 @@ REVDIAL_API int revdial_pollset_add(revdial_pollset *set, revdial_stream *st, vo
 
 // The next stream that has moved. One that is closed or handed on is never returned afterwards.
 //   returns  its ud; NULL: there is none, the descriptor tells of more
-//   thread   the one that closes the streams
+//   thread   one only, which also closes the set's streams
 REVDIAL_API void *revdial_pollset_next(revdial_pollset *set);
 
 // Turns the stream into a connected socket, a TCP connection on 127.0.0.1; the I/O thread moves the
 // bytes. shutdown(SHUT_WR) ends one direction, and a stream that failed ends the socket with
 // ECONNRESET.
-//   blocks   as long as the system takes for the connection: 1 s at most
+//   blocks   as long as the system takes for a connection to itself: 1 s at most
 //   owns     on success st is gone and the descriptor is yours to close(2)
 //   returns  the descriptor, or REVDIAL_ESYS, REVDIAL_ENOMEM, REVDIAL_ECLOSED: st is still yours
 //   thread   any
@@ -1917,15 +1928,16 @@ typedef struct revdial_agent_config {
     int idle_timeout_ms;         // of forwarded streams, default none
     int half_closed_timeout_ms;  // of those that one side has finished, 0 = 3600000, -1 = none
     // Most handlers at one time, default 1024; more are refused. Where the agent has several links,
-    // a session may start one only while its own handlers plus all running ones are under the
-    // limit.
+    // a session may start one only while its own handlers plus those of all sessions are under the
+    // limit, so that it has half of them at most.
     unsigned max_handlers;
     int backoff_min_ms, backoff_max_ms;  // full jitter, defaults 500 and 30000; reset after 30 s up
     // Consecutive rejections (401 and 403 of a revdial proxy, logins refused by the egress proxy)
     // before giving up. 0: one before the first success, no limit after it. -1: no limit.
     int auth_fail_limit;
-    // An attempt starts, a session is up, drains, is down; a retry is due in retry_in_ms (not told
-    // of one that follows on a drain); all over. On an I/O thread: must not block.
+    // Of any link: an attempt starts, a session is up, drains, is down; a retry is due in
+    // retry_in_ms (not told of one that follows on a drain). When all links are over: STOPPED.
+    // revdial_agent_list_links() has the state of each. On an I/O thread: must not block.
     void (*on_state)(void *ud, int state, const revdial_err *why, int retry_in_ms);
     const volatile sig_atomic_t *stop;  // revdial_serve() drains and returns when this is not 0; a
                                         // signal handler may set it
@@ -1944,7 +1956,8 @@ typedef struct revdial_agent_config {
 //   thread   any
 REVDIAL_API int revdial_agent_check(const revdial_agent_config *cfg, revdial_err *err);
 
-// Connects, authenticates, serves and reconnects in this thread until cfg->stop is set.
+// Connects, authenticates, serves and reconnects in this thread until cfg->stop is set, which it
+// looks at ten times a second.
 //   blocks   until stopped, or until no link goes on: its credentials are rejected for good, or
 //            credential_fn said REVDIAL_EINVAL. Without either and without cfg->stop for ever
 //   returns  0 stopped, REVDIAL_EAUTH, REVDIAL_EDENIED, REVDIAL_EINVAL, REVDIAL_ENOMEM,
@@ -1952,7 +1965,8 @@ REVDIAL_API int revdial_agent_check(const revdial_agent_config *cfg, revdial_err
 //   thread   any
 REVDIAL_API int revdial_serve(const revdial_agent_config *cfg, revdial_err *err);
 
-// The same in threads of its own.
+// The same in threads of its own. Returns before the first connection: revdial_agent_wait() waits
+// for it. on_state tells why all links have given up.
 //   returns  NULL: reason in err
 //   owns     free with revdial_agent_stop()
 //   thread   any
