@@ -102,7 +102,8 @@
 //                    rvd_agent_reset_of(), the table in tests/vectors/README.md
 //    a refusal       of a dial: a reset code. Of a backend: revdial_verdict, rvd_auth_verdict(),
 //                    rvd_http_refusals, refused_* in revdial_stats,
-//                    rvd_proxy_count_refused_locked()
+//                    rvd_proxy_count_refused_locked(); what the agent does then:
+//                    rvd_agent_is_rejected(), rvd_agent_is_final()
 //    a limit         revdial_limits, rvd_engine_limits_check(), rvd_engine_limits_resolve(); its
 //                    default is a constant at the top of impl.base or impl.engine. Of backends:
 //                    rvd_proxy_pending_begin(). Of clients: rvd_proxy_crowd_check_locked(),
@@ -117,11 +118,11 @@
 //    a frame's rule  rvd_mux_on_header() and the functions before it, tests/test_mux.c
 //    a stream state  the three small machines above rvd_mux_stream
 //    a header        One of the application needs no change: revdial_agent_config.headers arrives
-//                    in revdial_auth_req.headers. One of the protocol: RVD_HTTP_FIELDS,
-//                    rvd_http_offer, rvd_http_request_write(), rvd_http_read_ours(),
-//                    rvd_http_is_probe(), tests/vectors/. One that holds a name: RVD_BASE_LABELS,
-//                    and its member of revdial_engine_config, revdial_agent_config and
-//                    revdial_auth_req
+//                    in revdial_auth_req.headers of the hook `auth`. One of the protocol:
+//                    RVD_HTTP_FIELDS, rvd_http_offer, rvd_http_request_write(),
+//                    rvd_http_read_ours(), rvd_http_is_probe(), tests/vectors/. One that holds a
+//                    name: RVD_BASE_LABELS, and its member of revdial_engine_config,
+//                    revdial_agent_config and revdial_auth_req
 //    a carrier       revdial_carrier, a row of rvd_base_carriers, and its functions in
 //                    rvd_engine_framings; the refusal 426 names them
 //    a way to prove  Digest and Credentials in impl.auth, Challenges in impl.http
@@ -130,7 +131,13 @@
 //                    rvd_proxy_texts_keep(), one for the engine in rvd_proxy_engine_config(); then
 //                    a row in `options` of examples/proxy/settings.c. An agent's: the same, with
 //                    rvd_agent_ and examples/agent/settings.c
-//    a port's limit  revdial_expose, rvd_proxy_expose_check(), rvd_proxy_crowd
+//    a port's limit  revdial_expose, rvd_proxy_expose_check(), rvd_proxy_crowd,
+//                    rvd_proxy_is_limited() (does it need one?), rvd_proxy_route_enter()
+//    session info    revdial_session_info, revdial_session_get_info(); what an agent said of
+//                    itself: rvd_proxy_request_keep(), rvd_proxy_admit()
+//    credit          when it is given back: rvd_mux_credit_is_due(); how much of it:
+//                    rvd_mux_window_adapt(); how often it may come: rvd_mux_window_count()
+//    handlers        rvd_owner_serve_locked(), and their threads: rvd_loop_pool_submit()
 //    first bytes     of a client: revdial_route, rvd_proxy_route_step(). Of a balancer's header:
 //                    rvd_wire_header_get()
 //    a system call   impl.sys
