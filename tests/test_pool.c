@@ -304,6 +304,8 @@ TEST(a_dial_whose_session_dies_is_made_elsewhere_unless_bytes_of_the_client_have
 typedef struct refuser {
     pool *p;
     atomic_int refused;
+    util_gate go;  // it waits for this after `held`
+    atomic_int held;
 } refuser;
 
 // Answers every SYN with "the target refused the connection", and pings.
@@ -318,6 +320,7 @@ static void *refuser_run(void *arg)
             raw_frame_send(r->p->fd, RAW_PING, RAW_ACK, 0, f.len);
         if (f.type == RAW_PING || !(f.flags & RAW_SYN)) continue;
         atomic_fetch_add(&r->refused, 1);
+        if (atomic_load(&r->held)) util_gate_wait(&r->go, 1);
         raw_frame_send(r->p->fd, RAW_WINDOW, RAW_RST, f.id, REVDIAL_RESET_CONNECT_REFUSED);
     }
     return NULL;
@@ -345,7 +348,7 @@ static int refusals_of(refuser *r, const char *target, int dials, int pick)
 TEST(a_backend_that_could_not_reach_a_target_is_asked_last_for_that_target_and_for_a_while)
 {
     static pool p;
-    refuser r = {&p, 0};
+    refuser r = {&p, 0, UTIL_GATE, 0};
     if (pool_open(&p)) {
         pthread_t t = util_thread(refuser_run, &r);
         CHECK_INT(refusals_of(&r, "a.test:1", 8, REVDIAL_PICK_ROUND_ROBIN), 1);
@@ -357,8 +360,28 @@ TEST(a_backend_that_could_not_reach_a_target_is_asked_last_for_that_target_and_f
             util_clock_run();
             CHECK_INT(refusals_of(&r, "a.test:1", 8, REVDIAL_PICK_ROUND_ROBIN), 1);
         }
+        // The time is over again: one dial finds out, and nobody else waits for what it finds.
+        static const revdial_dial_opts to_a = {.target = "a.test:1"};
+        int before = atomic_load(&r.refused);
+        called first;
+        util_clock_stop();
+        util_clock_advance_ms(40001);
+        util_clock_run();
+        atomic_store(&r.held, 1);
+        for (int i = 0; i < 8 && atomic_load(&r.refused) == before; i++) {
+            if (i) revdial_close(first.st);
+            called_init(&first, &p.w);
+            CHECK(revdial_dial_async(p.w.proxy, "cam-1", &to_a, on_dial, &first) > 0);
+            UTIL_EVENTUALLY(atomic_load(&r.refused) > before || util_gate_count(&first.done) > 0);
+        }
+        refusals_of(&r, "a.test:1", 8, REVDIAL_PICK_ROUND_ROBIN);
+        util_gate_add(&r.go, 1);
+        CHECK(util_gate_wait(&first.done, 1));
+        CHECK(first.st != NULL);  // another one serves it
+        revdial_close(first.st);
         shutdown(p.fd, SHUT_RDWR);
         pthread_join(t, NULL);
+        CHECK_INT(atomic_load(&r.refused), before + 1);
     }
     pool_close(&p);
 }

@@ -338,6 +338,8 @@ WORLD_TEST(U17_a_deadline_of_0_does_not_wait_and_one_that_passed_says_so)
         CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ETIMEDOUT);
         CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ETIMEDOUT);  // it has passed
         CHECK_INT(revdial_write(st, "x", 1), 1);                // the other way has none
+        CHECK_INT(revdial_stream_set_deadline(st, REVDIAL_WR, 0), 0);
+        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ETIMEDOUT);  // each way keeps its own
         CHECK_INT(revdial_stream_set_deadline(st, REVDIAL_RD, INT32_MAX), 0);
         CHECK_INT(revdial_stream_set_deadline(st, REVDIAL_WR, INT32_MIN), 0);
         CHECK_INT(revdial_write(st, "x", 1), 1);
