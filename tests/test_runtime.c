@@ -740,6 +740,48 @@ TEST(the_loop_sleeps_while_the_socket_is_full_and_a_writer_has_more)
     world_close(&w);
 }
 
+// A full socket has carried so many bytes a second; how many may wait unsent from now on?
+static int unsent_at(revdial_session *s, uint64_t rate)
+{
+    int bytes = 0;
+    rvd_stream_lock(s);
+    s->pace.bytes = rate / 10;
+    s->pace.was_blocked = 1;
+    rvd_stream_pace_locked(s, s->pace.since_us + 100000);
+    bytes = s->pace.queue_bytes;
+#ifdef TCP_NOTSENT_LOWAT
+    int low = 0;
+    socklen_t len = sizeof low;
+    CHECK_INT(getsockopt(s->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &low, &len), 0);
+    CHECK_INT(low, bytes);
+#endif
+    rvd_stream_unlock(s);
+    return bytes;
+}
+
+// Five milliseconds' worth, at least 16 KiB if that is no more than a tenth of a second's.
+WORLD_TEST(what_waits_unsent_is_what_the_link_carries_in_a_moment)
+{
+    static const struct {
+        uint64_t rate;
+        int unsent;
+    } rows[] = {
+        {1000, 4096},      // never less
+        {50000, 5000},     // a tenth of a second's
+        {160000, 16000},   // likewise
+        {1000000, 16384},  // neither a tenth of a second's, nor 5 ms'
+        {3200000, 16384},
+        {10000000, 50000},     // 5 ms'
+        {1000000000, 262144},  // never more
+        {100000, 10000},       // and back
+    };
+    revdial_session *s = revdial_agent_wait(w->agents[0], UTIL_WAIT_MS, NULL);
+    REQUIRE(s != NULL);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        CHECK_INT(unsent_at(s, rows[i].rate), rows[i].unsent);
+    revdial_session_unref(s);
+}
+
 WORLD_TEST(poll_that_fails_leaves_nothing_behind)
 {
     char c;
