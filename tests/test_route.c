@@ -166,7 +166,10 @@ NEW_WORLD_TEST(an_address_that_cannot_be_had_is_refused_by_name_and_changes_noth
     x.listen = "127.0.0.1:0";
     x.name = "not a name";
     CHECK_INT(revdial_proxy_expose(w->proxy, &x, &err), REVDIAL_EINVAL);
+    CHECK_INT(err.reset, 0);  // no peer has given a code
     CHECK_INT(revdial_proxy_expose(w->proxy, NULL, &err), REVDIAL_EINVAL);
+    CHECK_INT(err.reset, 0);
+    CHECK_INT(revdial_proxy_expose(NULL, &x, &err), REVDIAL_EINVAL);
     CHECK_INT(util_fds(), before);
     x.name = "cam-1";
     CHECK_INT(world_expose(w, &x, port), id + 1);
