@@ -18892,6 +18892,7 @@ static void rvd_stream_limits_set(revdial_session *s, const revdial_limits *l)
     int64_t timeout = RVD_STREAM_TIMEOUT_FACTOR * rvd_base_later(stall, (int64_t)keepalive + dead);
     if (step > RVD_STREAM_LOOK_MAX_US) step = RVD_STREAM_LOOK_MAX_US;
     s->look.step_us = rvd_base_later(step, RVD_STREAM_LOOK_MIN_US);
+    if (s->look.next_us) s->look.next_us = 1;  // at once: by former limits it may be too late
     s->look.timeout_ms = timeout < INT_MAX ? (int)timeout : INT_MAX;
     s->is_rated = l->stream_rate || l->session_rate;
 }

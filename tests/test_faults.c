@@ -583,14 +583,23 @@ static int sip(int fd, int times)
     return longest < SIP_STALL_MS / 4;
 }
 
+// Does the session ask its system by now what the backend has taken?
+static int is_looking(revdial_session *s)
+{
+    rvd_stream_lock(s);
+    int is = s->look.next_us > 0;
+    rvd_stream_unlock(s);
+    return is;
+}
+
 // Does its session live while a backend sips? -1 if the backend was slower than it may be.
-static int backend_that_sips(const revdial_limits *limits)
+static int backend_that_sips(const revdial_limits *limits, int are_late)
 {
     world w;
     raw_frame f = {0};
     int is_alive = 0;
     world_init(&w);
-    w.pcfg.common.limits = *limits;
+    if (!are_late) w.pcfg.common.limits = *limits;
     if (world_open_proxy(&w)) {
         int fd = raw_backend_on(raw_connect_as(w.address, 1), "cam-1", NULL);
         revdial_proxy_wait(w.proxy, "cam-1", 1, UTIL_WAIT_MS);
@@ -598,6 +607,8 @@ static int backend_that_sips(const revdial_limits *limits)
         if (CHECK(st != NULL) && CHECK(raw_frame_await(fd, RAW_WINDOW, &f))) {
             raw_frame_send(fd, RAW_WINDOW, RAW_ACK, f.id, 1u << 30);
             pthread_t t = util_thread(writer_run, st);
+            if (are_late) UTIL_EVENTUALLY(is_looking(st->session));
+            if (are_late) revdial_proxy_replace_session_limits(w.proxy, limits, NULL);
             int is_steady = sip(fd, 300);
             is_alive = util_log_count(&w.sessions, REVDIAL_DOWN, NULL) == 0 &&
                        revdial_stream_error(st, NULL) == 0;
@@ -614,16 +625,26 @@ static int backend_that_sips(const revdial_limits *limits)
     return is_alive;
 }
 
+static void check_sipping(const revdial_limits *limits, int are_late)
+{
+    int is_alive = -1;
+    for (int round = 0; is_alive < 0 && round < SIP_ROUNDS; round++)
+        is_alive = backend_that_sips(limits, are_late);
+    CHECK_INT(is_alive, 1);
+}
+
 TEST(a_backend_that_takes_bytes_slowly_keeps_its_session)
 {
     static const revdial_limits limits[] = {
         {.write_stall_ms = SIP_STALL_MS}, {.keepalive_ms = 100, .dead_after_ms = SIP_STALL_MS}};
-    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
-        int is_alive = -1;
-        for (int round = 0; is_alive < 0 && round < SIP_ROUNDS; round++)
-            is_alive = backend_that_sips(&limits[i]);
-        CHECK_INT(is_alive, 1);
-    }
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) check_sipping(&limits[i], 0);
+}
+
+// From then on its session looks more often what the backend has taken.
+TEST(a_backend_that_takes_bytes_slowly_keeps_its_session_when_limits_become_shorter)
+{
+    static const revdial_limits shorter = {.keepalive_ms = 100, .dead_after_ms = SIP_STALL_MS};
+    check_sipping(&shorter, 1);
 }
 
 static int send_buffer_of(revdial_stream *st)
