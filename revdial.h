@@ -13560,6 +13560,17 @@ static int rvd_sys_congestion_check(const char *name, revdial_err *err)
     return rvd_sys_fail(err, REVDIAL_EINVAL, 0, name, why);
 }
 
+// How long bytes that were sent may go unacknowledged before the system ends the connection.
+static void rvd_sys_set_user_timeout(int fd, int timeout_ms)
+{
+#ifdef TCP_USER_TIMEOUT
+    rvd_sys_set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, timeout_ms);
+#else
+    (void)fd;
+    (void)timeout_ms;
+#endif
+}
+
 // A session's socket. The session's own timers notice a dead peer. The system backs them up after
 // timeout_ms, which has to be longer: for the system a window that stays closed is silence as well,
 // and a slow peer's window may stay closed for a minute.
@@ -13568,11 +13579,7 @@ static void rvd_sys_tune_session(int fd, int timeout_ms, const char *congestion)
     rvd_sys_set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     if (congestion[0]) rvd_sys_set_congestion(fd, congestion);
     rvd_sys_set_keepalive(fd, 0);
-#ifdef TCP_USER_TIMEOUT
-    rvd_sys_set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, timeout_ms);
-#else
-    (void)timeout_ms;
-#endif
+    rvd_sys_set_user_timeout(fd, timeout_ms);
 }
 
 // Limits how many written bytes the system holds, those in flight included. 0: the system's own
@@ -18902,8 +18909,9 @@ static int rvd_stream_limits_change_locked(revdial_session *s, const revdial_lim
                                            revdial_err *err)
 {
     if (s->state == RVD_STREAM_DOWN) return REVDIAL_OK;
-    int code = revdial_engine_set_limits(s->engine, l, err);
+    int was_ms = s->look.timeout_ms, code = revdial_engine_set_limits(s->engine, l, err);
     if (!code) rvd_stream_limits_set(s, l);
+    if (s->look.timeout_ms != was_ms) rvd_sys_set_user_timeout(s->fd, s->look.timeout_ms);
     rvd_stream_events_locked(s);
     rvd_stream_kick_locked(s);  // it sends what credit is due now, and sets the timer
     return code;

@@ -239,6 +239,32 @@ NEW_WORLD_TEST(new_limits_of_a_proxy_are_for_sessions_that_are_up_and_for_those_
     dials_close(&one);
 }
 
+#ifdef TCP_USER_TIMEOUT
+static int user_timeout_of(revdial_session *s)
+{
+    int ms = -1;
+    socklen_t len = sizeof ms;
+    CHECK_INT(getsockopt(s->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, &len), 0);
+    return ms;
+}
+
+// Four times the longer of write_stall, and of keepalive and dead_after.
+NEW_WORLD_TEST(the_socket_of_a_session_that_gets_more_time_is_given_more_time_too)
+{
+    revdial_limits limits = {.write_stall_ms = 1000000};
+    REQUIRE(world_open(w));
+    revdial_session *s = revdial_agent_wait(w->agents[0], UTIL_WAIT_MS, NULL);
+    REQUIRE(s != NULL);
+    UTIL_EVENTUALLY(user_timeout_of(s) == 4 * (15000 + 15000));
+    CHECK_INT(revdial_agent_replace_session_limits(w->agents[0], &limits, NULL), 0);
+    CHECK_INT(user_timeout_of(s), 4 * 1000000);
+    limits = (revdial_limits){.keepalive_ms = 5000, .dead_after_ms = 4000, .write_stall_ms = 1};
+    CHECK_INT(revdial_agent_replace_session_limits(w->agents[0], &limits, NULL), 0);
+    CHECK_INT(user_timeout_of(s), 4 * (5000 + 4000));
+    revdial_session_unref(s);
+}
+#endif
+
 NEW_WORLD_TEST(new_limits_that_cannot_be_change_nothing)
 {
     revdial_limits limits = {.max_own_streams = 1, .session_rate = 999};
