@@ -283,10 +283,18 @@ int util_setsockopt(int fd, int level, int option, const void *value, socklen_t 
 // How often the library has closed the descriptor that it is watched for, or removed it from epoll.
 static atomic_int util_close_watched = -1, util_closes;
 
+// So many of the next descriptors find no room in epoll.
+static atomic_int util_epoll_refuses;
+
 #ifdef __linux__
 int util_epoll_ctl(int epoll, int op, int fd, struct epoll_event *e)
 {
     atomic_fetch_add(&util_epoll_ctls, 1);
+    if (op == EPOLL_CTL_ADD && atomic_load(&util_epoll_refuses) > 0) {
+        atomic_fetch_sub(&util_epoll_refuses, 1);
+        errno = ENOSPC;
+        return -1;
+    }
     if (op == EPOLL_CTL_DEL && fd == atomic_load(&util_close_watched))
         atomic_fetch_add(&util_closes, 1);
     return epoll_ctl(epoll, op, fd, e);

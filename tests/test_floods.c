@@ -511,6 +511,22 @@ NEW_WORLD_TEST(P2_in_a_full_queue_whoever_has_been_silent_for_longest_makes_room
     }
 }
 
+NEW_WORLD_TEST(a_connection_that_cannot_wait_for_a_place_gets_one_at_once)
+{
+    enum { PLACES = 8 };
+    int fds[PLACES];
+    w->pcfg.max_pending = PLACES;
+    REQUIRE(world_open_proxy(w));
+    for (int i = 0; i < PLACES; i++) fds[i] = raw_connect_from(w->address, 2);
+    UTIL_EVENTUALLY(pending_of(w->proxy) == PLACES);
+    atomic_store(&util_epoll_refuses, 1);
+    int fd = raw_backend_on(raw_connect_from(w->address, 2), "cam-1", NULL);
+    CHECK(fd >= 0);
+    atomic_store(&util_epoll_refuses, 0);
+    close(fd);
+    for (int i = 0; i < PLACES; i++) close(fds[i]);
+}
+
 // ------------------------------------------------------------------------------------------------
 // A proxy
 
