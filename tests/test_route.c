@@ -1067,6 +1067,31 @@ NEW_WORLD_TEST(silent_clients_make_room_for_others_on_a_full_port)
 // ------------------------------------------------------------------------------------------------
 // Balancers, and who may come.
 
+// What the last handler was told of its client.
+static struct {
+    pthread_mutex_t lock;
+    char client[80], local[80];
+} heard = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void hearing(void *ud, revdial_stream *st)
+{
+    const char *client = revdial_stream_meta(st, "client");
+    const char *local = revdial_stream_meta(st, "local");
+    pthread_mutex_lock(&heard.lock);
+    snprintf(heard.client, sizeof heard.client, "%s", client ? client : "none");
+    snprintf(heard.local, sizeof heard.local, "%s", local ? local : "none");
+    pthread_mutex_unlock(&heard.lock);
+    util_handler(ud, st);
+}
+
+static void expect_heard(const char *client, const char *local)
+{
+    pthread_mutex_lock(&heard.lock);
+    CHECK_STR(heard.client, client);
+    CHECK_STR(heard.local, local);
+    pthread_mutex_unlock(&heard.lock);
+}
+
 // What a header makes of a client's address, with a hook and without.
 static void header_test(world *w, const void *header, size_t len, const char *client,
                         const char *local)
@@ -1076,6 +1101,7 @@ static void header_test(world *w, const void *header, size_t len, const char *cl
     static hook h;
     struct sockaddr_in from;
     socklen_t from_len = sizeof from;
+    w->acfg.handler = hearing;
     int64_t id = route_open(w, &h, &x, at);
     if (!id) return;
     int fd = raw_connect(at);
@@ -1086,6 +1112,7 @@ static void header_test(world *w, const void *header, size_t len, const char *cl
     expect_text(fd, "hi");
     CHECK_STR(h.client, client ? client : own);
     CHECK_STR(h.local, local ? local : at);
+    expect_heard(client ? client : own, local ? local : at);
     close(fd);
     CHECK(util_gate_wait(&clients.gate, 1));
     CHECK_STR(clients.address, client ? client : own);
@@ -1094,12 +1121,15 @@ static void header_test(world *w, const void *header, size_t len, const char *cl
     x.name = "cam-1";
     world_expose(w, &x, at);
     fd = raw_connect(at);
+    getsockname(fd, (struct sockaddr *)&from, &from_len);
+    snprintf(own, sizeof own, "127.0.0.1:%d", ntohs(from.sin_port));
     for (size_t i = 0; i < len; i++) CHECK(raw_send(fd, (const char *)header + i, 1));
     CHECK(raw_echoes(fd));
+    expect_heard(client ? client : own, local ? local : at);
     close(fd);
     CHECK(util_gate_wait(&clients.gate, 2));
     CHECK_INT(clients.last.moved[0], 4);
-    if (client) CHECK_STR(clients.address, client);
+    CHECK_STR(clients.address, client ? client : own);
     world_close(w);
 }
 
