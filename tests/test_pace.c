@@ -272,6 +272,22 @@ static void session_answer(session *s, int64_t trip_us)
         s->waiting[s->count++] = rvd_pace_ping_add(&s->p, s->added, s->now_us);
 }
 
+// A long frame takes all the room that there is.
+TEST(what_is_on_its_way_is_no_more_than_the_cap)
+{
+    rvd_pace p;
+    rvd_pace_init(&p, 1);
+    p.taken = UINT32_MAX - 5000;  // positions start again at 0
+    CHECK_INT(rvd_pace_room(&p, p.taken), RVD_PACE_START);
+    CHECK_INT(rvd_pace_room(&p, p.taken + 20000), RVD_PACE_START - 20000);
+    CHECK_INT(rvd_pace_room(&p, p.taken + RVD_PACE_START - RVD_PACE_CRUMB), RVD_PACE_CRUMB);
+    CHECK_INT(rvd_pace_room(&p, p.taken + RVD_PACE_START - RVD_PACE_CRUMB + 1), 0);
+    CHECK_INT(rvd_pace_room(&p, p.taken + RVD_PACE_START), 0);
+    CHECK_INT(rvd_pace_room(&p, p.taken + RVD_PACE_START + 1), 0);
+    p.extra = 3000;  // the peer is silent
+    CHECK_INT(rvd_pace_room(&p, p.taken + RVD_PACE_START), 3000);
+}
+
 TEST(without_pongs_more_is_sent_at_the_rate_and_then_the_cap_ends)
 {
     session s = {.now_us = 1};
