@@ -101,6 +101,10 @@ TEST(floods_end_the_session_and_honest_rates_do_not)
         {"C43, 48: twice as many streams, twice as much", "", "Wp?+SYN Wp?+RST", 400, 66, 512},
         {"49: resets provoked by data after FIN", "",
          "Wp?+SYN .acceptp? Wp?+FIN Dp?'a' Dp?'b' .closep?", 200, 33, 0},
+        {"49: twice as many streams, twice as many", "",
+         "Wp?+SYN .acceptp? Wp?+FIN Dp?'a' Dp?'b' .closep?", 400, 66, 512},
+        {"21: twice as many streams, twice as much empty data", "", "Dp9", 2000, 200, 512},
+        {"22: twice as many streams, credit of 0", "Wp1+SYN .acceptp1", "Wp1", 130, 60, 512},
     };
     for (size_t i = 0; i < sizeof floods / sizeof *floods; i++) flood_check(&floods[i]);
 }
