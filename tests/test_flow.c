@@ -174,6 +174,34 @@ TEST(honest_churn_of_streams_is_never_punished)
     rig_end(r);
 }
 
+// Some of it is kept for what comes next.
+TEST(memory_of_bytes_that_were_read_is_given_back)
+{
+    enum { STREAMS = 24, BYTES = 200000 };
+    rig *r = rig_with(no_keepalive);
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    for (uint32_t n = 1; n <= STREAMS; n++) {
+        rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 0);
+        revdial_engine_accept(r->e, rig_id(r, 1, n));
+    }
+    rig_flush(r);
+    size_t memory = r->heap.live_bytes;
+    for (uint32_t n = 1; n <= STREAMS; n++) {
+        rig_data(r, rig_id(r, 1, n), 100);  // not in step with the blocks, so that these get large
+        rig_data(r, rig_id(r, 1, n), BYTES);
+    }
+    CHECK(r->heap.live_bytes >= memory + STREAMS * BYTES);
+    for (uint32_t n = 1; n <= STREAMS; n++)
+        CHECK_INT(rig_read_all(r, rig_id(r, 1, n), SIZE_MAX), REVDIAL_EAGAIN);
+    CHECK(r->heap.live_bytes <= memory + 2 * RVD_MUX_SPARES);
+    rig_tick(r, 2000);
+    rig_flush(r);
+    CHECK(r->heap.live_bytes <= memory);
+    CHECK(!r->dead);
+    rig_end(r);
+}
+
 TEST(resets_of_streams_we_opened_are_never_counted)  // 5
 {
     rig *r = rig_with(no_keepalive);
