@@ -488,6 +488,9 @@ WORLD_TEST(streams_of_a_session_are_listed_with_what_they_wait_for)
         CHECK_INT(peer[0].is_dialled, 0);
         revdial_session_get_info(s, &info);
         CHECK(info.credit_waits > 0 && info.memory_bytes > 0);
+        revdial_stats all;
+        revdial_proxy_get_stats(w->proxy, &all);
+        CHECK_INT(all.credit_waits, info.credit_waits);  // it is the only session
         revdial_session_get_info(there, &info);
         CHECK_INT(info.unread_bytes, peer[0].flow.buffered);
         util_gate_add(&w->go, 1);

@@ -536,6 +536,21 @@ TEST(a_reset_after_the_end_leaves_the_ACK_before_the_data_that_is_queued)
     rig_end(r);
 }
 
+TEST(what_was_said_to_a_stream_that_is_closed_goes_out_before_the_end_of_its_session)
+{
+    static const rig_options plain = {0};
+    rig *r = rig_new(&plain);
+    REQUIRE(r != NULL);
+    r->held = 1;
+    script_run(r, "Wp1+SYN .acceptp1 .rstp1=9 .closep1");
+    revdial_engine_terminate(r->e);
+    rig_drain(r);
+    r->held = 0;
+    rig_flush(r);
+    CHECK_STR(rig_out(r), "Wp1+ACK Wp1+RST=9 G0=0");
+    rig_end(r);
+}
+
 // A peer that opens as many streams as it may, breaks the protocol, and comes back, finds no memory
 // taken by those of its last session, whose socket lingers.
 TEST(a_dead_session_keeps_nothing_of_streams_that_nobody_has)

@@ -62,6 +62,7 @@ static void flow_write(world *w, flow *f, int64_t now)
     }
     while (f->left && n > 0) {
         n = revdial_engine_write(e, f->id, bytes, f->left < sizeof bytes ? (size_t)f->left : 65536);
+        CHECK(n != 1 || f->left == 1);  // what waits for the rate sends no scraps
         if (n > 0) f->left -= (uint64_t)n;
     }
     if (!f->left && f->ends) {
