@@ -19514,11 +19514,14 @@ static short rvd_stream_ready_locked(revdial_stream *st, short events)
     int ready = 0;
     if (((events & (POLLIN | POLLOUT)) | POLLERR) == (st->quiet & (events | POLLERR))) return 0;
     ptrdiff_t in = revdial_engine_peek(e, st->id, &data);
-    ptrdiff_t out = events & POLLOUT || in <= 0 ? revdial_engine_writable(e, st->id) : 0;
+    // A stream that asks waits for a turn. What nobody wants to write has none: turns that are not
+    // used would hold up those that write.
+    int is_over = in <= 0 && in != REVDIAL_EAGAIN;
+    ptrdiff_t out = events & POLLOUT || is_over ? revdial_engine_writable(e, st->id) : 0;
     if (in != REVDIAL_EAGAIN) ready |= POLLIN;
     if (out != 0) ready |= POLLOUT;
-    if (in <= 0 && in != REVDIAL_EAGAIN && out < 0) ready |= POLLHUP;
-    if (in < 0 && in != REVDIAL_EAGAIN) ready |= POLLERR;
+    if (is_over && out < 0) ready |= POLLHUP;
+    if (is_over && in < 0) ready |= POLLERR;
     ready &= events | POLLHUP | POLLERR;
     st->quiet = (short)(ready ? 0 : (events & (POLLIN | POLLOUT)) | POLLERR);
     return (short)ready;

@@ -327,6 +327,40 @@ static void blocked_settle(void)
     util_nap_ms(20);
 }
 
+// A stream in the turns of the writers that does not write holds all others up, for 5 ms each time.
+WORLD_TEST(a_poll_for_bytes_to_read_asks_for_no_turn_to_write)
+{
+    static const char bytes[65536];
+    revdial_stream *writer = world_dial(w, "sink", 0, NULL);
+    revdial_stream *quiet = world_dial(w, "hold", 0, NULL);
+    revdial_flow_info flow;
+    if (CHECK(writer != NULL && quiet != NULL)) {
+        revdial_session *s = writer->session;
+        CHECK_INT(revdial_write(quiet, bytes, 8192), 8192);  // it has used up a part of its turn
+        rvd_stream_lock(s);
+        while (s->sending) {
+            rvd_stream_unlock(s);
+            sched_yield();
+            rvd_stream_lock(s);
+        }
+        s->sending = 1;  // a thread is at it, so that the output stays full
+        while (revdial_engine_write(s->engine, writer->id, bytes, sizeof bytes) > 0) {
+        }
+        CHECK_INT(rvd_stream_ready_locked(quiet, POLLIN), 0);
+        revdial_engine_get_flow(s->engine, quiet->id, &flow);
+        CHECK_STR(flow.blocked_on, "");
+        CHECK_INT(rvd_stream_ready_locked(quiet, POLLIN | POLLOUT), 0);
+        revdial_engine_get_flow(s->engine, quiet->id, &flow);
+        CHECK_STR(flow.blocked_on, "socket");
+        s->sending = 0;
+        rvd_stream_flush_locked(s);
+        rvd_stream_unlock(s);
+        revdial_reset(writer, 0);
+        revdial_close(writer);
+        revdial_close(quiet);
+    }
+}
+
 WORLD_TEST(U17_a_deadline_of_0_does_not_wait_and_one_that_passed_says_so)
 {
     char c;
