@@ -1104,7 +1104,7 @@ typedef struct revdial_tls {
 //             otherwise. On an I/O thread of its own proxy, agent or session a function for "any
 //             but I/O threads" would wait for itself: it returns REVDIAL_EDEADLK. On an I/O thread
 //             of another object it holds up what that thread serves. One for "any but callbacks"
-//             is not for handlers either. What has no `blocks` line does not block.
+//             is not for handlers either. What does not mention blocking does not block.
 //   Hooks     No lock is held while a hook runs. What it gets by pointer, except a stream that it
 //             owns, is valid until it returns; revdial_session_ref() keeps a session for longer.
 //             A hook must return: after longjmp(), a C++ exception or pthread_exit() out of one,

@@ -700,7 +700,8 @@ static int is_read_by_a_thread(revdial_agent *a)
 }
 
 // A stream is open already if has_reader, and the handler that waits for its bytes does the reading
-// for the session. Without preambles, the mux itself forgets a stream that is reset by then.
+// for the session; without epoll the loop does it. Without preambles, the mux itself forgets a
+// stream that is reset by then.
 static void reset_in_one_read(int has_reader)
 {
     enum { RESET = 100, EACH = OPEN + 12 };
@@ -720,7 +721,8 @@ static void reset_in_one_read(int has_reader)
         if (has_reader) {
             put_open(many, id);
             raw_send(fd, many, OPEN);
-            UTIL_EVENTUALLY(is_read_by_a_thread(w.agents[0]));
+            CHECK(util_gate_wait(&w.begun, 1));
+            if (RVD_SYS_EPOLL) UTIL_EVENTUALLY(is_read_by_a_thread(w.agents[0]));
             id += 2;
         }
         for (uint32_t i = 0; i <= RESET; i++) {
