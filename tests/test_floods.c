@@ -763,6 +763,20 @@ static void probe_run(rvd_loop_task *task)
     util_gate_add(&probe_over, 1);
 }
 
+static util_gate owner_held, owner_goes;
+
+// Holds the lock that the start of a handler takes. A thread of its own, because the library takes
+// it with a session's lock held, and the test looks at the session meanwhile.
+static void *hold_owner(void *arg)
+{
+    rvd_owner *o = arg;
+    pthread_mutex_lock(&o->lock);
+    util_gate_add(&owner_held, 1);
+    util_gate_wait(&owner_goes, 1);
+    pthread_mutex_unlock(&o->lock);
+    return NULL;
+}
+
 // Has the loop begun to give threads to both streams of the session?
 static int is_row_taken(revdial_session *s)
 {
@@ -794,7 +808,10 @@ TEST(X3_handlers_of_one_read_take_no_more_of_the_loops_time_than_tasks_may)
         s = revdial_agent_wait(w.agents[0], 10000, NULL);
         probed = &w.agents[0]->own;
         util_gate_init(&probe_over);
-        pthread_mutex_lock(&probed->lock);  // which the start of a handler takes
+        util_gate_init(&owner_held);
+        util_gate_init(&owner_goes);
+        pthread_t holder = util_thread(hold_owner, probed);
+        CHECK(util_gate_wait(&owner_held, 1));
         put_open(both, 1);
         put_open(both + OPEN, 3);
         raw_send(fd, both, sizeof both);
@@ -803,7 +820,8 @@ TEST(X3_handlers_of_one_read_take_no_more_of_the_loops_time_than_tasks_may)
         for (int64_t until_us = rvd_sys_now_us() + 2 * RVD_LOOP_TASKS_US;
              rvd_sys_now_us() < until_us;)
             sched_yield();
-        pthread_mutex_unlock(&probed->lock);
+        util_gate_add(&owner_goes, 1);
+        pthread_join(holder, NULL);
         CHECK(util_gate_wait(&probe_over, 1));
         CHECK_INT(probe_handlers, 1);
         CHECK(util_gate_wait(&w.begun, 2));
