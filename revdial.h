@@ -20854,11 +20854,11 @@ static void rvd_owner_calls_start(rvd_loop_task *task)
     rvd_owner_call *first = RVD_BASE_OWNER(task, rvd_owner_call, task), *next;
     rvd_owner_member *m = first->session->member;
     rvd_loop *loop = first->session->loop;
-    int64_t until_us = rvd_sys_now_us() + RVD_LOOP_TASKS_US;
     rvd_stream_lock(first->session);
     m->calls = NULL;
     for (rvd_owner_call *c = first; c; c = c->next) c->is_reset = c->st->reset_code >= 0;
     rvd_stream_unlock(first->session);
+    int64_t until_us = rvd_sys_now_us() + RVD_LOOP_TASKS_US;
     for (rvd_owner_call *c = first; c; c = next) {
         next = c->next;  // c is its thread's once that has begun
         if (c->is_reset || !rvd_owner_call_begin(c)) rvd_owner_call_refuse(c);
@@ -20868,9 +20868,9 @@ static void rvd_owner_calls_start(rvd_loop_task *task)
     }
 }
 
-// Has a thread call the handler, or refuses the stream. The loop does so, when all that was read
-// has been acted on, which may end with the stream's reset: of those that open and reset a thousand
-// streams at a time none costs a thread.
+// Has a thread call the handler, or refuses the stream. The loop does so once it has acted on all
+// that was read, which may end with the stream's reset: a peer that opens and resets a thousand
+// streams at a time costs no thread.
 static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_stream *st)
 {
     rvd_owner_call *c = rvd_owner_alloc(o, sizeof *c);

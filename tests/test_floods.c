@@ -675,9 +675,26 @@ TEST(bytes_that_come_one_by_one_reach_their_target_in_few_writes_and_in_order)
     close(at);
 }
 
-#define WITH_PREAMBLES                                                                  \
-    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: revdial\r\n" \
-    "Revdial-Version: 1\r\nRevdial-Features: preamble\r\n\r\n"
+// A proxy by hand, to which an agent of w has connected. Streams begin with preambles.
+//   returns  the connection, or -1; world_close() is due either way
+static int raw_proxy_open(world *w)
+{
+    char head[4096], url[64];
+    int port = 0, fd = -1, listener = raw_listen(8, &port);
+    world_init(w);
+    snprintf(url, sizeof url, "http://127.0.0.1:%d", port);
+    w->acfg.url = url;
+    w->agents[0] = revdial_agent_start(&w->acfg, NULL);
+    w->acfg.url = NULL;  // it has a copy
+    if (CHECK(w->agents[0] != NULL)) {
+        fd = raw_proxy_accept(listener, head, sizeof head);
+        raw_say(fd, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
+                    "Upgrade: revdial\r\nRevdial-Version: 1\r\n"
+                    "Revdial-Features: preamble\r\n\r\n");
+    }
+    close(listener);
+    return fd;
+}
 
 // A stream opens, with the shortest preamble.
 enum { OPEN = 12 + 16 };
@@ -706,18 +723,11 @@ static void reset_in_one_read(int has_reader)
 {
     enum { RESET = 100, EACH = OPEN + 12 };
     uint8_t many[RESET * EACH + OPEN];
-    char head[4096], url[64], byte = 'x';
-    int port = 0;
+    char byte = 'x';
     uint32_t id = 1;
     world w;
-    world_init(&w);
-    int listener = raw_listen(8, &port);
-    snprintf(url, sizeof url, "http://127.0.0.1:%d", port);
-    w.acfg.url = url;
-    w.agents[0] = revdial_agent_start(&w.acfg, NULL);
-    if (CHECK(w.agents[0] != NULL)) {
-        int fd = raw_proxy_accept(listener, head, sizeof head);
-        raw_say(fd, WITH_PREAMBLES);
+    int fd = raw_proxy_open(&w);
+    if (CHECK(fd >= 0)) {
         if (has_reader) {
             put_open(many, id);
             raw_send(fd, many, OPEN);
@@ -741,7 +751,6 @@ static void reset_in_one_read(int has_reader)
         close(fd);
     }
     world_close(&w);
-    close(listener);
 }
 
 TEST(X3_a_stream_that_is_reset_in_the_read_that_opens_it_costs_no_thread)
@@ -793,19 +802,11 @@ TEST(X3_handlers_of_one_read_take_no_more_of_the_loops_time_than_tasks_may)
 {
     static rvd_loop_task probe = {.run = probe_run};
     uint8_t both[2 * OPEN];
-    char head[4096], url[64];
-    int port = 0;
-    revdial_session *s = NULL;
     world w;
-    world_init(&w);
-    int listener = raw_listen(8, &port);
-    snprintf(url, sizeof url, "http://127.0.0.1:%d", port);
-    w.acfg.url = url;
-    w.agents[0] = revdial_agent_start(&w.acfg, NULL);
-    if (CHECK(w.agents[0] != NULL)) {
-        int fd = raw_proxy_accept(listener, head, sizeof head);
-        raw_say(fd, WITH_PREAMBLES);
-        s = revdial_agent_wait(w.agents[0], 10000, NULL);
+    int fd = raw_proxy_open(&w);
+    if (CHECK(fd >= 0)) {
+        revdial_session *s = revdial_agent_wait(w.agents[0], UTIL_WAIT_MS, NULL);
+        REQUIRE(s != NULL);
         probed = &w.agents[0]->own;
         util_gate_init(&probe_over);
         util_gate_init(&owner_held);
@@ -829,7 +830,6 @@ TEST(X3_handlers_of_one_read_take_no_more_of_the_loops_time_than_tasks_may)
         close(fd);
     }
     world_close(&w);
-    close(listener);
 }
 
 // Others wait for a fraction of a millisecond, whatever a session's bytes cost; bulk is read in one
