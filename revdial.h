@@ -151,6 +151,8 @@
 //           target    the address a stream should reach from the backend
 //           credit    bytes a side may still send on a stream; the window is what it was granted
 //           carrier   what the bytes of yamux ride in: the connection as it is, or WebSocket frames
+//           peer      the other end of a session; where proxies dial each other, another proxy
+//           link      an agent's way to one proxy: its attempts and its session
 //           engine    handshake and mux without I/O; the loop is the thread that gives it I/O
 //           source    where connections come from: one IPv4 address, or one IPv6 /64
 //
@@ -605,7 +607,7 @@ REVDIAL_API const char *revdial_allow_problem(const char *rule);
 //   blocks   for timeout_ms (-1 = no limit), and while the system's resolver looks a host name up
 //   returns  a connected, non-blocking socket, or REVDIAL_EDENIED, REVDIAL_EUNREACH,
 //            REVDIAL_ELIMIT, with a REVDIAL_RESET_* for the dialler in err->reset; or
-//            REVDIAL_EINVAL: this is no target
+//            REVDIAL_EINVAL (this is no target), REVDIAL_ENOMEM
 //   owns     close(2) the socket
 //   thread   any but I/O threads
 REVDIAL_API int revdial_target_connect(const char *const *allow, const char *target, int timeout_ms,
@@ -732,12 +734,13 @@ typedef struct revdial_engine_info {
     uint64_t streams_refused;               // by max_streams and max_own_streams, or the peer's
 } revdial_engine_info;
 
+// What both ends of a session announced, by "Features" in tests/vectors/README.md. Bits.
 enum revdial_feature {
-    REVDIAL_FEATURE_RSTCODE = 1,
-    REVDIAL_FEATURE_PREAMBLE = 2,
-    REVDIAL_FEATURE_DRAIN = 4,
-    REVDIAL_FEATURE_PROMPTACK = 8,
-    REVDIAL_FEATURE_PINGS = 16
+    REVDIAL_FEATURE_RSTCODE = 1,    // a reset carries its code
+    REVDIAL_FEATURE_PREAMBLE = 2,   // a stream begins with its target and meta
+    REVDIAL_FEATURE_DRAIN = 4,      // after GoAway, streams that are open go on
+    REVDIAL_FEATURE_PROMPTACK = 8,  // a stream is acknowledged when it is accepted, not before
+    REVDIAL_FEATURE_PINGS = 16      // pings may be as frequent as queue control needs them
 };
 
 // Why a stream does not move, and its flow control in numbers.
@@ -990,7 +993,12 @@ REVDIAL_API void revdial_engine_supplied(revdial_engine *e, uint32_t id, size_t 
 // coming is revdial_engine_expected() for the stream whose frame has begun, if that frame is a long
 // one; *ud is the stream's, or NULL. You may read up to that many bytes from the connection
 // yourself: take counts n of them as received. Deliver them before what peek shows. When n of them
-// have left you, taken gives their credit back.
+// have left you, taken gives their credit back. For example, into a pipe:
+//     n = revdial_engine_coming(e, &ud);              // whose it is: open and set_ud set ud
+//     if (n) got = splice(sock, NULL, pipe[1], NULL, n, SPLICE_F_NONBLOCK);
+//     if (got > 0) revdial_engine_take(e, id, got, now_us);
+//     sent = splice(pipe[0], NULL, target, NULL, got, 0);
+//     if (sent > 0) revdial_engine_taken(e, id, sent);
 //   returns  bytes; 0: there is no such frame
 REVDIAL_API size_t revdial_engine_coming(revdial_engine *e, void **ud);
 
@@ -1727,7 +1735,8 @@ REVDIAL_API int revdial_pollset_fd(const revdial_pollset *set);
 // and write until REVDIAL_EAGAIN after this call and each time that it returns `ud`. What is
 // written is sent by the I/O thread, together with what is written to other streams meanwhile.
 //   ud       not NULL
-//   returns  0, REVDIAL_EINVAL (it is in a set, or ud is NULL), REVDIAL_ECLOSED, REVDIAL_ENOMEM
+//   returns  0; REVDIAL_EINVAL: it is in a set, or ud is NULL; REVDIAL_ENOMEM; REVDIAL_ECLOSED: in
+//            a forked child. A stream that has failed is taken: its calls say so
 //   thread   any but I/O threads
 REVDIAL_API int revdial_pollset_add(revdial_pollset *set, revdial_stream *st, void *ud);
 
