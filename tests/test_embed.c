@@ -115,6 +115,39 @@ TEST(hooks_and_handlers_have_the_signal_mask_of_the_thread_that_opened)
     CHECK_INT(atomic_load(&masks_wrong), 0);
 }
 
+// What a hook sees if the thread that opened had this mask; 1 if the mask was not changed for it.
+static int hook_mask(const sigset_t *opened, sigset_t *seen)
+{
+    sigset_t before, now, all;
+    rvd_sys_mask m;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, opened, &before);
+    rvd_sys_mask_get(&m);
+    pthread_sigmask(SIG_BLOCK, NULL, &now);
+    for (int sig = 1; sig < 32; sig++) CHECK_INT(sigismember(&now, sig), sigismember(&m.set, sig));
+    pthread_sigmask(SIG_SETMASK, &all, NULL);  // as a thread of ours
+    const sigset_t ours = rvd_sys_hook_begin(&m);
+    pthread_sigmask(SIG_BLOCK, NULL, seen);
+    rvd_sys_hook_end(&m, &ours);
+    pthread_sigmask(SIG_BLOCK, NULL, &now);
+    CHECK_INT(sigismember(&now, SIGUSR1), 1);
+    CHECK_INT(sigismember(&now, SIGTERM), 1);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return m.is_ours;
+}
+
+TEST(hooks_of_who_blocks_all_signals_need_no_change_of_the_mask)
+{
+    sigset_t opened, seen;
+    sigfillset(&opened);
+    CHECK_INT(hook_mask(&opened, &seen), 1);
+    CHECK_INT(sigismember(&seen, SIGTERM), 1);
+    sigdelset(&opened, SIGTERM);
+    CHECK_INT(hook_mask(&opened, &seen), 0);
+    CHECK_INT(sigismember(&seen, SIGTERM), 0);
+    CHECK_INT(sigismember(&seen, SIGUSR1), 1);
+}
+
 // ------------------------------------------------------------------------------------------------
 // Calls that would wait for themselves
 

@@ -193,6 +193,7 @@ static int run(running *r)
     sources from = {r->first, r->log};
     revdial_agent_config cfg = r->first->agent;
     int rc = REVDIAL_ESYS, status = PROG_STOPPED;
+    sigset_t before;
     cfg.credential_ud = &from;
     cfg.on_state = on_state;
     cfg.target_fn = on_target;
@@ -203,7 +204,9 @@ static int run(running *r)
     } else {
         prog_signals_wake(r->wake[1]);
         status = running_listen(r);
+        prog_signals_block(&before);  // its hooks start no programs that signals should reach
         if (!status) r->agent = revdial_agent_start(&cfg, &r->why);
+        prog_signals_restore(&before);
         rc = r->agent ? running_serve(r, &status) : r->why.code;
         forward_close(&r->forward);
         links_close(&r->links);

@@ -270,7 +270,10 @@ extern volatile sig_atomic_t prog_usr2;
 extern atomic_int prog_stop;  // other threads read it, too
 
 int prog_catch_signals(void);
-// Starts a thread that gets no signals: they are for the main thread. Returns 0, or -1 with errno.
+// Surround the start of threads that get no signals: they are for the main thread.
+void prog_signals_block(sigset_t *before);
+void prog_signals_restore(const sigset_t *before);
+// Starts a thread that gets no signals. Returns 0, or -1 with errno.
 int prog_thread_start(pthread_t *thread, void *(*run)(void *ud), void *ud);
 // Each signal writes a byte to this descriptor, so that the main thread's poll(2) returns. There is
 // one of them: the last call counts, and -1 is none.

@@ -66,13 +66,24 @@ int prog_catch_signals(void)
     return sigaction(SIGPIPE, &act, NULL);  // the reader of our stdout may go away
 }
 
+void prog_signals_block(sigset_t *before)
+{
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, before);
+}
+
+void prog_signals_restore(const sigset_t *before)
+{
+    pthread_sigmask(SIG_SETMASK, before, NULL);
+}
+
 int prog_thread_start(pthread_t *thread, void *(*run)(void *ud), void *ud)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    sigset_t before;
+    prog_signals_block(&before);
     errno = pthread_create(thread, NULL, run, ud);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    prog_signals_restore(&before);
     return errno == 0 ? 0 : -1;
 }
 
