@@ -2744,9 +2744,14 @@ static rvd_base_text rvd_base_text_in(void *at, size_t size)
 static void rvd_base_text_add(rvd_base_text *t, const char *s)
 {
     REVDIAL_ASSERT(t->len < t->size);
-    while (*s && t->len + 1 < t->size) t->at[t->len++] = *s++;
+    size_t len = strlen(s), room = t->size - 1 - t->len;
+    if (len > room) {
+        t->overflow = 1;
+        len = room;
+    }
+    memcpy(t->at + t->len, s, len);
+    t->len += len;
     t->at[t->len] = '\0';
-    if (*s) t->overflow = 1;
 }
 
 // RVD_BASE_ADD(&t, a, b, c) appends several pieces; a piece that is NULL is left out.
@@ -2812,10 +2817,11 @@ static char rvd_base_hex_digit(unsigned n)
 // Two digits a byte, lower case.
 static void rvd_base_text_add_hex(rvd_base_text *t, const uint8_t *bytes, size_t len)
 {
-    for (size_t i = 0; i < len; i++) {
-        char pair[3] = {rvd_base_hex_digit(bytes[i] >> 4), rvd_base_hex_digit(bytes[i] & 15), 0};
-        rvd_base_text_add(t, pair);
-    }
+    size_t i, room = t->size - 1 - t->len;
+    for (i = 0; i < 2 * len && i < room; i++)
+        t->at[t->len++] = rvd_base_hex_digit(bytes[i / 2] >> (i % 2 ? 0 : 4) & 15);
+    t->at[t->len] = '\0';
+    if (i < 2 * len) t->overflow = 1;
 }
 
 // Exactly 16 digits, lower case.
@@ -3696,11 +3702,10 @@ static uint32_t rvd_pace_step(const rvd_pace *p)
 // Should a ping go in front of the next frame?
 static inline int rvd_pace_is_due(const rvd_pace *p, uint32_t added, int64_t now_us)
 {
-    uint32_t bytes = added - p->ping_mark, step, gap = (uint32_t)now_us - p->ping_us;
+    uint32_t bytes = added - p->ping_mark, gap = (uint32_t)now_us - p->ping_us;
     if (bytes < RVD_PACE_STEP || p->count == RVD_PACE_PINGS) return 0;
-    step = rvd_pace_step(p);
-    if (bytes < step) return 0;
-    return p->state != RVD_PACE_NEAR || gap >= RVD_PACE_NEAR_GAP_US;
+    if (p->state == RVD_PACE_NEAR && gap < RVD_PACE_NEAR_GAP_US) return 0;
+    return bytes >= rvd_pace_step(p);
 }
 
 // A full pipe without a ping on its way would never be known to have emptied.
