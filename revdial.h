@@ -4270,7 +4270,7 @@ typedef struct rvd_mux_stream {
     rvd_base_link held;                    // in a list while `head` is not NULL
     union {
         rvd_mux_chunk *preamble;  // while OFFERED: what has arrived of it; HELD: all, or NULL
-        void *ud;                 // then: the application's
+        void *ud;                 // then: the application's. See rvd_mux_is_unknown()
     };
     rvd_mux_chunk *head, *tail;
     uint8_t phase, tx, rx, wait, timer_kind;
@@ -4302,6 +4302,12 @@ typedef struct rvd_mux_stream {
     uint64_t out_mark;     // where its last data frame ends in the output
     rvd_mux_share *share;  // not NULL if the session is rated
 } rvd_mux_stream;
+
+// The application has not been told of it: it has no `ud`.
+static inline int rvd_mux_is_unknown(const rvd_mux_stream *s)
+{
+    return s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_HELD;
+}
 
 // Lent payload: its header is in the output, its bytes are in the lender's memory or, after a
 // recall, in `copy`. Loans are in the order of the output.
@@ -4799,7 +4805,7 @@ static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
     if (m->growing == s) m->growing = NULL;
     if (m->meta_stream == s) m->meta_stream = NULL;
     rvd_mux_rx_clear(m, s);
-    if (s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_HELD) rvd_mux_preamble_free(m, s);
+    if (rvd_mux_is_unknown(s)) rvd_mux_preamble_free(m, s);
     rvd_base_link_remove(&s->ctl);
     rvd_base_link_remove(&s->tell);
     rvd_mux_turn_leave(m, s);
@@ -4887,7 +4893,7 @@ static void rvd_mux_phase_become(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_pha
         s->released = 0;
         m->preambles -= s->preamble->size;
         m->held_preambles += s->preamble->size;
-    } else if (s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_HELD) {
+    } else if (rvd_mux_is_unknown(s)) {
         rvd_mux_preamble_free(m, s);
     }
     s->phase = (uint8_t)to;
@@ -5294,7 +5300,7 @@ static int rvd_mux_payload(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint
 static size_t rvd_mux_expected(const rvd_mux *m, const rvd_mux_stream *s)
 {
     if (m->body != RVD_MUX_BODY_STREAM || m->body_stream != s || m->dead) return 0;
-    if (s->rx != RVD_MUX_RX_OPEN || s->phase == RVD_MUX_OFFERED || s->buffered) return 0;
+    if (s->rx != RVD_MUX_RX_OPEN || rvd_mux_is_unknown(s) || s->buffered) return 0;
     return m->body_left;
 }
 
@@ -5303,7 +5309,7 @@ static size_t rvd_mux_coming(const rvd_mux *m)
 {
     const rvd_mux_stream *s = m->body_stream;
     if (m->body != RVD_MUX_BODY_STREAM || m->frame.length < RVD_MUX_LONG || m->dead) return 0;
-    return s->rx == RVD_MUX_RX_OPEN && s->phase != RVD_MUX_OFFERED ? m->body_left : 0;
+    return s->rx == RVD_MUX_RX_OPEN && !rvd_mux_is_unknown(s) ? m->body_left : 0;
 }
 
 static size_t rvd_mux_peekv(rvd_mux *m, rvd_mux_stream *s, struct iovec *iov, int *count)
@@ -5358,7 +5364,7 @@ static inline int rvd_mux_credit_is_due(const rvd_mux *m, const rvd_mux_stream *
 // Did the peer open it, and was it neither accepted nor reset?
 static int rvd_mux_is_unanswered(const rvd_mux_stream *s)
 {
-    return s->phase == RVD_MUX_OFFERED || s->phase == RVD_MUX_HELD || s->phase == RVD_MUX_SHOWN;
+    return rvd_mux_is_unknown(s) || s->phase == RVD_MUX_SHOWN;
 }
 
 RVD_BASE_SLOW static void rvd_mux_credit_check(rvd_mux *m, rvd_mux_stream *s)

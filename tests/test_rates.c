@@ -516,6 +516,31 @@ TEST(a_stream_that_is_held_back_is_announced_later_with_all_that_came_of_it)
     }
 }
 
+// A long frame: may its bytes be read past the engine, and for whom? Until the application knows of
+// the stream, its pointer is not there yet.
+TEST(the_bytes_of_a_stream_that_is_held_back_are_not_read_past_the_engine)
+{
+    offers o = {0};
+    revdial_dial_opts opts = {.target = "t:1"};
+    uint8_t head[100];
+    void *ud = &o;
+    size_t unread = 1, len = rvd_wire_preamble_put(head, sizeof head, &opts, "0");
+    REQUIRE(len > 0 && offers_owe(&o, all));
+    rig *r = o.w.p.proxy;
+    unsigned shown = r->counts[REVDIAL_EV_OPEN];
+    rig_frame(r, WIRE_DATA, WIRE_SYN, 100000, 65536);
+    rig_feed(r, head, len);
+    rig_feed(r, "ten bytes.", 10);
+    CHECK_INT(r->counts[REVDIAL_EV_OPEN], shown);
+    CHECK_INT(revdial_engine_coming(r->e, &ud), 0);
+    CHECK(ud == NULL);
+    ud = &o;
+    CHECK_INT(revdial_engine_coming_after(r->e, &ud, &unread), 65536 - len - 10);
+    CHECK(ud == NULL);
+    CHECK_INT(unread, 0);
+    pair_end(&o.w.p);
+}
+
 TEST(a_stream_that_is_held_back_for_too_long_is_refused_and_never_announced)
 {
     offers o = {0};
