@@ -24563,6 +24563,8 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
     int ip_len = 0, is_trusted;
     const uint8_t *ip = NULL;
     if (!RVD_SYS_INHERITS) rvd_proxy_client_tune(l, fd);
+    // The socket may have been that of a port without a route.
+    if (l->expose.route && atomic_load(&l->is_shared)) rvd_sys_set_abort(fd, 0);
     if (peer->ss.ss_family != AF_UNIX) ip = rvd_sys_addr_ip(peer, &ip_len);
     is_trusted = rvd_sys_nets_have(l->trusted, l->trusted_count, ip, ip_len);
     if (!is_trusted && l->allowed_count &&

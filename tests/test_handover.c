@@ -88,6 +88,34 @@ NEW_WORLD_TEST(a_port_that_follows_another_leads_where_it_says)
     close(fd);
 }
 
+static int say_and_close(void *ud, revdial_route *r)
+{
+    struct linger how = {1, 0};
+    socklen_t len = sizeof how;
+    (void)ud;
+    CHECK_INT(getsockopt(r->fd, SOL_SOCKET, SO_LINGER, &how, &len), 0);
+    CHECK_INT(how.l_onoff, 0);
+    CHECK_INT(send(r->fd, "bye", 3, MSG_NOSIGNAL), 3);
+    close(r->fd);
+    return REVDIAL_ROUTE_TAKE;
+}
+
+NEW_WORLD_TEST(who_takes_a_client_of_a_port_that_had_no_route_may_close_it_and_all_arrives)
+{
+    char at[80], buf[8];
+    size_t len;
+    revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
+    if (!world_open(w)) return;
+    x.instead_of = world_expose(w, &x, at);
+    x.route = say_and_close;
+    world_expose(w, &x, at);
+    int fd = raw_connect(at);
+    raw_say(fd, "?");
+    CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), 0);
+    CHECK_STR(buf, "bye");
+    close(fd);
+}
+
 NEW_WORLD_TEST(the_path_of_a_unix_socket_goes_with_the_last_port_on_it)
 {
     char dir[] = "/tmp/revdial-test-XXXXXX", listen[64], at[80];
