@@ -1848,9 +1848,8 @@ REVDIAL_API int revdial_session_drain(revdial_session *s, int timeout_ms);
 REVDIAL_API void revdial_session_kill(revdial_session *s);
 
 // Dials on this session, from either side (the peer may refuse: REVDIAL_EREFUSED). Blocks, returns
-// and owns as revdial_dial(). err may also have what ended the session: REVDIAL_EPROTO,
-// REVDIAL_ETLS, REVDIAL_EDUPLICATE and others. Of the opts `pick`, `key` and `session` have no
-// meaning, and of the flags only REVDIAL_DIAL_EARLY has one.
+// and owns as revdial_dial(). Of the opts `pick`, `key` and `session` have no meaning, and of the
+// flags only REVDIAL_DIAL_EARLY has one.
 //   thread   any but I/O threads
 REVDIAL_API revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts *opts,
                                                  revdial_err *err);
@@ -17573,6 +17572,13 @@ static int rvd_stream_reset_error(int reset)
     }
 }
 
+// What a dial says that ends with its session; the text says what ended that.
+static int rvd_stream_lost_code(const revdial_session *s)
+{
+    int code = s->why.code;
+    return code == REVDIAL_ECLOSED || code == REVDIAL_EDRAINING ? code : REVDIAL_ELOST;
+}
+
 static void rvd_stream_dial_become(rvd_stream_dial *d, enum rvd_stream_dial_state to)
 {
     switch (d->state) {
@@ -17624,10 +17630,7 @@ static void rvd_stream_dial_sink(revdial_stream *st, unsigned events)
     if (events & RVD_STREAM_WAKE_END) {
         int reset = st->reset_code;
         if (reset < 0) {
-            int code = s->why.code == REVDIAL_ECLOSED || s->why.code == REVDIAL_EDRAINING
-                           ? s->why.code
-                           : REVDIAL_ELOST;
-            rvd_stream_dial_fail_locked(s, d, code, s->why.msg);
+            rvd_stream_dial_fail_locked(s, d, rvd_stream_lost_code(s), s->why.msg);
             return;
         }
         d->is_unreachable = rvd_stream_reset_error(reset) == REVDIAL_EUNREACH;
@@ -17770,8 +17773,9 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
     rvd_base_link_remove(&d->link);
     rvd_stream_dial_note(d, 0, 0, NULL);
     d->retry_safe = 1;  // until something has been sent
+    d->is_unreachable = 0;
     if (!rvd_stream_is_up(s)) {
-        rvd_stream_dial_fail_locked(s, d, s->why.code ? s->why.code : REVDIAL_ECLOSED,
+        rvd_stream_dial_fail_locked(s, d, s->why.code ? rvd_stream_lost_code(s) : REVDIAL_ECLOSED,
                                     s->why.code ? s->why.msg : "the session is not up");
         return;
     }
@@ -17940,6 +17944,7 @@ static void rvd_stream_on_event_locked(revdial_session *s, const revdial_event *
         break;
     case REVDIAL_EV_GOAWAY:
         rvd_stream_drain_locked(s);
+        rvd_stream_dials_retry_locked(s);  // elsewhere
         s->pend |= RVD_STREAM_PEND_GOAWAY;
         break;
     case REVDIAL_EV_SILENT:
@@ -18294,7 +18299,7 @@ static void rvd_stream_end_all_locked(revdial_session *s)
         rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_END);
     while (!rvd_base_link_is_alone(&s->dials_waiting)) {
         rvd_stream_dial *d = RVD_BASE_OWNER(s->dials_waiting.next, rvd_stream_dial, link);
-        rvd_stream_dial_fail_locked(s, d, s->why.code, s->why.msg);
+        rvd_stream_dial_fail_locked(s, d, rvd_stream_lost_code(s), s->why.msg);
     }
     rvd_stream_sinks_locked(&s->kicked[0]);
     rvd_stream_sinks_locked(&s->kicked[1]);
@@ -19212,6 +19217,7 @@ int revdial_session_drain(revdial_session *s, int timeout_ms)
     rvd_stream_drain_locked(s);
     s->end.drain_until_us = until == INT64_MAX ? 0 : until;
     revdial_engine_drain(s->engine);
+    rvd_stream_dials_retry_locked(s);  // elsewhere
     rvd_stream_events_locked(s);
     rvd_stream_kick_locked(s);
     rvd_stream_unlock(s);
@@ -21532,6 +21538,13 @@ static void rvd_proxy_unpick(revdial_session *s)
     revdial_session_unref(s);
 }
 
+// There is no session to ask. What one said before counts more, unless time is up or nobody waits.
+static void rvd_proxy_pick_fail(rvd_stream_dial *d, int code, const char *text)
+{
+    if (!d->code || code == REVDIAL_ETIMEDOUT || code == REVDIAL_ECLOSED)
+        rvd_stream_dial_note(d, code, 0, text);
+}
+
 static const char *rvd_proxy_pick_text(int code)
 {
     switch (code) {
@@ -23051,8 +23064,7 @@ static void rvd_proxy_dial_sessions(revdial_proxy *p, const char *name, rvd_stre
     do {
         revdial_session *s = rvd_proxy_pick_wait(p, &pick, d, &code);
         if (!s) {
-            if (!d->code || code == REVDIAL_ETIMEDOUT || code == REVDIAL_ECLOSED)
-                rvd_stream_dial_note(d, code, 0, rvd_proxy_pick_text(code));
+            rvd_proxy_pick_fail(d, code, rvd_proxy_pick_text(code));
             return;
         }
         d->is_movable = pick.has_others;
@@ -23170,7 +23182,7 @@ static void rvd_proxy_dial_end(rvd_proxy_dial *d)
 
 static void rvd_proxy_dial_fail(rvd_proxy_dial *d, int code, const char *text)
 {
-    if (!d->dial.code) rvd_stream_dial_note(&d->dial, code, 0, text);
+    rvd_proxy_pick_fail(&d->dial, code, text);
     rvd_proxy_dial_end(d);
 }
 
@@ -23184,8 +23196,6 @@ static void rvd_proxy_dial_pick(rvd_proxy_dial *d)
     pthread_mutex_lock(&p->own.lock);
     d->session = rvd_proxy_pick_locked(p, &d->pick, &code);
     d->is_waiting = !d->session && rvd_proxy_waits(&d->pick, d->dial.code) && !p->closing;
-    if (d->is_waiting && d->dial.code == REVDIAL_ENOBACKEND)
-        d->dial.code = 0;  // it will have timed out
     is_over = !d->session && !d->is_waiting;
     if (!is_over) {
         d->loop = d->session ? d->session->loop : p->loops[0];

@@ -719,6 +719,37 @@ WORLD_TEST(a_cancelled_dial_calls_back_with_ECLOSED_and_the_backend_is_told)
     CHECK_INT(world_last(w).reset, REVDIAL_RESET_CANCEL);
 }
 
+// A backend by hand that accepts nothing. Returns its socket once the dial has come to it.
+static int raw_backend_asked(world *w, called *c, const revdial_dial_opts *opts, int64_t *id)
+{
+    raw_frame f = {0};
+    int fd = raw_backend(w->address, "cam-1",
+                         "Revdial-Version: 1\r\n"
+                         "Revdial-Features: rstcode, promptack, window=65536, streams=100\r\n");
+    revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS);
+    called_init(c, w);
+    *id = revdial_dial_async(w->proxy, "cam-1", opts, on_dial, c);
+    CHECK(*id > 0 && raw_frame_await(fd, RAW_WINDOW, &f));
+    return fd;
+}
+
+NEW_WORLD_TEST(a_dial_that_has_lost_a_session_and_waits_for_another_says_how_the_wait_ended)
+{
+    revdial_dial_opts opts = {.flags = REVDIAL_DIAL_WAIT, .timeout_ms = -1};
+    REQUIRE(world_open_proxy(w));
+    for (int is_timed = 0; is_timed < 2; is_timed++) {
+        called c;
+        int64_t id;
+        if (is_timed) opts.timeout_ms = 300;
+        int fd = raw_backend_asked(w, &c, &opts, &id);
+        close(fd);
+        UTIL_EVENTUALLY(revdial_proxy_list(w->proxy, NULL, NULL, 0) == 0);
+        if (!is_timed) CHECK_INT(revdial_dial_cancel(w->proxy, id), 0);
+        CHECK(util_gate_wait(&c.done, 1));
+        CHECK_INT(c.err.code, is_timed ? REVDIAL_ETIMEDOUT : REVDIAL_ECLOSED);
+    }
+}
+
 NEW_WORLD_TEST(
     an_asynchronous_dial_waits_for_a_backend_times_out_and_can_be_cancelled_while_it_waits)
 {
@@ -848,20 +879,40 @@ WORLD_TEST(a_callback_may_dial_again)
 // ------------------------------------------------------------------------------------------------
 // Dials that have to wait for room
 
+enum { ROOM = 128 };
+
+// A stock backend by hand that has as many unanswered streams as it may.
+typedef struct full_backend {
+    int fd;
+    revdial_stream *st[ROOM];
+} full_backend;
+
+static void full_open(full_backend *b, world *w)
+{
+    b->fd = raw_backend(w->address, "cam-1", NULL);
+    revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS);
+    for (int i = 0; i < ROOM; i++) {
+        b->st[i] = revdial_dial(w->proxy, "cam-1", NULL, NULL);
+        CHECK(b->st[i] != NULL);
+    }
+}
+
+static void full_close(full_backend *b)
+{
+    for (int i = 0; i < ROOM; i++) revdial_close(b->st[i]);
+    close(b->fd);
+}
+
 NEW_WORLD_TEST(dials_beyond_what_a_stock_peer_may_leave_unanswered_wait_for_an_answer_to_one)
 {
-    enum { ROOM = 128 };
-    static revdial_stream *st[ROOM];
+    full_backend b;
     raw_frame f = {0};
     called c;
     dialling d;
     uint32_t first = 0;
     memset(&d, 0, sizeof d);
     REQUIRE(world_open_proxy(w));
-    int fd = raw_backend(w->address, "cam-1", NULL), n = 0;
-    revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS);
-    while (n < ROOM && (st[n] = revdial_dial(w->proxy, "cam-1", NULL, NULL)) != NULL) n++;
-    CHECK_INT(n, ROOM);
+    full_open(&b, w);
     called_init(&c, w);
     pthread_t t = dialling_start(&d, w);
     CHECK(revdial_dial_async(w->proxy, "cam-1", NULL, on_dial, &c) > 0);
@@ -871,17 +922,59 @@ NEW_WORLD_TEST(dials_beyond_what_a_stock_peer_may_leave_unanswered_wait_for_an_a
     CHECK_INT(err.code, REVDIAL_ETIMEDOUT);
     CHECK_INT(util_gate_count(&c.done) + util_gate_count(&d.done), 0);
     for (int i = 0; i < 2; i++) {
-        CHECK(raw_frame_await(fd, RAW_WINDOW, &f));
+        CHECK(raw_frame_await(b.fd, RAW_WINDOW, &f));
         if (!first) first = f.id;
-        raw_frame_send(fd, RAW_WINDOW, RAW_ACK, f.id, 0);
+        raw_frame_send(b.fd, RAW_WINDOW, RAW_ACK, f.id, 0);
     }
     CHECK(util_gate_wait(&c.done, 1) && util_gate_wait(&d.done, 1));
     pthread_join(t, NULL);
     CHECK(c.st && d.st && first == 1);
     revdial_close(c.st);
     revdial_close(d.st);
-    while (n) revdial_close(st[--n]);
-    close(fd);
+    full_close(&b);
+}
+
+NEW_WORLD_TEST(a_dial_that_waits_for_room_goes_to_another_session_when_its_own_drains)
+{
+    REQUIRE(world_open_proxy(w));
+    for (int is_peers = 0; is_peers < 2; is_peers++) {
+        called c;
+        full_backend b;
+        revdial_session *full = NULL;
+        full_open(&b, w);
+        CHECK_INT(revdial_proxy_list(w->proxy, NULL, &full, 1), 1);
+        called_init(&c, w);
+        CHECK(revdial_dial_async(w->proxy, "cam-1", NULL, on_dial, &c) > 0);
+        int other = raw_backend(w->address, "cam-1", NULL);
+        CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 2, UTIL_WAIT_MS), 2);
+        CHECK_INT(util_gate_count(&c.done), 0);
+        if (is_peers)
+            raw_frame_send(b.fd, RAW_GOAWAY, 0, 0, 0);
+        else
+            CHECK_INT(revdial_session_drain(full, -1), 0);
+        CHECK(util_gate_wait(&c.done, 1));
+        CHECK(c.st != NULL);
+        revdial_close(c.st);
+        revdial_session_unref(full);
+        full_close(&b);
+        close(other);
+        UTIL_EVENTUALLY(revdial_proxy_list(w->proxy, NULL, NULL, 0) == 0);
+    }
+}
+
+// Whatever has ended the session, a dial that waited there for room says ELOST.
+NEW_WORLD_TEST(a_dial_that_waits_for_room_says_ELOST_when_its_session_fails)
+{
+    called c;
+    full_backend b;
+    REQUIRE(world_open_proxy(w));
+    full_open(&b, w);
+    called_init(&c, w);
+    CHECK(revdial_dial_async(w->proxy, "cam-1", NULL, on_dial, &c) > 0);
+    raw_say(b.fd, "this is no frame of yamux");
+    CHECK(util_gate_wait(&c.done, 1));
+    CHECK_INT(c.err.code, REVDIAL_ELOST);
+    full_close(&b);
 }
 
 NEW_WORLD_TEST(a_dial_over_the_peers_stream_limit_is_ELIMIT_until_a_stream_ends)
