@@ -283,6 +283,38 @@ NEW_WORLD_TEST(
     }
 }
 
+NEW_WORLD_TEST(a_backend_is_not_avoided_because_the_one_before_it_could_not_reach_the_target)
+{
+    refuser r = {-1, REVDIAL_RESET_CONNECT_REFUSED, 0, UTIL_GATE};
+    revdial_dial_opts opts = {.pick = REVDIAL_PICK_LEAST_STREAMS};
+    revdial_err err;
+    char byte;
+    w->acfg.instance = "a";
+    w->pcfg.common.limits.max_own_streams = 1;
+    REQUIRE(world_open(w));
+    revdial_stream *full = world_dial(w, "echo", 0, NULL);
+    CHECK(full != NULL);
+    r.fd = raw_backend(w->address, "cam-1",
+                       "Revdial-Version: 1\r\nRevdial-Instance: b\r\n"
+                       "Revdial-Features: rstcode, promptack, preamble, window=65536\r\n");
+    revdial_proxy_wait(w->proxy, "cam-1", 2, UTIL_WAIT_MS);
+    pthread_t t = util_thread(refuser_run, &r);
+    CHECK(revdial_dial(w->proxy, "cam-1", &opts, &err) == NULL);  // b cannot, and a has no room
+    CHECK_INT(err.code, REVDIAL_ELIMIT);
+    for (int i = 0; i < 3; i++) {
+        CHECK_INT(revdial_shutdown(full, REVDIAL_WR), 0);
+        CHECK_INT(revdial_read(full, &byte, 1), 0);
+        revdial_close(full);
+        full = world_dial(w, "echo", 0, NULL);
+        if (!CHECK(full != NULL)) break;
+    }
+    revdial_close(full);
+    shutdown(r.fd, SHUT_RDWR);
+    pthread_join(t, NULL);
+    close(r.fd);
+    CHECK_INT(r.refused, 1);
+}
+
 NEW_WORLD_TEST(early_bytes_are_there_at_the_backend_that_takes_the_stream_whoever_refused_it_before)
 {
     revdial_kv meta = {"do", "echo"};
