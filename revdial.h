@@ -24070,6 +24070,8 @@ static int rvd_proxy_route_refuse(rvd_proxy_route *r, const revdial_route *q,
     }
     r->why = rvd_owner_alloc(o, sizeof *r->why);
     if (r->why) *r->why = *why;
+    if (r->client) rvd_proxy_client_free(r->client);  // it counts no longer for max_clients
+    r->client = NULL;
     rvd_proxy_bytes_drop(o, &r->in, r->in.len);
     rvd_proxy_route_become(r, RVD_PROXY_REFUSING);
     rvd_proxy_route_until(r, rvd_proxy_route_now(r) + RVD_PROXY_REPLY_US);
@@ -24486,12 +24488,12 @@ static void rvd_proxy_routes_end(rvd_proxy_listener *l, const char *why)
                              0, why);
 }
 
-// The first client without a decision, the one that has been silent for longest: the hook's calls
-// keep the list in that order. NULL: there is none.
+// The first client that has yet to speak, or to close after its refusal; the one that has been
+// silent for longest: the hook's calls keep the list in that order. NULL: there is none.
 static rvd_proxy_route *rvd_proxy_route_oldest(rvd_proxy_listener *l)
 {
     RVD_BASE_EACH (rvd_proxy_route, r, &l->routed, link) {
-        if (r->state == RVD_PROXY_READING) return r;
+        if (r->state == RVD_PROXY_READING || r->state >= RVD_PROXY_REFUSING) return r;
     }
     return NULL;
 }

@@ -293,6 +293,37 @@ NEW_WORLD_TEST(a_route_answers_a_client_for_whom_there_is_no_room)
     close(two);
 }
 
+NEW_WORLD_TEST(a_client_that_was_refused_and_does_not_close_counts_no_longer)
+{
+    revdial_expose x = {.name = "nobody", .max_clients = 1};
+    hook h;
+    char at[80];
+    REQUIRE(hook_open(w, &h, &x, at));
+    int one = says(at, "d", "no"), two = says(at, "d", "no");
+    CHECK_INT(atomic_load(&h.done_code), REVDIAL_ENOBACKEND);
+    CHECK_INT(atomic_load(&h.overs), 0);
+    leave(one);
+    leave(two);
+}
+
+NEW_WORLD_TEST(clients_that_were_refused_and_do_not_close_make_room_for_others)
+{
+    revdial_expose x = {.name = "nobody", .max_waiting = 2};
+    hook h;
+    char at[80], buf[4] = "";
+    REQUIRE(hook_open(w, &h, &x, at));
+    util_clock_stop();
+    int one = says(at, "d", "no"), two = says(at, "d", "no"), three = raw_connect(at);
+    CHECK(raw_say(three, "d"));
+    for (int s = 0; s < 4 && !raw_wait(three, POLLIN, 100); s++) util_clock_advance_ms(1000);
+    CHECK(raw_read_all(three, buf, 2));  // the others have 5 s to close
+    CHECK_STR(buf, "no");
+    util_clock_run();
+    close(one);
+    close(two);
+    close(three);
+}
+
 NEW_WORLD_TEST(a_client_that_was_taken_counts_until_it_leaves)
 {
     revdial_expose x = {.max_clients = 1};
