@@ -1508,7 +1508,8 @@ REVDIAL_API const char *revdial_credential_problem(const revdial_credential *row
 
 // REVDIAL_END_STALE ends the sessions that the old table admitted and the new one would not: it has
 // no row with the identity and secret that they presented and a glob for their name. The order of
-// rows does not matter. One with another label is another row.
+// rows does not matter. One with another label is another row, as is one that makes a peer of a
+// backend, or a backend of a peer.
 enum revdial_credentials_flag { REVDIAL_END_STALE = 1 };
 
 // Replaces the table of credentials for requests to come. Without REVDIAL_END_STALE sessions stay
@@ -21344,6 +21345,11 @@ static const char *rvd_proxy_limit_locked(const revdial_proxy *p, const rvd_prox
     return "the identity has as many sessions as it may: max_sessions_per_identity";
 }
 
+static int rvd_proxy_is_peer(const revdial_proxy *p, rvd_auth_holder holder)
+{
+    return p->cfg.peer_group && rvd_auth_is_in(&p->guard, holder, p->cfg.peer_group);
+}
+
 // Takes the name for s.
 //   old   *old: the session that s replaces, with a reference; untouched if s is refused
 static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdial_session **old)
@@ -21351,7 +21357,7 @@ static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdi
     rvd_proxy_member *m = s->member;
     revdial_session *same = NULL;
     if (p->draining || p->closing) return REVDIAL_EDRAINING;
-    s->is_peer = p->cfg.peer_group && rvd_auth_is_in(&p->guard, m->holder, p->cfg.peer_group);
+    s->is_peer = rvd_proxy_is_peer(p, m->holder);
     rvd_proxy_name *n = rvd_proxy_name_get_locked(p, s->is_peer ? RVD_PROXY_OF_PEERS : s->name);
     if (!n) return REVDIAL_ENOMEM;
     int code = rvd_proxy_conflict_locked(n, s, &same);
@@ -24650,8 +24656,10 @@ static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_auth_table *t, rev
     const revdial_credential *row =
         rvd_auth_table_row(t, m->row_mark, s->name, s->identity, m->label);
     rvd_stream_unlock(s);
-    if (row) {
-        rvd_auth_holder holder = rvd_auth_row_holder(&p->guard, row, s->identity);
+    rvd_auth_holder holder = {0};
+    if (row) holder = rvd_auth_row_holder(&p->guard, row, s->identity);
+    // One that would be a peer now, or no longer, has to register as such.
+    if (row && (!drop || rvd_proxy_is_peer(p, holder) == s->is_peer)) {
         pthread_mutex_lock(&p->own.lock);
         m->holder.group = holder.group;
         m->base.quota = row->quota;

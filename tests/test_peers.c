@@ -124,6 +124,28 @@ static void sides_close(side *s, int count)
     } \
     static void sides_test_##name(side *s)
 
+// How many sessions are up that are backends.
+static size_t backends_of(side *s)
+{
+    return revdial_proxy_list(s->w.proxy, NULL, NULL, 0) - peers_of(s);
+}
+
+SIDES_TEST(2, a_row_that_no_longer_makes_a_peer_ends_the_session_which_comes_back_as_a_backend)
+{
+    revdial_credential changed[2] = {rows[0], rows[1]};
+    revdial_err err = {0};
+    changed[1].group = NULL;
+    CHECK_INT(peers_of(&s[0]), 1);
+    CHECK_INT(revdial_proxy_replace_credentials(s[0].w.proxy, changed, 2, 0, &err), 0);
+    CHECK_INT(peers_of(&s[0]), 1);  // until it reconnects
+    CHECK_INT(revdial_proxy_replace_credentials(s[0].w.proxy, changed, 2, REVDIAL_END_STALE, &err),
+              0);
+    UTIL_EVENTUALLY(peers_of(&s[0]) == 0 && backends_of(&s[0]) == 1);
+    CHECK_INT(revdial_proxy_wait(s[0].w.proxy, "peer", 1, UTIL_WAIT_MS), 1);
+    CHECK_INT(revdial_proxy_replace_credentials(s[0].w.proxy, rows, 2, REVDIAL_END_STALE, &err), 0);
+    UTIL_EVENTUALLY(peers_of(&s[0]) == 1 && backends_of(&s[0]) == 0);
+}
+
 static int asked(const side *s, int count)
 {
     int all = 0;
