@@ -19871,7 +19871,7 @@ typedef struct rvd_relay {
     // Received, and to be written before what the engine has, except first->ahead of that.
     rvd_splice_pipe *first, *last;
     int why_code, why_reset, why_sys;
-    const char *why_text;  // static
+    const char *why_text;  // static; also while RUNNING, once the socket is broken
     void (*done)(void *ud, const uint64_t moved[2], const revdial_err *why);
     void *ud;
     rvd_loop_io out[];  // one if it is another descriptor than `in`; -1 once that is closed
@@ -19936,7 +19936,10 @@ static void rvd_relay_fail_stream(rvd_relay *r, ptrdiff_t code)
 static void rvd_relay_fail_socket(rvd_relay *r, ptrdiff_t error, const char *text)
 {
     revdial_engine_reset(r->session->engine, r->st->id, REVDIAL_RESET_CANCEL);
-    rvd_relay_fail(r, REVDIAL_ESYS, (int)-error, text);
+    if (r->why_text)
+        rvd_relay_fail(r, REVDIAL_ESYS, r->why_sys, r->why_text);
+    else
+        rvd_relay_fail(r, REVDIAL_ESYS, (int)-error, text);
     r->out_over = 1;
 }
 
@@ -19971,9 +19974,9 @@ static size_t rvd_relay_read(rvd_relay *r)
     }
     got = rvd_sys_read(r->in.fd, at, (size_t)room);
     revdial_engine_commit(e, r->st->id, got > 0 ? (size_t)got : 0);
-    if (got == -EAGAIN) {
+    if (got == -EAGAIN && !r->why_text) {
         r->in.ready &= ~(unsigned)RVD_LOOP_READ;
-    } else if (got < 0) {
+    } else if (got < 0 || (got == 0 && r->why_text)) {
         rvd_relay_fail_socket(r, got, "reading from the socket failed");
     } else if (got == 0) {
         rvd_relay_in_become(r, RVD_RELAY_IN_ENDED);
@@ -20023,6 +20026,33 @@ static int rvd_relay_early(rvd_relay *r)
     return 1;
 }
 
+// The stream or the socket is dead, and its last bytes wait for a reader that may never read again.
+static void rvd_relay_left(rvd_relay *r)
+{
+    rvd_loop *loop = r->session->loop;
+    int64_t now = rvd_loop_now(loop);
+    if (r->idle_us > 0 && r->idle_us <= RVD_RELAY_LEFT_US) return;
+    r->idle_us = RVD_RELAY_LEFT_US;
+    r->moved_us = now;
+    if (rvd_loop_timer_set(loop, &r->timer, now + r->idle_us) < 0)
+        rvd_relay_fail_stream(r, r->st->reset_code >= 0 ? REVDIAL_ERESET : REVDIAL_ELOST);
+}
+
+// The socket takes no more. What its other end has sent before is still there, an answer to a
+// request that it did not read to its end, for instance: that goes on its way first.
+static void rvd_relay_break(rvd_relay *r, ptrdiff_t error, const char *text)
+{
+    if (r->is_split || r->in_state != RVD_RELAY_IN_OPEN) {
+        rvd_relay_fail_socket(r, error, text);
+        return;
+    }
+    r->why_sys = (int)-error;
+    r->why_text = text;
+    r->out_over = 1;
+    r->in.ready |= RVD_LOOP_READ;  // which the loop may not have seen yet
+    rvd_relay_left(r);
+}
+
 static void rvd_relay_pump_in(rvd_relay *r)
 {
     size_t share = 0;
@@ -20038,10 +20068,11 @@ static void rvd_relay_pump_in(rvd_relay *r)
         }
     }
     // Waiting for credit must not hide that the client has gone.
-    if (r->in_state == RVD_RELAY_IN_OPEN && r->in.ready & RVD_LOOP_HUP) {
+    if (r->in_state == RVD_RELAY_IN_OPEN && r->in.ready & RVD_LOOP_HUP && !r->why_text) {
         int error = rvd_sys_connect_result(r->in.fd);
-        if (error < 0 && error != -EINPROGRESS && error != -ENOTSOCK)
-            rvd_relay_fail_socket(r, error, "the socket's other end has gone");
+        if (error == 0 || error == -EINPROGRESS || error == -ENOTSOCK) return;
+        rvd_relay_break(r, error, "the socket's other end has gone");
+        rvd_relay_pump_in(r);
     }
 }
 
@@ -20063,7 +20094,7 @@ static int rvd_relay_write(rvd_relay *r, const struct iovec *iov, int count, siz
     }
     if (n == -EAGAIN) n = 0;
     if (n < 0) {
-        rvd_relay_fail_socket(r, n, "writing to the socket failed");
+        rvd_relay_break(r, n, "writing to the socket failed");
         return 0;
     }
     revdial_engine_consume(r->session->engine, r->st->id, (size_t)n);
@@ -20098,7 +20129,7 @@ static int rvd_relay_write_pipe(rvd_relay *r)
         if (n == -EAGAIN) {
             io->ready &= ~(unsigned)RVD_LOOP_WRITE;
         } else if (n <= 0) {
-            rvd_relay_fail_socket(r, n, "writing to the socket failed");
+            rvd_relay_break(r, n, "writing to the socket failed");
             return 0;
         } else {
             revdial_engine_taken(r->session->engine, r->st->id, (size_t)n);
@@ -20143,18 +20174,6 @@ static void rvd_relay_pump_out(rvd_relay *r)
             rvd_relay_fail_socket(r, -ENOTCONN, "the socket's other end has gone");
         }
     }
-}
-
-// The stream is dead, and its last bytes wait for a reader that may never read again.
-static void rvd_relay_left(rvd_relay *r)
-{
-    rvd_loop *loop = r->session->loop;
-    int64_t now = rvd_loop_now(loop);
-    if (r->idle_us > 0 && r->idle_us <= RVD_RELAY_LEFT_US) return;
-    r->idle_us = RVD_RELAY_LEFT_US;
-    r->moved_us = now;
-    if (rvd_loop_timer_set(loop, &r->timer, now + r->idle_us) < 0)
-        rvd_relay_fail_stream(r, r->st->reset_code >= 0 ? REVDIAL_ERESET : REVDIAL_ELOST);
 }
 
 // One direction is over, and the other may be silent for a time of its own. Without memory for a
@@ -20364,6 +20383,8 @@ static void rvd_relay_on_timer(rvd_loop_timer *t)
             rvd_relay_fail_stream(r, REVDIAL_ERESET);
         else if (s->state >= RVD_STREAM_LINGER)
             rvd_relay_fail_stream(r, REVDIAL_ELOST);
+        else if (r->why_text)
+            rvd_relay_fail_socket(r, 0, NULL);
         revdial_engine_reset(s->engine, r->st->id, REVDIAL_RESET_TIMEOUT);
         rvd_relay_fail(r, REVDIAL_ETIMEDOUT, 0, "idle for too long");
         rvd_stream_flush_soon_locked(s);

@@ -890,6 +890,66 @@ TEST(short_connections_cost_few_calls_that_move_none_of_their_bytes)
     world_close(&w);
 }
 
+// A world with a port whose clients reach a target of the test. Returns a client, *target is its
+// other end; both have said a byte.
+static int joined_open(world *w, revdial_expose *x, int listener, int port, int *target)
+{
+    static char text[32];
+    char at[80], c;
+    snprintf(text, sizeof text, "127.0.0.1:%d", port);
+    world_init(w);
+    w->pcfg.exposes = x;
+    w->pcfg.expose_count = 1;
+    w->acfg.default_target = text;
+    if (!open_forwarder(w) || !CHECK(revdial_proxy_address(w->proxy, 1, at, sizeof at) > 0))
+        return -1;
+    int client = raw_connect(at);
+    *target = raw_accept(listener);
+    raw_say(client, "x");
+    raw_say(*target, "y");
+    CHECK(raw_read_all(*target, &c, 1) && raw_read_all(client, &c, 1));
+    return client;
+}
+
+// Says so many bytes, and goes with a reset.
+static void last_words(int fd, size_t size)
+{
+    char *bytes = calloc(1, size);
+    CHECK(bytes && send(fd, bytes, size, MSG_NOSIGNAL) == (ssize_t)size);
+    free(bytes);
+    raw_close_reset(fd);
+}
+
+// One end has sent all that it has to say, and closes its socket while bytes come in that it has
+// not read, as a server does that refuses an upload: the other end reads all of it, then the reset.
+TEST(what_a_side_has_sent_arrives_although_it_closes_while_the_other_side_is_sending)
+{
+    enum { SAID = 50000 };
+    static char buf[SAID + 2];
+    for (int i = 0; i < 4; i++) {
+        const int is_client = i % 2, is_unread = i / 2;
+        revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
+        int port = 0, listener = raw_listen(4, &port), target = -1;
+        size_t len = 0;
+        util_held_loop held;
+        world w;
+        int client = joined_open(&w, &x, listener, port, &target);
+        if (client >= 0) {
+            util_loop_hold(&held, is_client ? w.proxy->loops[0] : w.agents[0]->loop);
+            int goes = is_client ? client : target, stays = is_client ? target : client;
+            if (!is_unread) CHECK(raw_say(stays, "more"));
+            last_words(goes, SAID);
+            util_loop_let_go(&held);
+            CHECK_INT(raw_drain(stays, buf, sizeof buf, &len), -1);
+            CHECK_INT(errno, ECONNRESET);
+            CHECK_INT(len, SAID);
+            close(stays);
+        }
+        close(listener);
+        world_close(&w);
+    }
+}
+
 TEST(unix_targets_are_connected_to_where_they_are_listed)
 {
     char dir[] = "/tmp/revdial-test-XXXXXX", target[64];
