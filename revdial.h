@@ -1575,8 +1575,8 @@ REVDIAL_API int revdial_proxy_avoid(revdial_proxy *p, revdial_session *s, const 
 REVDIAL_API void revdial_proxy_get_stats(revdial_proxy *p, revdial_stats *out);
 
 // Stops accepting, tells the backends, and waits for the streams to end. Sessions whose streams
-// have not ended at the timeout are dropped. revdial_proxy_stop() in another thread ends the wait,
-// with REVDIAL_ETIMEDOUT.
+// have not ended at the timeout are dropped; one that drains already keeps its own end if that is
+// earlier. revdial_proxy_stop() in another thread ends the wait, with REVDIAL_ETIMEDOUT.
 //   blocks   for timeout_ms
 //   returns  0 all ended, REVDIAL_ETIMEDOUT, REVDIAL_EDEADLK, REVDIAL_ECLOSED (after fork(), or the
 //            proxy is being stopped), REVDIAL_ENOMEM
@@ -1838,7 +1838,7 @@ REVDIAL_API int revdial_session_find_stream(revdial_session *s, const char *dial
                                             revdial_stream_info *out);
 
 // Opens no new streams from now on; the session closes when the last one has ended, or at the
-// timeout. Returns at once.
+// timeout. Returns at once. Of several drains the earliest end counts.
 //   returns  0, REVDIAL_EINVAL, REVDIAL_ECLOSED
 //   thread   any
 REVDIAL_API int revdial_session_drain(revdial_session *s, int timeout_ms);
@@ -19216,7 +19216,8 @@ int revdial_session_drain(revdial_session *s, int timeout_ms)
     if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
     rvd_stream_drain_locked(s);
-    s->end.drain_until_us = until == INT64_MAX ? 0 : until;
+    const int64_t before = s->end.drain_until_us;  // its credential may have expired
+    if (until != INT64_MAX && (!before || until < before)) s->end.drain_until_us = until;
     revdial_engine_drain(s->engine);
     rvd_stream_dials_retry_locked(s);  // elsewhere
     rvd_stream_events_locked(s);

@@ -1027,6 +1027,51 @@ NEW_WORLD_TEST(a_session_whose_credential_expires_drains_and_its_agent_comes_bac
     CHECK(atomic_load(&h.calls) >= 2);
 }
 
+NEW_WORLD_TEST(a_credential_that_expires_during_a_drain_gives_its_streams_no_more_time)
+{
+    util_state e = {0};
+    lender h = {.expires_ms = 300};
+    w->pcfg.auth = hook_that_lends;
+    w->pcfg.auth_ud = &h;
+    util_clock_stop();
+    REQUIRE(world_open(w));
+    revdial_stream *st = world_dial(w, "hold", 0, NULL);
+    revdial_session *s = revdial_stream_session(st);
+    CHECK_INT(revdial_session_drain(s, 500), 0);
+    CHECK_INT(revdial_session_drain(s, -1), 0);  // as when it came up after the others
+    util_clock_advance_ms(400);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DRAINING, 1, &e));
+    CHECK_INT(e.code, REVDIAL_EAUTH);
+    util_clock_advance_ms(200);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, &e));
+    CHECK_INT(e.code, REVDIAL_ETIMEDOUT);
+    util_clock_run();
+    revdial_session_unref(s);
+    revdial_close(st);
+}
+
+NEW_WORLD_TEST(a_drain_gives_no_more_time_to_a_session_whose_credential_has_expired)
+{
+    util_state e = {0};
+    lender h = {.expires_ms = 300};
+    w->pcfg.auth = hook_that_lends;
+    w->pcfg.auth_ud = &h;
+    util_clock_stop();
+    REQUIRE(world_open(w));
+    revdial_stream *st = world_dial(w, "hold", 0, NULL);
+    revdial_session *s = revdial_stream_session(st);
+    util_clock_advance_ms(400);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DRAINING, 1, NULL));
+    for (unsigned i = 0; i < w->proxy->loop_count; i++) util_settle(w->proxy->loops[i]);
+    CHECK_INT(revdial_session_drain(s, 600000), 0);
+    util_clock_advance_ms(RVD_PROXY_EXPIRED_MS);
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, &e));
+    CHECK_INT(e.code, REVDIAL_ETIMEDOUT);
+    util_clock_run();
+    revdial_session_unref(s);
+    revdial_close(st);
+}
+
 NEW_WORLD_TEST(what_has_expired_already_admits_nobody)
 {
     asking a = {.authorization = "Bearer s3cret"};
