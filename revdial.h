@@ -26172,7 +26172,8 @@ struct revdial_agent {
 
     // Guarded by own.lock.
     rvd_agent_rules allow;
-    int drain_ms, is_over;
+    int drain_ms;  // of cfg; once is_asked, the shortest of those that threads asked for
+    int is_asked, is_over;
     unsigned drains;  // threads in revdial_agent_drain()
 };
 
@@ -28339,7 +28340,9 @@ static int rvd_agent_ask_to_stop(revdial_agent *a, int drain_ms, int is_drain)
         rvd_loop_pool_is_mine(&a->jobs))
         return REVDIAL_EDEADLK;
     pthread_mutex_lock(&a->own.lock);
-    a->drain_ms = drain_ms;
+    // The task may run once for several threads. Without a limit, -1, is the longest.
+    if (!a->is_asked || (unsigned)drain_ms < (unsigned)a->drain_ms) a->drain_ms = drain_ms;
+    a->is_asked = 1;
     if (is_drain) a->drains++;
     pthread_mutex_unlock(&a->own.lock);
     rvd_loop_post(a->loop, &a->stop_task);

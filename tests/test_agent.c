@@ -783,6 +783,47 @@ WORLD_TEST(a_stop_without_a_wait_ends_a_drain_that_another_thread_waits_for)
     revdial_close(st);
 }
 
+typedef struct draining {
+    revdial_agent *agent;
+    int drain_ms;
+    util_gate done;
+} draining;
+
+static void *drain_run(void *arg)
+{
+    draining *d = arg;
+    CHECK_INT(revdial_agent_drain(d->agent, d->drain_ms), REVDIAL_ETIMEDOUT);
+    util_gate_add(&d->done, 1);
+    return NULL;
+}
+
+// Threads that wait in a call at the agent.
+static int callers_of(revdial_agent *a)
+{
+    pthread_mutex_lock(&a->own.lock);
+    int count = (int)a->drains;
+    pthread_mutex_unlock(&a->own.lock);
+    return count;
+}
+
+WORLD_TEST(of_two_drains_that_the_agent_sees_at_once_the_shorter_one_counts)
+{
+    draining d[2] = {{w->agents[0], 1, UTIL_GATE}, {w->agents[0], -1, UTIL_GATE}};
+    pthread_t waits[2];
+    util_held_loop held;
+    revdial_stream *st = world_dial(w, "hold", 0, NULL);
+    util_loop_hold(&held, w->agents[0]->loop);
+    for (int i = 0; i < 2; i++) {
+        waits[i] = util_thread(drain_run, &d[i]);
+        UTIL_EVENTUALLY(callers_of(w->agents[0]) == i + 1);
+    }
+    util_loop_let_go(&held);
+    CHECK(util_gate_wait(&d[0].done, 1));
+    CHECK(util_gate_wait(&d[1].done, 1));
+    revdial_close(st);  // ends them if nothing else has
+    for (int i = 0; i < 2; i++) pthread_join(waits[i], NULL);
+}
+
 WORLD_TEST(an_agent_that_drains_lets_streams_end_and_is_still_there)
 {
     revdial_stream *st = world_dial(w, "echo", 0, NULL);
