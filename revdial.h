@@ -2048,7 +2048,9 @@ REVDIAL_API void revdial_agent_get_stats(revdial_agent *a, revdial_stats *out);
 //   thread   any but callbacks
 REVDIAL_API int revdial_agent_drain(revdial_agent *a, int drain_ms);
 
-// Drains for drain_ms, then ends, joins and frees the agent.
+// Drains for drain_ms, then ends, joins and frees the agent. Threads that are in
+// revdial_agent_wait() or revdial_agent_drain() return first. No other call may be at the agent
+// meanwhile.
 //   blocks   for drain_ms, and until handlers have returned (their streams fail at the end of it),
 //            as well as credential_fn, if an attempt is in it. A thread that is in the system's
 //            resolver is not waited for: it ends when the resolver returns, and until then it
@@ -26174,7 +26176,7 @@ struct revdial_agent {
     rvd_agent_rules allow;
     int drain_ms;  // of cfg; once is_asked, the shortest of those that threads asked for
     int is_asked, is_over;
-    unsigned drains;  // threads in revdial_agent_drain()
+    unsigned waiting;  // threads in revdial_agent_drain() or _wait(): they need the lock once more
 };
 
 // What the agent keeps of a session.
@@ -28255,6 +28257,12 @@ revdial_agent *revdial_agent_start(const revdial_agent_config *cfg, revdial_err 
     return NULL;
 }
 
+// The last use of the agent by a thread that has waited for it.
+static void rvd_agent_wait_end_locked(revdial_agent *a)
+{
+    if (--a->waiting == 0) pthread_cond_broadcast(&a->own.changed);
+}
+
 revdial_session *revdial_agent_wait(revdial_agent *a, int timeout_ms, revdial_err *err)
 {
     int64_t until = rvd_stream_deadline(timeout_ms);
@@ -28264,6 +28272,7 @@ revdial_session *revdial_agent_wait(revdial_agent *a, int timeout_ms, revdial_er
     if (!code && rvd_loop_is_owner(a->loop)) code = REVDIAL_EDEADLK;
     if (code) return rvd_stream_fail_null(err, code, revdial_strerror(code));
     pthread_mutex_lock(&a->own.lock);
+    a->waiting++;
     for (;;) {
         RVD_BASE_EACH (const rvd_owner_member, m, &a->own.members, link)
             if (!found && rvd_owner_is_usable(m)) found = revdial_session_ref(m->session);
@@ -28271,6 +28280,7 @@ revdial_session *revdial_agent_wait(revdial_agent *a, int timeout_ms, revdial_er
         r = rvd_owner_wait_locked(&a->own, until);
     }
     is_over = a->is_over;
+    rvd_agent_wait_end_locked(a);
     pthread_mutex_unlock(&a->own.lock);
     if (found) return found;
     return rvd_stream_fail_null(err, is_over ? REVDIAL_ECLOSED : REVDIAL_ETIMEDOUT,
@@ -28343,7 +28353,7 @@ static int rvd_agent_ask_to_stop(revdial_agent *a, int drain_ms, int is_drain)
     // The task may run once for several threads. Without a limit, -1, is the longest.
     if (!a->is_asked || (unsigned)drain_ms < (unsigned)a->drain_ms) a->drain_ms = drain_ms;
     a->is_asked = 1;
-    if (is_drain) a->drains++;
+    if (is_drain) a->waiting++;
     pthread_mutex_unlock(&a->own.lock);
     rvd_loop_post(a->loop, &a->stop_task);
     return REVDIAL_OK;
@@ -28356,8 +28366,7 @@ int revdial_agent_drain(revdial_agent *a, int drain_ms)
     pthread_mutex_lock(&a->own.lock);
     while (!a->is_over) rvd_owner_wait_locked(&a->own, INT64_MAX);
     r = a->own.was_cut ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
-    a->drains--;
-    pthread_cond_broadcast(&a->own.changed);
+    rvd_agent_wait_end_locked(a);
     pthread_mutex_unlock(&a->own.lock);
     return r;
 }
@@ -28368,7 +28377,7 @@ int revdial_agent_stop(revdial_agent *a, int drain_ms)
     if (!a || r) return r;
     rvd_loop_join(a->loop);
     pthread_mutex_lock(&a->own.lock);
-    while (a->drains) rvd_owner_wait_locked(&a->own, INT64_MAX);
+    while (a->waiting) rvd_owner_wait_locked(&a->own, INT64_MAX);
     pthread_mutex_unlock(&a->own.lock);
     r = a->own.was_cut ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
     rvd_agent_close(a);

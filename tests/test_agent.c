@@ -801,7 +801,7 @@ static void *drain_run(void *arg)
 static int callers_of(revdial_agent *a)
 {
     pthread_mutex_lock(&a->own.lock);
-    int count = (int)a->drains;
+    int count = (int)a->waiting;
     pthread_mutex_unlock(&a->own.lock);
     return count;
 }
@@ -822,6 +822,29 @@ WORLD_TEST(of_two_drains_that_the_agent_sees_at_once_the_shorter_one_counts)
     CHECK(util_gate_wait(&d[1].done, 1));
     revdial_close(st);  // ends them if nothing else has
     for (int i = 0; i < 2; i++) pthread_join(waits[i], NULL);
+}
+
+static void *wait_for_ever(void *arg)
+{
+    revdial_err err = {0};
+    CHECK(revdial_agent_wait(arg, -1, &err) == NULL);
+    CHECK_INT(err.code, REVDIAL_ECLOSED);
+    return NULL;
+}
+
+// AddressSanitizer sees a thread that uses the agent after it was freed.
+NEW_WORLD_TEST(a_stop_lets_threads_that_wait_for_a_session_return_before_it_frees_the_agent)
+{
+    char url[64];
+    pthread_t waits[4];
+    snprintf(url, sizeof url, "http://127.0.0.1:%d", raw_closed_port());
+    w->acfg.url = url;
+    revdial_agent *a = revdial_agent_start(&w->acfg, NULL);
+    REQUIRE(a != NULL);
+    for (int i = 0; i < 4; i++) waits[i] = util_thread(wait_for_ever, a);
+    UTIL_EVENTUALLY(callers_of(a) == 4);
+    CHECK_INT(revdial_agent_stop(a, 0), 0);
+    for (int i = 0; i < 4; i++) pthread_join(waits[i], NULL);
 }
 
 WORLD_TEST(an_agent_that_drains_lets_streams_end_and_is_still_there)
