@@ -1862,7 +1862,8 @@ REVDIAL_API revdial_stream *revdial_session_dial(revdial_session *s, const revdi
 
 // Called before every attempt to connect, for a token that expires or a password that changes.
 // Writes it NUL-terminated to `secret`, which is wiped after the attempt. `attempt` counts from 1
-// for each URL; size is 4097. Runs on a thread of its own and may block.
+// for each URL, with all_addresses for each address; size is 4097. Runs on a thread of its own and
+// may block.
 //   returns  0, or REVDIAL_E*: the attempt has failed. REVDIAL_EINVAL stops the link for good;
 //            REVDIAL_EAUTH and REVDIAL_EDENIED count for auth_fail_limit
 typedef int revdial_credential_fn(void *ud, unsigned attempt, char *secret, size_t size);
@@ -27394,13 +27395,15 @@ static rvd_agent_link *rvd_agent_name_link(rvd_agent_name *n, const rvd_sys_addr
 // Sees to it that this address has a link. Without room for one the next answer brings it again.
 static void rvd_agent_name_reach(rvd_agent_name *n, const rvd_sys_addr *address)
 {
+    static const revdial_err none;
     rvd_agent_link *l = rvd_agent_name_link(n, address);
     if (l) return;
     l = rvd_agent_name_link(n, NULL);
     if (!l) l = rvd_agent_link_new(n->agent, n->url, NULL);
     if (!l) return;
     rvd_agent_link_pin(l, n, address);
-    l->failures = l->auth_failures = 0;
+    l->attempt = l->failures = l->auth_failures = 0;  // those of a former address
+    rvd_agent_link_note_why(l, &none);
     // A proxy that comes up may not have its credentials yet: that it refuses ours is not final.
     for (unsigned i = 0; i < n->agent->link_count; i++)
         if (n->agent->links[i]->name == n) l->has_been_up |= n->agent->links[i]->has_been_up;

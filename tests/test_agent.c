@@ -992,6 +992,47 @@ NEW_WORLD_TEST(an_answer_without_an_address_counts_only_if_the_next_one_lacks_it
     CHECK_INT(sessions_to(w->agents[0], 0, NULL), 1 << 1 | 1 << 2);
 }
 
+static size_t links_to(revdial_agent *a, const char *address, int state, revdial_link_info *out)
+{
+    revdial_link_info links[64];
+    size_t count = revdial_agent_list_links(a, links, 64), found = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (strncmp(links[i].address, address, strlen(address)) != 0) continue;
+        if (links[i].state != state) continue;
+        *out = links[i];
+        found++;
+    }
+    return found == 1 ? count : 0;
+}
+
+NEW_WORLD_TEST(a_new_address_has_no_attempt_and_no_error_of_one_that_is_gone)
+{
+    char url[64];
+    revdial_link_info link = {0};
+    revdial_stats stats;
+    w->pcfg.listen = "127.0.0.4:0";  // nobody listens at 127.0.0.2 and 127.0.0.3
+    REQUIRE(world_open_proxy(w));
+    snprintf(url, sizeof url, "http://moving.test%s", strrchr(w->address, ':'));
+    w->acfg.url = url;
+    w->acfg.all_addresses = 1;
+    w->acfg.resolve_ms = 100;
+    w->acfg.backoff_min_ms = w->acfg.backoff_max_ms = 3600000;
+    atomic_store(&util_moving, 1 << 2);
+    revdial_agent *a = w->agents[0] = revdial_agent_start(&w->acfg, NULL);
+    REQUIRE(a != NULL);
+    UTIL_EVENTUALLY(links_to(a, "127.0.0.2:", REVDIAL_BACKOFF, &link) == 1);
+    CHECK(link.why.code != 0);
+    atomic_store(&util_moving, 1 << 3);
+    UTIL_EVENTUALLY(links_to(a, "127.0.0.3:", REVDIAL_BACKOFF, &link) == 1);
+    atomic_store(&util_moving, 1 << 3 | 1 << 4);
+    UTIL_EVENTUALLY(links_to(a, "127.0.0.4:", REVDIAL_UP, &link) == 2);
+    CHECK_INT(a->link_count, 2);  // it has the link of the first address
+    CHECK_INT(link.attempts, 1);
+    CHECK_INT(link.why.code, 0);
+    revdial_agent_get_stats(a, &stats);
+    CHECK_INT(stats.reconnects, 0);
+}
+
 NEW_WORLD_TEST(a_lookup_that_fails_hangs_or_is_cut_short_ends_no_session)
 {
     int threads = util_threads();
