@@ -20996,6 +20996,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_STREAM_THREADS 1024
 #define RVD_PROXY_EXPIRED_MS 30000  // for streams to end; the agent has another session by then
 #define RVD_PROXY_UNEXPOSED "the port was unexposed"
+#define RVD_PROXY_NO_PORT "instead_of: no port has this id"
 #define RVD_PROXY_NOT_ALLOWED "not from an address in allow_from"
 #define RVD_PROXY_SOURCES 1024  // lists of the sources of a port: short ones up to 10,000 clients
 #define RVD_PROXY_ROUTE_BYTES 16384       // a request's head; nginx and HAProxy take as much
@@ -25327,7 +25328,7 @@ static int rvd_proxy_listen_instead(rvd_proxy_listener *l, revdial_err *err)
         return code;
     }
     pthread_mutex_unlock(&p->own.lock);
-    return rvd_stream_fail(err, code, 0, "instead_of: no port has this id");
+    return rvd_stream_fail(err, code, 0, RVD_PROXY_NO_PORT);
 }
 
 // Binds and listens; the loop has yet to watch it.
@@ -25422,19 +25423,19 @@ static int rvd_proxy_listen_all(revdial_proxy *p, revdial_err *err)
 }
 
 // The path of a unix socket is the successor's. Both hold the socket until the old port is closed.
-static void rvd_proxy_listener_inherit_locked(rvd_proxy_listener *l)
+// Returns 0 if that has been closed meanwhile: then the socket is shut down, and our copy with it.
+static int rvd_proxy_listener_inherit_locked(rvd_proxy_listener *l)
 {
-    rvd_base_link *list = &l->proxy->listeners;
-    RVD_BASE_EACH (rvd_proxy_listener, old, list, link) {
-        if (old->id != l->expose.instead_of) continue;
-        memcpy(l->unlink, old->unlink, sizeof l->unlink);
-        old->unlink[0] = '\0';
-        atomic_store(&old->is_shared, 1);
-        if (!l->crowd || !old->crowd) continue;
-        rvd_owner_free(&l->proxy->own, l->crowd, sizeof *l->crowd);  // empty
-        l->crowd = old->crowd;
-        l->crowd->refs++;
-    }
+    rvd_proxy_listener *old = rvd_proxy_listener_find_locked(l->proxy, l->expose.instead_of, 0);
+    if (!old) return 0;
+    memcpy(l->unlink, old->unlink, sizeof l->unlink);
+    old->unlink[0] = '\0';
+    atomic_store(&old->is_shared, 1);
+    if (!l->crowd || !old->crowd) return 1;
+    rvd_owner_free(&l->proxy->own, l->crowd, sizeof *l->crowd);  // empty
+    l->crowd = old->crowd;
+    l->crowd->refs++;
+    return 1;
 }
 
 int64_t revdial_proxy_expose(revdial_proxy *p, const revdial_expose *x, revdial_err *err)
@@ -25449,8 +25450,8 @@ int64_t revdial_proxy_expose(revdial_proxy *p, const revdial_expose *x, revdial_
     if (!l) return err->code;
     pthread_mutex_lock(&p->own.lock);
     int64_t id = p->closing ? REVDIAL_ECLOSED : p->draining ? REVDIAL_EDRAINING : 0;
+    if (!id && x->instead_of && !rvd_proxy_listener_inherit_locked(l)) id = REVDIAL_EINVAL;
     if (!id) {
-        if (x->instead_of) rvd_proxy_listener_inherit_locked(l);
         rvd_proxy_listener_list_locked(l);
         id = l->id;
         rvd_loop_post(p->loops[0], &l->resume);
@@ -25459,6 +25460,7 @@ int64_t revdial_proxy_expose(revdial_proxy *p, const revdial_expose *x, revdial_
     if (id > 0 && x->instead_of) revdial_proxy_unexpose(p, x->instead_of, 0);
     if (id > 0) return id;
     rvd_proxy_listener_free(l);
+    if (id == REVDIAL_EINVAL) return rvd_stream_fail(err, (int)id, 0, RVD_PROXY_NO_PORT);
     return rvd_stream_fail(err, (int)id, 0, "expose: the proxy stops");
 }
 

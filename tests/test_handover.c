@@ -150,6 +150,63 @@ NEW_WORLD_TEST(a_port_cannot_follow_one_that_is_not_there)
     CHECK_INT(revdial_proxy_expose(w->proxy, &x, &err), REVDIAL_EINVAL);
 }
 
+// Holds the thread that allocates the counters of a new port: it has a copy of the socket, and its
+// port is not listed yet.
+typedef struct holding {
+    world *w;
+    revdial_expose x;
+    int64_t id;
+    revdial_err err;
+    atomic_int is_armed;
+    util_gate held, go;
+} holding;
+
+static void *holding_alloc(void *ud, void *ptr, size_t old_size, size_t size)
+{
+    holding *h = ud;
+    (void)old_size;
+    if (!ptr && size == sizeof(rvd_proxy_crowd) && atomic_exchange(&h->is_armed, 0)) {
+        util_gate_add(&h->held, 1);
+        util_gate_wait(&h->go, 1);
+    }
+    if (size) return realloc(ptr, size);
+    free(ptr);
+    return NULL;
+}
+
+static void *holding_run(void *arg)
+{
+    holding *h = arg;
+    h->id = revdial_proxy_expose(h->w->proxy, &h->x, &h->err);
+    return NULL;
+}
+
+// The loop shuts the socket of such a port down, and that of its copy with it.
+NEW_WORLD_TEST(a_port_cannot_follow_one_that_is_unexposed_meanwhile)
+{
+    static holding h;
+    char at[80];
+    h.w = w;
+    h.x = (revdial_expose){.listen = "127.0.0.1:0", .name = "cam-1"};
+    util_gate_init(&h.held);
+    util_gate_init(&h.go);
+    w->pcfg.common.alloc = holding_alloc;
+    w->pcfg.common.alloc_ud = &h;
+    REQUIRE(world_open_proxy(w));
+    int before = util_fds();
+    h.x.instead_of = world_expose(w, &h.x, at);
+    h.x.max_clients = 10;
+    atomic_store(&h.is_armed, 1);
+    pthread_t follows = util_thread(holding_run, &h);
+    CHECK(util_gate_wait(&h.held, 1));
+    CHECK_INT(revdial_proxy_unexpose(w->proxy, h.x.instead_of, 0), 0);
+    util_gate_add(&h.go, 1);
+    pthread_join(follows, NULL);
+    CHECK_INT(h.id, REVDIAL_EINVAL);
+    CHECK(strstr(h.err.msg, "instead_of") != NULL);
+    CHECK_INT(util_fds(), before);
+}
+
 // ------------------------------------------------------------------------------------------------
 // "fd:3"
 
