@@ -24673,7 +24673,8 @@ size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob, revdial_sessi
 }
 
 // Applies a new table to a session: it gets the group and the quota of its row, or ends if no row
-// admits it and drop is set.
+// admits it and drop is set. Another thread may have put a later table in force meanwhile: then the
+// row of that one counts. A session that this one has withdrawn ends all the same.
 static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_auth_table *t, revdial_session *s,
                                   int drop)
 {
@@ -24687,8 +24688,10 @@ static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_auth_table *t, rev
     // One that would be a peer now, or no longer, has to register as such.
     if (row && (!drop || rvd_proxy_is_peer(p, holder) == s->is_peer)) {
         pthread_mutex_lock(&p->own.lock);
-        m->holder.group = holder.group;
-        m->base.quota = row->quota;
+        if (t == p->table) {
+            m->holder.group = holder.group;
+            m->base.quota = row->quota;
+        }
         pthread_mutex_unlock(&p->own.lock);
         rvd_owner_limits_apply(&p->own, &m->base, NULL);
     } else if (drop) {

@@ -116,6 +116,58 @@ NEW_WORLD_TEST(a_row_that_changes_limits_sessions_that_are_up_and_ends_no_stream
     dials_close(&d);
 }
 
+// Holds the thread that frees a table: its successor is in force, and no session knows of it yet.
+typedef struct replacing {
+    revdial_proxy *proxy;
+    const revdial_credential *rows;
+    atomic_int is_armed;
+    util_gate held, go;
+} replacing;
+
+static void *replacing_alloc(void *ud, void *ptr, size_t old_size, size_t size)
+{
+    replacing *r = ud;
+    if (!size && old_size == sizeof(rvd_auth_table) && atomic_exchange(&r->is_armed, 0)) {
+        util_gate_add(&r->held, 1);
+        util_gate_wait(&r->go, 1);
+    }
+    if (size) return realloc(ptr, size);
+    free(ptr);
+    return NULL;
+}
+
+static void *replacing_run(void *arg)
+{
+    replacing *r = arg;
+    CHECK_INT(revdial_proxy_replace_credentials(r->proxy, r->rows, 2, 0, NULL), 0);
+    return NULL;
+}
+
+NEW_WORLD_TEST(of_two_tables_that_are_replaced_at_once_the_one_in_force_limits_sessions)
+{
+    static replacing r;
+    revdial_credential before[2] = {alice, bob}, after[2] = {alice, bob};
+    dials d = {0};
+    util_gate_init(&r.held);
+    util_gate_init(&r.go);
+    before[0].quota.max_own_streams = 1;
+    after[0].quota.max_own_streams = 3;
+    w->pcfg.common.alloc = replacing_alloc;
+    w->pcfg.common.alloc_ud = &r;
+    REQUIRE(open_both(w, before));
+    r.proxy = w->proxy;
+    r.rows = before;
+    atomic_store(&r.is_armed, 1);
+    pthread_t slow = util_thread(replacing_run, &r);
+    CHECK(util_gate_wait(&r.held, 1));
+    CHECK_INT(revdial_proxy_replace_credentials(w->proxy, after, 2, 0, NULL), 0);
+    util_gate_add(&r.go, 1);
+    pthread_join(slow, NULL);
+    dials_open(&d, w, "cam-1", 4);
+    CHECK_INT(d.up, 3);
+    dials_close(&d);
+}
+
 TEST(a_row_has_a_number_of_sessions_of_its_own)
 {
     static const unsigned most[] = {1, 3};  // below and above that of the config
