@@ -21223,7 +21223,7 @@ struct revdial_proxy {
     void *auth_ud;
     rvd_auth_guard guard;   // its key and seed are set before start
     rvd_base_link waiting;  // sessions whose request is not complete, or is queued, by age
-    uint16_t waiting_of[RVD_AUTH_BUCKETS];  // by the bucket of their block
+    uint32_t waiting_of[RVD_AUTH_BUCKETS];  // by the bucket of their block
     uint16_t blocks_at[RVD_PROXY_LEVELS];   // how many buckets have this number of them
     unsigned most_waiting;                  // the last level that is not empty
     rvd_proxy_name *names[RVD_PROXY_BUCKETS];
@@ -21599,7 +21599,7 @@ static unsigned rvd_proxy_waiting_level(const revdial_proxy *p, size_t bucket)
 static void rvd_proxy_waiting_count_locked(revdial_proxy *p, size_t bucket, int more)
 {
     p->blocks_at[rvd_proxy_waiting_level(p, bucket)]--;
-    p->waiting_of[bucket] = (uint16_t)(p->waiting_of[bucket] + more);
+    p->waiting_of[bucket] += (uint32_t)more;
     unsigned level = rvd_proxy_waiting_level(p, bucket);
     p->blocks_at[level]++;
     if (level > p->most_waiting || !p->blocks_at[p->most_waiting]) p->most_waiting = level;

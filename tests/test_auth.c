@@ -2003,6 +2003,20 @@ TEST(P14_a_peer_that_goes_away_anywhere_in_its_request_leaves_nothing)
     world_close(&w);
 }
 
+NEW_WORLD_TEST(a_block_of_which_65536_connections_wait_is_still_the_busiest_one)
+{
+    REQUIRE(world_open_proxy(w));
+    pthread_mutex_lock(&w->proxy->own.lock);
+    for (int i = 0; i < 65536; i++) rvd_proxy_waiting_count_locked(w->proxy, 1, 1);
+    rvd_proxy_waiting_count_locked(w->proxy, 2, 1);
+    CHECK(rvd_proxy_is_busiest_locked(w->proxy, 1));
+    CHECK(!rvd_proxy_is_busiest_locked(w->proxy, 2));
+    for (int i = 0; i < 65536; i++) rvd_proxy_waiting_count_locked(w->proxy, 1, -1);
+    CHECK(rvd_proxy_is_busiest_locked(w->proxy, 2));
+    rvd_proxy_waiting_count_locked(w->proxy, 2, -1);
+    pthread_mutex_unlock(&w->proxy->own.lock);
+}
+
 NEW_WORLD_TEST(P2_a_full_waiting_room_drops_the_oldest_of_who_has_the_most)
 {
     int fds[6];
