@@ -18067,6 +18067,7 @@ static int rvd_stream_send_locked(revdial_session *s, int *released)
         return 0;
     }
     if (n < 0) {
+        revdial_engine_sent(s->engine, 0);  // lent memory that it was shown is its owner's again
         rvd_stream_broken_locked(s, &err);
         return 0;
     }
@@ -19354,12 +19355,14 @@ static void rvd_stream_recall_locked(revdial_stream *st)
 }
 
 // Takes what may be sent now. A large piece is sent from where it lies if nobody is sending, and
-// copied only if the socket does not take all of it.
+// copied only if the socket does not take all of it. To get its memory back may take a wait for the
+// loop, so that the loop itself copies.
 static ptrdiff_t rvd_stream_put_locked(revdial_stream *st, const uint8_t *data, size_t len)
 {
     revdial_session *s = st->session;
     revdial_engine_set_now(s->engine, rvd_sys_now_us());
-    if (len < RVD_STREAM_LEND || s->sending || s->blocked || s->transport)
+    if (len < RVD_STREAM_LEND || s->sending || s->blocked || s->transport ||
+        rvd_stream_on_loop_locked(s))
         return revdial_engine_write(s->engine, st->id, data, len);
     ptrdiff_t n = revdial_engine_lend(s->engine, st->id, data, len);
     if (n <= 0) return n;

@@ -374,6 +374,67 @@ TEST(a_write_that_gives_up_has_its_memory_back)
     world_close(&w);
 }
 
+// ------------------------------------------------------------------------------------------------
+// Large writes to a connection that is broken
+
+enum { BROKEN_BYTES = 65536 };
+
+// The connection breaks in the write, and nobody but this thread can say that the session is over.
+static void on_dial_that_breaks(void *ud, revdial_stream *st, const revdial_err *err)
+{
+    static uint8_t bytes[BROKEN_BYTES];
+    called *c = ud;
+    (void)err;
+    if (st) {
+        shutdown(st->session->fd, SHUT_WR);
+        revdial_write(st, bytes, sizeof bytes);
+    }
+    revdial_close(st);
+    util_gate_add(&c->done, 1);
+}
+
+WORLD_TEST(a_large_write_on_an_IO_thread_returns_though_the_connection_breaks)
+{
+    called c;
+    revdial_kv meta = {"do", "hold"};
+    revdial_dial_opts opts = {.meta = &meta, .meta_count = 1};
+    called_init(&c, w);
+    CHECK(revdial_dial_async(w->proxy, "cam-1", &opts, on_dial_that_breaks, &c) > 0);
+    CHECK(util_gate_wait(&c.done, 1));
+}
+
+typedef struct broken {
+    revdial_stream *st;
+    util_gate done;
+} broken;
+
+static void *broken_write(void *arg)
+{
+    static uint8_t bytes[BROKEN_BYTES];
+    broken *b = arg;
+    revdial_write(b->st, bytes, sizeof bytes);
+    util_gate_add(&b->done, 1);
+    return NULL;
+}
+
+// What the failed send was shown is the writer's again at once, not when the loop has ended the
+// session.
+WORLD_TEST(a_large_write_has_its_memory_back_as_soon_as_the_connection_breaks)
+{
+    broken b = {.st = world_dial(w, "hold", 0, NULL)};
+    util_held_loop held;
+    REQUIRE(b.st != NULL);
+    util_gate_init(&b.done);
+    revdial_stream_set_deadline(b.st, REVDIAL_WR, 0);
+    util_loop_hold(&held, b.st->session->loop);
+    shutdown(b.st->session->fd, SHUT_WR);
+    pthread_t t = util_thread(broken_write, &b);
+    CHECK(util_gate_wait(&b.done, 1));
+    util_loop_let_go(&held);
+    pthread_join(t, NULL);
+    revdial_close(b.st);
+}
+
 // Reads that ask for parts; the round says of which shape. Returns bytes, in `to` in their order.
 static ptrdiff_t shaped_read(revdial_stream *st, unsigned shape, uint8_t *to, size_t len)
 {
