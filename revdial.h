@@ -19604,13 +19604,21 @@ static int rvd_stream_poll_accept_locked(const revdial_pollfd *item)
     return revdial_engine_accept(st->session->engine, st->id) == REVDIAL_OK;
 }
 
+// A question for room that finds none may begin a wait that has its time, or want a ping; and room
+// that was promised to another stream may be free by now. Only the loop sets timers.
+static void rvd_stream_poll_sleep_locked(revdial_session *s)
+{
+    if (rvd_stream_is_up(s) && !rvd_stream_flush_locked(s) && rvd_stream_is_up(s))
+        rvd_stream_rearm_locked(s, rvd_sys_now_us());
+}
+
 // Looks at streams from items[i] on that are of one session, at most RVD_STREAM_LOOKS.
 // Returns how many it looked at; adds the ready ones.
 static size_t rvd_stream_poll_look_at(rvd_stream_poll *p, size_t i, int *ready)
 {
     revdial_session *s = p->items[i].st->session;
     size_t end = rvd_base_min(p->count, i + RVD_STREAM_LOOKS), at = i, found = 0;
-    int accepted = 0;
+    int accepted = 0, waits_for_room = 0;
     rvd_stream_lock(s);
     if (s->batch.left) rvd_stream_flush_locked(s);
     for (; at < end && p->items[at].st && p->items[at].st->session == s; at++) {
@@ -19618,11 +19626,13 @@ static size_t rvd_stream_poll_look_at(rvd_stream_poll *p, size_t i, int *ready)
         accepted |= rvd_stream_poll_accept_locked(item);
         item->revents = rvd_stream_ready_locked(item->st, item->events);
         found += item->revents != 0;
+        waits_for_room |= p->waiters && item->events & POLLOUT;
         if (p->waiters) rvd_stream_poll_leave_locked(p, at);
     }
     s->batch.thread = pthread_self();
     s->batch.left = found;
     if (accepted) rvd_stream_flush_locked(s);
+    if (waits_for_room && !found) rvd_stream_poll_sleep_locked(s);
     rvd_stream_unlock(s);
     *ready += (int)found;
     return at - i;

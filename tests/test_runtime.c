@@ -871,6 +871,38 @@ TEST(poll_tells_room_after_a_write_into_the_last_of_the_credit)
     world_close(&w);
 }
 
+// Is all that was written on the wire, and will the loop not look at its clock for `ms`?
+static int is_quiet_for(revdial_session *s, int ms)
+{
+    rvd_stream_lock(s);
+    const rvd_mux *m = &s->engine->mux;
+    int yes = !s->blocked && m->out_sent == m->out_added && !m->ping_out &&
+              s->armed_us - rvd_sys_now_us() > ms * 1000LL;
+    rvd_stream_unlock(s);
+    return yes;
+}
+
+// The poll begins that moment itself, and nobody else looks at the clock for it.
+NEW_WORLD_TEST(a_poll_for_room_tells_of_a_few_bytes_of_credit_after_a_moment)
+{
+    static const char junk[262144];
+    w->pcfg.common.limits.keepalive_ms = w->acfg.common.limits.keepalive_ms = INT32_MAX;
+    REQUIRE(world_open(w));
+    revdial_stream *st = world_dial(w, "stop", 0, NULL);
+    if (CHECK(st != NULL)) {
+        revdial_pollfd p = {st, -1, POLLOUT, 0};
+        revdial_flow_info l = {0};
+        CHECK_INT(revdial_stream_get_flow(st, &l), 0);
+        ptrdiff_t n = (ptrdiff_t)l.send_credit - 500;
+        CHECK(n > 0 && n < (ptrdiff_t)sizeof junk);
+        CHECK_INT(revdial_write(st, junk, (size_t)n), n);
+        UTIL_EVENTUALLY(is_quiet_for(st->session, UTIL_WAIT_MS / 3));
+        CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS / 3), 1);
+        CHECK_INT(p.revents, POLLOUT);
+        revdial_close(st);
+    }
+}
+
 enum { POLLED = 8 };
 
 // Streams of one session, each with a byte to be read, of which a poll has told this thread.
