@@ -1951,7 +1951,8 @@ typedef struct revdial_agent_config {
     unsigned max_handlers;
     int backoff_min_ms, backoff_max_ms;  // full jitter, defaults 500 and 30000; reset after 30 s up
     // Consecutive rejections (401 and 403 of a revdial proxy, logins refused by the egress proxy)
-    // before giving up. 0: one before the first success, no limit after it. -1: no limit.
+    // before a link gives up. 0: one, if no link of the agent has had a session yet and all others
+    // are rejected, too; else no limit. -1: no limit.
     int auth_fail_limit;
     // Of any link: an attempt starts, a session is up, drains, is down; a retry is due in
     // retry_in_ms (not told of one that follows on a drain). When all links are over: STOPPED.
@@ -26972,6 +26973,19 @@ static void rvd_agent_count_failure(rvd_agent_link *l)
     l->failures++;
 }
 
+// Where no link has had a session, nobody may have set the agent up yet. A link that is rejected
+// goes on if another one has had one, or may still get one: its proxy may be told of the agent.
+static int rvd_agent_has_hope(const rvd_agent_link *l)
+{
+    const revdial_agent *a = l->agent;
+    for (unsigned i = 0; i < a->link_count; i++) {
+        const rvd_agent_link *o = a->links[i];
+        int is_over = o->state == RVD_AGENT_STOPPED || o->state == RVD_AGENT_RETIRED;
+        if (o->has_been_up || (!is_over && !o->auth_failures)) return 1;
+    }
+    return 0;
+}
+
 static int rvd_agent_is_rejected(rvd_agent_link *l, int code)
 {
     int limit = l->agent->cfg.auth_fail_limit;
@@ -26981,7 +26995,7 @@ static int rvd_agent_is_rejected(rvd_agent_link *l, int code)
     }
     l->auth_failures++;
     if (limit < 0) return 0;
-    if (limit == 0) return !l->has_been_up;
+    if (limit == 0) return !rvd_agent_has_hope(l);
     return l->auth_failures >= (unsigned)limit;
 }
 
@@ -27019,6 +27033,17 @@ static void rvd_agent_link_wait(rvd_agent_link *l, int wait_ms)
 }
 
 // The attempt or the session is over: again later, or never.
+// All links are rejected: those that wait for another attempt are over, too.
+static void rvd_agent_give_up(revdial_agent *a)
+{
+    for (unsigned i = 0; i < a->link_count; i++) {
+        rvd_agent_link *l = a->links[i];
+        if (l->state != RVD_AGENT_WAITING) continue;
+        rvd_agent_log_link(l, RVD_LOG_LINK_STOPPED, REVDIAL_LOG_ERROR, l->told_why.msg);
+        rvd_agent_link_stop(l, &l->told_why);
+    }
+}
+
 static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int retry_after_ms)
 {
     revdial_agent *a = l->agent;
@@ -27030,6 +27055,7 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
         rvd_agent_log_link(l, RVD_LOG_LINK_STOPPED,
                            a->stopping ? REVDIAL_LOG_INFO : REVDIAL_LOG_ERROR, why->msg);
         l->session = NULL;
+        if (rejected && !a->cfg.auth_fail_limit && !a->stopping) rvd_agent_give_up(a);
         rvd_agent_link_stop(l, a->stopping ? NULL : why);
         return;
     }
@@ -27422,9 +27448,6 @@ static void rvd_agent_name_reach(rvd_agent_name *n, const rvd_sys_addr *address)
     rvd_agent_link_pin(l, n, address);
     l->attempt = l->failures = l->auth_failures = 0;  // those of a former address
     rvd_agent_link_note_why(l, &none);
-    // A proxy that comes up may not have its credentials yet: that it refuses ours is not final.
-    for (unsigned i = 0; i < n->agent->link_count; i++)
-        if (n->agent->links[i]->name == n) l->has_been_up |= n->agent->links[i]->has_been_up;
     rvd_agent_link_next(l);
 }
 

@@ -761,6 +761,53 @@ TEST(U43_an_agent_keeps_a_session_to_each_of_two_proxies_that_share_nothing)
     world_close(&b);
 }
 
+TEST(a_proxy_that_rejects_the_agent_is_asked_again_while_another_one_has_it)
+{
+    static const revdial_credential none = {.secret = "another", .names = "dog"};
+    static const revdial_credential who = {.secret = "s3cret", .user = "alice", .names = "cam-*"};
+    for (int is_first = 0; is_first < 2; is_first++) {
+        world a, b;
+        char urls[300];
+        world_init(&a);
+        world_init(&b);
+        b.pcfg.credentials = &none;
+        if (world_open_proxy(&a) && world_open_proxy(&b)) {
+            const char *one = is_first ? b.url : a.url, *two = is_first ? a.url : b.url;
+            snprintf(urls, sizeof urls, "%s,%s", one, two);
+            a.acfg.url = urls;
+            CHECK(world_open_agent(&a, 0));
+            CHECK(util_log_wait(&a.states, REVDIAL_BACKOFF, 2, NULL));
+            CHECK_INT(revdial_proxy_wait(a.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+            CHECK_INT(revdial_proxy_replace_credentials(b.proxy, &who, 1, 0, NULL), 0);
+            CHECK_INT(revdial_proxy_wait(b.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+            CHECK_INT(util_log_count(&a.states, REVDIAL_STOPPED, NULL), 0);
+        }
+        world_close(&a);
+        world_close(&b);
+    }
+}
+
+TEST(an_agent_that_all_its_proxies_reject_ends)
+{
+    static const revdial_credential none = {.secret = "another", .names = "dog"};
+    world a, b;
+    char urls[300];
+    util_state e = {0};
+    world_init(&a);
+    world_init(&b);
+    a.pcfg.credentials = b.pcfg.credentials = &none;
+    if (world_open_proxy(&a) && world_open_proxy(&b)) {
+        snprintf(urls, sizeof urls, "%s,%s", a.url, b.url);
+        a.acfg.url = urls;
+        a.acfg.backoff_max_ms = 100000000;  // who is rejected first does not ask again
+        a.agents[0] = revdial_agent_start(&a.acfg, NULL);
+        CHECK(util_log_wait(&a.states, REVDIAL_STOPPED, 1, &e));
+        CHECK_INT(e.code, REVDIAL_EAUTH);
+    }
+    world_close(&a);
+    world_close(&b);
+}
+
 static void *drain_for_ever(void *arg)
 {
     world *w = arg;
