@@ -418,13 +418,13 @@ TEST(an_address_that_is_none_is_refused_with_what_would_be_one)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         prog_address a;
         revdial_err err = {0};
-        if (prog_address_parse(&a, bad[i], &err) == 0 || !strstr(err.msg, bad[i]))
+        if (prog_address_parse(&a, bad[i], 1, &err) == 0 || !strstr(err.msg, bad[i]))
             test_fail(__FILE__, __LINE__, "\"%s\": \"%s\"", bad[i], err.msg);
     }
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         prog_address a;
         revdial_err err = {0};
-        if (prog_address_parse(&a, good[i], &err) != 0)
+        if (prog_address_parse(&a, good[i], 1, &err) != 0)
             test_fail(__FILE__, __LINE__, "%s", err.msg);
     }
 }

@@ -28,7 +28,14 @@ const char *forward_problem(const char *spec)
 {
     const char *target = strchr(spec, '=');
     const char *only[] = {target ? target + 1 : NULL, NULL};
-    if (!target || target == spec) return "is not ADDRESS=TARGET:";
+    char address[PROG_LISTENER_SIZE];
+    revdial_err err;
+    size_t len = target ? (size_t)(target - spec) : 0;
+    if (len == 0) return "is not ADDRESS=TARGET:";
+    if (len >= sizeof address) return "the ADDRESS is too long in";
+    snprintf(address, sizeof address, "%.*s", (int)len, spec);
+    if (prog_address_check(address, &err) != 0)
+        return "an ADDRESS is HOST:PORT, a PORT, or unix:/PATH in";
     // A target is a rule that allows just this target.
     if (strpbrk(only[0], "*?") || !revdial_target_allowed(only, only[0]))
         return "a TARGET is HOST:PORT or unix:/PATH in";
@@ -169,10 +176,8 @@ static int forward_listen(forward *f, const char *spec, revdial_err *err)
 {
     forward_port *port = &f->ports[f->count];
     char address[PROG_LISTENER_SIZE];
-    size_t len = strcspn(spec, "=");
+    size_t len = strcspn(spec, "=");  // as forward_problem() has checked
     snprintf(address, sizeof address, "%.*s", (int)len, spec);
-    if (len >= sizeof address) snprintf(err->msg, sizeof err->msg, "%s: too long", address);
-    if (len >= sizeof address) return PROG_USAGE;
     port->target = spec + len + 1;
     if (prog_listener_open(&port->at, address, FORWARD_BACKLOG, err) != 0)
         return err->code == REVDIAL_EINVAL ? PROG_USAGE : PROG_CANNOT_BIND;

@@ -421,7 +421,9 @@ int prog_admin_check(const prog_cli *cli)
     revdial_err err = {0};
     int is_bad = path && prog_admin_token(path, token, &err) != 0;
     prog_wipe(token, sizeof token);
-    return is_bad ? prog_usage_error(cli, "admin-token-file", err.msg, NULL) : 0;
+    if (is_bad) return prog_usage_error(cli, "admin-token-file", err.msg, NULL);
+    if (!cli->common.admin || prog_address_check(cli->common.admin, &err) == 0) return 0;
+    return prog_usage_error(cli, "admin", err.msg, NULL);
 }
 
 void prog_admin_renew(prog_admin *a)

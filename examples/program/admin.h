@@ -79,6 +79,8 @@ typedef struct prog_listener {
     char path[sizeof((struct sockaddr_un *)0)->sun_path];  // "" = TCP
 } prog_listener;
 
+// Is it an address? Looks no name up. Returns 0, or -1 and the reason.
+int prog_address_check(const char *address, revdial_err *err);
 // Returns 0, or -1 and the reason: REVDIAL_EINVAL if it is no address.
 int prog_listener_open(prog_listener *l, const char *address, int backlog, revdial_err *err);
 // Closes it, if it is open, and removes its Unix socket.

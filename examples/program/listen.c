@@ -33,8 +33,9 @@ static int prog_address_unix(prog_address *a, const char *text, revdial_err *err
 {
     struct sockaddr_un un = {.sun_family = AF_UNIX};
     const char *path = text + strlen("unix:");
-    if (!*path || strlen(path) >= sizeof un.sun_path)
-        return prog_address_fail(err, text, "the path of a Unix socket has 1 to 107 letters");
+    if (*path != '/' || strlen(path) >= sizeof un.sun_path)
+        return prog_address_fail(err, text,
+                                 "the path of a Unix socket begins with /, with 2 to 107 letters");
     memcpy(un.sun_path, path, strlen(path));
     memcpy(&a->at, &un, sizeof un);
     a->len = sizeof un;
@@ -42,7 +43,8 @@ static int prog_address_unix(prog_address *a, const char *text, revdial_err *err
 }
 
 // "127.0.0.1:9000", "[::1]:9000", "localhost:9000", "9000" on this machine, or "unix:PATH".
-static int prog_address_parse(prog_address *a, const char *text, revdial_err *err)
+//   looks_up   0: a host name may lead anywhere
+static int prog_address_parse(prog_address *a, const char *text, int looks_up, revdial_err *err)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV}, *found;
     char host[PROG_ADDRESS_SIZE] = "127.0.0.1";
@@ -61,6 +63,7 @@ static int prog_address_parse(prog_address *a, const char *text, revdial_err *er
         return prog_address_fail(err, text, "write [HOST]:PORT for an IPv6 address");
     }
     if (colon) snprintf(host, sizeof host, "%.*s", (int)len, from);
+    if (!looks_up) return 0;
     if (getaddrinfo(host, port, &hints, &found) != 0)
         return prog_address_fail(err, text, "no such host");
     memcpy(&a->at, found->ai_addr, found->ai_addrlen);
@@ -69,12 +72,18 @@ static int prog_address_parse(prog_address *a, const char *text, revdial_err *er
     return 0;
 }
 
+int prog_address_check(const char *address, revdial_err *err)
+{
+    prog_address a;
+    return prog_address_parse(&a, address, 0, err);
+}
+
 int prog_connect(const char *address, revdial_err *err)
 {
     const struct timeval patience = {.tv_sec = PROG_CONNECT_S};
     prog_address a;
     int fd;
-    if (prog_address_parse(&a, address, err) != 0) return -1;
+    if (prog_address_parse(&a, address, 1, err) != 0) return -1;
     fd = socket(a.at.ss_family, SOCK_STREAM, 0);
     if (fd >= 0) {
         setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
@@ -126,7 +135,7 @@ int prog_listener_open(prog_listener *l, const char *address, int backlog, revdi
     prog_address at;
     l->fd = -1;
     l->path[0] = '\0';
-    if (prog_address_parse(&at, address, err) != 0) return -1;
+    if (prog_address_parse(&at, address, 1, err) != 0) return -1;
     if (at.at.ss_family == AF_UNIX)
         memcpy(l->path, ((const struct sockaddr_un *)&at.at)->sun_path, sizeof l->path);
     if (prog_listener_bind(l, &at, backlog) == 0) return 0;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "help.h"
+#include "sockets.h"
 
 // An agent opens a stream for each client of its --forward. With the 65,536 of the library, and the
 // rates of floods that scale with them, one agent could open and reset 50,000 streams at once, each
@@ -528,6 +529,13 @@ static int config_check(config *c)
     return prog_complain(&c->cli, "%s", err.msg);
 }
 
+static int config_sockets(const config *c)
+{
+    revdial_err err = {0};
+    if (!c->s.sockets || sockets_check(c->s.sockets, &err) == 0) return 0;
+    return prog_usage_error(&c->cli, "sockets", err.msg, NULL);
+}
+
 int config_open(config *c, char **argv, prog_log *log)
 {
     int rc;
@@ -557,6 +565,7 @@ int config_open(config *c, char **argv, prog_log *log)
     if (rc == 0) rc = peers_configure(c);
     if (rc == 0) rc = config_fill(c);
     if (rc == 0) rc = config_check(c);
+    if (rc == 0) rc = config_sockets(c);
     if (rc == 0) rc = prog_admin_check(&c->cli);
     return rc == 0 ? -1 : rc;
 }

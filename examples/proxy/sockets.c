@@ -70,6 +70,13 @@ static char *absolute(const char *dir)
     return path;
 }
 
+int sockets_check(const char *dir, revdial_err *err)
+{
+    DIR *all = opendir(dir);
+    if (!all) snprintf(err->msg, sizeof err->msg, "%s: %s", dir, strerror(errno));
+    return all ? closedir(all) : -1;
+}
+
 int sockets_open(sockets *s, const char *dir, revdial_err *err)
 {
     char path[sizeof((struct sockaddr_un *)0)->sun_path];

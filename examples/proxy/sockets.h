@@ -29,7 +29,9 @@ typedef struct sockets {
     size_t draining_count;
 } sockets;
 
-// Checks the directory, and removes the sockets of a proxy that was killed.
+// Is it a directory? Returns 0, or -1 and the reason in err->msg.
+int sockets_check(const char *dir, revdial_err *err);
+// Removes the sockets of a proxy that was killed.
 //   returns  0, or -1 and the reason in err->msg
 int sockets_open(sockets *s, const char *dir, revdial_err *err);
 // A session is up, drains or is down; an on_session hook calls it. May come before sockets_start().

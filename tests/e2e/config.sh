@@ -62,7 +62,15 @@ END_OF_LIST
         --token-file "$dir/token" --allow nonsense || return
     says agent 0 'good' --check --server http://127.0.0.1:1 --name web \
         --token-file "$dir/token" --target x:1 || return
-    figures="$((count + 5)) verdicts"
+    configure 'expose = 0=web'
+    says proxy 2 'admin: "nonsense"' --config "$conf" --check --admin nonsense || return
+    says proxy 2 'admin: .*70000' --config "$conf" --check --admin '[::1]:70000' || return
+    says proxy 2 'sockets: .*nowhere' --config "$conf" --check --sockets "$dir/nowhere" || return
+    says agent 2 'admin: "unix:a"' --check --server http://127.0.0.1:1 --name web \
+        --token-file "$dir/token" --target x:1 --admin unix:a || return
+    says agent 2 'forward: an ADDRESS is' --check --server http://127.0.0.1:1 --name web \
+        --token-file "$dir/token" --forward x=127.0.0.1:1 || return
+    figures="$((count + 10)) verdicts"
 }
 
 prints_what_counts() {
