@@ -17022,6 +17022,7 @@ struct revdial_session {
     rvd_stream_batch batch;
     int blocked;       // the socket takes no more until the loop says so
     int64_t armed_us;  // the timer, as last set
+    int has_offer;     // since the last tick a stream has come, whose time to be accepted runs
     rvd_stream_pace pace;
     rvd_stream_look look;
     int is_rated;         // its limits have a rate
@@ -17526,6 +17527,7 @@ static void rvd_stream_incoming_locked(revdial_session *s, const revdial_event *
         return;
     }
     st->id = ev->id;
+    s->has_offer = 1;
     revdial_engine_set_ud(s->engine, st->id, st);
     s->host->on_open_locked(s, st);
 }
@@ -18105,6 +18107,7 @@ static void rvd_stream_look_locked(revdial_session *s, int64_t now_us)
 static int64_t rvd_stream_tick_locked(revdial_session *s, int64_t now_us)
 {
     rvd_stream_look_locked(s, now_us);
+    s->has_offer = 0;
     int64_t at = revdial_engine_tick(s->engine, now_us);
     return at >= 0 && s->look.next_us && s->look.next_us < at ? s->look.next_us : at;
 }
@@ -18863,6 +18866,9 @@ static int rvd_stream_drive_locked(revdial_session *s, rvd_stream_waiter *w, int
     while (!w->woken && r == 0 && rvd_stream_is_up(s) && !s->reader.needs_loop && !s->pend)
         r = rvd_stream_drive_step_locked(s, w, deadline_us);
     asks = rvd_reader_end(&s->reader, !s->blocked && rvd_stream_is_up(s));
+    // What came together with its bytes may want the timer: for others that sleep, or an offer.
+    if ((s->reader.waiting > 1 || s->has_offer) && rvd_stream_is_up(s))
+        rvd_stream_rearm_locked(s, rvd_sys_now_us());
     // The end goes on: the loop waited for us to go, or we have seen the room for the last frames.
     if (asks || s->blocked || !rvd_stream_is_up(s)) rvd_stream_kick_locked(s);
     return r;

@@ -119,7 +119,7 @@ static int raw_frame_await_data(int fd, raw_frame *f, uint8_t *to)
 
 typedef struct tiny {
     revdial_stream *st;
-    util_gate go;
+    util_gate go, done;
     ptrdiff_t n;
 } tiny;
 
@@ -132,6 +132,7 @@ static void *tiny_write(void *arg)
     w->n = revdial_write(w->st, bytes, sizeof bytes);
     util_gate_wait(&w->go, 1);
     w->n += revdial_write(w->st, bytes, 10);
+    util_gate_add(&w->done, 1);
     return NULL;
 }
 
@@ -149,6 +150,7 @@ TEST(a_few_bytes_of_credit_are_used_after_a_moment)
     if (CHECK(fd >= 0 && st)) {
         tiny w10 = {.st = st};
         util_gate_init(&w10.go);
+        util_gate_init(&w10.done);
         pthread_t t = util_thread(tiny_write, &w10);
         raw_frame f = {0};
         uint32_t got = 0;
@@ -172,6 +174,136 @@ TEST(a_few_bytes_of_credit_are_used_after_a_moment)
     revdial_close(st);
     if (fd >= 0) close(fd);
     world_close(&w);
+}
+
+// A thread that reads, and what comes for others together with its own bytes.
+typedef struct leaver {
+    world w;
+    int fd;
+    uint32_t id;
+    revdial_stream *st;
+    pthread_t thread;
+    ptrdiff_t n;
+} leaver;
+
+// Reads a frame within `ms`, and answers a ping, so that the proxy has nothing to wait for.
+static int leaver_frame(leaver *r, raw_frame *f, int ms)
+{
+    static uint8_t junk[65536];
+    if (!raw_wait(r->fd, POLLIN, ms) || !raw_frame_read(r->fd, f)) return 0;
+    if (f->type == RAW_PING && f->flags == RAW_SYN)
+        raw_frame_send(r->fd, RAW_PING, RAW_ACK, 0, f->len);
+    return f->type != RAW_DATA || !f->len || raw_read_all(r->fd, junk, f->len);
+}
+
+// Do so many threads wait, and will the loop not look at its clock for the third of a wait?
+static int leaver_is_quiet(leaver *r, size_t waiting)
+{
+    revdial_session *s = r->st->session;
+    raw_frame f;
+    while (leaver_frame(r, &f, 0)) continue;
+    rvd_stream_lock(s);
+    int yes = s->reader.waiting == waiting && !s->engine->mux.ping_out &&
+              s->armed_us - rvd_sys_now_us() > UTIL_WAIT_MS / 3 * 1000LL;
+    rvd_stream_unlock(s);
+    return yes;
+}
+
+static void *leaver_read(void *arg)
+{
+    leaver *r = arg;
+    char c;
+    revdial_stream_set_deadline(r->st, REVDIAL_RD, 2 * UTIL_WAIT_MS);
+    r->n = revdial_read(r->st, &c, 1);
+    return NULL;
+}
+
+static revdial_stream *leaver_dial(leaver *r, uint32_t *id)
+{
+    raw_frame f = {0};
+    revdial_stream *st = revdial_dial(r->w.proxy, "cam-1", NULL, NULL);
+    while (st && leaver_frame(r, &f, UTIL_WAIT_MS) && f.type != RAW_WINDOW) continue;
+    if (!CHECK_INT(f.type, RAW_WINDOW)) return st;
+    raw_frame_send(r->fd, RAW_WINDOW, RAW_ACK, *id = f.id, 0);
+    return st;
+}
+
+// r->w is initialised, and what the test wants otherwise is in its pcfg.
+static int leaver_open(leaver *r)
+{
+    enum rvd_reader_state reader = RVD_READER_WATCH;
+    r->w.pcfg.common.limits.keepalive_ms = INT32_MAX;
+    if (!world_open_proxy(&r->w)) return 0;
+    r->fd = raw_backend(r->w.address, "cam-1", NULL);
+    CHECK_INT(revdial_proxy_wait(r->w.proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+    if (!CHECK(r->fd >= 0)) return 0;
+    r->st = leaver_dial(r, &r->id);
+    if (!r->st) return 0;
+    r->thread = util_thread(leaver_read, r);
+    UTIL_EVENTUALLY(waiting_on(r->st->session, &reader) == 1);
+    return 1;
+}
+
+// A frame for another stream and a byte for the thread, in one segment. The thread leaves.
+static void leaver_send(leaver *r, uint16_t flags, uint32_t id, uint32_t n)
+{
+    uint8_t wire[25] = {0};
+    raw_frame_put(wire, RAW_WINDOW, flags, id, n);
+    raw_frame_put(wire + 12, RAW_DATA, 0, r->id, 1);
+    raw_send(r->fd, wire, sizeof wire);
+    pthread_join(r->thread, NULL);
+    CHECK_INT(r->n, 1);
+}
+
+static void leaver_close(leaver *r)
+{
+    revdial_close(r->st);
+    if (r->fd >= 0) close(r->fd);
+    world_close(&r->w);
+}
+
+TEST(a_thread_that_leaves_has_the_loop_look_at_the_clock_for_a_writer_that_stays)
+{
+    leaver r = {.fd = -1};
+    world_init(&r.w);
+    if (leaver_open(&r)) {
+        uint32_t id = 0;
+        tiny w10 = {.st = leaver_dial(&r, &id)};
+        util_gate_init(&w10.go);
+        util_gate_init(&w10.done);
+        util_gate_add(&w10.go, 1);
+        pthread_t t = util_thread(tiny_write, &w10);
+        UTIL_EVENTUALLY(leaver_is_quiet(&r, 2));
+        leaver_send(&r, 0, id, 512);
+        CHECK(util_gate_wait_ms(&w10.done, 1, UTIL_WAIT_MS / 3));
+        pthread_join(t, NULL);
+        CHECK_INT(w10.n, 262144 + 10);
+        revdial_close(w10.st);
+    }
+    leaver_close(&r);
+}
+
+static void on_stream_to_ignore(void *ud, revdial_stream *st)
+{
+    util_gate_wait(&((world *)ud)->go, 1);
+    revdial_close(st);
+}
+
+TEST(a_thread_that_leaves_has_the_loop_look_at_the_clock_for_a_stream_that_nobody_accepts)
+{
+    leaver r = {.fd = -1};
+    world_init(&r.w);
+    r.w.pcfg.on_stream = on_stream_to_ignore;
+    r.w.pcfg.common.limits.accept_timeout_ms = 100;
+    if (leaver_open(&r)) {
+        raw_frame f = {0};
+        UTIL_EVENTUALLY(leaver_is_quiet(&r, 1));
+        leaver_send(&r, RAW_SYN, 2, 0);
+        while (leaver_frame(&r, &f, UTIL_WAIT_MS / 3) && f.id != 2) continue;
+        CHECK_INT(f.id, 2);
+        CHECK_INT(f.flags, RAW_RST);
+    }
+    leaver_close(&r);
 }
 
 // ------------------------------------------------------------------------------------------------
