@@ -19573,7 +19573,9 @@ static short rvd_stream_ready_locked(revdial_stream *st, short events)
     if (in != REVDIAL_EAGAIN) ready |= POLLIN;
     if (out != 0) ready |= POLLOUT;
     if (is_over && out < 0) ready |= POLLHUP;
-    if (is_over && in < 0) ready |= POLLERR;
+    // A side that was ended here has not failed.
+    int has_failed = (in < 0 && in != REVDIAL_ECLOSED) || (out < 0 && out != REVDIAL_ECLOSED);
+    if (is_over && has_failed) ready |= POLLERR;
     ready &= events | POLLHUP | POLLERR;
     st->quiet = (short)(ready ? 0 : (events & (POLLIN | POLLOUT)) | POLLERR);
     return (short)ready;

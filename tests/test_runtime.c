@@ -730,6 +730,55 @@ static int is_out_of_credit(revdial_stream *st)
     return revdial_stream_get_flow(st, &l) == 0 && strcmp(l.blocked_on, "peer's credit") == 0;
 }
 
+// A side that we ended ourselves is no failure; one that the peer or the session ended is, also
+// when the other side is over.
+WORLD_TEST(poll_for_room_waits_on_though_we_stopped_reading)
+{
+    static const char junk[4096];
+    revdial_stream *st = world_dial(w, "stop", 0, NULL);
+    if (CHECK(st != NULL)) {
+        revdial_pollfd p = {st, -1, POLLOUT, 0};
+        revdial_stream_set_deadline(st, REVDIAL_WR, 0);
+        UTIL_EVENTUALLY(revdial_write(st, junk, sizeof junk) == REVDIAL_EAGAIN &&
+                        is_out_of_credit(st));
+        CHECK_INT(revdial_shutdown(st, REVDIAL_RD), 0);
+        CHECK_INT(revdial_poll(&p, 1, 0), 0);
+        CHECK_INT(p.revents, 0);
+        CHECK_INT(revdial_shutdown(st, REVDIAL_WR), 0);
+        CHECK_INT(revdial_poll(&p, 1, 0), 1);
+        CHECK_INT(p.revents, POLLOUT | POLLHUP);  // a write would not wait
+        revdial_close(st);
+    }
+}
+
+static void check_poll_tells_loss(revdial_stream *st)
+{
+    revdial_pollfd p = {st, -1, 0, 0};
+    CHECK_INT(revdial_poll(&p, 1, 0), 0);
+    shutdown(st->session->fd, SHUT_RDWR);
+    CHECK_INT(revdial_poll(&p, 1, UTIL_WAIT_MS), 1);
+    CHECK_INT(p.revents, POLLHUP | POLLERR);
+}
+
+WORLD_TEST(poll_tells_a_lost_session_though_the_peer_has_finished)
+{
+    char c;
+    revdial_stream *st = world_dial(w, "source", 0, NULL);
+    REQUIRE(st != NULL);
+    CHECK_INT(revdial_read(st, &c, 1), 0);
+    check_poll_tells_loss(st);
+    revdial_close(st);
+}
+
+WORLD_TEST(poll_tells_a_lost_session_though_we_stopped_reading)
+{
+    revdial_stream *st = world_dial(w, "stop", 0, NULL);
+    REQUIRE(st != NULL);
+    CHECK_INT(revdial_shutdown(st, REVDIAL_RD), 0);
+    check_poll_tells_loss(st);
+    revdial_close(st);
+}
+
 // The peer gives credit and reads nothing: what a sleeping writer then has to say waits for the
 // socket, and so does the loop.
 TEST(the_loop_sleeps_while_the_socket_is_full_and_a_writer_has_more)
