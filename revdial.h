@@ -20079,12 +20079,24 @@ static void rvd_relay_break(rvd_relay *r, ptrdiff_t error, const char *text)
     rvd_relay_left(r);
 }
 
+// Has the client gone? Neither waiting for credit nor an end that it has sent must hide that. After
+// its end only a socket that an answer may still go to is asked.
+static void rvd_relay_in_check(rvd_relay *r)
+{
+    int is_half = r->in_state == RVD_RELAY_IN_ENDED && !r->out_over && !r->is_split;
+    if (!(r->in.ready & RVD_LOOP_HUP) || r->why_text) return;
+    if (!is_half && r->in_state != RVD_RELAY_IN_OPEN) return;
+    int error = rvd_sys_get_int(r->in.fd, SO_ERROR);
+    if (error && error != -ENOTSOCK)
+        rvd_relay_break(r, error < 0 ? error : -error, "the socket's other end has gone");
+}
+
 static void rvd_relay_pump_in(rvd_relay *r)
 {
     size_t share = 0;
     revdial_engine_set_now(r->session->engine, rvd_loop_now(r->session->loop));
-    if (!rvd_relay_early(r)) return;
-    while (r->in_state == RVD_RELAY_IN_OPEN && r->in.ready & RVD_LOOP_READ) {
+    int has_sent_early = rvd_relay_early(r);
+    while (has_sent_early && r->in_state == RVD_RELAY_IN_OPEN && r->in.ready & RVD_LOOP_READ) {
         size_t n = r->full_reads < RVD_RELAY_FULL ? rvd_relay_read(r) : rvd_relay_splice(r);
         if (!n) break;
         share += n;
@@ -20093,13 +20105,7 @@ static void rvd_relay_pump_in(rvd_relay *r)
             return;
         }
     }
-    // Waiting for credit must not hide that the client has gone.
-    if (r->in_state == RVD_RELAY_IN_OPEN && r->in.ready & RVD_LOOP_HUP && !r->why_text) {
-        int error = rvd_sys_connect_result(r->in.fd);
-        if (error == 0 || error == -EINPROGRESS || error == -ENOTSOCK) return;
-        rvd_relay_break(r, error, "the socket's other end has gone");
-        rvd_relay_pump_in(r);
-    }
+    rvd_relay_in_check(r);
 }
 
 // Writes what is there. Returns 0 to stop for now.

@@ -371,6 +371,59 @@ NEW_WORLD_TEST(a_client_that_goes_away_while_the_stream_has_no_credit_is_noticed
     CHECK_INT(world_last(w).end, REVDIAL_ERESET);
 }
 
+NEW_WORLD_TEST(a_client_that_goes_away_while_its_early_bytes_wait_for_credit_is_noticed)
+{
+    static const char bytes[262144];
+    joined j;
+    int fds[2];
+    revdial_flow_info l = {0};
+    REQUIRE(world_open(w) && raw_pair(fds));
+    revdial_stream *st = world_dial(w, "stop", 0, NULL);
+    REQUIRE(st != NULL && revdial_stream_get_flow(st, &l) == 0);
+    REQUIRE(l.send_credit <= sizeof bytes);
+    CHECK_INT(revdial_write(st, bytes, l.send_credit), l.send_credit);
+    revdial_relay_opts o = joined_opts(&j);
+    o.early = bytes;
+    o.early_len = 65536;
+    CHECK_INT(revdial_relay(st, fds[1], fds[1], &o), 0);
+    raw_close_reset(fds[0]);
+    CHECK(util_gate_wait(&j.done, 1));
+    CHECK_INT(j.is_failed, 1);
+    CHECK_INT(j.why.code, REVDIAL_ESYS);
+    util_gate_add(&w->go, 1);
+    CHECK(util_gate_wait(&w->ended, 1));
+    CHECK_INT(world_last(w).end, REVDIAL_ERESET);
+}
+
+// Reads to the end, and never answers.
+static void never_answers(void *ud, revdial_stream *st)
+{
+    world *w = ud;
+    util_read r = util_read_payload(st, 2);
+    util_gate_add(&w->held, 1);
+    UTIL_EVENTUALLY(revdial_stream_error(st, &r.reset) != 0);
+    revdial_close(st);
+    world_note(w, &r);
+}
+
+NEW_WORLD_TEST(a_client_that_has_finished_and_goes_away_before_the_answer_is_noticed)
+{
+    joined j;
+    int fds[2];
+    w->acfg.handler = never_answers;
+    REQUIRE(world_open(w) && raw_pair(fds));
+    revdial_relay_opts o = joined_opts(&j);
+    CHECK_INT(revdial_relay(world_dial(w, "wait", 0, NULL), fds[1], fds[1], &o), 0);
+    CHECK_INT(shutdown(fds[0], SHUT_WR), 0);
+    CHECK(util_gate_wait(&w->held, 1));
+    raw_close_reset(fds[0]);
+    CHECK(util_gate_wait(&j.done, 1));
+    CHECK_INT(j.is_failed, 1);
+    CHECK_INT(j.why.code, REVDIAL_ESYS);
+    CHECK(util_gate_wait(&w->ended, 1));
+    CHECK_INT(world_last(w).reset, REVDIAL_RESET_CANCEL);
+}
+
 WORLD_TEST(a_join_that_is_refused_has_closed_all_three_and_calls_nobody)
 {
     joined j;
