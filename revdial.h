@@ -19781,7 +19781,7 @@ int revdial_pollset_add(revdial_pollset *set, revdial_stream *st, void *ud)
     revdial_session *s = st->session;
     rvd_stream_member *m = NULL;
     int r = REVDIAL_EINVAL;
-    if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
+    if (rvd_stream_is_child(s) || rvd_sys_is_child(set->origin)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
     if (!st->member && ud) {
         m = rvd_base_alloc(&s->heap, sizeof *m);

@@ -378,6 +378,36 @@ static pid_t child_with_copies(int *fd)
     return child;
 }
 
+// A child that has a world of its own.
+static int adds_to_the_parents_set(revdial_pollset *set)
+{
+    world w;
+    int wrong = 0;
+    world_init(&w);
+    revdial_stream *st = world_open(&w) ? world_dial(&w, "echo", 0, NULL) : NULL;
+    WANT(st != NULL, 1);
+    if (st) WANT(revdial_pollset_add(set, st, &w), REVDIAL_ECLOSED);
+    revdial_close(st);
+    world_close(&w);
+    return wrong;
+}
+
+TEST(a_poll_set_of_the_parent_takes_no_stream_of_its_child)
+{
+    revdial_pollset *set = revdial_pollset_new();
+    int status = 0;
+    REQUIRE(set != NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(UTIL_WAIT_MS / 1000);
+        _exit(adds_to_the_parents_set(set));
+    }
+    CHECK_INT(waitpid(child, &status, 0), child);
+    CHECK_INT(status, 0);
+    CHECK_INT(raw_wait(revdial_pollset_fd(set), POLLIN, 0), 0);
+    revdial_pollset_free(set);
+}
+
 TEST(ends_reach_the_peers_though_a_child_has_copies_of_the_sockets)
 {
     static const revdial_kv meta[] = {{"do", "reset"}, {"n", "70"}};
