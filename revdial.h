@@ -19408,11 +19408,13 @@ static void rvd_stream_write_end_locked(revdial_stream *st)
 
 ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
 {
+    static const struct iovec nothing;
     revdial_session *s = st->session;
     ptrdiff_t done = 0, n;
     int has_turn, waits = 0;
     if (rvd_stream_iov_len(iov, count) < 0) return REVDIAL_EINVAL;
     if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
+    if (!count) iov = &nothing, count = 1;  // it accepts, and tells whether the stream has ended
     rvd_stream_lock(s);
     n = rvd_stream_write_begin_locked(st);
     has_turn = n == 0;

@@ -107,6 +107,30 @@ WORLD_TEST(U15_a_write_of_nothing_returns_0_at_once_and_a_read_of_nothing_is_EIN
     }
 }
 
+static void accepts_by_no_vector(void *ud, revdial_stream *st)
+{
+    world *w = ud;
+    revdial_writev(st, NULL, 0);
+    util_gate_wait(&w->go, 1);
+    revdial_close(st);
+}
+
+NEW_WORLD_TEST(a_write_of_no_vector_is_a_write_of_nothing)
+{
+    revdial_err err = {0};
+    w->acfg.handler = accepts_by_no_vector;
+    REQUIRE(world_open(w));
+    revdial_stream *st = world_dial(w, "accept", 0, &err);
+    CHECK_INT(err.code, 0);
+    if (CHECK(st != NULL)) {
+        CHECK_INT(revdial_writev(st, NULL, 0), 0);
+        CHECK_INT(revdial_shutdown(st, REVDIAL_WR), 0);
+        CHECK_INT(revdial_write(st, NULL, 0), REVDIAL_ECLOSED);
+        CHECK_INT(revdial_writev(st, NULL, 0), REVDIAL_ECLOSED);
+    }
+    revdial_close(st);
+}
+
 WORLD_TEST(U16_the_buffer_is_the_callers_again_when_write_returns)
 {
     uint8_t buf[4096];
