@@ -899,7 +899,7 @@ REVDIAL_API ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const
 REVDIAL_API int revdial_engine_end_read(revdial_engine *e, uint32_t id);
 
 // Ends writing: after the bytes written so far the peer reads EOF.
-//   returns  0, REVDIAL_ERESET, REVDIAL_EINVAL
+//   returns  0, also if it was ended before; REVDIAL_ERESET, REVDIAL_ELOST, REVDIAL_EINVAL
 REVDIAL_API int revdial_engine_end_write(revdial_engine *e, uint32_t id);
 
 // Aborts both directions now. On a stream not yet accepted this is the refusal. Once both sides
@@ -1671,7 +1671,8 @@ REVDIAL_API ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov
 // dropped. A peer that sends 64 KiB more, or that has used its credit up, gets a reset with
 // REVDIAL_RESET_CANCEL.
 //   how      REVDIAL_RD, REVDIAL_WR or REVDIAL_RDWR
-//   returns  0, REVDIAL_ERESET, REVDIAL_EINVAL
+//   returns  0; REVDIAL_ERESET, REVDIAL_ELOST or REVDIAL_ECLOSED: the peer will not read EOF;
+//            REVDIAL_EINVAL
 //   thread   any
 REVDIAL_API int revdial_shutdown(revdial_stream *st, int how);
 
@@ -12132,7 +12133,8 @@ int revdial_engine_end_write(revdial_engine *e, uint32_t id)
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
     if (!s) return REVDIAL_EINVAL;
-    if (s->tx == RVD_MUX_TX_RESET) return REVDIAL_ERESET;
+    int state = rvd_mux_write_state(&e->mux, s);
+    if (state == REVDIAL_ERESET || state == REVDIAL_ELOST) return state;
     rvd_mux_finish(&e->mux, s);
     RVD_ENGINE_CHECK(e);
     return REVDIAL_OK;
@@ -19464,6 +19466,7 @@ int revdial_shutdown(revdial_stream *st, int how)
     revdial_engine_accept(s->engine, st->id);
     if (how & REVDIAL_RD) revdial_engine_end_read(s->engine, st->id);
     if (how & REVDIAL_WR) r = revdial_engine_end_write(s->engine, st->id);
+    if (r < 0) r = rvd_stream_error_locked(st, r);
     rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_CALL);
     rvd_stream_touch_locked(s);
     rvd_stream_unlock(s);

@@ -612,7 +612,7 @@ WORLD_TEST(streams_and_sessions_that_outlive_the_proxy_stay_valid_and_say_ECLOSE
         CHECK_INT(revdial_poll(&p, 1, 1000), 1);
         revdial_stream_get_flow(st, &l);
         CHECK(revdial_stream_meta(st, "do") == NULL);
-        revdial_shutdown(st, REVDIAL_RDWR);
+        CHECK_INT(revdial_shutdown(st, REVDIAL_RDWR), REVDIAL_ECLOSED);
         revdial_reset(st, 64);
         revdial_stream_set_deadline(st, REVDIAL_RDWR, 1);
         CHECK_INT(revdial_stream_fd(st), REVDIAL_ECLOSED);

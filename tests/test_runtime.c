@@ -269,9 +269,34 @@ WORLD_TEST(after_our_own_reset_every_call_says_that_it_is_closed_here)
         CHECK_INT(revdial_reset(st, 70), 0);
         CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ECLOSED);
         CHECK_INT(revdial_write(st, "x", 1), REVDIAL_ECLOSED);
+        CHECK_INT(revdial_shutdown(st, REVDIAL_WR), REVDIAL_ECLOSED);
         CHECK_INT(revdial_stream_error(st, NULL), REVDIAL_ECLOSED);
         revdial_close(st);
     }
+}
+
+// Each way in which the peer will not read EOF, as a write would tell it.
+WORLD_TEST(a_shutdown_says_why_the_peer_will_not_read_EOF)
+{
+    char c;
+    revdial_stream *st = world_dial(w, "reset", 70, NULL);
+    revdial_stream *lost = world_dial(w, "stop", 0, NULL);
+    revdial_stream *ended = world_dial(w, "stop", 0, NULL);
+    if (CHECK(st && lost && ended)) {
+        CHECK_INT(revdial_write(st, "x", 1), 1);
+        CHECK_INT(revdial_read(st, &c, 1), REVDIAL_ERESET);
+        CHECK_INT(revdial_shutdown(st, REVDIAL_WR), REVDIAL_ERESET);
+        CHECK_INT(revdial_shutdown(ended, REVDIAL_WR), 0);
+        shutdown(lost->session->fd, SHUT_RDWR);
+        CHECK_INT(revdial_read(lost, &c, 1), REVDIAL_ELOST);
+        CHECK_INT(revdial_write(lost, &c, 1), REVDIAL_ELOST);
+        CHECK_INT(revdial_shutdown(lost, REVDIAL_WR), REVDIAL_ELOST);
+        CHECK_INT(revdial_shutdown(lost, REVDIAL_RD), 0);
+        CHECK_INT(revdial_shutdown(ended, REVDIAL_WR), 0);
+    }
+    revdial_close(st);
+    revdial_close(lost);
+    revdial_close(ended);
 }
 
 NEW_WORLD_TEST(bytes_that_came_before_a_reset_can_be_read)
