@@ -1903,8 +1903,8 @@ typedef struct revdial_agent_config {
     // Tells the processes of a name apart: a new session replaces the old one of its instance, and
     // that agent is told. The part before the last '.' names a machine: when a new session has the
     // machine, name and identity of an old one, the proxy pings the old one and drops it after 1 s
-    // without a byte. Default: a hash of host name, name and url, '.', and 16 random digits for
-    // each revdial_agent_start().
+    // without a byte, or after two round trips if these take longer. Default: a hash of host name,
+    // name and url, '.', and 16 random digits for each revdial_agent_start().
     // The first link sends it as it is, the others with "-1" to "-63" after it: with several URLs,
     // or all_addresses, it has at most 61 characters instead of 64.
     const char *instance;
@@ -21066,7 +21066,7 @@ typedef struct rvd_proxy_member {
     rvd_auth_guess guess;          // of its request; the peer and block from the start
     size_t bucket;                 // of the block; from the start, too, and any thread
     const char *limit;             // that refused it, for our log: the peer is told 503
-    rvd_loop_timer verdict;        // silent for a second since
+    rvd_loop_timer verdict;        // still silent, a second after it was asked
     rvd_loop_timer expiry;         // what admitted it is not valid any more
 
     // The request: the loop thread's, and a hook's while one is at work. Its texts are there from
@@ -21710,7 +21710,8 @@ static void rvd_proxy_replace(revdial_session *old)
 }
 
 // A restarted process may leave a session behind that keepalive would find dead only after 30 s.
-// Sessions of the same identity and machine are pinged, and end if they stay silent for a second.
+// Sessions of the same identity and machine are pinged, and end if they stay silent for a second,
+// or for two round trips if these take longer.
 static void rvd_proxy_question(revdial_proxy *p, const revdial_session *s)
 {
     revdial_session *rivals[RVD_PROXY_RIVALS];
@@ -22190,6 +22191,17 @@ static int rvd_proxy_has_others_locked(const rvd_proxy_member *m)
     return 0;
 }
 
+// The mux finds a session silent two round trips after a ping, or 0.4 s if that is longer. Silence
+// that it finds later than this after a rival came has nothing to do with that.
+static int64_t rvd_proxy_rival_window_us(revdial_session *s)
+{
+    revdial_engine_info info;
+    rvd_stream_lock(s);
+    revdial_engine_get_info(s->engine, &info);
+    rvd_stream_unlock(s);
+    return RVD_PROXY_RIVAL_US + 2 * info.rtt_us;
+}
+
 static void rvd_proxy_on_silent(revdial_session *s)
 {
     revdial_proxy *p = s->owner;
@@ -22200,8 +22212,9 @@ static void rvd_proxy_on_silent(revdial_session *s)
     int has_others = rvd_proxy_has_others_locked(m);
     rival_us = m->rival_us;
     pthread_mutex_unlock(&p->own.lock);
-    if (rival_us && now_us - rival_us < RVD_PROXY_RIVAL_US)
-        rvd_loop_timer_set(s->loop, &m->verdict, rival_us + RVD_PROXY_RIVAL_US);
+    if (rival_us && now_us - rival_us < rvd_proxy_rival_window_us(s))
+        rvd_loop_timer_set(s->loop, &m->verdict,
+                           rvd_base_later(now_us, rival_us + RVD_PROXY_RIVAL_US));
     rvd_proxy_log_session(s, RVD_LOG_SESSION_SILENT, REVDIAL_LOG_INFO,
                           has_others ? "no answer to a ping: others are asked first"
                                      : "no answer to a ping");

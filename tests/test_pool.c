@@ -413,6 +413,42 @@ NEW_WORLD_TEST(a_session_that_a_process_has_left_behind_is_dropped_when_its_mach
     for (int i = 0; i < 3; i++) close(fds[i]);
 }
 
+static int64_t rtt_of_first(world *w)
+{
+    revdial_session *s = NULL;
+    revdial_session_info info = {0};
+    revdial_proxy_list(w->proxy, NULL, &s, 1);
+    if (s) revdial_session_get_info(s, &info);
+    revdial_session_unref(s);
+    return info.rtt_us;
+}
+
+// The clock stands, so that no time passes but what the test lets pass.
+NEW_WORLD_TEST(a_session_far_away_that_was_left_behind_is_dropped_after_two_round_trips)
+{
+    raw_frame f;
+    util_state down = {0};
+    util_clock_stop();
+    REQUIRE(world_open_proxy(w));
+    int old = raw_backend(w->address, "cam-1", "Revdial-Instance: far.1\r\n");
+    CHECK(raw_frame_await(old, RAW_PING, &f));
+    util_clock_advance_ms(700);
+    raw_frame_send(old, RAW_PING, RAW_ACK, 0, f.len);
+    UTIL_EVENTUALLY(rtt_of_first(w) >= 700000);
+    int fresh = raw_backend(w->address, "cam-1", "Revdial-Instance: far.2\r\n");
+    CHECK(raw_frame_await(old, RAW_PING, &f));
+    for (int ms = 0; ms < 1600; ms += 50) {  // a tick that is later than 100 ms judges nobody
+        for (unsigned i = 0; i < w->proxy->loop_count; i++) util_settle(w->proxy->loops[i]);
+        if (ms < 1400) CHECK_INT(util_log_count(&w->sessions, REVDIAL_DOWN, NULL), 0);
+        util_clock_advance_ms(50);
+    }
+    CHECK(util_log_wait(&w->sessions, REVDIAL_DOWN, 1, &down));
+    CHECK_INT(down.code, REVDIAL_ELOST);
+    util_clock_run();
+    close(old);
+    close(fresh);
+}
+
 typedef struct warnings {
     util_gate gate;
 } warnings;
