@@ -434,9 +434,9 @@ typedef struct revdial_credential {
     // "x" and user "x" are different identities.
     const char *group;
     // A text of the application, for instance the host names that the backend serves. A session
-    // has the label of its row: revdial_session_get_label(). All sessions of one name have the same
-    // label; a backend with another one is refused with 409, also after the row has changed, until
-    // the sessions with the old label are down. NULL = "".
+    // has the label of its row: revdial_session_get_label(). All sessions of one name that do not
+    // drain have the same label; a backend with another one is refused with 409, also after the row
+    // has changed, until the sessions with the old label drain or are down. NULL = "".
     const char *label;
     revdial_quota quota;
 } revdial_credential;
@@ -479,7 +479,8 @@ typedef struct revdial_auth_req {
     const revdial_kv *headers;
     size_t header_count;
     // A hook may set *expires_ms: the session drains after that time and ends at most 30 s later. 0
-    // (as at first): never; negative: refused with 401. NULL where it has no meaning.
+    // (as at first): never; negative: refused with 401. NULL where it has no meaning. With a limit
+    // of one session the agent can come back only when that session has ended.
     int64_t *expires_ms;
     // Room for REVDIAL_LABEL_SIZE bytes, in which a hook may write a label, as
     // revdial_credential.label; NULL where labels have no meaning.
@@ -503,7 +504,8 @@ enum revdial_verdict {  // and the error that the backend gets:
     // REVDIAL_EDENIED: they are right, but not for this name; or no name was sent, and their row
     // has not exactly one.
     REVDIAL_VERDICT_FORBIDDEN = 403,
-    // REVDIAL_EDUPLICATE: another identity holds the name.
+    // REVDIAL_EDUPLICATE: another identity, or another label, holds the name: it has a session that
+    // does not drain.
     REVDIAL_VERDICT_CONFLICT = 409,
     // REVDIAL_ELIMIT: it failed too often; Retry-After is 5 s.
     REVDIAL_VERDICT_TOO_MANY = 429,
@@ -1373,6 +1375,7 @@ typedef struct revdial_proxy_config {
     // 320 KiB. Both are hash tables whose sets have four entries: in a full set the smallest debt,
     // or the oldest key, is dropped.
     int max_auth_failures;
+    // Sessions at one time. Those that drain count until they have ended.
     unsigned max_sessions;           // default 65536
     unsigned max_sessions_per_name;  // default 64
     // Sessions of one identity, over all its names; 0 = no limit, so that one credential for "*"
@@ -21027,7 +21030,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_BUCKETS 256            // of the table of names
 #define RVD_PROXY_AUTH_THREADS 16        // hooks that may block at the same time
 #define RVD_PROXY_STREAM_THREADS 1024
-#define RVD_PROXY_EXPIRED_MS 30000  // for streams to end; the agent has another session by then
+#define RVD_PROXY_EXPIRED_MS 30000  // for streams to end; the next session gets the new ones
 #define RVD_PROXY_UNEXPOSED "the port was unexposed"
 #define RVD_PROXY_NO_PORT "instead_of: no port has this id"
 #define RVD_PROXY_NOT_ALLOWED "not from an address in allow_from"
