@@ -22434,9 +22434,7 @@ static int rvd_proxy_launch(revdial_proxy *p, revdial_session *s, const revdial_
     size_t early = how ? how->early_len : 0;
     rvd_proxy_arrival *a = rvd_owner_alloc(&p->own, sizeof *a + early);
     if (!a) {
-        rvd_sys_close(s->fd);
-        rvd_proxy_pending_end(p, s);
-        revdial_session_unref(s);
+        rvd_proxy_arrive_fail(s, REVDIAL_ENOMEM);
         return REVDIAL_ENOMEM;
     }
     a->task.run = rvd_proxy_arrive;
@@ -22944,10 +22942,7 @@ int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *ho
         rvd_proxy_holder_set(s, how->group);
     }
     code = rvd_proxy_launch(p, s, how);
-    if (!code) return REVDIAL_OK;
-    rvd_stream_fail(err, code, 0, "out of memory for a session");
-    rvd_proxy_log(p, RVD_LOG_SESSION_REFUSED, REVDIAL_LOG_WARN, err->msg);
-    return code;
+    return code ? rvd_stream_fail(err, code, 0, "out of memory for a session") : REVDIAL_OK;
 }
 
 // ---- dials ----

@@ -708,6 +708,46 @@ NEW_WORLD_TEST(an_adoption_that_is_refused_has_closed_the_descriptor)
     CHECK_INT(revdial_proxy_attach(w->proxy, -1, &how, NULL), REVDIAL_EINVAL);  // at any time
 }
 
+// Memory, except for the next connection of a backend on its way to its loop.
+static void *arrival_alloc(void *ud, void *ptr, size_t old_size, size_t size)
+{
+    (void)old_size;
+    if (!ptr && size == sizeof(rvd_proxy_arrival) && atomic_exchange((atomic_int *)ud, 0))
+        return NULL;
+    if (size) return realloc(ptr, size);
+    free(ptr);
+    return NULL;
+}
+
+static atomic_int refusals_logged;
+
+static void count_refusals(void *ud, int level, const char *event, const char *msg)
+{
+    (void)ud;
+    (void)msg;
+    if (level == REVDIAL_LOG_WARN && strcmp(event, "session.refused") == 0)
+        atomic_fetch_add(&refusals_logged, 1);
+}
+
+NEW_WORLD_TEST(a_connection_for_which_there_is_no_memory_is_closed_logged_and_counted)
+{
+    atomic_int fails = 1;
+    revdial_stats stats;
+    char byte;
+    w->pcfg.common.alloc = arrival_alloc;
+    w->pcfg.common.alloc_ud = &fails;
+    w->pcfg.common.log = count_refusals;
+    REQUIRE(world_open_proxy(w));
+    int fd = raw_connect(w->address);
+    CHECK_INT(raw_read(fd, &byte, 1), 0);
+    UTIL_EVENTUALLY(pending_of(w->proxy) == 0);
+    CHECK_INT(atomic_load(&refusals_logged), 1);
+    revdial_proxy_get_stats(w->proxy, &stats);
+    CHECK_INT(stats.handshakes_refused, 1);
+    CHECK_INT(stats.refused_503, 1);
+    close(fd);
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);
