@@ -20793,14 +20793,6 @@ static int rvd_owner_snapshot_locked(rvd_owner *o, rvd_owner_snapshot *list)
     return REVDIAL_OK;
 }
 
-static int rvd_owner_snapshot_open(rvd_owner *o, rvd_owner_snapshot *list)
-{
-    pthread_mutex_lock(&o->lock);
-    int code = rvd_owner_snapshot_locked(o, list);
-    pthread_mutex_unlock(&o->lock);
-    return code;
-}
-
 static void rvd_owner_snapshot_close(rvd_owner *o, rvd_owner_snapshot *list)
 {
     for (size_t i = 0; i < list->count; i++) revdial_session_unref(list->all[i]);
@@ -25004,17 +24996,17 @@ int revdial_proxy_drain(revdial_proxy *p, int timeout_ms)
 {
     int64_t until = rvd_stream_deadline(timeout_ms);
     rvd_owner_snapshot list;
-    int r = 0;
     if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
     if (rvd_proxy_is_on_loop(p)) return REVDIAL_EDEADLK;
     if (!rvd_proxy_enter(p)) return REVDIAL_ECLOSED;
     pthread_mutex_lock(&p->own.lock);
-    p->draining = 1;
+    p->draining = 1;  // from now on no session registers
+    int r = rvd_owner_snapshot_locked(&p->own, &list);
     pthread_mutex_unlock(&p->own.lock);
     rvd_proxy_stop_listening(p);
-    if (rvd_owner_snapshot_open(&p->own, &list)) {
+    if (r) {
         rvd_stream_work_end(&p->own.work);
-        return REVDIAL_ENOMEM;
+        return r;
     }
     for (size_t i = 0; i < list.count; i++) revdial_session_drain(list.all[i], timeout_ms);
     rvd_owner_snapshot_close(&p->own, &list);
