@@ -12864,11 +12864,11 @@ static void rvd_sys_timespec(struct timespec *to, int64_t at_us)
     to->tv_nsec = (long)(at_us % 1000000) * 1000;
 }
 
-// Returns 0 when woken, or spuriously, and -ETIMEDOUT from at_us on; at_us -1 = never.
+// Returns 0 when woken, or spuriously, and -ETIMEDOUT from at_us on; at_us INT64_MAX = never.
 static int rvd_sys_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t at_us)
 {
     struct timespec until;
-    if (at_us < 0) return -pthread_cond_wait(cond, lock);
+    if (at_us == INT64_MAX) return -pthread_cond_wait(cond, lock);
 #ifdef __APPLE__
     rvd_sys_timespec(&until, at_us - rvd_sys_now_us() + 1);
     return -pthread_cond_timedwait_relative_np(cond, lock, &until);
@@ -12912,16 +12912,16 @@ static void rvd_sys_latch_open(rvd_sys_latch *l)
         RVD_SYS(syscall)(SYS_futex, &l->state, RVD_SYS_FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
-// Returns 0, or -ETIMEDOUT from at_us on; -1 = never.
+// Returns 0, or -ETIMEDOUT from at_us on; INT64_MAX = never.
 static int rvd_sys_latch_wait(rvd_sys_latch *l, int64_t at_us)
 {
     int shut = 0;
-    struct timespec until;
-    rvd_sys_timespec(&until, at_us);
+    struct timespec room, *until = at_us == INT64_MAX ? NULL : &room;
+    rvd_sys_timespec(&room, at_us);
     if (!atomic_compare_exchange_strong(&l->state, &shut, 1) && shut == 2) return 0;
     while (atomic_load_explicit(&l->state, memory_order_acquire) == 1)
-        if (RVD_SYS(syscall)(SYS_futex, &l->state, RVD_SYS_FUTEX_WAIT, 1, at_us < 0 ? NULL : &until,
-                             NULL, RVD_SYS_FUTEX_ANY) < 0 &&
+        if (RVD_SYS(syscall)(SYS_futex, &l->state, RVD_SYS_FUTEX_WAIT, 1, until, NULL,
+                             RVD_SYS_FUTEX_ANY) < 0 &&
             errno == ETIMEDOUT)
             return -ETIMEDOUT;
     return 0;
@@ -15178,7 +15178,7 @@ static rvd_loop_job *rvd_loop_pool_idle_locked(rvd_loop_pool *pool, rvd_loop_wor
     pthread_mutex_lock(&pool->lock);
     if (r < 0 && me->job) {  // the giver is about to open the latch, which has to exist until then
         pthread_mutex_unlock(&pool->lock);
-        rvd_sys_latch_wait(&me->given, -1);
+        rvd_sys_latch_wait(&me->given, INT64_MAX);
         pthread_mutex_lock(&pool->lock);
     }
     rvd_base_link_remove(&me->link);
@@ -15281,7 +15281,7 @@ static void rvd_loop_pool_close(rvd_loop_pool *pool)
     pthread_mutex_lock(&pool->lock);
     pool->closed = 1;
     RVD_BASE_EACH (rvd_loop_worker, w, &pool->idle, link) rvd_sys_latch_open(&w->given);
-    while (pool->thread_count > 0) rvd_sys_cond_wait(&pool->over, &pool->lock, -1);
+    while (pool->thread_count > 0) rvd_sys_cond_wait(&pool->over, &pool->lock, INT64_MAX);
     pthread_mutex_unlock(&pool->lock);
     if (pool->has_ended) pthread_join(pool->ended, NULL);
     rvd_sys_monitor_close(&pool->lock, &pool->over);
@@ -15636,7 +15636,7 @@ static void rvd_lookup_close(rvd_lookup_desk *d)
         d->thread_count--;
     }
     pthread_cond_broadcast(&d->changed);
-    while (d->thread_count > 0) rvd_sys_cond_wait(&d->changed, &d->lock, -1);
+    while (d->thread_count > 0) rvd_sys_cond_wait(&d->changed, &d->lock, INT64_MAX);
     pthread_mutex_unlock(&d->lock);
     if (d->has_ended) pthread_join(d->ended, NULL);
     rvd_lookup_release(d);
@@ -16662,8 +16662,7 @@ static int rvd_stream_work_wait_relays(rvd_stream_work *w, int64_t until_us)
 {
     int r = 0;
     pthread_mutex_lock(&w->lock);
-    while (w->relays && r == 0)
-        r = rvd_sys_cond_wait(&w->changed, &w->lock, until_us == INT64_MAX ? -1 : until_us);
+    while (w->relays && r == 0) r = rvd_sys_cond_wait(&w->changed, &w->lock, until_us);
     r = w->relays ? -ETIMEDOUT : 0;
     pthread_mutex_unlock(&w->lock);
     return r;
@@ -16672,7 +16671,7 @@ static int rvd_stream_work_wait_relays(rvd_stream_work *w, int64_t until_us)
 static void rvd_stream_work_wait(rvd_stream_work *w)
 {
     pthread_mutex_lock(&w->lock);
-    while (w->count) rvd_sys_cond_wait(&w->changed, &w->lock, -1);
+    while (w->count) rvd_sys_cond_wait(&w->changed, &w->lock, INT64_MAX);
     pthread_mutex_unlock(&w->lock);
 }
 
@@ -18893,14 +18892,14 @@ static int rvd_stream_sleep_locked(revdial_session *s, rvd_stream_waiter *w, int
         rvd_reader_lease_end(&s->reader);
         if (rvd_stream_is_up(s)) rvd_stream_rearm_locked(s, rvd_sys_now_us());
         rvd_stream_unlock(s);
-        r = rvd_sys_latch_wait(w->latch, deadline_us == INT64_MAX ? -1 : deadline_us);
+        r = rvd_sys_latch_wait(w->latch, deadline_us);
         has_passed = r == 0;
         rvd_stream_lock(s);
     }
     if (w->woken) r = 0;
     if (w->is_released && !has_passed) {
         rvd_stream_unlock(s);
-        rvd_sys_latch_wait(w->latch, -1);
+        rvd_sys_latch_wait(w->latch, INT64_MAX);
         rvd_stream_lock(s);
     }
     w->woken = 1;
@@ -20717,7 +20716,7 @@ static void rvd_owner_free(const rvd_owner *o, void *p, size_t size)
 // -ETIMEDOUT.
 static int rvd_owner_wait_locked(rvd_owner *o, int64_t until_us)
 {
-    return rvd_sys_cond_wait(&o->changed, &o->lock, until_us == INT64_MAX ? -1 : until_us);
+    return rvd_sys_cond_wait(&o->changed, &o->lock, until_us);
 }
 
 // Makes an engine and frees it, so that a config that no session could use is refused at the start.
