@@ -26138,7 +26138,7 @@ typedef struct rvd_agent_name {
     rvd_loop_task found;
     rvd_loop_timer timer;  // always set: to INT64_MAX while a lookup runs
     int64_t looked_us, due_us;
-    const char *url, *endpoint;  // of the link that found it first
+    const struct rvd_agent_link *root;  // that found it first: its URL
 } rvd_agent_name;
 
 typedef struct rvd_agent_link {
@@ -27464,7 +27464,7 @@ static void rvd_agent_name_reach(rvd_agent_name *n, const rvd_sys_addr *address)
     rvd_agent_link *l = rvd_agent_name_link(n, address);
     if (l) return;
     l = rvd_agent_name_link(n, NULL);
-    if (!l) l = rvd_agent_link_new(n->agent, n->url, NULL);
+    if (!l) l = rvd_agent_link_new(n->agent, n->root->text, NULL);
     if (!l) return;
     rvd_agent_link_pin(l, n, address);
     l->attempt = l->failures = l->auth_failures = 0;  // those of a former address
@@ -27547,7 +27547,7 @@ static void rvd_agent_name_on_timer(rvd_loop_timer *t)
     if (n->agent->stopping || n->agent->is_over) return;
     n->looked_us = rvd_loop_now(n->agent->loop);
     n->due_us = INT64_MIN;
-    if (rvd_sys_addr_split(n->endpoint, 1, &e, NULL) < 0 ||
+    if (rvd_sys_addr_split(n->root->endpoint, 1, &e, NULL) < 0 ||
         rvd_lookup_begin(n->agent->lookups, &n->lookup, RVD_LOOKUP_URGENT, &e) < 0)
         rvd_agent_name_look_later(n);
 }
@@ -27560,8 +27560,7 @@ static rvd_agent_name *rvd_agent_name_new(const rvd_agent_link *root)
     n = rvd_owner_alloc(&a->own, sizeof *n);
     if (!n) return NULL;
     n->agent = a;
-    n->url = root->text;
-    n->endpoint = root->endpoint;
+    n->root = root;
     n->lookup.loop = a->loop;
     n->lookup.done = &n->found;
     n->lookup.out = n->addresses;
