@@ -99,6 +99,7 @@ static const struct {
     int code;
     const char *text;
 } failures[] = {
+    {REVDIAL_EINVAL, "dial: the route of this host gives no name or target that can be dialled"},
     {REVDIAL_ENOBACKEND, "dial: the backend of this host is not connected"},
     {REVDIAL_EDRAINING, "dial: the backend of this host is going away"},
     {REVDIAL_EDENIED, "dial: the backend of this host may not connect to its target"},

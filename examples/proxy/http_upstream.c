@@ -34,7 +34,7 @@ int http_upstream_dial(http_conn *c, const route_choice *to)
     u->name = memcpy(u + 1, to->name, name_size);
     u->target = memcpy((char *)(u + 1) + name_size, to->target, target_size);
     if (*u->target) opts.target = u->target;
-    opts.client_addr = c->address;
+    opts.client_addr = strchr(c->address, ':') ? c->address : NULL;  // of a Unix socket: none
     opts.local_addr = *c->local ? c->local : NULL;
     opts.meta = &trace;
     opts.meta_count = *c->trace != '\0';

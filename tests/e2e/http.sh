@@ -11,8 +11,9 @@ start_origin() {
 
 start_two_backends() {
     start_origin origin && start_nginx nginx || return
-    start_proxy proxy --http 127.0.0.1:0 --route a.test=web --route b.test=nginx \
-        --route '*.dyn.test=*' --route no.test=web/127.0.0.1:9 --access-log "$@" || return
+    start_proxy proxy --http 127.0.0.1:0 --http "unix:$dir/front.sock" \
+        --route a.test=web --route b.test=nginx --route '*.dyn.test=*' \
+        --route no.test=web/127.0.0.1:9 --access-log "$@" || return
     front=${exposed[0]}
     start_agent agent --target "${address_of[origin]}" --access-log &&
         start_agent_only other --name nginx --target "${address_of[nginx]}" &&
@@ -102,6 +103,14 @@ hop_fields() {
         -H 'X-Forwarded-For: 1.1.1.1' -H 'X-Forwarded-Proto: https' -H 'Accept:' -H 'User-Agent:')
     is "$got" 'host: a.test|x-forwarded-for: 127.0.0.1|x-forwarded-host: a.test|'\
 'x-forwarded-proto: http|'
+}
+
+# A client of a Unix socket has no address that the backend could be told.
+by_a_unix_socket() {
+    is "$(fields_of --unix-socket "$dir/front.sock" -H 'Accept:' -H 'User-Agent:')" \
+        'host: a.test|x-forwarded-host: a.test|x-forwarded-proto: http|' || return
+    is "$(get a.test /sum --unix-socket "$dir/front.sock" -T "$dir/hundred")" \
+        "$hundred_sha $hundred_bytes"
 }
 
 # What a backend keeps open is used again by the same client, and by no other.
@@ -366,6 +375,7 @@ check '100 MB up: by length, in chunks, 100-continue' uploads
 check '100 MB down, HTTP/1.1 and 1.0' downloads_hundred
 check 'HEAD, 1xx, until close, trailers, early answer' other_forms
 check 'fields for one hop, and what a client claims' hop_fields
+check 'clients of a Unix socket' by_a_unix_socket
 check 'a kept stream is one client'"'"'s, and is clean' streams_of_their_own
 check 'errors say in which phase it failed' errors_say_the_phase
 check 'a backend that registers later' comes_later
