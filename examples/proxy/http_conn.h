@@ -48,14 +48,15 @@ typedef struct http_upstream http_upstream;
 //
 // IDLE ─▶ IDLE_LONGER ─▶ closed     its stream ends first, then it does
 enum http_wait {
-    HTTP_WAIT_NONE,  // for the agent, which is heard of if it ends
+    // For bytes that the client or the agent is to send or to take, as long as both live: a player
+    // that is paused may take none for an hour. TCP keepalive notices a client that has vanished,
+    // and the session an agent that has.
+    HTTP_WAIT_NONE,
     HTTP_WAIT_IDLE,
     HTTP_WAIT_IDLE_LONGER,
     HTTP_WAIT_HEAD,
     HTTP_WAIT_RESPONSE,
-    HTTP_WAIT_CLIENT,       // to send or to take bytes
-    HTTP_WAIT_TARGET,       // to take bytes
-    HTTP_WAIT_HALF_CLOSED,  // for the agent, while the client sends no more
+    HTTP_WAIT_HALF_CLOSED,  // for one side, while the other sends no more
     HTTP_WAIT_LINGER,
     HTTP_WAIT_COUNT
 };

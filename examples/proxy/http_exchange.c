@@ -50,17 +50,23 @@ static void conn_log(http_conn *c, const char *why)
     c->said.len = 0;
 }
 
+// The client's connection is reset.
+static int conn_abort(http_conn *c, const char *why)
+{
+    struct linger none = {1, 0};
+    conn_log(c, why);
+    setsockopt(c->client.fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+    http_conn_free(c);
+    return 0;
+}
+
 // The connection ends in the middle of a response, and must not look as if it were complete: in
 // HTTP/1.0 and in a tunnel FIN would say so.
 static int conn_cut(http_conn *c, const char *why)
 {
-    struct linger none = {1, 0};
+    if (c->phase == HTTP_TUNNEL || (!c->is_chunked && c->coming.framing != HTTP_LENGTH))
+        return conn_abort(c, why);
     conn_log(c, why);
-    if (c->phase == HTTP_TUNNEL || (!c->is_chunked && c->coming.framing != HTTP_LENGTH)) {
-        setsockopt(c->client.fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
-        http_conn_free(c);
-        return 0;
-    }
     return conn_linger(c);
 }
 
@@ -242,9 +248,10 @@ static int conn_head(http_conn *c)
     http_text in;
     int end;
     if (!http_side_flush(&c->client)) {
-        http_wait(c, HTTP_WAIT_CLIENT);
+        http_wait(c, HTTP_WAIT_NONE);  // the response before is still on its way
         return 0;
     }
+    if (c->wait == HTTP_WAIT_NONE) http_wait(c, HTTP_WAIT_IDLE);  // and now it has gone
     in = http_side_in(c->thread, &c->client);
     if (in.len == 0) return conn_may_hear(c) && 0;
     end = http_head_end(&c->scan, in.at, in.len);
@@ -405,12 +412,11 @@ static int conn_receive(http_conn *c)
     return from->is_eof || from->is_bad ? conn_stream_ended(c) : 0;
 }
 
+// Only the target's silence has an end, and it begins once the target has all of the request.
 static enum http_wait conn_waits_for(const http_conn *c)
 {
-    if (c->client.out.len) return HTTP_WAIT_CLIENT;
-    if (c->up->side.out.len) return HTTP_WAIT_TARGET;
-    if (!c->has_response)
-        return c->sent.state == HTTP_BODY_DONE ? HTTP_WAIT_RESPONSE : HTTP_WAIT_CLIENT;
+    int is_stuck = c->client.out.len || c->up->side.out.len;
+    if (!c->has_response && !is_stuck && c->sent.state == HTTP_BODY_DONE) return HTTP_WAIT_RESPONSE;
     return c->client.is_ending ? HTTP_WAIT_HALF_CLOSED : HTTP_WAIT_NONE;
 }
 
@@ -454,9 +460,7 @@ static int conn_tunnel(http_conn *c)
         conn_log(c, NULL);
         http_conn_free(c);
     } else if (!is_more) {
-        http_wait(c, c->client.out.len                ? HTTP_WAIT_CLIENT
-                     : c->is_shut[0] || c->is_shut[1] ? HTTP_WAIT_HALF_CLOSED
-                                                      : HTTP_WAIT_NONE);
+        http_wait(c, c->is_shut[0] || c->is_shut[1] ? HTTP_WAIT_HALF_CLOSED : HTTP_WAIT_NONE);
     }
     return is_more && c->phase == HTTP_TUNNEL;
 }
@@ -467,7 +471,7 @@ static int conn_drop_rest(http_conn *c)
 {
     http_side *s = &c->client;
     if (!http_side_flush(s)) {
-        http_wait(c, HTTP_WAIT_CLIENT);
+        http_wait(c, HTTP_WAIT_NONE);
         return 0;
     }
     if (!c->is_shut[0]) {
@@ -516,6 +520,8 @@ void http_conn_run(http_conn *c)
     if (c->phase == HTTP_HEAD) conn_check_stream(c);
     while (conn_step(c) && c->phase != HTTP_GONE)
         if (++turns == HTTP_TURNS_MAX) {
+            int is_moving = c->phase == HTTP_EXCHANGE || c->phase == HTTP_TUNNEL;
+            if (is_moving) http_wait(c, HTTP_WAIT_NONE);
             http_again(c);
             return;
         }
@@ -541,42 +547,43 @@ int http_conn_is_idle(const http_conn *c)
     return c->phase == HTTP_HEAD && c->client.in.len == 0;
 }
 
+static const char silent_target[] = "response: the target did not answer in time";
+
+// One side has finished, and the other has been silent for long.
+static void conn_half_closed_for_long(http_conn *c)
+{
+    if (c->client.out.len)
+        conn_abort(c, "timed out");
+    else if (c->phase == HTTP_EXCHANGE && !c->has_response)
+        conn_refuse(c, 504, silent_target);
+    else
+        conn_cut(c, "timed out");
+}
+
 void http_conn_expire(http_conn *c)
 {
-    static const char *const silent = "request: it did not arrive in time";
-    int is_ours = c->phase == HTTP_EXCHANGE && !c->has_response;
     switch (c->wait) {
     case HTTP_WAIT_IDLE:
         http_upstream_drop(c);
         http_wait(c, HTTP_WAIT_IDLE_LONGER);
         return;
     case HTTP_WAIT_HEAD:
-        is_ours = c->client.in.len > 0;
-        if (is_ours) conn_reject(c, 408, silent);
-        break;
-    case HTTP_WAIT_CLIENT:
-        is_ours = is_ours && c->client.out.len == 0;
-        if (is_ours) conn_refuse(c, 408, silent);
-        break;
+        if (c->client.in.len == 0) break;
+        conn_reject(c, 408, "request: it did not arrive in time");
+        http_conn_run(c);
+        return;
     case HTTP_WAIT_RESPONSE:
-    case HTTP_WAIT_TARGET:
-        if (is_ours) conn_refuse(c, 504, "response: the target did not answer in time");
-        break;
+        conn_refuse(c, 504, silent_target);
+        http_conn_run(c);
+        return;
+    case HTTP_WAIT_HALF_CLOSED:
+        conn_half_closed_for_long(c);
+        http_conn_run(c);
+        return;
     case HTTP_WAIT_NONE:
     case HTTP_WAIT_IDLE_LONGER:
-    case HTTP_WAIT_HALF_CLOSED:
     case HTTP_WAIT_LINGER:
-    case HTTP_WAIT_COUNT: is_ours = 0; break;
+    case HTTP_WAIT_COUNT: break;
     }
-    if (is_ours) {
-        http_conn_run(c);
-        return;
-    }
-    if (c->client.out.len == 0 && (c->phase == HTTP_TUNNEL || c->phase == HTTP_EXCHANGE)) {
-        conn_cut(c, "timed out");
-        http_conn_run(c);
-        return;
-    }
-    conn_log(c, "timed out");
     http_conn_free(c);
 }

@@ -13,9 +13,7 @@ make_file "$sent" 12 || return
 . "$here/transfers.sh"
 
 build_tools() {
-    cc -O1 -D_GNU_SOURCE -o "$dir/link" "$here/link.c" &&
-        cc -O1 -D_GNU_SOURCE -shared -fPIC -o "$dir/clock.so" "$here/clock.c" ||
-        fail 'link.c or clock.c does not compile'
+    cc -O1 -D_GNU_SOURCE -o "$dir/link" "$here/link.c" || fail 'link.c does not compile'
 }
 
 # ---- two machines and a cable, a name server on the agent's ----
@@ -221,29 +219,8 @@ flaps() {
 
 # ---- clocks ----
 
-# jump PROGRAM WALL_SECONDS OTHER_SECONDS
-jump() {
-    python3 -c 'import struct, sys
-with open(sys.argv[1], "r+b") as f:
-    f.write(struct.pack("qq", *(int(s) * 10**9 for s in sys.argv[2:])))' "$dir/$1.clock" "$2" "$3"
-}
-
-with_clock() { env LD_PRELOAD="$dir/clock.so" JUMPING_CLOCK="$dir/$1.clock" "${@:2}"; }
-
-start_with_clocks() {
-    local build_before=$build name
-    for name in proxy agent; do
-        head -c 16 /dev/zero >"$dir/$name.clock"
-        printf '#!/bin/sh\nLD_PRELOAD=%s JUMPING_CLOCK=%s exec %s "$@"\n' "$dir/clock.so" \
-            "$dir/$name.clock" "$build/revdial-$name" >"$dir/revdial-$name"
-        chmod +x "$dir/revdial-$name"
-    done
-    build=$dir
-    start_chaos_proxy && start_chaos_agent
-    status=$?
-    build=$build_before
-    return $status
-}
+start_both() { start_chaos_proxy && start_chaos_agent; }
+start_with_clocks() { with_clocks start_both; }
 
 year=31536000
 clock_jumps() {

@@ -362,6 +362,22 @@ both_say_who() {
         'x-forwarded-for: 6.6.6.6, 127.0.0.3, 127.0.0.1|x-forwarded-proto: https|'
 }
 
+start_jumping() { start_proxy jumping --http 127.0.0.1:0 --route a.test=web; }
+
+# What is on its way, in any direction, takes as long as those take who move it: here 50 minutes, in
+# which a head and a response are overdue.
+pauses_end_nothing() {
+    with_clocks start_jumping || return
+    start_agent faithful --target "${address_of[origin]}" || return
+    hold_open pauses python3 "$here/http_peers.py" pauses "${exposed[0]}" a.test
+    said pauses.out '^waits' 30 && jump proxy 0 3000 || return
+    echo >&"${fifo_of[pauses]}"
+    let_go pauses
+    await_end pauses 60 || return
+    is "$(tr '\n' ' ' <"$dir/pauses.out")" \
+        'waits 408 504 went on: download upload slow_target tunnel ' && stop faithful jumping
+}
+
 make_file "$dir/hundred" 100
 ln -sf "$dir/hundred" "$www/hundred"
 hundred_bytes=$(stat -c %s "$dir/hundred")
@@ -394,3 +410,5 @@ check 'a proxy that is trusted knows the client' trusted
 check 'HUP reads routes again, and whom to trust' reloads
 check 'a PROXY header says who the client is' proxy_header
 check 'HAProxy sends both a PROXY header and fields' both_say_who
+stop faithful plain
+check 'what is on its way may pause' pauses_end_nothing

@@ -11,6 +11,8 @@
     http_peers.py events ADDRESS HOST       each event must be there before the next is sent for
     http_peers.py vanish ADDRESS HOST       two requests whose client resets its connection: in the
                                             body, and after an upgrade
+    http_peers.py pauses ADDRESS HOST       bodies and a tunnel go on after a pause, which a line
+                                            ends; a head and a response that do not come are late
     http_peers.py statuses ADDRESS FILE     what each message of a corpus is answered with
     http_peers.py cut ADDRESS HOST          is a response that was cut seen as one? Reads a line
                                             before it asks, and when the backend has been killed
@@ -23,7 +25,9 @@ import socket
 import struct
 import sys
 import threading
+import time
 
+LARGE = 1 << 25  # more than all buffers on the way
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -96,6 +100,10 @@ def serve_one(s, f, request):
     digest, count = hashlib.sha256(), 0
     if request.get("expect") == "100-continue" and request.path != "/refuse":
         s.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+    if request.path in ("/silent", "/later"):
+        served["waiting"] += 1
+    if request.path == "/later":
+        served["later"].acquire()
     if request.path == "/refuse":
         answer(s, b"no\n", "413 Content Too Large", "Connection: close\r\n")
         return False
@@ -105,7 +113,7 @@ def serve_one(s, f, request):
     for data in read_body(f, request):
         digest.update(data)
         count += len(data)
-    if request.path == "/sum":
+    if request.path in ("/sum", "/later"):
         answer(s, f"{digest.hexdigest()} {count}".encode())
     elif request.path == "/fields":
         text = "".join(f"{k}: {v}\n" for k, v in sorted(request.fields.items()))
@@ -141,6 +149,14 @@ def serve_one(s, f, request):
     elif request.path == "/next-event":
         served["events"].release()
         answer(s, b"")
+    elif request.path == "/large":
+        data = os.urandom(LARGE)
+        answer(s, data, more=f"X-Sum: {hashlib.sha256(data).hexdigest()}\r\n")
+    elif request.path == "/waiting":
+        answer(s, str(served["waiting"]).encode())
+    elif request.path == "/go-on":
+        served["later"].release()
+        answer(s, b"")
     elif request.path == "/once":  # the connection ends after it, and nobody is told
         answer(s, b"once")
         return False
@@ -162,7 +178,8 @@ def serve_one(s, f, request):
     return True
 
 
-served = {"events": threading.Semaphore(0), "connections": 0, "resets": 0}
+served = {"events": threading.Semaphore(0), "later": threading.Semaphore(0), "connections": 0,
+          "resets": 0, "waiting": 0}
 
 
 def serve(s):
@@ -315,6 +332,114 @@ def events(address, host):
     print(f"3 events {f.read(5)}")
 
 
+def ask(s, host, path):
+    """The body of the answer."""
+    s.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    return read_answer(s)[1]
+
+
+def read_answer(s):
+    """Head and body of an answer, whose length has to be in the head."""
+    got = b""
+    while b"\r\n\r\n" not in got:
+        data = s.recv(65536)
+        if not data:
+            raise OSError(f"no answer: {got}")
+        got += data
+    head, _, body = got.partition(b"\r\n\r\n")
+    length = re.search(rb"Content-Length: (\d+)", head)
+    return head, read_exactly(s, body, int(length[1]) if length else 0)
+
+
+def read_exactly(s, got, length):
+    parts, count = [got], len(got)
+    while count < length:
+        data = s.recv(1 << 20)
+        if not data:
+            raise OSError(f"{count} of {length} bytes")
+        parts.append(data)
+        count += len(data)
+    return b"".join(parts)
+
+
+def send_some(s, data):
+    """Sends as much as the other end takes. Returns the rest."""
+    at = 0
+    s.settimeout(0.5)
+    try:
+        while at < len(data):
+            at += s.send(data[at:at + 65536])
+    except socket.timeout:
+        pass
+    s.settimeout(20)
+    return data[at:]
+
+
+class Pauses:
+    """What is on its way while nobody moves a byte. Each of them has to go on afterwards."""
+
+    def __init__(self, address, host):
+        self.data, self.host = os.urandom(LARGE), host.encode()
+        self.other, self.down, self.up, self.later, self.switch = (connect(address)
+                                                                    for _ in range(5))
+        self.down.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        self.send(self.down, b"GET /large")
+        self.send(self.up, b"PUT /sum", b"Content-Length: %d\r\n" % LARGE)
+        self.up.sendall(self.data[:1000])
+        self.send(self.later, b"PUT /later", b"Content-Length: %d\r\n" % LARGE)
+        self.rest_of_later = send_some(self.later, self.data)
+        self.send(self.switch, b"GET /websocket", b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+        read_answer(self.switch)
+        self.rest_of_switch = send_some(self.switch, self.data)
+
+    def send(self, s, line, fields=b""):
+        s.sendall(line + b" HTTP/1.1\r\nHost: " + self.host + b"\r\n" + fields + b"\r\n")
+
+    def has_sum(self, s):
+        want = f"{hashlib.sha256(self.data).hexdigest()} {LARGE}".encode()
+        return read_answer(s)[1] == want
+
+    def download(self):
+        head, body = read_answer(self.down)
+        return hashlib.sha256(body).hexdigest().encode() in head
+
+    def upload(self):
+        self.up.sendall(self.data[1000:])
+        return self.has_sum(self.up)
+
+    def slow_target(self):
+        ask(self.other, self.host.decode(), "/go-on")
+        self.later.sendall(self.rest_of_later)
+        return self.has_sum(self.later)
+
+    def tunnel(self):
+        sender = threading.Thread(target=self.switch.sendall, args=(self.rest_of_switch,))
+        sender.start()
+        return read_exactly(self.switch, b"", LARGE) == self.data
+
+
+def goes_on(what):
+    try:
+        return what()
+    except OSError as e:
+        print(f"{what.__name__}: {e!r}")
+        return False
+
+
+def pauses(address, host):
+    p = Pauses(address, host)
+    half, silent = connect(address), connect(address)
+    half.sendall(b"GET / HTTP/1.1\r\nHo")
+    p.send(silent, b"GET /silent")
+    while ask(p.other, host, "/waiting") != b"2":  # then the front end knows what it waits for
+        time.sleep(0.05)
+    print("waits", flush=True)
+    sys.stdin.readline()
+    print(half.recv(12)[9:].decode(), silent.recv(12)[9:].decode(), flush=True)
+    whats = p.download, p.upload, p.slow_target, p.tunnel
+    print("went on:", *(what.__name__ for what in whats if goes_on(what)), flush=True)
+
+
 def corpus(path):
     """Messages, each with its name in a line of its own before it: "# name"."""
     with open(path, encoding="latin-1") as file:
@@ -367,7 +492,8 @@ def cut(address, host):
 
 
 JOBS = {"origin": origin, "who": who, "raw": raw, "keep": keep, "websocket": websocket_client,
-        "events": events, "vanish": vanish, "statuses": statuses, "cut": cut}
+        "events": events, "vanish": vanish, "pauses": pauses,
+        "statuses": statuses, "cut": cut}
 
 if __name__ == "__main__":
     JOBS[sys.argv[1]](*sys.argv[2:])

@@ -199,6 +199,31 @@ start_proxy() {
 proxy_in=()
 agent_in=()
 
+# with_clocks COMMAND...: the programs that it starts have clocks that jump
+with_clocks() {
+    local build_before=$build name
+    cc -O1 -D_GNU_SOURCE -shared -fPIC -o "$dir/clock.so" "$here/clock.c" ||
+        { fail 'clock.c does not compile'; return; }
+    for name in proxy agent; do
+        head -c 16 /dev/zero >"$dir/$name.clock"
+        printf '#!/bin/sh\nLD_PRELOAD=%s JUMPING_CLOCK=%s exec %s "$@"\n' "$dir/clock.so" \
+            "$dir/$name.clock" "$build/revdial-$name" >"$dir/revdial-$name"
+        chmod +x "$dir/revdial-$name"
+    done
+    build=$dir
+    "$@"
+    status=$?
+    build=$build_before
+    return $status
+}
+
+# jump PROGRAM WALL_SECONDS OTHER_SECONDS: how far its clocks are ahead now
+jump() {
+    python3 -c 'import struct, sys
+with open(sys.argv[1], "r+b") as f:
+    f.write(struct.pack("qq", *(int(s) * 10**9 for s in sys.argv[2:])))' "$dir/$1.clock" "$2" "$3"
+}
+
 # exposing NAME TARGET...: fills $exposes with options for free ports. A target may be the name of a
 # server that was started.
 exposing() {
