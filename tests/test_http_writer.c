@@ -111,6 +111,15 @@ TEST(a_response_says_where_it_ends_in_the_way_that_its_client_understands)
         {"HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
          {.minor = 1, .is_kept = 1},
          "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"},
+        {"HTTP/1.1 999 Odd\nContent-Length: 5\nContent-Length: 005\nX: y\n\n",
+         {.minor = 1, .is_kept = 1},
+         "HTTP/1.1 999 Odd\r\nX: y\r\nContent-Length: 5\r\n\r\n"},
+        {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+         {.minor = 1, .is_kept = 1, .is_chunked = 1},
+         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"},
+        {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+         {.minor = 0},
+         "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"},
         {"HTTP/1.1 200 OK\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n",
          {.minor = 1, .is_kept = 1},
          "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
@@ -158,7 +167,7 @@ TEST(what_is_added_to_the_largest_head_fits)
 TEST(trailers_end_the_last_chunk)
 {
     static const char text[] = "X-Sum:1\r\n\r\n";
-    CHECK_INT(http_trailer_parse(&head, text, sizeof text - 1), 0);
+    CHECK_INT(http_trailer_parse(&head, 1, text, sizeof text - 1), 0);
     written[http_trailer_write(written, &head)] = '\0';
     CHECK_STR(written, "0\r\nX-Sum: 1\r\n\r\n");
     written[http_trailer_write(written, NULL)] = '\0';

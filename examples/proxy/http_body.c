@@ -9,6 +9,7 @@ void http_body_init(http_body *b, const http_head *h)
 {
     memset(b, 0, sizeof *b);
     b->framing = h->body;
+    b->is_answer = b->trailer.is_answer = h->is_answer;
     switch (h->body) {
     case HTTP_NO_BODY: return;
     case HTTP_CHUNKED:
@@ -22,19 +23,30 @@ void http_body_init(http_body *b, const http_head *h)
     }
 }
 
+// The character may end a line with a size: CR, or in a response LF, too.
+static int http_size_ends(http_body *b, char c)
+{
+    int is_end = c == '\r' || (c == '\n' && b->is_answer);
+    if (c == '\r') b->state = HTTP_BODY_SIZE_LF;
+    if (c == '\n' && is_end) b->state = b->left ? HTTP_BODY_DATA : HTTP_BODY_TRAILER;
+    return is_end;
+}
+
 // One character of a size (7.1). Returns 0 if it may not be there.
 static int http_size_step(http_body *b, char c)
 {
     int digit = http_hex(c);
-    if (digit >= 0) {
+    if (digit >= 0 && b->state == HTTP_BODY_SIZE) {
         b->left = b->left << 4 | (unsigned)digit;
         b->problem = "a chunk's size is too large";
         return ++b->digits <= HTTP_SIZE_DIGITS;
     }
     b->problem = "a chunk's size is malformed";
-    if (b->digits == 0 || (c != ';' && c != '\r')) return 0;
-    b->state = c == ';' ? HTTP_BODY_EXTENSION : HTTP_BODY_SIZE_LF;
-    return 1;
+    if (b->digits == 0) return 0;
+    if (http_is_blank(c)) b->state = HTTP_BODY_SIZE_BLANK;  // as a fixed width has them
+    if (http_is_blank(c)) return b->is_answer;
+    if (c == ';') b->state = HTTP_BODY_EXTENSION;
+    return c == ';' || http_size_ends(b, c);
 }
 
 // One character of chunk extensions (7.1.1): ";" name ["=" value], where a value is a token or is
@@ -59,10 +71,21 @@ static int http_extension_step(http_body *b, char c)
         return c == '"' || is_token;
     }
     if (is_token) return was != HTTP_BODY_QUOTE_END;
+    if (http_size_ends(b, c)) return 1;
     if (c == ';') b->state = HTTP_BODY_EXTENSION;
-    if (c == '\r') b->state = HTTP_BODY_SIZE_LF;
     if (c == '=' && was == HTTP_BODY_NAME) b->state = HTTP_BODY_EQUALS;
     return b->state != was;
+}
+
+// One character of what ends a chunk's data: CRLF, or in a response LF alone.
+static int http_data_end_step(http_body *b, char c)
+{
+    enum http_body_state was = b->state;
+    int is_end = c == '\n' && (was == HTTP_BODY_DATA_LF || b->is_answer);
+    b->problem = "a chunk is longer than its size";
+    b->state = is_end ? HTTP_BODY_SIZE : HTTP_BODY_DATA_LF;
+    if (is_end) b->digits = b->line_len = 0;
+    return is_end || (c == '\r' && was == HTTP_BODY_DATA_CR);
 }
 
 // One character of a line. Returns 0 if it may not be there.
@@ -73,7 +96,8 @@ static int http_body_step(http_body *b, char c)
         return 0;
     }
     switch (b->state) {
-    case HTTP_BODY_SIZE: return http_size_step(b, c);
+    case HTTP_BODY_SIZE:
+    case HTTP_BODY_SIZE_BLANK: return http_size_step(b, c);
     case HTTP_BODY_EXTENSION:
     case HTTP_BODY_NAME:
     case HTTP_BODY_EQUALS:
@@ -86,14 +110,7 @@ static int http_body_step(http_body *b, char c)
         b->state = b->left ? HTTP_BODY_DATA : HTTP_BODY_TRAILER;
         return c == '\n';
     case HTTP_BODY_DATA_CR:
-        b->problem = "a chunk is longer than its size";
-        b->state = HTTP_BODY_DATA_LF;
-        return c == '\r';
-    case HTTP_BODY_DATA_LF:
-        b->problem = "a chunk is longer than its size";
-        b->state = HTTP_BODY_SIZE;
-        b->digits = b->line_len = 0;
-        return c == '\n';
+    case HTTP_BODY_DATA_LF: return http_data_end_step(b, c);
     case HTTP_BODY_DATA:
     case HTTP_BODY_TRAILER:
     case HTTP_BODY_DONE: break;

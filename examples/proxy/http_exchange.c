@@ -375,8 +375,9 @@ static int conn_heed_response(http_conn *c, const http_head *h)
 static int conn_response_head(http_conn *c, http_text in)
 {
     http_head *h = &c->thread->head;
-    int end = http_head_end(&c->scan, in.at, in.len);
-    c->is_answered = 1;
+    int end;
+    c->scan.is_answer = c->is_answered = 1;
+    end = http_head_end(&c->scan, in.at, in.len);
     if (end == 0) return 0;
     if (end < 0) return conn_bad_response(c, c->scan.problem), -1;
     if (http_response_parse(h, c->is_head, in.at, (size_t)end) != 0)

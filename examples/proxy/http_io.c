@@ -231,11 +231,12 @@ static void http_add_chunk(http_thread *t, http_text data)
 static int http_add_end(http_thread *t, http_body *b, http_text trailer, int is_chunked)
 {
     char *at = t->written + HTTP_WRITTEN_MAX;  // behind a head that may still be to be sent
-    if (trailer.len > 2 && http_trailer_parse(&t->head, trailer.at, trailer.len) != 0) {
+    int has_fields = trailer.len > 2;  // more than an empty line
+    if (has_fields && http_trailer_parse(&t->head, b->is_answer, trailer.at, trailer.len) != 0) {
         b->problem = t->head.problem;
         return -1;
     }
-    if (is_chunked) http_add(t, at, http_trailer_write(at, trailer.len > 2 ? &t->head : NULL));
+    if (is_chunked) http_add(t, at, http_trailer_write(at, has_fields ? &t->head : NULL));
     return 0;
 }
 

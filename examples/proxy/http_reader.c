@@ -1,4 +1,4 @@
-// Reads HTTP/1.1 and HTTP/1.0 messages strictly: see http_reader.h.
+// Reads HTTP/1.1 and HTTP/1.0 messages: see http_reader.h.
 #include "http_reader.h"
 
 #include <string.h>
@@ -33,15 +33,16 @@ static int http_scan_first(http_scan *s, const char *data, size_t end)
 // A line is complete: its LF is at `end`. Returns as http_head_end().
 static int http_scan_line(http_scan *s, const char *data, size_t end)
 {
-    size_t len = end - s->line;
     int is_first = s->lines == 0 && !s->is_trailer;
-    if (len == 0 || data[end - 1] != '\r')
+    int has_cr = end > s->line && data[end - 1] == '\r';
+    size_t len = end - s->line - (size_t)has_cr;
+    if (!has_cr && !s->is_answer)
         return http_refuse(&s->problem, HTTP_BAD, "a line ends with LF alone");
-    if (len == 1 && !is_first) return (int)end + 1;
+    if (len == 0 && !is_first) return (int)end + 1;
     // A recipient should ignore one empty line before the request (2.2).
-    if (len == 1 && s->line > 0)
+    if (len == 0 && s->line > 0)
         return http_refuse(&s->problem, HTTP_BAD, "empty lines stand before the request");
-    if (len > 1 && ++s->lines > HTTP_LINES_MAX + (s->is_trailer ? 0 : 1))
+    if (len > 0 && ++s->lines > HTTP_LINES_MAX + (s->is_trailer ? 0 : 1))
         return http_refuse(&s->problem, HTTP_HEAD_LARGE, "the head has too many lines");
     s->line = end + 1;
     return 0;
@@ -108,8 +109,8 @@ static enum http_kind http_name_kind(http_text name)
     return HTTP_OTHER;
 }
 
-// One field line without its CRLF (5.1). Returns NULL or the problem.
-static const char *http_field_parse(http_field *f, http_text line)
+// One field line without its end (5.1). Returns NULL or the problem.
+static const char *http_field_parse(http_field *f, http_text line, const http_set *in_values)
 {
     size_t name = http_span(&http_token, line);
     if (name == 0)
@@ -120,7 +121,7 @@ static const char *http_field_parse(http_field *f, http_text line)
                                             : "a field's name has a character that it may not have";
     f->name = http_part(line, 0, name);
     f->value = http_trim(http_part(line, name + 1, line.len));
-    if (http_span(&http_text_set, f->value) != f->value.len)
+    if (http_span(in_values, f->value) != f->value.len)
         return "a field's value has a control character";
     f->kind = http_name_kind(f->name);
     if (f->kind != HTTP_OTHER && memchr(f->name.at, '_', name))
@@ -128,14 +129,15 @@ static const char *http_field_parse(http_field *f, http_text line)
     return NULL;
 }
 
-// Takes a line with its CRLF off the text. at is NULL: there is none.
-static http_text http_line_next(http_text *text)
+// Takes a line with its end off the text. at is NULL: there is none.
+static http_text http_line_next(const http_head *h, http_text *text)
 {
     http_text line = {NULL, 0};
     const char *lf = text->len ? memchr(text->at, '\n', text->len) : NULL;
     size_t len = lf ? (size_t)(lf - text->at) : 0;
-    if (len == 0 || lf[-1] != '\r') return line;
-    line = http_part(*text, 0, len - 1);
+    int has_cr = len > 0 && lf[-1] == '\r';
+    if (!lf || (!has_cr && !h->is_answer)) return line;
+    line = http_part(*text, 0, len - (size_t)has_cr);
     *text = http_part(*text, len + 1, text->len);
     return line;
 }
@@ -143,14 +145,15 @@ static http_text http_line_next(http_text *text)
 // Field lines up to the empty one, which must be the end. Returns NULL or the problem.
 static const char *http_fields_parse(http_head *h, http_text text)
 {
+    const http_set *in_values = h->is_answer ? &http_answer_set : &http_text_set;
     h->field_count = 0;
     for (;;) {
-        http_text line = http_line_next(&text);
+        http_text line = http_line_next(h, &text);
         const char *problem;
         if (!line.at) return "the head is not complete";
         if (line.len == 0) return text.len ? "bytes follow the head" : NULL;
         if (h->field_count == HTTP_LINES_MAX) return "the head has too many lines";
-        problem = http_field_parse(&h->fields[h->field_count++], line);
+        problem = http_field_parse(&h->fields[h->field_count++], line, in_values);
         if (problem) return problem;
     }
 }
@@ -209,15 +212,26 @@ static const char *http_connection_heed(http_head *h)
 static const char *http_length_parse(http_head *h, http_text value)
 {
     uint64_t length = 0;
-    size_t i;
-    for (i = 0; i < value.len && value.at[i] >= '0' && value.at[i] <= '9'; i++)
-        if (i < HTTP_LENGTH_DIGITS) length = length * 10 + (uint64_t)(value.at[i] - '0');
-    if (value.len == 0 || i != value.len || i > HTTP_LENGTH_DIGITS)
+    size_t zeros = 0, i;
+    while (zeros + 1 < value.len && value.at[zeros] == '0') zeros++;
+    for (i = zeros; i < value.len && value.at[i] >= '0' && value.at[i] <= '9'; i++)
+        if (i - zeros < HTTP_LENGTH_DIGITS) length = length * 10 + (uint64_t)(value.at[i] - '0');
+    if (value.len == 0 || i != value.len || i - zeros > HTTP_LENGTH_DIGITS)
         return "Content-Length is not a number";
-    if (i > 1 && *value.at == '0') return "Content-Length begins with 0";  // octal to some
+    if (zeros && !h->is_answer) return "Content-Length begins with 0";  // octal to some
+    if (h->has_length && h->length != length) return "it has several Content-Lengths";
     h->length = length;
     h->has_length = 1;
     return NULL;
+}
+
+static const char *http_lengths_parse(http_head *h)
+{
+    const char *problem = NULL;
+    for (size_t i = 0; i < h->field_count && !problem; i++)
+        if (h->fields[i].kind == HTTP_CONTENT_LENGTH)
+            problem = http_length_parse(h, h->fields[i].value);
+    return problem;
 }
 
 // The rules of 6.1 to 6.3 that requests and responses share. body is HTTP_NO_BODY if no field
@@ -227,14 +241,15 @@ static const char *http_framing_heed(http_head *h)
     unsigned lengths, codings;
     const http_field *length = http_find(h, HTTP_CONTENT_LENGTH, &lengths);
     const http_field *coding = http_find(h, HTTP_TRANSFER_ENCODING, &codings);
-    const char *problem = NULL;
-    if (length && coding) return "it has Content-Length and Transfer-Encoding";
-    if (lengths > 1) return "it has several Content-Lengths";
+    const char *problem;
+    if (length && coding && !h->is_answer) return "it has Content-Length and Transfer-Encoding";
+    if (lengths > 1 && !h->is_answer) return "it has several Content-Lengths";
     if (codings > 1) return "it has several Transfer-Encodings";
     if (coding && !http_text_is(coding->value, "chunked"))
         return "Transfer-Encoding is not chunked";
     if (coding && h->minor == 0) return "HTTP/1.0 has no Transfer-Encoding";
-    if (length) problem = http_length_parse(h, length->value);
+    problem = http_lengths_parse(h);
+    if (length && coding) h->has_length = h->is_kept = 0;  // 6.3; it may have meant both
     h->body = coding ? HTTP_CHUNKED : length && h->length ? HTTP_LENGTH : HTTP_NO_BODY;
     return problem;
 }
@@ -421,7 +436,7 @@ static int http_request_begin(http_head *h, http_text *text)
     http_text line;
     http_head_init(h);
     if (text->len > 2 && memcmp(text->at, "\r\n", 2) == 0) *text = http_part(*text, 2, text->len);
-    line = http_line_next(text);
+    line = http_line_next(h, text);
     h->problem = "the head is not complete";
     return line.at ? http_request_line(h, line) : HTTP_BAD;
 }
@@ -532,7 +547,7 @@ static const char *http_status_line(http_head *h, http_text line)
         return "the status line is malformed";
     for (i = 9; i < 12 && line.at[i] >= '0' && line.at[i] <= '9'; i++)
         h->status = h->status * 10 + (line.at[i] - '0');
-    if (i < 12 || h->status < 100 || h->status > 599) return "the status is not a number";
+    if (i < 12 || h->status < 100) return "the status is not a number";
     if (line.len == 12) return NULL;
     h->reason = http_part(line, 13, line.len);
     if (line.at[12] != ' ' || http_span(&http_text_set, h->reason) != h->reason.len)
@@ -542,8 +557,10 @@ static const char *http_status_line(http_head *h, http_text line)
 
 int http_response_parse(http_head *h, int is_head, const char *data, size_t len)
 {
-    http_text text = {data, len}, line = http_line_next(&text);
+    http_text text = {data, len}, line;
     http_head_init(h);
+    h->is_answer = 1;
+    line = http_line_next(h, &text);
     h->problem = line.at ? http_status_line(h, line) : "the head is not complete";
     if (!h->problem) h->problem = http_fields_parse(h, text);
     if (!h->problem) h->problem = http_connection_heed(h);
@@ -558,10 +575,11 @@ int http_response_parse(http_head *h, int is_head, const char *data, size_t len)
     return 0;
 }
 
-int http_trailer_parse(http_head *h, const char *data, size_t len)
+int http_trailer_parse(http_head *h, int is_answer, const char *data, size_t len)
 {
     http_text text = {data, len};
     http_head_init(h);
+    h->is_answer = is_answer;
     h->problem = http_fields_parse(h, text);
     for (size_t i = 0; !h->problem && i < h->field_count; i++)
         if (h->fields[i].kind != HTTP_OTHER) h->problem = "a trailer has a field for heads only";

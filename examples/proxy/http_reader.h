@@ -1,7 +1,10 @@
-// Reads HTTP/1.1 and HTTP/1.0 messages strictly: heads, and the framing of bodies. Pure: no socket,
-// no clock, no memory of its own. What two readers could understand differently is refused, because
-// one of them would see another message, or another end of it, than we do (request smuggling).
-// Section numbers are those of RFC 9112, "9110:" those of RFC 9110.
+// Reads HTTP/1.1 and HTTP/1.0 messages: heads, and the framing of bodies. Pure: no socket, clock or
+// memory of its own. Section numbers are those of RFC 9112, "9110:" those of RFC 9110.
+//
+// Requests are read strictly. What two readers could understand differently is refused, because one
+// of them would see another message, or another end of it, than we do (request smuggling). Answers
+// that break rules are taken, as curl, nginx and HAProxy take them, if their end is clear: only the
+// target has a say in them, and we write them anew.
 //
 // A head is looked for with http_head_end() as its bytes come, and parsed once it is complete. Then
 // http_body_read() takes the body apart, piece by piece.
@@ -68,6 +71,7 @@ typedef struct http_head {
     int is_upgrade;          // a request asks for another protocol, or a response is 101
     int has_expect;          // 100-continue
     int takes_trailers;      // TE: trailers
+    int is_answer;           // a response or its trailers
     http_field fields[HTTP_LINES_MAX];
     size_t field_count;
     const char *problem;  // why it was refused, for people; static
@@ -78,6 +82,7 @@ typedef struct http_scan {
     size_t line, at;  // where the line begins that is not complete, and what is unseen
     unsigned lines;
     int is_trailer;       // a trailer section: has no first line, and may be empty
+    int is_answer;        // of a response: a line may end with LF alone
     const char *problem;  // static
 } http_scan;
 
@@ -93,7 +98,7 @@ int http_connect_parse(http_head *h, const char *data, size_t len);
 // is_head: the request was HEAD, whose response has no body
 int http_response_parse(http_head *h, int is_head, const char *data, size_t len);
 // Only the fields are set. Those that frame or route a message must not be there (9110:6.5.1).
-int http_trailer_parse(http_head *h, const char *data, size_t len);
+int http_trailer_parse(http_head *h, int is_answer, const char *data, size_t len);
 
 // May the request be sent again when no answer came (9110:9.2.2)?
 int http_is_idempotent(const http_head *h);
@@ -107,9 +112,11 @@ void http_trace(const http_head *h, char trace[HTTP_TRACE_SIZE]);
 //   CHUNKED: SIZE ─▶ DATA ─▶ DATA_CR ─▶ DATA_LF ─▶ SIZE; SIZE of 0 ─▶ TRAILER ─▶ DONE
 //   and in a line that begins with a size: SIZE ─▶ SIZE_LF, or for each extension
 //   EXTENSION ─▶ NAME ─▶ EQUALS ─▶ VALUE, or EQUALS ─▶ QUOTED ⇄ ESCAPED; QUOTED ─▶ QUOTE_END
+//   In a response SIZE ─▶ SIZE_BLANK, too, and no SIZE_LF or DATA_LF where a line has no CR.
 enum http_body_state {
     HTTP_BODY_DONE,
     HTTP_BODY_SIZE,
+    HTTP_BODY_SIZE_BLANK,
     HTTP_BODY_EXTENSION,  // behind its ';'
     HTTP_BODY_NAME,
     HTTP_BODY_EQUALS,  // behind '='
@@ -127,6 +134,7 @@ enum http_body_state {
 typedef struct http_body {
     enum http_framing framing;
     enum http_body_state state;
+    int is_answer;      // as in http_head
     uint64_t left;      // of the body or the chunk
     unsigned line_len;  // bytes of this line with a size
     unsigned digits;    // of the size

@@ -12,6 +12,9 @@ const http_set http_visible = {{0, 0xfffffff6, 0xffffffff, 0x7fffffff}};
 // Of field values (9110:5.5): no control character except HTAB
 const http_set http_text_set = {
     {0x200, 0xffffffff, 0xffffffff, 0x7fffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}};
+// The same of answers: all but NUL and the ends of lines
+const http_set http_answer_set = {{0xffffdbfe, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff,
+                                   0xffffffff, 0xffffffff, 0xffffffff}};
 // Of host names: letters, digits, '-', '.', '_'
 const http_set http_name_set = {{0, 0x03ff6000, 0x87fffffe, 0x07fffffe}};
 // Of addresses in brackets: hexadecimal digits, ':', '.'

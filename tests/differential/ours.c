@@ -64,7 +64,7 @@ static ptrdiff_t read_body(size_t at, size_t len)
         if (n <= 0) return n;
         at += (size_t)n;
         if (b.state == HTTP_BODY_DONE && b.framing == HTTP_CHUNKED)
-            return http_trailer_parse(&trailers, payload.at, payload.len) ? -1 : (ptrdiff_t)at;
+            return http_trailer_parse(&trailers, 0, payload.at, payload.len) ? -1 : (ptrdiff_t)at;
         memcpy(body + body_len, payload.at, payload.len);
         body_len += payload.len;
     }

@@ -95,6 +95,17 @@ other_forms() {
         -T "$dir/hundred")" 413
 }
 
+# Answers of small servers, one after the other on one stream, and the second one is its last.
+sloppy_answers() {
+    is "$(get_two /sloppy-length /sloppy-chunks)" 'sloppysloppy' || return
+    is "$(get_two /sloppy-chunks /1)" 'sloppyGET /1 a.test' || return
+    is "$(get a.test /sloppy-length -0 -w '%{http_code}')" 'sloppy999' || return
+    is "$(get a.test /sloppy-chunks -0)" 'sloppy' || return
+    is "$(get a.test /sloppy-chunks --raw -i -H 'TE: trailers' -H 'Connection: TE' |
+        tr '\r\n' '||')" 'HTTP/1.1 200 OK||Transfer-Encoding: chunked||||'\
+'6||sloppy||0||X-Sum: 1||||'
+}
+
 fields_of() { get a.test /fields "$@" | tr '\n' '|'; }
 
 hop_fields() {
@@ -133,7 +144,7 @@ errors_say_the_phase() {
         'dial: the backend of this host may not connect to its target
 403' || return
     is "$(get a.test /bad -w '%{http_code}')" \
-        'response: it has Content-Length and Transfer-Encoding
+        'response: it has several Content-Lengths
 502' || return
     start_agent lonely --name lonely --target "127.0.0.1:$(client port)" || return
     is "$(get lonely.dyn.test / -w '%{http_code}')" \
@@ -390,6 +401,7 @@ check 'traceparent is in both logs' is_traced
 check '100 MB up: by length, in chunks, 100-continue' uploads
 check '100 MB down, HTTP/1.1 and 1.0' downloads_hundred
 check 'HEAD, 1xx, until close, trailers, early answer' other_forms
+check 'answers that break rules, but are clear' sloppy_answers
 check 'fields for one hop, and what a client claims' hop_fields
 check 'clients of a Unix socket' by_a_unix_socket
 check 'a kept stream is one client'"'"'s, and is clean' streams_of_their_own

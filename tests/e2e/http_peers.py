@@ -168,7 +168,12 @@ def serve_one(s, f, request):
         one = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
         s.sendall(one + b"mine" + one + b"next")
     elif request.path == "/bad":
-        s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n")
+    elif request.path == "/sloppy-length":
+        s.sendall(b"HTTP/1.1 999 Odd\nContent-Length: 6\nContent-Length: 06\n\nsloppy")
+    elif request.path == "/sloppy-chunks":
+        s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+                  b"6   \r\nsloppy\r\n0   \r\nX-Sum: 1\n\n")
     elif request.path == "/silent":
         f.read(1)
         return False

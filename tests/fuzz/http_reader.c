@@ -16,9 +16,8 @@
 static http_head head;
 
 // As http_head_end(), for bytes that come in pieces.
-static int end_of(const char *data, size_t len, size_t piece, int is_trailer)
+static int end_of(const char *data, size_t len, size_t piece, http_scan scan)
 {
-    http_scan scan = {.is_trailer = is_trailer};
     size_t got = 0;
     int r = 0;
     while (r == 0 && got < len) {
@@ -29,28 +28,34 @@ static int end_of(const char *data, size_t len, size_t piece, int is_trailer)
     return r;
 }
 
-static int same_end(const char *data, size_t len, int is_trailer)
+static int same_end(const char *data, size_t len, http_scan scan)
 {
-    int whole = end_of(data, len, SIZE_MAX, is_trailer);
-    FUZZ_CHECK(end_of(data, len, 1, is_trailer) == whole);
-    FUZZ_CHECK(end_of(data, len, 3, is_trailer) == whole);
+    int whole = end_of(data, len, SIZE_MAX, scan);
+    FUZZ_CHECK(end_of(data, len, 1, scan) == whole);
+    FUZZ_CHECK(end_of(data, len, 3, scan) == whole);
     return whole;
 }
 
-// A head has printable ASCII, HTAB and bytes over 127 in lines that end in CRLF.
-static void check_lines(const char *data, size_t len)
+static const http_scan of_request, of_answer = {.is_answer = 1};
+
+// Whose lines are they? Requests and what we write have lines that end in CRLF. Only in answers
+// there are control characters.
+enum { REQUEST, ANSWER, WRITTEN_ANSWER };
+
+// A head has printable ASCII, HTAB and bytes over 127 in lines, none of which is folded.
+static void check_lines(const char *data, size_t len, int whose)
 {
     for (size_t i = 0; i < len; i++) {
         unsigned char c = (unsigned char)data[i];
         if (c == '\r')
             FUZZ_CHECK(i + 1 < len && data[i + 1] == '\n');
         else if (c == '\n')
-            FUZZ_CHECK(i > 0 && data[i - 1] == '\r');
+            FUZZ_CHECK(whose == ANSWER || (i > 0 && data[i - 1] == '\r'));
         else
-            FUZZ_CHECK((c >= ' ' && c != 0x7f) || c == '\t');
+            FUZZ_CHECK((c >= ' ' && c != 0x7f) || c == '\t' || (c && whose != REQUEST));
         if (i > 0 && data[i - 1] == '\n') FUZZ_CHECK(c != ' ' && c != '\t');
     }
-    FUZZ_CHECK(len >= 2 && memcmp(data + len - 2, "\r\n", 2) == 0);
+    FUZZ_CHECK(len > 0 && data[len - 1] == '\n');
 }
 
 // How many lines begin with that name and a colon?
@@ -67,11 +72,24 @@ static void check_framing(const char *data, size_t len)
 {
     int lengths = lines_of(data, len, "Content-Length");
     int codings = lines_of(data, len, "Transfer-Encoding");
-    check_lines(data, len);
+    check_lines(data, len, REQUEST);
     FUZZ_CHECK(lengths + codings <= 1);
     FUZZ_CHECK(lengths == head.has_length);
     if (head.body == HTTP_CHUNKED) FUZZ_CHECK(codings == 1 && head.minor == 1);
     if (head.body == HTTP_LENGTH) FUZZ_CHECK(lengths == 1 && head.length > 0);
+}
+
+// Whatever an answer says beside it, its end is that of one coding or of one length.
+static void check_answer_framing(const char *data, size_t len)
+{
+    int lengths = lines_of(data, len, "Content-Length");
+    int codings = lines_of(data, len, "Transfer-Encoding");
+    check_lines(data, len, ANSWER);
+    FUZZ_CHECK(codings <= 1 && (codings == 0 || head.minor == 1));
+    FUZZ_CHECK(head.has_length == (lengths > 0 && codings == 0));
+    if (head.body == HTTP_CHUNKED) FUZZ_CHECK(codings == 1);
+    if (head.body == HTTP_LENGTH) FUZZ_CHECK(head.has_length && head.length > 0);
+    if (lengths && codings) FUZZ_CHECK(!head.is_kept);
 }
 
 // The request as it goes on is the same to the next reader.
@@ -85,8 +103,8 @@ static void check_written(void)
     if (head.authority.len == 0) return;  // of HTTP/1.0, and then it is not by the book
     FUZZ_CHECK(len <= sizeof out);
     if (len > HTTP_HEAD_MAX || head.field_count + 8 > HTTP_LINES_MAX) return;
-    check_lines(out, len);
-    FUZZ_CHECK(same_end(out, len, 0) == (int)len);
+    check_lines(out, len, REQUEST);
+    FUZZ_CHECK(same_end(out, len, of_request) == (int)len);
     FUZZ_CHECK(http_request_parse(&again, out, len) == 0);
     FUZZ_CHECK(again.body == head.body && again.length == head.length);
     FUZZ_CHECK(again.minor == 1 && again.is_upgrade == head.is_upgrade);
@@ -98,7 +116,7 @@ static void check_written(void)
 
 static void fuzz_request(const char *data, size_t len)
 {
-    int end = same_end(data, len, 0), status;
+    int end = same_end(data, len, of_request), status;
     if (end <= 0) return;
     status = http_request_parse(&head, data, (size_t)end);
     FUZZ_CHECK((status == 0) == !head.problem);
@@ -121,8 +139,8 @@ static void check_answer(int is_head)
     size_t len = http_response_write(out, &head, &how);
     FUZZ_CHECK(len <= sizeof out);
     if (len > HTTP_HEAD_MAX || head.field_count + 8 > HTTP_LINES_MAX) return;
-    check_lines(out, len);
-    FUZZ_CHECK(same_end(out, len, 0) == (int)len);
+    check_lines(out, len, WRITTEN_ANSWER);
+    FUZZ_CHECK(same_end(out, len, of_request) == (int)len);
     FUZZ_CHECK(http_response_parse(&again, is_head, out, len) == 0);
     FUZZ_CHECK(again.status == head.status && again.is_kept);
     FUZZ_CHECK(again.body == (is_chunked ? HTTP_CHUNKED : head.body));
@@ -131,14 +149,14 @@ static void check_answer(int is_head)
 
 static void fuzz_response(const char *data, size_t len)
 {
-    int end = same_end(data, len, 0), status;
+    int end = same_end(data, len, of_answer), status;
     if (end <= 0) return;
     status = http_response_parse(&head, len % 2, data, (size_t)end);
     FUZZ_CHECK(status == 0 || status == 502);
     FUZZ_CHECK((status == 0) == !head.problem);
     if (status) return;
-    check_framing(data, (size_t)end);
-    FUZZ_CHECK(head.status >= 100 && head.status <= 599);
+    check_answer_framing(data, (size_t)end);
+    FUZZ_CHECK(head.status >= 100 && head.status <= 999);
     if (head.body == HTTP_UNTIL_CLOSE) FUZZ_CHECK(!head.is_kept);
     check_answer(len % 2);
 }
@@ -149,12 +167,13 @@ typedef struct outcome {
     char data[FUZZ_MAX];
 } outcome;
 
-static void body_play(const char *data, size_t len, size_t piece, outcome *out)
+static void body_play(const char *data, size_t len, size_t piece, int is_answer, outcome *out)
 {
     http_body b;
     size_t got = 0;
     memset(&head, 0, sizeof head);
     head.body = HTTP_CHUNKED;
+    head.is_answer = is_answer;
     http_body_init(&b, &head);
     memset(out, 0, sizeof *out);
     while (b.state != HTTP_BODY_DONE) {
@@ -179,6 +198,11 @@ static size_t line_end(const char *text, size_t at)
     return (size_t)(lf - text) + 1;
 }
 
+static size_t skip_cr(const char *text, size_t at)
+{
+    return at + (text[at] == '\r');
+}
+
 // Takes a body apart as a reader would that believes everything.
 static void check_chunks(const char *data, size_t len, const outcome *got)
 {
@@ -193,19 +217,19 @@ static void check_chunks(const char *data, size_t len, const outcome *got)
         FUZZ_CHECK(size <= len - at && out + size <= got->len);
         FUZZ_CHECK(memcmp(text + at, got->data + out, size) == 0);
         out += size;
-        at += size + 2;
+        at = skip_cr(text, at + size) + 1;
     }
     FUZZ_CHECK(out == got->len);
-    while (memcmp(text + at, "\r\n", 2) != 0) at = line_end(text, at);
-    FUZZ_CHECK(at + 2 == got->used);
+    while (text[skip_cr(text, at)] != '\n') at = line_end(text, at);
+    FUZZ_CHECK(skip_cr(text, at) + 1 == got->used);
 }
 
-static void fuzz_body(const char *data, size_t len)
+static void fuzz_body(const char *data, size_t len, int is_answer)
 {
     static outcome whole, single, threes;
-    body_play(data, len, SIZE_MAX, &whole);
-    body_play(data, len, 1, &single);
-    body_play(data, len, 3, &threes);
+    body_play(data, len, SIZE_MAX, is_answer, &whole);
+    body_play(data, len, 1, is_answer, &single);
+    body_play(data, len, 3, is_answer, &threes);
     FUZZ_CHECK(whole.verdict == single.verdict && whole.verdict == threes.verdict);
     if (whole.verdict >= 0) {
         FUZZ_CHECK(whole.used == single.used && whole.used == threes.used);
@@ -219,10 +243,14 @@ static void fuzz_one(const uint8_t *data, size_t len)
 {
     fuzz_request((const char *)data, len);
     fuzz_response((const char *)data, len);
-    fuzz_body((const char *)data, len);
-    int end = same_end((const char *)data, len, 1);
-    if (end > 0 && http_trailer_parse(&head, (const char *)data, (size_t)end) == 0)
+    fuzz_body((const char *)data, len, 0);
+    fuzz_body((const char *)data, len, 1);
+    int end = same_end((const char *)data, len, (http_scan){.is_trailer = 1});
+    if (end > 0 && http_trailer_parse(&head, 0, (const char *)data, (size_t)end) == 0)
         check_framing((const char *)data, (size_t)end);
+    end = same_end((const char *)data, len, (http_scan){.is_trailer = 1, .is_answer = 1});
+    if (end > 0 && http_trailer_parse(&head, 1, (const char *)data, (size_t)end) == 0)
+        check_answer_framing((const char *)data, (size_t)end);
 }
 
 static void fuzz_seeds(void)
@@ -240,6 +268,9 @@ static void fuzz_seeds(void)
     fuzz_seed_text("HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
     fuzz_seed_text("HTTP/1.0 404 Not Found\r\nConnection: keep-alive\r\n\r\n");
     fuzz_seed_text("HTTP/1.1 101 x\r\nUpgrade: a\r\nConnection: upgrade\r\n\r\n");
+    fuzz_seed_text("HTTP/1.0 999 x\nContent-Length: 5\nContent-Length: 05\nX: \x01\n\nhello");
+    fuzz_seed_text("HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\nContent-Length: 5\r\n\r\n");
+    fuzz_seed_text("5  \nhello\n0;x\nX: y\n\n");
     fuzz_seed_text("5\r\nhello\r\nA;x=\"y\\\"\"\r\n0123456789\r\n0;z\r\n\r\n");
     fuzz_seed_text("1\r\na\r\n0\r\nX-Checksum: abc\r\nServer-Timing: x\r\n\r\n");
 }
