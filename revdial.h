@@ -1269,7 +1269,8 @@ typedef struct revdial_route {
     revdial_kv pairs[4];  // room for dial.meta
     // The error that a DIAL would fail with because a limit is reached; NULL if none is.
     const revdial_err *over;
-    int64_t crowd;  // TAKE: for revdial_proxy_leave()
+    int64_t crowd;    // TAKE: for revdial_proxy_leave()
+    const char *why;  // REFUSE: the reason in the log and in revdial_client.why; NULL = none given
 } revdial_route;
 
 // Decides about a client. On the proxy's first I/O thread: must not block.
@@ -24153,6 +24154,7 @@ static void rvd_proxy_route_hook_init(const rvd_proxy_route *r, revdial_route *q
     q->text[0] = '\0';
     q->over = NULL;
     q->crowd = 0;
+    q->why = NULL;
     q->data = (const uint8_t *)"";
     q->is_end = r->is_end;
     q->fd = r->io.fd;
@@ -24360,7 +24362,7 @@ static int rvd_proxy_route_decide(rvd_proxy_route *r, const uint8_t *data, size_
     if (verdict == REVDIAL_ROUTE_MORE) return rvd_proxy_route_more(r, &q);
     if (verdict == REVDIAL_ROUTE_DIAL) return rvd_proxy_route_dial(r, &q);
     if (verdict == REVDIAL_ROUTE_REFUSE) {
-        rvd_stream_fail(&why, REVDIAL_EREFUSED, 0, "refused by the route hook");
+        rvd_stream_fail(&why, REVDIAL_EREFUSED, 0, q.why ? q.why : "refused by the route hook");
         rvd_proxy_log_unrouted(r->listener, r->addresses, why.code, why.msg);
         return rvd_proxy_route_refuse(r, &q, &why);
     }

@@ -392,6 +392,7 @@ static int hook_route(void *ud, revdial_route *r)
     if (strncmp(line, "refuse ", 7) == 0) {
         r->reply_len =
             (size_t)snprintf(r->text, sizeof r->text, "%.*s", (int)(end - line - 7), line + 7);
+        r->why = r->reply_len ? "it asked\nfor it" : NULL;
         return REVDIAL_ROUTE_REFUSE;
     }
     if (strncmp(line, "take", 4) == 0) return hook_take(h, r);
@@ -568,6 +569,7 @@ NEW_WORLD_TEST(a_refusal_arrives_although_the_client_keeps_sending)
         close(fd);
         CHECK(util_gate_wait(&clients.gate, i + 1));
         CHECK_INT(clients.why.code, REVDIAL_EREFUSED);
+        CHECK_STR(clients.why.msg, "it asked?for it");
         CHECK_INT(clients.last.is_relayed, 0);
     }
 }
@@ -603,6 +605,8 @@ NEW_WORLD_TEST(a_refusal_without_a_reply_resets_the_connection)
     int fd = raw_connect(at);
     CHECK(raw_say(fd, "refuse \n"));
     CHECK_INT(end_of(fd, buf, sizeof buf), -1);
+    CHECK(util_gate_wait(&clients.gate, 1));
+    CHECK_STR(clients.why.msg, "refused by the route hook");
     close(fd);
     fd = raw_connect(at);
     atomic_store(&h.refused_by, 77);  // no verdict at all

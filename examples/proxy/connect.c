@@ -156,6 +156,7 @@ static int connect_route(void *ud, revdial_route *r)
         }
     }
     answer(r, status, head.problem);
+    r->why = head.problem;
     return REVDIAL_ROUTE_REFUSE;
 }
 

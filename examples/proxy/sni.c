@@ -151,19 +151,28 @@ static void say_alert(revdial_route *r, enum tls_alert alert)
     r->reply_len = sizeof record;
 }
 
+static int sni_refuse(revdial_route *r, enum tls_alert alert, const char *why)
+{
+    say_alert(r, alert);
+    r->why = why;
+    return REVDIAL_ROUTE_REFUSE;
+}
+
 static int sni_route(void *ud, revdial_route *r)
 {
     route_host where;
     route_choice choice;
+    r->why = "it does not speak TLS";
     switch (sni_parse(&where, r->data, r->len)) {
     case SNI_MORE: return REVDIAL_ROUTE_MORE;
     case SNI_STRANGER: return REVDIAL_ROUTE_REFUSE;
-    case SNI_BAD: say_alert(r, ALERT_DECODE_ERROR); return REVDIAL_ROUTE_REFUSE;
+    case SNI_BAD: return sni_refuse(r, ALERT_DECODE_ERROR, "its ClientHello is malformed");
     case SNI_FOUND: break;
     }
     if (route_find(ud, &where, &choice)) return front_dial(r, &choice, &where);
-    say_alert(r, ALERT_UNRECOGNIZED_NAME);
-    return REVDIAL_ROUTE_REFUSE;
+    return sni_refuse(r, ALERT_UNRECOGNIZED_NAME,
+                      where.host[0] ? "no route leads to the server name that it sent"
+                                    : "it sent no server name, and no route takes all");
 }
 
 static void sni_done(void *ud, revdial_route *r, const revdial_err *why)

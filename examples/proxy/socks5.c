@@ -143,10 +143,11 @@ static void say_reply(revdial_route *r, enum socks5_reply reply)
     say(r, bytes, sizeof bytes);
 }
 
-static int refused(revdial_route *r, int owed, enum socks5_reply reply)
+static int refused(revdial_route *r, int owed, enum socks5_reply reply, const char *why)
 {
     say_owed(r, owed);
     say_reply(r, reply);
+    r->why = why;
     return REVDIAL_ROUTE_REFUSE;
 }
 
@@ -162,17 +163,23 @@ static int socks5_route(void *ud, revdial_route *r)
         say_owed(r, owed);
         r->state = hello.answers;
         return REVDIAL_ROUTE_MORE;
-    case SOCKS5_STRANGER: return REVDIAL_ROUTE_REFUSE;
-    case SOCKS5_BAD_METHOD: say(r, "\5\xFF", 2); return REVDIAL_ROUTE_REFUSE;
+    case SOCKS5_STRANGER: r->why = "it does not speak SOCKS5"; return REVDIAL_ROUTE_REFUSE;
+    case SOCKS5_BAD_METHOD:
+        say(r, "\5\xFF", 2);
+        r->why = "it offers neither a connection without login nor one with a password";
+        return REVDIAL_ROUTE_REFUSE;
     case SOCKS5_BAD_LOGIN:
         say_owed(r, owed);
         say(r, "\1\1", 2);
+        r->why = "its login is malformed";
         return REVDIAL_ROUTE_REFUSE;
-    case SOCKS5_BAD_REQUEST: return refused(r, owed, hello.reply);
+    case SOCKS5_BAD_REQUEST:
+        return refused(r, owed, hello.reply, "its request is malformed, or no CONNECT");
     case SOCKS5_REQUEST: break;
     }
     if (route_decide(ud, &hello.where, hello.user, &where) != ROUTE_FOUND)
-        return refused(r, owed, SOCKS5_NOT_ALLOWED);
+        return refused(r, owed, SOCKS5_NOT_ALLOWED,
+                       "no route leads there, and its user is no name of an agent");
     r->used = hello.len;
     r->state = owed;
     return front_dial(r, &where, &hello.where);

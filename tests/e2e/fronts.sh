@@ -109,7 +109,8 @@ socks5_refuses() {
         socks5_reply 3 -U nobody:x http://x.example/ &&
         socks5_reply 4 -U web:x http://no.such.host.invalid/ &&
         socks5_reply 5 -U web:x http://127.0.0.1:9/ &&
-        socks5_reply 6 -U web:x "http://${address_of[full]}/"
+        socks5_reply 6 -U web:x "http://${address_of[full]}/" &&
+        said proxy.log 'event=client.refused .*reason="no route leads there' 5
 }
 
 sni_works() {
@@ -125,7 +126,9 @@ sni_refuses() {
     got=$(openssl s_client -connect "$sni" -noservername </dev/null 2>&1)
     [[ "$got" =~ unrecognized\ name ]] || { fail "openssl says ${got:0:300}"; return; }
     got=$(openssl s_client -connect "$sni" -servername nobody.cams.example </dev/null 2>&1)
-    [[ "$got" =~ internal\ error ]] || fail "openssl says ${got:0:300}"
+    [[ "$got" =~ internal\ error ]] || { fail "openssl says ${got:0:300}"; return; }
+    said proxy.log 'event=client.refused .*reason="no route leads to the server name' 5 &&
+        said proxy.log 'event=client.refused .*reason="it sent no server name' 5
 }
 
 # Everything but the way there.
