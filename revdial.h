@@ -25745,6 +25745,7 @@ static const char *rvd_agent_host_parse(const char *text, const char *end, rvd_a
     out->host_len = (size_t)(host_end - out->host);
     if (is_v6 && !memchr(out->host, ':', out->host_len))
         return "allow: no IPv6 address between the brackets";
+    if (memchr(out->host, ',', out->host_len)) return "allow: a rule has no comma: give several";
     if (!is_v6 && memchr(out->host, ':', out->host_len))
         return "allow: an IPv6 address needs brackets, as in [::1]:80";
     if (slash || is_v6) return rvd_agent_net_parse(out->host, out->host_len, out);

@@ -121,6 +121,7 @@ TEST(a_rule_that_can_match_nothing_is_refused_and_shows_the_right_form)
         {"http://db.example:80", "db.example:80", "scheme"},
         {"db.example:http", "db.example:80", "80-90"},
         {"db.example:80,443", "db.example:80", "80-90"},
+        {"127.0.0.1:22,10.0.0.0/8:80", "127.0.0.1:22", "comma"},
         {"db.example:90-80", "db.example:80", "80-90"},
         {"db.example:0", "db.example:80", "*"},
         {"unix:/run/*", "unix:/run/a", "in full"},

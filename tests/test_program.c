@@ -47,10 +47,14 @@ TEST(U42_a_file_with_tokens_is_a_file_of_bounded_size_and_nothing_else_hangs)
     file_write(path, "# mine\ns3cret\n", 14);
     CHECK_INT(file_says(path, token, msg), 0);
     CHECK_STR(token, "s3cret");
+    file_write(path, "\xEF\xBB\xBFs3cret\n", 10);
+    CHECK_INT(file_says(path, token, msg), 0);
+    CHECK_STR(token, "s3cret");
     const char *const bad[] = {"/nowhere/at/all", dir, fifo, "/dev/zero", "/dev/null", ""};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         if (file_says(bad[i], token, msg) == 0 || !strstr(msg, bad[i]) || strlen(msg) < 3)
             test_fail(__FILE__, __LINE__, "\"%s\": \"%s\"", bad[i], msg);
+        if (i == 2) CHECK(strstr(msg, "not a regular file") != NULL);
     }
     file_write(path, "s3cret\n", (1 << 20) + 1);
     CHECK_INT(file_says(path, token, msg), -1);

@@ -26,18 +26,20 @@ void prog_file_close(prog_file *f)
 
 int prog_file_open(prog_file *f, const char *path, revdial_err *err)
 {
+    static const char mark[] = "\xEF\xBB\xBF";  // of UTF-8, as some editors write it
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // so that a FIFO cannot hang us
-    struct stat kind;
+    struct stat kind = {.st_mode = S_IFREG};
     ssize_t n = -1;
     memset(f, 0, sizeof *f);
     if (fd >= 0) f->at = f->text = calloc(1, PROG_FILE_SIZE_MAX + 1);
-    if (f->text) n = read(fd, f->text, PROG_FILE_SIZE_MAX);
+    if (f->text && fstat(fd, &kind) == 0) n = read(fd, f->text, PROG_FILE_SIZE_MAX);
     if (n >= 0) f->size = (size_t)n;
+    if (n >= 0 && strncmp(f->text, mark, 3) == 0) f->at += 3;
     err->msg[0] = '\0';
-    if (n < 0 || fstat(fd, &kind) < 0)
-        snprintf(err->msg, sizeof err->msg, "%s: %s", path, strerror(errno));
-    else if (!S_ISREG(kind.st_mode))
+    if (!S_ISREG(kind.st_mode))
         snprintf(err->msg, sizeof err->msg, "%s: not a regular file", path);
+    else if (n < 0)
+        snprintf(err->msg, sizeof err->msg, "%s: %s", path, strerror(errno));
     else if (n == PROG_FILE_SIZE_MAX)
         snprintf(err->msg, sizeof err->msg, "%s: over 1 MiB, the wrong file?", path);
     else if (strlen(f->text) != f->size)

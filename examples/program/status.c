@@ -274,7 +274,10 @@ void prog_table_links(prog_out *out, const char *head, const revdial_link_info *
         else
             prog_table_cell(&t, "-");
         prog_table_cell(&t, "%u", k->attempts);
-        prog_table_cell(&t, "%016" PRIx64, k->session_id);
+        if (k->session_id)
+            prog_table_cell(&t, "%016" PRIx64, k->session_id);
+        else
+            prog_table_cell(&t, "-");
         prog_table_cell(&t, "%s", k->why.msg[0] ? k->why.msg : "-");
     }
     prog_table_end(&t, out);
