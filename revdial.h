@@ -19951,10 +19951,11 @@ static void rvd_relay_fail(rvd_relay *r, int code, int sys, const char *text)
     r->why_text = text;
 }
 
-// The engine knows of a reset, or of the end of the session, before the event that says which.
-static int rvd_relay_awaits_reason(const rvd_relay *r)
+// Has the stream failed, and is it known why? The engine knows of a reset, or of the end of the
+// session, before the event that says which.
+static int rvd_relay_has_reason(const rvd_relay *r)
 {
-    return r->st->reset_code < 0 && r->session->state < RVD_STREAM_LINGER;
+    return r->st->reset_code >= 0 || r->session->state >= RVD_STREAM_LINGER;
 }
 
 static void rvd_relay_fail_stream(rvd_relay *r, ptrdiff_t code)
@@ -20060,16 +20061,20 @@ static int rvd_relay_early(rvd_relay *r)
     return 1;
 }
 
-// The stream or the socket is dead, and its last bytes wait for a reader that may never read again.
-static void rvd_relay_left(rvd_relay *r)
+// From now on it may be idle for us at most. Returns 0, or an error without memory for a timer.
+static int rvd_relay_bound(rvd_relay *r, int64_t us)
 {
     rvd_loop *loop = r->session->loop;
     int64_t now = rvd_loop_now(loop);
-    if (r->idle_us > 0 && r->idle_us <= RVD_RELAY_LEFT_US) return;
-    r->idle_us = RVD_RELAY_LEFT_US;
+    if (r->idle_us > 0 && r->idle_us <= us) return 0;
+    // A young one's timer comes sooner, and is set to this then.
+    if (!r->is_young || us < RVD_RELAY_YOUNG_US) {
+        int error = rvd_loop_timer_set(loop, &r->timer, now + us);
+        if (error < 0) return error;
+    }
+    r->idle_us = us;
     r->moved_us = now;
-    if (rvd_loop_timer_set(loop, &r->timer, now + r->idle_us) < 0)
-        rvd_relay_fail_stream(r, r->st->reset_code >= 0 ? REVDIAL_ERESET : REVDIAL_ELOST);
+    return 0;
 }
 
 // The socket takes no more. What its other end has sent before is still there, an answer to a
@@ -20084,7 +20089,7 @@ static void rvd_relay_break(rvd_relay *r, ptrdiff_t error, const char *text)
     r->why_text = text;
     r->out_over = 1;
     r->in.ready |= RVD_LOOP_READ;  // which the loop may not have seen yet
-    rvd_relay_left(r);
+    if (rvd_relay_bound(r, RVD_RELAY_LEFT_US) < 0) rvd_relay_fail_socket(r, error, text);
 }
 
 // Has the client gone? Neither waiting for credit nor an end that it has sent must hide that. After
@@ -20197,7 +20202,7 @@ static void rvd_relay_pump_out(rvd_relay *r)
             if (!rvd_relay_write(r, iov, count, (size_t)n)) return;
             continue;
         }
-        if (n == REVDIAL_ERESET && rvd_relay_awaits_reason(r)) return;
+        if (n == REVDIAL_ERESET && !rvd_relay_has_reason(r)) return;
         r->out_over = 1;
         if (n < 0) {
             rvd_relay_fail_stream(r, n);
@@ -20216,38 +20221,35 @@ static void rvd_relay_pump_out(rvd_relay *r)
     }
 }
 
+// The stream has failed. If it was reset after its FIN it delivers all, but what we send is lost:
+// say so. Its last bytes wait for a reader that may never read again.
+static void rvd_relay_stream_over(rvd_relay *r)
+{
+    if (r->in_state == RVD_RELAY_IN_OPEN) rvd_relay_in_become(r, RVD_RELAY_IN_LOST);
+    if (r->state != RVD_RELAY_RUNNING) return;
+    int is_told = r->out_over && r->in_state == RVD_RELAY_IN_LOST;
+    if (is_told || (!r->out_over && rvd_relay_bound(r, RVD_RELAY_LEFT_US) < 0))
+        rvd_relay_fail_stream(r, r->st->reset_code >= 0 ? REVDIAL_ERESET : REVDIAL_ELOST);
+}
+
 // One direction is over, and the other may be silent for a time of its own. Without memory for a
 // timer that is not bounded; keepalive still is.
 static void rvd_relay_half_over(rvd_relay *r)
 {
-    rvd_loop *loop = r->session->loop;
-    int64_t now = rvd_loop_now(loop), us = (int64_t)r->half_ms * 1000;
+    int64_t us = (int64_t)r->half_ms * 1000;
     r->half_ms = 0;
-    if (us <= 0 || (r->idle_us > 0 && r->idle_us <= us)) return;
-    // A young one's timer comes sooner, and is set to this then.
-    if ((!r->is_young || us < RVD_RELAY_YOUNG_US) &&
-        rvd_loop_timer_set(loop, &r->timer, now + us) < 0)
-        return;
-    r->idle_us = us;
-    r->moved_us = now;
+    if (us > 0) rvd_relay_bound(r, us);
 }
 
 // Moves what can be moved. Loop thread, under the session's lock. Once over, rvd_relay_end() has to
 // run without it.
-static void rvd_relay_step_locked(rvd_relay *r, unsigned events)
+static void rvd_relay_step_locked(rvd_relay *r)
 {
     if (r->state == RVD_RELAY_RUNNING) {
         rvd_relay_pump_out(r);
         rvd_relay_pump_in(r);
     }
-    // A stream that was reset after its FIN delivers all, but what we send is lost: say so.
-    if (events & RVD_STREAM_WAKE_END && r->in_state == RVD_RELAY_IN_OPEN)
-        rvd_relay_in_become(r, RVD_RELAY_IN_LOST);
-    if (events & RVD_STREAM_WAKE_END && r->state == RVD_RELAY_RUNNING && !r->out_over)
-        rvd_relay_left(r);
-    if (r->state == RVD_RELAY_RUNNING && r->out_over && r->in_state == RVD_RELAY_IN_LOST &&
-        !rvd_relay_awaits_reason(r))
-        rvd_relay_fail_stream(r, r->st->reset_code >= 0 ? REVDIAL_ERESET : REVDIAL_ELOST);
+    if (rvd_relay_has_reason(r)) rvd_relay_stream_over(r);
     if (r->state == RVD_RELAY_RUNNING && r->out_over && r->in_state == RVD_RELAY_IN_ENDED)
         rvd_relay_become(r, RVD_RELAY_OVER);
     if (r->state == RVD_RELAY_RUNNING && (r->out_over || r->in_state == RVD_RELAY_IN_ENDED))
@@ -20318,10 +20320,7 @@ static void rvd_relay_run(rvd_relay *r)
 {
     revdial_session *s = r->session;
     rvd_stream_lock(s);
-    // What happened before it began, or while it waited, is seen now.
-    unsigned events =
-        r->st->reset_code >= 0 || s->state >= RVD_STREAM_LINGER ? RVD_STREAM_WAKE_END : 0;
-    rvd_relay_step_locked(r, events);
+    rvd_relay_step_locked(r);
     int over = r->state != RVD_RELAY_RUNNING;
     rvd_stream_unlock(s);
     // One that waits for its last bytes to leave is looked at when its timer says so.
@@ -20358,7 +20357,7 @@ static void rvd_relay_sink(revdial_stream *st, unsigned events)
         rvd_loop_soon(r->session->loop, &r->in);
         return;
     }
-    rvd_relay_step_locked(r, events);
+    rvd_relay_step_locked(r);
     if (r->state != RVD_RELAY_RUNNING) rvd_loop_soon(r->session->loop, &r->in);
 }
 
