@@ -811,6 +811,7 @@ TEST(X3_handlers_of_one_read_take_no_more_of_the_loops_time_than_tasks_may)
         util_gate_init(&probe_over);
         util_gate_init(&owner_held);
         util_gate_init(&owner_goes);
+        util_settle(s->loop);  // it takes that lock while it tells that the session is up
         pthread_t holder = util_thread(hold_owner, probed);
         CHECK(util_gate_wait(&owner_held, 1));
         put_open(both, 1);
