@@ -412,7 +412,7 @@ static int http_request_line(http_head *h, http_text line)
     if (method == 0 || method > HTTP_METHOD_MAX || method == line.len) return HTTP_BAD;
     if (line.at[method] != ' ') return HTTP_BAD;
     rest = http_part(line, method + 1, line.len);
-    target = http_span(&http_visible, rest);
+    target = http_span(&http_target_set, rest);
     if (target == 0 || target == rest.len || rest.at[target] != ' ') return HTTP_BAD;
     h->method = http_part(line, 0, method);
     status = http_version_parse(h, http_part(rest, target + 1, rest.len));

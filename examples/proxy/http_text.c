@@ -7,8 +7,11 @@
 const http_set http_token = {{0, 0x03ff6cfa, 0xc7fffffe, 0x57ffffff}};
 // Of methods: A-Z, '-' and '_', as nginx has it. No registered one has others.
 const http_set http_capital = {{0, 0x00002000, 0x87fffffe, 0}};
-// Of targets: what can be seen, in ASCII, except '#'. Browsers send more than RFC 3986 allows.
+// What can be seen, in ASCII, except '#'
 const http_set http_visible = {{0, 0xfffffff6, 0xffffffff, 0x7fffffff}};
+// Of targets. Browsers send more than RFC 3986 allows, and curl a path as it was typed, in UTF-8.
+const http_set http_target_set = {{0, 0xfffffff6, 0xffffffff, 0x7fffffff, 0xffffffff, 0xffffffff,
+                                   0xffffffff, 0xffffffff}};
 // Of field values (9110:5.5): no control character except HTAB
 const http_set http_text_set = {
     {0x200, 0xffffffff, 0xffffffff, 0x7fffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}};

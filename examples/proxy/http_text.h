@@ -17,7 +17,8 @@ typedef struct http_set {
 
 extern const http_set http_token;        // tchar of RFC 9110 section 5.6.2
 extern const http_set http_capital;      // of methods
-extern const http_set http_visible;      // of targets
+extern const http_set http_visible;      // of what ASCII has to see, without '#'
+extern const http_set http_target_set;   // the same and all above ASCII: of targets
 extern const http_set http_text_set;     // of field values
 extern const http_set http_answer_set;   // the same, in responses
 extern const http_set http_name_set;     // of host names

@@ -68,6 +68,10 @@ def has_body_and_upgrade(_, requests, i, why):
     return why == "more" and b"upgrade" in fields and requests[i - 1].body != b""
 
 
+def has_more_than_ascii_in_its_target(_, requests, i, why):
+    return "INVALID_URL" in why and any(byte > 127 for byte in requests[i].target)
+
+
 def has_ended_the_connection(_, requests, i, why):
     return why == "refused HPE_CLOSED_CONNECTION"
 
@@ -87,6 +91,7 @@ EXPLAINED = [
     ("llhttp", has_body_and_upgrade, "Upgrade with a body: ours does not pass Upgrade on"),
     ("llhttp", has_tab_behind_length, "it takes no tab behind a Content-Length (5.5 has it)"),
     ("llhttp", has_ended_the_connection, "it sees no keep-alive where a tab follows: a close"),
+    ("llhttp", has_more_than_ascii_in_its_target, "it takes ASCII alone in a target"),
     ("net/http", begins_with_an_empty_line, "an empty line first, which may be there (2.2)"),
 ]
 
