@@ -41,6 +41,7 @@ TEST(a_request_goes_on_without_what_was_for_this_hop)
     } rows[] = {
         {"GET /a?b HTTP/1.1\r\n" HOST "Accept: */*\r\n\r\n",
          "GET /a?b HTTP/1.1\r\n" HOST "Accept: */*\r\n" ADDED "\r\n"},
+        {"OPTIONS * HTTP/1.1\r\n" HOST "\r\n", "OPTIONS * HTTP/1.1\r\n" HOST ADDED "\r\n"},
         {"GET / HTTP/1.0\r\n" HOST "Connection: keep-alive\r\n\r\n",
          "GET / HTTP/1.1\r\n" HOST ADDED "\r\n"},
         {"GET http://a.example:80?b HTTP/1.1\r\n" HOST "\r\n",

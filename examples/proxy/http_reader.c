@@ -380,6 +380,7 @@ static const char *http_target_parse(http_head *h, http_text target)
                                                            : 0;
     size_t end = scheme;
     h->target = target;
+    if (http_text_is(target, "*") && http_text_is(h->method, "OPTIONS")) return NULL;  // 3.2.4
     if (!http_path_is_escaped(target)) return "a '%' in the path begins no escape";
     if (*target.at != '/' && !scheme) return "the target is neither a path nor http://HOST/PATH";
     while (scheme && end < target.len && target.at[end] != '/' && target.at[end] != '?') end++;

@@ -59,7 +59,7 @@ enum http_framing {
 typedef struct http_head {
     int minor;               // HTTP/1.minor
     http_text method;        // of a request
-    http_text target;        // in origin-form, without what absolute-form has before the path
+    http_text target;        // without what absolute-form has before the path; or "*"
     http_text host;          // without the port and a last dot; len 0: an HTTP/1.0 request has none
     http_text authority;     // with them, as it was sent
     int status;              // of a response

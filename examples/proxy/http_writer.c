@@ -122,7 +122,7 @@ size_t http_request_write(char *to, const http_head *h, const http_source *from)
 {
     http_paper p = {to, 0};
     http_put(&p, h->method);
-    http_puts(&p, h->target.len && *h->target.at == '/' ? " " : " /");  // 3.2.1
+    http_puts(&p, h->target.len && strchr("/*", *h->target.at) ? " " : " /");  // 3.2.1
     http_put(&p, h->target);
     http_puts(&p, " HTTP/1.1\r\n");
     if (!http_has_field(h, HTTP_HOST)) {

@@ -35,6 +35,7 @@ SEEDS = [
     b"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: [::1]:80\r\nConnection: x, Upgrade\r\nUpgrade: websocket\r\n\r\n",
     b"OPTIONS / HTTP/1.1\r\nHost:a.test.\r\nConnection: , keep-alive,,TE ,\r\nTE: trailers\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n",
     b"PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
     b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nX_Y:\r\nEmpty:\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: a\r\ntransfer-encoding:\tCHUNKED\r\n\r\nA;x;y=z;q=\"a \\\" b;\"\r\n"

@@ -88,6 +88,7 @@ other_forms() {
     is "$(get b.test /index.html -I | head -n 1 | tr -d '\r')" 'HTTP/1.1 200 OK' || return
     is "$(get a.test /hints -i | grep -c '^HTTP/1.1 [12]0')" 2 || return
     is "$(get a.test /hints -0 -i | grep -c '^HTTP/1.1 [12]0')" 1 || return
+    is "$(get a.test / -X OPTIONS --request-target '*')" 'OPTIONS * a.test' || return
     is "$(get a.test /until-close)" 'until the end' || return
     is "$(get a.test /chunks --raw -H 'TE: trailers' -H 'Connection: TE' | tr -d '\r' | tail -n 2 |
         head -n 1)" 'X-Sum: 1' || return

@@ -99,7 +99,7 @@ static void check_written(void)
     static http_head again;
     http_source from = {{"192.0.2.7", 9}, 0};
     size_t len = http_request_write(out, &head, &from);
-    int has_slash = head.target.len && *head.target.at == '/';
+    int is_whole = head.target.len && strchr("/*", *head.target.at);
     if (head.authority.len == 0) return;  // of HTTP/1.0, and then it is not by the book
     FUZZ_CHECK(len <= sizeof out);
     if (len > HTTP_HEAD_MAX || head.field_count + 8 > HTTP_LINES_MAX) return;
@@ -109,7 +109,7 @@ static void check_written(void)
     FUZZ_CHECK(again.body == head.body && again.length == head.length);
     FUZZ_CHECK(again.minor == 1 && again.is_upgrade == head.is_upgrade);
     FUZZ_CHECK(http_texts_equal(again.authority, head.authority));
-    FUZZ_CHECK(again.target.len == head.target.len + !has_slash);
+    FUZZ_CHECK(again.target.len == head.target.len + !is_whole);
     FUZZ_CHECK(lines_of(out, len, "X-Forwarded-For") == 1 && lines_of(out, len, "Host") == 1);
     FUZZ_CHECK(lines_of(out, len, "Proxy-Authorization") == 0);
 }
@@ -257,6 +257,7 @@ static void fuzz_seeds(void)
 {
 #define SEED_HOST "Host: a.example:80\r\n"
     fuzz_seed_text("GET /a?b=c HTTP/1.1\r\n" SEED_HOST "\r\n");
+    fuzz_seed_text("OPTIONS * HTTP/1.1\r\n" SEED_HOST "\r\n");
     fuzz_seed_text("POST http://a.example:80/ HTTP/1.1\r\n" SEED_HOST
                    "Content-Length: 5\r\nExpect: 100-continue\r\n\r\nhello");
     fuzz_seed_text("PUT / HTTP/1.1\r\n" SEED_HOST "Transfer-Encoding: chunked\r\nTE: trailers\r\n"
