@@ -1112,9 +1112,10 @@ typedef struct revdial_tls {
 //             succeeds. One reader and one writer may use it at the same time.
 //   Threads   Any thread may call anything, also from callbacks, except where a `thread` line says
 //             otherwise. On an I/O thread of its own proxy, agent or session a function for "any
-//             but I/O threads" would wait for itself: it returns REVDIAL_EDEADLK. On an I/O thread
-//             of another object it holds up what that thread serves. One for "any but callbacks"
-//             is not for handlers either. What does not mention blocking does not block.
+//             but I/O threads" would wait for itself: it returns REVDIAL_EDEADLK, reads and writes
+//             only if they have to wait. On an I/O thread of another object it holds up what that
+//             thread serves. One for "any but callbacks" is not for handlers either. What does not
+//             mention blocking does not block.
 //   Hooks     No lock is held while a hook runs. What it gets by pointer, except a stream that it
 //             owns, is valid until it returns; revdial_session_ref() keeps a session for longer.
 //             A hook must return: after longjmp(), a C++ exception or pthread_exit() out of one,
@@ -1622,8 +1623,9 @@ REVDIAL_API int revdial_dial_fd(revdial_proxy *p, const char *name, const revdia
                                 revdial_err *err);
 
 // Outcome of a dial: st is yours; or it is NULL and err says why. Runs on an I/O thread and must
-// not block. A read, write or poll of st that would have to wait returns REVDIAL_EDEADLK there, so
-// hand st to revdial_relay() or revdial_stream_fd(), or pass it to another thread.
+// not block. A read or write of st that would have to wait returns REVDIAL_EDEADLK there, and so
+// does each revdial_poll(). Hand st to revdial_relay() or revdial_stream_fd(), add it to a
+// revdial_pollset, or pass it to another thread.
 typedef void revdial_dial_fn(void *ud, revdial_stream *st, const revdial_err *err);
 
 // Dials without a thread that waits. Unless this call fails, cb is called exactly once, on an I/O
@@ -1744,7 +1746,7 @@ REVDIAL_API int revdial_pollset_fd(const revdial_pollset *set);
 //   ud       not NULL
 //   returns  0; REVDIAL_EINVAL: it is in a set, or ud is NULL; REVDIAL_ENOMEM; REVDIAL_ECLOSED: in
 //            a forked child. A stream that has failed is taken: its calls say so
-//   thread   any but I/O threads
+//   thread   any
 REVDIAL_API int revdial_pollset_add(revdial_pollset *set, revdial_stream *st, void *ud);
 
 // The next stream that has moved. One that is closed or handed on is never returned afterwards.
@@ -1781,7 +1783,8 @@ typedef struct revdial_relay_opts {
 //   thread   any
 REVDIAL_API int revdial_relay(revdial_stream *st, int rfd, int wfd, const revdial_relay_opts *opts);
 
-// Why the stream failed.
+// Why the stream failed. The end of its session counts as a failure, too, even if both sides had
+// finished before: nobody knows whether the last bytes arrived.
 //   returns  0 it has not, or REVDIAL_E*; *reset the peer's code, may be NULL
 //   thread   any
 REVDIAL_API int revdial_stream_error(revdial_stream *st, int *reset);

@@ -312,8 +312,8 @@ static int on_auth(void *ud, const revdial_auth_req *req, char *identity, size_t
     X(revdial_pollset_new, ANY, call_pollset_alone()) \
     X(revdial_pollset_free, ANY, call_pollset_alone()) \
     X(revdial_pollset_fd, ANY, call_pollset_alone()) \
-    X(revdial_pollset_add, WAITS, call_pollset(c)) \
-    X(revdial_pollset_next, WAITS, call_pollset(c)) \
+    X(revdial_pollset_add, ANY, call_pollset(c)) \
+    X(revdial_pollset_next, ANY, call_pollset(c)) \
     X(revdial_stream_fd, ANY, call_stream_fd(c)) \
     X(revdial_relay, ANY, call_relay(c)) \
     X(revdial_stream_error, ANY, c->st && (revdial_stream_error(c->st, NULL), 1)) \
