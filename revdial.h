@@ -20288,14 +20288,22 @@ static void rvd_relay_tell(rvd_relay *r, const revdial_err *why)
     if (r->is_hook) rvd_sys_hook_end(&r->session->group->mask, &ours);
 }
 
+// What was delivered to the socket must not be torn up by our reset, neither on the way nor before
+// its reader comes to it: a program that is writing sees a reset of the same instant first.
+static int rvd_relay_is_delivering(const rvd_relay *r)
+{
+    int64_t ago_us = rvd_loop_now(r->session->loop) - r->moved_us;
+    const rvd_loop_io *out = rvd_relay_has_out(r) ? r->out : &r->in;
+    return (r->moved[1] && ago_us < RVD_RELAY_UNSENT_US) || rvd_sys_unsent(out->fd) > 0;
+}
+
 // Loop thread, without the lock: closes what is left and tells.
 static void rvd_relay_end(rvd_relay *r)
 {
     int failed = r->state == RVD_RELAY_FAILED, is_kept;
     rvd_loop *loop = r->session->loop;
     revdial_err why;
-    // What was delivered to the socket must not be torn up by our reset.
-    if (failed && r->tries++ < RVD_RELAY_UNSENT_TRIES && rvd_sys_unsent(rvd_relay_out(r)->fd) > 0 &&
+    if (failed && r->tries++ < RVD_RELAY_UNSENT_TRIES && rvd_relay_is_delivering(r) &&
         rvd_loop_timer_set(loop, &r->timer,
                            rvd_loop_now(loop) + (RVD_RELAY_UNSENT_US << ((r->tries - 1) % 8))) == 0)
         return;

@@ -44,7 +44,7 @@ start_pages() {
 
 start_ways() {
     mkdir -p "$dir/live"
-    exposing web postgres redis
+    exposing web postgres redis pages
     start_proxy proxy "${exposes[@]}" --sockets "$dir/live" --sni 127.0.0.1:0 \
         --http 127.0.0.1:0 --route "site.test=web/${address_of[site]}" \
         --route 'page.test=web' --route 'pictures.test=pictures' || return
@@ -151,6 +151,20 @@ browses() {
     figures="Chromium ${got#ok }"
 }
 
+# python's http.server answers 501 to a PUT that it has not read, and closes.
+early_answers_arrive() {
+    local at got i
+    head -c 20000000 /dev/zero >"$dir/upload"
+    for i in 1 2 3 4 5; do
+        for at in "${exposed[2]}" "$front"; do
+            got=$(curl -sS --max-time 20 -H 'Host: page.test' -H 'Expect:' -T "$dir/upload" \
+                -o /dev/null -w '%{http_code}' "http://$at/" 2>&1)
+            [[ "$got" = *501 ]] || { fail "curl through $at: $got"; return; }
+        done
+    done
+    figures="10 of 10"
+}
+
 for tool in psql=postgresql redis-server=redis-server redis-cli=redis-tools setpriv=util-linux; do
     is_here "${tool%=*}" "${tool#*=}" ||
         check "${tool%=*} is here" is_here "${tool%=*}" "${tool#*=}"
@@ -169,4 +183,5 @@ check 'redis: pipelining, 50 clients' pipelines
 check 'redis: publish and subscribe' publishes
 check 'a site with HTTP/2, by its name in TLS' speaks_http2
 check 'a browser: files, WebSocket, events by Host' browses
+check 'an answer before the end of an upload' early_answers_arrive
 check 'PostgreSQL and the programs end well' stop postgres db cache pictures web proxy
