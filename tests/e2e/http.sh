@@ -377,17 +377,21 @@ both_say_who() {
 start_jumping() { start_proxy jumping --http 127.0.0.1:0 --route a.test=web; }
 
 # What is on its way, in any direction, takes as long as those take who move it: here 50 minutes, in
-# which a head and a response are overdue.
+# which a head and a response are overdue. What one side has finished has an hour.
 pauses_end_nothing() {
     with_clocks start_jumping || return
     start_agent faithful --target "${address_of[origin]}" || return
     hold_open pauses python3 "$here/http_peers.py" pauses "${exposed[0]}" a.test
     said pauses.out '^waits' 30 && jump proxy 0 3000 || return
     echo >&"${fifo_of[pauses]}"
+    said pauses.out '^went on' 60 && jump proxy 0 9000 || return
+    echo >&"${fifo_of[pauses]}"
     let_go pauses
-    await_end pauses 60 || return
+    await_end pauses 30 || return
     is "$(tr '\n' ' ' <"$dir/pauses.out")" \
-        'waits 408 504 went on: download upload slow_target tunnel ' && stop faithful jumping
+        'waits 408 504 went on: download upload slow_target tunnel finished: RST ' || return
+    end_now faithful
+    stop jumping
 }
 
 make_file "$dir/hundred" 100

@@ -12,7 +12,8 @@
     http_peers.py vanish ADDRESS HOST       two requests whose client resets its connection: in the
                                             body, and after an upgrade
     http_peers.py pauses ADDRESS HOST       bodies and a tunnel go on after a pause, which a line
-                                            ends; a head and a response that do not come are late
+                                            ends; a head and a response that do not come are late.
+                                            Another line: what one side has finished is cut by now
     http_peers.py statuses ADDRESS FILE     what each message of a corpus is answered with
     http_peers.py cut ADDRESS HOST          is a response that was cut seen as one? Reads a line
                                             before it asks, and when the backend has been killed
@@ -21,6 +22,7 @@ import base64
 import hashlib
 import os
 import re
+import select
 import socket
 import struct
 import sys
@@ -433,7 +435,9 @@ def goes_on(what):
 
 def pauses(address, host):
     p = Pauses(address, host)
-    half, silent = connect(address), connect(address)
+    half, silent, finished = connect(address), connect(address), connect(address)
+    p.send(finished, b"GET /large")
+    finished.shutdown(socket.SHUT_WR)
     half.sendall(b"GET / HTTP/1.1\r\nHo")
     p.send(silent, b"GET /silent")
     while ask(p.other, host, "/waiting") != b"2":  # then the front end knows what it waits for
@@ -443,6 +447,11 @@ def pauses(address, host):
     print(half.recv(12)[9:].decode(), silent.recv(12)[9:].decode(), flush=True)
     whats = p.download, p.upload, p.slow_target, p.tunnel
     print("went on:", *(what.__name__ for what in whats if goes_on(what)), flush=True)
+    sys.stdin.readline()
+    ends = select.poll()
+    ends.register(finished, 0)  # not by reading, which would let it go on
+    ends.poll(20000)
+    print("finished:", read_all(finished)[1], flush=True)
 
 
 def corpus(path):
