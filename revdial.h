@@ -8223,7 +8223,7 @@ typedef struct rvd_auth_table {
     unsigned schemes;
     size_t count;
     revdial_credential *rows;  // each has a user, and all but those for MTLS a secret
-    uint64_t *marks;           // of each row's secret and user
+    uint64_t *marks;  // of each row's secret and user; the last bit says that it takes certificates
 } rvd_auth_table;
 
 static void rvd_auth_table_free(rvd_auth_table *t)
@@ -8285,6 +8285,7 @@ static void rvd_auth_table_add(rvd_auth_table *t, const rvd_auth_guard *g, const
     row.secret = rvd_base_keep_text(&t->texts, secret[0] ? secret : NULL);
     uint64_t mark = rvd_auth_mark(g, secret, from->user);
     rvd_auth_own_identity(mark, own);
+    mark = (mark & ~(uint64_t)1) | (row.schemes == REVDIAL_AUTH_MTLS);
     if (!from->user) row.user = rvd_base_keep_text(&t->texts, own);
     if (t->rows) t->rows[t->count] = row;
     if (t->marks) t->marks[t->count] = mark;
@@ -8362,7 +8363,7 @@ static rvd_auth_holder rvd_auth_row_holder(const rvd_auth_guard *g, const revdia
     rvd_auth_holder h = rvd_auth_holder_of(g, identity, row->group, row->label);
     if (row->schemes != REVDIAL_AUTH_MTLS) return h;
     h.who = rvd_auth_mark(g, "certificate", identity);
-    if (!row->group) h.group = rvd_auth_mark(g, "row", row->user);
+    if (!row->group || !row->group[0]) h.group = rvd_auth_mark(g, "row", row->user);
     return h;
 }
 
@@ -8420,7 +8421,7 @@ static const revdial_credential *rvd_auth_table_row(const rvd_auth_table *t, uin
         rvd_auth_match match = {row->user, identity, strlen(identity)};
         if (strcmp(row->label ? row->label : "", label ? label : "") != 0) continue;
         if (row->schemes == REVDIAL_AUTH_MTLS
-                ? rvd_auth_matches(row, name, &match)
+                ? mark & 1 && rvd_auth_matches(row, name, &match)
                 : t->marks[i] == mark && rvd_auth_covers(row->names, name, NULL))
             return row;
     }
@@ -9140,7 +9141,7 @@ static int rvd_http_take_value_of(rvd_base_slice *rest, rvd_base_slice *value)
         rvd_http_skip(rest, 1);
         value->at = rest->at;
         value->len = 0;
-        while (value->len < rest->len && !memchr("\"\\", rest->at[value->len], 2)) value->len++;
+        while (value->len < rest->len && !memchr("\"\\\t", rest->at[value->len], 3)) value->len++;
         if (value->len == rest->len || rest->at[value->len] != '"') return 0;
         rvd_http_skip(rest, value->len + 1);
     } else {
@@ -27066,7 +27067,6 @@ static void rvd_agent_link_wait(rvd_agent_link *l, int wait_ms)
     pthread_mutex_unlock(&l->agent->own.lock);
 }
 
-// The attempt or the session is over: again later, or never.
 // All links are rejected: those that wait for another attempt are over, too.
 static void rvd_agent_give_up(revdial_agent *a)
 {
@@ -27078,6 +27078,7 @@ static void rvd_agent_give_up(revdial_agent *a)
     }
 }
 
+// The attempt or the session is over: again later, or never.
 static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int retry_after_ms)
 {
     revdial_agent *a = l->agent;
@@ -27236,6 +27237,8 @@ static void rvd_agent_link_join(rvd_agent_link *l)
     }
     rvd_sys_close(fd);
     revdial_session_unref(s);
+    // A challenge that cannot be answered is the other end's mistake: it is not final.
+    if (l->challenge[0] && err.code == REVDIAL_EINVAL) err.code = REVDIAL_EUPGRADE;
     rvd_agent_link_failed(l, &err, 0);
 }
 

@@ -449,6 +449,36 @@ TEST(rejected_credentials_end_an_agent_that_was_never_up)
     }
 }
 
+// Whoever is on the way can ask for anything.
+TEST(a_challenge_that_cannot_be_answered_does_not_end_an_agent)
+{
+    static const char *const challenges[] = {
+        "Digest realm=\"a\tb\", qop=\"auth\", algorithm=SHA-256, nonce=\"n\"",
+        "Digest realm=\"ab\", qop=\"auth\", algorithm=SHA-256, nonce=\"n\"\t", "Bearer"};
+    stage s;
+    util_state e = {0};
+    stage_open(&s);
+    s.w.acfg.user = "alice";
+    s.w.acfg.secret = "no token: it has blanks";
+    s.w.acfg.auth_schemes = REVDIAL_AUTH_DIGEST | REVDIAL_AUTH_BEARER;
+    s.w.acfg.auth_fail_limit = -1;
+    s.w.acfg.allow_cleartext = 1;
+    if (stage_agent(&s)) {
+        for (int i = 0; i < 3; i++) {
+            char answer[200];
+            snprintf(answer, sizeof answer,
+                     "HTTP/1.1 401 x\r\nWWW-Authenticate: %s\r\nContent-Length: 0\r\n\r\n",
+                     challenges[i]);
+            while (util_log_count(&s.w.states, REVDIAL_BACKOFF, NULL) == i) {
+                stage_answer(&s, answer);
+                util_log_wait(&s.w.states, REVDIAL_BACKOFF, i + 1, &e);
+            }
+        }
+        CHECK_INT(util_log_count(&s.w.states, REVDIAL_STOPPED, NULL), 0);
+    }
+    stage_close(&s);
+}
+
 TEST(auth_fail_limit_counts_rejections_in_a_row_and_BACKOFF_says_why)
 {
     stage s;

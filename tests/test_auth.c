@@ -431,6 +431,39 @@ TEST(A68_a_certificate_is_an_identity_by_itself)
     world_close(&w);
 }
 
+// A certificate's row says who may come with a certificate, and not who may stay without one.
+TEST(a_session_whose_secret_was_withdrawn_is_not_that_of_a_row_for_certificates)
+{
+    static const revdial_credential
+        rows[] = {{"tok", "alice", "cam-1", REVDIAL_AUTH_BEARER},
+                  {NULL, "*", "**", REVDIAL_AUTH_MTLS}},
+        rotated = {"new", "alice", "cam-1", REVDIAL_AUTH_BASIC | REVDIAL_AUTH_MTLS},
+        before = {"old", "alice", "cam-1", REVDIAL_AUTH_BASIC | REVDIAL_AUTH_MTLS};
+    guard_open(NULL);
+    rvd_auth_table *all = rvd_auth_table_new(&guard, "revdial", rows, 2);
+    rvd_auth_table *later = rvd_auth_table_new(&guard, "revdial", &rows[1], 1);
+    rvd_auth_table *old = rvd_auth_table_new(&guard, "revdial", &before, 1);
+    rvd_auth_table *new = rvd_auth_table_new(&guard, "revdial", &rotated, 1);
+    CHECK(rvd_auth_table_row(later, all->marks[0], "cam-1", "alice", NULL) == NULL);
+    CHECK(rvd_auth_table_row(later, all->marks[1], "cam-1", "alice", NULL) != NULL);
+    for (size_t i = 0; i < old->count; i++) {
+        const int by_certificate = old->rows[i].schemes == REVDIAL_AUTH_MTLS;
+        CHECK(rvd_auth_table_row(old, old->marks[i], "cam-1", "alice", NULL) != NULL);
+        CHECK_INT(rvd_auth_table_row(new, old->marks[i], "cam-1", "alice", NULL) != NULL,
+                  by_certificate);
+    }
+    rvd_auth_holder of_row = rvd_auth_row_holder(&guard, &(revdial_credential){
+        NULL, "CN=a", "**", REVDIAL_AUTH_MTLS, .group = ""}, "CN=a");
+    rvd_auth_holder of_user = rvd_auth_row_holder(&guard, &(revdial_credential){
+        "tok", "CN=a", "**", REVDIAL_AUTH_BEARER}, "CN=a");
+    CHECK(of_row.group != of_user.group);  // "" is no group, too
+    rvd_auth_table_free(all);
+    rvd_auth_table_free(later);
+    rvd_auth_table_free(old);
+    rvd_auth_table_free(new);
+    rvd_auth_guard_end(&guard);
+}
+
 // ------------------------------------------------------------------------------------------------
 // Digest at the proxy
 
