@@ -1089,6 +1089,7 @@ NEW_WORLD_TEST(a_drain_gives_no_more_time_to_a_session_whose_credential_has_expi
     lender h = {.expires_ms = 300};
     w->pcfg.auth = hook_that_lends;
     w->pcfg.auth_ud = &h;
+    w->acfg.backoff_min_ms = w->acfg.backoff_max_ms = 1000000000;  // no second session expires
     util_clock_stop();
     REQUIRE(world_open(w));
     revdial_stream *st = world_dial(w, "hold", 0, NULL);
