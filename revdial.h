@@ -3494,7 +3494,9 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 // grown, as they do when the other one ends, or for some seconds.
 
 #define RVD_PACE_PINGS 24u          // on their way at a time: some 20 in a round trip
-#define RVD_PACE_SPACING_US 2000    // between pings, so that they are at most 500 a second
+#define RVD_PACE_SPACING_US 2000    // between pings, so that they are at most 500 a second,
+#define RVD_PACE_GROW_US 1000       //   or 1000 in GROW, in which a slow sender may stay
+#define RVD_PACE_VALUES 0x7FFFFFFFu // bits of a ping's value that come back
 #define RVD_PACE_STEP 2048u         // least bytes between pings: not one for every keystroke
 #define RVD_PACE_PACKET 1500u       // that a ping may have to wait for
 #define RVD_PACE_START 32768u       // cap before the first pong: TCP starts with about as much
@@ -3590,6 +3592,7 @@ static void rvd_pace_init(rvd_pace *p, int64_t now_us)
 {
     memset(p, 0, sizeof *p);
     p->state = RVD_PACE_GROW;
+    p->train_trip = UINT32_MAX;
     p->cap = p->target = RVD_PACE_START;
     p->free_us = RVD_PACE_SETTLE_US;
     p->least_us = p->far_us = UINT32_MAX;
@@ -3607,6 +3610,7 @@ static void rvd_pace_become(rvd_pace *p, enum rvd_pace_state to)
     case RVD_PACE_NEAR: REVDIAL_ASSERT(to == RVD_PACE_DRAIN); break;
     }
     p->state = (uint8_t)to;
+    p->train_trip = UINT32_MAX;  // the next pong begins one
     p->full = p->late = p->is_drained = p->gain = 0;
 }
 
@@ -3704,10 +3708,11 @@ static void rvd_pace_wait(rvd_pace *p, int64_t now_us)
 // Bytes between pings.
 static uint32_t rvd_pace_step(const rvd_pace *p)
 {
-    uint32_t rate = rvd_pace_rate(p), least = rvd_pace_bytes(rate, RVD_PACE_SPACING_US);
+    uint32_t spacing_us = p->state == RVD_PACE_GROW ? RVD_PACE_GROW_US : RVD_PACE_SPACING_US;
+    uint32_t rate = rvd_pace_rate(p), least = rvd_pace_bytes(rate, spacing_us);
     uint32_t cap = rvd_pace_has_cap(p) ? p->cap : rvd_pace_bytes(rate, p->min_us);
     if (p->state == RVD_PACE_NEAR) return RVD_PACE_NEAR_STEP;
-    if (least < RVD_PACE_STEP || p->state == RVD_PACE_GROW) least = RVD_PACE_STEP;
+    if (least < RVD_PACE_STEP) least = RVD_PACE_STEP;
     return cap / 20 > least ? cap / 20 : least;
 }
 
@@ -4024,7 +4029,8 @@ static uint32_t rvd_pace_span(const rvd_pace_ping *g, uint32_t now_us)
 // A queue that a ping finds on an idle link has nothing of ours.
 static int rvd_pace_is_others(const rvd_pace *p, uint32_t value, uint32_t trip_us)
 {
-    return value == p->lead && (p->state == RVD_PACE_GROW || p->state == RVD_PACE_HOLD) &&
+    int is_lead = ((value ^ p->lead) & RVD_PACE_VALUES) == 0;
+    return is_lead && (p->state == RVD_PACE_GROW || p->state == RVD_PACE_HOLD) &&
            rvd_pace_is_long(p, trip_us);
 }
 
@@ -4043,7 +4049,7 @@ static int rvd_pace_is_drained(rvd_pace *p, uint32_t rate, uint32_t added)
 // A pong has come. Returns 0 if its ping is not one of ours on their way.
 static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t now_us)
 {
-    uint32_t skipped = value - (p->value - p->count + 1), trip, bytes, rate;
+    uint32_t skipped = (value - (p->value - p->count + 1)) & RVD_PACE_VALUES, trip, bytes, rate;
     uint32_t us = (uint32_t)now_us;
     if (skipped >= p->count) return 0;
     rvd_pace_ping g = p->pings[(p->first + skipped) % RVD_PACE_PINGS];

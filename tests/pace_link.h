@@ -86,6 +86,12 @@ typedef struct pace_link {
     pace_flow flows[PACE_FLOWS];
 } pace_link;
 
+// What the sessions' clock shows: it has run for an hour.
+static int64_t pace_clock(const pace_link *l)
+{
+    return l->now_us + (int64_t)3600 * 1000000;
+}
+
 static double pace_random(pace_link *l)
 {
     l->seed = l->seed * 6364136223846793005u + 1442695040888963407u;
@@ -258,7 +264,7 @@ static void pace_ping(const pace_link *l, pace_flow *f)
     pace_mark *p = &f->pings[(f->ping_first + f->ping_count++) % PACE_PINGS];
     f->written += 12;
     p->end = f->written;
-    p->value = rvd_pace_ping_add(&f->pace, (uint32_t)f->written, l->now_us);
+    p->value = rvd_pace_ping_add(&f->pace, (uint32_t)f->written, pace_clock(l));
 }
 
 // How much the flow writes now, as the mux would.
@@ -271,10 +277,10 @@ static uint32_t pace_share(const pace_link *l, pace_flow *f)
     room = rvd_pace_room(&f->pace, (uint32_t)f->written);
     frame = rvd_pace_frame(&f->pace);
     if (!room) {
-        rvd_pace_wait(&f->pace, l->now_us);
+        rvd_pace_wait(&f->pace, pace_clock(l));
         return 0;
     }
-    if (rvd_pace_is_due(&f->pace, (uint32_t)f->written, l->now_us)) pace_ping(l, f);
+    if (rvd_pace_is_due(&f->pace, (uint32_t)f->written, pace_clock(l))) pace_ping(l, f);
     if (frame > PACE_FRAME) frame = PACE_FRAME;
     return frame < room ? frame : room;
 }
@@ -295,10 +301,10 @@ static void pace_key(pace_link *l, pace_flow *f)
     pace_mark *k = &f->keys[(f->key_first + f->key_count) % PACE_KEYS];
     if (l->now_us >= f->stop_us) return;
     if (!f->is_started) {
-        rvd_pace_init(&f->pace, l->now_us);
+        rvd_pace_init(&f->pace, pace_clock(l));
         if (f->is_old) {
             f->least_us = 2 * l->delay_us;
-            rvd_pace_trip(&f->pace, (uint32_t)f->least_us, l->now_us);
+            rvd_pace_trip(&f->pace, (uint32_t)f->least_us, pace_clock(l));
         }
         if (f->is_paced) pace_push(l, l->now_us, PACE_TICK, f, 0);
     }
@@ -316,7 +322,7 @@ static void pace_key(pace_link *l, pace_flow *f)
 static void pace_tick(pace_link *l, pace_flow *f)
 {
     if (l->now_us >= f->stop_us) return;
-    rvd_pace_tick(&f->pace, l->now_us);
+    rvd_pace_tick(&f->pace, pace_clock(l));
     pace_write(l, f);
     pace_push(l, l->now_us + PACE_TICK_US, PACE_TICK, f, 0);
 }
@@ -345,7 +351,7 @@ static void pace_taken(pace_link *l, pace_flow *f, uint32_t k)
         f->taken = f->packets[f->first++].end;
     for (; f->ping_count && f->pings[f->ping_first % PACE_PINGS].end <= f->taken; f->ping_count--) {
         uint32_t value = f->pings[f->ping_first++ % PACE_PINGS].value;
-        rvd_pace_pong(&f->pace, value, (uint32_t)f->written, l->now_us);
+        rvd_pace_pong(&f->pace, value, (uint32_t)f->written, pace_clock(l));
     }
     if (f->is_paced && rvd_pace_is_blind(&f->pace, (uint32_t)f->written)) pace_ping(l, f);
     pace_keys_done(l, f);
