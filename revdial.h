@@ -13665,11 +13665,11 @@ static int rvd_sys_unsent(int fd)
 #endif
 }
 
-// Looks at what a socket has, without taking it. Returns 0 at the end.
+// Looks at what a socket has, without taking it, and without waiting. Returns 0 at the end.
 static ptrdiff_t rvd_sys_peek(int fd, void *buf, size_t len)
 {
     ptrdiff_t n;
-    RVD_SYS_RETRY(n, RVD_SYS(recv)(fd, buf, len, MSG_PEEK));
+    RVD_SYS_RETRY(n, RVD_SYS(recv)(fd, buf, len, MSG_PEEK | MSG_DONTWAIT));
     return n;
 }
 
@@ -17660,7 +17660,8 @@ static void rvd_stream_dial_sink(revdial_stream *st, unsigned events)
                         reset == REVDIAL_RESET_NO_BACKEND || d->is_unreachable;
         rvd_stream_dial_fail_locked(s, d, rvd_stream_reset_error(reset),
                                     reset == REVDIAL_RESET_FORBIDDEN && !d->opts->target
-                                        ? "no target was named, and the backend has no default one"
+                                        ? "no target was named; the backend has no default one, or "
+                                          "forbids it"
                                         : revdial_reset_text(reset));
         return;
     }
@@ -19995,6 +19996,13 @@ static void rvd_relay_fail_memory(rvd_relay *r)
     rvd_relay_fail(r, REVDIAL_ENOMEM, 0, RVD_RELAY_NO_MEMORY);
 }
 
+// Its owner has ended the way there before, and yet gives bytes for it.
+static void rvd_relay_fail_early(rvd_relay *r)
+{
+    revdial_engine_reset(r->session->engine, r->st->id, REVDIAL_RESET_INTERNAL);
+    rvd_relay_fail(r, REVDIAL_ECLOSED, 0, "the stream was shut down before its first bytes");
+}
+
 static void rvd_relay_moved(rvd_relay *r, int way, size_t n)
 {
     r->moved[way] += n;
@@ -20063,6 +20071,7 @@ static int rvd_relay_early(rvd_relay *r)
         ptrdiff_t n = revdial_engine_write(r->session->engine, r->st->id, r->early + r->early_at,
                                            r->early_len - r->early_at);
         if (n == REVDIAL_ENOMEM) rvd_relay_fail_memory(r);
+        if (n == REVDIAL_ECLOSED) rvd_relay_fail_early(r);
         if (n < 0 && r->state == RVD_RELAY_RUNNING) rvd_relay_in_become(r, RVD_RELAY_IN_LOST);
         if (n <= 0) return 0;
         r->early_at += (size_t)n;
@@ -20214,7 +20223,7 @@ static void rvd_relay_pump_out(rvd_relay *r)
         }
         if (n == REVDIAL_ERESET && !rvd_relay_has_reason(r)) return;
         r->out_over = 1;
-        if (n < 0) {
+        if (n < 0 && n != REVDIAL_ECLOSED) {  // which says that its owner reads no more of it
             rvd_relay_fail_stream(r, n);
         } else if (rvd_relay_has_out(r)) {
             rvd_loop_forget(r->session->loop, r->out);
@@ -20577,14 +20586,16 @@ static int rvd_relay_start(revdial_stream *st, const rvd_relay_ends *ends,
     rvd_relay *r = NULL;
     revdial_session_ref(s);  // of st's own the relay disposes
     rvd_stream_lock(s);
-    int code =
-        s->state == RVD_STREAM_DOWN ? REVDIAL_ECLOSED : rvd_relay_new_locked(st, ends, opts, &r);
+    int is_over = s->state == RVD_STREAM_DOWN || st->is_aborted;
+    int code = is_over ? REVDIAL_ECLOSED : rvd_relay_new_locked(st, ends, opts, &r);
     if (!code) {
         rvd_stream_meta_free_locked(st);  // nobody is left to ask for it
         rvd_stream_set_leave_locked(st);
         rvd_stream_work_count(s->group->work, 1, 1);
         if (!ends->watched) rvd_loop_post(s->loop, &r->start);
-        if (revdial_engine_accept(s->engine, st->id) == REVDIAL_OK) rvd_stream_touch_locked(s);
+        ptrdiff_t state = revdial_engine_write(s->engine, st->id, NULL, 0);  // accepts it
+        if (state == REVDIAL_ECLOSED) rvd_relay_in_become(r, RVD_RELAY_IN_ENDED);
+        rvd_stream_touch_locked(s);
     }
     rvd_stream_unlock(s);
     if (!code && ends->watched) rvd_relay_on_start(&r->start);
@@ -26356,15 +26367,17 @@ static void rvd_agent_log_forward(rvd_log_line *l, const rvd_agent_forward *f, r
 // Why the target was refused, for the agent's own log: the dialler is told a code only.
 static void rvd_agent_refusal_text(const rvd_agent_forward *f, int reset, char *buf, size_t size)
 {
-    const char *asked = revdial_stream_meta(f->st, "target");
     char address[RVD_SYS_TEXT_MAX];
     rvd_sys_endpoint e;
     revdial_err err;
     if (f->is_refused) {
         RVD_BASE_JOIN(buf, size, "refused by target_fn: ", revdial_reset_text(reset));
-    } else if (!asked && !f->agent->cfg.default_target) {
-        RVD_BASE_JOIN(buf, size, "no target was asked for, and there is no default (--target)");
-    } else if (!f->kind && rvd_sys_addr_split(asked, 1, &e, &err) < 0) {
+    } else if (!f->target && reset == REVDIAL_RESET_FORBIDDEN) {
+        int is_hooks = f->agent->cfg.default_target != NULL;
+        RVD_BASE_JOIN(buf, size,
+                      is_hooks ? "target_fn named no target, or one that is too long"
+                               : "no target was asked for, and there is no default (--target)");
+    } else if (f->target && rvd_sys_addr_split(f->target, 1, &e, &err) < 0) {
         RVD_BASE_JOIN(buf, size, err.msg);
     } else if (reset == REVDIAL_RESET_FORBIDDEN && f->denied && f->kind == RVD_SYS_NAME) {
         rvd_sys_addr_format(&f->conn.lookup.out[f->denied - 1], address, sizeof address);
@@ -26630,10 +26643,12 @@ static int rvd_agent_forward_judge(rvd_agent_forward *f, const char *target)
     revdial_agent *a = f->agent;
     const char *trusted = a->cfg.default_target;
     rvd_sys_endpoint e;
-    f->kind = target && rvd_sys_addr_split(target, 1, &e, NULL) == 0 ? e.kind : 0;
-    f->trusted = trusted && target && strcmp(target, trusted) == 0;
-    if (!f->kind || strlen(target) >= RVD_AGENT_TARGET) return REVDIAL_RESET_FORBIDDEN;
+    f->kind = 0;
+    if (!target || strlen(target) >= RVD_AGENT_TARGET) return REVDIAL_RESET_FORBIDDEN;
     if (!rvd_agent_forward_note(f, target)) return REVDIAL_RESET_INTERNAL;
+    if (rvd_sys_addr_split(target, 1, &e, NULL) < 0) return REVDIAL_RESET_FORBIDDEN;
+    f->kind = e.kind;
+    f->trusted = trusted && strcmp(target, trusted) == 0;
     if (f->trusted) return REVDIAL_RESET_NONE;
     return rvd_agent_judge_target(a, target);
 }

@@ -523,6 +523,39 @@ TEST(the_agents_log_says_why_a_target_is_not_connected_to_and_a_dialler_that_it_
     world_close(&w);
 }
 
+static int service_fn(void *ud, revdial_target_request *r)
+{
+    r->target = revdial_stream_meta(r->stream, "service");
+    (void)ud;
+    return 0;
+}
+
+TEST(a_target_fn_that_leaves_no_target_or_a_malformed_one_has_the_stream_refused)
+{
+    static const char *const rows[][2] = {{NULL, "target_fn named no target"},
+                                          {"printer", "the port is missing"},
+                                          {"10.0.0.1:80", "allow list"}};
+    refusal r = {.lock = PTHREAD_MUTEX_INITIALIZER, .count = UTIL_GATE};
+    world w;
+    world_init(&w);
+    w.acfg.target_fn = service_fn;
+    w.acfg.default_target = "127.0.0.1:1";
+    w.acfg.common.log = on_refusal;
+    w.acfg.common.log_ud = &r;
+    for (int i = 0, is_open = open_forwarder(&w); is_open && i < 3; i++) {
+        revdial_kv service = {"service", rows[i][0]};
+        revdial_dial_opts opts = {.meta = &service, .meta_count = rows[i][0] != NULL};
+        revdial_err err = {0};
+        CHECK(revdial_dial(w.proxy, "cam-1", &opts, &err) == NULL);
+        CHECK_INT(err.reset, REVDIAL_RESET_FORBIDDEN);
+        CHECK(util_gate_wait(&r.count, i + 1));
+        pthread_mutex_lock(&r.lock);
+        if (!strstr(r.text, rows[i][1])) test_fail(__FILE__, __LINE__, "it says %s", r.text);
+        pthread_mutex_unlock(&r.lock);
+    }
+    world_close(&w);
+}
+
 TEST(a_name_is_judged_by_the_address_it_resolves_to)
 {
     static const char *const wild[] = {"*.test:*", NULL};

@@ -51,6 +51,42 @@ WORLD_TEST(a_stream_as_a_socket_half_closes_both_ways)
     }
 }
 
+// The program itself has ended a direction before it hands the stream on: the other one works, and
+// then all is over.
+WORLD_TEST(a_stream_with_one_direction_ended_becomes_a_socket_for_the_other_one)
+{
+    for (int round = 0, before = 0; round < 3; round++) {
+        size_t bytes;
+        revdial_stream *st = world_dial(w, "source", 300000, NULL);
+        CHECK_INT(revdial_shutdown(st, REVDIAL_WR), 0);
+        int fd = revdial_stream_fd(st);
+        CHECK_INT(socket_end(fd, &bytes), 0);
+        CHECK_INT(bytes, 300000);
+        close(fd);
+        CHECK(util_gate_wait(&w->ended, 2 * round + 1));
+        CHECK_INT(world_last(w).end, 0);
+        st = world_dial(w, "sink", 0, NULL);
+        CHECK_INT(revdial_shutdown(st, REVDIAL_RD), 0);
+        fd = revdial_stream_fd(st);
+        CHECK(raw_send(fd, "\0\1\2\3\4", 5));
+        CHECK_INT(socket_end(fd, &bytes), 0);
+        close(fd);
+        CHECK(util_gate_wait(&w->ended, 2 * round + 2));
+        CHECK_INT(world_last(w).bytes, 5);
+        CHECK_INT(world_last(w).end, 0);
+        if (round == 0) before = util_fds();
+        UTIL_EVENTUALLY(util_fds() <= before);
+    }
+}
+
+WORLD_TEST(a_stream_that_the_program_has_reset_becomes_no_socket)
+{
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    CHECK_INT(revdial_reset(st, 70), 0);
+    CHECK_INT(revdial_stream_fd(st), REVDIAL_ECLOSED);
+    revdial_close(st);
+}
+
 WORLD_TEST(a_stream_that_failed_ends_its_socket_with_ECONNRESET_and_never_with_EOF)
 {
     size_t bytes;
@@ -350,6 +386,32 @@ NEW_WORLD_TEST(a_client_that_resets_its_socket_resets_the_joined_stream)
     CHECK(util_gate_wait(&w->ended, 1));
     CHECK_INT(world_last(w).end, REVDIAL_ERESET);
     CHECK_INT(world_last(w).reset, REVDIAL_RESET_CANCEL);
+}
+
+WORLD_TEST(a_relay_with_first_bytes_for_a_way_that_has_ended_fails)
+{
+    joined j;
+    int fds[2];
+    revdial_relay_opts o = joined_opts(&j);
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    REQUIRE(raw_pair(fds));
+    CHECK_INT(revdial_shutdown(st, REVDIAL_WR), 0);
+    o.early = "x";
+    o.early_len = 1;
+    CHECK_INT(revdial_relay(st, fds[1], fds[1], &o), 0);
+    CHECK(util_gate_wait(&j.done, 1));
+    CHECK_INT(j.why.code, REVDIAL_ECLOSED);
+    close(fds[0]);
+}
+
+// Nothing comes from the other end that a call could wait for.
+WORLD_TEST(a_relay_that_is_refused_closes_a_socket_without_waiting_for_its_other_end)
+{
+    int fds[2];
+    const revdial_relay_opts o = {.idle_ms = -1};
+    CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+    CHECK_INT(revdial_relay(world_dial(w, "echo", 0, NULL), fds[1], fds[1], &o), REVDIAL_EINVAL);
+    close(fds[0]);
 }
 
 // Its relay ends, and not before its last bytes have had their time.
