@@ -527,7 +527,9 @@ typedef int revdial_auth_fn(void *ud, const revdial_auth_req *req, char *identit
 enum revdial_pick {
     REVDIAL_PICK_ROUND_ROBIN = 0,
     REVDIAL_PICK_LEAST_STREAMS,
-    REVDIAL_PICK_KEY,  // same key, same backend, while that backend lives and answers
+    // Same key, same backend, while that backend lives and answers. A new backend of the name takes
+    // its share of the keys from the others, and no other key moves.
+    REVDIAL_PICK_KEY,
     // As KEY, with the address in client_addr, without its port, as the key. Without one:
     // ROUND_ROBIN.
     REVDIAL_PICK_CLIENT
@@ -547,7 +549,8 @@ enum { REVDIAL_EARLY_MAX = 4096 };  // bytes; with a preamble they fit in the sm
 typedef struct revdial_dial_opts {
     const char *target;       // "host:port" or "unix:/path" beyond the backend; NULL = its own
     const char *client_addr;  // "ip:port" of the original client, for the target's PROXY header
-    const char *local_addr;   // "ip:port" the client connected to
+    const char *local_addr;   // "ip:port" the client connected to, of the same IP version; not sent
+                              // without client_addr
     // Free-form pairs for the other end, {"traceparent", "00-…"}. A key has no '=' in it and is
     // none of those that revdial_stream_meta() lists. A "traceparent" is also in what both logs say
     // of the stream. At most 34 pairs; with the target and the addresses at most 4 KiB. More is
@@ -751,7 +754,7 @@ typedef struct revdial_flow_info {
     uint32_t send_credit;    // bytes we may still send
     uint32_t recv_credit;    // bytes the peer may still send
     uint32_t window;         // our receive window now
-    uint64_t sent, received, consumed;
+    uint64_t sent, received, consumed;  // bytes, with those of the preamble
     uint32_t buffered;  // received - consumed
     // Since when, on the clock of now_us (CLOCK_MONOTONIC in the runtime half); 0 = not blocked.
     // For "socket" and "turn": when the session last sent a byte. For "rate" of a stream whose
@@ -1591,7 +1594,7 @@ REVDIAL_API int revdial_proxy_drain(revdial_proxy *p, int timeout_ms);
 // Ends all sessions, joins the threads and frees the proxy. Dials and drains that wait in other
 // threads return first, and dials with a callback and relays have told their end. No other call may
 // be at the proxy meanwhile. Streams and sessions that the application still holds stay valid
-// memory, which common.alloc frees later: their calls return REVDIAL_ECLOSED.
+// memory, which common.alloc frees later: reads, writes and dials there return REVDIAL_ECLOSED.
 //   blocks   until callbacks that run have returned, and while last frames are sent: for 0.25 s, or
 //            2 s for a session that has just ended by itself and waits for its peer's close
 //   returns  0; REVDIAL_EDEADLK in a callback of this proxy, including on_stream and auth, because
