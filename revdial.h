@@ -5591,9 +5591,10 @@ static int rvd_mux_pace_pong(rvd_mux *m, uint32_t value)
 
 // ---- output limit and turns ----
 
-// Sets how much output may wait.
+// Sets how much output may wait. More than 4 GiB means that: sums with it must not wrap.
 static void rvd_mux_out_max_set(rvd_mux *m, uint64_t bytes)
 {
+    if (bytes > UINT32_MAX) bytes = UINT32_MAX;
     m->out_max = bytes < RVD_MUX_OUT_LEAST ? RVD_MUX_OUT_LEAST : bytes;
     rvd_mux_turns_set(m);
 }

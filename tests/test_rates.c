@@ -252,6 +252,31 @@ TEST(nothing_is_buffered_for_a_limited_stream)
     }
 }
 
+// Each WRITABLE is answered by a write, so one that is told although nothing may be written is told
+// for ever.
+TEST(the_largest_output_limit_there_is_does_not_promise_room_that_a_write_does_not_get)
+{
+    static uint8_t bytes[1000000];
+    revdial_event ev;
+    size_t done = 0;
+    int events = 0;
+    rig_options o = {.limits = {.keepalive_ms = 100000000, .session_rate = 100 * RATE}};
+    rig *r = rig_new(&o);
+    REQUIRE(r != NULL);
+    revdial_engine_set_output_max(r->e, SIZE_MAX);
+    script_run(r, "Wp1+SYN .acceptp1 Wp1=1000000 .hold");
+    do {
+        ptrdiff_t n = revdial_engine_write(r->e, rig_id(r, 1, 1), bytes + done, 1000000 - done);
+        if (!CHECK(n >= 0)) break;
+        done += (size_t)n;
+    } while (done < 1000000 && revdial_engine_event(r->e, &ev) && ++events < 1000);
+    CHECK(events < 1000);
+    CHECK_INT(done, 1000000);
+    r->held = 0;
+    rig_flush(r);
+    rig_end(r);
+}
+
 TEST(a_stream_that_was_idle_has_a_bounded_burst)
 {
     for (int i = 0; i < 4; i++) {
