@@ -952,7 +952,7 @@ REVDIAL_API size_t revdial_engine_expected(revdial_engine *e, uint32_t id);
 
 // peek shows received bytes where they lie, and does not accept the stream. consume accepts it, and
 // gives the credit of n bytes back; call it when they have left you. It ignores an n over
-// PTRDIFF_MAX.
+// PTRDIFF_MAX, and bytes that the stream has not.
 //   returns  >0 bytes at *data; else what revdial_engine_read() would return
 REVDIAL_API ptrdiff_t revdial_engine_peek(revdial_engine *e, uint32_t id, const void **data);
 
@@ -11983,6 +11983,7 @@ void revdial_engine_consume(revdial_engine *e, uint32_t id, size_t n)
     rvd_mux_stream *s = rvd_engine_find(e, id);
     if (!s || !n || n > RVD_BASE_LEN_MAX) return;
     rvd_mux_ack(&e->mux, s);
+    if (!s->buffered) return;  // a reset or end_read has dropped what was peeked at
     rvd_mux_consume(&e->mux, s, (uint32_t)rvd_base_min(n, s->buffered));
     RVD_ENGINE_CHECK(e);
 }

@@ -581,6 +581,31 @@ TEST(peek_and_consume_are_a_read_without_the_copy)
     rig_end(r);
 }
 
+// The caller has given the bytes away and comes back, and meanwhile the stream has lost them.
+TEST(consume_of_bytes_that_a_stream_has_lost_meanwhile_changes_nothing)
+{
+    static const char *const ends[] = {".rstp1=9", ".stopp1", "Wp2+SYN .acceptp2"};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        rig *r = rig_with((revdial_limits){.session_window = 1 << 20});
+        REQUIRE(r != NULL);
+        script_run(r, "Wp1+SYN .acceptp1 Dp1#200000");
+        uint32_t id = rig_id(r, 1, 1);
+        const void *data = NULL;
+        ptrdiff_t n = revdial_engine_peek(r->e, id, &data);
+        CHECK(n > 0);
+        script_run(r, ends[i]);
+        for (uint32_t k = 2; i == 2 && k <= 7; k++) {  // the session's budget runs out
+            rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, k + 1), 0);
+            rig_data(r, rig_id(r, 1, k), 200000);
+        }
+        CHECK(revdial_engine_peek(r->e, id, &data) < 0);
+        revdial_engine_consume(r->e, id, (size_t)n);
+        CHECK(revdial_engine_peek(r->e, id, &data) < 0);
+        CHECK(!r->dead);
+        rig_end(r);
+    }
+}
+
 TEST(all_that_is_unread_is_shown_in_pieces_and_in_its_order)
 {
     struct iovec iov[16];
