@@ -874,7 +874,8 @@ REVDIAL_API int revdial_engine_accept(revdial_engine *e, uint32_t id);
 
 // Sends the early bytes of a stream that was opened without them. Allowed once, before any write.
 // Like those of an opening they wait for no turn and take no room from other streams.
-//   returns  0, REVDIAL_ERESET, REVDIAL_EINVAL (also over REVDIAL_EARLY_MAX), REVDIAL_ENOMEM
+//   returns  0, REVDIAL_ERESET, REVDIAL_ELOST, REVDIAL_ECLOSED, REVDIAL_EINVAL (also over
+//            REVDIAL_EARLY_MAX), REVDIAL_ENOMEM
 REVDIAL_API int revdial_engine_early(revdial_engine *e, uint32_t id, const void *buf, size_t len);
 
 // Sets the pointer that comes back as ev.ud.
@@ -7229,9 +7230,21 @@ static int64_t rvd_mux_open(rvd_mux *m, const revdial_dial_opts *opts)
     return rvd_mux_open_put(m, opts);
 }
 
+static int rvd_mux_write_state(const rvd_mux *m, const rvd_mux_stream *s)
+{
+    switch ((enum rvd_mux_tx)s->tx) {
+    case RVD_MUX_TX_RESET: return REVDIAL_ERESET;
+    case RVD_MUX_TX_ENDING:
+    case RVD_MUX_TX_ENDED: return REVDIAL_ECLOSED;
+    case RVD_MUX_TX_OPEN: break;
+    }
+    return m->dead ? REVDIAL_ELOST : 0;
+}
+
 static int rvd_mux_early(rvd_mux *m, rvd_mux_stream *s, const void *bytes, size_t n)
 {
-    if (s->tx != RVD_MUX_TX_OPEN) return REVDIAL_ERESET;
+    int state = rvd_mux_write_state(m, s);
+    if (state) return state;  // on a dead session, too: nothing may follow its GoAway
     if (n > REVDIAL_EARLY_MAX || n > s->send_credit) return REVDIAL_EINVAL;
     if (!rvd_mux_out_room(m, RVD_WIRE_HEADER + (uint32_t)n)) return REVDIAL_ENOMEM;
     rvd_mux_open_data(m, s, bytes, n);
@@ -7287,17 +7300,6 @@ static int rvd_mux_read_state(const rvd_mux *m, const rvd_mux_stream *s)
     case RVD_MUX_RX_OPEN: break;
     }
     return m->dead ? REVDIAL_ELOST : REVDIAL_EAGAIN;
-}
-
-static int rvd_mux_write_state(const rvd_mux *m, const rvd_mux_stream *s)
-{
-    switch ((enum rvd_mux_tx)s->tx) {
-    case RVD_MUX_TX_RESET: return REVDIAL_ERESET;
-    case RVD_MUX_TX_ENDING:
-    case RVD_MUX_TX_ENDED: return REVDIAL_ECLOSED;
-    case RVD_MUX_TX_OPEN: break;
-    }
-    return m->dead ? REVDIAL_ELOST : 0;
 }
 
 // Room for the payload of a frame of at most n bytes at the end of the output. Returns how many, 0
@@ -17654,6 +17656,7 @@ static void rvd_stream_dial_sink(revdial_stream *st, unsigned events)
 {
     revdial_session *s = st->session;
     rvd_stream_dial *d = st->sink_ud;
+    int code = REVDIAL_OK;
     if (events & RVD_STREAM_WAKE_END) {
         int reset = st->reset_code;
         if (reset < 0) {
@@ -17671,9 +17674,11 @@ static void rvd_stream_dial_sink(revdial_stream *st, unsigned events)
         return;
     }
     rvd_stream_sink_set_locked(st, NULL, NULL, 0);
-    // Without memory for them the stream is reset, which its owner finds out.
-    if (d->holds_early &&
-        revdial_engine_early(s->engine, st->id, d->opts->early, d->opts->early_len) < 0)
+    if (d->holds_early)
+        code = revdial_engine_early(s->engine, st->id, d->opts->early, d->opts->early_len);
+    // Without memory for them the stream is reset, which its owner finds out, as it does the end of
+    // its session.
+    if (code < 0 && code != REVDIAL_ELOST)
         revdial_engine_reset(s->engine, st->id, REVDIAL_RESET_INTERNAL);
     rvd_stream_dial_over_locked(s, d);
 }

@@ -551,6 +551,34 @@ TEST(what_was_said_to_a_stream_that_is_closed_goes_out_before_the_end_of_its_ses
     rig_end(r);
 }
 
+TEST(a_dead_session_takes_no_early_bytes)
+{
+    static const rig_options plain = {0};
+    rig *r = rig_new(&plain);
+    REQUIRE(r != NULL);
+    script_run(r, ".open");
+    revdial_engine_terminate(r->e);
+    rig_drain(r);
+    CHECK_INT(revdial_engine_early(r->e, rig_id(r, 0, 1), "x", 1), REVDIAL_ELOST);
+    rig_flush(r);
+    CHECK_INT(revdial_engine_early(r->e, rig_id(r, 0, 1), "x", 1), REVDIAL_ELOST);
+    rig_flush(r);
+    CHECK_STR(rig_out(r), "Wm1+SYN G0=0");
+    rig_end(r);
+}
+
+TEST(early_bytes_come_before_the_FIN_or_not_at_all)
+{
+    static const rig_options plain = {0};
+    rig *r = rig_new(&plain);
+    REQUIRE(r != NULL);
+    script_run(r, ".open .finm1");
+    CHECK_INT(revdial_engine_early(r->e, rig_id(r, 0, 1), "x", 1), REVDIAL_ECLOSED);
+    rig_flush(r);
+    CHECK_STR(rig_out(r), "Wm1+SYN Wm1+FIN");
+    rig_end(r);
+}
+
 // A peer that opens as many streams as it may, breaks the protocol, and comes back, finds no memory
 // taken by those of its last session, whose socket lingers.
 TEST(a_dead_session_keeps_nothing_of_streams_that_nobody_has)
