@@ -6205,7 +6205,6 @@ static void rvd_mux_on_frame_end(rvd_mux *m)
 static void rvd_mux_refuse(rvd_mux *m, uint32_t id, uint32_t code)
 {
     m->allowance += m->cfg.recv_window;
-    m->body = RVD_MUX_BODY_DRAIN;
     if (rvd_mux_out_len(m) <= m->out_max) m->refusals = 0;
     if (++m->refusals > RVD_MUX_REFUSALS)
         rvd_mux_protocol_error(m, "too many refused streams while the output is blocked");

@@ -579,6 +579,19 @@ TEST(early_bytes_come_before_the_FIN_or_not_at_all)
     rig_end(r);
 }
 
+TEST(a_connection_that_ends_right_behind_a_refused_stream_ends_between_two_frames)
+{
+    static const char *const opens[] = {"Wp1+SYN Wp2+SYN .eof", "Wp1+SYN Dp2+SYN .eof"};
+    for (size_t i = 0; i < sizeof opens / sizeof *opens; i++) {
+        rig *r = rig_new(&(rig_options){.limits = {.max_streams = 1}});
+        REQUIRE(r != NULL);
+        script_run(r, opens[i]);
+        CHECK_STR(rig_out(r), "Wp2+RST=1");
+        CHECK_STR(r->text, "the peer closed the connection");
+        rig_end(r);
+    }
+}
+
 // A peer that opens as many streams as it may, breaks the protocol, and comes back, finds no memory
 // taken by those of its last session, whose socket lingers.
 TEST(a_dead_session_keeps_nothing_of_streams_that_nobody_has)
