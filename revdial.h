@@ -5841,11 +5841,16 @@ static ptrdiff_t rvd_mux_recall(rvd_mux *m, rvd_mux_stream *s)
 
 // ---- output of control ----
 
+static int rvd_mux_control_has_room(rvd_mux *m)
+{
+    if (m->control_len == m->control_sent) m->control_len = m->control_sent = 0;
+    return RVD_MUX_CONTROL - m->control_len >= RVD_WIRE_HEADER;
+}
+
 static int rvd_mux_control_put(rvd_mux *m, uint32_t type, uint32_t flags, uint32_t id,
                                uint32_t length)
 {
-    if (m->control_len == m->control_sent) m->control_len = m->control_sent = 0;
-    if (RVD_MUX_CONTROL - m->control_len < RVD_WIRE_HEADER) return 0;
+    if (!rvd_mux_control_has_room(m)) return 0;
     rvd_mux_out_began(m);
     rvd_wire_frame_put(m->control + m->control_len, type, flags, id, length);
     m->control_len += RVD_WIRE_HEADER;
@@ -5900,6 +5905,7 @@ static void rvd_mux_window_adapt(rvd_mux *m, rvd_mux_stream *s)
 static int rvd_mux_credit_put(rvd_mux *m, rvd_mux_stream *s, uint32_t flag)
 {
     uint32_t delta = 0;
+    if (!rvd_mux_control_has_room(m)) return 0;  // each try would change the window
     if (s->rx == RVD_MUX_RX_OPEN) {
         if (!flag) rvd_mux_window_adapt(m, s);  // to all that was consumed until now
         delta = rvd_mux_credit_room(s);
@@ -5910,7 +5916,7 @@ static int rvd_mux_credit_put(rvd_mux *m, rvd_mux_stream *s, uint32_t flag)
     } else if (m->is_rated) {
         delta = rvd_mux_grant_room(m, s, delta);
     }
-    if ((flag || delta) && !rvd_mux_control_put(m, RVD_WIRE_WINDOW, flag, s->id, delta)) return 0;
+    if (flag || delta) rvd_mux_control_put(m, RVD_WIRE_WINDOW, flag, s->id, delta);
     s->recv_credit += delta;
     if (m->is_rated && !flag) rvd_mux_granted(m, s, delta);
     return 1;

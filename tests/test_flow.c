@@ -772,6 +772,38 @@ TEST(the_window_grows_with_a_queue_that_is_not_the_peers)
     }
 }
 
+// While bytes of all streams fill more than half of the session's budget, each window update halves
+// its window. One that does not fit yet is none.
+TEST(a_window_is_not_halved_again_for_each_try_to_send_its_update)
+{
+    enum { WINDOW = 4 << 20, ACKS = RVD_MUX_CONTROL / RVD_WIRE_HEADER };
+    struct iovec iov[4];
+    revdial_flow_info flow;
+    rig *r = rig_with((revdial_limits){
+        .max_streams = 1 + ACKS, .session_window = WINDOW, .stream_window = WINDOW});
+    REQUIRE(r != NULL);
+    uint32_t id = rig_id(r, 1, 1);
+    script_run(r, "Wp1+SYN .acceptp1 .tick=1");
+    r->quiet = r->held = 1;
+    rig_data(r, id, WINDOW);
+    for (uint32_t n = 2; n < 2 + ACKS; n++) {
+        rig_frame(r, WIRE_CREDIT, WIRE_SYN, rig_id(r, 1, n), 0);
+        revdial_engine_accept(r->e, rig_id(r, 1, n));
+    }
+    CHECK_INT(rig_read_all(r, id, WINDOW / 4), REVDIAL_EAGAIN);
+    for (int i = 0; i < 5; i++) {
+        CHECK(revdial_engine_output(r->e, iov, 4) > 0);
+        revdial_engine_sent(r->e, 0);
+        CHECK_INT(revdial_engine_get_flow(r->e, id, &flow), 0);
+        CHECK_INT(flow.window, WINDOW);
+    }
+    r->held = 0;
+    rig_flush(r);
+    CHECK_INT(revdial_engine_get_flow(r->e, id, &flow), 0);
+    CHECK_INT(flow.window, WINDOW / 2);
+    rig_end(r);
+}
+
 TEST(the_window_does_not_grow_by_bytes_that_nobody_reads)  // 45
 {
     CHECK_INT(window_after(24, UINT64_MAX, 0), WIRE_STOCK_WINDOW);
