@@ -5267,11 +5267,13 @@ static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint
 }
 
 // Bytes that will not be read. They use up the peer's credit; it gets no more, and is reset when it
-// sends much more.
+// sends much more. A FIN of ours that has not gone out goes first: the peer reads EOF, and then it
+// is stopped. rvd_mux_control_fill() comes back for that.
 static void rvd_mux_drop(rvd_mux *m, rvd_mux_stream *s, uint32_t len)
 {
     s->dropped += rvd_base_min_u32(len, UINT32_MAX - s->dropped);
     if (s->rx != RVD_MUX_RX_DROPPED || s->tx == RVD_MUX_TX_RESET || m->dead) return;
+    if (s->tx == RVD_MUX_TX_ENDING) return;
     // A stock peer loses its unread bytes when it is reset, so it gets time to finish.
     if (s->dropped >= RVD_MUX_LINGER_BYTES ||
         (s->recv_credit == 0 && m->cfg.features & REVDIAL_FEATURE_RSTCODE))
@@ -5977,7 +5979,10 @@ RVD_BASE_SLOW static void rvd_mux_control_fill(rvd_mux *m)
         rvd_mux_stream *s = RVD_BASE_OWNER(m->ctl.next, rvd_mux_stream, ctl);
         if (!rvd_mux_stream_control(m, s)) return;
         rvd_base_link_remove(&s->ctl);
-        rvd_mux_settle(m, s);
+        if (s->rx == RVD_MUX_RX_DROPPED)
+            rvd_mux_drop(m, s, 0);
+        else
+            rvd_mux_settle(m, s);
     }
     if (m->ping_wanted && !m->dead &&
         rvd_mux_control_put(m, RVD_WIRE_PING, RVD_WIRE_SYN, 0, m->ping_value + 1)) {
@@ -6587,7 +6592,7 @@ static void rvd_mux_on_timer(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_timer k
     switch (kind) {
     case RVD_MUX_TIMER_PREAMBLE:
     case RVD_MUX_TIMER_ACCEPT: rvd_mux_reset_tell(m, s, REVDIAL_RESET_TIMEOUT); break;
-    case RVD_MUX_TIMER_LINGER:
+    case RVD_MUX_TIMER_LINGER: rvd_mux_drop(m, s, RVD_MUX_LINGER_BYTES); break;
     case RVD_MUX_TIMER_ORPHAN: rvd_mux_reset_tell(m, s, REVDIAL_RESET_CANCEL); break;
     case RVD_MUX_TIMER_TINY:
         s->tiny_ok = 1;
@@ -7274,6 +7279,7 @@ static void rvd_mux_stop(rvd_mux *m, rvd_mux_stream *s)
     s->stopped = 1;
     rvd_mux_rx_clear(m, s);
     if (s->rx == RVD_MUX_RX_OPEN) rvd_mux_rx_become(s, RVD_MUX_RX_DROPPED);
+    rvd_mux_drop(m, s, 0);  // with its credit used up nothing more comes: it is told now
 }
 
 // Closes a stream: FIN, then arriving bytes are dropped, and only if these are too many RST,
@@ -12150,7 +12156,6 @@ int revdial_engine_end_read(revdial_engine *e, uint32_t id)
     rvd_mux_stream *s = rvd_engine_find(e, id);
     if (!s) return REVDIAL_EINVAL;
     rvd_mux_stop(&e->mux, s);
-    rvd_mux_drop(&e->mux, s, 0);  // with its credit used up nothing more comes: it is told now
     RVD_ENGINE_CHECK(e);
     return REVDIAL_OK;
 }
@@ -19493,8 +19498,9 @@ int revdial_shutdown(revdial_stream *st, int how)
     if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
     revdial_engine_accept(s->engine, st->id);
-    if (how & REVDIAL_RD) revdial_engine_end_read(s->engine, st->id);
+    // In this order: to stop reading may reset the stream, and a FIN that waits goes before that.
     if (how & REVDIAL_WR) r = revdial_engine_end_write(s->engine, st->id);
+    if (how & REVDIAL_RD) revdial_engine_end_read(s->engine, st->id);
     if (r < 0) r = rvd_stream_error_locked(st, r);
     rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_CALL);
     rvd_stream_touch_locked(s);

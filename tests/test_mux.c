@@ -416,6 +416,54 @@ TEST(row_17_what_comes_after_our_close_is_dropped_for_a_while)
     SCRIPT_CHECK_ALL(cases);
 }
 
+// A reset that stops the peer must not overtake the end of what it reads.
+TEST(row_17_whoever_closes_finishes_before_it_resets)
+{
+    static const script_case cases[] = {
+        {"row 17: 64 KiB come before the FIN can go out",
+         "Wp1+SYN .acceptp1 .writep1'x' .hold .closep1 Dp1#65536 .flow",
+         "Wp1+ACK Dp1'x' Wp1+FIN Wp1+RST=2",
+         "openp1",
+         {0}},
+        {"row 17: the credit is used up before it can",
+         "Wp1+SYN .acceptp1 Dp1#3000 .readp1 .writep1'x' .hold .closep1 Dp1#5192 .flow",
+         "Wp1+ACK Dp1'x' Wp1+FIN Wp1+RST=2",
+         NULL,
+         {.features = "rstcode, window=8192", .limits = {.stream_window = 8192}}},
+        {"row 17: it was used up when we close",
+         "Wp1+SYN .acceptp1 Dp1#8192 .writep1'x' .closep1",
+         "Wp1+ACK Dp1'x' Wp1+FIN Wp1+RST=2",
+         NULL,
+         {.features = "rstcode, window=8192", .limits = {.stream_window = 8192}}},
+        {"row 17: and when we close what we have finished",
+         "Wp1+SYN .acceptp1 Dp1#8192 .writep1'x' .finp1 .closep1",
+         "Wp1+ACK Dp1'x' Wp1+FIN Wp1+RST=2",
+         NULL,
+         {.features = "rstcode, window=8192", .limits = {.stream_window = 8192}}},
+        {"row 17: the application still has the stream",
+         "Wp1+SYN .acceptp1 .writep1'x' .hold .finp1 .stopp1 Dp1#65536 .flow .closep1",
+         "Wp1+ACK Dp1'x' Wp1+FIN Wp1+RST=2",
+         "openp1 resetp1(2)",
+         {0}},
+        {"row 17: 30 s pass before it can",
+         "Wp1+SYN .acceptp1 .hold .writep1'x' .closep1 .tick=29000 .tick=1001 .flow .tick=1",
+         "Wp1+ACK Dp1'x' Wp1+FIN Wp1+RST=2",
+         "openp1",
+         {.limits = {.keepalive_ms = 600000, .write_stall_ms = 600000}}},
+        {"row 17: the peer's FIN comes between the two",
+         "Wp1+SYN .acceptp1 .writep1'x' .hold .closep1 Dp1#65536 Wp1+FIN .flow",
+         "Wp1+ACK Dp1'x' Wp1+FIN",
+         "openp1",
+         {0}},
+        {"row 17: the session ends first",
+         "Wp1+SYN .acceptp1 .writep1'x' .hold .closep1 Dp1#65536 .shutdown .flow",
+         "Wp1+ACK Dp1'x' Wp1+FIN G0=0",
+         "openp1 dead(ECLOSED)",
+         {0}},
+    };
+    SCRIPT_CHECK_ALL(cases);
+}
+
 TEST(row_18_data_after_fin)
 {
     static const script_case cases[] = {

@@ -212,6 +212,21 @@ WORLD_TEST(who_stops_reading_gets_ECLOSED_and_a_peer_that_goes_on_is_reset)
     }
 }
 
+// Both sides at once: the FIN goes before the reset that stops the peer.
+WORLD_TEST(shutdown_of_both_sides_ends_writing_although_the_peer_has_used_its_credit_up)
+{
+    revdial_flow_info flow;
+    revdial_stream *st = world_dial(w, "flood", 0, NULL);
+    if (CHECK(st != NULL)) {
+        UTIL_EVENTUALLY(revdial_stream_get_flow(st, &flow) == 0 && flow.recv_credit == 0);
+        CHECK_INT(revdial_shutdown(st, REVDIAL_RDWR), 0);
+        CHECK(util_gate_wait(&w->ended, 1));
+        CHECK_INT(world_last(w).end, REVDIAL_ERESET);
+        CHECK_INT(world_last(w).reset, REVDIAL_RESET_CANCEL);
+        revdial_close(st);
+    }
+}
+
 WORLD_TEST(what_was_written_before_close_is_delivered_with_its_EOF)
 {
     revdial_stream *st = world_dial(w, "sink", 0, NULL);
