@@ -900,7 +900,8 @@ REVDIAL_API ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const
                                            size_t len);
 
 // Stops reading: bytes that still arrive are dropped. A peer that sends 64 KiB more, or that has
-// used its credit up, gets a reset with REVDIAL_RESET_CANCEL.
+// used its credit up, gets a reset with REVDIAL_RESET_CANCEL. For the latter a stock peer, which
+// would lose what it has not read, gets 30 s.
 //   returns  0, REVDIAL_EINVAL
 REVDIAL_API int revdial_engine_end_read(revdial_engine *e, uint32_t id);
 
@@ -5266,6 +5267,22 @@ static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint
     return used;
 }
 
+// May a tiny window be used? Its delay has passed, or the one timer of the stream has been taken.
+static int rvd_mux_may_be_tiny(const rvd_mux_stream *s)
+{
+    return s->tiny_ok || s->timer_kind == RVD_MUX_TIMER_LINGER;
+}
+
+static void rvd_mux_wait_turn(rvd_mux *m, rvd_mux_stream *s);
+
+// Gives the peer of a stream that drops what arrives some time to finish.
+static void rvd_mux_linger(rvd_mux *m, rvd_mux_stream *s)
+{
+    if (s->timer_kind == RVD_MUX_TIMER_LINGER) return;
+    rvd_mux_timer_set(m, s, RVD_MUX_TIMER_LINGER);
+    if (s->wait == RVD_MUX_WAIT_CREDIT && s->send_credit) rvd_mux_wait_turn(m, s);
+}
+
 // Bytes that will not be read. They use up the peer's credit; it gets no more, and is reset when it
 // sends much more. A FIN of ours that has not gone out goes first: the peer reads EOF, and then it
 // is stopped. rvd_mux_control_fill() comes back for that.
@@ -5278,6 +5295,8 @@ static void rvd_mux_drop(rvd_mux *m, rvd_mux_stream *s, uint32_t len)
     if (s->dropped >= RVD_MUX_LINGER_BYTES ||
         (s->recv_credit == 0 && m->cfg.features & REVDIAL_FEATURE_RSTCODE))
         rvd_mux_reset_tell(m, s, REVDIAL_RESET_CANCEL);
+    else if (s->recv_credit == 0)
+        rvd_mux_linger(m, s);  // no byte of it comes any more that could bring us here
 }
 
 // Takes a piece of a frame's body for a stream. Returns 1 if an event must be drained first.
@@ -5655,7 +5674,7 @@ static int rvd_mux_is_tiny(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
     enum rvd_mux_timer timer = RVD_MUX_TIMER_NONE;
     if (s->send_credit >= RVD_MUX_SPARSE_BYTES || s->send_credit >= want) return 0;
-    if (s->send_credit && s->tiny_ok) return 0;
+    if (s->send_credit && rvd_mux_may_be_tiny(s)) return 0;
     if (s->send_credit)
         timer = RVD_MUX_TIMER_TINY;
     else if (s->rx == RVD_MUX_RX_ENDED)
@@ -6337,7 +6356,7 @@ static void rvd_mux_on_credit(rvd_mux *m, rvd_mux_stream *s, uint32_t delta)
     m->acked_us = m->now_us;
     if (s->timer_kind == RVD_MUX_TIMER_ORPHAN) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
     if (s->wait != RVD_MUX_WAIT_CREDIT) return;
-    if (s->send_credit < RVD_MUX_SPARSE_BYTES && !s->tiny_ok) {
+    if (s->send_credit < RVD_MUX_SPARSE_BYTES && !rvd_mux_may_be_tiny(s)) {
         if (s->timer_kind == RVD_MUX_TIMER_NONE) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_TINY);
         return;
     }
@@ -7292,7 +7311,7 @@ static void rvd_mux_close(rvd_mux *m, rvd_mux_stream *s)
     if (s->phase == RVD_MUX_SHOWN) rvd_mux_reset(m, s, REVDIAL_RESET_REFUSED);
     rvd_mux_finish(m, s);
     rvd_mux_stop(m, s);
-    if (s->rx == RVD_MUX_RX_DROPPED) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_LINGER);
+    if (s->rx == RVD_MUX_RX_DROPPED) rvd_mux_linger(m, s);
     if (m->dead && rvd_mux_is_remains(m, s))
         rvd_mux_remains_free(m, s);
     else
