@@ -4164,6 +4164,7 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_DOUBT_US 400000      //   this long after it the peer is silent: within a second
 #define RVD_MUX_DOUBT_LATE 100000    // a tick this late may have unread bytes: it does not judge
 #define RVD_MUX_LATE_FRAMES 8u       // in flight when a stream ends: an ACK, a FIN, some credit
+#define RVD_MUX_LATE_ENDS 2u         // and when we reset one that is not closed yet: a FIN, an RST
 #define RVD_MUX_RTT_LEAST 1000       // below this wake-ups count, not the distance
 #define RVD_MUX_RTT_SAMPLES 8u       // the window of the minimum
 #define RVD_MUX_RTT_LOAD 32768u      // this many bytes during a ping may have queued before it
@@ -4980,6 +4981,7 @@ static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     }
     s->reset_code = code;
     s->reset_local = 1;
+    m->late_frames += RVD_MUX_LATE_ENDS;
     rvd_mux_tx_become(s, RVD_MUX_TX_RESET);
     if (s->rx != RVD_MUX_RX_ENDED && s->rx != RVD_MUX_RX_RESET)
         rvd_mux_rx_become(s, RVD_MUX_RX_RESET);
@@ -5033,6 +5035,15 @@ static void rvd_mux_glitch(rvd_mux *m)
 {
     if (!rvd_base_bucket_take(&m->glitches, m->now_us))
         rvd_mux_protocol_error(m, "too many meaningless frames");
+}
+
+// A FIN or RST without effect. It may have crossed the end of its stream.
+static void rvd_mux_late(rvd_mux *m)
+{
+    if (m->late_frames)
+        m->late_frames--;
+    else
+        rvd_mux_glitch(m);
 }
 
 // Resets a stream of the peer because the peer misbehaves on it.
@@ -6164,7 +6175,10 @@ static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 {
     int unanswered = rvd_mux_is_unanswered(s), was_held;
     if (s->tx == RVD_MUX_TX_RESET) {
-        if (!s->reset_local) rvd_mux_glitch(m);
+        if (s->reset_local)
+            rvd_mux_late(m);
+        else
+            rvd_mux_glitch(m);
         rvd_mux_ctl_drop(s);  // both at once: our pending control frames are void
         rvd_mux_settle(m, s);
         return;
@@ -6191,6 +6205,7 @@ static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 static void rvd_mux_on_fin(rvd_mux *m, rvd_mux_stream *s)
 {
     if (s->rx == RVD_MUX_RX_RESET) {
+        rvd_mux_late(m);
         if (!s->fin_sent) return;
         rvd_mux_ctl_drop(s);  // our reset is not sent yet, and the stream is over
         rvd_mux_settle(m, s);
@@ -6306,8 +6321,8 @@ static void rvd_mux_on_syn(rvd_mux *m, rvd_mux_stream *old)
     rvd_mux_offer(m, s);
 }
 
-// Window updates without a flag answer data, in steps that an implementation may use, or follow an
-// open. More of them are a flood.
+// Window updates answer data, in steps that an implementation may use, or follow an open. More of
+// them are a flood.
 static void rvd_mux_window_count(rvd_mux *m)
 {
     uint64_t earned = 2 * (m->tx_data_frames + m->opened) + m->tx_bytes / RVD_MUX_CREDIT_STEP;
@@ -6364,13 +6379,22 @@ static void rvd_mux_on_credit(rvd_mux *m, rvd_mux_stream *s, uint32_t delta)
     rvd_mux_wait_turn(m, s);
 }
 
+// Does the frame say nothing but what its length says? An end says more, and so does the first ACK
+// of a stream of ours; those that follow it were counted as they came.
+static int rvd_mux_says_no_more(const rvd_mux *m, const rvd_mux_stream *s)
+{
+    unsigned flags = m->frame.flags;
+    if (flags & (RVD_WIRE_FIN | RVD_WIRE_RST)) return 0;
+    return !(flags & RVD_WIRE_ACK && rvd_mux_is_mine(m, s->id));
+}
+
 static void rvd_mux_on_window(rvd_mux *m, rvd_mux_stream *s)
 {
     const rvd_wire_frame *f = &m->frame;
-    if (!f->flags) rvd_mux_window_count(m);
-    if (!(f->flags & (RVD_WIRE_FIN | RVD_WIRE_RST)) && !f->length &&
-        !(f->flags & RVD_WIRE_ACK && rvd_mux_is_mine(m, s->id)))
-        rvd_mux_glitch(m);
+    if (rvd_mux_says_no_more(m, s)) {
+        rvd_mux_window_count(m);
+        if (!f->length) rvd_mux_glitch(m);
+    }
     if (!(f->flags & RVD_WIRE_RST)) rvd_mux_on_credit(m, s, f->length);
 }
 
@@ -6383,7 +6407,7 @@ static void rvd_mux_on_data(rvd_mux *m, rvd_mux_stream *s)
         return;
     }
     if (!f->length) {
-        if (!f->flags) rvd_mux_glitch(m);
+        if (rvd_mux_says_no_more(m, s)) rvd_mux_glitch(m);
         return;
     }
     if (s->rx != RVD_MUX_RX_ENDED) return;

@@ -94,6 +94,16 @@ TEST(floods_end_the_session_and_honest_rates_do_not)
          0},
         {"3, C28: empty data behind an unknown flag", "Wp1+SYN .acceptp1", "Dp1+0x40", 1000, 100,
          0},
+        {"3, C28: empty data behind an ACK", "Wp1+SYN .acceptp1", "Dp1+ACK", 1000, 100, 0},
+        {"3, C29: credit of 1 behind an ACK", "Wp1+SYN .acceptp1", "Wp1+ACK=1", 66, 30, 0},
+        {"21: empty data with the ACK of a stream of ours, again", ".open Dm1+ACK", "Dm1+ACK",
+         1000, 100, 0},
+        {"25: FIN again and again after our reset", "Wp1+SYN .acceptp1 .rstp1", "Wp1+FIN", 1000,
+         100, 0},
+        {"25: RST again and again after our reset", "Wp1+SYN .acceptp1 .rstp1", "Wp1+RST", 1000,
+         100, 0},
+        {"25: FIN again and again after the peer's reset", "Wp1+SYN .acceptp1 Wp1+RST", "Wp1+FIN",
+         1000, 100, 0},
         {"25: FIN again and again", "Wp1+SYN .acceptp1 Wp1+FIN", "Wp1+FIN", 1000, 100, 0},
         {"32, C11: pings with neither flag", "", "P0=1", 1000, 100, 0},
         {"C43, 48: rapid reset", "", "Wp?+SYN Wp?+RST", 200, 33, 0},
@@ -199,6 +209,31 @@ TEST(memory_of_bytes_that_were_read_is_given_back)
     rig_flush(r);
     CHECK(r->heap.live_bytes <= memory);
     CHECK(!r->dead);
+    rig_end(r);
+}
+
+// Of many streams that we reset at once, and have not closed, each may have what crosses the reset.
+TEST(what_crosses_our_resets_is_never_punished)
+{
+    enum { STREAMS = 3000 };
+    rig *r = rig_new(&(rig_options){.features = "rstcode, window=65536, streams=65536",
+                                    .limits = {.max_streams = 256, .keepalive_ms = 100000000}});
+    REQUIRE(r != NULL);
+    r->quiet = 1;
+    for (uint32_t n = 1; n <= STREAMS; n++) {
+        CHECK_INT(revdial_engine_open(r->e, NULL, NULL), rig_id(r, 0, n));
+        rig_flush(r);
+        rig_frame(r, WIRE_CREDIT, WIRE_ACK, rig_id(r, 0, n), 0);
+    }
+    for (uint32_t n = 1; n <= STREAMS; n++) revdial_engine_reset(r->e, rig_id(r, 0, n), 2);
+    for (uint32_t n = 1; n <= STREAMS; n++) {
+        rig_frame(r, WIRE_CREDIT, WIRE_FIN, rig_id(r, 0, n), 0);
+        rig_frame(r, WIRE_CREDIT, WIRE_RST, rig_id(r, 0, n), 2);
+    }
+    CHECK(!r->dead);
+    for (uint32_t n = 1; n <= STREAMS; n++) revdial_engine_close(r->e, rig_id(r, 0, n));
+    rig_flush(r);
+    CHECK_INT(live_streams(r), 0);
     rig_end(r);
 }
 
