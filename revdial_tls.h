@@ -747,16 +747,25 @@ typedef struct rvd_tls_link {
     rvd_tls_wire wire;
     int is_dry;          // the socket had nothing more to read
     int has_ended;       // the peer's side of the socket
+    int steps;           // of the call that goes on: see RVD_TLS_STEPS_MAX
     int is_self_signed;  // the certificate that nobody vouches for
     int depth_max;       // of the certificates that were looked at
     char host[256];
     char reason[240];
 } rvd_tls_link;
 
+// mbedTLS ignores warnings, refuses hellos and skips what carries nothing within one call, as long
+// as the peer sends more: a peer that never stops would keep the I/O thread. So the steps of a call
+// are counted: records that it begins to read, what it sends, and messages that carry nothing. Most
+// are in a handshake whose chain of 16 KiB comes in fragments of 512 bytes, RFC 6066 section 4: 50.
+#define RVD_TLS_STEPS_MAX 256
+
 static int rvd_tls_send(void *ctx, const unsigned char *buf, size_t len)
 {
     rvd_tls_link *l = ctx;
-    ptrdiff_t n = rvd_tls_wire_send(&l->wire, buf, len);
+    ptrdiff_t n;
+    if (++l->steps > RVD_TLS_STEPS_MAX) return MBEDTLS_ERR_NET_SEND_FAILED;
+    n = rvd_tls_wire_send(&l->wire, buf, len);
     if (n == REVDIAL_WANT_WRITE) return MBEDTLS_ERR_SSL_WANT_WRITE;
     return n < 0 ? MBEDTLS_ERR_NET_SEND_FAILED : (int)n;
 }
@@ -764,7 +773,10 @@ static int rvd_tls_send(void *ctx, const unsigned char *buf, size_t len)
 static int rvd_tls_recv(void *ctx, unsigned char *buf, size_t len)
 {
     rvd_tls_link *l = ctx;
-    ptrdiff_t n = rvd_tls_wire_recv(&l->wire, buf, len);
+    int is_record = l->ssl.RVD_TLS_FIELD(in_left) == 0;  // or the rest of one
+    ptrdiff_t n;
+    if (is_record && ++l->steps > RVD_TLS_STEPS_MAX) return MBEDTLS_ERR_NET_RECV_FAILED;
+    n = rvd_tls_wire_recv(&l->wire, buf, len);
     if (n == 0) l->has_ended = 1;
     l->is_dry = n == REVDIAL_WANT_READ;
     if (l->is_dry) return MBEDTLS_ERR_SSL_WANT_READ;
@@ -860,6 +872,10 @@ static int rvd_tls_say_lost(rvd_tls_link *l)
 static int rvd_tls_result(rvd_tls_link *l, int r)
 {
     char text[128];
+    if (l->steps > RVD_TLS_STEPS_MAX) {
+        rvd_tls_say(l, "the peer sends messages without end that carry nothing", "");
+        return REVDIAL_ETLS;
+    }
     if (r == MBEDTLS_ERR_SSL_WANT_READ) return REVDIAL_WANT_READ;
     if (r == MBEDTLS_ERR_SSL_WANT_WRITE) return REVDIAL_WANT_WRITE;
     if (r == MBEDTLS_ERR_SSL_CONN_EOF || l->wire.sys) return rvd_tls_say_lost(l);
@@ -904,6 +920,7 @@ static int rvd_tls_do_handshake(void *ctx)
         rvd_tls_say(l, "the process has forked: the child needs an object of its own", "");
         return REVDIAL_EINVAL;
     }
+    l->steps = 0;
     if (!RVD_TLS_THREADS) pthread_mutex_lock(&l->maker->turn);
     r = mbedtls_ssl_handshake(&l->ssl);
     if (!RVD_TLS_THREADS) pthread_mutex_unlock(&l->maker->turn);
@@ -913,8 +930,6 @@ static int rvd_tls_do_handshake(void *ctx)
         r = MBEDTLS_ERR_X509_CERT_VERIFY_FAILED;
     return r == 0 ? 0 : rvd_tls_result(l, r);
 }
-
-#define RVD_TLS_IDLE_MAX 64  // messages in a row; a server sends two tickets or a few more
 
 // A ticket is nothing to us. With one in its hands mbedTLS 4.0 also says WANT_READ when the socket
 // has more, and a caller that waited for the socket could wait for ever. 0 may be an empty record.
@@ -927,14 +942,11 @@ static int rvd_tls_may_go_on(const rvd_tls_link *l, int r)
 static ptrdiff_t rvd_tls_do_read(void *ctx, void *buf, size_t len)
 {
     rvd_tls_link *l = ctx;
-    int r, idle = 0;
+    int r;
     l->is_dry = 0;
+    l->steps = 0;
     do r = mbedtls_ssl_read(&l->ssl, buf, len);
-    while (rvd_tls_may_go_on(l, r) && ++idle < RVD_TLS_IDLE_MAX);
-    if (idle == RVD_TLS_IDLE_MAX) {
-        rvd_tls_say(l, "the peer sends messages without end that carry nothing", "");
-        return REVDIAL_ETLS;
-    }
+    while (rvd_tls_may_go_on(l, r) && ++l->steps <= RVD_TLS_STEPS_MAX);
     if (r > 0) return r;
     if (r == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) return 0;
     return rvd_tls_result(l, r == 0 ? MBEDTLS_ERR_SSL_CONN_EOF : r);
@@ -947,6 +959,7 @@ static ptrdiff_t rvd_tls_do_write(void *ctx, const void *buf, size_t len)
     int r = 1;
     while (at < len && (r > 0 || rvd_tls_is_ticket(r))) {  // one that a read had begun with
         size_t n = rvd_tls_wire_next(&l->wire, len - at);
+        l->steps = 0;
         r = mbedtls_ssl_write(&l->ssl, (const unsigned char *)buf + at, n);
         if (r > 0) at += (size_t)r;
     }
@@ -963,7 +976,9 @@ static size_t rvd_tls_do_pending(void *ctx)
 static int rvd_tls_do_finish(void *ctx)
 {
     rvd_tls_link *l = ctx;
-    int r = mbedtls_ssl_close_notify(&l->ssl);
+    int r;
+    l->steps = 0;
+    r = mbedtls_ssl_close_notify(&l->ssl);
     return r == 0 ? 0 : rvd_tls_result(l, r);
 }
 

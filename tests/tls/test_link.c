@@ -253,6 +253,17 @@ TEST(D13_a_hello_in_two_records_is_taken_or_refused_and_never_waited_for)
     tls_world_free(tw);
 }
 
+// Why a peer is left that sends what carries nothing. OpenSSL has limits of its own, too.
+static void hand_is_endless(const char *said)
+{
+#ifdef PROGRAM_TLS_OPENSSL
+    const char *reason = "TLS: ";
+#else
+    const char *reason = "the peer sends messages without end that carry nothing";
+#endif
+    if (!strstr(said, reason)) test_fail(__FILE__, __LINE__, "it says %s", said);
+}
+
 static int hand_says_nothing(hand *h, int times)
 {
     int r = 0;
@@ -282,6 +293,8 @@ TEST(D14_a_few_empty_records_are_nothing_and_many_end_a_session)
 
 // D15, D19: nobody becomes another in the middle of a session.
 #if defined(MBEDTLS_SSL_RENEGOTIATION) && MBEDTLS_VERSION_NUMBER < 0x03000000
+#include <mbedtls/ssl_internal.h>
+
 static void hand_may_renegotiate(hand *h)
 {
     mbedtls_ssl_config *conf = &hand_link(h)->setup->conf;
@@ -304,6 +317,45 @@ TEST(D15_D19_a_backend_cannot_renegotiate_its_certificate)
     hand_close(&h);
     tls_world_free(tw);
 }
+
+// Hellos without a body: so many to a record, in so many records that leave together.
+static int hand_hellos_send(hand *h, size_t in_record, int records)
+{
+    static const uint8_t hello[] = {1, 0, 0, 0};
+    mbedtls_ssl_context *ssl = &hand_link(h)->ssl;
+    int r = 0;
+    for (int i = 0; i < records && r == 0; i++) {
+        for (size_t k = 0; k < in_record * sizeof hello; k++)
+            ssl->out_msg[k] = hello[k % sizeof hello];
+        ssl->out_msgtype = MBEDTLS_SSL_MSG_HANDSHAKE;
+        ssl->out_msglen = in_record * sizeof hello;
+        hand_link(h)->steps = 0;
+        hand_link(h)->wire.has_more = i + 1 < records;
+        r = mbedtls_ssl_write_record(ssl, 1);
+    }
+    return r == 0;
+}
+
+#ifndef PROGRAM_TLS_OPENSSL
+TEST(D14_D15_a_backend_that_asks_to_renegotiate_without_end_is_left)
+{
+    static const size_t in_record[] = {1, 1000};
+    for (size_t i = 0; i < sizeof in_record / sizeof *in_record; i++) {
+        tls_world *tw = hand_world();
+        hand h = {.fd = -1};
+        util_state last = {0};
+        if (tls_world_proxy(tw) && hand_register(&h, tw, 0)) {
+            CHECK(hand_is_alive(&h));
+            CHECK(hand_hellos_send(&h, in_record[i], 1000 / (int)in_record[i]));
+            CHECK(util_log_wait(&tw->w.sessions, REVDIAL_DOWN, 1, &last));
+            CHECK_INT(last.code, REVDIAL_ETLS);
+            hand_is_endless(last.msg);
+        }
+        hand_close(&h);
+        tls_world_free(tw);
+    }
+}
+#endif
 
 TEST(D15_D19_an_agent_that_is_asked_to_renegotiate_goes_on_as_it_was)
 {
@@ -475,6 +527,42 @@ TEST(D6_a_client_of_a_good_suite_gets_a_hello_back)
         close(fd);
         tls_world_free(tw);
     }
+}
+
+typedef struct hand_flood {
+    int fd;
+    atomic_int is_over;
+} hand_flood;
+
+// Warnings (user_canceled, RFC 5246 section 7.2), until nobody takes them any more.
+static void *hand_flood_run(void *arg)
+{
+    static const uint8_t warning[] = {21, 3, 3, 0, 2, 1, 90};
+    hand_flood *f = arg;
+    uint8_t many[1000 * sizeof warning];
+    for (size_t i = 0; i < sizeof many; i++) many[i] = warning[i % sizeof warning];
+    while (!atomic_load(&f->is_over) && raw_send(f->fd, many, sizeof many)) continue;
+    return NULL;
+}
+
+TEST(D14_a_client_that_warns_without_end_in_its_handshake_does_not_keep_a_backend_out)
+{
+    tls_world *tw = tls_world_new(tls_server("server", NULL), tls_client(NULL, "ca.pem"));
+    uint8_t hello[128], answer[6] = {0};
+    hand_flood flood = {.fd = -1};
+    tw->w.pcfg.common.limits.handshake_timeout_ms = 60000;
+    REQUIRE(tls_world_proxy(tw));
+    flood.fd = raw_connect(tw->w.address);
+    raw_send(flood.fd, hello, hand_hello(hello, 0xC02B));
+    REQUIRE(raw_read_all(flood.fd, answer, sizeof answer) && answer[5] == 2);
+    pthread_t t = util_thread(hand_flood_run, &flood);
+    if (CHECK(world_open_agent(&tw->w, 0)) && CHECK(util_gate_wait(&tw->refused, 1)))
+        hand_is_endless(tw->said);
+    atomic_store(&flood.is_over, 1);
+    shutdown(flood.fd, SHUT_RDWR);
+    pthread_join(t, NULL);
+    close(flood.fd);
+    tls_world_free(tw);
 }
 
 TEST(D6_a_server_that_takes_a_weak_suite_is_left)
