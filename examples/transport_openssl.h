@@ -50,6 +50,11 @@ enum { OSSL_CHAIN_BYTES_MAX = 64 << 10, OSSL_CHAIN_DEPTH_MAX = 8 };
 // alignment takes 3 bytes.
 #define OSSL_READ_AHEAD (4 * (5 + 16384 + 1 + 16) + 3)
 
+// OpenSSL goes on reading behind tickets, new keys and refused hellos within one call: a peer that
+// never stops would keep the I/O thread. So the steps of a call are counted: its state changes and
+// alerts. A part of a handshake has 16 at most, and a ticket, of which a server sends a few, has 4.
+#define OSSL_STEPS_MAX 128
+
 // What the caller holds. Connections hold the SSL_CTX that they began with.
 typedef struct ossl_maker {
     revdial_tls tls;
@@ -68,6 +73,7 @@ typedef struct ossl_link {
     rvd_tls_wire wire;
     int is_server, wants_cert, is_up;
     int is_dry;          // the last read took all that there was
+    int steps;           // of the call that goes on: see OSSL_STEPS_MAX
     int is_self_signed;  // the certificate that nobody vouches for
     char host[256];
     char reason[240];
@@ -207,6 +213,9 @@ static int ossl_say_reason(ossl_link *l, int reason)
 static int ossl_result(ossl_link *l, int r)
 {
     int reason;
+    if (l->steps > OSSL_STEPS_MAX)
+        return ossl_say(l, REVDIAL_ETLS, "the peer sends messages without end that carry nothing",
+                        "");
     switch (SSL_get_error(l->ssl, r)) {
     case SSL_ERROR_WANT_READ: return REVDIAL_WANT_READ;
     case SSL_ERROR_WANT_WRITE: return REVDIAL_WANT_WRITE;
@@ -235,11 +244,21 @@ static int ossl_send(BIO *b, const char *buf, int len)
 static int ossl_recv(BIO *b, char *buf, int len)
 {
     ossl_link *l = BIO_get_data(b);
-    ptrdiff_t n = rvd_tls_wire_recv(&l->wire, buf, (size_t)len);
+    ptrdiff_t n;
     BIO_clear_retry_flags(b);
+    if (l->steps > OSSL_STEPS_MAX) return -1;
+    n = rvd_tls_wire_recv(&l->wire, buf, (size_t)len);
     if (n == 0) BIO_set_flags(b, BIO_FLAGS_IN_EOF);
     if (n == REVDIAL_WANT_READ) BIO_set_retry_read(b);
     return n < 0 ? -1 : (int)n;
+}
+
+static void ossl_step(const SSL *ssl, int where, int code)
+{
+    ossl_link *l = SSL_get_app_data(ssl);
+    (void)where;
+    (void)code;
+    l->steps++;
 }
 
 static long ossl_ctrl(BIO *b, int cmd, long number, void *pointer)
@@ -257,6 +276,7 @@ static int ossl_do_handshake(void *ctx)
     if (l->process != getpid())
         return ossl_say(l, REVDIAL_EINVAL,
                         "the process has forked: the child needs an object of its own", "");
+    l->steps = 0;
     ERR_clear_error();
     r = SSL_do_handshake(l->ssl);
     if (r != 1) return ossl_result(l, r);
@@ -272,6 +292,7 @@ static ptrdiff_t ossl_do_read(void *ctx, void *buf, size_t len)
 {
     ossl_link *l = ctx;
     int r;
+    l->steps = 0;
     ERR_clear_error();
     r = SSL_read(l->ssl, buf, len > INT_MAX ? INT_MAX : (int)len);
     l->is_dry = r <= 0;
@@ -284,6 +305,7 @@ static ptrdiff_t ossl_do_write(void *ctx, const void *buf, size_t len)
     ossl_link *l = ctx;
     size_t at = 0;
     int r = 1;
+    l->steps = 0;
     ERR_clear_error();
     while (at < len && r > 0) {
         size_t n = rvd_tls_wire_next(&l->wire, len - at);
@@ -306,6 +328,7 @@ static int ossl_do_finish(void *ctx)
 {
     ossl_link *l = ctx;
     int r;
+    l->steps = 0;
     ERR_clear_error();
     r = SSL_shutdown(l->ssl);
     return r >= 0 ? 0 : ossl_result(l, r);
@@ -627,6 +650,8 @@ static int ossl_link_open(ossl_link *l, const char *host, revdial_err *err)
     BIO_set_data(b, l);
     BIO_set_init(b, 1);
     SSL_set_bio(l->ssl, b, b);  // which owns it now
+    SSL_set_app_data(l->ssl, l);
+    SSL_set_info_callback(l->ssl, ossl_step);
     if (l->is_server)
         SSL_set_accept_state(l->ssl);
     else
