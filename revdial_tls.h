@@ -58,7 +58,7 @@ extern "C" {
 // MARK: api.tls
 // A field takes the name of a file, or PEM text: any string that contains "-----BEGIN". Files are
 // PEM or DER; keys must not be encrypted; a file with authorities may also hold their revocation
-// lists (PEM).
+// lists (all in PEM, in any order).
 // ================================================================================================
 
 typedef struct revdial_tls_config {
@@ -581,6 +581,26 @@ static void rvd_tls_setup_free(rvd_tls_setup *s)
     free(s);
 }
 
+// One by one, because mbedTLS takes several lists together only if nothing else follows them.
+// Returns 0 if one cannot be read.
+static int rvd_tls_load_lists(rvd_tls_setup *s, rvd_tls_blob *b)
+{
+    static const char last[] = "-----END X509 CRL-----";
+    char *at = (char *)b->data, *behind, kept;
+    int r = 0;
+    while (r == 0 && (at = strstr(at, "-----BEGIN X509 CRL")) != NULL) {
+        behind = strstr(at, last);
+        if (!behind) return 0;
+        behind += strlen(last);
+        kept = *behind;
+        *behind = '\0';  // which has to be counted
+        r = mbedtls_x509_crl_parse(&s->revoked, (unsigned char *)at, (size_t)(behind - at) + 1);
+        *behind = kept;
+        at = behind;
+    }
+    return r == 0;
+}
+
 static int rvd_tls_load_authorities(rvd_tls_setup *s, const char *file, revdial_err *err)
 {
     rvd_tls_blob b;
@@ -593,8 +613,7 @@ static int rvd_tls_load_authorities(rvd_tls_setup *s, const char *file, revdial_
             code = rvd_tls_fail(err, REVDIAL_EINVAL, b.name,
                                 "not all of it is certificates that can be read");
     }
-    if (!code && strstr((const char *)b.data, "-----BEGIN X509 CRL") &&
-        mbedtls_x509_crl_parse(&s->revoked, b.data, rvd_tls_blob_size(&b)) != 0)
+    if (!code && !rvd_tls_load_lists(s, &b))
         code = rvd_tls_fail(err, REVDIAL_EINVAL, b.name, "a revocation list cannot be read");
     rvd_tls_blob_free(&b);
     return code;

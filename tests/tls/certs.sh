@@ -82,6 +82,10 @@ request cam_authority sub && sign cam_authority ca "$is_ca"
 openssl ca -config conf -name any -cert ca.pem -keyfile ca.key -revoke cam_revoked.pem
 openssl ca -config conf -name any -cert ca.pem -keyfile ca.key -gencrl -out crl.pem
 cat ca.pem crl.pem >ca_crl.pem
+cat crl.pem ca.pem >crl_ca.pem
+cat ca.pem crl.pem other.pem >ca_crl_other.pem
+{ cat ca.pem crl.pem && echo && echo '# the end'; } >ca_crl_note.pem
+{ cat ca.pem && head -n 3 crl.pem; } >ca_crl_cut.pem
 
 # One below the other, deeper than anybody needs.
 issuer=ca

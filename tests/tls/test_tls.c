@@ -236,10 +236,12 @@ TEST(D7_weak_keys_and_hashes_are_refused)
 #endif
 }
 
-// What the proxy says of an agent that shows this certificate, and what the agent is told.
-static void tls_cam_is_refused(const char *cam, const char *reason, const char *told)
+// What a proxy with these authorities says of an agent that shows this certificate, and what the
+// agent is told.
+static void tls_cam_is_refused_by(const char *ca, const char *cam, const char *reason,
+                                  const char *told)
 {
-    tls_world *tw = tls_world_new(tls_server("server", "ca_crl.pem"), tls_client(cam, "ca.pem"));
+    tls_world *tw = tls_world_new(tls_server("server", ca), tls_client(cam, "ca.pem"));
     util_state last = {0};
     if (tls_world_proxy(tw) && tls_world_start(tw)) {
         util_gate_wait(&tw->refused, 1);
@@ -254,6 +256,11 @@ static void tls_cam_is_refused(const char *cam, const char *reason, const char *
     tls_world_free(tw);
 }
 
+static void tls_cam_is_refused(const char *cam, const char *reason, const char *told)
+{
+    tls_cam_is_refused_by("ca_crl.pem", cam, reason, told);
+}
+
 TEST(D8_an_agent_without_a_good_certificate_is_not_heard)
 {
     tls_cam_is_refused(NULL, "the peer showed no certificate, and one is required",
@@ -265,6 +272,13 @@ TEST(D8_an_agent_without_a_good_certificate_is_not_heard)
     tls_cam_is_refused("self", "is self-signed and not one that is trusted", "TLS: ");
     tls_cam_is_refused("cam_deep", "TLS: ", "TLS: ");
     tls_cam_is_refused("cam_big", "TLS: ", "TLS: ");
+}
+
+TEST(D8_revocation_lists_may_stand_before_and_between_authorities)
+{
+    static const char *const files[] = {"crl_ca.pem", "ca_crl_other.pem", "ca_crl_note.pem"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        tls_cam_is_refused_by(files[i], "cam_revoked", "has been revoked", "TLS: ");
 }
 
 // An authority's own certificate may have no key usage for signatures: then that is the reason.
@@ -334,6 +348,7 @@ TEST(D10_files_that_are_not_good_are_named)
     tls_load("", "server.key", NULL, ": is a directory");
     tls_load("not-there.pem", "server.key", NULL, "not-there.pem: No such file");
     tls_load("server.pem", "server.key", "text.pem", "text.pem: not all of it is certificates");
+    tls_load("server.pem", "server.key", "ca_crl_cut.pem", "ca_crl_cut.pem: ");
     tls_load("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "server.key", NULL,
              "cert: holds no certificate");
     tls_load("server.pem", NULL, NULL, "belong together");
