@@ -810,8 +810,9 @@ REVDIAL_API size_t revdial_engine_record_max(const revdial_engine *e);
 REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
 
 // Replaces the limits of the config. Before the session is up all are replaced; afterwards only
-// max_streams, max_own_streams, stream_rate, session_rate, keepalive_ms, dead_after_ms and
-// write_stall_ms. Streams that are open stay, however many they are, and go on at the new rates.
+// max_streams, max_own_streams, stream_window_max, stream_rate, session_rate, keepalive_ms,
+// dead_after_ms and write_stall_ms. These are all replaced: 0 is the default, not the value before.
+// Streams that are open stay, however many they are, and go on at the new rates.
 // What the peer may already send, up to the windows that its streams have, it may still send.
 // Windows shrink to what a second of the new rates carries, but not below their first size.
 //   returns  0; REVDIAL_EINVAL, REVDIAL_ENOMEM (a session without a rate gets one): nothing has
@@ -6841,6 +6842,7 @@ static int rvd_mux_limits_set(rvd_mux *m, const revdial_limits *limits, uint32_t
     l->stream_rate = limits->stream_rate;
     l->session_rate = limits->session_rate;
     l->stream_window_max = limits->stream_window_max;
+    if (l->stream_window_max < l->stream_window) l->stream_window_max = l->stream_window;
     m->cfg.peer_streams = peer_streams;
     if (!has_as_many) rvd_mux_buckets_init(m);
     if (!is_same) rvd_mux_rates_change(m);

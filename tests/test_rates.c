@@ -685,6 +685,22 @@ TEST(windows_shrink_to_a_rate_that_comes_later)
     pair_end(&w.p);
 }
 
+// With a stock peer the first size is not what was announced, but what the ACK has given.
+TEST(a_rate_that_comes_later_leaves_windows_their_first_size)
+{
+    revdial_flow_info flow_info;
+    rig *r = rig_new(&(rig_options){.limits = {.stream_window = 1 << 20}});
+    REQUIRE(r != NULL);
+    script_run(r, "Wp1+SYN .acceptp1");
+    CHECK_INT(revdial_engine_set_limits(r->e, &one, NULL), 0);
+    script_run(r, "Wp2+SYN .acceptp2");
+    for (uint32_t n = 1; n <= 2; n++) {
+        CHECK_INT(revdial_engine_get_flow(r->e, rig_id(r, 1, n), &flow_info), 0);
+        CHECK_INT(flow_info.window, 1 << 20);
+    }
+    rig_end(r);
+}
+
 TEST(streams_that_wait_for_a_rate_end_in_time_when_it_is_lifted)
 {
     for (int i = 0; i < 4; i++) {
