@@ -955,7 +955,8 @@ REVDIAL_API size_t revdial_engine_expected(revdial_engine *e, uint32_t id);
 
 // peek shows received bytes where they lie, and does not accept the stream. consume accepts it, and
 // gives the credit of n bytes back; call it when they have left you. It ignores an n over
-// PTRDIFF_MAX, and bytes that the stream has not.
+// PTRDIFF_MAX, and bytes that the stream has not. The bytes are there until the next call on this
+// engine: write them out, and then call consume.
 //   returns  >0 bytes at *data; else what revdial_engine_read() would return
 REVDIAL_API ptrdiff_t revdial_engine_peek(revdial_engine *e, uint32_t id, const void **data);
 
