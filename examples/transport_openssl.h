@@ -379,19 +379,21 @@ static int ossl_do_peer(void *ctx, revdial_identity *out)
     ossl_link *l = ctx;
     X509 *cert = SSL_get0_peer_certificate(l->ssl);
     BIO *b;
-    int n = 0;
+    int n;
     memset(out, 0, sizeof *out);
     if (!cert || !l->wants_cert || SSL_get_verify_result(l->ssl) != X509_V_OK)
         return REVDIAL_EINVAL;
     if (!X509_digest(cert, EVP_sha256(), out->cert_sha256, NULL)) return REVDIAL_ETLS;
     b = BIO_new(BIO_s_mem());
     if (!b) return REVDIAL_ENOMEM;
-    X509_NAME_print_ex(b, X509_get_subject_name(cert), 0,
-                       (XN_FLAG_RFC2253 & ~(unsigned long)(XN_FLAG_SEP_MASK | XN_FLAG_DN_REV)) |
-                           XN_FLAG_SEP_CPLUS_SPC);
-    // One that does not fit is left out, because a part of it might be another's.
-    if (BIO_pending(b) < (long)sizeof out->subject)
+    n = X509_NAME_print_ex(b, X509_get_subject_name(cert), 0,
+                           (XN_FLAG_RFC2253 & ~(unsigned long)(XN_FLAG_SEP_MASK | XN_FLAG_DN_REV)) |
+                               XN_FLAG_SEP_CPLUS_SPC);
+    // One that does not fit, or cannot be printed, is left out: a part of it might be another's.
+    if (n >= 0 && n < (int)sizeof out->subject)
         n = BIO_read(b, out->subject, sizeof out->subject - 1);
+    else
+        n = 0;
     out->subject[n > 0 ? n : 0] = '\0';
     BIO_free(b);
     ossl_sans(cert, out);
