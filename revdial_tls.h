@@ -30,7 +30,8 @@
 //
 // MACROS    REVDIAL_TLS_ONE_THREAD  you promise that this and all other users of mbedTLS in the
 //                                   process run in one thread. Required for TLS 1.3, and for any
-//                                   use of 4.x, if mbedTLS was built without MBEDTLS_THREADING_C
+//                                   use of 4.x or with MBEDTLS_USE_PSA_CRYPTO, if mbedTLS was
+//                                   built without MBEDTLS_THREADING_C
 
 #if defined(REVDIAL_TLS_IMPLEMENTATION) && defined(__cplusplus)
 #error "revdial_tls.h: the implementation is C; define REVDIAL_TLS_IMPLEMENTATION in a C file"
@@ -224,8 +225,10 @@ static size_t rvd_tls_wire_next(rvd_tls_wire *w, size_t left)
 #include <mbedtls/ctr_drbg.h>
 #include <mbedtls/entropy.h>
 #endif
-#if MBEDTLS_VERSION_NUMBER >= 0x03000000
+#if MBEDTLS_VERSION_NUMBER >= 0x03000000 || defined(MBEDTLS_USE_PSA_CRYPTO)
 #include <psa/crypto.h>
+#endif
+#if MBEDTLS_VERSION_NUMBER >= 0x03000000
 #define RVD_TLS_FIELD(name) MBEDTLS_PRIVATE(name)
 #else
 #define RVD_TLS_FIELD(name) name
@@ -237,7 +240,7 @@ static size_t rvd_tls_wire_next(rvd_tls_wire *w, size_t left)
 #define RVD_TLS_THREADS 1
 #else
 #define RVD_TLS_THREADS 0
-#if MBEDTLS_VERSION_NUMBER >= 0x04000000
+#if MBEDTLS_VERSION_NUMBER >= 0x04000000 || defined(MBEDTLS_USE_PSA_CRYPTO)
 #error "build mbedTLS with MBEDTLS_THREADING_C, or see REVDIAL_TLS_ONE_THREAD"
 #endif
 #endif
@@ -310,7 +313,7 @@ static int rvd_tls_random_open(rvd_tls_random *r)
 #else
     (void)r;
 #endif
-#if RVD_TLS_HAS_1_3 || MBEDTLS_VERSION_NUMBER >= 0x04000000
+#if RVD_TLS_HAS_1_3 || MBEDTLS_VERSION_NUMBER >= 0x04000000 || defined(MBEDTLS_USE_PSA_CRYPTO)
     if (!code && psa_crypto_init() != PSA_SUCCESS) code = MBEDTLS_ERR_SSL_INTERNAL_ERROR;
 #endif
     return code;
