@@ -255,7 +255,7 @@ static int ossl_recv(BIO *b, char *buf, int len)
 
 static void ossl_step(const SSL *ssl, int where, int code)
 {
-    ossl_link *l = SSL_get_app_data(ssl);
+    ossl_link *l = BIO_get_data(SSL_get_rbio(ssl));
     (void)where;
     (void)code;
     l->steps++;
@@ -652,7 +652,6 @@ static int ossl_link_open(ossl_link *l, const char *host, revdial_err *err)
     BIO_set_data(b, l);
     BIO_set_init(b, 1);
     SSL_set_bio(l->ssl, b, b);  // which owns it now
-    SSL_set_app_data(l->ssl, l);
     SSL_set_info_callback(l->ssl, ossl_step);
     if (l->is_server)
         SSL_set_accept_state(l->ssl);
