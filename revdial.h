@@ -739,7 +739,7 @@ typedef struct revdial_engine_info {
     uint64_t streams_refused;               // by max_streams and max_own_streams, or the peer's
 } revdial_engine_info;
 
-// What both ends of a session announced, by "Features" in tests/vectors/README.md. Bits.
+// Bits: what both ends of a session have announced. See Features in tests/vectors/README.md.
 enum revdial_feature {
     REVDIAL_FEATURE_RSTCODE = 1,    // a reset carries its code
     REVDIAL_FEATURE_PREAMBLE = 2,   // a stream begins with its target and meta
@@ -1003,11 +1003,13 @@ REVDIAL_API void revdial_engine_supplied(revdial_engine *e, uint32_t id, size_t 
 // one; *ud is the stream's, or NULL. You may read up to that many bytes from the connection
 // yourself: take counts n of them as received. Deliver them before what peek shows. When n of them
 // have left you, taken gives their credit back. For example, into a pipe:
-//     n = revdial_engine_coming(e, &ud);              // whose it is: open and set_ud set ud
-//     if (n) got = splice(sock, NULL, pipe[1], NULL, n, SPLICE_F_NONBLOCK);
-//     if (got > 0) revdial_engine_take(e, id, got, now_us);
-//     sent = splice(pipe[0], NULL, target, NULL, got, 0);
-//     if (sent > 0) revdial_engine_taken(e, id, sent);
+//     n = revdial_engine_coming(e, &ud);  // your ud tells you which stream it is, and so its id
+//     got = n ? splice(sock, NULL, pipe[1], NULL, n, SPLICE_F_NONBLOCK) : 0;
+//     if (got > 0) {
+//         revdial_engine_take(e, id, got, now_us);
+//         sent = splice(pipe[0], NULL, target, NULL, got, 0);
+//         if (sent > 0) revdial_engine_taken(e, id, sent);
+//     }
 //   returns  bytes; 0: there is no such frame
 REVDIAL_API size_t revdial_engine_coming(revdial_engine *e, void **ud);
 
@@ -20373,11 +20375,11 @@ static void rvd_relay_tell(rvd_relay *r, const revdial_err *why)
 
 // What was delivered to the socket must not be torn up by our reset, neither on the way nor before
 // its reader comes to it: a program that is writing sees a reset of the same instant first.
-static int rvd_relay_is_delivering(const rvd_relay *r)
+static int rvd_relay_is_delivering(rvd_relay *r)
 {
     int64_t ago_us = rvd_loop_now(r->session->loop) - r->moved_us;
-    const rvd_loop_io *out = rvd_relay_has_out(r) ? r->out : &r->in;
-    return (r->moved[1] && ago_us < RVD_RELAY_UNSENT_US) || rvd_sys_unsent(out->fd) > 0;
+    int is_recent = r->moved[1] && ago_us < RVD_RELAY_UNSENT_US;
+    return is_recent || rvd_sys_unsent(rvd_relay_out(r)->fd) > 0;
 }
 
 // Loop thread, without the lock: closes what is left and tells.
@@ -24652,8 +24654,8 @@ static void rvd_proxy_routes_end(rvd_proxy_listener *l, const char *why)
                              0, why);
 }
 
-// The first client that has yet to speak, or to close after its refusal; the one that has been
-// silent for longest: the hook's calls keep the list in that order. NULL: there is none.
+// Of the clients that have no decision yet, or were refused and have not closed, the one that has
+// been silent for longest: the hook's calls keep the list in that order. NULL: there is none.
 static rvd_proxy_route *rvd_proxy_route_oldest(rvd_proxy_listener *l)
 {
     RVD_BASE_EACH (rvd_proxy_route, r, &l->routed, link) {
