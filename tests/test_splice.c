@@ -333,11 +333,10 @@ NEW_WORLD_TEST(a_reset_in_the_middle_leaves_the_frames_of_other_streams_whole)
     for (int i = 0; i < 6; i++) {
         line l, other;
         if (!CHECK(line_open(&l, w) && line_open(&other, w))) break;
-        transfer_begin(&t, i % 2 ? l.target : l.client, BULK);
+        transfer_begin(&t, i % 2 ? l.target : l.client, UINT64_MAX / 2);  // until it fails
         pattern_read(i % 2 ? l.client : l.target, 0, (uint64_t)(i + 1) << 20);
         raw_close_reset(i % 2 ? l.client : l.target);
         pthread_join(t.thread, NULL);
-        CHECK(!t.is_whole);
         check_transfer(other.client, other.target);
         line_end(&other, 0);
         CHECK(util_gate_wait(&l.done, 2));
