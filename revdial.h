@@ -3751,7 +3751,7 @@ static uint32_t rvd_pace_ping_add(rvd_pace *p, uint32_t added, int64_t now_us)
 {
     rvd_pace_ping *g = &p->pings[(p->first + p->count) % RVD_PACE_PINGS];
     if (rvd_pace_is_idle(p, added, now_us)) {
-        p->taken = added;
+        if (p->value) p->taken = added;  // before the first ping all of it may be on its way
         p->taken_us = p->asked_us = (uint32_t)now_us;
         p->lead = p->value + 1;
     }
