@@ -3528,7 +3528,8 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 #define RVD_PACE_SETTLE_US 1000000  // somebody else's queue is left alone for twice this,
 #define RVD_PACE_FREE_US 16000000   //   then up to this
 #define RVD_PACE_RIVAL_US 60000     // sessions like us let no longer queue stand
-#define RVD_PACE_SILENT_US 15000    // half a round trip and this time without a pong: more is sent,
+#define RVD_PACE_SILENT_US 15000    // a quarter of a round trip and this time without a pong, and
+#define RVD_PACE_THIN_US 50000      //   what a step takes, up to this: more is sent,
 #define RVD_PACE_MORE_US 5000       //   again each time this has passed,
 #define RVD_PACE_WAIT_US 1000000    //   and after this time, and four round trips, there is no cap
 #define RVD_PACE_NEAR_US 2000       // below this round trip wake-ups count, not queues:
@@ -3545,7 +3546,7 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 //
 //   GROW    twice what is taken in a round trip, as in TCP's slow start
 //   HOLD    a cap that keeps the wanted queue
-//   DRAIN   three quarters of rate x least round trip: whose is the queue, and how far is the peer?
+//   DRAIN   15/16 of rate x least round trip: whose is the queue, and how far is the peer?
 //   FREE    no cap: the queue is not ours, or pongs tell nothing
 //   NEAR    no cap: the round trip is too short to measure a queue
 //
@@ -3656,6 +3657,12 @@ static uint32_t rvd_pace_root(uint64_t x)
     return (uint32_t)root;
 }
 
+// How long a link takes for the least bytes between pings: more than its round trip on a thin one.
+static uint32_t rvd_pace_step_us(uint32_t rate)
+{
+    return RVD_PACE_STEP * 1000 / (rate / 1000 + 1);
+}
+
 // The queue that is wanted, in time: 8 ms at 10 Mbit/s, 2.5 ms at 100 Mbit/s, 18 ms at 2 Mbit/s,
 // more where the round trip is over 40 ms; and a packet, and a part of the round trip, which is
 // never measured better than that. Where round trips vary more than our own bursts explain, it
@@ -3664,7 +3671,7 @@ static uint32_t rvd_pace_slack(const rvd_pace *p, uint32_t rate)
 {
     uint64_t far_us = p->min_us > 40000 ? p->min_us : 40000;
     uint32_t us = rvd_pace_root(far_us * 1600000000 / (rate ? rate : 1));
-    uint32_t own = p->min_us / 32 + 2000 + RVD_PACE_STEP * 1000 / (rate / 1000 + 1);
+    uint32_t own = p->min_us / 32 + 2000 + rvd_pace_step_us(rate);
     uint32_t noise = p->noise_us > own ? 3 * (p->noise_us - own) : 0;
     if (us > 18000) us = 18000;
     if (us < 2000) us = 2000;
@@ -3734,10 +3741,12 @@ static inline int rvd_pace_is_due(const rvd_pace *p, uint32_t added, int64_t now
     return bytes >= rvd_pace_step(p);
 }
 
-// A full pipe without a ping on its way would never be known to have emptied.
+// A full pipe without a ping on its way would never be known to have emptied. One ping alone in the
+// middle of it, time after time, would have half a cap behind it, which tells nothing of the cap.
 static int rvd_pace_is_blind(const rvd_pace *p, uint32_t added)
 {
-    return !p->count && rvd_pace_room(p, added) == 0;
+    if (rvd_pace_room(p, added)) return 0;
+    return !p->count || (p->count == 1 && added - p->ping_mark >= rvd_pace_step(p));
 }
 
 // Has the link nothing of ours? Then the time until now tells nothing of its rate.
@@ -3789,11 +3798,12 @@ static void rvd_pace_hold(rvd_pace *p, uint32_t rate)
     rvd_pace_target_set(p, rvd_pace_bytes(rate, p->min_us + rvd_pace_slack(p, rate)));
 }
 
+// Less than LEAST: at 1 Mbit/s that alone would be a queue, and be taken for somebody else's.
 static void rvd_pace_drain_to(rvd_pace *p, uint32_t rate)
 {
+    uint32_t bytes = rvd_pace_bytes(rate, p->min_us) / 16 * 15;
     rvd_pace_rate_set(p, rate);
-    rvd_pace_target_set(p, rvd_pace_bytes(rate, p->min_us) / 16 * 15);
-    p->cap = p->target;
+    p->cap = p->target = bytes > RVD_PACE_STEP ? bytes : RVD_PACE_STEP;
 }
 
 static void rvd_pace_drain(rvd_pace *p)
@@ -4104,10 +4114,12 @@ static uint32_t rvd_pace_silent_us(const rvd_pace *p, int64_t now_us)
 static int64_t rvd_pace_next_tick(const rvd_pace *p, int64_t now_us)
 {
     int64_t at_us = now_us - rvd_pace_silent_us(p, now_us);
+    uint32_t rate = rvd_pace_rate(p);
     int is_long = p->state == RVD_PACE_DRAIN;  // the link has something to send
     if (!p->is_full || !rvd_pace_has_cap(p)) return INT64_MAX;
     if (!p->count) return now_us;  // see rvd_pace_is_blind()
     at_us += RVD_PACE_SILENT_US + (is_long ? 2 * p->min_us : p->min_us / 4);
+    if (rate) at_us += rvd_base_min_u32(rvd_pace_step_us(rate), RVD_PACE_THIN_US);
     return rvd_base_later(at_us, p->full_us + RVD_PACE_MORE_US);
 }
 
@@ -5602,10 +5614,10 @@ static void rvd_mux_turns_set(rvd_mux *m)
 // A frame that fills the pipe at once has no ping behind it: then nothing would move again.
 static void rvd_mux_pace_see(rvd_mux *m)
 {
-    if (!m->pace.is_full || m->pace.count) return;
+    if (!m->pace.is_full) return;
     if (rvd_pace_is_blind(&m->pace, (uint32_t)m->out_added))
         rvd_mux_pace_ping(m);
-    else
+    else if (!m->pace.count)
         m->pace.is_full = 0;
 }
 

@@ -278,6 +278,7 @@ static uint32_t pace_share(const pace_link *l, pace_flow *f)
     frame = rvd_pace_frame(&f->pace);
     if (!room) {
         rvd_pace_wait(&f->pace, pace_clock(l));
+        if (rvd_pace_is_blind(&f->pace, (uint32_t)f->written)) pace_ping(l, f);
         return 0;
     }
     if (rvd_pace_is_due(&f->pace, (uint32_t)f->written, pace_clock(l))) pace_ping(l, f);
