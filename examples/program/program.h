@@ -203,6 +203,7 @@ int64_t prog_parse_amount(const char *text, int is_duration);
 int prog_read_number(const char *text, unsigned max, unsigned *number);
 // "500k", "2M", "1G" or a number alone, in powers of 1000. Returns 0, or -1: PROG_RATE_PROBLEM.
 int prog_read_rate(const char *text, uint64_t *rate);
+#define PROG_SPEED_MAX UINT64_C(100000000000)  // what the library takes
 #define PROG_RATE_PROBLEM "not bytes per second like 500k, 2M or 1G, from 1k to 100G"
 // Returns 0, or -1 when out of memory.
 int prog_list_add(prog_list *list, const char *item);

@@ -5,7 +5,6 @@
 #include "program.h"
 
 #define PROG_SPEED_MIN 1000u  // what the library takes
-#define PROG_SPEED_MAX 100000000000u
 
 int64_t prog_parse_amount(const char *text, int is_duration)
 {

@@ -168,6 +168,7 @@ static const char *peer_line_take(token_table *table, char *line)
     revdial_credential row = {.secret = line, .user = PEER_NAME, .names = PEER_NAME};
     row.schemes = REVDIAL_AUTH_DIGEST;  // needs no TLS, and each of the two proves itself
     row.group = PEER_GROUP;
+    row.quota = table->files->quota;
     if (strncmp(line, "ha1:", 4) == 0) return "peers need the secret itself, not a hash of it";
     for (size_t i = 0; i < table->count; i++)
         if (table->rows[i].group && strcmp(table->rows[i].group, PEER_GROUP) == 0)
@@ -210,10 +211,11 @@ static int token_table_read_file(token_table *table, const char *path, const tok
     return problem ? -1 : 0;
 }
 
-int token_table_read_peers(token_table *table, const char *path, revdial_err *err)
+int token_table_read_peers(token_table *table, const char *path, const revdial_quota *quota,
+                           revdial_err *err)
 {
-    static const token_paths none;
-    return token_table_read_file(table, path, &none, peer_line_take, err);
+    const token_paths paths = {.quota = *quota};
+    return token_table_read_file(table, path, &paths, peer_line_take, err);
 }
 
 int token_table_read(token_table *table, const token_paths *paths, revdial_err *err)

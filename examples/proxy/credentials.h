@@ -29,8 +29,9 @@ typedef struct token_table {
 // Adds what the files hold, or the token. Returns 0, or -1 and the reason. Free the table in either
 // case.
 int token_table_read(token_table *table, const token_paths *paths, revdial_err *err);
-// Adds the secret of peers. Returns as the one before.
-int token_table_read_peers(token_table *table, const char *path, revdial_err *err);
+// Adds the secret of peers, who get this quota. Returns as the one before.
+int token_table_read_peers(token_table *table, const char *path, const revdial_quota *quota,
+                           revdial_err *err);
 void token_table_free(token_table *table);
 // Reads the secret of peers. Returns 0, or -1 and the reason in err->msg.
 int peer_secret_read(const char *path, char *secret, size_t size, revdial_err *err);

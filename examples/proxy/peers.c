@@ -184,6 +184,8 @@ static revdial_agent_config peer_config(const prog_common *common, const char *u
     cfg.handler = peers_serve;
     cfg.credential_fn = peers_secret;
     prog_configure(common, &cfg.common);
+    // Rates are kept on the way to an agent; this session carries what is of many.
+    cfg.common.limits.stream_rate = cfg.common.limits.session_rate = 0;
     return cfg;
 }
 

@@ -465,6 +465,20 @@ static int config_read_group(config *c, const char *group)
     return rc == 0 ? 0 : prog_usage_error(&c->cli, "group", err.msg, group);
 }
 
+// Returns 0 or an exit code.
+static int config_read_peers(config *c, const char *path)
+{
+    // All peers are one identity, and the session of each carries what is for many agents: limits
+    // of an agent are not theirs. A session without a rate costs less than one with the greatest.
+    const revdial_quota quota = {
+        .max_sessions = 1 << 24,
+        .max_own_streams = 1 << 24,
+        .session_rate = c->cli.common.session_rate ? PROG_SPEED_MAX : 0};
+    revdial_err err = {0};
+    if (!path || token_table_read_peers(&c->tokens, path, &quota, &err) == 0) return 0;
+    return prog_usage_error(&c->cli, "peer-token-file", err.msg, NULL);
+}
+
 static int config_read_tokens(config *c)
 {
     token_paths *paths = &c->s.credentials;
@@ -473,8 +487,7 @@ static int config_read_tokens(config *c)
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < c->s.groups.count; i++)
         rc = config_read_group(c, c->s.groups.items[i]);
-    if (rc == 0 && paths->peers && token_table_read_peers(&c->tokens, paths->peers, &err) != 0)
-        rc = prog_usage_error(&c->cli, "peer-token-file", err.msg, NULL);
+    if (rc == 0) rc = config_read_peers(c, paths->peers);
     if (rc != 0) return rc;
     c->hosts = prog_list_join(&c->s.hosts);
     if (!c->hosts) return PROG_FAILED;

@@ -204,6 +204,29 @@ one_freezes() {
     return $code
 }
 
+# Two proxies are peers of a third, all with limits for agents, of which only the agents themselves
+# are free. At 10 kB/s a file would take five minutes.
+peers_have_no_limits_of_agents() {
+    local name bytes options=(--max-per-identity 1 --max-streams 1 --session-rate 10k)
+    options+=(--token-file "$dir/free" --peer-token-file "$dir/peer-token")
+    bytes=$(stat -c %s "$dir/little")
+    echo "max-per-identity=9 max-streams=9 session-rate=1G * $token" >"$dir/free"
+    port_of[k]=$(client port)
+    proxy_at=127.0.0.1:${port_of[k]} start_proxy k "${options[@]}" --expose 127.0.0.1:0=web-l \
+        --expose 127.0.0.1:0=web-m || return
+    ports_k=("${exposed[@]}")
+    for name in l m; do
+        start_proxy $name "${options[@]}" --peer "http://127.0.0.1:${port_of[k]}" &&
+            server_url= start_agent web-$name --name web-$name \
+                --target "${address_of[little]}" || return
+    done
+    said k.log 'event=session.up .*role=peer' 10 2 || return
+    for name in 0 1 2; do
+        start_client read$name read "${ports_k[name % 2]}" "$dir/little"
+    done
+    for name in 0 1 2; do said read$name.out "^$bytes same eof " 60 || return; done
+}
+
 # One that does not know the secret is no peer, in neither direction.
 a_wrong_secret_is_refused() {
     echo wrong >"$dir/wrong-token"
@@ -405,6 +428,7 @@ if check 'three proxies that are peers' start_mesh; then
     check 'peers get a new secret' a_new_secret_is_taken
     check 'peers with TLS and certificates' peers_over_tls
     check 'a reload is for all certificates or for none' reload_is_all_or_nothing
+    check 'limits of agents are not those of peers' peers_have_no_limits_of_agents
 fi
 if check 'two proxies without peers' start_two_alone; then
     check 'HUP adds peers' peers_are_added
