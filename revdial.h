@@ -537,7 +537,9 @@ enum revdial_pick {
 
 enum revdial_dial_flag {
     REVDIAL_DIAL_WAIT = 1,   // wait for a backend to appear instead of REVDIAL_ENOBACKEND
-    REVDIAL_DIAL_EARLY = 2,  // return before the other end has accepted; `early` does not need it
+    // Return before the other end has accepted; `early` does not need it. Dials that ask peers wait
+    // for these.
+    REVDIAL_DIAL_EARLY = 2,
     // Ask no peers. For dials on behalf of a peer, so that two proxies do not ask each other for
     // ever.
     REVDIAL_DIAL_HERE = 4
@@ -17885,7 +17887,9 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
     opts.timeout_ms = d->deadline_us == INT64_MAX ? -1 : left_ms < 1 ? 1 : (int)left_ms;
     if (s->is_peer && d->name) opts.peer_name = d->name;
     revdial_engine_get_info(s->engine, &info);
-    int is_early = opts.flags & REVDIAL_DIAL_EARLY || !(info.features & REVDIAL_FEATURE_PROMPTACK);
+    // A peer may not have the backend, so its answer is waited for.
+    int is_early = (opts.flags & REVDIAL_DIAL_EARLY && !s->is_peer) ||
+                   !(info.features & REVDIAL_FEATURE_PROMPTACK);
     d->holds_early = !is_early && rvd_stream_dial_holds(d, &info);
     if (d->holds_early) opts.early_len = 0;
     revdial_stream *st = rvd_stream_new_locked(s);

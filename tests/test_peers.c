@@ -306,6 +306,24 @@ SIDES_TEST(2, a_dial_that_waits_finds_a_backend_that_comes_up_at_a_peer)
     CHECK_INT(err.code, REVDIAL_ETIMEDOUT);
 }
 
+SIDES_TEST(3, a_dial_that_returns_early_finds_the_peer_that_has_the_backend)
+{
+    revdial_err err = {0};
+    revdial_kv meta = {"do", "echo"};
+    revdial_dial_opts opts = {.flags = REVDIAL_DIAL_EARLY, .meta = &meta, .meta_count = 1};
+    char byte = 0;
+    CHECK(world_open_agent(&s[2].w, 0));
+    for (int i = 0; i < 4; i++) {  // whichever is asked first
+        revdial_stream *st = revdial_dial(s[0].w.proxy, "cam-1", &opts, &err);
+        if (!CHECK(st != NULL)) return;
+        CHECK_INT(revdial_write(st, "x", 1), 1);
+        CHECK_INT(revdial_read(st, &byte, 1), 1);
+        CHECK_INT(byte, 'x');
+        revdial_close(st);
+    }
+    CHECK_INT(atomic_load(&s[2].asked), 4);
+}
+
 // A peer that was stopped, as a machine that has vanished: it takes bytes and answers none.
 SIDES_TEST(2, a_peer_that_falls_silent_delays_one_dial_and_is_not_asked_again)
 {
