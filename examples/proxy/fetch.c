@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { INTERIMS_MAX = 8 };  // heads before that of the answer
+
 int64_t fetch_now_ms(void)
 {
     struct timespec t;
@@ -131,10 +133,39 @@ static void connection_close(connection *c)
 // ------------------------------------------------------------------------------------------------
 // The answer
 
+// Returns -1 if it is none of HTTP/1.
+static int status_of(const char *head)
+{
+    int status = 0;
+    if (strncmp(head, "HTTP/1.", 7) != 0 || head[7] < '0' || head[7] > '9' || head[8] != ' ')
+        return -1;
+    for (int i = 9; i < 12; i++) {
+        if (head[i] < '0' || head[i] > '9') return -1;
+        status = status * 10 + (head[i] - '0');
+    }
+    return head[12] == ' ' || head[12] == '\r' ? status : -1;
+}
+
+// Drops heads that only announce the answer, as 103 does (RFC 9110 section 15.2). Returns how many.
+static int drop_interims(char *head, size_t *len)
+{
+    const char *end;
+    int count = 0, status;
+    while ((end = strstr(head, "\r\n\r\n")) != NULL) {
+        status = status_of(head);
+        if (status < 100 || status == 101 || status > 199) break;
+        *len -= (size_t)(end + 4 - head);
+        memmove(head, end + 4, *len + 1);
+        count++;
+    }
+    return count;
+}
+
 // Reads until the empty line.
 static int read_head(connection *c, char head[FETCH_HEAD_SIZE])
 {
     size_t len = 0;
+    int interims = 0;
     const char *end;
     for (;;) {
         size_t room = FETCH_HEAD_SIZE - 1 - len;
@@ -148,24 +179,13 @@ static int read_head(connection *c, char head[FETCH_HEAD_SIZE])
         if (memchr(head + len, '\0', (size_t)n)) return failed(c, "no HTTP answer");
         len += (size_t)n;
         head[len] = '\0';
+        interims += drop_interims(head, &len);
+        if (interims > INTERIMS_MAX) return failed(c, "it announces an answer again and again");
         end = strstr(head, "\r\n\r\n");
         if (!end) continue;
         head[end + 2 - head] = '\0';
         return 0;
     }
-}
-
-// Returns -1 if it is none of HTTP/1.
-static int status_of(const char *head)
-{
-    int status = 0;
-    if (strncmp(head, "HTTP/1.", 7) != 0 || head[7] < '0' || head[7] > '9' || head[8] != ' ')
-        return -1;
-    for (int i = 9; i < 12; i++) {
-        if (head[i] < '0' || head[i] > '9') return -1;
-        status = status * 10 + (head[i] - '0');
-    }
-    return head[12] == ' ' || head[12] == '\r' ? status : -1;
 }
 
 // Is each line of the head's fields NAME: VALUE?

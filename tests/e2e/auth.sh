@@ -237,6 +237,8 @@ endpoint_decides() {
 endpoint_says_more() {
     asks 101 named "Bearer $in_token" || return
     said proxy.log 'event=session.up.* name=named .*identity=somebody' 5 || return
+    asks 101 hinted "Bearer $in_token" || return
+    said proxy.log 'event=session.up.* name=hinted .*identity=hinted' 5 || return
     start agent "$build/revdial-agent" --server "http://$tunnel" --name brief --target 127.0.0.1:9 \
         --token-file "$dir/external"
     said proxy.log 'event=session.draining.* name=brief .*expired' 10 || return
@@ -270,7 +272,7 @@ jwt_admits() {
 outages_let_nobody_in() {
     local how
     for how in error moved garbage status lines zero huge closed nothing twice soon \
-        fast wrong; do
+        fast wrong hints; do
         asks 503 "$how" "Bearer $in_token" || return
     done
     said proxy.log 'event=auth.outage .*http://[0-9.:]*/may cannot say.*answers 500' 1 || return

@@ -39,6 +39,17 @@ class Endpoint(http.server.BaseHTTPRequestHandler):
     def named(self):
         self.judge(("Revdial-Identity", "somebody"), ("Revdial-Group", "guests"))
 
+    def hinted(self):
+        self.raw(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n")
+        self.judge(("Revdial-Identity", "hinted"))
+
+    def hints(self):
+        try:
+            while True:
+                self.raw(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        except OSError:
+            pass
+
     def shop(self):
         self.judge(("Revdial-Hosts", "shop.example, *.shop.example"))
 
