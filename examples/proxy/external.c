@@ -2,6 +2,7 @@
 // fixed number and gives one source at most half, so requests in flight are bounded by these.
 #include "external.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -218,6 +219,12 @@ static int question_ask(question *q, char *identity, size_t size)
     return outage(q, why);
 }
 
+// The query of the URL may be a secret: logs have what is before it.
+static int shown_len(const endpoint *e)
+{
+    return (int)strcspn(e->text, "?");
+}
+
 // Asks one endpoint. Returns a verdict.
 static int endpoint_ask(external *x, const endpoint *e, const revdial_auth_req *req, char *identity,
                         size_t size)
@@ -230,7 +237,7 @@ static int endpoint_ask(external *x, const endpoint *e, const revdial_auth_req *
     verdict = question_ask(q, identity, size);
     if (verdict == REVDIAL_VERDICT_UNAVAILABLE && prog_rate_take(&x->rate, x->log, "auth.outage"))
         prog_logf(x->log, REVDIAL_LOG_WARN, "auth.outage", "%.*s cannot say who may register: %s",
-                  (int)strcspn(e->text, "?"), e->text, q->err.msg);
+                  shown_len(e), e->text, q->err.msg);
     prog_wipe(q, sizeof *q);
     free(q);
     return verdict;
@@ -285,10 +292,10 @@ int external_open(external *x, prog_log *log)
 
 static int is_here(const endpoint *e)
 {
-    static const char *const own[] = {"127.", "[::1]", "localhost"};
-    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-        if (strncmp(e->url.authority, own[i], strlen(own[i])) == 0) return 1;
-    return 0;
+    const char *host = e->url.at.host;
+    struct in_addr ip4;
+    if (inet_pton(AF_INET, host, &ip4) == 1) return strncmp(host, "127.", 4) == 0;
+    return strcmp(host, "localhost") == 0 || strcmp(host, "::1") == 0;
 }
 
 revdial_auth_fn *external_use(external *x, external_set *set)
@@ -297,8 +304,8 @@ revdial_auth_fn *external_use(external *x, external_set *set)
     for (size_t i = 0; set && i < set->count; i++)
         if (!set->all[i]->url.is_tls && !is_here(set->all[i]))
             prog_logf(x->log, REVDIAL_LOG_WARN, "auth.cleartext",
-                      "%s: any machine on the way can read all tokens and admit agents",
-                      set->all[i]->text);
+                      "%.*s: any machine on the way can read all tokens and admit agents",
+                      shown_len(set->all[i]), set->all[i]->text);
     pthread_mutex_lock(&x->lock);
     old = x->now;
     x->now = set;

@@ -357,6 +357,20 @@ hup_changes_the_endpoint() {
     asks 401 cam-1 "Bearer $in_token"
 }
 
+# The query may be a secret, and a name that begins as one of this machine is none of it.
+cleartext_is_said() {
+    local before host
+    for host in 127.0.0.1.example localhost.example; do
+        before=$(count proxy.log 'event=proxy.reload')
+        echo "auth-url = http://$host/may?key=hidden" >>"$dir/external.conf"
+        hup proxy
+        said proxy.log 'event=proxy.reload' 5 $((before + 1)) &&
+            said proxy.log "event=auth.cleartext .*http://$host/may:" 1 || return
+        sed -i "s,^auth-url.*,," "$dir/external.conf"
+    done
+    [ "$(count proxy.log hidden)" -eq 0 ] || fail "the log has $(grep hidden "$dir/proxy.log")"
+}
+
 silence_is_an_outage() {
     open_external 'auth-timeout = 300ms' || return
     asks 503 slow "Bearer $in_token" || return
@@ -410,6 +424,7 @@ check "by its outages nobody gets in" outages_let_nobody_in
 check "a question that waits stops nobody" question_stops_nobody
 check "what it was asked is not in memory or logs" no_secret_of_external
 check "HUP changes the endpoint" hup_changes_the_endpoint
+check "an endpoint in clear text is named, and its query is not" cleartext_is_said
 end_now proxy
 check "an endpoint that is silent" silence_is_an_outage
 end_now proxy
