@@ -249,6 +249,7 @@ static void peer_start_locked(peer *one)
     revdial_agent_config cfg = peer_config(p->common, one->url);
     revdial_err err = {0};
     cfg.common.tls = p->tls;
+    cfg.common.limits = p->limits;
     cfg.ud = cfg.credential_ud = p;
     prog_log_config(p->log, &cfg.common);
     one->agent = revdial_agent_start(&cfg, &err);
@@ -364,10 +365,22 @@ void peers_undo(peers *p)
     pthread_mutex_unlock(&p->lock);
 }
 
+// Their connections get these from now on.
+static void peers_limit_locked(peers *p, const revdial_limits *limits)
+{
+    revdial_err err = {0};
+    p->limits = *limits;
+    for (peer *one = p->first; one; one = one->next)
+        if (one->agent && revdial_agent_replace_session_limits(one->agent, limits, &err))
+            prog_log_error(p->log, "limits.unchanged", &err);
+}
+
 void peers_commit(peers *p, config *next)
 {
+    const revdial_agent_config cfg = peer_config(&next->cli.common, NULL);
     pthread_mutex_lock(&p->lock);
     p->token_file = next->s.credentials.peers;
+    peers_limit_locked(p, &cfg.common.limits);
     p->dial = next->like.dial;
     if (p->tls) {
         prog_tls_take(p->tls, &next->peer_tls);

@@ -23,6 +23,7 @@ typedef struct peers {
     peer *first;             // those of --peer, and what is left of others
     revdial_tls *tls;        // NULL: no peer has needed it yet
     const char *token_file;
+    revdial_limits limits;   // of the sessions with peers
     revdial_dial_opts dial;  // of all streams, without what a peer says
 } peers;
 

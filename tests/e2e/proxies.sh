@@ -391,6 +391,25 @@ wrong_peers_change_nothing() {
     [ "$(count g.log 'event=session.down .*role=peer')" -eq "$before" ] || fail 'a peer was cut'
 }
 
+# A peer that freezes is noticed in the time that the last HUP says, and not after half a minute.
+times_of_peers_change() {
+    local name code
+    for name in n o; do
+        port_of[$name]=$(client port)
+        peers_now $name "$([ $name = o ] && echo n || echo -)" &&
+            start $name "$build/revdial-proxy" --config "$dir/$name.conf" &&
+            said $name.out '^listening on' 5 || return
+    done
+    lines_of[o]=$'keepalive = 200ms\ndead-after = 200ms'
+    said o.log 'event=session.up .*name=peer' 10 && hup o n || return
+    kill -STOP "${pid_of[n]}"
+    said o.log 'event=link.retry .*name=peer' 15
+    code=$?
+    kill -CONT "${pid_of[n]}"
+    end_now n o
+    return $code
+}
+
 wrong_options_are_refused() {
     printf 'a\nb\n' >"$dir/wrong-token"
     says proxy 2 'peer-token-file: missing' --listen 127.0.0.1:0 --token-file "$dir/tokens" \
@@ -436,4 +455,5 @@ if check 'two proxies without peers' start_two_alone; then
     check 'HUP removes a peer, streams go on' a_peer_is_removed
     check 'HUP adds it again, and it ends while it leaves' a_peer_is_added_again
 fi
+check 'HUP changes the times of connections to peers' times_of_peers_change
 check 'wrong options for peers' wrong_options_are_refused
