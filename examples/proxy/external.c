@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,8 @@
 enum {
     GROUP_SIZE = 128,  // as in the library, which also bounds the rest of what an agent sends
     REQUEST_SIZE = 16384,
-    AUTHORIZATION_SIZE = 8192
+    AUTHORIZATION_SIZE = 8192,
+    OUTAGE_MS = 60000  // for how long an endpoint that could not say is asked last
 };
 
 typedef struct endpoint {
@@ -22,6 +24,7 @@ typedef struct endpoint {
     revdial_tls *tls;  // of https
     int timeout_ms;
     revdial_quota quota;
+    atomic_llong outage_ms;          // when it could not say, by fetch_now_ms(); 0 = it has said
     char group[GROUP_SIZE];          // "group=cams", as those of the files; "" = none
     char hosts[REVDIAL_LABEL_SIZE];  // "" = none
     char text[];                     // the URL, which `url` points into
@@ -226,7 +229,7 @@ static int shown_len(const endpoint *e)
 }
 
 // Asks one endpoint. Returns a verdict.
-static int endpoint_ask(external *x, const endpoint *e, const revdial_auth_req *req, char *identity,
+static int endpoint_ask(external *x, endpoint *e, const revdial_auth_req *req, char *identity,
                         size_t size)
 {
     question *q = calloc(1, sizeof *q);
@@ -235,6 +238,7 @@ static int endpoint_ask(external *x, const endpoint *e, const revdial_auth_req *
     q->to = e;
     q->req = req;
     verdict = question_ask(q, identity, size);
+    atomic_store(&e->outage_ms, verdict == REVDIAL_VERDICT_UNAVAILABLE ? fetch_now_ms() : 0);
     if (verdict == REVDIAL_VERDICT_UNAVAILABLE && prog_rate_take(&x->rate, x->log, "auth.outage"))
         prog_logf(x->log, REVDIAL_LOG_WARN, "auth.outage", "%.*s cannot say who may register: %s",
                   shown_len(e), e->text, q->err.msg);
@@ -265,22 +269,46 @@ static void set_unref(external *x, external_set *set)
     if (refs == 0) external_set_free(set);
 }
 
-// The first endpoint that admits counts. Where none does and one could not say, nobody knows.
+// Which of them could not say lately; NULL without memory.
+static char *set_outages(const external_set *set)
+{
+    char *is_out = calloc(1, set->count + 1);
+    const int64_t since_ms = fetch_now_ms() - OUTAGE_MS;
+    for (size_t i = 0; is_out && i < set->count; i++) {
+        int64_t at_ms = atomic_load(&set->all[i]->outage_ms);
+        is_out[i] = at_ms != 0 && at_ms > since_ms;
+    }
+    return is_out;
+}
+
+// The first endpoint that admits counts. Where none does and one could not say, nobody knows. Those
+// that could not say lately come last: silent ones take longer than the agent's connection has.
+static int set_judge(external *x, const external_set *set, const revdial_auth_req *req,
+                     char *identity, size_t size)
+{
+    char *is_out = set_outages(set);
+    int best = is_out ? REVDIAL_VERDICT_UNAUTHORIZED : REVDIAL_VERDICT_UNAVAILABLE;
+    for (size_t k = 0; is_out && k < 2 * set->count && best != REVDIAL_VERDICT_ADMIT; k++) {
+        size_t i = k % set->count;
+        int verdict = best;
+        if (is_out[i] == (k >= set->count))
+            verdict = endpoint_ask(x, set->all[i], req, identity, size);
+        if (verdict > best || verdict == REVDIAL_VERDICT_ADMIT) best = verdict;
+    }
+    free(is_out);
+    return best;
+}
+
 static int judge(void *ud, const revdial_auth_req *req, char *identity, size_t size)
 {
     external *x = ud;
     external_set *set = set_ref(x);
-    int best = REVDIAL_VERDICT_UNAUTHORIZED;
-    if (req->scheme != REVDIAL_AUTH_BEARER && req->scheme != REVDIAL_AUTH_BASIC) {
-        set_unref(x, set);
-        return best;  // a proof of Digest cannot be passed on
-    }
-    for (size_t i = 0; set && i < set->count && best != REVDIAL_VERDICT_ADMIT; i++) {
-        int verdict = endpoint_ask(x, set->all[i], req, identity, size);
-        if (verdict > best || verdict == REVDIAL_VERDICT_ADMIT) best = verdict;
-    }
+    int verdict = REVDIAL_VERDICT_UNAUTHORIZED;
+    // A proof of Digest cannot be passed on.
+    if (set && (req->scheme == REVDIAL_AUTH_BEARER || req->scheme == REVDIAL_AUTH_BASIC))
+        verdict = set_judge(x, set, req, identity, size);
     set_unref(x, set);
-    return best;
+    return verdict;
 }
 
 int external_open(external *x, prog_log *log)

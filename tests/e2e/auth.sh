@@ -300,6 +300,22 @@ got() {
 serves() { got 200 "$1"; }
 serves_not() { got 404 "$1"; }
 
+# Two that are silent take all the time that an agent has, so its next attempt asks them last.
+silent_endpoints_come_last() {
+    local name
+    start_full || return
+    echo 'listen = 127.0.0.1:0' >"$dir/external.conf"
+    for name in full full endpoint; do
+        printf '%s\n' "[group g$((++groups))]" "auth-url = http://${address_of[$name]}/"
+    done >>"$dir/external.conf"
+    start proxy "$build/revdial-proxy" --config "$dir/external.conf"
+    said proxy.out '^listening' 5 || return
+    tunnel=$(sed -n '1s/^listening on //p' "$dir/proxy.out")
+    start_agent_only agent --name cam-1 --target 127.0.0.1:9 --token-file "$dir/external" &&
+        said agent.log 'event=session.up' 60
+}
+groups=0
+
 # Hosts come from the line, from the section of a group and from the endpoint; an agent that goes
 # takes its hosts with it, and one whose line gets others comes back with these.
 hosts_come_with_agents() {
@@ -428,6 +444,8 @@ check "an endpoint in clear text is named, and its query is not" cleartext_is_sa
 end_now proxy
 check "an endpoint that is silent" silence_is_an_outage
 end_now proxy
+check "agents of a group get in while others' endpoints are silent" silent_endpoints_come_last
+end_now proxy agent full
 check "hosts come and go with agents" hosts_come_with_agents
 end_now proxy endpoint
 "$build/revdial-proxy" --version | grep -q 'no TLS' || check "an endpoint by https" endpoint_by_tls
