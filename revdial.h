@@ -1129,6 +1129,7 @@ typedef struct revdial_tls {
 //             mention blocking does not block.
 //   Hooks     No lock is held while a hook runs. What it gets by pointer, except a stream that it
 //             owns, is valid until it returns; revdial_session_ref() keeps a session for longer.
+//             On an I/O thread it shares a stack of 256 KiB with the library.
 //             A hook must return: after longjmp(), a C++ exception or pthread_exit() out of one,
 //             the state of the library is undefined. The same holds for pthread_cancel() of a
 //             thread inside a call: disable it there (pthread_setcancelstate()).
@@ -12667,6 +12668,10 @@ const char *revdial_reset_text(int reset)
 #define RVD_SYS_INHERITS 0
 #endif
 
+#ifdef __GLIBC__
+#include <link.h>  // dl_iterate_phdr
+#endif
+
 #ifdef __linux__
 #include <sys/ioctl.h>
 #include <sys/random.h>
@@ -12827,6 +12832,28 @@ static void rvd_sys_hook_end(const rvd_sys_mask *theirs, const sigset_t *ours)
     if (!theirs->is_ours) pthread_sigmask(SIG_SETMASK, ours, NULL);
 }
 
+#ifdef __GLIBC__
+static int rvd_sys_add_locals(struct dl_phdr_info *module, size_t size, void *sum)
+{
+    (void)size;
+    for (int i = 0; i < module->dlpi_phnum; i++)
+        if (module->dlpi_phdr[i].p_type == PT_TLS)
+            *(size_t *)sum += module->dlpi_phdr[i].p_memsz + module->dlpi_phdr[i].p_align;
+    return 0;
+}
+#endif
+
+// What the system takes from the stack of each thread for the thread-local variables of the program
+// and its libraries. Only glibc does: with many of them nothing would be left.
+static size_t rvd_sys_locals(void)
+{
+    size_t sum = 0;
+#ifdef __GLIBC__
+    dl_iterate_phdr(rvd_sys_add_locals, &sum);
+#endif
+    return sum;
+}
+
 // Starts a thread with all signals blocked: they belong to the application's threads.
 //   stack    bytes; 0 = the system's default
 static int rvd_sys_thread_start(pthread_t *thread, void *(*run)(void *), void *arg, size_t stack)
@@ -12837,7 +12864,7 @@ static int rvd_sys_thread_start(pthread_t *thread, void *(*run)(void *), void *a
     int r = pthread_attr_init(&attr);
     if (r) return -r;
     if (stack && least > 0 && stack < (size_t)least) stack = (size_t)least;
-    if (stack) r = pthread_attr_setstacksize(&attr, stack);
+    if (stack) r = pthread_attr_setstacksize(&attr, stack + rvd_sys_locals());
     if (r == 0) {
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);

@@ -760,6 +760,27 @@ TEST(a_descriptor_that_the_application_got_may_stay_half_closed)
     world_close(&w);
 }
 
+// ------------------------------------------------------------------------------------------------
+// Thread-local variables, of which glibc makes room on each thread's stack: more than an I/O thread
+// has of it.
+
+static _Thread_local char locals[1 << 20];
+
+static void use_stack_on_session(void *ud, revdial_session *s, int state, const revdial_err *why)
+{
+    volatile char deep[96 * 1024];
+    for (size_t i = 0; i < sizeof deep; i += 4096) deep[i] = (char)i;
+    memset(locals, deep[0] + 1, sizeof locals);
+    util_on_session(ud, s, state, why);
+}
+
+NEW_WORLD_TEST(thread_local_variables_of_the_program_take_nothing_from_the_stack_of_an_I_O_thread)
+{
+    w->pcfg.on_session = use_stack_on_session;
+    REQUIRE(world_open(w));
+    CHECK_INT(locals[0], 0);  // this thread has its own
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);
