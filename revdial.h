@@ -15892,13 +15892,14 @@ void revdial_log_field(char *msg, size_t size, const char *key, const char *valu
 {
     char text[RVD_LOG_VALUE + 8], one[7];
     rvd_base_text t = rvd_base_text_in(text, sizeof text), all;
-    size_t len = strlen(msg), quote = value && !rvd_log_is_bare(value);
+    size_t len = strlen(msg), quote = value && !rvd_log_is_bare(value), need;
     if (!value || !*value) return;
     while (*value && t.len < RVD_LOG_VALUE) {
         value += rvd_log_escape(value, one);
         rvd_base_text_add(&t, one);
     }
-    if (len + strlen(key) + t.len + 8 > size) return;  // blank, '=', two quotes, dots and the NUL
+    need = (len != 0) + strlen(key) + 1 + 2 * quote + t.len + (*value ? 3 : 0) + 1;  // with a NUL
+    if (len + need > size) return;
     all = rvd_base_text_in(msg + len, size - len);
     RVD_BASE_ADD(&all, len ? " " : NULL, key, quote ? "=\"" : "=", text, *value ? "..." : NULL,
                  quote ? "\"" : NULL);

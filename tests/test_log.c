@@ -162,10 +162,16 @@ TEST(a_long_value_is_cut_and_a_field_that_does_not_fit_is_left_out)
     CHECK(strlen(msg) < sizeof msg);
     CHECK(field_of(msg, "b", got, sizeof got));
     CHECK_INT(field_of(msg, "none", got, sizeof got), 0);
-    for (size_t size = 1; size < 12; size++) {  // "k=abcd" and what a quoted one would need
-        char small[12] = "";
-        revdial_log_field(small, size, "k", "abcd");
-        CHECK(!small[0] || strcmp(small, "k=abcd") == 0);
+    static const char *const fields[][2] = {{"abcd", "k=abcd"}, {"a b", "k=\"a b\""}};
+    for (size_t size = 0; size < 20; size++) {
+        for (int i = 0; i < 2; i++) {
+            char small[20] = "", more[20] = "a=b";
+            revdial_log_field(small, size, "k", fields[i][0]);
+            CHECK_STR(small, size > strlen(fields[i][1]) ? fields[i][1] : "");
+            revdial_log_field(more, size, "k", fields[i][0]);
+            CHECK_STR(more + 3 + (more[3] == ' '),
+                      size > strlen(fields[i][1]) + strlen("a=b ") ? fields[i][1] : "");
+        }
     }
 }
 
