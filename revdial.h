@@ -18037,15 +18037,20 @@ static void rvd_stream_dial_blocking(revdial_session *s, rvd_stream_dial *d)
 revdial_stream *revdial_session_dial(revdial_session *s, const revdial_dial_opts *opts,
                                      revdial_err *err)
 {
-    static const revdial_dial_opts none;
-    rvd_stream_dial d = {0};
+    revdial_dial_opts o = {0};
+    rvd_stream_dial d = {.opts = &o};
     if (s && rvd_stream_is_child(s))
         return rvd_stream_fail_null(err, REVDIAL_ECLOSED, RVD_STREAM_CHILD);
     if (!s || rvd_stream_is_on_loop(s))
         return rvd_stream_fail_null(err, s ? REVDIAL_EDEADLK : REVDIAL_EINVAL,
                                     s ? "dial: would block its own I/O thread" : "session: NULL");
-    d.opts = opts ? opts : &none;
-    if (rvd_stream_dial_check(d.opts, err)) return NULL;
+    if (opts) o = *opts;
+    o.pick = REVDIAL_PICK_ROUND_ROBIN;  // there is nothing to choose among
+    o.key = NULL;
+    o.key_len = 0;
+    o.session = NULL;
+    o.flags &= ~(unsigned)REVDIAL_DIAL_WAIT;
+    if (rvd_stream_dial_check(&o, err)) return NULL;
     rvd_stream_dial_begin(&d);
     rvd_stream_dial_blocking(s, &d);
     rvd_stream_dial_tell(&d, s->host->is_proxy ? s->name : s->peer, err);

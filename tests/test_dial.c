@@ -605,6 +605,22 @@ NEW_WORLD_TEST(a_dial_that_fails_names_the_backend_and_the_target)
     revdial_session_unref(s);
 }
 
+WORLD_TEST(a_dial_on_a_session_takes_options_that_choose_among_sessions)
+{
+    revdial_session *s = NULL;
+    revdial_err err = {0};
+    REQUIRE(revdial_proxy_list(w->proxy, "cam-1", &s, 1) == 1);
+    revdial_dial_opts rows[] = {{.pick = REVDIAL_PICK_KEY},
+                                {.pick = REVDIAL_PICK_CLIENT, .key_len = 1},
+                                {.flags = REVDIAL_DIAL_WAIT | REVDIAL_DIAL_HERE, .session = s}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        revdial_stream *st = revdial_session_dial(s, &rows[i], &err);
+        if (!st) test_fail(__FILE__, __LINE__, "row %zu: %s", i, err.msg);
+        revdial_close(st);
+    }
+    revdial_session_unref(s);
+}
+
 WORLD_TEST(a_dial_that_nobody_answers_times_out_and_the_backend_is_told)
 {
     revdial_err err;
