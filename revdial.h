@@ -19337,19 +19337,21 @@ size_t revdial_session_list_streams(revdial_session *s, int blocked_ms, revdial_
 int revdial_session_find_stream(revdial_session *s, const char *dial, revdial_stream_info *out)
 {
     const int64_t now_us = rvd_sys_now_us();
+    revdial_stream_info info = {0};  // dial may be a part of *out
     int r = REVDIAL_EINVAL;
     if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
     RVD_BASE_EACH (revdial_stream, st, &s->streams, link) {
-        rvd_stream_dial_locked(st, out);
-        if (strcmp(out->dial, dial) != 0) continue;
-        r = revdial_engine_get_flow(s->engine, st->id, &out->flow);
-        rvd_stream_describe_locked(st, out);
-        out->blocked_ms = rvd_stream_blocked_ms(&out->flow, now_us);
+        rvd_stream_dial_locked(st, &info);
+        if (strcmp(info.dial, dial) != 0) continue;
+        r = revdial_engine_get_flow(s->engine, st->id, &info.flow);
+        rvd_stream_describe_locked(st, &info);
+        info.blocked_ms = rvd_stream_blocked_ms(&info.flow, now_us);
         if (r == 0) break;
     }
     rvd_stream_unlock(s);
-    if (r != 0) memset(out, 0, sizeof *out);
+    if (r != 0) memset(&info, 0, sizeof info);
+    *out = info;
     return r;
 }
 

@@ -621,6 +621,25 @@ WORLD_TEST(a_dial_on_a_session_takes_options_that_choose_among_sessions)
     revdial_session_unref(s);
 }
 
+WORLD_TEST(what_is_known_of_a_stream_can_be_asked_for_again_in_the_same_place)
+{
+    revdial_stream *st[2] = {world_dial(w, "echo", 0, NULL), world_dial(w, "echo", 0, NULL)};
+    revdial_session *s = NULL;
+    revdial_stream_info info[2];
+    REQUIRE(revdial_proxy_list(w->proxy, "cam-1", &s, 1) == 1);
+    CHECK_INT(revdial_session_list_streams(s, 0, info, 2), 2);
+    for (int i = 0; i < 2; i++) {
+        char dial[sizeof info->dial];
+        snprintf(dial, sizeof dial, "%s", info[i].dial);
+        CHECK_INT(revdial_session_find_stream(s, info[i].dial, &info[i]), 0);
+        CHECK_STR(info[i].dial, dial);
+    }
+    CHECK(strcmp(info[0].dial, info[1].dial) != 0);
+    revdial_close(st[0]);
+    revdial_close(st[1]);
+    revdial_session_unref(s);
+}
+
 WORLD_TEST(a_dial_that_nobody_answers_times_out_and_the_backend_is_told)
 {
     revdial_err err;
