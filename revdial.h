@@ -1532,7 +1532,8 @@ enum revdial_credentials_flag { REVDIAL_END_STALE = 1 };
 // Replaces the table of credentials for requests to come. Without REVDIAL_END_STALE sessions stay
 // until they reconnect. NULL and 0 are a table that admits nobody. From now on the group of its new
 // row decides who may share a name with a session, and its quota counts, as in
-// revdial_engine_set_limits(); sessions above its max_sessions stay.
+// revdial_engine_set_limits(); sessions above its max_sessions stay. A session that gets a rate and
+// has no memory for it keeps the limits that it had.
 //   flags    REVDIAL_END_STALE or 0
 //   returns  0; REVDIAL_EINVAL, REVDIAL_ENOMEM: the old table is in force
 //   owns     copies the rows (secrets as hashes: the proxy's memory does not have them)
