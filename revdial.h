@@ -340,8 +340,8 @@ enum revdial_state {
 typedef void revdial_log_fn(void *ud, int level, const char *event, const char *msg);
 
 // One function allocates (ptr NULL), resizes and frees (new_size 0). old_size is exact, so that an
-// arena needs no header. Returning NULL for an allocation is always survived. It must not call the
-// library, which may hold a lock.
+// arena needs no header. Memory is aligned as by malloc(). Returning NULL for an allocation is
+// always survived. It must not call the library, which may hold a lock.
 typedef void *revdial_alloc_fn(void *ud, void *ptr, size_t old_size, size_t new_size);
 
 // Limits of one session. 0 selects the default. A value outside the range given is REVDIAL_EINVAL;
@@ -1159,7 +1159,7 @@ typedef struct revdial_common {
     // A thread that waits for bytes busy-polls up to this many microseconds before it sleeps; it
     // stops by itself when waits are longer or another thread needs the core. 20 to 100 shortens
     // round trips on one host or rack, and costs processor time and up to 10 % of the rate of bulk
-    // by blocking calls. 0 = never.
+    // by blocking calls. 0 = never; over 1000 means 1000.
     unsigned spin_us;
     // TCP keepalive of clients of exposed ports, of targets and of sockets in a relay: idle time
     // before the first of three probes, which are a quarter of that apart. Whole seconds, 1 to
@@ -1175,8 +1175,8 @@ typedef struct revdial_common {
 } revdial_common;
 
 // Appends " key=value" to msg, in the form that a revdial_log_fn gets: for an application that
-// writes lines of its own. A value over 320 bytes is cut and ends in "..."; a field that does not
-// fit is left out. No blank precedes the first field.
+// writes lines of its own. A value that takes over 320 bytes there is cut and ends in "..."; a
+// field that does not fit is left out. No blank precedes the first field.
 //   msg      NUL-terminated, "" at first
 //   size     bytes at msg, NUL included
 //   value    any bytes; NULL or "" adds nothing
