@@ -86,9 +86,10 @@ static int running_take(running *r, config *next)
 static void running_reload(running *r)
 {
     config *next = calloc(1, sizeof *next), *old = r->now;
-    int rc = next ? config_open(next, r->argv, r->log) : PROG_FAILED;
-    prog_hup = 0;
+    int rc;
+    prog_hup = 0;  // before anything is read, for the next one may come meanwhile
     prog_notify(r->log, "RELOADING=1");
+    rc = next ? config_open(next, r->argv, r->log) : PROG_FAILED;
     if (rc < 0) rc = running_take(r, next);
     prog_logf(r->log, rc ? REVDIAL_LOG_ERROR : REVDIAL_LOG_INFO, "agent.reload", "%s",
               rc ? "nothing was changed" : "allow list, limits and certificates read");

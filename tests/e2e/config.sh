@@ -297,6 +297,42 @@ agent_has_sections() {
     stop agent configured
 }
 
+# A program whose file takes a while to understand. slow_starts PROGRAM OPTION...
+slow_starts() {
+    slow=("listen = 127.0.0.1:0" "token-file = $dir/tokens" "$(seq -f 'route = a%.0f.x=web' 5000)")
+    [ "$1" = proxy ] || slow=('server = http://127.0.0.1:1' 'name = web' 'target = 127.0.0.1:9'
+        "token-file = $dir/token" "$(seq -f 'allow = 10.0.0.1:%.0f' 5000)")
+    printf '%s\n' "${slow[@]}" >"$dir/slow.conf"
+    start slow "$build/revdial-$1" --config "$dir/slow.conf" --admin 127.0.0.1:0 "${@:2}"
+    said slow.log event=admin.listening 10
+}
+
+# How many bytes it has read.
+slow_has_read() { sed -n 's/^rchar: //p' "/proc/${pid_of[slow]}/io"; }
+
+# Its file changes after HUP has had it read, and before all is done that it says.
+slow_changes_meanwhile() {
+    local enough
+    enough=$(($(slow_has_read) + $(stat -c %s "$dir/slow.conf")))
+    echo nonsense >"$dir/slow.new"
+    kill -HUP "${pid_of[slow]}"
+    while is_running slow && [ "$(slow_has_read)" -lt $enough ]; do :; done
+    mv "$dir/slow.new" "$dir/slow.conf"
+}
+
+# HUP comes once more then.
+both_hups_count() {
+    local i
+    slow_starts "$1" || return
+    for i in 1 2 3; do
+        printf '%s\n' "${slow[@]}" >"$dir/slow.conf"
+        slow_changes_meanwhile
+        kill -HUP "${pid_of[slow]}"
+        said slow.log "$1.reload.*nothing was changed" 10 "$i" || return
+    done
+    stop slow
+}
+
 # ---- systemd ----
 
 # A supervisor by the protocols of systemd. Its answers are in supervisor.out.
@@ -376,6 +412,9 @@ check 'an option that cannot change is refused' frozen_option_is_refused
 check 'routes and allow lists change' routes_and_allow_lists_change
 check 'it ends well' end_of_configured
 check '--watch sees files that change' watch_applies
+for program in proxy agent; do
+    check "a HUP to the $program while it heeds another one" both_hups_count $program
+done
 check 'a port that was opened by hand stays' port_opened_by_hand_stays
 check 'sections of an agent are about targets' agent_has_sections
 check 'a supervisor is told, at a path' supervised path
