@@ -89,6 +89,7 @@ static void running_reload(running *r)
     int rc;
     prog_hup = 0;  // before anything is read, for the next one may come meanwhile
     prog_notify(r->log, "RELOADING=1");
+    prog_watch_begin(&r->watch, &r->now->cli);
     rc = next ? config_open(next, r->argv, r->log) : PROG_FAILED;
     if (rc < 0) rc = running_take(r, next);
     prog_logf(r->log, rc ? REVDIAL_LOG_ERROR : REVDIAL_LOG_INFO, "agent.reload", "%s",
@@ -100,7 +101,6 @@ static void running_reload(running *r)
     if (rc == 0) next = old == r->first ? NULL : old;
     if (next) config_close(next);
     free(next);
-    prog_watch_begin(&r->watch, &r->now->cli);
     prog_notify(r->log, "READY=1");
 }
 
@@ -154,7 +154,6 @@ static int running_serve(running *r, int *exit_status)
     int rc = REVDIAL_OK, half_closed_ms = r->first->agent.half_closed_timeout_ms;
     r->links.agent = r->agent;
     *exit_status = prog_admin_start(&r->admin, &cfg);
-    prog_watch_begin(&r->watch, &r->now->cli);
     if (!*exit_status && forward_start(&r->forward, r->agent, half_closed_ms) != 0) {
         prog_logf(r->log, REVDIAL_LOG_ERROR, "forward.failed",
                   "there is no pipe or thread for --forward");
@@ -244,6 +243,7 @@ int main(int argc, char **argv)
     if (!first) return PROG_FAILED;
     r.first = r.now = first;
     rc = config_open(first, argv, NULL);
+    prog_watch_begin(&r.watch, &first->cli);
     prog_log_open_as(&log, &first->cli.common);
     if (rc < 0 && first->cli.common.is_checking) rc = prog_print_checked(&first->cli);
     if (rc < 0 && prog_log_start(&log) == 0 && prog_catch_signals() == 0) {

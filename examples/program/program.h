@@ -226,6 +226,8 @@ typedef struct prog_watch {
     uint64_t known, seen;  // what they looked like when they were last taken, and last
 } prog_watch;
 
+// Before files are read again, for they may change meanwhile: then prog_watch_look() finds them
+// changed. So it does, once, where other files are named now.
 void prog_watch_begin(prog_watch *w, const prog_cli *cli);
 // Every PROG_WATCH_MS. Returns whether they have changed, and are no longer being written.
 int prog_watch_look(prog_watch *w, const prog_cli *cli);

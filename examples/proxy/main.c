@@ -64,6 +64,7 @@ static void app_reload(app *a)
 {
     prog_hup = 0;
     prog_notify(&a->log, "RELOADING=1");
+    prog_watch_begin(&a->watch, &a->live.now->cli);
     if (live_reload(&a->live)) {
         prog_admin_renew(a->admin);
         sockets_replace(&a->sockets, &a->live.now->like);
@@ -71,7 +72,6 @@ static void app_reload(app *a)
         app_warn(a);
     }
     token_table_free(&a->live.now->tokens);
-    prog_watch_begin(&a->watch, &a->live.now->cli);
     prog_notify(&a->log, "READY=1");
 }
 
@@ -294,7 +294,6 @@ static int app_run(app *a)
 {
     int64_t until_ms;
     int rc, drain_ms;
-    prog_watch_begin(&a->watch, &a->live.now->cli);
     rc = app_wait(a);
     drain_ms = a->live.now->cli.common.drain_ms;
     until_ms = fetch_now_ms() + drain_ms;
@@ -345,6 +344,7 @@ int main(int argc, char **argv)
     first = calloc(1, sizeof *first);
     if (!first) return PROG_FAILED;
     rc = config_open(first, argv, NULL);
+    prog_watch_begin(&a.watch, &first->cli);
     a.live = (live){.argv = argv, .log = &a.log, .first = first, .now = first};
     prog_log_open_as(&a.log, &first->cli.common);
     if (rc < 0 && first->cli.common.is_checking) rc = prog_print_checked(&first->cli);

@@ -333,6 +333,12 @@ both_hups_count() {
     stop slow
 }
 
+watch_misses_nothing() {
+    slow_starts "$1" --watch || return
+    slow_changes_meanwhile
+    said slow.log "$1.reload.*nothing was changed" 10 && stop slow
+}
+
 # ---- systemd ----
 
 # A supervisor by the protocols of systemd. Its answers are in supervisor.out.
@@ -414,6 +420,7 @@ check 'it ends well' end_of_configured
 check '--watch sees files that change' watch_applies
 for program in proxy agent; do
     check "a HUP to the $program while it heeds another one" both_hups_count $program
+    check "--watch of the $program, for what changes meanwhile" watch_misses_nothing $program
 done
 check 'a port that was opened by hand stays' port_opened_by_hand_stays
 check 'sections of an agent are about targets' agent_has_sections
