@@ -141,6 +141,8 @@ typedef struct prog_counts {
 
 // What a session has counted so far.
 void prog_counts_add(prog_counts *c, const revdial_session_info *info);
+// The opposite. What is below zero then wraps, until the same session is added, with more.
+void prog_counts_take(prog_counts *c, const revdial_session_info *info);
 // And what it has at this time.
 void prog_counts_add_live(prog_counts *c, const revdial_session_info *info);
 void prog_counts_close(prog_counts *c, const revdial_err *why);

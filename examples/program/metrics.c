@@ -17,6 +17,16 @@ void prog_counts_add(prog_counts *c, const revdial_session_info *info)
     for (int i = 0; i < REVDIAL_RESET_PLACES; i++) c->resets[i] += info->resets[i];
 }
 
+void prog_counts_take(prog_counts *c, const revdial_session_info *info)
+{
+    c->streams_opened -= info->streams_opened;
+    c->rx_bytes -= info->rx_bytes;
+    c->tx_bytes -= info->tx_bytes;
+    c->credit_waits -= info->credit_waits;
+    c->streams_refused -= info->streams_refused;
+    for (int i = 0; i < REVDIAL_RESET_PLACES; i++) c->resets[i] -= info->resets[i];
+}
+
 void prog_counts_add_live(prog_counts *c, const revdial_session_info *info)
 {
     prog_counts_add(c, info);

@@ -26,7 +26,8 @@ typedef struct watch_checks {
 } watch_checks;
 
 struct watch {
-    pthread_mutex_t lock;  // guards all below
+    pthread_mutex_t writing;  // no session changes its label while metrics are written; taken first
+    pthread_mutex_t lock;     // guards all below
     watch_checks checks[1 + WATCH_NAMES];
     size_t count, live_count;
     prog_counts counts[1 + WATCH_NAMES];  // of sessions that are over; the first is of other names
@@ -37,11 +38,17 @@ struct watch {
 watch *watch_new(void)
 {
     watch *w = calloc(1, sizeof *w);
-    if (w && pthread_mutex_init(&w->lock, NULL) != 0) {
+    if (!w) return NULL;
+    if (pthread_mutex_init(&w->writing, NULL) != 0) {
         free(w);
         return NULL;
     }
-    if (w) w->count = 1;
+    if (pthread_mutex_init(&w->lock, NULL) != 0) {
+        pthread_mutex_destroy(&w->writing);
+        free(w);
+        return NULL;
+    }
+    w->count = 1;
     return w;
 }
 
@@ -49,6 +56,7 @@ void watch_free(watch *w)
 {
     if (!w) return;
     pthread_mutex_destroy(&w->lock);
+    pthread_mutex_destroy(&w->writing);
     free(w);
 }
 
@@ -62,15 +70,33 @@ static size_t watch_find(const watch *w, const char *name)
     return 0;
 }
 
+// Sessions of this name that are up. What they have done so far stays with the other names, so that
+// no counter goes back.
+static void watch_relabel(watch *w, size_t at)
+{
+    for (size_t i = 0; i < WATCH_SLOTS; i++)
+        for (watch_live *l = w->slots[i]; l; l = l->next) {
+            revdial_session_info info;
+            if (l->at != 0) continue;
+            revdial_session_get_info(l->session, &info);
+            if (strcmp(info.name, w->names[at]) != 0) continue;
+            prog_counts_add(&w->counts[0], &info);
+            prog_counts_take(&w->counts[at], &info);
+            l->at = at;
+        }
+}
+
 void watch_name(watch *w, const char *name)
 {
+    pthread_mutex_lock(&w->writing);
     pthread_mutex_lock(&w->lock);
     if (!watch_find(w, name) && w->count <= WATCH_NAMES && strlen(name) < WATCH_NAME_SIZE) {
         memcpy(w->names[w->count], name, strlen(name) + 1);
         w->counts[w->count].name = w->names[w->count];
-        w->count++;
+        watch_relabel(w, w->count++);
     }
     pthread_mutex_unlock(&w->lock);
+    pthread_mutex_unlock(&w->writing);
 }
 
 void watch_rows(watch *w, const revdial_credential *rows, size_t count)
@@ -298,12 +324,14 @@ void watch_metrics(watch *w, revdial_proxy *p, prog_out *out)
     watch_metrics_auth(out, &stats);
     watch_metrics_clients(out, &stats);
     watch_metrics_dials(out, &stats);
+    pthread_mutex_lock(&w->writing);
     out->failed |= !watch_snapshot_open(w, &now);
     for (size_t i = 0; i < now.live_count; i++) {
         revdial_session_info info;
         revdial_session_get_info(now.live[i].session, &info);
         prog_counts_add_live(&now.counts[now.live[i].at], &info);
     }
+    pthread_mutex_unlock(&w->writing);
     prog_metrics_sessions(out, now.counts, now.count);
     watch_metrics_checks(w, out);
     watch_snapshot_close(&now);

@@ -10,7 +10,8 @@ typedef struct watch watch;
 watch *watch_new(void);
 void watch_free(watch *w);
 // Metrics may have this label from now on; names beyond the first 1000 do not get one, so that no
-// stranger can fill the memory of what scrapes them.
+// stranger can fill the memory of what scrapes them. Sessions of the name that are up count for it
+// from now on.
 void watch_name(watch *w, const char *name);
 // The same for the names of a table's rows that are no globs.
 void watch_rows(watch *w, const revdial_credential *rows, size_t count);

@@ -105,6 +105,28 @@ sys.exit(0 if eval("(" + sys.argv[1] + ")") else
         fail "not $1: $(cat "$dir/status.err")"
 }
 
+# An agent whose name gets a label while it is connected counts under it from then on; what it has
+# done before stays where it was.
+label_comes_later() {
+    local at bearer=(-g -X POST -H "Authorization: Bearer ${token}admin")
+    start_agent late --name late-1 --allow '127.0.0.1:*' || return
+    at=$(echo before | "$build/revdial-proxy" dial "late-1/${address_of[echo]}" \
+        --through "$(front_at connect)")
+    [ "$at" = before ] && metric "$proxy_admin" 'v("revdial_sessions", name="other") == 1 and
+        v("revdial_bytes_total", name="other") == 14' || return
+    at=127.0.0.1:$(client port)
+    answers "$proxy_admin" "/expose?port=$at=late-1/${address_of[echo]}" 200 listen \
+        "${bearer[@]}" && said_by "$at" || return
+    metric "$proxy_admin" 'v("revdial_sessions", name="late-1") == 1 and
+        v("revdial_sessions", name="other") == 0 and
+        v("revdial_bytes_total", name="other") == 14 and
+        v("revdial_bytes_total", name="late-1") == 8' &&
+        stop late && said proxy.log 'session.down.*late-1' 5 &&
+        metric "$proxy_admin" 'v("revdial_bytes_total", name="other") == 14 and
+            v("revdial_bytes_total", name="late-1") == 8' || return
+    answers "$proxy_admin" "/unexpose?id=$(port_id "$at")" 200 closed "${bearer[@]}"
+}
+
 status_is_json() {
     status 'x["sessions"][0]["name"] == "web" and x["sessions"][0]["instance"] == "one" and
         x["sessions"][0]["identity"].startswith("token ") and x["sessions_total"] == 1 and
@@ -352,6 +374,7 @@ check 'Host, method' strangers_get_nothing
 check 'an --admin that cannot be is refused' wrong_admin
 check 'an --admin for other machines is warned of' public_is_warned_of
 check 'ports come and go' ports_come_and_go
+check 'an agent is counted by a label that comes later' label_comes_later
 check 'the page, in Chromium' page_works
 check 'a stream that is stuck says what it waits for' stuck_streams
 check 'the other end of it is asked' asks_both_ends
