@@ -239,9 +239,10 @@ int prog_watch_look(prog_watch *w, const prog_cli *cli);
 void prog_notify(prog_log *log, const char *state);
 // How often to send WATCHDOG=1; 0 = never.
 int prog_watchdog_ms(void);
-// Writes the address as the library takes it: "systemd:NAME" becomes "fd:3". Returns NULL, or what
-// is wrong with it.
-const char *prog_listen_address(const char *address, char *out, size_t size);
+// Writes the address as the library takes it: "systemd:NAME" becomes "fd:3". With --check, to which
+// no supervisor passes a socket, it becomes a port that is always good. Returns NULL, or what is
+// wrong with it.
+const char *prog_listen_address(const prog_cli *cli, const char *address, char *out, size_t size);
 
 // ------------------------------------------------------------------------------------------------
 // files.c: secrets come from a file or from the environment, never from the command line.

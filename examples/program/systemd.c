@@ -88,14 +88,18 @@ static int prog_listen_find(const char *name, int count)
     return -1;
 }
 
-const char *prog_listen_address(const char *address, char *out, size_t size)
+const char *prog_listen_address(const prog_cli *cli, const char *address, char *out, size_t size)
 {
     static const char scheme[] = "systemd:";
     int count = (int)prog_env_number("LISTEN_FDS"), i;
     snprintf(out, size, "%s", address);
     if (strncmp(address, scheme, strlen(scheme)) != 0) return NULL;
-    if (count <= 0 || prog_env_number("LISTEN_PID") != (long long)getpid())
-        return "no socket was passed to this process (LISTEN_FDS, LISTEN_PID), for";
+    if (count <= 0 || prog_env_number("LISTEN_PID") != (long long)getpid()) {
+        snprintf(out, size, "127.0.0.1:0");
+        return cli->common.is_checking
+                   ? NULL
+                   : "no socket was passed to this process (LISTEN_FDS, LISTEN_PID), for";
+    }
     i = prog_listen_find(address + strlen(scheme), count);
     if (i < 0) return "no socket with this name was passed (LISTEN_FDNAMES):";
     fcntl(PROG_LISTEN_FIRST + i, F_SETFD, FD_CLOEXEC);

@@ -192,18 +192,18 @@ static const prog_option options[] = {
 // Exposed addresses
 
 // An address of ours; a number alone is a port of this machine. Returns NULL, or what is wrong.
-static const char *expose_listen(expose *x, const char *address, size_t len)
+static const char *expose_listen(const config *c, expose *x, const char *address, size_t len)
 {
     const char *local = strspn(address, "0123456789") == len ? "127.0.0.1:" : "";
     char whole[ADDRESS_SIZE];
     if (len + strlen(local) >= sizeof whole) return "the address is too long in";
     snprintf(whole, sizeof whole, "%s%.*s", local, (int)len, address);
     x->x.listen = x->address;
-    return prog_listen_address(whole, x->address, sizeof x->address);
+    return prog_listen_address(&c->cli, whole, x->address, sizeof x->address);
 }
 
 // Takes "ADDRESS=NAME[/TARGET]" apart. Returns NULL, or what is wrong with it.
-static const char *expose_parse(expose *x, const char *spec)
+static const char *expose_parse(const config *c, expose *x, const char *spec)
 {
     size_t address_len = strcspn(spec, "="), name_len;
     const char *name = spec + address_len + 1;
@@ -213,17 +213,18 @@ static const char *expose_parse(expose *x, const char *spec)
     memcpy(x->name, name, name_len);
     x->x.name = x->name;
     x->x.dial.target = name[name_len] ? name + name_len + 1 : NULL;
-    return expose_listen(x, spec, address_len);
+    return expose_listen(c, x, spec, address_len);
 }
 
 // A front end at that address. Returns NULL, or what is wrong with it.
-static const char *expose_front(expose *x, const front_kind *kind, const char *address)
+static const char *expose_front(const config *c, expose *x, const front_kind *kind,
+                                const char *address)
 {
     snprintf(x->name, sizeof x->name, "--%s", kind->option);
     x->x.route = kind->route;
     x->x.route_done = kind->done;
     x->x.route_bytes_max = kind->bytes_max;
-    return expose_listen(x, address, strlen(address));
+    return expose_listen(c, x, address, strlen(address));
 }
 
 // What settings say of an exposed address.
@@ -253,7 +254,7 @@ const char *config_expose_one(const config *c, expose *x, const char *spec)
     x->option = "expose";
     x->item = spec;
     config_expose_set(c, x);
-    return expose_parse(x, spec);
+    return expose_parse(c, x, spec);
 }
 
 // Returns 0 or an exit code.
@@ -322,7 +323,7 @@ static int config_add(config *c, const prog_list *list, const front_kind *front)
         int rc;
         x->option = front ? front->option : "expose";
         x->item = list->items[i];
-        problem = front ? expose_front(x, front, x->item) : expose_parse(x, x->item);
+        problem = front ? expose_front(c, x, front, x->item) : expose_parse(c, x, x->item);
         if (!problem && expose_is_second(c, x)) problem = "this address is exposed already:";
         rc = problem ? prog_usage_error(&c->cli, x->option, problem, x->item)
                      : expose_configure(c, x);
@@ -397,7 +398,7 @@ static int config_allow(config *c)
 // exit code.
 static int config_listen(config *c)
 {
-    enum { FD_SIZE = 16 };  // "fd:3" may be longer than what became of it
+    enum { FD_SIZE = 16 };  // "127.0.0.1:0" is longer than "systemd:0"
     const prog_list *listens = &c->s.listens;
     size_t size = 1, len = 0;
     if (listens->count == 0) return prog_usage_error(&c->cli, "listen", "missing", NULL);
@@ -407,7 +408,7 @@ static int config_listen(config *c)
     for (size_t i = 0; i < listens->count; i++) {
         const char *item = listens->items[i], *problem;
         if (i > 0) c->listen[len++] = ',';
-        problem = prog_listen_address(item, c->listen + len, size - len);
+        problem = prog_listen_address(&c->cli, item, c->listen + len, size - len);
         if (problem) return prog_usage_error(&c->cli, "listen", problem, item);
         len += strlen(c->listen + len);
     }
