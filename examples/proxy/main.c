@@ -141,7 +141,7 @@ static int app_open_admin(app *a)
 {
     const prog_common *common = &a->live.now->cli.common;
     const prog_admin_config cfg = {common, pages_served, &a->pages, &a->log};
-    a->pages = (pages){a->metrics, &a->live, common->drain_ms};
+    a->pages = (pages){a->metrics, &a->live};
     return prog_admin_start(&a->admin, &cfg);
 }
 

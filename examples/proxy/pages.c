@@ -268,8 +268,12 @@ static int pages_answer_drain(void *ud, const prog_request *r, prog_out *out)
 {
     const pages *all = ud;
     revdial_session *s = pages_find(all, r);
+    int drain_ms;
     if (!s) return pages_gone(out);
-    revdial_session_drain(s, all->drain_ms);
+    pthread_mutex_lock(&all->live->ports.lock);
+    drain_ms = all->live->now->cli.common.drain_ms;
+    pthread_mutex_unlock(&all->live->ports.lock);
+    revdial_session_drain(s, drain_ms);
     revdial_session_unref(s);
     prog_out_add(out, "{\"draining\":true}\n");
     return 200;

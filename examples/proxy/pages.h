@@ -8,7 +8,6 @@
 typedef struct pages {
     watch *w;
     live *live;
-    int drain_ms;
 } pages;
 
 extern const prog_page pages_served[];  // ud is the pages

@@ -263,6 +263,23 @@ port_opened_by_hand_stays() {
     stop agent configured
 }
 
+# The drain that the admin port asks for is the one that is configured now.
+drain_changes() {
+    local id got
+    echo "${token}admin" >"$dir/admin_token"
+    start_configured --admin "unix:$dir/admin" --admin-token-file "$dir/admin_token" || return
+    hold_client lives live "${address_of[a]}" 1
+    said lives.out '^live 1$' 20 || return
+    configure "expose = ${address_of[a]}=web/${address_of[echo]}" 'drain = 100ms' && reloads 1 ||
+        return
+    id=$(sed -n 's/.*event=session.up session=\([0-9a-f]*\).*/\1/p' "$dir/configured.log")
+    got=$(post "drain?session=$id")
+    [[ "$got" =~ 200$ ]] && said configured.log "event=session.down session=$id" 10 ||
+        fail "$got: ${why:-}" || return
+    end_now lives
+    stop agent configured
+}
+
 agent_conf=$dir/agent.conf
 
 configure_agent() {
@@ -424,6 +441,7 @@ for program in proxy agent; do
     check "--watch of the $program, for what changes meanwhile" watch_misses_nothing $program
 done
 check 'a port that was opened by hand stays' port_opened_by_hand_stays
+check 'a drain by the admin port is as long as configured now' drain_changes
 check 'sections of an agent are about targets' agent_has_sections
 check 'a supervisor is told, at a path' supervised path
 check 'a supervisor is told, by an abstract name' supervised abstract
