@@ -73,6 +73,9 @@ static int running_take(running *r, config *next)
     revdial_err err = {0};
     int rc = prog_refuse_frozen(&r->first->cli, &next->cli);
     if (rc != 0) return rc;
+    if (strcmp(r->first->via, next->via) != 0)
+        return prog_usage_error(&next->cli, "via-file",
+                                "cannot change while the program runs: restart it", NULL);
     if (revdial_agent_replace_allow(r->agent, next->agent.allow, &err) != REVDIAL_OK)
         return prog_complain(&next->cli, "%s", err.msg);
     if (revdial_agent_replace_session_limits(r->agent, &next->agent.common.limits, &err))

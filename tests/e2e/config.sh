@@ -357,6 +357,17 @@ watch_misses_nothing() {
     said slow.log "$1.reload.*nothing was changed" 10 && stop slow
 }
 
+# The file of --via-file has another URL at HUP.
+via_cannot_change() {
+    echo http://127.0.0.1:1 >"$dir/via"
+    start viaed "$build/revdial-agent" --server http://127.0.0.1:1 --name web \
+        --token-file "$dir/token" --target 127.0.0.1:9 --via-file "$dir/via"
+    said viaed.log event=link.retry 10 && kill -HUP "${pid_of[viaed]}" &&
+        said viaed.log 'agent.reload.*certificates read' 5 || return
+    echo http://127.0.0.1:2 >"$dir/via" && kill -HUP "${pid_of[viaed]}" &&
+        said viaed.log 'config.refused.*--via-file: cannot change' 5 && stop viaed
+}
+
 # ---- systemd ----
 
 # A supervisor by the protocols of systemd. Its answers are in supervisor.out.
@@ -443,6 +454,7 @@ done
 check 'a port that was opened by hand stays' port_opened_by_hand_stays
 check 'a drain by the admin port is as long as configured now' drain_changes
 check 'sections of an agent are about targets' agent_has_sections
+check 'another --via-file needs a restart, and HUP says so' via_cannot_change
 check 'a supervisor is told, at a path' supervised path
 check 'a supervisor is told, by an abstract name' supervised abstract
 check "an agent's supervisor is told, too" agent_is_supervised
