@@ -376,6 +376,34 @@ TEST(a_Unix_socket_is_its_owner_s_and_gone_afterwards)
     server_close(&s);
 }
 
+TEST(a_Unix_socket_whose_owner_has_stopped_accepting_is_in_use)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    char dir[] = "/tmp/revdial-test.XXXXXX", address[PROG_LISTENER_SIZE];
+    int owner, clients[4], i = 0, r = 0;
+    prog_listener l;
+    revdial_err err = {0};
+    REQUIRE(mkdtemp(dir) != NULL);
+    snprintf(at.sun_path, sizeof at.sun_path, "%s/s", dir);
+    snprintf(address, sizeof address, "unix:%s", at.sun_path);
+    owner = socket(AF_UNIX, SOCK_STREAM, 0);
+    REQUIRE(owner >= 0 && bind(owner, (struct sockaddr *)&at, sizeof at) == 0);
+    CHECK_INT(listen(owner, 0), 0);
+    for (; r == 0 && i < 4; i++) {  // until its queue is full
+        clients[i] = socket(AF_UNIX, SOCK_STREAM, 0);
+        REQUIRE(clients[i] >= 0 && prog_nonblocking(clients[i]) == 0);
+        r = connect(clients[i], (struct sockaddr *)&at, sizeof at);
+    }
+    CHECK(r != 0 && errno == EAGAIN);
+    CHECK_INT(prog_listener_open(&l, address, 4, &err), -1);
+    CHECK(strstr(err.msg, "in use") != NULL);
+    CHECK_INT(access(at.sun_path, F_OK), 0);
+    while (i > 0) close(clients[--i]);
+    close(owner);
+    unlink(at.sun_path);
+    rmdir(dir);
+}
+
 TEST(heads_that_are_too_long_and_connections_that_say_nothing_harm_nobody)
 {
     enum { MANY = PROG_ADMIN_CONNECTIONS + 8 };

@@ -105,7 +105,9 @@ static void prog_listener_sweep(const prog_address *a, const char *path)
     if (lstat(path, &st) != 0 || !S_ISSOCK(st.st_mode)) return;  // connect(2) refuses files, too
     fd = socket(AF_UNIX, SOCK_STREAM, 0);
     if (fd < 0) return;
-    if (connect(fd, (const struct sockaddr *)&a->at, a->len) != 0 && errno == ECONNREFUSED)
+    // Somebody who has stopped accepting must not hold us up.
+    if (prog_nonblocking(fd) == 0 && connect(fd, (const struct sockaddr *)&a->at, a->len) != 0 &&
+        errno == ECONNREFUSED)
         unlink(path);
     close(fd);
 }
