@@ -11,14 +11,15 @@
 enum { PROG_ANSWER_MAX = 1 << 24 };  // a thousand sessions with their blocked streams are 2 MB
 
 // Reads to the end. Returns 0, or -1 and the reason in err->msg.
-static int prog_ask_read(int fd, prog_out *answer, revdial_err *err)
+static int prog_ask_read(int fd, const char *address, prog_out *answer, revdial_err *err)
 {
     char buf[4096];
     ssize_t n;
     while ((n = read(fd, buf, sizeof buf - 1)) != 0) {
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) {
-            snprintf(err->msg, sizeof err->msg, "%s", strerror(errno));
+            snprintf(err->msg, sizeof err->msg, "%s: %s", address,
+                     errno == EAGAIN ? "no answer for 10 s" : strerror(errno));
             return -1;
         }
         buf[n] = '\0';
@@ -43,7 +44,7 @@ static int prog_ask(const char *address, const char *path, prog_out *answer, rev
     if (send(fd, request, strlen(request), MSG_NOSIGNAL) != (ssize_t)strlen(request))
         snprintf(err->msg, sizeof err->msg, "%s: %s", address, strerror(errno));
     else
-        prog_ask_read(fd, answer, err);
+        prog_ask_read(fd, address, answer, err);
     close(fd);
     if (err->msg[0]) return -1;
     body = answer->at ? strstr(answer->at, "\r\n\r\n") : NULL;
@@ -99,6 +100,5 @@ int prog_status_main(const char *program, char **argv)
     else
         fprintf(stderr, "%s status: %s\n", program, err.msg);
     prog_out_free(&answer);
-    if (status == 200 && fflush(stdout) != 0) status = -1;
-    return status == 200 ? PROG_STOPPED : PROG_FAILED;
+    return status == 200 ? prog_printed(program) : PROG_FAILED;
 }

@@ -133,6 +133,13 @@ int prog_usage_error(const prog_cli *cli, const char *option, const char *proble
     return PROG_USAGE;
 }
 
+int prog_printed(const char *program)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout)) return PROG_STOPPED;
+    fprintf(stderr, "%s: stdout has not taken all of it\n", program);
+    return PROG_FAILED;
+}
+
 // ------------------------------------------------------------------------------------------------
 // Values
 
@@ -466,7 +473,7 @@ static int prog_help(const prog_cli *cli)
     prog_print_options(prog_common_options, PROG_COMMON_COUNT);
     if (cli->forms) fputs(cli->forms, stdout);
     fputs(cli->epilogue, stdout);
-    return PROG_STOPPED;
+    return prog_printed(cli->program);
 }
 
 // The files of --config. Returns whether "-" is among them.
@@ -500,7 +507,7 @@ int prog_parse(prog_cli *cli, char **argv)
     if (rc == 0 && prog_given(cli, "version")) {
         printf("%s %s%s%s\n", cli->program, REVDIAL_VERSION_STRING, cli->extra ? ", " : "",
                cli->extra ? cli->extra : "");
-        return PROG_STOPPED;
+        return prog_printed(cli->program);
     }
     if (rc == 0) rc = prog_take_env(cli);
     is_printing = prog_take_files(cli, &rc);
@@ -508,7 +515,7 @@ int prog_parse(prog_cli *cli, char **argv)
         rc = prog_apply(cli, (enum prog_source)i);
     if (rc != 0 || !is_printing) return rc != 0 ? rc : -1;
     prog_print_config(cli);
-    return PROG_STOPPED;
+    return prog_printed(cli->program);
 }
 
 void prog_cli_free(prog_cli *cli)

@@ -184,6 +184,8 @@ int prog_complain(const prog_cli *cli, const char *form, ...)
     __attribute__((format(printf, 2, 3)))
 #endif
     ;
+// Has all been printed? Returns PROG_STOPPED, or PROG_FAILED, which is said.
+int prog_printed(const char *program);
 // What --check prints when all is good. Returns PROG_STOPPED.
 int prog_print_checked(const prog_cli *cli);
 // Stores what the section of an item says, lists excepted, in a copy of the settings and of

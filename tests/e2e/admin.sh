@@ -261,6 +261,34 @@ metrics_have_their_names() {
         metric "$proxy_admin" 'values("direction") == {"received", "sent"}'
 }
 
+# fails_to_print PROGRAM OPTION...: to a disk that is full
+fails_to_print() {
+    local out status
+    out=$("$build/revdial-$1" "${@:2}" 2>&1 >/dev/full)
+    status=$?
+    [ "$status" -eq 1 ] && [[ "$out" =~ stdout ]] || fail "$*: ends with $status: $out"
+}
+
+# What a script keeps is all of it, or it hears so.
+nothing_is_half_printed() {
+    local program
+    for program in proxy agent; do
+        fails_to_print $program --help && fails_to_print $program --version &&
+            fails_to_print $program --config - || return
+    done
+    fails_to_print proxy status --json --admin "$proxy_admin" &&
+        fails_to_print agent status --admin "$agent_admin"
+}
+
+# A program that stands still is told from an address that is wrong.
+status_of_a_stopped_program() {
+    local out
+    kill -STOP "${pid_of[agent]}"
+    out=$("$build/revdial-agent" status --admin "$agent_admin" 2>&1)
+    kill -CONT "${pid_of[agent]}"
+    [[ "$out" =~ agent.admin:\ no\ answer\ for\ 10\ s ]] || fail "it says $out"
+}
+
 usr2() {
     local pattern='event=status sessions_count=1 streams_count=[0-9]+ .*sent_bytes='
     kill -USR2 "${pid_of[proxy]}" "${pid_of[agent]}"
@@ -367,6 +395,8 @@ check '/metrics are read by a parser of Prometheus' metrics_are_true
 check 'no label comes from strangers' labels_are_bounded
 check '/status is JSON' status_is_json
 check 'status prints tables' tables
+check 'what cannot be printed is an error' nothing_is_half_printed
+check 'status names a program that does not answer' status_of_a_stopped_program
 check 'tables say all that /status says' tables_are_complete
 check 'metrics have the names of dashboards' metrics_have_their_names
 check 'USR2 writes a line to the log' usr2
