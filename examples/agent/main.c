@@ -182,11 +182,12 @@ static int running_listen(running *r)
     if (rc == PROG_USAGE) return prog_usage_error(&r->first->cli, "forward", err.msg, NULL);
     if (rc != 0) prog_logf(r->log, REVDIAL_LOG_ERROR, "forward.failed", "%s", err.msg);
     for (size_t i = 0; rc == 0 && i < r->forward.count; i++) {
-        char address[PROG_LISTENER_SIZE];
+        char address[PROG_LISTENER_SIZE], line[PROG_LISTENER_SIZE + 512];
+        const char *target = r->forward.ports[i].target;
         prog_listener_text(&r->forward.ports[i].at, address, sizeof address);
-        printf("listening on %s for %s\n", address, r->forward.ports[i].target);
+        snprintf(line, sizeof line, "listening on %s for %s\n", address, target);
+        if (prog_announce(r->log, line) <= 0) break;
     }
-    fflush(stdout);
     return rc;
 }
 

@@ -222,6 +222,20 @@ void prog_log_error(prog_log *log, const char *event, const revdial_err *err)
     prog_logf(log, REVDIAL_LOG_ERROR, event, "%s", err->msg);
 }
 
+int prog_announce(prog_log *log, const char *line)
+{
+    struct pollfd out = {STDOUT_FILENO, POLLOUT, 0};
+    size_t len = strlen(line);  // below PIPE_BUF: all of it has room or nothing
+    int r;
+    do r = poll(&out, 1, PROG_ANNOUNCE_MS);
+    while (r < 0 && errno == EINTR);
+    if (r == 0)
+        prog_logf(log, REVDIAL_LOG_WARN, "stdout.full", "stdout is not read: %.*s", (int)len - 1,
+                  line);
+    if (r == 0) return 0;
+    return r > 0 && write(STDOUT_FILENO, line, len) == (ssize_t)len ? 1 : -1;
+}
+
 int prog_rate_take(prog_rate *r, prog_log *log, const char *event)
 {
     long long now = (long long)time(NULL);

@@ -32,7 +32,8 @@ enum prog_log_format { PROG_LOG_TEXT, PROG_LOG_LOGFMT, PROG_LOG_JSON };
 enum {
     PROG_LINE_SIZE = 4096,        // PIPE_BUF: lines of several writers of a pipe do not mix
     PROG_QUEUE_SIZE = 64 * 1024,  // as much as a pipe holds: a few hundred lines
-    PROG_LOG_LAST_S = 1           // at the end, for a reader that does not read
+    PROG_LOG_LAST_S = 1,          // at the end, for a reader that does not read
+    PROG_ANNOUNCE_MS = 1000       // for a reader of stdout: longer than a busy machine takes
 };
 
 typedef struct prog_log {
@@ -60,6 +61,9 @@ void prog_logf(prog_log *log, int level, const char *event, const char *form, ..
 #endif
     ;
 void prog_log_error(prog_log *log, const char *event, const revdial_err *err);
+// Prints a line on stdout, where often the pipe of a log is that nobody reads.
+//   returns  1, 0 if it found no room, which is said, or -1 with errno
+int prog_announce(prog_log *log, const char *line);
 
 enum { PROG_RATE = 5 };  // lines a second of an event that others can cause
 

@@ -15,10 +15,6 @@
 #include "reload.h"
 #include "sockets.h"
 
-enum {
-    ANNOUNCE_MS = 1000  // for somebody to read what is printed: longer than a busy machine takes
-};
-
 typedef struct app {
     live live;
     prog_log log;
@@ -173,24 +169,6 @@ static int app_failed(app *a, const char *what)
     return PROG_FAILED;
 }
 
-// Prints a line on stdout, where often the pipe of a log is that nobody reads.
-//   returns  1, 0 if it found no room, or -1
-static int app_print(app *a, const char *line)
-{
-    struct pollfd out = {STDOUT_FILENO, POLLOUT, 0};
-    size_t len = strlen(line);  // below PIPE_BUF: all of it has room or nothing
-    int r;
-    do r = poll(&out, 1, ANNOUNCE_MS);
-    while (r < 0 && errno == EINTR);
-    if (r == 0)
-        prog_logf(&a->log, REVDIAL_LOG_WARN, "stdout.full", "stdout is not read: %.*s",
-                  (int)len - 1, line);
-    if (r == 0) return 0;
-    if (r > 0 && write(STDOUT_FILENO, line, len) == (ssize_t)len) return 1;
-    app_failed(a, "cannot print the addresses");
-    return -1;
-}
-
 // Says where we listen, for people and for scripts that gave port 0.
 static int app_announce(app *a)
 {
@@ -206,9 +184,9 @@ static int app_announce(app *a)
         else
             snprintf(line, sizeof line, "listening on %s for %s\n", address,
                      a->live.now->exposes[at].name);
-        r = app_print(a, line);
+        r = prog_announce(&a->log, line);
     }
-    return r < 0 ? PROG_FAILED : 0;
+    return r < 0 ? app_failed(a, "cannot print the addresses") : 0;
 }
 
 // The threads of --http are there before any client or agent can be.

@@ -263,9 +263,11 @@ nobody_reads() {
     timeout 1 cat /dev/zero >&9
     start unread sh -c 'exec "$@" >&9' - "$build/revdial-proxy" \
         --listen "unix:$dir/unread.sock" --token-file "$dir/web_tokens"
-    start behind "$build/revdial-agent" --server "unix:$dir/unread.sock" --name web \
-        --token-file "$dir/web_token" --target 127.0.0.1:9
-    said behind.log session.up 5 && said unread.log 'is not read' 5 || return
+    start behind sh -c 'exec "$@" >&9' - "$build/revdial-agent" --name web \
+        --server "unix:$dir/unread.sock" --token-file "$dir/web_token" \
+        --forward 127.0.0.1:0=127.0.0.1:9
+    said behind.log 'is not read.*for 127.0.0.1:9' 5 && said behind.log session.up 5 &&
+        said unread.log 'is not read' 5 || return
     kill -HUP "${pid_of[unread]}" && said unread.log proxy.reload 5 && stop behind unread
     exec 9>&-
 }
@@ -416,7 +418,7 @@ done
 check 'an agent with 4 descriptors, exit code 1' fails_with_descriptors 4 agent \
     --server "http://$tunnel" --name web --target 127.0.0.1:9 --token-file "$dir/web_token"
 check 'addresses that cannot be printed, exit code 1' cannot_announce
-check 'a proxy whose stdout is a full pipe stays up after HUP and TERM ends it' nobody_reads
+check 'programs whose stdout is a full pipe are up, and TERM ends them' nobody_reads
 check 'INT is as good as TERM, exit code 0' ends_with_int
 check 'an agent of that proxy' start_web_agent agent
 check 'curl --unix-socket' unix_socket
