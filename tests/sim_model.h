@@ -24,7 +24,8 @@ typedef struct sim_end {
     int known, closed, accepted, fin, reset, stopped;
     int waiting;  // a write took nothing: WRITABLE has to come
     int got_accepted, got_fin, got_reset, got_eof, got_error;
-    int reset_code;
+    int gave_up;  // it reset the stream, perhaps after the peer did: what is unread is gone
+    int reset_code, got_code;
     uint64_t written, read;
     uint8_t *lent;  // memory that the engine may still need
     size_t lent_len;
@@ -102,6 +103,7 @@ typedef struct sim {
     unsigned weight[SIM_OPS], weights;
     uint64_t written;
     int cut, slow, no_memory, small;  // what may explain an end that nobody asked for
+    unsigned deaf;                    // bits of the sides that read only every second stream
     int resting;                      // the faults are over: everything has to finish
     int failed;
     char why[400];
@@ -133,6 +135,7 @@ enum sim_mark {
     SIM_MARK_DEAD_NO_MEMORY,
     SIM_MARK_DENIED,
     SIM_MARK_LINGER,
+    SIM_MARK_DEAF,
     SIM_MARK_TIMEOUT,
     SIM_MARK_RESTED,
     SIM_MARKS
@@ -159,6 +162,7 @@ static const char *const sim_mark_names[SIM_MARKS] = {"EOF read",
                                                       "a session dead for want of memory",
                                                       "a handshake denied",
                                                       "a stream reset because its reader had gone",
+                                                      "a stream closed with a full window unread",
                                                       "a stream nobody accepted in time",
                                                       "a run in which every stream ended"};
 static uint64_t sim_marks[SIM_MARKS];
@@ -256,6 +260,18 @@ static int sim_code_is_explained(sim *w, const sim_stream *s, int x, int code)
     }
 }
 
+// Has side x a right to all bytes and EOF? The peer has finished or closed the stream in order, and
+// nobody has reset it: a reset that comes behind that stops only what x still sends.
+static int sim_is_owed_eof(const sim *w, const sim_stream *s, int x)
+{
+    const sim_end *end = &s->end[x], *peer = &s->end[1 - x];
+    if (!peer->fin || peer->gave_up || end->gave_up || end->stopped) return 0;
+    if (w->no_memory || w->small || w->side[x].dead) return 0;
+    // Our own engine: x accepted too late, or its writer has waited too long for credit.
+    if (w->slow && end->got_code == REVDIAL_RESET_TIMEOUT) return 0;
+    return !(w->slow && end->got_code == REVDIAL_RESET_CANCEL && end->got_fin && end->waiting);
+}
+
 static void sim_on_open(sim *w, int x, const revdial_event *ev)
 {
     char want[32];
@@ -298,6 +314,12 @@ static void sim_on_dead(sim *w, int x, const revdial_event *ev)
     if (!ok) sim_fail(w, "side %d: dead by %d: %s", x, ev->code, ev->text ? ev->text : "");
 }
 
+// Does side x answer and close stream s without having read what the other end sends?
+static int sim_is_deaf(const sim *w, int x, const sim_stream *s)
+{
+    return w->deaf >> x & (s->id >> 1 ^ (unsigned)x) & 1;  // never both sides: they would wait
+}
+
 static ptrdiff_t sim_read(sim *w, int x, sim_stream *s, size_t most, int peek);
 static void sim_write(sim *w, int x, sim_stream *s, size_t want, enum sim_op how);
 
@@ -316,7 +338,7 @@ static void sim_on_stream_event(sim *w, int x, const revdial_event *ev)
         if (end->got_accepted++ || s->opener != x) sim_fail(w, "side %d: ACCEPTED %u", x, ev->id);
         break;
     case REVDIAL_EV_READABLE:
-        if (w->resting || sim_chance(w, 3))
+        if (w->resting || (!sim_is_deaf(w, x, s) && sim_chance(w, 3)))
             sim_read(w, x, s, sim_size(w, 65536), (int)sim_pick(w, 2));
         break;
     case REVDIAL_EV_WRITABLE:
@@ -336,6 +358,9 @@ static void sim_on_stream_event(sim *w, int x, const revdial_event *ev)
         break;
     case REVDIAL_EV_RESET:
         end->got_reset = 1;
+        end->got_code = ev->code;
+        if (!end->got_fin && sim_is_owed_eof(w, s, x))
+            sim_fail(w, "side %d: RESET of %u instead of FIN", x, ev->id);
         end->reset = 0;  // the peer was first, although we heard of it only now
         sim_mark(SIM_MARK_RESET);
         if (ev->code == REVDIAL_RESET_REFUSED) sim_mark(SIM_MARK_REFUSED);
@@ -356,6 +381,7 @@ static void sim_reset(sim *w, int x, sim_stream *s, int code);
 static void sim_leave(sim *w, int x, sim_stream *s)
 {
     if (w->resting || !s || s->end[x].closed || !sim_chance(w, 40)) return;
+    if (sim_is_deaf(w, 0, s) || sim_is_deaf(w, 1, s)) return;
     sim_note(w, "  side %d: leaves %u", x, s->id);
     if (sim_chance(w, 2)) sim_reset(w, x, s, REVDIAL_RESET_CANCEL);
     if (sim_chance(w, 2)) sim_close(w, x, s);
@@ -410,7 +436,7 @@ static void sim_open(sim *w, int x)
     char target[32];
     revdial_dial_opts opts = {0};
     revdial_engine_info before, after;
-    if (w->count == SIM_STREAMS || w->resting) return;
+    if (w->count == (w->deaf ? SIM_STREAMS / 8 : SIM_STREAMS) || w->resting) return;
     sim_stream *s = &w->streams[w->count];
     revdial_engine_get_info(side->e, &before);
     uint32_t next = side->wire.last_syn;  // a guess that open() corrects
@@ -581,6 +607,9 @@ static ptrdiff_t sim_read(sim *w, int x, sim_stream *s, size_t most, int peek)
                      (unsigned long long)end->read, (unsigned long long)peer->written);
     } else if (n < 0 && n != REVDIAL_EAGAIN) {
         end->got_error = 1;
+        if (n == REVDIAL_ERESET && sim_is_owed_eof(w, s, x))
+            sim_fail(w, "side %d: %u is reset behind %llu of %llu bytes and FIN", x, s->id,
+                     (unsigned long long)end->read, (unsigned long long)peer->written);
         sim_check_error(w, x, s, n, "read");
     }
     return n;
@@ -599,6 +628,7 @@ static void sim_reset(sim *w, int x, sim_stream *s, int code)
 {
     if (revdial_engine_reset(w->side[x].e, s->id, code) != 0)
         sim_fail(w, "side %d: reset of %u fails", x, s->id);
+    s->end[x].gave_up = 1;
     if (s->end[x].reset || s->end[x].got_reset) return;
     s->end[x].reset = 1;
     s->end[x].reset_code = code;
@@ -609,14 +639,24 @@ static void sim_close(sim *w, int x, sim_stream *s)
     // Of a stream that it never accepted, close is the refusal.
     if (s->end[x].accepted && !s->end[x].reset && !s->end[x].got_reset) s->end[x].fin = 1;
     s->end[x].closed = 1;
+    if (sim_is_deaf(w, x, s) && s->end[x].fin && s->end[1 - x].waiting) sim_mark(SIM_MARK_DEAF);
     if (s->end[x].lent) sim_mark(SIM_MARK_LENT_AT_CLOSE);
     revdial_engine_close(w->side[x].e, s->id);
+}
+
+// A stream with a deaf end is left alone until its window is full. Then that end closes it.
+static int sim_may(const sim *w, int x, const sim_stream *s, enum sim_op op)
+{
+    if (!sim_is_deaf(w, 0, s) && !sim_is_deaf(w, 1, s)) return 1;
+    if (sim_is_deaf(w, x, s) && (op == SIM_READ || op == SIM_PEEK)) return 0;
+    if (sim_is_deaf(w, x, s) && op == SIM_CLOSE) return s->end[1 - x].waiting;
+    return op != SIM_REFUSE && (op < SIM_FINISH || op > SIM_CLOSE);
 }
 
 static void sim_stream_op(sim *w, int x, enum sim_op op)
 {
     sim_stream *s = sim_any(w, x);
-    if (!s) return;
+    if (!s || !sim_may(w, x, s, op)) return;
     sim_note(w, "side %d: %s %u", x, sim_op_names[op], s->id);
     switch ((int)op) {
     case SIM_ACCEPT:
@@ -630,7 +670,9 @@ static void sim_stream_op(sim *w, int x, enum sim_op op)
         break;
     case SIM_WRITE:
     case SIM_RESERVE:
-    case SIM_LEND: sim_write(w, x, s, sim_size(w, 65536), op); break;
+    case SIM_LEND:
+        sim_write(w, x, s, sim_is_deaf(w, 1 - x, s) ? 65536 : sim_size(w, 65536), op);
+        break;
     case SIM_READ: sim_read(w, x, s, sim_size(w, 65536), 0); break;
     case SIM_PEEK: sim_read(w, x, s, sim_size(w, 65536), 1); break;
     case SIM_FINISH: sim_finish(w, x, s); break;

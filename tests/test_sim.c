@@ -194,7 +194,7 @@ static void sim_auth(sim *w)
     sim_side *proxy = &w->side[0];
     if (!proxy->auth_waits || (!w->resting && !sim_chance(w, 4))) return;
     proxy->auth_waits = 0;
-    proxy->refused = !w->resting && sim_chance(w, 30);
+    proxy->refused = !w->resting && sim_chance(w, 20);
     int rc = revdial_engine_auth(proxy->e, proxy->refused ? REVDIAL_EDENIED : 0);
     if (rc && !proxy->dead && !w->no_memory && !w->cut && !w->slow)
         sim_fail(w, "the verdict is refused: %d", rc);
@@ -305,10 +305,12 @@ static void sim_begin(sim *w, uint64_t seed, int trace)
     w->now = w->began = clocks[sim_pick(w, 4)];
     w->upgraded = sim_chance(w, 4);
     w->small = sim_chance(w, 4);
+    if (sim_chance(w, 4)) w->deaf = (unsigned)sim_pick(w, 4);
     for (int op = 0; op < SIM_OPS; op++) {
         static const unsigned scale[4] = {0, 1, 2, 8};  // swarm: some ops not at all, some often
         unsigned factor = op >= SIM_SEND && op <= SIM_WAIT ? 2 : scale[sim_pick(w, 4)];
         if (op == SIM_OPEN && !factor) factor = 2;
+        if (w->deaf && (op == SIM_WRITE || (op >= SIM_SEND && op <= SIM_WAIT))) factor = 8;
         if ((op == SIM_CUT || op == SIM_NO_MEMORY || op == SIM_SHUTDOWN) && !sim_chance(w, 4))
             factor = 0;
         w->weight[op] = sim_op_base[op] * factor;
@@ -358,10 +360,10 @@ static int sim_rest_round(sim *w)
             // A writer that was told to wait does so: WRITABLE has to come.
             if (!end->fin && !end->waiting && !end->reset && !end->got_reset && !w->side[x].dead)
                 sim_finish(w, x, s);
-            while (!w->failed && sim_read(w, x, s, 65536, 0) > 0) {
+            int said = end->fin || end->reset || end->got_reset, deaf = sim_is_deaf(w, x, s);
+            while (!w->failed && !deaf && sim_read(w, x, s, 65536, 0) > 0) {
             }
-            int said = end->fin || end->reset || end->got_reset;
-            if ((end->got_eof && said) || end->got_error || w->side[x].dead)
+            if (((end->got_eof || deaf) && said) || end->got_error || w->side[x].dead)
                 sim_close(w, x, s);
             else
                 over = 0;
