@@ -576,6 +576,7 @@ static int ossl_accept(SSL_CTX *c, const ossl_maker *m)
                                  "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384";
     static const char suites_1_3[] =
         "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384";
+    char groups[] = "X25519:P-256:P-384";  // the macro that takes it casts const away
     X509_VERIFY_PARAM *verify = SSL_CTX_get0_param(c);
     int mode = m->is_server && !m->ca ? SSL_VERIFY_NONE
                                       : SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT;
@@ -593,7 +594,7 @@ static int ossl_accept(SSL_CTX *c, const ossl_maker *m)
     X509_VERIFY_PARAM_set_hostflags(verify, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
     return SSL_CTX_set_min_proto_version(c, TLS1_2_VERSION) && SSL_CTX_set_num_tickets(c, 0) &&
            SSL_CTX_set_cipher_list(c, suites) && SSL_CTX_set_ciphersuites(c, suites_1_3) &&
-           SSL_CTX_set1_groups_list(c, "X25519:P-256:P-384") &&
+           SSL_CTX_set1_groups_list(c, groups) &&
            (m->is_server || !SSL_CTX_set_alpn_protos(c, protocols, sizeof protocols - 1));
 }
 
