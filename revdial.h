@@ -20344,6 +20344,7 @@ static void rvd_relay_pump_out(rvd_relay *r)
         }
         if (n == REVDIAL_ERESET && !rvd_relay_has_reason(r)) return;
         r->out_over = 1;
+        if (n == 0) rvd_relay_moved(r, 1, 0);  // EOF, too, comes before a reset
         if (n < 0 && n != REVDIAL_ECLOSED) {  // which says that its owner reads no more of it
             rvd_relay_fail_stream(r, n);
         } else if (rvd_relay_has_out(r)) {

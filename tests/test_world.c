@@ -134,6 +134,19 @@ TEST(a_thread_that_reads_on_when_its_proxy_has_started_again_is_not_counted_as_i
     world_again(4244, SIMPLE_TURNS | SIMPLE_CALLS | SIMPLE_LINKS | SIMPLE_V4 | SIMPLE_CALM, ops, 3);
 }
 
+TEST(a_relay_that_has_passed_EOF_on_does_not_reset_at_once)
+{
+    static const op ops[] = {{OP_DIAL, 0, 0, 14420755876896287401u},
+                             {OP_LIMITS, 1, 2053, 6656538303286961262u},
+                             {OP_DIAL, 2, 2641, 18063528355755091768u},
+                             {OP_SHARE, 3, 779, 14928943297308003530u},
+                             {OP_CLIENT, 4, 4094, 12097103008767546098u},
+                             {OP_SHARE, 5, 1737, 4053744448393296695u},
+                             {OP_SHARE, 14, 770, 5149613408654962553u},
+                             {OP_DIAL, 15, 480, 1338676374873517325u}};
+    world_again(2376, SIMPLE_CALLS | SIMPLE_CALM, ops, 8);
+}
+
 TEST(every_seed_keeps_every_promise)
 {
     memset(marks_hit, 0, sizeof marks_hit);

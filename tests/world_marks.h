@@ -22,6 +22,8 @@
     X(WHOLE_CLIENT_FIRST, "", "") \
     X(WHOLE_TARGET_FIRST, "", "") \
     X(WHOLE_PINGS, "", "") \
+    X(WHOLE_HASTY, "", "") \
+    X(CUT_BEHIND_AN_ANSWER, "", "") \
     X(RST_IN_MID_TRANSFER, "", "") \
     X(RST_OF_OUR_OWN, "", "") \
     X(GAVE_UP, "", "") \

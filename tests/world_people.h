@@ -47,6 +47,7 @@ typedef struct world_plan {
     int has_records;     // the sessions' transport is that of world_record.h
     int has_fake;        // agents were told of a hostile proxy, too, that does not keep to records
     int has_changes;     // dials wait for backends that are about to come back
+    int has_haste;       // ends close while they are still being sent to
     int has_families;    // besides IPv4 there are IPv6 and Unix sockets:
     enum net_kind of_port[AGENTS], of_more[PORTS_MORE], of_front, of_target[AGENTS];
     enum net_kind of_agent[AGENTS];  // how it reaches its first proxy
@@ -637,7 +638,8 @@ static void *client_dial(void *arg)
     client_mark(o->t, o->agent);
     client_dial_opts(&d, o, target, head);
     revdial_stream *st = revdial_dial(proxies[o->proxy].p, agent_names[o->agent], &d, &err);
-    talk_way way = {-1, st, o->is_blocking && o->t->mode != TALK_DUPLEX};
+    int is_duplex = o->t->mode == TALK_DUPLEX || o->t->mode == TALK_HASTY;
+    talk_way way = {-1, st, o->is_blocking && !is_duplex};
     proxies[o->proxy].dials--;
     if (st) revdial_stream_set_deadline(st, REVDIAL_RDWR, way.is_blocking ? 100000 : 0);
     if (!st && people_hear) people_hear("dial", err.msg);

@@ -171,6 +171,7 @@ static void plan_draw_more(uint64_t seed)
     plan.is_bulk = pick(&r, 16) == 0;
     plan.has_records = pick(&r, 5) == 0;
     plan_draw_egress(seed);
+    plan.has_haste = seed % 5 < 2;
     plan.has_peers = plan.proxy_count > 1 && seed % 3 == 0;
     plan.has_fake = plan.has_records && seed % 2;
     record_fails_one_in = story.is_calm || pick(&r, 2) ? 0 : 10;
@@ -313,6 +314,22 @@ static void talk_draw(talk *t, test_rng *r)
     t->may_refuse = story.may_refuse || story.drains;
 }
 
+// As a server does that refuses an upload: it answers and closes. A client that does so has heard
+// that its target is there.
+static void talk_draw_haste(talk *t, uint64_t seed)
+{
+    test_rng r = test_rng_seeded(seed ^ 0x31081);
+    if (!plan.has_haste || pick(&r, 3) == 0) return;
+    t->mode = TALK_HASTY;
+    t->hasty = (int)pick(&r, 2);
+    t->hasty_fins = pick(&r, 2) == 0;
+    t->plan[1 - t->hasty] = 1 + (size_t)pick(&r, 400000);
+    t->hasty_reads = t->hasty ? pick(&r, 2) * pick(&r, 3000) : 1;
+    t->slow[0] = t->slow[1] = 0;
+    t->gives_up = 0;
+    t->is_strict = story.is_calm;
+}
+
 // By the port whose route decides. A client that is refused there has nothing to transfer.
 static void op_front(test_rng *r)
 {
@@ -368,6 +385,7 @@ static void op_talk(const op *o, test_rng *r)
         return;
     }
     talk_draw(t, r);
+    if (o->kind != OP_SHARE) talk_draw_haste(t, o->seed);
     c->t = t;
     c->agent = (int)pick(r, (uint64_t)plan.agent_count);
     c->proxy = op_proxy(c->agent, r);

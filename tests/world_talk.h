@@ -21,7 +21,8 @@ enum talk_mode {
     TALK_CLIENT_FIRST,  // the client sends and finishes; then the target sends
     TALK_TARGET_FIRST,  // the other way round
     TALK_PINGS,         // small questions, each of which waits for its answer
-    TALK_MODES
+    TALK_MODES,
+    TALK_HASTY = TALK_MODES  // one end sends all that it has to say and closes, without reading on
 };
 
 typedef struct talk_side {
@@ -29,6 +30,8 @@ typedef struct talk_side {
     int begun, fin, eof, over;
     int error;    // what ended it early, a negative number
     int gave_up;  // by its plan
+    int is_cut;   // what it still had to send was refused
+    int has_st;   // it is a stream: the other one's end is told as it was
 } talk_side;
 
 typedef struct talk {
@@ -38,6 +41,9 @@ typedef struct talk {
     int slow[2];         // this side pauses after each read
     int gives_up;        // 1 the client, 2 the target, 0 nobody
     size_t gives_up_at;  // bytes read and written
+    int hasty;           // TALK_HASTY: the side that closes,
+    size_t hasty_reads;  //   how much it reads before it does,
+    int hasty_fins;      //   and whether it finishes first
     int64_t begun_us, over_us;
     int is_strict;   // nothing may stop it
     int may_refuse;  // before its target has been reached
@@ -137,10 +143,16 @@ static void way_wait(const talk_way *w, int wants_read, int wants_write)
 
 // ---- one side of a transfer
 
+static int talk_is_hasty(const talk *t, int x)
+{
+    return t->mode == TALK_HASTY && t->hasty == x;
+}
+
 // How many bytes this side may have written by now.
 static size_t talk_may_write(const talk *t, int x)
 {
     const talk_side *me = &t->side[x];
+    if (me->fin || me->is_cut) return 0;
     if (t->mode == TALK_CLIENT_FIRST && x == 1 && !me->eof) return 0;
     if (t->mode == TALK_TARGET_FIRST && x == 0 && !me->eof) return 0;
     if (t->mode == TALK_PINGS) {
@@ -148,6 +160,12 @@ static size_t talk_may_write(const talk *t, int x)
         return n < t->plan[x] ? n : t->plan[x];
     }
     return t->plan[x];
+}
+
+static int talk_may_read(const talk *t, int x)
+{
+    const talk_side *me = &t->side[x];
+    return !me->eof && !(talk_is_hasty(t, x) && me->read >= t->hasty_reads);
 }
 
 static int talk_gives_up(const talk *t, int x)
@@ -195,9 +213,10 @@ static void talk_check_end(talk *t, int x)
 static int talk_read(talk *t, int x, const talk_way *w, uint8_t *buf)
 {
     talk_side *me = &t->side[x];
-    if (me->eof || me->error) return 0;
+    if (me->error || !talk_may_read(t, x)) return 0;
     ptrdiff_t n = way_read(w, buf, TALK_PIECE);
     if (n == -EAGAIN) return 0;
+    if (n == 0 && me->is_cut && !w->st) n = -ECONNRESET;  // which the system told the write
     if (n < 0) {
         me->error = (int)n;
     } else if (n == 0) {
@@ -214,7 +233,7 @@ static int talk_write(talk *t, int x, const talk_way *w, uint8_t *buf)
 {
     talk_side *me = &t->side[x];
     size_t may = talk_may_write(t, x);
-    if (me->fin || me->error) return 0;
+    if (me->fin || me->error || me->is_cut) return 0;
     if (me->written < may) {
         size_t n = may - me->written < TALK_PIECE ? may - me->written : TALK_PIECE;
         size_t before = me->written;
@@ -222,24 +241,54 @@ static int talk_write(talk *t, int x, const talk_way *w, uint8_t *buf)
         me->written += n;  // the other side may read before this call returns
         ptrdiff_t done = way_write(w, buf, n);
         me->written = before + (done > 0 ? (size_t)done : 0);
-        if (done < 0 && done != -EAGAIN) me->error = (int)done;
-        return done > 0;
+        int is_reset = done == -ECONNRESET || done == -EPIPE || done == REVDIAL_ERESET - 1000;
+        if (is_reset && t->mode == TALK_HASTY && !talk_is_hasty(t, x))
+            me->is_cut = 1;  // the answer may be there all the same
+        else if (done < 0 && done != -EAGAIN)
+            me->error = (int)done;
+        return done > 0 || me->is_cut;
     }
     if (me->written < t->plan[x] || (t->mode == TALK_CLIENT_FIRST && x == 1 && !me->eof) ||
         (t->mode == TALK_TARGET_FIRST && x == 0 && !me->eof))
         return 0;
     me->fin = 1;
-    way_finish(w);
+    if (!talk_is_hasty(t, x) || t->hasty_fins) way_finish(w);
     return 1;
+}
+
+// The other end has all that a hasty one sent. Between two streams EOF follows.
+static int talk_is_hasty_whole(const talk *t)
+{
+    const talk_side *s = &t->side[t->hasty], *peer = &t->side[1 - t->hasty];
+    if (!s->fin || s->written != t->plan[t->hasty] || peer->read != s->written) return 0;
+    return peer->eof || !s->has_st || !peer->has_st;
 }
 
 static int talk_is_whole(const talk *t)
 {
+    if (t->mode == TALK_HASTY) return talk_is_hasty_whole(t);
     for (int x = 0; x < 2; x++) {
         const talk_side *s = &t->side[x];
         if (!s->fin || !s->eof || s->written != t->plan[x] || s->read != t->plan[1 - x]) return 0;
     }
     return 1;
+}
+
+// Whoever closes a TCP socket with unread bytes loses what has not arrived.
+static void way_settle(const talk_way *w)
+{
+    while (!w->st && fd_file(w->fd)->end && !fd_file(w->fd)->end->is_dead) {
+        const tcp_end *to = tcp_other(fd_file(w->fd)->end);
+        if (!to->flying && !to->unsent) break;
+        world_sleep_us(1000, "the last bytes to arrive");
+    }
+}
+
+static int talk_is_done(const talk *t, int x)
+{
+    const talk_side *me = &t->side[x];
+    if (talk_is_hasty(t, x)) return me->fin && (me->read >= t->hasty_reads || me->eof);
+    return (me->fin || me->is_cut) && me->eof;
 }
 
 static void talk_run(talk *t, int x, const talk_way *w)
@@ -248,19 +297,22 @@ static void talk_run(talk *t, int x, const talk_way *w)
     uint8_t *buf = malloc(TALK_PIECE);
     if (!buf) abort();
     me->begun = 1;
-    while (!(me->fin && me->eof) && !me->error && !(me->gave_up = talk_gives_up(t, x))) {
+    me->has_st = w->st != NULL;
+    while (!talk_is_done(t, x) && !me->error && !(me->gave_up = talk_gives_up(t, x))) {
         int moved = talk_write(t, x, w, buf);
         if (!moved || !w->is_blocking) moved |= talk_read(t, x, w, buf);
         if (!moved && !w->is_blocking)
-            way_wait(w, !me->eof, !me->fin && me->written < talk_may_write(t, x));
+            way_wait(w, talk_may_read(t, x), talk_may_write(t, x) > me->written);
     }
     free(buf);
+    if (talk_is_hasty(t, x)) way_settle(w);
     me->over = 1;
     t->over_us = wd.clock.now_us;
     world_note("transfer %u side %d: %zu read, %zu written%s%s, error %d", t->key, x, me->read,
                me->written, me->fin ? ", fin" : "", me->eof ? ", eof" : "", me->error);
     if (me->gave_up) mark_set(MARK_GAVE_UP);
     if (me->error && me->read) mark_set(MARK_RST_IN_MID_TRANSFER);
+    if (me->is_cut && talk_is_whole(t)) mark_set(MARK_CUT_BEHIND_AN_ANSWER);
     if (talk_is_whole(t)) mark_set((enum mark)(MARK_WHOLE_DUPLEX + (int)t->mode));
     way_close(w, me->gave_up || me->error);
 }
