@@ -127,7 +127,8 @@ static const char *ossl_flaw_text(long flaw)
     case X509_V_ERR_EE_KEY_TOO_SMALL:
     case X509_V_ERR_CA_KEY_TOO_SMALL:
     case X509_V_ERR_CA_MD_TOO_WEAK: return "has a key or a signature that is too weak";
-    case X509_V_ERR_APPLICATION_VERIFICATION: return "belongs to an authority, not to a backend";
+    case X509_V_ERR_CERT_REJECTED: return "belongs to an authority, not to a backend";
+    case X509_V_ERR_CERT_CHAIN_TOO_LONG: return "cannot be verified: its chain is too long";
     case X509_V_ERR_CRL_NOT_YET_VALID:
     case X509_V_ERR_CRL_HAS_EXPIRED:
     case X509_V_ERR_CRL_SIGNATURE_FAILURE:
@@ -415,7 +416,7 @@ static int ossl_look(int is_good, X509_STORE_CTX *store)
     if (is_good && SSL_is_server(ssl) && depth == 0 &&
         sk_X509_num(X509_STORE_CTX_get0_chain(store)) > 1 &&
         X509_check_ca(X509_STORE_CTX_get_current_cert(store)) > 0) {
-        X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION);
+        X509_STORE_CTX_set_error(store, X509_V_ERR_CERT_REJECTED);
         return 0;
     }
     return is_good;
