@@ -4172,7 +4172,7 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_LINGER_BYTES 65536u  // dropped after our close before the stream is reset
 #define RVD_MUX_LINGER_US 30000000   // or after this time
 #define RVD_MUX_PREAMBLE_US 5000000  // time for a preamble, which fits in one packet
-#define RVD_MUX_ORPHAN_US 60000000   // no credit from a peer that has finished: it stopped reading
+#define RVD_MUX_ORPHAN_US 60000000   // no credit from a stock peer that has finished: it is gone
 #define RVD_MUX_TINY_US 40000        // then even a tiny window is used (silly window, RFC 1122)
 #define RVD_MUX_PROMISE_US 5000      // a WRITABLE that is not used for this time expires
 #define RVD_MUX_IDLE_US 5000000      // a window that is not used for this time shrinks
@@ -5700,6 +5700,14 @@ static void rvd_mux_wait_rate(rvd_mux *m, rvd_mux_stream *s)
     rvd_base_link_push(&m->held_back, &s->turn);
 }
 
+// It has no credit, and the peer has finished. A stock peer may have closed it. One of ours would
+// reset what nobody reads: its reader only pauses.
+static int rvd_mux_may_be_orphan(const rvd_mux *m, const rvd_mux_stream *s)
+{
+    if (m->cfg.features & REVDIAL_FEATURE_RSTCODE) return 0;
+    return s->rx == RVD_MUX_RX_ENDED && s->send_credit == 0;
+}
+
 // Silly window avoidance of the sender: a very small credit is not used at once.
 static int rvd_mux_is_tiny(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
@@ -5708,7 +5716,7 @@ static int rvd_mux_is_tiny(rvd_mux *m, rvd_mux_stream *s, size_t want)
     if (s->send_credit && rvd_mux_may_be_tiny(s)) return 0;
     if (s->send_credit)
         timer = RVD_MUX_TIMER_TINY;
-    else if (s->rx == RVD_MUX_RX_ENDED)
+    else if (rvd_mux_may_be_orphan(m, s))
         timer = RVD_MUX_TIMER_ORPHAN;
     if (timer != RVD_MUX_TIMER_NONE && s->timer_kind == RVD_MUX_TIMER_NONE)
         rvd_mux_timer_set(m, s, timer);
@@ -6241,7 +6249,7 @@ static void rvd_mux_on_fin(rvd_mux *m, rvd_mux_stream *s)
     }
     rvd_mux_rx_become(s, RVD_MUX_RX_ENDED);
     if (s->timer_kind == RVD_MUX_TIMER_LINGER) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
-    if (s->wait == RVD_MUX_WAIT_CREDIT && s->send_credit == 0)
+    if (s->wait == RVD_MUX_WAIT_CREDIT && rvd_mux_may_be_orphan(m, s))
         rvd_mux_timer_set(m, s, RVD_MUX_TIMER_ORPHAN);
     rvd_mux_tell(m, s, RVD_MUX_TELL_FIN);
     rvd_mux_settle(m, s);

@@ -438,6 +438,35 @@ TEST(row_17_what_comes_after_our_close_is_dropped_for_a_while)
     SCRIPT_CHECK_ALL(cases);
 }
 
+TEST(a_peer_of_ours_that_has_finished_may_pause_for_as_long_as_it_likes)
+{
+    static const script_case cases[] = {
+        {"a stock peer that gives no credit for 60 s reads no more: it would not say so",
+         "Wp1+SYN .acceptp1 .writep1#262144 .writep1'x' Wp1+FIN .tick=59000 P0+SYN=1 .tick=1001",
+         "Wp1+ACK Dp1#262144 P0+ACK=1 Wp1+RST=2",
+         NULL,
+         {.limits = {.keepalive_ms = 600000}}},
+        {"the same where it finishes before it takes no more",
+         "Wp1+SYN .acceptp1 Wp1+FIN .writep1#262144 .writep1'x' .tick=59000 P0+SYN=1 .tick=1001",
+         "Wp1+ACK Dp1#262144 P0+ACK=1 Wp1+RST=2",
+         NULL,
+         {.limits = {.keepalive_ms = 600000}}},
+        {"one of ours resets what it does not read",
+         "Wp1+SYN .acceptp1 .writep1#262144 .writep1'x' Wp1+FIN .tick=59000 P0+SYN=1 .tick=1001 "
+         ".tick=500000 Wp1=2000 .writep1'x'",
+         "Wp1+ACK Dp1#262144 P0+ACK=1 Dp1#1",
+         NULL,
+         {.features = "rstcode", .limits = {.keepalive_ms = 600000}}},
+        {"also where it finishes first",
+         "Wp1+SYN .acceptp1 Wp1+FIN .writep1#262144 .writep1'x' .tick=59000 P0+SYN=1 .tick=1001 "
+         ".tick=500000 Wp1=2000 .writep1'x'",
+         "Wp1+ACK Dp1#262144 P0+ACK=1 Dp1#1",
+         NULL,
+         {.features = "rstcode", .limits = {.keepalive_ms = 600000}}},
+    };
+    SCRIPT_CHECK_ALL(cases);
+}
+
 // A reset that stops the peer must not overtake the end of what it reads.
 TEST(row_17_whoever_closes_finishes_before_it_resets)
 {
