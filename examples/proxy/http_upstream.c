@@ -58,17 +58,20 @@ static void http_upstream_free(http_upstream *u)
     free(u);
 }
 
-// Has the agent got all that it was to get? What is cut must not look like an end to its target.
-static int http_upstream_has_all(const http_conn *c)
+// Have both ends got all that they were to get? What is cut must not look like an end to the
+// target, nor go on for a client that has left.
+static int http_upstream_is_over(const http_conn *c)
 {
-    return c->phase == HTTP_TUNNEL ? c->is_shut[1] : c->sent.state == HTTP_BODY_DONE;
+    int has_answered = c->has_response && c->coming.state == HTTP_BODY_DONE;
+    if (c->phase == HTTP_TUNNEL) return c->is_shut[0] && c->is_shut[1];
+    return c->phase != HTTP_EXCHANGE || (c->sent.state == HTTP_BODY_DONE && has_answered);
 }
 
 void http_upstream_drop(http_conn *c)
 {
     http_upstream *u = c->up;
     if (!u) return;
-    if (u->side.st && !http_upstream_has_all(c)) revdial_reset(u->side.st, REVDIAL_RESET_CANCEL);
+    if (u->side.st && !http_upstream_is_over(c)) revdial_reset(u->side.st, REVDIAL_RESET_CANCEL);
     c->up = NULL;
     u->conn = NULL;
     http_side_close(&u->side);

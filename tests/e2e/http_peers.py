@@ -9,8 +9,8 @@
                                             answers the next, once a line has come
     http_peers.py websocket ADDRESS HOST    an upgrade, and messages back and forth
     http_peers.py events ADDRESS HOST       each event must be there before the next is sent for
-    http_peers.py vanish ADDRESS HOST       two requests whose client resets its connection: in the
-                                            body, and after an upgrade
+    http_peers.py vanish ADDRESS HOST       three requests whose client resets its connection: in
+                                            the body, in the response, and after an upgrade
     http_peers.py pauses ADDRESS HOST       bodies and a tunnel go on after a pause, which a line
                                             ends; a head and a response that do not come are late.
                                             Another line: what one side has finished is cut by now
@@ -314,10 +314,11 @@ def websocket_client(address, host):
 def vanish(address, host):
     upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
     for line, more in (("PUT /sum", "Content-Length: 9\r\nExpect: 100-continue\r\n\r\n"),
+                       ("GET /cut-length", "\r\n"),
                        ("GET /websocket", upgrade)):
         s = connect(address)
         s.sendall(f"{line} HTTP/1.1\r\nHost: {host}\r\n{more}".encode())
-        s.recv(1000)  # 100 or 101: it has come to the backend
+        s.recv(1000)  # 100, 101 or 200: it has come to the backend
         s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         s.close()
 
