@@ -31,6 +31,7 @@ struct http_front {
     atomic_uint next;     // thread
     atomic_long clients;  // connections there are
     long clients_max;
+    int is_stopped;
     pthread_mutex_t lock;  // guards trusted
     char *trusted;         // NULL: nobody is
 };
@@ -304,22 +305,19 @@ static void http_end_idle(http_thread *t)
     }
 }
 
-// Returns 0 if the thread is to end.
-static int http_heed_others(http_thread *t)
+static void http_heed_others(http_thread *t)
 {
     http_conn *arrived;
     http_upstream *u;
     http_news news;
     http_left left;
     char byte[16];
-    int is_stopping, is_draining;
     while (read(t->wake[0], byte, sizeof byte) > 0) continue;
     pthread_mutex_lock(&t->lock);
     arrived = http_proxy_of(t) ? t->arrived : NULL;
     if (arrived) t->arrived = NULL;
     t->is_woken = 0;
-    is_stopping = t->is_stopping;
-    is_draining = t->is_draining;
+    t->end_ms = t->stop_ms;
     pthread_mutex_unlock(&t->lock);
     http_arrived_start(t, arrived);
     while ((u = http_posted_next(t, &news)) != NULL) http_upstream_heed(u, &news);
@@ -327,8 +325,6 @@ static int http_heed_others(http_thread *t)
         http_leave_all(t, &left);
         revdial_session_unref(left.session);
     }
-    if (is_draining) http_end_idle(t);
-    return !is_stopping;
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -372,6 +368,7 @@ static int http_patience_ms(const http_thread *t)
 {
     int64_t least = -1;
     if (t->again.next != &t->again) return 0;
+    if (t->end_ms) least = t->end_ms - t->now_ms;
     for (int i = 0; i < HTTP_WAIT_COUNT; i++) {
         const http_link *first = t->waiting[i].next;
         int64_t left;
@@ -397,17 +394,26 @@ static void http_heed_streams(http_thread *t)
     }
 }
 
+// Is the thread to go on? To the end it does for what is on its way to clients.
+static int http_goes_on(http_thread *t)
+{
+    if (!t->end_ms) return 1;
+    for (int i = 0; i < HTTP_WAIT_COUNT && t->now_ms < t->end_ms; i++)
+        if (t->waiting[i].next != &t->waiting[i]) return 1;
+    return 0;
+}
+
 static void *http_run(void *ud)
 {
     http_thread *t = ud;
-    int is_running = 1;
-    while (is_running) {
-        if (http_events_wait(t, http_patience_ms(t))) is_running = http_heed_others(t);
+    do {
+        if (http_events_wait(t, http_patience_ms(t))) http_heed_others(t);
         http_heed_streams(t);
         http_run_again(t);
         http_expire(t);
+        if (http_is_draining(t)) http_end_idle(t);
         http_free_dead(t);
-    }
+    } while (http_goes_on(t));
     return NULL;
 }
 
@@ -472,7 +478,7 @@ http_front *http_start(const http_config *config)
         f->count++;
     }
     if (f->count == config->threads) return f;
-    http_stop(f);
+    http_stop(f, 0);
     http_free(f);
     return NULL;
 }
@@ -488,13 +494,13 @@ void http_use(http_front *f, revdial_proxy *proxy)
     }
 }
 
-static void http_tell(http_front *f, int is_stopping)
+static void http_tell(http_front *f, int64_t stop_ms)
 {
     for (unsigned i = 0; i < f->count; i++) {
         http_thread *t = f->threads[i];
         pthread_mutex_lock(&t->lock);
         t->is_draining = 1;
-        t->is_stopping = is_stopping;
+        t->stop_ms = stop_ms;
         http_wake_locked(t);
         pthread_mutex_unlock(&t->lock);
     }
@@ -505,18 +511,21 @@ void http_drain(http_front *f)
     if (f) http_tell(f, 0);
 }
 
-void http_stop(http_front *f)
+int http_stop(http_front *f, int last_ms)
 {
-    if (!f) return;
-    http_tell(f, 1);
+    int is_whole = 1;
+    if (!f || f->is_stopped) return 1;
+    f->is_stopped = 1;
+    http_tell(f, http_now_ms() + last_ms);
     for (unsigned i = 0; i < f->count; i++) {
         http_thread *t = f->threads[i];
         pthread_join(t->thread, NULL);
         for (int k = 0; k < HTTP_WAIT_COUNT; k++)
             while (t->waiting[k].next != &t->waiting[k])
-                http_conn_free((http_conn *)(void *)t->waiting[k].next);
+                is_whole &= http_conn_end((http_conn *)(void *)t->waiting[k].next);
         http_free_dead(t);
     }
+    return is_whole;
 }
 
 void http_free(http_front *f)

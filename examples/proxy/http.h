@@ -28,8 +28,10 @@ void http_leave(http_front *f, revdial_session *session, const char *target);
 void http_trust(http_front *f, const char *trusted);
 // Closes what is idle, and each other connection after its response.
 void http_drain(http_front *f);
-// Ends all connections and the threads. Before revdial_proxy_stop(), and when no port leads here.
-void http_stop(http_front *f);
+// Ends all connections and the threads; what is on its way to a client has so long to get there.
+// Before revdial_proxy_stop(), and when no port leads here. Once more does nothing.
+//   returns  whether all of it did
+int http_stop(http_front *f, int last_ms);
 // After revdial_proxy_stop().
 void http_free(http_front *f);
 

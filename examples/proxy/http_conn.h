@@ -79,6 +79,7 @@ typedef struct http_thread {
     revdial_pollset *set;                // of the streams
     http_bytes asked, asked_by;          // of poll(2), where there is none
     int64_t now_ms;                      // since the last wait
+    int64_t end_ms;                      // when it ends at the latest; 0: it is not to end
     http_link waiting[HTTP_WAIT_COUNT];  // connections, the first deadline first
     int wait_ms[HTTP_WAIT_COUNT];
     http_link again;  // connections that have had their turn
@@ -95,7 +96,8 @@ typedef struct http_thread {
     http_left left[HTTP_LEFT_MAX];
     int left_count;
     http_upstream *posted;
-    int is_woken, is_stopping, is_draining;
+    int is_woken, is_draining;
+    int64_t stop_ms;  // as end_ms
 } http_thread;
 
 // The socket is watched from now on; the connection runs after its events. Returns 0, or -1.
@@ -226,8 +228,10 @@ void http_conn_expire(http_conn *c);
 void http_conn_dialled(http_conn *c);
 // The session drains, or the target fails.
 void http_conn_leave(http_conn *c, const http_left *left);
-// No request runs on it.
+// No request runs on it, and nothing is on its way; at the end half a request is nothing, too.
 int http_conn_is_idle(const http_conn *c);
+// The front end is over: what is not complete must not look as if it were. Returns whether it is.
+int http_conn_end(http_conn *c);
 
 // http_pick.c: how an agent is picked for the request, as its route has it, or else the port.
 void http_conn_pick(http_conn *c, const http_head *h, const route_choice *to);

@@ -545,7 +545,17 @@ void http_conn_leave(http_conn *c, const http_left *left)
 
 int http_conn_is_idle(const http_conn *c)
 {
-    return c->phase == HTTP_HEAD && c->client.in.len == 0;
+    int has_begun = c->client.in.len > 0 && !c->thread->end_ms;
+    return c->phase == HTTP_HEAD && !has_begun && c->client.out.len == 0;
+}
+
+int http_conn_end(http_conn *c)
+{
+    int is_over = c->phase == HTTP_HEAD || c->phase == HTTP_LINGER;
+    is_over &= c->client.out.len == 0;
+    if (!is_over) return conn_abort(c, "the proxy stops");
+    http_conn_free(c);
+    return 1;
 }
 
 static const char silent_target[] = "response: the target did not answer in time";

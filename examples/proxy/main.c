@@ -260,18 +260,10 @@ static int app_open(app *a)
     return rc;
 }
 
-// How long peers may go on when the proxy has drained: what backends have brought may still be on
-// its way to clients of theirs, who take their time.
-static int app_peers_ms(int64_t until_ms)
-{
-    int64_t left_ms = until_ms - fetch_now_ms();
-    return left_ms > PEERS_LAST_MS ? (int)left_ms : PEERS_LAST_MS;
-}
-
 static int app_run(app *a)
 {
-    int64_t until_ms;
-    int rc, drain_ms;
+    int64_t until_ms, left_ms;
+    int rc, drain_ms, is_whole;
     rc = app_wait(a);
     drain_ms = a->live.now->cli.common.drain_ms;
     until_ms = fetch_now_ms() + drain_ms;
@@ -281,12 +273,17 @@ static int app_run(app *a)
     health_stop(a->live.health);
     http_drain(a->live.http);
     prog_logf(&a->log, REVDIAL_LOG_INFO, "proxy.draining", "for at most %d ms", drain_ms);
-    if (revdial_proxy_drain(a->live.proxy, drain_ms) != REVDIAL_OK)
+    is_whole = revdial_proxy_drain(a->live.proxy, drain_ms) == REVDIAL_OK;
+    // What backends have brought may still be on its way to clients, who take their time.
+    left_ms = until_ms - fetch_now_ms();
+    is_whole &= http_stop(a->live.http, left_ms > 0 ? (int)left_ms : 0);
+    if (!is_whole)
         prog_logf(&a->log, REVDIAL_LOG_WARN, "proxy.cut",
                   "some connections were still open when --drain ended");
     prog_admin_stop(a->admin);  // its pages look at the peers
     a->admin = NULL;
-    peers_stop(&a->live.peers, app_peers_ms(until_ms));
+    left_ms = until_ms - fetch_now_ms();
+    peers_stop(&a->live.peers, left_ms > PEERS_LAST_MS ? (int)left_ms : PEERS_LAST_MS);
     prog_log_put(&a->log, REVDIAL_LOG_INFO, "proxy.stopped", "");
     return rc == 0 ? PROG_STOPPED : PROG_FAILED;
 }
@@ -296,7 +293,7 @@ static void app_free(app *a)
     prog_admin_stop(a->admin);
     sockets_stop(&a->sockets);
     health_stop(a->live.health);
-    http_stop(a->live.http);
+    http_stop(a->live.http, 0);
     peers_stop(&a->live.peers, 0);
     revdial_proxy_stop(a->live.proxy);  // ends all connections: no hook runs any more
     peers_close(&a->live.peers);

@@ -394,6 +394,32 @@ pauses_end_nothing() {
     stop jumping
 }
 
+# What a proxy that ends has taken from its agents still goes to clients who take their time.
+takes_last_bytes_out() {
+    start_proxy ending --http 127.0.0.1:0 --route a.test=web --access-log --drain 20s &&
+        start_agent faithful --target "${address_of[origin]}" || return
+    hold_open last python3 "$here/http_peers.py" last "${exposed[0]}" a.test "$dir/ending.log"
+    said last.out '^waits' 30 && until_quiet 20 ending faithful || return
+    echo >&"${fifo_of[last]}"
+    said last.out '^left' 30 && kill -TERM "${pid_of[ending]}" || return
+    said ending.log 'event=session.down' 10 || return
+    let_go last
+    await_end last 30 && is "$(tail -n 1 "$dir/last.out")" whole || return
+    await_end ending 10 && is "$status" 0
+}
+
+# When --drain has ended, clients see no end that nobody has sent.
+cuts_what_is_late() {
+    end_now faithful
+    start_proxy ending --http 127.0.0.1:0 --route a.test=web --access-log --drain 100ms &&
+        start_agent faithful --target "${address_of[origin]}" || return
+    start ends python3 "$here/http_peers.py" ends "${exposed[0]}" a.test
+    said ends.out '^open' 20 && kill -TERM "${pid_of[ending]}" || return
+    await_end ends 20 && is "$(tail -n 1 "$dir/ends.out")" RST || return
+    await_end ending 10 && is "$status" 0 || return
+    is "$(count ending.log 'event=http.request .* why=')" 20
+}
+
 make_file "$dir/hundred" 100
 ln -sf "$dir/hundred" "$www/hundred"
 hundred_bytes=$(stat -c %s "$dir/hundred")
@@ -428,4 +454,7 @@ check 'HUP reads routes again, and whom to trust' reloads
 check 'a PROXY header says who the client is' proxy_header
 check 'HAProxy sends both a PROXY header and fields' both_say_who
 stop faithful plain
+check 'a proxy that ends brings the last bytes' takes_last_bytes_out
+check 'a proxy that ends cuts what is late' cuts_what_is_late
+end_now faithful
 check 'what is on its way may pause' pauses_end_nothing

@@ -14,6 +14,10 @@
     http_peers.py pauses ADDRESS HOST       bodies and a tunnel go on after a pause, which a line
                                             ends; a head and a response that do not come are late.
                                             Another line: what one side has finished is cut by now
+    http_peers.py last ADDRESS HOST LOG     responses of many lengths that nobody reads. At a line
+                                            it leaves those that LOG does not have as complete; at
+                                            another it reads the rest: how many are whole?
+    http_peers.py ends ADDRESS HOST         prints how tunnels and a response without a length end
     http_peers.py statuses ADDRESS FILE     what each message of a corpus is answered with
     http_peers.py cut ADDRESS HOST          is a response that was cut seen as one? Reads a line
                                             before it asks, and when the backend has been killed
@@ -154,6 +158,12 @@ def serve_one(s, f, request):
     elif request.path == "/large":
         data = os.urandom(LARGE)
         answer(s, data, more=f"X-Sum: {hashlib.sha256(data).hexdigest()}\r\n")
+    elif request.path.startswith("/bytes/"):
+        answer(s, bytes(int(request.path[len("/bytes/"):])))
+    elif request.path == "/endless":
+        s.sendall(b"HTTP/1.0 200 OK\r\n\r\nwithout an end")
+        f.read(1)
+        return False
     elif request.path == "/waiting":
         answer(s, str(served["waiting"]).encode())
     elif request.path == "/go-on":
@@ -455,6 +465,38 @@ def pauses(address, host):
     print("finished:", read_all(finished)[1], flush=True)
 
 
+def last(address, host, log):
+    clients = {}
+    for size in range(100000, 1500000, 30000):
+        clients[size] = s = socket.socket()
+        s.settimeout(20)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.connect(("127.0.0.1", int(address.rsplit(":", 1)[1])))
+        s.sendall(f"GET /bytes/{size} HTTP/1.1\r\nHost: {host}\r\n"
+                  "Connection: close\r\n\r\n".encode())
+    print("waits", flush=True)
+    sys.stdin.readline()
+    with open(log, encoding="ascii") as f:
+        complete = re.findall(r"received_bytes=(\d+) (?!.*why=)", f.read())
+    for size in clients.keys() - {int(size) for size in complete}:
+        clients.pop(size).close()
+    print("left", flush=True)
+    sys.stdin.readline()
+    whole = [size for size, s in clients.items() if read_answer(s)[1] == bytes(size)]
+    print("whole" if whole and len(whole) == len(clients) else f"{len(whole)} of {len(clients)}")
+
+
+def ends(address, host):
+    clients = [connect(address) for _ in range(20)]
+    upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\n"
+    for i, s in enumerate(clients):
+        line, fields = ("GET /websocket", upgrade) if i % 2 else ("GET /endless", "")
+        s.sendall(f"{line} HTTP/1.{i % 2}\r\nHost: {host}\r\n{fields}\r\n".encode())
+        read_answer(s)
+    print("open", flush=True)
+    print(*{read_all(s)[1] for s in clients}, flush=True)
+
+
 def corpus(path):
     """Messages, each with its name in a line of its own before it: "# name"."""
     with open(path, encoding="latin-1") as file:
@@ -507,7 +549,7 @@ def cut(address, host):
 
 
 JOBS = {"origin": origin, "who": who, "raw": raw, "keep": keep, "websocket": websocket_client,
-        "events": events, "vanish": vanish, "pauses": pauses,
+        "events": events, "vanish": vanish, "pauses": pauses, "last": last, "ends": ends,
         "statuses": statuses, "cut": cut}
 
 if __name__ == "__main__":
