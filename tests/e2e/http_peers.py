@@ -451,6 +451,8 @@ def pauses(address, host):
     finished.shutdown(socket.SHUT_WR)
     half.sendall(b"GET / HTTP/1.1\r\nHo")
     p.send(silent, b"GET /silent")
+    for s in finished, p.down:
+        s.recv(1, socket.MSG_PEEK)  # the response has begun: it cannot be late any more
     while ask(p.other, host, "/waiting") != b"2":  # then the front end knows what it waits for
         time.sleep(0.05)
     print("waits", flush=True)
