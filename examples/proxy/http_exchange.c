@@ -292,7 +292,9 @@ static int conn_send(http_conn *c)
     if (n > 0) http_side_send(t, to);
     c->moved[0] += (uint64_t)n;
     if (http_side_used(&c->client, in, (size_t)n) != 0) c->client.is_bad = 1;
-    return n > 0 || http_side_more(&c->client);
+    if (n > 0 || http_side_more(&c->client)) return 1;
+    if (c->client.is_eof) c->client.is_bad = 1;  // likewise, in the middle of the trailers
+    return c->client.is_bad;
 }
 
 // ------------------------------------------------------------------------------------------------

@@ -125,6 +125,16 @@ by_a_unix_socket() {
         "$hundred_sha $hundred_bytes"
 }
 
+# A client that finishes before its request is complete has left, wherever that is.
+half_requests() {
+    local part
+    for part in '' '5\r\nhel' '5\r\nhello\r\n0\r\n' '5\r\nhello\r\n0\r\nX-Sum: 1'; do
+        is "$(peers raw "$front" \
+            "PUT /sum HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n$part")" \
+            '[FIN]' || return
+    done
+}
+
 # What a backend keeps open is used again by the same client, and by no other.
 streams_of_their_own() {
     local before after
@@ -435,6 +445,7 @@ check 'HEAD, 1xx, until close, trailers, early answer' other_forms
 check 'answers that break rules, but are clear' sloppy_answers
 check 'fields for one hop, and what a client claims' hop_fields
 check 'clients of a Unix socket' by_a_unix_socket
+check 'a request that ends too early' half_requests
 check 'a kept stream is one client'"'"'s, and is clean' streams_of_their_own
 check 'errors say in which phase it failed' errors_say_the_phase
 check 'a backend that registers later' comes_later
