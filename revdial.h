@@ -28353,7 +28353,7 @@ static int rvd_agent_probe_egress(revdial_agent *a, revdial_err *err)
     if (!a->cfg.egress) return REVDIAL_OK;
     if (a->cfg.all_addresses)
         return rvd_stream_fail(err, REVDIAL_EINVAL, 0,
-                               "all_addresses: with egress the egress proxy resolves the name");
+                               "all_addresses: not with an egress proxy, which resolves the name");
     for (unsigned i = 0; i < a->link_count; i++) {
         revdial_egress *v = revdial_egress_new(a->cfg.egress, a->links[i]->endpoint,
                                                a->cfg.common.alloc, a->cfg.common.alloc_ud, err);

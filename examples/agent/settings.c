@@ -322,7 +322,7 @@ static int config_fill(config *c)
     cfg->common.tls = c->tls;
     prog_configure(&c->cli.common, &cfg->common);
     if (revdial_agent_check(cfg, &err) != REVDIAL_EINVAL) return 0;  // the start tells of others
-    return prog_complain(&c->cli, "%s", err.msg);
+    return prog_refused(&c->cli, err.msg, NULL, NULL);
 }
 
 int config_open(config *c, char **argv, prog_log *log)

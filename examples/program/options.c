@@ -120,6 +120,9 @@ int prog_usage_error(const prog_cli *cli, const char *option, const char *proble
 {
     const prog_setting *s = prog_setting_of(cli, option, value);
     char name[PROG_NAME_MAX + 16], shown[512] = "";
+    size_t len = strlen(option);
+    if (strncmp(problem, option, len) == 0 && strncmp(problem + len, ": ", 2) == 0)
+        problem += len + 2;  // it is said anyway
     if (value && (!s || !(s->option->flags & PROG_SECRET)))
         snprintf(shown, sizeof shown, " \"%s\"", value);
     if (s && s->from == PROG_FROM_FILE)

@@ -182,6 +182,9 @@ void prog_cli_free(prog_cli *cli);
 // Says what is wrong with an option, and where it was given. Returns PROG_USAGE.
 int prog_usage_error(const prog_cli *cli, const char *option, const char *problem,
                      const char *value);
+// refused.c: the same of what the library says about its configuration. The option is that of the
+// field or the value that msg names; where there is none, this one, which may be NULL.
+int prog_refused(const prog_cli *cli, const char *msg, const char *option, const char *value);
 // The same where no single option is to blame.
 int prog_complain(const prog_cli *cli, const char *form, ...)
 #ifdef __GNUC__

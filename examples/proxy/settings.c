@@ -535,12 +535,12 @@ static int config_fill(config *c)
 static int config_check(config *c)
 {
     revdial_err err = {0};
+    int at = 0;
     size_t i;
-    if (revdial_proxy_check(&c->proxy, &err) != REVDIAL_EINVAL)
-        return 0;  // the start tells of others
-    if (sscanf(err.msg, "exposes[%zu]", &i) == 1 && i < c->expose_count)
-        return prog_usage_error(&c->cli, c->exposes[i].option, err.msg, c->exposes[i].item);
-    return prog_complain(&c->cli, "%s", err.msg);
+    if (revdial_proxy_check(&c->proxy, &err) != REVDIAL_EINVAL) return 0;  // else: at the start
+    if (sscanf(err.msg, "exposes[%zu].%n", &i, &at) != 1 || i >= c->expose_count)
+        return prog_refused(&c->cli, err.msg, NULL, NULL);
+    return prog_refused(&c->cli, err.msg + at, c->exposes[i].option, c->exposes[i].item);
 }
 
 static int config_sockets(const config *c)

@@ -52,7 +52,7 @@ good|[route *]\nname = web\nhealth = http://web.test/health\nhealth-interval = 1
 5: pick: .*put it into a .route|[connect 127.0.0.1:0]\npick = header:X-User
 6: pick: clients of an .expose. name no host|[expose 127.0.0.1:0]\nname = web\npick = host
 4: route: .*BAD|[route *]\nname = BAD
-4: connect: .*10.0.0.0/99|[connect 127.0.0.1:0]\nallow-from = 10.0.0.0/99
+5: allow-from: .*10.0.0.0/99|[connect 127.0.0.1:0]\nallow-from = 10.0.0.0/99
 END_OF_LIST
     configure "origin = https://ops.example/"
     says proxy 2 'ops.example/' --config "$conf" --check || return

@@ -74,8 +74,8 @@ agent allow.*nowhere $agent --allow-file /nowhere
 agent --server
 agent --name --server http://127.0.0.1:1
 agent --target --server http://127.0.0.1:1 --name web --token-file "$dir/token"
-agent target:.*80.*host.is.missing $agent --target 80
-agent target:.*port.must.be.from.1 $agent --target x:0
+agent --target:.*host.is.missing.*80 $agent --target 80
+agent --target:.*port.must.be.from.1 $agent --target x:0
 agent --token-file.*nowhere --server unix:/x --name web --target 127.0.0.1:80 --token-file /nowhere
 agent --proxy-protocol.*3 --proxy-protocol 3
 agent --keepalive.*15 --keepalive 15
@@ -83,21 +83,20 @@ agent --keepalive.*100.*20ms --keepalive 20ms
 proxy --keepalive.*100.*99ms --keepalive 99ms
 proxy http://a:80 --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose 0=web/http://a:80
 proxy a:b:c --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose 0=web/a:b:c
-proxy ops.example/ --listen 127.0.0.1:0 --token-file "$dir/tokens" --origin https://ops.example/
-proxy revdial.*must.begin.with --listen 127.0.0.1:0 --token-file "$dir/tokens" --path revdial
+proxy --origin:.*ops.test/ --listen 127.0.0.1:0 --token-file "$dir/tokens" --origin http://ops.test/
+proxy --path:.must.begin.*revdial --listen 127.0.0.1:0 --token-file "$dir/tokens" --path revdial
 agent http://a:80 $agent --target http://a:80
 agent --via.*login $agent --via http://user:password@127.0.0.1:1
 agent --via.*--via-file $agent --via http://127.0.0.1:1 --via-file "$dir/token"
 agent --via-file.*nowhere $agent --via-file /nowhere
-agent egress:.there.is.no.TLS $agent --via https://127.0.0.1:1
-agent egress:.not.http $agent --via-file "$dir/token"
-agent egress:.*server $agent --server unix:/x --via http://127.0.0.1:1
-agent all_addresses $agent --all-addresses --via http://127.0.0.1:1
+agent --via:.there.is.no.TLS $agent --via https://127.0.0.1:1
+agent --via-file:.not.http $agent --via-file "$dir/token"
+agent --via:.only.a.server $agent --server unix:/x --via http://127.0.0.1:1
+agent --all-addresses:.not.with $agent --all-addresses --via http://127.0.0.1:1
 agent ftp --server ftp://127.0.0.1:1 --name web --token-file "$dir/token" --target 127.0.0.1:80
-agent name --server http://127.0.0.1:1 --name UPPER --token-file "$dir/token" --target 127.0.0.1:80
 proxy is.--listen.meant --lisen 127.0.0.1:0
 agent is.--token-file.meant --tokn-file x
-agent 99999.*65535 $agent --server http://127.0.0.1:99999
+agent --server:.*65535.*99999 $agent --server http://127.0.0.1:99999
 proxy two.dashes -listen 127.0.0.1:0
 proxy --listen:.needs.a.value --listen --expose 127.0.0.1:0=web
 proxy --unix-mode.*99 --unix-mode 99
@@ -105,9 +104,13 @@ proxy write.HOST:PORT --listen 7000 --token-file "$dir/tokens"
 proxy without.the.scheme --listen tcp://127.0.0.1:0 --token-file "$dir/tokens"
 proxy at.most.10. --listen "unix:/$(printf %150s | tr ' ' x)" --token-file "$dir/tokens"
 agent without.the.scheme $agent --target http://x:80
-agent UPPER.*a-z --server http://127.0.0.1:1 --name UPPER --token-file "$dir/token" --target x:80
+agent --name:.*UPPER $agent --name UPPER
 agent --insecure-cleartext $only --server http://192.0.2.1:1
-agent nonsense --server http://127.0.0.1:1 --name web --token-file "$dir/token" --allow nonsense
+agent --server-name:.neither.*a.b $agent --server-name "a b"
+proxy --congestion:.*none --listen 127.0.0.1:0 --token-file "$dir/tokens" --congestion none
+proxy --expose:.target: --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose 0=web/x
+proxy --allow-from:.*x --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose 0=web --allow-from x
+agent --allow:.the.port.*nonsense $agent --allow nonsense
 END_OF_LIST
     figures="$count wrong command lines"
 }
