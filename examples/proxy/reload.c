@@ -188,12 +188,16 @@ static void live_swap(live *l, config *next, config *over)
     if (over != l->first) config_free(over);
 }
 
-// The hooks of its ports look at the routes that are in force.
+// The hooks of its ports look at the routes that are in force. Connections to --http have a PROXY
+// header only if its option says so; the list of proxies was checked as that of all ports.
 static void live_adopt(live *l, config *c)
 {
     for (size_t i = 0; i < c->expose_count; i++) {
-        int is_http = c->exposes[i].x.route == front_http.route;
-        c->exposes[i].x.route_ud = c->xs[i].route_ud = is_http ? (void *)l->http : &l->routes;
+        revdial_expose *x = &c->exposes[i].x;
+        int is_http = x->route == front_http.route;
+        x->route_ud = is_http ? (void *)l->http : &l->routes;
+        if (is_http && !c->s.has_http_header) x->trusted_proxies = NULL;
+        c->xs[i] = *x;
     }
 }
 

@@ -330,7 +330,6 @@ static int config_add(config *c, const prog_list *list, const front_kind *front)
         if (rc != 0) return rc;
         // What a front end says of a dial has to be true.
         if (front) x->x.dial.flags &= ~(unsigned)REVDIAL_DIAL_EARLY;
-        if (front == &front_http && !c->s.has_http_header) x->x.trusted_proxies = NULL;
     }
     return 0;
 }

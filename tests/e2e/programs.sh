@@ -110,6 +110,7 @@ agent --server-name:.neither.*a.b $agent --server-name "a b"
 proxy --congestion:.*none --listen 127.0.0.1:0 --token-file "$dir/tokens" --congestion none
 proxy --expose:.target: --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose 0=web/x
 proxy --allow-from:.*x --listen 127.0.0.1:0 --token-file "$dir/tokens" --expose 0=web --allow-from x
+proxy --trusted-proxies.*x --listen 0:0 --token-file "$dir/tokens" --http 0 --trusted-proxies x
 agent --allow:.the.port.*nonsense $agent --allow nonsense
 END_OF_LIST
     figures="$count wrong command lines"
