@@ -238,12 +238,23 @@ static int copy(int from, int to)
     }
 }
 
+// What is cut must not look like an end at the other side: the connection ends with a reset.
+static void cut(const dial *d)
+{
+    const struct linger none = {1, 0};
+    setsockopt(d->fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+}
+
 static void *send_input(void *ud)
 {
     const dial *d = ud;
-    int is_whole = copy(STDIN_FILENO, d->fd) == 0;
-    shutdown(d->fd, SHUT_WR);
-    return is_whole ? NULL : ud;
+    if (copy(STDIN_FILENO, d->fd) == 0) {
+        shutdown(d->fd, SHUT_WR);
+        return NULL;
+    }
+    cut(d);
+    shutdown(d->fd, SHUT_RD);  // ends the other direction here, and tells nobody
+    return ud;
 }
 
 static int relay(dial *d)
@@ -252,11 +263,15 @@ static int relay(dial *d)
     void *is_cut;
     errno = pthread_create(&sender, NULL, send_input, d);
     if (errno) return failed(PROG_FAILED, "no thread", strerror(errno));
-    if (copy(d->fd, STDOUT_FILENO) != 0)
-        return failed(PROG_FAILED, "the connection was cut", strerror(errno));
+    if (copy(d->fd, STDOUT_FILENO) != 0) {
+        failed(PROG_FAILED, "the connection was cut", strerror(errno));
+        cut(d);
+        return PROG_FAILED;
+    }
     close(STDOUT_FILENO);
     pthread_join(sender, &is_cut);
-    return is_cut ? PROG_FAILED : PROG_STOPPED;
+    if (is_cut) return failed(PROG_FAILED, "the connection was cut", "not all was sent");
+    return PROG_STOPPED;
 }
 
 int dial_main(char **argv)

@@ -183,6 +183,26 @@ dial_carries() {
     [ "$got" = "$page" ] || fail "the agent's own target, through its socket: $got"
 }
 
+# An input that breaks is no end of it: the target sees a reset.
+dial_cuts() {
+    local got
+    got=$(python3 - "$build/revdial-proxy" dial "web/${address_of[sink]}" --through "$connect" \
+        2>&1 <<'END_OF_PYTHON'
+import socket, struct, subprocess, sys
+listener = socket.create_server(("127.0.0.1", 0))
+peer = socket.create_connection(listener.getsockname())
+stdin, _ = listener.accept()
+dial = subprocess.Popen(sys.argv[1:], stdin=stdin)
+stdin.close()
+peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+peer.close()
+sys.exit(dial.wait(20))
+END_OF_PYTHON
+    )
+    [ $? -eq 1 ] && [[ "$got" = *'was cut'* ]] || { fail "dial says $got"; return; }
+    said web.log "event=stream.end .*target=${address_of[sink]} .*reason=cancelled" 10
+}
+
 # dial_ends STATUS PATTERN WORD...
 dial_ends() {
     local got want=$1 pattern=$2
@@ -358,6 +378,7 @@ check 'SOCKS5 refuses by reply' socks5_refuses
 check 'TLS by server name' sni_works
 check 'TLS refuses by alert' sni_refuses
 check 'dial carries both directions' dial_carries
+check 'an input of dial that breaks is no end' dial_cuts
 check 'dial says why it failed' dial_says_why
 check 'ssh by dial' ssh_through \
     "$build/revdial-proxy dial web/${address_of[sshd]} --through $connect"
