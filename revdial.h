@@ -847,6 +847,10 @@ REVDIAL_API void revdial_engine_acked(revdial_engine *e, int64_t at_us);
 // decides alone how much is on its way. Needs REVDIAL_FEATURE_PINGS.
 REVDIAL_API int revdial_engine_has_rival(const revdial_engine *e);
 
+// Tells the round trip of TCP itself (tcpi_rtt), in microseconds, while it loses packets and takes
+// none for a sign of a full link, as BBR; else 0. What waits for a lost packet is no queue then.
+REVDIAL_API void revdial_engine_set_trip(revdial_engine *e, uint32_t trip_us);
+
 // Answer to REVDIAL_EV_AUTH.
 //   verdict  a revdial_verdict, or an error that stands for one, as revdial_auth_verify() returns
 //   returns  0; REVDIAL_EINVAL: no answer is awaited (the peer has gone meanwhile), or
@@ -3582,6 +3586,7 @@ typedef struct rvd_pace {
     uint32_t extra;               // beyond the cap, while the peer is silent
     uint32_t lead;                // value of the last ping on an idle link
     uint32_t trip_us;             // the last round trip
+    uint32_t link_us;             // that of TCP itself, see revdial_engine_set_trip(); or 0
     uint32_t min_us, next_us;     // the least one; the least since min_at
     uint32_t noise_us;            // how far round trips are above the least of their round
     uint32_t rates[RVD_PACE_ROUNDS], round;
@@ -3680,6 +3685,7 @@ static uint32_t rvd_pace_slack(const rvd_pace *p, uint32_t rate)
     if (us > 18000) us = 18000;
     if (us < 2000) us = 2000;
     us += rvd_base_min_u32(RVD_PACE_PACKET * 1000 / (rate / 1000 + 1), 20000);
+    if (p->link_us) us += p->min_us;  // a lost packet holds up what comes behind it for as long
     return us + p->min_us / 64 + rvd_base_min_u32(noise, p->min_us / 3);
 }
 
@@ -3834,7 +3840,8 @@ static void rvd_pace_hold_judge(rvd_pace *p, uint32_t queue_us, uint32_t mean_us
 {
     uint32_t rate = p->far == RVD_PACE_FAR ? p->last_rate : p->round_rate;  // it may have dropped
     uint32_t slack = rvd_pace_slack(p, rate), step;
-    int is_stale = p->now_us - rvd_base_later(p->min_at, p->drain_at) > RVD_PACE_STALE_US;
+    int is_stale =
+        !p->link_us && p->now_us - rvd_base_later(p->min_at, p->drain_at) > RVD_PACE_STALE_US;
     if (p->min_us < RVD_PACE_NEAR_US && rate > RVD_PACE_NEAR_RATE) {
         rvd_pace_become(p, RVD_PACE_NEAR);
         return;
@@ -3878,10 +3885,19 @@ static void rvd_pace_free_judge(rvd_pace *p, uint32_t queue_us)
         rvd_pace_drain(p);
 }
 
+// What comes behind a lost packet waits in the peer's system until that was sent again. It is no
+// queue of the link, and less on its way would not shorten it: then TCP's own round trip counts.
+static uint32_t rvd_pace_least(const rvd_pace *p)
+{
+    if (!p->link_us || p->link_us >= p->least_us) return p->least_us;
+    return p->link_us > p->min_us ? p->link_us : p->min_us;
+}
+
 static void rvd_pace_round_end(rvd_pace *p, uint32_t added)
 {
-    uint32_t queue = p->least_us - p->min_us;
-    uint32_t noise = p->samples ? (uint32_t)(p->sum_us / p->samples) - p->least_us : 0;
+    uint32_t least = rvd_pace_least(p), queue = least - p->min_us, noise = 0;
+    if (p->samples && least == p->least_us)
+        noise = (uint32_t)(p->sum_us / p->samples) - p->least_us;
     if (p->state == RVD_PACE_HOLD && p->samples && !p->far)
         p->noise_us = (3 * p->noise_us + rvd_base_min_u32(noise, p->min_us)) / 4;
     switch ((enum rvd_pace_state)p->state) {
@@ -3890,7 +3906,7 @@ static void rvd_pace_round_end(rvd_pace *p, uint32_t added)
         if (p->samples) rvd_pace_hold_judge(p, queue, queue + noise);
         break;
     case RVD_PACE_DRAIN:
-        if (rvd_pace_is_long(p, p->least_us))
+        if (rvd_pace_is_long(p, least))
             rvd_pace_free(p, queue);
         else
             rvd_pace_hold(p, rvd_pace_rate(p));
@@ -3993,7 +4009,7 @@ static int rvd_pace_is_grown(const rvd_pace *p)
     uint32_t queue_us = rvd_pace_slack(p, rvd_pace_rate(p)) / 2;
     if (queue_us < 2000) queue_us = 2000;
     return p->round_rate / 3 < before / 2 &&
-           p->least_us - p->min_us > queue_us + p->min_us / 16;
+           rvd_pace_least(p) - p->min_us > queue_us + p->min_us / 16;
 }
 
 static uint32_t rvd_pace_speed(uint32_t bytes, uint32_t us)
@@ -4015,7 +4031,7 @@ static uint32_t rvd_pace_train(rvd_pace *p, const rvd_pace_ping *g, uint32_t tri
         p->train_trip = trip_us;
         return 0;
     }
-    if (bytes < RVD_PACE_TRAIN || trip_us - p->train_trip < took / 4) return 0;
+    if (bytes < RVD_PACE_TRAIN || trip_us - p->train_trip < took / 4 || p->link_us) return 0;
     if (trip_us - p->train_trip < RVD_PACE_RISE_US + p->min_us / 32) return 0;
     return rvd_pace_speed(bytes, took);
 }
@@ -12306,6 +12322,11 @@ int revdial_engine_has_rival(const revdial_engine *e)
     return rvd_engine_has_session(e) && rvd_mux_has_rival(&e->mux);
 }
 
+void revdial_engine_set_trip(revdial_engine *e, uint32_t trip_us)
+{
+    if (rvd_engine_has_session(e)) e->mux.pace.link_us = trip_us;
+}
+
 void revdial_engine_get_info(const revdial_engine *e, revdial_engine_info *out)
 {
     const rvd_mux *m = &e->mux;
@@ -13629,21 +13650,30 @@ static void rvd_sys_set_keepalive(int fd, int idle_ms)
 #endif
 }
 
-#define RVD_SYS_TCP_SSTHRESH 19  // tcpi_snd_ssthresh: struct tcp_info is in words from there on
+// Some words of Linux's struct tcp_info, which libc's may lack.
+enum rvd_sys_tcp { RVD_SYS_TCP_RTT = 17, RVD_SYS_TCP_SSTHRESH = 19, RVD_SYS_TCP_RESENT = 25 };
+typedef uint32_t rvd_sys_tcp_info[RVD_SYS_TCP_RESENT + 1];
+
+// All 0 where it cannot be had.
+static void rvd_sys_get_tcp_info(int fd, rvd_sys_tcp_info info)
+{
+    memset(info, 0, sizeof(rvd_sys_tcp_info));
+#if defined(__linux__) && defined(TCP_INFO)
+    socklen_t len = (socklen_t)sizeof(rvd_sys_tcp_info);
+    int r;
+    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, info, &len));
+    (void)r;
+#else
+    (void)fd;
+#endif
+}
 
 // Is a TCP connection in its first slow start? Linux alone says so.
 static int rvd_sys_is_starting(int fd)
 {
-#if defined(__linux__) && defined(TCP_INFO)
-    uint32_t info[RVD_SYS_TCP_SSTHRESH + 1] = {0};
-    socklen_t len = (socklen_t)sizeof info;
-    int r;
-    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, info, &len));
-    return r == 0 && info[RVD_SYS_TCP_SSTHRESH] == INT32_MAX;
-#else
-    (void)fd;
-    return 0;
-#endif
+    rvd_sys_tcp_info info;
+    rvd_sys_get_tcp_info(fd, info);
+    return info[RVD_SYS_TCP_SSTHRESH] == INT32_MAX;
 }
 
 // The congestion control of a TCP socket, by its name. Unix sockets refuse it.
@@ -13661,23 +13691,30 @@ static int rvd_sys_set_congestion(int fd, const char *name)
 #endif
 }
 
-// CUBIC on Linux ends its slow start when round trips grow (HyStart). Behind somebody else's queue
-// they do so at once, and then it takes half a minute to get its share. Reno's slow start ends with
-// the first loss.
-//   returns  1: the socket starts as Reno; 0: it is not CUBIC's, or its start is over
-static int rvd_sys_start_as_reno(int fd)
+// Is it one whose name begins so?
+static int rvd_sys_has_congestion(int fd, const char *prefix)
 {
 #ifdef TCP_CONGESTION
     char name[16] = "";
     socklen_t len = (socklen_t)sizeof name;
     int r;
     RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, IPPROTO_TCP, TCP_CONGESTION, name, &len));
-    if (r < 0 || strncmp(name, "cubic", sizeof name) != 0 || !rvd_sys_is_starting(fd)) return 0;
-    return rvd_sys_set_congestion(fd, "reno") == 0;
+    return r == 0 && strncmp(name, prefix, strlen(prefix)) == 0;
 #else
     (void)fd;
+    (void)prefix;
     return 0;
 #endif
+}
+
+// CUBIC on Linux ends its slow start when round trips grow (HyStart). Behind somebody else's queue
+// they do so at once, and then it takes half a minute to get its share. Reno's slow start ends with
+// the first loss.
+//   returns  1: the socket starts as Reno; 0: it is not CUBIC's, or its start is over
+static int rvd_sys_start_as_reno(int fd)
+{
+    if (!rvd_sys_has_congestion(fd, "cubic") || !rvd_sys_is_starting(fd)) return 0;
+    return rvd_sys_set_congestion(fd, "reno") == 0;
 }
 
 // The names of what the system offers, with blanks between them; "" where it does not say.
@@ -16713,6 +16750,8 @@ static ptrdiff_t rvd_splice_out(rvd_splice_pipe *p, int fd, size_t len, int more
 #define RVD_STREAM_THIN_PART 10     // where a tenth of a second's worth may wait
 #define RVD_STREAM_PACE_US 50000    // the shortest time over which a rate is measured
 #define RVD_STREAM_PACE_PART 200    // of a second's worth: 5 ms
+#define RVD_STREAM_LOSS_BYTES 32768 // in that time: from then on a loss matters
+#define RVD_STREAM_LOSS_US 1000000  // after a packet was sent again more losses are expected
 
 // A link is thin if its socket is full three quarters of the time. The system's send buffer would
 // hold a minute's worth of it, so it gets one of four seconds' worth. That is more than any round
@@ -17065,6 +17104,9 @@ typedef struct rvd_stream_handshake {
 //                         OWN --a rival, and it is not CUBIC's--> OVER
 enum rvd_stream_start { RVD_STREAM_START_OWN, RVD_STREAM_START_RENO, RVD_STREAM_START_OVER };
 
+// What a lost packet is to TCP: a sign that the link is full, or, as for BBR, none.
+enum rvd_stream_loss { RVD_STREAM_LOSS_UNKNOWN, RVD_STREAM_LOSS_SIGNAL, RVD_STREAM_LOSS_NOISE };
+
 // What the link can carry, as far as its socket tells, and what may wait unsent for it.
 typedef struct rvd_stream_pace {
     int64_t since_us;     // the rate is measured since then
@@ -17077,6 +17119,9 @@ typedef struct rvd_stream_pace {
     uint64_t thin_bytes;  // wire_bytes at that time
     int thin_times;       // in a row that it was
     int send_buffer;      // of the socket; 0: as the system likes
+    uint32_t resent;      // packets that TCP has sent again,
+    int64_t resent_us;    //   the last one by then; 0: none
+    enum rvd_stream_loss loss;
     enum rvd_stream_start start;
 } rvd_stream_pace;
 
@@ -18413,6 +18458,29 @@ static void rvd_stream_start_locked(revdial_session *s)
     }
 }
 
+// Tells the engine the round trip of TCP while it loses packets and goes on sending as before. What
+// sends little is not asked.
+static void rvd_stream_loss_locked(revdial_session *s, int64_t now)
+{
+    rvd_sys_tcp_info info = {0};
+    int is_lossy = s->pace.resent_us && now - s->pace.resent_us < RVD_STREAM_LOSS_US;
+    int is_busy = s->pace.bytes >= RVD_STREAM_LOSS_BYTES;
+    if (is_busy && s->pace.loss == RVD_STREAM_LOSS_UNKNOWN)
+        s->pace.loss = rvd_sys_has_congestion(s->fd, "bbr") ? RVD_STREAM_LOSS_NOISE
+                                                            : RVD_STREAM_LOSS_SIGNAL;
+    if (s->pace.loss != RVD_STREAM_LOSS_NOISE) return;
+    if (is_busy) rvd_sys_get_tcp_info(s->fd, info);
+    if (info[RVD_SYS_TCP_RESENT] > s->pace.resent) {
+        s->pace.resent = info[RVD_SYS_TCP_RESENT];
+        s->pace.resent_us = now;
+        is_lossy = 1;
+    }
+    if (!is_lossy)
+        revdial_engine_set_trip(s->engine, 0);
+    else if (is_busy)
+        revdial_engine_set_trip(s->engine, info[RVD_SYS_TCP_RTT]);
+}
+
 // Follows the measured rate. Only a socket that was full tells what the link can carry; while it
 // never is, more may wait.
 static void rvd_stream_pace_locked(revdial_session *s, int64_t now)
@@ -18421,6 +18489,7 @@ static void rvd_stream_pace_locked(revdial_session *s, int64_t now)
     if (passed < RVD_STREAM_PACE_US) return;
     rvd_stream_thin_locked(s, now);
     rvd_stream_start_locked(s);
+    rvd_stream_loss_locked(s, now);
     uint64_t rate = s->pace.bytes * 1000000 / (uint64_t)passed;
     if (s->pace.was_blocked && s->pace.bytes)
         rvd_stream_queue_set_locked(s, rvd_stream_queue_of(rate));

@@ -48,6 +48,7 @@ typedef struct pace_mark {
 
 typedef struct pace_flow {
     int is_session, is_paced;
+    int is_bbr;  // its window stays as it is: no loss is a signal
     int is_old;  // it and its TCP have measured the round trip while nobody sent
     int64_t start_us, stop_us;
     uint64_t written, sent, taken;  // bytes given to TCP, sent by it, taken by the receiver
@@ -59,7 +60,7 @@ typedef struct pace_flow {
     int is_slow_start;
     double cwnd, most, reno;
     double origin;  // of the cubic function: seconds from the cut to where it is `most`
-    int64_t epoch_us, cut_us, least_us, back_us;
+    int64_t epoch_us, cut_us, least_us, back_us, mean_us;
     uint32_t round_end, round_samples;  // of slow start, in packets
     int64_t round_us;                   // least round trip of its first samples
     // the session
@@ -250,6 +251,7 @@ static void pace_tcp_grow(const pace_link *l, pace_flow *f, uint32_t packet, int
 
 static void pace_tcp_cut(const pace_link *l, pace_flow *f)
 {
+    if (f->is_bbr) return;
     f->most = f->cwnd < f->most ? f->cwnd * 0.85 : f->cwnd;
     f->cwnd = f->cwnd * 0.7 < 2 ? 2 : f->cwnd * 0.7;
     f->is_slow_start = 0;
@@ -346,7 +348,9 @@ static void pace_taken(pace_link *l, pace_flow *f, uint32_t k)
     int64_t trip_us = l->now_us - f->packets[k].sent_us;
     f->packets[k].is_taken = 1;
     if (!f->least_us || trip_us < f->least_us) f->least_us = trip_us;
-    pace_tcp_grow(l, f, k, trip_us);
+    if (!f->is_bbr) pace_tcp_grow(l, f, k, trip_us);
+    f->mean_us += (trip_us - f->mean_us) / 8;
+    if (l->loss > 0 && f->is_bbr) f->pace.link_us = (uint32_t)f->mean_us;
     f->flight--;
     while (f->first < f->packet_count && f->packets[f->first].is_taken)
         f->taken = f->packets[f->first++].end;

@@ -177,6 +177,26 @@ TEST(a_session_that_comes_late_does_not_take_a_small_share_for_its_link)
     }
 }
 
+// Behind a lost packet all waits for a round trip. Where TCP does not take that for a full link, as
+// BBR does not, neither do we.
+TEST(a_lossy_link_is_used_where_tcp_uses_it)
+{
+    static const terms links[] = {{100, 40, 12500}, {20, 60, 1000}, {50, 20, 1000}};
+    for (size_t i = 0; i < COUNT(links); i++) {
+        pace_link *l = link_new(&links[i], i + 1);
+        pace_flow *f = pace_link_add(l, PACE_SESSION, 0);
+        double used;
+        f->is_bbr = 1;
+        f->is_slow_start = 0;
+        f->cwnd = 2 * l->rate * (double)l->delay_us * 2 / 1e6 / PACE_MSS;
+        l->loss = 0.005;
+        used = share(l, f, 2 * SECOND, 20 * SECOND);
+        if (used < 0.9)
+            test_fail(__FILE__, __LINE__, "%g Mbit/s: %.2f used", links[i].mbit, used);
+        link_free(l);
+    }
+}
+
 TEST(two_sessions_share_a_link)
 {
     static const terms links[] = {{20, 40, 1000}, {100, 40, 5000}, {2, 80, 500}};
