@@ -158,6 +158,21 @@ TEST(a_line_that_is_wrong_is_named_with_its_file_and_number)
         one_line_says(lines[i][0], lines[i][1]);
 }
 
+TEST(a_line_without_a_key_and_an_equals_sign_shows_no_secret)
+{
+    static const char *const lines[] = {"via http://bob:pa55@gw:3128",
+                                        "via http://bob:pa55@gw:3128/?x=1", "via pa55=",
+                                        "pa55", "pa55 "};
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        const char *shown = *lines[i] == 'v' ? "value\": via" : "value\"";
+        told t;
+        tell_file(&t, lines[i]);
+        if (t.rc != PROG_USAGE || !strstr(t.says, shown) || strstr(t.says, "pa55"))
+            test_fail(__FILE__, __LINE__, "\"%s\": %d, %s", lines[i], t.rc, t.says);
+        prog_cli_free(&t.cli);
+    }
+}
+
 TEST(a_rate_is_in_powers_of_1000)
 {
     static const struct {

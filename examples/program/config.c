@@ -267,12 +267,22 @@ static int prog_take_key(prog_reader *r, const char *key, const char *value)
     return prog_give_expanded(r->cli, &s);
 }
 
+// Only a key is shown: behind it, or in the file of tokens that this may be, is a secret.
+static int prog_wrong_line(const prog_reader *r, const char *line)
+{
+    size_t len = strcspn(line, " \t=");
+    int is_key = prog_option_find(r->cli, line, len) != NULL;
+    return prog_complain(r->cli, "%s:%u: not \"key = value\"%s%.*s", r->path, r->file->line,
+                         is_key ? ": " : "", is_key ? (int)len : 0, line);
+}
+
 static int prog_take_line(prog_reader *r, char *line)
 {
     char *equal = strchr(line, '='), *end = equal, *value;
     if (*line == '[') return prog_section_begin(r, line);
-    if (!equal || equal == line) return prog_reader_fail(r, "not \"key = value\":", line);
-    while (end > line && strchr(" \t", end[-1])) end--;
+    while (end && end > line && strchr(" \t", end[-1])) end--;
+    if (end == NULL || end == line || strcspn(line, " \t") < (size_t)(end - line))
+        return prog_wrong_line(r, line);
     *end = '\0';
     value = prog_value_cut(equal + 1 + strspn(equal + 1, " \t"));
     if (!value)
