@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """A whole backend with Python's standard library: backend.py HOST:PORT NAME TARGET_HOST:PORT
 
-The environment variable REVDIAL_TOKEN has the token. Streams of the proxy go to the target."""
-import asyncio, os, struct, sys
+The environment variable REVDIAL_TOKEN has the token. Streams of the proxy go to the target; after
+a lost connection it dials again."""
+import asyncio, os, socket, struct, sys
 
 DATA, WINDOW, PING, GOAWAY = range(4)  # frames of yamux, and their flags
 SYN, ACK, FIN, RST = 1, 2, 4, 8
 CREDIT = 262144  # bytes that each side may send at first
+SILENCE = 60  # seconds without a frame; the proxy sends a PING after 15 (--keepalive)
+RESET = struct.pack("ii", 1, 0)  # for SO_LINGER
 
 
 class Stream:
@@ -35,39 +38,61 @@ class Stream:
         self.send(WINDOW, FIN, 0)
 
     async def run(self, streams, target):
+        ways, writer = [], None
         try:
-            reader, writer = await asyncio.open_connection(*target.split(":"))
+            reader, writer = await asyncio.open_connection(*target.rsplit(":", 1))
             self.send(WINDOW, ACK, 0)
-            await asyncio.gather(self.down(writer), self.up(reader))
-            writer.close()
+            ways = [asyncio.create_task(way) for way in (self.down(writer), self.up(reader))]
+            await asyncio.gather(*ways)
         except (OSError, asyncio.CancelledError):
+            for way in ways: way.cancel()
             self.send(WINDOW, RST, 0)
-        del streams[self.number]
+            if writer and not writer.is_closing():  # a FIN would look like the client's
+                link = writer.get_extra_info("socket")
+                link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                writer.transport.abort()
+        if writer: writer.close()
+        streams.pop(self.number, None)
 
 
-async def session(proxy, name, target):
-    reader, writer = await asyncio.open_connection(*proxy.split(":"))
-    token = os.environ["REVDIAL_TOKEN"]
-    lines = ("GET /revdial HTTP/1.1", f"Host: {proxy}", "Connection: Upgrade", "Upgrade: revdial",
-             f"Revdial-Name: {name}", f"Authorization: Bearer {token}", "", "")
-    writer.write("\r\n".join(lines).encode())
-    answer = await reader.readuntil(b"\r\n\r\n")
-    if b" 101 " not in answer: sys.exit(answer.decode())
-    streams, tasks = {}, {}
+async def serve(reader, writer, streams, target):
     while True:
-        _, kind, flags, number, length = struct.unpack(">BBHII", await reader.readexactly(12))
+        head = await asyncio.wait_for(reader.readexactly(12), SILENCE)
+        _, kind, flags, number, length = struct.unpack(">BBHII", head)
         body = await reader.readexactly(length) if kind == DATA else b""
         if kind == PING and flags & SYN:
             writer.write(struct.pack(">BBHII", 0, PING, ACK, 0, length))
         if kind in (DATA, WINDOW) and flags & SYN:
-            streams[number] = Stream(writer, number)
-            tasks[number] = asyncio.create_task(streams[number].run(streams, target))
+            stream = streams[number] = Stream(writer, number)
+            stream.task = asyncio.create_task(stream.run(streams, target))
         if kind in (PING, GOAWAY) or not (stream := streams.get(number)): continue
-        if flags & RST: tasks.pop(number).cancel()
+        if flags & RST: streams.pop(number).task.cancel()
         if body: stream.inbox.put_nowait(body)
         if flags & FIN: stream.inbox.put_nowait(b"")
         if kind == WINDOW: stream.credit += length
         stream.granted.set()
 
 
-asyncio.run(session(*sys.argv[1:]))
+async def session(proxy, name, target):
+    reader, writer = await asyncio.open_connection(*proxy.rsplit(":", 1))
+    token, streams = os.environ["REVDIAL_TOKEN"], {}
+    lines = ("GET /revdial HTTP/1.1", f"Host: {proxy}", "Connection: Upgrade", "Upgrade: revdial",
+             f"Revdial-Name: {name}", f"Authorization: Bearer {token}", "", "")
+    writer.write("\r\n".join(lines).encode())
+    try:
+        answer = await reader.readuntil(b"\r\n\r\n")
+        if b" 101 " not in answer: raise OSError(answer.decode())
+        await serve(reader, writer, streams, target)
+    finally:
+        for stream in streams.values(): stream.task.cancel()
+        writer.close()
+
+
+async def main():
+    while True:
+        try: await session(*sys.argv[1:])
+        except (OSError, EOFError, asyncio.TimeoutError) as why: print(repr(why), file=sys.stderr)
+        await asyncio.sleep(1)
+
+
+asyncio.run(main())

@@ -3,6 +3,7 @@
 backends_home=$here/../../examples/backends
 backends_built=$build/backends
 make_file "$dir/piece" 8
+piece_bytes=$((8 << 20))
 
 # What they need is fetched into build/; the versions are those of go.mod and package.json.
 build_backend() {
@@ -33,7 +34,7 @@ run_backend() {
 is_short() {
     local file=$backends_home/$1
     figures="$(grep -cvE '^ *$|^ *(//|#|""")' "$file") lines"
-    [ "${figures% *}" -le 60 ] || fail "$figures of code"
+    [ "${figures% *}" -le 80 ] || fail "$figures of code"
 }
 
 gets_the_file() {
@@ -80,10 +81,45 @@ goes_on_beside_stalled_streams() {
     await_end stalled 10 && return $result
 }
 
+# The target has finished before the client begins: nothing of it is lost.
+hears_who_finishes_late() {
+    client finish_late "${at[$1-first]}" "$dir/piece" >/dev/null || return
+    said peers.out "^first eof $piece_bytes $(sha256 "$dir/piece")" 10
+}
+
+resets_before() { count peers.out '^first reset 0 '; }
+
+# One that leaves in the middle has not finished, and its target is not told so.
+passes_a_reset_on() {
+    local before
+    before=$(resets_before)
+    hold_client leaving hold "${at[$1-first]}" 1
+    said leaving.out '^holding 1' 10 || return
+    let_go leaving
+    await_end leaving 10 && said peers.out '^first reset 0 ' 10 $((before + 1))
+}
+
+# So it is for all streams of a proxy that dies, and the next proxy gets the backend.
+survives_its_proxy() {
+    local before peer result
+    before=$(resets_before)
+    hold_client left hold "${at[$1-first]}" 1
+    said left.out '^holding 1' 10 || return
+    end_now proxy
+    said peers.out '^first reset 0 ' 10 $((before + 1))
+    result=$?
+    let_go left
+    await_end left 10 && proxy_at=$tunnel start_backends_proxy && [ $result = 0 ] || return
+    for peer in nginx upload sink first; do
+        said proxy.log "event=session.up.* name=$1-$peer " 20 || return
+    done
+    gets_the_file "$1"
+}
+
 start_backends_proxy() {
     local language peer options=() names=()
     for language in python go node; do
-        for peer in nginx upload sink; do
+        for peer in nginx upload sink first; do
             options+=(--expose "127.0.0.1:0=$language-$peer")
             names+=("$language-$peer")
         done
@@ -100,9 +136,9 @@ check 'the proxy is ready' start_backends_proxy || return
 for language in python:backend.py go:go/main.go node:node/backend.mjs; do
     file=${language#*:}
     language=${language%:*}
-    check "the backend in $language has at most 60 lines" is_short "$file"
+    check "the backend in $language has at most 80 lines" is_short "$file"
     check "$language has what it needs" build_backend "$language" || continue
-    for peer in nginx upload sink; do
+    for peer in nginx upload sink first; do
         check "$language registers a backend of $peer" run_backend "$language" "$peer"
     done
     check "$language: curl gets 8 MiB" gets_the_file "$language"
@@ -110,6 +146,10 @@ for language in python:backend.py go:go/main.go node:node/backend.mjs; do
     check "$language: the client finishes first" finishes_first "$language"
     check "$language: 100 pages are asked for at one time" gets_100_pages "$language"
     check "$language: stalled streams starve no other" goes_on_beside_stalled_streams "$language"
-    end_now "$language-nginx" "$language-upload" "$language-sink"
+    check "$language: the target finishes first" hears_who_finishes_late "$language"
+    check "$language: a client that leaves resets its target" passes_a_reset_on "$language"
+    check "$language: a proxy that dies resets targets, and its successor gets the backends" \
+        survives_its_proxy "$language"
+    end_now "$language-nginx" "$language-upload" "$language-sink" "$language-first"
 done
 check 'the proxy ends well' stop proxy

@@ -15,8 +15,6 @@ import (
 	"github.com/hashicorp/yamux"
 )
 
-type closeWriter interface{ CloseWrite() error }
-
 // What the 101 is followed by may lie in the reader already.
 type buffered struct {
 	net.Conn
@@ -25,19 +23,30 @@ type buffered struct {
 
 func (b buffered) Read(p []byte) (int, error) { return b.Reader.Read(p) }
 
-func forward(stream net.Conn, address string) {
+func forward(session *yamux.Session, stream net.Conn, address string) {
 	defer stream.Close()
-	target, err := net.Dial("tcp", address)
+	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		log.Print(err)
 		return
 	}
-	defer target.Close()
+	defer conn.Close()
+	target, sent := conn.(*net.TCPConn), make(chan struct{})
 	go func() {
-		io.Copy(target, stream)
-		target.(closeWriter).CloseWrite()
+		defer close(sent)
+		// Where a session is lost, yamux reads EOF, which is not the client's.
+		if _, err := io.Copy(target, stream); err != nil || session.IsClosed() {
+			target.SetLinger(0) // so that it is a reset
+			target.Close()
+		}
+		target.CloseWrite()
 	}()
-	io.Copy(stream, target)
+	if _, err = io.Copy(stream, target); err != nil {
+		target.SetLinger(0)
+		return
+	}
+	stream.Close()
+	<-sent
 }
 
 func serve(proxy, name, target string) error {
@@ -58,7 +67,7 @@ func serve(proxy, name, target string) error {
 	for err == nil {
 		var stream net.Conn
 		if stream, err = session.Accept(); err == nil {
-			go forward(stream, target)
+			go forward(session, stream, target)
 		}
 	}
 	return err

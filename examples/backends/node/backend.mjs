@@ -24,13 +24,21 @@ async function forward(stream) {
         }
         socket.end()
     }
+    const broken = new Promise((_, fail) => socket.on('error', fail))
     try {
-        await new Promise((go, fail) => socket.once('connect', go).once('error', fail))
-        await Promise.all([stream.sink(socket), down()])
+        await Promise.race([broken, new Promise((go) => socket.once('connect', go))])
+        const up = stream.sink(socket.iterator({ destroyOnReturn: false }))
+        await Promise.race([broken, Promise.all([up, down()])])
     } catch (why) {
         stream.abort(why)
-        socket.destroy()
+        socket.resetAndDestroy() // a FIN would look like the client's
     }
+}
+
+// Streams must not end in order where only the connection has ended.
+async function* wholeOf(wire) {
+    yield* bytesOf({ source: wire })
+    throw new Error('the connection is lost')
 }
 
 function dial() {
@@ -39,11 +47,11 @@ function dial() {
     socket.once('error', (why) => console.error(why.message))
     socket.once('close', () => setTimeout(dial, 1000))
     socket.once('open', () => {
-        const wire = createWebSocketStream(socket)
+        const wire = createWebSocketStream(socket).on('error', () => socket.terminate())
         const onIncomingStream = (stream) => void forward(stream)
         const options = { direction: 'inbound', onIncomingStream }
         const muxer = yamux()({ logger }).createStreamMuxer(options)
-        muxer.sink(bytesOf({ source: wire })).catch(() => socket.terminate())
+        muxer.sink(wholeOf(wire)).catch(() => socket.terminate())
         void (async () => {
             for await (const bytes of muxer.source) wire.write(bytes.subarray())
         })().catch(() => socket.terminate())
