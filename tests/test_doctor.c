@@ -37,6 +37,23 @@ TEST(a_URL_of_a_server_is_taken_apart_as_the_agent_does)
             test_fail(__FILE__, __LINE__, "%s", bad[i]);
 }
 
+TEST(an_address_of_this_machine_alone_is_known_however_it_is_written)
+{
+    static const struct {
+        const char *text;
+        int is_loopback;
+    } rows[] = {{"127.0.0.1", 1},          {"127.9.8.7", 1}, {"::1", 1}, {"0:0:0:0:0:0:0:1", 1},
+                {"::ffff:127.0.0.1", 1},   {"128.0.0.1", 0}, {"::2", 0}, {"192.0.2.1", 0},
+                {"::ffff:192.0.2.127", 0}, {"fe80::1", 0}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct addrinfo *list = NULL;
+        CHECK_INT(probe_resolve(rows[i].text, "1", &list), 0);
+        if (list && probe_is_loopback(list->ai_addr) != rows[i].is_loopback)
+            test_fail(__FILE__, __LINE__, "%s", rows[i].text);
+        if (list) freeaddrinfo(list);
+    }
+}
+
 TEST(a_date_of_HTTP_is_a_time)
 {
     static const char *const bad[] = {"", "x", "Sun, 06 Nov", "Sun, 06 Noo 1994 08:49:37 GMT",

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -188,6 +189,31 @@ static int doctor_tls(doctor *d, const probe_url *u, probe_conn *c)
 // ------------------------------------------------------------------------------------------------
 // The upgrade
 
+// Does no other machine see what is sent there? An egress proxy on this one may pass it on.
+static int doctor_is_here(const doctor *d, const probe_url *u, const probe_conn *c)
+{
+    const struct addrinfo hints = {.ai_flags = AI_NUMERICHOST};
+    struct sockaddr_storage peer = {0};
+    socklen_t size = sizeof peer;
+    struct addrinfo *server = NULL;
+    int is_here;
+    if (u->is_unix) return 1;
+    if (getpeername(c->fd, (struct sockaddr *)&peer, &size) != 0) return 0;
+    if (!probe_is_loopback((struct sockaddr *)&peer)) return 0;
+    if (!d->via[0]) return 1;
+    is_here = getaddrinfo(u->host, NULL, &hints, &server) == 0 &&
+              probe_is_loopback(server->ai_addr);
+    if (server) freeaddrinfo(server);
+    return is_here;
+}
+
+// May the secret go there? As the agent does it: never in cleartext beyond this machine.
+static int doctor_may_send(const doctor *d, const probe_url *u, const probe_conn *c)
+{
+    return u->is_secure || d->cfg->allow_cleartext || !d->secret[0] ||
+           d->cfg->auth_schemes == REVDIAL_AUTH_DIGEST || doctor_is_here(d, u, c);
+}
+
 // Connects again, saying nothing of hops that have worked before.
 static int doctor_again(const doctor *d, const probe_url *u, probe_conn *c)
 {
@@ -205,7 +231,7 @@ static int doctor_again(const doctor *d, const probe_url *u, probe_conn *c)
         c->fd = probe_connect(list, at, sizeof at);
         freeaddrinfo(list);
     }
-    if (c->fd < 0) return 0;
+    if (c->fd < 0 || !doctor_may_send(d, u, c)) return 0;
     if (d->via[0] && !u->is_unix && probe_egress(c, d->via, u->endpoint, &err) != 0) return 0;
     return !u->is_secure ||
            probe_tls(c, d->tls, d->cfg->server_name ? d->cfg->server_name : u->host, &err) == 0;
@@ -324,23 +350,18 @@ static void doctor_clock(doctor *d, const probe_answer *a)
         doctor_skip("clock", "the answer has no Date");
     else if (off > DOCTOR_CLOCK_S || off < -DOCTOR_CLOCK_S)
         doctor_bad(d, "clock", "set this machine's clock, e.g. by NTP: certificates depend on it",
-                   "%lld s %s that of the proxy", off < 0 ? -off : off,
-                   off < 0 ? "behind" : "before");
+                   "%lld s %s the proxy's", off < 0 ? -off : off,
+                   off < 0 ? "behind" : "ahead of");
     else
         doctor_ok("clock", "within %lld s of the proxy's", off < 0 ? -off : off);
 }
 
-// May the secret go there? As the agent does it: never in cleartext beyond this machine.
-static int doctor_may_ask(doctor *d, const probe_url *u)
+static int doctor_may_ask(doctor *d, const probe_url *u, const probe_conn *c)
 {
-    const revdial_agent_config *cfg = d->cfg;
-    const int is_here = u->is_unix || strncmp(u->host, "127.", 4) == 0 ||
-                        strcmp(u->host, "::1") == 0 || strcmp(u->host, "localhost") == 0;
-    if (u->is_secure || is_here || cfg->allow_cleartext || !d->secret[0] ||
-        cfg->auth_schemes == REVDIAL_AUTH_DIGEST)
-        return 1;
+    if (doctor_may_send(d, u, c)) return 1;
     doctor_bad(d, "credential", "use https://, or --auth digest, or --insecure-cleartext",
-               "it is not sent to %s in cleartext", u->host);
+               "it is not sent to %s in cleartext%s", u->host,
+               d->via[0] ? " through the egress proxy" : "");
     return 0;
 }
 
@@ -355,7 +376,7 @@ static void doctor_server(doctor *d, const char *text, size_t len)
         return;
     }
     if (doctor_tcp(d, &u, &c) && doctor_via(d, &u, &c) && doctor_tls(d, &u, &c) &&
-        doctor_may_ask(d, &u)) {
+        doctor_may_ask(d, &u, &c)) {
         doctor_carriers(d, &u, &c, &a);
         if (doctor_passed(&a)) doctor_verdict(d, &a);
         doctor_clock(d, &a);

@@ -1,6 +1,7 @@
 // The hops of one attempt to connect.
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -138,6 +139,16 @@ int probe_connect_unix(const char *path)
     }
     memcpy(un.sun_path, path, strlen(path));
     return probe_connect_one(AF_UNIX, (const struct sockaddr *)&un, sizeof un);
+}
+
+int probe_is_loopback(const struct sockaddr *a)
+{
+    const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)a;
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)a;
+    if (a->sa_family == AF_INET) return ntohl(in->sin_addr.s_addr) >> 24 == 127;
+    if (a->sa_family != AF_INET6) return 0;
+    if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) return in6->sin6_addr.s6_addr[12] == 127;
+    return IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
 }
 
 void probe_close(probe_conn *c)

@@ -30,6 +30,8 @@ int probe_resolve(const char *host, const char *port, struct addrinfo **out);
 //   returns  a non-blocking descriptor, or -1 with errno
 int probe_connect(const struct addrinfo *list, char *at, size_t size);
 int probe_connect_unix(const char *path);
+// Does what is sent to that address stay on this machine?
+int probe_is_loopback(const struct sockaddr *a);
 
 // What a connection is made of.
 typedef struct probe_conn {

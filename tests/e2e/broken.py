@@ -1,6 +1,8 @@
-# What stands between an agent and its proxy and is wrong.   python3 broken.py MODE [HOST:PORT]
-# Prints the port that it listens on.
+# What stands between an agent and its proxy and is wrong.
+#     python3 broken.py MODE [HOST:PORT [ADDRESS]]
+# Prints the port that it listens on, at 127.0.0.1 or that address.
 #   407         an egress proxy that wants a login
+#   open        an egress proxy that lets everybody through, to nowhere
 #   strip       passes all on to HOST:PORT, but no Upgrade except to WebSocket
 #   strip-all   passes all on, but no Upgrade
 #   late        passes all on, and answers as if it were an hour ago
@@ -49,6 +51,10 @@ def serve(client):
                        b"Proxy-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n")
         client.close()
         return
+    if mode == "open":
+        client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        head(client)
+        return
     host, _, port = upstream.rpartition(":")
     server = socket.create_connection((host, int(port)))
     server.sendall(strip(asked))
@@ -57,7 +63,7 @@ def serve(client):
     copy(server, client)
 
 
-listener = socket.create_server(("127.0.0.1", 0))
+listener = socket.create_server((sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1", 0))
 print("listening", listener.getsockname()[1], flush=True)
 while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()

@@ -28,8 +28,8 @@ start_broken() {
 doctor() {
     local want=$1
     shift
-    heard=$(timeout 60 "$build/revdial-agent" doctor "$@" --name "${doctor_name:-web}" \
-        --token-file "${doctor_token:-$dir/token}" 2>&1)
+    heard=$("${agent_in[@]}" timeout 60 "$build/revdial-agent" doctor "$@" \
+        --name "${doctor_name:-web}" --token-file "${doctor_token:-$dir/token}" 2>&1)
     status=$?
     [ "$status" -eq "$want" ] || { fail "it ends with $status, not $want: $heard"; return; }
 }
@@ -64,7 +64,7 @@ stripped() {
 }
 
 other_clock() {
-    start_broken late && finds clock '36[0-9][0-9] s before' 'clock' --server "http://$broken"
+    start_broken late && finds clock '36[0-9][0-9] s ahead of' 'clock' --server "http://$broken"
 }
 
 held_by_another() {
@@ -87,6 +87,27 @@ no_rule() {
 refused_target() {
     target=127.0.0.1:$(client port) finds target refused 'start the service' \
         --server "http://$plain"
+}
+
+# In a network of its own, where 192.0.2.1 is another machine for all that the doctor can know.
+keeps_the_token_from_an_egress_proxy() {
+    local ns=rvd-doctor-$$ result there
+    ip netns add "$ns" && namespaces+=("$ns") && ip -n "$ns" link set lo up &&
+        ip -n "$ns" address add 192.0.2.1/32 dev lo || { fail 'no network namespaces'; return; }
+    agent_in=(ip netns exec "$ns")
+    start open "${agent_in[@]}" python3 "$here/broken.py" open '' 192.0.2.1
+    said open.out '^listening' 5 && there=192.0.2.1:$(sed -n 's/^listening //p' "$dir/open.out") &&
+        target=$there finds credential 'not sent to 127.0.0.1 .*through the egress proxy' \
+            'https://' --server http://127.0.0.1:7000 --via "http://$there"
+    result=$?
+    agent_in=()
+    return $result
+}
+
+knows_this_machine() {
+    proxy_at=[::1]:0 start_proxy sixth || return
+    doctor 0 "${address_of[echo]}" --allow "${address_of[echo]}" \
+        --server "http://[0:0:0:0:0:0:0:1]:${tunnel##*:}"
 }
 
 wrong_usage() {
@@ -117,4 +138,6 @@ check '12. an authority that is not trusted' finds tls trusted --tls-ca --server
 check '13. TLS to a port without it' finds tls 'TLS' 'http://' \
     --server "https://localhost:${plain##*:}"
 check '14. a clock that is an hour off' other_clock
+check '15. a token would go to an egress proxy in cleartext' keeps_the_token_from_an_egress_proxy
+check 'an address of this machine, however it is written' knows_this_machine
 check 'wrong options' wrong_usage
