@@ -17,6 +17,66 @@
 #include "../examples/proxy/sni.c"
 #include "../examples/proxy/socks5.c"
 
+// What --sockets asks of the library: revdial_proxy_expose() has descriptors only at times.
+static pthread_mutex_t socket_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t socket_changed = PTHREAD_COND_INITIALIZER;
+static int socket_refusals, socket_asked;
+
+static int64_t socket_expose(revdial_proxy *p, const revdial_expose *x, revdial_err *err)
+{
+    int64_t id = -1;
+    (void)p;
+    (void)x;
+    pthread_mutex_lock(&socket_lock);
+    socket_asked++;
+    if (socket_refusals-- > 0)
+        *err = (revdial_err){.code = REVDIAL_ESYS, .sys = EMFILE, .msg = "none left"};
+    else
+        id = 7;
+    pthread_cond_broadcast(&socket_changed);
+    pthread_mutex_unlock(&socket_lock);
+    return id;
+}
+
+static void socket_info(const revdial_session *s, revdial_session_info *info)
+{
+    (void)s;
+    *info = (revdial_session_info){.id = 1, .name = "cam-1"};
+}
+
+#define revdial_proxy_expose socket_expose
+#define revdial_session_get_info(s, info) socket_info(s, info)
+#include "../examples/proxy/sockets.c"
+#undef revdial_proxy_expose
+#undef revdial_session_get_info
+
+TEST(a_socket_that_had_no_descriptor_comes_when_there_is_one)
+{
+    char dir[] = "/tmp/revdial-test-XXXXXX";
+    const revdial_expose like = {0};
+    static prog_log log;  // says nothing
+    sockets s = {0};
+    revdial_err err = {0};
+    struct timespec until;
+    int r = 0;
+    if (!CHECK(mkdtemp(dir) != NULL) || !CHECK_INT(sockets_open(&s, dir, &err), 0)) return;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 60;
+    socket_refusals = 1;
+    socket_asked = 0;
+    sockets_note(&s, NULL, REVDIAL_UP);
+    CHECK_INT(sockets_start(&s, NULL, &like, &log), 0);
+    pthread_mutex_lock(&socket_lock);
+    while (socket_asked < 2 && r == 0)
+        r = pthread_cond_timedwait(&socket_changed, &socket_lock, &until);
+    pthread_mutex_unlock(&socket_lock);
+    sockets_stop(&s);
+    if (CHECK_INT(s.name_count, 1)) CHECK_INT(s.names[0].id, 7);
+    CHECK_INT(s.is_lacking, 0);
+    sockets_free(&s);
+    rmdir(dir);
+}
+
 // ------------------------------------------------------------------------------------------------
 // Destinations
 

@@ -10,9 +10,12 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "routes.h"
+
+enum { AGAIN_S = 1 };  // after which what had no descriptor or memory gets another try
 
 static const char suffix[] = ".sock";
 
@@ -27,6 +30,7 @@ struct sockets_name {
     char name[ROUTE_NAME_SIZE];
     unsigned sessions;
     int64_t id;  // of the expose, 0 = none
+    int is_lacking;  // it had no descriptor or memory
 };
 
 // ------------------------------------------------------------------------------------------------
@@ -138,6 +142,13 @@ static sockets_name *find_or_add(sockets *s, const char *name)
     return &s->names[at];
 }
 
+// May it succeed once others have given back what they have?
+static int is_scarce(const revdial_err *err)
+{
+    return err->code == REVDIAL_ENOMEM || err->sys == EMFILE || err->sys == ENFILE ||
+           err->sys == ENOMEM || err->sys == ENOBUFS;
+}
+
 // Exposes it, or gives it other settings if it is exposed already.
 static void expose(sockets *s, sockets_name *n)
 {
@@ -153,10 +164,19 @@ static void expose(sockets *s, sockets_name *n)
     x.name = n->name;
     x.instead_of = n->id;
     id = revdial_proxy_expose(s->proxy, &x, &err);
-    if (id > 0)
-        n->id = id;
-    else
+    if (id <= 0 && !n->is_lacking)
         prog_log_error(s->log, n->id ? "socket.unchanged" : "socket.failed", &err);
+    if (id > 0) n->id = id;
+    n->is_lacking = id <= 0 && is_scarce(&err);
+    s->is_lacking |= n->is_lacking;
+}
+
+// Tries those again that lacked something, until one still does.
+static void expose_lacking(sockets *s)
+{
+    s->is_lacking = 0;
+    for (size_t i = 0; !s->is_lacking && i < s->name_count; i++)
+        if (s->names[i].is_lacking) expose(s, &s->names[i]);
 }
 
 // Takes the session out of those that drain. Returns 0 if it is not one of them.
@@ -223,6 +243,18 @@ static void apply_all(sockets *s, sockets_event *all)
     }
 }
 
+// Waits for something to do.
+static void wait_locked(sockets *s)
+{
+    struct timespec until;
+    int r = 0;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += AGAIN_S;
+    while (r == 0 && !s->first && !s->is_changed && !s->is_closing)
+        r = s->is_lacking ? pthread_cond_timedwait(&s->changed, &s->lock, &until)
+                          : pthread_cond_wait(&s->changed, &s->lock);
+}
+
 static void *run(void *ud)
 {
     sockets *s = ud;
@@ -233,10 +265,10 @@ static void *run(void *ud)
         s->is_changed = 0;
         pthread_mutex_unlock(&s->lock);
         for (size_t i = 0; is_changed && i < s->name_count; i++) expose(s, &s->names[i]);
+        if (s->is_lacking) expose_lacking(s);
         apply_all(s, all);
         pthread_mutex_lock(&s->lock);
-        while (!s->first && !s->is_changed && !s->is_closing)
-            pthread_cond_wait(&s->changed, &s->lock);
+        wait_locked(s);
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;

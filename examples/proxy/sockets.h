@@ -25,6 +25,7 @@ typedef struct sockets {
     int is_closing;                // guarded by lock
     sockets_name *names;           // of the thread: sorted
     size_t name_count, name_room;
+    int is_lacking;      // of the thread: one of these had no descriptor or memory
     uint64_t *draining;  // of the thread: ids of sessions that take no new client
     size_t draining_count;
 } sockets;
