@@ -32,6 +32,14 @@ static int prog_ask_read(int fd, const char *address, prog_out *answer, revdial_
     return 0;
 }
 
+// Did as much of the body come as the head says, if it says it, as our programs do?
+static int prog_ask_is_whole(const char *head, size_t body_len)
+{
+    static const char key[] = "\r\nContent-Length: ";
+    const char *at = strstr(head, key);
+    return !at || strtoull(at + sizeof key - 1, NULL, 10) == body_len;
+}
+
 // Gets a page. Returns its HTTP status with the body in answer, or -1 and the reason in err->msg.
 static int prog_ask(const char *address, const char *path, prog_out *answer, revdial_err *err)
 {
@@ -55,6 +63,10 @@ static int prog_ask(const char *address, const char *path, prog_out *answer, rev
     status = (int)strtol(answer->at + sizeof head - 1, NULL, 10);
     body += 4;
     answer->len -= (size_t)(body - answer->at);
+    if (!prog_ask_is_whole(answer->at, answer->len)) {
+        snprintf(err->msg, sizeof err->msg, "%s: the answer was cut", address);
+        return -1;
+    }
     memmove(answer->at, body, answer->len + 1);
     return status;
 }

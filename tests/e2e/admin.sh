@@ -289,6 +289,19 @@ status_of_a_stopped_program() {
     [[ "$out" =~ agent.admin:\ no\ answer\ for\ 10\ s ]] || fail "it says $out"
 }
 
+# One that is killed while it answers has not said all.
+status_of_a_program_that_dies() {
+    start dying python3 -c 'import socket
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+sock, _ = listener.accept()
+sock.recv(4096)
+sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nrevdial-proxy 0.1.0, pid 1: 9 sess")'
+    said dying.out . 5 &&
+        says proxy 1 'the answer was cut' status --admin "$(cat "$dir/dying.out")" &&
+        await_end dying 10
+}
+
 usr2() {
     local pattern='event=status sessions_count=1 streams_count=[0-9]+ .*sent_bytes='
     kill -USR2 "${pid_of[proxy]}" "${pid_of[agent]}"
@@ -399,6 +412,7 @@ check 'what cannot be printed is an error' nothing_is_half_printed
 check 'status names a program that does not answer' status_of_a_stopped_program
 check 'tables say all that /status says' tables_are_complete
 check 'metrics have the names of dashboards' metrics_have_their_names
+check 'status of a program that dies' status_of_a_program_that_dies
 check 'USR2 writes a line to the log' usr2
 check 'Host, method' strangers_get_nothing
 check 'an --admin that cannot be is refused' wrong_admin
