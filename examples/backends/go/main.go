@@ -26,7 +26,7 @@ func (b buffered) Read(p []byte) (int, error) { return b.Reader.Read(p) }
 func forward(session *yamux.Session, stream net.Conn, address string) {
 	defer stream.Close()
 	conn, err := net.Dial("tcp", address)
-	if err != nil {
+	if err != nil { // the client reads EOF: yamux has no way to reset a stream
 		log.Print(err)
 		return
 	}
