@@ -1596,9 +1596,10 @@ REVDIAL_API int revdial_proxy_avoid(revdial_proxy *p, revdial_session *s, const 
 //   thread   any
 REVDIAL_API void revdial_proxy_get_stats(revdial_proxy *p, revdial_stats *out);
 
-// Stops accepting, tells the backends, and waits for the streams to end. Sessions whose streams
-// have not ended at the timeout are dropped; one that drains already keeps its own end if that is
-// earlier. revdial_proxy_stop() in another thread ends the wait, with REVDIAL_ETIMEDOUT.
+// Stops accepting, tells the backends, and waits for the streams to end. Clients that were accepted
+// are dialled for first, where a backend is up. Sessions whose streams have not ended at the
+// timeout are dropped; one that drains already keeps its own end if that is earlier.
+// revdial_proxy_stop() in another thread ends the wait, with REVDIAL_ETIMEDOUT.
 //   blocks   for timeout_ms
 //   returns  0 all ended, REVDIAL_ETIMEDOUT, REVDIAL_EDEADLK, REVDIAL_ECLOSED (after fork(), or the
 //            proxy is being stopped), REVDIAL_ENOMEM
@@ -21486,9 +21487,13 @@ struct revdial_proxy {
     size_t queue_count;  // written by loop 0
     int64_t last_up_us;  // a session came up
     int draining, closing;
+    unsigned drains;    // calls of revdial_proxy_drain() that run
+    int has_untold;     // sessions may have come up that those calls have yet to drain
     int ports_closing;  // stop_listening has yet to run
     rvd_base_link listeners;
     rvd_base_link dials;  // asynchronous ones, all that are not over
+    size_t dials_coming;  // of these, those that have yet to ask the session that was picked
+    int has_woken_dials;  // dials_wake has yet to run
     rvd_base_link clients;
     int64_t next_dial, last_expose;
 };
@@ -22390,10 +22395,12 @@ static void rvd_proxy_on_up(revdial_session *s)
     pthread_mutex_lock(&p->own.lock);
     rvd_owner_up_locked(&p->own, &m->base);
     p->last_up_us = rvd_loop_now(s->loop);
-    if (!rvd_base_link_is_alone(&p->dials)) rvd_loop_post(p->loops[0], &p->dials_wake);
-    int draining = p->draining;
+    p->has_woken_dials = !rvd_base_link_is_alone(&p->dials);
+    if (p->has_woken_dials) rvd_loop_post(p->loops[0], &p->dials_wake);
+    p->has_untold |= p->drains != 0;  // it came up after the others were told to drain
+    int is_late = p->draining && !p->drains;
     pthread_mutex_unlock(&p->own.lock);
-    if (draining) revdial_session_drain(s, -1);  // it came up after the others were told to drain
+    if (is_late) revdial_session_drain(s, -1);
 }
 
 static void rvd_proxy_on_goaway(revdial_session *s)
@@ -23455,12 +23462,33 @@ static void rvd_proxy_dial_free(rvd_proxy_dial *d)
     rvd_stream_work_end(&p->own.work);
 }
 
+// A drain waits until all dials have asked the session that was picked for them.
+static int rvd_proxy_has_dials_coming_locked(const revdial_proxy *p)
+{
+    return p->dials_coming || p->has_woken_dials;
+}
+
+// It has asked its session, or never will.
+static void rvd_proxy_dial_came_locked(revdial_proxy *p)
+{
+    p->dials_coming--;
+    if (p->drains && !rvd_proxy_has_dials_coming_locked(p)) pthread_cond_broadcast(&p->own.changed);
+}
+
+// Picks its session, if there is one.
+static void rvd_proxy_dial_pick_locked(rvd_proxy_dial *d, int *code)
+{
+    d->session = rvd_proxy_pick_locked(d->proxy, &d->pick, code);
+    d->proxy->dials_coming += d->session != NULL;
+}
+
 static void rvd_proxy_dial_end(rvd_proxy_dial *d)
 {
     revdial_proxy *p = d->proxy;
     revdial_err err;
     sigset_t ours;
     pthread_mutex_lock(&p->own.lock);
+    if (d->session && !d->is_asked) rvd_proxy_dial_came_locked(p);
     rvd_base_link_remove(&d->link);
     rvd_proxy_count_dial_locked(p, &d->dial);
     pthread_mutex_unlock(&p->own.lock);
@@ -23489,7 +23517,7 @@ static void rvd_proxy_dial_pick(rvd_proxy_dial *d)
     int code, is_over;
     rvd_loop_timer_stop(d->loop, &d->timer);
     pthread_mutex_lock(&p->own.lock);
-    d->session = rvd_proxy_pick_locked(p, &d->pick, &code);
+    rvd_proxy_dial_pick_locked(d, &code);
     d->is_waiting = !d->session && rvd_proxy_waits(&d->pick, d->dial.code) && !p->closing;
     is_over = !d->session && !d->is_waiting;
     if (!is_over) {
@@ -23607,6 +23635,9 @@ static void rvd_proxy_dial_run(rvd_loop_task *task)
     rvd_stream_dial_ask_locked(s, &d->dial);
     rvd_stream_flush_soon_locked(s);
     rvd_stream_unlock(s);
+    pthread_mutex_lock(&p->own.lock);
+    rvd_proxy_dial_came_locked(p);
+    pthread_mutex_unlock(&p->own.lock);
     rvd_stream_dials_done(s);
     revdial_session_unref(s);
 }
@@ -23623,13 +23654,15 @@ static void rvd_proxy_on_dials_wake(rvd_loop_task *task)
         int code;
         next = l->next;
         if (!d->is_waiting || d->is_cancelled) continue;
-        d->session = rvd_proxy_pick_locked(p, &d->pick, &code);
+        rvd_proxy_dial_pick_locked(d, &code);
         if (!d->session) continue;
         rvd_loop_timer_stop(p->loops[0], &d->timer);
         d->is_waiting = 0;
         d->loop = d->session->loop;
         rvd_loop_post(d->loop, &d->task);
     }
+    p->has_woken_dials = 0;
+    if (p->drains && !p->dials_coming) pthread_cond_broadcast(&p->own.changed);
     pthread_mutex_unlock(&p->own.lock);
 }
 
@@ -23681,7 +23714,7 @@ static int64_t rvd_proxy_dial_start_locked(revdial_proxy *p, rvd_proxy_dial *d)
 {
     int code;
     d->id = ++p->next_dial;
-    d->session = rvd_proxy_pick_locked(p, &d->pick, &code);
+    rvd_proxy_dial_pick_locked(d, &code);
     d->is_waiting = !d->session && d->opts.flags & REVDIAL_DIAL_WAIT;
     d->loop = d->session ? d->session->loop : p->loops[0];
     rvd_base_link_push(&p->dials, &d->link);
@@ -25220,27 +25253,68 @@ static void rvd_proxy_stop_listening(revdial_proxy *p)
     pthread_mutex_unlock(&p->own.lock);
 }
 
+// Drains the sessions that are up.
+//   returns  0, or REVDIAL_ENOMEM
+static int rvd_proxy_drain_sessions(revdial_proxy *p, int64_t until_us)
+{
+    int64_t left_us = until_us - rvd_sys_now_us();
+    int timeout_ms = until_us == INT64_MAX ? -1 : left_us > 0 ? (int)((left_us + 999) / 1000) : 0;
+    rvd_owner_snapshot list;
+    pthread_mutex_lock(&p->own.lock);
+    int code = rvd_owner_snapshot_locked(&p->own, &list);
+    pthread_mutex_unlock(&p->own.lock);
+    if (code) return code;
+    for (size_t i = 0; i < list.count; i++) {
+        pthread_mutex_lock(&p->own.lock);
+        int is_up = ((rvd_proxy_member *)list.all[i]->member)->base.is_up;
+        pthread_mutex_unlock(&p->own.lock);
+        if (is_up) revdial_session_drain(list.all[i], timeout_ms);
+    }
+    rvd_owner_snapshot_close(&p->own, &list);
+    return REVDIAL_OK;
+}
+
+// Drains all sessions, and those that come up meanwhile, and waits until they are over. A client
+// that was accepted gets its stream first: none is opened on a session that drains.
+//   returns  0, whatever is left at until_us, or REVDIAL_ENOMEM
+static int rvd_proxy_drain_members(revdial_proxy *p, int64_t until_us)
+{
+    int r = 0, code = REVDIAL_OK;
+    pthread_mutex_lock(&p->own.lock);
+    p->has_untold = 1;
+    while (!code && !p->closing) {
+        if (p->has_untold && (r || !rvd_proxy_has_dials_coming_locked(p))) {
+            p->has_untold = 0;
+            pthread_mutex_unlock(&p->own.lock);
+            code = rvd_proxy_drain_sessions(p, until_us);
+            pthread_mutex_lock(&p->own.lock);
+        } else if (r || !p->own.member_count) {
+            break;
+        } else {
+            r = rvd_owner_wait_locked(&p->own, until_us);
+        }
+    }
+    p->drains--;
+    pthread_mutex_unlock(&p->own.lock);
+    return code;
+}
+
 int revdial_proxy_drain(revdial_proxy *p, int timeout_ms)
 {
     int64_t until = rvd_stream_deadline(timeout_ms);
-    rvd_owner_snapshot list;
     if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
     if (rvd_proxy_is_on_loop(p)) return REVDIAL_EDEADLK;
     if (!rvd_proxy_enter(p)) return REVDIAL_ECLOSED;
     pthread_mutex_lock(&p->own.lock);
     p->draining = 1;  // from now on no session registers
-    int r = rvd_owner_snapshot_locked(&p->own, &list);
+    p->drains++;
     pthread_mutex_unlock(&p->own.lock);
     rvd_proxy_stop_listening(p);
+    int r = rvd_proxy_drain_members(p, until);
     if (r) {
         rvd_stream_work_end(&p->own.work);
         return r;
     }
-    for (size_t i = 0; i < list.count; i++) revdial_session_drain(list.all[i], timeout_ms);
-    rvd_owner_snapshot_close(&p->own, &list);
-    pthread_mutex_lock(&p->own.lock);
-    while (p->own.member_count && !p->closing && r == 0) r = rvd_owner_wait_locked(&p->own, until);
-    pthread_mutex_unlock(&p->own.lock);
     r = rvd_stream_work_wait_relays(&p->own.work, until);
     pthread_mutex_lock(&p->own.lock);
     if (p->own.member_count || p->own.was_cut || p->closing) r = -ETIMEDOUT;

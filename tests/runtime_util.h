@@ -373,9 +373,13 @@ int util_poll(struct pollfd *items, nfds_t count, int timeout_ms)
     return -1;
 }
 
+// Where a thread says that it is about to wait; NULL: nowhere.
+static _Thread_local util_gate *util_waits;
+
 int util_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *until)
 {
     struct timespec room;
+    if (util_waits) util_gate_add(util_waits, 1);
     return pthread_cond_timedwait(c, m, util_real(until, &room));
 }
 

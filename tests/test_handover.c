@@ -267,6 +267,109 @@ NEW_WORLD_TEST(a_number_that_is_no_listening_socket_is_refused)
     close(pair[1]);
 }
 
+// ------------------------------------------------------------------------------------------------
+// A proxy that drains
+
+typedef struct draining {
+    world *w;
+    util_gate waits;
+    pthread_t thread;
+} draining;
+
+static void *draining_run(void *arg)
+{
+    draining *d = arg;
+    util_waits = &d->waits;
+    CHECK_INT(revdial_proxy_drain(d->w->proxy, UTIL_WAIT_MS), 0);
+    return NULL;
+}
+
+// Returns when it has done what it can do, and waits for other threads.
+static void draining_start(draining *d, world *w)
+{
+    d->w = w;
+    util_gate_init(&d->waits);
+    d->thread = util_thread(draining_run, d);
+    CHECK(util_gate_wait(&d->waits, 1));
+}
+
+static int64_t world_dials(world *w)
+{
+    pthread_mutex_lock(&w->proxy->own.lock);
+    int64_t count = w->proxy->next_dial;
+    pthread_mutex_unlock(&w->proxy->own.lock);
+    return count;
+}
+
+// Another thread than the one that accepts has yet to ask the session for a stream.
+NEW_WORLD_TEST(a_client_that_was_accepted_before_a_drain_is_served)
+{
+    for (int waits = 0; waits < 2; waits++) {
+        util_held_loop held;
+        draining d;
+        char at[80];
+        revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
+        x.dial.flags = waits ? REVDIAL_DIAL_WAIT : 0;
+        w->acfg.url = NULL;
+        w->pcfg.common.io_threads = 2;
+        REQUIRE(world_open_proxy(w));
+        w->proxy->next_loop = 1;
+        REQUIRE(world_open_agent(w, 0));
+        CHECK_INT(revdial_proxy_wait(w->proxy, "cam-1", 1, UTIL_WAIT_MS), 1);
+        world_expose(w, &x, at);
+        util_loop_hold(&held, w->proxy->loops[1]);
+        int fd = raw_connect(at);
+        UTIL_EVENTUALLY(world_dials(w) == 1);
+        draining_start(&d, w);
+        util_loop_let_go(&held);
+        CHECK(raw_echoes(fd));
+        close(fd);
+        pthread_join(d.thread, NULL);
+        world_close(w);
+    }
+}
+
+typedef struct coming {
+    util_gate comes, goes;
+} coming;
+
+static void coming_on_session(void *ud, revdial_session *s, int state, const revdial_err *why)
+{
+    coming *c = ud;
+    (void)s;
+    (void)why;
+    if (state != REVDIAL_UP) return;
+    util_gate_add(&c->comes, 1);
+    util_gate_wait(&c->goes, 1);
+}
+
+NEW_WORLD_TEST(a_client_that_waits_is_served_by_a_backend_that_registered_before_a_drain)
+{
+    coming c;
+    draining d;
+    char at[80];
+    revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
+    x.dial.flags = REVDIAL_DIAL_WAIT;
+    util_gate_init(&c.comes);
+    util_gate_init(&c.goes);
+    w->pcfg.common.io_threads = 2;
+    w->pcfg.on_session = coming_on_session;
+    w->pcfg.ud = &c;
+    REQUIRE(world_open_proxy(w));
+    world_expose(w, &x, at);
+    int fd = raw_connect(at);
+    UTIL_EVENTUALLY(world_dials(w) == 1);
+    w->proxy->next_loop = 1;
+    w->acfg.url = w->url;
+    w->agents[0] = revdial_agent_start(&w->acfg, NULL);
+    CHECK(w->agents[0] && util_gate_wait(&c.comes, 1));
+    draining_start(&d, w);
+    util_gate_add(&c.goes, 1);
+    CHECK(raw_echoes(fd));
+    close(fd);
+    pthread_join(d.thread, NULL);
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);
