@@ -882,7 +882,7 @@ REVDIAL_API int revdial_engine_accept(revdial_engine *e, uint32_t id);
 // Sends the early bytes of a stream that was opened without them. Allowed once, before any write.
 // Like those of an opening they wait for no turn and take no room from other streams.
 //   returns  0, REVDIAL_ERESET, REVDIAL_ELOST, REVDIAL_ECLOSED, REVDIAL_EINVAL (also over
-//            REVDIAL_EARLY_MAX), REVDIAL_ENOMEM
+//            REVDIAL_EARLY_MAX, or after other bytes of the stream), REVDIAL_ENOMEM
 REVDIAL_API int revdial_engine_early(revdial_engine *e, uint32_t id, const void *buf, size_t len);
 
 // Sets the pointer that comes back as ev.ud.
@@ -4346,6 +4346,7 @@ typedef struct rvd_mux_stream {
     unsigned stopped : 1;      // the application has stopped reading: it gets no EOF either
     unsigned is_moving : 1;    // its reader makes progress: slow, but not stuck
     uint32_t id, reset_code;
+    uint32_t preamble_len;  // of ours, which `sent` counts, too
     uint32_t send_credit, recv_credit, window;
     uint32_t buffered;
     uint32_t taken;  // received and not consumed, as buffered, and kept by the application
@@ -7298,6 +7299,7 @@ static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
     }
     if (with) {
         rvd_mux_open_data(m, s, at + 3 * RVD_WIRE_HEADER, len);
+        s->preamble_len = (uint32_t)len;
         m->tx_bytes -= len;  // ours, not the application's
         m->growing = NULL;   // the preamble has a frame to itself
     }
@@ -7345,6 +7347,7 @@ static int rvd_mux_early(rvd_mux *m, rvd_mux_stream *s, const void *bytes, size_
     int state = rvd_mux_write_state(m, s);
     if (state) return state;  // on a dead session, too: nothing may follow its GoAway
     if (n > REVDIAL_EARLY_MAX || n > s->send_credit) return REVDIAL_EINVAL;
+    if (s->sent != s->preamble_len) return REVDIAL_EINVAL;
     if (!rvd_mux_out_room(m, RVD_WIRE_HEADER + (uint32_t)n)) return REVDIAL_ENOMEM;
     rvd_mux_open_data(m, s, bytes, n);
     rvd_mux_pace_lead(m);

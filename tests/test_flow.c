@@ -1213,6 +1213,27 @@ TEST(early_bytes_are_followed_by_pings)
     }
 }
 
+// With and without a preamble, which is not the application's.
+TEST(early_bytes_come_first_and_once)
+{
+    static const char *const features[] = {"preamble", ""};
+    for (size_t i = 0; i < sizeof features / sizeof *features; i++) {
+        rig *r = rig_new(&(rig_options){.role = REVDIAL_ROLE_PROXY, .features = features[i]});
+        REQUIRE(r != NULL);
+        for (int before = 0; before < 3; before++) {
+            revdial_dial_opts o = {.early = "1", .early_len = before == 2};
+            int64_t id = revdial_engine_open(r->e, &o, NULL);
+            CHECK(id > 0);
+            if (before == 1) CHECK_INT(revdial_engine_write(r->e, (uint32_t)id, "1", 1), 1);
+            CHECK_INT(revdial_engine_early(r->e, (uint32_t)id, "2", 1),
+                      before ? REVDIAL_EINVAL : 0);
+            CHECK_INT(revdial_engine_early(r->e, (uint32_t)id, "3", 1), REVDIAL_EINVAL);
+            CHECK_INT(revdial_engine_write(r->e, (uint32_t)id, "4", 1), 1);
+        }
+        rig_end(r);
+    }
+}
+
 TEST(the_ledger_adds_up)
 {
     rig *r = rig_with((revdial_limits){.keepalive_ms = 100000000, .stream_window_max = 262144});
