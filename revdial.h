@@ -928,7 +928,8 @@ REVDIAL_API int revdial_engine_reset(revdial_engine *e, uint32_t id, int code);
 REVDIAL_API void revdial_engine_close(revdial_engine *e, uint32_t id);
 
 // Announces that nothing new is accepted and nothing new will be opened; what runs goes on. With
-// the drain feature the peer is told at once, else when the last stream has ended.
+// the drain feature the peer is told at once, else when the last stream has ended. During the
+// handshake, before REVDIAL_EV_UP can be fetched, it does nothing: call it again then.
 REVDIAL_API void revdial_engine_drain(revdial_engine *e);
 
 // Ends the session: GoAway, then REVDIAL_EV_DEAD with REVDIAL_ECLOSED.
