@@ -1477,9 +1477,9 @@ REVDIAL_API int revdial_proxy_address(revdial_proxy *p, unsigned index, char *bu
 // Listens for clients while the proxy runs, as it does for `exposes`. When it fails, nothing has
 // changed.
 //   returns  the port's id > 0; REVDIAL_EINVAL (a field makes no sense), REVDIAL_ESYS (err->sys
-//            says why: EADDRINUSE, EACCES, ...), REVDIAL_ENOMEM, REVDIAL_EDRAINING,
-//            REVDIAL_ECLOSED, or REVDIAL_EDEADLK: the lookup of a host name in `listen` would block
-//            an I/O thread
+//            says why: EADDRINUSE, EACCES, ...; 0: a host name in `listen` has no address, as
+//            err->msg says), REVDIAL_ENOMEM, REVDIAL_EDRAINING, REVDIAL_ECLOSED, or
+//            REVDIAL_EDEADLK: the lookup of a host name in `listen` would block an I/O thread
 //   owns     copies *x
 //   blocks   only to look up a host name in `listen`
 //   thread   any
