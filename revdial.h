@@ -1538,7 +1538,7 @@ enum revdial_credentials_flag { REVDIAL_END_STALE = 1 };
 // until they reconnect. NULL and 0 are a table that admits nobody. From now on the group of its new
 // row decides who may share a name with a session, and its quota counts, as in
 // revdial_engine_set_limits(); sessions above its max_sessions stay. A session that gets a rate and
-// has no memory for it keeps the limits that it had.
+// has no memory for it keeps the limits that it had, which the log says (session.limits).
 //   flags    REVDIAL_END_STALE or 0
 //   returns  0; REVDIAL_EINVAL, REVDIAL_ENOMEM: the old table is in force
 //   owns     copies the rows (secrets as hashes: the proxy's memory does not have them)
@@ -15834,6 +15834,7 @@ static void rvd_lookup_close(rvd_lookup_desk *d)
     X(LINK_STOPPED, "link.stopped", 50, 600) \
     X(SESSION_DOWN, "session.down", 50, 600) \
     X(SESSION_DRAINING, "session.draining", 50, 600) \
+    X(SESSION_LIMITS, "session.limits", 20, 300) \
     X(SESSION_REFUSED, "session.refused", 20, 300) \
     X(SESSION_REPLACED, "session.replaced", 50, 600) \
     X(SESSION_REVOKED, "session.revoked", 50, 600) \
@@ -21532,6 +21533,16 @@ static void rvd_proxy_log_session(revdial_session *s, enum rvd_log_event event, 
     rvd_log_end(&p->own.log, &l);
 }
 
+// Gives a session the limits that are in force for it now.
+static void rvd_proxy_limits_apply(revdial_session *s)
+{
+    revdial_proxy *p = s->owner;
+    rvd_proxy_member *m = s->member;
+    revdial_err why = {0};
+    if (rvd_owner_limits_apply(&p->own, &m->base, &why))
+        rvd_proxy_log_session(s, RVD_LOG_SESSION_LIMITS, REVDIAL_LOG_WARN, why.msg);
+}
+
 static void rvd_proxy_tell(revdial_proxy *p, revdial_session *s, int state, const revdial_err *why)
 {
     if (!p->cfg.on_session) return;
@@ -22035,7 +22046,7 @@ static void rvd_proxy_admit(revdial_session *s, enum revdial_verdict verdict,
         rvd_proxy_replace(old);
     }
     if (!verdict) rvd_proxy_question(p, s);
-    if (!verdict) rvd_owner_limits_apply(&p->own, &m->base, NULL);
+    if (!verdict) rvd_proxy_limits_apply(s);
     rvd_proxy_verdict(s, verdict);
 }
 
@@ -22575,7 +22586,7 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
         rvd_stream_events_locked(s);
         rvd_stream_unlock(s);
         rvd_stream_pend_run(s);
-        if (a->is_upgraded) rvd_owner_limits_apply(&p->own, &m->base, NULL);  // they may be new
+        if (a->is_upgraded) rvd_proxy_limits_apply(s);  // they may be new
         pthread_mutex_lock(&p->own.lock);
         if (!a->is_upgraded && !m->is_down) rvd_proxy_waiting_begin_locked(p, m);
         pthread_mutex_unlock(&p->own.lock);
@@ -24994,7 +25005,7 @@ static void rvd_proxy_table_apply(revdial_proxy *p, const rvd_auth_table *t, rev
             m->base.quota = row->quota;
         }
         pthread_mutex_unlock(&p->own.lock);
-        rvd_owner_limits_apply(&p->own, &m->base, NULL);
+        rvd_proxy_limits_apply(s);
     } else if (drop) {
         rvd_proxy_log_session(s, RVD_LOG_SESSION_REVOKED, REVDIAL_LOG_INFO, NULL);
         rvd_proxy_end(revdial_session_ref(s), REVDIAL_EAUTH, "its credential was withdrawn");

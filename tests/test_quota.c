@@ -480,6 +480,53 @@ NEW_WORLD_TEST(a_new_rate_is_for_streams_that_run_and_ends_with_the_next_one)
     revdial_close(up);
 }
 
+typedef struct poor {
+    atomic_int is_armed;
+    util_gate said;
+} poor;
+
+// Has no memory for what a stream of a session with a rate needs.
+static void *poor_alloc(void *ud, void *ptr, size_t old_size, size_t size)
+{
+    poor *p = ud;
+    (void)old_size;
+    if (!ptr && size == sizeof(rvd_mux_share) && atomic_load(&p->is_armed)) return NULL;
+    if (size) return realloc(ptr, size);
+    free(ptr);
+    return NULL;
+}
+
+static void poor_log(void *ud, int level, const char *event, const char *msg)
+{
+    poor *p = ud;
+    if (strcmp(event, "session.limits") != 0) return;
+    CHECK_INT(level, REVDIAL_LOG_WARN);
+    CHECK(strstr(msg, "name=cam-1") && strstr(msg, "memory"));
+    util_gate_add(&p->said, 1);
+}
+
+NEW_WORLD_TEST(the_log_says_which_session_had_no_memory_for_its_new_rate)
+{
+    static poor p;
+    revdial_credential rows[2] = {alice, bob};
+    dials d = {0};
+    util_gate_init(&p.said);
+    w->pcfg.common.alloc = poor_alloc;
+    w->pcfg.common.alloc_ud = &p;
+    w->pcfg.common.log = poor_log;
+    w->pcfg.common.log_ud = &p;
+    REQUIRE(open_both(w, rows));
+    dials_open(&d, w, "cam-1", 1);
+    for (int has_memory = 0; has_memory < 2; has_memory++) {
+        atomic_store(&p.is_armed, !has_memory);
+        rows[0].quota.session_rate = 1000000;
+        CHECK_INT(revdial_proxy_replace_credentials(w->proxy, rows, 2, 0, NULL), 0);
+        CHECK_INT(util_gate_count(&p.said), 1);
+    }
+    dials_answer(&d);
+    dials_close(&d);
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);
