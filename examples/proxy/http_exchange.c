@@ -456,9 +456,9 @@ static int conn_tunnel(http_conn *c)
 {
     http_side *up = &c->up->side;
     int is_more;
-    if (up->is_bad) return conn_cut(c, revdial_strerror(up->code));
     is_more = conn_carry(c, &c->client, up, 1);
     is_more |= conn_carry(c, up, &c->client, 0);
+    if (up->is_bad) return conn_cut(c, revdial_strerror(up->code));  // no event says so again
     if (c->is_shut[0] && c->is_shut[1]) {
         conn_log(c, NULL);
         http_conn_free(c);
