@@ -19,6 +19,7 @@ enum {
     HTTP_HEAD_MS = 10000,      // from its first byte; nginx has 60 s, for people with modems
     HTTP_IDLE_MS = 30000,      // until the stream ends; as long again until the connection does
     HTTP_LINGER_MS = 2000,     // a few round trips of any network
+    HTTP_CUT_MS = 10,          // between two looks at what is on its way; as the library has it
     HTTP_RESPONSE_MS = 60000,  // until a response begins, as nginx has it
     HTTP_RULE_SIZE = 64        // of an address, a network, and what makes a rule of it
 };
@@ -445,6 +446,7 @@ static http_thread *http_thread_new(http_front *f)
     t->wait_ms[HTTP_WAIT_RESPONSE] = HTTP_RESPONSE_MS;
     t->wait_ms[HTTP_WAIT_HALF_CLOSED] = f->config.half_closed_ms > 0 ? f->config.half_closed_ms : 0;
     t->wait_ms[HTTP_WAIT_LINGER] = HTTP_LINGER_MS;
+    t->wait_ms[HTTP_WAIT_CUT] = HTTP_CUT_MS;
     for (int i = 0; i < HTTP_WAIT_COUNT; i++) http_link_init(&t->waiting[i]);
     http_link_init(&t->again);
     t->now_ms = http_now_ms();

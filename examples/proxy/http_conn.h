@@ -58,6 +58,7 @@ enum http_wait {
     HTTP_WAIT_RESPONSE,
     HTTP_WAIT_HALF_CLOSED,  // for one side, while the other sends no more
     HTTP_WAIT_LINGER,
+    HTTP_WAIT_CUT,  // for what is on its way to the client
     HTTP_WAIT_COUNT
 };
 
@@ -117,6 +118,8 @@ int http_side_more(http_side *s);
 int http_side_used(http_side *s, http_text in, size_t used);
 // Sends what the socket did not take before. Returns 1 if nothing is left of it.
 int http_side_flush(http_side *s);
+// How many bytes have yet to reach the other end's system, as far as ours tells.
+size_t http_side_unsent(const http_side *s);
 // Sends the pieces that were added; keeps what the socket does not take. Returns 0 or -1.
 int http_side_send(http_thread *t, http_side *s);
 void http_add(http_thread *t, const char *at, size_t len);
@@ -170,13 +173,14 @@ void http_upstream_heed(http_upstream *u, const http_news *news);
 //           ▼                                                           │
 //         HEAD ──a request──▶ DIALLING ──connected──▶ EXCHANGE ─────────┤
 //           │ └──its stream is there──────────────────▶│ └──101──▶ TUNNEL
-//           └─refused──▶ LINGER ◀──it does not persist─┘
+//           └─refused──▶ LINGER ◀──it does not persist─┘ └─a reset─▶ CUT ◀─┘
 enum http_phase {
     HTTP_HEAD,      // waits for a request
     HTTP_DIALLING,  // for a stream
     HTTP_EXCHANGE,  // the request goes, the response comes, both at the same time
     HTTP_TUNNEL,    // after 101: bytes go both ways
     HTTP_LINGER,    // ended by us: what still comes is dropped, for it could reset what we sent
+    HTTP_CUT,       // to be reset, as soon as what came before has reached the client
     HTTP_GONE
 };
 
@@ -208,6 +212,8 @@ struct http_conn {
     uint64_t key;     // PICK_KEY: a hash of it; else 0
     int is_clean;     // LINGER: nothing that it sent has been left unread
     int is_shut[2];   // LINGER, TUNNEL: our FIN has gone to the client, to the agent
+    size_t left;      // CUT: bytes that had yet to reach the client, and
+    int64_t give_up_ms;  // until when one of them has to
     // For the access log:
     int64_t began_ms;
     uint64_t moved[2];  // bytes of bodies to the agent, and back

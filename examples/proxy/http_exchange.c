@@ -1,4 +1,5 @@
 // A client's connection: requests, and the responses to them, one after the other.
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +8,8 @@
 #include "http_conn.h"
 
 // The steps below return 1 if there may be more to do now.
+
+enum { GIVE_UP_MS = 5000 };  // on a client that takes nothing, as the library does
 
 static int conn_linger(http_conn *c)
 {
@@ -50,7 +53,7 @@ static void conn_log(http_conn *c, const char *why)
     c->said.len = 0;
 }
 
-// The client's connection is reset.
+// The client's connection is reset at once.
 static int conn_abort(http_conn *c, const char *why)
 {
     struct linger none = {1, 0};
@@ -60,14 +63,32 @@ static int conn_abort(http_conn *c, const char *why)
     return 0;
 }
 
+// It is reset, and what came before the cut must not be torn up by that: not before it has left,
+// nor before its reader comes to it, for whom another 10 ms are left.
+static int conn_deliver(http_conn *c)
+{
+    size_t left = http_side_unsent(&c->client);
+    if (left < c->left) c->give_up_ms = c->thread->now_ms + GIVE_UP_MS;
+    if (left == 0 && c->left == 0) return conn_abort(c, NULL);
+    if (c->thread->now_ms >= c->give_up_ms) return conn_abort(c, NULL);
+    c->left = left;
+    http_wait(c, HTTP_WAIT_CUT);
+    return 0;
+}
+
 // The connection ends in the middle of a response, and must not look as if it were complete: in
 // HTTP/1.0 and in a tunnel FIN would say so.
 static int conn_cut(http_conn *c, const char *why)
 {
-    if (c->phase == HTTP_TUNNEL || (!c->is_chunked && c->coming.framing != HTTP_LENGTH))
-        return conn_abort(c, why);
+    int is_reset =
+        c->phase == HTTP_TUNNEL || (!c->is_chunked && c->coming.framing != HTTP_LENGTH);
     conn_log(c, why);
-    return conn_linger(c);
+    if (!is_reset) return conn_linger(c);
+    http_upstream_drop(c);
+    http_bytes_free(&c->request);
+    c->phase = HTTP_CUT;
+    c->left = SIZE_MAX;
+    return conn_deliver(c);
 }
 
 // Answers instead of the backend, before anything of its response has gone out.
@@ -504,6 +525,7 @@ static int conn_step(http_conn *c)
     case HTTP_EXCHANGE: return conn_exchange(c);
     case HTTP_TUNNEL: return conn_tunnel(c);
     case HTTP_LINGER: return conn_drop_rest(c);
+    case HTTP_CUT: http_side_flush(&c->client); break;
     case HTTP_GONE: break;
     }
     return 0;
@@ -593,6 +615,7 @@ void http_conn_expire(http_conn *c)
         conn_half_closed_for_long(c);
         http_conn_run(c);
         return;
+    case HTTP_WAIT_CUT: conn_deliver(c); return;
     case HTTP_WAIT_NONE:
     case HTTP_WAIT_IDLE_LONGER:
     case HTTP_WAIT_LINGER:

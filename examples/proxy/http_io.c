@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -181,6 +182,15 @@ int http_side_flush(http_side *s)
         if (s->is_deaf) http_bytes_free(&s->out);
     }
     return s->out.len == 0;
+}
+
+size_t http_side_unsent(const http_side *s)
+{
+    int bytes = 0;
+#ifdef TIOCOUTQ  // SIOCOUTQ, by its other name
+    if (ioctl(s->fd, TIOCOUTQ, &bytes) < 0 || bytes < 0) bytes = 0;
+#endif
+    return s->out.len + (size_t)bytes;
 }
 
 // ------------------------------------------------------------------------------------------------

@@ -188,6 +188,10 @@ cut_responses() {
     await_end cut 5
 }
 
+cut_after_all_bytes() {
+    is "$(peers late "$front" a.test)" $'RST after 100000 bytes\nRST after 100000 bytes'
+}
+
 # The target sees no end that its client has not sent, and sends nothing more for nobody.
 client_vanishes() {
     local before
@@ -452,6 +456,7 @@ check 'a backend that registers later' comes_later
 check 'a WebSocket echo' upgrades "$front"
 check 'server-sent events arrive one by one' events_at_once "$front"
 check 'a response that was cut never looks complete' cut_responses
+check 'a client gets what came before a cut' cut_after_all_bytes
 check 'a client that leaves cuts what is on its way' client_vanishes
 check 'nginx as the judge' start_judge
 check 'nothing passes that nginx refuses' corpus_as_nginx

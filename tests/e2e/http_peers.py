@@ -19,10 +19,13 @@
                                             another it reads the rest: how many are whole?
     http_peers.py ends ADDRESS HOST         prints how tunnels and a response without a length end
     http_peers.py statuses ADDRESS FILE     what each message of a corpus is answered with
+    http_peers.py late ADDRESS HOST         how much of a response and of a tunnel comes, and how
+                                            they end, if the target resets behind 100,000 bytes
     http_peers.py cut ADDRESS HOST          is a response that was cut seen as one? Reads a line
                                             before it asks, and when the backend has been killed
 """
 import base64
+import fcntl
 import hashlib
 import os
 import re
@@ -30,10 +33,12 @@ import select
 import socket
 import struct
 import sys
+import termios
 import threading
 import time
 
 LARGE = 1 << 25  # more than all buffers on the way
+LATE = 100000    # they take it
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -139,6 +144,18 @@ def serve_one(s, f, request):
         s.sendall(b"HTTP/1.1 200 OK\r\n" + how + b"\r\n5\r\nhello\r\n")
         f.read(1)  # until it is told to go on by its end
         return False
+    elif request.path == "/cut-late":
+        s.sendall((b"HTTP/1.1 101 Go on\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"
+                   if request.get("upgrade") else b"HTTP/1.0 200 OK\r\n\r\n") + bytes(LATE))
+        while fcntl.ioctl(s, termios.TIOCOUTQ, bytes(4)) != bytes(4):
+            time.sleep(0.001)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        f.close()
+        s.close()
+        served["late"] += 1
+        return False
+    elif request.path == "/late":
+        answer(s, str(served["late"]).encode())
     elif request.path == "/reset":
         s.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello")
         s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -196,7 +213,7 @@ def serve_one(s, f, request):
 
 
 served = {"events": threading.Semaphore(0), "later": threading.Semaphore(0), "connections": 0,
-          "resets": 0, "waiting": 0}
+          "resets": 0, "waiting": 0, "late": 0}
 
 
 def serve(s):
@@ -239,9 +256,13 @@ def origin():
 
 # ---- clients ----
 
-def connect(address):
+def connect(address, window=0):
     host, port = address.rsplit(":", 1)
-    s = socket.create_connection((host, int(port)), timeout=20)
+    s = socket.socket()
+    s.settimeout(20)
+    if window:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+    s.connect((host, int(port)))
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return s
 
@@ -550,9 +571,21 @@ def cut(address, host):
               flush=True)
 
 
+def late(address, host):
+    """A client that reads only after the target has reset its connection: all bytes, then RST."""
+    for i, more in enumerate(("0\r\n", "1\r\nConnection: upgrade\r\nUpgrade: x\r\n")):
+        s, other = connect(address, 4096), connect(address)
+        s.sendall(f"GET /cut-late HTTP/1.{more}Host: {host}\r\n\r\n".encode())
+        while int(ask(other, host, "/late")) <= i:
+            pass
+        got, end = read_all(s)
+        body = got.split(b"\r\n\r\n", 1)[1]
+        print(f"{end} after {len(body)} bytes")
+
+
 JOBS = {"origin": origin, "who": who, "raw": raw, "keep": keep, "websocket": websocket_client,
         "events": events, "vanish": vanish, "pauses": pauses, "last": last, "ends": ends,
-        "statuses": statuses, "cut": cut}
+        "statuses": statuses, "cut": cut, "late": late}
 
 if __name__ == "__main__":
     JOBS[sys.argv[1]](*sys.argv[2:])
