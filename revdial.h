@@ -1598,9 +1598,10 @@ REVDIAL_API int revdial_proxy_avoid(revdial_proxy *p, revdial_session *s, const 
 REVDIAL_API void revdial_proxy_get_stats(revdial_proxy *p, revdial_stats *out);
 
 // Stops accepting, tells the backends, and waits for the streams to end. Clients that were accepted
-// are dialled for first, where a backend is up. Sessions whose streams have not ended at the
-// timeout are dropped; one that drains already keeps its own end if that is earlier.
-// revdial_proxy_stop() in another thread ends the wait, with REVDIAL_ETIMEDOUT.
+// are dialled for first, where a backend is up; one whose `route` has no decision yet has a second
+// for it. Sessions whose streams have not ended at the timeout are dropped; one that drains already
+// keeps its own end if that is earlier. revdial_proxy_stop() in another thread ends the wait, with
+// REVDIAL_ETIMEDOUT.
 //   blocks   for timeout_ms
 //   returns  0 all ended, REVDIAL_ETIMEDOUT, REVDIAL_EDEADLK, REVDIAL_ECLOSED (after fork(), or the
 //            proxy is being stopped), REVDIAL_ENOMEM
@@ -21431,6 +21432,7 @@ typedef struct rvd_proxy_route {
     uint8_t wants_header;  // of the PROXY protocol
     uint8_t is_end;        // the client has sent FIN
     uint8_t is_seen;       // the hook knows all of `in`
+    uint8_t is_awaited;    // a drain waits for the decision
     rvd_loop_io io;
     rvd_loop_timer timer;
     rvd_loop_task task;  // the dial is over, on another loop
@@ -21499,6 +21501,7 @@ struct revdial_proxy {
     rvd_base_link dials;  // asynchronous ones, all that are not over
     size_t dials_coming;  // of these, those that have yet to ask the session that was picked
     int has_woken_dials;  // dials_wake has yet to run
+    size_t undecided;     // clients whose bytes may still come, while it drains
     rvd_base_link clients;
     int64_t next_dial, last_expose;
 };
@@ -23480,7 +23483,7 @@ static void rvd_proxy_dial_free(rvd_proxy_dial *d)
 // A drain waits until all dials have asked the session that was picked for them.
 static int rvd_proxy_has_dials_coming_locked(const revdial_proxy *p)
 {
-    return p->dials_coming || p->has_woken_dials;
+    return p->dials_coming || p->has_woken_dials || p->undecided;
 }
 
 // It has asked its session, or never will.
@@ -23677,7 +23680,7 @@ static void rvd_proxy_on_dials_wake(rvd_loop_task *task)
         rvd_loop_post(d->loop, &d->task);
     }
     p->has_woken_dials = 0;
-    if (p->drains && !p->dials_coming) pthread_cond_broadcast(&p->own.changed);
+    if (p->drains && !rvd_proxy_has_dials_coming_locked(p)) pthread_cond_broadcast(&p->own.changed);
     pthread_mutex_unlock(&p->own.lock);
 }
 
@@ -24338,11 +24341,24 @@ static int rvd_proxy_route_name(rvd_proxy_route *r, const char *client, const ch
     return 1;
 }
 
+// Its dial has begun, or there will be none.
+static void rvd_proxy_route_decided(rvd_proxy_route *r)
+{
+    revdial_proxy *p = r->listener->proxy;
+    if (!r->is_awaited) return;
+    r->is_awaited = 0;
+    pthread_mutex_lock(&p->own.lock);
+    p->undecided--;
+    if (p->drains && !rvd_proxy_has_dials_coming_locked(p)) pthread_cond_broadcast(&p->own.changed);
+    pthread_mutex_unlock(&p->own.lock);
+}
+
 // Frees what is left of it. Its socket is closed, or somebody else's.
 static void rvd_proxy_route_free(rvd_proxy_route *r)
 {
     rvd_proxy_listener *l = r->listener;
     rvd_owner *o = &l->proxy->own;
+    rvd_proxy_route_decided(r);
     rvd_base_link_remove(&r->link);
     rvd_loop_timer_stop(l->proxy->loops[0], &r->timer);
     rvd_proxy_bytes_drop(o, &r->in, r->in.len);
@@ -24416,6 +24432,7 @@ static int rvd_proxy_route_refuse(rvd_proxy_route *r, const revdial_route *q,
     if (r->client) rvd_proxy_client_free(r->client);  // it counts no longer for max_clients
     r->client = NULL;
     rvd_proxy_bytes_drop(o, &r->in, r->in.len);
+    rvd_proxy_route_decided(r);
     rvd_proxy_route_become(r, RVD_PROXY_REFUSING);
     rvd_proxy_route_until(r, rvd_proxy_route_now(r) + RVD_PROXY_REPLY_US);
     return 1;
@@ -24542,7 +24559,9 @@ static int rvd_proxy_route_dial(rvd_proxy_route *r, revdial_route *q)
     rvd_proxy_bytes_drop(&l->proxy->own, &r->in, r->in.len);
     rvd_proxy_route_become(r, RVD_PROXY_DIALLING);
     if (l->expose.route) rvd_sys_set_abort(r->io.fd, 1);  // as with a port without
-    if (rvd_proxy_route_ask(r, q, &err) == 0) return 1;
+    int code = rvd_proxy_route_ask(r, q, &err);
+    rvd_proxy_route_decided(r);
+    if (!code) return 1;
     rvd_proxy_log_undialled(l, r->addresses, q->name ? q->name : "", &q->dial, &err);
     return rvd_proxy_route_dialled(r, &err);
 }
@@ -24793,6 +24812,10 @@ static void rvd_proxy_route_on_io(rvd_loop_io *io)
 static void rvd_proxy_route_on_timer(rvd_loop_timer *t)
 {
     rvd_proxy_route *r = RVD_BASE_OWNER(t, rvd_proxy_route, timer);
+    if (r->is_awaited) {
+        rvd_proxy_route_fail(r, REVDIAL_ECLOSED, 0, "the proxy stops");
+        return;
+    }
     const char *text = r->state == RVD_PROXY_READING ? "no decision in time: route_timeout_ms"
                                                      : "the client does not take its reply";
     rvd_proxy_route_fail(r, REVDIAL_ETIMEDOUT, 0, text);
@@ -24830,6 +24853,32 @@ static void rvd_proxy_routes_end(rvd_proxy_listener *l, const char *why)
     while (!rvd_base_link_is_alone(&l->routed))
         rvd_proxy_route_fail(RVD_BASE_OWNER(l->routed.next, rvd_proxy_route, link), REVDIAL_ECLOSED,
                              0, why);
+}
+
+// The proxy drains. A client that has just come may still decide where it goes, and is dialled for;
+// one that was told where it cannot go gets its reply.
+static void rvd_proxy_routes_hurry(rvd_proxy_listener *l)
+{
+    revdial_proxy *p = l->proxy;
+    rvd_proxy_route *r;
+    rvd_proxy_listener_ref(l);  // on_client may unexpose it
+    do {
+        r = NULL;
+        RVD_BASE_EACH (rvd_proxy_route, each, &l->routed, link)
+            if (!r && each->state == RVD_PROXY_READING && !each->is_awaited) r = each;
+        if (!r) break;
+        int64_t until_us = r->since_us + RVD_PROXY_YIELD_US;
+        if (until_us <= rvd_proxy_route_now(r)) {
+            rvd_proxy_route_fail(r, REVDIAL_ECLOSED, 0, "the proxy stops");
+            continue;
+        }
+        r->is_awaited = 1;
+        rvd_proxy_route_until(r, rvd_base_sooner(until_us, r->timer.at_us));
+        pthread_mutex_lock(&p->own.lock);
+        p->undecided++;
+        pthread_mutex_unlock(&p->own.lock);
+    } while (r);
+    rvd_proxy_listener_unref(l);
 }
 
 // Of the clients that have no decision yet, or were refused and have not closed, the one that has
@@ -25248,8 +25297,14 @@ static void rvd_proxy_on_stop_listening(rvd_loop_task *task)
     rvd_proxy_listener *l;
     rvd_proxy_queue_close(&p->silent);
     rvd_proxy_queue_close(&p->spoken);
-    while ((l = rvd_proxy_listener_to_close(p)) != NULL) rvd_proxy_listener_unwatch(l);
-    while ((l = rvd_proxy_listener_with_routes(p)) != NULL) {
+    pthread_mutex_lock(&p->own.lock);
+    int is_closing = p->closing;
+    pthread_mutex_unlock(&p->own.lock);
+    while ((l = rvd_proxy_listener_to_close(p)) != NULL) {
+        rvd_proxy_listener_unwatch(l);
+        if (!is_closing) rvd_proxy_routes_hurry(l);
+    }
+    while (is_closing && (l = rvd_proxy_listener_with_routes(p)) != NULL) {
         rvd_proxy_routes_end(l, "the proxy stops");
         rvd_proxy_listener_unref(l);
     }

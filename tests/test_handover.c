@@ -370,6 +370,46 @@ NEW_WORLD_TEST(a_client_that_waits_is_served_by_a_backend_that_registered_before
     pthread_join(d.thread, NULL);
 }
 
+// Wants four bytes.
+static int slow_route(void *ud, revdial_route *r)
+{
+    util_gate_add(ud, 1);
+    if (r->len < 4) return REVDIAL_ROUTE_MORE;
+    r->name = "cam-1";
+    return REVDIAL_ROUTE_DIAL;
+}
+
+NEW_WORLD_TEST(a_client_that_was_accepted_before_a_drain_has_a_second_to_say_where_it_goes)
+{
+    for (int is_silent = 0; is_silent < 2; is_silent++) {
+        util_gate asked;
+        draining d;
+        char at[80], buf[8];
+        size_t len;
+        revdial_expose x = {.listen = "127.0.0.1:0", .route = slow_route, .route_ud = &asked};
+        util_gate_init(&asked);
+        w->acfg.url = NULL;
+        REQUIRE(world_open(w));
+        world_expose(w, &x, at);
+        util_clock_stop();
+        int fd = raw_connect(at);
+        CHECK(raw_say(fd, "pi"));
+        CHECK(util_gate_wait(&asked, 1));
+        draining_start(&d, w);
+        if (is_silent) {
+            util_clock_advance_ms(1000);
+            util_settle(w->proxy->loops[0]);
+            CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), -1);
+        } else {
+            CHECK(raw_say(fd, "ng") && raw_read_all(fd, buf, 4) && memcmp(buf, "ping", 4) == 0);
+        }
+        util_clock_run();
+        close(fd);
+        pthread_join(d.thread, NULL);
+        world_close(w);
+    }
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);
