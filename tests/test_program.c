@@ -267,7 +267,7 @@ TEST(a_signal_wakes_who_asked_for_it_whatever_other_pipes_there_are)
     char byte;
     REQUIRE(prog_pipe_open(mine) == 0);
     prog_signals_wake(mine[1]);
-    REQUIRE(prog_pipe_open(other) == 0 && prog_catch_signals() == 0);
+    REQUIRE(prog_pipe_open(other) == 0 && prog_catch_requests() == 0);
     CHECK(raise(SIGUSR2) == 0 && prog_usr2 == 1);
     CHECK_INT(read(mine[0], &byte, 1), 1);
     CHECK_INT(read(other[0], &byte, 1), -1);
@@ -275,6 +275,23 @@ TEST(a_signal_wakes_who_asked_for_it_whatever_other_pipes_there_are)
     CHECK(raise(SIGHUP) == 0 && prog_hup == 1);
     CHECK_INT(read(mine[0], &byte, 1), 1);
     prog_signals_wake(-1);
+    prog_pipe_close(mine);
+}
+
+TEST(a_signal_that_came_before_anybody_could_be_woken_wakes_who_asks_then)
+{
+    int mine[2];
+    char byte;
+    REQUIRE(prog_pipe_open(mine) == 0 && prog_catch_requests() == 0);
+    prog_hup = prog_usr2 = 0;
+    prog_signals_wake(mine[1]);
+    CHECK_INT(read(mine[0], &byte, 1), -1);
+    prog_signals_wake(-1);
+    CHECK(raise(SIGUSR1) == 0 && raise(SIGHUP) == 0 && prog_hup == 1);
+    prog_signals_wake(mine[1]);
+    CHECK_INT(read(mine[0], &byte, 1), 1);
+    prog_signals_wake(-1);
+    prog_hup = 0;
     prog_pipe_close(mine);
 }
 

@@ -244,7 +244,7 @@ int main(int argc, char **argv)
         return prog_status_main("revdial-agent", argv + 2);
     if (argc > 1 && strcmp(argv[1], "doctor") == 0) return doctor_main(argv + 1);
     first = calloc(1, sizeof *first);
-    if (!first) return PROG_FAILED;
+    if (!first || prog_catch_requests() != 0) return PROG_FAILED;
     r.first = r.now = first;
     rc = config_open(first, argv, NULL);
     prog_watch_begin(&r.watch, &first->cli);

@@ -282,6 +282,10 @@ extern volatile sig_atomic_t prog_hup;
 extern volatile sig_atomic_t prog_usr2;
 extern atomic_int prog_stop;  // other threads read it, too
 
+// Catches HUP, USR1 and USR2, first thing in main(): they must not end a program that starts. What
+// comes before it is up is heeded then.
+int prog_catch_requests(void);
+// Catches the others.
 int prog_catch_signals(void);
 // Surround the start of threads that get no signals: they are for the main thread.
 void prog_signals_block(sigset_t *before);
@@ -289,7 +293,7 @@ void prog_signals_restore(const sigset_t *before);
 // Starts a thread that gets no signals. Returns 0, or -1 with errno.
 int prog_thread_start(pthread_t *thread, void *(*run)(void *ud), void *ud);
 // Each signal writes a byte to this descriptor, so that the main thread's poll(2) returns. There is
-// one of them: the last call counts, and -1 is none.
+// one of them: the last call counts, and -1 is none. Signals that came before it have written, too.
 void prog_signals_wake(int fd);
 // Returns 0, or -1 with errno. exec(2) closes it then, too.
 int prog_nonblocking(int fd);

@@ -53,17 +53,27 @@ static void prog_on_signal(int sig)
     errno = saved;
 }
 
-int prog_catch_signals(void)
+static int prog_catch(int sig, void (*handler)(int sig))
 {
     struct sigaction act;
     memset(&act, 0, sizeof act);
     sigemptyset(&act.sa_mask);
-    act.sa_handler = prog_on_signal;
-    if (sigaction(SIGTERM, &act, NULL) != 0 || sigaction(SIGINT, &act, NULL) != 0) return -1;
-    if (sigaction(SIGHUP, &act, NULL) != 0 || sigaction(SIGUSR2, &act, NULL) != 0) return -1;
-    act.sa_handler = SIG_IGN;
-    if (sigaction(SIGUSR1, &act, NULL) != 0) return -1;
-    return sigaction(SIGPIPE, &act, NULL);  // the reader of our stdout may go away
+    act.sa_handler = handler;
+    return sigaction(sig, &act, NULL);
+}
+
+int prog_catch_requests(void)
+{
+    if (prog_catch(SIGHUP, prog_on_signal) != 0 || prog_catch(SIGUSR2, prog_on_signal) != 0)
+        return -1;
+    return prog_catch(SIGUSR1, SIG_IGN);
+}
+
+int prog_catch_signals(void)
+{
+    if (prog_catch(SIGTERM, prog_on_signal) != 0 || prog_catch(SIGINT, prog_on_signal) != 0)
+        return -1;
+    return prog_catch(SIGPIPE, SIG_IGN);  // the reader of our stdout may go away
 }
 
 void prog_signals_block(sigset_t *before)
@@ -108,6 +118,9 @@ void prog_pipe_close(const int ends[2])
 void prog_signals_wake(int fd)
 {
     prog_wake_fd = fd;
+    if (fd >= 0 && (prog_hup || prog_usr2 || prog_stop) && write(fd, "", 1) < 0) {
+        // A signal that came before has written since.
+    }
 }
 
 void prog_raise_descriptor_limit(prog_log *log)

@@ -317,7 +317,7 @@ int main(int argc, char **argv)
         return prog_status_main("revdial-proxy", argv + 2);
     if (argc > 1 && strcmp(argv[1], "dial") == 0) return dial_main(argv + 2);
     first = calloc(1, sizeof *first);
-    if (!first) return PROG_FAILED;
+    if (!first || prog_catch_requests() != 0) return PROG_FAILED;
     rc = config_open(first, argv, NULL);
     prog_watch_begin(&a.watch, &first->cli);
     a.live = (live){.argv = argv, .log = &a.log, .first = first, .now = first};

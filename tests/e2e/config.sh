@@ -315,14 +315,25 @@ agent_has_sections() {
     stop agent configured
 }
 
-# A program whose file takes a while to understand. slow_starts PROGRAM OPTION...
-slow_starts() {
+# A program whose file takes a while to understand. slow_begins PROGRAM OPTION...
+slow_begins() {
     slow=("listen = 127.0.0.1:0" "token-file = $dir/tokens" "$(seq -f 'route = a%.0f.x=web' 5000)")
     [ "$1" = proxy ] || slow=('server = http://127.0.0.1:1' 'name = web' 'target = 127.0.0.1:9'
         "token-file = $dir/token" "$(seq -f 'allow = 10.0.0.1:%.0f' 5000)")
     printf '%s\n' "${slow[@]}" >"$dir/slow.conf"
     start slow "$build/revdial-$1" --config "$dir/slow.conf" --admin 127.0.0.1:0 "${@:2}"
-    said slow.log event=admin.listening 10
+}
+
+slow_starts() { slow_begins "$@" && said slow.log event=admin.listening 10; }
+
+# Signals that come while it understands its file, which is another one by then.
+early_signals_count() {
+    slow_begins "$1"
+    while is_running slow && [ "$(slow_has_read)" -lt "$(stat -c %s "$dir/slow.conf")" ]; do :; done
+    echo nonsense >"$dir/slow.new" && mv "$dir/slow.new" "$dir/slow.conf"
+    kill -USR1 "${pid_of[slow]}" && kill -USR2 "${pid_of[slow]}" && kill -HUP "${pid_of[slow]}"
+    said slow.log "$1.reload.*nothing was changed" 10 && said slow.log event=status 5 || return
+    stop slow
 }
 
 # How many bytes it has read.
@@ -448,6 +459,7 @@ check 'routes and allow lists change' routes_and_allow_lists_change
 check 'it ends well' end_of_configured
 check '--watch sees files that change' watch_applies
 for program in proxy agent; do
+    check "a HUP to the $program before it is up" early_signals_count $program
     check "a HUP to the $program while it heeds another one" both_hups_count $program
     check "--watch of the $program, for what changes meanwhile" watch_misses_nothing $program
 done
