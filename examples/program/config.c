@@ -310,12 +310,20 @@ int prog_take_file(prog_cli *cli, const char *path)
 // ------------------------------------------------------------------------------------------------
 // What is in force
 
+// Would a file that has the value without quotes say something else?
+static int prog_needs_quotes(const char *value)
+{
+    size_t len = strlen(value);
+    return len == 0 || strchr("\" \t", *value) || strchr(" \t", value[len - 1]) ||
+           strchr(value, '#');
+}
+
 // Prints a value as a file may have it, without what is secret in it.
 static void prog_print_value(const prog_setting *s, const char *value)
 {
     const char *at = strrchr(value, '@'), *slashes = strstr(value, "://");
     int is_login = slashes && at > slashes;
-    const char *quote = strpbrk(value, "#\"") || !*value ? "\"" : "";
+    const char *quote = prog_needs_quotes(value) ? "\"" : "";
     if (!(s->option->flags & PROG_SECRET) || (slashes && !is_login))
         printf("%s%s%s", quote, value, quote);
     else if (is_login)
@@ -359,6 +367,8 @@ static int prog_has_section(const prog_cli *cli, size_t i)
 
 static void prog_print_setting(const prog_setting *s)
 {
+    // A quote cannot be written within quotes.
+    if (strchr(s->value, '"') && prog_needs_quotes(s->value)) printf("# no file can say: ");
     printf("%s = ", s->option->name);
     prog_print_value(s, s->value);
     prog_print_source(s);
@@ -374,7 +384,11 @@ static void prog_print_section(const prog_cli *cli, size_t i)
     printf("\n[%s %.*s]", s->option->name, about, s->value);
     prog_print_source(s);
     if (name) printf("name = %.*s\n", target ? (int)(target - name - 1) : INT_MAX, name + 1);
-    if (target) printf("target = %s\n", target + 1);
+    if (target) {
+        printf("target = ");
+        prog_print_value(s, target + 1);
+        printf("\n");
+    }
     for (size_t k = i + 1; k < cli->given_count && cli->given[k].item == i + 1; k++)
         prog_print_setting(&cli->given[k]);
 }

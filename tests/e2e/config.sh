@@ -87,6 +87,20 @@ prints_what_counts() {
     ! grep -q "$token" <<<"$out" || fail 'the token is shown'
 }
 
+# What --config - prints is a file that says the same, also where a value has quotes in it.
+prints_what_it_reads() {
+    local value="$dir/to\"k\"ens" out
+    cp "$dir/tokens" "$value" && cp "$dir/tokens" "$dir/to #kens" && cp "$dir/tokens" "$dir/\" #"
+    for value in "$value" "$dir/to #kens"; do
+        "$build/revdial-proxy" --listen 127.0.0.1:0 --token-file "$value" --config - >"$dir/printed"
+        says proxy 0 'good' --config "$dir/printed" --check || return
+        out=$("$build/revdial-proxy" --config "$dir/printed" --config - | grep '^token-file = ')
+        [[ "$out" = *"$value"* ]] || { fail "$value became $out"; return; }
+    done
+    out=$("$build/revdial-proxy" --listen 127.0.0.1:0 --token-file "$dir/\" #" --config -)
+    grep -q '^# no file can say: token-file = ' <<<"$out" || fail "$out"
+}
+
 # --config - begins with the options that HUP applies, and has a line for each of them.
 live_options_are_named() {
     local program out names name
@@ -447,6 +461,7 @@ upgrades=0
 
 check '--check names the file, the line and the key' verdicts
 check '--config - shows what counts, and where it came from' prints_what_counts
+check '--config - prints what a file can say' prints_what_it_reads
 check 'the options that HUP applies are named' live_options_are_named
 check 'the page for operators has true options' operators_page_has_true_options
 check 'peers' start_peers peers "$big" || return
