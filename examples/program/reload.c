@@ -5,6 +5,11 @@
 
 #include "config.h"
 
+#ifdef __APPLE__  // where the fields of POSIX have other names
+#define st_mtim st_mtimespec
+#define st_ctim st_ctimespec
+#endif
+
 // Do two configurations say the same of this option?
 static int prog_is_same(const prog_cli *a, const prog_cli *b, const prog_option *o)
 {
@@ -45,6 +50,11 @@ static uint64_t prog_mix(uint64_t hash, uint64_t value)
     return (hash ^ value) * 0x100000001b3u;  // FNV-1a, a word at a time
 }
 
+static uint64_t prog_mix_time(uint64_t hash, struct timespec t)
+{
+    return prog_mix(prog_mix(hash, (uint64_t)t.tv_sec), (uint64_t)t.tv_nsec);
+}
+
 // What all files that the options name look like from outside.
 static uint64_t prog_files_hash(const prog_cli *cli)
 {
@@ -58,7 +68,8 @@ static uint64_t prog_files_hash(const prog_cli *cli)
         if (S_ISDIR(st.st_mode)) continue;  // what comes and goes in it is not what it says
         hash = prog_mix(hash, (uint64_t)st.st_ino);
         hash = prog_mix(hash, (uint64_t)st.st_size);
-        hash = prog_mix(hash, (uint64_t)st.st_mtime);
+        hash = prog_mix_time(hash, st.st_mtim);
+        hash = prog_mix_time(hash, st.st_ctim);  // which nobody can set back
     }
     return hash;
 }

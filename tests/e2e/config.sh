@@ -242,6 +242,19 @@ watch_applies() {
     stop agent configured
 }
 
+# An edit in place that leaves size and second as they were, and one that sets the time back.
+watch_sees_small_edits() {
+    local edit
+    echo "* xx$token" >"$dir/small" && touch -d '2020-01-01 00:00:00.1' "$dir/small" || return
+    start small "$build/revdial-proxy" --listen 127.0.0.1:0 --token-file "$dir/small" --watch
+    said small.out '^listening' 5 || return
+    for edit in 1 2; do
+        echo "* y$edit$token" >"$dir/small" && touch -d '2020-01-01 00:00:00.2' "$dir/small" &&
+            said small.log event=proxy.reload 10 $edit || return
+    done
+    stop small
+}
+
 # Has the proxy with that admin port do something. Prints the status and the answer.
 post() {
     curl -gsS --max-time 5 --unix-socket "$dir/admin" -X POST -w '%{http_code}' \
@@ -473,6 +486,7 @@ check 'an option that cannot change is refused' frozen_option_is_refused
 check 'routes and allow lists change' routes_and_allow_lists_change
 check 'it ends well' end_of_configured
 check '--watch sees files that change' watch_applies
+check '--watch sees edits within a second' watch_sees_small_edits
 for program in proxy agent; do
     check "a HUP to the $program before it is up" early_signals_count $program
     check "a HUP to the $program while it heeds another one" both_hups_count $program
