@@ -24,6 +24,9 @@ typedef struct app {
     watch *metrics;
     pages pages;
     prog_admin *admin;
+    int64_t until_ms;  // the drain lasts at most
+    int is_draining, is_whole;
+    atomic_int is_drained;
 } app;
 
 // Is there none left of something that others give back?
@@ -59,8 +62,12 @@ static void app_label(app *a)
 static void app_reload(app *a)
 {
     prog_hup = 0;
-    prog_notify(&a->log, "RELOADING=1");
+    if (!a->is_draining) prog_notify(&a->log, "RELOADING=1");
     prog_watch_begin(&a->watch, &a->live.now->cli);
+    if (a->is_draining) {
+        live_revoke(&a->live);
+        return;
+    }
     if (live_reload(&a->live)) {
         prog_admin_renew(a->admin);
         sockets_replace(&a->sockets, &a->live.now->like);
@@ -83,7 +90,7 @@ static void app_log_status(app *a)
 // How long the main thread may sleep; -1 = until a signal comes.
 static int app_pause_ms(const app *a)
 {
-    int watchdog_ms = prog_watchdog_ms();
+    int watchdog_ms = a->is_draining ? 0 : prog_watchdog_ms();
     if (!a->live.now->cli.common.is_watching) return watchdog_ms ? watchdog_ms : -1;
     return watchdog_ms && watchdog_ms < PROG_WATCH_MS ? watchdog_ms : PROG_WATCH_MS;
 }
@@ -92,17 +99,17 @@ static int app_pause_ms(const app *a)
 static void app_watchdog(app *a)
 {
     revdial_stats stats;
-    if (prog_watchdog_ms() == 0) return;
+    if (a->is_draining || prog_watchdog_ms() == 0) return;
     revdial_proxy_get_stats(a->live.proxy, &stats);
     prog_notify(&a->log, "WATCHDOG=1");
 }
 
-// Until a signal asks to stop. Returns 0, or -1 with errno.
-static int app_wait(app *a)
+// Heeds signals until that is set. Returns 0, or -1 with errno.
+static int app_wait(app *a, atomic_int *is_over)
 {
     struct pollfd wake = {.fd = a->wake[0], .events = POLLIN};
     char bytes[16];
-    while (!prog_stop) {
+    while (!atomic_load(is_over)) {
         if (poll(&wake, 1, app_pause_ms(a)) < 0 && errno != EINTR) return -1;
         while (read(a->wake[0], bytes, sizeof bytes) > 0) continue;
         if (a->live.now->cli.common.is_watching && prog_watch_look(&a->watch, &a->live.now->cli))
@@ -260,30 +267,58 @@ static int app_open(app *a)
     return rc;
 }
 
+static int app_left_ms(const app *a)
+{
+    int64_t left_ms = a->until_ms - fetch_now_ms();
+    return left_ms > 0 ? (int)left_ms : 0;
+}
+
+static void *app_drain(void *ud)
+{
+    app *a = ud;
+    a->is_whole = revdial_proxy_drain(a->live.proxy, app_left_ms(a)) == REVDIAL_OK;
+    // What backends have brought may still be on its way to clients, who take their time.
+    a->is_whole &= http_stop(a->live.http, app_left_ms(a));
+    atomic_store(&a->is_drained, 1);
+    if (write(a->wake[1], "", 1) < 0) {
+        // The pipe is full: then its reader wakes up without this byte.
+    }
+    return NULL;
+}
+
+// Another thread waits for what runs: this one heeds signals also now.
+static void app_drain_heeding(app *a)
+{
+    pthread_t thread;
+    a->is_draining = 1;
+    if (prog_thread_start(&thread, app_drain, a) != 0) {
+        app_drain(a);
+        return;
+    }
+    app_wait(a, &a->is_drained);
+    pthread_join(thread, NULL);
+}
+
 static int app_run(app *a)
 {
-    int64_t until_ms, left_ms;
-    int rc, drain_ms, is_whole;
-    rc = app_wait(a);
+    int rc, drain_ms, left_ms;
+    rc = app_wait(a, &prog_stop);
     drain_ms = a->live.now->cli.common.drain_ms;
-    until_ms = fetch_now_ms() + drain_ms;
+    a->until_ms = fetch_now_ms() + drain_ms;
     if (rc != 0) app_failed(a, "waiting for signals");
     prog_notify(&a->log, "STOPPING=1");
     sockets_stop(&a->sockets);
     health_stop(a->live.health);
     http_drain(a->live.http);
     prog_logf(&a->log, REVDIAL_LOG_INFO, "proxy.draining", "for at most %d ms", drain_ms);
-    is_whole = revdial_proxy_drain(a->live.proxy, drain_ms) == REVDIAL_OK;
-    // What backends have brought may still be on its way to clients, who take their time.
-    left_ms = until_ms - fetch_now_ms();
-    is_whole &= http_stop(a->live.http, left_ms > 0 ? (int)left_ms : 0);
-    if (!is_whole)
+    app_drain_heeding(a);
+    if (!a->is_whole)
         prog_logf(&a->log, REVDIAL_LOG_WARN, "proxy.cut",
                   "some connections were still open when --drain ended");
     prog_admin_stop(a->admin);  // its pages look at the peers
     a->admin = NULL;
-    left_ms = until_ms - fetch_now_ms();
-    peers_stop(&a->live.peers, left_ms > PEERS_LAST_MS ? (int)left_ms : PEERS_LAST_MS);
+    left_ms = app_left_ms(a);
+    peers_stop(&a->live.peers, left_ms > PEERS_LAST_MS ? left_ms : PEERS_LAST_MS);
     prog_log_put(&a->log, REVDIAL_LOG_INFO, "proxy.stopped", "");
     return rc == 0 ? PROG_STOPPED : PROG_FAILED;
 }

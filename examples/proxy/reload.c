@@ -248,3 +248,17 @@ int live_reload(live *l)
     free(p.is_new);
     return rc == 0;
 }
+
+void live_revoke(live *l)
+{
+    config *next = calloc(1, sizeof *next);
+    revdial_err err = {0};
+    int rc = next ? config_open(next, l->argv, l->log) : PROG_FAILED;
+    if (rc < 0) rc = prog_refuse_frozen(&l->now->cli, &next->cli);
+    if (rc == 0 && revdial_proxy_replace_credentials(l->proxy, next->tokens.rows,
+                                                     next->tokens.count, REVDIAL_END_STALE, &err))
+        rc = prog_complain(&next->cli, "%s", err.msg);
+    prog_logf(l->log, rc ? REVDIAL_LOG_ERROR : REVDIAL_LOG_INFO, "proxy.reload", "%s",
+              rc ? "nothing was changed" : "it drains: credentials read, and nothing else");
+    config_free(next);
+}

@@ -29,6 +29,9 @@ typedef struct live {
 // credentials are gone. If anything is wrong, nothing changes, and the log says what and where.
 // Returns whether l->now is another one; its tokens are still there.
 int live_reload(live *l);
+// The same while the proxy drains: agents whose credentials are gone are disconnected. The rest is
+// for what begins, and nothing does.
+void live_revoke(live *l);
 // Makes the locks, and takes the routes of the first configuration, before the proxy starts.
 // Returns 0, or -1 and errno.
 int live_open(live *l);

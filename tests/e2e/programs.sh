@@ -376,6 +376,30 @@ second_term() {
         fail "the download ended with: $(tail -n 1 "$dir/download.out")"
 }
 
+# While it waits for a download: who has no credential any more is waited for no longer.
+draining_proxy_heeds_signals() {
+    local at port
+    echo "web $token" >"$dir/drain_tokens"
+    start drained "$build/revdial-proxy" --listen 127.0.0.1:0 --token-file "$dir/drain_tokens" \
+        --drain 60s --expose "127.0.0.1:0=web/${address_of[source]}"
+    said drained.out '^listening on .* for web' 5 || return
+    at=$(sed -n '1s/^listening on //p' "$dir/drained.out")
+    port=$(sed -n 's/^listening on \(.*\) for web$/\1/p' "$dir/drained.out")
+    start revoked "$build/revdial-agent" --server "http://$at" --name web --target 127.0.0.1:9 \
+        --token-file "$dir/token" --allow '127.0.0.1:*'
+    said revoked.log event=session.up 5 || return
+    start_client cut read "$port" "$big" 4000000
+    said cut.out '^reading' 10 && kill -TERM "${pid_of[drained]}" &&
+        said drained.log event=proxy.draining 5 && kill -USR2 "${pid_of[drained]}" &&
+        said drained.log 'event=status.*streams_count=1' 5 || return
+    echo "[ t0ken" >"$dir/drain_tokens" && kill -HUP "${pid_of[drained]}" &&
+        said drained.log 'proxy.reload.*nothing was changed' 5 || return
+    echo "web other$token" >"$dir/drain_tokens" && kill -HUP "${pid_of[drained]}" &&
+        said drained.log event=session.revoked 5 && await_end drained 5 || return
+    [ "$status" -eq 0 ] || { fail "the proxy ended with $status"; return; }
+    said cut.out ' reset ' 30 && end_now revoked
+}
+
 # The token is wrong when the agent starts, and is mended before there is a proxy to ask.
 token_is_read_again() {
     echo "x$token" >"$dir/late_token"
@@ -444,6 +468,7 @@ check 'two TERMs are one, a later one ends the agent, exit code 1' second_term a
 check 'another agent' start_web_agent agent
 check 'two TERMs are one, a later one ends the proxy, exit code 1' second_term proxy
 end_now agent
+check 'HUP and USR2 are heeded while the proxy drains' draining_proxy_heeds_signals
 check 'a token file is read before each attempt' token_is_read_again
 check 'no secret in ps or logs' no_secrets
 check 'all end well' stop late proxy
