@@ -239,7 +239,8 @@ static int endpoint_ask(external *x, endpoint *e, const revdial_auth_req *req, c
     q->req = req;
     verdict = question_ask(q, identity, size);
     atomic_store(&e->outage_ms, verdict == REVDIAL_VERDICT_UNAVAILABLE ? fetch_now_ms() : 0);
-    if (verdict == REVDIAL_VERDICT_UNAVAILABLE && prog_rate_take(&x->rate, x->log, "auth.outage"))
+    if (verdict == REVDIAL_VERDICT_UNAVAILABLE && !prog_stop &&
+        prog_rate_take(&x->rate, x->log, "auth.outage"))
         prog_logf(x->log, REVDIAL_LOG_WARN, "auth.outage", "%.*s cannot say who may register: %s",
                   shown_len(e), e->text, q->err.msg);
     prog_wipe(q, sizeof *q);

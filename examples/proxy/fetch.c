@@ -10,7 +10,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { INTERIMS_MAX = 8 };  // heads before that of the answer
+enum {
+    INTERIMS_MAX = 8,  // heads before that of the answer
+    LOOK_MS = 100      // from one look at whether the program is to stop to the next
+};
 
 int64_t fetch_now_ms(void)
 {
@@ -74,9 +77,9 @@ static int wait_for(connection *c, ptrdiff_t want)
     int64_t left_ms = c->until_ms - fetch_now_ms();
     int r;
     if (want != REVDIAL_WANT_READ && want != REVDIAL_WANT_WRITE) return failed(c, "it was cut");
+    if (prog_stop) return failed(c, "the program stops");  // who waits for it would hold it up
     if (left_ms <= 0) return failed(c, "no answer in time");
-    r = poll(&p, 1, left_ms < INT_MAX ? (int)left_ms : INT_MAX);
-    if (r == 0) return failed(c, "no answer in time");
+    r = poll(&p, 1, left_ms < LOOK_MS ? (int)left_ms : LOOK_MS);
     return r < 0 && errno != EINTR ? failed(c, strerror(errno)) : 0;
 }
 

@@ -290,6 +290,17 @@ question_stops_nobody() {
     wait "$waiting" || fail 'the question was not answered any more'
 }
 
+# The proxy does not stay for an answer: nobody registers any more. So no question is out of time.
+question_holds_up_no_end() {
+    open_external 'auth-timeout = 9s' || return
+    local before
+    before=$(count endpoint.log Revdial-Name=slow)
+    start agent "$build/revdial-agent" --server "http://$tunnel" --name slow \
+        --target 127.0.0.1:9 --token-file "$dir/external"
+    said endpoint.log Revdial-Name=slow 10 $((before + 1)) && stop proxy || return
+    ! grep event=auth.outage "$dir/proxy.log" || fail 'it has waited for the answer'
+}
+
 # got STATUS HOST: what --http answers to a request for that host
 got() {
     local code
@@ -444,6 +455,8 @@ check "an endpoint in clear text is named, and its query is not" cleartext_is_sa
 end_now proxy
 check "an endpoint that is silent" silence_is_an_outage
 end_now proxy
+check "the end of a proxy waits for no answer" question_holds_up_no_end
+end_now agent proxy
 check "agents of a group get in while others' endpoints are silent" silent_endpoints_come_last
 end_now proxy agent full
 check "hosts come and go with agents" hosts_come_with_agents
