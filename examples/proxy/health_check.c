@@ -121,12 +121,41 @@ static void check_judge_head(health *h, health_check *c)
     check_judge(h, c, *status == '2' || *status == '3' ? NULL : why);
 }
 
+static int is_interim(const char head[HEALTH_HEAD])
+{
+    return memcmp(head, "HTTP/1.", 7) == 0 && memcmp(head + 8, " 1", 2) == 0 &&
+           memcmp(head + 8, " 101", 4) != 0;
+}
+
+// Takes bytes of the answer. Returns whether its status is there. Heads that only announce it are
+// passed over, as 103 (RFC 9110 section 15.2).
+static int check_take(health_check *c, const char *data, size_t len)
+{
+    static const char blank[] = "\r\n\r\n";
+    c->bytes += len;
+    for (size_t i = 0; i < len; i++) {
+        if (c->passing > 0) {
+            c->passing = data[i] == blank[c->passing - 1] ? c->passing + 1 : 1 + (data[i] == '\r');
+            if (c->passing == sizeof blank) c->passing = 0;
+            continue;
+        }
+        c->head[c->got++] = data[i];
+        if (c->got < HEALTH_HEAD) continue;
+        if (!is_interim(c->head)) return 1;
+        c->got = 0;
+        c->passing = 1;
+    }
+    return 0;
+}
+
 void health_read(health *h, health_check *c)
 {
-    ptrdiff_t n = revdial_read(c->st, c->head + c->got, HEALTH_HEAD - c->got);
-    if (n > 0) c->got += (size_t)n;
-    if (c->got == HEALTH_HEAD)
+    char data[512];
+    ptrdiff_t n = revdial_read(c->st, data, sizeof data);
+    if (n > 0 && check_take(c, data, (size_t)n))
         check_judge_head(h, c);
+    else if (c->bytes > HEALTH_BYTES)
+        check_judge(h, c, "it announces an answer, and none comes");
     else if (n == 0)
         check_judge(h, c, "it ended before an answer");
     else if (n == REVDIAL_ERESET)
@@ -163,7 +192,8 @@ void health_begin(health *h, health_check *c)
     opts.early = request;
     opts.early_len = health_request(c->row, c->agent->name, c->target, request);
     c->began_ms = h->now_ms;
-    c->got = 0;
+    c->got = c->bytes = 0;
+    c->passing = 0;
     c->dial = revdial_dial_async(h->proxy, c->agent->name, &opts, check_on_dial, c);
     if (c->dial < 0) {
         check_rest(h, c);

@@ -5,10 +5,11 @@
 #include "health.h"
 
 enum {
-    HEALTH_FLYING = 64,   // checks at one time; of one name at most as many as are left for others
-    HEALTH_TARGETS = 16,  // of one agent: the library avoids as many
-    HEALTH_LOOK_MS = 20,  // from one look at what is due to the next
-    HEALTH_HEAD = 12,     // "HTTP/1.1 200"
+    HEALTH_FLYING = 64,    // checks at one time; of one name at most as many as are left for others
+    HEALTH_TARGETS = 16,   // of one agent: the library avoids as many
+    HEALTH_LOOK_MS = 20,   // from one look at what is due to the next
+    HEALTH_HEAD = 12,      // "HTTP/1.1 200"
+    HEALTH_BYTES = 16384,  // until there is one that is an answer
     HEALTH_WHY_SIZE = 256
 };
 
@@ -30,8 +31,9 @@ typedef struct health_check {
     int streak;  // results in a row that say something else
     int64_t dial;
     revdial_stream *st;
-    size_t got;
+    size_t got, bytes;  // in head; in all
     char head[HEALTH_HEAD + 1];
+    unsigned passing;  // 1 + what is there of the empty line that ends a head of 1xx; 0: in none
     char why[HEALTH_WHY_SIZE];  // it fails
     // Guarded by the lock of the inbox: what came of the dial.
     struct health_check *next;

@@ -3,7 +3,8 @@
 
     http_peers.py origin                    prints "http PORT", serves until it is ended
     http_peers.py who NAME FILE             the same, and answers with its name; while FILE says
-                                            "unwell" /health gets 503, while it says "sick" all do
+                                            "unwell" /health gets 503, while it says "sick" all do,
+                                            while it says "hints" /health gets 103 twice before
     http_peers.py raw ADDRESS TEXT...       sends each TEXT (with \\r and \\n); prints what comes
     http_peers.py keep ADDRESS HOST NAME    a connection whose first request NAME has answered: who
                                             answers the next, once a line has come
@@ -237,6 +238,8 @@ def who(name, path):
         with open(path, encoding="ascii") as f:
             state = f.read().strip()
         is_bad = state == "sick" or (state == "unwell" and request.path == "/health")
+        if state == "hints" and request.path == "/health":
+            s.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 2)
         answer(s, f"{name}\n".encode(), "503 Service Unavailable" if is_bad else "200 OK")
         return True
 
