@@ -85,11 +85,24 @@ static void check_turn(health *h, health_check *c, int is_failing)
     if (is_failing) http_leave(h->http, c->agent->session, c->target);
 }
 
+// Its name may have got a label since: what fails counts for that from now on.
+static void agent_relabel(health *h, health_agent *a)
+{
+    const size_t label = a->label ? a->label : watch_label(h->w, a->name);
+    int failing = 0;
+    if (label == a->label) return;
+    for (unsigned i = 0; i < a->count; i++) failing += a->checks[i]->is_failing;
+    watch_failing(h->w, a->label, -failing);
+    watch_failing(h->w, label, failing);
+    a->label = label;
+}
+
 // Takes one more result, why is NULL if it is good. The first one counts by itself.
 static void check_judge(health *h, health_check *c, const char *why)
 {
     const health_rule *rule = &c->row->rule;
     const int is_failing = why != NULL;
+    agent_relabel(h, c->agent);
     watch_checked(h->w, c->agent->label, !is_failing);
     if (is_failing) snprintf(c->why, sizeof c->why, "%s", why);
     if (!c->is_known || c->is_failing != is_failing)

@@ -224,6 +224,22 @@ is_checked_again() {
     status_says '"checks_total":1,"failing_total":0'
 }
 
+# An agent that is there before the line that has its name in the metrics.
+gets_its_name() {
+    sed -i '1i health = tcp\nhealth-interval = 200ms' "$dir/pool.conf"
+    printf '%s\n' '[route named.test]' 'name = named' >>"$dir/pool.conf"
+    kill -HUP "${pid_of[proxy]}"
+    start_agent named --name named --target 127.0.0.1:1 &&
+        until_true 10 metrics_have 'revdial_health_failing{name="other"} 1' || return
+    printf '%s\n' '[expose 127.0.0.1:0]' 'name = named' >>"$dir/pool.conf"
+    kill -HUP "${pid_of[proxy]}"
+    until_true 10 metrics_have 'revdial_health_failing{name="named"} 1' &&
+        metrics_have 'revdial_health_failing{name="other"} 0' ||
+        fail "$(curl -sS "$admin/metrics" | grep health)"
+    end_now named
+}
+metrics_have() { curl -sS "$admin/metrics" | grep -qx "$1"; }
+
 # ---- checks of others that get no answer ----
 
 checks_in_flight() {
@@ -271,5 +287,6 @@ check 'where all fail, clients are served all the same' none_is_well
 check 'an agent that leaves is checked no more' leaves
 check 'HUP ends the checks' is_not_checked_any_more
 check 'HUP begins them' is_checked_again
+check 'its checks count for a name that HUP brings' gets_its_name
 check 'agent and proxy end well' stop two proxy
 end_now two-web
