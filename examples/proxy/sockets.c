@@ -10,12 +10,11 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "routes.h"
 
-enum { AGAIN_S = 1 };  // after which what had no descriptor or memory gets another try
+enum { RETRY_S = 1 };  // until a socket that could not be opened is tried again
 
 static const char suffix[] = ".sock";
 
@@ -29,8 +28,9 @@ struct sockets_event {
 struct sockets_name {
     char name[ROUTE_NAME_SIZE];
     unsigned sessions;
-    int64_t id;  // of the expose, 0 = none
-    int is_lacking;  // it had no descriptor or memory
+    int64_t id;          // of the expose, 0 = none
+    int has_failed;      // that was said
+    int is_tried_again;  // after a while
 };
 
 // ------------------------------------------------------------------------------------------------
@@ -142,11 +142,11 @@ static sockets_name *find_or_add(sockets *s, const char *name)
     return &s->names[at];
 }
 
-// May it succeed once others have given back what they have?
-static int is_scarce(const revdial_err *err)
+// Is the file gone, as when the directory was made anew? Then nobody reaches the socket.
+static int is_gone(const char *path)
 {
-    return err->code == REVDIAL_ENOMEM || err->sys == EMFILE || err->sys == ENFILE ||
-           err->sys == ENOMEM || err->sys == ENOBUFS;
+    struct stat kind;
+    return lstat(path, &kind) != 0 && errno == ENOENT;
 }
 
 // Exposes it, or gives it other settings if it is exposed already.
@@ -160,23 +160,31 @@ static void expose(sockets *s, sockets_name *n)
     x = s->like;
     pthread_mutex_unlock(&s->lock);
     snprintf(address, sizeof address, "unix:%s/%s%s", s->dir, n->name, suffix);
+    if (n->id && is_gone(address + strlen("unix:"))) {
+        revdial_proxy_unexpose(s->proxy, n->id, 0);
+        n->id = 0;
+    }
     x.listen = address;
     x.name = n->name;
     x.instead_of = n->id;
     id = revdial_proxy_expose(s->proxy, &x, &err);
-    if (id <= 0 && !n->is_lacking)
+    if (id > 0)
+        n->id = id;
+    else if (!n->has_failed)
         prog_log_error(s->log, n->id ? "socket.unchanged" : "socket.failed", &err);
-    if (id > 0) n->id = id;
-    n->is_lacking = id <= 0 && is_scarce(&err);
-    s->is_lacking |= n->is_lacking;
+    n->has_failed = id <= 0;
+    // Where somebody else listens, each attempt would be a connection to them.
+    n->is_tried_again = n->id == 0 && err.code == REVDIAL_ESYS && err.sys != EADDRINUSE;
 }
 
-// Tries those again that lacked something, until one still does.
-static void expose_lacking(sockets *s)
+// Those that the system did not give, and at HUP all.
+static void expose_again(sockets *s, int is_changed)
 {
-    s->is_lacking = 0;
-    for (size_t i = 0; !s->is_lacking && i < s->name_count; i++)
-        if (s->names[i].is_lacking) expose(s, &s->names[i]);
+    for (size_t i = 0; i < s->name_count; i++) {
+        sockets_name *n = &s->names[i];
+        if (is_changed) n->has_failed = 0;
+        if (is_changed || n->is_tried_again) expose(s, n);
+    }
 }
 
 // Takes the session out of those that drain. Returns 0 if it is not one of them.
@@ -243,16 +251,17 @@ static void apply_all(sockets *s, sockets_event *all)
     }
 }
 
-// Waits for something to do.
+// Until there is something to do.
 static void wait_locked(sockets *s)
 {
     struct timespec until;
-    int r = 0;
+    int r = 0, is_late = 0;
+    for (size_t i = 0; i < s->name_count; i++) is_late |= s->names[i].is_tried_again;
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += AGAIN_S;
-    while (r == 0 && !s->first && !s->is_changed && !s->is_closing)
-        r = s->is_lacking ? pthread_cond_timedwait(&s->changed, &s->lock, &until)
-                          : pthread_cond_wait(&s->changed, &s->lock);
+    until.tv_sec += RETRY_S;
+    while (!s->first && !s->is_changed && !s->is_closing && r == 0)
+        r = is_late ? pthread_cond_timedwait(&s->changed, &s->lock, &until)
+                    : pthread_cond_wait(&s->changed, &s->lock);
 }
 
 static void *run(void *ud)
@@ -264,8 +273,7 @@ static void *run(void *ud)
         int is_changed = s->is_changed;
         s->is_changed = 0;
         pthread_mutex_unlock(&s->lock);
-        for (size_t i = 0; is_changed && i < s->name_count; i++) expose(s, &s->names[i]);
-        if (s->is_lacking) expose_lacking(s);
+        expose_again(s, is_changed);
         apply_all(s, all);
         pthread_mutex_lock(&s->lock);
         wait_locked(s);

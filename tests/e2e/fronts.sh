@@ -280,6 +280,25 @@ sockets_are_reloaded() {
     await_end held 10
 }
 
+# Their directory is removed and made again. What could not be opened meanwhile is tried again; HUP
+# opens those that there were, whose clients go on.
+sockets_return() {
+    local opened='event=stream.open.*name=web .*sockets/web.sock' before
+    before=$(count proxy.log "$opened")
+    hold_open held "$build/revdial-proxy" dial web --through "unix:$sockets"
+    said proxy.log "$opened" 5 $((before + 1)) && rm -r "$sockets" || return
+    start_agent more --name more --target "${address_of[httpd]}" &&
+        said proxy.log 'event=socket.failed.*more.sock' 5 && mkdir "$sockets" || return
+    until_true 10 is_socket "$sockets/more.sock" || { fail 'no more.sock'; return; }
+    reload_fronts 'max-clients = 100' || return
+    until_true 5 web_socket_says && until_true 5 is_socket "$sockets/late.sock" || return
+    is_running held || { fail 'a client was cut'; return; }
+    stop more || return  # it has the held one's input open, too
+    let_go held
+    await_end held 10 || return
+    [ "$(count proxy.log 'event=socket.failed')" = 1 ] || fail 'it says so again and again'
+}
+
 sockets_of_a_killed_proxy_are_replaced() {
     start_agent late --name late --target "${address_of[httpd]}" || return
     until_true 5 is_socket "$sockets/late.sock" || { fail "no late.sock"; return; }
@@ -388,6 +407,7 @@ check 'scp by dial' scp_through \
 check 'rsync by dial' rsync_through \
     "$build/revdial-proxy dial web/${address_of[sshd]} --through $connect"
 check 'HUP is for sockets, too' sockets_are_reloaded
+check 'a directory of sockets that is made again' sockets_return
 check 'a socket goes with its agent' socket_goes_with_the_agent
 check 'sockets of a killed proxy are replaced' sockets_of_a_killed_proxy_are_replaced
 check 'strangers are kept out' clients_are_limited
