@@ -304,13 +304,21 @@ static int expose_configure(config *c, expose *x)
     return 0;
 }
 
+// Do both stand for the same "systemd:NAME"? --check may not know its address.
+static int expose_is_passed_twice(const expose *x, const expose *y)
+{
+    size_t len = strcspn(x->item, "=");
+    return strncmp(x->item, "systemd:", 8) == 0 && strcspn(y->item, "=") == len &&
+           memcmp(x->item, y->item, len) == 0;
+}
+
 // Is its address that of one before it? Each address with the port 0 is another one.
 static int expose_is_second(const config *c, const expose *x)
 {
     const char *port = strrchr(x->address, ':');
-    if (port && strcmp(port, ":0") == 0) return 0;
+    const int is_any = port && strcmp(port, ":0") == 0;
     for (const expose *y = c->exposes; y < x; y++)
-        if (strcmp(y->address, x->address) == 0) return 1;
+        if (is_any ? expose_is_passed_twice(x, y) : strcmp(y->address, x->address) == 0) return 1;
     return 0;
 }
 

@@ -25,6 +25,8 @@ good|expose = 127.0.0.1:0=web/127.0.0.1:80
 good|[expose unix:/tmp/x]\nname = web\ntarget = unix:/y\nwait = yes\nearly = no\ndial-timeout = 5s
 good|expose = fd:3=web
 good|listen = systemd:agents\nexpose = systemd:web=web\n[expose systemd:ssh]\nname = web
+6: expose: this address is exposed|[expose systemd:a]\nname = web\n[expose systemd:a]\nname = ssh
+5: socks5: this address is exposed already|expose = systemd:web=web\nsocks5 = systemd:web
 4: wait: not yes or no|wait = perhaps
 4: admin-token-file: /dev/null: not a regular|admin-token-file = /dev/null
 4: no such key "exposes"; is expose meant|exposes = 127.0.0.1:0=web
