@@ -21259,6 +21259,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_EXPIRED_MS 30000  // for streams to end; the next session gets the new ones
 #define RVD_PROXY_UNEXPOSED "the port was unexposed"
 #define RVD_PROXY_NO_PORT "instead_of: no port has this id"
+#define RVD_PROXY_STOPS "expose: the proxy stops"
 #define RVD_PROXY_NOT_ALLOWED "not from an address in allow_from"
 #define RVD_PROXY_SOURCES 1024  // lists of the sources of a port: short ones up to 10,000 clients
 #define RVD_PROXY_ROUTE_BYTES 16384       // a request's head; nginx and HAProxy take as much
@@ -25730,8 +25731,8 @@ static int rvd_proxy_listen_copy(rvd_proxy_listener *l, int fd, const char *text
 static int rvd_proxy_listen_instead(rvd_proxy_listener *l, revdial_err *err)
 {
     revdial_proxy *p = l->proxy;
-    int code = REVDIAL_EINVAL;
     pthread_mutex_lock(&p->own.lock);
+    int code = p->draining ? REVDIAL_EDRAINING : REVDIAL_EINVAL;  // which has closed its ports
     RVD_BASE_EACH (const rvd_proxy_listener, old, &p->listeners, link) {
         if (old->id != l->expose.instead_of || old->state != RVD_PROXY_LISTENS) continue;
         code = rvd_proxy_listen_copy(l, old->io.fd, old->address, err);
@@ -25739,7 +25740,8 @@ static int rvd_proxy_listen_instead(rvd_proxy_listener *l, revdial_err *err)
         return code;
     }
     pthread_mutex_unlock(&p->own.lock);
-    return rvd_stream_fail(err, code, 0, RVD_PROXY_NO_PORT);
+    return rvd_stream_fail(err, code, 0,
+                           code == REVDIAL_EINVAL ? RVD_PROXY_NO_PORT : RVD_PROXY_STOPS);
 }
 
 // Binds and listens; the loop has yet to watch it.
@@ -25872,7 +25874,7 @@ int64_t revdial_proxy_expose(revdial_proxy *p, const revdial_expose *x, revdial_
     if (id > 0) return id;
     rvd_proxy_listener_free(l);
     if (id == REVDIAL_EINVAL) return rvd_stream_fail(err, (int)id, 0, RVD_PROXY_NO_PORT);
-    return rvd_stream_fail(err, (int)id, 0, "expose: the proxy stops");
+    return rvd_stream_fail(err, (int)id, 0, RVD_PROXY_STOPS);
 }
 
 // Before the threads start: everything that can still be undone by freeing.
