@@ -580,6 +580,7 @@ static void client_mark(talk *t, int agent)
     int is_unix = t->client_at[0] == 'u';
     if (is_unix) mark_set(MARK_UNIX_CLIENT);
     if (t->client_at[0] == '[') mark_set(MARK_V6_CLIENT);
+    t->has_hop = plan.has_peers;
     t->has_unix =
         is_unix || (plan.serves[agent] == SERVES_TARGET && plan.of_target[agent] == NET_UNIX);
 }

@@ -48,6 +48,7 @@ typedef struct talk {
     int is_strict;   // nothing may stop it
     int may_refuse;  // before its target has been reached
     int has_unix;    // on its way is a Unix socket: an end that was cut off there looks like EOF
+    int has_hop;     // a peer may be on its way, and a socket in that: a reset passes EOF there
     int third[2];    // of a side that has several threads: what the third one does, plus one
     int64_t third_us[2];
     talk_side side[2];
@@ -256,12 +257,12 @@ static int talk_write(talk *t, int x, const talk_way *w, uint8_t *buf)
     return 1;
 }
 
-// The other end has all that a hasty one sent. Between two streams EOF follows.
+// The other end has all that a hasty one sent. Between two streams of one session EOF follows.
 static int talk_is_hasty_whole(const talk *t)
 {
     const talk_side *s = &t->side[t->hasty], *peer = &t->side[1 - t->hasty];
     if (!s->fin || s->written != t->plan[t->hasty] || peer->read != s->written) return 0;
-    return peer->eof || !s->has_st || !peer->has_st;
+    return peer->eof || !s->has_st || !peer->has_st || t->has_hop;
 }
 
 static int talk_is_whole(const talk *t)
