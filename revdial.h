@@ -847,8 +847,9 @@ REVDIAL_API void revdial_engine_acked(revdial_engine *e, int64_t at_us);
 // decides alone how much is on its way. Needs REVDIAL_FEATURE_PINGS.
 REVDIAL_API int revdial_engine_has_rival(const revdial_engine *e);
 
-// Tells the round trip of TCP itself (tcpi_rtt), in microseconds, while it loses packets and takes
-// none for a sign of a full link, as BBR; else 0. What waits for a lost packet is no queue then.
+// Tells the round trip that TCP itself measures (tcpi_rtt), in microseconds, while packets are lost
+// and TCP, like BBR, does not take a loss as a sign that the link is full; else 0. What waits
+// behind a lost packet is then not taken for a queue.
 REVDIAL_API void revdial_engine_set_trip(revdial_engine *e, uint32_t trip_us);
 
 // Answer to REVDIAL_EV_AUTH.
@@ -3754,8 +3755,8 @@ static inline int rvd_pace_is_due(const rvd_pace *p, uint32_t added, int64_t now
     return bytes >= rvd_pace_step(p);
 }
 
-// A full pipe without a ping on its way would never be known to have emptied. One ping alone in the
-// middle of it, time after time, would have half a cap behind it, which tells nothing of the cap.
+// A full pipe without a ping on its way would never be known to have emptied. If there is only one
+// ping, in the middle, its pong tells nothing about the whole cap, and the next lands there, too.
 static int rvd_pace_is_blind(const rvd_pace *p, uint32_t added)
 {
     if (rvd_pace_room(p, added)) return 0;
@@ -17111,7 +17112,7 @@ typedef struct rvd_stream_handshake {
 //                         OWN --a rival, and it is not CUBIC's--> OVER
 enum rvd_stream_start { RVD_STREAM_START_OWN, RVD_STREAM_START_RENO, RVD_STREAM_START_OVER };
 
-// What a lost packet is to TCP: a sign that the link is full, or, as for BBR, none.
+// What a lost packet means to TCP: that the link is full, or, to BBR, nothing.
 enum rvd_stream_loss { RVD_STREAM_LOSS_UNKNOWN, RVD_STREAM_LOSS_SIGNAL, RVD_STREAM_LOSS_NOISE };
 
 // What the link can carry, as far as its socket tells, and what may wait unsent for it.
@@ -18465,8 +18466,8 @@ static void rvd_stream_start_locked(revdial_session *s)
     }
 }
 
-// Tells the engine the round trip of TCP while it loses packets and goes on sending as before. What
-// sends little is not asked.
+// While packets are lost and TCP does not slow down for it, tells the engine TCP's own round trip.
+// A session that sends little does not ask for it.
 static void rvd_stream_loss_locked(revdial_session *s, int64_t now)
 {
     rvd_sys_tcp_info info = {0};

@@ -48,7 +48,7 @@ typedef struct talk {
     int is_strict;   // nothing may stop it
     int may_refuse;  // before its target has been reached
     int has_unix;    // on its way is a Unix socket: an end that was cut off there looks like EOF
-    int has_hop;     // a peer may be on its way, and a socket in that: a reset passes EOF there
+    int has_hop;     // a peer may be on its way, in whose socket a reset can overtake EOF
     int third[2];    // of a side that has several threads: what the third one does, plus one
     int64_t third_us[2];
     talk_side side[2];

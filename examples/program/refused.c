@@ -62,10 +62,12 @@ int prog_refused(const prog_cli *cli, const char *msg, const char *option, const
     refusal r = {0};
     const prog_setting *s;
     char problem[sizeof r.value + 1];
+    size_t len;
     refusal_read(&r, cli, msg);
     s = refusal_setting(&r, cli);
     snprintf(problem, sizeof problem, "%s", r.problem);
-    if (r.value[0] && problem[strlen(problem) - 1] != ':') strcat(problem, ":");
+    len = strlen(problem);
+    if (r.value[0] && len > 0 && problem[len - 1] != ':') strcat(problem, ":");
     if (!r.option && option) return prog_usage_error(cli, option, msg, value);
     if (!r.option && !s) return prog_complain(cli, "%s", msg);
     if (s) return prog_usage_error(cli, s->option->name, problem, s->value);
