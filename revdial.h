@@ -7449,7 +7449,7 @@ static ptrdiff_t rvd_mux_write(rvd_mux *m, rvd_mux_stream *s, const uint8_t *byt
     uint32_t n = rvd_mux_frame_room(m, &at, (uint32_t)may);
     if (!n) return REVDIAL_ENOMEM;
     memcpy(at, bytes, n);
-    rvd_mux_commit(m, s, n);
+    rvd_mux_frame_add(m, s, n, n);
     return (ptrdiff_t)n;
 }
 

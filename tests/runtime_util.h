@@ -268,10 +268,29 @@ int util_getsockname(int fd, struct sockaddr *a, socklen_t *len)
     return getsockname(fd, a, len);
 }
 
+// What TCP says of itself, if a name is set: its congestion control, how many packets it has sent
+// again, and its round trip.
+static _Atomic(const char *) util_tcp_name;
+static atomic_uint util_tcp_resent, util_tcp_rtt_us;
+
 int util_getsockopt(int fd, int level, int option, void *value, socklen_t *len)
 {
+    const char *name = atomic_load(&util_tcp_name);
+    int r = getsockopt(fd, level, option, value, len);
     atomic_fetch_add(&util_getsockopts, 1);
-    return getsockopt(fd, level, option, value, len);
+#ifdef TCP_CONGESTION
+    if (name && level == IPPROTO_TCP && option == TCP_CONGESTION) {
+        memset(value, 0, *len);
+        memcpy(value, name, strlen(name));
+    }
+#endif
+#ifdef TCP_INFO
+    if (name && level == IPPROTO_TCP && option == TCP_INFO) {
+        ((uint32_t *)value)[RVD_SYS_TCP_RESENT] = atomic_load(&util_tcp_resent);
+        ((uint32_t *)value)[RVD_SYS_TCP_RTT] = atomic_load(&util_tcp_rtt_us);
+    }
+#endif
+    return r;
 }
 
 int util_setsockopt(int fd, int level, int option, const void *value, socklen_t len)

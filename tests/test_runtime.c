@@ -929,6 +929,54 @@ WORLD_TEST(what_waits_unsent_is_what_the_link_carries_in_a_moment)
     revdial_session_unref(s);
 }
 
+#if defined(__linux__) && defined(TCP_INFO)
+// A session has sent so much in 100 ms more. What round trip of TCP does its engine know?
+static uint32_t trip_after(revdial_session *s, uint64_t bytes, uint32_t resent, uint32_t rtt_us)
+{
+    uint32_t trip = 0;
+    rvd_stream_lock(s);
+    atomic_store(&util_tcp_resent, resent);
+    atomic_store(&util_tcp_rtt_us, rtt_us);
+    s->pace.bytes = bytes;
+    rvd_stream_pace_locked(s, s->pace.since_us + 100000);
+    trip = s->engine->mux.pace.link_us;
+    rvd_stream_unlock(s);
+    return trip;
+}
+
+// A packet that is sent again matters for a second, in which TCP's round trip is asked for as long
+// as there is something to measure.
+WORLD_TEST(the_round_trip_of_tcp_counts_while_bbr_sends_packets_again)
+{
+    revdial_session *s = revdial_agent_wait(w->agents[0], UTIL_WAIT_MS, NULL);
+    REQUIRE(s != NULL);
+    atomic_store(&util_tcp_name, "bbr");
+    CHECK_INT(trip_after(s, 1000, 1, 40000), 0);    // it sends too little to be asked
+    CHECK_INT(trip_after(s, 100000, 0, 40000), 0);  // no packet was sent again
+    CHECK_INT(trip_after(s, 100000, 1, 40000), 40000);
+    CHECK_INT(trip_after(s, 100000, 1, 50000), 50000);
+    int asked = atomic_load(&util_getsockopts);
+    CHECK_INT(trip_after(s, 1000, 1, 60000), 50000);
+    CHECK_INT(atomic_load(&util_getsockopts), asked);
+    for (int i = 0; i < 7; i++) CHECK_INT(trip_after(s, 100000, 1, 60000), 60000);
+    CHECK_INT(trip_after(s, 100000, 1, 60000), 0);  // a second ago
+    CHECK_INT(trip_after(s, 100000, 2, 60000), 60000);
+    atomic_store(&util_tcp_name, NULL);
+    revdial_session_unref(s);
+}
+
+// CUBIC and Reno slow down for a lost packet: it tells that the link is full.
+WORLD_TEST(a_tcp_that_slows_down_for_losses_is_not_asked_for_its_round_trip)
+{
+    revdial_session *s = revdial_agent_wait(w->agents[0], UTIL_WAIT_MS, NULL);
+    REQUIRE(s != NULL);
+    atomic_store(&util_tcp_name, "cubic");
+    for (uint32_t i = 1; i < 4; i++) CHECK_INT(trip_after(s, 100000, i, 40000), 0);
+    atomic_store(&util_tcp_name, NULL);
+    revdial_session_unref(s);
+}
+#endif
+
 WORLD_TEST(poll_that_fails_leaves_nothing_behind)
 {
     char c;
