@@ -9,7 +9,7 @@
 //           include this file. Everywhere else just include it. Link with -pthread. C11; the public
 //           half is C++11 too.
 //
-// EXAMPLE   A proxy that fetches one line from the backend "cam-1":
+// EXAMPLE   A proxy that prints the first bytes that the backend "cam-1" sends:
 //
 //               #define REVDIAL_IMPLEMENTATION
 //               #include "revdial.h"
@@ -46,8 +46,8 @@
 //                          a revdial_pollset for thousands of streams in a loop of yours.
 //    engine                Your own event loop. No thread, no socket; you write the I/O and timers,
 //                          and do without registry, reconnect and relay.
-//           revdial_proxy_attach() takes backends that your own server has accepted, for any of the
-//           first four. It costs nothing more than a connection to `listen`.
+//           revdial_proxy_attach() takes backends that your own server has accepted, for all of
+//           these but the engine. It costs nothing more than a connection to `listen`.
 //
 // LAYERS    your program --- api.proxy, api.agent ---> impl.proxy, impl.agent  names, dials, links
 //                                                      impl.owner            what both have
@@ -95,21 +95,23 @@
 //    impl.proxy    listeners, registry, dials
 //    impl.agent    allow list, targets, links to proxies
 //
-// TO CHANGE          LOOK AT
+// TO CHANGE          LOOK AT  (the places that no compiler shows; for all, grep a sibling's name)
 //    an error        REVDIAL_ERRORS, REVDIAL_ERROR_PLACES, the HTTP statuses above revdial_error
 //    a reset code    REVDIAL_RESETS, REVDIAL_RESET_PLACES, rvd_stream_reset_error(),
 //                    rvd_stream_dial_sink() (may another session be tried?), rvd_proxy_waits(),
-//                    rvd_agent_reset_of(), the table in tests/vectors/README.md
+//                    which gets the error; rvd_agent_reset_of(), rvd_owner_call_refuse(); the
+//                    table in tests/vectors/README.md
 //    a refusal       of a dial: a reset code. Of a backend: revdial_verdict, rvd_auth_verdict(),
 //                    rvd_http_refusals, refused_* in revdial_stats,
 //                    rvd_proxy_count_refused_locked(); what the agent does then:
 //                    rvd_agent_is_rejected(), rvd_agent_is_final()
 //    a limit         revdial_limits, rvd_engine_limits_check(), rvd_engine_limits_resolve(); its
-//                    default is a constant at the top of impl.base or impl.engine. Of backends:
+//                    default is a constant at the top of impl.base or impl.engine. While a session
+//                    is up: rvd_mux_limits_set(), rvd_stream_limits_set(). Of backends:
 //                    rvd_proxy_pending_begin(). Of clients: rvd_proxy_crowd_check_locked(),
 //                    rvd_proxy_listener_inherit_locked(), clients_refused in revdial_stats
 //    a ping          RVD_BASE_KEEPALIVE_MS, RVD_MUX_RTT_US, rvd_mux_tick_liveness(),
-//                    rvd_mux_next_tick()
+//                    rvd_mux_next_tick(); how many a peer bears: RVD_MUX_PING_RATE
 //    a feature       revdial_feature, rvd_http_features
 //    queue control   the constants of impl.pace, tests/test_pace.c, tests/pace_link.h
 //    a limited rate  Limited rates in impl.mux, rvd_mux_tick_rates(), tests/test_rates.c
@@ -117,24 +119,27 @@
 //                    rvd_mux_supply(), for one that is not copied
 //    a frame's rule  rvd_mux_on_header() and the functions before it, tests/test_mux.c
 //    a stream state  the three small machines above rvd_mux_stream
-//    a header        One of the application needs no change: revdial_agent_config.headers arrives
-//                    in revdial_auth_req.headers of the hook `auth`. One of the protocol:
+//    a header        One of the application (not Revdial-*) needs no change:
+//                    revdial_agent_config.headers arrives in revdial_auth_req.headers of the hook
+//                    `auth`. One of the protocol:
 //                    RVD_HTTP_FIELDS, rvd_http_offer, rvd_http_request_write(),
 //                    rvd_http_read_ours(), rvd_http_is_probe(), tests/vectors/. One that holds a
 //                    name: RVD_BASE_LABELS, and its member of revdial_engine_config,
-//                    revdial_agent_config and revdial_auth_req
+//                    revdial_agent_config, revdial_auth_req and revdial_attach_opts
 //    a carrier       revdial_carrier, a row of rvd_base_carriers, and its functions in
-//                    rvd_engine_framings; the refusal 426 names them
+//                    rvd_engine_framings; the refusal 426 names them, and the text of a bad URL;
+//                    is_keyed, if its handshake has fields of its own
 //    a way to prove  Digest and Credentials in impl.auth, Challenges in impl.http
 //    wrong guesses   the constants above rvd_auth_guard, rvd_auth_payer_of()
 //    a proxy option  revdial_proxy_config, rvd_proxy_config_problem(), its use; a text also in
 //                    rvd_proxy_texts_keep(), one for the engine in rvd_proxy_engine_config(); then
 //                    a row in `options` of examples/proxy/settings.c. An agent's: the same, with
 //                    rvd_agent_ and examples/agent/settings.c
-//    a port's limit  revdial_expose, rvd_proxy_expose_check(), rvd_proxy_crowd,
+//    a port's option revdial_expose, rvd_proxy_expose_problem(), its use; its default is a constant
+//                    at the top of impl.proxy. A limit of its clients: rvd_proxy_crowd,
 //                    rvd_proxy_is_limited() (does it need one?), rvd_proxy_route_enter()
-//    session info    revdial_session_info, revdial_session_get_info(); what an agent said of
-//                    itself: rvd_proxy_request_keep(), rvd_proxy_admit()
+//    session info    revdial_session_info, revdial_session, revdial_session_get_info(); what an
+//                    agent said of itself: rvd_proxy_request_keep(), rvd_proxy_admit()
 //    credit          when it is given back: rvd_mux_credit_is_due(); how much of it:
 //                    rvd_mux_window_adapt(); how often it may come: rvd_mux_window_count()
 //    handlers        rvd_owner_serve_locked(), and their threads: rvd_loop_pool_submit()
@@ -296,8 +301,8 @@ enum revdial_reset_code {
 #undef REVDIAL_X
 };
 
-// Places of counters by reset code: one for each code up to 13, one for 14 to 63, which are not
-// assigned, and one for the application's.
+// Places of counters by reset code: one for each code up to 13. The last one is for the
+// application's codes, the one before it for codes that are not assigned: count these from the end.
 enum { REVDIAL_RESET_PLACES = 16 };
 
 // What went wrong, written into the caller's memory; there is no thread-local error.
@@ -358,10 +363,10 @@ typedef struct revdial_limits {
     uint32_t stream_window_max;
     // Bytes received and not yet read, over all streams: default 64 MiB, min 1 MiB. When it is
     // full, streams are reset with REVDIAL_RESET_CALM until it is not: first those whose reader has
-    // taken nothing for 10 s, the longest first. If there is none, it is one of those whose readers
-    // have taken nothing lately if these hold at least half of the bytes, else a slow reader's. New
-    // streams are still accepted. On Linux, relays keep what large transfers bring in pipes of the
-    // system, which are not counted here: at most 64 of 1 MiB for each I/O thread.
+    // taken nothing for 10 s, the longest first. Then, if readers that have taken nothing lately
+    // hold at least half of the bytes, one of theirs; else a slow reader's. New streams are still
+    // accepted. On Linux, relays keep what large transfers bring in pipes of the system, which are
+    // not counted here: at most 64 of 1 MiB for each I/O thread.
     uint32_t session_window;
     // Largest frame while several streams are busy: default 65524, 512 to 65524. With the default,
     // payload that is supplied comes in longer ones (see revdial_engine_supply).
@@ -391,7 +396,7 @@ typedef struct revdial_limits {
     // least 8192 bytes (stock yamux: 262144). When first windows have used up session_rate, this
     // side opens no stream until it has caught up, and those that the peer opens wait, for
     // accept_timeout_ms at most: the application is told of them, and accepts them, as the rate
-    // permits. A peer that does not wait for that may have its first windows in flight.
+    // permits. A peer that sends before it is accepted may exceed the rate by its first windows.
     uint64_t stream_rate;
     uint64_t session_rate;
 } revdial_limits;
@@ -427,7 +432,8 @@ typedef struct revdial_credential {
     // "DNS:*.cams.example" with "cam-*" lets 7.cams.example register cam-7 and no other name. "**"
     // in `names` is any text. Rows with other wildcards in both fields are refused.
     const char *user;
-    const char *names;  // names it may register: comma list, globs with * and ?; NULL = none
+    const char *names;  // names it may register: comma list, globs with * and ?; NULL = none, and
+                        // "*" = any
     unsigned schemes;   // REVDIAL_AUTH_*, a set of those allowed for this row; 0 = BEARER
     // Identities that the rows of one group admit may share a name. NULL: the identities that one
     // MTLS row admits share its names, and any other identity shares with nobody. Any text; group
@@ -518,7 +524,8 @@ enum revdial_verdict {  // and the error that the backend gets:
 };
 
 // The application's own check of credentials. It writes the identity that was proved, NUL-
-// terminated, to `identity`. For DIGEST it finds the row of req->user and calls
+// terminated, to `identity`. Backends that it admits with the same one, or with none, are one
+// identity: they may share each other's names. For DIGEST it finds the row of req->user and calls
 // revdial_auth_verify(). Runs on a thread of its own and may block.
 //   returns  a revdial_verdict, or an error that stands for one
 typedef int revdial_auth_fn(void *ud, const revdial_auth_req *req, char *identity, size_t size);
@@ -536,9 +543,11 @@ enum revdial_pick {
 };
 
 enum revdial_dial_flag {
-    REVDIAL_DIAL_WAIT = 1,   // wait for a backend to appear instead of REVDIAL_ENOBACKEND
-    // Return before the other end has accepted; `early` does not need it. Dials that ask peers wait
-    // for these.
+    // Wait, within timeout_ms, for a backend that can take the dial. One that refuses it, or that
+    // does not reach the target, ends the wait.
+    REVDIAL_DIAL_WAIT = 1,
+    // Return before the other end has accepted; `early` does not need it. A dial that asks peers
+    // still waits for their answers.
     REVDIAL_DIAL_EARLY = 2,
     // Ask no peers. For dials on behalf of a peer, so that two proxies do not ask each other for
     // ever.
@@ -566,9 +575,9 @@ typedef struct revdial_dial_opts {
     int timeout_ms;  // of the whole dial: 0 = 10000, -1 = none
     // The stream's first bytes, if they are known already. They travel with the opening, which
     // saves a round trip. A backend that refuses has not used them, and the next backend that is
-    // asked gets them, too. If another session could be asked, they wait for the backend's answer
-    // when its round trip is under 10 ms, or when it has sent nothing for 50 ms: a dial whose bytes
-    // were sent does not move to another session when the backend falls silent.
+    // asked gets them, too. A dial whose bytes were sent cannot move to another session when the
+    // backend falls silent. So, if another session could be asked, the bytes are held back until
+    // the backend answers, if its round trip is under 10 ms or it has sent nothing for 50 ms.
     const void *early;
     size_t early_len;  // at most REVDIAL_EARLY_MAX
     // Dials to a peer: the name of the backend that is wanted, sent as "revdial-name".
@@ -649,7 +658,8 @@ enum revdial_event_type {
     REVDIAL_EV_NONE = 0,
     REVDIAL_EV_AUTH,      // proxy: answer ev.auth with revdial_engine_auth(), now or later
     REVDIAL_EV_UP,        // the handshake is over; text = features in force
-    REVDIAL_EV_OPEN,      // the peer opened stream id; accept or reset it. meta is its preamble
+    REVDIAL_EV_OPEN,      // the peer opened stream id; accept or reset it. meta is its preamble.
+                          // The id is yours until revdial_engine_close(), also after a reset
     REVDIAL_EV_ACCEPTED,  // the peer accepted our stream id
     REVDIAL_EV_READABLE,  // stream id has bytes where it had none: read until REVDIAL_EAGAIN
     REVDIAL_EV_WRITABLE,  // stream id may be written again; id 0: revdial_engine_open() may succeed
@@ -674,7 +684,8 @@ typedef struct revdial_event {
     // Valid until the engine is freed.
     const char *challenge;
     const revdial_auth_req *auth;  // AUTH
-    // OPEN: "target", "client", "local", "id", "timeout_ms", "revdial-name", yours
+    // OPEN: "target", "client", "local", "id", "timeout_ms", "revdial-name", yours. Valid until the
+    // next call on this engine
     const revdial_kv *meta;
     size_t meta_count;
     const char *text;  // valid until the next call on this engine
@@ -805,10 +816,10 @@ REVDIAL_API size_t revdial_engine_record_max(const revdial_engine *e);
 // Bytes that may wait in the engine before writes take no more: default 256 KiB.
 // REVDIAL_EV_WRITABLE tells when they take more again. A driver that knows the rate of its link
 // sets a few milliseconds' worth; less than 4096 means 4096. While several streams are busy, each
-// writes a quarter of this in its turn, but at least 16 KiB. Below 16 KiB a turn is a quarter of
-// it, at least 1 KiB, and no frame is longer than all of it. A turn is never longer than
-// frame_bytes_max, nor, with REVDIAL_FEATURE_PINGS, than what a slow link carries in 2 ms, at least
-// 1 KiB.
+// writes a quarter of this in its turn, but at least 16 KiB; if all of this is less than 16 KiB,
+// then a quarter of it, at least 1 KiB, and no frame is longer than all of it. A turn is never
+// longer than frame_bytes_max, nor, with REVDIAL_FEATURE_PINGS, than what a slow link carries in
+// 2 ms, at least 1 KiB.
 REVDIAL_API void revdial_engine_set_output_max(revdial_engine *e, size_t bytes);
 
 // Replaces the limits of the config. Before the session is up all are replaced; afterwards only
@@ -847,9 +858,9 @@ REVDIAL_API void revdial_engine_acked(revdial_engine *e, int64_t at_us);
 // decides alone how much is on its way. Needs REVDIAL_FEATURE_PINGS.
 REVDIAL_API int revdial_engine_has_rival(const revdial_engine *e);
 
-// Tells the round trip that TCP itself measures (tcpi_rtt), in microseconds, while packets are lost
-// and TCP, like BBR, does not take a loss as a sign that the link is full; else 0. What waits
-// behind a lost packet is then not taken for a queue.
+// For a congestion control of TCP that does not slow down for losses, like BBR: while packets are
+// lost, pass the round trip that TCP itself measures (tcpi_rtt), in microseconds, otherwise 0. What
+// waits behind a lost packet is then not taken for a queue.
 REVDIAL_API void revdial_engine_set_trip(revdial_engine *e, uint32_t trip_us);
 
 // Answer to REVDIAL_EV_AUTH.
@@ -908,8 +919,8 @@ REVDIAL_API ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const
                                            size_t len);
 
 // Stops reading: bytes that still arrive are dropped. A peer that sends 64 KiB more, or that has
-// used its credit up, gets a reset with REVDIAL_RESET_CANCEL. For the latter a stock peer, which
-// would lose what it has not read, gets 30 s.
+// used its credit up, gets a reset with REVDIAL_RESET_CANCEL. A stock peer whose credit is used up
+// gets it after 30 s, because a reset takes from it what it has not read.
 //   returns  0, REVDIAL_EINVAL
 REVDIAL_API int revdial_engine_end_read(revdial_engine *e, uint32_t id);
 
@@ -1135,7 +1146,8 @@ typedef struct revdial_tls {
 //             mention blocking does not block.
 //   Hooks     No lock is held while a hook runs. What it gets by pointer, except a stream that it
 //             owns, is valid until it returns; revdial_session_ref() keeps a session for longer.
-//             On an I/O thread it shares a stack of 256 KiB with the library.
+//             On an I/O thread it shares a stack of 256 KiB with the library. With several I/O
+//             threads the hooks of different sessions may run at the same time, with one `ud`.
 //             A hook must return: after longjmp(), a C++ exception or pthread_exit() out of one,
 //             the state of the library is undefined. The same holds for pthread_cancel() of a
 //             thread inside a call: disable it there (pthread_setcancelstate()).
@@ -1150,7 +1162,8 @@ typedef struct revdial_tls {
 //             REVDIAL_ECLOSED (or returns NULL, or does nothing) and never touches the parent's
 //             connections; what the child opens itself works. A hook or handler that forks must
 //             not return in the child. Descriptors of revdial_stream_fd() and revdial_dial_fd()
-//             are plain sockets, usable by either. exec(2) closes all descriptors of the library.
+//             are plain sockets, usable by either. exec(2) closes all descriptors of the library,
+//             and also these: dup2(2) keeps one.
 // ================================================================================================
 
 typedef struct revdial_common {
@@ -1168,8 +1181,9 @@ typedef struct revdial_common {
     // by blocking calls. 0 = never; over 1000 means 1000.
     unsigned spin_us;
     // TCP keepalive of clients of exposed ports, of targets and of sockets in a relay: idle time
-    // before the first of three probes, which are a quarter of that apart. Whole seconds, 1 to
-    // 32767. 0 = 60000, so that a peer that has vanished is noticed after 105 s; -1 = none.
+    // before the first of three probes, which are a quarter of that apart. In milliseconds, rounded
+    // down to seconds: 1000 to 32767000. 0 = 60000, so that a peer that has vanished is noticed
+    // after 105 s; -1 = none.
     int tcp_keepalive_ms;
     // TCP congestion control of the sessions, e.g. "bbr" (Linux: TCP_CONGESTION). NULL = as the
     // system has it. Checked at the start: REVDIAL_EINVAL lists what the system offers.
@@ -1362,7 +1376,7 @@ typedef struct revdial_proxy_config {
     // process follows the other. It is made non-blocking; the proxy listens on a copy of the
     // descriptor and never shuts it down.
     const char *listen;
-    unsigned unix_mode;  // of Unix sockets in `listen` and `exposes`, 0660; 0 = by the umask
+    unsigned unix_mode;  // of Unix sockets in `listen` and `exposes`, e.g. 0660; 0 = by the umask
     const char *path;    // of the upgrade request, default "/revdial"
     const revdial_credential *credentials;  // NULL and 0 = none
     size_t credential_count;
@@ -1448,7 +1462,9 @@ typedef struct revdial_proxy_config {
 typedef struct revdial_attach_opts {
     const void *early;  // bytes already read
     size_t early_len;
-    int upgraded;          // 0: the request is in early or still to come. 1: you have sent the 101
+    // 0: the request is in early or still to come. 1: you have sent the 101; the session then has
+    // the features of a stock yamux peer: no targets, no meta, no reset codes.
+    int upgraded;
     const char *name;      // upgraded only: the name to register; the proxy trusts you for it
     const char *instance;  // upgraded only
     const char *identity;  // upgraded only
@@ -1502,7 +1518,7 @@ REVDIAL_API int revdial_proxy_unexpose(revdial_proxy *p, int64_t id, unsigned fl
 
 // A client that a route has taken (REVDIAL_ROUTE_TAKE) is over: it counts no longer for the limits
 // of its port. To be called once for each such client.
-//   crowd    that of its revdial_route
+//   crowd    that of its revdial_route; 0 is ignored
 //   client   revdial_route.client of that call; not NULL
 //   thread   any
 REVDIAL_API void revdial_proxy_leave(revdial_proxy *p, int64_t crowd, const char *client);
@@ -1574,8 +1590,8 @@ REVDIAL_API void revdial_proxy_replace_auth(revdial_proxy *p, revdial_auth_fn *a
 REVDIAL_API int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned min_sessions,
                                    int timeout_ms);
 
-// Live sessions whose name matches the glob (NULL = all). The name of peers is "": they are listed
-// for NULL, "", "*" and "**".
+// Sessions that are up or drain, whose name matches the glob (NULL = all). The name of peers is "":
+// they are listed for NULL, "", "*" and "**".
 //   owns     each of the min(cap, returned) sessions in out comes with a reference for you
 //   returns  how many there are
 //   thread   any
@@ -1584,8 +1600,8 @@ REVDIAL_API size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob,
 
 // Says whether clients of a target should be kept from a session, for an application that checks
 // its backends. Dials for that target ask the sessions of the name in this order: those without a
-// problem; those that lately failed to reach the target; avoided ones. It holds while is_avoided
-// was last 1, until the session ends, and never refuses a dial.
+// problem; those that lately failed to reach the target; avoided ones. This holds until a call with
+// is_avoided 0, or until the session ends. It never refuses a dial.
 //   target   the same text as in the dials; NULL = the backend's own
 //   returns  0; REVDIAL_EINVAL: no session of this proxy, or a peer's; REVDIAL_ELIMIT: it is
 //            avoided for 16 targets; REVDIAL_ECLOSED: after fork()
@@ -1593,8 +1609,8 @@ REVDIAL_API size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob,
 REVDIAL_API int revdial_proxy_avoid(revdial_proxy *p, revdial_session *s, const char *target,
                                     int is_avoided);
 
-// Counters of the proxy and of all its sessions. Without memory for a list of the sessions those
-// that are up are counted in `sessions` only.
+// Counters of the proxy and of all its sessions. If there is no memory for a list of the sessions,
+// those that are up are counted in `sessions` only.
 //   thread   any
 REVDIAL_API void revdial_proxy_get_stats(revdial_proxy *p, revdial_stats *out);
 
@@ -1610,8 +1626,8 @@ REVDIAL_API void revdial_proxy_get_stats(revdial_proxy *p, revdial_stats *out);
 REVDIAL_API int revdial_proxy_drain(revdial_proxy *p, int timeout_ms);
 
 // Ends all sessions, joins the threads and frees the proxy. Dials and drains that wait in other
-// threads return first, and dials with a callback and relays have told their end. No other call may
-// be at the proxy meanwhile. Streams and sessions that the application still holds stay valid
+// threads return first, and dials with a callback and relays have told their end. No other call on
+// the proxy may run meanwhile. Streams and sessions that the application still holds stay valid
 // memory, which common.alloc frees later: reads, writes and dials there return REVDIAL_ECLOSED.
 //   blocks   until callbacks that run have returned, and while last frames are sent: for 0.25 s, or
 //            2 s for a session that has just ended by itself and waits for its peer's close
@@ -1712,9 +1728,10 @@ REVDIAL_API int revdial_shutdown(revdial_stream *st, int how);
 REVDIAL_API int revdial_reset(revdial_stream *st, int code);
 
 // Finishes what was not finished, so that the peer reads EOF, and frees the handle. Never blocks,
-// never fails; what was written is still delivered. To report a failure instead, call
-// revdial_reset() first. A stream that is closed before it was accepted is refused.
-//   thread   any; not while another thread is inside a call on st
+// never fails. What was written is still sent while the session lasts: the drains wait for it,
+// revdial_proxy_stop() does not. To report a failure instead, call revdial_reset() first. A stream
+// that is closed before it was accepted is refused.
+//   thread   any, or that of its pollset; not while another thread is inside a call on st
 REVDIAL_API void revdial_close(revdial_stream *st);
 
 // Sets the point in time, timeout_ms from now, at which reads or writes return. It bounds all calls
@@ -1729,7 +1746,9 @@ REVDIAL_API int revdial_stream_set_deadline(revdial_stream *st, int which, int t
 typedef struct revdial_pollfd {
     revdial_stream *st;  // or NULL:
     int fd;
-    short events, revents;  // POLLIN, POLLOUT; POLLHUP and POLLERR as poll(2)
+    // POLLIN, POLLOUT. In revents also, unasked: POLLHUP, both directions are over; POLLERR, the
+    // stream has failed
+    short events, revents;
 } revdial_pollfd;
 
 // poll(2) over streams and descriptors, mixed; level-triggered. Polling for POLLIN accepts a stream
@@ -1780,7 +1799,8 @@ REVDIAL_API void *revdial_pollset_next(revdial_pollset *set);
 // ECONNRESET.
 //   blocks   as long as the system takes for a connection to itself: 1 s at most
 //   owns     on success st is gone and the descriptor is yours to close(2)
-//   returns  the descriptor, or REVDIAL_ESYS, REVDIAL_ENOMEM, REVDIAL_ECLOSED: st is still yours
+//   returns  the descriptor, which blocks, or REVDIAL_ESYS, REVDIAL_ENOMEM, REVDIAL_ECLOSED: st is
+//            still yours
 //   thread   any
 REVDIAL_API int revdial_stream_fd(revdial_stream *st);
 
@@ -1813,7 +1833,7 @@ REVDIAL_API int revdial_stream_error(revdial_stream *st, int *reset);
 // What came with the dial: "target", "client", "local", "id", "timeout_ms", or a key of the
 // dialler's meta. If the dialler is a proxy that treats this process as its peer, also
 // "revdial-name": the backend that the proxy would like to reach.
-//   returns  NULL if absent; valid until revdial_close()
+//   returns  NULL if absent; valid until revdial_close(), or until the stream is handed on
 //   thread   any
 REVDIAL_API const char *revdial_stream_meta(revdial_stream *st, const char *key);
 
@@ -1957,7 +1977,9 @@ typedef struct revdial_agent_config {
     // an answer may be partial, so none is given up. Not with egress, because there the egress
     // proxy resolves the name.
     int all_addresses;
-    const revdial_kv *headers;  // extra request headers, for front ends
+    // Extra request headers, for front ends and for the proxy's hook. Those of the handshake (Host,
+    // Upgrade, Origin, Revdial-*) are refused.
+    const revdial_kv *headers;
     size_t header_count;
     // Serves one stream, on a thread of its own; owns st. NULL = forward streams to targets without
     // a thread; then default_target or allow (which may be an empty list) is required.
@@ -1974,9 +1996,9 @@ typedef struct revdial_agent_config {
     int connect_timeout_ms;      // to targets, default 5000
     int idle_timeout_ms;         // of forwarded streams, default none
     int half_closed_timeout_ms;  // of those that one side has finished, 0 = 3600000, -1 = none
-    // Most handlers at one time, default 1024; more are refused. Where the agent has several links,
-    // a session may start one only while its own handlers plus those of all sessions are under the
-    // limit, so that it has half of them at most.
+    // Most handlers at one time, default 1024; other streams are reset with REVDIAL_RESET_CALM.
+    // Where the agent has several links, a session may start one only while its own handlers plus
+    // those of all sessions are under the limit, so that it has half of them at most.
     unsigned max_handlers;
     int backoff_min_ms, backoff_max_ms;  // full jitter, defaults 500 and 30000; reset after 30 s up
     // Consecutive rejections (401 and 403 of a revdial proxy, logins refused by the egress proxy)
@@ -2080,14 +2102,15 @@ REVDIAL_API void revdial_agent_get_stats(revdial_agent *a, revdial_stats *out);
 REVDIAL_API int revdial_agent_drain(revdial_agent *a, int drain_ms);
 
 // Drains for drain_ms, then ends, joins and frees the agent. Threads that are in
-// revdial_agent_wait() or revdial_agent_drain() return first. No other call may be at the agent
+// revdial_agent_wait() or revdial_agent_drain() return first. No other call on the agent may run
 // meanwhile.
 //   blocks   for drain_ms, and until handlers have returned (their streams fail at the end of it),
 //            as well as credential_fn, if an attempt is in it. A thread that is in the system's
 //            resolver is not waited for: it ends when the resolver returns, and until then it
 //            touches nothing of yours, but its code must stay loaded
-//   returns  0 all streams had ended, REVDIAL_ETIMEDOUT; REVDIAL_EDEADLK in a handler or another
-//            callback of this agent, because it would wait for itself: nothing has happened then
+//   returns  0 all streams had ended; REVDIAL_ETIMEDOUT: some were dropped; REVDIAL_EDEADLK in a
+//            handler or another callback of this agent, because it would wait for itself: then, and
+//            only then, the agent is still there
 //   thread   any but callbacks
 REVDIAL_API int revdial_agent_stop(revdial_agent *a, int drain_ms);
 
