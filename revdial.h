@@ -114,18 +114,19 @@
 //                    rvd_mux_next_tick(); how many a peer bears: RVD_MUX_PING_RATE
 //    a feature       revdial_feature, rvd_http_features
 //    queue control   the constants of impl.pace, tests/test_pace.c, tests/pace_link.h
-//    a limited rate  Limited rates in impl.mux, rvd_mux_tick_rates(), tests/test_rates.c
+//    a limited rate  of a stream or session: Limited rates in impl.mux, rvd_mux_tick_rates(),
+//                    tests/test_rates.c
 //    a frame's size  rvd_mux_turns_set() and rvd_mux_allowed(); rvd_pace_frame(), for a slow link;
 //                    rvd_mux_supply(), for one that is not copied
 //    a frame's rule  rvd_mux_on_header() and the functions before it, tests/test_mux.c
 //    a stream state  the three small machines above rvd_mux_stream
 //    a header        One of the application (not Revdial-*) needs no change:
 //                    revdial_agent_config.headers arrives in revdial_auth_req.headers of the hook
-//                    `auth`. One of the protocol:
-//                    RVD_HTTP_FIELDS, rvd_http_offer, rvd_http_request_write(),
-//                    rvd_http_read_ours(), rvd_http_is_probe(), tests/vectors/. One that holds a
-//                    name: RVD_BASE_LABELS, and its member of revdial_engine_config,
-//                    revdial_agent_config, revdial_auth_req and revdial_attach_opts
+//                    `auth`. One of the protocol: RVD_HTTP_FIELDS, rvd_http_offer,
+//                    rvd_http_request_write(), rvd_http_read_ours(), rvd_http_is_probe(),
+//                    tests/vectors/. One that holds a name: RVD_BASE_LABELS, and its member of
+//                    revdial_engine_config, revdial_agent_config, revdial_auth_req and
+//                    revdial_attach_opts
 //    a carrier       revdial_carrier, a row of rvd_base_carriers, and its functions in
 //                    rvd_engine_framings; the refusal 426 names them, and the text of a bad URL;
 //                    is_keyed, if its handshake has fields of its own
@@ -140,8 +141,12 @@
 //                    rvd_proxy_is_limited() (does it need one?), rvd_proxy_route_enter()
 //    session info    revdial_session_info, revdial_session, revdial_session_get_info(); what an
 //                    agent said of itself: rvd_proxy_request_keep(), rvd_proxy_admit()
-//    credit          when it is given back: rvd_mux_credit_is_due(); how much of it:
-//                    rvd_mux_window_adapt(); how often it may come: rvd_mux_window_count()
+//    reconnecting    RVD_AGENT_STEADY_US, rvd_agent_count_failure(), rvd_agent_backoff_ms()
+//    credit          the first: rvd_engine_window(), rvd_mux_ack(), rvd_mux_open_put(). Waiting for
+//                    it: rvd_mux_wait_credit(). When it is given back: rvd_mux_credit_is_due();
+//                    how much of it: rvd_mux_window_adapt(); how often: rvd_mux_window_count()
+//    an event        revdial_event_type; rvd_mux_event() and rvd_stream_on_event_locked()
+//    a timer         of a stream, which has one at a time: rvd_mux_timer, rvd_mux_on_timer()
 //    handlers        rvd_owner_serve_locked(), and their threads: rvd_loop_pool_submit()
 //    first bytes     of a client: revdial_route, rvd_proxy_route_step(). Of a balancer's header:
 //                    rvd_wire_header_get()
@@ -623,7 +628,7 @@ REVDIAL_API const char *revdial_allow_problem(const char *rule);
 //   blocks   for timeout_ms (-1 = no limit), and while the system's resolver looks a host name up
 //   returns  a connected, non-blocking socket, or REVDIAL_EDENIED, REVDIAL_EUNREACH,
 //            REVDIAL_ELIMIT, with a REVDIAL_RESET_* for the dialler in err->reset; or
-//            REVDIAL_EINVAL (this is no target), REVDIAL_ENOMEM
+//            REVDIAL_EINVAL (this is no target), REVDIAL_ENOMEM, both with 0 there
 //   owns     close(2) the socket
 //   thread   any but I/O threads
 REVDIAL_API int revdial_target_connect(const char *const *allow, const char *target, int timeout_ms,
@@ -638,10 +643,16 @@ REVDIAL_API int revdial_target_connect(const char *const *allow, const char *tar
 //         used = revdial_engine_input(e, buf + at, len - at, now_us);
 //         while (revdial_engine_event(e, &ev)) ...    // drain to the end, every time
 //     } while (used >= 0 && (at += used) < len);      // at is 0 before; used < 0: it is over
-//     n = revdial_engine_output(e, iov, 16);
-//     revdial_engine_sent(e, writev(fd, iov, n));
-//     while (revdial_engine_event(e, &ev)) ...        // after any call: drain before you wait
-//     wake_us = revdial_engine_tick(e, now_us);       // any call may have brought it forward
+//     do {
+//         wake_us = revdial_engine_tick(e, now_us);   // first: it may have something to say
+//         while (revdial_engine_event(e, &ev)) ...
+//         n = revdial_engine_output(e, iov, 16);
+//         sent = n > 0 ? writev(fd, iov, n) : 0;
+//         if (sent > 0) revdial_engine_sent(e, sent);
+//     } while (sent > 0);                             // n > 0: wait for room in the socket, too
+//
+// Call tick, output and event also after calls that you make between two passes: any of them may
+// have something to send, bring wake_us forward, or raise an event.
 //
 // Received payload is a slice of your input buffer until revdial_engine_event() returns 0; what you
 // did not consume by then is copied. The functions stand in this order: the session, its streams,
@@ -669,7 +680,9 @@ enum revdial_event_type {
     REVDIAL_EV_GOAWAY,    // the peer drains: open nothing more here
     REVDIAL_EV_RTT,       // a ping came back: rtt_us is the least of the last 8
     REVDIAL_EV_SILENT,    // code 1: a ping is not answered in time; code 0: a byte has come since
-    REVDIAL_EV_DEAD       // the session is over: code, text. Send the remaining output, then close
+    // The session is over: code, text. Its streams raise no event more; what they have received can
+    // still be read. Send the remaining output, then close.
+    REVDIAL_EV_DEAD
 };
 
 typedef struct revdial_event {
@@ -701,7 +714,7 @@ typedef struct revdial_engine_config {
     int role;      // REVDIAL_ROLE_*
     int upgraded;  // 1: the handshake happened elsewhere, yamux starts at byte 0 with stock rules
     int carrier;   // REVDIAL_CARRIER_*; a proxy reads it from the request, unless upgraded
-    const char *host;      // backend: Host header
+    const char *host;      // backend: Host header, default "localhost"
     const char *path;      // default "/revdial"
     const char *name;      // backend: the name to register
     const char *instance;  // backend: stable id of this process
@@ -788,8 +801,8 @@ REVDIAL_API void revdial_engine_free(revdial_engine *e);
 // Bytes from the wire; len 0 is the end of the connection. Stops after each piece that raises an
 // event: drain the events, then pass the rest.
 //   returns  bytes used, 0..len (0 also while events wait to be drained); REVDIAL_ECLOSED once
-//            dead; REVDIAL_EINVAL for a len over PTRDIFF_MAX, such as the -1 of a read(2) that
-//            failed
+//            dead; REVDIAL_EINVAL for a len over PTRDIFF_MAX, such as the -1 of a read(2): pass 0
+//            for a connection that has failed
 //   owns     buf stays yours; it must not change until revdial_engine_event() has returned 0
 REVDIAL_API ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len,
                                            int64_t now_us);
@@ -883,8 +896,10 @@ REVDIAL_API int revdial_auth_verify(const revdial_auth_req *req, const revdial_c
 // peer gets none of them, and asking for a target is REVDIAL_EINVAL. The early bytes follow.
 //   returns  the stream's id; REVDIAL_EAGAIN: too many opens are unanswered, the output is full
 //            or session_rate is used up, try again at REVDIAL_EV_WRITABLE with id 0;
-//            REVDIAL_EDRAINING, REVDIAL_ECLOSED, REVDIAL_ELIMIT, REVDIAL_ENOMEM, REVDIAL_EINVAL
-//   owns     the id is yours until revdial_engine_close()
+//            REVDIAL_EDRAINING, REVDIAL_ECLOSED (also before EV_UP), REVDIAL_ELIMIT,
+//            REVDIAL_ENOMEM, REVDIAL_EINVAL
+//   owns     the id is yours until revdial_engine_close(). It may be written at once. No time
+//            limits the wait for the peer's answer: opts->timeout_ms is only sent to it
 REVDIAL_API int64_t revdial_engine_open(revdial_engine *e, const revdial_dial_opts *opts, void *ud);
 
 // Accepts a stream that EV_OPEN announced. Reading, writing or finishing it accepts it too.
@@ -1147,7 +1162,8 @@ typedef struct revdial_tls {
 //   Hooks     No lock is held while a hook runs. What it gets by pointer, except a stream that it
 //             owns, is valid until it returns; revdial_session_ref() keeps a session for longer.
 //             On an I/O thread it shares a stack of 256 KiB with the library. With several I/O
-//             threads the hooks of different sessions may run at the same time, with one `ud`.
+//             threads the hooks of different sessions may run at the same time, with one `ud`; they
+//             may do so before the function that starts them has returned.
 //             A hook must return: after longjmp(), a C++ exception or pthread_exit() out of one,
 //             the state of the library is undefined. The same holds for pthread_cancel() of a
 //             thread inside a call: disable it there (pthread_setcancelstate()).
@@ -1155,6 +1171,7 @@ typedef struct revdial_tls {
 //             than log, alloc and those of a transport. Then they have the signal mask of the
 //             thread that started the proxy or the agent; a program that they start inherits it.
 //             If that thread blocks all signals, too, each hook costs two system calls less.
+//             The library raises no SIGPIPE; write(2) of a handler to a socket may.
 //   NULL      Every close, free, stop, drain of an agent and unref ignores NULL. `err` may always
 //             be NULL. So may `opts`: all defaults. Other handles must not be NULL, except that
 //             dials and revdial_proxy_avoid() return REVDIAL_EINVAL.
@@ -1427,9 +1444,11 @@ typedef struct revdial_proxy_config {
     // dropped. A connection whose `auth` call runs is not; if all are such, a new one waits or is
     // refused.
     unsigned max_pending;
-    // A session came up, drains, or is down (why is NULL when this side closed it). On an I/O
-    // thread: must not block. UP comes before any dial can pick the session; UP and DOWN come in
-    // pairs.
+    // A session, also a peer's, came up, is drained by the backend or because its credential has
+    // expired, or is down (why is NULL when this side ended it, but REVDIAL_EDRAINING after a
+    // drain). On an I/O thread: must not block. UP and DOWN come in pairs; no dial can pick the
+    // session before UP has returned, nor from DOWN on. So dial with REVDIAL_DIAL_WAIT for a port
+    // that UP opens.
     void (*on_session)(void *ud, revdial_session *s, int state, const revdial_err *why);
     // The backend opened a stream to us. NULL = refused. On a thread of its own; owns st. At most
     // 1024 run at one time, and a session may start one only while its own calls plus those of all
@@ -1512,7 +1531,8 @@ enum revdial_unexpose_flag { REVDIAL_END_CLIENTS = 1 };  // end the port's conne
 //   returns  0; REVDIAL_EINVAL: no port has this id; REVDIAL_ECLOSED. 1 on an I/O thread other than
 //            the first (io_threads), where it does not wait: a moment later the hooks are not
 //            called any more and a TCP port is closed
-//   blocks   for a pass of an I/O thread
+//   blocks   until the first I/O thread has ended its pass, with the hooks in it: hold no lock that
+//            one of these takes. On an I/O thread it does not block
 //   thread   any
 REVDIAL_API int revdial_proxy_unexpose(revdial_proxy *p, int64_t id, unsigned flags);
 
@@ -1593,7 +1613,7 @@ REVDIAL_API int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned 
 // Sessions that are up or drain, whose name matches the glob (NULL = all). The name of peers is "":
 // they are listed for NULL, "", "*" and "**".
 //   owns     each of the min(cap, returned) sessions in out comes with a reference for you
-//   returns  how many there are
+//   returns  how many there are; out may be NULL if cap is 0
 //   thread   any
 REVDIAL_API size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob,
                                       revdial_session **out, size_t cap);
@@ -1627,8 +1647,9 @@ REVDIAL_API int revdial_proxy_drain(revdial_proxy *p, int timeout_ms);
 
 // Ends all sessions, joins the threads and frees the proxy. Dials and drains that wait in other
 // threads return first, and dials with a callback and relays have told their end. No other call on
-// the proxy may run meanwhile. Streams and sessions that the application still holds stay valid
-// memory, which common.alloc frees later: reads, writes and dials there return REVDIAL_ECLOSED.
+// the proxy may run meanwhile, except from its hooks. Streams and sessions that the application
+// still holds stay valid memory, which common.alloc frees later: reads, writes and dials there
+// return REVDIAL_ECLOSED.
 //   blocks   until callbacks that run have returned, and while last frames are sent: for 0.25 s, or
 //            2 s for a session that has just ended by itself and waits for its peer's close
 //   returns  0; REVDIAL_EDEADLK in a callback of this proxy, including on_stream and auth, because
@@ -1816,7 +1837,9 @@ typedef struct revdial_relay_opts {
 } revdial_relay_opts;
 
 // Hands the stream and descriptors to the I/O thread, which copies both ways with half-close and
-// back-pressure and closes them all. A stream that fails ends a socket with RST, not with FIN.
+// back-pressure and closes them all. A stream that fails ends a socket with RST, not with FIN. A
+// socket that fails resets the stream with REVDIAL_RESET_CANCEL, idle_ms with TIMEOUT, and this
+// call, if it fails, with INTERNAL.
 //   rfd, wfd a socket (the same twice) or two pipes; made non-blocking
 //   owns     all three, on success and on failure
 //   returns  0, REVDIAL_ECLOSED, REVDIAL_ESYS, REVDIAL_ENOMEM, REVDIAL_EINVAL (done is called after
@@ -1930,7 +1953,8 @@ typedef struct revdial_target_request {
     // NULL at first. If the hook sets it and returns 0, no target is connected to and no rule is
     // asked: after the hook, on the same I/O thread, this gets the ud of the config and owns the
     // stream, as a handler does. It must not block; revdial_stream_fd() and revdial_relay() do not.
-    // revdial_agent_stop() does not wait for the stream: its calls return REVDIAL_ECLOSED then.
+    // revdial_agent_stop() drains the stream like others, but does not wait for its owner, whose
+    // calls then return REVDIAL_ECLOSED.
     void (*take)(void *ud, revdial_stream *st);
 } revdial_target_request;
 
@@ -1981,8 +2005,10 @@ typedef struct revdial_agent_config {
     // Upgrade, Origin, Revdial-*) are refused.
     const revdial_kv *headers;
     size_t header_count;
-    // Serves one stream, on a thread of its own; owns st. NULL = forward streams to targets without
-    // a thread; then default_target or allow (which may be an empty list) is required.
+    // Serves one stream, on a thread of its own; owns st, and has accept_timeout_ms to accept it.
+    // If the dialler gives up meanwhile, revdial_stream_error() tells. NULL = forward streams to
+    // targets without a thread; then default_target or allow (which may be an empty list) is
+    // required.
     void (*handler)(void *ud, revdial_stream *st);
     void *ud;  // of handler, on_state and target_fn
     // Targets that streams may ask for, NULL-terminated; NULL = none. Rules are checked against the
@@ -2103,7 +2129,7 @@ REVDIAL_API int revdial_agent_drain(revdial_agent *a, int drain_ms);
 
 // Drains for drain_ms, then ends, joins and frees the agent. Threads that are in
 // revdial_agent_wait() or revdial_agent_drain() return first. No other call on the agent may run
-// meanwhile.
+// meanwhile, except from its hooks.
 //   blocks   for drain_ms, and until handlers have returned (their streams fail at the end of it),
 //            as well as credential_fn, if an attempt is in it. A thread that is in the system's
 //            resolver is not waited for: it ends when the resolver returns, and until then it
