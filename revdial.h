@@ -98,9 +98,9 @@
 // TO CHANGE          LOOK AT  (the places that no compiler shows; for all, grep a sibling's name)
 //    an error        REVDIAL_ERRORS, REVDIAL_ERROR_PLACES, the HTTP statuses above revdial_error
 //    a reset code    REVDIAL_RESETS, REVDIAL_RESET_PLACES, rvd_stream_reset_error(),
-//                    rvd_stream_dial_sink() (may another session be tried?), rvd_proxy_waits(),
-//                    which gets the error; rvd_agent_reset_of(), rvd_owner_call_refuse(); the
-//                    table in tests/vectors/README.md
+//                    rvd_stream_dial_sink() (may another session be tried?),
+//                    rvd_proxy_waits_locked(), which gets the error; rvd_agent_reset_of(),
+//                    rvd_owner_call_refuse(); the table in tests/vectors/README.md
 //    a refusal       of a dial: a reset code. Of a backend: revdial_verdict, rvd_auth_verdict(),
 //                    rvd_http_refusals, refused_* in revdial_stats,
 //                    rvd_proxy_count_refused_locked(); what the agent does then:
@@ -549,7 +549,8 @@ enum revdial_pick {
 
 enum revdial_dial_flag {
     // Wait, within timeout_ms, for a backend that can take the dial. One that refuses it, or that
-    // does not reach the target, ends the wait.
+    // does not reach the target, ends the wait. REVDIAL_EDRAINING: the proxy drains, so that none
+    // will come.
     REVDIAL_DIAL_WAIT = 1,
     // Return before the other end has accepted; `early` does not need it. A dial that asks peers
     // still waits for their answers.
@@ -21881,6 +21882,7 @@ static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, rvd_proxy_pick *
     if (!best && *code && rvd_proxy_asks_peers(p, pick))
         best = rvd_proxy_best_locked(p, pick, RVD_PROXY_OF_PEERS, &none);
     if (!*code) *code = REVDIAL_ENOBACKEND;
+    if (!best && p->draining && pick->opts->flags & REVDIAL_DIAL_WAIT) *code = REVDIAL_EDRAINING;
     if (!best) return NULL;
     rvd_proxy_ailment_try_locked(pick, best);
     if (pick->how != REVDIAL_PICK_KEY) {  // the least recently picked one is in front
@@ -21910,7 +21912,7 @@ static const char *rvd_proxy_pick_text(int code)
 {
     switch (code) {
     case REVDIAL_ENOBACKEND: return "no backend of that name is connected";
-    case REVDIAL_EDRAINING: return "all backends of that name are going away";
+    case REVDIAL_EDRAINING: return "the proxy, or all backends of that name, are going away";
     case REVDIAL_ETIMEDOUT: return "the dial timed out: no backend of that name came up";
     default: return "the proxy is closed";
     }
@@ -22454,6 +22456,12 @@ static void rvd_proxy_on_auth(revdial_session *s)
         rvd_proxy_ask(s, check, ud);
 }
 
+static void rvd_proxy_dials_wake_locked(revdial_proxy *p)
+{
+    p->has_woken_dials = !rvd_base_link_is_alone(&p->dials);
+    if (p->has_woken_dials) rvd_loop_post(p->loops[0], &p->dials_wake);
+}
+
 static void rvd_proxy_on_up(revdial_session *s)
 {
     revdial_proxy *p = s->owner;
@@ -22464,8 +22472,7 @@ static void rvd_proxy_on_up(revdial_session *s)
     pthread_mutex_lock(&p->own.lock);
     rvd_owner_up_locked(&p->own, &m->base);
     p->last_up_us = rvd_loop_now(s->loop);
-    p->has_woken_dials = !rvd_base_link_is_alone(&p->dials);
-    if (p->has_woken_dials) rvd_loop_post(p->loops[0], &p->dials_wake);
+    rvd_proxy_dials_wake_locked(p);
     p->has_untold |= p->drains != 0;  // it came up after the others were told to drain
     int is_late = p->draining && !p->drains;
     pthread_mutex_unlock(&p->own.lock);
@@ -22553,6 +22560,7 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
         if (why->code == REVDIAL_ETIMEDOUT && p->draining) p->own.was_cut = 1;
         rvd_proxy_forget_locked(p, m);
         rvd_owner_down_locked(&p->own, &m->base, &info);
+        if (p->draining) rvd_proxy_dials_wake_locked(p);  // they may have waited for this one
     }
     if (was_up) rvd_auth_remember(&p->guard, &m->guess, rvd_sys_now_us());
     pthread_mutex_unlock(&p->own.lock);
@@ -23304,12 +23312,24 @@ int revdial_proxy_avoid(revdial_proxy *p, revdial_session *s, const char *target
     return code;
 }
 
-// Should the dial wait for a backend to appear? Not after one has refused it.
+// Has a session of the name registered that is not up yet?
+static int rvd_proxy_is_expected_locked(revdial_proxy *p, const char *name)
+{
+    rvd_proxy_name *n = *rvd_proxy_slot(p, name);
+    if (!n) return 0;
+    RVD_BASE_EACH (const rvd_proxy_member, m, &n->sessions, link)
+        if (!m->base.is_up) return 1;
+    return 0;
+}
+
+// Should the dial wait for a backend to appear? Not after one has refused it, nor in vain: none
+// registers with a proxy that drains.
 //   refusal   REVDIAL_E*; 0: none has
-static int rvd_proxy_waits(const rvd_proxy_pick *pick, int refusal)
+static int rvd_proxy_waits_locked(revdial_proxy *p, const rvd_proxy_pick *pick, int refusal)
 {
     return pick->opts->flags & REVDIAL_DIAL_WAIT && refusal != REVDIAL_EREFUSED &&
-           refusal != REVDIAL_EUNREACH;
+           refusal != REVDIAL_EUNREACH &&
+           (!p->draining || rvd_proxy_is_expected_locked(p, pick->name));
 }
 
 // Until when a dial waits for a backend here, before it asks its peers again or is over.
@@ -23328,7 +23348,7 @@ static revdial_session *rvd_proxy_pick_wait(revdial_proxy *p, rvd_proxy_pick *pi
     int r = 0;
     pthread_mutex_lock(&p->own.lock);
     revdial_session *s = rvd_proxy_pick_locked(p, pick, code);
-    while (!s && rvd_proxy_waits(pick, d->code) && *code != REVDIAL_ECLOSED && r == 0) {
+    while (!s && rvd_proxy_waits_locked(p, pick, d->code) && *code != REVDIAL_ECLOSED && r == 0) {
         r = rvd_owner_wait_locked(&p->own, until_us);
         if (r && until_us < d->deadline_us) {
             r = 0;
@@ -23587,7 +23607,8 @@ static void rvd_proxy_dial_pick(rvd_proxy_dial *d)
     rvd_loop_timer_stop(d->loop, &d->timer);
     pthread_mutex_lock(&p->own.lock);
     rvd_proxy_dial_pick_locked(d, &code);
-    d->is_waiting = !d->session && rvd_proxy_waits(&d->pick, d->dial.code) && !p->closing;
+    d->is_waiting =
+        !d->session && rvd_proxy_waits_locked(p, &d->pick, d->dial.code) && !p->closing;
     is_over = !d->session && !d->is_waiting;
     if (!is_over) {
         d->loop = d->session ? d->session->loop : p->loops[0];
@@ -23711,8 +23732,8 @@ static void rvd_proxy_dial_run(rvd_loop_task *task)
     revdial_session_unref(s);
 }
 
-// Loop 0: a backend came up, so waiting dials try again. Their timers run on this thread, so none
-// can fire meanwhile. Once a dial is posted it belongs to another thread.
+// Loop 0: a backend came up, or none will, so waiting dials try again. Their timers run on this
+// thread, so none can fire meanwhile. Once a dial is posted it belongs to another thread.
 static void rvd_proxy_on_dials_wake(rvd_loop_task *task)
 {
     revdial_proxy *p = RVD_BASE_OWNER(task, revdial_proxy, dials_wake);
@@ -23724,10 +23745,10 @@ static void rvd_proxy_on_dials_wake(rvd_loop_task *task)
         next = l->next;
         if (!d->is_waiting || d->is_cancelled) continue;
         rvd_proxy_dial_pick_locked(d, &code);
-        if (!d->session) continue;
+        if (!d->session && rvd_proxy_waits_locked(p, &d->pick, d->dial.code)) continue;
         rvd_loop_timer_stop(p->loops[0], &d->timer);
         d->is_waiting = 0;
-        d->loop = d->session->loop;
+        if (d->session) d->loop = d->session->loop;
         rvd_loop_post(d->loop, &d->task);
     }
     p->has_woken_dials = 0;
@@ -23784,7 +23805,7 @@ static int64_t rvd_proxy_dial_start_locked(revdial_proxy *p, rvd_proxy_dial *d)
     int code;
     d->id = ++p->next_dial;
     rvd_proxy_dial_pick_locked(d, &code);
-    d->is_waiting = !d->session && d->opts.flags & REVDIAL_DIAL_WAIT;
+    d->is_waiting = !d->session && rvd_proxy_waits_locked(p, &d->pick, 0);
     d->loop = d->session ? d->session->loop : p->loops[0];
     rvd_base_link_push(&p->dials, &d->link);
     rvd_stream_work_begin(&p->own.work);
@@ -25429,6 +25450,8 @@ int revdial_proxy_drain(revdial_proxy *p, int timeout_ms)
     pthread_mutex_lock(&p->own.lock);
     p->draining = 1;  // from now on no session registers
     p->drains++;
+    rvd_proxy_dials_wake_locked(p);
+    pthread_cond_broadcast(&p->own.changed);
     pthread_mutex_unlock(&p->own.lock);
     rvd_proxy_stop_listening(p);
     int r = rvd_proxy_drain_members(p, until);

@@ -370,6 +370,44 @@ NEW_WORLD_TEST(a_client_that_waits_is_served_by_a_backend_that_registered_before
     pthread_join(d.thread, NULL);
 }
 
+static void *dial_that_waits(void *arg)
+{
+    const revdial_dial_opts opts = {.flags = REVDIAL_DIAL_WAIT, .timeout_ms = -1};
+    called *c = arg;
+    c->st = revdial_dial(c->w->proxy, "gone", &opts, &c->err);
+    util_gate_add(&c->done, 1);
+    return NULL;
+}
+
+NEW_WORLD_TEST(clients_that_wait_for_a_backend_that_is_not_there_hear_at_once_that_the_proxy_drains)
+{
+    const revdial_dial_opts opts = {.flags = REVDIAL_DIAL_WAIT, .timeout_ms = -1};
+    const revdial_expose x = {.listen = "127.0.0.1:0", .name = "gone", .dial = opts};
+    called c[3];
+    draining d;
+    char at[80], byte;
+    size_t len;
+    for (int i = 0; i < 3; i++) called_init(&c[i], w);
+    REQUIRE(world_open(w));
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);  // so that the drain goes on
+    world_expose(w, &x, at);
+    pthread_t t = util_thread(dial_that_waits, &c[0]);
+    CHECK(revdial_dial_async(w->proxy, "gone", &opts, on_dial, &c[1]) > 0);
+    int fd = raw_connect(at);
+    UTIL_EVENTUALLY(world_dials(w) == 2);
+    draining_start(&d, w);
+    CHECK(revdial_dial_async(w->proxy, "gone", &opts, on_dial, &c[2]) > 0);
+    for (int i = 0; i < 3; i++) {
+        CHECK(util_gate_wait(&c[i].done, 1) && !c[i].st);
+        CHECK_INT(c[i].err.code, REVDIAL_EDRAINING);
+    }
+    CHECK_INT(raw_drain(fd, &byte, 1, &len), -1);
+    close(fd);
+    revdial_close(st);
+    pthread_join(t, NULL);
+    pthread_join(d.thread, NULL);
+}
+
 // Wants four bytes.
 static int slow_route(void *ud, revdial_route *r)
 {
