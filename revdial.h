@@ -3796,13 +3796,19 @@ static uint32_t rvd_pace_step(const rvd_pace *p)
     return cap / 20 > least ? cap / 20 : least;
 }
 
+// How many bytes may follow before a ping is due: these at least.
+static inline uint32_t rvd_pace_ahead(const rvd_pace *p, uint32_t added, int64_t now_us)
+{
+    uint32_t bytes = added - p->ping_mark, gap = (uint32_t)now_us - p->ping_us, step;
+    if (p->state == RVD_PACE_NEAR && gap < RVD_PACE_NEAR_GAP_US) return RVD_PACE_NEAR_STEP;
+    step = bytes < RVD_PACE_STEP ? RVD_PACE_STEP : rvd_pace_step(p);
+    return bytes < step ? step - bytes : 0;
+}
+
 // Should a ping go in front of the next frame?
 static inline int rvd_pace_is_due(const rvd_pace *p, uint32_t added, int64_t now_us)
 {
-    uint32_t bytes = added - p->ping_mark, gap = (uint32_t)now_us - p->ping_us;
-    if (bytes < RVD_PACE_STEP || p->count == RVD_PACE_PINGS) return 0;
-    if (p->state == RVD_PACE_NEAR && gap < RVD_PACE_NEAR_GAP_US) return 0;
-    return bytes >= rvd_pace_step(p);
+    return p->count < RVD_PACE_PINGS && !rvd_pace_ahead(p, added, now_us);
 }
 
 // A full pipe without a ping on its way would never be known to have emptied. If there is only one
@@ -4495,6 +4501,7 @@ typedef struct rvd_mux {
     uint64_t out_added, out_sent;        // of data frames, in bytes, lent ones included
     uint64_t out_shown;                  // how far the last output() showed them; then out_sent
     uint64_t out_edge;                   // where a frame ended when output() last showed all
+    uint64_t out_easy;                   // small frames up to there need no look; 0 = none
     rvd_mux_stream *growing;             // its frame is the last one and may still grow
     uint32_t growing_len;
     uint32_t last_id;  // of the stream of the last data frame
@@ -5586,6 +5593,7 @@ RVD_BASE_SLOW static uint8_t *rvd_mux_out_chunk(rvd_mux *m)
 {
     rvd_mux_chunk *c = rvd_mux_chunk_new(m, RVD_MUX_OUT_CHUNK);
     m->growing = NULL;
+    m->out_easy = 0;
     if (!c) return NULL;
     if (m->out_tail)
         m->out_tail->next = c;
@@ -5681,6 +5689,7 @@ static void rvd_mux_turns_set(rvd_mux *m)
     if (m->quantum < RVD_MUX_SPARSE_BYTES)
         m->quantum = rvd_base_min_u32(RVD_MUX_SPARSE_BYTES, most);
     m->frame_max = m->out_max < RVD_MUX_QUANTUM_MIN ? (uint32_t)m->out_max : RVD_WIRE_FRAME_MAX;
+    m->out_easy = 0;
     if (!rvd_mux_is_paced(m)) return;
     m->quantum = rvd_base_min_u32(m->quantum, rvd_pace_frame(&m->pace));
     m->frame_max = rvd_base_min_u32(m->frame_max, rvd_pace_frame(&m->pace));
@@ -5751,6 +5760,7 @@ static void rvd_mux_new_renew(rvd_mux *m, rvd_mux_stream *s)
 static void rvd_mux_wait_turn(rvd_mux *m, rvd_mux_stream *s)
 {
     s->wait = RVD_MUX_WAIT_TURN;
+    m->out_easy = 0;
     if (!rvd_base_link_is_alone(&s->turn)) return;
     rvd_base_link_push(rvd_mux_is_new(m, s) ? &m->fresh : &m->turns, &s->turn);
 }
@@ -5858,7 +5868,8 @@ static inline void rvd_mux_account(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
 
 // Ends the output with a data frame of n bytes. `here` of them, all or none, are already there
 // behind the gap for the header.
-static inline void rvd_mux_frame_add(rvd_mux *m, rvd_mux_stream *s, uint32_t n, uint32_t here)
+static RVD_BASE_FAST void rvd_mux_frame_add(rvd_mux *m, rvd_mux_stream *s, uint32_t n,
+                                            uint32_t here)
 {
     rvd_mux_chunk *c = m->out_tail;
     REVDIAL_ASSERT(n && n <= s->send_credit && RVD_WIRE_HEADER + here <= c->size - c->end);
@@ -5874,7 +5885,7 @@ static inline void rvd_mux_frame_add(rvd_mux *m, rvd_mux_stream *s, uint32_t n, 
     rvd_mux_account(m, s, n);
 }
 
-static void rvd_mux_commit(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
+static RVD_BASE_FAST void rvd_mux_commit(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
 {
     rvd_mux_frame_add(m, s, n, n);
 }
@@ -6897,6 +6908,7 @@ static void rvd_mux_rates_change(rvd_mux *m)
     int was_rated = m->is_rated;
     if (was_rated) rvd_mux_rates_release(m);
     m->is_rated = m->cfg.limits.stream_rate || m->cfg.limits.session_rate;
+    m->out_easy = 0;
     if (!was_rated) m->meter.sent = m->tx_bytes;
     rvd_mux_meter_set(&m->meter, m->cfg.limits.session_rate, m->now_us);
     for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits; i++)
@@ -7043,6 +7055,7 @@ static void rvd_mux_trim(rvd_mux *m)
         return;
     if (m->out_head) rvd_base_free(m->heap, m->out_head, sizeof(rvd_mux_chunk) + m->out_head->size);
     m->out_head = m->out_tail = NULL;
+    m->out_easy = 0;
     rvd_mux_spares_free(m);
     if (m->meta_stream) return;
     rvd_base_free(m->heap, m->meta, sizeof *m->meta);
@@ -7247,6 +7260,7 @@ static void rvd_mux_die(rvd_mux *m, int code, const char *text)
     if (m->dead) return;
     m->dead = code;
     m->dead_text = text;
+    m->out_easy = 0;
     m->news = (m->news & RVD_MUX_NEWS_SLICE) | RVD_MUX_NEWS_DEAD;
     m->header_len = 0;
 }
@@ -7491,6 +7505,37 @@ static ptrdiff_t rvd_mux_reserve(rvd_mux *m, rvd_mux_stream *s, uint8_t **at, si
     return n ? n : REVDIAL_ENOMEM;
 }
 
+// What lets one small frame go lets those behind it go, too: nobody waits for a turn, no rate is
+// limited, and the session lives. What counts bytes is a position: where the chunk ends, the
+// output's limit, the cap of the queue control, or the next ping. What brings one of these nearer
+// takes `out_easy` back. That saves 40 of 170 instructions of a write.
+static void rvd_mux_ease(rvd_mux *m)
+{
+    uint64_t queued = rvd_mux_out_len(m), room = m->out_tail->size - m->out_tail->end;
+    uint32_t paced = rvd_mux_pace_room(m);
+    if (rvd_mux_has_waiters(m) || m->is_rated || queued >= m->out_max || !paced) return;
+    room = rvd_base_min(room, rvd_base_min(m->out_max - queued, paced - RVD_PACE_CRUMB));
+    if (rvd_mux_is_paced(m))
+        room = rvd_base_min(room, rvd_pace_ahead(&m->pace, (uint32_t)m->out_added, m->now_us));
+    m->out_easy = m->out_added + room;
+}
+
+// Is it a small write that needs no look, in a frame of its own?
+static inline int rvd_mux_is_easy(const rvd_mux *m, const rvd_mux_stream *s, size_t len)
+{
+    return len - 1 < RVD_MUX_SPARSE_BYTES && m->out_added + RVD_WIRE_HEADER + len <= m->out_easy &&
+           s->phase == RVD_MUX_OPEN && s->tx == RVD_MUX_TX_OPEN && !s->promise &&
+           s->send_credit >= RVD_MUX_SPARSE_BYTES && m->growing != s;
+}
+
+static inline void rvd_mux_write_easy(rvd_mux *m, rvd_mux_stream *s, const uint8_t *bytes,
+                                      uint32_t n)
+{
+    memcpy(m->out_tail->data + m->out_tail->end + RVD_WIRE_HEADER, bytes, n);
+    s->turn_left = m->quantum;
+    rvd_mux_commit(m, s, n);
+}
+
 static ptrdiff_t rvd_mux_write(rvd_mux *m, rvd_mux_stream *s, const uint8_t *bytes, size_t len)
 {
     uint8_t *at;
@@ -7499,7 +7544,8 @@ static ptrdiff_t rvd_mux_write(rvd_mux *m, rvd_mux_stream *s, const uint8_t *byt
     uint32_t n = rvd_mux_frame_room(m, &at, (uint32_t)may);
     if (!n) return REVDIAL_ENOMEM;
     memcpy(at, bytes, n);
-    rvd_mux_frame_add(m, s, n, n);
+    rvd_mux_commit(m, s, n);
+    rvd_mux_ease(m);
     return (ptrdiff_t)n;
 }
 
@@ -7696,6 +7742,14 @@ static void rvd_mux_held_check(rvd_mux *m)
     REVDIAL_ASSERT(size <= m->cfg.limits.session_window * (uint64_t)RVD_MUX_HELD_FACTOR);
 }
 
+// The next `left` bytes of small frames need no look.
+static void rvd_mux_easy_check(const rvd_mux *m, uint64_t left)
+{
+    REVDIAL_ASSERT(!m->dead && !m->is_rated && !rvd_mux_has_waiters(m));
+    REVDIAL_ASSERT(left <= m->out_tail->size - m->out_tail->end);
+    REVDIAL_ASSERT(rvd_mux_out_len(m) + left <= m->out_max && left <= rvd_mux_pace_room(m));
+}
+
 // Every invariant, at entry and exit of each call of the engine in test builds.
 static void rvd_mux_check(rvd_mux *m)
 {
@@ -7735,6 +7789,7 @@ static void rvd_mux_check(rvd_mux *m)
     REVDIAL_ASSERT(m->pong_count <= RVD_MUX_PONGS);
     REVDIAL_ASSERT(m->control_sent <= m->control_len && m->control_len <= RVD_MUX_CONTROL);
     REVDIAL_ASSERT(m->out_sent <= m->out_shown && m->out_shown <= m->out_added);
+    if (m->out_added < m->out_easy) rvd_mux_easy_check(m, m->out_easy - m->out_added);
     REVDIAL_ASSERT(lent == rvd_mux_loans_check(m));
 }
 #endif
@@ -12251,7 +12306,7 @@ typedef ptrdiff_t rvd_engine_put_fn(rvd_mux *m, rvd_mux_stream *s, const uint8_t
                                     size_t len);
 
 // Writes or lends, a frame at a time, as much as may go now. Returns how much, or why nothing.
-static RVD_BASE_FAST ptrdiff_t rvd_engine_put(revdial_engine *e, rvd_mux_stream *s, const void *buf,
+static ptrdiff_t rvd_engine_put(revdial_engine *e, rvd_mux_stream *s, const void *buf,
                                               size_t len, rvd_engine_put_fn *put)
 {
     const uint8_t *from = buf;
@@ -12270,6 +12325,11 @@ static RVD_BASE_FAST ptrdiff_t rvd_engine_put(revdial_engine *e, rvd_mux_stream 
 ptrdiff_t revdial_engine_write(revdial_engine *e, uint32_t id, const void *buf, size_t len)
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
+    if (s && rvd_mux_is_easy(&e->mux, s, len)) {
+        rvd_mux_write_easy(&e->mux, s, buf, (uint32_t)len);
+        RVD_ENGINE_CHECK(e);
+        return (ptrdiff_t)len;
+    }
     ptrdiff_t n = rvd_engine_put(e, s, buf, len, rvd_mux_write);
     if (n || len) return n;
     rvd_mux_ack(&e->mux, s);
