@@ -14480,12 +14480,13 @@ static int rvd_sys_epoll_add(int epoll, int fd, uint64_t id)
     return r;
 }
 
-// Muted, nothing but the end of the connection is reported. Unmuting reports what is ready.
-static void rvd_sys_epoll_mute(int epoll, int fd, uint64_t id, int on)
+// Of what is heard now, that which is ready is reported. The end of the connection always is.
+static void rvd_sys_epoll_hear(int epoll, int fd, uint64_t id, int input, int room)
 {
     int r;
-    struct epoll_event e = {.events = on ? EPOLLET : EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-                            .data.u64 = id};
+    struct epoll_event e = {.events = EPOLLET, .data.u64 = id};
+    if (input) e.events |= EPOLLIN | EPOLLRDHUP;
+    if (room) e.events |= EPOLLOUT;
     RVD_SYS_RETRY(r, RVD_SYS(epoll_ctl)(epoll, EPOLL_CTL_MOD, fd, &e));
 }
 
@@ -14802,9 +14803,9 @@ static void rvd_loop_watch_replace(rvd_loop *loop, rvd_loop_io *io)
     if (io->slot != RVD_LOOP_SLOT_FILE) rvd_loop_place_of(loop, io->slot)->io = io;
 }
 
-static void rvd_loop_watch_mute(rvd_loop *loop, rvd_loop_io *io, int on)
+static void rvd_loop_watch_hear(rvd_loop *loop, rvd_loop_io *io, int input, int room)
 {
-    rvd_sys_epoll_mute(loop->epoll, io->fd, io->slot, on);
+    rvd_sys_epoll_hear(loop->epoll, io->fd, io->slot, input, room);
 }
 
 static int rvd_loop_watch_wait(rvd_loop *loop, int timeout_ms)
@@ -14869,9 +14870,9 @@ static void rvd_loop_watch_replace(rvd_loop *loop, rvd_loop_io *io)
     loop->ios[io->slot - 1] = io;
 }
 
-static void rvd_loop_watch_mute(rvd_loop *loop, rvd_loop_io *io, int on)
+static void rvd_loop_watch_hear(rvd_loop *loop, rvd_loop_io *io, int input, int room)
 {
-    (void)loop, (void)io, (void)on;
+    (void)loop, (void)io, (void)input, (void)room;
 }
 
 static int rvd_loop_watch_wait(rvd_loop *loop, int timeout_ms)
@@ -14953,12 +14954,13 @@ static void rvd_loop_replace(rvd_loop *loop, rvd_loop_io *from, rvd_loop_io *to)
     from->slot = 0;
 }
 
-// Mutes a descriptor while another thread reads it. If it is ready when it is unmuted, the loop
-// reports that. Only where RVD_SYS_EPOLL; io has to stay added.
+// Mutes a descriptor while another thread reads it: without input and room to write, nothing but
+// its end is reported. What is ready when it is heard again, the loop reports. Only where
+// RVD_SYS_EPOLL; io has to stay added.
 //   thread   any
-static void rvd_loop_mute(rvd_loop *loop, rvd_loop_io *io, int on)
+static void rvd_loop_hear(rvd_loop *loop, rvd_loop_io *io, int input, int room)
 {
-    rvd_loop_watch_mute(loop, io, on);
+    rvd_loop_watch_hear(loop, io, input, room);
 }
 
 // ---- timers ----
@@ -16495,6 +16497,7 @@ typedef struct rvd_reader {
     size_t needs_loop;   // streams that do: relays, and others without a thread
     const void *driver;  // the waiter of the thread that reads
     int is_asleep;       // it is about to sleep, or does: interrupt it if need be
+    int hears_room;      // WATCH, LOOP: the loop is told of room to write
     // Its last read was full, so the next one does not wait first: to read 256 MB in pieces of
     // 64 KiB takes 17,000 system calls with this, 52,000 without.
     int is_full;
@@ -16532,6 +16535,7 @@ static void rvd_reader_init(rvd_reader *r, rvd_loop *loop, rvd_loop_io *io)
     r->loop = loop;
     r->io = io;
     r->state = RVD_READER_WATCH;
+    r->hears_room = 1;
     r->spin.limit_us = loop->spin.limit_us;
 }
 
@@ -16553,11 +16557,21 @@ static void rvd_reader_become(rvd_reader *r, enum rvd_reader_state to)
     r->state = to;
 }
 
-// The loop watches the socket again. What is there already is reported to it.
+// The loop watches the socket again. What is there already is reported to it. There is nearly
+// always room to write: to be told of that would wake the loop each time, for nothing.
 static void rvd_reader_watch(rvd_reader *r)
 {
     rvd_reader_become(r, RVD_READER_WATCH);
-    if (r->io->slot) rvd_loop_mute(r->loop, r->io, 0);
+    r->hears_room = 0;
+    if (r->io->slot) rvd_loop_hear(r->loop, r->io, 1, 0);
+}
+
+// Loop thread: a write has found no room. While a thread reads it is that which looks for some.
+static void rvd_reader_hear_room(rvd_reader *r)
+{
+    if (r->hears_room || r->state >= RVD_READER_THREAD) return;
+    r->hears_room = 1;
+    if (r->io->slot) rvd_loop_hear(r->loop, r->io, 1, 1);
 }
 
 // Ends a lease. Returns 0 if there was none.
@@ -16606,7 +16620,7 @@ static int rvd_reader_may_begin(rvd_reader *r, rvd_heap *heap)
 
 static void rvd_reader_begin(rvd_reader *r, const void *driver, int64_t now_us)
 {
-    if (r->state == RVD_READER_WATCH) rvd_loop_mute(r->loop, r->io, 1);
+    if (r->state == RVD_READER_WATCH) rvd_loop_hear(r->loop, r->io, 0, 0);
     rvd_reader_become(r, RVD_READER_THREAD);
     r->driver = driver;
     r->drives++;
@@ -18331,6 +18345,7 @@ static void rvd_stream_broken_locked(revdial_session *s, const revdial_err *err)
 static void rvd_stream_wait_io(revdial_session *s, int want)
 {
     s->io.ready &= ~(unsigned)(want == REVDIAL_WANT_READ ? RVD_LOOP_READ : RVD_LOOP_WRITE);
+    if (want == REVDIAL_WANT_WRITE) rvd_reader_hear_room(&s->reader);
 }
 
 // The socket takes no more, so the loop watches for room. Where a write waits for a read there is
@@ -18340,9 +18355,9 @@ static void rvd_stream_blocked_locked(revdial_session *s, int want)
     s->blocked = 1;
     s->pace.full_at_us = rvd_sys_now_us();
     s->pace.was_blocked |= want == REVDIAL_WANT_WRITE;
-    if (rvd_stream_on_loop_locked(s) && want == REVDIAL_WANT_WRITE) rvd_stream_wait_io(s, want);
     rvd_reader_interrupt(&s->reader);
     rvd_reader_lease_end(&s->reader);
+    if (rvd_stream_on_loop_locked(s) && want == REVDIAL_WANT_WRITE) rvd_stream_wait_io(s, want);
     if (s->reader.state != RVD_READER_THREAD && !rvd_stream_on_loop_locked(s))
         rvd_stream_kick_locked(s);  // only the loop may say that it wants to know
 }
