@@ -5012,7 +5012,6 @@ static void rvd_mux_phase_become(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_pha
     }
     if (s->phase == RVD_MUX_ASKED) m->unacked--;
     if (to == RVD_MUX_HELD) {
-        s->released = 0;
         m->preambles -= s->preamble->size;
         m->held_preambles += s->preamble->size;
     } else if (rvd_mux_is_unknown(s)) {
@@ -5322,10 +5321,13 @@ static int rvd_mux_meta_read(rvd_mux *m, rvd_mux_stream *s)
 // EV_OPEN; no more input is taken before that event was drained.
 static void rvd_mux_announce(rvd_mux *m, rvd_mux_stream *s)
 {
+    unsigned come = s->buffered ? RVD_MUX_TELL_READABLE : 0;
+    if (s->rx == RVD_MUX_RX_ENDED) come |= RVD_MUX_TELL_FIN;
     if (s->preamble) m->meta_stream = s;
     rvd_mux_phase_become(m, s, RVD_MUX_SHOWN);
+    s->released = 0;
     rvd_base_link_remove(&s->tell);
-    rvd_mux_tell(m, s, RVD_MUX_TELL_OPEN);
+    rvd_mux_tell(m, s, RVD_MUX_TELL_OPEN | come);
 }
 
 // A stream of the peer, HELD, is there as a whole. Where first windows have used up the session's
@@ -6422,9 +6424,9 @@ static void rvd_mux_on_syn(rvd_mux *m, rvd_mux_stream *old)
         return;
     }
     if (f->type == RVD_WIRE_WINDOW) s->send_credit += f->length;
+    s->released = 1;
     m->body_stream = s;
     if (has_preamble) {
-        s->released = 1;
         rvd_mux_timer_set(m, s, RVD_MUX_TIMER_PREAMBLE);
         return;
     }
@@ -7180,7 +7182,7 @@ static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
 static int rvd_mux_is_remains(const rvd_mux *m, const rvd_mux_stream *s)
 {
     int has_last_words = s->ctl_bits && !m->silent && m->dead != REVDIAL_EPROTO;
-    return (s->released || s->phase == RVD_MUX_HELD) && !s->lent && !has_last_words;
+    return s->released && !s->lent && !has_last_words;
 }
 
 static void rvd_mux_remains_free(rvd_mux *m, rvd_mux_stream *s)
@@ -7770,7 +7772,7 @@ static void rvd_mux_check(rvd_mux *m)
                            rvd_base_link_is_alone(&s->tell));
             REVDIAL_ASSERT(s->phase == RVD_MUX_OPEN || s->tx != RVD_MUX_TX_RESET);
             REVDIAL_ASSERT(m->dead || !rvd_mux_is_settled(s));
-            REVDIAL_ASSERT(!s->released || s->phase == RVD_MUX_OFFERED || s->buffered == 0);
+            REVDIAL_ASSERT(!s->released || rvd_mux_is_unknown(s) || s->buffered == 0);
             buffered += s->buffered;
             grown += s->window - m->cfg.recv_window;
             lent += s->lent;
@@ -12134,7 +12136,7 @@ void revdial_engine_acked(revdial_engine *e, int64_t at_us)
 static inline rvd_mux_stream *rvd_engine_find(revdial_engine *e, uint32_t id)
 {
     rvd_mux_stream *s = rvd_engine_has_session(e) ? rvd_mux_find(&e->mux, id) : NULL;
-    return s && !s->released && s->phase != RVD_MUX_HELD ? s : NULL;
+    return s && !s->released ? s : NULL;
 }
 
 int64_t revdial_engine_open(revdial_engine *e, const revdial_dial_opts *opts, void *ud)
