@@ -4274,21 +4274,37 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_RATE_SPARSE_US 100000  // time in which 1 KiB of small writes passes bulk streams
 #define RVD_MUX_RATE_DEBT 30  // seconds of debt, so that a flood does not stop all for ever
 
-// Rates that only an attack reaches. They are for 256 streams and scale with the stream limit.
-#define RVD_MUX_SYN_RATE 4000       // streams opened, per second and as a burst
-#define RVD_MUX_RESET_BURST 200     // streams the peer opened and reset before we answered:
-#define RVD_MUX_RESET_RATE 33       //   rapid reset, CVE-2023-44487
-#define RVD_MUX_PROVOKED_BURST 200  // resets the peer's misbehaviour makes us send:
-#define RVD_MUX_PROVOKED_RATE 33    //   CVE-2025-8671
-#define RVD_MUX_GLITCH_BURST 1000   // frames without effect: empty data, CVE-2019-9518
-#define RVD_MUX_GLITCH_RATE 100
-#define RVD_MUX_PING_BURST 32  // CVE-2019-9512
-#define RVD_MUX_PING_RATE 10
-#define RVD_MUX_PACE_BURST 2000  // from a peer that controls its queue: what impl.pace sends
-#define RVD_MUX_PACE_RATE 2000
-#define RVD_MUX_PACE_VALUE 0x80000000u  // its pings have values from here on, others lower ones
-#define RVD_MUX_WINDOW_BURST 64         // window updates beyond two per frame and stream of ours
-#define RVD_MUX_WINDOW_RATE 100
+#define RVD_MUX_PACE_VALUE 0x80000000u  // pings of impl.pace have values from here on, others less
+#define RVD_MUX_PING_RATE 10            // others, a second
+
+// What only an attack uses up: a burst, and then a number a second. They are for 256 streams and
+// scale with the stream limit, except those of pings.
+enum {
+    RVD_MUX_SYNS,
+    RVD_MUX_RESETS,
+    RVD_MUX_PROVOKED,
+    RVD_MUX_GLITCHES,
+    RVD_MUX_WINDOWS,
+    RVD_MUX_PINGS,
+    RVD_MUX_PACE_PINGS,
+    RVD_MUX_BUDGETS
+};
+static const struct {
+    int32_t burst, rate;
+    const char *over;
+} rvd_mux_budgets[RVD_MUX_BUDGETS] = {
+    [RVD_MUX_SYNS] = {4000, 4000, "calm: too many streams opened"},
+    // Streams that the peer reset before we answered: rapid reset, CVE-2023-44487.
+    [RVD_MUX_RESETS] = {200, 33, "calm: too many streams opened and reset"},
+    // Resets that the peer's misbehaviour makes us send: CVE-2025-8671.
+    [RVD_MUX_PROVOKED] = {200, 33, "too many streams had to be reset"},
+    // Frames without effect: empty data, CVE-2019-9518.
+    [RVD_MUX_GLITCHES] = {1000, 100, "too many meaningless frames"},
+    // Beyond two per frame and stream of ours.
+    [RVD_MUX_WINDOWS] = {64, 100, "calm: too many window updates"},
+    // CVE-2019-9512; and what impl.pace sends, from a peer that controls its queue.
+    [RVD_MUX_PINGS] = {32, RVD_MUX_PING_RATE, "calm: too many pings"},
+    [RVD_MUX_PACE_PINGS] = {2000, 2000, "calm: too many pings"}};
 
 // ---- streams ----
 
@@ -4556,7 +4572,7 @@ typedef struct rvd_mux {
     uint64_t preambles;       // bytes of incomplete preambles
     uint64_t held_preambles;  // of HELD streams
     uint32_t refusals;        // since the output was last below its limit
-    rvd_base_bucket syns, resets, provoked, glitches, pings, windows;
+    rvd_base_bucket budgets[RVD_MUX_BUDGETS];
     uint64_t opened, reset_count, rx_bytes, tx_bytes, rx_frames, tx_frames, tx_data_frames;
     uint64_t reset_counts[REVDIAL_RESET_PLACES];  // reset_count by code
     uint64_t credit_waits, streams_refused;
@@ -5128,10 +5144,17 @@ static void rvd_mux_protocol_error(rvd_mux *m, const char *text)
     rvd_mux_die(m, REVDIAL_EPROTO, text);
 }
 
+// Takes one from a budget. Returns 0 if the session ends because nothing is left of it.
+static int rvd_mux_spend(rvd_mux *m, int budget)
+{
+    if (rvd_base_bucket_take(&m->budgets[budget], m->now_us)) return 1;
+    rvd_mux_protocol_error(m, rvd_mux_budgets[budget].over);
+    return 0;
+}
+
 static void rvd_mux_glitch(rvd_mux *m)
 {
-    if (!rvd_base_bucket_take(&m->glitches, m->now_us))
-        rvd_mux_protocol_error(m, "too many meaningless frames");
+    rvd_mux_spend(m, RVD_MUX_GLITCHES);
 }
 
 // A FIN or RST without effect. It may have crossed the end of its stream.
@@ -5146,11 +5169,7 @@ static void rvd_mux_late(rvd_mux *m)
 // Resets a stream of the peer because the peer misbehaves on it.
 static void rvd_mux_provoked(rvd_mux *m, rvd_mux_stream *s)
 {
-    if (!rvd_base_bucket_take(&m->provoked, m->now_us)) {
-        rvd_mux_protocol_error(m, "too many streams had to be reset");
-        return;
-    }
-    rvd_mux_reset_tell(m, s, REVDIAL_RESET_PROTOCOL);
+    if (rvd_mux_spend(m, RVD_MUX_PROVOKED)) rvd_mux_reset_tell(m, s, REVDIAL_RESET_PROTOCOL);
 }
 
 // A stream gives up its unread bytes. A stream that the peer has reset already kept them for its
@@ -6107,6 +6126,13 @@ static inline int rvd_mux_has_control(const rvd_mux *m)
            m->dead;
 }
 
+// The oldest pong that is owed is sent, or given up.
+static void rvd_mux_pong_done(rvd_mux *m)
+{
+    m->pong_first = (m->pong_first + 1) % RVD_MUX_PONGS;
+    m->pong_count--;
+}
+
 // Prepares control frames: pongs, then those of the streams, then our ping.
 RVD_BASE_SLOW static void rvd_mux_control_fill(rvd_mux *m)
 {
@@ -6114,8 +6140,7 @@ RVD_BASE_SLOW static void rvd_mux_control_fill(rvd_mux *m)
     while (m->pong_count) {
         if (!rvd_mux_control_put(m, RVD_WIRE_PING, RVD_WIRE_ACK, 0, m->pongs[m->pong_first]))
             return;
-        m->pong_first = (m->pong_first + 1) % RVD_MUX_PONGS;
-        m->pong_count--;
+        rvd_mux_pong_done(m);
     }
     while (!rvd_base_link_is_alone(&m->ctl)) {
         rvd_mux_stream *s = RVD_BASE_OWNER(m->ctl.next, rvd_mux_stream, ctl);
@@ -6283,6 +6308,8 @@ static void rvd_mux_sent(rvd_mux *m, size_t n)
 
 // ---- input, one frame at a time: header, body, flags; always in that order ----
 
+// What handles a header returns what is wrong with the frame, which ends the session, or NULL.
+
 static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 {
     int unanswered = rvd_mux_is_unanswered(s), was_held;
@@ -6295,10 +6322,7 @@ static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
         rvd_mux_settle(m, s);
         return;
     }
-    if (unanswered && !rvd_base_bucket_take(&m->resets, m->now_us)) {
-        rvd_mux_protocol_error(m, "calm: too many streams opened and reset");
-        return;
-    }
+    if (unanswered && !rvd_mux_spend(m, RVD_MUX_RESETS)) return;
     rvd_mux_tx_become(s, RVD_MUX_TX_RESET);
     if (s->rx != RVD_MUX_RX_ENDED) rvd_mux_rx_become(s, RVD_MUX_RX_RESET);
     was_held = s->phase == RVD_MUX_HELD;
@@ -6379,39 +6403,32 @@ static uint32_t rvd_mux_refusal(rvd_mux *m)
     return REVDIAL_RESET_REFUSED;
 }
 
-// A new stream of the peer, validated by its header before anything changes.
+static const char *rvd_mux_syn_problem(const rvd_mux *m, const rvd_mux_stream *old)
+{
+    const rvd_wire_frame *f = &m->frame;
+    if (rvd_mux_is_mine(m, f->id)) return "SYN with our own parity";
+    if (old && !(old->tx == RVD_MUX_TX_RESET && old->rx != RVD_MUX_RX_OPEN) &&
+        !(old->tx == RVD_MUX_TX_ENDED && old->rx == RVD_MUX_RX_ENDED))
+        return "SYN for a live stream";
+    if (f->type == RVD_WIRE_DATA && f->length > m->cfg.recv_window)
+        return "SYN with more data than the first window";
+    if (f->type == RVD_WIRE_WINDOW && !(f->flags & RVD_WIRE_RST) &&
+        f->length > UINT32_MAX - m->cfg.send_window)
+        return "window overflow";
+    return NULL;
+}
+
+// A new stream of the peer, whose header rvd_mux_syn_problem() has found valid.
 static void rvd_mux_on_syn(rvd_mux *m, rvd_mux_stream *old)
 {
     const rvd_wire_frame *f = &m->frame;
     uint32_t refusal = rvd_mux_refusal(m);
     rvd_mux_stream *s;
     int has_preamble = (m->cfg.features & REVDIAL_FEATURE_PREAMBLE) != 0;
-    if (rvd_mux_is_mine(m, f->id)) {
-        rvd_mux_protocol_error(m, "SYN with our own parity");
-        return;
-    }
-    if (old && !(old->tx == RVD_MUX_TX_RESET && old->rx != RVD_MUX_RX_OPEN) &&
-        !(old->tx == RVD_MUX_TX_ENDED && old->rx == RVD_MUX_RX_ENDED)) {
-        rvd_mux_protocol_error(m, "SYN for a live stream");
-        return;
-    }
-    if (f->type == RVD_WIRE_DATA && f->length > m->cfg.recv_window) {
-        rvd_mux_protocol_error(m, "SYN with more data than the first window");
-        return;
-    }
-    if (f->type == RVD_WIRE_WINDOW && !(f->flags & RVD_WIRE_RST) &&
-        f->length > UINT32_MAX - m->cfg.send_window) {
-        rvd_mux_protocol_error(m, "window overflow");
-        return;
-    }
-    if (!rvd_base_bucket_take(&m->syns, m->now_us)) {
-        rvd_mux_protocol_error(m, "calm: too many streams opened");
-        return;
-    }
+    if (!rvd_mux_spend(m, RVD_MUX_SYNS)) return;
     if (f->flags & RVD_WIRE_RST) {
         m->allowance += m->cfg.recv_window;
-        if (!rvd_base_bucket_take(&m->resets, m->now_us))
-            rvd_mux_protocol_error(m, "calm: too many streams opened and reset");
+        rvd_mux_spend(m, RVD_MUX_RESETS);
         return;
     }
     if (!m->cfg.accept_streams) rvd_mux_glitch(m);
@@ -6440,44 +6457,32 @@ static void rvd_mux_window_count(rvd_mux *m)
     uint64_t earned = 2 * (m->tx_data_frames + m->opened) + m->tx_bytes / RVD_MUX_CREDIT_STEP;
     if (m->window_frames < earned)
         m->window_frames++;
-    else if (!rvd_base_bucket_take(&m->windows, m->now_us))
-        rvd_mux_protocol_error(m, "calm: too many window updates");
+    else
+        rvd_mux_spend(m, RVD_MUX_WINDOWS);
 }
 
 // A frame for a stream that is not in the table: late, or never opened.
-static void rvd_mux_on_stray(rvd_mux *m)
+static const char *rvd_mux_on_stray(rvd_mux *m)
 {
     const rvd_wire_frame *f = &m->frame;
     int never = rvd_mux_is_mine(m, f->id) && f->id >= m->next_id;
     int is_end = (f->flags & (RVD_WIRE_RST | RVD_WIRE_FIN)) != 0;
     if (f->type == RVD_WIRE_DATA && f->length) {
-        if (never)
-            rvd_mux_protocol_error(m, "data for a stream that was never opened");
-        else if (f->length > m->allowance)
-            rvd_mux_protocol_error(m, "more data for a closed stream than it had credit");
-        return;
+        if (never) return "data for a stream that was never opened";
+        return f->length > m->allowance ? "more data for a closed stream than it had credit" : NULL;
     }
-    if (never && !is_end) {
-        rvd_mux_protocol_error(m, "frame for a stream that was never opened");
-        return;
-    }
+    if (never && !is_end) return "frame for a stream that was never opened";
     if (f->type == RVD_WIRE_DATA && !is_end)
         rvd_mux_glitch(m);
-    else if (m->late_frames)
-        m->late_frames--;
-    else if (is_end || f->length == 0)
-        rvd_mux_glitch(m);
+    else if (m->late_frames || is_end || f->length == 0)
+        rvd_mux_late(m);
     else
         rvd_mux_window_count(m);
+    return NULL;
 }
 
-static void rvd_mux_on_credit(rvd_mux *m, rvd_mux_stream *s, uint32_t delta)
+static void rvd_mux_credit_add(rvd_mux *m, rvd_mux_stream *s, uint32_t delta)
 {
-    if (s->tx != RVD_MUX_TX_OPEN && s->tx != RVD_MUX_TX_ENDING) return;
-    if (delta > UINT32_MAX - s->send_credit) {
-        rvd_mux_protocol_error(m, "window overflow");
-        return;
-    }
     s->send_credit += delta;
     if (!delta) return;
     m->acked_us = m->now_us;
@@ -6500,59 +6505,53 @@ static int rvd_mux_says_no_more(const rvd_mux *m, const rvd_mux_stream *s)
     return !(flags & RVD_WIRE_ACK && rvd_mux_is_mine(m, s->id));
 }
 
-static void rvd_mux_on_window(rvd_mux *m, rvd_mux_stream *s)
+static const char *rvd_mux_on_window(rvd_mux *m, rvd_mux_stream *s)
 {
     const rvd_wire_frame *f = &m->frame;
     if (rvd_mux_says_no_more(m, s)) {
         rvd_mux_window_count(m);
         if (!f->length) rvd_mux_glitch(m);
     }
-    if (!(f->flags & RVD_WIRE_RST)) rvd_mux_on_credit(m, s, f->length);
+    if (f->flags & RVD_WIRE_RST) return NULL;
+    if (s->tx != RVD_MUX_TX_OPEN && s->tx != RVD_MUX_TX_ENDING) return NULL;
+    if (f->length > UINT32_MAX - s->send_credit) return "window overflow";
+    rvd_mux_credit_add(m, s, f->length);
+    return NULL;
 }
 
 // The header of a data frame for a stream in the table.
-static void rvd_mux_on_data(rvd_mux *m, rvd_mux_stream *s)
+static const char *rvd_mux_on_data(rvd_mux *m, rvd_mux_stream *s)
 {
     const rvd_wire_frame *f = &m->frame;
-    if (f->length > s->recv_credit) {
-        rvd_mux_protocol_error(m, "more data than the stream had credit for");
-        return;
-    }
+    if (f->length > s->recv_credit) return "more data than the stream had credit for";
     if (!f->length) {
         if (rvd_mux_says_no_more(m, s)) rvd_mux_glitch(m);
-        return;
-    }
-    if (s->rx != RVD_MUX_RX_ENDED) return;
-    if (s->after_fin && s->tx != RVD_MUX_TX_RESET) {
+    } else if (s->rx == RVD_MUX_RX_ENDED && s->after_fin && s->tx != RVD_MUX_TX_RESET) {
         rvd_mux_provoked(m, s);
-        return;
+    } else if (s->rx == RVD_MUX_RX_ENDED) {
+        s->after_fin = 1;
+        rvd_mux_glitch(m);
     }
-    s->after_fin = 1;
-    rvd_mux_glitch(m);
+    return NULL;
 }
 
-static void rvd_mux_on_stream_frame(rvd_mux *m)
+static const char *rvd_mux_on_stream_frame(rvd_mux *m)
 {
     const rvd_wire_frame *f = &m->frame;
     uint32_t id = f->id;
-    if (id == 0) {
-        rvd_mux_protocol_error(m, "stream frame with id 0");
-        return;
-    }
+    if (id == 0) return "stream frame with id 0";
     rvd_mux_stream *s = rvd_mux_find(m, id);
     if (f->type == RVD_WIRE_DATA && f->length) {
         m->body = RVD_MUX_BODY_DRAIN;
         m->body_left = f->length;
     }
     if (f->flags & RVD_WIRE_SYN) {
-        rvd_mux_on_syn(m, s);
+        const char *problem = rvd_mux_syn_problem(m, s);
+        if (!problem) rvd_mux_on_syn(m, s);
         if (m->body != RVD_MUX_BODY_NONE && m->body_stream) m->body = RVD_MUX_BODY_STREAM;
-        return;
+        return problem;
     }
-    if (!s || s->is_past) {
-        rvd_mux_on_stray(m);
-        return;
-    }
+    if (!s || s->is_past) return rvd_mux_on_stray(m);
     if (rvd_mux_is_mine(m, id)) {
         if (s->phase == RVD_MUX_ASKED && !(f->flags & RVD_WIRE_RST)) {
             rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
@@ -6563,10 +6562,7 @@ static void rvd_mux_on_stream_frame(rvd_mux *m)
     }
     m->body_stream = s;  // freed or reset below, it takes this back
     if (m->body != RVD_MUX_BODY_NONE) m->body = RVD_MUX_BODY_STREAM;
-    if (f->type == RVD_WIRE_DATA)
-        rvd_mux_on_data(m, s);
-    else
-        rvd_mux_on_window(m, s);
+    return f->type == RVD_WIRE_DATA ? rvd_mux_on_data(m, s) : rvd_mux_on_window(m, s);
 }
 
 static void rvd_mux_on_pong(rvd_mux *m, uint32_t value)
@@ -6590,36 +6586,24 @@ static void rvd_mux_on_pong(rvd_mux *m, uint32_t value)
     m->rtt_us = best;
 }
 
-static void rvd_mux_on_ping(rvd_mux *m)
+static const char *rvd_mux_on_ping(rvd_mux *m)
 {
     const rvd_wire_frame *f = &m->frame;
     unsigned kind = f->flags & (RVD_WIRE_SYN | RVD_WIRE_ACK);
-    if (f->id != 0) {
+    if (f->id != 0 || kind == 0) {
         rvd_mux_glitch(m);
-        return;
-    }
-    if (kind == RVD_WIRE_ACK) {
+    } else if (kind == RVD_WIRE_ACK) {
         rvd_mux_on_pong(m, f->length);
-        return;
+    } else if (kind != RVD_WIRE_SYN) {
+        return "ping and pong in one frame";
+    } else if (rvd_mux_spend(m, rvd_mux_is_paced(m) ? RVD_MUX_PACE_PINGS : RVD_MUX_PINGS)) {
+        if (m->pong_count == RVD_MUX_PONGS) {
+            rvd_mux_pong_done(m);
+            rvd_mux_glitch(m);
+        }
+        m->pongs[(m->pong_first + m->pong_count++) % RVD_MUX_PONGS] = f->length;
     }
-    if (kind == 0) {
-        rvd_mux_glitch(m);
-        return;
-    }
-    if (kind != RVD_WIRE_SYN) {
-        rvd_mux_protocol_error(m, "ping and pong in one frame");
-        return;
-    }
-    if (!rvd_base_bucket_take(&m->pings, m->now_us)) {
-        rvd_mux_protocol_error(m, "calm: too many pings");
-        return;
-    }
-    if (m->pong_count == RVD_MUX_PONGS) {
-        m->pong_first = (m->pong_first + 1) % RVD_MUX_PONGS;
-        m->pong_count--;
-        rvd_mux_glitch(m);
-    }
-    m->pongs[(m->pong_first + m->pong_count++) % RVD_MUX_PONGS] = f->length;
+    return NULL;
 }
 
 static void rvd_mux_on_goaway(rvd_mux *m)
@@ -6645,17 +6629,19 @@ static void rvd_mux_on_goaway(rvd_mux *m)
 static void rvd_mux_on_header(rvd_mux *m)
 {
     rvd_wire_frame *f = &m->frame;
+    const char *problem = NULL;
     rvd_wire_frame_get(m->header, f);
     m->header_len = 0;
     f->flags &= RVD_WIRE_SYN | RVD_WIRE_ACK | RVD_WIRE_FIN | RVD_WIRE_RST;
     m->rx_frames++;
     switch (f->type) {
     case RVD_WIRE_DATA:
-    case RVD_WIRE_WINDOW: rvd_mux_on_stream_frame(m); break;
-    case RVD_WIRE_PING: rvd_mux_on_ping(m); break;
+    case RVD_WIRE_WINDOW: problem = rvd_mux_on_stream_frame(m); break;
+    case RVD_WIRE_PING: problem = rvd_mux_on_ping(m); break;
     case RVD_WIRE_GOAWAY: rvd_mux_on_goaway(m); break;
-    default: rvd_mux_protocol_error(m, "unknown frame type"); break;
+    default: problem = "unknown frame type"; break;
     }
+    if (problem) rvd_mux_protocol_error(m, problem);
     if (m->body == RVD_MUX_BODY_NONE) rvd_mux_on_frame_end(m);
     if (m->dead) m->body = RVD_MUX_BODY_NONE;
 }
@@ -6918,23 +6904,14 @@ static void rvd_mux_rates_change(rvd_mux *m)
             rvd_mux_share_change(m, s, was_rated);
 }
 
-static void rvd_mux_buckets_init(rvd_mux *m)
+static void rvd_mux_budgets_init(rvd_mux *m)
 {
-    int64_t scale = m->cfg.limits.max_streams / RVD_MUX_STOCK_STREAMS;
-    if (scale < 1) scale = 1;
-    rvd_base_bucket_init(&m->syns, RVD_MUX_SYN_RATE * scale, RVD_MUX_SYN_RATE * scale, m->now_us);
-    rvd_base_bucket_init(&m->resets, RVD_MUX_RESET_BURST * scale, RVD_MUX_RESET_RATE * scale,
-                         m->now_us);
-    rvd_base_bucket_init(&m->provoked, RVD_MUX_PROVOKED_BURST * scale,
-                         RVD_MUX_PROVOKED_RATE * scale, m->now_us);
-    rvd_base_bucket_init(&m->glitches, RVD_MUX_GLITCH_BURST * scale, RVD_MUX_GLITCH_RATE * scale,
-                         m->now_us);
-    if (rvd_mux_is_paced(m))
-        rvd_base_bucket_init(&m->pings, RVD_MUX_PACE_BURST, RVD_MUX_PACE_RATE, m->now_us);
-    else
-        rvd_base_bucket_init(&m->pings, RVD_MUX_PING_BURST, RVD_MUX_PING_RATE, m->now_us);
-    rvd_base_bucket_init(&m->windows, RVD_MUX_WINDOW_BURST * scale, RVD_MUX_WINDOW_RATE * scale,
-                         m->now_us);
+    int64_t streams = rvd_base_later(m->cfg.limits.max_streams, RVD_MUX_STOCK_STREAMS);
+    for (int i = 0; i < RVD_MUX_BUDGETS; i++) {
+        int64_t scale = i < RVD_MUX_PINGS ? streams / RVD_MUX_STOCK_STREAMS : 1;
+        rvd_base_bucket_init(&m->budgets[i], rvd_mux_budgets[i].burst * scale,
+                             rvd_mux_budgets[i].rate * scale, m->now_us);
+    }
 }
 
 // Replaces the limits that may change while a session is up.
@@ -6956,7 +6933,7 @@ static int rvd_mux_limits_set(rvd_mux *m, const revdial_limits *limits, uint32_t
     l->stream_window_max = limits->stream_window_max;
     if (l->stream_window_max < l->stream_window) l->stream_window_max = l->stream_window;
     m->cfg.peer_streams = peer_streams;
-    if (!has_as_many) rvd_mux_buckets_init(m);
+    if (!has_as_many) rvd_mux_budgets_init(m);
     if (!is_same) rvd_mux_rates_change(m);
     return 1;
 }
@@ -7682,7 +7659,7 @@ static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, 
     rvd_base_link_init(&m->held[0]);
     rvd_base_link_init(&m->held[1]);
     for (int k = 0; k < RVD_MUX_TIMERS; k++) rvd_base_link_init(&m->timers[k]);
-    rvd_mux_buckets_init(m);
+    rvd_mux_budgets_init(m);
     m->table = rvd_base_alloc(heap, ((size_t)1 << m->table_bits) * sizeof *m->table);
     return m->table != NULL;
 }
