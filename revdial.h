@@ -2885,11 +2885,6 @@ static void rvd_base_text_add_said(rvd_base_text *t, const char *s, size_t len, 
     if (len > max) rvd_base_text_add(t, "...");
 }
 
-static void rvd_base_text_add_decimal(rvd_base_text *t, uint64_t n)
-{
-    rvd_base_text_add(t, RVD_BASE_NUMBER(n));
-}
-
 // A lower-case digit. There is no table and no branch, because the number may belong to the hash of
 // a secret, which caches would reveal.
 static char rvd_base_hex_digit(unsigned n)
@@ -3010,7 +3005,7 @@ enum { RVD_WIRE_GO_NORMAL, RVD_WIRE_GO_PROTOCOL, RVD_WIRE_GO_INTERNAL, RVD_WIRE_
 #define RVD_WIRE_META_MAX (RVD_BASE_META_MAX + 6)  // pairs in a preamble, ours included
 
 typedef struct rvd_wire_frame {
-    uint32_t version, type, flags, id, length;
+    uint32_t type, flags, id, length;
 } rvd_wire_frame;
 
 static void rvd_wire_frame_put(uint8_t *p, uint32_t type, uint32_t flags, uint32_t id,
@@ -3021,15 +3016,6 @@ static void rvd_wire_frame_put(uint8_t *p, uint32_t type, uint32_t flags, uint32
     rvd_base_put_u16(p + 2, flags);
     rvd_base_put_u32(p + 4, id);
     rvd_base_put_u32(p + 8, length);
-}
-
-static void rvd_wire_frame_get(const uint8_t *p, rvd_wire_frame *f)
-{
-    f->version = p[0];
-    f->type = p[1];
-    f->flags = rvd_base_u16(p + 2);
-    f->id = rvd_base_u32(p + 4);
-    f->length = rvd_base_u32(p + 8);
 }
 
 // ---- addresses as text ----
@@ -3072,7 +3058,7 @@ static const char *rvd_wire_group_parse(const char *s, uint8_t *out)
     return s;
 }
 
-// RFC 4291 section 2.2, all three forms, up to the closing bracket.
+// RFC 4291 section 2.2, all three forms. Returns what follows the address, or NULL.
 static const char *rvd_wire_ip6_parse(const char *s, uint8_t *ip)
 {
     uint8_t parts[16] = {0};
@@ -3081,7 +3067,7 @@ static const char *rvd_wire_ip6_parse(const char *s, uint8_t *ip)
         gap = 0;
         s += 2;
     }
-    while (*s != ']' && *s != '\0') {
+    while (*s && !strchr("] ", *s)) {
         if (have == 16) return NULL;
         const char *after = have <= 12 ? rvd_wire_ip4_parse(s, parts + have) : NULL;
         if (after) {
@@ -3098,7 +3084,7 @@ static const char *rvd_wire_ip6_parse(const char *s, uint8_t *ip)
             if (gap >= 0) return NULL;
             gap = have;
             s++;
-        } else if (*s == ']' || *s == '\0') {
+        } else if (rvd_base_hex_value(*s) > 15) {
             return NULL;
         }
     }
@@ -3360,12 +3346,18 @@ static char *rvd_wire_meta_text(rvd_wire_meta *m, const uint8_t *p, size_t n)
     return at;
 }
 
+// The text that was added behind `value` ends, with its NUL.
+static int rvd_wire_meta_end(rvd_wire_meta *m, const char *key, const char *value)
+{
+    m->text.len++;
+    return !m->text.overflow && rvd_wire_meta_add(m, key, value);
+}
+
 static int rvd_wire_meta_address(rvd_wire_meta *m, const char *key, const rvd_wire_addr *a)
 {
-    char *at = m->store + m->text.len;
+    const char *at = m->store + m->text.len;
     rvd_wire_addr_add(&m->text, a);
-    m->text.len++;  // the NUL that ends it
-    return !m->text.overflow && rvd_wire_meta_add(m, key, at);
+    return rvd_wire_meta_end(m, key, at);
 }
 
 // The address block of a header that is there as a whole; families are 0 if it has no addresses.
@@ -3400,22 +3392,21 @@ static ptrdiff_t rvd_wire_addresses_get(rvd_wire_meta *m, const uint8_t *p, size
 
 static int rvd_wire_tlv_get(rvd_wire_meta *m, uint32_t type, const uint8_t *p, size_t n)
 {
-    char *text, *equals;
+    const char *key = type == RVD_WIRE_TLV_AUTHORITY ? "target"
+                      : type == RVD_WIRE_TLV_ID      ? "id"
+                      : type == RVD_WIRE_TLV_NAME    ? "revdial-name"
+                                                     : NULL;
+    char *text = m->store + m->text.len, *equals;
     if (type == RVD_WIRE_TLV_TIMEOUT) {
-        text = m->store + m->text.len;
         if (n != 4) return 0;
-        rvd_base_text_add_decimal(&m->text, rvd_base_u32(p));
-        m->text.len++;
-        return !m->text.overflow && rvd_wire_meta_add(m, "timeout_ms", text);
+        RVD_BASE_ADD(&m->text, RVD_BASE_NUMBER(rvd_base_u32(p)));
+        return rvd_wire_meta_end(m, "timeout_ms", text);
     }
-    if (type != RVD_WIRE_TLV_AUTHORITY && type != RVD_WIRE_TLV_ID && type != RVD_WIRE_TLV_META &&
-        type != RVD_WIRE_TLV_NAME)
-        return 1;  // unknown types are skipped, as the specification asks
+    // Unknown types are skipped, as the specification asks.
+    if (!key && type != RVD_WIRE_TLV_META) return 1;
     text = rvd_wire_meta_text(m, p, n);
     if (!text) return 0;
-    if (type == RVD_WIRE_TLV_AUTHORITY) return rvd_wire_meta_add(m, "target", text);
-    if (type == RVD_WIRE_TLV_ID) return rvd_wire_meta_add(m, "id", text);
-    if (type == RVD_WIRE_TLV_NAME) return rvd_wire_meta_add(m, "revdial-name", text);
+    if (key) return rvd_wire_meta_add(m, key, text);
     equals = strchr(text, '=');
     if (!equals || equals == text) return 0;
     *equals = '\0';
@@ -3441,36 +3432,20 @@ static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 
 // ---- the header of a balancer in front of us ----
 
-// The next field of a line of version 1, which one blank ends, or the end of the line. Returns what
-// follows it, or NULL: it does not fit.
-static const char *rvd_wire_line_field(const char *s, char *field, size_t size)
-{
-    const char *blank = strchr(s, ' ');
-    size_t len = blank ? (size_t)(blank - s) : strlen(s);
-    if (len == 0 || len >= size) return NULL;
-    memcpy(field, s, len);
-    field[len] = '\0';
-    return s[len] ? s + len + 1 : s + len;
-}
-
+// Fields of a line of version 1. Each returns what follows the field, and the byte that ends it; or
+// NULL.
 static const char *rvd_wire_line_ip(const char *s, rvd_wire_addr *a)
 {
-    char field[46];
-    const char *rest = rvd_wire_line_field(s, field, sizeof field), *end = NULL;
-    if (rest && a->family == 4) end = rvd_wire_ip4_parse(field, a->ip);
-    if (rest && a->family == 6) end = rvd_wire_ip6_parse(field, a->ip);
-    return end && !*end ? rest : NULL;
+    s = a->family == 4 ? rvd_wire_ip4_parse(s, a->ip) : rvd_wire_ip6_parse(s, a->ip);
+    return s && *s == ' ' ? s + 1 : NULL;
 }
 
-static const char *rvd_wire_line_port(const char *s, rvd_wire_addr *a)
+static const char *rvd_wire_line_port(const char *s, char end, rvd_wire_addr *a)
 {
-    char field[6];
-    const char *rest = rvd_wire_line_field(s, field, sizeof field);
-    uint64_t port;
-    if (!rest || (field[0] == '0' && field[1])) return NULL;
-    if (!rvd_base_decimal(field, strlen(field), 65535, &port)) return NULL;
+    uint64_t port = 0;
+    size_t digits = rvd_base_digits(s, strlen(s), 65535, &port);
     a->port = (uint32_t)port;
-    return rest;
+    return digits && s[digits] == end ? s + digits + 1 : NULL;
 }
 
 // What follows "PROXY " in a line of version 1. Returns 0 if it is malformed.
@@ -3481,10 +3456,8 @@ static int rvd_wire_line_parse(const char *s, rvd_wire_addr *src, rvd_wire_addr 
     src->family = dst->family = s[3] - '0';
     s = rvd_wire_line_ip(s + 5, src);
     if (s) s = rvd_wire_line_ip(s, dst);
-    if (s) s = rvd_wire_line_port(s, src);
-    if (s && !*s) return 0;
-    if (s) s = rvd_wire_line_port(s, dst);
-    return s && !*s && s[-1] != ' ';
+    if (s) s = rvd_wire_line_port(s, ' ', src);
+    return s && rvd_wire_line_port(s, '\0', dst);
 }
 
 // A header of version 1 (section 2.1): a line, with its CR LF.
@@ -6628,13 +6601,14 @@ static void rvd_mux_on_goaway(rvd_mux *m)
 
 static void rvd_mux_on_header(rvd_mux *m)
 {
-    rvd_wire_frame *f = &m->frame;
+    const unsigned known = RVD_WIRE_SYN | RVD_WIRE_ACK | RVD_WIRE_FIN | RVD_WIRE_RST;
+    const uint8_t *p = m->header;
     const char *problem = NULL;
-    rvd_wire_frame_get(m->header, f);
+    m->frame = (rvd_wire_frame){p[1], rvd_base_u16(p + 2) & known, rvd_base_u32(p + 4),
+                                rvd_base_u32(p + 8)};
     m->header_len = 0;
-    f->flags &= RVD_WIRE_SYN | RVD_WIRE_ACK | RVD_WIRE_FIN | RVD_WIRE_RST;
     m->rx_frames++;
-    switch (f->type) {
+    switch (m->frame.type) {
     case RVD_WIRE_DATA:
     case RVD_WIRE_WINDOW: problem = rvd_mux_on_stream_frame(m); break;
     case RVD_WIRE_PING: problem = rvd_mux_on_ping(m); break;

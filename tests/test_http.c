@@ -2330,9 +2330,9 @@ TEST(text_is_cut_off_and_says_so)
     char buf[12];
     rvd_base_text t = {buf, sizeof buf, 0, 0};
     rvd_base_text_add(&t, "n=");
-    rvd_base_text_add_decimal(&t, 0);
+    RVD_BASE_ADD(&t, RVD_BASE_NUMBER(0));
     rvd_base_text_add(&t, ",");
-    rvd_base_text_add_decimal(&t, 1234567);
+    RVD_BASE_ADD(&t, RVD_BASE_NUMBER(1234567));
     CHECK_STR(buf, "n=0,1234567");
     CHECK_INT(t.overflow, 0);
     rvd_base_text_add(&t, "");
@@ -2341,14 +2341,14 @@ TEST(text_is_cut_off_and_says_so)
     CHECK_STR(buf, "n=0,1234567");
     CHECK_INT(t.overflow, 1);
     t.len = 0;
-    rvd_base_text_add_decimal(&t, UINT64_MAX);
+    RVD_BASE_ADD(&t, RVD_BASE_NUMBER(UINT64_MAX));
     CHECK_STR(buf, "18446744073");
     char wide[24];
     rvd_base_text w = {wide, sizeof wide, 0, 0};
     rvd_base_text_add_hex16(&w, 0x00c0ffee12345678u);
     CHECK_STR(wide, "00c0ffee12345678");
     w.len = 0;
-    rvd_base_text_add_decimal(&w, UINT64_MAX);
+    RVD_BASE_ADD(&w, RVD_BASE_NUMBER(UINT64_MAX));
     CHECK_STR(wide, "18446744073709551615");
 }
 
