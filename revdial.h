@@ -4306,7 +4306,7 @@ enum rvd_mux_rx { RVD_MUX_RX_OPEN, RVD_MUX_RX_DROPPED, RVD_MUX_RX_ENDED, RVD_MUX
 // Control frames to send: bits, not a queue, so that they can neither overflow nor be lost.
 enum { RVD_MUX_CTL_ACK = 1, RVD_MUX_CTL_CREDIT = 2, RVD_MUX_CTL_FIN = 4, RVD_MUX_CTL_RST = 8 };
 
-// Pending events of a stream.
+// Pending events of a stream: bits, in the order in which they are told.
 enum {
     RVD_MUX_TELL_OPEN = 1,
     RVD_MUX_TELL_ACCEPTED = 2,
@@ -4721,20 +4721,12 @@ static void rvd_mux_meter_see(rvd_mux_meter *meter, uint64_t sent, int64_t now_u
     meter->sent = sent;
 }
 
-// Bytes that the session's rate lets be written now.
-static uint32_t rvd_mux_rate_room(rvd_mux *m)
+// Bytes that the rate of a stream lets be written now. NULL: that of the session.
+static uint32_t rvd_mux_rate_room(rvd_mux *m, rvd_mux_stream *s)
 {
-    if (!m->is_rated) return UINT32_MAX;
-    rvd_mux_meter_see(&m->meter, m->tx_bytes, m->now_us);
-    return rvd_mux_rate_left(&m->meter.sends, m->now_us);
-}
-
-// Bytes that the stream's own rate lets be written now.
-static uint32_t rvd_mux_own_room(rvd_mux *m, rvd_mux_stream *s)
-{
-    if (!m->is_rated) return UINT32_MAX;
-    rvd_mux_meter_see(&s->share->own, s->sent, m->now_us);
-    return rvd_mux_rate_left(&s->share->own.sends, m->now_us);
+    rvd_mux_meter *meter = s ? &s->share->own : &m->meter;
+    rvd_mux_meter_see(meter, s ? s->sent : m->tx_bytes, m->now_us);
+    return rvd_mux_rate_left(&meter->sends, m->now_us);
 }
 
 // The session's rate is used up. A round of all that write may take long, and a stream with less
@@ -4811,13 +4803,6 @@ static void rvd_mux_share_begin(rvd_mux *m, rvd_mux_stream *s)
     rvd_mux_meter_set(&s->share->own, m->cfg.limits.stream_rate, m->now_us);
 }
 
-static int rvd_mux_open_is_overdrawn(rvd_mux *m)
-{
-    rvd_mux_meter_see(&m->meter, m->tx_bytes, m->now_us);
-    return rvd_mux_rate_is_overdrawn(&m->meter.grants, m->now_us) ||
-           rvd_mux_rate_is_overdrawn(&m->meter.sends, m->now_us);
-}
-
 // ---- new and gone streams ----
 
 // With a share, if the session is rated. NULL without memory.
@@ -4838,11 +4823,8 @@ static rvd_mux_stream *rvd_mux_stream_new(rvd_mux *m, uint32_t id, enum rvd_mux_
     if (m->stream_count >= (uint32_t)1 << m->table_bits) rvd_mux_table_grow(m);
     s->id = id;
     s->phase = (uint8_t)phase;
-    rvd_base_link_init(&s->ctl);
-    rvd_base_link_init(&s->tell);
-    rvd_base_link_init(&s->turn);
-    rvd_base_link_init(&s->timer);
-    rvd_base_link_init(&s->held);
+    rvd_base_link *const links[] = {&s->ctl, &s->tell, &s->turn, &s->timer, &s->held};
+    for (size_t i = 0; i < sizeof links / sizeof *links; i++) rvd_base_link_init(links[i]);
     s->send_credit = m->cfg.send_window;
     s->recv_credit = s->window = m->cfg.recv_window;
     s->turn_left = m->quantum;
@@ -4970,16 +4952,12 @@ static void rvd_mux_untell(rvd_mux_stream *s)
 
 static int64_t rvd_mux_timer_length(const rvd_mux *m, enum rvd_mux_timer kind)
 {
-    switch (kind) {
-    case RVD_MUX_TIMER_PREAMBLE: return RVD_MUX_PREAMBLE_US;
-    case RVD_MUX_TIMER_ACCEPT: return (int64_t)m->cfg.limits.accept_timeout_ms * 1000;
-    case RVD_MUX_TIMER_LINGER: return RVD_MUX_LINGER_US;
-    case RVD_MUX_TIMER_ORPHAN: return RVD_MUX_ORPHAN_US;
-    case RVD_MUX_TIMER_TINY: return RVD_MUX_TINY_US;
-    case RVD_MUX_TIMER_NONE:
-    case RVD_MUX_TIMERS: break;
-    }
-    return 0;
+    static const int64_t lengths[RVD_MUX_TIMERS] = {[RVD_MUX_TIMER_PREAMBLE] = RVD_MUX_PREAMBLE_US,
+                                                    [RVD_MUX_TIMER_LINGER] = RVD_MUX_LINGER_US,
+                                                    [RVD_MUX_TIMER_ORPHAN] = RVD_MUX_ORPHAN_US,
+                                                    [RVD_MUX_TIMER_TINY] = RVD_MUX_TINY_US};
+    if (kind == RVD_MUX_TIMER_ACCEPT) return (int64_t)m->cfg.limits.accept_timeout_ms * 1000;
+    return lengths[kind];
 }
 
 static void rvd_mux_timer_set(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_timer kind)
@@ -5109,12 +5087,18 @@ static void rvd_mux_ack(rvd_mux *m, rvd_mux_stream *s)
 
 // ---- budgets ----
 
-static void rvd_mux_protocol_error(rvd_mux *m, const char *text)
+// Ends the session and tells the peer why. It is told once that the session ends as usual.
+static void rvd_mux_leave(rvd_mux *m, uint32_t go_code, int code, const char *text)
 {
     if (m->dead) return;
-    m->go_code = RVD_WIRE_GO_PROTOCOL;
-    m->go_wanted = 1;
-    rvd_mux_die(m, REVDIAL_EPROTO, text);
+    m->go_code = go_code;
+    m->go_wanted = go_code != RVD_WIRE_GO_NORMAL || !m->go_sent;
+    rvd_mux_die(m, code, text);
+}
+
+static void rvd_mux_protocol_error(rvd_mux *m, const char *text)
+{
+    rvd_mux_leave(m, RVD_WIRE_GO_PROTOCOL, REVDIAL_EPROTO, text);
 }
 
 // Takes one from a budget. Returns 0 if the session ends because nothing is left of it.
@@ -5337,13 +5321,6 @@ static void rvd_mux_offer(rvd_mux *m, rvd_mux_stream *s)
     }
 }
 
-static void rvd_mux_preamble_read(rvd_mux *m, rvd_mux_stream *s)
-{
-    if (!rvd_mux_meta_read(m, s)) return;
-    rvd_mux_phase_become(m, s, RVD_MUX_HELD);
-    rvd_mux_offer(m, s);
-}
-
 // Collects the preamble; what follows it in p is payload. Returns bytes taken.
 static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p,
                                        uint32_t len)
@@ -5363,7 +5340,9 @@ static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint
             return used;
         }
         if (total == (ptrdiff_t)c->end) {
-            rvd_mux_preamble_read(m, s);
+            if (!rvd_mux_meta_read(m, s)) return used;
+            rvd_mux_phase_become(m, s, RVD_MUX_HELD);
+            rvd_mux_offer(m, s);
             return used;
         }
     }
@@ -5675,14 +5654,11 @@ static inline void rvd_mux_pace_lead(rvd_mux *m)
 // turns save calls without delaying other streams for long.
 static void rvd_mux_turns_set(rvd_mux *m)
 {
-    uint32_t most = m->cfg.limits.frame_bytes_max;
-    uint64_t turn = m->out_max / RVD_MUX_QUANTUM_PART;
-    m->quantum = turn < most ? (uint32_t)turn : most;
-    if (m->out_max >= RVD_MUX_QUANTUM_MIN && m->quantum < RVD_MUX_QUANTUM_MIN)
-        m->quantum = rvd_base_min_u32(RVD_MUX_QUANTUM_MIN, most);
-    if (m->quantum < RVD_MUX_SPARSE_BYTES)
-        m->quantum = rvd_base_min_u32(RVD_MUX_SPARSE_BYTES, most);
-    m->frame_max = m->out_max < RVD_MUX_QUANTUM_MIN ? (uint32_t)m->out_max : RVD_WIRE_FRAME_MAX;
+    int is_thin = m->out_max < RVD_MUX_QUANTUM_MIN;
+    uint32_t turn = (uint32_t)m->out_max / RVD_MUX_QUANTUM_PART;
+    uint32_t least = is_thin ? RVD_MUX_SPARSE_BYTES : RVD_MUX_QUANTUM_MIN;
+    m->quantum = rvd_base_min_u32(turn > least ? turn : least, m->cfg.limits.frame_bytes_max);
+    m->frame_max = is_thin ? (uint32_t)m->out_max : RVD_WIRE_FRAME_MAX;
     m->out_easy = 0;
     if (!rvd_mux_is_paced(m)) return;
     m->quantum = rvd_base_min_u32(m->quantum, rvd_pace_frame(&m->pace));
@@ -5697,13 +5673,6 @@ static void rvd_mux_pace_see(rvd_mux *m)
         rvd_mux_pace_ping(m);
     else if (!m->pace.count)
         m->pace.is_full = 0;
-}
-
-// Somebody waits for room.
-static void rvd_mux_pace_wait(rvd_mux *m)
-{
-    rvd_pace_wait(&m->pace, m->now_us);
-    rvd_mux_pace_see(m);
 }
 
 static int rvd_mux_pace_pong(rvd_mux *m, uint32_t value)
@@ -5804,8 +5773,9 @@ RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream
 {
     uint64_t queued = rvd_mux_out_len(m);
     uint32_t n = (uint32_t)rvd_base_min(want, m->frame_max);
-    uint32_t quantum = m->quantum, paced = rvd_mux_pace_room(m), own = rvd_mux_own_room(m, s);
-    uint32_t room = rvd_base_min_u32(paced, rvd_mux_rate_room(m));
+    uint32_t quantum = m->quantum, paced = rvd_mux_pace_room(m);
+    uint32_t own = m->is_rated ? rvd_mux_rate_room(m, s) : UINT32_MAX;
+    uint32_t room = rvd_base_min_u32(paced, rvd_mux_rate_room(m, NULL));
     int others = rvd_mux_has_waiters(m), full = queued >= m->out_max || !room;
     if (want == 0 || s->wait == RVD_MUX_WAIT_TURN || s->wait == RVD_MUX_WAIT_RATE) return 0;
     if (rvd_mux_is_tiny(m, s, want)) {
@@ -5829,7 +5799,10 @@ RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream
     if (queued >= m->out_max + RVD_MUX_SPARSE_ROOM) n = 0;
     if (full && rvd_mux_rate_is_overdrawn(&m->meter.sends, m->now_us)) n = 0;
     if (n == 0) {
-        if (!paced) rvd_mux_pace_wait(m);
+        if (!paced) {
+            rvd_pace_wait(&m->pace, m->now_us);
+            rvd_mux_pace_see(m);
+        }
         rvd_mux_wait_turn(m, s);
         return 0;
     }
@@ -5877,11 +5850,6 @@ static RVD_BASE_FAST void rvd_mux_frame_add(rvd_mux *m, rvd_mux_stream *s, uint3
     m->tx_data_frames++;
     m->last_id = s->id;
     rvd_mux_account(m, s, n);
-}
-
-static RVD_BASE_FAST void rvd_mux_commit(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
-{
-    rvd_mux_frame_add(m, s, n, n);
 }
 
 // Adds a small write to the stream's last frame, if that is the last one and output() has not shown
@@ -7069,38 +7037,28 @@ static int rvd_mux_open_is_blocked(rvd_mux *m)
 {
     uint32_t limit =
         m->cfg.features & REVDIAL_FEATURE_PROMPTACK ? m->cfg.peer_streams : RVD_MUX_UNACKED_STOCK;
-    if (m->is_rated && rvd_mux_open_is_overdrawn(m)) return 1;
+    rvd_mux_meter_see(&m->meter, m->tx_bytes, m->now_us);
+    if (rvd_mux_rate_is_overdrawn(&m->meter.grants, m->now_us) ||
+        rvd_mux_rate_is_overdrawn(&m->meter.sends, m->now_us))
+        return 1;
     return m->unacked >= limit || rvd_mux_out_len(m) > m->out_max + RVD_MUX_SPARSE_ROOM;
-}
-
-static void rvd_mux_event_open(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev)
-{
-    ev->type = REVDIAL_EV_OPEN;
-    if (m->meta_stream != s) return;
-    m->meta_stream = NULL;
-    ev->meta = m->meta->kv;
-    ev->meta_count = m->meta->count;
 }
 
 static int rvd_mux_event_stream(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev)
 {
-    unsigned bit = s->tell_bits & (0u - s->tell_bits);  // the lowest: bits are in order
-    memset(ev, 0, sizeof *ev);
-    s->tell_bits = (uint8_t)(s->tell_bits & ~bit);
+    static const int types[] = {REVDIAL_EV_OPEN, REVDIAL_EV_ACCEPTED, REVDIAL_EV_READABLE,
+                                REVDIAL_EV_SENT, REVDIAL_EV_FIN,      REVDIAL_EV_RESET};
+    unsigned bit = 0;
+    REVDIAL_ASSERT(s->tell_bits);
+    while (!(s->tell_bits & 1u << bit)) bit++;
+    s->tell_bits = (uint8_t)(s->tell_bits & ~(1u << bit));
     if (!s->tell_bits) rvd_base_link_remove(&s->tell);
-    ev->id = s->id;
-    ev->ud = s->ud;
-    switch (bit) {
-    case RVD_MUX_TELL_OPEN: rvd_mux_event_open(m, s, ev); break;
-    case RVD_MUX_TELL_ACCEPTED: ev->type = REVDIAL_EV_ACCEPTED; break;
-    case RVD_MUX_TELL_READABLE: ev->type = REVDIAL_EV_READABLE; break;
-    case RVD_MUX_TELL_SENT: ev->type = REVDIAL_EV_SENT; break;
-    case RVD_MUX_TELL_FIN: ev->type = REVDIAL_EV_FIN; break;
-    case RVD_MUX_TELL_RESET:
-        ev->type = REVDIAL_EV_RESET;
-        ev->code = (int)s->reset_code;
-        break;
-    default: REVDIAL_ASSERT(0); return 0;
+    *ev = (revdial_event){.type = types[bit], .id = s->id, .ud = s->ud};
+    if (ev->type == REVDIAL_EV_RESET) ev->code = (int)s->reset_code;
+    if (ev->type == REVDIAL_EV_OPEN && m->meta_stream == s) {
+        m->meta_stream = NULL;
+        ev->meta = m->meta->kv;
+        ev->meta_count = m->meta->count;
     }
     return 1;
 }
@@ -7114,7 +7072,7 @@ static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
         rvd_pace_wait(&m->pace, m->now_us);
         return 0;
     }
-    if (rvd_mux_rate_room(m) <= (uint64_t)m->promised * quantum) return 0;
+    if (rvd_mux_rate_room(m, NULL) <= (uint64_t)m->promised * quantum) return 0;
     rvd_base_link *turns = rvd_base_link_is_alone(&m->fresh) ? &m->turns : &m->fresh;
     rvd_mux_stream *s = RVD_BASE_OWNER(turns->next, rvd_mux_stream, turn);
     rvd_mux_turn_leave(m, s);
@@ -7224,11 +7182,7 @@ static void rvd_mux_drain_check(rvd_mux *m)
 {
     if (!m->draining || m->stream_count || m->dead) return;
     if (m->now_us < m->drain_us) return;  // a SYN that crosses our GoAway gets its refusal
-    if (!m->go_sent) {
-        m->go_code = RVD_WIRE_GO_NORMAL;
-        m->go_wanted = 1;
-    }
-    rvd_mux_die(m, REVDIAL_EDRAINING, "drained");
+    rvd_mux_leave(m, RVD_WIRE_GO_NORMAL, REVDIAL_EDRAINING, "drained");
 }
 
 // Bytes arrived from a peer that was silent, or while we drain.
@@ -7251,21 +7205,11 @@ static void rvd_mux_drain(rvd_mux *m)
     }
 }
 
-static void rvd_mux_shutdown(rvd_mux *m)
-{
-    if (m->dead) return;
-    m->go_wanted = !m->go_sent;
-    m->go_code = RVD_WIRE_GO_NORMAL;
-    rvd_mux_die(m, REVDIAL_ECLOSED, "closed here");
-}
-
 static void rvd_mux_replace(rvd_mux *m)
 {
-    if (m->dead) return;
-    m->go_wanted = 1;
-    m->go_code =
-        m->cfg.features & REVDIAL_FEATURE_RSTCODE ? RVD_WIRE_GO_REPLACED : RVD_WIRE_GO_NORMAL;
-    rvd_mux_die(m, REVDIAL_ECLOSED, "replaced");
+    int has_codes = (m->cfg.features & REVDIAL_FEATURE_RSTCODE) != 0;
+    rvd_mux_leave(m, has_codes ? RVD_WIRE_GO_REPLACED : RVD_WIRE_GO_NORMAL, REVDIAL_ECLOSED,
+                  "replaced");
 }
 
 static void rvd_mux_eof(rvd_mux *m)
@@ -7283,7 +7227,7 @@ static void rvd_mux_eof(rvd_mux *m)
 static void rvd_mux_open_data(rvd_mux *m, rvd_mux_stream *s, const void *bytes, size_t n)
 {
     memmove(m->out_tail->data + m->out_tail->end + RVD_WIRE_HEADER, bytes, n);
-    rvd_mux_commit(m, s, (uint32_t)n);
+    rvd_mux_frame_add(m, s, (uint32_t)n, (uint32_t)n);
 }
 
 // SYN, preamble and first bytes are queued together, so that none is sent without the others. The
@@ -7486,7 +7430,7 @@ static inline void rvd_mux_write_easy(rvd_mux *m, rvd_mux_stream *s, const uint8
 {
     memcpy(m->out_tail->data + m->out_tail->end + RVD_WIRE_HEADER, bytes, n);
     s->turn_left = m->quantum;
-    rvd_mux_commit(m, s, n);
+    rvd_mux_frame_add(m, s, n, n);
 }
 
 static ptrdiff_t rvd_mux_write(rvd_mux *m, rvd_mux_stream *s, const uint8_t *bytes, size_t len)
@@ -7497,7 +7441,7 @@ static ptrdiff_t rvd_mux_write(rvd_mux *m, rvd_mux_stream *s, const uint8_t *byt
     uint32_t n = rvd_mux_frame_room(m, &at, (uint32_t)may);
     if (!n) return REVDIAL_ENOMEM;
     memcpy(at, bytes, n);
-    rvd_mux_commit(m, s, n);
+    rvd_mux_frame_add(m, s, n, n);
     rvd_mux_ease(m);
     return (ptrdiff_t)n;
 }
@@ -7622,16 +7566,10 @@ static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, 
     m->table_key = ((cfg->seed | 1) * 0x9E3779B97F4A7C15u) | 1;
     m->is_rated = cfg->limits.stream_rate || cfg->limits.session_rate;
     rvd_mux_meter_set(&m->meter, cfg->limits.session_rate, now_us);
-    rvd_base_link_init(&m->held_back);
-    rvd_base_link_init(&m->resting);
-    rvd_base_link_init(&m->sharing);
-    rvd_base_link_init(&m->unshown);
-    rvd_base_link_init(&m->ctl);
-    rvd_base_link_init(&m->tell);
-    rvd_base_link_init(&m->turns);
-    rvd_base_link_init(&m->fresh);
-    rvd_base_link_init(&m->held[0]);
-    rvd_base_link_init(&m->held[1]);
+    rvd_base_link *const lists[] = {&m->held_back, &m->resting, &m->sharing, &m->unshown,
+                                    &m->ctl,       &m->tell,    &m->turns,   &m->fresh,
+                                    &m->held[0],   &m->held[1]};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) rvd_base_link_init(lists[i]);
     for (int k = 0; k < RVD_MUX_TIMERS; k++) rvd_base_link_init(&m->timers[k]);
     rvd_mux_budgets_init(m);
     m->table = rvd_base_alloc(heap, ((size_t)1 << m->table_bits) * sizeof *m->table);
@@ -12244,7 +12182,7 @@ void revdial_engine_commit(revdial_engine *e, uint32_t id, size_t n)
     if (n > RVD_BASE_LEN_MAX) n = 0;
     REVDIAL_ASSERT(s && n <= e->mux.reserved);
     e->mux.reserved = 0;
-    if (n) rvd_mux_commit(&e->mux, s, (uint32_t)n);
+    if (n) rvd_mux_frame_add(&e->mux, s, (uint32_t)n, (uint32_t)n);
     RVD_ENGINE_CHECK(e);
 }
 
@@ -12369,7 +12307,7 @@ void revdial_engine_drain(revdial_engine *e)
 void revdial_engine_terminate(revdial_engine *e)
 {
     if (rvd_engine_has_session(e))
-        rvd_mux_shutdown(&e->mux);
+        rvd_mux_leave(&e->mux, RVD_WIRE_GO_NORMAL, REVDIAL_ECLOSED, "closed here");
     else
         rvd_engine_die(e, REVDIAL_ECLOSED, 0, "closed here");
 }
