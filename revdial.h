@@ -2550,17 +2550,15 @@ static void rvd_base_hmac(const uint8_t key[RVD_BASE_SHA256_SIZE], const void *d
 {
     rvd_base_sha256 s;
     uint8_t pad[64];
-    for (size_t i = 0; i < sizeof pad; i++)
-        pad[i] = (uint8_t)((i < RVD_BASE_SHA256_SIZE ? key[i] : 0) ^ 0x36);
-    rvd_base_sha256_init(&s);
-    rvd_base_sha256_update(&s, pad, sizeof pad);
-    rvd_base_sha256_update(&s, data, len);
-    rvd_base_sha256_final(&s, mac);
-    for (size_t i = 0; i < sizeof pad; i++) pad[i] ^= 0x36 ^ 0x5c;
-    rvd_base_sha256_init(&s);
-    rvd_base_sha256_update(&s, pad, sizeof pad);
-    rvd_base_sha256_update(&s, mac, RVD_BASE_SHA256_SIZE);
-    rvd_base_sha256_final(&s, mac);
+    for (int outer = 0; outer < 2; outer++) {
+        memset(pad, 0, sizeof pad);
+        memcpy(pad, key, RVD_BASE_SHA256_SIZE);
+        for (size_t i = 0; i < sizeof pad; i++) pad[i] ^= outer ? 0x5c : 0x36;
+        rvd_base_sha256_init(&s);
+        rvd_base_sha256_update(&s, pad, sizeof pad);
+        rvd_base_sha256_update(&s, outer ? mac : data, outer ? RVD_BASE_SHA256_SIZE : len);
+        rvd_base_sha256_final(&s, mac);
+    }
     rvd_base_wipe(pad, sizeof pad);
 }
 
@@ -2824,17 +2822,22 @@ static rvd_base_text rvd_base_text_in(void *at, size_t size)
     return t;
 }
 
-static void rvd_base_text_add(rvd_base_text *t, const char *s)
+static void rvd_base_text_add_bytes(rvd_base_text *t, const void *bytes, size_t len)
 {
     REVDIAL_ASSERT(t->len < t->size);
-    size_t len = strlen(s), room = t->size - 1 - t->len;
+    size_t room = t->size - 1 - t->len;
     if (len > room) {
         t->overflow = 1;
         len = room;
     }
-    memcpy(t->at + t->len, s, len);
+    if (len > 0) memcpy(t->at + t->len, bytes, len);
     t->len += len;
     t->at[t->len] = '\0';
+}
+
+static void rvd_base_text_add(rvd_base_text *t, const char *s)
+{
+    rvd_base_text_add_bytes(t, s, strlen(s));
 }
 
 // RVD_BASE_ADD(&t, a, b, c) appends several pieces; a piece that is NULL is left out.
@@ -3117,13 +3120,15 @@ static int rvd_wire_addr_parse(const char *s, rvd_wire_addr *out)
     return 1;
 }
 
-static void rvd_wire_hex_add(rvd_base_text *t, uint32_t v)
+// A group without its leading zeros (RFC 5952 section 4.1).
+static void rvd_wire_group_add(rvd_base_text *t, const uint8_t *group)
 {
-    char text[5] = "";
-    int n = 0;
-    for (int shift = 12; shift >= 0; shift -= 4)
-        if (v >> shift || shift == 0) text[n++] = rvd_base_hex_digit(v >> shift & 15);
-    rvd_base_text_add(t, text);
+    char digits[5];
+    rvd_base_text all = rvd_base_text_in(digits, sizeof digits);
+    size_t zeros = 0;
+    rvd_base_text_add_hex(&all, group, 2);
+    while (zeros < 3 && digits[zeros] == '0') zeros++;
+    rvd_base_text_add(t, digits + zeros);
 }
 
 // The longest run of zero groups (RFC 5952 section 4.2.3); *len < 2 if there is none.
@@ -3156,7 +3161,7 @@ static void rvd_wire_ip_add(rvd_base_text *t, const rvd_wire_addr *a)
             continue;
         }
         if (i && !(gap_len > 1 && i == gap + gap_len)) rvd_base_text_add(t, ":");
-        rvd_wire_hex_add(t, rvd_base_u16(a->ip + 2 * i));
+        rvd_wire_group_add(t, a->ip + 2 * i);
     }
 }
 
@@ -3193,94 +3198,66 @@ enum {
     RVD_WIRE_TLV_NAME = 0xE2        // to a peer: the backend that is asked for
 };
 
-typedef struct rvd_wire_out {
-    uint8_t *at;
-    size_t size, len;
-    int overflow;
-} rvd_wire_out;
-
-static void rvd_wire_out_add(rvd_wire_out *o, const void *p, size_t n)
+// A field of which `size` has room for the length: with more it does not fit.
+static void rvd_wire_tlv_put(rvd_base_text *t, uint32_t type, const char *a, const char *b)
 {
-    if (n > o->size - o->len) {
-        o->overflow = 1;
-        return;
-    }
-    if (n) memcpy(o->at + o->len, p, n);
-    o->len += n;
+    uint8_t head[3] = {(uint8_t)type, 0, 0};
+    rvd_base_put_u16(head + 1, (uint32_t)(strlen(a) + (b ? 1 + strlen(b) : 0)));
+    rvd_base_text_add_bytes(t, head, sizeof head);
+    RVD_BASE_ADD(t, a, b ? "=" : NULL, b);
 }
 
-static void rvd_wire_out_tlv(rvd_wire_out *o, uint32_t type, const char *a, const char *b)
+// A header with its addresses, in which fields may follow. Its length is filled in at the end.
+static rvd_base_text rvd_wire_header_begin(uint8_t *buf, size_t size, const char *client,
+                                           const char *local)
 {
-    uint8_t head[3];
-    size_t a_len = strlen(a), b_len = b ? strlen(b) + 1 : 0;
-    if (a_len + b_len > RVD_WIRE_PREAMBLE_MAX) {
-        o->overflow = 1;
-        return;
-    }
-    head[0] = (uint8_t)type;
-    rvd_base_put_u16(head + 1, (uint32_t)(a_len + b_len));
-    rvd_wire_out_add(o, head, 3);
-    rvd_wire_out_add(o, a, a_len);
-    if (!b) return;
-    rvd_wire_out_add(o, "=", 1);
-    rvd_wire_out_add(o, b, b_len - 1);
-}
-
-static void rvd_wire_out_addresses(rvd_wire_out *o, const char *client, const char *local)
-{
+    rvd_base_text t = rvd_base_text_in(buf, size);
     rvd_wire_addr src, dst;
-    uint8_t ports[4];
-    if (!rvd_wire_route_parse(client, local, &src, &dst)) return;
-    size_t ip_len = src.family == 4 ? 4 : 16;
-    o->at[12] = 0x21;  // version 2, PROXY
-    o->at[13] = src.family == 4 ? 0x11 : 0x21;
+    uint8_t kind[4] = {0x20, 0, 0, 0}, ports[4];  // version 2, LOCAL: no original client
+    int has_client = rvd_wire_route_parse(client, local, &src, &dst);
+    size_t ip_len = has_client && src.family == 4 ? 4 : 16;
+    if (has_client) kind[0] = 0x21;  // PROXY
+    if (has_client) kind[1] = ip_len == 4 ? 0x11 : 0x21;
+    rvd_base_text_add_bytes(&t, rvd_wire_proxy_signature, sizeof rvd_wire_proxy_signature);
+    rvd_base_text_add_bytes(&t, kind, sizeof kind);
+    if (!has_client) return t;
     rvd_base_put_u16(ports, src.port);
     rvd_base_put_u16(ports + 2, dst.port);
-    rvd_wire_out_add(o, src.ip, ip_len);
-    rvd_wire_out_add(o, dst.ip, ip_len);
-    rvd_wire_out_add(o, ports, 4);
-}
-
-static rvd_wire_out rvd_wire_out_begin(uint8_t *buf, size_t size, const char *client,
-                                       const char *local)
-{
-    rvd_wire_out o = {buf, size, RVD_WIRE_PREAMBLE_HEAD, 0};
-    REVDIAL_ASSERT(size >= RVD_WIRE_PREAMBLE_HEAD);
-    memcpy(buf, rvd_wire_proxy_signature, sizeof rvd_wire_proxy_signature);
-    buf[12] = 0x20;  // version 2, LOCAL: no original client
-    buf[13] = 0x00;
-    rvd_wire_out_addresses(&o, client, local);
-    return o;
+    rvd_base_text_add_bytes(&t, src.ip, ip_len);
+    rvd_base_text_add_bytes(&t, dst.ip, ip_len);
+    rvd_base_text_add_bytes(&t, ports, sizeof ports);
+    return t;
 }
 
 // Returns the length of all, 0 if it did not fit.
-static size_t rvd_wire_out_end(rvd_wire_out *o)
+static size_t rvd_wire_header_end(rvd_base_text *t)
 {
-    if (o->overflow) return 0;
-    rvd_base_put_u16(o->at + 14, (uint32_t)(o->len - RVD_WIRE_PREAMBLE_HEAD));
-    return o->len;
+    if (t->overflow) return 0;
+    rvd_base_put_u16((uint8_t *)t->at + 14, (uint32_t)(t->len - RVD_WIRE_PREAMBLE_HEAD));
+    return t->len;
 }
 
-// Writes the preamble of a dial. Returns its length, 0 if it does not fit or a key is not allowed.
+// Writes the preamble of a dial, and a NUL. Returns its length, 0 if it does not fit or a key is
+// not allowed.
 static size_t rvd_wire_preamble_put(uint8_t *buf, size_t size, const revdial_dial_opts *opts,
                                     const char *id)
 {
-    rvd_wire_out o = rvd_wire_out_begin(buf, size, opts->client_addr, opts->local_addr);
-    if (opts->target) rvd_wire_out_tlv(&o, RVD_WIRE_TLV_AUTHORITY, opts->target, NULL);
-    rvd_wire_out_tlv(&o, RVD_WIRE_TLV_ID, id, NULL);
+    rvd_base_text t = rvd_wire_header_begin(buf, size, opts->client_addr, opts->local_addr);
+    if (opts->target) rvd_wire_tlv_put(&t, RVD_WIRE_TLV_AUTHORITY, opts->target, NULL);
+    rvd_wire_tlv_put(&t, RVD_WIRE_TLV_ID, id, NULL);
     if (opts->timeout_ms > 0) {
         uint8_t tlv[7] = {RVD_WIRE_TLV_TIMEOUT, 0, 4, 0, 0, 0, 0};
         rvd_base_put_u32(tlv + 3, (uint32_t)opts->timeout_ms);
-        rvd_wire_out_add(&o, tlv, sizeof tlv);
+        rvd_base_text_add_bytes(&t, tlv, sizeof tlv);
     }
-    if (opts->peer_name) rvd_wire_out_tlv(&o, RVD_WIRE_TLV_NAME, opts->peer_name, NULL);
+    if (opts->peer_name) rvd_wire_tlv_put(&t, RVD_WIRE_TLV_NAME, opts->peer_name, NULL);
     if (opts->meta_count > RVD_BASE_META_MAX) return 0;
     for (size_t i = 0; i < opts->meta_count; i++) {
         const char *key = opts->meta[i].key;
         if (!rvd_base_is_meta_key(key)) return 0;
-        rvd_wire_out_tlv(&o, RVD_WIRE_TLV_META, key, opts->meta[i].value);
+        rvd_wire_tlv_put(&t, RVD_WIRE_TLV_META, key, opts->meta[i].value);
     }
-    return rvd_wire_out_end(&o);
+    return rvd_wire_header_end(&t);
 }
 
 // The header with which a server that speaks the PROXY protocol is told of its client, by what the
@@ -3290,12 +3267,10 @@ static size_t rvd_wire_preamble_put(uint8_t *buf, size_t size, const revdial_dia
 static inline size_t rvd_wire_header_put(uint8_t *buf, size_t size, int version, const char *client,
                                          const char *local)
 {
-    rvd_base_text t = rvd_base_text_in((char *)buf, size);
+    rvd_base_text t = version == 2 ? rvd_wire_header_begin(buf, size, client, local)
+                                   : rvd_base_text_in(buf, size);
     rvd_wire_addr src, dst;
-    if (version == 2) {
-        rvd_wire_out o = rvd_wire_out_begin(buf, size, client, local);
-        return rvd_wire_out_end(&o);
-    }
+    if (version == 2) return rvd_wire_header_end(&t);
     if (rvd_wire_route_parse(client, local, &src, &dst)) {
         rvd_base_text_add(&t, src.family == 4 ? "PROXY TCP4 " : "PROXY TCP6 ");
         rvd_wire_ip_add(&t, &src);
@@ -7246,7 +7221,9 @@ static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
     if (with) {
         rvd_base_text_add_hex16(&id, m->cfg.session_id);
         RVD_BASE_ADD(&id, ".", RVD_BASE_NUMBER(m->next_id));
-        len = rvd_wire_preamble_put(at + 3 * RVD_WIRE_HEADER, RVD_WIRE_PREAMBLE_MAX, opts, id_text);
+        // There is room for its NUL: at least a header follows.
+        len = rvd_wire_preamble_put(at + 3 * RVD_WIRE_HEADER, RVD_WIRE_PREAMBLE_MAX + 1, opts,
+                                    id_text);
         if (!len) return REVDIAL_EINVAL;
     }
     rvd_mux_stream *s = rvd_mux_stream_new(m, m->next_id, RVD_MUX_ASKED);
@@ -10433,7 +10410,7 @@ static void rvd_egress_put_connect(revdial_egress *v, const rvd_egress_url *u, c
 }
 
 // RFC 1928 section 5: an address in its own form, a name with its length.
-static void rvd_egress_put_target(rvd_wire_out *o, const char *target)
+static void rvd_egress_put_target(rvd_base_text *o, const char *target)
 {
     size_t host_len = rvd_egress_host_len(rvd_base_slice_of(target));
     const char *digits = target + host_len + 1;
@@ -10445,14 +10422,14 @@ static void rvd_egress_put_target(rvd_wire_out *o, const char *target)
     rvd_base_put_u16(port, (uint32_t)number);
     if (rvd_wire_addr_parse(target, &a)) {
         head[3] = a.family == 4 ? 1 : 4;
-        rvd_wire_out_add(o, head, 4);
-        rvd_wire_out_add(o, a.ip, a.family == 4 ? 4 : 16);
+        rvd_base_text_add_bytes(o, head, 4);
+        rvd_base_text_add_bytes(o, a.ip, a.family == 4 ? 4 : 16);
     } else {
         head[4] = (uint8_t)host_len;
-        rvd_wire_out_add(o, head, 5);
-        rvd_wire_out_add(o, target, host_len);
+        rvd_base_text_add_bytes(o, head, 5);
+        rvd_base_text_add_bytes(o, target, host_len);
     }
-    rvd_wire_out_add(o, port, 2);
+    rvd_base_text_add_bytes(o, port, 2);
 }
 
 static void rvd_egress_put_socks(revdial_egress *v, const rvd_egress_url *u, const char *target)
@@ -10460,18 +10437,18 @@ static void rvd_egress_put_socks(revdial_egress *v, const rvd_egress_url *u, con
     static const uint8_t open[] = {5, 1, 0}, either[] = {5, 2, 0, 2};  // RFC 1928 section 3
     uint8_t lengths[2] = {(uint8_t)u->user_len, (uint8_t)u->password_len};
     static const uint8_t version = 1;  // RFC 1929 section 2
-    rvd_wire_out o = {v->out, sizeof v->out, 0, 0};
+    rvd_base_text o = rvd_base_text_in(v->out, sizeof v->out);
     if (!u->has_login) {
-        rvd_wire_out_add(&o, open, sizeof open);
+        rvd_base_text_add_bytes(&o, open, sizeof open);
         v->login_at = o.len;
     } else {
-        rvd_wire_out_add(&o, either, sizeof either);
+        rvd_base_text_add_bytes(&o, either, sizeof either);
         v->login_at = o.len;
-        rvd_wire_out_add(&o, &version, 1);
-        rvd_wire_out_add(&o, &lengths[0], 1);
-        rvd_wire_out_add(&o, u->user, u->user_len);
-        rvd_wire_out_add(&o, &lengths[1], 1);
-        rvd_wire_out_add(&o, u->password, u->password_len);
+        rvd_base_text_add_bytes(&o, &version, 1);
+        rvd_base_text_add_bytes(&o, &lengths[0], 1);
+        rvd_base_text_add_bytes(&o, u->user, u->user_len);
+        rvd_base_text_add_bytes(&o, &lengths[1], 1);
+        rvd_base_text_add_bytes(&o, u->password, u->password_len);
     }
     v->request_at = o.len;
     rvd_egress_put_target(&o, target);
