@@ -4278,7 +4278,8 @@ enum rvd_mux_phase {
 enum rvd_mux_tx { RVD_MUX_TX_OPEN, RVD_MUX_TX_ENDING, RVD_MUX_TX_ENDED, RVD_MUX_TX_RESET };
 enum rvd_mux_rx { RVD_MUX_RX_OPEN, RVD_MUX_RX_DROPPED, RVD_MUX_RX_ENDED, RVD_MUX_RX_RESET };
 
-// Control frames to send: bits, not a queue, so that they can neither overflow nor be lost.
+// Control frames to send, in this order: bits, not a queue, so that they can neither overflow nor
+// be lost.
 enum { RVD_MUX_CTL_ACK = 1, RVD_MUX_CTL_CREDIT = 2, RVD_MUX_CTL_FIN = 4, RVD_MUX_CTL_RST = 8 };
 
 // Pending events of a stream: bits, in the order in which they are told.
@@ -4351,7 +4352,7 @@ typedef struct rvd_mux_stream {
     struct rvd_mux_stream *hash_next;
     rvd_base_link ctl, turn, timer;  // each in at most one list of the session, as:
     rvd_base_link tell;              // in `tell`; while HELD in `unshown`
-    rvd_base_link held;                    // in a list while `head` is not NULL
+    rvd_base_link held;              // in a list while `head` is not NULL
     union {
         rvd_mux_chunk *preamble;  // while OFFERED: what has arrived of it; HELD: all, or NULL
         void *ud;                 // then: the application's. See rvd_mux_is_unknown()
@@ -4495,8 +4496,7 @@ typedef struct rvd_mux {
 
     // Liveness and round trips.
     int64_t last_rx_us, ping_us, rtt_us, next_rtt_us;
-    int64_t
-        asked_us;  // the first stream we opened since last_rx_us; 0 none, -1 after the last tick
+    int64_t asked_us;  // first stream we opened since last_rx_us; 0 none, -1 after the last tick
     int64_t doubt_at;  // the tick that pings or judges next; never one after a suspension
     int64_t drain_us;  // until when an idle session that drains stays
     int64_t rtt[RVD_MUX_RTT_SAMPLES];
@@ -4975,11 +4975,22 @@ static void rvd_mux_rx_become(rvd_mux_stream *s, enum rvd_mux_rx to)
     s->rx = (uint8_t)to;
 }
 
+// Does a dead session still need a stream that the application does not have? What it has to send
+// before our GoAway is lost on a peer that broke the protocol. Peers that open 65,536 streams, are
+// ended and come back must not find the memory of each of these sessions taken until its socket is
+// closed.
+static int rvd_mux_is_remains(const rvd_mux *m, const rvd_mux_stream *s)
+{
+    int has_last_words = s->ctl_bits && !m->silent && m->dead != REVDIAL_EPROTO;
+    return s->released && !s->lent && !has_last_words;
+}
+
 // Is the stream unused by protocol, application, lenders and output?
-static int rvd_mux_is_settled(const rvd_mux_stream *s)
+static int rvd_mux_is_settled(const rvd_mux *m, const rvd_mux_stream *s)
 {
     int sent = s->tx == RVD_MUX_TX_ENDED || s->tx == RVD_MUX_TX_RESET;
     int received = s->rx == RVD_MUX_RX_ENDED || s->rx == RVD_MUX_RX_RESET;
+    if (m->dead) return rvd_mux_is_remains(m, s);
     return s->released && sent && received && !s->lent &&
            !(s->ctl_bits & ~(unsigned)RVD_MUX_CTL_CREDIT);
 }
@@ -4987,7 +4998,9 @@ static int rvd_mux_is_settled(const rvd_mux_stream *s)
 // If it is, it leaves the table.
 static void rvd_mux_settle(rvd_mux *m, rvd_mux_stream *s)
 {
-    if (rvd_mux_is_settled(s)) rvd_mux_stream_free(m, s);
+    if (!rvd_mux_is_settled(m, s)) return;
+    if (s->phase != RVD_MUX_OPEN) rvd_mux_phase_become(m, s, RVD_MUX_OPEN);  // on a dead session
+    rvd_mux_stream_free(m, s);
 }
 
 // Each reset code of the library has its place in `resets`.
@@ -5108,12 +5121,10 @@ static void rvd_mux_provoked(rvd_mux *m, rvd_mux_stream *s)
 // reader, which now gets an error instead: never EOF.
 static void rvd_mux_sacrifice(rvd_mux *m, rvd_mux_stream *s)
 {
-    if (s->tx != RVD_MUX_TX_RESET) {
+    if (s->tx == RVD_MUX_TX_RESET)
+        rvd_mux_reset(m, s, REVDIAL_RESET_CALM);
+    else
         rvd_mux_reset_tell(m, s, REVDIAL_RESET_CALM);
-        return;
-    }
-    s->reset_local = 1;
-    rvd_mux_rx_clear(m, s);
 }
 
 // A time in 32 bits, which keeps a stream small. Only differences are used. It starts again after
@@ -5186,7 +5197,8 @@ static void rvd_mux_moved(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
         rvd_base_link_remove(&s->held);
 }
 
-// Appends to the stream's chunks; `buffered` includes the bytes already. Returns 0 without memory.
+// Appends to the stream's chunks; `buffered` includes the bytes already. Returns 0 if the stream
+// was reset instead, without memory.
 static int rvd_mux_store(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32_t len)
 {
     if (!s->head) rvd_mux_hold(m, s);
@@ -5196,7 +5208,10 @@ static int rvd_mux_store(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32
         if (!c || c->end == c->size) {
             uint32_t size = rvd_mux_chunk_size(s, len);
             c = rvd_mux_chunk_new(m, size);
-            if (!c) return 0;
+            if (!c) {
+                rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
+                return 0;
+            }
             m->held_size += size;
             if (s->tail)
                 s->tail->next = c;
@@ -5210,6 +5225,7 @@ static int rvd_mux_store(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint32
         p += n;
         len -= n;
     }
+    rvd_mux_calm(m);
     return 1;
 }
 
@@ -5218,12 +5234,7 @@ static void rvd_mux_slice_keep(rvd_mux *m)
 {
     rvd_mux_stream *s = m->slice_stream;
     m->slice_stream = NULL;
-    if (!m->slice_len) return;
-    if (!rvd_mux_store(m, s, m->slice, m->slice_len)) {
-        rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
-        return;
-    }
-    rvd_mux_calm(m);
+    if (m->slice_len) rvd_mux_store(m, s, m->slice, m->slice_len);
 }
 
 // Keeps n bytes of a preamble. Returns 0 if the stream was reset instead.
@@ -5388,12 +5399,7 @@ static int rvd_mux_payload(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint
     }
     s->buffered += len;
     m->buffered += len;
-    if (!rvd_mux_store(m, s, p, len)) {
-        rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
-        return 1;
-    }
-    rvd_mux_calm(m);
-    return 0;
+    return !rvd_mux_store(m, s, p, len);
 }
 
 // Number of upcoming wire bytes that belong to s, with nothing unread before them.
@@ -5938,11 +5944,11 @@ static int rvd_mux_control_put(rvd_mux *m, uint32_t type, uint32_t flags, uint32
 }
 
 // FIN and RST come after the stream's own data: behind it in the output if some is still there.
-static int rvd_mux_last_put(rvd_mux *m, rvd_mux_stream *s, uint32_t flag, uint32_t length)
+static int rvd_mux_last_put(rvd_mux *m, rvd_mux_stream *s, uint32_t flag)
 {
     if (s->out_mark <= m->out_sent)
-        return rvd_mux_control_put(m, RVD_WIRE_WINDOW, flag, s->id, length);
-    if (!rvd_mux_out_put(m, RVD_WIRE_WINDOW, flag, s->id, length)) return 0;
+        return rvd_mux_control_put(m, RVD_WIRE_WINDOW, flag, s->id, s->reset_code);
+    if (!rvd_mux_out_put(m, RVD_WIRE_WINDOW, flag, s->id, s->reset_code)) return 0;
     s->out_mark = m->out_added;
     return 1;
 }
@@ -6004,35 +6010,19 @@ static int rvd_mux_credit_put(rvd_mux *m, rvd_mux_stream *s, uint32_t flag)
 // Sends what one stream owes, in order. Returns 0 if it did not fit.
 static int rvd_mux_stream_control(rvd_mux *m, rvd_mux_stream *s)
 {
-    unsigned bits = s->ctl_bits;
-    if (bits & RVD_MUX_CTL_ACK) {
-        if (!rvd_mux_credit_put(m, s, RVD_WIRE_ACK)) return 0;
-        bits &= ~(unsigned)RVD_MUX_CTL_ACK;
-        s->ctl_bits = (uint8_t)bits;
-    }
-    if (bits & RVD_MUX_CTL_CREDIT) {
-        if (!rvd_mux_credit_put(m, s, 0)) return 0;
-        bits &= ~(unsigned)RVD_MUX_CTL_CREDIT;
-        s->ctl_bits = (uint8_t)bits;
-    }
-    if (bits & RVD_MUX_CTL_FIN) {
-        if (!rvd_mux_last_put(m, s, RVD_WIRE_FIN, 0)) return 0;
+    static const uint32_t flags[] = {RVD_WIRE_ACK, 0, RVD_WIRE_FIN, RVD_WIRE_RST};
+    for (unsigned i = 0; i < sizeof flags / sizeof *flags; i++) {
+        const unsigned bit = 1u << i;
+        if (!(s->ctl_bits & bit)) continue;
+        if (bit <= RVD_MUX_CTL_CREDIT ? !rvd_mux_credit_put(m, s, flags[i])
+                                      : !rvd_mux_last_put(m, s, flags[i]))
+            return 0;
+        s->ctl_bits = (uint8_t)(s->ctl_bits & ~bit);
+        if (bit != RVD_MUX_CTL_FIN) continue;
         rvd_mux_tx_become(s, RVD_MUX_TX_ENDED);
         s->fin_sent = 1;
     }
-    if (bits & RVD_MUX_CTL_RST) {
-        if (!rvd_mux_last_put(m, s, RVD_WIRE_RST, s->reset_code)) return 0;
-    }
-    s->ctl_bits = 0;
     return 1;
-}
-
-// Goes behind all that is queued, because no SYN may follow a GoAway.
-static void rvd_mux_goaway_put(rvd_mux *m)
-{
-    if (!rvd_mux_out_put(m, RVD_WIRE_GOAWAY, 0, 0, m->go_code)) return;
-    m->go_wanted = 0;
-    m->go_sent = 1;
 }
 
 // Are there control frames to prepare? A session that has just died still sends its GoAway.
@@ -6075,7 +6065,11 @@ RVD_BASE_SLOW static void rvd_mux_control_fill(rvd_mux *m)
         m->ping_us = m->now_us;
         m->ping_rx_bytes = m->rx_bytes;
     }
-    if (m->go_wanted) rvd_mux_goaway_put(m);
+    // Behind all that is queued, because no SYN may follow a GoAway.
+    if (m->go_wanted && rvd_mux_out_put(m, RVD_WIRE_GOAWAY, 0, 0, m->go_code)) {
+        m->go_wanted = 0;
+        m->go_sent = 1;
+    }
     m->silent = m->dead != 0;  // the GoAway was the last frame
 }
 
@@ -6524,22 +6518,21 @@ static const char *rvd_mux_on_ping(rvd_mux *m)
 
 static void rvd_mux_on_goaway(rvd_mux *m)
 {
-    if (m->frame.length == RVD_WIRE_GO_NORMAL) {
+    const uint32_t why = m->frame.length;
+    if (why == RVD_WIRE_GO_NORMAL) {
         if (m->peer_draining)
             rvd_mux_glitch(m);
         else
             m->news |= RVD_MUX_NEWS_GOAWAY;
         m->peer_draining = 1;
-        return;
-    }
-    if (m->frame.length == RVD_WIRE_GO_REPLACED && m->cfg.features & REVDIAL_FEATURE_RSTCODE) {
+    } else if (why == RVD_WIRE_GO_REPLACED && m->cfg.features & REVDIAL_FEATURE_RSTCODE) {
         rvd_mux_die(m, REVDIAL_EDUPLICATE,
                     "another session of this instance has replaced this one");
-        return;
+    } else {
+        rvd_mux_die(m, REVDIAL_EPROTO,
+                    why == RVD_WIRE_GO_PROTOCOL ? "the peer reports a protocol error"
+                                                : "the peer reports an internal error");
     }
-    rvd_mux_die(m, REVDIAL_EPROTO,
-                m->frame.length == RVD_WIRE_GO_PROTOCOL ? "the peer reports a protocol error"
-                                                        : "the peer reports an internal error");
 }
 
 static void rvd_mux_on_header(rvd_mux *m)
@@ -7059,22 +7052,6 @@ static int rvd_mux_event_turn(rvd_mux *m, revdial_event *ev)
     return 1;
 }
 
-// Does a dead session still need a stream that the application does not have? What it has to send
-// before our GoAway is lost on a peer that broke the protocol. Peers that open 65,536 streams, are
-// ended and come back must not find the memory of each of these sessions taken until its socket is
-// closed.
-static int rvd_mux_is_remains(const rvd_mux *m, const rvd_mux_stream *s)
-{
-    int has_last_words = s->ctl_bits && !m->silent && m->dead != REVDIAL_EPROTO;
-    return s->released && !s->lent && !has_last_words;
-}
-
-static void rvd_mux_remains_free(rvd_mux *m, rvd_mux_stream *s)
-{
-    if (s->phase != RVD_MUX_OPEN) rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
-    rvd_mux_stream_free(m, s);
-}
-
 // When the application is told that the session is dead.
 static void rvd_mux_bury(rvd_mux *m)
 {
@@ -7082,7 +7059,7 @@ static void rvd_mux_bury(rvd_mux *m)
         rvd_mux_stream *next;
         for (rvd_mux_stream *s = m->table[i]; s; s = next) {
             next = s->hash_next;
-            if (rvd_mux_is_remains(m, s)) rvd_mux_remains_free(m, s);
+            rvd_mux_settle(m, s);
         }
     }
     rvd_mux_spares_free(m);
@@ -7178,13 +7155,6 @@ static void rvd_mux_drain(rvd_mux *m)
         m->go_code = RVD_WIRE_GO_NORMAL;
         m->go_wanted = 1;
     }
-}
-
-static void rvd_mux_replace(rvd_mux *m)
-{
-    int has_codes = (m->cfg.features & REVDIAL_FEATURE_RSTCODE) != 0;
-    rvd_mux_leave(m, has_codes ? RVD_WIRE_GO_REPLACED : RVD_WIRE_GO_NORMAL, REVDIAL_ECLOSED,
-                  "replaced");
 }
 
 static void rvd_mux_eof(rvd_mux *m)
@@ -7326,10 +7296,7 @@ static void rvd_mux_close(rvd_mux *m, rvd_mux_stream *s)
     rvd_mux_finish(m, s);
     rvd_mux_stop(m, s);
     if (s->rx == RVD_MUX_RX_DROPPED) rvd_mux_linger(m, s);
-    if (m->dead && rvd_mux_is_remains(m, s))
-        rvd_mux_remains_free(m, s);
-    else
-        rvd_mux_settle(m, s);
+    rvd_mux_settle(m, s);
 }
 
 // Why nothing can be read now: 0 EOF, REVDIAL_EAGAIN, or the end.
@@ -7369,14 +7336,6 @@ static RVD_BASE_FAST ptrdiff_t rvd_mux_write_begin(rvd_mux *m, rvd_mux_stream *s
     rvd_mux_ack(m, s);
     if (s->promise) rvd_mux_promise_keep(m, s);
     return (ptrdiff_t)rvd_mux_allowed(m, s, want);
-}
-
-static ptrdiff_t rvd_mux_reserve(rvd_mux *m, rvd_mux_stream *s, uint8_t **at, size_t want)
-{
-    ptrdiff_t n = rvd_mux_write_begin(m, s, want);
-    if (n <= 0) return n;
-    n = (ptrdiff_t)rvd_mux_frame_room(m, at, (uint32_t)n);
-    return n ? n : REVDIAL_ENOMEM;
 }
 
 // What lets one small frame go lets those behind it go, too: nobody waits for a turn, no rate is
@@ -7423,7 +7382,7 @@ static ptrdiff_t rvd_mux_write(rvd_mux *m, rvd_mux_stream *s, const uint8_t *byt
     return (ptrdiff_t)n;
 }
 
-// As rvd_mux_reserve(), without room for a payload.
+// As rvd_mux_write(), without room for a payload.
 static ptrdiff_t rvd_mux_lend(rvd_mux *m, rvd_mux_stream *s, const uint8_t *bytes, size_t len)
 {
     ptrdiff_t n = rvd_mux_write_begin(m, s, len);
@@ -7637,7 +7596,7 @@ static void rvd_mux_check(rvd_mux *m)
             REVDIAL_ASSERT((s->tell_bits == 0 && s->phase != RVD_MUX_HELD) ==
                            rvd_base_link_is_alone(&s->tell));
             REVDIAL_ASSERT(s->phase == RVD_MUX_OPEN || s->tx != RVD_MUX_TX_RESET);
-            REVDIAL_ASSERT(m->dead || !rvd_mux_is_settled(s));
+            REVDIAL_ASSERT(m->dead || !rvd_mux_is_settled(m, s));
             REVDIAL_ASSERT(!s->released || rvd_mux_is_unknown(s) || s->buffered == 0);
             buffered += s->buffered;
             grown += s->window - m->cfg.recv_window;
@@ -11762,22 +11721,16 @@ static void rvd_engine_on_response(revdial_engine *e)
     if (verdict == RVD_HTTP_MORE) return;
     if (verdict != RVD_HTTP_DONE) {
         rvd_engine_die(e, REVDIAL_EUPGRADE, r.status, "the answer is not a valid HTTP upgrade");
-        return;
-    }
-    if (r.status == 401) {
+    } else if (r.status == 401) {
         rvd_engine_on_unauthorized(e, &r);
-        return;
-    }
-    if (r.status == 101 && !rvd_engine_is_proved(e, &r)) {
-        rvd_engine_die(e, REVDIAL_EAUTH, 101, "the proxy did not prove that it knows the password");
-        return;
-    }
-    if (r.status != 101) {
+    } else if (r.status != 101) {
         rvd_engine_on_refusal(e, &r);
-        return;
+    } else if (!rvd_engine_is_proved(e, &r)) {
+        rvd_engine_die(e, REVDIAL_EAUTH, 101, "the proxy did not prove that it knows the password");
+    } else {
+        e->session_id = r.session_id;
+        rvd_engine_come_up(e, &r.terms);
     }
-    e->session_id = r.session_id;
-    rvd_engine_come_up(e, &r.terms);
 }
 
 // Names the protocol of a peer that does not speak HTTP. TLS begins with the type of a record, 22
@@ -12147,9 +12100,10 @@ ptrdiff_t revdial_engine_reserve(revdial_engine *e, uint32_t id, void **at, size
     rvd_mux_stream *s = rvd_engine_find(e, id);
     uint8_t *room = NULL;
     if (!s || !want || want > RVD_BASE_LEN_MAX) return REVDIAL_EINVAL;
-    ptrdiff_t n = rvd_mux_reserve(&e->mux, s, &room, want);
+    ptrdiff_t n = rvd_mux_write_begin(&e->mux, s, want);
+    e->mux.reserved = n > 0 ? rvd_mux_frame_room(&e->mux, &room, (uint32_t)n) : 0;
     *at = room;
-    e->mux.reserved = n > 0 ? (uint32_t)n : 0;
+    if (n > 0) return e->mux.reserved ? (ptrdiff_t)e->mux.reserved : REVDIAL_ENOMEM;
     return n;
 }
 
@@ -12291,7 +12245,10 @@ void revdial_engine_terminate(revdial_engine *e)
 
 void revdial_engine_replace(revdial_engine *e)
 {
-    if (rvd_engine_has_session(e)) rvd_mux_replace(&e->mux);
+    int has_codes = (e->mux.cfg.features & REVDIAL_FEATURE_RSTCODE) != 0;
+    if (rvd_engine_has_session(e))
+        rvd_mux_leave(&e->mux, has_codes ? RVD_WIRE_GO_REPLACED : RVD_WIRE_GO_NORMAL,
+                      REVDIAL_ECLOSED, "replaced");
     revdial_engine_terminate(e);
 }
 
