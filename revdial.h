@@ -2898,11 +2898,10 @@ static char rvd_base_hex_digit(unsigned n)
 // Two digits a byte, lower case.
 static void rvd_base_text_add_hex(rvd_base_text *t, const uint8_t *bytes, size_t len)
 {
-    size_t i, room = t->size - 1 - t->len;
-    for (i = 0; i < 2 * len && i < room; i++)
-        t->at[t->len++] = rvd_base_hex_digit(bytes[i / 2] >> (i % 2 ? 0 : 4) & 15);
-    t->at[t->len] = '\0';
-    if (i < 2 * len) t->overflow = 1;
+    for (size_t i = 0; i < 2 * len; i++) {
+        char digit = rvd_base_hex_digit(bytes[i / 2] >> (i % 2 ? 0 : 4) & 15);
+        rvd_base_text_add_bytes(t, &digit, 1);
+    }
 }
 
 // Exactly 16 digits, lower case.
@@ -4282,24 +4281,14 @@ enum rvd_mux_rx { RVD_MUX_RX_OPEN, RVD_MUX_RX_DROPPED, RVD_MUX_RX_ENDED, RVD_MUX
 // be lost.
 enum { RVD_MUX_CTL_ACK = 1, RVD_MUX_CTL_CREDIT = 2, RVD_MUX_CTL_FIN = 4, RVD_MUX_CTL_RST = 8 };
 
-// Pending events of a stream: bits, in the order in which they are told.
-enum {
-    RVD_MUX_TELL_OPEN = 1,
-    RVD_MUX_TELL_ACCEPTED = 2,
-    RVD_MUX_TELL_READABLE = 4,
-    RVD_MUX_TELL_SENT = 8,
-    RVD_MUX_TELL_FIN = 16,
-    RVD_MUX_TELL_RESET = 32
-};
+// Pending events of a stream, told in the order of their types.
+#define RVD_MUX_TELL(type) (1u << (REVDIAL_EV_##type - REVDIAL_EV_OPEN))
 
-// Pending events of the session. SLICE: READABLE for the slice, whose stream is not in the list.
+// Pending events of the session. SILENT: is_mute has changed since the last one.
+#define RVD_MUX_NEWS(type) (1u << REVDIAL_EV_##type)
 enum {
-    RVD_MUX_NEWS_SLICE = 1,
-    RVD_MUX_NEWS_GOAWAY = 2,
-    RVD_MUX_NEWS_RTT = 4,
-    RVD_MUX_NEWS_OPENABLE = 8,  // raised when an open can succeed
-    RVD_MUX_NEWS_DEAD = 16,
-    RVD_MUX_NEWS_MUTE = 32  // is_mute has changed since the last EV_SILENT
+    RVD_MUX_NEWS_SLICE = RVD_MUX_NEWS(READABLE),    // its stream is not in the list `tell`
+    RVD_MUX_NEWS_OPENABLE = RVD_MUX_NEWS(WRITABLE)  // told when an open can succeed
 };
 
 // Why a writer waits.
@@ -4437,7 +4426,7 @@ typedef struct rvd_mux {
     rvd_mux_stream **table;  // chains, keyed by a secret multiple of the id
     rvd_mux_stream *last;    // found last: calls on one stream come in groups
     uint64_t table_key;      // odd and unpredictable
-    uint32_t table_bits, stream_count;
+    uint32_t table_bits;
     uint32_t ours, theirs;  // in the table, opened by us and by the peer
     uint32_t unacked;       // ours, unanswered
     uint32_t next_id;
@@ -4452,7 +4441,7 @@ typedef struct rvd_mux {
     rvd_mux_stream *slice_stream;  // payload that still lies in the caller's buffer
     const uint8_t *slice;
     uint32_t slice_len;
-    unsigned news;         // RVD_MUX_NEWS_*, to be told
+    unsigned news;         // RVD_MUX_NEWS, to be told
     uint64_t allowance;    // bytes that may still arrive for streams that are over
     uint64_t late_frames;  // and frames without a payload
 
@@ -4795,7 +4784,7 @@ static rvd_mux_stream *rvd_mux_stream_new(rvd_mux *m, uint32_t id, enum rvd_mux_
 {
     rvd_mux_stream **slot, *s = rvd_mux_stream_alloc(m);
     if (!s) return NULL;
-    if (m->stream_count >= (uint32_t)1 << m->table_bits) rvd_mux_table_grow(m);
+    if (m->ours + m->theirs >= (uint32_t)1 << m->table_bits) rvd_mux_table_grow(m);
     s->id = id;
     s->phase = (uint8_t)phase;
     rvd_base_link *const links[] = {&s->ctl, &s->tell, &s->turn, &s->timer, &s->held};
@@ -4808,7 +4797,6 @@ static rvd_mux_stream *rvd_mux_stream_new(rvd_mux *m, uint32_t id, enum rvd_mux_
     slot = &m->table[rvd_mux_slot(m, id)];
     s->hash_next = *slot;
     *slot = s;
-    m->stream_count++;
     m->opened++;
     if (rvd_mux_is_mine(m, id))
         m->ours++;
@@ -4885,7 +4873,6 @@ static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
     m->allowance += s->recv_credit;
     m->late_frames += RVD_MUX_LATE_FRAMES;
     m->grown -= s->window - m->cfg.recv_window;
-    m->stream_count--;
     if (rvd_mux_is_mine(m, s->id))
         m->ours--;
     else
@@ -5055,7 +5042,7 @@ static void rvd_mux_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 static void rvd_mux_reset_tell(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 {
     rvd_mux_reset(m, s, code);
-    rvd_mux_tell(m, s, RVD_MUX_TELL_RESET);
+    rvd_mux_tell(m, s, RVD_MUX_TELL(RESET));
     rvd_mux_settle(m, s);
 }
 
@@ -5139,12 +5126,11 @@ static uint32_t rvd_mux_now_ms(const rvd_mux *m)
 // does not push out slowly read ones, nor many of these a new stream.
 static rvd_mux_stream *rvd_mux_stuck_longest(rvd_mux *m)
 {
-    rvd_base_link *standing = m->held[0].next, *moving = m->held[1].next;
+    rvd_mux_stream *a = RVD_BASE_OWNER(m->held[0].next, rvd_mux_stream, held);  // standing
+    rvd_mux_stream *b = RVD_BASE_OWNER(m->held[1].next, rvd_mux_stream, held);  // moving
     const uint32_t now_ms = rvd_mux_now_ms(m);
-    if (moving == &m->held[1]) return RVD_BASE_OWNER(standing, rvd_mux_stream, held);
-    if (standing == &m->held[0]) return RVD_BASE_OWNER(moving, rvd_mux_stream, held);
-    rvd_mux_stream *a = RVD_BASE_OWNER(standing, rvd_mux_stream, held);
-    rvd_mux_stream *b = RVD_BASE_OWNER(moving, rvd_mux_stream, held);
+    if (rvd_base_link_is_alone(&m->held[1])) return a;
+    if (rvd_base_link_is_alone(&m->held[0])) return b;
     rvd_mux_stream *older = now_ms - a->stuck_ms >= now_ms - b->stuck_ms ? a : b;
     if (now_ms - older->stuck_ms >= RVD_MUX_STUCK_MS) return older;
     return m->standing_bytes >= m->buffered / 2 ? a : b;
@@ -5283,13 +5269,13 @@ static int rvd_mux_meta_read(rvd_mux *m, rvd_mux_stream *s)
 // EV_OPEN; no more input is taken before that event was drained.
 static void rvd_mux_announce(rvd_mux *m, rvd_mux_stream *s)
 {
-    unsigned come = s->buffered ? RVD_MUX_TELL_READABLE : 0;
-    if (s->rx == RVD_MUX_RX_ENDED) come |= RVD_MUX_TELL_FIN;
+    unsigned come = s->buffered ? RVD_MUX_TELL(READABLE) : 0;
+    if (s->rx == RVD_MUX_RX_ENDED) come |= RVD_MUX_TELL(FIN);
     if (s->preamble) m->meta_stream = s;
     rvd_mux_phase_become(m, s, RVD_MUX_SHOWN);
     s->released = 0;
     rvd_base_link_remove(&s->tell);
-    rvd_mux_tell(m, s, RVD_MUX_TELL_OPEN | come);
+    rvd_mux_tell(m, s, RVD_MUX_TELL(OPEN) | come);
 }
 
 // A stream of the peer, HELD, is there as a whole. Where first windows have used up the session's
@@ -5394,7 +5380,7 @@ static int rvd_mux_payload(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint
         m->slice = p;
         m->slice_len = s->buffered = len;
         m->buffered += len;
-        rvd_mux_tell(m, s, RVD_MUX_TELL_READABLE);
+        rvd_mux_tell(m, s, RVD_MUX_TELL(READABLE));
         return 1;
     }
     s->buffered += len;
@@ -5887,7 +5873,7 @@ static void rvd_mux_loan_repay(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
 {
     s->lent -= n;
     if (s->lent) return;
-    if (!m->dead && s->tx != RVD_MUX_TX_RESET) rvd_mux_tell(m, s, RVD_MUX_TELL_SENT);
+    if (!m->dead && s->tx != RVD_MUX_TX_RESET) rvd_mux_tell(m, s, RVD_MUX_TELL(SENT));
     rvd_mux_settle(m, s);
 }
 
@@ -6243,8 +6229,8 @@ static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
     rvd_mux_count_reset(m, s->reset_code);
     // Where EV_OPEN was not raised, no event is needed.
-    if (s->tell_bits & RVD_MUX_TELL_OPEN || was_held) rvd_mux_untold(m, s);
-    rvd_mux_tell(m, s, RVD_MUX_TELL_RESET);
+    if (s->tell_bits & RVD_MUX_TELL(OPEN) || was_held) rvd_mux_untold(m, s);
+    rvd_mux_tell(m, s, RVD_MUX_TELL(RESET));
     rvd_mux_settle(m, s);
 }
 
@@ -6269,7 +6255,7 @@ static void rvd_mux_on_fin(rvd_mux *m, rvd_mux_stream *s)
     if (s->timer_kind == RVD_MUX_TIMER_LINGER) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
     if (s->wait == RVD_MUX_WAIT_CREDIT && rvd_mux_may_be_orphan(m, s))
         rvd_mux_timer_set(m, s, RVD_MUX_TIMER_ORPHAN);
-    rvd_mux_tell(m, s, RVD_MUX_TELL_FIN);
+    rvd_mux_tell(m, s, RVD_MUX_TELL(FIN));
     rvd_mux_settle(m, s);
 }
 
@@ -6465,7 +6451,7 @@ static const char *rvd_mux_on_stream_frame(rvd_mux *m)
     if (rvd_mux_is_mine(m, id)) {
         if (s->phase == RVD_MUX_ASKED && !(f->flags & RVD_WIRE_RST)) {
             rvd_mux_phase_become(m, s, RVD_MUX_OPEN);
-            rvd_mux_tell(m, s, RVD_MUX_TELL_ACCEPTED);
+            rvd_mux_tell(m, s, RVD_MUX_TELL(ACCEPTED));
         } else if (f->flags & RVD_WIRE_ACK) {
             rvd_mux_glitch(m);
         }
@@ -6486,7 +6472,7 @@ static void rvd_mux_on_pong(rvd_mux *m, uint32_t value)
     m->ping_out = 0;
     m->acked_us = m->now_us;
     rvd_pace_trip(&m->pace, (uint32_t)rvd_base_sooner(took, UINT32_MAX), m->now_us);
-    m->news |= RVD_MUX_NEWS_RTT;
+    m->news |= RVD_MUX_NEWS(RTT);
     // A round trip behind our own bulk data would make windows grow, and these the round trip.
     if (m->rtt_us && took > m->rtt_us && m->rx_bytes - m->ping_rx_bytes > RVD_MUX_RTT_LOAD) return;
     m->rtt[m->rtt_count++ % RVD_MUX_RTT_SAMPLES] = took;
@@ -6523,7 +6509,7 @@ static void rvd_mux_on_goaway(rvd_mux *m)
         if (m->peer_draining)
             rvd_mux_glitch(m);
         else
-            m->news |= RVD_MUX_NEWS_GOAWAY;
+            m->news |= RVD_MUX_NEWS(GOAWAY);
         m->peer_draining = 1;
     } else if (why == RVD_WIRE_GO_REPLACED && m->cfg.features & REVDIAL_FEATURE_RSTCODE) {
         rvd_mux_die(m, REVDIAL_EDUPLICATE,
@@ -6572,7 +6558,7 @@ static size_t rvd_mux_header_input(rvd_mux *m, const uint8_t *p, size_t len)
 // Must events be drained before more input is taken?
 static int rvd_mux_has_events(const rvd_mux *m)
 {
-    return m->slice_stream || m->news & (RVD_MUX_NEWS_GOAWAY | RVD_MUX_NEWS_DEAD) ||
+    return m->slice_stream || m->news & (RVD_MUX_NEWS(GOAWAY) | RVD_MUX_NEWS(DEAD)) ||
            !rvd_base_link_is_alone(&m->tell);
 }
 
@@ -6584,7 +6570,7 @@ RVD_BASE_SLOW static size_t rvd_mux_any_input(rvd_mux *m, const uint8_t *p, size
     while (used < len && !stop && !m->dead) {
         if (m->body == RVD_MUX_BODY_NONE) {
             used += rvd_mux_header_input(m, p + used, len - used);
-            stop = (m->news & RVD_MUX_NEWS_GOAWAY) != 0;  // told before what comes after it
+            stop = (m->news & RVD_MUX_NEWS(GOAWAY)) != 0;  // told before what comes after it
             continue;
         }
         uint32_t n = (uint32_t)rvd_base_min(len - used, m->body_left);
@@ -6691,7 +6677,7 @@ static void rvd_mux_tick_doubt(rvd_mux *m)
     if (m->is_mute || !is_due || !rvd_mux_is_asking(m)) return;
     if (m->now_us - rvd_mux_silent_us(m) < rvd_mux_doubt_us(m)) return;
     m->is_mute = 1;
-    m->news ^= RVD_MUX_NEWS_MUTE;
+    m->news ^= RVD_MUX_NEWS(SILENT);
 }
 
 static void rvd_mux_ping(rvd_mux *m)
@@ -6917,7 +6903,7 @@ static int64_t rvd_mux_next_tick(const rvd_mux *m)
     }
     if (rvd_mux_is_blocked(m))
         at = rvd_base_sooner(at, rvd_mux_moved_us(m) + (int64_t)l->write_stall_ms * 1000);
-    if (m->draining && !m->stream_count) at = rvd_base_sooner(at, m->drain_us);
+    if (m->draining && m->ours + m->theirs == 0) at = rvd_base_sooner(at, m->drain_us);
     if (m->promised && rvd_mux_has_waiters(m))
         at = rvd_base_sooner(at, m->promised_us + RVD_MUX_PROMISE_US);
     if (m->is_rated) at = rvd_base_sooner(at, rvd_mux_next_rates(m));
@@ -7014,14 +7000,12 @@ static int rvd_mux_open_is_blocked(rvd_mux *m)
 
 static int rvd_mux_event_stream(rvd_mux *m, rvd_mux_stream *s, revdial_event *ev)
 {
-    static const int types[] = {REVDIAL_EV_OPEN, REVDIAL_EV_ACCEPTED, REVDIAL_EV_READABLE,
-                                REVDIAL_EV_SENT, REVDIAL_EV_FIN,      REVDIAL_EV_RESET};
-    unsigned bit = 0;
+    int type = REVDIAL_EV_OPEN;
     REVDIAL_ASSERT(s->tell_bits);
-    while (!(s->tell_bits & 1u << bit)) bit++;
-    s->tell_bits = (uint8_t)(s->tell_bits & ~(1u << bit));
+    while (!(s->tell_bits & 1u << (type - REVDIAL_EV_OPEN))) type++;
+    s->tell_bits = (uint8_t)(s->tell_bits & (s->tell_bits - 1u));
     if (!s->tell_bits) rvd_base_link_remove(&s->tell);
-    *ev = (revdial_event){.type = types[bit], .id = s->id, .ud = s->ud};
+    *ev = (revdial_event){.type = type, .id = s->id, .ud = s->ud};
     if (ev->type == REVDIAL_EV_RESET) ev->code = (int)s->reset_code;
     if (ev->type == REVDIAL_EV_OPEN && m->meta_stream == s) {
         m->meta_stream = NULL;
@@ -7067,21 +7051,14 @@ static void rvd_mux_bury(rvd_mux *m)
 
 static int rvd_mux_event_session(rvd_mux *m, revdial_event *ev)
 {
-    static const struct {
-        unsigned bit;
-        int type;
-    } news[] = {{RVD_MUX_NEWS_DEAD, REVDIAL_EV_DEAD},
-                {RVD_MUX_NEWS_GOAWAY, REVDIAL_EV_GOAWAY},
-                {RVD_MUX_NEWS_RTT, REVDIAL_EV_RTT},
-                {RVD_MUX_NEWS_MUTE, REVDIAL_EV_SILENT},
-                {RVD_MUX_NEWS_OPENABLE, REVDIAL_EV_WRITABLE}};
-    size_t i = 0, count = sizeof news / sizeof *news;
-    while (i < count && !(m->news & news[i].bit)) i++;
-    if (i == count || (news[i].bit == RVD_MUX_NEWS_OPENABLE && rvd_mux_open_is_blocked(m)))
-        return 0;
-    m->news &= ~news[i].bit;
-    memset(ev, 0, sizeof *ev);
-    ev->type = news[i].type;
+    int type = REVDIAL_EV_GOAWAY;
+    while (type <= REVDIAL_EV_DEAD && !(m->news & 1u << type)) type++;
+    if (type > REVDIAL_EV_DEAD) {
+        if (!(m->news & RVD_MUX_NEWS_OPENABLE) || rvd_mux_open_is_blocked(m)) return 0;
+        type = REVDIAL_EV_WRITABLE;
+    }
+    m->news &= ~(1u << type);
+    *ev = (revdial_event){.type = type};
     if (ev->type == REVDIAL_EV_RTT) ev->rtt_us = m->rtt_us;
     if (ev->type == REVDIAL_EV_SILENT) ev->code = m->is_mute;
     if (ev->type == REVDIAL_EV_DEAD) {
@@ -7124,7 +7101,7 @@ static void rvd_mux_die(rvd_mux *m, int code, const char *text)
     m->dead = code;
     m->dead_text = text;
     m->out_easy = 0;
-    m->news = (m->news & RVD_MUX_NEWS_SLICE) | RVD_MUX_NEWS_DEAD;
+    m->news = (m->news & RVD_MUX_NEWS_SLICE) | RVD_MUX_NEWS(DEAD);
     m->header_len = 0;
 }
 
@@ -7132,7 +7109,7 @@ static void rvd_mux_die(rvd_mux *m, int code, const char *text)
 
 static void rvd_mux_drain_check(rvd_mux *m)
 {
-    if (!m->draining || m->stream_count || m->dead) return;
+    if (!m->draining || m->ours + m->theirs > 0 || m->dead) return;
     if (m->now_us < m->drain_us) return;  // a SYN that crosses our GoAway gets its refusal
     rvd_mux_leave(m, RVD_WIRE_GO_NORMAL, REVDIAL_EDRAINING, "drained");
 }
@@ -7141,7 +7118,7 @@ static void rvd_mux_drain_check(rvd_mux *m)
 RVD_BASE_SLOW static void rvd_mux_heard(rvd_mux *m)
 {
     if (m->dead) return;  // by what came: that is the last event
-    if (m->is_mute) m->news ^= RVD_MUX_NEWS_MUTE;
+    if (m->is_mute) m->news ^= RVD_MUX_NEWS(SILENT);
     m->is_mute = 0;
     rvd_mux_drain_check(m);
 }
@@ -7608,7 +7585,7 @@ static void rvd_mux_check(rvd_mux *m)
         }
     }
     REVDIAL_ASSERT(buffered == m->buffered && grown == m->grown && unacked == m->unacked);
-    REVDIAL_ASSERT(count == m->stream_count && mine == m->ours && count == m->ours + m->theirs);
+    REVDIAL_ASSERT(mine == m->ours && count == m->ours + m->theirs);
     REVDIAL_ASSERT(m->buffered - (m->slice_stream ? m->slice_len : 0) <=
                    m->cfg.limits.session_window);
     rvd_mux_held_check(m);
@@ -11276,10 +11253,8 @@ struct revdial_engine {
     rvd_base_text hello;   // our half of the handshake, until it is sent; may hold a secret
     size_t hello_sent;
 
-    int tell;                          // REVDIAL_EV_AUTH or _DEAD is due, or EV_NONE
-    int dead, status, retry_after_ms;  // of a handshake that failed
-    int was_probe;                     // by a request that did not ask for a session
-    const char *dead_text;
+    revdial_event tell;  // the handshake's, which is due: AUTH, UP or DEAD; or NONE
+    int was_probe;       // DEAD by a request that did not ask for a session
     char *why;  // backend: RVD_ENGINE_WHY_SIZE bytes for it, or NULL
     char features_text[64];
     int carrier;                        // REVDIAL_CARRIER_*
@@ -11346,10 +11321,11 @@ static void rvd_engine_die(revdial_engine *e, int code, int status, const char *
 {
     if (e->state == RVD_ENGINE_DEAD) return;
     rvd_engine_become(e, RVD_ENGINE_DEAD);
-    e->dead = code;
-    e->status = status;
-    e->dead_text = text;
-    e->tell = REVDIAL_EV_DEAD;
+    e->tell = (revdial_event){.type = REVDIAL_EV_DEAD,
+                              .code = code,
+                              .status = status,
+                              .challenge = e->challenge,
+                              .text = text};
     rvd_http_head_free(&e->head);
 }
 
@@ -11597,6 +11573,7 @@ static void rvd_engine_come_up(revdial_engine *e, const rvd_http_terms *peer)
         return;
     }
     rvd_engine_become(e, RVD_ENGINE_READY);
+    e->tell = (revdial_event){.type = REVDIAL_EV_UP, .text = e->features_text};
 }
 
 // ---- the handshake ----
@@ -11629,7 +11606,7 @@ static void rvd_engine_on_request(revdial_engine *e, int has_more)
     if (e->request.auth.digest) e->request.auth.proof = e->proof;
     e->carrier = e->request.carrier;
     rvd_engine_become(e, RVD_ENGINE_VERDICT);
-    e->tell = REVDIAL_EV_AUTH;
+    e->tell = (revdial_event){.type = REVDIAL_EV_AUTH, .auth = &e->request.auth};
 }
 
 // Keeps the strongest challenge of a 401 that we may answer, for the next attempt.
@@ -11699,11 +11676,11 @@ static void rvd_engine_on_refusal(revdial_engine *e, const rvd_http_response *r)
 {
     int code = rvd_http_refusal_of(r->status)->code;
     if (code == REVDIAL_EDENIED && !r->terms.is_revdial) code = REVDIAL_EUPGRADE;
-    e->retry_after_ms = r->retry_after_ms;
     rvd_engine_die(e, code, r->status,
                    r->is_stripped        ? "something on the way stripped the Upgrade header"
                    : r->terms.is_revdial ? rvd_http_refusal_text(r->status)
                                          : rvd_engine_answer_text(e, r));
+    e->tell.retry_after_ms = r->retry_after_ms;
 }
 
 // With DIGEST: has the proxy proved that it knows the password?
@@ -11816,7 +11793,7 @@ ptrdiff_t revdial_engine_input(revdial_engine *e, const void *buf, size_t len, i
 
 int revdial_engine_auth(revdial_engine *e, int verdict)
 {
-    if (e->state != RVD_ENGINE_VERDICT || e->tell == REVDIAL_EV_AUTH) return REVDIAL_EINVAL;
+    if (e->state != RVD_ENGINE_VERDICT || e->tell.type == REVDIAL_EV_AUTH) return REVDIAL_EINVAL;
     verdict = (int)rvd_auth_verdict(verdict);
     if (verdict) {
         int is_stale = verdict == REVDIAL_VERDICT_STALE_NONCE;
@@ -11846,22 +11823,9 @@ int revdial_engine_auth(revdial_engine *e, int verdict)
 // The handshake's event.
 RVD_BASE_SLOW static int rvd_engine_event_own(revdial_engine *e, revdial_event *ev)
 {
-    memset(ev, 0, sizeof *ev);
-    ev->type = e->tell;
-    e->tell = REVDIAL_EV_NONE;
-    if (ev->type == REVDIAL_EV_AUTH) ev->auth = &e->request.auth;
-    if (e->state == RVD_ENGINE_READY) {
-        rvd_engine_become(e, RVD_ENGINE_UP);
-        ev->type = REVDIAL_EV_UP;
-        ev->text = e->features_text;
-    }
-    if (ev->type == REVDIAL_EV_DEAD) {
-        ev->code = e->dead;
-        ev->status = e->status;
-        ev->retry_after_ms = e->retry_after_ms;
-        ev->challenge = e->challenge;
-        ev->text = e->dead_text;
-    }
+    *ev = e->tell;
+    e->tell = (revdial_event){.type = REVDIAL_EV_NONE};
+    if (e->state == RVD_ENGINE_READY) rvd_engine_become(e, RVD_ENGINE_UP);
     return ev->type != REVDIAL_EV_NONE;
 }
 
@@ -12279,7 +12243,7 @@ void revdial_engine_get_info(const revdial_engine *e, revdial_engine_info *out)
     out->was_probe = e->was_probe;
     out->output_bytes = e->hello.len - e->hello_sent;
     if (!rvd_engine_has_session(e)) return;
-    out->streams = m->stream_count;
+    out->streams = m->ours + m->theirs;
     out->features = m->cfg.features;
     out->streams_opened = m->opened;
     out->streams_reset = m->reset_count;
