@@ -3176,7 +3176,6 @@ static void rvd_wire_addr_add(rvd_base_text *t, const rvd_wire_addr *a)
 static int rvd_wire_route_parse(const char *client, const char *local, rvd_wire_addr *src,
                                 rvd_wire_addr *dst)
 {
-    memset(dst, 0, sizeof *dst);
     if (!client || !rvd_wire_addr_parse(client, src)) return 0;
     if (!local || !rvd_wire_addr_parse(local, dst) || dst->family != src->family)
         memset(dst, 0, sizeof *dst);
@@ -3354,16 +3353,6 @@ static ptrdiff_t rvd_wire_block_get(const uint8_t *p, size_t len, rvd_wire_addr 
     return (ptrdiff_t)block;
 }
 
-static ptrdiff_t rvd_wire_addresses_get(rvd_wire_meta *m, const uint8_t *p, size_t len)
-{
-    rvd_wire_addr src, dst;
-    ptrdiff_t block = rvd_wire_block_get(p, len, &src, &dst);
-    if (block < 0 || !src.family) return block;
-    if (!rvd_wire_meta_address(m, "client", &src)) return -1;
-    if (dst.port && !rvd_wire_meta_address(m, "local", &dst)) return -1;
-    return block;
-}
-
 static int rvd_wire_tlv_get(rvd_wire_meta *m, uint32_t type, const uint8_t *p, size_t n)
 {
     const char *key = type == RVD_WIRE_TLV_AUTHORITY ? "target"
@@ -3391,10 +3380,12 @@ static int rvd_wire_tlv_get(rvd_wire_meta *m, uint32_t type, const uint8_t *p, s
 // Reads a whole preamble. Returns 0 if it is malformed.
 static int rvd_wire_preamble_get(const uint8_t *p, size_t len, rvd_wire_meta *m)
 {
+    rvd_wire_addr src, dst;
+    ptrdiff_t block = rvd_wire_block_get(p, len, &src, &dst);
     m->count = 0;
     m->text = rvd_base_text_in(m->store, sizeof m->store);
-    ptrdiff_t block = rvd_wire_addresses_get(m, p, len);
-    if (block < 0) return 0;
+    if (block < 0 || (src.family && !rvd_wire_meta_address(m, "client", &src))) return 0;
+    if (dst.port && !rvd_wire_meta_address(m, "local", &dst)) return 0;
     for (size_t at = 16 + (size_t)block; at < len;) {
         if (len - at < 3) return 0;
         size_t n = rvd_base_u16(p + at + 1);
@@ -6718,6 +6709,17 @@ static void rvd_mux_tick_liveness(rvd_mux *m)
         rvd_mux_ping(m);
 }
 
+// Streams whose credit waits, in `resting` or `sharing`, until at most this time look again.
+static void rvd_mux_shares_wake(rvd_mux *m, rvd_base_link *list, int64_t until_us)
+{
+    while (!rvd_base_link_is_alone(list)) {
+        rvd_mux_share *share = RVD_BASE_OWNER(list->next, rvd_mux_share, link);
+        if (share->grant_us > until_us) break;
+        rvd_base_link_remove(&share->link);
+        rvd_mux_credit_check(m, share->stream);
+    }
+}
+
 // Streams that wait for their own rate until at most this time go on.
 static void rvd_mux_rates_wake(rvd_mux *m, int64_t until_us)
 {
@@ -6727,12 +6729,7 @@ static void rvd_mux_rates_wake(rvd_mux *m, int64_t until_us)
         rvd_base_link_remove(&s->turn);
         rvd_mux_wait_turn(m, s);
     }
-    while (!rvd_base_link_is_alone(&m->resting)) {
-        rvd_mux_share *share = RVD_BASE_OWNER(m->resting.next, rvd_mux_share, link);
-        if (share->grant_us > until_us) break;
-        rvd_base_link_remove(&share->link);
-        rvd_mux_credit_check(m, share->stream);
-    }
+    rvd_mux_shares_wake(m, &m->resting, until_us);
 }
 
 // Those that rested go on, and those that share the session's rate get what there is of it.
@@ -6751,17 +6748,6 @@ static void rvd_mux_tick_rates(rvd_mux *m)
         if (!(s->ctl_bits & RVD_MUX_CTL_CREDIT)) continue;  // it needs none any more
         s->share->reserved = rvd_base_link_is_alone(&m->sharing) ? left : slice;
         rvd_mux_rate_spend(&m->meter.grants, s->share->reserved, m->now_us);
-    }
-}
-
-// A rate changes: those that wait for it look again.
-static void rvd_mux_rates_release(rvd_mux *m)
-{
-    rvd_mux_rates_wake(m, INT64_MAX);
-    while (!rvd_base_link_is_alone(&m->sharing)) {
-        rvd_mux_share *share = RVD_BASE_OWNER(m->sharing.next, rvd_mux_share, link);
-        rvd_base_link_remove(&share->link);
-        rvd_mux_credit_check(m, share->stream);
     }
 }
 
@@ -6790,7 +6776,8 @@ static void rvd_mux_share_change(rvd_mux *m, rvd_mux_stream *s, int was_rated)
 static void rvd_mux_rates_change(rvd_mux *m)
 {
     int was_rated = m->is_rated;
-    if (was_rated) rvd_mux_rates_release(m);
+    rvd_mux_rates_wake(m, INT64_MAX);
+    rvd_mux_shares_wake(m, &m->sharing, INT64_MAX);
     m->is_rated = m->cfg.limits.stream_rate || m->cfg.limits.session_rate;
     m->out_easy = 0;
     if (!was_rated) m->meter.sent = m->tx_bytes;
@@ -7412,15 +7399,8 @@ static void rvd_mux_take(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
     if (m->body_left == 0) rvd_mux_on_frame_end(m);
 }
 
-static void rvd_mux_taken(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
-{
-    s->taken -= n;
-    s->epoch_bytes += n;
-    rvd_mux_credit_check(m, s);
-}
-
-static void rvd_mux_ledger_blocked(const rvd_mux *m, const rvd_mux_stream *s,
-                                   revdial_flow_info *out)
+// What a stream waits for, and since when.
+static void rvd_mux_flow_blocked(const rvd_mux *m, const rvd_mux_stream *s, revdial_flow_info *out)
 {
     const int64_t timed_us =
         s->timer_us - rvd_mux_timer_length(m, (enum rvd_mux_timer)s->timer_kind);
@@ -7447,18 +7427,6 @@ static void rvd_mux_ledger_blocked(const rvd_mux *m, const rvd_mux_stream *s,
         out->blocked_on = "rate";
         out->blocked_since_us = m->now_us;
     }
-}
-
-static void rvd_mux_ledger(const rvd_mux *m, const rvd_mux_stream *s, revdial_flow_info *out)
-{
-    rvd_mux_ledger_blocked(m, s, out);
-    out->send_credit = s->send_credit;
-    out->recv_credit = s->recv_credit;
-    out->window = s->window;
-    out->sent = s->sent;
-    out->received = s->received;
-    out->buffered = s->buffered + s->taken;
-    out->consumed = s->received - out->buffered;
 }
 
 // ---- memory ----
@@ -12038,7 +12006,10 @@ void revdial_engine_taken(revdial_engine *e, uint32_t id, size_t n)
 {
     rvd_mux_stream *s = rvd_engine_find(e, id);
     if (!s || !n) return;
-    rvd_mux_taken(&e->mux, s, (uint32_t)rvd_base_min(n, s->taken));
+    n = rvd_base_min(n, s->taken);
+    s->taken -= (uint32_t)n;
+    s->epoch_bytes += (uint32_t)n;
+    rvd_mux_credit_check(&e->mux, s);
     RVD_ENGINE_CHECK(e);
 }
 
@@ -12186,7 +12157,14 @@ int revdial_engine_get_flow(revdial_engine *e, uint32_t id, revdial_flow_info *o
     const rvd_mux_stream *s = rvd_engine_find(e, id);
     memset(out, 0, sizeof *out);
     if (!s) return REVDIAL_EINVAL;
-    rvd_mux_ledger(&e->mux, s, out);
+    rvd_mux_flow_blocked(&e->mux, s, out);
+    out->send_credit = s->send_credit;
+    out->recv_credit = s->recv_credit;
+    out->window = s->window;
+    out->sent = s->sent;
+    out->received = s->received;
+    out->buffered = s->buffered + s->taken;
+    out->consumed = s->received - out->buffered;
     return REVDIAL_OK;
 }
 
@@ -12264,21 +12242,18 @@ void revdial_engine_get_info(const revdial_engine *e, revdial_engine_info *out)
 // The only problem that is not the caller's; recognised by its address.
 static const char rvd_engine_no_memory[] = "out of memory";
 
-// Least and most of what a limit may be when it is not 0, which is its default.
-typedef struct rvd_engine_range {
-    const char *field;
-    int64_t given, least, most;
-} rvd_engine_range;
-
 static int64_t rvd_engine_rate(uint64_t given)
 {
     return given > INT64_MAX ? INT64_MAX : (int64_t)given;
 }
 
-// Returns 0, or REVDIAL_EINVAL and which limit is out of its range.
+// Returns 0, or REVDIAL_EINVAL and which limit is out of its range. 0 is the default of each.
 static int rvd_engine_limits_check(const revdial_limits *l, revdial_err *err)
 {
-    const rvd_engine_range ranges[] = {
+    const struct range {
+        const char *field;
+        int64_t given, least, most;
+    } ranges[] = {
         {"max_streams: ", l->max_streams, 1, RVD_BASE_STREAMS_MAX},
         {"stream_window: ", l->stream_window, RVD_HTTP_WINDOW_MIN, 16 << 20},
         {"stream_window_max: ", l->stream_window_max, RVD_HTTP_WINDOW_MIN, 16 << 20},
@@ -12294,7 +12269,7 @@ static int rvd_engine_limits_check(const revdial_limits *l, revdial_err *err)
         {"session_rate: ", rvd_engine_rate(l->session_rate), RVD_BASE_RATE_MIN,
          RVD_BASE_RATE_MAX}};
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
-        const rvd_engine_range *r = &ranges[i];
+        const struct range *r = &ranges[i];
         char text[128];
         if (r->given == 0 || (r->given >= r->least && r->given <= r->most)) continue;
         RVD_BASE_JOIN(text, sizeof text, "limits.", r->field, r->given < 0 ? "-" : NULL,
