@@ -4178,8 +4178,7 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_HELD_FACTOR 2u      // memory over unread bytes: blocks may be half empty
 #define RVD_MUX_REFUSALS 16384u     // refused streams queued while the peer takes no bytes
 #define RVD_MUX_PREAMBLE_MIN 128u   // first allocation: most preambles are shorter
-#define RVD_MUX_PREAMBLES 4194304u  // bytes of incomplete preambles, over all streams; as many of
-                                    //   streams that are HELD
+#define RVD_MUX_PREAMBLES 4194304u  // bytes of preambles, incomplete or of streams that are HELD
 #define RVD_MUX_PONGS 32u           // as go-yamux; hashicorp/yamux has one ping in flight
 #define RVD_MUX_STOCK_STREAMS 256u  // yamux's accept backlog
 #define RVD_MUX_UNACKED_STOCK 128u  // unanswered opens to a stock peer: half its backlog
@@ -4406,9 +4405,6 @@ typedef struct rvd_mux_config {
     revdial_limits limits;  // resolved: no zeros
 } rvd_mux_config;
 
-// Where the body of the frame that is being received goes.
-enum rvd_mux_body { RVD_MUX_BODY_NONE, RVD_MUX_BODY_STREAM, RVD_MUX_BODY_DRAIN };
-
 typedef struct rvd_mux {
     rvd_heap *heap;
     rvd_mux_config cfg;
@@ -4426,7 +4422,6 @@ typedef struct rvd_mux {
     uint8_t header[RVD_WIRE_HEADER];
     uint32_t header_len;
     rvd_wire_frame frame;  // whose body is coming in
-    enum rvd_mux_body body;
     uint32_t body_left;
     rvd_mux_stream *body_stream;
     rvd_mux_stream *slice_stream;  // payload that still lies in the caller's buffer
@@ -4497,8 +4492,7 @@ typedef struct rvd_mux {
     uint64_t standing_bytes;  // of them, those of streams in held[0]
     rvd_base_link held[2];    // streams with chunks, by is_moving; stuck longest first
     uint64_t grown;           // windows beyond their first size
-    uint64_t preambles;       // bytes of incomplete preambles
-    uint64_t held_preambles;  // of HELD streams
+    uint64_t preambles;       // bytes of those that are kept
     uint32_t refusals;        // since the output was last below its limit
     rvd_base_bucket budgets[RVD_MUX_BUDGETS];
     uint64_t opened, reset_count, rx_bytes, tx_bytes, rx_frames, tx_frames, tx_data_frames;
@@ -4799,13 +4793,9 @@ static rvd_mux_stream *rvd_mux_stream_new(rvd_mux *m, uint32_t id, enum rvd_mux_
 static void rvd_mux_preamble_free(rvd_mux *m, rvd_mux_stream *s)
 {
     rvd_mux_chunk *c = s->preamble;
-    if (c) {
-        if (s->phase == RVD_MUX_HELD)
-            m->held_preambles -= c->size;
-        else
-            m->preambles -= c->size;
-        rvd_base_free(m->heap, c, sizeof *c + c->size);
-    }
+    if (!c) return;
+    m->preambles -= c->size;
+    rvd_base_free(m->heap, c, sizeof *c + c->size);
     s->preamble = NULL;
 }
 
@@ -4857,10 +4847,7 @@ static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
     rvd_base_link_remove(&s->tell);
     rvd_mux_turn_leave(m, s);
     rvd_base_link_remove(&s->timer);
-    if (m->body_stream == s) {
-        m->body_stream = NULL;
-        if (m->body == RVD_MUX_BODY_STREAM) m->body = RVD_MUX_BODY_DRAIN;
-    }
+    if (m->body_stream == s) m->body_stream = NULL;
     m->allowance += s->recv_credit;
     m->late_frames += RVD_MUX_LATE_FRAMES;
     m->grown -= s->window - m->cfg.recv_window;
@@ -4931,12 +4918,7 @@ static void rvd_mux_phase_become(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_pha
     case RVD_MUX_OPEN: REVDIAL_ASSERT(0); break;
     }
     if (s->phase == RVD_MUX_ASKED) m->unacked--;
-    if (to == RVD_MUX_HELD) {
-        m->preambles -= s->preamble->size;
-        m->held_preambles += s->preamble->size;
-    } else if (rvd_mux_is_unknown(s)) {
-        rvd_mux_preamble_free(m, s);
-    }
+    if (to != RVD_MUX_HELD && rvd_mux_is_unknown(s)) rvd_mux_preamble_free(m, s);
     s->phase = (uint8_t)to;
 }
 
@@ -5231,7 +5213,7 @@ static int rvd_mux_preamble_keep(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p
         m->preambles += size - had;
         s->preamble = c;
     }
-    while (m->preambles > RVD_MUX_PREAMBLES) {  // the oldest is first
+    while (m->preambles > RVD_MUX_PREAMBLES) {  // the oldest incomplete one is first
         rvd_mux_stream *old =
             RVD_BASE_OWNER(m->timers[RVD_MUX_TIMER_PREAMBLE].next, rvd_mux_stream, timer);
         int is_own = old == s;
@@ -5275,13 +5257,10 @@ static void rvd_mux_offer(rvd_mux *m, rvd_mux_stream *s)
 {
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_ACCEPT);
     if (rvd_base_link_is_alone(&m->unshown) &&
-        !rvd_mux_rate_is_overdrawn(&m->meter.grants, m->now_us)) {
+        !rvd_mux_rate_is_overdrawn(&m->meter.grants, m->now_us))
         rvd_mux_announce(m, s);
-    } else if (m->held_preambles > RVD_MUX_PREAMBLES) {
-        rvd_mux_reset_tell(m, s, REVDIAL_RESET_CALM);
-    } else {
+    else
         rvd_base_link_push(&m->unshown, &s->tell);
-    }
 }
 
 // Collects the preamble; what follows it in p is payload. Returns bytes taken.
@@ -5382,7 +5361,7 @@ static int rvd_mux_payload(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint
 // Number of upcoming wire bytes that belong to s, with nothing unread before them.
 static size_t rvd_mux_expected(const rvd_mux *m, const rvd_mux_stream *s)
 {
-    if (m->body != RVD_MUX_BODY_STREAM || m->body_stream != s || m->dead) return 0;
+    if (m->body_stream != s || m->dead) return 0;
     if (s->rx != RVD_MUX_RX_OPEN || rvd_mux_is_unknown(s) || s->buffered) return 0;
     return m->body_left;
 }
@@ -5391,7 +5370,7 @@ static size_t rvd_mux_expected(const rvd_mux *m, const rvd_mux_stream *s)
 static size_t rvd_mux_coming(const rvd_mux *m)
 {
     const rvd_mux_stream *s = m->body_stream;
-    if (m->body != RVD_MUX_BODY_STREAM || m->frame.length < RVD_MUX_LONG || m->dead) return 0;
+    if (!s || m->frame.length < RVD_MUX_LONG || m->dead) return 0;
     return s->rx == RVD_MUX_RX_OPEN && !rvd_mux_is_unknown(s) ? m->body_left : 0;
 }
 
@@ -6254,7 +6233,6 @@ static void rvd_mux_on_fin(rvd_mux *m, rvd_mux_stream *s)
 static void rvd_mux_on_frame_end(rvd_mux *m)
 {
     rvd_mux_stream *s = m->body_stream;
-    m->body = RVD_MUX_BODY_NONE;
     m->body_stream = NULL;
     if (!s || m->dead) return;
     if (m->frame.flags & RVD_WIRE_RST) {
@@ -6428,14 +6406,10 @@ static const char *rvd_mux_on_stream_frame(rvd_mux *m)
     uint32_t id = f->id;
     if (id == 0) return "stream frame with id 0";
     rvd_mux_stream *s = rvd_mux_find(m, id);
-    if (f->type == RVD_WIRE_DATA && f->length) {
-        m->body = RVD_MUX_BODY_DRAIN;
-        m->body_left = f->length;
-    }
+    if (f->type == RVD_WIRE_DATA) m->body_left = f->length;
     if (f->flags & RVD_WIRE_SYN) {
         const char *problem = rvd_mux_syn_problem(m, s);
         if (!problem) rvd_mux_on_syn(m, s);
-        if (m->body != RVD_MUX_BODY_NONE && m->body_stream) m->body = RVD_MUX_BODY_STREAM;
         return problem;
     }
     if (!s || s->is_past) return rvd_mux_on_stray(m);
@@ -6448,7 +6422,6 @@ static const char *rvd_mux_on_stream_frame(rvd_mux *m)
         }
     }
     m->body_stream = s;  // freed or reset below, it takes this back
-    if (m->body != RVD_MUX_BODY_NONE) m->body = RVD_MUX_BODY_STREAM;
     return f->type == RVD_WIRE_DATA ? rvd_mux_on_data(m, s) : rvd_mux_on_window(m, s);
 }
 
@@ -6529,8 +6502,8 @@ static void rvd_mux_on_header(rvd_mux *m)
     default: problem = "unknown frame type"; break;
     }
     if (problem) rvd_mux_protocol_error(m, problem);
-    if (m->body == RVD_MUX_BODY_NONE) rvd_mux_on_frame_end(m);
-    if (m->dead) m->body = RVD_MUX_BODY_NONE;
+    if (m->dead) m->body_left = 0;
+    if (!m->body_left) rvd_mux_on_frame_end(m);
 }
 
 // Collects a header. The version is judged at once: it tells a wrong protocol from a slow one.
@@ -6559,14 +6532,14 @@ RVD_BASE_SLOW static size_t rvd_mux_any_input(rvd_mux *m, const uint8_t *p, size
     size_t used = 0;
     int stop = 0;
     while (used < len && !stop && !m->dead) {
-        if (m->body == RVD_MUX_BODY_NONE) {
+        if (!m->body_left) {
             used += rvd_mux_header_input(m, p + used, len - used);
             stop = (m->news & RVD_MUX_NEWS(GOAWAY)) != 0;  // told before what comes after it
             continue;
         }
         uint32_t n = (uint32_t)rvd_base_min(len - used, m->body_left);
         m->body_left -= n;
-        if (m->body == RVD_MUX_BODY_STREAM)
+        if (m->body_stream)
             stop = rvd_mux_payload(m, m->body_stream, p + used, n);
         else
             m->allowance -= n < m->allowance ? n : m->allowance;
@@ -6596,7 +6569,7 @@ static RVD_BASE_FAST size_t rvd_mux_input(rvd_mux *m, const uint8_t *p, size_t l
 {
     if (rvd_mux_has_events(m)) return 0;
     rvd_mux_stream *s =
-        m->body == RVD_MUX_BODY_NONE && !m->header_len ? rvd_mux_plain(m, p, len) : NULL;
+        !m->body_left && !m->header_len ? rvd_mux_plain(m, p, len) : NULL;
     if (!s) return rvd_mux_any_input(m, p, len);
     m->slice_stream = s;
     m->slice = p + RVD_WIRE_HEADER;
@@ -7123,8 +7096,7 @@ static void rvd_mux_drain(rvd_mux *m)
 
 static void rvd_mux_eof(rvd_mux *m)
 {
-    int torn = m->header_len > 0 || m->body != RVD_MUX_BODY_NONE;
-    if (torn)
+    if (m->header_len > 0 || m->body_left > 0)
         rvd_mux_die(m, REVDIAL_ELOST, "the connection ended in the middle of a frame");
     else if (m->peer_draining)
         rvd_mux_die(m, REVDIAL_EDRAINING, "the peer closed the connection after draining");
@@ -10680,9 +10652,8 @@ typedef struct rvd_ws {
     uint32_t in_head_len;
     uint32_t in_opcode;
     uint32_t in_mask_at;  // of its payload unmasked so far, modulo 4
-    uint64_t in_left;     // of its payload
+    uint64_t in_left;     // of its payload, once the header is complete
     uint8_t in_key[4];
-    uint8_t in_body;     // its header is complete
     uint8_t in_message;  // the next data frame has to continue this one's message
     uint8_t has_moved;   // payload has come since the last frame without
     uint8_t control[RVD_WS_CONTROL_MAX];
@@ -10863,7 +10834,6 @@ static void rvd_ws_on_close(rvd_ws *w)
 
 static void rvd_ws_on_frame_end(rvd_ws *w)
 {
-    w->in_body = 0;
     w->in_head_len = 0;
     if (!rvd_ws_is_control(w)) {
         w->in_message = !(w->in_head[0] >> 7);
@@ -10889,7 +10859,6 @@ static void rvd_ws_on_head(rvd_ws *w)
         return;
     }
     if (!w->is_client) memcpy(w->in_key, w->in_head + w->in_head_len - 4, 4);
-    w->in_body = 1;
     w->in_mask_at = 0;
     w->control_len = 0;
     if (!w->in_left) rvd_ws_on_frame_end(w);
@@ -10964,7 +10933,7 @@ static size_t rvd_ws_input(rvd_ws *w, const uint8_t *p, size_t len, rvd_ws_piece
     piece->at = NULL;
     piece->len = 0;
     while (used < len && w->state == RVD_WS_OPEN) {
-        if (!w->in_body) {
+        if (!w->in_left) {
             used += rvd_ws_head_input(w, p + used, len - used);
         } else if (rvd_ws_is_control(w)) {
             used += rvd_ws_control_input(w, p + used, len - used);
@@ -10991,8 +10960,7 @@ static void rvd_ws_taken(rvd_ws *w, size_t n)
 static size_t rvd_ws_expected(const void *of)
 {
     const rvd_ws *w = of;
-    int is_plain = w->is_client && w->in_body && !rvd_ws_is_control(w);
-    if (!is_plain) return 0;
+    if (!w->is_client || rvd_ws_is_control(w)) return 0;
     return w->in_left < SIZE_MAX ? (size_t)w->in_left : SIZE_MAX;
 }
 
@@ -11000,7 +10968,7 @@ static size_t rvd_ws_expected(const void *of)
 static int rvd_ws_is_torn(const void *of)
 {
     const rvd_ws *w = of;
-    return w->in_head_len > 0 || w->in_body;
+    return w->in_head_len > 0;
 }
 
 // ---- output ----
@@ -11416,24 +11384,22 @@ static void *rvd_engine_ws_start(revdial_engine *e)
     return rvd_ws_new(&e->heap, !rvd_engine_is_proxy(e), e->seed, &e->mux.now_us);
 }
 
-static const rvd_engine_framing rvd_engine_websocket = {.start = rvd_engine_ws_start,
-                                                        .input = rvd_engine_ws_input,
-                                                        .output = rvd_engine_ws_output,
-                                                        .sent = rvd_ws_sent,
-                                                        .expected = rvd_ws_expected,
-                                                        .unsent = rvd_ws_unsent,
-                                                        .is_torn = rvd_ws_is_torn,
-                                                        .trim = rvd_ws_trim,
-                                                        .free = rvd_ws_free};
-
-static const rvd_engine_framing *const rvd_engine_framings[RVD_BASE_CARRIERS] = {
-    [REVDIAL_CARRIER_WEBSOCKET] = &rvd_engine_websocket};
+static const rvd_engine_framing rvd_engine_framings[RVD_BASE_CARRIERS] = {
+    [REVDIAL_CARRIER_WEBSOCKET] = {.start = rvd_engine_ws_start,
+                                   .input = rvd_engine_ws_input,
+                                   .output = rvd_engine_ws_output,
+                                   .sent = rvd_ws_sent,
+                                   .expected = rvd_ws_expected,
+                                   .unsent = rvd_ws_unsent,
+                                   .is_torn = rvd_ws_is_torn,
+                                   .trim = rvd_ws_trim,
+                                   .free = rvd_ws_free}};
 
 // Returns 0: out of memory.
 static int rvd_engine_framing_start(revdial_engine *e)
 {
-    const rvd_engine_framing *f = rvd_engine_framings[e->carrier];
-    if (!f) return 1;
+    const rvd_engine_framing *f = &rvd_engine_framings[e->carrier];
+    if (!f->start) return 1;
     e->framer = f->start(e);
     if (e->framer) e->framing = f;
     return e->framer != NULL;
@@ -11981,7 +11947,7 @@ size_t revdial_engine_coming_after(revdial_engine *e, void **ud, size_t *unread)
     is_long = rvd_mux_coming(&e->mux) > 0;
     *ud = is_long ? e->mux.body_stream->ud : NULL;
     *unread = is_long ? e->mux.body_stream->buffered : 0;
-    return e->mux.body == RVD_MUX_BODY_NONE ? 0 : e->mux.body_left;
+    return e->mux.body_left;
 }
 
 size_t revdial_engine_coming(revdial_engine *e, void **ud)
