@@ -4503,8 +4503,6 @@ typedef struct rvd_mux {
     rvd_mux_stream *meta_stream;  // the stream of the next EV_OPEN
 } rvd_mux;
 
-static void rvd_mux_die(rvd_mux *m, int code, const char *text);
-
 // ---- chunks ----
 
 // Returns NULL if chunks of that size are not kept.
@@ -5034,6 +5032,17 @@ static void rvd_mux_ack(rvd_mux *m, rvd_mux_stream *s)
 }
 
 // ---- budgets ----
+
+// The first cause sticks. What was received stays readable.
+static void rvd_mux_die(rvd_mux *m, int code, const char *text)
+{
+    if (m->dead) return;
+    m->dead = code;
+    m->dead_text = text;
+    m->out_easy = 0;
+    m->news = (m->news & RVD_MUX_NEWS_SLICE) | RVD_MUX_NEWS(DEAD);
+    m->header_len = 0;
+}
 
 // Ends the session and tells the peer why. It is told once that the session ends as usual.
 static void rvd_mux_leave(rvd_mux *m, uint32_t go_code, int code, const char *text)
@@ -7052,17 +7061,6 @@ static RVD_BASE_FAST int rvd_mux_event(rvd_mux *m, revdial_event *ev)
     if (!m->slice_stream && !m->news && rvd_base_link_is_alone(&m->tell) && !rvd_mux_has_waiters(m))
         return 0;
     return rvd_mux_event_any(m, ev);
-}
-
-// The first cause sticks. What was received stays readable.
-static void rvd_mux_die(rvd_mux *m, int code, const char *text)
-{
-    if (m->dead) return;
-    m->dead = code;
-    m->dead_text = text;
-    m->out_easy = 0;
-    m->news = (m->news & RVD_MUX_NEWS_SLICE) | RVD_MUX_NEWS(DEAD);
-    m->header_len = 0;
 }
 
 // ---- the application's calls ----
@@ -11294,21 +11292,15 @@ static void rvd_engine_ws_ended(revdial_engine *e)
 {
     rvd_mux *m = &e->mux;
     const rvd_ws *w = e->framer;
-    if (w->state == RVD_WS_FAILED) {
+    if (w->state == RVD_WS_FAILED)
         rvd_mux_die(m, REVDIAL_EPROTO, w->text);
-        return;
-    }
-    switch (w->status) {
-    case RVD_WS_STATUS_NONE:
-    case RVD_WS_STATUS_NORMAL:
-    case RVD_WS_STATUS_AWAY: rvd_mux_eof(m); break;
-    case RVD_WS_STATUS_PROTOCOL:
-    case RVD_WS_STATUS_UNSUPPORTED:
-    case RVD_WS_STATUS_BAD_DATA:
+    else if (w->status <= RVD_WS_STATUS_AWAY)  // or NONE, or NORMAL
+        rvd_mux_eof(m);
+    else if (w->status == RVD_WS_STATUS_PROTOCOL || w->status == RVD_WS_STATUS_UNSUPPORTED ||
+             w->status == RVD_WS_STATUS_BAD_DATA)
         rvd_mux_die(m, REVDIAL_EPROTO, "WebSocket: the peer reports a protocol error");
-        break;
-    default: rvd_mux_die(m, REVDIAL_ELOST, "WebSocket: the peer closed it with an unusual status");
-    }
+    else
+        rvd_mux_die(m, REVDIAL_ELOST, "WebSocket: the peer closed it with an unusual status");
 }
 
 static size_t rvd_engine_ws_input(revdial_engine *e, const uint8_t *p, size_t len)
@@ -11817,7 +11809,7 @@ void revdial_engine_set_now(revdial_engine *e, int64_t now_us)
 
 int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us)
 {
-    int64_t at = e->start_us + (int64_t)e->limits.handshake_timeout_ms * 1000;
+    int64_t length_ms = e->limits.handshake_timeout_ms, at;
     if (rvd_engine_has_session(e)) {
         at = rvd_mux_tick(&e->mux, now_us);
         rvd_mux_drain_check(&e->mux);
@@ -11827,6 +11819,7 @@ int64_t revdial_engine_tick(revdial_engine *e, int64_t now_us)
     }
     rvd_mux_now(&e->mux, now_us);
     if (e->state == RVD_ENGINE_DEAD) return -1;
+    at = e->start_us + 1000 * (length_ms ? length_ms : RVD_BASE_HANDSHAKE_MS);
     if (e->mux.now_us < at) return at;
     // A peer that sent some bytes gets an answer. A silent connection is closed without one.
     if (rvd_engine_is_proxy(e) && (e->head.len || e->state == RVD_ENGINE_VERDICT))
@@ -12247,17 +12240,11 @@ static int rvd_engine_limits_check(const revdial_limits *l, revdial_err *err)
     return REVDIAL_OK;
 }
 
-static void rvd_engine_limits_keep(revdial_engine *e, const revdial_limits *limits)
-{
-    e->limits = *limits;
-    if (!e->limits.handshake_timeout_ms) e->limits.handshake_timeout_ms = RVD_BASE_HANDSHAKE_MS;
-}
-
 int revdial_engine_set_limits(revdial_engine *e, const revdial_limits *limits, revdial_err *err)
 {
     revdial_limits before = e->limits, resolved;
     if (rvd_engine_limits_check(limits, err)) return REVDIAL_EINVAL;
-    rvd_engine_limits_keep(e, limits);
+    e->limits = *limits;
     if (!rvd_engine_has_session(e)) return REVDIAL_OK;
     rvd_engine_limits_resolve(e, e->mux.cfg.recv_window, &resolved);
     if (rvd_mux_limits_set(&e->mux, &resolved, rvd_engine_own_streams(e))) return REVDIAL_OK;
@@ -12408,7 +12395,7 @@ static const char *rvd_engine_config_copy(revdial_engine *e, const revdial_engin
 {
     e->role = cfg->role;
     e->accept_streams = cfg->accept_streams || cfg->role == REVDIAL_ROLE_BACKEND;
-    rvd_engine_limits_keep(e, &cfg->limits);
+    e->limits = cfg->limits;
     e->session_id = cfg->session_id;
     e->seed = cfg->seed;
     e->auth_schemes = cfg->auth_schemes ? cfg->auth_schemes : REVDIAL_AUTH_BEARER;
