@@ -12952,7 +12952,13 @@ static int rvd_sys_latch_wait(rvd_sys_latch *l, int64_t at_us)
 // The text forms are "1.2.3.4:80", "[::1]:80", "name:80" and "unix:/path".
 
 typedef struct rvd_sys_addr {
-    struct sockaddr_storage ss;
+    union {
+        struct sockaddr_storage ss;
+        struct sockaddr sa;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+        struct sockaddr_un un;
+    };
     socklen_t len;
 } rvd_sys_addr;
 
@@ -12964,11 +12970,6 @@ typedef struct rvd_sys_endpoint {
     uint16_t port;
     char host[RVD_SYS_HOST_MAX + 1];  // without brackets; the path of a unix socket
 } rvd_sys_endpoint;
-
-static const struct sockaddr *rvd_sys_sockaddr(const rvd_sys_addr *a)
-{
-    return (const struct sockaddr *)&a->ss;
-}
 
 // Resolvers read "127.1" and "0x7f.1" as addresses; a person that reads a rule does not.
 static int rvd_sys_is_numeric(const char *label, size_t len)
@@ -13104,29 +13105,26 @@ static int rvd_sys_addr_split(const char *text, int port_min, rvd_sys_endpoint *
 // Converts a numeric address or a path. Resolves nothing: a name is -EINVAL.
 static int rvd_sys_addr_parse(const char *text, int port_min, rvd_sys_addr *to, revdial_err *err)
 {
-    struct sockaddr_un *un = (struct sockaddr_un *)&to->ss;
-    struct sockaddr_in *in = (struct sockaddr_in *)&to->ss;
-    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)&to->ss;
     rvd_sys_endpoint e;
     int r = rvd_sys_addr_split(text, port_min, &e, err);
     if (r < 0) return r;
     memset(to, 0, sizeof *to);
     switch (e.kind) {
     case RVD_SYS_UNIX:
-        un->sun_family = AF_UNIX;
-        memcpy(un->sun_path, e.host, strlen(e.host) + 1);
-        to->len = (socklen_t)sizeof *un;
+        to->un.sun_family = AF_UNIX;
+        memcpy(to->un.sun_path, e.host, strlen(e.host) + 1);
+        to->len = (socklen_t)sizeof to->un;
         return 0;
     case RVD_SYS_IPV4:
-        in->sin_family = AF_INET;
-        in->sin_port = htons(e.port);
-        inet_pton(AF_INET, e.host, &in->sin_addr);
-        to->len = (socklen_t)sizeof *in;
+        to->in.sin_family = AF_INET;
+        to->in.sin_port = htons(e.port);
+        inet_pton(AF_INET, e.host, &to->in.sin_addr);
+        to->len = (socklen_t)sizeof to->in;
         return 0;
     case RVD_SYS_IPV6:
-        r = rvd_sys_parse_ipv6(e.host, in6);
-        in6->sin6_port = htons(e.port);
-        to->len = (socklen_t)sizeof *in6;
+        r = rvd_sys_parse_ipv6(e.host, &to->in6);
+        to->in6.sin6_port = htons(e.port);
+        to->len = (socklen_t)sizeof to->in6;
         if (r == 0) return 0;
         break;  // its interface vanished since the split
     case RVD_SYS_NAME: break;
@@ -13140,23 +13138,21 @@ static int rvd_sys_addr_parse(const char *text, int port_min, rvd_sys_addr *to, 
 //   returns  the length of the whole text; size or more: it was cut
 static size_t rvd_sys_addr_format(const rvd_sys_addr *a, char *buf, size_t size)
 {
-    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
-    const struct sockaddr_in *in = (const struct sockaddr_in *)&a->ss;
     char host[INET6_ADDRSTRLEN] = "?", path[RVD_SYS_PATH_MAX + 1] = "", text[RVD_SYS_TEXT_MAX];
     size_t len, offset = offsetof(struct sockaddr_un, sun_path);
     if (a->ss.ss_family == AF_INET6) {
-        uint32_t zone = in6->sin6_scope_id;
-        inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof host);
+        uint32_t zone = a->in6.sin6_scope_id;
+        inet_ntop(AF_INET6, &a->in6.sin6_addr, host, sizeof host);
         len = RVD_BASE_JOIN(text, sizeof text, "[", host, zone ? "%" : NULL,
                             zone ? RVD_BASE_NUMBER(zone) : NULL,
-                            "]:", RVD_BASE_NUMBER(ntohs(in6->sin6_port)));
+                            "]:", RVD_BASE_NUMBER(ntohs(a->in6.sin6_port)));
     } else if (a->ss.ss_family == AF_INET) {
-        inet_ntop(AF_INET, &in->sin_addr, host, sizeof host);
-        len = RVD_BASE_JOIN(text, sizeof text, host, ":", RVD_BASE_NUMBER(ntohs(in->sin_port)));
+        inet_ntop(AF_INET, &a->in.sin_addr, host, sizeof host);
+        len = RVD_BASE_JOIN(text, sizeof text, host, ":", RVD_BASE_NUMBER(ntohs(a->in.sin_port)));
     } else {
         // sun_path need not end in a NUL. An abstract name starts with one and stays unnamed.
-        if (a->len > offset && a->len <= sizeof(struct sockaddr_un))
-            memcpy(path, (const char *)&a->ss + offset, a->len - offset);
+        if (a->len > offset && a->len <= sizeof a->un)
+            memcpy(path, (const char *)&a->un + offset, a->len - offset);
         len = RVD_BASE_JOIN(text, sizeof text, path[0] ? "unix:" : "unix", path);
     }
     if (size > 0) RVD_BASE_JOIN(buf, size, text);
@@ -13166,13 +13162,11 @@ static size_t rvd_sys_addr_format(const rvd_sys_addr *a, char *buf, size_t size)
 // Is it an address of this machine only?
 static int rvd_sys_addr_is_loopback(const rvd_sys_addr *a)
 {
-    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
-    const struct sockaddr_in *in = (const struct sockaddr_in *)&a->ss;
     if (a->ss.ss_family == AF_UNIX) return 1;
-    if (a->ss.ss_family == AF_INET) return ntohl(in->sin_addr.s_addr) >> 24 == 127;
+    if (a->ss.ss_family == AF_INET) return ntohl(a->in.sin_addr.s_addr) >> 24 == 127;
     if (a->ss.ss_family != AF_INET6) return 0;
-    if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) return in6->sin6_addr.s6_addr[12] == 127;
-    return IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
+    if (IN6_IS_ADDR_V4MAPPED(&a->in6.sin6_addr)) return a->in6.sin6_addr.s6_addr[12] == 127;
+    return IN6_IS_ADDR_LOOPBACK(&a->in6.sin6_addr);
 }
 
 // "[fe80::1%2]:9" without its zone, in plain; any other text is returned as it is.
@@ -13189,51 +13183,43 @@ static const char *rvd_sys_without_zone(const char *text, char plain[RVD_SYS_TEX
 // Is it an address that stands for all of this machine's?
 static int rvd_sys_addr_is_wildcard(const rvd_sys_addr *a)
 {
-    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
-    const struct sockaddr_in *in = (const struct sockaddr_in *)&a->ss;
-    if (a->ss.ss_family == AF_INET) return in->sin_addr.s_addr == htonl(INADDR_ANY);
-    return a->ss.ss_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&in6->sin6_addr);
+    if (a->ss.ss_family == AF_INET) return a->in.sin_addr.s_addr == htonl(INADDR_ANY);
+    return a->ss.ss_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&a->in6.sin6_addr);
 }
 
 static void rvd_sys_addr_set_port(rvd_sys_addr *a, uint16_t port)
 {
-    if (a->ss.ss_family == AF_INET) ((struct sockaddr_in *)&a->ss)->sin_port = htons(port);
-    if (a->ss.ss_family == AF_INET6) ((struct sockaddr_in6 *)&a->ss)->sin6_port = htons(port);
+    if (a->ss.ss_family == AF_INET) a->in.sin_port = htons(port);
+    if (a->ss.ss_family == AF_INET6) a->in6.sin6_port = htons(port);
 }
 
 // 0 for a unix socket.
 static uint16_t rvd_sys_addr_port(const rvd_sys_addr *a)
 {
-    if (a->ss.ss_family == AF_INET) return ntohs(((const struct sockaddr_in *)&a->ss)->sin_port);
-    if (a->ss.ss_family == AF_INET6) return ntohs(((const struct sockaddr_in6 *)&a->ss)->sin6_port);
-    return 0;
+    if (a->ss.ss_family == AF_INET) return ntohs(a->in.sin_port);
+    return a->ss.ss_family == AF_INET6 ? ntohs(a->in6.sin6_port) : 0;
 }
 
 // The same address and port?
 static int rvd_sys_addr_is_same(const rvd_sys_addr *a, const rvd_sys_addr *b)
 {
-    const struct sockaddr_in6 *a6 = (const struct sockaddr_in6 *)&a->ss;
-    const struct sockaddr_in6 *b6 = (const struct sockaddr_in6 *)&b->ss;
-    const struct sockaddr_in *a4 = (const struct sockaddr_in *)&a->ss;
-    const struct sockaddr_in *b4 = (const struct sockaddr_in *)&b->ss;
     if (a->ss.ss_family != b->ss.ss_family) return 0;
     if (a->ss.ss_family == AF_INET)
-        return a4->sin_port == b4->sin_port && a4->sin_addr.s_addr == b4->sin_addr.s_addr;
-    return a->ss.ss_family == AF_INET6 && a6->sin6_port == b6->sin6_port &&
-           a6->sin6_scope_id == b6->sin6_scope_id &&
-           memcmp(&a6->sin6_addr, &b6->sin6_addr, sizeof a6->sin6_addr) == 0;
+        return a->in.sin_port == b->in.sin_port && a->in.sin_addr.s_addr == b->in.sin_addr.s_addr;
+    return a->ss.ss_family == AF_INET6 && a->in6.sin6_port == b->in6.sin6_port &&
+           a->in6.sin6_scope_id == b->in6.sin6_scope_id &&
+           memcmp(&a->in6.sin6_addr, &b->in6.sin6_addr, sizeof a->in6.sin6_addr) == 0;
 }
 
 // An IPv6 socket reports an IPv4 peer as ::ffff:1.2.3.4. This makes it 1.2.3.4, as logs, budgets,
 // rules and PROXY headers have it.
 static void rvd_sys_unmap(rvd_sys_addr *a)
 {
-    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
-    if (a->ss.ss_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) return;
-    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = in6->sin6_port};
-    memcpy(&in.sin_addr, in6->sin6_addr.s6_addr + 12, sizeof in.sin_addr);
+    if (a->ss.ss_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&a->in6.sin6_addr)) return;
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = a->in6.sin6_port};
+    memcpy(&in.sin_addr, a->in6.sin6_addr.s6_addr + 12, sizeof in.sin_addr);
     memset(a, 0, sizeof *a);
-    memcpy(&a->ss, &in, sizeof in);
+    a->in = in;
     a->len = (socklen_t)sizeof in;
 }
 
@@ -13241,11 +13227,11 @@ static void rvd_sys_unmap(rvd_sys_addr *a)
 static const uint8_t *rvd_sys_addr_ip(const rvd_sys_addr *a, int *len)
 {
     static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF};
-    const uint8_t *ip = (const uint8_t *)&((const struct sockaddr_in6 *)&a->ss)->sin6_addr;
+    const uint8_t *ip = a->in6.sin6_addr.s6_addr;
     int is_v4 = a->ss.ss_family == AF_INET,
         is_mapped = !is_v4 && !memcmp(ip, mapped, sizeof mapped);
     *len = is_v4 || is_mapped ? 4 : 16;
-    if (is_v4) return (const uint8_t *)&((const struct sockaddr_in *)&a->ss)->sin_addr;
+    if (is_v4) return (const uint8_t *)&a->in.sin_addr;
     return is_mapped ? ip + sizeof mapped : ip;
 }
 
@@ -13297,12 +13283,18 @@ static inline int rvd_sys_nets_have(const rvd_sys_net *nets, size_t count, const
     return 0;
 }
 
+// Empty, with room for any address.
+static void rvd_sys_addr_init(rvd_sys_addr *a)
+{
+    memset(a, 0, sizeof *a);
+    a->len = (socklen_t)sizeof a->ss;
+}
+
 static int rvd_sys_getsockname(int fd, rvd_sys_addr *a)
 {
     int r;
-    memset(a, 0, sizeof *a);
-    a->len = (socklen_t)sizeof a->ss;
-    RVD_SYS_RETRY(r, RVD_SYS(getsockname)(fd, (struct sockaddr *)&a->ss, &a->len));
+    rvd_sys_addr_init(a);
+    RVD_SYS_RETRY(r, RVD_SYS(getsockname)(fd, &a->sa, &a->len));
     if (r == 0) rvd_sys_unmap(a);
     return r;
 }
@@ -13310,9 +13302,8 @@ static int rvd_sys_getsockname(int fd, rvd_sys_addr *a)
 static int rvd_sys_getpeername(int fd, rvd_sys_addr *a)
 {
     int r;
-    memset(a, 0, sizeof *a);
-    a->len = (socklen_t)sizeof a->ss;
-    RVD_SYS_RETRY(r, RVD_SYS(getpeername)(fd, (struct sockaddr *)&a->ss, &a->len));
+    rvd_sys_addr_init(a);
+    RVD_SYS_RETRY(r, RVD_SYS(getpeername)(fd, &a->sa, &a->len));
     if (r == 0) rvd_sys_unmap(a);
     return r;
 }
@@ -13892,7 +13883,7 @@ static int rvd_sys_connect_start(int fd, const rvd_sys_addr *to)
 {
     int r;
     // An interrupted connect goes on by itself; asking again tells how far it is.
-    RVD_SYS_RETRY(r, RVD_SYS(connect)(fd, rvd_sys_sockaddr(to), to->len));
+    RVD_SYS_RETRY(r, RVD_SYS(connect)(fd, &to->sa, to->len));
     if (r < 0 && r != -EISCONN && r != -EALREADY && r != -EINPROGRESS) return r;
     return to->ss.ss_family == AF_UNIX ? 0 : -EINPROGRESS;
 }
@@ -13924,11 +13915,6 @@ static int rvd_sys_connect_result(int fd)
     return rvd_sys_refuse_itself(fd, &peer);
 }
 
-static const char *rvd_sys_addr_path(const rvd_sys_addr *a)
-{
-    return ((const struct sockaddr_un *)&a->ss)->sun_path;
-}
-
 // Removes the path of a listener, BEFORE that one is closed: a path whose listener is gone may be a
 // successor's a moment later.
 static int rvd_sys_unlink(const char *path)
@@ -13941,7 +13927,7 @@ static int rvd_sys_unlink(const char *path)
 static int rvd_sys_bind(int fd, const rvd_sys_addr *at)
 {
     int r;
-    RVD_SYS_RETRY(r, RVD_SYS(bind)(fd, rvd_sys_sockaddr(at), at->len));
+    RVD_SYS_RETRY(r, RVD_SYS(bind)(fd, &at->sa, at->len));
     return r;
 }
 
@@ -13950,7 +13936,7 @@ static int rvd_sys_bind(int fd, const rvd_sys_addr *at)
 // same time can still collide: there is no "unlink if unchanged".
 static int rvd_sys_bind_stale(int fd, const rvd_sys_addr *at)
 {
-    const char *path = rvd_sys_addr_path(at);
+    const char *path = at->un.sun_path;
     struct stat before, after;
     if (RVD_SYS(lstat)(path, &before) < 0 || !S_ISSOCK(before.st_mode)) return -EADDRINUSE;
     int probe = rvd_sys_socket_tcp(AF_UNIX);
@@ -13975,7 +13961,7 @@ static int rvd_sys_queue(int fd, int backlog)
 // system supports that.
 static int rvd_sys_set_mode(const rvd_sys_addr *at, unsigned mode)
 {
-    const char *path = rvd_sys_addr_path(at);
+    const char *path = at->un.sun_path;
     int r;
     RVD_SYS_RETRY(r, RVD_SYS(fchmodat)(AT_FDCWD, path, (mode_t)mode, AT_SYMLINK_NOFOLLOW));
     if (r == -EOPNOTSUPP) RVD_SYS_RETRY(r, RVD_SYS(fchmodat)(AT_FDCWD, path, (mode_t)mode, 0));
@@ -14004,7 +13990,7 @@ static int rvd_sys_listen_as(const rvd_sys_addr *at, int backlog, rvd_sys_listen
     if (r == 0 && family == AF_UNIX && how.mode) r = rvd_sys_set_mode(at, how.mode);
     if (r == 0) r = rvd_sys_queue(fd, backlog);
     if (r == 0) return fd;
-    if (is_bound && family == AF_UNIX) rvd_sys_unlink(rvd_sys_addr_path(at));
+    if (is_bound && family == AF_UNIX) rvd_sys_unlink(at->un.sun_path);
     rvd_sys_close(fd);
     return r;
 }
@@ -14047,13 +14033,12 @@ static int rvd_sys_accept(int listener, rvd_sys_addr *peer)
     rvd_sys_addr ignored;
     int fd;
     if (!peer) peer = &ignored;
-    memset(peer, 0, sizeof *peer);
-    peer->len = (socklen_t)sizeof peer->ss;
+    rvd_sys_addr_init(peer);
 #if RVD_SYS_FLAGS_ATOMIC
-    RVD_SYS_RETRY(fd, RVD_SYS(accept4)(listener, (struct sockaddr *)&peer->ss, &peer->len,
-                                       SOCK_NONBLOCK | SOCK_CLOEXEC));
+    RVD_SYS_RETRY(
+        fd, RVD_SYS(accept4)(listener, &peer->sa, &peer->len, SOCK_NONBLOCK | SOCK_CLOEXEC));
 #else
-    RVD_SYS_RETRY(fd, RVD_SYS(accept)(listener, (struct sockaddr *)&peer->ss, &peer->len));
+    RVD_SYS_RETRY(fd, RVD_SYS(accept)(listener, &peer->sa, &peer->len));
 #endif
     if (fd < 0) return rvd_sys_is_aborted(-fd) ? -ECONNABORTED : fd;
     rvd_sys_unmap(peer);
@@ -14071,17 +14056,13 @@ static int rvd_sys_poll(struct pollfd *items, size_t count, int timeout_ms)
 // Accepts the connection that comes from `from`, and closes others that arrive before it.
 static int rvd_sys_accept_from(int listener, const rvd_sys_addr *from)
 {
-    const struct sockaddr_in *want = (const struct sockaddr_in *)&from->ss;
     int64_t until_us = rvd_sys_now_us() + (int64_t)RVD_SYS_PAIR_WAIT_MS * 1000;
     int strangers = 0;
     while (strangers < RVD_SYS_PAIR_STRANGERS) {
         struct pollfd item = {listener, POLLIN, 0};
         rvd_sys_addr peer;
-        const struct sockaddr_in *got = (const struct sockaddr_in *)&peer.ss;
         int fd = rvd_sys_accept(listener, &peer);
-        if (fd >= 0 && got->sin_port == want->sin_port &&
-            got->sin_addr.s_addr == want->sin_addr.s_addr)
-            return fd;
+        if (fd >= 0 && rvd_sys_addr_is_same(&peer, from)) return fd;
         if (fd >= 0 || fd == -ECONNABORTED) {
             rvd_sys_close(fd);
             strangers++;
