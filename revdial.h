@@ -12569,6 +12569,18 @@ const char *revdial_reset_text(int reset)
 #define RVD_SYS_MORE 0
 #endif
 
+// Options of TCP that some systems lack: they refuse this number, as they do for unix sockets.
+#ifdef TCP_NOTSENT_LOWAT
+#define RVD_SYS_NOTSENT_LOWAT TCP_NOTSENT_LOWAT
+#else
+#define RVD_SYS_NOTSENT_LOWAT (-1)
+#endif
+#ifdef TCP_CONGESTION
+#define RVD_SYS_CONGESTION TCP_CONGESTION
+#else
+#define RVD_SYS_CONGESTION (-1)
+#endif
+
 // Every system call is made as RVD_SYS(call)(arguments), so that a test can put another function in
 // its place.
 #ifndef RVD_SYS
@@ -12620,6 +12632,16 @@ static int64_t rvd_sys_now_us(void)
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000 + 1;
 }
 
+// From now until then, as poll(2) has it: up, because waking early would find nothing due.
+//   at_us    INT64_MAX = never
+static int rvd_sys_timeout_ms(int64_t at_us)
+{
+    if (at_us == INT64_MAX) return -1;
+    int64_t left_us = at_us - rvd_sys_now_us();
+    if (left_us <= 0) return 0;
+    return left_us / 1000 >= INT_MAX ? INT_MAX : (int)((left_us + 999) / 1000);
+}
+
 static int rvd_sys_close(int fd)
 {
     if (fd < 0) return 0;
@@ -12627,23 +12649,20 @@ static int rvd_sys_close(int fd)
     return RVD_SYS(close)(fd) < 0 && errno != EINTR && errno != EINPROGRESS ? -errno : 0;
 }
 
-static int rvd_sys_random_device(unsigned char *buf, size_t len)
+// Reads a file up to its end, or until the buffer is full. Returns how many bytes, or -errno.
+static ptrdiff_t rvd_sys_read_file(const char *path, void *buf, size_t size)
 {
-    int fd, result = 0;
-    RVD_SYS_RETRY(fd, RVD_SYS(open)("/dev/urandom", O_RDONLY | O_CLOEXEC));
+    ptrdiff_t n = 1;
+    size_t len = 0;
+    int fd;
+    RVD_SYS_RETRY(fd, RVD_SYS(open)(path, O_RDONLY | O_CLOEXEC));
     if (fd < 0) return fd;
-    while (len > 0 && result == 0) {
-        ptrdiff_t n;
-        RVD_SYS_RETRY(n, RVD_SYS(read)(fd, buf, len));
-        if (n <= 0) {
-            result = n == 0 ? -EIO : (int)n;
-        } else {
-            buf += n;
-            len -= (size_t)n;
-        }
+    while (n > 0 && len < size) {
+        RVD_SYS_RETRY(n, RVD_SYS(read)(fd, (char *)buf + len, size - len));
+        if (n > 0) len += (size_t)n;
     }
     rvd_sys_close(fd);
-    return result;
+    return n < 0 ? n : (ptrdiff_t)len;
 }
 
 static int rvd_sys_random(void *buf, size_t len)
@@ -12658,7 +12677,10 @@ static int rvd_sys_random(void *buf, size_t len)
         len -= (size_t)n;
     }
 #endif
-    return len == 0 ? 0 : rvd_sys_random_device(at, len);
+    if (len == 0) return 0;
+    ptrdiff_t n = rvd_sys_read_file("/dev/urandom", at, len);
+    if (n < 0) return (int)n;
+    return (size_t)n == len ? 0 : -EIO;
 }
 
 // ---- threads ----
@@ -13343,12 +13365,10 @@ static void rvd_sys_resolve_fail(revdial_err *err, int error, const char *text, 
 //            no name server answered; -ENOMEM or another error of the system
 static int rvd_sys_resolve(const char *host, uint16_t port, rvd_sys_addr *out, int max)
 {
-    struct addrinfo hints, *list = NULL, *a;
+    const struct addrinfo hints = {.ai_flags = AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
+    struct addrinfo *list = NULL, *a;
     char service[8];
     int r, count = 0;
-    memset(&hints, 0, sizeof hints);
-    hints.ai_socktype = SOCK_STREAM;
-    hints.ai_flags = AI_NUMERICSERV;
     RVD_BASE_JOIN(service, sizeof service, RVD_BASE_NUMBER(port));
     do r = RVD_SYS(getaddrinfo)(host, service, &hints, &list);
     while (r == EAI_SYSTEM && errno == EINTR);
@@ -13432,6 +13452,14 @@ static int rvd_sys_own(int fd)
     return r;
 }
 
+static int rvd_sys_get_option(int fd, int level, int option, void *value, size_t size)
+{
+    socklen_t len = (socklen_t)size;
+    int r;
+    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, level, option, value, &len));
+    return r;
+}
+
 static int rvd_sys_set_int(int fd, int level, int option, int value)
 {
     int r;
@@ -13442,13 +13470,7 @@ static int rvd_sys_set_int(int fd, int level, int option, int value)
 // The socket is writable only while the kernel holds fewer unsent bytes than this.
 static int rvd_sys_set_notsent_lowat(int fd, int bytes)
 {
-#ifdef TCP_NOTSENT_LOWAT
-    return rvd_sys_set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes);
-#else
-    (void)fd;
-    (void)bytes;
-    return -ENOTSUP;
-#endif
+    return rvd_sys_set_int(fd, IPPROTO_TCP, RVD_SYS_NOTSENT_LOWAT, bytes);
 }
 
 // Results are ignored: a refused option costs only speed, and unix sockets refuse all of them.
@@ -13484,10 +13506,7 @@ static void rvd_sys_get_tcp_info(int fd, rvd_sys_tcp_info info)
 {
     memset(info, 0, sizeof(rvd_sys_tcp_info));
 #if defined(__linux__) && defined(TCP_INFO)
-    socklen_t len = (socklen_t)sizeof(rvd_sys_tcp_info);
-    int r;
-    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, info, &len));
-    (void)r;
+    rvd_sys_get_option(fd, IPPROTO_TCP, TCP_INFO, info, sizeof(rvd_sys_tcp_info));
 #else
     (void)fd;
 #endif
@@ -13504,32 +13523,18 @@ static int rvd_sys_is_starting(int fd)
 // The congestion control of a TCP socket, by its name. Unix sockets refuse it.
 static int rvd_sys_set_congestion(int fd, const char *name)
 {
-#ifdef TCP_CONGESTION
     int r;
     RVD_SYS_RETRY(
-        r, RVD_SYS(setsockopt)(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name)));
+        r, RVD_SYS(setsockopt)(fd, IPPROTO_TCP, RVD_SYS_CONGESTION, name, (socklen_t)strlen(name)));
     return r;
-#else
-    (void)fd;
-    (void)name;
-    return -ENOTSUP;
-#endif
 }
 
 // Is it one whose name begins so?
 static int rvd_sys_has_congestion(int fd, const char *prefix)
 {
-#ifdef TCP_CONGESTION
     char name[16] = "";
-    socklen_t len = (socklen_t)sizeof name;
-    int r;
-    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, IPPROTO_TCP, TCP_CONGESTION, name, &len));
+    int r = rvd_sys_get_option(fd, IPPROTO_TCP, RVD_SYS_CONGESTION, name, sizeof name);
     return r == 0 && strncmp(name, prefix, strlen(prefix)) == 0;
-#else
-    (void)fd;
-    (void)prefix;
-    return 0;
-#endif
 }
 
 // CUBIC on Linux ends its slow start when round trips grow (HyStart). Behind somebody else's queue
@@ -13546,13 +13551,7 @@ static int rvd_sys_start_as_reno(int fd)
 static void rvd_sys_congestion_list(char *text, size_t size)
 {
     static const char path[] = "/proc/sys/net/ipv4/tcp_available_congestion_control";
-    ptrdiff_t n = 0;
-    int fd;
-    RVD_SYS_RETRY(fd, RVD_SYS(open)(path, O_RDONLY | O_CLOEXEC));
-    if (fd >= 0) {
-        RVD_SYS_RETRY(n, RVD_SYS(read)(fd, text, size - 1));
-        rvd_sys_close(fd);
-    }
+    ptrdiff_t n = rvd_sys_read_file(path, text, size - 1);
     text[n > 0 ? n : 0] = '\0';
     text[strcspn(text, "\n")] = '\0';
 }
@@ -13683,9 +13682,7 @@ static int rvd_sys_renew(int fd)
 {
 #if RVD_SYS_EPOLL && defined(TCP_INFO)
     uint8_t state = 0;  // the first member of struct tcp_info
-    socklen_t len = (socklen_t)sizeof state;
-    int r;
-    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, IPPROTO_TCP, TCP_INFO, &state, &len));
+    int r = rvd_sys_get_option(fd, IPPROTO_TCP, TCP_INFO, &state, sizeof state);
     if (r < 0 || state != RVD_SYS_TCP_CLOSE) return r < 0 ? r : -EBUSY;
     return rvd_sys_dissolve(fd);
 #else
@@ -13891,9 +13888,7 @@ static int rvd_sys_connect_start(int fd, const rvd_sys_addr *to)
 // An option of a socket as a number, which is not negative; or -errno.
 static int rvd_sys_get_int(int fd, int option)
 {
-    int value = 0, r;
-    socklen_t len = (socklen_t)sizeof value;
-    RVD_SYS_RETRY(r, RVD_SYS(getsockopt)(fd, SOL_SOCKET, option, &value, &len));
+    int value = 0, r = rvd_sys_get_option(fd, SOL_SOCKET, option, &value, sizeof value);
     return r < 0 ? r : value;
 }
 
@@ -13950,13 +13945,6 @@ static int rvd_sys_bind_stale(int fd, const rvd_sys_addr *at)
     return r < 0 ? r : rvd_sys_bind(fd, at);
 }
 
-static int rvd_sys_queue(int fd, int backlog)
-{
-    int r;
-    RVD_SYS_RETRY(r, RVD_SYS(listen)(fd, backlog));
-    return r;
-}
-
 // Sets the mode of a bound unix socket. A symbolic link in its place is not followed, where the
 // system supports that.
 static int rvd_sys_set_mode(const rvd_sys_addr *at, unsigned mode)
@@ -13988,7 +13976,7 @@ static int rvd_sys_listen_as(const rvd_sys_addr *at, int backlog, rvd_sys_listen
     if (r == -EADDRINUSE && family == AF_UNIX) r = rvd_sys_bind_stale(fd, at);
     int is_bound = r == 0;
     if (r == 0 && family == AF_UNIX && how.mode) r = rvd_sys_set_mode(at, how.mode);
-    if (r == 0) r = rvd_sys_queue(fd, backlog);
+    if (r == 0) RVD_SYS_RETRY(r, RVD_SYS(listen)(fd, backlog));
     if (r == 0) return fd;
     if (is_bound && family == AF_UNIX) rvd_sys_unlink(at->un.sun_path);
     rvd_sys_close(fd);
@@ -14111,6 +14099,13 @@ typedef struct rvd_sys_wake {
     int fd[2];  // wait on fd[0]; an eventfd is both
 } rvd_sys_wake;
 
+static void rvd_sys_wake_close(rvd_sys_wake *w)
+{
+    rvd_sys_close(w->fd[0]);
+    if (w->fd[1] != w->fd[0]) rvd_sys_close(w->fd[1]);
+    w->fd[0] = w->fd[1] = -1;
+}
+
 static int rvd_sys_wake_open(rvd_sys_wake *w)
 {
 #if RVD_SYS_EPOLL
@@ -14130,9 +14125,7 @@ static int rvd_sys_wake_open(rvd_sys_wake *w)
     if (r < 0) return r;
     for (int i = 0; i < 2 && r >= 0; i++) r = w->fd[i] = rvd_sys_own(w->fd[i]);
     if (r >= 0) return 0;
-    rvd_sys_close(w->fd[0]);
-    rvd_sys_close(w->fd[1]);
-    w->fd[0] = w->fd[1] = -1;
+    rvd_sys_wake_close(w);
     return r;
 #endif
 }
@@ -14151,13 +14144,6 @@ static void rvd_sys_wake_drain(rvd_sys_wake *w)
     ptrdiff_t n;
     do RVD_SYS_RETRY(n, RVD_SYS(read)(w->fd[0], junk, sizeof junk));
     while (n == (ptrdiff_t)sizeof junk);
-}
-
-static void rvd_sys_wake_close(rvd_sys_wake *w)
-{
-    rvd_sys_close(w->fd[0]);
-    if (w->fd[1] != w->fd[0]) rvd_sys_close(w->fd[1]);
-    w->fd[0] = w->fd[1] = -1;
 }
 
 #if RVD_SYS_EPOLL
@@ -14190,9 +14176,8 @@ static void rvd_sys_epoll_hear(int epoll, int fd, uint64_t id, int input, int ro
 
 static void rvd_sys_epoll_remove(int epoll, int fd)
 {
-    struct epoll_event unused;  // Linux before 2.6.9 read it
+    struct epoll_event unused = {0};  // Linux before 2.6.9 read it
     int r;
-    memset(&unused, 0, sizeof unused);
     RVD_SYS_RETRY(r, RVD_SYS(epoll_ctl)(epoll, EPOLL_CTL_DEL, fd, &unused));
 }
 
@@ -14938,10 +14923,8 @@ static int rvd_loop_timeout_ms(const rvd_loop *loop)
     if (loop->flushes) return 0;
     if (loop->timer_count == 0) return RVD_LOOP_WAIT_MS;
     // The callbacks took time since now_us was read.
-    int64_t left_us = loop->timers[0]->at_us - rvd_sys_now_us();
-    if (left_us <= 0) return 0;
-    if (left_us >= (int64_t)RVD_LOOP_WAIT_MS * 1000) return RVD_LOOP_WAIT_MS;
-    return (int)((left_us + 999) / 1000);  // up: waking early would find nothing due
+    int left_ms = rvd_sys_timeout_ms(loop->timers[0]->at_us);
+    return left_ms >= 0 && left_ms < RVD_LOOP_WAIT_MS ? left_ms : RVD_LOOP_WAIT_MS;
 }
 
 // Polls for a while. Returns like a wait; 0: nothing came.
@@ -18878,16 +18861,12 @@ static int rvd_stream_drive_step_locked(revdial_session *s, rvd_stream_waiter *w
                                         int64_t deadline_us)
 {
     size_t own = w->buf ? revdial_engine_expected(s->engine, w->id) : 0;
-    int room = s->blocked, timeout_ms = -1, spins = s->reader.spin.limit_us > 0;
+    int room = s->blocked, spins = s->reader.spin.limit_us > 0;
     struct iovec iov[2];
     int64_t now_us, begun_us = spins ? rvd_sys_now_us() : 0;
     rvd_reader_vectors(&s->reader, iov, w->buf, rvd_base_min(own, w->len));  // it has none yet
-    if (deadline_us != INT64_MAX) {
-        int64_t left = (deadline_us - rvd_sys_now_us() + 999) / 1000;
-        timeout_ms = left < 0 ? 0 : left > INT32_MAX ? INT32_MAX : (int)left;
-    }
     rvd_stream_unlock(s);
-    ptrdiff_t n = rvd_reader_wait(&s->reader, iov, timeout_ms, &room);
+    ptrdiff_t n = rvd_reader_wait(&s->reader, iov, rvd_sys_timeout_ms(deadline_us), &room);
     now_us = rvd_sys_now_us();
     rvd_stream_lock(s);
     rvd_reader_woken(&s->reader, iov, n, now_us);
@@ -19708,13 +19687,10 @@ static int rvd_stream_poll_look(rvd_stream_poll *p)
 // ready, or -errno.
 static int rvd_stream_poll_fds(rvd_stream_poll *p, int64_t until_us)
 {
-    int64_t left = until_us == INT64_MAX ? -1 : (until_us - rvd_sys_now_us() + 999) / 1000;
     const struct pollfd *fd = p->fds;
     int r, ready = 0;
-    if (until_us != INT64_MAX && left < 0) left = 0;
     if (!p->fd_count && !p->waiters) return 0;
-    r = rvd_sys_poll(p->fds, p->fd_count + (p->waiters != NULL),
-                     left > INT32_MAX ? INT32_MAX : (int)left);
+    r = rvd_sys_poll(p->fds, p->fd_count + (p->waiters != NULL), rvd_sys_timeout_ms(until_us));
     if (r < 0) return r;
     if (p->waiters && p->fds[p->fd_count].revents) rvd_stream_bell_hear(&p->bell);
     for (size_t i = 0; i < p->count; i++) {
@@ -25172,8 +25148,7 @@ static void rvd_proxy_stop_listening(revdial_proxy *p)
 //   returns  0, or REVDIAL_ENOMEM
 static int rvd_proxy_drain_sessions(revdial_proxy *p, int64_t until_us)
 {
-    int64_t left_us = until_us - rvd_sys_now_us();
-    int timeout_ms = until_us == INT64_MAX ? -1 : left_us > 0 ? (int)((left_us + 999) / 1000) : 0;
+    int timeout_ms = rvd_sys_timeout_ms(until_us);
     rvd_owner_snapshot list;
     pthread_mutex_lock(&p->own.lock);
     int code = rvd_owner_snapshot_locked(&p->own, &list);
