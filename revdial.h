@@ -12642,6 +12642,12 @@ static int rvd_sys_timeout_ms(int64_t at_us)
     return left_us / 1000 >= INT_MAX ? INT_MAX : (int)((left_us + 999) / 1000);
 }
 
+static void rvd_sys_nap(int ms)
+{
+    struct timespec t = {ms / 1000, ms % 1000 * 1000000L};
+    RVD_SYS(nanosleep)(&t, NULL);  // a signal may end it early
+}
+
 static int rvd_sys_close(int fd)
 {
     if (fd < 0) return 0;
@@ -14189,14 +14195,6 @@ static int rvd_sys_epoll_wait(int epoll, struct epoll_event *events, int max, in
     return errno == EINTR ? 0 : -errno;
 }
 
-#else
-
-static void rvd_sys_nap(int ms)
-{
-    struct timespec t = {ms / 1000, ms % 1000 * 1000000L};
-    RVD_SYS(nanosleep)(&t, NULL);  // a signal may end it early
-}
-
 #endif
 
 static int rvd_sys_hostname(char *buf, size_t size)
@@ -14332,10 +14330,13 @@ typedef struct rvd_loop {
 #endif
 } rvd_loop;
 
-// Doubles an array; NULL and no change when out of memory.
-static void *rvd_loop_grown(rvd_heap *heap, void *items, size_t *room, size_t item_size)
+// An array with room for one more item than it has: twice as much where it was full. NULL and no
+// change when out of memory.
+static void *rvd_loop_grown(rvd_heap *heap, void *items, size_t count, size_t *room,
+                            size_t item_size)
 {
     size_t more = *room ? *room * 2 : 16;
+    if (count < *room) return items;
     if (more > SIZE_MAX / item_size) return NULL;
     void *fresh = rvd_base_resize(heap, items, *room * item_size, more * item_size);
     if (fresh) *room = more;
@@ -14435,12 +14436,10 @@ static rvd_loop_place *rvd_loop_place_of(rvd_loop *loop, uint64_t slot)
 static int rvd_loop_place_take(rvd_loop *loop, rvd_loop_io *io)
 {
     size_t at = loop->place_free ? loop->place_free - 1 : loop->place_count;
-    if (at == loop->place_room) {
-        void *fresh =
-            rvd_loop_grown(&loop->heap, loop->places, &loop->place_room, sizeof *loop->places);
-        if (!fresh) return -ENOMEM;
-        loop->places = fresh;
-    }
+    void *places =
+        rvd_loop_grown(&loop->heap, loop->places, at, &loop->place_room, sizeof *loop->places);
+    if (!places) return -ENOMEM;
+    loop->places = places;
     if (loop->place_free)
         loop->place_free = loop->places[at].next;
     else
@@ -14486,7 +14485,11 @@ static void rvd_loop_watch_replace(rvd_loop *loop, rvd_loop_io *io)
     if (io->slot != RVD_LOOP_SLOT_FILE) rvd_loop_place_of(loop, io->slot)->io = io;
 }
 
-static void rvd_loop_watch_hear(rvd_loop *loop, rvd_loop_io *io, int input, int room)
+// Mutes a descriptor while another thread reads it: without input and room to write, nothing but
+// its end is reported. What is ready when it is heard again, the loop reports. io has to stay
+// added.
+//   thread   any
+static void rvd_loop_hear(rvd_loop *loop, rvd_loop_io *io, int input, int room)
 {
     rvd_sys_epoll_hear(loop->epoll, io->fd, io->slot, input, room);
 }
@@ -14524,17 +14527,14 @@ static void rvd_loop_watch_close(rvd_loop *loop)
 
 static int rvd_loop_watch_add(rvd_loop *loop, rvd_loop_io *io)
 {
-    void *fresh;
-    if (loop->io_count == loop->io_room) {
-        fresh = rvd_loop_grown(&loop->heap, loop->ios, &loop->io_room, sizeof *loop->ios);
-        if (!fresh) return -ENOMEM;
-        loop->ios = fresh;
-    }
-    if (loop->io_count == loop->poll_room) {
-        fresh = rvd_loop_grown(&loop->heap, loop->polls, &loop->poll_room, sizeof *loop->polls);
-        if (!fresh) return -ENOMEM;
-        loop->polls = fresh;
-    }
+    const size_t count = loop->io_count;
+    void *ios = rvd_loop_grown(&loop->heap, loop->ios, count, &loop->io_room, sizeof *loop->ios);
+    if (!ios) return -ENOMEM;
+    loop->ios = ios;
+    void *polls =
+        rvd_loop_grown(&loop->heap, loop->polls, count, &loop->poll_room, sizeof *loop->polls);
+    if (!polls) return -ENOMEM;
+    loop->polls = polls;
     loop->ios[loop->io_count] = io;
     io->slot = ++loop->io_count;
     return 0;
@@ -14553,7 +14553,8 @@ static void rvd_loop_watch_replace(rvd_loop *loop, rvd_loop_io *io)
     loop->ios[io->slot - 1] = io;
 }
 
-static void rvd_loop_watch_hear(rvd_loop *loop, rvd_loop_io *io, int input, int room)
+// Here no other thread reads.
+static void rvd_loop_hear(rvd_loop *loop, rvd_loop_io *io, int input, int room)
 {
     (void)loop, (void)io, (void)input, (void)room;
 }
@@ -14637,15 +14638,6 @@ static void rvd_loop_replace(rvd_loop *loop, rvd_loop_io *from, rvd_loop_io *to)
     from->slot = 0;
 }
 
-// Mutes a descriptor while another thread reads it: without input and room to write, nothing but
-// its end is reported. What is ready when it is heard again, the loop reports. Only where
-// RVD_SYS_EPOLL; io has to stay added.
-//   thread   any
-static void rvd_loop_hear(rvd_loop *loop, rvd_loop_io *io, int input, int room)
-{
-    rvd_loop_watch_hear(loop, io, input, room);
-}
-
 // ---- timers ----
 
 static void rvd_loop_timer_place(rvd_loop *loop, size_t i, rvd_loop_timer *t)
@@ -14687,11 +14679,11 @@ static void rvd_loop_timer_stop(rvd_loop *loop, rvd_loop_timer *t)
 static int rvd_loop_timer_set(rvd_loop *loop, rvd_loop_timer *t, int64_t at_us)
 {
     REVDIAL_ASSERT(t->run);
-    if (!t->slot && loop->timer_count == loop->timer_room) {
-        void *fresh =
-            rvd_loop_grown(&loop->heap, loop->timers, &loop->timer_room, sizeof *loop->timers);
-        if (!fresh) return -ENOMEM;
-        loop->timers = fresh;
+    if (!t->slot) {
+        void *timers = rvd_loop_grown(&loop->heap, loop->timers, loop->timer_count,
+                                      &loop->timer_room, sizeof *loop->timers);
+        if (!timers) return -ENOMEM;
+        loop->timers = timers;
     }
     if (loop->firing && at_us <= loop->now_us) at_us = loop->now_us + 1;
     t->at_us = at_us;
@@ -16544,7 +16536,7 @@ static ptrdiff_t rvd_splice_out(rvd_splice_pipe *p, int fd, size_t len, int more
 // How many times bytes of a handshake count as progress: honest peers send about four pieces.
 #define RVD_STREAM_MOVES 6
 #define RVD_STREAM_LEND 8192          // smaller writes are copied faster than they are lent
-#define RVD_STREAM_RECALL_US 10000    // between two attempts to get memory
+#define RVD_STREAM_RECALL_MS 10       // between two attempts to get memory
 #define RVD_STREAM_HEARD_US 50000     // a backend that sent a byte in this time is thought alive
 #define RVD_STREAM_NEAR_US 10000      // a round trip that nobody notices
 #define RVD_STREAM_LINGER_US 2000000  // after the last frame: our close must not destroy it
@@ -19370,15 +19362,8 @@ static void rvd_stream_recall_locked(revdial_stream *st)
 {
     revdial_session *s = st->session;
     while (revdial_engine_recall(s->engine, st->id) != 0 && s->state != RVD_STREAM_DOWN) {
-        rvd_sys_latch never;
-        int has_latch = rvd_sys_latch_init(&never) == 0;
         rvd_stream_unlock(s);
-        if (has_latch) {
-            rvd_sys_latch_wait(&never, rvd_sys_now_us() + RVD_STREAM_RECALL_US);
-            rvd_sys_latch_free(&never);
-        } else {
-            sched_yield();
-        }
+        rvd_sys_nap(RVD_STREAM_RECALL_MS);
         rvd_stream_lock(s);
         rvd_stream_flush_locked(s);
     }
