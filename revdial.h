@@ -16588,17 +16588,6 @@ typedef struct rvd_stream_work {
     size_t relays;  // of them; guarded by lock
 } rvd_stream_work;
 
-static int rvd_stream_work_open(rvd_stream_work *w)
-{
-    w->count = w->relays = 0;
-    return rvd_sys_monitor_open(&w->lock, &w->changed);
-}
-
-static void rvd_stream_work_close(rvd_stream_work *w)
-{
-    rvd_sys_monitor_close(&w->lock, &w->changed);
-}
-
 // Adds to the counts, or takes from them.
 static void rvd_stream_work_count(rvd_stream_work *w, int all, int relays)
 {
@@ -16627,23 +16616,17 @@ static size_t rvd_stream_work_relays(rvd_stream_work *w)
     return n;
 }
 
-// Waits until no relay is left: one may outlive its session, with bytes that its reader has not
-// taken yet. Returns 0 or -ETIMEDOUT; until_us INT64_MAX: for ever.
-static int rvd_stream_work_wait_relays(rvd_stream_work *w, int64_t until_us)
+// Waits until nothing is left. Returns 0 or -ETIMEDOUT; until_us INT64_MAX: for ever.
+//   left     w's count of all; or that of the relays, which may outlive their sessions, with bytes
+//            that their readers have not taken yet
+static int rvd_stream_work_wait(rvd_stream_work *w, const size_t *left, int64_t until_us)
 {
     int r = 0;
     pthread_mutex_lock(&w->lock);
-    while (w->relays && r == 0) r = rvd_sys_cond_wait(&w->changed, &w->lock, until_us);
-    r = w->relays ? -ETIMEDOUT : 0;
+    while (*left && r == 0) r = rvd_sys_cond_wait(&w->changed, &w->lock, until_us);
+    r = *left ? -ETIMEDOUT : 0;
     pthread_mutex_unlock(&w->lock);
     return r;
-}
-
-static void rvd_stream_work_wait(rvd_stream_work *w)
-{
-    pthread_mutex_lock(&w->lock);
-    while (w->count) rvd_sys_cond_wait(&w->changed, &w->lock, INT64_MAX);
-    pthread_mutex_unlock(&w->lock);
 }
 
 // What the owner of a session (proxy or agent) does when something happens to it. All of them on
@@ -17157,8 +17140,8 @@ static ptrdiff_t rvd_stream_recv(revdial_session *s, void *buf, size_t len, revd
     return rvd_sys_fail(err, REVDIAL_ELOST, (int)-n, NULL, "receiving from the peer failed");
 }
 
-// Sends vectors of which some have no base: there the pipe's bytes belong.
-static ptrdiff_t rvd_stream_send_mixed(revdial_session *s, const struct iovec *iov, int count)
+// Sends vectors, of which some may have no base: there the pipe's bytes belong.
+static ptrdiff_t rvd_stream_sendv(revdial_session *s, const struct iovec *iov, int count)
 {
     ptrdiff_t n = 0, sent = 0;
     size_t want = 0;
@@ -17174,12 +17157,6 @@ static ptrdiff_t rvd_stream_send_mixed(revdial_session *s, const struct iovec *i
     return sent;
 }
 
-static int rvd_stream_is_mixed(const struct iovec *iov, int count)
-{
-    while (count && iov[count - 1].iov_base) count--;
-    return count > 0;
-}
-
 // Only the thread that is `sending` may call it. REVDIAL_WANT_READ: the loop should try.
 static ptrdiff_t rvd_stream_send(revdial_session *s, const struct iovec *iov, int count,
                                  size_t piece, revdial_err *err)
@@ -17189,8 +17166,7 @@ static ptrdiff_t rvd_stream_send(revdial_session *s, const struct iovec *iov, in
             return REVDIAL_WANT_READ;
         return rvd_transport_write(s->transport, iov, count, piece, err);
     }
-    ptrdiff_t n = rvd_stream_is_mixed(iov, count) ? rvd_stream_send_mixed(s, iov, count)
-                                                  : rvd_sys_writev(s->fd, iov, count);
+    ptrdiff_t n = rvd_stream_sendv(s, iov, count);
     if (n >= 0) return n;
     if (n == -EAGAIN) return REVDIAL_WANT_WRITE;
     return rvd_sys_fail(err, REVDIAL_ELOST, (int)-n, NULL, "sending to the peer failed");
@@ -17403,6 +17379,14 @@ static int rvd_stream_queue_write_locked(revdial_stream *st)
     return 0;
 }
 
+// The loop reads from now on, for a stream of the session.
+static void rvd_stream_needs_loop_locked(revdial_session *s)
+{
+    s->reader.needs_loop++;
+    rvd_reader_interrupt(&s->reader);
+    rvd_reader_lease_end(&s->reader);
+}
+
 // Sets the sink that gets the stream's events from now on; NULL: none.
 static void rvd_stream_sink_set_locked(revdial_stream *st, rvd_stream_sink *sink, void *ud,
                                        int is_loops)
@@ -17413,20 +17397,7 @@ static void rvd_stream_sink_set_locked(revdial_stream *st, rvd_stream_sink *sink
     st->sink = sink;
     st->sink_ud = ud;
     st->sink_is_loops = is_loops != 0;
-    if (!is_loops) return;
-    s->reader.needs_loop++;
-    rvd_reader_interrupt(&s->reader);
-    rvd_reader_lease_end(&s->reader);
-}
-
-// The loop reads for it, as no thread waits in a call.
-static void rvd_stream_set_join_locked(revdial_stream *st, rvd_stream_member *m)
-{
-    st->member = m;
-    st->rd_deadline_us = st->wr_deadline_us = 0;
-    st->session->reader.needs_loop++;
-    rvd_reader_interrupt(&st->session->reader);
-    rvd_reader_lease_end(&st->session->reader);
+    if (is_loops) rvd_stream_needs_loop_locked(s);
 }
 
 static void rvd_stream_set_leave_locked(revdial_stream *st)
@@ -19659,15 +19630,6 @@ static size_t rvd_stream_poll_look_at(rvd_stream_poll *p, size_t i, int *ready)
     return at - i;
 }
 
-// Looks at every stream, and leaves a waiter with each if it is to wait. Returns the ready ones.
-static int rvd_stream_poll_look(rvd_stream_poll *p)
-{
-    int ready = 0;
-    for (size_t i = 0; i < p->count;)
-        i += p->items[i].st ? rvd_stream_poll_look_at(p, i, &ready) : 1;
-    return ready;
-}
-
 // Looks at the descriptors, or waits for them and the bell. Returns how many of the descriptors are
 // ready, or -errno.
 static int rvd_stream_poll_fds(rvd_stream_poll *p, int64_t until_us)
@@ -19686,15 +19648,23 @@ static int rvd_stream_poll_fds(rvd_stream_poll *p, int64_t until_us)
     return ready;
 }
 
+// Looks at every stream, leaves a waiter with each if it is to wait, and looks at the descriptors,
+// for which it waits if no stream is ready. Returns how many are ready, or an error.
+static int rvd_stream_poll_once(rvd_stream_poll *p, int64_t until_us)
+{
+    int streams = 0;
+    for (size_t i = 0; i < p->count;)
+        i += p->items[i].st ? rvd_stream_poll_look_at(p, i, &streams) : 1;
+    int fds = rvd_stream_poll_fds(p, streams ? 0 : until_us);
+    return fds < 0 ? REVDIAL_ESYS : fds + streams;
+}
+
 // With a waiter at every stream.
 static int rvd_stream_poll_run(rvd_stream_poll *p, int64_t until_us)
 {
     int r;
-    do {
-        int streams = rvd_stream_poll_look(p);
-        r = rvd_stream_poll_fds(p, streams ? 0 : until_us);
-        r = r < 0 ? REVDIAL_ESYS : r + streams;
-    } while (!r && rvd_sys_now_us() < until_us);
+    do r = rvd_stream_poll_once(p, until_us);
+    while (!r && rvd_sys_now_us() < until_us);
     for (size_t i = 0; i < p->count; i++) {
         revdial_session *s = p->items[i].st ? p->items[i].st->session : NULL;
         if (!s) continue;
@@ -19742,9 +19712,7 @@ int revdial_poll(revdial_pollfd *items, size_t count, int timeout_ms)
         p.fds[k].fd = items[i].fd;
         p.fds[k++].events = items[i].events;
     }
-    int streams = rvd_stream_poll_look(&p);
-    int r = rvd_stream_poll_fds(&p, 0);
-    r = r < 0 ? REVDIAL_ESYS : r + streams;
+    int r = rvd_stream_poll_once(&p, 0);
     if (!r && timeout_ms) r = rvd_stream_poll_wait(&p, &heap, until);
     rvd_base_free(&heap, p.fds, size);
     return r;
@@ -19800,7 +19768,9 @@ int revdial_pollset_add(revdial_pollset *set, revdial_stream *st, void *ud)
         rvd_base_link_init(&m->link);
         m->set = set;
         m->ud = ud;
-        rvd_stream_set_join_locked(st, m);
+        st->member = m;
+        st->rd_deadline_us = st->wr_deadline_us = 0;
+        rvd_stream_needs_loop_locked(s);  // no thread waits in a call
     }
     rvd_stream_unlock(s);
     return r;
@@ -20695,7 +20665,8 @@ static int rvd_owner_open(rvd_owner *o, const revdial_common *common, const char
         if (rvd_log_open(&o->log, common) == 0) {
             o->origin = rvd_sys_origin_new(common->alloc, common->alloc_ud);
             if (!o->origin) code = REVDIAL_ENOMEM;
-            if (o->origin && rvd_stream_work_open(&o->work) == 0) return REVDIAL_OK;
+            if (o->origin && rvd_sys_monitor_open(&o->work.lock, &o->work.changed) == 0)
+                return REVDIAL_OK;
             rvd_sys_origin_unref(o->origin);
             rvd_log_close(&o->log);
         }
@@ -20707,7 +20678,7 @@ static int rvd_owner_open(rvd_owner *o, const revdial_common *common, const char
 static void rvd_owner_close(rvd_owner *o)
 {
     REVDIAL_ASSERT(o->heap.live_bytes == 0);
-    rvd_stream_work_close(&o->work);
+    rvd_sys_monitor_close(&o->work.lock, &o->work.changed);
     rvd_log_close(&o->log);
     rvd_sys_monitor_close(&o->lock, &o->changed);
     rvd_sys_origin_unref(o->origin);
@@ -25192,7 +25163,7 @@ int revdial_proxy_drain(revdial_proxy *p, int timeout_ms)
         rvd_stream_work_end(&p->own.work);
         return r;
     }
-    r = rvd_stream_work_wait_relays(&p->own.work, until);
+    r = rvd_stream_work_wait(&p->own.work, &p->own.work.relays, until);
     pthread_mutex_lock(&p->own.lock);
     if (p->own.member_count || p->own.was_cut || p->closing) r = -ETIMEDOUT;
     pthread_mutex_unlock(&p->own.lock);
@@ -25237,7 +25208,7 @@ int revdial_proxy_stop(revdial_proxy *p)
     pthread_mutex_unlock(&p->own.lock);
     rvd_proxy_stop_listening(p);
     for (unsigned i = 0; i < p->loop_count; i++) rvd_stream_group_end(&p->groups[i]);
-    rvd_stream_work_wait(&p->own.work);
+    rvd_stream_work_wait(&p->own.work, &p->own.work.count, INT64_MAX);
     for (unsigned i = 0; i < p->loop_count; i++) {
         rvd_loop_stop(p->loops[i]);
         rvd_loop_join(p->loops[i]);
